@@ -1,0 +1,340 @@
+//! Who a message is from and for: what cannot smuggle a command is refused here, once.
+
+use std::{fmt, str::FromStr, sync::Arc};
+
+use crate::Error;
+
+/// The longest local part (RFC 5321 §4.5.3.1.1), in octets.
+const MAX_LOCAL_PART: usize = 64;
+/// The longest domain (RFC 5321 §4.5.3.1.2), in octets.
+const MAX_DOMAIN: usize = 255;
+/// The longest path (RFC 5321 §4.5.3.1.3), in octets, less its two angle brackets.
+const MAX_PATH: usize = 254;
+
+/// A mailbox as it stands in an envelope: `alice@example.org`, `"a b"@example.org`, `postmaster`.
+///
+/// It is kept exactly as it was written, quotes included, and holds nothing that could end the path it stands in:
+/// no control character anywhere, no white space, angle bracket or other special outside a quoted local part
+/// (RFC 5321 §4.1.2). Letters beyond ASCII are allowed (RFC 6531); to send to such an address, the server has to
+/// offer SMTPUTF8.
+///
+/// ```
+/// use postino::Address;
+///
+/// let address: Address = "Alice <alice@example.org>".parse()?;
+/// assert_eq!(address.as_str(), "alice@example.org");
+/// assert!("a@x>\r\nRCPT TO:<b@x".parse::<Address>().is_err());
+/// # Ok::<(), postino::Error>(())
+/// ```
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Address(Box<str>);
+
+impl Address {
+    /// Reads a mailbox, bare, in angle brackets, or behind a display name (which is dropped).
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Address`] if it is empty, too long (local part 64 octets, domain 255, in all 254), or holds what an
+    /// envelope cannot.
+    pub fn new(text: &str) -> Result<Address, Error> {
+        let refuse = |why| Error::Address { input: text.to_owned(), why };
+        if text.chars().any(char::is_control) {
+            return Err(refuse("it has a control character"));
+        }
+        let mailbox = bare(text.trim_matches(' ')).map_err(refuse)?;
+        check(mailbox).map_err(refuse)?;
+        Ok(Address(mailbox.into()))
+    }
+
+    /// The mailbox as it goes into the envelope, without angle brackets.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// What stands before the last `@`, with its quotes if it has any.
+    #[must_use]
+    pub fn local_part(&self) -> &str {
+        split(&self.0).0
+    }
+
+    /// What stands behind the last `@`; `None` for a bare local part such as `postmaster`.
+    #[must_use]
+    pub fn domain(&self) -> Option<&str> {
+        split(&self.0).1
+    }
+
+    /// Whether it can be sent without SMTPUTF8.
+    #[must_use]
+    pub fn is_ascii(&self) -> bool {
+        self.0.is_ascii()
+    }
+}
+
+/// `Name <mailbox>` and `<mailbox>` become `mailbox`; anything else stays.
+fn bare(text: &str) -> Result<&str, &'static str> {
+    let Some(inside) = text.strip_suffix('>') else { return Ok(text) };
+    let (mut quoted, mut escaped) = (false, false);
+    for (at, c) in inside.char_indices() {
+        match c {
+            _ if escaped => escaped = false,
+            '\\' if quoted => escaped = true,
+            '"' => quoted = !quoted,
+            '<' if !quoted => return Ok(&inside[at + 1..]),
+            _ => {}
+        }
+    }
+    Err("it has a > without a <")
+}
+
+/// Splits at the `@` behind the local part, quoted or not.
+fn split(mailbox: &str) -> (&str, Option<&str>) {
+    match mailbox.rfind('@') {
+        // The last @ of `"a@b"` stands inside the quotes: there is no domain.
+        Some(at) if !mailbox.ends_with('"') => (&mailbox[..at], Some(&mailbox[at + 1..])),
+        _ => (mailbox, None),
+    }
+}
+
+fn check(mailbox: &str) -> Result<(), &'static str> {
+    let (local, domain) = split(mailbox);
+    if mailbox.is_empty() {
+        return Err("it is empty");
+    }
+    if mailbox.len() > MAX_PATH {
+        return Err("it is longer than 254 octets");
+    }
+    match local.strip_prefix('"') {
+        Some(rest) => check_quoted(rest)?,
+        None => check_dot_string(local)?,
+    }
+    if local.len() > MAX_LOCAL_PART {
+        return Err("its local part is longer than 64 octets");
+    }
+    domain.map_or(Ok(()), check_domain)
+}
+
+/// The rest of a quoted local part, from behind its first quote: `qtext`, `\x`, and one last quote.
+fn check_quoted(rest: &str) -> Result<(), &'static str> {
+    let mut chars = rest.chars();
+    while let Some(c) = chars.next() {
+        match c {
+            '\\' if chars.next().is_none() => break,
+            '"' if chars.next().is_none() => return Ok(()),
+            '"' => return Err("it goes on behind its quoted local part"),
+            _ => {}
+        }
+    }
+    Err("its quoted local part does not end")
+}
+
+fn check_dot_string(local: &str) -> Result<(), &'static str> {
+    match local {
+        "" => Err("it has no local part"),
+        _ if local.contains(char::is_whitespace) => Err("it has white space outside quotes"),
+        _ if local.contains(['<', '>']) => Err("it has an angle bracket outside quotes"),
+        _ if local.contains('@') => Err("it has more than one @"),
+        _ if local.contains(['"', '(', ')', ',', ':', ';', '[', ']', '\\']) => {
+            Err("it has a special character outside quotes")
+        }
+        _ => Ok(()),
+    }
+}
+
+fn check_domain(domain: &str) -> Result<(), &'static str> {
+    let literal = domain.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+    let letters = literal.unwrap_or(domain);
+    let special = |c: char| match c {
+        ':' => literal.is_none(),
+        '.' | '-' | '_' => false,
+        _ => c.is_ascii() && !c.is_ascii_alphanumeric(),
+    };
+    match letters {
+        "" => Err("it has no domain behind its @"),
+        _ if letters.contains(char::is_whitespace) => Err("it has white space in its domain"),
+        _ if letters.contains(special) => Err("its domain has a character that no domain has"),
+        _ if literal.is_none() && (domain.starts_with('.') || domain.contains("..")) => {
+            Err("its domain has an empty label")
+        }
+        _ if domain.len() > MAX_DOMAIN => Err("its domain is longer than 255 octets"),
+        _ => Ok(()),
+    }
+}
+
+impl FromStr for Address {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Address, Error> {
+        Address::new(text)
+    }
+}
+
+impl TryFrom<&str> for Address {
+    type Error = Error;
+
+    fn try_from(text: &str) -> Result<Address, Error> {
+        Address::new(text)
+    }
+}
+
+impl AsRef<str> for Address {
+    fn as_ref(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "<{}>", self.0)
+    }
+}
+
+/// Who a message is from and for, apart from what its headers say (RFC 5321 §2.3.1).
+///
+/// At least one recipient; the same one twice stays twice. Clones share their content.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Envelope(Arc<Parts>);
+
+#[derive(Debug, PartialEq, Eq)]
+struct Parts {
+    sender: Option<Address>,
+    recipients: Box<[Address]>,
+}
+
+impl Envelope {
+    /// From text: `""` or `"<>"` is the null sender, for bounces (RFC 5321 §4.5.5).
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Address`] for the first address that cannot be one, [`Error::NoRecipients`] if there are none.
+    pub fn new<T: AsRef<str>>(
+        sender: &str,
+        recipients: impl IntoIterator<Item = T>,
+    ) -> Result<Envelope, Error> {
+        let sender = match sender.trim_matches(' ') {
+            "" | "<>" => None,
+            _ => Some(Address::new(sender)?),
+        };
+        let recipients: Result<Vec<_>, _> =
+            recipients.into_iter().map(|r| Address::new(r.as_ref())).collect();
+        Envelope::from_addresses(sender, recipients?)
+    }
+
+    /// From addresses: no sender is the null sender.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoRecipients`] if there are none.
+    pub fn from_addresses(sender: Option<Address>, recipients: Vec<Address>) -> Result<Envelope, Error> {
+        if recipients.is_empty() {
+            return Err(Error::NoRecipients);
+        }
+        Ok(Envelope(Arc::new(Parts { sender, recipients: recipients.into() })))
+    }
+
+    /// Where bounces go; `None` is the null sender.
+    #[must_use]
+    pub fn sender(&self) -> Option<&Address> {
+        self.0.sender.as_ref()
+    }
+
+    /// Who gets the message: one at least.
+    #[must_use]
+    pub fn recipients(&self) -> &[Address] {
+        &self.0.recipients
+    }
+
+    /// Whether it can be sent without SMTPUTF8 (RFC 6531).
+    #[must_use]
+    pub fn is_ascii(&self) -> bool {
+        self.0.sender.iter().chain(&self.0.recipients).all(Address::is_ascii)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_an_address_stays_as_it_was_written() {
+        for text in [
+            "a@b",
+            "postmaster",
+            "\"a b\"@x",
+            "\"a>b\"@x",
+            "\"a\\\"b\"@x",
+            "\"a@b\"@x",
+            "\"a> ORCPT=x\"@e",
+            "\"only local\"",
+            "jörg@bücher.example",
+            "a@[127.0.0.1]",
+            "a@[IPv6:::1]",
+            "a+b=c/d!e#f@sub.example.org",
+            "a@x_y.example",
+        ] {
+            assert_eq!(Address::new(text).unwrap().as_str(), text);
+        }
+    }
+
+    #[test]
+    fn a_display_name_is_dropped() {
+        for text in ["Alice <a@b>", "\"Al <x>\" <a@b>", "<a@b>", " a@b ", "\"A \\\" <x@y>\" <a@b>"] {
+            assert_eq!(Address::new(text).unwrap().as_str(), "a@b", "{text}");
+        }
+    }
+
+    #[test]
+    fn what_could_smuggle_is_refused() {
+        for text in [
+            "",
+            " ",
+            "<>",
+            "a b@x",
+            "a@x y",
+            "a@x>",
+            "a@x> <b@x>",
+            "a@b@c",
+            "a@",
+            "@b",
+            "a@x\r\nRCPT TO:<b@x>",
+            "\"a\r\nb\"@x",
+            "a\0@x",
+            "a\t@x",
+            "a\x7f@x",
+            "a@\u{85}x",
+            "\"a@x",
+            "\"a\"b@x",
+            "\"a\\\"@x",
+            "a\u{a0}b@x",
+            "a@x,b@y",
+            "a@b..c",
+            "a@x SIZE=1",
+            "a@[1.2.3.4",
+            "Alice <a@b> x>",
+        ] {
+            assert!(Address::new(text).is_err(), "{text:?} passed as {:?}", Address::new(text));
+        }
+    }
+
+    #[test]
+    fn long_ones_are_refused() {
+        assert!(Address::new(&format!("{}@x", "l".repeat(64))).is_ok());
+        assert!(Address::new(&format!("{}@x", "l".repeat(65))).is_err());
+        assert!(Address::new(&format!("{}@x", "l".repeat(300))).is_err());
+        assert!(Address::new(&format!("a@{}", "d".repeat(253))).is_err());
+    }
+
+    #[test]
+    fn an_envelope_has_recipients() {
+        assert!(matches!(Envelope::new("a@b", [] as [&str; 0]), Err(Error::NoRecipients)));
+        let bounce = Envelope::new("", ["a@b"]).unwrap();
+        assert_eq!(bounce.sender(), None);
+        assert_eq!(Envelope::new("<>", ["a@b"]).unwrap(), bounce);
+    }
+}

@@ -1,0 +1,329 @@
+//! What can go wrong: one enum, and the questions a program asks of it.
+
+use std::{borrow::Cow, error, fmt, io};
+
+use crate::{Delivery, Outcome, Reply};
+
+/// A boxed cause from another library.
+type Cause = Box<dyn error::Error + Send + Sync>;
+
+/// Where in a session something happened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Phase {
+    /// Looking up the host's addresses.
+    Resolve,
+    /// The TCP connection.
+    Connect,
+    /// The TLS handshake.
+    Tls,
+    /// Waiting for the server's first words.
+    Greeting,
+    /// EHLO or HELO.
+    Hello,
+    /// STARTTLS.
+    StartTls,
+    /// AUTH, any step of it.
+    Auth,
+    /// MAIL FROM.
+    Mail,
+    /// RCPT TO.
+    Recipient,
+    /// DATA.
+    Data,
+    /// The message itself, on its way.
+    Body,
+    /// The reply to the end of the message.
+    End,
+    /// RSET.
+    Reset,
+    /// NOOP.
+    Noop,
+    /// QUIT.
+    Quit,
+}
+
+impl fmt::Display for Phase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Phase::Resolve => "the name lookup",
+            Phase::Connect => "connecting",
+            Phase::Tls => "the TLS handshake",
+            Phase::Greeting => "the greeting",
+            Phase::Hello => "EHLO",
+            Phase::StartTls => "STARTTLS",
+            Phase::Auth => "AUTH",
+            Phase::Mail => "MAIL FROM",
+            Phase::Recipient => "RCPT TO",
+            Phase::Data => "DATA",
+            Phase::Body => "the message",
+            Phase::End => "the end of the message",
+            Phase::Reset => "RSET",
+            Phase::Noop => "NOOP",
+            Phase::Quit => "QUIT",
+        })
+    }
+}
+
+/// Anything that can go wrong.
+///
+/// `Display` is one clause without the cause; [`source`](error::Error::source) is the cause. No variant holds a
+/// secret.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Error {
+    /// What was asked for cannot be: a bad URL or host name, settings that contradict each other, TLS in a build
+    /// without it. Nothing was sent.
+    Config(Cow<'static, str>),
+    /// A mailbox that no envelope can hold. Nothing was sent.
+    Address {
+        /// What was given.
+        input: String,
+        /// What is wrong with it.
+        why: &'static str,
+    },
+    /// An envelope without recipients. Nothing was sent.
+    NoRecipients,
+    /// A message that cannot be sent: a NUL, a header that should name an address and does not.
+    Message(Cow<'static, str>),
+    /// The message needs what this server does not offer: 8BITMIME for octets beyond ASCII, SMTPUTF8 for such an
+    /// address. Nothing of the message was accepted.
+    Unsupported(&'static str),
+    /// The message is larger than the server takes (RFC 1870). It was not offered.
+    TooLarge {
+        /// The message's size in octets.
+        size: u64,
+        /// The server's limit in octets.
+        limit: u64,
+    },
+    /// The message's own file or reader failed. The connection was closed, so that the server has no whole message.
+    Source(io::Error),
+    /// The host has no address that could be found.
+    Resolve {
+        /// The name that was looked up.
+        host: String,
+        /// What the resolver said.
+        source: io::Error,
+    },
+    /// No address of the host could be connected to; this is what the last one said.
+    Connect {
+        /// The server, as `host:port`.
+        server: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// The server's certificate is not to be trusted: wrong name, unknown issuer, expired. The way out: the issuer's
+    /// certificate as a root of one's own, the name to verify, or (at a price) no TLS.
+    Certificate {
+        /// The name that was verified.
+        name: String,
+        /// What the TLS library said.
+        source: Cause,
+    },
+    /// The TLS handshake failed. There is no falling back to plain text.
+    Tls {
+        /// What the TLS library said.
+        source: Cause,
+    },
+    /// TLS is required (by a setting, or because there are credentials), and the server does not offer STARTTLS.
+    /// Nothing secret was sent.
+    TlsRequired,
+    /// The login failed: refused by the server, or no mechanism that both sides have. Never goes on without a login.
+    Auth {
+        /// What failed.
+        what: Cow<'static, str>,
+        /// The server's last refusal, if it came to that.
+        reply: Option<Reply>,
+    },
+    /// The server said no (4xx: for now, 5xx: for good), or closes (421).
+    Refused {
+        /// To what.
+        phase: Phase,
+        /// All it said.
+        reply: Reply,
+    },
+    /// The time was up: one wait's, or the deadline of all. The connection is closed.
+    Timeout(Phase),
+    /// The connection failed.
+    Io {
+        /// Where.
+        phase: Phase,
+        /// How.
+        source: io::Error,
+    },
+    /// The server closed the connection without a word.
+    Closed(Phase),
+    /// What the server sent is not SMTP, or not in its place. The connection is closed: later answers could be
+    /// taken for something else.
+    Protocol {
+        /// Where.
+        phase: Phase,
+        /// What is wrong.
+        what: Cow<'static, str>,
+    },
+    /// The connection is closed, or was left in the middle of something (an earlier error, a dropped future). It is
+    /// never used again; connect anew.
+    NotConnected,
+    /// A message was not accepted. The delivery tells for each recipient what is known: refused, not sent, or in
+    /// doubt; `source` is the cause.
+    Transaction {
+        /// What became of each recipient.
+        delivery: Box<Delivery>,
+        /// Why.
+        source: Box<Error>,
+    },
+}
+
+impl Error {
+    /// Trying again later may help, and cannot double the mail: 4xx replies, timeouts, lost connections, names that
+    /// could not be looked up. False when the delivery is [in doubt](Error::in_doubt).
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Error::Transaction { delivery, source } => match delivery.outcome() {
+                Outcome::Accepted | Outcome::InDoubt => false,
+                Outcome::Refused | Outcome::NotSent => {
+                    delivery.refused().any(|r| r.reply().is_some_and(Reply::is_transient))
+                        || source.is_transient()
+                }
+            },
+            Error::Auth { reply: Some(reply), .. } | Error::Refused { reply, .. } => reply.is_transient(),
+            Error::Resolve { .. }
+            | Error::Connect { .. }
+            | Error::Timeout(_)
+            | Error::Io { .. }
+            | Error::Closed(_)
+            | Error::NotConnected => true,
+            _ => false,
+        }
+    }
+
+    /// Trying the same again cannot help: 5xx replies, bad addresses, messages and settings, untrusted certificates.
+    /// False when the delivery is [in doubt](Error::in_doubt), and for what the server did against the protocol.
+    #[must_use]
+    pub fn is_permanent(&self) -> bool {
+        match self {
+            Error::Transaction { delivery, source } => {
+                !matches!(delivery.outcome(), Outcome::Accepted | Outcome::InDoubt)
+                    && !self.is_transient()
+                    && source.is_permanent()
+            }
+            Error::Auth { reply: Some(reply), .. } | Error::Refused { reply, .. } => reply.is_permanent(),
+            Error::Config(_)
+            | Error::Address { .. }
+            | Error::NoRecipients
+            | Error::Message(_)
+            | Error::Unsupported(_)
+            | Error::TooLarge { .. }
+            | Error::Certificate { .. }
+            | Error::TlsRequired
+            | Error::Auth { reply: None, .. } => true,
+            _ => false,
+        }
+    }
+
+    /// The time was up, wherever.
+    #[must_use]
+    pub fn is_timeout(&self) -> bool {
+        match self {
+            Error::Transaction { source, .. } => source.is_timeout(),
+            Error::Timeout(_) => true,
+            _ => false,
+        }
+    }
+
+    /// The message may have been delivered: the connection was lost between its last octet and the reply
+    /// (RFC 1047). Sending it again may double it.
+    #[must_use]
+    pub fn in_doubt(&self) -> bool {
+        self.delivery().is_some_and(|delivery| delivery.outcome() == Outcome::InDoubt)
+    }
+
+    /// The server's words, if it said any.
+    #[must_use]
+    pub fn reply(&self) -> Option<&Reply> {
+        match self {
+            Error::Transaction { delivery, source } => source.reply().or(delivery.reply()),
+            Error::Refused { reply, .. } => Some(reply),
+            Error::Auth { reply, .. } => reply.as_ref(),
+            _ => None,
+        }
+    }
+
+    /// What became of each recipient, if a transaction had begun.
+    #[must_use]
+    pub fn delivery(&self) -> Option<&Delivery> {
+        match self {
+            Error::Transaction { delivery, .. } => Some(delivery),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn protocol(phase: Phase, what: impl Into<Cow<'static, str>>) -> Error {
+        Error::Protocol { phase, what: what.into() }
+    }
+
+    /// From a read or write that failed.
+    pub(crate) fn io(phase: Phase, source: io::Error) -> Error {
+        match source.kind() {
+            io::ErrorKind::TimedOut => Error::Timeout(phase),
+            io::ErrorKind::UnexpectedEof => Error::Closed(phase),
+            _ => Error::Io { phase, source },
+        }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Error::Config(what) | Error::Message(what) => f.write_str(what),
+            Error::Address { input, why } => write!(f, "{input:?} cannot be an address: {why}"),
+            Error::NoRecipients => write!(f, "there are no recipients"),
+            Error::Unsupported(what) => write!(f, "the server does not offer {what}"),
+            Error::TooLarge { size, limit } => {
+                write!(f, "the message has {size} octets, and the server takes {limit} at most")
+            }
+            Error::Source(_) => write!(f, "the message could not be read"),
+            Error::Resolve { host, .. } => write!(f, "no address was found for {host}"),
+            Error::Connect { server, .. } => write!(f, "could not connect to {server}"),
+            Error::Certificate { name, .. } => write!(
+                f,
+                "the certificate for {name} is not to be trusted (a CA of one's own or another name to verify can be set)"
+            ),
+            Error::Tls { .. } => write!(f, "the TLS handshake failed"),
+            Error::TlsRequired => write!(f, "TLS is required, and the server does not offer STARTTLS"),
+            Error::Auth { what, reply: None } => f.write_str(what),
+            Error::Auth { what, reply: Some(reply) } => write!(f, "{what}: {reply}"),
+            Error::Refused { phase, reply } => write!(f, "the server refused {phase}: {reply}"),
+            Error::Timeout(Phase::Greeting) => {
+                write!(f, "the time was up in the greeting (does the port want TLS from the first octet?)")
+            }
+            Error::Timeout(phase) => write!(f, "the time was up in {phase}"),
+            Error::Io { phase, .. } => write!(f, "the connection failed in {phase}"),
+            Error::Closed(phase) => write!(f, "the server closed the connection in {phase}"),
+            Error::Protocol { phase, what } => write!(f, "not SMTP in {phase}: {what}"),
+            Error::NotConnected => write!(f, "not connected"),
+            Error::Transaction { delivery, .. } => f.write_str(match delivery.outcome() {
+                Outcome::InDoubt => {
+                    "the message may have been delivered: its end was sent and no answer came"
+                }
+                Outcome::Refused => "the message was refused",
+                Outcome::NotSent | Outcome::Accepted => "the message was not sent",
+            }),
+        }
+    }
+}
+
+impl error::Error for Error {
+    fn source(&self) -> Option<&(dyn error::Error + 'static)> {
+        match self {
+            Error::Source(source)
+            | Error::Resolve { source, .. }
+            | Error::Connect { source, .. }
+            | Error::Io { source, .. } => Some(source),
+            Error::Certificate { source, .. } | Error::Tls { source } => Some(&**source),
+            Error::Transaction { source, .. } => Some(&**source),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,97 @@
+//! What can be sent: an envelope, and a body that can be opened.
+
+mod email;
+mod headers;
+mod raw;
+
+use std::{borrow::Cow, fmt, fs::File, io::Read};
+
+pub use self::raw::Raw;
+use crate::{Envelope, Error};
+
+/// What can be sent: an envelope, and a body that can be opened (RFC 5322 text, headers first).
+///
+/// Implemented for [`email_format::Email`] (the envelope comes from its headers) and for [`Raw`] bytes, files and
+/// readers. Implement it for a message type of your own:
+///
+/// ```
+/// use postino::{Envelope, Error, message::{Body, Mail}};
+///
+/// struct Alarm(String);
+///
+/// impl Mail for Alarm {
+///     fn envelope(&self) -> Result<Envelope, Error> {
+///         Envelope::new("alarm@example.org", ["ops@example.org"])
+///     }
+///     fn body(&self) -> Result<Body<'_>, Error> {
+///         Ok(Body::bytes(format!("Subject: Alarm\r\n\r\n{}\r\n", self.0).into_bytes()))
+///     }
+/// }
+/// ```
+pub trait Mail: Send + Sync {
+    /// Who it is from and for.
+    ///
+    /// # Errors
+    ///
+    /// Whatever keeps the envelope from being known; nothing is sent then.
+    fn envelope(&self) -> Result<Envelope, Error>;
+
+    /// Opens the body, from its start. It may be called again.
+    ///
+    /// # Errors
+    ///
+    /// Whatever keeps the body from being read; nothing is sent then.
+    fn body(&self) -> Result<Body<'_>, Error>;
+}
+
+/// A body that was opened: bytes at hand, or something to read them from.
+///
+/// Line ends may be CRLF, LF or CR: they go out as CRLF. Dots need no care.
+pub struct Body<'m> {
+    pub(crate) content: Content<'m>,
+    pub(crate) size: Option<u64>,
+}
+
+pub(crate) enum Content<'m> {
+    Bytes(Cow<'m, [u8]>),
+    Reader(Box<dyn Read + Send>),
+}
+
+impl<'m> Body<'m> {
+    /// Bytes, borrowed or owned. They are looked through before anything is sent: what the server cannot take is
+    /// refused then.
+    pub fn bytes(bytes: impl Into<Cow<'m, [u8]>>) -> Body<'m> {
+        Body { content: Content::Bytes(bytes.into()), size: None }
+    }
+
+    /// A file, from where it stands. Its length is what the server is told as the size, where that is known.
+    pub fn file(file: File) -> Body<'m> {
+        let size = file.metadata().ok().filter(|meta| meta.is_file()).map(|meta| meta.len());
+        Body { content: Content::Reader(Box::new(file)), size }
+    }
+
+    /// Anything that can be read, up to its end. It is read while it is sent, a block at a time: an octet that may
+    /// not go out is found only then, and ends the connection.
+    ///
+    /// How long a read takes is not limited in the blocking world: a reader that hangs holds the send.
+    pub fn reader(reader: impl Read + Send + 'static) -> Body<'m> {
+        Body { content: Content::Reader(Box::new(reader)), size: None }
+    }
+
+    /// About how many octets there will be, for the server to refuse what is too large at once (RFC 1870).
+    #[must_use]
+    pub fn with_size(mut self, octets: u64) -> Body<'m> {
+        self.size = Some(octets);
+        self
+    }
+}
+
+impl fmt::Debug for Body<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = match &self.content {
+            Content::Bytes(bytes) => format!("{} bytes", bytes.len()),
+            Content::Reader(_) => "a reader".to_owned(),
+        };
+        f.debug_struct("Body").field("content", &kind).field("size", &self.size).finish()
+    }
+}

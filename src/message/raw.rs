@@ -1,0 +1,73 @@
+//! Messages that are there already: bytes, files, readers, each with its envelope.
+
+use std::{borrow::Cow, fmt, fs::File, io::Read, path::PathBuf, sync::Mutex};
+
+use super::{Body, Mail};
+use crate::{Envelope, Error};
+
+/// A message as it is, with an explicit envelope. Its headers are neither read nor changed, Bcc included.
+///
+/// ```
+/// use postino::{Envelope, Raw};
+///
+/// let envelope = Envelope::new("alice@example.org", ["bob@example.org"])?;
+/// let mail = Raw::bytes(envelope, b"Subject: Hi\n\nHello, Bob!\n");
+/// # let _ = mail;
+/// # Ok::<(), postino::Error>(())
+/// ```
+pub struct Raw<'m> {
+    envelope: Envelope,
+    content: Content<'m>,
+}
+
+enum Content<'m> {
+    Bytes(Cow<'m, [u8]>),
+    Path(PathBuf),
+    /// Taken when it is opened: it can be read once.
+    Reader(Mutex<Option<Box<dyn Read + Send>>>),
+}
+
+impl<'m> Raw<'m> {
+    /// The bytes of a message, borrowed or owned.
+    pub fn bytes<B: ?Sized + AsRef<[u8]>>(envelope: Envelope, bytes: &'m B) -> Raw<'m> {
+        Raw { envelope, content: Content::Bytes(Cow::Borrowed(bytes.as_ref())) }
+    }
+
+    /// A file, opened anew for each sending and read while it is sent: its size does not matter.
+    pub fn path(envelope: Envelope, path: impl Into<PathBuf>) -> Raw<'m> {
+        Raw { envelope, content: Content::Path(path.into()) }
+    }
+
+    /// A reader, read while it is sent; once only: sending it again is an error. See [`Body::reader`].
+    pub fn reader(envelope: Envelope, reader: impl Read + Send + 'static) -> Raw<'m> {
+        Raw { envelope, content: Content::Reader(Mutex::new(Some(Box::new(reader)))) }
+    }
+}
+
+impl Mail for Raw<'_> {
+    fn envelope(&self) -> Result<Envelope, Error> {
+        Ok(self.envelope.clone())
+    }
+
+    fn body(&self) -> Result<Body<'_>, Error> {
+        match &self.content {
+            Content::Bytes(bytes) => Ok(Body::bytes(&**bytes)),
+            Content::Path(path) => Ok(Body::file(File::open(path).map_err(Error::Source)?)),
+            Content::Reader(reader) => match reader.lock().ok().and_then(|mut reader| reader.take()) {
+                Some(reader) => Ok(Body::reader(reader)),
+                None => Err(Error::Message("this message comes from a reader, and was read already".into())),
+            },
+        }
+    }
+}
+
+impl fmt::Debug for Raw<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = match &self.content {
+            Content::Bytes(bytes) => format!("{} bytes", bytes.len()),
+            Content::Path(path) => path.display().to_string(),
+            Content::Reader(_) => "a reader".to_owned(),
+        };
+        f.debug_struct("Raw").field("envelope", &self.envelope).field("content", &kind).finish()
+    }
+}

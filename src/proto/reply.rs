@@ -1,0 +1,433 @@
+//! Bytes to replies, incrementally and within limits (RFC 5321 §4.2).
+
+use std::{borrow::Cow, fmt};
+
+/// The longest line of a reply, in octets with its line end. RFC 5321 §4.5.3.1.5 says 512; some servers exceed it.
+pub const MAX_LINE: usize = 8_192;
+/// The most lines a reply may have.
+pub const MAX_LINES: usize = 512;
+/// The longest reply, in octets with all its lines.
+pub const MAX_REPLY: usize = 65_536;
+
+/// So much room there is at first; it grows up to [`MAX_REPLY`].
+const ROOM: usize = 4_096;
+
+/// A whole reply of the server: a code, and text in one line or more (RFC 5321 §4.2).
+///
+/// Its text is kept as it came. `Display` shows it on one line with control characters escaped, so that a server
+/// cannot play with a terminal or a log.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Reply {
+    code: u16,
+    /// All its lines as they came, codes and line ends included.
+    raw: Box<[u8]>,
+}
+
+impl Reply {
+    /// The three digits, 200 to 599.
+    #[must_use]
+    pub fn code(&self) -> u16 {
+        self.code
+    }
+
+    /// 2xx: done as asked.
+    #[must_use]
+    pub fn is_positive(&self) -> bool {
+        self.code / 100 == 2
+    }
+
+    /// 4xx: not now, perhaps later.
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
+        self.code / 100 == 4
+    }
+
+    /// 5xx: no, and not later either.
+    #[must_use]
+    pub fn is_permanent(&self) -> bool {
+        self.code / 100 == 5
+    }
+
+    /// The text of each line as octets, without code and line end, trimmed.
+    pub fn text_lines(&self) -> impl Iterator<Item = &[u8]> {
+        self.borrow().text_lines()
+    }
+
+    /// The text with its lines joined by `\n`; octets that are not UTF-8 are replaced.
+    #[must_use]
+    pub fn text(&self) -> String {
+        let lines: Vec<_> = self.text_lines().map(String::from_utf8_lossy).collect();
+        lines.join("\n")
+    }
+
+    /// The reply as it came: all octets, codes and line ends included.
+    #[must_use]
+    pub fn raw(&self) -> &[u8] {
+        &self.raw
+    }
+
+    /// The enhanced status code (RFC 3463, 2034) at the start of its first line, if there is one and its class is
+    /// that of the reply.
+    #[must_use]
+    pub fn enhanced(&self) -> Option<EnhancedCode> {
+        let first = self.text_lines().next()?;
+        let word = first.split(|b| *b == b' ').next()?;
+        let code = EnhancedCode::parse(word)?;
+        (u16::from(code.class) == self.code / 100).then_some(code)
+    }
+
+    /// The same reply with every occurrence of these secrets in its text replaced by `***`.
+    pub(crate) fn redacted(mut self, secrets: &[&[u8]]) -> Reply {
+        // One of stars only would be found again in its own mask; `all` leaves out the empty one, too.
+        for secret in secrets.iter().filter(|secret| !secret.iter().all(|b| *b == b'*')) {
+            while let Some(at) = memchr::memmem::find(&self.raw, secret) {
+                self.raw = [&self.raw[..at], b"***", &self.raw[at + secret.len()..]].concat().into();
+            }
+        }
+        self
+    }
+
+    fn borrow(&self) -> ReplyRef<'_> {
+        ReplyRef { code: self.code, raw: &self.raw }
+    }
+}
+
+impl fmt::Display for Reply {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.borrow().fmt(f)
+    }
+}
+
+impl fmt::Debug for Reply {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Reply({self})")
+    }
+}
+
+/// A whole reply, lent from the [`Inbox`]: keeping it costs, looking at it does not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReplyRef<'r> {
+    code: u16,
+    raw: &'r [u8],
+}
+
+impl<'r> ReplyRef<'r> {
+    /// The three digits, 200 to 599.
+    #[must_use]
+    pub fn code(self) -> u16 {
+        self.code
+    }
+
+    /// 4xx or 5xx: the server says no.
+    #[must_use]
+    pub fn is_negative(self) -> bool {
+        self.code >= 400
+    }
+
+    /// The text of each line, without code and line end, trimmed.
+    pub fn text_lines(self) -> impl Iterator<Item = &'r [u8]> {
+        let lines = self.raw.split_inclusive(|b| *b == b'\n');
+        lines.map(|line| line.get(4..).unwrap_or_default().trim_ascii())
+    }
+
+    /// A copy to keep.
+    #[must_use]
+    pub fn keep(self) -> Reply {
+        Reply { code: self.code, raw: self.raw.into() }
+    }
+}
+
+impl fmt::Display for ReplyRef<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.code)?;
+        for line in self.text_lines().filter(|line| !line.is_empty()) {
+            f.write_str(" ")?;
+            for c in String::from_utf8_lossy(line).chars() {
+                match c.is_control() {
+                    true => write!(f, "{}", c.escape_default())?,
+                    false => write!(f, "{c}")?,
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// An enhanced status code: class, subject, detail (RFC 3463), as in `5.1.1`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct EnhancedCode {
+    /// 2, 4 or 5: as the first digit of the reply.
+    pub class: u8,
+    /// What it is about: 1 addresses, 2 mailboxes, 3 systems, 4 networks, 5 protocol, 6 content, 7 policy.
+    pub subject: u16,
+    /// The detail.
+    pub detail: u16,
+}
+
+impl EnhancedCode {
+    fn parse(word: &[u8]) -> Option<EnhancedCode> {
+        let mut parts = word.split(|b| *b == b'.');
+        let mut number = |most: usize| {
+            let digits = parts.next()?;
+            let fits = (1..=most).contains(&digits.len()) && digits.iter().all(u8::is_ascii_digit);
+            fits.then(|| digits.iter().fold(0, |n: u16, d| n * 10 + u16::from(d - b'0')))
+        };
+        let class = number(1).filter(|class| matches!(class, 2 | 4 | 5))?;
+        let code = EnhancedCode { class: class as u8, subject: number(3)?, detail: number(3)? };
+        parts.next().is_none().then_some(code)
+    }
+}
+
+impl fmt::Display for EnhancedCode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}.{}", self.class, self.subject, self.detail)
+    }
+}
+
+/// Bytes from the server, on their way to becoming replies.
+///
+/// Read into [`room`](Inbox::room), say how much [arrived](Inbox::arrived), and take [replies](Inbox::next_reply)
+/// until there are none.
+#[derive(Debug, Default)]
+pub struct Inbox {
+    buf: Vec<u8>,
+    /// What is in the buffer and not yet taken.
+    from: usize,
+    to: usize,
+    partial: Partial,
+}
+
+/// How far the reply at the front has been read; positions count from its start.
+#[derive(Debug, Default)]
+struct Partial {
+    /// Where its current line starts, and up to where that line is known to have no end.
+    line: usize,
+    seen: usize,
+    lines: usize,
+    code: Option<u16>,
+}
+
+impl Inbox {
+    /// Where the next bytes go. It is never empty as long as every reply that is there has been taken.
+    pub fn room(&mut self) -> &mut [u8] {
+        self.buf.copy_within(self.from..self.to, 0);
+        (self.from, self.to) = (0, self.to - self.from);
+        if self.to == self.buf.len() {
+            self.buf.resize((2 * self.to).clamp(ROOM, MAX_REPLY), 0);
+        }
+        &mut self.buf[self.to..]
+    }
+
+    /// So many bytes were read into [`room`](Inbox::room).
+    pub fn arrived(&mut self, n: usize) {
+        self.to += n;
+    }
+
+    /// Whether nothing is left: no reply, and no part of one.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.from == self.to
+    }
+
+    /// Takes one whole reply off the front, if there is one.
+    ///
+    /// # Errors
+    ///
+    /// What makes it no reply: its code, its separator, several codes in one reply, or one of the limits. Nothing
+    /// that follows can be trusted then.
+    pub fn next_reply(&mut self) -> Result<Option<ReplyRef<'_>>, &'static str> {
+        let bytes = &self.buf[self.from..self.to];
+        let partial = &mut self.partial;
+        while let Some(len) = memchr::memchr(b'\n', &bytes[partial.seen..]) {
+            let end = partial.seen + len + 1;
+            let line = &bytes[partial.line..end];
+            let (code, last) = parse_line(line)?;
+            if *partial.code.get_or_insert(code) != code {
+                return Err("a reply of several codes");
+            }
+            partial.lines += 1;
+            if line.len() > MAX_LINE || end > MAX_REPLY || partial.lines > MAX_LINES {
+                return Err("a reply that is too long");
+            }
+            (partial.line, partial.seen) = (end, end);
+            if last {
+                let raw = self.from..self.from + end;
+                self.from += end;
+                self.partial = Partial::default();
+                return Ok(Some(ReplyRef { code, raw: &self.buf[raw] }));
+            }
+        }
+        partial.seen = bytes.len();
+        if bytes.len() - partial.line >= MAX_LINE || bytes.len() >= MAX_REPLY {
+            return Err("a reply that is too long");
+        }
+        Ok(None)
+    }
+}
+
+/// One line with its LF: the code, and whether it is the last of its reply.
+///
+/// ```text
+/// Reply-line = *( Reply-code "-" [ textstring ] CRLF ) Reply-code [ SP textstring ] CRLF    (RFC 5321 §4.2)
+/// ```
+fn parse_line(line: &[u8]) -> Result<(u16, bool), &'static str> {
+    let [a @ b'2'..=b'5', b @ b'0'..=b'9', c @ b'0'..=b'9', rest @ ..] = line else {
+        return Err("a line that is no reply");
+    };
+    let code = u16::from(a - b'0') * 100 + u16::from(b - b'0') * 10 + u16::from(c - b'0');
+    match rest {
+        [b'-', ..] => Ok((code, false)),
+        [b' ' | b'\n', ..] | [b'\r', b'\n'] => Ok((code, true)), // no text at all and a bare LF are common
+        _ => Err("a reply without a space behind its code"),
+    }
+}
+
+impl Reply {
+    /// Reads exactly one reply, as a test or a transcript has it.
+    ///
+    /// # Errors
+    ///
+    /// What [`Inbox::next_reply`] says, or that it is not exactly one.
+    pub fn parse(bytes: &[u8]) -> Result<Reply, &'static str> {
+        let mut inbox = Inbox { buf: bytes.to_vec(), from: 0, to: bytes.len(), ..Inbox::default() };
+        let reply = inbox.next_reply()?.ok_or("part of a reply")?.keep();
+        match inbox.is_empty() {
+            true => Ok(reply),
+            false => Err("more than a reply"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn feed(inbox: &mut Inbox, mut bytes: &[u8]) -> Result<Vec<Reply>, &'static str> {
+        let mut replies = Vec::new();
+        while !bytes.is_empty() {
+            let room = inbox.room();
+            let n = room.len().min(bytes.len());
+            assert!(n > 0, "no room and no error");
+            room[..n].copy_from_slice(&bytes[..n]);
+            inbox.arrived(n);
+            bytes = &bytes[n..];
+            while let Some(reply) = inbox.next_reply()? {
+                replies.push(reply.keep());
+            }
+        }
+        Ok(replies)
+    }
+
+    #[test]
+    fn replies_are_read() {
+        for (bytes, code, text) in [
+            (&b"250 ok\r\n"[..], 250, "ok"),
+            (b"250\r\n", 250, ""),
+            (b"250 \r\n", 250, ""),
+            (b"250 ok\n", 250, "ok"),
+            (b"250\n", 250, ""),
+            (b"250-a\r\n250-b\n250 c\r\n", 250, "a\nb\nc"),
+            (b"250-\r\n250\r\n", 250, "\n"),
+            (b"554 \xe9t\xe9\r\n", 554, "\u{fffd}t\u{fffd}"),
+            (b"220 a\rb\r\n", 220, "a\rb"),
+        ] {
+            let reply = Reply::parse(bytes).unwrap();
+            assert_eq!((reply.code(), reply.text().as_str()), (code, text));
+        }
+    }
+
+    #[test]
+    fn threat_49_what_is_no_reply_is_refused() {
+        for bytes in [
+            &b"25\r\n"[..],
+            b"2500 ok\r\n",
+            b"abc\r\n",
+            b"099 x\r\n",
+            b"600 x\r\n",
+            b"150 x\r\n",
+            b"+25 x\r\n",
+            "٢٥٠ x\r\n".as_bytes(),
+            b"250\0\r\n",
+            b"250\tx\r\n",
+            b"\r\n",
+            b" 250 x\r\n",
+            b"250\rx\r\n",
+        ] {
+            assert!(Reply::parse(bytes).is_err(), "{}", bytes.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn threat_48_codes_that_differ_are_refused() {
+        assert_eq!(Reply::parse(b"250-a\r\n550 b\r\n"), Err("a reply of several codes"));
+    }
+
+    #[test]
+    fn threat_46_and_47_a_server_that_never_stops_is_stopped() {
+        let line = [b"250 ".repeat(1), vec![b'x'; MAX_LINE]].concat();
+        assert_eq!(feed(&mut Inbox::default(), &line), Err("a reply that is too long"));
+        let lines = b"250-x\r\n".repeat(MAX_LINES + 1);
+        assert_eq!(feed(&mut Inbox::default(), &lines), Err("a reply that is too long"));
+        let total = [b"250-".as_slice(), &[b'x'; 4000], b"\r\n"].concat().repeat(17);
+        let mut inbox = Inbox::default();
+        assert_eq!(feed(&mut inbox, &total), Err("a reply that is too long"));
+        assert!(inbox.buf.len() <= MAX_REPLY);
+    }
+
+    #[test]
+    fn the_limits_themselves_are_within() {
+        let line = [b"250 ".as_slice(), &vec![b'x'; MAX_LINE - 6], b"\r\n"].concat();
+        assert_eq!(line.len(), MAX_LINE);
+        assert_eq!(feed(&mut Inbox::default(), &line).unwrap().len(), 1);
+        let lines = [b"250-x\r\n".repeat(MAX_LINES - 1), b"250 x\r\n".to_vec()].concat();
+        assert_eq!(feed(&mut Inbox::default(), &lines).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn an_enhanced_code_has_the_class_of_its_reply() {
+        let enhanced = |bytes: &[u8]| Reply::parse(bytes).unwrap().enhanced().map(|code| code.to_string());
+        assert_eq!(enhanced(b"550 5.1.1 who?\r\n").as_deref(), Some("5.1.1"));
+        assert_eq!(enhanced(b"250 2.0.0\r\n").as_deref(), Some("2.0.0"));
+        for odd in
+            ["550 2.1.1 x", "550 5.1 x", "250 2.0.0abc", "250 2.0.0.0 x", "250 2.1234.0 x", "354 3.0.0 x"]
+        {
+            assert_eq!(enhanced(format!("{odd}\r\n").as_bytes()), None, "{odd}");
+        }
+    }
+
+    #[test]
+    fn threat_27_a_reply_cannot_play_with_the_terminal() {
+        let reply = Reply::parse(b"550-\x1b[2J\r\n550 a\rb \xc2\x9b c\r\n").unwrap();
+        assert_eq!(reply.to_string(), "550 \\u{1b}[2J a\\rb \\u{9b} c");
+    }
+
+    #[test]
+    fn threat_71_secrets_are_taken_out() {
+        let reply = Reply::parse(b"535 bad password s3cret, s3cret!\r\n").unwrap();
+        assert_eq!(reply.redacted(&[b"s3cret", b""]).to_string(), "535 bad password ***, ***!");
+        let stars = Reply::parse(b"535 **** \r\n").unwrap();
+        assert_eq!(stars.redacted(&[b"**"]).to_string(), "535 ****");
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_in_any_pieces_are_the_same_replies(
+            bytes in prop_oneof![
+                prop::collection::vec(any::<u8>(), 0..300),
+                "([2-6]5[0-9][- ][a-z\r]{0,9}\r?\n){0,20}".prop_map(String::into_bytes),
+            ],
+            cut in any::<prop::sample::Index>(),
+        ) {
+            let whole = feed(&mut Inbox::default(), &bytes);
+            let (a, b) = bytes.split_at(cut.index(bytes.len() + 1));
+            let mut inbox = Inbox::default();
+            let pieces = feed(&mut inbox, a).and_then(|mut first| {
+                first.extend(feed(&mut inbox, b)?);
+                Ok(first)
+            });
+            prop_assert_eq!(whole, pieces);
+        }
+    }
+}
