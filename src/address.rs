@@ -81,6 +81,7 @@ fn bare(text: &str) -> Result<&str, &'static str> {
             '\\' if quoted => escaped = true,
             '"' => quoted = !quoted,
             '<' if !quoted => return Ok(&inside[at + 1..]),
+            '>' if !quoted => break,
             _ => {}
         }
     }
