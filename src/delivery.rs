@@ -25,6 +25,8 @@ pub enum Outcome {
 pub struct Delivery {
     envelope: Envelope,
     outcome: Outcome,
+    /// What is known of the recipients that were not refused by themselves.
+    others: Outcome,
     reply: Option<Reply>,
     /// The recipients refused by themselves, in order, each with its reply.
     refused: Vec<(usize, Reply)>,
@@ -35,10 +37,11 @@ impl Delivery {
     pub(crate) fn new(
         envelope: Envelope,
         outcome: Outcome,
+        others: Outcome,
         reply: Option<Reply>,
         refused: Vec<(usize, Reply)>,
     ) -> Delivery {
-        Delivery { envelope, outcome, reply, refused }
+        Delivery { envelope, outcome, others, reply, refused }
     }
 
     /// The message as a whole: accepted if it was for any recipient.
@@ -80,7 +83,7 @@ impl Delivery {
             let own = refused.next_if(|(index, _)| *index == i);
             let (outcome, reply) = match own {
                 Some((_, reply)) => (Outcome::Refused, Some(reply)),
-                None => (self.outcome, self.reply.as_ref()),
+                None => (self.others, self.reply.as_ref()),
             };
             Recipient { address, outcome, reply }
         })

@@ -1,1 +1,876 @@
-//! (being written)
+//! Who a message's own headers say it is from and for. Reads what real mail looks like, not only what is right.
+
+use std::{borrow::Cow, iter, mem, str};
+
+use memchr::{memchr, memchr2};
+
+use crate::{Address, Envelope, Error};
+
+/// How much of what could not be read is shown.
+const MAX_SHOWN: usize = 60;
+
+const RESENT_TWICE: &str = "the message was resent more than once: its envelope has to be given";
+const NO_FROM: &str = "the message has no From (or Sender) with an address";
+const NO_RESENT_FROM: &str = "the message has no Resent-From (or Resent-Sender) with an address";
+
+impl Envelope {
+    /// The envelope that a message's own headers name.
+    ///
+    /// It is from the first address in `Sender`, else in `From`, and for all in `To`, `Cc` and `Bcc`, in this order.
+    /// If there is a `Resent-Date`, the `Resent-` headers say it instead (RFC 5322 §3.6.6).
+    ///
+    /// Headers are read leniently: obsolete syntax (RFC 5322 §4.4), any octets in display names, any line ends. The
+    /// addresses are taken as they are written. Text that may or may not be an address is an error, never skipped.
+    ///
+    /// ```
+    /// use postino::Envelope;
+    ///
+    /// let message = b"From: Alice <alice@example.org>\nTo: Bob <bob@example.org>, root\n\nHello!\n";
+    /// let envelope = Envelope::from_headers(message)?;
+    /// assert_eq!(envelope, Envelope::new("alice@example.org", ["bob@example.org", "root"])?);
+    /// # Ok::<(), postino::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Message`] if there is no sender, if a header holds what is no address, or if the message was resent
+    /// more than once (its envelope cannot be known then); [`Error::NoRecipients`] if there are none.
+    pub fn from_headers(message: &[u8]) -> Result<Envelope, Error> {
+        let sender = sender_from_headers(message)?;
+        Envelope::from_addresses(Some(sender), recipients_from_headers(message)?)
+    }
+}
+
+/// Who a message is from, as [`Envelope::from_headers`] sees it.
+///
+/// # Errors
+///
+/// [`Error::Message`] if there is no sender, if its header holds what is no address, or if the message was resent
+/// more than once.
+pub fn sender_from_headers(message: &[u8]) -> Result<Address, Error> {
+    let (names, none) = match is_resent(message)? {
+        true => (["Resent-Sender", "Resent-From"], NO_RESENT_FROM),
+        false => (["Sender", "From"], NO_FROM),
+    };
+    for name in names {
+        if let Some(sender) = addresses(message, name)?.into_iter().next() {
+            return Ok(sender);
+        }
+    }
+    Err(Error::Message(none.into()))
+}
+
+/// Who a message is for, as [`Envelope::from_headers`] sees it: who is named twice is there twice.
+///
+/// # Errors
+///
+/// [`Error::NoRecipients`] if there are none; [`Error::Message`] if a header holds what is no address, or if the
+/// message was resent more than once.
+pub fn recipients_from_headers(message: &[u8]) -> Result<Vec<Address>, Error> {
+    let names = match is_resent(message)? {
+        true => ["Resent-To", "Resent-Cc", "Resent-Bcc"],
+        false => ["To", "Cc", "Bcc"],
+    };
+    let mut recipients = Vec::new();
+    for name in names {
+        recipients.append(&mut addresses(message, name)?);
+    }
+    if recipients.is_empty() {
+        return Err(Error::NoRecipients);
+    }
+    Ok(recipients)
+}
+
+/// The message without its `Bcc` and `Resent-Bcc` headers, whatever they hold. All else stays as it is.
+///
+/// ```
+/// use postino::message::without_bcc;
+///
+/// let message = b"To: bob@example.org\nBcc: carol@example.org,\n dave@example.org\n\nHello!\n";
+/// assert_eq!(*without_bcc(message), *b"To: bob@example.org\n\nHello!\n");
+/// ```
+#[must_use]
+pub fn without_bcc(message: &[u8]) -> Cow<'_, [u8]> {
+    if !fields(message).any(is_bcc) {
+        return Cow::Borrowed(message);
+    }
+    let mut kept = Vec::with_capacity(message.len());
+    let mut read = 0;
+    for field in fields(message) {
+        read += field.len();
+        if is_bcc(field) {
+            continue;
+        }
+        // What stood between a CR and an LF may be gone: they would become one line end, and lose the empty line.
+        if kept.ends_with(b"\r") && field.starts_with(b"\n") {
+            kept.push(b'\n');
+        }
+        kept.extend_from_slice(field);
+    }
+    kept.extend_from_slice(&message[read..]);
+    Cow::Owned(kept)
+}
+
+/// How long the headers are, with the empty line that ends them: the body begins there. `None` if no line is empty.
+///
+/// Lines end with CRLF, LF or CR. A line of nothing but white space is not empty: it goes on with the header above.
+#[must_use]
+pub fn header_length(message: &[u8]) -> Option<usize> {
+    let mut at = 0;
+    while at < message.len() {
+        let line = line_length(&message[at..]);
+        if matches!(message[at], b'\r' | b'\n') {
+            return Some(at + line);
+        }
+        at += line;
+    }
+    None
+}
+
+/// The length of the first line, with its end.
+fn line_length(text: &[u8]) -> usize {
+    match memchr2(b'\r', b'\n', text) {
+        Some(at) if text[at..].starts_with(b"\r\n") => at + 2,
+        Some(at) => at + 1,
+        None => text.len(),
+    }
+}
+
+/// The header block in its pieces: header fields with their folded lines, whatever else stands there, and the empty
+/// line. Put together, they are the block again.
+fn fields(message: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut rest = &message[..header_length(message).unwrap_or(message.len())];
+    iter::from_fn(move || {
+        let mut length = line_length(rest);
+        while let Some(b' ' | b'\t') = rest.get(length) {
+            length += line_length(&rest[length..]);
+        }
+        let (field, behind) = rest.split_at(length);
+        rest = behind;
+        (!field.is_empty()).then_some(field)
+    })
+}
+
+/// The value of a field, if it has this name.
+///
+/// White space before the colon is obsolete syntax (RFC 5322 §4.5). The `From ` line of an mbox has more than that
+/// before its first colon.
+fn value<'m>(field: &'m [u8], name: &str) -> Option<&'m [u8]> {
+    let colon = memchr(b':', field)?;
+    field[..colon].trim_ascii().eq_ignore_ascii_case(name.as_bytes()).then(|| &field[colon + 1..])
+}
+
+fn is_bcc(field: &[u8]) -> bool {
+    value(field, "Bcc").or(value(field, "Resent-Bcc")).is_some()
+}
+
+/// Whether the `Resent-` headers count. Of several blocks of them, it cannot be known which lines are whose.
+fn is_resent(message: &[u8]) -> Result<bool, Error> {
+    match fields(message).filter_map(|field| value(field, "Resent-Date")).count() {
+        0 => Ok(false),
+        1 => Ok(true),
+        _ => Err(Error::Message(RESENT_TWICE.into())),
+    }
+}
+
+/// The addresses in all fields of this name.
+fn addresses(message: &[u8], name: &'static str) -> Result<Vec<Address>, Error> {
+    let mut found = Vec::new();
+    for value in fields(message).filter_map(|field| value(field, name)) {
+        // All line ends that are left in a value are folds, and mean nothing (RFC 5322 §2.2.3).
+        let list: Vec<u8> = value.iter().copied().filter(|byte| !matches!(byte, b'\r' | b'\n')).collect();
+        read_list(&list, &mut found).map_err(|unreadable| unreadable.into_error(name))?;
+    }
+    Ok(found)
+}
+
+/// A piece of an address list that names no address.
+struct Unreadable<'l> {
+    text: &'l [u8],
+    why: &'static str,
+}
+
+impl Unreadable<'_> {
+    fn into_error(self, name: &str) -> Error {
+        let text = String::from_utf8_lossy(self.text);
+        let short: String = text.chars().take(MAX_SHOWN).collect();
+        let dots = if short.len() < text.len() { "…" } else { "" };
+        Error::Message(format!("the header {name} names no address at {short:?}{dots}: {}", self.why).into())
+    }
+}
+
+/// Reads an address list, unfolded, once from left to right: RFC 5322 §3.4 with the obsolete forms of §4.4.
+fn read_list<'l>(list: &'l [u8], found: &mut Vec<Address>) -> Result<(), Unreadable<'l>> {
+    let mut element = Element::default();
+    let (mut start, mut at) = (0, 0);
+    while at < list.len() {
+        let Some(length) = token_length(&list[at..]) else {
+            return Err(Unreadable { text: &list[start..], why: "a quote, comment or bracket does not end" });
+        };
+        let token = &list[at..at + length];
+        at += length;
+        let taken = element.take(token);
+        found.extend(taken.map_err(|why| Unreadable { text: &list[start..at], why })?);
+        if element.is_empty() {
+            start = at;
+        }
+    }
+    found.extend(element.end().map_err(|why| Unreadable { text: &list[start..], why })?);
+    Ok(())
+}
+
+/// The length of the first token: a comment, a quoted string, a domain literal, one of `<>,;:`, one white space, or
+/// all octets up to the next of these. `None` if it does not end.
+fn token_length(text: &[u8]) -> Option<usize> {
+    match text[0] {
+        b'(' => comment_length(text),
+        b'"' => enclosed_length(text, b'"'),
+        b'[' => enclosed_length(text, b']'),
+        byte if is_special(byte) => Some(1),
+        _ => Some(text.iter().position(|&byte| is_special(byte)).unwrap_or(text.len())),
+    }
+}
+
+fn is_special(byte: u8) -> bool {
+    matches!(byte, b' ' | b'\t' | b'(' | b'"' | b'[' | b'<' | b'>' | b',' | b';' | b':')
+}
+
+/// Comments nest (RFC 5322 §3.2.2): counted, as a stack has an end.
+fn comment_length(text: &[u8]) -> Option<usize> {
+    let (mut depth, mut escaped) = (0, false);
+    for (at, byte) in text.iter().enumerate() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' => escaped = true,
+            b'(' => depth += 1,
+            b')' if depth == 1 => return Some(at + 1),
+            b')' => depth -= 1,
+            _ => {}
+        }
+    }
+    None
+}
+
+fn enclosed_length(text: &[u8], close: u8) -> Option<usize> {
+    let mut escaped = false;
+    for (at, &byte) in text.iter().enumerate().skip(1) {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' => escaped = true,
+            _ if byte == close => return Some(at + 1),
+            _ => {}
+        }
+    }
+    None
+}
+
+/// What was read of one element of an address list.
+#[derive(Default)]
+struct Element {
+    angle: Angle,
+    /// A display name or an address, as written, less comments and the white space around them.
+    text: Vec<u8>,
+    /// There was white space, or a comment, since the last word.
+    gap: bool,
+    /// It has an `@` outside quotes.
+    has_at: bool,
+    /// Two words stand side by side: no address does that.
+    is_phrase: bool,
+    /// It is quoted, or in pieces (`J. Doe`): an address only if it has an `@`.
+    is_doubtful: bool,
+}
+
+/// Where the reader is, as to the angle brackets.
+#[derive(Default, Clone, Copy, PartialEq)]
+enum Angle {
+    #[default]
+    Before,
+    Inside,
+    Behind,
+}
+
+impl Element {
+    fn at(angle: Angle) -> Element {
+        Element { angle, ..Element::default() }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.angle == Angle::Before && self.text.is_empty()
+    }
+
+    /// Takes one token, and gives the address that it completes.
+    fn take(&mut self, token: &[u8]) -> Result<Option<Address>, &'static str> {
+        match (token[0], self.angle) {
+            (b' ' | b'\t' | b'(', _) => self.gap = true,
+            (b'>', Angle::Before) => return Err("it has a > without a <"),
+            // A ; ends a group; between addresses, some write it for the comma.
+            (b',' | b';', Angle::Before | Angle::Behind) => return self.end(),
+            (_, Angle::Behind) => return Err("there is more behind its >"),
+            // It was a display name.
+            (b'<', Angle::Before) => *self = Element::at(Angle::Inside),
+            // It was the name of a group.
+            (b':', Angle::Before) if self.has_at => return Err("it has a : behind an address"),
+            (b':', Angle::Before) => *self = Element::default(),
+            // It was a route (RFC 5322 §4.4), to be ignored.
+            (b':', Angle::Inside) if matches!(self.text.first(), Some(b'@' | b',')) => {
+                *self = Element::at(Angle::Inside);
+            }
+            (b'>', Angle::Inside) => {
+                return mem::replace(self, Element::at(Angle::Behind)).address().map(Some);
+            }
+            _ => self.word(token),
+        }
+        Ok(None)
+    }
+
+    /// A separator, or the end of the list.
+    fn end(&mut self) -> Result<Option<Address>, &'static str> {
+        let element = mem::take(self);
+        match element.angle {
+            Angle::Before if element.text.is_empty() => Ok(None),
+            Angle::Before => element.address().map(Some),
+            Angle::Inside => Err("its < has no >"),
+            Angle::Behind => Ok(None),
+        }
+    }
+
+    fn word(&mut self, token: &[u8]) {
+        let joins = |byte: Option<&u8>| matches!(byte, Some(b'.' | b'@'));
+        if self.gap && !self.text.is_empty() {
+            self.is_phrase |= !joins(self.text.last()) && !joins(token.first());
+            self.is_doubtful = true;
+        }
+        if token[0] == b'"' {
+            self.is_doubtful |= self.angle == Angle::Before;
+        } else {
+            self.has_at |= token.contains(&b'@');
+        }
+        self.gap = false;
+        self.text.extend_from_slice(token);
+    }
+
+    fn address(&self) -> Result<Address, &'static str> {
+        if self.is_phrase {
+            return Err("it has white space outside quotes");
+        }
+        if self.is_doubtful && !self.has_at {
+            return Err("it has no @");
+        }
+        let text = str::from_utf8(&self.text).map_err(|_| "it is not UTF-8")?;
+        match Address::new(text) {
+            Ok(address) if address.as_str() == text => Ok(address),
+            Err(Error::Address { why, .. }) => Err(why),
+            _ => Err("it is more than an address"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::{collection::vec, prelude::*, sample::select};
+
+    use super::*;
+
+    /// What a To of these octets names, unless the error is of interest.
+    fn to(list: impl AsRef<[u8]>) -> Result<Vec<String>, String> {
+        let message = [b"To: ", list.as_ref(), b"\r\n\r\n"].concat();
+        match recipients_from_headers(&message) {
+            Ok(found) => Ok(found.iter().map(ToString::to_string).collect()),
+            Err(Error::NoRecipients) => Ok(Vec::new()),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    fn sender(message: &str) -> String {
+        match sender_from_headers(message.as_bytes()) {
+            Ok(sender) => sender.to_string(),
+            Err(error) => error.to_string(),
+        }
+    }
+
+    fn reads(cases: &[(&str, &[&str])]) {
+        for (list, expected) in cases {
+            assert_eq!(
+                to(list).as_deref(),
+                Ok(&expected.iter().map(ToString::to_string).collect::<Vec<_>>()[..]),
+                "{list:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn sender_beats_from() {
+        assert_eq!(sender("From: from@x\nSender: sender@x\n\n"), "sender@x");
+        assert_eq!(sender("Sender: sender@x\nFrom: what is this?\n\n"), "sender@x");
+    }
+
+    #[test]
+    fn an_empty_sender_does_not_beat_from() {
+        assert_eq!(sender("Sender:\nFrom: from@x\n\n"), "from@x");
+        assert_eq!(sender("Sender: (nobody)\nFrom: from@x\n\n"), "from@x");
+    }
+
+    #[test]
+    fn of_several_in_from_the_first_is_the_sender() {
+        assert_eq!(sender("From: One <one@x>, two@x\n\n"), "one@x");
+    }
+
+    #[test]
+    fn without_an_address_in_from_there_is_no_sender() {
+        for message in ["", "\n", "To: a@b\n\n", "From:\n\n", "From: nobody:;\n\n", "\nFrom: body@x\n"] {
+            assert_eq!(sender(message), NO_FROM, "{message:?}");
+        }
+        assert_eq!(sender("Resent-Date: now\nFrom: a@b\n\n"), NO_RESENT_FROM);
+    }
+
+    #[test]
+    fn recipients_are_in_the_order_to_cc_bcc_and_twice_is_twice() {
+        let message =
+            b"Bcc: same@x, same@x\ncc: same@x\nTO: one@x\nTo: two@x\nReply-To: no@x\n\nTo: body@x\n";
+        let found = recipients_from_headers(message).unwrap();
+        let found: Vec<&str> = found.iter().map(Address::as_str).collect();
+        assert_eq!(found, ["one@x", "two@x", "same@x", "same@x", "same@x"]);
+    }
+
+    #[test]
+    fn without_recipients_there_is_no_envelope() {
+        for message in
+            ["From: a@b\n\n", "From: a@b\nTo:\nCc: nobody:;\nBcc: , ,\n\n", "From: a@b\n\nTo: c@d\n"]
+        {
+            let envelope = Envelope::from_headers(message.as_bytes());
+            assert!(matches!(envelope, Err(Error::NoRecipients)), "{message:?}");
+        }
+    }
+
+    #[test]
+    fn one_resent_date_makes_the_resent_headers_count() {
+        let message =
+            b"Resent-From: f@re\nResent-Sender: s@re\nResent-Bcc: b@re\nResent-To: t@re\nResent-Cc: c@re\n\
+            Resent-Date: now\nFrom: a@b\nTo: c@d\n\n";
+        let expected = Envelope::new("s@re", ["t@re", "c@re", "b@re"]).unwrap();
+        assert_eq!(Envelope::from_headers(message).unwrap(), expected);
+    }
+
+    #[test]
+    fn without_resent_date_the_resent_headers_do_not_count() {
+        let message = b"Resent-From: f@re\nResent-To: t@re\nFrom: a@b\nTo: c@d\n\n";
+        assert_eq!(Envelope::from_headers(message).unwrap(), Envelope::new("a@b", ["c@d"]).unwrap());
+    }
+
+    #[test]
+    fn two_resent_dates_are_an_error() {
+        let message = b"Resent-Date: now\nResent-To: a@b\nResent-Date: then\nFrom: a@b\nTo: c@d\n\n";
+        assert_eq!(Envelope::from_headers(message).unwrap_err().to_string(), RESENT_TWICE);
+        assert_eq!(recipients_from_headers(message).unwrap_err().to_string(), RESENT_TWICE);
+    }
+
+    #[test]
+    fn a_from_with_a_newline_and_commands_puts_no_command_on_the_wire() {
+        for from in [
+            "a@b>\r\nRCPT TO:<evil@x>",
+            "a@b>\r\n RCPT TO:<evil@x>",
+            "<a@b>\r\n RCPT TO:<evil@x>",
+            "<a@b\r\n RCPT TO:evil@x>",
+            "a@b\n\tDATA",
+            "a@b\rDATA\r",
+            "\"a\r\n RCPT TO:<evil@x>\"@b",
+            "\"a\0\"@b",
+        ] {
+            let message = format!("From: {from}\r\nTo: c@d\r\n\r\n");
+            if let Ok(envelope) = Envelope::from_headers(message.as_bytes()) {
+                let sender = envelope.sender().unwrap().as_str();
+                assert!(["a@b", "\"a RCPT TO:<evil@x>\"@b"].contains(&sender), "{from:?} gave {sender:?}");
+                assert_eq!(envelope.recipients().len(), 1);
+            }
+        }
+    }
+
+    #[test]
+    fn the_examples_of_rfc_5322_are_read() {
+        let group = "A Group:Ed Jones <c@a.test>,joe@where.test,John <jdoe@one.test>;";
+        let comments = "A Group(Some people)\r\n     :Chris Jones <c@(Chris's host.)public.example>,\r\n         \
+            joe@example.org,\r\n  John <jdoe@one.test> (my dear friend); (the end of the group)";
+        reads(&[
+            ("\"Joe Q. Public\" <john.q.public@example.com>", &["john.q.public@example.com"]),
+            (
+                "Mary Smith <mary@x.test>, jdoe@example.org, Who? <one@y.test>",
+                &["mary@x.test", "jdoe@example.org", "one@y.test"],
+            ),
+            (
+                "<boss@nil.test>, \"Giant; \\\"Big\\\" Box\" <sysservices@example.net>",
+                &["boss@nil.test", "sysservices@example.net"],
+            ),
+            (group, &["c@a.test", "joe@where.test", "jdoe@one.test"]),
+            ("Undisclosed recipients:;", &[]),
+            ("Pete(A nice \\) chap) <pete(his account)@silly.test(his host)>", &["pete@silly.test"]),
+            (comments, &["c@public.example", "joe@example.org", "jdoe@one.test"]),
+            ("(Empty list)(start)Hidden recipients  :(nobody(that I know))  ;", &[]),
+            (
+                "Mary Smith <@node.test:mary@example.net>, , jdoe@test  . example",
+                &["mary@example.net", "jdoe@test.example"],
+            ),
+        ]);
+    }
+
+    #[test]
+    fn display_names_may_be_anything_that_leaves_the_address_clear() {
+        for name in [
+            "J.R. Doe",
+            "=?utf-8?q?J=C3=B6rg?=",
+            "Jörg",
+            "bob@x.example",
+            "[list, a] of",
+            "\"Doe, \\\"J\\\" <no@x>\"",
+            "O'Brien",
+            "Re: Fwd",
+            "a) b",
+            "back\\slash",
+            "",
+        ] {
+            assert_eq!(to(format!("{name} <a@b>")).unwrap(), ["a@b"], "{name:?}");
+        }
+    }
+
+    #[test]
+    fn display_names_and_comments_may_be_latin_1() {
+        assert_eq!(to(b"J\xf6rg <a@b>, \"J\xf6rg\" <c@d>, e@f (J\xf6rg)").unwrap(), ["a@b", "c@d", "e@f"]);
+    }
+
+    #[test]
+    fn addresses_may_not_be_latin_1() {
+        assert!(to(b"j\xf6rg@x").unwrap_err().ends_with("it is not UTF-8"));
+        assert_eq!(to("jörg@bücher.example").unwrap(), ["jörg@bücher.example"]);
+    }
+
+    #[test]
+    fn lists_may_be_folded_anyhow() {
+        for fold in ["\r\n ", "\r\n\t", "\n \t ", "\r ", "\r\n \r\n ", "\n  \n\t\r "] {
+            let list = format!("{fold}A{fold}B <a@b>,{fold}c@d{fold}, {fold}{fold}<e@f>{fold}");
+            assert_eq!(to(list).unwrap(), ["a@b", "c@d", "e@f"], "{fold:?}");
+        }
+    }
+
+    #[test]
+    fn comments_hold_parentheses_quotes_and_addresses() {
+        reads(&[
+            ("(a (b \\( c) \" <x@y>, ) a@b (;)", &["a@b"]),
+            ("a@b (Alice)", &["a@b"]),
+            ("<(x)a(\"@z, )@(y)b(z)>(,)", &["a@b"]),
+        ]);
+    }
+
+    #[test]
+    fn groups_and_empty_elements_give_what_they_hold() {
+        reads(&[
+            ("name: a@b, C <c@d>;, e@f", &["a@b", "c@d", "e@f"]),
+            ("\"quoted, name\": a@b; other:;", &["a@b"]),
+            ("open: a@b", &["a@b"]),
+            ("a@b,,c@d,", &["a@b", "c@d"]),
+            (",", &[]),
+            ("a@b; c@d", &["a@b", "c@d"]),
+        ]);
+    }
+
+    #[test]
+    fn routes_are_ignored() {
+        reads(&[
+            ("<@a,@b:c@d>", &["c@d"]),
+            ("X <@a , , @[1.2.3.4] : \"c\"@d>", &["\"c\"@d"]),
+            ("<,@a:c@d>", &["c@d"]),
+        ]);
+    }
+
+    #[test]
+    fn white_space_may_stand_around_dots_and_at() {
+        reads(&[
+            ("a . b @ c", &["a.b@c"]),
+            ("<a .\r\n b@ c (x) . d>", &["a.b@c.d"]),
+            ("\"a  b\" @ c", &["\"a  b\"@c"]),
+        ]);
+    }
+
+    #[test]
+    fn a_local_part_may_stand_alone() {
+        reads(&[("root", &["root"]), ("root, <postmaster>, Bob <bob>", &["root", "postmaster", "bob"])]);
+    }
+
+    #[test]
+    fn a_name_without_an_address_is_no_recipient() {
+        for list in ["foo bar", "J. Doe", "\"Alice\"", "\"a@b\"", "Alice a@b", "a@b Alice"] {
+            assert!(to(list).unwrap_err().starts_with("the header To names no address at \""), "{list:?}");
+        }
+    }
+
+    #[test]
+    fn a_quoted_local_part_stays_as_it_is_written() {
+        for address in ["\"a b\"@x", "\"a@evil\"@x", "\"a\\\"> \\b\"@x", "\"a,b;c:d(e)\"@x", "\"\"@x"] {
+            assert_eq!(to(address).unwrap(), [address]);
+            assert_eq!(to(format!("Name <{address}>")).unwrap(), [address]);
+        }
+        assert_eq!(to("\"a\r\n b\"@x").unwrap(), ["\"a b\"@x"]);
+        assert_eq!(to("a@[127.0.0.1], <b@[IPv6:::1]>").unwrap(), ["a@[127.0.0.1]", "b@[IPv6:::1]"]);
+    }
+
+    #[test]
+    fn what_is_not_clear_is_an_error() {
+        for list in [
+            "<>",
+            "Alice <>",
+            "<a@b",
+            "<a@b, c@d>",
+            "<a@b> c@d",
+            "<a@b> <c@d>",
+            "<a@b>: c@d",
+            "<<a@b>>",
+            "a@b>",
+            "a@b> x <c@d>",
+            "a@b: x <c@d>",
+            "a@b@c",
+            "a@b: c@d",
+            "a@b)c@d",
+            "a@b (open, c@d",
+            "\"open <a@b>",
+            "[open <a@b>",
+            "x@[\"<y@z]>",
+            "\"a\".b@c",
+            "a(x)b@c",
+            "'a@b'",
+            "a\0@b",
+            "a@b, foo bar",
+        ] {
+            assert!(to(list).is_err(), "{list:?} passed as {:?}", to(list));
+        }
+    }
+
+    #[test]
+    fn an_error_names_the_header_and_shows_what_it_is_about() {
+        assert_eq!(
+            to("a@b, \tfoo bar\x07, c@d").unwrap_err(),
+            "the header To names no address at \"foo bar\\u{7},\": it has white space outside quotes"
+        );
+        let long = to("x y".repeat(1000)).unwrap_err();
+        assert!(long.contains("x y\"…: ") && long.len() < 200, "{long}");
+        assert!(sender("Resent-Date: now\nResent-From: <>\n\n").contains("Resent-From"));
+    }
+
+    #[test]
+    fn headers_may_look_as_real_ones_do() {
+        for headers in [
+            "From a@mbox Thu Jan  1 00:00:00 1970\nFrom: a@b\nTo: c@d\n\nbody",
+            "From a@mbox Thu Jan  1 00:00:00 1970\n remote from x\nFROM :a@b\nto\t: c@d",
+            "Subject:\r\nFrom: a@b\r\nno header\r\n: nor this\r\nTo: c@d\r\n\r\n",
+            "From: a@b\rTo: c@d\r\rTo: body@x\r",
+            "From: a@b\rTo: c@d\r\n\nTo: body@x\r",
+            "Subject: J\u{fffd}rg\n \n\tTo: x@y\nFrom: a@b\nTo: c@d\n",
+            "From: a@b\nTo:\n c@d\n\r\nTo: body@x\n",
+        ] {
+            let envelope = Envelope::from_headers(headers.as_bytes()).unwrap();
+            assert_eq!(envelope, Envelope::new("a@b", ["c@d"]).unwrap(), "{headers:?}");
+        }
+    }
+
+    #[test]
+    fn headers_end_behind_the_first_empty_line() {
+        for (message, length) in [
+            ("", None),
+            ("A: b", None),
+            ("A: b\r\n", None),
+            ("A: b\r\n \r\n", None),
+            ("A: b\r\n\r\n", Some(8)),
+            ("A: b\r\n\r\nbody\n\n", Some(8)),
+            ("A: b\n\nbody", Some(6)),
+            ("A: b\r\rbody", Some(6)),
+            ("A: b\n\r\nbody", Some(7)),
+            ("A: b\r\n\nbody", Some(7)),
+            ("\nbody", Some(1)),
+            ("\r\n\r\n", Some(2)),
+        ] {
+            assert_eq!(header_length(message.as_bytes()), length, "{message:?}");
+        }
+    }
+
+    #[test]
+    fn bcc_goes_by_its_name_with_its_folded_lines() {
+        for (message, expected) in [
+            ("Bcc: a@b\r\nTo: c@d\r\n\r\nBcc: body\r\n", "To: c@d\r\n\r\nBcc: body\r\n"),
+            ("To: c@d\nBCC :\n a@b,\n\t\n\tx@y\nbcc:\nCc: e@f\n\n", "To: c@d\nCc: e@f\n\n"),
+            ("To: c@d\rresent-bcc: a@b\r x@y\r\rBcc: body\r", "To: c@d\r\rBcc: body\r"),
+            ("From a@mbox Thu Jan  1\nBcc: a@b\nTo: c@d", "From a@mbox Thu Jan  1\nTo: c@d"),
+            ("To: c@d\nBcc\n : a@b\n\n", "To: c@d\n\n"),
+            ("To: c@d\r\nBcc: a@b", "To: c@d\r\n"),
+            ("Bcc: (what, <is \"this?\n\n", "\n"),
+        ] {
+            assert_eq!(without_bcc(message.as_bytes()), expected.as_bytes(), "{message:?}");
+        }
+    }
+
+    #[test]
+    fn a_message_without_bcc_is_borrowed() {
+        for message in
+            ["", "To: c@d\n\nBcc: body\n", "X-Bcc: a\nSubject: x\n Bcc: folded\nBccc: b", "\nBcc: body"]
+        {
+            assert!(
+                matches!(without_bcc(message.as_bytes()), Cow::Borrowed(same) if same == message.as_bytes())
+            );
+        }
+    }
+
+    #[test]
+    fn the_empty_line_stays_when_a_bcc_between_cr_and_lf_goes() {
+        assert_eq!(*without_bcc(b"To: c@d\rBcc: a@b\n\nbody"), *b"To: c@d\r\n\nbody");
+    }
+
+    #[test]
+    fn deep_and_long_is_no_work() {
+        const MANY: usize = 1 << 17;
+        for piece in [
+            "(", "((", ")", "\"", "[", "<", "<@a:", ",", ":", "a:", ".", "@", "a@b ", "a@b,", "\\", "\r ",
+            "(a)", "é",
+        ] {
+            let _ = to(piece.repeat(MANY));
+            let _ = to(format!("x {}", piece.repeat(MANY)));
+        }
+        assert_eq!(to(["(".repeat(MANY), ")".repeat(MANY), "a@b".to_owned()].concat()).unwrap(), ["a@b"]);
+        for piece in ["\n", "\r", "a\n", "Bcc:\n", "Bcc:\r", " \n", ":", "To:a@b\n"] {
+            let message = piece.repeat(MANY);
+            let _ = (Envelope::from_headers(message.as_bytes()), without_bcc(message.as_bytes()));
+        }
+    }
+
+    /// White space, folds and comments.
+    fn cfws() -> impl Strategy<Value = Vec<u8>> {
+        const PIECES: &[&[u8]] = &[
+            b" ",
+            b"\t",
+            b"\r\n ",
+            b"\n\t",
+            b"\r ",
+            b" \r\n \r\n\t",
+            b"()",
+            b"(a (nested \\) \\( (one)) too)",
+            b"(\" <x@y>, :; [)",
+            b"(J\xf6rg\r\n\tfolded)",
+        ];
+        vec(select(PIECES), 0..4).prop_map(|pieces| pieces.concat())
+    }
+
+    /// An address in its pieces: obsolete syntax lets white space and comments stand between them.
+    fn address() -> impl Strategy<Value = Vec<String>> {
+        let atom = "[a-z0-9!#$%&'*+/=?^_`{|}~é-]{1,6}";
+        let quoted = "\"([a-z@<>,;:()\\[. é]|\\\\[\"\\\\a-z(]){0,6}\"";
+        let dotted = (atom, vec(atom, 0..3)).prop_map(|(first, more)| {
+            let more = more.into_iter().flat_map(|label| [".".to_owned(), label]);
+            iter::once(first).chain(more).collect::<Vec<_>>()
+        });
+        let name = ("[a-z0-9é]{1,5}", vec("[a-z0-9-]{1,5}", 0..3)).prop_map(|(first, more)| {
+            let more = more.into_iter().flat_map(|label| [".".to_owned(), label]);
+            iter::once(first).chain(more).collect::<Vec<_>>()
+        });
+        let literal = select(vec!["[127.0.0.1]", "[IPv6:::1]"]).prop_map(|literal| vec![literal.to_owned()]);
+        let local = prop_oneof![3 => dotted, 1 => quoted.prop_map(|quoted| vec![quoted])];
+        let with_domain = (local, prop_oneof![4 => name, 1 => literal]).prop_map(|(mut address, domain)| {
+            address.push("@".to_owned());
+            address.extend(domain);
+            address
+        });
+        prop_oneof![9 => with_domain, 1 => atom.prop_map(|alone| vec![alone])]
+    }
+
+    /// Pieces, and what stands around them.
+    fn spaced(pieces: Vec<String>) -> impl Strategy<Value = Vec<u8>> {
+        let gaps = vec(cfws(), pieces.len() + 1);
+        gaps.prop_map(move |gaps| {
+            let mut text = gaps[0].clone();
+            for (piece, gap) in pieces.iter().zip(&gaps[1..]) {
+                text.extend_from_slice(piece.as_bytes());
+                text.extend_from_slice(gap);
+            }
+            text
+        })
+    }
+
+    fn display_name() -> impl Strategy<Value = Vec<u8>> {
+        const WORDS: &[&[u8]] = &[
+            b"Alice",
+            b"J.R.",
+            b"J\xf6rg",
+            "Jörg".as_bytes(),
+            b"=?utf-8?q?J=C3=B6rg?=",
+            b"\"Doe, \\\"J\\\" (x <no@y>;\"",
+            b"a@b",
+            b"[list, x]",
+            b")",
+            b"\\",
+        ];
+        vec((select(WORDS), cfws()), 0..4).prop_map(|words| {
+            words.into_iter().flat_map(|(word, gap)| [word.to_vec(), gap].concat()).collect()
+        })
+    }
+
+    /// One element of a list, with the address that it names; empty elements name none.
+    fn element() -> impl Strategy<Value = (Option<String>, Vec<u8>)> {
+        let mailbox = (address(), display_name(), any::<bool>(), select(vec!["", "@r,@s.t:", ", @r :"]))
+            .prop_flat_map(|(pieces, name, bare, route)| {
+                (Just(pieces.concat()), spaced(pieces), cfws()).prop_map(move |(address, spaced, gap)| {
+                    let text = match bare {
+                        true => spaced,
+                        false => [&name[..], b"<", route.as_bytes(), &spaced, b">", &gap].concat(),
+                    };
+                    (Some(address), text)
+                })
+            });
+        prop_oneof![9 => mailbox, 1 => cfws().prop_map(|gap| (None, gap))]
+    }
+
+    /// A list, some of it in a group, with the addresses that it names.
+    fn list() -> impl Strategy<Value = (Vec<String>, Vec<u8>)> {
+        vec((vec(element(), 0..4), any::<bool>()), 1..4).prop_map(|parts| {
+            let (mut addresses, mut texts) = (Vec::new(), Vec::new());
+            for (elements, is_group) in parts {
+                let (found, text): (Vec<_>, Vec<_>) = elements.into_iter().unzip();
+                addresses.extend(found.into_iter().flatten());
+                let text = text.join(&b","[..]);
+                texts.push(if is_group { [b"\"A: <g@h>\" Group :", &text[..], b";"].concat() } else { text });
+            }
+            (addresses, texts.join(&b","[..]))
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn a_list_gives_exactly_the_addresses_it_was_made_of((addresses, text) in list()) {
+            prop_assert_eq!(to(&text), Ok(addresses), "{}", text.escape_ascii());
+        }
+
+        #[test]
+        fn no_octets_make_it_panic(message in vec(any::<u8>(), 0..200)) {
+            let _ = (Envelope::from_headers(&message), without_bcc(&message), to(&message));
+        }
+
+        #[test]
+        fn whatever_is_in_a_list_no_address_can_leave_its_command(
+            list in "([a-z@.<>,;:()\"\\[\\]\\\\ \t\r\n\u{0}é]|a@b|\r\n ){0,24}"
+        ) {
+            for address in to(&list).unwrap_or_default() {
+                prop_assert!(!address.contains(char::is_control), "{:?}", address);
+            }
+        }
+
+        #[test]
+        fn without_bcc_the_rest_is_as_it_was(
+            message in "(Bcc|To|Resent-Bcc|a| ?: ?|\r\n|\r|\n|\n ){0,30}"
+        ) {
+            let message = message.as_bytes();
+            let less = without_bcc(message);
+            let others = |m: &[u8]| -> Vec<Vec<u8>> {
+                fields(m).filter(|f| !is_bcc(f)).map(|f| f.trim_ascii_end().to_vec()).collect()
+            };
+            prop_assert!(!fields(&less).any(is_bcc));
+            prop_assert_eq!(others(&less), others(message));
+            let body = |m: &[u8]| header_length(m).map(|at| m[at..].to_vec());
+            prop_assert_eq!(body(&less), body(message));
+            let head = &message[..header_length(message).unwrap_or(message.len())];
+            prop_assert_eq!(fields(message).collect::<Vec<_>>().concat(), head);
+        }
+    }
+}

@@ -6,7 +6,10 @@ mod raw;
 
 use std::{borrow::Cow, fmt, fs::File, io::Read};
 
-pub use self::raw::Raw;
+pub use self::{
+    headers::{header_length, recipients_from_headers, sender_from_headers, without_bcc},
+    raw::Raw,
+};
 use crate::{Envelope, Error};
 
 /// What can be sent: an envelope, and a body that can be opened (RFC 5322 text, headers first).

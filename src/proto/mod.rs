@@ -1,2 +1,96 @@
-//! (being written)
+//! SMTP without I/O: replies in, bytes out. No sockets, no `async`, no clock, no log.
+//!
+//! A **dialogue** is told what the server said and answers with what to do next. It never waits; whoever carries it
+//! does the writing, reading and waiting:
+//!
+//! ```text
+//!            ┌─────────── on_reply ◀── Inbox ◀── bytes read
+//!            ▼
+//!        Dialogue ── fill ──▶ Outbox ──▶ bytes to write
+//!            │
+//!            └─▶ Want: Reply | Write | Body | StartTls | Nothing
+//! ```
+//!
+//! There is one for each kind of conversation: [`Hello`] (greeting, EHLO, STARTTLS, EHLO again), [`Auth`] (a login),
+//! [`Transaction`] (one message) and [`Simple`] (a command and its reply). A carrier repeats three steps: take every
+//! [reply](reply::Inbox::next_reply) at hand and tell the dialogue, let it [`fill`](Dialogue::fill) the
+//! [`Outbox`], do the [`Want`].
+//!
+//! A dialogue that wants nothing more has read every reply it asked for. A dialogue that returns an error leaves the
+//! connection out of step: it is good for nothing more.
+
+mod auth;
+mod body;
+mod capabilities;
+mod command;
+mod hello;
 pub mod reply;
+mod simple;
+mod transaction;
+
+pub use self::{
+    auth::{Auth, Credentials},
+    body::{Encoder, Forbidden, Survey},
+    capabilities::Capabilities,
+    command::{Command, HelloName, MailParameters, Outbox},
+    hello::{Hello, Upgrade},
+    reply::{Inbox, ReplyRef},
+    simple::Simple,
+    transaction::{Options, Transaction},
+};
+use crate::{Error, Phase};
+
+/// A conversation with the server; see the [module](self).
+pub trait Dialogue {
+    /// What the next reply answers, or what is being written.
+    fn phase(&self) -> Phase;
+
+    /// Puts into `out` what may be said now, and tells what is wanted next.
+    fn fill(&mut self, out: &mut Outbox) -> Want;
+
+    /// Takes a reply that was due. `out` tells whether all that was put there has left.
+    ///
+    /// # Errors
+    ///
+    /// The reply cannot stand here; the connection is out of step.
+    fn on_reply(&mut self, reply: ReplyRef<'_>, out: &Outbox) -> Result<(), Error>;
+
+    /// Takes a reply that nobody asked for.
+    ///
+    /// # Errors
+    ///
+    /// Always: the connection is out of step.
+    fn on_early(&mut self, reply: ReplyRef<'_>) -> Error {
+        match reply.code() {
+            421 => Error::Refused { phase: self.phase(), reply: reply.keep() },
+            _ => Error::protocol(self.phase(), format!("a reply that nobody asked for: {reply}")),
+        }
+    }
+
+    /// Answers [`Want::Body`]: the next piece, or an empty one at the end.
+    ///
+    /// # Errors
+    ///
+    /// The piece holds what may not go out. What is unsent must not be sent then: the connection has to be closed.
+    fn body(&mut self, _piece: &[u8], _out: &mut Outbox) -> Result<(), Error> {
+        Ok(())
+    }
+
+    /// Answers [`Want::StartTls`]: the handshake is done.
+    fn on_tls(&mut self) {}
+}
+
+/// What a dialogue needs before it can go on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Want {
+    /// Write what is in the outbox, then read until there is a reply.
+    Reply,
+    /// Write what is in the outbox; it is full.
+    Write,
+    /// The next piece of the body.
+    Body,
+    /// A TLS handshake, at once, and only if the server has sent nothing more in clear.
+    StartTls,
+    /// Nothing: it is over.
+    Nothing,
+}

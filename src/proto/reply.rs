@@ -1,6 +1,6 @@
 //! Bytes to replies, incrementally and within limits (RFC 5321 §4.2).
 
-use std::{borrow::Cow, fmt};
+use std::fmt;
 
 /// The longest line of a reply, in octets with its line end. RFC 5321 §4.5.3.1.5 says 512; some servers exceed it.
 pub const MAX_LINE: usize = 8_192;
@@ -366,7 +366,7 @@ mod tests {
 
     #[test]
     fn threat_46_and_47_a_server_that_never_stops_is_stopped() {
-        let line = [b"250 ".repeat(1), vec![b'x'; MAX_LINE]].concat();
+        let line = [b"250 ".as_slice(), &[b'x'; MAX_LINE]].concat();
         assert_eq!(feed(&mut Inbox::default(), &line), Err("a reply that is too long"));
         let lines = b"250-x\r\n".repeat(MAX_LINES + 1);
         assert_eq!(feed(&mut Inbox::default(), &lines), Err("a reply that is too long"));

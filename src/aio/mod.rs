@@ -1,0 +1,52 @@
+//! The same client with `async fn`s, over smol: same names, same behaviour, awaited (feature `async`).
+//!
+//! ```no_run
+//! # fn main() -> Result<(), postino::Error> {
+//! use postino::{Envelope, Raw, aio};
+//!
+//! let envelope = Envelope::new("alice@example.org", ["bob@example.org"])?;
+//! let mail = Raw::bytes(envelope, "Subject: Hi\n\nHello, Bob!\n");
+//! smol::block_on(async {
+//!     let mut client = aio::Client::builder("mail.example.org").connect().await?;
+//!     let delivery = client.send(&mail).await?;
+//!     assert_eq!(delivery.refused().count(), 0);
+//!     client.quit().await
+//! })
+//! # }
+//! ```
+//!
+//! Its futures are `Send` and work under any executor: where there is no smol, its reactor runs on a thread of its
+//! own.
+//!
+//! # Cancelling
+//!
+//! Dropping a future closes nothing at once, but leaves a client that refuses further use with
+//! [`Error::NotConnected`](crate::Error::NotConnected): what was under way may have been half said, and nothing that
+//! comes later could be told from its answer. A message whose future was dropped may have been delivered.
+
+use ::maybe_async::must_be_async as maybe_async;
+
+use crate::Delivery;
+use crate::{Error, Mail};
+
+mod body;
+mod resolve;
+mod stream;
+
+#[path = "../client/mod.rs"]
+#[allow(clippy::duplicate_mod)] // written once, compiled twice: that is the point
+mod client;
+
+pub use client::{Builder, Client};
+
+/// Sends one message over a connection of its own; see [`postino::send`](crate::send).
+///
+/// # Errors
+///
+/// Those of [`Client::from_url`] and [`Builder::send`].
+pub async fn send(url: &str, mail: &dyn Mail) -> Result<Delivery, Error> {
+    Client::from_url(url)?.send(mail).await
+}
+
+#[cfg(test)]
+use smol::block_on;

@@ -1,0 +1,18 @@
+//! Mounts `client/` as plain blocking code over `std::net`: no runtime, no lasting thread.
+
+use ::maybe_async::must_be_sync as maybe_async;
+
+mod body;
+mod resolve;
+mod stream;
+
+#[path = "../client/mod.rs"]
+mod client;
+
+pub use client::{Builder, Client};
+
+/// In the blocking world a "future" is its value already.
+#[cfg(test)]
+fn block_on<T>(value: T) -> T {
+    value
+}

@@ -1,0 +1,171 @@
+//! Settings, and what begins with them: a connection, or a message with a connection of its own.
+
+use std::time::{Duration, Instant};
+
+use super::{maybe_async, session::Client};
+use crate::{
+    Delivery, Error, Mail, Security,
+    config::{Config, Secret, Timeouts, later},
+};
+
+/// How to reach a server, and how to speak with it. Clones share one TLS connector.
+///
+/// Nothing is checked until it is used: [`connect`](Builder::connect) and [`send`](Builder::send) refuse what cannot
+/// be, before a connection is made.
+#[derive(Debug, Clone)]
+#[must_use]
+pub struct Builder {
+    config: Config,
+}
+
+impl Builder {
+    pub(super) fn new(config: Config) -> Builder {
+        Builder { config }
+    }
+
+    /// The port. Defaults to 465 with [`Security::Implicit`], to 587 with [`Security::StartTls`] or credentials, to 25
+    /// otherwise.
+    pub fn port(mut self, port: u16) -> Builder {
+        self.config.port = Some(port);
+        self
+    }
+
+    /// When the connection is secured by TLS, and how. Defaults to [`Security::Auto`].
+    pub fn security(mut self, security: Security) -> Builder {
+        self.config.security = security;
+        self
+    }
+
+    /// Logs in after connecting, by AUTH PLAIN or LOGIN. Text goes out as UTF-8, octets as they are. Defaults to no
+    /// login.
+    pub fn credentials(mut self, user: impl AsRef<[u8]>, password: impl AsRef<[u8]>) -> Builder {
+        self.config.credentials = Some(Secret(user.as_ref().into(), password.as_ref().into()));
+        self
+    }
+
+    /// Lets the credentials travel in clear, readable for everybody on the way. Defaults to false: without TLS they go
+    /// to loopback addresses only.
+    pub fn danger_plaintext_credentials(mut self, allowed: bool) -> Builder {
+        self.config.danger_plaintext_credentials = allowed;
+        self
+    }
+
+    /// Trusts the certificates in this PEM text, besides those the system trusts. May be called more than once.
+    /// Defaults to none.
+    pub fn ca_certificate(mut self, pem: impl AsRef<[u8]>) -> Builder {
+        self.config.tls.add_root(pem.as_ref());
+        self
+    }
+
+    /// The name that the server's certificate must have. Defaults to the host.
+    pub fn tls_name(mut self, name: impl Into<String>) -> Builder {
+        self.config.tls.set_name(name.into());
+        self
+    }
+
+    /// What to call ourselves in EHLO: a domain, or an address literal such as `[192.0.2.1]`. Defaults to the
+    /// machine's name if that is a full domain name, and else to the address literal of the connection's own end
+    /// (RFC 5321 §4.1.4).
+    pub fn hello_name(mut self, name: impl Into<String>) -> Builder {
+        self.config.hello_name = Some(name.into());
+        self
+    }
+
+    /// The limit of every wait but the one for the final reply: lookup and connecting together, the TLS handshake, the
+    /// greeting, each reply, each block of content (64 KiB) on its way. Each is measured by a clock, whatever drips
+    /// in. Defaults to 60 seconds.
+    pub fn timeout(mut self, limit: Duration) -> Builder {
+        self.config.timeouts = Timeouts::all_but_the_final(limit, self.config.timeouts.final_reply);
+        self
+    }
+
+    /// The limit of the name lookup and connecting together. Defaults to 60 seconds.
+    pub fn connect_timeout(mut self, limit: Duration) -> Builder {
+        self.config.timeouts.connect = limit;
+        self
+    }
+
+    /// The limit of a TLS handshake. Defaults to 60 seconds.
+    pub fn tls_timeout(mut self, limit: Duration) -> Builder {
+        self.config.timeouts.tls = limit;
+        self
+    }
+
+    /// The limit of the wait for the greeting. Defaults to 60 seconds.
+    pub fn greeting_timeout(mut self, limit: Duration) -> Builder {
+        self.config.timeouts.greeting = limit;
+        self
+    }
+
+    /// The limit of the wait for each reply to a command. Under pipelining it begins anew with each reply. Defaults to
+    /// 60 seconds.
+    pub fn command_timeout(mut self, limit: Duration) -> Builder {
+        self.config.timeouts.command = limit;
+        self
+    }
+
+    /// The limit within which each block of content (64 KiB) has to leave. Defaults to 60 seconds.
+    pub fn block_timeout(mut self, limit: Duration) -> Builder {
+        self.config.timeouts.block = limit;
+        self
+    }
+
+    /// The limit of the wait for the reply to the end of a message: servers filter and store before they answer, and
+    /// who gives up too early doubles mail. Defaults to 10 minutes (RFC 5321 §4.5.3.2.6).
+    pub fn final_reply_timeout(mut self, limit: Duration) -> Builder {
+        self.config.timeouts.final_reply = limit;
+        self
+    }
+
+    /// The limit of each call as a whole, whatever it waits for: `connect` with the name lookup, TLS and login, each
+    /// `send`. For [`send`](Builder::send) of the builder it covers all of it. Defaults to none.
+    pub fn deadline(mut self, limit: Duration) -> Builder {
+        self.config.deadline = Some(limit);
+        self
+    }
+
+    /// Whether to send commands without waiting for the replies before, when the server offers PIPELINING (RFC 2920).
+    /// Defaults to true.
+    pub fn pipelining(mut self, allowed: bool) -> Builder {
+        self.config.pipelining = allowed;
+        self
+    }
+
+    /// Whether one refused recipient keeps the message from all of them. Costs a round trip. Defaults to false: the
+    /// others get it.
+    pub fn all_or_nothing(mut self, wanted: bool) -> Builder {
+        self.config.all_or_nothing = wanted;
+        self
+    }
+}
+
+#[maybe_async]
+impl Builder {
+    /// Connects, says EHLO, secures the connection, and logs in if there are credentials.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Config`] before anything is done; then whatever the name lookup, the connection, TLS, the server and
+    /// the login can fail of. The connection is closed then.
+    pub async fn connect(&self) -> Result<Client, Error> {
+        let settings = self.config.check()?;
+        let deadline = settings.deadline.map(|limit| later(Instant::now(), limit));
+        Client::open(settings, deadline).await
+    }
+
+    /// Sends one message over a connection of its own. QUIT goes out with the end of the message, where the server
+    /// offers PIPELINING, and costs no time.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`connect`](Builder::connect) and of [`Client::send`].
+    pub async fn send(&self, mail: &dyn Mail) -> Result<Delivery, Error> {
+        let settings = self.config.check()?;
+        let envelope = mail.envelope()?; // refused before a connection is made
+        let deadline = settings.deadline.map(|limit| later(Instant::now(), limit));
+        let mut client = Client::open(settings, deadline).await?;
+        let result = client.deliver(mail, envelope, true).await;
+        client.quit().await?;
+        result
+    }
+}

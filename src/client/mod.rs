@@ -1,0 +1,22 @@
+//! Written once, compiled twice: by `blocking/` with `async` stripped, and by `aio/` as is.
+//!
+//! The parent supplies, under the same names and with the same `async fn` shapes: `maybe_async`, `stream::Stream`
+//! (the connection), `resolve::resolve` (the name lookup), `body::Source` (where content comes from).
+//!
+//! The same source is not always the same behaviour. Here every call is awaited where it is written, and there are
+//! no `async` blocks, closures, spawns, selects, traits or recursion, no `.await` inside a macro, and no `cfg`.
+
+use super::{body, maybe_async, resolve, stream};
+
+mod builder;
+mod run;
+mod session;
+
+pub use self::{builder::Builder, session::Client};
+
+/// What [`Stream::write_or_read`](stream::Stream::write_or_read) did.
+pub(super) enum Moved {
+    Written(usize),
+    /// The server had something to say first.
+    Read(usize),
+}

@@ -1,0 +1,193 @@
+//! The main loop: carries any dialogue, and knows no SMTP.
+
+use std::{io, time::Instant};
+
+use super::{Moved, body::Source, maybe_async, session::Client};
+use crate::{
+    Error, Phase,
+    config::later,
+    proto::{Dialogue, Want},
+};
+
+impl Client {
+    /// When a wait that begins now has to end.
+    pub(super) fn limit(&self, phase: Phase) -> Result<Instant, Error> {
+        let now = Instant::now();
+        let until = later(now, self.settings.timeouts.of(phase));
+        match self.deadline {
+            Some(deadline) if deadline <= now => Err(Error::Timeout(phase)),
+            Some(deadline) => Ok(until.min(deadline)),
+            None => Ok(until),
+        }
+    }
+
+    /// Takes what has arrived, without waiting. Gives how much that is.
+    fn listen(&mut self, phase: Phase) -> Result<usize, Error> {
+        match self.stream.try_read(self.inbox.room()) {
+            Ok(0) => Err(Error::Closed(phase)),
+            Ok(n) => {
+                self.inbox.arrived(n);
+                Ok(n)
+            }
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(0),
+            Err(e) => Err(Error::io(phase, e)),
+        }
+    }
+
+    /// Tells the log what was put into the outbox.
+    fn log_commands(&mut self) {
+        self.out.tell(|line| log::debug!(target: "postino", "C: {line}"));
+    }
+}
+
+#[maybe_async]
+impl Client {
+    /// Carries a dialogue through to its end. From its first step to its last the connection counts as broken: who
+    /// drops the future, or gets an error, leaves one that is never used again.
+    pub(super) async fn run(
+        &mut self,
+        talk: &mut (dyn Dialogue + Send),
+        source: Option<&mut Source<'_>>,
+    ) -> Result<(), Error> {
+        if self.broken {
+            return Err(Error::NotConnected);
+        }
+        self.broken = true;
+        match self.carry(talk, source).await {
+            Ok(()) => {
+                self.broken = false;
+                Ok(())
+            }
+            Err(e) => {
+                log::debug!(target: "postino", "closing: {e}");
+                self.close();
+                Err(e)
+            }
+        }
+    }
+
+    async fn carry(
+        &mut self,
+        talk: &mut (dyn Dialogue + Send),
+        mut source: Option<&mut Source<'_>>,
+    ) -> Result<(), Error> {
+        // The clock runs for a whole reply, or a whole buffer on its way, however they drip.
+        let mut until = self.limit(talk.phase())?;
+        loop {
+            if self.hear(talk)? {
+                until = self.limit(talk.phase())?;
+            }
+            let want = talk.fill(&mut self.out);
+            self.log_commands();
+            match want {
+                Want::Nothing => return Ok(()),
+                Want::Body => {
+                    let Some(source) = &mut source else { return Err(Error::NotConnected) };
+                    let piece = source.next(self.deadline).await.map_err(|e| match e.kind() {
+                        io::ErrorKind::TimedOut => Error::Timeout(Phase::Body),
+                        _ => Error::Source(e),
+                    })?;
+                    talk.body(piece, &mut self.out)?;
+                    until = self.limit(talk.phase())?; // the source may have taken its time
+                }
+                Want::Write => {
+                    if self.write(talk.phase(), until).await? {
+                        until = self.limit(talk.phase())?;
+                    }
+                }
+                Want::Reply => {
+                    if self.write(talk.phase(), until).await? {
+                        self.read(talk.phase(), until).await?;
+                    }
+                }
+                Want::StartTls => {
+                    self.start_tls().await?;
+                    talk.on_tls();
+                    until = self.limit(talk.phase())?;
+                }
+            }
+        }
+    }
+
+    /// Writes all of the outbox. False if the server had something to say first.
+    async fn write(&mut self, phase: Phase, until: Instant) -> Result<bool, Error> {
+        if self.out.unsent().is_empty() {
+            return Ok(true);
+        }
+        // With no reply outstanding the server has nothing to say. What it says all the same must not be taken for
+        // the answer to what is written now.
+        if self.out.due() == 0 {
+            let partial = !self.inbox.is_empty();
+            if self.listen(phase)? > 0 {
+                return Ok(false);
+            }
+            if partial {
+                self.read(phase, until).await?;
+                return Ok(false);
+            }
+        }
+        while !self.out.unsent().is_empty() {
+            match self.stream.write_or_read(self.out.offer(), self.inbox.room(), until).await {
+                Ok(Moved::Written(n)) => self.out.written(n),
+                Ok(Moved::Read(0)) => return Err(Error::Closed(phase)),
+                Ok(Moved::Read(n)) => {
+                    self.inbox.arrived(n);
+                    return Ok(false);
+                }
+                Err(e) => {
+                    // It may have said why before it closed.
+                    return match self.listen(phase) {
+                        Ok(1..) => Ok(false),
+                        _ => Err(Error::io(phase, e)),
+                    };
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    /// Waits for some octets of a reply.
+    async fn read(&mut self, phase: Phase, until: Instant) -> Result<(), Error> {
+        match self.stream.read(self.inbox.room(), until).await {
+            Ok(0) => Err(Error::Closed(phase)),
+            Ok(n) => {
+                self.inbox.arrived(n);
+                Ok(())
+            }
+            Err(e) => Err(Error::io(phase, e)),
+        }
+    }
+
+    /// Starts TLS on the connection as it is. One octet behind the server's consent is an injection (RFC 3207 §6; the
+    /// "NO STARTTLS" attacks of 2021).
+    pub(super) async fn start_tls(&mut self) -> Result<(), Error> {
+        if !self.inbox.is_empty() || self.listen(Phase::StartTls)? > 0 {
+            return Err(Error::protocol(Phase::StartTls, "octets in clear behind the consent to STARTTLS"));
+        }
+        let until = self.limit(Phase::Tls)?;
+        self.stream.start_tls(&self.settings.tls, until).await
+    }
+}
+
+impl Client {
+    /// Hands all replies at hand to the dialogue. True if there was one.
+    fn hear(&mut self, talk: &mut (dyn Dialogue + Send)) -> Result<bool, Error> {
+        let mut heard = false;
+        loop {
+            let phase = talk.phase();
+            let Some(reply) = self.inbox.next_reply().map_err(|what| Error::protocol(phase, what))? else {
+                return Ok(heard);
+            };
+            log::debug!(target: "postino", "S: {reply}");
+            heard = true;
+            if self.out.due() == 0 {
+                return Err(talk.on_early(reply));
+            }
+            self.out.heard();
+            talk.on_reply(reply, &self.out)?;
+            if reply.code() == 421 {
+                return Err(Error::Refused { phase, reply: reply.keep() });
+            }
+        }
+    }
+}

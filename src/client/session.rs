@@ -1,0 +1,339 @@
+//! The client: connect, log in, send, and the small commands.
+
+use std::{net::SocketAddr, time::Instant};
+
+use super::{body::Source, builder::Builder, maybe_async, resolve::resolve, stream::Stream};
+use crate::{
+    Capabilities, Delivery, Envelope, Error, Mail, Phase, Reply, Security,
+    config::{Config, Settings, later},
+    message::Content,
+    proto::{
+        Auth, Credentials, Hello, HelloName, Inbox, MailParameters, Options, Outbox, Simple, Survey,
+        Transaction, Upgrade,
+    },
+};
+
+/// The longest line of a message (RFC 5321 §4.5.3.1.6), in octets without its end.
+const MAX_TEXT_LINE: usize = 998;
+
+/// A connection to an SMTP server.
+///
+/// After an error that leaves it out of step (a lost connection, a timeout, an answer that is no SMTP, a 421), and
+/// after a future of its own that was dropped, it refuses further use with [`Error::NotConnected`]. After a refusal
+/// it goes on. Dropping it closes the connection at once and says nothing; [`quit`](Client::quit) says goodbye.
+#[derive(Debug)]
+pub struct Client {
+    pub(super) settings: Settings,
+    pub(super) stream: Stream,
+    pub(super) inbox: Inbox,
+    pub(super) out: Outbox,
+    /// Out of step, or in the middle of something.
+    pub(super) broken: bool,
+    /// When the call that is under way has to end.
+    pub(super) deadline: Option<Instant>,
+    greeting: Option<Reply>,
+    capabilities: Capabilities,
+    logged_in: bool,
+}
+
+impl Client {
+    /// Begins with the host: a name, an IPv4 or IPv6 address (in brackets or not).
+    pub fn builder(host: &str) -> Builder {
+        Builder::new(Config::new(host))
+    }
+
+    /// Begins with a URL: `smtp://host`, `smtps://user:password@host:port`, `smtp://host?tls=required` (or
+    /// `opportunistic`, or `none`). User and password are percent-encoded, an IPv6 address stands in brackets.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Config`] if it is no such URL. The text never shows the password.
+    pub fn from_url(url: &str) -> Result<Builder, Error> {
+        Ok(Builder::new(Config::from_url(url)?))
+    }
+
+    /// The first words of the server.
+    #[must_use]
+    pub fn greeting(&self) -> Option<&Reply> {
+        self.greeting.as_ref()
+    }
+
+    /// What the server offers, as of the last EHLO; empty for a server that knows HELO only.
+    #[must_use]
+    pub fn capabilities(&self) -> &Capabilities {
+        &self.capabilities
+    }
+
+    /// The server's end of the connection.
+    #[must_use]
+    pub fn peer_addr(&self) -> SocketAddr {
+        self.stream.peer()
+    }
+
+    /// Whether the connection is secured by TLS.
+    #[must_use]
+    pub fn is_encrypted(&self) -> bool {
+        self.stream.is_encrypted()
+    }
+
+    /// Closes the connection without a word. Safe at any time, also twice.
+    pub fn close(&mut self) {
+        self.broken = true;
+        self.stream.close();
+    }
+
+    /// The next call begins: its deadline runs from here.
+    fn begin(&mut self) {
+        self.deadline = self.settings.deadline.map(|limit| later(Instant::now(), limit));
+    }
+
+    /// What to say in EHLO.
+    fn hello_name(&self) -> HelloName {
+        let own = self.settings.hello_name.clone();
+        own.or_else(machine_name).unwrap_or_else(|| HelloName::literal(self.stream.local().ip()))
+    }
+
+    fn is_loopback(&self) -> bool {
+        self.stream.peer().ip().to_canonical().is_loopback()
+    }
+
+    /// What to say of this message in MAIL, or why the server cannot take it. Nothing has been sent yet.
+    fn parameters(
+        &self,
+        envelope: &Envelope,
+        content: &Content<'_>,
+        size: Option<u64>,
+    ) -> Result<MailParameters, Error> {
+        let offers = |keyword| self.capabilities.offers(keyword);
+        let survey = match content {
+            Content::Bytes(bytes) => Some(Survey::of(bytes)),
+            Content::Reader(_) => None,
+        };
+        if survey.is_some_and(|survey| survey.nul) {
+            return Err(Error::Message("the message has a NUL, which SMTP cannot carry".into()));
+        }
+        if survey.is_some_and(|survey| survey.eight_bit) && !offers("8BITMIME") {
+            return Err(Error::Unsupported("8BITMIME, and the message has octets beyond ASCII"));
+        }
+        if survey.is_some_and(|survey| survey.longest_line > MAX_TEXT_LINE) {
+            log::warn!(target: "postino", "the message has a line of more than 998 octets; a server may refuse or break it");
+        }
+        if !envelope.is_ascii() && !offers("SMTPUTF8") {
+            return Err(Error::Unsupported("SMTPUTF8, and an address is not ASCII"));
+        }
+        let size = survey.map(|survey| survey.octets).or(size);
+        match (size, self.capabilities.size_limit()) {
+            (Some(size), Some(limit)) if size > limit => return Err(Error::TooLarge { size, limit }),
+            _ => {}
+        }
+        Ok(MailParameters {
+            size: size.filter(|_| offers("SIZE")),
+            utf8: !envelope.is_ascii(),
+            // What a reader holds is not known yet.
+            eight_bit: offers("8BITMIME") && survey.is_none_or(|survey| survey.eight_bit),
+        })
+    }
+}
+
+#[maybe_async]
+impl Client {
+    pub(super) async fn open(settings: Settings, deadline: Option<Instant>) -> Result<Client, Error> {
+        let stream = connect(&settings, deadline).await?;
+        let mut client = Client {
+            settings,
+            stream,
+            inbox: Inbox::default(),
+            out: Outbox::default(),
+            broken: false,
+            deadline,
+            greeting: None,
+            capabilities: Capabilities::default(),
+            logged_in: false,
+        };
+        let upgrade = client.settings.upgrade(client.is_loopback())?;
+        if client.settings.security == Security::Implicit {
+            client.start_tls().await?;
+        }
+        client.hello(upgrade).await?;
+        if let Some(credentials) = client.settings.credentials.clone() {
+            client.auth(credentials).await?;
+        }
+        Ok(client)
+    }
+
+    async fn hello(&mut self, upgrade: Upgrade) -> Result<(), Error> {
+        let mut hello = Hello::new(self.hello_name(), upgrade, self.settings.credentials.is_some());
+        self.run(&mut hello, None).await?;
+        (self.greeting, self.capabilities) = hello.into_parts();
+        Ok(())
+    }
+
+    async fn auth(&mut self, credentials: Credentials) -> Result<(), Error> {
+        let mut auth = Auth::new(credentials, &self.capabilities)?;
+        self.run(&mut auth, None).await?;
+        auth.into_result()?;
+        self.logged_in = true;
+        Ok(())
+    }
+
+    /// Logs in, for who did not give the credentials to the builder.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Config`] without TLS, but to a loopback address (see [`Builder::danger_plaintext_credentials`]);
+    /// [`Error::Auth`] if the server refuses, offers no login, or there was one already. The connection goes on.
+    pub async fn login(&mut self, user: impl AsRef<[u8]>, password: impl AsRef<[u8]>) -> Result<(), Error> {
+        let credentials = Credentials::new(user, password)?;
+        self.begin();
+        if !self.is_encrypted() && !self.is_loopback() && !self.settings.danger_plaintext_credentials {
+            return Err(Error::Config(
+                "credentials are not sent without TLS, except to a loopback address".into(),
+            ));
+        }
+        if self.logged_in {
+            return Err(Error::Auth { what: "there was a login already".into(), reply: None });
+        }
+        self.auth(credentials).await
+    }
+
+    /// Sends a message to all of its recipients; `Ok` if one of them at least was accepted.
+    ///
+    /// # Errors
+    ///
+    /// Before anything is sent: [`Error::Message`], [`Error::Unsupported`], [`Error::TooLarge`], [`Error::Source`], and
+    /// those of the message itself. Then [`Error::Transaction`], which tells what became of each recipient and
+    /// whether the delivery is [in doubt](Error::in_doubt). After a refusal the connection goes on.
+    pub async fn send(&mut self, mail: &dyn Mail) -> Result<Delivery, Error> {
+        self.begin();
+        let envelope = mail.envelope()?;
+        self.deliver(mail, envelope, false).await
+    }
+
+    /// With `farewell` it is the last message of the connection.
+    pub(super) async fn deliver(
+        &mut self,
+        mail: &dyn Mail,
+        envelope: Envelope,
+        farewell: bool,
+    ) -> Result<Delivery, Error> {
+        if self.broken {
+            return Err(Error::NotConnected);
+        }
+        let body = mail.body()?;
+        let parameters = self.parameters(&envelope, &body.content, body.size)?;
+        let pipelining = self.settings.pipelining && self.capabilities.offers("PIPELINING");
+        let options = Options {
+            pipelining,
+            all_or_nothing: self.settings.all_or_nothing,
+            farewell: farewell && pipelining,
+        };
+        let mut transaction = Transaction::new(envelope, parameters, options);
+        let mut source = Source::new(body.content);
+        let broke = self.run(&mut transaction, Some(&mut source)).await.err();
+        if transaction.said_farewell() {
+            self.close();
+        }
+        transaction.into_result(self.out.offered(), broke)
+    }
+
+    /// NOOP: asks whether the server is still there (RFC 5321 §4.1.1.9).
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Refused`] for any answer but 250, or whatever became of the connection.
+    pub async fn noop(&mut self) -> Result<Reply, Error> {
+        self.simple(Simple::noop()).await
+    }
+
+    /// RSET: forgets any transaction that is under way (RFC 5321 §4.1.1.5). Sending does this by itself where it is
+    /// needed.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Refused`] for any answer but 250, or whatever became of the connection.
+    pub async fn rset(&mut self) -> Result<Reply, Error> {
+        self.simple(Simple::reset()).await
+    }
+
+    async fn simple(&mut self, mut command: Simple) -> Result<Reply, Error> {
+        self.begin();
+        self.run(&mut command, None).await?;
+        command.into_result()
+    }
+
+    /// QUIT: says goodbye, waits for the answer for a second at most, and closes the connection.
+    ///
+    /// # Errors
+    ///
+    /// None: whatever was sent before has its result already, and a failure here changes nothing. It goes to the log.
+    pub async fn quit(&mut self) -> Result<(), Error> {
+        if !self.broken {
+            let mut quit = Simple::quit();
+            let end = self.run(&mut quit, None).await;
+            log::debug!(target: "postino", "closed; QUIT: {:?}", end.map(|()| quit.into_result()));
+        }
+        self.close();
+        Ok(())
+    }
+}
+
+/// Connects to the first address that answers; each gets its share of the time.
+#[maybe_async]
+async fn connect(settings: &Settings, deadline: Option<Instant>) -> Result<Stream, Error> {
+    let start = Instant::now();
+    let limit = later(start, settings.timeouts.of(Phase::Connect));
+    let limit = deadline.map_or(limit, |deadline| limit.min(deadline));
+    let host = &settings.host.lookup;
+    let addresses = resolve(host, settings.port, limit).await?;
+    let server = format!("{host}:{}", settings.port);
+    let mut last = Error::Resolve { host: host.clone(), source: std::io::ErrorKind::NotFound.into() };
+    for (i, address) in addresses.iter().enumerate() {
+        let now = Instant::now();
+        let share = limit.saturating_duration_since(now) / (addresses.len() - i) as u32;
+        log::debug!(target: "postino", "connecting to {address}");
+        match Stream::connect(*address, later(now, share)).await {
+            Ok(stream) => return Ok(stream),
+            Err(e) if e.kind() == std::io::ErrorKind::TimedOut => last = Error::Timeout(Phase::Connect),
+            Err(source) => last = Error::Connect { server: server.clone(), source },
+        }
+    }
+    Err(last)
+}
+
+/// The machine's own name, if it is a full domain name.
+fn machine_name() -> Option<HelloName> {
+    let name = rustix::system::uname();
+    let name = name.nodename().to_str().ok()?;
+    HelloName::new(name).ok().filter(|_| name.contains('.') && !name.starts_with('['))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::block_on;
+    use super::*;
+
+    #[test]
+    fn connecting_to_a_closed_port_names_it() {
+        let port = {
+            let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+            listener.local_addr().unwrap().port()
+        };
+        let error = block_on(Client::builder("127.0.0.1").port(port).connect()).unwrap_err();
+        assert!(error.to_string().contains(&format!("127.0.0.1:{port}")), "{error}");
+        assert!(error.is_transient() && !error.is_timeout());
+    }
+
+    #[test]
+    fn what_cannot_be_fails_before_connecting() {
+        for builder in [
+            Client::builder("a\0b"),
+            Client::builder("b\u{fc}cher.example"),
+            Client::builder("h").hello_name("a b"),
+            Client::builder("h").credentials("u\0", "p"),
+            Client::builder("h").ca_certificate("nonsense"),
+            Client::builder("h").tls_name("x y"),
+        ] {
+            assert!(matches!(block_on(builder.connect()), Err(Error::Config(_))), "{builder:?}");
+        }
+    }
+}

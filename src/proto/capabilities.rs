@@ -1,0 +1,101 @@
+//! What the server offers: the lines of its answer to EHLO (RFC 5321 §4.1.1.1).
+
+use super::ReplyRef;
+
+/// What the server offers: keywords, each with its parameters. Keywords are compared without regard to case.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Capabilities(Vec<(String, String)>);
+
+impl Capabilities {
+    /// From the reply to EHLO. Its first line is the server's name and no keyword.
+    #[must_use]
+    pub fn parse(reply: ReplyRef<'_>) -> Capabilities {
+        let lines = reply.text_lines().skip(1).map(String::from_utf8_lossy);
+        let split = lines.filter_map(|line| {
+            let line = line.trim();
+            // `AUTH=PLAIN LOGIN`, as servers wrote it before RFC 2554.
+            let old_auth = line.get(..5).filter(|start| start.eq_ignore_ascii_case("AUTH="));
+            let (keyword, parameters) = match old_auth {
+                Some(_) => ("AUTH", &line[5..]),
+                None => line.split_once([' ', '\t']).unwrap_or((line, "")),
+            };
+            (!keyword.is_empty()).then(|| (keyword.to_ascii_uppercase(), parameters.trim().to_owned()))
+        });
+        Capabilities(split.collect())
+    }
+
+    /// Whether the server offers it: `PIPELINING`, `STARTTLS`, `8BITMIME` …
+    #[must_use]
+    pub fn offers(&self, keyword: &str) -> bool {
+        self.parameters(keyword).is_some()
+    }
+
+    /// What stands behind a keyword; empty if nothing does, `None` if the keyword is not there.
+    #[must_use]
+    pub fn parameters(&self, keyword: &str) -> Option<&str> {
+        self.iter().find(|(k, _)| k.eq_ignore_ascii_case(keyword)).map(|(_, parameters)| parameters)
+    }
+
+    /// All keywords with their parameters, in the server's order; keywords are upper-case.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0.iter().map(|(keyword, parameters)| (keyword.as_str(), parameters.as_str()))
+    }
+
+    /// The largest message the server takes, in octets (RFC 1870); `None` if it does not say. 0 means no limit, and so
+    /// does what is no number; a number that is too large for 64 bits counts as the largest.
+    #[must_use]
+    pub fn size_limit(&self) -> Option<u64> {
+        let digits = self.parameters("SIZE")?;
+        if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_digit()) {
+            return None;
+        }
+        Some(digits.parse().unwrap_or(u64::MAX)).filter(|limit| *limit > 0)
+    }
+
+    /// The login mechanisms (RFC 4954), upper-case, in the server's order.
+    pub fn auth_mechanisms(&self) -> impl Iterator<Item = String> {
+        let lists = self.iter().filter(|(keyword, _)| *keyword == "AUTH");
+        lists.flat_map(|(_, list)| list.split_ascii_whitespace()).map(str::to_ascii_uppercase)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::Inbox;
+
+    fn capabilities(text: &str) -> Capabilities {
+        let mut inbox = Inbox::default();
+        inbox.room()[..text.len()].copy_from_slice(text.as_bytes());
+        inbox.arrived(text.len());
+        Capabilities::parse(inbox.next_reply().unwrap().unwrap())
+    }
+
+    #[test]
+    fn threat_59_odd_lines_are_read() {
+        let offered = capabilities(
+            "250-STARTTLS is my name\r\n250-size\r\n250- Pipelining\r\n250-XSECURITY=NONE,STARTTLS\r\n250-\r\n\
+             250-AUTH=PLAIN\r\n250-auth LOGIN plain\r\n250-X-AUTH=JUNK\r\n250 8bitmime \r\n",
+        );
+        assert!(!offered.offers("STARTTLS"), "neither the first line nor a part of a word is a keyword");
+        assert!(offered.offers("pipelining") && offered.offers("8BITMIME"));
+        assert_eq!(offered.size_limit(), None);
+        assert_eq!(offered.auth_mechanisms().collect::<Vec<_>>(), ["PLAIN", "LOGIN", "PLAIN"]);
+        assert_eq!(capabilities("250 Ok SESSIONID=1\r\n"), Capabilities::default());
+    }
+
+    #[test]
+    fn threat_44_any_size_is_a_limit_or_none() {
+        for (line, limit) in [
+            ("SIZE", None),
+            ("SIZE 0", None),
+            ("SIZE 1000", Some(1000)),
+            ("SIZE 18446744073709551616", Some(u64::MAX)),
+            ("SIZE -1", None),
+            ("SIZE +5", None),
+            ("SIZE x", None),
+        ] {
+            assert_eq!(capabilities(&format!("250-me\r\n250 {line}\r\n")).size_limit(), limit, "{line}");
+        }
+    }
+}

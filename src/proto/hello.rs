@@ -1,0 +1,134 @@
+//! Dialogue: greeting, EHLO or HELO, STARTTLS, EHLO again (RFC 5321 §3.1, RFC 3207).
+//!
+//! ```text
+//! Greeting ─220─▶ Ehlo ─250─▶ Done
+//!                  │ │└─250, and TLS is wanted─▶ StartTls ─220─▶ Handshake ─▶ Ehlo
+//!                  │ └─4xx, 5xx, and neither TLS nor a login is needed─▶ Helo ─250─▶ Done
+//!                  └─421, or TLS or a login is needed: an error
+//! ```
+
+use super::{Capabilities, Command, Dialogue, HelloName, Outbox, ReplyRef, Want};
+use crate::{Error, Phase, Reply};
+
+/// Whether to upgrade to TLS by STARTTLS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Upgrade {
+    /// Not at all: there is TLS already, or it is not wanted.
+    Never,
+    /// If the server offers it.
+    IfOffered,
+    /// Or else it is an error.
+    Required,
+}
+
+/// Greeting, EHLO, and STARTTLS if wanted. Everything learnt before TLS is forgotten (RFC 3207 §4.2).
+#[derive(Debug)]
+pub struct Hello {
+    name: HelloName,
+    upgrade: Upgrade,
+    helo_will_do: bool,
+    state: State,
+    /// The command of this state is out.
+    said: bool,
+    greeting: Option<Reply>,
+    capabilities: Capabilities,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Greeting,
+    Ehlo,
+    Helo,
+    StartTls,
+    Handshake,
+    Done,
+}
+
+impl Hello {
+    /// `needs_auth` says that a login will follow: HELO is no way out then.
+    #[must_use]
+    pub fn new(name: HelloName, upgrade: Upgrade, needs_auth: bool) -> Hello {
+        Hello {
+            name,
+            upgrade,
+            helo_will_do: upgrade != Upgrade::Required && !needs_auth,
+            state: State::Greeting,
+            said: false,
+            greeting: None,
+            capabilities: Capabilities::default(),
+        }
+    }
+
+    /// The greeting, and what the server offers.
+    #[must_use]
+    pub fn into_parts(self) -> (Option<Reply>, Capabilities) {
+        (self.greeting, self.capabilities)
+    }
+
+    fn go(&mut self, state: State) {
+        (self.state, self.said) = (state, false);
+    }
+
+    fn on_ehlo(&mut self, reply: ReplyRef<'_>) -> Result<(), Error> {
+        self.capabilities = Capabilities::parse(reply);
+        let offered = self.capabilities.offers("STARTTLS");
+        match self.upgrade {
+            Upgrade::Required if !offered => return Err(Error::TlsRequired),
+            Upgrade::Required | Upgrade::IfOffered if offered => self.go(State::StartTls),
+            _ => self.go(State::Done),
+        }
+        Ok(())
+    }
+}
+
+impl Dialogue for Hello {
+    fn phase(&self) -> Phase {
+        match self.state {
+            State::Greeting => Phase::Greeting,
+            State::Ehlo | State::Helo | State::Done => Phase::Hello,
+            State::StartTls => Phase::StartTls,
+            State::Handshake => Phase::Tls,
+        }
+    }
+
+    fn fill(&mut self, out: &mut Outbox) -> Want {
+        let said = std::mem::replace(&mut self.said, true);
+        match self.state {
+            State::Done => return Want::Nothing,
+            State::Handshake => return Want::StartTls,
+            _ if said => {}
+            State::Greeting => out.expect(),
+            State::Ehlo => out.put(Command::Ehlo(&self.name)),
+            State::Helo => out.put(Command::Helo(&self.name)),
+            State::StartTls => out.put(Command::StartTls),
+        }
+        Want::Reply
+    }
+
+    fn on_reply(&mut self, reply: ReplyRef<'_>, _: &Outbox) -> Result<(), Error> {
+        match (self.state, reply.code()) {
+            (State::Greeting, 220) => {
+                self.greeting = Some(reply.keep());
+                self.go(State::Ehlo);
+            }
+            (State::Ehlo, 250) => self.on_ehlo(reply)?,
+            (State::Helo, 250) => self.go(State::Done),
+            (State::Ehlo, code @ 400..) if code != 421 && self.helo_will_do => self.go(State::Helo),
+            (State::StartTls, 220) => self.go(State::Handshake),
+            (_, 400..) => return Err(Error::Refused { phase: self.phase(), reply: reply.keep() }),
+            _ => {
+                return Err(Error::protocol(
+                    self.phase(),
+                    format!("an answer that cannot stand here: {reply}"),
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    fn on_tls(&mut self) {
+        self.upgrade = Upgrade::Never;
+        self.capabilities = Capabilities::default();
+        self.go(State::Ehlo);
+    }
+}

@@ -1,0 +1,440 @@
+//! One connection: reads commands, answers them, hands in what it has accepted.
+
+use std::{
+    borrow::Cow,
+    io::{self, BufRead, BufReader, Write},
+    net::{Shutdown, TcpStream},
+    sync::Arc,
+};
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use memchr::memchr;
+
+use super::{Parts, Shared, content::Content};
+
+/// The longest command line, with its CRLF, in octets.
+const MAX_LINE: usize = 4096;
+/// The longest line of an AUTH exchange, with its CRLF, in octets (RFC 4954 §4).
+const MAX_AUTH_LINE: usize = 12288;
+
+/// A reply without its last CRLF.
+type Reply = Cow<'static, str>;
+
+/// Why a command was not carried out.
+enum Stop {
+    Refused(Reply),
+    /// The client has hung up.
+    Gone,
+}
+
+impl From<&'static str> for Stop {
+    fn from(reply: &'static str) -> Stop {
+        Stop::Refused(reply.into())
+    }
+}
+
+impl From<io::Error> for Stop {
+    fn from(_: io::Error) -> Stop {
+        Stop::Gone
+    }
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Hello {
+    None,
+    Helo,
+    Ehlo,
+}
+
+pub(super) struct Connection {
+    shared: Arc<Shared>,
+    number: usize,
+    input: BufReader<TcpStream>,
+    /// Replies that wait until there is nothing left to read.
+    output: Vec<u8>,
+    hello: Hello,
+    user: Option<String>,
+    transaction: Option<Parts>,
+}
+
+impl Connection {
+    pub(super) fn new(stream: TcpStream, number: usize, shared: Arc<Shared>) -> Connection {
+        Connection {
+            shared,
+            number,
+            input: BufReader::new(stream),
+            output: Vec::new(),
+            hello: Hello::None,
+            user: None,
+            transaction: None,
+        }
+    }
+
+    /// Talks until QUIT or until the client is gone.
+    pub(super) fn serve(mut self) {
+        self.say("220 localhost ESMTP postino::testing");
+        loop {
+            let reply = match self.line(MAX_LINE).and_then(|line| self.command(&line)) {
+                Ok(reply) | Err(Stop::Refused(reply)) => reply,
+                Err(Stop::Gone) => return,
+            };
+            self.say(&reply);
+            if reply.starts_with("221") {
+                // Whether the client still hears it is the client's business.
+                let _ = self.flush();
+                return;
+            }
+        }
+    }
+
+    fn command(&mut self, line: &str) -> Result<Reply, Stop> {
+        let line = line.trim_end_matches(' ');
+        let (verb, argument) = line.split_once(' ').unwrap_or((line, ""));
+        match (verb.to_ascii_uppercase().as_str(), argument) {
+            ("EHLO" | "HELO" | "VRFY", "") => Err("501 5.5.4 An argument is missing".into()),
+            ("RSET" | "DATA" | "QUIT", argument) if !argument.is_empty() => {
+                Err("501 5.5.4 There is no argument".into())
+            }
+            ("EHLO", _) => Ok(self.ehlo()),
+            ("HELO", _) => Ok(self.helo()),
+            ("AUTH", _) => self.auth(argument),
+            ("MAIL", _) => self.mail(argument),
+            ("RCPT", _) => self.rcpt(argument),
+            ("DATA", _) => self.data(),
+            ("RSET", _) => Ok(self.rset()),
+            ("NOOP", _) => Ok("250 2.0.0 Ok".into()),
+            ("VRFY", _) => Ok("252 2.5.0 Send it and see".into()),
+            ("QUIT", _) => Ok("221 2.0.0 Bye".into()),
+            _ => Err("500 5.5.1 Unknown command".into()),
+        }
+    }
+}
+
+/// Hello and its offers.
+impl Connection {
+    fn ehlo(&mut self) -> Reply {
+        self.transaction = None;
+        self.hello = Hello::Ehlo;
+        let mut lines = vec!["localhost".to_owned()];
+        let offered = self.shared.settings.offered.iter().copied().filter(|keyword| self.offers(keyword));
+        lines.extend(offered.map(|keyword| match keyword {
+            "SIZE" => format!("SIZE {}", self.shared.settings.size_limit),
+            "AUTH" => "AUTH PLAIN LOGIN".to_owned(),
+            _ => keyword.to_owned(),
+        }));
+        let last = lines.pop().unwrap_or_default();
+        let before: String = lines.iter().map(|line| format!("250-{line}\r\n")).collect();
+        format!("{before}250 {last}").into()
+    }
+
+    fn helo(&mut self) -> Reply {
+        self.transaction = None;
+        self.hello = Hello::Helo;
+        "250 localhost".into()
+    }
+
+    fn offers(&self, keyword: &str) -> bool {
+        self.hello == Hello::Ehlo && self.shared.settings.offers(keyword)
+    }
+}
+
+/// The transaction.
+impl Connection {
+    fn mail(&mut self, argument: &str) -> Result<Reply, Stop> {
+        if self.hello == Hello::None {
+            return Err("503 5.5.1 EHLO comes first".into());
+        }
+        if self.shared.settings.login_required && self.user.is_none() {
+            return Err("530 5.7.0 Authentication required".into());
+        }
+        if self.transaction.is_some() {
+            return Err("503 5.5.1 There is a transaction already".into());
+        }
+        let (sender, parameters) =
+            path(argument, "FROM:<").ok_or("501 5.5.4 Syntax: MAIL FROM:<address> parameters")?;
+        for parameter in &parameters {
+            self.check_mail_parameter(parameter)?;
+        }
+        check_letters(sender, &parameters)?;
+        if let Some(reply) = self.shared.settings.refused_senders.get(&sender.to_lowercase()) {
+            return Err(Stop::Refused(reply.clone().into()));
+        }
+        self.transaction =
+            Some(Parts { sender: sender.to_owned(), mail_parameters: parameters, ..Parts::default() });
+        Ok("250 2.1.0 Ok".into())
+    }
+
+    fn check_mail_parameter(&self, parameter: &str) -> Result<(), Stop> {
+        let (keyword, value) = split_parameter(parameter);
+        let is = |words: &[&str]| words.iter().any(|word| word.eq_ignore_ascii_case(value));
+        let (extension, well_formed) = match keyword.as_str() {
+            "SIZE" => ("SIZE", is_size(value)),
+            "BODY" => ("8BITMIME", is(&["7BIT", "8BITMIME"])),
+            "SMTPUTF8" => ("SMTPUTF8", parameter.len() == keyword.len()),
+            "AUTH" => ("AUTH", !value.is_empty()),
+            "RET" => ("DSN", is(&["FULL", "HDRS"])),
+            "ENVID" => ("DSN", !value.is_empty()),
+            _ => ("", false),
+        };
+        self.check_parameter(extension, well_formed)?;
+        // What no u64 holds is too great as well.
+        if keyword == "SIZE" && self.shared.settings.is_too_great(value.parse().unwrap_or(u64::MAX)) {
+            return Err(TOO_GREAT.into());
+        }
+        Ok(())
+    }
+
+    fn rcpt(&mut self, argument: &str) -> Result<Reply, Stop> {
+        let Some(transaction) = &self.transaction else {
+            return Err("503 5.5.1 MAIL comes first".into());
+        };
+        let (recipient, parameters) = path(argument, "TO:<")
+            .filter(|(recipient, _)| !recipient.is_empty())
+            .ok_or("501 5.5.4 Syntax: RCPT TO:<address> parameters")?;
+        for parameter in &parameters {
+            let (keyword, value) = split_parameter(parameter);
+            let extension = if matches!(keyword.as_str(), "NOTIFY" | "ORCPT") { "DSN" } else { "" };
+            self.check_parameter(extension, !value.is_empty())?;
+        }
+        check_letters(recipient, &transaction.mail_parameters)?;
+        if let Some(reply) = self.shared.settings.refused_recipients.get(&recipient.to_lowercase()) {
+            return Err(Stop::Refused(reply.clone().into()));
+        }
+        if let Some(transaction) = &mut self.transaction {
+            transaction.recipients.push(recipient.to_owned());
+            transaction.recipient_parameters.push(parameters);
+        }
+        Ok("250 2.1.5 Ok".into())
+    }
+
+    fn check_parameter(&self, extension: &str, well_formed: bool) -> Result<(), Stop> {
+        if !self.offers(extension) {
+            return Err("555 5.5.4 Parameter not offered".into());
+        }
+        if !well_formed {
+            return Err("501 5.5.4 Parameter not well-formed".into());
+        }
+        Ok(())
+    }
+
+    fn data(&mut self) -> Result<Reply, Stop> {
+        match &self.transaction {
+            None => return Err("503 5.5.1 MAIL comes first".into()),
+            Some(parts) if parts.recipients.is_empty() => return Err("554 5.5.1 No valid recipients".into()),
+            Some(_) => {}
+        }
+        let content = self.content()?;
+        let parts = self.transaction.take().unwrap_or_default();
+        let settings = &self.shared.settings;
+        if settings.is_too_great(content.octets()) {
+            return Err(TOO_GREAT.into());
+        }
+        if let Some(reply) = &settings.refused_message {
+            return Err(Stop::Refused(reply.clone().into()));
+        }
+        let message = Parts { content: content.into_bytes(), user: self.user.clone(), ..parts };
+        Ok(format!("250 2.0.0 Ok: queued as T{}", self.shared.deliver(message)).into())
+    }
+
+    fn content(&mut self) -> Result<Content, Stop> {
+        self.say("354 End it with <CRLF>.<CRLF>");
+        let limit = self.shared.settings.size_limit;
+        let mut content = Content::new(if limit == 0 { u64::MAX } else { limit });
+        while !content.has_ended() {
+            let used = content.read(self.more()?);
+            self.input.consume(used);
+        }
+        self.record(&format!("C: ({} octets)", content.octets()));
+        Ok(content)
+    }
+
+    fn rset(&mut self) -> Reply {
+        self.transaction = None;
+        "250 2.0.0 Ok".into()
+    }
+}
+
+const TOO_GREAT: &str = "552 5.3.4 Message too great";
+
+/// Reads `FROM:<address>` or `TO:<address>`, and the parameters behind it.
+fn path<'a>(argument: &'a str, start: &str) -> Option<(&'a str, Vec<String>)> {
+    let (head, inside) = argument.split_at_checked(start.len())?;
+    let end = end_of_path(inside)?;
+    let (address, rest) = (&inside[..end], &inside[end + 1..]);
+    if !head.eq_ignore_ascii_case(start) || !(rest.is_empty() || rest.starts_with(' ')) {
+        return None;
+    }
+    let parameters = rest.split(' ').filter(|parameter| !parameter.is_empty());
+    Some((address, parameters.map(str::to_owned).collect()))
+}
+
+/// Finds the `>` that no quotes hold: `<"a> b"@example.org>` is one path.
+fn end_of_path(inside: &str) -> Option<usize> {
+    let (mut quoted, mut escaped) = (false, false);
+    for (at, c) in inside.char_indices() {
+        match c {
+            _ if escaped => escaped = false,
+            '\\' if quoted => escaped = true,
+            '"' => quoted = !quoted,
+            '>' if !quoted => return Some(at),
+            '<' | ' ' if !quoted => return None,
+            _ => {}
+        }
+    }
+    None
+}
+
+/// Letters beyond ASCII take the parameter SMTPUTF8 (RFC 6531 §3.4).
+fn check_letters(address: &str, mail_parameters: &[String]) -> Result<(), Stop> {
+    let allowed = mail_parameters.iter().any(|parameter| parameter.eq_ignore_ascii_case("SMTPUTF8"));
+    if address.is_ascii() || allowed {
+        return Ok(());
+    }
+    Err("553 5.6.7 Address not in ASCII".into())
+}
+
+fn split_parameter(parameter: &str) -> (String, &str) {
+    let (keyword, value) = parameter.split_once('=').unwrap_or((parameter, ""));
+    (keyword.to_ascii_uppercase(), value)
+}
+
+/// 1 to 20 digits (RFC 1870 §3).
+fn is_size(value: &str) -> bool {
+    (1..=20).contains(&value.len()) && value.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+/// Logging in (RFC 4954).
+impl Connection {
+    fn auth(&mut self, argument: &str) -> Result<Reply, Stop> {
+        if !self.offers("AUTH") {
+            return Err("502 5.5.1 AUTH not offered".into());
+        }
+        if self.user.is_some() || self.transaction.is_some() {
+            return Err("503 5.5.1 Not now".into());
+        }
+        let (mechanism, initial) = match argument.split_once(' ') {
+            Some((mechanism, initial)) => (mechanism, Some(initial)),
+            None => (argument, None),
+        };
+        match mechanism.to_ascii_uppercase().as_str() {
+            "PLAIN" => self.auth_plain(initial),
+            "LOGIN" => self.auth_login(initial),
+            "" => Err("501 5.5.4 Syntax: AUTH mechanism".into()),
+            _ => Err("504 5.5.4 Unknown mechanism".into()),
+        }
+    }
+
+    fn auth_plain(&mut self, initial: Option<&str>) -> Result<Reply, Stop> {
+        let response = self.response(initial, "334 ")?;
+        match response.split(|byte| *byte == 0).collect::<Vec<_>>()[..] {
+            // The first is whom to act for (RFC 4616 §2): nobody else.
+            [other, user, password] if other.is_empty() || other == user => self.log_in(user, password),
+            [_, _, _] => Err(BAD_LOGIN.into()),
+            _ => Err("501 5.5.2 Not a PLAIN response".into()),
+        }
+    }
+
+    fn auth_login(&mut self, initial: Option<&str>) -> Result<Reply, Stop> {
+        let user = self.response(initial, "334 VXNlcm5hbWU6")?;
+        let password = self.response(None, "334 UGFzc3dvcmQ6")?;
+        self.log_in(&user, &password)
+    }
+
+    fn response(&mut self, initial: Option<&str>, challenge: &str) -> Result<Vec<u8>, Stop> {
+        let line = match initial {
+            Some("=") => return Ok(Vec::new()),
+            Some(initial) => initial.to_owned(),
+            None => {
+                self.say(challenge);
+                self.line(MAX_AUTH_LINE)?
+            }
+        };
+        match line.as_str() {
+            "*" => Err("501 5.7.0 Authentication cancelled".into()),
+            line => STANDARD.decode(line).map_err(|_| "501 5.5.2 Not base64".into()),
+        }
+    }
+
+    fn log_in(&mut self, user: &[u8], password: &[u8]) -> Result<Reply, Stop> {
+        match &self.shared.settings.credentials {
+            Some((u, p)) if (u.as_bytes(), p.as_bytes()) == (user, password) => {
+                self.user = Some(u.clone());
+                Ok("235 2.7.0 Welcome".into())
+            }
+            _ => Err(BAD_LOGIN.into()),
+        }
+    }
+}
+
+const BAD_LOGIN: &str = "535 5.7.8 Wrong user or password";
+
+/// Lines in and out.
+impl Connection {
+    /// Reads one line; of one that is too long no more than the longest is kept.
+    fn line(&mut self, limit: usize) -> Result<String, Stop> {
+        let (mut line, mut octets, mut ended) = (Vec::new(), 0, false);
+        while !ended {
+            let chunk = self.more()?;
+            let end = memchr(b'\n', chunk);
+            let used = end.map_or(chunk.len(), |at| at + 1);
+            line.extend_from_slice(&chunk[..used.min(MAX_AUTH_LINE - line.len())]);
+            self.input.consume(used);
+            octets += used as u64;
+            ended = end.is_some();
+        }
+        let is_auth = line.get(..5).is_some_and(|verb| verb.eq_ignore_ascii_case(b"AUTH "));
+        let limit = if is_auth { MAX_AUTH_LINE } else { limit };
+        if octets > limit as u64 {
+            self.record(&format!("C: ({octets} octets)"));
+            return Err("500 5.5.2 Line too long".into());
+        }
+        self.record(&format!("C: {}", String::from_utf8_lossy(&line).trim_end_matches(['\r', '\n'])));
+        match line.strip_suffix(b"\r\n").map(std::str::from_utf8) {
+            Some(Ok(text)) if !text.contains(char::is_control) => Ok(text.to_owned()),
+            _ => Err("500 5.5.2 A line is UTF-8, holds no control characters, and ends in CRLF".into()),
+        }
+    }
+
+    /// What is there to read. Before it has to wait, the replies so far leave in one write (RFC 2920 §3.2).
+    fn more(&mut self) -> io::Result<&[u8]> {
+        if self.input.buffer().is_empty() {
+            self.flush()?;
+        }
+        while let Err(error) = self.input.fill_buf() {
+            if error.kind() != io::ErrorKind::Interrupted {
+                return Err(error);
+            }
+        }
+        match self.input.buffer() {
+            [] => Err(io::ErrorKind::UnexpectedEof.into()),
+            bytes => Ok(bytes),
+        }
+    }
+
+    fn say(&mut self, reply: &str) {
+        for line in reply.split("\r\n") {
+            self.record(&format!("S: {line}"));
+        }
+        self.output.extend_from_slice(reply.as_bytes());
+        self.output.extend_from_slice(b"\r\n");
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        let written = self.input.get_mut().write_all(&self.output);
+        self.output.clear();
+        written
+    }
+
+    fn record(&self, line: &str) {
+        self.shared.record(self.number, line);
+    }
+}
+
+/// Also when `on_line` panics: the client shall not wait for a thread that is gone.
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.shared.leave(self.number);
+        // It fails if the client was faster.
+        let _ = self.input.get_ref().shutdown(Shutdown::Both);
+    }
+}
