@@ -1,4 +1,96 @@
-//! (being written)
+//! An SMTP client, blocking first.
+//!
+//! The crate root works over `std::net`: no runtime, no lasting thread. The feature `async` adds [`aio`](#async), the
+//! same client with `async fn`.
+//!
+//! # One call
+//!
+//! ```no_run
+//! use postino::{Envelope, Raw};
+//!
+//! let envelope = Envelope::new("alice@example.org", ["bob@example.net"])?;
+//! let mail = Raw::bytes(envelope, "From: alice@example.org\nSubject: Hi\n\nHello, Bob!\n");
+//! postino::send("smtps://user:secret@mail.example.org", &mail)?;
+//! # Ok::<(), postino::Error>(())
+//! ```
+//!
+//! # A session
+//!
+//! A message may be an [`email_format::Email`]; its envelope comes from its headers then.
+//!
+//! ```no_run
+//! use email_format::Email;
+//! use postino::{Client, Security};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let mut email = Email::new("Alice <alice@example.org>", "Wed, 5 Jan 2022 15:13:05 +0100")?;
+//! email.set_to("Bob <bob@example.net>")?;
+//! email.set_subject("Hi")?;
+//! email.set_body("Hello, Bob!\r\n")?;
+//!
+//! let mut client = Client::builder("mail.example.org")
+//!     .security(Security::StartTls)
+//!     .credentials("user", "secret")
+//!     .connect()?;
+//! let delivery = client.send(&email)?;
+//! for recipient in delivery.refused() {
+//!     eprintln!("{} was refused: {}", recipient.address(), recipient.reply().unwrap());
+//! }
+//! client.quit()?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # When something goes wrong
+//!
+//! ```no_run
+//! # let mail = postino::Raw::bytes(postino::Envelope::new("", ["b@c"])?, "");
+//! match postino::send("smtp://mail.example.org", &mail) {
+//!     Ok(delivery) => println!("accepted, but for {} recipients", delivery.refused().count()),
+//!     Err(e) if e.in_doubt() => println!("it may have arrived: ask before you send it again ({e})"),
+//!     Err(e) if e.is_transient() => println!("try again later: {e}"),
+//!     Err(e) => println!("it is no use: {e}"),
+//! }
+//! # Ok::<(), postino::Error>(())
+//! ```
+//!
+//! [`Error`] says at which step it happened and keeps the server's whole [`Reply`]; an [`Error::Transaction`] tells
+//! for every recipient whether the message was accepted, refused, not sent, or is in doubt.
+//!
+//! # Security
+//!
+//! - STARTTLS is used when the server offers it ([`Security::Auto`]); with credentials TLS is required. To a loopback
+//!   address neither.
+//! - Certificates are verified, for the host's name. A handshake that fails is an error, never a way to plain text.
+//! - Nothing an address, a name or a message holds can become a command.
+//! - Everything a server can make grow has a limit, and so has every wait (60 seconds; 10 minutes for the reply to the
+//!   end of a message; see [`Builder::timeout`] and [`Builder::deadline`]).
+//! - Passwords are in no log line, no `Debug` and no error.
+//!
+//! # Logging
+//!
+//! By [`log`](https://docs.rs/log), with the target `postino`. `warn`: what a server may take amiss, such as lines of
+//! more than 998 octets. `debug`: the dialogue, line by line, as `C:` and `S:`, with secrets masked and content only
+//! counted; what is connected to, and why it is closed.
+//!
+//! # Features
+//!
+//! All of them only add. `native-tls` (default): TLS by the system's library; without it, plain text works, and asking
+//! for TLS is an error. `vendored`: builds OpenSSL and links it statically. `async`: [`aio`](#async). `testing`: a
+//! server in the process, for tests.
+//!
+//! <a id="async"></a>`aio` has the same names as the root: `postino::aio::Client` is `postino::Client`, awaited. Its
+//! page says more where the feature is on.
+//!
+//! # The rooms
+//!
+//! | | |
+//! |---|---|
+//! | [`Client`], [`Builder`], [`send`] | connect and send |
+//! | [`Address`], [`Envelope`] | who it is from and for |
+//! | [`message`] | what can be sent: the trait [`Mail`], [`Raw`] messages, envelopes from headers |
+//! | [`Delivery`], [`Outcome`], [`Error`] | what became of it |
+//! | [`proto`] | SMTP without I/O, for who brings the connection |
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 #![cfg_attr(docsrs, feature(doc_cfg))]

@@ -6,7 +6,9 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
-pub(crate) use self::library::{Connector, Handshake, Paused, TlsStream};
+#[cfg(feature = "async")]
+pub(crate) use self::library::Paused;
+pub(crate) use self::library::{Connector, Handshake, TlsStream};
 use crate::Error;
 
 /// What to trust, and which name to verify.
@@ -67,6 +69,7 @@ impl fmt::Debug for TlsSettings {
 }
 
 #[cfg(feature = "native-tls")]
+#[cfg_attr(not(feature = "async"), allow(dead_code))] // the blocking world never goes on with a paused handshake
 mod library {
     use std::{
         io::{Read, Write},
@@ -156,6 +159,7 @@ mod library {
 }
 
 #[cfg(not(feature = "native-tls"))]
+#[allow(dead_code)] // the same shape as with the library
 mod library {
     use std::{
         convert::Infallible,
@@ -172,7 +176,6 @@ mod library {
     #[derive(Debug)]
     pub(crate) struct TlsStream<S>(Infallible, PhantomData<S>);
 
-    #[allow(dead_code)] // the same shape as with the library
     pub(crate) enum Handshake<S> {
         Done(TlsStream<S>),
         Paused(Paused<S>),
