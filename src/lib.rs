@@ -137,3 +137,8 @@ pub use self::{
 pub fn send(url: &str, mail: &dyn Mail) -> Result<Delivery, Error> {
     Client::from_url(url)?.send(mail)
 }
+
+/// The examples in README compile.
+#[cfg(all(doctest, feature = "async"))]
+#[doc = include_str!("../README.md")]
+struct Readme;

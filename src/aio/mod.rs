@@ -21,7 +21,7 @@
 //! # Cancelling
 //!
 //! Dropping a future closes nothing at once, but leaves a client that refuses further use with
-//! [`Error::NotConnected`](crate::Error::NotConnected): what was under way may have been half said, and nothing that
+//! [`Error::NotConnected`]: what was under way may have been half said, and nothing that
 //! comes later could be told from its answer. A message whose future was dropped may have been delivered.
 
 use ::maybe_async::must_be_async as maybe_async;
