@@ -165,7 +165,7 @@ impl Builder {
         let deadline = settings.deadline.map(|limit| later(Instant::now(), limit));
         let mut client = Client::open(settings, deadline).await?;
         let result = client.deliver(mail, envelope, true).await;
-        client.quit().await?;
+        client.goodbye().await;
         result
     }
 }

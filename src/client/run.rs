@@ -34,6 +34,14 @@ impl Client {
         }
     }
 
+    /// One octet behind the consent to STARTTLS is an injection (RFC 3207 §6; the "NO STARTTLS" attacks of 2021).
+    fn refuse_clear_text(&mut self) -> Result<(), Error> {
+        if !self.inbox.is_empty() || self.listen(Phase::StartTls)? > 0 {
+            return Err(Error::protocol(Phase::StartTls, "octets in clear behind the consent to STARTTLS"));
+        }
+        Ok(())
+    }
+
     /// Tells the log what was put into the outbox.
     fn log_commands(&mut self) {
         self.out.tell(|line| log::debug!(target: "postino", "C: {line}"));
@@ -96,12 +104,17 @@ impl Client {
                     }
                 }
                 Want::Reply => {
+                    let anew = !self.out.unsent().is_empty();
                     if self.write(talk.phase(), until).await? {
+                        if anew {
+                            until = self.limit(talk.phase())?; // writing may have taken its time
+                        }
                         self.read(talk.phase(), until).await?;
                     }
                 }
                 Want::StartTls => {
-                    self.start_tls().await?;
+                    self.refuse_clear_text()?;
+                    self.handshake().await?;
                     talk.on_tls();
                     until = self.limit(talk.phase())?;
                 }
@@ -158,12 +171,8 @@ impl Client {
         }
     }
 
-    /// Starts TLS on the connection as it is. One octet behind the server's consent is an injection (RFC 3207 §6; the
-    /// "NO STARTTLS" attacks of 2021).
-    pub(super) async fn start_tls(&mut self) -> Result<(), Error> {
-        if !self.inbox.is_empty() || self.listen(Phase::StartTls)? > 0 {
-            return Err(Error::protocol(Phase::StartTls, "octets in clear behind the consent to STARTTLS"));
-        }
+    /// TLS on the connection as it is.
+    pub(super) async fn handshake(&mut self) -> Result<(), Error> {
         let until = self.limit(Phase::Tls)?;
         self.stream.start_tls(&self.settings.tls, until).await
     }
@@ -178,7 +187,7 @@ impl Client {
             let Some(reply) = self.inbox.next_reply().map_err(|what| Error::protocol(phase, what))? else {
                 return Ok(heard);
             };
-            log::debug!(target: "postino", "S: {reply}");
+            log::debug!(target: "postino", "S: {}", talk.keep(reply));
             heard = true;
             if self.out.due() == 0 {
                 return Err(talk.on_early(reply));
@@ -186,7 +195,7 @@ impl Client {
             self.out.heard();
             talk.on_reply(reply, &self.out)?;
             if reply.code() == 421 {
-                return Err(Error::Refused { phase, reply: reply.keep() });
+                return Err(Error::Refused { phase, reply: talk.keep(reply) });
             }
         }
     }

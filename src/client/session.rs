@@ -152,7 +152,7 @@ impl Client {
         };
         let upgrade = client.settings.upgrade(client.is_loopback())?;
         if client.settings.security == Security::Implicit {
-            client.start_tls().await?;
+            client.handshake().await?;
         }
         client.hello(upgrade).await?;
         if let Some(credentials) = client.settings.credentials.clone() {
@@ -267,13 +267,18 @@ impl Client {
     ///
     /// None: whatever was sent before has its result already, and a failure here changes nothing. It goes to the log.
     pub async fn quit(&mut self) -> Result<(), Error> {
+        self.begin();
+        self.goodbye().await;
+        Ok(())
+    }
+
+    pub(super) async fn goodbye(&mut self) {
         if !self.broken {
             let mut quit = Simple::quit();
             let end = self.run(&mut quit, None).await;
             log::debug!(target: "postino", "closed; QUIT: {:?}", end.map(|()| quit.into_result()));
         }
         self.close();
-        Ok(())
     }
 }
 

@@ -196,13 +196,16 @@ impl Dialogue for Auth {
             }
             (State::Sent { .. }, 334) => self.state = State::Cancel,
             (State::Sent { .. } | State::Cancelled, 400..) => self.refused(reply),
-            _ => {
-                return Err(Error::protocol(
-                    Phase::Auth,
-                    format!("an answer that cannot stand here: {reply}"),
-                ));
-            }
+            _ => return Err(self.misplaced(reply)),
         }
         Ok(())
+    }
+
+    /// A server that repeats what it was told must not put it into an error or a log.
+    fn keep(&self, reply: ReplyRef<'_>) -> Reply {
+        let password = &*self.credentials.password;
+        let plain = [b"\0", &*self.credentials.user, b"\0", password].concat();
+        let encoded = [BASE64.encode(password), BASE64.encode(plain)];
+        reply.keep().redacted(&[password, encoded[0].as_bytes(), encoded[1].as_bytes()])
     }
 }

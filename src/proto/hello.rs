@@ -116,12 +116,7 @@ impl Dialogue for Hello {
             (State::Ehlo, code @ 400..) if code != 421 && self.helo_will_do => self.go(State::Helo),
             (State::StartTls, 220) => self.go(State::Handshake),
             (_, 400..) => return Err(Error::Refused { phase: self.phase(), reply: reply.keep() }),
-            _ => {
-                return Err(Error::protocol(
-                    self.phase(),
-                    format!("an answer that cannot stand here: {reply}"),
-                ));
-            }
+            _ => return Err(self.misplaced(reply)),
         }
         Ok(())
     }

@@ -38,7 +38,7 @@ pub use self::{
     simple::Simple,
     transaction::{Options, Transaction},
 };
-use crate::{Error, Phase};
+use crate::{Error, Phase, Reply};
 
 /// A conversation with the server; see the [module](self).
 pub trait Dialogue {
@@ -62,9 +62,21 @@ pub trait Dialogue {
     /// Always: the connection is out of step.
     fn on_early(&mut self, reply: ReplyRef<'_>) -> Error {
         match reply.code() {
-            421 => Error::Refused { phase: self.phase(), reply: reply.keep() },
-            _ => Error::protocol(self.phase(), format!("a reply that nobody asked for: {reply}")),
+            421 => Error::Refused { phase: self.phase(), reply: self.keep(reply) },
+            _ => {
+                Error::protocol(self.phase(), format!("a reply that nobody asked for: {}", self.keep(reply)))
+            }
         }
+    }
+
+    /// A copy of a reply for a log or an error, without the secrets that the server may have repeated in it.
+    fn keep(&self, reply: ReplyRef<'_>) -> Reply {
+        reply.keep()
+    }
+
+    /// The error for a reply that cannot stand where it does.
+    fn misplaced(&self, reply: ReplyRef<'_>) -> Error {
+        Error::protocol(self.phase(), format!("an answer that cannot stand here: {}", self.keep(reply)))
     }
 
     /// Answers [`Want::Body`]: the next piece, or an empty one at the end.

@@ -69,7 +69,7 @@ impl Dialogue for Simple {
 
     fn on_reply(&mut self, reply: ReplyRef<'_>, _: &Outbox) -> Result<(), Error> {
         if reply.code() != self.code && !reply.is_negative() {
-            return Err(Error::protocol(self.phase, format!("an answer that cannot stand here: {reply}")));
+            return Err(self.misplaced(reply));
         }
         self.reply = Some(reply.keep());
         Ok(())

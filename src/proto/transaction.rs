@@ -152,7 +152,7 @@ impl Transaction {
                 self.refusal = Some((Phase::Mail, reply.keep()));
                 Ok(())
             }
-            _ => Err(misplaced(Phase::Mail, reply)),
+            _ => Err(self.misplaced(reply)),
         }
     }
 
@@ -161,14 +161,14 @@ impl Transaction {
             250 | 251 if self.refusal.is_some() => self.stray = true,
             250 | 251 => self.taken += 1,
             400.. => self.refused.push((index, reply.keep())),
-            _ => return Err(misplaced(Phase::Recipient, reply)),
+            _ => return Err(self.misplaced(reply)),
         }
         Ok(())
     }
 
     fn on_data(&mut self, reply: ReplyRef<'_>) -> Result<(), Error> {
         match reply.code() {
-            354 if self.stray => Err(misplaced(Phase::Data, reply)),
+            354 if self.stray => Err(self.misplaced(reply)),
             354 => {
                 self.stage = Stage::Body;
                 Ok(())
@@ -180,22 +180,19 @@ impl Transaction {
                 self.stage = Stage::Reset;
                 Ok(())
             }
-            _ => Err(misplaced(Phase::Data, reply)),
+            _ => Err(self.misplaced(reply)),
         }
     }
 
     fn on_end(&mut self, reply: ReplyRef<'_>, out: &Outbox) -> Result<(), Error> {
         let all_left = out.gone() >= self.end;
-        self.stage = match self.options.farewell {
-            true => Stage::Over,
-            false => Stage::Reset,
-        };
         match reply.code() {
-            250 if self.taken == 0 && all_left => {} // an empty message that nobody gets
-            250 if all_left => {
+            250 if all_left && self.taken > 0 => {
                 self.accepted = Some(reply.keep());
                 self.stage = Stage::Over;
+                return Ok(());
             }
+            250 if all_left => {} // an empty message that nobody gets
             400.. => {
                 if self.taken > 0 {
                     self.refusal = Some((Phase::End, reply.keep()));
@@ -204,8 +201,9 @@ impl Transaction {
                     return Err(Error::Refused { phase: Phase::Body, reply: reply.keep() });
                 }
             }
-            _ => return Err(misplaced(Phase::End, reply)),
+            _ => return Err(self.misplaced(reply)),
         }
+        self.stage = if self.options.farewell { Stage::Over } else { Stage::Reset };
         Ok(())
     }
 
@@ -257,10 +255,6 @@ impl Transaction {
     }
 }
 
-fn misplaced(phase: Phase, reply: ReplyRef<'_>) -> Error {
-    Error::protocol(phase, format!("an answer that cannot stand here: {reply}"))
-}
-
 impl Dialogue for Transaction {
     fn phase(&self) -> Phase {
         let data = self.data();
@@ -305,20 +299,21 @@ impl Dialogue for Transaction {
             self.closing = Some(reply.keep());
             return Err(Error::Refused { phase: self.phase(), reply: reply.keep() });
         }
-        self.heard += 1;
-        match number {
+        let result = match number {
             _ if self.stage == Stage::Resetting => match reply.code() {
                 250 => {
                     self.stage = Stage::Over;
                     Ok(())
                 }
-                _ => Err(misplaced(Phase::Reset, reply)),
+                _ => Err(self.misplaced(reply)),
             },
             0 => self.on_mail(reply),
             n if n < data => self.on_recipient(n - 1, reply),
             n if n == data => self.on_data(reply),
             _ => self.on_end(reply, out),
-        }
+        };
+        self.heard += 1;
+        result
     }
 
     fn on_early(&mut self, reply: ReplyRef<'_>) -> Error {
