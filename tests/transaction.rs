@@ -1,7 +1,7 @@
 //! One transaction against a server of any mood, without sockets: what it reports is what the server took.
 
 use postino::{
-    Delivery, Envelope, Error, Outcome,
+    Delivery, Envelope, Error, Outcome, Phase,
     proto::{Dialogue, Inbox, MailParameters, Options, Outbox, Transaction, Want},
 };
 use proptest::prelude::*;
@@ -52,7 +52,8 @@ impl Server {
             replies.extend_from_slice(format!("{code}-it\r\n{code} says\r\n").as_bytes());
             self.closed |= code == 421;
             if self.mood > 3 && tape.next() < 4 {
-                replies.extend_from_slice(b"250 and one more\r\n");
+                let code = [250, 451, 354][tape.next() % 3];
+                replies.extend_from_slice(format!("{code} and one more\r\n").as_bytes());
             }
         }
         replies
@@ -104,10 +105,10 @@ impl Server {
         let end = at_start.or_else(|| self.input.windows(5).position(|w| w == b"\r\n.\r\n").map(|at| at + 2));
         let Some(end) = end else {
             if self.mood > 1 && self.input.len() > 50 && tape.next() < 8 {
-                self.closed = true; // it will not have the rest
+                self.closed = tape.next() < 128; // it will not have the rest, or reads on
                 return Some(552);
             }
-            return None;
+            return (self.mood > 3 && self.input.len() > 20 && tape.next() < 4).then_some(250); // too early
         };
         let text: Vec<u8> = self.input.drain(..end + 3).take(end).collect();
         let lines = text.split_inclusive(|b| *b == b'\n');
@@ -130,16 +131,17 @@ impl Server {
     }
 }
 
-/// What a carrier does, with every write and read as short as the tape has it. Gives the result, and whether the
-/// connection is in step behind it.
+/// What a carrier does, with every write and read as short as the tape has it. Gives the result, whether the connection
+/// is in step behind it, and all that was offered to the wire.
 fn carry(
     mut talk: Transaction,
     server: &mut Server,
     mut body: &[u8],
     tape: &mut Tape,
     cut_at: usize,
-) -> (Result<Delivery, Error>, bool) {
+) -> (Result<Delivery, Error>, bool, Vec<u8>) {
     let (mut inbox, mut out, mut wire, mut moved) = (Inbox::default(), Outbox::default(), Vec::new(), 0);
+    let mut said = Vec::new();
     let broke = 'broke: loop {
         loop {
             match inbox.next_reply() {
@@ -182,7 +184,9 @@ fn carry(
             assert!(server.closed, "waits for a reply that nobody owes");
             break Some(Error::NotConnected);
         }
-        let offered = out.offer();
+        let (written, offered) = (out.gone() as usize, out.offer());
+        said.truncate(written);
+        said.extend_from_slice(offered);
         let n = if tape.next() % 3 == 0 { offered.len().min(tape.next()) } else { offered.len() };
         moved += n;
         if moved > cut_at {
@@ -199,7 +203,7 @@ fn carry(
         out.written(n);
     };
     let in_step = broke.is_none() && wire.is_empty() && inbox.is_empty() && out.due() == 0;
-    (talk.into_result(out.offered(), broke), in_step)
+    (talk.into_result(out.offered(), broke), in_step, said)
 }
 
 proptest! {
@@ -220,7 +224,7 @@ proptest! {
         let envelope = Envelope::new("s@x", &names).unwrap();
         let options = Options { pipelining, all_or_nothing, farewell: false };
         let talk = Transaction::new(envelope, MailParameters::default(), options);
-        let (result, in_step) = carry(talk, &mut server, body.as_bytes(), &mut tape, cut_at);
+        let (result, in_step, said) = carry(talk, &mut server, body.as_bytes(), &mut tape, cut_at);
 
         let delivery = match &result {
             Ok(delivery) => delivery,
@@ -246,9 +250,18 @@ proptest! {
             }
             _ => prop_assert!(accepted.is_empty() && server.ledger.is_empty(), "{:?}: {:?}", delivery, server.ledger),
         }
-        if delivery.outcome() == Outcome::InDoubt && server.ledger.is_empty() {
-            // It may only be in doubt if its end may have arrived.
-            prop_assert!(server.in_data || cut_at < usize::MAX || mood > 3, "{:?}", server.verbs);
+        if delivery.outcome() == Outcome::InDoubt {
+            let end = said.windows(5).any(|w| w == b"\r\n.\r\n");
+            prop_assert!(end, "in doubt, and its end was never offered: {}", said.escape_ascii());
+        }
+        if delivery.refused().count() == count {
+            prop_assert_eq!(delivery.outcome(), Outcome::Refused);
+        }
+        if delivery.outcome() == Outcome::Refused {
+            let Some(Error::Transaction { source, .. }) = result.as_ref().err() else { unreachable!() };
+            let Error::Refused { phase, reply } = &**source else { panic!("refused by nobody: {source:?}") };
+            prop_assert!(reply.code() != 421 || *phase == Phase::End);
+            prop_assert!(*phase != Phase::Body || server.verbs.last().is_some_and(|verb| verb == "DATA"));
         }
         if in_step && result.is_err() {
             prop_assert_eq!(server.verbs.last().map(String::as_str), Some("RSET"));

@@ -317,17 +317,14 @@ impl Dialogue for Transaction {
     }
 
     fn on_early(&mut self, reply: ReplyRef<'_>) -> Error {
-        let error = match reply.is_negative() {
-            true => Error::Refused { phase: self.phase(), reply: reply.keep() },
-            false => Error::protocol(self.phase(), format!("a reply that nobody asked for: {reply}")),
-        };
+        let refused = Error::Refused { phase: self.phase(), reply: reply.keep() };
         match reply.code() {
             421 => self.closing = Some(reply.keep()),
             // The server will not have the rest of it.
             400.. if self.stage == Stage::Body => self.refusal = Some((Phase::Body, reply.keep())),
-            _ => {}
+            _ => return Error::protocol(self.phase(), format!("a reply that nobody asked for: {reply}")),
         }
-        error
+        refused
     }
 
     fn body(&mut self, piece: &[u8], out: &mut Outbox) -> Result<(), Error> {
