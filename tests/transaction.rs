@@ -105,7 +105,7 @@ impl Server {
         let end = at_start.or_else(|| self.input.windows(5).position(|w| w == b"\r\n.\r\n").map(|at| at + 2));
         let Some(end) = end else {
             if self.mood > 1 && self.input.len() > 50 && tape.next() < 8 {
-                self.closed = tape.next() < 128; // it will not have the rest, or reads on
+                self.closed = true; // it will not have the rest
                 return Some(552);
             }
             return (self.mood > 3 && self.input.len() > 20 && tape.next() < 4).then_some(250); // too early
