@@ -300,6 +300,8 @@ impl Host {
             _ if name.len() > 253 || name.split('.').any(|l| l.is_empty() || l.len() > 63) => {
                 Err(bad("it has an empty label, or is too long"))
             }
+            // Always the loopback (RFC 6761 §6.3), but the hosts file does not know it with a dot.
+            _ if name.eq_ignore_ascii_case("localhost") => host(name, name),
             _ => host(text, name),
         }
     }
@@ -411,6 +413,7 @@ mod tests {
     fn threats_9_to_12_hosts_are_normalised_or_refused() {
         for (text, lookup, name) in [
             ("mx.example.", "mx.example.", "mx.example"),
+            ("localhost.", "localhost", "localhost"),
             ("[::1]", "::1", "::1"),
             ("::1", "::1", "::1"),
             ("127.0.0.1", "127.0.0.1", "127.0.0.1"),

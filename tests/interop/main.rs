@@ -1,0 +1,31 @@
+//! Real servers: what is sent arrives, byte for byte. See `README.md` beside this file.
+//!
+//! `tests/interop/servers up` starts the servers. Those that are not up are skipped, which is said on stderr, unless
+//! `POSTINO_INTEROP_REQUIRED` names them: then it is a failure.
+#![cfg(all(feature = "native-tls", feature = "async"))]
+
+mod servers;
+
+#[path = "."]
+mod blocking {
+    use ::maybe_async::must_be_sync as maybe_async;
+    use postino::{Builder, Client};
+
+    fn block_on<T>(value: T) -> T {
+        value
+    }
+
+    #[path = "cases.rs"]
+    mod cases;
+}
+
+#[path = "."]
+mod aio {
+    use ::maybe_async::must_be_async as maybe_async;
+    use postino::aio::{Builder, Client};
+    use smol::block_on;
+
+    #[path = "cases.rs"]
+    #[allow(clippy::duplicate_mod)] // written once, compiled twice: that is the point
+    mod cases;
+}
