@@ -41,18 +41,18 @@ fn builder(port: u16, security: Security, login: bool) -> Builder {
 
 /// Sends two messages over one connection, and compares what was stored.
 #[maybe_async]
-async fn arrives(server: &Server, builder: &Builder, eight_bit: bool) {
-    let mut client = builder.connect().await.unwrap();
+async fn arrives(server: &Server, builder: &Builder, eight_bit: bool) -> Result<(), Error> {
+    let mut client = builder.connect().await?;
     for _ in 0..2 {
         let token = servers::token();
         let text = message(&token, eight_bit);
         let envelope = Envelope::new("bob@lab.test", ["alice@lab.test"]).unwrap();
-        let delivery = client.send(&Raw::bytes(envelope, &text)).await.unwrap();
+        let delivery = client.send(&Raw::bytes(envelope, &text)).await?;
         assert_eq!(delivery.refused().count(), 0);
         let (stored, sent) = (server.stored(&token), server.as_stored(&wire(&text)));
         assert!(stored.ends_with(&sent), "{} stored {}", server.name, stored.escape_ascii());
     }
-    client.quit().await.unwrap();
+    client.quit().await
 }
 
 fn message_arrives_by_every_way(server: &Server) {
@@ -65,13 +65,13 @@ fn message_arrives_by_every_way(server: &Server) {
         (server.submission, Security::StartTls, true),
         (server.implicit, Security::Implicit, true),
     ] {
-        block_on(arrives(server, &builder(port, security, login), true));
+        block_on(arrives(server, &builder(port, security, login), true)).unwrap();
     }
     if let Some(port) = server.clear {
-        block_on(arrives(server, &builder(port, Security::Plaintext, true), true));
+        block_on(arrives(server, &builder(port, Security::Plaintext, true), true)).unwrap();
     }
     if let Some(port) = server.old {
-        block_on(arrives(server, &builder(port, Security::Auto, false), false));
+        block_on(arrives(server, &builder(port, Security::Auto, false), false)).unwrap();
     }
 }
 
@@ -96,27 +96,28 @@ fn each(test: impl Fn(&Server)) {
 }
 
 #[maybe_async]
-async fn one_call(server: &Server) {
+async fn one_call(server: &Server) -> Result<(), Error> {
     let token = servers::token();
     let mut email = Email::new("Bob <bob@lab.test>", "Thu, 1 Jan 2026 00:00:00 +0000").unwrap();
     email.set_to("alice@lab.test").unwrap();
     email.set_bcc("bob@lab.test").unwrap();
     email.set_subject(token.as_str()).unwrap();
     email.set_body(".dots\r\n.\r\n").unwrap();
-    let delivery = builder(server.open, Security::StartTls, false).send(&email).await.unwrap();
+    let delivery = builder(server.open, Security::StartTls, false).send(&email).await?;
     assert_eq!(delivery.recipients().filter(|r| r.outcome() == Outcome::Accepted).count(), 2);
     let stored = String::from_utf8(server.stored(&token)).unwrap().replace("\r\n", "\n");
     assert!(stored.ends_with(&format!("To:alice@lab.test\nSubject:{token}\n\n.dots\n.\n")), "{stored}");
+    Ok(())
 }
 
 #[test]
 fn one_call_sends_an_email_without_its_bcc() {
-    each(|server| block_on(one_call(server)));
+    each(|server| block_on(one_call(server)).unwrap());
 }
 
 #[maybe_async]
-async fn refusals(server: &Server) {
-    let mut client = builder(server.open, Security::StartTls, false).connect().await.unwrap();
+async fn refusals(server: &Server) -> Result<(), Error> {
+    let mut client = builder(server.open, Security::StartTls, false).connect().await?;
     let send = |to: &'static [&'static str]| Raw::bytes(Envelope::new("", to).unwrap(), "Subject: x\n\nx\n");
 
     let error = client.send(&send(&["nobody@lab.test"])).await.unwrap_err();
@@ -124,18 +125,17 @@ async fn refusals(server: &Server) {
     let error = client.send(&send(&["greylist@lab.test"])).await.unwrap_err();
     assert!(error.is_transient() && error.reply().unwrap().code() == 451, "{error:?}");
 
-    let delivery =
-        client.send(&send(&["nobody@lab.test", "alice@lab.test", "greylist@lab.test"])).await.unwrap();
+    let delivery = client.send(&send(&["nobody@lab.test", "alice@lab.test", "greylist@lab.test"])).await?;
     let codes: Vec<_> = delivery.recipients().map(|r| r.reply().unwrap().code()).collect();
     assert_eq!(codes, [550, 250, 451]);
-    client.noop().await.unwrap();
-    client.rset().await.unwrap();
-    client.quit().await.unwrap();
+    client.noop().await?;
+    client.rset().await?;
+    client.quit().await
 }
 
 #[test]
 fn refused_recipients_are_told_apart_and_the_session_goes_on() {
-    each(|server| block_on(refusals(server)));
+    each(|server| block_on(refusals(server)).unwrap());
 }
 
 #[test]

@@ -4,6 +4,7 @@ use std::{
     env, fs,
     io::{self, Write},
     path::{Path, PathBuf},
+    sync::Mutex,
     thread,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
@@ -68,9 +69,12 @@ impl Server {
                 "{} is required, and it is not up",
                 self.name
             );
-            let test = thread::current().name().unwrap_or_default().to_owned();
-            let _ =
-                writeln!(io::stderr(), "SKIPPED {test}: {} is not up (tests/interop/servers up)", self.name);
+            static SAID: Mutex<Vec<&str>> = Mutex::new(Vec::new());
+            let mut said = SAID.lock().unwrap();
+            if !said.contains(&self.name) {
+                said.push(self.name);
+                let _ = writeln!(io::stderr(), "SKIPPED: {} is not up (tests/interop/servers up)", self.name);
+            }
         }
         up
     }
