@@ -193,9 +193,10 @@ struct Tcp {
 
 impl Tcp {
     /// Sets the socket's timeout so that it ends before the limit: a system call only when the one that is set will
-    /// not do. Half of what is left serves many reads, and the caller looks at the clock again.
+    /// not do. The caller looks at the clock again, so a shorter one does no harm unless it is very short.
     fn arm(&mut self, left: Duration) -> io::Result<()> {
-        if self.armed.is_some_and(|armed| armed <= left && armed * 8 >= left) {
+        let often = |armed: Duration| armed < Duration::from_millis(500) && armed * 4 < left;
+        if self.armed.is_some_and(|armed| armed <= left && !often(armed)) {
             return Ok(());
         }
         let wait = if left > Duration::from_secs(1) { left / 2 } else { left };
