@@ -101,20 +101,14 @@ pub(crate) fn later(now: Instant, limit: Duration) -> Instant {
     now.checked_add(limit.min(FAR)).unwrap_or(now)
 }
 
-/// What was set, found to be possible.
+/// What was set, found to be possible: what had to be looked at stands here, the rest is the config's.
 #[derive(Debug, Clone)]
 pub(crate) struct Settings {
+    pub config: Config,
     pub host: Host,
     pub port: u16,
-    pub security: Security,
-    pub tls: TlsSettings,
     pub credentials: Option<Credentials>,
-    pub danger_plaintext_credentials: bool,
     pub hello_name: Option<HelloName>,
-    pub timeouts: Timeouts,
-    pub deadline: Option<Duration>,
-    pub pipelining: bool,
-    pub all_or_nothing: bool,
 }
 
 impl Config {
@@ -152,24 +146,13 @@ impl Config {
             (None, _) => 25,
         };
         self.tls.check()?;
-        let mut tls = self.tls.clone();
-        tls.set_name(tls_name.as_ref().unwrap_or(&host).tls_name.clone());
         if matches!(self.security, Security::StartTls | Security::Implicit) {
             TlsSettings::available()?;
         }
-        Ok(Settings {
-            host,
-            port,
-            security: self.security,
-            tls,
-            credentials,
-            danger_plaintext_credentials: self.danger_plaintext_credentials,
-            hello_name: self.hello_name.as_deref().map(HelloName::new).transpose()?,
-            timeouts: self.timeouts,
-            deadline: self.deadline,
-            pipelining: self.pipelining,
-            all_or_nothing: self.all_or_nothing,
-        })
+        let hello_name = self.hello_name.as_deref().map(HelloName::new).transpose()?;
+        let mut config = self.clone();
+        config.tls.set_name(tls_name.as_ref().unwrap_or(&host).tls_name.clone());
+        Ok(Settings { config, host, port, credentials, hello_name })
     }
 
     /// `smtp://` or `smtps://`, user and password percent-encoded, IPv6 in brackets, `?tls=`. The password is in no
@@ -314,8 +297,8 @@ impl Settings {
     ///
     /// [`Error::Config`] if credentials would have to travel in clear.
     pub fn upgrade(&self, loopback: bool) -> Result<Upgrade, Error> {
-        let secret = self.credentials.is_some() && !self.danger_plaintext_credentials && !loopback;
-        match self.security {
+        let secret = self.credentials.is_some() && !self.config.danger_plaintext_credentials && !loopback;
+        match self.config.security {
             Security::Implicit => Ok(Upgrade::Never),
             Security::Plaintext if secret => Err(Error::Config(
                 "credentials are not sent without TLS, except to a loopback address".into(),
@@ -342,11 +325,14 @@ mod tests {
         let url = |text: &str| Config::from_url(text).and_then(|config| config.check());
         let plain = url("smtp://localhost").unwrap();
         assert_eq!(
-            (plain.host.lookup.as_str(), plain.port, plain.security),
+            (plain.host.lookup.as_str(), plain.port, plain.config.security),
             ("localhost", 25, Security::Auto)
         );
         let v6 = url("SMTP://[::1]:2525/?tls=none").unwrap();
-        assert_eq!((v6.host.lookup.as_str(), v6.port, v6.security), ("::1", 2525, Security::Plaintext));
+        assert_eq!(
+            (v6.host.lookup.as_str(), v6.port, v6.config.security),
+            ("::1", 2525, Security::Plaintext)
+        );
         assert_eq!(url("smtp://h?tls=opportunistic").unwrap().port, 25);
         let login = url("smtp://us%40er:p%3a%2Fs%25@h.example.").unwrap();
         assert_eq!((login.port, login.host.tls_name.as_str()), (587, "h.example"));

@@ -149,7 +149,7 @@ impl Builder {
     /// the login can fail of. The connection is closed then.
     pub async fn connect(&self) -> Result<Client, Error> {
         let settings = self.config.check()?;
-        let deadline = settings.deadline.map(|limit| later(Instant::now(), limit));
+        let deadline = settings.config.deadline.map(|limit| later(Instant::now(), limit));
         Client::open(settings, deadline).await
     }
 
@@ -162,7 +162,7 @@ impl Builder {
     pub async fn send(&self, mail: &dyn Mail) -> Result<Delivery, Error> {
         let settings = self.config.check()?;
         let envelope = mail.envelope()?; // refused before a connection is made
-        let deadline = settings.deadline.map(|limit| later(Instant::now(), limit));
+        let deadline = settings.config.deadline.map(|limit| later(Instant::now(), limit));
         let mut client = Client::open(settings, deadline).await?;
         let result = client.deliver(mail, envelope, true).await;
         client.goodbye().await;

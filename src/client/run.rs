@@ -13,7 +13,7 @@ impl Client {
     /// When a wait that begins now has to end.
     pub(super) fn limit(&self, phase: Phase) -> Result<Instant, Error> {
         let now = Instant::now();
-        let until = later(now, self.settings.timeouts.of(phase));
+        let until = later(now, self.settings.config.timeouts.of(phase));
         match self.deadline {
             Some(deadline) if deadline <= now => Err(Error::Timeout(phase)),
             Some(deadline) => Ok(until.min(deadline)),
@@ -174,7 +174,7 @@ impl Client {
     /// TLS on the connection as it is.
     pub(super) async fn handshake(&mut self) -> Result<(), Error> {
         let until = self.limit(Phase::Tls)?;
-        self.stream.start_tls(&self.settings.tls, until).await
+        self.stream.start_tls(&self.settings.config.tls, until).await
     }
 }
 

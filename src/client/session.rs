@@ -84,7 +84,7 @@ impl Client {
 
     /// The next call begins: its deadline runs from here.
     fn begin(&mut self) {
-        self.deadline = self.settings.deadline.map(|limit| later(Instant::now(), limit));
+        self.deadline = self.settings.config.deadline.map(|limit| later(Instant::now(), limit));
     }
 
     /// What to say in EHLO.
@@ -151,7 +151,7 @@ impl Client {
             logged_in: false,
         };
         let upgrade = client.settings.upgrade(client.is_loopback())?;
-        if client.settings.security == Security::Implicit {
+        if client.settings.config.security == Security::Implicit {
             client.handshake().await?;
         }
         client.hello(upgrade).await?;
@@ -185,7 +185,7 @@ impl Client {
     pub async fn login(&mut self, user: impl AsRef<[u8]>, password: impl AsRef<[u8]>) -> Result<(), Error> {
         let credentials = Credentials::new(user, password)?;
         self.begin();
-        if !self.is_encrypted() && !self.is_loopback() && !self.settings.danger_plaintext_credentials {
+        if !self.is_encrypted() && !self.is_loopback() && !self.settings.config.danger_plaintext_credentials {
             return Err(Error::Config(
                 "credentials are not sent without TLS, except to a loopback address".into(),
             ));
@@ -221,10 +221,10 @@ impl Client {
         }
         let body = mail.body()?;
         let parameters = self.parameters(&envelope, &body.content, body.size)?;
-        let pipelining = self.settings.pipelining && self.capabilities.offers("PIPELINING");
+        let pipelining = self.settings.config.pipelining && self.capabilities.offers("PIPELINING");
         let options = Options {
             pipelining,
-            all_or_nothing: self.settings.all_or_nothing,
+            all_or_nothing: self.settings.config.all_or_nothing,
             farewell: farewell && pipelining,
         };
         let mut transaction = Transaction::new(envelope, parameters, options);
@@ -286,7 +286,7 @@ impl Client {
 #[maybe_async]
 async fn connect(settings: &Settings, deadline: Option<Instant>) -> Result<Stream, Error> {
     let start = Instant::now();
-    let limit = later(start, settings.timeouts.of(Phase::Connect));
+    let limit = later(start, settings.config.timeouts.of(Phase::Connect));
     let limit = deadline.map_or(limit, |deadline| limit.min(deadline));
     let host = &settings.host.lookup;
     let addresses = resolve(host, settings.port, limit).await?;
