@@ -146,7 +146,8 @@ impl Auth {
         let Credentials { user: _, password } = &self.credentials;
         let encoded =
             [password.to_vec(), self.answer(0).unwrap_or_default()].map(|secret| BASE64.encode(secret));
-        let reply = reply.keep().redacted(&[password, encoded[0].as_bytes(), encoded[1].as_bytes()]);
+        let reply = // The longest first: one may be a part of another.
+        reply.keep().redacted(&[encoded[1].as_bytes(), encoded[0].as_bytes(), password]);
         self.refusal = Some(reply);
         self.state = match self.mechanisms.pop() {
             Some(next) => {
@@ -206,6 +207,7 @@ impl Dialogue for Auth {
         let password = &*self.credentials.password;
         let plain = [b"\0", &*self.credentials.user, b"\0", password].concat();
         let encoded = [BASE64.encode(password), BASE64.encode(plain)];
-        reply.keep().redacted(&[password, encoded[0].as_bytes(), encoded[1].as_bytes()])
+        // The longest first: one may be a part of another.
+        reply.keep().redacted(&[encoded[1].as_bytes(), encoded[0].as_bytes(), password])
     }
 }

@@ -1,0 +1,398 @@
+//! A small `sendmail`: the message on stdin, the result in the exit code. `--help` says the rest.
+
+use std::{
+    env,
+    error::Error as _,
+    fs::File,
+    io::{self, Cursor, Read, Seek, Write},
+    os::fd::AsFd,
+    process::ExitCode,
+    time::Duration,
+};
+
+use lexopt::{Arg::*, ValueExt};
+use postino::{
+    Address, Delivery, Envelope, Error, Mail, Outcome, Phase, Reply,
+    message::{Body, header_length, recipients_from_headers, sender_from_headers, without_bcc},
+};
+
+const USAGE: &str = "\
+sendmail [OPTIONS] [RECIPIENT...] < message
+  -f, --from ADDR       envelope sender; default: from the headers; \"\" is the null sender
+  -t                    recipients from To, Cc, Bcc (Bcc is not sent on), then each RECIPIENT
+  -i, -oi               accepted and ignored (a lone dot never ends the input)
+  -s, --server URL      default $SMTP_URL, else smtp://localhost
+      --async           through postino::aio (built with --features async)
+      --cafile PEM      trust this CA too
+      --name NAME       what to say in EHLO
+      --timeout SECS    per wait; fractions are allowed
+      --deadline SECS   for the whole send
+      --all-or-nothing  one refused recipient, and nobody gets the message
+      --no-pipelining   wait for each reply before the next command
+  -v                    the final reply, or the refusal, on stdout
+  -vv                   the dialogue on stderr as well, secrets masked
+      --json            instead of that reply, the result as one JSON line on stdout
+      --help            this
+exit, first that fits:
+  64  usage
+  65  bad message or address (an octet or size the server cannot take, too)
+  77  TLS or login refused for good
+  68  no such host
+  74  in doubt: it may have been delivered, do not simply resend
+  67  some recipients refused, or all of them and not only for now
+  69  the server refuses sender, message or service for good
+  75  try again: 4xx, timeout, connection, all recipients 4xx
+  76  protocol error
+   0  accepted by all
+";
+
+/// So much of the message is read before anything is done, in octets: all of it, mostly.
+const HEAD: u64 = 1024 * 1024;
+
+fn main() -> ExitCode {
+    let options = match Options::parse() {
+        Ok(Some(options)) => options,
+        Ok(None) => {
+            say(USAGE.trim_end());
+            return ExitCode::SUCCESS;
+        }
+        Err(e) => {
+            tell(&format!("{e} (see --help)"));
+            return 64.into();
+        }
+    };
+    if options.verbose > 1 && log::set_logger(&ToStderr).is_ok() {
+        log::set_max_level(log::LevelFilter::Debug);
+    }
+
+    let message = Message::read(&options);
+    let known = message.as_ref().map_or_else(|_| options.recipients.clone(), Message::known_recipients);
+    let result = message.and_then(|message| send(&options, &message));
+
+    let reply = match &result {
+        Ok(delivery) => delivery.reply(),
+        Err(e) => e.reply(),
+    };
+    match reply {
+        _ if options.json => say(&json(&result, &known, reply)),
+        Some(reply) if options.verbose > 0 => say(&reply.to_string()),
+        _ => {}
+    }
+    let code = match &result {
+        Ok(delivery) if delivery.refused().next().is_none() => 0,
+        Ok(delivery) => {
+            for refused in delivery.refused() {
+                let reply = refused.reply().map(Reply::to_string).unwrap_or_default();
+                tell(&format!("{} was refused: {reply}", refused.address()));
+            }
+            67
+        }
+        Err(e) => {
+            tell(&with_causes(e));
+            match e {
+                Error::NoRecipients if !options.from_headers => 64, // they were to be named
+                _ => exit_code(e),
+            }
+        }
+    };
+    code.into()
+}
+
+/// What an error means to who called us (sysexits.h).
+fn exit_code(error: &Error) -> u8 {
+    let is_permanent = |reply: &Reply| reply.is_permanent();
+    match error {
+        _ if error.in_doubt() => 74,
+        Error::Transaction { delivery, source } => {
+            let for_good = delivery.refused().any(|recipient| recipient.reply().is_some_and(is_permanent));
+            match **source {
+                Error::Refused { phase: Phase::Recipient, .. } if for_good => 67,
+                _ => exit_code(source),
+            }
+        }
+        Error::Config(_) => 64,
+        Error::Address { .. }
+        | Error::NoRecipients
+        | Error::Message(_)
+        | Error::Unsupported(_)
+        | Error::TooLarge { .. } => 65,
+        Error::TlsRequired | Error::Certificate { .. } | Error::Tls { .. } => 77,
+        Error::Auth { reply, .. } if reply.as_ref().is_none_or(is_permanent) => 77,
+        Error::Refused { phase: Phase::StartTls | Phase::Auth, reply } if reply.is_permanent() => 77,
+        Error::Refused { reply, .. } if reply.is_permanent() => 69,
+        Error::Resolve { .. } => 68,
+        Error::Protocol { .. } => 76,
+        _ => 75,
+    }
+}
+
+/// The builder of one of the two clients: but for the path they are the same.
+macro_rules! builder {
+    ($client:ty, $options:expr) => {{
+        let options = $options;
+        let mut builder = <$client>::from_url(&options.server()?)?
+            .pipelining(!options.no_pipelining)
+            .all_or_nothing(options.all_or_nothing);
+        if let Some(limit) = options.timeout {
+            builder = builder.timeout(limit).final_reply_timeout(limit);
+        }
+        if let Some(limit) = options.deadline {
+            builder = builder.deadline(limit);
+        }
+        if let Some(name) = &options.name {
+            builder = builder.hello_name(name);
+        }
+        if let Some(path) = &options.cafile {
+            let pem = std::fs::read(path).map_err(|e| Error::Config(format!("{path}: {e}").into()))?;
+            builder = builder.ca_certificate(pem);
+        }
+        builder
+    }};
+}
+
+fn send(options: &Options, message: &Message) -> Result<Delivery, Error> {
+    match options.is_async {
+        #[cfg(feature = "async")]
+        true => smol::block_on(builder!(postino::aio::Client, options).send(message)),
+        _ => builder!(postino::Client, options).send(message),
+    }
+}
+
+/// The message on stdin.
+struct Message<'o> {
+    options: &'o Options,
+    /// All of it, or its first MiB and an octet.
+    head: Vec<u8>,
+    /// Where there is more.
+    rest: Option<File>,
+}
+
+impl Message<'_> {
+    fn read(options: &Options) -> Result<Message<'_>, Error> {
+        let mut head = Vec::new();
+        let mut read = || {
+            let stdin = File::from(io::stdin().as_fd().try_clone_to_owned()?);
+            (&stdin).take(HEAD + 1).read_to_end(&mut head)?;
+            Ok(stdin)
+        };
+        let stdin = read().map_err(Error::Source)?;
+        let rest = (head.len() as u64 > HEAD).then_some(stdin);
+        Ok(Message { options, head, rest })
+    }
+
+    /// Where the headers are, for who needs them.
+    fn headers(&self) -> Result<&[u8], Error> {
+        match self.rest.is_none() || header_length(&self.head).is_some() {
+            true => Ok(&self.head),
+            false => Err(Error::Message("the headers do not end within the first MiB".into())),
+        }
+    }
+
+    fn header_recipients(&self) -> Result<Vec<Address>, Error> {
+        if !self.options.from_headers {
+            return Ok(Vec::new());
+        }
+        match recipients_from_headers(self.headers()?) {
+            Err(Error::NoRecipients) => Ok(Vec::new()), // there may be others
+            found => found,
+        }
+    }
+
+    /// All recipients that can be told, also when there is no envelope.
+    fn known_recipients(&self) -> Vec<String> {
+        let named = self.header_recipients().unwrap_or_default();
+        let given = self.options.recipients.iter();
+        let given = given.map(|text| Address::new(text).map_or_else(|_| text.clone(), |a| a.to_string()));
+        named.iter().map(Address::to_string).chain(given).collect()
+    }
+}
+
+impl Mail for Message<'_> {
+    fn envelope(&self) -> Result<Envelope, Error> {
+        let sender = match &self.options.from {
+            Some(sender) => sender.clone(),
+            None => sender_from_headers(self.headers()?)?.to_string(),
+        };
+        let named = self.header_recipients()?;
+        let given = self.options.recipients.iter().map(String::as_str);
+        Envelope::new(&sender, named.iter().map(Address::as_str).chain(given))
+    }
+
+    /// To be opened once where there is a rest: stdin has no way back.
+    fn body(&self) -> Result<Body<'_>, Error> {
+        let head = match self.options.from_headers {
+            true => without_bcc(&self.head),
+            false => self.head.as_slice().into(),
+        };
+        let Some(rest) = &self.rest else { return Ok(Body::bytes(head)) };
+        let mut rest = rest.try_clone().map_err(Error::Source)?;
+        let left = match rest.metadata() {
+            Ok(file) if file.is_file() => rest.stream_position().ok().map(|at| file.len().saturating_sub(at)),
+            _ => None, // a pipe ends when it ends
+        };
+        let size = left.map(|left| left + head.len() as u64);
+        let body = Body::reader(Cursor::new(head.into_owned()).chain(rest));
+        Ok(match size {
+            Some(size) => body.with_size(size),
+            None => body,
+        })
+    }
+}
+
+#[derive(Default)]
+struct Options {
+    from: Option<String>,
+    /// -t
+    from_headers: bool,
+    server: Option<String>,
+    is_async: bool,
+    cafile: Option<String>,
+    name: Option<String>,
+    timeout: Option<Duration>,
+    deadline: Option<Duration>,
+    all_or_nothing: bool,
+    no_pipelining: bool,
+    verbose: u8,
+    json: bool,
+    recipients: Vec<String>,
+}
+
+impl Options {
+    /// None if all that is wanted is help.
+    fn parse() -> Result<Option<Options>, lexopt::Error> {
+        let mut options = Options::default();
+        let mut args = lexopt::Parser::from_env();
+        while let Some(arg) = args.next()? {
+            match arg {
+                Short('f') | Long("from") => options.from = Some(args.value()?.string()?),
+                Short('t') => options.from_headers = true,
+                Short('i') => {}
+                Short('o') => match args.value()?.string()?.as_str() {
+                    "i" => {}
+                    other => return Err(format!("of -o only -oi is known, not -o{other}").into()),
+                },
+                Short('s') | Long("server") => options.server = Some(args.value()?.string()?),
+                Long("async") if cfg!(feature = "async") => options.is_async = true,
+                Long("async") => return Err("--async needs a build with --features async".into()),
+                Long("cafile") => options.cafile = Some(args.value()?.string()?),
+                Long("name") => options.name = Some(args.value()?.string()?),
+                Long("timeout") => options.timeout = Some(args.value()?.parse_with(seconds)?),
+                Long("deadline") => options.deadline = Some(args.value()?.parse_with(seconds)?),
+                Long("all-or-nothing") => options.all_or_nothing = true,
+                Long("no-pipelining") => options.no_pipelining = true,
+                Short('v') => options.verbose = options.verbose.saturating_add(1),
+                Long("json") => options.json = true,
+                Long("help") => return Ok(None),
+                Value(recipient) => options.recipients.push(recipient.string()?),
+                _ => return Err(arg.unexpected()),
+            }
+        }
+        Ok(Some(options))
+    }
+
+    fn server(&self) -> Result<String, Error> {
+        let url = match (&self.server, env::var_os("SMTP_URL")) {
+            (Some(url), _) => return Ok(url.clone()),
+            (None, Some(url)) if !url.is_empty() => url.into_string(),
+            _ => Ok("smtp://localhost".to_owned()),
+        };
+        url.map_err(|_| Error::Config("SMTP_URL is not UTF-8".into())) // what it is stays secret
+    }
+}
+
+fn seconds(text: &str) -> Result<Duration, &'static str> {
+    let limit = text.parse().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    limit.ok_or("it is no time in seconds")
+}
+
+/// What went over the wire, and what was thought of it.
+struct ToStderr;
+
+impl log::Log for ToStderr {
+    fn enabled(&self, metadata: &log::Metadata<'_>) -> bool {
+        metadata.target() == "postino"
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        if self.enabled(record.metadata()) {
+            drop(writeln!(io::stderr(), "{}", record.args()));
+        }
+    }
+
+    fn flush(&self) {}
+}
+
+/// To stdout. If nobody listens there, the message is sent all the same.
+fn say(text: &str) {
+    drop(writeln!(io::stdout(), "{text}"));
+}
+
+/// To stderr, on one line.
+fn tell(text: &str) {
+    let line: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    drop(writeln!(io::stderr(), "sendmail: {line}"));
+}
+
+fn with_causes(error: &Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let why = error.to_string();
+        if !text.contains(&why) {
+            text = format!("{text}: {why}"); // some errors quote their cause themselves
+        }
+        cause = error.source();
+    }
+    text
+}
+
+/// The result on one line. `refused` are those whom the server refused by themselves.
+fn json(result: &Result<Delivery, Error>, known: &[String], reply: Option<&Reply>) -> String {
+    let (delivery, error) = match result {
+        Ok(delivery) => (Some(delivery), None),
+        Err(e) => (e.delivery(), Some(with_causes(e))),
+    };
+    let one = |address: &str, outcome, reply| {
+        let (address, outcome, reply) = (quoted(Some(address)), name(outcome), quoted(reply));
+        format!(r#"{{"recipient":{address},"outcome":"{outcome}","reply":{reply}}}"#)
+    };
+    let recipients: Vec<_> = match delivery {
+        Some(d) => d.recipients().map(|r| one(r.address().as_str(), r.outcome(), r.reply())).collect(),
+        None => known.iter().map(|address| one(address, Outcome::NotSent, None)).collect(),
+    };
+    let refused = delivery
+        .into_iter()
+        .flat_map(Delivery::refused)
+        .map(|r| format!(r#"{{"recipient":{},"reply":{}}}"#, quoted(Some(r.address())), quoted(r.reply())));
+    format!(
+        r#"{{"outcome":"{}","reply":{},"refused":[{}],"recipients":[{}],"error":{}}}"#,
+        name(delivery.map_or(Outcome::NotSent, Delivery::outcome)),
+        quoted(reply),
+        refused.collect::<Vec<_>>().join(","),
+        recipients.join(","),
+        quoted(error),
+    )
+}
+
+fn name(outcome: Outcome) -> &'static str {
+    match outcome {
+        Outcome::Accepted => "accepted",
+        Outcome::Refused => "refused",
+        Outcome::InDoubt => "in_doubt",
+        _ => "not_sent",
+    }
+}
+
+/// A JSON string (RFC 8259 §7), or null.
+fn quoted(text: Option<impl ToString>) -> String {
+    let Some(text) = text else { return "null".to_owned() };
+    let mut json = String::from('"');
+    for c in text.to_string().chars() {
+        match c {
+            '"' | '\\' => json.extend(['\\', c]),
+            _ if c.is_control() => json.push_str(&format!("\\u{:04x}", u32::from(c))),
+            _ => json.push(c),
+        }
+    }
+    json + "\""
+}

@@ -1,0 +1,902 @@
+//! `examples/sendmail.rs` from outside: what it says to a server, to a shell and to a script, in both worlds.
+
+use std::{
+    ffi::OsStr,
+    fs::{self, File},
+    io::{BufRead, BufReader, Read, Write},
+    net::{TcpListener, TcpStream},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::{OnceLock, mpsc},
+    thread,
+    time::{Duration, Instant},
+};
+
+/// Longer than this nobody waits here.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+const HI: &[u8] = b"From: a@example.org\nTo: b@example.org\nSubject: Hi\n\nHello!\n";
+
+/// The program, built with the features of this test: `cargo test --test sendmail` alone builds no examples.
+fn program() -> &'static Path {
+    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+    PROGRAM.get_or_init(|| {
+        // target/debug/deps/sendmail-…, beside target/debug/examples/sendmail
+        let own = std::env::current_exe().unwrap();
+        let target = own.ancestors().nth(2).unwrap();
+        let profile = match target.file_name().and_then(OsStr::to_str) {
+            Some("debug") | None => "dev",
+            Some(profile) => profile,
+        };
+        let features = [
+            ("native-tls", cfg!(feature = "native-tls")),
+            ("async", cfg!(feature = "async")),
+            ("testing", cfg!(feature = "testing")),
+        ];
+        let features = features.iter().filter(|(_, on)| *on).map(|(name, _)| *name).collect::<Vec<_>>();
+        let cargo = Command::new(env!("CARGO"))
+            .args(["build", "--quiet", "--example", "sendmail", "--no-default-features"])
+            .args(["--features", &features.join(","), "--profile", profile, "--target-dir"])
+            .arg(target.parent().unwrap())
+            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .status();
+        let program = target.join("examples/sendmail");
+        let is_built = cargo.as_ref().map_or(true, |status| status.success()) && program.exists();
+        assert!(
+            is_built,
+            "{} (cargo build --example sendmail) could not be built: {cargo:?}",
+            program.display()
+        );
+        program
+    })
+}
+
+/// What became of one run. `wire` is the message as the server got it, dots doubled, without the last one.
+#[derive(Debug, PartialEq)]
+struct Done {
+    code: Option<i32>,
+    out: String,
+    err: String,
+    wire: Vec<u8>,
+}
+
+fn start(args: &[&str], stdin: Stdio) -> Child {
+    let mut command = Command::new(program());
+    command
+        .args(args)
+        .env("SMTP_URL", "smtp://127.0.0.1:1")
+        .stdin(stdin)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    command.spawn().unwrap()
+}
+
+fn finish(mut child: Child, message: &[u8]) -> Done {
+    let (stdin, message) = (child.stdin.take(), message.to_vec());
+    let writer = thread::spawn(move || stdin.map(|mut stdin| stdin.write_all(&message)));
+    let output = child.wait_with_output().unwrap();
+    drop(writer.join().unwrap()); // who refuses early does not read to the end
+    Done {
+        code: output.status.code(),
+        out: String::from_utf8(output.stdout).unwrap(),
+        err: String::from_utf8(output.stderr).unwrap(),
+        wire: Vec::new(),
+    }
+}
+
+/// Without a server.
+fn run(args: &[&str], message: &[u8]) -> Done {
+    finish(start(args, Stdio::piped()), message)
+}
+
+/// In both worlds, each with a server that plays the script. They have to do, and say, the same.
+fn send(script: &str, args: &[&str], message: &[u8]) -> Done {
+    let done = send_from(Stdio::piped, script, args, message);
+    if cfg!(feature = "async") {
+        let args = [&["--async"], args].concat();
+        let mut awaited = send_from(Stdio::piped, script, &args, message);
+        if script.ends_with("(closes)") && awaited.code == Some(75) {
+            // Whether it is told as closed or as reset is a matter of luck.
+            (awaited.out, awaited.err) = (done.out.clone(), done.err.clone());
+        }
+        assert_eq!(awaited, done);
+    }
+    done
+}
+
+/// PORT in an argument is the server's.
+fn send_from(stdin: impl Fn() -> Stdio, script: &str, args: &[&str], message: &[u8]) -> Done {
+    let server = Server::plays(script);
+    let port = server.port.to_string();
+    let args: Vec<_> =
+        ["-s", "smtp://127.0.0.1:PORT"].iter().chain(args).map(|arg| arg.replace("PORT", &port)).collect();
+    let args: Vec<_> = args.iter().map(String::as_str).collect();
+    let done = finish(start(&args, stdin()), message);
+    let wire = server.wire(&done);
+    Done { wire, err: done.err.replace(&port, "PORT"), ..done }
+}
+
+/// A server for one connection, with a script:
+///
+/// ```text
+/// S: what it says
+/// C: what it expects; with a * at the end, what that begins with
+/// C: (the message)
+/// (closes) or (drips), for ever; else it listens on to the end
+/// ```
+struct Server {
+    port: u16,
+    wire: mpsc::Receiver<Result<Vec<u8>, String>>,
+}
+
+impl Server {
+    fn plays(script: &str) -> Server {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let (tell, wire) = mpsc::channel();
+        let script = script.to_owned();
+        thread::spawn(move || {
+            let (socket, _) = listener.accept().unwrap();
+            tell.send(play(&socket, &script)).unwrap();
+        });
+        Server { port, wire }
+    }
+
+    fn wire(self, done: &Done) -> Vec<u8> {
+        match self.wire.recv_timeout(PATIENCE) {
+            Ok(Ok(wire)) => wire,
+            Ok(Err(off)) => panic!("{off}; {done:?}"),
+            Err(e) => panic!("the server was not spoken with: {e}; {done:?}"),
+        }
+    }
+}
+
+fn play(mut socket: &TcpStream, script: &str) -> Result<Vec<u8>, String> {
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    socket.set_write_timeout(Some(PATIENCE)).unwrap();
+    let mut reader = BufReader::new(socket);
+    let (mut wire, mut unsaid) = (Vec::new(), String::new());
+    for line in script.lines().map(str::trim).filter(|line| !line.is_empty()) {
+        if let Some(text) = line.strip_prefix("S: ") {
+            if !reader.buffer().is_empty() {
+                return Err(format!("it did not wait for {text:?}"));
+            }
+            unsaid += &format!("{text}\r\n");
+            continue;
+        }
+        drop(socket.write_all(unsaid.as_bytes())); // whether it was heard is seen by the answer
+        unsaid.clear();
+        match line.strip_prefix("C: ") {
+            Some("(the message)") => loop {
+                match read_line(&mut reader)?.as_slice() {
+                    b".\r\n" => break,
+                    line => wire.extend_from_slice(line),
+                }
+            },
+            Some(expected) => {
+                let said = String::from_utf8_lossy(&read_line(&mut reader)?).trim_end().to_owned();
+                match expected.strip_suffix('*') {
+                    Some(start) if said.starts_with(start) => {}
+                    None if said == expected => {}
+                    _ => return Err(format!("it said {said:?}, and not {expected:?}")),
+                }
+            }
+            None if line == "(drips)" => {
+                while socket.write_all(b"2").is_ok() {
+                    thread::sleep(Duration::from_millis(20));
+                }
+            }
+            None => {
+                assert_eq!(line, "(closes)");
+                return Ok(wire);
+            }
+        }
+    }
+    drop(socket.write_all(unsaid.as_bytes()));
+    drop(reader.read_to_end(&mut Vec::new())); // closing with something unread could undo what was said
+    Ok(wire)
+}
+
+fn read_line(reader: &mut impl BufRead) -> Result<Vec<u8>, String> {
+    let mut line = Vec::new();
+    match reader.read_until(b'\n', &mut line) {
+        Ok(_) if line.ends_with(b"\r\n") => Ok(line),
+        read => Err(format!("it said {:?}, and no more: {read:?}", line.escape_ascii().to_string())),
+    }
+}
+
+/// A server with 8BITMIME up to where the message begins: HELLO, MAIL and one recipient.
+const HELLO: &str = "
+    S: 220 mail.example.org
+    C: EHLO *
+    S: 250-mail.example.org
+    S: 250 8BITMIME
+";
+const MAIL: &str = "
+    C: MAIL FROM:<a@example.org>
+    S: 250 OK
+";
+const RCPT: &str = "
+    C: RCPT TO:<b@example.org>
+    S: 250 OK
+";
+const DATA: &str = "
+    C: DATA
+    S: 354 Go on
+    C: (the message)
+    S: 250 OK queued as 4711
+";
+const QUIT: &str = "
+    C: QUIT
+    S: 221 Bye
+";
+const RSET: &str = "
+    C: RSET
+    S: 250 OK
+";
+
+fn accepting() -> String {
+    [HELLO, MAIL, RCPT, DATA, QUIT].concat()
+}
+
+/// Takes the message from anybody, 8BITMIME or not, for b.
+fn accepting_from(mail: &str) -> String {
+    [HELLO, "C: ", mail, "\nS: 250 OK\n", RCPT, DATA, QUIT].concat()
+}
+
+const ARGS: &[&str] = &["-f", "a@example.org", "b@example.org"];
+
+fn json(args: &[&'static str]) -> Vec<&'static str> {
+    ["--json"].iter().chain(args).copied().collect()
+}
+
+// The message, octet by octet.
+
+#[test]
+fn a_message_is_sent_and_nothing_is_said() {
+    let done = send(&accepting(), &["b@example.org"], HI);
+    let wire = b"From: a@example.org\r\nTo: b@example.org\r\nSubject: Hi\r\n\r\nHello!\r\n".to_vec();
+    assert_eq!(done, Done { code: Some(0), out: String::new(), err: String::new(), wire });
+}
+
+#[test]
+fn octets_beyond_ascii_arrive_as_they_are() {
+    let script = accepting_from("MAIL FROM:<a@example.org> BODY=8BITMIME");
+    let message = b"Subject: caf\xc3\xa9\r\n\r\n\xff\xfe\x80 \x7f\x01\r\n";
+    let done = send(&script, ARGS, message);
+    assert_eq!((done.code, done.wire.as_slice()), (Some(0), &message[..]));
+}
+
+#[test]
+fn bare_line_ends_become_crlf() {
+    let done = send(&accepting(), ARGS, b"A: 1\nB: 2\rC: 3\r\n\nx\r\ry");
+    assert_eq!(done.code, Some(0));
+    assert_eq!(done.wire.escape_ascii().to_string(), r"A: 1\r\nB: 2\r\nC: 3\r\n\r\nx\r\n\r\ny\r\n");
+}
+
+#[test]
+fn a_lone_dot_does_not_end_the_message() {
+    for flags in [&["-i"][..], &["-oi"], &[]] {
+        let done = send(&accepting(), &[flags, ARGS].concat(), b"A: 1\n\nx\n.\n..\ny\n");
+        assert_eq!(done.wire.escape_ascii().to_string(), r"A: 1\r\n\r\nx\r\n..\r\n...\r\ny\r\n");
+    }
+}
+
+#[test]
+fn long_lines_are_not_broken() {
+    let message = [b"A: 1\r\n\r\n", "x".repeat(100_000).as_bytes(), b"\r\n"].concat();
+    assert!(send(&accepting(), ARGS, &message).wire == message);
+}
+
+#[test]
+fn an_empty_message_is_sent_if_the_envelope_is_given() {
+    assert_eq!(send(&accepting(), ARGS, b"").wire, b"\r\n");
+    for args in [&["b@example.org"][..], &["-t"], &["-f", "a@example.org", "-t"]] {
+        assert_eq!(run(args, b"").code, Some(65), "{args:?}");
+    }
+    assert_eq!(run(&["-f", "a@example.org"], HI).code, Some(64), "nobody was named");
+}
+
+/// More than is held in memory, with lines of all kinds.
+fn big() -> (Vec<u8>, Vec<u8>) {
+    let (mut message, mut wire) =
+        (b"From: a@example.org\n\n".to_vec(), b"From: a@example.org\r\n\r\n".to_vec());
+    for i in 0..60_000u32 {
+        let line = format!("{}line {i} {}", if i % 7 == 0 { "." } else { "" }, "x".repeat(i as usize % 90));
+        message.extend_from_slice(line.as_bytes());
+        message.extend_from_slice(if i % 3 == 0 { b"\n" } else { b"\r\n" });
+        wire.extend_from_slice(if i % 7 == 0 { b"." } else { b"" });
+        wire.extend_from_slice(line.as_bytes());
+        wire.extend_from_slice(b"\r\n");
+    }
+    assert!(message.len() > 3 * 1024 * 1024);
+    (message, wire)
+}
+
+#[test]
+fn megabytes_through_a_pipe_arrive_intact() {
+    let (message, wire) = big();
+    let done = send(&accepting_from("MAIL FROM:<a@example.org> BODY=8BITMIME"), &["b@example.org"], &message);
+    assert_eq!((done.code, done.err.as_str()), (Some(0), ""));
+    assert!(done.wire == wire);
+}
+
+#[test]
+fn megabytes_in_a_file_arrive_intact_and_their_size_is_told() {
+    let (message, wire) = big();
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("sendmail-big-{}", std::process::id()));
+    fs::write(&path, &message).unwrap();
+    let mail = format!(
+        "
+        S: 220 mail.example.org
+        C: EHLO *
+        S: 250-mail.example.org
+        S: 250 SIZE
+        C: MAIL FROM:<a@example.org> SIZE={}
+        S: 250 OK
+        ",
+        message.len()
+    );
+    let script = [&mail, RCPT, DATA, QUIT].concat();
+    let worlds = [&[][..], &["--async"]];
+    for world in &worlds[..1 + usize::from(cfg!(feature = "async"))] {
+        let stdin = || File::open(&path).unwrap().into();
+        let done = send_from(stdin, &script, &[world, ARGS].concat(), b"");
+        assert_eq!((done.code, done.err.as_str()), (Some(0), ""));
+        assert!(done.wire == wire);
+    }
+    fs::remove_file(&path).unwrap();
+}
+
+#[test]
+fn exactly_one_mebibyte_and_one_more_octet_arrive() {
+    for more in [-1i32, 0, 1, 2] {
+        let mut message = b"From: a@example.org\r\n\r\n".to_vec();
+        message.resize(((1 << 20) + more) as usize - 2, b'x');
+        message.extend_from_slice(b"\r\n");
+        let mail = match more {
+            ..=0 => "MAIL FROM:<a@example.org>",
+            _ => "MAIL FROM:<a@example.org> BODY=8BITMIME", // what a reader holds is not known
+        };
+        let done = send(&accepting_from(mail), ARGS, &message);
+        assert!(done.code == Some(0) && done.wire == message, "{more}: {:?} {}", done.code, done.err);
+    }
+}
+
+// The envelope.
+
+#[test]
+fn bcc_gets_the_message_and_is_not_in_it() {
+    let message = b"From: a@example.org\nTo: T <t@example.org>\nBCC: b1@example.org,\n b2@example.org\n\
+        Cc: c@example.org\nSubject: Hi\n\nBcc: stays\n";
+    let script = [
+        HELLO,
+        MAIL,
+        "
+        C: RCPT TO:<t@example.org>
+        S: 250 OK
+        C: RCPT TO:<c@example.org>
+        S: 250 OK
+        C: RCPT TO:<b1@example.org>
+        S: 250 OK
+        C: RCPT TO:<b2@example.org>
+        S: 250 OK
+        C: RCPT TO:<x@example.org>
+        S: 250 OK
+        ",
+        DATA,
+        QUIT,
+    ];
+    let done = send(&script.concat(), &["-ti", "x@example.org"], message);
+    let expected = "From: a@example.org\r\nTo: T <t@example.org>\r\nCc: c@example.org\r\nSubject: Hi\r\n\r\nBcc: stays\r\n";
+    assert_eq!((done.code, String::from_utf8(done.wire).unwrap()), (Some(0), expected.to_owned()));
+}
+
+#[test]
+fn bcc_stays_when_the_recipients_are_given() {
+    let message = b"From: a@example.org\r\nBcc: c@example.org\r\n\r\n";
+    assert_eq!(send(&accepting(), &["b@example.org"], message).wire, message);
+}
+
+#[test]
+fn with_t_and_no_recipients_in_the_headers_the_arguments_will_do() {
+    assert_eq!(send(&accepting(), &["-t", "b@example.org"], b"From: a@example.org\n\n").code, Some(0));
+}
+
+#[test]
+fn bcc_is_removed_from_what_is_too_big_for_memory() {
+    let (message, wire) = big();
+    let message = [b"Bcc: b@example.org\r\n", &*message].concat();
+    let done = send(&accepting_from("MAIL FROM:<a@example.org> BODY=8BITMIME"), &["-t"], &message);
+    assert!(done.code == Some(0) && done.wire == wire, "{:?} {}", done.code, done.err);
+}
+
+#[test]
+fn the_sender_is_taken_from_the_headers_unless_given() {
+    let message = b"From: x@example.org, y@example.org\nSender: a@example.org\n\n";
+    assert_eq!(send(&accepting(), &["b@example.org"], message).code, Some(0));
+    for args in [["-fa@example.org", "--", "b@example.org"], ["--from=a@example.org", "-i", "b@example.org"]]
+    {
+        assert_eq!(send(&accepting(), &args, b"From: x@example.org\n\n").code, Some(0));
+    }
+}
+
+#[test]
+fn the_null_sender() {
+    for sender in ["", "<>"] {
+        let done = send(&accepting_from("MAIL FROM:<>"), &["-f", sender, "b@example.org"], HI);
+        assert_eq!(done.code, Some(0), "{}", done.err);
+    }
+}
+
+#[test]
+fn behind_two_dashes_everything_is_a_recipient() {
+    let script = [HELLO, MAIL, "C: RCPT TO:<-t@example.org>\nS: 250 OK\n", DATA, QUIT].concat();
+    assert_eq!(send(&script, &["-f", "a@example.org", "--", "-t@example.org"], HI).code, Some(0));
+}
+
+#[test]
+fn headers_without_end_are_an_error_only_for_who_needs_them() {
+    let message = [b"From: a@example.org\r\nX: ", "x\r\n ".repeat(600_000).as_bytes()].concat();
+    let done = run(&["-s", "smtp://127.0.0.1:1", "b@example.org"], &message);
+    assert_eq!((done.code, done.err.contains("headers")), (Some(65), true), "{}", done.err);
+    let script = accepting_from("MAIL FROM:<a@example.org> BODY=8BITMIME");
+    assert_eq!(send(&script, ARGS, &message).code, Some(0));
+}
+
+// What it says.
+
+#[test]
+fn v_tells_the_final_reply() {
+    let done = send(&accepting(), &[&["-v"], ARGS].concat(), HI);
+    assert_eq!((done.code, &*done.out, &*done.err), (Some(0), "250 OK queued as 4711\n", ""));
+    let done = send("S: 554-No\nS: 554 service", &[&["-v"], ARGS].concat(), HI);
+    assert_eq!((done.code, &*done.out), (Some(69), "554 No service\n"));
+}
+
+#[test]
+fn vv_tells_the_dialogue() {
+    let done = send(&accepting(), &[&["-vv"], ARGS].concat(), HI);
+    assert_eq!((done.code, &*done.out), (Some(0), "250 OK queued as 4711\n"));
+    let lines: Vec<_> = done.err.lines().collect();
+    for line in ["S: 220 mail.example.org", "C: MAIL FROM:<a@example.org>", "C: QUIT", "S: 221 Bye"] {
+        assert!(lines.contains(&line), "{line} is not in {lines:#?}");
+    }
+}
+
+const LOGIN: &[&str] =
+    &["-vv", "-s", "smtp://user:hunter%3a2@127.0.0.1:PORT", "-f", "a@example.org", "b@example.org"];
+
+fn has_no_secret(done: &Done) {
+    // `hunter:2`, and in base64 alone and behind NUL, user, NUL
+    for secret in ["hunter", "aHVudGVyOjI", "AHVzZXIAaHVudGVyOjI"] {
+        assert!(!done.err.contains(secret) && !done.out.contains(secret), "{done:?}");
+    }
+}
+
+#[test]
+fn no_secret_is_ever_told() {
+    let hello = "
+        S: 220 mail.example.org
+        C: EHLO *
+        S: 250-mail.example.org
+        S: 250 AUTH PLAIN LOGIN
+    ";
+    let plain = "
+        C: AUTH PLAIN AHVzZXIAaHVudGVyOjI=
+        S: 535 5.7.8 No
+        C: AUTH LOGIN
+        S: 334 VXNlcm5hbWU6
+        C: dXNlcg==
+        S: 334 UGFzc3dvcmQ6
+        C: aHVudGVyOjI=
+    ";
+    let done = send(&[hello, plain, "S: 235 Yes\n", MAIL, RCPT, DATA, QUIT].concat(), LOGIN, HI);
+    assert_eq!(done.code, Some(0), "{}", done.err);
+    has_no_secret(&done);
+
+    let done = send(&[hello, plain, "S: 535 No\n"].concat(), LOGIN, HI);
+    assert_eq!((done.code, &*done.out), (Some(77), "535 No\n"), "{}", done.err);
+    has_no_secret(&done);
+}
+
+#[test]
+fn a_secret_that_the_server_repeats_is_not_told() {
+    for code in ["535", "454", "421", "250"] {
+        let script = format!(
+            "
+            S: 220 mail.example.org
+            C: EHLO *
+            S: 250-mail.example.org
+            S: 250 AUTH PLAIN
+            C: AUTH PLAIN AHVzZXIAaHVudGVyOjI=
+            S: {code} hunter:2 (AHVzZXIAaHVudGVyOjI=)? Oh.
+            "
+        );
+        has_no_secret(&send(&script, LOGIN, HI));
+    }
+}
+
+#[test]
+fn a_closed_stdout_changes_nothing() {
+    for flag in ["-v", "--json"] {
+        let server = Server::plays(&accepting());
+        let url = format!("smtp://127.0.0.1:{}", server.port);
+        let mut child = start(&[&["-s", &url, flag], ARGS].concat(), Stdio::piped());
+        drop(child.stdout.take());
+        let done = finish(child, HI);
+        assert_eq!((done.code, &*done.err), (Some(0), ""));
+        server.wire(&done);
+    }
+}
+
+#[test]
+fn help_goes_to_stdout() {
+    let done = run(&["--help"], b"");
+    assert!(done.code == Some(0) && done.out.starts_with("sendmail [OPTIONS]") && done.err.is_empty());
+}
+
+// JSON.
+
+#[test]
+fn json_of_an_accepted_message() {
+    let done = send(&accepting(), &json(ARGS), HI);
+    let expected = r#"{"outcome":"accepted","reply":"250 OK queued as 4711","refused":[],"recipients":[{"recipient":"b@example.org","outcome":"accepted","reply":"250 OK queued as 4711"}],"error":null}"#;
+    assert_eq!((done.code, done.out), (Some(0), format!("{expected}\n")));
+}
+
+#[test]
+fn json_is_escaped() {
+    let done = send(
+        "S: 554 \"a\\b\" \u{e9}\x01",
+        &["--json", "-f", "a@example.org", r#""q\"\\ \x"@example.org"#],
+        HI,
+    );
+    let expected = r#"{"outcome":"not_sent","reply":"554 \"a\\b\" é\\u{1}","refused":[],"recipients":[{"recipient":"\"q\\\"\\\\ \\x\"@example.org","outcome":"not_sent","reply":null}],"error":"the server refused the greeting: 554 \"a\\b\" é\\u{1}"}"#;
+    assert_eq!((done.code, done.out), (Some(69), format!("{expected}\n")));
+}
+
+#[test]
+fn json_tells_all_recipients_that_are_known() {
+    let not_sent = |address| format!(r#"{{"recipient":"{address}","outcome":"not_sent","reply":null}}"#);
+    let message = b"From: a@example.org\nTo: T <t@example.org>\n\n";
+    let address = "a\\u0007@b";
+    for (args, code, known) in [
+        (vec!["-t", "-s", "smtp:/x", "b@example.org"], 64, vec!["t@example.org", "b@example.org"]),
+        (vec!["-t", "--name", "a b"], 64, vec!["t@example.org"]),
+        (vec!["--cafile", "/nowhere", "<b@example.org>"], 64, vec!["b@example.org"]),
+        (vec!["-t", "a\x07@b", "b@example.org"], 65, vec!["t@example.org", address, "b@example.org"]),
+        (vec!["-s", "smtp://[fe80::1%nowhere]", "b@example.org"], 68, vec!["b@example.org"]),
+        (vec![], 64, vec![]),
+        (vec!["--timeout", "0", "b@example.org"], 75, vec!["b@example.org"]),
+    ] {
+        let done = run(&[&["--json"], &*args].concat(), message);
+        assert_eq!(done.code, Some(code), "{args:?} {}", done.err);
+        let known: Vec<_> = known.into_iter().map(not_sent).collect();
+        let start = format!(
+            r#"{{"outcome":"not_sent","reply":null,"refused":[],"recipients":[{}],"error":""#,
+            known.join(",")
+        );
+        assert!(done.out.starts_with(&start) && done.out.ends_with("\"}\n"), "{args:?} {}", done.out);
+        assert_eq!(done.out.lines().count(), 1);
+        assert!(done.err.starts_with("sendmail: ") && done.err.lines().count() == 1, "{}", done.err);
+    }
+}
+
+// Exit codes.
+
+#[test]
+fn usage_is_64() {
+    for args in [
+        &["--nonsense"][..],
+        &["-x"],
+        &["-oX"],
+        &["-f"],
+        &["--json=1"],
+        &["--timeout", "-1"],
+        &["--timeout", "NaN"],
+        &["--timeout", "inf"],
+        &["--timeout", "1e300"],
+        &["--deadline", "soon"],
+        &["--deadline", ""],
+    ] {
+        let done = run(&[ARGS, args].concat(), HI);
+        assert_eq!((done.code, &*done.out, done.err.lines().count()), (Some(64), "", 1), "{args:?} {done:?}");
+    }
+}
+
+#[test]
+fn what_is_usage_comes_before_what_is_wrong_with_the_message() {
+    for args in [["-s", "http://x", "a b"], ["--name", "a b", "a b"]] {
+        assert_eq!(run(&args, b"").code, Some(64), "{args:?}");
+    }
+}
+
+#[cfg(not(feature = "async"))]
+#[test]
+fn async_is_usage_in_a_build_without_it() {
+    let done = run(&["--async", "b@example.org"], HI);
+    assert_eq!((done.code, done.err.contains("--features async")), (Some(64), true));
+}
+
+#[test]
+fn an_empty_smtp_url_is_none() {
+    for (url, why) in [("", "EHLO"), ("smtp:/x", "URL")] {
+        let mut command = Command::new(program());
+        command.args(["--name", "a b", "-f", "a@example.org", "b@example.org"]).env("SMTP_URL", url);
+        let output = command.stdin(Stdio::null()).output().unwrap();
+        let err = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.code() == Some(64) && err.contains(why), "{err}");
+    }
+}
+
+#[test]
+fn smtp_url_is_the_server() {
+    let server = Server::plays(&accepting());
+    let mut command = Command::new(program());
+    command.args(ARGS).env("SMTP_URL", format!("smtp://127.0.0.1:{}", server.port));
+    let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let done = finish(child, HI);
+    server.wire(&done);
+    assert_eq!(done.code, Some(0));
+}
+
+#[test]
+fn a_bad_message_or_address_is_65() {
+    for (args, message) in [
+        (&["-f", "a@example.org", "b c@example.org"][..], HI),
+        (&["-f", "a@example.org> SIZE=1", "b@example.org"], HI),
+        (&["-t"], b"From: a@example.org\nTo: nobody at all\n\n"),
+        (&["-t"], b"From: a@example.org\n\n"),
+        (&["b@example.org"], b"Subject: from nobody\n\n"),
+    ] {
+        let done = run(args, message);
+        assert_eq!((done.code, done.err.lines().count()), (Some(65), 1), "{args:?} {}", done.err);
+    }
+}
+
+#[test]
+fn what_the_server_cannot_take_is_65() {
+    let plain = "S: 220 mail.example.org\nC: EHLO *\nS: 250-mail.example.org\nS: 250 SIZE 100\n";
+    let long = "x".repeat(200);
+    for message in [&b"\n\xe9\n"[..], b"\n\0\n", long.as_bytes()] {
+        let done = send(&[plain, QUIT].concat(), &json(ARGS), message);
+        assert_eq!(done.code, Some(65), "{done:?}");
+        assert!(done.out.contains(r#"{"recipient":"b@example.org","outcome":"not_sent","reply":null}"#));
+    }
+    let script = [&*accepting_from("SMTPUTF8")].concat();
+    let script = &script[..script.find("C: SMTPUTF8").unwrap()];
+    assert_eq!(send(script, &["-f", "\u{e9}@example.org", "b@example.org"], HI).code, Some(65));
+}
+
+#[test]
+fn an_octet_found_late_is_65_and_the_message_is_not_sent() {
+    let (mut message, _) = big();
+    message.push(0);
+    let script =
+        [HELLO, "C: MAIL FROM:<a@example.org> BODY=8BITMIME\nS: 250 OK\n", RCPT, "C: DATA\nS: 354 Go on\n"];
+    let done = send(&script.concat(), &json(ARGS), &message);
+    assert_eq!(done.code, Some(65), "{}", done.err);
+    assert!(done.out.starts_with(r#"{"outcome":"not_sent","reply":null"#), "{}", done.out);
+}
+
+#[test]
+fn a_login_that_is_refused_for_good_is_77_and_for_now_75() {
+    let hello =
+        "S: 220 mail.example.org\nC: EHLO *\nS: 250-mail.example.org\nS: 250 AUTH PLAIN\nC: AUTH PLAIN *\n";
+    for (reply, code) in [("535 No", 77), ("454 Later", 75), ("421 Bye", 75)] {
+        let done = send(&format!("{hello}S: {reply}\n"), &LOGIN[1..], HI);
+        assert_eq!(done.code, Some(code), "{}", done.err);
+        assert!(done.err.contains(reply), "{}", done.err);
+    }
+    let done = send(HELLO, &LOGIN[1..], HI);
+    assert_eq!(done.code, Some(77), "{}", done.err);
+}
+
+#[cfg(feature = "native-tls")]
+#[test]
+fn tls_that_cannot_be_had_is_77() {
+    let url = ["-s", "smtp://127.0.0.1:PORT?tls=required"];
+    let starttls = "
+        S: 220 mail.example.org
+        C: EHLO *
+        S: 250-mail.example.org
+        S: 250 STARTTLS
+        C: STARTTLS
+    ";
+    for (script, code) in [
+        (HELLO.to_owned(), 77),
+        (format!("{starttls}S: 554 No"), 77),
+        (format!("{starttls}S: 454 Not now"), 75),
+        (format!("{starttls}S: 220 Go on\nS: this is no TLS at all\n(closes)"), 76),
+    ] {
+        let done = send(&script, &[&url, ARGS].concat(), HI);
+        assert_eq!(done.code, Some(code), "{script} {}", done.err);
+    }
+    let done = send("S: 220 mail.example.org", &[&["-s", "smtps://127.0.0.1:PORT"], ARGS].concat(), HI);
+    assert_eq!(done.code, Some(77), "{}", done.err);
+}
+
+#[cfg(not(feature = "native-tls"))]
+#[test]
+fn tls_in_a_build_without_it_is_usage() {
+    for url in ["smtps://127.0.0.1:1", "smtp://127.0.0.1:1?tls=required"] {
+        assert_eq!(run(&[&["-s", url], ARGS].concat(), HI).code, Some(64));
+    }
+}
+
+#[test]
+fn a_certificate_that_is_none_is_usage() {
+    for path in ["/nowhere/at/all", concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml")] {
+        let done = run(&[&["--cafile", path], ARGS].concat(), HI);
+        assert_eq!((done.code, done.err.lines().count()), (Some(64), 1), "{}", done.err);
+    }
+}
+
+#[test]
+fn no_such_host_is_68() {
+    // An interface that there is not: no name server has to be asked.
+    let done = run(&[&["-s", "smtp://[fe80::1%nowhere]"], ARGS].concat(), HI);
+    assert_eq!((done.code, done.err.lines().count()), (Some(68), 1), "{}", done.err);
+}
+
+#[test]
+fn a_connection_lost_after_the_dot_is_74() {
+    let script = [HELLO, MAIL, RCPT, "C: DATA\nS: 354 Go on\nC: (the message)\n(closes)"].concat();
+    let done = send(&script, &json(ARGS), HI);
+    assert_eq!(done.code, Some(74));
+    let start = r#"{"outcome":"in_doubt","reply":null,"refused":[],"recipients":[{"recipient":"b@example.org","outcome":"in_doubt","reply":null}],"error":""#;
+    assert!(done.out.starts_with(start), "{}", done.out);
+    assert!(done.err.contains("may have been delivered") && done.err.contains("closed"), "{}", done.err);
+}
+
+#[test]
+fn a_final_reply_that_does_not_come_is_74() {
+    let script = [HELLO, MAIL, RCPT, "C: DATA\nS: 354 Go on\nC: (the message)\n"].concat();
+    assert_eq!(send(&script, &[&["--timeout", "0.2"], ARGS].concat(), HI).code, Some(74));
+}
+
+#[test]
+fn a_connection_lost_before_the_dot_is_75() {
+    for script in [
+        "(closes)".to_owned(),
+        [HELLO, "(closes)"].concat(),
+        [HELLO, MAIL, RCPT, "(closes)"].concat(),
+        [HELLO, MAIL, RCPT, "C: DATA\n(closes)"].concat(),
+    ] {
+        let done = send(&script, &json(ARGS), HI);
+        assert_eq!(done.code, Some(75), "{script} {}", done.err);
+        assert!(done.out.starts_with(r#"{"outcome":"not_sent""#));
+    }
+}
+
+const TWO: &[&str] = &["-f", "a@example.org", "b@example.org", "c@example.org"];
+
+#[test]
+fn some_recipients_refused_is_67_also_when_only_for_now() {
+    for reply in ["550 5.1.1 No such user", "450 Try again"] {
+        let refused = format!("C: RCPT TO:<c@example.org>\nS: {reply}\n");
+        let done = send(&[HELLO, MAIL, RCPT, &refused, DATA, QUIT].concat(), &json(TWO), HI);
+        assert_eq!(done.code, Some(67));
+        let expected = format!(
+            r#"{{"outcome":"accepted","reply":"250 OK queued as 4711","refused":[{{"recipient":"c@example.org","reply":"{reply}"}}],"recipients":[{{"recipient":"b@example.org","outcome":"accepted","reply":"250 OK queued as 4711"}},{{"recipient":"c@example.org","outcome":"refused","reply":"{reply}"}}],"error":null}}"#
+        );
+        assert_eq!(done.out, format!("{expected}\n"));
+        assert_eq!(done.err, format!("sendmail: c@example.org was refused: {reply}\n"));
+    }
+}
+
+#[test]
+fn all_recipients_refused_is_67_and_all_for_now_75() {
+    for (first, second, code) in [(550, 550, 67), (450, 550, 67), (450, 451, 75)] {
+        let rcpt = format!(
+            "
+            C: RCPT TO:<b@example.org>
+            S: {first} No
+            C: RCPT TO:<c@example.org>
+            S: {second} No
+            "
+        );
+        let done = send(&[HELLO, MAIL, &rcpt, RSET, QUIT].concat(), &json(TWO), HI);
+        assert_eq!(done.code, Some(code));
+        let start = format!(
+            r#"{{"outcome":"refused","reply":"{first} No","refused":[{{"recipient":"b@example.org","reply":"{first} No"}},{{"recipient":"c@example.org","reply":"{second} No"}}]"#
+        );
+        assert!(done.out.starts_with(&start), "{}", done.out);
+        assert_eq!(done.err.lines().count(), 1, "{}", done.err);
+    }
+}
+
+#[test]
+fn all_or_nothing_keeps_it_from_all() {
+    for (reply, code) in [("550 No", 67), ("450 No", 75)] {
+        let refused = format!("C: RCPT TO:<c@example.org>\nS: {reply}\n");
+        let script = [HELLO, MAIL, RCPT, &refused, RSET, QUIT].concat();
+        let done = send(&script, &[&["--json", "--all-or-nothing"], TWO].concat(), HI);
+        assert_eq!(done.code, Some(code));
+        assert!(done.out.contains(r#"{"recipient":"b@example.org","outcome":"not_sent","reply":null}"#));
+    }
+}
+
+#[test]
+fn a_refusal_for_good_is_69_and_for_now_75() {
+    for (digit, code) in [('5', 69), ('4', 75)] {
+        let reply = format!("S: {digit}52 No\n");
+        for script in [
+            vec![&*reply],
+            vec![HELLO, "C: MAIL FROM:<a@example.org>\n", &reply, RSET, QUIT],
+            vec![HELLO, MAIL, RCPT, "C: DATA\n", &reply, RSET, QUIT],
+            vec![HELLO, MAIL, RCPT, "C: DATA\nS: 354 Go on\nC: (the message)\n", &reply, RSET, QUIT],
+        ] {
+            let done = send(&script.concat(), &json(ARGS), HI);
+            assert_eq!(done.code, Some(code), "{script:?}");
+            assert!(done.out.contains(&format!(r#""reply":"{digit}52 No","refused":[]"#)), "{}", done.out);
+        }
+    }
+    let script = [HELLO, MAIL, RCPT, "C: DATA\nS: 354 Go on\nC: (the message)\nS: 421 Bye"].concat();
+    assert_eq!(send(&script, ARGS, HI).code, Some(75));
+}
+
+#[test]
+fn no_server_is_75() {
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let url = format!("smtp://127.0.0.1:{port}");
+    let done = run(&[&["-s", &url], ARGS].concat(), HI);
+    assert_eq!(done.code, Some(75));
+    assert!(done.err.contains(&format!("could not connect to 127.0.0.1:{port}: ")), "{}", done.err);
+}
+
+#[test]
+fn a_silent_server_is_75_when_the_time_is_up() {
+    let done = send("", &[&["--timeout", "0.2"], ARGS].concat(), HI);
+    assert_eq!((done.code, done.err.contains("the time was up")), (Some(75), true), "{}", done.err);
+}
+
+#[test]
+fn a_dripping_server_is_75_at_the_deadline() {
+    let begin = Instant::now();
+    let script = ["S: 220 mail.example.org\nC: EHLO *\n", "(drips)"].concat();
+    let done = send(&script, &[&["--deadline", "0.5"], ARGS].concat(), HI);
+    assert_eq!(done.code, Some(75), "{}", done.err);
+    assert!(begin.elapsed() >= Duration::from_millis(500) && begin.elapsed() < PATIENCE);
+}
+
+#[test]
+fn times_may_be_long() {
+    let args = ["--timeout", "1e18", "--deadline", "99999999999.5"];
+    assert_eq!(send(&accepting(), &[&args, ARGS].concat(), HI).code, Some(0));
+}
+
+#[test]
+fn what_is_no_smtp_is_76() {
+    for script in ["S: HTTP/1.1 400 Bad Request", "S: 220-mail\nS: 250 mail", "S: 250 mail"] {
+        assert_eq!(send(script, ARGS, HI).code, Some(76), "{script}");
+    }
+}
+
+// Pipelining.
+
+const PIPELINING: &str = "S: 220 mail.example.org\nC: EHLO *\nS: 250-mail.example.org\nS: 250 PIPELINING\n";
+
+#[test]
+fn commands_go_ahead_of_the_replies_where_that_is_offered() {
+    let script = "
+        C: MAIL FROM:<a@example.org>
+        C: RCPT TO:<b@example.org>
+        C: DATA
+        S: 250 OK
+        S: 250 OK
+        S: 354 Go on
+        C: (the message)
+        C: QUIT
+        S: 250 OK
+        S: 221 Bye
+    ";
+    assert_eq!(send(&[PIPELINING, script].concat(), ARGS, HI).code, Some(0));
+}
+
+#[test]
+fn without_pipelining_each_waits_for_the_one_before() {
+    let script = [PIPELINING, MAIL, RCPT, DATA, QUIT].concat();
+    assert_eq!(send(&script, &[&["--no-pipelining"], ARGS].concat(), HI).code, Some(0));
+}
