@@ -142,13 +142,7 @@ impl Auth {
     }
 
     fn refused(&mut self, reply: ReplyRef<'_>) {
-        // A server that repeats what it was told must not put it into an error or a log.
-        let Credentials { user: _, password } = &self.credentials;
-        let encoded =
-            [password.to_vec(), self.answer(0).unwrap_or_default()].map(|secret| BASE64.encode(secret));
-        let reply = // The longest first: one may be a part of another.
-        reply.keep().redacted(&[encoded[1].as_bytes(), encoded[0].as_bytes(), password]);
-        self.refusal = Some(reply);
+        self.refusal = Some(self.keep(reply));
         self.state = match self.mechanisms.pop() {
             Some(next) => {
                 self.current = next;
@@ -206,8 +200,11 @@ impl Dialogue for Auth {
     fn keep(&self, reply: ReplyRef<'_>) -> Reply {
         let password = &*self.credentials.password;
         let plain = [b"\0", &*self.credentials.user, b"\0", password].concat();
-        let encoded = [BASE64.encode(password), BASE64.encode(plain)];
+        // Also without the padding; what is left of it tells nothing.
+        let encoded = [plain.as_slice(), password].map(|secret| BASE64.encode(secret).replace('=', ""));
+        let hex: String = password.iter().map(|b| format!("{b:02x}")).collect();
         // The longest first: one may be a part of another.
-        reply.keep().redacted(&[encoded[1].as_bytes(), encoded[0].as_bytes(), password])
+        let [plain, alone] = encoded.each_ref().map(String::as_bytes);
+        reply.keep().redacted(&[plain, alone, hex.as_bytes(), hex.to_uppercase().as_bytes(), password])
     }
 }
