@@ -14,10 +14,10 @@ impl Client {
     pub(super) fn limit(&self, phase: Phase) -> Result<Instant, Error> {
         let now = Instant::now();
         let until = later(now, self.settings.config.timeouts.of(phase));
-        match self.deadline {
-            Some(deadline) if deadline <= now => Err(Error::Timeout(phase)),
-            Some(deadline) => Ok(until.min(deadline)),
-            None => Ok(until),
+        let until = self.deadline.map_or(until, |deadline| until.min(deadline));
+        match until > now {
+            true => Ok(until),
+            false => Err(Error::Timeout(phase)), // also for a limit of zero, whatever may be at hand
         }
     }
 
