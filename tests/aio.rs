@@ -1,0 +1,308 @@
+//! The dialogues, awaited; and what only futures can do. `blocking.rs` has the same ones with the other client.
+#![cfg(feature = "async")]
+
+use std::{
+    future::{Future, poll_fn},
+    io::Read,
+    pin::pin,
+    sync::mpsc,
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
+
+use postino::{
+    Delivery, Error, Outcome, Raw,
+    aio::{Builder, Client, send},
+};
+use smol::{block_on, future::zip};
+
+mod dialogue;
+mod support;
+
+use self::{
+    dialogue::{assert_closed, assert_open, builder, connect, envelope, mail},
+    support::{PATIENCE, Peer, Server},
+};
+
+fn assert_send<T: Send>(future: T) -> T {
+    future
+}
+
+#[test]
+fn every_future_is_send() {
+    let server = Server::playing("-- hello");
+    let (mail, builder) = (mail(), builder(&server));
+    let mut client = block_on(assert_send(builder.connect())).unwrap();
+    drop(assert_send(client.send(&mail)));
+    drop(assert_send(client.noop()));
+    drop(assert_send(client.rset()));
+    drop(assert_send(client.login("user", "secret")));
+    drop(assert_send(client.quit()));
+    drop(assert_send(builder.send(&mail)));
+    drop(assert_send(send("smtp://localhost", &mail)));
+}
+
+const TRANSACTION: &str = "C: MAIL FROM:<alice@example.org>
+     S: 250 ok
+     C: RCPT TO:<bob@example.org>
+     S: 250 ok
+     C: DATA
+     -- pause
+     S: 354 go on
+     C: Hello
+     C: .
+     -- pause
+     S: 250 ok\n";
+
+const FLIGHT: &str = "C: MAIL FROM:<alice@example.org>
+     C: RCPT TO:<bob@example.org>
+     C: DATA
+     -- pause
+     S: 250 ok
+     S: 250 ok
+     S: 354 go on
+     C: Hello
+     C: .
+     -- pause
+     S: 250 ok\n";
+
+#[test]
+fn tokio_can_drive_it() {
+    let server = Server::playing(format!("-- hello\n{TRANSACTION}C: QUIT\nS: 221 bye"));
+    let tokio = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    tokio.block_on(async {
+        let mut client = builder(&server).connect().await.unwrap();
+        assert_eq!(client.send(&mail()).await.unwrap().outcome(), Outcome::Accepted);
+        client.quit().await.unwrap();
+    });
+}
+
+#[test]
+fn tokio_can_drive_it_as_a_task() {
+    let server = Server::playing(format!("-- hello PIPELINING\n{}", FLIGHT.replace("C: .", "C: .\nC: QUIT")));
+    let builder = builder(&server);
+    let tokio = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let task = tokio.spawn(async move { builder.send(&mail()).await });
+    let delivery: Delivery = tokio.block_on(task).unwrap().unwrap();
+    assert_eq!(delivery.outcome(), Outcome::Accepted);
+}
+
+#[test]
+fn limits_hold_under_tokio() {
+    let server = Server::playing("-- silence");
+    let tokio = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let builder = builder(&server).timeout(Duration::from_millis(100));
+    assert!(tokio.block_on(builder.connect()).unwrap_err().is_timeout());
+}
+
+#[test]
+fn a_future_may_move_to_another_task_between_polls() {
+    let server = Server::playing(format!("-- pause\n-- hello\n-- pause\n{TRANSACTION}"));
+    let builder = builder(&server);
+    let mut connect = Box::pin(builder.connect());
+    assert!(connect.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+    let mut client = block_on(connect).unwrap();
+    let mail = mail();
+    let mut sending = Box::pin(client.send(&mail));
+    assert!(sending.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+    block_on(sending).map(drop).unwrap();
+}
+
+#[test]
+fn behaviour_90_clients_on_one_thread_do_not_wait_for_each_other() {
+    let (tell, told) = mpsc::channel();
+    let slow = Server::running(move |peer| {
+        peer.play("-- hello\nC: NOOP");
+        told.recv_timeout(PATIENCE).unwrap(); // until the other one is done
+        peer.play("S: 250 ok");
+    });
+    let quick = Server::playing(format!("-- hello\n{TRANSACTION}"));
+    let (mut one, mut other) = (connect(&slow), connect(&quick));
+    let (noop, ()) = block_on(zip(one.noop(), async {
+        other.send(&mail()).await.map(drop).unwrap();
+        tell.send(()).unwrap();
+    }));
+    noop.unwrap();
+}
+
+/// Waits until it is told to go on, and has nothing then.
+struct Waits(mpsc::Receiver<()>);
+
+impl Read for Waits {
+    fn read(&mut self, _: &mut [u8]) -> std::io::Result<usize> {
+        self.0.recv_timeout(PATIENCE).map(|()| 0).map_err(std::io::Error::other)
+    }
+}
+
+#[test]
+fn a_reader_that_waits_does_not_hold_the_thread() {
+    let server = Server::playing(format!("-- hello\n{}", TRANSACTION.replace("C: Hello", "C:")));
+    let (tell, told) = mpsc::channel();
+    let mail = Raw::reader(envelope(&["bob@example.org"]), Waits(told));
+    let mut client = connect(&server);
+    let (sent, ()) = block_on(zip(client.send(&mail), async {
+        smol::future::yield_now().await;
+        tell.send(()).unwrap();
+    }));
+    sent.map(drop).unwrap();
+}
+
+#[test]
+fn a_reader_that_waits_is_given_up_at_the_deadline() {
+    let server = Server::playing("-- hello\n-- envelope\nC: DATA\nS: 354 go on\n-- ignore");
+    let (tell, told) = mpsc::channel();
+    let mail = Raw::reader(envelope(&["bob@example.org"]), Waits(told));
+    let mut client = block_on(builder(&server).deadline(Duration::from_millis(300)).connect()).unwrap();
+    let error = block_on(client.send(&mail)).unwrap_err();
+    assert!(error.is_timeout() && !error.in_doubt(), "{error:?}");
+    assert_closed(&mut client);
+    drop(tell);
+}
+
+/// Polls it so often, and drops it then; none if it was not done.
+async fn dropped_after<T>(polls: usize, future: impl Future<Output = T>) -> Option<T> {
+    let mut future = pin!(future);
+    let mut left = polls;
+    poll_fn(|cx| {
+        if left == 0 {
+            return Poll::Ready(None);
+        }
+        left -= 1;
+        match future.as_mut().poll(cx) {
+            Poll::Pending if left == 0 => Poll::Ready(None),
+            polled => polled.map(Some),
+        }
+    })
+    .await
+}
+
+/// Plays the script as far as the client goes along.
+fn leaving(script: String) -> Server {
+    Server::running(move |peer: &mut Peer| {
+        peer.may_leave = true;
+        peer.play(&script);
+    })
+}
+
+/// Drops a send at each of its polls. The server must never hear anything but the beginning of `wire`, and the client
+/// never speak again.
+fn drop_at_every_poll(
+    hello: &str,
+    transaction: &str,
+    how: impl Fn(Builder) -> Builder,
+    mail: &Raw<'_>,
+    wire: &[u8],
+) {
+    for polls in 0.. {
+        let script = if polls == 0 { "C: NOOP\nS: 250 ok" } else { transaction };
+        let server = leaving(format!("{hello}\n{script}"));
+        let mut client = block_on(how(builder(&server)).connect()).unwrap();
+        let done = block_on(dropped_after(polls, client.send(mail)));
+        match (polls, &done) {
+            (0, _) => assert_open(&mut client), // nothing was begun
+            (_, None) => assert_closed(&mut client),
+            (_, Some(result)) => assert!(result.is_ok(), "{result:?}"),
+        }
+        drop(client);
+        let heard = server.finish();
+        let start = heard.windows(4).position(|bytes| bytes == b"MAIL").unwrap_or(heard.len());
+        assert!(wire.starts_with(&heard[start..]), "after {polls} polls: {}", heard[start..].escape_ascii());
+        if done.is_some() {
+            assert!(polls > 1, "it was never dropped on its way");
+            assert_eq!(heard.len() - start, wire.len());
+            return;
+        }
+    }
+}
+
+const WIRE: &[u8] = b"MAIL FROM:<alice@example.org>\r\nRCPT TO:<bob@example.org>\r\nDATA\r\nHello\r\n.\r\n";
+
+#[test]
+fn threat_81_a_send_dropped_at_any_poll_leaves_a_client_that_refuses() {
+    drop_at_every_poll("-- hello", TRANSACTION, |builder| builder, &mail(), WIRE);
+}
+
+#[test]
+fn threat_81_a_pipelined_send_dropped_at_any_poll_leaves_a_client_that_refuses() {
+    drop_at_every_poll("-- hello PIPELINING", FLIGHT, |builder| builder, &mail(), WIRE);
+}
+
+#[test]
+fn threat_81_a_send_dropped_within_its_body_leaves_no_message() {
+    let body = b"0123456789abcdef0123456789abcd\r\n".repeat(1 << 15);
+    let wire = [WIRE.strip_suffix(b"Hello\r\n.\r\n").unwrap(), &body, b".\r\n"].concat();
+    let transaction = "-- envelope\nC: DATA\n-- pause\nS: 354 go on\n-- body\nS: 250 ok";
+    let mail = Raw::bytes(envelope(&["bob@example.org"]), &body);
+    drop_at_every_poll("-- hello", transaction, |builder| builder, &mail, &wire);
+}
+
+#[cfg(feature = "native-tls")]
+#[test]
+fn threat_81_a_send_in_tls_dropped_at_any_poll_leaves_a_client_that_refuses() {
+    let implicit =
+        |builder: Builder| builder.security(postino::Security::Implicit).ca_certificate(support::tls::CA);
+    drop_at_every_poll("-- tls good\n-- hello", TRANSACTION, implicit, &mail(), WIRE);
+}
+
+/// Drops connecting at each of its polls.
+fn drop_connecting(script: &str, how: impl Fn(Builder) -> Builder) {
+    for polls in 0.. {
+        // Never polled, it does not connect at all.
+        let server = (polls > 0).then(|| leaving(script.to_owned()));
+        let builder = match &server {
+            Some(server) => how(builder(server)),
+            None => Client::builder("127.0.0.1").port(9),
+        };
+        if let Some(done) = block_on(dropped_after(polls, builder.connect())) {
+            assert!(polls > 1, "it was never dropped on its way");
+            done.map(drop).unwrap();
+            return;
+        }
+    }
+}
+
+#[test]
+fn threat_81_connecting_can_be_dropped_at_any_poll() {
+    drop_connecting(
+        "-- hello AUTH LOGIN
+         C: AUTH LOGIN
+         -- pause
+         S: 334 VXNlcm5hbWU6
+         C: dXNlcg==
+         S: 334 UGFzc3dvcmQ6
+         C: c2VjcmV0
+         S: 235 welcome",
+        |builder| builder.credentials("user", "secret"),
+    );
+}
+
+#[cfg(feature = "native-tls")]
+#[test]
+fn threat_81_starttls_can_be_dropped_at_any_poll() {
+    drop_connecting(
+        "-- hello STARTTLS
+         C: STARTTLS
+         S: 220 go ahead
+         -- tls good
+         C: EHLO client.example.org
+         -- pause
+         S: 250 mail.example.org",
+        |builder| builder.security(postino::Security::StartTls).ca_certificate(support::tls::CA),
+    );
+}
+
+#[test]
+fn threat_81_a_small_command_dropped_on_its_way_leaves_a_client_that_refuses() {
+    let server = Server::playing("-- hello\nC: NOOP\n-- pause\nS: 250 ok\n-- silence");
+    let mut client = connect(&server);
+    assert!(block_on(dropped_after(1, client.noop())).is_none());
+    for _ in 0..2 {
+        assert!(matches!(block_on(client.send(&mail())), Err(Error::NotConnected)));
+        assert!(matches!(
+            block_on(client.login("user", "secret")),
+            Err(Error::Auth { .. } | Error::NotConnected)
+        ));
+        assert_closed(&mut client);
+    }
+    block_on(client.quit()).unwrap();
+}

@@ -1,0 +1,419 @@
+//! Logins: mechanisms, refusals, and where secrets must not be seen.
+
+use postino::{Error, Phase};
+
+use super::*;
+use crate::support::journal;
+
+fn login(server: &Server) -> Builder {
+    builder(server).credentials("user", "secret")
+}
+
+#[test]
+fn plain_goes_out_with_auth() {
+    let server = Server::playing(
+        "-- hello AUTH LOGIN PLAIN
+         C: AUTH PLAIN AHVzZXIAc2VjcmV0
+         S: 235 2.7.0 welcome
+         C: NOOP
+         S: 250 ok",
+    );
+    assert_open(&mut block_on(login(&server).connect()).unwrap());
+}
+
+#[test]
+fn login_by_hand_is_the_same() {
+    let server = Server::playing(
+        "-- hello AUTH PLAIN
+         C: AUTH PLAIN AHVzZXIAc2VjcmV0
+         S: 535 no
+         C: AUTH PLAIN AHVzZXIAc2VjcmV0
+         S: 235 welcome
+         C: NOOP
+         S: 250 ok",
+    );
+    let mut client = connect(&server);
+    let error = block_on(client.login("user", "secret")).unwrap_err();
+    assert_eq!(error.reply().unwrap().code(), 535);
+    block_on(client.login("user", "secret")).unwrap();
+    let again = block_on(client.login("user", "secret")).unwrap_err();
+    assert!(matches!(again, Error::Auth { reply: None, .. }), "{again:?}");
+    assert_open(&mut client);
+}
+
+#[test]
+fn text_goes_out_as_utf_8_and_octets_as_they_are() {
+    let server = Server::playing(
+        "-- hello AUTH PLAIN
+         C: AUTH PLAIN AGrDtnJnAHDDpHNz
+         S: 235 welcome",
+    );
+    block_on(builder(&server).credentials("jörg", "päss").connect()).unwrap();
+    drop(server);
+
+    let server = Server::playing(
+        "-- hello AUTH PLAIN
+         C: AUTH PLAIN AHUA4OE=
+         S: 235 welcome",
+    );
+    block_on(builder(&server).credentials("u", b"\xe0\xe1").connect()).unwrap();
+}
+
+#[test]
+fn threat_66_login_prompts_are_answered_by_their_place() {
+    for (first, second) in [
+        ("VXNlcm5hbWU6", "UGFzc3dvcmQ6"),
+        ("", ""),
+        ("VXNlciBOYW1lAA==", "UGFzc3dvcmQA"),
+        ("VXNlcm5hbWU6 text - host", "UGFzc3dvcmQ6 text - host"),
+        ("UGFzc3dvcmQ6", "VXNlcm5hbWU6"),
+        ("Benutzer?", "Kennwort?"),
+    ] {
+        let server = Server::playing(format!(
+            "-- hello AUTH LOGIN
+             C: AUTH LOGIN
+             S: 334 {first}
+             C: dXNlcg==
+             S: 334 {second}
+             C: c2VjcmV0
+             S: 235 welcome"
+        ));
+        block_on(login(&server).connect()).unwrap();
+    }
+}
+
+#[test]
+fn threat_50_a_challenge_needs_no_text() {
+    let server = Server::playing(
+        "-- hello AUTH LOGIN
+         C: AUTH LOGIN
+         S: 334
+         C: dXNlcg==
+         S: 334
+         C: c2VjcmV0
+         S: 235",
+    );
+    block_on(login(&server).connect()).unwrap();
+}
+
+#[test]
+fn an_empty_password_is_an_empty_line() {
+    let server = Server::playing(
+        "-- hello AUTH LOGIN
+         C: AUTH LOGIN
+         S: 334 VXNlcm5hbWU6
+         C: dXNlcg==
+         S: 334 UGFzc3dvcmQ6
+         C:
+         S: 235 welcome",
+    );
+    block_on(builder(&server).credentials("user", "").connect()).unwrap();
+}
+
+#[test]
+fn behaviour_66_a_refused_mechanism_is_followed_by_the_next() {
+    let server = Server::playing(
+        "-- hello AUTH LOGIN PLAIN
+         C: AUTH PLAIN AHVzZXIAc2VjcmV0
+         S: 504 not that one
+         C: AUTH LOGIN
+         S: 334 VXNlcm5hbWU6
+         C: dXNlcg==
+         S: 334 UGFzc3dvcmQ6
+         C: c2VjcmV0
+         S: 235 welcome
+         C: NOOP
+         S: 250 ok",
+    );
+    assert_open(&mut block_on(login(&server).connect()).unwrap());
+}
+
+#[test]
+fn behaviour_66_the_last_refusal_is_the_error() {
+    let server = Server::playing(
+        "-- hello AUTH LOGIN PLAIN
+         C: AUTH PLAIN AHVzZXIAc2VjcmV0
+         S: 504 not that one
+         C: AUTH LOGIN
+         S: 334 VXNlcm5hbWU6
+         C: dXNlcg==
+         S: 535 nor you",
+    );
+    let error = connect_error(&login(&server));
+    assert_eq!(error.reply().unwrap().to_string(), "535 nor you");
+}
+
+#[test]
+fn threat_64_what_was_refused_is_not_cancelled() {
+    for refusal in ["502 what?", "535 no", "454 not now", "530 TLS first"] {
+        let server = Server::playing(format!(
+            "-- hello AUTH PLAIN
+             C: AUTH PLAIN AHVzZXIAc2VjcmV0
+             S: {refusal}"
+        ));
+        let error = connect_error(&login(&server));
+        assert!(matches!(error, Error::Auth { reply: Some(_), .. }), "{error:?}");
+    }
+}
+
+#[test]
+fn threat_64_a_challenge_too_many_is_cancelled_once() {
+    let server = Server::playing(
+        "-- hello AUTH PLAIN
+         C: AUTH PLAIN AHVzZXIAc2VjcmV0
+         S: 334 and your shoe size?
+         C: *
+         S: 501 cancelled
+         C: NOOP
+         S: 250 ok",
+    );
+    let mut client = connect(&server);
+    let error = block_on(client.login("user", "secret")).unwrap_err();
+    assert_eq!(error.reply().unwrap().code(), 501);
+    assert_open(&mut client);
+}
+
+#[test]
+fn threat_65_challenges_without_end_are_given_up() {
+    let server = Server::playing(
+        "-- hello AUTH LOGIN
+         C: AUTH LOGIN
+         S: 334 more
+         C: dXNlcg==
+         S: 334 more
+         C: c2VjcmV0
+         S: 334 more
+         C: *
+         S: 334 more",
+    );
+    let mut client = connect(&server);
+    let error = block_on(client.login("user", "secret")).unwrap_err();
+    assert!(matches!(error, Error::Protocol { phase: Phase::Auth, .. }), "{error:?}");
+    assert_closed(&mut client);
+}
+
+#[test]
+fn threat_52_a_login_takes_235_only() {
+    for answer in ["250 ok", "220 ok", "354 go on"] {
+        let server = Server::playing(format!(
+            "-- hello AUTH PLAIN
+             C: AUTH PLAIN AHVzZXIAc2VjcmV0
+             S: {answer}"
+        ));
+        let error = connect_error(&login(&server));
+        assert!(matches!(error, Error::Protocol { phase: Phase::Auth, .. }), "{answer}: {error:?}");
+    }
+}
+
+#[test]
+fn threat_52_a_235_in_the_midst_of_login_is_believed_at_its_place_only() {
+    let server = Server::playing(
+        "-- hello AUTH LOGIN
+         C: AUTH LOGIN
+         S: 334 VXNlcm5hbWU6
+         S: 235 welcome",
+    );
+    let error = connect_error(&login(&server));
+    assert!(matches!(error, Error::Protocol { phase: Phase::Auth, .. }), "{error:?}");
+}
+
+#[test]
+fn threat_90_without_a_way_to_log_in_nothing_goes_on() {
+    for keywords in ["", "AUTH", "AUTH GSSAPI NTLM", "XAUTH PLAIN", "AUTH=GSSAPI"] {
+        let server = Server::playing(format!("-- hello {keywords}"));
+        let error = connect_error(&login(&server));
+        assert!(matches!(error, Error::Auth { reply: None, .. }), "{keywords}: {error:?}");
+        assert!(error.is_permanent());
+    }
+}
+
+#[test]
+fn threat_90_a_login_by_hand_that_has_no_way_leaves_the_connection_as_it_is() {
+    let server = Server::playing(
+        "-- hello
+         C: NOOP
+         S: 250 ok",
+    );
+    let mut client = connect(&server);
+    assert!(matches!(block_on(client.login("user", "secret")), Err(Error::Auth { reply: None, .. })));
+    assert_open(&mut client);
+}
+
+#[test]
+fn threat_59_the_old_form_of_auth_is_known() {
+    let server = Server::playing(
+        "-- hello AUTH=LOGIN plain
+         C: AUTH PLAIN AHVzZXIAc2VjcmV0
+         S: 235 welcome",
+    );
+    block_on(login(&server).connect()).unwrap();
+}
+
+#[test]
+fn threat_72_a_refusal_for_now_is_not_one_for_good() {
+    for (answer, transient) in [
+        ("454 4.7.0 temporary failure", true),
+        ("432 4.7.12 change your password", true),
+        ("535 5.7.8 no", false),
+        ("534 5.7.9 too weak", false),
+        ("538 5.7.11 encryption required", false),
+    ] {
+        let server = Server::playing(format!(
+            "-- hello AUTH PLAIN
+             C: AUTH PLAIN AHVzZXIAc2VjcmV0
+             S: {answer}"
+        ));
+        let error = connect_error(&login(&server));
+        assert_eq!((error.is_transient(), error.is_permanent()), (transient, !transient), "{answer}");
+        assert_eq!(error.reply().unwrap().to_string(), answer);
+    }
+}
+
+#[test]
+fn threat_55_a_421_to_auth_ends_the_connection_without_a_second_try() {
+    let server = Server::playing(
+        "-- hello AUTH PLAIN LOGIN
+         C: AUTH PLAIN AHVzZXIAc2VjcmV0
+         S: 421 4.7.0 too many tries",
+    );
+    let mut client = connect(&server);
+    let error = block_on(client.login("user", "secret")).unwrap_err();
+    assert_eq!(error.reply().unwrap().code(), 421);
+    assert!(error.is_transient());
+    assert_closed(&mut client);
+}
+
+#[test]
+fn long_credentials_wait_for_a_challenge() {
+    let password = "p".repeat(400);
+    let answer = "AHVzZXIA".to_owned() + &"cHBw".repeat(133) + "cA==";
+    let server = Server::playing(format!(
+        "-- hello AUTH PLAIN
+         C: AUTH PLAIN
+         S: 334
+         C: {answer}
+         S: 235 welcome"
+    ));
+    block_on(builder(&server).credentials("user", password).connect()).unwrap();
+}
+
+#[test]
+fn a_line_of_auth_has_512_octets_at_most() {
+    for length in 360..380 {
+        let server = Server::running(|peer| {
+            peer.play("-- hello AUTH PLAIN");
+            let line = peer.line().unwrap();
+            assert!(line.len() <= 512);
+            if line == b"AUTH PLAIN\r\n" {
+                peer.play("S: 334");
+                peer.line().unwrap();
+            }
+            peer.play("S: 235 welcome");
+        });
+        block_on(builder(&server).credentials("user", "p".repeat(length)).connect()).unwrap();
+    }
+}
+
+const PASSWORD: &str = "hunter2-is-a-password";
+/// The password in base64, alone and in what PLAIN says for the user `carol`; and in hexadecimal.
+const FORMS: [&str; 5] = [
+    PASSWORD,
+    "aHVudGVyMi1pcy1hLXBhc3N3b3Jk",
+    "AGNhcm9sAGh1bnRlcjItaXMtYS1wYXNzd29yZA",
+    "68756e746572322d69732d612d70617373776f7264",
+    "68756E746572322D69732D612D70617373776F7264",
+];
+
+#[track_caller]
+fn assert_secret(shown: &str) {
+    for form in FORMS {
+        assert!(!shown.contains(form), "{shown}");
+    }
+}
+
+#[track_caller]
+fn assert_nothing_logged() {
+    for form in FORMS {
+        assert_eq!(journal::lines_with(form), Vec::<String>::new());
+    }
+}
+
+fn secret_login(server: &Server) -> Builder {
+    builder(server).credentials("carol", PASSWORD)
+}
+
+#[test]
+fn threat_70_no_log_shows_a_password() {
+    let server = Server::playing(
+        "-- hello AUTH LOGIN PLAIN
+         C: AUTH PLAIN AGNhcm9sAGh1bnRlcjItaXMtYS1wYXNzd29yZA==
+         S: 504 not that one
+         C: AUTH LOGIN
+         S: 334 VXNlcm5hbWU6
+         C: Y2Fyb2w=
+         S: 334 UGFzc3dvcmQ6
+         C: aHVudGVyMi1pcy1hLXBhc3N3b3Jk
+         S: 235 welcome, threat 70",
+    );
+    let builder = secret_login(&server);
+    let client = block_on(builder.connect()).unwrap();
+    assert_secret(&format!("{builder:?} {client:?}"));
+    assert!(!journal::lines_with("C: AUTH PLAIN ***").is_empty(), "the log is kept");
+    assert!(!journal::lines_with("235 welcome, threat 70").is_empty(), "the log is kept");
+    assert_nothing_logged();
+}
+
+#[test]
+fn threat_71_a_server_that_repeats_the_password_puts_it_into_no_error_and_no_log() {
+    for form in FORMS {
+        for code in [535, 454, 421, 250] {
+            let server = Server::running(move |peer| {
+                peer.play("-- hello AUTH PLAIN");
+                peer.line().unwrap();
+                peer.say(format!("{code} 5.7.8 carol is not {form}\r\n"));
+            });
+            let error = connect_error(&secret_login(&server));
+            let source = error.source().map(ToString::to_string);
+            assert_secret(&format!("{error} {error:?} {source:?}"));
+        }
+    }
+    assert_nothing_logged();
+}
+
+#[test]
+fn threat_71_a_server_that_repeats_the_password_in_its_welcome_puts_it_into_no_log() {
+    let server = Server::running(|peer| {
+        peer.play("-- hello AUTH PLAIN");
+        peer.line().unwrap();
+        peer.say(format!("235 welcome carol, {PASSWORD}\r\n"));
+    });
+    block_on(secret_login(&server).connect()).unwrap();
+    assert_nothing_logged();
+}
+
+#[test]
+fn threat_71_a_server_that_repeats_the_password_in_a_challenge_puts_it_into_no_log() {
+    let server = Server::playing(
+        "-- hello AUTH LOGIN
+         C: AUTH LOGIN
+         S: 334 VXNlcm5hbWU6
+         C: Y2Fyb2w=
+         S: 334 aHVudGVyMi1pcy1hLXBhc3N3b3Jk
+         C: aHVudGVyMi1pcy1hLXBhc3N3b3Jk
+         S: 235 welcome",
+    );
+    block_on(secret_login(&server).connect()).unwrap();
+    assert_nothing_logged();
+}
+
+#[test]
+fn threat_61_credentials_that_are_forbidden_in_clear_need_a_peer_on_loopback() {
+    let server = Server::playing(
+        "-- hello AUTH PLAIN
+         C: AUTH PLAIN AHVzZXIAc2VjcmV0
+         S: 235 welcome",
+    );
+    // 127.0.0.1 is loopback by its address, whatever name led there.
+    let client = block_on(login(&server).security(postino::Security::Plaintext).connect()).unwrap();
+    assert!(client.peer_addr().ip().is_loopback());
+}

@@ -1,0 +1,385 @@
+//! What goes out as the message: line ends, dots, and where it comes from.
+
+use std::{
+    fs,
+    io::{self, Read},
+    path::PathBuf,
+};
+
+use email_format::Email;
+use postino::{Error, Mail, Outcome, Phase, message::Body};
+
+use super::*;
+
+/// What the server hears between 354 and the dot; `keywords` are what it offers.
+#[track_caller]
+fn wire(keywords: &str, mail: &dyn Mail) -> Vec<u8> {
+    let keywords = keywords.to_owned();
+    let server = Server::running(move |peer| {
+        peer.play(&format!("-- hello {keywords}"));
+        peer.line().unwrap();
+        peer.play(
+            "S: 250 ok\nC: RCPT TO:<bob@example.org>\nS: 250 ok\nC: DATA\nS: 354 go on\n-- body\nS: 250 ok",
+        );
+    });
+    let mut client = connect(&server);
+    accept(&mut client, mail);
+    drop(client);
+    let heard = server.finish();
+    let start = heard.windows(6).position(|bytes| bytes == b"DATA\r\n").unwrap() + 6;
+    heard[start..].strip_suffix(b".\r\n").unwrap().to_vec()
+}
+
+#[track_caller]
+fn assert_wire(sent: &[u8], expected: &[u8]) {
+    let mails = [
+        text(sent),
+        Raw::reader(envelope(&["bob@example.org"]), io::Cursor::new(sent.to_vec())),
+        Raw::reader(envelope(&["bob@example.org"]), InPieces(sent.to_vec(), 1)),
+    ];
+    for mail in mails {
+        let wire = wire("", &mail);
+        assert_eq!(wire.escape_ascii().to_string(), expected.escape_ascii().to_string(), "{mail:?}");
+    }
+}
+
+/// So many octets at a time.
+struct InPieces(Vec<u8>, usize);
+
+impl Read for InPieces {
+    fn read(&mut self, room: &mut [u8]) -> io::Result<usize> {
+        let n = self.1.min(self.0.len()).min(room.len());
+        room[..n].copy_from_slice(&self.0[..n]);
+        self.0.drain(..n);
+        Ok(n)
+    }
+}
+
+#[test]
+fn behaviour_89_a_message_ends_in_one_line_end_whether_it_had_one_or_not() {
+    assert_wire(b"Hello", b"Hello\r\n");
+    assert_wire(b"Hello\r\n", b"Hello\r\n");
+    assert_wire(b"Hello\r\n\r\n", b"Hello\r\n\r\n");
+}
+
+#[test]
+fn behaviour_89_an_empty_message_is_an_empty_line() {
+    assert_wire(b"", b"\r\n");
+}
+
+#[test]
+fn threat_28_lone_line_ends_become_crlf() {
+    assert_wire(b"a\nb\rc\r\nd\n\re", b"a\r\nb\r\nc\r\nd\r\n\r\ne\r\n");
+}
+
+#[test]
+fn threat_29_a_lone_cr_at_the_end_becomes_crlf() {
+    assert_wire(b"a\r", b"a\r\n");
+    assert_wire(b"a\r\r\n", b"a\r\n\r\n");
+}
+
+#[test]
+fn threat_30_a_dot_that_begins_a_line_is_doubled() {
+    assert_wire(b".", b"..\r\n");
+    assert_wire(b".\r\n", b"..\r\n");
+    assert_wire(b"..\r\n.a\r\nb.c\r\n", b"...\r\n..a\r\nb.c\r\n");
+}
+
+#[test]
+fn threat_28_no_way_to_write_a_line_of_a_dot_ends_the_message() {
+    for smuggled in ["\n.\n", "\n.\r\n", "\r\n.\n", "\r.\r", "\r\n.\r", "\r.\r\n", "\r\n.\r\n", "\n.\r"] {
+        let sent = format!("a{smuggled}MAIL FROM:<eve@example.org>\r\n");
+        assert_wire(sent.as_bytes(), b"a\r\n..\r\nMAIL FROM:<eve@example.org>\r\n");
+    }
+}
+
+#[test]
+fn threat_33_a_long_line_passes_and_is_warned_of() {
+    let line = [b"threat-33-".as_slice(), &[b'x'; 5000], b"\r\n"].concat();
+    assert_eq!(wire("", &text(&line)), line);
+    assert!(
+        !crate::support::journal::lines_with("WARN postino: the message has a line of more than 998")
+            .is_empty()
+    );
+}
+
+#[test]
+fn large_bodies_arrive_whole() {
+    let sent = b".0123456789abcdef\n".repeat(200_000);
+    let expected = b"..0123456789abcdef\r\n".repeat(200_000);
+    assert!(wire("", &text(&sent)) == expected);
+    let reader = InPieces(sent, 4093); // its borders fall everywhere
+    assert!(wire("", &Raw::reader(envelope(&["bob@example.org"]), reader)) == expected);
+}
+
+struct File(PathBuf);
+
+impl File {
+    fn of(name: &str, content: &[u8]) -> File {
+        let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
+        let path = folder.join(format!("{}-{name}-{}.eml", env!("CARGO_CRATE_NAME"), std::process::id()));
+        fs::write(&path, content).unwrap();
+        File(path)
+    }
+}
+
+impl Drop for File {
+    fn drop(&mut self) {
+        drop(fs::remove_file(&self.0));
+    }
+}
+
+#[test]
+fn a_file_is_sent_as_often_as_wanted_and_its_size_is_told() {
+    let file = File::of("often", b"Hello\r\n");
+    let mail = Raw::path(envelope(&["bob@example.org"]), &file.0);
+    let server = Server::playing(format!(
+        "-- hello SIZE\n{}",
+        "C: MAIL FROM:<alice@example.org> SIZE=7
+         S: 250 ok
+         C: RCPT TO:<bob@example.org>
+         S: 250 ok
+         C: DATA
+         S: 354 go on
+         C: Hello
+         C: .
+         S: 250 ok\n"
+            .repeat(2)
+    ));
+    let mut client = connect(&server);
+    accept(&mut client, &mail);
+    accept(&mut client, &mail);
+}
+
+#[test]
+fn a_file_that_is_not_there_is_an_error_before_mail() {
+    let server = Server::playing("-- hello\nC: NOOP\nS: 250 ok");
+    let mut client = connect(&server);
+    let error = send_error(&mut client, &Raw::path(envelope(&["bob@example.org"]), "/nowhere/at/all"));
+    assert!(matches!(&error, Error::Source(e) if e.kind() == io::ErrorKind::NotFound), "{error:?}");
+    assert_open(&mut client);
+}
+
+#[test]
+fn a_file_that_cannot_be_read_leaves_the_server_without_a_message() {
+    // A folder opens, and cannot be read.
+    let error = no_message_arrives(&Raw::path(envelope(&["bob@example.org"]), env!("CARGO_TARGET_TMPDIR")));
+    assert!(matches!(cause(&error), Error::Source(_)), "{error:?}");
+}
+
+#[test]
+fn a_file_that_is_too_large_is_not_offered() {
+    let file = File::of("large", &[b'x'; 100]);
+    let server = Server::playing("-- hello SIZE 50\nC: NOOP\nS: 250 ok");
+    let mut client = connect(&server);
+    let error = send_error(&mut client, &Raw::path(envelope(&["bob@example.org"]), &file.0));
+    assert!(matches!(error, Error::TooLarge { size: 100, limit: 50 }), "{error:?}");
+    assert_open(&mut client);
+}
+
+#[test]
+fn a_reader_can_be_sent_once() {
+    let server = Server::playing(
+        "-- hello
+         -- envelope
+         C: DATA
+         S: 354 go on
+         C: Hello
+         C: .
+         S: 250 ok
+         C: NOOP
+         S: 250 ok",
+    );
+    let mut client = connect(&server);
+    let mail = Raw::reader(envelope(&["bob@example.org"]), io::Cursor::new("Hello"));
+    accept(&mut client, &mail);
+    assert!(matches!(send_error(&mut client, &mail), Error::Message(_)));
+    assert_open(&mut client);
+}
+
+/// A message that fails on its way: the server gets no dot, and the connection ends.
+#[track_caller]
+fn no_message_arrives(mail: &dyn Mail) -> Error {
+    no_message_arrives_at("-- hello", mail)
+}
+
+#[track_caller]
+fn no_message_arrives_at(hello: &'static str, mail: &dyn Mail) -> Error {
+    let server = Server::running(move |peer| {
+        peer.play(hello);
+        peer.line().unwrap();
+        peer.play("S: 250 ok\nC: RCPT TO:<bob@example.org>\nS: 250 ok\nC: DATA\nS: 354 go on\n-- ignore");
+    });
+    let mut client = connect(&server);
+    let error = send_error(&mut client, mail);
+    assert_eq!(outcome(&error), Outcome::NotSent);
+    assert!(!error.in_doubt());
+    assert_closed(&mut client);
+    drop(client);
+    let heard = server.finish();
+    assert!(!heard.windows(5).any(|bytes| bytes == b"\r\n.\r\n"), "a message arrived");
+    error
+}
+
+/// Something, and then a failure.
+struct Fails(usize);
+
+impl Read for Fails {
+    fn read(&mut self, room: &mut [u8]) -> io::Result<usize> {
+        match self.0.min(room.len()) {
+            0 => Err(io::Error::other("the disk is gone")),
+            n => {
+                room[..n].fill(b'\n');
+                self.0 -= n;
+                Ok(n)
+            }
+        }
+    }
+}
+
+#[test]
+fn threat_37_a_reader_that_fails_leaves_the_server_without_a_message() {
+    for octets in [0, 1, 1000, 1 << 20] {
+        let error = no_message_arrives(&Raw::reader(envelope(&["bob@example.org"]), Fails(octets)));
+        match cause(&error) {
+            Error::Source(e) => assert_eq!(e.to_string(), "the disk is gone"),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[test]
+fn a_reader_that_is_interrupted_goes_on() {
+    struct Interrupted(bool, io::Cursor<&'static [u8]>);
+    impl Read for Interrupted {
+        fn read(&mut self, room: &mut [u8]) -> io::Result<usize> {
+            self.0 = !self.0;
+            if self.0 { Err(io::ErrorKind::Interrupted.into()) } else { self.1.read(room) }
+        }
+    }
+    let reader = Interrupted(false, io::Cursor::new(b"Hello\r\n"));
+    assert_eq!(wire("", &Raw::reader(envelope(&["bob@example.org"]), reader)), b"Hello\r\n");
+}
+
+#[test]
+fn threat_34_a_nul_in_a_reader_leaves_the_server_without_a_message() {
+    for before in [0, 100, 1 << 20] {
+        let octets = [vec![b'\n'; before], b"a\0b".to_vec()].concat();
+        let reader = Raw::reader(envelope(&["bob@example.org"]), io::Cursor::new(octets));
+        let error = no_message_arrives_at("-- hello 8BITMIME", &reader);
+        assert!(matches!(cause(&error), Error::Message(_)), "{error:?}");
+    }
+}
+
+#[test]
+fn threat_35_eight_bits_in_a_reader_leave_a_server_without_8bitmime_without_a_message() {
+    let reader = Raw::reader(envelope(&["bob@example.org"]), io::Cursor::new("Grüße"));
+    let error = no_message_arrives(&reader);
+    assert!(matches!(cause(&error), Error::Unsupported(_)), "{error:?}");
+}
+
+#[test]
+fn a_reader_is_announced_as_8bitmime_wherever_that_is_offered() {
+    let server = Server::playing(
+        "-- hello 8BITMIME, SIZE
+         C: MAIL FROM:<alice@example.org> BODY=8BITMIME
+         S: 250 ok
+         C: RCPT TO:<bob@example.org>
+         S: 250 ok
+         C: DATA
+         S: 354 go on
+         C: Grüße
+         C: .
+         S: 250 ok",
+    );
+    accept(&mut connect(&server), &Raw::reader(envelope(&["bob@example.org"]), io::Cursor::new("Grüße")));
+}
+
+/// A message of a type of one's own.
+struct Own(Result<&'static str, &'static str>);
+
+impl Mail for Own {
+    fn envelope(&self) -> Result<Envelope, Error> {
+        Ok(envelope(&["bob@example.org"]))
+    }
+
+    fn body(&self) -> Result<Body<'_>, Error> {
+        match self.0 {
+            Ok(text) => Ok(Body::reader(io::Cursor::new(text)).with_size(4711)),
+            Err(why) => Err(Error::Source(io::Error::other(why))),
+        }
+    }
+}
+
+#[test]
+fn a_message_of_ones_own_tells_its_size() {
+    let server = Server::playing(
+        "-- hello SIZE
+         C: MAIL FROM:<alice@example.org> SIZE=4711
+         S: 250 ok
+         C: RCPT TO:<bob@example.org>
+         S: 250 ok
+         C: DATA
+         S: 354 go on
+         C: Hello
+         C: .
+         S: 250 ok
+         C: NOOP
+         S: 250 ok",
+    );
+    let mut client = connect(&server);
+    accept(&mut client, &Own(Ok("Hello")));
+    assert!(matches!(send_error(&mut client, &Own(Err("no"))), Error::Source(_)));
+    assert_open(&mut client);
+}
+
+fn email() -> Email {
+    let mut email = Email::new("Alice <alice@example.org>", "Wed, 5 Jan 2015 15:13:05 +1300").unwrap();
+    email.set_to("Bob <bob@example.org>").unwrap();
+    email.set_bcc("carol@example.org").unwrap();
+    email.set_subject("Hello").unwrap();
+    email.set_body("Hello Bob!\r\n.\r\n").unwrap();
+    email
+}
+
+#[test]
+fn behaviour_80_an_email_goes_to_its_bcc_without_saying_so() {
+    let server = Server::running(|peer| {
+        peer.play(
+            "-- hello
+             -- envelope
+             C: RCPT TO:<carol@example.org>
+             S: 250 ok
+             C: DATA
+             S: 354 go on",
+        );
+        let body = String::from_utf8(peer.body()).unwrap();
+        assert!(body.contains("Subject:Hello\r\n") && !body.contains("carol"), "{body}");
+        assert!(body.ends_with("\r\n\r\nHello Bob!\r\n..\r\n"), "{body}");
+        peer.say("250 ok\r\n");
+    });
+    accept(&mut connect(&server), &email());
+}
+
+#[test]
+fn a_message_for_nobody_is_refused_before_mail() {
+    let server = Server::playing("-- hello\nC: NOOP\nS: 250 ok");
+    let mut client = connect(&server);
+    let mut email = email();
+    email.clear_to();
+    email.clear_bcc();
+    assert!(matches!(send_error(&mut client, &email), Error::NoRecipients));
+    assert_open(&mut client);
+}
+
+#[test]
+fn a_refusal_in_the_midst_of_a_reader_ends_the_connection() {
+    let server = Server::running(|peer| {
+        peer.may_run_ahead = true;
+        peer.play("-- hello\n-- envelope\nC: DATA\nS: 354 go on\n-- read 1000\nS: 552 enough\n-- ignore");
+    });
+    let mut client = connect(&server);
+    let error = send_error(&mut client, &Raw::reader(envelope(&["bob@example.org"]), io::repeat(b'a')));
+    assert_eq!(refusal(cause(&error)), (Phase::Body, 552));
+    assert_closed(&mut client);
+}

@@ -1,0 +1,224 @@
+//! QUIT, by itself and with the end of a message; sending in one call.
+
+use std::time::{Duration, Instant};
+
+use postino::{Error, Outcome, Phase};
+
+use super::*;
+use crate::send;
+
+const FLIGHT: &str = "-- hello PIPELINING
+     C: MAIL FROM:<alice@example.org>
+     C: RCPT TO:<bob@example.org>
+     C: DATA
+     S: 250 ok
+     S: 250 ok
+     S: 354 go on\n";
+
+#[test]
+fn quit_leaves_with_the_end_of_the_last_message() {
+    let server = Server::playing(format!(
+        "{FLIGHT}C: Hello
+         C: .
+         C: QUIT
+         S: 250 ok
+         S: 221 bye"
+    ));
+    let delivery = block_on(builder(&server).send(&mail())).unwrap();
+    assert_eq!(delivery.outcome(), Outcome::Accepted);
+}
+
+#[test]
+fn quit_that_left_with_the_message_is_not_waited_for() {
+    let server = Server::playing(format!("{FLIGHT}-- body\nC: QUIT\nS: 250 ok\n-- silence"));
+    let start = Instant::now();
+    block_on(builder(&server).send(&mail())).map(drop).unwrap();
+    assert!(start.elapsed() < Duration::from_millis(900), "{:?}", start.elapsed());
+}
+
+#[test]
+fn threat_42_what_comes_for_the_quit_changes_nothing() {
+    for end in ["S: 500 what?", "S: garbage", "-- fin", "-- reset", "S: 421 bye"] {
+        let server = Server::playing(format!("{FLIGHT}-- body\nC: QUIT\nS: 250 ok\n{end}"));
+        block_on(builder(&server).send(&mail())).map(drop).unwrap();
+    }
+}
+
+#[test]
+fn threat_77_without_pipelining_quit_waits_for_the_end_of_the_message() {
+    let server = Server::playing(
+        "-- hello
+         -- envelope
+         C: DATA
+         S: 354 go on
+         C: Hello
+         C: .
+         S: 250 ok
+         C: QUIT
+         S: 221 bye",
+    );
+    block_on(builder(&server).send(&mail())).map(drop).unwrap();
+}
+
+#[test]
+fn a_message_that_is_refused_at_its_end_is_refused_though_quit_left_with_it() {
+    let server = Server::playing(format!("{FLIGHT}-- body\nC: QUIT\nS: 550 spam\nS: 221 bye"));
+    let error = block_on(builder(&server).send(&mail())).unwrap_err();
+    assert_eq!((outcome(&error), refusal(cause(&error))), (Outcome::Refused, (Phase::End, 550)));
+}
+
+#[test]
+fn threat_40_a_lost_answer_is_in_doubt_though_quit_left_with_the_message() {
+    for end in ["-- fin", "-- reset", "S... 250 o\n-- fin"] {
+        let server = Server::playing(format!("{FLIGHT}-- body\nC: QUIT\n{end}"));
+        assert!(block_on(builder(&server).send(&mail())).unwrap_err().in_doubt(), "{end}");
+    }
+}
+
+#[test]
+fn the_answer_to_quit_is_not_taken_for_the_answer_to_the_message() {
+    let server = Server::playing(format!("{FLIGHT}-- body\nC: QUIT\nS: 221 bye"));
+    let error = block_on(builder(&server).send(&mail())).unwrap_err();
+    assert!(error.in_doubt(), "{error:?}");
+}
+
+#[test]
+fn behind_a_refused_envelope_comes_rset_and_quit() {
+    let server = Server::playing(
+        "-- hello PIPELINING
+         C: MAIL FROM:<alice@example.org>
+         C: RCPT TO:<bob@example.org>
+         C: DATA
+         S: 250 ok
+         S: 550 no
+         S: 503 no recipients
+         C: RSET
+         S: 250 ok
+         C: QUIT
+         S: 221 bye",
+    );
+    let error = block_on(builder(&server).send(&mail())).unwrap_err();
+    assert_eq!(refusal(cause(&error)), (Phase::Recipient, 550));
+}
+
+#[test]
+fn threat_73_a_lone_dot_for_nobody_takes_quit_with_it() {
+    let server = Server::playing(
+        "-- hello PIPELINING
+         C: MAIL FROM:<alice@example.org>
+         C: RCPT TO:<bob@example.org>
+         C: DATA
+         S: 250 ok
+         S: 550 no
+         S: 354 go on
+         C: .
+         C: QUIT
+         S: 554 no recipients
+         S: 221 bye",
+    );
+    let error = block_on(builder(&server).send(&mail())).unwrap_err();
+    assert_eq!(refusal(cause(&error)), (Phase::Recipient, 550));
+}
+
+#[test]
+fn a_message_that_cannot_be_sent_says_quit_only() {
+    let server = Server::playing(
+        "-- hello
+         C: QUIT
+         S: 221 bye",
+    );
+    let error = block_on(builder(&server).send(&text(b"a\0b"))).unwrap_err();
+    assert!(matches!(error, Error::Message(_)), "{error:?}");
+}
+
+#[test]
+fn the_url_is_all_it_takes() {
+    let server = Server::running(|peer| {
+        peer.say("220 hi\r\n");
+        assert!(peer.line().unwrap().starts_with(b"EHLO "));
+        peer.play(
+            "S: 250-hi
+             S: 250 AUTH PLAIN
+             C: AUTH PLAIN AHVzZXIAc2VjcmV0
+             S: 235 welcome
+             -- envelope
+             C: DATA
+             S: 354 go on
+             C: Hello
+             C: .
+             S: 250 ok
+             C: QUIT
+             S: 221 bye",
+        );
+    });
+    let url = format!("smtp://user:secret@127.0.0.1:{}?tls=none", server.port());
+    let delivery = block_on(send(&url, &mail())).unwrap();
+    assert_eq!(delivery.outcome(), Outcome::Accepted);
+}
+
+#[test]
+fn quit_says_goodbye_and_closes() {
+    let server = Server::playing("-- hello\nC: QUIT\nS: 221 bye");
+    let mut client = connect(&server);
+    block_on(client.quit()).unwrap();
+    assert_closed(&mut client);
+    block_on(client.quit()).unwrap(); // and is safe to say again
+}
+
+#[test]
+fn threat_16_quit_succeeds_whatever_the_server_does() {
+    for end in
+        ["-- fin", "-- reset", "-- close", "S: 500 what?", "S: 421 bye", "S: garbage", "S... 22\n-- fin"]
+    {
+        let server = Server::playing(format!("-- hello\nC: QUIT\n{end}"));
+        let mut client = connect(&server);
+        block_on(client.quit()).unwrap();
+        assert_closed(&mut client);
+    }
+}
+
+#[test]
+fn threat_16_quit_waits_for_a_second_at_most() {
+    for end in [
+        "-- silence",
+        "-- drip 221-.........................................................................",
+    ] {
+        let server = Server::playing(format!("-- hello\nC: QUIT\n{end}"));
+        let mut client = connect(&server);
+        let start = Instant::now();
+        block_on(client.quit()).unwrap();
+        assert!(
+            start.elapsed() > Duration::from_millis(900) && start.elapsed() < PATIENCE,
+            "{:?}",
+            start.elapsed()
+        );
+    }
+}
+
+#[cfg(feature = "native-tls")]
+#[test]
+fn threat_16_quit_succeeds_without_a_goodbye_in_tls() {
+    for end in ["-- fin", "-- reset", "-- close", "S: 221 bye\n-- fin", "S: 221 bye\n-- close"] {
+        let server = Server::playing(format!("-- tls good\n-- hello\nC: QUIT\n{end}"));
+        let builder = builder(&server).security(postino::Security::Implicit);
+        let mut client = block_on(builder.ca_certificate(crate::support::tls::CA).connect()).unwrap();
+        block_on(client.quit()).unwrap();
+        assert_closed(&mut client);
+    }
+}
+
+#[test]
+fn close_says_nothing() {
+    let server = Server::playing("-- hello");
+    let mut client = connect(&server);
+    client.close();
+    client.close();
+    assert_closed(&mut client);
+    assert!(matches!(send_error(&mut client, &mail()), Error::NotConnected));
+}
+
+#[test]
+fn dropping_says_nothing() {
+    let server = Server::playing("-- hello");
+    drop(connect(&server));
+}

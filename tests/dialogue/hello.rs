@@ -1,0 +1,267 @@
+//! The greeting, EHLO, HELO.
+
+use postino::{Error, Phase, Security};
+
+use super::*;
+
+#[test]
+fn the_capabilities_are_the_lines_of_ehlo() {
+    let server = Server::playing(
+        "S: 220 mail.example.org ESMTP
+         C: EHLO client.example.org
+         S: 250-mail.example.org at your service
+         S: 250-SIZE 1000
+         S: 250-PIPELINING
+         S: 250 8bitmime",
+    );
+    let client = connect(&server);
+    let names: Vec<_> = client.capabilities().iter().collect();
+    assert_eq!(names, [("SIZE", "1000"), ("PIPELINING", ""), ("8BITMIME", "")]);
+}
+
+#[test]
+fn a_server_without_ehlo_gets_helo() {
+    let server = Server::playing(
+        "S: 220 mail.example.org
+         C: EHLO client.example.org
+         S: 502 what?
+         C: HELO client.example.org
+         S: 250 mail.example.org
+         -- envelope
+         C: DATA
+         S: 354 go on
+         C: Hello
+         C: .
+         S: 250 ok",
+    );
+    let mut client = connect(&server);
+    assert_eq!(client.capabilities().iter().count(), 0);
+    accept(&mut client, &mail());
+}
+
+#[test]
+fn ehlo_and_helo_refused_is_an_error() {
+    let server = Server::playing(
+        "S: 220 mail.example.org
+         C: EHLO client.example.org
+         S: 550-not
+         S: 550 you
+         C: HELO client.example.org
+         S: 550 I said so",
+    );
+    let error = connect_error(&builder(&server));
+    assert_eq!(refusal(&error), (Phase::Hello, 550));
+    assert!(error.is_permanent());
+}
+
+#[test]
+fn threat_55_a_421_to_ehlo_is_no_reason_for_helo() {
+    let server = Server::playing(
+        "S: 220 mail.example.org
+         C: EHLO client.example.org
+         S: 421 going down",
+    );
+    let error = connect_error(&builder(&server));
+    assert_eq!(refusal(&error), (Phase::Hello, 421));
+    assert!(error.is_transient());
+}
+
+#[test]
+fn a_connection_lost_in_ehlo_is_no_reason_for_helo() {
+    let server = Server::playing(
+        "S: 220 mail.example.org
+         C: EHLO client.example.org
+         -- fin",
+    );
+    assert!(matches!(connect_error(&builder(&server)), Error::Closed(Phase::Hello)));
+}
+
+const NO_EHLO: &str = "S: 220 mail.example.org
+     C: EHLO client.example.org
+     S: 500 what?";
+
+#[cfg(feature = "native-tls")]
+#[test]
+fn threat_4_no_helo_when_tls_is_required() {
+    let server = Server::playing(NO_EHLO);
+    let error = connect_error(&builder(&server).security(Security::StartTls));
+    assert_eq!(refusal(&error), (Phase::Hello, 500));
+}
+
+#[test]
+fn threat_4_no_helo_when_there_are_credentials() {
+    let server = Server::playing(NO_EHLO);
+    let error = connect_error(&builder(&server).security(Security::Plaintext).credentials("user", "secret"));
+    assert_eq!(refusal(&error), (Phase::Hello, 500));
+}
+
+#[test]
+fn threat_56_a_greeting_of_several_lines_is_one_greeting() {
+    let server = Server::playing(
+        "S: 220-mail.example.org
+         -- pause
+         S: 220-no spam
+         S: 220 please
+         C: EHLO client.example.org
+         S: 250 mail.example.org",
+    );
+    let client = connect(&server);
+    assert_eq!(client.greeting().unwrap().text(), "mail.example.org\nno spam\nplease");
+}
+
+#[test]
+fn threat_56_a_late_greeting_is_waited_for() {
+    let server = Server::playing(
+        "-- pause
+         -- hello",
+    );
+    connect(&server);
+}
+
+#[test]
+fn threat_56_a_greeting_that_refuses_is_an_error() {
+    for (greeting, code) in [("554 no", 554), ("421 too many", 421), ("450-not\r\n450 now", 450)] {
+        let server = Server::running(move |peer| peer.say(format!("{greeting}\r\n")));
+        let error = connect_error(&builder(&server));
+        assert_eq!(refusal(&error), (Phase::Greeting, code));
+        assert_eq!(error.is_transient(), code < 500);
+    }
+}
+
+#[test]
+fn threat_56_a_greeting_that_is_none_is_an_error() {
+    for greeting in
+        ["250 mail.example.org", "354 go", "hello", "SSH-2.0-OpenSSH_9.9", "+OK", "120 soon", "22"]
+    {
+        let server = Server::running(move |peer| peer.say(format!("{greeting}\r\n")));
+        let error = connect_error(&builder(&server));
+        assert!(matches!(error, Error::Protocol { phase: Phase::Greeting, .. }), "{greeting}: {error:?}");
+    }
+}
+
+#[test]
+fn threat_54_a_reply_in_the_segment_of_the_greeting_is_an_error() {
+    let server = Server::playing(
+        "S: 220 mail.example.org
+         S: 250 you need not ask",
+    );
+    assert!(matches!(connect_error(&builder(&server)), Error::Protocol { phase: Phase::Hello, .. }));
+}
+
+#[test]
+fn threat_54_part_of_a_reply_in_the_segment_of_the_greeting_is_an_error() {
+    let server = Server::playing(
+        "S: 220 mail.example.org
+         S... 250 you
+         -- pause
+         S:  need not ask",
+    );
+    assert!(matches!(connect_error(&builder(&server)), Error::Protocol { phase: Phase::Hello, .. }));
+}
+
+#[test]
+fn threat_54_a_reply_behind_that_of_ehlo_is_an_error() {
+    let server = Server::playing(
+        "S: 220 mail.example.org
+         C: EHLO client.example.org
+         S: 250 mail.example.org
+         S: 250 and more",
+    );
+    assert!(matches!(connect_error(&builder(&server)), Error::Protocol { .. }));
+}
+
+#[test]
+fn behaviour_2_an_end_before_the_greeting_is_an_error() {
+    let server = Server::playing("-- fin");
+    let error = connect_error(&builder(&server));
+    assert!(matches!(error, Error::Closed(Phase::Greeting)), "{error:?}");
+    assert!(error.is_transient());
+}
+
+#[test]
+fn behaviour_2_an_end_inside_the_greeting_is_an_error() {
+    let server = Server::playing(
+        "S: 220-mail.example.org
+         S... 220 he
+         -- fin",
+    );
+    assert!(matches!(connect_error(&builder(&server)), Error::Closed(Phase::Greeting)));
+}
+
+#[test]
+fn behaviour_2_a_reset_before_the_greeting_is_an_error() {
+    let server = Server::playing("-- reset");
+    // A connection that is reset at once may never have been one.
+    let error = connect_error(&builder(&server));
+    assert!(
+        matches!(error, Error::Io { phase: Phase::Greeting, .. } | Error::Connect { .. } | Error::Io { .. }),
+        "{error:?}"
+    );
+    assert!(error.is_transient());
+}
+
+#[test]
+fn the_name_in_ehlo_is_a_domain_or_the_address_of_this_end() {
+    let server = Server::running(|peer| {
+        peer.say("220 mail.example.org\r\n");
+        let line = String::from_utf8(peer.line().unwrap()).unwrap();
+        let name = line.strip_prefix("EHLO ").unwrap().strip_suffix("\r\n").unwrap();
+        let is_domain = name.contains('.') && !name.contains(['[', '_', ' ']);
+        assert!(name == "[127.0.0.1]" || is_domain, "{line}");
+        peer.say("250 mail.example.org\r\n");
+    });
+    block_on(Client::builder("127.0.0.1").port(server.port()).connect()).unwrap();
+}
+
+#[test]
+fn the_name_in_ehlo_can_be_set() {
+    for name in ["me", "me.example.org", "[192.0.2.1]", "[IPv6:2001:db8::1]"] {
+        let server = Server::playing(format!("S: 220 hi\nC: EHLO {name}\nS: 250 hi"));
+        block_on(builder(&server).hello_name(name).connect()).unwrap();
+    }
+}
+
+#[test]
+fn threat_51_a_server_may_end_its_lines_with_lf_alone() {
+    let server = Server::playing(
+        r"S... 220-hi\n220 hi\n
+         C: EHLO client.example.org
+         S... 250-hi\n250 SIZE 5\n
+         C: NOOP
+         S... 250\n",
+    );
+    let mut client = connect(&server);
+    assert_eq!(client.capabilities().size_limit(), Some(5));
+    assert_open(&mut client);
+}
+
+#[test]
+fn a_closed_first_address_does_not_stop_the_second() {
+    // localhost is ::1 and 127.0.0.1 on many machines, and the server has only the latter.
+    let server = Server::playing("-- hello");
+    let client = block_on(named(&server, "localhost").connect()).unwrap();
+    assert!(client.peer_addr().is_ipv4() && !client.is_encrypted());
+}
+
+#[test]
+fn threat_9_an_ipv6_address_stands_in_brackets_or_not() {
+    for host in ["[::1]", "::1"] {
+        let server = Server::playing_v6("-- hello");
+        let client = block_on(named(&server, host).connect()).unwrap();
+        assert!(client.peer_addr().is_ipv6());
+    }
+}
+
+#[test]
+fn what_cannot_be_is_refused_before_a_server_hears_of_it() {
+    let server = Server::playing("-- hello"); // the good one at the end is the only one that connects
+    for bad in [
+        builder(&server).hello_name("x\r\nMAIL FROM:<eve@example.org>"),
+        builder(&server).hello_name(""),
+        builder(&server).credentials("us\0er", "secret"),
+        builder(&server).port(0),
+    ] {
+        assert!(matches!(connect_error(&bad), Error::Config(_)));
+    }
+    connect(&server);
+}

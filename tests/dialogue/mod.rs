@@ -1,0 +1,104 @@
+//! Conversations: client against script, each test compiled for both worlds (`crate::block_on` is the difference).
+
+mod auth;
+mod body;
+mod farewell;
+mod hello;
+mod hostile;
+mod time;
+#[cfg(feature = "native-tls")]
+mod tls;
+mod transaction;
+
+use std::error::Error as _;
+
+use postino::{Delivery, Envelope, Error, Mail, Outcome, Raw};
+
+use crate::{
+    Builder, Client, block_on,
+    support::{PATIENCE, Server},
+};
+
+/// With the name that scripts expect, and limits that no test reaches by accident.
+pub fn builder(server: &Server) -> Builder {
+    named(server, "127.0.0.1")
+}
+
+pub fn named(server: &Server, host: &str) -> Builder {
+    let builder = Client::builder(host).port(server.port()).hello_name("client.example.org");
+    builder.timeout(PATIENCE).final_reply_timeout(PATIENCE)
+}
+
+#[track_caller]
+pub fn connect(server: &Server) -> Client {
+    block_on(builder(server).connect()).unwrap()
+}
+
+/// What keeps it from connecting.
+#[track_caller]
+pub fn connect_error(builder: &Builder) -> Error {
+    block_on(builder.connect()).unwrap_err()
+}
+
+/// The usual message: from Alice to Bob, in one line.
+pub fn mail() -> Raw<'static> {
+    text(b"Hello\r\n")
+}
+
+pub fn text(text: &[u8]) -> Raw<'_> {
+    Raw::bytes(envelope(&["bob@example.org"]), text)
+}
+
+pub fn mail_to(recipients: &[&str]) -> Raw<'static> {
+    Raw::bytes(envelope(recipients), b"Hello\r\n")
+}
+
+pub fn envelope(recipients: &[&str]) -> Envelope {
+    Envelope::new("alice@example.org", recipients).unwrap()
+}
+
+pub fn deliver(client: &mut Client, mail: &dyn Mail) -> Result<Delivery, Error> {
+    block_on(client.send(mail))
+}
+
+/// Sends what every recipient gets.
+#[track_caller]
+pub fn accept(client: &mut Client, mail: &dyn Mail) {
+    let delivery = deliver(client, mail).unwrap();
+    assert!(delivery.recipients().all(|recipient| recipient.outcome() == Outcome::Accepted));
+}
+
+/// What keeps it from being sent.
+#[track_caller]
+pub fn send_error(client: &mut Client, mail: &dyn Mail) -> Error {
+    deliver(client, mail).unwrap_err()
+}
+
+/// The error inside an [`Error::Transaction`].
+pub fn cause(error: &Error) -> &Error {
+    error.source().and_then(|source| source.downcast_ref()).unwrap()
+}
+
+pub fn outcome(error: &Error) -> Outcome {
+    error.delivery().unwrap().outcome()
+}
+
+/// The client is done for: it refuses, and says nothing.
+#[track_caller]
+pub fn assert_closed(client: &mut Client) {
+    assert!(matches!(block_on(client.noop()), Err(Error::NotConnected)));
+}
+
+#[track_caller]
+pub fn assert_open(client: &mut Client) {
+    block_on(client.noop()).unwrap();
+}
+
+/// The code of a refusal, and of what.
+#[track_caller]
+pub fn refusal(error: &Error) -> (postino::Phase, u16) {
+    match error {
+        Error::Refused { phase, reply } => (*phase, reply.code()),
+        other => panic!("no refusal: {other:?}"),
+    }
+}

@@ -1,0 +1,340 @@
+//! Limits: of each wait, and of each call as a whole. Lower bounds are strict, ceilings are generous.
+
+use std::{
+    io,
+    time::{Duration, Instant},
+};
+
+use postino::{Error, Outcome, Phase};
+
+use super::*;
+use crate::support::Peer;
+
+const SHORT: Duration = Duration::from_millis(300);
+
+/// The work takes `SHORT`, or somewhat more.
+#[track_caller]
+fn in_time<T>(work: impl FnOnce() -> T) -> T {
+    let start = Instant::now();
+    let done = work();
+    let took = start.elapsed();
+    assert!(took >= SHORT * 9 / 10 && took < SHORT * 10, "{took:?}");
+    done
+}
+
+/// The work takes next to nothing.
+#[track_caller]
+fn at_once<T>(work: impl FnOnce() -> T) -> T {
+    let start = Instant::now();
+    let done = work();
+    assert!(start.elapsed() < SHORT * 3, "{:?}", start.elapsed());
+    done
+}
+
+#[track_caller]
+fn timeout(error: &Error) -> Phase {
+    assert!(error.is_timeout() && !error.is_permanent(), "{error:?}");
+    match error {
+        Error::Timeout(phase) => *phase,
+        Error::Transaction { .. } => timeout(cause(error)),
+        other => panic!("no timeout: {other:?}"),
+    }
+}
+
+/// After the script it begins a reply, and takes seconds for its first line.
+fn dripping_at(script: &str, code: &str) -> Server {
+    Server::playing(format!("{script}-- drip {code}-{:.<200}", ""))
+}
+
+#[test]
+fn behaviour_3_a_silent_greeting_ends_at_its_limit() {
+    let server = Server::playing("-- silence");
+    let error = in_time(|| connect_error(&builder(&server).greeting_timeout(SHORT)));
+    assert_eq!(timeout(&error), Phase::Greeting);
+}
+
+#[test]
+fn threat_57_a_dripping_greeting_ends_at_its_limit() {
+    let server = dripping_at("", "220");
+    assert_eq!(
+        timeout(&in_time(|| connect_error(&builder(&server).greeting_timeout(SHORT)))),
+        Phase::Greeting
+    );
+}
+
+#[test]
+fn threat_57_a_dripping_greeting_ends_at_the_deadline() {
+    let server = dripping_at("", "220");
+    assert_eq!(timeout(&in_time(|| connect_error(&builder(&server).deadline(SHORT)))), Phase::Greeting);
+}
+
+#[test]
+fn threat_82_silence_in_ehlo_ends_at_its_limit() {
+    let server = Server::playing("S: 220 hi\nC: EHLO client.example.org\n-- silence");
+    let error = in_time(|| connect_error(&builder(&server).command_timeout(SHORT)));
+    assert_eq!(timeout(&error), Phase::Hello);
+}
+
+#[test]
+fn threat_57_a_dripping_ehlo_ends_at_its_limit() {
+    let server = dripping_at("S: 220 hi\nC: EHLO client.example.org\n", "250");
+    assert_eq!(timeout(&in_time(|| connect_error(&builder(&server).command_timeout(SHORT)))), Phase::Hello);
+}
+
+#[test]
+fn threat_57_a_dripping_ehlo_ends_at_the_deadline() {
+    let server = dripping_at("S: 220 hi\nC: EHLO client.example.org\n", "250");
+    assert_eq!(timeout(&in_time(|| connect_error(&builder(&server).deadline(SHORT)))), Phase::Hello);
+}
+
+#[test]
+fn threat_85_silence_costs_one_limit_and_is_followed_by_nothing() {
+    let server = Server::playing("-- hello\nC: MAIL FROM:<alice@example.org>\n-- silence");
+    let mut client = block_on(builder(&server).timeout(SHORT).connect()).unwrap();
+    let error = in_time(|| {
+        let error = send_error(&mut client, &mail());
+        drop(client);
+        error
+    });
+    assert_eq!((timeout(&error), outcome(&error)), (Phase::Mail, Outcome::NotSent));
+}
+
+#[test]
+fn behaviour_43_behind_a_timeout_the_connection_is_closed() {
+    let server = Server::playing("-- hello\nC: NOOP\n-- silence");
+    let mut client = block_on(builder(&server).timeout(SHORT).connect()).unwrap();
+    assert_eq!(timeout(&in_time(|| block_on(client.noop()).unwrap_err())), Phase::Noop);
+    at_once(|| assert_closed(&mut client));
+    at_once(|| block_on(client.quit()).unwrap());
+}
+
+#[test]
+fn threat_57_a_dripping_reply_ends_at_its_limit() {
+    let server = dripping_at("-- hello\nC: NOOP\n", "250");
+    let mut client = block_on(builder(&server).command_timeout(SHORT).connect()).unwrap();
+    assert_eq!(timeout(&in_time(|| block_on(client.noop()).unwrap_err())), Phase::Noop);
+}
+
+const UP_TO_THE_END: &str = "-- hello\n-- envelope\nC: DATA\nS: 354 go on\n-- body\n";
+
+#[test]
+fn threat_40_silence_behind_the_message_ends_at_its_limit_and_in_doubt() {
+    let server = Server::playing(format!("{UP_TO_THE_END}-- silence"));
+    let mut client = block_on(builder(&server).final_reply_timeout(SHORT).connect()).unwrap();
+    let error = in_time(|| send_error(&mut client, &mail()));
+    assert_eq!(timeout(&error), Phase::End);
+    assert!(error.in_doubt() && !error.is_transient());
+}
+
+#[test]
+fn threat_57_a_dripping_final_reply_ends_at_the_deadline_and_in_doubt() {
+    let server = dripping_at(UP_TO_THE_END, "250");
+    let mut client = block_on(builder(&server).deadline(SHORT).connect()).unwrap();
+    let error = in_time(|| send_error(&mut client, &mail()));
+    assert_eq!(timeout(&error), Phase::End);
+    assert!(error.in_doubt());
+}
+
+#[test]
+fn threat_57_a_dripping_final_reply_ends_at_its_limit() {
+    let server = dripping_at(UP_TO_THE_END, "250");
+    let mut client = block_on(builder(&server).final_reply_timeout(SHORT).connect()).unwrap();
+    assert_eq!(timeout(&in_time(|| send_error(&mut client, &mail()))), Phase::End);
+}
+
+#[test]
+fn threat_41_the_final_reply_has_a_limit_of_its_own() {
+    let server = Server::playing(format!("{UP_TO_THE_END}-- pause\n-- pause\n-- pause\n-- pause\nS: 250 ok"));
+    let mut client =
+        block_on(builder(&server).timeout(SHORT / 3).final_reply_timeout(PATIENCE).connect()).unwrap();
+    accept(&mut client, &mail());
+}
+
+#[test]
+fn the_limit_of_a_reply_begins_anew_with_each_under_pipelining() {
+    let mut script = "-- hello PIPELINING\nC: MAIL FROM:<alice@example.org>\n".to_owned();
+    (0..9).for_each(|i| script += &format!("C: RCPT TO:<r{i}@example.org>\n"));
+    script += "C: DATA\nS: 250 ok\n";
+    (0..9).for_each(|_| script += "-- pause\nS: 250 ok\n");
+    script += "S: 354 go on\n-- body\nS: 250 ok";
+    let server = Server::playing(script);
+    let mut client = block_on(builder(&server).timeout(SHORT).connect()).unwrap();
+    let recipients: Vec<_> = (0..9).map(|i| format!("r{i}@example.org")).collect();
+    let recipients: Vec<_> = recipients.iter().map(String::as_str).collect();
+    accept(&mut client, &mail_to(&recipients)); // takes longer than one limit
+}
+
+#[test]
+fn the_deadline_is_for_all_replies_together() {
+    let server = Server::running(|peer| {
+        peer.may_leave = true;
+        peer.may_run_ahead = true;
+        peer.play("-- hello PIPELINING\nC: MAIL FROM:<alice@example.org>");
+        for _ in 0..100 {
+            peer.play("-- pause\nS: 250 ok");
+        }
+    });
+    let recipients: Vec<_> = (0..200).map(|i| format!("r{i}@example.org")).collect();
+    let recipients: Vec<_> = recipients.iter().map(String::as_str).collect();
+    let mut client = block_on(builder(&server).deadline(SHORT).connect()).unwrap();
+    let error = in_time(|| send_error(&mut client, &mail_to(&recipients)));
+    assert_eq!(timeout(&error), Phase::Recipient);
+    drop(client);
+}
+
+#[test]
+fn the_deadline_begins_anew_with_each_call() {
+    let server = Server::playing(format!("-- hello\n{}", "C: NOOP\n-- pause\nS: 250 ok\n".repeat(8)));
+    let mut client = block_on(builder(&server).deadline(SHORT).connect()).unwrap();
+    for _ in 0..8 {
+        assert_open(&mut client);
+    }
+}
+
+#[test]
+fn the_deadline_is_for_the_whole_of_a_send_by_the_builder() {
+    let server = Server::running(|peer| {
+        peer.may_leave = true;
+        peer.play(
+            "-- pause
+             S: 220 hi
+             C: EHLO client.example.org
+             -- pause
+             S: 250 hi
+             C: MAIL FROM:<alice@example.org>
+             -- pause
+             S: 250 hi
+             C: RCPT TO:<bob@example.org>
+             -- silence",
+        );
+    });
+    let error = in_time(|| block_on(builder(&server).deadline(SHORT).send(&mail())).unwrap_err());
+    assert_eq!(timeout(&error), Phase::Recipient);
+}
+
+#[test]
+fn behaviour_42_a_limit_of_zero_ends_at_once() {
+    for builder in [
+        Client::builder("127.0.0.1").port(9).timeout(Duration::ZERO),
+        Client::builder("127.0.0.1").port(9).deadline(Duration::ZERO),
+        Client::builder("localhost").port(9).timeout(Duration::ZERO),
+        Client::builder("localhost").port(9).deadline(Duration::ZERO),
+    ] {
+        let phase = timeout(&at_once(|| connect_error(&builder)));
+        assert!(matches!(phase, Phase::Resolve | Phase::Connect), "{phase:?}");
+    }
+    for phase in [Phase::Greeting, Phase::Hello] {
+        let server = Server::running(|peer| {
+            peer.may_leave = true;
+            peer.play("-- pause\n-- hello\n-- ignore");
+        });
+        let builder = match phase {
+            Phase::Greeting => builder(&server).greeting_timeout(Duration::ZERO),
+            _ => builder(&server).command_timeout(Duration::ZERO),
+        };
+        assert_eq!(timeout(&at_once(|| connect_error(&builder))), phase);
+    }
+}
+
+/// Reads on for ever.
+fn swallow(peer: &mut Peer) {
+    peer.may_run_ahead = true;
+    peer.play("-- hello\n-- envelope\nC: DATA\nS: 354 go on\n-- ignore");
+}
+
+#[test]
+fn a_body_without_end_that_never_blocks_ends_at_the_deadline() {
+    let server = Server::running(swallow);
+    let mut client = block_on(builder(&server).deadline(SHORT).connect()).unwrap();
+    let endless = Raw::reader(envelope(&["bob@example.org"]), io::repeat(b'a'));
+    let error = in_time(|| send_error(&mut client, &endless));
+    assert_eq!((timeout(&error), outcome(&error)), (Phase::Body, Outcome::NotSent));
+}
+
+#[test]
+fn a_body_that_comes_in_drops_ends_at_the_deadline() {
+    struct Drips;
+    impl io::Read for Drips {
+        fn read(&mut self, room: &mut [u8]) -> io::Result<usize> {
+            std::thread::sleep(Duration::from_millis(5));
+            room[0] = b'a';
+            Ok(1)
+        }
+    }
+    let server = Server::running(swallow);
+    let mut client = block_on(builder(&server).deadline(SHORT).connect()).unwrap();
+    let error = in_time(|| send_error(&mut client, &Raw::reader(envelope(&["bob@example.org"]), Drips)));
+    assert_eq!((timeout(&error), outcome(&error)), (Phase::Body, Outcome::NotSent));
+}
+
+/// Takes the connection and the envelope, and then reads no more.
+fn black_hole(peer: &mut Peer, told: &std::sync::mpsc::Receiver<()>) {
+    peer.play("-- hello\n-- envelope\nC: DATA\nS: 354 go on");
+    told.recv_timeout(PATIENCE).unwrap();
+    peer.ignore();
+}
+
+#[test]
+fn a_block_that_does_not_move_ends_at_its_limit() {
+    for deadline in [false, true] {
+        let (tell, told) = std::sync::mpsc::channel();
+        let server = Server::cramped(move |peer| black_hole(peer, &told));
+        let limited = match deadline {
+            true => builder(&server).deadline(SHORT),
+            false => builder(&server).block_timeout(SHORT),
+        };
+        let mut client = block_on(limited.connect()).unwrap();
+        let large = vec![b'a'; 16 << 20];
+        let error = in_time(|| send_error(&mut client, &text(&large)));
+        assert_eq!((timeout(&error), outcome(&error)), (Phase::Body, Outcome::NotSent));
+        tell.send(()).unwrap();
+        drop(client);
+    }
+}
+
+#[test]
+fn threat_88_dropping_a_client_waits_for_nothing() {
+    let (tell, told) = std::sync::mpsc::channel::<()>();
+    let server = Server::running(move |peer| {
+        peer.play("-- hello");
+        told.recv_timeout(PATIENCE).unwrap();
+    });
+    let client = connect(&server);
+    at_once(|| drop(client));
+    tell.send(()).unwrap();
+}
+
+#[cfg(feature = "native-tls")]
+#[test]
+fn threat_88_dropping_a_client_in_tls_waits_for_nothing() {
+    let (tell, told) = std::sync::mpsc::channel::<()>();
+    let server = Server::running(move |peer| {
+        peer.play("-- tls good\n-- hello");
+        told.recv_timeout(PATIENCE).unwrap();
+    });
+    let builder = builder(&server).security(postino::Security::Implicit);
+    let client = block_on(builder.ca_certificate(crate::support::tls::CA).connect()).unwrap();
+    at_once(|| drop(client));
+    tell.send(()).unwrap();
+}
+
+#[test]
+fn behaviour_5_a_closed_port_is_an_error_at_once() {
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let error = at_once(|| connect_error(&Client::builder("127.0.0.1").port(port)));
+    assert!(
+        matches!(&error, Error::Connect { server, .. } if server == &format!("127.0.0.1:{port}")),
+        "{error:?}"
+    );
+}
+
+#[test]
+fn threat_89_a_conversation_on_this_machine_takes_no_time() {
+    let one = "-- envelope\nC: DATA\nS: 354 go on\nC: Hello\nC: .\nS: 250 ok\n";
+    let server = Server::playing(format!("-- hello\n{}", one.repeat(20)));
+    let mut client = connect(&server);
+    let start = Instant::now();
+    (0..20).for_each(|_| accept(&mut client, &mail()));
+    // With Nagle's algorithm against delayed acknowledgements each would take 40 ms and more.
+    assert!(start.elapsed() < Duration::from_millis(20 * 40), "{:?}", start.elapsed());
+}

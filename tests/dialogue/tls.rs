@@ -1,0 +1,447 @@
+//! STARTTLS, TLS from the first octet, and what goes wrong with them.
+
+use std::time::{Duration, Instant};
+
+use postino::{Error, Outcome, Phase, Security};
+
+use super::*;
+use crate::support::tls::CA;
+
+fn starttls(server: &Server) -> Builder {
+    builder(server).security(Security::StartTls).ca_certificate(CA)
+}
+
+fn implicit(server: &Server) -> Builder {
+    builder(server).security(Security::Implicit).ca_certificate(CA)
+}
+
+const UP_TO_STARTTLS: &str = "-- hello STARTTLS, AUTH PLAIN, SIZE 10\nC: STARTTLS\n";
+
+const SECURED: &str = "-- hello STARTTLS
+     C: STARTTLS
+     S: 220 go ahead
+     -- tls good
+     C: EHLO client.example.org
+     S: 250 mail.example.org\n";
+
+const TRANSACTION: &str = "-- envelope
+     C: DATA
+     S: 354 go on
+     C: Hello
+     C: .\n";
+
+#[test]
+fn starttls_secures_the_connection_and_says_ehlo_again() {
+    let server = Server::playing(format!("{SECURED}{TRANSACTION}S: 250 ok\nC: QUIT\nS: 221 bye\n-- close"));
+    let mut client = block_on(starttls(&server).connect()).unwrap();
+    assert!(client.is_encrypted());
+    assert_eq!(client.greeting().unwrap().code(), 220);
+    accept(&mut client, &mail());
+    block_on(client.quit()).unwrap();
+}
+
+#[test]
+fn implicit_tls_comes_before_the_greeting() {
+    let server = Server::playing(format!("-- tls good\n-- hello\n{TRANSACTION}S: 250 ok"));
+    let mut client = block_on(implicit(&server).connect()).unwrap();
+    assert!(client.is_encrypted());
+    accept(&mut client, &mail());
+}
+
+#[test]
+fn a_large_message_goes_through_tls() {
+    let text = b"0123456789abcdef0123456789abcde\n".repeat(1 << 16);
+    let server = Server::running(|peer| {
+        peer.play(SECURED);
+        peer.play("-- envelope\nC: DATA\nS: 354 go on");
+        let body = peer.body();
+        assert!(body == b"0123456789abcdef0123456789abcde\r\n".repeat(1 << 16));
+        peer.say("250 ok\r\n");
+    });
+    accept(&mut block_on(starttls(&server).connect()).unwrap(), &super::text(&text));
+}
+
+#[test]
+fn threat_76_a_flight_through_tls_does_not_wedge_a_server_that_answers_each_at_once() {
+    let server = Server::cramped(|peer| {
+        peer.may_run_ahead = true;
+        peer.play("-- tls good\n-- hello PIPELINING");
+        for _ in 0..1001 {
+            peer.line().unwrap();
+            peer.say(format!("250 {:.<300}\r\n", "a long answer "));
+        }
+        peer.play("C: DATA\nS: 354 go on\n-- body\nS: 250 ok");
+    });
+    let recipients: Vec<_> = (0..1000).map(|i| format!("recipient-{i}@example.org")).collect();
+    let recipients: Vec<_> = recipients.iter().map(String::as_str).collect();
+    accept(&mut block_on(implicit(&server).connect()).unwrap(), &mail_to(&recipients));
+}
+
+#[test]
+fn threat_1_octets_behind_the_220_are_an_injection() {
+    for injected in [
+        r"S: 220 go ahead\r\n250-evil\r\n250 AUTH PLAIN",
+        r"S... 220 go ahead\r\n250-evil\r\n250 AUTH",
+        r"S... 220 go ahead\r\n2",
+        r"S... 220 go ahead\r\n\n",
+        r"S... 220 go ahead\r\n\0",
+    ] {
+        let server = Server::playing(format!("{UP_TO_STARTTLS}{injected}"));
+        let error = connect_error(&starttls(&server).credentials("user", "secret"));
+        assert!(
+            matches!(error, Error::Protocol { phase: Phase::StartTls | Phase::Tls, .. }),
+            "{injected}: {error:?}"
+        );
+    }
+}
+
+#[test]
+fn threat_1_octets_in_a_segment_behind_that_of_the_220_are_no_tls() {
+    let server = Server::playing(format!(
+        "{UP_TO_STARTTLS}S: 220 go ahead
+         -- pause
+         S: 250-evil
+         S: 250 AUTH PLAIN
+         -- ignore"
+    ));
+    let error = connect_error(&starttls(&server).credentials("user", "secret"));
+    assert!(matches!(error, Error::Tls { .. } | Error::Protocol { .. }), "{error:?}");
+}
+
+#[test]
+fn threat_2_starttls_that_is_required_and_missing_is_an_error_behind_ehlo() {
+    let server = Server::playing("-- hello AUTH PLAIN, XSECURITY=NONE, XSTARTTLS");
+    let error = connect_error(&starttls(&server).credentials("user", "secret"));
+    assert!(matches!(error, Error::TlsRequired), "{error:?}");
+    assert!(error.is_permanent());
+}
+
+#[test]
+fn threat_3_starttls_takes_220_only() {
+    for (answer, is_refusal) in [
+        ("454 TLS not available", true),
+        ("500 what?", true),
+        ("501 no", true),
+        ("421 shutting down", true),
+        ("250 ok", false),
+        ("334 ", false),
+        ("220-go\r\n250 ahead", false),
+    ] {
+        for security in [Security::StartTls, Security::Opportunistic] {
+            let script = UP_TO_STARTTLS.to_owned();
+            let server = Server::running(move |peer| {
+                peer.play(&script);
+                peer.say(format!("{answer}\r\n"));
+            });
+            let error = connect_error(&starttls(&server).security(security).credentials("user", "secret"));
+            match is_refusal {
+                true => assert_eq!(refusal(&error).0, Phase::StartTls, "{answer}"),
+                false => assert!(
+                    matches!(error, Error::Protocol { phase: Phase::StartTls, .. }),
+                    "{answer}: {error:?}"
+                ),
+            }
+        }
+    }
+}
+
+#[test]
+fn threat_3_a_220_of_several_lines_is_yes() {
+    let server = Server::playing(
+        "-- hello STARTTLS
+         C: STARTTLS
+         S: 220-go
+         S: 220 ahead
+         -- tls good
+         C: EHLO client.example.org
+         S: 250 mail.example.org",
+    );
+    assert!(block_on(starttls(&server).connect()).unwrap().is_encrypted());
+}
+
+#[test]
+fn threat_5_what_was_offered_before_tls_is_forgotten() {
+    let server = Server::playing(format!(
+        "{UP_TO_STARTTLS}S: 220 go ahead
+         -- tls good
+         C: EHLO client.example.org
+         S: 250-mail.example.org
+         S: 250 8BITMIME"
+    ));
+    let client = block_on(starttls(&server).connect()).unwrap();
+    assert_eq!(client.capabilities().iter().collect::<Vec<_>>(), [("8BITMIME", "")]);
+}
+
+#[test]
+fn threat_5_a_login_that_was_offered_before_tls_only_is_none() {
+    let server = Server::playing(format!(
+        "{UP_TO_STARTTLS}S: 220 go ahead
+         -- tls good
+         C: EHLO client.example.org
+         S: 250 mail.example.org"
+    ));
+    let error = connect_error(&starttls(&server).credentials("user", "secret"));
+    assert!(matches!(error, Error::Auth { reply: None, .. }), "{error:?}");
+}
+
+#[test]
+fn starttls_that_is_offered_within_tls_is_not_taken() {
+    let server = Server::playing(
+        "-- tls good
+         -- hello STARTTLS",
+    );
+    assert!(block_on(implicit(&server).connect()).unwrap().is_encrypted());
+}
+
+#[test]
+fn threat_4_ehlo_refused_within_tls_is_an_error_though_helo_would_do() {
+    let server = Server::playing(
+        "-- hello STARTTLS
+         C: STARTTLS
+         S: 220 go ahead
+         -- tls good
+         C: EHLO client.example.org
+         S: 500 not any more",
+    );
+    assert_eq!(refusal(&connect_error(&starttls(&server))), (Phase::Hello, 500));
+}
+
+#[test]
+fn threat_6_a_reply_injected_behind_that_of_the_second_ehlo_is_an_error() {
+    let server = Server::playing(format!("{SECURED}S: 250 ok"));
+    match block_on(starttls(&server).connect()) {
+        Err(error) => assert!(matches!(error, Error::Protocol { .. }), "{error:?}"),
+        Ok(mut client) => {
+            // It may come later than connecting takes; in this record layer it is then seen before MAIL is said.
+            let error = send_error(&mut client, &mail());
+            assert_eq!(outcome(&error), Outcome::NotSent);
+        }
+    }
+}
+
+#[test]
+fn threat_7_a_certificate_that_is_not_to_be_trusted_gets_nothing_but_the_handshake() {
+    for certificate in ["other-host", "expired", "unknown-issuer", "self-signed"] {
+        let server = Server::playing(format!("{UP_TO_STARTTLS}S: 220 go ahead\n-- no tls {certificate}"));
+        let error = connect_error(&starttls(&server).credentials("user", "secret"));
+        assert!(matches!(error, Error::Certificate { .. }), "{certificate}: {error:?}");
+        assert!(error.is_permanent());
+        drop(server);
+
+        let server = Server::playing(format!("-- no tls {certificate}"));
+        let error = connect_error(&implicit(&server).credentials("user", "secret"));
+        assert!(matches!(error, Error::Certificate { .. }), "{certificate}: {error:?}");
+        assert!(error.source().is_some());
+    }
+}
+
+#[test]
+fn threat_7_opportunistic_tls_does_not_fall_back_to_plain_text() {
+    let server = Server::playing(format!("{UP_TO_STARTTLS}S: 220 go ahead\n-- no tls self-signed"));
+    let error = connect_error(&starttls(&server).security(Security::Opportunistic));
+    assert!(matches!(error, Error::Certificate { .. }), "{error:?}");
+}
+
+#[test]
+fn a_certificate_of_an_authority_that_was_not_given_is_not_trusted() {
+    let server = Server::playing("-- no tls good");
+    let error = connect_error(&builder(&server).security(Security::Implicit));
+    assert!(matches!(error, Error::Certificate { .. }), "{error:?}");
+}
+
+#[test]
+fn the_name_to_verify_can_be_set() {
+    let server = Server::playing("-- tls other-host\n-- hello");
+    block_on(implicit(&server).tls_name("mail.example.org").connect()).unwrap();
+    drop(server);
+
+    let server = Server::playing("-- no tls good");
+    match connect_error(&implicit(&server).tls_name("mail.example.org")) {
+        Error::Certificate { name, .. } => assert_eq!(name, "mail.example.org"),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn threat_9_addresses_are_verified_as_addresses() {
+    for host in ["::1", "[::1]"] {
+        let server = Server::playing_v6("-- tls good\n-- hello");
+        block_on(named(&server, host).security(Security::Implicit).ca_certificate(CA).connect()).unwrap();
+        drop(server);
+        let server = Server::playing_v6("-- no tls other-host");
+        let error = connect_error(&named(&server, host).security(Security::Implicit).ca_certificate(CA));
+        assert!(matches!(error, Error::Certificate { .. }), "{error:?}");
+    }
+    let server = Server::playing("-- tls good\n-- hello");
+    block_on(implicit(&server).tls_name("[::1]").connect()).unwrap();
+}
+
+#[test]
+fn a_name_is_verified_as_a_name() {
+    let server = Server::playing("-- tls good\n-- hello");
+    block_on(named(&server, "localhost").security(Security::Implicit).ca_certificate(CA).connect()).unwrap();
+}
+
+#[test]
+fn threat_10_a_trailing_dot_is_not_verified() {
+    let server = Server::playing("-- tls good\n-- hello");
+    block_on(implicit(&server).tls_name("localhost.").connect()).unwrap();
+}
+
+#[test]
+fn auto_does_not_upgrade_to_a_loopback_address_without_credentials() {
+    let server = Server::playing("-- hello STARTTLS");
+    let client = block_on(builder(&server).security(Security::Auto).connect()).unwrap();
+    assert!(!client.is_encrypted());
+}
+
+#[test]
+fn auto_upgrades_with_credentials_where_it_is_offered() {
+    let server = Server::playing(
+        "-- hello STARTTLS, AUTH PLAIN
+         C: STARTTLS
+         S: 220 go ahead
+         -- tls good
+         C: EHLO client.example.org
+         S: 250-mail.example.org
+         S: 250 AUTH PLAIN
+         C: AUTH PLAIN AHVzZXIAc2VjcmV0
+         S: 235 welcome",
+    );
+    let builder = builder(&server).ca_certificate(CA).credentials("user", "secret");
+    assert!(block_on(builder.connect()).unwrap().is_encrypted());
+}
+
+#[test]
+fn opportunistic_tls_is_taken_where_it_is_offered() {
+    let server = Server::playing(SECURED);
+    let client = block_on(starttls(&server).security(Security::Opportunistic).connect()).unwrap();
+    assert!(client.is_encrypted());
+    drop((client, server));
+
+    let server = Server::playing("-- hello");
+    let client = block_on(starttls(&server).security(Security::Opportunistic).connect()).unwrap();
+    assert!(!client.is_encrypted());
+}
+
+#[test]
+fn plaintext_does_not_upgrade() {
+    let server = Server::playing("-- hello STARTTLS");
+    let client = block_on(builder(&server).security(Security::Plaintext).connect()).unwrap();
+    assert!(!client.is_encrypted());
+}
+
+const SHORT: Duration = Duration::from_millis(300);
+
+/// Fails in the handshake when the time is up, and not much later.
+#[track_caller]
+fn ends_in_time(builder: &Builder) {
+    let start = Instant::now();
+    let error = connect_error(builder);
+    assert!(matches!(error, Error::Timeout(Phase::Tls)), "{error:?}");
+    assert!(start.elapsed() >= SHORT * 9 / 10 && start.elapsed() < SHORT * 10, "{:?}", start.elapsed());
+}
+
+#[test]
+fn threat_14_a_silent_handshake_ends_at_its_limit() {
+    for (limited, start) in [(true, UP_TO_STARTTLS), (true, ""), (false, UP_TO_STARTTLS), (false, "")] {
+        let consent = if start.is_empty() { "" } else { "S: 220 go ahead\n" };
+        let server = Server::playing(format!("{start}{consent}-- ignore"));
+        let builder = if start.is_empty() { implicit(&server) } else { starttls(&server) };
+        match limited {
+            true => ends_in_time(&builder.tls_timeout(SHORT)),
+            false => ends_in_time(&builder.deadline(SHORT)),
+        }
+    }
+}
+
+#[test]
+fn threat_14_a_dripping_handshake_ends_at_its_limit() {
+    let server = Server::running(|peer| peer.drip_tls());
+    ends_in_time(&implicit(&server).tls_timeout(SHORT));
+    drop(server);
+
+    let server = Server::running(|peer| peer.drip_tls());
+    ends_in_time(&implicit(&server).deadline(SHORT));
+    drop(server);
+
+    let server = Server::running(|peer| {
+        peer.play(&format!("{UP_TO_STARTTLS}S: 220 go ahead"));
+        peer.drip_tls();
+    });
+    ends_in_time(&starttls(&server).tls_timeout(SHORT));
+}
+
+#[test]
+fn behaviour_59_an_end_before_the_handshake_is_an_error() {
+    for end in ["-- close", "-- reset"] {
+        let server = Server::playing(format!("{UP_TO_STARTTLS}S: 220 go ahead\n{end}"));
+        let error = connect_error(&starttls(&server));
+        let known = matches!(
+            error,
+            Error::Tls { .. }
+                | Error::Closed(Phase::StartTls | Phase::Tls)
+                | Error::Io { phase: Phase::StartTls | Phase::Tls, .. }
+        );
+        assert!(known, "{end}: {error:?}");
+    }
+}
+
+#[test]
+fn threat_15_an_end_without_goodbye_is_neither_data_nor_success() {
+    for end in ["-- fin", "-- close", "-- reset", "S... 250 o\n-- fin"] {
+        let server = Server::playing(format!("{SECURED}{TRANSACTION}{end}"));
+        let mut client = block_on(starttls(&server).connect()).unwrap();
+        let error = send_error(&mut client, &mail());
+        assert!(error.in_doubt(), "{end}: {error:?}");
+        assert!(
+            matches!(cause(&error), Error::Closed(Phase::End) | Error::Io { phase: Phase::End, .. }),
+            "{error:?}"
+        );
+        assert_closed(&mut client);
+    }
+}
+
+#[test]
+fn threat_15_an_end_without_goodbye_before_the_message_is_not_sent() {
+    let server = Server::playing(format!("{SECURED}C: MAIL FROM:<alice@example.org>\n-- fin"));
+    let mut client = block_on(starttls(&server).connect()).unwrap();
+    let error = send_error(&mut client, &mail());
+    assert_eq!(outcome(&error), Outcome::NotSent);
+    assert!(error.is_transient());
+}
+
+#[test]
+fn threat_15_an_end_without_goodbye_before_the_greeting_is_an_error() {
+    let server = Server::playing("-- tls good\n-- fin");
+    let error = connect_error(&implicit(&server));
+    assert!(
+        matches!(error, Error::Closed(Phase::Greeting) | Error::Io { phase: Phase::Greeting, .. }),
+        "{error:?}"
+    );
+}
+
+#[test]
+fn threat_17_a_port_without_tls_is_named_as_such() {
+    let server = Server::playing("S: 220 mail.example.org ESMTP\n-- ignore");
+    let error = connect_error(&implicit(&server));
+    assert!(matches!(error, Error::Tls { .. }), "{error:?}");
+    assert!(error.source().unwrap().to_string().contains("speaks no TLS"), "{:?}", error.source());
+}
+
+#[test]
+fn threat_17_a_port_with_tls_is_hinted_at() {
+    let server = Server::playing("-- silence");
+    let error = connect_error(&builder(&server).greeting_timeout(Duration::from_millis(100)));
+    assert!(matches!(error, Error::Timeout(Phase::Greeting)) && error.to_string().contains("TLS"), "{error}");
+}
+
+#[test]
+fn clones_of_a_builder_connect_independently() {
+    let first = Server::playing(SECURED);
+    let builder = starttls(&first);
+    let one = block_on(builder.connect()).unwrap();
+    let second = Server::playing(SECURED);
+    let two = block_on(builder.clone().port(second.port()).connect()).unwrap();
+    assert!(one.is_encrypted() && two.is_encrypted());
+}

@@ -1,0 +1,577 @@
+//! One message: MAIL, RCPT, DATA, its end, and what follows a refusal.
+
+use postino::{Error, Outcome, Phase};
+
+use super::*;
+
+#[test]
+fn without_pipelining_every_command_waits_for_its_reply() {
+    let server = Server::playing(
+        "-- hello
+         C: MAIL FROM:<alice@example.org>
+         S: 250 ok
+         C: RCPT TO:<bob@example.org>
+         S: 250 ok
+         C: RCPT TO:<carol@example.org>
+         S: 251 will forward
+         C: DATA
+         S: 354 go on
+         C: Hello
+         C: .
+         S: 250 2.0.0 ok: queued as 4711
+         C: QUIT
+         S: 221 bye",
+    );
+    let mut client = connect(&server);
+    let delivery = deliver(&mut client, &mail_to(&["bob@example.org", "carol@example.org"])).unwrap();
+    assert_eq!(delivery.outcome(), Outcome::Accepted);
+    assert_eq!(delivery.refused().count(), 0);
+    assert_eq!(delivery.queue_id(), Some("4711"));
+    assert_eq!(delivery.reply().unwrap().enhanced().unwrap().to_string(), "2.0.0");
+    block_on(client.quit()).unwrap();
+}
+
+#[test]
+fn with_pipelining_the_envelope_is_one_flight() {
+    let server = Server::playing(
+        "-- hello PIPELINING
+         C: MAIL FROM:<alice@example.org>
+         C: RCPT TO:<bob@example.org>
+         C: RCPT TO:<carol@example.org>
+         C: DATA
+         S: 250 ok
+         S: 250 ok
+         S: 250 ok
+         S: 354 go on
+         C: Hello
+         C: .
+         S: 250 ok",
+    );
+    let mut client = connect(&server);
+    accept(&mut client, &mail_to(&["bob@example.org", "carol@example.org"]));
+}
+
+#[test]
+fn pipelining_can_be_turned_off() {
+    let server = Server::playing(
+        "-- hello PIPELINING
+         -- envelope
+         C: DATA
+         S: 354 go on
+         C: Hello
+         C: .
+         S: 250 ok",
+    );
+    let mut client = block_on(builder(&server).pipelining(false).connect()).unwrap();
+    accept(&mut client, &mail());
+}
+
+#[test]
+fn behaviour_91_many_messages_go_over_one_connection() {
+    let one = "-- envelope
+         C: DATA
+         S: 354 go on
+         C: Hello
+         C: .
+         S: 250 ok\n";
+    let server = Server::playing(format!("-- hello\n{}", one.repeat(5)));
+    let mut client = connect(&server);
+    for _ in 0..5 {
+        accept(&mut client, &mail());
+    }
+}
+
+#[test]
+fn threat_74_a_refused_recipient_does_not_stop_the_others() {
+    let server = Server::playing(
+        "-- hello PIPELINING
+         C: MAIL FROM:<alice@example.org>
+         C: RCPT TO:<a@example.org>
+         C: RCPT TO:<b@example.org>
+         C: RCPT TO:<c@example.org>
+         C: DATA
+         S: 250 ok
+         S: 550-5.1.1 nobody
+         S: 550 5.1.1 here
+         S: 250 ok
+         S: 451 later
+         S: 354 go on
+         C: Hello
+         C: .
+         S: 250 ok",
+    );
+    let mut client = connect(&server);
+    let delivery =
+        deliver(&mut client, &mail_to(&["a@example.org", "b@example.org", "c@example.org"])).unwrap();
+    assert_eq!(delivery.outcome(), Outcome::Accepted);
+    let each: Vec<_> = delivery.recipients().map(|r| (r.outcome(), r.reply().unwrap().code())).collect();
+    assert_eq!(each, [(Outcome::Refused, 550), (Outcome::Accepted, 250), (Outcome::Refused, 451)]);
+    let refused: Vec<_> = delivery.refused().map(|r| r.address().as_str()).collect();
+    assert_eq!(refused, ["a@example.org", "c@example.org"]);
+}
+
+#[test]
+fn all_recipients_refused_in_lock_step_means_no_data() {
+    let server = Server::playing(
+        "-- hello
+         C: MAIL FROM:<alice@example.org>
+         S: 250 ok
+         C: RCPT TO:<a@example.org>
+         S: 550 no
+         C: RCPT TO:<b@example.org>
+         S: 450 not now
+         C: RSET
+         S: 250 ok
+         C: NOOP
+         S: 250 ok",
+    );
+    let mut client = connect(&server);
+    let error = send_error(&mut client, &mail_to(&["a@example.org", "b@example.org"]));
+    assert_eq!(outcome(&error), Outcome::Refused);
+    assert_eq!(refusal(cause(&error)), (Phase::Recipient, 550));
+    let codes: Vec<_> = error.delivery().unwrap().refused().map(|r| r.reply().unwrap().code()).collect();
+    assert_eq!(codes, [550, 450]);
+    assert!(error.is_transient(), "one of them may be taken later");
+    assert_open(&mut client);
+}
+
+#[test]
+fn threat_73_a_354_for_nobody_is_answered_by_a_lone_dot() {
+    for end in ["554 no valid recipients", "250 ok"] {
+        let server = Server::playing(format!(
+            "-- hello PIPELINING
+             C: MAIL FROM:<alice@example.org>
+             C: RCPT TO:<a@example.org>
+             C: RCPT TO:<b@example.org>
+             C: DATA
+             S: 250 ok
+             S: 550 no
+             S: 550 no
+             S: 354 go on
+             C: .
+             S: {end}
+             C: RSET
+             S: 250 ok
+             C: NOOP
+             S: 250 ok"
+        ));
+        let mut client = connect(&server);
+        let error = send_error(&mut client, &mail_to(&["a@example.org", "b@example.org"]));
+        assert_eq!(outcome(&error), Outcome::Refused);
+        assert!(error.is_permanent() && !error.is_transient());
+        assert_eq!(error.delivery().unwrap().refused().count(), 2);
+        assert_open(&mut client);
+    }
+}
+
+#[test]
+fn threat_73_data_refused_for_nobody_is_the_recipients_refusal() {
+    let server = Server::playing(
+        "-- hello PIPELINING
+         C: MAIL FROM:<alice@example.org>
+         C: RCPT TO:<bob@example.org>
+         C: DATA
+         S: 250 ok
+         S: 550 no
+         S: 503 no recipients
+         C: RSET
+         S: 250 ok",
+    );
+    let mut client = connect(&server);
+    let error = send_error(&mut client, &mail());
+    assert_eq!(refusal(cause(&error)), (Phase::Recipient, 550));
+}
+
+#[test]
+fn behaviour_77_a_refused_sender_is_followed_by_rset() {
+    let server = Server::playing(
+        "-- hello
+         C: MAIL FROM:<alice@example.org>
+         S: 553 not you
+         C: RSET
+         S: 250 ok
+         C: NOOP
+         S: 250 ok",
+    );
+    let mut client = connect(&server);
+    let error = send_error(&mut client, &mail());
+    assert_eq!(outcome(&error), Outcome::Refused);
+    assert_eq!(refusal(cause(&error)), (Phase::Mail, 553));
+    assert_open(&mut client);
+}
+
+#[test]
+fn behind_a_refused_sender_the_other_refusals_say_nothing() {
+    let server = Server::playing(
+        "-- hello PIPELINING
+         C: MAIL FROM:<alice@example.org>
+         C: RCPT TO:<bob@example.org>
+         C: DATA
+         S: 451 4.7.1 greylisted
+         S: 503 MAIL first
+         S: 503 MAIL first
+         C: RSET
+         S: 250 ok",
+    );
+    let mut client = connect(&server);
+    let error = send_error(&mut client, &mail());
+    assert_eq!(refusal(cause(&error)), (Phase::Mail, 451));
+    assert!(error.is_transient() && !error.is_permanent());
+    assert_eq!(error.delivery().unwrap().refused().count(), 0);
+    let recipient = error.delivery().unwrap().recipients().next().unwrap();
+    assert_eq!((recipient.outcome(), recipient.reply().unwrap().code()), (Outcome::Refused, 451));
+}
+
+#[test]
+fn behaviour_77_refused_data_is_followed_by_rset() {
+    let server = Server::playing(
+        "-- hello
+         -- envelope
+         C: DATA
+         S: 451 disk full
+         C: RSET
+         S: 250 ok
+         C: NOOP
+         S: 250 ok",
+    );
+    let mut client = connect(&server);
+    let error = send_error(&mut client, &mail());
+    assert_eq!((outcome(&error), refusal(cause(&error))), (Outcome::Refused, (Phase::Data, 451)));
+    assert_open(&mut client);
+}
+
+#[test]
+fn a_message_that_is_refused_at_its_end_leaves_the_connection_for_the_next() {
+    for (end, transient) in [("550 5.7.1 spam", false), ("451 4.3.0 later", true)] {
+        let server = Server::playing(format!(
+            "-- hello PIPELINING
+             C: MAIL FROM:<alice@example.org>
+             C: RCPT TO:<bob@example.org>
+             C: DATA
+             S: 250 ok
+             S: 250 ok
+             S: 354 go on
+             -- body
+             S: {end}
+             C: RSET
+             S: 250 ok
+             C: MAIL FROM:<alice@example.org>
+             C: RCPT TO:<bob@example.org>
+             C: DATA
+             S: 250 ok
+             S: 250 ok
+             S: 354 go on
+             -- body
+             S: 250 ok"
+        ));
+        let mut client = connect(&server);
+        let error = send_error(&mut client, &mail());
+        assert_eq!(outcome(&error), Outcome::Refused);
+        assert_eq!(cause(&error).reply().unwrap().to_string(), end);
+        assert_eq!((error.is_transient(), error.is_permanent()), (transient, !transient));
+        accept(&mut client, &mail());
+    }
+}
+
+#[test]
+fn behaviour_77_a_failing_rset_keeps_the_first_error() {
+    for end in ["S: 500 what?", "-- fin", "-- reset", "S: garbage"] {
+        let server = Server::playing(format!(
+            "-- hello
+             C: MAIL FROM:<alice@example.org>
+             S: 553 not you
+             C: RSET
+             {end}"
+        ));
+        let mut client = connect(&server);
+        let error = send_error(&mut client, &mail());
+        assert_eq!(refusal(cause(&error)), (Phase::Mail, 553), "{end}");
+        assert_closed(&mut client);
+    }
+}
+
+#[test]
+fn all_or_nothing_asks_for_data_only_when_all_were_taken() {
+    let server = Server::playing(
+        "-- hello PIPELINING
+         C: MAIL FROM:<alice@example.org>
+         C: RCPT TO:<a@example.org>
+         C: RCPT TO:<b@example.org>
+         S: 250 ok
+         S: 250 ok
+         S: 250 ok
+         C: DATA
+         S: 354 go on
+         C: Hello
+         C: .
+         S: 250 ok",
+    );
+    let mut client = block_on(builder(&server).all_or_nothing(true).connect()).unwrap();
+    accept(&mut client, &mail_to(&["a@example.org", "b@example.org"]));
+}
+
+#[test]
+fn all_or_nothing_sends_nothing_when_one_was_refused() {
+    let server = Server::playing(
+        "-- hello PIPELINING
+         C: MAIL FROM:<alice@example.org>
+         C: RCPT TO:<a@example.org>
+         C: RCPT TO:<b@example.org>
+         S: 250 ok
+         S: 250 ok
+         S: 550 no
+         C: RSET
+         S: 250 ok",
+    );
+    let mut client = block_on(builder(&server).all_or_nothing(true).connect()).unwrap();
+    let error = send_error(&mut client, &mail_to(&["a@example.org", "b@example.org"]));
+    assert_eq!(refusal(cause(&error)), (Phase::Recipient, 550));
+    let each: Vec<_> = error.delivery().unwrap().recipients().map(|r| r.outcome()).collect();
+    assert_eq!(each, [Outcome::NotSent, Outcome::Refused]);
+}
+
+#[test]
+fn the_null_sender_is_an_empty_path() {
+    let server = Server::playing(
+        "-- hello
+         C: MAIL FROM:<>
+         S: 250 ok
+         C: RCPT TO:<bob@example.org>
+         S: 250 ok
+         C: DATA
+         S: 354 go on
+         C: Hello
+         C: .
+         S: 250 ok",
+    );
+    let mut client = connect(&server);
+    let envelope =
+        Envelope::from_addresses(None, envelope(&["bob@example.org"]).recipients().to_vec()).unwrap();
+    accept(&mut client, &Raw::bytes(envelope, b"Hello\r\n"));
+}
+
+#[test]
+fn the_size_is_told_where_it_is_of_interest() {
+    let server = Server::playing(
+        "-- hello SIZE 1000
+         C: MAIL FROM:<alice@example.org> SIZE=10
+         S: 250 ok
+         C: RCPT TO:<bob@example.org>
+         S: 250 ok
+         C: DATA
+         S: 354 go on
+         C: Hello
+         C: ..
+         C: .
+         S: 250 ok",
+    );
+    accept(&mut connect(&server), &text(b"Hello\n.\n"));
+}
+
+#[test]
+fn threat_44_what_is_too_large_is_not_offered() {
+    let server = Server::playing(
+        "-- hello SIZE 6
+         C: NOOP
+         S: 250 ok",
+    );
+    let mut client = connect(&server);
+    let error = send_error(&mut client, &mail());
+    assert!(matches!(error, Error::TooLarge { size: 7, limit: 6 }), "{error:?}");
+    assert!(error.is_permanent());
+    assert_open(&mut client);
+}
+
+#[test]
+fn threat_44_a_size_of_nothing_or_0_is_no_limit() {
+    for size in ["SIZE", "SIZE 0"] {
+        let server = Server::playing(format!(
+            "-- hello {size}
+             C: MAIL FROM:<alice@example.org> SIZE=7
+             S: 250 ok
+             C: RCPT TO:<bob@example.org>
+             S: 250 ok
+             C: DATA
+             S: 354 go on
+             -- body
+             S: 250 ok"
+        ));
+        accept(&mut connect(&server), &mail());
+    }
+}
+
+#[test]
+fn threat_44_a_552_to_mail_is_a_refusal() {
+    let server = Server::playing(
+        "-- hello SIZE
+         C: MAIL FROM:<alice@example.org> SIZE=7
+         S: 552 too large
+         C: RSET
+         S: 250 ok",
+    );
+    let error = send_error(&mut connect(&server), &mail());
+    assert_eq!(refusal(cause(&error)), (Phase::Mail, 552));
+}
+
+#[test]
+fn body_8bitmime_is_said_when_it_is_needed_only() {
+    let script = "-- hello 8BITMIME
+         C: MAIL FROM:<alice@example.org>
+         S: 250 ok
+         C: RCPT TO:<bob@example.org>
+         S: 250 ok
+         C: DATA
+         S: 354 go on
+         C: Hello
+         C: .
+         S: 250 ok
+         C: MAIL FROM:<alice@example.org> BODY=8BITMIME
+         S: 250 ok
+         C: RCPT TO:<bob@example.org>
+         S: 250 ok
+         C: DATA
+         S: 354 go on
+         C: Grüße
+         C: .
+         S: 250 ok";
+    let server = Server::playing(script);
+    let mut client = connect(&server);
+    accept(&mut client, &mail());
+    accept(&mut client, &text("Grüße\n".as_bytes()));
+}
+
+#[test]
+fn threat_35_eight_bits_without_8bitmime_are_refused_before_mail() {
+    let server = Server::playing(
+        "-- hello
+         C: NOOP
+         S: 250 ok",
+    );
+    let mut client = connect(&server);
+    let error = send_error(&mut client, &text("Grüße\n".as_bytes()));
+    assert!(matches!(error, Error::Unsupported(_)) && error.is_permanent(), "{error:?}");
+    assert_open(&mut client);
+}
+
+#[test]
+fn threat_34_a_nul_is_refused_before_mail() {
+    let server = Server::playing(
+        "-- hello 8BITMIME
+         C: NOOP
+         S: 250 ok",
+    );
+    let mut client = connect(&server);
+    let error = send_error(&mut client, &text(b"Hel\0lo\n"));
+    assert!(matches!(error, Error::Message(_)) && error.is_permanent(), "{error:?}");
+    assert_open(&mut client);
+}
+
+#[test]
+fn smtputf8_is_said_when_an_address_needs_it_only() {
+    let server = Server::playing(
+        "-- hello SMTPUTF8
+         -- envelope
+         C: DATA
+         S: 354 go on
+         -- body
+         S: 250 ok
+         C: MAIL FROM:<alice@example.org> SMTPUTF8
+         S: 250 ok
+         C: RCPT TO:<jörg@example.org>
+         S: 250 ok
+         C: DATA
+         S: 354 go on
+         -- body
+         S: 250 ok",
+    );
+    let mut client = connect(&server);
+    accept(&mut client, &mail());
+    accept(&mut client, &mail_to(&["jörg@example.org"]));
+}
+
+#[test]
+fn threat_80_an_address_beyond_ascii_without_smtputf8_is_refused_before_mail() {
+    let server = Server::playing(
+        "-- hello 8BITMIME
+         C: NOOP
+         S: 250 ok",
+    );
+    let mut client = connect(&server);
+    let error = send_error(&mut client, &mail_to(&["jörg@example.org"]));
+    assert!(matches!(error, Error::Unsupported(_)) && error.is_permanent(), "{error:?}");
+    assert_open(&mut client);
+}
+
+const MANY: usize = 10_000;
+
+fn many() -> Vec<String> {
+    (0..MANY).map(|i| format!("recipient-with-a-name-that-takes-room-{i}@example.org")).collect()
+}
+
+#[test]
+fn threat_76_ten_thousand_recipients_do_not_wedge_a_server_that_answers_each_at_once() {
+    let server = Server::cramped(|peer| {
+        peer.may_run_ahead = true;
+        peer.play("-- hello PIPELINING");
+        for number in 0..MANY + 2 {
+            let line = String::from_utf8(peer.line().unwrap()).unwrap();
+            let (start, code) = match number {
+                0 => ("MAIL FROM:<alice@example.org>\r\n".to_owned(), 250),
+                n if n <= MANY => (
+                    format!("RCPT TO:<recipient-with-a-name-that-takes-room-{}@example.org>\r\n", n - 1),
+                    250,
+                ),
+                _ => ("DATA\r\n".to_owned(), 354),
+            };
+            assert_eq!(line, start);
+            peer.say(format!("{code} {:.<400}\r\n", "a long answer "));
+        }
+        assert_eq!(peer.body(), b"Hello\r\n");
+        peer.say("250 ok\r\n");
+    });
+    let recipients = many();
+    let recipients: Vec<_> = recipients.iter().map(String::as_str).collect();
+    let delivery = deliver(&mut connect(&server), &mail_to(&recipients)).unwrap();
+    assert_eq!(delivery.recipients().filter(|r| r.outcome() == Outcome::Accepted).count(), MANY);
+}
+
+#[test]
+fn threat_76_a_server_that_reads_on_before_it_answers_gets_what_it_waits_for() {
+    let server = Server::cramped(|peer| {
+        peer.may_run_ahead = true;
+        peer.play("-- hello PIPELINING");
+        let mut left = MANY + 2;
+        while left > 0 {
+            let batch = left.min(100);
+            (0..batch).for_each(|_| drop(peer.line().unwrap()));
+            left -= batch;
+            let last = if left == 0 { "354 go on\r\n" } else { "250 ok\r\n" };
+            peer.say("250 a long answer\r\n".repeat(batch - 1) + last);
+        }
+        peer.body();
+        peer.say("250 ok\r\n");
+    });
+    let recipients = many();
+    let recipients: Vec<_> = recipients.iter().map(String::as_str).collect();
+    accept(&mut connect(&server), &mail_to(&recipients));
+}
+
+#[test]
+fn noop_and_rset_take_250_only() {
+    let server = Server::playing(
+        "-- hello
+         C: NOOP
+         S: 250 2.0.0 ok
+         C: RSET
+         S: 250 ok
+         C: NOOP
+         S: 502 no
+         C: RSET
+         S: 451 no",
+    );
+    let mut client = connect(&server);
+    assert_eq!(block_on(client.noop()).unwrap().text(), "2.0.0 ok");
+    assert_eq!(block_on(client.rset()).unwrap().code(), 250);
+    assert_eq!(refusal(&block_on(client.noop()).unwrap_err()), (Phase::Noop, 502));
+    assert_eq!(refusal(&block_on(client.rset()).unwrap_err()), (Phase::Reset, 451));
+}

@@ -1,0 +1,40 @@
+//! A log that keeps every line of the whole test binary, at level TRACE.
+
+use std::sync::{Mutex, Once, PoisonError};
+
+static LINES: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+struct Journal;
+
+impl log::Log for Journal {
+    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        let line = format!("{} {}: {}", record.level(), record.target(), record.args());
+        // Those of the tests with thousands of recipients would make every search slow.
+        let many = ["DEBUG postino: C: RCPT TO:<recipient-", "DEBUG postino: S: 250 a long answer"];
+        if many.iter().any(|start| line.starts_with(start)) {
+            return;
+        }
+        LINES.lock().unwrap_or_else(PoisonError::into_inner).push(line);
+    }
+
+    fn flush(&self) {}
+}
+
+/// From now on. Safe to call often.
+pub fn begin() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        log::set_logger(&Journal).unwrap();
+        log::set_max_level(log::LevelFilter::Trace);
+    });
+}
+
+/// The lines so far that hold `text`, whoever wrote them.
+pub fn lines_with(text: &str) -> Vec<String> {
+    let lines = LINES.lock().unwrap_or_else(PoisonError::into_inner);
+    lines.iter().filter(|line| line.contains(text)).cloned().collect()
+}

@@ -1,0 +1,327 @@
+//! A double's end of the connection, and the scripts it plays.
+
+use std::{
+    io::{ErrorKind, Read, Write},
+    net::{Shutdown, TcpStream},
+    thread::sleep,
+    time::Duration,
+};
+
+use super::PATIENCE;
+
+/// One octet per this much time, and nobody could call it silence.
+pub const DRIP: Duration = Duration::from_millis(20);
+
+trait Stream: Read + Write + Send {}
+impl<T: Read + Write + Send> Stream for T {}
+
+/// The client, seen from the server.
+pub struct Peer {
+    /// None once this side has ended the connection.
+    stream: Option<Box<dyn Stream>>,
+    /// The socket below it.
+    socket: Option<TcpStream>,
+    /// What came and was not looked at yet.
+    inbox: Vec<u8>,
+    /// All that ever came.
+    heard: Vec<u8>,
+    /// What is to be said, in one segment.
+    outbox: Vec<u8>,
+    /// The client may leave at any time.
+    pub may_leave: bool,
+    /// The client may say more than it was asked for.
+    pub may_run_ahead: bool,
+    gone: bool,
+}
+
+impl Peer {
+    pub(super) fn new(socket: TcpStream) -> Peer {
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        socket.set_write_timeout(Some(PATIENCE)).unwrap();
+        socket.set_nodelay(true).unwrap();
+        Peer {
+            stream: Some(Box::new(socket.try_clone().unwrap())),
+            socket: Some(socket),
+            inbox: Vec::new(),
+            heard: Vec::new(),
+            outbox: Vec::new(),
+            may_leave: false,
+            may_run_ahead: false,
+            gone: false,
+        }
+    }
+
+    /// Plays a script, line by line:
+    ///
+    /// ```text
+    /// S: 250 ok          says this line; several in a row leave in one segment, once the client has said no more
+    ///                    than it should (\xe9, \n … mean that octet)
+    /// S... 250 o         the same without the end of the line
+    /// C: NOOP            the client says this line
+    /// -- hello A, B 1    the greeting, and EHLO with these keywords
+    /// -- envelope        MAIL and RCPT of the usual message, one after the other
+    /// -- body            the client says whatever ends in a line of a dot
+    /// -- read 1000       the client says so many octets of anything
+    /// -- tls good        the client agrees to a handshake with this certificate
+    /// -- no tls expired  the client breaks that handshake off and leaves
+    /// -- drip 250 ok     says this line, an octet per DRIP
+    /// -- pause           lets 50 ms pass
+    /// -- silence         nothing: the client has to leave by itself, as at the end of every script
+    /// -- ignore          the client may say what it likes until it leaves
+    /// -- fin             no more will be said (without a word in TLS), and the client leaves
+    /// -- close           ends the connection, politely
+    /// -- reset           ends the connection, rudely
+    /// ```
+    pub fn play(&mut self, script: &str) {
+        for line in script.lines().map(str::trim_start).filter(|line| !line.is_empty()) {
+            if self.gone {
+                return;
+            }
+            match line.split_once(' ').unwrap_or((line, "")) {
+                ("S:", text) => self.outbox.extend([unescape(text), b"\r\n".to_vec()].concat()),
+                ("S...", text) => self.outbox.extend(unescape(text)),
+                ("C:", text) => self.expect(text),
+                ("--", what) => self.follow(what),
+                _ => panic!("neither S: nor C: nor -- in {line:?}"),
+            }
+        }
+        self.flush();
+    }
+
+    fn follow(&mut self, what: &str) {
+        self.flush();
+        match what.split_once(' ').unwrap_or((what, "")) {
+            ("hello", keywords) => self.hello(keywords),
+            ("envelope", "") => self.play(
+                "C: MAIL FROM:<alice@example.org>
+                 S: 250 ok
+                 C: RCPT TO:<bob@example.org>
+                 S: 250 ok",
+            ),
+            ("body", "") => drop(self.body()),
+            ("read", octets) => self.read(octets.parse().unwrap()),
+            #[cfg(feature = "native-tls")]
+            ("tls", certificate) => self.accept_tls(certificate),
+            #[cfg(feature = "native-tls")]
+            ("no", refused) => self.offer_tls(refused.strip_prefix("tls ").unwrap()),
+            ("drip", text) => self.drip(&[text.as_bytes(), b"\r\n"].concat()),
+            ("pause", "") => sleep(Duration::from_millis(50)),
+            ("silence", "") => {}
+            ("ignore", "") => self.ignore(),
+            ("fin", "") => drop(self.socket.as_ref().unwrap().shutdown(Shutdown::Write)),
+            ("close", "") => (self.stream, self.socket) = (None, None),
+            ("reset", "") => {
+                let socket = self.socket.take().unwrap();
+                rustix::net::sockopt::set_socket_linger(&socket, Some(Duration::ZERO)).unwrap();
+                self.stream = None;
+            }
+            _ => panic!("nobody knows what {what:?} means"),
+        }
+    }
+
+    fn hello(&mut self, keywords: &str) {
+        let mut lines = vec!["mail.example.org"];
+        lines.extend(keywords.split(", ").filter(|keyword| !keyword.is_empty()));
+        self.play("S: 220 mail.example.org ESMTP\nC: EHLO client.example.org");
+        for (i, line) in lines.iter().enumerate() {
+            let mark = if i + 1 == lines.len() { ' ' } else { '-' };
+            self.outbox.extend(format!("250{mark}{line}\r\n").into_bytes());
+        }
+        self.flush();
+    }
+
+    /// Says these octets, now.
+    pub fn say(&mut self, bytes: impl AsRef<[u8]>) {
+        let done = self.stream.as_mut().unwrap().write_all(bytes.as_ref());
+        if let Err(e) = done {
+            assert!(self.may_leave, "nobody heard {}: {e}", shown(bytes.as_ref()));
+            self.gone = true;
+        }
+    }
+
+    fn flush(&mut self) {
+        let out = std::mem::take(&mut self.outbox);
+        if out.is_empty() || self.gone {
+            return;
+        }
+        assert!(
+            self.inbox.is_empty() || self.may_run_ahead,
+            "the client said {} before it heard {}",
+            shown(&self.inbox),
+            shown(&out),
+        );
+        self.say(out);
+    }
+
+    fn drip(&mut self, bytes: &[u8]) {
+        self.may_leave = true;
+        for byte in bytes {
+            sleep(DRIP);
+            self.say([*byte]);
+            if self.gone {
+                return;
+            }
+        }
+    }
+
+    /// Takes what arrives next. False if the client has left.
+    fn fill(&mut self) -> bool {
+        let mut room = [0; 65_536];
+        match self.stream.as_mut().unwrap().read(&mut room) {
+            Ok(n) => {
+                self.inbox.extend_from_slice(&room[..n]);
+                self.heard.extend_from_slice(&room[..n]);
+                n > 0
+            }
+            Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+                panic!("the client neither spoke nor left; it had said {}", self.recently())
+            }
+            Err(_) => false,
+        }
+    }
+
+    fn recently(&self) -> String {
+        let from = self.heard.len().saturating_sub(200);
+        shown(&self.heard[from..])
+    }
+
+    /// The next line with its end; none if the client has left.
+    pub fn line(&mut self) -> Option<Vec<u8>> {
+        let mut seen = 0;
+        loop {
+            if let Some(at) = self.inbox[seen..].iter().position(|b| *b == b'\n') {
+                return Some(self.inbox.drain(..=seen + at).collect());
+            }
+            seen = self.inbox.len();
+            if !self.fill() {
+                return None;
+            }
+        }
+    }
+
+    fn expect(&mut self, text: &str) {
+        self.flush();
+        let expected = format!("{text}\r\n");
+        match self.line() {
+            Some(line) => {
+                assert!(line == expected.as_bytes(), "the client said {}, not {expected:?}", shown(&line));
+            }
+            None if self.may_leave => {
+                assert!(
+                    expected.as_bytes().starts_with(&self.inbox),
+                    "it said {}, not {expected:?}",
+                    shown(&self.inbox)
+                );
+                self.gone = true;
+            }
+            None => panic!("the client left, and was to say {text:?}; it had said {}", self.recently()),
+        }
+    }
+
+    /// Whatever the client says, up to the line of a dot and without it.
+    pub fn body(&mut self) -> Vec<u8> {
+        let mut body = Vec::new();
+        while let Some(line) = self.line() {
+            if line == b".\r\n" {
+                return body;
+            }
+            body.extend(line);
+        }
+        assert!(self.may_leave, "the client left within its message");
+        self.gone = true;
+        body
+    }
+
+    /// So many octets of whatever the client says.
+    pub fn read(&mut self, octets: usize) {
+        while self.inbox.len() < octets {
+            assert!(self.fill(), "the client left after {} octets", self.inbox.len());
+        }
+        self.inbox.drain(..octets);
+    }
+
+    /// All that comes until the client leaves.
+    pub fn ignore(&mut self) {
+        while self.fill() {
+            self.inbox.clear();
+        }
+        self.inbox.clear();
+        self.gone = true;
+    }
+
+    /// Says it again and again until the client leaves; gives how many octets that were.
+    pub fn flood(&mut self, bytes: &[u8], most: usize) -> usize {
+        self.may_leave = true;
+        let mut said = 0;
+        while said < most && !self.gone {
+            self.say(bytes);
+            said += bytes.len();
+        }
+        said
+    }
+
+    #[cfg(feature = "native-tls")]
+    fn accept_tls(&mut self, certificate: &str) {
+        assert!(self.inbox.is_empty(), "{} before the handshake", shown(&self.inbox));
+        let socket = self.socket.as_ref().unwrap().try_clone().unwrap();
+        match super::tls::acceptor(certificate).accept(socket) {
+            Ok(stream) => self.stream = Some(Box::new(stream)),
+            Err(_) if self.may_leave => self.gone = true,
+            Err(e) => panic!("the handshake failed: {e}"),
+        }
+    }
+
+    #[cfg(feature = "native-tls")]
+    fn offer_tls(&mut self, certificate: &str) {
+        assert!(self.inbox.is_empty(), "{} before the handshake", shown(&self.inbox));
+        let socket = self.socket.as_ref().unwrap().try_clone().unwrap();
+        let accepted = super::tls::acceptor(certificate).accept(socket);
+        assert!(accepted.is_err(), "the client took the certificate");
+    }
+
+    /// A handshake, an octet per DRIP; the client has to break it off.
+    #[cfg(feature = "native-tls")]
+    pub fn drip_tls(&mut self) {
+        let socket = self.socket.as_ref().unwrap().try_clone().unwrap();
+        let accepted = super::tls::acceptor("good").accept(super::tls::Dripping(socket, DRIP));
+        assert!(accepted.is_err(), "the client sat through it");
+        self.gone = true;
+    }
+
+    /// Nothing more comes.
+    pub(super) fn end(mut self) -> Vec<u8> {
+        if self.stream.is_some() && !self.gone {
+            while self.inbox.is_empty() && self.fill() {}
+            assert!(self.inbox.is_empty(), "the client went on, and said {}", shown(&self.inbox));
+        }
+        self.heard
+    }
+}
+
+/// For a message of a test that failed.
+fn shown(bytes: &[u8]) -> String {
+    let more = if bytes.len() > 300 { " …" } else { "" };
+    format!("\"{}\"{more}", bytes[..bytes.len().min(300)].escape_ascii())
+}
+
+/// `\n`, `\r`, `\0` and `\xe9` in a script mean that octet.
+fn unescape(text: &str) -> Vec<u8> {
+    let mut octets = Vec::new();
+    let mut rest = text.bytes();
+    while let Some(octet) = rest.next() {
+        octets.push(match octet {
+            b'\\' => match rest.next() {
+                Some(b'n') => b'\n',
+                Some(b'r') => b'\r',
+                Some(b'0') => 0,
+                Some(b'x') => {
+                    let mut digit = || char::from(rest.next().unwrap()).to_digit(16).unwrap() as u8;
+                    digit() * 16 + digit()
+                }
+                other => panic!("no escape: {other:?} in {text:?}"),
+            },
+            octet => octet,
+        });
+    }
+    octets
+}
