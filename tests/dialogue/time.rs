@@ -284,8 +284,8 @@ fn a_block_that_does_not_move_ends_at_its_limit() {
             false => builder(&server).block_timeout(SHORT),
         };
         let mut client = block_on(limited.connect()).unwrap();
-        let large = vec![b'a'; 16 << 20];
-        let error = in_time(|| send_error(&mut client, &text(&large)));
+        let endless = Raw::reader(envelope(&["bob@example.org"]), io::repeat(b'a'));
+        let error = in_time(|| send_error(&mut client, &endless));
         assert_eq!((timeout(&error), outcome(&error)), (Phase::Body, Outcome::NotSent));
         tell.send(()).unwrap();
         drop(client);
