@@ -211,9 +211,9 @@ fn split_port(server: &str) -> Result<(&str, Option<u16>), &'static str> {
 }
 
 fn security(implicit: bool, query: &str) -> Result<Security, &'static str> {
-    let mut security = if implicit { Security::Implicit } else { Security::Auto };
+    let mut security = None;
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {
-        security = match (pair, implicit) {
+        let one = match (pair, implicit) {
             ("tls=required", false) => Security::StartTls,
             ("tls=required", true) => Security::Implicit,
             ("tls=opportunistic", false) => Security::Opportunistic,
@@ -224,8 +224,11 @@ fn security(implicit: bool, query: &str) -> Result<Security, &'static str> {
             _ if pair.starts_with("tls=") => return Err("tls= is none of required, opportunistic, none"),
             _ => return Err("it has a parameter other than tls="),
         };
+        if security.replace(one).is_some() {
+            return Err("it has tls= more than once");
+        }
     }
-    Ok(security)
+    Ok(security.unwrap_or(if implicit { Security::Implicit } else { Security::Auto }))
 }
 
 /// Undoes percent-encoding (RFC 3986 §2.1); a `%` without two hexadecimal digits is an error.
@@ -264,10 +267,12 @@ impl Host {
             |lookup: &str, name: &str| Ok(Host { lookup: lookup.to_owned(), tls_name: name.to_owned() });
         if let Some(inside) = text.strip_prefix('[') {
             let inside = inside.strip_suffix(']').ok_or_else(|| bad("its bracket does not close"))?;
-            let address = inside.split_once('%').map_or(inside, |(address, _zone)| address);
+            let (address, zone) = inside.split_once('%').unwrap_or((inside, "none"));
+            let is_zone =
+                !zone.is_empty() && zone.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b));
             return match address.parse::<Ipv6Addr>() {
-                Ok(_) => host(inside, address),
-                Err(_) => Err(bad("what stands in brackets is no IPv6 address")),
+                Ok(_) if is_zone => host(inside, address),
+                _ => Err(bad("what stands in brackets is no IPv6 address")),
             };
         }
         if text.parse::<IpAddr>().is_ok() {
@@ -376,6 +381,9 @@ mod tests {
             "smtp://h/path",
             "smtp://h?tls=yes",
             "smtp://h?timeout=5",
+            "smtp://h?tls=required&tls=none",
+            "smtp://[fe80::1%a!b]",
+            "smtp://[fe80::1%]",
             "smtps://h?tls=none",
             "smtp://secret@h",
             "smtp://u:secret%@h",
@@ -408,6 +416,8 @@ mod tests {
             assert_eq!(Host::new(text).unwrap(), Host { lookup: lookup.into(), tls_name: name.into() });
         }
         for text in [
+            "[fe80::1%a\0b]",
+            "[fe80::1%x\r\n]",
             "",
             ".",
             "a b",

@@ -70,7 +70,9 @@ impl Delivery {
         reply.text_lines().find_map(|line| {
             let line = std::str::from_utf8(line).ok()?;
             ["queued as ", "id="].iter().find_map(|mark| {
-                let at = line.to_ascii_lowercase().find(mark)?;
+                let lower = line.to_ascii_lowercase();
+                let mut places = lower.match_indices(mark).map(|(at, _)| at);
+                let at = places.find(|at| *at == 0 || lower[..*at].ends_with([' ', '(']))?;
                 line[at + mark.len()..].split([' ', ',', ';', '>']).next().filter(|id| !id.is_empty())
             })
         })

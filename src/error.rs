@@ -175,13 +175,15 @@ pub enum Error {
 }
 
 impl Error {
-    /// Trying again later may help, and cannot double the mail: 4xx replies, timeouts, lost connections, names that
-    /// could not be looked up. False when the delivery is [in doubt](Error::in_doubt).
+    /// Trying again later, over a new connection, may help, and cannot double the mail: 4xx replies, timeouts, lost
+    /// connections, names that could not be looked up. False when the delivery is [in doubt](Error::in_doubt).
     #[must_use]
     pub fn is_transient(&self) -> bool {
         match self {
             Error::Transaction { delivery, source } => match delivery.outcome() {
                 Outcome::Accepted | Outcome::InDoubt => false,
+                // A reply to the message as a whole stands above what was said of single recipients.
+                Outcome::Refused if delivery.reply().is_some() => source.is_transient(),
                 Outcome::Refused | Outcome::NotSent => {
                     delivery.refused().any(|r| r.reply().is_some_and(Reply::is_transient))
                         || source.is_transient()

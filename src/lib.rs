@@ -60,7 +60,7 @@
 //! # Security
 //!
 //! - STARTTLS is used when the server offers it ([`Security::Auto`]); with credentials TLS is required. To a loopback
-//!   address neither.
+//!   address: no TLS without credentials, STARTTLS when offered with them.
 //! - Certificates are verified, for the host's name. A handshake that fails is an error, never a way to plain text.
 //! - Nothing an address, a name or a message holds can become a command.
 //! - Everything a server can make grow has a limit, and so has every wait (60 seconds; 10 minutes for the reply to the

@@ -50,12 +50,17 @@ impl TlsSettings {
         self.roots.iter().try_for_each(|pem| library::check_root(pem))
     }
 
+    /// The connector, if it was needed before.
+    pub fn built(&self) -> Option<Connector> {
+        self.connector.get().cloned()
+    }
+
     /// # Errors
     ///
     /// [`Error::Tls`] if the library does not like the settings, [`Error::Config`] if there is no library.
     pub fn connector(&self) -> Result<Connector, Error> {
-        if let Some(connector) = self.connector.get() {
-            return Ok(connector.clone());
+        if let Some(connector) = self.built() {
+            return Ok(connector);
         }
         let connector = Connector::new(&self.roots)?;
         Ok(self.connector.get_or_init(|| connector).clone())
@@ -72,14 +77,14 @@ impl fmt::Debug for TlsSettings {
 #[cfg_attr(not(feature = "async"), allow(dead_code))] // the blocking world never goes on with a paused handshake
 mod library {
     use std::{
-        io::{Read, Write},
+        io::{self, Read, Write},
         sync::Arc,
     };
 
     pub(crate) use native_tls::TlsStream;
     use native_tls::{Certificate, HandshakeError, MidHandshakeTlsStream};
 
-    use crate::Error;
+    use crate::{Error, Phase};
 
     #[derive(Clone)]
     pub(crate) struct Connector(native_tls::TlsConnector);
@@ -136,7 +141,15 @@ mod library {
     }
 
     fn tls(e: native_tls::Error) -> Error {
+        let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&e);
+        while let Some(error) = cause {
+            if let Some(lost) = error.downcast_ref::<io::Error>() {
+                return Error::io(Phase::Tls, io::Error::new(lost.kind(), lost.to_string()));
+            }
+            cause = error.source();
+        }
         match e.to_string() {
+            text if text.to_ascii_lowercase().contains("unexpected eof") => Error::Closed(Phase::Tls),
             text if text.contains("wrong version number") => Error::Tls {
                 source: format!("the server speaks no TLS here (a port for STARTTLS or plain text?): {text}")
                     .into(),

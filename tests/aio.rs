@@ -7,7 +7,7 @@ use std::{
     pin::pin,
     sync::mpsc,
     task::{Context, Poll, Waker},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use postino::{
@@ -305,4 +305,22 @@ fn threat_81_a_small_command_dropped_on_its_way_leaves_a_client_that_refuses() {
         assert_closed(&mut client);
     }
     block_on(client.quit()).unwrap();
+}
+
+#[test]
+fn a_path_that_cannot_be_opened_in_time_holds_neither_the_executor_nor_the_deadline() {
+    let fifo = std::env::temp_dir().join(format!("postino-fifo-{}", std::process::id()));
+    assert!(std::process::Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+    let server = Server::playing("-- hello");
+    let start = Instant::now();
+    block_on(async {
+        let mut client = builder(&server).deadline(Duration::from_millis(200)).connect().await.unwrap();
+        let mail = Raw::path(envelope(&["bob@example.org"]), &fifo);
+        let error = client.send(&mail).await.unwrap_err();
+        assert!(error.is_timeout(), "{error:?}");
+    });
+    assert!(start.elapsed() < PATIENCE / 2);
+    // Lets the thread that opens it go.
+    drop(std::fs::OpenOptions::new().write(true).open(&fifo).unwrap());
+    std::fs::remove_file(&fifo).unwrap();
 }

@@ -8,7 +8,7 @@ use std::{
 use smol::unblock;
 
 use super::stream::Alarm;
-use crate::message::Content;
+use crate::message::{Body, Content};
 
 /// So much is handed out at a time, in octets.
 const BLOCK: usize = 32 * 1024;
@@ -17,6 +17,7 @@ const READ: usize = 4 * BLOCK;
 
 pub(super) struct Source<'m> {
     content: Content<'m>,
+    size: Option<u64>,
     /// How much of the bytes, or of the block, was handed out.
     at: usize,
     /// What was read.
@@ -25,18 +26,39 @@ pub(super) struct Source<'m> {
 }
 
 impl<'m> Source<'m> {
-    pub fn new(content: Content<'m>) -> Source<'m> {
-        Source { content, at: 0, block: Vec::new(), alarm: Alarm::default() }
+    pub async fn open(body: Body<'m>, until: Instant) -> io::Result<Source<'m>> {
+        let mut alarm = Alarm::default();
+        let body = match body.content {
+            Content::Path(path) => {
+                let body = Body { content: Content::Path(path), size: body.size };
+                alarm.within(until, unblock(move || body.open())).await?
+            }
+            _ => body,
+        };
+        Ok(Source { content: body.content, size: body.size, at: 0, block: Vec::new(), alarm })
     }
 
-    /// The next piece; empty at the end. Waits up to the deadline, if there is one.
-    pub async fn next(&mut self, deadline: Option<Instant>) -> io::Result<&[u8]> {
-        if self.at == self.block.len() && matches!(self.content, Content::Reader(_)) {
-            self.fill(deadline).await?;
+    /// All of it, if it is at hand.
+    pub fn bytes(&self) -> Option<&[u8]> {
+        match &self.content {
+            Content::Bytes(bytes) => Some(bytes),
+            Content::Path(_) | Content::Reader(_) => None,
+        }
+    }
+
+    /// How many octets there are at least, if that is known.
+    pub fn size(&self) -> Option<u64> {
+        self.size
+    }
+
+    /// The next piece; empty at the end.
+    pub async fn next(&mut self, until: Instant) -> io::Result<&[u8]> {
+        if self.at == self.block.len() && self.bytes().is_none() {
+            self.fill(until).await?;
         }
         let all = match &self.content {
             Content::Bytes(bytes) => bytes,
-            Content::Reader(_) => self.block.as_slice(),
+            Content::Path(_) | Content::Reader(_) => self.block.as_slice(),
         };
         let piece = &all[self.at..all.len().min(self.at + BLOCK)];
         self.at += piece.len();
@@ -44,7 +66,7 @@ impl<'m> Source<'m> {
     }
 
     /// Reads the next block. The reader goes to the other thread and comes back; if the time is up it does not.
-    async fn fill(&mut self, deadline: Option<Instant>) -> io::Result<()> {
+    async fn fill(&mut self, until: Instant) -> io::Result<()> {
         let gone = Content::Bytes(Vec::new().into());
         let Content::Reader(mut reader) = std::mem::replace(&mut self.content, gone) else { return Ok(()) };
         let mut block = std::mem::take(&mut self.block);
@@ -59,10 +81,7 @@ impl<'m> Source<'m> {
             block.truncate(*result.as_ref().unwrap_or(&0));
             (reader, block, result)
         });
-        let (reader, block, result) = match deadline {
-            Some(deadline) => self.alarm.within(deadline, async { Ok(read.await) }).await?,
-            None => read.await,
-        };
+        let (reader, block, result) = self.alarm.within(until, async { Ok(read.await) }).await?;
         (self.content, self.block, self.at) = (Content::Reader(reader), block, 0);
         result.map(drop)
     }

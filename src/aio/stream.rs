@@ -105,8 +105,15 @@ impl Stream {
     }
 
     pub async fn start_tls(&mut self, tls: &TlsSettings, until: Instant) -> Result<(), Error> {
-        let settings = tls.clone();
-        let connector = unblock(move || settings.connector()).await?; // the first one reads many certificates
+        let connector = match tls.built() {
+            Some(connector) => connector,
+            None => {
+                // The first one reads many certificates.
+                let settings = tls.clone();
+                let built = async { Ok(unblock(move || settings.connector()).await) };
+                self.alarm.within(until, built).await.map_err(|_| Error::Timeout(Phase::Tls))??
+            }
+        };
         let name = tls.name().unwrap_or_default();
         let Inner::Plain(polled) = std::mem::replace(&mut self.inner, Inner::Closed) else {
             return Err(Error::NotConnected);

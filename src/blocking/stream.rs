@@ -28,8 +28,8 @@ trait Transport: fmt::Debug + Send {
     fn read(&mut self, room: &mut [u8], until: Option<Instant>) -> io::Result<usize>;
     /// Writes some; waits as `read` does.
     fn write(&mut self, bytes: &[u8], until: Option<Instant>) -> io::Result<usize>;
-    /// Waits until octets can go, or have come.
-    fn either(&mut self, until: Instant) -> io::Result<()>;
+    /// Waits until octets have come, or can go, or whichever of both is asked for.
+    fn wait(&mut self, for_what: Blocked, until: Instant) -> io::Result<()>;
     /// Ends both directions.
     fn shutdown(&mut self);
 }
@@ -53,6 +53,14 @@ enum Inner {
 struct Timed {
     transport: Box<dyn Transport>,
     until: Option<Instant>,
+    blocked: Blocked,
+}
+
+/// What would have had to wait: TLS may have to read in order to write.
+#[derive(Debug, Clone, Copy, Default)]
+struct Blocked {
+    read: bool,
+    write: bool,
 }
 
 impl Stream {
@@ -65,7 +73,11 @@ impl Stream {
         socket.set_nodelay(true)?;
         let local = socket.local_addr()?;
         let transport = Box::new(Tcp { socket, armed: None });
-        Ok(Stream { inner: Inner::Plain(Timed { transport, until: None }), peer, local })
+        Ok(Stream {
+            inner: Inner::Plain(Timed { transport, until: None, blocked: Blocked::default() }),
+            peer,
+            local,
+        })
     }
 
     pub fn peer(&self) -> SocketAddr {
@@ -98,13 +110,17 @@ impl Stream {
     pub fn write_or_read(&mut self, bytes: &[u8], room: &mut [u8], until: Instant) -> io::Result<Moved> {
         self.timed()?.until = None;
         loop {
+            self.timed()?.blocked = Blocked::default();
             match self.io()?.write(bytes) {
                 Err(e) if e.kind() == ErrorKind::WouldBlock => {}
                 done => return done.map(Moved::Written),
             }
             // Octets may be at hand that no `poll` sees: TLS has read them already.
             match self.io()?.read(room) {
-                Err(e) if e.kind() == ErrorKind::WouldBlock => self.timed()?.transport.either(until)?,
+                Err(e) if e.kind() == ErrorKind::WouldBlock => {
+                    let timed = self.timed()?;
+                    timed.transport.wait(timed.blocked, until)?;
+                }
                 done => return done.map(Moved::Read),
             }
         }
@@ -162,13 +178,17 @@ impl<T: Read + Write> ReadWrite for T {}
 
 impl Read for Timed {
     fn read(&mut self, room: &mut [u8]) -> io::Result<usize> {
-        self.transport.read(room, self.until).map_err(try_again)
+        let read = self.transport.read(room, self.until).map_err(try_again);
+        self.blocked.read |= would_block(&read);
+        read
     }
 }
 
 impl Write for Timed {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.transport.write(bytes, self.until).map_err(try_again)
+        let written = self.transport.write(bytes, self.until).map_err(try_again);
+        self.blocked.write |= would_block(&written);
+        written
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -182,6 +202,10 @@ fn try_again(e: io::Error) -> io::Error {
         ErrorKind::TimedOut => ErrorKind::WouldBlock.into(),
         _ => e,
     }
+}
+
+fn would_block<T>(result: &io::Result<T>) -> bool {
+    result.as_ref().is_err_and(|e| e.kind() == ErrorKind::WouldBlock)
 }
 
 #[derive(Debug)]
@@ -205,7 +229,7 @@ impl Tcp {
         Ok(())
     }
 
-    fn wait(&self, flags: PollFlags, until: Instant) -> io::Result<()> {
+    fn poll(&self, flags: PollFlags, until: Instant) -> io::Result<()> {
         loop {
             let left = left(until)?;
             let limit = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
@@ -218,6 +242,12 @@ impl Tcp {
         }
     }
 }
+
+/// Does not wait, and no signal when the other side is gone: std sees to that on Apple's systems.
+#[cfg(not(target_vendor = "apple"))]
+const SEND: SendFlags = SendFlags::DONTWAIT.union(SendFlags::NOSIGNAL);
+#[cfg(target_vendor = "apple")]
+const SEND: SendFlags = SendFlags::DONTWAIT;
 
 /// What is left of the time, if anything.
 fn left(until: Instant) -> io::Result<Duration> {
@@ -245,9 +275,9 @@ impl Transport for Tcp {
 
     fn write(&mut self, bytes: &[u8], until: Option<Instant>) -> io::Result<usize> {
         loop {
-            match send(&self.socket, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
+            match send(&self.socket, bytes, SEND) {
                 Err(rustix::io::Errno::AGAIN) => match until {
-                    Some(until) => self.wait(PollFlags::OUT, until)?,
+                    Some(until) => self.poll(PollFlags::OUT, until)?,
                     None => return Err(ErrorKind::WouldBlock.into()),
                 },
                 Err(rustix::io::Errno::INTR) => {}
@@ -256,8 +286,9 @@ impl Transport for Tcp {
         }
     }
 
-    fn either(&mut self, until: Instant) -> io::Result<()> {
-        self.wait(PollFlags::IN | PollFlags::OUT, until)
+    fn wait(&mut self, for_what: Blocked, until: Instant) -> io::Result<()> {
+        let flag = |set, flag| if set { flag } else { PollFlags::empty() };
+        self.poll(flag(for_what.read, PollFlags::IN) | flag(for_what.write, PollFlags::OUT), until)
     }
 
     fn shutdown(&mut self) {

@@ -34,6 +34,23 @@ impl Client {
         }
     }
 
+    /// Whether it may be used. If it was left in the middle of something, it is closed for good now.
+    pub(super) fn usable(&mut self) -> Result<(), Error> {
+        match self.broken {
+            true => {
+                self.close();
+                Err(Error::NotConnected)
+            }
+            false => Ok(()),
+        }
+    }
+
+    /// Whether the connection stands, as far as can be told without asking the server: it was not closed, by either
+    /// side, nor left in the middle of something, and the server has not said anything unasked.
+    pub fn is_connected(&mut self) -> bool {
+        !self.broken && self.inbox.is_empty() && matches!(self.listen(Phase::Noop), Ok(0))
+    }
+
     /// One octet behind the consent to STARTTLS is an injection (RFC 3207 §6; the "NO STARTTLS" attacks of 2021).
     fn refuse_clear_text(&mut self) -> Result<(), Error> {
         if !self.inbox.is_empty() || self.listen(Phase::StartTls)? > 0 {
@@ -48,6 +65,14 @@ impl Client {
     }
 }
 
+/// What a source says when it fails, or takes too long.
+pub(super) fn source_error(e: io::Error) -> Error {
+    match e.kind() {
+        io::ErrorKind::TimedOut => Error::Timeout(Phase::Body),
+        _ => Error::Source(e),
+    }
+}
+
 #[maybe_async]
 impl Client {
     /// Carries a dialogue through to its end. From its first step to its last the connection counts as broken: who
@@ -57,9 +82,7 @@ impl Client {
         talk: &mut (dyn Dialogue + Send),
         source: Option<&mut Source<'_>>,
     ) -> Result<(), Error> {
-        if self.broken {
-            return Err(Error::NotConnected);
-        }
+        self.usable()?;
         self.broken = true;
         match self.carry(talk, source).await {
             Ok(()) => {
@@ -91,12 +114,9 @@ impl Client {
                 Want::Nothing => return Ok(()),
                 Want::Body => {
                     let Some(source) = &mut source else { return Err(Error::NotConnected) };
-                    let piece = source.next(self.deadline).await.map_err(|e| match e.kind() {
-                        io::ErrorKind::TimedOut => Error::Timeout(Phase::Body),
-                        _ => Error::Source(e),
-                    })?;
+                    let piece = source.next(self.limit(Phase::Body)?).await.map_err(source_error)?;
                     talk.body(piece, &mut self.out)?;
-                    until = self.limit(talk.phase())?; // the source may have taken its time
+                    until = self.limit(Phase::Body)?; // the source may have taken its time
                 }
                 Want::Write => {
                     if self.write(talk.phase(), until).await? {
@@ -105,7 +125,11 @@ impl Client {
                 }
                 Want::Reply => {
                     let anew = !self.out.unsent().is_empty();
-                    if self.write(talk.phase(), until).await? {
+                    let phase = match talk.phase() {
+                        Phase::End if anew => Phase::Body, // it is still on its way
+                        phase => phase,
+                    };
+                    if self.write(phase, until).await? {
                         if anew {
                             until = self.limit(talk.phase())?; // writing may have taken its time
                         }

@@ -1,15 +1,16 @@
 //! The client: connect, log in, send, and the small commands.
 
-use std::{net::SocketAddr, time::Instant};
+use std::{fmt, net::SocketAddr, time::Instant};
 
-use super::{body::Source, builder::Builder, maybe_async, resolve::resolve, stream::Stream};
+use super::{
+    body::Source, builder::Builder, maybe_async, resolve::resolve, run::source_error, stream::Stream,
+};
 use crate::{
     Capabilities, Delivery, Envelope, Error, Mail, Phase, Reply, Security,
     config::{Config, Settings, later},
-    message::Content,
     proto::{
-        Auth, Credentials, Hello, HelloName, Inbox, MailParameters, Options, Outbox, Simple, Survey,
-        Transaction, Upgrade,
+        Auth, Credentials, Forbidden, Hello, HelloName, Inbox, MailParameters, Options, Outbox, Simple,
+        Survey, Transaction, Upgrade,
     },
 };
 
@@ -21,7 +22,6 @@ const MAX_TEXT_LINE: usize = 998;
 /// After an error that leaves it out of step (a lost connection, a timeout, an answer that is no SMTP, a 421), and
 /// after a future of its own that was dropped, it refuses further use with [`Error::NotConnected`]. After a refusal
 /// it goes on. Dropping it closes the connection at once and says nothing; [`quit`](Client::quit) says goodbye.
-#[derive(Debug)]
 pub struct Client {
     pub(super) settings: Settings,
     pub(super) stream: Stream,
@@ -70,7 +70,7 @@ impl Client {
         self.stream.peer()
     }
 
-    /// Whether the connection is secured by TLS.
+    /// Whether the connection is secured by TLS. A closed one is not.
     #[must_use]
     pub fn is_encrypted(&self) -> bool {
         self.stream.is_encrypted()
@@ -79,6 +79,7 @@ impl Client {
     /// Closes the connection without a word. Safe at any time, also twice.
     pub fn close(&mut self) {
         self.broken = true;
+        self.out.forget();
         self.stream.close();
     }
 
@@ -98,40 +99,43 @@ impl Client {
     }
 
     /// What to say of this message in MAIL, or why the server cannot take it. Nothing has been sent yet.
-    fn parameters(
-        &self,
-        envelope: &Envelope,
-        content: &Content<'_>,
-        size: Option<u64>,
-    ) -> Result<MailParameters, Error> {
+    fn parameters(&self, utf8: bool, source: &Source<'_>) -> Result<MailParameters, Error> {
         let offers = |keyword| self.capabilities.offers(keyword);
-        let survey = match content {
-            Content::Bytes(bytes) => Some(Survey::of(bytes)),
-            Content::Reader(_) => None,
-        };
-        if survey.is_some_and(|survey| survey.nul) {
-            return Err(Error::Message("the message has a NUL, which SMTP cannot carry".into()));
+        let survey = source.bytes().map(Survey::of);
+        if let Some(survey) = survey {
+            match survey {
+                Survey { nul: true, .. } => return Err(Forbidden::Nul.into()),
+                Survey { eight_bit: true, .. } if !offers("8BITMIME") => {
+                    return Err(Forbidden::EightBit.into());
+                }
+                Survey { longest_line, .. } if longest_line > MAX_TEXT_LINE => {
+                    log::warn!(target: "postino", "the message has a line of more than 998 octets: {longest_line}");
+                }
+                _ => {}
+            }
         }
-        if survey.is_some_and(|survey| survey.eight_bit) && !offers("8BITMIME") {
-            return Err(Error::Unsupported("8BITMIME, and the message has octets beyond ASCII"));
-        }
-        if survey.is_some_and(|survey| survey.longest_line > MAX_TEXT_LINE) {
-            log::warn!(target: "postino", "the message has a line of more than 998 octets; a server may refuse or break it");
-        }
-        if !envelope.is_ascii() && !offers("SMTPUTF8") {
-            return Err(Error::Unsupported("SMTPUTF8, and an address is not ASCII"));
-        }
-        let size = survey.map(|survey| survey.octets).or(size);
+        let size = survey.map(|survey| survey.octets).or(source.size());
         match (size, self.capabilities.size_limit()) {
             (Some(size), Some(limit)) if size > limit => return Err(Error::TooLarge { size, limit }),
             _ => {}
         }
         Ok(MailParameters {
             size: size.filter(|_| offers("SIZE")),
-            utf8: !envelope.is_ascii(),
+            utf8,
             // What a reader holds is not known yet.
             eight_bit: offers("8BITMIME") && survey.is_none_or(|survey| survey.eight_bit),
         })
+    }
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client")
+            .field("settings", &self.settings)
+            .field("stream", &self.stream)
+            .field("capabilities", &self.capabilities)
+            .field("broken", &self.broken)
+            .finish_non_exhaustive()
     }
 }
 
@@ -184,6 +188,7 @@ impl Client {
     /// [`Error::Auth`] if the server refuses, offers no login, or there was one already. The connection goes on.
     pub async fn login(&mut self, user: impl AsRef<[u8]>, password: impl AsRef<[u8]>) -> Result<(), Error> {
         let credentials = Credentials::new(user, password)?;
+        self.usable()?;
         self.begin();
         if !self.is_encrypted() && !self.is_loopback() && !self.settings.config.danger_plaintext_credentials {
             return Err(Error::Config(
@@ -216,11 +221,13 @@ impl Client {
         envelope: Envelope,
         farewell: bool,
     ) -> Result<Delivery, Error> {
-        if self.broken {
-            return Err(Error::NotConnected);
+        self.usable()?;
+        if !envelope.is_ascii() && !self.capabilities.offers("SMTPUTF8") {
+            return Err(Error::Unsupported("SMTPUTF8, and an address is not ASCII"));
         }
-        let body = mail.body()?;
-        let parameters = self.parameters(&envelope, &body.content, body.size)?;
+        let opened = Source::open(mail.body()?, self.limit(Phase::Body)?).await;
+        let mut source = opened.map_err(source_error)?;
+        let parameters = self.parameters(!envelope.is_ascii(), &source)?;
         let pipelining = self.settings.config.pipelining && self.capabilities.offers("PIPELINING");
         let options = Options {
             pipelining,
@@ -228,7 +235,6 @@ impl Client {
             farewell: farewell && pipelining,
         };
         let mut transaction = Transaction::new(envelope, parameters, options);
-        let mut source = Source::new(body.content);
         let broke = self.run(&mut transaction, Some(&mut source)).await.err();
         if transaction.said_farewell() {
             self.close();

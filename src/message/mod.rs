@@ -4,7 +4,13 @@ mod email;
 mod headers;
 mod raw;
 
-use std::{borrow::Cow, fmt, fs::File, io::Read};
+use std::{
+    borrow::Cow,
+    fmt,
+    fs::{self, File},
+    io::{self, Read, Seek},
+    path::PathBuf,
+};
 
 pub use self::{
     headers::{header_length, recipients_from_headers, sender_from_headers, without_bcc},
@@ -39,7 +45,8 @@ pub trait Mail: Send + Sync {
     /// Whatever keeps the envelope from being known; nothing is sent then.
     fn envelope(&self) -> Result<Envelope, Error>;
 
-    /// Opens the body, from its start. It may be called again.
+    /// Opens the body, from its start. It may be called again. It must not wait for anything: a file is best given as
+    /// a [path](Body::path).
     ///
     /// # Errors
     ///
@@ -57,6 +64,8 @@ pub struct Body<'m> {
 
 pub(crate) enum Content<'m> {
     Bytes(Cow<'m, [u8]>),
+    /// To be opened by who may wait for it.
+    Path(PathBuf),
     Reader(Box<dyn Read + Send>),
 }
 
@@ -67,32 +76,58 @@ impl<'m> Body<'m> {
         Body { content: Content::Bytes(bytes.into()), size: None }
     }
 
-    /// A file, from where it stands. Its length is what the server is told as the size, where that is known.
-    pub fn file(file: File) -> Body<'m> {
-        let size = file.metadata().ok().filter(|meta| meta.is_file()).map(|meta| meta.len());
+    /// A file, opened when it is sent. Its length is what the server is told as the size.
+    pub fn path(path: impl Into<PathBuf>) -> Body<'m> {
+        Body { content: Content::Path(path.into()), size: None }
+    }
+
+    /// A file, from where it stands. What is left of it is what the server is told as the size.
+    pub fn file(mut file: File) -> Body<'m> {
+        let size = size_of_rest(&mut file);
         Body { content: Content::Reader(Box::new(file)), size }
     }
 
     /// Anything that can be read, up to its end. It is read while it is sent, a block at a time: an octet that may
     /// not go out is found only then, and ends the connection.
     ///
-    /// How long a read takes is not limited in the blocking world: a reader that hangs holds the send.
+    /// A read that takes longer than a block may take to leave is a timeout. In the blocking world nothing can
+    /// interrupt a read: there it is noticed when the read returns.
     pub fn reader(reader: impl Read + Send + 'static) -> Body<'m> {
         Body { content: Content::Reader(Box::new(reader)), size: None }
     }
 
-    /// About how many octets there will be, for the server to refuse what is too large at once (RFC 1870).
+    /// How many octets there are, or are at least: line ends that become CRLF may add to them. The server is told, and
+    /// a message that is larger than it takes is not offered (RFC 1870). Bytes need no telling.
     #[must_use]
     pub fn with_size(mut self, octets: u64) -> Body<'m> {
         self.size = Some(octets);
         self
     }
+
+    /// The same with a path opened, which may take its time.
+    pub(crate) fn open(self) -> io::Result<Body<'m>> {
+        match self.content {
+            Content::Path(path) => {
+                let body = Body::file(File::open(path)?);
+                Ok(Body { size: self.size.or(body.size), ..body })
+            }
+            _ => Ok(self),
+        }
+    }
+}
+
+/// What is left of a regular file; nothing is known of others, and of those that claim to be empty (`/proc`).
+fn size_of_rest(file: &mut File) -> Option<u64> {
+    let meta = file.metadata().ok().filter(fs::Metadata::is_file)?;
+    let at = file.stream_position().ok()?;
+    Some(meta.len().saturating_sub(at)).filter(|size| *size > 0)
 }
 
 impl fmt::Debug for Body<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let kind = match &self.content {
             Content::Bytes(bytes) => format!("{} bytes", bytes.len()),
+            Content::Path(path) => path.display().to_string(),
             Content::Reader(_) => "a reader".to_owned(),
         };
         f.debug_struct("Body").field("content", &kind).field("size", &self.size).finish()

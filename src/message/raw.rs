@@ -1,6 +1,6 @@
 //! Messages that are there already: bytes, files, readers, each with its envelope.
 
-use std::{borrow::Cow, fmt, fs::File, io::Read, path::PathBuf, sync::Mutex};
+use std::{borrow::Cow, fmt, io::Read, path::PathBuf, sync::Mutex};
 
 use super::{Body, Mail};
 use crate::{Envelope, Error};
@@ -28,9 +28,14 @@ enum Content<'m> {
 }
 
 impl<'m> Raw<'m> {
-    /// The bytes of a message, borrowed or owned.
+    /// The bytes of a message, borrowed.
     pub fn bytes<B: ?Sized + AsRef<[u8]>>(envelope: Envelope, bytes: &'m B) -> Raw<'m> {
         Raw { envelope, content: Content::Bytes(Cow::Borrowed(bytes.as_ref())) }
+    }
+
+    /// The bytes of a message, owned.
+    pub fn owned(envelope: Envelope, bytes: impl Into<Vec<u8>>) -> Raw<'static> {
+        Raw { envelope, content: Content::Bytes(Cow::Owned(bytes.into())) }
     }
 
     /// A file, opened anew for each sending and read while it is sent: its size does not matter.
@@ -52,7 +57,7 @@ impl Mail for Raw<'_> {
     fn body(&self) -> Result<Body<'_>, Error> {
         match &self.content {
             Content::Bytes(bytes) => Ok(Body::bytes(&**bytes)),
-            Content::Path(path) => Ok(Body::file(File::open(path).map_err(Error::Source)?)),
+            Content::Path(path) => Ok(Body::path(path)),
             Content::Reader(reader) => match reader.lock().ok().and_then(|mut reader| reader.take()) {
                 Some(reader) => Ok(Body::reader(reader)),
                 None => Err(Error::Message("this message comes from a reader, and was read already".into())),

@@ -3,6 +3,8 @@
 
 use memchr::{memchr_iter, memchr2, memchr2_iter};
 
+use crate::Error;
+
 /// What may not go out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Forbidden {
@@ -10,6 +12,15 @@ pub enum Forbidden {
     Nul,
     /// An octet beyond ASCII, and the server does not offer 8BITMIME (RFC 6152).
     EightBit,
+}
+
+impl From<Forbidden> for Error {
+    fn from(forbidden: Forbidden) -> Error {
+        match forbidden {
+            Forbidden::Nul => Error::Message("the message has a NUL, which SMTP cannot carry".into()),
+            Forbidden::EightBit => Error::Unsupported("8BITMIME, and the message has octets beyond ASCII"),
+        }
+    }
 }
 
 /// What is known of bytes that were looked through before they are sent.

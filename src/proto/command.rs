@@ -70,8 +70,8 @@ pub struct MailParameters {
     pub eight_bit: bool,
 }
 
-/// One line to the server.
-#[derive(Debug, Clone, Copy)]
+/// One line to the server. `Debug` shows no secret.
+#[derive(Clone, Copy)]
 pub enum Command<'a> {
     /// EHLO, and whoever says it.
     Ehlo(&'a HelloName),
@@ -101,8 +101,8 @@ pub enum Command<'a> {
     Quit,
 }
 
-/// Bytes on their way to the server, and how many replies they will bring.
-#[derive(Debug, Default)]
+/// Bytes on their way to the server, and how many replies they will bring. `Debug` shows none of the bytes.
+#[derive(Default)]
 pub struct Outbox {
     bytes: Vec<u8>,
     /// So much of `bytes` is written.
@@ -249,7 +249,13 @@ impl Outbox {
 
     /// A reply that was due has come.
     pub fn heard(&mut self) {
-        self.due -= 1;
+        self.due = self.due.saturating_sub(1);
+    }
+
+    /// Drops what is unsent: it never will be. How much was offered stays known.
+    pub fn forget(&mut self) {
+        self.base = self.gone();
+        (self.bytes, self.said, self.at) = (Vec::new(), Vec::new(), 0);
     }
 
     /// Tells `log` every line put here since the last time, secrets masked, and content by its size. To be called
@@ -264,6 +270,25 @@ impl Outbox {
                 }
             }
         }
+    }
+}
+
+impl fmt::Debug for Command<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut out = Outbox::default();
+        out.put(*self);
+        let mut shown = Ok(());
+        out.tell(|line| shown = f.write_fmt(line));
+        shown
+    }
+}
+
+impl fmt::Debug for Outbox {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Outbox")
+            .field("unsent", &self.unsent().len())
+            .field("due", &self.due)
+            .finish_non_exhaustive()
     }
 }
 
@@ -325,6 +350,8 @@ mod tests {
         let mut told = Vec::new();
         out.tell(|line| told.push(line.to_string()));
         assert_eq!(told, ["AUTH PLAIN ***", "***", "(7 octets)", "."]);
+        assert_eq!(format!("{:?}", Command::Auth("PLAIN", Some(b"\0u\0p"))), "AUTH PLAIN ***");
+        assert_eq!(format!("{out:?}"), "Outbox { unsent: 41, due: 0, .. }");
     }
 
     #[test]

@@ -9,6 +9,9 @@ pub const MAX_LINES: usize = 512;
 /// The longest reply, in octets with all its lines.
 pub const MAX_REPLY: usize = 65_536;
 
+/// So much of a reply is kept in any case, in octets.
+const SHORT: usize = 128;
+
 /// So much room there is at first; it grows up to [`MAX_REPLY`].
 const ROOM: usize = 4_096;
 
@@ -78,10 +81,10 @@ impl Reply {
 
     /// The same reply with every occurrence of these secrets in its text replaced by `***`.
     pub(crate) fn redacted(mut self, secrets: &[&[u8]]) -> Reply {
-        // One of stars only would be found again in its own mask; `all` leaves out the empty one, too.
-        for secret in secrets.iter().filter(|secret| !secret.iter().all(|b| *b == b'*')) {
-            while let Some(at) = memchr::memmem::find(&self.raw, secret) {
-                self.raw = [&self.raw[..at], b"***", &self.raw[at + secret.len()..]].concat().into();
+        for secret in secrets.iter().filter(|secret| !secret.is_empty()) {
+            if memchr::memmem::find(&self.raw, secret).is_some() {
+                let lines = self.raw.split_inclusive(|b| *b == b'\n');
+                self.raw = lines.flat_map(|line| redacted_line(line, secret)).collect();
             }
         }
         self
@@ -90,6 +93,20 @@ impl Reply {
     fn borrow(&self) -> ReplyRef<'_> {
         ReplyRef { code: self.code, raw: &self.raw }
     }
+}
+
+/// A line with its code and its end as they were, and every occurrence of the secret between them masked.
+fn redacted_line(line: &[u8], secret: &[u8]) -> Vec<u8> {
+    let (code, text) = line.split_at(line.len().min(4));
+    let mut masked = code.to_vec();
+    let mut from = 0;
+    for at in memchr::memmem::find_iter(text, secret) {
+        masked.extend_from_slice(&text[from..at]);
+        masked.extend_from_slice(b"***");
+        from = at + secret.len();
+    }
+    masked.extend_from_slice(&text[from..]);
+    masked
 }
 
 impl fmt::Display for Reply {
@@ -134,6 +151,20 @@ impl<'r> ReplyRef<'r> {
     #[must_use]
     pub fn keep(self) -> Reply {
         Reply { code: self.code, raw: self.raw.into() }
+    }
+
+    /// A copy to keep that takes no more than `octets`: if there are more, the beginning of the first line.
+    #[must_use]
+    pub fn keep_within(self, octets: usize) -> Reply {
+        if self.raw.len() <= octets {
+            return self.keep();
+        }
+        let text = self.text_lines().next().unwrap_or_default();
+        let text = &text[..text.len().min(octets.max(SHORT) - b"250 \r\n".len())];
+        Reply {
+            code: self.code,
+            raw: [self.code.to_string().as_bytes(), b" ", text, b"\r\n"].concat().into(),
+        }
     }
 }
 
@@ -188,7 +219,7 @@ impl fmt::Display for EnhancedCode {
 ///
 /// Read into [`room`](Inbox::room), say how much [arrived](Inbox::arrived), and take [replies](Inbox::next_reply)
 /// until there are none.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Inbox {
     buf: Vec<u8>,
     /// What is in the buffer and not yet taken.
@@ -220,7 +251,7 @@ impl Inbox {
 
     /// So many bytes were read into [`room`](Inbox::room).
     pub fn arrived(&mut self, n: usize) {
-        self.to += n;
+        self.to = self.buf.len().min(self.to + n);
     }
 
     /// Whether nothing is left: no reply, and no part of one.
@@ -262,6 +293,12 @@ impl Inbox {
             return Err("a reply that is too long");
         }
         Ok(None)
+    }
+}
+
+impl fmt::Debug for Inbox {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Inbox").field("octets", &(self.to - self.from)).finish_non_exhaustive()
     }
 }
 
@@ -405,10 +442,29 @@ mod tests {
 
     #[test]
     fn threat_71_secrets_are_taken_out() {
-        let reply = Reply::parse(b"535 bad password s3cret, s3cret!\r\n").unwrap();
-        assert_eq!(reply.redacted(&[b"s3cret", b""]).to_string(), "535 bad password ***, ***!");
-        let stars = Reply::parse(b"535 **** \r\n").unwrap();
-        assert_eq!(stars.redacted(&[b"**"]).to_string(), "535 ****");
+        let redacted =
+            |text: &[u8], secret: &[u8]| Reply::parse(text).unwrap().redacted(&[secret, b""]).to_string();
+        assert_eq!(
+            redacted(b"535 bad password s3cret, s3cret!\r\n", b"s3cret"),
+            "535 bad password ***, ***!"
+        );
+        assert_eq!(redacted(b"535-5.7.8 a\r\n535 5.7.8 5\r\n", b"535"), "535 5.7.8 a 5.7.8 5");
+        assert_eq!(redacted(b"535 ****\r\n", b"**"), "535 ******");
+        let long = [b"535 ".as_slice(), &[b'a'; 8000], b"\r\n"].concat();
+        assert_eq!(redacted(&long, b"a").len(), "535 ".len() + 3 * 8000);
+    }
+
+    #[test]
+    fn what_is_kept_has_a_limit() {
+        let reply = [b"550-".as_slice(), &[b'x'; 5000], b"\r\n550 y\r\n"].concat();
+        let mut inbox = Inbox { buf: reply.clone(), to: reply.len(), ..Inbox::default() };
+        let lent = inbox.next_reply().unwrap().unwrap();
+        assert_eq!(lent.keep_within(reply.len()).raw(), reply);
+        for (limit, kept) in [(1000, 1000), (10, SHORT), (0, SHORT)] {
+            let short = lent.keep_within(limit);
+            assert_eq!((short.code(), short.raw().len()), (550, kept));
+            assert_eq!(Reply::parse(short.raw()).unwrap(), short);
+        }
     }
 
     proptest! {

@@ -9,11 +9,14 @@
 //!     └─ refused ───────┴───────────── refused ──▶ Reset ──▶ Resetting ─250─▶ Over
 //! ```
 
-use super::{Command, Dialogue, Encoder, Forbidden, MailParameters, Outbox, ReplyRef, Want};
+use super::{Command, Dialogue, Encoder, MailParameters, Outbox, ReplyRef, Want};
 use crate::{Delivery, Envelope, Error, Outcome, Phase, Reply};
 
 /// At most so many replies are outstanding: a server that answers slowly is not buried in commands.
 const WINDOW: usize = 512;
+
+/// So much of the refusals of recipients is kept whole, in octets; of each one behind that, only the beginning.
+const MAX_REFUSALS: usize = 1024 * 1024;
 
 /// How a transaction is carried out.
 #[derive(Debug, Clone, Copy, Default)]
@@ -41,6 +44,7 @@ pub struct Transaction {
     /// How many recipients the server took, and which it refused.
     taken: usize,
     refused: Vec<(usize, Reply)>,
+    refusals_left: usize,
     /// The server took a recipient though it had refused the sender: whose transaction is that?
     stray: bool,
     /// The refusal of the message as a whole.
@@ -86,6 +90,7 @@ impl Transaction {
             encoder: Encoder::new(parameters.eight_bit),
             taken: 0,
             refused: Vec::new(),
+            refusals_left: MAX_REFUSALS,
             stray: false,
             refusal: None,
             closing: None,
@@ -160,7 +165,11 @@ impl Transaction {
         match reply.code() {
             250 | 251 if self.refusal.is_some() => self.stray = true,
             250 | 251 => self.taken += 1,
-            400.. => self.refused.push((index, reply.keep())),
+            400.. => {
+                let reply = reply.keep_within(self.refusals_left);
+                self.refusals_left = self.refusals_left.saturating_sub(reply.raw().len());
+                self.refused.push((index, reply));
+            }
             _ => return Err(self.misplaced(reply)),
         }
         Ok(())
@@ -317,11 +326,14 @@ impl Dialogue for Transaction {
     }
 
     fn on_early(&mut self, reply: ReplyRef<'_>) -> Error {
-        let refused = Error::Refused { phase: self.phase(), reply: reply.keep() };
+        // Nothing is due, so an end that was reached has not been offered yet.
+        let on_its_way = matches!(self.stage, Stage::Body | Stage::Ended) && self.taken > 0;
+        let phase = if on_its_way { Phase::Body } else { self.phase() };
+        let refused = Error::Refused { phase, reply: reply.keep() };
         match reply.code() {
             421 => self.closing = Some(reply.keep()),
             // The server will not have the rest of it.
-            400.. if self.stage == Stage::Body => self.refusal = Some((Phase::Body, reply.keep())),
+            400.. if on_its_way => self.refusal = Some((Phase::Body, reply.keep())),
             _ => return Error::protocol(self.phase(), format!("a reply that nobody asked for: {reply}")),
         }
         refused
@@ -334,9 +346,6 @@ impl Dialogue for Transaction {
             self.end(out);
             return Ok(());
         }
-        out.put_content(|out| self.encoder.push(piece, out)).map_err(|forbidden| match forbidden {
-            Forbidden::Nul => Error::Message("the message has a NUL, which SMTP cannot carry".into()),
-            Forbidden::EightBit => Error::Unsupported("8BITMIME, and the message has octets beyond ASCII"),
-        })
+        out.put_content(|out| self.encoder.push(piece, out)).map_err(Error::from)
     }
 }

@@ -1,9 +1,11 @@
 //! Logins: mechanisms, refusals, and where secrets must not be seen.
 
+use std::sync::mpsc;
+
 use postino::{Error, Phase};
 
 use super::*;
-use crate::support::journal;
+use crate::support::{PATIENCE, journal};
 
 fn login(server: &Server) -> Builder {
     builder(server).credentials("user", "secret")
@@ -416,4 +418,32 @@ fn threat_61_credentials_that_are_forbidden_in_clear_need_a_peer_on_loopback() {
     // 127.0.0.1 is loopback by its address, whatever name led there.
     let client = block_on(login(&server).security(postino::Security::Plaintext).connect()).unwrap();
     assert!(client.peer_addr().ip().is_loopback());
+}
+
+#[test]
+fn threat_70_a_client_that_died_in_a_login_shows_no_secret() {
+    let (ready, go) = mpsc::channel();
+    let (said, heard) = mpsc::channel();
+    let server = Server::running(move |peer| {
+        peer.play("-- hello AUTH PLAIN");
+        go.recv_timeout(PATIENCE).unwrap();
+        peer.say("250 nobody asked\r\n");
+        said.send(()).unwrap();
+    });
+    let mut client = connect(&server);
+    ready.send(()).unwrap();
+    heard.recv_timeout(PATIENCE).unwrap();
+    block_on(client.login("user", "secret")).unwrap_err();
+    let shown = format!("{client:?}");
+    assert!(!shown.contains("secret") && !shown.contains("AHVzZXIAc2VjcmV0"), "{shown}");
+    assert!(!shown.contains("65, 85, 84, 72"), "AUTH as octets: {shown}");
+}
+
+#[test]
+fn a_login_over_a_closed_connection_is_not_refused_for_good() {
+    let server = Server::playing("-- hello");
+    let mut client = connect(&server);
+    client.close();
+    let error = block_on(client.login("user", "secret")).unwrap_err();
+    assert!(matches!(error, Error::NotConnected) && error.is_transient(), "{error:?}");
 }

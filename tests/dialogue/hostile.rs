@@ -1,6 +1,10 @@
 //! Replies that are late, early, too long, out of place, or none at all; and connections that end.
 
-use std::{sync::mpsc, time::Duration};
+use std::{
+    io::{self, Read},
+    sync::mpsc,
+    time::Duration,
+};
 
 use postino::{Error, Outcome, Phase};
 
@@ -512,4 +516,43 @@ fn threat_42_success_is_final_though_garbage_follows_in_its_segment() {
         accept(&mut client, &mail());
         assert_closed(&mut client);
     }
+}
+
+#[test]
+fn a_refusal_that_comes_when_the_end_is_ready_and_not_yet_sent_is_a_refusal() {
+    let (refused, heard) = mpsc::channel();
+    let server = Server::running(move |peer| {
+        peer.play(UP_TO_THE_BODY);
+        peer.say("552 too much\r\n");
+        refused.send(()).unwrap();
+    });
+    let mut client = connect(&server);
+    // It ends once the refusal has been sent: the whole message is ready then, and none of it has left.
+    let body = "Hello\r\n".as_bytes().chain(Waits(heard));
+    let error = send_error(&mut client, &Raw::reader(envelope(&["bob@example.org"]), body));
+    assert_eq!((outcome(&error), refusal(cause(&error))), (Outcome::Refused, (Phase::Body, 552)));
+    assert_closed(&mut client);
+}
+
+/// An end that does not come before it is told to.
+struct Waits(mpsc::Receiver<()>);
+
+impl Read for Waits {
+    fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+        self.0.recv_timeout(PATIENCE).map_err(io::Error::other)?;
+        Ok(0)
+    }
+}
+
+#[test]
+fn a_client_knows_whether_it_is_connected() {
+    let server = Server::playing("-- hello\nC: NOOP\nS: 250 ok\nC: RSET\nS: 250 ok\n-- close");
+    let mut client = connect(&server);
+    assert_open(&mut client);
+    assert!(client.is_connected());
+    block_on(client.rset()).unwrap();
+    server.finish(); // it has closed
+    assert!(!client.is_connected());
+    assert!(block_on(client.noop()).is_err());
+    assert!(!client.is_connected());
 }

@@ -575,3 +575,24 @@ fn noop_and_rset_take_250_only() {
     assert_eq!(refusal(&block_on(client.noop()).unwrap_err()), (Phase::Noop, 502));
     assert_eq!(refusal(&block_on(client.rset()).unwrap_err()), (Phase::Reset, 451));
 }
+
+#[test]
+fn a_message_refused_for_good_is_not_transient_for_one_recipient_that_was() {
+    let server = Server::playing(
+        "-- hello
+         C: MAIL FROM:<alice@example.org>
+         S: 250 ok
+         C: RCPT TO:<later@example.org>
+         S: 450 later
+         C: RCPT TO:<bob@example.org>
+         S: 250 ok
+         C: DATA
+         S: 354 go on
+         -- body
+         S: 554 a virus
+         C: RSET
+         S: 250 ok",
+    );
+    let error = send_error(&mut connect(&server), &mail_to(&["later@example.org", "bob@example.org"]));
+    assert!(error.is_permanent() && !error.is_transient(), "{error:?}");
+}
