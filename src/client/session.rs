@@ -2,14 +2,14 @@
 
 use std::{net::SocketAddr, time::Instant};
 
-use super::{body::Source, builder::Builder, maybe_async, resolve::resolve, stream::Stream};
+use super::{body::Source, builder::Builder, maybe_async, resolve::resolve, stream::Stream, token::Tokens};
 use crate::{
     Capabilities, Delivery, Envelope, Error, Mail, Phase, Reply, Security,
     config::{Config, Settings, later},
     message::Content,
     proto::{
-        Auth, Credentials, Hello, HelloName, Inbox, MailParameters, Options, Outbox, Simple, Survey,
-        Transaction, Upgrade,
+        Auth, AuthOptions, Credentials, Hello, HelloName, Inbox, MailParameters, Options, Outbox, Simple,
+        Survey, Transaction, Upgrade,
     },
 };
 
@@ -31,6 +31,8 @@ pub struct Client {
     pub(super) broken: bool,
     /// When the call that is under way has to end.
     pub(super) deadline: Option<Instant>,
+    /// Where tokens come from, if not from the settings.
+    pub(super) tokens: Option<Tokens>,
     greeting: Option<Reply>,
     capabilities: Capabilities,
     logged_in: bool,
@@ -137,7 +139,11 @@ impl Client {
 
 #[maybe_async]
 impl Client {
-    pub(super) async fn open(settings: Settings, deadline: Option<Instant>) -> Result<Client, Error> {
+    pub(super) async fn open(
+        settings: Settings,
+        tokens: Option<Tokens>,
+        deadline: Option<Instant>,
+    ) -> Result<Client, Error> {
         let stream = connect(&settings, deadline).await?;
         let mut client = Client {
             settings,
@@ -146,6 +152,7 @@ impl Client {
             out: Outbox::default(),
             broken: false,
             deadline,
+            tokens,
             greeting: None,
             capabilities: Capabilities::default(),
             logged_in: false,
@@ -169,9 +176,18 @@ impl Client {
     }
 
     async fn auth(&mut self, credentials: Credentials) -> Result<(), Error> {
-        let mut auth = Auth::new(credentials, &self.capabilities)?;
-        self.run(&mut auth, None).await?;
-        auth.into_result()?;
+        let config = &self.settings.config;
+        let options = AuthOptions {
+            encrypted: self.is_encrypted(),
+            local: self.is_loopback(),
+            channel_binding: self.stream.channel_binding(),
+            server: Some((self.settings.host.tls_name.clone(), self.settings.port)),
+            mechanisms: config.auth_mechanisms.clone(),
+            max_scram_iterations: config.max_scram_iterations,
+        };
+        let mut auth = Auth::new(credentials, options, &self.capabilities)?;
+        let broke = self.run(&mut auth, None).await.err();
+        auth.into_result(broke)?;
         self.logged_in = true;
         Ok(())
     }
@@ -191,7 +207,7 @@ impl Client {
             ));
         }
         if self.logged_in {
-            return Err(Error::Auth { what: "there was a login already".into(), reply: None });
+            return Err(Error::Auth { what: "there was a login already".into(), details: None, reply: None });
         }
         self.auth(credentials).await
     }
