@@ -5,7 +5,7 @@ use crate::proto::Inbox;
 
 fn capabilities(mechanisms: &str) -> Capabilities {
     let text = format!("250-me\r\n250 AUTH {mechanisms}\r\n");
-    with_reply(&text, |reply| Capabilities::parse(reply))
+    with_reply(&text, Capabilities::parse)
 }
 
 fn with_reply<T>(text: &str, look: impl FnOnce(ReplyRef<'_>) -> T) -> T {
