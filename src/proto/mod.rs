@@ -11,7 +11,8 @@
 //!            └─▶ Want: Reply | Write | Body | StartTls | Token | Nothing
 //! ```
 //!
-//! There is one for each kind of conversation: [`Hello`] (greeting, EHLO, STARTTLS, EHLO again), [`Auth`] (a login),
+//! There is one for each kind of conversation: [`Hello`] (greeting, EHLO, STARTTLS, EHLO again), [`Auth`] (a login, by
+//! a [`Mechanism`]),
 //! [`Transaction`] (one message) and [`Simple`] (a command and its reply). A carrier repeats three steps: take every
 //! [reply](reply::Inbox::next_reply) at hand and tell the dialogue, let it [`fill`](Dialogue::fill) the
 //! [`Outbox`], do the [`Want`].

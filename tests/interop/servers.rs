@@ -83,6 +83,7 @@ impl Server {
     pub fn mechanisms(&self) -> &'static [&'static str] {
         match (self.name, cfg!(feature = "sasl")) {
             ("postfix" | "exim", true) => &["SCRAM-SHA-256", "SCRAM-SHA-1", "CRAM-MD5", "PLAIN", "LOGIN"],
+            ("aiosmtpd", true) => &["SCRAM-SHA-256-PLUS", "PLAIN", "LOGIN"],
             _ => &["PLAIN", "LOGIN"],
         }
     }

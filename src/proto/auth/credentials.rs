@@ -55,7 +55,7 @@ impl Credentials {
         Credentials::token_later(user)?.with_token(token)
     }
 
-    /// A user whose token is not at hand yet: the dialogue asks for it by [`Want::Token`](super::super::Want::Token)
+    /// A user whose token is not at hand yet: the dialogue asks for it by [`Want::Token`](crate::proto::Want::Token)
     /// when it is needed, and once more if the server refuses it.
     ///
     /// # Errors
