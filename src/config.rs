@@ -7,7 +7,7 @@ use std::{
 
 use crate::{
     Error, Phase,
-    proto::{Credentials, HelloName, Upgrade},
+    proto::{Credentials, HelloName, Upgrade, check_pinned},
     tls::TlsSettings,
 };
 
@@ -164,8 +164,9 @@ impl Config {
         let host = Host::new(&self.host)?;
         let tls_name = self.tls.name().map(Host::new).transpose()?;
         let credentials = self.login.as_ref().map(Login::check).transpose()?;
-        if let (Some(credentials), Some(pinned)) = (&credentials, &self.auth_mechanisms) {
-            credentials.check(pinned)?;
+        if let Some(pinned) = &self.auth_mechanisms {
+            check_pinned(pinned)?;
+            credentials.iter().try_for_each(|credentials| credentials.check(pinned))?;
         }
         if self.max_scram_iterations < MIN_SCRAM_ITERATIONS {
             return Err(Error::Config(

@@ -138,7 +138,8 @@ pub enum Error {
         /// The server's last refusal, if it came to that.
         reply: Option<Reply>,
     },
-    /// The callback that should give a token has failed. Nothing secret was sent; the connection is closed.
+    /// The callback that should give a token has failed. The connection is closed. Whether trying again can help only
+    /// the callback knows: it counts as neither transient nor permanent.
     Token {
         /// What it said.
         source: Cause,

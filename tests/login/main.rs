@@ -48,7 +48,7 @@ mod aio {
         let double = crate::double::Double::start(&crate::double::hello("XOAUTH2"));
         let builder = Client::builder("127.0.0.1").port(double.port());
         let builder = builder.deadline(std::time::Duration::from_millis(200));
-        let builder = builder.oauth_token_with("u", || std::future::pending());
+        let builder = builder.oauth_token_with("u", std::future::pending);
         let error = block_on(builder.connect()).unwrap_err();
         assert!(matches!(error, postino::Error::Timeout(postino::Phase::Auth)), "{error:?}");
         double.finish();

@@ -23,6 +23,7 @@ use std::{collections::VecDeque, fmt};
 
 use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 
+pub(crate) use self::credentials::check_pinned;
 pub use self::{
     credentials::Credentials,
     mechanism::{Answer, Mechanism},

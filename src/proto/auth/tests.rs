@@ -279,6 +279,9 @@ fn a_refused_token_is_asked_for_once_more() {
     let new = "T: new\nC: AUTH XOAUTH2 dXNlcj11AWF1dGg9QmVhcmVyIG5ldwEB\n";
     talk().end(&format!("{old}S: 235 in")).unwrap();
     talk().end(&format!("{old}S: 334 e30=\nC:\nS: 535 no\n{new}S: 235 in")).unwrap();
+    let mut twice = talk();
+    twice.play(&format!("{old}S: 535 no\n{new}S: 535 neither old nor new")).unwrap();
+    assert!(twice.log.contains(&"S: 535 neither *** nor ***".to_owned()), "{:?}", twice.log);
     let end = talk().end(&format!("{old}S: 535 no\n{new}S: 535 and again"));
     assert_eq!(refused(end).1, Some(535));
     let end = talk().end(&format!("{old}S: 454 not now"));
