@@ -187,11 +187,9 @@ impl Auth {
     ///
     /// [`Error::Auth`] with the server's last refusal; or `broke`; or [`Error::NotConnected`] if it is not over.
     pub fn into_result(self, broke: Option<Error>) -> Result<(), Error> {
-        let hung_up = match &broke {
-            None | Some(Error::Closed(_) | Error::Io { .. }) => true,
-            Some(Error::Refused { reply, .. }) => reply.code() == 421,
-            Some(_) => false,
-        };
+        // What is refused here is no login: it is the 421 of a server that closes.
+        let hung_up =
+            matches!(broke, None | Some(Error::Closed(_) | Error::Io { .. } | Error::Refused { .. }));
         match (broke, self.refusal) {
             (None, _) if self.state == State::In => Ok(()),
             (_, Some(refusal)) if hung_up => Err(refusal),

@@ -5,7 +5,6 @@ use super::{Answer, Mechanism, escape};
 pub(super) struct Bearer {
     name: &'static str,
     message: Vec<u8>,
-    token: String,
     /// What concedes the failure that a challenge tells of.
     concede: &'static [u8],
 }
@@ -18,7 +17,6 @@ impl Bearer {
         Bearer {
             name: "OAUTHBEARER",
             message: [b"n,a=", &*escape(user.as_bytes()), rest.as_bytes()].concat(),
-            token: token.to_owned(),
             concede: b"\x01", // RFC 7628 §3.2.3
         }
     }
@@ -27,7 +25,6 @@ impl Bearer {
         Bearer {
             name: "XOAUTH2",
             message: format!("user={user}\x01auth=Bearer {token}\x01\x01").into(),
-            token: token.to_owned(),
             concede: b"",
         }
     }
@@ -45,10 +42,6 @@ impl Mechanism for Bearer {
     fn answer(&mut self, challenge: &[u8]) -> Answer {
         let details = String::from_utf8_lossy(challenge).into_owned();
         Answer::Concede { say: self.concede.into(), details }
-    }
-
-    fn secrets(&self) -> Vec<&[u8]> {
-        vec![self.token.as_bytes()]
     }
 }
 

@@ -278,6 +278,9 @@ mod tests {
         assert!(scram.answer(first) == Answer::Say(last.into()));
         assert!(scram.answer(b"v=rmF9pqV8S7suAoZWja4dJRkFsKQ=") == Answer::Say(Vec::new()));
         assert_eq!(scram.finish("2.7.0 ok"), Ok(()));
+        assert_eq!(scram.secrets(), [b"v0X8v3Bz2T0CJGbJQyF0X+HI4Ts="]);
+        assert!(matches!(scram.answer(first), Answer::Cancel(_)), "all was said");
+        assert!(matches!(scram.answer(first), Answer::Cancel(_)), "and still is");
     }
 
     #[test]
@@ -302,7 +305,7 @@ mod tests {
 
     #[test]
     fn threat_67_a_wrong_signature_is_the_wrong_server() {
-        for wrong in ["v=6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G5=", "v=", "", "v=?", "x=1", "m=1"] {
+        for wrong in ["v=7rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4=", "v=", "", "v=?", "x=1", "m=1"] {
             let mut scram = proved();
             assert!(matches!(scram.answer(wrong.as_bytes()), Answer::Distrust(_)), "{wrong}");
             assert!(scram.finish("2.7.0 ok").is_err());

@@ -122,6 +122,15 @@ fn a_long_initial_response_waits_for_an_empty_challenge() {
 }
 
 #[test]
+fn a_line_of_512_octets_is_not_too_long() {
+    for (octets, length) in [(372, MAX_LINE), (373, "AUTH EXTERNAL\r\n".len())] {
+        let (said, _) =
+            Talk::new(Credentials::external(&"x".repeat(octets)).unwrap(), tls(), "EXTERNAL").fill();
+        assert_eq!(said.len(), length);
+    }
+}
+
+#[test]
 fn threat_66_login_takes_any_prompt() {
     for (first, second) in [
         ("VXNlcm5hbWU6", "UGFzc3dvcmQ6"),
@@ -158,6 +167,26 @@ fn behaviour_68_plain_answered_334_is_cancelled() {
     );
     let (what, code) = refused(end);
     assert!(what.contains("no base64") && code == Some(501), "{what}");
+}
+
+#[test]
+fn why_one_mechanism_failed_is_not_said_of_the_next() {
+    let end = Talk::new(password(), tls(), "LOGIN PLAIN").end(
+        "C: AUTH PLAIN AHVzZXIAczNjcmV0
+         S: 334-bW9y|334 ZQ==
+         C: *
+         S: 501 a challenge has one line
+         C: AUTH LOGIN
+         S: 535 no",
+    );
+    assert_eq!(refused(end), ("the login by LOGIN was refused".into(), Some(535)));
+}
+
+#[test]
+fn a_challenge_has_one_line() {
+    let end = Talk::new(Credentials::own(Chatter).unwrap(), tls(), "X-CHATTER")
+        .end("C: AUTH X-CHATTER\nS: 334-aGk=|334 aGk=\nC: *\nS: 501 cancelled");
+    assert!(refused(end).0.contains("no base64"));
 }
 
 #[test]
@@ -286,6 +315,10 @@ fn a_refused_token_is_asked_for_once_more() {
     assert_eq!(refused(end).1, Some(535));
     let end = talk().end(&format!("{old}S: 454 not now"));
     assert!(end.is_err_and(|e| e.is_transient()), "a new token would not help");
+    let end = talk().end(&format!("{old}S: 504 no such thing"));
+    assert_eq!(refused(end).1, Some(504), "nor here");
+    let end = talk().end(&format!("{old}S: 334 e30=\nC:\nS: 454 not now"));
+    assert_eq!(refused(end).1, Some(454), "nor here");
     let end = talk().end("T: with a space");
     assert!(matches!(end, Err(Error::Config(_))));
 }
@@ -332,6 +365,13 @@ fn threats_70_and_71_nothing_secret_is_logged_or_kept() {
             assert!(!seen.contains(line), "{offered}: {line}: {seen}");
         }
     }
+}
+
+#[test]
+fn threat_71_a_short_password_does_not_tear_a_long_mask_to_pieces() {
+    let mut talk = Talk::new(Credentials::new("u", "A").unwrap(), pinned(&["PLAIN"]), "PLAIN");
+    talk.play("C: AUTH PLAIN AHUAQQ==\nS: 535 you said AHUAQQ==").unwrap();
+    assert_eq!(talk.log[1], "S: 535 you said ***");
 }
 
 #[test]
@@ -481,6 +521,10 @@ mod sasl {
     #[test]
     fn a_refused_proof_leads_to_the_next() {
         proved().end("S: 535 no\nC: AUTH PLAIN AHVzZXIAczNjcmV0\nS: 235 in").unwrap();
+        let mut told = proved();
+        told.play("S: 334 ZT1zM2NyZXQ=\nC: *\nS: 501 e").unwrap(); // e=s3cret
+        let refusal = format!("{:?}", told.auth.refusal);
+        assert!(refusal.contains("says ***"), "{refusal}");
         proved().end("S: 334 ZT1ubw==\nC: *\nS: 501 e\nC: AUTH PLAIN AHVzZXIAczNjcmV0\nS: 235 in").unwrap();
     }
 
