@@ -7,7 +7,7 @@ use std::{
 
 use crate::{
     Error, Phase,
-    proto::{Credentials, HelloName, Upgrade},
+    proto::{Credentials, HelloName, Upgrade, check_pinned},
     tls::TlsSettings,
 };
 
@@ -15,6 +15,9 @@ use crate::{
 const TIMEOUT: Duration = Duration::from_secs(60);
 /// The time limit of the reply to the end of the message (RFC 5321 §4.5.3.2.6).
 const FINAL_REPLY: Duration = Duration::from_secs(600);
+/// The most iterations of SCRAM's hash, unless set otherwise; and the fewest, always (RFC 7677 §4).
+const MAX_SCRAM_ITERATIONS: u32 = 100_000;
+const MIN_SCRAM_ITERATIONS: u32 = 4_096;
 /// So long QUIT may take: its answer changes nothing.
 const FAREWELL: Duration = Duration::from_secs(1);
 
@@ -47,7 +50,9 @@ pub(crate) struct Config {
     pub port: Option<u16>,
     pub security: Security,
     pub tls: TlsSettings,
-    pub credentials: Option<Secret>,
+    pub login: Option<Login>,
+    pub auth_mechanisms: Option<Vec<String>>,
+    pub max_scram_iterations: u32,
     pub danger_plaintext_credentials: bool,
     pub hello_name: Option<String>,
     pub timeouts: Timeouts,
@@ -56,11 +61,33 @@ pub(crate) struct Config {
     pub all_or_nothing: bool,
 }
 
-/// User and password before they are checked; never shown.
+/// What to log in with, before it is checked; never shown.
 #[derive(Clone)]
-pub(crate) struct Secret(pub Box<[u8]>, pub Box<[u8]>);
+pub(crate) enum Login {
+    Password(Box<[u8]>, Box<[u8]>),
+    Token(String, String),
+    /// The token comes from a callback.
+    TokenLater(String),
+    External(String),
+    Anonymous(String),
+    /// A mechanism of the caller's own, or why it is none.
+    Own(Result<Credentials, String>),
+}
 
-impl std::fmt::Debug for Secret {
+impl Login {
+    fn check(&self) -> Result<Credentials, Error> {
+        match self {
+            Login::Password(user, password) => Credentials::new(user, password),
+            Login::Token(user, token) => Credentials::token(user, token),
+            Login::TokenLater(user) => Credentials::token_later(user),
+            Login::External(authorization) => Credentials::external(authorization),
+            Login::Anonymous(trace) => Credentials::anonymous(trace),
+            Login::Own(credentials) => credentials.clone().map_err(|e| Error::Config(e.into())),
+        }
+    }
+}
+
+impl std::fmt::Debug for Login {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("***")
     }
@@ -118,7 +145,9 @@ impl Config {
             port: None,
             security: Security::default(),
             tls: TlsSettings::default(),
-            credentials: None,
+            login: None,
+            auth_mechanisms: None,
+            max_scram_iterations: MAX_SCRAM_ITERATIONS,
             danger_plaintext_credentials: false,
             hello_name: None,
             timeouts: Timeouts::all_but_the_final(TIMEOUT, FINAL_REPLY),
@@ -134,9 +163,16 @@ impl Config {
     pub fn check(&self) -> Result<Settings, Error> {
         let host = Host::new(&self.host)?;
         let tls_name = self.tls.name().map(Host::new).transpose()?;
-        let credentials =
-            self.credentials.as_ref().map(|Secret(user, password)| Credentials::new(user, password));
-        let credentials = credentials.transpose()?;
+        let credentials = self.login.as_ref().map(Login::check).transpose()?;
+        if let Some(pinned) = &self.auth_mechanisms {
+            check_pinned(pinned)?;
+            credentials.iter().try_for_each(|credentials| credentials.check(pinned))?;
+        }
+        if self.max_scram_iterations < MIN_SCRAM_ITERATIONS {
+            return Err(Error::Config(
+                "fewer than 4096 iterations of SCRAM's hash are never accepted".into(),
+            ));
+        }
         let port = match (self.port, self.security) {
             (Some(0), _) => return Err(Error::Config("port 0 cannot be connected to".into())),
             (Some(port), _) => port,
@@ -188,7 +224,7 @@ impl Config {
         if let Some(user_info) = user_info {
             let (user, password) =
                 user_info.split_once(':').ok_or_else(|| bad("it has a user without a password"))?;
-            config.credentials = Some(Secret(decode(user).map_err(bad)?, decode(password).map_err(bad)?));
+            config.login = Some(Login::Password(decode(user).map_err(bad)?, decode(password).map_err(bad)?));
         }
         config.check()?;
         Ok(config)
@@ -341,7 +377,9 @@ mod tests {
         assert_eq!(url("smtp://h?tls=opportunistic").unwrap().port, 25);
         let login = url("smtp://us%40er:p%3a%2Fs%25@h.example.").unwrap();
         assert_eq!((login.port, login.host.tls_name.as_str()), (587, "h.example"));
-        assert_eq!(login.credentials, Some(Credentials::new("us@er", "p:/s%").unwrap()));
+        assert!(login.credentials.is_some());
+        let Some(Login::Password(user, password)) = login.config.login else { panic!("no password") };
+        assert_eq!((&*user, &*password), (&b"us@er"[..], &b"p:/s%"[..]));
     }
 
     #[cfg(feature = "native-tls")]
@@ -442,7 +480,7 @@ mod tests {
         let if_offered = if cfg!(feature = "native-tls") { Upgrade::IfOffered } else { Upgrade::Never };
         assert_eq!(upgrade(&config, false), Some(if_offered));
         assert_eq!(upgrade(&config, true), Some(Upgrade::Never));
-        config.credentials = Some(Secret(b"u".as_slice().into(), b"p".as_slice().into()));
+        config.login = Some(Login::Password(b"u".as_slice().into(), b"p".as_slice().into()));
         let required = cfg!(feature = "native-tls").then_some(Upgrade::Required);
         assert_eq!(upgrade(&config, false), required);
         assert_eq!(upgrade(&config, true), Some(if_offered));

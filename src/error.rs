@@ -132,8 +132,17 @@ pub enum Error {
     Auth {
         /// What failed.
         what: Cow<'static, str>,
+        /// What OAUTHBEARER and XOAUTH2 servers explain before they refuse a token: JSON mostly. Not a part of
+        /// `Display`.
+        details: Option<String>,
         /// The server's last refusal, if it came to that.
         reply: Option<Reply>,
+    },
+    /// The callback that should give a token has failed. The connection is closed. Whether trying again can help only
+    /// the callback knows: it counts as neither transient nor permanent.
+    Token {
+        /// What it said.
+        source: Cause,
     },
     /// The server said no (4xx: for now, 5xx: for good), or closes (421).
     Refused {
@@ -294,8 +303,9 @@ impl fmt::Display for Error {
             ),
             Error::Tls { .. } => write!(f, "the TLS handshake failed"),
             Error::TlsRequired => write!(f, "TLS is required, and the server does not offer STARTTLS"),
-            Error::Auth { what, reply: None } => f.write_str(what),
-            Error::Auth { what, reply: Some(reply) } => write!(f, "{what}: {reply}"),
+            Error::Auth { what, reply: None, .. } => f.write_str(what),
+            Error::Auth { what, reply: Some(reply), .. } => write!(f, "{what}: {reply}"),
+            Error::Token { .. } => write!(f, "no token could be had"),
             Error::Refused { phase, reply } => write!(f, "the server refused {phase}: {reply}"),
             Error::Timeout(Phase::Greeting) => {
                 write!(f, "the time was up in the greeting (does the port want TLS from the first octet?)")
@@ -323,7 +333,9 @@ impl error::Error for Error {
             | Error::Resolve { source, .. }
             | Error::Connect { source, .. }
             | Error::Io { source, .. } => Some(source),
-            Error::Certificate { source, .. } | Error::Tls { source } => Some(&**source),
+            Error::Certificate { source, .. } | Error::Tls { source } | Error::Token { source } => {
+                Some(&**source)
+            }
             Error::Transaction { source, .. } => Some(&**source),
             _ => None,
         }

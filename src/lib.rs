@@ -65,7 +65,9 @@
 //! - Nothing an address, a name or a message holds can become a command.
 //! - Everything a server can make grow has a limit, and so has every wait (60 seconds; 10 minutes for the reply to the
 //!   end of a message; see [`Builder::timeout`] and [`Builder::deadline`]).
-//! - Passwords are in no log line, no `Debug` and no error.
+//! - Passwords and tokens are in no log line, no `Debug` and no error, also if the server repeats them.
+//! - A login goes by the strongest mechanism that both sides have. After a refusal the next is tried, but where others
+//!   can listen none that shows them the password ([`Builder::credentials`]).
 //!
 //! # Logging
 //!
@@ -76,8 +78,9 @@
 //! # Features
 //!
 //! All of them only add. `native-tls` (default): TLS by the system's library; without it, plain text works, and asking
-//! for TLS is an error. `vendored`: builds OpenSSL and links it statically. `async`: [`aio`](#async). `testing`: a
-//! server in the process, for tests.
+//! for TLS is an error. `vendored`: builds OpenSSL and links it statically. `async`: [`aio`](#async). `sasl`: logins
+//! by SCRAM and CRAM-MD5, which keep the password from the wire; without it, asking for one of them is an error.
+//! `testing`: a server in the process, for tests.
 //!
 //! <a id="async"></a>`aio` has the same names as the root: `postino::aio::Client` is `postino::Client`, awaited. Its
 //! page says more where the feature is on.

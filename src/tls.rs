@@ -8,7 +8,7 @@ use std::{
 
 #[cfg(feature = "async")]
 pub(crate) use self::library::Paused;
-pub(crate) use self::library::{Connector, Handshake, TlsStream};
+pub(crate) use self::library::{Connector, Handshake, TlsStream, end_point};
 use crate::Error;
 
 /// What to trust, and which name to verify.
@@ -140,6 +140,12 @@ mod library {
         }
     }
 
+    /// The hash of the server's certificate (tls-server-end-point, RFC 5929 §4); `None` where there is none, such as
+    /// for a certificate signed with Ed25519.
+    pub(crate) fn end_point<S: Read + Write>(stream: &TlsStream<S>) -> Option<Vec<u8>> {
+        stream.tls_server_end_point().ok().flatten()
+    }
+
     fn tls(e: native_tls::Error) -> Error {
         let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&e);
         while let Some(error) = cause {
@@ -241,6 +247,10 @@ mod library {
         fn flush(&mut self) -> io::Result<()> {
             match self.0 {}
         }
+    }
+
+    pub(crate) fn end_point<S>(stream: &TlsStream<S>) -> Option<Vec<u8>> {
+        match stream.0 {}
     }
 
     fn none() -> Error {

@@ -162,7 +162,7 @@ fn carry(
         let want = talk.fill(&mut out);
         match want {
             Want::Nothing => break None,
-            Want::StartTls => panic!("no TLS here"),
+            Want::StartTls | Want::Token => panic!("no TLS here"),
             Want::Body => {
                 let (piece, rest) = body.split_at(body.len().min(1 + tape.next() % 50));
                 body = rest;

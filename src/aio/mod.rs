@@ -32,6 +32,7 @@ use crate::{Error, Mail};
 mod body;
 mod resolve;
 mod stream;
+mod token;
 
 #[path = "../client/mod.rs"]
 #[allow(clippy::duplicate_mod)] // written once, compiled twice: that is the point

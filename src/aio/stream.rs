@@ -23,7 +23,7 @@ use smol::{
 use super::client::Moved;
 use crate::{
     Error, Phase,
-    tls::{Handshake, Paused, TlsSettings, TlsStream},
+    tls::{Handshake, Paused, TlsSettings, TlsStream, end_point},
 };
 
 /// What carries octets, whatever it is.
@@ -69,6 +69,14 @@ impl Stream {
 
     pub fn is_encrypted(&self) -> bool {
         matches!(self.inner, Inner::Tls(_))
+    }
+
+    /// What binds a login to this TLS connection (tls-server-end-point, RFC 5929 §4).
+    pub fn channel_binding(&self) -> Option<Vec<u8>> {
+        match &self.inner {
+            Inner::Tls(stream) => end_point(stream),
+            _ => None,
+        }
     }
 
     /// Takes what is there, without waiting.

@@ -5,6 +5,7 @@ use ::maybe_async::must_be_sync as maybe_async;
 mod body;
 mod resolve;
 mod stream;
+mod token;
 
 #[path = "../client/mod.rs"]
 mod client;

@@ -18,7 +18,7 @@ use rustix::{
 use super::client::Moved;
 use crate::{
     Error, Phase,
-    tls::{Handshake, TlsSettings, TlsStream},
+    tls::{Handshake, TlsSettings, TlsStream, end_point},
 };
 
 /// What carries octets, whatever it is: this is all that the client needs of it.
@@ -90,6 +90,14 @@ impl Stream {
 
     pub fn is_encrypted(&self) -> bool {
         matches!(self.inner, Inner::Tls(_))
+    }
+
+    /// What binds a login to this TLS connection (tls-server-end-point, RFC 5929 §4).
+    pub fn channel_binding(&self) -> Option<Vec<u8>> {
+        match &self.inner {
+            Inner::Tls(stream) => end_point(stream),
+            _ => None,
+        }
     }
 
     /// Takes what is there, without waiting.

@@ -2,10 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use super::{maybe_async, session::Client};
+use super::{maybe_async, session::Client, token::Tokens};
 use crate::{
     Delivery, Error, Mail, Security,
-    config::{Config, Secret, Timeouts, later},
+    config::{Config, Login, Timeouts, later},
+    proto::{Credentials, Mechanism},
 };
 
 /// How to reach a server, and how to speak with it. Clones share one TLS connector.
@@ -16,11 +17,23 @@ use crate::{
 #[must_use]
 pub struct Builder {
     config: Config,
+    /// Where tokens come from, if the login of the config wants that.
+    tokens: Option<Tokens>,
 }
 
 impl Builder {
+    fn login(mut self, login: Login) -> Builder {
+        (self.config.login, self.tokens) = (Some(login), None);
+        self
+    }
+
+    /// For `oauth_token_with`, whose callback is of another kind in each world.
+    pub(in super::super) fn token_from(self, user: String, tokens: Tokens) -> Builder {
+        Builder { tokens: Some(tokens), ..self.login(Login::TokenLater(user)) }
+    }
+
     pub(super) fn new(config: Config) -> Builder {
-        Builder { config }
+        Builder { config, tokens: None }
     }
 
     /// The port. Defaults to 465 with [`Security::Implicit`], to 587 with [`Security::StartTls`] or credentials, to 25
@@ -36,10 +49,53 @@ impl Builder {
         self
     }
 
-    /// Logs in after connecting, by AUTH PLAIN or LOGIN. Text goes out as UTF-8, octets as they are. Defaults to no
+    /// Logs in after connecting, by the strongest mechanism that both sides have: SCRAM-SHA-256-PLUS, SCRAM-SHA-256,
+    /// SCRAM-SHA-1, CRAM-MD5 (these with the feature `sasl`), PLAIN, LOGIN. One that is refused is followed by the
+    /// next, but on a connection that others can listen to never by one that shows them the password. Text goes out as
+    /// UTF-8, octets as they are; beyond ASCII nothing is normalised (no SASLprep). Defaults to no login.
+    ///
+    /// There is one kind of login at a time: this setter, [`oauth_token`](Builder::oauth_token),
+    /// [`oauth_token_with`](Builder::oauth_token_with), [`external`](Builder::external),
+    /// [`anonymous`](Builder::anonymous) and [`auth_mechanism`](Builder::auth_mechanism) replace each other.
+    pub fn credentials(self, user: impl AsRef<[u8]>, password: impl AsRef<[u8]>) -> Builder {
+        self.login(Login::Password(user.as_ref().into(), password.as_ref().into()))
+    }
+
+    /// Logs in after connecting with an OAuth access token, by OAUTHBEARER or else XOAUTH2. Defaults to no login.
+    pub fn oauth_token(self, user: impl Into<String>, token: impl Into<String>) -> Builder {
+        self.login(Login::Token(user.into(), token.into()))
+    }
+
+    /// Logs in after connecting by EXTERNAL: the server knows us from elsewhere, mostly from a TLS client certificate.
+    /// The authorization is whom to act for; empty for oneself. Defaults to no login.
+    pub fn external(self, authorization: impl Into<String>) -> Builder {
+        self.login(Login::External(authorization.into()))
+    }
+
+    /// Logs in after connecting by ANONYMOUS, with a trace of who it is, such as a mail address; it may be empty.
+    /// Defaults to no login.
+    pub fn anonymous(self, trace: impl Into<String>) -> Builder {
+        self.login(Login::Anonymous(trace.into()))
+    }
+
+    /// Logs in after connecting by a mechanism of your own; each login begins with a clone of it. Defaults to no
     /// login.
-    pub fn credentials(mut self, user: impl AsRef<[u8]>, password: impl AsRef<[u8]>) -> Builder {
-        self.config.credentials = Some(Secret(user.as_ref().into(), password.as_ref().into()));
+    pub fn auth_mechanism(self, mechanism: impl Mechanism + Clone + 'static) -> Builder {
+        self.login(Login::Own(Credentials::own(mechanism).map_err(|e| e.to_string())))
+    }
+
+    /// The mechanisms to log in by, in this order; none other is tried. Defaults to all that go with the login, the
+    /// strongest first.
+    pub fn auth_mechanisms(mut self, names: impl IntoIterator<Item = impl AsRef<str>>) -> Builder {
+        let names = names.into_iter().map(|name| name.as_ref().to_ascii_uppercase());
+        self.config.auth_mechanisms = Some(names.collect());
+        self
+    }
+
+    /// The most iterations of its hash that a server may demand in SCRAM: each costs time. Fewer than 4,096 are never
+    /// accepted. Defaults to 100,000.
+    pub fn max_scram_iterations(mut self, iterations: u32) -> Builder {
+        self.config.max_scram_iterations = iterations;
         self
     }
 
@@ -150,7 +206,7 @@ impl Builder {
     pub async fn connect(&self) -> Result<Client, Error> {
         let settings = self.config.check()?;
         let deadline = settings.config.deadline.map(|limit| later(Instant::now(), limit));
-        Client::open(settings, deadline).await
+        Client::open(settings, self.tokens.clone(), deadline).await
     }
 
     /// Sends one message over a connection of its own. QUIT goes out with the end of the message, where the server
@@ -163,7 +219,7 @@ impl Builder {
         let settings = self.config.check()?;
         let envelope = mail.envelope()?; // refused before a connection is made
         let deadline = settings.config.deadline.map(|limit| later(Instant::now(), limit));
-        let mut client = Client::open(settings, deadline).await?;
+        let mut client = Client::open(settings, self.tokens.clone(), deadline).await?;
         let result = client.deliver(mail, envelope, true).await;
         client.goodbye().await;
         result

@@ -142,6 +142,12 @@ impl Client {
                     talk.on_tls();
                     until = self.limit(talk.phase())?;
                 }
+                Want::Token => {
+                    let Some(tokens) = &self.tokens else { return Err(Error::NotConnected) };
+                    let token = tokens.ask(self.deadline).await?;
+                    talk.on_token(&token)?;
+                    until = self.limit(talk.phase())?; // the callback may have taken its time
+                }
             }
         }
     }

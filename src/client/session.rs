@@ -4,13 +4,14 @@ use std::{fmt, net::SocketAddr, time::Instant};
 
 use super::{
     body::Source, builder::Builder, maybe_async, resolve::resolve, run::source_error, stream::Stream,
+    token::Tokens,
 };
 use crate::{
     Capabilities, Delivery, Envelope, Error, Mail, Phase, Reply, Security,
     config::{Config, Settings, later},
     proto::{
-        Auth, Credentials, Forbidden, Hello, HelloName, Inbox, MailParameters, Options, Outbox, Simple,
-        Survey, Transaction, Upgrade,
+        Auth, AuthOptions, Credentials, Forbidden, Hello, HelloName, Inbox, MailParameters, Options, Outbox,
+        Simple, Survey, Transaction, Upgrade,
     },
 };
 
@@ -31,6 +32,8 @@ pub struct Client {
     pub(super) broken: bool,
     /// When the call that is under way has to end.
     pub(super) deadline: Option<Instant>,
+    /// Where tokens come from, if not from the settings.
+    pub(super) tokens: Option<Tokens>,
     greeting: Option<Reply>,
     capabilities: Capabilities,
     logged_in: bool,
@@ -141,7 +144,11 @@ impl fmt::Debug for Client {
 
 #[maybe_async]
 impl Client {
-    pub(super) async fn open(settings: Settings, deadline: Option<Instant>) -> Result<Client, Error> {
+    pub(super) async fn open(
+        settings: Settings,
+        tokens: Option<Tokens>,
+        deadline: Option<Instant>,
+    ) -> Result<Client, Error> {
         let stream = connect(&settings, deadline).await?;
         let mut client = Client {
             settings,
@@ -150,6 +157,7 @@ impl Client {
             out: Outbox::default(),
             broken: false,
             deadline,
+            tokens,
             greeting: None,
             capabilities: Capabilities::default(),
             logged_in: false,
@@ -173,9 +181,18 @@ impl Client {
     }
 
     async fn auth(&mut self, credentials: Credentials) -> Result<(), Error> {
-        let mut auth = Auth::new(credentials, &self.capabilities)?;
-        self.run(&mut auth, None).await?;
-        auth.into_result()?;
+        let config = &self.settings.config;
+        let options = AuthOptions {
+            encrypted: self.is_encrypted(),
+            local: self.is_loopback(),
+            channel_binding: self.stream.channel_binding(),
+            server: Some((self.settings.host.tls_name.clone(), self.settings.port)),
+            mechanisms: config.auth_mechanisms.clone(),
+            max_scram_iterations: config.max_scram_iterations,
+        };
+        let mut auth = Auth::new(credentials, options, &self.capabilities)?;
+        let broke = self.run(&mut auth, None).await.err();
+        auth.into_result(broke)?;
         self.logged_in = true;
         Ok(())
     }
@@ -196,7 +213,7 @@ impl Client {
             ));
         }
         if self.logged_in {
-            return Err(Error::Auth { what: "there was a login already".into(), reply: None });
+            return Err(Error::Auth { what: "there was a login already".into(), details: None, reply: None });
         }
         self.auth(credentials).await
     }

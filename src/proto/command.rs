@@ -80,7 +80,7 @@ pub enum Command<'a> {
     /// STARTTLS (RFC 3207).
     StartTls,
     /// AUTH and its mechanism, perhaps with an initial response (RFC 4954).
-    Auth(&'static str, Option<&'a [u8]>),
+    Auth(&'a str, Option<&'a [u8]>),
     /// The answer to a challenge of AUTH.
     Answer(&'a [u8]),
     /// `*`: no more of this AUTH.

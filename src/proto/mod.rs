@@ -8,10 +8,11 @@
 //!            ▼
 //!        Dialogue ── fill ──▶ Outbox ──▶ bytes to write
 //!            │
-//!            └─▶ Want: Reply | Write | Body | StartTls | Nothing
+//!            └─▶ Want: Reply | Write | Body | StartTls | Token | Nothing
 //! ```
 //!
-//! There is one for each kind of conversation: [`Hello`] (greeting, EHLO, STARTTLS, EHLO again), [`Auth`] (a login),
+//! There is one for each kind of conversation: [`Hello`] (greeting, EHLO, STARTTLS, EHLO again), [`Auth`] (a login, by
+//! a [`Mechanism`]),
 //! [`Transaction`] (one message) and [`Simple`] (a command and its reply). A carrier repeats three steps: take every
 //! [reply](reply::Inbox::next_reply) at hand and tell the dialogue, let it [`fill`](Dialogue::fill) the
 //! [`Outbox`], do the [`Want`].
@@ -28,8 +29,9 @@ pub mod reply;
 mod simple;
 mod transaction;
 
+pub(crate) use self::auth::check_pinned;
 pub use self::{
-    auth::{Auth, Credentials},
+    auth::{Answer, Auth, AuthOptions, Credentials, Mechanism},
     body::{Encoder, Forbidden, Survey},
     capabilities::Capabilities,
     command::{Command, HelloName, MailParameters, Outbox},
@@ -90,6 +92,15 @@ pub trait Dialogue {
 
     /// Answers [`Want::StartTls`]: the handshake is done.
     fn on_tls(&mut self) {}
+
+    /// Answers [`Want::Token`].
+    ///
+    /// # Errors
+    ///
+    /// It can be no token.
+    fn on_token(&mut self, _token: &str) -> Result<(), Error> {
+        Ok(())
+    }
 }
 
 /// What a dialogue needs before it can go on.
@@ -103,6 +114,8 @@ pub enum Want {
     Body,
     /// A TLS handshake, at once, and only if the server has sent nothing more in clear.
     StartTls,
+    /// A token to log in with, a new one each time.
+    Token,
     /// Nothing: it is over.
     Nothing,
 }

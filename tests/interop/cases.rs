@@ -156,6 +156,53 @@ fn a_wrong_password_is_refused_for_good() {
     });
 }
 
+#[maybe_async]
+async fn by_each_mechanism(server: &Server, port: u16, security: Security) -> Result<(), Error> {
+    let way = builder(port, security, false);
+    for name in server.mechanisms() {
+        let mut client = way.clone().credentials(USER, PASSWORD).auth_mechanisms([name]).connect().await?;
+        let offered: Vec<_> = client.capabilities().auth_mechanisms().collect();
+        assert!(offered.iter().any(|offered| offered == name), "{}: {offered:?}", server.name);
+        client.noop().await?;
+        client.quit().await?;
+
+        for (user, password) in [(USER, "wrong"), ("nobody@lab.test", PASSWORD)] {
+            let wrong = way.clone().credentials(user, password).auth_mechanisms([name]);
+            let error = wrong.connect().await.unwrap_err();
+            let seen = format!("{} {name} {port}: {error:?}", server.name);
+            assert!(matches!(error, Error::Auth { .. }) && error.is_permanent(), "{seen}");
+            assert_eq!(error.reply().unwrap().code(), 535, "{seen}");
+            assert!(!seen.contains("wrong") && !seen.contains(PASSWORD), "{seen}");
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn every_mechanism_lets_the_right_user_in_and_the_wrong_one_not() {
+    each(|server| {
+        block_on(by_each_mechanism(server, server.submission, Security::StartTls)).unwrap();
+        block_on(by_each_mechanism(server, server.implicit, Security::Implicit)).unwrap();
+        if let Some(port) = server.clear {
+            block_on(by_each_mechanism(server, port, Security::Plaintext)).unwrap();
+        }
+    });
+}
+
+#[maybe_async]
+async fn after_refusals(server: &Server) -> Result<(), Error> {
+    let mut client = builder(server.implicit, Security::Implicit, false).connect().await?;
+    let error = client.login(USER, "wrong").await.unwrap_err();
+    assert_eq!(error.reply().unwrap().code(), 535, "{}: {error:?}", server.name);
+    client.login(USER, PASSWORD).await?;
+    client.quit().await
+}
+
+#[test]
+fn a_login_may_follow_one_that_every_mechanism_refused() {
+    each(|server| block_on(after_refusals(server)).unwrap());
+}
+
 #[test]
 fn a_certificate_that_is_not_for_us_is_refused() {
     each(|server| {

@@ -79,6 +79,15 @@ impl Server {
         up
     }
 
+    /// The logins it has; those that keep the password from the wire come first.
+    pub fn mechanisms(&self) -> &'static [&'static str] {
+        match (self.name, cfg!(feature = "sasl")) {
+            ("postfix" | "exim", true) => &["SCRAM-SHA-256", "SCRAM-SHA-1", "CRAM-MD5", "PLAIN", "LOGIN"],
+            ("aiosmtpd", true) => &["SCRAM-SHA-256-PLUS", "PLAIN", "LOGIN"],
+            _ => &["PLAIN", "LOGIN"],
+        }
+    }
+
     /// Waits for the message with this token to be stored, and gives it as it is there.
     pub fn stored(&self, token: &str) -> Vec<u8> {
         let end = Instant::now() + Duration::from_secs(30);

@@ -1,0 +1,280 @@
+//! What to log in with, and which mechanisms go with it.
+
+use std::{fmt, sync::Arc};
+
+use super::{AuthOptions, Mechanism, oauth::Bearer, plain::Login, plain::Once};
+#[cfg(feature = "sasl")]
+use super::{cram::Cram, scram::Binding, scram::Scram};
+use crate::Error;
+
+/// The mechanisms for a user and a password, the preferred first.
+const PASSWORD: [&str; 6] =
+    ["SCRAM-SHA-256-PLUS", "SCRAM-SHA-256", "SCRAM-SHA-1", "CRAM-MD5", "PLAIN", "LOGIN"];
+/// Those for a token.
+const TOKEN: [&str; 2] = ["OAUTHBEARER", "XOAUTH2"];
+/// What takes all of them and no more (RFC 4505 §2), in characters.
+const MAX_TRACE: usize = 255;
+
+/// What to log in with. It is never shown: not by `Debug`, not in a log, not in an error.
+#[derive(Clone)]
+pub struct Credentials(Kind);
+
+#[derive(Clone)]
+enum Kind {
+    Password { user: Box<[u8]>, password: Box<[u8]> },
+    Token { user: Box<str>, token: Option<Box<str>> },
+    External(Box<str>),
+    Anonymous(Box<str>),
+    Own { name: Box<str>, new: Arc<dyn Fn() -> Box<dyn Mechanism> + Send + Sync> },
+}
+
+impl Credentials {
+    /// User and password. Text goes out as UTF-8; octets as they are.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Config`] if one of them has a NUL, which PLAIN cannot carry (RFC 4616), or the user is empty.
+    pub fn new(user: impl AsRef<[u8]>, password: impl AsRef<[u8]>) -> Result<Credentials, Error> {
+        let (user, password) = (user.as_ref(), password.as_ref());
+        if user.is_empty() {
+            return Err(Error::Config("the user name of the credentials is empty".into()));
+        }
+        if user.contains(&0) || password.contains(&0) {
+            return Err(Error::Config("the credentials have a NUL".into()));
+        }
+        Ok(Credentials(Kind::Password { user: user.into(), password: password.into() }))
+    }
+
+    /// User and OAuth access token, for OAUTHBEARER and XOAUTH2.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Config`] if the user is empty or has a control character, or the token has anything but visible
+    /// ASCII characters (RFC 6750 §2.1), such as a line end.
+    pub fn token(user: &str, token: &str) -> Result<Credentials, Error> {
+        Credentials::token_later(user)?.with_token(token)
+    }
+
+    /// A user whose token is not at hand yet: the dialogue asks for it by [`Want::Token`](crate::proto::Want::Token)
+    /// when it is needed, and once more if the server refuses it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Config`] if the user is empty or has a control character.
+    pub fn token_later(user: &str) -> Result<Credentials, Error> {
+        if user.is_empty() || user.contains(char::is_control) {
+            return Err(Error::Config("the user of the token is empty or has a control character".into()));
+        }
+        Ok(Credentials(Kind::Token { user: user.into(), token: None }))
+    }
+
+    /// Nothing that is said here: who we are is known from elsewhere, the TLS client certificate mostly (EXTERNAL,
+    /// RFC 4422 appendix A). The authorization is whom to act for; empty for oneself.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Config`] if it has a NUL.
+    pub fn external(authorization: &str) -> Result<Credentials, Error> {
+        if authorization.contains('\0') {
+            return Err(Error::Config("the authorization for EXTERNAL has a NUL".into()));
+        }
+        Ok(Credentials(Kind::External(authorization.into())))
+    }
+
+    /// No credentials at all, but a trace of who it is, such as a mail address (ANONYMOUS, RFC 4505); it may be empty.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Config`] if it has a control character or more than 255 characters.
+    pub fn anonymous(trace: &str) -> Result<Credentials, Error> {
+        if trace.contains(char::is_control) || trace.chars().count() > MAX_TRACE {
+            return Err(Error::Config(
+                "the trace for ANONYMOUS has a control character or is too long".into(),
+            ));
+        }
+        Ok(Credentials(Kind::Anonymous(trace.into())))
+    }
+
+    /// A mechanism of the caller's own. Every login begins with a clone of it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Config`] if its name is none (RFC 4422 §3.1).
+    pub fn own(mechanism: impl Mechanism + Clone + 'static) -> Result<Credentials, Error> {
+        let name: Box<str> = mechanism.name().into();
+        check_name(&name)?;
+        Ok(Credentials(Kind::Own { name, new: Arc::new(move || Box::new(mechanism.clone())) }))
+    }
+
+    /// An error unless they go by one of these mechanisms at least.
+    pub(crate) fn check(&self, pinned: &[String]) -> Result<(), Error> {
+        match pinned.iter().any(|name| self.names().contains(&name.as_str())) {
+            true => Ok(()),
+            false => Err(Error::Config(
+                format!(
+                    "none of the mechanisms that are allowed ({}) goes with the credentials",
+                    pinned.join(" ")
+                )
+                .into(),
+            )),
+        }
+    }
+
+    /// What goes with them, the preferred first.
+    pub(super) fn names(&self) -> Vec<&str> {
+        match &self.0 {
+            Kind::Password { .. } => PASSWORD.into(),
+            Kind::Token { .. } => TOKEN.into(),
+            Kind::External(_) => vec!["EXTERNAL"],
+            Kind::Anonymous(_) => vec!["ANONYMOUS"],
+            Kind::Own { name, .. } => vec![name],
+        }
+    }
+
+    pub(super) fn lack_token(&self) -> bool {
+        matches!(self.0, Kind::Token { token: None, .. })
+    }
+
+    pub(super) fn with_token(mut self, new: &str) -> Result<Credentials, Error> {
+        if let Kind::Token { token, .. } = &mut self.0 {
+            if new.is_empty() || !new.bytes().all(|b| b.is_ascii_graphic()) {
+                return Err(Error::Config(
+                    "the token is empty or has anything but visible ASCII characters".into(),
+                ));
+            }
+            *token = Some(new.into());
+        }
+        Ok(self)
+    }
+
+    /// What must not be shown.
+    pub(super) fn secret(&self) -> &[u8] {
+        match &self.0 {
+            Kind::Password { password, .. } => password,
+            Kind::Token { token: Some(token), .. } => token.as_bytes(),
+            _ => b"",
+        }
+    }
+
+    /// The mechanism of this name, ready to be used. `None` if it cannot be: it needs what is not there.
+    pub(super) fn mechanism(
+        &self,
+        name: &str,
+        options: &AuthOptions,
+        plus_offered: bool,
+    ) -> Result<Option<Box<dyn Mechanism>>, Error> {
+        #[cfg(not(feature = "sasl"))]
+        let _ = plus_offered;
+        Ok(Some(match (&self.0, name) {
+            (Kind::Password { user, password }, "PLAIN") => Box::new(Once::plain(user, password)),
+            (Kind::Password { user, password }, "LOGIN") => Box::new(Login::new(user, password)),
+            #[cfg(feature = "sasl")]
+            (Kind::Password { user, password }, "CRAM-MD5") => Box::new(Cram::new(user, password)),
+            #[cfg(feature = "sasl")]
+            (Kind::Password { user, password }, _) => {
+                let (name, binding) = match (name, &options.channel_binding) {
+                    ("SCRAM-SHA-256-PLUS", Some(data)) => {
+                        ("SCRAM-SHA-256-PLUS", Binding::EndPoint(data.clone()))
+                    }
+                    ("SCRAM-SHA-256", Some(_)) if !plus_offered => ("SCRAM-SHA-256", Binding::NotOffered),
+                    ("SCRAM-SHA-256", _) => ("SCRAM-SHA-256", Binding::None),
+                    ("SCRAM-SHA-1", Some(_)) if !plus_offered => ("SCRAM-SHA-1", Binding::NotOffered),
+                    ("SCRAM-SHA-1", _) => ("SCRAM-SHA-1", Binding::None),
+                    _ => return Ok(None),
+                };
+                Box::new(Scram::new(name, user, password, binding, options.max_scram_iterations)?)
+            }
+            (Kind::Token { user, token: Some(token) }, "OAUTHBEARER") => {
+                let server = options.server.as_ref().map(|(host, port)| (host.as_str(), *port));
+                Box::new(Bearer::oauthbearer(user, token, server))
+            }
+            (Kind::Token { user, token: Some(token) }, "XOAUTH2") => Box::new(Bearer::xoauth2(user, token)),
+            (Kind::External(authorization), _) => Box::new(Once::external(authorization)),
+            (Kind::Anonymous(trace), _) => Box::new(Once::anonymous(trace)),
+            (Kind::Own { new, .. }, _) => new(),
+            _ => return Ok(None),
+        }))
+    }
+}
+
+impl fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Credentials(***)")
+    }
+}
+
+/// Whether this mechanism is there with the feature only.
+pub(super) fn needs_sasl(name: &str) -> bool {
+    PASSWORD[..4].contains(&name)
+}
+
+/// An error if one of these can be no mechanism's name, or this build does not have it.
+pub(crate) fn check_pinned(names: &[String]) -> Result<(), Error> {
+    for name in names {
+        check_name(name)?;
+        if cfg!(not(feature = "sasl")) && needs_sasl(name) {
+            return Err(Error::Config(
+                format!("{name} was asked for, and postino was built without its feature `sasl`").into(),
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// RFC 4422 §3.1.
+fn check_name(name: &str) -> Result<(), Error> {
+    let fits = |b: u8| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'-' || b == b'_';
+    match (1..=20).contains(&name.len()) && name.bytes().all(fits) {
+        true => Ok(()),
+        false => Err(Error::Config(format!("{name:?} cannot be the name of a mechanism").into())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_no_mechanism_can_carry_is_refused() {
+        for credentials in [
+            Credentials::new("", "p"),
+            Credentials::new("u\0", "p"),
+            Credentials::new("u", "p\0"),
+            Credentials::token("", "t"),
+            Credentials::token("u\x01", "t"),
+            Credentials::token("u", ""),
+            Credentials::token("u", "t\n"),
+            Credentials::token("u", "t\x01"),
+            Credentials::token("u", "t t"),
+            Credentials::external("\0"),
+            Credentials::anonymous("a\nb"),
+            Credentials::anonymous(&"x".repeat(256)),
+        ] {
+            assert!(matches!(credentials, Err(Error::Config(_))), "{credentials:?}");
+        }
+        for credentials in [
+            Credentials::new(b"\xff", b"\xfe\n"),
+            Credentials::token("jörg", "ya29.a-b_c~d+e/f=="),
+            Credentials::external(""),
+            Credentials::anonymous(&"ü".repeat(255)),
+        ] {
+            assert_eq!(format!("{:?}", credentials.unwrap()), "Credentials(***)");
+        }
+    }
+
+    #[test]
+    fn a_list_that_is_pinned_must_go_with_the_credentials() {
+        let (password, token) = (Credentials::new("u", "p").unwrap(), Credentials::token("u", "t").unwrap());
+        let list = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+        assert!(password.check(&list(&["XOAUTH2", "PLAIN"])).is_ok());
+        assert!(token.check(&list(&["XOAUTH2", "PLAIN"])).is_ok());
+        for (credentials, names) in [(&token, &["PLAIN"][..]), (&password, &["XOAUTH2"]), (&password, &[])] {
+            assert!(matches!(credentials.check(&list(names)), Err(Error::Config(_))), "{names:?}");
+        }
+        assert!(check_pinned(&list(&["PLAIN", "X-OF_MY-OWN1"])).is_ok());
+        assert!(check_pinned(&list(&["PLAIN", "NO SUCH"])).is_err());
+        let cram = check_pinned(&list(&["CRAM-MD5"]));
+        assert_eq!(cram.is_ok(), cfg!(feature = "sasl"));
+        assert!(cram.err().is_none_or(|e| e.to_string().contains("`sasl`")));
+    }
+}

@@ -1,0 +1,405 @@
+//! Dialogue: a login (RFC 4954). Chooses mechanisms, carries their answers, tries the next after a refusal.
+//!
+//! ```text
+//!  Token ─▶ Begin ─AUTH─▶ Due ─235, and the mechanism believes it─▶ In
+//!    ▲        ▲           │ ▲└─4xx, 5xx─▶ the next: Begin; or a new token; or Refused
+//!    │        │        334│ │answer
+//!    └────────┴──┐        ▼ │
+//!                └ Ending ◀ Say        Ending: the mechanism has failed, and the refusal is due
+//! ```
+
+#[cfg(feature = "sasl")]
+mod cram;
+mod credentials;
+mod mechanism;
+mod oauth;
+mod plain;
+#[cfg(feature = "sasl")]
+mod scram;
+#[cfg(test)]
+mod tests;
+
+use std::{collections::VecDeque, fmt};
+
+use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
+
+pub(crate) use self::credentials::check_pinned;
+pub use self::{
+    credentials::Credentials,
+    mechanism::{Answer, Mechanism},
+};
+use super::{Capabilities, Command, Dialogue, Outbox, ReplyRef, Want, reply::mask};
+use crate::{Error, Phase, Reply};
+
+/// The longest command line, in octets with its end. A longer initial response is sent as the answer to an empty
+/// challenge (RFC 4954 §4).
+const MAX_LINE: usize = 512;
+/// So many challenges of one mechanism are answered, whatever it is.
+const MAX_ANSWERS: usize = 16;
+
+/// What a login may do, and what it has to know of the connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AuthOptions {
+    /// The connection is secured by TLS.
+    pub encrypted: bool,
+    /// The other end is on this machine: nobody listens.
+    pub local: bool,
+    /// The hash of the server's certificate (tls-server-end-point, RFC 5929 §4), for SCRAM-SHA-256-PLUS.
+    pub channel_binding: Option<Vec<u8>>,
+    /// The host and port that were connected to, for OAUTHBEARER.
+    pub server: Option<(String, u16)>,
+    /// The mechanisms to try, in this order; `None` for all that go with the credentials, the strongest first.
+    pub mechanisms: Option<Vec<String>>,
+    /// The most iterations of SCRAM's hash that a server may demand; each costs time. Defaults to 100,000.
+    pub max_scram_iterations: u32,
+}
+
+impl Default for AuthOptions {
+    /// The connection is taken for one that everybody listens to.
+    fn default() -> AuthOptions {
+        AuthOptions {
+            encrypted: false,
+            local: false,
+            channel_binding: None,
+            server: None,
+            mechanisms: None,
+            max_scram_iterations: 100_000,
+        }
+    }
+}
+
+/// A login. A mechanism that is refused is followed by the next; when all are, the last refusal is the result.
+///
+/// What shows the password follows nothing that does not, unless nobody can listen.
+pub struct Auth {
+    credentials: Credentials,
+    options: AuthOptions,
+    /// What both sides have, the preferred first.
+    names: Vec<String>,
+    /// The server offers a mechanism that takes a channel binding.
+    plus_offered: bool,
+    /// The mechanism under way, and those that may follow.
+    queue: VecDeque<Box<dyn Mechanism>>,
+    state: State,
+    /// The initial response, if it was too long to go with AUTH.
+    initial: Option<Vec<u8>>,
+    answers: usize,
+    /// The token can be asked for again.
+    may_ask_again: bool,
+    /// Why the mechanism under way has failed, as far as we know: our reason, or the server's.
+    failure: Option<String>,
+    details: Option<String>,
+    refusal: Option<Error>,
+    /// All that was said, in base64.
+    said: Vec<Vec<u8>>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum State {
+    /// A token is wanted.
+    Token,
+    /// AUTH is to be said.
+    Begin,
+    /// A challenge is to be answered.
+    Say(Vec<u8>),
+    /// The same, and a refusal must follow.
+    Concede(Vec<u8>),
+    /// A challenge is open that cannot be answered.
+    Cancel,
+    /// A reply is due, of any kind.
+    Due,
+    /// The refusal that a failed mechanism ends in is due.
+    Ending,
+    In,
+    Refused,
+}
+
+impl Auth {
+    /// # Errors
+    ///
+    /// [`Error::Auth`] if the server offers no login, or no mechanism that both sides have.
+    pub fn new(
+        credentials: Credentials,
+        options: AuthOptions,
+        capabilities: &Capabilities,
+    ) -> Result<Auth, Error> {
+        let offered: Vec<String> = capabilities.auth_mechanisms().collect();
+        let mut names: Vec<String> = credentials.names().into_iter().map(str::to_owned).collect();
+        if let Some(pinned) = &options.mechanisms {
+            names = pinned.iter().filter(|name| names.contains(name)).cloned().collect();
+        }
+        names.retain(|name| offered.contains(name));
+        let mut auth = Auth {
+            credentials,
+            options,
+            names,
+            plus_offered: offered.iter().any(|name| name.starts_with("SCRAM-") && name.ends_with("-PLUS")),
+            queue: VecDeque::new(),
+            state: State::Begin,
+            initial: None,
+            answers: 0,
+            may_ask_again: false,
+            failure: None,
+            details: None,
+            refusal: None,
+            said: Vec::new(),
+        };
+        if auth.credentials.lack_token() && !auth.names.is_empty() {
+            (auth.state, auth.may_ask_again) = (State::Token, true);
+            return Ok(auth);
+        }
+        auth.line_up()?;
+        match auth.queue.is_empty() {
+            true => Err(auth.no_way(&offered)),
+            false => Ok(auth),
+        }
+    }
+
+    /// Makes the mechanisms ready.
+    fn line_up(&mut self) -> Result<(), Error> {
+        for name in &self.names {
+            self.queue.extend(self.credentials.mechanism(name, &self.options, self.plus_offered)?);
+        }
+        Ok(())
+    }
+
+    fn no_way(&self, offered: &[String]) -> Error {
+        let mut what = match offered {
+            [] => "the server offers no login".to_owned(),
+            _ => {
+                let offered = offered.join(" ").escape_debug().to_string();
+                format!("there is no way to log in that both sides have (the server's: {offered})")
+            }
+        };
+        if !self.options.encrypted {
+            what.push_str("; perhaps it offers more under TLS");
+        }
+        if cfg!(not(feature = "sasl")) && offered.iter().any(|name| credentials::needs_sasl(name)) {
+            what.push_str("; postino was built without its feature `sasl`");
+        }
+        Error::Auth { what: what.into(), details: None, reply: None }
+    }
+
+    /// The result. `broke` is what ended the dialogue early, if that happened; a login that had been refused before
+    /// the server hung up was refused.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Auth`] with the server's last refusal; or `broke`; or [`Error::NotConnected`] if it is not over.
+    pub fn into_result(self, broke: Option<Error>) -> Result<(), Error> {
+        // What is refused here is no login: it is the 421 of a server that closes.
+        let hung_up =
+            matches!(broke, None | Some(Error::Closed(_) | Error::Io { .. } | Error::Refused { .. }));
+        match (broke, self.refusal) {
+            (None, _) if self.state == State::In => Ok(()),
+            (_, Some(refusal)) if hung_up => Err(refusal),
+            (broke, _) => Err(broke.unwrap_or(Error::NotConnected)),
+        }
+    }
+
+    fn begin(&mut self, out: &mut Outbox) {
+        let Some(mechanism) = self.queue.front_mut() else { return }; // there is one, or it would not begin
+        let name = mechanism.name().to_owned();
+        let initial = mechanism.initial();
+        (self.answers, self.failure, self.details) = (0, None, None);
+        // Base64 makes 4 of 3; an empty response is `=`.
+        let fits = |initial: &Vec<u8>| {
+            "AUTH  \r\n".len() + name.len() + initial.len().div_ceil(3).max(1) * 4 <= MAX_LINE
+        };
+        let (now, later) = match initial {
+            Some(initial) if fits(&initial) => (Some(initial), None),
+            later => (None, later),
+        };
+        self.initial = later;
+        self.remember(now.as_deref().unwrap_or_default());
+        out.put(Command::Auth(&name, now.as_deref()));
+    }
+
+    fn answer(&mut self, answer: &[u8], out: &mut Outbox) {
+        self.remember(answer);
+        out.put(Command::Answer(answer));
+    }
+
+    /// What was said must not be seen when the server says it again.
+    fn remember(&mut self, answer: &[u8]) {
+        self.said.push(BASE64.encode(answer).into_bytes());
+    }
+
+    /// 334: a challenge is open, and stays so until it is answered or cancelled.
+    fn on_challenge(&mut self, reply: ReplyRef<'_>) -> Result<(), Error> {
+        if let Some(initial) = self.initial.take() {
+            self.state = State::Say(initial); // whatever stands there
+            return Ok(());
+        }
+        self.answers += 1;
+        let mut lines = reply.text_lines();
+        let text = lines.next().unwrap_or_default();
+        let challenge = BASE64.decode(text).ok().filter(|_| lines.next().is_none());
+        let Some(mechanism) = self.queue.front_mut() else { return Err(self.misplaced(reply)) };
+        let answer = match challenge {
+            _ if self.answers > MAX_ANSWERS => Answer::Cancel("the server asks without end".to_owned()),
+            None if mechanism.reads_challenges() => {
+                Answer::Cancel("a challenge that is no base64".to_owned())
+            }
+            challenge => mechanism.answer(&challenge.unwrap_or_default()),
+        };
+        self.state = match answer {
+            Answer::Say(answer) => State::Say(answer),
+            Answer::Concede { say, details } => {
+                self.details = Some(self.masked(details));
+                State::Concede(say)
+            }
+            Answer::Cancel(why) => {
+                self.failure = Some(self.masked(why));
+                State::Cancel
+            }
+            Answer::Distrust(why) => return Err(self.distrust(why)),
+        };
+        Ok(())
+    }
+
+    fn on_success(&mut self, reply: ReplyRef<'_>) -> Result<(), Error> {
+        let text = reply.keep().text();
+        if let Some(Err(why)) = self.queue.front_mut().map(|mechanism| mechanism.finish(&text)) {
+            return Err(self.distrust(why));
+        }
+        self.state = State::In;
+        Ok(())
+    }
+
+    fn distrust(&self, why: String) -> Error {
+        let what = format!("the login by {} failed: {}", self.name(), self.masked(why));
+        Error::Auth { what: what.into(), details: None, reply: None }
+    }
+
+    fn on_refusal(&mut self, reply: ReplyRef<'_>) {
+        let what = match &self.failure {
+            Some(why) => format!("the login by {} failed: {why}", self.name()),
+            None => format!("the login by {} was refused", self.name()),
+        };
+        // A token that the server has looked at is no better in the other mechanism.
+        let judged = self.details.is_some();
+        let details = self.details.take();
+        self.refusal = Some(Error::Auth { what: what.into(), details, reply: Some(self.keep(reply)) });
+
+        let clear = |mechanism: &dyn Mechanism| matches!(mechanism.name(), "PLAIN" | "LOGIN");
+        let last = self.queue.pop_front();
+        if !self.options.encrypted && !self.options.local && last.is_some_and(|last| !clear(&*last)) {
+            self.queue.retain(|mechanism| !clear(&**mechanism));
+        }
+        if judged {
+            self.queue.clear();
+        }
+        self.state = match self.queue.is_empty() {
+            false => State::Begin,
+            true if self.may_ask_again && (reply.code() == 535 || judged && reply.code() >= 500) => {
+                self.may_ask_again = false;
+                State::Token
+            }
+            true => State::Refused,
+        };
+    }
+
+    /// The mechanism under way.
+    fn name(&self) -> &str {
+        self.queue.front().map_or("", |mechanism| mechanism.name())
+    }
+
+    /// What must not be shown, the longest first: a short one must not tear a long one to pieces.
+    fn secrets(&self) -> Vec<Vec<u8>> {
+        let own = self.queue.front().map(|mechanism| mechanism.secrets()).unwrap_or_default();
+        let mut secrets: Vec<Vec<u8>> = own.into_iter().map(<[u8]>::to_vec).collect();
+        secrets.push(self.credentials.secret().to_vec());
+        let encoded: Vec<_> = secrets.iter().map(|secret| BASE64.encode(secret).into_bytes()).collect();
+        secrets.extend(encoded);
+        secrets.extend_from_slice(&self.said);
+        secrets.retain(|secret| !secret.is_empty());
+        secrets.sort_by_key(|secret| std::cmp::Reverse(secret.len()));
+        secrets
+    }
+
+    fn masked(&self, text: String) -> String {
+        String::from_utf8_lossy(&mask(text.into_bytes(), &self.secrets())).into_owned()
+    }
+}
+
+impl Dialogue for Auth {
+    fn phase(&self) -> Phase {
+        Phase::Auth
+    }
+
+    fn fill(&mut self, out: &mut Outbox) -> Want {
+        match std::mem::replace(&mut self.state, State::Due) {
+            State::Begin => self.begin(out),
+            State::Say(answer) => self.answer(&answer, out),
+            State::Concede(answer) => {
+                self.answer(&answer, out);
+                self.state = State::Ending;
+            }
+            State::Cancel => {
+                out.put(Command::Cancel);
+                self.state = State::Ending;
+            }
+            state => {
+                self.state = state;
+                match self.state {
+                    State::Token => return Want::Token,
+                    State::In | State::Refused => return Want::Nothing,
+                    _ => {}
+                }
+            }
+        }
+        Want::Reply
+    }
+
+    fn on_reply(&mut self, reply: ReplyRef<'_>, _: &Outbox) -> Result<(), Error> {
+        match (&self.state, reply.code()) {
+            (_, 421) => return Err(Error::Refused { phase: Phase::Auth, reply: self.keep(reply) }),
+            (State::Due, 235) => self.on_success(reply)?,
+            (State::Due, 334) => self.on_challenge(reply)?,
+            (State::Due | State::Ending, 400..) => self.on_refusal(reply),
+            _ => return Err(self.misplaced(reply)),
+        }
+        Ok(())
+    }
+
+    fn on_token(&mut self, token: &str) -> Result<(), Error> {
+        self.said.push(self.credentials.secret().to_vec()); // refused, and still not to be shown
+        self.credentials = self.credentials.clone().with_token(token)?;
+        self.line_up()?;
+        self.state = State::Begin;
+        Ok(())
+    }
+
+    /// A server that repeats what it was told must not put it into an error or a log, not even in a base64 of its own.
+    fn keep(&self, reply: ReplyRef<'_>) -> Reply {
+        let mut secrets = self.secrets();
+        let words = reply.text_lines().flat_map(|line| line.split(|b| *b == b' '));
+        let tells = |word: &&[u8]| {
+            let decoded = BASE64.decode(word).unwrap_or_default();
+            secrets.iter().any(|secret| memchr::memmem::find(&decoded, secret).is_some())
+        };
+        let words: Vec<Vec<u8>> = words.filter(tells).map(<[u8]>::to_vec).collect();
+        secrets.splice(0..0, words);
+        reply.keep().redacted(&secrets)
+    }
+}
+
+impl fmt::Debug for Auth {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Auth")
+            .field("names", &self.names)
+            .field("mechanism", &self.name())
+            .finish_non_exhaustive()
+    }
+}
+
+/// A name in a GS2 header or a message of SCRAM (RFC 5801 §4, RFC 5802 §5.1).
+fn escape(name: &[u8]) -> Vec<u8> {
+    let escaped = name.iter().map(|b| match b {
+        b'=' => &b"=3D"[..],
+        b',' => b"=2C",
+        other => std::slice::from_ref(other),
+    });
+    escaped.flatten().copied().collect()
+}

@@ -1,0 +1,89 @@
+//! Mechanisms that say what they have as it is: PLAIN, LOGIN, EXTERNAL, ANONYMOUS.
+
+use super::{Answer, Mechanism};
+
+/// PLAIN (RFC 4616), EXTERNAL (RFC 4422 appendix A) and ANONYMOUS (RFC 4505): one thing is said, and that is all.
+pub(super) struct Once {
+    name: &'static str,
+    message: Vec<u8>,
+}
+
+impl Once {
+    pub fn plain(user: &[u8], password: &[u8]) -> Once {
+        Once { name: "PLAIN", message: [b"\0", user, b"\0", password].concat() }
+    }
+
+    /// An empty authorization identity means the one that the credentials, a certificate mostly, are for.
+    pub fn external(authorization: &str) -> Once {
+        Once { name: "EXTERNAL", message: authorization.into() }
+    }
+
+    pub fn anonymous(trace: &str) -> Once {
+        Once { name: "ANONYMOUS", message: trace.into() }
+    }
+}
+
+impl Mechanism for Once {
+    fn name(&self) -> &str {
+        self.name
+    }
+
+    fn initial(&mut self) -> Option<Vec<u8>> {
+        Some(std::mem::take(&mut self.message))
+    }
+
+    fn answer(&mut self, _: &[u8]) -> Answer {
+        Answer::Cancel("a challenge when all was said".to_owned())
+    }
+}
+
+/// LOGIN: never a standard, and everywhere. User and password, one after the other.
+///
+/// Whatever a challenge says, its place tells what it asks: prompts are translated, decorated, empty and not even
+/// base64 in the wild. There is no initial response: many servers refuse it.
+pub(super) struct Login {
+    user: Option<Vec<u8>>,
+    password: Option<Vec<u8>>,
+}
+
+impl Login {
+    pub fn new(user: &[u8], password: &[u8]) -> Login {
+        Login { user: Some(user.into()), password: Some(password.into()) }
+    }
+}
+
+impl Mechanism for Login {
+    fn name(&self) -> &str {
+        "LOGIN"
+    }
+
+    fn answer(&mut self, _: &[u8]) -> Answer {
+        match self.user.take().or_else(|| self.password.take()) {
+            Some(answer) => Answer::Say(answer),
+            None => Answer::Cancel("a challenge when all was said".to_owned()),
+        }
+    }
+
+    fn reads_challenges(&self) -> bool {
+        false
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rfc_4616_its_examples() {
+        assert_eq!(Once::plain(b"tim", b"tanstaaftanstaaf").initial().unwrap(), b"\0tim\0tanstaaftanstaaf");
+    }
+
+    #[test]
+    fn login_says_the_user_and_then_the_password_whatever_the_prompts_say() {
+        let mut login = Login::new(b"u", b"");
+        assert_eq!(login.initial(), None);
+        assert_eq!(login.answer(b"Password:"), Answer::Say(b"u".into()));
+        assert_eq!(login.answer(b""), Answer::Say(b"".into()));
+        assert!(matches!(login.answer(b"Username:"), Answer::Cancel(_)));
+    }
+}

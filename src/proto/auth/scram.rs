@@ -1,0 +1,379 @@
+//! SCRAM (RFC 5802, 7677): neither side shows the other the password, and each proves that it has it, or its hash.
+//!
+//! ```text
+//! First ─r=,s=,i=─▶ Proved ─v= in a challenge─▶ Verified ─235─▶ in
+//!                      └────── 235 with v= ──────────────────▶ in
+//! ```
+//!
+//! Names and passwords go out as they are: SASLprep (RFC 4013) is not applied. It would change nothing in ASCII; who
+//! uses more gives it in UTF-8 and normalised, as the server has stored it.
+
+use std::ops::RangeInclusive;
+
+use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
+use hmac::{Hmac, KeyInit, Mac};
+use pbkdf2::pbkdf2_hmac;
+use sha1::Sha1;
+use sha2::{Digest, Sha256};
+
+use super::{Answer, Mechanism, escape};
+use crate::Error;
+
+/// Fewer iterations make a stolen hash cheap (RFC 7677 §4).
+const MIN_ITERATIONS: u32 = 4096;
+/// Of randomness in our nonce, in octets.
+const NONCE: usize = 18;
+
+#[derive(Clone, Copy)]
+pub(super) enum Hash {
+    Sha1,
+    Sha256,
+}
+
+/// What becomes of the channel binding (RFC 5802 §6).
+#[derive(Clone)]
+pub(super) enum Binding {
+    /// We have none, or will not use the one we have: `n`.
+    None,
+    /// We have one, and the server offers no mechanism that takes it: `y`. If it does offer one, somebody has changed
+    /// the list.
+    NotOffered,
+    /// The hash of the server's certificate: `p=tls-server-end-point` (RFC 5929 §4).
+    EndPoint(Vec<u8>),
+}
+
+pub(super) struct Scram {
+    name: &'static str,
+    hash: Hash,
+    password: Vec<u8>,
+    iterations: RangeInclusive<u32>,
+    /// The GS2 header, and behind it the channel's data: all that `c=` says.
+    binding: Vec<u8>,
+    nonce: String,
+    /// The client's first message, without the header.
+    first: Vec<u8>,
+    header: &'static str,
+    proof: String,
+    state: State,
+}
+
+#[derive(PartialEq, Eq)]
+enum State {
+    First,
+    /// The proof is out; this is the signature that the server owes.
+    Proved(Vec<u8>),
+    Verified,
+}
+
+impl Scram {
+    /// # Errors
+    ///
+    /// [`Error::Auth`] if the system has no random numbers.
+    pub fn new(
+        name: &'static str,
+        user: &[u8],
+        password: &[u8],
+        binding: Binding,
+        max_iterations: u32,
+    ) -> Result<Scram, Error> {
+        let mut random = [0; NONCE];
+        getrandom::fill(&mut random).map_err(|e| Error::Auth {
+            what: format!("there are no random numbers to log in with: {e}").into(),
+            details: None,
+            reply: None,
+        })?;
+        let iterations = MIN_ITERATIONS..=max_iterations;
+        Ok(Scram::with_nonce(name, user, password, binding, iterations, BASE64.encode(random)))
+    }
+
+    fn with_nonce(
+        name: &'static str,
+        user: &[u8],
+        password: &[u8],
+        binding: Binding,
+        iterations: RangeInclusive<u32>,
+        nonce: String,
+    ) -> Scram {
+        let (header, data) = match binding {
+            Binding::None => ("n,,", Vec::new()),
+            Binding::NotOffered => ("y,,", Vec::new()),
+            Binding::EndPoint(data) => ("p=tls-server-end-point,,", data),
+        };
+        Scram {
+            name,
+            hash: if name == "SCRAM-SHA-1" { Hash::Sha1 } else { Hash::Sha256 },
+            password: password.into(),
+            iterations,
+            binding: [header.as_bytes(), &data].concat(),
+            first: [b"n=", &*escape(user), b",r=", nonce.as_bytes()].concat(),
+            nonce,
+            header,
+            proof: String::new(),
+            state: State::First,
+        }
+    }
+
+    /// The server's first message (RFC 5802 §7): `r=`, `s=`, `i=` in this order, and extensions that need not be
+    /// understood. Nothing is hashed before all of it has been looked at.
+    fn prove(&mut self, server_first: &[u8]) -> Result<Vec<u8>, String> {
+        let text = std::str::from_utf8(server_first).map_err(|_| "its first message is not UTF-8")?;
+        let mut parts = text.split(',');
+        let mut part = |key: &str| {
+            let part = parts.next().unwrap_or_default();
+            part.strip_prefix(key).ok_or_else(|| match part.starts_with("m=") {
+                true => "the server demands an extension".to_owned(), // RFC 5802 §5.1: `m=` is a failure
+                false => format!("its first message has no {key} in its place"),
+            })
+        };
+        let (nonce, salt, iterations) = (part("r=")?, part("s=")?, part("i=")?);
+        let extended = nonce.strip_prefix(&self.nonce).is_some_and(|more| !more.is_empty());
+        if !extended || !nonce.bytes().all(|b| b.is_ascii_graphic()) {
+            return Err("the server has not extended the nonce".to_owned());
+        }
+        let salt = BASE64.decode(salt).ok().filter(|salt| !salt.is_empty()).ok_or("its salt is no base64")?;
+        let digits = iterations.bytes().all(|b| b.is_ascii_digit());
+        let iterations = iterations.parse().ok().filter(|i| digits && self.iterations.contains(i));
+        let Some(iterations) = iterations else {
+            let (least, most) = (self.iterations.start(), self.iterations.end());
+            return Err(format!(
+                "the server does not want between {least} and {most} iterations of the hash"
+            ));
+        };
+
+        let last = format!("c={},r={nonce}", BASE64.encode(&self.binding));
+        let message = [&*self.first, b",", server_first, b",", last.as_bytes()].concat();
+        let hash = self.hash;
+        let salted = hash.salted(&self.password, &salt, iterations);
+        let client_key = hash.mac(&salted, b"Client Key");
+        let signature = hash.mac(&hash.of(&client_key), &message);
+        let proof: Vec<u8> = client_key.iter().zip(signature).map(|(key, sign)| key ^ sign).collect();
+        self.proof = BASE64.encode(proof);
+        self.state = State::Proved(hash.mac(&hash.mac(&salted, b"Server Key"), &message));
+        Ok(format!("{last},p={}", self.proof).into_bytes())
+    }
+
+    /// The server's last message (RFC 5802 §7), if it is one.
+    fn verify(&mut self, server_final: &[u8], due: &[u8]) -> Answer {
+        if let Some(error) = server_final.strip_prefix(b"e=") {
+            return Answer::Cancel(format!("the server says {}", error.escape_ascii()));
+        }
+        let signature = server_final.strip_prefix(b"v=").unwrap_or_default();
+        let signature = signature.split(|b| *b == b',').next().unwrap_or_default(); // extensions may follow
+        match BASE64.decode(signature) {
+            Ok(signature) if signature == due => {
+                self.state = State::Verified;
+                Answer::Say(Vec::new())
+            }
+            _ => Answer::Distrust("the server's signature is wrong".to_owned()),
+        }
+    }
+}
+
+impl Mechanism for Scram {
+    fn name(&self) -> &str {
+        self.name
+    }
+
+    fn initial(&mut self) -> Option<Vec<u8>> {
+        Some([self.header.as_bytes(), &self.first].concat())
+    }
+
+    fn answer(&mut self, challenge: &[u8]) -> Answer {
+        match std::mem::replace(&mut self.state, State::First) {
+            State::First if self.proof.is_empty() => match self.prove(challenge) {
+                Ok(answer) => Answer::Say(answer),
+                Err(why) => Answer::Cancel(why),
+            },
+            State::Proved(due) => self.verify(challenge, &due),
+            State::First | State::Verified => Answer::Cancel("a challenge when all was said".to_owned()),
+        }
+    }
+
+    /// Some servers put their signature into the text of the 235.
+    fn finish(&mut self, text: &str) -> Result<(), String> {
+        if let State::Proved(due) = &self.state {
+            let due = due.clone();
+            let said = text.split_ascii_whitespace().filter_map(|word| BASE64.decode(word).ok());
+            for word in said.filter(|word| word.starts_with(b"v=")) {
+                drop(self.verify(&word, &due)); // what counts is the state
+            }
+        }
+        match self.state {
+            State::Verified => Ok(()),
+            _ => Err("the server has not proved that it knows the password".to_owned()),
+        }
+    }
+
+    fn secrets(&self) -> Vec<&[u8]> {
+        vec![self.proof.as_bytes()]
+    }
+}
+
+impl Hash {
+    fn of(self, octets: &[u8]) -> Vec<u8> {
+        match self {
+            Hash::Sha1 => Sha1::digest(octets).to_vec(),
+            Hash::Sha256 => Sha256::digest(octets).to_vec(),
+        }
+    }
+
+    fn mac(self, key: &[u8], octets: &[u8]) -> Vec<u8> {
+        const ANY: &str = "HMAC takes keys of any length";
+        match self {
+            Hash::Sha1 => Hmac::<Sha1>::new_from_slice(key)
+                .expect(ANY)
+                .chain_update(octets)
+                .finalize()
+                .into_bytes()
+                .to_vec(),
+            Hash::Sha256 => Hmac::<Sha256>::new_from_slice(key)
+                .expect(ANY)
+                .chain_update(octets)
+                .finalize()
+                .into_bytes()
+                .to_vec(),
+        }
+    }
+
+    /// `Hi` (RFC 5802 §2.2), which is PBKDF2 for one block.
+    fn salted(self, password: &[u8], salt: &[u8], iterations: u32) -> Vec<u8> {
+        let mut salted = self.of(b""); // as long as a hash is
+        match self {
+            Hash::Sha1 => pbkdf2_hmac::<Sha1>(password, salt, iterations, &mut salted),
+            Hash::Sha256 => pbkdf2_hmac::<Sha256>(password, salt, iterations, &mut salted),
+        }
+        salted
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One whose nonce is known, before anything was said.
+    fn scram(name: &'static str, nonce: &str, binding: Binding) -> Scram {
+        Scram::with_nonce(name, b"user", b"pencil", binding, MIN_ITERATIONS..=100_000, nonce.to_owned())
+    }
+
+    fn rfc_7677() -> Scram {
+        scram("SCRAM-SHA-256", "rOprNGfwEbeRWgbNEkqO", Binding::None)
+    }
+
+    const SERVER_FIRST: &[u8] =
+        b"r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096";
+    const SERVER_FINAL: &[u8] = b"v=6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4=";
+
+    fn proved() -> Scram {
+        let mut scram = rfc_7677();
+        assert!(matches!(scram.answer(SERVER_FIRST), Answer::Say(_)));
+        scram
+    }
+
+    #[test]
+    fn rfc_5802_its_example() {
+        let mut scram = scram("SCRAM-SHA-1", "fyko+d2lbbFgONRv9qkxdawL", Binding::None);
+        assert_eq!(scram.initial().unwrap(), b"n,,n=user,r=fyko+d2lbbFgONRv9qkxdawL");
+        let first = b"r=fyko+d2lbbFgONRv9qkxdawL3rfcNHYJY1ZVvWVs7j,s=QSXCR+Q6sek8bf92,i=4096";
+        let last = "c=biws,r=fyko+d2lbbFgONRv9qkxdawL3rfcNHYJY1ZVvWVs7j,p=v0X8v3Bz2T0CJGbJQyF0X+HI4Ts=";
+        assert!(scram.answer(first) == Answer::Say(last.into()));
+        assert!(scram.answer(b"v=rmF9pqV8S7suAoZWja4dJRkFsKQ=") == Answer::Say(Vec::new()));
+        assert_eq!(scram.finish("2.7.0 ok"), Ok(()));
+        assert_eq!(scram.secrets(), [b"v0X8v3Bz2T0CJGbJQyF0X+HI4Ts="]);
+        assert!(matches!(scram.answer(first), Answer::Cancel(_)), "all was said");
+        assert!(matches!(scram.answer(first), Answer::Cancel(_)), "and still is");
+    }
+
+    #[test]
+    fn rfc_7677_its_example() {
+        let mut scram = rfc_7677();
+        assert_eq!(scram.initial().unwrap(), b"n,,n=user,r=rOprNGfwEbeRWgbNEkqO");
+        let last = "c=biws,r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,\
+                    p=dHzbZapWIk4jUhN+Ute9ytag9zjfMHgsqmmiz7AndVQ=";
+        assert!(scram.answer(SERVER_FIRST) == Answer::Say(last.into()));
+        assert!(scram.answer(SERVER_FINAL) == Answer::Say(Vec::new()));
+        assert_eq!(scram.finish(""), Ok(()));
+    }
+
+    #[test]
+    fn threat_67_the_signature_may_stand_behind_the_235() {
+        let text = |v: &[u8]| format!("2.7.0 {} welcome", BASE64.encode(v));
+        assert_eq!(proved().finish(&text(SERVER_FINAL)), Ok(()));
+        assert!(proved().finish(&text(b"v=AAAA")).is_err());
+        assert!(proved().finish("2.7.0 welcome").is_err(), "none at all");
+        assert!(rfc_7677().finish(&text(SERVER_FINAL)).is_err(), "nothing was asked");
+    }
+
+    #[test]
+    fn threat_67_a_wrong_signature_is_the_wrong_server() {
+        for wrong in ["v=7rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4=", "v=", "", "v=?", "x=1", "m=1"] {
+            let mut scram = proved();
+            assert!(matches!(scram.answer(wrong.as_bytes()), Answer::Distrust(_)), "{wrong}");
+            assert!(scram.finish("2.7.0 ok").is_err());
+        }
+        let mut scram = proved();
+        assert!(matches!(scram.answer(b"e=invalid-proof"), Answer::Cancel(_)));
+        assert!(scram.finish("2.7.0 ok").is_err());
+    }
+
+    #[test]
+    fn threats_67_and_68_what_the_server_says_first_is_looked_at_before_it_is_hashed() {
+        let start = std::time::Instant::now();
+        for (first, why) in [
+            ("r=rOprNGfwEbeRWgbNEkqO,s=W22Z,i=4096", "nonce"),
+            ("r=another,s=W22Z,i=4096", "nonce"),
+            ("r=rOprNGfwEbeRWgbNEkqO\u{1},s=W22Z,i=4096", "nonce"),
+            ("r=rOprNGfwEbeRWgbNEkqOx,s=,i=4096", "salt"),
+            ("r=rOprNGfwEbeRWgbNEkqOx,s=?,i=4096", "salt"),
+            ("r=rOprNGfwEbeRWgbNEkqOx,s=W22Z,i=1", "4096"),
+            ("r=rOprNGfwEbeRWgbNEkqOx,s=W22Z,i=0", "4096"),
+            ("r=rOprNGfwEbeRWgbNEkqOx,s=W22Z,i=4095", "4096"),
+            ("r=rOprNGfwEbeRWgbNEkqOx,s=W22Z,i=100001", "100000"),
+            ("r=rOprNGfwEbeRWgbNEkqOx,s=W22Z,i=2147483647", "100000"),
+            ("r=rOprNGfwEbeRWgbNEkqOx,s=W22Z,i=99999999999999", "100000"),
+            ("r=rOprNGfwEbeRWgbNEkqOx,s=W22Z,i=+5000", "4096"),
+            ("r=rOprNGfwEbeRWgbNEkqOx,s=W22Z,i=", "4096"),
+            ("r=rOprNGfwEbeRWgbNEkqOx,s=W22Z", "i="),
+            ("r=rOprNGfwEbeRWgbNEkqOx,i=4096,s=W22Z", "s="),
+            ("m=1,r=rOprNGfwEbeRWgbNEkqOx,s=W22Z,i=4096", "extension"),
+            ("", "r="),
+            ("e=other-error", "r="),
+        ] {
+            let answer = rfc_7677().answer(first.as_bytes());
+            assert!(matches!(&answer, Answer::Cancel(text) if text.contains(why)), "{first}: {answer:?}");
+        }
+        assert!(matches!(rfc_7677().answer(b"\xff"), Answer::Cancel(_)));
+        assert!(start.elapsed() < std::time::Duration::from_secs(5), "something was hashed");
+    }
+
+    #[test]
+    fn extensions_behind_what_is_known_are_let_be() {
+        let mut scram = rfc_7677();
+        let first = [SERVER_FIRST, b",x=unknown"].concat();
+        assert!(matches!(scram.answer(&first), Answer::Say(_)));
+    }
+
+    #[test]
+    fn the_binding_stands_in_the_first_message_and_in_the_last() {
+        for (binding, header, c) in [
+            (Binding::NotOffered, "y,,", "c=eSws,"),
+            (
+                Binding::EndPoint(vec![1, 2]),
+                "p=tls-server-end-point,,",
+                "c=cD10bHMtc2VydmVyLWVuZC1wb2ludCwsAQI=,",
+            ),
+        ] {
+            let mut scram = scram("SCRAM-SHA-256-PLUS", "rOprNGfwEbeRWgbNEkqO", binding);
+            assert!(scram.initial().unwrap().starts_with(format!("{header}n=user,r=").as_bytes()));
+            let Answer::Say(last) = scram.answer(SERVER_FIRST) else { panic!("no answer") };
+            assert!(last.starts_with(c.as_bytes()), "{}", last.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn every_login_has_a_nonce_of_its_own() {
+        let new = || Scram::new("SCRAM-SHA-1", b"a=b,c", b"p", Binding::None, 100_000).unwrap();
+        let (one, other) = (new().initial().unwrap(), new().initial().unwrap());
+        assert!(one.starts_with(b"n,,n=a=3Db=2Cc,r=") && one.len() == 17 + NONCE / 3 * 4);
+        assert_ne!(one, other);
+    }
+}

@@ -1,0 +1,598 @@
+use proptest::prelude::*;
+
+use super::*;
+use crate::proto::Inbox;
+
+fn capabilities(mechanisms: &str) -> Capabilities {
+    let text = format!("250-me\r\n250 AUTH {mechanisms}\r\n");
+    with_reply(&text, Capabilities::parse)
+}
+
+fn with_reply<T>(text: &str, look: impl FnOnce(ReplyRef<'_>) -> T) -> T {
+    let mut inbox = Inbox::default();
+    for chunk in text.as_bytes().chunks(1000) {
+        inbox.room()[..chunk.len()].copy_from_slice(chunk);
+        inbox.arrived(chunk.len());
+    }
+    look(inbox.next_reply().unwrap().unwrap())
+}
+
+/// A login, and what it has put on the wire.
+struct Talk {
+    auth: Auth,
+    out: Outbox,
+    log: Vec<String>,
+}
+
+impl Talk {
+    fn new(credentials: Credentials, options: AuthOptions, offered: &str) -> Talk {
+        let auth = Auth::new(credentials, options, &capabilities(offered)).unwrap();
+        Talk { auth, out: Outbox::default(), log: Vec::new() }
+    }
+
+    /// What is said now, as lines.
+    fn fill(&mut self) -> (String, Want) {
+        let want = self.auth.fill(&mut self.out);
+        self.out.tell(|line| self.log.push(format!("C: {line}")));
+        let said = String::from_utf8(self.out.offer().to_vec()).unwrap();
+        self.out.written(said.len());
+        (said, want)
+    }
+
+    fn hear(&mut self, reply: &str) -> Result<(), Error> {
+        let reply = format!("{}\r\n", reply.replace('|', "\r\n"));
+        with_reply(&reply, |reply| {
+            self.log.push(format!("S: {}", self.auth.keep(reply)));
+            self.out.heard();
+            self.auth.on_reply(reply, &self.out)
+        })
+    }
+
+    /// Plays a transcript: `T:` gives a token.
+    #[track_caller]
+    fn play(&mut self, transcript: &str) -> Result<(), Error> {
+        for line in transcript.lines().map(str::trim).filter(|line| !line.is_empty()) {
+            match line.split_at(2) {
+                ("C:", line) => {
+                    let (said, want) = self.fill();
+                    assert_eq!((said, want), (format!("{}\r\n", line.trim_start()), Want::Reply));
+                }
+                ("S:", reply) => self.hear(reply.trim_start())?,
+                ("T:", token) => {
+                    assert_eq!(self.fill(), (String::new(), Want::Token));
+                    self.auth.on_token(token.trim_start())?;
+                }
+                _ => panic!("not a line of a transcript: {line}"),
+            }
+        }
+        Ok(())
+    }
+
+    /// Plays it to its end.
+    #[track_caller]
+    fn end(mut self, transcript: &str) -> Result<(), Error> {
+        let broke = self.play(transcript).err();
+        if broke.is_none() {
+            assert_eq!(self.fill(), (String::new(), Want::Nothing));
+        }
+        self.auth.into_result(broke)
+    }
+}
+
+fn password() -> Credentials {
+    Credentials::new("user", "s3cret").unwrap()
+}
+
+fn tls() -> AuthOptions {
+    AuthOptions { encrypted: true, ..AuthOptions::default() }
+}
+
+fn pinned(names: &[&str]) -> AuthOptions {
+    AuthOptions { mechanisms: Some(names.iter().map(|name| (*name).to_owned()).collect()), ..tls() }
+}
+
+#[track_caller]
+fn refused(result: Result<(), Error>) -> (String, Option<u16>) {
+    match result {
+        Err(Error::Auth { what, reply, .. }) => (what.into(), reply.map(|reply| reply.code())),
+        other => panic!("not refused: {other:?}"),
+    }
+}
+
+#[test]
+fn plain_speaks_first() {
+    Talk::new(password(), tls(), "LOGIN PLAIN").end("C: AUTH PLAIN AHVzZXIAczNjcmV0\nS: 235 in").unwrap();
+}
+
+#[test]
+fn a_long_initial_response_waits_for_an_empty_challenge() {
+    // 499 octets are left for base64, which comes in fours: 372 octets, and PLAIN has two of its own.
+    for (octets, initial) in [(370, true), (371, false)] {
+        let credentials = Credentials::new("u", "p".repeat(octets - 1)).unwrap();
+        let mut talk = Talk::new(credentials, tls(), "PLAIN");
+        let (said, _) = talk.fill();
+        assert!(said.len() <= MAX_LINE && (said != "AUTH PLAIN\r\n") == initial, "{said}");
+        if !initial {
+            talk.hear("334 go on").unwrap();
+            assert!(talk.fill().0.starts_with("AHUAcHBw"));
+        }
+        talk.hear("235 in").unwrap();
+        talk.auth.into_result(None).unwrap();
+    }
+}
+
+#[test]
+fn a_line_of_512_octets_is_not_too_long() {
+    for (octets, length) in [(372, MAX_LINE), (373, "AUTH EXTERNAL\r\n".len())] {
+        let (said, _) =
+            Talk::new(Credentials::external(&"x".repeat(octets)).unwrap(), tls(), "EXTERNAL").fill();
+        assert_eq!(said.len(), length);
+    }
+}
+
+#[test]
+fn threat_66_login_takes_any_prompt() {
+    for (first, second) in [
+        ("VXNlcm5hbWU6", "UGFzc3dvcmQ6"),
+        ("UGFzc3dvcmQ6", "VXNlcm5hbWU6"),
+        ("VXNlciBOYW1lAA==", "UGFzc3dvcmQA"),
+        ("", ""),
+        ("VXNlcm5hbWU6 text - host", "Passwort:"),
+    ] {
+        let transcript =
+            format!("C: AUTH LOGIN\nS: 334 {first}\nC: dXNlcg==\nS: 334 {second}\nC: czNjcmV0\nS: 235 in");
+        Talk::new(password(), tls(), "LOGIN").end(&transcript).unwrap();
+    }
+}
+
+#[test]
+fn behaviour_66_the_order_is_ours_and_the_last_refusal_counts() {
+    let end = Talk::new(password(), tls(), "LOGIN PLAIN").end(
+        "C: AUTH PLAIN AHVzZXIAczNjcmV0
+         S: 454 4.7.0 not now
+         C: AUTH LOGIN
+         S: 535 5.7.8 no",
+    );
+    assert!(end.as_ref().is_err_and(Error::is_permanent));
+    assert_eq!(refused(end), ("the login by LOGIN was refused".into(), Some(535)));
+}
+
+#[test]
+fn behaviour_68_plain_answered_334_is_cancelled() {
+    let end = Talk::new(password(), pinned(&["PLAIN"]), "LOGIN PLAIN").end(
+        "C: AUTH PLAIN AHVzZXIAczNjcmV0
+         S: 334 more?
+         C: *
+         S: 501 cancelled",
+    );
+    let (what, code) = refused(end);
+    assert!(what.contains("no base64") && code == Some(501), "{what}");
+}
+
+#[test]
+fn why_one_mechanism_failed_is_not_said_of_the_next() {
+    let end = Talk::new(password(), tls(), "LOGIN PLAIN").end(
+        "C: AUTH PLAIN AHVzZXIAczNjcmV0
+         S: 334-bW9y|334 ZQ==
+         C: *
+         S: 501 a challenge has one line
+         C: AUTH LOGIN
+         S: 535 no",
+    );
+    assert_eq!(refused(end), ("the login by LOGIN was refused".into(), Some(535)));
+}
+
+#[test]
+fn a_challenge_has_one_line() {
+    let end = Talk::new(Credentials::own(Chatter).unwrap(), tls(), "X-CHATTER")
+        .end("C: AUTH X-CHATTER\nS: 334-aGk=|334 aGk=\nC: *\nS: 501 cancelled");
+    assert!(refused(end).0.contains("no base64"));
+}
+
+#[test]
+fn threat_64_nothing_is_cancelled_that_is_over() {
+    let end =
+        Talk::new(password(), pinned(&["PLAIN"]), "PLAIN").end("C: AUTH PLAIN AHVzZXIAczNjcmV0\nS: 502 no");
+    assert_eq!(refused(end).1, Some(502));
+}
+
+#[test]
+fn what_cannot_stand_there_breaks_the_connection() {
+    for transcript in [
+        "C: AUTH PLAIN AHVzZXIAczNjcmV0\nS: 250 ok",
+        "C: AUTH PLAIN AHVzZXIAczNjcmV0\nS: 220 ok",
+        "C: AUTH PLAIN AHVzZXIAczNjcmV0\nS: 334\nC: *\nS: 334",
+        "C: AUTH PLAIN AHVzZXIAczNjcmV0\nS: 334\nC: *\nS: 235 in after all",
+    ] {
+        let end = Talk::new(password(), tls(), "PLAIN").end(transcript);
+        assert!(matches!(end, Err(Error::Protocol { .. })), "{end:?}");
+    }
+}
+
+#[test]
+fn a_login_that_is_not_over_is_none() {
+    let mut talk = Talk::new(password(), tls(), "PLAIN");
+    talk.fill();
+    assert!(matches!(talk.auth.into_result(None), Err(Error::NotConnected)));
+}
+
+#[test]
+fn a_server_that_hangs_up_behind_its_refusal_has_refused() {
+    let play = "C: AUTH PLAIN AHVzZXIAczNjcmV0\nS: 535 no\nC: AUTH LOGIN\n";
+    let end = Talk::new(password(), tls(), "PLAIN LOGIN").end(&format!("{play}S: 421 too many"));
+    assert_eq!(refused(end).1, Some(535));
+    let mut talk = Talk::new(password(), tls(), "PLAIN LOGIN");
+    talk.play(play).unwrap();
+    assert_eq!(refused(talk.auth.into_result(Some(Error::Closed(Phase::Auth)))).1, Some(535));
+    let first = Talk::new(password(), tls(), "PLAIN").end("C: AUTH PLAIN AHVzZXIAczNjcmV0\nS: 421 closing");
+    assert!(matches!(&first, Err(e @ Error::Refused { .. }) if e.is_transient()), "{first:?}");
+}
+
+#[test]
+fn threat_90_without_a_common_mechanism_there_is_no_going_on() {
+    let none = |options: AuthOptions, offered: &str| {
+        refused(Auth::new(password(), options, &capabilities(offered)).map(drop)).0
+    };
+    assert_eq!(none(tls(), ""), "the server offers no login");
+    assert!(none(AuthOptions::default(), "").contains("under TLS"));
+    assert!(none(tls(), "GSSAPI XOAUTH2").contains("(the server's: GSSAPI XOAUTH2)"));
+    assert!(none(pinned(&["LOGIN"]), "PLAIN").contains("PLAIN"));
+    #[cfg(not(feature = "sasl"))]
+    assert!(none(tls(), "CRAM-MD5").contains("feature `sasl`"));
+    #[cfg(feature = "sasl")]
+    assert!(none(tls(), "SCRAM-SHA-256-PLUS").contains("PLUS"), "there is no binding");
+}
+
+#[test]
+fn a_pinned_list_has_its_own_order() {
+    Talk::new(password(), pinned(&["LOGIN", "PLAIN"]), "PLAIN LOGIN")
+        .end(
+            "C: AUTH LOGIN
+             S: 504 no
+             C: AUTH PLAIN AHVzZXIAczNjcmV0
+             S: 235 in",
+        )
+        .unwrap();
+}
+
+#[test]
+fn external_and_anonymous_say_one_thing() {
+    let talk = |credentials, offered| Talk::new(credentials, tls(), offered);
+    talk(Credentials::external("").unwrap(), "PLAIN EXTERNAL").end("C: AUTH EXTERNAL =\nS: 235 in").unwrap();
+    talk(Credentials::external("al").unwrap(), "EXTERNAL").end("C: AUTH EXTERNAL YWw=\nS: 235 in").unwrap();
+    talk(Credentials::anonymous("a@b").unwrap(), "PLAIN ANONYMOUS")
+        .end("C: AUTH ANONYMOUS YUBi\nS: 235 in")
+        .unwrap();
+}
+
+#[test]
+fn threat_63_an_oauth_failure_is_conceded_and_explained() {
+    let json = "eyJzdGF0dXMiOiI0MDEifQ==";
+    for (name, initial, concession) in [
+        ("OAUTHBEARER", "bixhPXUsAWhvc3Q9aAFwb3J0PTI1AWF1dGg9QmVhcmVyIFQBAQ==", "AQ=="),
+        ("XOAUTH2", "dXNlcj11AWF1dGg9QmVhcmVyIFQBAQ==", ""),
+    ] {
+        let options = AuthOptions { server: Some(("h".into(), 25)), ..tls() };
+        let end = Talk::new(Credentials::token("u", "T").unwrap(), options, &format!("PLAIN {name}"))
+            .end(&format!("C: AUTH {name} {initial}\nS: 334 {json}\nC: {concession}\nS: 535 5.7.8 bad"));
+        let Err(Error::Auth { details, reply, .. }) = end else { panic!("{end:?}") };
+        assert_eq!(details.as_deref(), Some(r#"{"status":"401"}"#));
+        assert_eq!(reply.unwrap().code(), 535);
+    }
+}
+
+#[test]
+fn oauthbearer_comes_first_and_a_token_that_was_looked_at_is_not_shown_again() {
+    let talk = || Talk::new(Credentials::token("u", "t").unwrap(), tls(), "XOAUTH2 PLAIN OAUTHBEARER");
+    talk()
+        .end(
+            "C: AUTH OAUTHBEARER bixhPXUsAWF1dGg9QmVhcmVyIHQBAQ==
+             S: 504 not really
+             C: AUTH XOAUTH2 dXNlcj11AWF1dGg9QmVhcmVyIHQBAQ==
+             S: 235 in",
+        )
+        .unwrap();
+    let end = talk().end(
+        "C: AUTH OAUTHBEARER bixhPXUsAWF1dGg9QmVhcmVyIHQBAQ==
+         S: 334 e30=
+         C: AQ==
+         S: 535 no",
+    );
+    assert_eq!(refused(end).1, Some(535));
+}
+
+#[test]
+fn a_refused_token_is_asked_for_once_more() {
+    let talk = || Talk::new(Credentials::token_later("u").unwrap(), tls(), "XOAUTH2");
+    let old = "T: old\nC: AUTH XOAUTH2 dXNlcj11AWF1dGg9QmVhcmVyIG9sZAEB\n";
+    let new = "T: new\nC: AUTH XOAUTH2 dXNlcj11AWF1dGg9QmVhcmVyIG5ldwEB\n";
+    talk().end(&format!("{old}S: 235 in")).unwrap();
+    talk().end(&format!("{old}S: 334 e30=\nC:\nS: 535 no\n{new}S: 235 in")).unwrap();
+    let mut twice = talk();
+    twice.play(&format!("{old}S: 535 no\n{new}S: 535 neither old nor new")).unwrap();
+    assert!(twice.log.contains(&"S: 535 neither *** nor ***".to_owned()), "{:?}", twice.log);
+    let end = talk().end(&format!("{old}S: 535 no\n{new}S: 535 and again"));
+    assert_eq!(refused(end).1, Some(535));
+    let end = talk().end(&format!("{old}S: 454 not now"));
+    assert!(end.is_err_and(|e| e.is_transient()), "a new token would not help");
+    let end = talk().end(&format!("{old}S: 504 no such thing"));
+    assert_eq!(refused(end).1, Some(504), "nor here");
+    let end = talk().end(&format!("{old}S: 334 e30=\nC:\nS: 454 not now"));
+    assert_eq!(refused(end).1, Some(454), "nor here");
+    let end = talk().end("T: with a space");
+    assert!(matches!(end, Err(Error::Config(_))));
+}
+
+#[test]
+fn no_token_is_asked_for_that_nobody_wants() {
+    let later = Credentials::token_later("u").unwrap();
+    assert!(refused(Auth::new(later, tls(), &capabilities("PLAIN")).map(drop)).0.contains("PLAIN"));
+}
+
+#[test]
+fn threats_70_and_71_nothing_secret_is_logged_or_kept() {
+    let b64 = |text: &str| BASE64.encode(text);
+    let echo = format!(
+        "535-you said s3cret, {}, {}, {}|535 and {} \0user\0s3cret",
+        b64("s3cret"),
+        b64("\0user\0s3cret"),
+        b64("user"),
+        b64("xs3cretx"),
+    );
+    for offered in ["PLAIN", "LOGIN", "CRAM-MD5", "SCRAM-SHA-1", "SCRAM-SHA-256"] {
+        if cfg!(not(feature = "sasl")) && credentials::needs_sasl(offered) {
+            continue;
+        }
+        let mut talk = Talk::new(password(), tls(), offered);
+        let mut said = String::new();
+        for reply in [&format!("334 {}", b64("<s3cret>")), &echo] {
+            said.push_str(&talk.fill().0);
+            talk.hear(reply).unwrap();
+            if talk.auth.state == State::Cancel {
+                talk.fill();
+                talk.hear(&echo).unwrap();
+                break;
+            }
+        }
+        let state = format!("{:?}", talk.auth);
+        let log = talk.log.join("\n");
+        let error = talk.auth.into_result(None).unwrap_err();
+        let seen = format!("{log} {state} {error} {error:?}");
+        for secret in ["s3cret", &b64("s3cret"), &b64("\0user\0s3cret"), &b64("xs3cretx"), &b64("<s3cret>")] {
+            assert!(!seen.contains(secret), "{offered}: {secret}: {seen}");
+        }
+        for line in said.lines().filter(|line| !line.starts_with("AUTH ") && !line.is_empty()) {
+            assert!(!seen.contains(line), "{offered}: {line}: {seen}");
+        }
+    }
+}
+
+#[test]
+fn threat_71_a_short_password_does_not_tear_a_long_mask_to_pieces() {
+    let mut talk = Talk::new(Credentials::new("u", "A").unwrap(), pinned(&["PLAIN"]), "PLAIN");
+    talk.play("C: AUTH PLAIN AHUAQQ==\nS: 535 you said (AHUAQQ==)").unwrap();
+    assert_eq!(talk.log[1], "S: 535 you said (***)");
+}
+
+#[test]
+fn threat_70_tokens_are_masked_where_they_are_explained() {
+    let challenge = BASE64.encode(r#"{"token":"t0ken"}"#);
+    let mut talk = Talk::new(Credentials::token("u", "t0ken").unwrap(), tls(), "XOAUTH2");
+    talk.fill();
+    talk.hear(&format!("334 {challenge}")).unwrap();
+    talk.fill();
+    talk.hear("535 t0ken").unwrap();
+    assert!(!talk.log.join("\n").contains(&challenge));
+    let error = talk.auth.into_result(None).unwrap_err();
+    assert!(!format!("{error:?}").contains("t0ken"), "{error:?}");
+}
+
+/// One that always has an answer.
+#[derive(Clone)]
+struct Chatter;
+
+impl Mechanism for Chatter {
+    fn name(&self) -> &str {
+        "X-CHATTER"
+    }
+
+    fn answer(&mut self, challenge: &[u8]) -> Answer {
+        match challenge {
+            b"who" => Answer::Distrust("not you".to_owned()),
+            _ => Answer::Say(challenge.to_vec()),
+        }
+    }
+}
+
+#[test]
+fn a_mechanism_of_the_callers_own() {
+    let talk = || Talk::new(Credentials::own(Chatter).unwrap(), tls(), "PLAIN X-CHATTER");
+    talk().end("C: AUTH X-CHATTER\nS: 334 aGk=\nC: aGk=\nS: 235 in").unwrap();
+    let end = talk().end("C: AUTH X-CHATTER\nS: 334 what?\nC: *\nS: 501 cancelled");
+    assert!(refused(end).0.contains("no base64"));
+    let end = talk().end("C: AUTH X-CHATTER\nS: 334 d2hv");
+    assert_eq!(refused(end), ("the login by X-CHATTER failed: not you".into(), None));
+}
+
+#[test]
+fn threat_65_challenges_without_end_are_ended() {
+    let endless = "S: 334 aGk=\nC: aGk=\n".repeat(MAX_ANSWERS);
+    let end = Talk::new(Credentials::own(Chatter).unwrap(), tls(), "X-CHATTER")
+        .end(&format!("C: AUTH X-CHATTER\n{endless}S: 334 aGk=\nC: *\nS: 501 cancelled"));
+    assert!(refused(end).0.contains("without end"));
+}
+
+#[cfg(feature = "sasl")]
+mod sasl {
+    use super::*;
+
+    #[test]
+    fn threat_62_the_password_is_not_shown_where_others_listen() {
+        let refusals = "C: AUTH CRAM-MD5\nS: 504 no\n";
+        let offered = "LOGIN PLAIN CRAM-MD5";
+        let end = Talk::new(password(), AuthOptions::default(), offered).end(refusals);
+        assert_eq!(refused(end), ("the login by CRAM-MD5 was refused".into(), Some(504)));
+        for options in [tls(), AuthOptions { local: true, ..AuthOptions::default() }] {
+            Talk::new(password(), options, offered)
+                .end(&format!("{refusals}C: AUTH PLAIN AHVzZXIAczNjcmV0\nS: 235 in"))
+                .unwrap();
+        }
+        // Nothing stronger is there: then it was allowed, or we would not be here.
+        Talk::new(password(), AuthOptions::default(), "LOGIN PLAIN")
+            .end("C: AUTH PLAIN AHVzZXIAczNjcmV0\nS: 504 no\nC: AUTH LOGIN\nS: 334\nC: dXNlcg==\nS: 334\nC: czNjcmV0\nS: 235")
+            .unwrap();
+    }
+
+    #[test]
+    fn behaviour_69_a_challenge_that_is_no_base64_leads_to_the_next() {
+        Talk::new(password(), tls(), "PLAIN CRAM-MD5")
+            .end(
+                "C: AUTH CRAM-MD5
+                 S: 334 ?!
+                 C: *
+                 S: 501 cancelled
+                 C: AUTH PLAIN AHVzZXIAczNjcmV0
+                 S: 235 in",
+            )
+            .unwrap();
+    }
+
+    #[test]
+    fn rfc_2195_in_a_dialogue() {
+        Talk::new(Credentials::new("tim", "tanstaaftanstaaf").unwrap(), tls(), "CRAM-MD5")
+            .end(
+                "C: AUTH CRAM-MD5
+                 S: 334 PDE4OTYuNjk3MTcwOTUyQHBvc3RvZmZpY2UucmVzdG9uLm1jaS5uZXQ+
+                 C: dGltIGI5MTNhNjAyYzdlZGE3YTQ5NWI0ZTZlNzMzNGQzODkw
+                 S: 235 in",
+            )
+            .unwrap();
+    }
+
+    /// What the first command says of the channel, and by which mechanism.
+    fn first(options: AuthOptions, offered: &str) -> (String, String) {
+        let (said, _) = Talk::new(password(), options, offered).fill();
+        let mut words = said.trim_end().split(' ').skip(1);
+        let (name, initial) = (words.next().unwrap(), BASE64.decode(words.next().unwrap()).unwrap());
+        let header = String::from_utf8(initial).unwrap();
+        (name.to_owned(), header[..header.find(",,").unwrap()].to_owned())
+    }
+
+    #[test]
+    fn the_channel_is_bound_where_both_sides_can() {
+        let bound = AuthOptions { channel_binding: Some(vec![7; 32]), ..tls() };
+        let all = "PLAIN SCRAM-SHA-1 SCRAM-SHA-256-PLUS SCRAM-SHA-256";
+        for (options, offered, name, flag) in [
+            (&bound, all, "SCRAM-SHA-256-PLUS", "p=tls-server-end-point"),
+            (&bound, "SCRAM-SHA-256 SCRAM-SHA-1", "SCRAM-SHA-256", "y"),
+            (&bound, "SCRAM-SHA-1", "SCRAM-SHA-1", "y"),
+            (&bound, "SCRAM-SHA-1 SCRAM-SHA-1-PLUS", "SCRAM-SHA-1", "n"),
+            (&tls(), all, "SCRAM-SHA-256", "n"),
+            (&tls(), "SCRAM-SHA-1", "SCRAM-SHA-1", "n"),
+        ] {
+            assert_eq!(first(options.clone(), offered), (name.to_owned(), flag.to_owned()), "{offered}");
+        }
+        let pin = AuthOptions { mechanisms: Some(vec!["SCRAM-SHA-256".into()]), ..bound };
+        assert_eq!(first(pin, all).1, "n", "who can and will not has not been tricked");
+    }
+
+    /// Up to the point where the server has to prove itself.
+    fn proved() -> Talk {
+        let mut talk = Talk::new(password(), tls(), "SCRAM-SHA-256 PLAIN");
+        let (said, _) = talk.fill();
+        let first = BASE64.decode(said.trim_end().rsplit(' ').next().unwrap()).unwrap();
+        let first = String::from_utf8(first).unwrap();
+        let nonce = first.rsplit("r=").next().unwrap();
+        talk.hear(&format!("334 {}", BASE64.encode(format!("r={nonce}more,s=c2FsdA==,i=4096")))).unwrap();
+        talk.fill();
+        talk
+    }
+
+    #[test]
+    fn threat_67_a_server_that_proves_nothing_is_not_believed() {
+        for reply in ["235 in", "235 dj1BQUFB", "334 dj1BQUFB", "334"] {
+            let mut talk = proved();
+            let error = talk.hear(reply).unwrap_err();
+            assert!(matches!(&error, Error::Auth { reply: None, .. }), "{reply}: {error:?}");
+            assert!(talk.auth.into_result(Some(error)).is_err());
+        }
+    }
+
+    #[test]
+    fn a_refused_proof_leads_to_the_next() {
+        proved().end("S: 535 no\nC: AUTH PLAIN AHVzZXIAczNjcmV0\nS: 235 in").unwrap();
+        let mut told = proved();
+        told.play("S: 334 ZT1zM2NyZXQ=\nC: *\nS: 501 e").unwrap(); // e=s3cret
+        let refusal = format!("{:?}", told.auth.refusal);
+        assert!(refusal.contains("says ***"), "{refusal}");
+        proved().end("S: 334 ZT1ubw==\nC: *\nS: 501 e\nC: AUTH PLAIN AHVzZXIAczNjcmV0\nS: 235 in").unwrap();
+    }
+
+    #[test]
+    fn threat_68_too_many_iterations_end_the_mechanism() {
+        let mut talk = Talk::new(password(), pinned(&["SCRAM-SHA-1"]), "SCRAM-SHA-1");
+        let (said, _) = talk.fill();
+        let first = BASE64.decode(said.trim_end().rsplit(' ').next().unwrap()).unwrap();
+        let nonce = String::from_utf8(first).unwrap().rsplit("r=").next().unwrap().to_owned();
+        let bomb = BASE64.encode(format!("r={nonce}more,s=c2FsdA==,i=2147483647"));
+        let end = talk.end(&format!("S: 334 {bomb}\nC: *\nS: 501 cancelled"));
+        assert!(refused(end).0.contains("iterations"));
+    }
+}
+
+fn reply() -> impl Strategy<Value = String> {
+    let code = prop_oneof![Just(334), Just(334), Just(535), Just(235), Just(454), 200u16..600];
+    let text = prop_oneof![
+        Just(String::new()),
+        "[ -~]{0,20}",
+        any::<Vec<u8>>().prop_map(|octets| BASE64.encode(octets)),
+        "(r|s|i|v|e|m)=[ -~]{0,9}(,[rsi]=[0-9a-z]{0,5}){0,3}".prop_map(|text| BASE64.encode(text)),
+    ];
+    (code, text).prop_map(|(code, text)| format!("{code} {text}"))
+}
+
+proptest! {
+    #[test]
+    fn any_server_comes_to_an_end_and_a_star_answers_a_challenge(
+        replies in proptest::collection::vec(reply(), 1..9),
+        kind in 0..6,
+        encrypted in any::<bool>(),
+    ) {
+        let credentials = match kind {
+            0 => password(),
+            1 => Credentials::token("u", "t").unwrap(),
+            2 => Credentials::token_later("u").unwrap(),
+            3 => Credentials::external("u").unwrap(),
+            4 => Credentials::anonymous("").unwrap(),
+            _ => Credentials::own(Chatter).unwrap(),
+        };
+        let options = AuthOptions { encrypted, ..AuthOptions::default() };
+        let all = "LOGIN PLAIN CRAM-MD5 SCRAM-SHA-1 SCRAM-SHA-256 XOAUTH2 OAUTHBEARER EXTERNAL ANONYMOUS X-CHATTER";
+        let mut talk = Talk::new(credentials, options, all);
+        let (mut open, mut over) = (false, None);
+        // The replies come again and again.
+        for reply in replies.iter().cycle().take(200) {
+            let (said, want) = loop {
+                match talk.fill() {
+                    (_, Want::Token) => talk.auth.on_token("token").unwrap(),
+                    other => break other,
+                }
+            };
+            prop_assert_eq!(said.matches("\r\n").count(), usize::from(want == Want::Reply), "{:?}", said);
+            prop_assert!(said != "*\r\n" || open, "a star without a challenge");
+            prop_assert!(open || said.is_empty() || said.starts_with("AUTH "), "an answer without a challenge");
+            if want == Want::Nothing {
+                over = Some(None);
+                break;
+            }
+            open = reply.starts_with("334");
+            if let Err(e) = talk.hear(reply) {
+                over = Some(Some(e));
+                break;
+            }
+        }
+        prop_assert!(over.is_some(), "no end");
+        let end = talk.auth.into_result(over.unwrap());
+        prop_assert!(end.is_err() || replies.iter().any(|reply| reply.starts_with("235")));
+    }
+}

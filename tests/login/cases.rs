@@ -1,0 +1,239 @@
+//! What is said, and what becomes of it. Compiled for both worlds.
+
+use std::{
+    error::Error as _,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use postino::{
+    Error,
+    proto::{Answer, Mechanism},
+};
+
+use super::{Builder, Client, block_on, maybe_async, token_from};
+use crate::double::{self, Double, b64, hello};
+
+/// Logs in and hangs up, against a server that offers these mechanisms and plays on from there.
+fn log_in(mechanisms: &str, transcript: &str, set: impl FnOnce(Builder) -> Builder) -> Result<(), Error> {
+    against(Double::start(&format!("{}{transcript}", hello(mechanisms))), set)
+}
+
+fn against(double: Double, set: impl FnOnce(Builder) -> Builder) -> Result<(), Error> {
+    let builder = Client::builder("127.0.0.1").port(double.port()).deadline(Duration::from_secs(20));
+    let result = block_on(set(builder).connect()).map(|mut client| client.close());
+    double.finish();
+    result
+}
+
+fn xoauth2(token: &str) -> String {
+    format!("C: AUTH XOAUTH2 {}\n", b64(format!("user=u\x01auth=Bearer {token}\x01\x01")))
+}
+
+#[test]
+fn a_token_goes_by_xoauth2() {
+    let transcript = xoauth2("t0ken") + "S: 235 in";
+    log_in("PLAIN XOAUTH2", &transcript, |b| b.oauth_token("u", "t0ken")).unwrap();
+}
+
+#[test]
+fn a_token_rather_goes_by_oauthbearer_which_names_the_server() {
+    let double = Double::with_port(|port| {
+        let initial = b64(format!("n,a=u,\x01host=127.0.0.1\x01port={port}\x01auth=Bearer t0ken\x01\x01"));
+        format!("{}C: AUTH OAUTHBEARER {initial}\nS: 235 in", hello("XOAUTH2 OAUTHBEARER"))
+    });
+    against(double, |b| b.oauth_token("u", "t0ken")).unwrap();
+}
+
+#[test]
+fn behaviour_70_a_refused_token_is_explained() {
+    let json = r#"{"status":"400","schemes":"Bearer"}"#;
+    let transcript = format!("{}S: 334 {}\nC: \nS: 535 5.7.8 no", xoauth2("t0ken"), b64(json));
+    let error = log_in("XOAUTH2", &transcript, |b| b.oauth_token("u", "t0ken")).unwrap_err();
+    assert!(error.is_permanent());
+    let Error::Auth { details, reply, .. } = error else { panic!("{error:?}") };
+    assert_eq!((details.as_deref(), reply.unwrap().code()), (Some(json), 535));
+}
+
+#[test]
+fn a_token_that_makes_the_line_too_long_waits_for_the_challenge() {
+    let token = "x".repeat(1000);
+    let answer = b64(format!("user=u\x01auth=Bearer {token}\x01\x01"));
+    let transcript = format!("C: AUTH XOAUTH2\nS: 334 \nC: {answer}\nS: 235 in");
+    log_in("XOAUTH2", &transcript, |b| b.oauth_token("u", token.as_str())).unwrap();
+}
+
+/// Gives `token-0`, `token-1` …, and counts.
+fn counted(builder: Builder, asked: &Arc<AtomicUsize>) -> Builder {
+    let asked = Arc::clone(asked);
+    token_from(builder, move || Ok(format!("token-{}", asked.fetch_add(1, Ordering::SeqCst))))
+}
+
+#[test]
+fn behaviour_71_a_token_is_asked_for_and_once_more_if_it_is_refused() {
+    let refused = "S: 334 e30=\nC: \nS: 535 5.7.8 expired\n";
+    for (transcript, asked, good) in [
+        (xoauth2("token-0") + "S: 235 in", 1, true),
+        (xoauth2("token-0") + refused + &xoauth2("token-1") + "S: 235 in", 2, true),
+        (xoauth2("token-0") + refused + &xoauth2("token-1") + refused, 2, false),
+        (xoauth2("token-0") + "S: 454 not now\n", 1, false),
+    ] {
+        let count = Arc::new(AtomicUsize::new(0));
+        let result = log_in("PLAIN XOAUTH2", &transcript, |b| counted(b, &count));
+        assert_eq!((result.is_ok(), count.load(Ordering::SeqCst)), (good, asked), "{transcript}");
+    }
+    let count = Arc::new(AtomicUsize::new(0));
+    let error = log_in("PLAIN", "", |b| counted(b, &count)).unwrap_err();
+    assert!(matches!(error, Error::Auth { reply: None, .. }), "{error:?}");
+    assert_eq!(count.load(Ordering::SeqCst), 0, "there is nothing to use it for");
+}
+
+#[test]
+fn a_callback_that_fails_is_the_reason() {
+    let error = log_in("XOAUTH2", "", |b| token_from(b, || Err("no network"))).unwrap_err();
+    assert!(matches!(error, Error::Token { .. }), "{error:?}");
+    assert_eq!(error.source().unwrap().to_string(), "no network");
+    let error = log_in("XOAUTH2", "", |b| token_from(b, || Ok("with a line end\n".into()))).unwrap_err();
+    assert!(matches!(error, Error::Config(_)), "{error:?}");
+}
+
+#[derive(Clone)]
+struct Ticket(Vec<u8>);
+
+impl Mechanism for Ticket {
+    fn name(&self) -> &str {
+        "X-TICKET"
+    }
+
+    fn answer(&mut self, challenge: &[u8]) -> Answer {
+        self.0.extend_from_slice(challenge);
+        Answer::Say(self.0.clone())
+    }
+}
+
+#[test]
+fn external_anonymous_and_one_of_our_own() {
+    log_in("PLAIN EXTERNAL", "C: AUTH EXTERNAL =\nS: 235 in", |b| b.external("")).unwrap();
+    let transcript = format!("C: AUTH ANONYMOUS {}\nS: 235 in", b64("a@b"));
+    log_in("PLAIN ANONYMOUS", &transcript, |b| b.anonymous("a@b")).unwrap();
+    let (challenge, answer) = (b64("!"), b64("no. 7!"));
+    let transcript = format!("C: AUTH X-TICKET\nS: 334 {challenge}\nC: {answer}\nS: 235 in");
+    log_in("PLAIN X-TICKET", &transcript, |b| b.auth_mechanism(Ticket(b"no. 7".into()))).unwrap();
+}
+
+#[test]
+fn the_last_login_that_was_set_counts() {
+    let transcript = format!("C: AUTH PLAIN {}\nS: 235 in", b64("\0u\0p"));
+    log_in("XOAUTH2 EXTERNAL PLAIN", &transcript, |b| {
+        token_from(b.oauth_token("u", "t").external("x"), || Err("must not be asked")).credentials("u", "p")
+    })
+    .unwrap();
+    log_in("PLAIN XOAUTH2", &(xoauth2("t") + "S: 235 in"), |b| {
+        token_from(b.credentials("u", "p"), || Err("must not be asked")).oauth_token("u", "t")
+    })
+    .unwrap();
+}
+
+#[test]
+fn what_cannot_be_fails_before_connecting() {
+    let builder = || Client::builder("127.0.0.1").port(1); // nobody is there
+    for (builder, why) in [
+        (builder().credentials("u", "p").auth_mechanisms(["XOAUTH2"]), "goes with"),
+        (builder().credentials("u", "p").auth_mechanisms([""; 0]), "goes with"),
+        (builder().credentials("u", "p").auth_mechanisms(["a b"]), "name of a mechanism"),
+        (builder().credentials("u", "p").max_scram_iterations(4095), "4096"),
+        (builder().oauth_token("u", "t\n"), "token"),
+        (builder().oauth_token("", "t"), "user"),
+        (token_from(builder(), || Err("not asked")).oauth_token("u\0", "t"), "user"),
+        (builder().external("\0"), "NUL"),
+        (builder().anonymous("\n"), "ANONYMOUS"),
+    ] {
+        let error = block_on(builder.connect()).unwrap_err();
+        assert!(matches!(&error, Error::Config(what) if what.contains(why)), "{why}: {error:?}");
+    }
+    #[cfg(not(feature = "sasl"))]
+    for name in ["SCRAM-SHA-256-PLUS", "SCRAM-SHA-256", "scram-sha-1", "CRAM-MD5"] {
+        let error = block_on(builder().credentials("u", "p").auth_mechanisms(["PLAIN", name]).connect());
+        assert!(matches!(&error, Err(Error::Config(what)) if what.contains("`sasl`")), "{error:?}");
+    }
+}
+
+#[test]
+fn threat_70_neither_log_nor_debug_nor_error_show_a_secret() {
+    double::log();
+    let (password, token) = ("hunter2-password", "hunter2-token");
+    let plain = b64(format!("\0u\0{password}"));
+    let transcript = format!(
+        "C: AUTH PLAIN {plain}\nS: 535-you said {plain}\nS: 535 {password}\nC: AUTH LOGIN\nS: 334 {0}\nC: {1}\n\
+         S: 334 {0}\nC: {0}\nS: 535 {0}",
+        b64(password),
+        b64("u"),
+    );
+    let set = |b: Builder| b.credentials("u", password);
+    let error = log_in("PLAIN LOGIN", &transcript, set).unwrap_err();
+    let mut seen = format!("{error} {error:?} {:?}", set(Client::builder("h")));
+    let transcript = xoauth2(token) + "S: 334 " + &b64(format!("[{token}]")) + "\nC: \nS: 535 " + token;
+    let set = |b: Builder| b.oauth_token("u", token);
+    let error = log_in("XOAUTH2", &transcript, set).unwrap_err();
+    seen += &format!("{error} {error:?} {:?}", set(Client::builder("h")));
+    let log = double::log();
+    assert!(log.contains("C: AUTH PLAIN ***") && log.contains("C: AUTH XOAUTH2 ***"), "{log}");
+    seen += &log;
+    for secret in [password, token, &plain, &b64(password), &b64(token), &b64(format!("[{token}]"))] {
+        assert!(!seen.contains(secret), "{secret}: {seen}");
+    }
+}
+
+#[maybe_async]
+async fn goes_on(transcript: &str) -> Result<(), Error> {
+    let double = Double::start(&format!("{}{transcript}", hello("X-TICKET PLAIN")));
+    let mut client = Client::builder("127.0.0.1").port(double.port()).connect().await?;
+    let error = client.login("u", "p").await.unwrap_err();
+    assert!(matches!(error, Error::Auth { .. }), "{error:?}");
+    client.noop().await?;
+    client.close();
+    double.finish();
+    Ok(())
+}
+
+#[test]
+fn after_a_refused_login_the_connection_goes_on() {
+    let plain = b64("\0u\0p");
+    block_on(goes_on(&format!("C: AUTH PLAIN {plain}\nS: 535 no\nC: NOOP\nS: 250 ok"))).unwrap();
+}
+
+/// One that asks for proof, and gets none.
+#[derive(Clone)]
+struct Sceptic;
+
+impl Mechanism for Sceptic {
+    fn name(&self) -> &str {
+        "X-SCEPTIC"
+    }
+
+    fn initial(&mut self) -> Option<Vec<u8>> {
+        Some(Vec::new())
+    }
+
+    fn answer(&mut self, _: &[u8]) -> Answer {
+        Answer::Cancel("all was said".to_owned())
+    }
+
+    fn finish(&mut self, text: &str) -> Result<(), String> {
+        if text.contains("proof") { Ok(()) } else { Err("no proof".to_owned()) }
+    }
+}
+
+#[test]
+fn a_server_that_proves_nothing_is_not_gone_on_with() {
+    let play = |text: &str| {
+        let transcript = format!("C: AUTH X-SCEPTIC =\nS: 235 {text}");
+        log_in("X-SCEPTIC PLAIN", &transcript, |b| b.auth_mechanism(Sceptic))
+    };
+    play("with proof").unwrap();
+    let error = play("welcome").unwrap_err();
+    assert!(error.to_string().contains("no proof"), "{error}");
+}
