@@ -94,7 +94,7 @@ pub struct Auth {
     said: Vec<Vec<u8>>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(PartialEq, Eq)] // and no Debug: an answer is secret
 enum State {
     /// A token is wanted.
     Token,
