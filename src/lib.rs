@@ -88,7 +88,7 @@
 //! |---|---|
 //! | [`Client`], [`Builder`], [`send`] | connect and send |
 //! | [`Address`], [`Envelope`] | who it is from and for |
-//! | [`message`] | what can be sent: the trait [`Mail`], [`Raw`] messages, envelopes from headers |
+//! | [`message`] | what can be sent: a composed [`Message`], [`Raw`] ones, the trait [`Mail`], envelopes from headers |
 //! | [`Delivery`], [`Outcome`], [`Error`] | what became of it |
 //! | [`proto`] | SMTP without I/O, for who brings the connection |
 #![forbid(unsafe_code)]
@@ -122,7 +122,7 @@ pub use self::{
     config::Security,
     delivery::{Delivery, Outcome, Recipient},
     error::{Error, Phase},
-    message::{Mail, Raw},
+    message::{Mail, Message, Raw},
     proto::{
         Capabilities,
         reply::{EnhancedCode, Reply},

@@ -6,7 +6,7 @@ use super::{body::Source, builder::Builder, maybe_async, resolve::resolve, strea
 use crate::{
     Capabilities, Delivery, Envelope, Error, Mail, Phase, Reply, Security,
     config::{Config, Settings, later},
-    message::Content,
+    message::{Body, Content},
     proto::{
         Auth, Credentials, Hello, HelloName, Inbox, MailParameters, Options, Outbox, Simple, Survey,
         Transaction, Upgrade,
@@ -98,14 +98,9 @@ impl Client {
     }
 
     /// What to say of this message in MAIL, or why the server cannot take it. Nothing has been sent yet.
-    fn parameters(
-        &self,
-        envelope: &Envelope,
-        content: &Content<'_>,
-        size: Option<u64>,
-    ) -> Result<MailParameters, Error> {
+    fn parameters(&self, envelope: &Envelope, body: &Body<'_>) -> Result<MailParameters, Error> {
         let offers = |keyword| self.capabilities.offers(keyword);
-        let survey = match content {
+        let survey = match &body.content {
             Content::Bytes(bytes) => Some(Survey::of(bytes)),
             Content::Reader(_) => None,
         };
@@ -121,7 +116,7 @@ impl Client {
         if !envelope.is_ascii() && !offers("SMTPUTF8") {
             return Err(Error::Unsupported("SMTPUTF8, and an address is not ASCII"));
         }
-        let size = survey.map(|survey| survey.octets).or(size);
+        let size = survey.map(|survey| survey.octets).or(body.size);
         match (size, self.capabilities.size_limit()) {
             (Some(size), Some(limit)) if size > limit => return Err(Error::TooLarge { size, limit }),
             _ => {}
@@ -130,7 +125,7 @@ impl Client {
             size: size.filter(|_| offers("SIZE")),
             utf8: !envelope.is_ascii(),
             // What a reader holds is not known yet.
-            eight_bit: offers("8BITMIME") && survey.is_none_or(|survey| survey.eight_bit),
+            eight_bit: offers("8BITMIME") && survey.map_or(!body.seven_bit, |survey| survey.eight_bit),
         })
     }
 }
@@ -220,7 +215,7 @@ impl Client {
             return Err(Error::NotConnected);
         }
         let body = mail.body()?;
-        let parameters = self.parameters(&envelope, &body.content, body.size)?;
+        let parameters = self.parameters(&envelope, &body)?;
         let pipelining = self.settings.config.pipelining && self.capabilities.offers("PIPELINING");
         let options = Options {
             pipelining,

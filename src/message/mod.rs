@@ -1,13 +1,29 @@
 //! What can be sent: an envelope, and a body that can be opened.
 
+mod attachment;
+mod compose;
 mod email;
+mod encoding;
+mod entity;
+mod field;
 mod headers;
+mod mailbox;
 mod raw;
+mod stamp;
+mod stream;
 
-use std::{borrow::Cow, fmt, fs::File, io::Read};
+use std::{
+    borrow::Cow,
+    fmt,
+    fs::File,
+    io::{Cursor, Read},
+};
 
 pub use self::{
+    attachment::{Attachment, Bytes},
+    compose::{Message, MessageBuilder, Resent},
     headers::{header_length, recipients_from_headers, sender_from_headers, without_bcc},
+    mailbox::{Mailbox, Mailboxes},
     raw::Raw,
 };
 use crate::{Envelope, Error};
@@ -53,6 +69,8 @@ pub trait Mail: Send + Sync {
 pub struct Body<'m> {
     pub(crate) content: Content<'m>,
     pub(crate) size: Option<u64>,
+    /// All of it is ASCII, without NUL, in lines that any server takes.
+    pub(crate) seven_bit: bool,
 }
 
 pub(crate) enum Content<'m> {
@@ -64,13 +82,13 @@ impl<'m> Body<'m> {
     /// Bytes, borrowed or owned. They are looked through before anything is sent: what the server cannot take is
     /// refused then.
     pub fn bytes(bytes: impl Into<Cow<'m, [u8]>>) -> Body<'m> {
-        Body { content: Content::Bytes(bytes.into()), size: None }
+        Body { content: Content::Bytes(bytes.into()), size: None, seven_bit: false }
     }
 
     /// A file, from where it stands. Its length is what the server is told as the size, where that is known.
     pub fn file(file: File) -> Body<'m> {
         let size = file.metadata().ok().filter(|meta| meta.is_file()).map(|meta| meta.len());
-        Body { content: Content::Reader(Box::new(file)), size }
+        Body { content: Content::Reader(Box::new(file)), size, seven_bit: false }
     }
 
     /// Anything that can be read, up to its end. It is read while it is sent, a block at a time: an octet that may
@@ -78,7 +96,22 @@ impl<'m> Body<'m> {
     ///
     /// How long a read takes is not limited in the blocking world: a reader that hangs holds the send.
     pub fn reader(reader: impl Read + Send + 'static) -> Body<'m> {
-        Body { content: Content::Reader(Box::new(reader)), size: None }
+        Body { content: Content::Reader(Box::new(reader)), size: None, seven_bit: false }
+    }
+
+    /// The server need not be told of 8-bit content.
+    pub(crate) fn seven_bit(mut self) -> Body<'m> {
+        self.seven_bit = true;
+        self
+    }
+
+    /// What it holds, to be read from here on: for a [`Mail`] around another one.
+    #[must_use]
+    pub fn into_reader(self) -> Box<dyn Read + Send + 'm> {
+        match self.content {
+            Content::Bytes(bytes) => Box::new(Cursor::new(bytes)),
+            Content::Reader(reader) => reader,
+        }
     }
 
     /// About how many octets there will be, for the server to refuse what is too large at once (RFC 1870).
