@@ -207,3 +207,29 @@ fn guess(name: &str) -> &'static str {
         _ => "application/octet-stream",
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_type_is_guessed_by_the_end_of_the_name_unless_it_is_said() {
+        assert_eq!(Attachment::path("/tmp/Report.PDF").media_type(), "application/pdf");
+        assert_eq!(Attachment::bytes("pdf", "").media_type(), "application/octet-stream");
+        assert_eq!(Attachment::bytes("a.eml", "").media_type(), "application/octet-stream");
+        assert_eq!(Attachment::bytes("a.pdf", "").content_type("text/x").media_type(), "text/x");
+    }
+
+    #[test]
+    fn a_path_gives_the_name_unless_it_is_said() {
+        assert_eq!(Attachment::path("/tmp/a.pdf").file_name.as_deref(), Some("a.pdf"));
+        assert_eq!(Attachment::path("/tmp/a.pdf").file_name("b.pdf").file_name.as_deref(), Some("b.pdf"));
+        assert_eq!(Attachment::path("/tmp/..").file_name, None);
+    }
+
+    #[test]
+    fn debug_shows_no_content() {
+        let shown = format!("{:?}", Attachment::bytes("a.txt", "secret"));
+        assert!(shown.contains("6 bytes") && shown.contains("a.txt") && !shown.contains("secret"));
+    }
+}

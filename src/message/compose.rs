@@ -34,7 +34,6 @@ pub struct Message {
 
 impl Message {
     /// Begins a message.
-    #[must_use]
     pub fn builder() -> MessageBuilder {
         MessageBuilder::default()
     }
@@ -227,7 +226,8 @@ fn stamp(block: &mut Vec<Field>, names: [&str; 4], fields: &Fields) -> Result<()
 /// Composes a [`Message`].
 ///
 /// Nothing that is set can fail; what cannot be is an error of [`build`](MessageBuilder::build). No value can become
-/// anything but that value: line ends and other control characters are refused in all but the texts.
+/// anything but that value: line ends and other control characters are refused in all but the texts. Addresses beyond
+/// ASCII are refused too, names are not.
 #[derive(Debug, Default)]
 #[must_use]
 pub struct MessageBuilder {
@@ -510,5 +510,42 @@ impl Resent {
     pub fn message_id(mut self, id: impl Into<String>) -> Resent {
         self.0.set("Resent-Message-ID", Value::Text(id.into()));
         self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::Survey;
+
+    #[test]
+    fn the_size_is_what_goes_out_to_the_octet() {
+        let path = std::env::temp_dir().join(format!("postino-{}", super::super::stamp::unique()));
+        let builder = || Message::builder().from("a@example.org");
+        for length in [0, 1, 56, 57, 58, 1000, 100_000] {
+            std::fs::write(&path, vec![7; length]).unwrap();
+            for builder in [
+                builder().text("x".repeat(length)),
+                builder().text("ü".repeat(length)),
+                builder().html("a \n".repeat(length)).inline("a", "image/png", vec![0; length]),
+                builder().text("x").attach(Attachment::path(&path)),
+            ] {
+                let message = builder.build().unwrap();
+                let bytes = message.to_bytes().unwrap();
+                let body = message.body().unwrap();
+                assert_eq!(body.size, Some(bytes.len() as u64));
+                let survey = Survey::of(&bytes);
+                assert_eq!(body.size, Some(survey.octets));
+                assert!(body.seven_bit && !survey.eight_bit && !survey.nul);
+            }
+        }
+        std::fs::remove_file(&path).unwrap();
+    }
+
+    #[test]
+    fn the_size_is_unknown_if_a_part_of_it_is() {
+        let reader = Attachment::reader("a", std::io::empty());
+        let message = Message::builder().from("a@example.org").attach(reader).build().unwrap();
+        assert_eq!(message.body().unwrap().size, None);
     }
 }

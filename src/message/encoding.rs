@@ -225,7 +225,7 @@ mod tests {
     /// Octets that matter here, mostly.
     fn octets() -> impl Strategy<Value = Vec<u8>> {
         let odd = prop::sample::select(b"\r\n =\tF\0a".as_slice());
-        prop::collection::vec(prop_oneof![6 => odd, 4 => b'a'..b'z', 1 => any::<u8>()], 0..400)
+        prop::collection::vec(prop_oneof![6 => odd, 4 => b'a'..=b'z', 1 => any::<u8>()], 0..400)
     }
 
     proptest! {

@@ -220,3 +220,55 @@ fn readable(name: &str) -> String {
 pub(super) fn ends_line(content: &[Arc<Piece>]) -> bool {
     content.last().is_none_or(|last| last.ends_line() || last.plain() == Some(b""))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_character_of_a_file_name_is_split() {
+        let name = "x語👍".repeat(20);
+        let sections = sections(&name);
+        assert!(sections.len() > 5 && sections[0].starts_with("utf-8''x%E8%AA%9E%F0%9F%91%8D"));
+        for section in &sections {
+            let encoded = section.trim_start_matches("utf-8''").replace('x', "");
+            let bytes: Vec<u8> =
+                encoded.split('%').skip(1).map(|hex| u8::from_str_radix(hex, 16).unwrap()).collect();
+            assert!(String::from_utf8(bytes).is_ok(), "{section}");
+            assert!(section.len() + " filename*99*=;".len() <= 78);
+        }
+    }
+
+    #[test]
+    fn a_readable_name_keeps_its_end() {
+        for (name, expected) in [
+            ("Größe.pdf", "Gr__e.pdf"),
+            ("a/b c.txt", "a_b_c.txt"),
+            ("...", "..."),
+            (&format!("{}.pdf", "ä".repeat(100)), &format!("{}.pdf", "_".repeat(46))),
+            (&"x".repeat(100), &"x".repeat(50)),
+            (&format!(".{}", "x".repeat(100)), &format!(".{}", "x".repeat(49))),
+        ] {
+            assert_eq!(readable(name), expected);
+        }
+    }
+
+    #[test]
+    fn a_boundary_is_not_in_the_parts_and_differs_each_time() {
+        let part = || Entity::text("text/plain", "--=_0123\n--\n").unwrap();
+        let (one, other) = (boundary(&[part()]), boundary(&[part()]));
+        assert!(one.starts_with("=_") && one.len() <= 70 && one != other);
+    }
+
+    #[test]
+    fn a_content_type_goes_out_as_it_was_given() {
+        for text in ["text/plain", "application/vnd.a+b; x=\"y z\"", "text/x-a ; charset=utf-8"] {
+            assert_eq!(media_type(text).unwrap().value(), text);
+        }
+        for text in
+            ["", "text", "/", "text/", "/plain", "text/pl ain", "a/b/c", "multipart/mixed", "text/plain; ü"]
+        {
+            assert!(matches!(media_type(text), Err(Error::Message(_))), "{text}");
+        }
+    }
+}

@@ -179,12 +179,13 @@ impl Field {
     }
 }
 
-/// Whether email-format has a type for it.
+/// Whether email-format knows what may stand in it.
 fn is_structured(name: &str) -> bool {
     match Kind::of(name) {
         Kind::Mailboxes => !name.eq_ignore_ascii_case("Disposition-Notification-To"),
-        Kind::Ids | Kind::Date | Kind::Phrases => true,
-        Kind::Content | Kind::Text => false,
+        Kind::Ids | Kind::Date => true,
+        // It reads no commas in Keywords.
+        Kind::Phrases | Kind::Content | Kind::Text => false,
     }
 }
 
@@ -344,5 +345,102 @@ fn attach(words: &mut Vec<String>, separator: char) {
     match words.last_mut() {
         Some(last) if !last.ends_with("?=") => last.push(separator),
         _ => words.push(separator.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn field(name: &str, text: &str) -> String {
+        Field::new(name, &Value::Text(text.to_owned())).unwrap().unwrap().as_str().to_owned()
+    }
+
+    fn to(mailboxes: impl Into<Mailboxes>) -> String {
+        Field::new("To", &Value::Mailboxes(mailboxes.into())).unwrap().unwrap().as_str().to_owned()
+    }
+
+    #[test]
+    fn a_line_is_folded_where_it_would_pass_78() {
+        let (just, over) = ("x".repeat(69), "x".repeat(70));
+        assert_eq!(field("Subject", &just), format!("Subject: {just}\r\n"));
+        assert_eq!(field("Subject", &over), format!("Subject:\r\n {over}\r\n"));
+        assert_eq!(field("Subject", &format!("a {just}")), format!("Subject: a\r\n {just}\r\n"));
+        assert_eq!(field("X-Long", &"y".repeat(900)), format!("X-Long:\r\n {}\r\n", "y".repeat(900)));
+    }
+
+    #[test]
+    fn only_words_that_need_it_are_encoded() {
+        for (text, encoded) in [
+            ("plain text", "plain text"),
+            ("a ü b", "a =?utf-8?b?w7w=?= b"),
+            ("a ü ü b", "a =?utf-8?b?w7wgw7w=?= b"),
+            ("a  b c", "=?utf-8?b?YSAgYg==?= c"),
+            (" a b", "=?utf-8?b?IGE=?= b"),
+            ("a =?b c", "a =?utf-8?b?PT9i?= c"),
+        ] {
+            assert_eq!(field("Comments", text), format!("Comments: {encoded}\r\n"));
+        }
+    }
+
+    #[test]
+    fn a_name_is_plain_quoted_or_encoded() {
+        for (name, written) in [
+            ("", "a@x.org"),
+            ("Bob", "Bob <a@x.org>"),
+            ("Bob O'Neill", "Bob O'Neill <a@x.org>"),
+            ("Dr. Bob", "\"Dr. Bob\" <a@x.org>"),
+            ("Bob \"B\" \\", "\"Bob \\\"B\\\" \\\\\" <a@x.org>"),
+            ("Doe, Bob", "\"Doe, Bob\" <a@x.org>"),
+            ("Jörg", "=?utf-8?b?SsO2cmc=?= <a@x.org>"),
+            ("=?utf-8?q?x?=", "=?utf-8?b?PT91dGYtOD9xP3g/PQ==?= <a@x.org>"),
+            ("a  b", "=?utf-8?b?YSAgYg==?= <a@x.org>"),
+        ] {
+            assert_eq!(to((name, "a@x.org")), format!("To: {written}\r\n"));
+        }
+    }
+
+    #[test]
+    fn a_group_stays_a_group() {
+        assert_eq!(to("undisclosed-recipients:;"), "To: undisclosed-recipients:;\r\n");
+        assert_eq!(
+            to("Team: a@x.org, B <b@x.org>;, c@x.org"),
+            "To: Team: a@x.org, B <b@x.org>;, c@x.org\r\n"
+        );
+        // An encoded word ends at white space.
+        assert_eq!(to("Jörg: a@x.org;"), "To: =?utf-8?b?SsO2cmc=?= : a@x.org;\r\n");
+    }
+
+    #[test]
+    fn an_address_list_is_folded_between_its_words() {
+        let text =
+            to((0..20).map(|i| ("Someone, Else", format!("number-{i}@example.org"))).collect::<Mailboxes>());
+        assert!(text.lines().count() > 10 && text.lines().all(|line| line.len() <= 78), "{text}");
+        assert_eq!(text.matches("\"Someone,").count(), 20);
+    }
+
+    #[test]
+    fn what_email_format_takes_for_another_field_is_refused() {
+        for (name, text) in
+            [("Message-ID", "a b@c"), ("References", "<a>"), ("Resent-Message-ID", "x"), ("Date", "now")]
+        {
+            let error = Field::new(name, &Value::Text(text.to_owned())).unwrap_err();
+            assert!(error.to_string().starts_with(&format!("the header {name} cannot be ")), "{error}");
+        }
+    }
+
+    #[test]
+    fn spaces_in_a_row_are_kept_in_folding() {
+        let long = "x".repeat(60);
+        let field = Field::refolded(&format!("X-A: {long}  {long} b "));
+        assert_eq!(field.as_str(), format!("X-A: {long}\r\n  {long} b\r\n"));
+        assert_eq!(field.value(), format!("{long}  {long} b"));
+    }
+
+    #[test]
+    fn a_field_that_cannot_be_folded_again_stays_as_it_was() {
+        assert_eq!(Field::refolded("Bcc:").as_str(), "Bcc:\r\n");
+        let long = format!("X-A: {}", "x".repeat(2000));
+        assert_eq!(Field::refolded(&long).as_str(), format!("{long}\r\n"));
     }
 }

@@ -1,4 +1,30 @@
 //! What can be sent: an envelope, and a body that can be opened.
+//!
+//! [`Message`] composes one: names and subjects in any language, text, HTML, images, attachments, calendars. What is
+//! given as text may have LF or CRLF at its line ends; what is attached arrives octet by octet.
+//!
+//! ```no_run
+//! use postino::{Client, Message, message::Attachment};
+//!
+//! # let logo = vec![];
+//! let message = Message::builder()
+//!     .from("Jörg Müller <joerg@example.org>")
+//!     .to("Bob <bob@example.net>, carol@example.com")
+//!     .bcc(("Doe, Dave", "dave@example.com"))
+//!     .subject("Grüße aus Köln")
+//!     .text("Hello, Bob!\n")
+//!     .html("<p>Hello, <b>Bob</b>! <img src=\"cid:logo\"></p>")
+//!     .inline("logo", "image/png", logo)
+//!     .attach(Attachment::path("report.pdf"))
+//!     .build()?;
+//! Client::builder("mail.example.org").credentials("joerg", "secret").send(&message)?;
+//! # Ok::<(), postino::Error>(())
+//! ```
+//!
+//! Files and readers are read and encoded while they are sent, in constant memory. If one fails, the connection is
+//! closed and the server has no whole message.
+//!
+//! [`Raw`] sends what is there already; [`Mail`] is for message types of one's own.
 
 mod attachment;
 mod compose;
@@ -30,8 +56,8 @@ use crate::{Envelope, Error};
 
 /// What can be sent: an envelope, and a body that can be opened (RFC 5322 text, headers first).
 ///
-/// Implemented for [`email_format::Email`] (the envelope comes from its headers) and for [`Raw`] bytes, files and
-/// readers. Implement it for a message type of your own:
+/// Implemented for a composed [`Message`], for [`email_format::Email`] (the envelope comes from its headers) and for
+/// [`Raw`] bytes, files and readers. Implement it for a message type of your own:
 ///
 /// ```
 /// use postino::{Envelope, Error, message::{Body, Mail}};
