@@ -1,13 +1,16 @@
 //! Content-Transfer-Encoding (RFC 2045 §6): which one a part gets, how long it becomes, and the encoders.
 
+use base64::{Engine, engine::general_purpose::STANDARD};
 use memchr::memmem;
 
 /// The longest line of text that goes out as it is (RFC 5322 §2.1.1), in octets.
 pub(super) const MAX_PLAIN_LINE: usize = 78;
 /// The longest line of quoted-printable, with the `=` at its end.
 const MAX_QUOTED_LINE: usize = 76;
-/// So many octets become one line of base64.
+/// So many octets become one line of base64,
 const BASE64_LINE: usize = 57;
+/// of so many.
+const MAX_BASE64_LINE: usize = 76;
 /// So many octets are encoded at a time: whole lines of base64.
 pub(super) const BLOCK: usize = 512 * BASE64_LINE;
 
@@ -83,7 +86,7 @@ pub(super) fn base64_length(octets: u64) -> u64 {
 }
 
 fn quoted_length(bytes: &[u8]) -> u64 {
-    let (mut quoted, mut out, mut length) = (Quoted::default(), String::new(), 0);
+    let (mut quoted, mut out, mut length) = (Quoted::default(), Vec::new(), 0);
     while quoted.push(bytes, &mut out) {
         length += out.len() as u64;
         out.clear();
@@ -102,7 +105,7 @@ pub(super) struct Quoted {
 
 impl Quoted {
     /// Appends the next block of `bytes`, which are the same each time; false if there was none left.
-    pub fn push(&mut self, bytes: &[u8], out: &mut String) -> bool {
+    pub fn push(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> bool {
         let end = bytes.len().min(self.at + BLOCK);
         let more = self.at < end;
         while self.at < end {
@@ -111,9 +114,9 @@ impl Quoted {
         more
     }
 
-    fn push_one(&mut self, rest: &[u8], out: &mut String) {
+    fn push_one(&mut self, rest: &[u8], out: &mut Vec<u8>) {
         if rest.starts_with(b"\r\n") {
-            out.push_str("\r\n");
+            out.extend_from_slice(b"\r\n");
             (self.at, self.column) = (self.at + 2, 0);
             return;
         }
@@ -126,27 +129,34 @@ impl Quoted {
         };
         let width = if is_literal { 1 } else { 3 };
         if self.column + width > MAX_QUOTED_LINE - usize::from(!is_last) {
-            out.push_str("=\r\n");
+            out.extend_from_slice(b"=\r\n");
             self.column = 0;
         }
         if is_literal {
-            out.push(char::from(rest[0]));
+            out.push(rest[0]);
         } else {
             const HEX: &[u8; 16] = b"0123456789ABCDEF";
             let (high, low) = (HEX[usize::from(rest[0] >> 4)], HEX[usize::from(rest[0] & 15)]);
-            out.extend(['=', char::from(high), char::from(low)]);
+            out.extend_from_slice(&[b'=', high, low]);
         }
         (self.at, self.column) = (self.at + 1, self.column + width);
     }
 }
 
 /// Appends base64, in lines. Of several pieces all but the last are a [`BLOCK`].
-pub(super) fn push_base64(piece: &[u8], is_first: bool, out: &mut String) {
-    if !is_first && !piece.is_empty() {
-        out.push_str("\r\n");
+///
+/// email-encoding does this too, at two thirds of the speed.
+pub(super) fn push_base64(piece: &[u8], is_first: bool, out: &mut Vec<u8>) {
+    let mut at = out.len();
+    out.resize(at + piece.len().div_ceil(BASE64_LINE) * (MAX_BASE64_LINE + 2), 0);
+    for (i, line) in piece.chunks(BASE64_LINE).enumerate() {
+        if !is_first || i > 0 {
+            out[at..at + 2].copy_from_slice(b"\r\n");
+            at += 2;
+        }
+        at += STANDARD.encode_slice(line, &mut out[at..]).unwrap(); // room for whole lines was made above
     }
-    // A String takes all that is written to it.
-    let _ = email_encoding::body::base64::encode(piece, out);
+    out.truncate(at);
 }
 
 #[cfg(test)]
@@ -156,9 +166,9 @@ mod tests {
     use super::*;
 
     fn quoted(bytes: &[u8]) -> String {
-        let (mut quoted, mut out) = (Quoted::default(), String::new());
+        let (mut quoted, mut out) = (Quoted::default(), Vec::new());
         while quoted.push(bytes, &mut out) {}
-        out
+        String::from_utf8(out).unwrap()
     }
 
     fn unquoted(text: &str) -> Vec<u8> {
@@ -241,10 +251,10 @@ mod tests {
         #[test]
         fn what_is_chosen_makes_as_many_octets_as_it_says(bytes in octets()) {
             let (encoding, length) = Encoding::choose(&bytes);
-            let mut out = String::new();
+            let mut out = Vec::new();
             match encoding {
-                Encoding::SevenBit => out = String::from_utf8(bytes).unwrap(),
-                Encoding::QuotedPrintable => out = quoted(&bytes),
+                Encoding::SevenBit => out = bytes,
+                Encoding::QuotedPrintable => out = quoted(&bytes).into_bytes(),
                 Encoding::Base64 => push_base64(&bytes, true, &mut out),
             }
             prop_assert_eq!(out.len() as u64, length);
@@ -255,12 +265,14 @@ mod tests {
     fn base64_in_blocks_is_base64_in_one() {
         for length in [0, 1, 56, 57, 58, BLOCK - 1, BLOCK, BLOCK + 1, 3 * BLOCK, 3 * BLOCK + 40] {
             let bytes: Vec<u8> = (0..length).map(|i| (i * 7) as u8).collect();
-            let (mut whole, mut pieces) = (String::new(), String::new());
+            let (mut whole, mut pieces) = (Vec::new(), Vec::new());
             push_base64(&bytes, true, &mut whole);
             bytes.chunks(BLOCK).enumerate().for_each(|(i, piece)| push_base64(piece, i == 0, &mut pieces));
             assert_eq!(pieces, whole);
             assert_eq!(base64_length(length as u64), whole.len() as u64);
-            assert!(whole.split("\r\n").all(|line| line.len() <= 76));
+            let text = String::from_utf8(whole).unwrap();
+            assert!(text.split("\r\n").all(|line| line.len() <= 76));
+            assert_eq!(STANDARD.decode(text.replace("\r\n", "")).unwrap(), bytes);
         }
     }
 }

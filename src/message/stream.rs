@@ -51,7 +51,7 @@ impl Piece {
 pub(super) struct Stream {
     pieces: VecDeque<Open>,
     /// What is encoded and not handed out yet, from `at` on.
-    out: String,
+    out: Vec<u8>,
     at: usize,
     /// A source failed: what would come next is not what belongs there.
     failed: bool,
@@ -79,7 +79,7 @@ impl Stream {
             opened.push_back(open);
             size = size.zip(length).map(|(size, length)| size + length);
         }
-        Ok((Stream { pieces: opened, out: String::new(), at: 0, failed: false }, size))
+        Ok((Stream { pieces: opened, out: Vec::new(), at: 0, failed: false }, size))
     }
 }
 
@@ -112,7 +112,7 @@ impl Open {
     }
 
     /// Appends the next block, encoded, to `out`; false at the end.
-    fn encode(&mut self, out: &mut String) -> io::Result<bool> {
+    fn encode(&mut self, out: &mut Vec<u8>) -> io::Result<bool> {
         match self {
             Open::Plain(..) => Ok(false),
             Open::Quoted(piece, quoted) => Ok(quoted.push(bytes(piece), out)),
@@ -137,17 +137,32 @@ impl Source {
                 Ok(block)
             }
             Source::Reader(reader, block) => {
-                block.clear();
+                let mut length = 0;
                 if let Some(open) = reader {
-                    open.take(BLOCK as u64).read_to_end(block)?;
+                    block.resize(BLOCK, 0);
+                    length = fill(open, block)?;
                 }
-                if block.len() < BLOCK {
+                if length < BLOCK {
                     *reader = None;
                 }
-                Ok(block)
+                Ok(&block[..length])
             }
         }
     }
+}
+
+/// Reads until the block is full, or there is no more.
+fn fill(reader: &mut dyn Read, block: &mut [u8]) -> io::Result<usize> {
+    let mut length = 0;
+    while length < block.len() {
+        match reader.read(&mut block[length..]) {
+            Ok(0) => break,
+            Ok(n) => length += n,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(length)
 }
 
 fn bytes(piece: &Piece) -> &[u8] {
@@ -165,7 +180,7 @@ impl Read for Stream {
         loop {
             let (ready, at) = match self.pieces.front_mut() {
                 Some(Open::Plain(piece, at)) if self.at == self.out.len() => (bytes(piece), at),
-                _ => (self.out.as_bytes(), &mut self.at),
+                _ => (&self.out[..], &mut self.at),
             };
             if *at < ready.len() || buf.is_empty() {
                 let length = buf.len().min(ready.len() - *at);
@@ -250,9 +265,9 @@ mod tests {
     #[test]
     fn a_reader_may_give_as_little_as_it_likes() {
         let (mut stream, size) = open(vec![reader(Slow { left: 100_000, fails: false })]);
-        let (mut expected, bytes) = (String::new(), [b'x'; 99_900]);
+        let (mut expected, bytes) = (Vec::new(), [b'x'; 99_900]);
         encoding::push_base64(&bytes, true, &mut expected);
-        assert_eq!(read_all(&mut stream).unwrap(), expected);
+        assert_eq!(read_all(&mut stream).unwrap().into_bytes(), expected);
         assert_eq!(size, None);
     }
 
