@@ -6,17 +6,21 @@
 //! # One call
 //!
 //! ```no_run
-//! use postino::{Envelope, Raw};
+//! use postino::Message;
 //!
-//! let envelope = Envelope::new("alice@example.org", ["bob@example.net"])?;
-//! let mail = Raw::bytes(envelope, "From: alice@example.org\nSubject: Hi\n\nHello, Bob!\n");
-//! postino::send("smtps://user:secret@mail.example.org", &mail)?;
+//! let message = Message::builder()
+//!     .from("Alice <alice@example.org>")
+//!     .to("Bob <bob@example.net>")
+//!     .subject("Grüße")
+//!     .text("Hello, Bob!\n")
+//!     .build()?;
+//! postino::send("smtps://user:secret@mail.example.org", &message)?;
 //! # Ok::<(), postino::Error>(())
 //! ```
 //!
 //! # A session
 //!
-//! A message may be an [`email_format::Email`]; its envelope comes from its headers then.
+//! A message may also be an [`email_format::Email`]; its envelope comes from its headers then. [`message`] says more.
 //!
 //! ```no_run
 //! use email_format::Email;

@@ -152,7 +152,7 @@ impl Field {
         &self.text
     }
 
-    /// Whether it goes out.
+    /// It names who gets the message, and is not sent.
     pub fn is_bcc(&self) -> bool {
         ["Bcc", "Resent-Bcc"].iter().any(|name| self.name().eq_ignore_ascii_case(name))
     }
