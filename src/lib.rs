@@ -6,17 +6,21 @@
 //! # One call
 //!
 //! ```no_run
-//! use postino::{Envelope, Raw};
+//! use postino::Message;
 //!
-//! let envelope = Envelope::new("alice@example.org", ["bob@example.net"])?;
-//! let mail = Raw::bytes(envelope, "From: alice@example.org\nSubject: Hi\n\nHello, Bob!\n");
-//! postino::send("smtps://user:secret@mail.example.org", &mail)?;
+//! let message = Message::builder()
+//!     .from("Alice <alice@example.org>")
+//!     .to("Bob <bob@example.net>")
+//!     .subject("Grüße")
+//!     .text("Hello, Bob!\n")
+//!     .build()?;
+//! postino::send("smtps://user:secret@mail.example.org", &message)?;
 //! # Ok::<(), postino::Error>(())
 //! ```
 //!
 //! # A session
 //!
-//! A message may be an [`email_format::Email`]; its envelope comes from its headers then.
+//! A message may also be an [`email_format::Email`]; its envelope comes from its headers then. [`message`] says more.
 //!
 //! ```no_run
 //! use email_format::Email;
@@ -91,7 +95,7 @@
 //! |---|---|
 //! | [`Client`], [`Builder`], [`send`] | connect and send |
 //! | [`Address`], [`Envelope`] | who it is from and for |
-//! | [`message`] | what can be sent: the trait [`Mail`], [`Raw`] messages, envelopes from headers |
+//! | [`message`] | what can be sent: a composed [`Message`], [`Raw`] ones, the trait [`Mail`], envelopes from headers |
 //! | [`Delivery`], [`Outcome`], [`Error`] | what became of it |
 //! | [`proto`] | SMTP without I/O, for who brings the connection |
 #![forbid(unsafe_code)]
@@ -125,7 +129,7 @@ pub use self::{
     config::Security,
     delivery::{Delivery, Outcome, Recipient},
     error::{Error, Phase},
-    message::{Mail, Raw},
+    message::{Mail, Message, Raw},
     proto::{
         Capabilities,
         reply::{EnhancedCode, Reply},

@@ -15,9 +15,15 @@ const BLOCK: usize = 32 * 1024;
 /// So much is read at a time: each reading is a trip to another thread.
 const READ: usize = 4 * BLOCK;
 
+/// Opens a path.
+pub(super) async fn open(body: Body<'_>, until: Instant) -> io::Result<Body<'_>> {
+    let Content::Path(path) = body.content else { return Ok(body) };
+    let body = Body { content: Content::Path(path), ..body };
+    Alarm::default().within(until, unblock(move || body.open())).await
+}
+
 pub(super) struct Source<'m> {
     content: Content<'m>,
-    size: Option<u64>,
     /// How much of the bytes, or of the block, was handed out.
     at: usize,
     /// What was read.
@@ -26,34 +32,14 @@ pub(super) struct Source<'m> {
 }
 
 impl<'m> Source<'m> {
-    pub async fn open(body: Body<'m>, until: Instant) -> io::Result<Source<'m>> {
-        let mut alarm = Alarm::default();
-        let body = match body.content {
-            Content::Path(path) => {
-                let body = Body { content: Content::Path(path), size: body.size };
-                alarm.within(until, unblock(move || body.open())).await?
-            }
-            _ => body,
-        };
-        Ok(Source { content: body.content, size: body.size, at: 0, block: Vec::new(), alarm })
-    }
-
-    /// All of it, if it is at hand.
-    pub fn bytes(&self) -> Option<&[u8]> {
-        match &self.content {
-            Content::Bytes(bytes) => Some(bytes),
-            Content::Path(_) | Content::Reader(_) => None,
-        }
-    }
-
-    /// How many octets there are at least, if that is known.
-    pub fn size(&self) -> Option<u64> {
-        self.size
+    /// The content is [open].
+    pub fn new(content: Content<'m>) -> Source<'m> {
+        Source { content, at: 0, block: Vec::new(), alarm: Alarm::default() }
     }
 
     /// The next piece; empty at the end.
     pub async fn next(&mut self, until: Instant) -> io::Result<&[u8]> {
-        if self.at == self.block.len() && self.bytes().is_none() {
+        if self.at == self.block.len() && !matches!(self.content, Content::Bytes(_)) {
             self.fill(until).await?;
         }
         let all = match &self.content {

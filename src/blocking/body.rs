@@ -7,9 +7,15 @@ use crate::message::{Body, Content};
 /// So much is read at a time, in octets.
 const BLOCK: usize = 32 * 1024;
 
+/// Opens a path.
+pub(super) fn open(body: Body<'_>, until: Instant) -> io::Result<Body<'_>> {
+    let body = body.open()?;
+    in_time(until)?;
+    Ok(body)
+}
+
 pub(super) struct Source<'m> {
     content: Content<'m>,
-    size: Option<u64>,
     /// How much of the bytes was handed out.
     at: usize,
     /// What was read; no room until something is.
@@ -17,23 +23,9 @@ pub(super) struct Source<'m> {
 }
 
 impl<'m> Source<'m> {
-    pub fn open(body: Body<'m>, until: Instant) -> io::Result<Source<'m>> {
-        let body = body.open()?;
-        in_time(until)?;
-        Ok(Source { content: body.content, size: body.size, at: 0, block: Vec::new() })
-    }
-
-    /// All of it, if it is at hand.
-    pub fn bytes(&self) -> Option<&[u8]> {
-        match &self.content {
-            Content::Bytes(bytes) => Some(bytes),
-            Content::Path(_) | Content::Reader(_) => None,
-        }
-    }
-
-    /// How many octets there are at least, if that is known.
-    pub fn size(&self) -> Option<u64> {
-        self.size
+    /// The content is [open].
+    pub fn new(content: Content<'m>) -> Source<'m> {
+        Source { content, at: 0, block: Vec::new() }
     }
 
     /// The next piece; empty at the end.

@@ -3,12 +3,18 @@
 use std::{fmt, net::SocketAddr, time::Instant};
 
 use super::{
-    body::Source, builder::Builder, maybe_async, resolve::resolve, run::source_error, stream::Stream,
+    body::{Source, open},
+    builder::Builder,
+    maybe_async,
+    resolve::resolve,
+    run::source_error,
+    stream::Stream,
     token::Tokens,
 };
 use crate::{
     Capabilities, Delivery, Envelope, Error, Mail, Phase, Reply, Security,
     config::{Config, Settings, later},
+    message::{Body, Content},
     proto::{
         Auth, AuthOptions, Credentials, Forbidden, Hello, HelloName, Inbox, MailParameters, Options, Outbox,
         Simple, Survey, Transaction, Upgrade,
@@ -102,9 +108,12 @@ impl Client {
     }
 
     /// What to say of this message in MAIL, or why the server cannot take it. Nothing has been sent yet.
-    fn parameters(&self, utf8: bool, source: &Source<'_>) -> Result<MailParameters, Error> {
+    fn parameters(&self, utf8: bool, body: &Body<'_>) -> Result<MailParameters, Error> {
         let offers = |keyword| self.capabilities.offers(keyword);
-        let survey = source.bytes().map(Survey::of);
+        let survey = match &body.content {
+            Content::Bytes(bytes) => Some(Survey::of(bytes)),
+            Content::Path(_) | Content::Reader(_) => None,
+        };
         if let Some(survey) = survey {
             match survey {
                 Survey { nul: true, .. } => return Err(Forbidden::Nul.into()),
@@ -117,7 +126,7 @@ impl Client {
                 _ => {}
             }
         }
-        let size = survey.map(|survey| survey.octets).or(source.size());
+        let size = survey.map(|survey| survey.octets).or(body.size);
         match (size, self.capabilities.size_limit()) {
             (Some(size), Some(limit)) if size > limit => return Err(Error::TooLarge { size, limit }),
             _ => {}
@@ -126,7 +135,7 @@ impl Client {
             size: size.filter(|_| offers("SIZE")),
             utf8,
             // What a reader holds is not known yet.
-            eight_bit: offers("8BITMIME") && survey.is_none_or(|survey| survey.eight_bit),
+            eight_bit: offers("8BITMIME") && survey.map_or(!body.seven_bit, |survey| survey.eight_bit),
         })
     }
 }
@@ -242,9 +251,9 @@ impl Client {
         if !envelope.is_ascii() && !self.capabilities.offers("SMTPUTF8") {
             return Err(Error::Unsupported("SMTPUTF8, and an address is not ASCII"));
         }
-        let opened = Source::open(mail.body()?, self.limit(Phase::Body)?).await;
-        let mut source = opened.map_err(source_error)?;
-        let parameters = self.parameters(!envelope.is_ascii(), &source)?;
+        let opened = open(mail.body()?, self.limit(Phase::Body)?).await;
+        let body = opened.map_err(source_error)?;
+        let parameters = self.parameters(!envelope.is_ascii(), &body)?;
         let pipelining = self.settings.config.pipelining && self.capabilities.offers("PIPELINING");
         let options = Options {
             pipelining,
@@ -252,6 +261,7 @@ impl Client {
             farewell: farewell && pipelining,
         };
         let mut transaction = Transaction::new(envelope, parameters, options);
+        let mut source = Source::new(body.content);
         let broke = self.run(&mut transaction, Some(&mut source)).await.err();
         if transaction.said_farewell() {
             self.close();

@@ -221,7 +221,7 @@ fn read_list<'l>(list: &'l [u8], found: &mut Vec<Address>) -> Result<(), Unreada
 
 /// The length of the first token: a comment, a quoted string, a domain literal, one of `<>,;:`, one white space, or
 /// all octets up to the next of these. `None` if it does not end.
-fn token_length(text: &[u8]) -> Option<usize> {
+pub(super) fn token_length(text: &[u8]) -> Option<usize> {
     match text[0] {
         b'(' => comment_length(text),
         b'"' => enclosed_length(text, b'"'),

@@ -1,27 +1,64 @@
 //! What can be sent: an envelope, and a body that can be opened.
+//!
+//! [`Message`] composes one: names and subjects in any language, text, HTML, images, attachments, calendars. What is
+//! given as text may have LF or CRLF at its line ends; what is attached arrives octet by octet.
+//!
+//! ```no_run
+//! use postino::{Client, Message, message::Attachment};
+//!
+//! # let logo = vec![];
+//! let message = Message::builder()
+//!     .from("Jörg Müller <joerg@example.org>")
+//!     .to("Bob <bob@example.net>, carol@example.com")
+//!     .bcc(("Doe, Dave", "dave@example.com"))
+//!     .subject("Grüße aus Köln")
+//!     .text("Hello, Bob!\n")
+//!     .html("<p>Hello, <b>Bob</b>! <img src=\"cid:logo\"></p>")
+//!     .inline("logo", "image/png", logo)
+//!     .attach(Attachment::path("report.pdf"))
+//!     .build()?;
+//! Client::builder("mail.example.org").credentials("joerg", "secret").send(&message)?;
+//! # Ok::<(), postino::Error>(())
+//! ```
+//!
+//! Files and readers are read and encoded while they are sent, in constant memory. If one fails, the connection is
+//! closed and the server has no whole message.
+//!
+//! [`Raw`] sends what is there already; [`Mail`] is for message types of one's own.
 
+mod attachment;
+mod compose;
 mod email;
+mod encoding;
+mod entity;
+mod field;
 mod headers;
+mod mailbox;
 mod raw;
+mod stamp;
+mod stream;
 
 use std::{
     borrow::Cow,
     fmt,
     fs::{self, File},
-    io::{self, Read, Seek},
+    io::{self, Cursor, Read, Seek},
     path::PathBuf,
 };
 
 pub use self::{
+    attachment::{Attachment, Bytes},
+    compose::{Message, MessageBuilder, Resent},
     headers::{header_length, recipients_from_headers, sender_from_headers, without_bcc},
+    mailbox::{Mailbox, Mailboxes},
     raw::Raw,
 };
 use crate::{Envelope, Error};
 
 /// What can be sent: an envelope, and a body that can be opened (RFC 5322 text, headers first).
 ///
-/// Implemented for [`email_format::Email`] (the envelope comes from its headers) and for [`Raw`] bytes, files and
-/// readers. Implement it for a message type of your own:
+/// Implemented for a composed [`Message`], for [`email_format::Email`] (the envelope comes from its headers) and for
+/// [`Raw`] bytes, files and readers. Implement it for a message type of your own:
 ///
 /// ```
 /// use postino::{Envelope, Error, message::{Body, Mail}};
@@ -60,6 +97,8 @@ pub trait Mail: Send + Sync {
 pub struct Body<'m> {
     pub(crate) content: Content<'m>,
     pub(crate) size: Option<u64>,
+    /// All of it is ASCII, without NUL, in lines that any server takes.
+    pub(crate) seven_bit: bool,
 }
 
 pub(crate) enum Content<'m> {
@@ -73,18 +112,18 @@ impl<'m> Body<'m> {
     /// Bytes, borrowed or owned. They are looked through before anything is sent: what the server cannot take is
     /// refused then.
     pub fn bytes(bytes: impl Into<Cow<'m, [u8]>>) -> Body<'m> {
-        Body { content: Content::Bytes(bytes.into()), size: None }
+        Body { content: Content::Bytes(bytes.into()), size: None, seven_bit: false }
     }
 
     /// A file, opened when it is sent. Its length is what the server is told as the size.
     pub fn path(path: impl Into<PathBuf>) -> Body<'m> {
-        Body { content: Content::Path(path.into()), size: None }
+        Body { content: Content::Path(path.into()), size: None, seven_bit: false }
     }
 
     /// A file, from where it stands. What is left of it is what the server is told as the size.
     pub fn file(mut file: File) -> Body<'m> {
         let size = size_of_rest(&mut file);
-        Body { content: Content::Reader(Box::new(file)), size }
+        Body { content: Content::Reader(Box::new(file)), size, seven_bit: false }
     }
 
     /// Anything that can be read, up to its end. It is read while it is sent, a block at a time: an octet that may
@@ -93,7 +132,26 @@ impl<'m> Body<'m> {
     /// A read that takes longer than a block may take to leave is a timeout. In the blocking world nothing can
     /// interrupt a read: there it is noticed when the read returns.
     pub fn reader(reader: impl Read + Send + 'static) -> Body<'m> {
-        Body { content: Content::Reader(Box::new(reader)), size: None }
+        Body { content: Content::Reader(Box::new(reader)), size: None, seven_bit: false }
+    }
+
+    /// The server need not be told of 8-bit content.
+    pub(crate) fn seven_bit(mut self) -> Body<'m> {
+        self.seven_bit = true;
+        self
+    }
+
+    /// What it holds, to be read from here on: for a [`Mail`] around another one.
+    ///
+    /// # Errors
+    ///
+    /// What the system says if it is a path, and cannot be opened.
+    pub fn into_reader(self) -> io::Result<Box<dyn Read + Send + 'm>> {
+        Ok(match self.content {
+            Content::Bytes(bytes) => Box::new(Cursor::new(bytes)),
+            Content::Path(path) => Box::new(File::open(path)?),
+            Content::Reader(reader) => reader,
+        })
     }
 
     /// How many octets there are, or are at least: line ends that become CRLF may add to them. The server is told, and

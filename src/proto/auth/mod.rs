@@ -222,7 +222,8 @@ impl Auth {
 
     /// What was said must not be seen when the server says it again.
     fn remember(&mut self, answer: &[u8]) {
-        self.said.push(BASE64.encode(answer).into_bytes());
+        // A server may leave out the padding; what is left of it tells nothing.
+        self.said.push(BASE64.encode(answer).trim_end_matches('=').as_bytes().to_vec());
     }
 
     /// 334: a challenge is open, and stays so until it is answered or cancelled.
@@ -310,7 +311,12 @@ impl Auth {
         let own = self.queue.front().map(|mechanism| mechanism.secrets()).unwrap_or_default();
         let mut secrets: Vec<Vec<u8>> = own.into_iter().map(<[u8]>::to_vec).collect();
         secrets.push(self.credentials.secret().to_vec());
-        let encoded: Vec<_> = secrets.iter().map(|secret| BASE64.encode(secret).into_bytes()).collect();
+        let hex = |secret: &Vec<u8>| secret.iter().map(|b| format!("{b:02x}")).collect::<String>();
+        let encoded = |secret: &Vec<u8>| {
+            let (base64, hex) = (BASE64.encode(secret), hex(secret));
+            [base64.trim_end_matches('=').to_owned(), hex.to_uppercase(), hex].map(String::into_bytes)
+        };
+        let encoded: Vec<_> = secrets.iter().flat_map(encoded).collect();
         secrets.extend(encoded);
         secrets.extend_from_slice(&self.said);
         secrets.retain(|secret| !secret.is_empty());

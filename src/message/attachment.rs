@@ -1,0 +1,235 @@
+//! What is sent along with a text: bytes, a file, a reader, another message.
+
+use std::{borrow::Cow, fmt, io::Read, path::Path, path::PathBuf};
+
+use super::Message;
+
+/// A file to send along, or an image to show in the text.
+///
+/// ```
+/// use postino::message::{Attachment, Message};
+///
+/// let message = Message::builder()
+///     .from("alice@example.org")
+///     .to("bob@example.net")
+///     .text("See the table.\n")
+///     .attach(Attachment::bytes("table.csv", "a,b\r\n1,2\r\n").content_type("text/csv; charset=utf-8"))
+///     .build()?;
+/// # let _ = message;
+/// # Ok::<(), postino::Error>(())
+/// ```
+pub struct Attachment {
+    pub(super) content: Content,
+    pub(super) content_type: Option<String>,
+    pub(super) file_name: Option<String>,
+    pub(super) content_id: Option<String>,
+    pub(super) is_inline: bool,
+}
+
+pub(super) enum Content {
+    Bytes(Cow<'static, [u8]>),
+    Path(PathBuf),
+    Reader(Box<dyn Read + Send>),
+    Message(Message),
+}
+
+impl Attachment {
+    fn new(content: Content) -> Attachment {
+        Attachment { content, content_type: None, file_name: None, content_id: None, is_inline: false }
+    }
+
+    /// Bytes, under a file name. They arrive as they are, line ends too.
+    pub fn bytes(file_name: impl Into<String>, bytes: impl Into<Bytes>) -> Attachment {
+        Attachment::new(Content::Bytes(bytes.into().0)).file_name(file_name)
+    }
+
+    /// A file, under its own name. It is opened anew for each sending, and read and encoded while it is sent: its size
+    /// does not matter.
+    pub fn path(path: impl AsRef<Path>) -> Attachment {
+        let path = path.as_ref();
+        let name = path.file_name().map(|name| name.to_string_lossy().into_owned());
+        Attachment { file_name: name, ..Attachment::new(Content::Path(path.to_owned())) }
+    }
+
+    /// Anything that can be read, up to its end, under a file name. It is read while it is sent, and once only:
+    /// sending the message again is an error.
+    ///
+    /// How long a read takes is not limited in the blocking world: a reader that hangs holds the send.
+    pub fn reader(file_name: impl Into<String>, reader: impl Read + Send + 'static) -> Attachment {
+        Attachment::new(Content::Reader(Box::new(reader))).file_name(file_name)
+    }
+
+    /// Another message, as a `message/rfc822` part (RFC 2046 §5.2.1).
+    #[must_use]
+    pub fn message(message: Message) -> Attachment {
+        Attachment::new(Content::Message(message))
+    }
+
+    /// What it is, such as `text/csv; charset=utf-8`. Defaults to what the end of the file name is known for, else to
+    /// `application/octet-stream`.
+    ///
+    /// `multipart/…` is refused when the message is built, and so is `message/…` for what is not text as mail has it:
+    /// such parts may not be encoded (RFC 2046 §5.2.1).
+    #[must_use]
+    pub fn content_type(mut self, content_type: impl Into<String>) -> Attachment {
+        self.content_type = Some(content_type.into());
+        self
+    }
+
+    /// The name it is to be saved under. Defaults to the one it was made with.
+    #[must_use]
+    pub fn file_name(mut self, name: impl Into<String>) -> Attachment {
+        self.file_name = Some(name.into());
+        self
+    }
+
+    /// Makes it a part of the HTML text, which shows it by `<img src="cid:…">` (RFC 2392): letters, digits and
+    /// `.-_@+`.
+    #[must_use]
+    pub fn content_id(mut self, id: impl Into<String>) -> Attachment {
+        self.content_id = Some(id.into());
+        self.inline()
+    }
+
+    /// Asks the reader's program to show it and not only to offer it for saving (RFC 2183). Defaults to offering.
+    #[must_use]
+    pub fn inline(mut self) -> Attachment {
+        self.is_inline = true;
+        self
+    }
+
+    /// What it is, said or guessed.
+    pub(super) fn media_type(&self) -> &str {
+        let name = self.file_name.as_deref().unwrap_or_default();
+        match &self.content_type {
+            Some(content_type) => content_type,
+            None if matches!(self.content, Content::Message(_)) => "message/rfc822",
+            None => guess(name),
+        }
+    }
+}
+
+impl fmt::Debug for Attachment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = match &self.content {
+            Content::Bytes(bytes) => format!("{} bytes", bytes.len()),
+            Content::Path(path) => path.display().to_string(),
+            Content::Reader(_) => "a reader".to_owned(),
+            Content::Message(_) => "a message".to_owned(),
+        };
+        f.debug_struct("Attachment")
+            .field("content", &kind)
+            .field("content_type", &self.media_type())
+            .field("file_name", &self.file_name)
+            .field("content_id", &self.content_id)
+            .finish()
+    }
+}
+
+/// What an attachment's bytes may be given as: owned, or there for good. They are not copied.
+pub struct Bytes(Cow<'static, [u8]>);
+
+impl From<Vec<u8>> for Bytes {
+    fn from(bytes: Vec<u8>) -> Bytes {
+        Bytes(bytes.into())
+    }
+}
+
+impl From<String> for Bytes {
+    fn from(text: String) -> Bytes {
+        Bytes(text.into_bytes().into())
+    }
+}
+
+impl From<&'static [u8]> for Bytes {
+    fn from(bytes: &'static [u8]) -> Bytes {
+        Bytes(bytes.into())
+    }
+}
+
+impl<const N: usize> From<&'static [u8; N]> for Bytes {
+    fn from(bytes: &'static [u8; N]) -> Bytes {
+        Bytes(bytes.as_slice().into())
+    }
+}
+
+impl From<&'static str> for Bytes {
+    fn from(text: &'static str) -> Bytes {
+        Bytes(text.as_bytes().into())
+    }
+}
+
+impl fmt::Debug for Bytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} bytes", self.0.len())
+    }
+}
+
+/// The media type that a file name's end is known for: what people attach. Not `eml`: such a part may not be encoded.
+fn guess(name: &str) -> &'static str {
+    let end = name.rsplit_once('.').map_or("", |(_, end)| end);
+    match &end.to_ascii_lowercase()[..] {
+        "txt" | "log" => "text/plain",
+        "csv" => "text/csv",
+        "htm" | "html" => "text/html",
+        "ics" => "text/calendar",
+        "md" => "text/markdown",
+        "vcf" => "text/vcard",
+        "gif" => "image/gif",
+        "jpeg" | "jpg" => "image/jpeg",
+        "png" => "image/png",
+        "svg" => "image/svg+xml",
+        "tif" | "tiff" => "image/tiff",
+        "webp" => "image/webp",
+        "m4a" => "audio/mp4",
+        "mp3" => "audio/mpeg",
+        "ogg" => "audio/ogg",
+        "wav" => "audio/wav",
+        "mov" => "video/quicktime",
+        "mp4" => "video/mp4",
+        "webm" => "video/webm",
+        "gz" => "application/gzip",
+        "json" => "application/json",
+        "pdf" => "application/pdf",
+        "rtf" => "application/rtf",
+        "tar" => "application/x-tar",
+        "xml" => "application/xml",
+        "zip" => "application/zip",
+        "doc" => "application/msword",
+        "docx" => "application/vnd.openxmlformats-officedocument.wordprocessingml.document",
+        "odp" => "application/vnd.oasis.opendocument.presentation",
+        "ods" => "application/vnd.oasis.opendocument.spreadsheet",
+        "odt" => "application/vnd.oasis.opendocument.text",
+        "ppt" => "application/vnd.ms-powerpoint",
+        "pptx" => "application/vnd.openxmlformats-officedocument.presentationml.presentation",
+        "xls" => "application/vnd.ms-excel",
+        "xlsx" => "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet",
+        _ => "application/octet-stream",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_type_is_guessed_by_the_end_of_the_name_unless_it_is_said() {
+        assert_eq!(Attachment::path("/tmp/Report.PDF").media_type(), "application/pdf");
+        assert_eq!(Attachment::bytes("pdf", "").media_type(), "application/octet-stream");
+        assert_eq!(Attachment::bytes("a.eml", "").media_type(), "application/octet-stream");
+        assert_eq!(Attachment::bytes("a.pdf", "").content_type("text/x").media_type(), "text/x");
+    }
+
+    #[test]
+    fn a_path_gives_the_name_unless_it_is_said() {
+        assert_eq!(Attachment::path("/tmp/a.pdf").file_name.as_deref(), Some("a.pdf"));
+        assert_eq!(Attachment::path("/tmp/a.pdf").file_name("b.pdf").file_name.as_deref(), Some("b.pdf"));
+        assert_eq!(Attachment::path("/tmp/..").file_name, None);
+    }
+
+    #[test]
+    fn debug_shows_no_content() {
+        let shown = format!("{:?}", Attachment::bytes("a.txt", "secret"));
+        assert!(shown.contains("6 bytes") && shown.contains("a.txt") && !shown.contains("secret"));
+    }
+}

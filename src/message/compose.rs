@@ -1,0 +1,552 @@
+//! A message of one's own: its fields, its content, and the builder of both.
+
+use std::{fmt, io::Read, sync::Arc, time::SystemTime};
+
+use email_format::{Email, rfc5322::Parsable};
+
+use super::{
+    Attachment, Body, Mail, Mailboxes,
+    attachment::Bytes,
+    entity::{self, Entity},
+    field::{Field, Kind, Value},
+    header_length,
+    mailbox::Item,
+    stream::{Piece, Stream},
+};
+use crate::{Envelope, Error};
+
+/// A message: header fields, text, attachments. Made by [`Message::builder`], or from an [`Email`].
+///
+/// It is sent as a stream: attachments from a path or reader are read and encoded on their way, in constant memory.
+/// All that goes out is ASCII in lines of at most 998 octets (78 where they can be folded), so that any server takes
+/// it.
+///
+/// Its envelope is what its fields name: the first of `Sender`, else of `From`, to all in `To`, `Cc` and `Bcc`;
+/// [`MessageBuilder::envelope`] sets another. `Bcc` is not sent. Clones share their content, readers too.
+#[derive(Clone)]
+pub struct Message {
+    fields: Arc<[Field]>,
+    /// So many fields at the start are the newest block of `Resent-` fields.
+    resent: usize,
+    content: Arc<[Arc<Piece>]>,
+    envelope: Option<Envelope>,
+}
+
+impl Message {
+    /// Begins a message.
+    pub fn builder() -> MessageBuilder {
+        MessageBuilder::default()
+    }
+
+    /// The value of the first field of this name, as it goes out (encoded, if it is not ASCII) but unfolded. The case
+    /// of the name does not matter.
+    ///
+    /// ```
+    /// # use postino::Message;
+    /// let message = Message::builder().from("alice@example.org").to("bob@example.net").build()?;
+    /// assert_eq!(message.header("to").as_deref(), Some("bob@example.net"));
+    /// assert!(message.header("Message-ID").is_some_and(|id| id.ends_with("@example.org>")));
+    /// # Ok::<(), postino::Error>(())
+    /// ```
+    #[must_use]
+    pub fn header(&self, name: &str) -> Option<String> {
+        self.fields.iter().find(|field| field.name().eq_ignore_ascii_case(name)).map(Field::value)
+    }
+
+    /// All of it, as it goes out (without `Bcc`), in memory: for a copy in a folder of sent mail, say.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Source`] if a file or reader fails; [`Error::Message`] if a reader was read already. It is read now.
+    pub fn to_bytes(&self) -> Result<Vec<u8>, Error> {
+        let mut bytes = Vec::new();
+        let mut reader = self.body()?.into_reader().map_err(Error::Source)?;
+        reader.read_to_end(&mut bytes).map_err(Error::Source)?;
+        Ok(bytes)
+    }
+
+    /// The same message, to be sent on to others (RFC 5322 §3.6.6): `Resent-` fields go before all that is there, and
+    /// the envelope is what they name. `Resent-Date` and `Resent-Message-ID` are made if they are missing.
+    ///
+    /// ```
+    /// # use postino::{Mail, Message, message::Resent};
+    /// let message = Message::builder().from("alice@example.org").to("bob@example.net").build()?;
+    /// let again = message.resend(Resent::new().from("Bob <bob@example.net>").to("carol@example.com"))?;
+    /// assert_eq!(again.envelope()?.recipients(), ["carol@example.com".parse()?]);
+    /// # Ok::<(), postino::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Message`] if there is no `Resent-From`, or a value cannot stand where it is; it names the field.
+    pub fn resend(&self, resent: Resent) -> Result<Message, Error> {
+        let mut block = resent.0.build()?;
+        stamp(&mut block, ["Resent-From", "Resent-Sender", "Resent-Date", "Resent-Message-ID"], &resent.0)?;
+        let resent = block.len();
+        block.extend(self.fields.iter().cloned());
+        Ok(Message { fields: block.into(), resent, envelope: None, ..self.clone() })
+    }
+
+    /// The pieces that are sent.
+    pub(super) fn pieces(&self) -> impl Iterator<Item = Arc<Piece>> {
+        let fields = self.fields.iter().filter(|field| !field.is_bcc());
+        let header = fields.map(Field::as_str).chain(["\r\n"]).collect::<String>();
+        [Piece::text(header)].into_iter().chain(self.content.iter().cloned())
+    }
+
+    /// Fields with all that is in them, `Bcc` too.
+    fn header_text(fields: &[Field]) -> String {
+        fields.iter().map(Field::as_str).collect()
+    }
+}
+
+impl Mail for Message {
+    fn envelope(&self) -> Result<Envelope, Error> {
+        if let Some(envelope) = &self.envelope {
+            return Ok(envelope.clone());
+        }
+        let fields = match self.resent {
+            0 => &self.fields[..],
+            newest => &self.fields[..newest],
+        };
+        Envelope::from_headers(Message::header_text(fields).as_bytes())
+    }
+
+    fn body(&self) -> Result<Body<'_>, Error> {
+        let (stream, size) = Stream::open(self.pieces())?;
+        let body = Body::reader(stream).seven_bit();
+        Ok(match size {
+            Some(size) => body.with_size(size),
+            None => body,
+        })
+    }
+}
+
+impl fmt::Debug for Message {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let fields: Vec<String> =
+            self.fields.iter().map(|field| format!("{}: {}", field.name(), field.value())).collect();
+        f.debug_struct("Message").field("fields", &fields).field("envelope", &self.envelope).finish()
+    }
+}
+
+/// Its fields on lines of our length, its body as it is. Nothing is added.
+impl From<Email> for Message {
+    fn from(email: Email) -> Message {
+        let mut whole = email.as_bytes();
+        let content = whole.split_off(header_length(&whole).unwrap_or(whole.len()));
+        let header = String::from_utf8_lossy(&whole);
+        let fields = header.split("\r\n").filter(|line| !line.is_empty()).map(Field::refolded).collect();
+        let content = vec![Piece::text(String::from_utf8_lossy(&content))];
+        Message { fields, resent: 0, content: with_line_end(content).into(), envelope: None }
+    }
+}
+
+/// With `Bcc`, and with all of the body in memory.
+///
+/// # Errors
+///
+/// Those of [`Message::to_bytes`]; [`Error::Message`] if email-format cannot read it.
+impl TryFrom<Message> for Email {
+    type Error = Error;
+
+    fn try_from(message: Message) -> Result<Email, Error> {
+        let unreadable = || Error::Message("email-format cannot read the message".into());
+        let sent = message.to_bytes()?;
+        let content = &sent[header_length(&sent).unwrap_or(sent.len())..];
+        let mut whole = Message::header_text(&message.fields).into_bytes();
+        whole.extend_from_slice(b"\r\n");
+        whole.extend_from_slice(content);
+        let (email, rest) = Email::parse(&whole).map_err(|_| unreadable())?;
+        // What it cannot read it leaves out.
+        let is_whole = rest.is_empty() && email.get_body().is_some_and(|body| body.0 == content);
+        if is_whole { Ok(email) } else { Err(unreadable()) }
+    }
+}
+
+/// Fields as they are being set.
+#[derive(Debug, Clone, Default)]
+struct Fields(Vec<(String, Value)>);
+
+impl Fields {
+    fn get(&self, name: &str) -> Option<&Value> {
+        self.0.iter().find(|(other, _)| other.eq_ignore_ascii_case(name)).map(|(_, value)| value)
+    }
+
+    /// In the place of one that is there.
+    fn set(&mut self, name: &str, value: Value) {
+        match self.0.iter_mut().find(|(other, _)| other.eq_ignore_ascii_case(name)) {
+            Some((_, there)) => *there = value,
+            None => self.0.push((name.to_owned(), value)),
+        }
+    }
+
+    /// Together with one that is there.
+    fn add(&mut self, name: &str, mut value: Value) {
+        let there = self.0.iter_mut().find(|(other, _)| other.eq_ignore_ascii_case(name));
+        match (there, &mut value) {
+            (Some((_, Value::Mailboxes(there))), Value::Mailboxes(more)) => there.append(more),
+            (Some((_, Value::Uris(there))), Value::Uris(more)) => there.append(more),
+            (Some((_, Value::Text(there))), Value::Text(more)) => {
+                there.push_str(if Kind::of(name) == Kind::Phrases { ", " } else { " " });
+                there.push_str(more);
+            }
+            _ => self.0.push((name.to_owned(), value)),
+        }
+    }
+
+    fn build(&self) -> Result<Vec<Field>, Error> {
+        self.0.iter().filter_map(|(name, value)| Field::new(name, value).transpose()).collect()
+    }
+}
+
+/// Adds what is missing of date and identifier, to a block that has to have a From.
+fn stamp(block: &mut Vec<Field>, names: [&str; 4], fields: &Fields) -> Result<(), Error> {
+    let [from, sender, date, id] = names;
+    let has = |block: &[Field], name: &str| block.iter().any(|field| field.name().eq_ignore_ascii_case(name));
+    let authors = match fields.get(from) {
+        Some(Value::Mailboxes(mailboxes)) => mailboxes.read()?,
+        _ => Vec::new(),
+    };
+    let Some(Item::Mailbox(author)) = authors.first() else {
+        return Err(Error::Message(format!("the message has no {from}").into()));
+    };
+    if authors.len() > 1 && !has(block, sender) {
+        // RFC 5322 §3.6.2
+        return Err(Error::Message(format!("several in {from} need a {sender}").into()));
+    }
+    if !has(block, date) {
+        block.push(Field::now(date)?);
+    }
+    if !has(block, id) {
+        block.push(Field::unique_id(id, author.address().domain().unwrap_or("localhost"))?);
+    }
+    Ok(())
+}
+
+/// Composes a [`Message`].
+///
+/// Nothing that is set can fail; what cannot be is an error of [`build`](MessageBuilder::build). No value can become
+/// anything but that value: line ends and other control characters are refused in all but the texts. Addresses beyond
+/// ASCII are refused too, names are not.
+#[derive(Debug, Default)]
+#[must_use]
+pub struct MessageBuilder {
+    fields: Fields,
+    text: Option<String>,
+    html: Option<String>,
+    calendar: Option<(String, String)>,
+    attachments: Vec<Attachment>,
+    envelope: Option<Envelope>,
+}
+
+impl MessageBuilder {
+    /// Who wrote it. Adds to those before; several need a [`sender`](MessageBuilder::sender).
+    pub fn from(mut self, mailboxes: impl Into<Mailboxes>) -> MessageBuilder {
+        self.fields.add("From", Value::Mailboxes(mailboxes.into()));
+        self
+    }
+
+    /// Who sends it, if that is not who wrote it: just one.
+    pub fn sender(mut self, mailbox: impl Into<Mailboxes>) -> MessageBuilder {
+        self.fields.set("Sender", Value::Mailboxes(mailbox.into()));
+        self
+    }
+
+    /// Where answers go, if not to `From`. Adds to those before.
+    pub fn reply_to(mut self, mailboxes: impl Into<Mailboxes>) -> MessageBuilder {
+        self.fields.add("Reply-To", Value::Mailboxes(mailboxes.into()));
+        self
+    }
+
+    /// Who it is for. Adds to those before.
+    pub fn to(mut self, mailboxes: impl Into<Mailboxes>) -> MessageBuilder {
+        self.fields.add("To", Value::Mailboxes(mailboxes.into()));
+        self
+    }
+
+    /// Who else gets it. Adds to those before.
+    pub fn cc(mut self, mailboxes: impl Into<Mailboxes>) -> MessageBuilder {
+        self.fields.add("Cc", Value::Mailboxes(mailboxes.into()));
+        self
+    }
+
+    /// Who else gets it, and is not named in what is sent. Adds to those before.
+    pub fn bcc(mut self, mailboxes: impl Into<Mailboxes>) -> MessageBuilder {
+        self.fields.add("Bcc", Value::Mailboxes(mailboxes.into()));
+        self
+    }
+
+    /// What it is about. An empty one is left out.
+    pub fn subject(mut self, subject: impl Into<String>) -> MessageBuilder {
+        self.fields.set("Subject", Value::Text(subject.into()));
+        self
+    }
+
+    /// When it was written. Defaults to now, when it is built.
+    pub fn date(mut self, time: SystemTime) -> MessageBuilder {
+        self.fields.set("Date", Value::Date(time));
+        self
+    }
+
+    /// Its identifier, with or without angle brackets. Defaults to a new one in the domain of `From`.
+    pub fn message_id(mut self, id: impl Into<String>) -> MessageBuilder {
+        self.fields.set("Message-ID", Value::Text(id.into()));
+        self
+    }
+
+    /// The identifiers of what it answers. Adds to those before.
+    pub fn in_reply_to(mut self, ids: impl Into<String>) -> MessageBuilder {
+        self.fields.add("In-Reply-To", Value::Text(ids.into()));
+        self
+    }
+
+    /// The identifiers of the conversation, oldest first. Adds to those before.
+    pub fn references(mut self, ids: impl Into<String>) -> MessageBuilder {
+        self.fields.add("References", Value::Text(ids.into()));
+        self
+    }
+
+    /// A URI to unsubscribe at (RFC 2369), `mailto:` or `https:`. Adds to those before.
+    pub fn list_unsubscribe(mut self, uri: impl Into<String>) -> MessageBuilder {
+        self.fields.add("List-Unsubscribe", Value::Uris(vec![uri.into()]));
+        self
+    }
+
+    /// An `https:` URI that unsubscribes at a POST, without asking again (`List-Unsubscribe-Post`, RFC 8058). Mail
+    /// programs heed it in messages that are signed by DKIM.
+    pub fn one_click_unsubscribe(mut self, uri: impl Into<String>) -> MessageBuilder {
+        self.fields.set("List-Unsubscribe-Post", Value::Text("List-Unsubscribe=One-Click".to_owned()));
+        self.list_unsubscribe(uri)
+    }
+
+    /// Any field. Those that a message has once take the place of what was set before, or add to it, as their own
+    /// setters do; others may be there many times.
+    ///
+    /// The value of a field that is not known here is free text: it is encoded where it is not ASCII. `MIME-Version`
+    /// and `Content-…` are refused: they are the composer's.
+    pub fn header(mut self, name: &str, value: impl Into<String>) -> MessageBuilder {
+        let value = value.into();
+        match (Kind::of(name), &name.to_ascii_lowercase()[..]) {
+            (_, "sender" | "resent-sender") => self.fields.set(name, Value::Mailboxes(value.into())),
+            (Kind::Mailboxes, _) => self.fields.add(name, Value::Mailboxes(value.into())),
+            (Kind::Date, _) | (_, "subject" | "message-id" | "resent-message-id") => {
+                self.fields.set(name, Value::Text(value));
+            }
+            (Kind::Ids | Kind::Phrases, _) => self.fields.add(name, Value::Text(value)),
+            _ => self.fields.0.push((name.to_owned(), Value::Text(value))),
+        }
+        self
+    }
+
+    /// The text. Line ends may be LF or CRLF.
+    pub fn text(mut self, text: impl Into<String>) -> MessageBuilder {
+        self.text = Some(text.into());
+        self
+    }
+
+    /// The text in HTML; beside a plain one, the reader's program chooses (`multipart/alternative`).
+    pub fn html(mut self, html: impl Into<String>) -> MessageBuilder {
+        self.html = Some(html.into());
+        self
+    }
+
+    /// A calendar part beside the text (RFC 6047): the method, as in `REQUEST`, `REPLY` or `CANCEL`, which also has to
+    /// stand in the iCalendar text.
+    pub fn calendar(mut self, method: impl Into<String>, text: impl Into<String>) -> MessageBuilder {
+        self.calendar = Some((method.into(), text.into()));
+        self
+    }
+
+    /// An image (or anything else) that the HTML text shows by `cid:` and this id. See [`Attachment::content_id`], which
+    /// does the same for files and readers.
+    pub fn inline(
+        self,
+        id: impl Into<String>,
+        content_type: impl Into<String>,
+        bytes: impl Into<Bytes>,
+    ) -> MessageBuilder {
+        self.attach(Attachment::bytes("", bytes).content_type(content_type).content_id(id))
+    }
+
+    /// Something to send along. Adds to those before.
+    pub fn attach(mut self, attachment: Attachment) -> MessageBuilder {
+        self.attachments.push(attachment);
+        self
+    }
+
+    /// Who it is really from and for, whatever its fields say. Defaults to what they say.
+    pub fn envelope(mut self, envelope: Envelope) -> MessageBuilder {
+        self.envelope = Some(envelope);
+        self
+    }
+
+    /// Makes the message. Bytes are looked through, to choose how they are encoded; files and readers are not opened.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Message`] if there is no `From`, or if a value cannot stand where it is; it names the field.
+    pub fn build(self) -> Result<Message, Error> {
+        let mut fields = self.fields.build()?;
+        stamp(&mut fields, ["From", "Sender", "Date", "Message-ID"], &self.fields)?;
+        check_unsubscribe(&fields)?;
+        let envelope = self.envelope.clone();
+        let entity = self.entity()?;
+        fields.push(Field::of_words("MIME-Version", &["1.0".to_owned()])?);
+        fields.extend(entity.fields);
+        Ok(Message {
+            fields: fields.into(),
+            resent: 0,
+            content: with_line_end(entity.content).into(),
+            envelope,
+        })
+    }
+
+    /// mixed(alternative(text, related(html, what it shows), calendar), attachments)
+    fn entity(self) -> Result<Entity, Error> {
+        let (shown, sent_along): (Vec<_>, Vec<_>) =
+            self.attachments.into_iter().partition(|attachment| attachment.content_id.is_some());
+        let mut texts = Vec::new();
+        let has_other = self.html.is_some() || self.calendar.is_some() || !sent_along.is_empty();
+        if self.text.is_some() || !has_other {
+            texts.push(Entity::text("text/plain; charset=utf-8", &self.text.unwrap_or_default())?);
+        }
+        match self.html {
+            Some(html) => {
+                let mut related = vec![Entity::text("text/html; charset=utf-8", &html)?];
+                for attachment in shown {
+                    related.push(Entity::attachment(attachment)?);
+                }
+                texts.push(Entity::multipart("related", related)?);
+            }
+            None if shown.is_empty() => {}
+            None => {
+                return Err(Error::Message("a part with a Content-ID needs an HTML text to show it".into()));
+            }
+        }
+        if let Some((method, text)) = &self.calendar {
+            texts.push(Entity::calendar(method, text)?);
+        }
+        if sent_along.is_empty() {
+            return Entity::multipart("alternative", texts);
+        }
+        let mut parts = Vec::new();
+        if !texts.is_empty() {
+            parts.push(Entity::multipart("alternative", texts)?);
+        }
+        for attachment in sent_along {
+            parts.push(Entity::attachment(attachment)?);
+        }
+        Entity::multipart("mixed", parts)
+    }
+}
+
+/// One click works at an `https:` URI only (RFC 8058 §3.1).
+fn check_unsubscribe(fields: &[Field]) -> Result<(), Error> {
+    let find = |name: &str| fields.iter().find(|field| field.name().eq_ignore_ascii_case(name));
+    let has_https = || find("List-Unsubscribe").is_some_and(|field| field.value().contains("<https://"));
+    match find("List-Unsubscribe-Post") {
+        Some(_) if !has_https() => {
+            Err(Error::Message("List-Unsubscribe-Post needs an https: URI in List-Unsubscribe".into()))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn with_line_end(mut content: Vec<Arc<Piece>>) -> Vec<Arc<Piece>> {
+    if !entity::ends_line(&content) {
+        content.push(Piece::text("\r\n"));
+    }
+    content
+}
+
+/// The block of fields that a message gets when it is sent on: see [`Message::resend`].
+#[derive(Debug, Clone, Default)]
+#[must_use]
+pub struct Resent(Fields);
+
+impl Resent {
+    /// An empty block.
+    pub fn new() -> Resent {
+        Resent::default()
+    }
+
+    /// Who sends it on. Adds to those before; several need a [`sender`](Resent::sender).
+    pub fn from(mut self, mailboxes: impl Into<Mailboxes>) -> Resent {
+        self.0.add("Resent-From", Value::Mailboxes(mailboxes.into()));
+        self
+    }
+
+    /// Who does the sending, if that is someone else: just one.
+    pub fn sender(mut self, mailbox: impl Into<Mailboxes>) -> Resent {
+        self.0.set("Resent-Sender", Value::Mailboxes(mailbox.into()));
+        self
+    }
+
+    /// Who gets it. Adds to those before.
+    pub fn to(mut self, mailboxes: impl Into<Mailboxes>) -> Resent {
+        self.0.add("Resent-To", Value::Mailboxes(mailboxes.into()));
+        self
+    }
+
+    /// Who else gets it. Adds to those before.
+    pub fn cc(mut self, mailboxes: impl Into<Mailboxes>) -> Resent {
+        self.0.add("Resent-Cc", Value::Mailboxes(mailboxes.into()));
+        self
+    }
+
+    /// Who else gets it, and is not named in what is sent. Adds to those before.
+    pub fn bcc(mut self, mailboxes: impl Into<Mailboxes>) -> Resent {
+        self.0.add("Resent-Bcc", Value::Mailboxes(mailboxes.into()));
+        self
+    }
+
+    /// When it is sent on. Defaults to now.
+    pub fn date(mut self, time: SystemTime) -> Resent {
+        self.0.set("Resent-Date", Value::Date(time));
+        self
+    }
+
+    /// The identifier of this sending. Defaults to a new one in the domain of `Resent-From`.
+    pub fn message_id(mut self, id: impl Into<String>) -> Resent {
+        self.0.set("Resent-Message-ID", Value::Text(id.into()));
+        self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::Survey;
+
+    #[test]
+    fn the_size_is_what_goes_out_to_the_octet() {
+        let path = std::env::temp_dir().join(format!("postino-{}", super::super::stamp::unique()));
+        let builder = || Message::builder().from("a@example.org");
+        for length in [0, 1, 56, 57, 58, 1000, 100_000] {
+            std::fs::write(&path, vec![7; length]).unwrap();
+            for builder in [
+                builder().text("x".repeat(length)),
+                builder().text("ü".repeat(length)),
+                builder().html("a \n".repeat(length)).inline("a", "image/png", vec![0; length]),
+                builder().text("x").attach(Attachment::path(&path)),
+            ] {
+                let message = builder.build().unwrap();
+                let bytes = message.to_bytes().unwrap();
+                let body = message.body().unwrap();
+                assert_eq!(body.size, Some(bytes.len() as u64));
+                let survey = Survey::of(&bytes);
+                assert_eq!(body.size, Some(survey.octets));
+                assert!(body.seven_bit && !survey.eight_bit && !survey.nul);
+            }
+        }
+        std::fs::remove_file(&path).unwrap();
+    }
+
+    #[test]
+    fn the_size_is_unknown_if_a_part_of_it_is() {
+        let reader = Attachment::reader("a", std::io::empty());
+        let message = Message::builder().from("a@example.org").attach(reader).build().unwrap();
+        assert_eq!(message.body().unwrap().size, None);
+    }
+}

@@ -1,0 +1,278 @@
+//! Content-Transfer-Encoding (RFC 2045 §6): which one a part gets, how long it becomes, and the encoders.
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use memchr::memmem;
+
+/// The longest line of text that goes out as it is (RFC 5322 §2.1.1), in octets.
+pub(super) const MAX_PLAIN_LINE: usize = 78;
+/// The longest line of quoted-printable, with the `=` at its end.
+const MAX_QUOTED_LINE: usize = 76;
+/// So many octets become one line of base64,
+const BASE64_LINE: usize = 57;
+/// of so many.
+const MAX_BASE64_LINE: usize = 76;
+/// So many octets are encoded at a time: whole lines of base64.
+pub(super) const BLOCK: usize = 512 * BASE64_LINE;
+
+/// How the octets of a part are written.
+///
+/// There is no 8bit: a message does not know what the server offers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Encoding {
+    /// As they are.
+    SevenBit,
+    QuotedPrintable,
+    Base64,
+}
+
+impl Encoding {
+    /// The smallest that gives exactly these octets back, and how many octets it makes of them.
+    pub fn choose(bytes: &[u8]) -> (Encoding, u64) {
+        // Some deliver to an mbox, and put a > before a From.
+        let is_mbox_safe = !bytes.starts_with(b"From ") && memmem::find(bytes, b"\nFrom ").is_none();
+        if is_mbox_safe && is_plain(bytes, MAX_PLAIN_LINE) {
+            return (Encoding::SevenBit, bytes.len() as u64);
+        }
+        let base64 = base64_length(bytes.len() as u64);
+        let escapes =
+            bytes.iter().filter(|byte| !matches!(byte, b'\t' | b'\r' | b'\n' | b' '..=b'~')).count();
+        // This much it is at least, and quicker to know.
+        if (bytes.len() + 2 * escapes) as u64 >= base64 {
+            return (Encoding::Base64, base64);
+        }
+        match quoted_length(bytes) {
+            quoted if quoted <= base64 => (Encoding::QuotedPrintable, quoted),
+            _ => (Encoding::Base64, base64),
+        }
+    }
+
+    /// Its name in a header.
+    pub fn name(self) -> &'static str {
+        match self {
+            Encoding::SevenBit => "7bit",
+            Encoding::QuotedPrintable => "quoted-printable",
+            Encoding::Base64 => "base64",
+        }
+    }
+}
+
+/// Whether it may go out as it is: ASCII without NUL, no line too long, and no line end but CRLF.
+pub(super) fn is_plain(bytes: &[u8], max_line: usize) -> bool {
+    let mut lines = bytes.split(|byte| *byte == b'\n').peekable();
+    while let Some(line) = lines.next() {
+        let text = match lines.peek() {
+            Some(_) => match line.strip_suffix(b"\r") {
+                Some(text) => text,
+                None => return false,
+            },
+            None => line,
+        };
+        if text.len() > max_line || text.iter().any(|byte| matches!(byte, 0 | b'\r' | 0x80..)) {
+            return false;
+        }
+    }
+    true
+}
+
+/// The text with every line end made CRLF.
+pub(super) fn with_crlf(text: &str) -> String {
+    text.replace("\r\n", "\n").replace('\r', "\n").replace('\n', "\r\n")
+}
+
+/// How many octets of base64 there are for so many, with the CRLF between lines.
+pub(super) fn base64_length(octets: u64) -> u64 {
+    let lines = octets.div_ceil(BASE64_LINE as u64);
+    octets.div_ceil(3) * 4 + lines.saturating_sub(1) * 2
+}
+
+fn quoted_length(bytes: &[u8]) -> u64 {
+    let (mut quoted, mut out, mut length) = (Quoted::default(), Vec::new(), 0);
+    while quoted.push(bytes, &mut out) {
+        length += out.len() as u64;
+        out.clear();
+    }
+    length
+}
+
+/// Writes quoted-printable (RFC 2045 §6.7), a block at a time.
+///
+/// A CRLF is a line end; a CR or LF alone is an octet like any other.
+#[derive(Debug, Default)]
+pub(super) struct Quoted {
+    at: usize,
+    column: usize,
+}
+
+impl Quoted {
+    /// Appends the next block of `bytes`, which are the same each time; false if there was none left.
+    pub fn push(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> bool {
+        let end = bytes.len().min(self.at + BLOCK);
+        let more = self.at < end;
+        while self.at < end {
+            self.push_one(&bytes[self.at..], out);
+        }
+        more
+    }
+
+    fn push_one(&mut self, rest: &[u8], out: &mut Vec<u8>) {
+        if rest.starts_with(b"\r\n") {
+            out.extend_from_slice(b"\r\n");
+            (self.at, self.column) = (self.at + 2, 0);
+            return;
+        }
+        let is_last = rest.len() == 1 || rest[1..].starts_with(b"\r\n");
+        let is_literal = match rest[0] {
+            b' ' | b'\t' => !is_last, // white space at the end of a line gets lost
+            b'F' if self.column == 0 => !rest.starts_with(b"From "),
+            b'=' => false,
+            byte => byte.is_ascii_graphic(),
+        };
+        let width = if is_literal { 1 } else { 3 };
+        if self.column + width > MAX_QUOTED_LINE - usize::from(!is_last) {
+            out.extend_from_slice(b"=\r\n");
+            self.column = 0;
+        }
+        if is_literal {
+            out.push(rest[0]);
+        } else {
+            const HEX: &[u8; 16] = b"0123456789ABCDEF";
+            let (high, low) = (HEX[usize::from(rest[0] >> 4)], HEX[usize::from(rest[0] & 15)]);
+            out.extend_from_slice(&[b'=', high, low]);
+        }
+        (self.at, self.column) = (self.at + 1, self.column + width);
+    }
+}
+
+/// Appends base64, in lines. Of several pieces all but the last are a [`BLOCK`].
+///
+/// email-encoding does this too, at two thirds of the speed.
+pub(super) fn push_base64(piece: &[u8], is_first: bool, out: &mut Vec<u8>) {
+    let mut at = out.len();
+    out.resize(at + piece.len().div_ceil(BASE64_LINE) * (MAX_BASE64_LINE + 2), 0);
+    for (i, line) in piece.chunks(BASE64_LINE).enumerate() {
+        if !is_first || i > 0 {
+            out[at..at + 2].copy_from_slice(b"\r\n");
+            at += 2;
+        }
+        at += STANDARD.encode_slice(line, &mut out[at..]).unwrap(); // room for whole lines was made above
+    }
+    out.truncate(at);
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn quoted(bytes: &[u8]) -> String {
+        let (mut quoted, mut out) = (Quoted::default(), Vec::new());
+        while quoted.push(bytes, &mut out) {}
+        String::from_utf8(out).unwrap()
+    }
+
+    fn unquoted(text: &str) -> Vec<u8> {
+        let text = text.replace("=\r\n", "");
+        let (mut bytes, mut out) = (text.bytes(), Vec::new());
+        while let Some(byte) = bytes.next() {
+            out.push(match byte {
+                b'=' => {
+                    let hex = [bytes.next().unwrap(), bytes.next().unwrap()];
+                    u8::from_str_radix(std::str::from_utf8(&hex).unwrap(), 16).unwrap()
+                }
+                byte => byte,
+            });
+        }
+        out
+    }
+
+    #[test]
+    fn the_smallest_safe_encoding_is_chosen() {
+        for (bytes, encoding) in [
+            (&b""[..], Encoding::SevenBit),
+            (b"Hello\r\n", Encoding::SevenBit),
+            (b"Hello", Encoding::SevenBit),
+            (
+                b"a line that ends with LF, so that it would not come back the same\n",
+                Encoding::QuotedPrintable,
+            ),
+            (b"a CR alone \r in the middle of a long enough line", Encoding::QuotedPrintable),
+            (b"a NUL \0 in the middle of a long enough line", Encoding::QuotedPrintable),
+            ("Grüße an alle in diesem Haus".as_bytes(), Encoding::QuotedPrintable),
+            ("привет".as_bytes(), Encoding::Base64),
+            (&[b'x'; 78], Encoding::SevenBit),
+            (&[b'x'; 79], Encoding::QuotedPrintable),
+            (b"From me to you\r\n", Encoding::QuotedPrintable),
+            (b"Hello,\r\nFrom me to you\r\n", Encoding::QuotedPrintable),
+            (b"\x89PNG\r\n\x1a\n\0\0\0", Encoding::Base64),
+        ] {
+            assert_eq!(Encoding::choose(bytes).0, encoding, "{}", bytes.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn quoted_printable_is_as_rfc_2045_has_it() {
+        for (bytes, text) in [
+            ("Grüße".as_bytes(), "Gr=C3=BC=C3=9Fe"),
+            (b"a=b", "a=3Db"),
+            (b"a \r\nb\t", "a=20\r\nb=09"),
+            (b"a b", "a b"),
+            (b"\n\r\r\n", "=0A=0D\r\n"),
+            (b"From here, From there\r\nFrom\r\nFrom x", "=46rom here, From there\r\nFrom\r\n=46rom x"),
+        ] {
+            assert_eq!(quoted(bytes), text);
+        }
+    }
+
+    #[test]
+    fn a_line_of_76_octets_is_not_broken_and_one_of_77_is() {
+        let line = "x".repeat(76);
+        assert_eq!(quoted(line.as_bytes()), line);
+        assert_eq!(quoted(format!("{line}\r\n").as_bytes()), format!("{line}\r\n"));
+        assert_eq!(quoted(format!("{line}x").as_bytes()), format!("{}=\r\nxx", "x".repeat(75)));
+    }
+
+    /// Octets that matter here, mostly.
+    fn octets() -> impl Strategy<Value = Vec<u8>> {
+        let odd = prop::sample::select(b"\r\n =\tF\0a".as_slice());
+        prop::collection::vec(prop_oneof![6 => odd, 4 => b'a'..=b'z', 1 => any::<u8>()], 0..400)
+    }
+
+    proptest! {
+        #[test]
+        fn quoted_printable_comes_back_in_short_lines(bytes in octets()) {
+            let text = quoted(&bytes);
+            prop_assert_eq!(unquoted(&text), &bytes[..]);
+            prop_assert!(text.split("\r\n").all(|line| line.len() <= 76 && !line.ends_with([' ', '\t'])));
+            prop_assert!(text.split("\r\n").all(|line| !line.contains(['\r', '\n']) && !line.starts_with("From ")));
+            prop_assert_eq!(quoted_length(&bytes), text.len() as u64);
+        }
+
+        #[test]
+        fn what_is_chosen_makes_as_many_octets_as_it_says(bytes in octets()) {
+            let (encoding, length) = Encoding::choose(&bytes);
+            let mut out = Vec::new();
+            match encoding {
+                Encoding::SevenBit => out = bytes,
+                Encoding::QuotedPrintable => out = quoted(&bytes).into_bytes(),
+                Encoding::Base64 => push_base64(&bytes, true, &mut out),
+            }
+            prop_assert_eq!(out.len() as u64, length);
+        }
+    }
+
+    #[test]
+    fn base64_in_blocks_is_base64_in_one() {
+        for length in [0, 1, 56, 57, 58, BLOCK - 1, BLOCK, BLOCK + 1, 3 * BLOCK, 3 * BLOCK + 40] {
+            let bytes: Vec<u8> = (0..length).map(|i| (i * 7) as u8).collect();
+            let (mut whole, mut pieces) = (Vec::new(), Vec::new());
+            push_base64(&bytes, true, &mut whole);
+            bytes.chunks(BLOCK).enumerate().for_each(|(i, piece)| push_base64(piece, i == 0, &mut pieces));
+            assert_eq!(pieces, whole);
+            assert_eq!(base64_length(length as u64), whole.len() as u64);
+            let text = String::from_utf8(whole).unwrap();
+            assert!(text.split("\r\n").all(|line| line.len() <= 76));
+            assert_eq!(STANDARD.decode(text.replace("\r\n", "")).unwrap(), bytes);
+        }
+    }
+}

@@ -1,0 +1,274 @@
+//! The MIME tree: parts with their headers, and what holds several (RFC 2045, RFC 2046, RFC 2231).
+
+use std::{
+    borrow::Cow,
+    sync::{Arc, Mutex},
+};
+
+use memchr::memmem;
+
+use super::{
+    attachment::{Attachment, Content},
+    encoding::{Encoding, is_plain, with_crlf},
+    field::{Field, quoted},
+    stamp,
+    stream::Piece,
+};
+use crate::Error;
+
+/// The longest line of what may not be encoded.
+const MAX_LINE: usize = 998;
+/// So much of a parameter stands in one word.
+const MAX_PARAMETER: usize = 72;
+
+/// A part: the fields that describe it, and its content, which has no line end that is not its own.
+pub(super) struct Entity {
+    pub fields: Vec<Field>,
+    pub content: Vec<Arc<Piece>>,
+}
+
+impl Entity {
+    /// Text in UTF-8; its line ends become CRLF.
+    pub fn text(content_type: &str, text: &str) -> Result<Entity, Error> {
+        Entity::bytes(vec![media_type(content_type)?], with_crlf(text).into_bytes().into())
+    }
+
+    /// `text/calendar`, with the method that is also in it (RFC 6047 §2.4).
+    pub fn calendar(method: &str, text: &str) -> Result<Entity, Error> {
+        if method.is_empty() || !method.bytes().all(is_token) {
+            return Err(Error::Message(format!("{method:?} cannot be the method of a calendar part").into()));
+        }
+        Entity::text(&format!("text/calendar; method={method}; charset=utf-8"), text)
+    }
+
+    pub fn attachment(attachment: Attachment) -> Result<Entity, Error> {
+        let content_type = media_type(attachment.media_type())?;
+        let fields = attachment_fields(content_type, &attachment)?;
+        let is_message = attachment.media_type().to_ascii_lowercase().starts_with("message/");
+        let piece = match attachment.content {
+            Content::Message(message) => {
+                let fields = with_encoding(fields, Encoding::SevenBit)?;
+                return Ok(Entity { fields, content: message.pieces().collect() });
+            }
+            Content::Bytes(bytes) if is_message && is_plain(&bytes, MAX_LINE) => {
+                let fields = with_encoding(fields, Encoding::SevenBit)?;
+                let length = bytes.len() as u64;
+                let piece = Piece::Bytes(bytes, Encoding::SevenBit, length);
+                return Ok(Entity { fields, content: vec![Arc::new(piece)] });
+            }
+            _ if is_message => {
+                return Err(Error::Message(
+                    "a message/… part has to be ASCII text in memory, with CRLF, as it may not be encoded"
+                        .into(),
+                ));
+            }
+            Content::Bytes(bytes) => return Entity::bytes(fields, bytes),
+            Content::Path(path) => Piece::Path(path),
+            Content::Reader(reader) => Piece::Reader(Mutex::new(Some(reader))),
+        };
+        Ok(Entity { fields: with_encoding(fields, Encoding::Base64)?, content: vec![Arc::new(piece)] })
+    }
+
+    /// Several parts in one; with just one part, it is that part.
+    pub fn multipart(subtype: &str, mut parts: Vec<Entity>) -> Result<Entity, Error> {
+        if parts.len() == 1 && subtype != "mixed" {
+            return Ok(parts.remove(0));
+        }
+        let boundary = boundary(&parts);
+        let mut words = vec![format!("multipart/{subtype};")];
+        if subtype == "related" {
+            // RFC 2387 §3.1: the type of its first part.
+            let root = parts[0].fields[0].value();
+            let root = root.split(';').next().unwrap_or_default();
+            words.push(format!("type=\"{root}\";"));
+        }
+        words.push(format!("boundary=\"{boundary}\""));
+        let mut content = Vec::new();
+        for (i, part) in parts.into_iter().enumerate() {
+            let line_end = if i == 0 { "" } else { "\r\n" };
+            let header: String = part.fields.iter().map(Field::as_str).collect();
+            content.push(Piece::text(format!("{line_end}--{boundary}\r\n{header}\r\n")));
+            content.extend(part.content);
+        }
+        content.push(Piece::text(format!("\r\n--{boundary}--")));
+        Ok(Entity { fields: vec![Field::of_words("Content-Type", &words)?], content })
+    }
+
+    fn bytes(fields: Vec<Field>, bytes: Cow<'static, [u8]>) -> Result<Entity, Error> {
+        let (encoding, length) = Encoding::choose(&bytes);
+        let piece = Piece::Bytes(bytes, encoding, length);
+        Ok(Entity { fields: with_encoding(fields, encoding)?, content: vec![Arc::new(piece)] })
+    }
+}
+
+/// One that occurs in none of the parts: encoded ones have no `=_`, others are looked through.
+fn boundary(parts: &[Entity]) -> String {
+    loop {
+        let boundary = format!("=_{}", stamp::unique());
+        let mut plain = parts.iter().flat_map(|part| &part.content).filter_map(|piece| piece.plain());
+        if !plain.any(|text| memmem::find(text, boundary.as_bytes()).is_some()) {
+            return boundary;
+        }
+    }
+}
+
+fn with_encoding(mut fields: Vec<Field>, encoding: Encoding) -> Result<Vec<Field>, Error> {
+    fields.push(Field::of_words("Content-Transfer-Encoding", &[encoding.name().to_owned()])?);
+    Ok(fields)
+}
+
+/// The Content-Type of a part that is no multipart.
+fn media_type(text: &str) -> Result<Field, Error> {
+    let fail =
+        |why: &str| Error::Message(format!("{text:?} cannot be the Content-Type of a part: {why}").into());
+    let name = text.split(';').next().unwrap_or_default().trim_end_matches(' ');
+    let (kind, subtype) = name.split_once('/').ok_or_else(|| fail("it has no subtype"))?;
+    if kind.is_empty() || subtype.is_empty() || !kind.bytes().chain(subtype.bytes()).all(is_token) {
+        return Err(fail("type and subtype are no tokens"));
+    }
+    if kind.eq_ignore_ascii_case("multipart") {
+        return Err(fail("it would have parts of its own"));
+    }
+    if text.bytes().any(|byte| byte != b' ' && !byte.is_ascii_graphic()) {
+        return Err(fail("it is not printable ASCII"));
+    }
+    let words: Vec<String> = text.split(' ').filter(|word| !word.is_empty()).map(str::to_owned).collect();
+    Field::of_words("Content-Type", &words)
+}
+
+/// `token` (RFC 2045 §5.1).
+fn is_token(byte: u8) -> bool {
+    byte.is_ascii_graphic() && !b"()<>@,;:\\\"/[]?=".contains(&byte)
+}
+
+fn attachment_fields(content_type: Field, attachment: &Attachment) -> Result<Vec<Field>, Error> {
+    let disposition = if attachment.is_inline { "inline" } else { "attachment" };
+    let mut words = vec![disposition.to_owned()];
+    if let Some(name) = attachment.file_name.as_deref().filter(|name| !name.is_empty()) {
+        words[0].push(';');
+        words.append(&mut file_name(name)?);
+    }
+    let mut fields = vec![content_type, Field::of_words("Content-Disposition", &words)?];
+    if let Some(id) = &attachment.content_id {
+        if id.is_empty() || !id.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-_@+".contains(&byte)) {
+            return Err(Error::Message(format!("{id:?} cannot be a Content-ID").into()));
+        }
+        fields.push(Field::of_words("Content-ID", &[format!("<{id}>")])?);
+    }
+    Ok(fields)
+}
+
+/// The `filename` parameter. Where it is not short, plain ASCII, it stands in percent-encoding (RFC 2231 §4), and a name
+/// that is behind it, for programs that do not know that; those that do take the first.
+fn file_name(name: &str) -> Result<Vec<String>, Error> {
+    if name.chars().any(char::is_control) {
+        return Err(Error::Message(format!("the file name {name:?} has a control character").into()));
+    }
+    let is_plain = |c: char| c == ' ' || c.is_ascii_graphic() && !matches!(c, '"' | '\\' | '%');
+    let is_short = name.len() + "filename=\"\"".len() <= MAX_PARAMETER;
+    // Some join spaces, or decode what looks like an encoded word.
+    let is_odd = name.starts_with(' ') || name.ends_with(' ') || name.contains("  ") || name.contains("=?");
+    if name.chars().all(is_plain) && is_short && !is_odd {
+        return Ok(vec![format!("filename={}", quoted(name))]);
+    }
+    let mut sections = sections(name);
+    let mut words: Vec<String> = match &sections[..] {
+        [one] => vec![format!("filename*={one};")],
+        _ => sections.drain(..).enumerate().map(|(i, one)| format!("filename*{i}*={one};")).collect(),
+    };
+    words.push(format!("filename={}", quoted(&readable(name))));
+    Ok(words)
+}
+
+/// The name in percent-encoding, in sections; no character is split.
+fn sections(name: &str) -> Vec<String> {
+    let mut sections = vec!["utf-8''".to_owned()];
+    for c in name.chars() {
+        let mut encoded = String::new();
+        for byte in c.encode_utf8(&mut [0; 4]).bytes() {
+            match byte {
+                b'.' | b'-' | b'_' => encoded.push(char::from(byte)),
+                _ if byte.is_ascii_alphanumeric() => encoded.push(char::from(byte)),
+                _ => encoded.push_str(&format!("%{byte:02X}")),
+            }
+        }
+        match sections.last_mut() {
+            Some(last) if last.len() + encoded.len() + "filename*999*=;".len() <= MAX_PARAMETER => {
+                last.push_str(&encoded);
+            }
+            _ => sections.push(encoded),
+        }
+    }
+    sections
+}
+
+/// The name as far as ASCII goes, and not too long, with its end.
+fn readable(name: &str) -> String {
+    const MAX_READABLE: usize = 50;
+    let plain = |c: char| if c.is_ascii_alphanumeric() || ".-_+()".contains(c) { c } else { '_' };
+    let text: String = name.chars().map(plain).collect();
+    match text.rsplit_once('.') {
+        _ if text.len() <= MAX_READABLE => text,
+        Some((stem, end)) if end.len() <= 10 && !stem.is_empty() => {
+            format!("{}.{end}", &stem[..stem.len().min(MAX_READABLE - 1 - end.len())])
+        }
+        _ => text[..MAX_READABLE].to_owned(),
+    }
+}
+
+/// How the body of a message ends: with a line end, as SMTP wants it.
+pub(super) fn ends_line(content: &[Arc<Piece>]) -> bool {
+    content.last().is_none_or(|last| last.ends_line() || last.plain() == Some(b""))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_character_of_a_file_name_is_split() {
+        let name = "x語👍".repeat(20);
+        let sections = sections(&name);
+        assert!(sections.len() > 5 && sections[0].starts_with("utf-8''x%E8%AA%9E%F0%9F%91%8D"));
+        for section in &sections {
+            let encoded = section.trim_start_matches("utf-8''").replace('x', "");
+            let bytes: Vec<u8> =
+                encoded.split('%').skip(1).map(|hex| u8::from_str_radix(hex, 16).unwrap()).collect();
+            assert!(String::from_utf8(bytes).is_ok(), "{section}");
+            assert!(section.len() + " filename*99*=;".len() <= 78);
+        }
+    }
+
+    #[test]
+    fn a_readable_name_keeps_its_end() {
+        for (name, expected) in [
+            ("Größe.pdf", "Gr__e.pdf"),
+            ("a/b c.txt", "a_b_c.txt"),
+            ("...", "..."),
+            (&format!("{}.pdf", "ä".repeat(100)), &format!("{}.pdf", "_".repeat(46))),
+            (&"x".repeat(100), &"x".repeat(50)),
+            (&format!(".{}", "x".repeat(100)), &format!(".{}", "x".repeat(49))),
+        ] {
+            assert_eq!(readable(name), expected);
+        }
+    }
+
+    #[test]
+    fn a_boundary_is_not_in_the_parts_and_differs_each_time() {
+        let part = || Entity::text("text/plain", "--=_0123\n--\n").unwrap();
+        let (one, other) = (boundary(&[part()]), boundary(&[part()]));
+        assert!(one.starts_with("=_") && one.len() <= 70 && one != other);
+    }
+
+    #[test]
+    fn a_content_type_goes_out_as_it_was_given() {
+        for text in ["text/plain", "application/vnd.a+b; x=\"y z\"", "text/x-a ; charset=utf-8"] {
+            assert_eq!(media_type(text).unwrap().value(), text);
+        }
+        for text in
+            ["", "text", "/", "text/", "/plain", "text/pl ain", "a/b/c", "multipart/mixed", "text/plain; ü"]
+        {
+            assert!(matches!(media_type(text), Err(Error::Message(_))), "{text}");
+        }
+    }
+}

@@ -1,0 +1,446 @@
+//! Header fields: from words to folded lines that email-format can read again (RFC 5322 §2.2, RFC 2047).
+
+use std::{iter, time::SystemTime};
+
+use email_encoding::headers::{rfc2047, writer::EmailWriter};
+use email_format::rfc5322::{Field as Parsed, Parsable, ResentField};
+
+use super::{
+    mailbox::{Item, Mailbox, Mailboxes},
+    stamp,
+};
+use crate::Error;
+
+/// The longest line where it can be folded (RFC 5322 §2.1.1), in octets without its end.
+const MAX_LINE: usize = 78;
+/// The longest line there may be.
+const MAX_LONG_LINE: usize = 998;
+/// The longest name of a field.
+const MAX_NAME: usize = 76;
+/// Words of text up to here are not encoded only to be folded: they may be meant for programs.
+const MAX_WORD: usize = 900;
+
+/// A header field as it goes out: folded, with its CRLF.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Field {
+    text: String,
+    name: usize,
+}
+
+/// What a field is made of.
+#[derive(Debug, Clone)]
+pub(super) enum Value {
+    Text(String),
+    Mailboxes(Mailboxes),
+    Uris(Vec<String>),
+    Date(SystemTime),
+}
+
+/// What may stand in a field, by its name.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum Kind {
+    Mailboxes,
+    /// Message identifiers.
+    Ids,
+    Date,
+    /// Phrases with commas between them.
+    Phrases,
+    /// What describes the content, and is the composer's own.
+    Content,
+    Text,
+}
+
+impl Kind {
+    pub fn of(name: &str) -> Kind {
+        match &name.to_ascii_lowercase()[..] {
+            "from" | "sender" | "reply-to" | "to" | "cc" | "bcc" => Kind::Mailboxes,
+            "resent-from" | "resent-sender" | "resent-to" | "resent-cc" | "resent-bcc" => Kind::Mailboxes,
+            "disposition-notification-to" => Kind::Mailboxes,
+            "message-id" | "in-reply-to" | "references" | "resent-message-id" => Kind::Ids,
+            "date" | "resent-date" => Kind::Date,
+            "keywords" => Kind::Phrases,
+            "mime-version" => Kind::Content,
+            name if name.starts_with("content-") => Kind::Content,
+            _ => Kind::Text,
+        }
+    }
+}
+
+impl Field {
+    /// A field of the message itself; `None` if it would be empty, and may be left out then.
+    pub fn new(name: &str, value: &Value) -> Result<Option<Field>, Error> {
+        if name.is_empty() || name.len() > MAX_NAME || !name.bytes().all(is_name) {
+            return Err(Error::Message(format!("{name:?} cannot be the name of a header").into()));
+        }
+        let fail = |why: &str| Error::Message(format!("the header {name}: {why}").into());
+        let kind = Kind::of(name);
+        let words = match value {
+            Value::Text(text) if text.chars().any(char::is_control) => {
+                return Err(fail("it has a control character"));
+            }
+            Value::Mailboxes(mailboxes) => {
+                let items = mailboxes.read().map_err(|error| fail(&error.to_string()))?;
+                address_words(&items).map_err(|why| fail(&why))?
+            }
+            Value::Uris(uris) => match uris.iter().find(|uri| !is_uri(uri)) {
+                Some(uri) => return Err(fail(&format!("{uri:?} is no URI"))),
+                None => listed(uris.iter().map(|uri| vec![format!("<{uri}>")])),
+            },
+            Value::Date(time) => plain_words(&stamp::date_time(*time)),
+            Value::Text(text) => match kind {
+                Kind::Content => return Err(fail("it is written by the composer")),
+                Kind::Ids => text.split(' ').filter(|id| !id.is_empty()).map(bracketed).collect(),
+                Kind::Phrases => listed(text.split(',').map(|name| phrase(name.trim_matches(' ')))),
+                Kind::Mailboxes | Kind::Date => plain_words(text),
+                Kind::Text => unstructured(name, text),
+            },
+        };
+        match words.is_empty() {
+            true if kind == Kind::Text && !name.eq_ignore_ascii_case("Subject") => Err(fail("it is empty")),
+            true => Ok(None),
+            false => Field::of_words(name, &words).map(Some),
+        }
+    }
+
+    /// Words with a space between them, folded there where the line would be too long.
+    pub fn of_words(name: &str, words: &[String]) -> Result<Field, Error> {
+        let mut text = format!("{name}:");
+        let mut column = text.len();
+        for word in words {
+            if column + 1 + word.len() > MAX_LINE {
+                text.push_str("\r\n");
+                column = 0;
+            }
+            text.push(' ');
+            text.push_str(word);
+            column += 1 + word.len();
+        }
+        text.push_str("\r\n");
+        let field = Field { text, name: name.len() };
+        field.check()?;
+        Ok(field)
+    }
+
+    /// One that email-format has written, on lines of our length. It folds nothing, and no line end is left in it.
+    pub fn refolded(line: &str) -> Field {
+        let (name, value) = line.split_once(':').unwrap_or((line, ""));
+        Field::of_words(name, &plain_words(value))
+            .unwrap_or_else(|_| Field { text: format!("{line}\r\n"), name: name.len() })
+    }
+
+    /// A date-time, now.
+    pub fn now(name: &str) -> Result<Field, Error> {
+        Field::of_words(name, &plain_words(&stamp::date_time(SystemTime::now())))
+    }
+
+    /// A message identifier that nobody has used before.
+    pub fn unique_id(name: &str, domain: &str) -> Result<Field, Error> {
+        Field::of_words(name, &[format!("<{}@{domain}>", stamp::unique())])
+    }
+
+    pub fn name(&self) -> &str {
+        &self.text[..self.name]
+    }
+
+    /// The value, unfolded.
+    pub fn value(&self) -> String {
+        self.text[self.name + 1..].replace("\r\n", "").trim_matches(' ').to_owned()
+    }
+
+    /// As it goes out.
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+
+    /// It names who gets the message, and is not sent.
+    pub fn is_bcc(&self) -> bool {
+        ["Bcc", "Resent-Bcc"].iter().any(|name| self.name().eq_ignore_ascii_case(name))
+    }
+
+    /// email-format reads it, to its end, as what its name says. What is not right for its name becomes an optional
+    /// field there.
+    fn check(&self) -> Result<(), Error> {
+        let name = self.name();
+        if self.text.split("\r\n").any(|line| line.len() > MAX_LONG_LINE) {
+            return Err(Error::Message(format!("the header {name} has a word too long for a line").into()));
+        }
+        let text = self.text.as_bytes();
+        let is_read = match Parsed::parse(text) {
+            Ok((Parsed::OptionalField(_), b"")) => !is_structured(name) || is_resent(text),
+            Ok((_, rest)) => rest.is_empty(),
+            Err(_) => false,
+        };
+        match is_read {
+            true => Ok(()),
+            false => Err(Error::Message(
+                format!("the header {name} cannot be {:?} (RFC 5322 §3.6)", self.value()).into(),
+            )),
+        }
+    }
+}
+
+/// Whether email-format knows what may stand in it.
+fn is_structured(name: &str) -> bool {
+    match Kind::of(name) {
+        Kind::Mailboxes => !name.eq_ignore_ascii_case("Disposition-Notification-To"),
+        Kind::Ids | Kind::Date => true,
+        // It reads no commas in Keywords.
+        Kind::Phrases | Kind::Content | Kind::Text => false,
+    }
+}
+
+fn is_resent(text: &[u8]) -> bool {
+    matches!(ResentField::parse(text), Ok((_, b"")))
+}
+
+/// `ftext` (RFC 5322 §3.6.8).
+fn is_name(byte: u8) -> bool {
+    byte.is_ascii_graphic() && byte != b':'
+}
+
+/// What may stand in angle brackets (RFC 2369 §2), with commas encoded so that no one takes them for the list's.
+fn is_uri(uri: &str) -> bool {
+    uri.contains(':') && uri.bytes().all(|byte| byte.is_ascii_graphic() && !b"<>,\"".contains(&byte))
+}
+
+/// `atext` (RFC 5322 §3.2.3).
+pub(super) fn is_atext(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-/=?^_`{|}~".contains(&byte)
+}
+
+/// In quotes, with backslashes where they are needed.
+pub(super) fn quoted(text: &str) -> String {
+    format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
+}
+
+/// An identifier in its angle brackets.
+fn bracketed(id: &str) -> String {
+    if id.starts_with('<') { id.to_owned() } else { format!("<{id}>") }
+}
+
+/// Splits at spaces; of several in a row, all but the first stay with the word behind them. Those at the end go.
+fn plain_words(text: &str) -> Vec<String> {
+    let mut words: Vec<String> = Vec::new();
+    let mut spaces = String::new();
+    for word in text.trim_matches(' ').split(' ') {
+        match word {
+            "" => spaces.push(' '),
+            _ => words.push(std::mem::take(&mut spaces) + word),
+        }
+    }
+    words
+}
+
+/// Text as encoded words (RFC 2047 §2): each of 75 octets at most, no character split. The first one is short enough
+/// for a line that is at `column` already.
+fn encoded_words(text: &str, column: usize) -> Vec<String> {
+    let mut out = String::new();
+    // A String takes all that is written to it.
+    let _ = rfc2047::encode(text, &mut EmailWriter::new(&mut out, column, 0, false));
+    out.split("\r\n ").map(str::to_owned).collect()
+}
+
+/// Free text. Words that are not ASCII, or could be taken for encoded ones, are encoded, as are spaces that would get
+/// lost in folding: encoded words next to each other are one text, so that what is between them is encoded with them.
+fn unstructured(name: &str, text: &str) -> Vec<String> {
+    let words: Vec<&str> = text.split(' ').collect();
+    let is_odd = |i: usize| {
+        let around = i.checked_sub(1).into_iter().chain([i, i + 1]);
+        let is_spaced = around.filter_map(|i| words.get(i)).any(|word| word.is_empty());
+        is_spaced || !words[i].is_ascii() || words[i].contains("=?") || words[i].len() > MAX_WORD
+    };
+    if text.trim_matches(' ').is_empty() {
+        return Vec::new();
+    }
+    let odd: Vec<bool> = (0..words.len()).map(is_odd).collect();
+    let mut out = Vec::new();
+    let mut at = 0;
+    while at < words.len() {
+        let run = odd[at..].iter().take_while(|odd| **odd).count();
+        match run {
+            0 => out.push(words[at].to_owned()),
+            _ => {
+                let column = if at == 0 { (name.len() + 2).min(MAX_LINE / 2) } else { 0 };
+                out.append(&mut encoded_words(&words[at..at + run].join(" "), column));
+            }
+        }
+        at += run.max(1);
+    }
+    out
+}
+
+/// A display name: as it is if it can be, else in quotes, else encoded.
+fn phrase(name: &str) -> Vec<String> {
+    let words = || name.split(' ');
+    let is_foldable = words().all(|word| !word.is_empty() && word.len() <= MAX_LINE / 2);
+    match name {
+        "" => Vec::new(),
+        _ if !name.is_ascii() || name.contains("=?") || !is_foldable => encoded_words(name, 0),
+        _ if words().all(|word| word.bytes().all(is_atext)) => words().map(str::to_owned).collect(),
+        _ => quoted(name).split(' ').map(str::to_owned).collect(),
+    }
+}
+
+/// A list, with a comma behind every element but the last.
+fn listed(elements: impl Iterator<Item = Vec<String>>) -> Vec<String> {
+    let mut elements = elements.filter(|words| !words.is_empty()).peekable();
+    let mut out = Vec::new();
+    while let Some(mut words) = elements.next() {
+        if elements.peek().is_some() {
+            attach(&mut words, ',');
+        }
+        out.append(&mut words);
+    }
+    out
+}
+
+fn mailbox_words(mailbox: &Mailbox) -> Result<Vec<String>, String> {
+    let address = mailbox.address();
+    if mailbox.name().chars().any(char::is_control) {
+        return Err("a name has a control character".to_owned());
+    }
+    if !address.is_ascii() {
+        return Err(format!("{address:?} is not ASCII, and a composed message cannot have it"));
+    }
+    Ok(match mailbox.name() {
+        "" => vec![address.to_string()],
+        name => phrase(name).into_iter().chain([format!("<{address}>")]).collect(),
+    })
+}
+
+/// An address list (RFC 5322 §3.4); a group is one element of it.
+fn address_words(items: &[Item]) -> Result<Vec<String>, String> {
+    let mut items = items.iter();
+    let mut elements = Vec::new();
+    while let Some(item) = items.next() {
+        match item {
+            Item::Mailbox(mailbox) => elements.push(mailbox_words(mailbox)?),
+            Item::Group(name) => {
+                let members: Vec<&Item> =
+                    iter::from_fn(|| items.next().filter(|item| **item != Item::GroupEnd)).collect();
+                elements.push(group_words(name, &members)?);
+            }
+            Item::GroupEnd => {}
+        }
+    }
+    Ok(listed(elements.into_iter()))
+}
+
+fn group_words(name: &str, members: &[&Item]) -> Result<Vec<String>, String> {
+    let mut mailboxes = Vec::new();
+    for member in members {
+        if let Item::Mailbox(mailbox) = member {
+            mailboxes.push(mailbox_words(mailbox)?);
+        }
+    }
+    let mut words = phrase(name);
+    attach(&mut words, ':');
+    words.append(&mut listed(mailboxes.into_iter()));
+    attach(&mut words, ';');
+    Ok(words)
+}
+
+/// Puts a separator behind the last word; apart from an encoded one, which ends at white space only (RFC 2047 §5).
+fn attach(words: &mut Vec<String>, separator: char) {
+    match words.last_mut() {
+        Some(last) if !last.ends_with("?=") => last.push(separator),
+        _ => words.push(separator.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn field(name: &str, text: &str) -> String {
+        Field::new(name, &Value::Text(text.to_owned())).unwrap().unwrap().as_str().to_owned()
+    }
+
+    fn to(mailboxes: impl Into<Mailboxes>) -> String {
+        Field::new("To", &Value::Mailboxes(mailboxes.into())).unwrap().unwrap().as_str().to_owned()
+    }
+
+    #[test]
+    fn a_line_is_folded_where_it_would_pass_78() {
+        let (just, over) = ("x".repeat(69), "x".repeat(70));
+        assert_eq!(field("Subject", &just), format!("Subject: {just}\r\n"));
+        assert_eq!(field("Subject", &over), format!("Subject:\r\n {over}\r\n"));
+        assert_eq!(field("Subject", &format!("a {just}")), format!("Subject: a\r\n {just}\r\n"));
+        assert_eq!(field("X-Long", &"y".repeat(900)), format!("X-Long:\r\n {}\r\n", "y".repeat(900)));
+    }
+
+    #[test]
+    fn only_words_that_need_it_are_encoded() {
+        for (text, encoded) in [
+            ("plain text", "plain text"),
+            ("a ü b", "a =?utf-8?b?w7w=?= b"),
+            ("a ü ü b", "a =?utf-8?b?w7wgw7w=?= b"),
+            ("a  b c", "=?utf-8?b?YSAgYg==?= c"),
+            (" a b", "=?utf-8?b?IGE=?= b"),
+            ("a =?b c", "a =?utf-8?b?PT9i?= c"),
+        ] {
+            assert_eq!(field("Comments", text), format!("Comments: {encoded}\r\n"));
+        }
+    }
+
+    #[test]
+    fn a_name_is_plain_quoted_or_encoded() {
+        for (name, written) in [
+            ("", "a@x.org"),
+            ("Bob", "Bob <a@x.org>"),
+            ("Bob O'Neill", "Bob O'Neill <a@x.org>"),
+            ("Dr. Bob", "\"Dr. Bob\" <a@x.org>"),
+            ("Bob \"B\" \\", "\"Bob \\\"B\\\" \\\\\" <a@x.org>"),
+            ("Doe, Bob", "\"Doe, Bob\" <a@x.org>"),
+            ("Jörg", "=?utf-8?b?SsO2cmc=?= <a@x.org>"),
+            ("=?utf-8?q?x?=", "=?utf-8?b?PT91dGYtOD9xP3g/PQ==?= <a@x.org>"),
+            ("a  b", "=?utf-8?b?YSAgYg==?= <a@x.org>"),
+        ] {
+            assert_eq!(to((name, "a@x.org")), format!("To: {written}\r\n"));
+        }
+    }
+
+    #[test]
+    fn a_group_stays_a_group() {
+        assert_eq!(to("undisclosed-recipients:;"), "To: undisclosed-recipients:;\r\n");
+        assert_eq!(
+            to("Team: a@x.org, B <b@x.org>;, c@x.org"),
+            "To: Team: a@x.org, B <b@x.org>;, c@x.org\r\n"
+        );
+        // An encoded word ends at white space.
+        assert_eq!(to("Jörg: a@x.org;"), "To: =?utf-8?b?SsO2cmc=?= : a@x.org;\r\n");
+    }
+
+    #[test]
+    fn an_address_list_is_folded_between_its_words() {
+        let text =
+            to((0..20).map(|i| ("Someone, Else", format!("number-{i}@example.org"))).collect::<Mailboxes>());
+        assert!(text.lines().count() > 10 && text.lines().all(|line| line.len() <= 78), "{text}");
+        assert_eq!(text.matches("\"Someone,").count(), 20);
+    }
+
+    #[test]
+    fn what_email_format_takes_for_another_field_is_refused() {
+        for (name, text) in
+            [("Message-ID", "a b@c"), ("References", "<a>"), ("Resent-Message-ID", "x"), ("Date", "now")]
+        {
+            let error = Field::new(name, &Value::Text(text.to_owned())).unwrap_err();
+            assert!(error.to_string().starts_with(&format!("the header {name} cannot be ")), "{error}");
+        }
+    }
+
+    #[test]
+    fn spaces_in_a_row_are_kept_in_folding() {
+        let long = "x".repeat(60);
+        let field = Field::refolded(&format!("X-A: {long}  {long} b "));
+        assert_eq!(field.as_str(), format!("X-A: {long}\r\n  {long} b\r\n"));
+        assert_eq!(field.value(), format!("{long}  {long} b"));
+    }
+
+    #[test]
+    fn a_field_that_cannot_be_folded_again_stays_as_it_was() {
+        assert_eq!(Field::refolded("Bcc:").as_str(), "Bcc:\r\n");
+        let long = format!("X-A: {}", "x".repeat(2000));
+        assert_eq!(Field::refolded(&long).as_str(), format!("{long}\r\n"));
+    }
+}

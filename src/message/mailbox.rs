@@ -1,0 +1,417 @@
+//! Mailboxes as headers have them: an address with a name, in lists and groups (RFC 5322 §3.4).
+
+use std::{fmt, mem, str::FromStr};
+
+use super::{field, headers};
+use crate::{Address, Error};
+
+/// An address with a display name, as it stands in a header.
+///
+/// The name may hold any letters, commas and quotes: it is quoted or encoded where it must be. Only control
+/// characters are refused, when the message is built.
+///
+/// ```
+/// use postino::message::Mailbox;
+///
+/// let mailbox: Mailbox = "\"Müller, Jörg\" <joerg@example.org>".parse()?;
+/// assert_eq!(mailbox, Mailbox::new("Müller, Jörg", "joerg@example.org")?);
+/// # Ok::<(), postino::Error>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Mailbox {
+    name: String,
+    address: Address,
+}
+
+impl Mailbox {
+    /// A name, taken as it is (`""` for none), and an address.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Address`] if it cannot be one.
+    pub fn new(name: impl Into<String>, address: impl AsRef<str>) -> Result<Mailbox, Error> {
+        Ok(Mailbox { name: name.into(), address: Address::new(address.as_ref())? })
+    }
+
+    /// The display name, empty if there is none.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The address.
+    #[must_use]
+    pub fn address(&self) -> &Address {
+        &self.address
+    }
+}
+
+impl From<Address> for Mailbox {
+    fn from(address: Address) -> Mailbox {
+        Mailbox { name: String::new(), address }
+    }
+}
+
+impl FromStr for Mailbox {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Mailbox, Error> {
+        match &mut read_list(text)?[..] {
+            [Item::Mailbox(mailbox)] => Ok(mailbox.clone()),
+            _ => Err(Error::Message(format!("{text:?} is not one mailbox").into())),
+        }
+    }
+}
+
+/// As it could be typed: the name in quotes where it needs them, not encoded.
+impl fmt::Display for Mailbox {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.name[..] {
+            "" => write!(f, "{}", self.address),
+            name if name.split(' ').all(is_word) => write!(f, "{name} <{}>", self.address),
+            name => write!(f, "{} <{}>", field::quoted(name), self.address),
+        }
+    }
+}
+
+/// An atom, or letters beyond ASCII.
+fn is_word(word: &str) -> bool {
+    !word.is_empty() && word.bytes().all(|byte| !byte.is_ascii() || field::is_atext(byte))
+}
+
+/// What an address header is set to: mailboxes as text, or with name and address apart.
+///
+/// Text is read when the message is built. It may hold several mailboxes and groups: `"Alice <alice@example.org>,
+/// bob@example.net"`, `"undisclosed-recipients:;"`. **A name that others have chosen does not belong into such text**: it
+/// may hold commas and brackets, and so name recipients of its own. Give it apart: `("Alice", "alice@example.org")`, or
+/// as a [`Mailbox`].
+#[derive(Debug, Clone)]
+pub struct Mailboxes(Vec<Given>);
+
+#[derive(Debug, Clone)]
+enum Given {
+    Text(String),
+    Pair(String, String),
+    Mailbox(Mailbox),
+}
+
+impl Mailboxes {
+    pub(super) fn append(&mut self, more: &mut Mailboxes) {
+        self.0.append(&mut more.0);
+    }
+
+    pub(super) fn read(&self) -> Result<Vec<Item>, Error> {
+        let mut items = Vec::new();
+        for given in &self.0 {
+            match given {
+                Given::Text(text) => items.append(&mut read_list(text)?),
+                Given::Pair(name, address) => items.push(Item::Mailbox(Mailbox::new(name, address)?)),
+                Given::Mailbox(mailbox) => items.push(Item::Mailbox(mailbox.clone())),
+            }
+        }
+        Ok(items)
+    }
+}
+
+impl From<&str> for Mailboxes {
+    fn from(text: &str) -> Mailboxes {
+        Mailboxes(vec![Given::Text(text.to_owned())])
+    }
+}
+
+impl From<String> for Mailboxes {
+    fn from(text: String) -> Mailboxes {
+        Mailboxes(vec![Given::Text(text)])
+    }
+}
+
+impl From<&String> for Mailboxes {
+    fn from(text: &String) -> Mailboxes {
+        Mailboxes(vec![Given::Text(text.clone())])
+    }
+}
+
+/// A name, taken as it is, and an address.
+impl<N: Into<String>, A: Into<String>> From<(N, A)> for Mailboxes {
+    fn from((name, address): (N, A)) -> Mailboxes {
+        Mailboxes(vec![Given::Pair(name.into(), address.into())])
+    }
+}
+
+impl From<Mailbox> for Mailboxes {
+    fn from(mailbox: Mailbox) -> Mailboxes {
+        Mailboxes(vec![Given::Mailbox(mailbox)])
+    }
+}
+
+impl From<&Mailbox> for Mailboxes {
+    fn from(mailbox: &Mailbox) -> Mailboxes {
+        mailbox.clone().into()
+    }
+}
+
+impl From<Address> for Mailboxes {
+    fn from(address: Address) -> Mailboxes {
+        Mailbox::from(address).into()
+    }
+}
+
+impl From<&Address> for Mailboxes {
+    fn from(address: &Address) -> Mailboxes {
+        address.clone().into()
+    }
+}
+
+impl<M: Into<Mailboxes>> From<Vec<M>> for Mailboxes {
+    fn from(several: Vec<M>) -> Mailboxes {
+        several.into_iter().collect()
+    }
+}
+
+impl<M: Into<Mailboxes>, const N: usize> From<[M; N]> for Mailboxes {
+    fn from(several: [M; N]) -> Mailboxes {
+        several.into_iter().collect()
+    }
+}
+
+impl<M: Into<Mailboxes>> FromIterator<M> for Mailboxes {
+    fn from_iter<I: IntoIterator<Item = M>>(several: I) -> Mailboxes {
+        Mailboxes(several.into_iter().flat_map(|one| one.into().0).collect())
+    }
+}
+
+/// One step through an address list.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Item {
+    Mailbox(Mailbox),
+    /// A group begins, with its name.
+    Group(String),
+    GroupEnd,
+}
+
+/// Reads an address list. Dots in names need no quotes; a comment is taken for a part of the name.
+fn read_list(text: &str) -> Result<Vec<Item>, Error> {
+    let mut reader = Reader::default();
+    let mut rest = text;
+    let fail = |why| Error::Message(format!("{text:?} is no list of addresses: {why}").into());
+    if text.chars().any(char::is_control) {
+        return Err(fail("it has a control character"));
+    }
+    while !rest.is_empty() {
+        let length = headers::token_length(rest.as_bytes());
+        let (token, behind) =
+            rest.split_at(length.ok_or_else(|| fail("a quote, comment or bracket does not end"))?);
+        reader.take(token).map_err(fail)?;
+        rest = behind;
+    }
+    reader.end_mailbox().map_err(fail)?;
+    match reader.in_group {
+        true => Err(fail("a group has no ; at its end")),
+        false => Ok(reader.items),
+    }
+}
+
+#[derive(Default)]
+struct Reader {
+    items: Vec<Item>,
+    in_group: bool,
+    /// The words of a name, unquoted.
+    name: String,
+    /// There was white space since the last word.
+    gap: bool,
+    /// The same as written: an address, if no angle bracket comes.
+    bare: String,
+    comments: Vec<String>,
+    /// What stands in angle brackets.
+    angle: Option<String>,
+    /// The bracket is open.
+    is_open: bool,
+}
+
+impl Reader {
+    fn take(&mut self, token: &str) -> Result<(), &'static str> {
+        match token.as_bytes()[0] {
+            b'(' => self.comments.push(unescaped(&token[1..token.len() - 1])),
+            b'>' if self.is_open => self.is_open = false,
+            _ if self.is_open => self.angle.get_or_insert_default().push_str(token),
+            b'>' => return Err("it has a > without a <"),
+            b',' => self.end_mailbox()?,
+            b';' if self.in_group => {
+                self.end_mailbox()?;
+                self.in_group = false;
+                self.items.push(Item::GroupEnd);
+            }
+            b';' => return Err("it has a ; outside a group"),
+            b' ' => {
+                self.gap = true;
+                self.bare.push(' ');
+            }
+            _ if self.angle.is_some() => return Err("there is more behind its >"),
+            b'<' => (self.angle, self.is_open) = (Some(String::new()), true),
+            b':' => self.begin_group()?,
+            b'"' => self.word(token, &unescaped(&token[1..token.len() - 1])),
+            _ => self.word(token, token),
+        }
+        Ok(())
+    }
+
+    fn word(&mut self, written: &str, word: &str) {
+        if mem::take(&mut self.gap) && !self.name.is_empty() {
+            self.name.push(' ');
+        }
+        self.name.push_str(word);
+        self.bare.push_str(written);
+    }
+
+    fn begin_group(&mut self) -> Result<(), &'static str> {
+        if self.in_group {
+            return Err("a group stands in a group");
+        }
+        let name = self.display_name();
+        if name.is_empty() {
+            return Err("a group has no name");
+        }
+        self.bare.clear();
+        self.in_group = true;
+        self.items.push(Item::Group(name));
+        Ok(())
+    }
+
+    fn end_mailbox(&mut self) -> Result<(), &'static str> {
+        if self.is_open {
+            return Err("its < has no >");
+        }
+        let bare = mem::take(&mut self.bare);
+        let angle = self.angle.take();
+        if angle.is_none() {
+            self.name.clear();
+        }
+        let name = self.display_name();
+        let address = match angle {
+            Some(address) => address,
+            // Lists have empty places: `a@example.org,`.
+            None if bare.trim_matches(' ').is_empty() => return Ok(()),
+            None => bare,
+        };
+        let address = Address::new(&address).map_err(|error| match error {
+            Error::Address { why, .. } => why,
+            _ => "it is no address",
+        })?;
+        self.items.push(Item::Mailbox(Mailbox { name, address }));
+        Ok(())
+    }
+
+    /// The name with its comments; without a name they are it: `joerg@example.org (Jörg)`, as it was done long ago.
+    fn display_name(&mut self) -> String {
+        let name = mem::take(&mut self.name);
+        let comments = mem::take(&mut self.comments);
+        self.gap = false;
+        match &name[..] {
+            "" => comments.join(" "),
+            _ if comments.is_empty() => name,
+            name => format!("{name} ({})", comments.join(") (")),
+        }
+    }
+}
+
+/// What stands behind backslashes, without them.
+fn unescaped(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut chars = text.chars();
+    while let Some(c) = chars.next() {
+        // A token does not end with half a pair.
+        out.extend(if c == '\\' { chars.next() } else { Some(c) });
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Result<Vec<String>, String> {
+        let show = |item: Item| match item {
+            Item::Mailbox(mailbox) => format!("{}|{}", mailbox.name, mailbox.address),
+            Item::Group(name) => format!("{name}:"),
+            Item::GroupEnd => ";".to_owned(),
+        };
+        read_list(text).map(|items| items.into_iter().map(show).collect()).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn mailboxes_are_read_as_people_write_them() {
+        for (text, expected) in [
+            ("a@x.org", &["|a@x.org"][..]),
+            (" <a@x.org> ", &["|a@x.org"]),
+            ("Jörg Müller <a@x.org>, b@x.org", &["Jörg Müller|a@x.org", "|b@x.org"]),
+            ("\"Müller,  Jörg\" <a@x.org>", &["Müller,  Jörg|a@x.org"]),
+            ("\"a \\\"b\\\" c\" <a@x.org>", &["a \"b\" c|a@x.org"]),
+            ("Dr. J.   Doe <a@x.org>,", &["Dr. J. Doe|a@x.org"]),
+            ("a@x.org (Jörg)", &["Jörg|a@x.org"]),
+            ("Jörg (Sales) <a@x.org>", &["Jörg (Sales)|a@x.org"]),
+            ("Jörg <a@x.org> (Sales (EU))", &["Jörg (Sales (EU))|a@x.org"]),
+            ("\"a b\"@x.org, \"a@b\" <c@x.org>", &["|\"a b\"@x.org", "a@b|c@x.org"]),
+            ("me @ home <a@x.org>", &["me @ home|a@x.org"]),
+            ("Team: a@x.org, B <b@x.org>;", &["Team:", "|a@x.org", "B|b@x.org", ";"]),
+            ("undisclosed-recipients:;", &["undisclosed-recipients:", ";"]),
+            ("a@[192.0.2.1]", &["|a@[192.0.2.1]"]),
+            ("", &[]),
+            (" , ,", &[]),
+        ] {
+            assert_eq!(
+                read(text).as_deref(),
+                Ok(&expected.iter().map(ToString::to_string).collect::<Vec<_>>()[..]),
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_no_list_of_addresses_is_refused() {
+        for text in [
+            "Müller, Jörg <a@x.org>x",
+            "<a@x.org> <b@x.org>",
+            "a@x.org b@x.org",
+            "Jörg <a@x.org",
+            "Jörg a@x.org>",
+            "Jörg <>",
+            "Jörg <a@x.org,b@x.org>",
+            "\"Jörg <a@x.org>",
+            "(Jörg <a@x.org>",
+            "a@x.org; b@x.org",
+            "Team: a@x.org",
+            "Team: Other: a@x.org;;",
+            ": a@x.org;",
+            "a@x.org\r\nBcc: b@x.org",
+            "a@x.org\t",
+            "a@x\0.org",
+        ] {
+            assert!(read(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_mailbox_shows_as_it_could_be_typed() {
+        for name in
+            ["", "Jörg", "Jörg Müller", "Müller, Jörg", "J. \"Joe\" \\ Doe", " a", "a  b", "x <y@z>, <v@w>"]
+        {
+            let mailbox = Mailbox::new(name, "a@x.org").unwrap();
+            assert_eq!(mailbox.to_string().parse::<Mailbox>().unwrap().name(), name);
+        }
+        assert_eq!(Mailbox::new("Jörg Müller", "a@x.org").unwrap().to_string(), "Jörg Müller <a@x.org>");
+    }
+
+    #[test]
+    fn one_mailbox_is_not_two() {
+        assert!("a@x.org, b@x.org".parse::<Mailbox>().is_err());
+        assert!("Team: a@x.org;".parse::<Mailbox>().is_err());
+        assert!("".parse::<Mailbox>().is_err());
+    }
+
+    #[test]
+    fn a_name_given_apart_names_no_one_else() {
+        let given = Mailboxes::from([("Eve <eve@x.org>, Bob", "a@x.org")]);
+        let expected = Mailbox::new("Eve <eve@x.org>, Bob", "a@x.org").unwrap();
+        assert_eq!(given.read().unwrap(), [Item::Mailbox(expected)]);
+    }
+}

@@ -1,0 +1,84 @@
+//! What a message is stamped with: the time, and names that nobody has used before.
+
+use std::{
+    hash::{BuildHasher, Hasher, RandomState},
+    process,
+    sync::atomic::{AtomicU64, Ordering},
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+const DAY: i64 = 86_400;
+const WEEKDAYS: [&str; 7] = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"];
+const MONTHS: [&str; 12] =
+    ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+
+/// The time as a date-time (RFC 5322 §3.3), in UTC.
+pub(super) fn date_time(time: SystemTime) -> String {
+    let seconds = match time.duration_since(UNIX_EPOCH) {
+        Ok(since) => since.as_secs() as i64,
+        Err(before) => -(before.duration().as_secs() as i64),
+    };
+    let (days, second) = (seconds.div_euclid(DAY), seconds.rem_euclid(DAY));
+    let (year, month, day) = civil(days);
+    let weekday = WEEKDAYS[days.rem_euclid(7) as usize];
+    let month = MONTHS[month - 1];
+    let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
+    format!("{weekday}, {day} {month} {year} {hour:02}:{minute:02}:{second:02} +0000")
+}
+
+/// Year, month and day, from the days since 1970-01-01 (Howard Hinnant, "chrono-compatible low-level date
+/// algorithms", `civil_from_days`: years begin in March there, so that a leap day is the last of its year).
+fn civil(days: i64) -> (i64, usize, i64) {
+    let days = days + 719_468;
+    let (era, day) = (days.div_euclid(146_097), days.rem_euclid(146_097));
+    let year = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
+    let day = day - (365 * year + year / 4 - year / 100);
+    let month = (5 * day + 2) / 153;
+    let day = day - (153 * month + 2) / 5 + 1;
+    let month = if month < 10 { month + 3 } else { month - 9 };
+    (year + era * 400 + i64::from(month <= 2), month as usize, day)
+}
+
+/// 32 hexadecimal digits that nobody has seen before and nobody can guess.
+pub(super) fn unique() -> String {
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    let time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
+    // Its keys are random; the rest keeps apart what a fork or a copy of the machine has made the same.
+    let mut hasher = RandomState::new().build_hasher();
+    hasher.write_u128(time);
+    hasher.write_u32(process::id());
+    hasher.write_u64(COUNT.fetch_add(1, Ordering::Relaxed));
+    let first = hasher.finish();
+    hasher.write_u64(first);
+    format!("{first:016x}{:016x}", hasher.finish())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::HashSet, time::Duration};
+
+    use super::*;
+
+    #[test]
+    fn a_time_is_written_as_rfc_5322_has_it() {
+        for (seconds, text) in [
+            (0, "Thu, 1 Jan 1970 00:00:00 +0000"),
+            (951_782_400, "Tue, 29 Feb 2000 00:00:00 +0000"),
+            (951_868_799, "Tue, 29 Feb 2000 23:59:59 +0000"),
+            (951_868_800, "Wed, 1 Mar 2000 00:00:00 +0000"),
+            (1_709_210_096, "Thu, 29 Feb 2024 12:34:56 +0000"),
+            (1_735_689_599, "Tue, 31 Dec 2024 23:59:59 +0000"),
+            (4_102_444_800, "Fri, 1 Jan 2100 00:00:00 +0000"),
+        ] {
+            assert_eq!(date_time(UNIX_EPOCH + Duration::from_secs(seconds)), text);
+        }
+        assert_eq!(date_time(UNIX_EPOCH - Duration::from_secs(1)), "Wed, 31 Dec 1969 23:59:59 +0000");
+    }
+
+    #[test]
+    fn what_is_unique_is_not_seen_twice() {
+        let seen: HashSet<String> = (0..10_000).map(|_| unique()).collect();
+        assert_eq!(seen.len(), 10_000);
+        assert!(seen.iter().all(|digits| digits.len() == 32));
+    }
+}

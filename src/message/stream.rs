@@ -1,0 +1,314 @@
+//! The body of a composed message: pieces that are encoded while they are read.
+
+use std::{
+    borrow::Cow,
+    collections::VecDeque,
+    fs::File,
+    io::{self, Read},
+    path::PathBuf,
+    sync::{Arc, Mutex},
+};
+
+use super::encoding::{self, BLOCK, Encoding, Quoted};
+use crate::Error;
+
+/// A piece of a message, not encoded yet. Pieces are shared, so that a stream need not borrow the message.
+pub(super) enum Piece {
+    /// With the length they have once they are encoded.
+    Bytes(Cow<'static, [u8]>, Encoding, u64),
+    /// Becomes base64.
+    Path(PathBuf),
+    /// Becomes base64. Taken when it is opened: it can be read once.
+    Reader(Mutex<Option<Box<dyn Read + Send>>>),
+}
+
+impl Piece {
+    /// Text that goes out as it is.
+    pub fn text(text: impl Into<String>) -> Arc<Piece> {
+        let bytes = text.into().into_bytes();
+        let length = bytes.len() as u64;
+        Arc::new(Piece::Bytes(bytes.into(), Encoding::SevenBit, length))
+    }
+
+    /// What goes out as it is.
+    pub fn plain(&self) -> Option<&[u8]> {
+        match self {
+            Piece::Bytes(bytes, Encoding::SevenBit, _) => Some(bytes),
+            _ => None,
+        }
+    }
+
+    /// Whether a line ends with it: base64 has no line end of its own.
+    pub fn ends_line(&self) -> bool {
+        match self {
+            Piece::Bytes(_, Encoding::Base64, _) | Piece::Path(_) | Piece::Reader(_) => false,
+            Piece::Bytes(bytes, ..) => bytes.ends_with(b"\r\n"),
+        }
+    }
+}
+
+/// A message while it is read. It holds a block or two in memory, whatever its size.
+pub(super) struct Stream {
+    pieces: VecDeque<Open>,
+    /// What is encoded and not handed out yet, from `at` on.
+    out: Vec<u8>,
+    at: usize,
+    /// A source failed: what would come next is not what belongs there.
+    failed: bool,
+}
+
+enum Open {
+    Plain(Arc<Piece>, usize),
+    Quoted(Arc<Piece>, Quoted),
+    Base64(Source, bool),
+}
+
+enum Source {
+    Bytes(Arc<Piece>, usize),
+    /// Let go of at its end: what a file grows by later does not belong to it.
+    Reader(Option<Box<dyn Read + Send>>, Vec<u8>),
+}
+
+impl Stream {
+    /// Opens all the pieces, and says how many octets they will be, where that is known.
+    pub fn open(pieces: impl Iterator<Item = Arc<Piece>>) -> Result<(Stream, Option<u64>), Error> {
+        let mut size = Some(0_u64);
+        let mut opened = VecDeque::new();
+        for piece in pieces {
+            let (open, length) = Open::new(piece)?;
+            opened.push_back(open);
+            size = size.zip(length).map(|(size, length)| size + length);
+        }
+        Ok((Stream { pieces: opened, out: Vec::new(), at: 0, failed: false }, size))
+    }
+}
+
+impl Open {
+    fn new(piece: Arc<Piece>) -> Result<(Open, Option<u64>), Error> {
+        Ok(match &*piece {
+            Piece::Bytes(_, encoding, length) => {
+                let length = Some(*length);
+                match encoding {
+                    Encoding::SevenBit => (Open::Plain(piece, 0), length),
+                    Encoding::QuotedPrintable => (Open::Quoted(piece, Quoted::default()), length),
+                    Encoding::Base64 => (Open::Base64(Source::Bytes(piece, 0), true), length),
+                }
+            }
+            Piece::Path(path) => {
+                let file = File::open(path).map_err(Error::Source)?;
+                let meta = file.metadata().ok().filter(|meta| meta.is_file());
+                let length = meta.map(|meta| encoding::base64_length(meta.len()));
+                (Open::Base64(Source::Reader(Some(Box::new(file)), Vec::new()), true), length)
+            }
+            Piece::Reader(reader) => match reader.lock().ok().and_then(|mut reader| reader.take()) {
+                Some(reader) => (Open::Base64(Source::Reader(Some(reader), Vec::new()), true), None),
+                None => {
+                    return Err(Error::Message(
+                        "an attachment comes from a reader, and was read already".into(),
+                    ));
+                }
+            },
+        })
+    }
+
+    /// Appends the next block, encoded, to `out`; false at the end.
+    fn encode(&mut self, out: &mut Vec<u8>) -> io::Result<bool> {
+        match self {
+            Open::Plain(..) => Ok(false),
+            Open::Quoted(piece, quoted) => Ok(quoted.push(bytes(piece), out)),
+            Open::Base64(source, is_first) => {
+                let block = source.next()?;
+                encoding::push_base64(block, *is_first, out);
+                *is_first = false;
+                Ok(!block.is_empty())
+            }
+        }
+    }
+}
+
+impl Source {
+    /// The next block; only the last one may be shorter, as base64 ends there.
+    fn next(&mut self) -> io::Result<&[u8]> {
+        match self {
+            Source::Bytes(piece, at) => {
+                let rest = &bytes(piece)[*at..];
+                let block = &rest[..rest.len().min(BLOCK)];
+                *at += block.len();
+                Ok(block)
+            }
+            Source::Reader(reader, block) => {
+                let mut length = 0;
+                if let Some(open) = reader {
+                    block.resize(BLOCK, 0);
+                    length = fill(open, block)?;
+                }
+                if length < BLOCK {
+                    *reader = None;
+                }
+                Ok(&block[..length])
+            }
+        }
+    }
+}
+
+/// Reads until the block is full, or there is no more.
+fn fill(reader: &mut dyn Read, block: &mut [u8]) -> io::Result<usize> {
+    let mut length = 0;
+    while length < block.len() {
+        match reader.read(&mut block[length..]) {
+            Ok(0) => break,
+            Ok(n) => length += n,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(length)
+}
+
+fn bytes(piece: &Piece) -> &[u8] {
+    match piece {
+        Piece::Bytes(bytes, ..) => bytes,
+        Piece::Path(_) | Piece::Reader(_) => &[],
+    }
+}
+
+impl Read for Stream {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        if self.failed {
+            return Err(io::Error::other("a part of the message could not be read"));
+        }
+        loop {
+            let (ready, at) = match self.pieces.front_mut() {
+                Some(Open::Plain(piece, at)) if self.at == self.out.len() => (bytes(piece), at),
+                _ => (&self.out[..], &mut self.at),
+            };
+            if *at < ready.len() || buf.is_empty() {
+                let length = buf.len().min(ready.len() - *at);
+                buf[..length].copy_from_slice(&ready[*at..*at + length]);
+                *at += length;
+                return Ok(length);
+            }
+            self.out.clear();
+            self.at = 0;
+            let Some(piece) = self.pieces.front_mut() else { return Ok(0) };
+            match piece.encode(&mut self.out) {
+                Ok(true) => {}
+                Ok(false) => drop(self.pieces.pop_front()),
+                Err(error) => {
+                    self.failed = true;
+                    return Err(error);
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    fn open(pieces: Vec<Piece>) -> (Stream, Option<u64>) {
+        Stream::open(pieces.into_iter().map(Arc::new)).unwrap()
+    }
+
+    fn reader(reader: impl Read + Send + 'static) -> Piece {
+        Piece::Reader(Mutex::new(Some(Box::new(reader))))
+    }
+
+    /// Reads in pieces of odd sizes.
+    fn read_all(stream: &mut Stream) -> io::Result<String> {
+        let mut out = Vec::new();
+        for size in [1, 7, 100, 40_000].iter().cycle() {
+            let mut buf = vec![0; *size];
+            match stream.read(&mut buf)? {
+                0 => break,
+                n => out.extend_from_slice(&buf[..n]),
+            }
+        }
+        Ok(String::from_utf8(out).unwrap())
+    }
+
+    /// Gives one octet at a time, now and then none, and fails at the end if it is told to.
+    struct Slow {
+        left: usize,
+        fails: bool,
+    }
+
+    impl Read for Slow {
+        fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+            match self.left {
+                0 if self.fails => return Err(io::Error::other("the disk is gone")),
+                0 => return Ok(0),
+                left if left % 1000 == 0 => {
+                    self.left -= 1;
+                    return Err(io::ErrorKind::Interrupted.into());
+                }
+                _ => self.left -= 1,
+            }
+            buf[0] = b'x';
+            Ok(1)
+        }
+    }
+
+    #[test]
+    fn pieces_come_one_after_the_other() {
+        let quoted = Piece::Bytes(b"a=b".as_slice().into(), Encoding::QuotedPrintable, 5);
+        let base64 = Piece::Bytes(b"abc".as_slice().into(), Encoding::Base64, 4);
+        let text = || Arc::into_inner(Piece::text("\r\n--\r\n")).unwrap();
+        let (mut stream, size) = open(vec![text(), quoted, text(), base64, text()]);
+        assert_eq!(read_all(&mut stream).unwrap(), "\r\n--\r\na=3Db\r\n--\r\nYWJj\r\n--\r\n");
+        assert_eq!(size, Some(27));
+    }
+
+    #[test]
+    fn a_reader_may_give_as_little_as_it_likes() {
+        let (mut stream, size) = open(vec![reader(Slow { left: 100_000, fails: false })]);
+        let (mut expected, bytes) = (Vec::new(), [b'x'; 99_900]);
+        encoding::push_base64(&bytes, true, &mut expected);
+        assert_eq!(read_all(&mut stream).unwrap().into_bytes(), expected);
+        assert_eq!(size, None);
+    }
+
+    #[test]
+    fn after_a_failure_nothing_more_comes() {
+        let (mut stream, _) = open(vec![reader(Slow { left: 100_000, fails: true }), reader(&b"more"[..])]);
+        assert_eq!(read_all(&mut stream).unwrap_err().to_string(), "the disk is gone");
+        assert!(stream.read(&mut [0; 10]).is_err());
+        assert!(stream.read(&mut [0; 10]).is_err());
+    }
+
+    #[test]
+    fn a_reader_that_goes_on_behind_its_end_is_not_read_on() {
+        struct Grows(usize);
+        impl Read for Grows {
+            fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+                self.0 += 1;
+                buf[0] = b'x';
+                Ok(self.0 % 2)
+            }
+        }
+        assert_eq!(read_all(&mut open(vec![reader(Grows(0))]).0).unwrap(), "eA==");
+    }
+
+    #[test]
+    fn a_path_is_opened_each_time_and_its_length_is_known() {
+        let path = std::env::temp_dir().join(format!("postino-{}", super::super::stamp::unique()));
+        File::create(&path).unwrap().write_all(&[7; 1000]).unwrap();
+        let piece = Arc::new(Piece::Path(path.clone()));
+        for _ in 0..2 {
+            let (mut stream, size) = Stream::open([piece.clone()].into_iter()).unwrap();
+            assert_eq!(read_all(&mut stream).unwrap().len() as u64, size.unwrap());
+        }
+        std::fs::remove_file(&path).unwrap();
+        assert!(matches!(Stream::open([piece].into_iter()), Err(Error::Source(_))));
+    }
+
+    #[test]
+    fn a_reader_is_read_once() {
+        let piece = Arc::new(reader(&b"x"[..]));
+        assert!(Stream::open([piece.clone()].into_iter()).is_ok());
+        assert!(matches!(Stream::open([piece].into_iter()), Err(Error::Message(_))));
+    }
+}

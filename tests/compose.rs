@@ -1,0 +1,682 @@
+//! What is composed is what arrives, as an independent parser reads it; and nothing else.
+
+use std::{
+    fs,
+    io::{self, Read},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, UNIX_EPOCH},
+};
+
+use email_format::{
+    Email,
+    rfc5322::{Fields, Parsable},
+};
+use mail_parser::{Address, MessageParser, MimeHeaders, PartType};
+use postino::{
+    Envelope, Error, Mail, Message,
+    message::{Attachment, Mailbox, MessageBuilder, Resent},
+};
+use proptest::prelude::*;
+
+/// A message that lacks nothing.
+fn builder() -> MessageBuilder {
+    Message::builder().from("alice@example.org").to("bob@example.net")
+}
+
+fn bytes(message: &Message) -> Vec<u8> {
+    message.to_bytes().unwrap()
+}
+
+fn text(message: &Message) -> String {
+    String::from_utf8(bytes(message)).unwrap()
+}
+
+fn parse(bytes: &[u8]) -> mail_parser::Message<'_> {
+    MessageParser::default().parse(bytes).unwrap()
+}
+
+fn header_block(text: &str) -> &str {
+    &text[..text.find("\r\n\r\n").unwrap() + 2]
+}
+
+/// What holds for every message there is.
+fn check(message: &Message) -> String {
+    let text = text(message);
+    assert!(text.ends_with("\r\n") && text.is_ascii() && !text.contains('\0'));
+    assert_eq!(text.matches('\r').count(), text.matches("\r\n").count());
+    assert_eq!(text.matches('\n').count(), text.matches("\r\n").count());
+    assert!(text.lines().all(|line| line.len() <= 998));
+    for line in text.lines().filter(|line| line.len() > 78) {
+        // No longer than the one word in it.
+        assert!(!line.trim_start_matches(' ').contains(' '), "{line}");
+    }
+    let header = header_block(&text);
+    let (fields, rest) = Fields::parse(header.as_bytes()).unwrap();
+    assert!(rest.is_empty(), "{header}");
+    let starts = header.lines().filter(|line| !line.starts_with(' ')).count();
+    assert_eq!(fields.fields.len(), starts, "{header}");
+    text
+}
+
+fn refused(builder: MessageBuilder) -> String {
+    match builder.build() {
+        Err(Error::Message(why)) => why.into_owned(),
+        Err(other) => panic!("{other:?}"),
+        Ok(message) => panic!("{}", text(&message)),
+    }
+}
+
+/// Names and addresses, groups flat.
+fn mailboxes(address: Option<&Address<'_>>) -> Vec<(String, String)> {
+    let show = |a: &mail_parser::Addr<'_>| {
+        (a.name().unwrap_or_default().to_owned(), a.address().unwrap_or_default().to_owned())
+    };
+    address.map_or(Vec::new(), |address| address.iter().map(show).collect())
+}
+
+#[test]
+fn a_plain_message_is_plain() {
+    let message = Message::builder()
+        .from("Alice <alice@example.org>")
+        .to("Bob <bob@example.net>")
+        .subject("Hi")
+        .date(UNIX_EPOCH + Duration::from_secs(1_735_689_599))
+        .message_id("1@example.org")
+        .text("Hello, Bob!\n")
+        .build()
+        .unwrap();
+    let expected = "From: Alice <alice@example.org>\r\n\
+        To: Bob <bob@example.net>\r\n\
+        Subject: Hi\r\n\
+        Date: Tue, 31 Dec 2024 23:59:59 +0000\r\n\
+        Message-ID: <1@example.org>\r\n\
+        MIME-Version: 1.0\r\n\
+        Content-Type: text/plain; charset=utf-8\r\n\
+        Content-Transfer-Encoding: 7bit\r\n\
+        \r\n\
+        Hello, Bob!\r\n";
+    assert_eq!(check(&message), expected);
+}
+
+#[test]
+fn date_and_message_id_are_made_when_they_are_missing() {
+    let message = builder().build().unwrap();
+    let text = check(&message);
+    let parsed = parse(text.as_bytes());
+    let now = UNIX_EPOCH.elapsed().unwrap().as_secs() as i64;
+    assert!((parsed.date().unwrap().to_timestamp() - now).abs() < 10);
+    assert!(parsed.message_id().unwrap().ends_with("@example.org"));
+    assert_ne!(builder().build().unwrap().header("Message-ID"), message.header("Message-ID"));
+}
+
+#[test]
+fn the_envelope_is_what_the_fields_name_and_bcc_is_not_sent() {
+    let message = builder()
+        .sender("Sender <sender@example.org>")
+        .bcc("Hidden <hidden@example.com>")
+        .cc(["cc1@example.com", "cc2@example.com"])
+        .to("Team: bert@example.net, ernie@example.net;")
+        .build()
+        .unwrap();
+    let to =
+        ["bob@example.net", "bert@example.net", "ernie@example.net", "cc1@example.com", "cc2@example.com"];
+    let all = to.into_iter().chain(["hidden@example.com"]);
+    assert_eq!(message.envelope().unwrap(), Envelope::new("sender@example.org", all).unwrap());
+    assert!(!check(&message).to_lowercase().contains("hidden"));
+    assert!(!check(&message).to_lowercase().contains("bcc"));
+}
+
+#[test]
+fn an_envelope_of_its_own_beats_the_fields() {
+    let envelope = Envelope::new("", ["carol@example.com"]).unwrap();
+    let message = builder().envelope(envelope.clone()).build().unwrap();
+    assert_eq!(message.envelope().unwrap(), envelope);
+}
+
+#[test]
+fn setters_that_may_repeat_add_and_the_others_replace() {
+    let message = builder()
+        .to(("Müller, Jörg", "joerg@example.net"))
+        .header("to", "carol@example.net")
+        .subject("One")
+        .header("SUBJECT", "Two")
+        .references("1@x.org <2@x.org>")
+        .references("<3@x.org>")
+        .header("Keywords", "one, two words")
+        .header("keywords", "drei Wörter")
+        .header("X-A", "1")
+        .header("X-A", "2")
+        .build()
+        .unwrap();
+    let text = check(&message);
+    let parsed = parse(text.as_bytes());
+    let to = [("", "bob@example.net"), ("Müller, Jörg", "joerg@example.net"), ("", "carol@example.net")];
+    assert_eq!(mailboxes(parsed.to()), to.map(|(name, address)| (name.to_owned(), address.to_owned())));
+    assert_eq!(parsed.subject(), Some("Two"));
+    assert_eq!(message.header("References").unwrap(), "<1@x.org> <2@x.org> <3@x.org>");
+    assert!(message.header("Keywords").unwrap().starts_with("one, two words, =?utf-8?b?"));
+    assert_eq!(text.matches("X-A: ").count(), 2);
+}
+
+#[test]
+fn an_empty_subject_is_left_out() {
+    for subject in ["", " ", "   "] {
+        assert_eq!(builder().subject(subject).build().unwrap().header("Subject"), None);
+    }
+}
+
+#[test]
+fn what_lacks_an_author_is_refused() {
+    assert!(refused(Message::builder().to("bob@example.net")).contains("From"));
+    assert!(refused(builder().from("carol@example.org")).contains("Sender"));
+    assert!(refused(builder().from("Team: a@x.org;")).contains("From"));
+    assert!(refused(builder().sender("a@x.org, b@x.org")).contains("Sender"));
+    assert!(builder().from("carol@example.org").sender("dave@example.org").build().is_ok());
+}
+
+#[test]
+fn what_a_field_cannot_hold_is_refused_and_the_field_is_named() {
+    for (builder, name) in [
+        (builder().to("Müller, Jörg <a@x.org>"), "To"),
+        (builder().cc("root"), "Cc"),
+        (builder().cc("a..b@x.org"), "Cc"),
+        (builder().to("jörg@example.org"), "To"),
+        (builder().message_id("no identifier"), "Message-ID"),
+        (builder().in_reply_to("x"), "In-Reply-To"),
+        (builder().header("Date", "yesterday"), "Date"),
+        (builder().header("Resent-Date", "yesterday"), "Resent-Date"),
+        (builder().header("X-Empty", ""), "X-Empty"),
+        (builder().header("Content-Type", "text/html"), "Content-Type"),
+        (builder().header("MIME-Version", "2.0"), "MIME-Version"),
+        (builder().header("X Y", "a"), "X Y"),
+        (builder().header("X:", "a"), "X:"),
+        (builder().header("", "a"), ""),
+        (builder().header("Ü", "a"), "Ü"),
+        (builder().list_unsubscribe("https://x.org/> <a"), "List-Unsubscribe"),
+        (builder().list_unsubscribe("https://x.org/,a"), "List-Unsubscribe"),
+        (builder().one_click_unsubscribe("mailto:a@x.org"), "List-Unsubscribe"),
+        (builder().list_unsubscribe(format!("https://x.org/{}", "x".repeat(1000))), "List-Unsubscribe"),
+        (builder().calendar("REQUEST; x=y", ""), "calendar"),
+        (builder().inline("logo", "image/png", b"x"), "Content-ID"),
+        (builder().html("").inline("a b", "image/png", b"x"), "Content-ID"),
+        (builder().html("").inline("", "image/png", b"x"), "Content-ID"),
+        (builder().attach(Attachment::bytes("a", b"").content_type("text")), "Content-Type"),
+        (builder().attach(Attachment::bytes("a", b"").content_type("te xt/plain")), "Content-Type"),
+        (builder().attach(Attachment::bytes("a", b"").content_type("text/plain; x=\u{fc}")), "Content-Type"),
+        (builder().attach(Attachment::bytes("a", b"").content_type("Multipart/mixed")), "Content-Type"),
+        (builder().attach(Attachment::bytes("a", b"\xff").content_type("message/rfc822")), "message/"),
+        (builder().attach(Attachment::path("a").content_type("Message/RFC822")), "message/"),
+    ] {
+        let why = refused(builder);
+        assert!(why.contains(name), "{name}: {why}");
+    }
+}
+
+#[test]
+fn a_list_message_can_be_left_by_one_click() {
+    let message = builder()
+        .list_unsubscribe("mailto:leave@lists.example.org")
+        .one_click_unsubscribe("https://lists.example.org/leave?id=1")
+        .header("List-Id", "Jörgs Liste <joerg.lists.example.org>")
+        .build()
+        .unwrap();
+    let text = check(&message);
+    let uris = "<mailto:leave@lists.example.org>, <https://lists.example.org/leave?id=1>";
+    assert_eq!(message.header("List-Unsubscribe").unwrap(), uris);
+    assert!(text.contains("\r\nList-Unsubscribe-Post: List-Unsubscribe=One-Click\r\n"));
+    assert!(message.header("List-Id").unwrap().ends_with(" Liste <joerg.lists.example.org>"));
+}
+
+#[test]
+fn all_that_can_be_in_a_message_is_in_it_where_it_belongs() {
+    let inner = builder().subject("Inner").attach(Attachment::bytes("a.bin", vec![0; 100])).build().unwrap();
+    let image: Vec<u8> = (0..=255).collect();
+    let message = builder()
+        .text("Plain: Grüße\n")
+        .html("<p>Grüße <img src=\"cid:logo\"></p>\n")
+        .calendar("REQUEST", "BEGIN:VCALENDAR\nMETHOD:REQUEST\nEND:VCALENDAR\n")
+        .inline("logo", "image/png", image.clone())
+        .attach(Attachment::bytes("Preise € 2024.csv", "a;b\r\n"))
+        .attach(Attachment::reader("zeros", io::repeat(0).take(100_000)))
+        .attach(Attachment::message(inner))
+        .build()
+        .unwrap();
+    let text = check(&message);
+    let parsed = parse(text.as_bytes());
+    assert_eq!(parsed.body_text(0).unwrap(), "Plain: Grüße\r\n");
+    assert_eq!(parsed.body_html(0).unwrap(), "<p>Grüße <img src=\"cid:logo\"></p>\r\n");
+
+    let kind = |i: usize| {
+        let kind = parsed.parts[i].content_type().unwrap();
+        format!("{}/{}", kind.ctype(), kind.subtype().unwrap())
+    };
+    let children = |i: usize| match &parsed.parts[i].body {
+        PartType::Multipart(children) => children.iter().map(|i| *i as usize).collect::<Vec<_>>(),
+        _ => panic!("part {i} is {}", kind(i)),
+    };
+    assert_eq!(kind(0), "multipart/mixed");
+    let mixed = children(0);
+    let kinds = |parts: &[usize]| parts.iter().map(|i| kind(*i)).collect::<Vec<_>>();
+    assert_eq!(
+        kinds(&mixed),
+        ["multipart/alternative", "text/csv", "application/octet-stream", "message/rfc822"]
+    );
+    let alternative = children(mixed[0]);
+    assert_eq!(kinds(&alternative), ["text/plain", "multipart/related", "text/calendar"]);
+    let related = children(alternative[1]);
+    assert_eq!(kinds(&related), ["text/html", "image/png"]);
+    assert_eq!(parsed.parts[related[1]].contents(), image);
+    assert_eq!(parsed.parts[related[1]].content_id(), Some("logo"));
+    let calendar = parsed.parts[alternative[2]].content_type().unwrap();
+    assert_eq!(calendar.attribute("method"), Some("REQUEST"));
+    assert_eq!(parsed.parts[mixed[1]].attachment_name(), Some("Preise € 2024.csv"));
+    assert_eq!(parsed.parts[mixed[1]].contents(), b"a;b\r\n");
+    assert_eq!(parsed.parts[mixed[2]].contents(), vec![0; 100_000]);
+    let inner = parsed.parts[mixed[3]].message().unwrap();
+    assert_eq!(inner.subject(), Some("Inner"));
+    assert_eq!(inner.attachment(0).unwrap().contents(), [0; 100]);
+}
+
+#[test]
+fn a_message_of_one_thing_has_no_more_parts_than_it_needs() {
+    let kind = |builder: MessageBuilder| builder.build().unwrap().header("Content-Type").unwrap();
+    let is =
+        |builder: MessageBuilder, expected: &str| assert!(kind(builder).starts_with(expected), "{expected}");
+    is(builder(), "text/plain");
+    is(builder().html("x"), "text/html");
+    is(builder().text("x").html("x"), "multipart/alternative");
+    is(
+        builder().html("x").inline("a", "image/png", b"x"),
+        "multipart/related; type=\"text/html\"; boundary=\"=_",
+    );
+    is(builder().calendar("REPLY", "x"), "text/calendar; method=REPLY");
+    is(builder().attach(Attachment::bytes("a", b"x")), "multipart/mixed");
+}
+
+#[test]
+fn text_without_a_line_end_gets_one_and_attachments_do_not() {
+    let message = builder().text("x").build().unwrap();
+    assert!(text(&message).ends_with("\r\n\r\nx\r\n"));
+    let message = builder().text("ü").build().unwrap();
+    assert!(check(&message).ends_with("\r\n"));
+    let message = builder().text("").build().unwrap();
+    assert!(text(&message).ends_with("7bit\r\n\r\n"));
+    for attached in
+        [&b""[..], b"x", b"x\r\n", b"x\n", b"\r\n\r\n", b"\n", b"\r", b"--", b"-- \r\n", b".\r\n.."]
+    {
+        let message = builder().text("").attach(Attachment::bytes("a", attached)).build().unwrap();
+        let text = check(&message);
+        assert_eq!(parse(text.as_bytes()).attachment(0).unwrap().contents(), attached, "{text}");
+    }
+}
+
+#[test]
+fn a_file_name_is_readable_to_old_programs_too() {
+    let disposition = |name: &str| {
+        let message = builder().attach(Attachment::bytes(name, b"x")).build().unwrap();
+        let text = check(&message);
+        let start = text.find("Content-Disposition: ").unwrap();
+        let end = text[start..].find("\r\nContent-").unwrap_or_else(|| panic!("{text}"));
+        text[start + "Content-Disposition: ".len()..start + end].to_owned()
+    };
+    assert_eq!(disposition("a b.pdf"), "attachment; filename=\"a b.pdf\"");
+    let expected = "attachment; filename*=utf-8''Gr%C3%BC%C3%9Fe.pdf;\r\n filename=\"Gr__e.pdf\"";
+    assert_eq!(disposition("Grüße.pdf"), expected);
+    assert_eq!(disposition("a\"b\\c"), "attachment; filename*=utf-8''a%22b%5Cc; filename=\"a_b_c\"");
+    let long = disposition(&format!("{}.tar.gz", "ü".repeat(60)));
+    assert!(
+        long.contains("filename*0*=utf-8''%C3%BC") && long.contains(";\r\n filename*5*=%C3%BC"),
+        "{long}"
+    );
+    assert!(long.ends_with("_.gz\""), "{long}");
+    assert_eq!(disposition(""), "attachment");
+}
+
+#[test]
+fn subjects_are_encoded_where_they_have_to_be_and_folded() {
+    let subject = |subject: &str| builder().subject(subject).build().unwrap();
+    assert_eq!(subject("Hello, all of you!").header("Subject").unwrap(), "Hello, all of you!");
+    assert_eq!(
+        subject("Re: Grüße an Jörg").header("Subject").unwrap(),
+        "Re: =?utf-8?b?R3LDvMOfZQ==?= an =?utf-8?b?SsO2cmc=?="
+    );
+    for text in [
+        "Grüße",
+        "=?utf-8?q?fake?=",
+        " spaces  between   words ",
+        "ü  ü",
+        &"a long subject of many words ".repeat(20),
+        &"ein Gruß ".repeat(50),
+        &"語".repeat(300),
+        &"x".repeat(500),
+        &"x".repeat(5000),
+        "👩‍👩‍👧‍👦 and e\u{301}",
+    ] {
+        let message = subject(text);
+        let sent = check(&message);
+        assert!(sent.lines().all(|line| line.len() <= 78 || text.starts_with("xx")), "{sent}");
+        assert_eq!(parse(sent.as_bytes()).subject(), Some(text));
+    }
+}
+
+#[test]
+fn every_encoded_word_is_short_and_holds_whole_characters() {
+    let message = builder().subject("語ü👍".repeat(100)).to(("語ü👍".repeat(30), "a@x.org")).build().unwrap();
+    let text = check(&message);
+    let words: Vec<&str> = text.split([' ', '\r', '\n']).filter(|word| word.starts_with("=?")).collect();
+    assert!(words.len() > 10);
+    for word in words {
+        assert!(word.len() <= 75);
+        let alone = format!("Subject: {word}\r\n\r\n");
+        assert!(!parse(alone.as_bytes()).subject().unwrap().contains('\u{fffd}'));
+    }
+}
+
+#[test]
+fn a_message_is_sent_on_with_a_block_of_its_own() {
+    let message = builder().bcc("hidden@example.com").subject("Hi").text("Hello\n").build().unwrap();
+    let resent =
+        Resent::new().from("Bob <bob@example.net>").to(("Çağrı", "cagri@example.com")).bcc("d@example.com");
+    let again = message.resend(resent).unwrap();
+    let envelope = Envelope::new("bob@example.net", ["cagri@example.com", "d@example.com"]).unwrap();
+    assert_eq!(again.envelope().unwrap(), envelope);
+    let sent = check(&again);
+    assert!(sent.starts_with("Resent-From: Bob <bob@example.net>\r\nResent-To: =?utf-8?b?"));
+    assert!(sent.ends_with(&text(&message)) && !sent.contains("hidden") && !sent.contains("d@example.com"));
+    assert!(sent.contains("\r\nResent-Date: ") && sent.contains("\r\nResent-Message-ID: <"));
+
+    let once_more = again.resend(Resent::new().from("c@example.com").to("e@example.com")).unwrap();
+    assert_eq!(once_more.envelope().unwrap(), Envelope::new("c@example.com", ["e@example.com"]).unwrap());
+    assert!(check(&once_more).ends_with(&sent));
+    assert!(matches!(message.resend(Resent::new().to("e@example.com")), Err(Error::Message(_))));
+    assert!(matches!(
+        message.resend(Resent::new().from("c@x.org").message_id("a b")),
+        Err(Error::Message(_))
+    ));
+}
+
+#[test]
+fn an_email_becomes_a_message_and_a_message_an_email() {
+    let mut email = Email::new("Me <me@x.example>", "Wed, 5 Jan 2015 15:13:05 +1300").unwrap();
+    let many: Vec<String> = (0..50).map(|i| format!("Someone With A Name <number-{i}@x.example>")).collect();
+    email.set_to(&many.join(", ")[..]).unwrap();
+    email.set_bcc("hidden@x.example").unwrap();
+    email.set_subject("many words ".repeat(30).trim_end()).unwrap();
+    email.set_body("Hello!\r\n").unwrap();
+    let message = Message::from(email.clone());
+    let sent = check(&message);
+    assert!(sent.ends_with("\r\n\r\nHello!\r\n") && !sent.contains("hidden"));
+    assert_eq!(message.envelope().unwrap(), email.envelope().unwrap());
+    let back = Email::try_from(message).unwrap();
+    assert_eq!(mailboxes(parse(&back.as_bytes()).to()), mailboxes(parse(&email.as_bytes()).to()));
+    assert_eq!(back.get_body(), email.get_body());
+    assert!(back.get_bcc().is_some());
+
+    email.clear_body();
+    assert!(text(&Message::from(email)).ends_with("\r\n\r\n"));
+}
+
+#[test]
+fn a_composed_message_is_an_email_as_it_is() {
+    let message = builder()
+        .subject("Grüße")
+        .bcc("hidden@x.example")
+        .text("Grüße\n")
+        .html("<p>Grüße</p>")
+        .attach(Attachment::bytes("a.bin", vec![7; 10_000]))
+        .build()
+        .unwrap();
+    let email = Email::try_from(message.clone()).unwrap();
+    assert_eq!(email.envelope().unwrap(), message.envelope().unwrap());
+    let (theirs, ours) = (email.as_bytes(), bytes(&message));
+    assert_eq!(email.get_body().unwrap().0, ours[header_block(&text(&message)).len() + 2..]);
+    assert_eq!(parse(&theirs).subject(), Some("Grüße"));
+    assert_eq!(parse(&theirs).attachment(0).unwrap().contents(), [7; 10_000]);
+}
+
+/// Counts what was taken from it.
+struct Counted {
+    left: usize,
+    taken: Arc<AtomicUsize>,
+}
+
+impl Read for Counted {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let n = buf.len().min(self.left);
+        buf[..n].fill(b'x');
+        self.left -= n;
+        self.taken.fetch_add(n, Ordering::Relaxed);
+        Ok(n)
+    }
+}
+
+#[test]
+fn an_attachment_from_a_reader_is_read_as_it_is_sent() {
+    const SIZE: usize = 50 * 1024 * 1024;
+    let taken = Arc::new(AtomicUsize::new(0));
+    let reader = Counted { left: SIZE, taken: taken.clone() };
+    let message = builder().text("x").attach(Attachment::reader("big", reader)).build().unwrap();
+    let mut body = message.body().unwrap().into_reader().unwrap();
+    assert_eq!(taken.load(Ordering::Relaxed), 0);
+    let (mut buf, mut sent) = ([0; 4096], 0);
+    loop {
+        let n = body.read(&mut buf).unwrap();
+        if n == 0 {
+            break;
+        }
+        sent += n;
+        // 3 octets become 4, and a block is read ahead.
+        assert!(taken.load(Ordering::Relaxed) <= sent * 3 / 4 + 64 * 1024);
+    }
+    assert_eq!(taken.load(Ordering::Relaxed), SIZE);
+    assert!(sent > SIZE / 3 * 4);
+    assert!(matches!(message.body(), Err(Error::Message(_))));
+}
+
+#[test]
+fn a_source_that_fails_is_an_error_and_never_a_short_message() {
+    struct Fails(usize);
+    impl Read for Fails {
+        fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+            self.0 = self.0.checked_sub(1).ok_or_else(|| io::Error::other("the disk is gone"))?;
+            Ok(buf.len())
+        }
+    }
+    for blocks in [0, 1, 7] {
+        let message = builder()
+            .attach(Attachment::reader("a", Fails(blocks)))
+            .attach(Attachment::bytes("b", b"never sent"))
+            .build()
+            .unwrap();
+        let mut body = message.body().unwrap().into_reader().unwrap();
+        let mut sent = Vec::new();
+        assert_eq!(body.read_to_end(&mut sent).unwrap_err().to_string(), "the disk is gone");
+        assert!(body.read(&mut [0; 100]).is_err());
+        assert!(!String::from_utf8(sent).unwrap().contains("never sent"));
+    }
+}
+
+#[test]
+fn a_file_is_attached_under_its_name_and_read_anew_each_time() {
+    let path = std::env::temp_dir().join(format!("postino-{}-Grüße.pdf", std::process::id()));
+    let message = builder().attach(Attachment::path(&path)).build().unwrap();
+    assert!(matches!(message.body(), Err(Error::Source(_))));
+    for content in [&b"one"[..], b"another, longer", b""] {
+        fs::write(&path, content).unwrap();
+        let sent = check(&message);
+        let parsed = parse(sent.as_bytes());
+        let attachment = parsed.attachment(0).unwrap();
+        assert_eq!(attachment.contents(), content);
+        assert!(attachment.attachment_name().unwrap().ends_with("-Grüße.pdf"));
+        assert_eq!(attachment.content_type().unwrap().subtype(), Some("pdf"));
+    }
+    fs::remove_file(&path).unwrap();
+}
+
+/// Any text without control characters, of the letters that matter here, mostly.
+fn value() -> impl Strategy<Value = String> {
+    let odd = prop::sample::select("  ,;:<>@\"\\()[]=?_.üß語👍\u{301}%'".chars().collect::<Vec<_>>());
+    let any = any::<char>().prop_filter("a control character", |c| !c.is_control());
+    prop::collection::vec(prop_oneof![4 => odd, 4 => prop::char::range('a', 'e'), 1 => any], 0..120)
+        .prop_map(|chars| chars.into_iter().collect())
+}
+
+/// Bytes as attachments are: text, nearly text, anything.
+fn content() -> impl Strategy<Value = Vec<u8>> {
+    let odd = prop::sample::select(b"\r\n\r\n -=.F\0".as_slice());
+    prop::collection::vec(prop_oneof![3 => odd, 6 => b'a'..=b'z', 1 => any::<u8>()], 0..600)
+}
+
+/// Line ends as mail has them.
+fn with_crlf(text: &str) -> String {
+    text.replace("\r\n", "\n").replace('\r', "\n").replace('\n', "\r\n")
+}
+
+proptest! {
+    #[test]
+    fn a_name_comes_back(name in value()) {
+        let message = builder().cc((&name[..], "carol@example.net")).cc("d@example.net").build().unwrap();
+        let sent = check(&message);
+        let cc = mailboxes(parse(sent.as_bytes()).cc());
+        prop_assert_eq!(cc.len(), 2, "{}", &sent);
+        prop_assert_eq!(&cc[0].1, "carol@example.net");
+        prop_assert_eq!(&cc[0].0, &name, "{}", &sent);
+        let typed = Mailbox::new(&name[..], "carol@example.net").unwrap().to_string();
+        let same = builder().cc(typed).cc("d@example.net").build().unwrap();
+        prop_assert_eq!(same.header("Cc"), message.header("Cc"));
+        prop_assert_eq!(message.envelope().unwrap().recipients().len(), 3);
+    }
+
+    #[test]
+    fn a_subject_comes_back(subject in value()) {
+        let message = builder().subject(&subject[..]).build().unwrap();
+        let sent = check(&message);
+        let expected = Some(&subject[..]).filter(|subject| !subject.trim_matches(' ').is_empty());
+        let parsed = parse(sent.as_bytes());
+        prop_assert_eq!(parsed.subject(), expected, "{}", &sent);
+    }
+
+    #[test]
+    fn attachments_come_back_under_their_names(files in prop::collection::vec((value(), content()), 1..4)) {
+        let attach = |builder: MessageBuilder, (name, bytes): &(String, Vec<u8>)| {
+            builder.attach(Attachment::bytes(&name[..], bytes.clone()))
+        };
+        let message = files.iter().fold(builder().text("x"), attach).build().unwrap();
+        let sent = check(&message);
+        let parsed = parse(sent.as_bytes());
+        prop_assert_eq!(parsed.attachment_count(), files.len());
+        for (attachment, (name, bytes)) in parsed.attachments().zip(&files) {
+            prop_assert_eq!(attachment.contents(), &bytes[..], "{}", &sent);
+            prop_assert_eq!(attachment.attachment_name().unwrap_or_default(), name, "{}", &sent);
+        }
+    }
+
+    #[test]
+    fn texts_come_back(plain in content(), html in ".{0,300}", file in content()) {
+        let plain = String::from_utf8_lossy(&plain).into_owned();
+        let message = builder().text(&plain[..]).html(&html[..]).attach(Attachment::bytes("f", file.clone())).build().unwrap();
+        let sent = check(&message);
+        let parsed = parse(sent.as_bytes());
+        prop_assert_eq!(parsed.body_text(0).unwrap(), with_crlf(&plain), "{}", &sent);
+        prop_assert_eq!(parsed.body_html(0).unwrap(), with_crlf(&html), "{}", &sent);
+        prop_assert_eq!(parsed.attachment(0).unwrap().contents(), &file[..]);
+    }
+
+    #[test]
+    fn no_value_can_hold_a_control_character(value in value(), at in any::<prop::sample::Index>(), control in prop::sample::select(vec!["\r", "\n", "\r\n", "\0", "\t", "\u{7f}", "\u{85}", "\u{1b}", "\r\n "])) {
+        let at = (0..=value.len()).filter(|at| value.is_char_boundary(*at)).collect::<Vec<_>>()[at.index(value.chars().count() + 1)];
+        let value = format!("{}{control}{}", &value[..at], &value[at..]);
+        let value = &value[..];
+        let address = format!("{value} <a@x.org>");
+        let builders = [
+            builder().subject(value),
+            builder().header("X-Any", value),
+            builder().header(value, "x"),
+            builder().message_id(value),
+            builder().references(value),
+            builder().header("Date", value),
+            builder().header("Keywords", value),
+            builder().to(address),
+            builder().to((value, "a@x.org")),
+            builder().to(("a", value)),
+            builder().from(value),
+            builder().list_unsubscribe(format!("https:{value}")),
+            builder().calendar(value, "x"),
+            builder().html("x").inline(value, "image/png", b"x"),
+            builder().html("x").inline("x", value, b"x"),
+            builder().attach(Attachment::bytes(value, b"x")),
+            builder().attach(Attachment::bytes("x", b"x").content_type(format!("text/plain;{value}"))),
+        ];
+        for builder in builders {
+            prop_assert!(matches!(builder.build(), Err(Error::Message(_))));
+        }
+    }
+}
+
+/// Through the client, to a server, in both worlds.
+#[cfg(feature = "testing")]
+mod sent {
+    use postino::{Delivery, testing::Server};
+
+    use super::*;
+
+    fn blocking(server: &Server, message: &Message) -> Result<Delivery, Error> {
+        postino::send(&server.url(), message)
+    }
+
+    #[cfg(feature = "async")]
+    fn awaited(server: &Server, message: &Message) -> Result<Delivery, Error> {
+        smol::block_on(postino::aio::send(&server.url(), message))
+    }
+
+    type Send = fn(&Server, &Message) -> Result<Delivery, Error>;
+
+    const WORLDS: &[Send] = &[
+        blocking,
+        #[cfg(feature = "async")]
+        awaited,
+    ];
+
+    #[test]
+    fn a_message_arrives_as_it_was_composed() {
+        let dots = ".\n..\n.a\n".repeat(30_000);
+        let message = builder()
+            .subject("Grüße")
+            .bcc("hidden@example.com")
+            .text(dots)
+            .attach(Attachment::bytes("ü.bin", (0..200_000).map(|i| i as u8).collect::<Vec<_>>()))
+            .build()
+            .unwrap();
+        for send in WORLDS {
+            let server = Server::start().unwrap();
+            assert_eq!(send(&server, &message).unwrap().refused().count(), 0);
+            let arrived = server.wait_for_messages(1);
+            assert_eq!(arrived[0].content(), bytes(&message));
+            assert_eq!(arrived[0].recipients(), ["bob@example.net", "hidden@example.com"]);
+            // Nothing in it is 8-bit, and the size is known.
+            assert_eq!(arrived[0].mail_parameters(), [format!("SIZE={}", bytes(&message).len())]);
+        }
+    }
+
+    #[test]
+    fn a_message_whose_reader_fails_does_not_arrive() {
+        struct Fails(usize);
+        impl Read for Fails {
+            fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+                self.0 = self.0.checked_sub(1).ok_or_else(|| io::Error::other("the disk is gone"))?;
+                Ok(buf.len())
+            }
+        }
+        for send in WORLDS {
+            let server = Server::start().unwrap();
+            let message = builder().attach(Attachment::reader("a", Fails(50))).build().unwrap();
+            let error = send(&server, &message).unwrap_err();
+            assert!(!error.in_doubt(), "{error:?}");
+            assert!(send(&server, &builder().build().unwrap()).is_ok());
+            assert_eq!(server.wait_for_messages(1).len(), 1);
+        }
+    }
+}
