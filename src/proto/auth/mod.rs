@@ -222,8 +222,9 @@ impl Auth {
 
     /// What was said must not be seen when the server says it again.
     fn remember(&mut self, answer: &[u8]) {
-        // A server may leave out the padding; what is left of it tells nothing.
-        self.said.push(BASE64.encode(answer).trim_end_matches('=').as_bytes().to_vec());
+        let base64 = BASE64.encode(answer);
+        self.said.push(base64.trim_end_matches('=').as_bytes().to_vec()); // a server may leave the padding out
+        self.said.push(base64.into_bytes());
     }
 
     /// 334: a challenge is open, and stays so until it is answered or cancelled.
@@ -314,7 +315,8 @@ impl Auth {
         let hex = |secret: &Vec<u8>| secret.iter().map(|b| format!("{b:02x}")).collect::<String>();
         let encoded = |secret: &Vec<u8>| {
             let (base64, hex) = (BASE64.encode(secret), hex(secret));
-            [base64.trim_end_matches('=').to_owned(), hex.to_uppercase(), hex].map(String::into_bytes)
+            let unpadded = base64.trim_end_matches('=').to_owned();
+            [base64, unpadded, hex.to_uppercase(), hex].map(String::into_bytes)
         };
         let encoded: Vec<_> = secrets.iter().flat_map(encoded).collect();
         secrets.extend(encoded);
