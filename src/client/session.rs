@@ -323,7 +323,10 @@ async fn connect(settings: &Settings, deadline: Option<Instant>) -> Result<Strea
     let limit = deadline.map_or(limit, |deadline| limit.min(deadline));
     let host = &settings.host.lookup;
     let addresses = resolve(host, settings.port, limit).await?;
-    let server = format!("{host}:{}", settings.port);
+    let server = match host.contains(':') {
+        true => format!("[{host}]:{}", settings.port),
+        false => format!("{host}:{}", settings.port),
+    };
     let mut last = Error::Resolve { host: host.clone(), source: std::io::ErrorKind::NotFound.into() };
     for (i, address) in addresses.iter().enumerate() {
         let now = Instant::now();
