@@ -72,10 +72,20 @@ enum Source {
 impl Stream {
     /// Opens all the pieces, and says how many octets they will be, where that is known.
     pub fn open(pieces: impl Iterator<Item = Arc<Piece>>) -> Result<(Stream, Option<u64>), Error> {
+        let pieces: Vec<Arc<Piece>> = pieces.collect();
+        // A reader is taken for good: not if a file, which can be tried again, is not there.
+        let is_reader = |piece: &Arc<Piece>| matches!(**piece, Piece::Reader(_));
+        let mut others = pieces
+            .iter()
+            .filter(|piece| !is_reader(piece))
+            .map(|piece| Open::new(piece.clone()))
+            .collect::<Result<Vec<_>, Error>>()?
+            .into_iter();
         let mut size = Some(0_u64);
         let mut opened = VecDeque::new();
         for piece in pieces {
-            let (open, length) = Open::new(piece)?;
+            let other = if is_reader(&piece) { None } else { others.next() };
+            let (open, length) = other.map_or_else(|| Open::new(piece), Ok)?;
             opened.push_back(open);
             size = size.zip(length).map(|(size, length)| size + length);
         }
@@ -303,6 +313,14 @@ mod tests {
         }
         std::fs::remove_file(&path).unwrap();
         assert!(matches!(Stream::open([piece].into_iter()), Err(Error::Source(_))));
+    }
+
+    #[test]
+    fn a_reader_is_not_lost_to_a_file_that_is_not_there() {
+        let pieces = [Arc::new(reader(&b"x"[..])), Arc::new(Piece::Path("/no/such/file".into()))];
+        assert!(matches!(Stream::open(pieces.iter().cloned()), Err(Error::Source(_))));
+        assert!(matches!(Stream::open(pieces.iter().cloned()), Err(Error::Source(_))));
+        assert!(Stream::open(pieces[..1].iter().cloned()).is_ok());
     }
 
     #[test]
