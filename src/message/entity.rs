@@ -42,7 +42,15 @@ impl Entity {
     }
 
     pub fn attachment(attachment: Attachment) -> Result<Entity, Error> {
-        let content_type = media_type(attachment.media_type())?;
+        let content_type = match &attachment.content {
+            // A guess says nothing of letters, and without a charset they are ASCII (RFC 2046 §4.1.2).
+            Content::Bytes(bytes)
+                if attachment.content_type.is_none() && is_utf8_text(&attachment, bytes) =>
+            {
+                media_type(&format!("{}; charset=utf-8", attachment.media_type()))?
+            }
+            _ => media_type(attachment.media_type())?,
+        };
         let fields = attachment_fields(content_type, &attachment)?;
         let is_message = attachment.media_type().to_ascii_lowercase().starts_with("message/");
         let piece = match attachment.content {
@@ -134,6 +142,11 @@ fn media_type(text: &str) -> Result<Field, Error> {
     }
     let words: Vec<String> = text.split(' ').filter(|word| !word.is_empty()).map(str::to_owned).collect();
     Field::of_words("Content-Type", &words)
+}
+
+/// Text with letters that are not ASCII, and are UTF-8.
+fn is_utf8_text(attachment: &Attachment, bytes: &[u8]) -> bool {
+    attachment.media_type().starts_with("text/") && !bytes.is_ascii() && std::str::from_utf8(bytes).is_ok()
 }
 
 /// `token` (RFC 2045 §5.1).
