@@ -224,7 +224,7 @@ fn bracketed(id: &str) -> String {
 }
 
 /// Splits at spaces; of several in a row, all but the first stay with the word behind them. Those at the end go.
-fn plain_words(text: &str) -> Vec<String> {
+pub(super) fn plain_words(text: &str) -> Vec<String> {
     let mut words: Vec<String> = Vec::new();
     let mut spaces = String::new();
     for word in text.trim_matches(' ').split(' ') {
