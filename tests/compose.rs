@@ -336,6 +336,20 @@ fn a_file_name_is_readable_to_old_programs_too() {
 }
 
 #[test]
+fn text_that_is_attached_as_bytes_says_that_it_is_utf_8() {
+    let kind = |name: &str, bytes: &'static [u8]| {
+        let message = builder().attach(Attachment::bytes(name, bytes)).build().unwrap();
+        let sent = check(&message);
+        let start = sent.rfind("Content-Type: ").unwrap();
+        sent[start..].lines().next().unwrap().to_owned()
+    };
+    assert_eq!(kind("a.txt", "Grüße".as_bytes()), "Content-Type: text/plain; charset=utf-8");
+    assert_eq!(kind("a.txt", b"Hello"), "Content-Type: text/plain");
+    assert_eq!(kind("a.txt", b"Gr\xfc\xdfe"), "Content-Type: text/plain");
+    assert_eq!(kind("a.bin", "Grüße".as_bytes()), "Content-Type: application/octet-stream");
+}
+
+#[test]
 fn subjects_are_encoded_where_they_have_to_be_and_folded() {
     let subject = |subject: &str| builder().subject(subject).build().unwrap();
     assert_eq!(subject("Hello, all of you!").header("Subject").unwrap(), "Hello, all of you!");

@@ -66,7 +66,7 @@ impl Attachment {
     }
 
     /// What it is, such as `text/csv; charset=utf-8`. Defaults to what the end of the file name is known for, else to
-    /// `application/octet-stream`.
+    /// `application/octet-stream`. Where it is guessed to be text, and the bytes are at hand and UTF-8, it says so.
     ///
     /// `multipart/…` is refused when the message is built, and so is `message/…` for what is not text as mail has it:
     /// such parts may not be encoded (RFC 2046 §5.2.1).

@@ -323,8 +323,9 @@ impl MessageBuilder {
     /// Any field. Those that a message has once take the place of what was set before, or add to it, as their own
     /// setters do; others may be there many times.
     ///
-    /// The value of a field that is not known here is free text: it is encoded where it is not ASCII. `MIME-Version`
-    /// and `Content-…` are refused: they are the composer's.
+    /// The value of a field that is not known here is free text: it is encoded where it is not ASCII, where spaces stand in
+    /// a row or at an end (folding would lose them), and where it holds `=?` or more than 900 octets without a space.
+    /// `MIME-Version` and `Content-…` are refused: they are the composer's.
     pub fn header(mut self, name: &str, value: impl Into<String>) -> MessageBuilder {
         let value = value.into();
         match (Kind::of(name), &name.to_ascii_lowercase()[..]) {
@@ -524,7 +525,8 @@ mod tests {
         let path = std::env::temp_dir().join(format!("postino-{}", super::super::stamp::unique()));
         let builder = || Message::builder().from("a@example.org");
         for length in [0, 1, 56, 57, 58, 1000, 100_000] {
-            std::fs::write(&path, vec![7; length]).unwrap();
+            // Of a file that says it is empty nothing is known.
+            std::fs::write(&path, vec![7; length.max(1)]).unwrap();
             for builder in [
                 builder().text("x".repeat(length)),
                 builder().text("ü".repeat(length)),

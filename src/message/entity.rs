@@ -10,7 +10,7 @@ use memchr::memmem;
 use super::{
     attachment::{Attachment, Content},
     encoding::{Encoding, is_plain, with_crlf},
-    field::{Field, quoted},
+    field::{Field, plain_words, quoted},
     stamp,
     stream::Piece,
 };
@@ -42,7 +42,15 @@ impl Entity {
     }
 
     pub fn attachment(attachment: Attachment) -> Result<Entity, Error> {
-        let content_type = media_type(attachment.media_type())?;
+        let content_type = match &attachment.content {
+            // A guess says nothing of letters, and without a charset they are ASCII (RFC 2046 §4.1.2).
+            Content::Bytes(bytes)
+                if attachment.content_type.is_none() && is_utf8_text(&attachment, bytes) =>
+            {
+                media_type(&format!("{}; charset=utf-8", attachment.media_type()))?
+            }
+            _ => media_type(attachment.media_type())?,
+        };
         let fields = attachment_fields(content_type, &attachment)?;
         let is_message = attachment.media_type().to_ascii_lowercase().starts_with("message/");
         let piece = match attachment.content {
@@ -132,8 +140,24 @@ fn media_type(text: &str) -> Result<Field, Error> {
     if text.bytes().any(|byte| byte != b' ' && !byte.is_ascii_graphic()) {
         return Err(fail("it is not printable ASCII"));
     }
-    let words: Vec<String> = text.split(' ').filter(|word| !word.is_empty()).map(str::to_owned).collect();
-    Field::of_words("Content-Type", &words)
+    let (mut quoted, mut escaped) = (false, false);
+    for byte in text.bytes() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' => escaped = quoted,
+            b'"' => quoted = !quoted,
+            _ => {}
+        }
+    }
+    if quoted {
+        return Err(fail("a quote does not end"));
+    }
+    Field::of_words("Content-Type", &plain_words(text))
+}
+
+/// Text with letters that are not ASCII, and are UTF-8.
+fn is_utf8_text(attachment: &Attachment, bytes: &[u8]) -> bool {
+    attachment.media_type().starts_with("text/") && !bytes.is_ascii() && std::str::from_utf8(bytes).is_ok()
 }
 
 /// `token` (RFC 2045 §5.1).
@@ -262,12 +286,22 @@ mod tests {
 
     #[test]
     fn a_content_type_goes_out_as_it_was_given() {
-        for text in ["text/plain", "application/vnd.a+b; x=\"y z\"", "text/x-a ; charset=utf-8"] {
+        for text in ["text/plain", "application/vnd.a+b; x=\"y  z\"", "text/x-a ; charset=utf-8"] {
             assert_eq!(media_type(text).unwrap().value(), text);
         }
-        for text in
-            ["", "text", "/", "text/", "/plain", "text/pl ain", "a/b/c", "multipart/mixed", "text/plain; ü"]
-        {
+        for text in [
+            "",
+            "text",
+            "/",
+            "text/",
+            "/plain",
+            "text/pl ain",
+            "a/b/c",
+            "multipart/mixed",
+            "text/plain; ü",
+            "a/b; x=\"y",
+            "a/b; x=\"y\\\"",
+        ] {
             assert!(matches!(media_type(text), Err(Error::Message(_))), "{text}");
         }
     }

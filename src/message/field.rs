@@ -17,6 +17,8 @@ const MAX_LINE: usize = 78;
 const MAX_LONG_LINE: usize = 998;
 /// The longest name of a field.
 const MAX_NAME: usize = 76;
+/// So many comments may begin in a date: email-format reads those in each other on the stack.
+const MAX_COMMENTS: usize = 20;
 /// Words of text up to here are not encoded only to be folded: they may be meant for programs.
 const MAX_WORD: usize = 900;
 
@@ -91,6 +93,9 @@ impl Field {
                 Kind::Content => return Err(fail("it is written by the composer")),
                 Kind::Ids => text.split(' ').filter(|id| !id.is_empty()).map(bracketed).collect(),
                 Kind::Phrases => listed(text.split(',').map(|name| phrase(name.trim_matches(' ')))),
+                Kind::Date if text.matches('(').count() > MAX_COMMENTS => {
+                    return Err(fail("it has too many comments"));
+                }
                 Kind::Mailboxes | Kind::Date => plain_words(text),
                 Kind::Text => unstructured(name, text),
             },
@@ -219,7 +224,7 @@ fn bracketed(id: &str) -> String {
 }
 
 /// Splits at spaces; of several in a row, all but the first stay with the word behind them. Those at the end go.
-fn plain_words(text: &str) -> Vec<String> {
+pub(super) fn plain_words(text: &str) -> Vec<String> {
     let mut words: Vec<String> = Vec::new();
     let mut spaces = String::new();
     for word in text.trim_matches(' ').split(' ') {
@@ -427,6 +432,16 @@ mod tests {
             let error = Field::new(name, &Value::Text(text.to_owned())).unwrap_err();
             assert!(error.to_string().starts_with(&format!("the header {name} cannot be ")), "{error}");
         }
+    }
+
+    #[test]
+    fn comments_in_comments_do_not_overflow_the_stack() {
+        let date = |n| {
+            let text = format!("Mon, 1 Jan 2024 00:00:00 +0000 {}{}", "( ".repeat(n), ") ".repeat(n));
+            Field::new("Date", &Value::Text(text))
+        };
+        assert!(date(2).is_ok());
+        assert!(date(100_000).is_err());
     }
 
     #[test]

@@ -16,7 +16,11 @@ const MONTHS: [&str; 12] =
 pub(super) fn date_time(time: SystemTime) -> String {
     let seconds = match time.duration_since(UNIX_EPOCH) {
         Ok(since) => since.as_secs() as i64,
-        Err(before) => -(before.duration().as_secs() as i64),
+        // The earliest one is 2^63 seconds before; parts of a second go down, as they do behind it.
+        Err(before) => {
+            let before = before.duration();
+            0_i64.wrapping_sub_unsigned(before.as_secs()).saturating_sub((before.subsec_nanos() > 0).into())
+        }
     };
     let (days, second) = (seconds.div_euclid(DAY), seconds.rem_euclid(DAY));
     let (year, month, day) = civil(days);
@@ -73,6 +77,14 @@ mod tests {
             assert_eq!(date_time(UNIX_EPOCH + Duration::from_secs(seconds)), text);
         }
         assert_eq!(date_time(UNIX_EPOCH - Duration::from_secs(1)), "Wed, 31 Dec 1969 23:59:59 +0000");
+        assert_eq!(date_time(UNIX_EPOCH - Duration::from_millis(1)), "Wed, 31 Dec 1969 23:59:59 +0000");
+    }
+
+    #[test]
+    fn the_earliest_time_there_is_does_not_panic() {
+        if let Some(earliest) = UNIX_EPOCH.checked_sub(Duration::from_secs(1 << 63)) {
+            assert!(date_time(earliest).ends_with(" 08:29:52 +0000"));
+        }
     }
 
     #[test]

@@ -69,13 +69,41 @@ enum Source {
     Reader(Option<Box<dyn Read + Send>>, Vec<u8>),
 }
 
+/// A file as long as it was when it was opened. One that became shorter is a failure, not a shorter attachment.
+struct Whole {
+    file: File,
+    left: u64,
+}
+
+impl Read for Whole {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let n = (&mut self.file).take(self.left).read(buf)?;
+        if n == 0 && self.left > 0 && !buf.is_empty() {
+            let why = "a file became shorter while it was sent";
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, why));
+        }
+        self.left -= n as u64;
+        Ok(n)
+    }
+}
+
 impl Stream {
     /// Opens all the pieces, and says how many octets they will be, where that is known.
     pub fn open(pieces: impl Iterator<Item = Arc<Piece>>) -> Result<(Stream, Option<u64>), Error> {
+        let pieces: Vec<Arc<Piece>> = pieces.collect();
+        // A reader is taken for good: not if a file, which can be tried again, is not there.
+        let is_reader = |piece: &Arc<Piece>| matches!(**piece, Piece::Reader(_));
+        let mut others = pieces
+            .iter()
+            .filter(|piece| !is_reader(piece))
+            .map(|piece| Open::new(piece.clone()))
+            .collect::<Result<Vec<_>, Error>>()?
+            .into_iter();
         let mut size = Some(0_u64);
         let mut opened = VecDeque::new();
         for piece in pieces {
-            let (open, length) = Open::new(piece)?;
+            let other = if is_reader(&piece) { None } else { others.next() };
+            let (open, length) = other.map_or_else(|| Open::new(piece), Ok)?;
             opened.push_back(open);
             size = size.zip(length).map(|(size, length)| size + length);
         }
@@ -96,9 +124,14 @@ impl Open {
             }
             Piece::Path(path) => {
                 let file = File::open(path).map_err(Error::Source)?;
-                let meta = file.metadata().ok().filter(|meta| meta.is_file());
+                // Nothing is known of those that claim to be empty (`/proc`).
+                let meta = file.metadata().ok().filter(|meta| meta.is_file() && meta.len() > 0);
+                let reader: Box<dyn Read + Send> = match &meta {
+                    Some(meta) => Box::new(Whole { file, left: meta.len() }),
+                    None => Box::new(file),
+                };
                 let length = meta.map(|meta| encoding::base64_length(meta.len()));
-                (Open::Base64(Source::Reader(Some(Box::new(file)), Vec::new()), true), length)
+                (Open::Base64(Source::Reader(Some(reader), Vec::new()), true), length)
             }
             Piece::Reader(reader) => match reader.lock().ok().and_then(|mut reader| reader.take()) {
                 Some(reader) => (Open::Base64(Source::Reader(Some(reader), Vec::new()), true), None),
@@ -303,6 +336,34 @@ mod tests {
         }
         std::fs::remove_file(&path).unwrap();
         assert!(matches!(Stream::open([piece].into_iter()), Err(Error::Source(_))));
+    }
+
+    #[test]
+    fn a_file_that_changes_while_it_is_sent_is_whole_or_fails() {
+        let path = std::env::temp_dir().join(format!("postino-{}", super::super::stamp::unique()));
+        let open_file = || open(vec![Piece::Path(path.clone())]);
+        std::fs::write(&path, [7; 100_000]).unwrap();
+        let ((mut grows, size), (mut shrinks, _)) = (open_file(), open_file());
+        std::fs::write(&path, [7; 200_000]).unwrap();
+        assert_eq!(Some(read_all(&mut grows).unwrap().len() as u64), size);
+        std::fs::write(&path, [7; 50_000]).unwrap();
+        assert_eq!(read_all(&mut shrinks).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+        std::fs::remove_file(&path).unwrap();
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_file_that_claims_to_be_empty_has_no_known_size() {
+        let (mut stream, size) = open(vec![Piece::Path("/proc/self/status".into())]);
+        assert!(size.is_none() && !read_all(&mut stream).unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_reader_is_not_lost_to_a_file_that_is_not_there() {
+        let pieces = [Arc::new(reader(&b"x"[..])), Arc::new(Piece::Path("/no/such/file".into()))];
+        assert!(matches!(Stream::open(pieces.iter().cloned()), Err(Error::Source(_))));
+        assert!(matches!(Stream::open(pieces.iter().cloned()), Err(Error::Source(_))));
+        assert!(Stream::open(pieces[..1].iter().cloned()).is_ok());
     }
 
     #[test]
