@@ -28,7 +28,7 @@ const FAREWELL: Duration = Duration::from_secs(1);
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Security {
-    /// STARTTLS when the server offers it; required when there are credentials. To a loopback address: no TLS without
+    /// STARTTLS when the server offers it (and this build has TLS); required when there are credentials. To a loopback address: no TLS without
     /// credentials, STARTTLS when offered with them.
     #[default]
     Auto,

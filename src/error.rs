@@ -185,7 +185,7 @@ pub enum Error {
 
 impl Error {
     /// Trying again later, over a new connection, may help, and cannot double the mail: 4xx replies, timeouts, lost
-    /// connections, names that could not be looked up. False when the delivery is [in doubt](Error::in_doubt).
+    /// connections, names that could not be looked up. Never over the same client: it is closed mostly. False when the delivery is [in doubt](Error::in_doubt).
     #[must_use]
     pub fn is_transient(&self) -> bool {
         match self {
@@ -193,6 +193,10 @@ impl Error {
                 Outcome::Accepted | Outcome::InDoubt => false,
                 // A reply to the message as a whole stands above what was said of single recipients.
                 Outcome::Refused if delivery.reply().is_some() => source.is_transient(),
+                // All or nothing: one that is refused for good keeps it from the others.
+                Outcome::Refused if delivery.refused().count() < delivery.recipients().count() => {
+                    delivery.refused().all(|r| r.reply().is_some_and(Reply::is_transient))
+                }
                 Outcome::Refused | Outcome::NotSent => {
                     delivery.refused().any(|r| r.reply().is_some_and(Reply::is_transient))
                         || source.is_transient()
@@ -299,7 +303,7 @@ impl fmt::Display for Error {
             Error::Connect { server, .. } => write!(f, "could not connect to {server}"),
             Error::Certificate { name, .. } => write!(
                 f,
-                "the certificate for {name} is not to be trusted (a CA of one's own or another name to verify can be set)"
+                "the certificate for {name} is not to be trusted (Builder::ca_certificate adds an issuer, Builder::tls_name sets another name)"
             ),
             Error::Tls { .. } => write!(f, "the TLS handshake failed"),
             Error::TlsRequired => write!(f, "TLS is required, and the server does not offer STARTTLS"),
@@ -314,14 +318,27 @@ impl fmt::Display for Error {
             Error::Io { phase, .. } => write!(f, "the connection failed in {phase}"),
             Error::Closed(phase) => write!(f, "the server closed the connection in {phase}"),
             Error::Protocol { phase, what } => write!(f, "not SMTP in {phase}: {what}"),
-            Error::NotConnected => write!(f, "not connected"),
-            Error::Transaction { delivery, .. } => f.write_str(match delivery.outcome() {
-                Outcome::InDoubt => {
-                    "the message may have been delivered: its end was sent and no answer came"
+            Error::NotConnected => {
+                write!(
+                    f,
+                    "the connection is closed (QUIT, an earlier error, or a dropped future): connect anew"
+                )
+            }
+            Error::Transaction { delivery, .. } => {
+                f.write_str(match delivery.outcome() {
+                    Outcome::InDoubt => {
+                        "the message may have been delivered: its end was sent and no answer came"
+                    }
+                    Outcome::Refused => "the message was refused",
+                    Outcome::NotSent | Outcome::Accepted => "the message was not sent",
+                })?;
+                let mut refused = delivery.refused();
+                match (refused.next(), refused.count()) {
+                    (None, _) => Ok(()),
+                    (Some(first), 0) => write!(f, ", for {}", first.address()),
+                    (Some(first), more) => write!(f, ", for {} and {more} more", first.address()),
                 }
-                Outcome::Refused => "the message was refused",
-                Outcome::NotSent | Outcome::Accepted => "the message was not sent",
-            }),
+            }
         }
     }
 }

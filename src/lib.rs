@@ -53,7 +53,7 @@
 //!     Ok(delivery) => println!("accepted, but for {} recipients", delivery.refused().count()),
 //!     Err(e) if e.in_doubt() => println!("it may have arrived: ask before you send it again ({e})"),
 //!     Err(e) if e.is_transient() => println!("try again later: {e}"),
-//!     Err(e) => println!("it is no use: {e}"),
+//!     Err(e) => println!("it is no use: {e} ({})", e.reply().map(ToString::to_string).unwrap_or_default()),
 //! }
 //! # Ok::<(), postino::Error>(())
 //! ```

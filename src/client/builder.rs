@@ -36,8 +36,8 @@ impl Builder {
         Builder { config, tokens: None }
     }
 
-    /// The port. Defaults to 465 with [`Security::Implicit`], to 587 with [`Security::StartTls`] or credentials, to 25
-    /// otherwise.
+    /// The port. Defaults to 465 with [`Security::Implicit`], to 587 with [`Security::StartTls`], or with credentials but
+    /// for [`Security::Plaintext`], to 25 otherwise.
     pub fn port(mut self, port: u16) -> Builder {
         self.config.port = Some(port);
         self

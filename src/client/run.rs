@@ -219,6 +219,9 @@ impl Client {
             };
             log::debug!(target: "postino", "S: {}", talk.keep(reply));
             heard = true;
+            if self.out.due() == 0 && self.out.said_farewell() {
+                continue;
+            }
             if self.out.due() == 0 {
                 return Err(talk.on_early(reply));
             }

@@ -19,6 +19,7 @@ use crate::{
         Auth, AuthOptions, Credentials, Forbidden, Hello, HelloName, Inbox, MailParameters, Options, Outbox,
         Simple, Survey, Transaction, Upgrade,
     },
+    tls::TlsSettings,
 };
 
 /// The longest line of a message (RFC 5321 §4.5.3.1.6), in octets without its end.
@@ -176,6 +177,12 @@ impl Client {
             client.handshake().await?;
         }
         client.hello(upgrade).await?;
+        if !client.is_encrypted()
+            && client.capabilities.offers("STARTTLS")
+            && TlsSettings::available().is_err()
+        {
+            log::warn!(target: "postino", "the server offers STARTTLS, and this build has no TLS: all goes in clear");
+        }
         if let Some(credentials) = client.settings.credentials.clone() {
             client.auth(credentials).await?;
         }
@@ -308,8 +315,13 @@ impl Client {
     pub(super) async fn goodbye(&mut self) {
         if !self.broken {
             let mut quit = Simple::quit();
-            let end = self.run(&mut quit, None).await;
-            log::debug!(target: "postino", "closed; QUIT: {:?}", end.map(|()| quit.into_result()));
+            let end = match self.run(&mut quit, None).await {
+                Ok(()) => quit.into_result().err(),
+                Err(e) => Some(e),
+            };
+            if let Some(e) = end {
+                log::debug!(target: "postino", "QUIT: {e}");
+            }
         }
         self.close();
     }

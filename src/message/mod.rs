@@ -43,7 +43,7 @@ use std::{
     fmt,
     fs::{self, File},
     io::{self, Cursor, Read, Seek},
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
 pub use self::{
@@ -149,7 +149,7 @@ impl<'m> Body<'m> {
     pub fn into_reader(self) -> io::Result<Box<dyn Read + Send + 'm>> {
         Ok(match self.content {
             Content::Bytes(bytes) => Box::new(Cursor::new(bytes)),
-            Content::Path(path) => Box::new(File::open(path)?),
+            Content::Path(path) => Box::new(open_file(&path)?),
             Content::Reader(reader) => reader,
         })
     }
@@ -166,12 +166,17 @@ impl<'m> Body<'m> {
     pub(crate) fn open(self) -> io::Result<Body<'m>> {
         match self.content {
             Content::Path(path) => {
-                let body = Body::file(File::open(path)?);
+                let body = Body::file(open_file(&path)?);
                 Ok(Body { size: self.size.or(body.size), ..body })
             }
             _ => Ok(self),
         }
     }
+}
+
+/// Opens a file; an error names it.
+fn open_file(path: &Path) -> io::Result<File> {
+    File::open(path).map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", path.display())))
 }
 
 /// What is left of a regular file; nothing is known of others, and of those that claim to be empty (`/proc`).

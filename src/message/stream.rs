@@ -9,7 +9,10 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use super::encoding::{self, BLOCK, Encoding, Quoted};
+use super::{
+    encoding::{self, BLOCK, Encoding, Quoted},
+    open_file,
+};
 use crate::Error;
 
 /// A piece of a message, not encoded yet. Pieces are shared, so that a stream need not borrow the message.
@@ -123,7 +126,7 @@ impl Open {
                 }
             }
             Piece::Path(path) => {
-                let file = File::open(path).map_err(Error::Source)?;
+                let file = open_file(path).map_err(Error::Source)?;
                 // Nothing is known of those that claim to be empty (`/proc`).
                 let meta = file.metadata().ok().filter(|meta| meta.is_file() && meta.len() > 0);
                 let reader: Box<dyn Read + Send> = match &meta {

@@ -113,6 +113,8 @@ pub struct Outbox {
     /// Replies due: to what was offered, and to what has only been put here.
     due: usize,
     coming: usize,
+    /// QUIT is among what was put here, and nobody waits for its reply.
+    farewell: bool,
     /// What was put here since the log was told.
     said: Vec<Said>,
     content: u64,
@@ -143,6 +145,7 @@ impl Outbox {
     pub fn put_farewell(&mut self) {
         self.put(Command::Quit);
         self.coming -= 1;
+        self.farewell = true;
     }
 
     /// Writes a command without its line end. Gives where its secret begins, if it has one.
@@ -239,6 +242,12 @@ impl Outbox {
     #[must_use]
     pub fn offered(&self) -> u64 {
         self.offered
+    }
+
+    /// Whether goodbye has been said: what comes behind the last reply that is due means nothing.
+    #[must_use]
+    pub fn said_farewell(&self) -> bool {
+        self.farewell && self.unsent().is_empty()
     }
 
     /// How many replies are due to what was offered.

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use postino::{Error, Outcome, Phase};
 
 use super::*;
-use crate::send;
+use crate::{send, support::journal};
 
 const FLIGHT: &str = "-- hello PIPELINING
      C: MAIL FROM:<alice@example.org>
@@ -221,4 +221,26 @@ fn close_says_nothing() {
 fn dropping_says_nothing() {
     let server = Server::playing("-- hello");
     drop(connect(&server));
+}
+
+#[test]
+fn a_goodbye_that_is_answered_with_the_message_is_no_protocol_error() {
+    let server = Server::playing(
+        "-- hello PIPELINING
+         C: MAIL FROM:<alice@example.org>
+         C: RCPT TO:<bob@example.org>
+         C: DATA
+         S: 250 ok
+         S: 250 ok
+         S: 354 go on
+         -- body
+         C: QUIT
+         S: 250 goodbye, queued as Q1
+         S: 221 bye, said with it
+         -- close",
+    );
+    let delivery = block_on(builder(&server).send(&mail())).unwrap();
+    assert_eq!(delivery.queue_id(), Some("Q1"));
+    assert!(!journal::lines_with("S: 250 goodbye, queued as Q1").is_empty(), "the log is kept");
+    assert!(journal::lines_with("said with it").iter().all(|line| !line.contains("closing")));
 }

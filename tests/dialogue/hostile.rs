@@ -520,26 +520,32 @@ fn threat_42_success_is_final_though_garbage_follows_in_its_segment() {
 
 #[test]
 fn a_refusal_that_comes_when_the_end_is_ready_and_not_yet_sent_is_a_refusal() {
-    let (refused, heard) = mpsc::channel();
+    let (asked, ask) = mpsc::channel();
+    let (refused, refusal_sent) = mpsc::channel();
     let server = Server::running(move |peer| {
         peer.play(UP_TO_THE_BODY);
+        ask.recv_timeout(PATIENCE).unwrap();
         peer.say("552 too much\r\n");
         refused.send(()).unwrap();
     });
     let mut client = connect(&server);
     // It ends once the refusal has been sent: the whole message is ready then, and none of it has left.
-    let body = "Hello\r\n".as_bytes().chain(Waits(heard));
+    let body = "Hello\r\n".as_bytes().chain(EndsWhenTold { asked, told: refusal_sent });
     let error = send_error(&mut client, &Raw::reader(envelope(&["bob@example.org"]), body));
     assert_eq!((outcome(&error), refusal(cause(&error))), (Outcome::Refused, (Phase::Body, 552)));
     assert_closed(&mut client);
 }
 
-/// An end that does not come before it is told to.
-struct Waits(mpsc::Receiver<()>);
+/// Says that its end is asked for, and gives it when it is told to.
+struct EndsWhenTold {
+    asked: mpsc::Sender<()>,
+    told: mpsc::Receiver<()>,
+}
 
-impl Read for Waits {
+impl Read for EndsWhenTold {
     fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
-        self.0.recv_timeout(PATIENCE).map_err(io::Error::other)?;
+        self.asked.send(()).map_err(io::Error::other)?;
+        self.told.recv_timeout(PATIENCE).map_err(io::Error::other)?;
         Ok(0)
     }
 }
