@@ -7,7 +7,7 @@ use std::{
 
 use crate::{
     Error, Phase,
-    proto::{Credentials, HelloName, Upgrade, check_pinned},
+    proto::{Credentials, HelloName, MAX_SCRAM_ITERATIONS, MIN_SCRAM_ITERATIONS, Upgrade, check_pinned},
     tls::TlsSettings,
 };
 
@@ -15,9 +15,6 @@ use crate::{
 const TIMEOUT: Duration = Duration::from_secs(60);
 /// The time limit of the reply to the end of the message (RFC 5321 §4.5.3.2.6).
 const FINAL_REPLY: Duration = Duration::from_secs(600);
-/// The most iterations of SCRAM's hash, unless set otherwise; and the fewest, always (RFC 7677 §4).
-const MAX_SCRAM_ITERATIONS: u32 = 100_000;
-const MIN_SCRAM_ITERATIONS: u32 = 4_096;
 /// So long QUIT may take: its answer changes nothing.
 const FAREWELL: Duration = Duration::from_secs(1);
 
@@ -341,9 +338,7 @@ impl Settings {
         let secret = self.credentials.is_some() && !self.config.danger_plaintext_credentials && !loopback;
         match self.config.security {
             Security::Implicit => Ok(Upgrade::Never),
-            Security::Plaintext if secret => Err(Error::Config(
-                "credentials are not sent without TLS, except to a loopback address".into(),
-            )),
+            Security::Plaintext if secret => Err(credentials_in_clear()),
             Security::Plaintext => Ok(Upgrade::Never),
             Security::Auto if loopback && self.credentials.is_none() => Ok(Upgrade::Never),
             Security::Auto | Security::Opportunistic if !secret => Ok(match TlsSettings::available() {
@@ -355,6 +350,11 @@ impl Settings {
             }
         }
     }
+}
+
+/// Nothing secret has been sent.
+pub(crate) fn credentials_in_clear() -> Error {
+    Error::Config("credentials are not sent without TLS, except to a loopback address".into())
 }
 
 #[cfg(test)]

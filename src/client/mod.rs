@@ -1,7 +1,7 @@
 //! Written once, compiled twice: by `blocking/` with `async` stripped, and by `aio/` as is.
 //!
 //! The parent supplies, under the same names and with the same `async fn` shapes: `maybe_async`, `stream::Stream`
-//! (the connection), `resolve::resolve` (the name lookup), `body::Source` (where content comes from), `token::Tokens`
+//! (the connection), `resolve::resolve` (the name lookup), `body::open` and `body::Source` (where content comes from), `token::Tokens`
 //! (where tokens come from).
 //!
 //! The same source is not always the same behaviour. Here every call is awaited where it is written, and there are

@@ -22,7 +22,7 @@ impl Client {
     }
 
     /// Takes what has arrived, without waiting. Gives how much that is.
-    fn listen(&mut self, phase: Phase) -> Result<usize, Error> {
+    pub(super) fn listen(&mut self, phase: Phase) -> Result<usize, Error> {
         match self.stream.try_read(self.inbox.room()) {
             Ok(0) => Err(Error::Closed(phase)),
             Ok(n) => {
@@ -43,12 +43,6 @@ impl Client {
             }
             false => Ok(()),
         }
-    }
-
-    /// Whether the connection stands, as far as can be told without asking the server: it was not closed, by either
-    /// side, nor left in the middle of something, and the server has not said anything unasked.
-    pub fn is_connected(&mut self) -> bool {
-        !self.broken && self.inbox.is_empty() && matches!(self.listen(Phase::Noop), Ok(0))
     }
 
     /// One octet behind the consent to STARTTLS is an injection (RFC 3207 §6; the "NO STARTTLS" attacks of 2021).
@@ -219,11 +213,10 @@ impl Client {
             };
             log::debug!(target: "postino", "S: {}", talk.keep(reply));
             heard = true;
-            if self.out.due() == 0 && self.out.said_farewell() {
-                continue;
-            }
-            if self.out.due() == 0 {
-                return Err(talk.on_early(reply));
+            match self.out.due() {
+                0 if self.out.said_farewell() => continue,
+                0 => return Err(talk.on_early(reply)),
+                _ => {}
             }
             self.out.heard();
             talk.on_reply(reply, &self.out)?;

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     Capabilities, Delivery, Envelope, Error, Mail, Phase, Reply, Security,
-    config::{Config, Settings, later},
+    config::{Config, Settings, credentials_in_clear, later},
     message::{Body, Content},
     proto::{
         Auth, AuthOptions, Credentials, Forbidden, Hello, HelloName, Inbox, MailParameters, Options, Outbox,
@@ -91,6 +91,12 @@ impl Client {
         self.broken = true;
         self.out.forget();
         self.stream.close();
+    }
+
+    /// Whether the connection stands, as far as can be told without asking the server: it was not closed, by either
+    /// side, nor left in the middle of something, and the server has not said anything unasked.
+    pub fn is_connected(&mut self) -> bool {
+        !self.broken && self.inbox.is_empty() && matches!(self.listen(Phase::Noop), Ok(0))
     }
 
     /// The next call begins: its deadline runs from here.
@@ -224,9 +230,7 @@ impl Client {
         self.usable()?;
         self.begin();
         if !self.is_encrypted() && !self.is_loopback() && !self.settings.config.danger_plaintext_credentials {
-            return Err(Error::Config(
-                "credentials are not sent without TLS, except to a loopback address".into(),
-            ));
+            return Err(credentials_in_clear());
         }
         if self.logged_in {
             return Err(Error::Auth { what: "there was a login already".into(), details: None, reply: None });

@@ -29,7 +29,7 @@ pub mod reply;
 mod simple;
 mod transaction;
 
-pub(crate) use self::auth::check_pinned;
+pub(crate) use self::auth::{MAX_SCRAM_ITERATIONS, MIN_SCRAM_ITERATIONS, check_pinned};
 pub use self::{
     auth::{Answer, Auth, AuthOptions, Credentials, Mechanism},
     body::{Encoder, Forbidden, Survey},

@@ -34,6 +34,10 @@ use crate::{Error, Phase, Reply};
 /// The longest command line, in octets with its end. A longer initial response is sent as the answer to an empty
 /// challenge (RFC 4954 §4).
 const MAX_LINE: usize = 512;
+/// The fewest iterations of SCRAM's hash that are accepted, always: fewer make a stolen hash cheap (RFC 7677 §4).
+pub(crate) const MIN_SCRAM_ITERATIONS: u32 = 4_096;
+/// The most, unless set otherwise: each costs time.
+pub(crate) const MAX_SCRAM_ITERATIONS: u32 = 100_000;
 /// So many challenges of one mechanism are answered, whatever it is.
 const MAX_ANSWERS: usize = 16;
 
@@ -63,7 +67,7 @@ impl Default for AuthOptions {
             channel_binding: None,
             server: None,
             mechanisms: None,
-            max_scram_iterations: 100_000,
+            max_scram_iterations: MAX_SCRAM_ITERATIONS,
         }
     }
 }

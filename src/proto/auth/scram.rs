@@ -16,11 +16,9 @@ use pbkdf2::pbkdf2_hmac;
 use sha1::Sha1;
 use sha2::{Digest, Sha256};
 
-use super::{Answer, Mechanism, escape};
+use super::{Answer, MIN_SCRAM_ITERATIONS, Mechanism, escape};
 use crate::Error;
 
-/// Fewer iterations make a stolen hash cheap (RFC 7677 §4).
-const MIN_ITERATIONS: u32 = 4096;
 /// Of randomness in our nonce, in octets.
 const NONCE: usize = 18;
 
@@ -82,7 +80,7 @@ impl Scram {
             details: None,
             reply: None,
         })?;
-        let iterations = MIN_ITERATIONS..=max_iterations;
+        let iterations = MIN_SCRAM_ITERATIONS..=max_iterations;
         Ok(Scram::with_nonce(name, user, password, binding, iterations, BASE64.encode(random)))
     }
 
@@ -252,7 +250,7 @@ mod tests {
 
     /// One whose nonce is known, before anything was said.
     fn scram(name: &'static str, nonce: &str, binding: Binding) -> Scram {
-        Scram::with_nonce(name, b"user", b"pencil", binding, MIN_ITERATIONS..=100_000, nonce.to_owned())
+        Scram::with_nonce(name, b"user", b"pencil", binding, MIN_SCRAM_ITERATIONS..=100_000, nonce.to_owned())
     }
 
     fn rfc_7677() -> Scram {
@@ -317,7 +315,6 @@ mod tests {
 
     #[test]
     fn threats_67_and_68_what_the_server_says_first_is_looked_at_before_it_is_hashed() {
-        let start = std::time::Instant::now();
         for (first, why) in [
             ("r=rOprNGfwEbeRWgbNEkqO,s=W22Z,i=4096", "nonce"),
             ("r=another,s=W22Z,i=4096", "nonce"),
@@ -338,11 +335,12 @@ mod tests {
             ("", "r="),
             ("e=other-error", "r="),
         ] {
-            let answer = rfc_7677().answer(first.as_bytes());
+            let mut scram = rfc_7677();
+            let answer = scram.answer(first.as_bytes());
             assert!(matches!(&answer, Answer::Cancel(text) if text.contains(why)), "{first}: {answer:?}");
+            assert!(scram.proof.is_empty() && scram.state == State::First, "{first}: it was hashed");
         }
         assert!(matches!(rfc_7677().answer(b"\xff"), Answer::Cancel(_)));
-        assert!(start.elapsed() < std::time::Duration::from_secs(5), "something was hashed");
     }
 
     #[test]
