@@ -1,6 +1,6 @@
-//! Who a message is from and for: what cannot smuggle a command is refused here, once.
+//! Mailboxes: what could smuggle a command is refused here, once.
 
-use std::{fmt, str::FromStr, sync::Arc};
+use std::{fmt, str::FromStr};
 
 use crate::Error;
 
@@ -196,68 +196,6 @@ impl fmt::Debug for Address {
     }
 }
 
-/// Who a message is from and for, apart from what its headers say (RFC 5321 §2.3.1).
-///
-/// At least one recipient; the same one twice stays twice. Clones share their content.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Envelope(Arc<Parts>);
-
-#[derive(Debug, PartialEq, Eq)]
-struct Parts {
-    sender: Option<Address>,
-    recipients: Box<[Address]>,
-}
-
-impl Envelope {
-    /// From text: `""` or `"<>"` is the null sender, for bounces (RFC 5321 §4.5.5).
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Address`] for the first address that cannot be one, [`Error::NoRecipients`] if there are none.
-    pub fn new<T: AsRef<str>>(
-        sender: &str,
-        recipients: impl IntoIterator<Item = T>,
-    ) -> Result<Envelope, Error> {
-        let sender = match sender.trim_matches(' ') {
-            "" | "<>" => None,
-            _ => Some(Address::new(sender)?),
-        };
-        let recipients: Result<Vec<_>, _> =
-            recipients.into_iter().map(|r| Address::new(r.as_ref())).collect();
-        Envelope::from_addresses(sender, recipients?)
-    }
-
-    /// From addresses: no sender is the null sender.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::NoRecipients`] if there are none.
-    pub fn from_addresses(sender: Option<Address>, recipients: Vec<Address>) -> Result<Envelope, Error> {
-        if recipients.is_empty() {
-            return Err(Error::NoRecipients);
-        }
-        Ok(Envelope(Arc::new(Parts { sender, recipients: recipients.into() })))
-    }
-
-    /// Where bounces go; `None` is the null sender.
-    #[must_use]
-    pub fn sender(&self) -> Option<&Address> {
-        self.0.sender.as_ref()
-    }
-
-    /// Who gets the message: one at least.
-    #[must_use]
-    pub fn recipients(&self) -> &[Address] {
-        &self.0.recipients
-    }
-
-    /// Whether it can be sent without SMTPUTF8 (RFC 6531).
-    #[must_use]
-    pub fn is_ascii(&self) -> bool {
-        self.0.sender.iter().chain(&self.0.recipients).all(Address::is_ascii)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -329,13 +267,5 @@ mod tests {
         assert!(Address::new(&format!("{}@x", "l".repeat(65))).is_err());
         assert!(Address::new(&format!("{}@x", "l".repeat(300))).is_err());
         assert!(Address::new(&format!("a@{}", "d".repeat(253))).is_err());
-    }
-
-    #[test]
-    fn an_envelope_has_recipients() {
-        assert!(matches!(Envelope::new("a@b", [] as [&str; 0]), Err(Error::NoRecipients)));
-        let bounce = Envelope::new("", ["a@b"]).unwrap();
-        assert_eq!(bounce.sender(), None);
-        assert_eq!(Envelope::new("<>", ["a@b"]).unwrap(), bounce);
     }
 }

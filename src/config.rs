@@ -2,12 +2,18 @@
 
 use std::{
     net::{IpAddr, Ipv6Addr},
+    sync::{
+        Arc,
+        atomic::{AtomicU8, Ordering},
+    },
     time::{Duration, Instant},
 };
 
 use crate::{
     Error, Phase,
-    proto::{Credentials, HelloName, MAX_SCRAM_ITERATIONS, MIN_SCRAM_ITERATIONS, Upgrade, check_pinned},
+    proto::{
+        Credentials, HelloName, Joining, MAX_SCRAM_ITERATIONS, MIN_SCRAM_ITERATIONS, Upgrade, check_pinned,
+    },
     tls::TlsSettings,
 };
 
@@ -55,7 +61,45 @@ pub(crate) struct Config {
     pub timeouts: Timeouts,
     pub deadline: Option<Duration>,
     pub pipelining: bool,
+    pub joining: Learnt,
+    pub chunking: bool,
+    pub lmtp: bool,
     pub all_or_nothing: bool,
+}
+
+/// What is known of the server about joining; clones of a config share it. A server is known by its host and port, so a
+/// config of another port begins anew.
+#[derive(Debug, Clone)]
+pub(crate) struct Learnt {
+    /// Whether it may be tried at all.
+    may: bool,
+    now: Arc<AtomicU8>,
+}
+
+impl Learnt {
+    pub fn new(joining: Joining) -> Learnt {
+        Learnt { may: joining != Joining::Off, now: Arc::new(AtomicU8::new(joining as u8)) }
+    }
+
+    pub fn get(&self) -> Joining {
+        match self.now.load(Ordering::Relaxed) {
+            n if n == Joining::Untried as u8 => Joining::Untried,
+            n if n == Joining::Works as u8 => Joining::Works,
+            _ => Joining::Off,
+        }
+    }
+
+    /// For another server.
+    pub fn afresh(&self) -> Joining {
+        if self.may { Joining::Untried } else { Joining::Off }
+    }
+
+    /// Off stays off.
+    pub fn learn(&self, joining: Joining) {
+        if self.get() != Joining::Off {
+            self.now.store(joining as u8, Ordering::Relaxed);
+        }
+    }
 }
 
 /// What to log in with, before it is checked; never shown.
@@ -150,6 +194,9 @@ impl Config {
             timeouts: Timeouts::all_but_the_final(TIMEOUT, FINAL_REPLY),
             deadline: None,
             pipelining: true,
+            joining: Learnt::new(Joining::Untried),
+            chunking: false,
+            lmtp: false,
             all_or_nothing: false,
         }
     }

@@ -1,5 +1,7 @@
 //! What became of a message, for each of its recipients.
 
+use std::time::Duration;
+
 use crate::{Address, Envelope, Reply};
 
 /// What is known of a message, or of a recipient.
@@ -25,23 +27,47 @@ pub enum Outcome {
 pub struct Delivery {
     envelope: Envelope,
     outcome: Outcome,
-    /// What is known of the recipients that were not refused by themselves.
+    /// What is known of the recipients that have no answer of their own.
     others: Outcome,
     reply: Option<Reply>,
-    /// The recipients refused by themselves, in order, each with its reply.
-    refused: Vec<(usize, Reply)>,
+    /// The recipients that have an answer of their own, in order.
+    own: Vec<(usize, Outcome, Option<Reply>)>,
+    took: Took,
+}
+
+/// How long a message took, phase by phase. Messages that overlap on a connection have no phases of their own: then only
+/// [`total`](Took::total) is told, from one result to the next.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Took {
+    /// From MAIL to the leave to send the content.
+    pub envelope: Duration,
+    /// The content, until it has left.
+    pub content: Duration,
+    /// The wait for the reply to its end.
+    pub end: Duration,
+    /// All of it, RSET behind a failure included.
+    pub total: Duration,
 }
 
 impl Delivery {
-    /// `refused` is in the order of the recipients.
+    /// `own` is in the order of the recipients.
     pub(crate) fn new(
         envelope: Envelope,
         outcome: Outcome,
         others: Outcome,
         reply: Option<Reply>,
-        refused: Vec<(usize, Reply)>,
+        own: Vec<(usize, Outcome, Option<Reply>)>,
     ) -> Delivery {
-        Delivery { envelope, outcome, others, reply, refused }
+        Delivery { envelope, outcome, others, reply, own, took: Took::default() }
+    }
+
+    pub(crate) fn not_sent(envelope: Envelope) -> Delivery {
+        Delivery::new(envelope, Outcome::NotSent, Outcome::NotSent, None, Vec::new())
+    }
+
+    pub(crate) fn set_took(&mut self, took: Took) {
+        self.took = took;
     }
 
     /// The message as a whole: accepted if it was for any recipient.
@@ -80,11 +106,10 @@ impl Delivery {
 
     /// All recipients in the order of the envelope, each with what became of it.
     pub fn recipients(&self) -> impl Iterator<Item = Recipient<'_>> {
-        let mut refused = self.refused.iter().peekable();
-        self.envelope.recipients().iter().enumerate().map(move |(i, address)| {
-            let own = refused.next_if(|(index, _)| *index == i);
-            let (outcome, reply) = match own {
-                Some((_, reply)) => (Outcome::Refused, Some(reply)),
+        let mut own = self.own.iter().peekable();
+        self.envelope.recipients().iter().enumerate().map(move |(number, address)| {
+            let (outcome, reply) = match own.next_if(|(index, ..)| *index == number) {
+                Some((_, outcome, reply)) => (*outcome, reply.as_ref()),
                 None => (self.others, self.reply.as_ref()),
             };
             Recipient { address, outcome, reply }
@@ -93,11 +118,58 @@ impl Delivery {
 
     /// The recipients that the server refused by themselves, while others may have been accepted.
     pub fn refused(&self) -> impl Iterator<Item = Recipient<'_>> {
-        self.refused.iter().map(|(i, reply)| Recipient {
-            address: &self.envelope.recipients()[*i],
-            outcome: Outcome::Refused,
-            reply: Some(reply),
+        let refused = self.own.iter().filter(|(_, outcome, _)| *outcome == Outcome::Refused);
+        refused.map(|(number, outcome, reply)| Recipient {
+            address: &self.envelope.recipients()[*number],
+            outcome: *outcome,
+            reply: reply.as_ref(),
         })
+    }
+
+    /// The same message for those who surely have not got it and still may: recipients that it was not sent to, or that
+    /// were refused for now (4xx). Sending it again for them doubles nothing. `None` if there are none.
+    #[must_use]
+    pub fn unsent(&self) -> Option<Envelope> {
+        let later = |recipient: &Recipient<'_>| match recipient.outcome {
+            Outcome::NotSent => true,
+            Outcome::Refused => recipient.reply.is_some_and(Reply::is_transient),
+            Outcome::Accepted | Outcome::InDoubt => false,
+        };
+        let unsent = self.recipients().enumerate().filter(|(_, recipient)| later(recipient));
+        let numbers: Vec<usize> = unsent.map(|(number, _)| number).collect();
+        (!numbers.is_empty()).then(|| self.envelope.part(&numbers))
+    }
+
+    /// How long it took.
+    #[must_use]
+    pub fn took(&self) -> Took {
+        self.took
+    }
+
+    /// One message that was sent in parts, each to some of its recipients: `numbers` are theirs in `envelope`. The
+    /// outcome is the best of them.
+    pub(crate) fn whole(envelope: Envelope, parts: Vec<(Vec<usize>, Delivery)>) -> Delivery {
+        let rank = |outcome: Outcome| match outcome {
+            Outcome::Accepted => 0,
+            Outcome::InDoubt => 1,
+            Outcome::Refused => 2,
+            Outcome::NotSent => 3,
+        };
+        let best = parts.iter().min_by_key(|(_, part)| rank(part.outcome));
+        let (outcome, reply) =
+            best.map_or((Outcome::NotSent, None), |(_, part)| (part.outcome, part.reply.clone()));
+        let mut took = Took::default();
+        let mut own = Vec::with_capacity(envelope.recipients().len());
+        for (numbers, part) in &parts {
+            let each = numbers.iter().zip(part.recipients());
+            own.extend(each.map(|(number, r)| (*number, r.outcome, r.reply.cloned())));
+            took.envelope += part.took.envelope;
+            took.content += part.took.content;
+            took.end += part.took.end;
+            took.total += part.took.total;
+        }
+        own.sort_by_key(|(number, ..)| *number);
+        Delivery { envelope, outcome, others: Outcome::NotSent, reply, own, took }
     }
 }
 

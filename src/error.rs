@@ -183,6 +183,20 @@ pub enum Error {
     },
 }
 
+/// Whether to send the same again: what [`Error::retry`] says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Retry {
+    /// It is no use: the message, the envelope, the settings or the server's mind would have to change.
+    Never,
+    /// It may help after a while, over a new connection.
+    Later,
+    /// It may help at once, over a new connection: only the old one was lost.
+    Now,
+    /// It may have been delivered: sending it again may double it.
+    MayDouble,
+}
+
 impl Error {
     /// Trying again later, over a new connection, may help, and cannot double the mail: 4xx replies, timeouts, lost
     /// connections, names that could not be looked up. Never over the same client: it is closed mostly. False when the delivery is [in doubt](Error::in_doubt).
@@ -265,12 +279,45 @@ impl Error {
         }
     }
 
+    /// Whether sending the same again can help, and whether it can double the mail. For a message with several
+    /// recipients [`Delivery::unsent`] gives the envelope of those it should be sent to again.
+    #[must_use]
+    pub fn retry(&self) -> Retry {
+        match self {
+            _ if self.in_doubt() => Retry::MayDouble,
+            // What the connection was lost of lies behind; nothing of the message was taken.
+            Error::Closed(_) | Error::NotConnected | Error::Io { .. } => Retry::Now,
+            Error::Transaction { delivery, source } if delivery.outcome() == Outcome::NotSent => {
+                source.retry()
+            }
+            _ if self.is_transient() => Retry::Later,
+            Error::Protocol { .. } | Error::Token { .. } | Error::Source(_) | Error::Tls { .. } => {
+                Retry::Later
+            }
+            _ => Retry::Never,
+        }
+    }
+
     /// What became of each recipient, if a transaction had begun.
     #[must_use]
     pub fn delivery(&self) -> Option<&Delivery> {
         match self {
             Error::Transaction { delivery, .. } => Some(delivery),
             _ => None,
+        }
+    }
+
+    /// The same once more, for another message that ended by it.
+    pub(crate) fn repeated(&self) -> Error {
+        match self {
+            Error::Timeout(phase) => Error::Timeout(*phase),
+            Error::Closed(phase) => Error::Closed(*phase),
+            Error::Io { phase, source } => {
+                Error::Io { phase: *phase, source: io::Error::new(source.kind(), source.to_string()) }
+            }
+            Error::Refused { phase, reply } => Error::Refused { phase: *phase, reply: reply.clone() },
+            Error::Protocol { phase, what } => Error::Protocol { phase: *phase, what: what.clone() },
+            _ => Error::NotConnected,
         }
     }
 

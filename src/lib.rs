@@ -114,6 +114,7 @@ pub mod aio;
 mod address;
 mod config;
 mod delivery;
+mod envelope;
 mod error;
 pub mod message;
 pub mod proto;
@@ -124,11 +125,12 @@ mod tls;
 pub mod testing;
 
 pub use self::{
-    address::{Address, Envelope},
-    blocking::{Builder, Client},
+    address::Address,
+    blocking::{Batch, Builder, Client},
     config::Security,
-    delivery::{Delivery, Outcome, Recipient},
-    error::{Error, Phase},
+    delivery::{Delivery, Outcome, Recipient, Took},
+    envelope::{Envelope, MailOption, RcptOption, Ret, WhenLate},
+    error::{Error, Phase, Retry},
     message::{Mail, Message, Raw},
     proto::{
         Capabilities,

@@ -2,7 +2,7 @@
 
 use postino::{
     Delivery, Envelope, Error, Outcome, Phase,
-    proto::{Dialogue, Inbox, MailParameters, Options, Outbox, Transaction, Want},
+    proto::{Dialogue, Inbox, MailParameters, Options, Outbox, Transaction, Transactions, Want},
 };
 use proptest::prelude::*;
 
@@ -140,7 +140,7 @@ impl Server {
 /// What a carrier does, with every write and read as short as the tape has it. Gives the result, whether the connection
 /// is in step behind it, and all that was offered to the wire.
 fn carry(
-    mut talk: Transaction,
+    mut talk: Transactions,
     server: &mut Server,
     mut body: &[u8],
     tape: &mut Tape,
@@ -148,6 +148,7 @@ fn carry(
 ) -> (Result<Delivery, Error>, bool, Vec<u8>) {
     let (mut inbox, mut out, mut wire, mut moved) = (Inbox::default(), Outbox::default(), Vec::new(), 0);
     let mut said = Vec::new();
+    let mut result = None;
     let broke = 'broke: loop {
         loop {
             match inbox.next_reply() {
@@ -168,8 +169,12 @@ fn carry(
         let want = talk.fill(&mut out);
         match want {
             Want::Nothing => break None,
-            Want::StartTls | Want::Token => panic!("no TLS here"),
-            Want::Body => {
+            Want::StartTls | Want::Token | Want::Message | Want::Probe => panic!("{want:?}"),
+            Want::Result => {
+                result = talk.next_result();
+                continue;
+            }
+            Want::Body(_) => {
                 let (piece, rest) = body.split_at(body.len().min(1 + tape.next() % 50));
                 body = rest;
                 talk.body(piece, &mut out).unwrap();
@@ -209,7 +214,10 @@ fn carry(
         out.written(n);
     };
     let in_step = broke.is_none() && wire.is_empty() && inbox.is_empty() && out.due() == 0;
-    (talk.into_result(out.offered(), broke), in_step, said)
+    if let Some(broke) = broke {
+        talk.lose(out.offered(), broke);
+    }
+    (result.or_else(|| talk.next_result()).expect("there is a result"), in_step, said)
 }
 
 proptest! {
@@ -228,8 +236,10 @@ proptest! {
         let mut server = Server { mood, ..Server::default() };
         let names: Vec<String> = (0..count).map(|i| format!("r{i}@x")).collect();
         let envelope = Envelope::new("s@x", &names).unwrap();
-        let options = Options { pipelining, all_or_nothing, farewell: false };
-        let talk = Transaction::new(envelope, MailParameters::default(), options);
+        let options = Options { pipelining, all_or_nothing, ..Options::default() };
+        let mut talk = Transactions::new(options, false);
+        talk.message(Transaction::new(envelope, MailParameters::default()));
+        talk.no_more();
         let (result, in_step, said) = carry(talk, &mut server, body.as_bytes(), &mut tape, cut_at);
 
         if server.confused {

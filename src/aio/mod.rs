@@ -38,7 +38,7 @@ mod token;
 #[allow(clippy::duplicate_mod)] // written once, compiled twice: that is the point
 mod client;
 
-pub use client::{Builder, Client};
+pub use client::{Batch, Builder, Client};
 
 /// Sends one message over a connection of its own; see [`postino::send`](crate::send).
 ///

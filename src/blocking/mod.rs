@@ -10,7 +10,7 @@ mod token;
 #[path = "../client/mod.rs"]
 mod client;
 
-pub use client::{Builder, Client};
+pub use client::{Batch, Builder, Client};
 
 /// In the blocking world a "future" is its value already.
 #[cfg(test)]

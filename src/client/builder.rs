@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use super::{maybe_async, session::Client, token::Tokens};
 use crate::{
     Delivery, Error, Mail, Security,
-    config::{Config, Login, Timeouts, later},
-    proto::{Credentials, Mechanism},
+    config::{Config, Learnt, Login, Timeouts, later},
+    proto::{Credentials, Joining, Mechanism},
 };
 
 /// How to reach a server, and how to speak with it. Clones share one TLS connector.
@@ -40,6 +40,7 @@ impl Builder {
     /// for [`Security::Plaintext`], to 25 otherwise.
     pub fn port(mut self, port: u16) -> Builder {
         self.config.port = Some(port);
+        self.config.joining = Learnt::new(self.config.joining.afresh());
         self
     }
 
@@ -184,6 +185,21 @@ impl Builder {
     /// Defaults to true.
     pub fn pipelining(mut self, allowed: bool) -> Builder {
         self.config.pipelining = allowed;
+        self
+    }
+
+    /// Whether the end of a message and the beginning of the next may leave together in a [`Batch`](super::Batch)
+    /// (RFC 2920 §3.1). It is tried with care once for each server, and not done again where that fails; clones of this
+    /// builder share what was learnt. Defaults to true.
+    pub fn joining(mut self, allowed: bool) -> Builder {
+        self.config.joining = Learnt::new(if allowed { Joining::Untried } else { Joining::Off });
+        self
+    }
+
+    /// Whether to send content by BDAT when the server offers CHUNKING (RFC 3030): a message needs no round trip of
+    /// its own then. Some servers offer it and lose or stall mail. Defaults to false.
+    pub fn chunking(mut self, wanted: bool) -> Builder {
+        self.config.chunking = wanted;
         self
     }
 

@@ -9,11 +9,13 @@
 
 use super::{body, maybe_async, resolve, stream, token};
 
+mod batch;
 mod builder;
 mod run;
+mod send;
 mod session;
 
-pub use self::{builder::Builder, session::Client};
+pub use self::{batch::Batch, builder::Builder, session::Client};
 
 /// What [`Stream::write_or_read`](stream::Stream::write_or_read) did.
 pub(super) enum Moved {

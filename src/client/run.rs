@@ -1,13 +1,19 @@
 //! The main loop: carries any dialogue, and knows no SMTP.
 
-use std::{io, time::Instant};
+use std::{
+    io,
+    time::{Duration, Instant},
+};
 
 use super::{Moved, body::Source, maybe_async, session::Client};
 use crate::{
-    Error, Phase,
+    Error, Phase, Took,
     config::later,
     proto::{Dialogue, Want},
 };
+
+/// So long nothing is likely to have arrived.
+const A_MOMENT: Duration = Duration::from_millis(1);
 
 impl Client {
     /// When a wait that begins now has to end.
@@ -32,6 +38,11 @@ impl Client {
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(0),
             Err(e) => Err(Error::io(phase, e)),
         }
+    }
+
+    /// How long silence behind a joined envelope means that it was only slow: a second, or ten round trips.
+    fn patience(&self) -> Duration {
+        Duration::from_secs(1).max(self.round_trip * 10)
     }
 
     /// Whether it may be used. If it was left in the middle of something, it is closed for good now.
@@ -59,6 +70,46 @@ impl Client {
     }
 }
 
+/// Where the time goes.
+pub(super) struct Clock {
+    phase: Phase,
+    since: Instant,
+    took: Took,
+}
+
+impl Clock {
+    pub fn start() -> Clock {
+        Clock { phase: Phase::Mail, since: Instant::now(), took: Took::default() }
+    }
+
+    /// From here on it goes to this phase.
+    fn at(&mut self, phase: Phase) {
+        if phase != self.phase {
+            self.count();
+            self.phase = phase;
+        }
+    }
+
+    fn count(&mut self) {
+        let now = Instant::now();
+        let spent = now.saturating_duration_since(self.since);
+        self.since = now;
+        self.took.total += spent;
+        match self.phase {
+            Phase::Mail | Phase::Recipient | Phase::Data => self.took.envelope += spent,
+            Phase::Body => self.took.content += spent,
+            Phase::End => self.took.end += spent,
+            _ => {}
+        }
+    }
+
+    /// What has been counted since the start.
+    pub fn took(&mut self) -> Took {
+        self.count();
+        self.took
+    }
+}
+
 /// What a source says when it fails, or takes too long.
 pub(super) fn source_error(e: io::Error) -> Error {
     match e.kind() {
@@ -71,17 +122,26 @@ pub(super) fn source_error(e: io::Error) -> Error {
 impl Client {
     /// Carries a dialogue through to its end. From its first step to its last the connection counts as broken: who
     /// drops the future, or gets an error, leaves one that is never used again.
-    pub(super) async fn run(
+    pub(super) async fn run(&mut self, talk: &mut (dyn Dialogue + Send)) -> Result<(), Error> {
+        self.usable()?;
+        match self.go_on(talk, None).await? {
+            Want::Nothing => Ok(()),
+            _ => Err(Error::NotConnected), // no such dialogue wants more than `carry` can give
+        }
+    }
+
+    /// Carries a dialogue as far as it goes by itself: to its end, or to what its owner has to give. The content of the
+    /// message with this number comes from `source`.
+    pub(super) async fn go_on(
         &mut self,
         talk: &mut (dyn Dialogue + Send),
-        source: Option<&mut Source<'_>>,
-    ) -> Result<(), Error> {
-        self.usable()?;
+        source: Option<(usize, &mut Source<'_>)>,
+    ) -> Result<Want, Error> {
         self.broken = true;
         match self.carry(talk, source).await {
-            Ok(()) => {
-                self.broken = false;
-                Ok(())
+            Ok(want) => {
+                self.broken = want != Want::Nothing;
+                Ok(want)
             }
             Err(e) => {
                 log::debug!(target: "postino", "closing: {e}");
@@ -94,8 +154,8 @@ impl Client {
     async fn carry(
         &mut self,
         talk: &mut (dyn Dialogue + Send),
-        mut source: Option<&mut Source<'_>>,
-    ) -> Result<(), Error> {
+        mut source: Option<(usize, &mut Source<'_>)>,
+    ) -> Result<Want, Error> {
         // The clock runs for a whole reply, or a whole buffer on its way, however they drip.
         let mut until = self.limit(talk.phase())?;
         loop {
@@ -104,20 +164,25 @@ impl Client {
             }
             let want = talk.fill(&mut self.out);
             self.log_commands();
+            self.clock.at(talk.phase());
             match want {
-                Want::Nothing => return Ok(()),
-                Want::Body => {
-                    let Some(source) = &mut source else { return Err(Error::NotConnected) };
+                Want::Nothing | Want::Message | Want::Result => return Ok(want),
+                Want::Body(number) => {
+                    let Some((_, source)) = source.as_mut().filter(|(n, _)| *n == number) else {
+                        return Ok(want);
+                    };
+                    let begun = Instant::now();
                     let piece = source.next(self.limit(Phase::Body)?).await.map_err(source_error)?;
                     talk.body(piece, &mut self.out)?;
                     until = self.limit(Phase::Body)?; // the source may have taken its time
+                    self.drained &= begun.elapsed() < A_MOMENT;
                 }
                 Want::Write => {
                     if self.write(talk.phase(), until).await? {
                         until = self.limit(talk.phase())?;
                     }
                 }
-                Want::Reply => {
+                Want::Reply | Want::Probe => {
                     let anew = !self.out.unsent().is_empty();
                     let phase = match talk.phase() {
                         Phase::End if anew => Phase::Body, // it is still on its way
@@ -126,6 +191,9 @@ impl Client {
                     if self.write(phase, until).await? {
                         if anew {
                             until = self.limit(talk.phase())?; // writing may have taken its time
+                        }
+                        if want == Want::Probe {
+                            until = until.min(later(Instant::now(), self.patience()));
                         }
                         self.read(talk.phase(), until).await?;
                     }
@@ -153,7 +221,8 @@ impl Client {
         }
         // With no reply outstanding the server has nothing to say. What it says all the same must not be taken for
         // the answer to what is written now.
-        if self.out.due() == 0 {
+        let drained = std::mem::take(&mut self.drained);
+        if self.out.due() == 0 && !(drained && self.inbox.is_empty()) {
             let partial = !self.inbox.is_empty();
             if self.listen(phase)? > 0 {
                 return Ok(false);
@@ -185,10 +254,14 @@ impl Client {
 
     /// Waits for some octets of a reply.
     async fn read(&mut self, phase: Phase, until: Instant) -> Result<(), Error> {
-        match self.stream.read(self.inbox.room(), until).await {
+        let room = self.inbox.room();
+        let most = room.len();
+        match self.stream.read(room, until).await {
             Ok(0) => Err(Error::Closed(phase)),
             Ok(n) => {
                 self.inbox.arrived(n);
+                // A read that leaves room has taken all there was; TLS gives a record at a time.
+                self.drained = n < most && !self.stream.is_encrypted();
                 Ok(())
             }
             Err(e) => Err(Error::io(phase, e)),

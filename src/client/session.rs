@@ -1,29 +1,18 @@
 //! The client: connect, log in, send, and the small commands.
 
-use std::{fmt, net::SocketAddr, time::Instant};
-
-use super::{
-    body::{Source, open},
-    builder::Builder,
-    maybe_async,
-    resolve::resolve,
-    run::source_error,
-    stream::Stream,
-    token::Tokens,
+use std::{
+    fmt,
+    net::SocketAddr,
+    time::{Duration, Instant},
 };
+
+use super::{builder::Builder, maybe_async, resolve::resolve, run::Clock, stream::Stream, token::Tokens};
 use crate::{
-    Capabilities, Delivery, Envelope, Error, Mail, Phase, Reply, Security,
+    Capabilities, Error, Phase, Reply, Security,
     config::{Config, Settings, credentials_in_clear, later},
-    message::{Body, Content},
-    proto::{
-        Auth, AuthOptions, Credentials, Forbidden, Hello, HelloName, Inbox, MailParameters, Options, Outbox,
-        Simple, Survey, Transaction, Upgrade,
-    },
+    proto::{Auth, AuthOptions, Credentials, Hello, HelloName, Inbox, Outbox, Simple, Upgrade},
     tls::TlsSettings,
 };
-
-/// The longest line of a message (RFC 5321 §4.5.3.1.6), in octets without its end.
-const MAX_TEXT_LINE: usize = 998;
 
 /// A connection to an SMTP server.
 ///
@@ -41,8 +30,17 @@ pub struct Client {
     pub(super) deadline: Option<Instant>,
     /// Where tokens come from, if not from the settings.
     pub(super) tokens: Option<Tokens>,
+    /// The server may have a transaction open: the next one begins with RSET.
+    pub(super) open: bool,
+    /// All that has arrived was read, a moment ago.
+    pub(super) drained: bool,
+    pub(super) clock: Clock,
+    /// How long a reply takes, at most.
+    pub(super) round_trip: Duration,
+    /// How many messages were begun on this connection.
+    pub(super) begun: u64,
+    pub(super) capabilities: Capabilities,
     greeting: Option<Reply>,
-    capabilities: Capabilities,
     logged_in: bool,
 }
 
@@ -100,7 +98,8 @@ impl Client {
     }
 
     /// The next call begins: its deadline runs from here.
-    fn begin(&mut self) {
+    pub(super) fn begin(&mut self) {
+        self.drained = false;
         self.deadline = self.settings.config.deadline.map(|limit| later(Instant::now(), limit));
     }
 
@@ -112,38 +111,6 @@ impl Client {
 
     fn is_loopback(&self) -> bool {
         self.stream.peer().ip().to_canonical().is_loopback()
-    }
-
-    /// What to say of this message in MAIL, or why the server cannot take it. Nothing has been sent yet.
-    fn parameters(&self, utf8: bool, body: &Body<'_>) -> Result<MailParameters, Error> {
-        let offers = |keyword| self.capabilities.offers(keyword);
-        let survey = match &body.content {
-            Content::Bytes(bytes) => Some(Survey::of(bytes)),
-            Content::Path(_) | Content::Reader(_) => None,
-        };
-        if let Some(survey) = survey {
-            match survey {
-                Survey { nul: true, .. } => return Err(Forbidden::Nul.into()),
-                Survey { eight_bit: true, .. } if !offers("8BITMIME") => {
-                    return Err(Forbidden::EightBit.into());
-                }
-                Survey { longest_line, .. } if longest_line > MAX_TEXT_LINE => {
-                    log::warn!(target: "postino", "the message has a line of more than 998 octets: {longest_line}");
-                }
-                _ => {}
-            }
-        }
-        let size = survey.map(|survey| survey.octets).or(body.size);
-        match (size, self.capabilities.size_limit()) {
-            (Some(size), Some(limit)) if size > limit => return Err(Error::TooLarge { size, limit }),
-            _ => {}
-        }
-        Ok(MailParameters {
-            size: size.filter(|_| offers("SIZE")),
-            utf8,
-            // What a reader holds is not known yet.
-            eight_bit: offers("8BITMIME") && survey.map_or(!body.seven_bit, |survey| survey.eight_bit),
-        })
     }
 }
 
@@ -174,8 +141,13 @@ impl Client {
             broken: false,
             deadline,
             tokens,
-            greeting: None,
+            open: false,
+            drained: false,
+            clock: Clock::start(),
+            round_trip: Duration::ZERO,
+            begun: 0,
             capabilities: Capabilities::default(),
+            greeting: None,
             logged_in: false,
         };
         let upgrade = client.settings.upgrade(client.is_loopback())?;
@@ -197,7 +169,9 @@ impl Client {
 
     async fn hello(&mut self, upgrade: Upgrade) -> Result<(), Error> {
         let mut hello = Hello::new(self.hello_name(), upgrade, self.settings.credentials.is_some());
-        self.run(&mut hello, None).await?;
+        let start = Instant::now();
+        self.run(&mut hello).await?;
+        self.round_trip = start.elapsed(); // it was two of them at least
         (self.greeting, self.capabilities) = hello.into_parts();
         Ok(())
     }
@@ -213,7 +187,7 @@ impl Client {
             max_scram_iterations: config.max_scram_iterations,
         };
         let mut auth = Auth::new(credentials, options, &self.capabilities)?;
-        let broke = self.run(&mut auth, None).await.err();
+        let broke = self.run(&mut auth).await.err();
         auth.into_result(broke)?;
         self.logged_in = true;
         Ok(())
@@ -238,48 +212,6 @@ impl Client {
         self.auth(credentials).await
     }
 
-    /// Sends a message to all of its recipients; `Ok` if one of them at least was accepted.
-    ///
-    /// # Errors
-    ///
-    /// Before anything is sent: [`Error::Message`], [`Error::Unsupported`], [`Error::TooLarge`], [`Error::Source`], and
-    /// those of the message itself. Then [`Error::Transaction`], which tells what became of each recipient and
-    /// whether the delivery is [in doubt](Error::in_doubt). After a refusal the connection goes on.
-    pub async fn send(&mut self, mail: &dyn Mail) -> Result<Delivery, Error> {
-        self.begin();
-        let envelope = mail.envelope()?;
-        self.deliver(mail, envelope, false).await
-    }
-
-    /// With `farewell` it is the last message of the connection.
-    pub(super) async fn deliver(
-        &mut self,
-        mail: &dyn Mail,
-        envelope: Envelope,
-        farewell: bool,
-    ) -> Result<Delivery, Error> {
-        self.usable()?;
-        if !envelope.is_ascii() && !self.capabilities.offers("SMTPUTF8") {
-            return Err(Error::Unsupported("SMTPUTF8, and an address is not ASCII"));
-        }
-        let opened = open(mail.body()?, self.limit(Phase::Body)?).await;
-        let body = opened.map_err(source_error)?;
-        let parameters = self.parameters(!envelope.is_ascii(), &body)?;
-        let pipelining = self.settings.config.pipelining && self.capabilities.offers("PIPELINING");
-        let options = Options {
-            pipelining,
-            all_or_nothing: self.settings.config.all_or_nothing,
-            farewell: farewell && pipelining,
-        };
-        let mut transaction = Transaction::new(envelope, parameters, options);
-        let mut source = Source::new(body.content);
-        let broke = self.run(&mut transaction, Some(&mut source)).await.err();
-        if transaction.said_farewell() {
-            self.close();
-        }
-        transaction.into_result(self.out.offered(), broke)
-    }
-
     /// NOOP: asks whether the server is still there (RFC 5321 §4.1.1.9).
     ///
     /// # Errors
@@ -301,7 +233,7 @@ impl Client {
 
     async fn simple(&mut self, mut command: Simple) -> Result<Reply, Error> {
         self.begin();
-        self.run(&mut command, None).await?;
+        self.run(&mut command).await?;
         command.into_result()
     }
 
@@ -319,7 +251,7 @@ impl Client {
     pub(super) async fn goodbye(&mut self) {
         if !self.broken {
             let mut quit = Simple::quit();
-            let end = match self.run(&mut quit, None).await {
+            let end = match self.run(&mut quit).await {
                 Ok(()) => quit.into_result().err(),
                 Err(e) => Some(e),
             };

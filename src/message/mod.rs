@@ -99,6 +99,8 @@ pub struct Body<'m> {
     pub(crate) size: Option<u64>,
     /// All of it is ASCII, without NUL, in lines that any server takes.
     pub(crate) seven_bit: bool,
+    /// It may go as it is, if the server takes that.
+    pub(crate) binary: bool,
 }
 
 pub(crate) enum Content<'m> {
@@ -112,18 +114,18 @@ impl<'m> Body<'m> {
     /// Bytes, borrowed or owned. They are looked through before anything is sent: what the server cannot take is
     /// refused then.
     pub fn bytes(bytes: impl Into<Cow<'m, [u8]>>) -> Body<'m> {
-        Body { content: Content::Bytes(bytes.into()), size: None, seven_bit: false }
+        Body { content: Content::Bytes(bytes.into()), size: None, seven_bit: false, binary: false }
     }
 
     /// A file, opened when it is sent. Its length is what the server is told as the size.
     pub fn path(path: impl Into<PathBuf>) -> Body<'m> {
-        Body { content: Content::Path(path.into()), size: None, seven_bit: false }
+        Body { content: Content::Path(path.into()), size: None, seven_bit: false, binary: false }
     }
 
     /// A file, from where it stands. What is left of it is what the server is told as the size.
     pub fn file(mut file: File) -> Body<'m> {
         let size = size_of_rest(&mut file);
-        Body { content: Content::Reader(Box::new(file)), size, seven_bit: false }
+        Body { content: Content::Reader(Box::new(file)), size, seven_bit: false, binary: false }
     }
 
     /// Anything that can be read, up to its end. It is read while it is sent, a block at a time: an octet that may
@@ -132,13 +134,31 @@ impl<'m> Body<'m> {
     /// A read that takes longer than a block may take to leave is a timeout. In the blocking world nothing can
     /// interrupt a read: there it is noticed when the read returns.
     pub fn reader(reader: impl Read + Send + 'static) -> Body<'m> {
-        Body { content: Content::Reader(Box::new(reader)), size: None, seven_bit: false }
+        Body { content: Content::Reader(Box::new(reader)), size: None, seven_bit: false, binary: false }
     }
 
     /// The server need not be told of 8-bit content.
     pub(crate) fn seven_bit(mut self) -> Body<'m> {
         self.seven_bit = true;
         self
+    }
+
+    /// It goes as it is to a server that offers BINARYMIME (RFC 3030 §3), if chunking is switched on: line ends and NULs
+    /// included. Its parts say so then (`Content-Transfer-Encoding: binary`). To others it goes as any other does: what
+    /// they cannot take is refused.
+    #[must_use]
+    pub fn binary(mut self) -> Body<'m> {
+        self.binary = true;
+        self
+    }
+
+    /// What must not be opened again to be read.
+    pub(crate) fn into_once(self) -> Option<Content<'static>> {
+        match self.content {
+            Content::Bytes(_) => None,
+            Content::Path(path) => Some(Content::Path(path)),
+            Content::Reader(reader) => Some(Content::Reader(reader)),
+        }
     }
 
     /// What it holds, to be read from here on: for a [`Mail`] around another one.

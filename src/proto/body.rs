@@ -3,6 +3,7 @@
 
 use memchr::{memchr_iter, memchr2, memchr2_iter};
 
+use super::MailParameters;
 use crate::Error;
 
 /// What may not go out.
@@ -72,9 +73,19 @@ fn odd_octets(bytes: &[u8]) -> (bool, bool) {
 /// before it, so that no server can take a part of it for the end of the message.
 #[derive(Debug)]
 pub struct Encoder {
-    /// Octets beyond ASCII may go out.
-    eight_bit: bool,
+    form: Form,
     place: Place,
+}
+
+/// What may go out, and how.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Form {
+    /// Lines with doubled dots, perhaps with octets beyond ASCII.
+    Dotted { eight_bit: bool },
+    /// The same as they are, for BDAT.
+    Lines { eight_bit: bool },
+    /// Anything, as it is (RFC 3030 §3).
+    Binary,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -91,7 +102,18 @@ impl Encoder {
     /// At the start of a message.
     #[must_use]
     pub fn new(eight_bit: bool) -> Encoder {
-        Encoder { eight_bit, place: Place::Start }
+        Encoder { form: Form::Dotted { eight_bit }, place: Place::Start }
+    }
+
+    /// As MAIL has announced it. What goes by BDAT needs no doubled dots, and nothing at all if it is binary.
+    pub(super) fn of(parameters: MailParameters, chunking: bool) -> Encoder {
+        let MailParameters { eight_bit, binary, .. } = parameters;
+        let form = match chunking {
+            true if binary => Form::Binary,
+            true => Form::Lines { eight_bit },
+            false => Form::Dotted { eight_bit },
+        };
+        Encoder { form, place: Place::Start }
     }
 
     /// Appends `piece`, encoded, to `out`.
@@ -100,9 +122,17 @@ impl Encoder {
     ///
     /// It holds what may not go out; `out` is as it was.
     pub fn push(&mut self, mut piece: &[u8], out: &mut Vec<u8>) -> Result<(), Forbidden> {
+        let (dots, eight_bit) = match self.form {
+            Form::Dotted { eight_bit } => (true, eight_bit),
+            Form::Lines { eight_bit } => (false, eight_bit),
+            Form::Binary => {
+                out.extend_from_slice(piece);
+                return Ok(());
+            }
+        };
         match odd_octets(piece) {
             (true, _) => return Err(Forbidden::Nul),
-            (_, true) if !self.eight_bit => return Err(Forbidden::EightBit),
+            (_, true) if !eight_bit => return Err(Forbidden::EightBit),
             _ => {}
         }
         if self.place == Place::Cr && !piece.is_empty() {
@@ -111,12 +141,13 @@ impl Encoder {
             self.place = Place::LineStart;
         }
         let Some(last) = piece.last() else { return Ok(()) };
-        if self.place != Place::MidLine && piece[0] == b'.' {
+        if dots && self.place != Place::MidLine && piece[0] == b'.' {
             out.push(b'.');
         }
-        match has_crlf_only(piece) {
-            true => stuff(piece, out),
-            false => normalise(piece, out),
+        match (has_crlf_only(piece), dots) {
+            (true, true) => stuff(piece, out),
+            (true, false) => out.extend_from_slice(piece),
+            (false, dots) => normalise(piece, dots, out),
         }
         self.place = match last {
             b'\r' => {
@@ -131,7 +162,7 @@ impl Encoder {
 
     /// Ends the last line, if it has no end. What is empty becomes one empty line.
     pub fn end(&mut self, out: &mut Vec<u8>) {
-        if self.place != Place::LineStart {
+        if self.place != Place::LineStart && self.form != Form::Binary {
             out.extend_from_slice(b"\r\n");
         }
         self.place = Place::LineStart;
@@ -160,7 +191,7 @@ fn stuff(piece: &[u8], out: &mut Vec<u8>) {
 }
 
 /// The slow way, line by line. A CR at the very end is copied as it is.
-fn normalise(mut piece: &[u8], out: &mut Vec<u8>) {
+fn normalise(mut piece: &[u8], dots: bool, out: &mut Vec<u8>) {
     while let Some(at) = memchr2(b'\r', b'\n', piece) {
         if &piece[at..] == b"\r" {
             break;
@@ -169,7 +200,7 @@ fn normalise(mut piece: &[u8], out: &mut Vec<u8>) {
         out.extend_from_slice(b"\r\n");
         let end = if piece[at..].starts_with(b"\r\n") { 2 } else { 1 };
         piece = &piece[at + end..];
-        if piece.first() == Some(&b'.') {
+        if dots && piece.first() == Some(&b'.') {
             out.push(b'.');
         }
     }

@@ -52,6 +52,16 @@ impl Capabilities {
         Some(digits.parse().unwrap_or(u64::MAX)).filter(|limit| *limit > 0)
     }
 
+    /// A limit of the server's by its name: `RCPTMAX`, `MAILMAX`, `RCPTDOMAINMAX` (LIMITS, RFC 9422). `None` if the
+    /// server does not say, or says what is no number, or 0.
+    #[must_use]
+    pub fn limit(&self, name: &str) -> Option<usize> {
+        let words = self.parameters("LIMITS")?.split_ascii_whitespace();
+        let mut limits = words.filter_map(|word| word.split_once('='));
+        let (_, value) = limits.find(|(key, _)| key.eq_ignore_ascii_case(name))?;
+        value.parse().ok().filter(|limit| *limit > 0)
+    }
+
     /// The login mechanisms (RFC 4954), upper-case, in the server's order.
     pub fn auth_mechanisms(&self) -> impl Iterator<Item = String> {
         let lists = self.iter().filter(|(keyword, _)| *keyword == "AUTH");

@@ -7,7 +7,7 @@ use std::{fmt, io::Write, net::IpAddr, ops::Range};
 
 use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 
-use crate::{Address, Error};
+use crate::{Address, Error, MailOption, RcptOption};
 
 /// So much is gathered before it is written, in octets.
 const FULL: usize = 64 * 1024;
@@ -68,6 +68,9 @@ pub struct MailParameters {
     pub utf8: bool,
     /// BODY=8BITMIME: the message may have octets beyond ASCII (RFC 6152).
     pub eight_bit: bool,
+    /// BODY=BINARYMIME: the message goes as it is, whatever octets it has and without an end of its last line
+    /// (RFC 3030 §3). Only with CHUNKING.
+    pub binary: bool,
 }
 
 /// One line to the server. `Debug` shows no secret.
@@ -86,11 +89,13 @@ pub enum Command<'a> {
     /// `*`: no more of this AUTH.
     Cancel,
     /// MAIL FROM; no address is the null sender.
-    Mail(Option<&'a Address>, MailParameters),
+    Mail(Option<&'a Address>, MailParameters, &'a [MailOption]),
     /// RCPT TO.
-    Rcpt(&'a Address),
+    Rcpt(&'a Address, &'a [RcptOption]),
     /// DATA.
     Data,
+    /// BDAT: so many octets follow, and whether they are the last (RFC 3030 §2).
+    Bdat(usize, bool),
     /// The dot at the end of the data.
     Dot,
     /// RSET.
@@ -162,20 +167,29 @@ impl Outbox {
             }
             Command::Answer(answer) => return Some(secret(out, answer, "")),
             Command::Cancel => line(out, &["*"]),
-            Command::Mail(sender, parameters) => {
+            Command::Mail(sender, parameters, options) => {
                 line(out, &["MAIL FROM:<", sender.map_or("", Address::as_str), ">"]);
                 if let Some(size) = parameters.size {
                     write!(out, " SIZE={size}").expect("a Vec takes all");
                 }
+                options.iter().for_each(|option| write!(out, " {option}").expect("a Vec takes all"));
                 if parameters.utf8 {
                     line(out, &[" SMTPUTF8"]);
                 }
-                if parameters.eight_bit {
+                if parameters.binary {
+                    line(out, &[" BODY=BINARYMIME"]);
+                } else if parameters.eight_bit {
                     line(out, &[" BODY=8BITMIME"]);
                 }
             }
-            Command::Rcpt(recipient) => line(out, &["RCPT TO:<", recipient.as_str(), ">"]),
+            Command::Rcpt(recipient, options) => {
+                line(out, &["RCPT TO:<", recipient.as_str(), ">"]);
+                options.iter().for_each(|option| write!(out, " {option}").expect("a Vec takes all"));
+            }
             Command::Data => line(out, &["DATA"]),
+            Command::Bdat(octets, last) => {
+                write!(out, "BDAT {octets}{}", if last { " LAST" } else { "" }).expect("a Vec takes all");
+            }
             Command::Dot => line(out, &["."]),
             Command::Reset => line(out, &["RSET"]),
             Command::Noop => line(out, &["NOOP"]),
@@ -189,12 +203,23 @@ impl Outbox {
         self.due += 1;
     }
 
+    /// So many more replies will be due to the last command that was put here: LMTP answers the end of a message once
+    /// for each recipient (RFC 2033 §4.2).
+    pub fn expect_more(&mut self, replies: usize) {
+        self.coming += replies;
+    }
+
     /// Puts content here: `write` appends it.
     pub fn put_content<T>(&mut self, write: impl FnOnce(&mut Vec<u8>) -> T) -> T {
         let before = self.bytes.len();
         let done = write(&mut self.bytes);
         self.content += (self.bytes.len() - before) as u64;
         done
+    }
+
+    /// Puts a chunk here, behind its BDAT, and empties it.
+    pub fn put_chunk(&mut self, chunk: &mut Vec<u8>) {
+        self.bytes.append(chunk);
     }
 
     /// Whether there is enough to write, and no more should be put here before it is.
@@ -248,6 +273,12 @@ impl Outbox {
     #[must_use]
     pub fn said_farewell(&self) -> bool {
         self.farewell && self.unsent().is_empty()
+    }
+
+    /// Nothing waits to be written, and no reply is due.
+    #[must_use]
+    pub fn is_quiet(&self) -> bool {
+        self.unsent().is_empty() && self.due == 0
     }
 
     /// How many replies are due to what was offered.
@@ -333,12 +364,12 @@ mod tests {
     #[test]
     fn commands_are_written() {
         let (a, name) = (Address::new("a@b").unwrap(), HelloName::new("me.example").unwrap());
-        let all = MailParameters { size: Some(7), utf8: true, eight_bit: true };
+        let all = MailParameters { size: Some(7), utf8: true, eight_bit: true, binary: false };
         for (command, expected) in [
             (Command::Ehlo(&name), "EHLO me.example\r\n"),
-            (Command::Mail(None, MailParameters::default()), "MAIL FROM:<>\r\n"),
-            (Command::Mail(Some(&a), all), "MAIL FROM:<a@b> SIZE=7 SMTPUTF8 BODY=8BITMIME\r\n"),
-            (Command::Rcpt(&a), "RCPT TO:<a@b>\r\n"),
+            (Command::Mail(None, MailParameters::default(), &[]), "MAIL FROM:<>\r\n"),
+            (Command::Mail(Some(&a), all, &[]), "MAIL FROM:<a@b> SIZE=7 SMTPUTF8 BODY=8BITMIME\r\n"),
+            (Command::Rcpt(&a, &[]), "RCPT TO:<a@b>\r\n"),
             (Command::Auth("PLAIN", Some(b"\0u\0p")), "AUTH PLAIN AHUAcA==\r\n"),
             (Command::Auth("EXTERNAL", Some(b"")), "AUTH EXTERNAL =\r\n"),
             (Command::Auth("LOGIN", None), "AUTH LOGIN\r\n"),
@@ -402,8 +433,8 @@ mod tests {
         fn threat_20_any_string_makes_one_line_or_none(text in any::<String>(), octets in any::<Vec<u8>>()) {
             let mut lines = vec![wire(Command::Answer(&octets)), wire(Command::Auth("PLAIN", Some(&octets)))];
             if let Ok(address) = Address::new(&text) {
-                lines.push(wire(Command::Rcpt(&address)));
-                lines.push(wire(Command::Mail(Some(&address), MailParameters::default())));
+                lines.push(wire(Command::Rcpt(&address, &[])));
+                lines.push(wire(Command::Mail(Some(&address), MailParameters::default(), &[])));
             }
             if let Ok(name) = HelloName::new(&text) {
                 lines.push(wire(Command::Ehlo(&name)));

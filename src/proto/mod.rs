@@ -8,12 +8,12 @@
 //!            ▼
 //!        Dialogue ── fill ──▶ Outbox ──▶ bytes to write
 //!            │
-//!            └─▶ Want: Reply | Write | Body | StartTls | Token | Nothing
+//!            └─▶ Want: Reply | Probe | Write | Body | Message | Result | StartTls | Token | Nothing
 //! ```
 //!
 //! There is one for each kind of conversation: [`Hello`] (greeting, EHLO, STARTTLS, EHLO again), [`Auth`] (a login, by
 //! a [`Mechanism`]),
-//! [`Transaction`] (one message) and [`Simple`] (a command and its reply). A carrier repeats three steps: take every
+//! [`Transactions`] (messages) and [`Simple`] (a command and its reply). A carrier repeats three steps: take every
 //! [reply](reply::Inbox::next_reply) at hand and tell the dialogue, let it [`fill`](Dialogue::fill) the
 //! [`Outbox`], do the [`Want`].
 //!
@@ -38,7 +38,7 @@ pub use self::{
     hello::{Hello, Upgrade},
     reply::{Inbox, ReplyRef},
     simple::Simple,
-    transaction::{Options, Transaction},
+    transaction::{Joining, Options, Transaction, Transactions},
 };
 use crate::{Error, Phase, Reply};
 
@@ -108,10 +108,16 @@ pub trait Dialogue {
 pub enum Want {
     /// Write what is in the outbox, then read until there is a reply.
     Reply,
+    /// The same, but silence is an answer, too: see [`Transactions::on_silence`].
+    Probe,
     /// Write what is in the outbox; it is full.
     Write,
-    /// The next piece of the body.
-    Body,
+    /// The next piece of the body of the message with this number, counted from 0.
+    Body(usize),
+    /// The next message, or that there is none now.
+    Message,
+    /// Nothing: there is a result to be taken.
+    Result,
     /// A TLS handshake, at once, and only if the server has sent nothing more in clear.
     StartTls,
     /// A token to log in with, a new one each time.

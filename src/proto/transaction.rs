@@ -1,58 +1,152 @@
-//! Dialogue: one message. MAIL, RCPT, DATA, the content, and RSET behind a failure (RFC 5321 §3.3).
+//! Dialogue: messages. MAIL, RCPT, DATA or BDAT, the content; RSET where something is left open (RFC 5321 §3.3).
 //!
-//! Replies come in the order of the commands, so the number of replies heard says what a reply answers, pipelined
-//! (RFC 2920) or not: 0 is MAIL, 1 to n are the recipients, then come DATA, the end of the message, and RSET.
+//! Any number of messages, one after the other, over one connection. Each is a flight of commands; with PIPELINING
+//! (RFC 2920) a flight may leave before the replies to the one before are in. Replies come in order, so the first flight
+//! and the number of replies it has heard say what a reply answers: 0 is RSET, 1 is MAIL, then come the recipients,
+//! then DATA and the end of the message, or one BDAT after the other.
 //!
 //! ```text
-//! Envelope ─all said─▶ Hold ─354─▶ Body ─last piece─▶ Ended ─250─▶ Over
-//!     │                 │           (for nobody: a lone dot)  │
-//!     └─ refused ───────┴───────────── refused ──▶ Reset ──▶ Resetting ─250─▶ Over
+//! Envelope ─all said─▶ Hold ─354─▶ Body ─last piece─▶ Over ─all heard─▶ a result
+//!     │                 │           │ (for nobody: a lone dot)
+//!     └─ refused ───────┴───────────┴───────────────▶ Over; what comes next begins with RSET
 //! ```
+//!
+//! What keeps this right:
+//!
+//! - Content goes out by DATA only behind an accepted recipient, and never with its own envelope. By BDAT it may, if it
+//!   can be had again and is small; if the envelope is refused, so is each BDAT.
+//! - A message is in doubt from when the last line of its end, or the last chunk, is first offered to the wire, until
+//!   its reply.
+//! - A flight begins with RSET unless the transaction before it is surely over. With BDAT only its 250 tells: servers
+//!   keep a transaction open behind a chunk they refuse.
+//! - A flight that joins the end of a message before it was seen to work ([`Joining::Untried`]) carries no content. So
+//!   a server that throws it away, or hangs up, costs a connection and never a message.
+
+use std::collections::VecDeque;
 
 use super::{Command, Dialogue, Encoder, MailParameters, Outbox, ReplyRef, Want};
 use crate::{Delivery, Envelope, Error, Outcome, Phase, Reply};
 
 /// At most so many replies are outstanding: a server that answers slowly is not buried in commands.
 const WINDOW: usize = 512;
-
+/// So much content makes a chunk, in octets.
+const CHUNK: usize = 64 * 1024;
 /// So much of the refusals of recipients is kept whole, in octets; of each one behind that, only the beginning.
 const MAX_REFUSALS: usize = 1024 * 1024;
 
-/// How a transaction is carried out.
+/// How transactions are carried out.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Options {
     /// Commands go out without waiting for the replies before: only if the server offers PIPELINING.
     pub pipelining: bool,
+    /// Content goes by BDAT: only if the server offers CHUNKING (RFC 3030).
+    pub chunking: bool,
+    /// Whether the end of a message and the next envelope may leave together: only with `pipelining`.
+    pub joining: Joining,
     /// One refused recipient, and nobody gets the message.
     pub all_or_nothing: bool,
-    /// It is the last one: QUIT goes out with the end of the message, and nobody waits for its reply. Only if the
-    /// server offers PIPELINING.
+    /// QUIT goes out with the end of the last message, and nobody waits for its reply. Only if the server offers
+    /// PIPELINING.
     pub farewell: bool,
+    /// The server speaks LMTP: it answers the end of a message once for each recipient (RFC 2033 §4.2).
+    pub lmtp: bool,
 }
 
-/// One message for its recipients.
-#[derive(Debug)]
+/// What is known of a server about an envelope that leaves with the end of the message before.
+///
+/// RFC 2920 §3.1 allows it. Most servers take it; some throw away what they have read behind a final dot, some refuse
+/// it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Joining {
+    /// It is not done.
+    #[default]
+    Off,
+    /// It will be tried once, with care.
+    Untried,
+    /// It was seen to work.
+    Works,
+}
+
+/// One message for its recipients; its content is asked for by [`Want::Body`].
+#[derive(Debug, Clone)]
 pub struct Transaction {
     envelope: Envelope,
     parameters: MailParameters,
+    /// The content is at hand, and small.
+    ahead: bool,
+}
+
+impl Transaction {
+    /// The server must offer what `parameters` and the envelope's options use.
+    #[must_use]
+    pub fn new(envelope: Envelope, parameters: MailParameters) -> Transaction {
+        Transaction { envelope, parameters, ahead: false }
+    }
+
+    /// Whether its content may leave by BDAT before its envelope is answered: it should be small, and there again when
+    /// it is asked for twice.
+    #[must_use]
+    pub fn ahead(mut self, ahead: bool) -> Transaction {
+        self.ahead = ahead;
+        self
+    }
+}
+
+/// Messages on their way; see the module's page.
+#[derive(Debug)]
+pub struct Transactions {
     options: Options,
+    /// In order. Replies are for the first; `writing` is the one being written, or the place of the next.
+    flights: VecDeque<Flight>,
+    writing: usize,
+    /// How many have had their result.
+    over: usize,
+    /// Replies outstanding, of all flights.
+    due: usize,
+    encoder: Encoder,
+    /// Content that waits for its BDAT.
+    chunk: Vec<u8>,
+    /// There is no other message, as far as is known.
+    no_more: bool,
+    /// The server may have a transaction open.
+    open: bool,
+    /// A last RSET is out.
+    resetting: bool,
+    said_farewell: bool,
+    /// The server closes: what it said then.
+    closing: Option<Reply>,
+    results: VecDeque<Result<Delivery, Error>>,
+}
+
+#[derive(Debug)]
+struct Flight {
+    letter: Transaction,
     stage: Stage,
     /// Replies asked for and heard.
     asked: usize,
     heard: usize,
-    encoder: Encoder,
-    /// How many recipients the server took, and which it refused.
+    /// Its envelope left before the replies to the message before were in.
+    joined: bool,
+    /// The server did not take it in that company: once more, alone.
+    again: bool,
+    /// Some of its content was asked for.
+    begun: bool,
+    /// How many recipients the server took, and how many it refused.
     taken: usize,
-    refused: Vec<(usize, Reply)>,
+    refused: usize,
+    /// The recipients that have an answer of their own, in order.
+    own: Vec<(usize, Outcome, Option<Reply>)>,
     refusals_left: usize,
     /// The server took a recipient though it had refused the sender: whose transaction is that?
     stray: bool,
     /// The refusal of the message as a whole.
     refusal: Option<(Phase, Reply)>,
-    /// The server closes: what it said then.
-    closing: Option<Reply>,
     accepted: Option<Reply>,
-    /// Where in the stream the line of the final dot begins; none for the lone dot that sends nothing.
+    /// The number of the reply to the end of the message.
+    last: Option<usize>,
+    /// LMTP: the recipient that the next final reply is for, or one before it.
+    next_final: usize,
+    /// Where in the stream the last line, or the last chunk, begins; none for the lone dot that sends nothing.
     dot: Option<u64>,
     /// Where in the stream the end of the message ends.
     end: u64,
@@ -62,99 +156,394 @@ pub struct Transaction {
 enum Stage {
     /// The number of the next command.
     Envelope(usize),
-    /// DATA is out.
+    /// The envelope is out, and DATA if that is the way; the content waits for the replies.
     Hold,
     /// The content is to be sent.
     Body,
-    /// The end is out.
-    Ended,
-    /// It failed, and RSET is to be sent once all replies are in.
-    Reset,
-    /// RSET is out.
-    Resetting,
+    /// Nothing is left to say.
     Over,
 }
 
-impl Transaction {
-    /// A message with its envelope; its content is asked for by [`Want::Body`]. The server must offer what
-    /// `parameters` and `options` use.
-    #[must_use]
-    pub fn new(envelope: Envelope, parameters: MailParameters, options: Options) -> Transaction {
-        Transaction {
-            envelope,
-            parameters,
-            options,
+impl Flight {
+    fn new(letter: Transaction, joined: bool) -> Flight {
+        Flight {
+            letter,
             stage: Stage::Envelope(0),
             asked: 0,
             heard: 0,
-            encoder: Encoder::new(parameters.eight_bit),
+            joined,
+            again: false,
+            begun: false,
             taken: 0,
-            refused: Vec::new(),
+            refused: 0,
+            own: Vec::new(),
             refusals_left: MAX_REFUSALS,
             stray: false,
             refusal: None,
-            closing: None,
             accepted: None,
+            last: None,
+            next_final: 0,
             dot: None,
             end: 0,
         }
     }
 
-    /// The number of DATA; those below are MAIL and the recipients.
-    fn data(&self) -> usize {
-        1 + self.envelope.recipients().len()
+    fn recipients(&self) -> usize {
+        self.letter.envelope.recipients().len()
     }
 
-    fn ask(&mut self, out: &mut Outbox, command: Command<'_>) {
-        out.put(command);
-        self.asked += 1;
+    /// The number of DATA, or of the first BDAT; below are RSET, MAIL, and the recipients.
+    fn data(&self) -> usize {
+        2 + self.recipients()
+    }
+
+    fn is_answered(&self) -> bool {
+        self.asked == self.heard
     }
 
     /// Nobody will get it, as far as is known.
-    fn is_pointless(&self) -> bool {
-        let refused = self.refused.len();
+    fn is_pointless(&self, options: Options) -> bool {
         self.refusal.is_some()
-            || refused == self.envelope.recipients().len()
-            || self.options.all_or_nothing && refused > 0
+            || self.refused == self.recipients()
+            || options.all_or_nothing && self.last.is_none() && self.refused > 0
     }
 
-    /// Says the next command of the envelope, or tells what has to be waited for.
-    fn fill_envelope(&mut self, number: usize, out: &mut Outbox) -> Option<Want> {
-        let (answered, data) = (self.asked == self.heard, self.data());
-        let alone = !self.options.pipelining || number == data && self.options.all_or_nothing;
-        if !answered && (alone || self.asked - self.heard >= WINDOW) {
-            return Some(Want::Reply);
+    /// What its next reply answers, or what is being written.
+    fn phase(&self, options: Options) -> Phase {
+        match self.heard {
+            _ if self.stage == Stage::Body && self.is_answered() => Phase::Body,
+            n if self.last.is_some_and(|last| n >= last) => Phase::End,
+            0 => Phase::Reset,
+            1 => Phase::Mail,
+            n if n < self.data() => Phase::Recipient,
+            n if n == self.data() && !options.chunking => Phase::Data,
+            _ => Phase::Body,
         }
-        if self.is_pointless() {
-            self.stage = Stage::Reset;
-            return None;
-        }
-        self.stage = if number < data { Stage::Envelope(number + 1) } else { Stage::Hold };
-        let envelope = self.envelope.clone(); // shared, not copied
-        let command = match number {
-            0 => Command::Mail(envelope.sender(), self.parameters),
-            _ if number < data => Command::Rcpt(&envelope.recipients()[number - 1]),
-            _ => Command::Data,
+    }
+
+    /// What became of it. `in_doubt`: its end may have left. `broke` is why the connection is out of step, if it is.
+    fn into_result(
+        mut self,
+        options: Options,
+        in_doubt: bool,
+        closing: Option<Reply>,
+        broke: Option<Error>,
+    ) -> Result<Delivery, Error> {
+        let pointless = self.is_pointless(options);
+        let refused = |phase, reply| Error::Refused { phase, reply };
+        let unanswered = if in_doubt { Outcome::InDoubt } else { Outcome::NotSent };
+        let phase = if self.last.is_some() && self.taken > 0 { Phase::End } else { Phase::Recipient };
+        let first = self.own.iter().find(|(_, outcome, _)| *outcome == Outcome::Refused);
+        let first = first.and_then(|(_, _, reply)| reply.clone());
+
+        let (outcome, others, reply, source) = match (self.accepted, self.refusal, broke) {
+            (Some(reply), _, broke) => {
+                // LMTP: a connection that broke between two answers leaves the others in doubt.
+                let others = if broke.is_some() { unanswered } else { Outcome::Accepted };
+                let accepted = Outcome::Accepted;
+                return Ok(Delivery::new(self.letter.envelope, accepted, others, Some(reply), self.own));
+            }
+            (_, Some((phase, reply)), _) => {
+                (Outcome::Refused, Outcome::Refused, Some(reply.clone()), refused(phase, reply))
+            }
+            (_, _, Some(why)) if !pointless => (unanswered, unanswered, closing, why),
+            (_, _, broke) => {
+                let source = first.map(|reply| refused(phase, reply)).or(broke);
+                (Outcome::Refused, Outcome::NotSent, None, source.unwrap_or(Error::NotConnected))
+            }
         };
-        self.ask(out, command);
+        // Behind a refused sender, what was said of the recipients means nothing.
+        if matches!(source, Error::Refused { phase: Phase::Mail, .. }) {
+            self.own.clear();
+        }
+        let delivery = Delivery::new(self.letter.envelope, outcome, others, reply, self.own);
+        Err(Error::Transaction { delivery: Box::new(delivery), source: Box::new(source) })
+    }
+}
+
+impl Transactions {
+    /// None yet. `open`: the server may have a transaction open from before.
+    #[must_use]
+    pub fn new(options: Options, open: bool) -> Transactions {
+        Transactions {
+            options,
+            flights: VecDeque::new(),
+            writing: 0,
+            over: 0,
+            due: 0,
+            encoder: Encoder::new(true),
+            chunk: Vec::new(),
+            no_more: false,
+            open,
+            resetting: false,
+            said_farewell: false,
+            closing: None,
+            results: VecDeque::new(),
+        }
+    }
+
+    /// Answers [`Want::Message`]: the next one.
+    pub fn message(&mut self, letter: Transaction) {
+        let joined = !self.flights.is_empty();
+        self.flights.push_back(Flight::new(letter, joined));
+        self.no_more = false;
+    }
+
+    /// Answers [`Want::Message`]: there is none now. Whatever is open is closed, until there is [more](Self::more).
+    pub fn no_more(&mut self) {
+        self.no_more = true;
+    }
+
+    /// There are messages again.
+    pub fn more(&mut self) {
+        self.no_more = false;
+    }
+
+    /// What became of the next message, in order, once that is known.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Transaction`] if no recipient was accepted.
+    pub fn next_result(&mut self) -> Option<Result<Delivery, Error>> {
+        self.results.pop_front()
+    }
+
+    /// How many messages are under way.
+    #[must_use]
+    pub fn under_way(&self) -> usize {
+        self.flights.len()
+    }
+
+    /// Whether the server may have a transaction open: whoever goes on begins with RSET.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        self.open
+    }
+
+    /// What was learnt about joining: keep it for the next connection to this server.
+    #[must_use]
+    pub fn joining(&self) -> Joining {
+        self.options.joining
+    }
+
+    /// Whether QUIT is said: the connection is not to be used again.
+    #[must_use]
+    pub fn said_farewell(&self) -> bool {
+        self.said_farewell
+    }
+
+    /// The server is silent in [`Want::Probe`], or hung up. True if a fresh connection will do: all that is lost is an
+    /// envelope that had joined the end of a message. It will be said again there, alone.
+    pub fn on_silence(&mut self) -> bool {
+        let [flight] = self.flights.make_contiguous() else { return false };
+        let refused = flight.refusal.is_some() && !flight.again;
+        let lost = flight.joined && !flight.begun && !refused && self.closing.is_none();
+        if lost {
+            self.options.joining = Joining::Off;
+            self.rearm(false);
+        }
+        lost
+    }
+
+    /// The connection is out of step: what is under way ends here. `offered` is [how much](Outbox::offered) of the
+    /// stream may have left.
+    pub fn lose(&mut self, offered: u64, broke: Error) {
+        let mut broke = Some(broke);
+        while let Some(flight) = self.flights.pop_front() {
+            let why = broke.take();
+            broke = Some(why.as_ref().map_or(Error::NotConnected, Error::repeated));
+            // Behind a 421 nothing is taken.
+            let in_doubt = self.closing.is_none() && flight.dot.is_some_and(|dot| offered > dot);
+            let result = flight.into_result(self.options, in_doubt, self.closing.clone(), why);
+            self.results.push_back(result);
+            self.over += 1;
+        }
+        (self.writing, self.due) = (0, 0);
+    }
+
+    fn ask(&mut self, out: &mut Outbox, command: impl FnOnce(&Transaction) -> Command<'_>) {
+        let flight = &mut self.flights[self.writing];
+        out.put(command(&flight.letter));
+        flight.asked += 1;
+        self.due += 1;
+    }
+
+    /// The first word to an envelope that has joined the end of a message is due, and it is not known yet whether this
+    /// server answers such.
+    #[must_use]
+    pub fn is_probing(&self) -> bool {
+        let untried = self.options.joining == Joining::Untried;
+        untried && self.flights.front().is_some_and(|first| first.joined && first.heard <= 1)
+    }
+
+    /// Some reply has to be waited for.
+    fn wait(&self) -> Want {
+        if self.is_probing() { Want::Probe } else { Want::Reply }
+    }
+
+    /// Another flight may be written behind those that wait for replies.
+    fn may_join(&self) -> bool {
+        self.options.pipelining && self.options.joining != Joining::Off && self.due < WINDOW && !self.no_more
+    }
+
+    /// All that is there is written.
+    fn fill_between(&mut self, out: &mut Outbox) -> Want {
+        match self.flights.is_empty() {
+            false if self.may_join() => Want::Message,
+            false => self.wait(),
+            true if self.resetting => Want::Reply,
+            true if !self.no_more => Want::Message,
+            true if self.open && !self.said_farewell => {
+                out.put(Command::Reset);
+                self.resetting = true;
+                Want::Reply
+            }
+            true => Want::Nothing,
+        }
+    }
+
+    /// Says the next thing of the flight being written, or tells what has to come first.
+    fn fill_flight(&mut self, out: &mut Outbox) -> Option<Want> {
+        let options = self.options;
+        let may_pull = self.writing + 1 == self.flights.len() && self.may_join();
+        let flight = &mut self.flights[self.writing];
+        let answered = flight.is_answered();
+        if !answered && (!options.pipelining || self.due >= WINDOW) {
+            return Some(self.wait());
+        }
+        match flight.stage {
+            Stage::Envelope(number) => {
+                if number == flight.data() && options.all_or_nothing && !answered {
+                    return Some(self.wait());
+                }
+                self.fill_envelope(number, out);
+            }
+            Stage::Hold if !(options.chunking && answered) => return Some(self.wait()),
+            Stage::Hold if flight.is_pointless(options) || flight.taken == 0 => self.over(),
+            Stage::Hold => flight.stage = Stage::Body,
+            // RFC 2920 §3.1: a 354 for nobody is answered by a lone dot.
+            Stage::Body if !options.chunking && flight.taken == 0 => {
+                self.end(out, Command::Dot);
+                self.ended(out);
+            }
+            // The next one should be at hand when this one ends.
+            Stage::Body if !flight.begun && may_pull => return Some(Want::Message),
+            Stage::Body => return Some(Want::Body(self.over + self.writing)),
+            Stage::Over => self.over(), // not reached: it was over when it became so
+        }
         None
     }
 
-    /// The end of the content: the dot, and perhaps goodbye.
-    fn end(&mut self, out: &mut Outbox) {
-        self.ask(out, Command::Dot);
-        self.end = out.end();
-        if self.options.farewell {
-            out.put_farewell();
+    fn fill_envelope(&mut self, number: usize, out: &mut Outbox) {
+        let options = self.options;
+        let flight = &mut self.flights[self.writing];
+        let data = flight.data();
+        if flight.is_pointless(options) {
+            self.over();
+            return;
         }
-        self.stage = Stage::Ended;
+        flight.stage = if number < data { Stage::Envelope(number + 1) } else { Stage::Hold };
+        match number {
+            0 if self.open => {
+                self.open = false;
+                self.ask(out, |_| Command::Reset);
+            }
+            0 => (flight.asked, flight.heard) = (1, 1), // nothing is open
+            1 => {
+                self.encoder = Encoder::of(flight.letter.parameters, options.chunking);
+                self.ask(out, |letter| {
+                    let envelope = &letter.envelope;
+                    Command::Mail(envelope.sender(), letter.parameters, envelope.mail_options())
+                });
+            }
+            _ if number < data => self.ask(out, |Transaction { envelope, .. }| {
+                Command::Rcpt(&envelope.recipients()[number - 2], envelope.options_of(number - 2))
+            }),
+            _ if !options.chunking => self.ask(out, |_| Command::Data),
+            // LMTP: how many replies a BDAT brings is known only when the recipients are.
+            _ if flight.letter.ahead && !options.all_or_nothing && !options.lmtp => {
+                if options.pipelining && (options.joining == Joining::Works || !flight.joined) {
+                    flight.stage = Stage::Body;
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// The end of the content, and perhaps goodbye.
+    fn end(&mut self, out: &mut Outbox, command: Command<'_>) {
+        let flight = &mut self.flights[self.writing];
+        flight.last = Some(flight.asked);
+        out.put(command);
+        let replies = if self.options.lmtp { flight.taken } else { 1 };
+        out.expect_more(replies.saturating_sub(1));
+        flight.asked += replies;
+        self.due += replies;
+    }
+
+    /// The end has been put in the outbox, all of it.
+    fn ended(&mut self, out: &mut Outbox) {
+        self.flights[self.writing].end = out.end();
+        if self.options.farewell && self.no_more {
+            out.put_farewell();
+            self.said_farewell = true;
+        }
+        self.over();
+    }
+
+    /// The flight being written is written.
+    fn over(&mut self) {
+        let flight = &mut self.flights[self.writing];
+        // Some servers keep a transaction open behind a chunk they refuse.
+        self.open = flight.last.is_none() || self.options.chunking;
+        flight.stage = Stage::Over;
+        self.writing += 1;
+        self.chunk.clear();
+        self.settle();
+    }
+
+    /// The first flight starts again from its envelope, by itself.
+    fn rearm(&mut self, open: bool) {
+        if let Some(flight) = self.flights.pop_front() {
+            self.flights.push_front(Flight::new(flight.letter, false));
+        }
+        (self.writing, self.due, self.open) = (0, 0, open);
+    }
+
+    /// Gives the first flight's result, if it is over and all its replies are in.
+    fn settle(&mut self) {
+        let Some(first) = self.flights.front() else { return };
+        if !first.is_answered() {
+            return;
+        }
+        if first.joined && self.options.joining == Joining::Untried && first.heard > 1 {
+            self.options.joining = if first.again { Joining::Off } else { Joining::Works };
+        }
+        if first.stage != Stage::Over {
+            return;
+        }
+        if first.again && first.taken == 0 && self.flights.len() == 1 {
+            self.rearm(true);
+            return;
+        }
+        if self.flights.get(1).is_none_or(|next| next.stage == Stage::Envelope(0)) {
+            self.open = first.accepted.is_none();
+        }
+        self.writing -= 1;
+        if let Some(flight) = self.flights.pop_front() {
+            self.over += 1;
+            self.results.push_back(flight.into_result(self.options, false, None, None));
+        }
     }
 
     fn on_mail(&mut self, reply: ReplyRef<'_>) -> Result<(), Error> {
+        let untried = self.options.joining == Joining::Untried;
+        let flight = &mut self.flights[0];
         match reply.code() {
             250 => Ok(()),
             400.. => {
-                self.refusal = Some((Phase::Mail, reply.keep()));
+                flight.again = flight.joined && untried && (500..=503).contains(&reply.code());
+                flight.refusal = Some((Phase::Mail, reply.keep()));
                 Ok(())
             }
             _ => Err(self.misplaced(reply)),
@@ -162,49 +551,76 @@ impl Transaction {
     }
 
     fn on_recipient(&mut self, index: usize, reply: ReplyRef<'_>) -> Result<(), Error> {
+        let flight = &mut self.flights[0];
         match reply.code() {
-            250 | 251 if self.refusal.is_some() => self.stray = true,
-            250 | 251 => self.taken += 1,
-            400.. => {
-                let reply = reply.keep_within(self.refusals_left);
-                self.refusals_left = self.refusals_left.saturating_sub(reply.raw().len());
-                self.refused.push((index, reply));
-            }
+            250 | 251 if flight.refusal.is_some() => flight.stray = true,
+            250 | 251 => flight.taken += 1,
+            400.. => flight.refuse(index, reply),
             _ => return Err(self.misplaced(reply)),
         }
         Ok(())
     }
 
     fn on_data(&mut self, reply: ReplyRef<'_>) -> Result<(), Error> {
+        let options = self.options;
+        let flight = &mut self.flights[0];
         match reply.code() {
-            354 if self.stray => Err(self.misplaced(reply)),
+            354 if flight.stray || options.lmtp && flight.taken == 0 => Err(self.misplaced(reply)),
             354 => {
-                self.stage = Stage::Body;
+                flight.stage = Stage::Body;
                 Ok(())
             }
             400.. => {
-                if !self.is_pointless() {
-                    self.refusal = Some((Phase::Data, reply.keep()));
+                if !flight.is_pointless(options) {
+                    flight.refusal = Some((Phase::Data, reply.keep()));
                 }
-                self.stage = Stage::Reset;
+                flight.heard += 1; // for `over`, which looks at it
+                self.over();
                 Ok(())
             }
             _ => Err(self.misplaced(reply)),
         }
     }
 
-    fn on_end(&mut self, reply: ReplyRef<'_>, out: &Outbox) -> Result<(), Error> {
-        let all_left = out.gone() >= self.end;
+    /// The reply to a chunk that was not the last.
+    fn on_chunk(&mut self, reply: ReplyRef<'_>) -> Result<(), Error> {
+        let options = self.options;
+        let flight = &mut self.flights[0];
         match reply.code() {
-            250 if all_left && self.taken > 0 => {
-                self.accepted = Some(reply.keep());
-                self.stage = Stage::Over;
-                return Ok(());
-            }
-            250 if all_left => {} // an empty message that nobody gets
+            250 => Ok(()),
             400.. => {
-                if self.taken > 0 {
-                    self.refusal = Some((Phase::End, reply.keep()));
+                if !flight.is_pointless(options) {
+                    flight.refusal = Some((Phase::Body, reply.keep()));
+                }
+                if flight.stage != Stage::Over {
+                    flight.heard += 1; // for `over`, which looks at it
+                    self.over();
+                }
+                Ok(())
+            }
+            _ => Err(self.misplaced(reply)),
+        }
+    }
+
+    /// The reply to the end, or with LMTP one of them.
+    fn on_end(&mut self, reply: ReplyRef<'_>, out: &Outbox) -> Result<(), Error> {
+        let options = self.options;
+        let flight = &mut self.flights[0];
+        let all_left = out.gone() >= flight.end;
+        match reply.code() {
+            250 if !all_left || flight.stray => return Err(self.misplaced(reply)),
+            // The rest of a message whose beginning was refused: who knows what it has taken.
+            250 if flight.taken > 0 && flight.refusal.is_some() => {
+                flight.refusal = None;
+                return Err(self.misplaced(reply));
+            }
+            250 if flight.taken == 0 => {} // an empty message that nobody gets
+            250 if options.lmtp => flight.accept_one(reply),
+            250 => flight.accepted = Some(reply.keep()),
+            400.. if options.lmtp && all_left => flight.refuse_one(reply),
+            400.. => {
+                if flight.taken > 0 && flight.refusal.is_none() {
+                    flight.refusal = Some((Phase::End, reply.keep()));
                 }
                 if !all_left {
                     return Err(Error::Refused { phase: Phase::Body, reply: reply.keep() });
@@ -212,140 +628,146 @@ impl Transaction {
             }
             _ => return Err(self.misplaced(reply)),
         }
-        self.stage = if self.options.farewell { Stage::Over } else { Stage::Reset };
         Ok(())
-    }
-
-    /// Whether QUIT is said: the connection is not to be used again.
-    #[must_use]
-    pub fn said_farewell(&self) -> bool {
-        self.options.farewell && self.end > 0
-    }
-
-    /// What became of it. `offered` is [how much](Outbox::offered) of the stream may have left; `broke` is why the
-    /// connection is out of step, if it is.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Transaction`] if no recipient was accepted.
-    pub fn into_result(self, offered: u64, broke: Option<Error>) -> Result<Delivery, Error> {
-        let recipients_refused = self.is_pointless();
-        let in_doubt = self.dot.is_some_and(|dot| offered > dot);
-        let first_refused = self.refused.first().map(|(_, reply)| reply.clone());
-        let refused = |phase, reply| Error::Refused { phase, reply };
-
-        let (outcome, others, reply, source) = match (self.accepted, self.refusal, broke) {
-            (Some(reply), _, _) => {
-                return Ok(Delivery::new(
-                    self.envelope,
-                    Outcome::Accepted,
-                    Outcome::Accepted,
-                    Some(reply),
-                    self.refused,
-                ));
-            }
-            (_, Some((phase, reply)), _) => {
-                (Outcome::Refused, Outcome::Refused, Some(reply.clone()), refused(phase, reply))
-            }
-            (_, _, Some(why)) if !recipients_refused => {
-                let outcome = if in_doubt { Outcome::InDoubt } else { Outcome::NotSent };
-                (outcome, outcome, self.closing, why)
-            }
-            (_, _, broke) => {
-                let source = first_refused.map(|reply| refused(Phase::Recipient, reply)).or(broke);
-                (Outcome::Refused, Outcome::NotSent, None, source.unwrap_or(Error::NotConnected))
-            }
-        };
-        // Behind a refused sender, what was said of the recipients means nothing.
-        let sender_refused = matches!(source, Error::Refused { phase: Phase::Mail, .. });
-        let refused = if sender_refused { Vec::new() } else { self.refused };
-        let delivery = Delivery::new(self.envelope, outcome, others, reply, refused);
-        Err(Error::Transaction { delivery: Box::new(delivery), source: Box::new(source) })
     }
 }
 
-impl Dialogue for Transaction {
+impl Flight {
+    fn refuse(&mut self, index: usize, reply: ReplyRef<'_>) {
+        let reply = reply.keep_within(self.refusals_left);
+        self.refusals_left = self.refusals_left.saturating_sub(reply.raw().len());
+        self.refused += 1;
+        self.answer(index, Outcome::Refused, reply);
+    }
+
+    fn answer(&mut self, index: usize, outcome: Outcome, reply: Reply) {
+        let place = self.own.partition_point(|(other, ..)| *other < index);
+        self.own.insert(place, (index, outcome, Some(reply)));
+    }
+
+    /// LMTP: the recipient that a final reply is for. They come in the order of those that were taken.
+    fn next_final(&mut self) -> usize {
+        while self.own.binary_search_by_key(&self.next_final, |(index, ..)| *index).is_ok() {
+            self.next_final += 1;
+        }
+        self.next_final
+    }
+
+    fn accept_one(&mut self, reply: ReplyRef<'_>) {
+        let index = self.next_final();
+        let kept = reply.keep_within(self.refusals_left);
+        self.refusals_left = self.refusals_left.saturating_sub(kept.raw().len());
+        self.accepted.get_or_insert_with(|| kept.clone());
+        self.answer(index, Outcome::Accepted, kept);
+    }
+
+    fn refuse_one(&mut self, reply: ReplyRef<'_>) {
+        let index = self.next_final();
+        self.refuse(index, reply);
+    }
+}
+
+impl Dialogue for Transactions {
     fn phase(&self) -> Phase {
-        let data = self.data();
-        match self.heard {
-            _ if self.stage == Stage::Body => Phase::Body,
-            _ if matches!(self.stage, Stage::Resetting | Stage::Over) => Phase::Reset,
-            0 => Phase::Mail,
-            n if n < data => Phase::Recipient,
-            n if n == data => Phase::Data,
-            _ => Phase::End,
+        match self.flights.front() {
+            Some(first) => first.phase(self.options),
+            None if self.resetting => Phase::Reset,
+            None => Phase::Mail,
         }
     }
 
     fn fill(&mut self, out: &mut Outbox) -> Want {
         loop {
+            if !self.results.is_empty() {
+                return Want::Result;
+            }
             if out.is_full() {
                 return Want::Write;
             }
-            match self.stage {
-                Stage::Envelope(number) => {
-                    if let Some(want) = self.fill_envelope(number, out) {
-                        return want;
-                    }
-                }
-                // RFC 2920 §3.1: a 354 for nobody is answered by a lone dot.
-                Stage::Body if self.taken == 0 => self.end(out),
-                Stage::Body => return Want::Body,
-                Stage::Reset if self.asked == self.heard => {
-                    self.ask(out, Command::Reset);
-                    self.stage = Stage::Resetting;
-                }
-                Stage::Hold | Stage::Ended | Stage::Reset | Stage::Resetting => return Want::Reply,
-                Stage::Over => return Want::Nothing,
+            if self.writing == self.flights.len() {
+                return self.fill_between(out);
+            }
+            if let Some(want) = self.fill_flight(out) {
+                return want;
             }
         }
     }
 
     fn on_reply(&mut self, reply: ReplyRef<'_>, out: &Outbox) -> Result<(), Error> {
-        let (number, data) = (self.heard, self.data());
-        let ended = number == data + 1 && self.stage == Stage::Ended;
-        if reply.code() == 421 && !(ended && self.taken > 0) {
+        let options = self.options;
+        let Some(first) = self.flights.front() else {
+            self.resetting = false;
+            self.open = reply.code() != 250;
+            return if self.open { Err(self.misplaced(reply)) } else { Ok(()) };
+        };
+        let (number, data) = (first.heard, first.data());
+        let at_end = first.last.is_some_and(|last| number >= last);
+        if reply.code() == 421 && !(at_end && first.taken > 0) {
             self.closing = Some(reply.keep());
             return Err(Error::Refused { phase: self.phase(), reply: reply.keep() });
         }
-        let result = match number {
-            _ if self.stage == Stage::Resetting => match reply.code() {
-                250 => {
-                    self.stage = Stage::Over;
-                    Ok(())
-                }
-                _ => Err(self.misplaced(reply)),
-            },
-            0 => self.on_mail(reply),
-            n if n < data => self.on_recipient(n - 1, reply),
-            n if n == data => self.on_data(reply),
-            _ => self.on_end(reply, out),
-        };
-        self.heard += 1;
-        result
+        self.due = self.due.saturating_sub(1);
+        match number {
+            _ if at_end => self.on_end(reply, out)?,
+            0 if reply.code() != 250 => return Err(self.misplaced(reply)),
+            0 => {}
+            1 => self.on_mail(reply)?,
+            n if n < data => self.on_recipient(n - 2, reply)?,
+            n if n == data && !options.chunking => self.on_data(reply)?,
+            _ => self.on_chunk(reply)?,
+        }
+        // Where a refusal has ended the flight, the reply is counted.
+        if let Some(first) = self.flights.front_mut().filter(|first| first.heard == number) {
+            first.heard += 1;
+            self.settle();
+        }
+        Ok(())
     }
 
     fn on_early(&mut self, reply: ReplyRef<'_>) -> Error {
+        let phase = self.phase();
+        let flight = self.flights.front_mut().filter(|flight| flight.taken > 0);
         // Nothing is due, so an end that was reached has not been offered yet.
-        let on_its_way = matches!(self.stage, Stage::Body | Stage::Ended) && self.taken > 0;
-        let phase = if on_its_way { Phase::Body } else { self.phase() };
+        let flight = flight.filter(|flight| flight.stage == Stage::Body || flight.last.is_some());
+        let phase = if flight.is_some() { Phase::Body } else { phase };
         let refused = Error::Refused { phase, reply: reply.keep() };
-        match reply.code() {
-            421 => self.closing = Some(reply.keep()),
+        match (reply.code(), flight) {
+            (421, _) => self.closing = Some(reply.keep()),
             // The server will not have the rest of it.
-            400.. if on_its_way => self.refusal = Some((Phase::Body, reply.keep())),
-            _ => return Error::protocol(self.phase(), format!("a reply that nobody asked for: {reply}")),
+            (400.., Some(flight)) => flight.refusal = Some((Phase::Body, reply.keep())),
+            _ => return Error::protocol(phase, format!("a reply that nobody asked for: {reply}")),
         }
         refused
     }
 
     fn body(&mut self, piece: &[u8], out: &mut Outbox) -> Result<(), Error> {
-        if piece.is_empty() {
-            out.put_content(|out| self.encoder.end(out));
-            self.dot = Some(out.end());
-            self.end(out);
-            return Ok(());
+        let Some(flight) = self.flights.get_mut(self.writing) else { return Err(Error::NotConnected) };
+        flight.begun = true;
+        match (self.options.chunking, piece.is_empty()) {
+            (false, false) => out.put_content(|out| self.encoder.push(piece, out))?,
+            (false, true) => {
+                out.put_content(|out| self.encoder.end(out));
+                flight.dot = Some(out.end());
+                self.end(out, Command::Dot);
+                self.ended(out);
+            }
+            (true, false) => {
+                if !self.chunk.is_empty() && self.chunk.len() + piece.len() > CHUNK {
+                    let octets = self.chunk.len();
+                    self.ask(out, |_| Command::Bdat(octets, false));
+                    out.put_chunk(&mut self.chunk);
+                }
+                self.encoder.push(piece, &mut self.chunk)?;
+            }
+            (true, true) => {
+                self.encoder.end(&mut self.chunk);
+                let octets = self.chunk.len();
+                flight.dot = Some(out.end());
+                self.end(out, Command::Bdat(octets, true));
+                out.put_chunk(&mut self.chunk);
+                self.ended(out);
+            }
         }
-        out.put_content(|out| self.encoder.push(piece, out)).map_err(Error::from)
+        Ok(())
     }
 }

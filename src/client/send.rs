@@ -1,0 +1,251 @@
+//! Sending one message: what is said of it, within the server's limits, and what became of it.
+
+use super::{
+    body::{Source, open},
+    maybe_async,
+    run::{Clock, source_error},
+    session::Client,
+};
+use crate::{
+    Delivery, Envelope, Error, Mail, Outcome, Phase,
+    message::{Body, Content},
+    proto::{Forbidden, Joining, MailParameters, Options, Survey, Transaction, Transactions, Want},
+};
+
+/// The longest line of a message (RFC 5321 §4.5.3.1.6), in octets without its end.
+const MAX_TEXT_LINE: usize = 998;
+/// Content up to this size may leave by BDAT before its envelope is answered, in octets.
+const AHEAD: u64 = 64 * 1024;
+
+impl Client {
+    /// How transactions are carried out here.
+    pub(super) fn options(&self) -> Options {
+        let config = &self.settings.config;
+        let pipelining = config.pipelining && self.capabilities.offers("PIPELINING");
+        Options {
+            pipelining,
+            chunking: config.chunking && self.capabilities.offers("CHUNKING"),
+            joining: if pipelining { config.joining.get() } else { Joining::Off },
+            all_or_nothing: config.all_or_nothing,
+            farewell: false,
+            lmtp: config.lmtp,
+        }
+    }
+
+    /// Whether this message can be offered to this server with this envelope.
+    pub(super) fn check_envelope(&self, envelope: &Envelope) -> Result<(), Error> {
+        if !envelope.is_ascii() && !self.capabilities.offers("SMTPUTF8") {
+            return Err(Error::Unsupported("SMTPUTF8, and an address is not ASCII"));
+        }
+        envelope.check_offered(&self.capabilities, self.is_encrypted())
+    }
+
+    /// What to say of this message in MAIL, or why the server cannot take it. Nothing has been sent yet.
+    pub(super) fn transaction(&self, envelope: Envelope, body: &Body<'_>) -> Result<Transaction, Error> {
+        let offers = |keyword| self.capabilities.offers(keyword);
+        let chunking = self.options().chunking;
+        let binary = body.binary && chunking && offers("BINARYMIME");
+        let (survey, octets) = match &body.content {
+            Content::Bytes(bytes) if binary => (None, Some(bytes.len() as u64)),
+            Content::Bytes(bytes) => {
+                let survey = Survey::of(bytes);
+                (Some(survey), Some(survey.octets))
+            }
+            Content::Path(_) | Content::Reader(_) => (None, body.size),
+        };
+        match survey {
+            Some(Survey { nul: true, .. }) => return Err(Forbidden::Nul.into()),
+            Some(Survey { eight_bit: true, .. }) if !offers("8BITMIME") => {
+                return Err(Forbidden::EightBit.into());
+            }
+            Some(Survey { longest_line, .. }) if longest_line > MAX_TEXT_LINE => {
+                log::warn!(target: "postino", "the message has a line of more than 998 octets: {longest_line}");
+            }
+            _ => {}
+        }
+        match (octets, self.capabilities.size_limit()) {
+            (Some(size), Some(limit)) if size > limit => return Err(Error::TooLarge { size, limit }),
+            _ => {}
+        }
+        let parameters = MailParameters {
+            size: octets.filter(|_| offers("SIZE")),
+            utf8: !envelope.is_ascii(),
+            // What a reader holds is not known yet.
+            eight_bit: offers("8BITMIME") && survey.map_or(!body.seven_bit, |survey| survey.eight_bit),
+            binary,
+        };
+        let at_hand = matches!(body.content, Content::Bytes(_));
+        let ahead = at_hand && octets.is_some_and(|octets| octets <= AHEAD);
+        Ok(Transaction::new(envelope, parameters).ahead(ahead))
+    }
+
+    /// The recipients by their numbers, in as many parts as the server's LIMITS ask for (RFC 9422 §4).
+    pub(super) fn parts(&self, envelope: &Envelope) -> Vec<Vec<usize>> {
+        let recipients = envelope.recipients();
+        let most = self.capabilities.limit("RCPTMAX").unwrap_or(usize::MAX);
+        let domains = self.capabilities.limit("RCPTDOMAINMAX").unwrap_or(usize::MAX);
+        if recipients.len() <= most.min(domains) {
+            return vec![(0..recipients.len()).collect()]; // each may have a domain of its own
+        }
+        let domain = |number: usize| recipients[number].domain().unwrap_or_default().to_ascii_lowercase();
+        let mut parts: Vec<(Vec<usize>, Vec<String>)> = Vec::new();
+        for number in 0..recipients.len() {
+            let name = domain(number);
+            let fits = |(numbers, names): &&mut (Vec<usize>, Vec<String>)| {
+                numbers.len() < most && (names.contains(&name) || names.len() < domains)
+            };
+            match parts.iter_mut().find(fits) {
+                Some((numbers, names)) => {
+                    numbers.push(number);
+                    if !names.contains(&name) {
+                        names.push(name);
+                    }
+                }
+                None => parts.push((vec![number], vec![name])),
+            }
+        }
+        parts.into_iter().map(|(numbers, _)| numbers).collect()
+    }
+
+    /// Whether the server takes no further message on this connection (LIMITS MAILMAX, RFC 9422 §4.1).
+    pub(super) fn is_used_up(&self) -> bool {
+        self.capabilities.limit("MAILMAX").is_some_and(|most| self.begun >= most as u64)
+    }
+}
+
+#[maybe_async]
+impl Client {
+    /// Sends a message to all of its recipients; `Ok` if one of them at least was accepted.
+    ///
+    /// Where the server limits the recipients of a message, it goes out in parts; where it limits the messages of a
+    /// connection, over a new one (LIMITS, RFC 9422).
+    ///
+    /// # Errors
+    ///
+    /// Before anything is sent: [`Error::Message`], [`Error::Unsupported`], [`Error::TooLarge`], [`Error::Source`], and
+    /// those of the message itself. Then [`Error::Transaction`], which tells what became of each recipient and
+    /// whether the delivery is [in doubt](Error::in_doubt). After a refusal the connection goes on.
+    pub async fn send(&mut self, mail: &dyn Mail) -> Result<Delivery, Error> {
+        self.begin();
+        let envelope = mail.envelope()?;
+        self.deliver(mail, envelope, false).await
+    }
+
+    /// With `farewell` it is the last message of the connection.
+    pub(super) async fn deliver(
+        &mut self,
+        mail: &dyn Mail,
+        envelope: Envelope,
+        farewell: bool,
+    ) -> Result<Delivery, Error> {
+        self.usable()?;
+        self.check_envelope(&envelope)?;
+        let parts = self.parts(&envelope);
+        if let [_] = parts.as_slice() {
+            return self.deliver_part(mail, envelope, farewell).await;
+        }
+        if self.settings.config.all_or_nothing {
+            return Err(Error::Unsupported("so many recipients at once, and all or nothing was asked for"));
+        }
+        // What can be read once only must not be sent to the first part alone.
+        drop(mail.body()?);
+        drop(mail.body()?);
+        let last = parts.len() - 1;
+        let (mut done, mut failed) = (Vec::new(), None);
+        for (i, numbers) in parts.into_iter().enumerate() {
+            let part = envelope.part(&numbers);
+            let delivery = match failed {
+                None => match self.deliver_part(mail, part.clone(), farewell && i == last).await {
+                    Ok(delivery) => delivery,
+                    Err(Error::Transaction { delivery, source }) => {
+                        failed = self.broken.then_some(*source);
+                        *delivery
+                    }
+                    Err(e) if i == 0 => return Err(e), // nothing has been sent
+                    Err(e) => {
+                        failed = Some(e);
+                        Delivery::not_sent(part)
+                    }
+                },
+                Some(_) => Delivery::not_sent(part),
+            };
+            done.push((numbers, delivery));
+        }
+        let delivery = Delivery::whole(envelope, done);
+        let refused = || {
+            let reply = delivery.refused().find_map(|recipient| recipient.reply().cloned());
+            reply.map(|reply| Error::Refused { phase: Phase::Recipient, reply })
+        };
+        match delivery.outcome() {
+            Outcome::Accepted => Ok(delivery),
+            _ => {
+                let source = failed.or_else(refused).unwrap_or(Error::NotConnected);
+                Err(Error::Transaction { delivery: Box::new(delivery), source: Box::new(source) })
+            }
+        }
+    }
+
+    /// The same within the server's limits.
+    async fn deliver_part(
+        &mut self,
+        mail: &dyn Mail,
+        envelope: Envelope,
+        farewell: bool,
+    ) -> Result<Delivery, Error> {
+        self.renew().await?;
+        let opened = open(mail.body()?, self.limit(Phase::Body)?).await;
+        let body = opened.map_err(source_error)?;
+        let transaction = self.transaction(envelope, &body)?;
+        let options = self.options();
+        let farewell = farewell && options.pipelining;
+        let mut talk = Transactions::new(Options { farewell, ..options }, self.open);
+        talk.message(transaction);
+        talk.no_more();
+        let mut source = Source::new(body.content);
+        self.clock = Clock::start();
+        self.begun += 1;
+        let mut result = None;
+        let broke = loop {
+            match self.go_on(&mut talk, Some((0, &mut source))).await {
+                Ok(Want::Result) => result = talk.next_result(),
+                Ok(_) => break None,
+                Err(e) => break Some(e),
+            }
+        };
+        if let Some(e) = broke {
+            talk.lose(self.out.offered(), e);
+        }
+        self.open = talk.is_open();
+        if talk.said_farewell() {
+            self.close();
+        }
+        let result = result.or_else(|| talk.next_result()).unwrap_or(Err(Error::NotConnected));
+        timed(result, &mut self.clock)
+    }
+
+    /// Where the server takes no more messages on this connection: a new one.
+    pub(super) async fn renew(&mut self) -> Result<(), Error> {
+        if !self.is_used_up() {
+            return Ok(());
+        }
+        log::debug!(target: "postino", "the server takes no more messages on this connection (LIMITS MAILMAX)");
+        self.goodbye().await;
+        self.again().await
+    }
+
+    /// Connects again, with the same settings.
+    pub(super) async fn again(&mut self) -> Result<(), Error> {
+        *self = Client::open(self.settings.clone(), self.tokens.clone(), self.deadline).await?;
+        Ok(())
+    }
+}
+
+/// The result, with how long it took.
+pub(super) fn timed(mut result: Result<Delivery, Error>, clock: &mut Clock) -> Result<Delivery, Error> {
+    match &mut result {
+        Ok(delivery) => delivery.set_took(clock.took()),
+        Err(Error::Transaction { delivery, .. }) => delivery.set_took(clock.took()),
+        Err(_) => {}
+    }
+    result
+}

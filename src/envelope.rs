@@ -1,0 +1,538 @@
+//! Who a message is from and for, and what is asked of the server for it: the parameters of MAIL and RCPT.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use crate::{Address, Capabilities, Error};
+
+/// Who a message is from and for, apart from what its headers say (RFC 5321 §2.3.1).
+///
+/// At least one recipient; the same one twice stays twice. Clones share their content.
+///
+/// It may carry options: what the server is asked to do, beyond taking the message. An option that the server does not
+/// offer is [`Error::Unsupported`] before anything of the message is sent.
+///
+/// ```
+/// use postino::{Envelope, MailOption, RcptOption, Ret};
+///
+/// let envelope = Envelope::new("alice@example.org", ["bob@example.net", "carol@example.com"])?
+///     .option(MailOption::Ret(Ret::Headers))?
+///     .recipient_options(RcptOption::Notify { success: true, failure: true, delay: false })?
+///     .recipient_option(1, RcptOption::NotifyNever)?;
+/// # let _ = envelope;
+/// # Ok::<(), postino::Error>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Envelope(Arc<Parts>);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Parts {
+    sender: Option<Address>,
+    recipients: Box<[Address]>,
+    /// In the order they were given, each kind once; raw ones as often as given.
+    options: Vec<MailOption>,
+    /// The same for each recipient; shorter than the recipients if the last have none.
+    recipient_options: Vec<Vec<RcptOption>>,
+}
+
+impl Envelope {
+    /// From text: `""` or `"<>"` is the null sender, for bounces (RFC 5321 §4.5.5).
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Address`] for the first address that cannot be one, [`Error::NoRecipients`] if there are none.
+    pub fn new<T: AsRef<str>>(
+        sender: &str,
+        recipients: impl IntoIterator<Item = T>,
+    ) -> Result<Envelope, Error> {
+        let sender = match sender.trim_matches(' ') {
+            "" | "<>" => None,
+            _ => Some(Address::new(sender)?),
+        };
+        let recipients: Result<Vec<_>, _> =
+            recipients.into_iter().map(|r| Address::new(r.as_ref())).collect();
+        Envelope::from_addresses(sender, recipients?)
+    }
+
+    /// From addresses: no sender is the null sender.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoRecipients`] if there are none.
+    pub fn from_addresses(sender: Option<Address>, recipients: Vec<Address>) -> Result<Envelope, Error> {
+        if recipients.is_empty() {
+            return Err(Error::NoRecipients);
+        }
+        let recipients = recipients.into();
+        Ok(Envelope(Arc::new(Parts {
+            sender,
+            recipients,
+            options: Vec::new(),
+            recipient_options: Vec::new(),
+        })))
+    }
+
+    /// Where bounces go; `None` is the null sender.
+    #[must_use]
+    pub fn sender(&self) -> Option<&Address> {
+        self.0.sender.as_ref()
+    }
+
+    /// Who gets the message: one at least.
+    #[must_use]
+    pub fn recipients(&self) -> &[Address] {
+        &self.0.recipients
+    }
+
+    /// Whether it can be sent without SMTPUTF8 (RFC 6531).
+    #[must_use]
+    pub fn is_ascii(&self) -> bool {
+        self.0.sender.iter().chain(&self.0.recipients).all(Address::is_ascii)
+    }
+
+    /// Asks for something with MAIL. One of the same kind that was asked for before is replaced; of
+    /// [`MailOption::Raw`] there may be several.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Config`] if its value cannot be.
+    pub fn option(mut self, option: MailOption) -> Result<Envelope, Error> {
+        option.check()?;
+        let options = &mut Arc::make_mut(&mut self.0).options;
+        let kind = std::mem::discriminant(&option);
+        options.retain(|old| matches!(old, MailOption::Raw(_)) || std::mem::discriminant(old) != kind);
+        options.push(option);
+        Ok(self)
+    }
+
+    /// Asks for something for one recipient: the number is that in [`recipients`](Envelope::recipients). One of the
+    /// same kind that was asked for before is replaced; of [`RcptOption::Raw`] there may be several.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Config`] if its value cannot be, or there is no such recipient.
+    pub fn recipient_option(mut self, number: usize, option: RcptOption) -> Result<Envelope, Error> {
+        option.check()?;
+        if number >= self.recipients().len() {
+            return Err(Error::Config(format!("there is no recipient number {number}").into()));
+        }
+        let all = &mut Arc::make_mut(&mut self.0).recipient_options;
+        all.resize(all.len().max(number + 1), Vec::new());
+        all[number].retain(|old| !old.is_replaced_by(&option));
+        all[number].push(option);
+        Ok(self)
+    }
+
+    /// Asks for the same for every recipient.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Config`] if its value cannot be.
+    pub fn recipient_options(self, option: RcptOption) -> Result<Envelope, Error> {
+        (0..self.recipients().len())
+            .try_fold(self, |envelope, number| envelope.recipient_option(number, option.clone()))
+    }
+
+    /// What is asked for with MAIL.
+    pub(crate) fn mail_options(&self) -> &[MailOption] {
+        &self.0.options
+    }
+
+    /// What is asked for with the RCPT of the recipient with this number.
+    pub(crate) fn options_of(&self, number: usize) -> &[RcptOption] {
+        self.0.recipient_options.get(number).map_or(&[], Vec::as_slice)
+    }
+
+    /// The same for some of the recipients only, by their numbers; there must be one at least.
+    pub(crate) fn part(&self, numbers: &[usize]) -> Envelope {
+        Envelope(Arc::new(Parts {
+            sender: self.0.sender.clone(),
+            recipients: numbers.iter().map(|n| self.0.recipients[*n].clone()).collect(),
+            options: self.0.options.clone(),
+            recipient_options: numbers.iter().map(|n| self.options_of(*n).to_vec()).collect(),
+        }))
+    }
+
+    /// Whether the server offers all that is asked for.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unsupported`] if it does not; [`Error::Config`] if it does, but not so much of it.
+    pub(crate) fn check_offered(&self, offered: &Capabilities, encrypted: bool) -> Result<(), Error> {
+        for option in &self.0.options {
+            option.check_offered(offered, encrypted)?;
+        }
+        let mut each = self.0.recipient_options.iter().flatten();
+        match each.any(|option| !matches!(option, RcptOption::Raw(_))) && !offered.offers("DSN") {
+            true => Err(Error::Unsupported("DSN")),
+            false => Ok(()),
+        }
+    }
+}
+
+/// What of a message a bounce brings back (RFC 3461 §4.3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Ret {
+    /// All of it.
+    Full,
+    /// Its headers.
+    Headers,
+}
+
+/// What a server does with a message that is late (RFC 2852 §4.1.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum WhenLate {
+    /// Sends it back.
+    Return,
+    /// Tells the sender, and delivers it all the same.
+    Notify,
+}
+
+/// What is asked of the server for a message: a parameter of MAIL.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum MailOption {
+    /// RET: what a bounce brings back (RFC 3461 §4.3). Needs DSN.
+    Ret(Ret),
+    /// ENVID: a name that bounces and reports repeat, of 1 to 100 printable ASCII characters once it is encoded
+    /// (RFC 3461 §4.4). Needs DSN.
+    EnvelopeId(String),
+    /// REQUIRETLS: no server on the way may pass the message on without TLS (RFC 8689). Needs REQUIRETLS, and a
+    /// connection with TLS.
+    RequireTls,
+    /// MT-PRIORITY: from -9 to 9, the most urgent (RFC 6710). Needs MT-PRIORITY.
+    Priority(i8),
+    /// BY: delivered within so many seconds, or what then (RFC 2852). Needs DELIVERBY.
+    DeliverBy {
+        /// Up to 999,999,999. With [`WhenLate::Notify`] it may be negative: the time is up already.
+        seconds: i32,
+        /// What is done with a late one.
+        late: WhenLate,
+        /// Whether every server on the way reports.
+        trace: bool,
+    },
+    /// HOLDFOR: released so much later; whole seconds, from 1 to 999,999,999 (RFC 4865). Needs FUTURERELEASE.
+    HoldFor(Duration),
+    /// HOLDUNTIL: released then, a date and time by RFC 3339 such as `2027-01-31T08:00:00Z` (RFC 4865). Needs
+    /// FUTURERELEASE.
+    HoldUntil(String),
+    /// AUTH=: who submitted the message first, if that is known and trusted (RFC 4954 §5). Needs AUTH.
+    Auth(Option<Address>),
+    /// Any other, as it stands on the wire: `KEYWORD` or `KEYWORD=value` (RFC 5321 §4.1.2). Whether the server offers
+    /// it is not checked. SIZE, BODY and SMTPUTF8 are said by themselves where they are needed, and not taken here.
+    Raw(String),
+}
+
+impl MailOption {
+    fn check(&self) -> Result<(), Error> {
+        let seconds = 1..=999_999_999;
+        match self {
+            MailOption::EnvelopeId(id) => match id.bytes().all(|b| matches!(b, 32..=126)) {
+                _ if id.is_empty() => Err(wrong("an envelope id that is empty")),
+                true if xtext_len(id) <= 100 => Ok(()),
+                true => Err(wrong("an envelope id of more than 100 octets")),
+                false => Err(wrong("an envelope id with other than printable ASCII characters")),
+            },
+            MailOption::Priority(level) if !(-9..=9).contains(level) => {
+                Err(wrong("a priority that is not from -9 to 9"))
+            }
+            MailOption::DeliverBy { seconds: 1..=999_999_999, .. }
+            | MailOption::DeliverBy { seconds: -999_999_999..=0, late: WhenLate::Notify, .. } => Ok(()),
+            MailOption::DeliverBy { .. } => Err(wrong("a time to deliver by that cannot be")),
+            MailOption::HoldFor(time) if !seconds.contains(&time.as_secs()) => {
+                Err(wrong("a time to hold the message for that is not from 1 to 999,999,999 seconds"))
+            }
+            MailOption::HoldUntil(time) if !is_date_time(time) => {
+                Err(wrong("a time to hold the message until that is no RFC 3339 date and time"))
+            }
+            MailOption::Raw(text) => check_raw(text, &["SIZE", "BODY", "SMTPUTF8"]),
+            _ => Ok(()),
+        }
+    }
+
+    fn check_offered(&self, offered: &Capabilities, encrypted: bool) -> Result<(), Error> {
+        let keyword = match self {
+            MailOption::Ret(_) | MailOption::EnvelopeId(_) => "DSN",
+            MailOption::RequireTls => "REQUIRETLS",
+            MailOption::Priority(_) => "MT-PRIORITY",
+            MailOption::DeliverBy { .. } => "DELIVERBY",
+            MailOption::HoldFor(_) | MailOption::HoldUntil(_) => "FUTURERELEASE",
+            MailOption::Auth(_) => "AUTH",
+            MailOption::Raw(_) => return Ok(()),
+        };
+        let Some(parameters) = offered.parameters(keyword) else { return Err(Error::Unsupported(keyword)) };
+        let limit = parameters.split([' ', ',']).next().and_then(|word| word.parse::<u64>().ok());
+        match (self, limit) {
+            (MailOption::RequireTls, _) if !encrypted => {
+                Err(Error::Unsupported("REQUIRETLS without TLS on this connection"))
+            }
+            // RFC 2852 §2: the least time that the server promises anything for.
+            (MailOption::DeliverBy { seconds, late: WhenLate::Return, .. }, Some(least))
+                if u64::try_from(*seconds).is_ok_and(|seconds| seconds < least) =>
+            {
+                Err(wrong(&format!("a time to deliver by below the server's least, {least} seconds")))
+            }
+            (MailOption::HoldFor(time), Some(most)) if time.as_secs() > most => {
+                Err(wrong(&format!("a time to hold the message for above the server's most, {most} seconds")))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// As it stands on the wire.
+impl fmt::Display for MailOption {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            MailOption::Ret(Ret::Full) => f.write_str("RET=FULL"),
+            MailOption::Ret(Ret::Headers) => f.write_str("RET=HDRS"),
+            MailOption::EnvelopeId(id) => write!(f, "ENVID={}", Xtext(id)),
+            MailOption::RequireTls => f.write_str("REQUIRETLS"),
+            MailOption::Priority(level) => write!(f, "MT-PRIORITY={level}"),
+            MailOption::DeliverBy { seconds, late, trace } => {
+                let late = if *late == WhenLate::Return { "R" } else { "N" };
+                write!(f, "BY={seconds};{late}{}", if *trace { "T" } else { "" })
+            }
+            MailOption::HoldFor(time) => write!(f, "HOLDFOR={}", time.as_secs()),
+            MailOption::HoldUntil(time) => write!(f, "HOLDUNTIL={time}"),
+            MailOption::Auth(None) => f.write_str("AUTH=<>"),
+            MailOption::Auth(Some(address)) => write!(f, "AUTH={}", Xtext(address.as_str())),
+            MailOption::Raw(text) => f.write_str(text),
+        }
+    }
+}
+
+/// What is asked of the server for a recipient: a parameter of RCPT.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum RcptOption {
+    /// NOTIFY: when to report (RFC 3461 §4.1). Needs DSN.
+    Notify {
+        /// When the message was delivered.
+        success: bool,
+        /// When it cannot be.
+        failure: bool,
+        /// When it takes its time.
+        delay: bool,
+    },
+    /// NOTIFY=NEVER: no report whatever happens, no bounce either. Needs DSN.
+    NotifyNever,
+    /// ORCPT: the recipient as it was given first, before any list or alias; `rfc822` (RFC 3461 §4.2). Needs DSN.
+    OriginalRecipient(Address),
+    /// Any other, as it stands on the wire: `KEYWORD` or `KEYWORD=value` (RFC 5321 §4.1.2). Whether the server offers
+    /// it is not checked.
+    Raw(String),
+}
+
+impl RcptOption {
+    fn is_replaced_by(&self, new: &RcptOption) -> bool {
+        let kind = |option: &RcptOption| match option {
+            RcptOption::Notify { .. } | RcptOption::NotifyNever => Some(0),
+            RcptOption::OriginalRecipient(_) => Some(1),
+            RcptOption::Raw(_) => None,
+        };
+        kind(self).is_some() && kind(self) == kind(new)
+    }
+
+    fn check(&self) -> Result<(), Error> {
+        match self {
+            RcptOption::Notify { success: false, failure: false, delay: false } => {
+                Err(wrong("a report for no case at all (NotifyNever says so)"))
+            }
+            RcptOption::OriginalRecipient(address) if !address.is_ascii() => {
+                Err(wrong("an original recipient beyond ASCII"))
+            }
+            RcptOption::Raw(text) => check_raw(text, &[]),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// As it stands on the wire.
+impl fmt::Display for RcptOption {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            RcptOption::Notify { success, failure, delay } => {
+                let words = [(success, "SUCCESS"), (failure, "FAILURE"), (delay, "DELAY")];
+                let words = words.iter().filter(|(wanted, _)| **wanted).map(|(_, word)| *word);
+                write!(f, "NOTIFY={}", words.collect::<Vec<_>>().join(","))
+            }
+            RcptOption::NotifyNever => f.write_str("NOTIFY=NEVER"),
+            RcptOption::OriginalRecipient(address) => write!(f, "ORCPT=rfc822;{}", Xtext(address.as_str())),
+            RcptOption::Raw(text) => f.write_str(text),
+        }
+    }
+}
+
+fn wrong(what: &str) -> Error {
+    Error::Config(format!("the envelope has {what}").into())
+}
+
+/// `esmtp-param` (RFC 5321 §4.1.2); values may hold UTF-8 (RFC 6531 §3.3).
+fn check_raw(text: &str, own: &[&str]) -> Result<(), Error> {
+    let (keyword, value) = match text.split_once('=') {
+        Some((keyword, value)) => (keyword, Some(value)),
+        None => (text, None),
+    };
+    let letters = |b: u8| b.is_ascii_alphanumeric() || b == b'-';
+    let good = keyword.bytes().all(letters)
+        && keyword.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && value
+            .is_none_or(|v| !v.is_empty() && !v.contains(|c: char| c == '=' || c == ' ' || c.is_control()));
+    match own.iter().find(|own| keyword.eq_ignore_ascii_case(own)) {
+        Some(own) => Err(wrong(&format!("the option {own}, which is said by itself where it is needed"))),
+        None if good => Ok(()),
+        None => Err(wrong(&format!("the option {text:?}, which is not of the form KEYWORD=value"))),
+    }
+}
+
+/// `2027-01-31T08:00:00Z`, perhaps with a part of a second, or an offset (RFC 3339 §5.6): its shape, not its days.
+fn is_date_time(text: &str) -> bool {
+    let shape = |text: &str| text.replace(|c: char| c.is_ascii_digit(), "0");
+    let Some((time, rest)) = text.get(..19).zip(text.get(19..)) else { return false };
+    let fraction = rest.strip_prefix('.').map(|rest| rest.trim_start_matches(|c: char| c.is_ascii_digit()));
+    let zone = fraction.unwrap_or(rest);
+    let dot_alone = fraction.is_some_and(|zone| zone.len() + 1 == rest.len());
+    !text.contains(|c: char| c.is_control())
+        && !dot_alone
+        && shape(time) == "0000-00-00T00:00:00"
+        && (zone == "Z" || ["+00:00", "-00:00"].contains(&shape(zone).as_str()))
+}
+
+/// What stands in a parameter, with all that could end it as `+` and two hexadecimal digits (RFC 3461 §4).
+struct Xtext<'a>(&'a str);
+
+fn is_plain(octet: u8) -> bool {
+    matches!(octet, b'!'..=b'~') && !matches!(octet, b'+' | b'=')
+}
+
+fn xtext_len(text: &str) -> usize {
+    text.bytes().map(|b| if is_plain(b) { 1 } else { 3 }).sum()
+}
+
+impl fmt::Display for Xtext<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.bytes().try_for_each(|b| match is_plain(b) {
+            true => write!(f, "{}", char::from(b)),
+            false => write!(f, "+{b:02X}"),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn envelope() -> Envelope {
+        Envelope::new("s@x", ["a@x", "b@x"]).unwrap()
+    }
+
+    #[test]
+    fn an_envelope_has_recipients() {
+        assert!(matches!(Envelope::new("a@b", [] as [&str; 0]), Err(Error::NoRecipients)));
+        let bounce = Envelope::new("", ["a@b"]).unwrap();
+        assert_eq!(bounce.sender(), None);
+        assert_eq!(Envelope::new("<>", ["a@b"]).unwrap(), bounce);
+    }
+
+    #[test]
+    fn options_stand_on_the_wire_as_their_rfcs_say() {
+        let address = Address::new("\"a b+c\"@x").unwrap();
+        for (option, wire) in [
+            (MailOption::Ret(Ret::Full), "RET=FULL"),
+            (MailOption::Ret(Ret::Headers), "RET=HDRS"),
+            (MailOption::EnvelopeId("a b=c+".into()), "ENVID=a+20b+3Dc+2B"),
+            (MailOption::RequireTls, "REQUIRETLS"),
+            (MailOption::Priority(-3), "MT-PRIORITY=-3"),
+            (MailOption::DeliverBy { seconds: 120, late: WhenLate::Return, trace: true }, "BY=120;RT"),
+            (MailOption::DeliverBy { seconds: -5, late: WhenLate::Notify, trace: false }, "BY=-5;N"),
+            (MailOption::HoldFor(Duration::from_secs(60)), "HOLDFOR=60"),
+            (MailOption::HoldUntil("2027-01-31T08:00:00Z".into()), "HOLDUNTIL=2027-01-31T08:00:00Z"),
+            (MailOption::Auth(None), "AUTH=<>"),
+            (MailOption::Auth(Some(address.clone())), "AUTH=\"a+20b+2Bc\"@x"),
+            (MailOption::Raw("XFOO=bar".into()), "XFOO=bar"),
+        ] {
+            option.check().unwrap();
+            assert_eq!(option.to_string(), wire);
+        }
+        for (option, wire) in [
+            (
+                RcptOption::Notify { success: true, failure: true, delay: true },
+                "NOTIFY=SUCCESS,FAILURE,DELAY",
+            ),
+            (RcptOption::NotifyNever, "NOTIFY=NEVER"),
+            (RcptOption::OriginalRecipient(address), "ORCPT=rfc822;\"a+20b+2Bc\"@x"),
+        ] {
+            option.check().unwrap();
+            assert_eq!(option.to_string(), wire);
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_asked_for_is_refused_at_once() {
+        for option in [
+            MailOption::EnvelopeId(String::new()),
+            MailOption::EnvelopeId("ü".into()),
+            MailOption::EnvelopeId("=".repeat(34)),
+            MailOption::Priority(10),
+            MailOption::DeliverBy { seconds: 0, late: WhenLate::Return, trace: false },
+            MailOption::DeliverBy { seconds: i32::MIN, late: WhenLate::Notify, trace: false },
+            MailOption::HoldFor(Duration::from_millis(999)),
+            MailOption::HoldUntil("tomorrow".into()),
+            MailOption::HoldUntil("2027-01-31T08:00:00.Z".into()),
+            MailOption::HoldUntil("2027-01-31T08:00:00Z\r\nDATA".into()),
+            MailOption::Raw("SIZE=1".into()),
+            MailOption::Raw("smtputf8".into()),
+            MailOption::Raw("A=b c".into()),
+            MailOption::Raw("A=b\r\nRSET".into()),
+            MailOption::Raw(String::new()),
+            MailOption::Raw("A=".into()),
+            MailOption::Raw("-A".into()),
+        ] {
+            assert!(matches!(envelope().option(option.clone()), Err(Error::Config(_))), "{option:?}");
+        }
+        let never = RcptOption::Notify { success: false, failure: false, delay: false };
+        assert!(envelope().recipient_option(0, never).is_err());
+        assert!(envelope().recipient_option(2, RcptOption::NotifyNever).is_err());
+        let beyond = RcptOption::OriginalRecipient(Address::new("ü@x").unwrap());
+        assert!(envelope().recipient_options(beyond).is_err());
+    }
+
+    #[test]
+    fn a_later_option_of_a_kind_replaces_the_one_before() {
+        let report = RcptOption::Notify { success: true, failure: false, delay: false };
+        let envelope = envelope()
+            .option(MailOption::Priority(1))
+            .and_then(|e| e.option(MailOption::Raw("A".into())))
+            .and_then(|e| e.option(MailOption::Raw("B".into())))
+            .and_then(|e| e.option(MailOption::Priority(2)))
+            .and_then(|e| e.recipient_options(report.clone()))
+            .and_then(|e| e.recipient_option(1, RcptOption::NotifyNever))
+            .unwrap();
+        let raw = |text: &str| MailOption::Raw(text.into());
+        assert_eq!(envelope.mail_options(), [raw("A"), raw("B"), MailOption::Priority(2)]);
+        assert_eq!(envelope.options_of(0), [report]);
+        assert_eq!(envelope.options_of(1), [RcptOption::NotifyNever]);
+        let part = envelope.part(&[1]);
+        assert_eq!(part.recipients(), &envelope.recipients()[1..]);
+        assert_eq!(part.options_of(0), [RcptOption::NotifyNever]);
+        assert_eq!(part.mail_options(), envelope.mail_options());
+    }
+
+    proptest! {
+        #[test]
+        fn threat_20_no_option_holds_more_than_one_word(text in any::<String>()) {
+            for option in [
+                MailOption::EnvelopeId(text.clone()),
+                MailOption::HoldUntil(text.clone()),
+                MailOption::Raw(text.clone()),
+            ] {
+                if option.check().is_ok() {
+                    let wire = option.to_string();
+                    prop_assert!(!wire.contains(|c: char| c == ' ' || c.is_control()), "{wire:?}");
+                }
+            }
+        }
+    }
+}
