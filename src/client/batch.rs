@@ -148,7 +148,9 @@ impl<M: Mail, I: Iterator<Item = M>> Batch<'_, M, I> {
     ///
     /// The builder's deadline is that of each call.
     pub async fn next(&mut self) -> Option<(usize, Result<Delivery, Error>)> {
+        let drained = self.client.drained;
         self.client.begin();
+        (self.client.drained, self.client.hurry) = (drained && !self.entries.is_empty(), true);
         loop {
             if let Some(Entry::Done(_)) = self.entries.front() {
                 let Some(Entry::Done(result)) = self.entries.pop_front() else { return None }; // it is one

@@ -261,7 +261,7 @@ impl Client {
             Ok(n) => {
                 self.inbox.arrived(n);
                 // A read that leaves room has taken all there was; TLS gives a record at a time.
-                self.drained = n < most && !self.stream.is_encrypted();
+                self.drained = self.hurry && n < most && !self.stream.is_encrypted();
                 Ok(())
             }
             Err(e) => Err(Error::io(phase, e)),

@@ -32,8 +32,9 @@ pub struct Client {
     pub(super) tokens: Option<Tokens>,
     /// The server may have a transaction open: the next one begins with RSET.
     pub(super) open: bool,
-    /// All that has arrived was read, a moment ago.
+    /// All that has arrived was read, a moment ago: in a batch that saves a look.
     pub(super) drained: bool,
+    pub(super) hurry: bool,
     pub(super) clock: Clock,
     /// How long a reply takes, at most.
     pub(super) round_trip: Duration,
@@ -99,7 +100,7 @@ impl Client {
 
     /// The next call begins: its deadline runs from here.
     pub(super) fn begin(&mut self) {
-        self.drained = false;
+        (self.drained, self.hurry) = (false, false);
         self.deadline = self.settings.config.deadline.map(|limit| later(Instant::now(), limit));
     }
 
@@ -143,6 +144,7 @@ impl Client {
             tokens,
             open: false,
             drained: false,
+            hurry: false,
             clock: Clock::start(),
             round_trip: Duration::ZERO,
             begun: 0,
