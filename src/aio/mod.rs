@@ -29,6 +29,7 @@ use ::maybe_async::must_be_async as maybe_async;
 use crate::Delivery;
 use crate::{Error, Mail};
 
+mod batch;
 mod body;
 mod resolve;
 mod stream;

@@ -2,6 +2,7 @@
 
 use ::maybe_async::must_be_sync as maybe_async;
 
+mod batch;
 mod body;
 mod resolve;
 mod stream;

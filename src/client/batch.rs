@@ -1,6 +1,6 @@
 //! Many messages over one connection: each leaves with the end of the one before.
 
-use std::{collections::VecDeque, fmt};
+use std::{collections::VecDeque, fmt, ops::DerefMut};
 
 use super::{
     body::{Source, open},
@@ -27,8 +27,8 @@ use crate::{
 /// *not sent*: each has its result. Only where all that was lost is an envelope that had left with the end of the message
 /// before (some servers throw it away) the batch connects again by itself, and sends it alone from then on.
 #[must_use = "a batch sends while `next` is called"]
-pub struct Batch<'c, M, I> {
-    client: &'c mut Client,
+pub struct Batch<C: DerefMut<Target = Client>, M, I> {
+    client: C,
     talk: Transactions,
     mails: I,
     /// Taken by [`Batch::push`], and not yet under way.
@@ -61,13 +61,27 @@ impl Client {
     ///
     /// Nothing happens until [`Batch::next`] is called. A message that cannot be sent to this server at all (see
     /// [`send`](Client::send)) has that error as its result; the others are sent.
-    pub fn send_all<M: Mail, I: IntoIterator<Item = M>>(&mut self, mails: I) -> Batch<'_, M, I::IntoIter> {
-        let talk = Transactions::new(self.options(), self.open);
-        let lost = self.broken;
+    pub fn send_all<M: Mail, I: IntoIterator<Item = M>>(
+        &mut self,
+        mails: I,
+    ) -> Batch<&mut Client, M, I::IntoIter> {
+        Batch::new(self, mails.into_iter())
+    }
+
+    /// The same for messages that come one by one: [`Batch::push`] takes them.
+    pub fn batch<M: Mail>(&mut self) -> Batch<&mut Client, M, std::iter::Empty<M>> {
+        self.send_all(std::iter::empty())
+    }
+}
+
+impl<C: DerefMut<Target = Client>, M, I> Batch<C, M, I> {
+    pub(super) fn new(client: C, mails: I) -> Batch<C, M, I> {
+        let talk = Transactions::new(client.options(), client.open);
+        let lost = client.broken;
         Batch {
-            client: self,
+            client,
             talk,
-            mails: mails.into_iter(),
+            mails,
             pushed: VecDeque::new(),
             entries: VecDeque::new(),
             given: 0,
@@ -77,14 +91,9 @@ impl Client {
             lost,
         }
     }
-
-    /// The same for messages that come one by one: [`Batch::push`] takes them.
-    pub fn batch<M: Mail>(&mut self) -> Batch<'_, M, std::iter::Empty<M>> {
-        self.send_all(std::iter::empty())
-    }
 }
 
-impl<M: Mail, I: Iterator<Item = M>> Batch<'_, M, I> {
+impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I> {
     /// Takes a message: it leaves when [`next`](Batch::next) is called. It comes behind those pushed before, and before
     /// what the iterator still has.
     pub fn push(&mut self, mail: M) {
@@ -142,11 +151,12 @@ impl<M: Mail, I: Iterator<Item = M>> Batch<'_, M, I> {
 }
 
 #[maybe_async]
-impl<M: Mail, I: Iterator<Item = M>> Batch<'_, M, I> {
+impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I> {
     /// What became of the next message, with its index, counted from 0; `None` when none is left (until there is one
     /// that was [pushed](Batch::push)).
     ///
     /// The builder's deadline is that of each call.
+    #[allow(clippy::should_implement_trait)] // in the blocking world it is an Iterator, too
     pub async fn next(&mut self) -> Option<(usize, Result<Delivery, Error>)> {
         let drained = self.client.drained;
         self.client.begin();
@@ -294,7 +304,7 @@ impl<M: Mail, I: Iterator<Item = M>> Batch<'_, M, I> {
     }
 }
 
-impl<M, I> Drop for Batch<'_, M, I> {
+impl<C: DerefMut<Target = Client>, M, I> Drop for Batch<C, M, I> {
     /// A connection left in the middle is not used again.
     fn drop(&mut self) {
         if self.client.broken && !self.lost && self.talk.under_way() == 0 && self.client.out.is_quiet() {
@@ -304,7 +314,7 @@ impl<M, I> Drop for Batch<'_, M, I> {
     }
 }
 
-impl<M, I> fmt::Debug for Batch<'_, M, I> {
+impl<C: DerefMut<Target = Client>, M, I> fmt::Debug for Batch<C, M, I> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Batch")
             .field("given", &self.given)

@@ -461,12 +461,13 @@ impl Transactions {
             }),
             _ if !options.chunking => self.ask(out, |_| Command::Data),
             // LMTP: how many replies a BDAT brings is known only when the recipients are.
-            _ if flight.letter.ahead && !options.all_or_nothing && !options.lmtp => {
-                if options.pipelining && (options.joining == Joining::Works || !flight.joined) {
+            _ => {
+                let proven = !flight.joined || options.joining == Joining::Works;
+                let ahead = flight.letter.ahead && options.pipelining && proven;
+                if ahead && !options.all_or_nothing && !options.lmtp {
                     flight.stage = Stage::Body;
                 }
             }
-            _ => {}
         }
     }
 
