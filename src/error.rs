@@ -11,6 +11,8 @@ type Cause = Box<dyn error::Error + Send + Sync>;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Phase {
+    /// Waiting for a connection of a pool.
+    Pool,
     /// Looking up the host's addresses.
     Resolve,
     /// The TCP connection.
@@ -46,6 +48,7 @@ pub enum Phase {
 impl fmt::Display for Phase {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Phase::Pool => "the wait for a connection of the pool",
             Phase::Resolve => "the name lookup",
             Phase::Connect => "connecting",
             Phase::Tls => "the TLS handshake",
@@ -173,6 +176,8 @@ pub enum Error {
     /// The connection is closed, or was left in the middle of something (an earlier error, a dropped future). It is
     /// never used again; connect anew.
     NotConnected,
+    /// The pool is closed.
+    PoolClosed,
     /// A message was not accepted. The delivery tells for each recipient what is known: refused, not sent, or in
     /// doubt; `source` is the cause.
     Transaction {
@@ -246,6 +251,7 @@ impl Error {
             | Error::TooLarge { .. }
             | Error::Certificate { .. }
             | Error::TlsRequired
+            | Error::PoolClosed
             | Error::Auth { reply: None, .. } => true,
             _ => false,
         }
@@ -321,6 +327,18 @@ impl Error {
         }
     }
 
+    /// The connection was lost, or closed by the server, before any content was sent.
+    pub(crate) fn is_before_content(&self) -> bool {
+        let Error::Transaction { delivery, source } = self else { return false };
+        let phase = match &**source {
+            Error::Closed(phase) | Error::Io { phase, .. } => *phase,
+            Error::Refused { phase, reply } if reply.code() == 421 => *phase,
+            _ => return false,
+        };
+        delivery.outcome() == Outcome::NotSent
+            && matches!(phase, Phase::Reset | Phase::Mail | Phase::Recipient | Phase::Data)
+    }
+
     pub(crate) fn protocol(phase: Phase, what: impl Into<Cow<'static, str>>) -> Error {
         Error::Protocol { phase, what: what.into() }
     }
@@ -371,6 +389,7 @@ impl fmt::Display for Error {
                     "the connection is closed (QUIT, an earlier error, or a dropped future): connect anew"
                 )
             }
+            Error::PoolClosed => write!(f, "the pool is closed"),
             Error::Transaction { delivery, .. } => {
                 f.write_str(match delivery.outcome() {
                     Outcome::InDoubt => {

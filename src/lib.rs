@@ -126,7 +126,7 @@ pub mod testing;
 
 pub use self::{
     address::Address,
-    blocking::{Batch, Builder, Client},
+    blocking::{Batch, Builder, Client, Pool, PoolBuilder, Pooled},
     config::Security,
     delivery::{Delivery, Outcome, Recipient, Took},
     envelope::{Envelope, MailOption, RcptOption, Ret, WhenLate},

@@ -31,6 +31,7 @@ use crate::{Error, Mail};
 
 mod batch;
 mod body;
+mod gate;
 mod resolve;
 mod stream;
 mod token;
@@ -39,7 +40,7 @@ mod token;
 #[allow(clippy::duplicate_mod)] // written once, compiled twice: that is the point
 mod client;
 
-pub use client::{Batch, Builder, Client};
+pub use client::{Batch, Builder, Client, Pool, PoolBuilder, Pooled};
 
 /// Sends one message over a connection of its own; see [`postino::send`](crate::send).
 ///

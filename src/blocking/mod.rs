@@ -4,6 +4,7 @@ use ::maybe_async::must_be_sync as maybe_async;
 
 mod batch;
 mod body;
+mod gate;
 mod resolve;
 mod stream;
 mod token;
@@ -11,7 +12,7 @@ mod token;
 #[path = "../client/mod.rs"]
 mod client;
 
-pub use client::{Batch, Builder, Client};
+pub use client::{Batch, Builder, Client, Pool, PoolBuilder, Pooled};
 
 /// In the blocking world a "future" is its value already.
 #[cfg(test)]

@@ -6,7 +6,7 @@ use super::{
     body::{Source, open},
     maybe_async,
     run::{Clock, source_error},
-    send::timed,
+    send::{Freshness, timed},
     session::Client,
 };
 use crate::{
@@ -297,7 +297,7 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
 
     async fn send_alone(&mut self) {
         let Some((mail, envelope)) = self.alone.take() else { return };
-        let result = self.client.deliver(&mail, envelope, false).await;
+        let result = self.client.deliver(&mail, envelope, Freshness::New).await;
         self.entries.push_back(Entry::Done(result));
         self.lost = self.client.broken;
         self.talk.more();

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{maybe_async, session::Client, token::Tokens};
+use super::{maybe_async, send::Freshness, session::Client, token::Tokens};
 use crate::{
     Delivery, Error, Mail, Security,
     config::{Config, Learnt, Login, Timeouts, later},
@@ -25,6 +25,15 @@ impl Builder {
     fn login(mut self, login: Login) -> Builder {
         (self.config.login, self.tokens) = (Some(login), None);
         self
+    }
+
+    /// When a call that begins now has to end.
+    pub(super) fn ends(&self) -> Option<Instant> {
+        self.config.deadline.map(|limit| later(Instant::now(), limit))
+    }
+
+    pub(super) fn check(&self) -> Result<(), Error> {
+        self.config.check().map(drop)
     }
 
     /// For `oauth_token_with`, whose callback is of another kind in each world.
@@ -220,9 +229,11 @@ impl Builder {
     /// [`Error::Config`] before anything is done; then whatever the name lookup, the connection, TLS, the server and
     /// the login can fail of. The connection is closed then.
     pub async fn connect(&self) -> Result<Client, Error> {
-        let settings = self.config.check()?;
-        let deadline = settings.config.deadline.map(|limit| later(Instant::now(), limit));
-        Client::open(settings, self.tokens.clone(), deadline).await
+        self.connect_until(self.ends()).await
+    }
+
+    pub(super) async fn connect_until(&self, deadline: Option<Instant>) -> Result<Client, Error> {
+        Client::open(self.config.check()?, self.tokens.clone(), deadline).await
     }
 
     /// Sends one message over a connection of its own. QUIT goes out with the end of the message, where the server
@@ -236,7 +247,7 @@ impl Builder {
         let envelope = mail.envelope()?; // refused before a connection is made
         let deadline = settings.config.deadline.map(|limit| later(Instant::now(), limit));
         let mut client = Client::open(settings, self.tokens.clone(), deadline).await?;
-        let result = client.deliver(mail, envelope, true).await;
+        let result = client.deliver(mail, envelope, Freshness::Last).await;
         client.goodbye().await;
         result
     }

@@ -2,20 +2,26 @@
 //!
 //! The parent supplies, under the same names and with the same `async fn` shapes: `maybe_async`, `stream::Stream`
 //! (the connection), `resolve::resolve` (the name lookup), `body::open` and `body::Source` (where content comes from), `token::Tokens`
-//! (where tokens come from).
+//! (where tokens come from), `gate::Gate` and `gate::pause` (what the users of a pool wait at).
 //!
 //! The same source is not always the same behaviour. Here every call is awaited where it is written, and there are
 //! no `async` blocks, closures, spawns, selects, traits or recursion, no `.await` inside a macro, and no `cfg`.
 
-use super::{body, maybe_async, resolve, stream, token};
+use super::{body, gate, maybe_async, resolve, stream, token};
 
 mod batch;
 mod builder;
+mod pool;
 mod run;
 mod send;
 mod session;
 
-pub use self::{batch::Batch, builder::Builder, session::Client};
+pub use self::{
+    batch::Batch,
+    builder::Builder,
+    pool::{Pool, PoolBuilder, Pooled},
+    session::Client,
+};
 
 /// What [`Stream::write_or_read`](stream::Stream::write_or_read) did.
 pub(super) enum Moved {

@@ -17,6 +17,17 @@ const MAX_TEXT_LINE: usize = 998;
 /// Content up to this size may leave by BDAT before its envelope is answered, in octets.
 const AHEAD: u64 = 64 * 1024;
 
+/// What is to be thought of the connection that a message goes over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Freshness {
+    /// It was used a moment ago.
+    New,
+    /// It was idle, and may be dead: no content leaves before the server has answered.
+    Kept,
+    /// It is of no use behind this message.
+    Last,
+}
+
 impl Client {
     /// How transactions are carried out here.
     pub(super) fn options(&self) -> Options {
@@ -128,21 +139,20 @@ impl Client {
     pub async fn send(&mut self, mail: &dyn Mail) -> Result<Delivery, Error> {
         self.begin();
         let envelope = mail.envelope()?;
-        self.deliver(mail, envelope, false).await
+        self.deliver(mail, envelope, Freshness::New).await
     }
 
-    /// With `farewell` it is the last message of the connection.
     pub(super) async fn deliver(
         &mut self,
         mail: &dyn Mail,
         envelope: Envelope,
-        farewell: bool,
+        freshness: Freshness,
     ) -> Result<Delivery, Error> {
         self.usable()?;
         self.check_envelope(&envelope)?;
         let parts = self.parts(&envelope);
         if let [_] = parts.as_slice() {
-            return self.deliver_part(mail, envelope, farewell).await;
+            return self.deliver_part(mail, envelope, freshness).await;
         }
         if self.settings.config.all_or_nothing {
             return Err(Error::Unsupported("so many recipients at once, and all or nothing was asked for"));
@@ -154,8 +164,13 @@ impl Client {
         let (mut done, mut failed) = (Vec::new(), None);
         for (i, numbers) in parts.into_iter().enumerate() {
             let part = envelope.part(&numbers);
+            let freshness = match freshness {
+                Freshness::Last if i < last => Freshness::New,
+                Freshness::Kept if i > 0 => Freshness::New,
+                freshness => freshness,
+            };
             let delivery = match failed {
-                None => match self.deliver_part(mail, part.clone(), farewell && i == last).await {
+                None => match self.deliver_part(mail, part.clone(), freshness).await {
                     Ok(delivery) => delivery,
                     Err(Error::Transaction { delivery, source }) => {
                         failed = self.broken.then_some(*source);
@@ -190,14 +205,17 @@ impl Client {
         &mut self,
         mail: &dyn Mail,
         envelope: Envelope,
-        farewell: bool,
+        freshness: Freshness,
     ) -> Result<Delivery, Error> {
         self.renew().await?;
         let opened = open(mail.body()?, self.limit(Phase::Body)?).await;
         let body = opened.map_err(source_error)?;
-        let transaction = self.transaction(envelope, &body)?;
+        let mut transaction = self.transaction(envelope, &body)?;
+        if freshness == Freshness::Kept {
+            transaction = transaction.ahead(false);
+        }
         let options = self.options();
-        let farewell = farewell && options.pipelining;
+        let farewell = freshness == Freshness::Last && options.pipelining;
         let mut talk = Transactions::new(Options { farewell, ..options }, self.open);
         talk.message(transaction);
         talk.no_more();

@@ -10,7 +10,7 @@ use super::{builder::Builder, maybe_async, resolve::resolve, run::Clock, stream:
 use crate::{
     Capabilities, Error, Phase, Reply, Security,
     config::{Config, Settings, credentials_in_clear, later},
-    proto::{Auth, AuthOptions, Credentials, Hello, HelloName, Inbox, Outbox, Simple, Upgrade},
+    proto::{Auth, AuthOptions, Credentials, Farewell, Hello, HelloName, Inbox, Outbox, Simple, Upgrade},
     tls::TlsSettings,
 };
 
@@ -248,6 +248,15 @@ impl Client {
         self.begin();
         self.goodbye().await;
         Ok(())
+    }
+
+    /// QUIT without waiting for its answer, and the end.
+    pub(super) async fn leave(&mut self) {
+        self.begin();
+        if let Err(e) = self.run(&mut Farewell::default()).await {
+            log::debug!(target: "postino", "QUIT: {e}");
+        }
+        self.close();
     }
 
     pub(super) async fn goodbye(&mut self) {

@@ -13,7 +13,7 @@
 //!
 //! There is one for each kind of conversation: [`Hello`] (greeting, EHLO, STARTTLS, EHLO again), [`Auth`] (a login, by
 //! a [`Mechanism`]),
-//! [`Transactions`] (messages) and [`Simple`] (a command and its reply). A carrier repeats three steps: take every
+//! [`Transactions`] (messages) [`Simple`] (a command and its reply) and [`Farewell`] (QUIT, and no wait). A carrier repeats three steps: take every
 //! [reply](reply::Inbox::next_reply) at hand and tell the dialogue, let it [`fill`](Dialogue::fill) the
 //! [`Outbox`], do the [`Want`].
 //!
@@ -24,6 +24,7 @@ mod auth;
 mod body;
 mod capabilities;
 mod command;
+mod farewell;
 mod hello;
 pub mod reply;
 mod simple;
@@ -35,6 +36,7 @@ pub use self::{
     body::{Encoder, Forbidden, Survey},
     capabilities::Capabilities,
     command::{Command, HelloName, MailParameters, Outbox},
+    farewell::Farewell,
     hello::{Hello, Upgrade},
     reply::{Inbox, ReplyRef},
     simple::Simple,

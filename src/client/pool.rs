@@ -1,0 +1,394 @@
+//! Connections kept for the next message: a pool of clients.
+
+use std::{
+    fmt,
+    ops::{Deref, DerefMut},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use super::{
+    batch::Batch,
+    builder::Builder,
+    gate::{Gate, pause},
+    maybe_async,
+    send::Freshness,
+    session::Client,
+};
+use crate::{Delivery, Error, Mail, Phase, config::later};
+
+/// Connections to one server, for many threads or tasks: a message takes one that is free, or a new one, up to a limit.
+///
+/// Clones share the connections. There is no thread behind it: a connection that has been idle for too long is closed
+/// when the pool is used the next time, or with the last clone.
+///
+/// Before a connection is used again it is looked at, without a word to the server: whether it was closed, or has said
+/// something unasked. If it proves to be dead all the same, the message goes out over a new one, as long as nothing of
+/// its content has left.
+#[derive(Clone)]
+pub struct Pool(Arc<Shared>);
+
+struct Shared {
+    builder: Builder,
+    limits: Limits,
+    gate: Gate<State>,
+}
+
+/// How a [`Pool`] is to be.
+#[derive(Debug, Clone)]
+#[must_use]
+pub struct PoolBuilder {
+    builder: Builder,
+    limits: Limits,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Limits {
+    connections: usize,
+    wait: Duration,
+    messages: Option<u64>,
+    age: Option<Duration>,
+    idle: Duration,
+    /// The time from one message to the next.
+    pace: Option<Duration>,
+}
+
+struct State {
+    /// The last one given back is the first to be taken.
+    idle: Vec<Idle>,
+    /// Connections in use, being made, or idle.
+    open: usize,
+    closed: bool,
+    /// When the next message may leave.
+    next: Option<Instant>,
+}
+
+struct Idle {
+    client: Box<Client>,
+    born: Instant,
+    since: Instant,
+}
+
+/// What one may do who wants a connection.
+enum Place {
+    Reuse(Idle),
+    Connect,
+    Closed,
+}
+
+/// A client from a [`Pool`], for as long as one likes; dropping it gives it back. One that was left in the middle of
+/// something is closed then.
+pub struct Pooled {
+    pool: Arc<Shared>,
+    /// None once it is given back.
+    client: Option<Box<Client>>,
+    born: Instant,
+    /// It had been used before.
+    reused: bool,
+}
+
+impl PoolBuilder {
+    /// The most connections there are at a time; one at least. Defaults to 10.
+    pub fn max_connections(mut self, most: usize) -> PoolBuilder {
+        self.limits.connections = most.max(1);
+        self
+    }
+
+    /// How long to wait for a connection when all are in use. Defaults to 60 seconds.
+    pub fn wait_limit(mut self, limit: Duration) -> PoolBuilder {
+        self.limits.wait = limit;
+        self
+    }
+
+    /// The most messages for one connection. Defaults to no limit but the server's (LIMITS MAILMAX).
+    pub fn max_messages(mut self, most: u64) -> PoolBuilder {
+        self.limits.messages = Some(most);
+        self
+    }
+
+    /// How long a connection is used at most. Defaults to no limit.
+    pub fn max_age(mut self, limit: Duration) -> PoolBuilder {
+        self.limits.age = Some(limit);
+        self
+    }
+
+    /// How long a connection is kept without being used. Servers close idle ones, after five minutes by RFC 5321
+    /// §4.5.3.2.7 and sooner in practice. Defaults to 60 seconds.
+    pub fn idle_limit(mut self, limit: Duration) -> PoolBuilder {
+        self.limits.idle = limit;
+        self
+    }
+
+    /// The most messages per second, over all connections; at least one of `per_second` has to be above 0. Defaults to
+    /// no limit.
+    pub fn max_rate(mut self, per_second: f64) -> PoolBuilder {
+        let pace = Duration::try_from_secs_f64(1.0 / per_second);
+        self.limits.pace = Some(pace.unwrap_or(Duration::MAX));
+        self
+    }
+
+    /// The pool. Nothing is connected yet.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Config`] if the builder's settings, or the rate, cannot be.
+    pub fn build(self) -> Result<Pool, Error> {
+        self.builder.check()?;
+        if self.limits.pace == Some(Duration::MAX) {
+            return Err(Error::Config("a pool cannot send so few messages per second".into()));
+        }
+        let state = State { idle: Vec::new(), open: 0, closed: false, next: None };
+        let shared = Shared { builder: self.builder, limits: self.limits, gate: Gate::new(state) };
+        Ok(Pool(Arc::new(shared)))
+    }
+}
+
+impl State {
+    /// Where one more may go; `None` while all are in use.
+    fn place(&mut self, most: usize) -> Option<Place> {
+        if self.closed {
+            return Some(Place::Closed);
+        }
+        if let Some(idle) = self.idle.pop() {
+            return Some(Place::Reuse(idle));
+        }
+        (self.open < most).then(|| {
+            self.open += 1;
+            Place::Connect
+        })
+    }
+}
+
+impl Shared {
+    /// A connection is no more: another may be made.
+    fn release(&self) {
+        self.gate.with(|state| state.open -= 1);
+        self.gate.notify();
+    }
+}
+
+impl Limits {
+    fn is_spent(&self, client: &Client, born: Instant) -> bool {
+        self.messages.is_some_and(|most| client.begun >= most)
+            || self.age.is_some_and(|limit| born.elapsed() >= limit)
+            || client.is_used_up()
+    }
+}
+
+impl Pool {
+    /// Begins with how to reach the server.
+    pub fn builder(server: Builder) -> PoolBuilder {
+        let limits = Limits {
+            connections: 10,
+            wait: Duration::from_secs(60),
+            messages: None,
+            age: None,
+            idle: Duration::from_secs(60),
+            pace: None,
+        };
+        PoolBuilder { builder: server, limits }
+    }
+
+    /// How many connections there are: in use, idle, or being made.
+    #[must_use]
+    pub fn connections(&self) -> usize {
+        self.0.gate.with(|state| state.open)
+    }
+
+    /// When the next message may leave, which is taken then.
+    fn turn(&self) -> Option<Instant> {
+        let pace = self.0.limits.pace?;
+        self.0.gate.with(|state| {
+            let turn = state.next.map_or_else(Instant::now, |next| next.max(Instant::now()));
+            state.next = Some(later(turn, pace));
+            Some(turn)
+        })
+    }
+}
+
+#[maybe_async]
+impl Pool {
+    /// Sends a message over a connection that is free, or a new one.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Timeout`] with [`Phase::Pool`] if none became free in time; [`Error::PoolClosed`]; those of
+    /// [`Builder::connect`] and of [`Client::send`].
+    pub async fn send(&self, mail: &dyn Mail) -> Result<Delivery, Error> {
+        let envelope = mail.envelope()?;
+        let end = self.0.builder.ends();
+        if let Some(turn) = self.turn() {
+            if end.is_some_and(|end| turn >= end) {
+                return Err(Error::Timeout(Phase::Pool));
+            }
+            pause(turn).await;
+        }
+        let mut client = self.take(end).await?;
+        let reused = client.reused;
+        let freshness = if reused { Freshness::Kept } else { Freshness::New };
+        let first = client.deliver(mail, envelope.clone(), freshness).await;
+        match first {
+            // The connection had died while it was idle, and all that was said is the envelope.
+            Err(e) if reused && client.broken && e.is_before_content() => {
+                log::debug!(target: "postino", "a kept connection was dead: {e}; trying a new one");
+                drop(client);
+                let mut client = self.connect(end).await?;
+                client.deliver(mail, envelope, Freshness::New).await
+            }
+            result => result,
+        }
+    }
+
+    /// Sends all messages of an iterator over one connection of the pool; see [`Client::send_all`]. The pool's rate is
+    /// not looked at.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`client`](Pool::client).
+    pub async fn send_all<M: Mail, J: IntoIterator<Item = M>>(
+        &self,
+        mails: J,
+    ) -> Result<Batch<Pooled, M, J::IntoIter>, Error> {
+        let client = self.client().await?;
+        Ok(Batch::new(client, mails.into_iter()))
+    }
+
+    /// A client of the pool, to be used like any other.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Timeout`] with [`Phase::Pool`] if none became free in time; [`Error::PoolClosed`]; those of
+    /// [`Builder::connect`].
+    pub async fn client(&self) -> Result<Pooled, Error> {
+        let end = self.0.builder.ends();
+        self.take(end).await
+    }
+
+    /// Closes the pool: who waits, or comes later, gets [`Error::PoolClosed`]. Idle connections say QUIT and are closed;
+    /// those in use are closed when they are given back, which is waited for as long as for a connection.
+    pub async fn close(&self) {
+        let shared = &self.0;
+        let idle = shared.gate.with(|state| {
+            state.closed = true;
+            std::mem::take(&mut state.idle)
+        });
+        shared.gate.notify();
+        for Idle { mut client, .. } in idle {
+            client.leave().await;
+            shared.release();
+        }
+        let until = later(Instant::now(), shared.limits.wait);
+        let done = shared.gate.wait(until, |state| (state.open == 0).then_some(())).await;
+        if done.is_none() {
+            log::debug!(target: "postino", "the pool is closed, and some of its connections are still in use");
+        }
+    }
+
+    async fn take(&self, end: Option<Instant>) -> Result<Pooled, Error> {
+        let shared = &self.0;
+        let limit = later(Instant::now(), shared.limits.wait);
+        let until = end.map_or(limit, |end| end.min(limit));
+        loop {
+            let most = shared.limits.connections;
+            match shared.gate.wait(until, |state| state.place(most)).await {
+                None => return Err(Error::Timeout(Phase::Pool)),
+                Some(Place::Closed) => return Err(Error::PoolClosed),
+                Some(Place::Connect) => return self.fill_place(end).await,
+                Some(Place::Reuse(Idle { client, born, since })) => {
+                    let mut pooled =
+                        Pooled { pool: shared.clone(), client: Some(client), born, reused: true };
+                    let spent =
+                        since.elapsed() >= shared.limits.idle || shared.limits.is_spent(&pooled, born);
+                    if spent {
+                        pooled.leave().await;
+                    } else if pooled.is_connected() {
+                        return Ok(pooled);
+                    }
+                    // Dropping it makes room for a new one.
+                }
+            }
+        }
+    }
+
+    /// A new one, when there is room for it.
+    async fn connect(&self, end: Option<Instant>) -> Result<Pooled, Error> {
+        let shared = &self.0;
+        let limit = later(Instant::now(), shared.limits.wait);
+        let until = end.map_or(limit, |end| end.min(limit));
+        let most = shared.limits.connections;
+        let room = shared.gate.wait(until, |state| match state.closed {
+            true => Some(false),
+            false if state.open < most => {
+                state.open += 1;
+                Some(true)
+            }
+            false => state.idle.pop().map(|idle| {
+                drop(idle.client); // its place is taken over
+                true
+            }),
+        });
+        match room.await {
+            None => Err(Error::Timeout(Phase::Pool)),
+            Some(false) => Err(Error::PoolClosed),
+            Some(true) => self.fill_place(end).await,
+        }
+    }
+
+    /// Makes the connection that a place was taken for.
+    async fn fill_place(&self, end: Option<Instant>) -> Result<Pooled, Error> {
+        // From here on dropping it gives the place back, whatever happens.
+        let mut pooled = Pooled { pool: self.0.clone(), client: None, born: Instant::now(), reused: false };
+        pooled.client = Some(Box::new(self.0.builder.connect_until(end).await?));
+        Ok(pooled)
+    }
+}
+
+impl Drop for Pooled {
+    fn drop(&mut self) {
+        let shared = self.pool.clone();
+        let kept =
+            self.client.take().filter(|client| !client.broken && !shared.limits.is_spent(client, self.born));
+        let Some(client) = kept else { return shared.release() };
+        let idle = Idle { client, born: self.born, since: Instant::now() };
+        let refused = shared.gate.with(|state| {
+            if state.closed {
+                state.open -= 1;
+                return Some(idle);
+            }
+            state.idle.push(idle);
+            None
+        });
+        drop(refused); // outside of the lock
+        shared.gate.notify();
+    }
+}
+
+impl Deref for Pooled {
+    type Target = Client;
+
+    fn deref(&self) -> &Client {
+        self.client.as_ref().expect("it is there until it is dropped")
+    }
+}
+
+impl DerefMut for Pooled {
+    fn deref_mut(&mut self) -> &mut Client {
+        self.client.as_mut().expect("it is there until it is dropped")
+    }
+}
+
+impl fmt::Debug for Pool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pool")
+            .field("builder", &self.0.builder)
+            .field("limits", &self.0.limits)
+            .field("connections", &self.connections())
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Pooled {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pooled").field("client", &self.client).finish_non_exhaustive()
+    }
+}
