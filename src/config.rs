@@ -56,6 +56,7 @@ pub(crate) struct Config {
     pub deadline: Option<Duration>,
     pub pipelining: bool,
     pub all_or_nothing: bool,
+    pub ignored_capabilities: Vec<String>,
 }
 
 /// What to log in with, before it is checked; never shown.
@@ -151,6 +152,7 @@ impl Config {
             deadline: None,
             pipelining: true,
             all_or_nothing: false,
+            ignored_capabilities: Vec::new(),
         }
     }
 

@@ -41,6 +41,14 @@ pub enum Phase {
     Noop,
     /// QUIT.
     Quit,
+    /// VRFY.
+    Vrfy,
+    /// EXPN.
+    Expn,
+    /// HELP.
+    Help,
+    /// A command of the caller's own.
+    Command,
 }
 
 impl fmt::Display for Phase {
@@ -61,6 +69,10 @@ impl fmt::Display for Phase {
             Phase::Reset => "RSET",
             Phase::Noop => "NOOP",
             Phase::Quit => "QUIT",
+            Phase::Vrfy => "VRFY",
+            Phase::Expn => "EXPN",
+            Phase::Help => "HELP",
+            Phase::Command => "the command",
         })
     }
 }
@@ -189,6 +201,7 @@ impl Error {
     #[must_use]
     pub fn is_transient(&self) -> bool {
         match self {
+            _ if self.in_doubt() => false,
             Error::Transaction { delivery, source } => match delivery.outcome() {
                 Outcome::Accepted | Outcome::InDoubt => false,
                 // A reply to the message as a whole stands above what was said of single recipients.
@@ -251,7 +264,13 @@ impl Error {
     /// (RFC 1047). Sending it again may double it.
     #[must_use]
     pub fn in_doubt(&self) -> bool {
-        self.delivery().is_some_and(|delivery| delivery.outcome() == Outcome::InDoubt)
+        match self {
+            Error::Transaction { delivery, .. } => delivery.outcome() == Outcome::InDoubt,
+            // Outside a transaction, of `Client::data`: see `Data::into_result`.
+            Error::Timeout(phase) | Error::Closed(phase) => *phase == Phase::End,
+            Error::Io { phase, .. } | Error::Protocol { phase, .. } => *phase == Phase::End,
+            _ => false,
+        }
     }
 
     /// The server's words, if it said any.
@@ -271,6 +290,17 @@ impl Error {
         match self {
             Error::Transaction { delivery, .. } => Some(delivery),
             _ => None,
+        }
+    }
+
+    /// The same failure of the connection in another phase.
+    pub(crate) fn at(self, phase: Phase) -> Error {
+        match self {
+            Error::Timeout(_) => Error::Timeout(phase),
+            Error::Closed(_) => Error::Closed(phase),
+            Error::Io { source, .. } => Error::Io { phase, source },
+            Error::Protocol { what, .. } => Error::Protocol { phase, what },
+            other => other,
         }
     }
 

@@ -10,6 +10,7 @@
 use super::{body, maybe_async, resolve, stream, token};
 
 mod builder;
+mod commands;
 mod run;
 mod session;
 

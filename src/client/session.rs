@@ -1,10 +1,15 @@
-//! The client: connect, log in, send, and the small commands.
+//! The client: connect, log in, send. What is one command stands in `commands.rs`.
 
-use std::{fmt, net::SocketAddr, time::Instant};
+use std::{
+    fmt,
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
 
 use super::{
     body::{Source, open},
     builder::Builder,
+    commands::ByHand,
     maybe_async,
     resolve::resolve,
     run::source_error,
@@ -13,7 +18,7 @@ use super::{
 };
 use crate::{
     Capabilities, Delivery, Envelope, Error, Mail, Phase, Reply, Security,
-    config::{Config, Settings, credentials_in_clear, later},
+    config::{Config, Settings, later},
     message::{Body, Content},
     proto::{
         Auth, AuthOptions, Credentials, Forbidden, Hello, HelloName, Inbox, MailParameters, Options, Outbox,
@@ -23,7 +28,7 @@ use crate::{
 };
 
 /// The longest line of a message (RFC 5321 §4.5.3.1.6), in octets without its end.
-const MAX_TEXT_LINE: usize = 998;
+pub(super) const MAX_TEXT_LINE: usize = 998;
 
 /// A connection to an SMTP server.
 ///
@@ -42,8 +47,15 @@ pub struct Client {
     /// Where tokens come from, if not from the settings.
     pub(super) tokens: Option<Tokens>,
     greeting: Option<Reply>,
-    capabilities: Capabilities,
-    logged_in: bool,
+    /// What was said to the last EHLO or HELO, and whether it was EHLO.
+    pub(super) hello: Option<Reply>,
+    pub(super) esmtp: bool,
+    pub(super) capabilities: Capabilities,
+    pub(super) logged_in: bool,
+    /// A transaction that single commands have begun, as far as is known.
+    pub(super) by_hand: Option<ByHand>,
+    /// The total limit of the next call, if it has one of its own.
+    pub(super) next_limit: Option<Duration>,
 }
 
 impl Client {
@@ -100,17 +112,18 @@ impl Client {
     }
 
     /// The next call begins: its deadline runs from here.
-    fn begin(&mut self) {
-        self.deadline = self.settings.config.deadline.map(|limit| later(Instant::now(), limit));
+    pub(super) fn begin(&mut self) {
+        let limit = self.next_limit.take().or(self.settings.config.deadline);
+        self.deadline = limit.map(|limit| later(Instant::now(), limit));
     }
 
     /// What to say in EHLO.
-    fn hello_name(&self) -> HelloName {
+    pub(super) fn hello_name(&self) -> HelloName {
         let own = self.settings.hello_name.clone();
         own.or_else(machine_name).unwrap_or_else(|| HelloName::literal(self.stream.local().ip()))
     }
 
-    fn is_loopback(&self) -> bool {
+    pub(super) fn is_loopback(&self) -> bool {
         self.stream.peer().ip().to_canonical().is_loopback()
     }
 
@@ -175,8 +188,12 @@ impl Client {
             deadline,
             tokens,
             greeting: None,
+            hello: None,
+            esmtp: false,
             capabilities: Capabilities::default(),
             logged_in: false,
+            by_hand: None,
+            next_limit: None,
         };
         let upgrade = client.settings.upgrade(client.is_loopback())?;
         if client.settings.config.security == Security::Implicit {
@@ -196,20 +213,31 @@ impl Client {
     }
 
     async fn hello(&mut self, upgrade: Upgrade) -> Result<(), Error> {
-        let mut hello = Hello::new(self.hello_name(), upgrade, self.settings.credentials.is_some());
+        let hello = Hello::new(self.hello_name(), upgrade, self.settings.credentials.is_some());
+        let mut hello = hello.ignoring(self.settings.config.ignored_capabilities.clone());
         self.run(&mut hello, None).await?;
-        (self.greeting, self.capabilities) = hello.into_parts();
+        self.esmtp = hello.is_esmtp();
+        (self.greeting, self.hello, self.capabilities) = hello.into_parts();
         Ok(())
     }
 
     async fn auth(&mut self, credentials: Credentials) -> Result<(), Error> {
+        self.auth_by(credentials, self.settings.config.auth_mechanisms.clone()).await
+    }
+
+    /// By these mechanisms only, if they are given.
+    pub(super) async fn auth_by(
+        &mut self,
+        credentials: Credentials,
+        mechanisms: Option<Vec<String>>,
+    ) -> Result<(), Error> {
         let config = &self.settings.config;
         let options = AuthOptions {
             encrypted: self.is_encrypted(),
             local: self.is_loopback(),
             channel_binding: self.stream.channel_binding(),
             server: Some((self.settings.host.tls_name.clone(), self.settings.port)),
-            mechanisms: config.auth_mechanisms.clone(),
+            mechanisms,
             max_scram_iterations: config.max_scram_iterations,
         };
         let mut auth = Auth::new(credentials, options, &self.capabilities)?;
@@ -217,25 +245,6 @@ impl Client {
         auth.into_result(broke)?;
         self.logged_in = true;
         Ok(())
-    }
-
-    /// Logs in, for who did not give the credentials to the builder.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Config`] without TLS, but to a loopback address (see [`Builder::danger_plaintext_credentials`]);
-    /// [`Error::Auth`] if the server refuses, offers no login, or there was one already. The connection goes on.
-    pub async fn login(&mut self, user: impl AsRef<[u8]>, password: impl AsRef<[u8]>) -> Result<(), Error> {
-        let credentials = Credentials::new(user, password)?;
-        self.usable()?;
-        self.begin();
-        if !self.is_encrypted() && !self.is_loopback() && !self.settings.config.danger_plaintext_credentials {
-            return Err(credentials_in_clear());
-        }
-        if self.logged_in {
-            return Err(Error::Auth { what: "there was a login already".into(), details: None, reply: None });
-        }
-        self.auth(credentials).await
     }
 
     /// Sends a message to all of its recipients; `Ok` if one of them at least was accepted.
@@ -271,6 +280,7 @@ impl Client {
             all_or_nothing: self.settings.config.all_or_nothing,
             farewell: farewell && pipelining,
         };
+        self.end_by_hand().await?;
         let mut transaction = Transaction::new(envelope, parameters, options);
         let mut source = Source::new(body.content);
         let broke = self.run(&mut transaction, Some(&mut source)).await.err();
@@ -278,31 +288,6 @@ impl Client {
             self.close();
         }
         transaction.into_result(self.out.offered(), broke)
-    }
-
-    /// NOOP: asks whether the server is still there (RFC 5321 §4.1.1.9).
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Refused`] for any answer but 250, or whatever became of the connection.
-    pub async fn noop(&mut self) -> Result<Reply, Error> {
-        self.simple(Simple::noop()).await
-    }
-
-    /// RSET: forgets any transaction that is under way (RFC 5321 §4.1.1.5). Sending does this by itself where it is
-    /// needed.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Refused`] for any answer but 250, or whatever became of the connection.
-    pub async fn rset(&mut self) -> Result<Reply, Error> {
-        self.simple(Simple::reset()).await
-    }
-
-    async fn simple(&mut self, mut command: Simple) -> Result<Reply, Error> {
-        self.begin();
-        self.run(&mut command, None).await?;
-        command.into_result()
     }
 
     /// QUIT: says goodbye, waits for the answer for a second at most, and closes the connection.

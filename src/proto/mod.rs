@@ -13,7 +13,7 @@
 //!
 //! There is one for each kind of conversation: [`Hello`] (greeting, EHLO, STARTTLS, EHLO again), [`Auth`] (a login, by
 //! a [`Mechanism`]),
-//! [`Transaction`] (one message) and [`Simple`] (a command and its reply). A carrier repeats three steps: take every
+//! [`Transaction`] (one message), [`Simple`] (a command and its reply) and [`Data`] (DATA by itself). A carrier repeats three steps: take every
 //! [reply](reply::Inbox::next_reply) at hand and tell the dialogue, let it [`fill`](Dialogue::fill) the
 //! [`Outbox`], do the [`Want`].
 //!
@@ -24,21 +24,26 @@ mod auth;
 mod body;
 mod capabilities;
 mod command;
+mod data;
 mod hello;
 pub mod reply;
 mod simple;
 mod transaction;
 
-pub(crate) use self::auth::{MAX_SCRAM_ITERATIONS, MIN_SCRAM_ITERATIONS, check_pinned};
 pub use self::{
     auth::{Answer, Auth, AuthOptions, Credentials, Mechanism},
     body::{Encoder, Forbidden, Survey},
     capabilities::Capabilities,
-    command::{Command, HelloName, MailParameters, Outbox},
+    command::{Command, HelloName, Line, MailParameters, Outbox, Parameters},
+    data::Data,
     hello::{Hello, Upgrade},
     reply::{Inbox, ReplyRef},
     simple::Simple,
     transaction::{Options, Transaction},
+};
+pub(crate) use self::{
+    auth::{MAX_SCRAM_ITERATIONS, MIN_SCRAM_ITERATIONS, check_pinned},
+    data::refused_here,
 };
 use crate::{Error, Phase, Reply};
 

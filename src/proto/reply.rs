@@ -19,6 +19,27 @@ const ROOM: usize = 4_096;
 ///
 /// Its text is kept as it came. `Display` shows it on one line with control characters escaped, so that a server
 /// cannot play with a terminal or a log.
+///
+/// The codes (RFC 5321 §4.2.3, 3207, 4954, 7504); those that are not listed are to be taken by their first digit:
+///
+/// | | | | |
+/// |---|---|---|---|
+/// | 211 | system status, help | 450 | mailbox not available now |
+/// | 214 | help | 451 | local error |
+/// | 220 | ready | 452 | no room, or too many recipients |
+/// | 221 | closing | 454 | no TLS, or no login, for now |
+/// | 235 | login succeeded | 455 | parameters not possible now |
+/// | 250 | done | 500 | command unknown, or too long |
+/// | 251 | user not local, will forward | 501 | bad argument |
+/// | 252 | cannot verify, will try | 502 | command not implemented |
+/// | 334 | login goes on | 503 | bad sequence of commands |
+/// | 354 | content, please | 504 | parameter not implemented |
+/// | 421 | closing now | 521, 556 | takes no mail |
+/// | 530 | login, or TLS, is required | 534, 538 | mechanism too weak, or needs TLS |
+/// | 535 | login failed | 550 | no such mailbox, or not for you |
+/// | 551 | user not local | 552 | too much |
+/// | 553 | mailbox name not allowed | 554 | failed |
+/// | 555 | MAIL or RCPT parameter unknown | | |
 #[derive(Clone, PartialEq, Eq)]
 pub struct Reply {
     code: u16,
@@ -90,7 +111,7 @@ impl Reply {
         Reply { code: self.code, raw: masked.collect() }
     }
 
-    fn borrow(&self) -> ReplyRef<'_> {
+    pub(crate) fn borrow(&self) -> ReplyRef<'_> {
         ReplyRef { code: self.code, raw: &self.raw }
     }
 }
