@@ -100,7 +100,9 @@ impl Client {
         let wanted = parameters.contains("SMTPUTF8");
         match self.capabilities.offers("SMTPUTF8") {
             false if wanted => Err(Error::Unsupported("SMTPUTF8")),
-            false if !text.is_ascii() => Err(Error::Unsupported("SMTPUTF8, and an address is not ASCII")),
+            false if !text.is_ascii() => {
+                Err(Error::Unsupported("SMTPUTF8, and not all of the command is ASCII"))
+            }
             true if !text.is_ascii() => Ok(parameters.with_utf8()),
             _ => Ok(parameters),
         }
@@ -203,11 +205,11 @@ impl Client {
     /// needed and not offered; [`Error::Refused`].
     pub async fn mail(&mut self, sender: &str, parameters: &[&str]) -> Result<Reply, Error> {
         self.begin();
-        let parameters = self.with_utf8(sender, parameters)?;
         let sender = match sender.trim_matches(' ') {
             "" | "<>" => None,
             _ => Some(Address::new(sender)?),
         };
+        let parameters = self.with_utf8(sender.as_ref().map_or("", Address::as_str), parameters)?;
         self.note_by_hand();
         let reply = self.say(Simple::mail(sender.as_ref(), &parameters)).await?;
         self.by_hand = Some(ByHand::announced(&parameters));
@@ -523,8 +525,8 @@ impl Client {
     ///
     /// [`Error::Config`], [`Error::Auth`]: see above.
     pub async fn auth_mechanism(&mut self, mechanism: impl Mechanism + Clone + 'static) -> Result<(), Error> {
-        let name = mechanism.name().to_owned();
-        self.log_in_by(&name, Credentials::own(mechanism)).await
+        self.begin();
+        self.log_in(Credentials::own(mechanism)?, None).await
     }
 
     async fn log_in_by(

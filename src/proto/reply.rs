@@ -24,22 +24,23 @@ const ROOM: usize = 4_096;
 ///
 /// | | | | |
 /// |---|---|---|---|
-/// | 211 | system status, help | 450 | mailbox not available now |
-/// | 214 | help | 451 | local error |
-/// | 220 | ready | 452 | no room, or too many recipients |
-/// | 221 | closing | 454 | no TLS, or no login, for now |
-/// | 235 | login succeeded | 455 | parameters not possible now |
-/// | 250 | done | 500 | command unknown, or too long |
-/// | 251 | user not local, will forward | 501 | bad argument |
-/// | 252 | cannot verify, will try | 502 | command not implemented |
-/// | 334 | login goes on | 503 | bad sequence of commands |
-/// | 354 | content, please | 504 | parameter not implemented |
-/// | 421 | closing now | 521, 556 | takes no mail |
-/// | 530 | login, or TLS, is required | 534, 538 | mechanism too weak, or needs TLS |
-/// | 535 | login failed | 550 | no such mailbox, or not for you |
-/// | 551 | user not local | 552 | too much |
-/// | 553 | mailbox name not allowed | 554 | failed |
-/// | 555 | MAIL or RCPT parameter unknown | | |
+/// | 211 | system status, help | 500 | command unknown, or too long |
+/// | 214 | help | 501 | bad argument |
+/// | 220 | ready | 502 | command not implemented |
+/// | 221 | closing | 503 | bad sequence of commands |
+/// | 235 | login succeeded | 504 | parameter not implemented |
+/// | 250 | done | 521, 556 | takes no mail |
+/// | 251 | user not local, will forward | 530 | login, or TLS, is required |
+/// | 252 | cannot verify, will try | 534 | mechanism too weak |
+/// | 334 | the login goes on | 535 | login failed |
+/// | 354 | content, please | 538 | mechanism needs TLS |
+/// | 421 | closing now | 550 | no such mailbox, or not for you |
+/// | 432 | password has to be changed | 551 | user not local |
+/// | 450 | mailbox not available now | 552 | too much |
+/// | 451 | local error | 553 | mailbox name not allowed |
+/// | 452 | no room, or too many recipients | 554 | failed |
+/// | 454 | no TLS, or no login, for now | 555 | parameter of MAIL or RCPT unknown |
+/// | 455 | parameters not possible now | | |
 #[derive(Clone, PartialEq, Eq)]
 pub struct Reply {
     code: u16,
