@@ -280,10 +280,12 @@ impl Client {
             all_or_nothing: self.settings.config.all_or_nothing,
             farewell: farewell && pipelining,
         };
-        self.end_by_hand().await?;
         let mut transaction = Transaction::new(envelope, parameters, options);
         let mut source = Source::new(body.content);
-        let broke = self.run(&mut transaction, Some(&mut source)).await.err();
+        let broke = match self.end_by_hand().await {
+            Ok(()) => self.run(&mut transaction, Some(&mut source)).await.err(),
+            Err(e) => Some(e),
+        };
         if transaction.said_farewell() {
             self.close();
         }

@@ -65,7 +65,8 @@ impl HelloName {
     }
 }
 
-/// A command line as the caller has it, without its end: no control character, and something to say.
+/// A command line as the caller has it, without its end: no control character, and something to say. The log shows
+/// it, so it must hold no secret.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Line(Box<[u8]>);
 
@@ -77,16 +78,14 @@ impl Line {
     /// [`Error::Config`] if it is empty, has a control character (CR and LF, NUL, TAB, DEL …), or more than 2,046
     /// octets.
     pub fn new(text: impl AsRef<[u8]>) -> Result<Line, Error> {
-        let text = text.as_ref();
-        let bad = |why| {
-            Err(Error::Config(format!("{:?} cannot be sent: {why}", String::from_utf8_lossy(text)).into()))
-        };
+        // The text is not shown: there may be a secret in it.
+        let (text, bad) = (text.as_ref(), |why: &'static str| Err(Error::Config(why.into())));
         match text {
             _ if String::from_utf8_lossy(text).contains(char::is_control) => {
-                bad("it has a control character")
+                bad("a command has a control character (its line end is added)")
             }
-            _ if text.iter().all(|b| *b == b' ') => bad("it is empty"),
-            _ if text.len() > MAX_OWN_LINE => bad("it has more than 2,046 octets"),
+            _ if text.iter().all(|b| *b == b' ') => bad("a command is empty"),
+            _ if text.len() > MAX_OWN_LINE => bad("a command has more than 2,046 octets"),
             _ => Ok(Line(text.into())),
         }
     }

@@ -130,3 +130,59 @@ impl Dialogue for Data {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Behind the last piece, with so much of it written.
+    fn ended(written: impl Fn(&[u8]) -> usize) -> (Data, Outbox) {
+        let (mut data, mut out) = (Data::new(false), Outbox::default());
+        data.fill(&mut out);
+        let n = out.offer().len();
+        out.written(n);
+        out.heard();
+        let go_on = Reply::parse(b"354 go on\r\n").unwrap();
+        data.on_reply(go_on.borrow(), &out).unwrap();
+        data.body(b"Hello", &mut out).unwrap();
+        data.body(b"", &mut out).unwrap();
+        assert_eq!(data.fill(&mut out), Want::Reply);
+        let n = written(out.offer());
+        out.written(n);
+        (data, out)
+    }
+
+    fn answer(written: impl Fn(&[u8]) -> usize, reply: &[u8]) -> Result<Reply, Error> {
+        let (mut data, out) = ended(written);
+        let broke = data.on_reply(Reply::parse(reply).unwrap().borrow(), &out).err();
+        data.into_result(out.offered(), broke)
+    }
+
+    #[test]
+    fn a_refusal_before_all_has_left_is_of_the_content_on_its_way() {
+        for (written, at) in [(0, Phase::Body), (9, Phase::Body), (10, Phase::End)] {
+            let error = answer(|offered| written.min(offered.len()), b"552 too much\r\n").unwrap_err();
+            assert!(matches!(error, Error::Refused { phase, .. } if phase == at), "{written}: {error:?}");
+            assert!(!error.in_doubt());
+        }
+    }
+
+    #[test]
+    fn consent_before_all_has_left_is_in_doubt() {
+        assert!(answer(<[u8]>::len, b"250 ok\r\n").is_ok());
+        let error = answer(|offered| offered.len() - 1, b"250 ok\r\n").unwrap_err();
+        assert!(matches!(error, Error::Protocol { phase: Phase::End, .. }) && error.in_doubt(), "{error:?}");
+    }
+
+    #[test]
+    fn what_breaks_is_in_doubt_only_if_the_dot_was_offered() {
+        let broke = || Some(Error::Closed(Phase::End));
+        let (data, out) = ended(|_| 0);
+        assert!(data.into_result(out.offered(), broke()).unwrap_err().in_doubt());
+        let (data, out) = ended(|_| 0);
+        let before_the_dot = out.end() - b".\r\n".len() as u64;
+        assert!(!data.into_result(before_the_dot, broke()).unwrap_err().in_doubt());
+        let (data, _) = ended(|_| 0);
+        assert!(data.into_result(before_the_dot + 1, broke()).unwrap_err().in_doubt());
+    }
+}

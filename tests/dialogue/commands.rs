@@ -642,6 +642,7 @@ fn what_is_more_than_a_command_is_not_said_as_one() {
         ("  Data", "Client::data"),
         ("BDAT 5 LAST", "Client::data"),
         ("AUTH PLAIN AHVzZXIAc2VjcmV0", "Client::login"),
+        ("AUTH PLAIN AHVzZXIAc2VjcmV0\r\n", "line end is added"),
         ("STARTTLS", "Client::starttls"),
         ("EHLO me", "Client::ehlo"),
         ("HELO me", "Client::helo"),
@@ -879,7 +880,8 @@ fn a_reset_that_is_refused_keeps_the_message_from_being_sent() {
     let server = Server::playing("-- hello\nC: MAIL FROM:<a@b>\nS: 250 ok\nC: RSET\nS: 550 no");
     let mut client = connect(&server);
     block_on(client.mail("a@b", &[])).unwrap();
-    assert_eq!(refusal(&send_error(&mut client, &mail())), (Phase::Reset, 550));
+    let error = send_error(&mut client, &mail());
+    assert_eq!((outcome(&error), refusal(cause(&error))), (Outcome::NotSent, (Phase::Reset, 550)));
 }
 
 #[test]
