@@ -65,6 +65,7 @@ pub(crate) struct Config {
     pub chunking: bool,
     pub lmtp: bool,
     pub all_or_nothing: bool,
+    pub ignored_capabilities: Vec<String>,
 }
 
 /// What is known of the server about joining; clones of a config share it. A server is known by its host and port, so a
@@ -198,6 +199,7 @@ impl Config {
             chunking: false,
             lmtp: false,
             all_or_nothing: false,
+            ignored_capabilities: Vec::new(),
         }
     }
 

@@ -43,6 +43,14 @@ pub enum Phase {
     Noop,
     /// QUIT.
     Quit,
+    /// VRFY.
+    Vrfy,
+    /// EXPN.
+    Expn,
+    /// HELP.
+    Help,
+    /// A command of the caller's own.
+    Command,
 }
 
 impl fmt::Display for Phase {
@@ -64,6 +72,10 @@ impl fmt::Display for Phase {
             Phase::Reset => "RSET",
             Phase::Noop => "NOOP",
             Phase::Quit => "QUIT",
+            Phase::Vrfy => "VRFY",
+            Phase::Expn => "EXPN",
+            Phase::Help => "HELP",
+            Phase::Command => "the command",
         })
     }
 }
@@ -89,8 +101,8 @@ pub enum Error {
     NoRecipients,
     /// A message that cannot be sent: a NUL, a header that should name an address and does not.
     Message(Cow<'static, str>),
-    /// The message needs what this server does not offer: 8BITMIME for octets beyond ASCII, SMTPUTF8 for such an
-    /// address. Nothing of the message was accepted.
+    /// The message, or the command, needs what this server does not offer: 8BITMIME for octets beyond ASCII, SMTPUTF8
+    /// for such an address, STARTTLS. Nothing of the message was accepted.
     Unsupported(&'static str),
     /// The message is larger than the server takes (RFC 1870). It was not offered.
     TooLarge {
@@ -208,6 +220,7 @@ impl Error {
     #[must_use]
     pub fn is_transient(&self) -> bool {
         match self {
+            _ if self.in_doubt() => false,
             Error::Transaction { delivery, source } => match delivery.outcome() {
                 Outcome::Accepted | Outcome::InDoubt => false,
                 // A reply to the message as a whole stands above what was said of single recipients.
@@ -271,7 +284,13 @@ impl Error {
     /// (RFC 1047). Sending it again may double it.
     #[must_use]
     pub fn in_doubt(&self) -> bool {
-        self.delivery().is_some_and(|delivery| delivery.outcome() == Outcome::InDoubt)
+        match self {
+            Error::Transaction { delivery, .. } => delivery.outcome() == Outcome::InDoubt,
+            // Outside a transaction, of `Client::data`: see `Data::into_result`.
+            Error::Timeout(phase) | Error::Closed(phase) => *phase == Phase::End,
+            Error::Io { phase, .. } | Error::Protocol { phase, .. } => *phase == Phase::End,
+            _ => false,
+        }
     }
 
     /// The server's words, if it said any.
@@ -337,6 +356,17 @@ impl Error {
         };
         delivery.outcome() == Outcome::NotSent
             && matches!(phase, Phase::Reset | Phase::Mail | Phase::Recipient | Phase::Data)
+    }
+
+    /// The same failure of the connection in another phase.
+    pub(crate) fn at(self, phase: Phase) -> Error {
+        match self {
+            Error::Timeout(_) => Error::Timeout(phase),
+            Error::Closed(_) => Error::Closed(phase),
+            Error::Io { source, .. } => Error::Io { phase, source },
+            Error::Protocol { what, .. } => Error::Protocol { phase, what },
+            other => other,
+        }
     }
 
     pub(crate) fn protocol(phase: Phase, what: impl Into<Cow<'static, str>>) -> Error {

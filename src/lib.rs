@@ -45,6 +45,22 @@
 //! # }
 //! ```
 //!
+//! # Command by command
+//!
+//! A [`Client`] also says each command by itself: EHLO, MAIL, RCPT, DATA, RSET, NOOP, VRFY, EXPN, HELP, STARTTLS, each
+//! login mechanism, and [any other](Client::command).
+//!
+//! ```no_run
+//! use std::time::Duration;
+//!
+//! # let mut client = postino::Client::builder("mail.example.org").connect()?;
+//! client.mail("alice@example.org", &["BODY=8BITMIME"])?;
+//! client.rcpt("bob@example.net", &[])?;
+//! client.within(Duration::from_secs(300)).data("Subject: Grüße\r\n\r\nHello, Bob!\r\n")?;
+//! println!("{}", client.help("")?.text());
+//! # Ok::<(), postino::Error>(())
+//! ```
+//!
 //! # When something goes wrong
 //!
 //! ```no_run

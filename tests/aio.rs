@@ -37,6 +37,19 @@ fn every_future_is_send() {
     drop(assert_send(client.noop()));
     drop(assert_send(client.rset()));
     drop(assert_send(client.login("user", "secret")));
+    drop(assert_send(client.ehlo(None)));
+    drop(assert_send(client.helo(Some("me"))));
+    drop(assert_send(client.mail("a@b", &["SIZE=1"])));
+    drop(assert_send(client.rcpt("a@b", &[])));
+    drop(assert_send(client.data("Hello")));
+    drop(assert_send(client.vrfy("bob", &[])));
+    drop(assert_send(client.expn("list", &[])));
+    drop(assert_send(client.help("")));
+    drop(assert_send(client.command("XYZZY")));
+    drop(assert_send(client.starttls()));
+    drop(assert_send(client.auth_plain("user", "secret")));
+    drop(assert_send(client.auth_xoauth2("user", "token")));
+    drop(assert_send(client.within(PATIENCE).noop()));
     drop(assert_send(client.quit()));
     drop(assert_send(builder.send(&mail)));
     drop(assert_send(send("smtp://localhost", &mail)));
@@ -305,6 +318,44 @@ fn threat_81_a_small_command_dropped_on_its_way_leaves_a_client_that_refuses() {
         assert_closed(&mut client);
     }
     block_on(client.quit()).unwrap();
+}
+
+/// Drops a call at each of its polls, against a server that pauses before each reply.
+fn drop_call_at_every_poll<T>(
+    hello: &str,
+    script: &str,
+    mut call: impl AsyncFnMut(&mut Client) -> Result<T, Error>,
+) {
+    for polls in 1.. {
+        let server = leaving(format!("{hello}\n{script}"));
+        let mut client = connect(&server);
+        match block_on(dropped_after(polls, call(&mut client))) {
+            None => assert_closed(&mut client),
+            Some(result) => {
+                assert!(polls > 1, "it was never dropped on its way");
+                result.map(drop).unwrap();
+                return;
+            }
+        }
+    }
+}
+
+#[test]
+fn threat_81_single_commands_dropped_at_any_poll_leave_a_client_that_refuses() {
+    drop_call_at_every_poll("-- hello", "C: VRFY bob\n-- pause\nS: 252 perhaps", async |client| {
+        client.vrfy("bob", &[]).await
+    });
+    drop_call_at_every_poll("-- hello", "C: EHLO me\n-- pause\nS: 250 hi", async |client| {
+        client.ehlo(Some("me")).await
+    });
+    let data = "C: DATA\n-- pause\nS: 354 go on\nC: Hello\nC: .\n-- pause\nS: 250 ok";
+    drop_call_at_every_poll("-- hello", data, async |client| client.data("Hello").await);
+    let by_hand =
+        format!("C: MAIL FROM:<a@b>\n-- pause\nS: 250 ok\nC: RSET\n-- pause\nS: 250 ok\n{TRANSACTION}");
+    drop_call_at_every_poll("-- hello", &by_hand, async |client| {
+        client.mail("a@b", &[]).await?;
+        client.send(&mail()).await
+    });
 }
 
 #[test]

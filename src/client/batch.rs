@@ -75,8 +75,9 @@ impl Client {
 }
 
 impl<C: DerefMut<Target = Client>, M, I> Batch<C, M, I> {
-    pub(super) fn new(client: C, mails: I) -> Batch<C, M, I> {
-        let talk = Transactions::new(client.options(), client.open);
+    pub(super) fn new(mut client: C, mails: I) -> Batch<C, M, I> {
+        let open = client.take_open();
+        let talk = Transactions::new(client.options(), open);
         let lost = client.broken;
         Batch {
             client,

@@ -218,6 +218,14 @@ impl Builder {
         self.config.all_or_nothing = wanted;
         self
     }
+
+    /// Takes this capability (`PIPELINING`, `SIZE`, `8BITMIME` …) for not offered, whatever the server says: for those
+    /// that offer what they cannot do. Without regard to case; may be called more than once.
+    /// [`hello_reply`](Client::hello_reply) still shows what the server has said. Defaults to none.
+    pub fn ignore_capability(mut self, keyword: impl Into<String>) -> Builder {
+        self.config.ignored_capabilities.push(keyword.into());
+        self
+    }
 }
 
 #[maybe_async]

@@ -11,6 +11,7 @@ use super::{body, gate, maybe_async, resolve, stream, token};
 
 mod batch;
 mod builder;
+mod commands;
 mod pool;
 mod run;
 mod send;

@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// The longest line of a message (RFC 5321 §4.5.3.1.6), in octets without its end.
-const MAX_TEXT_LINE: usize = 998;
+pub(super) const MAX_TEXT_LINE: usize = 998;
 /// Content up to this size may leave by BDAT before its envelope is answered, in octets.
 const AHEAD: u64 = 64 * 1024;
 
@@ -41,6 +41,11 @@ impl Client {
             farewell: false,
             lmtp: config.lmtp,
         }
+    }
+
+    /// Whether the next transaction has to begin with RSET: something was left open, perhaps by single commands.
+    pub(super) fn take_open(&mut self) -> bool {
+        self.by_hand.take().is_some() || self.open
     }
 
     /// Whether this message can be offered to this server with this envelope.
@@ -216,7 +221,7 @@ impl Client {
         }
         let options = self.options();
         let farewell = freshness == Freshness::Last && options.pipelining;
-        let mut talk = Transactions::new(Options { farewell, ..options }, self.open);
+        let mut talk = Transactions::new(Options { farewell, ..options }, self.take_open());
         talk.message(transaction);
         talk.no_more();
         let mut source = Source::new(body.content);

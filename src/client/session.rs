@@ -1,4 +1,4 @@
-//! The client: connect, log in, send, and the small commands.
+//! The client: connect, log in, send. What is one command stands in `commands.rs`.
 
 use std::{
     fmt,
@@ -6,10 +6,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{builder::Builder, maybe_async, resolve::resolve, run::Clock, stream::Stream, token::Tokens};
+use super::{
+    builder::Builder, commands::ByHand, maybe_async, resolve::resolve, run::Clock, stream::Stream,
+    token::Tokens,
+};
 use crate::{
     Capabilities, Error, Phase, Reply, Security,
-    config::{Config, Settings, credentials_in_clear, later},
+    config::{Config, Settings, later},
     proto::{Auth, AuthOptions, Credentials, Farewell, Hello, HelloName, Inbox, Outbox, Simple, Upgrade},
     tls::TlsSettings,
 };
@@ -42,7 +45,14 @@ pub struct Client {
     pub(super) begun: u64,
     pub(super) capabilities: Capabilities,
     greeting: Option<Reply>,
-    logged_in: bool,
+    /// What was said to the last EHLO or HELO, and whether it was EHLO.
+    pub(super) hello: Option<Reply>,
+    pub(super) esmtp: bool,
+    pub(super) logged_in: bool,
+    /// A transaction that single commands have begun, as far as is known.
+    pub(super) by_hand: Option<ByHand>,
+    /// The total limit of the next call, if it has one of its own.
+    pub(super) next_limit: Option<Duration>,
 }
 
 impl Client {
@@ -101,16 +111,17 @@ impl Client {
     /// The next call begins: its deadline runs from here.
     pub(super) fn begin(&mut self) {
         (self.drained, self.hurry) = (false, false);
-        self.deadline = self.settings.config.deadline.map(|limit| later(Instant::now(), limit));
+        let limit = self.next_limit.take().or(self.settings.config.deadline);
+        self.deadline = limit.map(|limit| later(Instant::now(), limit));
     }
 
     /// What to say in EHLO.
-    fn hello_name(&self) -> HelloName {
+    pub(super) fn hello_name(&self) -> HelloName {
         let own = self.settings.hello_name.clone();
         own.or_else(machine_name).unwrap_or_else(|| HelloName::literal(self.stream.local().ip()))
     }
 
-    fn is_loopback(&self) -> bool {
+    pub(super) fn is_loopback(&self) -> bool {
         self.stream.peer().ip().to_canonical().is_loopback()
     }
 }
@@ -148,9 +159,13 @@ impl Client {
             clock: Clock::start(),
             round_trip: Duration::ZERO,
             begun: 0,
+            hello: None,
+            esmtp: false,
             capabilities: Capabilities::default(),
             greeting: None,
             logged_in: false,
+            by_hand: None,
+            next_limit: None,
         };
         let upgrade = client.settings.upgrade(client.is_loopback())?;
         if client.settings.config.security == Security::Implicit {
@@ -170,22 +185,33 @@ impl Client {
     }
 
     async fn hello(&mut self, upgrade: Upgrade) -> Result<(), Error> {
-        let mut hello = Hello::new(self.hello_name(), upgrade, self.settings.credentials.is_some());
+        let hello = Hello::new(self.hello_name(), upgrade, self.settings.credentials.is_some());
+        let mut hello = hello.ignoring(self.settings.config.ignored_capabilities.clone());
         let start = Instant::now();
         self.run(&mut hello).await?;
         self.round_trip = start.elapsed(); // it was two of them at least
-        (self.greeting, self.capabilities) = hello.into_parts();
+        self.esmtp = hello.is_esmtp();
+        (self.greeting, self.hello, self.capabilities) = hello.into_parts();
         Ok(())
     }
 
     async fn auth(&mut self, credentials: Credentials) -> Result<(), Error> {
+        self.auth_by(credentials, self.settings.config.auth_mechanisms.clone()).await
+    }
+
+    /// By these mechanisms only, if they are given.
+    pub(super) async fn auth_by(
+        &mut self,
+        credentials: Credentials,
+        mechanisms: Option<Vec<String>>,
+    ) -> Result<(), Error> {
         let config = &self.settings.config;
         let options = AuthOptions {
             encrypted: self.is_encrypted(),
             local: self.is_loopback(),
             channel_binding: self.stream.channel_binding(),
             server: Some((self.settings.host.tls_name.clone(), self.settings.port)),
-            mechanisms: config.auth_mechanisms.clone(),
+            mechanisms,
             max_scram_iterations: config.max_scram_iterations,
         };
         let mut auth = Auth::new(credentials, options, &self.capabilities)?;
@@ -193,50 +219,6 @@ impl Client {
         auth.into_result(broke)?;
         self.logged_in = true;
         Ok(())
-    }
-
-    /// Logs in, for who did not give the credentials to the builder.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Config`] without TLS, but to a loopback address (see [`Builder::danger_plaintext_credentials`]);
-    /// [`Error::Auth`] if the server refuses, offers no login, or there was one already. The connection goes on.
-    pub async fn login(&mut self, user: impl AsRef<[u8]>, password: impl AsRef<[u8]>) -> Result<(), Error> {
-        let credentials = Credentials::new(user, password)?;
-        self.usable()?;
-        self.begin();
-        if !self.is_encrypted() && !self.is_loopback() && !self.settings.config.danger_plaintext_credentials {
-            return Err(credentials_in_clear());
-        }
-        if self.logged_in {
-            return Err(Error::Auth { what: "there was a login already".into(), details: None, reply: None });
-        }
-        self.auth(credentials).await
-    }
-
-    /// NOOP: asks whether the server is still there (RFC 5321 §4.1.1.9).
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Refused`] for any answer but 250, or whatever became of the connection.
-    pub async fn noop(&mut self) -> Result<Reply, Error> {
-        self.simple(Simple::noop()).await
-    }
-
-    /// RSET: forgets any transaction that is under way (RFC 5321 §4.1.1.5). Sending does this by itself where it is
-    /// needed.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Refused`] for any answer but 250, or whatever became of the connection.
-    pub async fn rset(&mut self) -> Result<Reply, Error> {
-        self.simple(Simple::reset()).await
-    }
-
-    async fn simple(&mut self, mut command: Simple) -> Result<Reply, Error> {
-        self.begin();
-        self.run(&mut command).await?;
-        command.into_result()
     }
 
     /// QUIT: says goodbye, waits for the answer for a second at most, and closes the connection.

@@ -110,6 +110,36 @@ pub(crate) enum Content<'m> {
     Reader(Box<dyn Read + Send>),
 }
 
+impl<'m> From<&'m [u8]> for Body<'m> {
+    fn from(bytes: &'m [u8]) -> Body<'m> {
+        Body::bytes(bytes)
+    }
+}
+
+impl<'m, const N: usize> From<&'m [u8; N]> for Body<'m> {
+    fn from(bytes: &'m [u8; N]) -> Body<'m> {
+        Body::bytes(bytes.as_slice())
+    }
+}
+
+impl<'m> From<&'m str> for Body<'m> {
+    fn from(text: &'m str) -> Body<'m> {
+        Body::bytes(text.as_bytes())
+    }
+}
+
+impl From<Vec<u8>> for Body<'_> {
+    fn from(bytes: Vec<u8>) -> Self {
+        Body::bytes(bytes)
+    }
+}
+
+impl From<String> for Body<'_> {
+    fn from(text: String) -> Self {
+        Body::bytes(text.into_bytes())
+    }
+}
+
 impl<'m> Body<'m> {
     /// Bytes, borrowed or owned. They are looked through before anything is sent: what the server cannot take is
     /// refused then.

@@ -24,6 +24,13 @@ impl Capabilities {
         Capabilities(split.collect())
     }
 
+    /// The same without these keywords: what a server only says it can do.
+    #[must_use]
+    pub fn without(mut self, keywords: &[impl AsRef<str>]) -> Capabilities {
+        self.0.retain(|(own, _)| !keywords.iter().any(|keyword| keyword.as_ref().eq_ignore_ascii_case(own)));
+        self
+    }
+
     /// Whether the server offers it: `PIPELINING`, `STARTTLS`, `8BITMIME` …
     #[must_use]
     pub fn offers(&self, keyword: &str) -> bool {
@@ -62,10 +69,16 @@ impl Capabilities {
         value.parse().ok().filter(|limit| *limit > 0)
     }
 
-    /// The login mechanisms (RFC 4954), upper-case, in the server's order.
+    /// The login mechanisms (RFC 4954), upper-case, in the server's order, each once: servers list them in two forms.
     pub fn auth_mechanisms(&self) -> impl Iterator<Item = String> {
         let lists = self.iter().filter(|(keyword, _)| *keyword == "AUTH");
-        lists.flat_map(|(_, list)| list.split_ascii_whitespace()).map(str::to_ascii_uppercase)
+        let mut names: Vec<String> = Vec::new();
+        for name in lists.flat_map(|(_, list)| list.split_ascii_whitespace()).map(str::to_ascii_uppercase) {
+            if !names.contains(&name) {
+                names.push(name);
+            }
+        }
+        names.into_iter()
     }
 }
 
@@ -90,8 +103,16 @@ mod tests {
         assert!(!offered.offers("STARTTLS"), "neither the first line nor a part of a word is a keyword");
         assert!(offered.offers("pipelining") && offered.offers("8BITMIME"));
         assert_eq!(offered.size_limit(), None);
-        assert_eq!(offered.auth_mechanisms().collect::<Vec<_>>(), ["PLAIN", "LOGIN", "PLAIN"]);
+        assert_eq!(offered.auth_mechanisms().collect::<Vec<_>>(), ["PLAIN", "LOGIN"]);
         assert_eq!(capabilities("250 Ok SESSIONID=1\r\n"), Capabilities::default());
+    }
+
+    #[test]
+    fn what_is_ignored_is_not_offered() {
+        let offered =
+            capabilities("250-me\r\n250-CHUNKING\r\n250-AUTH=PLAIN\r\n250-AUTH LOGIN\r\n250 SIZE 5\r\n");
+        let left = offered.without(&["chunking", "AUTH"]);
+        assert_eq!(left.iter().collect::<Vec<_>>(), [("SIZE", "5")]);
     }
 
     #[test]

@@ -12,6 +12,12 @@ use crate::{Address, Error, MailOption, RcptOption};
 /// So much is gathered before it is written, in octets.
 const FULL: usize = 64 * 1024;
 
+/// The longest line of a caller's making, in octets without its end. RFC 5321 §4.5.3.1.4 promises 512, and extensions
+/// more; this is what Postfix takes, and there are servers that hang up on less.
+const MAX_OWN_LINE: usize = 2_046;
+/// The longest parameters of one command, in octets. What RFC 1870, 3461, 4954, 6152, 6531 and 6710 add is less, all together.
+const MAX_PARAMETERS: usize = 1_500;
+
 /// What this client calls itself in EHLO: a domain or an address literal (RFC 5321 §4.1.1.1).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HelloName(Box<str>);
@@ -59,6 +65,117 @@ impl HelloName {
     }
 }
 
+/// A command line as the caller has it, without its end: no control character, and something to say. The log shows
+/// it, so it must hold no secret.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Line(Box<[u8]>);
+
+impl Line {
+    /// From text, or from octets that need not be UTF-8.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Config`] if it is empty, has a control character (CR and LF, NUL, TAB, DEL …), or more than 2,046
+    /// octets.
+    pub fn new(text: impl AsRef<[u8]>) -> Result<Line, Error> {
+        // The text is not shown: there may be a secret in it.
+        let (text, bad) = (text.as_ref(), |why: &'static str| Err(Error::Config(why.into())));
+        match text {
+            _ if String::from_utf8_lossy(text).contains(char::is_control) => {
+                bad("a command has a control character (its line end is added)")
+            }
+            _ if text.iter().all(|b| *b == b' ') => bad("a command is empty"),
+            _ if text.len() > MAX_OWN_LINE => bad("a command has more than 2,046 octets"),
+            _ => Ok(Line(text.into())),
+        }
+    }
+
+    /// Of parts that can hold no control character.
+    pub(super) fn of(parts: &[&str]) -> Line {
+        let mut text = Vec::new();
+        line(&mut text, parts);
+        Line(text.into())
+    }
+
+    /// Its first word, in upper case.
+    #[must_use]
+    pub fn verb(&self) -> String {
+        let mut words = self.0.split(|b| *b == b' ').filter(|word| !word.is_empty());
+        String::from_utf8_lossy(words.next().unwrap_or_default()).to_ascii_uppercase()
+    }
+}
+
+impl fmt::Debug for Line {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&String::from_utf8_lossy(&self.0))
+    }
+}
+
+/// Parameters of MAIL, RCPT, VRFY or EXPN, as text: `KEYWORD` or `KEYWORD=VALUE` (RFC 5321 §4.1.2).
+///
+/// ```text
+/// esmtp-keyword = (ALPHA / DIGIT) *(ALPHA / DIGIT / "-")
+/// esmtp-value   = 1*(%d33-60 / %d62-126 / UTF8-non-ascii)        (RFC 6531 §3.3)
+/// ```
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Parameters(Vec<Box<str>>);
+
+impl Parameters {
+    /// In this order.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Config`] for what is not of this form, and for more than 1,500 octets in all.
+    pub fn new<T: AsRef<str>>(parameters: impl IntoIterator<Item = T>) -> Result<Parameters, Error> {
+        let (mut all, mut octets) = (Parameters::default(), 0);
+        for parameter in parameters {
+            let parameter = parameter.as_ref();
+            if !is_parameter(parameter) {
+                return Err(Error::Config(
+                    format!("{parameter:?} cannot be a parameter of a command").into(),
+                ));
+            }
+            octets += 1 + parameter.len();
+            all.0.push(parameter.into());
+        }
+        match octets > MAX_PARAMETERS {
+            true => Err(Error::Config("the parameters of a command have more than 1,500 octets".into())),
+            false => Ok(all),
+        }
+    }
+
+    /// Whether this one is among them, with this value if it has one; without regard to case.
+    #[must_use]
+    pub fn contains(&self, parameter: &str) -> bool {
+        self.0.iter().any(|own| own.eq_ignore_ascii_case(parameter))
+    }
+
+    /// One more at the end: SMTPUTF8 (RFC 6531 §3.4), unless it is there.
+    #[must_use]
+    pub fn with_utf8(mut self) -> Parameters {
+        if !self.contains("SMTPUTF8") {
+            self.0.push("SMTPUTF8".into());
+        }
+        self
+    }
+
+    /// As they stand in a line, each behind a space.
+    pub(super) fn text(&self) -> String {
+        self.0.iter().flat_map(|parameter| [" ", parameter]).collect()
+    }
+}
+
+fn is_parameter(text: &str) -> bool {
+    let (keyword, value) = text.split_once('=').unwrap_or((text, "none"));
+    let letter = |b: u8| b.is_ascii_alphanumeric() || b == b'-';
+    let octet = |c: char| c.is_ascii_graphic() && c != '=' || !c.is_ascii() && !c.is_control();
+    !keyword.is_empty()
+        && !keyword.starts_with('-')
+        && keyword.bytes().all(letter)
+        && !value.is_empty()
+        && value.chars().all(octet)
+}
+
 /// The parameters of MAIL that this client uses.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct MailParameters {
@@ -104,6 +221,8 @@ pub enum Command<'a> {
     Noop,
     /// QUIT.
     Quit,
+    /// Any other.
+    Line(&'a Line),
 }
 
 /// Bytes on their way to the server, and how many replies they will bring. `Debug` shows none of the bytes.
@@ -194,6 +313,7 @@ impl Outbox {
             Command::Reset => line(out, &["RSET"]),
             Command::Noop => line(out, &["NOOP"]),
             Command::Quit => line(out, &["QUIT"]),
+            Command::Line(line) => out.extend_from_slice(&line.0),
         }
         None
     }
@@ -428,6 +548,47 @@ mod tests {
         assert_eq!(HelloName::literal("::1".parse().unwrap()).as_str(), "[IPv6:::1]");
     }
 
+    #[test]
+    fn behaviour_39_a_line_has_no_control_character() {
+        for bad in ["", "  ", "NOOP\r\n", "NOOP\r", "NOOP\n", "NO\0OP", "NOOP\tx", "NOOP\x7f", "NOOP \u{85}"]
+        {
+            assert!(matches!(Line::new(bad), Err(Error::Config(_))), "{bad:?}");
+        }
+        assert!(
+            Line::new("x".repeat(MAX_OWN_LINE)).is_ok() && Line::new("x".repeat(MAX_OWN_LINE + 1)).is_err()
+        );
+        assert_eq!(Line::new(b" xclient NAME=\xff").unwrap().verb(), "XCLIENT");
+    }
+
+    #[test]
+    fn parameters_have_the_form_of_parameters() {
+        for good in ["SMTPUTF8", "SIZE=10", "BODY=8BITMIME", "8X-y", "ORCPT=rfc822;a+3Db@c", "AUTH=<>", "X=ü"]
+        {
+            assert_eq!(Parameters::new([good]).unwrap().text(), format!(" {good}"));
+        }
+        for bad in [
+            "",
+            " ",
+            "A B",
+            "A=",
+            "=B",
+            "A=b=c",
+            "A=b c",
+            "-A",
+            "A_B",
+            "Ä",
+            "A=\r",
+            "A\r\nRCPT",
+            "A=b\x7f",
+            "A=\u{85}",
+        ] {
+            assert!(matches!(Parameters::new([bad]), Err(Error::Config(_))), "{bad:?}");
+        }
+        assert!(Parameters::new([format!("X={}", "y".repeat(MAX_PARAMETERS))]).is_err());
+        let utf8 = Parameters::new(["smtputf8", "SIZE=1"]).unwrap().with_utf8();
+        assert_eq!(utf8.text(), " smtputf8 SIZE=1", "it is said once");
+    }
+
     proptest! {
         #[test]
         fn threat_20_any_string_makes_one_line_or_none(text in any::<String>(), octets in any::<Vec<u8>>()) {
@@ -438,6 +599,12 @@ mod tests {
             }
             if let Ok(name) = HelloName::new(&text) {
                 lines.push(wire(Command::Ehlo(&name)));
+            }
+            if let Ok(line) = Line::new(&text) {
+                lines.push(wire(Command::Line(&line)));
+            }
+            if let Ok(parameters) = Parameters::new([&text]) {
+                lines.push(wire(Command::Line(&Line::of(&["RCPT TO:<a@b>", &parameters.text()]))));
             }
             for line in lines {
                 prop_assert!(line.ends_with("\r\n"));

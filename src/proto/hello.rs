@@ -6,6 +6,8 @@
 //!                  │ └─4xx, 5xx, and neither TLS nor a login is needed─▶ Helo ─250─▶ Done
 //!                  └─421, or TLS or a login is needed: an error
 //! ```
+//!
+//! A [later](Hello::starttls) STARTTLS begins at `StartTls`; refused, it is `Done`, and nothing has changed.
 
 use super::{Capabilities, Command, Dialogue, HelloName, Outbox, ReplyRef, Want};
 use crate::{Error, Phase, Reply};
@@ -31,7 +33,15 @@ pub struct Hello {
     /// The command of this state is out.
     said: bool,
     greeting: Option<Reply>,
+    /// What was said to EHLO, or to HELO.
+    reply: Option<Reply>,
+    esmtp: bool,
     capabilities: Capabilities,
+    /// Keywords that are taken for not said.
+    ignored: Vec<String>,
+    /// STARTTLS may be refused, and was.
+    optional: bool,
+    refusal: Option<Reply>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,14 +65,44 @@ impl Hello {
             state: State::Greeting,
             said: false,
             greeting: None,
+            reply: None,
+            esmtp: false,
             capabilities: Capabilities::default(),
+            ignored: Vec::new(),
+            optional: false,
+            refusal: None,
         }
     }
 
-    /// The greeting, and what the server offers.
+    /// STARTTLS on a connection that is in use, and EHLO again. The server must offer it. Behind a
+    /// [refusal](Hello::refusal) the connection goes on as it was.
     #[must_use]
-    pub fn into_parts(self) -> (Option<Reply>, Capabilities) {
-        (self.greeting, self.capabilities)
+    pub fn starttls(name: HelloName) -> Hello {
+        Hello { state: State::StartTls, optional: true, ..Hello::new(name, Upgrade::Required, false) }
+    }
+
+    /// Takes these keywords for not offered, whatever the server says.
+    #[must_use]
+    pub fn ignoring(self, keywords: Vec<String>) -> Hello {
+        Hello { ignored: keywords, ..self }
+    }
+
+    /// What the server said to a STARTTLS that it did not want.
+    #[must_use]
+    pub fn refusal(&self) -> Option<&Reply> {
+        self.refusal.as_ref()
+    }
+
+    /// Whether the server knows EHLO.
+    #[must_use]
+    pub fn is_esmtp(&self) -> bool {
+        self.esmtp
+    }
+
+    /// The greeting, the reply to EHLO or HELO, and what the server offers.
+    #[must_use]
+    pub fn into_parts(self) -> (Option<Reply>, Option<Reply>, Capabilities) {
+        (self.greeting, self.reply, self.capabilities)
     }
 
     fn go(&mut self, state: State) {
@@ -70,7 +110,8 @@ impl Hello {
     }
 
     fn on_ehlo(&mut self, reply: ReplyRef<'_>) -> Result<(), Error> {
-        self.capabilities = Capabilities::parse(reply);
+        self.capabilities = Capabilities::parse(reply).without(&self.ignored);
+        (self.reply, self.esmtp) = (Some(reply.keep()), true);
         let offered = self.capabilities.offers("STARTTLS");
         match self.upgrade {
             Upgrade::Required if !offered => return Err(Error::TlsRequired),
@@ -112,9 +153,16 @@ impl Dialogue for Hello {
                 self.go(State::Ehlo);
             }
             (State::Ehlo, 250) => self.on_ehlo(reply)?,
-            (State::Helo, 250) => self.go(State::Done),
+            (State::Helo, 250) => {
+                self.reply = Some(reply.keep());
+                self.go(State::Done);
+            }
             (State::Ehlo, code @ 400..) if code != 421 && self.helo_will_do => self.go(State::Helo),
             (State::StartTls, 220) => self.go(State::Handshake),
+            (State::StartTls, code @ 400..) if code != 421 && self.optional => {
+                self.refusal = Some(reply.keep());
+                self.go(State::Done);
+            }
             (_, 400..) => return Err(Error::Refused { phase: self.phase(), reply: reply.keep() }),
             _ => return Err(self.misplaced(reply)),
         }
@@ -123,7 +171,7 @@ impl Dialogue for Hello {
 
     fn on_tls(&mut self) {
         self.upgrade = Upgrade::Never;
-        self.capabilities = Capabilities::default();
+        (self.capabilities, self.reply, self.esmtp) = (Capabilities::default(), None, false);
         self.go(State::Ehlo);
     }
 }

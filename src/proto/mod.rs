@@ -13,7 +13,8 @@
 //!
 //! There is one for each kind of conversation: [`Hello`] (greeting, EHLO, STARTTLS, EHLO again), [`Auth`] (a login, by
 //! a [`Mechanism`]),
-//! [`Transactions`] (messages) [`Simple`] (a command and its reply) and [`Farewell`] (QUIT, and no wait). A carrier repeats three steps: take every
+//! [`Transactions`] (messages), [`Simple`] (a command and its reply), [`Data`] (DATA by itself) and [`Farewell`] (QUIT,
+//! and no wait). A carrier repeats three steps: take every
 //! [reply](reply::Inbox::next_reply) at hand and tell the dialogue, let it [`fill`](Dialogue::fill) the
 //! [`Outbox`], do the [`Want`].
 //!
@@ -24,23 +25,28 @@ mod auth;
 mod body;
 mod capabilities;
 mod command;
+mod data;
 mod farewell;
 mod hello;
 pub mod reply;
 mod simple;
 mod transaction;
 
-pub(crate) use self::auth::{MAX_SCRAM_ITERATIONS, MIN_SCRAM_ITERATIONS, check_pinned};
 pub use self::{
     auth::{Answer, Auth, AuthOptions, Credentials, Mechanism},
     body::{Encoder, Forbidden, Survey},
     capabilities::Capabilities,
-    command::{Command, HelloName, MailParameters, Outbox},
+    command::{Command, HelloName, Line, MailParameters, Outbox, Parameters},
+    data::Data,
     farewell::Farewell,
     hello::{Hello, Upgrade},
     reply::{Inbox, ReplyRef},
     simple::Simple,
     transaction::{Joining, Options, Transaction, Transactions},
+};
+pub(crate) use self::{
+    auth::{MAX_SCRAM_ITERATIONS, MIN_SCRAM_ITERATIONS, check_pinned},
+    data::refused_here,
 };
 use crate::{Error, Phase, Reply};
 

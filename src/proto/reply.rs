@@ -19,6 +19,28 @@ const ROOM: usize = 4_096;
 ///
 /// Its text is kept as it came. `Display` shows it on one line with control characters escaped, so that a server
 /// cannot play with a terminal or a log.
+///
+/// The codes (RFC 5321 §4.2.3, 3207, 4954, 7504); those that are not listed are to be taken by their first digit:
+///
+/// | | | | |
+/// |---|---|---|---|
+/// | 211 | system status, help | 500 | command unknown, or too long |
+/// | 214 | help | 501 | bad argument |
+/// | 220 | ready | 502 | command not implemented |
+/// | 221 | closing | 503 | bad sequence of commands |
+/// | 235 | login succeeded | 504 | parameter not implemented |
+/// | 250 | done | 521, 556 | takes no mail |
+/// | 251 | user not local, will forward | 530 | login, or TLS, is required |
+/// | 252 | cannot verify, will try | 534 | mechanism too weak |
+/// | 334 | the login goes on | 535 | login failed |
+/// | 354 | content, please | 538 | mechanism needs TLS |
+/// | 421 | closing now | 550 | no such mailbox, or not for you |
+/// | 432 | password has to be changed | 551 | user not local |
+/// | 450 | mailbox not available now | 552 | too much |
+/// | 451 | local error | 553 | mailbox name not allowed |
+/// | 452 | no room, or too many recipients | 554 | failed |
+/// | 454 | no TLS, or no login, for now | 555 | parameter of MAIL or RCPT unknown |
+/// | 455 | parameters not possible now | | |
 #[derive(Clone, PartialEq, Eq)]
 pub struct Reply {
     code: u16,
@@ -90,7 +112,7 @@ impl Reply {
         Reply { code: self.code, raw: masked.collect() }
     }
 
-    fn borrow(&self) -> ReplyRef<'_> {
+    pub(crate) fn borrow(&self) -> ReplyRef<'_> {
         ReplyRef { code: self.code, raw: &self.raw }
     }
 }

@@ -1,40 +1,159 @@
 //! Dialogue: one command, one reply.
 
-use super::{Command, Dialogue, Outbox, ReplyRef, Want};
-use crate::{Error, Phase, Reply};
+use super::{Command, Dialogue, HelloName, Line, Outbox, Parameters, ReplyRef, Want};
+use crate::{Address, Error, Phase, Reply};
 
-/// One command and its reply: RSET, NOOP, QUIT.
+/// These lead on to something that is not one reply, or change what is known of the server; each with what does it.
+const NOT_SIMPLE: [(&str, &str); 8] = [
+    ("AUTH", "Client::login, or Client::auth_plain and its like"),
+    ("BDAT", "Client::data"),
+    ("DATA", "Client::data"),
+    ("EHLO", "Client::ehlo"),
+    ("HELO", "Client::helo"),
+    ("LHLO", "Client::ehlo"),
+    ("QUIT", "Client::quit"),
+    ("STARTTLS", "Client::starttls"),
+];
+
+/// One command and its reply.
+///
+/// | | granted by | RFC 5321 |
+/// |---|---|---|
+/// | EHLO, HELO | 250 | §4.1.1.1 |
+/// | MAIL | 250 | §4.1.1.2 |
+/// | RCPT | 250, 251 | §4.1.1.3 |
+/// | RSET, NOOP | 250 | §4.1.1.5, §4.1.1.9 |
+/// | VRFY | 250, 251, 252 | §4.1.1.6 |
+/// | EXPN | 250 | §4.1.1.7 |
+/// | HELP | 211, 214, 250 | §4.1.1.8 |
+/// | QUIT | 221 | §4.1.1.10 |
+/// | one of the caller's own | anything but 3xx | |
+///
+/// 4xx and 5xx are refusals. Any other answer cannot be one to this command: the connection is out of step.
 #[derive(Debug)]
 pub struct Simple {
     phase: Phase,
-    command: Command<'static>,
-    /// What grants it.
-    code: u16,
+    what: What,
+    granted: Granted,
     said: bool,
     reply: Option<Reply>,
 }
 
+#[derive(Debug)]
+enum What {
+    Fixed(Command<'static>),
+    Line(Line),
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Granted {
+    By(&'static [u16]),
+    /// It is not ours to say: the caller reads the reply.
+    Unjudged,
+}
+
 impl Simple {
-    /// RSET: no transaction is under way (RFC 5321 §4.1.1.5).
+    /// RSET: no transaction is under way.
     #[must_use]
     pub fn reset() -> Simple {
-        Simple::new(Phase::Reset, Command::Reset, 250)
+        Simple::new(Phase::Reset, What::Fixed(Command::Reset), &[250])
     }
 
-    /// NOOP: nothing at all (RFC 5321 §4.1.1.9).
+    /// NOOP: nothing at all.
     #[must_use]
     pub fn noop() -> Simple {
-        Simple::new(Phase::Noop, Command::Noop, 250)
+        Simple::new(Phase::Noop, What::Fixed(Command::Noop), &[250])
     }
 
-    /// QUIT: goodbye (RFC 5321 §4.1.1.10).
+    /// QUIT: goodbye.
     #[must_use]
     pub fn quit() -> Simple {
-        Simple::new(Phase::Quit, Command::Quit, 221)
+        Simple::new(Phase::Quit, What::Fixed(Command::Quit), &[221])
     }
 
-    fn new(phase: Phase, command: Command<'static>, code: u16) -> Simple {
-        Simple { phase, command, code, said: false, reply: None }
+    /// EHLO.
+    #[must_use]
+    pub fn ehlo(name: &HelloName) -> Simple {
+        Simple::line(Phase::Hello, &["EHLO ", name.as_str()], &[250])
+    }
+
+    /// HELO.
+    #[must_use]
+    pub fn helo(name: &HelloName) -> Simple {
+        Simple::line(Phase::Hello, &["HELO ", name.as_str()], &[250])
+    }
+
+    /// MAIL; no address is the null sender.
+    #[must_use]
+    pub fn mail(sender: Option<&Address>, parameters: &Parameters) -> Simple {
+        let sender = sender.map_or("", Address::as_str);
+        Simple::line(Phase::Mail, &["MAIL FROM:<", sender, ">", &parameters.text()], &[250])
+    }
+
+    /// RCPT.
+    #[must_use]
+    pub fn rcpt(recipient: &Address, parameters: &Parameters) -> Simple {
+        Simple::line(
+            Phase::Recipient,
+            &["RCPT TO:<", recipient.as_str(), ">", &parameters.text()],
+            &[250, 251],
+        )
+    }
+
+    /// VRFY: whether there is such a user.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Config`] for what cannot be a [`Line`].
+    pub fn vrfy(user: &str, parameters: &Parameters) -> Result<Simple, Error> {
+        let line = argument("VRFY", user, parameters)?;
+        Ok(Simple::new(Phase::Vrfy, What::Line(line), &[250, 251, 252]))
+    }
+
+    /// EXPN: who is on a list.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Config`] for what cannot be a [`Line`].
+    pub fn expn(list: &str, parameters: &Parameters) -> Result<Simple, Error> {
+        let line = argument("EXPN", list, parameters)?;
+        Ok(Simple::new(Phase::Expn, What::Line(line), &[250]))
+    }
+
+    /// HELP, perhaps on something.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Config`] for what cannot be a [`Line`].
+    pub fn help(topic: &str) -> Result<Simple, Error> {
+        let line = argument("HELP", topic, &Parameters::default())?;
+        Ok(Simple::new(Phase::Help, What::Line(line), &[211, 214, 250]))
+    }
+
+    /// A command of the caller's own. Its reply is not judged: [`into_result`](Simple::into_result) gives any.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Config`] for commands that lead on to something else (AUTH, BDAT, DATA, STARTTLS), or change what is
+    /// known of the server (EHLO, HELO, LHLO, QUIT).
+    pub fn own(line: Line) -> Result<Simple, Error> {
+        let verb = line.verb();
+        if let Some((_, method)) = NOT_SIMPLE.iter().find(|(name, _)| *name == verb) {
+            return Err(Error::Config(
+                format!("{verb} is more than a command and its reply: {method} does it").into(),
+            ));
+        }
+        let mut own = Simple::new(Phase::Command, What::Line(line), &[]);
+        own.granted = Granted::Unjudged;
+        Ok(own)
+    }
+
+    fn line(phase: Phase, parts: &[&str], codes: &'static [u16]) -> Simple {
+        Simple::new(phase, What::Line(Line::of(parts)), codes)
+    }
+
+    fn new(phase: Phase, what: What, codes: &'static [u16]) -> Simple {
+        Simple { phase, what, granted: Granted::By(codes), said: false, reply: None }
     }
 
     /// The reply, if it grants the command.
@@ -43,12 +162,19 @@ impl Simple {
     ///
     /// [`Error::Refused`] if it does not.
     pub fn into_result(self) -> Result<Reply, Error> {
-        match self.reply {
-            Some(reply) if reply.code() == self.code => Ok(reply),
-            Some(reply) => Err(Error::Refused { phase: self.phase, reply }),
-            None => Err(Error::NotConnected),
+        match (self.reply, self.granted) {
+            (Some(reply), Granted::By(codes)) if !codes.contains(&reply.code()) => {
+                Err(Error::Refused { phase: self.phase, reply })
+            }
+            (Some(reply), _) => Ok(reply),
+            (None, _) => Err(Error::NotConnected),
         }
     }
+}
+
+fn argument(verb: &str, text: &str, parameters: &Parameters) -> Result<Line, Error> {
+    let space = if text.is_empty() { "" } else { " " };
+    Line::new([verb, space, text, &parameters.text()].concat())
 }
 
 impl Dialogue for Simple {
@@ -62,13 +188,21 @@ impl Dialogue for Simple {
         }
         if !self.said {
             self.said = true;
-            out.put(self.command);
+            out.put(match &self.what {
+                What::Fixed(command) => *command,
+                What::Line(line) => Command::Line(line),
+            });
         }
         Want::Reply
     }
 
     fn on_reply(&mut self, reply: ReplyRef<'_>, _: &Outbox) -> Result<(), Error> {
-        if reply.code() != self.code && !reply.is_negative() {
+        let fits = match self.granted {
+            Granted::By(codes) => codes.contains(&reply.code()) || reply.is_negative(),
+            // The server waits for more, and there is no more.
+            Granted::Unjudged => reply.code() / 100 != 3,
+        };
+        if !fits {
             return Err(self.misplaced(reply));
         }
         self.reply = Some(reply.keep());

@@ -537,6 +537,14 @@ impl Transactions {
         }
     }
 
+    fn on_reset(&mut self, reply: ReplyRef<'_>) -> Result<(), Error> {
+        match reply.code() {
+            250 => Ok(()),
+            400.. => Err(Error::Refused { phase: Phase::Reset, reply: reply.keep() }),
+            _ => Err(self.misplaced(reply)),
+        }
+    }
+
     fn on_mail(&mut self, reply: ReplyRef<'_>) -> Result<(), Error> {
         let untried = self.options.joining == Joining::Untried;
         let flight = &mut self.flights[0];
@@ -699,7 +707,7 @@ impl Dialogue for Transactions {
         let Some(first) = self.flights.front() else {
             self.resetting = false;
             self.open = reply.code() != 250;
-            return if self.open { Err(self.misplaced(reply)) } else { Ok(()) };
+            return self.on_reset(reply);
         };
         let (number, data) = (first.heard, first.data());
         let at_end = first.last.is_some_and(|last| number >= last);
@@ -710,8 +718,7 @@ impl Dialogue for Transactions {
         self.due = self.due.saturating_sub(1);
         match number {
             _ if at_end => self.on_end(reply, out)?,
-            0 if reply.code() != 250 => return Err(self.misplaced(reply)),
-            0 => {}
+            0 => self.on_reset(reply)?,
             1 => self.on_mail(reply)?,
             n if n < data => self.on_recipient(n - 2, reply)?,
             n if n == data && !options.chunking => self.on_data(reply)?,

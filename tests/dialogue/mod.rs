@@ -2,6 +2,7 @@
 
 mod auth;
 mod body;
+mod commands;
 mod farewell;
 mod hello;
 mod hostile;

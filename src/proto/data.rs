@@ -1,0 +1,188 @@
+//! Dialogue: DATA by itself, in a transaction that goes command by command (RFC 5321 §4.1.1.4).
+//!
+//! ```text
+//! Begin ─DATA─▶ Hold ─354─▶ Body ─last piece─▶ Ended ─any answer─▶ Over
+//!                └─4xx, 5xx────────────────────────────────────────▲
+//! ```
+
+use super::{Command, Dialogue, Encoder, Forbidden, Outbox, ReplyRef, Want};
+use crate::{Error, Phase, Reply};
+
+/// DATA, the content, and the reply to its end. Where the recipients are known from the start, a
+/// [`Transaction`](super::Transaction) does more.
+#[derive(Debug)]
+pub struct Data {
+    encoder: Encoder,
+    state: State,
+    /// Where in the stream the line of the final dot begins, and where it ends.
+    dot: Option<u64>,
+    end: u64,
+    /// What the server made of it, and when.
+    answer: Option<(Phase, Reply)>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Begin,
+    Hold,
+    Body,
+    Ended,
+    Over,
+}
+
+impl Data {
+    /// `eight_bit` says that octets beyond ASCII may go out: MAIL has announced them.
+    #[must_use]
+    pub fn new(eight_bit: bool) -> Data {
+        Data { encoder: Encoder::new(eight_bit), state: State::Begin, dot: None, end: 0, answer: None }
+    }
+
+    /// The reply to the end of the content. `offered` is [how much](Outbox::offered) of the stream may have left;
+    /// `broke` is why the connection is out of step, if it is.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Refused`]; or `broke`, in the phase [`Phase::End`] exactly if the message is
+    /// [in doubt](Error::in_doubt).
+    pub fn into_result(self, offered: u64, broke: Option<Error>) -> Result<Reply, Error> {
+        let in_doubt = self.dot.is_some_and(|dot| offered > dot);
+        match (self.answer, broke) {
+            (Some((Phase::End, reply)), _) if reply.code() == 250 => Ok(reply),
+            (Some((phase, reply)), _) => Err(Error::Refused { phase, reply }),
+            (None, Some(broke)) if in_doubt => Err(broke.at(Phase::End)),
+            (None, Some(broke)) if self.dot.is_some() => Err(broke.at(Phase::Body)),
+            (None, broke) => Err(broke.unwrap_or(Error::NotConnected)),
+        }
+    }
+}
+
+/// What may not go out by DATA alone: whether the server takes octets beyond ASCII is settled by MAIL.
+pub(crate) fn refused_here(forbidden: Forbidden) -> Error {
+    match forbidden {
+        Forbidden::Nul => forbidden.into(),
+        Forbidden::EightBit => Error::Message(
+            "the message has octets beyond ASCII, and MAIL was said without BODY=8BITMIME".into(),
+        ),
+    }
+}
+
+impl Dialogue for Data {
+    fn phase(&self) -> Phase {
+        match self.state {
+            State::Begin | State::Hold => Phase::Data,
+            State::Body => Phase::Body,
+            State::Ended | State::Over => Phase::End,
+        }
+    }
+
+    fn fill(&mut self, out: &mut Outbox) -> Want {
+        match self.state {
+            _ if out.is_full() => return Want::Write,
+            State::Begin => {
+                out.put(Command::Data);
+                self.state = State::Hold;
+            }
+            State::Hold | State::Ended => {}
+            State::Body => return Want::Body(0),
+            State::Over => return Want::Nothing,
+        }
+        Want::Reply
+    }
+
+    fn on_reply(&mut self, reply: ReplyRef<'_>, out: &Outbox) -> Result<(), Error> {
+        let all_left = out.gone() >= self.end;
+        match (self.state, reply.code()) {
+            (State::Hold, 354) => {
+                self.state = State::Body;
+                return Ok(());
+            }
+            (State::Hold, 400..) => self.answer = Some((Phase::Data, reply.keep())),
+            (State::Ended, 250 | 400..) if all_left => self.answer = Some((Phase::End, reply.keep())),
+            (State::Ended, 400..) => {
+                // The rest of it must not leave.
+                self.answer = Some((Phase::Body, reply.keep()));
+                return Err(Error::Refused { phase: Phase::Body, reply: reply.keep() });
+            }
+            _ => return Err(self.misplaced(reply)),
+        }
+        self.state = State::Over;
+        Ok(())
+    }
+
+    fn on_early(&mut self, reply: ReplyRef<'_>) -> Error {
+        // Nothing is due, so an end that was reached has not been offered yet.
+        match (self.state, reply.code()) {
+            (State::Body | State::Ended, 400..) => Error::Refused { phase: Phase::Body, reply: reply.keep() },
+            (_, 421) => Error::Refused { phase: self.phase(), reply: reply.keep() },
+            _ => Error::protocol(self.phase(), format!("a reply that nobody asked for: {reply}")),
+        }
+    }
+
+    fn body(&mut self, piece: &[u8], out: &mut Outbox) -> Result<(), Error> {
+        if !piece.is_empty() {
+            return out.put_content(|out| self.encoder.push(piece, out)).map_err(refused_here);
+        }
+        out.put_content(|out| self.encoder.end(out));
+        self.dot = Some(out.end());
+        out.put(Command::Dot);
+        self.end = out.end();
+        self.state = State::Ended;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Behind the last piece, with so much of it written.
+    fn ended(written: impl Fn(&[u8]) -> usize) -> (Data, Outbox) {
+        let (mut data, mut out) = (Data::new(false), Outbox::default());
+        data.fill(&mut out);
+        let n = out.offer().len();
+        out.written(n);
+        out.heard();
+        let go_on = Reply::parse(b"354 go on\r\n").unwrap();
+        data.on_reply(go_on.borrow(), &out).unwrap();
+        data.body(b"Hello", &mut out).unwrap();
+        data.body(b"", &mut out).unwrap();
+        assert_eq!(data.fill(&mut out), Want::Reply);
+        let n = written(out.offer());
+        out.written(n);
+        (data, out)
+    }
+
+    fn answer(written: impl Fn(&[u8]) -> usize, reply: &[u8]) -> Result<Reply, Error> {
+        let (mut data, out) = ended(written);
+        let broke = data.on_reply(Reply::parse(reply).unwrap().borrow(), &out).err();
+        data.into_result(out.offered(), broke)
+    }
+
+    #[test]
+    fn a_refusal_before_all_has_left_is_of_the_content_on_its_way() {
+        for (written, at) in [(0, Phase::Body), (9, Phase::Body), (10, Phase::End)] {
+            let error = answer(|offered| written.min(offered.len()), b"552 too much\r\n").unwrap_err();
+            assert!(matches!(error, Error::Refused { phase, .. } if phase == at), "{written}: {error:?}");
+            assert!(!error.in_doubt());
+        }
+    }
+
+    #[test]
+    fn consent_before_all_has_left_is_in_doubt() {
+        assert!(answer(<[u8]>::len, b"250 ok\r\n").is_ok());
+        let error = answer(|offered| offered.len() - 1, b"250 ok\r\n").unwrap_err();
+        assert!(matches!(error, Error::Protocol { phase: Phase::End, .. }) && error.in_doubt(), "{error:?}");
+    }
+
+    #[test]
+    fn what_breaks_is_in_doubt_only_if_the_dot_was_offered() {
+        let broke = || Some(Error::Closed(Phase::End));
+        let (data, out) = ended(|_| 0);
+        assert!(data.into_result(out.offered(), broke()).unwrap_err().in_doubt());
+        let (data, out) = ended(|_| 0);
+        let before_the_dot = out.end() - b".\r\n".len() as u64;
+        assert!(!data.into_result(before_the_dot, broke()).unwrap_err().in_doubt());
+        let (data, _) = ended(|_| 0);
+        assert!(data.into_result(before_the_dot + 1, broke()).unwrap_err().in_doubt());
+    }
+}

@@ -1,0 +1,1206 @@
+//! Single commands: what each says, what grants it, and what keeps it from being said.
+
+use std::time::{Duration, Instant};
+
+use postino::{Error, Outcome, Phase, Reply};
+
+use super::*;
+use crate::support::Peer;
+
+type Outcomes = Result<Reply, Error>;
+
+/// The client says this, and hears that.
+fn one(command: &str, reply: &str) -> Server {
+    Server::playing(format!("-- hello SMTPUTF8, 8BITMIME\nC: {command}\nS: {reply}"))
+}
+
+/// Every command that has a reply, as it goes out, with the codes that grant it.
+type Say = fn(&mut Client) -> Outcomes;
+const COMMANDS: [(&str, Say, Phase, &[u16]); 10] = [
+    ("EHLO client.example.org", |client| block_on(client.ehlo(None)), Phase::Hello, &[250]),
+    ("HELO client.example.org", |client| block_on(client.helo(None)), Phase::Hello, &[250]),
+    ("MAIL FROM:<a@b>", |client| block_on(client.mail("a@b", &[])), Phase::Mail, &[250]),
+    ("RCPT TO:<a@b>", |client| block_on(client.rcpt("a@b", &[])), Phase::Recipient, &[250, 251]),
+    ("RSET", |client| block_on(client.rset()), Phase::Reset, &[250]),
+    ("NOOP", |client| block_on(client.noop()), Phase::Noop, &[250]),
+    ("VRFY bob", |client| block_on(client.vrfy("bob", &[])), Phase::Vrfy, &[250, 251, 252]),
+    ("EXPN list", |client| block_on(client.expn("list", &[])), Phase::Expn, &[250]),
+    ("HELP", |client| block_on(client.help("")), Phase::Help, &[211, 214, 250]),
+    ("HELP MAIL", |client| block_on(client.help("MAIL")), Phase::Help, &[211, 214, 250]),
+];
+
+#[test]
+fn behaviours_29_and_34_each_command_is_granted_by_its_codes_only() {
+    for (line, say, phase, codes) in COMMANDS {
+        for code in [211, 214, 220, 250, 251, 252, 334, 354] {
+            let server = one(line, &format!("{code} well"));
+            let mut client = connect(&server);
+            match say(&mut client) {
+                Ok(reply) => assert!(reply.code() == code && codes.contains(&code), "{line}: {code}"),
+                Err(Error::Protocol { phase: at, .. }) => {
+                    assert!(at == phase && !codes.contains(&code), "{line}: {code}");
+                    assert_closed(&mut client);
+                }
+                Err(other) => panic!("{line}: {code}: {other:?}"),
+            }
+        }
+    }
+}
+
+#[test]
+fn behind_a_refusal_of_any_command_the_connection_goes_on() {
+    for (line, say, phase, _) in COMMANDS {
+        for code in [450, 500, 550] {
+            let server = Server::playing(format!(
+                "-- hello\nC: {line}\nS: {code}-no\nS: {code} way\nC: NOOP\nS: 250 ok"
+            ));
+            let mut client = connect(&server);
+            let error = say(&mut client).unwrap_err();
+            assert_eq!(refusal(&error), (phase, code));
+            assert_eq!(error.reply().unwrap().text(), "no\nway");
+            assert_open(&mut client);
+        }
+    }
+}
+
+#[test]
+fn behaviour_44_a_421_to_any_command_is_kept_and_closes() {
+    for (line, say, phase, _) in COMMANDS {
+        let server = Server::playing(format!("-- hello\nC: {line}\nS: 421 going down"));
+        let mut client = connect(&server);
+        assert_eq!(refusal(&say(&mut client).unwrap_err()), (phase, 421));
+        assert!(!client.is_connected());
+        assert_closed(&mut client);
+    }
+}
+
+#[test]
+fn behaviour_41_a_closed_client_says_nothing() {
+    for (line, say, ..) in COMMANDS {
+        let server = Server::playing("-- hello");
+        let mut client = connect(&server);
+        client.close();
+        assert!(matches!(say(&mut client), Err(Error::NotConnected)), "{line}");
+        assert!(matches!(block_on(client.data("Hello")), Err(Error::NotConnected)));
+        assert!(matches!(block_on(client.command("XYZZY")), Err(Error::NotConnected)));
+        assert!(matches!(block_on(client.starttls()), Err(Error::NotConnected)));
+        assert!(matches!(block_on(client.auth_plain("user", "secret")), Err(Error::NotConnected)));
+    }
+}
+
+#[test]
+fn behaviour_22_quit_needs_no_greeting_before_it() {
+    let server = Server::playing("-- hello\nC: QUIT\nS: 221 bye");
+    block_on(connect(&server).quit()).unwrap();
+}
+
+#[test]
+fn behaviour_23_a_connection_lost_behind_quit_is_a_goodbye_at_once() {
+    for end in ["-- fin", "-- reset", "-- close"] {
+        let server = Server::playing(format!("-- hello\nC: QUIT\n{end}"));
+        let mut client = connect(&server);
+        let start = Instant::now();
+        block_on(client.quit()).unwrap();
+        assert!(start.elapsed() < Duration::from_millis(900), "{:?}", start.elapsed());
+    }
+}
+
+#[test]
+fn behaviour_24_the_same_loss_without_quit_is_an_error() {
+    for end in ["-- fin", "-- reset", "-- close"] {
+        let server = Server::playing(format!("-- hello\nC: NOOP\n{end}"));
+        let mut client = connect(&server);
+        let error = block_on(client.noop()).unwrap_err();
+        assert!(
+            matches!(error, Error::Closed(Phase::Noop) | Error::Io { phase: Phase::Noop, .. }),
+            "{error:?}"
+        );
+        assert_closed(&mut client);
+    }
+}
+
+#[test]
+fn behaviour_25_quit_closes_whatever_its_answer() {
+    for answer in ["250 ok", "500 what?", "421 bye", "354 go on"] {
+        let server = Server::playing(format!("-- hello\nC: QUIT\nS: {answer}"));
+        let mut client = connect(&server);
+        block_on(client.quit()).unwrap();
+        assert!(!client.is_connected());
+    }
+}
+
+#[test]
+fn behaviour_26_closing_is_safe_at_any_time() {
+    let server = Server::playing("-- hello\nC: NOOP\n-- fin");
+    let mut client = connect(&server);
+    block_on(client.noop()).unwrap_err();
+    client.close();
+    client.close();
+    block_on(client.quit()).unwrap();
+    client.close();
+}
+
+#[test]
+fn behaviour_27_a_refused_ehlo_is_followed_by_helo_whose_refusal_counts() {
+    let server = Server::playing(
+        "S: 220 hi
+         C: EHLO client.example.org
+         S: 502 what?
+         C: HELO client.example.org
+         S: 554 no",
+    );
+    assert_eq!(refusal(&connect_error(&builder(&server))), (Phase::Hello, 554));
+}
+
+#[test]
+fn behaviour_28_behind_a_421_or_a_loss_in_ehlo_there_is_no_helo() {
+    let ehlo = "S: 220 hi\nC: EHLO client.example.org\n";
+    let server = Server::playing(format!("{ehlo}S: 421 going down"));
+    assert_eq!(refusal(&connect_error(&builder(&server))), (Phase::Hello, 421));
+    let server = Server::playing(format!("{ehlo}-- fin"));
+    assert!(matches!(connect_error(&builder(&server)), Error::Closed(Phase::Hello)));
+}
+
+#[test]
+fn behaviour_29_connecting_takes_250_only() {
+    for script in ["S: 251 hi", "S: 502 what?\nC: HELO client.example.org\nS: 220 hi"] {
+        let server = Server::playing(format!("S: 220 hi\nC: EHLO client.example.org\n{script}"));
+        assert!(matches!(connect_error(&builder(&server)), Error::Protocol { phase: Phase::Hello, .. }));
+    }
+}
+
+#[test]
+fn behaviour_30_a_server_without_ehlo_offers_nothing() {
+    let server = Server::playing(
+        "S: 220 hi
+         C: EHLO client.example.org
+         S: 502-SIZE 5
+         S: 502 what?
+         C: HELO client.example.org
+         S: 250-hi
+         S: 250 PIPELINING",
+    );
+    let client = connect(&server);
+    assert!(!client.is_esmtp() && !client.supports("SIZE") && !client.supports("PIPELINING"));
+    assert_eq!(client.capabilities().iter().count(), 0);
+    assert_eq!(client.hello_reply().unwrap().text(), "hi\nPIPELINING");
+}
+
+#[test]
+fn behaviour_31_keywords_are_words_behind_the_first_line() {
+    let server = Server::playing(
+        "S: 220 hi
+         C: EHLO client.example.org
+         S: 250-SIZE is my name
+         S: 250-  chunking
+         S: 250-
+         S: 250 8BitMIME",
+    );
+    let client = connect(&server);
+    assert_eq!(client.capabilities().iter().collect::<Vec<_>>(), [("CHUNKING", ""), ("8BITMIME", "")]);
+}
+
+#[test]
+fn behaviour_32_both_forms_of_auth_count() {
+    let server = Server::playing("-- hello AUTH=PLAIN LOGIN, AUTH cram-md5 PLAIN, X-AUTH=JUNK, xAUTH=MORE");
+    let client = connect(&server);
+    assert!(client.supports("auth"));
+    assert_eq!(client.auth_mechanisms().collect::<Vec<_>>(), ["PLAIN", "LOGIN", "CRAM-MD5"]);
+}
+
+#[test]
+fn behaviour_33_case_does_not_matter() {
+    let server = Server::playing("-- hello Pipelining");
+    let client = connect(&server);
+    assert!(client.supports("PIPELINING") && client.supports("pipelining") && !client.supports("PIPE"));
+    assert!(client.is_esmtp());
+}
+
+#[test]
+fn ehlo_learns_anew_and_helo_forgets() {
+    let server = Server::playing(
+        "-- hello SIZE 5, CHUNKING
+         C: EHLO other.example.org
+         S: 250-mail.example.org
+         S: 250 PIPELINING
+         C: EHLO client.example.org
+         S: 550 not now
+         C: HELO [192.0.2.1]
+         S: 250 hello",
+    );
+    let mut client = connect(&server);
+    assert_eq!(client.hello_reply().unwrap().text(), "mail.example.org\nSIZE 5\nCHUNKING");
+    block_on(client.ehlo(Some("other.example.org"))).unwrap();
+    assert!(client.supports("PIPELINING") && !client.supports("CHUNKING"));
+    // RFC 5321 §4.1.4: the server stays in the state it was in.
+    assert_eq!(refusal(&block_on(client.ehlo(None)).unwrap_err()), (Phase::Hello, 550));
+    assert!(client.supports("PIPELINING") && client.is_esmtp());
+    block_on(client.helo(Some("[192.0.2.1]"))).unwrap();
+    assert!(!client.supports("PIPELINING") && !client.is_esmtp());
+    assert_eq!(client.hello_reply().unwrap().text(), "hello");
+}
+
+#[test]
+fn behaviour_14_a_name_that_is_none_is_not_said() {
+    let server = Server::playing("-- hello\nC: NOOP\nS: 250 ok");
+    let mut client = connect(&server);
+    for name in ["", "a b", "a\r\nMAIL FROM:<e@x>", "a\tb", "my_host"] {
+        assert!(matches!(block_on(client.ehlo(Some(name))), Err(Error::Config(_))), "{name:?}");
+        assert!(matches!(block_on(client.helo(Some(name))), Err(Error::Config(_))), "{name:?}");
+    }
+    assert_open(&mut client);
+}
+
+#[test]
+fn what_is_ignored_is_not_offered() {
+    let server = Server::playing(
+        "-- hello PIPELINING, chunking, SIZE 5
+         C: EHLO client.example.org
+         S: 250-mail.example.org
+         S: 250-CHUNKING
+         S: 250 8BITMIME",
+    );
+    let builder = builder(&server).ignore_capability("CHUNKING").ignore_capability("pipelining");
+    let mut client = block_on(builder.connect()).unwrap();
+    assert_eq!(client.capabilities().iter().collect::<Vec<_>>(), [("SIZE", "5")]);
+    assert!(client.hello_reply().unwrap().text().contains("chunking"));
+    block_on(client.ehlo(None)).unwrap();
+    assert_eq!(client.capabilities().iter().collect::<Vec<_>>(), [("8BITMIME", "")]);
+}
+
+#[test]
+fn behaviour_34_the_lines_of_help_are_its_text() {
+    let server = Server::playing("-- hello\nC: HELP DATA\nS: 214-Ends with\nS: 214 a dot.");
+    assert_eq!(block_on(connect(&server).help("DATA")).unwrap().text(), "Ends with\na dot.");
+}
+
+#[test]
+fn behaviour_35_an_empty_vrfy_goes_out() {
+    let server = one("VRFY", "501 whom?");
+    assert_eq!(refusal(&block_on(connect(&server).vrfy("", &[])).unwrap_err()), (Phase::Vrfy, 501));
+}
+
+#[test]
+fn behaviour_36_smtputf8_that_is_not_offered_is_not_asked_for() {
+    let server = Server::playing("-- hello\nC: NOOP\nS: 250 ok");
+    let mut client = connect(&server);
+    for (text, parameters) in [("bob", &["SMTPUTF8"][..]), ("bob", &["smtputf8"]), ("jörg", &[])] {
+        for error in [
+            block_on(client.vrfy(text, parameters)).unwrap_err(),
+            block_on(client.expn(text, parameters)).unwrap_err(),
+        ] {
+            assert!(
+                matches!(error, Error::Unsupported(_)) && error.to_string().contains("SMTPUTF8"),
+                "{error}"
+            );
+        }
+    }
+    assert_open(&mut client);
+}
+
+#[test]
+fn smtputf8_is_added_once_where_it_is_needed() {
+    let server = Server::playing(
+        "-- hello SMTPUTF8
+         C: VRFY jörg SMTPUTF8
+         S: 252 perhaps
+         C: VRFY bob SMTPUTF8
+         S: 252 perhaps
+         C: EXPN jörg SMTPUTF8
+         S: 250 ok
+         C: MAIL FROM:<jörg@example.org> SIZE=5 SMTPUTF8
+         S: 250 ok
+         C: RCPT TO:<jürgen@example.org>
+         S: 250 ok",
+    );
+    let mut client = connect(&server);
+    block_on(client.vrfy("jörg", &[])).unwrap();
+    block_on(client.vrfy("bob", &["SMTPUTF8"])).unwrap();
+    block_on(client.expn("jörg", &["SMTPUTF8"])).unwrap();
+    block_on(client.mail("jörg@example.org", &["SIZE=5"])).unwrap();
+    block_on(client.rcpt("jürgen@example.org", &[])).unwrap();
+}
+
+#[test]
+fn behaviour_37_an_address_beyond_ascii_needs_smtputf8() {
+    let server = Server::playing("-- hello\nC: NOOP\nS: 250 ok");
+    let mut client = connect(&server);
+    assert!(matches!(block_on(client.mail("jörg@example.org", &[])), Err(Error::Unsupported(_))));
+    assert!(matches!(block_on(client.mail("a@b", &["SMTPUTF8"])), Err(Error::Unsupported(_))));
+    assert!(matches!(block_on(client.rcpt("jörg@example.org", &[])), Err(Error::Unsupported(_))));
+    assert_open(&mut client);
+
+    let server = Server::playing("-- hello SMTPUTF8\nC: MAIL FROM:<a@b>\nS: 250 ok\nC: NOOP\nS: 250 ok");
+    let mut client = connect(&server);
+    block_on(client.mail("a@b", &[])).unwrap();
+    assert!(matches!(block_on(client.rcpt("jörg@example.org", &[])), Err(Error::Config(_))));
+    assert_open(&mut client);
+}
+
+#[test]
+fn behaviour_38_a_display_name_is_dropped_and_no_sender_is_the_null_sender() {
+    let server = Server::playing(
+        "-- hello
+         C: MAIL FROM:<alice@example.org>
+         S: 250 ok
+         C: RCPT TO:<bob@example.org> NOTIFY=NEVER
+         S: 250 ok
+         C: RSET
+         S: 250 ok
+         C: MAIL FROM:<>
+         S: 250 ok
+         C: MAIL FROM:<> SIZE=1
+         S: 503 again?",
+    );
+    let mut client = connect(&server);
+    block_on(client.mail("Älice <alice@example.org>", &[])).unwrap();
+    block_on(client.rcpt("\"Bob, B.\" <bob@example.org>", &["NOTIFY=NEVER"])).unwrap();
+    block_on(client.rset()).unwrap();
+    block_on(client.mail("", &[])).unwrap();
+    assert_eq!(refusal(&block_on(client.mail("<>", &["SIZE=1"])).unwrap_err()), (Phase::Mail, 503));
+}
+
+#[test]
+fn behaviour_39_no_part_of_a_command_has_a_control_character() {
+    let server = Server::playing("-- hello SMTPUTF8, AUTH PLAIN\nC: NOOP\nS: 250 ok");
+    let mut client = connect(&server);
+    for bad in ["\r", "\n", "\r\n", "\0", "\t", "\x7f", "\u{85}", "\r\nRCPT TO:<eve@example.org>"] {
+        let address = format!("a{bad}@example.org");
+        let parameter = format!("X=1{bad}");
+        let text = format!("x{bad}y");
+        for error in [
+            block_on(client.mail(&address, &[])).unwrap_err(),
+            block_on(client.mail("a@b", &[&parameter])).unwrap_err(),
+            block_on(client.rcpt(&address, &[])).unwrap_err(),
+            block_on(client.rcpt("a@b", &[&parameter])).unwrap_err(),
+            block_on(client.vrfy(&text, &[])).unwrap_err(),
+            block_on(client.vrfy("bob", &[&parameter])).unwrap_err(),
+            block_on(client.expn(&text, &[])).unwrap_err(),
+            block_on(client.help(&text)).unwrap_err(),
+            block_on(client.command(&text)).unwrap_err(),
+            block_on(client.ehlo(Some(&text))).unwrap_err(),
+        ] {
+            assert!(matches!(error, Error::Config(_) | Error::Address { .. }), "{bad:?}: {error:?}");
+            assert!(error.is_permanent());
+        }
+    }
+    assert_open(&mut client);
+}
+
+#[test]
+fn behaviour_40_what_is_special_in_an_address_stands_in_quotes() {
+    let server = Server::playing(
+        r#"-- hello
+           C: MAIL FROM:<"a b"@x>
+           S: 250 ok
+           C: RCPT TO:<"a>b"@x>
+           S: 250 ok
+           C: RCPT TO:<"a\"b"@x>
+           S: 250 ok"#,
+    );
+    let mut client = connect(&server);
+    block_on(client.mail("\"a b\"@x", &[])).unwrap();
+    for bad in ["a b@x", "a<b@x", "a>b@x", "a\"b@x", "a@x> NOTIFY=NEVER", "a@x SIZE=1", ""] {
+        assert!(matches!(block_on(client.rcpt(bad, &[])), Err(Error::Address { .. })), "{bad}");
+    }
+    block_on(client.rcpt("\"a>b\"@x", &[])).unwrap();
+    block_on(client.rcpt("\"a\\\"b\"@x", &[])).unwrap();
+}
+
+#[test]
+fn what_is_no_parameter_is_not_said() {
+    let server = Server::playing("-- hello\nC: NOOP\nS: 250 ok");
+    let mut client = connect(&server);
+    let long = format!("ENVID={}", "x".repeat(1500));
+    for bad in ["", "A B", "A=", "=B", "A=b=c", "A=b SIZE=1", "A_B=1", &long] {
+        assert!(matches!(block_on(client.mail("a@b", &[bad])), Err(Error::Config(_))), "{bad}");
+        assert!(matches!(block_on(client.rcpt("a@b", &[bad])), Err(Error::Config(_))), "{bad}");
+    }
+    assert_open(&mut client);
+}
+
+const SHORT: Duration = Duration::from_millis(300);
+
+/// The work takes `SHORT`, or somewhat more, and then the client is closed.
+#[track_caller]
+fn ends_in_time<T>(client: &mut Client, work: impl FnOnce(&mut Client) -> Result<T, Error>) -> Error {
+    let start = Instant::now();
+    let Err(error) = work(client) else { panic!("it did not end") };
+    let took = start.elapsed();
+    assert!(took >= SHORT * 9 / 10 && took < SHORT * 10, "{took:?}");
+    assert!(error.is_timeout(), "{error:?}");
+    block_on(client.quit()).unwrap();
+    assert!(start.elapsed() < took + SHORT, "and nothing more is waited for");
+    error
+}
+
+#[test]
+fn behaviour_42_the_limit_of_a_call_is_for_that_call() {
+    let server = Server::playing(
+        "-- hello
+         C: NOOP
+         -- pause
+         -- pause
+         -- pause
+         -- pause
+         -- pause
+         -- pause
+         -- pause
+         S: 250 ok
+         C: NOOP
+         -- silence",
+    );
+    let mut client = block_on(builder(&server).deadline(SHORT).connect()).unwrap();
+    block_on(client.within(PATIENCE).noop()).unwrap(); // longer than the builder's
+    let error = ends_in_time(&mut client, |client| block_on(client.noop())); // the builder's again
+    assert!(matches!(error, Error::Timeout(Phase::Noop)));
+}
+
+#[test]
+fn behaviour_42_a_call_can_have_less_time_than_the_others() {
+    let server = Server::playing("-- hello\nC: MAIL FROM:<alice@example.org>\n-- silence");
+    let mut client = connect(&server);
+    ends_in_time(&mut client, |client| block_on(client.within(SHORT).send(&mail())));
+}
+
+#[test]
+fn the_limit_of_a_call_is_used_up_by_one_that_says_nothing() {
+    let server = Server::playing("-- hello\nC: NOOP\nS: 250 ok");
+    let mut client = connect(&server);
+    assert!(matches!(block_on(client.within(Duration::ZERO).vrfy("\n", &[])), Err(Error::Config(_))));
+    assert!(matches!(block_on(client.within(Duration::ZERO).login("", "")), Err(Error::Config(_))));
+    assert_open(&mut client);
+}
+
+#[test]
+fn behaviour_42_a_call_without_time_ends_at_once() {
+    for (line, say, phase, _) in COMMANDS {
+        let server = Server::playing("-- hello");
+        let mut client = connect(&server);
+        let start = Instant::now();
+        let error = say(client.within(Duration::ZERO)).unwrap_err();
+        assert!(matches!(error, Error::Timeout(at) if at == phase), "{line}: {error:?}");
+        assert!(start.elapsed() < PATIENCE / 10);
+        assert_closed(&mut client);
+    }
+}
+
+#[test]
+fn limits_can_be_set_on_a_client_that_is_connected() {
+    let silent = || Server::playing("-- hello\nC: NOOP\n-- silence");
+    let server = silent();
+    let mut client = connect(&server);
+    client.set_timeout(SHORT);
+    ends_in_time(&mut client, |client| block_on(client.noop()));
+
+    let server = silent();
+    let mut client = connect(&server);
+    client.set_deadline(Some(SHORT));
+    ends_in_time(&mut client, |client| block_on(client.noop()));
+
+    let server = Server::playing(format!("-- hello\nC: NOOP\n{}S: 250 ok", "-- pause\n".repeat(7)));
+    let mut client = block_on(builder(&server).deadline(SHORT).connect()).unwrap();
+    client.set_deadline(None);
+    assert_open(&mut client);
+}
+
+#[test]
+fn behaviour_45_a_reply_that_is_too_long_is_none() {
+    let server = Server::running(|peer| {
+        peer.play("-- hello\nC: VRFY bob");
+        peer.may_leave = true;
+        peer.say([b"250 ".as_slice(), &[b'x'; 9000]].concat());
+    });
+    let mut client = connect(&server);
+    let error = block_on(client.vrfy("bob", &[])).unwrap_err();
+    assert!(matches!(error, Error::Protocol { phase: Phase::Vrfy, .. }), "{error:?}");
+    assert_closed(&mut client);
+}
+
+#[test]
+fn behaviour_46_a_line_without_a_code_is_no_reply() {
+    for line in ["hello", "+25 ok", "25 ok", "2500 ok", "\\n"] {
+        let server = one("NOOP", line);
+        let mut client = connect(&server);
+        assert!(matches!(block_on(client.noop()), Err(Error::Protocol { phase: Phase::Noop, .. })), "{line}");
+        assert_closed(&mut client);
+    }
+}
+
+#[test]
+fn behaviour_47_half_a_line_and_an_end_is_an_end() {
+    let server = Server::playing("-- hello\nC: NOOP\nS... 250 o\n-- fin");
+    assert!(matches!(block_on(connect(&server).noop()), Err(Error::Closed(Phase::Noop))));
+}
+
+#[test]
+fn behaviour_48_a_reply_need_not_be_utf_8() {
+    let server = one("VRFY bob", "250 \\xe9t\\xe9");
+    let reply = block_on(connect(&server).vrfy("bob", &[])).unwrap();
+    assert_eq!(reply.text(), "\u{fffd}t\u{fffd}");
+    assert_eq!(reply.text_lines().next(), Some(&b"\xe9t\xe9"[..]));
+}
+
+#[test]
+fn behaviour_49_lines_are_joined_and_may_end_in_lf_or_be_empty() {
+    let server = Server::playing(
+        r"-- hello
+          C: EXPN list
+          S... 250- a@b \n250-\n250 c@d\n
+          C: NOOP
+          S: 250",
+    );
+    let mut client = connect(&server);
+    assert_eq!(block_on(client.expn("list", &[])).unwrap().text(), "a@b\n\nc@d");
+    assert_eq!(block_on(client.noop()).unwrap().text(), "");
+}
+
+#[test]
+fn behaviour_50_what_comes_unasked_answers_nothing() {
+    for unasked in ["S: 250 ok", "S: 250-ok\nS: 250 ok", "S... 250 o\n-- pause\nS: k"] {
+        let server = Server::playing(format!("-- hello\nC: VRFY bob\nS: 252 perhaps\n-- pause\n{unasked}"));
+        let mut client = connect(&server);
+        block_on(client.vrfy("bob", &[])).unwrap();
+        while client.is_connected() {
+            std::thread::yield_now(); // until the first octet is there
+        }
+        let error = block_on(client.rset()).unwrap_err();
+        assert!(matches!(error, Error::Protocol { phase: Phase::Reset, .. }), "{error:?}");
+        assert_closed(&mut client);
+    }
+}
+
+#[test]
+fn behaviour_51_a_second_reply_in_the_segment_is_not_for_the_next_command() {
+    let server = Server::playing("-- hello\nC: MAIL FROM:<a@b>\nS: 250 ok\nS: 250 and more");
+    let mut client = connect(&server);
+    let first = block_on(client.mail("a@b", &[]));
+    assert!(matches!(first, Err(Error::Protocol { .. })), "{first:?}");
+    assert_closed(&mut client);
+}
+
+// Commands of the caller's own.
+
+#[test]
+fn a_command_of_ones_own_gets_any_reply() {
+    let server = Server::playing(
+        r"-- hello
+         C: ETRN example.org
+         S: 253 5 messages
+         C:  xclient NAME=x
+         S: 550 no
+         C: X é
+         S: 450-later
+         S: 450 perhaps
+         C: NOOP
+         S: 250 ok",
+    );
+    let mut client = connect(&server);
+    assert_eq!(block_on(client.command("ETRN example.org")).unwrap().code(), 253);
+    let reply = block_on(client.command(" xclient NAME=x")).unwrap();
+    assert!(reply.is_permanent() && !reply.is_positive());
+    assert_eq!(block_on(client.command("X é".as_bytes())).unwrap().text(), "later\nperhaps");
+    assert_open(&mut client);
+}
+
+#[test]
+fn octets_of_ones_own_need_not_be_utf_8() {
+    let server = Server::running(|peer| {
+        peer.play("-- hello");
+        assert_eq!(peer.line().unwrap(), b"X \xe9\r\n");
+        peer.say("250 ok\r\n");
+    });
+    block_on(connect(&server).command(b"X \xe9")).unwrap();
+}
+
+#[test]
+fn a_421_to_a_command_of_ones_own_closes() {
+    let server = one("XYZZY", "421 bye");
+    let mut client = connect(&server);
+    assert_eq!(refusal(&block_on(client.command("XYZZY")).unwrap_err()), (Phase::Command, 421));
+    assert_closed(&mut client);
+}
+
+#[test]
+fn a_server_that_waits_for_more_than_a_command_waits_in_vain() {
+    for code in [334, 354] {
+        let server = one("XDATA", &format!("{code} go on"));
+        let mut client = connect(&server);
+        let error = block_on(client.command("XDATA")).unwrap_err();
+        assert!(matches!(error, Error::Protocol { phase: Phase::Command, .. }), "{error:?}");
+        assert_closed(&mut client);
+    }
+}
+
+#[test]
+fn what_is_more_than_a_command_is_not_said_as_one() {
+    let server = Server::playing("-- hello STARTTLS, CHUNKING, AUTH PLAIN\nC: NOOP\nS: 250 ok");
+    let mut client = connect(&server);
+    for (command, method) in [
+        ("DATA", "Client::data"),
+        ("data", "Client::data"),
+        ("  Data", "Client::data"),
+        ("BDAT 5 LAST", "Client::data"),
+        ("AUTH PLAIN AHVzZXIAc2VjcmV0", "Client::login"),
+        ("AUTH PLAIN AHVzZXIAc2VjcmV0\r\n", "line end is added"),
+        ("STARTTLS", "Client::starttls"),
+        ("EHLO me", "Client::ehlo"),
+        ("HELO me", "Client::helo"),
+        ("LHLO me", "Client::ehlo"),
+        ("QUIT", "Client::quit"),
+    ] {
+        let error = block_on(client.command(command)).unwrap_err();
+        assert!(matches!(error, Error::Config(_)) && error.to_string().contains(method), "{error}");
+        assert!(!error.to_string().contains("AHVz"), "{error}");
+    }
+    for nothing in ["", "   ", &"x".repeat(2047)] {
+        assert!(matches!(block_on(client.command(nothing)), Err(Error::Config(_))));
+    }
+    assert_open(&mut client);
+}
+
+// A transaction by hand.
+
+const BY_HAND: &str = "C: MAIL FROM:<alice@example.org> SIZE=12
+     S: 250 ok
+     C: RCPT TO:<bob@example.org>
+     S: 250 ok
+     C: RCPT TO:<carol@example.org>
+     S: 251 will forward
+     C: DATA\n";
+
+fn begin_by_hand(client: &mut Client) {
+    block_on(client.mail("alice@example.org", &["SIZE=12"])).unwrap();
+    block_on(client.rcpt("bob@example.org", &[])).unwrap();
+    assert_eq!(block_on(client.rcpt("carol@example.org", &[])).unwrap().code(), 251);
+}
+
+#[test]
+fn behaviour_34_a_message_goes_out_command_by_command() {
+    let server = Server::playing(format!(
+        "-- hello
+         {BY_HAND}S: 354 go on
+         C: ..Hello
+         C: you
+         C: .
+         S: 250 queued
+         -- envelope
+         C: DATA
+         S: 354 go on
+         C: Hello
+         C: .
+         S: 250 ok"
+    ));
+    let mut client = connect(&server);
+    begin_by_hand(&mut client);
+    assert_eq!(block_on(client.data(".Hello\nyou")).unwrap().text(), "queued");
+    accept(&mut client, &mail()); // and no RSET before it
+}
+
+#[test]
+fn content_may_be_octets_text_or_a_reader() {
+    use postino::message::Body;
+    let bodies: [fn() -> Body<'static>; 5] = [
+        || "Hello".into(),
+        || b"Hello\r\n".into(),
+        || b"Hello".as_slice().into(),
+        || String::from("Hello\n").into(),
+        || Body::reader(std::io::Cursor::new(b"Hello\r")),
+    ];
+    for body in bodies {
+        let server = Server::playing("-- hello\nC: DATA\nS: 354 go on\nC: Hello\nC: .\nS: 250 ok");
+        block_on(connect(&server).data(body())).unwrap();
+    }
+}
+
+#[test]
+fn behaviour_34_data_is_granted_by_354_and_then_by_250() {
+    for code in [250, 251, 334, 220] {
+        let server = Server::playing(format!("-- hello\nC: DATA\nS: {code} well"));
+        let mut client = connect(&server);
+        let error = block_on(client.data("Hello")).unwrap_err();
+        assert!(
+            matches!(error, Error::Protocol { phase: Phase::Data, .. }) && !error.in_doubt(),
+            "{error:?}"
+        );
+        assert_closed(&mut client);
+    }
+    for code in [251, 354, 220] {
+        let server = Server::playing(format!("-- hello\nC: DATA\nS: 354 go\n-- body\nS: {code} well"));
+        let mut client = connect(&server);
+        let error = block_on(client.data("Hello")).unwrap_err();
+        assert!(matches!(error, Error::Protocol { phase: Phase::End, .. }) && error.in_doubt(), "{error:?}");
+        assert!(!error.is_transient() && !error.is_permanent());
+        assert_closed(&mut client);
+    }
+}
+
+#[test]
+fn refused_content_leaves_the_connection_in_step() {
+    for (script, phase) in
+        [("S: 554 no recipients", Phase::Data), ("S: 354 go on\n-- body\nS: 554 spam", Phase::End)]
+    {
+        let server = Server::playing(format!("-- hello\nC: DATA\n{script}\nC: NOOP\nS: 250 ok"));
+        let mut client = connect(&server);
+        let error = block_on(client.data("Hello")).unwrap_err();
+        assert_eq!(refusal(&error), (phase, 554));
+        assert!(!error.in_doubt());
+        assert_open(&mut client);
+    }
+}
+
+#[test]
+fn a_421_to_content_is_its_refusal_and_closes() {
+    let server = Server::playing("-- hello\nC: DATA\nS: 354 go on\n-- body\nS: 421 bye");
+    let mut client = connect(&server);
+    let error = block_on(client.data("Hello")).unwrap_err();
+    assert_eq!(refusal(&error), (Phase::End, 421));
+    assert!(!error.in_doubt() && error.is_transient());
+    assert_closed(&mut client);
+}
+
+#[test]
+fn a_lost_answer_to_content_is_in_doubt() {
+    for end in ["-- fin", "-- reset", "S... 250 o\n-- fin", "S: nonsense"] {
+        let server = Server::playing(format!("-- hello\nC: DATA\nS: 354 go on\n-- body\n{end}"));
+        let mut client = connect(&server);
+        let error = block_on(client.data("Hello")).unwrap_err();
+        assert!(error.in_doubt() && !error.is_transient(), "{end}: {error:?}");
+        assert_closed(&mut client);
+    }
+    let server = Server::playing("-- hello\nC: DATA\nS: 354 go on\n-- body\n-- silence");
+    let mut client = connect(&server);
+    let error = ends_in_time(&mut client, |client| block_on(client.within(SHORT).data("Hello")));
+    assert!(error.in_doubt());
+}
+
+#[test]
+fn what_breaks_before_the_end_of_content_is_not_in_doubt() {
+    let server = Server::playing("-- hello\nC: DATA\n-- fin");
+    let error = block_on(connect(&server).data("Hello")).unwrap_err();
+    assert!(matches!(error, Error::Closed(Phase::Data)) && !error.in_doubt() && error.is_transient());
+
+    // Garbage with the 354 is noticed before the dot can leave.
+    let server = Server::playing("-- hello\nC: DATA\nS: 354 go on\nS: 250 ok");
+    let error = block_on(connect(&server).data("Hello")).unwrap_err();
+    assert!(matches!(error, Error::Protocol { phase: Phase::Body, .. }) && !error.in_doubt(), "{error:?}");
+
+    let server = Server::playing("-- hello\nC: DATA\nS: 354 go on\nS: 552 too much");
+    let error = block_on(connect(&server).data("Hello")).unwrap_err();
+    assert_eq!(refusal(&error), (Phase::Body, 552));
+}
+
+#[test]
+fn success_of_content_is_final() {
+    let server = Server::playing("-- hello\nC: DATA\nS: 354 go on\n-- body\nS: 250 queued\nS: garbage");
+    let mut client = connect(&server);
+    assert_eq!(block_on(client.data("Hello")).unwrap().text(), "queued");
+    assert_closed(&mut client);
+}
+
+#[test]
+fn content_beyond_ascii_has_to_be_announced() {
+    let server = Server::playing(
+        "-- hello 8BITMIME
+         C: MAIL FROM:<a@b>
+         S: 250 ok
+         C: RSET
+         S: 250 ok
+         C: MAIL FROM:<a@b> body=8bitmime
+         S: 250 ok
+         C: DATA
+         S: 354 go on
+         C: Grüße
+         C: .
+         S: 250 ok",
+    );
+    let mut client = connect(&server);
+    block_on(client.mail("a@b", &[])).unwrap();
+    let error = block_on(client.data("Grüße")).unwrap_err();
+    assert!(matches!(error, Error::Message(_)) && error.to_string().contains("BODY=8BITMIME"), "{error}");
+    assert!(matches!(block_on(client.data(b"a\0b")), Err(Error::Message(_))));
+    block_on(client.rset()).unwrap();
+    block_on(client.mail("a@b", &["body=8bitmime"])).unwrap();
+    block_on(client.data("Grüße")).unwrap();
+}
+
+#[test]
+fn a_reader_beyond_ascii_that_was_not_announced_leaves_no_message() {
+    let server = Server::running(|peer: &mut Peer| {
+        peer.may_leave = true;
+        peer.play("-- hello 8BITMIME\nC: MAIL FROM:<a@b>\nS: 250 ok\nC: DATA\nS: 354 go on");
+        assert!(peer.line().is_none(), "it must not go out");
+    });
+    let mut client = connect(&server);
+    block_on(client.mail("a@b", &[])).unwrap();
+    let body = postino::message::Body::reader(std::io::Cursor::new("Grüße"));
+    let error = block_on(client.data(body)).unwrap_err();
+    assert!(matches!(error, Error::Message(_)) && !error.in_doubt(), "{error:?}");
+    assert_closed(&mut client);
+}
+
+#[test]
+fn a_send_resets_what_was_begun_by_hand() {
+    type Begin = fn(&mut Client);
+    let begin: [(&str, Begin); 4] = [
+        ("C: MAIL FROM:<a@b>\nS: 250 ok", |client| drop(block_on(client.mail("a@b", &[])).unwrap())),
+        ("C: MAIL FROM:<a@b>\nS: 450 later", |client| drop(block_on(client.mail("a@b", &[])).unwrap_err())),
+        ("C: MAIL FROM:<a@b>\nS: 250 ok", |client| {
+            drop(block_on(client.command("MAIL FROM:<a@b>")).unwrap())
+        }),
+        ("C: DATA\nS: 503 no", |client| drop(block_on(client.data("Hello")).unwrap_err())),
+    ];
+    for (script, begin) in begin {
+        let server = Server::playing(format!(
+            "-- hello
+             {script}
+             C: RSET
+             S: 250 ok
+             -- envelope
+             C: DATA
+             S: 354 go on
+             C: Hello
+             C: .
+             S: 250 ok
+             C: MAIL FROM:<alice@example.org>
+             S: 550 not again
+             C: RSET
+             S: 250 ok"
+        ));
+        let mut client = connect(&server);
+        begin(&mut client);
+        assert!(matches!(send_error(&mut client, &text(b"\0")), Error::Message(_))); // and RSET is not said for it
+        accept(&mut client, &mail());
+        assert_eq!(outcome(&send_error(&mut client, &mail())), Outcome::Refused); // once is enough
+    }
+}
+
+#[test]
+fn a_reset_that_is_refused_keeps_the_message_from_being_sent() {
+    let server = Server::playing("-- hello\nC: MAIL FROM:<a@b>\nS: 250 ok\nC: RSET\nS: 550 no");
+    let mut client = connect(&server);
+    block_on(client.mail("a@b", &[])).unwrap();
+    let error = send_error(&mut client, &mail());
+    assert_eq!((outcome(&error), refusal(cause(&error))), (Outcome::NotSent, (Phase::Reset, 550)));
+}
+
+#[test]
+fn rset_and_ehlo_end_what_was_begun_by_hand() {
+    for end in ["RSET", "EHLO client.example.org"] {
+        let server = Server::playing(format!(
+            "-- hello\nC: MAIL FROM:<a@b>\nS: 250 ok\nC: {end}\nS: 250 ok\nC: MAIL FROM:<alice@example.org>\nS: 550 no\nC: RSET\nS: 250 ok"
+        ));
+        let mut client = connect(&server);
+        block_on(client.mail("a@b", &[])).unwrap();
+        match end {
+            "RSET" => block_on(client.rset()).unwrap(),
+            _ => block_on(client.ehlo(None)).unwrap(),
+        };
+        assert_eq!(outcome(&send_error(&mut client, &mail())), Outcome::Refused);
+    }
+}
+
+// Logins.
+
+#[test]
+fn each_mechanism_can_be_asked_for_by_itself() {
+    type LogIn = fn(&mut Client) -> Result<(), Error>;
+    let all = "-- hello AUTH PLAIN LOGIN XOAUTH2 OAUTHBEARER EXTERNAL ANONYMOUS SCRAM-SHA-256 CRAM-MD5\n";
+    let mechanisms: [(&str, LogIn); 5] = [
+        ("C: AUTH PLAIN AHVzZXIAc2VjcmV0", |client| block_on(client.auth_plain("user", "secret"))),
+        ("C: AUTH LOGIN\nS: 334 eA==\nC: dXNlcg==\nS: 334 eQ==\nC: c2VjcmV0", |client| {
+            block_on(client.auth_login("user", "secret"))
+        }),
+        ("C: AUTH XOAUTH2 dXNlcj11c2VyAWF1dGg9QmVhcmVyIHRva2VuAQE=", |client| {
+            block_on(client.auth_xoauth2("user", "token"))
+        }),
+        ("C: AUTH EXTERNAL =", |client| block_on(client.auth_external(""))),
+        ("C: AUTH ANONYMOUS bWU=", |client| block_on(client.auth_anonymous("me"))),
+    ];
+    for (script, log_in) in mechanisms {
+        let server = Server::playing(format!("{all}{script}\nS: 235 welcome\nC: NOOP\nS: 250 ok"));
+        let mut client = connect(&server);
+        log_in(&mut client).unwrap();
+        assert!(matches!(log_in(&mut client), Err(Error::Auth { reply: None, .. })), "once is enough");
+        assert_open(&mut client);
+
+        let server = Server::playing(format!("{all}{script}\nS: 535 no\nC: NOOP\nS: 250 ok"));
+        let mut client = connect(&server);
+        assert_eq!(log_in(&mut client).unwrap_err().reply().unwrap().code(), 535);
+        assert_open(&mut client); // and no other mechanism was tried
+
+        let server = Server::playing("-- hello AUTH X-OTHER\nC: NOOP\nS: 250 ok");
+        let mut client = connect(&server);
+        let error = log_in(&mut client).unwrap_err();
+        assert!(error.to_string().contains("X-OTHER"), "{error}");
+        assert_open(&mut client);
+    }
+}
+
+#[test]
+fn oauthbearer_by_itself_names_the_server() {
+    let server = Server::running(|peer| {
+        peer.play("-- hello AUTH PLAIN OAUTHBEARER");
+        assert!(peer.line().unwrap().starts_with(b"AUTH OAUTHBEARER bixhPXVzZXIs"));
+        peer.say("235 welcome\r\n");
+    });
+    block_on(connect(&server).auth_oauthbearer("user", "token")).unwrap();
+}
+
+#[cfg(feature = "sasl")]
+#[test]
+fn behaviour_69_cram_md5_by_itself_answers_the_challenge() {
+    // RFC 2195 §2
+    let server = Server::playing(
+        "-- hello AUTH PLAIN CRAM-MD5
+         C: AUTH CRAM-MD5
+         S: 334 PDE4OTYuNjk3MTcwOTUyQHBvc3RvZmZpY2UucmVzdG9uLm1jaS5uZXQ+
+         C: dGltIGI5MTNhNjAyYzdlZGE3YTQ5NWI0ZTZlNzMzNGQzODkw
+         S: 235 welcome",
+    );
+    block_on(connect(&server).auth_cram_md5("tim", "tanstaaftanstaaf")).unwrap();
+}
+
+#[cfg(feature = "sasl")]
+#[test]
+fn scram_by_itself_is_the_one_that_was_asked_for() {
+    type LogIn = fn(&mut Client) -> Result<(), Error>;
+    let mechanisms: [(&str, LogIn); 2] = [
+        ("SCRAM-SHA-1", |client| block_on(client.auth_scram_sha_1("user", "secret"))),
+        ("SCRAM-SHA-256", |client| block_on(client.auth_scram_sha_256("user", "secret"))),
+    ];
+    for (name, log_in) in mechanisms {
+        let server = Server::running(move |peer| {
+            peer.play("-- hello AUTH PLAIN SCRAM-SHA-1 SCRAM-SHA-256 SCRAM-SHA-256-PLUS");
+            assert!(peer.line().unwrap().starts_with(format!("AUTH {name} biws").as_bytes()));
+            peer.play("S: 535 no\nC: NOOP\nS: 250 ok");
+        });
+        let mut client = connect(&server);
+        assert_eq!(log_in(&mut client).unwrap_err().reply().unwrap().code(), 535);
+        assert_open(&mut client);
+    }
+    // There is no TLS to bind to.
+    let server = Server::playing("-- hello AUTH SCRAM-SHA-256 SCRAM-SHA-256-PLUS\nC: NOOP\nS: 250 ok");
+    let mut client = connect(&server);
+    assert!(matches!(
+        block_on(client.auth_scram_sha_256_plus("user", "secret")),
+        Err(Error::Auth { reply: None, .. })
+    ));
+    assert_open(&mut client);
+}
+
+#[cfg(not(feature = "sasl"))]
+#[test]
+fn a_mechanism_that_this_build_has_not_is_a_clear_error() {
+    let server = Server::playing("-- hello AUTH CRAM-MD5 SCRAM-SHA-256\nC: NOOP\nS: 250 ok");
+    let mut client = connect(&server);
+    for error in [
+        block_on(client.auth_cram_md5("user", "secret")).unwrap_err(),
+        block_on(client.auth_scram_sha_256("user", "secret")).unwrap_err(),
+    ] {
+        assert!(matches!(error, Error::Config(_)) && error.to_string().contains("`sasl`"), "{error}");
+    }
+    assert_open(&mut client);
+}
+
+#[test]
+fn a_mechanism_of_ones_own_needs_no_builder() {
+    #[derive(Clone)]
+    struct Ticket;
+    impl postino::proto::Mechanism for Ticket {
+        fn name(&self) -> &str {
+            "CRAM-MD5" // it may stand in for one of ours
+        }
+        fn answer(&mut self, _: &[u8]) -> postino::proto::Answer {
+            postino::proto::Answer::Say(b"ticket".to_vec())
+        }
+    }
+    let server =
+        Server::playing("-- hello AUTH CRAM-MD5\nC: AUTH CRAM-MD5\nS: 334 eA==\nC: dGlja2V0\nS: 235 welcome");
+    block_on(connect(&server).auth_mechanism(Ticket)).unwrap();
+}
+
+#[test]
+fn what_no_mechanism_can_carry_is_not_sent() {
+    let server = Server::playing("-- hello AUTH PLAIN XOAUTH2 ANONYMOUS\nC: NOOP\nS: 250 ok");
+    let mut client = connect(&server);
+    for error in [
+        block_on(client.auth_plain("us\0er", "secret")).unwrap_err(),
+        block_on(client.auth_xoauth2("user", "to\nken")).unwrap_err(),
+        block_on(client.auth_anonymous("a\nb")).unwrap_err(),
+    ] {
+        assert!(matches!(error, Error::Config(_)), "{error:?}");
+    }
+    assert_open(&mut client);
+}
+
+// STARTTLS.
+
+#[test]
+fn behaviour_54_starttls_that_is_not_offered_is_not_said() {
+    for ignored in ["X", "STARTTLS"] {
+        let keyword = if ignored == "X" { "SIZE" } else { "STARTTLS" };
+        let server = Server::playing(format!("-- hello {keyword}\nC: NOOP\nS: 250 ok"));
+        let mut client = block_on(builder(&server).ignore_capability(ignored).connect()).unwrap();
+        let error = block_on(client.starttls()).unwrap_err();
+        let named = if cfg!(feature = "native-tls") { "STARTTLS" } else { "native-tls" };
+        assert!(error.to_string().contains(named), "{error}");
+        assert_open(&mut client);
+    }
+}
+
+#[cfg(feature = "native-tls")]
+mod starttls {
+    use postino::Security;
+
+    use super::*;
+    use crate::support::tls::CA;
+
+    fn plain(server: &Server) -> Client {
+        let builder = builder(server).security(Security::Plaintext).ca_certificate(CA);
+        block_on(builder.connect()).unwrap()
+    }
+
+    #[test]
+    fn behaviour_55_a_refused_starttls_leaves_the_connection_as_it_was() {
+        for code in [454, 500, 501, 550] {
+            let server = Server::playing(format!(
+                "-- hello STARTTLS, SIZE 5\nC: STARTTLS\nS: {code} no\nC: NOOP\nS: 250 ok"
+            ));
+            let mut client = plain(&server);
+            assert_eq!(refusal(&block_on(client.starttls()).unwrap_err()), (Phase::StartTls, code));
+            assert!(!client.is_encrypted() && client.supports("SIZE") && client.is_esmtp());
+            assert!(client.hello_reply().is_some());
+            assert_open(&mut client);
+        }
+    }
+
+    #[test]
+    fn threat_3_starttls_by_hand_takes_220_only() {
+        for code in [250, 235, 334, 354, 421] {
+            let server = Server::playing(format!("-- hello STARTTLS\nC: STARTTLS\nS: {code} well"));
+            let mut client = plain(&server);
+            match block_on(client.starttls()).unwrap_err() {
+                Error::Protocol { phase: Phase::StartTls, .. } => assert_ne!(code, 421),
+                error => assert_eq!(refusal(&error), (Phase::StartTls, 421)),
+            }
+            assert_closed(&mut client);
+        }
+    }
+
+    #[test]
+    fn behaviour_56_behind_starttls_all_is_learnt_anew() {
+        let server = Server::playing(
+            "-- hello STARTTLS, SIZE 5, AUTH PLAIN
+             C: AUTH PLAIN AHVzZXIAc2VjcmV0
+             S: 235 welcome
+             C: MAIL FROM:<a@b>
+             S: 250 ok
+             C: STARTTLS
+             S: 220 go ahead
+             -- tls good
+             C: EHLO client.example.org
+             S: 250-secure.example.org
+             S: 250-CHUNKING
+             S: 250 AUTH LOGIN
+             C: AUTH LOGIN
+             S: 334 eA==
+             C: dXNlcg==
+             S: 334 eQ==
+             C: c2VjcmV0
+             S: 235 welcome
+             C: MAIL FROM:<alice@example.org>
+             S: 550 no
+             C: RSET
+             S: 250 ok",
+        );
+        let mut client = plain(&server);
+        block_on(client.login("user", "secret")).unwrap();
+        block_on(client.mail("a@b", &[])).unwrap();
+        block_on(client.starttls()).unwrap();
+        assert!(client.is_encrypted() && client.supports("CHUNKING") && !client.supports("SIZE"));
+        assert_eq!(client.auth_mechanisms().collect::<Vec<_>>(), ["LOGIN"]);
+        assert_eq!(client.hello_reply().unwrap().text_lines().next(), Some(&b"secure.example.org"[..]));
+        assert_eq!(client.greeting().unwrap().code(), 220);
+        block_on(client.login("user", "secret")).unwrap();
+        assert_eq!(outcome(&send_error(&mut client, &mail())), Outcome::Refused); // and no RSET before it
+    }
+
+    #[test]
+    fn behaviour_57_octets_behind_the_consent_are_an_injection() {
+        let server =
+            Server::playing("-- hello STARTTLS\nC: STARTTLS\nS: 220 go\nS: 250-evil\nS: 250 AUTH PLAIN");
+        let mut client = plain(&server);
+        let error = block_on(client.starttls()).unwrap_err();
+        assert!(matches!(error, Error::Protocol { .. }), "{error:?}");
+        assert_closed(&mut client);
+    }
+
+    #[test]
+    fn behaviour_58_there_is_no_tls_within_tls() {
+        let server = Server::playing("-- tls good\n-- hello STARTTLS\nC: NOOP\nS: 250 ok");
+        let builder = builder(&server).security(Security::Implicit).ca_certificate(CA);
+        let mut client = block_on(builder.connect()).unwrap();
+        let error = block_on(client.starttls()).unwrap_err();
+        assert!(matches!(error, Error::Config(_)) && error.to_string().contains("already"), "{error}");
+        assert_open(&mut client);
+    }
+
+    #[test]
+    fn behaviour_59_an_end_before_the_handshake_of_starttls_is_an_error() {
+        for end in ["-- fin", "-- reset"] {
+            let server = Server::playing(format!("-- hello STARTTLS\nC: STARTTLS\nS: 220 go\n{end}"));
+            let mut client = plain(&server);
+            let error = block_on(client.starttls()).unwrap_err();
+            assert!(error.is_transient() && !error.is_timeout(), "{error:?}");
+            assert_closed(&mut client);
+        }
+        let server = Server::running(|peer| {
+            peer.play("-- hello STARTTLS\nC: STARTTLS\nS: 220 go");
+            peer.ignore();
+        });
+        let mut client = plain(&server);
+        let error = ends_in_time(&mut client, |client| block_on(client.within(SHORT).starttls()));
+        assert!(matches!(error, Error::Timeout(Phase::Tls)));
+    }
+
+    #[test]
+    fn behaviour_60_a_bad_certificate_behind_starttls_is_an_error() {
+        let server = Server::playing("-- hello STARTTLS\nC: STARTTLS\nS: 220 go\n-- no tls unknown-issuer");
+        let mut client = plain(&server);
+        let error = block_on(client.starttls()).unwrap_err();
+        assert!(matches!(error, Error::Certificate { .. }), "{error:?}");
+        assert_closed(&mut client);
+    }
+
+    #[test]
+    fn ehlo_refused_behind_starttls_closes() {
+        let server = Server::playing(
+            "-- hello STARTTLS
+             C: STARTTLS
+             S: 220 go ahead
+             -- tls good
+             C: EHLO client.example.org
+             S: 502 what?",
+        );
+        let mut client = plain(&server);
+        assert_eq!(refusal(&block_on(client.starttls()).unwrap_err()), (Phase::Hello, 502));
+        assert_closed(&mut client);
+    }
+
+    #[cfg(feature = "sasl")]
+    #[test]
+    fn scram_plus_by_itself_binds_to_the_connection() {
+        let server = Server::running(|peer| {
+            peer.play("-- tls good\n-- hello AUTH PLAIN SCRAM-SHA-256-PLUS");
+            // p=tls-server-end-point,
+            let start = b"AUTH SCRAM-SHA-256-PLUS cD10bHMtc2VydmVyLWVuZC1wb2ludCws";
+            assert!(peer.line().unwrap().starts_with(start));
+            peer.play("S: 535 no\nC: NOOP\nS: 250 ok");
+        });
+        let builder = builder(&server).security(Security::Implicit).ca_certificate(CA);
+        let mut client = block_on(builder.connect()).unwrap();
+        assert!(block_on(client.auth_scram_sha_256_plus("user", "secret")).is_err());
+        assert_open(&mut client);
+    }
+}
