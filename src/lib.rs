@@ -134,6 +134,7 @@ pub use self::{
         Capabilities,
         reply::{EnhancedCode, Reply},
     },
+    tls::TlsVersion,
 };
 
 /// Sends one message over a connection of its own.

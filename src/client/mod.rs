@@ -12,6 +12,7 @@ use super::{body, maybe_async, resolve, stream, token};
 mod builder;
 mod run;
 mod session;
+mod tls;
 
 pub use self::{builder::Builder, session::Client};
 
