@@ -127,7 +127,10 @@ impl Stream {
         }
         let settings = tls.clone();
         let built = async { Ok(unblock(move || settings.connector()).await) };
-        Alarm::default().within(until, built).await.map_err(|_| Error::Timeout(Phase::Tls))?
+        match Alarm::default().within(until, built).await {
+            Ok(built) if Instant::now() < until => built,
+            _ => Err(Error::Timeout(Phase::Tls)),
+        }
     }
 
     pub async fn start_tls(&mut self, tls: &TlsSettings, until: Instant) -> Result<(), Error> {

@@ -2,6 +2,8 @@
 
 mod auth;
 mod body;
+#[cfg(feature = "native-tls")]
+mod certificates;
 mod farewell;
 mod hello;
 mod hostile;
