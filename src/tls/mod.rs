@@ -154,6 +154,7 @@ impl TlsSettings {
     }
 
     /// The connector, if it was needed before, or given.
+    #[cfg(feature = "async")] // the blocking world has to wait for it anyway
     pub fn built(&self) -> Option<Connector> {
         self.ready.clone().or_else(|| self.connector.get()?.clone().ok())
     }
