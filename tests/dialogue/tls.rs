@@ -24,6 +24,9 @@ const SECURED: &str = "-- hello STARTTLS
      C: EHLO client.example.org
      S: 250 mail.example.org\n";
 
+/// What a double may speak: 1.3, or no more than 1.2.
+const VERSIONS: [&str; 2] = ["-- tls good\n", "-- tls good 1.2\n"];
+
 const TRANSACTION: &str = "-- envelope
      C: DATA
      S: 354 go on
@@ -51,30 +54,34 @@ fn implicit_tls_comes_before_the_greeting() {
 #[test]
 fn a_large_message_goes_through_tls() {
     let text = b"0123456789abcdef0123456789abcde\n".repeat(1 << 16);
-    let server = Server::running(|peer| {
-        peer.play(SECURED);
-        peer.play("-- envelope\nC: DATA\nS: 354 go on");
-        let body = peer.body();
-        assert!(body == b"0123456789abcdef0123456789abcde\r\n".repeat(1 << 16));
-        peer.say("250 ok\r\n");
-    });
-    accept(&mut block_on(starttls(&server).connect()).unwrap(), &super::text(&text));
+    for version in VERSIONS {
+        let server = Server::running(move |peer| {
+            peer.play(&SECURED.replace(VERSIONS[0], version));
+            peer.play("-- envelope\nC: DATA\nS: 354 go on");
+            let body = peer.body();
+            assert!(body == b"0123456789abcdef0123456789abcde\r\n".repeat(1 << 16));
+            peer.say("250 ok\r\n");
+        });
+        accept(&mut block_on(starttls(&server).connect()).unwrap(), &super::text(&text));
+    }
 }
 
 #[test]
 fn threat_76_a_flight_through_tls_does_not_wedge_a_server_that_answers_each_at_once() {
-    let server = Server::cramped(|peer| {
-        peer.may_run_ahead = true;
-        peer.play("-- tls good\n-- hello PIPELINING");
-        for _ in 0..1001 {
-            peer.line().unwrap();
-            peer.say(format!("250 {:.<300}\r\n", "a long answer "));
-        }
-        peer.play("C: DATA\nS: 354 go on\n-- body\nS: 250 ok");
-    });
     let recipients: Vec<_> = (0..1000).map(|i| format!("recipient-{i}@example.org")).collect();
     let recipients: Vec<_> = recipients.iter().map(String::as_str).collect();
-    accept(&mut block_on(implicit(&server).connect()).unwrap(), &mail_to(&recipients));
+    for version in VERSIONS {
+        let server = Server::cramped(move |peer| {
+            peer.may_run_ahead = true;
+            peer.play(&format!("{version}-- hello PIPELINING"));
+            for _ in 0..1001 {
+                peer.line().unwrap();
+                peer.say(format!("250 {:.<300}\r\n", "a long answer "));
+            }
+            peer.play("C: DATA\nS: 354 go on\n-- body\nS: 250 ok");
+        });
+        accept(&mut block_on(implicit(&server).connect()).unwrap(), &mail_to(&recipients));
+    }
 }
 
 #[test]
@@ -388,16 +395,19 @@ fn behaviour_59_an_end_before_the_handshake_is_an_error() {
 
 #[test]
 fn threat_15_an_end_without_goodbye_is_neither_data_nor_success() {
-    for end in ["-- fin", "-- close", "-- reset", "S... 250 o\n-- fin"] {
-        let server = Server::playing(format!("{SECURED}{TRANSACTION}{end}"));
-        let mut client = block_on(starttls(&server).connect()).unwrap();
-        let error = send_error(&mut client, &mail());
-        assert!(error.in_doubt(), "{end}: {error:?}");
-        assert!(
-            matches!(cause(&error), Error::Closed(Phase::End) | Error::Io { phase: Phase::End, .. }),
-            "{error:?}"
-        );
-        assert_closed(&mut client);
+    for version in VERSIONS {
+        for end in ["-- fin", "-- close", "-- reset", "S... 250 o\n-- fin"] {
+            let secured = SECURED.replace(VERSIONS[0], version);
+            let server = Server::playing(format!("{secured}{TRANSACTION}{end}"));
+            let mut client = block_on(starttls(&server).connect()).unwrap();
+            let error = send_error(&mut client, &mail());
+            assert!(error.in_doubt(), "{end}: {error:?}");
+            assert!(
+                matches!(cause(&error), Error::Closed(Phase::End) | Error::Io { phase: Phase::End, .. }),
+                "{error:?}"
+            );
+            assert_closed(&mut client);
+        }
     }
 }
 
