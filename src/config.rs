@@ -451,6 +451,20 @@ mod tests {
     }
 
     #[test]
+    fn threat_13_no_url_turns_a_danger_switch() {
+        for switch in ["accept_invalid_certs", "accept_invalid_hostnames", "plaintext_credentials"] {
+            for query in
+                [format!("danger_{switch}=true"), format!("tls=required&danger_{switch}"), switch.into()]
+            {
+                assert!(
+                    matches!(Config::from_url(&format!("smtp://h?{query}")), Err(Error::Config(_))),
+                    "{query}"
+                );
+            }
+        }
+    }
+
+    #[test]
     fn bad_urls_are_refused_and_not_shown() {
         for text in [
             "",

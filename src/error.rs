@@ -2,7 +2,7 @@
 
 use std::{borrow::Cow, error, fmt, io};
 
-use crate::{Delivery, Outcome, Reply};
+use crate::{Delivery, Outcome, Reply, tls};
 
 /// A boxed cause from another library.
 type Cause = Box<dyn error::Error + Send + Sync>;
@@ -132,10 +132,14 @@ pub enum Error {
     Certificate {
         /// The name that was verified.
         name: String,
+        /// What is wrong, in the words of the TLS library, such as `certificate has expired`, `self-signed
+        /// certificate`, `hostname mismatch`, or `unable to get local issuer certificate` for an unknown CA.
+        reason: String,
         /// What the TLS library said.
         source: Cause,
     },
-    /// The TLS handshake failed. There is no falling back to plain text.
+    /// The TLS handshake failed, or the server refused our certificate, which TLS 1.3 tells only behind it. There is
+    /// no falling back to plain text.
     Tls {
         /// What the TLS library said.
         source: Cause,
@@ -378,6 +382,7 @@ impl Error {
         match source.kind() {
             io::ErrorKind::TimedOut => Error::Timeout(phase),
             io::ErrorKind::UnexpectedEof => Error::Closed(phase),
+            _ if tls::is_refusal(&source) => tls::refusal(&source.to_string()),
             _ => Error::Io { phase, source },
         }
     }
@@ -396,9 +401,9 @@ impl fmt::Display for Error {
             Error::Source(_) => write!(f, "the message could not be read"),
             Error::Resolve { host, .. } => write!(f, "no address was found for {host}"),
             Error::Connect { server, .. } => write!(f, "could not connect to {server}"),
-            Error::Certificate { name, .. } => write!(
+            Error::Certificate { name, reason, .. } => write!(
                 f,
-                "the certificate for {name} is not to be trusted (Builder::ca_certificate adds an issuer, Builder::tls_name sets another name)"
+                "the certificate for {name} is not to be trusted: {reason} (Builder::ca_certificate adds an issuer, Builder::tls_name sets another name)"
             ),
             Error::Tls { .. } => write!(f, "the TLS handshake failed"),
             Error::TlsRequired => write!(f, "TLS is required, and the server does not offer STARTTLS"),

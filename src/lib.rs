@@ -81,7 +81,10 @@
 //!
 //! - STARTTLS is used when the server offers it ([`Security::Auto`]); with credentials TLS is required. To a loopback
 //!   address: no TLS without credentials, STARTTLS when offered with them.
-//! - Certificates are verified, for the host's name. A handshake that fails is an error, never a way to plain text.
+//! - TLS is 1.2 or newer ([`Builder::min_tls_version`]). Certificates are verified, for the host's name, against the
+//!   CAs that the system trusts and those of your own ([`Builder::ca_certificate`], [`Builder::system_roots`]); what is
+//!   wrong with one stands in [`Error::Certificate`]. A handshake that fails is an error, never a way to plain text.
+//! - What accepts other certificates, or sends credentials in clear, has `danger` in its name, and no URL can do it.
 //! - Nothing an address, a name or a message holds can become a command.
 //! - Everything a server can make grow has a limit, and so has every wait (60 seconds; 10 minutes for the reply to the
 //!   end of a message; see [`Builder::timeout`] and [`Builder::deadline`]).
@@ -89,11 +92,32 @@
 //! - A login goes by the strongest mechanism that both sides have. After a refusal the next is tried, but where others
 //!   can listen none that shows them the password ([`Builder::credentials`]).
 //!
+//! A server may know us by a certificate of ours:
+//!
+//! ```no_run
+//! use postino::{Client, Security};
+//! use std::fs::read;
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let client = Client::builder("mail.example.org")
+//!     .security(Security::StartTls)
+//!     .ca_certificate(read("our-ca.pem")?)
+//!     .system_roots(false)
+//!     .client_certificate(read("me.pem")?, read("me.key")?)
+//!     .external("")
+//!     .connect()?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Building what a TLS handshake needs takes some 50 ms, for the CAs are read: it is done once for all clones of a
+//! [`Builder`], when the first of them needs it.
+//!
 //! # Logging
 //!
 //! By [`log`](https://docs.rs/log), with the target `postino`. `warn`: what a server may take amiss, such as lines of
 //! more than 998 octets. `debug`: the dialogue, line by line, as `C:` and `S:`, with secrets masked and content only
-//! counted; what is connected to, and why it is closed.
+//! counted; what is connected to, and why it is closed; that a TLS connector is built, and from what.
 //!
 //! # Features
 //!
@@ -152,6 +176,7 @@ pub use self::{
         Capabilities,
         reply::{EnhancedCode, Reply},
     },
+    tls::TlsVersion,
 };
 
 /// Sends one message over a connection of its own.

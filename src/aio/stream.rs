@@ -23,7 +23,7 @@ use smol::{
 use super::client::Moved;
 use crate::{
     Error, Phase,
-    tls::{Handshake, Paused, TlsSettings, TlsStream, end_point},
+    tls::{Connector, Handshake, Paused, TlsSettings, TlsStream, end_point, peer_certificate},
 };
 
 /// What carries octets, whatever it is.
@@ -79,6 +79,14 @@ impl Stream {
         }
     }
 
+    /// The server's certificate, in DER.
+    pub fn peer_certificate(&self) -> Option<Vec<u8>> {
+        match &self.inner {
+            Inner::Tls(stream) => peer_certificate(stream),
+            _ => None,
+        }
+    }
+
     /// Takes what is there, without waiting.
     pub fn try_read(&mut self, room: &mut [u8]) -> io::Result<usize> {
         self.inner.wake(Waker::noop())?;
@@ -112,16 +120,21 @@ impl Stream {
         self.alarm.within(until, moved).await
     }
 
+    /// Builds the connector, if it was not needed before: the first one reads many certificates.
+    pub async fn prepare_tls(tls: &TlsSettings, until: Instant) -> Result<Connector, Error> {
+        if let Some(connector) = tls.built() {
+            return Ok(connector);
+        }
+        let settings = tls.clone();
+        let built = async { Ok(unblock(move || settings.connector()).await) };
+        match Alarm::default().within(until, built).await {
+            Ok(built) if Instant::now() < until => built,
+            _ => Err(Error::Timeout(Phase::Tls)),
+        }
+    }
+
     pub async fn start_tls(&mut self, tls: &TlsSettings, until: Instant) -> Result<(), Error> {
-        let connector = match tls.built() {
-            Some(connector) => connector,
-            None => {
-                // The first one reads many certificates.
-                let settings = tls.clone();
-                let built = async { Ok(unblock(move || settings.connector()).await) };
-                self.alarm.within(until, built).await.map_err(|_| Error::Timeout(Phase::Tls))??
-            }
-        };
+        let connector = Stream::prepare_tls(tls, until).await?;
         let name = tls.name().unwrap_or_default();
         let Inner::Plain(polled) = std::mem::replace(&mut self.inner, Inner::Closed) else {
             return Err(Error::NotConnected);

@@ -18,7 +18,7 @@ use rustix::{
 use super::client::Moved;
 use crate::{
     Error, Phase,
-    tls::{Handshake, TlsSettings, TlsStream, end_point},
+    tls::{Connector, Handshake, TlsSettings, TlsStream, end_point, peer_certificate},
 };
 
 /// What carries octets, whatever it is: this is all that the client needs of it.
@@ -100,6 +100,14 @@ impl Stream {
         }
     }
 
+    /// The server's certificate, in DER.
+    pub fn peer_certificate(&self) -> Option<Vec<u8>> {
+        match &self.inner {
+            Inner::Tls(stream) => peer_certificate(stream),
+            _ => None,
+        }
+    }
+
     /// Takes what is there, without waiting.
     pub fn try_read(&mut self, room: &mut [u8]) -> io::Result<usize> {
         self.timed()?.until = None;
@@ -134,8 +142,15 @@ impl Stream {
         }
     }
 
-    pub fn start_tls(&mut self, tls: &TlsSettings, until: Instant) -> Result<(), Error> {
+    /// Builds the connector, if it was not needed before. Nothing can interrupt that, but it counts.
+    pub fn prepare_tls(tls: &TlsSettings, until: Instant) -> Result<Connector, Error> {
         let connector = tls.connector()?;
+        left(until).map_err(|_| Error::Timeout(Phase::Tls))?;
+        Ok(connector)
+    }
+
+    pub fn start_tls(&mut self, tls: &TlsSettings, until: Instant) -> Result<(), Error> {
+        let connector = Stream::prepare_tls(tls, until)?;
         let name = tls.name().unwrap_or_default();
         let Inner::Plain(mut timed) = std::mem::replace(&mut self.inner, Inner::Closed) else {
             return Err(Error::NotConnected);

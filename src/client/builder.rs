@@ -16,7 +16,7 @@ use crate::{
 #[derive(Debug, Clone)]
 #[must_use]
 pub struct Builder {
-    config: Config,
+    pub(super) config: Config,
     /// Where tokens come from, if the login of the config wants that.
     tokens: Option<Tokens>,
 }
@@ -113,19 +113,6 @@ impl Builder {
     /// to loopback addresses only.
     pub fn danger_plaintext_credentials(mut self, allowed: bool) -> Builder {
         self.config.danger_plaintext_credentials = allowed;
-        self
-    }
-
-    /// Trusts the certificates in this PEM text, besides those the system trusts. May be called more than once.
-    /// Defaults to none.
-    pub fn ca_certificate(mut self, pem: impl AsRef<[u8]>) -> Builder {
-        self.config.tls.add_root(pem.as_ref());
-        self
-    }
-
-    /// The name that the server's certificate must have. Defaults to the host.
-    pub fn tls_name(mut self, name: impl Into<String>) -> Builder {
-        self.config.tls.set_name(name.into());
         self
     }
 

@@ -16,6 +16,7 @@ mod pool;
 mod run;
 mod send;
 mod session;
+mod tls;
 
 pub use self::{
     batch::Batch,

@@ -89,12 +89,6 @@ impl Client {
         self.stream.peer()
     }
 
-    /// Whether the connection is secured by TLS. A closed one is not.
-    #[must_use]
-    pub fn is_encrypted(&self) -> bool {
-        self.stream.is_encrypted()
-    }
-
     /// Closes the connection without a word. Safe at any time, also twice.
     pub fn close(&mut self) {
         self.broken = true;
@@ -144,6 +138,12 @@ impl Client {
         tokens: Option<Tokens>,
         deadline: Option<Instant>,
     ) -> Result<Client, Error> {
+        if settings.config.tls.has_identity() && settings.config.security != Security::Plaintext {
+            // Only then it is known whether the key is the certificate's.
+            let limit = later(Instant::now(), settings.config.timeouts.of(Phase::Tls));
+            let limit = deadline.map_or(limit, |deadline| limit.min(deadline));
+            Stream::prepare_tls(&settings.config.tls, limit).await?;
+        }
         let stream = connect(&settings, deadline).await?;
         let mut client = Client {
             settings,

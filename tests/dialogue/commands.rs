@@ -1148,7 +1148,7 @@ mod starttls {
 
     #[test]
     fn behaviour_59_an_end_before_the_handshake_of_starttls_is_an_error() {
-        for end in ["-- fin", "-- reset"] {
+        for end in ["-- close", "-- reset"] {
             let server = Server::playing(format!("-- hello STARTTLS\nC: STARTTLS\nS: 220 go\n{end}"));
             let mut client = plain(&server);
             let error = block_on(client.starttls()).unwrap_err();

@@ -2,6 +2,8 @@
 
 mod auth;
 mod body;
+#[cfg(feature = "native-tls")]
+mod certificates;
 mod commands;
 mod farewell;
 mod hello;

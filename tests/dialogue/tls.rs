@@ -24,6 +24,9 @@ const SECURED: &str = "-- hello STARTTLS
      C: EHLO client.example.org
      S: 250 mail.example.org\n";
 
+/// What a double may speak: 1.3, or no more than 1.2.
+const VERSIONS: [&str; 2] = ["-- tls good\n", "-- tls good 1.2\n"];
+
 const TRANSACTION: &str = "-- envelope
      C: DATA
      S: 354 go on
@@ -31,7 +34,7 @@ const TRANSACTION: &str = "-- envelope
      C: .\n";
 
 #[test]
-fn starttls_secures_the_connection_and_says_ehlo_again() {
+fn behaviour_56_starttls_secures_the_connection_and_says_ehlo_again() {
     let server = Server::playing(format!("{SECURED}{TRANSACTION}S: 250 ok\nC: QUIT\nS: 221 bye\n-- close"));
     let mut client = block_on(starttls(&server).connect()).unwrap();
     assert!(client.is_encrypted());
@@ -51,34 +54,38 @@ fn implicit_tls_comes_before_the_greeting() {
 #[test]
 fn a_large_message_goes_through_tls() {
     let text = b"0123456789abcdef0123456789abcde\n".repeat(1 << 16);
-    let server = Server::running(|peer| {
-        peer.play(SECURED);
-        peer.play("-- envelope\nC: DATA\nS: 354 go on");
-        let body = peer.body();
-        assert!(body == b"0123456789abcdef0123456789abcde\r\n".repeat(1 << 16));
-        peer.say("250 ok\r\n");
-    });
-    accept(&mut block_on(starttls(&server).connect()).unwrap(), &super::text(&text));
+    for version in VERSIONS {
+        let server = Server::running(move |peer| {
+            peer.play(&SECURED.replace(VERSIONS[0], version));
+            peer.play("-- envelope\nC: DATA\nS: 354 go on");
+            let body = peer.body();
+            assert!(body == b"0123456789abcdef0123456789abcde\r\n".repeat(1 << 16));
+            peer.say("250 ok\r\n");
+        });
+        accept(&mut block_on(starttls(&server).connect()).unwrap(), &super::text(&text));
+    }
 }
 
 #[test]
 fn threat_76_a_flight_through_tls_does_not_wedge_a_server_that_answers_each_at_once() {
-    let server = Server::cramped(|peer| {
-        peer.may_run_ahead = true;
-        peer.play("-- tls good\n-- hello PIPELINING");
-        for _ in 0..1001 {
-            peer.line().unwrap();
-            peer.say(format!("250 {:.<300}\r\n", "a long answer "));
-        }
-        peer.play("C: DATA\nS: 354 go on\n-- body\nS: 250 ok");
-    });
     let recipients: Vec<_> = (0..1000).map(|i| format!("recipient-{i}@example.org")).collect();
     let recipients: Vec<_> = recipients.iter().map(String::as_str).collect();
-    accept(&mut block_on(implicit(&server).connect()).unwrap(), &mail_to(&recipients));
+    for version in VERSIONS {
+        let server = Server::cramped(move |peer| {
+            peer.may_run_ahead = true;
+            peer.play(&format!("{version}-- hello PIPELINING"));
+            for _ in 0..1001 {
+                peer.line().unwrap();
+                peer.say(format!("250 {:.<300}\r\n", "a long answer "));
+            }
+            peer.play("C: DATA\nS: 354 go on\n-- body\nS: 250 ok");
+        });
+        accept(&mut block_on(implicit(&server).connect()).unwrap(), &mail_to(&recipients));
+    }
 }
 
 #[test]
-fn threat_1_octets_behind_the_220_are_an_injection() {
+fn behaviour_57_threat_1_octets_behind_the_220_are_an_injection() {
     for injected in [
         r"S: 220 go ahead\r\n250-evil\r\n250 AUTH PLAIN",
         r"S... 220 go ahead\r\n250-evil\r\n250 AUTH",
@@ -109,7 +116,7 @@ fn threat_1_octets_in_a_segment_behind_that_of_the_220_are_no_tls() {
 }
 
 #[test]
-fn threat_2_starttls_that_is_required_and_missing_is_an_error_behind_ehlo() {
+fn behaviour_53_threat_2_starttls_that_is_required_and_missing_is_an_error_behind_ehlo() {
     let server = Server::playing("-- hello AUTH PLAIN, XSECURITY=NONE, XSTARTTLS");
     let error = connect_error(&starttls(&server).credentials("user", "secret"));
     assert!(matches!(error, Error::TlsRequired), "{error:?}");
@@ -160,7 +167,7 @@ fn threat_3_a_220_of_several_lines_is_yes() {
 }
 
 #[test]
-fn threat_5_what_was_offered_before_tls_is_forgotten() {
+fn behaviour_56_threat_5_what_was_offered_before_tls_is_forgotten() {
     let server = Server::playing(format!(
         "{UP_TO_STARTTLS}S: 220 go ahead
          -- tls good
@@ -250,7 +257,7 @@ fn a_certificate_of_an_authority_that_was_not_given_is_not_trusted() {
 }
 
 #[test]
-fn the_name_to_verify_can_be_set() {
+fn behaviour_62_the_name_to_verify_can_be_set() {
     let server = Server::playing("-- tls other-host\n-- hello");
     block_on(implicit(&server).tls_name("mail.example.org").connect()).unwrap();
     drop(server);
@@ -313,7 +320,7 @@ fn auto_upgrades_with_credentials_where_it_is_offered() {
 }
 
 #[test]
-fn opportunistic_tls_is_taken_where_it_is_offered() {
+fn behaviour_53_opportunistic_tls_is_taken_where_it_is_offered() {
     let server = Server::playing(SECURED);
     let client = block_on(starttls(&server).security(Security::Opportunistic).connect()).unwrap();
     assert!(client.is_encrypted());
@@ -325,7 +332,7 @@ fn opportunistic_tls_is_taken_where_it_is_offered() {
 }
 
 #[test]
-fn plaintext_does_not_upgrade() {
+fn behaviour_53_plaintext_does_not_upgrade() {
     let server = Server::playing("-- hello STARTTLS");
     let client = block_on(builder(&server).security(Security::Plaintext).connect()).unwrap();
     assert!(!client.is_encrypted());
@@ -343,7 +350,7 @@ fn ends_in_time(builder: &Builder) {
 }
 
 #[test]
-fn threat_14_a_silent_handshake_ends_at_its_limit() {
+fn behaviour_59_threat_14_a_silent_handshake_ends_at_its_limit() {
     for (limited, start) in [(true, UP_TO_STARTTLS), (true, ""), (false, UP_TO_STARTTLS), (false, "")] {
         let consent = if start.is_empty() { "" } else { "S: 220 go ahead\n" };
         let server = Server::playing(format!("{start}{consent}-- ignore"));
@@ -388,16 +395,19 @@ fn behaviour_59_an_end_before_the_handshake_is_an_error() {
 
 #[test]
 fn threat_15_an_end_without_goodbye_is_neither_data_nor_success() {
-    for end in ["-- fin", "-- close", "-- reset", "S... 250 o\n-- fin"] {
-        let server = Server::playing(format!("{SECURED}{TRANSACTION}{end}"));
-        let mut client = block_on(starttls(&server).connect()).unwrap();
-        let error = send_error(&mut client, &mail());
-        assert!(error.in_doubt(), "{end}: {error:?}");
-        assert!(
-            matches!(cause(&error), Error::Closed(Phase::End) | Error::Io { phase: Phase::End, .. }),
-            "{error:?}"
-        );
-        assert_closed(&mut client);
+    for version in VERSIONS {
+        for end in ["-- fin", "-- close", "-- reset", "S... 250 o\n-- fin"] {
+            let secured = SECURED.replace(VERSIONS[0], version);
+            let server = Server::playing(format!("{secured}{TRANSACTION}{end}"));
+            let mut client = block_on(starttls(&server).connect()).unwrap();
+            let error = send_error(&mut client, &mail());
+            assert!(error.in_doubt(), "{end}: {error:?}");
+            assert!(
+                matches!(cause(&error), Error::Closed(Phase::End) | Error::Io { phase: Phase::End, .. }),
+                "{error:?}"
+            );
+            assert_closed(&mut client);
+        }
     }
 }
 
@@ -429,6 +439,22 @@ fn threat_17_a_port_without_tls_is_named_as_such() {
 }
 
 #[test]
+fn behaviour_63_tls_to_a_plain_server_is_an_error_and_no_hang() {
+    for then in ["-- ignore", "-- fin\n-- ignore"] {
+        let server = Server::playing(format!("S: 220 mail.example.org ESMTP\n{then}"));
+        assert!(matches!(connect_error(&implicit(&server)), Error::Tls { .. }), "{then}");
+    }
+    for end in ["-- fin\n-- ignore", "-- read 100\n-- close"] {
+        let server = Server::playing(end);
+        let error = connect_error(&implicit(&server));
+        assert!(
+            matches!(error, Error::Closed(Phase::Tls) | Error::Io { phase: Phase::Tls, .. }),
+            "{error:?}"
+        );
+    }
+}
+
+#[test]
 fn threat_17_a_port_with_tls_is_hinted_at() {
     let server = Server::playing("-- silence");
     let error = connect_error(&builder(&server).greeting_timeout(Duration::from_millis(100)));
@@ -443,4 +469,42 @@ fn clones_of_a_builder_connect_independently() {
     let second = Server::playing(SECURED);
     let two = block_on(builder.clone().port(second.port()).connect()).unwrap();
     assert!(one.is_encrypted() && two.is_encrypted());
+}
+
+#[test]
+fn building_the_connector_counts_as_a_part_of_the_handshake() {
+    // The server hears nothing, so it is not the handshake that takes too long.
+    for start in ["", &format!("{UP_TO_STARTTLS}S: 220 go ahead\n")] {
+        let server = Server::playing(start);
+        let builder = if start.is_empty() { implicit(&server) } else { starttls(&server) };
+        let builder = builder.ca_certificate(CA.repeat(5000)).tls_timeout(Duration::from_millis(1));
+        let error = connect_error(&builder);
+        assert!(matches!(error, Error::Timeout(Phase::Tls)), "{error:?}");
+    }
+}
+
+/// How long this thread has worked, of the time that has passed.
+#[cfg(target_os = "linux")]
+fn processor_time() -> Duration {
+    let stat = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
+    Duration::from_nanos(stat.split(' ').next().unwrap().parse().unwrap())
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_handshake_on_request_does_not_keep_the_processor_busy() {
+    const STALL: Duration = Duration::from_millis(1000);
+    let server = Server::running(|peer| {
+        peer.play("-- tls good 1.2\n-- hello\n-- envelope\nC: DATA\nS: 354 go on\n-- renegotiate");
+        // Writing has to wait for the server now, and the server takes its time.
+        std::thread::sleep(STALL);
+        peer.play("C: Hello\nC: .\nS: 250 ok\nC: QUIT\nS: 221 bye\n-- close");
+    });
+    let mut client = block_on(implicit(&server).connect()).unwrap();
+    let (start, before) = (Instant::now(), processor_time());
+    accept(&mut client, &mail());
+    assert!(start.elapsed() >= STALL / 2, "the handshake was not waited for");
+    let busy = processor_time() - before;
+    assert!(busy < STALL / 10, "{busy:?}");
+    block_on(client.quit()).unwrap();
 }

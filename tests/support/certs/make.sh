@@ -1,17 +1,24 @@
 #!/bin/sh
 # Makes all certificates and keys of this folder anew: ./make.sh (openssl 3). The names say what is wrong with each.
-# Only the authority's certificate is kept, not its key.
+# Only the authority's certificate is kept, not its key. What is good is good until 2045; what is not does not change.
 set -e
 cd "$(dirname "$0")"
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 long="-startdate 20250101000000Z -enddate 20450101000000Z"
 past="-startdate 20250101000000Z -enddate 20250201000000Z"
+future="-startdate 21980101000000Z -enddate 21990101000000Z"
 here="subjectAltName=DNS:localhost,IP:127.0.0.1,IP:0:0:0:0:0:0:0:1"
 
 # key NAME EXTENSION: a key, and a request for a certificate
 key() {
     openssl req -new -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj "/CN=postino test $1" -addext "$2" \
+        -keyout "$work/$1.key" -out "$work/$1.csr" 2>/dev/null
+}
+
+# bare NAME: the same with nothing but a common name
+bare() {
+    openssl req -new -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj "/CN=localhost" \
         -keyout "$work/$1.key" -out "$work/$1.csr" 2>/dev/null
 }
 
@@ -22,13 +29,20 @@ sign() {
     openssl ca -batch -notext -config "$work/cnf" -in "$work/$name.csr" -out "$work/$name.pem" "$@" 2>/dev/null
 }
 
+# issue NAME ISSUER DATES…
+issue() {
+    name=$1 issuer=$2
+    shift 2
+    sign "$name" -cert "$work/$issuer.pem" -keyfile "$work/$issuer.key" "$@"
+    cp "$work/$name.pem" "$work/$name.key" .
+}
+
 # leaf NAME ISSUER EXTENSION DATES…
 leaf() {
     key "$1" "$3"
     name=$1 issuer=$2
     shift 3
-    sign "$name" -cert "$work/$issuer.pem" -keyfile "$work/$issuer.key" "$@"
-    cp "$work/$name.pem" "$work/$name.key" .
+    issue "$name" "$issuer" "$@"
 }
 
 : >"$work/index"
@@ -57,7 +71,35 @@ leaf good ca "$here" $long
 leaf other-host ca subjectAltName=DNS:mail.example.org $long
 leaf expired ca "$here" $past
 leaf unknown-issuer other-ca "$here" $long
+leaf not-yet-valid ca "$here" $future
+leaf wildcard ca subjectAltName=DNS:*.example.org $long
+leaf name-only ca subjectAltName=DNS:localhost $long
+leaf address-as-name ca subjectAltName=DNS:127.0.0.1 $long
+bare common-name-only
+issue common-name-only ca $long
+key for-clients "$here"
+printf 'extendedKeyUsage=clientAuth\n%s\n' "$here" >"$work/purpose"
+issue for-clients ca -extfile "$work/purpose" $long
+
+# Its issuer is not the authority itself: one file with the issuer's certificate, and one without.
+key intermediate basicConstraints=critical,CA:TRUE
+sign intermediate -cert "$work/ca.pem" -keyfile "$work/ca.key" $long
+leaf without-issuer intermediate "$here" $long
+cat "$work/without-issuer.pem" "$work/intermediate.pem" >with-issuer.pem
+cp without-issuer.key with-issuer.key
+
 key self-signed "$here"
 sign self-signed -selfsign -keyfile "$work/self-signed.key" $long
-cp "$work/self-signed.pem" "$work/self-signed.key" .
-chmod 644 ./*.key
+openssl req -new -newkey ed25519 -nodes -subj "/CN=postino test ed25519" -addext "$here" \
+    -keyout "$work/ed25519.key" -out "$work/ed25519.csr" 2>/dev/null
+sign ed25519 -selfsign -keyfile "$work/ed25519.key" $long
+cp "$work/self-signed.pem" "$work/self-signed.key" "$work/ed25519.pem" "$work/ed25519.key" .
+
+# For clients: one of the authority's, and one that it does not know; the first in other forms, too.
+leaf client ca subjectAltName=email:alice@example.org $long
+leaf unknown-client other-ca subjectAltName=email:alice@example.org $long
+openssl pkcs12 -export -in client.pem -inkey client.key -passout pass:secret -out client.p12
+openssl pkey -in client.key -traditional -out client.sec1.key
+openssl pkcs8 -topk8 -in client.key -passout pass:secret -out client.encrypted.key
+openssl x509 -in ca.pem -outform DER -out ca.der
+chmod 644 ./*.key client.p12

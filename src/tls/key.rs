@@ -1,0 +1,95 @@
+//! Private keys as the TLS libraries take them: PKCS#8 in PEM (RFC 5958, RFC 7468 §10), not encrypted.
+
+use memchr::memmem;
+
+const PKCS8: &[u8] = b"-----BEGIN PRIVATE KEY-----";
+
+/// The key in a PEM text, from its first line on: what stands before it (attributes, certificates) is left out.
+///
+/// # Errors
+///
+/// What it is instead, and how to convert it; nothing of its content.
+pub(super) fn pkcs8(pem: &[u8]) -> Result<&[u8], &'static str> {
+    if let Some(start) = memmem::find(pem, PKCS8) {
+        return Ok(&pem[start..]);
+    }
+    let known = KNOWN.iter().find(|(mark, _)| memmem::find(pem, mark.as_bytes()).is_some());
+    Err(known.map_or(NO_PEM, |(_, why)| why))
+}
+
+const NO_PEM: &str = "the client key is no PEM text with a private key (from DER: \
+     openssl pkcs8 -topk8 -nocrypt -inform DER -in key.der -out key.pkcs8.pem)";
+
+/// What stands in a first line, and what to do about it.
+const KNOWN: [(&str, &str); 7] = [
+    (
+        "-----BEGIN ENCRYPTED PRIVATE KEY-----",
+        "the client key is encrypted; to decrypt it: \
+         openssl pkcs8 -topk8 -nocrypt -in key.pem -out key.pkcs8.pem (or use PKCS#12)",
+    ),
+    (
+        "-----BEGIN RSA PRIVATE KEY-----",
+        "the client key is PKCS#1, not PKCS#8; to convert it: \
+         openssl pkcs8 -topk8 -nocrypt -in key.pem -out key.pkcs8.pem",
+    ),
+    (
+        "-----BEGIN EC PRIVATE KEY-----",
+        "the client key is SEC 1, not PKCS#8; to convert it: \
+         openssl pkcs8 -topk8 -nocrypt -in key.pem -out key.pkcs8.pem",
+    ),
+    (
+        "-----BEGIN DSA PRIVATE KEY-----",
+        "the client key is not PKCS#8; to convert it: \
+         openssl pkcs8 -topk8 -nocrypt -in key.pem -out key.pkcs8.pem",
+    ),
+    (
+        "-----BEGIN OPENSSH PRIVATE KEY-----",
+        "the client key is OpenSSH's, not PKCS#8; to convert it, in a copy: \
+         ssh-keygen -p -N '' -m PKCS8 -f key.copy",
+    ),
+    ("-----BEGIN PUBLIC KEY-----", "the client key is a public key; the private one is needed"),
+    (
+        "-----BEGIN CERTIFICATE-----",
+        "the client key is a certificate: the certificate comes first, then its key",
+    ),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pkcs8_key_is_found_behind_whatever_stands_before_it() {
+        let key = "-----BEGIN PRIVATE KEY-----\nMC4=\n-----END PRIVATE KEY-----\n";
+        for before in [
+            "",
+            "\u{feff}\n",
+            "Bag Attributes\n    friendlyName: me\n",
+            "-----BEGIN CERTIFICATE-----\nMC4=\n-----END CERTIFICATE-----\n",
+        ] {
+            assert_eq!(pkcs8(format!("{before}{key}").as_bytes()), Ok(key.as_bytes()));
+        }
+    }
+
+    #[test]
+    fn another_key_is_refused_with_the_way_to_convert_it() {
+        let convert = "openssl pkcs8 -topk8 -nocrypt";
+        for (kind, way_out) in [
+            ("RSA PRIVATE KEY", convert),
+            ("EC PRIVATE KEY", convert),
+            ("DSA PRIVATE KEY", convert),
+            ("ENCRYPTED PRIVATE KEY", convert),
+            ("OPENSSH PRIVATE KEY", "ssh-keygen"),
+            ("PUBLIC KEY", "private one"),
+            ("CERTIFICATE", "certificate comes first"),
+            ("SOMETHING ELSE", convert),
+        ] {
+            let text = format!("-----BEGIN {kind}-----\nc2VjcmV0\n-----END {kind}-----\n");
+            let why = pkcs8(text.as_bytes()).unwrap_err();
+            assert!(why.contains(way_out), "{kind}: {why}");
+        }
+        for text in [&b""[..], b"\x30\x82", b"-----BEGIN PRIVATE KEY"] {
+            assert!(pkcs8(text).unwrap_err().contains("no PEM"));
+        }
+    }
+}

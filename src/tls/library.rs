@@ -1,0 +1,205 @@
+//! What is there with native-tls.
+#![cfg_attr(not(feature = "async"), allow(dead_code))] // the blocking world never goes on with a paused handshake
+
+use std::io::{self, Read, Write};
+
+use memchr::memmem;
+use native_tls::{HandshakeError, MidHandshakeTlsStream, Protocol};
+
+pub(super) use native_tls::Certificate;
+pub(crate) use native_tls::TlsStream;
+
+use super::{Flaw, Options, TlsVersion, names_refusal, refusal};
+use crate::{Error, Phase};
+
+/// More than any certificate or key has, in octets. OpenSSL's own limit ends in a panic.
+const MAX_FILE: usize = 1 << 24;
+
+#[derive(Clone)]
+pub(crate) struct Connector(native_tls::TlsConnector);
+
+/// How far a handshake got.
+pub(crate) enum Handshake<S> {
+    Done(TlsStream<S>),
+    /// The transport would have had to wait.
+    Paused(Paused<S>),
+    Failed(Error),
+}
+
+/// A handshake on its way.
+pub(crate) struct Paused<S>(MidHandshakeTlsStream<S>);
+
+impl<S: Read + Write> Paused<S> {
+    pub fn get_mut(&mut self) -> &mut S {
+        self.0.get_mut()
+    }
+
+    pub fn resume(self, name: &str) -> Handshake<S> {
+        Handshake::from(name, self.0.handshake())
+    }
+}
+
+impl Connector {
+    pub(super) fn ready(connector: native_tls::TlsConnector) -> Connector {
+        Connector(connector)
+    }
+
+    /// The options have no flaw.
+    pub(super) fn new(options: &Options) -> Result<Connector, Flaw> {
+        let mut builder = native_tls::TlsConnector::builder();
+        for root in options.roots.iter().flatten().flatten() {
+            builder.add_root_certificate(root.clone());
+        }
+        if let Some(Ok(identity)) = &options.identity {
+            builder.identity(identity.0.clone());
+        }
+        builder
+            .disable_built_in_roots(options.no_system_roots)
+            .min_protocol_version(Some(match options.min_version {
+                TlsVersion::Tls1_2 => Protocol::Tlsv12,
+                TlsVersion::Tls1_3 => Protocol::Tlsv13,
+            }))
+            .danger_accept_invalid_certs(options.accept_invalid_certs)
+            .danger_accept_invalid_hostnames(options.accept_invalid_hostnames);
+        builder.build().map(Connector).map_err(|e| e.to_string())
+    }
+
+    pub fn connect<S: Read + Write>(&self, name: &str, stream: S) -> Handshake<S> {
+        Handshake::from(name, self.0.connect(name, stream))
+    }
+}
+
+impl<S: Read + Write> Handshake<S> {
+    fn from(name: &str, result: Result<TlsStream<S>, HandshakeError<S>>) -> Handshake<S> {
+        match result {
+            Ok(stream) => Handshake::Done(stream),
+            Err(HandshakeError::WouldBlock(paused)) => Handshake::Paused(Paused(paused)),
+            Err(HandshakeError::Failure(e)) => Handshake::Failed(failure(name, e)),
+        }
+    }
+}
+
+/// native-tls tells an untrusted certificate from other failures by its text only.
+fn failure(name: &str, e: native_tls::Error) -> Error {
+    let text = e.to_string();
+    match text.contains("certificate verify failed") {
+        true => {
+            Error::Certificate { name: name.to_owned(), reason: reason(&text).to_owned(), source: e.into() }
+        }
+        false => tls(e),
+    }
+}
+
+/// OpenSSL's reason stands at the end, in parentheses.
+fn reason(text: &str) -> &str {
+    let inside = text.strip_suffix(')').and_then(|text| text.rsplit_once('('));
+    inside.map_or(text, |(_, reason)| reason)
+}
+
+/// The hash of the server's certificate (tls-server-end-point, RFC 5929 §4); `None` where there is none, such as
+/// for a certificate signed with Ed25519.
+pub(crate) fn end_point<S: Read + Write>(stream: &TlsStream<S>) -> Option<Vec<u8>> {
+    stream.tls_server_end_point().ok().flatten()
+}
+
+/// The server's own certificate, in DER.
+pub(crate) fn peer_certificate<S: Read + Write>(stream: &TlsStream<S>) -> Option<Vec<u8>> {
+    stream.peer_certificate().ok().flatten()?.to_der().ok()
+}
+
+fn tls(e: native_tls::Error) -> Error {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&e);
+    while let Some(error) = cause {
+        if let Some(lost) = error.downcast_ref::<io::Error>() {
+            return Error::io(Phase::Tls, io::Error::new(lost.kind(), lost.to_string()));
+        }
+        cause = error.source();
+    }
+    match e.to_string() {
+        text if text.to_ascii_lowercase().contains("unexpected eof") => Error::Closed(Phase::Tls),
+        text if text.contains("wrong version number") => Error::Tls {
+            source: format!("the server speaks no TLS here (a port for STARTTLS or plain text?): {text}")
+                .into(),
+        },
+        text if names_refusal(&text) => refusal(&text),
+        _ => Error::Tls { source: e.into() },
+    }
+}
+
+pub(super) fn available() -> Result<(), Error> {
+    Ok(())
+}
+
+/// From PEM, one or more, or from DER, one.
+pub(super) fn roots(certificates: &[u8]) -> Result<Vec<Certificate>, Flaw> {
+    let read = match memmem::find(certificates, b"-----BEGIN ") {
+        _ if certificates.len() > MAX_FILE => return Err("the CA that was given is too large".into()),
+        Some(_) => Certificate::stack_from_pem(certificates),
+        None => Certificate::from_der(certificates).map(|certificate| vec![certificate]),
+    };
+    match read {
+        Ok(certificates) if !certificates.is_empty() => Ok(certificates),
+        Ok(_) => Err("there is no certificate in the CA that was given".into()),
+        Err(e) => Err(format!("the CA that was given is no certificate, neither in PEM nor in DER: {e}")),
+    }
+}
+
+/// A certificate with its chain and its private key. It has no `Debug`.
+#[derive(Clone)]
+pub(super) struct Identity(native_tls::Identity);
+
+impl Identity {
+    pub fn pem(chain: &[u8], key: &[u8]) -> Result<Identity, Flaw> {
+        if chain.len() > MAX_FILE || key.len() > MAX_FILE {
+            return Err("the client certificate or its key is too large".into());
+        }
+        match native_tls::Identity::from_pkcs8(chain, key) {
+            Ok(identity) => Ok(Identity(identity)),
+            Err(e) => Err(format!("the client certificate or its key cannot be read: {e}")),
+        }
+    }
+
+    pub fn pkcs12(der: &[u8], password: &str) -> Result<Identity, Flaw> {
+        if der.len() > MAX_FILE || password.contains('\0') {
+            return Err("the PKCS#12 archive is too large, or its password has a NUL".into());
+        }
+        match native_tls::Identity::from_pkcs12(der, password) {
+            Ok(identity) => Ok(Identity(identity)),
+            Err(e) => Err(format!(
+                "the PKCS#12 archive cannot be opened (a wrong password, an outdated cipher, no archive?): {e}"
+            )),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_cut_short_is_refused() {
+        let ca: &[u8] = include_bytes!("../../tests/support/certs/ca.der");
+        let archive: &[u8] = include_bytes!("../../tests/support/certs/client.p12");
+        assert!(roots(ca).is_ok() && Identity::pkcs12(archive, "secret").is_ok());
+        assert!((0..ca.len()).all(|n| roots(&ca[..n]).is_err()));
+        assert!((0..archive.len()).all(|n| Identity::pkcs12(&archive[..n], "secret").is_err()));
+        let pem: &[u8] = include_bytes!("../../tests/support/certs/client.pem");
+        let key: &[u8] = include_bytes!("../../tests/support/certs/client.key");
+        assert!(roots(pem).is_ok() && Identity::pem(pem, key).is_ok());
+        let end = "-\n".len(); // the last line may lack these
+        assert!(
+            (0..pem.len() - end).all(|n| roots(&pem[..n]).is_err() && Identity::pem(&pem[..n], key).is_err())
+        );
+        assert!((0..key.len() - end).all(|n| Identity::pem(pem, &key[..n]).is_err()));
+    }
+
+    #[test]
+    fn the_reason_is_what_stands_in_parentheses_at_the_end() {
+        let text =
+            "error:0A000086:SSL routines:(x):certificate verify failed:a.c:1889: (certificate has expired)";
+        assert_eq!(reason(text), "certificate has expired");
+        for text in ["certificate verify failed", "verify failed (?) here", ")", ""] {
+            assert_eq!(reason(text), text);
+        }
+    }
+}

@@ -1,0 +1,236 @@
+//! TLS by native-tls: settings, one connector for all clones of them, the handshake. Without the feature
+//! `native-tls` the same names stand for what cannot be.
+
+use std::{
+    fmt, io,
+    sync::{Arc, OnceLock},
+};
+
+mod key;
+#[cfg(feature = "native-tls")]
+mod library;
+#[cfg(not(feature = "native-tls"))]
+#[path = "none.rs"]
+mod library;
+#[cfg(feature = "native-tls")]
+mod ready;
+
+#[cfg(feature = "async")]
+pub(crate) use self::library::Paused;
+use self::library::{Certificate, Identity};
+pub(crate) use self::library::{Connector, Handshake, TlsStream, end_point, peer_certificate};
+use crate::Error;
+
+/// A version of TLS. Older ones are not offered (RFC 8996).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub enum TlsVersion {
+    /// TLS 1.2 (RFC 5246).
+    #[default]
+    Tls1_2,
+    /// TLS 1.3 (RFC 8446).
+    Tls1_3,
+}
+
+/// Why a setting cannot be; told when it is used.
+type Flaw = String;
+
+/// What to trust, how to show who we are, and which name to verify.
+#[derive(Clone, Default)]
+pub(crate) struct TlsSettings {
+    options: Options,
+    name: Option<String>,
+    /// One that the caller built.
+    ready: Option<Connector>,
+    /// Built when it is first needed, and then shared: each costs some 50 ms of reading the system's certificates.
+    connector: Arc<OnceLock<Result<Connector, Flaw>>>,
+}
+
+/// What a connector is built from.
+#[derive(Clone, Default)]
+struct Options {
+    /// To trust as well.
+    roots: Vec<Result<Vec<Certificate>, Flaw>>,
+    no_system_roots: bool,
+    identity: Option<Result<Identity, Flaw>>,
+    min_version: TlsVersion,
+    accept_invalid_certs: bool,
+    accept_invalid_hostnames: bool,
+}
+
+impl Options {
+    fn are_defaults(&self) -> bool {
+        self.roots.is_empty()
+            && !self.no_system_roots
+            && self.identity.is_none()
+            && self.min_version == TlsVersion::default()
+            && !self.accept_invalid_certs
+            && !self.accept_invalid_hostnames
+    }
+
+    fn flaw(&self) -> Option<&Flaw> {
+        let roots = self.roots.iter().find_map(|root| root.as_ref().err());
+        roots.or_else(|| self.identity.as_ref()?.as_ref().err())
+    }
+}
+
+impl TlsSettings {
+    /// To be changed: the connector, if there is one already, was built from other ones.
+    fn options(&mut self) -> &mut Options {
+        self.connector = Arc::default();
+        &mut self.options
+    }
+
+    /// Certificates in PEM, or one in DER.
+    pub fn add_root(&mut self, certificates: &[u8]) {
+        self.options().roots.push(library::roots(certificates));
+    }
+
+    pub fn set_system_roots(&mut self, trusted: bool) {
+        self.options().no_system_roots = !trusted;
+    }
+
+    pub fn set_identity_pem(&mut self, chain: &[u8], key: &[u8]) {
+        let identity = key::pkcs8(key).map_err(str::to_owned).and_then(|key| Identity::pem(chain, key));
+        self.options().identity = Some(identity);
+    }
+
+    pub fn set_identity_pkcs12(&mut self, der: &[u8], password: &str) {
+        self.options().identity = Some(Identity::pkcs12(der, password));
+    }
+
+    pub fn set_min_version(&mut self, version: TlsVersion) {
+        self.options().min_version = version;
+    }
+
+    pub fn accept_invalid_certs(&mut self, accepted: bool) {
+        self.options().accept_invalid_certs = accepted;
+    }
+
+    pub fn accept_invalid_hostnames(&mut self, accepted: bool) {
+        self.options().accept_invalid_hostnames = accepted;
+    }
+
+    pub fn set_name(&mut self, name: String) {
+        self.name = Some(name);
+    }
+
+    /// The name to verify, if it is not the host's.
+    pub fn name(&self) -> Option<&str> {
+        self.name.as_deref()
+    }
+
+    /// Whether there is a client certificate. Only a connector that is built shows whether it goes with its key.
+    pub fn has_identity(&self) -> bool {
+        self.options.identity.is_some()
+    }
+
+    /// # Errors
+    ///
+    /// [`Error::Config`] if this build has no TLS.
+    pub fn available() -> Result<(), Error> {
+        library::available()
+    }
+
+    /// # Errors
+    ///
+    /// [`Error::Config`] if a certificate or a key is none, or for settings that contradict each other.
+    pub fn check(&self) -> Result<(), Error> {
+        if let Some(flaw) = self.options.flaw() {
+            return Err(Error::Config(flaw.clone().into()));
+        }
+        if self.ready.is_some() && !self.options.are_defaults() {
+            return Err(Error::Config(
+                "a TLS connector that is built already takes no other settings of TLS but the name".into(),
+            ));
+        }
+        let Options { no_system_roots, roots, accept_invalid_certs, .. } = &self.options;
+        if *no_system_roots && roots.is_empty() && !accept_invalid_certs {
+            return Err(Error::Config(
+                "without the system's CAs and without one of your own no certificate could be trusted".into(),
+            ));
+        }
+        Ok(())
+    }
+
+    /// The connector, if it was needed before, or given.
+    #[cfg(feature = "async")] // the blocking world has to wait for it anyway
+    pub fn built(&self) -> Option<Connector> {
+        self.ready.clone().or_else(|| self.connector.get()?.clone().ok())
+    }
+
+    /// Waits while another clone builds it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Config`] if there is no TLS library, or it does not like the client certificate; [`Error::Tls`] if it
+    /// does not like other settings.
+    pub fn connector(&self) -> Result<Connector, Error> {
+        if let Some(ready) = &self.ready {
+            return Ok(ready.clone());
+        }
+        TlsSettings::available()?;
+        let built = self.connector.get_or_init(|| {
+            log::debug!(target: "postino", "building a TLS connector: {}", self.options);
+            Connector::new(&self.options)
+        });
+        match built {
+            Ok(connector) => Ok(connector.clone()),
+            Err(flaw) if self.has_identity() => Err(Error::Config(
+                format!("the client certificate cannot be used with its key: {flaw}").into(),
+            )),
+            Err(flaw) => Err(Error::Tls { source: flaw.clone().into() }),
+        }
+    }
+}
+
+/// For the log.
+impl fmt::Display for Options {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let own: usize = self.roots.iter().flatten().map(Vec::len).sum();
+        write!(f, "{own} CAs of one's own")?;
+        for (set, what) in [
+            (self.no_system_roots, "the system's not trusted"),
+            (self.identity.is_some(), "a client certificate"),
+            (self.accept_invalid_certs, "INVALID CERTIFICATES ACCEPTED"),
+            (self.accept_invalid_hostnames, "INVALID HOST NAMES ACCEPTED"),
+        ] {
+            if set {
+                write!(f, ", {what}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for TlsSettings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TlsSettings")
+            .field("roots", &self.options.roots.len())
+            .field("system_roots", &!self.options.no_system_roots)
+            .field("client_certificate", &self.has_identity())
+            .field("min_version", &self.options.min_version)
+            .field("accept_invalid_certs", &self.options.accept_invalid_certs)
+            .field("accept_invalid_hostnames", &self.options.accept_invalid_hostnames)
+            .field("ready", &self.ready.is_some())
+            .field("name", &self.name)
+            .finish()
+    }
+}
+
+/// Whether the server refused our certificate, or wants one, and said so behind the handshake: in TLS 1.3 it is over
+/// for the client before the server has seen the certificate (RFC 8446 §4.4.2.4, §6.2). Only the text tells.
+pub(crate) fn is_refusal(e: &io::Error) -> bool {
+    e.kind() == io::ErrorKind::Other && names_refusal(&e.to_string())
+}
+
+fn names_refusal(text: &str) -> bool {
+    let alert = text.split_once(" alert ").map_or("", |(_, alert)| alert);
+    ["certificate", "unknown ca", "access denied"].iter().any(|what| alert.contains(what))
+}
+
+/// What such a refusal is for the caller.
+pub(crate) fn refusal(text: &str) -> Error {
+    let text = format!("the server refused the client certificate, or wants one that was not given: {text}");
+    Error::Tls { source: text.into() }
+}

@@ -1,0 +1,411 @@
+//! Whom to trust, and how to show who we are.
+
+use std::{process::Command, thread};
+
+use postino::{Error, Security, TlsVersion};
+
+use super::*;
+use crate::support::{
+    journal,
+    tls::{CA, der, end_point, identity},
+};
+
+/// For any server; clones of it share a connector.
+fn client() -> Builder {
+    let builder = Client::builder("127.0.0.1").hello_name("client.example.org");
+    builder.timeout(PATIENCE).final_reply_timeout(PATIENCE)
+}
+
+fn trusting() -> Builder {
+    client().ca_certificate(CA)
+}
+
+/// TLS from the first octet, and by STARTTLS, with the certificate (and what else the double knows of).
+#[track_caller]
+fn accepted(builder: &Builder, certificate: &str) {
+    const HELLO: &str = "S: 250-mail.example.org\nS: 250 AUTH EXTERNAL\n";
+    for (security, script) in [
+        (Security::Implicit, format!("-- tls {certificate}\n-- hello AUTH EXTERNAL")),
+        (
+            Security::StartTls,
+            format!("{CONSENT}-- tls {certificate}\nC: EHLO client.example.org\n{HELLO}C: NOOP\nS: 250 ok"),
+        ),
+    ] {
+        let server = Server::playing(script);
+        let connected = block_on(builder.clone().port(server.port()).security(security).connect());
+        let mut client = connected.unwrap_or_else(|e| panic!("{certificate}: {e}: {:?}", e.source()));
+        assert!(client.is_encrypted());
+        if security == Security::StartTls {
+            assert_open(&mut client);
+        }
+    }
+}
+
+const CONSENT: &str = "-- hello STARTTLS\nC: STARTTLS\nS: 220 go ahead\n";
+
+/// The errors of both ways to TLS.
+fn refused(builder: &Builder, certificate: &str) -> [Error; 2] {
+    [(Security::Implicit, ""), (Security::StartTls, CONSENT)].map(|(security, before)| {
+        let server = Server::playing(format!("{before}-- no tls {certificate}"));
+        connect_error(&builder.clone().port(server.port()).security(security))
+    })
+}
+
+/// Why the certificate is not trusted.
+#[track_caller]
+fn reasons(builder: &Builder, certificate: &str, expected_name: &str) -> [String; 2] {
+    refused(builder, certificate).map(|error| {
+        let text = error.to_string();
+        assert!(error.is_permanent() && !error.is_transient() && error.source().is_some());
+        let Error::Certificate { name, reason, .. } = error else { panic!("{certificate}: {error:?}") };
+        assert_eq!(name, expected_name);
+        assert!(text.contains(&name) && text.contains(&reason), "{text}");
+        reason.to_ascii_lowercase().replace('-', " ") // OpenSSL's versions differ in this
+    })
+}
+
+#[test]
+fn behaviour_60_threat_7_a_bad_certificate_is_an_error_with_the_reason() {
+    let trusting = trusting();
+    for (certificate, expected) in [
+        ("expired", "certificate has expired"),
+        ("not-yet-valid", "certificate is not yet valid"),
+        ("self-signed", "self signed certificate"),
+        ("unknown-issuer", "unable to get local issuer certificate"),
+        ("without-issuer", "unable to get local issuer certificate"),
+        ("for-clients", "certificate purpose"), // unsupported or unsuitable, by the version
+        ("other-host", "ip address mismatch"),
+        ("other-host 1.2", "ip address mismatch"),
+        ("expired 1.2", "certificate has expired"),
+    ] {
+        for reason in reasons(&trusting, certificate, "127.0.0.1") {
+            assert!(reason.contains(expected), "{certificate}: {reason}");
+        }
+    }
+}
+
+#[test]
+fn behaviour_62_threat_9_names_are_verified_as_names_and_addresses_as_addresses() {
+    let trusting = trusting();
+    for (certificate, name, good) in [
+        ("good", "localhost", true),
+        ("good", "LOCALHOST", true),
+        ("good", "localhost.", true),
+        ("good", "127.0.0.1", true),
+        ("good", "::1", true),
+        ("good", "[::1]", true),
+        ("good", "mail.example.org", false),
+        ("good", "127.0.0.2", false),
+        ("name-only", "localhost", true),
+        ("name-only", "127.0.0.1", false),
+        ("address-as-name", "127.0.0.1", false),
+        ("wildcard", "mail.example.org", true),
+        ("wildcard", "a.mail.example.org", false),
+        ("wildcard", "example.org", false),
+    ] {
+        let named = trusting.clone().tls_name(name);
+        match good {
+            true => accepted(&named, certificate),
+            false => {
+                for reason in reasons(&named, certificate, name) {
+                    assert!(reason.contains("mismatch"), "{certificate} {name}: {reason}");
+                }
+            }
+        }
+    }
+}
+
+/// RFC 9525 §2 says no, but native-tls has no switch for it. Documented at `Builder::tls_name`.
+#[test]
+fn threat_8_a_common_name_counts_where_there_is_no_other_name() {
+    accepted(&trusting().tls_name("localhost"), "common-name-only");
+    reasons(&trusting().tls_name("mail.example.org"), "common-name-only", "mail.example.org");
+}
+
+#[test]
+fn a_certificate_comes_with_its_chain() {
+    accepted(&trusting(), "with-issuer");
+}
+
+#[test]
+fn behaviour_60_any_certificate_is_accepted_if_danger_is() {
+    let careless = client().danger_accept_invalid_certs(true);
+    for certificate in
+        ["good", "expired", "not-yet-valid", "self-signed", "unknown-issuer", "other-host", "for-clients"]
+    {
+        accepted(&careless, certificate);
+    }
+    reasons(&careless.danger_accept_invalid_certs(false), "good", "127.0.0.1");
+}
+
+#[test]
+fn any_name_is_accepted_if_danger_is_but_no_bad_certificate() {
+    let careless = trusting().danger_accept_invalid_hostnames(true);
+    accepted(&careless, "other-host");
+    for certificate in ["expired", "self-signed", "unknown-issuer"] {
+        reasons(&careless, certificate, "127.0.0.1");
+    }
+    reasons(&careless.danger_accept_invalid_hostnames(false), "other-host", "127.0.0.1");
+}
+
+#[test]
+fn cas_are_given_in_pem_one_or_more_or_in_der() {
+    let both = [identity("self-signed").0, b"some text between\n", CA].concat();
+    for trusting in [client().ca_certificate(both), trusting().ca_certificate(identity("self-signed").0)] {
+        accepted(&trusting, "good");
+        accepted(&trusting, "self-signed");
+    }
+    accepted(&client().ca_certificate(include_bytes!("../support/certs/ca.der")), "good");
+}
+
+#[test]
+fn without_the_systems_cas_ones_own_are_trusted() {
+    accepted(&trusting().system_roots(false), "good");
+    reasons(&trusting().system_roots(false), "unknown-issuer", "127.0.0.1");
+}
+
+/// Runs the test again in a process for which `SSL_CERT_FILE` makes the CA one of the system's. True in that one.
+fn with_the_ca_in_the_system(test: &str) -> bool {
+    if std::env::var_os("POSTINO_TEST_IN_CHILD").is_some() {
+        return true;
+    }
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/certs/ca.pem");
+    let mut child = Command::new(std::env::current_exe().unwrap());
+    child.args(["--exact", &format!("dialogue::certificates::{test}"), "--nocapture"]);
+    let output = child.env("SSL_CERT_FILE", file).env("POSTINO_TEST_IN_CHILD", "1").output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && said.contains("1 passed"), "{said}");
+    false
+}
+
+#[test]
+fn the_systems_cas_are_trusted_unless_switched_off() {
+    if with_the_ca_in_the_system("the_systems_cas_are_trusted_unless_switched_off") {
+        accepted(&client(), "good");
+        accepted(&client().ca_certificate(identity("self-signed").0), "good");
+        let own_only = client().ca_certificate(identity("self-signed").0).system_roots(false);
+        reasons(&own_only, "good", "127.0.0.1");
+        accepted(&own_only.system_roots(true), "good");
+    }
+}
+
+#[test]
+fn the_oldest_version_is_1_2_unless_set() {
+    accepted(&trusting(), "good 1.2");
+    accepted(&trusting().min_tls_version(TlsVersion::Tls1_2), "good 1.2");
+    let newer = trusting().min_tls_version(TlsVersion::Tls1_3);
+    accepted(&newer, "good");
+    for error in refused(&newer, "good 1.2") {
+        assert!(matches!(error, Error::Tls { .. }), "{error:?}");
+    }
+}
+
+fn known() -> Builder {
+    let (chain, key) = identity("client");
+    trusting().client_certificate(chain, key)
+}
+
+const P12: &[u8] = include_bytes!("../support/certs/client.p12");
+
+#[test]
+fn behaviour_61_a_client_certificate_is_shown_to_servers_that_ask() {
+    let (chain, key) = identity("client");
+    let one_file = [key, chain].concat();
+    for builder in [
+        known(),
+        trusting().client_certificate(&one_file, &one_file),
+        trusting().client_pkcs12(P12, "secret"),
+        // The last one counts.
+        trusting().client_certificate("nonsense", "nonsense").client_pkcs12(P12, "secret"),
+        trusting().client_pkcs12(P12, "secret").client_certificate(chain, key),
+    ] {
+        accepted(&builder, "good mutual");
+        accepted(&builder, "good 1.2 mutual");
+    }
+    accepted(&known(), "good"); // and is not in the way where nobody asks
+}
+
+#[test]
+fn behaviour_61_a_client_certificate_that_the_server_refuses_is_an_error_that_says_so() {
+    let (chain, key) = identity("unknown-client");
+    let unknown = trusting().client_certificate(chain, key);
+    let missing = trusting();
+    for (builder, server, says_so) in [
+        (&unknown, "good mutual", true),
+        (&unknown, "good 1.2 mutual", true),
+        (&missing, "good mutual", true),
+        (&missing, "good 1.2 mutual", false), // the server's alert has no reason then
+    ] {
+        for error in refused(builder, server) {
+            assert!(matches!(error, Error::Tls { .. }) && !error.is_transient(), "{server}: {error:?}");
+            let source = error.source().unwrap().to_string();
+            assert!(!says_so || source.contains("the server refused the client certificate"), "{source}");
+        }
+    }
+}
+
+#[test]
+fn a_client_certificate_logs_in_by_external() {
+    let server = Server::playing(
+        "-- tls good mutual
+         -- hello AUTH EXTERNAL
+         C: AUTH EXTERNAL =
+         S: 235 welcome",
+    );
+    let builder = known().port(server.port()).security(Security::Implicit).external("");
+    block_on(builder.connect()).unwrap();
+}
+
+#[test]
+fn behaviour_61_wrong_settings_of_tls_fail_before_connecting() {
+    let (chain, key) = identity("client");
+    let sec1 = include_bytes!("../support/certs/client.sec1.key");
+    let encrypted = include_bytes!("../support/certs/client.encrypted.key");
+    let convert = "openssl pkcs8 -topk8 -nocrypt";
+    let broken = String::from_utf8_lossy(key).replace("\nM", "\n?");
+    // Nobody listens at this port, and nobody is asked.
+    let client = || client().port(1).security(Security::StartTls);
+    for (builder, why) in [
+        (client().ca_certificate("nonsense"), "the CA"),
+        (client().ca_certificate(""), "the CA"),
+        (client().ca_certificate(&CA[..CA.len() / 2]), "the CA"),
+        (client().ca_certificate([CA, &CA[..CA.len() / 2]].concat()), "the CA"),
+        (client().ca_certificate(key), "the CA"),
+        (client().client_certificate(chain, sec1), convert),
+        (client().client_certificate(chain, encrypted), convert),
+        (client().client_certificate(chain, chain), "certificate comes first"),
+        (client().client_certificate(key, key), "client certificate"),
+        (client().client_certificate("", key), "client certificate"),
+        (client().client_certificate(chain, broken.as_bytes()), "client certificate"),
+        (client().client_certificate(chain, identity("good").1), "its key"),
+        (client().client_pkcs12(P12, "wrong secret"), "password"),
+        (client().client_pkcs12(P12, "sec\0ret"), "NUL"),
+        (client().client_pkcs12("nonsense", "secret"), "PKCS#12"),
+        (client().client_pkcs12("", ""), "PKCS#12"),
+        (client().system_roots(false), "no certificate could be trusted"),
+    ] {
+        match connect_error(&builder) {
+            Error::Config(text) => assert!(text.contains(why), "{text}"),
+            other => panic!("{why}: {other:?}"),
+        }
+    }
+}
+
+#[test]
+fn no_key_and_no_password_is_shown() {
+    let (chain, key) = identity("client");
+    let secret = str::from_utf8(key).unwrap().lines().nth(1).unwrap();
+    let other_key = identity("good").1;
+    let their_secret = str::from_utf8(other_key).unwrap().lines().nth(1).unwrap();
+    for builder in [
+        trusting().client_certificate(chain, key), // nobody listens: the error is that of connecting
+        trusting().client_certificate(chain, str::from_utf8(key).unwrap().replace("PRIVATE", "EC PRIVATE")),
+        trusting().client_certificate(chain, other_key),
+        trusting().client_pkcs12(P12, "hunter2"),
+        trusting().client_pkcs12(P12, "hunter2\0"),
+    ] {
+        let error = connect_error(&builder.clone().port(1));
+        let shown = format!("{builder:?} {error} {error:?} {:?}", error.source());
+        assert!(![secret, their_secret, "hunter2"].iter().any(|secret| shown.contains(secret)), "{shown}");
+    }
+    assert_eq!(journal::lines_with(secret), [""; 0]);
+    assert_eq!(journal::lines_with("hunter2"), [""; 0]);
+}
+
+#[test]
+fn a_connector_of_ones_own_is_used_as_it_is() {
+    let root = native_tls::Certificate::from_pem(CA).unwrap();
+    let connector = native_tls::TlsConnector::builder().add_root_certificate(root).build().unwrap();
+    let ready = client().tls_connector(connector.clone());
+    accepted(&ready, "good");
+    accepted(&ready.clone().tls_name("mail.example.org"), "other-host");
+    reasons(&ready, "self-signed", "127.0.0.1");
+
+    let (chain, key) = identity("client");
+    for both in [
+        ready.clone().ca_certificate(CA),
+        trusting().tls_connector(connector),
+        ready.clone().system_roots(false),
+        ready.clone().client_certificate(chain, key),
+        ready.clone().client_pkcs12(P12, "secret"),
+        ready.clone().min_tls_version(TlsVersion::Tls1_3),
+        ready.clone().danger_accept_invalid_certs(true),
+        ready.clone().danger_accept_invalid_hostnames(true),
+    ] {
+        let error = connect_error(&both.port(1));
+        assert!(matches!(&error, Error::Config(why) if why.contains("built already")), "{error:?}");
+    }
+}
+
+/// How many connectors were built that trust so many CAs of one's own: no two tests have the same number.
+fn built(cas: usize) -> usize {
+    journal::lines_with(&format!("building a TLS connector: {cas} CAs")).len()
+}
+
+#[test]
+fn clones_share_one_connector_also_at_once() {
+    let builder = client().ca_certificate(CA.repeat(41));
+    let clients = [(); 4].map(|()| {
+        let builder = builder.clone();
+        thread::spawn(move || accepted(&builder, "good"))
+    });
+    for client in clients {
+        client.join().unwrap();
+    }
+    accepted(&builder, "good");
+    accepted(&builder.clone().tls_name("mail.example.org"), "other-host");
+    assert_eq!(built(41), 1);
+    // What it was built from has changed.
+    accepted(&builder.clone().min_tls_version(TlsVersion::Tls1_3), "good");
+    assert_eq!(built(41), 2);
+    accepted(&builder, "good");
+    assert_eq!(built(41), 2);
+}
+
+#[test]
+fn without_tls_no_connector_is_built() {
+    let builder = client().ca_certificate(CA.repeat(42));
+    for (security, hello) in [
+        (Security::Auto, "-- hello STARTTLS"),
+        (Security::Plaintext, "-- hello STARTTLS"),
+        (Security::Opportunistic, "-- hello"),
+    ] {
+        let server = Server::playing(format!(
+            "{hello}
+             -- envelope
+             C: DATA
+             S: 354 go on
+             C: Hello
+             C: .
+             S: 250 ok"
+        ));
+        let builder = builder.clone().port(server.port()).security(security);
+        accept(&mut block_on(builder.connect()).unwrap(), &mail());
+    }
+    let (chain, key) = identity("client");
+    let server = Server::playing("-- hello STARTTLS");
+    let builder = builder.client_certificate(chain, key).port(server.port()).security(Security::Plaintext);
+    block_on(builder.connect()).unwrap();
+    assert_eq!(built(42), 0);
+}
+
+#[test]
+fn the_servers_certificate_can_be_seen() {
+    for (security, before) in [(Security::Implicit, ""), (Security::StartTls, CONSENT)] {
+        for (certificate, bound) in [("good", true), ("with-issuer", true), ("ed25519", false)] {
+            let hello = "C: EHLO client.example.org\nS: 250 mail.example.org";
+            let after = if before.is_empty() { "-- hello" } else { hello };
+            let server = Server::playing(format!("{before}-- tls {certificate}\n{after}"));
+            let builder = trusting().ca_certificate(identity("ed25519").0);
+            let mut client = block_on(builder.port(server.port()).security(security).connect()).unwrap();
+            let expected = der(identity(certificate).0);
+            assert_eq!(client.peer_certificate().as_ref(), Some(&expected));
+            assert_eq!(client.channel_binding(), bound.then(|| end_point(&expected)));
+            client.close();
+            assert_eq!((client.peer_certificate(), client.channel_binding()), (None, None));
+        }
+    }
+    let server = Server::playing("-- hello");
+    let client = connect(&server);
+    assert_eq!((client.peer_certificate(), client.channel_binding()), (None, None));
+}
