@@ -12,7 +12,7 @@ use std::{
 
 use postino::{
     Delivery, Error, Outcome, Raw,
-    aio::{Builder, Client, send},
+    aio::{Builder, Client, Pool, send},
 };
 use smol::{block_on, future::zip};
 

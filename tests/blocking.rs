@@ -1,6 +1,6 @@
 //! The dialogues, with the blocking client. `aio.rs` has the same ones with the other.
 
-use postino::{Builder, Client, send};
+use postino::{Builder, Client, Pool, send};
 
 mod dialogue;
 mod support;

@@ -8,6 +8,7 @@ mod commands;
 mod farewell;
 mod hello;
 mod hostile;
+mod pool;
 mod time;
 #[cfg(feature = "native-tls")]
 mod tls;

@@ -58,14 +58,32 @@ impl Server {
         Server::listening(listener, script)
     }
 
+    /// One connection after the other, each with a script of its own; they may overlap, and each has to come.
+    pub fn playing_each<T: Into<String>>(scripts: impl IntoIterator<Item = T>) -> Server {
+        let scripts: Vec<String> = scripts.into_iter().map(Into::into).collect();
+        let listener = bind("127.0.0.1:0");
+        journal::begin();
+        let address = listener.local_addr().unwrap();
+        let all = thread::spawn(move || {
+            let play = |script: String| {
+                let mut peer = accept(&listener);
+                thread::spawn(move || {
+                    peer.play(&script);
+                    peer.end()
+                })
+            };
+            let peers: Vec<_> = scripts.into_iter().map(play).collect();
+            let ends = peers.into_iter().map(|peer| peer.join().expect("the client kept to the script"));
+            ends.flatten().collect()
+        });
+        Server { address, script: Some(all) }
+    }
+
     fn listening(listener: TcpListener, script: impl FnOnce(&mut Peer) + Send + 'static) -> Server {
         journal::begin();
         let address = listener.local_addr().unwrap();
         let script = thread::spawn(move || {
-            let limit = Timespec::try_from(PATIENCE).unwrap();
-            let came = poll(&mut [PollFd::new(&listener, PollFlags::IN)], Some(&limit)).unwrap();
-            assert!(came > 0, "nobody connected");
-            let mut peer = Peer::new(listener.accept().unwrap().0);
+            let mut peer = accept(&listener);
             script(&mut peer);
             peer.end()
         });
@@ -94,6 +112,13 @@ impl Drop for Server {
             "the client did not keep to the script (what it did instead stands above)"
         );
     }
+}
+
+fn accept(listener: &TcpListener) -> Peer {
+    let limit = Timespec::try_from(PATIENCE).unwrap();
+    let came = poll(&mut [PollFd::new(listener, PollFlags::IN)], Some(&limit)).unwrap();
+    assert!(came > 0, "nobody connected");
+    Peer::new(listener.accept().unwrap().0)
 }
 
 fn bind(address: impl ToSocketAddrs) -> TcpListener {

@@ -1,0 +1,279 @@
+//! Connections that are kept for the next message.
+
+use std::time::{Duration, Instant};
+
+use postino::{Error, Phase};
+
+use super::*;
+use crate::Pool;
+
+const MESSAGE: &str = "C: MAIL FROM:<alice@example.org>
+     C: RCPT TO:<bob@example.org>
+     C: DATA
+     S: 250 ok
+     S: 250 ok
+     S: 354 go on
+     C: Hello
+     C: .
+     S: 250 ok\n";
+
+const HELLO: &str = "-- hello PIPELINING\n";
+const QUIT: &str = "C: QUIT\n";
+
+fn pool(server: &Server) -> Pool {
+    Pool::builder(builder(server)).build().unwrap()
+}
+
+fn send(pool: &Pool) -> Result<Delivery, Error> {
+    block_on(pool.send(&mail()))
+}
+
+#[track_caller]
+fn accepted(pool: &Pool) {
+    assert_eq!(send(pool).unwrap().outcome(), Outcome::Accepted);
+}
+
+#[test]
+fn a_connection_is_used_again() {
+    let server = Server::playing([HELLO, MESSAGE, MESSAGE, QUIT].concat());
+    let pool = pool(&server);
+    accepted(&pool);
+    accepted(&pool.clone());
+    assert_eq!(pool.connections(), 1);
+    block_on(pool.close());
+    assert_eq!(pool.connections(), 0);
+}
+
+#[test]
+fn a_closed_pool_refuses() {
+    let server = Server::playing([HELLO, MESSAGE, QUIT].concat());
+    let pool = pool(&server);
+    accepted(&pool);
+    block_on(pool.close());
+    assert!(matches!(send(&pool), Err(Error::PoolClosed)));
+    assert!(matches!(block_on(pool.client()), Err(Error::PoolClosed)));
+}
+
+#[test]
+fn a_client_that_is_given_back_to_a_closed_pool_is_closed() {
+    let server = Server::playing(HELLO);
+    let pool = Pool::builder(builder(&server)).wait_limit(Duration::ZERO).build().unwrap();
+    let client = block_on(pool.client()).unwrap();
+    block_on(pool.close());
+    assert_eq!(pool.connections(), 1);
+    drop(client);
+    assert_eq!(pool.connections(), 0);
+}
+
+#[test]
+fn a_connection_that_was_closed_meanwhile_is_not_used() {
+    let server = Server::playing_each([[HELLO, MESSAGE, "-- close"].concat(), [HELLO, MESSAGE].concat()]);
+    let pool = pool(&server);
+    accepted(&pool);
+    accepted(&pool);
+}
+
+#[test]
+fn a_connection_that_dies_under_the_envelope_is_replaced() {
+    let envelope = "C: MAIL FROM:<alice@example.org>\nC: RCPT TO:<bob@example.org>\nC: DATA\n";
+    for end in ["-- close", "-- reset", "S: 421 idle for too long\n-- close"] {
+        let dying = [HELLO, MESSAGE, envelope, end].concat();
+        let server = Server::playing_each([dying, [HELLO, MESSAGE].concat()]);
+        let pool = pool(&server);
+        accepted(&pool);
+        accepted(&pool);
+        assert_eq!(pool.connections(), 1, "{end}");
+    }
+}
+
+#[test]
+fn a_message_whose_content_has_left_is_not_sent_again() {
+    let half = "C: MAIL FROM:<alice@example.org>
+         C: RCPT TO:<bob@example.org>
+         C: DATA
+         S: 250 ok
+         S: 250 ok
+         S: 354 go on
+         C: Hello
+         C: .
+         -- close";
+    let server = Server::playing([HELLO, MESSAGE, half].concat());
+    let pool = pool(&server);
+    accepted(&pool);
+    assert!(send(&pool).unwrap_err().in_doubt());
+    assert_eq!(pool.connections(), 0);
+}
+
+#[test]
+fn a_new_connection_that_dies_is_not_tried_again() {
+    let server = Server::playing(
+        [HELLO, "C: MAIL FROM:<alice@example.org>\nC: RCPT TO:<bob@example.org>\nC: DATA\n-- close"].concat(),
+    );
+    let pool = pool(&server);
+    let error = send(&pool).unwrap_err();
+    assert_eq!(outcome(&error), Outcome::NotSent);
+    assert_eq!(pool.connections(), 0);
+}
+
+#[test]
+fn there_are_no_more_connections_than_allowed() {
+    let server = Server::playing_each([HELLO, HELLO]);
+    let pool = Pool::builder(builder(&server)).max_connections(2).wait_limit(Duration::from_millis(50));
+    let pool = pool.build().unwrap();
+    let first = block_on(pool.client()).unwrap();
+    let second = block_on(pool.client()).unwrap();
+    let error = send(&pool).unwrap_err();
+    assert!(matches!(error, Error::Timeout(Phase::Pool)), "{error:?}");
+    drop(first);
+    drop(block_on(pool.client()).unwrap());
+    drop(second);
+    assert_eq!(pool.connections(), 2);
+}
+
+#[test]
+fn who_waits_gets_the_connection_that_is_given_back() {
+    let server = Server::playing([HELLO, MESSAGE].concat());
+    let pool = Pool::builder(builder(&server)).max_connections(1).build().unwrap();
+    let held = block_on(pool.client()).unwrap();
+    let waiting = std::thread::spawn({
+        let pool = pool.clone();
+        move || send(&pool).map(drop)
+    });
+    // Whether the other thread waits already or comes later: the result is the same.
+    std::thread::yield_now();
+    drop(held);
+    waiting.join().unwrap().unwrap();
+}
+
+#[test]
+fn a_deadline_covers_the_wait_for_a_connection() {
+    let server = Server::playing(HELLO);
+    let limited = builder(&server).deadline(Duration::from_millis(300));
+    let pool = Pool::builder(limited).max_connections(1).build().unwrap();
+    let held = block_on(pool.client()).unwrap();
+    let start = Instant::now();
+    assert!(matches!(send(&pool), Err(Error::Timeout(Phase::Pool))));
+    assert!(start.elapsed() < Duration::from_secs(3));
+    drop(held);
+}
+
+#[test]
+fn a_connection_takes_no_more_messages_than_allowed() {
+    let once = [HELLO, MESSAGE].concat();
+    let server = Server::playing_each([once.clone(), once]);
+    let pool = Pool::builder(builder(&server)).max_messages(1).build().unwrap();
+    accepted(&pool);
+    assert_eq!(pool.connections(), 0);
+    accepted(&pool);
+}
+
+#[test]
+fn an_old_connection_is_not_kept() {
+    let server = Server::playing([HELLO, MESSAGE].concat());
+    let pool = Pool::builder(builder(&server)).max_age(Duration::ZERO).build().unwrap();
+    accepted(&pool);
+    assert_eq!(pool.connections(), 0);
+}
+
+#[test]
+fn one_that_was_idle_for_too_long_says_goodbye() {
+    let server = Server::playing_each([[HELLO, MESSAGE, QUIT].concat(), [HELLO, MESSAGE].concat()]);
+    let pool = Pool::builder(builder(&server)).idle_limit(Duration::ZERO).build().unwrap();
+    accepted(&pool);
+    accepted(&pool);
+}
+
+#[test]
+fn a_client_left_in_the_middle_is_not_kept() {
+    let server = Server::playing([HELLO, "C: NOOP\nS: 250-what\n-- close"].concat());
+    let pool = pool(&server);
+    let mut client = block_on(pool.client()).unwrap();
+    block_on(client.noop()).unwrap_err();
+    drop(client);
+    assert_eq!(pool.connections(), 0);
+}
+
+#[test]
+fn a_server_that_cannot_be_reached_takes_no_place() {
+    let server = Server::playing("S: 554 no");
+    let pool = Pool::builder(builder(&server)).max_connections(1).build().unwrap();
+    send(&pool).unwrap_err();
+    assert_eq!(pool.connections(), 0);
+}
+
+#[test]
+fn the_rate_holds_for_all() {
+    let server = Server::playing([HELLO, MESSAGE, MESSAGE, MESSAGE].concat());
+    let pool = Pool::builder(builder(&server)).max_rate(20.0).build().unwrap();
+    let start = Instant::now();
+    (0..3).for_each(|_| accepted(&pool));
+    assert!(start.elapsed() >= Duration::from_millis(100), "{:?}", start.elapsed());
+    for rate in [0.0, -1.0, f64::NAN] {
+        assert!(matches!(Pool::builder(builder(&server)).max_rate(rate).build(), Err(Error::Config(_))));
+    }
+}
+
+#[test]
+fn settings_that_cannot_be_fail_at_once() {
+    assert!(matches!(Pool::builder(Client::builder("a\0b")).build(), Err(Error::Config(_))));
+}
+
+#[test]
+fn a_batch_goes_over_one_connection_of_the_pool() {
+    let server = Server::playing(
+        "-- hello PIPELINING
+         C: MAIL FROM:<alice@example.org>
+         C: RCPT TO:<bob@example.org>
+         C: DATA
+         S: 250 ok
+         S: 250 ok
+         S: 354 go on
+         C: Hello
+         C: .
+         C: MAIL FROM:<alice@example.org>
+         C: RCPT TO:<bob@example.org>
+         C: DATA
+         S: 250 ok
+         S: 250 ok
+         S: 250 ok
+         S: 354 go on
+         C: Hello
+         C: .
+         S: 250 ok
+         C: QUIT",
+    );
+    let pool = pool(&server);
+    let mut batch = block_on(pool.send_all([mail(), mail()])).unwrap();
+    for index in 0..2 {
+        let (number, result) = block_on(batch.next()).unwrap();
+        assert_eq!((number, result.unwrap().outcome()), (index, Outcome::Accepted));
+    }
+    assert!(block_on(batch.next()).is_none());
+    drop(batch);
+    assert_eq!(pool.connections(), 1);
+    block_on(pool.close());
+}
+
+#[test]
+fn a_batch_that_is_dropped_under_way_takes_its_connection_with_it() {
+    let server = Server::playing(
+        "-- hello PIPELINING
+         C: MAIL FROM:<alice@example.org>
+         C: RCPT TO:<bob@example.org>
+         C: DATA
+         S: 250 ok
+         S: 250 ok
+         S: 354 go on
+         C: Hello
+         C: .
+         C: MAIL FROM:<alice@example.org>
+         C: RCPT TO:<bob@example.org>
+         C: DATA
+         S: 250 ok",
+    );
+    let pool = pool(&server);
+    let mut batch = block_on(pool.send_all([mail(), mail()])).unwrap();
+    assert_eq!(block_on(batch.next()).unwrap().0, 0);
+    drop(batch);
+    assert_eq!(pool.connections(), 0);
+}
