@@ -2,7 +2,7 @@
 
 use std::{fmt, str::FromStr, sync::Arc};
 
-use crate::Error;
+use crate::{Error, a_label::a_label};
 
 /// The longest local part (RFC 5321 §4.5.3.1.1), in octets.
 const MAX_LOCAL_PART: usize = 64;
@@ -69,7 +69,30 @@ impl Address {
     pub fn is_ascii(&self) -> bool {
         self.0.is_ascii()
     }
+
+    /// With its domain as an A-label, where that makes it ASCII.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unsupported`] if its local part is not ASCII, or without the feature `idna`.
+    fn without_utf8(&self) -> Result<Address, Error> {
+        match self.domain() {
+            _ if self.is_ascii() => Ok(self.clone()),
+            Some(domain) if self.local_part().is_ascii() => {
+                let domain = a_label(domain).map_err(|_| Error::Unsupported(NO_A_LABEL))?;
+                Address::new(&format!("{}@{domain}", self.local_part()))
+            }
+            _ => Err(Error::Unsupported("SMTPUTF8, and an address is not ASCII")),
+        }
+    }
 }
+
+/// Why a domain cannot go to a server without SMTPUTF8.
+const NO_A_LABEL: &str = if cfg!(feature = "idna") {
+    "SMTPUTF8, and the domain of an address is neither ASCII nor an internationalized name"
+} else {
+    "SMTPUTF8, and the domain of an address is not ASCII (write its A-label, xn--…, or build with the feature `idna`)"
+};
 
 /// `Name <mailbox>` and `<mailbox>` become `mailbox`; anything else stays.
 fn bare(text: &str) -> Result<&str, &'static str> {
@@ -256,6 +279,20 @@ impl Envelope {
     pub fn is_ascii(&self) -> bool {
         self.0.sender.iter().chain(&self.0.recipients).all(Address::is_ascii)
     }
+
+    /// For a server without SMTPUTF8: domains beyond ASCII as A-labels.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unsupported`] for an address that cannot be had so.
+    pub(crate) fn without_utf8(self) -> Result<Envelope, Error> {
+        if self.is_ascii() {
+            return Ok(self);
+        }
+        let sender = self.sender().map(Address::without_utf8).transpose()?;
+        let recipients: Result<_, _> = self.recipients().iter().map(Address::without_utf8).collect();
+        Envelope::from_addresses(sender, recipients?)
+    }
 }
 
 #[cfg(test)]
@@ -329,6 +366,27 @@ mod tests {
         assert!(Address::new(&format!("{}@x", "l".repeat(65))).is_err());
         assert!(Address::new(&format!("{}@x", "l".repeat(300))).is_err());
         assert!(Address::new(&format!("a@{}", "d".repeat(253))).is_err());
+    }
+
+    #[cfg(feature = "idna")]
+    #[test]
+    fn without_smtputf8_a_domain_becomes_its_a_label() {
+        let envelope = Envelope::new("a@x", ["\"b c\"@bücher.example", "postmaster"]).unwrap();
+        let ascii = envelope.without_utf8().unwrap();
+        let recipients: Vec<_> = ascii.recipients().iter().map(Address::as_str).collect();
+        assert_eq!(recipients, ["\"b c\"@xn--bcher-kva.example", "postmaster"]);
+        for bad in ["jörg@example.org", "jörg", "a@-ü.example"] {
+            let envelope = Envelope::new("", [bad]).unwrap();
+            assert!(matches!(envelope.without_utf8(), Err(Error::Unsupported(_))), "{bad}");
+        }
+    }
+
+    #[cfg(not(feature = "idna"))]
+    #[test]
+    fn without_smtputf8_the_error_names_the_feature() {
+        let envelope = Envelope::new("a@x", ["b@bücher.example"]).unwrap();
+        let error = envelope.without_utf8().unwrap_err();
+        assert!(matches!(error, Error::Unsupported(text) if text.contains("`idna`")));
     }
 
     #[test]

@@ -111,7 +111,9 @@ mod blocking;
 #[cfg_attr(docsrs, doc(cfg(feature = "async")))]
 pub mod aio;
 
+mod a_label;
 mod address;
+mod attempts;
 mod config;
 mod delivery;
 mod error;
@@ -125,7 +127,7 @@ pub mod testing;
 
 pub use self::{
     address::{Address, Envelope},
-    blocking::{Builder, Client},
+    blocking::{Builder, Client, Stopper, Transport, Untimed},
     config::Security,
     delivery::{Delivery, Outcome, Recipient},
     error::{Error, Phase},

@@ -31,6 +31,7 @@ use crate::{Error, Mail};
 
 mod body;
 mod resolve;
+mod stop;
 mod stream;
 mod token;
 

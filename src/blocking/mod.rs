@@ -4,13 +4,17 @@ use ::maybe_async::must_be_sync as maybe_async;
 
 mod body;
 mod resolve;
+mod stop;
 mod stream;
 mod token;
+mod transport;
 
 #[path = "../client/mod.rs"]
 mod client;
 
 pub use client::{Builder, Client};
+pub use stop::Stopper;
+pub use transport::{Transport, Untimed};
 
 /// In the blocking world a "future" is its value already.
 #[cfg(test)]

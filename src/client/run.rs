@@ -12,6 +12,9 @@ use crate::{
 impl Client {
     /// When a wait that begins now has to end.
     pub(super) fn limit(&self, phase: Phase) -> Result<Instant, Error> {
+        if self.stopper.is_stopped() {
+            return Err(Error::Stopped(phase));
+        }
         let now = Instant::now();
         let until = later(now, self.settings.config.timeouts.of(phase));
         let until = self.deadline.map_or(until, |deadline| until.min(deadline));
@@ -35,13 +38,33 @@ impl Client {
     }
 
     /// Whether it may be used. If it was left in the middle of something, it is closed for good now.
-    pub(super) fn usable(&mut self) -> Result<(), Error> {
+    pub(super) fn usable(&mut self, phase: Phase) -> Result<(), Error> {
+        if self.stopper.is_stopped() {
+            self.close();
+            return Err(Error::Stopped(phase));
+        }
         match self.broken {
             true => {
                 self.close();
                 Err(Error::NotConnected)
             }
             false => Ok(()),
+        }
+    }
+
+    /// A lost connection is nobody's fault if it was stopped. What the server has said is told all the same.
+    pub(super) fn stopped_or(&self, error: Error, phase: Phase) -> Error {
+        match error {
+            Error::Connect { .. }
+            | Error::Io { .. }
+            | Error::Closed(_)
+            | Error::Timeout(_)
+            | Error::Tls { .. }
+                if self.stopper.is_stopped() =>
+            {
+                Error::Stopped(phase)
+            }
+            error => error,
         }
     }
 
@@ -55,7 +78,8 @@ impl Client {
 
     /// Tells the log what was put into the outbox.
     fn log_commands(&mut self) {
-        self.out.tell(|line| log::debug!(target: "postino", "C: {line}"));
+        let number = self.number;
+        self.out.tell(|line| log::debug!(target: "postino", "#{number} C: {line}"));
     }
 }
 
@@ -76,7 +100,7 @@ impl Client {
         talk: &mut (dyn Dialogue + Send),
         source: Option<&mut Source<'_>>,
     ) -> Result<(), Error> {
-        self.usable()?;
+        self.usable(talk.phase())?;
         self.broken = true;
         match self.carry(talk, source).await {
             Ok(()) => {
@@ -84,7 +108,8 @@ impl Client {
                 Ok(())
             }
             Err(e) => {
-                log::debug!(target: "postino", "closing: {e}");
+                let e = self.stopped_or(e, talk.phase());
+                log::debug!(target: "postino", "#{} closing: {e}", self.number);
                 self.close();
                 Err(e)
             }
@@ -198,7 +223,8 @@ impl Client {
     /// TLS on the connection as it is.
     pub(super) async fn handshake(&mut self) -> Result<(), Error> {
         let until = self.limit(Phase::Tls)?;
-        self.stream.start_tls(&self.settings.config.tls, until).await
+        let secured = self.stream.start_tls(&self.settings.config.tls, until).await;
+        secured.map_err(|e| self.stopped_or(e, Phase::Tls))
     }
 }
 
@@ -211,7 +237,7 @@ impl Client {
             let Some(reply) = self.inbox.next_reply().map_err(|what| Error::protocol(phase, what))? else {
                 return Ok(heard);
             };
-            log::debug!(target: "postino", "S: {}", talk.keep(reply));
+            log::debug!(target: "postino", "#{} S: {}", self.number, talk.keep(reply));
             heard = true;
             match self.out.due() {
                 0 if self.out.said_farewell() => continue,

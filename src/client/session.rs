@@ -1,25 +1,24 @@
 //! The client: connect, log in, send, and the small commands.
 
-use std::{fmt, net::SocketAddr, time::Instant};
+use std::{fmt, net::SocketAddr, path::Path, time::Instant};
 
 use super::{
     body::{Source, open},
     builder::Builder,
     maybe_async,
-    resolve::resolve,
     run::source_error,
+    stop::Stopper,
     stream::Stream,
     token::Tokens,
 };
 use crate::{
-    Capabilities, Delivery, Envelope, Error, Mail, Phase, Reply, Security,
-    config::{Config, Settings, credentials_in_clear, later},
+    Capabilities, Delivery, Envelope, Error, Mail, Phase, Reply,
+    config::{Config, Server, Settings, credentials_in_clear, later},
     message::{Body, Content},
     proto::{
-        Auth, AuthOptions, Credentials, Forbidden, Hello, HelloName, Inbox, MailParameters, Options, Outbox,
-        Simple, Survey, Transaction, Upgrade,
+        Auth, AuthOptions, Credentials, Forbidden, Inbox, MailParameters, Options, Outbox, Simple, Survey,
+        Transaction,
     },
-    tls::TlsSettings,
 };
 
 /// The longest line of a message (RFC 5321 §4.5.3.1.6), in octets without its end.
@@ -33,6 +32,10 @@ const MAX_TEXT_LINE: usize = 998;
 pub struct Client {
     pub(super) settings: Settings,
     pub(super) stream: Stream,
+    /// In the log; each connection has one of its own.
+    pub(super) number: u64,
+    /// We have made the connection, and can make another.
+    pub(super) is_ours: bool,
     pub(super) inbox: Inbox,
     pub(super) out: Outbox,
     /// Out of step, or in the middle of something.
@@ -41,9 +44,11 @@ pub struct Client {
     pub(super) deadline: Option<Instant>,
     /// Where tokens come from, if not from the settings.
     pub(super) tokens: Option<Tokens>,
-    greeting: Option<Reply>,
-    capabilities: Capabilities,
-    logged_in: bool,
+    /// What ends it from outside.
+    pub(in super::super) stopper: Stopper,
+    pub(super) greeting: Option<Reply>,
+    pub(super) capabilities: Capabilities,
+    pub(super) logged_in: bool,
 }
 
 impl Client {
@@ -52,8 +57,15 @@ impl Client {
         Builder::new(Config::new(host))
     }
 
+    /// Begins with the path of a Unix socket. Nobody else can listen to it, so that credentials need no TLS; for TLS it
+    /// needs [`Builder::tls_name`].
+    pub fn unix(path: impl AsRef<Path>) -> Builder {
+        Builder::new(Config::unix(path.as_ref()))
+    }
+
     /// Begins with a URL: `smtp://host`, `smtps://user:password@host:port`, `smtp://host?tls=required` (or
-    /// `opportunistic`, or `none`). User and password are percent-encoded, an IPv6 address stands in brackets.
+    /// `opportunistic`, or `none`), `lmtp://host` ([`Builder::lmtp`]), `smtp+unix:/path`, `lmtp+unix:/path`
+    /// ([`Client::unix`]). User, password and path are percent-encoded, an IPv6 address stands in brackets.
     ///
     /// # Errors
     ///
@@ -74,10 +86,18 @@ impl Client {
         &self.capabilities
     }
 
-    /// The server's end of the connection.
+    /// The server's end of the connection: none of a Unix socket, nor of a connection of the caller's that does not
+    /// know, nor where connecting again has failed.
     #[must_use]
-    pub fn peer_addr(&self) -> SocketAddr {
+    pub fn peer_addr(&self) -> Option<SocketAddr> {
         self.stream.peer()
+    }
+
+    /// The number of the connection, with which its lines in the log begin: `#7`. No other in this process has it, and
+    /// [`reconnect`](Client::reconnect) makes another.
+    #[must_use]
+    pub fn connection_number(&self) -> u64 {
+        self.number
     }
 
     /// Whether the connection is secured by TLS. A closed one is not.
@@ -100,18 +120,13 @@ impl Client {
     }
 
     /// The next call begins: its deadline runs from here.
-    fn begin(&mut self) {
+    pub(super) fn begin(&mut self) {
         self.deadline = self.settings.config.deadline.map(|limit| later(Instant::now(), limit));
     }
 
-    /// What to say in EHLO.
-    fn hello_name(&self) -> HelloName {
-        let own = self.settings.hello_name.clone();
-        own.or_else(machine_name).unwrap_or_else(|| HelloName::literal(self.stream.local().ip()))
-    }
-
-    fn is_loopback(&self) -> bool {
-        self.stream.peer().ip().to_canonical().is_loopback()
+    /// Whether nobody else can listen: a loopback address, a Unix socket.
+    pub(super) fn is_local(&self) -> bool {
+        self.stream.is_local()
     }
 
     /// What to say of this message in MAIL, or why the server cannot take it. Nothing has been sent yet.
@@ -128,7 +143,7 @@ impl Client {
                     return Err(Forbidden::EightBit.into());
                 }
                 Survey { longest_line, .. } if longest_line > MAX_TEXT_LINE => {
-                    log::warn!(target: "postino", "the message has a line of more than 998 octets: {longest_line}");
+                    log::warn!(target: "postino", "#{} the message has a line of more than 998 octets: {longest_line}", self.number);
                 }
                 _ => {}
             }
@@ -160,55 +175,16 @@ impl fmt::Debug for Client {
 
 #[maybe_async]
 impl Client {
-    pub(super) async fn open(
-        settings: Settings,
-        tokens: Option<Tokens>,
-        deadline: Option<Instant>,
-    ) -> Result<Client, Error> {
-        let stream = connect(&settings, deadline).await?;
-        let mut client = Client {
-            settings,
-            stream,
-            inbox: Inbox::default(),
-            out: Outbox::default(),
-            broken: false,
-            deadline,
-            tokens,
-            greeting: None,
-            capabilities: Capabilities::default(),
-            logged_in: false,
-        };
-        let upgrade = client.settings.upgrade(client.is_loopback())?;
-        if client.settings.config.security == Security::Implicit {
-            client.handshake().await?;
-        }
-        client.hello(upgrade).await?;
-        if !client.is_encrypted()
-            && client.capabilities.offers("STARTTLS")
-            && TlsSettings::available().is_err()
-        {
-            log::warn!(target: "postino", "the server offers STARTTLS, and this build has no TLS: all goes in clear");
-        }
-        if let Some(credentials) = client.settings.credentials.clone() {
-            client.auth(credentials).await?;
-        }
-        Ok(client)
-    }
-
-    async fn hello(&mut self, upgrade: Upgrade) -> Result<(), Error> {
-        let mut hello = Hello::new(self.hello_name(), upgrade, self.settings.credentials.is_some());
-        self.run(&mut hello, None).await?;
-        (self.greeting, self.capabilities) = hello.into_parts();
-        Ok(())
-    }
-
-    async fn auth(&mut self, credentials: Credentials) -> Result<(), Error> {
+    pub(super) async fn auth(&mut self, credentials: Credentials) -> Result<(), Error> {
         let config = &self.settings.config;
         let options = AuthOptions {
             encrypted: self.is_encrypted(),
-            local: self.is_loopback(),
+            local: self.is_local(),
             channel_binding: self.stream.channel_binding(),
-            server: Some((self.settings.host.tls_name.clone(), self.settings.port)),
+            server: match &self.settings.server {
+                Server::Host(host, port) => Some((host.tls_name.clone(), *port)),
+                Server::Unix(_) => None,
+            },
             mechanisms: config.auth_mechanisms.clone(),
             max_scram_iterations: config.max_scram_iterations,
         };
@@ -223,13 +199,13 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// [`Error::Config`] without TLS, but to a loopback address (see [`Builder::danger_plaintext_credentials`]);
+    /// [`Error::Config`] without TLS, but to a loopback address or a Unix socket (see [`Builder::danger_plaintext_credentials`]);
     /// [`Error::Auth`] if the server refuses, offers no login, or there was one already. The connection goes on.
     pub async fn login(&mut self, user: impl AsRef<[u8]>, password: impl AsRef<[u8]>) -> Result<(), Error> {
         let credentials = Credentials::new(user, password)?;
-        self.usable()?;
+        self.usable(Phase::Auth)?;
         self.begin();
-        if !self.is_encrypted() && !self.is_loopback() && !self.settings.config.danger_plaintext_credentials {
+        if !self.is_encrypted() && !self.is_local() && !self.settings.config.danger_plaintext_credentials {
             return Err(credentials_in_clear());
         }
         if self.logged_in {
@@ -258,10 +234,11 @@ impl Client {
         envelope: Envelope,
         farewell: bool,
     ) -> Result<Delivery, Error> {
-        self.usable()?;
-        if !envelope.is_ascii() && !self.capabilities.offers("SMTPUTF8") {
-            return Err(Error::Unsupported("SMTPUTF8, and an address is not ASCII"));
-        }
+        self.usable(Phase::Mail)?;
+        let envelope = match self.capabilities.offers("SMTPUTF8") {
+            true => envelope,
+            false => envelope.without_utf8()?,
+        };
         let opened = open(mail.body()?, self.limit(Phase::Body)?).await;
         let body = opened.map_err(source_error)?;
         let parameters = self.parameters(!envelope.is_ascii(), &body)?;
@@ -324,73 +301,9 @@ impl Client {
                 Err(e) => Some(e),
             };
             if let Some(e) = end {
-                log::debug!(target: "postino", "QUIT: {e}");
+                log::debug!(target: "postino", "#{} QUIT: {e}", self.number);
             }
         }
         self.close();
-    }
-}
-
-/// Connects to the first address that answers; each gets its share of the time.
-#[maybe_async]
-async fn connect(settings: &Settings, deadline: Option<Instant>) -> Result<Stream, Error> {
-    let start = Instant::now();
-    let limit = later(start, settings.config.timeouts.of(Phase::Connect));
-    let limit = deadline.map_or(limit, |deadline| limit.min(deadline));
-    let host = &settings.host.lookup;
-    let addresses = resolve(host, settings.port, limit).await?;
-    let server = match host.contains(':') {
-        true => format!("[{host}]:{}", settings.port),
-        false => format!("{host}:{}", settings.port),
-    };
-    let mut last = Error::Resolve { host: host.clone(), source: std::io::ErrorKind::NotFound.into() };
-    for (i, address) in addresses.iter().enumerate() {
-        let now = Instant::now();
-        let share = limit.saturating_duration_since(now) / (addresses.len() - i) as u32;
-        log::debug!(target: "postino", "connecting to {address}");
-        match Stream::connect(*address, later(now, share)).await {
-            Ok(stream) => return Ok(stream),
-            Err(e) if e.kind() == std::io::ErrorKind::TimedOut => last = Error::Timeout(Phase::Connect),
-            Err(source) => last = Error::Connect { server: server.clone(), source },
-        }
-    }
-    Err(last)
-}
-
-/// The machine's own name, if it is a full domain name.
-fn machine_name() -> Option<HelloName> {
-    let name = rustix::system::uname();
-    let name = name.nodename().to_str().ok()?;
-    HelloName::new(name).ok().filter(|_| name.contains('.') && !name.starts_with('['))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::super::super::block_on;
-    use super::*;
-
-    #[test]
-    fn connecting_to_a_closed_port_names_it() {
-        let port = {
-            let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-            listener.local_addr().unwrap().port()
-        };
-        let error = block_on(Client::builder("127.0.0.1").port(port).connect()).unwrap_err();
-        assert!(error.to_string().contains(&format!("127.0.0.1:{port}")), "{error}");
-        assert!(error.is_transient() && !error.is_timeout());
-    }
-
-    #[test]
-    fn what_cannot_be_fails_before_connecting() {
-        for builder in [
-            Client::builder("a\0b"),
-            Client::builder("b\u{fc}cher.example"),
-            Client::builder("h").hello_name("a b"),
-            Client::builder("h").credentials("u\0", "p"),
-            Client::builder("h").ca_certificate("nonsense"),
-            Client::builder("h").tls_name("x y"),
-        ] {
-            assert!(matches!(block_on(builder.connect()), Err(Error::Config(_))), "{builder:?}");
-        }
     }
 }

@@ -3,7 +3,7 @@
 //! ```text
 //! Greeting ─220─▶ Ehlo ─250─▶ Done
 //!                  │ │└─250, and TLS is wanted─▶ StartTls ─220─▶ Handshake ─▶ Ehlo
-//!                  │ └─4xx, 5xx, and neither TLS nor a login is needed─▶ Helo ─250─▶ Done
+//!                  │ └─4xx, 5xx, and neither LMTP, TLS nor a login is needed─▶ Helo ─250─▶ Done
 //!                  └─421, or TLS or a login is needed: an error
 //! ```
 
@@ -21,12 +21,13 @@ pub enum Upgrade {
     Required,
 }
 
-/// Greeting, EHLO, and STARTTLS if wanted. Everything learnt before TLS is forgotten (RFC 3207 §4.2).
+/// Greeting, EHLO (in LMTP: LHLO, RFC 2033 §4.1), and STARTTLS if wanted. Everything learnt before TLS is forgotten (RFC 3207 §4.2).
 #[derive(Debug)]
 pub struct Hello {
     name: HelloName,
     upgrade: Upgrade,
     helo_will_do: bool,
+    lmtp: bool,
     state: State,
     /// The command of this state is out.
     said: bool,
@@ -52,11 +53,18 @@ impl Hello {
             name,
             upgrade,
             helo_will_do: upgrade != Upgrade::Required && !needs_auth,
+            lmtp: false,
             state: State::Greeting,
             said: false,
             greeting: None,
             capabilities: Capabilities::default(),
         }
+    }
+
+    /// Whether to speak LMTP: it has nothing to fall back to. Defaults to false.
+    #[must_use]
+    pub fn lmtp(self, wanted: bool) -> Hello {
+        Hello { lmtp: wanted, helo_will_do: self.helo_will_do && !wanted, ..self }
     }
 
     /// The greeting, and what the server offers.
@@ -98,6 +106,7 @@ impl Dialogue for Hello {
             State::Handshake => return Want::StartTls,
             _ if said => {}
             State::Greeting => out.expect(),
+            State::Ehlo if self.lmtp => out.put(Command::Lhlo(&self.name)),
             State::Ehlo => out.put(Command::Ehlo(&self.name)),
             State::Helo => out.put(Command::Helo(&self.name)),
             State::StartTls => out.put(Command::StartTls),
