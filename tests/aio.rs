@@ -4,6 +4,8 @@
 use std::{
     future::{Future, poll_fn},
     io::Read,
+    net::TcpStream,
+    os::unix::net::UnixStream,
     pin::pin,
     sync::mpsc,
     task::{Context, Poll, Waker},
@@ -14,7 +16,11 @@ use postino::{
     Delivery, Error, Outcome, Raw,
     aio::{Builder, Client, send},
 };
-use smol::{block_on, future::zip};
+use smol::{
+    Async, block_on,
+    future::zip,
+    io::{AsyncRead, AsyncWrite, BufReader},
+};
 
 mod dialogue;
 mod support;
@@ -28,6 +34,20 @@ fn assert_send<T: Send>(future: T) -> T {
     future
 }
 
+/// What the caller brings, in the form that this world wants.
+fn tcp(socket: TcpStream) -> impl AsyncRead + AsyncWrite + Send + 'static {
+    Async::new(socket).unwrap()
+}
+
+fn unix(socket: UnixStream) -> impl AsyncRead + AsyncWrite + Send + 'static {
+    Async::new(socket).unwrap()
+}
+
+/// The same, and nobody can tell where it leads.
+fn opaque(socket: TcpStream) -> impl AsyncRead + AsyncWrite + Send + 'static {
+    BufReader::new(Async::new(socket).unwrap())
+}
+
 #[test]
 fn every_future_is_send() {
     let server = Server::playing("-- hello");
@@ -38,6 +58,8 @@ fn every_future_is_send() {
     drop(assert_send(client.rset()));
     drop(assert_send(client.login("user", "secret")));
     drop(assert_send(client.quit()));
+    drop(assert_send(client.reconnect()));
+    drop(assert_send(builder.connect_over(unix(UnixStream::pair().unwrap().0))));
     drop(assert_send(builder.send(&mail)));
     drop(assert_send(send("smtp://localhost", &mail)));
 }

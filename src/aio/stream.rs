@@ -410,11 +410,14 @@ impl Alarm {
                 (self.timer, self.rings) = (Some(Timer::at(until)), Some(until));
             }
             let Some(timer) = &mut self.timer else { return Poll::Pending }; // it was set above
-            match Pin::new(timer).poll(cx) {
-                Poll::Pending => return Poll::Pending,
-                Poll::Ready(_) if Instant::now() >= until => return Poll::Ready(()),
-                Poll::Ready(_) => self.rings = None, // it was set for an earlier wait
+            if Pin::new(timer).poll(cx).is_pending() {
+                return Poll::Pending;
             }
+            self.rings = None; // a timer rings once
+            if Instant::now() >= until {
+                return Poll::Ready(());
+            }
+            // It was set for an earlier wait.
         }
     }
 }

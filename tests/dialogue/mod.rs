@@ -2,6 +2,7 @@
 
 mod auth;
 mod body;
+mod connect;
 mod farewell;
 mod hello;
 mod hostile;
