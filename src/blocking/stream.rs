@@ -123,7 +123,8 @@ impl Stream {
     }
 
     fn over(transport: Box<dyn Transport>) -> Stream {
-        let (peer, local, is_local) = (transport.peer_addr(), transport.local_addr(), transport.is_local());
+        let (peer, local, is_local) =
+            (transport.peer_address(), transport.local_address(), transport.is_local());
         let timed = Timed { transport, until: None, blocked: Blocked::default() };
         Stream { inner: Inner::Plain(timed), peer, local, is_local, watch: None }
     }
@@ -277,7 +278,7 @@ impl<T: Read + Write> ReadWrite for T {}
 
 impl Read for Timed {
     fn read(&mut self, room: &mut [u8]) -> io::Result<usize> {
-        let read = self.transport.read(room, self.until).map_err(try_again);
+        let read = self.transport.receive(room, self.until).map_err(try_again);
         self.blocked.read |= would_block(&read);
         read
     }
@@ -285,7 +286,7 @@ impl Read for Timed {
 
 impl Write for Timed {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let written = self.transport.write(bytes, self.until).map_err(try_again);
+        let written = self.transport.send(bytes, self.until).map_err(try_again);
         self.blocked.write |= would_block(&written);
         written
     }

@@ -17,7 +17,7 @@ use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     io::Errno,
     net::{
-        RecvFlags, SendFlags, Shutdown, recv, send, shutdown,
+        RecvFlags, SendFlags, Shutdown, recv, shutdown,
         sockopt::{Timeout, set_socket_timeout},
     },
 };
@@ -36,15 +36,15 @@ pub trait Transport: Send {
     /// # Errors
     ///
     /// These two, and whatever ends the connection.
-    fn read(&mut self, room: &mut [u8], until: Option<Instant>) -> io::Result<usize>;
+    fn receive(&mut self, room: &mut [u8], until: Option<Instant>) -> io::Result<usize>;
 
-    /// Writes some, and gives how much; it waits as [`read`](Transport::read) does. What is written is on its way:
+    /// Writes some, and gives how much; it waits as [`receive`](Transport::receive) does. What is written is on its way:
     /// nobody calls a `flush`.
     ///
     /// # Errors
     ///
-    /// As of [`read`](Transport::read).
-    fn write(&mut self, bytes: &[u8], until: Option<Instant>) -> io::Result<usize>;
+    /// As of [`receive`](Transport::receive).
+    fn send(&mut self, bytes: &[u8], until: Option<Instant>) -> io::Result<usize>;
 
     /// Waits until octets have come (`read`), or can go (`write`), or either if both are asked for. It may end too
     /// early, but then not again and again: the client tries, and comes back.
@@ -57,26 +57,26 @@ pub trait Transport: Send {
     /// Ends both directions. May be called twice.
     fn shutdown(&mut self);
 
-    /// What ends both directions from another thread, so that a `read`, `write` or `wait` that is under way returns;
+    /// What ends both directions from another thread, so that a `receive`, `send` or `wait` that is under way returns;
     /// a [`Stopper`](crate::Stopper) calls it, perhaps twice. Defaults to none: a stop is noticed behind the wait then.
     fn stopper(&self) -> Option<Box<dyn Fn() + Send + Sync>> {
         None
     }
 
     /// The other end, if it is an address that says whom one is connected to. Defaults to none.
-    fn peer_addr(&self) -> Option<SocketAddr> {
+    fn peer_address(&self) -> Option<SocketAddr> {
         None
     }
 
     /// This end: the name in EHLO where the machine has none. Defaults to none.
-    fn local_addr(&self) -> Option<SocketAddr> {
+    fn local_address(&self) -> Option<SocketAddr> {
         None
     }
 
     /// Whether nobody else can listen, so that credentials may go without TLS. Defaults to whether the peer's address
     /// is a loopback one; it is true of Unix sockets.
     fn is_local(&self) -> bool {
-        self.peer_addr().is_some_and(|peer| peer.ip().to_canonical().is_loopback())
+        self.peer_address().is_some_and(|peer| peer.ip().to_canonical().is_loopback())
     }
 }
 
@@ -101,7 +101,7 @@ fn read_some(socket: impl AsFd, room: &mut [u8], until: Option<Instant>) -> io::
 
 fn write_some(socket: impl AsFd, bytes: &[u8], until: Option<Instant>) -> io::Result<usize> {
     loop {
-        match send(&socket, bytes, SEND) {
+        match rustix::net::send(&socket, bytes, SEND) {
             Err(Errno::AGAIN) => match until {
                 Some(until) => poll_until(&socket, PollFlags::OUT, until)?,
                 None => return Err(ErrorKind::WouldBlock.into()),
@@ -149,11 +149,11 @@ fn left(until: Instant) -> io::Result<Duration> {
 }
 
 impl Transport for TcpStream {
-    fn read(&mut self, room: &mut [u8], until: Option<Instant>) -> io::Result<usize> {
+    fn receive(&mut self, room: &mut [u8], until: Option<Instant>) -> io::Result<usize> {
         read_some(self, room, until)
     }
 
-    fn write(&mut self, bytes: &[u8], until: Option<Instant>) -> io::Result<usize> {
+    fn send(&mut self, bytes: &[u8], until: Option<Instant>) -> io::Result<usize> {
         write_some(self, bytes, until)
     }
 
@@ -171,21 +171,21 @@ impl Transport for TcpStream {
         Some(Box::new(move || end(&socket)))
     }
 
-    fn peer_addr(&self) -> Option<SocketAddr> {
-        TcpStream::peer_addr(self).ok()
+    fn peer_address(&self) -> Option<SocketAddr> {
+        self.peer_addr().ok()
     }
 
-    fn local_addr(&self) -> Option<SocketAddr> {
-        TcpStream::local_addr(self).ok()
+    fn local_address(&self) -> Option<SocketAddr> {
+        self.local_addr().ok()
     }
 }
 
 impl Transport for UnixStream {
-    fn read(&mut self, room: &mut [u8], until: Option<Instant>) -> io::Result<usize> {
+    fn receive(&mut self, room: &mut [u8], until: Option<Instant>) -> io::Result<usize> {
         read_some(self, room, until)
     }
 
-    fn write(&mut self, bytes: &[u8], until: Option<Instant>) -> io::Result<usize> {
+    fn send(&mut self, bytes: &[u8], until: Option<Instant>) -> io::Result<usize> {
         write_some(self, bytes, until)
     }
 
@@ -232,7 +232,7 @@ impl<S: Read + Write + Send> Untimed<S> {
 }
 
 impl<S: Read + Write + Send> Transport for Untimed<S> {
-    fn read(&mut self, room: &mut [u8], until: Option<Instant>) -> io::Result<usize> {
+    fn receive(&mut self, room: &mut [u8], until: Option<Instant>) -> io::Result<usize> {
         if until.is_none() && !std::mem::take(&mut self.asked) {
             return Err(ErrorKind::WouldBlock.into());
         }
@@ -245,7 +245,7 @@ impl<S: Read + Write + Send> Transport for Untimed<S> {
         }
     }
 
-    fn write(&mut self, bytes: &[u8], until: Option<Instant>) -> io::Result<usize> {
+    fn send(&mut self, bytes: &[u8], until: Option<Instant>) -> io::Result<usize> {
         until.map_or(Ok(Duration::ZERO), left)?;
         let n = loop {
             match self.stream.write(bytes) {
@@ -292,7 +292,7 @@ pub(super) struct Socket {
 impl Socket {
     /// Of a socket that blocks.
     pub fn new(socket: impl Transport + Into<OwnedFd>) -> Socket {
-        let (peer, local, is_local) = (socket.peer_addr(), socket.local_addr(), socket.is_local());
+        let (peer, local, is_local) = (socket.peer_address(), socket.local_address(), socket.is_local());
         Socket { fd: Arc::new(socket.into()), armed: None, peer, local, is_local }
     }
 
@@ -312,7 +312,7 @@ impl Socket {
 }
 
 impl Transport for Socket {
-    fn read(&mut self, room: &mut [u8], until: Option<Instant>) -> io::Result<usize> {
+    fn receive(&mut self, room: &mut [u8], until: Option<Instant>) -> io::Result<usize> {
         let Some(until) = until else { return read_some(&self.fd, room, None) };
         loop {
             self.arm(left(until)?)?;
@@ -323,7 +323,7 @@ impl Transport for Socket {
         }
     }
 
-    fn write(&mut self, bytes: &[u8], until: Option<Instant>) -> io::Result<usize> {
+    fn send(&mut self, bytes: &[u8], until: Option<Instant>) -> io::Result<usize> {
         write_some(&self.fd, bytes, until)
     }
 
@@ -344,11 +344,11 @@ impl Transport for Socket {
         }))
     }
 
-    fn peer_addr(&self) -> Option<SocketAddr> {
+    fn peer_address(&self) -> Option<SocketAddr> {
         self.peer
     }
 
-    fn local_addr(&self) -> Option<SocketAddr> {
+    fn local_address(&self) -> Option<SocketAddr> {
         self.local
     }
 
