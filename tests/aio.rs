@@ -346,3 +346,58 @@ fn a_path_that_cannot_be_opened_in_time_holds_neither_the_executor_nor_the_deadl
     drop(std::fs::OpenOptions::new().write(true).open(&fifo).unwrap());
     std::fs::remove_file(&fifo).unwrap();
 }
+
+#[test]
+fn behaviour_17_a_cancelled_connect_leaves_a_builder_that_can_connect() {
+    let server = Server::running_in_turn(vec![
+        Box::new(|peer| {
+            peer.may_leave = true;
+            peer.play("-- pause\n-- hello");
+        }),
+        Box::new(|peer| peer.play("-- hello\nC: NOOP\nS: 250 ok")),
+    ]);
+    let builder = builder(&server);
+    assert!(block_on(dropped_after(2, builder.connect())).is_none());
+    assert_open(&mut block_on(builder.connect()).unwrap());
+}
+
+/// Drops a reconnect at each of its polls.
+fn drop_reconnect_at_every_poll(hello: &'static str, how: impl Fn(Builder) -> Builder) {
+    for polls in 1.. {
+        let server = Server::running_in_turn(vec![
+            Box::new(move |peer| peer.play(&format!("{hello}\nC: QUIT\nS: 221 bye"))),
+            Box::new(move |peer| {
+                peer.may_leave = true;
+                peer.play(&format!("-- pause\n{hello}"));
+            }),
+            Box::new(move |peer| peer.play(&format!("{hello}\nC: NOOP\nS: 250 ok"))),
+        ]);
+        let mut client = block_on(how(builder(&server)).connect()).unwrap();
+        block_on(client.quit()).unwrap();
+        if let Some(done) = block_on(dropped_after(polls, client.reconnect())) {
+            assert!(polls > 1, "it was never dropped on its way");
+            done.unwrap();
+            client.close();
+            block_on(client.reconnect()).unwrap();
+            assert_open(&mut client);
+            return;
+        }
+        assert!(!client.is_connected());
+        assert_closed(&mut client);
+        block_on(client.reconnect()).unwrap();
+        assert_open(&mut client);
+    }
+}
+
+#[test]
+fn behaviour_17_a_cancelled_reconnect_leaves_a_client_that_can_connect() {
+    drop_reconnect_at_every_poll("-- hello", |builder| builder);
+}
+
+#[cfg(feature = "native-tls")]
+#[test]
+fn behaviour_17_a_reconnect_cancelled_in_tls_leaves_a_client_that_can_connect() {
+    drop_reconnect_at_every_poll("-- tls good\n-- hello", |builder| {
+        builder.security(postino::Security::Implicit).ca_certificate(support::tls::CA)
+    });
+}

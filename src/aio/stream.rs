@@ -67,6 +67,9 @@ impl Builder {
     /// socket that is connected to a loopback address or is a Unix socket. Such a client cannot
     /// [reconnect](Client::reconnect).
     ///
+    /// A socket to a proxy or tunnel on this machine looks local, wherever it leads: set
+    /// [`Security::StartTls`](crate::Security::StartTls) or `Implicit` there.
+    ///
     /// # Errors
     ///
     /// As of [`connect`](Builder::connect). The connection is closed then.

@@ -63,6 +63,9 @@ impl Builder {
     /// the port and the limit of connecting count for nothing). Credentials go without TLS only where the transport
     /// says that it is [local](Transport::is_local). Such a client cannot [reconnect](Client::reconnect).
     ///
+    /// A `TcpStream` to a proxy or tunnel on this machine looks local, wherever it leads: set
+    /// [`Security::StartTls`](crate::Security::StartTls) or `Implicit` there.
+    ///
     /// # Errors
     ///
     /// As of [`connect`](Builder::connect). The connection is closed then.

@@ -34,7 +34,8 @@ pub use self::peer::Peer;
 /// Far longer than anything here takes, and how long a double waits for a client that hangs.
 pub const PATIENCE: Duration = Duration::from_secs(10);
 
-type Script = Box<dyn FnOnce(&mut Peer) + Send>;
+/// What a double does with its connection.
+pub type Script = Box<dyn FnOnce(&mut Peer) + Send>;
 
 /// A server for one connection, or for as many as it has scripts. When it is dropped it waits for the end of its script, and panics if the client did
 /// not keep to it; so the client has to be dropped first (which it is, if it was made later).
@@ -72,12 +73,17 @@ impl Server {
         Server::listening(listener, script)
     }
 
-    /// Plays these scripts to one connection after the other, each to its end.
+    /// Plays these scripts at 127.0.0.1, to one connection after the other, each to its end.
     pub fn playing_in_turn<const N: usize>(scripts: [&'static str; N]) -> Server {
         let scripts = scripts.map(|script| Box::new(|peer: &mut Peer| peer.play(script)) as Script);
+        Server::running_in_turn(scripts.into())
+    }
+
+    /// The same, for what no script can say.
+    pub fn running_in_turn(scripts: Vec<Script>) -> Server {
         let listener = bind("127.0.0.1:0");
         let address = listener.local_addr().ok();
-        Server::serving(listener.into(), address, scripts.into())
+        Server::serving(listener.into(), address, scripts)
     }
 
     /// The same at a Unix socket.
