@@ -98,18 +98,25 @@ fn a_message_goes_through_a_proxy() {
 #[test]
 fn what_the_proxy_does_not_want_is_told() {
     let nowhere = support::closed();
-    let cases: [(bool, Option<(&str, &str)>, &str, &str); 3] = [
-        (true, None, "mail.example.org", "none of our ways"),
-        (true, Some(("proxy user", "wrong")), "mail.example.org", "the password"),
-        (false, None, "other.example.org", "cannot be reached"),
-    ];
-    for (wants_login, login, host, why) in cases {
-        let (address, proxy) = proxy("mail.example.org", nowhere, wants_login);
+    for (login, host, why) in [
+        (Some(("proxy user", "wrong")), "mail.example.org", "the password"),
+        (None, "other.example.org", "cannot be reached"),
+    ] {
+        let (address, proxy) = proxy("mail.example.org", nowhere, login.is_some());
         let error = example::tunnel(address, login, host, nowhere.port()).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
         assert!(error.to_string().contains(why), "{error}");
         proxy.join().unwrap();
     }
+}
+
+#[test]
+fn a_proxy_that_wants_a_password_is_told_from_one_that_does_not() {
+    let nowhere = support::closed();
+    let (address, proxy) = proxy("mail.example.org", nowhere, true);
+    let error = example::tunnel(address, None, "mail.example.org", nowhere.port()).unwrap_err();
+    assert!(error.to_string().contains("none of our ways"), "{error}");
+    proxy.join().unwrap();
 }
 
 #[test]
