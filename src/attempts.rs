@@ -120,8 +120,8 @@ impl error::Error for Attempts {
 pub(crate) fn start(peer: SocketAddr, local: Option<SocketAddr>) -> io::Result<TcpStream> {
     let socket = socket(if peer.is_ipv6() { AddressFamily::INET6 } else { AddressFamily::INET })?;
     if let Some(local) = local {
-        // With a port of one's own the last connection from it may linger.
-        sockopt::set_socket_reuseaddr(&socket, true)?;
+        // The last connection from a port of one's own may linger.
+        sockopt::set_socket_reuseaddr(&socket, local.port() != 0)?;
         bind(&socket, &local)?;
     }
     match connect(&socket, &peer) {

@@ -3,10 +3,10 @@
 
 use std::{
     future::{Future, poll_fn},
-    io::Read,
+    io::{self, Read},
     net::TcpStream,
     os::unix::net::UnixStream,
-    pin::pin,
+    pin::{Pin, pin},
     sync::mpsc,
     task::{Context, Poll, Waker},
     time::{Duration, Instant},
@@ -19,7 +19,7 @@ use postino::{
 use smol::{
     Async, block_on,
     future::zip,
-    io::{AsyncRead, AsyncWrite, BufReader},
+    io::{AsyncRead, AsyncWrite, BufReader, BufWriter, ReadHalf, WriteHalf, split},
 };
 
 mod dialogue;
@@ -400,4 +400,50 @@ fn behaviour_17_a_reconnect_cancelled_in_tls_leaves_a_client_that_can_connect() 
     drop_reconnect_at_every_poll("-- tls good\n-- hello", |builder| {
         builder.security(postino::Security::Implicit).ca_certificate(support::tls::CA)
     });
+}
+
+/// Keeps back what is written until it is flushed.
+struct Buffered(ReadHalf<Async<TcpStream>>, BufWriter<WriteHalf<Async<TcpStream>>>);
+
+impl AsyncRead for Buffered {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, room: &mut [u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_read(cx, room)
+    }
+}
+
+impl AsyncWrite for Buffered {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.1).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.1).poll_flush(cx)
+    }
+
+    fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.1).poll_close(cx)
+    }
+}
+
+fn buffered(server: &Server) -> Buffered {
+    let (read, write) = split(Async::new(TcpStream::connect(server.address()).unwrap()).unwrap());
+    Buffered(read, BufWriter::with_capacity(1 << 20, write))
+}
+
+#[test]
+fn a_stream_with_a_buffer_is_flushed() {
+    let server = Server::playing(format!("-- hello\n{TRANSACTION}C: QUIT\nS: 221 bye"));
+    let mut client = block_on(builder(&server).connect_over(buffered(&server))).unwrap();
+    block_on(client.send(&mail())).map(drop).unwrap();
+    block_on(client.quit()).unwrap();
+}
+
+#[cfg(feature = "native-tls")]
+#[test]
+fn a_stream_with_a_buffer_is_flushed_in_tls() {
+    let server = Server::playing(format!("-- tls good\n-- hello\n{TRANSACTION}C: QUIT\nS: 221 bye"));
+    let builder = builder(&server).security(postino::Security::Implicit).ca_certificate(support::tls::CA);
+    let mut client = block_on(builder.connect_over(buffered(&server))).unwrap();
+    block_on(client.send(&mail())).map(drop).unwrap();
+    block_on(client.quit()).unwrap();
 }

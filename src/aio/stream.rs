@@ -55,6 +55,8 @@ enum Inner {
 struct Polled {
     transport: Pin<Box<dyn Transport>>,
     waker: Waker,
+    /// A stream of the caller's may keep back what was written.
+    unflushed: bool,
 }
 
 /// A socket on its way.
@@ -65,7 +67,7 @@ impl Builder {
     /// not asked then (of the host only its name counts, for TLS; the port and the limit of connecting count for
     /// nothing). Credentials go without TLS only where nobody else can listen: over a [`smol::Async`] or `smol::net`
     /// socket that is connected to a loopback address or is a Unix socket. Such a client cannot
-    /// [reconnect](Client::reconnect).
+    /// [reconnect](Client::reconnect). It may have a buffer: it is flushed before each wait for a reply.
     ///
     /// A socket to a proxy or tunnel on this machine looks local, wherever it leads: set
     /// [`Security::StartTls`](crate::Security::StartTls) or `Implicit` there.
@@ -132,7 +134,7 @@ impl Stream {
 
     fn over(stream: impl AsyncRead + AsyncWrite + Send + 'static) -> Stream {
         let ends = Ends::of(&stream);
-        let polled = Polled { transport: Box::pin(stream), waker: Waker::noop().clone() };
+        let polled = Polled { transport: Box::pin(stream), waker: Waker::noop().clone(), unflushed: false };
         Stream {
             inner: Inner::Plain(polled),
             alarm: Alarm::default(),
@@ -350,27 +352,40 @@ impl Inner {
 
 impl Read for Polled {
     fn read(&mut self, room: &mut [u8]) -> io::Result<usize> {
+        let flushed = self.flush();
         let mut cx = Context::from_waker(&self.waker);
-        would_block(self.transport.as_mut().poll_read(&mut cx, room))
+        match self.transport.as_mut().poll_read(&mut cx, room) {
+            Poll::Pending => flushed.and(Err(ErrorKind::WouldBlock.into())),
+            Poll::Ready(read) => read,
+        }
     }
 }
 
 impl Write for Polled {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let mut cx = Context::from_waker(&self.waker);
-        would_block(self.transport.as_mut().poll_write(&mut cx, bytes))
+        match self.transport.as_mut().poll_write(&mut cx, bytes) {
+            Poll::Pending => Err(ErrorKind::WouldBlock.into()),
+            Poll::Ready(written) => {
+                self.unflushed = true;
+                written
+            }
+        }
     }
 
+    /// Never has to wait: whoever waits for an answer then goes on with it.
     fn flush(&mut self) -> io::Result<()> {
+        if !self.unflushed {
+            return Ok(());
+        }
         let mut cx = Context::from_waker(&self.waker);
-        would_block(self.transport.as_mut().poll_flush(&mut cx))
-    }
-}
-
-fn would_block<T>(poll: Poll<io::Result<T>>) -> io::Result<T> {
-    match poll {
-        Poll::Ready(done) => done,
-        Poll::Pending => Err(ErrorKind::WouldBlock.into()),
+        match self.transport.as_mut().poll_flush(&mut cx) {
+            Poll::Pending => Ok(()),
+            Poll::Ready(flushed) => {
+                self.unflushed = false;
+                flushed
+            }
+        }
     }
 }
 

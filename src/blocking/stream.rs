@@ -204,7 +204,7 @@ impl Stream {
 
     pub fn start_tls(&mut self, tls: &TlsSettings, until: Instant) -> Result<(), Error> {
         let connector = tls.connector()?;
-        let name = tls.name().unwrap_or_default(); // the config has seen to it that there is one
+        let name = tls.name().unwrap_or_default();
         let Inner::Plain(mut timed) = std::mem::replace(&mut self.inner, Inner::Closed) else {
             return Err(Error::NotConnected);
         };

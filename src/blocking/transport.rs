@@ -27,8 +27,7 @@ use rustix::{
 /// `TcpStream` and `UnixStream` are transports; [`Untimed`] makes one of any `Read` and `Write`. Write your own for a
 /// tunnel or a serial line that can keep to a limit: the first four methods are enough.
 ///
-/// None of them may wait longer than it is told: all that the client promises about time stands on that. `postino` does
-/// not panic, and neither should they.
+/// None of them may wait longer than it is told: all that the client promises about time stands on that.
 pub trait Transport: Send {
     /// Reads some; `Ok(0)` at the end. Without a limit it does not wait, and says [`ErrorKind::WouldBlock`]; with one
     /// it waits up to it, and then says [`ErrorKind::TimedOut`].

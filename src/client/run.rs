@@ -222,6 +222,7 @@ impl Client {
 
     /// TLS on the connection as it is.
     pub(super) async fn handshake(&mut self) -> Result<(), Error> {
+        self.settings.config.tls_name()?; // nothing is verified for an empty name
         let until = self.limit(Phase::Tls)?;
         let secured = self.stream.start_tls(&self.settings.config.tls, until).await;
         secured.map_err(|e| self.stopped_or(e, Phase::Tls))

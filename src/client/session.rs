@@ -52,7 +52,7 @@ pub struct Client {
 }
 
 impl Client {
-    /// Begins with the host: a name, an IPv4 or IPv6 address (in brackets or not).
+    /// Begins with the host: a name (beyond ASCII with the feature `idna`), an IPv4 or IPv6 address (in brackets or not).
     pub fn builder(host: &str) -> Builder {
         Builder::new(Config::new(host))
     }
@@ -65,7 +65,8 @@ impl Client {
 
     /// Begins with a URL: `smtp://host`, `smtps://user:password@host:port`, `smtp://host?tls=required` (or
     /// `opportunistic`, or `none`), `lmtp://host` ([`Builder::lmtp`]), `smtp+unix:/path`, `lmtp+unix:/path`
-    /// ([`Client::unix`]). User, password and path are percent-encoded, an IPv6 address stands in brackets.
+    /// ([`Client::unix`]; its credentials come by a setter). User, password and path are percent-encoded, an IPv6 address
+    /// stands in brackets.
     ///
     /// # Errors
     ///
