@@ -67,7 +67,7 @@ impl Builder {
     /// not asked then (of the host only its name counts, for TLS; the port and the limit of connecting count for
     /// nothing). Credentials go without TLS only where nobody else can listen: over a [`smol::Async`] or `smol::net`
     /// socket that is connected to a loopback address or is a Unix socket. Such a client cannot
-    /// [reconnect](Client::reconnect). It may have a buffer: it is flushed before each wait for a reply.
+    /// [reconnect](Client::reconnect). The stream may have a buffer: it is flushed before each wait for a reply.
     ///
     /// A socket to a proxy or tunnel on this machine looks local, wherever it leads: set
     /// [`Security::StartTls`](crate::Security::StartTls) or `Implicit` there.
