@@ -2,7 +2,7 @@
 
 use std::{fmt, str::FromStr};
 
-use crate::Error;
+use crate::{Error, a_label::a_label};
 
 /// The longest local part (RFC 5321 §4.5.3.1.1), in octets.
 const MAX_LOCAL_PART: usize = 64;
@@ -69,7 +69,30 @@ impl Address {
     pub fn is_ascii(&self) -> bool {
         self.0.is_ascii()
     }
+
+    /// With its domain as an A-label, where that makes it ASCII.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unsupported`] if its local part is not ASCII, or without the feature `idna`.
+    pub(crate) fn without_utf8(&self) -> Result<Address, Error> {
+        match self.domain() {
+            _ if self.is_ascii() => Ok(self.clone()),
+            Some(domain) if self.local_part().is_ascii() => {
+                let domain = a_label(domain).map_err(|_| Error::Unsupported(NO_A_LABEL))?;
+                Address::new(&format!("{}@{domain}", self.local_part()))
+            }
+            _ => Err(Error::Unsupported("SMTPUTF8, and an address is not ASCII")),
+        }
+    }
 }
+
+/// Why a domain cannot go to a server without SMTPUTF8.
+const NO_A_LABEL: &str = if cfg!(feature = "idna") {
+    "SMTPUTF8, and the domain of an address is neither ASCII nor an internationalized name"
+} else {
+    "SMTPUTF8, and the domain of an address is not ASCII (write its A-label, xn--…, or build with the feature `idna`)"
+};
 
 /// `Name <mailbox>` and `<mailbox>` become `mailbox`; anything else stays.
 fn bare(text: &str) -> Result<&str, &'static str> {
@@ -267,5 +290,23 @@ mod tests {
         assert!(Address::new(&format!("{}@x", "l".repeat(65))).is_err());
         assert!(Address::new(&format!("{}@x", "l".repeat(300))).is_err());
         assert!(Address::new(&format!("a@{}", "d".repeat(253))).is_err());
+    }
+
+    #[cfg(feature = "idna")]
+    #[test]
+    fn without_smtputf8_a_domain_becomes_its_a_label() {
+        let ascii = |text: &str| Address::new(text).unwrap().without_utf8();
+        assert_eq!(ascii("\"b c\"@bücher.example").unwrap().as_str(), "\"b c\"@xn--bcher-kva.example");
+        assert_eq!(ascii("postmaster").unwrap().as_str(), "postmaster");
+        for bad in ["jörg@example.org", "jörg", "a@-ü.example"] {
+            assert!(matches!(ascii(bad), Err(Error::Unsupported(_))), "{bad}");
+        }
+    }
+
+    #[cfg(not(feature = "idna"))]
+    #[test]
+    fn without_smtputf8_the_error_names_the_feature() {
+        let error = Address::new("b@bücher.example").unwrap().without_utf8().unwrap_err();
+        assert!(matches!(error, Error::Unsupported(text) if text.contains("`idna`")));
     }
 }

@@ -1,7 +1,10 @@
 //! How to reach a server: host, port, security, credentials, limits; and the URL form of it.
 
 use std::{
-    net::{IpAddr, Ipv6Addr},
+    ffi::OsString,
+    net::{IpAddr, Ipv6Addr, SocketAddr},
+    os::unix::ffi::{OsStrExt, OsStringExt},
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicU8, Ordering},
@@ -9,8 +12,11 @@ use std::{
     time::{Duration, Instant},
 };
 
+use rustix::net::SocketAddrUnix;
+
 use crate::{
     Error, Phase,
+    a_label::a_label,
     proto::{
         Credentials, HelloName, Joining, MAX_SCRAM_ITERATIONS, MIN_SCRAM_ITERATIONS, Upgrade, check_pinned,
     },
@@ -24,21 +30,28 @@ const FINAL_REPLY: Duration = Duration::from_secs(600);
 /// So long QUIT may take: its answer changes nothing.
 const FAREWELL: Duration = Duration::from_secs(1);
 
+/// The port of LMTP, which is never that of SMTP (RFC 2033 §5).
+const LMTP: u16 = 24;
+const SMTP: u16 = 25;
+
 /// When the connection is secured by TLS, and how.
 ///
-/// Credentials never travel in clear: with them TLS is required, except to a loopback address. A handshake that
-/// fails is an error always; nothing falls back to plain text.
+/// Credentials never travel in clear: with them TLS is required, except to a loopback address or a Unix socket. A
+/// handshake that fails is an error always; nothing falls back to plain text.
+///
+/// A Unix socket has no name that could be verified: TLS over it needs [`Builder::tls_name`](crate::Builder::tls_name).
+/// Without one, asking for it is an error, and STARTTLS on offer is not taken.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Security {
-    /// STARTTLS when the server offers it (and this build has TLS); required when there are credentials. To a loopback address: no TLS without
-    /// credentials, STARTTLS when offered with them.
+    /// STARTTLS when the server offers it (and this build has TLS); required when there are credentials. To a loopback
+    /// address or a Unix socket: no TLS without credentials, STARTTLS when offered with them.
     #[default]
     Auto,
-    /// No TLS. With credentials that is an error, except to a loopback address.
+    /// No TLS. With credentials that is an error, except to a loopback address or a Unix socket.
     Plaintext,
     /// STARTTLS when the server offers it (RFC 3207), also to a loopback address; required when there are credentials,
-    /// except to a loopback address.
+    /// except to a loopback address or a Unix socket.
     Opportunistic,
     /// STARTTLS, or an error.
     StartTls,
@@ -49,8 +62,13 @@ pub enum Security {
 /// What was set, as it was set. Whether it can be is found out by [`check`](Config::check).
 #[derive(Debug, Clone)]
 pub(crate) struct Config {
-    pub host: String,
+    pub place: Place,
     pub port: Option<u16>,
+    /// Where to connect to, instead of a lookup.
+    pub addresses: Option<Vec<SocketAddr>>,
+    /// The local end.
+    pub bind: Option<SocketAddr>,
+    pub lmtp: bool,
     pub security: Security,
     pub tls: TlsSettings,
     pub login: Option<Login>,
@@ -63,7 +81,6 @@ pub(crate) struct Config {
     pub pipelining: bool,
     pub joining: Learnt,
     pub chunking: bool,
-    pub lmtp: bool,
     pub all_or_nothing: bool,
     pub ignored_capabilities: Vec<String>,
 }
@@ -101,6 +118,13 @@ impl Learnt {
             self.now.store(joining as u8, Ordering::Relaxed);
         }
     }
+}
+
+/// Where the server is.
+#[derive(Debug, Clone)]
+pub(crate) enum Place {
+    Host(String),
+    Unix(PathBuf),
 }
 
 /// What to log in with, before it is checked; never shown.
@@ -174,17 +198,45 @@ pub(crate) fn later(now: Instant, limit: Duration) -> Instant {
 #[derive(Debug, Clone)]
 pub(crate) struct Settings {
     pub config: Config,
-    pub host: Host,
-    pub port: u16,
+    pub server: Server,
     pub credentials: Option<Credentials>,
     pub hello_name: Option<HelloName>,
 }
 
+/// Where the server is, as it is connected to and named.
+#[derive(Debug, Clone)]
+pub(crate) enum Server {
+    /// With its port. It is looked up, unless the config has addresses.
+    Host(Host, u16),
+    Unix(PathBuf),
+}
+
+impl std::fmt::Display for Server {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Server::Host(host, port) if host.lookup.contains(':') => write!(f, "[{}]:{port}", host.lookup),
+            Server::Host(host, port) => write!(f, "{}:{port}", host.lookup),
+            Server::Unix(path) => write!(f, "the Unix socket {path:?}"), // without control characters
+        }
+    }
+}
+
 impl Config {
     pub fn new(host: &str) -> Config {
+        Config::at(Place::Host(host.to_owned()))
+    }
+
+    pub fn unix(path: &Path) -> Config {
+        Config::at(Place::Unix(path.to_owned()))
+    }
+
+    fn at(place: Place) -> Config {
         Config {
-            host: host.to_owned(),
+            place,
             port: None,
+            addresses: None,
+            bind: None,
+            lmtp: false,
             security: Security::default(),
             tls: TlsSettings::default(),
             login: None,
@@ -197,7 +249,6 @@ impl Config {
             pipelining: true,
             joining: Learnt::new(Joining::Untried),
             chunking: false,
-            lmtp: false,
             all_or_nothing: false,
             ignored_capabilities: Vec::new(),
         }
@@ -207,7 +258,27 @@ impl Config {
     ///
     /// [`Error::Config`] for what cannot be.
     pub fn check(&self) -> Result<Settings, Error> {
-        let host = Host::new(&self.host)?;
+        let settings = self.settings()?;
+        match self.security {
+            Security::StartTls | Security::Implicit => settings.config.tls_name()?,
+            Security::Auto | Security::Plaintext | Security::Opportunistic => "",
+        };
+        Ok(settings)
+    }
+
+    /// The name that TLS verifies.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Config`] if there is none.
+    pub fn tls_name(&self) -> Result<&str, Error> {
+        let none =
+            "TLS over a Unix socket needs the name that the server's certificate has (Builder::tls_name)";
+        self.tls.name().ok_or(Error::Config(none.into()))
+    }
+
+    /// All but a name for TLS: a setter may still give it.
+    fn settings(&self) -> Result<Settings, Error> {
         let tls_name = self.tls.name().map(Host::new).transpose()?;
         let credentials = self.login.as_ref().map(Login::check).transpose()?;
         if let Some(pinned) = &self.auth_mechanisms {
@@ -219,42 +290,83 @@ impl Config {
                 "fewer than 4096 iterations of SCRAM's hash are never accepted".into(),
             ));
         }
-        let port = match (self.port, self.security) {
-            (Some(0), _) => return Err(Error::Config("port 0 cannot be connected to".into())),
-            (Some(port), _) => port,
-            (None, Security::Implicit) => 465,
-            (None, Security::StartTls) => 587,
-            (None, Security::Auto | Security::Opportunistic) if credentials.is_some() => 587,
-            (None, _) => 25,
-        };
+        let server = self.server(credentials.is_some())?;
         self.tls.check()?;
         if matches!(self.security, Security::StartTls | Security::Implicit) {
             TlsSettings::available()?;
         }
         let hello_name = self.hello_name.as_deref().map(HelloName::new).transpose()?;
         let mut config = self.clone();
-        config.tls.set_name(tls_name.as_ref().unwrap_or(&host).tls_name.clone());
-        Ok(Settings { config, host, port, credentials, hello_name })
+        let name = match (&tls_name, &server) {
+            (Some(name), _) | (None, Server::Host(name, _)) => Some(name.tls_name.clone()),
+            (None, Server::Unix(_)) => None,
+        };
+        name.into_iter().for_each(|name| config.tls.set_name(name));
+        Ok(Settings { config, server, credentials, hello_name })
     }
 
-    /// `smtp://` or `smtps://`, user and password percent-encoded, IPv6 in brackets, `?tls=`. The password is in no
-    /// error.
+    /// Where the server is.
+    fn server(&self, login: bool) -> Result<Server, Error> {
+        let bad = |why: &'static str| Err(Error::Config(why.into()));
+        let addresses = self.addresses.as_deref();
+        let (host, port) = match &self.place {
+            Place::Unix(_) if self.port.is_some() || addresses.is_some() || self.bind.is_some() => {
+                return bad("a Unix socket has no port and no addresses");
+            }
+            Place::Unix(path) => return check_path(path).map(|()| Server::Unix(path.clone())),
+            Place::Host(host) => (Host::new(host)?, self.port),
+        };
+        let port = match (addresses, port) {
+            (Some([]), _) => return bad("there is none among the addresses that were given"),
+            (Some(_), Some(_)) => return bad("the addresses that were given have ports of their own"),
+            (Some([first, ..]), None) => first.port(),
+            (None, Some(port)) => port,
+            (None, None) if self.lmtp => LMTP,
+            (None, None) => match self.security {
+                Security::Implicit => 465,
+                Security::StartTls => 587,
+                Security::Auto | Security::Opportunistic if login => 587,
+                _ => SMTP,
+            },
+        };
+        let mut ports = addresses.unwrap_or_default().iter().map(SocketAddr::port).chain([port]);
+        match ports.find(|port| *port == 0 || self.lmtp && *port == SMTP) {
+            None => Ok(Server::Host(host, port)),
+            Some(0) => bad("port 0 cannot be connected to"),
+            Some(_) => bad("LMTP is never spoken on port 25 (RFC 2033 §5)"),
+        }
+    }
+
+    /// `smtp://`, `smtps://` or `lmtp://`, user and password percent-encoded, IPv6 in brackets, `?tls=`; or
+    /// `smtp+unix:/path` or `lmtp+unix:/path`. The password is in no error.
     pub fn from_url(url: &str) -> Result<Config, Error> {
         let bad = |why: &'static str| Error::Config(format!("the URL cannot be used: {why}").into());
         if url.chars().any(|c| c.is_control() || c.is_whitespace()) {
             return Err(bad("it has white space or a control character"));
         }
-        let (scheme, rest) =
-            url.split_once("://").ok_or_else(|| bad("it does not begin with smtp:// or smtps://"))?;
-        let implicit = match scheme.to_ascii_lowercase().as_str() {
-            "smtp" => false,
-            "smtps" => true,
-            _ => return Err(bad("its scheme is neither smtp nor smtps")),
+        let known = "its scheme is none of smtp://, smtps://, lmtp://, smtp+unix:/, lmtp+unix:/";
+        let (scheme, rest) = url.split_once(':').ok_or_else(|| bad(known))?;
+        let (implicit, lmtp, unix) = match scheme.to_ascii_lowercase().as_str() {
+            "smtp" => (false, false, false),
+            "smtps" => (true, false, false),
+            "lmtp" => (false, true, false),
+            "smtp+unix" => (false, false, true),
+            "lmtp+unix" => (false, true, true),
+            _ => return Err(bad(known)),
         };
         if rest.contains('#') {
             return Err(bad("it has a # (in a password: %23)"));
         }
         let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
+        let security = security(implicit, query).map_err(bad)?;
+        if unix {
+            let path = decode(unix_path(rest).map_err(bad)?).map_err(bad)?;
+            let place = Place::Unix(OsString::from_vec(path.into()).into());
+            let config = Config { security, lmtp, ..Config::at(place) };
+            config.settings()?;
+            return Ok(config);
+        }
+        let rest = rest.strip_prefix("//").ok_or_else(|| bad("// is missing behind its scheme"))?;
         let rest = rest.strip_suffix('/').unwrap_or(rest);
         let (user_info, server) = match rest.rsplit_once('@') {
             Some((user_info, server)) => (Some(user_info), server),
@@ -264,9 +376,7 @@ impl Config {
             return Err(bad("it has a path (a / in a password is %2F)"));
         }
         let (host, port) = split_port(server).map_err(bad)?;
-        let mut config = Config::new(host);
-        config.port = port;
-        config.security = security(implicit, query).map_err(bad)?;
+        let mut config = Config { port, security, lmtp, ..Config::new(host) };
         if let Some(user_info) = user_info {
             let (user, password) =
                 user_info.split_once(':').ok_or_else(|| bad("it has a user without a password"))?;
@@ -275,6 +385,30 @@ impl Config {
         config.check()?;
         Ok(config)
     }
+}
+
+/// The path behind the scheme, with no authority or an empty one.
+fn unix_path(rest: &str) -> Result<&str, &'static str> {
+    let path = match rest.strip_prefix("//") {
+        Some(path) if path.starts_with('/') => path,
+        Some(_) => return Err("a Unix socket is on no host: smtp+unix:/path"),
+        None => rest,
+    };
+    match path.starts_with('/') {
+        true => Ok(path),
+        false => Err("the path of a Unix socket begins with a /"),
+    }
+}
+
+/// The kernel has little room for it, and none for a NUL.
+fn check_path(path: &Path) -> Result<(), Error> {
+    let why = match SocketAddrUnix::new(path) {
+        _ if path.as_os_str().is_empty() => "it is empty",
+        _ if path.as_os_str().as_bytes().contains(&0) => "it has a NUL",
+        Ok(_) => return Ok(()),
+        Err(_) => "it is too long",
+    };
+    Err(Error::Config(format!("{path:?} cannot be the path of a Unix socket: {why}").into()))
 }
 
 fn split_port(server: &str) -> Result<(&str, Option<u16>), &'static str> {
@@ -363,7 +497,10 @@ impl Host {
         let name = text.strip_suffix('.').unwrap_or(text);
         match name {
             "" => Err(bad("it is empty")),
-            _ if !name.is_ascii() => Err(bad("it is not ASCII (write its A-label, xn--…)")),
+            _ if !name.is_ascii() => {
+                let ascii = a_label(name).map_err(bad)?;
+                Host::new(&(ascii + &text[name.len()..]))
+            }
             _ if !name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b)) => {
                 Err(bad("it has a character that no host name has"))
             }
@@ -378,24 +515,26 @@ impl Host {
 }
 
 impl Settings {
-    /// What STARTTLS is worth, now that it is known whom we are connected to. Nothing has been sent yet.
+    /// What STARTTLS is worth, now that it is known whom we are connected to: over a connection that nobody else can
+    /// listen to (loopback, a Unix socket), or not. Nothing has been sent yet.
     ///
     /// # Errors
     ///
     /// [`Error::Config`] if credentials would have to travel in clear.
-    pub fn upgrade(&self, loopback: bool) -> Result<Upgrade, Error> {
-        let secret = self.credentials.is_some() && !self.config.danger_plaintext_credentials && !loopback;
+    pub fn upgrade(&self, local: bool) -> Result<Upgrade, Error> {
+        let secret = self.credentials.is_some() && !self.config.danger_plaintext_credentials && !local;
+        let possible = || TlsSettings::available().and_then(|()| self.config.tls_name());
         match self.config.security {
             Security::Implicit => Ok(Upgrade::Never),
             Security::Plaintext if secret => Err(credentials_in_clear()),
             Security::Plaintext => Ok(Upgrade::Never),
-            Security::Auto if loopback && self.credentials.is_none() => Ok(Upgrade::Never),
-            Security::Auto | Security::Opportunistic if !secret => Ok(match TlsSettings::available() {
-                Ok(()) => Upgrade::IfOffered,
+            Security::Auto if local && self.credentials.is_none() => Ok(Upgrade::Never),
+            Security::Auto | Security::Opportunistic if !secret => Ok(match possible() {
+                Ok(_) => Upgrade::IfOffered,
                 Err(_) => Upgrade::Never, // what cannot be done is not wanted
             }),
             Security::Auto | Security::Opportunistic | Security::StartTls => {
-                TlsSettings::available().map(|()| Upgrade::Required)
+                possible().map(|_| Upgrade::Required)
             }
         }
     }
@@ -403,29 +542,32 @@ impl Settings {
 
 /// Nothing secret has been sent.
 pub(crate) fn credentials_in_clear() -> Error {
-    Error::Config("credentials are not sent without TLS, except to a loopback address".into())
+    let text = "credentials are not sent without TLS, except to a loopback address or a Unix socket";
+    Error::Config(text.into())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    /// The name that is looked up, the port, and how it is secured.
+    fn told(settings: &Settings) -> (&str, u16, Security) {
+        match &settings.server {
+            Server::Host(host, port) => (&host.lookup, *port, settings.config.security),
+            Server::Unix(path) => (path.to_str().unwrap(), 0, settings.config.security),
+        }
+    }
+
     #[test]
     fn urls_are_read() {
         let url = |text: &str| Config::from_url(text).and_then(|config| config.check());
         let plain = url("smtp://localhost").unwrap();
-        assert_eq!(
-            (plain.host.lookup.as_str(), plain.port, plain.config.security),
-            ("localhost", 25, Security::Auto)
-        );
+        assert_eq!(told(&plain), ("localhost", 25, Security::Auto));
         let v6 = url("SMTP://[::1]:2525/?tls=none").unwrap();
-        assert_eq!(
-            (v6.host.lookup.as_str(), v6.port, v6.config.security),
-            ("::1", 2525, Security::Plaintext)
-        );
-        assert_eq!(url("smtp://h?tls=opportunistic").unwrap().port, 25);
+        assert_eq!(told(&v6), ("::1", 2525, Security::Plaintext));
+        assert_eq!(told(&url("smtp://h?tls=opportunistic").unwrap()).1, 25);
         let login = url("smtp://us%40er:p%3a%2Fs%25@h.example.").unwrap();
-        assert_eq!((login.port, login.host.tls_name.as_str()), (587, "h.example"));
+        assert_eq!((told(&login).1, login.config.tls.name()), (587, Some("h.example")));
         assert!(login.credentials.is_some());
         let Some(Login::Password(user, password)) = login.config.login else { panic!("no password") };
         assert_eq!((&*user, &*password), (&b"us@er"[..], &b"p:/s%"[..]));
@@ -434,11 +576,93 @@ mod tests {
     #[cfg(feature = "native-tls")]
     #[test]
     fn behaviour_12_default_ports() {
-        let port = |text: &str| Config::from_url(text).unwrap().check().unwrap().port;
+        let port = |text: &str| told(&Config::from_url(text).unwrap().check().unwrap()).1;
         assert_eq!(port("smtps://h"), 465);
         assert_eq!(port("smtps://u:p@h"), 465);
         assert_eq!(port("smtp://h?tls=required"), 587);
         assert_eq!(port("smtp://u:p@h?tls=none"), 25);
+        for url in ["lmtp://h", "lmtp://u:p@h", "lmtp://h?tls=required", "lmtp://h?tls=none"] {
+            assert_eq!(port(url), 24);
+        }
+    }
+
+    #[test]
+    fn lmtp_is_never_on_port_25() {
+        assert_eq!(told(&Config::from_url("lmtp://h:2424").unwrap().check().unwrap()).1, 2424);
+        assert!(Config::from_url("lmtp://h").unwrap().lmtp);
+        for config in [
+            Config { port: Some(25), lmtp: true, ..Config::new("h") },
+            Config {
+                addresses: Some(vec!["[::1]:24".parse().unwrap(), "127.0.0.1:25".parse().unwrap()]),
+                lmtp: true,
+                ..Config::new("h")
+            },
+        ] {
+            let error = config.check().unwrap_err();
+            assert!(error.to_string().contains("port 25"), "{error}");
+        }
+    }
+
+    #[test]
+    fn urls_name_unix_sockets() {
+        for (url, path, lmtp) in [
+            ("smtp+unix:/run/smtp", "/run/smtp", false),
+            ("LMTP+UNIX:/run/l%20m%2Ftp%3F", "/run/l m/tp?", true),
+            ("lmtp+unix:///run/lmtp?tls=none", "/run/lmtp", true),
+        ] {
+            let config = Config::from_url(url).unwrap();
+            assert_eq!(config.lmtp, lmtp);
+            assert_eq!(told(&config.check().unwrap()).0, path);
+        }
+        for (url, why) in [
+            ("smtp+unix:run/smtp", "begins with a /"),
+            ("smtp+unix:", "begins with a /"),
+            ("smtp+unix://host/run", "on no host"),
+            ("smtp+unix:/run/%00", "NUL"),
+            ("smtp+unix:/run/%zz", "two digits"),
+            ("lmtp+unix:/run#x", "#"),
+            ("smtps+unix:/run", "scheme"),
+        ] {
+            let error = Config::from_url(url).unwrap_err();
+            assert!(error.to_string().contains(why), "{url}: {error}");
+        }
+        let long = Config::from_url(&format!("smtp+unix:/{}", "x".repeat(200))).unwrap_err();
+        assert!(long.to_string().contains("too long"), "{long}");
+    }
+
+    #[cfg(feature = "native-tls")]
+    #[test]
+    fn tls_over_a_unix_socket_needs_a_name() {
+        for url in ["smtp+unix:/run/smtp?tls=required", "lmtp+unix:/run/lmtp?tls=required"] {
+            let mut config = Config::from_url(url).unwrap(); // a setter may still give the name
+            let error = config.check().unwrap_err();
+            assert!(error.to_string().contains("tls_name"), "{error}");
+            config.tls.set_name("mail.example".to_owned());
+            assert_eq!(config.check().unwrap().upgrade(true).unwrap(), Upgrade::Required);
+        }
+        let mut config = Config::from_url("smtp+unix:/run/smtp?tls=opportunistic").unwrap();
+        assert_eq!(config.check().unwrap().upgrade(true).unwrap(), Upgrade::Never);
+        config.tls.set_name("mail.example".to_owned());
+        assert_eq!(config.check().unwrap().upgrade(true).unwrap(), Upgrade::IfOffered);
+    }
+
+    #[test]
+    fn settings_of_where_the_server_is_do_not_contradict_each_other() {
+        let one = || Some(vec!["127.0.0.1:2525".parse().unwrap()]);
+        let unix = || Config::unix(Path::new("/run/smtp"));
+        for config in [
+            Config { addresses: Some(vec![]), ..Config::new("h") },
+            Config { addresses: one(), port: Some(25), ..Config::new("h") },
+            Config { addresses: Some(vec!["127.0.0.1:0".parse().unwrap()]), ..Config::new("h") },
+            Config { port: Some(25), ..unix() },
+            Config { addresses: one(), ..unix() },
+            Config { bind: Some("127.0.0.1:0".parse().unwrap()), ..unix() },
+            Config::unix(Path::new("")),
+        ] {
+            assert!(matches!(config.check(), Err(Error::Config(_))), "{config:?}");
+        }
+        let given = Config { addresses: one(), ..Config::new("h") }.check().unwrap();
+        assert_eq!(told(&given), ("h", 2525, Security::Auto));
     }
 
     #[cfg(not(feature = "native-tls"))]
@@ -470,7 +694,10 @@ mod tests {
             "",
             "localhost",
             "http://h",
-            "lmtp://h",
+            "lmtp://h:25",
+            "lmtp:h",
+            "smtp:h",
+            "smtp:/h",
             "smtp://",
             "smtp://h:0",
             "smtp://h:65536",
@@ -495,7 +722,7 @@ mod tests {
             "smtp://u:secret%00@h",
             "smtp://:secret@h",
             "smtp://h\r\n",
-            "smtp://b\u{fc}cher.example",
+            "smtp://b\u{fc}cher..example",
             "smtp://a..b",
         ] {
             let error = Config::from_url(text).unwrap_err();
@@ -524,7 +751,9 @@ mod tests {
             "a b",
             "a\0b",
             "a\r\nb",
-            "bücher.test",
+            "bü cher.test",
+            "bü..cher.test",
+            "bü/cher.test",
             "a..b",
             "[::1",
             "[a]",
@@ -534,6 +763,28 @@ mod tests {
         ] {
             assert!(matches!(Host::new(text), Err(Error::Config(_))), "{text:?}");
         }
+    }
+
+    #[cfg(feature = "idna")]
+    #[test]
+    fn threat_11_a_host_beyond_ascii_becomes_its_a_label() {
+        for (text, lookup, name) in [
+            ("Bücher.test", "xn--bcher-kva.test", "xn--bcher-kva.test"),
+            ("bücher.test.", "xn--bcher-kva.test.", "xn--bcher-kva.test"),
+            ("１２７.0.0.1", "127.0.0.1", "127.0.0.1"), // what it becomes is looked at like any other
+        ] {
+            assert_eq!(Host::new(text).unwrap(), Host { lookup: lookup.into(), tls_name: name.into() });
+        }
+    }
+
+    #[cfg(not(feature = "idna"))]
+    #[test]
+    fn threat_11_a_host_beyond_ascii_is_refused_and_told_the_way_out() {
+        let error = Config::from_url("smtp://bücher.test").unwrap_err();
+        assert!(
+            matches!(&error, Error::Config(text) if text.contains("xn--") && text.contains("idna")),
+            "{error}"
+        );
     }
 
     #[test]

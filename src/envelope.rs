@@ -89,6 +89,21 @@ impl Envelope {
         self.0.sender.iter().chain(&self.0.recipients).all(Address::is_ascii)
     }
 
+    /// For a server without SMTPUTF8: domains beyond ASCII as A-labels.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unsupported`] for an address that cannot be had so.
+    pub(crate) fn without_utf8(mut self) -> Result<Envelope, Error> {
+        if !self.is_ascii() {
+            let parts = Arc::make_mut(&mut self.0);
+            for address in parts.sender.iter_mut().chain(&mut parts.recipients) {
+                *address = address.without_utf8()?;
+            }
+        }
+        Ok(self)
+    }
+
     /// Asks for something with MAIL. One of the same kind that was asked for before is replaced; of
     /// [`MailOption::Raw`] there may be several.
     ///

@@ -120,11 +120,12 @@ pub enum Error {
         /// What the resolver said.
         source: io::Error,
     },
-    /// No address of the host could be connected to; this is what the last one said.
+    /// No address of the host could be connected to.
     Connect {
-        /// The server, as `host:port`.
+        /// The server: `host:port`, or its Unix socket.
         server: String,
-        /// Why.
+        /// Why. If there were more addresses than one, its text tells of each of them; its kind is that of the last one,
+        /// or `TimedOut`.
         source: io::Error,
     },
     /// The server's certificate is not to be trusted: wrong name, unknown issuer, expired. The way out: the issuer's
@@ -170,8 +171,15 @@ pub enum Error {
         /// All it said.
         reply: Reply,
     },
-    /// The time was up: one wait's, or the deadline of all. The connection is closed.
+    /// The time was up: one wait's, or the deadline of all. The connection is closed. (Of the lookup and of connecting
+    /// [`Resolve`](Error::Resolve) and [`Connect`](Error::Connect) tell, with the server's name, and
+    /// [`is_timeout`](Error::is_timeout) is true of these too.)
     Timeout(Phase),
+    /// Another thread has used the client's [`Stopper`](crate::Stopper), in this phase or before. The connection is
+    /// closed; nothing over this stopper goes on. Neither transient nor permanent: somebody wanted it so.
+    Stopped(Phase),
+    /// There is nothing to reconnect: the connection stands. It was left as it is.
+    AlreadyConnected,
     /// The connection failed.
     Io {
         /// Where.
@@ -269,6 +277,7 @@ impl Error {
             | Error::Certificate { .. }
             | Error::TlsRequired
             | Error::PoolClosed
+            | Error::AlreadyConnected
             | Error::Auth { reply: None, .. } => true,
             _ => false,
         }
@@ -279,6 +288,9 @@ impl Error {
     pub fn is_timeout(&self) -> bool {
         match self {
             Error::Transaction { source, .. } => source.is_timeout(),
+            Error::Resolve { source, .. } | Error::Connect { source, .. } => {
+                source.kind() == io::ErrorKind::TimedOut
+            }
             Error::Timeout(_) => true,
             _ => false,
         }
@@ -399,7 +411,13 @@ impl fmt::Display for Error {
                 write!(f, "the message has {size} octets, and the server takes {limit} at most")
             }
             Error::Source(_) => write!(f, "the message could not be read"),
+            Error::Resolve { host, source } if source.kind() == io::ErrorKind::TimedOut => {
+                write!(f, "the time was up in the name lookup of {host}")
+            }
             Error::Resolve { host, .. } => write!(f, "no address was found for {host}"),
+            Error::Connect { server, source } if source.kind() == io::ErrorKind::TimedOut => {
+                write!(f, "the time was up in connecting to {server}")
+            }
             Error::Connect { server, .. } => write!(f, "could not connect to {server}"),
             Error::Certificate { name, reason, .. } => write!(
                 f,
@@ -415,6 +433,8 @@ impl fmt::Display for Error {
                 write!(f, "the time was up in the greeting (does the port want TLS from the first octet?)")
             }
             Error::Timeout(phase) => write!(f, "the time was up in {phase}"),
+            Error::Stopped(phase) => write!(f, "it was stopped in {phase}"),
+            Error::AlreadyConnected => write!(f, "it is already connected"),
             Error::Io { phase, .. } => write!(f, "the connection failed in {phase}"),
             Error::Closed(phase) => write!(f, "the server closed the connection in {phase}"),
             Error::Protocol { phase, what } => write!(f, "not SMTP in {phase}: {what}"),

@@ -77,10 +77,21 @@
 //! [`Error`] says at which step it happened and keeps the server's whole [`Reply`]; an [`Error::Transaction`] tells
 //! for every recipient whether the message was accepted, refused, not sent, or is in doubt.
 //!
+//! # Other ways to a server
+//!
+//! A Unix socket ([`Client::unix`], `smtp+unix:/path`), LMTP ([`Builder::lmtp`], `lmtp://host`, `lmtp+unix:/path`), addresses
+//! instead of a lookup ([`Builder::addresses`]), a local address ([`Builder::bind`]), or a connection of your own with TLS
+//! on top ([`Builder::connect_over`]): a socket, a [`Transport`] that you write, any `Read` and `Write` by [`Untimed`].
+//! `examples/socks5.rs` goes through a proxy.
+//!
+//! A host with several addresses is connected to as RFC 8305 says: IPv6 and IPv4 in turns, the next one when one has
+//! failed or has not answered for 250 ms. [`Client::reconnect`] connects again with the same settings, and a [`Stopper`]
+//! ends a client from another thread, whatever it waits for.
+//!
 //! # Security
 //!
 //! - STARTTLS is used when the server offers it ([`Security::Auto`]); with credentials TLS is required. To a loopback
-//!   address: no TLS without credentials, STARTTLS when offered with them.
+//!   address or a Unix socket: no TLS without credentials, STARTTLS when offered with them.
 //! - TLS is 1.2 or newer ([`Builder::min_tls_version`]). Certificates are verified, for the host's name, against the
 //!   CAs that the system trusts and those of your own ([`Builder::ca_certificate`], [`Builder::system_roots`]); what is
 //!   wrong with one stands in [`Error::Certificate`]. A handshake that fails is an error, never a way to plain text.
@@ -117,13 +128,23 @@
 //!
 //! By [`log`](https://docs.rs/log), with the target `postino`. `warn`: what a server may take amiss, such as lines of
 //! more than 998 octets. `debug`: the dialogue, line by line, as `C:` and `S:`, with secrets masked and content only
-//! counted; what is connected to, and why it is closed; that a TLS connector is built, and from what.
+//! counted; what is connected to, and why it is closed; that a TLS connector is built, and from what. Each line of a
+//! connection begins with its number in this process, which [`Client::connection_number`] tells:
+//!
+//! ```text
+//! DEBUG postino: #7 connecting to mail.example.org:25
+//! DEBUG postino: #7 connected to [2001:db8::1]:25
+//! DEBUG postino: #7 S: 220 mail.example.org ESMTP
+//! DEBUG postino: #7 C: EHLO client.example.org
+//! ```
 //!
 //! # Features
 //!
 //! All of them only add. `native-tls` (default): TLS by the system's library; without it, plain text works, and asking
 //! for TLS is an error. `vendored`: builds OpenSSL and links it statically. `async`: [`aio`](#async). `sasl`: logins
 //! by SCRAM and CRAM-MD5, which keep the password from the wire; without it, asking for one of them is an error.
+//! `idna`: host names beyond ASCII, and such domains of addresses where the server has no SMTPUTF8, become A-labels
+//! (`xn--…`); without it, they are an error.
 //! `testing`: a server in the process, for tests.
 //!
 //! <a id="async"></a>`aio` has the same names as the root: `postino::aio::Client` is `postino::Client`, awaited. Its
@@ -134,6 +155,7 @@
 //! | | |
 //! |---|---|
 //! | [`Client`], [`Builder`], [`send`] | connect and send |
+//! | [`Transport`], [`Untimed`], [`Stopper`] | connections of your own, and their end |
 //! | [`Address`], [`Envelope`] | who it is from and for |
 //! | [`message`] | what can be sent: a composed [`Message`], [`Raw`] ones, the trait [`Mail`], envelopes from headers |
 //! | [`Delivery`], [`Outcome`], [`Error`] | what became of it |
@@ -151,7 +173,9 @@ mod blocking;
 #[cfg_attr(docsrs, doc(cfg(feature = "async")))]
 pub mod aio;
 
+mod a_label;
 mod address;
+mod attempts;
 mod config;
 mod delivery;
 mod envelope;
@@ -166,7 +190,7 @@ pub mod testing;
 
 pub use self::{
     address::Address,
-    blocking::{Batch, Builder, Client, Pool, PoolBuilder, Pooled},
+    blocking::{Batch, Builder, Client, Pool, PoolBuilder, Pooled, Stopper, Transport, Untimed},
     config::Security,
     delivery::{Delivery, Outcome, Recipient, Took},
     envelope::{Envelope, MailOption, RcptOption, Ret, WhenLate},

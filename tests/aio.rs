@@ -3,8 +3,10 @@
 
 use std::{
     future::{Future, poll_fn},
-    io::Read,
-    pin::pin,
+    io::{self, Read},
+    net::TcpStream,
+    os::unix::net::UnixStream,
+    pin::{Pin, pin},
     sync::mpsc,
     task::{Context, Poll, Waker},
     time::{Duration, Instant},
@@ -14,7 +16,11 @@ use postino::{
     Delivery, Error, Outcome, Raw,
     aio::{Builder, Client, Pool, send},
 };
-use smol::{block_on, future::zip};
+use smol::{
+    Async, block_on,
+    future::zip,
+    io::{AsyncRead, AsyncWrite, BufReader, BufWriter, ReadHalf, WriteHalf, split},
+};
 
 mod dialogue;
 mod support;
@@ -26,6 +32,20 @@ use self::{
 
 fn assert_send<T: Send>(future: T) -> T {
     future
+}
+
+/// What the caller brings, in the form that this world wants.
+fn tcp(socket: TcpStream) -> impl AsyncRead + AsyncWrite + Send + 'static {
+    Async::new(socket).unwrap()
+}
+
+fn unix(socket: UnixStream) -> impl AsyncRead + AsyncWrite + Send + 'static {
+    Async::new(socket).unwrap()
+}
+
+/// The same, and nobody can tell where it leads.
+fn opaque(socket: TcpStream) -> impl AsyncRead + AsyncWrite + Send + 'static {
+    BufReader::new(Async::new(socket).unwrap())
 }
 
 #[test]
@@ -51,6 +71,8 @@ fn every_future_is_send() {
     drop(assert_send(client.auth_xoauth2("user", "token")));
     drop(assert_send(client.within(PATIENCE).noop()));
     drop(assert_send(client.quit()));
+    drop(assert_send(client.reconnect()));
+    drop(assert_send(builder.connect_over(unix(UnixStream::pair().unwrap().0))));
     drop(assert_send(builder.send(&mail)));
     drop(assert_send(send("smtp://localhost", &mail)));
 }
@@ -374,4 +396,105 @@ fn a_path_that_cannot_be_opened_in_time_holds_neither_the_executor_nor_the_deadl
     // Lets the thread that opens it go.
     drop(std::fs::OpenOptions::new().write(true).open(&fifo).unwrap());
     std::fs::remove_file(&fifo).unwrap();
+}
+
+#[test]
+fn behaviour_17_a_cancelled_connect_leaves_a_builder_that_can_connect() {
+    let server = Server::running_in_turn(vec![
+        Box::new(|peer| {
+            peer.may_leave = true;
+            peer.play("-- pause\n-- hello");
+        }),
+        Box::new(|peer| peer.play("-- hello\nC: NOOP\nS: 250 ok")),
+    ]);
+    let builder = builder(&server);
+    assert!(block_on(dropped_after(2, builder.connect())).is_none());
+    assert_open(&mut block_on(builder.connect()).unwrap());
+}
+
+/// Drops a reconnect at each of its polls.
+fn drop_reconnect_at_every_poll(hello: &'static str, how: impl Fn(Builder) -> Builder) {
+    for polls in 1.. {
+        let server = Server::running_in_turn(vec![
+            Box::new(move |peer| peer.play(&format!("{hello}\nC: QUIT\nS: 221 bye"))),
+            Box::new(move |peer| {
+                peer.may_leave = true;
+                peer.play(&format!("-- pause\n{hello}"));
+            }),
+            Box::new(move |peer| peer.play(&format!("{hello}\nC: NOOP\nS: 250 ok"))),
+        ]);
+        let mut client = block_on(how(builder(&server)).connect()).unwrap();
+        block_on(client.quit()).unwrap();
+        if let Some(done) = block_on(dropped_after(polls, client.reconnect())) {
+            assert!(polls > 1, "it was never dropped on its way");
+            done.unwrap();
+            client.close();
+            block_on(client.reconnect()).unwrap();
+            assert_open(&mut client);
+            return;
+        }
+        assert!(!client.is_connected());
+        assert_closed(&mut client);
+        block_on(client.reconnect()).unwrap();
+        assert_open(&mut client);
+    }
+}
+
+#[test]
+fn behaviour_17_a_cancelled_reconnect_leaves_a_client_that_can_connect() {
+    drop_reconnect_at_every_poll("-- hello", |builder| builder);
+}
+
+#[cfg(feature = "native-tls")]
+#[test]
+fn behaviour_17_a_reconnect_cancelled_in_tls_leaves_a_client_that_can_connect() {
+    drop_reconnect_at_every_poll("-- tls good\n-- hello", |builder| {
+        builder.security(postino::Security::Implicit).ca_certificate(support::tls::CA)
+    });
+}
+
+/// Keeps back what is written until it is flushed.
+struct Buffered(ReadHalf<Async<TcpStream>>, BufWriter<WriteHalf<Async<TcpStream>>>);
+
+impl AsyncRead for Buffered {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, room: &mut [u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_read(cx, room)
+    }
+}
+
+impl AsyncWrite for Buffered {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.1).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.1).poll_flush(cx)
+    }
+
+    fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.1).poll_close(cx)
+    }
+}
+
+fn buffered(server: &Server) -> Buffered {
+    let (read, write) = split(Async::new(TcpStream::connect(server.address()).unwrap()).unwrap());
+    Buffered(read, BufWriter::with_capacity(1 << 20, write))
+}
+
+#[test]
+fn a_stream_with_a_buffer_is_flushed() {
+    let server = Server::playing(format!("-- hello\n{TRANSACTION}C: QUIT\nS: 221 bye"));
+    let mut client = block_on(builder(&server).connect_over(buffered(&server))).unwrap();
+    block_on(client.send(&mail())).map(drop).unwrap();
+    block_on(client.quit()).unwrap();
+}
+
+#[cfg(feature = "native-tls")]
+#[test]
+fn a_stream_with_a_buffer_is_flushed_in_tls() {
+    let server = Server::playing(format!("-- tls good\n-- hello\n{TRANSACTION}C: QUIT\nS: 221 bye"));
+    let builder = builder(&server).security(postino::Security::Implicit).ca_certificate(support::tls::CA);
+    let mut client = block_on(builder.connect_over(buffered(&server))).unwrap();
+    block_on(client.send(&mail())).map(drop).unwrap();
+    block_on(client.quit()).unwrap();
 }

@@ -1,11 +1,290 @@
-//! The dialogues, with the blocking client. `aio.rs` has the same ones with the other.
+//! The dialogues, with the blocking client; and what only threads can do. `aio.rs` has the same ones with the other.
 
-use postino::{Builder, Client, Pool, send};
+use std::{
+    io::{self, Read},
+    net::TcpStream,
+    os::unix::net::UnixStream,
+    sync::mpsc,
+    thread,
+    time::{Duration, Instant},
+};
+
+use postino::{
+    Builder, Client, Delivery, Error, Outcome, Phase, Pool, Raw, Stopper, Transport, Untimed, send,
+};
 
 mod dialogue;
 mod support;
 
+use self::{
+    dialogue::{assert_open, builder, cause, connect, envelope, mail},
+    support::{BlackHole, PATIENCE, Server, UnixBlackHole},
+};
+
 /// In the blocking world a "future" is its value already.
 fn block_on<T>(value: T) -> T {
     value
+}
+
+/// What the caller brings, in the form that this world wants.
+fn tcp(socket: TcpStream) -> impl Transport + 'static {
+    socket
+}
+
+fn unix(socket: UnixStream) -> impl Transport + 'static {
+    socket
+}
+
+/// The same, and nobody can tell where it leads.
+fn opaque(socket: TcpStream) -> impl Transport + 'static {
+    Untimed::new(socket)
+}
+
+/// Works, and stops from another thread once the server has come to the end of its script.
+#[track_caller]
+fn stopped_behind<T: Send>(script: &str, work: impl FnOnce(Builder) -> Result<T, Error> + Send) -> Error {
+    stopped_between(script, "-- silence", work)
+}
+
+/// The same, with what is still allowed then.
+#[track_caller]
+fn stopped_between<T: Send>(
+    script: &str,
+    rest: &'static str,
+    work: impl FnOnce(Builder) -> Result<T, Error> + Send,
+) -> Error {
+    let script = script.to_owned();
+    let (tell, told) = mpsc::channel();
+    let server = Server::running(move |peer| {
+        peer.play(&script);
+        tell.send(()).unwrap();
+        peer.play(rest);
+    });
+    let stopper = Stopper::new();
+    let builder = builder(&server).stopper(&stopper);
+    thread::scope(|scope| {
+        let work = scope.spawn(|| work(builder));
+        told.recv_timeout(PATIENCE).unwrap();
+        let start = Instant::now();
+        stopper.stop();
+        let error = work.join().unwrap().err().unwrap();
+        assert!(start.elapsed() < PATIENCE / 2, "{:?}", start.elapsed());
+        error
+    })
+}
+
+#[track_caller]
+fn assert_stopped(error: &Error, phase: Phase) {
+    assert!(matches!(error, Error::Stopped(at) if *at == phase), "{error:?}");
+    assert!(!error.is_transient() && !error.is_permanent() && !error.is_timeout());
+}
+
+#[test]
+fn a_stop_ends_the_wait_for_a_greeting() {
+    let error = stopped_behind("", |builder| builder.connect());
+    // The server cannot see that the client has noticed that it is connected.
+    assert!(matches!(error, Error::Stopped(Phase::Greeting | Phase::Connect)), "{error:?}");
+}
+
+#[test]
+fn a_stop_ends_the_wait_for_a_reply_and_the_server_hears_no_more() {
+    let error = stopped_behind("-- hello\nC: NOOP", |builder| {
+        let mut client = builder.connect()?;
+        let error = client.noop().unwrap_err();
+        assert_stopped(&client.noop().unwrap_err(), Phase::Noop); // and so does every later call
+        assert_stopped(&client.login("u", "p").unwrap_err(), Phase::Auth);
+        assert_stopped(&client.send(&mail()).unwrap_err(), Phase::Mail);
+        assert_stopped(&client.reconnect().unwrap_err(), Phase::Connect);
+        client.quit()?;
+        Err::<(), _>(error)
+    });
+    assert_stopped(&error, Phase::Noop);
+}
+
+#[test]
+fn a_stop_behind_the_message_leaves_it_in_doubt() {
+    let error = stopped_behind("-- hello\n-- envelope\nC: DATA\nS: 354 go on\nC: Hello\nC: .", |builder| {
+        builder.connect()?.send(&mail())
+    });
+    assert_stopped(cause(&error), Phase::End);
+    assert!(error.in_doubt() && !error.is_transient());
+}
+
+#[test]
+fn a_stop_before_the_end_of_the_message_leaves_it_unsent() {
+    let error = stopped_behind("-- hello\n-- envelope\nC: DATA", |builder| builder.connect()?.send(&mail()));
+    assert_stopped(cause(&error), Phase::Data);
+    assert_eq!(error.delivery().map(Delivery::outcome), Some(Outcome::NotSent));
+}
+
+#[test]
+fn a_stop_ends_a_write_that_waits() {
+    let (tell, told) = mpsc::channel();
+    let server = Server::cramped(move |peer| {
+        peer.play("-- hello\n-- envelope\nC: DATA\nS: 354 go on");
+        told.recv_timeout(PATIENCE).unwrap(); // reads no more
+        peer.ignore();
+    });
+    let (read, reads) = mpsc::channel();
+    /// Says when it was read a few times: more than fits into the buffers of a socket.
+    struct Endless(mpsc::Sender<()>);
+    impl Read for Endless {
+        fn read(&mut self, room: &mut [u8]) -> io::Result<usize> {
+            self.0.send(()).ok();
+            room.fill(b'a');
+            Ok(room.len())
+        }
+    }
+    let client = connect(&server);
+    let stopper = client.stopper();
+    let sending = thread::spawn(move || {
+        let mut client = client;
+        client.send(&Raw::reader(envelope(&["bob@example.org"]), Endless(read)))
+    });
+    // It stands still when it reads no more.
+    while reads.recv_timeout(Duration::from_millis(500)).is_ok() {}
+    stopper.stop();
+    let error = sending.join().unwrap().unwrap_err();
+    assert_stopped(cause(&error), Phase::Body);
+    assert_eq!(error.delivery().map(Delivery::outcome), Some(Outcome::NotSent));
+    tell.send(()).unwrap();
+}
+
+#[cfg(feature = "native-tls")]
+#[test]
+fn a_stop_ends_a_handshake() {
+    // Behind the first octets of its part, of which the rest may come.
+    let error = stopped_between("-- read 5", "-- ignore", |builder| {
+        builder.security(postino::Security::Implicit).connect()
+    });
+    assert_stopped(&error, Phase::Tls);
+    let script = "-- hello STARTTLS\nC: STARTTLS\nS: 220 go ahead\n-- read 5";
+    let error = stopped_between(script, "-- ignore", |builder| {
+        builder.security(postino::Security::StartTls).connect()
+    });
+    assert_stopped(&error, Phase::Tls);
+}
+
+#[cfg(feature = "native-tls")]
+#[test]
+fn a_stop_ends_a_wait_in_tls() {
+    let error = stopped_behind("-- tls good\n-- hello\nC: NOOP", |builder| {
+        let builder = builder.security(postino::Security::Implicit).ca_certificate(support::tls::CA);
+        builder.connect()?.noop()
+    });
+    assert_stopped(&error, Phase::Noop);
+}
+
+#[test]
+fn a_stop_ends_connecting_and_says_nothing_to_later_addresses() {
+    let (hole, unix) = (BlackHole::new(), UnixBlackHole::new());
+    let unreached = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let slow = [hole.address(); 100].into_iter().chain([unreached.local_addr().unwrap()]);
+    for builder in [Client::builder("h").addresses(slow), Client::unix(&unix.path)] {
+        let stopper = Stopper::new();
+        let builder = builder.stopper(&stopper).timeout(PATIENCE);
+        let start = Instant::now();
+        let connecting = thread::spawn(move || builder.connect());
+        thread::sleep(Duration::from_millis(100)); // long enough to be in the middle of it, mostly
+        stopper.stop();
+        assert_stopped(&connecting.join().unwrap().unwrap_err(), Phase::Connect);
+        assert!(start.elapsed() < PATIENCE / 2, "{:?}", start.elapsed());
+    }
+    unreached.set_nonblocking(true).unwrap();
+    assert_eq!(unreached.accept().unwrap_err().kind(), io::ErrorKind::WouldBlock);
+}
+
+#[test]
+fn a_stop_before_connecting_keeps_from_it() {
+    let stopper = Stopper::new();
+    stopper.stop();
+    let error = Client::builder("127.0.0.1").port(9).stopper(&stopper).connect().unwrap_err();
+    assert_stopped(&error, Phase::Connect);
+    let (_server, socket) = Server::playing_pair("");
+    let error = Client::builder("h").stopper(&stopper).connect_over(socket).unwrap_err();
+    assert_stopped(&error, Phase::Connect);
+}
+
+#[test]
+fn a_stop_ends_all_that_share_it_and_nobody_else() {
+    let (first, second) = (Server::playing("-- hello"), Server::playing("-- hello"));
+    let other = Server::playing("-- hello\nC: NOOP\nS: 250 ok");
+    let stopper = Stopper::new();
+    let mut clients = [&first, &second].map(|server| builder(server).stopper(&stopper).connect().unwrap());
+    let mut stranger = connect(&other);
+    stopper.stop();
+    for client in &mut clients {
+        assert!(!client.is_connected());
+        assert_stopped(&client.noop().unwrap_err(), Phase::Noop);
+    }
+    assert_open(&mut stranger);
+}
+
+#[test]
+fn a_stop_ends_a_connection_of_the_callers() {
+    for by_tcp in [false, true] {
+        let (tell, told) = mpsc::channel();
+        let server = Server::running(move |peer| {
+            peer.play("-- hello\nC: NOOP");
+            tell.send(()).unwrap();
+        });
+        let socket = TcpStream::connect(server.address()).unwrap();
+        let mut client = match by_tcp {
+            true => builder(&server).connect_over(socket).unwrap(),
+            // std's other type serves for the same socket.
+            false => {
+                builder(&server).connect_over(UnixStream::from(std::os::fd::OwnedFd::from(socket))).unwrap()
+            }
+        };
+        let stopper = client.stopper();
+        let waiting = thread::spawn(move || client.noop());
+        told.recv_timeout(PATIENCE).unwrap();
+        stopper.stop();
+        assert_stopped(&waiting.join().unwrap().unwrap_err(), Phase::Noop);
+    }
+}
+
+#[test]
+fn what_the_server_has_said_is_told_although_it_was_stopped() {
+    let server = Server::playing("-- hello\nC: NOOP\nS: 250 ok");
+    let mut client = connect(&server);
+    let stopper = client.stopper();
+    assert_eq!(client.noop().unwrap().code(), 250);
+    stopper.stop();
+    assert_stopped(&client.noop().unwrap_err(), Phase::Noop);
+}
+
+#[test]
+fn a_limit_is_noticed_behind_an_untimed_read() {
+    /// Its reads take their time, and nobody can change that.
+    struct Slow(TcpStream);
+    impl Read for Slow {
+        fn read(&mut self, room: &mut [u8]) -> io::Result<usize> {
+            thread::sleep(Duration::from_millis(200));
+            self.0.read(room)
+        }
+    }
+    impl io::Write for Slow {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.write(bytes)
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            self.0.flush()
+        }
+    }
+    let server = Server::playing("S: 220-hi\n-- silence");
+    let slow = Slow(TcpStream::connect(server.address()).unwrap());
+    // The rest of the greeting never comes; the limit has passed when the first part is there.
+    let builder = builder(&server).greeting_timeout(Duration::from_millis(100));
+    let error = builder.connect_over(Untimed::new(slow)).unwrap_err();
+    assert!(matches!(error, Error::Timeout(Phase::Greeting)), "{error:?}");
+}
+
+#[test]
+fn the_limits_of_an_untimed_streams_own_count() {
+    let server = Server::playing("-- hello\nC: NOOP");
+    let socket = TcpStream::connect(server.address()).unwrap();
+    socket.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+    let mut client = builder(&server).connect_over(Untimed::new(socket)).unwrap();
+    assert!(client.noop().unwrap_err().is_timeout());
 }

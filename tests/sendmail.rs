@@ -459,7 +459,9 @@ fn vv_tells_the_dialogue() {
     let done = send(&accepting(), &[&["-vv"], ARGS].concat(), HI);
     assert_eq!((done.code, &*done.out), (Some(0), "250 OK queued as 4711\n"));
     let lines: Vec<_> = done.err.lines().collect();
-    for line in ["S: 220 mail.example.org", "C: MAIL FROM:<a@example.org>", "C: QUIT", "S: 221 Bye"] {
+    for line in
+        ["#1 S: 220 mail.example.org", "#1 C: MAIL FROM:<a@example.org>", "#1 C: QUIT", "#1 S: 221 Bye"]
+    {
         assert!(lines.contains(&line), "{line} is not in {lines:#?}");
     }
 }

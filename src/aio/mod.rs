@@ -33,6 +33,7 @@ mod batch;
 mod body;
 mod gate;
 mod resolve;
+mod stop;
 mod stream;
 mod token;
 

@@ -8,11 +8,16 @@ use std::{
 
 use smol::unblock;
 
-use super::stream::Alarm;
-use crate::{Error, Phase};
+use super::{stop::Stopper, stream::Alarm};
+use crate::Error;
 
 /// All addresses of a host, one at least. An address needs no lookup, and no thread.
-pub(super) async fn resolve(host: &str, port: u16, until: Instant) -> Result<Vec<SocketAddr>, Error> {
+pub(super) async fn resolve(
+    host: &str,
+    port: u16,
+    until: Instant,
+    _: &Stopper,
+) -> Result<Vec<SocketAddr>, Error> {
     if let Ok(address) = host.parse::<IpAddr>() {
         return Ok(vec![(address, port).into()]);
     }
@@ -21,7 +26,6 @@ pub(super) async fn resolve(host: &str, port: u16, until: Instant) -> Result<Vec
     match Alarm::default().within(until, lookup).await {
         Ok(addresses) if !addresses.is_empty() => Ok(addresses),
         Ok(_) => Err(Error::Resolve { host: host.to_owned(), source: io::ErrorKind::NotFound.into() }),
-        Err(e) if e.kind() == io::ErrorKind::TimedOut => Err(Error::Timeout(Phase::Resolve)),
         Err(source) => Err(Error::Resolve { host: host.to_owned(), source }),
     }
 }

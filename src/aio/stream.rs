@@ -4,10 +4,13 @@
 //! adapter that polls it with the waker of the task that is polling us, and turns "pending" into "would block".
 
 use std::{
+    any::Any,
     fmt,
     future::{Future, poll_fn},
     io::{self, ErrorKind, Read, Write},
     net::{SocketAddr, TcpStream},
+    os::unix::net::UnixStream,
+    path::Path,
     pin::Pin,
     task::{Context, Poll, Waker},
     time::Instant,
@@ -20,9 +23,13 @@ use smol::{
     unblock,
 };
 
-use super::client::Moved;
+use super::{
+    client::{Builder, Client, Moved},
+    stop::Stopper,
+};
 use crate::{
     Error, Phase,
+    attempts::{QUEUE_DELAY, Race, start, start_unix},
     tls::{Connector, Handshake, Paused, TlsSettings, TlsStream, end_point, peer_certificate},
 };
 
@@ -33,8 +40,9 @@ impl<T: AsyncRead + AsyncWrite + Send> Transport for T {}
 pub(super) struct Stream {
     inner: Inner,
     alarm: Alarm,
-    peer: SocketAddr,
-    local: SocketAddr,
+    peer: Option<SocketAddr>,
+    local: Option<SocketAddr>,
+    is_local: bool,
 }
 
 enum Inner {
@@ -47,24 +55,113 @@ enum Inner {
 struct Polled {
     transport: Pin<Box<dyn Transport>>,
     waker: Waker,
+    /// A stream of the caller's may keep back what was written.
+    unflushed: bool,
+}
+
+/// A socket on its way.
+type Attempt = Pin<Box<dyn Future<Output = io::Result<Async<TcpStream>>> + Send>>;
+
+impl Builder {
+    /// As [`connect`](Builder::connect), over a connection that is there already: a tunnel, a proxy. Whom to reach is
+    /// not asked then (of the host only its name counts, for TLS; the port and the limit of connecting count for
+    /// nothing). Credentials go without TLS only where nobody else can listen: over a Unix socket of [`smol::Async`] or
+    /// `smol::net`, and no TCP socket, because one to this machine may be one to a proxy. Such a client cannot
+    /// [reconnect](Client::reconnect). The stream may have a buffer: it is flushed before each wait for a reply.
+    ///
+    /// # Errors
+    ///
+    /// As of [`connect`](Builder::connect). The connection is closed then.
+    pub async fn connect_over(
+        &self,
+        stream: impl AsyncRead + AsyncWrite + Send + 'static,
+    ) -> Result<Client, Error> {
+        self.over(Stream::over(stream)).await
+    }
 }
 
 impl Stream {
-    pub async fn connect(peer: SocketAddr, until: Instant) -> io::Result<Stream> {
-        let mut alarm = Alarm::default();
-        let socket = alarm.within(until, Async::<TcpStream>::connect(peer)).await?;
-        socket.get_ref().set_nodelay(true)?;
-        let local = socket.get_ref().local_addr()?;
-        let polled = Polled { transport: Box::pin(socket), waker: Waker::noop().clone() };
-        Ok(Stream { inner: Inner::Plain(polled), alarm, peer, local })
+    /// To the first of the addresses that answers: the next one is tried when one has failed, or has not answered for a
+    /// moment.
+    pub async fn connect(
+        addresses: Vec<SocketAddr>,
+        local: Option<SocketAddr>,
+        until: Instant,
+        _: &Stopper,
+    ) -> io::Result<Stream> {
+        let mut race = Race::new(addresses, Instant::now());
+        let mut running: Vec<(SocketAddr, Attempt)> = Vec::new();
+        let (mut alarm, mut turn) = (Alarm::default(), Alarm::default());
+        let run = poll_fn(|cx| {
+            loop {
+                while let Some(address) = race.turn(Instant::now()) {
+                    running.push((address, Box::pin(arrive(address, local))));
+                }
+                if let Some(socket) = first_to_arrive(&mut running, &mut race, cx) {
+                    return Poll::Ready(Ok(Some(socket)));
+                }
+                match race.next_turn() {
+                    None if running.is_empty() => return Poll::Ready(Ok(None)),
+                    None => return Poll::Pending,
+                    Some(at) if turn.poll(at, cx).is_pending() => return Poll::Pending,
+                    Some(_) => {}
+                }
+            }
+        });
+        match alarm.within(until, run).await {
+            Ok(Some(socket)) => {
+                socket.get_ref().set_nodelay(true)?;
+                let stream = Stream::over(socket);
+                let is_local = stream.peer.is_some_and(|peer| peer.ip().to_canonical().is_loopback());
+                Ok(Stream { is_local, ..stream })
+            }
+            _ => Err(race.lost(running.into_iter().map(|(address, _)| address))),
+        }
     }
 
-    pub fn peer(&self) -> SocketAddr {
+    pub async fn connect_unix(path: &Path, until: Instant, _: &Stopper) -> io::Result<Stream> {
+        let connect = async {
+            loop {
+                match start_unix(path) {
+                    Err(e) if e.kind() == ErrorKind::WouldBlock => drop(Timer::after(QUEUE_DELAY).await),
+                    socket => return Ok(Stream::over(Async::new_nonblocking(socket?)?)),
+                }
+            }
+        };
+        Alarm::default().within(until, connect).await
+    }
+
+    fn over(stream: impl AsyncRead + AsyncWrite + Send + 'static) -> Stream {
+        let ends = Ends::of(&stream);
+        let polled = Polled { transport: Box::pin(stream), waker: Waker::noop().clone(), unflushed: false };
+        Stream {
+            inner: Inner::Plain(polled),
+            alarm: Alarm::default(),
+            peer: ends.peer,
+            local: ends.local,
+            is_local: ends.is_local,
+        }
+    }
+
+    /// Who wants to stop drops the future.
+    pub fn watched_by(&mut self, _: &Stopper) {}
+
+    pub fn peer(&self) -> Option<SocketAddr> {
         self.peer
     }
 
-    pub fn local(&self) -> SocketAddr {
+    pub fn local(&self) -> Option<SocketAddr> {
         self.local
+    }
+
+    /// None at all.
+    pub fn closed() -> Stream {
+        Stream { inner: Inner::Closed, alarm: Alarm::default(), peer: None, local: None, is_local: false }
+    }
+
+    /// Whether nobody else can listen.
+    pub fn is_local(&self) -> bool {
+        self.is_local
     }
 
     pub fn is_encrypted(&self) -> bool {
@@ -182,6 +279,60 @@ impl Stream {
     }
 }
 
+/// What can be known of a stream that may be a socket.
+#[derive(Default)]
+struct Ends {
+    peer: Option<SocketAddr>,
+    local: Option<SocketAddr>,
+    is_local: bool,
+}
+
+impl Ends {
+    fn of(stream: &dyn Any) -> Ends {
+        let tcp = |peer: io::Result<SocketAddr>, local: io::Result<SocketAddr>| Ends {
+            peer: peer.ok(),
+            local: local.ok(),
+            is_local: false,
+        };
+        if let Some(socket) = stream.downcast_ref::<Async<TcpStream>>() {
+            return tcp(socket.get_ref().peer_addr(), socket.get_ref().local_addr());
+        }
+        if let Some(socket) = stream.downcast_ref::<smol::net::TcpStream>() {
+            return tcp(socket.peer_addr(), socket.local_addr());
+        }
+        let is_local = stream.is::<Async<UnixStream>>() || stream.is::<smol::net::unix::UnixStream>();
+        Ends { is_local, ..Ends::default() }
+    }
+}
+
+async fn arrive(address: SocketAddr, local: Option<SocketAddr>) -> io::Result<Async<TcpStream>> {
+    let socket = Async::new_nonblocking(start(address, local)?)?;
+    socket.writable().await?;
+    match socket.get_ref().take_error()? {
+        None => Ok(socket),
+        Some(e) => Err(e),
+    }
+}
+
+/// The race learns of those that have failed.
+fn first_to_arrive(
+    running: &mut Vec<(SocketAddr, Attempt)>,
+    race: &mut Race,
+    cx: &mut Context<'_>,
+) -> Option<Async<TcpStream>> {
+    let mut arrived = None;
+    running.retain_mut(|(address, attempt)| {
+        let done = if arrived.is_none() { attempt.as_mut().poll(cx) } else { Poll::Pending };
+        match done {
+            Poll::Pending => return true,
+            Poll::Ready(Ok(socket)) => arrived = Some(socket),
+            Poll::Ready(Err(e)) => race.failed(*address, e, Instant::now()),
+        }
+        false
+    });
+    arrived
+}
+
 /// How far a handshake got, between two polls.
 enum Step {
     First(Polled),
@@ -214,27 +365,40 @@ impl Inner {
 
 impl Read for Polled {
     fn read(&mut self, room: &mut [u8]) -> io::Result<usize> {
+        let flushed = self.flush();
         let mut cx = Context::from_waker(&self.waker);
-        would_block(self.transport.as_mut().poll_read(&mut cx, room))
+        match self.transport.as_mut().poll_read(&mut cx, room) {
+            Poll::Pending => flushed.and(Err(ErrorKind::WouldBlock.into())),
+            Poll::Ready(read) => read,
+        }
     }
 }
 
 impl Write for Polled {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let mut cx = Context::from_waker(&self.waker);
-        would_block(self.transport.as_mut().poll_write(&mut cx, bytes))
+        match self.transport.as_mut().poll_write(&mut cx, bytes) {
+            Poll::Pending => Err(ErrorKind::WouldBlock.into()),
+            Poll::Ready(written) => {
+                self.unflushed = true;
+                written
+            }
+        }
     }
 
+    /// Never has to wait: whoever waits for an answer then goes on with it.
     fn flush(&mut self) -> io::Result<()> {
+        if !self.unflushed {
+            return Ok(());
+        }
         let mut cx = Context::from_waker(&self.waker);
-        would_block(self.transport.as_mut().poll_flush(&mut cx))
-    }
-}
-
-fn would_block<T>(poll: Poll<io::Result<T>>) -> io::Result<T> {
-    match poll {
-        Poll::Ready(done) => done,
-        Poll::Pending => Err(ErrorKind::WouldBlock.into()),
+        match self.transport.as_mut().poll_flush(&mut cx) {
+            Poll::Pending => Ok(()),
+            Poll::Ready(flushed) => {
+                self.unflushed = false;
+                flushed
+            }
+        }
     }
 }
 
@@ -266,21 +430,25 @@ impl Alarm {
         until: Instant,
         work: impl Future<Output = io::Result<T>>,
     ) -> io::Result<T> {
-        let late = poll_fn(|cx| {
-            loop {
-                if self.rings.is_none_or(|rings| rings > until) {
-                    (self.timer, self.rings) = (Some(Timer::at(until)), Some(until));
-                }
-                let Some(timer) = &mut self.timer else { return Poll::Pending }; // it was set above
-                match Pin::new(timer).poll(cx) {
-                    Poll::Pending => return Poll::Pending,
-                    Poll::Ready(_) if Instant::now() >= until => {
-                        return Poll::Ready(Err(ErrorKind::TimedOut.into()));
-                    }
-                    Poll::Ready(_) => self.rings = None, // it was set for an earlier wait
-                }
-            }
-        });
+        let late = poll_fn(|cx| self.poll(until, cx).map(|()| Err(ErrorKind::TimedOut.into())));
         work.or(late).await
+    }
+
+    /// Whether the time is up.
+    fn poll(&mut self, until: Instant, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            if self.rings.is_none_or(|rings| rings > until) {
+                (self.timer, self.rings) = (Some(Timer::at(until)), Some(until));
+            }
+            let Some(timer) = &mut self.timer else { return Poll::Pending }; // it was set above
+            if Pin::new(timer).poll(cx).is_pending() {
+                return Poll::Pending;
+            }
+            self.rings = None; // a timer rings once
+            if Instant::now() >= until {
+                return Poll::Ready(());
+            }
+            // It was set for an earlier wait.
+        }
     }
 }

@@ -6,13 +6,17 @@ mod batch;
 mod body;
 mod gate;
 mod resolve;
+mod stop;
 mod stream;
 mod token;
+mod transport;
 
 #[path = "../client/mod.rs"]
 mod client;
 
 pub use client::{Batch, Builder, Client, Pool, PoolBuilder, Pooled};
+pub use stop::Stopper;
+pub use transport::{Transport, Untimed};
 
 /// In the blocking world a "future" is its value already.
 #[cfg(test)]

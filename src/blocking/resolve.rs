@@ -8,10 +8,16 @@ use std::{
     time::Instant,
 };
 
+use super::{stop::Stopper, stream::GLANCE};
 use crate::{Error, Phase};
 
 /// All addresses of a host, one at least. An address needs no lookup, and no thread.
-pub(super) fn resolve(host: &str, port: u16, until: Instant) -> Result<Vec<SocketAddr>, Error> {
+pub(super) fn resolve(
+    host: &str,
+    port: u16,
+    until: Instant,
+    stopper: &Stopper,
+) -> Result<Vec<SocketAddr>, Error> {
     if let Ok(address) = host.parse::<IpAddr>() {
         return Ok(vec![(address, port).into()]);
     }
@@ -23,9 +29,14 @@ pub(super) fn resolve(host: &str, port: u16, until: Instant) -> Result<Vec<Socke
         drop(tell.send((name.as_str(), port).to_socket_addrs().map(Vec::from_iter)));
     };
     thread::Builder::new().name("postino lookup".to_owned()).spawn(lookup).map_err(failed)?;
-    match told.recv_timeout(until.saturating_duration_since(Instant::now())) {
-        Ok(Ok(addresses)) if addresses.is_empty() => Err(failed(io::ErrorKind::NotFound.into())),
-        Ok(addresses) => addresses.map_err(failed),
-        Err(_) => Err(Error::Timeout(Phase::Resolve)),
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        match told.recv_timeout(left.min(GLANCE)) {
+            Ok(Ok(addresses)) if addresses.is_empty() => return Err(failed(io::ErrorKind::NotFound.into())),
+            Ok(addresses) => return addresses.map_err(failed),
+            Err(_) if stopper.is_stopped() => return Err(Error::Stopped(Phase::Resolve)),
+            Err(_) if left <= GLANCE => return Err(failed(io::ErrorKind::TimedOut.into())),
+            Err(_) => {}
+        }
     }
 }

@@ -6,42 +6,37 @@
 use std::{
     fmt,
     io::{self, ErrorKind, Read, Write},
-    net::{Shutdown, SocketAddr, TcpStream},
+    net::{SocketAddr, TcpStream},
+    path::Path,
+    thread::sleep,
     time::{Duration, Instant},
 };
 
-use rustix::{
-    event::{PollFd, PollFlags, Timespec, poll},
-    net::{RecvFlags, SendFlags, recv, send},
-};
+use rustix::event::{PollFd, PollFlags};
 
-use super::client::Moved;
+use super::{
+    client::{Builder, Client, Moved},
+    stop::{Stopper, Watch},
+    transport::{Socket, Transport, left, poll_all},
+};
 use crate::{
     Error, Phase,
+    attempts::{QUEUE_DELAY, Race, start, start_unix},
     tls::{Connector, Handshake, TlsSettings, TlsStream, end_point, peer_certificate},
 };
 
-/// What carries octets, whatever it is: this is all that the client needs of it.
-trait Transport: fmt::Debug + Send {
-    /// Reads some; `Ok(0)` at the end. Without a limit it does not wait, and says [`ErrorKind::WouldBlock`]; with one
-    /// it waits up to it, and then says [`ErrorKind::TimedOut`].
-    fn read(&mut self, room: &mut [u8], until: Option<Instant>) -> io::Result<usize>;
-    /// Writes some; waits as `read` does.
-    fn write(&mut self, bytes: &[u8], until: Option<Instant>) -> io::Result<usize>;
-    /// Waits until octets have come, or can go, or whichever of both is asked for.
-    fn wait(&mut self, for_what: Blocked, until: Instant) -> io::Result<()>;
-    /// Ends both directions.
-    fn shutdown(&mut self);
-}
+/// What nothing can interrupt looks so often whether it was stopped.
+pub(super) const GLANCE: Duration = Duration::from_millis(50);
 
-#[derive(Debug)]
 pub(super) struct Stream {
     inner: Inner,
-    peer: SocketAddr,
-    local: SocketAddr,
+    peer: Option<SocketAddr>,
+    local: Option<SocketAddr>,
+    is_local: bool,
+    /// Lets a stopper know of it.
+    watch: Option<Watch>,
 }
 
-#[derive(Debug)]
 enum Inner {
     Plain(Timed),
     Tls(Box<TlsStream<Timed>>),
@@ -49,7 +44,6 @@ enum Inner {
 }
 
 /// A transport as TLS wants it, `Read` and `Write`; how long it waits is set from outside.
-#[derive(Debug)]
 struct Timed {
     transport: Box<dyn Transport>,
     until: Option<Instant>,
@@ -63,29 +57,104 @@ struct Blocked {
     write: bool,
 }
 
+impl Builder {
+    /// As [`connect`](Builder::connect), over a connection that is there already: a tunnel, a proxy, a pair of pipes
+    /// (by [`Untimed`](crate::Untimed)). Whom to reach is not asked then (of the host only its name counts, for TLS;
+    /// the port and the limit of connecting count for nothing). Credentials go without TLS only where the transport
+    /// says that it is [local](Transport::is_local). Such a client cannot [reconnect](Client::reconnect).
+    ///
+    /// A `TcpStream` is never local, also to a loopback address: that may be a proxy or a tunnel.
+    ///
+    /// # Errors
+    ///
+    /// As of [`connect`](Builder::connect). The connection is closed then.
+    pub fn connect_over(&self, transport: impl Transport + 'static) -> Result<Client, Error> {
+        self.over(Stream::over(Box::new(transport)))
+    }
+}
+
 impl Stream {
-    pub fn connect(peer: SocketAddr, until: Instant) -> io::Result<Stream> {
-        let left = until.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return Err(ErrorKind::TimedOut.into());
+    /// To the first of the addresses that answers: the next one is tried when one has failed, or has not answered for a
+    /// moment.
+    pub fn connect(
+        addresses: Vec<SocketAddr>,
+        local: Option<SocketAddr>,
+        until: Instant,
+        stopper: &Stopper,
+    ) -> io::Result<Stream> {
+        let mut race = Race::new(addresses, Instant::now());
+        let mut running: Vec<(SocketAddr, TcpStream)> = Vec::new();
+        loop {
+            let now = Instant::now();
+            if now >= until || stopper.is_stopped() {
+                return Err(race.lost(running.into_iter().map(|(address, _)| address)));
+            }
+            if let Some(address) = race.turn(now) {
+                match start(address, local) {
+                    Ok(socket) => running.push((address, socket)),
+                    Err(e) => race.failed(address, e, now),
+                }
+            } else if running.is_empty() && race.next_turn().is_none() {
+                return Err(race.lost([]));
+            }
+            let turn = race.next_turn().unwrap_or(until);
+            let glance = until.min(turn).min(now + GLANCE);
+            if let Some(socket) = first_to_arrive(&mut running, &mut race, glance)? {
+                socket.set_nonblocking(false)?;
+                socket.set_nodelay(true)?;
+                let stream = Stream::over(Box::new(Socket::new(socket)));
+                let is_local = stream.peer.is_some_and(|peer| peer.ip().to_canonical().is_loopback());
+                return Ok(Stream { is_local, ..stream });
+            }
         }
-        let socket = TcpStream::connect_timeout(&peer, left)?;
-        socket.set_nodelay(true)?;
-        let local = socket.local_addr()?;
-        let transport = Box::new(Tcp { socket, armed: None });
-        Ok(Stream {
-            inner: Inner::Plain(Timed { transport, until: None, blocked: Blocked::default() }),
-            peer,
-            local,
-        })
     }
 
-    pub fn peer(&self) -> SocketAddr {
+    pub fn connect_unix(path: &Path, until: Instant, stopper: &Stopper) -> io::Result<Stream> {
+        loop {
+            let now = Instant::now();
+            if now >= until || stopper.is_stopped() {
+                return Err(ErrorKind::TimedOut.into());
+            }
+            match start_unix(path) {
+                Err(e) if e.kind() == ErrorKind::WouldBlock => sleep(QUEUE_DELAY.min(until - now)),
+                socket => {
+                    let socket = socket?;
+                    socket.set_nonblocking(false)?;
+                    return Ok(Stream::over(Box::new(Socket::new(socket))));
+                }
+            }
+        }
+    }
+
+    fn over(transport: Box<dyn Transport>) -> Stream {
+        let (peer, local, is_local) =
+            (transport.peer_address(), transport.local_address(), transport.is_local());
+        let timed = Timed { transport, until: None, blocked: Blocked::default() };
+        Stream { inner: Inner::Plain(timed), peer, local, is_local, watch: None }
+    }
+
+    /// From here on the stopper ends it.
+    pub fn watched_by(&mut self, stopper: &Stopper) {
+        let end = self.timed().ok().and_then(|timed| timed.transport.stopper());
+        self.watch = end.map(|end| stopper.watch(end));
+    }
+
+    pub fn peer(&self) -> Option<SocketAddr> {
         self.peer
     }
 
-    pub fn local(&self) -> SocketAddr {
+    pub fn local(&self) -> Option<SocketAddr> {
         self.local
+    }
+
+    /// None at all.
+    pub fn closed() -> Stream {
+        Stream { inner: Inner::Closed, peer: None, local: None, is_local: false, watch: None }
+    }
+
+    /// Whether nobody else can listen.
+    pub fn is_local(&self) -> bool {
+        self.is_local
     }
 
     pub fn is_encrypted(&self) -> bool {
@@ -135,7 +204,7 @@ impl Stream {
             match self.io()?.read(room) {
                 Err(e) if e.kind() == ErrorKind::WouldBlock => {
                     let timed = self.timed()?;
-                    timed.transport.wait(timed.blocked, until)?;
+                    timed.transport.wait(timed.blocked.read, timed.blocked.write, until)?;
                 }
                 done => return done.map(Moved::Read),
             }
@@ -176,7 +245,7 @@ impl Stream {
         if let Ok(timed) = self.timed() {
             timed.transport.shutdown();
         }
-        self.inner = Inner::Closed;
+        (self.inner, self.watch) = (Inner::Closed, None);
     }
 
     fn timed(&mut self) -> io::Result<&mut Timed> {
@@ -196,12 +265,39 @@ impl Stream {
     }
 }
 
+/// Waits until one of them has arrived, or has failed; the race learns of those.
+fn first_to_arrive(
+    running: &mut Vec<(SocketAddr, TcpStream)>,
+    race: &mut Race,
+    until: Instant,
+) -> io::Result<Option<TcpStream>> {
+    let mut fds: Vec<_> = running.iter().map(|(_, socket)| PollFd::new(socket, PollFlags::OUT)).collect();
+    poll_all(&mut fds, until)?;
+    let mut is_done = fds.iter().map(|fd| !fd.revents().is_empty()).collect::<Vec<_>>().into_iter();
+    let (done, rest) = std::mem::take(running).into_iter().partition(|_| is_done.next() == Some(true));
+    *running = rest;
+    let done: Vec<(SocketAddr, TcpStream)> = done;
+    for (address, socket) in done {
+        match socket.take_error()? {
+            None => return Ok(Some(socket)),
+            Some(e) => race.failed(address, e, Instant::now()),
+        }
+    }
+    Ok(None)
+}
+
+impl fmt::Debug for Stream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Stream").field("peer", &self.peer).field("encrypted", &self.is_encrypted()).finish()
+    }
+}
+
 trait ReadWrite: Read + Write {}
 impl<T: Read + Write> ReadWrite for T {}
 
 impl Read for Timed {
     fn read(&mut self, room: &mut [u8]) -> io::Result<usize> {
-        let read = self.transport.read(room, self.until).map_err(try_again);
+        let read = self.transport.receive(room, self.until).map_err(try_again);
         self.blocked.read |= would_block(&read);
         read
     }
@@ -209,7 +305,7 @@ impl Read for Timed {
 
 impl Write for Timed {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let written = self.transport.write(bytes, self.until).map_err(try_again);
+        let written = self.transport.send(bytes, self.until).map_err(try_again);
         self.blocked.write |= would_block(&written);
         written
     }
@@ -229,92 +325,4 @@ fn try_again(e: io::Error) -> io::Error {
 
 fn would_block<T>(result: &io::Result<T>) -> bool {
     result.as_ref().is_err_and(|e| e.kind() == ErrorKind::WouldBlock)
-}
-
-#[derive(Debug)]
-struct Tcp {
-    socket: TcpStream,
-    /// The socket's own read timeout, as it is set now.
-    armed: Option<Duration>,
-}
-
-impl Tcp {
-    /// Sets the socket's timeout so that it ends before the limit: a system call only when the one that is set will
-    /// not do. The caller looks at the clock again, so a shorter one does no harm unless it is very short.
-    fn arm(&mut self, left: Duration) -> io::Result<()> {
-        let often = |armed: Duration| armed < Duration::from_millis(500) && armed * 4 < left;
-        if self.armed.is_some_and(|armed| armed <= left && !often(armed)) {
-            return Ok(());
-        }
-        let wait = if left > Duration::from_secs(1) { left / 2 } else { left };
-        self.socket.set_read_timeout(Some(wait))?;
-        self.armed = Some(wait);
-        Ok(())
-    }
-
-    fn poll(&self, flags: PollFlags, until: Instant) -> io::Result<()> {
-        loop {
-            let left = left(until)?;
-            let limit = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
-            match poll(&mut [PollFd::new(&self.socket, flags)], Some(&limit)) {
-                Ok(0) => return Err(ErrorKind::TimedOut.into()),
-                Ok(_) => return Ok(()),
-                Err(rustix::io::Errno::INTR) => {}
-                Err(e) => return Err(e.into()),
-            }
-        }
-    }
-}
-
-/// Does not wait, and no signal when the other side is gone: std sees to that on Apple's systems.
-#[cfg(not(target_vendor = "apple"))]
-const SEND: SendFlags = SendFlags::DONTWAIT.union(SendFlags::NOSIGNAL);
-#[cfg(target_vendor = "apple")]
-const SEND: SendFlags = SendFlags::DONTWAIT;
-
-/// What is left of the time, if anything.
-fn left(until: Instant) -> io::Result<Duration> {
-    match until.saturating_duration_since(Instant::now()) {
-        Duration::ZERO => Err(ErrorKind::TimedOut.into()),
-        left => Ok(left),
-    }
-}
-
-impl Transport for Tcp {
-    fn read(&mut self, room: &mut [u8], until: Option<Instant>) -> io::Result<usize> {
-        let Some(until) = until else { return Ok(recv(&self.socket, room, RecvFlags::DONTWAIT)?.0) };
-        loop {
-            self.arm(left(until)?)?;
-            match self.socket.read(room) {
-                Err(e)
-                    if matches!(
-                        e.kind(),
-                        ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted
-                    ) => {}
-                done => return done,
-            }
-        }
-    }
-
-    fn write(&mut self, bytes: &[u8], until: Option<Instant>) -> io::Result<usize> {
-        loop {
-            match send(&self.socket, bytes, SEND) {
-                Err(rustix::io::Errno::AGAIN) => match until {
-                    Some(until) => self.poll(PollFlags::OUT, until)?,
-                    None => return Err(ErrorKind::WouldBlock.into()),
-                },
-                Err(rustix::io::Errno::INTR) => {}
-                done => return Ok(done?),
-            }
-        }
-    }
-
-    fn wait(&mut self, for_what: Blocked, until: Instant) -> io::Result<()> {
-        let flag = |set, flag| if set { flag } else { PollFlags::empty() };
-        self.poll(flag(for_what.read, PollFlags::IN) | flag(for_what.write, PollFlags::OUT), until)
-    }
-
-    fn shutdown(&mut self) {
-        drop(self.socket.shutdown(Shutdown::Both)); // it may be gone already
-    }
 }

@@ -207,7 +207,7 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
             self.talk.no_more();
             return;
         };
-        let envelope = match mail.envelope().and_then(|e| self.client.check_envelope(&e).map(|()| e)) {
+        let envelope = match mail.envelope().and_then(|envelope| self.client.offered(envelope)) {
             Ok(envelope) => envelope,
             Err(e) => {
                 self.entries.push_back(Entry::Done(Err(e)));
@@ -288,7 +288,11 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
             self.fail(broke);
             return;
         }
-        log::debug!(target: "postino", "what left with the end of a message was lost: connecting again, without that");
+        log::debug!(
+            target: "postino",
+            "#{} what left with the end of a message was lost: connecting again, without that",
+            self.client.number
+        );
         self.client.settings.config.joining.learn(Joining::Off);
         match self.client.again().await {
             Ok(()) => {}

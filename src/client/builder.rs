@@ -1,8 +1,11 @@
 //! Settings, and what begins with them: a connection, or a message with a connection of its own.
 
-use std::time::{Duration, Instant};
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
 
-use super::{maybe_async, send::Freshness, session::Client, token::Tokens};
+use super::{maybe_async, send::Freshness, session::Client, stop::Stopper, token::Tokens};
 use crate::{
     Delivery, Error, Mail, Security,
     config::{Config, Learnt, Login, Timeouts, later},
@@ -19,6 +22,8 @@ pub struct Builder {
     pub(super) config: Config,
     /// Where tokens come from, if the login of the config wants that.
     tokens: Option<Tokens>,
+    /// What ends its clients from outside, if they share it.
+    pub(in super::super) stopper: Option<Stopper>,
 }
 
 impl Builder {
@@ -42,14 +47,44 @@ impl Builder {
     }
 
     pub(super) fn new(config: Config) -> Builder {
-        Builder { config, tokens: None }
+        Builder { config, tokens: None, stopper: None }
+    }
+
+    /// Not connected yet, and its deadline runs.
+    pub(super) fn client(&self) -> Result<Client, Error> {
+        let stopper = self.stopper.clone().unwrap_or_default();
+        let mut client = Client::new(self.config.check()?, self.tokens.clone(), stopper);
+        client.begin();
+        Ok(client)
     }
 
     /// The port. Defaults to 465 with [`Security::Implicit`], to 587 with [`Security::StartTls`], or with credentials but
-    /// for [`Security::Plaintext`], to 25 otherwise.
+    /// for [`Security::Plaintext`], to 25 otherwise; with [`lmtp`](Builder::lmtp) to 24. A Unix socket has none.
     pub fn port(mut self, port: u16) -> Builder {
         self.config.port = Some(port);
         self.config.joining = Learnt::new(self.config.joining.afresh());
+        self
+    }
+
+    /// Where to connect to, in this order, instead of a name lookup. They have ports of their own
+    /// ([`port`](Builder::port) besides is an error); the host stays the name to verify. Defaults to what the lookup
+    /// gives, IPv6 and IPv4 in turns (RFC 8305 §4).
+    pub fn addresses(mut self, addresses: impl IntoIterator<Item = SocketAddr>) -> Builder {
+        self.config.addresses = Some(addresses.into_iter().collect());
+        self
+    }
+
+    /// The local address to connect from, such as `(Ipv4Addr::new(192, 0, 2, 1), 0)`; port 0 is any. Only servers of
+    /// its family can be reached then. Defaults to what the system chooses.
+    pub fn bind(mut self, address: impl Into<SocketAddr>) -> Builder {
+        self.config.bind = Some(address.into());
+        self
+    }
+
+    /// Whether to speak LMTP (RFC 2033), which says LHLO and answers for each recipient behind the message. Never on
+    /// port 25. Defaults to false, but with the URLs `lmtp:` and `lmtp+unix:`.
+    pub fn lmtp(mut self, wanted: bool) -> Builder {
+        self.config.lmtp = wanted;
         self
     }
 
@@ -110,7 +145,7 @@ impl Builder {
     }
 
     /// Lets the credentials travel in clear, readable for everybody on the way. Defaults to false: without TLS they go
-    /// to loopback addresses only.
+    /// to loopback addresses and Unix sockets only.
     pub fn danger_plaintext_credentials(mut self, allowed: bool) -> Builder {
         self.config.danger_plaintext_credentials = allowed;
         self
@@ -118,7 +153,7 @@ impl Builder {
 
     /// What to call ourselves in EHLO: a domain, or an address literal such as `[192.0.2.1]`. Defaults to the
     /// machine's name if that is a full domain name, and else to the address literal of the connection's own end
-    /// (RFC 5321 §4.1.4).
+    /// (RFC 5321 §4.1.4), which is `[127.0.0.1]` where that has none. The machine is asked anew for each connection.
     pub fn hello_name(mut self, name: impl Into<String>) -> Builder {
         self.config.hello_name = Some(name.into());
         self
@@ -217,7 +252,9 @@ impl Builder {
 
 #[maybe_async]
 impl Builder {
-    /// Connects, says EHLO, secures the connection, and logs in if there are credentials.
+    /// Connects, says EHLO, secures the connection, and logs in if there are credentials. If the host has more addresses
+    /// than one, the next is tried when one has failed or has not answered for 250 ms (RFC 8305 §5), and the first to
+    /// answer is taken.
     ///
     /// # Errors
     ///
@@ -228,7 +265,10 @@ impl Builder {
     }
 
     pub(super) async fn connect_until(&self, deadline: Option<Instant>) -> Result<Client, Error> {
-        Client::open(self.config.check()?, self.tokens.clone(), deadline).await
+        let mut client = self.client()?;
+        client.deadline = deadline;
+        client.open().await?;
+        Ok(client)
     }
 
     /// Sends one message over a connection of its own. QUIT goes out with the end of the message, where the server
@@ -238,10 +278,9 @@ impl Builder {
     ///
     /// Those of [`connect`](Builder::connect) and of [`Client::send`].
     pub async fn send(&self, mail: &dyn Mail) -> Result<Delivery, Error> {
-        let settings = self.config.check()?;
+        let mut client = self.client()?;
         let envelope = mail.envelope()?; // refused before a connection is made
-        let deadline = settings.config.deadline.map(|limit| later(Instant::now(), limit));
-        let mut client = Client::open(settings, self.tokens.clone(), deadline).await?;
+        client.open().await?;
         let result = client.deliver(mail, envelope, Freshness::Last).await;
         client.goodbye().await;
         result

@@ -133,7 +133,7 @@ impl Client {
 #[maybe_async]
 impl Client {
     /// EHLO: greets the server again, and learns anew what it offers (RFC 5321 §4.1.1.1). Connecting has done it
-    /// already. The name is for this once; without one it is that of [`Builder::hello_name`](super::Builder::hello_name).
+    /// already. To an LMTP server it is LHLO. The name is for this once; without one it is that of [`Builder::hello_name`](super::Builder::hello_name).
     /// A transaction that is under way is forgotten by the server (RFC 5321 §4.1.4). Granted by 250.
     ///
     /// # Errors
@@ -142,7 +142,9 @@ impl Client {
     /// is not tried.
     pub async fn ehlo(&mut self, name: Option<&str>) -> Result<Reply, Error> {
         self.begin();
-        let reply = self.say(Simple::ehlo(&self.own_name(name)?)).await?;
+        let name = self.own_name(name)?;
+        let hello = if self.settings.config.lmtp { Simple::lhlo(&name) } else { Simple::ehlo(&name) };
+        let reply = self.say(hello).await?;
         self.capabilities =
             Capabilities::parse(reply.borrow()).without(&self.settings.config.ignored_capabilities);
         self.greeted(&reply, true);
@@ -157,7 +159,11 @@ impl Client {
     /// Those of [`ehlo`](Client::ehlo).
     pub async fn helo(&mut self, name: Option<&str>) -> Result<Reply, Error> {
         self.begin();
-        let reply = self.say(Simple::helo(&self.own_name(name)?)).await?;
+        let name = self.own_name(name)?;
+        if self.settings.config.lmtp {
+            return Err(Error::Config("there is no HELO in LMTP".into()));
+        }
+        let reply = self.say(Simple::helo(&name)).await?;
         self.capabilities = Capabilities::default();
         self.greeted(&reply, false);
         Ok(reply)
@@ -175,15 +181,16 @@ impl Client {
     /// close it.
     pub async fn starttls(&mut self) -> Result<(), Error> {
         self.begin();
-        self.usable()?;
+        self.usable(Phase::StartTls)?;
         if self.is_encrypted() {
             return Err(Error::Config("the connection is secured by TLS already".into()));
         }
         TlsSettings::available()?;
+        self.settings.config.tls_name()?;
         if !self.supports("STARTTLS") {
             return Err(Error::Unsupported("STARTTLS"));
         }
-        let hello = Hello::starttls(self.hello_name());
+        let hello = Hello::starttls(self.hello_name()).lmtp(self.settings.config.lmtp);
         let mut hello = hello.ignoring(self.settings.config.ignored_capabilities.clone());
         self.run(&mut hello).await?;
         if let Some(reply) = hello.refusal() {
@@ -251,7 +258,7 @@ impl Client {
     /// [in doubt](Error::in_doubt).
     pub async fn data<'m>(&mut self, content: impl Into<Body<'m>>) -> Result<Reply, Error> {
         self.begin();
-        self.usable()?;
+        self.usable(Phase::Data)?;
         let body = content.into();
         let transaction = self.by_hand.unwrap_or(ByHand::unknown(&self.capabilities));
         self.check_content(&body.content, transaction.eight_bit)?;
@@ -338,7 +345,7 @@ impl Client {
     pub async fn command(&mut self, line: impl AsRef<[u8]>) -> Result<Reply, Error> {
         self.begin();
         let own = Simple::own(Line::new(line)?)?;
-        self.usable()?;
+        self.usable(Phase::Command)?;
         self.note_by_hand();
         self.say(own).await
     }
@@ -539,8 +546,8 @@ impl Client {
         credentials: Credentials,
         mechanisms: Option<Vec<String>>,
     ) -> Result<(), Error> {
-        self.usable()?;
-        if !self.is_encrypted() && !self.is_loopback() && !self.settings.config.danger_plaintext_credentials {
+        self.usable(Phase::Auth)?;
+        if !self.is_encrypted() && !self.is_local() && !self.settings.config.danger_plaintext_credentials {
             return Err(credentials_in_clear());
         }
         if self.logged_in {

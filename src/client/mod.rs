@@ -1,17 +1,19 @@
 //! Written once, compiled twice: by `blocking/` with `async` stripped, and by `aio/` as is.
 //!
 //! The parent supplies, under the same names and with the same `async fn` shapes: `maybe_async`, `stream::Stream`
-//! (the connection), `resolve::resolve` (the name lookup), `body::open` and `body::Source` (where content comes from), `token::Tokens`
-//! (where tokens come from), `gate::Gate` and `gate::pause` (what the users of a pool wait at).
+//! (the connection), `resolve::resolve` (the name lookup), `body::open` and `body::Source` (where content comes from),
+//! `token::Tokens` (where tokens come from), `gate::Gate` and `gate::pause` (what the users of a pool wait at),
+//! `stop::Stopper` (what ends it all from outside; nothing in `aio`).
 //!
 //! The same source is not always the same behaviour. Here every call is awaited where it is written, and there are
 //! no `async` blocks, closures, spawns, selects, traits or recursion, no `.await` inside a macro, and no `cfg`.
 
-use super::{body, gate, maybe_async, resolve, stream, token};
+use super::{body, gate, maybe_async, resolve, stop, stream, token};
 
 mod batch;
 mod builder;
 mod commands;
+mod connect;
 mod pool;
 mod run;
 mod send;

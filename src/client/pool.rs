@@ -230,7 +230,7 @@ impl Pool {
         match first {
             // The connection had died while it was idle, and all that was said is the envelope.
             Err(e) if reused && client.broken && e.is_before_content() => {
-                log::debug!(target: "postino", "a kept connection was dead: {e}; trying a new one");
+                log::debug!(target: "postino", "#{} was kept, and dead: {e}; trying a new one", client.number);
                 drop(client);
                 let mut client = self.connect(end).await?;
                 client.deliver(mail, envelope, Freshness::New).await
@@ -299,12 +299,14 @@ impl Pool {
                         Pooled { pool: shared.clone(), client: Some(client), born, reused: true };
                     let spent =
                         since.elapsed() >= shared.limits.idle || shared.limits.is_spent(&pooled, born);
-                    if spent {
+                    if !pooled.is_connected() {
+                        pooled.close();
+                    } else if spent {
                         pooled.leave().await;
-                    } else if pooled.is_connected() {
+                    } else {
                         return Ok(pooled);
                     }
-                    // Dropping it makes room for a new one.
+                    // It is closed: dropping it makes room for a new one.
                 }
             }
         }

@@ -18,6 +18,9 @@ const A_MOMENT: Duration = Duration::from_millis(1);
 impl Client {
     /// When a wait that begins now has to end.
     pub(super) fn limit(&self, phase: Phase) -> Result<Instant, Error> {
+        if self.stopper.is_stopped() {
+            return Err(Error::Stopped(phase));
+        }
         let now = Instant::now();
         let until = later(now, self.settings.config.timeouts.of(phase));
         let until = self.deadline.map_or(until, |deadline| until.min(deadline));
@@ -46,13 +49,33 @@ impl Client {
     }
 
     /// Whether it may be used. If it was left in the middle of something, it is closed for good now.
-    pub(super) fn usable(&mut self) -> Result<(), Error> {
+    pub(super) fn usable(&mut self, phase: Phase) -> Result<(), Error> {
+        if self.stopper.is_stopped() {
+            self.close();
+            return Err(Error::Stopped(phase));
+        }
         match self.broken {
             true => {
                 self.close();
                 Err(Error::NotConnected)
             }
             false => Ok(()),
+        }
+    }
+
+    /// A lost connection is nobody's fault if it was stopped. What the server has said is told all the same.
+    pub(super) fn stopped_or(&self, error: Error, phase: Phase) -> Error {
+        match error {
+            Error::Connect { .. }
+            | Error::Io { .. }
+            | Error::Closed(_)
+            | Error::Timeout(_)
+            | Error::Tls { .. }
+                if self.stopper.is_stopped() =>
+            {
+                Error::Stopped(phase)
+            }
+            error => error,
         }
     }
 
@@ -66,7 +89,8 @@ impl Client {
 
     /// Tells the log what was put into the outbox.
     fn log_commands(&mut self) {
-        self.out.tell(|line| log::debug!(target: "postino", "C: {line}"));
+        let number = self.number;
+        self.out.tell(|line| log::debug!(target: "postino", "#{number} C: {line}"));
     }
 }
 
@@ -123,7 +147,7 @@ impl Client {
     /// Carries a dialogue through to its end. From its first step to its last the connection counts as broken: who
     /// drops the future, or gets an error, leaves one that is never used again.
     pub(super) async fn run(&mut self, talk: &mut (dyn Dialogue + Send)) -> Result<(), Error> {
-        self.usable()?;
+        self.usable(talk.phase())?;
         match self.go_on(talk, None).await? {
             Want::Nothing => Ok(()),
             _ => Err(Error::NotConnected), // no such dialogue wants more than `carry` can give
@@ -144,7 +168,8 @@ impl Client {
                 Ok(want)
             }
             Err(e) => {
-                log::debug!(target: "postino", "closing: {e}");
+                let e = self.stopped_or(e, talk.phase());
+                log::debug!(target: "postino", "#{} closing: {e}", self.number);
                 self.close();
                 Err(e)
             }
@@ -270,8 +295,10 @@ impl Client {
 
     /// TLS on the connection as it is.
     pub(super) async fn handshake(&mut self) -> Result<(), Error> {
+        self.settings.config.tls_name()?; // nothing is verified for an empty name
         let until = self.limit(Phase::Tls)?;
-        self.stream.start_tls(&self.settings.config.tls, until).await
+        let secured = self.stream.start_tls(&self.settings.config.tls, until).await;
+        secured.map_err(|e| self.stopped_or(e, Phase::Tls))
     }
 }
 
@@ -284,7 +311,7 @@ impl Client {
             let Some(reply) = self.inbox.next_reply().map_err(|what| Error::protocol(phase, what))? else {
                 return Ok(heard);
             };
-            log::debug!(target: "postino", "S: {}", talk.keep(reply));
+            log::debug!(target: "postino", "#{} S: {}", self.number, talk.keep(reply));
             heard = true;
             match self.out.due() {
                 0 if self.out.said_farewell() => continue,

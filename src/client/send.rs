@@ -48,12 +48,13 @@ impl Client {
         self.by_hand.take().is_some() || self.open
     }
 
-    /// Whether this message can be offered to this server with this envelope.
-    pub(super) fn check_envelope(&self, envelope: &Envelope) -> Result<(), Error> {
-        if !envelope.is_ascii() && !self.capabilities.offers("SMTPUTF8") {
-            return Err(Error::Unsupported("SMTPUTF8, and an address is not ASCII"));
+    /// The envelope as this server can have it, if it can.
+    pub(super) fn offered(&self, envelope: Envelope) -> Result<Envelope, Error> {
+        envelope.check_offered(&self.capabilities, self.is_encrypted())?;
+        match self.capabilities.offers("SMTPUTF8") {
+            true => Ok(envelope),
+            false => envelope.without_utf8(),
         }
-        envelope.check_offered(&self.capabilities, self.is_encrypted())
     }
 
     /// What to say of this message in MAIL, or why the server cannot take it. Nothing has been sent yet.
@@ -75,7 +76,7 @@ impl Client {
                 return Err(Forbidden::EightBit.into());
             }
             Some(Survey { longest_line, .. }) if longest_line > MAX_TEXT_LINE => {
-                log::warn!(target: "postino", "the message has a line of more than 998 octets: {longest_line}");
+                log::warn!(target: "postino", "#{} the message has a line of more than 998 octets: {longest_line}", self.number);
             }
             _ => {}
         }
@@ -153,8 +154,8 @@ impl Client {
         envelope: Envelope,
         freshness: Freshness,
     ) -> Result<Delivery, Error> {
-        self.usable()?;
-        self.check_envelope(&envelope)?;
+        self.usable(Phase::Mail)?;
+        let envelope = self.offered(envelope)?;
         let parts = self.parts(&envelope);
         if let [_] = parts.as_slice() {
             return self.deliver_part(mail, envelope, freshness).await;
@@ -251,15 +252,9 @@ impl Client {
         if !self.is_used_up() {
             return Ok(());
         }
-        log::debug!(target: "postino", "the server takes no more messages on this connection (LIMITS MAILMAX)");
+        log::debug!(target: "postino", "#{} the server takes no more messages on this connection (LIMITS MAILMAX)", self.number);
         self.goodbye().await;
         self.again().await
-    }
-
-    /// Connects again, with the same settings.
-    pub(super) async fn again(&mut self) -> Result<(), Error> {
-        *self = Client::open(self.settings.clone(), self.tokens.clone(), self.deadline).await?;
-        Ok(())
     }
 }
 

@@ -3,18 +3,17 @@
 use std::{
     fmt,
     net::SocketAddr,
+    path::Path,
     time::{Duration, Instant},
 };
 
 use super::{
-    builder::Builder, commands::ByHand, maybe_async, resolve::resolve, run::Clock, stream::Stream,
-    token::Tokens,
+    builder::Builder, commands::ByHand, maybe_async, run::Clock, stop::Stopper, stream::Stream, token::Tokens,
 };
 use crate::{
-    Capabilities, Error, Phase, Reply, Security,
-    config::{Config, Settings, later},
-    proto::{Auth, AuthOptions, Credentials, Farewell, Hello, HelloName, Inbox, Outbox, Simple, Upgrade},
-    tls::TlsSettings,
+    Capabilities, Error, Phase, Reply,
+    config::{Config, Server, Settings, later},
+    proto::{Auth, AuthOptions, Credentials, Farewell, Inbox, Outbox, Simple},
 };
 
 /// A connection to an SMTP server.
@@ -25,6 +24,10 @@ use crate::{
 pub struct Client {
     pub(super) settings: Settings,
     pub(super) stream: Stream,
+    /// In the log; each connection has one of its own.
+    pub(super) number: u64,
+    /// We have made the connection, and can make another.
+    pub(super) is_ours: bool,
     pub(super) inbox: Inbox,
     pub(super) out: Outbox,
     /// Out of step, or in the middle of something.
@@ -33,6 +36,8 @@ pub struct Client {
     pub(super) deadline: Option<Instant>,
     /// Where tokens come from, if not from the settings.
     pub(super) tokens: Option<Tokens>,
+    /// What ends it from outside.
+    pub(in super::super) stopper: Stopper,
     /// The server may have a transaction open: the next one begins with RSET.
     pub(super) open: bool,
     /// All that has arrived was read, a moment ago: in a batch that saves a look.
@@ -44,7 +49,7 @@ pub struct Client {
     /// How many messages were begun on this connection.
     pub(super) begun: u64,
     pub(super) capabilities: Capabilities,
-    greeting: Option<Reply>,
+    pub(super) greeting: Option<Reply>,
     /// What was said to the last EHLO or HELO, and whether it was EHLO.
     pub(super) hello: Option<Reply>,
     pub(super) esmtp: bool,
@@ -56,13 +61,21 @@ pub struct Client {
 }
 
 impl Client {
-    /// Begins with the host: a name, an IPv4 or IPv6 address (in brackets or not).
+    /// Begins with the host: a name (beyond ASCII with the feature `idna`), an IPv4 or IPv6 address (in brackets or not).
     pub fn builder(host: &str) -> Builder {
         Builder::new(Config::new(host))
     }
 
+    /// Begins with the path of a Unix socket. Nobody else can listen to it, so that credentials need no TLS; for TLS it
+    /// needs [`Builder::tls_name`].
+    pub fn unix(path: impl AsRef<Path>) -> Builder {
+        Builder::new(Config::unix(path.as_ref()))
+    }
+
     /// Begins with a URL: `smtp://host`, `smtps://user:password@host:port`, `smtp://host?tls=required` (or
-    /// `opportunistic`, or `none`). User and password are percent-encoded, an IPv6 address stands in brackets.
+    /// `opportunistic`, or `none`), `lmtp://host` ([`Builder::lmtp`]), `smtp+unix:/path`, `lmtp+unix:/path`
+    /// ([`Client::unix`]; its credentials come by a setter). User, password and path are percent-encoded, an IPv6 address
+    /// stands in brackets.
     ///
     /// # Errors
     ///
@@ -83,10 +96,18 @@ impl Client {
         &self.capabilities
     }
 
-    /// The server's end of the connection.
+    /// The server's end of the connection: none of a Unix socket, nor of a connection of the caller's that does not
+    /// know, nor where connecting again has failed.
     #[must_use]
-    pub fn peer_addr(&self) -> SocketAddr {
+    pub fn peer_addr(&self) -> Option<SocketAddr> {
         self.stream.peer()
+    }
+
+    /// The number of the connection, with which its lines in the log begin: `#7`. No other in this process has it, and
+    /// [`reconnect`](Client::reconnect) makes another.
+    #[must_use]
+    pub fn connection_number(&self) -> u64 {
+        self.number
     }
 
     /// Closes the connection without a word. Safe at any time, also twice.
@@ -109,14 +130,9 @@ impl Client {
         self.deadline = limit.map(|limit| later(Instant::now(), limit));
     }
 
-    /// What to say in EHLO.
-    pub(super) fn hello_name(&self) -> HelloName {
-        let own = self.settings.hello_name.clone();
-        own.or_else(machine_name).unwrap_or_else(|| HelloName::literal(self.stream.local().ip()))
-    }
-
-    pub(super) fn is_loopback(&self) -> bool {
-        self.stream.peer().ip().to_canonical().is_loopback()
+    /// Whether nobody else can listen: a loopback address, a Unix socket.
+    pub(super) fn is_local(&self) -> bool {
+        self.stream.is_local()
     }
 }
 
@@ -133,69 +149,7 @@ impl fmt::Debug for Client {
 
 #[maybe_async]
 impl Client {
-    pub(super) async fn open(
-        settings: Settings,
-        tokens: Option<Tokens>,
-        deadline: Option<Instant>,
-    ) -> Result<Client, Error> {
-        if settings.config.tls.has_identity() && settings.config.security != Security::Plaintext {
-            // Only then it is known whether the key is the certificate's.
-            let limit = later(Instant::now(), settings.config.timeouts.of(Phase::Tls));
-            let limit = deadline.map_or(limit, |deadline| limit.min(deadline));
-            Stream::prepare_tls(&settings.config.tls, limit).await?;
-        }
-        let stream = connect(&settings, deadline).await?;
-        let mut client = Client {
-            settings,
-            stream,
-            inbox: Inbox::default(),
-            out: Outbox::default(),
-            broken: false,
-            deadline,
-            tokens,
-            open: false,
-            drained: false,
-            hurry: false,
-            clock: Clock::start(),
-            round_trip: Duration::ZERO,
-            begun: 0,
-            hello: None,
-            esmtp: false,
-            capabilities: Capabilities::default(),
-            greeting: None,
-            logged_in: false,
-            by_hand: None,
-            next_limit: None,
-        };
-        let upgrade = client.settings.upgrade(client.is_loopback())?;
-        if client.settings.config.security == Security::Implicit {
-            client.handshake().await?;
-        }
-        client.hello(upgrade).await?;
-        if !client.is_encrypted()
-            && client.capabilities.offers("STARTTLS")
-            && TlsSettings::available().is_err()
-        {
-            log::warn!(target: "postino", "the server offers STARTTLS, and this build has no TLS: all goes in clear");
-        }
-        if let Some(credentials) = client.settings.credentials.clone() {
-            client.auth(credentials).await?;
-        }
-        Ok(client)
-    }
-
-    async fn hello(&mut self, upgrade: Upgrade) -> Result<(), Error> {
-        let hello = Hello::new(self.hello_name(), upgrade, self.settings.credentials.is_some());
-        let mut hello = hello.ignoring(self.settings.config.ignored_capabilities.clone());
-        let start = Instant::now();
-        self.run(&mut hello).await?;
-        self.round_trip = start.elapsed(); // it was two of them at least
-        self.esmtp = hello.is_esmtp();
-        (self.greeting, self.hello, self.capabilities) = hello.into_parts();
-        Ok(())
-    }
-
-    async fn auth(&mut self, credentials: Credentials) -> Result<(), Error> {
+    pub(super) async fn auth(&mut self, credentials: Credentials) -> Result<(), Error> {
         self.auth_by(credentials, self.settings.config.auth_mechanisms.clone()).await
     }
 
@@ -208,9 +162,12 @@ impl Client {
         let config = &self.settings.config;
         let options = AuthOptions {
             encrypted: self.is_encrypted(),
-            local: self.is_loopback(),
+            local: self.is_local(),
             channel_binding: self.stream.channel_binding(),
-            server: Some((self.settings.host.tls_name.clone(), self.settings.port)),
+            server: match &self.settings.server {
+                Server::Host(host, port) => Some((host.tls_name.clone(), *port)),
+                Server::Unix(_) => None,
+            },
             mechanisms,
             max_scram_iterations: config.max_scram_iterations,
         };
@@ -236,7 +193,7 @@ impl Client {
     pub(super) async fn leave(&mut self) {
         self.begin();
         if let Err(e) = self.run(&mut Farewell::default()).await {
-            log::debug!(target: "postino", "QUIT: {e}");
+            log::debug!(target: "postino", "#{} QUIT: {e}", self.number);
         }
         self.close();
     }
@@ -249,73 +206,9 @@ impl Client {
                 Err(e) => Some(e),
             };
             if let Some(e) = end {
-                log::debug!(target: "postino", "QUIT: {e}");
+                log::debug!(target: "postino", "#{} QUIT: {e}", self.number);
             }
         }
         self.close();
-    }
-}
-
-/// Connects to the first address that answers; each gets its share of the time.
-#[maybe_async]
-async fn connect(settings: &Settings, deadline: Option<Instant>) -> Result<Stream, Error> {
-    let start = Instant::now();
-    let limit = later(start, settings.config.timeouts.of(Phase::Connect));
-    let limit = deadline.map_or(limit, |deadline| limit.min(deadline));
-    let host = &settings.host.lookup;
-    let addresses = resolve(host, settings.port, limit).await?;
-    let server = match host.contains(':') {
-        true => format!("[{host}]:{}", settings.port),
-        false => format!("{host}:{}", settings.port),
-    };
-    let mut last = Error::Resolve { host: host.clone(), source: std::io::ErrorKind::NotFound.into() };
-    for (i, address) in addresses.iter().enumerate() {
-        let now = Instant::now();
-        let share = limit.saturating_duration_since(now) / (addresses.len() - i) as u32;
-        log::debug!(target: "postino", "connecting to {address}");
-        match Stream::connect(*address, later(now, share)).await {
-            Ok(stream) => return Ok(stream),
-            Err(e) if e.kind() == std::io::ErrorKind::TimedOut => last = Error::Timeout(Phase::Connect),
-            Err(source) => last = Error::Connect { server: server.clone(), source },
-        }
-    }
-    Err(last)
-}
-
-/// The machine's own name, if it is a full domain name.
-fn machine_name() -> Option<HelloName> {
-    let name = rustix::system::uname();
-    let name = name.nodename().to_str().ok()?;
-    HelloName::new(name).ok().filter(|_| name.contains('.') && !name.starts_with('['))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::super::super::block_on;
-    use super::*;
-
-    #[test]
-    fn connecting_to_a_closed_port_names_it() {
-        let port = {
-            let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-            listener.local_addr().unwrap().port()
-        };
-        let error = block_on(Client::builder("127.0.0.1").port(port).connect()).unwrap_err();
-        assert!(error.to_string().contains(&format!("127.0.0.1:{port}")), "{error}");
-        assert!(error.is_transient() && !error.is_timeout());
-    }
-
-    #[test]
-    fn what_cannot_be_fails_before_connecting() {
-        for builder in [
-            Client::builder("a\0b"),
-            Client::builder("b\u{fc}cher.example"),
-            Client::builder("h").hello_name("a b"),
-            Client::builder("h").credentials("u\0", "p"),
-            Client::builder("h").ca_certificate("nonsense"),
-            Client::builder("h").tls_name("x y"),
-        ] {
-            assert!(matches!(block_on(builder.connect()), Err(Error::Config(_))), "{builder:?}");
-        }
     }
 }

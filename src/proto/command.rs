@@ -195,6 +195,8 @@ pub struct MailParameters {
 pub enum Command<'a> {
     /// EHLO, and whoever says it.
     Ehlo(&'a HelloName),
+    /// LHLO: EHLO in LMTP (RFC 2033 §4.1).
+    Lhlo(&'a HelloName),
     /// HELO, for servers that know no EHLO.
     Helo(&'a HelloName),
     /// STARTTLS (RFC 3207).
@@ -277,6 +279,7 @@ impl Outbox {
         let out = &mut self.bytes;
         match command {
             Command::Ehlo(name) => line(out, &["EHLO ", &name.0]),
+            Command::Lhlo(name) => line(out, &["LHLO ", &name.0]),
             Command::Helo(name) => line(out, &["HELO ", &name.0]),
             Command::StartTls => line(out, &["STARTTLS"]),
             Command::Auth(mechanism, None) => line(out, &["AUTH ", mechanism]),
@@ -487,6 +490,7 @@ mod tests {
         let all = MailParameters { size: Some(7), utf8: true, eight_bit: true, binary: false };
         for (command, expected) in [
             (Command::Ehlo(&name), "EHLO me.example\r\n"),
+            (Command::Lhlo(&name), "LHLO me.example\r\n"),
             (Command::Mail(None, MailParameters::default(), &[]), "MAIL FROM:<>\r\n"),
             (Command::Mail(Some(&a), all, &[]), "MAIL FROM:<a@b> SIZE=7 SMTPUTF8 BODY=8BITMIME\r\n"),
             (Command::Rcpt(&a, &[]), "RCPT TO:<a@b>\r\n"),

@@ -3,7 +3,7 @@
 //! ```text
 //! Greeting ─220─▶ Ehlo ─250─▶ Done
 //!                  │ │└─250, and TLS is wanted─▶ StartTls ─220─▶ Handshake ─▶ Ehlo
-//!                  │ └─4xx, 5xx, and neither TLS nor a login is needed─▶ Helo ─250─▶ Done
+//!                  │ └─4xx, 5xx, and neither LMTP, TLS nor a login is needed─▶ Helo ─250─▶ Done
 //!                  └─421, or TLS or a login is needed: an error
 //! ```
 //!
@@ -23,12 +23,13 @@ pub enum Upgrade {
     Required,
 }
 
-/// Greeting, EHLO, and STARTTLS if wanted. Everything learnt before TLS is forgotten (RFC 3207 §4.2).
+/// Greeting, EHLO (in LMTP: LHLO, RFC 2033 §4.1), and STARTTLS if wanted. Everything learnt before TLS is forgotten (RFC 3207 §4.2).
 #[derive(Debug)]
 pub struct Hello {
     name: HelloName,
     upgrade: Upgrade,
     helo_will_do: bool,
+    lmtp: bool,
     state: State,
     /// The command of this state is out.
     said: bool,
@@ -62,6 +63,7 @@ impl Hello {
             name,
             upgrade,
             helo_will_do: upgrade != Upgrade::Required && !needs_auth,
+            lmtp: false,
             state: State::Greeting,
             said: false,
             greeting: None,
@@ -72,6 +74,12 @@ impl Hello {
             optional: false,
             refusal: None,
         }
+    }
+
+    /// Whether to speak LMTP: it has nothing to fall back to. Defaults to false.
+    #[must_use]
+    pub fn lmtp(self, wanted: bool) -> Hello {
+        Hello { lmtp: wanted, helo_will_do: self.helo_will_do && !wanted, ..self }
     }
 
     /// STARTTLS on a connection that is in use, and EHLO again. The server must offer it. Behind a
@@ -139,6 +147,7 @@ impl Dialogue for Hello {
             State::Handshake => return Want::StartTls,
             _ if said => {}
             State::Greeting => out.expect(),
+            State::Ehlo if self.lmtp => out.put(Command::Lhlo(&self.name)),
             State::Ehlo => out.put(Command::Ehlo(&self.name)),
             State::Helo => out.put(Command::Helo(&self.name)),
             State::StartTls => out.put(Command::StartTls),
@@ -173,5 +182,73 @@ impl Dialogue for Hello {
         self.upgrade = Upgrade::Never;
         (self.capabilities, self.reply, self.esmtp) = (Capabilities::default(), None, false);
         self.go(State::Ehlo);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::Inbox;
+
+    /// What it says, reply by reply, and how it ends.
+    fn talk(mut hello: Hello, replies: &[&str]) -> (Vec<String>, Result<Hello, Error>) {
+        let (mut out, mut inbox, mut said) = (Outbox::default(), Inbox::default(), Vec::new());
+        for reply in replies {
+            assert_eq!(hello.fill(&mut out), Want::Reply);
+            said.push(String::from_utf8(out.offer().to_vec()).unwrap());
+            out.written(out.unsent().len());
+            let line = format!("{reply}\r\n");
+            inbox.room()[..line.len()].copy_from_slice(line.as_bytes());
+            inbox.arrived(line.len());
+            let reply = inbox.next_reply().unwrap().unwrap();
+            out.heard();
+            if let Err(e) = hello.on_reply(reply, &out) {
+                return (said, Err(e));
+            }
+            if hello.state == State::Handshake {
+                assert_eq!(hello.fill(&mut out), Want::StartTls);
+                hello.on_tls();
+            }
+        }
+        assert_eq!(hello.fill(&mut out), Want::Nothing);
+        (said, Ok(hello))
+    }
+
+    fn lmtp(upgrade: Upgrade) -> Hello {
+        Hello::new(HelloName::new("me").unwrap(), upgrade, false).lmtp(true)
+    }
+
+    #[test]
+    fn lmtp_says_lhlo() {
+        let (said, done) = talk(lmtp(Upgrade::Never), &["220 hi", "250-hi\r\n250 PIPELINING"]);
+        assert_eq!(said, ["", "LHLO me\r\n"]);
+        let (greeting, _, capabilities) = done.unwrap().into_parts();
+        assert_eq!(greeting.unwrap().text(), "hi");
+        assert!(capabilities.offers("PIPELINING"));
+    }
+
+    #[test]
+    fn lmtp_says_lhlo_again_behind_starttls_and_forgets_what_was_before() {
+        let replies = ["220 hi", "250-hi\r\n250-SIZE 1\r\n250 STARTTLS", "220 go", "250 hi"];
+        let (said, done) = talk(lmtp(Upgrade::IfOffered), &replies);
+        assert_eq!(said, ["", "LHLO me\r\n", "STARTTLS\r\n", "LHLO me\r\n"]);
+        assert_eq!(done.unwrap().into_parts().2.iter().count(), 0);
+    }
+
+    #[test]
+    fn lhlo_refused_is_an_error_and_never_followed_by_helo() {
+        for code in ["421", "450", "500", "502", "550"] {
+            let (said, done) = talk(lmtp(Upgrade::Never), &["220 hi", &format!("{code} no")]);
+            assert_eq!(said, ["", "LHLO me\r\n"]);
+            assert!(matches!(done, Err(Error::Refused { phase: Phase::Hello, .. })), "{code}");
+        }
+    }
+
+    #[test]
+    fn smtp_falls_back_to_helo() {
+        let hello = Hello::new(HelloName::new("me").unwrap(), Upgrade::IfOffered, false).lmtp(false);
+        let (said, done) = talk(hello, &["220 hi", "502 what?", "250 hi"]);
+        assert_eq!(said, ["", "EHLO me\r\n", "HELO me\r\n"]);
+        done.unwrap();
     }
 }

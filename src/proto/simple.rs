@@ -77,6 +77,12 @@ impl Simple {
         Simple::line(Phase::Hello, &["EHLO ", name.as_str()], &[250])
     }
 
+    /// LHLO, the EHLO of LMTP (RFC 2033 §4.1).
+    #[must_use]
+    pub fn lhlo(name: &HelloName) -> Simple {
+        Simple::line(Phase::Hello, &["LHLO ", name.as_str()], &[250])
+    }
+
     /// HELO.
     #[must_use]
     pub fn helo(name: &HelloName) -> Simple {

@@ -5,6 +5,7 @@ mod body;
 #[cfg(feature = "native-tls")]
 mod certificates;
 mod commands;
+mod connect;
 mod farewell;
 mod hello;
 mod hostile;

@@ -24,6 +24,11 @@ fn pool(server: &Server) -> Pool {
     Pool::builder(builder(server)).build().unwrap()
 }
 
+#[allow(clippy::unit_arg)] // it is a future in the other world
+fn close(pool: &Pool) {
+    block_on(pool.close());
+}
+
 fn send(pool: &Pool) -> Result<Delivery, Error> {
     block_on(pool.send(&mail()))
 }
@@ -40,7 +45,7 @@ fn a_connection_is_used_again() {
     accepted(&pool);
     accepted(&pool.clone());
     assert_eq!(pool.connections(), 1);
-    block_on(pool.close());
+    close(&pool);
     assert_eq!(pool.connections(), 0);
 }
 
@@ -49,7 +54,7 @@ fn a_closed_pool_refuses() {
     let server = Server::playing([HELLO, MESSAGE, QUIT].concat());
     let pool = pool(&server);
     accepted(&pool);
-    block_on(pool.close());
+    close(&pool);
     assert!(matches!(send(&pool), Err(Error::PoolClosed)));
     assert!(matches!(block_on(pool.client()), Err(Error::PoolClosed)));
 }
@@ -59,7 +64,7 @@ fn a_client_that_is_given_back_to_a_closed_pool_is_closed() {
     let server = Server::playing(HELLO);
     let pool = Pool::builder(builder(&server)).wait_limit(Duration::ZERO).build().unwrap();
     let client = block_on(pool.client()).unwrap();
-    block_on(pool.close());
+    close(&pool);
     assert_eq!(pool.connections(), 1);
     drop(client);
     assert_eq!(pool.connections(), 0);
@@ -251,7 +256,7 @@ fn a_batch_goes_over_one_connection_of_the_pool() {
     assert!(block_on(batch.next()).is_none());
     drop(batch);
     assert_eq!(pool.connections(), 1);
-    block_on(pool.close());
+    close(&pool);
 }
 
 #[test]

@@ -36,6 +36,8 @@ fn timeout(error: &Error) -> Phase {
     assert!(error.is_timeout() && !error.is_permanent(), "{error:?}");
     match error {
         Error::Timeout(phase) => *phase,
+        Error::Resolve { .. } => Phase::Resolve,
+        Error::Connect { .. } => Phase::Connect,
         Error::Transaction { .. } => timeout(cause(error)),
         other => panic!("no timeout: {other:?}"),
     }

@@ -14,8 +14,8 @@ impl log::Log for Journal {
     fn log(&self, record: &log::Record<'_>) {
         let line = format!("{} {}: {}", record.level(), record.target(), record.args());
         // Those of the tests with thousands of recipients would make every search slow.
-        let many = ["DEBUG postino: C: RCPT TO:<recipient-", "DEBUG postino: S: 250 a long answer"];
-        if many.iter().any(|start| line.starts_with(start)) {
+        let many = [" C: RCPT TO:<recipient-", " S: 250 a long answer"];
+        if many.iter().any(|part| line.contains(part)) {
             return;
         }
         LINES.lock().unwrap_or_else(PoisonError::into_inner).push(line);

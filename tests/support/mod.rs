@@ -10,14 +10,23 @@ mod peer;
 pub mod tls;
 
 use std::{
-    net::{SocketAddr, TcpListener, ToSocketAddrs},
+    fs,
+    io::ErrorKind,
+    net::{SocketAddr, TcpListener, TcpStream, ToSocketAddrs},
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::net::{UnixListener, UnixStream},
+    },
+    path::PathBuf,
+    process,
+    sync::atomic::{AtomicU32, Ordering},
     thread::{self, JoinHandle},
     time::Duration,
 };
 
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
-    net::sockopt,
+    net::{AddressFamily, SocketFlags, SocketType, accept, connect, listen, socket_with, sockopt},
 };
 
 pub use self::peer::Peer;
@@ -25,10 +34,16 @@ pub use self::peer::Peer;
 /// Far longer than anything here takes, and how long a double waits for a client that hangs.
 pub const PATIENCE: Duration = Duration::from_secs(10);
 
-/// A server for one connection. When it is dropped it waits for the end of its script, and panics if the client did
+/// What a double does with its connection.
+pub type Script = Box<dyn FnOnce(&mut Peer) + Send>;
+
+/// A server for one connection, or for as many as it has scripts. When it is dropped it waits for the end of its script, and panics if the client did
 /// not keep to it; so the client has to be dropped first (which it is, if it was made later).
 pub struct Server {
-    address: SocketAddr,
+    /// None over a Unix socket.
+    address: Option<SocketAddr>,
+    /// Of the Unix socket, or where there is none.
+    path: PathBuf,
     script: Option<JoinHandle<Vec<u8>>>,
 }
 
@@ -58,15 +73,21 @@ impl Server {
         Server::listening(listener, script)
     }
 
-    /// One connection after the other, each with a script of its own; they may overlap, and each has to come.
+    /// Plays these scripts at 127.0.0.1, to one connection after the other, each to its end.
+    pub fn playing_in_turn<const N: usize>(scripts: [&'static str; N]) -> Server {
+        let scripts = scripts.map(|script| Box::new(|peer: &mut Peer| peer.play(script)) as Script);
+        Server::running_in_turn(scripts.into())
+    }
+
+    /// Plays these scripts to one connection after the other; they may overlap, and each has to come.
     pub fn playing_each<T: Into<String>>(scripts: impl IntoIterator<Item = T>) -> Server {
         let scripts: Vec<String> = scripts.into_iter().map(Into::into).collect();
         let listener = bind("127.0.0.1:0");
         journal::begin();
-        let address = listener.local_addr().unwrap();
+        let address = listener.local_addr().ok();
         let all = thread::spawn(move || {
             let play = |script: String| {
-                let mut peer = accept(&listener);
+                let mut peer = next_peer(&listener);
                 thread::spawn(move || {
                     peer.play(&script);
                     peer.end()
@@ -76,22 +97,69 @@ impl Server {
             let ends = peers.into_iter().map(|peer| peer.join().expect("the client kept to the script"));
             ends.flatten().collect()
         });
-        Server { address, script: Some(all) }
+        Server { address, path: PathBuf::new(), script: Some(all) }
+    }
+
+    /// The same, for what no script can say.
+    pub fn running_in_turn(scripts: Vec<Script>) -> Server {
+        let listener = bind("127.0.0.1:0");
+        let address = listener.local_addr().ok();
+        Server::serving(listener.into(), address, scripts)
+    }
+
+    /// The same at a Unix socket.
+    pub fn playing_unix(script: impl Into<String>) -> Server {
+        let script = script.into();
+        let path = socket_path();
+        let listener = UnixListener::bind(&path).unwrap();
+        let script = Box::new(move |peer: &mut Peer| peer.play(&script)) as Script;
+        let mut server = Server::serving(listener.into(), None, vec![script]);
+        server.path = path;
+        server
+    }
+
+    /// The same at the other end of a pair of sockets, which is here.
+    pub fn playing_pair(script: impl Into<String>) -> (Server, UnixStream) {
+        journal::begin();
+        let script = script.into();
+        let (here, there) = UnixStream::pair().unwrap();
+        let script = thread::spawn(move || {
+            let mut peer = Peer::new(OwnedFd::from(there).into());
+            peer.play(&script);
+            peer.end()
+        });
+        (Server { address: None, path: PathBuf::new(), script: Some(script) }, here)
     }
 
     fn listening(listener: TcpListener, script: impl FnOnce(&mut Peer) + Send + 'static) -> Server {
+        let address = listener.local_addr().ok();
+        Server::serving(listener.into(), address, vec![Box::new(script)])
+    }
+
+    fn serving(listener: OwnedFd, address: Option<SocketAddr>, scripts: Vec<Script>) -> Server {
         journal::begin();
-        let address = listener.local_addr().unwrap();
         let script = thread::spawn(move || {
-            let mut peer = accept(&listener);
-            script(&mut peer);
-            peer.end()
+            let mut heard = Vec::new();
+            for script in scripts {
+                let mut peer = next_peer(&listener);
+                script(&mut peer);
+                heard.extend(peer.end());
+            }
+            heard
         });
-        Server { address, script: Some(script) }
+        Server { address, path: PathBuf::new(), script: Some(script) }
     }
 
     pub fn port(&self) -> u16 {
-        self.address.port()
+        self.address().port()
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.address.unwrap()
+    }
+
+    pub fn path(&self) -> &PathBuf {
+        &self.path
     }
 
     /// Waits for the end, and gives all that the client said (in TLS: within it). The client has to be gone.
@@ -107,6 +175,7 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         let kept = self.join().is_ok();
+        drop(fs::remove_file(&self.path));
         assert!(
             kept || thread::panicking(),
             "the client did not keep to the script (what it did instead stands above)"
@@ -114,11 +183,92 @@ impl Drop for Server {
     }
 }
 
-fn accept(listener: &TcpListener) -> Peer {
+fn next_peer(listener: &impl AsFd) -> Peer {
     let limit = Timespec::try_from(PATIENCE).unwrap();
     let came = poll(&mut [PollFd::new(listener, PollFlags::IN)], Some(&limit)).unwrap();
     assert!(came > 0, "nobody connected");
-    Peer::new(listener.accept().unwrap().0)
+    Peer::new(accept(listener).unwrap().into())
+}
+
+/// Of no file that there is.
+pub fn socket_path() -> PathBuf {
+    static LAST: AtomicU32 = AtomicU32::new(0);
+    let number = LAST.fetch_add(1, Ordering::Relaxed);
+    std::env::temp_dir().join(format!("postino-{}-{number}.sock", process::id()))
+}
+
+/// Where nobody listens, and nobody else can: the port stays taken.
+pub fn closed() -> SocketAddr {
+    let socket = socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::CLOEXEC, None).unwrap();
+    rustix::net::bind(&socket, &SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+    let socket = TcpListener::from(socket); // it does not listen
+    let address = socket.local_addr().unwrap();
+    std::mem::forget(socket);
+    address
+}
+
+/// An address that nobody answers at, for as long as this lives: its queue is full.
+pub struct BlackHole {
+    listener: TcpListener,
+    _queue: Vec<TcpStream>,
+}
+
+impl BlackHole {
+    pub fn new() -> BlackHole {
+        let listener = bind("127.0.0.1:0");
+        listen(&listener, 0).unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut queue = Vec::new();
+        loop {
+            let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+            let socket = socket_with(AddressFamily::INET, SocketType::STREAM, flags, None).unwrap();
+            let _on_its_way = connect(&socket, &address);
+            let limit = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
+            let arrived = poll(&mut [PollFd::new(&socket, PollFlags::OUT)], Some(&limit)).unwrap() > 0;
+            queue.push(socket.into());
+            if !arrived {
+                return BlackHole { listener, _queue: queue };
+            }
+        }
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.listener.local_addr().unwrap()
+    }
+}
+
+/// A Unix socket whose queue is full.
+pub struct UnixBlackHole {
+    _listener: UnixListener,
+    _queue: Vec<OwnedFd>,
+    pub path: PathBuf,
+}
+
+impl UnixBlackHole {
+    pub fn new() -> UnixBlackHole {
+        let path = socket_path();
+        let listener = UnixListener::bind(&path).unwrap();
+        listen(&listener, 0).unwrap();
+        let address = rustix::net::SocketAddrUnix::new(&path).unwrap();
+        let mut queue = Vec::new();
+        loop {
+            let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+            let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None).unwrap();
+            match connect(&socket, &address) {
+                Err(e) if e.kind() == ErrorKind::WouldBlock => {
+                    return UnixBlackHole { _listener: listener, _queue: queue, path };
+                }
+                done => done.unwrap(),
+            }
+            queue.push(socket);
+        }
+    }
+}
+
+impl Drop for UnixBlackHole {
+    fn drop(&mut self) {
+        drop(fs::remove_file(&self.path));
+    }
 }
 
 fn bind(address: impl ToSocketAddrs) -> TcpListener {

@@ -48,10 +48,11 @@ pub struct Peer {
 }
 
 impl Peer {
+    /// std's type serves for any socket.
     pub(super) fn new(socket: TcpStream) -> Peer {
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
         socket.set_write_timeout(Some(PATIENCE)).unwrap();
-        socket.set_nodelay(true).unwrap();
+        drop(socket.set_nodelay(true)); // a Unix socket knows nothing of it
         Peer {
             stream: Some(Box::new(socket.try_clone().unwrap())),
             socket: Some(socket),
@@ -133,6 +134,11 @@ impl Peer {
             }
             _ => panic!("nobody knows what {what:?} means"),
         }
+    }
+
+    /// Where the client connects from.
+    pub fn client(&self) -> std::net::SocketAddr {
+        self.socket.as_ref().unwrap().peer_addr().unwrap()
     }
 
     fn hello(&mut self, keywords: &str) {

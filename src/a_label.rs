@@ -1,0 +1,40 @@
+//! Domains beyond ASCII to A-labels (RFC 5890 §2.3.2.1), by the feature `idna`.
+
+/// A domain as the resolver, TLS, and a server without SMTPUTF8 know it. In lower case; what is ASCII already need not
+/// come here.
+#[cfg(feature = "idna")]
+pub(crate) fn a_label(domain: &str) -> Result<String, &'static str> {
+    idna::domain_to_ascii_strict(domain).map_err(|_| "it is no internationalized domain name")
+}
+
+#[cfg(not(feature = "idna"))]
+pub(crate) fn a_label(_: &str) -> Result<String, &'static str> {
+    Err("it is not ASCII (write its A-label, xn--…, or build with the feature `idna`)")
+}
+
+#[cfg(all(test, feature = "idna"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_domain_becomes_its_a_label() {
+        for (domain, ascii) in [
+            ("bücher.example", "xn--bcher-kva.example"),
+            ("BÜCHER.Example", "xn--bcher-kva.example"),
+            ("faß.de", "xn--fa-hia.de"), // as of UTS 46 without its transition
+            ("例え.テスト", "xn--r8jz45g.xn--zckzah"),
+        ] {
+            assert_eq!(a_label(domain).as_deref(), Ok(ascii));
+        }
+    }
+
+    #[test]
+    fn what_is_no_domain_has_none() {
+        for domain in
+            ["bü cher.example", "bü\0cher", "bü..cher", "-bü.example", "xn--ü", "\u{301}a.example", "bü/x"]
+        {
+            assert!(a_label(domain).is_err(), "{domain:?}");
+        }
+        assert!(a_label(&"ü".repeat(64)).is_err());
+    }
+}

@@ -1,0 +1,160 @@
+//! Ends a blocking client from another thread.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use super::client::{Builder, Client};
+
+type End = Arc<dyn Fn() + Send + Sync>;
+
+/// Ends a client's work from another thread, whatever it waits for.
+///
+/// A stop is for good. What is under way fails at once with [`Error::Stopped`](crate::Error::Stopped), and so does every
+/// later call, also [`connect`](Builder::connect) of a builder that has this stopper. Nothing more is said to the server,
+/// not even QUIT. What became of a message is told as ever: it may be [in doubt](crate::Error::in_doubt).
+///
+/// Only three things are not interrupted, and the stop is noticed behind them: a callback of yours (a token, a reader of
+/// content), an [`Untimed`](crate::Untimed) stream, and a TLS library that reads its certificates.
+///
+/// ```no_run
+/// use postino::{Client, Stopper};
+///
+/// let stopper = Stopper::new();
+/// let builder = Client::builder("mail.example.org").stopper(&stopper);
+/// let work = std::thread::spawn(move || builder.connect()?.noop());
+/// stopper.stop();
+/// assert!(matches!(work.join().unwrap(), Err(postino::Error::Stopped(_))));
+/// ```
+///
+/// Clones are the same stopper. There is none in [`aio`](crate#async): one drops the future.
+#[derive(Clone, Default)]
+pub struct Stopper(Arc<State>);
+
+#[derive(Default)]
+struct State {
+    stopped: AtomicBool,
+    live: Mutex<Live>,
+}
+
+/// What has to be ended: the connections that stand.
+#[derive(Default)]
+struct Live {
+    next: u64,
+    ends: BTreeMap<u64, End>,
+}
+
+/// Until it is dropped the stopper knows of a connection.
+pub(super) struct Watch {
+    stopper: Stopper,
+    key: u64,
+}
+
+impl Stopper {
+    /// One that has not been used. One is enough for any number of clients, if they are to end together.
+    #[must_use]
+    pub fn new() -> Stopper {
+        Stopper::default()
+    }
+
+    /// Ends all clients that have this stopper, and keeps others from beginning. Does not wait for them.
+    pub fn stop(&self) {
+        self.0.stopped.store(true, Ordering::SeqCst);
+        let ends: Vec<_> = self.live().ends.values().cloned().collect();
+        ends.iter().for_each(|end| end());
+    }
+
+    /// Whether it was used.
+    #[must_use]
+    pub fn is_stopped(&self) -> bool {
+        self.0.stopped.load(Ordering::SeqCst)
+    }
+
+    /// Ends this too when the time comes, or at once if it has come.
+    pub(super) fn watch(&self, end: Box<dyn Fn() + Send + Sync>) -> Watch {
+        let end = End::from(end);
+        let mut live = self.live();
+        let key = live.next;
+        live.next += 1;
+        live.ends.insert(key, End::clone(&end));
+        drop(live);
+        // Who stops from here on finds it in the list.
+        if self.is_stopped() {
+            end();
+        }
+        Watch { stopper: self.clone(), key }
+    }
+
+    fn live(&self) -> MutexGuard<'_, Live> {
+        self.0.live.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.stopper.live().ends.remove(&self.key);
+    }
+}
+
+impl fmt::Debug for Stopper {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Stopper").field(&self.is_stopped()).finish()
+    }
+}
+
+impl Builder {
+    /// What ends all clients of this builder from another thread, also while they connect. Defaults to one of its own
+    /// for each client ([`Client::stopper`]).
+    pub fn stopper(mut self, stopper: &Stopper) -> Builder {
+        self.stopper = Some(stopper.clone());
+        self
+    }
+}
+
+impl Client {
+    /// What ends this client from another thread.
+    #[must_use]
+    pub fn stopper(&self) -> Stopper {
+        self.stopper.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicUsize;
+
+    use super::*;
+
+    fn counting() -> (Arc<AtomicUsize>, Box<dyn Fn() + Send + Sync>) {
+        let count = Arc::new(AtomicUsize::new(0));
+        let counter = Arc::clone(&count);
+        let end = move || {
+            counter.fetch_add(1, Ordering::SeqCst);
+        };
+        (count, Box::new(end))
+    }
+
+    #[test]
+    fn it_ends_what_stands_and_what_comes_too_late() {
+        let stopper = Stopper::new();
+        let ((early, end_early), (gone, end_gone), (late, end_late)) = (counting(), counting(), counting());
+        let _early = stopper.watch(end_early);
+        drop(stopper.watch(end_gone));
+        stopper.clone().stop();
+        let _late = stopper.watch(end_late);
+        let counts = [&early, &gone, &late].map(|count| count.load(Ordering::SeqCst));
+        assert_eq!((counts, stopper.is_stopped()), ([1, 0, 1], true));
+    }
+
+    #[test]
+    fn it_remembers_no_connection_that_is_gone() {
+        let stopper = Stopper::new();
+        (0..10).for_each(|_| drop(stopper.watch(counting().1)));
+        assert_eq!(stopper.live().ends.len(), 0);
+    }
+}

@@ -1,0 +1,556 @@
+//! Connecting: by which way, to whom, with what name; and once more.
+
+use std::{
+    ffi::OsStr,
+    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    os::unix::ffi::OsStrExt,
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use postino::{Error, Phase, Security};
+
+use super::*;
+use crate::{
+    opaque,
+    support::{BlackHole, UnixBlackHole, closed, journal, socket_path},
+    tcp, unix,
+};
+
+const SHORT: Duration = Duration::from_millis(300);
+
+/// With the name that scripts expect, and limits that no test reaches by accident.
+fn patient(builder: Builder) -> Builder {
+    builder.hello_name("client.example.org").timeout(PATIENCE).final_reply_timeout(PATIENCE)
+}
+
+fn to_unix(server: &Server) -> Builder {
+    patient(Client::unix(server.path()))
+}
+
+fn dial(server: &Server) -> TcpStream {
+    TcpStream::connect(server.address()).unwrap()
+}
+
+const TRANSACTION: &str = "-- envelope\nC: DATA\nS: 354 go on\nC: Hello\nC: .\nS: 250 ok\n";
+
+#[test]
+fn behaviour_1_a_greeting_that_refuses_is_told_and_closes() {
+    let server = Server::playing_in_turn(["-- hello\nC: QUIT\nS: 221 bye", "S: 554 not you"]);
+    let mut client = connect(&server);
+    block_on(client.quit()).unwrap();
+    let error = block_on(client.reconnect()).unwrap_err();
+    assert_eq!(refusal(&error), (Phase::Greeting, 554));
+    assert_eq!(error.reply().unwrap().text(), "not you");
+    assert!(!client.is_connected());
+    assert_closed(&mut client);
+}
+
+#[test]
+fn behaviour_4_the_end_of_the_time_for_connecting_names_host_and_port() {
+    let hole = BlackHole::new();
+    let port = hole.address().port();
+    let start = Instant::now();
+    let error = connect_error(&Client::builder("127.0.0.1").port(port).connect_timeout(SHORT));
+    let took = start.elapsed();
+    assert!(took >= SHORT && took < SHORT * 10, "{took:?}");
+    assert!(error.is_timeout() && error.is_transient());
+    assert!(matches!(error, Error::Connect { .. }), "{error:?}");
+    assert_eq!(error.to_string(), format!("the time was up in connecting to 127.0.0.1:{port}"));
+}
+
+#[test]
+fn behaviour_4_no_time_for_connecting_ends_at_once() {
+    let server = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = server.local_addr().unwrap().port();
+    let error = connect_error(&Client::builder("127.0.0.1").port(port).connect_timeout(Duration::ZERO));
+    assert!(error.is_timeout() && error.to_string().contains(&format!("127.0.0.1:{port}")), "{error}");
+}
+
+#[test]
+fn behaviour_6_after_failures_the_same_builder_and_client_can_connect() {
+    let server = Server::playing_in_turn(["-- fin", "S: 421 later", "-- hello", "S: 450 no", "-- hello"]);
+    let builder = builder(&server);
+    connect_error(&builder);
+    connect_error(&builder);
+    let mut client = block_on(builder.connect()).unwrap();
+    client.close();
+    block_on(client.reconnect()).unwrap_err();
+    block_on(client.reconnect()).unwrap();
+    assert!(client.is_connected());
+}
+
+#[test]
+fn behaviour_7_a_connection_that_stands_is_left_as_it_is() {
+    let server = Server::playing("-- hello\nC: NOOP\nS: 250 ok");
+    let mut client = connect(&server);
+    let number = client.connection_number();
+    assert!(matches!(block_on(client.reconnect()), Err(Error::AlreadyConnected)));
+    assert_eq!(client.connection_number(), number);
+    assert_open(&mut client);
+}
+
+#[test]
+fn behaviour_8_after_quit_it_connects_again_with_its_settings() {
+    let once = "-- hello AUTH PLAIN
+         C: AUTH PLAIN AHVzZXIAc2VjcmV0
+         S: 235 welcome
+         C: QUIT
+         S: 221 bye";
+    let server = Server::playing_in_turn([once, once]);
+    let mut client = block_on(builder(&server).credentials("user", "secret").connect()).unwrap();
+    block_on(client.quit()).unwrap();
+    assert!(!client.is_connected());
+    block_on(client.reconnect()).unwrap();
+    block_on(client.quit()).unwrap();
+}
+
+#[test]
+fn behaviour_9_after_a_loss_it_connects_again() {
+    let server = Server::playing_in_turn([
+        "-- hello\nC: NOOP\nS: 250 ok\n-- close",
+        "S: 220 hi\nC: EHLO client.example.org\n-- fin",
+        "-- hello\n-- envelope\nC: DATA\n-- fin",
+        "-- hello\nC: NOOP\nS: 250 ok",
+    ]);
+    let mut client = connect(&server);
+    assert_open(&mut client); // and then the server closes while it is idle
+    let start = Instant::now();
+    while client.is_connected() {
+        assert!(start.elapsed() < PATIENCE);
+        std::thread::yield_now();
+    }
+    assert!(matches!(block_on(client.reconnect()), Err(Error::Closed(Phase::Hello))));
+    block_on(client.reconnect()).unwrap();
+    send_error(&mut client, &mail());
+    block_on(client.reconnect()).unwrap();
+    assert_open(&mut client);
+}
+
+#[cfg(feature = "native-tls")]
+#[test]
+fn behaviour_9_after_a_loss_in_starttls_it_connects_again() {
+    let server = Server::playing_in_turn([
+        "-- hello\nC: QUIT\nS: 221 bye",
+        "-- hello STARTTLS\nC: STARTTLS\n-- fin",
+        "-- hello",
+    ]);
+    let mut client = block_on(builder(&server).security(Security::Opportunistic).connect()).unwrap();
+    block_on(client.quit()).unwrap();
+    block_on(client.reconnect()).unwrap_err();
+    block_on(client.reconnect()).unwrap();
+}
+
+#[test]
+fn behaviour_10_a_server_that_closes_while_idle_is_noticed() {
+    let server = Server::playing("-- hello\n-- close");
+    let mut client = connect(&server);
+    drop(server); // it has closed
+    assert!(!client.is_connected());
+}
+
+#[test]
+fn behaviour_11_setters_are_kept_for_the_next_connection() {
+    let server = Server::playing_in_turn([
+        "S: 220 hi\nC: EHLO other\nS: 250 hi",
+        "S: 220 hi\nC: EHLO other\nS: 250 hi",
+    ]);
+    let mut client = block_on(builder(&server).hello_name("other").connect()).unwrap();
+    client.close();
+    block_on(client.reconnect()).unwrap();
+}
+
+#[test]
+fn behaviour_14_names_that_could_smuggle_are_refused() {
+    for name in ["", " ", "a b", "a\nb", "a\r\nMAIL FROM:<x@y>", "a\tb", "a\0b", "a\x7fb"] {
+        let refused = Client::builder("127.0.0.1").port(closed().port()).hello_name(name);
+        assert!(matches!(connect_error(&refused), Error::Config(_)), "{name:?}");
+        assert!(matches!(connect_error(&Client::builder(name)), Error::Config(_)), "{name:?}");
+    }
+    let server = Server::playing("S: 220 hi\nC: EHLO me.example\nS: 250 hi");
+    block_on(builder(&server).hello_name(" me.example ").connect()).unwrap();
+}
+
+#[test]
+fn behaviour_15_a_unix_socket_is_named_by_any_kind_of_path() {
+    let server = || Server::playing_unix(format!("-- hello\n{TRANSACTION}C: QUIT\nS: 221 bye"));
+    let talk = |builder: Builder| {
+        let mut client = block_on(patient(builder).connect()).unwrap();
+        assert_eq!((client.peer_addr(), client.is_encrypted()), (None, false));
+        accept(&mut client, &mail());
+        block_on(client.quit()).unwrap();
+    };
+    let at = server();
+    talk(Client::unix(at.path().to_str().unwrap()));
+    let at = server();
+    talk(Client::unix(at.path().as_path()));
+    let at = server();
+    talk(Client::unix(OsStr::from_bytes(at.path().as_os_str().as_bytes())));
+    let at = server();
+    talk(Client::from_url(&format!("smtp+unix:{}", at.path().display())).unwrap());
+}
+
+#[test]
+fn behaviour_15_a_connected_socket_of_the_callers_will_do() {
+    let server = Server::playing(format!("-- hello\n{TRANSACTION}C: QUIT\nS: 221 bye"));
+    let mut client = block_on(builder(&server).connect_over(tcp(dial(&server)))).unwrap();
+    assert_eq!(client.peer_addr(), Some(server.address()));
+    accept(&mut client, &mail());
+    block_on(client.quit()).unwrap();
+
+    let (server, socket) = Server::playing_pair(format!("-- hello\n{TRANSACTION}C: QUIT\nS: 221 bye"));
+    let mut client = block_on(patient(Client::builder("h")).connect_over(unix(socket))).unwrap();
+    assert_eq!(client.peer_addr(), None);
+    accept(&mut client, &mail());
+    block_on(client.quit()).unwrap();
+    drop(server);
+}
+
+#[test]
+fn any_stream_will_do_and_nothing_is_known_of_it() {
+    let server = Server::playing(format!("-- hello\n{TRANSACTION}C: QUIT\nS: 221 bye"));
+    let mut client = block_on(builder(&server).connect_over(opaque(dial(&server)))).unwrap();
+    assert_eq!(client.peer_addr(), None);
+    assert!(client.is_connected());
+    accept(&mut client, &mail());
+    block_on(client.quit()).unwrap();
+    assert!(!client.is_connected());
+}
+
+#[test]
+fn a_connection_of_the_callers_cannot_be_made_again() {
+    let server = Server::playing("-- hello\nC: QUIT\nS: 221 bye");
+    let mut client = block_on(builder(&server).connect_over(tcp(dial(&server)))).unwrap();
+    block_on(client.quit()).unwrap();
+    let error = block_on(client.reconnect()).unwrap_err();
+    assert!(matches!(&error, Error::Config(text) if text.contains("connect_over")), "{error:?}");
+}
+
+const LOGIN: &str = "-- hello AUTH PLAIN\nC: AUTH PLAIN AHVzZXIAc2VjcmV0\nS: 235 welcome";
+
+#[test]
+fn credentials_go_in_clear_to_a_unix_socket_only_where_nobody_can_listen() {
+    let server = Server::playing_unix(LOGIN);
+    let plain =
+        |builder: Builder| patient(builder).security(Security::Plaintext).credentials("user", "secret");
+    block_on(plain(Client::unix(server.path())).connect()).unwrap();
+
+    let (server, socket) = Server::playing_pair(LOGIN);
+    block_on(plain(Client::builder("h")).connect_over(unix(socket))).unwrap();
+    drop(server);
+
+    let server = Server::playing(""); // hears nothing at all
+    let error =
+        block_on(plain(Client::builder("localhost")).connect_over(opaque(dial(&server)))).unwrap_err();
+    assert!(matches!(error, Error::Config(_)), "{error:?}");
+
+    // It may be a proxy.
+    let server = Server::playing("");
+    let error = block_on(plain(Client::builder("localhost")).connect_over(tcp(dial(&server)))).unwrap_err();
+    assert!(matches!(error, Error::Config(_)), "{error:?}");
+
+    let server = Server::playing(LOGIN);
+    let told = plain(Client::builder("h")).danger_plaintext_credentials(true);
+    block_on(told.connect_over(opaque(dial(&server)))).unwrap();
+}
+
+#[test]
+fn a_unix_socket_needs_no_starttls() {
+    let server = Server::playing_unix("-- hello STARTTLS");
+    assert!(!block_on(to_unix(&server).connect()).unwrap().is_encrypted());
+    // With credentials it would be taken, if there were a name to verify.
+    let server =
+        Server::playing_unix("-- hello STARTTLS, AUTH PLAIN\nC: AUTH PLAIN AHVzZXIAc2VjcmV0\nS: 235 welcome");
+    block_on(to_unix(&server).credentials("user", "secret").connect()).unwrap();
+}
+
+#[cfg(feature = "native-tls")]
+mod tls {
+    use super::*;
+    use crate::support::tls::CA;
+
+    const SECURED: &str = "-- hello STARTTLS
+         C: STARTTLS
+         S: 220 go ahead
+         -- tls good
+         C: EHLO client.example.org
+         S: 250 mail.example.org\n";
+
+    fn trusting(builder: Builder, security: Security) -> Builder {
+        patient(builder).security(security).ca_certificate(CA)
+    }
+
+    #[test]
+    fn behaviour_15_tls_over_a_unix_socket_with_a_name_to_verify() {
+        let secured =
+            |server: &Server, security| trusting(Client::unix(server.path()), security).tls_name("localhost");
+        let server = Server::playing_unix(format!("-- tls good\n-- hello\n{TRANSACTION}"));
+        let mut client = block_on(secured(&server, Security::Implicit).connect()).unwrap();
+        assert!(client.is_encrypted());
+        accept(&mut client, &mail());
+        drop(client);
+        for security in [Security::StartTls, Security::Opportunistic] {
+            let server = Server::playing_unix(format!("{SECURED}{TRANSACTION}"));
+            let mut client = block_on(secured(&server, security).connect()).unwrap();
+            assert!(client.is_encrypted());
+            accept(&mut client, &mail());
+        }
+        let server = Server::playing_unix(SECURED);
+        let auto = secured(&server, Security::Auto).credentials("u", "p");
+        assert!(matches!(block_on(auto.connect()), Err(Error::Auth { reply: None, .. }))); // it came to TLS
+    }
+
+    #[test]
+    fn tls_over_a_unix_socket_without_a_name_fails_before_connecting() {
+        for security in [Security::StartTls, Security::Implicit] {
+            let error = connect_error(&Client::unix("/nowhere/at/all").security(security));
+            assert!(matches!(&error, Error::Config(text) if text.contains("tls_name")), "{error:?}");
+        }
+    }
+
+    #[test]
+    fn behaviour_15_tls_over_a_connection_of_the_callers_verifies_the_host() {
+        let over = |host: &str, security, server: &Server| {
+            block_on(trusting(Client::builder(host), security).connect_over(tcp(dial(server))))
+        };
+        let server = Server::playing(format!("-- tls good\n-- hello\n{TRANSACTION}"));
+        accept(&mut over("localhost", Security::Implicit, &server).unwrap(), &mail());
+        let server = Server::playing("-- no tls good");
+        let error = over("mail.example.org", Security::Implicit, &server).unwrap_err();
+        assert!(matches!(&error, Error::Certificate { name, .. } if name == "mail.example.org"), "{error:?}");
+
+        let (server, socket) = Server::playing_pair(format!("{SECURED}{TRANSACTION}"));
+        let builder = trusting(Client::builder("localhost"), Security::StartTls);
+        accept(&mut block_on(builder.connect_over(unix(socket))).unwrap(), &mail());
+        drop(server);
+    }
+
+    #[test]
+    fn tls_goes_over_any_stream_with_large_messages_too() {
+        let server = Server::running(|peer| {
+            peer.play(&format!("{SECURED}-- envelope\nC: DATA\nS: 354 go on"));
+            assert_eq!(peer.body().len(), 33 << 14);
+            peer.play("S: 250 ok\nC: QUIT\nS: 221 bye");
+        });
+        let builder = trusting(Client::builder("localhost"), Security::StartTls);
+        let mut client = block_on(builder.connect_over(opaque(dial(&server)))).unwrap();
+        assert!(client.is_encrypted());
+        accept(&mut client, &text(&b"0123456789abcdef0123456789abcde\n".repeat(1 << 14)));
+        block_on(client.quit()).unwrap();
+    }
+
+    #[test]
+    fn the_host_is_verified_at_addresses_that_were_given() {
+        let to = |host: &str, server: &Server| {
+            trusting(Client::builder(host), Security::Implicit).addresses([server.address()])
+        };
+        let server = Server::playing("-- tls good\n-- hello");
+        block_on(to("localhost", &server).connect()).unwrap();
+        let server = Server::playing("-- no tls good");
+        let error = connect_error(&to("mail.example.org", &server));
+        assert!(matches!(&error, Error::Certificate { name, .. } if name == "mail.example.org"), "{error:?}");
+    }
+}
+
+#[test]
+fn the_name_in_ehlo_over_a_unix_socket_is_the_machines_or_its_loopback() {
+    let path = socket_path();
+    let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    let server = std::thread::spawn(move || {
+        use std::io::{BufRead, BufReader, Write};
+        let (mut socket, _) = listener.accept().unwrap();
+        socket.write_all(b"220 hi\r\n").unwrap();
+        let mut line = String::new();
+        BufReader::new(&socket).read_line(&mut line).unwrap();
+        socket.write_all(b"250 hi\r\n").unwrap();
+        line
+    });
+    drop(block_on(Client::unix(&path).timeout(PATIENCE).connect()).unwrap());
+    std::fs::remove_file(&path).unwrap();
+    let line = server.join().unwrap();
+    let name = line.strip_prefix("EHLO ").unwrap().strip_suffix("\r\n").unwrap();
+    let is_domain = name.contains('.') && !name.contains(['[', '_', ' ']);
+    assert!(name == "[127.0.0.1]" || is_domain, "{line}");
+}
+
+#[test]
+fn a_unix_socket_that_is_not_there_is_named() {
+    let path = socket_path();
+    let error = connect_error(&Client::unix(&path));
+    assert!(matches!(error, Error::Connect { .. }) && !error.is_timeout());
+    assert!(error.to_string().contains(path.to_str().unwrap()), "{error}");
+}
+
+#[test]
+fn a_unix_socket_whose_queue_is_full_is_waited_for_up_to_the_limit() {
+    let hole = UnixBlackHole::new();
+    let start = Instant::now();
+    let error = connect_error(&Client::unix(&hole.path).connect_timeout(SHORT));
+    let took = start.elapsed();
+    assert!(error.is_timeout() && took >= SHORT && took < SHORT * 10, "{error:?} {took:?}");
+}
+
+#[test]
+fn lmtp_says_lhlo() {
+    let script = "S: 220 mail.example.org LMTP\nC: LHLO client.example.org\nS: 250-hi\nS: 250 PIPELINING\nC: QUIT\nS: 221 bye";
+    let talk = |builder: Builder| {
+        let mut client = block_on(patient(builder).connect()).unwrap();
+        assert!(client.capabilities().offers("PIPELINING"));
+        block_on(client.quit()).unwrap();
+    };
+    let server = Server::playing(script);
+    talk(Client::from_url(&format!("lmtp://127.0.0.1:{}", server.port())).unwrap());
+    let server = Server::playing(script);
+    talk(builder(&server).lmtp(true));
+    let server = Server::playing_unix(script);
+    talk(Client::from_url(&format!("lmtp+unix:{}", server.path().display())).unwrap());
+}
+
+#[test]
+fn lhlo_refused_is_not_followed_by_helo() {
+    let server = Server::playing("S: 220 hi\nC: LHLO client.example.org\nS: 500 this is SMTP");
+    assert_eq!(refusal(&connect_error(&builder(&server).lmtp(true))), (Phase::Hello, 500));
+}
+
+#[test]
+fn lmtp_is_never_spoken_on_port_25() {
+    for builder in [
+        Client::builder("127.0.0.1").port(25).lmtp(true),
+        Client::builder("127.0.0.1").addresses([(Ipv4Addr::LOCALHOST, 25).into()]).lmtp(true),
+    ] {
+        assert!(matches!(connect_error(&builder), Error::Config(_)));
+    }
+}
+
+#[test]
+fn addresses_that_were_given_are_not_looked_up() {
+    let server = Server::playing("-- hello");
+    // No resolver knows it (RFC 6761 §6.4).
+    let builder = patient(Client::builder("mail.invalid")).addresses([closed(), server.address()]);
+    let client = block_on(builder.connect()).unwrap();
+    assert_eq!(client.peer_addr(), Some(server.address()));
+}
+
+#[test]
+fn threat_86_no_error_of_an_address_is_lost() {
+    let (first, second) = (closed(), closed());
+    let error = connect_error(&Client::builder("mail.example.org").addresses([first, second]));
+    let Error::Connect { server, source } = &error else { panic!("{error:?}") };
+    assert_eq!(*server, format!("mail.example.org:{}", first.port()));
+    let text = source.to_string();
+    assert!(text.starts_with("2 of 2 addresses were tried"), "{text}");
+    assert!(text.contains(&first.to_string()) && text.contains(&second.to_string()), "{text}");
+    assert!(!error.is_timeout() && error.is_transient());
+}
+
+#[test]
+fn threat_86_a_dead_address_does_not_eat_the_time_of_the_next() {
+    let hole = BlackHole::new();
+    let server = Server::playing("-- hello");
+    let start = Instant::now();
+    let builder = patient(Client::builder("h")).addresses([hole.address(), server.address()]);
+    let client = block_on(builder.connect()).unwrap();
+    let took = start.elapsed();
+    assert_eq!(client.peer_addr(), Some(server.address()));
+    // RFC 8305 §5 waits for 250 ms before it tries the next.
+    assert!(took >= Duration::from_millis(250) && took < PATIENCE / 2, "{took:?}");
+}
+
+#[test]
+fn threat_86_an_address_that_refuses_is_followed_by_the_next_at_once() {
+    let hole = BlackHole::new();
+    let server = Server::playing("-- hello");
+    let start = Instant::now();
+    let dead = [hole.address(), closed(), closed(), closed(), server.address()];
+    block_on(patient(Client::builder("h")).addresses(dead).connect()).unwrap();
+    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+}
+
+#[test]
+fn threat_86_what_was_tried_when_the_time_was_up_is_told() {
+    let (hole, refusing) = (BlackHole::new(), closed());
+    let builder = Client::builder("h").addresses([refusing, hole.address()]).connect_timeout(SHORT);
+    let error = connect_error(&builder);
+    assert!(error.is_timeout(), "{error:?}");
+    let text = error.source().unwrap().to_string();
+    assert!(text.contains(&refusing.to_string()) && text.contains(&hole.address().to_string()), "{text}");
+}
+
+#[test]
+fn a_local_address_can_be_given() {
+    let server = Server::running(|peer| {
+        assert_eq!(peer.client().ip(), Ipv4Addr::new(127, 0, 0, 2));
+        peer.play("-- hello");
+    });
+    block_on(builder(&server).bind((Ipv4Addr::new(127, 0, 0, 2), 0)).connect()).unwrap();
+}
+
+#[test]
+fn a_local_address_of_the_wrong_family_or_machine_is_an_error() {
+    for local in ["[::1]:0", "192.0.2.1:0"] {
+        let local: SocketAddr = local.parse().unwrap();
+        let error = connect_error(&Client::builder("127.0.0.1").port(closed().port()).bind(local));
+        assert!(matches!(error, Error::Connect { .. }), "{error:?}");
+    }
+}
+
+#[test]
+fn each_connection_has_a_number_in_the_log() {
+    let server = Server::playing_in_turn([
+        "-- hello\nC: NOOP\nS: 250 first to be numbered",
+        "-- hello\nC: NOOP\nS: 250 second to be numbered",
+    ]);
+    let mut client = connect(&server);
+    let first = client.connection_number();
+    assert_open(&mut client);
+    client.close();
+    block_on(client.reconnect()).unwrap();
+    let second = client.connection_number();
+    assert_open(&mut client);
+    assert!(second > first && first > 0);
+    for (number, text) in [(first, "first to be numbered"), (second, "second to be numbered")] {
+        // The other world's test has numbers of its own.
+        assert!(journal::lines_with(text).contains(&format!("DEBUG postino: #{number} S: 250 {text}")));
+        let port = server.port();
+        assert!(
+            journal::lines_with(&format!("#{number} "))
+                .iter()
+                .any(|line| line.contains(&format!("connecting to 127.0.0.1:{port}")))
+        );
+        assert!(journal::lines_with(&format!("#{number} C: EHLO client.example.org")).len() == 1);
+    }
+}
+
+#[cfg(feature = "idna")]
+#[test]
+fn without_smtputf8_domains_go_out_as_a_labels() {
+    let server = Server::playing(
+        "-- hello 8BITMIME
+         C: MAIL FROM:<alice@example.org>
+         S: 250 ok
+         C: RCPT TO:<bob@xn--bcher-kva.example>
+         S: 250 ok
+         C: DATA
+         S: 354 go on
+         C: Hello
+         C: .
+         S: 250 ok",
+    );
+    accept(&mut connect(&server), &mail_to(&["bob@Bücher.example"]));
+}
+
+#[test]
+fn without_smtputf8_a_local_part_beyond_ascii_is_refused_before_mail() {
+    let server = Server::playing("-- hello 8BITMIME\nC: NOOP\nS: 250 ok");
+    let mut client = connect(&server);
+    let error = send_error(&mut client, &mail_to(&["jörg@example.org"]));
+    assert!(matches!(error, Error::Unsupported(text) if text.contains("SMTPUTF8")), "{error:?}");
+    assert_open(&mut client);
+}
+
+#[test]
+fn a_path_that_cannot_be_a_socket_is_refused() {
+    for path in ["", "a\0b", &"x".repeat(200)] {
+        assert!(matches!(connect_error(&Client::unix(Path::new(path))), Error::Config(_)), "{path:?}");
+    }
+}
