@@ -1,6 +1,11 @@
 //! Content-Transfer-Encoding (RFC 2045 §6): which one a part gets, how long it becomes, and the encoders.
 
-use base64::{Engine, engine::general_purpose::STANDARD};
+use std::sync::LazyLock;
+
+use base64::{
+    Engine,
+    engine::{Simd, general_purpose::PAD},
+};
 use memchr::memmem;
 
 /// The longest line of text that goes out as it is (RFC 5322 §2.1.1), in octets.
@@ -13,6 +18,8 @@ const BASE64_LINE: usize = 57;
 const MAX_BASE64_LINE: usize = 76;
 /// So many octets are encoded at a time: whole lines of base64.
 pub(super) const BLOCK: usize = 512 * BASE64_LINE;
+
+static ENGINE: LazyLock<Simd> = LazyLock::new(|| Simd::standard(PAD));
 
 /// How the octets of a part are written.
 ///
@@ -145,18 +152,24 @@ impl Quoted {
 
 /// Appends base64, in lines. Of several pieces all but the last are a [`BLOCK`].
 ///
-/// email-encoding does this too, at two thirds of the speed.
+/// It is encoded in one go, at the end of the room there is, and its lines then move up to their places: a call for each
+/// line takes half as long again. email-encoding does this too, at a third of the speed.
 pub(super) fn push_base64(piece: &[u8], is_first: bool, out: &mut Vec<u8>) {
-    let mut at = out.len();
-    out.resize(at + piece.len().div_ceil(BASE64_LINE) * (MAX_BASE64_LINE + 2), 0);
-    for (i, line) in piece.chunks(BASE64_LINE).enumerate() {
-        if !is_first || i > 0 {
-            out[at..at + 2].copy_from_slice(b"\r\n");
-            at += 2;
+    let start = out.len();
+    let ends = 2 * piece.len().div_ceil(BASE64_LINE);
+    out.resize(start + ends + piece.len().div_ceil(3) * 4, 0);
+    let encoded = ENGINE.encode_slice(piece, &mut out[start + ends..]).unwrap(); // the room was made above
+    let (mut from, mut to, end) = (start + ends, start, start + ends + encoded);
+    while from < end {
+        if !is_first || to > start {
+            out[to..to + 2].copy_from_slice(b"\r\n");
+            to += 2;
         }
-        at += STANDARD.encode_slice(line, &mut out[at..]).unwrap(); // room for whole lines was made above
+        let length = MAX_BASE64_LINE.min(end - from);
+        out.copy_within(from..from + length, to);
+        (from, to) = (from + length, to + length);
     }
-    out.truncate(at);
+    out.truncate(to);
 }
 
 #[cfg(test)]
