@@ -53,6 +53,13 @@ impl Client {
         Ok(())
     }
 
+    /// Tells the source how much has left.
+    fn tell_progress(&self, source: &mut Option<&mut Source<'_>>) {
+        if let Some(source) = source {
+            source.meter.gone(self.out.gone());
+        }
+    }
+
     /// Tells the log what was put into the outbox.
     fn log_commands(&mut self) {
         self.out.tell(|line| log::debug!(target: "postino", "C: {line}"));
@@ -108,12 +115,15 @@ impl Client {
                 Want::Nothing => return Ok(()),
                 Want::Body => {
                     let Some(source) = &mut source else { return Err(Error::NotConnected) };
+                    source.meter.begin(self.out.end());
                     let piece = source.next(self.limit(Phase::Body)?).await.map_err(source_error)?;
                     talk.body(piece, &mut self.out)?;
                     until = self.limit(Phase::Body)?; // the source may have taken its time
                 }
                 Want::Write => {
-                    if self.write(talk.phase(), until).await? {
+                    let all = self.write(talk.phase(), until).await?;
+                    self.tell_progress(&mut source);
+                    if all {
                         until = self.limit(talk.phase())?;
                     }
                 }
@@ -123,7 +133,9 @@ impl Client {
                         Phase::End if anew => Phase::Body, // it is still on its way
                         phase => phase,
                     };
-                    if self.write(phase, until).await? {
+                    let all = self.write(phase, until).await?;
+                    self.tell_progress(&mut source);
+                    if all {
                         if anew {
                             until = self.limit(talk.phase())?; // writing may have taken its time
                         }

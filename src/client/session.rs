@@ -14,7 +14,7 @@ use super::{
 use crate::{
     Capabilities, Delivery, Envelope, Error, Mail, Phase, Reply, Security,
     config::{Config, Settings, credentials_in_clear, later},
-    message::{Body, Content},
+    message::{Body, Content, Offer},
     proto::{
         Auth, AuthOptions, Credentials, Forbidden, Hello, HelloName, Inbox, MailParameters, Options, Outbox,
         Simple, Survey, Transaction, Upgrade,
@@ -119,8 +119,12 @@ impl Client {
         let offers = |keyword| self.capabilities.offers(keyword);
         let survey = match &body.content {
             Content::Bytes(bytes) => Some(Survey::of(bytes)),
-            Content::Path(_) | Content::Reader(_) => None,
+            Content::Unopened(_) | Content::Reader(_) => None,
         };
+        // RFC 6531 §3.1: who offers the first offers the second too.
+        if body.utf8 && !(offers("SMTPUTF8") && offers("8BITMIME")) {
+            return Err(Error::Unsupported("SMTPUTF8, and an address in the headers is not ASCII"));
+        }
         if let Some(survey) = survey {
             match survey {
                 Survey { nul: true, .. } => return Err(Forbidden::Nul.into()),
@@ -262,9 +266,11 @@ impl Client {
         if !envelope.is_ascii() && !self.capabilities.offers("SMTPUTF8") {
             return Err(Error::Unsupported("SMTPUTF8, and an address is not ASCII"));
         }
-        let opened = open(mail.body()?, self.limit(Phase::Body)?).await;
+        let mut offer = Offer::new();
+        offer.eight_bit = self.capabilities.offers("8BITMIME");
+        let opened = open(mail.body_for(offer)?, self.limit(Phase::Body)?).await;
         let body = opened.map_err(source_error)?;
-        let parameters = self.parameters(!envelope.is_ascii(), &body)?;
+        let parameters = self.parameters(!envelope.is_ascii() || body.utf8, &body)?;
         let pipelining = self.settings.config.pipelining && self.capabilities.offers("PIPELINING");
         let options = Options {
             pipelining,
@@ -272,7 +278,7 @@ impl Client {
             farewell: farewell && pipelining,
         };
         let mut transaction = Transaction::new(envelope, parameters, options);
-        let mut source = Source::new(body.content);
+        let mut source = Source::new(body);
         let broke = self.run(&mut transaction, Some(&mut source)).await.err();
         if transaction.said_farewell() {
             self.close();

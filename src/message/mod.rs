@@ -24,6 +24,8 @@
 //! Files and readers are read and encoded while they are sent, in constant memory. If one fails, the connection is
 //! closed and the server has no whole message.
 //!
+//! Any of them tells how far its sending is to a callback: [`Mail::on_progress`].
+//!
 //! [`Raw`] sends what is there already; [`Mail`] is for message types of one's own.
 
 mod attachment;
@@ -34,6 +36,7 @@ mod entity;
 mod field;
 mod headers;
 mod mailbox;
+mod progress;
 mod raw;
 mod stamp;
 mod stream;
@@ -43,14 +46,17 @@ use std::{
     fmt,
     fs::{self, File},
     io::{self, Cursor, Read, Seek},
+    mem,
     path::{Path, PathBuf},
 };
 
+pub(crate) use self::progress::Meter;
 pub use self::{
     attachment::{Attachment, Bytes},
     compose::{Message, MessageBuilder, Resent},
     headers::{header_length, recipients_from_headers, sender_from_headers, without_bcc},
     mailbox::{Mailbox, Mailboxes},
+    progress::Progress,
     raw::Raw,
 };
 use crate::{Envelope, Error};
@@ -82,13 +88,49 @@ pub trait Mail: Send + Sync {
     /// Whatever keeps the envelope from being known; nothing is sent then.
     fn envelope(&self) -> Result<Envelope, Error>;
 
-    /// Opens the body, from its start. It may be called again. It must not wait for anything: a file is best given as
-    /// a [path](Body::path).
+    /// Opens the body, from its start, in a form that any server takes, if it has one. It may be called again. It must
+    /// not wait for anything: a file is best given as a [path](Body::path), and what else takes its time is
+    /// [deferred](Body::deferred).
     ///
     /// # Errors
     ///
     /// Whatever keeps the body from being read; nothing is sent then.
     fn body(&self) -> Result<Body<'_>, Error>;
+
+    /// The same for a server that takes more, in the form that suits it. Defaults to [`body`](Mail::body).
+    ///
+    /// # Errors
+    ///
+    /// As those of [`body`](Mail::body).
+    fn body_for(&self, offer: Offer) -> Result<Body<'_>, Error> {
+        let _ = offer;
+        self.body()
+    }
+
+    /// The same mail; while it is sent, `callback` is told how far it is. See [`Progress`].
+    fn on_progress<F>(&self, callback: F) -> Progress<'_, F>
+    where
+        F: FnMut(u64, Option<u64>) + Send,
+        Self: Sized,
+    {
+        Progress::new(self, callback)
+    }
+}
+
+/// What a server takes that not all take. More may come.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Offer {
+    /// Octets beyond ASCII in lines of at most 998 octets: 8BITMIME (RFC 6152).
+    pub eight_bit: bool,
+}
+
+impl Offer {
+    /// What any server takes.
+    #[must_use]
+    pub fn new() -> Offer {
+        Offer::default()
+    }
 }
 
 /// A body that was opened: bytes at hand, or something to read them from.
@@ -99,31 +141,74 @@ pub struct Body<'m> {
     pub(crate) size: Option<u64>,
     /// All of it is ASCII, without NUL, in lines that any server takes.
     pub(crate) seven_bit: bool,
+    /// Its headers need SMTPUTF8.
+    pub(crate) utf8: bool,
+    progress: Option<Callback<'m>>,
 }
+
+/// Who is told how far a sending is.
+type Callback<'m> = Box<dyn FnMut(u64, Option<u64>) + Send + 'm>;
 
 pub(crate) enum Content<'m> {
     Bytes(Cow<'m, [u8]>),
     /// To be opened by who may wait for it.
-    Path(PathBuf),
+    Unopened(Opener),
     Reader(Box<dyn Read + Send>),
 }
 
+/// Opens a body, which may take its time.
+pub(crate) struct Opener {
+    /// What is opened, for `Debug`.
+    what: String,
+    open: Box<dyn FnOnce() -> io::Result<Body<'static>> + Send>,
+}
+
+impl Opener {
+    pub fn open(self) -> io::Result<Body<'static>> {
+        (self.open)()?.open()
+    }
+}
+
 impl<'m> Body<'m> {
+    fn new(content: Content<'m>) -> Body<'m> {
+        Body { content, size: None, seven_bit: false, utf8: false, progress: None }
+    }
+
     /// Bytes, borrowed or owned. They are looked through before anything is sent: what the server cannot take is
     /// refused then.
     pub fn bytes(bytes: impl Into<Cow<'m, [u8]>>) -> Body<'m> {
-        Body { content: Content::Bytes(bytes.into()), size: None, seven_bit: false }
+        Body::new(Content::Bytes(bytes.into()))
     }
 
     /// A file, opened when it is sent. Its length is what the server is told as the size.
     pub fn path(path: impl Into<PathBuf>) -> Body<'m> {
-        Body { content: Content::Path(path.into()), size: None, seven_bit: false }
+        let path = path.into();
+        let what = path.display().to_string();
+        let open = Box::new(move || Ok(Body::file(open_file(&path)?)));
+        Body::new(Content::Unopened(Opener { what, open }))
+    }
+
+    /// What takes its time to open: that is done when it is sent, before anything is said to the server, and in the
+    /// async world on a thread that may wait.
+    ///
+    /// ```
+    /// # use std::{fs::File, io::Seek};
+    /// # use postino::message::Body;
+    /// let body = Body::deferred(|| {
+    ///     let mut file = File::open("/var/spool/7.eml")?;
+    ///     file.seek_relative(512)?;
+    ///     Ok(Body::file(file))
+    /// });
+    /// # let _ = body;
+    /// ```
+    pub fn deferred(open: impl FnOnce() -> io::Result<Body<'static>> + Send + 'static) -> Body<'m> {
+        Body::new(Content::Unopened(Opener { what: "deferred".to_owned(), open: Box::new(open) }))
     }
 
     /// A file, from where it stands. What is left of it is what the server is told as the size.
     pub fn file(mut file: File) -> Body<'m> {
         let size = size_of_rest(&mut file);
-        Body { content: Content::Reader(Box::new(file)), size, seven_bit: false }
+        Body { size, ..Body::new(Content::Reader(Box::new(file))) }
     }
 
     /// Anything that can be read, up to its end. It is read while it is sent, a block at a time: an octet that may
@@ -132,12 +217,33 @@ impl<'m> Body<'m> {
     /// A read that takes longer than a block may take to leave is a timeout. In the blocking world nothing can
     /// interrupt a read: there it is noticed when the read returns.
     pub fn reader(reader: impl Read + Send + 'static) -> Body<'m> {
-        Body { content: Content::Reader(Box::new(reader)), size: None, seven_bit: false }
+        Body::new(Content::Reader(Box::new(reader)))
     }
 
     /// The server need not be told of 8-bit content.
     pub(crate) fn seven_bit(mut self) -> Body<'m> {
         self.seven_bit = true;
+        self
+    }
+
+    /// Its headers hold addresses in UTF-8 (RFC 6532): it goes only to a server that offers SMTPUTF8, which is told.
+    /// Defaults to headers that do not; the addresses of the envelope are seen to without this.
+    #[must_use]
+    pub fn utf8_headers(mut self) -> Body<'m> {
+        self.utf8 = true;
+        self
+    }
+
+    /// Tells `callback` how far the sending is, behind those that are told already: see [`Progress`].
+    #[must_use]
+    pub fn on_progress(mut self, mut callback: impl FnMut(u64, Option<u64>) + Send + 'm) -> Body<'m> {
+        self.progress = Some(match self.progress.take() {
+            None => Box::new(callback),
+            Some(mut first) => Box::new(move |sent, total| {
+                first(sent, total);
+                callback(sent, total);
+            }),
+        });
         self
     }
 
@@ -149,7 +255,7 @@ impl<'m> Body<'m> {
     pub fn into_reader(self) -> io::Result<Box<dyn Read + Send + 'm>> {
         Ok(match self.content {
             Content::Bytes(bytes) => Box::new(Cursor::new(bytes)),
-            Content::Path(path) => Box::new(open_file(&path)?),
+            Content::Unopened(opener) => opener.open()?.into_reader()?,
             Content::Reader(reader) => reader,
         })
     }
@@ -162,15 +268,43 @@ impl<'m> Body<'m> {
         self
     }
 
-    /// The same with a path opened, which may take its time.
-    pub(crate) fn open(self) -> io::Result<Body<'m>> {
-        match self.content {
-            Content::Path(path) => {
-                let body = Body::file(open_file(&path)?);
-                Ok(Body { size: self.size.or(body.size), ..body })
+    /// What has to be opened, which may take its time. [`opened`](Body::opened) takes what comes of it.
+    pub(crate) fn take_opener(&mut self) -> Option<Opener> {
+        match mem::replace(&mut self.content, Content::Bytes(Cow::Borrowed(b""))) {
+            Content::Unopened(opener) => Some(opener),
+            content => {
+                self.content = content;
+                None
             }
-            _ => Ok(self),
         }
+    }
+
+    /// The same with what was opened.
+    pub(crate) fn opened(self, opened: Body<'m>) -> Body<'m> {
+        Body {
+            content: opened.content,
+            size: self.size.or(opened.size),
+            seven_bit: self.seven_bit || opened.seven_bit,
+            utf8: self.utf8 || opened.utf8,
+            progress: self.progress.or(opened.progress),
+        }
+    }
+
+    /// The same, opened, which may take its time.
+    pub(crate) fn open(mut self) -> io::Result<Body<'m>> {
+        match self.take_opener() {
+            Some(opener) => Ok(self.opened(opener.open()?)),
+            None => Ok(self),
+        }
+    }
+
+    /// What it holds, and who is told how much of it has left. It is [open](Body::open).
+    pub(crate) fn into_parts(self) -> (Content<'m>, Meter<'m>) {
+        let total = match &self.content {
+            Content::Bytes(bytes) => Some(bytes.len() as u64),
+            Content::Unopened(_) | Content::Reader(_) => self.size,
+        };
+        (self.content, Meter::new(self.progress, total))
     }
 }
 
@@ -190,7 +324,7 @@ impl fmt::Debug for Body<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let kind = match &self.content {
             Content::Bytes(bytes) => format!("{} bytes", bytes.len()),
-            Content::Path(path) => path.display().to_string(),
+            Content::Unopened(opener) => opener.what.clone(),
             Content::Reader(_) => "a reader".to_owned(),
         };
         f.debug_struct("Body").field("content", &kind).field("size", &self.size).finish()
