@@ -589,7 +589,17 @@ impl Resent {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::proto::Survey;
+    use crate::{message::Content, proto::Survey};
+
+    const EIGHT_BIT: Offer = Offer { eight_bit: true };
+
+    /// What the server is told.
+    fn size(body: &Body<'_>) -> Option<u64> {
+        match &body.content {
+            Content::Bytes(bytes) => Some(Survey::of(bytes).octets),
+            Content::Unopened(_) | Content::Reader(_) => body.size,
+        }
+    }
 
     #[test]
     fn the_size_is_what_goes_out_to_the_octet() {
@@ -606,11 +616,17 @@ mod tests {
             ] {
                 let message = builder.build().unwrap();
                 let bytes = message.to_bytes().unwrap();
-                let body = message.body().unwrap();
-                assert_eq!(body.size, Some(bytes.len() as u64));
+                let body = message.body().unwrap().open().unwrap();
                 let survey = Survey::of(&bytes);
-                assert_eq!(body.size, Some(survey.octets));
+                assert_eq!(size(&body), Some(survey.octets));
                 assert!(body.seven_bit && !survey.eight_bit && !survey.nul);
+
+                let body = message.body_for(EIGHT_BIT).unwrap().open().unwrap();
+                let (size, seven_bit, mut bytes) = (size(&body), body.seven_bit, Vec::new());
+                body.into_reader().unwrap().read_to_end(&mut bytes).unwrap();
+                let survey = Survey::of(&bytes);
+                assert_eq!(size, Some(survey.octets));
+                assert!(seven_bit != survey.eight_bit && !survey.nul);
             }
         }
         std::fs::remove_file(&path).unwrap();
@@ -620,6 +636,6 @@ mod tests {
     fn the_size_is_unknown_if_a_part_of_it_is() {
         let reader = Attachment::reader("a", std::io::empty());
         let message = Message::builder().from("a@example.org").attach(reader).build().unwrap();
-        assert_eq!(message.body().unwrap().size, None);
+        assert_eq!(size(&message.body().unwrap().open().unwrap()), None);
     }
 }

@@ -2,6 +2,7 @@
 
 mod auth;
 mod body;
+mod compose;
 mod farewell;
 mod hello;
 mod hostile;
