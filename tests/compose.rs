@@ -1,5 +1,8 @@
 //! What is composed is what arrives, as an independent parser reads it; and nothing else.
 
+#[path = "python/mod.rs"]
+mod python;
+
 use std::{
     fs,
     io::{self, Read},
@@ -360,12 +363,28 @@ fn a_file_name_is_readable_to_old_programs_too() {
 }
 
 /// As it goes out to a server that offers 8BITMIME.
-fn eight_bit(message: &Message) -> String {
+fn eight_bit_bytes(message: &Message) -> Vec<u8> {
     let mut offer = Offer::new();
     offer.eight_bit = true;
-    let (mut reader, mut sent) = (message.body_for(offer).unwrap().into_reader().unwrap(), String::new());
-    reader.read_to_string(&mut sent).unwrap();
+    let (mut reader, mut sent) = (message.body_for(offer).unwrap().into_reader().unwrap(), Vec::new());
+    reader.read_to_end(&mut sent).unwrap();
     sent
+}
+
+fn eight_bit(message: &Message) -> String {
+    String::from_utf8(eight_bit_bytes(message)).unwrap()
+}
+
+#[test]
+fn text_ends_as_it_did_whatever_its_encoding() {
+    // In the first form, base64.
+    for text in ["привет\r\n", "привет"] {
+        let message = builder().text(text).build().unwrap();
+        assert!(self::text(&message).contains("base64"));
+        assert_eq!(parse(&bytes(&message)).body_text(0).unwrap(), text);
+        assert!(!self::text(&message).ends_with("\r\n\r\n"));
+        assert!(eight_bit(&message).ends_with("\r\n\r\nпривет\r\n"));
+    }
 }
 
 #[test]

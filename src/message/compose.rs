@@ -526,9 +526,7 @@ fn check_unsubscribe(fields: &[Field]) -> Result<(), Error> {
 }
 
 fn with_line_end(mut content: Vec<Arc<Piece>>) -> Vec<Arc<Piece>> {
-    if !entity::ends_line(&content) {
-        content.push(Piece::text("\r\n"));
-    }
+    content.extend(entity::line_end(&content));
     content
 }
 

@@ -276,9 +276,12 @@ fn readable(name: &str) -> String {
     }
 }
 
-/// How the body of a message ends: with a line end, as SMTP wants it.
-pub(super) fn ends_line(content: &[Arc<Piece>]) -> bool {
-    content.last().is_none_or(|last| last.ends_line() || last.plain() == Some(b""))
+/// What the body of a message needs behind it, to end with a line end as SMTP wants it, in each of its forms.
+pub(super) fn line_end(content: &[Arc<Piece>]) -> Option<Arc<Piece>> {
+    let last = content.last()?;
+    let [seven, eight] = [false, true].map(|eight| if last.ends_line(eight) { "" } else { "\r\n" });
+    let piece = Piece::Text(seven.to_owned(), Some(eight.to_owned()));
+    (seven != eight || !seven.is_empty()).then(|| Arc::new(piece))
 }
 
 #[cfg(test)]

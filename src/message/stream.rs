@@ -48,12 +48,13 @@ impl Piece {
         }
     }
 
-    /// Whether a line ends with it: base64 has no line end of its own.
-    pub fn ends_line(&self) -> bool {
-        match self {
-            Piece::Text(text, _) => text.ends_with("\r\n"),
-            Piece::Bytes { encoding: Encoding::Base64, .. } | Piece::Path(_) | Piece::Reader(_) => false,
-            Piece::Bytes { bytes, .. } => bytes.ends_with(b"\r\n"),
+    /// Whether the body of a message may end with it: base64 has no line end of its own.
+    pub fn ends_line(&self, eight_bit: bool) -> bool {
+        let bytes = self.bytes(eight_bit);
+        match self.encoding(eight_bit) {
+            Encoding::SevenBit => bytes.is_empty() || bytes.ends_with(b"\r\n"),
+            Encoding::QuotedPrintable => bytes.ends_with(b"\r\n"),
+            Encoding::Base64 => false,
         }
     }
 
