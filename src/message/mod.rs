@@ -21,8 +21,10 @@
 //! # Ok::<(), postino::Error>(())
 //! ```
 //!
-//! Files and readers are read and encoded while they are sent, in constant memory. If one fails, the connection is
-//! closed and the server has no whole message.
+//! Files and readers are opened, read and encoded while they are sent, in constant memory. If one fails on its way, the
+//! connection is closed and the server has no whole message. Text goes out as it is to a server that offers 8BITMIME, and
+//! encoded to others; all else is encoded. The repository's `examples` have a plain message, one in text and HTML, a raw one,
+//! and one with images, files and a progress bar.
 //!
 //! Any of them tells how far its sending is to a callback: [`Mail::on_progress`].
 //!

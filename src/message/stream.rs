@@ -297,7 +297,7 @@ impl Read for Stream {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
+    use std::{io::Write, slice};
 
     use super::*;
 
@@ -421,7 +421,7 @@ mod tests {
         File::create(&path).unwrap().write_all(&[7; 1000]).unwrap();
         let piece = Arc::new(Piece::Path(path.clone()));
         for _ in 0..2 {
-            let (mut stream, size) = Stream::open(&[piece.clone()], false).unwrap();
+            let (mut stream, size) = Stream::open(slice::from_ref(&piece), false).unwrap();
             assert_eq!(read_all(&mut stream).unwrap().len() as u64, size.unwrap());
         }
         std::fs::remove_file(&path).unwrap();
@@ -460,7 +460,7 @@ mod tests {
     #[test]
     fn a_reader_is_read_once() {
         let piece = Arc::new(reader(&b"x"[..]));
-        assert!(!piece.is_spent() && Stream::open(&[piece.clone()], false).is_ok());
+        assert!(!piece.is_spent() && Stream::open(slice::from_ref(&piece), false).is_ok());
         assert!(piece.is_spent() && Stream::open(&[piece], false).is_err());
     }
 }
