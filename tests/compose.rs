@@ -189,6 +189,7 @@ fn what_a_field_cannot_hold_is_refused_and_the_field_is_named() {
         (builder().message_id("no identifier"), "Message-ID"),
         (builder().in_reply_to("x"), "In-Reply-To"),
         (builder().header("Date", "yesterday"), "Date"),
+        (builder().header("Date", "Sun, 31 Dec 1899 23:59:59 +0000"), "Date"),
         (builder().header("Resent-Date", "Mon, 1 Jan 2024 00:00:00 +0000"), "Resent-Date"),
         (builder().header("resent-from", "a@x.org"), "resent-from"),
         (builder().date(UNIX_EPOCH - Duration::from_secs(3_000_000_000)), "Date"),

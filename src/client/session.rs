@@ -123,7 +123,9 @@ impl Client {
         };
         // RFC 6531 §3.1: who offers the first offers the second too.
         if body.utf8 && !(offers("SMTPUTF8") && offers("8BITMIME")) {
-            return Err(Error::Unsupported("SMTPUTF8, and an address in the headers is not ASCII"));
+            return Err(Error::Unsupported(
+                "SMTPUTF8 with 8BITMIME, and an address in the headers is not ASCII",
+            ));
         }
         if let Some(survey) = survey {
             match survey {

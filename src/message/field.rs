@@ -110,6 +110,7 @@ impl Field {
                 Kind::Date if text.matches('(').count() > MAX_COMMENTS => {
                     return Err(fail("it has too many comments"));
                 }
+                Kind::Date if !stamp::has_known_year(text) => return Err(fail(BAD_YEAR)),
                 Kind::Mailboxes | Kind::Date => plain_words(text),
                 Kind::Text => unstructured(name, text),
             },

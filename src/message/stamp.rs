@@ -33,6 +33,15 @@ pub(super) fn date_time(time: SystemTime) -> Option<String> {
     Some(format!("{weekday}, {day} {month} {year} {hour:02}:{minute:02}:{second:02} +0000"))
 }
 
+/// Whether the year behind the month is one that mail knows, and of four digits, in what is meant to be a date-time.
+pub(super) fn has_known_year(text: &str) -> bool {
+    let is_month = |word: &&str| MONTHS.iter().any(|month| month.eq_ignore_ascii_case(word));
+    let mut words =
+        text.split(' ').filter(|word| !word.is_empty()).skip_while(|word| !is_month(word)).skip(1);
+    // Without a month it is no date, and email-format says so.
+    words.next().is_none_or(|year| year.parse().is_ok_and(|year: u32| (1900..=9999).contains(&year)))
+}
+
 /// Year, month and day, from the days since 1970-01-01 (Howard Hinnant, "chrono-compatible low-level date
 /// algorithms", `civil_from_days`: years begin in March there, so that a leap day is the last of its year).
 fn civil(days: i64) -> (i64, usize, i64) {
@@ -91,6 +100,21 @@ mod tests {
         assert_eq!(date_time(UNIX_EPOCH - first - Duration::from_nanos(1)), None);
         assert_eq!(date_time(UNIX_EPOCH + last).unwrap(), "Fri, 31 Dec 9999 23:59:59 +0000");
         assert_eq!(date_time(UNIX_EPOCH + last + Duration::from_secs(1)), None);
+    }
+
+    #[test]
+    fn a_year_in_text_is_known_or_not() {
+        for (text, is_known) in [
+            ("Mon, 1 Jan 1900 00:00:00 +0000", true),
+            ("31 dec  9999 23:59 +0000 (at last)", true),
+            ("Sun, 31 Dec 1899 23:59:59 +0000", false),
+            ("1 Jan 10000 00:00:00 +0000", false),
+            ("1 Jan 24 00:00:00 +0000", false),
+            ("1 Jan (of) 2024 00:00:00 +0000", false),
+            ("yesterday", true),
+        ] {
+            assert_eq!(has_known_year(text), is_known, "{text}");
+        }
     }
 
     #[test]
