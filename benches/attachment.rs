@@ -8,7 +8,8 @@
 //! Each line is one sending, in a process of its own, to a server in another that throws away what it hears: the time it
 //! took, the processor time of its process (the kernel's share too), how fast it was, measured by what went out, and the
 //! most memory that the process ever had (`VmHWM`). The attachment is in a file or in memory; the same message is sent raw,
-//! from a file or from memory. Nothing is asserted. Linux only: it reads `/proc`.
+//! from a file or from memory. The best of five counts; what has more than 500 MiB is sent once, and from files only. Nothing
+//! is asserted. Linux only: it reads `/proc`.
 
 use std::{
     env, fs,
