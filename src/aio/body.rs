@@ -8,18 +8,18 @@ use std::{
 use smol::unblock;
 
 use super::stream::Alarm;
-use crate::message::{Body, Content};
+use crate::message::{Body, Content, Meter};
 
 /// So much is handed out at a time, in octets.
 const BLOCK: usize = 32 * 1024;
 /// So much is read at a time: each reading is a trip to another thread.
-const READ: usize = 4 * BLOCK;
+const READ: usize = 8 * BLOCK;
 
-/// Opens a path.
-pub(super) async fn open(body: Body<'_>, until: Instant) -> io::Result<Body<'_>> {
-    let Content::Path(path) = body.content else { return Ok(body) };
-    let body = Body { content: Content::Path(path), ..body };
-    Alarm::default().within(until, unblock(move || body.open())).await
+/// Opens a path, or whatever else takes its time.
+pub(super) async fn open(mut body: Body<'_>, until: Instant) -> io::Result<Body<'_>> {
+    let Some(opener) = body.take_opener() else { return Ok(body) };
+    let opened = Alarm::default().within(until, unblock(move || opener.open())).await?;
+    Ok(body.opened(opened))
 }
 
 pub(super) struct Source<'m> {
@@ -29,12 +29,15 @@ pub(super) struct Source<'m> {
     /// What was read.
     block: Vec<u8>,
     alarm: Alarm,
+    /// Who is told how far it is.
+    pub meter: Meter<'m>,
 }
 
 impl<'m> Source<'m> {
-    /// The content is [open].
-    pub fn new(content: Content<'m>) -> Source<'m> {
-        Source { content, at: 0, block: Vec::new(), alarm: Alarm::default() }
+    /// The body is [open].
+    pub fn new(body: Body<'m>) -> Source<'m> {
+        let (content, meter) = body.into_parts();
+        Source { content, at: 0, block: Vec::new(), alarm: Alarm::default(), meter }
     }
 
     /// The next piece; empty at the end.
@@ -44,10 +47,11 @@ impl<'m> Source<'m> {
         }
         let all = match &self.content {
             Content::Bytes(bytes) => bytes,
-            Content::Path(_) | Content::Reader(_) => self.block.as_slice(),
+            Content::Unopened(_) | Content::Reader(_) => self.block.as_slice(),
         };
         let piece = &all[self.at..all.len().min(self.at + BLOCK)];
         self.at += piece.len();
+        self.meter.hand_out(piece.len());
         Ok(piece)
     }
 

@@ -2,12 +2,12 @@
 
 use std::{io, time::Instant};
 
-use crate::message::{Body, Content};
+use crate::message::{Body, Content, Meter};
 
 /// So much is read at a time, in octets.
 const BLOCK: usize = 32 * 1024;
 
-/// Opens a path.
+/// Opens a path, or whatever else takes its time.
 pub(super) fn open(body: Body<'_>, until: Instant) -> io::Result<Body<'_>> {
     let body = body.open()?;
     in_time(until)?;
@@ -20,12 +20,15 @@ pub(super) struct Source<'m> {
     at: usize,
     /// What was read; no room until something is.
     block: Vec<u8>,
+    /// Who is told how far it is.
+    pub meter: Meter<'m>,
 }
 
 impl<'m> Source<'m> {
-    /// The content is [open].
-    pub fn new(content: Content<'m>) -> Source<'m> {
-        Source { content, at: 0, block: Vec::new() }
+    /// The body is [open].
+    pub fn new(body: Body<'m>) -> Source<'m> {
+        let (content, meter) = body.into_parts();
+        Source { content, at: 0, block: Vec::new(), meter }
     }
 
     /// The next piece; empty at the end.
@@ -34,9 +37,10 @@ impl<'m> Source<'m> {
             Content::Bytes(bytes) => {
                 let piece = &bytes[self.at..bytes.len().min(self.at + BLOCK)];
                 self.at += piece.len();
+                self.meter.hand_out(piece.len());
                 Ok(piece)
             }
-            Content::Path(_) => Err(io::ErrorKind::NotConnected.into()), // it was opened
+            Content::Unopened(_) => Err(io::ErrorKind::NotConnected.into()), // it was opened
             Content::Reader(reader) => {
                 self.block.resize(BLOCK, 0);
                 let n = loop {
@@ -46,6 +50,7 @@ impl<'m> Source<'m> {
                     }
                 };
                 in_time(until)?;
+                self.meter.hand_out(n);
                 Ok(&self.block[..n])
             }
         }

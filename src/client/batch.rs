@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     Delivery, Envelope, Error, Mail, Phase,
-    message::Content,
+    message::Body,
     proto::{Joining, Transactions, Want},
 };
 
@@ -50,9 +50,16 @@ enum Entry<M> {
     Under {
         number: usize,
         mail: M,
-        opened: Option<Content<'static>>,
+        opened: Option<Opened>,
     },
     Done(Result<Delivery, Error>),
+}
+
+/// A body that can be read once only.
+struct Opened {
+    body: Body<'static>,
+    /// Somebody wants to be told of its progress.
+    watched: bool,
 }
 
 impl Client {
@@ -219,13 +226,15 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
             self.talk.no_more();
             return;
         }
-        let opened = match (mail.body(), self.client.limit(Phase::Body)) {
+        let opened = match (mail.body_for(self.client.offer()), self.client.limit(Phase::Body)) {
             (Ok(body), Ok(until)) => open(body, until).await.map_err(source_error),
             (Err(e), _) | (_, Err(e)) => Err(e),
         };
         let posted = opened.and_then(|body| {
             let transaction = self.client.transaction(envelope, &body)?;
-            Ok((transaction, body.into_once()))
+            let watched = body.is_watched();
+            let opened = body.into_once().map(|body| Opened { body, watched });
+            Ok((transaction, opened))
         });
         match posted {
             Ok((transaction, opened)) => {
@@ -240,41 +249,45 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
 
     /// Sends the content of the message with this number.
     async fn write(&mut self, wanted: usize) {
-        let this = |entry: &&mut Entry<M>| matches!(entry, Entry::Under { number, .. } if *number == wanted);
-        let Some(Entry::Under { mail, opened, .. }) = self.entries.iter_mut().find(this) else {
-            return; // the machine asks for those that it was given only
-        };
-        let limit = self.client.limit(Phase::Body);
-        let content = match (opened.take(), limit) {
-            (_, Err(e)) => Err(e),
-            (Some(content), _) => Ok(content),
-            (None, Ok(until)) => match mail.body() {
-                Ok(body) => open(body, until).await.map(|body| body.content).map_err(source_error),
-                Err(e) => Err(e),
-            },
-        };
-        let broke = match content {
-            Ok(content) => {
-                let mut source = Source::new(content);
-                let mut results = Vec::new(); // of messages before it
-                let broke = loop {
-                    match self.client.go_on(&mut self.talk, Some((wanted, &mut source))).await {
-                        Ok(Want::Result) => results.extend(self.talk.next_result()),
-                        Ok(_) => break None,
-                        Err(e) => break Some(e),
-                    }
-                };
-                results.into_iter().for_each(|result| self.settle(result));
-                broke
-            }
-            Err(e) => {
-                self.client.close(); // the server waits for content that will not come
-                Some(e)
-            }
-        };
+        let mut results = Vec::new(); // of messages before it
+        let broke = self.write_content(wanted, &mut results).await.err();
+        results.into_iter().for_each(|result| self.settle(result));
         if let Some(e) = broke {
             self.recover(e).await;
         }
+    }
+
+    async fn write_content(
+        &mut self,
+        wanted: usize,
+        results: &mut Vec<Result<Delivery, Error>>,
+    ) -> Result<(), Error> {
+        let this = |entry: &&mut Entry<M>| matches!(entry, Entry::Under { number, .. } if *number == wanted);
+        let Some(Entry::Under { mail, opened, .. }) = self.entries.iter_mut().find(this) else {
+            return Ok(()); // the machine asks for those that it was given only
+        };
+        let offer = self.client.offer();
+        let body = match (opened.take(), self.client.limit(Phase::Body)) {
+            (_, Err(e)) => Err(e),
+            // Who is told is with the mail; one that cannot be opened again tells nobody.
+            (Some(Opened { body, watched: true }), _) => match mail.body_for(offer) {
+                Ok(again) => Ok(again.opened(body)),
+                Err(_) => Ok(body),
+            },
+            (Some(Opened { body, .. }), _) => Ok(body),
+            (None, Ok(until)) => match mail.body_for(offer) {
+                Ok(body) => open(body, until).await.map_err(source_error),
+                Err(e) => Err(e),
+            },
+        };
+        if body.is_err() {
+            self.client.close(); // the server waits for content that will not come
+        }
+        let mut source = Source::new(body?);
+        while let Want::Result = self.client.go_on(&mut self.talk, Some((wanted, &mut source))).await? {
+            results.extend(self.talk.next_result());
+        }
+        Ok(())
     }
 
     /// The connection is lost. If that is all, another one will do.

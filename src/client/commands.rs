@@ -263,7 +263,7 @@ impl Client {
         let transaction = self.by_hand.unwrap_or(ByHand::unknown(&self.capabilities));
         self.check_content(&body.content, transaction.eight_bit)?;
         let opened = open(body, self.limit(Phase::Body)?).await;
-        let mut source = Source::new(opened.map_err(source_error)?.content);
+        let mut source = Source::new(opened.map_err(source_error)?);
         self.note_by_hand();
         let mut data = Data::new(transaction.eight_bit);
         let broke = self.go_on(&mut data, Some((0, &mut source))).await.err();

@@ -87,6 +87,13 @@ impl Client {
         Ok(())
     }
 
+    /// Tells the source how much has left.
+    fn tell_progress(&self, source: &mut Option<(usize, &mut Source<'_>)>) {
+        if let Some((_, source)) = source {
+            source.meter.gone(self.out.gone());
+        }
+    }
+
     /// Tells the log what was put into the outbox.
     fn log_commands(&mut self) {
         let number = self.number;
@@ -196,6 +203,7 @@ impl Client {
                     let Some((_, source)) = source.as_mut().filter(|(n, _)| *n == number) else {
                         return Ok(want);
                     };
+                    source.meter.begin(self.out.end());
                     let begun = Instant::now();
                     let piece = source.next(self.limit(Phase::Body)?).await.map_err(source_error)?;
                     talk.body(piece, &mut self.out)?;
@@ -203,7 +211,9 @@ impl Client {
                     self.drained &= begun.elapsed() < A_MOMENT;
                 }
                 Want::Write => {
-                    if self.write(talk.phase(), until).await? {
+                    let all = self.write(talk.phase(), until).await?;
+                    self.tell_progress(&mut source);
+                    if all {
                         until = self.limit(talk.phase())?;
                     }
                 }
@@ -213,7 +223,9 @@ impl Client {
                         Phase::End if anew => Phase::Body, // it is still on its way
                         phase => phase,
                     };
-                    if self.write(phase, until).await? {
+                    let all = self.write(phase, until).await?;
+                    self.tell_progress(&mut source);
+                    if all {
                         if anew {
                             until = self.limit(talk.phase())?; // writing may have taken its time
                         }

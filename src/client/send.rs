@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     Delivery, Envelope, Error, Mail, Outcome, Phase,
-    message::{Body, Content},
+    message::{Body, Content, Offer},
     proto::{Forbidden, Joining, MailParameters, Options, Survey, Transaction, Transactions, Want},
 };
 
@@ -43,6 +43,13 @@ impl Client {
         }
     }
 
+    /// What a message may know of the server.
+    pub(super) fn offer(&self) -> Offer {
+        let mut offer = Offer::new();
+        offer.eight_bit = self.capabilities.offers("8BITMIME");
+        offer
+    }
+
     /// Whether the next transaction has to begin with RSET: something was left open, perhaps by single commands.
     pub(super) fn take_open(&mut self) -> bool {
         self.by_hand.take().is_some() || self.open
@@ -68,8 +75,14 @@ impl Client {
                 let survey = Survey::of(bytes);
                 (Some(survey), Some(survey.octets))
             }
-            Content::Path(_) | Content::Reader(_) => (None, body.size),
+            Content::Unopened(_) | Content::Reader(_) => (None, body.size),
         };
+        // RFC 6531 §3.1: who offers the first offers the second too.
+        if body.utf8 && !(offers("SMTPUTF8") && offers("8BITMIME")) {
+            return Err(Error::Unsupported(
+                "SMTPUTF8 with 8BITMIME, and an address in the headers is not ASCII",
+            ));
+        }
         match survey {
             Some(Survey { nul: true, .. }) => return Err(Forbidden::Nul.into()),
             Some(Survey { eight_bit: true, .. }) if !offers("8BITMIME") => {
@@ -86,7 +99,7 @@ impl Client {
         }
         let parameters = MailParameters {
             size: octets.filter(|_| offers("SIZE")),
-            utf8: !envelope.is_ascii(),
+            utf8: !envelope.is_ascii() || body.utf8,
             // What a reader holds is not known yet.
             eight_bit: offers("8BITMIME") && survey.map_or(!body.seven_bit, |survey| survey.eight_bit),
             binary,
@@ -164,8 +177,8 @@ impl Client {
             return Err(Error::Unsupported("so many recipients at once, and all or nothing was asked for"));
         }
         // What can be read once only must not be sent to the first part alone.
-        drop(mail.body()?);
-        drop(mail.body()?);
+        drop(mail.body_for(self.offer())?);
+        drop(mail.body_for(self.offer())?);
         let last = parts.len() - 1;
         let (mut done, mut failed) = (Vec::new(), None);
         for (i, numbers) in parts.into_iter().enumerate() {
@@ -214,7 +227,7 @@ impl Client {
         freshness: Freshness,
     ) -> Result<Delivery, Error> {
         self.renew().await?;
-        let opened = open(mail.body()?, self.limit(Phase::Body)?).await;
+        let opened = open(mail.body_for(self.offer())?, self.limit(Phase::Body)?).await;
         let body = opened.map_err(source_error)?;
         let mut transaction = self.transaction(envelope, &body)?;
         if freshness == Freshness::Kept {
@@ -225,7 +238,7 @@ impl Client {
         let mut talk = Transactions::new(Options { farewell, ..options }, self.take_open());
         talk.message(transaction);
         talk.no_more();
-        let mut source = Source::new(body.content);
+        let mut source = Source::new(body);
         self.clock = Clock::start();
         self.begun += 1;
         let mut result = None;

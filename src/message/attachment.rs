@@ -59,7 +59,8 @@ impl Attachment {
         Attachment::new(Content::Reader(Box::new(reader))).file_name(file_name)
     }
 
-    /// Another message, as a `message/rfc822` part (RFC 2046 §5.2.1).
+    /// Another message, as a `message/rfc822` part (RFC 2046 §5.2.1). One that needs SMTPUTF8, for an address beyond ASCII
+    /// in its fields, is refused when the message around it is built.
     #[must_use]
     pub fn message(message: Message) -> Attachment {
         Attachment::new(Content::Message(message))
@@ -69,7 +70,7 @@ impl Attachment {
     /// `application/octet-stream`. Where it is guessed to be text, and the bytes are at hand and UTF-8, it says so.
     ///
     /// `multipart/…` is refused when the message is built, and so is `message/…` for what is not text as mail has it:
-    /// such parts may not be encoded (RFC 2046 §5.2.1).
+    /// such parts may not be encoded (RFC 2046 §5.2.1). Parameters are `; name=value`, the value a token or in quotes.
     #[must_use]
     pub fn content_type(mut self, content_type: impl Into<String>) -> Attachment {
         self.content_type = Some(content_type.into());

@@ -5,21 +5,31 @@ use std::{fmt, io::Read, sync::Arc, time::SystemTime};
 use email_format::{Email, rfc5322::Parsable};
 
 use super::{
-    Attachment, Body, Mail, Mailboxes,
+    Attachment, Body, Mail, Mailboxes, Offer,
     attachment::Bytes,
     entity::{self, Entity},
-    field::{Field, Kind, Value},
+    field::{Field, Kind, Value, uris},
     header_length,
     mailbox::Item,
-    stream::{Piece, Stream},
+    stream::{Piece, READ_ALREADY, Stream},
 };
 use crate::{Envelope, Error};
+
+/// What `List-Unsubscribe-Post` says (RFC 8058 §3.1).
+const ONE_CLICK: &str = "List-Unsubscribe=One-Click";
+
+/// What is no longer than this, and in memory, is encoded at once, in octets.
+const MAX_AT_ONCE: u64 = 64 * 1024;
 
 /// A message: header fields, text, attachments. Made by [`Message::builder`], or from an [`Email`].
 ///
 /// It is sent as a stream: attachments from a path or reader are read and encoded on their way, in constant memory.
 /// All that goes out is ASCII in lines of at most 998 octets (78 where they can be folded), so that any server takes
-/// it.
+/// it; but text beyond ASCII goes out as it is where the server offers 8BITMIME, unless that could change it (a line
+/// of more than 998 octets, one that begins with `From `).
+///
+/// An address beyond ASCII stands in its field as it is (RFC 6532), and needs a server that offers SMTPUTF8: for others,
+/// sending is an [`Error::Unsupported`] before anything is sent. Names and subjects in any language need nothing.
 ///
 /// Its envelope is what its fields name: the first of `Sender`, else of `From`, to all in `To`, `Cc` and `Bcc`;
 /// [`MessageBuilder::envelope`] sets another. `Bcc` is not sent. Clones share their content, readers too.
@@ -29,6 +39,8 @@ pub struct Message {
     /// So many fields at the start are the newest block of `Resent-` fields.
     resent: usize,
     content: Arc<[Arc<Piece>]>,
+    /// It has text that goes out as it is to a server that offers 8BITMIME.
+    eight_bit: bool,
     envelope: Option<Envelope>,
 }
 
@@ -53,7 +65,7 @@ impl Message {
         self.fields.iter().find(|field| field.name().eq_ignore_ascii_case(name)).map(Field::value)
     }
 
-    /// All of it, as it goes out (without `Bcc`), in memory: for a copy in a folder of sent mail, say.
+    /// All of it, as it goes out to any server (without `Bcc`), in memory: for a copy in a folder of sent mail, say.
     ///
     /// # Errors
     ///
@@ -89,9 +101,51 @@ impl Message {
 
     /// The pieces that are sent.
     pub(super) fn pieces(&self) -> impl Iterator<Item = Arc<Piece>> {
-        let fields = self.fields.iter().filter(|field| !field.is_bcc());
-        let header = fields.map(Field::as_str).chain(["\r\n"]).collect::<String>();
-        [Piece::text(header)].into_iter().chain(self.content.iter().cloned())
+        let fields: Vec<Field> = self.sent_fields().cloned().collect();
+        let header = entity::header("", &fields, self.eight_bit);
+        [header].into_iter().chain(self.content.iter().cloned())
+    }
+
+    fn sent_fields(&self) -> impl Iterator<Item = &Field> {
+        self.fields.iter().filter(|field| !field.is_bcc())
+    }
+
+    /// A field that is sent holds an address that is not ASCII.
+    pub(super) fn needs_utf8(&self) -> bool {
+        self.sent_fields().any(|field| !field.as_str().is_ascii())
+    }
+
+    pub(super) fn has_eight_bit(&self) -> bool {
+        self.eight_bit
+    }
+
+    fn open(&self, eight_bit: bool) -> Result<Body<'_>, Error> {
+        let pieces: Vec<Arc<Piece>> = self.pieces().collect();
+        if pieces.iter().any(|piece| piece.is_spent()) {
+            return Err(Error::Message(READ_ALREADY.into()));
+        }
+        let is_ascii = !(self.needs_utf8() || eight_bit && self.eight_bit);
+        let length = pieces.iter().try_fold(0, |sum, piece| Some(sum + piece.length(eight_bit)?));
+        let body = match length {
+            // What is small and at hand need not be read piece by piece, perhaps on another thread.
+            Some(..=MAX_AT_ONCE) => {
+                let mut bytes = Vec::new();
+                Stream::open(&pieces, eight_bit)
+                    .and_then(|(mut stream, _)| stream.read_to_end(&mut bytes))
+                    .map_err(Error::Source)?;
+                Body::bytes(bytes)
+            }
+            _ => Body::deferred(move || {
+                let (stream, size) = Stream::open(&pieces, eight_bit)?;
+                let body = Body::reader(stream);
+                Ok(match size {
+                    Some(size) => body.with_size(size),
+                    None => body,
+                })
+            }),
+        };
+        let body = if is_ascii { body.seven_bit() } else { body };
+        Ok(if self.needs_utf8() { body.utf8_headers() } else { body })
     }
 
     /// Fields with all that is in them, `Bcc` too.
@@ -113,12 +167,11 @@ impl Mail for Message {
     }
 
     fn body(&self) -> Result<Body<'_>, Error> {
-        let (stream, size) = Stream::open(self.pieces())?;
-        let body = Body::reader(stream).seven_bit();
-        Ok(match size {
-            Some(size) => body.with_size(size),
-            None => body,
-        })
+        self.open(false)
+    }
+
+    fn body_for(&self, offer: Offer) -> Result<Body<'_>, Error> {
+        self.open(offer.eight_bit)
     }
 }
 
@@ -138,7 +191,8 @@ impl From<Email> for Message {
         let header = String::from_utf8_lossy(&whole);
         let fields = header.split("\r\n").filter(|line| !line.is_empty()).map(Field::refolded).collect();
         let content = vec![Piece::text(String::from_utf8_lossy(&content))];
-        Message { fields, resent: 0, content: with_line_end(content).into(), envelope: None }
+        let content = with_line_end(content).into();
+        Message { fields, resent: 0, content, eight_bit: false, envelope: None }
     }
 }
 
@@ -219,7 +273,8 @@ fn stamp(block: &mut Vec<Field>, names: [&str; 4], fields: &Fields) -> Result<()
         block.push(Field::now(date)?);
     }
     if !has(block, id) {
-        block.push(Field::unique_id(id, author.address().domain().unwrap_or("localhost"))?);
+        let domain = author.address().domain().filter(|domain| domain.is_ascii());
+        block.push(Field::unique_id(id, domain.unwrap_or("localhost"))?);
     }
     Ok(())
 }
@@ -227,8 +282,7 @@ fn stamp(block: &mut Vec<Field>, names: [&str; 4], fields: &Fields) -> Result<()
 /// Composes a [`Message`].
 ///
 /// Nothing that is set can fail; what cannot be is an error of [`build`](MessageBuilder::build). No value can become
-/// anything but that value: line ends and other control characters are refused in all but the texts. Addresses beyond
-/// ASCII are refused too, names are not.
+/// anything but that value: line ends and other control characters are refused in all but the texts.
 #[derive(Debug, Default)]
 #[must_use]
 pub struct MessageBuilder {
@@ -283,7 +337,7 @@ impl MessageBuilder {
         self
     }
 
-    /// When it was written. Defaults to now, when it is built.
+    /// When it was written, in the years 1900 to 9999. Defaults to now, when it is built.
     pub fn date(mut self, time: SystemTime) -> MessageBuilder {
         self.fields.set("Date", Value::Date(time));
         self
@@ -313,10 +367,10 @@ impl MessageBuilder {
         self
     }
 
-    /// An `https:` URI that unsubscribes at a POST, without asking again (`List-Unsubscribe-Post`, RFC 8058). Mail
-    /// programs heed it in messages that are signed by DKIM.
+    /// An `https:` URI that unsubscribes at a POST, without asking again (`List-Unsubscribe-Post`, RFC 8058): just one,
+    /// and beside it only `mailto:`. Mail programs heed it in messages that are signed by DKIM.
     pub fn one_click_unsubscribe(mut self, uri: impl Into<String>) -> MessageBuilder {
-        self.fields.set("List-Unsubscribe-Post", Value::Text("List-Unsubscribe=One-Click".to_owned()));
+        self.fields.set("List-Unsubscribe-Post", Value::Text(ONE_CLICK.to_owned()));
         self.list_unsubscribe(uri)
     }
 
@@ -325,15 +379,21 @@ impl MessageBuilder {
     ///
     /// The value of a field that is not known here is free text: it is encoded where it is not ASCII, where spaces stand in
     /// a row or at an end (folding would lose them), and where it holds `=?` or more than 900 octets without a space.
-    /// `MIME-Version` and `Content-…` are refused: they are the composer's.
+    /// `MIME-Version` and `Content-…` are refused: they are the composer's. So is `Resent-…`: those fields stand in a block
+    /// of their own, which [`Message::resend`] puts before all others. `Keywords` are phrases with commas between them, in
+    /// quotes where a comma is a part of one; `List-Unsubscribe` is `<uri>, <uri>`.
     pub fn header(mut self, name: &str, value: impl Into<String>) -> MessageBuilder {
         let value = value.into();
         match (Kind::of(name), &name.to_ascii_lowercase()[..]) {
-            (_, "sender" | "resent-sender") => self.fields.set(name, Value::Mailboxes(value.into())),
+            (_, "sender") => self.fields.set(name, Value::Mailboxes(value.into())),
             (Kind::Mailboxes, _) => self.fields.add(name, Value::Mailboxes(value.into())),
-            (Kind::Date, _) | (_, "subject" | "message-id" | "resent-message-id") => {
+            (Kind::Date, _) | (_, "subject" | "message-id" | "list-unsubscribe-post") => {
                 self.fields.set(name, Value::Text(value));
             }
+            (Kind::Uris, _) => match uris(&value) {
+                Some(uris) => self.fields.add(name, Value::Uris(uris)),
+                None => self.fields.add(name, Value::Text(value)), // refused when it is built
+            },
             (Kind::Ids | Kind::Phrases, _) => self.fields.add(name, Value::Text(value)),
             _ => self.fields.0.push((name.to_owned(), Value::Text(value))),
         }
@@ -388,17 +448,22 @@ impl MessageBuilder {
     ///
     /// [`Error::Message`] if there is no `From`, or if a value cannot stand where it is; it names the field.
     pub fn build(self) -> Result<Message, Error> {
+        if let Some((name, _)) = self.fields.0.iter().find(|(name, _)| is_resent(name)) {
+            return Err(Error::Message(format!("the header {name} is made by Message::resend").into()));
+        }
         let mut fields = self.fields.build()?;
         stamp(&mut fields, ["From", "Sender", "Date", "Message-ID"], &self.fields)?;
         check_unsubscribe(&fields)?;
         let envelope = self.envelope.clone();
         let entity = self.entity()?;
+        let eight_bit = entity.eight_bit;
         fields.push(Field::of_words("MIME-Version", &["1.0".to_owned()])?);
         fields.extend(entity.fields);
         Ok(Message {
             fields: fields.into(),
             resent: 0,
             content: with_line_end(entity.content).into(),
+            eight_bit,
             envelope,
         })
     }
@@ -442,22 +507,26 @@ impl MessageBuilder {
     }
 }
 
-/// One click works at an `https:` URI only (RFC 8058 §3.1).
+fn is_resent(name: &str) -> bool {
+    name.get(..7).is_some_and(|start| start.eq_ignore_ascii_case("Resent-"))
+}
+
+/// One click works at one `https:` URI, beside which there is no other of the web (RFC 8058 §3.1).
 fn check_unsubscribe(fields: &[Field]) -> Result<(), Error> {
     let find = |name: &str| fields.iter().find(|field| field.name().eq_ignore_ascii_case(name));
-    let has_https = || find("List-Unsubscribe").is_some_and(|field| field.value().contains("<https://"));
-    match find("List-Unsubscribe-Post") {
-        Some(_) if !has_https() => {
-            Err(Error::Message("List-Unsubscribe-Post needs an https: URI in List-Unsubscribe".into()))
-        }
-        _ => Ok(()),
+    let Some(post) = find("List-Unsubscribe-Post") else { return Ok(()) };
+    if post.value() != ONE_CLICK {
+        return Err(Error::Message(format!("List-Unsubscribe-Post can only be {ONE_CLICK:?}").into()));
+    }
+    let uris = find("List-Unsubscribe").map(Field::value).unwrap_or_default().to_ascii_lowercase();
+    match uris.matches("<https://").count() {
+        1 if !uris.contains("<http://") => Ok(()),
+        _ => Err(Error::Message("List-Unsubscribe-Post needs one https: URI in List-Unsubscribe".into())),
     }
 }
 
 fn with_line_end(mut content: Vec<Arc<Piece>>) -> Vec<Arc<Piece>> {
-    if !entity::ends_line(&content) {
-        content.push(Piece::text("\r\n"));
-    }
+    content.extend(entity::line_end(&content));
     content
 }
 
@@ -518,7 +587,17 @@ impl Resent {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::proto::Survey;
+    use crate::{message::Content, proto::Survey};
+
+    const EIGHT_BIT: Offer = Offer { eight_bit: true };
+
+    /// What the server is told.
+    fn size(body: &Body<'_>) -> Option<u64> {
+        match &body.content {
+            Content::Bytes(bytes) => Some(Survey::of(bytes).octets),
+            Content::Unopened(_) | Content::Reader(_) => body.size,
+        }
+    }
 
     #[test]
     fn the_size_is_what_goes_out_to_the_octet() {
@@ -535,11 +614,17 @@ mod tests {
             ] {
                 let message = builder.build().unwrap();
                 let bytes = message.to_bytes().unwrap();
-                let body = message.body().unwrap();
-                assert_eq!(body.size, Some(bytes.len() as u64));
+                let body = message.body().unwrap().open().unwrap();
                 let survey = Survey::of(&bytes);
-                assert_eq!(body.size, Some(survey.octets));
+                assert_eq!(size(&body), Some(survey.octets));
                 assert!(body.seven_bit && !survey.eight_bit && !survey.nul);
+
+                let body = message.body_for(EIGHT_BIT).unwrap().open().unwrap();
+                let (size, seven_bit, mut bytes) = (size(&body), body.seven_bit, Vec::new());
+                body.into_reader().unwrap().read_to_end(&mut bytes).unwrap();
+                let survey = Survey::of(&bytes);
+                assert_eq!(size, Some(survey.octets));
+                assert!(seven_bit != survey.eight_bit && !survey.nul);
             }
         }
         std::fs::remove_file(&path).unwrap();
@@ -549,6 +634,6 @@ mod tests {
     fn the_size_is_unknown_if_a_part_of_it_is() {
         let reader = Attachment::reader("a", std::io::empty());
         let message = Message::builder().from("a@example.org").attach(reader).build().unwrap();
-        assert_eq!(message.body().unwrap().size, None);
+        assert_eq!(size(&message.body().unwrap().open().unwrap()), None);
     }
 }

@@ -47,7 +47,7 @@ mod tests {
     fn sent(email: &Email) -> String {
         match email.body().unwrap().content {
             Content::Bytes(bytes) => String::from_utf8(bytes.into_owned()).unwrap(),
-            Content::Path(_) | Content::Reader(_) => unreachable!("it is in memory"),
+            Content::Unopened(_) | Content::Reader(_) => unreachable!("it is in memory"),
         }
     }
 

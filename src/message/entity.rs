@@ -9,15 +9,15 @@ use memchr::memmem;
 
 use super::{
     attachment::{Attachment, Content},
-    encoding::{Encoding, is_plain, with_crlf},
+    encoding::{Encoding, MAX_LINE, is_eight_bit_text, is_plain, with_crlf},
     field::{Field, plain_words, quoted},
-    stamp,
+    headers, stamp,
     stream::Piece,
 };
 use crate::Error;
 
-/// The longest line of what may not be encoded.
-const MAX_LINE: usize = 998;
+/// What says how a part is encoded.
+const ENCODING: &str = "Content-Transfer-Encoding";
 /// So much of a parameter stands in one word.
 const MAX_PARAMETER: usize = 72;
 
@@ -25,6 +25,8 @@ const MAX_PARAMETER: usize = 72;
 pub(super) struct Entity {
     pub fields: Vec<Field>,
     pub content: Vec<Arc<Piece>>,
+    /// It has text that goes out as it is to a server that offers 8BITMIME.
+    pub eight_bit: bool,
 }
 
 impl Entity {
@@ -54,15 +56,21 @@ impl Entity {
         let fields = attachment_fields(content_type, &attachment)?;
         let is_message = attachment.media_type().to_ascii_lowercase().starts_with("message/");
         let piece = match attachment.content {
+            Content::Message(message) if message.needs_utf8() => {
+                return Err(Error::Message(
+                    "a message with an address that is not ASCII cannot be attached (RFC 6532 §3.7)".into(),
+                ));
+            }
             Content::Message(message) => {
                 let fields = with_encoding(fields, Encoding::SevenBit)?;
-                return Ok(Entity { fields, content: message.pieces().collect() });
+                let eight_bit = message.has_eight_bit();
+                return Ok(Entity { fields, content: message.pieces().collect(), eight_bit });
             }
             Content::Bytes(bytes) if is_message && is_plain(&bytes, MAX_LINE) => {
                 let fields = with_encoding(fields, Encoding::SevenBit)?;
                 let length = bytes.len() as u64;
-                let piece = Piece::Bytes(bytes, Encoding::SevenBit, length);
-                return Ok(Entity { fields, content: vec![Arc::new(piece)] });
+                let piece = Piece::Bytes { bytes, encoding: Encoding::SevenBit, length, eight_bit: false };
+                return Ok(Entity { fields, content: vec![Arc::new(piece)], eight_bit: false });
             }
             _ if is_message => {
                 return Err(Error::Message(
@@ -74,7 +82,8 @@ impl Entity {
             Content::Path(path) => Piece::Path(path),
             Content::Reader(reader) => Piece::Reader(Mutex::new(Some(reader))),
         };
-        Ok(Entity { fields: with_encoding(fields, Encoding::Base64)?, content: vec![Arc::new(piece)] })
+        let fields = with_encoding(fields, Encoding::Base64)?;
+        Ok(Entity { fields, content: vec![Arc::new(piece)], eight_bit: false })
     }
 
     /// Several parts in one; with just one part, it is that part.
@@ -91,22 +100,34 @@ impl Entity {
             words.push(format!("type=\"{root}\";"));
         }
         words.push(format!("boundary=\"{boundary}\""));
+        let eight_bit = parts.iter().any(|part| part.eight_bit);
         let mut content = Vec::new();
         for (i, part) in parts.into_iter().enumerate() {
             let line_end = if i == 0 { "" } else { "\r\n" };
-            let header: String = part.fields.iter().map(Field::as_str).collect();
-            content.push(Piece::text(format!("{line_end}--{boundary}\r\n{header}\r\n")));
+            content.push(header(&format!("{line_end}--{boundary}\r\n"), &part.fields, part.eight_bit));
             content.extend(part.content);
         }
         content.push(Piece::text(format!("\r\n--{boundary}--")));
-        Ok(Entity { fields: vec![Field::of_words("Content-Type", &words)?], content })
+        Ok(Entity { fields: vec![Field::of_words("Content-Type", &words)?], content, eight_bit })
     }
 
     fn bytes(fields: Vec<Field>, bytes: Cow<'static, [u8]>) -> Result<Entity, Error> {
         let (encoding, length) = Encoding::choose(&bytes);
-        let piece = Piece::Bytes(bytes, encoding, length);
-        Ok(Entity { fields: with_encoding(fields, encoding)?, content: vec![Arc::new(piece)] })
+        let is_text = fields[0].value().get(..5).is_some_and(|kind| kind.eq_ignore_ascii_case("text/"));
+        let eight_bit = is_text && is_eight_bit_text(&bytes);
+        let piece = Piece::Bytes { bytes, encoding, length, eight_bit };
+        Ok(Entity { fields: with_encoding(fields, encoding)?, content: vec![Arc::new(piece)], eight_bit })
     }
+}
+
+/// The fields behind `start`, and the empty line. Where there is 8-bit text in the part, the second form says so, as does
+/// that of all that it stands in (RFC 2045 §6.4).
+pub(super) fn header(start: &str, fields: &[Field], eight_bit: bool) -> Arc<Piece> {
+    let all = |fields: &mut dyn Iterator<Item = &Field>| fields.map(Field::as_str).collect::<String>();
+    let seven = format!("{start}{}\r\n", all(&mut fields.iter()));
+    let others = &mut fields.iter().filter(|field| !field.name().eq_ignore_ascii_case(ENCODING));
+    let eight = eight_bit.then(|| format!("{start}{}{ENCODING}: 8bit\r\n\r\n", all(others)));
+    Arc::new(Piece::Text(seven, eight))
 }
 
 /// One that occurs in none of the parts: encoded ones have no `=_`, others are looked through.
@@ -121,38 +142,53 @@ fn boundary(parts: &[Entity]) -> String {
 }
 
 fn with_encoding(mut fields: Vec<Field>, encoding: Encoding) -> Result<Vec<Field>, Error> {
-    fields.push(Field::of_words("Content-Transfer-Encoding", &[encoding.name().to_owned()])?);
+    fields.push(Field::of_words(ENCODING, &[encoding.name().to_owned()])?);
     Ok(fields)
 }
 
-/// The Content-Type of a part that is no multipart.
+/// The Content-Type of a part that is no multipart: `type/subtype; name=value; name="any value"` (RFC 2045 §5.1).
 fn media_type(text: &str) -> Result<Field, Error> {
     let fail =
         |why: &str| Error::Message(format!("{text:?} cannot be the Content-Type of a part: {why}").into());
-    let name = text.split(';').next().unwrap_or_default().trim_end_matches(' ');
-    let (kind, subtype) = name.split_once('/').ok_or_else(|| fail("it has no subtype"))?;
+    if text.bytes().any(|byte| byte != b' ' && !byte.is_ascii_graphic()) {
+        return Err(fail("it is not printable ASCII"));
+    }
+    let (name, mut parameters) = text.split_at(text.find(';').unwrap_or(text.len()));
+    let (kind, subtype) =
+        name.trim_end_matches(' ').split_once('/').ok_or_else(|| fail("it has no subtype"))?;
     if kind.is_empty() || subtype.is_empty() || !kind.bytes().chain(subtype.bytes()).all(is_token) {
         return Err(fail("type and subtype are no tokens"));
     }
     if kind.eq_ignore_ascii_case("multipart") {
         return Err(fail("it would have parts of its own"));
     }
-    if text.bytes().any(|byte| byte != b' ' && !byte.is_ascii_graphic()) {
-        return Err(fail("it is not printable ASCII"));
-    }
-    let (mut quoted, mut escaped) = (false, false);
-    for byte in text.bytes() {
-        match byte {
-            _ if escaped => escaped = false,
-            b'\\' => escaped = quoted,
-            b'"' => quoted = !quoted,
-            _ => {}
+    let mut seen = Vec::new();
+    while let Some(parameter) = parameters.strip_prefix(';') {
+        let (name, value) = parameter.split_once('=').ok_or_else(|| fail("a parameter has no value"))?;
+        let name = name.trim_start_matches(' ').to_ascii_lowercase();
+        if name.is_empty() || !name.bytes().all(is_token) {
+            return Err(fail("the name of a parameter is no token"));
         }
+        if seen.contains(&name) {
+            return Err(fail("a parameter is there twice"));
+        }
+        seen.push(name);
+        let length = value_length(value).ok_or_else(|| fail("a value is neither a token nor in quotes"))?;
+        parameters = value[length..].trim_start_matches(' ');
     }
-    if quoted {
-        return Err(fail("a quote does not end"));
+    match parameters {
+        "" => Field::of_words("Content-Type", &plain_words(text)),
+        _ => Err(fail("there is more behind a value")),
     }
-    Field::of_words("Content-Type", &plain_words(text))
+}
+
+/// How long a parameter's value is: a token, or a quoted string.
+fn value_length(text: &str) -> Option<usize> {
+    if !text.starts_with('"') {
+        let length = text.bytes().take_while(|byte| is_token(*byte)).count();
+        return Some(length).filter(|length| *length > 0);
+    }
+    headers::token_length(text.as_bytes())
 }
 
 /// Text with letters that are not ASCII, and are UTF-8.
@@ -240,9 +276,12 @@ fn readable(name: &str) -> String {
     }
 }
 
-/// How the body of a message ends: with a line end, as SMTP wants it.
-pub(super) fn ends_line(content: &[Arc<Piece>]) -> bool {
-    content.last().is_none_or(|last| last.ends_line() || last.plain() == Some(b""))
+/// What the body of a message needs behind it, to end with a line end as SMTP wants it, in each of its forms.
+pub(super) fn line_end(content: &[Arc<Piece>]) -> Option<Arc<Piece>> {
+    let last = content.last()?;
+    let [seven, eight] = [false, true].map(|eight| if last.ends_line(eight) { "" } else { "\r\n" });
+    let piece = Piece::Text(seven.to_owned(), Some(eight.to_owned()));
+    (seven != eight || !seven.is_empty()).then(|| Arc::new(piece))
 }
 
 #[cfg(test)]
@@ -286,7 +325,12 @@ mod tests {
 
     #[test]
     fn a_content_type_goes_out_as_it_was_given() {
-        for text in ["text/plain", "application/vnd.a+b; x=\"y  z\"", "text/x-a ; charset=utf-8"] {
+        for text in [
+            "text/plain",
+            "application/vnd.a+b; x=\"y  z\"",
+            "text/x-a ; charset=utf-8",
+            "a/b;x=y; z*0*=utf-8''%20",
+        ] {
             assert_eq!(media_type(text).unwrap().value(), text);
         }
         for text in [
@@ -301,6 +345,15 @@ mod tests {
             "text/plain; ü",
             "a/b; x=\"y",
             "a/b; x=\"y\\\"",
+            "text/plain;",
+            "text/plain; charset",
+            "text/plain; charset=",
+            "text/plain; =utf-8",
+            "text/plain; charset=utf-8 x",
+            "text/plain; charset=utf-8, x=y",
+            "text/plain; charset=a; Charset=b",
+            "text/plain; charset=\"utf-8\"x",
+            "text/plain; name=a b",
         ] {
             assert!(matches!(media_type(text), Err(Error::Message(_))), "{text}");
         }

@@ -1,12 +1,12 @@
 //! Header fields: from words to folded lines that email-format can read again (RFC 5322 §2.2, RFC 2047).
 
-use std::{iter, time::SystemTime};
+use std::{borrow::Cow, iter, time::SystemTime};
 
 use email_encoding::headers::{rfc2047, writer::EmailWriter};
 use email_format::rfc5322::{Field as Parsed, Parsable, ResentField};
 
 use super::{
-    mailbox::{Item, Mailbox, Mailboxes},
+    mailbox::{self, Item, Mailbox, Mailboxes},
     stamp,
 };
 use crate::Error;
@@ -15,12 +15,17 @@ use crate::Error;
 const MAX_LINE: usize = 78;
 /// The longest line there may be.
 const MAX_LONG_LINE: usize = 998;
+/// What a list of URIs that is none is told.
+const NO_URIS: &str = "it is no list of URIs in angle brackets (RFC 2369)";
 /// The longest name of a field.
 const MAX_NAME: usize = 76;
 /// So many comments may begin in a date: email-format reads those in each other on the stack.
 const MAX_COMMENTS: usize = 20;
 /// Words of text up to here are not encoded only to be folded: they may be meant for programs.
 const MAX_WORD: usize = 900;
+
+/// RFC 5322 §3.3 begins with the one; behind the other, years have five digits, which few expect.
+const BAD_YEAR: &str = "the year is not between 1900 and 9999";
 
 /// A header field as it goes out: folded, with its CRLF.
 #[derive(Debug, Clone, PartialEq)]
@@ -47,6 +52,8 @@ pub(super) enum Kind {
     Date,
     /// Phrases with commas between them.
     Phrases,
+    /// URIs in angle brackets, with commas between them.
+    Uris,
     /// What describes the content, and is the composer's own.
     Content,
     Text,
@@ -61,6 +68,7 @@ impl Kind {
             "message-id" | "in-reply-to" | "references" | "resent-message-id" => Kind::Ids,
             "date" | "resent-date" => Kind::Date,
             "keywords" => Kind::Phrases,
+            "list-unsubscribe" => Kind::Uris,
             "mime-version" => Kind::Content,
             name if name.starts_with("content-") => Kind::Content,
             _ => Kind::Text,
@@ -88,14 +96,21 @@ impl Field {
                 Some(uri) => return Err(fail(&format!("{uri:?} is no URI"))),
                 None => listed(uris.iter().map(|uri| vec![format!("<{uri}>")])),
             },
-            Value::Date(time) => plain_words(&stamp::date_time(*time)),
+            Value::Date(time) => plain_words(&stamp::date_time(*time).ok_or_else(|| fail(BAD_YEAR))?),
             Value::Text(text) => match kind {
                 Kind::Content => return Err(fail("it is written by the composer")),
                 Kind::Ids => text.split(' ').filter(|id| !id.is_empty()).map(bracketed).collect(),
-                Kind::Phrases => listed(text.split(',').map(|name| phrase(name.trim_matches(' ')))),
+                Kind::Phrases => {
+                    let phrases = mailbox::split_phrases(text).map_err(fail)?;
+                    listed(phrases.iter().map(|name| phrase(name)))
+                }
+                Kind::Uris => {
+                    return Field::new(name, &Value::Uris(uris(text).ok_or_else(|| fail(NO_URIS))?));
+                }
                 Kind::Date if text.matches('(').count() > MAX_COMMENTS => {
                     return Err(fail("it has too many comments"));
                 }
+                Kind::Date if !stamp::has_known_year(text) => return Err(fail(BAD_YEAR)),
                 Kind::Mailboxes | Kind::Date => plain_words(text),
                 Kind::Text => unstructured(name, text),
             },
@@ -135,7 +150,9 @@ impl Field {
 
     /// A date-time, now.
     pub fn now(name: &str) -> Result<Field, Error> {
-        Field::of_words(name, &plain_words(&stamp::date_time(SystemTime::now())))
+        let now = stamp::date_time(SystemTime::now());
+        let now = now.ok_or_else(|| Error::Message(format!("the header {name}: {BAD_YEAR}").into()))?;
+        Field::of_words(name, &plain_words(&now))
     }
 
     /// A message identifier that nobody has used before.
@@ -169,7 +186,13 @@ impl Field {
         if self.text.split("\r\n").any(|line| line.len() > MAX_LONG_LINE) {
             return Err(Error::Message(format!("the header {name} has a word too long for a line").into()));
         }
-        let text = self.text.as_bytes();
+        // Letters beyond ASCII may stand in addresses wherever those of ASCII may (RFC 6532 §3.2), and email-format knows
+        // these only.
+        let stand_in = match Kind::of(name) {
+            Kind::Mailboxes => self.text.chars().map(|c| if c.is_ascii() { c } else { 'x' }).collect(),
+            _ => Cow::Borrowed(&self.text[..]),
+        };
+        let text = stand_in.as_bytes();
         let is_read = match Parsed::parse(text) {
             Ok((Parsed::OptionalField(_), b"")) => !is_structured(name) || is_resent(text),
             Ok((_, rest)) => rest.is_empty(),
@@ -190,7 +213,7 @@ fn is_structured(name: &str) -> bool {
         Kind::Mailboxes => !name.eq_ignore_ascii_case("Disposition-Notification-To"),
         Kind::Ids | Kind::Date => true,
         // It reads no commas in Keywords.
-        Kind::Phrases | Kind::Content | Kind::Text => false,
+        Kind::Phrases | Kind::Uris | Kind::Content | Kind::Text => false,
     }
 }
 
@@ -206,6 +229,12 @@ fn is_name(byte: u8) -> bool {
 /// What may stand in angle brackets (RFC 2369 §2), with commas encoded so that no one takes them for the list's.
 fn is_uri(uri: &str) -> bool {
     uri.contains(':') && uri.bytes().all(|byte| byte.is_ascii_graphic() && !b"<>,\"".contains(&byte))
+}
+
+/// `<uri>, <uri>` apart, as a program would write it: without comments.
+pub(super) fn uris(text: &str) -> Option<Vec<String>> {
+    let bare = |uri: &str| Some(uri.trim_matches(' ').strip_prefix('<')?.strip_suffix('>')?.to_owned());
+    text.split(',').map(bare).collect()
 }
 
 /// `atext` (RFC 5322 §3.2.3).
@@ -303,9 +332,6 @@ fn mailbox_words(mailbox: &Mailbox) -> Result<Vec<String>, String> {
     let address = mailbox.address();
     if mailbox.name().chars().any(char::is_control) {
         return Err("a name has a control character".to_owned());
-    }
-    if !address.is_ascii() {
-        return Err(format!("{address:?} is not ASCII, and a composed message cannot have it"));
     }
     Ok(match mailbox.name() {
         "" => vec![address.to_string()],

@@ -68,7 +68,10 @@ impl fmt::Display for Mailbox {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.name[..] {
             "" => write!(f, "{}", self.address),
-            name if name.split(' ').all(is_word) => write!(f, "{name} <{}>", self.address),
+            // Bare, it would be an encoded word.
+            name if name.split(' ').all(is_word) && !name.contains("=?") => {
+                write!(f, "{name} <{}>", self.address)
+            }
             name => write!(f, "{} <{}>", field::quoted(name), self.address),
         }
     }
@@ -82,7 +85,8 @@ fn is_word(word: &str) -> bool {
 /// What an address header is set to: mailboxes as text, or with name and address apart.
 ///
 /// Text is read when the message is built. It may hold several mailboxes and groups: `"Alice <alice@example.org>,
-/// bob@example.net"`, `"undisclosed-recipients:;"`. **A name that others have chosen does not belong into such text**: it
+/// bob@example.net"`, `"undisclosed-recipients:;"`. It is what people type: names in any letters, not the encoded words of a
+/// header, which are refused. **A name that others have chosen does not belong into such text**: it
 /// may hold commas and brackets, and so name recipients of its own. Give it apart: `("Alice", "alice@example.org")`, or
 /// as a [`Mailbox`].
 #[derive(Debug, Clone)]
@@ -231,6 +235,7 @@ struct Reader {
 impl Reader {
     fn take(&mut self, token: &str) -> Result<(), &'static str> {
         match token.as_bytes()[0] {
+            _ if is_encoded(token) => return Err(ENCODED),
             b'(' => self.comments.push(unescaped(&token[1..token.len() - 1])),
             b'>' if self.is_open => self.is_open = false,
             _ if self.is_open => self.angle.get_or_insert_default().push_str(token),
@@ -314,6 +319,41 @@ impl Reader {
     }
 }
 
+/// What is copied from a header, and not what people type: it would arrive as it stands.
+const ENCODED: &str = "an encoded word stands in it: give the name itself, in any letters";
+
+/// Whether an encoded word (RFC 2047 §2) stands in a token. In quotes it is none.
+fn is_encoded(token: &str) -> bool {
+    let is_whole = |text: &str| {
+        let mut parts = text.splitn(4, '?');
+        let (charset, encoding) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+        !charset.is_empty() && encoding.len() == 1 && parts.nth(1).is_some_and(|rest| rest.starts_with('='))
+    };
+    !token.starts_with('"') && token.match_indices("=?").any(|(at, _)| is_whole(&token[at + 2..]))
+}
+
+/// Phrases with commas between them, without their quotes. A comma in quotes is a part of its phrase.
+pub(super) fn split_phrases(text: &str) -> Result<Vec<String>, &'static str> {
+    let (mut phrases, mut phrase, mut rest) = (Vec::new(), String::new(), text);
+    while let Some(first) = rest.chars().next() {
+        let length = match first {
+            '"' => headers::token_length(rest.as_bytes()).ok_or("a quote does not end")?,
+            _ => first.len_utf8(),
+        };
+        let (token, behind) = rest.split_at(length);
+        match first {
+            ',' => phrases.push(mem::take(&mut phrase)),
+            '"' => phrase.push_str(&unescaped(&token[1..length - 1])),
+            ' ' if phrase.is_empty() => {}
+            _ => phrase.push_str(token),
+        }
+        rest = behind;
+    }
+    phrases.push(phrase);
+    phrases.iter_mut().for_each(|phrase| phrase.truncate(phrase.trim_end_matches(' ').len()));
+    Ok(phrases)
+}
+
 /// What stands behind backslashes, without them.
 fn unescaped(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
@@ -385,6 +425,10 @@ mod tests {
             "a@x.org\r\nBcc: b@x.org",
             "a@x.org\t",
             "a@x\0.org",
+            "=?utf-8?q?J=C3=B6rg?= <a@x.org>",
+            "Dr. =?utf-8?b?SsO2cmc=?= <a@x.org>",
+            "a@x.org (=?utf-8?q?J=C3=B6rg?=)",
+            "=?utf-8?q?Team?=: a@x.org;",
         ] {
             assert!(read(text).is_err(), "{text}");
         }
@@ -399,6 +443,25 @@ mod tests {
             assert_eq!(mailbox.to_string().parse::<Mailbox>().unwrap().name(), name);
         }
         assert_eq!(Mailbox::new("Jörg Müller", "a@x.org").unwrap().to_string(), "Jörg Müller <a@x.org>");
+    }
+
+    #[test]
+    fn what_only_looks_like_an_encoded_word_is_a_name() {
+        for name in ["\"=?utf-8?q?x?=\"", "=?", "=?what?=", "=?utf-8?q?x"] {
+            let mailbox: Mailbox = format!("{name} <a@x.org>").parse().unwrap();
+            assert_eq!(mailbox.name(), name.trim_matches('"'));
+            assert_eq!(mailbox.to_string().parse::<Mailbox>().unwrap(), mailbox);
+        }
+    }
+
+    #[test]
+    fn a_comma_in_quotes_does_not_end_a_phrase() {
+        let split = |text| split_phrases(text).map(|phrases| phrases.join("|"));
+        assert_eq!(
+            split("one, two words ,\"three, \\\"four\\\"\" five,,").unwrap(),
+            "one|two words|three, \"four\" five||"
+        );
+        assert!(split("one, \"two").is_err());
     }
 
     #[test]

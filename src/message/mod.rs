@@ -21,8 +21,12 @@
 //! # Ok::<(), postino::Error>(())
 //! ```
 //!
-//! Files and readers are read and encoded while they are sent, in constant memory. If one fails, the connection is
-//! closed and the server has no whole message.
+//! Files and readers are opened, read and encoded while they are sent, in constant memory. If one fails on its way, the
+//! connection is closed and the server has no whole message. Text goes out as it is to a server that offers 8BITMIME, and
+//! encoded to others; all else is encoded. The repository's `examples` have a plain message, one in text and HTML, a raw one,
+//! and one with images, files and a progress bar.
+//!
+//! Any of them tells how far its sending is to a callback: [`Mail::on_progress`].
 //!
 //! [`Raw`] sends what is there already; [`Mail`] is for message types of one's own.
 
@@ -34,6 +38,7 @@ mod entity;
 mod field;
 mod headers;
 mod mailbox;
+mod progress;
 mod raw;
 mod stamp;
 mod stream;
@@ -43,14 +48,17 @@ use std::{
     fmt,
     fs::{self, File},
     io::{self, Cursor, Read, Seek},
+    mem,
     path::{Path, PathBuf},
 };
 
+pub(crate) use self::progress::Meter;
 pub use self::{
     attachment::{Attachment, Bytes},
     compose::{Message, MessageBuilder, Resent},
     headers::{header_length, recipients_from_headers, sender_from_headers, without_bcc},
     mailbox::{Mailbox, Mailboxes},
+    progress::Progress,
     raw::Raw,
 };
 use crate::{Envelope, Error};
@@ -82,13 +90,49 @@ pub trait Mail: Send + Sync {
     /// Whatever keeps the envelope from being known; nothing is sent then.
     fn envelope(&self) -> Result<Envelope, Error>;
 
-    /// Opens the body, from its start. It may be called again. It must not wait for anything: a file is best given as
-    /// a [path](Body::path).
+    /// Opens the body, from its start, in a form that any server takes, if it has one. It may be called again. It must
+    /// not wait for anything: a file is best given as a [path](Body::path), and what else takes its time is
+    /// [deferred](Body::deferred).
     ///
     /// # Errors
     ///
     /// Whatever keeps the body from being read; nothing is sent then.
     fn body(&self) -> Result<Body<'_>, Error>;
+
+    /// The same for a server that takes more, in the form that suits it. Defaults to [`body`](Mail::body).
+    ///
+    /// # Errors
+    ///
+    /// As those of [`body`](Mail::body).
+    fn body_for(&self, offer: Offer) -> Result<Body<'_>, Error> {
+        let _ = offer;
+        self.body()
+    }
+
+    /// The same mail; while it is sent, `callback` is told how far it is. See [`Progress`].
+    fn on_progress<F>(&self, callback: F) -> Progress<'_, F>
+    where
+        F: FnMut(u64, Option<u64>) + Send,
+        Self: Sized,
+    {
+        Progress::new(self, callback)
+    }
+}
+
+/// What a server takes that not all take. More may come.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Offer {
+    /// Octets beyond ASCII in lines of at most 998 octets: 8BITMIME (RFC 6152).
+    pub eight_bit: bool,
+}
+
+impl Offer {
+    /// What any server takes.
+    #[must_use]
+    pub fn new() -> Offer {
+        Offer::default()
+    }
 }
 
 /// A body that was opened: bytes at hand, or something to read them from.
@@ -101,13 +145,197 @@ pub struct Body<'m> {
     pub(crate) seven_bit: bool,
     /// It may go as it is, if the server takes that.
     pub(crate) binary: bool,
+    /// Its headers need SMTPUTF8.
+    pub(crate) utf8: bool,
+    progress: Option<Callback<'m>>,
 }
+
+/// Who is told how far a sending is.
+type Callback<'m> = Box<dyn FnMut(u64, Option<u64>) + Send + 'm>;
 
 pub(crate) enum Content<'m> {
     Bytes(Cow<'m, [u8]>),
     /// To be opened by who may wait for it.
-    Path(PathBuf),
+    Unopened(Opener),
     Reader(Box<dyn Read + Send>),
+}
+
+/// Opens a body, which may take its time.
+pub(crate) struct Opener {
+    /// What is opened, for `Debug`.
+    what: String,
+    open: Box<dyn FnOnce() -> io::Result<Body<'static>> + Send>,
+}
+
+impl Opener {
+    pub fn open(self) -> io::Result<Body<'static>> {
+        (self.open)()?.open()
+    }
+}
+
+impl<'m> Body<'m> {
+    fn new(content: Content<'m>) -> Body<'m> {
+        Body { content, size: None, seven_bit: false, binary: false, utf8: false, progress: None }
+    }
+
+    /// Bytes, borrowed or owned. They are looked through before anything is sent: what the server cannot take is
+    /// refused then.
+    pub fn bytes(bytes: impl Into<Cow<'m, [u8]>>) -> Body<'m> {
+        Body::new(Content::Bytes(bytes.into()))
+    }
+
+    /// A file, opened when it is sent. Its length is what the server is told as the size.
+    pub fn path(path: impl Into<PathBuf>) -> Body<'m> {
+        let path = path.into();
+        let what = path.display().to_string();
+        let open = Box::new(move || Ok(Body::file(open_file(&path)?)));
+        Body::new(Content::Unopened(Opener { what, open }))
+    }
+
+    /// What takes its time to open: that is done when it is sent, before anything is said to the server, and in the
+    /// async world on a thread that may wait.
+    ///
+    /// ```
+    /// # use std::{fs::File, io::Seek};
+    /// # use postino::message::Body;
+    /// let body = Body::deferred(|| {
+    ///     let mut file = File::open("/var/spool/7.eml")?;
+    ///     file.seek_relative(512)?;
+    ///     Ok(Body::file(file))
+    /// });
+    /// # let _ = body;
+    /// ```
+    pub fn deferred(open: impl FnOnce() -> io::Result<Body<'static>> + Send + 'static) -> Body<'m> {
+        Body::new(Content::Unopened(Opener { what: "deferred".to_owned(), open: Box::new(open) }))
+    }
+
+    /// A file, from where it stands. What is left of it is what the server is told as the size.
+    pub fn file(mut file: File) -> Body<'m> {
+        let size = size_of_rest(&mut file);
+        Body { size, ..Body::new(Content::Reader(Box::new(file))) }
+    }
+
+    /// Anything that can be read, up to its end. It is read while it is sent, a block at a time: an octet that may
+    /// not go out is found only then, and ends the connection.
+    ///
+    /// A read that takes longer than a block may take to leave is a timeout. In the blocking world nothing can
+    /// interrupt a read: there it is noticed when the read returns.
+    pub fn reader(reader: impl Read + Send + 'static) -> Body<'m> {
+        Body::new(Content::Reader(Box::new(reader)))
+    }
+
+    /// The server need not be told of 8-bit content.
+    pub(crate) fn seven_bit(mut self) -> Body<'m> {
+        self.seven_bit = true;
+        self
+    }
+
+    /// It goes as it is to a server that offers BINARYMIME (RFC 3030 §3), if chunking is switched on: line ends and NULs
+    /// included. Its parts say so then (`Content-Transfer-Encoding: binary`). To others it goes as any other does: what
+    /// they cannot take is refused.
+    #[must_use]
+    pub fn binary(mut self) -> Body<'m> {
+        self.binary = true;
+        self
+    }
+
+    /// What must not be opened again to be read; only the callback is lost.
+    pub(crate) fn into_once(self) -> Option<Body<'static>> {
+        let Body { size, seven_bit, binary, utf8, .. } = self;
+        let content = match self.content {
+            Content::Bytes(_) => return None,
+            Content::Unopened(opener) => Content::Unopened(opener),
+            Content::Reader(reader) => Content::Reader(reader),
+        };
+        Some(Body { size, seven_bit, binary, utf8, ..Body::new(content) })
+    }
+
+    /// Whether somebody is told of its progress.
+    pub(crate) fn is_watched(&self) -> bool {
+        self.progress.is_some()
+    }
+
+    /// Its headers hold addresses in UTF-8 (RFC 6532): it goes only to a server that offers SMTPUTF8, which is told.
+    /// Defaults to headers that do not; the addresses of the envelope are seen to without this.
+    #[must_use]
+    pub fn utf8_headers(mut self) -> Body<'m> {
+        self.utf8 = true;
+        self
+    }
+
+    /// Tells `callback` how far the sending is, behind those that are told already: see [`Progress`].
+    #[must_use]
+    pub fn on_progress(mut self, mut callback: impl FnMut(u64, Option<u64>) + Send + 'm) -> Body<'m> {
+        self.progress = Some(match self.progress.take() {
+            None => Box::new(callback),
+            Some(mut first) => Box::new(move |sent, total| {
+                first(sent, total);
+                callback(sent, total);
+            }),
+        });
+        self
+    }
+
+    /// What it holds, to be read from here on: for a [`Mail`] around another one.
+    ///
+    /// # Errors
+    ///
+    /// What the system says if it is a path, and cannot be opened.
+    pub fn into_reader(self) -> io::Result<Box<dyn Read + Send + 'm>> {
+        Ok(match self.content {
+            Content::Bytes(bytes) => Box::new(Cursor::new(bytes)),
+            Content::Unopened(opener) => opener.open()?.into_reader()?,
+            Content::Reader(reader) => reader,
+        })
+    }
+
+    /// How many octets there are, or are at least: line ends that become CRLF may add to them. The server is told, and
+    /// a message that is larger than it takes is not offered (RFC 1870). Bytes need no telling.
+    #[must_use]
+    pub fn with_size(mut self, octets: u64) -> Body<'m> {
+        self.size = Some(octets);
+        self
+    }
+
+    /// What has to be opened, which may take its time. [`opened`](Body::opened) takes what comes of it.
+    pub(crate) fn take_opener(&mut self) -> Option<Opener> {
+        match mem::replace(&mut self.content, Content::Bytes(Cow::Borrowed(b""))) {
+            Content::Unopened(opener) => Some(opener),
+            content => {
+                self.content = content;
+                None
+            }
+        }
+    }
+
+    /// The same with what was opened.
+    pub(crate) fn opened(self, opened: Body<'m>) -> Body<'m> {
+        Body {
+            content: opened.content,
+            size: self.size.or(opened.size),
+            seven_bit: self.seven_bit || opened.seven_bit,
+            binary: self.binary || opened.binary,
+            utf8: self.utf8 || opened.utf8,
+            progress: self.progress.or(opened.progress),
+        }
+    }
+
+    /// The same, opened, which may take its time.
+    pub(crate) fn open(mut self) -> io::Result<Body<'m>> {
+        match self.take_opener() {
+            Some(opener) => Ok(self.opened(opener.open()?)),
+            None => Ok(self),
+        }
+    }
+
+    /// What it holds, and who is told how much of it has left. It is [open](Body::open).
+    pub(crate) fn into_parts(self) -> (Content<'m>, Meter<'m>) {
+        let total = match &self.content {
+            Content::Bytes(bytes) => Some(bytes.len() as u64),
+            Content::Unopened(_) | Content::Reader(_) => self.size,
+        };
+        (self.content, Meter::new(self.progress, total))
+    }
 }
 
 impl<'m> From<&'m [u8]> for Body<'m> {
@@ -140,90 +368,6 @@ impl From<String> for Body<'_> {
     }
 }
 
-impl<'m> Body<'m> {
-    /// Bytes, borrowed or owned. They are looked through before anything is sent: what the server cannot take is
-    /// refused then.
-    pub fn bytes(bytes: impl Into<Cow<'m, [u8]>>) -> Body<'m> {
-        Body { content: Content::Bytes(bytes.into()), size: None, seven_bit: false, binary: false }
-    }
-
-    /// A file, opened when it is sent. Its length is what the server is told as the size.
-    pub fn path(path: impl Into<PathBuf>) -> Body<'m> {
-        Body { content: Content::Path(path.into()), size: None, seven_bit: false, binary: false }
-    }
-
-    /// A file, from where it stands. What is left of it is what the server is told as the size.
-    pub fn file(mut file: File) -> Body<'m> {
-        let size = size_of_rest(&mut file);
-        Body { content: Content::Reader(Box::new(file)), size, seven_bit: false, binary: false }
-    }
-
-    /// Anything that can be read, up to its end. It is read while it is sent, a block at a time: an octet that may
-    /// not go out is found only then, and ends the connection.
-    ///
-    /// A read that takes longer than a block may take to leave is a timeout. In the blocking world nothing can
-    /// interrupt a read: there it is noticed when the read returns.
-    pub fn reader(reader: impl Read + Send + 'static) -> Body<'m> {
-        Body { content: Content::Reader(Box::new(reader)), size: None, seven_bit: false, binary: false }
-    }
-
-    /// The server need not be told of 8-bit content.
-    pub(crate) fn seven_bit(mut self) -> Body<'m> {
-        self.seven_bit = true;
-        self
-    }
-
-    /// It goes as it is to a server that offers BINARYMIME (RFC 3030 §3), if chunking is switched on: line ends and NULs
-    /// included. Its parts say so then (`Content-Transfer-Encoding: binary`). To others it goes as any other does: what
-    /// they cannot take is refused.
-    #[must_use]
-    pub fn binary(mut self) -> Body<'m> {
-        self.binary = true;
-        self
-    }
-
-    /// What must not be opened again to be read.
-    pub(crate) fn into_once(self) -> Option<Content<'static>> {
-        match self.content {
-            Content::Bytes(_) => None,
-            Content::Path(path) => Some(Content::Path(path)),
-            Content::Reader(reader) => Some(Content::Reader(reader)),
-        }
-    }
-
-    /// What it holds, to be read from here on: for a [`Mail`] around another one.
-    ///
-    /// # Errors
-    ///
-    /// What the system says if it is a path, and cannot be opened.
-    pub fn into_reader(self) -> io::Result<Box<dyn Read + Send + 'm>> {
-        Ok(match self.content {
-            Content::Bytes(bytes) => Box::new(Cursor::new(bytes)),
-            Content::Path(path) => Box::new(open_file(&path)?),
-            Content::Reader(reader) => reader,
-        })
-    }
-
-    /// How many octets there are, or are at least: line ends that become CRLF may add to them. The server is told, and
-    /// a message that is larger than it takes is not offered (RFC 1870). Bytes need no telling.
-    #[must_use]
-    pub fn with_size(mut self, octets: u64) -> Body<'m> {
-        self.size = Some(octets);
-        self
-    }
-
-    /// The same with a path opened, which may take its time.
-    pub(crate) fn open(self) -> io::Result<Body<'m>> {
-        match self.content {
-            Content::Path(path) => {
-                let body = Body::file(open_file(&path)?);
-                Ok(Body { size: self.size.or(body.size), ..body })
-            }
-            _ => Ok(self),
-        }
-    }
-}
-
 /// Opens a file; an error names it.
 fn open_file(path: &Path) -> io::Result<File> {
     File::open(path).map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", path.display())))
@@ -240,7 +384,7 @@ impl fmt::Debug for Body<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let kind = match &self.content {
             Content::Bytes(bytes) => format!("{} bytes", bytes.len()),
-            Content::Path(path) => path.display().to_string(),
+            Content::Unopened(opener) => opener.what.clone(),
             Content::Reader(_) => "a reader".to_owned(),
         };
         f.debug_struct("Body").field("content", &kind).field("size", &self.size).finish()

@@ -12,8 +12,8 @@ const WEEKDAYS: [&str; 7] = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"];
 const MONTHS: [&str; 12] =
     ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
 
-/// The time as a date-time (RFC 5322 §3.3), in UTC.
-pub(super) fn date_time(time: SystemTime) -> String {
+/// The time as a date-time (RFC 5322 §3.3), in UTC; only years that mail knows, from 1900 to 9999.
+pub(super) fn date_time(time: SystemTime) -> Option<String> {
     let seconds = match time.duration_since(UNIX_EPOCH) {
         Ok(since) => since.as_secs() as i64,
         // The earliest one is 2^63 seconds before; parts of a second go down, as they do behind it.
@@ -24,10 +24,22 @@ pub(super) fn date_time(time: SystemTime) -> String {
     };
     let (days, second) = (seconds.div_euclid(DAY), seconds.rem_euclid(DAY));
     let (year, month, day) = civil(days);
+    if !(1900..=9999).contains(&year) {
+        return None;
+    }
     let weekday = WEEKDAYS[days.rem_euclid(7) as usize];
     let month = MONTHS[month - 1];
     let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
-    format!("{weekday}, {day} {month} {year} {hour:02}:{minute:02}:{second:02} +0000")
+    Some(format!("{weekday}, {day} {month} {year} {hour:02}:{minute:02}:{second:02} +0000"))
+}
+
+/// Whether the year behind the month is one that mail knows, and of four digits, in what is meant to be a date-time.
+pub(super) fn has_known_year(text: &str) -> bool {
+    let is_month = |word: &&str| MONTHS.iter().any(|month| month.eq_ignore_ascii_case(word));
+    let mut words =
+        text.split(' ').filter(|word| !word.is_empty()).skip_while(|word| !is_month(word)).skip(1);
+    // Without a month it is no date, and email-format says so.
+    words.next().is_none_or(|year| year.parse().is_ok_and(|year: u32| (1900..=9999).contains(&year)))
 }
 
 /// Year, month and day, from the days since 1970-01-01 (Howard Hinnant, "chrono-compatible low-level date
@@ -74,16 +86,41 @@ mod tests {
             (1_735_689_599, "Tue, 31 Dec 2024 23:59:59 +0000"),
             (4_102_444_800, "Fri, 1 Jan 2100 00:00:00 +0000"),
         ] {
-            assert_eq!(date_time(UNIX_EPOCH + Duration::from_secs(seconds)), text);
+            assert_eq!(date_time(UNIX_EPOCH + Duration::from_secs(seconds)).unwrap(), text);
         }
-        assert_eq!(date_time(UNIX_EPOCH - Duration::from_secs(1)), "Wed, 31 Dec 1969 23:59:59 +0000");
-        assert_eq!(date_time(UNIX_EPOCH - Duration::from_millis(1)), "Wed, 31 Dec 1969 23:59:59 +0000");
+        for before in [Duration::from_secs(1), Duration::from_millis(1)] {
+            assert_eq!(date_time(UNIX_EPOCH - before).unwrap(), "Wed, 31 Dec 1969 23:59:59 +0000");
+        }
+    }
+
+    #[test]
+    fn years_that_mail_does_not_know_are_none() {
+        let (first, last) = (Duration::from_secs(2_208_988_800), Duration::from_secs(253_402_300_799));
+        assert_eq!(date_time(UNIX_EPOCH - first).unwrap(), "Mon, 1 Jan 1900 00:00:00 +0000");
+        assert_eq!(date_time(UNIX_EPOCH - first - Duration::from_nanos(1)), None);
+        assert_eq!(date_time(UNIX_EPOCH + last).unwrap(), "Fri, 31 Dec 9999 23:59:59 +0000");
+        assert_eq!(date_time(UNIX_EPOCH + last + Duration::from_secs(1)), None);
+    }
+
+    #[test]
+    fn a_year_in_text_is_known_or_not() {
+        for (text, is_known) in [
+            ("Mon, 1 Jan 1900 00:00:00 +0000", true),
+            ("31 dec  9999 23:59 +0000 (at last)", true),
+            ("Sun, 31 Dec 1899 23:59:59 +0000", false),
+            ("1 Jan 10000 00:00:00 +0000", false),
+            ("1 Jan 24 00:00:00 +0000", false),
+            ("1 Jan (of) 2024 00:00:00 +0000", false),
+            ("yesterday", true),
+        ] {
+            assert_eq!(has_known_year(text), is_known, "{text}");
+        }
     }
 
     #[test]
     fn the_earliest_time_there_is_does_not_panic() {
         if let Some(earliest) = UNIX_EPOCH.checked_sub(Duration::from_secs(1 << 63)) {
-            assert!(date_time(earliest).ends_with(" 08:29:52 +0000"));
+            assert_eq!(date_time(earliest), None);
         }
     }
 

@@ -10,15 +10,22 @@ use std::{
 };
 
 use super::{
-    encoding::{self, BLOCK, Encoding, Quoted},
+    encoding::{self, BLOCK, Encoding, FILE_BLOCK, Quoted},
     open_file,
 };
-use crate::Error;
 
 /// A piece of a message, not encoded yet. Pieces are shared, so that a stream need not borrow the message.
 pub(super) enum Piece {
-    /// With the length they have once they are encoded.
-    Bytes(Cow<'static, [u8]>, Encoding, u64),
+    /// Headers and boundaries: they go out as they are, in the second form where 8-bit text may go out.
+    Text(String, Option<String>),
+    Bytes {
+        bytes: Cow<'static, [u8]>,
+        encoding: Encoding,
+        /// Once they are encoded.
+        length: u64,
+        /// They go out as they are where 8-bit text may.
+        eight_bit: bool,
+    },
     /// Becomes base64.
     Path(PathBuf),
     /// Becomes base64. Taken when it is opened: it can be read once.
@@ -28,24 +35,63 @@ pub(super) enum Piece {
 impl Piece {
     /// Text that goes out as it is.
     pub fn text(text: impl Into<String>) -> Arc<Piece> {
-        let bytes = text.into().into_bytes();
-        let length = bytes.len() as u64;
-        Arc::new(Piece::Bytes(bytes.into(), Encoding::SevenBit, length))
+        Arc::new(Piece::Text(text.into(), None))
     }
 
-    /// What goes out as it is.
+    /// What may go out as it is.
     pub fn plain(&self) -> Option<&[u8]> {
         match self {
-            Piece::Bytes(bytes, Encoding::SevenBit, _) => Some(bytes),
+            Piece::Text(text, _) => Some(text.as_bytes()),
+            Piece::Bytes { bytes, encoding: Encoding::SevenBit, .. }
+            | Piece::Bytes { bytes, eight_bit: true, .. } => Some(bytes),
             _ => None,
         }
     }
 
-    /// Whether a line ends with it: base64 has no line end of its own.
-    pub fn ends_line(&self) -> bool {
+    /// Whether the body of a message may end with it: base64 has no line end of its own.
+    pub fn ends_line(&self, eight_bit: bool) -> bool {
+        let bytes = self.bytes(eight_bit);
+        match self.encoding(eight_bit) {
+            Encoding::SevenBit => bytes.is_empty() || bytes.ends_with(b"\r\n"),
+            Encoding::QuotedPrintable => bytes.ends_with(b"\r\n"),
+            Encoding::Base64 => false,
+        }
+    }
+
+    /// How it goes out: as it is, or encoded.
+    fn encoding(&self, eight_bit: bool) -> Encoding {
         match self {
-            Piece::Bytes(_, Encoding::Base64, _) | Piece::Path(_) | Piece::Reader(_) => false,
-            Piece::Bytes(bytes, ..) => bytes.ends_with(b"\r\n"),
+            Piece::Text(..) => Encoding::SevenBit,
+            Piece::Bytes { eight_bit: true, .. } if eight_bit => Encoding::SevenBit,
+            Piece::Bytes { encoding, .. } => *encoding,
+            Piece::Path(_) | Piece::Reader(_) => Encoding::Base64,
+        }
+    }
+
+    /// What it goes out as, or is encoded from; nothing for what is not in memory.
+    fn bytes(&self, eight_bit: bool) -> &[u8] {
+        match self {
+            Piece::Text(_, Some(text)) if eight_bit => text.as_bytes(),
+            Piece::Text(text, _) => text.as_bytes(),
+            Piece::Bytes { bytes, .. } => bytes,
+            Piece::Path(_) | Piece::Reader(_) => &[],
+        }
+    }
+
+    /// How many octets it will be, if it is in memory.
+    pub fn length(&self, eight_bit: bool) -> Option<u64> {
+        match self {
+            Piece::Bytes { length, .. } if self.encoding(eight_bit) != Encoding::SevenBit => Some(*length),
+            Piece::Text(..) | Piece::Bytes { .. } => Some(self.bytes(eight_bit).len() as u64),
+            Piece::Path(_) | Piece::Reader(_) => None,
+        }
+    }
+
+    /// Whether it is a reader that was read.
+    pub fn is_spent(&self) -> bool {
+        match self {
+            Piece::Reader(reader) => reader.lock().map_or(true, |reader| reader.is_none()),
+            _ => false,
         }
     }
 }
@@ -53,6 +99,8 @@ impl Piece {
 /// A message while it is read. It holds a block or two in memory, whatever its size.
 pub(super) struct Stream {
     pieces: VecDeque<Open>,
+    /// 8-bit text goes out as it is.
+    eight_bit: bool,
     /// What is encoded and not handed out yet, from `at` on.
     out: Vec<u8>,
     at: usize,
@@ -61,6 +109,7 @@ pub(super) struct Stream {
 }
 
 enum Open {
+    /// So much of it was handed out.
     Plain(Arc<Piece>, usize),
     Quoted(Arc<Piece>, Quoted),
     Base64(Source, bool),
@@ -68,9 +117,12 @@ enum Open {
 
 enum Source {
     Bytes(Arc<Piece>, usize),
-    /// Let go of at its end: what a file grows by later does not belong to it.
-    Reader(Option<Box<dyn Read + Send>>, Vec<u8>),
+    /// Read into a block of its size. Let go of at its end: what a file grows by later does not belong to it.
+    Reader(Option<Box<dyn Read + Send>>, Vec<u8>, usize),
 }
+
+/// What sending a reader again says.
+pub(super) const READ_ALREADY: &str = "an attachment comes from a reader, and was read already";
 
 /// A file as long as it was when it was opened. One that became shorter is a failure, not a shorter attachment.
 struct Whole {
@@ -91,42 +143,53 @@ impl Read for Whole {
 }
 
 impl Stream {
-    /// Opens all the pieces, and says how many octets they will be, where that is known.
-    pub fn open(pieces: impl Iterator<Item = Arc<Piece>>) -> Result<(Stream, Option<u64>), Error> {
-        let pieces: Vec<Arc<Piece>> = pieces.collect();
+    /// Opens all the pieces, which may take its time. Says how many octets they will be, where that is known.
+    pub fn open(pieces: &[Arc<Piece>], eight_bit: bool) -> io::Result<(Stream, Option<u64>)> {
         // A reader is taken for good: not if a file, which can be tried again, is not there.
         let is_reader = |piece: &Arc<Piece>| matches!(**piece, Piece::Reader(_));
         let mut others = pieces
             .iter()
             .filter(|piece| !is_reader(piece))
-            .map(|piece| Open::new(piece.clone()))
-            .collect::<Result<Vec<_>, Error>>()?
+            .map(|piece| Open::new(piece, eight_bit))
+            .collect::<io::Result<Vec<_>>>()?
             .into_iter();
         let mut size = Some(0_u64);
         let mut opened = VecDeque::new();
         for piece in pieces {
-            let other = if is_reader(&piece) { None } else { others.next() };
-            let (open, length) = other.map_or_else(|| Open::new(piece), Ok)?;
+            let other = if is_reader(piece) { None } else { others.next() };
+            let (open, length) = other.map_or_else(|| Open::new(piece, eight_bit), Ok)?;
             opened.push_back(open);
             size = size.zip(length).map(|(size, length)| size + length);
         }
-        Ok((Stream { pieces: opened, out: Vec::new(), at: 0, failed: false }, size))
+        Ok((Stream { pieces: opened, eight_bit, out: Vec::new(), at: 0, failed: false }, size))
+    }
+
+    /// Hands out what is there already: how much, which may be nothing.
+    fn take(&mut self, buf: &mut [u8]) -> usize {
+        let (ready, at) = match self.pieces.front_mut() {
+            Some(Open::Plain(piece, at)) if self.at == self.out.len() => (piece.bytes(self.eight_bit), at),
+            _ => (&self.out[..], &mut self.at),
+        };
+        let length = buf.len().min(ready.len() - *at);
+        buf[..length].copy_from_slice(&ready[*at..*at + length]);
+        *at += length;
+        length
     }
 }
 
 impl Open {
-    fn new(piece: Arc<Piece>) -> Result<(Open, Option<u64>), Error> {
-        Ok(match &*piece {
-            Piece::Bytes(_, encoding, length) => {
-                let length = Some(*length);
-                match encoding {
+    fn new(piece: &Arc<Piece>, eight_bit: bool) -> io::Result<(Open, Option<u64>)> {
+        Ok(match &**piece {
+            Piece::Text(..) | Piece::Bytes { .. } => {
+                let (length, piece) = (piece.length(eight_bit), piece.clone());
+                match piece.encoding(eight_bit) {
                     Encoding::SevenBit => (Open::Plain(piece, 0), length),
                     Encoding::QuotedPrintable => (Open::Quoted(piece, Quoted::default()), length),
                     Encoding::Base64 => (Open::Base64(Source::Bytes(piece, 0), true), length),
                 }
             }
             Piece::Path(path) => {
-                let file = open_file(path).map_err(Error::Source)?;
+                let file = open_file(path)?;
                 // Nothing is known of those that claim to be empty (`/proc`).
                 let meta = file.metadata().ok().filter(|meta| meta.is_file() && meta.len() > 0);
                 let reader: Box<dyn Read + Send> = match &meta {
@@ -134,15 +197,11 @@ impl Open {
                     None => Box::new(file),
                 };
                 let length = meta.map(|meta| encoding::base64_length(meta.len()));
-                (Open::Base64(Source::Reader(Some(reader), Vec::new()), true), length)
+                (Open::Base64(Source::Reader(Some(reader), Vec::new(), FILE_BLOCK), true), length)
             }
             Piece::Reader(reader) => match reader.lock().ok().and_then(|mut reader| reader.take()) {
-                Some(reader) => (Open::Base64(Source::Reader(Some(reader), Vec::new()), true), None),
-                None => {
-                    return Err(Error::Message(
-                        "an attachment comes from a reader, and was read already".into(),
-                    ));
-                }
+                Some(reader) => (Open::Base64(Source::Reader(Some(reader), Vec::new(), BLOCK), true), None),
+                None => return Err(io::Error::other(READ_ALREADY)),
             },
         })
     }
@@ -151,7 +210,7 @@ impl Open {
     fn encode(&mut self, out: &mut Vec<u8>) -> io::Result<bool> {
         match self {
             Open::Plain(..) => Ok(false),
-            Open::Quoted(piece, quoted) => Ok(quoted.push(bytes(piece), out)),
+            Open::Quoted(piece, quoted) => Ok(quoted.push(piece.bytes(false), out)),
             Open::Base64(source, is_first) => {
                 let block = source.next()?;
                 encoding::push_base64(block, *is_first, out);
@@ -160,6 +219,11 @@ impl Open {
             }
         }
     }
+
+    /// Whether it may have to wait for more.
+    fn may_wait(&self) -> bool {
+        matches!(self, Open::Base64(Source::Reader(Some(_), ..), _))
+    }
 }
 
 impl Source {
@@ -167,18 +231,18 @@ impl Source {
     fn next(&mut self) -> io::Result<&[u8]> {
         match self {
             Source::Bytes(piece, at) => {
-                let rest = &bytes(piece)[*at..];
+                let rest = &piece.bytes(false)[*at..];
                 let block = &rest[..rest.len().min(BLOCK)];
                 *at += block.len();
                 Ok(block)
             }
-            Source::Reader(reader, block) => {
+            Source::Reader(reader, block, size) => {
                 let mut length = 0;
                 if let Some(open) = reader {
-                    block.resize(BLOCK, 0);
+                    block.resize(*size, 0);
                     length = fill(open, block)?;
                 }
-                if length < BLOCK {
+                if length < *size {
                     *reader = None;
                 }
                 Ok(&block[..length])
@@ -201,37 +265,29 @@ fn fill(reader: &mut dyn Read, block: &mut [u8]) -> io::Result<usize> {
     Ok(length)
 }
 
-fn bytes(piece: &Piece) -> &[u8] {
-    match piece {
-        Piece::Bytes(bytes, ..) => bytes,
-        Piece::Path(_) | Piece::Reader(_) => &[],
-    }
-}
-
 impl Read for Stream {
+    /// Fills `buf` with what is in memory, but comes back with what it has before a file or reader is read once more.
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        if self.failed {
-            return Err(io::Error::other("a part of the message could not be read"));
-        }
+        let mut length = 0;
         loop {
-            let (ready, at) = match self.pieces.front_mut() {
-                Some(Open::Plain(piece, at)) if self.at == self.out.len() => (bytes(piece), at),
-                _ => (&self.out[..], &mut self.at),
-            };
-            if *at < ready.len() || buf.is_empty() {
-                let length = buf.len().min(ready.len() - *at);
-                buf[..length].copy_from_slice(&ready[*at..*at + length]);
-                *at += length;
+            length += self.take(&mut buf[length..]);
+            if length == buf.len() {
+                return Ok(length);
+            }
+            if self.failed {
+                return Err(io::Error::other("a part of the message could not be read"));
+            }
+            let Some(piece) = self.pieces.front_mut() else { return Ok(length) };
+            if length > 0 && piece.may_wait() {
                 return Ok(length);
             }
             self.out.clear();
             self.at = 0;
-            let Some(piece) = self.pieces.front_mut() else { return Ok(0) };
             match piece.encode(&mut self.out) {
                 Ok(true) => {}
                 Ok(false) => drop(self.pieces.pop_front()),
                 Err(error) => {
-                    self.failed = true;
+                    self.failed = true; // nothing was taken yet: see above
                     return Err(error);
                 }
             }
@@ -241,12 +297,16 @@ impl Read for Stream {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
+    use std::{io::Write, slice};
 
     use super::*;
 
     fn open(pieces: Vec<Piece>) -> (Stream, Option<u64>) {
-        Stream::open(pieces.into_iter().map(Arc::new)).unwrap()
+        Stream::open(&pieces.into_iter().map(Arc::new).collect::<Vec<_>>(), false).unwrap()
+    }
+
+    fn bytes(bytes: &'static [u8], encoding: Encoding, length: u64) -> Piece {
+        Piece::Bytes { bytes: bytes.into(), encoding, length, eight_bit: false }
     }
 
     fn reader(reader: impl Read + Send + 'static) -> Piece {
@@ -290,12 +350,39 @@ mod tests {
 
     #[test]
     fn pieces_come_one_after_the_other() {
-        let quoted = Piece::Bytes(b"a=b".as_slice().into(), Encoding::QuotedPrintable, 5);
-        let base64 = Piece::Bytes(b"abc".as_slice().into(), Encoding::Base64, 4);
+        let quoted = bytes(b"a=b", Encoding::QuotedPrintable, 5);
+        let base64 = bytes(b"abc", Encoding::Base64, 4);
         let text = || Arc::into_inner(Piece::text("\r\n--\r\n")).unwrap();
         let (mut stream, size) = open(vec![text(), quoted, text(), base64, text()]);
         assert_eq!(read_all(&mut stream).unwrap(), "\r\n--\r\na=3Db\r\n--\r\nYWJj\r\n--\r\n");
         assert_eq!(size, Some(27));
+    }
+
+    #[test]
+    fn what_may_be_8_bit_is_as_it_is_where_8_bits_may_go_out() {
+        let header = || Piece::Text("7bit\r\n".to_owned(), Some("8bit\r\n".to_owned()));
+        let text = |eight_bit| {
+            let bytes = "ü=\r\n".as_bytes().into();
+            Piece::Bytes { bytes, encoding: Encoding::QuotedPrintable, length: 11, eight_bit }
+        };
+        let pieces = [header(), text(true), text(false)].map(Arc::new);
+        for (eight_bit, expected) in
+            [(false, "7bit\r\n=C3=BC=3D\r\n=C3=BC=3D\r\n"), (true, "8bit\r\nü=\r\n=C3=BC=3D\r\n")]
+        {
+            let (mut stream, size) = Stream::open(&pieces, eight_bit).unwrap();
+            assert_eq!(size, Some(expected.len() as u64));
+            assert_eq!(read_all(&mut stream).unwrap(), expected);
+        }
+    }
+
+    #[test]
+    fn a_read_takes_what_is_at_hand_and_does_not_wait_for_more() {
+        let text = || Arc::into_inner(Piece::text("x".repeat(100))).unwrap();
+        let (mut stream, _) = open(vec![text(), text(), reader(&b"abc"[..]), text()]);
+        let mut buf = [0; 1000];
+        assert_eq!(stream.read(&mut buf).unwrap(), 200);
+        assert_eq!(stream.read(&mut buf).unwrap(), 104);
+        assert_eq!(stream.read(&mut buf).unwrap(), 0);
     }
 
     #[test]
@@ -334,11 +421,11 @@ mod tests {
         File::create(&path).unwrap().write_all(&[7; 1000]).unwrap();
         let piece = Arc::new(Piece::Path(path.clone()));
         for _ in 0..2 {
-            let (mut stream, size) = Stream::open([piece.clone()].into_iter()).unwrap();
+            let (mut stream, size) = Stream::open(slice::from_ref(&piece), false).unwrap();
             assert_eq!(read_all(&mut stream).unwrap().len() as u64, size.unwrap());
         }
         std::fs::remove_file(&path).unwrap();
-        assert!(matches!(Stream::open([piece].into_iter()), Err(Error::Source(_))));
+        assert!(Stream::open(&[piece], false).is_err());
     }
 
     #[test]
@@ -364,15 +451,16 @@ mod tests {
     #[test]
     fn a_reader_is_not_lost_to_a_file_that_is_not_there() {
         let pieces = [Arc::new(reader(&b"x"[..])), Arc::new(Piece::Path("/no/such/file".into()))];
-        assert!(matches!(Stream::open(pieces.iter().cloned()), Err(Error::Source(_))));
-        assert!(matches!(Stream::open(pieces.iter().cloned()), Err(Error::Source(_))));
-        assert!(Stream::open(pieces[..1].iter().cloned()).is_ok());
+        for _ in 0..2 {
+            assert_eq!(Stream::open(&pieces, false).err().unwrap().kind(), io::ErrorKind::NotFound);
+        }
+        assert!(Stream::open(&pieces[..1], false).is_ok());
     }
 
     #[test]
     fn a_reader_is_read_once() {
         let piece = Arc::new(reader(&b"x"[..]));
-        assert!(Stream::open([piece.clone()].into_iter()).is_ok());
-        assert!(matches!(Stream::open([piece].into_iter()), Err(Error::Message(_))));
+        assert!(!piece.is_spent() && Stream::open(slice::from_ref(&piece), false).is_ok());
+        assert!(piece.is_spent() && Stream::open(&[piece], false).is_err());
     }
 }

@@ -5,6 +5,7 @@ mod body;
 #[cfg(feature = "native-tls")]
 mod certificates;
 mod commands;
+mod compose;
 mod connect;
 mod farewell;
 mod hello;

@@ -17,6 +17,9 @@ mod blocking {
 
     #[path = "cases.rs"]
     mod cases;
+
+    #[path = "corpus.rs"]
+    mod corpus;
 }
 
 #[path = "."]
@@ -28,4 +31,8 @@ mod aio {
     #[path = "cases.rs"]
     #[allow(clippy::duplicate_mod)] // written once, compiled twice: that is the point
     mod cases;
+
+    #[path = "corpus.rs"]
+    #[allow(clippy::duplicate_mod)]
+    mod corpus;
 }

@@ -46,7 +46,7 @@ pub const AIOSMTPD: Server = Server {
 };
 
 /// Where the servers keep what the tests need.
-fn state() -> PathBuf {
+pub fn state() -> PathBuf {
     let cache = || match env::var_os("XDG_CACHE_HOME") {
         Some(cache) => PathBuf::from(cache),
         None => PathBuf::from(env::var_os("HOME").unwrap_or_default()).join(".cache"),

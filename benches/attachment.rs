@@ -1,0 +1,300 @@
+//! How fast a message with an attachment goes out, as against its bytes sent raw; and in how much memory.
+//!
+//! ```text
+//! cargo bench --features async --bench attachment            # speed: a file of 100 MiB
+//! cargo bench --features async --bench attachment -- 1024    # the same with so many MiB: for the memory
+//! ```
+//!
+//! Each line is one sending, in a process of its own, to a server in another that throws away what it hears: the time it
+//! took, the processor time of its process (the kernel's share too), how fast it was, measured by what went out, and the
+//! most memory that the process ever had (`VmHWM`). The attachment is in a file or in memory; the same message is sent raw,
+//! from a file or from memory. The best of five counts; what has more than 500 MiB is sent once, and from files only. Nothing
+//! is asserted. Linux only: it reads `/proc`.
+
+use std::{
+    env, fs,
+    io::{BufRead, BufReader, Read, Write},
+    net::{TcpListener, TcpStream},
+    path::Path,
+    process::{Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use postino::{Client, Envelope, Error, Mail, Message, Raw, Security, message::Attachment};
+
+/// For those that are run for their speed: the best one counts.
+const ROUNDS: usize = 5;
+const MIB: u64 = 1024 * 1024;
+
+type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+fn main() -> Result<(), Failure> {
+    // cargo bench gives a --bench of its own.
+    let arguments: Vec<String> = env::args().skip(1).filter(|argument| argument != "--bench").collect();
+    match &arguments[..] {
+        [] => measure(100),
+        [what, port, security, world, path] => {
+            let mail: Box<dyn Mail> = match &what[..] {
+                "file" => Box::new(message(Attachment::path(path))?),
+                "bytes" => Box::new(message(Attachment::bytes("a.bin", fs::read(path)?))?),
+                "raw-file" => Box::new(Raw::path(envelope()?, path)),
+                _ => Box::new(Raw::owned(envelope()?, fs::read(path)?)),
+            };
+            carry(port.parse()?, security, world, &*mail)
+        }
+        [mib] => measure(mib.parse()?),
+        _ => Err("there is a number of MiB, or nothing".into()),
+    }
+}
+
+/// All there is to measure.
+fn measure(mib: u64) -> Result<(), Failure> {
+    let folder = env::temp_dir().join(format!("postino-bench-{}", std::process::id()));
+    fs::create_dir(&folder)?;
+    let (attachment, whole) = (folder.join("attachment.bin"), folder.join("whole.eml"));
+    let result = write_files(mib, &attachment, &whole).and_then(|()| measure_with(&attachment, &whole));
+    fs::remove_dir_all(&folder)?;
+    result
+}
+
+fn write_files(mib: u64, attachment: &Path, whole: &Path) -> Result<(), Failure> {
+    let mut file = fs::File::create(attachment)?;
+    let mut state = 1_u64;
+    for _ in 0..mib {
+        let block: Vec<u8> = (0..MIB / 8).flat_map(|_| next(&mut state).to_le_bytes()).collect();
+        file.write_all(&block)?;
+    }
+    let message = message(Attachment::path(attachment))?;
+    let mut body = message.body()?.into_reader()?;
+    std::io::copy(&mut body, &mut fs::File::create(whole)?)?;
+    Ok(())
+}
+
+/// Marsaglia's xorshift: nothing that a disk or a kernel could make smaller.
+fn next(state: &mut u64) -> u64 {
+    *state ^= *state << 13;
+    *state ^= *state >> 7;
+    *state ^= *state << 17;
+    *state
+}
+
+fn measure_with(attachment: &Path, whole: &Path) -> Result<(), Failure> {
+    compose_alone(attachment)?;
+    let octets = fs::metadata(whole)?.len();
+    let is_large = octets > 500 * MIB;
+    let rounds = if is_large { 1 } else { ROUNDS };
+    println!("{octets} octets go out; the best of {rounds}");
+    println!("{:10} {:9} {:18} {:>8} {:>8} {:>9} {:>10}", "", "", "", "seconds", "cpu", "MiB/s", "peak KiB");
+    for security in ["plain", "tls"] {
+        if security == "tls" && cfg!(not(feature = "native-tls")) {
+            continue;
+        }
+        for world in ["blocking", "aio"] {
+            if world == "aio" && cfg!(not(feature = "async")) {
+                continue;
+            }
+            for (what, path) in
+                [("raw-bytes", whole), ("raw-file", whole), ("bytes", attachment), ("file", attachment)]
+            {
+                if is_large && what.ends_with("bytes") {
+                    continue;
+                }
+                let best = (0..rounds)
+                    .map(|_| one(what, security, world, path))
+                    .collect::<Result<Vec<_>, _>>()?
+                    .into_iter()
+                    .min_by(|a, b| a.seconds.total_cmp(&b.seconds))
+                    .ok_or("no rounds")?;
+                let speed = octets as f64 / MIB as f64 / best.seconds;
+                println!(
+                    "{security:10} {world:9} {what:18} {:8.3} {:8.2} {speed:9.0} {:10}",
+                    best.seconds, best.cpu, best.peak
+                );
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Reading and encoding, without a connection.
+fn compose_alone(attachment: &Path) -> Result<(), Failure> {
+    let message = message(Attachment::path(attachment))?;
+    let (mut best, mut block) = (f64::MAX, vec![0; 64 * 1024]);
+    for _ in 0..ROUNDS {
+        let (mut body, mut octets, start) = (message.body()?.into_reader()?, 0, Instant::now());
+        loop {
+            match body.read(&mut block)? {
+                0 => break,
+                n => octets += n,
+            }
+        }
+        best = best.min(start.elapsed().as_secs_f64() * MIB as f64 / octets as f64);
+    }
+    println!("composing alone: {:.0} MiB/s", 1.0 / best);
+    Ok(())
+}
+
+struct Figures {
+    seconds: f64,
+    cpu: f64,
+    peak: u64,
+}
+
+/// One sending, in a process of its own.
+fn one(what: &str, security: &str, world: &str, path: &Path) -> Result<Figures, Failure> {
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    let port = listener.local_addr()?.port().to_string();
+    let secure = security == "tls";
+    let server = thread::spawn(move || serve(&listener, secure));
+    let child = Command::new(env::current_exe()?)
+        .args([what, &port, security, world])
+        .arg(path)
+        .stdin(Stdio::null())
+        .stderr(Stdio::inherit())
+        .output()?;
+    let said = String::from_utf8(child.stdout)?;
+    let mut figures = said.split_whitespace();
+    let mut figure = || figures.next().ok_or("the sending failed");
+    let figures = Figures { seconds: figure()?.parse()?, cpu: figure()?.parse()?, peak: figure()?.parse()? };
+    server.join().map_err(|_| "the server panicked")??;
+    Ok(figures)
+}
+
+/// Takes one connection, and throws away its messages.
+fn serve(listener: &TcpListener, secure: bool) -> Result<(), Failure> {
+    let socket = listener.accept()?.0;
+    match secure {
+        true => talk(handshake(socket)?),
+        false => talk(socket),
+    }
+}
+
+#[cfg(feature = "native-tls")]
+fn handshake(socket: TcpStream) -> Result<native_tls::TlsStream<TcpStream>, Failure> {
+    let certificate = include_bytes!("../tests/support/certs/good.pem");
+    let key = include_bytes!("../tests/support/certs/good.key");
+    let identity = native_tls::Identity::from_pkcs8(certificate, key)?;
+    Ok(native_tls::TlsAcceptor::new(identity)?.accept(socket)?)
+}
+
+#[cfg(not(feature = "native-tls"))]
+fn handshake(_: TcpStream) -> Result<TcpStream, Failure> {
+    Err("there is no TLS in this build".into())
+}
+
+/// One message, and goodbye.
+fn talk(stream: impl Read + Write) -> Result<(), Failure> {
+    let mut stream = BufReader::with_capacity(256 * 1024, stream);
+    stream.get_mut().write_all(b"220 bench\r\n")?;
+    loop {
+        let mut line = String::new();
+        if stream.read_line(&mut line)? == 0 {
+            return Ok(());
+        }
+        let answer = match line.get(..4).unwrap_or_default() {
+            "EHLO" => "250-bench\r\n250-PIPELINING\r\n250-8BITMIME\r\n250 SIZE\r\n",
+            "DATA" => {
+                stream.get_mut().write_all(b"354 go on\r\n")?;
+                discard(&mut stream)?;
+                "250 ok\r\n"
+            }
+            "QUIT" => "221 bye\r\n",
+            _ => "250 ok\r\n",
+        };
+        stream.get_mut().write_all(answer.as_bytes())?;
+    }
+}
+
+/// Hears content to its end. The client waits there: what comes last is the end of a read.
+fn discard(stream: &mut impl BufRead) -> Result<(), Failure> {
+    let mut tail = Vec::new();
+    loop {
+        let heard = stream.fill_buf()?;
+        if heard.is_empty() {
+            return Err("the client left".into());
+        }
+        let length = heard.len();
+        tail.extend_from_slice(&heard[length.saturating_sub(5)..]);
+        stream.consume(length);
+        tail.drain(..tail.len().saturating_sub(5));
+        if tail == b"\r\n.\r\n" {
+            return Ok(());
+        }
+    }
+}
+
+fn message(attachment: Attachment) -> Result<Message, Error> {
+    Message::builder()
+        .from("alice@example.org")
+        .to("bob@example.net")
+        .subject("A large one")
+        .text("Here it is.\n")
+        .attach(attachment)
+        .build()
+}
+
+fn envelope() -> Result<Envelope, Error> {
+    Envelope::new("alice@example.org", ["bob@example.net"])
+}
+
+/// Sends it, and says what that took.
+fn carry(port: u16, security: &str, world: &str, mail: &dyn Mail) -> Result<(), Failure> {
+    let seconds = match world {
+        "blocking" => blocking(port, security, mail)?,
+        _ => awaited(port, security, mail)?,
+    };
+    println!("{} {} {}", seconds.as_secs_f64(), processor_time()?, peak()?);
+    Ok(())
+}
+
+macro_rules! builder {
+    ($client:ty, $port:expr, $security:expr) => {{
+        let security = if $security == "tls" { Security::Implicit } else { Security::Plaintext };
+        let builder = <$client>::builder("127.0.0.1").port($port).security(security);
+        builder.ca_certificate(include_bytes!("../tests/support/certs/ca.pem"))
+    }};
+}
+
+fn blocking(port: u16, security: &str, mail: &dyn Mail) -> Result<Duration, Failure> {
+    let mut client = builder!(Client, port, security).connect()?;
+    let start = Instant::now();
+    let delivery = client.send(mail)?;
+    let took = start.elapsed();
+    assert_eq!(delivery.refused().count(), 0);
+    client.quit()?;
+    Ok(took)
+}
+
+#[cfg(feature = "async")]
+fn awaited(port: u16, security: &str, mail: &dyn Mail) -> Result<Duration, Failure> {
+    smol::block_on(async {
+        let mut client = builder!(postino::aio::Client, port, security).connect().await?;
+        let start = Instant::now();
+        let delivery = client.send(mail).await?;
+        let took = start.elapsed();
+        assert_eq!(delivery.refused().count(), 0);
+        client.quit().await?;
+        Ok(took)
+    })
+}
+
+#[cfg(not(feature = "async"))]
+fn awaited(_: u16, _: &str, _: &dyn Mail) -> Result<Duration, Failure> {
+    Err("this needs the feature `async`".into())
+}
+
+/// Of this process, in seconds: the hundredths that Linux counts in.
+fn processor_time() -> Result<f64, Failure> {
+    let stat = fs::read_to_string("/proc/self/stat")?;
+    let (_, fields) = stat.rsplit_once(')').ok_or("/proc/self/stat has no name")?;
+    let ticks: u64 = fields.split_whitespace().skip(11).take(2).map(|t| t.parse().unwrap_or(0_u64)).sum();
+    Ok(ticks as f64 / 100.0)
+}
+
+/// The most memory this process ever had, in KiB.
+fn peak() -> Result<u64, Failure> {
+    let status = fs::read_to_string("/proc/self/status")?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).ok_or("there is no VmHWM")?;
+    Ok(line.trim_end_matches("kB").trim().parse()?)
+}

@@ -1,0 +1,222 @@
+//! Composed messages: the form that suits the server, and how far the sending is.
+
+use std::{
+    fs,
+    io::{self, Read},
+    path::PathBuf,
+};
+
+use postino::{
+    Error, Mail, Message, Raw,
+    message::{Attachment, Body, MessageBuilder, Progress},
+};
+
+use super::*;
+
+fn builder() -> MessageBuilder {
+    Message::builder().from("alice@example.org").to("bob@example.org").message_id("1@example.org")
+}
+
+/// A server with these keywords takes it. What it heard: MAIL, and the content.
+#[track_caller]
+fn heard(keywords: &'static str, mail: &dyn Mail) -> (String, String) {
+    let server = Server::running(move |peer| {
+        peer.play(&format!("-- hello {keywords}"));
+        peer.line().unwrap();
+        peer.play("S: 250 ok");
+        peer.line().unwrap();
+        peer.play("S: 250 ok\nC: DATA\nS: 354 go on\n-- body\nS: 250 ok");
+    });
+    let mut client = connect(&server);
+    accept(&mut client, mail);
+    drop(client);
+    let heard = String::from_utf8(server.finish()).unwrap();
+    let mail = heard.lines().find(|line| line.starts_with("MAIL")).unwrap().to_owned();
+    let start = heard.find("DATA\r\n").unwrap() + "DATA\r\n".len();
+    (mail, heard[start..].strip_suffix(".\r\n").unwrap().to_owned())
+}
+
+#[test]
+fn behaviour_85_text_is_encoded_without_8bitmime_and_goes_out_as_it_is_with_it() {
+    let line = "Grüße an alle in diesem Haus\n";
+    let text = line.repeat(20_000); // more than is made in one go
+    for text in [line, &text] {
+        let message = builder().text(text).attach(Attachment::bytes("a.bin", vec![0; 10])).build().unwrap();
+        let (mail, seven) = heard("SIZE", &message);
+        assert_eq!(mail, format!("MAIL FROM:<alice@example.org> SIZE={}", seven.len()));
+        assert!(
+            seven.is_ascii() && seven.contains("\r\nGr=C3=BC=C3=9Fe an alle in diesem Haus\r\n"),
+            "{seven}"
+        );
+
+        let (mail, eight) = heard("SIZE, 8BITMIME", &message);
+        assert_eq!(mail, format!("MAIL FROM:<alice@example.org> SIZE={} BODY=8BITMIME", eight.len()));
+        assert!(eight.contains("\r\nGrüße an alle in diesem Haus\r\n"), "{eight}");
+    }
+}
+
+#[test]
+fn behaviour_85_what_is_ascii_anyway_is_not_announced_as_8bitmime() {
+    let message =
+        builder().text("Hello\n").attach(Attachment::bytes("a.bin", vec![200; 1000])).build().unwrap();
+    assert_eq!(heard("8BITMIME", &message).0, "MAIL FROM:<alice@example.org>");
+}
+
+#[test]
+fn behaviour_84_an_address_beyond_ascii_needs_smtputf8_and_a_name_does_not() {
+    let utf8 = "8BITMIME, SMTPUTF8";
+    let (mail, sent) = heard(utf8, &builder().reply_to(("Jörg", "joerg@example.org")).build().unwrap());
+    assert_eq!(mail, "MAIL FROM:<alice@example.org>");
+    assert!(sent.contains("Reply-To: =?utf-8?b?SsO2cmc=?= <joerg@example.org>\r\n"), "{sent}");
+
+    // In the headers alone, too.
+    let message = builder().reply_to("jörg@example.org").build().unwrap();
+    let (mail, sent) = heard(utf8, &message);
+    assert_eq!(mail, "MAIL FROM:<alice@example.org> SMTPUTF8 BODY=8BITMIME");
+    assert!(sent.contains("Reply-To: jörg@example.org\r\n"), "{sent}");
+}
+
+#[test]
+fn behaviour_84_without_smtputf8_an_address_beyond_ascii_is_an_error_before_mail() {
+    for keywords in ["8BITMIME", "SMTPUTF8"] {
+        let server = Server::playing(format!("-- hello {keywords}\nC: NOOP\nS: 250 ok"));
+        let mut client = connect(&server);
+        let in_the_headers = builder().reply_to("jörg@example.org").build().unwrap();
+        let large = builder().reply_to("jörg@example.org").text("x\n".repeat(100_000)).build().unwrap();
+        for message in [in_the_headers, large] {
+            assert!(matches!(send_error(&mut client, &message), Error::Unsupported(_)));
+        }
+        assert_open(&mut client);
+    }
+    let server = Server::playing("-- hello 8BITMIME\nC: NOOP\nS: 250 ok");
+    let mut client = connect(&server);
+    let in_the_envelope = builder().to("jörg@example.org").build().unwrap();
+    assert!(matches!(send_error(&mut client, &in_the_envelope), Error::Unsupported(_)));
+    assert_open(&mut client);
+}
+
+#[test]
+fn an_attached_file_that_is_not_there_is_an_error_before_mail() {
+    let server = Server::playing("-- hello\nC: NOOP\nS: 250 ok");
+    let mut client = connect(&server);
+    let message = builder().attach(Attachment::path("/nowhere/at/all")).build().unwrap();
+    let error = send_error(&mut client, &message);
+    assert!(matches!(&error, Error::Source(e) if e.kind() == io::ErrorKind::NotFound), "{error:?}");
+    assert_open(&mut client);
+}
+
+#[test]
+fn an_attached_file_is_too_large_before_mail() {
+    let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
+    let path = path.join(format!("{}-attached-{}", env!("CARGO_CRATE_NAME"), std::process::id()));
+    fs::write(&path, [7; 100_000]).unwrap();
+    let server = Server::playing("-- hello SIZE 100000\nC: NOOP\nS: 250 ok");
+    let mut client = connect(&server);
+    let error = send_error(&mut client, &builder().attach(Attachment::path(&path)).build().unwrap());
+    fs::remove_file(&path).unwrap();
+    assert!(matches!(error, Error::TooLarge { size: 136_000.., limit: 100_000 }), "{error:?}");
+    assert_open(&mut client);
+}
+
+#[test]
+fn an_attached_reader_can_be_sent_once() {
+    let server = Server::running(|peer| {
+        peer.play("-- hello\n-- envelope\nC: DATA\nS: 354 go on\n-- body\nS: 250 ok\nC: NOOP\nS: 250 ok");
+    });
+    let mut client = connect(&server);
+    let message = builder().attach(Attachment::reader("a", &b"abc"[..])).build().unwrap();
+    accept(&mut client, &message);
+    assert!(matches!(send_error(&mut client, &message), Error::Message(_)));
+    assert_open(&mut client);
+}
+
+/// Says on which thread it was opened.
+struct Deferred(std::sync::mpsc::SyncSender<std::thread::ThreadId>);
+
+impl Mail for Deferred {
+    fn envelope(&self) -> Result<Envelope, Error> {
+        Ok(envelope(&["bob@example.org"]))
+    }
+
+    fn body(&self) -> Result<Body<'_>, Error> {
+        let tell = self.0.clone();
+        Ok(Body::deferred(move || {
+            tell.send(std::thread::current().id()).map_err(io::Error::other)?;
+            Ok(Body::reader(&b"Hello"[..]).with_size(5))
+        }))
+    }
+}
+
+#[test]
+fn what_is_deferred_is_opened_where_it_may_wait() {
+    let (tell, hear) = std::sync::mpsc::sync_channel(1);
+    assert_eq!(
+        heard("SIZE", &Deferred(tell)),
+        ("MAIL FROM:<alice@example.org> SIZE=5".to_owned(), "Hello\r\n".to_owned())
+    );
+    let here = std::thread::current().id() == hear.recv().unwrap();
+    assert_eq!(here, env!("CARGO_CRATE_NAME") == "blocking");
+}
+
+/// All that the callback was told.
+#[track_caller]
+fn told(mail: &dyn Mail) -> Vec<(u64, Option<u64>)> {
+    let mut told = Vec::new();
+    heard("8BITMIME", &Progress::new(mail, |sent, total| told.push((sent, total))));
+    assert!(told.windows(2).all(|two| two[0].0 < two[1].0), "{told:?}");
+    told
+}
+
+#[test]
+fn progress_is_told_until_all_has_left() {
+    let text = b"0123456789abcdef0123456789abcd\r\n".repeat(10_000); // 320,000 octets
+    let all = told(&super::text(&text));
+    assert!(all.len() > 2, "{all:?}");
+    assert!(all.iter().all(|(_, total)| *total == Some(320_000)));
+    assert_eq!(all.last().unwrap().0, 320_000);
+}
+
+#[test]
+fn progress_counts_octets_as_the_mail_has_them() {
+    // They become CRLF and two dots.
+    let all = told(&super::text(b".\n".repeat(100_000).as_slice()));
+    assert_eq!(all.last(), Some(&(200_000, Some(200_000))));
+}
+
+#[test]
+fn progress_of_a_reader_has_no_total_unless_it_was_told() {
+    let content = || io::Cursor::new(vec![b'\n'; 100_000]);
+    let all = told(&Raw::reader(envelope(&["bob@example.org"]), content()));
+    assert_eq!(all.last(), Some(&(100_000, None)));
+    let message = builder().attach(Attachment::reader("a", io::repeat(7).take(100_000))).build().unwrap();
+    assert_eq!(told(&message).last().unwrap().1, None);
+}
+
+#[test]
+fn progress_of_a_composed_message_ends_at_its_size_and_begins_anew_when_it_is_sent_again() {
+    let message = builder().attach(Attachment::bytes("a", vec![7; 200_000])).build().unwrap();
+    let size = message.to_bytes().unwrap().len() as u64;
+    let mut told = Vec::new();
+    {
+        let mail = message.on_progress(|sent, total| told.push((sent, total)));
+        heard("", &mail);
+        heard("", &mail);
+    }
+    assert_eq!(told.iter().filter(|told| **told == (size, Some(size))).count(), 2, "{told:?}");
+}
+
+#[test]
+fn progress_around_progress_tells_both() {
+    let (mut one, mut other) = (0, 0);
+    heard("", &mail().on_progress(|sent, _| one = sent).on_progress(|sent, _| other = sent));
+    assert_eq!((one, other), (7, 7));
+}
+
+#[test]
+fn progress_says_nothing_of_what_was_refused() {
+    let server = Server::playing("-- hello\nC: MAIL FROM:<alice@example.org>\nS: 550 no\nC: RSET\nS: 250 ok");
+    let mut client = connect(&server);
+    let mut told = 0;
+    send_error(&mut client, &mail().on_progress(|_, _| told += 1));
+    assert_eq!(told, 0);
+}

@@ -1,0 +1,131 @@
+//! The messages that CPython tests its `email` package with, good and bad, sent as they are. Compiled for both worlds.
+//!
+//! They come from Debian's `libpython3.11-testsuite`, or from the folder that `POSTINO_CORPUS` names. If they are not there
+//! the tests are skipped, which is said on stderr, unless `POSTINO_INTEROP_REQUIRED` names `corpus`: then it is a failure.
+
+use std::{
+    env, fs,
+    io::{self, Write},
+    path::{Path, PathBuf},
+    thread,
+    time::{Duration, Instant},
+};
+
+use postino::{Envelope, Error, Raw, Security};
+
+use super::{Client, block_on, maybe_async};
+use crate::servers::{self, AIOSMTPD, EXIM, Server};
+
+const FOLDER: &str = "/usr/lib/python3.11/test/test_email/data";
+/// So many at least there are.
+const MESSAGES: usize = 47;
+
+fn corpus() -> Option<Vec<PathBuf>> {
+    let folder = env::var_os("POSTINO_CORPUS").map_or_else(|| FOLDER.into(), PathBuf::from);
+    let Ok(entries) = fs::read_dir(&folder) else {
+        let required = env::var("POSTINO_INTEROP_REQUIRED").unwrap_or_default();
+        assert!(!required.split(',').any(|name| name == "corpus"), "the corpus is not in {folder:?}");
+        let _ = writeln!(io::stderr(), "SKIPPED: the corpus is not in {folder:?} (libpython3.11-testsuite)");
+        return None;
+    };
+    let paths = entries.map(|entry| entry.unwrap().path());
+    let mut paths: Vec<_> = paths.filter(|path| path.extension().is_some_and(|end| end == "txt")).collect();
+    paths.sort();
+    assert!(paths.len() >= MESSAGES, "there are only {} messages in {folder:?}", paths.len());
+    Some(paths)
+}
+
+/// With every line end made CRLF, and one at the end.
+fn wire(text: &[u8]) -> Vec<u8> {
+    let mut wire = Vec::new();
+    let mut rest = text;
+    while let Some(at) = rest.iter().position(|byte| matches!(byte, b'\r' | b'\n')) {
+        wire.extend_from_slice(&rest[..at]);
+        wire.extend_from_slice(b"\r\n");
+        rest = &rest[at + if rest[at..].starts_with(b"\r\n") { 2 } else { 1 }..];
+    }
+    if !rest.is_empty() || text.is_empty() {
+        wire.extend_from_slice(rest);
+        wire.extend_from_slice(b"\r\n");
+    }
+    wire
+}
+
+/// What Exim changes on its own account: it puts an empty line before the first line that is no header, and takes away
+/// `Delivery-Date`, as a server that delivers does.
+fn as_stored(server: &Server, path: &Path, wire: Vec<u8>) -> Vec<u8> {
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    let text = |from: &str, to: &str| {
+        let wire = String::from_utf8(wire.clone()).unwrap();
+        assert!(wire.contains(from), "{name} is another one");
+        wire.replacen(from, to, 1).into_bytes()
+    };
+    match name {
+        _ if server.name != EXIM.name => wire,
+        "msg_35.txt" => text("\r\ncounter to", "\r\n\r\ncounter to"),
+        "msg_46.txt" => text("\r\nDelivery-Date: Mon, 08 Feb 2010 14:05:16 +0100", ""),
+        _ => wire,
+    }
+}
+
+/// The message for this recipient, as it was stored.
+fn stored(server: &Server, recipient: &str) -> Vec<u8> {
+    // Exim names the recipient in its Received. aiosmtpd adds nothing; the envelope stands beside the message.
+    if server.name != AIOSMTPD.name {
+        return server.stored(recipient);
+    }
+    let end = Instant::now() + Duration::from_secs(30);
+    loop {
+        if let Some(found) = stored_by_aiosmtpd(recipient) {
+            return found;
+        }
+        assert!(Instant::now() < end, "{} did not store the message for {recipient}", server.name);
+        thread::sleep(Duration::from_millis(50));
+    }
+}
+
+fn stored_by_aiosmtpd(recipient: &str) -> Option<Vec<u8>> {
+    let folder = servers::state().join("mail").join(AIOSMTPD.name);
+    let is_it = |path: &Path| {
+        path.extension().is_some_and(|end| end == "json")
+            && fs::read_to_string(path).is_ok_and(|about| about.contains(recipient))
+    };
+    let path = fs::read_dir(folder).ok()?.flatten().map(|entry| entry.path()).find(|path| is_it(path))?;
+    fs::read(path.with_extension("eml")).ok()
+}
+
+#[maybe_async]
+async fn all_arrive(server: &Server, paths: &[PathBuf]) -> Result<(), Error> {
+    let builder = Client::builder("127.0.0.1").port(server.open).security(Security::StartTls);
+    let builder = builder.ca_certificate(servers::ca()).deadline(Duration::from_secs(60));
+    let mut client = builder.hello_name("client.lab.test").connect().await?;
+    for path in paths {
+        let recipient = format!("alice+{}@lab.test", servers::token());
+        let envelope = Envelope::new("bob@lab.test", [&recipient]).unwrap();
+        let text = fs::read(path).unwrap();
+        let delivery = client.send(&Raw::path(envelope, path)).await?;
+        assert_eq!(delivery.refused().count(), 0, "{path:?}");
+        let (stored, sent) = (stored(server, &recipient), as_stored(server, path, wire(&text)));
+        assert!(stored.ends_with(&sent), "{path:?}: {} stored {}", server.name, stored.escape_ascii());
+        if server.name == AIOSMTPD.name {
+            assert_eq!(stored.len(), sent.len(), "{path:?}: something was put before it");
+        }
+    }
+    client.quit().await
+}
+
+fn corpus_arrives(server: &Server) {
+    if let Some(paths) = corpus().filter(|_| server.is_up()) {
+        block_on(all_arrive(server, &paths)).unwrap();
+    }
+}
+
+#[test]
+fn aiosmtpd_gets_the_corpus_as_it_is() {
+    corpus_arrives(&AIOSMTPD);
+}
+
+#[test]
+fn exim_gets_the_corpus_as_it_is() {
+    corpus_arrives(&EXIM);
+}
