@@ -3,6 +3,7 @@
 use std::{
     io::{BufRead, BufReader, Write},
     net::TcpStream,
+    sync::OnceLock,
     time::Duration,
 };
 
@@ -40,8 +41,13 @@ fn wire(text: &[u8]) -> Vec<u8> {
 }
 
 fn builder(port: u16, security: Security, login: bool) -> Builder {
-    let builder = Client::builder("127.0.0.1").port(port).security(security).ca_certificate(servers::ca());
-    let builder = builder.deadline(Duration::from_secs(60)).hello_name("client.lab.test");
+    // Clones share a TLS connector, which is not made in no time.
+    static BASE: OnceLock<Builder> = OnceLock::new();
+    let base = BASE.get_or_init(|| {
+        let builder = Client::builder("127.0.0.1").ca_certificate(servers::ca());
+        builder.deadline(Duration::from_secs(60)).hello_name("client.lab.test")
+    });
+    let builder = base.clone().port(port).security(security);
     if login { builder.credentials(USER, PASSWORD) } else { builder }
 }
 
@@ -259,6 +265,23 @@ async fn wrong_by_each_mechanism(server: &Server) {
 #[test]
 fn every_mechanism_keeps_the_wrong_user_out() {
     each(|server| block_on(wrong_by_each_mechanism(server)));
+}
+
+/// What does not fit into the line of AUTH is said after it.
+#[maybe_async]
+async fn too_long(server: &Server) {
+    let way = builder(server.implicit, Security::Implicit, false);
+    for name in server.mechanisms().into_iter().filter(|name| *name == "PLAIN" || is_for_tokens(name)) {
+        let error = login(&way, name, USER, &"x".repeat(600)).await.unwrap_err();
+        assert_eq!(error.reply().unwrap().code(), 535, "{} {name}: {error:?}", server.name);
+        let Error::Auth { details, .. } = error else { panic!("{} {name}: {error:?}", server.name) };
+        assert_eq!(details.is_some(), is_for_tokens(name), "{} {name}", server.name);
+    }
+}
+
+#[test]
+fn a_secret_that_is_too_long_for_the_line_is_read_all_the_same() {
+    each(|server| block_on(too_long(server)));
 }
 
 #[maybe_async]
