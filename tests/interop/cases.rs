@@ -3,7 +3,7 @@
 use std::{
     io::{BufRead, BufReader, Write},
     net::TcpStream,
-    sync::OnceLock,
+    sync::LazyLock,
     time::Duration,
 };
 
@@ -42,12 +42,11 @@ fn wire(text: &[u8]) -> Vec<u8> {
 
 fn builder(port: u16, security: Security, login: bool) -> Builder {
     // Clones share a TLS connector, which is not made in no time.
-    static BASE: OnceLock<Builder> = OnceLock::new();
-    let base = BASE.get_or_init(|| {
+    static BASE: LazyLock<Builder> = LazyLock::new(|| {
         let builder = Client::builder("127.0.0.1").ca_certificate(servers::ca());
         builder.deadline(Duration::from_secs(60)).hello_name("client.lab.test")
     });
-    let builder = base.clone().port(port).security(security);
+    let builder = BASE.clone().port(port).security(security);
     if login { builder.credentials(USER, PASSWORD) } else { builder }
 }
 
@@ -300,19 +299,18 @@ fn a_login_may_follow_one_that_every_mechanism_refused() {
 
 #[test]
 fn a_certificate_that_is_not_for_us_is_refused() {
+    let no_ca = Client::builder("127.0.0.1");
+    let by_name = LazyLock::new(|| Client::builder("localhost.").ca_certificate(servers::ca()));
     each(|server| {
         for (port, security) in
             [(server.submission, Security::StartTls), (server.implicit, Security::Implicit)]
         {
             let other_name = builder(port, security, false).tls_name("other.example");
-            let no_ca = Client::builder("127.0.0.1").port(port).security(security);
-            for builder in [other_name, no_ca] {
+            for builder in [other_name, no_ca.clone().port(port).security(security)] {
                 let error = block_on(builder.connect()).unwrap_err();
                 assert!(matches!(error, Error::Certificate { .. }), "{}: {error:?}", server.name);
             }
-            let by_name =
-                Client::builder("localhost.").port(port).security(security).ca_certificate(servers::ca());
-            block_on(by_name.connect()).unwrap();
+            block_on(by_name.clone().port(port).security(security).connect()).unwrap();
         }
     });
 }
