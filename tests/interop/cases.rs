@@ -288,6 +288,17 @@ fn a_secret_that_is_too_long_for_the_line_is_read_all_the_same() {
     each(|server| block_on(too_long(server)).unwrap());
 }
 
+/// smtp-server lists its logins before TLS, where it lets nobody in.
+#[test]
+fn a_login_that_is_listed_and_not_allowed_is_refused_for_good() {
+    if SMTPSERVER.is_up() {
+        let way = builder(SMTPSERVER.submission, Security::Plaintext, true);
+        let error = block_on(way.connect()).unwrap_err();
+        assert!(matches!(error, Error::Auth { .. }) && error.is_permanent(), "{error:?}");
+        assert_eq!(error.reply().unwrap().code(), 538, "{error:?}");
+    }
+}
+
 #[maybe_async]
 async fn after_refusals(server: &Server) -> Result<(), Error> {
     let mut client = builder(server.implicit, Security::Implicit, false).connect().await?;
