@@ -1,12 +1,19 @@
 //! What is sent to each server, and what must have arrived. Compiled for both worlds.
 
-use std::time::Duration;
+use std::{
+    io::{BufRead, BufReader, Write},
+    net::TcpStream,
+    sync::LazyLock,
+    time::Duration,
+};
 
 use email_format::Email;
 use postino::{Envelope, Error, Outcome, Raw, Security};
 
 use super::{Builder, Client, block_on, maybe_async};
-use crate::servers::{self, AIOSMTPD, EXIM, PASSWORD, POSTFIX, Server, USER};
+use crate::servers::{
+    self, AIOSMTPD, ALL, DOVECOT, EXIM, PASSWORD, POSTFIX, SENDMAIL, SMTPSERVER, Server, TOKEN, USER,
+};
 
 /// All that makes a message hard to carry, with line ends as a Unix file has them.
 fn message(token: &str, eight_bit: bool) -> Vec<u8> {
@@ -33,9 +40,17 @@ fn wire(text: &[u8]) -> Vec<u8> {
     wire
 }
 
+fn envelope(to: &str) -> Envelope {
+    Envelope::new("bob@lab.test", [to]).unwrap()
+}
+
 fn builder(port: u16, security: Security, login: bool) -> Builder {
-    let builder = Client::builder("127.0.0.1").port(port).security(security).ca_certificate(servers::ca());
-    let builder = builder.deadline(Duration::from_secs(60)).hello_name("client.lab.test");
+    // Clones share a TLS connector, which is not made in no time.
+    static BASE: LazyLock<Builder> = LazyLock::new(|| {
+        let builder = Client::builder("127.0.0.1").ca_certificate(servers::ca());
+        builder.deadline(Duration::from_secs(60)).hello_name("client.lab.test")
+    });
+    let builder = BASE.clone().port(port).security(security);
     if login { builder.credentials(USER, PASSWORD) } else { builder }
 }
 
@@ -46,8 +61,7 @@ async fn arrives(server: &Server, builder: &Builder, eight_bit: bool) -> Result<
     for _ in 0..2 {
         let token = servers::token();
         let text = message(&token, eight_bit);
-        let envelope = Envelope::new("bob@lab.test", ["alice@lab.test"]).unwrap();
-        let delivery = client.send(&Raw::bytes(envelope, &text)).await?;
+        let delivery = client.send(&Raw::bytes(envelope("alice@lab.test"), &text)).await?;
         assert_eq!(delivery.refused().count(), 0);
         let (stored, sent) = (server.stored(&token), server.as_stored(&wire(&text)));
         assert!(stored.ends_with(&sent), "{} stored {}", server.name, stored.escape_ascii());
@@ -62,9 +76,10 @@ fn message_arrives_by_every_way(server: &Server) {
     for (port, security, login) in [
         (server.open, Security::Plaintext, false),
         (server.open, Security::StartTls, false),
-        (server.submission, Security::StartTls, true),
-        (server.implicit, Security::Implicit, true),
+        (Some(server.submission), Security::StartTls, true),
+        (Some(server.implicit), Security::Implicit, true),
     ] {
+        let Some(port) = port else { continue };
         block_on(arrives(server, &builder(port, security, login), true)).unwrap();
     }
     if let Some(port) = server.clear {
@@ -86,13 +101,41 @@ fn exim_gets_what_was_sent() {
 }
 
 #[test]
+fn dovecot_gets_what_was_sent() {
+    message_arrives_by_every_way(&DOVECOT);
+}
+
+#[test]
+fn sendmail_gets_what_was_sent() {
+    message_arrives_by_every_way(&SENDMAIL);
+}
+
+#[test]
+fn smtpserver_gets_what_was_sent() {
+    message_arrives_by_every_way(&SMTPSERVER);
+}
+
+#[test]
 fn aiosmtpd_gets_what_was_sent() {
     message_arrives_by_every_way(&AIOSMTPD);
 }
 
-/// Every server, and every test below.
-fn each(test: impl Fn(&Server)) {
-    [POSTFIX, EXIM, AIOSMTPD].iter().filter(|server| server.is_up()).for_each(test);
+/// Every server that is up, all at once.
+fn each(test: impl Fn(&Server) + Sync) {
+    std::thread::scope(|scope| {
+        for server in ALL.iter().filter(|server| server.is_up()) {
+            let test = &test;
+            scope.spawn(move || test(server));
+        }
+    });
+}
+
+/// The way in, where it does not matter which: STARTTLS, and a login where there must be one.
+fn way(server: &Server) -> Builder {
+    match server.open {
+        Some(port) => builder(port, Security::StartTls, false),
+        None => builder(server.submission, Security::StartTls, true),
+    }
 }
 
 #[maybe_async]
@@ -103,7 +146,7 @@ async fn one_call(server: &Server) -> Result<(), Error> {
     email.set_bcc("bob@lab.test").unwrap();
     email.set_subject(token.as_str()).unwrap();
     email.set_body(".dots\r\n.\r\n").unwrap();
-    let delivery = builder(server.open, Security::StartTls, false).send(&email).await?;
+    let delivery = way(server).send(&email).await?;
     assert_eq!(delivery.recipients().filter(|r| r.outcome() == Outcome::Accepted).count(), 2);
     let stored = String::from_utf8(server.stored(&token)).unwrap().replace("\r\n", "\n");
     assert!(stored.ends_with(&format!("To:alice@lab.test\nSubject:{token}\n\n.dots\n.\n")), "{stored}");
@@ -117,7 +160,7 @@ fn one_call_sends_an_email_without_its_bcc() {
 
 #[maybe_async]
 async fn refusals(server: &Server) -> Result<(), Error> {
-    let mut client = builder(server.open, Security::StartTls, false).connect().await?;
+    let mut client = way(server).connect().await?;
     let send = |to: &'static [&'static str]| Raw::bytes(Envelope::new("", to).unwrap(), "Subject: x\n\nx\n");
 
     let error = client.send(&send(&["nobody@lab.test"])).await.unwrap_err();
@@ -156,30 +199,45 @@ fn a_wrong_password_is_refused_for_good() {
     });
 }
 
+/// Logs in by one mechanism, or tries to. A secret is a password or a token.
+#[maybe_async]
+async fn login(way: &Builder, mechanism: &str, user: &str, secret: &str) -> Result<Client, Error> {
+    let way = way.clone().auth_mechanisms([mechanism]);
+    match is_for_tokens(mechanism) {
+        true => way.oauth_token(user, secret).connect().await,
+        false => way.credentials(user, secret).connect().await,
+    }
+}
+
+fn is_for_tokens(mechanism: &str) -> bool {
+    matches!(mechanism, "OAUTHBEARER" | "XOAUTH2")
+}
+
 #[maybe_async]
 async fn by_each_mechanism(server: &Server, port: u16, security: Security) -> Result<(), Error> {
     let way = builder(port, security, false);
-    for name in server.mechanisms() {
-        let mut client = way.clone().credentials(USER, PASSWORD).auth_mechanisms([name]).connect().await?;
-        let offered: Vec<_> = client.capabilities().auth_mechanisms().collect();
-        assert!(offered.iter().any(|offered| offered == name), "{}: {offered:?}", server.name);
+    let mut client = way.connect().await?;
+    let mut offered: Vec<String> =
+        client.capabilities().auth_mechanisms().filter(|name| servers::has(name)).collect();
+    client.quit().await?;
+    offered.sort();
+    offered.dedup(); // Postfix offers them as `AUTH=` too
+    let mut covered = server.mechanisms();
+    covered.sort();
+    assert_eq!(offered, covered, "{} {port}: what is offered and what is tested", server.name);
+
+    for name in covered {
+        let secret = if is_for_tokens(name) { TOKEN } else { PASSWORD };
+        let client = login(&way, name, USER, secret).await;
+        let mut client = client.unwrap_or_else(|e| panic!("{} {name} {port}: {e:?}", server.name));
         client.noop().await?;
         client.quit().await?;
-
-        for (user, password) in [(USER, "wrong"), ("nobody@lab.test", PASSWORD)] {
-            let wrong = way.clone().credentials(user, password).auth_mechanisms([name]);
-            let error = wrong.connect().await.unwrap_err();
-            let seen = format!("{} {name} {port}: {error:?}", server.name);
-            assert!(matches!(error, Error::Auth { .. }) && error.is_permanent(), "{seen}");
-            assert_eq!(error.reply().unwrap().code(), 535, "{seen}");
-            assert!(!seen.contains("wrong") && !seen.contains(PASSWORD), "{seen}");
-        }
     }
     Ok(())
 }
 
 #[test]
-fn every_mechanism_lets_the_right_user_in_and_the_wrong_one_not() {
+fn every_mechanism_that_is_offered_lets_the_right_user_in() {
     each(|server| {
         block_on(by_each_mechanism(server, server.submission, Security::StartTls)).unwrap();
         block_on(by_each_mechanism(server, server.implicit, Security::Implicit)).unwrap();
@@ -187,6 +245,58 @@ fn every_mechanism_lets_the_right_user_in_and_the_wrong_one_not() {
             block_on(by_each_mechanism(server, port, Security::Plaintext)).unwrap();
         }
     });
+}
+
+#[maybe_async]
+async fn wrong_by_each_mechanism(server: &Server) -> Result<(), Error> {
+    let way = builder(server.submission, Security::StartTls, false);
+    for name in server.mechanisms() {
+        let secret = if is_for_tokens(name) { TOKEN } else { PASSWORD };
+        for (user, secret) in [(USER, "wr0ng"), ("nobody@lab.test", secret)] {
+            let error = login(&way, name, user, secret).await.unwrap_err();
+            let seen = format!("{} {name}: {error:?}", server.name);
+            assert!(error.is_permanent(), "{seen}");
+            assert_eq!(error.reply().unwrap().code(), 535, "{seen}");
+            assert!(!seen.contains("wr0ng") && !seen.contains(PASSWORD) && !seen.contains(TOKEN), "{seen}");
+            let Error::Auth { details, .. } = error else { panic!("{seen}") };
+            assert_eq!(details.is_some(), is_for_tokens(name), "{seen}"); // a token is refused with reasons
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn every_mechanism_keeps_the_wrong_user_out() {
+    each(|server| block_on(wrong_by_each_mechanism(server)).unwrap());
+}
+
+/// What does not fit into the line of AUTH is said after it.
+#[maybe_async]
+async fn too_long(server: &Server) -> Result<(), Error> {
+    let way = builder(server.implicit, Security::Implicit, false);
+    for name in server.mechanisms().into_iter().filter(|name| *name == "PLAIN" || is_for_tokens(name)) {
+        let error = login(&way, name, USER, &"x".repeat(600)).await.unwrap_err();
+        assert_eq!(error.reply().unwrap().code(), 535, "{} {name}: {error:?}", server.name);
+        let Error::Auth { details, .. } = error else { panic!("{} {name}: {error:?}", server.name) };
+        assert_eq!(details.is_some(), is_for_tokens(name), "{} {name}", server.name);
+    }
+    Ok(())
+}
+
+#[test]
+fn a_secret_that_is_too_long_for_the_line_is_read_all_the_same() {
+    each(|server| block_on(too_long(server)).unwrap());
+}
+
+/// smtp-server lists its logins before TLS, where it lets nobody in.
+#[test]
+fn a_login_that_is_listed_and_not_allowed_is_refused_for_good() {
+    if SMTPSERVER.is_up() {
+        let way = builder(SMTPSERVER.submission, Security::Plaintext, true);
+        let error = block_on(way.connect()).unwrap_err();
+        assert!(matches!(error, Error::Auth { .. }) && error.is_permanent(), "{error:?}");
+        assert_eq!(error.reply().unwrap().code(), 538, "{error:?}");
+    }
 }
 
 #[maybe_async]
@@ -205,17 +315,178 @@ fn a_login_may_follow_one_that_every_mechanism_refused() {
 
 #[test]
 fn a_certificate_that_is_not_for_us_is_refused() {
+    let no_ca = Client::builder("127.0.0.1");
+    let by_name = LazyLock::new(|| Client::builder("localhost.").ca_certificate(servers::ca()));
     each(|server| {
-        for (port, security) in [(server.open, Security::StartTls), (server.implicit, Security::Implicit)] {
+        for (port, security) in
+            [(server.submission, Security::StartTls), (server.implicit, Security::Implicit)]
+        {
             let other_name = builder(port, security, false).tls_name("other.example");
-            let no_ca = Client::builder("127.0.0.1").port(port).security(security);
-            for builder in [other_name, no_ca] {
+            for builder in [other_name, no_ca.clone().port(port).security(security)] {
                 let error = block_on(builder.connect()).unwrap_err();
                 assert!(matches!(error, Error::Certificate { .. }), "{}: {error:?}", server.name);
             }
-            let by_name =
-                Client::builder("localhost.").port(port).security(security).ca_certificate(servers::ca());
-            block_on(by_name.connect()).unwrap();
+            block_on(by_name.clone().port(port).security(security).connect()).unwrap();
         }
     });
+}
+
+#[maybe_async]
+async fn line_ends(server: &Server) -> Result<(), Error> {
+    let token = servers::token();
+    let text = format!("Subject: {token}\n\nunix\nmac\rdos\r\n.\n..\r.\r\n\n\r\rend\r");
+    let wire = "\r\n\r\nunix\r\nmac\r\ndos\r\n.\r\n..\r\n.\r\n\r\n\r\n\r\nend\r\n";
+    let mut client = way(server).connect().await?;
+    let _ = client.send(&Raw::bytes(envelope("alice@lab.test"), &text)).await?;
+    let stored = server.stored(&token);
+    assert!(
+        stored.ends_with(&server.as_stored(wire.as_bytes())),
+        "{} stored {}",
+        server.name,
+        stored.escape_ascii()
+    );
+    client.noop().await?;
+    client.quit().await
+}
+
+#[test]
+fn line_ends_of_every_kind_arrive_as_crlf() {
+    each(|server| block_on(line_ends(server)).unwrap());
+}
+
+/// What a server says to the end of this message, unstuffed and unchanged.
+fn said_to(port: u16, message: &[u8]) -> String {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    let mut replies = BufReader::new(stream.try_clone().unwrap());
+    let mut reply = || {
+        let mut line = String::new();
+        while line.as_bytes().get(3) != Some(&b' ') {
+            line.clear();
+            assert_ne!(replies.read_line(&mut line).unwrap(), 0, "closed");
+        }
+        line
+    };
+    reply();
+    for command in ["EHLO client.lab.test", "MAIL FROM:<bob@lab.test>", "RCPT TO:<alice@lab.test>", "DATA"] {
+        stream.write_all(format!("{command}\r\n").as_bytes()).unwrap();
+        let reply = reply();
+        assert!(reply.starts_with(['2', '3']), "{command}: {reply}");
+    }
+    stream.write_all(&[message, b"\r\n.\r\n"].concat()).unwrap();
+    reply()
+}
+
+/// The trap is set: `line_ends_of_every_kind_arrive_as_crlf` and `a_nul_is_never_sent` walk past it.
+#[test]
+fn sendmail_refuses_what_a_careless_client_sends() {
+    let port = SENDMAIL.open.unwrap();
+    if SENDMAIL.is_up() {
+        for bare in ["\n", "\r"] {
+            assert!(said_to(port, format!("Subject: x\r\n\r\na{bare}b").as_bytes()).starts_with("421 "));
+        }
+        assert!(said_to(port, b"Subject: x\r\n\r\na\0b").starts_with("554 "));
+    }
+}
+
+#[maybe_async]
+async fn nul(server: &Server) -> Result<(), Error> {
+    let [token, streamed, last] = [(); 3].map(|()| servers::token());
+    let with_nul = |token: &str| format!("Subject: {token}\n\n{}\0{}\n", "x\n".repeat(9), "y\n".repeat(9));
+    let mut client = way(server).connect().await?;
+
+    let error = client.send(&Raw::bytes(envelope("alice@lab.test"), &with_nul(&token))).await.unwrap_err();
+    assert!(matches!(error, Error::Message(_)), "{}: {error:?}", server.name);
+    client.noop().await?; // nothing was sent
+
+    // Found out on the way: without its end the server has no message.
+    let reader = std::io::Cursor::new(with_nul(&streamed));
+    let error = client.send(&Raw::reader(envelope("alice@lab.test"), reader)).await.unwrap_err();
+    assert!(!error.in_doubt() && !error.is_transient(), "{}: {error:?}", server.name);
+    let error = client.noop().await.unwrap_err();
+    assert!(matches!(error, Error::NotConnected), "{}: {error:?}", server.name);
+
+    let _ =
+        way(server).send(&Raw::bytes(envelope("alice@lab.test"), &format!("Subject: {last}\n\nx\n"))).await?;
+    server.stored(&last);
+    assert!(server.find(&token).is_none() && server.find(&streamed).is_none(), "{}", server.name);
+    Ok(())
+}
+
+#[test]
+fn a_nul_is_never_sent() {
+    each(|server| block_on(nul(server)).unwrap());
+}
+
+#[maybe_async]
+async fn greylisted(server: &Server) -> Result<(), Error> {
+    let error =
+        way(server).send(&Raw::bytes(envelope("greylist@lab.test"), "Subject: x\n\nx\n")).await.unwrap_err();
+    assert!(error.is_transient() && !error.in_doubt(), "{}: {error:?}", server.name);
+    assert_eq!(error.reply().unwrap().code(), 451, "{}: {error:?}", server.name);
+    let Error::Transaction { delivery, .. } = error else { panic!("{}: {error:?}", server.name) };
+    assert_eq!(delivery.outcome(), Outcome::Refused);
+    Ok(())
+}
+
+#[test]
+fn a_greylisted_recipient_is_worth_another_try() {
+    each(|server| block_on(greylisted(server)).unwrap());
+}
+
+/// The limit of the old ports.
+const LIMIT: u64 = 20_000;
+
+#[maybe_async]
+async fn too_large(server: &Server, port: u16) -> Result<(), Error> {
+    let [large, last] = [(); 2].map(|()| servers::token());
+    let text = format!("Subject: {large}\n\n{}", "0123456789\n".repeat(3_000));
+    let mut client = builder(port, Security::Plaintext, false).connect().await?;
+
+    let error = client.send(&Raw::bytes(envelope("alice@lab.test"), &text)).await.unwrap_err();
+    assert!(matches!(error, Error::TooLarge { limit: LIMIT, .. }), "{}: {error:?}", server.name);
+
+    // A reader's size is not known, so the server has to find out.
+    let error =
+        client.send(&Raw::reader(envelope("alice@lab.test"), std::io::Cursor::new(text))).await.unwrap_err();
+    assert!(error.is_permanent() && !error.in_doubt(), "{}: {error:?}", server.name);
+    assert_eq!(error.reply().unwrap().code(), 552, "{}: {error:?}", server.name);
+
+    let _ = client.send(&Raw::bytes(envelope("alice@lab.test"), &format!("Subject: {last}\n\nx\n"))).await?;
+    server.stored(&last);
+    assert!(server.find(&large).is_none(), "{}", server.name);
+    client.quit().await
+}
+
+#[test]
+fn a_message_over_the_limit_is_refused_here_or_there_and_the_session_goes_on() {
+    each(|server| {
+        if let Some(port) = server.old {
+            block_on(too_large(server, port)).unwrap();
+        }
+    });
+}
+
+#[maybe_async]
+async fn recorded(server: &Server, to: &str, parameters: &str) -> Result<(), Error> {
+    let token = servers::token();
+    let text = format!("Subject: {token}\n\n\u{fc}\n");
+    let envelope = Envelope::new("bob@lab.test", [to, "nobody@lab.test"]).unwrap();
+    let way = builder(server.submission, Security::StartTls, true);
+    let _ = way.send(&Raw::bytes(envelope, &text)).await?;
+    let size = wire(text.as_bytes()).len() - 2;
+    let said = server.envelope(&token);
+    let mail = format!("MAIL FROM:<bob@lab.test> SIZE={size}{parameters}");
+    let rcpt = [format!("RCPT TO:<{to}>"), "RCPT TO:<nobody@lab.test>".to_owned()];
+    assert_eq!(said[1..4], ["tls yes", "hello client.lab.test", &format!("login {USER}")], "{}", server.name);
+    assert_eq!(said[4..], [&[mail][..], &rcpt].concat(), "{}", server.name);
+    Ok(())
+}
+
+#[test]
+fn the_parameters_of_mail_arrive_as_sent() {
+    for server in [SMTPSERVER, AIOSMTPD].iter().filter(|server| server.is_up()) {
+        block_on(recorded(server, "alice@lab.test", " BODY=8BITMIME")).unwrap();
+        block_on(recorded(server, "j\u{f6}rg@lab.test", " SMTPUTF8 BODY=8BITMIME")).unwrap();
+    }
 }

@@ -11,39 +11,87 @@ use std::{
 
 pub const USER: &str = "alice@lab.test";
 pub const PASSWORD: &str = "s3cret-p@ss";
+/// What Dovecot and smtp-server take for the user's OAuth token: a JSON Web Token that is good until the year 2100.
+pub const TOKEN: &str = concat!(
+    "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9.",
+    "eyJzdWIiOiJhbGljZSIsImVtYWlsIjoiYWxpY2VAbGFiLnRlc3QiLCJpYXQiOjE1Nzc4MzY4MDAsImV4cCI6NDEwMjQ0NDgwMH0.",
+    "b7n0TnfNgYnlwixg872Bqeo0i5bZjKRzLB-lcCnCvnE"
+);
 
 pub struct Server {
     pub name: &'static str,
-    /// STARTTLS offered; no login.
-    pub open: u16,
+    /// STARTTLS offered; no login. Dovecot takes nothing without one.
+    pub open: Option<u16>,
     /// The same after a login under TLS (the open port again where that is one).
     pub submission: u16,
     /// TLS from the first octet, and a login.
     pub implicit: u16,
-    /// A login in clear.
+    /// A login in clear, by the same mechanisms.
     pub clear: Option<u16>,
-    /// Few extensions.
+    /// Few extensions, and small messages only.
     pub old: Option<u16>,
+    /// All the logins it offers.
+    mechanisms: &'static [&'static str],
 }
+
+/// What the login library of Postfix and Sendmail has, and what Exim is told to have.
+const CYRUS: &[&str] = &["SCRAM-SHA-256", "SCRAM-SHA-1", "CRAM-MD5", "PLAIN", "LOGIN"];
 
 pub const POSTFIX: Server = Server {
     name: "postfix",
-    open: 12525,
+    open: Some(12525),
     submission: 12587,
     implicit: 12465,
     clear: Some(12588),
     old: Some(12526),
+    mechanisms: CYRUS,
 };
-pub const EXIM: Server =
-    Server { name: "exim", open: 13525, submission: 13587, implicit: 13465, clear: Some(13588), old: None };
+pub const DOVECOT: Server = Server {
+    name: "dovecot",
+    open: None,
+    submission: 14587,
+    implicit: 14465,
+    clear: Some(14587), // to a client on the same machine
+    old: None,
+    mechanisms: &["SCRAM-SHA-256", "SCRAM-SHA-1", "CRAM-MD5", "PLAIN", "LOGIN", "OAUTHBEARER", "XOAUTH2"],
+};
+pub const EXIM: Server = Server {
+    name: "exim",
+    open: Some(13525),
+    submission: 13587,
+    implicit: 13465,
+    clear: Some(13588),
+    old: None,
+    mechanisms: CYRUS,
+};
+pub const SENDMAIL: Server = Server {
+    name: "sendmail",
+    open: Some(17525),
+    submission: 17587,
+    implicit: 17465,
+    clear: None,
+    old: None,
+    mechanisms: CYRUS,
+};
+pub const SMTPSERVER: Server = Server {
+    name: "smtpserver",
+    open: Some(18525),
+    submission: 18525,
+    implicit: 18465,
+    clear: Some(18588),
+    old: Some(18526),
+    mechanisms: &["CRAM-MD5", "PLAIN", "LOGIN", "XOAUTH2"],
+};
 pub const AIOSMTPD: Server = Server {
     name: "aiosmtpd",
-    open: 19525,
+    open: Some(19525),
     submission: 19525,
     implicit: 19465,
     clear: None,
     old: Some(19526),
+    mechanisms: &["SCRAM-SHA-256-PLUS", "PLAIN", "LOGIN"],
 };
+pub const ALL: [Server; 6] = [POSTFIX, DOVECOT, EXIM, SENDMAIL, SMTPSERVER, AIOSMTPD];
 
 /// Where the servers keep what the tests need.
 pub fn state() -> PathBuf {
@@ -79,20 +127,28 @@ impl Server {
         up
     }
 
-    /// The logins it has; those that keep the password from the wire come first.
-    pub fn mechanisms(&self) -> &'static [&'static str] {
-        match (self.name, cfg!(feature = "sasl")) {
-            ("postfix" | "exim", true) => &["SCRAM-SHA-256", "SCRAM-SHA-1", "CRAM-MD5", "PLAIN", "LOGIN"],
-            ("aiosmtpd", true) => &["SCRAM-SHA-256-PLUS", "PLAIN", "LOGIN"],
-            _ => &["PLAIN", "LOGIN"],
-        }
+    /// All the logins it offers that we have.
+    pub fn mechanisms(&self) -> Vec<&'static str> {
+        self.mechanisms.iter().copied().filter(|name| has(name)).collect()
     }
 
     /// Waits for the message with this token to be stored, and gives it as it is there.
     pub fn stored(&self, token: &str) -> Vec<u8> {
+        self.wait_for(token).1
+    }
+
+    /// Waits for the message with this token to be stored, and gives what was recorded of it: `port N`, `tls yes|no`,
+    /// `hello NAME`, `login USER` after a login, and MAIL and RCPT as they were sent, the refused ones too. For
+    /// aiosmtpd, smtp-server and Dovecot's submission (as it hands them on).
+    pub fn envelope(&self, token: &str) -> Vec<String> {
+        let path = self.wait_for(token).0.with_extension("envelope");
+        fs::read_to_string(path).unwrap().lines().map(str::to_owned).collect()
+    }
+
+    fn wait_for(&self, token: &str) -> (PathBuf, Vec<u8>) {
         let end = Instant::now() + Duration::from_secs(30);
         loop {
-            if let Some(found) = find(&state().join("mail").join(self.name), token) {
+            if let Some(found) = self.find(token) {
                 return found;
             }
             assert!(Instant::now() < end, "{} did not store {token}", self.name);
@@ -100,28 +156,40 @@ impl Server {
         }
     }
 
-    /// What a message with these line ends becomes in this server's store: only Postfix changes them.
+    /// The message with this token, if it is stored already.
+    pub fn find(&self, token: &str) -> Option<(PathBuf, Vec<u8>)> {
+        find(&state().join("mail").join(self.name), token)
+    }
+
+    /// What a message with these line ends becomes in this server's store: some have LF there.
     pub fn as_stored(&self, wire: &[u8]) -> Vec<u8> {
         match self.name {
-            "postfix" => wire.iter().copied().filter(|b| *b != b'\r').collect(),
+            "postfix" | "sendmail" => wire.iter().copied().filter(|b| *b != b'\r').collect(),
             _ => wire.to_vec(),
         }
     }
 }
 
-fn find(folder: &Path, token: &str) -> Option<Vec<u8>> {
+fn find(folder: &Path, token: &str) -> Option<(PathBuf, Vec<u8>)> {
+    let in_maildir = folder.file_name().is_some_and(|name| name == "new");
     let entries = fs::read_dir(folder).ok()?;
     entries.flatten().find_map(|entry| {
         let path = entry.path();
-        let half_written = path.components().any(|part| part.as_os_str() == "tmp");
-        if path.is_dir() && !half_written {
+        if path.is_dir() {
             return find(&path, token);
         }
+        // Beside the messages there are half-written ones, envelopes, and Dovecot's indices.
+        if !in_maildir && path.extension().is_none_or(|extension| extension != "eml") {
+            return None;
+        }
         let bytes = fs::read(&path).ok()?;
-        let is_it = path.extension().is_none_or(|extension| extension != "json")
-            && bytes.windows(token.len()).any(|window| window == token.as_bytes());
-        is_it.then_some(bytes)
+        bytes.windows(token.len()).any(|window| window == token.as_bytes()).then_some((path, bytes))
     })
+}
+
+/// Whether this build has the mechanism. A server that offers one with another name is a server to look at.
+pub fn has(mechanism: &str) -> bool {
+    cfg!(feature = "sasl") || !(mechanism.starts_with("SCRAM-") || mechanism == "CRAM-MD5")
 }
 
 /// A word that no other message has.
