@@ -2,27 +2,63 @@
 
 use std::{
     io::{self, Read},
+    mem,
     time::Instant,
 };
 
 use smol::unblock;
 
 use super::stream::Alarm;
-use crate::message::{Body, Content};
+#[cfg(feature = "dkim")]
+use crate::message::dkim::Reading;
+use crate::{
+    Error,
+    config::Limit,
+    message::{Body, Content},
+};
 
 /// So much is handed out at a time, in octets.
 const BLOCK: usize = 32 * 1024;
 /// So much is read at a time: each reading is a trip to another thread.
 const READ: usize = 4 * BLOCK;
 
-/// Opens a path.
-pub(super) async fn open(body: Body<'_>, until: Instant) -> io::Result<Body<'_>> {
+/// Opens a path. What is to be signed is read through first.
+pub(super) async fn open(body: Body<'_>, limit: Limit) -> Result<Body<'_>, Error> {
+    #[cfg(feature = "dkim")]
+    let body = sign(body, limit).await?;
+    open_path(body, limit).await.map_err(Error::unread)
+}
+
+async fn open_path(body: Body<'_>, limit: Limit) -> io::Result<Body<'_>> {
+    let until = limit.until()?;
     let Content::Path(path) = body.content else { return Ok(body) };
-    let body = Body { content: Content::Path(path), ..body };
-    Alarm::default().within(until, unblock(move || body.open())).await
+    let file = Alarm::default().within(until, unblock(move || Body::path(path).open())).await?;
+    Ok(Body { content: file.content, size: body.size.or(file.size), ..body })
+}
+
+/// Each block may take as long as the limit says. It is read and hashed on other threads.
+#[cfg(feature = "dkim")]
+async fn sign(mut body: Body<'_>, limit: Limit) -> Result<Body<'_>, Error> {
+    let Some(unsigned) = body.unsigned.take() else { return Ok(body) };
+    let body = open_path(body, limit).await.map_err(Error::unread)?;
+    let mut source = Source::new(body.content, Vec::new());
+    let mut reading = Reading::new(unsigned.signers);
+    loop {
+        let until = limit.until().map_err(Error::unread)?;
+        let block = source.block(until).await.map_err(Error::unread)?;
+        if block.is_empty() {
+            break;
+        }
+        reading = unblock(move || reading.push(&block).map(|()| reading)).await?;
+    }
+    let (head, octets) = unblock(move || reading.end()).await?;
+    Ok(Body { content: unsigned.again.unwrap_or(source.content), size: Some(octets), head, ..body })
 }
 
 pub(super) struct Source<'m> {
+    /// What is handed out before the content, and whether it was.
+    head: Vec<u8>,
+    begun: bool,
     content: Content<'m>,
     /// How much of the bytes, or of the block, was handed out.
     at: usize,
@@ -33,12 +69,15 @@ pub(super) struct Source<'m> {
 
 impl<'m> Source<'m> {
     /// The content is [open].
-    pub fn new(content: Content<'m>) -> Source<'m> {
-        Source { content, at: 0, block: Vec::new(), alarm: Alarm::default() }
+    pub fn new(content: Content<'m>, head: Vec<u8>) -> Source<'m> {
+        Source { head, begun: false, content, at: 0, block: Vec::new(), alarm: Alarm::default() }
     }
 
     /// The next piece; empty at the end.
     pub async fn next(&mut self, until: Instant) -> io::Result<&[u8]> {
+        if !mem::replace(&mut self.begun, true) && !self.head.is_empty() {
+            return Ok(&self.head);
+        }
         if self.at == self.block.len() && !matches!(self.content, Content::Bytes(_)) {
             self.fill(until).await?;
         }
@@ -51,11 +90,23 @@ impl<'m> Source<'m> {
         Ok(piece)
     }
 
+    /// The next block of the content, to keep; empty at the end. More than a piece, as it goes to another thread.
+    #[cfg(feature = "dkim")]
+    async fn block(&mut self, until: Instant) -> io::Result<Vec<u8>> {
+        if let Content::Bytes(bytes) = &self.content {
+            let block = bytes[self.at..bytes.len().min(self.at + READ)].to_vec();
+            self.at += block.len();
+            return Ok(block);
+        }
+        self.fill(until).await?;
+        Ok(mem::take(&mut self.block))
+    }
+
     /// Reads the next block. The reader goes to the other thread and comes back; if the time is up it does not.
     async fn fill(&mut self, until: Instant) -> io::Result<()> {
         let gone = Content::Bytes(Vec::new().into());
-        let Content::Reader(mut reader) = std::mem::replace(&mut self.content, gone) else { return Ok(()) };
-        let mut block = std::mem::take(&mut self.block);
+        let Content::Reader(mut reader) = mem::replace(&mut self.content, gone) else { return Ok(()) };
+        let mut block = mem::take(&mut self.block);
         let read = unblock(move || {
             block.resize(READ, 0);
             let result = loop {

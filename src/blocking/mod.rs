@@ -10,6 +10,8 @@ mod token;
 #[path = "../client/mod.rs"]
 mod client;
 
+#[cfg(feature = "dkim")]
+pub(crate) use body::sign;
 pub use client::{Builder, Client};
 
 /// In the blocking world a "future" is its value already.

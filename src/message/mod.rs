@@ -28,11 +28,17 @@
 
 mod attachment;
 mod compose;
+#[cfg(feature = "dkim")]
+pub(crate) mod dkim;
 mod email;
 mod encoding;
 mod entity;
 mod field;
 mod headers;
+#[cfg(feature = "lettre-0_11")]
+mod lettre;
+#[cfg(feature = "mail-builder-2")]
+mod mail_builder;
 mod mailbox;
 mod raw;
 mod stamp;
@@ -46,6 +52,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
+#[cfg(feature = "dkim")]
+#[cfg_attr(docsrs, doc(cfg(feature = "dkim")))]
+pub use self::dkim::{Dkim, Signed};
 pub use self::{
     attachment::{Attachment, Bytes},
     compose::{Message, MessageBuilder, Resent},
@@ -53,6 +62,8 @@ pub use self::{
     mailbox::{Mailbox, Mailboxes},
     raw::Raw,
 };
+#[cfg(feature = "dkim")]
+use crate::config::Limit;
 use crate::{Envelope, Error};
 
 /// What can be sent: an envelope, and a body that can be opened (RFC 5322 text, headers first).
@@ -99,6 +110,10 @@ pub struct Body<'m> {
     pub(crate) size: Option<u64>,
     /// All of it is ASCII, without NUL, in lines that any server takes.
     pub(crate) seven_bit: bool,
+    /// What goes out before the content: header fields, with their line ends.
+    pub(crate) head: Vec<u8>,
+    #[cfg(feature = "dkim")]
+    pub(crate) unsigned: Option<Box<dkim::Unsigned<'m>>>,
 }
 
 pub(crate) enum Content<'m> {
@@ -109,21 +124,32 @@ pub(crate) enum Content<'m> {
 }
 
 impl<'m> Body<'m> {
+    fn new(content: Content<'m>, size: Option<u64>) -> Body<'m> {
+        Body {
+            content,
+            size,
+            seven_bit: false,
+            head: Vec::new(),
+            #[cfg(feature = "dkim")]
+            unsigned: None,
+        }
+    }
+
     /// Bytes, borrowed or owned. They are looked through before anything is sent: what the server cannot take is
     /// refused then.
     pub fn bytes(bytes: impl Into<Cow<'m, [u8]>>) -> Body<'m> {
-        Body { content: Content::Bytes(bytes.into()), size: None, seven_bit: false }
+        Body::new(Content::Bytes(bytes.into()), None)
     }
 
     /// A file, opened when it is sent. Its length is what the server is told as the size.
     pub fn path(path: impl Into<PathBuf>) -> Body<'m> {
-        Body { content: Content::Path(path.into()), size: None, seven_bit: false }
+        Body::new(Content::Path(path.into()), None)
     }
 
     /// A file, from where it stands. What is left of it is what the server is told as the size.
     pub fn file(mut file: File) -> Body<'m> {
         let size = size_of_rest(&mut file);
-        Body { content: Content::Reader(Box::new(file)), size, seven_bit: false }
+        Body::new(Content::Reader(Box::new(file)), size)
     }
 
     /// Anything that can be read, up to its end. It is read while it is sent, a block at a time: an octet that may
@@ -132,7 +158,7 @@ impl<'m> Body<'m> {
     /// A read that takes longer than a block may take to leave is a timeout. In the blocking world nothing can
     /// interrupt a read: there it is noticed when the read returns.
     pub fn reader(reader: impl Read + Send + 'static) -> Body<'m> {
-        Body { content: Content::Reader(Box::new(reader)), size: None, seven_bit: false }
+        Body::new(Content::Reader(Box::new(reader)), None)
     }
 
     /// The server need not be told of 8-bit content.
@@ -141,16 +167,24 @@ impl<'m> Body<'m> {
         self
     }
 
-    /// What it holds, to be read from here on: for a [`Mail`] around another one.
+    /// What it holds, to be read from here on: for a [`Mail`] around another one. If it is to be signed, it is read
+    /// through first.
     ///
     /// # Errors
     ///
-    /// What the system says if it is a path, and cannot be opened.
+    /// What the system says if it is a path, and cannot be opened; whatever keeps it from being signed.
     pub fn into_reader(self) -> io::Result<Box<dyn Read + Send + 'm>> {
-        Ok(match self.content {
+        let body = self;
+        #[cfg(feature = "dkim")]
+        let body = crate::blocking::sign(body, Limit::NONE).map_err(io::Error::other)?;
+        let content: Box<dyn Read + Send + 'm> = match body.content {
             Content::Bytes(bytes) => Box::new(Cursor::new(bytes)),
             Content::Path(path) => Box::new(open_file(&path)?),
             Content::Reader(reader) => reader,
+        };
+        Ok(match body.head.is_empty() {
+            true => content,
+            false => Box::new(Cursor::new(body.head).chain(content)),
         })
     }
 
@@ -166,8 +200,8 @@ impl<'m> Body<'m> {
     pub(crate) fn open(self) -> io::Result<Body<'m>> {
         match self.content {
             Content::Path(path) => {
-                let body = Body::file(open_file(&path)?);
-                Ok(Body { size: self.size.or(body.size), ..body })
+                let file = Body::file(open_file(&path)?);
+                Ok(Body { content: file.content, size: self.size.or(file.size), ..self })
             }
             _ => Ok(self),
         }
