@@ -73,7 +73,7 @@ const RAW: [&[u8]; 9] = [
 /// What arrives.
 fn arrived(mail: &dyn Mail) -> Vec<u8> {
     let server = Server::start().unwrap();
-    block_on(connect(&server).send(mail)).unwrap();
+    block_on(connect(&server).send(mail)).map(drop).unwrap();
     let message = &server.wait_for_messages(1)[0];
     // SIZE is what arrives, to the octet.
     assert!(message.mail_parameters().contains(&format!("SIZE={}", message.content().len())), "{message:?}");
@@ -90,7 +90,10 @@ fn replace(text: &[u8], from: &str, to: &str) -> Vec<u8> {
 fn the_signature_goes_before_a_message_that_is_else_as_it_was() {
     let message = composed();
     let signed = arrived(&ed25519().sign(&message));
-    assert!(signed.starts_with(b"DKIM-Signature: v=1; a=ed25519-sha256; c=relaxed/relaxed;\r\n d=example.org;\r\n"));
+    assert!(
+        signed
+            .starts_with(b"DKIM-Signature: v=1; a=ed25519-sha256; c=relaxed/relaxed;\r\n d=example.org;\r\n")
+    );
     assert!(signed.ends_with(&arrived(&message)));
     assert!(!String::from_utf8(signed).unwrap().contains("hidden"));
 }
@@ -126,7 +129,7 @@ fn what_cannot_be_signed_is_not_offered_and_the_connection_goes_on() {
     assert!(matches!(refused(&Raw::reader(envelope(), &b"From: a@example.org\n\n"[..])), Error::Message(_)));
     assert!(matches!(refused(&Raw::path(envelope(), "/no/such/file")), Error::Source(_)));
     assert!(!server.dialogue().iter().any(|line| line.starts_with("C: MAIL")));
-    block_on(client.send(&ed25519().sign(&raw(RAW[0])))).unwrap();
+    block_on(client.send(&ed25519().sign(&raw(RAW[0])))).map(drop).unwrap();
 }
 
 #[test]

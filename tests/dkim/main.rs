@@ -1,6 +1,7 @@
 //! Signed messages as they arrive, in both worlds. The keys in `keys/` are for these tests only.
 #![cfg(all(feature = "dkim", feature = "testing"))]
 
+#[path = "."]
 mod blocking {
     use postino::{Builder, Client};
 
@@ -11,18 +12,19 @@ mod blocking {
 
     const WORLD: &str = "blocking";
 
-    #[path = "../cases.rs"]
+    #[path = "cases.rs"]
     mod cases;
 }
 
 #[cfg(feature = "async")]
+#[path = "."]
 mod aio {
     use postino::aio::{Builder, Client};
     use smol::block_on;
 
     const WORLD: &str = "aio";
 
-    #[path = "../cases.rs"]
+    #[path = "cases.rs"]
     #[allow(clippy::duplicate_mod)] // written once, compiled twice: that is the point
     mod cases;
 }
