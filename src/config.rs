@@ -1,7 +1,6 @@
 //! How to reach a server: host, port, security, credentials, limits; and the URL form of it.
 
 use std::{
-    io,
     net::{IpAddr, Ipv6Addr},
     time::{Duration, Instant},
 };
@@ -124,33 +123,6 @@ impl Timeouts {
 pub(crate) fn later(now: Instant, limit: Duration) -> Instant {
     const FAR: Duration = Duration::from_secs(30 * 365 * 24 * 3600);
     now.checked_add(limit.min(FAR)).unwrap_or(now)
-}
-
-/// How long each of some waits may take, and when all of them have to end.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Limit {
-    pub each: Duration,
-    pub deadline: Option<Instant>,
-}
-
-impl Limit {
-    #[cfg(feature = "dkim")]
-    pub const NONE: Limit = Limit { each: Duration::MAX, deadline: None };
-
-    /// When a wait that begins now has to end.
-    ///
-    /// # Errors
-    ///
-    /// [`TimedOut`](io::ErrorKind::TimedOut) if that is now, whatever may be at hand.
-    pub fn until(self) -> io::Result<Instant> {
-        let now = Instant::now();
-        let until = later(now, self.each);
-        let until = self.deadline.map_or(until, |deadline| until.min(deadline));
-        match until > now {
-            true => Ok(until),
-            false => Err(io::ErrorKind::TimedOut.into()),
-        }
-    }
 }
 
 /// What was set, found to be possible: what had to be looked at stands here, the rest is the config's.

@@ -278,14 +278,6 @@ impl Error {
         Error::Protocol { phase, what: what.into() }
     }
 
-    /// From a message's own source that failed, or took too long.
-    pub(crate) fn unread(source: io::Error) -> Error {
-        match source.kind() {
-            io::ErrorKind::TimedOut => Error::Timeout(Phase::Body),
-            _ => Error::Source(source),
-        }
-    }
-
     /// From a read or write that failed.
     pub(crate) fn io(phase: Phase, source: io::Error) -> Error {
         match source.kind() {

@@ -11,11 +11,7 @@ use smol::unblock;
 use super::stream::Alarm;
 #[cfg(feature = "dkim")]
 use crate::message::dkim::Reading;
-use crate::{
-    Error,
-    config::Limit,
-    message::{Body, Content},
-};
+use crate::message::{Body, Content};
 
 /// So much is handed out at a time, in octets.
 const BLOCK: usize = 32 * 1024;
@@ -23,42 +19,40 @@ const BLOCK: usize = 32 * 1024;
 const READ: usize = 4 * BLOCK;
 
 /// Opens a path. What is to be signed is read through first.
-pub(super) async fn open(body: Body<'_>, limit: Limit) -> Result<Body<'_>, Error> {
+pub(super) async fn open(body: Body<'_>, until: Instant) -> io::Result<Body<'_>> {
     #[cfg(feature = "dkim")]
-    let body = sign(body, limit).await?;
-    open_path(body, limit).await.map_err(Error::unread)
+    let body = sign(body, until).await?;
+    open_path(body, until).await
 }
 
-async fn open_path(body: Body<'_>, limit: Limit) -> io::Result<Body<'_>> {
-    let until = limit.until()?;
+async fn open_path(body: Body<'_>, until: Instant) -> io::Result<Body<'_>> {
     let Content::Path(path) = body.content else { return Ok(body) };
     let file = Alarm::default().within(until, unblock(move || Body::path(path).open())).await?;
     Ok(Body { content: file.content, size: body.size.or(file.size), ..body })
 }
 
-/// Each block may take as long as the limit says. It is read and hashed on other threads.
+/// The body with its signatures, if it is to have some. It is read and hashed on other threads, block by block.
 #[cfg(feature = "dkim")]
-async fn sign(mut body: Body<'_>, limit: Limit) -> Result<Body<'_>, Error> {
+async fn sign(mut body: Body<'_>, until: Instant) -> io::Result<Body<'_>> {
     let Some(unsigned) = body.unsigned.take() else { return Ok(body) };
-    let body = open_path(body, limit).await.map_err(Error::unread)?;
-    let mut source = Source::new(body.content, Vec::new());
+    let body = open_path(body, until).await?;
+    let mut alarm = Alarm::default();
+    let mut source = Source::new(body.content);
     let mut reading = Reading::new(unsigned.signers);
     loop {
-        let until = limit.until().map_err(Error::unread)?;
-        let block = source.block(until).await.map_err(Error::unread)?;
+        let block = source.block(until).await?;
         if block.is_empty() {
             break;
         }
-        reading = unblock(move || reading.push(&block).map(|()| reading)).await?;
+        let hashed = unblock(move || reading.push(&block).map(|()| reading));
+        reading = alarm.within(until, hashed).await?;
     }
-    let (head, octets) = unblock(move || reading.end()).await?;
-    Ok(Body { content: unsigned.again.unwrap_or(source.content), size: Some(octets), head, ..body })
+    let signatures = unblock(move || reading.end()).await?;
+    let again = Body { content: unsigned.again.unwrap_or(source.content), ..body };
+    Ok(signatures.before(open_path(again, until).await?))
 }
 
 pub(super) struct Source<'m> {
-    /// What is handed out before the content, and whether it was.
-    head: Vec<u8>,
-    begun: bool,
     content: Content<'m>,
     /// How much of the bytes, or of the block, was handed out.
     at: usize,
@@ -69,15 +63,12 @@ pub(super) struct Source<'m> {
 
 impl<'m> Source<'m> {
     /// The content is [open].
-    pub fn new(content: Content<'m>, head: Vec<u8>) -> Source<'m> {
-        Source { head, begun: false, content, at: 0, block: Vec::new(), alarm: Alarm::default() }
+    pub fn new(content: Content<'m>) -> Source<'m> {
+        Source { content, at: 0, block: Vec::new(), alarm: Alarm::default() }
     }
 
     /// The next piece; empty at the end.
     pub async fn next(&mut self, until: Instant) -> io::Result<&[u8]> {
-        if !mem::replace(&mut self.begun, true) && !self.head.is_empty() {
-            return Ok(&self.head);
-        }
         if self.at == self.block.len() && !matches!(self.content, Content::Bytes(_)) {
             self.fill(until).await?;
         }
@@ -90,7 +81,7 @@ impl<'m> Source<'m> {
         Ok(piece)
     }
 
-    /// The next block of the content, to keep; empty at the end. More than a piece, as it goes to another thread.
+    /// The next block of it, to keep; empty at the end. More than a piece, as it goes to another thread.
     #[cfg(feature = "dkim")]
     async fn block(&mut self, until: Instant) -> io::Result<Vec<u8>> {
         if let Content::Bytes(bytes) = &self.content {

@@ -1,54 +1,47 @@
 //! Where content comes from: bytes at hand, or something to read.
 
-use std::{io, mem, time::Instant};
+use std::{io, time::Instant};
 
 #[cfg(feature = "dkim")]
 use crate::message::dkim::Reading;
-use crate::{
-    Error,
-    config::Limit,
-    message::{Body, Content},
-};
+use crate::message::{Body, Content};
 
 /// So much is read at a time, in octets.
 const BLOCK: usize = 32 * 1024;
 
 /// Opens a path. What is to be signed is read through first.
-pub(super) fn open(body: Body<'_>, limit: Limit) -> Result<Body<'_>, Error> {
+pub(super) fn open(body: Body<'_>, until: Instant) -> io::Result<Body<'_>> {
     #[cfg(feature = "dkim")]
-    let body = sign(body, limit)?;
-    open_path(body, limit).map_err(Error::unread)
+    let body = sign(body, until)?;
+    open_path(body, until)
 }
 
-fn open_path(body: Body<'_>, limit: Limit) -> io::Result<Body<'_>> {
-    let until = limit.until()?;
+fn open_path(body: Body<'_>, until: Instant) -> io::Result<Body<'_>> {
     let body = body.open()?;
     in_time(until)?;
     Ok(body)
 }
 
-/// Each block may take as long as the limit says.
+/// The body with its signatures, if it is to have some.
 #[cfg(feature = "dkim")]
-pub(crate) fn sign(mut body: Body<'_>, limit: Limit) -> Result<Body<'_>, Error> {
+pub(crate) fn sign(mut body: Body<'_>, until: Instant) -> io::Result<Body<'_>> {
     let Some(unsigned) = body.unsigned.take() else { return Ok(body) };
-    let body = open_path(body, limit).map_err(Error::unread)?;
-    let mut source = Source::new(body.content, Vec::new());
+    let body = open_path(body, until)?;
+    let mut source = Source::new(body.content);
     let mut reading = Reading::new(unsigned.signers);
     loop {
-        let piece = limit.until().and_then(|until| source.next(until)).map_err(Error::unread)?;
+        in_time(until)?;
+        let piece = source.next(until)?;
         if piece.is_empty() {
             break;
         }
         reading.push(piece)?;
     }
-    let (head, octets) = reading.end()?;
-    Ok(Body { content: unsigned.again.unwrap_or(source.content), size: Some(octets), head, ..body })
+    let again = Body { content: unsigned.again.unwrap_or(source.content), ..body };
+    Ok(reading.end()?.before(open_path(again, until)?))
 }
 
 pub(super) struct Source<'m> {
-    /// What is handed out before the content, and whether it was.
-    head: Vec<u8>,
-    begun: bool,
     content: Content<'m>,
     /// How much of the bytes was handed out.
     at: usize,
@@ -58,15 +51,12 @@ pub(super) struct Source<'m> {
 
 impl<'m> Source<'m> {
     /// The content is [open].
-    pub fn new(content: Content<'m>, head: Vec<u8>) -> Source<'m> {
-        Source { head, begun: false, content, at: 0, block: Vec::new() }
+    pub fn new(content: Content<'m>) -> Source<'m> {
+        Source { content, at: 0, block: Vec::new() }
     }
 
     /// The next piece; empty at the end.
     pub fn next(&mut self, until: Instant) -> io::Result<&[u8]> {
-        if !mem::replace(&mut self.begun, true) && !self.head.is_empty() {
-            return Ok(&self.head);
-        }
         match &mut self.content {
             Content::Bytes(bytes) => {
                 let piece = &bytes[self.at..bytes.len().min(self.at + BLOCK)];

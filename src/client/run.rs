@@ -5,19 +5,20 @@ use std::{io, time::Instant};
 use super::{Moved, body::Source, maybe_async, session::Client};
 use crate::{
     Error, Phase,
-    config::Limit,
+    config::later,
     proto::{Dialogue, Want},
 };
 
 impl Client {
     /// When a wait that begins now has to end.
     pub(super) fn limit(&self, phase: Phase) -> Result<Instant, Error> {
-        self.limits(phase).until().map_err(|_| Error::Timeout(phase))
-    }
-
-    /// The same for several waits, one after the other.
-    pub(super) fn limits(&self, phase: Phase) -> Limit {
-        Limit { each: self.settings.config.timeouts.of(phase), deadline: self.deadline }
+        let now = Instant::now();
+        let until = later(now, self.settings.config.timeouts.of(phase));
+        let until = self.deadline.map_or(until, |deadline| until.min(deadline));
+        match until > now {
+            true => Ok(until),
+            false => Err(Error::Timeout(phase)), // also for a limit of zero, whatever may be at hand
+        }
     }
 
     /// Takes what has arrived, without waiting. Gives how much that is.
@@ -55,6 +56,15 @@ impl Client {
     /// Tells the log what was put into the outbox.
     fn log_commands(&mut self) {
         self.out.tell(|line| log::debug!(target: "postino", "C: {line}"));
+    }
+}
+
+/// What a source says when it fails, or takes too long.
+pub(super) fn source_error(e: io::Error) -> Error {
+    match e.kind() {
+        io::ErrorKind::TimedOut => Error::Timeout(Phase::Body),
+        // What is wrong with the message itself is an error of ours.
+        _ => e.downcast().unwrap_or_else(Error::Source),
     }
 }
 
@@ -99,7 +109,7 @@ impl Client {
                 Want::Nothing => return Ok(()),
                 Want::Body => {
                     let Some(source) = &mut source else { return Err(Error::NotConnected) };
-                    let piece = source.next(self.limit(Phase::Body)?).await.map_err(Error::unread)?;
+                    let piece = source.next(self.limit(Phase::Body)?).await.map_err(source_error)?;
                     talk.body(piece, &mut self.out)?;
                     until = self.limit(Phase::Body)?; // the source may have taken its time
                 }

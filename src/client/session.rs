@@ -7,6 +7,7 @@ use super::{
     builder::Builder,
     maybe_async,
     resolve::resolve,
+    run::source_error,
     stream::Stream,
     token::Tokens,
 };
@@ -133,7 +134,6 @@ impl Client {
             }
         }
         let size = survey.map(|survey| survey.octets).or(body.size);
-        let size = size.map(|size| size.saturating_add(body.head.len() as u64));
         match (size, self.capabilities.size_limit()) {
             (Some(size), Some(limit)) if size > limit => return Err(Error::TooLarge { size, limit }),
             _ => {}
@@ -262,7 +262,8 @@ impl Client {
         if !envelope.is_ascii() && !self.capabilities.offers("SMTPUTF8") {
             return Err(Error::Unsupported("SMTPUTF8, and an address is not ASCII"));
         }
-        let body = open(mail.body()?, self.limits(Phase::Body)).await?;
+        let opened = open(mail.body()?, self.limit(Phase::Body)?).await;
+        let body = opened.map_err(source_error)?;
         let parameters = self.parameters(!envelope.is_ascii(), &body)?;
         let pipelining = self.settings.config.pipelining && self.capabilities.offers("PIPELINING");
         let options = Options {
@@ -271,7 +272,7 @@ impl Client {
             farewell: farewell && pipelining,
         };
         let mut transaction = Transaction::new(envelope, parameters, options);
-        let mut source = Source::new(body.content, body.head);
+        let mut source = Source::new(body.content);
         let broke = self.run(&mut transaction, Some(&mut source)).await.err();
         if transaction.said_farewell() {
             self.close();

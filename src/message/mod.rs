@@ -44,6 +44,8 @@ mod raw;
 mod stamp;
 mod stream;
 
+#[cfg(feature = "dkim")]
+use std::time::{Duration, Instant};
 use std::{
     borrow::Cow,
     fmt,
@@ -63,7 +65,7 @@ pub use self::{
     raw::Raw,
 };
 #[cfg(feature = "dkim")]
-use crate::config::Limit;
+use crate::config::later;
 use crate::{Envelope, Error};
 
 /// What can be sent: an envelope, and a body that can be opened (RFC 5322 text, headers first).
@@ -110,8 +112,6 @@ pub struct Body<'m> {
     pub(crate) size: Option<u64>,
     /// All of it is ASCII, without NUL, in lines that any server takes.
     pub(crate) seven_bit: bool,
-    /// What goes out before the content: header fields, with their line ends.
-    pub(crate) head: Vec<u8>,
     #[cfg(feature = "dkim")]
     pub(crate) unsigned: Option<Box<dkim::Unsigned<'m>>>,
 }
@@ -129,7 +129,6 @@ impl<'m> Body<'m> {
             content,
             size,
             seven_bit: false,
-            head: Vec::new(),
             #[cfg(feature = "dkim")]
             unsigned: None,
         }
@@ -176,15 +175,11 @@ impl<'m> Body<'m> {
     pub fn into_reader(self) -> io::Result<Box<dyn Read + Send + 'm>> {
         let body = self;
         #[cfg(feature = "dkim")]
-        let body = crate::blocking::sign(body, Limit::NONE).map_err(io::Error::other)?;
-        let content: Box<dyn Read + Send + 'm> = match body.content {
+        let body = crate::blocking::sign(body, later(Instant::now(), Duration::MAX))?;
+        Ok(match body.content {
             Content::Bytes(bytes) => Box::new(Cursor::new(bytes)),
             Content::Path(path) => Box::new(open_file(&path)?),
             Content::Reader(reader) => reader,
-        };
-        Ok(match body.head.is_empty() {
-            true => content,
-            false => Box::new(Cursor::new(body.head).chain(content)),
         })
     }
 

@@ -1,6 +1,9 @@
 //! The first reading of a message: at its end the signatures are made.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::{
+    io::{self, Cursor, Read},
+    time::{SystemTime, UNIX_EPOCH},
+};
 
 use memchr::memchr;
 use ring::digest::Digest;
@@ -9,12 +12,17 @@ use super::{
     Dkim, base64,
     canonical::{BodyHash, Lines, Token, relax_field},
 };
-use crate::{Error, message::headers};
+use crate::{
+    Error,
+    message::{Body, Content, headers},
+};
 
 /// How long the headers of a message may be, in octets: they are held in memory.
 const MAX_HEADERS: usize = 1024 * 1024;
 /// Where lines of the signature are folded (RFC 5322 §2.1.1).
 const FOLD: usize = 78;
+const TOO_LONG: &str = "the message has more than 1 MiB of headers, and cannot be signed";
+const NO_FROM: &str = "the message has no From, and cannot be signed";
 /// The last time that `x=` can say.
 const MAX_TIME: u64 = 999_999_999_999;
 /// How much of a line that is no header is shown, in octets.
@@ -48,27 +56,29 @@ impl Reading {
     /// # Errors
     ///
     /// The headers are too long.
-    pub fn push(&mut self, piece: &[u8]) -> Result<(), Error> {
+    pub fn push(&mut self, piece: &[u8]) -> io::Result<()> {
         self.lines.push(piece, |token| self.parts.take(token));
         match self.parts.headers.len() > MAX_HEADERS {
-            true => {
-                Err(Error::Message("the message has more than 1 MiB of headers, and cannot be signed".into()))
-            }
+            true => Err(io::Error::other(Error::Message(TOO_LONG.into()))),
             false => Ok(()),
         }
     }
 
-    /// The signatures as header fields, and how many octets all the rest will have on the wire.
+    /// Makes the signatures.
     ///
     /// # Errors
     ///
     /// There is no `From`, or a line among the headers is none.
-    pub fn end(mut self) -> Result<(Vec<u8>, u64), Error> {
+    pub fn end(mut self) -> io::Result<Signatures> {
         self.lines.end(|token| self.parts.take(token));
+        self.sign().map_err(io::Error::other)
+    }
+
+    fn sign(self) -> Result<Signatures, Error> {
         let Parts { headers, body, octets, .. } = self.parts;
         let fields = headers::fields(&headers).map(Field::read).collect::<Result<Vec<_>, Error>>()?;
         if !fields.iter().any(|field| field.is("From")) {
-            return Err(Error::Message("the message has no From, and cannot be signed".into()));
+            return Err(Error::Message(NO_FROM.into()));
         }
         let body_hash = body.end();
         let mut signatures = Vec::new();
@@ -76,7 +86,26 @@ impl Reading {
         for signer in self.signers.iter().rev() {
             signatures.append(&mut signer.signature(&fields, &body_hash, now())?);
         }
-        Ok((signatures, octets))
+        Ok(Signatures { fields: signatures, octets })
+    }
+}
+
+/// Header fields, and how long what they are for will be on the wire.
+pub(crate) struct Signatures {
+    fields: Vec<u8>,
+    octets: u64,
+}
+
+impl Signatures {
+    /// The message with its signatures in front. It is open.
+    pub fn before(self, body: Body<'_>) -> Body<'_> {
+        let size = self.octets.saturating_add(self.fields.len() as u64);
+        let signed = match body.content {
+            Content::Bytes(bytes) => Body::bytes([&self.fields[..], &bytes].concat()),
+            Content::Reader(reader) => Body::reader(Cursor::new(self.fields).chain(reader)).with_size(size),
+            Content::Path(_) => return body, // it was opened
+        };
+        Body { seven_bit: body.seven_bit, ..signed }
     }
 }
 
