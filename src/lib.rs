@@ -84,6 +84,7 @@
 //! All of them only add. `native-tls` (default): TLS by the system's library; without it, plain text works, and asking
 //! for TLS is an error. `vendored`: builds OpenSSL and links it statically. `async`: [`aio`](#async). `sasl`: logins
 //! by SCRAM and CRAM-MD5, which keep the password from the wire; without it, asking for one of them is an error.
+//! `dkim`: signatures, `message::Dkim`. `lettre-0_11` and `mail-builder-2`: the messages of these builders can be sent.
 //! `testing`: a server in the process, for tests.
 //!
 //! <a id="async"></a>`aio` has the same names as the root: `postino::aio::Client` is `postino::Client`, awaited. Its

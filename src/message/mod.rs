@@ -24,7 +24,9 @@
 //! Files and readers are read and encoded while they are sent, in constant memory. If one fails, the connection is
 //! closed and the server has no whole message.
 //!
-//! [`Raw`] sends what is there already; [`Mail`] is for message types of one's own.
+//! [`Raw`] sends what is there already; [`Mail`] is for message types of one's own. With the features `lettre-0_11` and
+//! `mail-builder-2` it is implemented for `lettre::Message` and `mail_builder::MessageBuilder`; with `dkim`, `Dkim` signs
+//! any of them.
 
 mod attachment;
 mod compose;
@@ -70,8 +72,8 @@ use crate::{Envelope, Error};
 
 /// What can be sent: an envelope, and a body that can be opened (RFC 5322 text, headers first).
 ///
-/// Implemented for a composed [`Message`], for [`email_format::Email`] (the envelope comes from its headers) and for
-/// [`Raw`] bytes, files and readers. Implement it for a message type of your own:
+/// Implemented for a composed [`Message`], for [`email_format::Email`] (the envelope comes from its headers), for
+/// [`Raw`] bytes, files and readers, and, each with its feature, for what other libraries build. Implement it for a message type of your own:
 ///
 /// ```
 /// use postino::{Envelope, Error, message::{Body, Mail}};
@@ -95,7 +97,7 @@ pub trait Mail: Send + Sync {
     /// Whatever keeps the envelope from being known; nothing is sent then.
     fn envelope(&self) -> Result<Envelope, Error>;
 
-    /// Opens the body, from its start. It may be called again. It must not wait for anything: a file is best given as
+    /// Opens the body, from its start. It may be called again, and twice at once to be signed. It must not wait for anything: a file is best given as
     /// a [path](Body::path).
     ///
     /// # Errors
