@@ -99,6 +99,15 @@ fn the_signature_goes_before_a_message_that_is_else_as_it_was() {
 }
 
 #[test]
+fn a_composed_message_is_ascii_when_it_is_signed_and_the_server_is_told_so() {
+    let server = Server::start().unwrap();
+    block_on(connect(&server).send(&rsa().sign(&ed25519().sign(&composed())))).map(drop).unwrap();
+    let message = &server.wait_for_messages(1)[0];
+    assert!(message.content().is_ascii());
+    assert!(!message.mail_parameters().contains(&"BODY=8BITMIME".to_owned()), "{message:?}");
+}
+
+#[test]
 fn bytes_files_and_readers_that_can_be_opened_again_are_signed() {
     struct Opened(&'static [u8]);
     impl Mail for Opened {

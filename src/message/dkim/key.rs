@@ -34,7 +34,7 @@ impl Key {
             _ => return Err(unusable("it is for neither RSA nor Ed25519")),
         };
         rsa.map(Key::Rsa)
-            .map_err(|why| unusable(format!("RSA with 2048 to 4096 bits, or Ed25519, it has to be ({why})")))
+            .map_err(|why| unusable(format!("it has to be RSA with 2048 to 4096 bits, or Ed25519 ({why})")))
     }
 
     /// How it signs, as `a=` says it.

@@ -44,9 +44,10 @@ const MAX_NAME: usize = 253;
 
 /// Signs messages for a domain: DKIM (RFC 6376), by RSA or Ed25519 (RFC 8463) over SHA-256, `relaxed/relaxed`.
 ///
-/// The key is a private one in PEM. `openssl genpkey -algorithm rsa -pkeyopt rsa_keygen_bits:2048` makes one; its
-/// public half goes into DNS, in a TXT record at `SELECTOR._domainkey.DOMAIN`: `v=DKIM1; k=rsa; p=` and what
-/// `openssl pkey -in dkim.pem -pubout` prints, without its first and last line and line ends.
+/// The key is a private one in PEM. `openssl genpkey -algorithm rsa -pkeyopt rsa_keygen_bits:2048` makes one, or
+/// `openssl genpkey -algorithm ed25519`. Its public half goes into DNS, in a TXT record at
+/// `SELECTOR._domainkey.DOMAIN`: `v=DKIM1; k=rsa; p=` and what `openssl pkey -in dkim.pem -pubout -outform DER | base64 -w0`
+/// prints; for Ed25519 `k=ed25519`, and only the last 32 octets go through `base64` (`| tail -c 32`).
 ///
 /// ```no_run
 /// use postino::{Message, message::Dkim};
