@@ -73,7 +73,8 @@ use crate::{Envelope, Error};
 /// What can be sent: an envelope, and a body that can be opened (RFC 5322 text, headers first).
 ///
 /// Implemented for a composed [`Message`], for [`email_format::Email`] (the envelope comes from its headers), for
-/// [`Raw`] bytes, files and readers, and, each with its feature, for what other libraries build. Implement it for a message type of your own:
+/// [`Raw`] bytes, files and readers, and, each with its feature, for what other libraries build. Implement it for a
+/// message type of your own:
 ///
 /// ```
 /// use postino::{Envelope, Error, message::{Body, Mail}};
@@ -97,8 +98,8 @@ pub trait Mail: Send + Sync {
     /// Whatever keeps the envelope from being known; nothing is sent then.
     fn envelope(&self) -> Result<Envelope, Error>;
 
-    /// Opens the body, from its start. It may be called again, and twice at once to be signed. It must not wait for anything: a file is best given as
-    /// a [path](Body::path).
+    /// Opens the body, from its start. It may be called again, and is called twice in a row to be signed. It must not
+    /// wait for anything: a file is best given as a [path](Body::path).
     ///
     /// # Errors
     ///
