@@ -24,9 +24,9 @@
 //! Files and readers are read and encoded while they are sent, in constant memory. If one fails, the connection is
 //! closed and the server has no whole message.
 //!
-//! [`Raw`] sends what is there already; [`Mail`] is for message types of one's own. With the features `lettre-0_11` and
-//! `mail-builder-2` it is implemented for `lettre::Message` and `mail_builder::MessageBuilder`; with `dkim`, `Dkim` signs
-//! any of them.
+//! [`Raw`] sends what is there already; [`Mail`] is for message types of one's own. With the features `lettre-0_11`
+//! and `mail-builder-2` it is implemented for `lettre::Message` and `mail_builder::MessageBuilder`; with `dkim`, `Dkim`
+//! signs any of them.
 
 mod attachment;
 mod compose;

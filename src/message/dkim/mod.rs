@@ -46,8 +46,9 @@ const MAX_NAME: usize = 253;
 ///
 /// The key is a private one in PEM. `openssl genpkey -algorithm rsa -pkeyopt rsa_keygen_bits:2048` makes one, or
 /// `openssl genpkey -algorithm ed25519`. Its public half goes into DNS, in a TXT record at
-/// `SELECTOR._domainkey.DOMAIN`: `v=DKIM1; k=rsa; p=` and what `openssl pkey -in dkim.pem -pubout -outform DER | base64 -w0`
-/// prints; for Ed25519 `k=ed25519`, and only the last 32 octets go through `base64` (`| tail -c 32`).
+/// `SELECTOR._domainkey.DOMAIN`: `v=DKIM1; k=rsa; p=` and what
+/// `openssl pkey -in dkim.pem -pubout -outform DER | base64 -w0` prints; for Ed25519 `k=ed25519`, and only the last 32
+/// octets go through `base64` (`| tail -c 32`).
 ///
 /// ```no_run
 /// use postino::{Message, message::Dkim};
@@ -174,9 +175,9 @@ impl fmt::Debug for Dkim {
 ///
 /// It is read twice, as the signature stands before what it signs. The first time is before anything of the message
 /// is sent; what is wrong with it is an error then: no `From`, lines among the headers that are no header, headers of
-/// more than 1 MiB in all. A file or reader is [opened](Mail::body) twice, and has to say the same both times: an
-/// attachment from a reader, which can be read once only, is an error. Files and readers are never held in memory; bytes
-/// are copied.
+/// more than 1 MiB in all. A file or reader is [opened](Mail::body) twice, and has to say the same both times: what
+/// changes in between arrives with a signature that is wrong. What can be read once only, as an attachment from a
+/// reader, is an error. Files and readers are never held in memory; bytes are copied.
 ///
 /// The first reading has, in all, the time that a block has when it is sent (60 seconds, if not told otherwise). It is
 /// about as fast as SHA-256: a gigabyte takes seconds of computing, on the caller's thread in the blocking world, and
