@@ -145,6 +145,7 @@
 //! by SCRAM and CRAM-MD5, which keep the password from the wire; without it, asking for one of them is an error.
 //! `idna`: host names beyond ASCII, and such domains of addresses where the server has no SMTPUTF8, become A-labels
 //! (`xn--…`); without it, they are an error.
+//! `dkim`: signatures, `message::Dkim`. `lettre-0_11` and `mail-builder-2`: the messages of these builders can be sent.
 //! `testing`: a server in the process, for tests.
 //!
 //! <a id="async"></a>`aio` has the same names as the root: `postino::aio::Client` is `postino::Client`, awaited. Its

@@ -2,12 +2,15 @@
 
 use std::{
     io::{self, Read},
+    mem,
     time::Instant,
 };
 
 use smol::unblock;
 
 use super::stream::Alarm;
+#[cfg(feature = "dkim")]
+use crate::message::dkim::Reading;
 use crate::message::{Body, Content, Meter};
 
 /// So much is handed out at a time, in octets.
@@ -15,11 +18,38 @@ const BLOCK: usize = 32 * 1024;
 /// So much is read at a time: each reading is a trip to another thread.
 const READ: usize = 8 * BLOCK;
 
-/// Opens a path, or whatever else takes its time.
-pub(super) async fn open(mut body: Body<'_>, until: Instant) -> io::Result<Body<'_>> {
+/// Opens a path, or whatever else takes its time. What is to be signed is read through first.
+pub(super) async fn open(body: Body<'_>, until: Instant) -> io::Result<Body<'_>> {
+    #[cfg(feature = "dkim")]
+    let body = sign(body, until).await?;
+    open_only(body, until).await
+}
+
+async fn open_only(mut body: Body<'_>, until: Instant) -> io::Result<Body<'_>> {
     let Some(opener) = body.take_opener() else { return Ok(body) };
     let opened = Alarm::default().within(until, unblock(move || opener.open())).await?;
     Ok(body.opened(opened))
+}
+
+/// The body with its signatures, if it is to have some. It is read and hashed on other threads, block by block.
+#[cfg(feature = "dkim")]
+async fn sign(mut body: Body<'_>, until: Instant) -> io::Result<Body<'_>> {
+    let Some(unsigned) = body.unsigned.take() else { return Ok(body) };
+    let mut body = open_only(body, until).await?;
+    let mut alarm = Alarm::default();
+    let mut source = Source::new(Body::new(body.take_content()));
+    let mut reading = Reading::new(unsigned.signers);
+    loop {
+        let block = source.block(until).await?;
+        if block.is_empty() {
+            break;
+        }
+        let hashed = unblock(move || reading.push(&block).map(|()| reading));
+        reading = alarm.within(until, hashed).await?;
+    }
+    let signatures = unblock(move || reading.end()).await?;
+    let again = Body { content: unsigned.again.unwrap_or(source.content), ..body };
+    Ok(signatures.before(open_only(again, until).await?))
 }
 
 pub(super) struct Source<'m> {
@@ -55,11 +85,23 @@ impl<'m> Source<'m> {
         Ok(piece)
     }
 
+    /// The next block of it, to keep; empty at the end. More than a piece, as it goes to another thread.
+    #[cfg(feature = "dkim")]
+    async fn block(&mut self, until: Instant) -> io::Result<Vec<u8>> {
+        if let Content::Bytes(bytes) = &self.content {
+            let block = bytes[self.at..bytes.len().min(self.at + READ)].to_vec();
+            self.at += block.len();
+            return Ok(block);
+        }
+        self.fill(until).await?;
+        Ok(mem::take(&mut self.block))
+    }
+
     /// Reads the next block. The reader goes to the other thread and comes back; if the time is up it does not.
     async fn fill(&mut self, until: Instant) -> io::Result<()> {
         let gone = Content::Bytes(Vec::new().into());
-        let Content::Reader(mut reader) = std::mem::replace(&mut self.content, gone) else { return Ok(()) };
-        let mut block = std::mem::take(&mut self.block);
+        let Content::Reader(mut reader) = mem::replace(&mut self.content, gone) else { return Ok(()) };
+        let mut block = mem::take(&mut self.block);
         let read = unblock(move || {
             block.resize(READ, 0);
             let result = loop {

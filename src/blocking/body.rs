@@ -2,16 +2,43 @@
 
 use std::{io, time::Instant};
 
+#[cfg(feature = "dkim")]
+use crate::message::dkim::Reading;
 use crate::message::{Body, Content, Meter};
 
 /// So much is read at a time, in octets.
 const BLOCK: usize = 32 * 1024;
 
-/// Opens a path, or whatever else takes its time.
+/// Opens a path, or whatever else takes its time. What is to be signed is read through first.
 pub(super) fn open(body: Body<'_>, until: Instant) -> io::Result<Body<'_>> {
+    #[cfg(feature = "dkim")]
+    let body = sign(body, until)?;
+    open_only(body, until)
+}
+
+fn open_only(body: Body<'_>, until: Instant) -> io::Result<Body<'_>> {
     let body = body.open()?;
     in_time(until)?;
     Ok(body)
+}
+
+/// The body with its signatures, if it is to have some.
+#[cfg(feature = "dkim")]
+pub(crate) fn sign(mut body: Body<'_>, until: Instant) -> io::Result<Body<'_>> {
+    let Some(unsigned) = body.unsigned.take() else { return Ok(body) };
+    let mut body = open_only(body, until)?;
+    let mut source = Source::new(Body::new(body.take_content()));
+    let mut reading = Reading::new(unsigned.signers);
+    loop {
+        in_time(until)?;
+        let piece = source.next(until)?;
+        if piece.is_empty() {
+            break;
+        }
+        reading.push(piece)?;
+    }
+    let again = Body { content: unsigned.again.unwrap_or(source.content), ..body };
+    Ok(reading.end()?.before(open_only(again, until)?))
 }
 
 pub(super) struct Source<'m> {

@@ -14,6 +14,8 @@ mod transport;
 #[path = "../client/mod.rs"]
 mod client;
 
+#[cfg(feature = "dkim")]
+pub(crate) use body::sign;
 pub use client::{Batch, Builder, Client, Pool, PoolBuilder, Pooled};
 pub use stop::Stopper;
 pub use transport::{Transport, Untimed};

@@ -145,7 +145,8 @@ impl Clock {
 pub(super) fn source_error(e: io::Error) -> Error {
     match e.kind() {
         io::ErrorKind::TimedOut => Error::Timeout(Phase::Body),
-        _ => Error::Source(e),
+        // What is wrong with the message itself is an error of ours.
+        _ => e.downcast().unwrap_or_else(Error::Source),
     }
 }
 

@@ -1,10 +1,8 @@
 //! The messages of email-format, as they are.
 
-use std::borrow::Cow;
-
 use email_format::Email;
 
-use super::{Body, Mail, header_length, without_bcc};
+use super::{Body, Mail, header_length, headers::lose_bcc};
 use crate::{Envelope, Error};
 
 /// The envelope is what the headers name ([`Envelope::from_headers`]). `Bcc` is left out of what is sent, and stays
@@ -15,12 +13,7 @@ impl Mail for Email {
     }
 
     fn body(&self) -> Result<Body<'_>, Error> {
-        let whole = self.as_bytes();
-        let less = match without_bcc(&whole) {
-            Cow::Owned(less) => Some(less),
-            Cow::Borrowed(_) => None,
-        };
-        let mut text = less.unwrap_or(whole);
+        let mut text = lose_bcc(self.as_bytes());
         // Without a body, email-format writes no empty line: a server that adds a line of its own would add it to
         // the headers.
         if header_length(&text).is_none() {

@@ -111,6 +111,15 @@ pub fn without_bcc(message: &[u8]) -> Cow<'_, [u8]> {
     Cow::Owned(kept)
 }
 
+/// The same, without a copy if there is none.
+pub(super) fn lose_bcc(message: Vec<u8>) -> Vec<u8> {
+    let less = match without_bcc(&message) {
+        Cow::Owned(less) => Some(less),
+        Cow::Borrowed(_) => None,
+    };
+    less.unwrap_or(message)
+}
+
 /// How long the headers are, with the empty line that ends them: the body begins there. `None` if no line is empty.
 ///
 /// Lines end with CRLF, LF or CR. A line of nothing but white space is not empty: it goes on with the header above.
@@ -138,7 +147,7 @@ fn line_length(text: &[u8]) -> usize {
 
 /// The header block in its pieces: header fields with their folded lines, whatever else stands there, and the empty
 /// line. Put together, they are the block again.
-fn fields(message: &[u8]) -> impl Iterator<Item = &[u8]> {
+pub(super) fn fields(message: &[u8]) -> impl Iterator<Item = &[u8]> {
     let mut rest = &message[..header_length(message).unwrap_or(message.len())];
     iter::from_fn(move || {
         let mut length = line_length(rest);

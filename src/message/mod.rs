@@ -28,21 +28,31 @@
 //!
 //! Any of them tells how far its sending is to a callback: [`Mail::on_progress`].
 //!
-//! [`Raw`] sends what is there already; [`Mail`] is for message types of one's own.
+//! [`Raw`] sends what is there already; [`Mail`] is for message types of one's own. With the features `lettre-0_11`
+//! and `mail-builder-2` it is implemented for `lettre::Message` and `mail_builder::MessageBuilder`; with `dkim`, `Dkim`
+//! signs any of them.
 
 mod attachment;
 mod compose;
+#[cfg(feature = "dkim")]
+pub(crate) mod dkim;
 mod email;
 mod encoding;
 mod entity;
 mod field;
 mod headers;
+#[cfg(feature = "lettre-0_11")]
+mod lettre;
+#[cfg(feature = "mail-builder-2")]
+mod mail_builder;
 mod mailbox;
 mod progress;
 mod raw;
 mod stamp;
 mod stream;
 
+#[cfg(feature = "dkim")]
+use std::time::{Duration, Instant};
 use std::{
     borrow::Cow,
     fmt,
@@ -52,6 +62,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
+#[cfg(feature = "dkim")]
+#[cfg_attr(docsrs, doc(cfg(feature = "dkim")))]
+pub use self::dkim::{Dkim, Signed};
 pub(crate) use self::progress::Meter;
 pub use self::{
     attachment::{Attachment, Bytes},
@@ -61,12 +74,15 @@ pub use self::{
     progress::Progress,
     raw::Raw,
 };
+#[cfg(feature = "dkim")]
+use crate::config::later;
 use crate::{Envelope, Error};
 
 /// What can be sent: an envelope, and a body that can be opened (RFC 5322 text, headers first).
 ///
-/// Implemented for a composed [`Message`], for [`email_format::Email`] (the envelope comes from its headers) and for
-/// [`Raw`] bytes, files and readers. Implement it for a message type of your own:
+/// Implemented for a composed [`Message`], for [`email_format::Email`] (the envelope comes from its headers), for
+/// [`Raw`] bytes, files and readers, and, each with its feature, for what other libraries build. Implement it for a
+/// message type of your own:
 ///
 /// ```
 /// use postino::{Envelope, Error, message::{Body, Mail}};
@@ -90,9 +106,9 @@ pub trait Mail: Send + Sync {
     /// Whatever keeps the envelope from being known; nothing is sent then.
     fn envelope(&self) -> Result<Envelope, Error>;
 
-    /// Opens the body, from its start, in a form that any server takes, if it has one. It may be called again. It must
-    /// not wait for anything: a file is best given as a [path](Body::path), and what else takes its time is
-    /// [deferred](Body::deferred).
+    /// Opens the body, from its start, in a form that any server takes, if it has one. It may be called again, and is
+    /// called twice in a row to be signed. It must not wait for anything: a file is best given as a
+    /// [path](Body::path), and what else takes its time is [deferred](Body::deferred).
     ///
     /// # Errors
     ///
@@ -148,6 +164,8 @@ pub struct Body<'m> {
     /// Its headers need SMTPUTF8.
     pub(crate) utf8: bool,
     progress: Option<Callback<'m>>,
+    #[cfg(feature = "dkim")]
+    pub(crate) unsigned: Option<Box<dkim::Unsigned<'m>>>,
 }
 
 /// Who is told how far a sending is.
@@ -174,8 +192,17 @@ impl Opener {
 }
 
 impl<'m> Body<'m> {
-    fn new(content: Content<'m>) -> Body<'m> {
-        Body { content, size: None, seven_bit: false, binary: false, utf8: false, progress: None }
+    pub(crate) fn new(content: Content<'m>) -> Body<'m> {
+        Body {
+            content,
+            size: None,
+            seven_bit: false,
+            binary: false,
+            utf8: false,
+            progress: None,
+            #[cfg(feature = "dkim")]
+            unsigned: None,
+        }
     }
 
     /// Bytes, borrowed or owned. They are looked through before anything is sent: what the server cannot take is
@@ -243,11 +270,18 @@ impl<'m> Body<'m> {
     pub(crate) fn into_once(self) -> Option<Body<'static>> {
         let Body { size, seven_bit, binary, utf8, .. } = self;
         let content = match self.content {
-            Content::Bytes(_) => return None,
+            Content::Bytes(Cow::Borrowed(_)) => return None,
+            Content::Bytes(Cow::Owned(bytes)) => Content::Bytes(Cow::Owned(bytes)),
             Content::Unopened(opener) => Content::Unopened(opener),
             Content::Reader(reader) => Content::Reader(reader),
         };
         Some(Body { size, seven_bit, binary, utf8, ..Body::new(content) })
+    }
+
+    /// What it holds; nothing is left.
+    #[cfg(feature = "dkim")]
+    pub(crate) fn take_content(&mut self) -> Content<'m> {
+        mem::replace(&mut self.content, Content::Bytes(Cow::Borrowed(b"")))
     }
 
     /// Whether somebody is told of its progress.
@@ -276,13 +310,17 @@ impl<'m> Body<'m> {
         self
     }
 
-    /// What it holds, to be read from here on: for a [`Mail`] around another one.
+    /// What it holds, to be read from here on: for a [`Mail`] around another one. If it is to be signed, it is read
+    /// through first.
     ///
     /// # Errors
     ///
-    /// What the system says if it is a path, and cannot be opened.
+    /// What the system says if it is a path, and cannot be opened; whatever keeps it from being signed.
     pub fn into_reader(self) -> io::Result<Box<dyn Read + Send + 'm>> {
-        Ok(match self.content {
+        let body = self;
+        #[cfg(feature = "dkim")]
+        let body = crate::blocking::sign(body, later(Instant::now(), Duration::MAX))?;
+        Ok(match body.content {
             Content::Bytes(bytes) => Box::new(Cursor::new(bytes)),
             Content::Unopened(opener) => opener.open()?.into_reader()?,
             Content::Reader(reader) => reader,
@@ -317,6 +355,8 @@ impl<'m> Body<'m> {
             binary: self.binary || opened.binary,
             utf8: self.utf8 || opened.utf8,
             progress: self.progress.or(opened.progress),
+            #[cfg(feature = "dkim")]
+            unsigned: self.unsigned.or(opened.unsigned),
         }
     }
 

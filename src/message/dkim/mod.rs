@@ -1,0 +1,259 @@
+//! DKIM signatures (RFC 6376): who signs, and what a signed message is.
+
+mod canonical;
+mod key;
+mod reading;
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+
+use self::key::Key;
+pub(crate) use self::reading::Reading;
+use super::{Body, Content, Mail};
+use crate::{Envelope, Error};
+
+/// What is signed where a message has it: RFC 6376 §5.4.1, what says how the body is to be read, and what one click
+/// unsubscribes by (RFC 8058 §4).
+const HEADERS: [&str; 21] = [
+    "From",
+    "Sender",
+    "Reply-To",
+    "Subject",
+    "Date",
+    "Message-ID",
+    "To",
+    "Cc",
+    "MIME-Version",
+    "Content-Type",
+    "Content-Transfer-Encoding",
+    "In-Reply-To",
+    "References",
+    "List-Id",
+    "List-Help",
+    "List-Unsubscribe",
+    "List-Unsubscribe-Post",
+    "List-Subscribe",
+    "List-Post",
+    "List-Owner",
+    "List-Archive",
+];
+
+/// The longest domain or selector, in octets, as DNS has it.
+const MAX_NAME: usize = 253;
+
+/// Signs messages for a domain: DKIM (RFC 6376), by RSA or Ed25519 (RFC 8463) over SHA-256, `relaxed/relaxed`.
+///
+/// The key is a private one in PEM. `openssl genpkey -algorithm rsa -pkeyopt rsa_keygen_bits:2048` makes one, or
+/// `openssl genpkey -algorithm ed25519`. Its public half goes into DNS, in a TXT record at
+/// `SELECTOR._domainkey.DOMAIN`: `v=DKIM1; k=rsa; p=` and what
+/// `openssl pkey -in dkim.pem -pubout -outform DER | base64 -w0` prints; for Ed25519 `k=ed25519`, and only the last 32
+/// octets go through `base64` (`| tail -c 32`).
+///
+/// ```no_run
+/// use postino::{Message, message::Dkim};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let dkim = Dkim::new("example.org", "2026", &std::fs::read_to_string("dkim.pem")?)?;
+/// let message = Message::builder().from("alice@example.org").to("bob@example.net").text("Hello!\n").build()?;
+/// postino::send("smtp://mail.example.org", &dkim.sign(&message))?;
+/// # Ok(())
+/// # }
+/// ```
+///
+/// The body is signed whole (there is no `l=`), as it arrives: with CRLF at its line ends. Many domains sign twice, as
+/// not all receivers know Ed25519: `rsa.sign(&ed25519.sign(&message))`. A signature does not cover another one.
+///
+/// Relays that have no 8BITMIME change 8-bit content, and break its signature. A composed
+/// [`Message`](super::Message) is ASCII when it is signed; [`Raw`](super::Raw) ones are signed as they are.
+#[derive(Clone)]
+pub struct Dkim {
+    domain: Arc<str>,
+    selector: Arc<str>,
+    key: Arc<Key>,
+    headers: Arc<[Header]>,
+    timestamp: bool,
+    expires_after: Option<Duration>,
+}
+
+/// A name that is signed.
+#[derive(Debug, Clone)]
+struct Header {
+    name: String,
+    /// Once more than it is there: nobody can add another one (RFC 6376 §8.15).
+    over: bool,
+}
+
+impl Dkim {
+    /// For this domain, with the key whose public half is at this selector. The key is PEM: PKCS#8 (`PRIVATE KEY`), or
+    /// for RSA also PKCS#1 (`RSA PRIVATE KEY`); RSA has 2048 to 4096 bits.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Config`] if the domain or the selector is no name in ASCII (an international domain is given as
+    /// `xn--…`), or the key cannot be used. The text never shows the key.
+    pub fn new(domain: &str, selector: &str, key: &str) -> Result<Dkim, Error> {
+        for (what, name) in [("domain", domain), ("selector", selector)] {
+            if !is_dns_name(name) {
+                return Err(Error::Config(format!("no {what} that can sign (DKIM): {name:?}").into()));
+            }
+        }
+        let headers = HEADERS.map(|name| Header { name: name.to_owned(), over: name == "From" });
+        Ok(Dkim {
+            domain: domain.into(),
+            selector: selector.into(),
+            key: Arc::new(Key::from_pem(key)?),
+            headers: headers.into(),
+            timestamp: true,
+            expires_after: None,
+        })
+    }
+
+    /// Which headers are signed, each of them as often as the message has it; `From` always is. Defaults to `From`,
+    /// `Sender`, `Reply-To`, `Subject`, `Date`, `Message-ID`, `To`, `Cc`, `MIME-Version`, `Content-Type`,
+    /// `Content-Transfer-Encoding`, `In-Reply-To`, `References`, and the `List-` headers of RFC 2369, 2919 and 8058.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Config`] if one is no name of a header, or is `DKIM-Signature`.
+    pub fn headers<N: AsRef<str>>(mut self, names: impl IntoIterator<Item = N>) -> Result<Dkim, Error> {
+        let mut headers = vec![Header { name: "From".to_owned(), over: true }];
+        for name in names {
+            add(&mut headers, name.as_ref(), false)?;
+        }
+        self.headers = headers.into();
+        Ok(self)
+    }
+
+    /// Headers that nobody may add to the message: they are signed, and so is that there are no more of them. Adds to
+    /// those before. Defaults to `From`, which always is.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Config`] if one is no name of a header, or is `DKIM-Signature`.
+    pub fn oversign<N: AsRef<str>>(mut self, names: impl IntoIterator<Item = N>) -> Result<Dkim, Error> {
+        let mut headers = self.headers.to_vec();
+        for name in names {
+            add(&mut headers, name.as_ref(), true)?;
+        }
+        self.headers = headers.into();
+        Ok(self)
+    }
+
+    /// Whether the signature says when it was made (`t=`). Defaults to true.
+    #[must_use]
+    pub fn timestamp(mut self, said: bool) -> Dkim {
+        self.timestamp = said;
+        self
+    }
+
+    /// For how long the signature is good (`x=`), in whole seconds, one at least. Defaults to no limit.
+    #[must_use]
+    pub fn expires_after(mut self, time: Duration) -> Dkim {
+        self.expires_after = Some(time);
+        self
+    }
+
+    /// The message with a signature in front. It is made anew each time that the message is sent.
+    #[must_use]
+    pub fn sign<'m>(&self, mail: &'m dyn Mail) -> Signed<'m> {
+        Signed { mail, dkim: self.clone() }
+    }
+}
+
+impl fmt::Debug for Dkim {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Dkim")
+            .field("domain", &self.domain)
+            .field("selector", &self.selector)
+            .field("key", &self.key)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A message that is [signed](Dkim::sign) when it is sent: another [`Mail`], with the same envelope.
+///
+/// It is read twice, as the signature stands before what it signs. The first time is before anything of the message
+/// is sent; what is wrong with it is an error then: no `From`, lines among the headers that are no header, headers of
+/// more than 1 MiB in all. A file or reader is [opened](Mail::body) twice, and has to say the same both times: what
+/// changes in between arrives with a signature that is wrong. What can be read once only, as an attachment from a
+/// reader, is an error. Files and readers are never held in memory; bytes are copied.
+///
+/// The first reading has, in all, the time that a block has when it is sent (60 seconds, if not told otherwise). It is
+/// about as fast as SHA-256: a gigabyte takes seconds of computing, on the caller's thread in the blocking world, and
+/// for `aio` on the threads where files are read, a block at a time. The connection stands idle meanwhile.
+pub struct Signed<'m> {
+    mail: &'m dyn Mail,
+    dkim: Dkim,
+}
+
+impl Mail for Signed<'_> {
+    fn envelope(&self) -> Result<Envelope, Error> {
+        self.mail.envelope()
+    }
+
+    fn body(&self) -> Result<Body<'_>, Error> {
+        let mut body = self.mail.body()?;
+        if let Some(unsigned) = &mut body.unsigned {
+            unsigned.signers.push(self.dkim.clone());
+            return Ok(body);
+        }
+        let again = match &body.content {
+            Content::Bytes(_) => None,
+            Content::Unopened(_) | Content::Reader(_) => Some(self.mail.body().map_err(read_once)?.content),
+        };
+        body.binary = false; // it is signed as lines
+        body.unsigned = Some(Box::new(Unsigned { signers: vec![self.dkim.clone()], again }));
+        Ok(body)
+    }
+}
+
+impl fmt::Debug for Signed<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Signed").field("dkim", &self.dkim).finish_non_exhaustive()
+    }
+}
+
+/// What is to be done before a body can be sent.
+pub(crate) struct Unsigned<'m> {
+    pub signers: Vec<Dkim>,
+    /// What is sent. The first reading uses the body's own content up, if it is not bytes.
+    pub again: Option<Content<'m>>,
+}
+
+/// It could be opened, but not once more.
+fn read_once(error: Error) -> Error {
+    match error {
+        Error::Message(why) => {
+            Error::Message(format!("a message that is signed is read twice: {why}").into())
+        }
+        error => error,
+    }
+}
+
+/// Adds a name, or makes it one that nobody may add.
+fn add(headers: &mut Vec<Header>, name: &str, over: bool) -> Result<(), Error> {
+    let is_name =
+        !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_graphic() && !b":;".contains(&byte));
+    // RFC 6376 §3.5: a signature cannot sign itself.
+    if !is_name || name.eq_ignore_ascii_case("DKIM-Signature") {
+        return Err(Error::Config(format!("no header that DKIM can sign: {name:?}").into()));
+    }
+    match headers.iter_mut().find(|header| header.name.eq_ignore_ascii_case(name)) {
+        Some(header) => header.over |= over,
+        None => headers.push(Header { name: name.to_owned(), over }),
+    }
+    Ok(())
+}
+
+fn is_dns_name(name: &str) -> bool {
+    let is_letter = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+    name.len() <= MAX_NAME && name.split('.').all(|label| !label.is_empty() && label.bytes().all(is_letter))
+}
+
+fn base64(bytes: &[u8]) -> String {
+    STANDARD.encode(bytes)
+}
+
+#[cfg(test)]
+mod tests;

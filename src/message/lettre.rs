@@ -1,0 +1,32 @@
+//! The messages of lettre 0.11, as they are.
+
+use lettre::{Address as Theirs, Message};
+
+use super::{Body, Mail, headers::lose_bcc};
+use crate::{Address, Envelope, Error};
+
+/// The envelope is the message's own. `Bcc` is not sent, whatever `keep_bcc` says: that is for transports that read
+/// the recipients there. The message is written out in memory when it is sent.
+///
+/// ```no_run
+/// let message = lettre::Message::builder()
+///     .from("Alice <alice@example.org>".parse()?)
+///     .to("Bob <bob@example.net>".parse()?)
+///     .subject("Grüße")
+///     .body("Hello, Bob!\n".to_owned())?;
+/// postino::send("smtp://mail.example.org", &message)?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[cfg_attr(docsrs, doc(cfg(feature = "lettre-0_11")))]
+impl Mail for Message {
+    fn envelope(&self) -> Result<Envelope, Error> {
+        let address = |theirs: &Theirs| Address::new(theirs.as_ref());
+        let sender = self.envelope().from().map(address).transpose()?;
+        let recipients = self.envelope().to().iter().map(address).collect::<Result<Vec<_>, Error>>()?;
+        Envelope::from_addresses(sender, recipients)
+    }
+
+    fn body(&self) -> Result<Body<'_>, Error> {
+        Ok(Body::bytes(lose_bcc(self.formatted())))
+    }
+}

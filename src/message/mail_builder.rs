@@ -1,0 +1,40 @@
+//! The messages of mail-builder 2, as they are.
+
+use mail_builder::MessageBuilder;
+
+use super::{Body, Mail, headers::lose_bcc};
+use crate::{Envelope, Error};
+
+/// The envelope is what the headers name ([`Envelope::from_headers`]), `Bcc` too, which is not sent. The message is
+/// written out in memory when it is sent.
+///
+/// What it lacks, mail-builder makes up each time: a message that is sent twice is the same for its readers only if
+/// it has a `Message-ID`.
+///
+/// ```no_run
+/// use mail_builder::MessageBuilder;
+///
+/// let message = MessageBuilder::new()
+///     .from(("Alice", "alice@example.org"))
+///     .to(("Bob", "bob@example.net"))
+///     .subject("Grüße")
+///     .text_body("Hello, Bob!\n");
+/// postino::send("smtp://mail.example.org", &message)?;
+/// # Ok::<(), postino::Error>(())
+/// ```
+#[cfg_attr(docsrs, doc(cfg(feature = "mail-builder-2")))]
+impl Mail for MessageBuilder<'_> {
+    fn envelope(&self) -> Result<Envelope, Error> {
+        // Without its parts, which may be large.
+        let headers = MessageBuilder { headers: self.headers.clone(), ..MessageBuilder::new() };
+        Envelope::from_headers(&written(headers)?)
+    }
+
+    fn body(&self) -> Result<Body<'_>, Error> {
+        Ok(Body::bytes(lose_bcc(written(self.clone())?)))
+    }
+}
+
+fn written(message: MessageBuilder<'_>) -> Result<Vec<u8>, Error> {
+    message.write_to_vec().map_err(Error::Source)
+}

@@ -1,0 +1,26 @@
+//! Messages of other libraries, as they arrive, in both worlds.
+#![cfg(all(feature = "testing", any(feature = "lettre-0_11", feature = "mail-builder-2")))]
+
+#[path = "."]
+mod blocking {
+    use postino::Client;
+
+    /// In the blocking world a "future" is its value already.
+    fn block_on<T>(value: T) -> T {
+        value
+    }
+
+    #[path = "cases.rs"]
+    mod cases;
+}
+
+#[cfg(feature = "async")]
+#[path = "."]
+mod aio {
+    use postino::aio::Client;
+    use smol::block_on;
+
+    #[path = "cases.rs"]
+    #[allow(clippy::duplicate_mod)] // written once, compiled twice: that is the point
+    mod cases;
+}
