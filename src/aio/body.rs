@@ -48,8 +48,8 @@ async fn sign(mut body: Body<'_>, until: Instant) -> io::Result<Body<'_>> {
         reading = alarm.within(until, hashed).await?;
     }
     let signatures = unblock(move || reading.end()).await?;
-    let again = Body { content: unsigned.again.unwrap_or(source.content), ..body };
-    Ok(signatures.before(open_only(again, until).await?))
+    body.content = unsigned.again.unwrap_or(source.content);
+    Ok(signatures.before(open_only(body, until).await?))
 }
 
 pub(super) struct Source<'m> {

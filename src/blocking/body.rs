@@ -37,8 +37,8 @@ pub(crate) fn sign(mut body: Body<'_>, until: Instant) -> io::Result<Body<'_>> {
         }
         reading.push(piece)?;
     }
-    let again = Body { content: unsigned.again.unwrap_or(source.content), ..body };
-    Ok(reading.end()?.before(open_only(again, until)?))
+    body.content = unsigned.again.unwrap_or(source.content);
+    Ok(reading.end()?.before(open_only(body, until)?))
 }
 
 pub(super) struct Source<'m> {

@@ -96,7 +96,7 @@ fn stored_by_aiosmtpd(recipient: &str) -> Option<Vec<u8>> {
 
 #[maybe_async]
 async fn all_arrive(server: &Server, paths: &[PathBuf]) -> Result<(), Error> {
-    let builder = Client::builder("127.0.0.1").port(server.open).security(Security::StartTls);
+    let builder = Client::builder("127.0.0.1").port(server.open.unwrap()).security(Security::StartTls);
     let builder = builder.ca_certificate(servers::ca()).deadline(Duration::from_secs(60));
     let mut client = builder.hello_name("client.lab.test").connect().await?;
     for path in paths {
