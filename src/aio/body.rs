@@ -37,6 +37,11 @@ async fn sign(mut body: Body<'_>, until: Instant) -> io::Result<Body<'_>> {
     let Some(unsigned) = body.unsigned.take() else { return Ok(body) };
     let mut body = open_only(body, until).await?;
     let mut alarm = Alarm::default();
+    // What can be opened once only fails here, and not behind a long reading.
+    let again = match unsigned.again {
+        Some(again) => Some(open_only(Body::new(again), until).await?.take_content()),
+        None => None,
+    };
     let mut source = Source::new(Body::new(body.take_content()));
     let mut reading = Reading::new(unsigned.signers);
     loop {
@@ -48,8 +53,8 @@ async fn sign(mut body: Body<'_>, until: Instant) -> io::Result<Body<'_>> {
         reading = alarm.within(until, hashed).await?;
     }
     let signatures = unblock(move || reading.end()).await?;
-    body.content = unsigned.again.unwrap_or(source.content);
-    Ok(signatures.before(open_only(body, until).await?))
+    body.content = again.unwrap_or(source.content);
+    Ok(signatures.before(body))
 }
 
 pub(super) struct Source<'m> {

@@ -27,6 +27,11 @@ fn open_only(body: Body<'_>, until: Instant) -> io::Result<Body<'_>> {
 pub(crate) fn sign(mut body: Body<'_>, until: Instant) -> io::Result<Body<'_>> {
     let Some(unsigned) = body.unsigned.take() else { return Ok(body) };
     let mut body = open_only(body, until)?;
+    // What can be opened once only fails here, and not behind a long reading.
+    let again = match unsigned.again {
+        Some(again) => Some(open_only(Body::new(again), until)?.take_content()),
+        None => None,
+    };
     let mut source = Source::new(Body::new(body.take_content()));
     let mut reading = Reading::new(unsigned.signers);
     loop {
@@ -37,8 +42,8 @@ pub(crate) fn sign(mut body: Body<'_>, until: Instant) -> io::Result<Body<'_>> {
         }
         reading.push(piece)?;
     }
-    body.content = unsigned.again.unwrap_or(source.content);
-    Ok(reading.end()?.before(open_only(body, until)?))
+    body.content = again.unwrap_or(source.content);
+    Ok(reading.end()?.before(body))
 }
 
 pub(super) struct Source<'m> {
