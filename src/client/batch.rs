@@ -269,7 +269,7 @@ impl<M: Mail, I: Iterator<Item = M>> Batch<'_, M, I> {
     /// The connection is lost. If that is all, another one will do.
     async fn recover(&mut self, broke: Error) {
         let silent = match broke {
-            Error::Timeout(_) => self.talk.is_probing(),
+            Error::Timeout(_) => self.talk.is_unheard(),
             Error::Closed(_) | Error::Io { .. } => true,
             _ => false,
         };

@@ -165,13 +165,13 @@ enum Stage {
 }
 
 impl Flight {
-    fn new(letter: Transaction, joined: bool) -> Flight {
+    fn new(letter: Transaction) -> Flight {
         Flight {
             letter,
             stage: Stage::Envelope(0),
             asked: 0,
             heard: 0,
-            joined,
+            joined: false,
             again: false,
             begun: false,
             taken: 0,
@@ -221,6 +221,11 @@ impl Flight {
         }
     }
 
+    /// A part of it was refused, and the server went on with the rest: who knows what it takes.
+    fn is_contradicted(&self) -> bool {
+        self.stray || self.taken > 0 && matches!(self.refusal, Some((Phase::Body, _)))
+    }
+
     /// What became of it. `in_doubt`: its end may have left. `broke` is why the connection is out of step, if it is.
     fn into_result(
         mut self,
@@ -229,6 +234,9 @@ impl Flight {
         closing: Option<Reply>,
         broke: Option<Error>,
     ) -> Result<Delivery, Error> {
+        if in_doubt && self.is_contradicted() {
+            self.refusal = None;
+        }
         let pointless = self.is_pointless(options);
         let refused = |phase, reply| Error::Refused { phase, reply };
         let unanswered = if in_doubt { Outcome::InDoubt } else { Outcome::NotSent };
@@ -284,8 +292,7 @@ impl Transactions {
 
     /// Answers [`Want::Message`]: the next one.
     pub fn message(&mut self, letter: Transaction) {
-        let joined = !self.flights.is_empty();
-        self.flights.push_back(Flight::new(letter, joined));
+        self.flights.push_back(Flight::new(letter));
         self.no_more = false;
     }
 
@@ -368,17 +375,19 @@ impl Transactions {
         self.due += 1;
     }
 
-    /// The first word to an envelope that has joined the end of a message is due, and it is not known yet whether this
-    /// server answers such.
+    /// The first word to an envelope that has joined the end of a message is due. If silence follows, the envelope was
+    /// lost: see [`on_silence`](Self::on_silence).
     #[must_use]
-    pub fn is_probing(&self) -> bool {
-        let untried = self.options.joining == Joining::Untried;
-        untried && self.flights.front().is_some_and(|first| first.joined && first.heard <= 1)
+    pub fn is_unheard(&self) -> bool {
+        self.flights.front().is_some_and(|first| first.joined && (first.heard <= 1 || first.again))
     }
 
     /// Some reply has to be waited for.
     fn wait(&self) -> Want {
-        if self.is_probing() { Want::Probe } else { Want::Reply }
+        match self.options.joining {
+            Joining::Untried if self.is_unheard() => Want::Probe,
+            _ => Want::Reply,
+        }
     }
 
     /// Another flight may be written behind those that wait for replies.
@@ -391,7 +400,6 @@ impl Transactions {
         match self.flights.is_empty() {
             false if self.may_join() => Want::Message,
             false => self.wait(),
-            true if self.resetting => Want::Reply,
             true if !self.no_more => Want::Message,
             true if self.open && !self.said_farewell => {
                 out.put(Command::Reset);
@@ -408,7 +416,9 @@ impl Transactions {
         let may_pull = self.writing + 1 == self.flights.len() && self.may_join();
         let flight = &mut self.flights[self.writing];
         let answered = flight.is_answered();
-        if !answered && (!options.pipelining || self.due >= WINDOW) {
+        // LMTP: behind a refused chunk nobody can tell how many replies the last one would bring.
+        let alone = !options.pipelining || options.lmtp && flight.stage == Stage::Body;
+        if !answered && (alone || self.due >= WINDOW) {
             return Some(self.wait());
         }
         match flight.stage {
@@ -442,6 +452,7 @@ impl Transactions {
             self.over();
             return;
         }
+        flight.joined |= number == 0 && self.writing > 0;
         flight.stage = if number < data { Stage::Envelope(number + 1) } else { Stage::Hold };
         match number {
             0 if self.open => {
@@ -484,7 +495,8 @@ impl Transactions {
     /// The end has been put in the outbox, all of it.
     fn ended(&mut self, out: &mut Outbox) {
         self.flights[self.writing].end = out.end();
-        if self.options.farewell && self.no_more {
+        let is_last = self.no_more && self.writing + 1 == self.flights.len();
+        if self.options.farewell && is_last {
             out.put_farewell();
             self.said_farewell = true;
         }
@@ -505,7 +517,7 @@ impl Transactions {
     /// The first flight starts again from its envelope, by itself.
     fn rearm(&mut self, open: bool) {
         if let Some(flight) = self.flights.pop_front() {
-            self.flights.push_front(Flight::new(flight.letter, false));
+            self.flights.push_front(Flight::new(flight.letter));
         }
         (self.writing, self.due, self.open) = (0, 0, open);
     }
@@ -516,7 +528,7 @@ impl Transactions {
         if !first.is_answered() {
             return;
         }
-        if first.joined && self.options.joining == Joining::Untried && first.heard > 1 {
+        if first.joined && self.options.joining != Joining::Off && first.heard > 1 {
             self.options.joining = if first.again { Joining::Off } else { Joining::Works };
         }
         if first.stage != Stage::Over {
@@ -537,17 +549,41 @@ impl Transactions {
     }
 
     fn on_mail(&mut self, reply: ReplyRef<'_>) -> Result<(), Error> {
-        let untried = self.options.joining == Joining::Untried;
+        let again = self.is_refused_company(reply.code());
+        let flight = &mut self.flights[0];
+        match reply.code() {
+            250 if flight.refusal.is_some() => flight.stray = true, // RSET was refused
+            250 => {}
+            400.. => {
+                flight.again |= again;
+                flight.refusal = Some((Phase::Mail, reply.keep()));
+            }
+            _ => return Err(self.misplaced(reply)),
+        }
+        Ok(())
+    }
+
+    /// The reply to the RSET that an envelope begins with.
+    fn on_reset(&mut self, reply: ReplyRef<'_>) -> Result<(), Error> {
+        let again = self.is_refused_company(reply.code());
         let flight = &mut self.flights[0];
         match reply.code() {
             250 => Ok(()),
-            400.. => {
-                flight.again = flight.joined && untried && (500..=503).contains(&reply.code());
-                flight.refusal = Some((Phase::Mail, reply.keep()));
+            _ if again && !flight.begun => {
+                flight.again = true;
+                flight.refusal = Some((Phase::Reset, reply.keep()));
                 Ok(())
             }
             _ => Err(self.misplaced(reply)),
         }
+    }
+
+    /// Whether the code says that the server takes no envelope with the end of the message before. A 501 may also mean
+    /// the sender.
+    fn is_refused_company(&self, code: u16) -> bool {
+        let flight = &self.flights[0];
+        let untried = self.options.joining == Joining::Untried;
+        flight.joined && !flight.begun && (matches!(code, 500 | 502 | 503) || untried && code == 501)
     }
 
     fn on_recipient(&mut self, index: usize, reply: ReplyRef<'_>) -> Result<(), Error> {
@@ -608,12 +644,7 @@ impl Transactions {
         let flight = &mut self.flights[0];
         let all_left = out.gone() >= flight.end;
         match reply.code() {
-            250 if !all_left || flight.stray => return Err(self.misplaced(reply)),
-            // The rest of a message whose beginning was refused: who knows what it has taken.
-            250 if flight.taken > 0 && flight.refusal.is_some() => {
-                flight.refusal = None;
-                return Err(self.misplaced(reply));
-            }
+            250 if !all_left || flight.is_contradicted() => return Err(self.misplaced(reply)),
             250 if flight.taken == 0 => {} // an empty message that nobody gets
             250 if options.lmtp => flight.accept_one(reply),
             250 => flight.accepted = Some(reply.keep()),
@@ -670,8 +701,8 @@ impl Flight {
 impl Dialogue for Transactions {
     fn phase(&self) -> Phase {
         match self.flights.front() {
+            _ if self.resetting => Phase::Reset,
             Some(first) => first.phase(self.options),
-            None if self.resetting => Phase::Reset,
             None => Phase::Mail,
         }
     }
@@ -684,6 +715,9 @@ impl Dialogue for Transactions {
             if out.is_full() {
                 return Want::Write;
             }
+            if self.resetting {
+                return Want::Reply;
+            }
             if self.writing == self.flights.len() {
                 return self.fill_between(out);
             }
@@ -695,10 +729,13 @@ impl Dialogue for Transactions {
 
     fn on_reply(&mut self, reply: ReplyRef<'_>, out: &Outbox) -> Result<(), Error> {
         let options = self.options;
-        let Some(first) = self.flights.front() else {
-            self.resetting = false;
-            self.open = reply.code() != 250;
-            return if self.open { Err(self.misplaced(reply)) } else { Ok(()) };
+        let Some(first) = self.flights.front().filter(|_| !self.resetting) else {
+            match reply.code() {
+                250 => (self.resetting, self.open) = (false, false),
+                421 => return Err(Error::Refused { phase: Phase::Reset, reply: reply.keep() }),
+                _ => return Err(self.misplaced(reply)),
+            }
+            return Ok(());
         };
         let (number, data) = (first.heard, first.data());
         let at_end = first.last.is_some_and(|last| number >= last);
@@ -709,8 +746,7 @@ impl Dialogue for Transactions {
         self.due = self.due.saturating_sub(1);
         match number {
             _ if at_end => self.on_end(reply, out)?,
-            0 if reply.code() != 250 => return Err(self.misplaced(reply)),
-            0 => {}
+            0 => self.on_reset(reply)?,
             1 => self.on_mail(reply)?,
             n if n < data => self.on_recipient(n - 2, reply)?,
             n if n == data && !options.chunking => self.on_data(reply)?,
