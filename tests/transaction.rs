@@ -300,11 +300,15 @@ impl Sender<'_> {
         self.late -= usize::from(late);
         match self.letters.get(self.next).filter(|_| !late) {
             Some(letter) => {
+                let another = self.next + 1 < self.letters.len() && tape.next() < 10;
                 let envelope = Envelope::new(&format!("s{}@x", self.next), &letter.recipients).unwrap();
                 talk.message(Transaction::new(envelope, MailParameters::default()).ahead(letter.ahead));
                 self.next += 1;
                 if self.farewell && self.next == self.letters.len() {
                     talk.no_more();
+                }
+                if another {
+                    self.message(talk, tape);
                 }
             }
             None => talk.no_more(),

@@ -10,7 +10,7 @@ use super::{
     session::Client,
 };
 use crate::{
-    Delivery, Envelope, Error, Mail, Phase,
+    Delivery, Envelope, Error, Mail, Outcome, Phase, Took,
     message::Content,
     proto::{Joining, Transactions, Want},
 };
@@ -31,8 +31,8 @@ pub struct Batch<'c, M, I> {
     client: &'c mut Client,
     talk: Transactions,
     mails: I,
-    /// Taken by [`Batch::push`], and not yet under way.
-    pushed: VecDeque<M>,
+    /// Taken by [`Batch::push`], or from the iterator, and not yet under way.
+    waiting: VecDeque<M>,
     /// Under way, or with a result that was not given yet; in order.
     entries: VecDeque<Entry<M>>,
     /// How many results were given, and how many messages were handed to the machine.
@@ -40,16 +40,19 @@ pub struct Batch<'c, M, I> {
     posted: usize,
     /// A message that has to go alone, once the others are through.
     alone: Option<(M, Envelope)>,
+    /// In the middle of what only the future that began it can go on with.
+    midway: bool,
     /// Nothing more is taken from the iterator.
     closed: bool,
     lost: bool,
 }
 
 enum Entry<M> {
-    /// The number in the machine; what was opened, if it can be read once only.
+    /// The number in the machine; the message, until its content is on its way; what was opened, if it can be read
+    /// once only.
     Under {
         number: usize,
-        mail: M,
+        mail: Option<M>,
         opened: Option<Content<'static>>,
     },
     Done(Result<Delivery, Error>),
@@ -63,16 +66,17 @@ impl Client {
     /// [`send`](Client::send)) has that error as its result; the others are sent.
     pub fn send_all<M: Mail, I: IntoIterator<Item = M>>(&mut self, mails: I) -> Batch<'_, M, I::IntoIter> {
         let talk = Transactions::new(self.options(), self.open);
-        let lost = self.broken;
+        let lost = self.usable().is_err();
         Batch {
             client: self,
             talk,
             mails: mails.into_iter(),
-            pushed: VecDeque::new(),
+            waiting: VecDeque::new(),
             entries: VecDeque::new(),
             given: 0,
             posted: 0,
             alone: None,
+            midway: false,
             closed: false,
             lost,
         }
@@ -88,7 +92,7 @@ impl<M: Mail, I: Iterator<Item = M>> Batch<'_, M, I> {
     /// Takes a message: it leaves when [`next`](Batch::next) is called. It comes behind those pushed before, and before
     /// what the iterator still has.
     pub fn push(&mut self, mail: M) {
-        self.pushed.push_back(mail);
+        self.waiting.push_back(mail);
         self.talk.more();
     }
 
@@ -96,18 +100,27 @@ impl<M: Mail, I: Iterator<Item = M>> Batch<'_, M, I> {
     #[must_use]
     pub fn pending(&self) -> usize {
         let under = self.entries.iter().filter(|entry| matches!(entry, Entry::Under { .. })).count();
-        self.pushed.len() + under + usize::from(self.alone.is_some())
+        self.waiting.len() + under + usize::from(self.alone.is_some())
+    }
+
+    /// Sees to it that the next message is in front of those that wait. False if there is none.
+    fn fetch(&mut self) -> bool {
+        if self.waiting.is_empty() && !self.closed {
+            self.waiting.extend(self.mails.next());
+        }
+        !self.waiting.is_empty()
     }
 
     fn pull(&mut self) -> Option<M> {
-        let pushed = self.pushed.pop_front();
-        pushed.or_else(|| if self.closed { None } else { self.mails.next() })
+        self.fetch();
+        self.waiting.pop_front()
     }
 
     /// The result of the first message under way.
     fn settle(&mut self, result: Result<Delivery, Error>) {
-        let result = timed(result, &mut self.client.clock);
+        let total = self.client.clock.took().total;
         self.client.clock = Clock::start();
+        let result = timed(result, Took { total, ..Took::default() });
         let under = self.entries.iter_mut().find(|entry| matches!(entry, Entry::Under { .. }));
         if let Some(entry) = under {
             *entry = Entry::Done(result);
@@ -130,15 +143,25 @@ impl<M: Mail, I: Iterator<Item = M>> Batch<'_, M, I> {
         self.take_results();
     }
 
-    fn not_sent(&mut self, mail: &M) -> Error {
-        match mail.envelope() {
-            Ok(envelope) => Error::Transaction {
-                delivery: Box::new(Delivery::not_sent(envelope)),
-                source: Box::new(Error::NotConnected),
-            },
-            Err(e) => e,
+    /// A future of `next` was dropped where nobody can take it up again.
+    fn abandon(&mut self) {
+        self.midway = false;
+        self.client.close();
+        self.fail(Error::NotConnected);
+        if let Some((_, envelope)) = self.alone.take() {
+            let doubt = Outcome::InDoubt;
+            let delivery = Delivery::new(envelope, doubt, doubt, None, Vec::new());
+            self.entries.push_back(Entry::Done(Err(lost(delivery))));
         }
     }
+}
+
+fn not_sent<M: Mail>(mail: &M) -> Error {
+    mail.envelope().map_or_else(|e| e, |envelope| lost(Delivery::not_sent(envelope)))
+}
+
+fn lost(delivery: Delivery) -> Error {
+    Error::Transaction { delivery: Box::new(delivery), source: Box::new(Error::NotConnected) }
 }
 
 #[maybe_async]
@@ -148,6 +171,9 @@ impl<M: Mail, I: Iterator<Item = M>> Batch<'_, M, I> {
     ///
     /// The builder's deadline is that of each call.
     pub async fn next(&mut self) -> Option<(usize, Result<Delivery, Error>)> {
+        if self.midway {
+            self.abandon();
+        }
         let drained = self.client.drained;
         self.client.begin();
         (self.client.drained, self.client.hurry) = (drained && !self.entries.is_empty(), true);
@@ -162,8 +188,7 @@ impl<M: Mail, I: Iterator<Item = M>> Batch<'_, M, I> {
                     Some((mail, _)) => mail,
                     None => self.pull()?,
                 };
-                let error = self.not_sent(&mail);
-                self.entries.push_back(Entry::Done(Err(error)));
+                self.entries.push_back(Entry::Done(Err(not_sent(&mail))));
                 continue;
             }
             let step = self.client.go_on(&mut self.talk, None).await;
@@ -190,21 +215,22 @@ impl<M: Mail, I: Iterator<Item = M>> Batch<'_, M, I> {
 
     /// Takes the next message, and hands its envelope to the machine.
     async fn post(&mut self) {
-        let used_up = self.client.is_used_up();
-        let mail = if self.alone.is_some() { None } else { self.pull() };
-        let Some(mail) = mail else {
+        if self.alone.is_some() || !self.fetch() {
             self.talk.no_more();
             return;
-        };
+        }
+        // It stays where it is while its file is opened: whoever drops the future then does not lose it.
+        let mail = &self.waiting[0];
         let envelope = match mail.envelope().and_then(|e| self.client.check_envelope(&e).map(|()| e)) {
             Ok(envelope) => envelope,
             Err(e) => {
+                self.waiting.pop_front();
                 self.entries.push_back(Entry::Done(Err(e)));
                 return;
             }
         };
-        if used_up || self.client.parts(&envelope).len() > 1 {
-            self.alone = Some((mail, envelope));
+        if self.client.is_used_up() || self.client.parts(&envelope).len() > 1 {
+            self.alone = self.waiting.pop_front().map(|mail| (mail, envelope));
             self.talk.no_more();
             return;
         }
@@ -216,6 +242,7 @@ impl<M: Mail, I: Iterator<Item = M>> Batch<'_, M, I> {
             let transaction = self.client.transaction(envelope, &body)?;
             Ok((transaction, body.into_once()))
         });
+        let mail = self.waiting.pop_front();
         match posted {
             Ok((transaction, opened)) => {
                 self.talk.message(transaction);
@@ -227,43 +254,46 @@ impl<M: Mail, I: Iterator<Item = M>> Batch<'_, M, I> {
         }
     }
 
+    /// The message with this number, and what was opened of it. Its content is asked for once.
+    fn take_content(&mut self, wanted: usize) -> Option<(M, Option<Content<'static>>)> {
+        self.entries.iter_mut().find_map(|entry| match entry {
+            Entry::Under { number, mail, opened } if *number == wanted => {
+                mail.take().map(|mail| (mail, opened.take()))
+            }
+            _ => None,
+        })
+    }
+
     /// Sends the content of the message with this number.
     async fn write(&mut self, wanted: usize) {
-        let this = |entry: &&mut Entry<M>| matches!(entry, Entry::Under { number, .. } if *number == wanted);
-        let Some(Entry::Under { mail, opened, .. }) = self.entries.iter_mut().find(this) else {
-            return; // the machine asks for those that it was given only
+        self.midway = true;
+        let sent = match self.take_content(wanted) {
+            Some((mail, opened)) => self.write_content(wanted, &mail, opened).await,
+            None => Err(Error::NotConnected), // the machine asks for what it was given
         };
-        let limit = self.client.limit(Phase::Body);
-        let content = match (opened.take(), limit) {
-            (_, Err(e)) => Err(e),
-            (Some(content), _) => Ok(content),
-            (None, Ok(until)) => match mail.body() {
-                Ok(body) => open(body, until).await.map(|body| body.content).map_err(source_error),
-                Err(e) => Err(e),
-            },
-        };
-        let broke = match content {
-            Ok(content) => {
-                let mut source = Source::new(content);
-                let mut results = Vec::new(); // of messages before it
-                let broke = loop {
-                    match self.client.go_on(&mut self.talk, Some((wanted, &mut source))).await {
-                        Ok(Want::Result) => results.extend(self.talk.next_result()),
-                        Ok(_) => break None,
-                        Err(e) => break Some(e),
-                    }
-                };
-                results.into_iter().for_each(|result| self.settle(result));
-                broke
-            }
-            Err(e) => {
-                self.client.close(); // the server waits for content that will not come
-                Some(e)
-            }
-        };
-        if let Some(e) = broke {
+        self.midway = false;
+        if let Err(e) = sent {
+            self.client.close(); // the server may wait for content that will not come
             self.recover(e).await;
         }
+    }
+
+    async fn write_content(
+        &mut self,
+        wanted: usize,
+        mail: &M,
+        opened: Option<Content<'static>>,
+    ) -> Result<(), Error> {
+        let until = self.client.limit(Phase::Body)?;
+        let content = match opened {
+            Some(content) => content,
+            None => open(mail.body()?, until).await.map_err(source_error)?.content,
+        };
+        let mut source = Source::new(content);
+        while let Want::Result = self.client.go_on(&mut self.talk, Some((wanted, &mut source))).await? {
+            self.take_results(); // of messages before it
+        }
+        Ok(())
     }
 
     /// The connection is lost. If that is all, another one will do.
@@ -279,25 +309,36 @@ impl<M: Mail, I: Iterator<Item = M>> Batch<'_, M, I> {
         }
         log::debug!(target: "postino", "what left with the end of a message was lost: connecting again, without that");
         self.client.settings.config.joining.learn(Joining::Off);
+        let offered = self.client.capabilities.clone();
         match self.client.again().await {
-            Ok(()) => {}
+            // What is to be said of the message was chosen for what the server offered then.
+            Ok(()) if self.client.capabilities != offered => self.fail(Error::NotConnected),
+            Ok(()) => self.client.begun = 1,
             Err(e) => self.fail(e),
         }
     }
 
     async fn send_alone(&mut self) {
-        let Some((mail, envelope)) = self.alone.take() else { return };
-        let result = self.client.deliver(&mail, envelope, false).await;
+        let Some((mail, envelope)) = &self.alone else { return };
+        self.midway = true;
+        self.client.open = self.talk.is_open();
+        let result = self.client.deliver(mail, envelope.clone(), false).await;
+        self.midway = false;
+        self.alone = None;
         self.entries.push_back(Entry::Done(result));
         self.lost = self.client.broken;
-        self.talk.more();
+        // It may be another connection now, to a server that offers something else.
+        self.talk = Transactions::new(self.client.options(), self.client.open);
+        self.posted = 0;
+        self.client.clock = Clock::start();
     }
 }
 
 impl<M, I> Drop for Batch<'_, M, I> {
     /// A connection left in the middle is not used again.
     fn drop(&mut self) {
-        if self.client.broken && !self.lost && self.talk.under_way() == 0 && self.client.out.is_quiet() {
+        let over = !self.lost && !self.midway;
+        if self.client.broken && over && self.talk.under_way() == 0 && self.client.out.is_quiet() {
             self.client.broken = false;
             self.client.open = self.talk.is_open();
         }

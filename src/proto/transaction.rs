@@ -52,6 +52,12 @@ pub struct Options {
     pub lmtp: bool,
 }
 
+impl Options {
+    fn joins(self) -> bool {
+        self.pipelining && self.joining != Joining::Off
+    }
+}
+
 /// What is known of a server about an envelope that leaves with the end of the message before.
 ///
 /// RFC 2920 §3.1 allows it. Most servers take it; some throw away what they have read behind a final dot, some refuse
@@ -342,7 +348,7 @@ impl Transactions {
     /// The server is silent in [`Want::Probe`], or hung up. True if a fresh connection will do: all that is lost is an
     /// envelope that had joined the end of a message. It will be said again there, alone.
     pub fn on_silence(&mut self) -> bool {
-        let [flight] = self.flights.make_contiguous() else { return false };
+        let Some(flight) = self.flights.front().filter(|_| self.is_next_unsaid()) else { return false };
         let refused = flight.refusal.is_some() && !flight.again;
         let lost = flight.joined && !flight.begun && !refused && self.closing.is_none();
         if lost {
@@ -392,7 +398,7 @@ impl Transactions {
 
     /// Another flight may be written behind those that wait for replies.
     fn may_join(&self) -> bool {
-        self.options.pipelining && self.options.joining != Joining::Off && self.due < WINDOW && !self.no_more
+        self.options.joins() && self.due < WINDOW && !self.no_more
     }
 
     /// All that is there is written.
@@ -422,6 +428,7 @@ impl Transactions {
             return Some(self.wait());
         }
         match flight.stage {
+            Stage::Envelope(0) if self.writing > 0 && !options.joins() => return Some(self.wait()),
             Stage::Envelope(number) => {
                 if number == flight.data() && options.all_or_nothing && !answered {
                     return Some(self.wait());
@@ -514,6 +521,11 @@ impl Transactions {
         self.settle();
     }
 
+    /// Nothing of the flight behind the first is said yet.
+    fn is_next_unsaid(&self) -> bool {
+        self.flights.get(1).is_none_or(|next| next.stage == Stage::Envelope(0))
+    }
+
     /// The first flight starts again from its envelope, by itself.
     fn rearm(&mut self, open: bool) {
         if let Some(flight) = self.flights.pop_front() {
@@ -534,11 +546,11 @@ impl Transactions {
         if first.stage != Stage::Over {
             return;
         }
-        if first.again && first.taken == 0 && self.flights.len() == 1 {
+        if first.again && first.taken == 0 && self.is_next_unsaid() {
             self.rearm(true);
             return;
         }
-        if self.flights.get(1).is_none_or(|next| next.stage == Stage::Envelope(0)) {
+        if self.is_next_unsaid() {
             self.open = first.accepted.is_none();
         }
         self.writing -= 1;
@@ -739,9 +751,15 @@ impl Dialogue for Transactions {
         };
         let (number, data) = (first.heard, first.data());
         let at_end = first.last.is_some_and(|last| number >= last);
-        if reply.code() == 421 && !(at_end && first.taken > 0) {
-            self.closing = Some(reply.keep());
-            return Err(Error::Refused { phase: self.phase(), reply: reply.keep() });
+        if reply.code() == 421 {
+            let decides = at_end && first.taken > 0;
+            // LMTP: what it would have said of the other recipients is not known.
+            if !(decides && options.lmtp) {
+                self.closing = Some(reply.keep());
+            }
+            if !decides {
+                return Err(Error::Refused { phase: self.phase(), reply: reply.keep() });
+            }
         }
         self.due = self.due.saturating_sub(1);
         match number {
@@ -777,7 +795,8 @@ impl Dialogue for Transactions {
     }
 
     fn body(&mut self, piece: &[u8], out: &mut Outbox) -> Result<(), Error> {
-        let Some(flight) = self.flights.get_mut(self.writing) else { return Err(Error::NotConnected) };
+        let flight = self.flights.get_mut(self.writing).filter(|flight| flight.stage == Stage::Body);
+        let Some(flight) = flight else { return Err(Error::NotConnected) }; // nobody wanted it
         flight.begun = true;
         match (self.options.chunking, piece.is_empty()) {
             (false, false) => out.put_content(|out| self.encoder.push(piece, out))?,
