@@ -120,7 +120,7 @@ impl Server {
         };
         let now = &mut self.now;
         Some(vec![match verb {
-            "MAIL" if refusing || now.kept => 503,
+            "MAIL" if refusing || now.kept || self.swallowed && now.open => 503,
             "MAIL" => {
                 assert!(!now.open, "MAIL in a transaction");
                 now.sender = line["MAIL FROM:<".len()..].split('>').next().unwrap().to_owned();

@@ -143,6 +143,14 @@ impl<M: Mail, I: Iterator<Item = M>> Batch<'_, M, I> {
         self.take_results();
     }
 
+    /// Goes on, with none under way, over what may be another connection: its server may offer something else.
+    fn begin_anew(&mut self) {
+        self.lost = self.client.broken;
+        self.talk = Transactions::new(self.client.options(), self.client.open);
+        self.posted = 0;
+        self.client.clock = Clock::start();
+    }
+
     /// A future of `next` was dropped where nobody can take it up again.
     fn abandon(&mut self) {
         self.midway = false;
@@ -311,8 +319,11 @@ impl<M: Mail, I: Iterator<Item = M>> Batch<'_, M, I> {
         self.client.settings.config.joining.learn(Joining::Off);
         let offered = self.client.capabilities.clone();
         match self.client.again().await {
-            // What is to be said of the message was chosen for what the server offered then.
-            Ok(()) if self.client.capabilities != offered => self.fail(Error::NotConnected),
+            Ok(()) if self.client.capabilities != offered => {
+                // What is to be said of the message was chosen for what the server offered then.
+                self.fail(Error::NotConnected);
+                self.begin_anew();
+            }
             Ok(()) => self.client.begun = 1,
             Err(e) => self.fail(e),
         }
@@ -326,11 +337,7 @@ impl<M: Mail, I: Iterator<Item = M>> Batch<'_, M, I> {
         self.midway = false;
         self.alone = None;
         self.entries.push_back(Entry::Done(result));
-        self.lost = self.client.broken;
-        // It may be another connection now, to a server that offers something else.
-        self.talk = Transactions::new(self.client.options(), self.client.open);
-        self.posted = 0;
-        self.client.clock = Clock::start();
+        self.begin_anew();
     }
 }
 

@@ -58,14 +58,29 @@ impl Server {
         Server::listening(listener, script)
     }
 
+    /// For one connection after the other, each with its script.
+    pub fn playing_each(scripts: impl IntoIterator<Item = impl Into<String>>) -> Server {
+        journal::begin();
+        let listener = bind("127.0.0.1:0");
+        let address = listener.local_addr().unwrap();
+        let scripts: Vec<String> = scripts.into_iter().map(Into::into).collect();
+        let script = thread::spawn(move || {
+            let mut heard = Vec::new();
+            for script in &scripts {
+                let mut peer = accept(&listener);
+                peer.play(script);
+                heard.extend(peer.end());
+            }
+            heard
+        });
+        Server { address, script: Some(script) }
+    }
+
     fn listening(listener: TcpListener, script: impl FnOnce(&mut Peer) + Send + 'static) -> Server {
         journal::begin();
         let address = listener.local_addr().unwrap();
         let script = thread::spawn(move || {
-            let limit = Timespec::try_from(PATIENCE).unwrap();
-            let came = poll(&mut [PollFd::new(&listener, PollFlags::IN)], Some(&limit)).unwrap();
-            assert!(came > 0, "nobody connected");
-            let mut peer = Peer::new(listener.accept().unwrap().0);
+            let mut peer = accept(&listener);
             script(&mut peer);
             peer.end()
         });
@@ -94,6 +109,13 @@ impl Drop for Server {
             "the client did not keep to the script (what it did instead stands above)"
         );
     }
+}
+
+fn accept(listener: &TcpListener) -> Peer {
+    let limit = Timespec::try_from(PATIENCE).unwrap();
+    let came = poll(&mut [PollFd::new(listener, PollFlags::IN)], Some(&limit)).unwrap();
+    assert!(came > 0, "nobody connected");
+    Peer::new(listener.accept().unwrap().0)
 }
 
 fn bind(address: impl ToSocketAddrs) -> TcpListener {
