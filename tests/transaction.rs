@@ -48,7 +48,7 @@ struct Server {
     character: Character,
     lmtp: bool,
     ledger: Vec<Taken>,
-    /// It said one reply too many.
+    /// It said one reply too many, or mixes messages.
     odd: bool,
     /// It was told what is no command: such a reply was taken for its leave to go on.
     confused: bool,
@@ -154,6 +154,7 @@ impl Server {
             }
             "RSET" if refusing => {
                 now.kept = now.open;
+                self.odd |= now.kept; // the next message may be mixed with this one
                 503
             }
             "RSET" => {
@@ -480,7 +481,7 @@ fn judge(
         .collect();
     prop_assert_eq!(accepted.is_empty(), result.is_err());
 
-    // Where a reply that nobody asked for can pass for another one, nothing more is known.
+    // Where a reply that nobody asked for can pass for another one, or RSET does nothing, no more can be known.
     if server.odd && (options.chunking || options.lmtp || number > 0) {
         return Ok(());
     }
