@@ -422,7 +422,10 @@ fn threat_81_a_next_dropped_within_content_does_not_send_it_again() {
     };
     assert!(block_on(smol::future::or(async { Some(batch.next().await) }, cut)).is_none());
     let results = block_on(batch.finish());
-    assert!(matches!(results.as_slice(), [(0, Err(e))] | [(0, Err(e)), (1, Err(_))] if !e.in_doubt()), "{results:?}");
+    assert!(
+        matches!(results.as_slice(), [(0, Err(e))] | [(0, Err(e)), (1, Err(_))] if !e.in_doubt()),
+        "{results:?}"
+    );
     assert_closed(&mut client);
     drop((client, tell));
     assert!(server.finish().ends_with(b"DATA\r\n"));

@@ -400,10 +400,7 @@ fn carry(
                 continue;
             }
             if out.unsent().is_empty() {
-                assert!(
-                    server.now.closed || server.now.silent,
-                    "waits for a reply that nobody owes"
-                );
+                assert!(server.now.closed || server.now.silent, "waits for a reply that nobody owes");
                 break Some(match server.now.closed {
                     true => Error::Closed(talk.phase()),
                     false => Error::Timeout(talk.phase()),
@@ -493,7 +490,9 @@ fn judge(
             prop_assert_eq!(mine.len(), 1);
             prop_assert_eq!(&mine[0].sender, &sender);
             prop_assert!(!mine[0].sender_refused);
-            prop_assert!(!options.all_or_nothing || options.lmtp || accepted.len() == letter.recipients.len());
+            prop_assert!(
+                !options.all_or_nothing || options.lmtp || accepted.len() == letter.recipients.len()
+            );
             prop_assert_eq!(&mine[0].content, &plain(&letter.content));
             let in_doubt = |address: &&String| {
                 let mut each = delivery.recipients();

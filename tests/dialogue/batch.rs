@@ -47,8 +47,7 @@ fn without_pipelining_a_batch_goes_step_by_step() {
 
 #[test]
 fn joining_can_be_turned_off() {
-    let server =
-        Server::playing(format!("-- hello PIPELINING\n{}{}{}", alone(1), alone(2), alone(3)));
+    let server = Server::playing(format!("-- hello PIPELINING\n{}{}{}", alone(1), alone(2), alone(3)));
     let mut client = block_on(builder(&server).joining(false).connect()).unwrap();
     assert_eq!(outcomes(&send_all(&mut client, mails(3))), "AAA");
 }
@@ -95,10 +94,7 @@ fn threat_2_11_a_server_that_refuses_what_was_joined_gets_it_again_alone() {
 
 #[test]
 fn threat_2_11_a_server_that_answers_is_joined_from_the_first_by_the_next_client() {
-    let two = format!(
-        "{}{TAKEN}C: 2\nC: .\nS: 250 taken",
-        two_joined("S: 250 taken\n")
-    );
+    let two = format!("{}{TAKEN}C: 2\nC: .\nS: 250 taken", two_joined("S: 250 taken\n"));
     let server = Server::playing_each([two.clone(), two]);
     let builder = builder(&server);
     for _ in 0..2 {
@@ -391,7 +387,8 @@ fn threat_81_a_batch_dropped_with_messages_under_way_leaves_a_client_that_refuse
 
 #[test]
 fn a_batch_dropped_with_none_under_way_leaves_a_client_that_goes_on() {
-    let server = Server::playing(format!("-- hello PIPELINING\n{}C: NOOP\nS: 250 ok\n{}", alone(1), alone(2)));
+    let server =
+        Server::playing(format!("-- hello PIPELINING\n{}C: NOOP\nS: 250 ok\n{}", alone(1), alone(2)));
     let mut client = connect(&server);
     drop(client.send_all(mails(1)));
     let mut batch = client.send_all(mails(1));
@@ -417,10 +414,7 @@ fn a_batch_dropped_behind_a_refusal_leaves_a_client_that_begins_with_rset() {
 
 #[test]
 fn two_batches_over_two_connections_do_not_mix() {
-    let script = format!(
-        "{}{TAKEN}C: 2\nC: .\nS: 250 taken",
-        two_joined("S: 250 taken\n")
-    );
+    let script = format!("{}{TAKEN}C: 2\nC: .\nS: 250 taken", two_joined("S: 250 taken\n"));
     let (one, other) = (Server::playing(script.clone()), Server::playing(script));
     let (mut first, mut second) = (connect(&one), connect(&other));
     let (mut first, mut second) = (first.send_all(mails(2)), second.send_all(mails(2)));

@@ -1,10 +1,7 @@
 //! Content by BDAT (RFC 3030): framing, refusals, many messages at once; and what keeps a flood of replies from a
 //! deadlock.
 
-use postino::{
-    Envelope, Error, Mail, Phase, Raw,
-    message::Body,
-};
+use postino::{Envelope, Error, Mail, Phase, Raw, message::Body};
 
 use super::*;
 
@@ -32,8 +29,7 @@ fn chunking_has_to_be_asked_for() {
 
 #[test]
 fn chunking_needs_a_server_that_offers_it() {
-    let server =
-        Server::playing("-- hello\n-- envelope\nC: DATA\nS: 354 go on\nC: Hello\nC: .\nS: 250 ok");
+    let server = Server::playing("-- hello\n-- envelope\nC: DATA\nS: 354 go on\nC: Hello\nC: .\nS: 250 ok");
     accept(&mut chunking(&server), &mail());
 }
 
@@ -109,7 +105,9 @@ fn a_refused_chunk_ends_the_message_and_the_next_begins_with_rset() {
             peer.read(octets.trim_end().trim_end_matches(" LAST").parse().unwrap());
             peer.say("503 no transaction\r\n");
         }
-        peer.play(&format!("S: 250 ok\n{ENVELOPE}C: BDAT 7 LAST\nC: Hello\nS: 250 ok\nS: 250 ok\nS: 250 taken"));
+        peer.play(&format!(
+            "S: 250 ok\n{ENVELOPE}C: BDAT 7 LAST\nC: Hello\nS: 250 ok\nS: 250 ok\nS: 250 taken"
+        ));
     });
     let mut client = chunking(&server);
     let error = send_error(&mut client, &text(&lines(5_000)));
@@ -331,9 +329,8 @@ fn a_server_with_tiny_buffers_and_long_answers_does_not_wedge_a_batch_in_tls() {
         peer.play("-- tls good\n-- hello PIPELINING");
         talkative(peer, 2);
     });
-    let builder = builder(&server)
-        .security(postino::Security::Implicit)
-        .ca_certificate(crate::support::tls::CA);
+    let builder =
+        builder(&server).security(postino::Security::Implicit).ca_certificate(crate::support::tls::CA);
     let mut client = block_on(builder.connect()).unwrap();
     assert_eq!(outcomes(&send_all(&mut client, vec![crowd(0), crowd(5_000)])), "AA");
 }

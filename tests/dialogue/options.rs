@@ -75,7 +75,9 @@ fn requiretls_needs_tls_on_this_connection() {
     let server = Server::playing("-- hello REQUIRETLS\nC: NOOP\nS: 250 ok");
     let mut client = connect(&server);
     let mail = hello(bob().option(MailOption::RequireTls).unwrap());
-    assert!(matches!(send_error(&mut client, &mail), Error::Unsupported(what) if what.contains("TLS on this")));
+    assert!(
+        matches!(send_error(&mut client, &mail), Error::Unsupported(what) if what.contains("TLS on this"))
+    );
     assert_open(&mut client);
 }
 
@@ -103,8 +105,9 @@ fn requiretls_goes_out_in_tls() {
 
 #[test]
 fn times_beyond_what_the_server_takes_are_refused_before_anything_is_sent() {
-    let server =
-        Server::playing("-- hello DELIVERBY 240, FUTURERELEASE 3600 2027-01-31T08:00:00Z\nC: NOOP\nS: 250 ok");
+    let server = Server::playing(
+        "-- hello DELIVERBY 240, FUTURERELEASE 3600 2027-01-31T08:00:00Z\nC: NOOP\nS: 250 ok",
+    );
     let mut client = connect(&server);
     let late = WhenLate::Return;
     for option in [
