@@ -459,7 +459,9 @@ impl Transactions {
             self.over();
             return;
         }
-        flight.joined |= number == 0 && self.writing > 0;
+        if number == 0 {
+            flight.joined = self.writing > 0;
+        }
         flight.stage = if number < data { Stage::Envelope(number + 1) } else { Stage::Hold };
         match number {
             0 if self.open => {
@@ -581,7 +583,7 @@ impl Transactions {
         let flight = &mut self.flights[0];
         match reply.code() {
             250 => Ok(()),
-            _ if again && !flight.begun => {
+            _ if again => {
                 flight.again = true;
                 flight.refusal = Some((Phase::Reset, reply.keep()));
                 Ok(())
