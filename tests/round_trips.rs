@@ -79,6 +79,8 @@ struct Load {
     recipients: usize,
     /// The size of each content, in octets.
     octets: usize,
+    /// A transaction may be open from before.
+    open: bool,
 }
 
 /// The client's end: hands over messages, and tells what has to happen next.
@@ -96,7 +98,7 @@ struct Sender {
 impl Sender {
     fn new(load: Load) -> Sender {
         Sender {
-            talk: Transactions::new(load.options, false),
+            talk: Transactions::new(load.options, load.open),
             inbox: Inbox::default(),
             out: Outbox::default(),
             load,
@@ -183,7 +185,7 @@ fn options(pipelining: bool, joining: Joining) -> Options {
 }
 
 fn small(options: Options, messages: usize) -> Load {
-    Load { options, messages, recipients: 1, octets: 1000 }
+    Load { options, messages, recipients: 1, octets: 1000, open: false }
 }
 
 #[test]
@@ -214,6 +216,9 @@ fn small_messages_in_chunks_take_a_round_trip_for_each_window_of_replies() {
     for (messages, trips) in [(1, 1), (100, 1), (128, 1), (129, 2), (1000, 8)] {
         assert_eq!(round_trips(small(chunking, messages)), trips, "{messages} messages");
     }
+    // A window that ends with a message.
+    assert_eq!(round_trips(Load { open: true, ..small(chunking, 128) }), 1);
+    assert_eq!(round_trips(Load { open: true, ..small(chunking, 129) }), 2);
 }
 
 #[test]

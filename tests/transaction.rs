@@ -601,6 +601,8 @@ proptest! {
             // Nobody waits until QUIT has left.
             prop_assert!(!failed || last == "RSET" || story.said_farewell, "{:?}", server.now.verbs);
         }
+        let own = |taken: &Taken| taken.content.starts_with(b"m") && !taken.sender_refused;
+        prop_assert!(options.chunking || server.odd || server.ledger.iter().all(own), "{:?}", server.ledger);
         let learnt_by_chance = options.chunking && character != Character::Answers;
         if mood == 0 && cut_at == usize::MAX && !learnt_by_chance {
             // Whatever became of what joined the end of a message: that costs a connection, and never a message.
@@ -608,6 +610,346 @@ proptest! {
             prop_assert!(options.joining != Joining::Off || story.joining == Joining::Off);
         }
     }
+}
+
+/// A conversation by hand.
+struct Line {
+    talk: Transactions,
+    inbox: Inbox,
+    out: Outbox,
+}
+
+impl Line {
+    /// With messages from s0@x, s1@x … to so many recipients each.
+    fn new(options: Options, recipients: &[usize]) -> Line {
+        let mut talk = Transactions::new(options, false);
+        for (number, count) in recipients.iter().enumerate() {
+            let names = (0..*count).map(|i| format!("r{number}.{i}@x"));
+            let envelope = Envelope::new(&format!("s{number}@x"), names).unwrap();
+            talk.message(Transaction::new(envelope, MailParameters::default()).ahead(true));
+        }
+        talk.no_more();
+        Line { talk, inbox: Inbox::default(), out: Outbox::default() }
+    }
+
+    /// The next thing that is wanted, with `text` as every content; the results are left where they are.
+    fn want(&mut self, text: &str) -> Want {
+        let mut left = text;
+        loop {
+            match self.talk.fill(&mut self.out) {
+                Want::Body(_) => {
+                    self.talk.body(left.as_bytes(), &mut self.out).unwrap();
+                    left = if left.is_empty() { text } else { "" };
+                }
+                want => return want,
+            }
+        }
+    }
+
+    /// What leaves now: all of it.
+    fn said(&mut self, text: &str) -> String {
+        self.want(text);
+        let said = String::from_utf8(self.out.offer().to_vec()).unwrap();
+        self.out.written(said.len());
+        said
+    }
+
+    fn hear(&mut self, replies: &str) -> Result<(), Error> {
+        self.inbox.room()[..replies.len()].copy_from_slice(replies.as_bytes());
+        self.inbox.arrived(replies.len());
+        while let Some(reply) = self.inbox.next_reply().unwrap() {
+            if self.out.due() == 0 {
+                return Err(self.talk.on_early(reply));
+            }
+            self.out.heard();
+            self.talk.on_reply(reply, &self.out)?;
+        }
+        Ok(())
+    }
+
+    /// What became of all of them, if the connection ends here.
+    fn lost(mut self) -> Vec<Result<Delivery, Error>> {
+        self.talk.lose(self.out.offered(), Error::Closed(Phase::End));
+        std::iter::from_fn(|| self.talk.next_result()).collect()
+    }
+}
+
+const JOINED: Options = Options {
+    pipelining: true,
+    joining: Joining::Untried,
+    chunking: false,
+    all_or_nothing: false,
+    farewell: false,
+    lmtp: false,
+};
+const CHUNKED: Options = Options { chunking: true, joining: Joining::Works, ..JOINED };
+
+fn outcomes(results: &[Result<Delivery, Error>]) -> Vec<Outcome> {
+    let delivery = |r: &Result<Delivery, Error>| match r {
+        Ok(delivery) => delivery.outcome(),
+        Err(error) => error.delivery().unwrap().outcome(),
+    };
+    results.iter().map(delivery).collect()
+}
+
+#[test]
+fn threat_38_a_reply_before_the_end_has_left_accepts_nothing() {
+    for (reply, outcome) in [("250 ok\r\n", Outcome::InDoubt), ("552 full\r\n", Outcome::Refused)] {
+        let mut line = Line::new(JOINED, &[1]);
+        line.said("");
+        line.hear("250 ok\r\n250 ok\r\n354 go on\r\n").unwrap();
+        assert_eq!(line.want("Hello\r\n"), Want::Reply);
+        assert_eq!(line.out.offer(), b"Hello\r\n.\r\n");
+        line.out.written(9);
+        line.hear(reply).unwrap_err();
+        assert_eq!(outcomes(&line.lost()), [outcome]);
+    }
+}
+
+#[test]
+fn a_message_is_in_doubt_from_the_first_octet_of_its_last_line() {
+    for (offered, outcome) in [(false, Outcome::NotSent), (true, Outcome::InDoubt)] {
+        let mut line = Line::new(JOINED, &[1]);
+        line.said("");
+        line.hear("250 ok\r\n250 ok\r\n354 go on\r\n").unwrap();
+        line.want("Hello\r\n");
+        if offered {
+            line.out.offer();
+        }
+        assert_eq!(outcomes(&line.lost()), [outcome]);
+    }
+}
+
+#[test]
+fn behind_a_421_nothing_is_in_doubt_and_nothing_is_said_again() {
+    let mut line = Line::new(JOINED, &[1, 1]);
+    line.said("");
+    line.hear("250 ok\r\n250 ok\r\n354 go on\r\n").unwrap();
+    line.said("Hello\r\n");
+    line.hear("250 taken\r\n421 closing\r\n").unwrap_err();
+    assert!(!line.talk.on_silence());
+    assert_eq!(outcomes(&line.lost()), [Outcome::Accepted, Outcome::NotSent]);
+
+    let mut line = Line::new(CHUNKED, &[1, 1, 1]);
+    assert_eq!(line.said("Hello\r\n").matches("LAST").count(), 3);
+    line.hear("250 ok\r\n250 ok\r\n421 closing\r\n").unwrap();
+    assert_eq!(outcomes(&line.lost()), [Outcome::Refused, Outcome::NotSent, Outcome::NotSent]);
+
+    let mut line = Line::new(CHUNKED, &[1, 1]);
+    line.said("Hello\r\n");
+    line.hear("421 closing\r\n").unwrap_err();
+    assert_eq!(outcomes(&line.lost()), [Outcome::NotSent, Outcome::NotSent]);
+}
+
+#[test]
+fn what_a_server_may_have_taken_against_its_word_is_in_doubt() {
+    // The sender is refused, a recipient taken, and the content is there; then the connection is lost.
+    let mut line = Line::new(CHUNKED, &[1]);
+    line.said("Hello\r\n");
+    line.hear("550 no\r\n250 ok\r\n").unwrap();
+    assert_eq!(outcomes(&line.lost()), [Outcome::InDoubt]);
+
+    // A chunk is refused, and the last one may have left.
+    for (last, outcome) in [(false, Outcome::Refused), (true, Outcome::InDoubt)] {
+        let mut line = Line::new(CHUNKED, &[1]);
+        assert_eq!(line.talk.fill(&mut line.out), Want::Body(0));
+        line.talk.body(&[b'x'; 40_000], &mut line.out).unwrap();
+        line.talk.body(&[b'x'; 40_000], &mut line.out).unwrap();
+        if last {
+            line.talk.body(b"", &mut line.out).unwrap();
+        }
+        let left = line.out.offer().len();
+        line.out.written(left);
+        line.hear("250 ok\r\n250 ok\r\n552 full\r\n").unwrap();
+        let result = line.talk.next_result();
+        let results = if last { line.lost() } else { vec![result.unwrap()] };
+        assert_eq!(outcomes(&results), [outcome]);
+    }
+}
+
+#[test]
+fn an_envelope_that_was_given_up_halfway_is_followed_by_rset() {
+    let mut line = Line::new(Options { joining: Joining::Works, ..JOINED }, &[600, 1]);
+    assert_eq!(line.said("").lines().count(), 512);
+    line.hear("550 no\r\n").unwrap();
+    assert!(line.said("").starts_with("RSET\r\n"));
+}
+
+#[test]
+fn an_envelope_that_was_not_joined_is_not_said_again() {
+    let mut line = Line::new(JOINED, &[1]);
+    line.said("");
+    assert!(!line.talk.is_unheard() && !line.talk.on_silence());
+    assert_eq!(outcomes(&line.lost()), [Outcome::NotSent]);
+}
+
+#[test]
+fn an_envelope_that_was_refused_is_not_said_again_when_the_connection_is_lost() {
+    let mut line = Line::new(JOINED, &[1, 1]);
+    line.said("");
+    line.hear("250 ok\r\n250 ok\r\n354 go on\r\n").unwrap();
+    line.said("Hello\r\n");
+    line.hear("250 taken\r\n550 no\r\n").unwrap();
+    assert!(!line.talk.on_silence());
+    assert_eq!(outcomes(&line.lost()), [Outcome::Accepted, Outcome::Refused]);
+}
+
+#[test]
+fn messages_that_were_handed_over_unasked_wait_for_their_turn() {
+    let lock_step = Options { pipelining: false, joining: Joining::Off, ..JOINED };
+    let mut line = Line::new(lock_step, &[1, 1]);
+    for (said, reply) in [
+        ("MAIL FROM:<s0@x>\r\n", "250 ok\r\n"),
+        ("RCPT TO:<r0.0@x>\r\n", "250 ok\r\n"),
+        ("DATA\r\n", "354 go on\r\n"),
+        ("Hello\r\n.\r\n", "250 taken\r\n"),
+    ] {
+        assert_eq!(line.said("Hello\r\n"), said);
+        line.hear(reply).unwrap();
+    }
+    line.talk.next_result().unwrap().map(drop).unwrap();
+    assert_eq!(line.said(""), "MAIL FROM:<s1@x>\r\n");
+
+    let mut line = Line::new(Options { joining: Joining::Off, ..JOINED }, &[1, 1]);
+    line.said("");
+    line.hear("250 ok\r\n250 ok\r\n354 go on\r\n").unwrap();
+    assert_eq!(line.said("Hello\r\n"), "Hello\r\n.\r\n");
+}
+
+#[test]
+fn a_message_that_comes_while_the_last_rset_is_out_waits_for_its_reply() {
+    let mut line = Line::new(JOINED, &[1]);
+    line.said("");
+    line.hear("550 no\r\n503 no\r\n503 no\r\n").unwrap();
+    assert!(line.talk.next_result().unwrap().is_err());
+    assert_eq!(line.said(""), "RSET\r\n");
+    let envelope = Envelope::new("late@x", ["r@x"]).unwrap();
+    line.talk.message(Transaction::new(envelope, MailParameters::default()));
+    assert_eq!(line.said(""), "");
+    line.hear("250 ok\r\n").unwrap();
+    assert!(line.said("").starts_with("MAIL FROM:<late@x>\r\n"));
+}
+
+#[test]
+fn content_that_nobody_wants_is_refused() {
+    let mut line = Line::new(JOINED, &[1]);
+    assert!(line.talk.body(b"Hello\r\n", &mut line.out).is_err());
+    line.said("");
+    assert!(line.talk.body(b"Hello\r\n", &mut line.out).is_err());
+}
+
+#[test]
+fn lmtp_answers_for_each_recipient_that_was_taken() {
+    for chunking in [false, true] {
+        let mut line = Line::new(Options { lmtp: true, chunking, ..JOINED }, &[4]);
+        line.said("");
+        let leave = if chunking { "" } else { "354 go on\r\n" };
+        line.hear(&format!("250 ok\r\n250 ok\r\n550 nobody\r\n250 ok\r\n250 ok\r\n{leave}")).unwrap();
+        line.said("Hello\r\n");
+        line.hear("452 full\r\n250 taken by the third\r\n").unwrap();
+        assert!(line.talk.next_result().is_none(), "one is due");
+        line.hear("250 taken by the fourth\r\n").unwrap();
+        let delivery = line.talk.next_result().unwrap().unwrap();
+        let each: Vec<_> = delivery.recipients().map(|r| (r.outcome(), r.reply().unwrap().text())).collect();
+        assert_eq!(
+            each,
+            [
+                (Outcome::Refused, "full".to_owned()),
+                (Outcome::Refused, "nobody".to_owned()),
+                (Outcome::Accepted, "taken by the third".to_owned()),
+                (Outcome::Accepted, "taken by the fourth".to_owned()),
+            ]
+        );
+    }
+}
+
+#[test]
+fn lmtp_leaves_in_doubt_only_those_that_were_not_answered() {
+    let mut line = Line::new(Options { lmtp: true, ..JOINED }, &[3]);
+    line.said("");
+    line.hear("250 ok\r\n250 ok\r\n250 ok\r\n250 ok\r\n354 go on\r\n").unwrap();
+    line.said("Hello\r\n");
+    line.hear("250 taken\r\n550 no\r\n").unwrap();
+    let results = line.lost();
+    let delivery = results[0].as_ref().unwrap();
+    let each: Vec<_> = delivery.recipients().map(|r| r.outcome()).collect();
+    assert_eq!(each, [Outcome::Accepted, Outcome::Refused, Outcome::InDoubt]);
+    assert_eq!(delivery.unsent(), None);
+}
+
+#[test]
+fn lmtp_refused_by_all_is_refused_and_what_is_transient_is_to_be_sent_again() {
+    let mut line = Line::new(Options { lmtp: true, ..JOINED }, &[2]);
+    line.said("");
+    line.hear("250 ok\r\n250 ok\r\n250 ok\r\n354 go on\r\n").unwrap();
+    line.said("Hello\r\n");
+    line.hear("550 no\r\n452 full\r\n").unwrap();
+    let error = line.talk.next_result().unwrap().unwrap_err();
+    assert_eq!(error.delivery().unwrap().outcome(), Outcome::Refused);
+    assert!(error.is_transient());
+    assert_eq!(error.delivery().unwrap().unsent().unwrap().recipients()[0].as_str(), "r0.1@x");
+    assert_eq!(line.said(""), "RSET\r\n");
+}
+
+#[test]
+fn lmtp_with_a_354_for_nobody_is_out_of_step() {
+    let mut line = Line::new(Options { lmtp: true, ..JOINED }, &[1]);
+    line.said("");
+    assert!(matches!(
+        line.hear("250 ok\r\n550 no\r\n354 go on\r\n"),
+        Err(Error::Protocol { phase: Phase::Data, .. })
+    ));
+    assert_eq!(outcomes(&line.lost()), [Outcome::Refused]);
+}
+
+#[test]
+fn threat_2_11_a_501_is_about_the_sender_once_joining_is_known_to_work() {
+    for (joining, again) in [(Joining::Untried, true), (Joining::Works, false)] {
+        let mut line = Line::new(Options { joining, ..JOINED }, &[1, 1]);
+        line.said("");
+        line.hear("250 ok\r\n250 ok\r\n354 go on\r\n").unwrap();
+        line.said("Hello\r\n");
+        line.hear("250 taken\r\n501 no\r\n503 no\r\n503 no\r\n").unwrap();
+        line.talk.next_result().unwrap().map(drop).unwrap();
+        assert_eq!(line.talk.next_result().is_none(), again);
+        assert_eq!(line.talk.joining(), if again { Joining::Off } else { Joining::Works });
+    }
+}
+
+#[test]
+fn threat_2_11_only_the_first_word_to_a_joined_envelope_is_probed_for() {
+    for joining in [Joining::Untried, Joining::Works] {
+        let mut line = Line::new(Options { joining, ..JOINED }, &[1, 1]);
+        assert_eq!(line.want(""), Want::Reply);
+        line.said("");
+        line.hear("250 ok\r\n250 ok\r\n354 go on\r\n").unwrap();
+        assert_eq!(line.want("Hello\r\n"), Want::Reply);
+        line.said("");
+        line.hear("250 taken\r\n").unwrap();
+        line.talk.next_result().unwrap().map(drop).unwrap();
+        let probe = if joining == Joining::Untried { Want::Probe } else { Want::Reply };
+        assert_eq!(line.want(""), probe);
+        assert!(line.talk.is_unheard());
+        line.hear("250 ok\r\n").unwrap();
+        assert_eq!(line.want(""), Want::Reply);
+        assert!(!line.talk.is_unheard());
+    }
+}
+
+#[test]
+fn a_great_many_long_refusals_are_not_kept_whole() {
+    let mut line = Line::new(Options { pipelining: false, joining: Joining::Off, ..JOINED }, &[3_000]);
+    line.said("");
+    line.hear("250 ok\r\n").unwrap();
+    let long = "x".repeat(3_000);
+    for _ in 0..3_000 {
+        line.said("");
+        line.hear(&format!("550 {long}\r\n")).unwrap();
+    }
+    assert_eq!(line.want(""), Want::Result);
+    let error = line.talk.next_result().unwrap().unwrap_err();
+    let kept: usize = error.delivery().unwrap().refused().map(|r| r.reply().unwrap().raw().len()).sum();
+    assert!(kept < 2 * 1024 * 1024, "{kept} octets");
 }
 
 /// Every line end a CRLF, the last line ended.

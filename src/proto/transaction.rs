@@ -424,7 +424,7 @@ impl Transactions {
         let answered = flight.is_answered();
         // LMTP: behind a refused chunk nobody can tell how many replies the last one would bring.
         let alone = !options.pipelining || options.lmtp && flight.stage == Stage::Body;
-        if !answered && (alone || self.due >= WINDOW) {
+        if self.due > 0 && (alone || self.due >= WINDOW) {
             return Some(self.wait());
         }
         match flight.stage {
@@ -481,8 +481,8 @@ impl Transactions {
             }),
             _ if !options.chunking => self.ask(out, |_| Command::Data),
             // LMTP: how many replies a BDAT brings is known only when the recipients are.
-            _ if flight.letter.ahead && !options.all_or_nothing && !options.lmtp => {
-                if options.pipelining && (options.joining == Joining::Works || !flight.joined) {
+            _ if flight.letter.ahead && !options.lmtp => {
+                if options.joining == Joining::Works || !flight.joined {
                     flight.stage = Stage::Body;
                 }
             }
@@ -542,7 +542,7 @@ impl Transactions {
         if !first.is_answered() {
             return;
         }
-        if first.joined && self.options.joining != Joining::Off && first.heard > 1 {
+        if first.joined && self.options.joining != Joining::Off {
             self.options.joining = if first.again { Joining::Off } else { Joining::Works };
         }
         if first.stage != Stage::Over {

@@ -203,6 +203,23 @@ fn a_connection_lost_within_a_joined_envelope_that_was_partly_answered_costs_a_c
 }
 
 #[test]
+fn a_connection_lost_before_anything_was_joined_is_not_renewed() {
+    let server = Server::playing(format!("-- hello PIPELINING\n{ENVELOPE}-- close"));
+    assert_eq!(outcomes(&send_all(&mut connect(&server), mails(2))), "NN");
+}
+
+#[test]
+fn a_connection_that_is_lost_twice_is_renewed_once() {
+    let server = Server::playing_each([
+        two_joined("S: 250 taken\n-- close"),
+        format!("-- hello PIPELINING\n{ENVELOPE}-- close"),
+    ]);
+    let mut client = connect(&server);
+    assert_eq!(outcomes(&send_all(&mut client, mails(3))), "ANN");
+    assert_closed(&mut client);
+}
+
+#[test]
 fn a_timeout_in_a_batch_leaves_what_was_sent_in_doubt() {
     let server = Server::playing(two_joined(""));
     let builder = builder(&server).final_reply_timeout(Duration::from_millis(200));
