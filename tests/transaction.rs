@@ -917,6 +917,14 @@ fn threat_2_11_a_501_is_about_the_sender_once_joining_is_known_to_work() {
 }
 
 #[test]
+fn an_envelope_that_was_alone_and_got_503_is_refused() {
+    let mut line = Line::new(JOINED, &[1]);
+    line.said("");
+    line.hear("503 no\r\n503 no\r\n503 no\r\n").unwrap();
+    assert_eq!(outcomes(&[line.talk.next_result().unwrap()]), [Outcome::Refused]);
+}
+
+#[test]
 fn threat_2_11_only_the_first_word_to_a_joined_envelope_is_probed_for() {
     for joining in [Joining::Untried, Joining::Works] {
         let mut line = Line::new(Options { joining, ..JOINED }, &[1, 1]);
