@@ -278,7 +278,7 @@ fn carry_to_a_cramped_server(load: Load, held: usize, room: usize) {
         sender.out.written(n);
         if n == 0 {
             assert!(!outgoing.is_empty(), "wedged: there is nothing to read, and no room to write");
-            let heard: Vec<u8> = outgoing.drain(..).collect();
+            let heard = std::mem::take(&mut outgoing);
             sender.hear(&heard);
         }
         while outgoing.len() < room {

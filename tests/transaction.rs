@@ -768,6 +768,21 @@ fn what_a_server_may_have_taken_against_its_word_is_in_doubt() {
 }
 
 #[test]
+fn what_was_gathered_of_a_refused_message_does_not_begin_the_next() {
+    let mut line = Line::new(CHUNKED, &[1, 1]);
+    assert_eq!(line.talk.fill(&mut line.out), Want::Body(0));
+    line.talk.body(&[b'x'; 40_000], &mut line.out).unwrap();
+    line.talk.body(&[b'x'; 40_000], &mut line.out).unwrap(); // the first has left, this one waits
+    let left = line.out.offer().len();
+    line.out.written(left);
+    line.hear("250 ok\r\n250 ok\r\n552 full\r\n").unwrap();
+    assert_eq!(outcomes(&[line.talk.next_result().unwrap()]), [Outcome::Refused]);
+    let said = line.said("Hello\r\n");
+    assert!(said.starts_with("RSET\r\nMAIL FROM:<s1@x>\r\n"), "{said:.100}");
+    assert!(said.ends_with("\r\nBDAT 7 LAST\r\nHello\r\n"), "{said:.100}");
+}
+
+#[test]
 fn an_envelope_that_was_given_up_halfway_is_followed_by_rset() {
     let mut line = Line::new(Options { joining: Joining::Works, ..JOINED }, &[600, 1]);
     assert_eq!(line.said("").lines().count(), 512);

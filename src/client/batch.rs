@@ -181,6 +181,7 @@ impl<M: Mail, I: Iterator<Item = M>> Batch<'_, M, I> {
     /// that was [pushed](Batch::push)).
     ///
     /// The builder's deadline is that of each call.
+    #[allow(clippy::should_implement_trait)] // in the other world it is awaited
     pub async fn next(&mut self) -> Option<(usize, Result<Delivery, Error>)> {
         if self.midway {
             self.abandon();

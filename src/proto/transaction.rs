@@ -481,12 +481,12 @@ impl Transactions {
             }),
             _ if !options.chunking => self.ask(out, |_| Command::Data),
             // LMTP: how many replies a BDAT brings is known only when the recipients are.
-            _ if flight.letter.ahead && !options.lmtp => {
-                if options.joining == Joining::Works || !flight.joined {
+            _ => {
+                let safe = options.joining == Joining::Works || !flight.joined;
+                if flight.letter.ahead && safe && !options.lmtp {
                     flight.stage = Stage::Body;
                 }
             }
-            _ => {}
         }
     }
 
