@@ -20,7 +20,7 @@ mod dialogue;
 mod support;
 
 use self::{
-    dialogue::{assert_closed, assert_open, builder, connect, envelope, mail},
+    dialogue::{assert_closed, assert_open, builder, connect, envelope, mail, numbered},
     support::{PATIENCE, Peer, Server},
 };
 
@@ -37,6 +37,9 @@ fn every_future_is_send() {
     drop(assert_send(client.noop()));
     drop(assert_send(client.rset()));
     drop(assert_send(client.login("user", "secret")));
+    let mut batch = client.send_all([numbered(1)]);
+    drop(assert_send(batch.next()));
+    drop(assert_send(batch.finish()));
     drop(assert_send(client.quit()));
     drop(assert_send(builder.send(&mail)));
     drop(assert_send(send("smtp://localhost", &mail)));

@@ -856,6 +856,17 @@ fn a_message_that_comes_while_the_last_rset_is_out_waits_for_its_reply() {
 }
 
 #[test]
+fn no_message_is_asked_for_while_the_window_is_full() {
+    // MAIL and 510 recipients make 511 replies, BDAT the last.
+    let mut line = Line::new(CHUNKED, &[510]);
+    line.said("Hello\r\n");
+    line.talk.more();
+    assert_eq!(line.want(""), Want::Reply);
+    line.hear("250 ok\r\n").unwrap();
+    assert_eq!(line.want(""), Want::Message);
+}
+
+#[test]
 fn content_that_nobody_wants_is_refused() {
     let mut line = Line::new(JOINED, &[1]);
     assert!(line.talk.body(b"Hello\r\n", &mut line.out).is_err());
