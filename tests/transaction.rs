@@ -939,6 +939,16 @@ fn lmtp_with_a_354_for_nobody_is_out_of_step() {
 }
 
 #[test]
+fn lmtp_sends_no_chunk_that_nobody_gets() {
+    let mut line = Line::new(Options { lmtp: true, ..CHUNKED }, &[1]);
+    assert!(!line.said("Hello\r\n").contains("BDAT"));
+    line.hear("250 ok\r\n550 nobody\r\n").unwrap();
+    assert_eq!(line.said("Hello\r\n"), "");
+    assert_eq!(outcomes(&[line.talk.next_result().unwrap()]), [Outcome::Refused]);
+    assert_eq!(line.said(""), "RSET\r\n");
+}
+
+#[test]
 fn threat_2_11_a_501_is_about_the_sender_once_joining_is_known_to_work() {
     for (joining, again) in [(Joining::Untried, true), (Joining::Works, false)] {
         let mut line = Line::new(Options { joining, ..JOINED }, &[1, 1]);
