@@ -157,9 +157,10 @@ impl<M: Mail, I: Iterator<Item = M>> Batch<'_, M, I> {
     /// A future of `next` was dropped where nobody can take it up again.
     fn abandon(&mut self) {
         self.midway = false;
+        let was_alone = self.talk.under_way() == 0;
         self.client.close();
         self.fail(Error::NotConnected);
-        if let Some((_, envelope)) = self.alone.take() {
+        if let Some((_, envelope)) = self.alone.take_if(|_| was_alone) {
             let doubt = Outcome::InDoubt;
             let delivery = Delivery::new(envelope, doubt, doubt, None, Vec::new());
             self.entries.push_back(Entry::Done(Err(lost(delivery))));

@@ -16,7 +16,7 @@
 //! - Content goes out by DATA only behind an accepted recipient, and never with its own envelope. By BDAT it may, if it
 //!   can be had again and is small; if the envelope is refused, so is each BDAT.
 //! - A message is in doubt from when the last line of its end, or the last chunk, is first offered to the wire, until
-//!   its reply.
+//!   its reply; also when the server refused a part of it and takes the rest.
 //! - A flight begins with RSET unless the transaction before it is surely over. With BDAT only its 250 tells: servers
 //!   keep a transaction open behind a chunk they refuse.
 //! - A flight that joins the end of a message before it was seen to work ([`Joining::Untried`]) carries no content. So
@@ -542,7 +542,7 @@ impl Transactions {
         if !first.is_answered() {
             return;
         }
-        if first.joined && self.options.joining != Joining::Off {
+        if first.joined {
             self.options.joining = if first.again { Joining::Off } else { Joining::Works };
         }
         if first.stage != Stage::Over {
