@@ -26,7 +26,7 @@ mod dialogue;
 mod support;
 
 use self::{
-    dialogue::{assert_closed, assert_open, builder, connect, envelope, mail},
+    dialogue::{assert_closed, assert_open, builder, connect, envelope, mail, numbered},
     support::{PATIENCE, Peer, Server},
 };
 
@@ -70,6 +70,9 @@ fn every_future_is_send() {
     drop(assert_send(client.auth_plain("user", "secret")));
     drop(assert_send(client.auth_xoauth2("user", "token")));
     drop(assert_send(client.within(PATIENCE).noop()));
+    let mut batch = client.send_all([numbered(1)]);
+    drop(assert_send(batch.next()));
+    drop(assert_send(batch.finish()));
     drop(assert_send(client.quit()));
     drop(assert_send(client.reconnect()));
     drop(assert_send(builder.connect_over(unix(UnixStream::pair().unwrap().0))));
@@ -497,4 +500,173 @@ fn a_stream_with_a_buffer_is_flushed_in_tls() {
     let mut client = block_on(builder.connect_over(buffered(&server))).unwrap();
     block_on(client.send(&mail())).map(drop).unwrap();
     block_on(client.quit()).unwrap();
+}
+/// Three messages of a batch, joined.
+const BATCH: &str = "C: MAIL FROM:<alice@example.org>
+     C: RCPT TO:<bob@example.org>
+     C: DATA
+     -- pause
+     S: 250 ok
+     S: 250 ok
+     S: 354 go on
+     C: Hello
+     C: .
+     C: MAIL FROM:<alice@example.org>
+     C: RCPT TO:<bob@example.org>
+     C: DATA
+     -- pause
+     S: 250 taken
+     S: 250 ok
+     S: 250 ok
+     S: 354 go on
+     C: Hello
+     C: .
+     C: MAIL FROM:<alice@example.org>
+     C: RCPT TO:<bob@example.org>
+     C: DATA
+     -- pause
+     S: 250 taken
+     S: 250 ok
+     S: 250 ok
+     S: 354 go on
+     C: Hello
+     C: .
+     -- pause
+     S: 250 taken\n";
+
+/// Drops the first `next` of a batch at each of its polls, and asks on. Every message has one result, and the server
+/// hears nothing twice. Gives how often all three were accepted all the same.
+fn drop_next_at_every_poll(mails: impl Fn() -> Vec<Raw<'static>>) -> usize {
+    let mut whole = 0;
+    for polls in 1.. {
+        let server = leaving(format!("-- hello PIPELINING\n{BATCH}"));
+        let mut client = connect(&server);
+        let mut batch = client.send_all(mails());
+        let done = block_on(dropped_after(polls, batch.next()));
+        let ended = done.is_some();
+        let mut results: Vec<_> = done.flatten().into_iter().collect();
+        while let Some(result) = block_on(batch.next()) {
+            results.push(result);
+        }
+        drop(batch);
+        drop(client);
+        let heard = server.finish();
+        let start = heard.windows(4).position(|bytes| bytes == b"MAIL").unwrap_or(heard.len());
+        let wire = WIRE.repeat(3);
+        assert!(wire.starts_with(&heard[start..]), "after {polls} polls: {}", heard[start..].escape_ascii());
+        let numbers: Vec<usize> = results.iter().map(|(number, _)| *number).collect();
+        assert_eq!(numbers, [0, 1, 2], "after {polls} polls");
+        let accepted = results.iter().filter(|(_, result)| result.is_ok()).count();
+        let ends = heard.windows(5).filter(|bytes| bytes == b"\r\n.\r\n").count();
+        let in_doubt = results.iter().filter(|(_, r)| r.as_ref().is_err_and(Error::in_doubt)).count();
+        assert_eq!(accepted + in_doubt, ends, "after {polls} polls");
+        whole += usize::from(accepted == 3);
+        if ended {
+            assert!(polls > 1, "it was never dropped on its way");
+            return whole;
+        }
+    }
+    whole
+}
+
+#[test]
+fn threat_81_a_dropped_next_of_a_batch_can_be_asked_again() {
+    let whole = drop_next_at_every_poll(|| vec![mail(), mail(), mail()]);
+    assert!(whole > 1, "waiting for a reply can be taken up again");
+}
+
+#[test]
+fn threat_81_a_dropped_next_forgets_no_message_whose_file_was_being_opened() {
+    let path = std::env::temp_dir().join(format!("postino-batch-{}", std::process::id()));
+    std::fs::write(&path, "Hello\r\n").unwrap();
+    let file = || Raw::path(envelope(&["bob@example.org"]), path.clone());
+    let whole = drop_next_at_every_poll(|| vec![file(), file(), file()]);
+    assert!(whole > 1, "opening a file can be taken up again");
+    std::fs::remove_file(&path).unwrap();
+}
+
+#[test]
+fn threat_81_a_next_dropped_within_content_does_not_send_it_again() {
+    let server = leaving("-- hello PIPELINING, LIMITS RCPTMAX=1\nC: MAIL FROM:<alice@example.org>\nC: RCPT TO:<bob@example.org>\nC: DATA\nS: 250 ok\nS: 250 ok\nS: 354 go on".into());
+    let (tell, told) = mpsc::channel();
+    let slow = Raw::reader(envelope(&["bob@example.org"]), b"Hello\r\n".chain(Waits(told)));
+    let mut client = connect(&server);
+    let parts = dialogue::mail_to(&["a@example.org", "b@example.org"]); // waits for its turn
+    let mut batch = client.send_all(vec![slow, parts]);
+    let cut = async {
+        smol::Timer::after(Duration::from_millis(300)).await;
+        None
+    };
+    assert!(block_on(smol::future::or(async { Some(batch.next().await) }, cut)).is_none());
+    let results = block_on(batch.finish());
+    assert_eq!(results.len(), 2);
+    let unsent = |result: &Result<Delivery, Error>| result.as_ref().is_err_and(|e| !e.in_doubt());
+    assert!(results.iter().all(|(_, result)| unsent(result)), "{results:?}");
+    assert_closed(&mut client);
+    drop((client, tell));
+    assert!(server.finish().ends_with(b"DATA\r\n"));
+}
+
+/// A body that waits each time it is read.
+struct Slow(std::sync::Arc<std::sync::Mutex<mpsc::Receiver<()>>>);
+
+impl postino::Mail for Slow {
+    fn envelope(&self) -> Result<postino::Envelope, Error> {
+        Ok(envelope(&["a@example.org", "b@example.org"]))
+    }
+
+    fn body(&self) -> Result<postino::message::Body<'_>, Error> {
+        Ok(postino::message::Body::reader(SlowReader(self.0.clone())))
+    }
+}
+
+struct SlowReader(std::sync::Arc<std::sync::Mutex<mpsc::Receiver<()>>>);
+
+impl Read for SlowReader {
+    fn read(&mut self, _: &mut [u8]) -> std::io::Result<usize> {
+        let told = self.0.lock().unwrap();
+        told.recv_timeout(PATIENCE).map(|()| 0).map_err(std::io::Error::other)
+    }
+}
+
+/// A part of a message that goes by itself, dropped within its content.
+fn dropped_within_a_part(
+    then: impl FnOnce(postino::aio::Batch<&mut Client, Slow, std::vec::IntoIter<Slow>>),
+) {
+    let server = leaving(
+        "-- hello LIMITS RCPTMAX=1
+         C: MAIL FROM:<alice@example.org>
+         S: 250 ok
+         C: RCPT TO:<a@example.org>
+         S: 250 ok
+         C: DATA
+         S: 354 go on"
+            .into(),
+    );
+    let (tell, told) = mpsc::channel();
+    let told = std::sync::Arc::new(std::sync::Mutex::new(told));
+    let mut client = connect(&server);
+    let mut batch = client.send_all(vec![Slow(told)]);
+    let cut = async {
+        smol::Timer::after(Duration::from_millis(300)).await;
+        None
+    };
+    assert!(block_on(smol::future::or(async { Some(batch.next().await) }, cut)).is_none());
+    then(batch);
+    assert_closed(&mut client);
+    drop((client, tell));
+    assert!(server.finish().ends_with(b"DATA\r\n"));
+}
+
+#[test]
+fn threat_81_a_batch_dropped_within_a_part_leaves_a_client_that_refuses() {
+    dropped_within_a_part(|batch| drop(batch));
+}
+
+#[test]
+fn threat_81_a_message_in_parts_that_was_dropped_is_not_forgotten() {
+    dropped_within_a_part(|batch| {
+        let results = block_on(batch.finish());
+        assert!(matches!(results.as_slice(), [(0, Err(e))] if e.in_doubt()), "{results:?}");
+    });
 }

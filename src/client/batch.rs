@@ -10,7 +10,7 @@ use super::{
     session::Client,
 };
 use crate::{
-    Delivery, Envelope, Error, Mail, Phase,
+    Delivery, Envelope, Error, Mail, Outcome, Phase, Took,
     message::Body,
     proto::{Joining, Transactions, Want},
 };
@@ -23,6 +23,9 @@ use crate::{
 /// Dropping it with messages under way leaves a client that refuses further use, and nobody knows what became of
 /// them; [`finish`](Batch::finish) tells.
 ///
+/// A future of `next` that is dropped loses nothing: call it again. But if content was on its way just then, or a message
+/// that goes in parts, the connection is closed, and the results tell what became of each.
+///
 /// When the connection is lost, the messages that were under way are *not sent* or *in doubt*, and those that follow are
 /// *not sent*: each has its result. Only where all that was lost is an envelope that had left with the end of the message
 /// before (some servers throw it away) the batch connects again by itself, and sends it alone from then on.
@@ -31,8 +34,8 @@ pub struct Batch<C: DerefMut<Target = Client>, M, I> {
     client: C,
     talk: Transactions,
     mails: I,
-    /// Taken by [`Batch::push`], and not yet under way.
-    pushed: VecDeque<M>,
+    /// Taken by [`Batch::push`], or from the iterator, and not yet under way.
+    waiting: VecDeque<M>,
     /// Under way, or with a result that was not given yet; in order.
     entries: VecDeque<Entry<M>>,
     /// How many results were given, and how many messages were handed to the machine.
@@ -40,16 +43,19 @@ pub struct Batch<C: DerefMut<Target = Client>, M, I> {
     posted: usize,
     /// A message that has to go alone, once the others are through.
     alone: Option<(M, Envelope)>,
+    /// In the middle of what only the future that began it can go on with.
+    midway: bool,
     /// Nothing more is taken from the iterator.
     closed: bool,
     lost: bool,
 }
 
 enum Entry<M> {
-    /// The number in the machine; what was opened, if it can be read once only.
+    /// The number in the machine; the message, until its content is on its way; what was opened, if it can be read
+    /// once only.
     Under {
         number: usize,
-        mail: M,
+        mail: Option<M>,
         opened: Option<Opened>,
     },
     Done(Result<Delivery, Error>),
@@ -85,16 +91,17 @@ impl<C: DerefMut<Target = Client>, M, I> Batch<C, M, I> {
     pub(super) fn new(mut client: C, mails: I) -> Batch<C, M, I> {
         let open = client.take_open();
         let talk = Transactions::new(client.options(), open);
-        let lost = client.broken;
+        let lost = client.usable(Phase::Mail).is_err();
         Batch {
             client,
             talk,
             mails,
-            pushed: VecDeque::new(),
+            waiting: VecDeque::new(),
             entries: VecDeque::new(),
             given: 0,
             posted: 0,
             alone: None,
+            midway: false,
             closed: false,
             lost,
         }
@@ -105,7 +112,7 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
     /// Takes a message: it leaves when [`next`](Batch::next) is called. It comes behind those pushed before, and before
     /// what the iterator still has.
     pub fn push(&mut self, mail: M) {
-        self.pushed.push_back(mail);
+        self.waiting.push_back(mail);
         self.talk.more();
     }
 
@@ -113,18 +120,27 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
     #[must_use]
     pub fn pending(&self) -> usize {
         let under = self.entries.iter().filter(|entry| matches!(entry, Entry::Under { .. })).count();
-        self.pushed.len() + under + usize::from(self.alone.is_some())
+        self.waiting.len() + under + usize::from(self.alone.is_some())
+    }
+
+    /// Sees to it that the next message is in front of those that wait. False if there is none.
+    fn fetch(&mut self) -> bool {
+        if self.waiting.is_empty() && !self.closed {
+            self.waiting.extend(self.mails.next());
+        }
+        !self.waiting.is_empty()
     }
 
     fn pull(&mut self) -> Option<M> {
-        let pushed = self.pushed.pop_front();
-        pushed.or_else(|| if self.closed { None } else { self.mails.next() })
+        self.fetch();
+        self.waiting.pop_front()
     }
 
     /// The result of the first message under way.
     fn settle(&mut self, result: Result<Delivery, Error>) {
-        let result = timed(result, &mut self.client.clock);
+        let total = self.client.clock.took().total;
         self.client.clock = Clock::start();
+        let result = timed(result, Took { total, ..Took::default() });
         let under = self.entries.iter_mut().find(|entry| matches!(entry, Entry::Under { .. }));
         if let Some(entry) = under {
             *entry = Entry::Done(result);
@@ -147,15 +163,34 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
         self.take_results();
     }
 
-    fn not_sent(&mut self, mail: &M) -> Error {
-        match mail.envelope() {
-            Ok(envelope) => Error::Transaction {
-                delivery: Box::new(Delivery::not_sent(envelope)),
-                source: Box::new(Error::NotConnected),
-            },
-            Err(e) => e,
+    /// Goes on, with none under way, over what may be another connection: its server may offer something else.
+    fn begin_anew(&mut self) {
+        self.lost = self.client.broken;
+        self.talk = Transactions::new(self.client.options(), self.client.open);
+        self.posted = 0;
+        self.client.clock = Clock::start();
+    }
+
+    /// A future of `next` was dropped where nobody can take it up again.
+    fn abandon(&mut self) {
+        self.midway = false;
+        let was_alone = self.talk.under_way() == 0;
+        self.client.close();
+        self.fail(Error::NotConnected);
+        if let Some((_, envelope)) = self.alone.take_if(|_| was_alone) {
+            let doubt = Outcome::InDoubt;
+            let delivery = Delivery::new(envelope, doubt, doubt, None, Vec::new());
+            self.entries.push_back(Entry::Done(Err(lost(delivery))));
         }
     }
+}
+
+fn not_sent<M: Mail>(mail: &M) -> Error {
+    mail.envelope().map_or_else(|e| e, |envelope| lost(Delivery::not_sent(envelope)))
+}
+
+fn lost(delivery: Delivery) -> Error {
+    Error::Transaction { delivery: Box::new(delivery), source: Box::new(Error::NotConnected) }
 }
 
 #[maybe_async]
@@ -166,6 +201,9 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
     /// The builder's deadline is that of each call.
     #[allow(clippy::should_implement_trait)] // in the blocking world it is an Iterator, too
     pub async fn next(&mut self) -> Option<(usize, Result<Delivery, Error>)> {
+        if self.midway {
+            self.abandon();
+        }
         let drained = self.client.drained;
         self.client.begin();
         (self.client.drained, self.client.hurry) = (drained && !self.entries.is_empty(), true);
@@ -180,8 +218,7 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
                     Some((mail, _)) => mail,
                     None => self.pull()?,
                 };
-                let error = self.not_sent(&mail);
-                self.entries.push_back(Entry::Done(Err(error)));
+                self.entries.push_back(Entry::Done(Err(not_sent(&mail))));
                 continue;
             }
             let step = self.client.go_on(&mut self.talk, None).await;
@@ -208,21 +245,22 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
 
     /// Takes the next message, and hands its envelope to the machine.
     async fn post(&mut self) {
-        let used_up = self.client.is_used_up();
-        let mail = if self.alone.is_some() { None } else { self.pull() };
-        let Some(mail) = mail else {
+        if self.alone.is_some() || !self.fetch() {
             self.talk.no_more();
             return;
-        };
+        }
+        // It stays where it is while its file is opened: whoever drops the future then does not lose it.
+        let mail = &self.waiting[0];
         let envelope = match mail.envelope().and_then(|envelope| self.client.offered(envelope)) {
             Ok(envelope) => envelope,
             Err(e) => {
+                self.waiting.pop_front();
                 self.entries.push_back(Entry::Done(Err(e)));
                 return;
             }
         };
-        if used_up || self.client.parts(&envelope).len() > 1 {
-            self.alone = Some((mail, envelope));
+        if self.client.is_used_up() || self.client.parts(&envelope).len() > 1 {
+            self.alone = self.waiting.pop_front().map(|mail| (mail, envelope));
             self.talk.no_more();
             return;
         }
@@ -236,6 +274,7 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
             let opened = body.into_once().map(|body| Opened { body, watched });
             Ok((transaction, opened))
         });
+        let mail = self.waiting.pop_front();
         match posted {
             Ok((transaction, opened)) => {
                 self.talk.message(transaction);
@@ -247,45 +286,44 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
         }
     }
 
+    /// The message with this number, and what was opened of it. Its content is asked for once.
+    fn take_content(&mut self, wanted: usize) -> Option<(M, Option<Opened>)> {
+        self.entries.iter_mut().find_map(|entry| match entry {
+            Entry::Under { number, mail, opened } if *number == wanted => {
+                mail.take().map(|mail| (mail, opened.take()))
+            }
+            _ => None,
+        })
+    }
+
     /// Sends the content of the message with this number.
     async fn write(&mut self, wanted: usize) {
-        let mut results = Vec::new(); // of messages before it
-        let broke = self.write_content(wanted, &mut results).await.err();
-        results.into_iter().for_each(|result| self.settle(result));
-        if let Some(e) = broke {
+        self.midway = true;
+        let sent = match self.take_content(wanted) {
+            Some((mail, opened)) => self.write_content(wanted, &mail, opened).await,
+            None => Err(Error::NotConnected), // the machine asks for what it was given
+        };
+        self.midway = false;
+        if let Err(e) = sent {
+            self.client.close(); // the server may wait for content that will not come
             self.recover(e).await;
         }
     }
 
-    async fn write_content(
-        &mut self,
-        wanted: usize,
-        results: &mut Vec<Result<Delivery, Error>>,
-    ) -> Result<(), Error> {
-        let this = |entry: &&mut Entry<M>| matches!(entry, Entry::Under { number, .. } if *number == wanted);
-        let Some(Entry::Under { mail, opened, .. }) = self.entries.iter_mut().find(this) else {
-            return Ok(()); // the machine asks for those that it was given only
-        };
-        let offer = self.client.offer();
-        let body = match (opened.take(), self.client.limit(Phase::Body)) {
-            (_, Err(e)) => Err(e),
+    async fn write_content(&mut self, wanted: usize, mail: &M, opened: Option<Opened>) -> Result<(), Error> {
+        let (offer, until) = (self.client.offer(), self.client.limit(Phase::Body)?);
+        let body = match opened {
             // Who is told is with the mail; one that cannot be opened again tells nobody.
-            (Some(Opened { body, watched: true }), _) => match mail.body_for(offer) {
-                Ok(again) => Ok(again.opened(body)),
-                Err(_) => Ok(body),
+            Some(Opened { body, watched: true }) => match mail.body_for(offer) {
+                Ok(again) => again.opened(body),
+                Err(_) => body,
             },
-            (Some(Opened { body, .. }), _) => Ok(body),
-            (None, Ok(until)) => match mail.body_for(offer) {
-                Ok(body) => open(body, until).await.map_err(source_error),
-                Err(e) => Err(e),
-            },
+            Some(Opened { body, .. }) => body,
+            None => open(mail.body_for(offer)?, until).await.map_err(source_error)?,
         };
-        if body.is_err() {
-            self.client.close(); // the server waits for content that will not come
-        }
-        let mut source = Source::new(body?);
+        let mut source = Source::new(body);
         while let Want::Result = self.client.go_on(&mut self.talk, Some((wanted, &mut source))).await? {
-            results.extend(self.talk.next_result());
+            self.take_results(); // of messages before it
         }
         Ok(())
     }
@@ -293,7 +331,7 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
     /// The connection is lost. If that is all, another one will do.
     async fn recover(&mut self, broke: Error) {
         let silent = match broke {
-            Error::Timeout(_) => self.talk.is_probing(),
+            Error::Timeout(_) => self.talk.is_unheard(),
             Error::Closed(_) | Error::Io { .. } => true,
             _ => false,
         };
@@ -307,25 +345,35 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
             self.client.number
         );
         self.client.settings.config.joining.learn(Joining::Off);
+        let offered = self.client.capabilities.clone();
         match self.client.again().await {
-            Ok(()) => {}
+            Ok(()) if self.client.capabilities != offered => {
+                // What is to be said of the message was chosen for what the server offered then.
+                self.fail(Error::NotConnected);
+                self.begin_anew();
+            }
+            Ok(()) => self.client.begun = 1,
             Err(e) => self.fail(e),
         }
     }
 
     async fn send_alone(&mut self) {
-        let Some((mail, envelope)) = self.alone.take() else { return };
-        let result = self.client.deliver(&mail, envelope, Freshness::New).await;
+        let Some((mail, envelope)) = &self.alone else { return };
+        self.midway = true;
+        self.client.open = self.talk.is_open();
+        let result = self.client.deliver(mail, envelope.clone(), Freshness::New).await;
+        self.midway = false;
+        self.alone = None;
         self.entries.push_back(Entry::Done(result));
-        self.lost = self.client.broken;
-        self.talk.more();
+        self.begin_anew();
     }
 }
 
 impl<C: DerefMut<Target = Client>, M, I> Drop for Batch<C, M, I> {
     /// A connection left in the middle is not used again.
     fn drop(&mut self) {
-        if self.client.broken && !self.lost && self.talk.under_way() == 0 && self.client.out.is_quiet() {
+        let over = !self.lost && !self.midway;
+        if self.client.broken && over && self.talk.under_way() == 0 && self.client.out.is_quiet() {
             self.client.broken = false;
             self.client.open = self.talk.is_open();
         }

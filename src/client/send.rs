@@ -7,7 +7,7 @@ use super::{
     session::Client,
 };
 use crate::{
-    Delivery, Envelope, Error, Mail, Outcome, Phase,
+    Delivery, Envelope, Error, Mail, Outcome, Phase, Took,
     message::{Body, Content, Offer},
     proto::{Forbidden, Joining, MailParameters, Options, Survey, Transaction, Transactions, Want},
 };
@@ -257,7 +257,7 @@ impl Client {
             self.close();
         }
         let result = result.or_else(|| talk.next_result()).unwrap_or(Err(Error::NotConnected));
-        timed(result, &mut self.clock)
+        timed(result, self.clock.took())
     }
 
     /// Where the server takes no more messages on this connection: a new one.
@@ -272,10 +272,10 @@ impl Client {
 }
 
 /// The result, with how long it took.
-pub(super) fn timed(mut result: Result<Delivery, Error>, clock: &mut Clock) -> Result<Delivery, Error> {
+pub(super) fn timed(mut result: Result<Delivery, Error>, took: Took) -> Result<Delivery, Error> {
     match &mut result {
-        Ok(delivery) => delivery.set_took(clock.took()),
-        Err(Error::Transaction { delivery, .. }) => delivery.set_took(clock.took()),
+        Ok(delivery) => delivery.set_took(took),
+        Err(Error::Transaction { delivery, .. }) => delivery.set_took(took),
         Err(_) => {}
     }
     result

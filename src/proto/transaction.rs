@@ -16,7 +16,7 @@
 //! - Content goes out by DATA only behind an accepted recipient, and never with its own envelope. By BDAT it may, if it
 //!   can be had again and is small; if the envelope is refused, so is each BDAT.
 //! - A message is in doubt from when the last line of its end, or the last chunk, is first offered to the wire, until
-//!   its reply.
+//!   its reply; also when the server refused a part of it and takes the rest.
 //! - A flight begins with RSET unless the transaction before it is surely over. With BDAT only its 250 tells: servers
 //!   keep a transaction open behind a chunk they refuse.
 //! - A flight that joins the end of a message before it was seen to work ([`Joining::Untried`]) carries no content. So
@@ -50,6 +50,12 @@ pub struct Options {
     pub farewell: bool,
     /// The server speaks LMTP: it answers the end of a message once for each recipient (RFC 2033 §4.2).
     pub lmtp: bool,
+}
+
+impl Options {
+    fn joins(self) -> bool {
+        self.pipelining && self.joining != Joining::Off
+    }
 }
 
 /// What is known of a server about an envelope that leaves with the end of the message before.
@@ -165,13 +171,13 @@ enum Stage {
 }
 
 impl Flight {
-    fn new(letter: Transaction, joined: bool) -> Flight {
+    fn new(letter: Transaction) -> Flight {
         Flight {
             letter,
             stage: Stage::Envelope(0),
             asked: 0,
             heard: 0,
-            joined,
+            joined: false,
             again: false,
             begun: false,
             taken: 0,
@@ -221,6 +227,11 @@ impl Flight {
         }
     }
 
+    /// A part of it was refused, and the server went on with the rest: who knows what it takes.
+    fn is_contradicted(&self) -> bool {
+        self.stray || self.taken > 0 && matches!(self.refusal, Some((Phase::Body, _)))
+    }
+
     /// What became of it. `in_doubt`: its end may have left. `broke` is why the connection is out of step, if it is.
     fn into_result(
         mut self,
@@ -229,6 +240,9 @@ impl Flight {
         closing: Option<Reply>,
         broke: Option<Error>,
     ) -> Result<Delivery, Error> {
+        if in_doubt && self.is_contradicted() {
+            self.refusal = None;
+        }
         let pointless = self.is_pointless(options);
         let refused = |phase, reply| Error::Refused { phase, reply };
         let unanswered = if in_doubt { Outcome::InDoubt } else { Outcome::NotSent };
@@ -284,8 +298,7 @@ impl Transactions {
 
     /// Answers [`Want::Message`]: the next one.
     pub fn message(&mut self, letter: Transaction) {
-        let joined = !self.flights.is_empty();
-        self.flights.push_back(Flight::new(letter, joined));
+        self.flights.push_back(Flight::new(letter));
         self.no_more = false;
     }
 
@@ -335,7 +348,7 @@ impl Transactions {
     /// The server is silent in [`Want::Probe`], or hung up. True if a fresh connection will do: all that is lost is an
     /// envelope that had joined the end of a message. It will be said again there, alone.
     pub fn on_silence(&mut self) -> bool {
-        let [flight] = self.flights.make_contiguous() else { return false };
+        let Some(flight) = self.flights.front().filter(|_| self.is_next_unsaid()) else { return false };
         let refused = flight.refusal.is_some() && !flight.again;
         let lost = flight.joined && !flight.begun && !refused && self.closing.is_none();
         if lost {
@@ -368,22 +381,24 @@ impl Transactions {
         self.due += 1;
     }
 
-    /// The first word to an envelope that has joined the end of a message is due, and it is not known yet whether this
-    /// server answers such.
+    /// The first word to an envelope that has joined the end of a message is due. If silence follows, the envelope was
+    /// lost: see [`on_silence`](Self::on_silence).
     #[must_use]
-    pub fn is_probing(&self) -> bool {
-        let untried = self.options.joining == Joining::Untried;
-        untried && self.flights.front().is_some_and(|first| first.joined && first.heard <= 1)
+    pub fn is_unheard(&self) -> bool {
+        self.flights.front().is_some_and(|first| first.joined && (first.heard <= 1 || first.again))
     }
 
     /// Some reply has to be waited for.
     fn wait(&self) -> Want {
-        if self.is_probing() { Want::Probe } else { Want::Reply }
+        match self.options.joining {
+            Joining::Untried if self.is_unheard() => Want::Probe,
+            _ => Want::Reply,
+        }
     }
 
     /// Another flight may be written behind those that wait for replies.
     fn may_join(&self) -> bool {
-        self.options.pipelining && self.options.joining != Joining::Off && self.due < WINDOW && !self.no_more
+        self.options.joins() && self.due < WINDOW && !self.no_more
     }
 
     /// All that is there is written.
@@ -391,7 +406,6 @@ impl Transactions {
         match self.flights.is_empty() {
             false if self.may_join() => Want::Message,
             false => self.wait(),
-            true if self.resetting => Want::Reply,
             true if !self.no_more => Want::Message,
             true if self.open && !self.said_farewell => {
                 out.put(Command::Reset);
@@ -408,10 +422,13 @@ impl Transactions {
         let may_pull = self.writing + 1 == self.flights.len() && self.may_join();
         let flight = &mut self.flights[self.writing];
         let answered = flight.is_answered();
-        if !answered && (!options.pipelining || self.due >= WINDOW) {
+        // LMTP: behind a refused chunk nobody can tell how many replies the last one would bring.
+        let alone = !options.pipelining || options.lmtp && flight.stage == Stage::Body;
+        if self.due > 0 && (alone || self.due >= WINDOW) {
             return Some(self.wait());
         }
         match flight.stage {
+            Stage::Envelope(0) if self.writing > 0 && !options.joins() => return Some(self.wait()),
             Stage::Envelope(number) => {
                 if number == flight.data() && options.all_or_nothing && !answered {
                     return Some(self.wait());
@@ -442,6 +459,9 @@ impl Transactions {
             self.over();
             return;
         }
+        if number == 0 {
+            flight.joined = self.writing > 0;
+        }
         flight.stage = if number < data { Stage::Envelope(number + 1) } else { Stage::Hold };
         match number {
             0 if self.open => {
@@ -462,9 +482,8 @@ impl Transactions {
             _ if !options.chunking => self.ask(out, |_| Command::Data),
             // LMTP: how many replies a BDAT brings is known only when the recipients are.
             _ => {
-                let proven = !flight.joined || options.joining == Joining::Works;
-                let ahead = flight.letter.ahead && options.pipelining && proven;
-                if ahead && !options.all_or_nothing && !options.lmtp {
+                let safe = options.joining == Joining::Works || !flight.joined;
+                if flight.letter.ahead && safe && !options.lmtp {
                     flight.stage = Stage::Body;
                 }
             }
@@ -485,7 +504,8 @@ impl Transactions {
     /// The end has been put in the outbox, all of it.
     fn ended(&mut self, out: &mut Outbox) {
         self.flights[self.writing].end = out.end();
-        if self.options.farewell && self.no_more {
+        let is_last = self.no_more && self.writing + 1 == self.flights.len();
+        if self.options.farewell && is_last {
             out.put_farewell();
             self.said_farewell = true;
         }
@@ -503,10 +523,15 @@ impl Transactions {
         self.settle();
     }
 
+    /// Nothing of the flight behind the first is said yet.
+    fn is_next_unsaid(&self) -> bool {
+        self.flights.get(1).is_none_or(|next| next.stage == Stage::Envelope(0))
+    }
+
     /// The first flight starts again from its envelope, by itself.
     fn rearm(&mut self, open: bool) {
         if let Some(flight) = self.flights.pop_front() {
-            self.flights.push_front(Flight::new(flight.letter, false));
+            self.flights.push_front(Flight::new(flight.letter));
         }
         (self.writing, self.due, self.open) = (0, 0, open);
     }
@@ -517,17 +542,17 @@ impl Transactions {
         if !first.is_answered() {
             return;
         }
-        if first.joined && self.options.joining == Joining::Untried && first.heard > 1 {
+        if first.joined {
             self.options.joining = if first.again { Joining::Off } else { Joining::Works };
         }
         if first.stage != Stage::Over {
             return;
         }
-        if first.again && first.taken == 0 && self.flights.len() == 1 {
+        if first.again && first.taken == 0 && self.is_next_unsaid() {
             self.rearm(true);
             return;
         }
-        if self.flights.get(1).is_none_or(|next| next.stage == Stage::Envelope(0)) {
+        if self.is_next_unsaid() {
             self.open = first.accepted.is_none();
         }
         self.writing -= 1;
@@ -537,26 +562,49 @@ impl Transactions {
         }
     }
 
-    fn on_reset(&mut self, reply: ReplyRef<'_>) -> Result<(), Error> {
+    fn on_mail(&mut self, reply: ReplyRef<'_>) -> Result<(), Error> {
+        let again = self.is_refused_company(reply.code());
+        let flight = &mut self.flights[0];
         match reply.code() {
-            250 => Ok(()),
-            400.. => Err(Error::Refused { phase: Phase::Reset, reply: reply.keep() }),
-            _ => Err(self.misplaced(reply)),
+            250 if flight.refusal.is_some() => flight.stray = true, // RSET was refused
+            250 => {}
+            400.. => {
+                flight.again |= again;
+                flight.refusal = Some((Phase::Mail, reply.keep()));
+            }
+            _ => return Err(self.misplaced(reply)),
         }
+        Ok(())
     }
 
-    fn on_mail(&mut self, reply: ReplyRef<'_>) -> Result<(), Error> {
-        let untried = self.options.joining == Joining::Untried;
+    /// The reply to the RSET that an envelope begins with.
+    fn on_reset(&mut self, reply: ReplyRef<'_>) -> Result<(), Error> {
+        let again = self.is_refused_company(reply.code());
         let flight = &mut self.flights[0];
         match reply.code() {
             250 => Ok(()),
-            400.. => {
-                flight.again = flight.joined && untried && (500..=503).contains(&reply.code());
-                flight.refusal = Some((Phase::Mail, reply.keep()));
+            _ if again => {
+                flight.again = true;
+                flight.refusal = Some((Phase::Reset, reply.keep()));
                 Ok(())
             }
-            _ => Err(self.misplaced(reply)),
+            _ => Err(self.not_reset(reply)),
         }
+    }
+
+    fn not_reset(&self, reply: ReplyRef<'_>) -> Error {
+        match reply.code() {
+            400.. => Error::Refused { phase: Phase::Reset, reply: reply.keep() },
+            _ => self.misplaced(reply),
+        }
+    }
+
+    /// Whether the code says that the server takes no envelope with the end of the message before. A 501 may also mean
+    /// the sender.
+    fn is_refused_company(&self, code: u16) -> bool {
+        let flight = &self.flights[0];
+        let untried = self.options.joining == Joining::Untried;
+        flight.joined && !flight.begun && (matches!(code, 500 | 502 | 503) || untried && code == 501)
     }
 
     fn on_recipient(&mut self, index: usize, reply: ReplyRef<'_>) -> Result<(), Error> {
@@ -617,12 +665,7 @@ impl Transactions {
         let flight = &mut self.flights[0];
         let all_left = out.gone() >= flight.end;
         match reply.code() {
-            250 if !all_left || flight.stray => return Err(self.misplaced(reply)),
-            // The rest of a message whose beginning was refused: who knows what it has taken.
-            250 if flight.taken > 0 && flight.refusal.is_some() => {
-                flight.refusal = None;
-                return Err(self.misplaced(reply));
-            }
+            250 if !all_left || flight.is_contradicted() => return Err(self.misplaced(reply)),
             250 if flight.taken == 0 => {} // an empty message that nobody gets
             250 if options.lmtp => flight.accept_one(reply),
             250 => flight.accepted = Some(reply.keep()),
@@ -679,8 +722,8 @@ impl Flight {
 impl Dialogue for Transactions {
     fn phase(&self) -> Phase {
         match self.flights.front() {
+            _ if self.resetting => Phase::Reset,
             Some(first) => first.phase(self.options),
-            None if self.resetting => Phase::Reset,
             None => Phase::Mail,
         }
     }
@@ -693,6 +736,9 @@ impl Dialogue for Transactions {
             if out.is_full() {
                 return Want::Write;
             }
+            if self.resetting {
+                return Want::Reply;
+            }
             if self.writing == self.flights.len() {
                 return self.fill_between(out);
             }
@@ -704,16 +750,24 @@ impl Dialogue for Transactions {
 
     fn on_reply(&mut self, reply: ReplyRef<'_>, out: &Outbox) -> Result<(), Error> {
         let options = self.options;
-        let Some(first) = self.flights.front() else {
-            self.resetting = false;
-            self.open = reply.code() != 250;
-            return self.on_reset(reply);
+        let Some(first) = self.flights.front().filter(|_| !self.resetting) else {
+            if reply.code() != 250 {
+                return Err(self.not_reset(reply));
+            }
+            (self.resetting, self.open) = (false, false);
+            return Ok(());
         };
         let (number, data) = (first.heard, first.data());
         let at_end = first.last.is_some_and(|last| number >= last);
-        if reply.code() == 421 && !(at_end && first.taken > 0) {
-            self.closing = Some(reply.keep());
-            return Err(Error::Refused { phase: self.phase(), reply: reply.keep() });
+        if reply.code() == 421 {
+            let decides = at_end && first.taken > 0;
+            // LMTP: what it would have said of the other recipients is not known.
+            if !(decides && options.lmtp) {
+                self.closing = Some(reply.keep());
+            }
+            if !decides {
+                return Err(Error::Refused { phase: self.phase(), reply: reply.keep() });
+            }
         }
         self.due = self.due.saturating_sub(1);
         match number {
@@ -749,7 +803,8 @@ impl Dialogue for Transactions {
     }
 
     fn body(&mut self, piece: &[u8], out: &mut Outbox) -> Result<(), Error> {
-        let Some(flight) = self.flights.get_mut(self.writing) else { return Err(Error::NotConnected) };
+        let flight = self.flights.get_mut(self.writing).filter(|flight| flight.stage == Stage::Body);
+        let Some(flight) = flight else { return Err(Error::NotConnected) }; // nobody wanted it
         flight.begun = true;
         match (self.options.chunking, piece.is_empty()) {
             (false, false) => out.put_content(|out| self.encoder.push(piece, out))?,

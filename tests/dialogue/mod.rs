@@ -1,15 +1,19 @@
 //! Conversations: client against script, each test compiled for both worlds (`crate::block_on` is the difference).
 
 mod auth;
+mod batch;
 mod body;
 #[cfg(feature = "native-tls")]
 mod certificates;
+mod chunking;
 mod commands;
 mod compose;
 mod connect;
 mod farewell;
 mod hello;
 mod hostile;
+mod limits;
+mod options;
 mod pool;
 mod time;
 #[cfg(feature = "native-tls")]
@@ -78,6 +82,39 @@ pub fn accept(client: &mut Client, mail: &dyn Mail) {
 #[track_caller]
 pub fn send_error(client: &mut Client, mail: &dyn Mail) -> Error {
     deliver(client, mail).unwrap_err()
+}
+
+/// From Alice to Bob, in one line: its number.
+pub fn numbered(number: usize) -> Raw<'static> {
+    Raw::owned(envelope(&["bob@example.org"]), format!("{number}\r\n"))
+}
+
+/// What becomes of each message of a batch.
+#[track_caller]
+pub fn send_all<M: Mail>(client: &mut Client, mails: Vec<M>) -> Vec<Result<Delivery, Error>> {
+    let count = mails.len();
+    let mut batch = client.send_all(mails);
+    let mut results = Vec::new();
+    while let Some((number, result)) = block_on(batch.next()) {
+        assert_eq!(number, results.len());
+        results.push(result);
+    }
+    assert_eq!(results.len(), count);
+    results
+}
+
+/// The outcomes in one word: each letter a message.
+pub fn outcomes(results: &[Result<Delivery, Error>]) -> String {
+    let letter = |result: &Result<Delivery, Error>| match result {
+        Ok(_) => 'A',
+        Err(error) => match error.delivery().map(Delivery::outcome) {
+            Some(Outcome::Refused) => 'R',
+            Some(Outcome::NotSent) => 'N',
+            Some(Outcome::InDoubt) => 'D',
+            _ => 'E', // an error of its own, and nothing was begun
+        },
+    };
+    results.iter().map(letter).collect()
 }
 
 /// The error inside an [`Error::Transaction`].

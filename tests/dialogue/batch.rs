@@ -1,0 +1,527 @@
+//! Many messages over one connection: what leaves together, and what becomes of each when something goes wrong.
+
+use std::{
+    io::{self, Read},
+    time::{Duration, Instant},
+};
+
+use postino::{Error, Phase, Raw, Retry};
+
+use super::*;
+
+const ENVELOPE: &str = "C: MAIL FROM:<alice@example.org>\nC: RCPT TO:<bob@example.org>\nC: DATA\n";
+const TAKEN: &str = "S: 250 sender\nS: 250 recipient\nS: 354 go on\n";
+const REFUSED: &str = "S: 503 no\nS: 503 no\nS: 503 no\n";
+
+fn mails(count: usize) -> Vec<Raw<'static>> {
+    (1..=count).map(numbered).collect()
+}
+
+/// A message by itself, in as few flights as there can be.
+fn alone(number: usize) -> String {
+    format!("{ENVELOPE}{TAKEN}C: {number}\nC: .\nS: 250 taken\n")
+}
+
+/// The first two of three joined, and what the server says to that.
+fn two_joined(what: &str) -> String {
+    format!("-- hello PIPELINING\n{ENVELOPE}{TAKEN}C: 1\nC: .\n{ENVELOPE}{what}")
+}
+
+#[test]
+fn the_end_of_a_message_and_the_next_envelope_leave_together() {
+    let server = Server::playing(format!(
+        "{}{TAKEN}C: 2\nC: .\n{ENVELOPE}S: 250 taken\n{TAKEN}C: 3\nC: .\nS: 250 taken\nC: NOOP\nS: 250 ok",
+        two_joined("S: 250 taken\n")
+    ));
+    let mut client = connect(&server);
+    assert_eq!(outcomes(&send_all(&mut client, mails(3))), "AAA");
+    assert_open(&mut client);
+}
+
+#[test]
+fn without_pipelining_a_batch_goes_step_by_step() {
+    let one = |n| format!("-- envelope\nC: DATA\nS: 354 go on\nC: {n}\nC: .\nS: 250 taken\n");
+    let server = Server::playing(format!("-- hello\n{}{}{}", one(1), one(2), one(3)));
+    assert_eq!(outcomes(&send_all(&mut connect(&server), mails(3))), "AAA");
+}
+
+#[test]
+fn joining_can_be_turned_off() {
+    let server = Server::playing(format!("-- hello PIPELINING\n{}{}{}", alone(1), alone(2), alone(3)));
+    let mut client = block_on(builder(&server).joining(false).connect()).unwrap();
+    assert_eq!(outcomes(&send_all(&mut client, mails(3))), "AAA");
+}
+
+/// Sends three messages to a server that takes no joined envelope, and then two more with a clone of the builder, which
+/// knows that.
+fn learns_not_to_join(sessions: &[String]) -> Duration {
+    let next = format!("-- hello PIPELINING\n{}{}", alone(1), alone(2));
+    let server = Server::playing_each(sessions.iter().chain([&next]));
+    let builder = builder(&server);
+    let mut client = block_on(builder.connect()).unwrap();
+    let start = Instant::now();
+    assert_eq!(outcomes(&send_all(&mut client, mails(3))), "AAA");
+    let took = start.elapsed();
+    drop(client);
+    let mut client = block_on(builder.clone().connect()).unwrap();
+    assert_eq!(outcomes(&send_all(&mut client, mails(2))), "AA");
+    took
+}
+
+#[test]
+fn threat_2_11_a_server_that_swallows_what_was_joined_costs_a_connection() {
+    let took = learns_not_to_join(&[
+        two_joined("S: 250 taken"),
+        format!("-- hello PIPELINING\n{}{}", alone(2), alone(3)),
+    ]);
+    assert!(took >= Duration::from_millis(900), "it took the silence for an answer after {took:?}");
+}
+
+#[test]
+fn threat_2_11_a_server_that_hangs_up_costs_a_connection() {
+    learns_not_to_join(&[
+        two_joined("S: 250 taken\n-- close"),
+        format!("-- hello PIPELINING\n{}{}", alone(2), alone(3)),
+    ]);
+}
+
+#[test]
+fn threat_2_11_a_server_that_refuses_what_was_joined_gets_it_again_alone() {
+    let refused = two_joined(&format!("S: 250 taken\n{REFUSED}"));
+    let again = format!("C: RSET\n{ENVELOPE}S: 250 ok\n{TAKEN}C: 2\nC: .\nS: 250 taken\n");
+    learns_not_to_join(&[format!("{refused}{again}{}", alone(3))]);
+}
+
+#[test]
+fn threat_2_11_a_server_that_answers_is_joined_from_the_first_by_the_next_client() {
+    let two = format!("{}{TAKEN}C: 2\nC: .\nS: 250 taken", two_joined("S: 250 taken\n"));
+    let server = Server::playing_each([two.clone(), two]);
+    let builder = builder(&server);
+    for _ in 0..2 {
+        let mut client = block_on(builder.connect()).unwrap();
+        assert_eq!(outcomes(&send_all(&mut client, mails(2))), "AA");
+    }
+}
+
+#[test]
+fn a_server_that_offers_something_else_on_the_new_connection_gets_nothing_that_was_meant_for_the_old() {
+    let server = Server::playing_each([
+        two_joined("S: 250 taken\n-- close"),
+        "-- hello\n-- envelope\nC: DATA\nS: 354 go on\nC: 3\nC: .\nS: 250 taken".to_owned(),
+    ]);
+    assert_eq!(outcomes(&send_all(&mut connect(&server), mails(3))), "ANA");
+}
+
+#[test]
+fn a_refused_sender_in_a_batch_is_only_its_own() {
+    let server = Server::playing(format!(
+        "{}C: RSET
+         C: MAIL FROM:<alice@example.org>
+         C: RCPT TO:<bob@example.org>
+         C: DATA
+         S: 250 ok
+         {TAKEN}C: 3
+         C: .
+         S: 250 taken",
+        two_joined("S: 250 taken\nS: 550 no\nS: 503 no\nS: 503 no\n")
+    ));
+    let results = send_all(&mut connect(&server), mails(3));
+    assert_eq!(outcomes(&results), "ARA");
+    assert_eq!(refusal(cause(results[1].as_ref().unwrap_err())), (Phase::Mail, 550));
+}
+
+#[test]
+fn threat_73_a_354_for_nobody_in_a_batch_gets_a_lone_dot_and_the_next_envelope() {
+    let server = Server::playing(format!(
+        "{}C: .\n{ENVELOPE}S: 554 no recipients\n{TAKEN}C: 3\nC: .\nS: 250 taken",
+        two_joined("S: 250 taken\nS: 250 ok\nS: 550 nobody\nS: 354 go on\n")
+    ));
+    let results = send_all(&mut connect(&server), mails(3));
+    assert_eq!(outcomes(&results), "ARA");
+    assert_eq!(refusal(cause(results[1].as_ref().unwrap_err())), (Phase::Recipient, 550));
+}
+
+#[test]
+fn a_message_refused_at_its_end_does_not_touch_the_next_on_the_wire() {
+    let server = Server::playing(format!(
+        "{}{TAKEN}C: 2\nC: .\n{ENVELOPE}S: 554 spam\n{TAKEN}C: 3\nC: .\nS: 451 later\nC: RSET\nS: 250 ok",
+        two_joined("S: 451 later\n")
+    ));
+    let results = send_all(&mut connect(&server), mails(3));
+    assert_eq!(outcomes(&results), "RRR");
+    assert_eq!(refusal(cause(results[1].as_ref().unwrap_err())), (Phase::End, 554));
+    let retries: Vec<_> = results.iter().map(|r| r.as_ref().unwrap_err().retry()).collect();
+    assert_eq!(retries, [Retry::Later, Retry::Never, Retry::Later]);
+}
+
+/// Three messages; the second is joined, and this comes in answer.
+fn three_with(answer: &str) -> Vec<Result<Delivery, Error>> {
+    let server = Server::playing(two_joined(answer));
+    let mut client = connect(&server);
+    let results = send_all(&mut client, mails(3));
+    assert_closed(&mut client);
+    results
+}
+
+#[test]
+fn a_421_in_the_middle_of_a_batch_ends_it() {
+    let results = three_with("S: 250 taken\nS: 421 closing");
+    assert_eq!(outcomes(&results), "ANN");
+    assert_eq!(results[1].as_ref().unwrap_err().reply().unwrap().code(), 421);
+    assert!(results.iter().skip(1).all(|r| r.as_ref().unwrap_err().is_transient()));
+}
+
+#[test]
+fn a_421_to_the_end_of_a_message_refuses_it_and_the_others_are_not_sent() {
+    let results = three_with("S: 421 closing");
+    assert_eq!(outcomes(&results), "RNN");
+    assert_eq!(refusal(cause(results[0].as_ref().unwrap_err())), (Phase::End, 421));
+    assert_eq!(results[1].as_ref().unwrap_err().retry(), Retry::Later);
+}
+
+#[test]
+fn junk_in_the_middle_of_a_batch_leaves_what_it_answers_in_doubt() {
+    let results = three_with("S: what?");
+    assert_eq!(outcomes(&results), "DNN");
+    assert_eq!(results[0].as_ref().unwrap_err().retry(), Retry::MayDouble);
+}
+
+#[test]
+fn a_connection_lost_in_a_batch_leaves_what_was_sent_in_doubt() {
+    let results = three_with("-- reset");
+    assert_eq!(outcomes(&results), "DNN");
+    assert!(results[0].as_ref().unwrap_err().in_doubt());
+}
+
+#[test]
+fn a_connection_lost_within_a_joined_envelope_that_was_partly_answered_costs_a_connection() {
+    let server = Server::playing_each([
+        two_joined("S: 250 taken\nS: 250 sender\n-- reset"),
+        format!("-- hello PIPELINING\n{}", alone(2)),
+    ]);
+    assert_eq!(outcomes(&send_all(&mut connect(&server), mails(2))), "AA");
+}
+
+#[test]
+fn a_connection_lost_before_anything_was_joined_is_not_renewed() {
+    let server = Server::playing(format!("-- hello PIPELINING\n{ENVELOPE}-- close"));
+    assert_eq!(outcomes(&send_all(&mut connect(&server), mails(2))), "NN");
+}
+
+#[test]
+fn a_connection_that_is_lost_twice_is_renewed_once() {
+    let server = Server::playing_each([
+        two_joined("S: 250 taken\n-- close"),
+        format!("-- hello PIPELINING\n{ENVELOPE}-- close"),
+    ]);
+    let mut client = connect(&server);
+    assert_eq!(outcomes(&send_all(&mut client, mails(3))), "ANN");
+    assert_closed(&mut client);
+}
+
+#[test]
+fn a_timeout_in_a_batch_leaves_what_was_sent_in_doubt() {
+    let server = Server::playing(two_joined(""));
+    let builder = builder(&server).final_reply_timeout(Duration::from_millis(200));
+    let mut client = block_on(builder.connect()).unwrap();
+    let results = send_all(&mut client, mails(3));
+    assert_eq!(outcomes(&results), "DNN");
+    assert!(results[0].as_ref().unwrap_err().is_timeout());
+    assert_closed(&mut client);
+}
+
+#[test]
+fn the_deadline_is_that_of_each_call() {
+    let server = Server::playing(two_joined(""));
+    let builder = builder(&server).deadline(Duration::from_millis(300));
+    let mut client = block_on(builder.connect()).unwrap();
+    let results = send_all(&mut client, mails(2));
+    assert_eq!(outcomes(&results), "DN");
+    assert!(results[0].as_ref().unwrap_err().is_timeout());
+}
+
+#[test]
+fn a_batch_of_a_client_that_is_done_for_tells_so_for_each_message() {
+    let server = Server::playing("-- hello\nC: NOOP\nS: 421 closing");
+    let mut client = connect(&server);
+    block_on(client.noop()).unwrap_err();
+    assert_eq!(outcomes(&send_all(&mut client, mails(2))), "NN");
+}
+
+#[test]
+fn a_message_that_cannot_be_sent_here_has_its_own_error_and_the_others_go() {
+    let server = Server::playing(format!(
+        "-- hello PIPELINING, SIZE 10
+         C: MAIL FROM:<alice@example.org> SIZE=3
+         C: RCPT TO:<bob@example.org>
+         C: DATA
+         {TAKEN}C: 1
+         C: .
+         C: MAIL FROM:<alice@example.org> SIZE=3
+         C: RCPT TO:<bob@example.org>
+         C: DATA
+         S: 250 taken
+         {TAKEN}C: 6
+         C: .
+         S: 250 taken",
+    ));
+    let bob = || envelope(&["bob@example.org"]);
+    let results = send_all(
+        &mut connect(&server),
+        vec![
+            numbered(1),
+            Raw::owned(bob(), vec![b'x'; 11]),
+            Raw::owned(envelope(&["b\u{f6}b@example.org"]), "3\r\n"),
+            Raw::owned(bob(), "\0\r\n"),
+            Raw::path(bob(), "/nonexistent/mail"),
+            numbered(6),
+            Raw::owned(bob(), "\u{e9}\r\n"),
+        ],
+    );
+    assert_eq!(outcomes(&results), "AEEEEAE");
+    let error = |n: usize| results[n].as_ref().unwrap_err();
+    assert!(matches!(error(1), Error::TooLarge { size: 13, limit: 10 }));
+    assert!(matches!(error(2), Error::Unsupported(what) if what.contains("SMTPUTF8")));
+    assert!(matches!(error(3), Error::Message(_)));
+    assert!(matches!(error(4), Error::Source(_)));
+    assert!(matches!(error(6), Error::Unsupported(what) if what.contains("8BITMIME")));
+}
+
+#[test]
+fn readers_that_can_be_read_once_go_in_a_batch() {
+    let reader = |text: &'static str| Raw::reader(envelope(&["bob@example.org"]), text.as_bytes());
+    let server = Server::playing_each([
+        two_joined("S: 250 taken\n-- close"),
+        format!("-- hello PIPELINING\n{}{}", alone(2), alone(3)),
+    ]);
+    let mails = vec![reader("1\r\n"), reader("2\r\n"), reader("3\r\n")];
+    assert_eq!(outcomes(&send_all(&mut connect(&server), mails)), "AAA");
+}
+
+/// Some octets, and then an error.
+struct Fails(&'static [u8]);
+
+impl Read for Fails {
+    fn read(&mut self, room: &mut [u8]) -> io::Result<usize> {
+        match self.0.read(room)? {
+            0 => Err(io::Error::other("bad sector")),
+            n => Ok(n),
+        }
+    }
+}
+
+#[test]
+fn a_source_that_fails_midway_ends_the_batch_and_sends_no_whole_message() {
+    let server = Server::running(|peer| {
+        peer.may_leave = true;
+        peer.play(&two_joined(&format!("S: 250 taken\n{TAKEN}C: 2\nC: .")));
+    });
+    let failing = Raw::reader(envelope(&["bob@example.org"]), Fails(b"2\r\n"));
+    let mut client = connect(&server);
+    let results = send_all(&mut client, vec![numbered(1), failing, numbered(3)]);
+    assert_eq!(outcomes(&results), "ANN");
+    assert!(matches!(cause(results[1].as_ref().unwrap_err()), Error::Source(_)));
+    assert_closed(&mut client);
+    drop(client);
+    let heard = server.finish();
+    assert_eq!(count(&heard, b"\r\n.\r\n"), 1);
+}
+
+fn count(heard: &[u8], what: &[u8]) -> usize {
+    heard.windows(what.len()).filter(|window| *window == what).count()
+}
+
+#[test]
+fn threat_38_an_early_refusal_in_a_batch_is_heard_and_ends_it() {
+    let server = Server::running(|peer| {
+        peer.may_run_ahead = true;
+        peer.play(&two_joined(&format!("S: 250 taken\n{TAKEN}-- read 10000\nS: 552 too large")));
+        peer.ignore();
+    });
+    let large = Raw::owned(envelope(&["bob@example.org"]), b"0123456789\r\n".repeat(1_000_000));
+    let mut client = connect(&server);
+    let results = send_all(&mut client, vec![numbered(1), large, numbered(3)]);
+    assert_eq!(outcomes(&results), "ARN");
+    assert_eq!(refusal(cause(results[1].as_ref().unwrap_err())), (Phase::Body, 552));
+    assert_closed(&mut client);
+}
+
+#[test]
+fn messages_are_pushed_one_by_one() {
+    let server = Server::playing(format!(
+        "-- hello PIPELINING\n{}{}C: 3\nC: .\nS: 250 taken\n{}C: NOOP\nS: 250 ok",
+        alone(1),
+        format_args!("{ENVELOPE}{TAKEN}C: 2\nC: .\n{ENVELOPE}S: 250 taken\n{TAKEN}"),
+        alone(4),
+    ));
+    let mut client = connect(&server);
+    let mut batch = client.batch();
+    assert!(block_on(batch.next()).is_none());
+    batch.push(numbered(1));
+    assert_eq!(batch.pending(), 1);
+    assert!(matches!(block_on(batch.next()), Some((0, Ok(_)))));
+    batch.push(numbered(2));
+    batch.push(numbered(3));
+    assert_eq!(batch.pending(), 2);
+    assert!(matches!(block_on(batch.next()), Some((1, Ok(_)))));
+    assert_eq!(batch.pending(), 1);
+    assert!(matches!(block_on(batch.next()), Some((2, Ok(_)))));
+    assert!(block_on(batch.next()).is_none());
+    batch.push(numbered(4));
+    let rest = block_on(batch.finish());
+    assert!(matches!(rest.as_slice(), [(3, Ok(_))]));
+    assert_open(&mut client);
+}
+
+#[test]
+fn finish_tells_of_what_was_taken_and_takes_no_more() {
+    let server = Server::playing(format!(
+        "{}{TAKEN}C: 2\nC: .\nS: 250 taken\nC: NOOP\nS: 250 ok",
+        two_joined("S: 250 taken\n")
+    ));
+    let mut client = connect(&server);
+    let mut taken = 0;
+    let mut batch = client.send_all((1..).map(numbered).inspect(|_| taken += 1));
+    assert!(matches!(block_on(batch.next()), Some((0, Ok(_)))));
+    let rest = block_on(batch.finish());
+    assert!(matches!(rest.as_slice(), [(1, Ok(_))]));
+    assert_eq!(taken, 2);
+    assert_open(&mut client);
+}
+
+#[test]
+fn threat_81_a_batch_dropped_with_messages_under_way_leaves_a_client_that_refuses() {
+    let server = Server::running(|peer| {
+        peer.may_leave = true;
+        peer.play(&two_joined("S: 250 taken"));
+    });
+    let mut client = connect(&server);
+    let mut batch = client.send_all(mails(3));
+    assert!(matches!(block_on(batch.next()), Some((0, Ok(_)))));
+    drop(batch);
+    assert_closed(&mut client);
+}
+
+#[test]
+fn a_batch_dropped_with_none_under_way_leaves_a_client_that_goes_on() {
+    let server =
+        Server::playing(format!("-- hello PIPELINING\n{}C: NOOP\nS: 250 ok\n{}", alone(1), alone(2)));
+    let mut client = connect(&server);
+    drop(client.send_all(mails(1)));
+    let mut batch = client.send_all(mails(1));
+    assert!(matches!(block_on(batch.next()), Some((0, Ok(_)))));
+    drop(batch);
+    assert_open(&mut client);
+    accept(&mut client, &numbered(2));
+}
+
+#[test]
+fn a_batch_dropped_behind_a_refusal_leaves_a_client_that_begins_with_rset() {
+    let server = Server::playing(format!(
+        "-- hello PIPELINING\n{ENVELOPE}S: 550 no\nS: 503 no\nS: 503 no
+         C: RSET
+         {ENVELOPE}S: 250 ok\n{TAKEN}C: 2\nC: .\nS: 250 taken",
+    ));
+    let mut client = connect(&server);
+    let mut batch = client.send_all(mails(1));
+    assert!(matches!(block_on(batch.next()), Some((0, Err(_)))));
+    drop(batch);
+    accept(&mut client, &numbered(2));
+}
+
+#[test]
+fn two_batches_over_two_connections_do_not_mix() {
+    let script = format!("{}{TAKEN}C: 2\nC: .\nS: 250 taken", two_joined("S: 250 taken\n"));
+    let (one, other) = (Server::playing(script.clone()), Server::playing(script));
+    let (mut first, mut second) = (connect(&one), connect(&other));
+    let (mut first, mut second) = (first.send_all(mails(2)), second.send_all(mails(2)));
+    for number in 0..2 {
+        assert!(matches!(block_on(first.next()), Some((n, Ok(_))) if n == number));
+        assert!(matches!(block_on(second.next()), Some((n, Ok(_))) if n == number));
+    }
+}
+
+#[test]
+fn the_next_message_is_taken_before_the_one_before_it_leaves() {
+    let (tell, told) = std::sync::mpsc::channel();
+    let server = Server::running(move |peer| {
+        peer.play(&format!("-- hello PIPELINING\n{ENVELOPE}{TAKEN}"));
+        peer.play("C: 1");
+        told.try_recv().expect("the second message was taken before the first one left");
+        peer.play(&format!("C: .\n{ENVELOPE}S: 250 taken\n{TAKEN}C: 2\nC: .\nS: 250 taken"));
+    });
+    let mut client = connect(&server);
+    let mut batch = client.send_all((1..=2).map(|n| {
+        if n == 2 {
+            tell.send(()).unwrap();
+        }
+        numbered(n)
+    }));
+    while let Some((_, result)) = block_on(batch.next()) {
+        result.map(drop).unwrap();
+    }
+}
+
+#[test]
+fn messages_of_a_batch_tell_how_long_they_took_as_a_whole() {
+    let server = Server::playing(format!(
+        "-- hello PIPELINING\n{ENVELOPE}-- pause\n{TAKEN}C: 1\nC: .\n-- pause\nS: 250 taken"
+    ));
+    let results = send_all(&mut connect(&server), mails(1));
+    let took = results[0].as_ref().unwrap().took();
+    assert!(took.total >= Duration::from_millis(90) && took.total < PATIENCE, "{took:?}");
+    assert_eq!((took.envelope, took.content, took.end), Default::default());
+}
+
+#[test]
+fn a_single_message_tells_how_long_each_of_its_phases_took() {
+    let server = Server::playing(format!(
+        "-- hello PIPELINING\n{ENVELOPE}-- pause\n{TAKEN}C: 1\nC: .\n-- pause\nS: 250 taken"
+    ));
+    let took = deliver(&mut connect(&server), &numbered(1)).unwrap().took();
+    let pause = Duration::from_millis(45);
+    assert!(took.envelope >= pause && took.end >= pause && took.total >= took.envelope + took.end);
+    assert!(took.total < PATIENCE);
+}
+
+#[test]
+fn an_envelope_of_what_is_unsent_leaves_out_what_is_done_or_hopeless() {
+    let server = Server::playing(
+        "-- hello PIPELINING
+         C: MAIL FROM:<alice@example.org>
+         C: RCPT TO:<a@example.org>
+         C: RCPT TO:<b@example.org>
+         C: RCPT TO:<c@example.org>
+         C: DATA
+         S: 250 ok
+         S: 250 ok
+         S: 550 never
+         S: 450 later
+         S: 354 go on
+         C: Hello
+         C: .
+         S: 250 ok",
+    );
+    let mail = mail_to(&["a@example.org", "b@example.org", "c@example.org"]);
+    let delivery = deliver(&mut connect(&server), &mail).unwrap();
+    let unsent = delivery.unsent().unwrap();
+    let left: Vec<_> = unsent.recipients().iter().map(|r| r.as_str()).collect();
+    assert_eq!(left, ["c@example.org"]);
+}
+
+#[test]
+fn retry_says_what_may_be_done() {
+    let retry_of = |script: &str| {
+        let server = Server::playing(format!("-- hello\n{script}"));
+        let error = send_error(&mut connect(&server), &mail());
+        (error.retry(), error.delivery().unwrap().unsent().is_some())
+    };
+    let sent = "-- envelope\nC: DATA\nS: 354 go on\nC: Hello\nC: .\n";
+    let mail = "C: MAIL FROM:<alice@example.org>\n";
+    assert_eq!(retry_of(&format!("{sent}-- close")), (Retry::MayDouble, false));
+    assert_eq!(retry_of(&format!("{sent}S: 451 later\nC: RSET\nS: 250 ok")), (Retry::Later, true));
+    assert_eq!(retry_of(&format!("{sent}S: 554 no\nC: RSET\nS: 250 ok")), (Retry::Never, false));
+    assert_eq!(retry_of(&format!("{mail}-- close")), (Retry::Now, true));
+    assert_eq!(retry_of(&format!("{mail}S: 421 closing")), (Retry::Later, true));
+    assert_eq!(retry_of(&format!("{mail}S: what")), (Retry::Later, true));
+}

@@ -1,0 +1,162 @@
+//! LIMITS (RFC 9422): messages in parts, and connections that are renewed.
+
+use postino::{Error, Raw};
+
+use super::*;
+
+fn message(recipients: &[&str], text: &str) -> String {
+    let mut script = "C: MAIL FROM:<alice@example.org>\n".to_owned();
+    for recipient in recipients {
+        script += &format!("C: RCPT TO:<{recipient}>\n");
+    }
+    script += "C: DATA\nS: 250 ok\n";
+    script += &"S: 250 ok\n".repeat(recipients.len());
+    script + &format!("S: 354 go on\nC: {text}\nC: .\nS: 250 taken {text}\n")
+}
+
+fn one(number: usize) -> String {
+    message(&["bob@example.org"], &number.to_string())
+}
+
+const A: &str = "a@one.example";
+const B: &str = "b@two.example";
+const C: &str = "c@ONE.example";
+
+#[test]
+fn mailmax_renews_the_connection_between_single_messages() {
+    let hello = "-- hello PIPELINING, LIMITS MAILMAX=2\n";
+    let bye = "C: QUIT\nS: 221 bye\n";
+    let server = Server::playing_each([
+        format!("{hello}{}{}{bye}", one(1), one(2)),
+        format!("{hello}{}{}{bye}", one(3), one(4)),
+        format!("{hello}{}", one(5)),
+    ]);
+    let mut client = connect(&server);
+    for number in 1..=5 {
+        accept(&mut client, &numbered(number));
+    }
+}
+
+#[test]
+fn mailmax_renews_the_connection_of_a_batch() {
+    let hello = "-- hello PIPELINING, LIMITS MAILMAX=2\n";
+    let joined = |first: usize| {
+        let envelope = "C: MAIL FROM:<alice@example.org>\nC: RCPT TO:<bob@example.org>\nC: DATA\n";
+        let taken = "S: 250 ok\nS: 250 ok\nS: 354 go on\n";
+        let second = first + 1;
+        format!(
+            "{envelope}{taken}C: {first}\nC: .\n{envelope}S: 250 taken\n{taken}C: {second}\nC: .\nS: 250 taken\n"
+        )
+    };
+    let bye = "C: QUIT\nS: 221 bye\n";
+    let server = Server::playing_each([
+        format!("{hello}{}{bye}", joined(1)),
+        format!("{hello}{}{}{bye}", one(3), one(4)),
+        format!("{hello}{}", one(5)),
+    ]);
+    assert_eq!(outcomes(&send_all(&mut connect(&server), (1..=5).map(numbered).collect())), "AAAAA");
+}
+
+#[test]
+fn mailmax_counts_the_message_that_a_lost_connection_is_renewed_for() {
+    let envelope = "C: MAIL FROM:<alice@example.org>\nC: RCPT TO:<bob@example.org>\nC: DATA\n";
+    let hello = "-- hello PIPELINING, LIMITS MAILMAX=2\n";
+    let server = Server::playing_each([
+        format!(
+            "{hello}{envelope}S: 250 ok\nS: 250 ok\nS: 354 go on\nC: 1\nC: .\n{envelope}S: 250 taken\n-- close"
+        ),
+        format!("{hello}{}{}C: QUIT\nS: 221 bye", one(2), one(3)),
+        format!("{hello}{}", one(4)),
+    ]);
+    assert_eq!(outcomes(&send_all(&mut connect(&server), (1..=4).map(numbered).collect())), "AAAA");
+}
+
+#[test]
+fn rcptmax_sends_a_message_in_parts() {
+    let server = Server::playing(format!(
+        "-- hello PIPELINING, LIMITS RCPTMAX=2\n{}{}",
+        message(&[A, B], "Hello"),
+        message(&[C], "Hello")
+    ));
+    let delivery = deliver(&mut connect(&server), &mail_to(&[A, B, C])).unwrap();
+    assert_eq!(delivery.recipients().count(), 3);
+    assert!(delivery.recipients().all(|r| r.outcome() == Outcome::Accepted));
+}
+
+#[test]
+fn rcptdomainmax_sends_a_part_for_each_domain() {
+    let server = Server::playing(format!(
+        "-- hello PIPELINING, LIMITS RCPTDOMAINMAX=1\n{}{}",
+        message(&[A, C], "Hello"),
+        message(&[B], "Hello")
+    ));
+    let delivery = deliver(&mut connect(&server), &mail_to(&[A, B, C])).unwrap();
+    let order: Vec<_> = delivery.recipients().map(|r| r.address().as_str().to_owned()).collect();
+    assert_eq!(order, [A, B, C]);
+}
+
+#[test]
+fn rcptmax_sends_parts_in_a_batch_between_the_others() {
+    let server = Server::playing(format!(
+        "-- hello PIPELINING, LIMITS RCPTMAX=2\n{}{}{}{}",
+        one(1),
+        message(&[A, B], "Hello"),
+        message(&[C], "Hello"),
+        one(3)
+    ));
+    let mails = vec![numbered(1), mail_to(&[A, B, C]), numbered(3)];
+    assert_eq!(outcomes(&send_all(&mut connect(&server), mails)), "AAA");
+}
+
+#[test]
+fn a_refused_part_does_not_keep_the_message_from_the_others() {
+    let server = Server::playing(format!(
+        "-- hello PIPELINING, LIMITS RCPTMAX=1
+         C: MAIL FROM:<alice@example.org>
+         C: RCPT TO:<{A}>
+         C: DATA
+         S: 250 ok
+         S: 450 later
+         S: 554 nobody
+         C: RSET
+         S: 250 ok
+         {}",
+        message(&[B], "Hello")
+    ));
+    let delivery = deliver(&mut connect(&server), &mail_to(&[A, B])).unwrap();
+    let each: Vec<_> = delivery.recipients().map(|r| r.outcome()).collect();
+    assert_eq!(each, [Outcome::Refused, Outcome::Accepted]);
+    assert_eq!(delivery.unsent().unwrap().recipients().len(), 1);
+}
+
+#[test]
+fn a_connection_lost_between_parts_leaves_the_rest_unsent() {
+    let server = Server::playing(format!(
+        "-- hello PIPELINING, LIMITS RCPTMAX=1\n{}C: MAIL FROM:<alice@example.org>\nC: RCPT TO:<{B}>\nC: DATA\n-- close",
+        message(&[A], "Hello")
+    ));
+    let mut client = connect(&server);
+    let delivery = deliver(&mut client, &mail_to(&[A, B, C])).unwrap();
+    let each: Vec<_> = delivery.recipients().map(|r| r.outcome()).collect();
+    assert_eq!(each, [Outcome::Accepted, Outcome::NotSent, Outcome::NotSent]);
+    assert_closed(&mut client);
+}
+
+#[test]
+fn what_can_be_read_once_is_not_sent_in_parts() {
+    let server = Server::playing("-- hello PIPELINING, LIMITS RCPTMAX=1\nC: NOOP\nS: 250 ok");
+    let mut client = connect(&server);
+    let mail = Raw::reader(envelope(&[A, B]), b"Hello\r\n".as_slice());
+    assert!(matches!(send_error(&mut client, &mail), Error::Message(_)));
+    let mail = Raw::reader(envelope(&[A, B]), b"Hello\r\n".as_slice());
+    assert_eq!(outcomes(&send_all(&mut client, vec![mail])), "E");
+    assert_open(&mut client);
+}
+
+#[test]
+fn all_or_nothing_and_parts_do_not_go_together() {
+    let server = Server::playing("-- hello PIPELINING, LIMITS RCPTMAX=1\nC: NOOP\nS: 250 ok");
+    let mut client = block_on(builder(&server).all_or_nothing(true).connect()).unwrap();
+    assert!(matches!(send_error(&mut client, &mail_to(&[A, B])), Error::Unsupported(_)));
+    assert_open(&mut client);
+}

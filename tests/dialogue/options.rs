@@ -1,0 +1,150 @@
+//! What is asked of the server with MAIL and RCPT: on the wire, and refused where it is not offered.
+
+use std::time::Duration;
+
+use postino::{Address, Envelope, Error, MailOption, Raw, RcptOption, Ret, WhenLate};
+
+use super::*;
+
+fn hello(envelope: Envelope) -> Raw<'static> {
+    Raw::bytes(envelope, b"Hello\r\n")
+}
+
+fn bob() -> Envelope {
+    envelope(&["bob@example.org"])
+}
+
+#[test]
+fn behaviour_73_size_comes_first_and_what_was_asked_for_before_smtputf8_and_body() {
+    let server = Server::playing(
+        "-- hello SIZE, 8BITMIME, SMTPUTF8, DSN, MT-PRIORITY, AUTH PLAIN
+         C: MAIL FROM:<alice@example.org> SIZE=8 RET=HDRS ENVID=a+20b MT-PRIORITY=3 AUTH=<> X-OWN=1 SMTPUTF8 BODY=8BITMIME
+         S: 250 ok
+         C: RCPT TO:<b\u{f6}b@example.org> NOTIFY=SUCCESS,DELAY ORCPT=rfc822;bob@example.net
+         S: 250 ok
+         C: RCPT TO:<carol@example.org> NOTIFY=NEVER X-OWN
+         S: 250 ok
+         C: DATA
+         S: 354 go on
+         C: Hell\u{f6}
+         C: .
+         S: 250 ok",
+    );
+    let report = RcptOption::Notify { success: true, failure: false, delay: true };
+    let original = RcptOption::OriginalRecipient(Address::new("bob@example.net").unwrap());
+    let envelope = envelope(&["b\u{f6}b@example.org", "carol@example.org"])
+        .option(MailOption::Ret(Ret::Headers))
+        .and_then(|e| e.option(MailOption::EnvelopeId("a b".into())))
+        .and_then(|e| e.option(MailOption::Priority(3)))
+        .and_then(|e| e.option(MailOption::Auth(None)))
+        .and_then(|e| e.option(MailOption::Raw("X-OWN=1".into())))
+        .and_then(|e| e.recipient_option(0, report))
+        .and_then(|e| e.recipient_option(0, original))
+        .and_then(|e| e.recipient_option(1, RcptOption::NotifyNever))
+        .and_then(|e| e.recipient_option(1, RcptOption::Raw("X-OWN".into())))
+        .unwrap();
+    accept(&mut connect(&server), &Raw::bytes(envelope, "Hell\u{f6}\r\n"));
+}
+
+#[test]
+fn what_the_server_does_not_offer_is_refused_before_anything_is_sent() {
+    let server = Server::playing("-- hello SIZE, 8BITMIME, SMTPUTF8\nC: NOOP\nS: 250 ok");
+    let mut client = connect(&server);
+    let late = WhenLate::Return;
+    for (option, keyword) in [
+        (MailOption::Ret(Ret::Full), "DSN"),
+        (MailOption::EnvelopeId("x".into()), "DSN"),
+        (MailOption::RequireTls, "REQUIRETLS"),
+        (MailOption::Priority(0), "MT-PRIORITY"),
+        (MailOption::DeliverBy { seconds: 60, late, trace: false }, "DELIVERBY"),
+        (MailOption::HoldFor(Duration::from_secs(60)), "FUTURERELEASE"),
+        (MailOption::HoldUntil("2027-01-31T08:00:00Z".into()), "FUTURERELEASE"),
+        (MailOption::Auth(None), "AUTH"),
+    ] {
+        let mail = hello(bob().option(option).unwrap());
+        assert!(matches!(send_error(&mut client, &mail), Error::Unsupported(what) if what == keyword));
+        assert_eq!(outcomes(&send_all(&mut client, vec![mail])), "E");
+    }
+    let mail = hello(bob().recipient_options(RcptOption::NotifyNever).unwrap());
+    assert!(matches!(send_error(&mut client, &mail), Error::Unsupported("DSN")));
+    assert_open(&mut client);
+}
+
+#[test]
+fn requiretls_needs_tls_on_this_connection() {
+    let server = Server::playing("-- hello REQUIRETLS\nC: NOOP\nS: 250 ok");
+    let mut client = connect(&server);
+    let mail = hello(bob().option(MailOption::RequireTls).unwrap());
+    assert!(
+        matches!(send_error(&mut client, &mail), Error::Unsupported(what) if what.contains("TLS on this"))
+    );
+    assert_open(&mut client);
+}
+
+#[cfg(feature = "native-tls")]
+#[test]
+fn requiretls_goes_out_in_tls() {
+    let server = Server::playing(
+        "-- tls good
+         -- hello REQUIRETLS
+         C: MAIL FROM:<alice@example.org> REQUIRETLS
+         S: 250 ok
+         C: RCPT TO:<bob@example.org>
+         S: 250 ok
+         C: DATA
+         S: 354 go on
+         C: Hello
+         C: .
+         S: 250 ok",
+    );
+    let builder =
+        builder(&server).security(postino::Security::Implicit).ca_certificate(crate::support::tls::CA);
+    let mut client = block_on(builder.connect()).unwrap();
+    accept(&mut client, &hello(bob().option(MailOption::RequireTls).unwrap()));
+}
+
+#[test]
+fn times_beyond_what_the_server_takes_are_refused_before_anything_is_sent() {
+    let server = Server::playing(
+        "-- hello DELIVERBY 240, FUTURERELEASE 3600 2027-01-31T08:00:00Z\nC: NOOP\nS: 250 ok",
+    );
+    let mut client = connect(&server);
+    let late = WhenLate::Return;
+    for option in [
+        MailOption::DeliverBy { seconds: 239, late, trace: false },
+        MailOption::HoldFor(Duration::from_secs(3601)),
+    ] {
+        let mail = hello(bob().option(option).unwrap());
+        assert!(matches!(send_error(&mut client, &mail), Error::Config(_)));
+    }
+    assert_open(&mut client);
+}
+
+#[test]
+fn options_go_with_each_part_of_a_message() {
+    let part = |name: &str, notify: &str| {
+        format!(
+            "C: MAIL FROM:<alice@example.org> RET=FULL
+             S: 250 ok
+             C: RCPT TO:<{name}@example.org> NOTIFY={notify}
+             S: 250 ok
+             C: DATA
+             S: 354 go on
+             C: Hello
+             C: .
+             S: 250 ok\n"
+        )
+    };
+    let server = Server::playing(format!(
+        "-- hello DSN, LIMITS RCPTMAX=1\n{}{}",
+        part("a", "FAILURE"),
+        part("b", "NEVER")
+    ));
+    let report = RcptOption::Notify { success: false, failure: true, delay: false };
+    let envelope = envelope(&["a@example.org", "b@example.org"])
+        .option(MailOption::Ret(Ret::Full))
+        .and_then(|e| e.recipient_options(report))
+        .and_then(|e| e.recipient_option(1, RcptOption::NotifyNever))
+        .unwrap();
+    accept(&mut connect(&server), &hello(envelope));
+}

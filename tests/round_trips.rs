@@ -1,0 +1,308 @@
+//! Round trips, counted in virtual time: a network with a delay, and nobody sleeps.
+
+use std::collections::VecDeque;
+
+use postino::{
+    Envelope,
+    proto::{Dialogue, Inbox, Joining, MailParameters, Options, Outbox, Transaction, Transactions, Want},
+};
+
+/// At most so many replies are outstanding (`proto::transaction`).
+const WINDOW: usize = 512;
+
+/// A server that takes everything.
+#[derive(Default)]
+struct Server {
+    input: Vec<u8>,
+    in_data: bool,
+    /// So much of a chunk is still to come, and whether it is the last of a message.
+    chunk: Option<(usize, bool)>,
+    taken: usize,
+    recipients: usize,
+    lmtp: bool,
+}
+
+impl Server {
+    /// Answers one command, if it is there.
+    fn answer(&mut self) -> Option<Vec<u8>> {
+        if self.in_data {
+            let start = self.input.starts_with(b".\r\n").then_some(0);
+            let end =
+                start.or_else(|| self.input.windows(5).position(|w| w == b"\r\n.\r\n").map(|at| at + 2))?;
+            self.input.drain(..end + 3);
+            self.in_data = false;
+            return Some(self.take());
+        }
+        if let Some((octets, last)) = self.chunk {
+            let here = octets.min(self.input.len());
+            self.input.drain(..here);
+            self.chunk = (here < octets).then_some((octets - here, last));
+            return match self.chunk {
+                Some(_) => None,
+                None if last => Some(self.take()),
+                None => Some(b"250 ok\r\n".to_vec()),
+            };
+        }
+        let end = self.input.iter().position(|b| *b == b'\n')?;
+        let line = String::from_utf8(self.input.drain(..=end).collect()).unwrap();
+        match &line[..4] {
+            "DATA" => {
+                self.in_data = true;
+                Some(b"354 go on\r\n".to_vec())
+            }
+            "BDAT" => {
+                let mut words = line.split_whitespace().skip(1);
+                self.chunk = Some((words.next().unwrap().parse().unwrap(), words.next().is_some()));
+                self.answer()
+            }
+            "RCPT" => {
+                self.recipients += 1;
+                Some(b"250 ok\r\n".to_vec())
+            }
+            "MAIL" | "RSET" => Some(b"250 ok\r\n".to_vec()),
+            _ => panic!("{line:?}"),
+        }
+    }
+
+    fn take(&mut self) -> Vec<u8> {
+        self.taken += 1;
+        let recipients = std::mem::take(&mut self.recipients);
+        b"250 taken\r\n".repeat(if self.lmtp { recipients } else { 1 })
+    }
+}
+
+/// What is sent, and how.
+#[derive(Clone, Copy)]
+struct Load {
+    options: Options,
+    messages: usize,
+    recipients: usize,
+    /// The size of each content, in octets.
+    octets: usize,
+    /// A transaction may be open from before.
+    open: bool,
+}
+
+/// The client's end: hands over messages, and tells what has to happen next.
+struct Sender {
+    talk: Transactions,
+    inbox: Inbox,
+    out: Outbox,
+    load: Load,
+    posted: usize,
+    /// What is left of the content that is being sent.
+    left: Option<usize>,
+    accepted: usize,
+}
+
+impl Sender {
+    fn new(load: Load) -> Sender {
+        Sender {
+            talk: Transactions::new(load.options, load.open),
+            inbox: Inbox::default(),
+            out: Outbox::default(),
+            load,
+            posted: 0,
+            left: None,
+            accepted: 0,
+        }
+    }
+
+    /// Goes on as far as it can without the network. False at the end.
+    fn go_on(&mut self) -> bool {
+        loop {
+            while let Some(reply) = self.inbox.next_reply().unwrap() {
+                self.out.heard();
+                self.talk.on_reply(reply, &self.out).unwrap();
+            }
+            let want = self.talk.fill(&mut self.out);
+            assert!(self.out.unsent().len() < 256 * 1024, "it gathers too much");
+            match want {
+                Want::Nothing => return false,
+                Want::Message if self.posted < self.load.messages => {
+                    let names = (0..self.load.recipients).map(|n| format!("r{n}@x"));
+                    let envelope = Envelope::new("s@x", names).unwrap();
+                    let ahead = self.load.octets < 64 * 1024;
+                    self.talk.message(Transaction::new(envelope, MailParameters::default()).ahead(ahead));
+                    self.posted += 1;
+                }
+                Want::Message => self.talk.no_more(),
+                Want::Result => {
+                    self.talk.next_result().unwrap().map(drop).unwrap();
+                    self.accepted += 1;
+                }
+                Want::Body(_) => {
+                    let left = self.left.take().unwrap_or(self.load.octets);
+                    let piece = vec![b'x'; left.min(32 * 1024)];
+                    self.left = (left > 0).then(|| left - piece.len());
+                    self.talk.body(&piece, &mut self.out).unwrap();
+                }
+                Want::Write | Want::Reply | Want::Probe => return true,
+                Want::StartTls | Want::Token => panic!("{want:?}"),
+            }
+        }
+    }
+
+    fn hear(&mut self, bytes: &[u8]) {
+        for piece in bytes.chunks(1000) {
+            self.inbox.room()[..piece.len()].copy_from_slice(piece);
+            self.inbox.arrived(piece.len());
+            while let Some(reply) = self.inbox.next_reply().unwrap() {
+                self.out.heard();
+                self.talk.on_reply(reply, &self.out).unwrap();
+            }
+        }
+    }
+}
+
+/// Sends it all over a network whose only cost is the way there and back; gives how often that was paid.
+fn round_trips(load: Load) -> usize {
+    let mut sender = Sender::new(load);
+    let mut server = Server { lmtp: load.options.lmtp, ..Server::default() };
+    // What is on its way back, and when it arrives; a round trip takes one.
+    let mut way: VecDeque<(usize, Vec<u8>)> = VecDeque::new();
+    let mut now = 0;
+    while sender.go_on() {
+        let last = if load.options.lmtp { load.recipients } else { 1 };
+        let out = &mut sender.out;
+        if !out.unsent().is_empty() {
+            server.input.extend_from_slice(out.offer());
+            out.written(out.unsent().len());
+            assert!(out.due() < WINDOW + last, "{} replies are outstanding", out.due());
+            way.push_back((now + 1, std::iter::from_fn(|| server.answer()).flatten().collect()));
+            continue;
+        }
+        let (then, replies) = way.pop_front().expect("it waits for something that is on its way");
+        now = then;
+        sender.hear(&replies);
+    }
+    assert_eq!((sender.accepted, server.taken), (load.messages, load.messages));
+    now
+}
+
+fn options(pipelining: bool, joining: Joining) -> Options {
+    Options { pipelining, joining, ..Options::default() }
+}
+
+fn small(options: Options, messages: usize) -> Load {
+    Load { options, messages, recipients: 1, octets: 1000, open: false }
+}
+
+#[test]
+fn joined_messages_take_one_round_trip_each_and_one_more() {
+    for joining in [Joining::Untried, Joining::Works] {
+        for messages in [1, 2, 10, 1000] {
+            assert_eq!(round_trips(small(options(true, joining), messages)), messages + 1);
+        }
+    }
+}
+
+#[test]
+fn pipelined_messages_that_are_not_joined_take_two_round_trips_each() {
+    assert_eq!(round_trips(small(options(true, Joining::Off), 10)), 20);
+}
+
+#[test]
+fn without_pipelining_each_command_takes_a_round_trip() {
+    assert_eq!(round_trips(small(options(false, Joining::Off), 10)), 40);
+    let crowd = Load { recipients: 5, ..small(options(false, Joining::Off), 10) };
+    assert_eq!(round_trips(crowd), 80);
+}
+
+#[test]
+fn small_messages_in_chunks_take_a_round_trip_for_each_window_of_replies() {
+    // RSET, MAIL, RCPT and BDAT are four replies; the first has no RSET.
+    let chunking = Options { chunking: true, ..options(true, Joining::Works) };
+    for (messages, trips) in [(1, 1), (100, 1), (128, 1), (129, 2), (1000, 8)] {
+        assert_eq!(round_trips(small(chunking, messages)), trips, "{messages} messages");
+    }
+    // A window that ends with a message.
+    assert_eq!(round_trips(Load { open: true, ..small(chunking, 128) }), 1);
+    assert_eq!(round_trips(Load { open: true, ..small(chunking, 129) }), 2);
+}
+
+#[test]
+fn chunks_are_joined_with_care_once_and_without_then() {
+    let chunking = Options { chunking: true, ..options(true, Joining::Untried) };
+    // The first with the envelope of the second; the second's content with all the others.
+    assert_eq!(round_trips(small(chunking, 100)), 2);
+    assert_eq!(round_trips(small(Options { joining: Joining::Off, ..chunking }, 10)), 10);
+}
+
+#[test]
+fn large_messages_in_chunks_wait_for_their_envelope_and_not_for_their_chunks() {
+    let chunking = Options { chunking: true, ..options(true, Joining::Works) };
+    let load = Load { octets: 10 * 1024 * 1024, ..small(chunking, 3) };
+    assert_eq!(round_trips(load), 4);
+}
+
+#[test]
+fn chunks_without_pipelining_take_a_round_trip_for_each_command() {
+    let chunking = Options { chunking: true, ..options(false, Joining::Off) };
+    assert_eq!(round_trips(small(chunking, 10)), 30);
+}
+
+#[test]
+fn all_or_nothing_costs_a_round_trip_for_each_message() {
+    let all = Options { all_or_nothing: true, ..options(true, Joining::Works) };
+    assert_eq!(round_trips(small(all, 10)), 21);
+    assert_eq!(round_trips(small(Options { chunking: true, ..all }, 10)), 11);
+}
+
+#[test]
+fn lmtp_takes_no_more_than_smtp() {
+    let lmtp = Options { lmtp: true, ..options(true, Joining::Works) };
+    assert_eq!(round_trips(Load { recipients: 5, ..small(lmtp, 10) }), 11);
+    let large = Load { octets: 1024 * 1024, ..small(Options { chunking: true, ..lmtp }, 1) };
+    assert_eq!(round_trips(large), 17, "each of 16 chunks is waited for");
+}
+
+#[test]
+fn many_recipients_take_a_round_trip_for_each_window() {
+    let crowd = Load { recipients: 2000, ..small(options(true, Joining::Works), 1) };
+    assert_eq!(round_trips(crowd), 4 + 1);
+    let crowds = Load { recipients: 2000, ..small(options(true, Joining::Works), 10) };
+    assert_eq!(round_trips(crowds), 10 * 4 + 1);
+}
+
+/// A server that holds its answers back until so many are due, or it has read all there is (RFC 2920 §3.2), with
+/// little room for what comes in and for what goes out. It reads nothing while there are answers that have no room.
+fn carry_to_a_cramped_server(load: Load, held: usize, room: usize) {
+    let mut sender = Sender::new(load);
+    let mut server = Server::default();
+    let (mut arrived, mut waiting, mut outgoing) = (Vec::new(), VecDeque::new(), Vec::new());
+    while sender.go_on() {
+        let offered = sender.out.offer();
+        let n = offered.len().min(room - arrived.len());
+        arrived.extend_from_slice(&offered[..n]);
+        sender.out.written(n);
+        if n == 0 {
+            assert!(!outgoing.is_empty(), "wedged: there is nothing to read, and no room to write");
+            let heard = std::mem::take(&mut outgoing);
+            sender.hear(&heard);
+        }
+        while outgoing.len() < room {
+            server.input.append(&mut arrived);
+            match server.answer() {
+                Some(reply) => waiting.push_back(reply),
+                None if waiting.is_empty() => break,
+                None => outgoing.extend(waiting.drain(..).flatten()),
+            }
+            if waiting.len() >= held {
+                outgoing.extend(waiting.drain(..).flatten());
+            }
+        }
+    }
+    assert_eq!(sender.accepted, load.messages);
+}
+
+#[test]
+fn a_server_that_answers_late_and_has_no_room_does_not_wedge_it() {
+    for chunking in [false, true] {
+        let options = Options { chunking, ..options(true, Joining::Works) };
+        for (held, room) in [(1, 100), (1000, 100), (1000, 1_000_000), (1, 1)] {
+            carry_to_a_cramped_server(Load { recipients: 40, ..small(options, 50) }, held, room);
+            carry_to_a_cramped_server(Load { recipients: 2000, ..small(options, 1) }, held, room);
+        }
+    }
+}
