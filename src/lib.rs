@@ -213,6 +213,11 @@ pub fn send(url: &str, mail: &dyn Mail) -> Result<Delivery, Error> {
     Client::from_url(url)?.send(mail)
 }
 
+/// It has no items: it is a page, and only there where there are pages.
+#[cfg(any(doc, doctest))]
+#[doc = include_str!("coming_from_aiosmtplib.md")]
+pub mod coming_from_aiosmtplib {}
+
 /// The examples in README compile.
 #[cfg(all(doctest, feature = "async"))]
 #[doc = include_str!("../README.md")]
