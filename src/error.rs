@@ -83,7 +83,13 @@ impl fmt::Display for Phase {
 /// Anything that can go wrong.
 ///
 /// `Display` is one clause without the cause; [`source`](error::Error::source) is the cause. No variant holds a
-/// secret.
+/// secret. [`retry`](Error::retry) says what to do about it.
+///
+/// Before a transaction an error stands by itself. From MAIL on a message that was not accepted is an
+/// [`Error::Transaction`], with one of the others as its cause; single commands ([`Client::mail`](crate::Client::mail) and its
+/// like) have no transaction, and give that other one.
+///
+/// What each exception of aiosmtplib is here [stands in a table](crate::coming_from_aiosmtplib#exceptions).
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Error {
