@@ -263,7 +263,8 @@ pub use self::{
     tls::TlsVersion,
 };
 
-/// Sends one message over a connection of its own.
+/// Sends one message over a connection of its own: connects to the server of the [URL](Client::from_url), logs in if it has
+/// credentials, sends, and says QUIT.
 ///
 /// # Errors
 ///
@@ -272,7 +273,7 @@ pub fn send(url: &str, mail: &dyn Mail) -> Result<Delivery, Error> {
     Client::from_url(url)?.send(mail)
 }
 
-/// It has no items: it is a page, and only there where there are pages.
+// A page, without items, and only there where there are pages.
 #[cfg(any(doc, doctest))]
 #[doc = include_str!("coming_from_aiosmtplib.md")]
 pub mod coming_from_aiosmtplib {}

@@ -29,6 +29,10 @@ use ::maybe_async::must_be_async as maybe_async;
 use crate::Delivery;
 use crate::{Error, Mail};
 
+#[path = "../client/mod.rs"]
+#[allow(clippy::duplicate_mod)] // written once, compiled twice: that is the point
+mod client;
+
 mod batch;
 mod body;
 mod gate;
@@ -36,10 +40,6 @@ mod resolve;
 mod stop;
 mod stream;
 mod token;
-
-#[path = "../client/mod.rs"]
-#[allow(clippy::duplicate_mod)] // written once, compiled twice: that is the point
-mod client;
 
 pub use client::{Batch, Builder, Client, Pool, PoolBuilder, Pooled};
 
