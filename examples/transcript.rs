@@ -46,7 +46,9 @@ fn main() -> Result<(), Error> {
 
     let mut quit = Simple::quit();
     wire.to_the_end(&mut quit)?;
-    quit.into_result().map(drop)
+    quit.into_result()?;
+    assert_eq!(wire.server.next(), None, "all was heard");
+    Ok(())
 }
 
 /// Sends all messages, and tells what became of each.

@@ -200,9 +200,9 @@ pub enum Want {
     /// The same, but silence is an answer, too: an envelope has left with the end of the message before
     /// ([`Joining::Untried`]), and some servers throw it away.
     ///
-    /// If nothing comes for a second, or for ten round trips where these are longer, or the server hangs up, ask
-    /// [`Transactions::on_silence`]: true means that a new connection, with a [`Hello`] of its own, and the same
-    /// `Transactions` will do.
+    /// If nothing comes for a second, or for ten round trips where these are longer, or the server hangs up, close the
+    /// connection and ask [`Transactions::on_silence`]. True: go on with the same `Transactions` over a new one, with an
+    /// inbox, an outbox and a [`Hello`] of its own. False: that is all, [`lose`](Transactions::lose) it.
     Probe,
     /// Write some of what is in the outbox; it is full. What the server says meanwhile is to be heard as ever.
     Write,
