@@ -32,7 +32,7 @@ fn main() -> Result<(), Error> {
     let mut wire = Wire { inbox: Inbox::default(), out: Outbox::default(), server: flights.into_iter() };
 
     let mut hello = Hello::new(HelloName::new("client.example.org")?, Upgrade::Never, false);
-    wire.to_the_end(&mut hello)?;
+    wire.finish(&mut hello)?;
     let (_, _, capabilities) = hello.into_parts();
 
     let mails = [
@@ -45,7 +45,7 @@ fn main() -> Result<(), Error> {
     send(&mut wire, &capabilities, &mails)?;
 
     let mut quit = Simple::quit();
-    wire.to_the_end(&mut quit)?;
+    wire.finish(&mut quit)?;
     quit.into_result()?;
     assert_eq!(wire.server.next(), None, "all was heard");
     Ok(())
@@ -81,7 +81,10 @@ fn send(wire: &mut Wire, capabilities: &Capabilities, mails: &[(&str, Envelope)]
         }
         while let Some(result) = talk.next_result() {
             match result {
-                Ok(delivery) => println!("   -> accepted as {}", delivery.queue_id().unwrap_or("(no name)")),
+                Ok(delivery) => {
+                    println!("   -> accepted as {}", delivery.queue_id().unwrap_or("(no name)"));
+                    delivery.refused().for_each(|refused| println!("      but for {}", refused.address()));
+                }
                 Err(e) => println!("   -> {e}"),
             }
         }
@@ -119,7 +122,7 @@ struct Wire {
 
 impl Wire {
     /// Carries a dialogue that needs nothing but replies.
-    fn to_the_end(&mut self, talk: &mut dyn Dialogue) -> Result<(), Error> {
+    fn finish(&mut self, talk: &mut dyn Dialogue) -> Result<(), Error> {
         match self.carry(talk)? {
             Want::Nothing => Ok(()),
             want => unreachable!("nobody asked for {want:?}"),

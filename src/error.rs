@@ -21,7 +21,7 @@ pub enum Phase {
     Tls,
     /// Waiting for the server's first words.
     Greeting,
-    /// EHLO or HELO.
+    /// EHLO, HELO or LHLO.
     Hello,
     /// STARTTLS.
     StartTls,
@@ -107,8 +107,8 @@ pub enum Error {
     NoRecipients,
     /// A message that cannot be sent: a NUL, a header that should name an address and does not.
     Message(Cow<'static, str>),
-    /// The message, or the command, needs what this server does not offer: 8BITMIME for octets beyond ASCII, SMTPUTF8
-    /// for such an address, STARTTLS. Nothing of the message was accepted.
+    /// The message, an option of its envelope, or the command needs what this server does not offer: 8BITMIME for octets
+    /// beyond ASCII, SMTPUTF8 for such an address, DSN, STARTTLS. Nothing of the message was accepted.
     Unsupported(&'static str),
     /// The message is larger than the server takes (RFC 1870). It was not offered.
     TooLarge {
