@@ -56,28 +56,31 @@ fn send(wire: &mut Wire, capabilities: &Capabilities, mails: &[(&str, Envelope)]
     let pipelining = capabilities.offers("PIPELINING");
     let options = Options { pipelining, joining: Joining::Untried, ..Options::default() };
     let mut talk = Transactions::new(options, false);
-    let mut waiting = mails.iter();
+    // Those that the server cannot take are found before anything is said.
+    let letters = mails.iter().map(|(content, envelope)| transaction(capabilities, envelope, content));
+    let mut waiting = letters.collect::<Result<Vec<_>, _>>()?.into_iter();
     // The rest of the content of each message; it may come in any number of pieces.
     let mut contents: Vec<&str> = mails.iter().map(|(content, _)| *content).collect();
 
     let mut lost = false;
     loop {
-        match wire.carry(&mut talk) {
-            Ok(Want::Message) => match waiting.next() {
-                Some((content, envelope)) => talk.message(transaction(capabilities, envelope, content)?),
-                None => talk.no_more(),
-            },
+        let step = match wire.carry(&mut talk) {
+            Ok(Want::Message) => {
+                waiting.next().map_or_else(|| talk.no_more(), |letter| talk.message(letter));
+                Ok(())
+            }
             Ok(Want::Body(number)) => {
                 let piece = std::mem::take(&mut contents[number]);
-                talk.body(piece.as_bytes(), &mut wire.out)?; // an empty one is the end
+                talk.body(piece.as_bytes(), &mut wire.out) // an empty one is the end
             }
-            Ok(Want::Result) => {}
+            Ok(Want::Result) => Ok(()),
             Ok(_) => break,
-            Err(e) => {
-                // What was under way is not sent, or in doubt: how far the stream may have left decides.
-                talk.lose(wire.out.offered(), e);
-                lost = true;
-            }
+            Err(e) => Err(e),
+        };
+        if let Err(e) = step {
+            // What was under way is not sent, or in doubt: how far the stream may have left decides.
+            talk.lose(wire.out.offered(), e);
+            lost = true;
         }
         while let Some(result) = talk.next_result() {
             match result {

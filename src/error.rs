@@ -234,8 +234,8 @@ pub enum Retry {
 
 impl Error {
     /// Trying again later may help, and cannot double the mail: 4xx replies, timeouts, lost connections, names that could
-    /// not be looked up. After all but a 4xx reply the client is closed and has to be connected again. False when the
-    /// delivery is [in doubt](Error::in_doubt).
+    /// not be looked up. After all but a 4xx reply, and after 421, the client is closed and has to be connected again.
+    /// False when the delivery is [in doubt](Error::in_doubt).
     #[must_use]
     pub fn is_transient(&self) -> bool {
         match self {
@@ -329,9 +329,9 @@ impl Error {
 
     /// Whether sending the same again can help, and whether it can double the mail. Lost connections:
     /// [`Now`](Retry::Now), where nothing was taken; 4xx replies, timeouts, a server that could not be reached or does not
-    /// keep to the protocol, a source or token that could not be had: [`Later`](Retry::Later); [in doubt](Error::in_doubt): [`MayDouble`](Retry::MayDouble); all else:
-    /// [`Never`](Retry::Never). For a message with several recipients [`Delivery::unsent`] gives the envelope of those it
-    /// should be sent to again.
+    /// keep to the protocol, a source or token that could not be had: [`Later`](Retry::Later);
+    /// [in doubt](Error::in_doubt): [`MayDouble`](Retry::MayDouble); all else: [`Never`](Retry::Never). For a message with
+    /// several recipients [`Delivery::unsent`] gives the envelope of those it should be sent to again.
     #[must_use]
     pub fn retry(&self) -> Retry {
         match self {

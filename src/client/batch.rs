@@ -20,8 +20,8 @@ use crate::{
 /// [`next`](Batch::next) gives what became of each message, in their order. About as long as the server takes to answer,
 /// the next message is under way already: it is taken from the iterator before the one before it has left.
 ///
-/// A message that cannot be sent ends none but itself; its error is that of [`Client::send`]. `C` is what the batch sends
-/// over: `&mut Client`, or a [`Pooled`](super::Pooled).
+/// A message that is refused, or cannot be sent to this server, ends none but itself; its error is that of
+/// [`Client::send`]. `C` is what the batch sends over: `&mut Client`, or a [`Pooled`](super::Pooled).
 ///
 /// Dropping it with messages under way leaves a client that refuses further use, and nobody knows what became of
 /// them; [`finish`](Batch::finish) tells.

@@ -15,8 +15,8 @@ use crate::{
 /// How to reach a server, and how to speak with it. Clones share one TLS connector.
 ///
 /// It begins with [`Client::builder`], [`Client::from_url`] or [`Client::unix`], and may be used for any number of
-/// connections. Nothing is checked until it is used (but for what stands in a URL): [`connect`](Builder::connect) and [`send`](Builder::send) refuse what cannot
-/// be, before a connection is made.
+/// connections. Nothing is checked until it is used (but for what stands in a URL): [`connect`](Builder::connect) and
+/// [`send`](Builder::send) refuse what cannot be, before a connection is made.
 #[derive(Debug, Clone)]
 #[must_use]
 pub struct Builder {

@@ -28,7 +28,8 @@
 //! and repeat:
 //!
 //! 1. **Hear.** Take every [reply](Inbox::next_reply) that is at hand. If none is [due](Outbox::due) give it to
-//!    [`on_early`](Dialogue::on_early), whose error is the end. Else count it ([`heard`](Outbox::heard)) and give it to
+//!    [`on_early`](Dialogue::on_early), whose error is the end; behind a QUIT that nobody waits for
+//!    ([`said_farewell`](Outbox::said_farewell)) it means nothing. Else count it ([`heard`](Outbox::heard)) and give it to
 //!    [`on_reply`](Dialogue::on_reply). Behind a 421 nothing more is said.
 //! 2. **Speak.** Call [`fill`](Dialogue::fill). What it has put into the outbox, [`tell`](Outbox::tell) gives to a log,
 //!    secrets masked.
@@ -52,8 +53,10 @@
 //!         let phase = talk.phase();
 //!         let wrong = |what: &'static str| Error::Protocol { phase, what: what.into() };
 //!         while let Some(reply) = inbox.next_reply().map_err(wrong)? {
-//!             if out.due() == 0 {
-//!                 return Err(talk.on_early(reply));
+//!             match out.due() {
+//!                 0 if out.said_farewell() => continue,
+//!                 0 => return Err(talk.on_early(reply)),
+//!                 _ => {}
 //!             }
 //!             out.heard();
 //!             talk.on_reply(reply, out)?;
