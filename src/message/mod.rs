@@ -44,6 +44,7 @@ use std::{
     fs::{self, File},
     io::{self, Cursor, Read, Seek},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 pub use self::{
@@ -58,7 +59,7 @@ use crate::{Envelope, Error};
 /// What can be sent: an envelope, and a body that can be opened (RFC 5322 text, headers first).
 ///
 /// Implemented for a composed [`Message`], for [`email_format::Email`] (the envelope comes from its headers) and for
-/// [`Raw`] bytes, files and readers. Implement it for a message type of your own:
+/// [`Raw`] bytes, files and readers; also for what is borrowed, boxed or shared (`Arc`). Implement it for a message type of your own:
 ///
 /// ```
 /// use postino::{Envelope, Error, message::{Body, Mail}};
@@ -90,6 +91,22 @@ pub trait Mail: Send + Sync {
     /// Whatever keeps the body from being read; nothing is sent then.
     fn body(&self) -> Result<Body<'_>, Error>;
 }
+
+/// Borrowed and shared messages are messages, too: one can go out many times without being copied.
+macro_rules! mail_behind {
+    ($($pointer:ty),*) => {$(
+        impl<M: Mail + ?Sized> Mail for $pointer {
+            fn envelope(&self) -> Result<Envelope, Error> {
+                (**self).envelope()
+            }
+
+            fn body(&self) -> Result<Body<'_>, Error> {
+                (**self).body()
+            }
+        }
+    )*};
+}
+mail_behind!(&M, Box<M>, Arc<M>);
 
 /// A body that was opened: bytes at hand, or something to read them from.
 ///
