@@ -66,7 +66,10 @@ impl Client {
 
     /// Tells the log what was put into the outbox.
     fn log_commands(&mut self) {
-        self.out.tell(|line| log::debug!(target: "postino", "C: {line}"));
+        match log::log_enabled!(target: "postino", log::Level::Debug) {
+            true => self.out.tell(|line| log::debug!(target: "postino", "C: {line}")),
+            false => self.out.tell_nobody(),
+        }
     }
 }
 
