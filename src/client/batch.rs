@@ -214,7 +214,7 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
                 return;
             }
         };
-        if used_up || self.client.parts(&envelope).len() > 1 {
+        if used_up || !self.client.is_one_part(&envelope) {
             self.alone = Some((mail, envelope));
             self.talk.no_more();
             return;

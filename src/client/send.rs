@@ -95,14 +95,23 @@ impl Client {
         Ok(Transaction::new(envelope, parameters).ahead(ahead))
     }
 
-    /// The recipients by their numbers, in as many parts as the server's LIMITS ask for (RFC 9422 §4).
-    pub(super) fn parts(&self, envelope: &Envelope) -> Vec<Vec<usize>> {
+    /// The most recipients of a message, and the most domains of theirs, that the server takes (RFC 9422 §4).
+    fn recipient_limits(&self) -> (usize, usize) {
+        let limit = |name| self.capabilities.limit(name).unwrap_or(usize::MAX);
+        (limit("RCPTMAX"), limit("RCPTDOMAINMAX"))
+    }
+
+    /// Whether the server takes all recipients at once.
+    pub(super) fn is_one_part(&self, envelope: &Envelope) -> bool {
+        let (most, domains) = self.recipient_limits();
+        // Each may have a domain of its own.
+        envelope.recipients().len() <= most.min(domains) || self.parts(envelope).len() == 1
+    }
+
+    /// The recipients by their numbers, in as many parts as the server asks for.
+    fn parts(&self, envelope: &Envelope) -> Vec<Vec<usize>> {
         let recipients = envelope.recipients();
-        let most = self.capabilities.limit("RCPTMAX").unwrap_or(usize::MAX);
-        let domains = self.capabilities.limit("RCPTDOMAINMAX").unwrap_or(usize::MAX);
-        if recipients.len() <= most.min(domains) {
-            return vec![(0..recipients.len()).collect()]; // each may have a domain of its own
-        }
+        let (most, domains) = self.recipient_limits();
         let domain = |number: usize| recipients[number].domain().unwrap_or_default().to_ascii_lowercase();
         let mut parts: Vec<(Vec<usize>, Vec<String>)> = Vec::new();
         for number in 0..recipients.len() {
@@ -155,8 +164,7 @@ impl Client {
     ) -> Result<Delivery, Error> {
         self.usable()?;
         self.check_envelope(&envelope)?;
-        let parts = self.parts(&envelope);
-        if let [_] = parts.as_slice() {
+        if self.is_one_part(&envelope) {
             return self.deliver_part(mail, envelope, freshness).await;
         }
         if self.settings.config.all_or_nothing {
@@ -165,6 +173,7 @@ impl Client {
         // What can be read once only must not be sent to the first part alone.
         drop(mail.body()?);
         drop(mail.body()?);
+        let parts = self.parts(&envelope);
         let last = parts.len() - 1;
         let (mut done, mut failed) = (Vec::new(), None);
         for (i, numbers) in parts.into_iter().enumerate() {
