@@ -3,14 +3,14 @@
 use std::{collections::VecDeque, fmt, ops::DerefMut};
 
 use super::{
-    body::{Source, open},
+    body::Source,
     maybe_async,
-    run::{Clock, source_error},
+    run::Clock,
     send::{Freshness, timed},
     session::Client,
 };
 use crate::{
-    Delivery, Envelope, Error, Mail, Phase,
+    Delivery, Envelope, Error, Mail,
     message::Content,
     proto::{Joining, Transactions, Want},
 };
@@ -35,6 +35,8 @@ pub struct Batch<C: DerefMut<Target = Client>, M, I> {
     pushed: VecDeque<M>,
     /// Under way, or with a result that was not given yet; in order.
     entries: VecDeque<Entry<M>>,
+    /// So many entries at the front have their result.
+    settled: usize,
     /// How many results were given, and how many messages were handed to the machine.
     given: usize,
     posted: usize,
@@ -79,12 +81,14 @@ impl<C: DerefMut<Target = Client>, M, I> Batch<C, M, I> {
         let open = client.take_open();
         let talk = Transactions::new(client.options(), open);
         let lost = client.broken;
+        client.clock = Clock::start();
         Batch {
             client,
             talk,
             mails,
             pushed: VecDeque::new(),
             entries: VecDeque::new(),
+            settled: 0,
             given: 0,
             posted: 0,
             alone: None,
@@ -116,11 +120,11 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
 
     /// The result of the first message under way.
     fn settle(&mut self, result: Result<Delivery, Error>) {
-        let result = timed(result, &mut self.client.clock);
-        self.client.clock = Clock::start();
-        let under = self.entries.iter_mut().find(|entry| matches!(entry, Entry::Under { .. }));
-        if let Some(entry) = under {
-            *entry = Entry::Done(result);
+        let result = timed(result, self.client.clock.lap());
+        let mut entries = self.entries.range_mut(self.settled..);
+        if let Some(at) = entries.position(|entry| matches!(entry, Entry::Under { .. })) {
+            self.settled += at + 1;
+            self.entries[self.settled - 1] = Entry::Done(result);
         }
     }
 
@@ -166,6 +170,7 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
             if let Some(Entry::Done(_)) = self.entries.front() {
                 let Some(Entry::Done(result)) = self.entries.pop_front() else { return None }; // it is one
                 self.given += 1;
+                self.settled = self.settled.saturating_sub(1);
                 return Some((self.given - 1, result));
             }
             if self.lost {
@@ -219,10 +224,7 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
             self.talk.no_more();
             return;
         }
-        let opened = match (mail.body(), self.client.limit(Phase::Body)) {
-            (Ok(body), Ok(until)) => open(body, until).await.map_err(source_error),
-            (Err(e), _) | (_, Err(e)) => Err(e),
-        };
+        let opened = self.client.open_body(&mail).await;
         let posted = opened.and_then(|body| {
             let transaction = self.client.transaction(envelope, &body)?;
             Ok((transaction, body.into_once()))
@@ -241,17 +243,13 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
     /// Sends the content of the message with this number.
     async fn write(&mut self, wanted: usize) {
         let this = |entry: &&mut Entry<M>| matches!(entry, Entry::Under { number, .. } if *number == wanted);
-        let Some(Entry::Under { mail, opened, .. }) = self.entries.iter_mut().find(this) else {
+        // It is one of the last, of perhaps hundreds.
+        let Some(Entry::Under { mail, opened, .. }) = self.entries.iter_mut().rfind(this) else {
             return; // the machine asks for those that it was given only
         };
-        let limit = self.client.limit(Phase::Body);
-        let content = match (opened.take(), limit) {
-            (_, Err(e)) => Err(e),
-            (Some(content), _) => Ok(content),
-            (None, Ok(until)) => match mail.body() {
-                Ok(body) => open(body, until).await.map(|body| body.content).map_err(source_error),
-                Err(e) => Err(e),
-            },
+        let content = match opened.take() {
+            Some(content) => Ok(content),
+            None => self.client.open_body(&*mail).await.map(|body| body.content),
         };
         let broke = match content {
             Ok(content) => {
@@ -298,7 +296,9 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
 
     async fn send_alone(&mut self) {
         let Some((mail, envelope)) = self.alone.take() else { return };
+        self.client.hurry = false; // it has phases of its own
         let result = self.client.deliver(&mail, envelope, Freshness::New).await;
+        self.client.hurry = true;
         self.entries.push_back(Entry::Done(result));
         self.lost = self.client.broken;
         self.talk.more();

@@ -27,6 +27,13 @@ impl Client {
         }
     }
 
+    /// The limit that is set, or one that is set now.
+    fn limit_once(&self, until: &mut Option<Instant>, phase: Phase) -> Result<Instant, Error> {
+        let limit = until.map_or_else(|| self.limit(phase), Ok)?;
+        *until = Some(limit);
+        Ok(limit)
+    }
+
     /// Takes what has arrived, without waiting. Gives how much that is.
     pub(super) fn listen(&mut self, phase: Phase) -> Result<usize, Error> {
         match self.stream.try_read(self.inbox.room()) {
@@ -111,6 +118,14 @@ impl Clock {
         self.count();
         self.took
     }
+
+    /// How long it is since the start, and starts anew.
+    pub fn lap(&mut self) -> Took {
+        let now = Instant::now();
+        let total = now.saturating_duration_since(self.since);
+        *self = Clock { phase: Phase::Mail, since: now, took: Took::default() };
+        Took { total, ..Took::default() }
+    }
 }
 
 /// What a source says when it fails, or takes too long.
@@ -159,59 +174,72 @@ impl Client {
         talk: &mut (dyn Dialogue + Send),
         mut source: Option<(usize, &mut Source<'_>)>,
     ) -> Result<Want, Error> {
-        // The clock runs for a whole reply, or a whole buffer on its way, however they drip.
-        let mut until = self.limit(talk.phase())?;
+        // The clock runs for a whole reply, or a whole buffer on its way, however they drip. It starts when there is
+        // something to wait for: looking at it is not free.
+        let mut until = None;
         loop {
             if self.hear(talk)? {
-                until = self.limit(talk.phase())?;
+                until = None;
             }
             let want = talk.fill(&mut self.out);
             self.log_commands();
-            self.clock.at(talk.phase());
+            if !self.hurry {
+                self.clock.at(talk.phase());
+            }
             match want {
                 Want::Nothing | Want::Message | Want::Result => return Ok(want),
                 Want::Body(number) => {
                     let Some((_, source)) = source.as_mut().filter(|(n, _)| *n == number) else {
                         return Ok(want);
                     };
-                    let begun = Instant::now();
-                    let piece = source.next(self.limit(Phase::Body)?).await.map_err(source_error)?;
+                    let piece = match source.at_hand() {
+                        Some(piece) => piece,
+                        None => {
+                            let begun = Instant::now();
+                            let piece = source.next(self.limit(Phase::Body)?).await.map_err(source_error)?;
+                            self.drained &= begun.elapsed() < A_MOMENT;
+                            piece
+                        }
+                    };
                     talk.body(piece, &mut self.out)?;
-                    until = self.limit(Phase::Body)?; // the source may have taken its time
-                    self.drained &= begun.elapsed() < A_MOMENT;
+                    until = None; // the source may have taken its time
                 }
                 Want::Write => {
-                    if self.write(talk.phase(), until).await? {
-                        until = self.limit(talk.phase())?;
+                    let limit = self.limit_once(&mut until, talk.phase())?;
+                    if self.write(talk.phase(), limit).await? {
+                        until = None;
                     }
                 }
                 Want::Reply | Want::Probe => {
-                    let anew = !self.out.unsent().is_empty();
-                    let phase = match talk.phase() {
-                        Phase::End if anew => Phase::Body, // it is still on its way
-                        phase => phase,
-                    };
-                    if self.write(phase, until).await? {
-                        if anew {
-                            until = self.limit(talk.phase())?; // writing may have taken its time
+                    if !self.out.unsent().is_empty() {
+                        let phase = match talk.phase() {
+                            Phase::End => Phase::Body, // it is still on its way
+                            phase => phase,
+                        };
+                        let limit = self.limit_once(&mut until, phase)?;
+                        if !self.write(phase, limit).await? {
+                            continue;
                         }
-                        if want == Want::Probe {
-                            until = until.min(later(Instant::now(), self.patience()));
-                        }
-                        self.read(talk.phase(), until).await?;
+                        until = None; // writing may have taken its time
                     }
+                    let mut limit = self.limit_once(&mut until, talk.phase())?;
+                    if want == Want::Probe {
+                        limit = limit.min(later(Instant::now(), self.patience()));
+                        until = Some(limit);
+                    }
+                    self.read(talk.phase(), limit).await?;
                 }
                 Want::StartTls => {
                     self.refuse_clear_text()?;
                     self.handshake().await?;
                     talk.on_tls();
-                    until = self.limit(talk.phase())?;
+                    until = None;
                 }
                 Want::Token => {
                     let Some(tokens) = &self.tokens else { return Err(Error::NotConnected) };
                     let token = tokens.ask(self.deadline).await?;
                     talk.on_token(&token)?;
-                    until = self.limit(talk.phase())?; // the callback may have taken its time
+                    until = None; // the callback may have taken its time
                 }
             }
         }
@@ -219,9 +247,6 @@ impl Client {
 
     /// Writes all of the outbox. False if the server had something to say first.
     async fn write(&mut self, phase: Phase, until: Instant) -> Result<bool, Error> {
-        if self.out.unsent().is_empty() {
-            return Ok(true);
-        }
         // With no reply outstanding the server has nothing to say. What it says all the same must not be taken for
         // the answer to what is written now.
         let drained = std::mem::take(&mut self.drained);

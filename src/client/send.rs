@@ -7,7 +7,7 @@ use super::{
     session::Client,
 };
 use crate::{
-    Delivery, Envelope, Error, Mail, Outcome, Phase,
+    Delivery, Envelope, Error, Mail, Outcome, Phase, Took,
     message::{Body, Content},
     proto::{Forbidden, Joining, MailParameters, Options, Survey, Transaction, Transactions, Want},
 };
@@ -222,8 +222,7 @@ impl Client {
         freshness: Freshness,
     ) -> Result<Delivery, Error> {
         self.renew().await?;
-        let opened = open(mail.body()?, self.limit(Phase::Body)?).await;
-        let body = opened.map_err(source_error)?;
+        let body = self.open_body(mail).await?;
         let mut transaction = self.transaction(envelope, &body)?;
         if freshness == Freshness::Kept {
             transaction = transaction.ahead(false);
@@ -252,7 +251,16 @@ impl Client {
             self.close();
         }
         let result = result.or_else(|| talk.next_result()).unwrap_or(Err(Error::NotConnected));
-        timed(result, &mut self.clock)
+        timed(result, self.clock.took())
+    }
+
+    /// The body of a message, ready to be read.
+    pub(super) async fn open_body<'m>(&mut self, mail: &'m dyn Mail) -> Result<Body<'m>, Error> {
+        let body = mail.body()?;
+        match body.content {
+            Content::Path(_) => open(body, self.limit(Phase::Body)?).await.map_err(source_error),
+            Content::Bytes(_) | Content::Reader(_) => Ok(body),
+        }
     }
 
     /// Where the server takes no more messages on this connection: a new one.
@@ -273,10 +281,10 @@ impl Client {
 }
 
 /// The result, with how long it took.
-pub(super) fn timed(mut result: Result<Delivery, Error>, clock: &mut Clock) -> Result<Delivery, Error> {
+pub(super) fn timed(mut result: Result<Delivery, Error>, took: Took) -> Result<Delivery, Error> {
     match &mut result {
-        Ok(delivery) => delivery.set_took(clock.took()),
-        Err(Error::Transaction { delivery, .. }) => delivery.set_took(clock.took()),
+        Ok(delivery) => delivery.set_took(took),
+        Err(Error::Transaction { delivery, .. }) => delivery.set_took(took),
         Err(_) => {}
     }
     result
