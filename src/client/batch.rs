@@ -132,9 +132,10 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
         while let Some(result) = self.talk.next_result() {
             self.settle(result);
         }
-        let joining = self.talk.joining();
-        if joining != Joining::Untried && self.client.options().pipelining {
-            self.client.settings.config.joining.learn(joining);
+        let (joining, learnt) = (self.talk.joining(), &self.client.settings.config.joining);
+        let news = joining != Joining::Untried && joining != learnt.get();
+        if news && self.client.options().pipelining {
+            learnt.learn(joining);
         }
     }
 

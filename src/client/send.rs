@@ -12,8 +12,6 @@ use crate::{
     proto::{Forbidden, Joining, MailParameters, Options, Survey, Transaction, Transactions, Want},
 };
 
-/// The longest line of a message (RFC 5321 §4.5.3.1.6), in octets without its end.
-pub(super) const MAX_TEXT_LINE: usize = 998;
 /// Content up to this size may leave by BDAT before its envelope is answered, in octets.
 const AHEAD: u64 = 64 * 1024;
 
@@ -59,8 +57,7 @@ impl Client {
     /// What to say of this message in MAIL, or why the server cannot take it. Nothing has been sent yet.
     pub(super) fn transaction(&self, envelope: Envelope, body: &Body<'_>) -> Result<Transaction, Error> {
         let offers = |keyword| self.capabilities.offers(keyword);
-        let chunking = self.options().chunking;
-        let binary = body.binary && chunking && offers("BINARYMIME");
+        let binary = body.binary && self.options().chunking && offers("BINARYMIME");
         let (survey, octets) = match &body.content {
             Content::Bytes(bytes) if binary => (None, Some(bytes.len() as u64)),
             Content::Bytes(bytes) => {
@@ -74,8 +71,8 @@ impl Client {
             Some(Survey { eight_bit: true, .. }) if !offers("8BITMIME") => {
                 return Err(Forbidden::EightBit.into());
             }
-            Some(Survey { longest_line, .. }) if longest_line > MAX_TEXT_LINE => {
-                log::warn!(target: "postino", "the message has a line of more than 998 octets: {longest_line}");
+            Some(Survey { long_line: Some(line), .. }) => {
+                log::warn!(target: "postino", "the message has a line of more than 998 octets: {line}");
             }
             _ => {}
         }
