@@ -61,7 +61,8 @@ impl Job {
 
     /// What the sink's certificate is signed by: itself.
     pub fn ca(&self) -> Vec<u8> {
-        fs::read(env::var("PEERS_CA").expect("PEERS_CA names the sink's certificate")).expect("it can be read")
+        fs::read(env::var("PEERS_CA").expect("PEERS_CA names the sink's certificate"))
+            .expect("it can be read")
     }
 
     /// Does the work, and tells how long it took, and the most memory it had.

@@ -8,7 +8,8 @@ async fn work(job: Job, connection: usize) {
     let count = job.share(connection);
     let (connections, each) = if job.way == "new" { (count, 1) } else { (1, count) };
     let builder = SmtpClientBuilder::new(job.host.clone(), job.port).unwrap();
-    let builder = builder.allow_invalid_certs().helo_host("localhost").implicit_tls(job.security == Security::Tls);
+    let builder =
+        builder.allow_invalid_certs().helo_host("localhost").implicit_tls(job.security == Security::Tls);
     let message = || Message::new(SENDER, [RECIPIENT], job.message);
     for _ in 0..connections {
         if job.security == Security::Plain {

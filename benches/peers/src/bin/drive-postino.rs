@@ -20,7 +20,8 @@ fn is_accepted(result: Result<Delivery, Error>) {
 macro_rules! builder {
     ($client:ty, $job:expr) => {{
         let job = $job;
-        let builder = <$client>::builder(&job.host).port(job.port).hello_name("localhost").tls_name("localhost");
+        let builder =
+            <$client>::builder(&job.host).port(job.port).hello_name("localhost").tls_name("localhost");
         let builder = builder.chunking(job.way.contains("chunk"));
         match job.security {
             Security::Plain => builder.security(postino::Security::Plaintext),

@@ -28,8 +28,7 @@ use openssl::{
 };
 
 const ROOM: usize = 512 * 1024;
-const OFFERS: &str =
-    "250-sink\r\n250-PIPELINING\r\n250-SIZE 0\r\n250-8BITMIME\r\n250-SMTPUTF8\r\n250-DSN\r\n250-ENHANCEDSTATUSCODES\r\n";
+const OFFERS: &str = "250-sink\r\n250-PIPELINING\r\n250-SIZE 0\r\n250-8BITMIME\r\n250-SMTPUTF8\r\n250-DSN\r\n250-ENHANCEDSTATUSCODES\r\n";
 
 #[derive(Default)]
 struct Counts {
