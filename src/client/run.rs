@@ -308,9 +308,10 @@ impl Client {
     fn hear(&mut self, talk: &mut (dyn Dialogue + Send)) -> Result<bool, Error> {
         let mut heard = false;
         loop {
-            let phase = talk.phase();
-            let Some(reply) = self.inbox.next_reply().map_err(|what| Error::protocol(phase, what))? else {
-                return Ok(heard);
+            let reply = match self.inbox.next_reply() {
+                Ok(Some(reply)) => reply,
+                Ok(None) => return Ok(heard),
+                Err(what) => return Err(Error::protocol(talk.phase(), what)),
             };
             log::debug!(target: "postino", "S: {}", talk.keep(reply));
             heard = true;
@@ -320,8 +321,9 @@ impl Client {
                 _ => {}
             }
             self.out.heard();
+            let closing = (reply.code() == 421).then(|| talk.phase()); // as of now, before it is taken
             talk.on_reply(reply, &self.out)?;
-            if reply.code() == 421 {
+            if let Some(phase) = closing {
                 return Err(Error::Refused { phase, reply: talk.keep(reply) });
             }
         }
