@@ -66,7 +66,10 @@ fn send(wire: &mut Wire, capabilities: &Capabilities, mails: &[(&str, Envelope)]
     loop {
         let step = match wire.carry(&mut talk) {
             Ok(Want::Message) => {
-                waiting.next().map_or_else(|| talk.no_more(), |letter| talk.message(letter));
+                match waiting.next() {
+                    Some(letter) => talk.message(letter),
+                    None => talk.no_more(),
+                }
                 Ok(())
             }
             Ok(Want::Body(number)) => {
