@@ -5,7 +5,7 @@ use std::{io, time::Instant};
 use crate::message::{Body, Content};
 
 /// So much is read at a time, in octets.
-const BLOCK: usize = 32 * 1024;
+const BLOCK: usize = 64 * 1024;
 
 /// Opens a path.
 pub(super) fn open(body: Body<'_>, until: Instant) -> io::Result<Body<'_>> {
