@@ -32,6 +32,7 @@ PORTS = {"plain": PLAIN, "tls": TLS, "starttls": STARTTLS}
 HOST, FAR = "127.0.0.1", "10.99.0.2"
 WORK = pathlib.Path(tempfile.mkdtemp(prefix="peers."))
 os.environ["PEERS_CA"] = str(WORK / "ca.pem")
+os.environ["SMOL_THREADS"] = "2"  # as many as the drivers over tokio have
 
 POSTINO, LETTRE, MAIL_SEND = "drive-postino", "drive-lettre", "drive-mail-send"
 ASYNC_SMTP, LIMIT = "drive-async-smtp", "limit"
