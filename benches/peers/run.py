@@ -32,6 +32,7 @@ PORTS = {"plain": PLAIN, "tls": TLS, "starttls": STARTTLS}
 HOST, FAR = "127.0.0.1", "10.99.0.2"
 WORK = pathlib.Path(tempfile.mkdtemp(prefix="peers."))
 os.environ["PEERS_CA"] = str(WORK / "ca.pem")
+os.environ["SMOL_THREADS"] = "2"  # as many as the drivers over tokio have
 
 POSTINO, LETTRE, MAIL_SEND = "drive-postino", "drive-lettre", "drive-mail-send"
 ASYNC_SMTP, LIMIT = "drive-async-smtp", "limit"
@@ -159,7 +160,8 @@ def table(heads, rows):
 
 def best_of(results, key="rate"):
     """The best peer as its users have it."""
-    return max(results[name][key] for name in PEERS if name in results and "+nodelay" not in name)
+    rates = [results[name][key] for name in PEERS if name in results and "+nodelay" not in name]
+    return max(rates, default=float("nan"))
 
 
 def one(rounds):
@@ -400,11 +402,13 @@ def latency(rounds):
             for security in PORTS:
                 command = drive(driver, way, 1, security=security, host=FAR)
                 jobs[name, security] = lambda command=command: run(command, prefix=here)
+                if driver == MAIL_SEND or security == "plain":
+                    continue
                 # The same without the CAs of the system, whose parsing takes two round trips here.
                 bare = ["env", "SSL_CERT_FILE=/dev/null", "SSL_CERT_DIR=/nonexistent"] + command
                 jobs[name, security, "bare"] = lambda bare=bare: run(bare, prefix=here)
         results = interleave(jobs, rounds)
-        trips = lambda *key: f"{results[key]['seconds'] / trip:.2f}" if key in results else "failed"
+        trips = lambda *key: f"{results[key]['seconds'] / trip:.2f}" if key in results else "–"
         rows = [
             (name, trips(name, "plain"), trips(name, "tls", "bare"), trips(name, "starttls", "bare"), trips(name, "tls"),
              trips(name, "starttls"))

@@ -213,7 +213,7 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
         }
         let drained = self.client.drained;
         self.client.begin();
-        (self.client.drained, self.client.hurry) = (drained && !self.entries.is_empty(), true);
+        (self.client.drained, self.client.hurry) = (drained, true);
         loop {
             if let Some(Entry::Done(_)) = self.entries.front() {
                 let Some(Entry::Done(result)) = self.entries.pop_front() else { return None }; // it is one

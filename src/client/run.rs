@@ -228,12 +228,7 @@ impl Client {
                     source.meter.begin(self.out.end());
                     let piece = match source.at_hand() {
                         Some(piece) => piece,
-                        None => {
-                            let begun = Instant::now();
-                            let piece = source.next(self.limit(Phase::Body)?).await.map_err(source_error)?;
-                            self.drained &= begun.elapsed() < A_MOMENT;
-                            piece
-                        }
+                        None => source.next(self.limit(Phase::Body)?).await.map_err(source_error)?,
                     };
                     talk.body(piece, &mut self.out)?;
                     until = None; // the source may have taken its time
@@ -287,8 +282,9 @@ impl Client {
     async fn write(&mut self, phase: Phase, until: Instant) -> Result<bool, Error> {
         // With no reply outstanding the server has nothing to say. What it says all the same must not be taken for
         // the answer to what is written now.
-        let drained = std::mem::take(&mut self.drained);
-        if self.out.due() == 0 && !(drained && self.inbox.is_empty()) {
+        let drained = self.drained.take();
+        let drained = || self.inbox.is_empty() && drained.is_some_and(|at| at.elapsed() < A_MOMENT);
+        if self.out.due() == 0 && !drained() {
             let partial = !self.inbox.is_empty();
             if self.listen(phase)? > 0 {
                 return Ok(false);
@@ -327,7 +323,8 @@ impl Client {
             Ok(n) => {
                 self.inbox.arrived(n);
                 // A read that leaves room has taken all there was; TLS gives a record at a time.
-                self.drained = self.hurry && n < most && !self.stream.is_encrypted();
+                let drained = self.hurry && n < most && !self.stream.is_encrypted();
+                self.drained = drained.then(Instant::now);
                 Ok(())
             }
             Err(e) => Err(Error::io(phase, e)),

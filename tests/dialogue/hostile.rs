@@ -562,3 +562,79 @@ fn a_client_knows_whether_it_is_connected() {
     assert!(block_on(client.noop()).is_err());
     assert!(!client.is_connected());
 }
+
+/// Once it was taken for the answer to the content that left behind it.
+#[test]
+fn what_comes_unasked_while_the_next_message_is_awaited_answers_nothing() {
+    let (tell, told) = mpsc::channel();
+    let server = Server::running(move |peer| {
+        peer.play(
+            "-- hello PIPELINING
+             C: MAIL FROM:<alice@example.org>
+             C: RCPT TO:<bob@example.org>
+             C: DATA
+             S: 250 ok
+             S: 250 ok
+             S: 354 go on
+             -- pause
+             S: 250 unasked",
+        );
+        tell.send(()).unwrap();
+        peer.ignore();
+    });
+    let mut client = connect(&server);
+    let slow = (0..2).map(|number| {
+        if number == 1 {
+            told.recv_timeout(PATIENCE).unwrap(); // a pause later: longer than a moment
+        }
+        mail()
+    });
+    let mut batch = client.send_all(slow);
+    let (_, result) = block_on(batch.next()).unwrap();
+    let error = result.unwrap_err();
+    assert_eq!(protocol_error(cause(&error)), Phase::Body);
+    assert_eq!(outcome(&error), Outcome::NotSent);
+    drop(batch);
+    assert_closed(&mut client);
+}
+
+/// The same while the caller thinks about a result.
+#[test]
+fn what_comes_unasked_between_two_results_answers_nothing() {
+    let (tell, told) = mpsc::channel();
+    let server = Server::running(move |peer| {
+        peer.play(
+            "-- hello PIPELINING
+             C: MAIL FROM:<alice@example.org>
+             C: RCPT TO:<bob@example.org>
+             C: DATA
+             S: 250 ok
+             S: 250 ok
+             S: 354 go on
+             C: Hello
+             C: .
+             C: MAIL FROM:<alice@example.org>
+             C: RCPT TO:<bob@example.org>
+             C: DATA
+             S: 250 ok
+             S: 250 ok
+             S: 250 ok
+             S: 354 go on
+             -- pause
+             S: 250 unasked",
+        );
+        tell.send(()).unwrap();
+        peer.ignore();
+    });
+    let mut client = connect(&server);
+    let mut batch = client.send_all([mail(), mail()]);
+    let (_, first) = block_on(batch.next()).unwrap();
+    assert_eq!(first.unwrap().outcome(), Outcome::Accepted);
+    told.recv_timeout(PATIENCE).unwrap(); // a pause later: longer than a moment
+    let (_, second) = block_on(batch.next()).unwrap();
+    let error = second.unwrap_err();
+    assert_eq!(protocol_error(cause(&error)), Phase::Body);
+    assert_eq!(outcome(&error), Outcome::NotSent);
+    drop(batch);
+    assert_closed(&mut client);
+}
