@@ -346,13 +346,16 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
         );
         self.client.settings.config.joining.learn(Joining::Off);
         let offered = self.client.capabilities.clone();
-        match self.client.again().await {
+        self.midway = true; // who is dropped here has said half of EHLO, TLS and the login
+        let connected = self.client.again_unasked().await;
+        self.midway = false;
+        match connected {
             Ok(()) if self.client.capabilities != offered => {
                 // What is to be said of the message was chosen for what the server offered then.
                 self.fail(Error::NotConnected);
                 self.begin_anew();
             }
-            Ok(()) => self.client.begun = 1,
+            Ok(()) => self.client.begun = self.talk.under_way() as u64,
             Err(e) => self.fail(e),
         }
     }

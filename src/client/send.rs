@@ -148,7 +148,8 @@ impl Client {
     /// Sends a message to all of its recipients; `Ok` if one of them at least was accepted.
     ///
     /// Where the server limits the recipients of a message, it goes out in parts; where it limits the messages of a
-    /// connection, over a new one (LIMITS, RFC 9422).
+    /// connection, over a new one (LIMITS, RFC 9422), unless the old one was secured or logged in by a call of its own
+    /// ([`starttls`](Client::starttls), [`login`](Client::login)): then it is closed, and [`Error::NotConnected`].
     ///
     /// # Errors
     ///
@@ -227,6 +228,7 @@ impl Client {
         freshness: Freshness,
     ) -> Result<Delivery, Error> {
         self.renew().await?;
+        let envelope = self.offered(envelope)?; // the new connection's server may offer less
         let opened = open(mail.body_for(self.offer())?, self.limit(Phase::Body)?).await;
         let body = opened.map_err(source_error)?;
         let mut transaction = self.transaction(envelope, &body)?;
@@ -267,7 +269,7 @@ impl Client {
         }
         log::debug!(target: "postino", "#{} the server takes no more messages on this connection (LIMITS MAILMAX)", self.number);
         self.goodbye().await;
-        self.again().await
+        self.again_unasked().await
     }
 }
 
