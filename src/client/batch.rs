@@ -15,6 +15,9 @@ use crate::{
     proto::{Joining, Transactions, Want},
 };
 
+/// So many messages are under way, or have results that were not taken: then no other is begun.
+const MOST_ENTRIES: usize = 1024;
+
 /// Messages on their way, one behind the other: what [`Client::send_all`] and [`Client::batch`] give.
 ///
 /// [`next`](Batch::next) gives what became of each message, in their order. About as long as the server takes to answer,
@@ -47,6 +50,8 @@ pub struct Batch<C: DerefMut<Target = Client>, M, I> {
     midway: bool,
     /// Nothing more is taken from the iterator.
     closed: bool,
+    /// The same until some results were taken: they are many.
+    paused: bool,
     lost: bool,
 }
 
@@ -103,6 +108,7 @@ impl<C: DerefMut<Target = Client>, M, I> Batch<C, M, I> {
             alone: None,
             midway: false,
             closed: false,
+            paused: false,
             lost,
         }
     }
@@ -206,11 +212,14 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
         }
         let drained = self.client.drained;
         self.client.begin();
-        (self.client.drained, self.client.hurry) = (drained && !self.entries.is_empty(), true);
+        (self.client.drained, self.client.hurry) = (drained.filter(|_| !self.entries.is_empty()), true);
         loop {
             if let Some(Entry::Done(_)) = self.entries.front() {
                 let Some(Entry::Done(result)) = self.entries.pop_front() else { return None }; // it is one
                 self.given += 1;
+                if std::mem::take(&mut self.paused) {
+                    self.talk.more();
+                }
                 return Some((self.given - 1, result));
             }
             if self.lost {
@@ -245,7 +254,8 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
 
     /// Takes the next message, and hands its envelope to the machine.
     async fn post(&mut self) {
-        if self.alone.is_some() || !self.fetch() {
+        self.paused = self.entries.len() >= MOST_ENTRIES;
+        if self.paused || self.alone.is_some() || !self.fetch() {
             self.talk.no_more();
             return;
         }

@@ -33,7 +33,7 @@ impl Client {
             tokens,
             stopper,
             open: false,
-            drained: false,
+            drained: None,
             hurry: false,
             clock: Clock::start(),
             round_trip: Duration::ZERO,

@@ -205,11 +205,9 @@ impl Client {
                         return Ok(want);
                     };
                     source.meter.begin(self.out.end());
-                    let begun = Instant::now();
                     let piece = source.next(self.limit(Phase::Body)?).await.map_err(source_error)?;
                     talk.body(piece, &mut self.out)?;
                     until = self.limit(Phase::Body)?; // the source may have taken its time
-                    self.drained &= begun.elapsed() < A_MOMENT;
                 }
                 Want::Write => {
                     let all = self.write(talk.phase(), until).await?;
@@ -259,8 +257,9 @@ impl Client {
         }
         // With no reply outstanding the server has nothing to say. What it says all the same must not be taken for
         // the answer to what is written now.
-        let drained = std::mem::take(&mut self.drained);
-        if self.out.due() == 0 && !(drained && self.inbox.is_empty()) {
+        let drained = self.drained.take();
+        let is_quiet = || drained.is_some_and(|at| at.elapsed() < A_MOMENT);
+        if self.out.due() == 0 && !(self.inbox.is_empty() && is_quiet()) {
             let partial = !self.inbox.is_empty();
             if self.listen(phase)? > 0 {
                 return Ok(false);
@@ -299,7 +298,8 @@ impl Client {
             Ok(n) => {
                 self.inbox.arrived(n);
                 // A read that leaves room has taken all there was; TLS gives a record at a time.
-                self.drained = self.hurry && n < most && !self.stream.is_encrypted();
+                let all = self.hurry && n < most && !self.stream.is_encrypted();
+                self.drained = all.then(Instant::now);
                 Ok(())
             }
             Err(e) => Err(Error::io(phase, e)),

@@ -40,8 +40,8 @@ pub struct Client {
     pub(in super::super) stopper: Stopper,
     /// The server may have a transaction open: the next one begins with RSET.
     pub(super) open: bool,
-    /// All that has arrived was read, a moment ago: in a batch that saves a look.
-    pub(super) drained: bool,
+    /// When all that had arrived was read: a moment later, in a batch, that saves a look.
+    pub(super) drained: Option<Instant>,
     pub(super) hurry: bool,
     pub(super) clock: Clock,
     /// How long a reply takes, at most.
@@ -127,7 +127,7 @@ impl Client {
 
     /// The next call begins: its deadline runs from here.
     pub(super) fn begin(&mut self) {
-        (self.drained, self.hurry) = (false, false);
+        (self.drained, self.hurry) = (None, false);
         let limit = self.next_limit.take().or(self.settings.config.deadline);
         self.deadline = limit.map(|limit| later(Instant::now(), limit));
     }
