@@ -712,3 +712,22 @@ fn a_batch_dropped_while_it_connects_again_says_nothing_of_a_message_before_its_
         }
     }
 }
+
+#[test]
+fn a_batch_dropped_while_it_waits_for_the_last_reply_goes_on() {
+    for polls in 1.. {
+        let server = Server::playing(format!("-- hello PIPELINING\n{FLIGHT}"));
+        let mut client = connect(&server);
+        let mut batch = client.send_all([mail()]);
+        let done = block_on(dropped_after(polls, batch.next()));
+        let is_done = done.is_some();
+        let (_, result) = done.unwrap_or_else(|| block_on(batch.next())).unwrap();
+        assert_eq!(result.unwrap().outcome(), Outcome::Accepted, "after {polls} polls");
+        drop(batch);
+        drop(client);
+        if is_done {
+            assert!(polls > 2, "it was never dropped on its way");
+            return;
+        }
+    }
+}

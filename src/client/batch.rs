@@ -47,7 +47,7 @@ pub struct Batch<C: DerefMut<Target = Client>, M, I> {
     /// A message that has to go alone, once the others are through.
     alone: Option<(M, Envelope)>,
     /// In the middle of what only the future that began it can go on with.
-    midway: bool,
+    midway: Option<Midway>,
     /// Nothing more is taken from the iterator.
     closed: bool,
     /// The same until some results were taken: they are many.
@@ -64,6 +64,14 @@ enum Entry<M> {
         opened: Option<Opened>,
     },
     Done(Result<Delivery, Error>),
+}
+
+/// What only its own future can go on with.
+enum Midway {
+    /// The content of the message with this number in the machine.
+    Content(usize),
+    /// Connecting, or a message that goes alone.
+    Connection,
 }
 
 /// A body that can be read once only.
@@ -106,7 +114,7 @@ impl<C: DerefMut<Target = Client>, M, I> Batch<C, M, I> {
             given: 0,
             posted: 0,
             alone: None,
-            midway: false,
+            midway: None,
             closed: false,
             paused: false,
             lost,
@@ -179,7 +187,6 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
 
     /// A future of `next` was dropped where nobody can take it up again.
     fn abandon(&mut self) {
-        self.midway = false;
         let was_alone = self.talk.under_way() == 0;
         self.client.close();
         self.fail(Error::NotConnected);
@@ -207,8 +214,10 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
     /// The builder's deadline is that of each call.
     #[allow(clippy::should_implement_trait)] // in the blocking world it is an Iterator, too
     pub async fn next(&mut self) -> Option<(usize, Result<Delivery, Error>)> {
-        if self.midway {
-            self.abandon();
+        match self.midway.take() {
+            Some(Midway::Content(number)) if self.talk.is_said(number) => {} // only its reply is waited for
+            Some(_) => self.abandon(),
+            None => {}
         }
         let drained = self.client.drained;
         self.client.begin();
@@ -308,12 +317,12 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
 
     /// Sends the content of the message with this number.
     async fn write(&mut self, wanted: usize) {
-        self.midway = true;
+        self.midway = Some(Midway::Content(wanted));
         let sent = match self.take_content(wanted) {
             Some((mail, opened)) => self.write_content(wanted, &mail, opened).await,
             None => Err(Error::NotConnected), // the machine asks for what it was given
         };
-        self.midway = false;
+        self.midway = None;
         if let Err(e) = sent {
             self.client.close(); // the server may wait for content that will not come
             self.recover(e).await;
@@ -333,7 +342,11 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
         };
         let mut source = Source::new(body);
         while let Want::Result = self.client.go_on(&mut self.talk, Some((wanted, &mut source))).await? {
-            self.take_results(); // of messages before it
+            self.take_results();
+            // Its own result, or one before it, need not wait for what is said of the next.
+            if self.talk.is_said(wanted) && self.client.out.unsent().is_empty() {
+                break;
+            }
         }
         Ok(())
     }
@@ -356,9 +369,9 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
         );
         self.client.settings.config.joining.learn(Joining::Off);
         let offered = self.client.capabilities.clone();
-        self.midway = true; // who is dropped here has said half of EHLO, TLS and the login
+        self.midway = Some(Midway::Connection); // who is dropped here has said half of EHLO, TLS and the login
         let connected = self.client.again_unasked().await;
-        self.midway = false;
+        self.midway = None;
         match connected {
             Ok(()) if self.client.capabilities != offered => {
                 // What is to be said of the message was chosen for what the server offered then.
@@ -372,10 +385,10 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
 
     async fn send_alone(&mut self) {
         let Some((mail, envelope)) = &self.alone else { return };
-        self.midway = true;
+        self.midway = Some(Midway::Connection);
         self.client.open = self.talk.is_open();
         let result = self.client.deliver(mail, envelope.clone(), Freshness::New).await;
-        self.midway = false;
+        self.midway = None;
         self.alone = None;
         self.entries.push_back(Entry::Done(result));
         self.begin_anew();
@@ -385,7 +398,7 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
 impl<C: DerefMut<Target = Client>, M, I> Drop for Batch<C, M, I> {
     /// A connection left in the middle is not used again.
     fn drop(&mut self) {
-        let over = !self.lost && !self.midway;
+        let over = !self.lost && self.midway.is_none();
         if self.client.broken && over && self.talk.under_way() == 0 && self.client.out.is_quiet() {
             self.client.broken = false;
             self.client.open = self.talk.is_open();

@@ -587,3 +587,22 @@ fn messages_that_cannot_be_sent_are_not_taken_without_end_before_a_result() {
     }
     assert_eq!(results, 20_001);
 }
+
+#[test]
+fn a_result_does_not_wait_for_what_is_said_of_the_next_message() {
+    let (tell, told) = std::sync::mpsc::channel();
+    let server = Server::running(move |peer| {
+        peer.play(&format!("{}S: 250 taken", two_joined("")));
+        peer.play("-- pause");
+        // The client has to have the first result to go on.
+        let early = told.recv_timeout(Duration::from_secs(5)).is_ok();
+        assert!(early, "the result was kept back");
+        peer.play(&format!("{TAKEN}C: 2\nC: .\nS: 250 taken"));
+    });
+    let mut client = connect(&server);
+    let mut batch = client.send_all(mails(2));
+    assert!(block_on(batch.next()).unwrap().1.is_ok());
+    tell.send(()).unwrap();
+    assert!(block_on(batch.next()).unwrap().1.is_ok());
+    assert!(block_on(batch.next()).is_none());
+}
