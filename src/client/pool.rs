@@ -403,10 +403,9 @@ impl Drop for Pooled {
     fn drop(&mut self) {
         let shared = self.pool.clone();
         // One that somebody has secured or logged in by himself is nobody else's.
-        let fit = |client: &Box<Client>| {
-            !client.broken && !client.raised && !shared.limits.is_spent(client, self.born)
-        };
-        let kept = self.client.take().filter(fit);
+        let fit =
+            |client: &Client| !client.broken && !client.raised && !shared.limits.is_spent(client, self.born);
+        let kept = self.client.take().filter(|client| fit(client));
         let Some(client) = kept else { return shared.release() };
         let idle = Idle { client, born: self.born, since: Instant::now() };
         let refused = shared.gate.with(|state| {
