@@ -310,7 +310,7 @@ impl Error {
         match self {
             Error::Transaction { delivery, .. } => delivery.outcome() == Outcome::InDoubt,
             // Outside a transaction, of `Client::data`: see `Data::into_result`.
-            Error::Timeout(phase) | Error::Closed(phase) => *phase == Phase::End,
+            Error::Timeout(phase) | Error::Closed(phase) | Error::Stopped(phase) => *phase == Phase::End,
             Error::Io { phase, .. } | Error::Protocol { phase, .. } => *phase == Phase::End,
             _ => false,
         }
@@ -363,6 +363,7 @@ impl Error {
         match self {
             Error::Timeout(phase) => Error::Timeout(*phase),
             Error::Closed(phase) => Error::Closed(*phase),
+            Error::Stopped(phase) => Error::Stopped(*phase),
             Error::Io { phase, source } => {
                 Error::Io { phase: *phase, source: io::Error::new(source.kind(), source.to_string()) }
             }
@@ -389,6 +390,7 @@ impl Error {
         match self {
             Error::Timeout(_) => Error::Timeout(phase),
             Error::Closed(_) => Error::Closed(phase),
+            Error::Stopped(_) => Error::Stopped(phase),
             Error::Io { source, .. } => Error::Io { phase, source },
             Error::Protocol { what, .. } => Error::Protocol { phase, what },
             other => other,

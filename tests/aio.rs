@@ -27,7 +27,7 @@ mod support;
 
 use self::{
     dialogue::{assert_closed, assert_open, builder, connect, envelope, mail, numbered},
-    support::{PATIENCE, Peer, Server},
+    support::{PATIENCE, Peer, Script, Server},
 };
 
 fn assert_send<T: Send>(future: T) -> T {
@@ -669,4 +669,65 @@ fn threat_81_a_message_in_parts_that_was_dropped_is_not_forgotten() {
         let results = block_on(batch.finish());
         assert!(matches!(results.as_slice(), [(0, Err(e))] if e.in_doubt()), "{results:?}");
     });
+}
+
+#[test]
+fn a_batch_dropped_while_it_connects_again_says_nothing_of_a_message_before_its_time() {
+    let envelope = "C: MAIL FROM:<alice@example.org>\nC: RCPT TO:<bob@example.org>\nC: DATA\n";
+    let taken = "S: 250 ok\nS: 250 ok\nS: 354 go on\n";
+    for polls in 1.. {
+        let scripts = [
+            format!(
+                "-- hello PIPELINING\n{envelope}{taken}C: 1\nC: .\n{envelope}S: 250 taken\n-- pause\n-- close"
+            ),
+            format!(
+                "-- pause\nS: 220 hi\nC: EHLO client.example.org\n-- pause\nS: 250-hi\nS: 250 PIPELINING\n\
+                 {envelope}{taken}C: 2\nC: .\nS: 250 taken"
+            ),
+        ];
+        let leaving = |script: String| {
+            Box::new(move |peer: &mut Peer| {
+                peer.may_leave = true;
+                peer.play(&script);
+            }) as Script
+        };
+        let server = Server::running_in_turn(scripts.map(leaving).into());
+        let mut client = connect(&server);
+        let mut batch = client.send_all([numbered(1), numbered(2)]);
+        assert!(block_on(batch.next()).unwrap().1.is_ok());
+        let done = block_on(dropped_after(polls, batch.next()));
+        let is_done = done.is_some();
+        let (number, result) = done.unwrap_or_else(|| block_on(batch.next())).unwrap();
+        assert_eq!(number, 1);
+        assert!(block_on(batch.next()).is_none());
+        drop(batch);
+        if let Err(e) = result {
+            assert_eq!(e.delivery().unwrap().outcome(), Outcome::NotSent);
+        }
+        drop(client);
+        server.finish();
+        if is_done {
+            assert!(polls > 2, "it was never dropped on its way");
+            return;
+        }
+    }
+}
+
+#[test]
+fn a_batch_dropped_while_it_waits_for_the_last_reply_goes_on() {
+    for polls in 1.. {
+        let server = Server::playing(format!("-- hello PIPELINING\n{FLIGHT}"));
+        let mut client = connect(&server);
+        let mut batch = client.send_all([mail()]);
+        let done = block_on(dropped_after(polls, batch.next()));
+        let is_done = done.is_some();
+        let (_, result) = done.unwrap_or_else(|| block_on(batch.next())).unwrap();
+        assert_eq!(result.unwrap().outcome(), Outcome::Accepted, "after {polls} polls");
+        drop(batch);
+        drop(client);
+        if is_done {
+            assert!(polls > 2, "it was never dropped on its way");
+            return;
+        }
+    }
 }

@@ -288,3 +288,21 @@ fn the_limits_of_an_untimed_streams_own_count() {
     let mut client = builder(&server).connect_over(Untimed::new(socket)).unwrap();
     assert!(client.noop().unwrap_err().is_timeout());
 }
+
+#[test]
+fn a_stop_ends_the_wait_for_a_connection_of_the_pool() {
+    let server = Server::playing("-- hello");
+    let stopper = Stopper::new();
+    let pool = Pool::builder(builder(&server).stopper(&stopper)).max_connections(1).build().unwrap();
+    let held = pool.client().unwrap();
+    let start = Instant::now();
+    let waiting = thread::spawn({
+        let pool = pool.clone();
+        move || pool.client().map(drop)
+    });
+    thread::sleep(Duration::from_millis(50)); // it waits by now, most of the times
+    stopper.stop();
+    assert_stopped(&waiting.join().unwrap().unwrap_err(), Phase::Pool);
+    assert!(start.elapsed() < PATIENCE, "{:?}", start.elapsed());
+    drop(held);
+}

@@ -6,7 +6,6 @@ use std::{
 };
 
 use event_listener::Event;
-use smol::Timer;
 
 use super::stream::Alarm;
 
@@ -46,9 +45,4 @@ impl<T> Gate<T> {
             alarm.within(until, heard).await.ok()?;
         }
     }
-}
-
-/// Lets the time pass.
-pub(super) async fn pause(until: Instant) {
-    Timer::at(until).await;
 }

@@ -2,7 +2,6 @@
 
 use std::{
     sync::{Condvar, Mutex, PoisonError},
-    thread,
     time::Instant,
 };
 
@@ -37,9 +36,4 @@ impl<T> Gate<T> {
             (state, _) = self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner);
         }
     }
-}
-
-/// Lets the time pass.
-pub(super) fn pause(until: Instant) {
-    thread::sleep(until.saturating_duration_since(Instant::now()));
 }

@@ -15,6 +15,9 @@ use crate::{
     proto::{Joining, Transactions, Want},
 };
 
+/// So many messages are under way, or have results that were not taken: then no other is begun.
+const MOST_ENTRIES: usize = 1024;
+
 /// Messages on their way, one behind the other: what [`Client::send_all`] and [`Client::batch`] give.
 ///
 /// [`next`](Batch::next) gives what became of each message, in their order. About as long as the server takes to answer,
@@ -49,9 +52,11 @@ pub struct Batch<C: DerefMut<Target = Client>, M, I> {
     /// A message that has to go alone, once the others are through.
     alone: Option<(M, Envelope)>,
     /// In the middle of what only the future that began it can go on with.
-    midway: bool,
+    midway: Option<Midway>,
     /// Nothing more is taken from the iterator.
     closed: bool,
+    /// The same until some results were taken: they are many.
+    paused: bool,
     lost: bool,
 }
 
@@ -64,6 +69,14 @@ enum Entry<M> {
         opened: Option<Opened>,
     },
     Done(Result<Delivery, Error>),
+}
+
+/// What only its own future can go on with.
+enum Midway {
+    /// The content of the message with this number in the machine.
+    Content(usize),
+    /// Connecting, or a message that goes alone.
+    Connection,
 }
 
 /// A body that can be read once only.
@@ -108,8 +121,9 @@ impl<C: DerefMut<Target = Client>, M, I> Batch<C, M, I> {
             given: 0,
             posted: 0,
             alone: None,
-            midway: false,
+            midway: None,
             closed: false,
+            paused: false,
             lost,
         }
     }
@@ -180,7 +194,6 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
 
     /// A future of `next` was dropped where nobody can take it up again.
     fn abandon(&mut self) {
-        self.midway = false;
         let was_alone = self.talk.under_way() == 0;
         self.client.close();
         self.fail(Error::NotConnected);
@@ -208,8 +221,10 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
     /// The builder's [`deadline`](super::Builder::deadline) is that of each call of `next`, not of the batch.
     #[allow(clippy::should_implement_trait)] // in the blocking world it is an Iterator, too
     pub async fn next(&mut self) -> Option<(usize, Result<Delivery, Error>)> {
-        if self.midway {
-            self.abandon();
+        match self.midway.take() {
+            Some(Midway::Content(number)) if self.talk.is_said(number) => {} // only its reply is waited for
+            Some(_) => self.abandon(),
+            None => {}
         }
         let drained = self.client.drained;
         self.client.begin();
@@ -219,6 +234,9 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
                 let Some(Entry::Done(result)) = self.entries.pop_front() else { return None }; // it is one
                 self.given += 1;
                 self.settled = self.settled.saturating_sub(1);
+                if std::mem::take(&mut self.paused) {
+                    self.talk.more();
+                }
                 return Some((self.given - 1, result));
             }
             if self.lost {
@@ -254,7 +272,8 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
 
     /// Takes the next message, and hands its envelope to the machine.
     async fn post(&mut self) {
-        if self.alone.is_some() || !self.fetch() {
+        self.paused = self.entries.len() >= MOST_ENTRIES;
+        if self.paused || self.alone.is_some() || !self.fetch() {
             self.talk.no_more();
             return;
         }
@@ -305,12 +324,12 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
 
     /// Sends the content of the message with this number.
     async fn write(&mut self, wanted: usize) {
-        self.midway = true;
+        self.midway = Some(Midway::Content(wanted));
         let sent = match self.take_content(wanted) {
             Some((mail, opened)) => self.write_content(wanted, &mail, opened).await,
             None => Err(Error::NotConnected), // the machine asks for what it was given
         };
-        self.midway = false;
+        self.midway = None;
         if let Err(e) = sent {
             self.client.close(); // the server may wait for content that will not come
             self.recover(e).await;
@@ -330,7 +349,11 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
         };
         let mut source = Source::new(body);
         while let Want::Result = self.client.go_on(&mut self.talk, Some((wanted, &mut source))).await? {
-            self.take_results(); // of messages before it
+            self.take_results();
+            // Its own result, or one before it, need not wait for what is said of the next.
+            if self.talk.is_said(wanted) && self.client.out.unsent().is_empty() {
+                break;
+            }
         }
         Ok(())
     }
@@ -353,24 +376,28 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
         );
         self.client.settings.config.joining.learn(Joining::Off);
         let offered = self.client.capabilities.clone();
-        match self.client.again().await {
+        self.midway = Some(Midway::Connection); // who is dropped here has said half of EHLO, TLS and the login
+        let connected = self.client.again_unasked().await;
+        self.midway = None;
+        match connected {
             Ok(()) if self.client.capabilities != offered => {
                 // What is to be said of the message was chosen for what the server offered then.
                 self.fail(Error::NotConnected);
                 self.begin_anew();
             }
-            Ok(()) => self.client.begun = 1,
+            Ok(()) => self.client.begun = self.talk.under_way() as u64,
             Err(e) => self.fail(e),
         }
     }
 
     async fn send_alone(&mut self) {
         let Some((mail, envelope)) = &self.alone else { return };
-        self.midway = true;
+        self.midway = Some(Midway::Connection);
         self.client.open = self.talk.is_open();
         self.client.hurry = false; // it has phases of its own
         let result = self.client.deliver(mail, envelope.clone(), Freshness::New).await;
-        (self.client.hurry, self.midway) = (true, false);
+        self.client.hurry = true;
+        self.midway = None;
         self.alone = None;
         self.entries.push_back(Entry::Done(result));
         self.begin_anew();
@@ -380,7 +407,7 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
 impl<C: DerefMut<Target = Client>, M, I> Drop for Batch<C, M, I> {
     /// A connection left in the middle is not used again.
     fn drop(&mut self) {
-        let over = !self.lost && !self.midway;
+        let over = !self.lost && self.midway.is_none();
         if self.client.broken && over && self.talk.under_way() == 0 && self.client.out.is_quiet() {
             self.client.broken = false;
             self.client.open = self.talk.is_open();

@@ -195,7 +195,7 @@ impl Client {
         if let Some(reply) = hello.refusal() {
             return Err(Error::Refused { phase: Phase::StartTls, reply: reply.clone() });
         }
-        (self.esmtp, self.logged_in, self.by_hand) = (hello.is_esmtp(), false, None);
+        (self.esmtp, self.logged_in, self.by_hand, self.raised) = (hello.is_esmtp(), false, None, true);
         (_, self.hello, self.capabilities) = hello.into_parts();
         Ok(())
     }
@@ -552,6 +552,8 @@ impl Client {
         if self.logged_in {
             return Err(Error::Auth { what: "there was a login already".into(), details: None, reply: None });
         }
-        self.auth_by(credentials, mechanisms).await
+        self.auth_by(credentials, mechanisms).await?;
+        self.raised = true;
+        Ok(())
     }
 }

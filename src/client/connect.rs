@@ -43,6 +43,7 @@ impl Client {
             hello: None,
             esmtp: false,
             logged_in: false,
+            raised: false,
             by_hand: None,
             next_limit: None,
         }
@@ -96,6 +97,17 @@ impl Client {
         let fresh = Client::new(self.settings.clone(), self.tokens.clone(), self.stopper.clone());
         *self = Client { deadline: self.deadline, ..fresh };
         self.open().await
+    }
+
+    /// The same where nobody has asked for it. What a call has added to the old connection would be missing, and mail
+    /// would go in clear, or without a login.
+    pub(super) async fn again_unasked(&mut self) -> Result<(), Error> {
+        if self.raised {
+            log::debug!(target: "postino", "#{} not connecting again: it was secured, or logged in, by a call of its own", self.number);
+            self.close();
+            return Err(Error::NotConnected);
+        }
+        self.again().await
     }
 
     /// Connects, and all that follows. The deadline has begun.

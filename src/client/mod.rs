@@ -2,7 +2,7 @@
 //!
 //! The parent supplies, under the same names and with the same `async fn` shapes: `maybe_async`, `stream::Stream`
 //! (the connection), `resolve::resolve` (the name lookup), `body::open` and `body::Source` (where content comes from),
-//! `token::Tokens` (where tokens come from), `gate::Gate` and `gate::pause` (what the users of a pool wait at),
+//! `token::Tokens` (where tokens come from), `gate::Gate` (what the users of a pool wait at),
 //! `stop::Stopper` (what ends it all from outside; nothing in `aio`).
 //!
 //! The same source is not always the same behaviour. Here every call is awaited where it is written, and there are

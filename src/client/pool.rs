@@ -3,19 +3,23 @@
 use std::{
     fmt,
     ops::{Deref, DerefMut},
-    sync::Arc,
+    sync::{Arc, Weak},
     time::{Duration, Instant},
 };
 
 use super::{
     batch::Batch,
     builder::Builder,
-    gate::{Gate, pause},
+    gate::Gate,
     maybe_async,
     send::Freshness,
     session::Client,
+    stop::{Stopper, Watch},
 };
-use crate::{Delivery, Error, Mail, Phase, config::later};
+use crate::{
+    Delivery, Error, Mail, Phase,
+    config::{Config, later},
+};
 
 /// Connections to one server, for many threads or tasks: a message takes one that is free, or a new one, up to a limit.
 ///
@@ -32,6 +36,8 @@ struct Shared {
     builder: Builder,
     limits: Limits,
     gate: Gate<State>,
+    /// Lets the stopper wake those who wait.
+    _watch: Option<Watch>,
 }
 
 /// How a [`Pool`] is to be: made by [`Pool::builder`].
@@ -73,7 +79,6 @@ struct Idle {
 enum Place {
     Reuse(Idle),
     Connect,
-    Closed,
 }
 
 /// A client from a [`Pool`], for as long as one likes; dropping it gives it back. One that was left in the middle of
@@ -138,28 +143,47 @@ impl PoolBuilder {
             return Err(Error::Config("a pool cannot send so few messages per second".into()));
         }
         let state = State { idle: Vec::new(), open: 0, closed: false, next: None };
-        let shared = Shared { builder: self.builder, limits: self.limits, gate: Gate::new(state) };
-        Ok(Pool(Arc::new(shared)))
-    }
-}
-
-impl State {
-    /// Where one more may go; `None` while all are in use.
-    fn place(&mut self, most: usize) -> Option<Place> {
-        if self.closed {
-            return Some(Place::Closed);
-        }
-        if let Some(idle) = self.idle.pop() {
-            return Some(Place::Reuse(idle));
-        }
-        (self.open < most).then(|| {
-            self.open += 1;
-            Place::Connect
-        })
+        let PoolBuilder { builder, limits } = self;
+        Ok(Pool(Arc::new_cyclic(|shared: &Weak<Shared>| {
+            let shared = shared.clone();
+            let wake = move || {
+                if let Some(shared) = shared.upgrade() {
+                    shared.gate.with(|_| ()); // who has looked and not seen the stop waits by now
+                    shared.gate.notify();
+                }
+            };
+            let watch = builder.stopper.as_ref().map(|stopper| stopper.watch(Box::new(wake)));
+            Shared { builder, limits, gate: Gate::new(state), _watch: watch }
+        })))
     }
 }
 
 impl Shared {
+    /// Why nobody gets a connection any more.
+    fn is_over(&self, state: &State) -> Option<Error> {
+        match self.builder.stopper.as_ref().is_some_and(Stopper::is_stopped) {
+            true => Some(Error::Stopped(Phase::Pool)),
+            false => state.closed.then_some(Error::PoolClosed),
+        }
+    }
+
+    /// Where one more may go; `None` while all are in use. One that was idle for too long comes first: it has to go.
+    fn place(&self, state: &mut State) -> Option<Result<Place, Error>> {
+        if let Some(why) = self.is_over(state) {
+            return Some(Err(why));
+        }
+        if state.idle.first().is_some_and(|idle| self.limits.is_stale(idle)) {
+            return Some(Ok(Place::Reuse(state.idle.remove(0))));
+        }
+        if let Some(idle) = state.idle.pop() {
+            return Some(Ok(Place::Reuse(idle)));
+        }
+        (state.open < self.limits.connections).then(|| {
+            state.open += 1;
+            Ok(Place::Connect)
+        })
+    }
+
     /// A connection is no more: another may be made.
     fn release(&self) {
         self.gate.with(|state| state.open -= 1);
@@ -168,6 +192,10 @@ impl Shared {
 }
 
 impl Limits {
+    fn is_stale(&self, idle: &Idle) -> bool {
+        idle.since.elapsed() >= self.idle
+    }
+
     fn is_spent(&self, client: &Client, born: Instant) -> bool {
         self.messages.is_some_and(|most| client.begun >= most)
             || self.age.is_some_and(|limit| born.elapsed() >= limit)
@@ -195,14 +223,22 @@ impl Pool {
         self.0.gate.with(|state| state.open)
     }
 
-    /// When the next message may leave, which is taken then.
-    fn turn(&self) -> Option<Instant> {
-        let pace = self.0.limits.pace?;
-        self.0.gate.with(|state| {
-            let turn = state.next.map_or_else(Instant::now, |next| next.max(Instant::now()));
-            state.next = Some(later(turn, pace));
-            Some(turn)
-        })
+    /// One that was idle, in the hands of the next who wants it.
+    fn reuse(&self, idle: Idle, end: Option<Instant>) -> Pooled {
+        let Idle { mut client, born, .. } = idle;
+        client.start_over(&self.0.builder.config, end);
+        Pooled { pool: self.0.clone(), client: Some(client), born, reused: true }
+    }
+}
+
+impl Client {
+    /// Forgets the limits that its last user has set.
+    fn start_over(&mut self, config: &Config, deadline: Option<Instant>) {
+        let own = &mut self.settings.config;
+        (own.timeouts, own.deadline) = (config.timeouts, config.deadline);
+        self.next_limit = None;
+        self.begin();
+        self.deadline = deadline;
     }
 }
 
@@ -219,19 +255,20 @@ impl Pool {
     pub async fn send(&self, mail: &dyn Mail) -> Result<Delivery, Error> {
         let envelope = mail.envelope()?;
         let end = self.0.builder.ends();
-        if let Some(turn) = self.turn() {
-            if end.is_some_and(|end| turn >= end) {
-                return Err(Error::Timeout(Phase::Pool));
-            }
-            pause(turn).await;
-        }
+        self.wait_for_turn(end).await?;
         let mut client = self.take(end).await?;
         let reused = client.reused;
         let freshness = if reused { Freshness::Kept } else { Freshness::New };
         let first = client.deliver(mail, envelope.clone(), freshness).await;
         match first {
             // The connection had died while it was idle, and all that was said is the envelope.
-            Err(e) if reused && client.broken && e.is_before_content() => {
+            // What can be read once only is gone with it.
+            Err(e)
+                if reused
+                    && client.broken
+                    && e.is_before_content()
+                    && mail.body_for(client.offer()).is_ok() =>
+            {
                 log::debug!(target: "postino", "#{} was kept, and dead: {e}; trying a new one", client.number);
                 drop(client);
                 let mut client = self.connect(end).await?;
@@ -241,8 +278,8 @@ impl Pool {
         }
     }
 
-    /// Sends all messages of an iterator over one connection of the pool; see [`Client::send_all`]. The pool's rate is
-    /// not looked at.
+    /// Sends all messages of an iterator over one connection of the pool; see [`Client::send_all`]. The pool's rate, and
+    /// its limits for one connection, are not looked at meanwhile.
     ///
     /// # Errors
     ///
@@ -255,7 +292,8 @@ impl Pool {
         Ok(Batch::new(client, mails.into_iter()))
     }
 
-    /// A client of the pool, to be used like any other.
+    /// A client of the pool, to be used like any other. What is set of its limits lasts until it is given back; after a
+    /// [`login`](Client::login) or [`starttls`](Client::starttls) of one's own the connection is not kept.
     ///
     /// # Errors
     ///
@@ -276,9 +314,10 @@ impl Pool {
             std::mem::take(&mut state.idle)
         });
         shared.gate.notify();
-        for Idle { mut client, .. } in idle {
+        // Whoever drops the future here drops these, too, and each gives its place back.
+        let idle: Vec<_> = idle.into_iter().map(|idle| self.reuse(idle, None)).collect();
+        for mut client in idle {
             client.leave().await;
-            shared.release();
         }
         let until = later(Instant::now(), shared.limits.wait);
         let done = shared.gate.wait(until, |state| (state.open == 0).then_some(())).await;
@@ -287,24 +326,45 @@ impl Pool {
         }
     }
 
+    /// Waits for the turn of a message, which is taken then.
+    async fn wait_for_turn(&self, end: Option<Instant>) -> Result<(), Error> {
+        let shared = &self.0;
+        let Some(pace) = shared.limits.pace else { return Ok(()) };
+        let turn = shared.gate.with(|state| {
+            let now = Instant::now();
+            let turn = state.next.map_or(now, |next| next.max(now));
+            let in_time = end.is_none_or(|end| turn < end);
+            if in_time {
+                state.next = Some(later(turn, pace)); // one that comes too late is left to others
+            }
+            in_time.then_some(turn)
+        });
+        let turn = turn.ok_or(Error::Timeout(Phase::Pool))?;
+        match shared.gate.wait(turn, |state| shared.is_over(state)).await {
+            Some(why) => Err(why),
+            None => Ok(()),
+        }
+    }
+
+    /// Until when to wait for a connection.
+    fn wait_ends(&self, end: Option<Instant>) -> Instant {
+        let limit = later(Instant::now(), self.0.limits.wait);
+        end.map_or(limit, |end| end.min(limit))
+    }
+
     async fn take(&self, end: Option<Instant>) -> Result<Pooled, Error> {
         let shared = &self.0;
-        let limit = later(Instant::now(), shared.limits.wait);
-        let until = end.map_or(limit, |end| end.min(limit));
+        let until = self.wait_ends(end);
         loop {
-            let most = shared.limits.connections;
-            match shared.gate.wait(until, |state| state.place(most)).await {
-                None => return Err(Error::Timeout(Phase::Pool)),
-                Some(Place::Closed) => return Err(Error::PoolClosed),
-                Some(Place::Connect) => return self.fill_place(end).await,
-                Some(Place::Reuse(Idle { client, born, since })) => {
-                    let mut pooled =
-                        Pooled { pool: shared.clone(), client: Some(client), born, reused: true };
-                    let spent =
-                        since.elapsed() >= shared.limits.idle || shared.limits.is_spent(&pooled, born);
+            let place = shared.gate.wait(until, |state| shared.place(state)).await;
+            match place.ok_or(Error::Timeout(Phase::Pool))?? {
+                Place::Connect => return self.fill_place(end).await,
+                Place::Reuse(idle) => {
+                    let stale = shared.limits.is_stale(&idle);
+                    let mut pooled = self.reuse(idle, end);
                     if !pooled.is_connected() {
                         pooled.close();
-                    } else if spent {
+                    } else if stale || shared.limits.is_spent(&pooled, pooled.born) {
                         pooled.leave().await;
                     } else {
                         return Ok(pooled);
@@ -318,25 +378,19 @@ impl Pool {
     /// A new one, when there is room for it.
     async fn connect(&self, end: Option<Instant>) -> Result<Pooled, Error> {
         let shared = &self.0;
-        let limit = later(Instant::now(), shared.limits.wait);
-        let until = end.map_or(limit, |end| end.min(limit));
-        let most = shared.limits.connections;
-        let room = shared.gate.wait(until, |state| match state.closed {
-            true => Some(false),
-            false if state.open < most => {
+        let room = shared.gate.wait(self.wait_ends(end), |state| match shared.is_over(state) {
+            Some(why) => Some(Err(why)),
+            None if state.open < shared.limits.connections => {
                 state.open += 1;
-                Some(true)
+                Some(Ok(()))
             }
-            false => state.idle.pop().map(|idle| {
+            None => state.idle.pop().map(|idle| {
                 drop(idle.client); // its place is taken over
-                true
+                Ok(())
             }),
         });
-        match room.await {
-            None => Err(Error::Timeout(Phase::Pool)),
-            Some(false) => Err(Error::PoolClosed),
-            Some(true) => self.fill_place(end).await,
-        }
+        room.await.ok_or(Error::Timeout(Phase::Pool))??;
+        self.fill_place(end).await
     }
 
     /// Makes the connection that a place was taken for.
@@ -351,8 +405,10 @@ impl Pool {
 impl Drop for Pooled {
     fn drop(&mut self) {
         let shared = self.pool.clone();
-        let kept =
-            self.client.take().filter(|client| !client.broken && !shared.limits.is_spent(client, self.born));
+        // One that somebody has secured or logged in by himself is nobody else's.
+        let fit =
+            |client: &Client| !client.broken && !client.raised && !shared.limits.is_spent(client, self.born);
+        let kept = self.client.take().filter(|client| fit(client));
         let Some(client) = kept else { return shared.release() };
         let idle = Idle { client, born: self.born, since: Instant::now() };
         let refused = shared.gate.with(|state| {
@@ -395,5 +451,23 @@ impl fmt::Debug for Pool {
 impl fmt::Debug for Pooled {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Pooled").field("client", &self.client).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::block_on;
+    use super::*;
+
+    #[test]
+    fn who_cannot_wait_for_his_turn_takes_none() {
+        let pool = Pool::builder(Client::builder("127.0.0.1")).max_rate(0.001).build().unwrap();
+        block_on(pool.wait_for_turn(None)).unwrap();
+        let next = || pool.0.gate.with(|state| state.next);
+        let turn = next();
+        let soon = Instant::now() + Duration::from_secs(1);
+        let late = block_on(pool.wait_for_turn(Some(soon)));
+        assert!(matches!(late, Err(Error::Timeout(Phase::Pool))));
+        assert_eq!(next(), turn);
     }
 }

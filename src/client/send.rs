@@ -154,7 +154,8 @@ impl Client {
     /// Sends a message to all of its recipients; `Ok` if one of them at least was accepted.
     ///
     /// Where the server limits the recipients of a message, it goes out in parts; where it limits the messages of a
-    /// connection, over a new one (LIMITS, RFC 9422).
+    /// connection, over a new one (LIMITS, RFC 9422), unless the old one was secured or logged in by a call of its own
+    /// ([`starttls`](Client::starttls), [`login`](Client::login)): then it is closed, and [`Error::NotConnected`].
     ///
     /// # Errors
     ///
@@ -233,6 +234,7 @@ impl Client {
         freshness: Freshness,
     ) -> Result<Delivery, Error> {
         self.renew().await?;
+        let envelope = self.offered(envelope)?; // the new connection's server may offer less
         let body = self.open_body(mail).await?;
         let mut transaction = self.transaction(envelope, &body)?;
         if freshness == Freshness::Kept {
@@ -281,7 +283,7 @@ impl Client {
         }
         log::debug!(target: "postino", "#{} the server takes no more messages on this connection (LIMITS MAILMAX)", self.number);
         self.goodbye().await;
-        self.again().await
+        self.again_unasked().await
     }
 }
 

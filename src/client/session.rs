@@ -58,6 +58,8 @@ pub struct Client {
     pub(super) hello: Option<Reply>,
     pub(super) esmtp: bool,
     pub(super) logged_in: bool,
+    /// Secured, or logged in, by a call of its own: connecting again would bring neither.
+    pub(super) raised: bool,
     /// A transaction that single commands have begun, as far as is known.
     pub(super) by_hand: Option<ByHand>,
     /// The total limit of the next call, if it has one of its own.

@@ -185,4 +185,17 @@ mod tests {
         let (data, _) = ended(|_| 0);
         assert!(data.into_result(before_the_dot + 1, broke()).unwrap_err().in_doubt());
     }
+
+    #[test]
+    fn what_was_stopped_behind_the_dot_is_in_doubt() {
+        for phase in [Phase::Body, Phase::End] {
+            let broke = || Some(Error::Stopped(phase));
+            let (data, out) = ended(|_| 0);
+            let error = data.into_result(out.offered(), broke()).unwrap_err();
+            assert!(error.in_doubt() && error.retry() == crate::Retry::MayDouble, "{error:?}");
+            let (data, out) = ended(|_| 0);
+            let before_the_dot = out.end() - b".\r\n".len() as u64;
+            assert!(!data.into_result(before_the_dot, broke()).unwrap_err().in_doubt());
+        }
+    }
 }

@@ -327,6 +327,12 @@ impl Transactions {
         self.flights.len()
     }
 
+    /// Whether all of the message with this number was put into the outbox; the number is that of [`Want::Body`].
+    #[must_use]
+    pub fn is_said(&self, number: usize) -> bool {
+        number < self.over + self.writing
+    }
+
     /// Whether the server may have a transaction open: whoever goes on begins with RSET.
     #[must_use]
     pub fn is_open(&self) -> bool {

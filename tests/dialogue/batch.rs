@@ -525,3 +525,84 @@ fn retry_says_what_may_be_done() {
     assert_eq!(retry_of(&format!("{mail}S: 421 closing")), (Retry::Later, true));
     assert_eq!(retry_of(&format!("{mail}S: what")), (Retry::Later, true));
 }
+
+#[test]
+fn what_the_server_says_while_the_next_message_is_waited_for_answers_nothing() {
+    let (tell, told) = std::sync::mpsc::channel();
+    let server = Server::running(move |peer| {
+        peer.play(
+            "-- hello PIPELINING
+             C: MAIL FROM:<alice@example.org>
+             C: RCPT TO:<bob@example.org>
+             C: DATA
+             S: 250 ok
+             S: 250 ok
+             S: 354 go on",
+        );
+        peer.may_run_ahead = true;
+        peer.play("-- pause\nS: 250 who asked?");
+        tell.send(()).unwrap();
+        peer.play("-- ignore");
+    });
+    let mut client = connect(&server);
+    let first = std::iter::once(numbered(1));
+    let slow = std::iter::once_with(move || {
+        told.recv().unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(20)); // it has arrived by now
+        numbered(2)
+    });
+    let mut batch = client.send_all(first.chain(slow));
+    let (_, result) = block_on(batch.next()).unwrap();
+    assert_eq!(outcome(&result.unwrap_err()), Outcome::NotSent);
+}
+
+#[test]
+fn messages_that_cannot_be_sent_are_not_taken_without_end_before_a_result() {
+    let server = Server::playing(
+        "-- hello PIPELINING, SIZE 10
+         C: MAIL FROM:<alice@example.org> SIZE=3
+         C: RCPT TO:<bob@example.org>
+         C: DATA
+         S: 250 ok
+         S: 250 ok
+         S: 354 go on
+         C: 1
+         C: .
+         S: 250 ok",
+    );
+    let mut client = connect(&server);
+    let taken = std::cell::Cell::new(0);
+    let large = (0..20_000).map(|_| {
+        taken.set(taken.get() + 1);
+        Raw::owned(envelope(&["bob@example.org"]), "far too large\r\n")
+    });
+    let mut batch = client.send_all(std::iter::once(numbered(1)).chain(large));
+    assert!(block_on(batch.next()).unwrap().1.is_ok());
+    assert!(taken.get() < 5_000, "{}", taken.get());
+    let mut results = 1;
+    while let Some((number, result)) = block_on(batch.next()) {
+        assert_eq!(number, results);
+        assert!(matches!(result, Err(Error::TooLarge { .. })));
+        results += 1;
+    }
+    assert_eq!(results, 20_001);
+}
+
+#[test]
+fn a_result_does_not_wait_for_what_is_said_of_the_next_message() {
+    let (tell, told) = std::sync::mpsc::channel();
+    let server = Server::running(move |peer| {
+        peer.play(&format!("{}S: 250 taken", two_joined("")));
+        peer.play("-- pause");
+        // The client has to have the first result to go on.
+        let early = told.recv_timeout(Duration::from_secs(5)).is_ok();
+        assert!(early, "the result was kept back");
+        peer.play(&format!("{TAKEN}C: 2\nC: .\nS: 250 taken"));
+    });
+    let mut client = connect(&server);
+    let mut batch = client.send_all(mails(2));
+    assert!(block_on(batch.next()).unwrap().1.is_ok());
+    tell.send(()).unwrap();
+    assert!(block_on(batch.next()).unwrap().1.is_ok());
+    assert!(block_on(batch.next()).is_none());
+}

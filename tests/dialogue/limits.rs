@@ -160,3 +160,30 @@ fn all_or_nothing_and_parts_do_not_go_together() {
     assert!(matches!(send_error(&mut client, &mail_to(&[A, B])), Error::Unsupported(_)));
     assert_open(&mut client);
 }
+
+#[test]
+fn mailmax_does_not_renew_a_connection_that_a_call_has_logged_in() {
+    let server = Server::playing(format!(
+        "-- hello PIPELINING, AUTH PLAIN, LIMITS MAILMAX=1
+         C: AUTH PLAIN AHVzZXIAc2VjcmV0
+         S: 235 welcome\n{}C: QUIT\nS: 221 bye",
+        one(1)
+    ));
+    let mut client = connect(&server);
+    block_on(client.login("user", "secret")).unwrap();
+    accept(&mut client, &numbered(1));
+    assert!(matches!(send_error(&mut client, &numbered(2)), Error::NotConnected));
+    assert_closed(&mut client);
+}
+
+#[test]
+fn the_server_of_a_renewed_connection_is_not_asked_for_what_only_the_old_one_offered() {
+    let server = Server::playing_each([
+        format!("-- hello PIPELINING, SMTPUTF8, 8BITMIME, LIMITS MAILMAX=1\n{}C: QUIT\nS: 221 bye", one(1)),
+        "-- hello PIPELINING".to_owned(),
+    ]);
+    let mut client = connect(&server);
+    accept(&mut client, &numbered(1));
+    let error = send_error(&mut client, &mail_to(&["b\u{fc}b@example.org"]));
+    assert!(matches!(error, Error::Unsupported(_)), "{error:?}");
+}

@@ -282,3 +282,93 @@ fn a_batch_that_is_dropped_under_way_takes_its_connection_with_it() {
     drop(batch);
     assert_eq!(pool.connections(), 0);
 }
+
+#[test]
+fn the_limit_of_the_last_call_does_not_end_the_next_message() {
+    let server = Server::playing([HELLO, "C: NOOP\nS: 250 ok\n", MESSAGE].concat());
+    let pool = pool(&server);
+    let limit = Duration::from_millis(500);
+    let mut client = block_on(pool.client()).unwrap();
+    block_on(client.within(limit).noop()).unwrap();
+    drop(client);
+    std::thread::sleep(limit); // it is past then
+    accepted(&pool);
+}
+
+#[test]
+fn a_deadline_begins_anew_with_each_message_over_the_same_connection() {
+    let server = Server::playing([HELLO, MESSAGE, MESSAGE].concat());
+    let limit = Duration::from_secs(1);
+    let pool = Pool::builder(builder(&server).deadline(limit)).build().unwrap();
+    accepted(&pool);
+    std::thread::sleep(limit); // that of the first message is past then
+    accepted(&pool);
+}
+
+#[test]
+fn limits_that_were_set_on_a_client_end_when_it_is_given_back() {
+    let server = Server::playing([HELLO, MESSAGE, "C: NOOP\nS: 250 ok\n"].concat());
+    let pool = pool(&server);
+    let mut client = block_on(pool.client()).unwrap();
+    client.set_timeout(Duration::ZERO);
+    client.set_deadline(Some(Duration::ZERO));
+    client.within(Duration::ZERO);
+    drop(client);
+    accepted(&pool);
+    block_on(block_on(pool.client()).unwrap().noop()).unwrap();
+}
+
+#[test]
+fn a_client_that_was_logged_in_by_its_user_is_not_given_to_another() {
+    let login = "-- hello AUTH PLAIN\nC: AUTH PLAIN AHVzZXIAc2VjcmV0\nS: 235 welcome".to_owned();
+    let server = Server::playing_each([login, [HELLO, MESSAGE].concat()]);
+    let pool = pool(&server);
+    let mut client = block_on(pool.client()).unwrap();
+    block_on(client.login("user", "secret")).unwrap();
+    drop(client);
+    assert_eq!(pool.connections(), 0);
+    accepted(&pool);
+}
+
+#[test]
+fn one_that_was_idle_for_too_long_goes_though_another_is_used() {
+    let server = Server::playing_each([[HELLO, QUIT].concat(), [HELLO, MESSAGE].concat()]);
+    let limit = Duration::from_secs(1);
+    let pool = Pool::builder(builder(&server)).idle_limit(limit).build().unwrap();
+    let first = block_on(pool.client()).unwrap();
+    let second = block_on(pool.client()).unwrap();
+    drop(first);
+    std::thread::sleep(limit);
+    drop(second);
+    accepted(&pool);
+    assert_eq!(pool.connections(), 1);
+}
+
+#[test]
+fn closing_ends_the_wait_for_ones_turn() {
+    let server = Server::playing([HELLO, MESSAGE, QUIT].concat());
+    let pool = Pool::builder(builder(&server)).max_rate(0.1).build().unwrap();
+    accepted(&pool);
+    let start = Instant::now();
+    let waiting = std::thread::spawn({
+        let pool = pool.clone();
+        move || send(&pool).map(drop)
+    });
+    // Whether the other thread waits already or comes later: the result is the same.
+    std::thread::yield_now();
+    close(&pool);
+    assert!(matches!(waiting.join().unwrap(), Err(Error::PoolClosed)));
+    assert!(start.elapsed() < Duration::from_secs(8), "{:?}", start.elapsed());
+}
+
+#[test]
+fn a_message_that_can_be_read_once_only_keeps_the_error_of_the_dead_connection() {
+    let envelope_only = "C: MAIL FROM:<alice@example.org>\nC: RCPT TO:<bob@example.org>\nC: DATA\n-- close";
+    let server = Server::playing_each([[HELLO, MESSAGE, envelope_only].concat(), HELLO.to_owned()]);
+    let pool = pool(&server);
+    accepted(&pool);
+    let once = postino::Raw::reader(envelope(&["bob@example.org"]), &b"Hello\r\n"[..]);
+    let error = block_on(pool.send(&once)).unwrap_err();
+    assert_eq!(outcome(&error), Outcome::NotSent);
+    drop(block_on(pool.client()).unwrap());
+}
