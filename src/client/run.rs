@@ -321,8 +321,15 @@ impl Client {
         let mut heard = false;
         loop {
             let phase = talk.phase();
-            let Some(reply) = self.inbox.next_reply().map_err(|what| Error::protocol(phase, what))? else {
-                return Ok(heard);
+            let reply = match self.inbox.next_reply() {
+                Ok(Some(reply)) => reply,
+                Ok(None) => return Ok(heard),
+                // The line may repeat a password.
+                Err(what) if phase == Phase::Auth => return Err(Error::protocol(phase, what)),
+                Err(what) => {
+                    let line = self.inbox.rejected_line();
+                    return Err(Error::protocol(phase, format!("{what}: \"{line}\"")));
+                }
             };
             log::debug!(target: "postino", "#{} S: {}", self.number, talk.keep(reply));
             heard = true;
