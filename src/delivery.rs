@@ -35,7 +35,7 @@ pub struct Delivery {
     took: Took,
 }
 
-/// How long a message took, phase by phase. Messages that overlap on a connection have no phases of their own: then only
+/// How long a message took, phase by phase. Messages of a batch overlap, and have no phases of their own: of them only
 /// [`total`](Took::total) is told, from one result to the next.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]

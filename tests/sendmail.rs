@@ -1,7 +1,6 @@
 //! `examples/sendmail.rs` from outside: what it says to a server, to a shell and to a script, in both worlds.
 
 use std::{
-    ffi::OsStr,
     fs::{self, File},
     io::{BufRead, BufReader, Read, Write},
     net::{TcpListener, TcpStream},
@@ -12,43 +11,18 @@ use std::{
     time::{Duration, Instant},
 };
 
+#[path = "support/example.rs"]
+mod example;
+
 /// Longer than this nobody waits here.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 const HI: &[u8] = b"From: a@example.org\nTo: b@example.org\nSubject: Hi\n\nHello!\n";
 
-/// The program, built with the features of this test: `cargo test --test sendmail` alone builds no examples.
+/// The program, built with the features of this test.
 fn program() -> &'static Path {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
-    PROGRAM.get_or_init(|| {
-        // target/debug/deps/sendmail-…, beside target/debug/examples/sendmail
-        let own = std::env::current_exe().unwrap();
-        let target = own.ancestors().nth(2).unwrap();
-        let profile = match target.file_name().and_then(OsStr::to_str) {
-            Some("debug") | None => "dev",
-            Some(profile) => profile,
-        };
-        let features = [
-            ("native-tls", cfg!(feature = "native-tls")),
-            ("async", cfg!(feature = "async")),
-            ("testing", cfg!(feature = "testing")),
-        ];
-        let features = features.iter().filter(|(_, on)| *on).map(|(name, _)| *name).collect::<Vec<_>>();
-        let cargo = Command::new(env!("CARGO"))
-            .args(["build", "--quiet", "--example", "sendmail", "--no-default-features"])
-            .args(["--features", &features.join(","), "--profile", profile, "--target-dir"])
-            .arg(target.parent().unwrap())
-            .current_dir(env!("CARGO_MANIFEST_DIR"))
-            .status();
-        let program = target.join("examples/sendmail");
-        let is_built = cargo.as_ref().map_or(true, |status| status.success()) && program.exists();
-        assert!(
-            is_built,
-            "{} (cargo build --example sendmail) could not be built: {cargo:?}",
-            program.display()
-        );
-        program
-    })
+    PROGRAM.get_or_init(|| example::program("sendmail"))
 }
 
 /// What became of one run. `wire` is the message as the server got it, dots doubled, without the last one.

@@ -75,19 +75,23 @@ impl<'m> Source<'m> {
         Source { content, at: 0, block: Vec::new(), alarm: Alarm::default(), meter }
     }
 
-    /// The next piece; empty at the end.
-    pub async fn next(&mut self, until: Instant) -> io::Result<&[u8]> {
-        if self.at == self.block.len() && !matches!(self.content, Content::Bytes(_)) {
-            self.fill(until).await?;
-        }
+    /// The next piece, if that is not to be waited for; empty at the end.
+    pub fn at_hand(&mut self) -> Option<&[u8]> {
         let all = match &self.content {
             Content::Bytes(bytes) => bytes,
-            Content::Unopened(_) | Content::Reader(_) => self.block.as_slice(),
+            Content::Unopened(_) | Content::Reader(_) if self.at < self.block.len() => self.block.as_slice(),
+            Content::Unopened(_) | Content::Reader(_) => return None,
         };
         let piece = &all[self.at..all.len().min(self.at + BLOCK)];
         self.at += piece.len();
         self.meter.hand_out(piece.len());
-        Ok(piece)
+        Some(piece)
+    }
+
+    /// The next piece; empty at the end.
+    pub async fn next(&mut self, until: Instant) -> io::Result<&[u8]> {
+        self.fill(until).await?;
+        Ok(self.at_hand().unwrap_or_default()) // nothing more was read
     }
 
     /// The next block of it, to keep; empty at the end. More than a piece, as it goes to another thread.

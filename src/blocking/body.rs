@@ -63,29 +63,33 @@ impl<'m> Source<'m> {
         Source { content, at: 0, block: Vec::new(), meter }
     }
 
+    /// The next piece, if that is not to be waited for; empty at the end.
+    pub fn at_hand(&mut self) -> Option<&[u8]> {
+        let Content::Bytes(bytes) = &self.content else { return None };
+        let piece = &bytes[self.at..bytes.len().min(self.at + BLOCK)];
+        self.at += piece.len();
+        self.meter.hand_out(piece.len());
+        Some(piece)
+    }
+
     /// The next piece; empty at the end.
     pub fn next(&mut self, until: Instant) -> io::Result<&[u8]> {
-        match &mut self.content {
-            Content::Bytes(bytes) => {
-                let piece = &bytes[self.at..bytes.len().min(self.at + BLOCK)];
-                self.at += piece.len();
-                self.meter.hand_out(piece.len());
-                Ok(piece)
-            }
-            Content::Unopened(_) => Err(io::ErrorKind::NotConnected.into()), // it was opened
-            Content::Reader(reader) => {
-                self.block.resize(BLOCK, 0);
-                let n = loop {
-                    match reader.read(&mut self.block) {
-                        Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                        read => break read?,
-                    }
-                };
-                in_time(until)?;
-                self.meter.hand_out(n);
-                Ok(&self.block[..n])
-            }
+        if let Content::Bytes(_) = self.content {
+            return Ok(self.at_hand().unwrap_or_default()); // there is always a piece
         }
+        let Content::Reader(reader) = &mut self.content else {
+            return Err(io::ErrorKind::NotConnected.into()); // it was opened
+        };
+        self.block.resize(BLOCK, 0);
+        let n = loop {
+            match reader.read(&mut self.block) {
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                read => break read?,
+            }
+        };
+        in_time(until)?;
+        self.meter.hand_out(n);
+        Ok(&self.block[..n])
     }
 }
 

@@ -3,14 +3,14 @@
 use std::{collections::VecDeque, fmt, ops::DerefMut};
 
 use super::{
-    body::{Source, open},
+    body::Source,
     maybe_async,
-    run::{Clock, source_error},
+    run::Clock,
     send::{Freshness, timed},
     session::Client,
 };
 use crate::{
-    Delivery, Envelope, Error, Mail, Outcome, Phase, Took,
+    Delivery, Envelope, Error, Mail, Outcome, Phase,
     message::Body,
     proto::{Joining, Transactions, Want},
 };
@@ -38,6 +38,8 @@ pub struct Batch<C: DerefMut<Target = Client>, M, I> {
     waiting: VecDeque<M>,
     /// Under way, or with a result that was not given yet; in order.
     entries: VecDeque<Entry<M>>,
+    /// So many entries at the front have their result.
+    settled: usize,
     /// How many results were given, and how many messages were handed to the machine.
     given: usize,
     posted: usize,
@@ -92,12 +94,14 @@ impl<C: DerefMut<Target = Client>, M, I> Batch<C, M, I> {
         let open = client.take_open();
         let talk = Transactions::new(client.options(), open);
         let lost = client.usable(Phase::Mail).is_err();
+        client.clock = Clock::start();
         Batch {
             client,
             talk,
             mails,
             waiting: VecDeque::new(),
             entries: VecDeque::new(),
+            settled: 0,
             given: 0,
             posted: 0,
             alone: None,
@@ -138,12 +142,11 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
 
     /// The result of the first message under way.
     fn settle(&mut self, result: Result<Delivery, Error>) {
-        let total = self.client.clock.took().total;
-        self.client.clock = Clock::start();
-        let result = timed(result, Took { total, ..Took::default() });
-        let under = self.entries.iter_mut().find(|entry| matches!(entry, Entry::Under { .. }));
-        if let Some(entry) = under {
-            *entry = Entry::Done(result);
+        let result = timed(result, self.client.clock.lap());
+        let mut entries = self.entries.range_mut(self.settled..);
+        if let Some(at) = entries.position(|entry| matches!(entry, Entry::Under { .. })) {
+            self.settled += at + 1;
+            self.entries[self.settled - 1] = Entry::Done(result);
         }
     }
 
@@ -151,9 +154,10 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
         while let Some(result) = self.talk.next_result() {
             self.settle(result);
         }
-        let joining = self.talk.joining();
-        if joining != Joining::Untried && self.client.options().pipelining {
-            self.client.settings.config.joining.learn(joining);
+        let (joining, learnt) = (self.talk.joining(), &self.client.settings.config.joining);
+        let news = joining != Joining::Untried && joining != learnt.get();
+        if news && self.client.options().pipelining {
+            learnt.learn(joining);
         }
     }
 
@@ -211,6 +215,7 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
             if let Some(Entry::Done(_)) = self.entries.front() {
                 let Some(Entry::Done(result)) = self.entries.pop_front() else { return None }; // it is one
                 self.given += 1;
+                self.settled = self.settled.saturating_sub(1);
                 return Some((self.given - 1, result));
             }
             if self.lost {
@@ -259,15 +264,12 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
                 return;
             }
         };
-        if self.client.is_used_up() || self.client.parts(&envelope).len() > 1 {
+        if self.client.is_used_up() || !self.client.is_one_part(&envelope) {
             self.alone = self.waiting.pop_front().map(|mail| (mail, envelope));
             self.talk.no_more();
             return;
         }
-        let opened = match (mail.body_for(self.client.offer()), self.client.limit(Phase::Body)) {
-            (Ok(body), Ok(until)) => open(body, until).await.map_err(source_error),
-            (Err(e), _) | (_, Err(e)) => Err(e),
-        };
+        let opened = self.client.open_body(mail).await;
         let posted = opened.and_then(|body| {
             let transaction = self.client.transaction(envelope, &body)?;
             let watched = body.is_watched();
@@ -288,7 +290,8 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
 
     /// The message with this number, and what was opened of it. Its content is asked for once.
     fn take_content(&mut self, wanted: usize) -> Option<(M, Option<Opened>)> {
-        self.entries.iter_mut().find_map(|entry| match entry {
+        // It is one of the last, of perhaps hundreds.
+        self.entries.iter_mut().rev().find_map(|entry| match entry {
             Entry::Under { number, mail, opened } if *number == wanted => {
                 mail.take().map(|mail| (mail, opened.take()))
             }
@@ -311,7 +314,7 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
     }
 
     async fn write_content(&mut self, wanted: usize, mail: &M, opened: Option<Opened>) -> Result<(), Error> {
-        let (offer, until) = (self.client.offer(), self.client.limit(Phase::Body)?);
+        let offer = self.client.offer();
         let body = match opened {
             // Who is told is with the mail; one that cannot be opened again tells nobody.
             Some(Opened { body, watched: true }) => match mail.body_for(offer) {
@@ -319,7 +322,7 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
                 Err(_) => body,
             },
             Some(Opened { body, .. }) => body,
-            None => open(mail.body_for(offer)?, until).await.map_err(source_error)?,
+            None => self.client.open_body(mail).await?,
         };
         let mut source = Source::new(body);
         while let Want::Result = self.client.go_on(&mut self.talk, Some((wanted, &mut source))).await? {
@@ -361,8 +364,9 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
         let Some((mail, envelope)) = &self.alone else { return };
         self.midway = true;
         self.client.open = self.talk.is_open();
+        self.client.hurry = false; // it has phases of its own
         let result = self.client.deliver(mail, envelope.clone(), Freshness::New).await;
-        self.midway = false;
+        (self.client.hurry, self.midway) = (true, false);
         self.alone = None;
         self.entries.push_back(Entry::Done(result));
         self.begin_anew();

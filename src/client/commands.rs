@@ -6,7 +6,6 @@ use super::{
     body::{Source, open},
     maybe_async,
     run::source_error,
-    send::MAX_TEXT_LINE,
     session::Client,
 };
 use crate::{
@@ -115,8 +114,8 @@ impl Client {
         match Survey::of(bytes) {
             Survey { nul: true, .. } => return Err(refused_here(Forbidden::Nul)),
             Survey { eight_bit: true, .. } if !eight_bit => return Err(refused_here(Forbidden::EightBit)),
-            Survey { longest_line, .. } if longest_line > MAX_TEXT_LINE => {
-                log::warn!(target: "postino", "the message has a line of more than 998 octets: {longest_line}");
+            Survey { long_line: Some(line), .. } => {
+                log::warn!(target: "postino", "the message has a line of more than 998 octets: {line}");
             }
             _ => {}
         }

@@ -30,6 +30,13 @@ impl Client {
         }
     }
 
+    /// The limit that is set, or one that is set now.
+    fn limit_once(&self, until: &mut Option<Instant>, phase: Phase) -> Result<Instant, Error> {
+        let limit = until.map_or_else(|| self.limit(phase), Ok)?;
+        *until = Some(limit);
+        Ok(limit)
+    }
+
     /// Takes what has arrived, without waiting. Gives how much that is.
     pub(super) fn listen(&mut self, phase: Phase) -> Result<usize, Error> {
         match self.stream.try_read(self.inbox.room()) {
@@ -97,7 +104,10 @@ impl Client {
     /// Tells the log what was put into the outbox.
     fn log_commands(&mut self) {
         let number = self.number;
-        self.out.tell(|line| log::debug!(target: "postino", "#{number} C: {line}"));
+        match log::log_enabled!(target: "postino", log::Level::Debug) {
+            true => self.out.tell(|line| log::debug!(target: "postino", "#{number} C: {line}")),
+            false => self.out.tell_nobody(),
+        }
     }
 }
 
@@ -138,6 +148,14 @@ impl Clock {
     pub fn took(&mut self) -> Took {
         self.count();
         self.took
+    }
+
+    /// How long it is since the start, and starts anew.
+    pub fn lap(&mut self) -> Took {
+        let now = Instant::now();
+        let total = now.saturating_duration_since(self.since);
+        *self = Clock { phase: Phase::Mail, since: now, took: Took::default() };
+        Took { total, ..Took::default() }
     }
 }
 
@@ -189,15 +207,18 @@ impl Client {
         talk: &mut (dyn Dialogue + Send),
         mut source: Option<(usize, &mut Source<'_>)>,
     ) -> Result<Want, Error> {
-        // The clock runs for a whole reply, or a whole buffer on its way, however they drip.
-        let mut until = self.limit(talk.phase())?;
+        // The clock runs for a whole reply, or a whole buffer on its way, however they drip. It starts when there is
+        // something to wait for: looking at it is not free.
+        let mut until = None;
         loop {
             if self.hear(talk)? {
-                until = self.limit(talk.phase())?;
+                until = None;
             }
             let want = talk.fill(&mut self.out);
             self.log_commands();
-            self.clock.at(talk.phase());
+            if !self.hurry {
+                self.clock.at(talk.phase());
+            }
             match want {
                 Want::Nothing | Want::Message | Want::Result => return Ok(want),
                 Want::Body(number) => {
@@ -205,48 +226,58 @@ impl Client {
                         return Ok(want);
                     };
                     source.meter.begin(self.out.end());
-                    let begun = Instant::now();
-                    let piece = source.next(self.limit(Phase::Body)?).await.map_err(source_error)?;
+                    let piece = match source.at_hand() {
+                        Some(piece) => piece,
+                        None => {
+                            let begun = Instant::now();
+                            let piece = source.next(self.limit(Phase::Body)?).await.map_err(source_error)?;
+                            self.drained &= begun.elapsed() < A_MOMENT;
+                            piece
+                        }
+                    };
                     talk.body(piece, &mut self.out)?;
-                    until = self.limit(Phase::Body)?; // the source may have taken its time
-                    self.drained &= begun.elapsed() < A_MOMENT;
+                    until = None; // the source may have taken its time
                 }
                 Want::Write => {
-                    let all = self.write(talk.phase(), until).await?;
+                    let limit = self.limit_once(&mut until, talk.phase())?;
+                    let all = self.write(talk.phase(), limit).await?;
                     self.tell_progress(&mut source);
                     if all {
-                        until = self.limit(talk.phase())?;
+                        until = None;
                     }
                 }
                 Want::Reply | Want::Probe => {
-                    let anew = !self.out.unsent().is_empty();
-                    let phase = match talk.phase() {
-                        Phase::End if anew => Phase::Body, // it is still on its way
-                        phase => phase,
-                    };
-                    let all = self.write(phase, until).await?;
-                    self.tell_progress(&mut source);
-                    if all {
-                        if anew {
-                            until = self.limit(talk.phase())?; // writing may have taken its time
+                    if !self.out.unsent().is_empty() {
+                        let phase = match talk.phase() {
+                            Phase::End => Phase::Body, // it is still on its way
+                            phase => phase,
+                        };
+                        let limit = self.limit_once(&mut until, phase)?;
+                        let all = self.write(phase, limit).await?;
+                        self.tell_progress(&mut source);
+                        if !all {
+                            continue;
                         }
-                        if want == Want::Probe {
-                            until = until.min(later(Instant::now(), self.patience()));
-                        }
-                        self.read(talk.phase(), until).await?;
+                        until = None; // writing may have taken its time
                     }
+                    let mut limit = self.limit_once(&mut until, talk.phase())?;
+                    if want == Want::Probe {
+                        limit = limit.min(later(Instant::now(), self.patience()));
+                        until = Some(limit);
+                    }
+                    self.read(talk.phase(), limit).await?;
                 }
                 Want::StartTls => {
                     self.refuse_clear_text()?;
                     self.handshake().await?;
                     talk.on_tls();
-                    until = self.limit(talk.phase())?;
+                    until = None;
                 }
                 Want::Token => {
                     let Some(tokens) = &self.tokens else { return Err(Error::NotConnected) };
                     let token = tokens.ask(self.deadline).await?;
                     talk.on_token(&token)?;
-                    until = self.limit(talk.phase())?; // the callback may have taken its time
+                    until = None; // the callback may have taken its time
                 }
             }
         }
@@ -254,9 +285,6 @@ impl Client {
 
     /// Writes all of the outbox. False if the server had something to say first.
     async fn write(&mut self, phase: Phase, until: Instant) -> Result<bool, Error> {
-        if self.out.unsent().is_empty() {
-            return Ok(true);
-        }
         // With no reply outstanding the server has nothing to say. What it says all the same must not be taken for
         // the answer to what is written now.
         let drained = std::mem::take(&mut self.drained);
@@ -316,20 +344,22 @@ impl Client {
 }
 
 impl Client {
+    /// What the server said is no reply. The line in question is shown, but in a login: it may repeat a password.
+    fn no_reply(&self, phase: Phase, what: &'static str) -> Error {
+        match phase {
+            Phase::Auth => Error::protocol(phase, what),
+            _ => Error::protocol(phase, format!("{what}: \"{}\"", self.inbox.rejected_line())),
+        }
+    }
+
     /// Hands all replies at hand to the dialogue. True if there was one.
     fn hear(&mut self, talk: &mut (dyn Dialogue + Send)) -> Result<bool, Error> {
         let mut heard = false;
         loop {
-            let phase = talk.phase();
             let reply = match self.inbox.next_reply() {
                 Ok(Some(reply)) => reply,
                 Ok(None) => return Ok(heard),
-                // The line may repeat a password.
-                Err(what) if phase == Phase::Auth => return Err(Error::protocol(phase, what)),
-                Err(what) => {
-                    let line = self.inbox.rejected_line();
-                    return Err(Error::protocol(phase, format!("{what}: \"{line}\"")));
-                }
+                Err(what) => return Err(self.no_reply(talk.phase(), what)),
             };
             log::debug!(target: "postino", "#{} S: {}", self.number, talk.keep(reply));
             heard = true;
@@ -339,8 +369,9 @@ impl Client {
                 _ => {}
             }
             self.out.heard();
+            let closing = (reply.code() == 421).then(|| talk.phase()); // as of now, before it is taken
             talk.on_reply(reply, &self.out)?;
-            if reply.code() == 421 {
+            if let Some(phase) = closing {
                 return Err(Error::Refused { phase, reply: talk.keep(reply) });
             }
         }

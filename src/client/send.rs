@@ -12,8 +12,6 @@ use crate::{
     proto::{Forbidden, Joining, MailParameters, Options, Survey, Transaction, Transactions, Want},
 };
 
-/// The longest line of a message (RFC 5321 §4.5.3.1.6), in octets without its end.
-pub(super) const MAX_TEXT_LINE: usize = 998;
 /// Content up to this size may leave by BDAT before its envelope is answered, in octets.
 const AHEAD: u64 = 64 * 1024;
 
@@ -67,8 +65,7 @@ impl Client {
     /// What to say of this message in MAIL, or why the server cannot take it. Nothing has been sent yet.
     pub(super) fn transaction(&self, envelope: Envelope, body: &Body<'_>) -> Result<Transaction, Error> {
         let offers = |keyword| self.capabilities.offers(keyword);
-        let chunking = self.options().chunking;
-        let binary = body.binary && chunking && offers("BINARYMIME");
+        let binary = body.binary && self.options().chunking && offers("BINARYMIME");
         let (survey, octets) = match &body.content {
             Content::Bytes(bytes) if binary => (None, Some(bytes.len() as u64)),
             Content::Bytes(bytes) => {
@@ -88,8 +85,8 @@ impl Client {
             Some(Survey { eight_bit: true, .. }) if !offers("8BITMIME") => {
                 return Err(Forbidden::EightBit.into());
             }
-            Some(Survey { longest_line, .. }) if longest_line > MAX_TEXT_LINE => {
-                log::warn!(target: "postino", "#{} the message has a line of more than 998 octets: {longest_line}", self.number);
+            Some(Survey { long_line: Some(line), .. }) => {
+                log::warn!(target: "postino", "#{} the message has a line of more than 998 octets: {line}", self.number);
             }
             _ => {}
         }
@@ -109,14 +106,23 @@ impl Client {
         Ok(Transaction::new(envelope, parameters).ahead(ahead))
     }
 
-    /// The recipients by their numbers, in as many parts as the server's LIMITS ask for (RFC 9422 §4).
-    pub(super) fn parts(&self, envelope: &Envelope) -> Vec<Vec<usize>> {
+    /// The most recipients of a message, and the most domains of theirs, that the server takes (RFC 9422 §4).
+    fn recipient_limits(&self) -> (usize, usize) {
+        let limit = |name| self.capabilities.limit(name).unwrap_or(usize::MAX);
+        (limit("RCPTMAX"), limit("RCPTDOMAINMAX"))
+    }
+
+    /// Whether the server takes all recipients at once.
+    pub(super) fn is_one_part(&self, envelope: &Envelope) -> bool {
+        let (most, domains) = self.recipient_limits();
+        // Each may have a domain of its own.
+        envelope.recipients().len() <= most.min(domains) || self.parts(envelope).len() == 1
+    }
+
+    /// The recipients by their numbers, in as many parts as the server asks for.
+    fn parts(&self, envelope: &Envelope) -> Vec<Vec<usize>> {
         let recipients = envelope.recipients();
-        let most = self.capabilities.limit("RCPTMAX").unwrap_or(usize::MAX);
-        let domains = self.capabilities.limit("RCPTDOMAINMAX").unwrap_or(usize::MAX);
-        if recipients.len() <= most.min(domains) {
-            return vec![(0..recipients.len()).collect()]; // each may have a domain of its own
-        }
+        let (most, domains) = self.recipient_limits();
         let domain = |number: usize| recipients[number].domain().unwrap_or_default().to_ascii_lowercase();
         let mut parts: Vec<(Vec<usize>, Vec<String>)> = Vec::new();
         for number in 0..recipients.len() {
@@ -169,8 +175,7 @@ impl Client {
     ) -> Result<Delivery, Error> {
         self.usable(Phase::Mail)?;
         let envelope = self.offered(envelope)?;
-        let parts = self.parts(&envelope);
-        if let [_] = parts.as_slice() {
+        if self.is_one_part(&envelope) {
             return self.deliver_part(mail, envelope, freshness).await;
         }
         if self.settings.config.all_or_nothing {
@@ -179,6 +184,7 @@ impl Client {
         // What can be read once only must not be sent to the first part alone.
         drop(mail.body_for(self.offer())?);
         drop(mail.body_for(self.offer())?);
+        let parts = self.parts(&envelope);
         let last = parts.len() - 1;
         let (mut done, mut failed) = (Vec::new(), None);
         for (i, numbers) in parts.into_iter().enumerate() {
@@ -227,8 +233,7 @@ impl Client {
         freshness: Freshness,
     ) -> Result<Delivery, Error> {
         self.renew().await?;
-        let opened = open(mail.body_for(self.offer())?, self.limit(Phase::Body)?).await;
-        let body = opened.map_err(source_error)?;
+        let body = self.open_body(mail).await?;
         let mut transaction = self.transaction(envelope, &body)?;
         if freshness == Freshness::Kept {
             transaction = transaction.ahead(false);
@@ -258,6 +263,15 @@ impl Client {
         }
         let result = result.or_else(|| talk.next_result()).unwrap_or(Err(Error::NotConnected));
         timed(result, self.clock.took())
+    }
+
+    /// The body of a message, ready to be read.
+    pub(super) async fn open_body<'m>(&mut self, mail: &'m dyn Mail) -> Result<Body<'m>, Error> {
+        let body = mail.body_for(self.offer())?;
+        match body.is_open() {
+            true => Ok(body),
+            false => open(body, self.limit(Phase::Body)?).await.map_err(source_error),
+        }
     }
 
     /// Where the server takes no more messages on this connection: a new one.

@@ -60,6 +60,7 @@ use std::{
     io::{self, Cursor, Read, Seek},
     mem,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 #[cfg(feature = "dkim")]
@@ -81,8 +82,8 @@ use crate::{Envelope, Error};
 /// What can be sent: an envelope, and a body that can be opened (RFC 5322 text, headers first).
 ///
 /// Implemented for a composed [`Message`], for [`email_format::Email`] (the envelope comes from its headers), for
-/// [`Raw`] bytes, files and readers, and, each with its feature, for what other libraries build. Implement it for a
-/// message type of your own:
+/// [`Raw`] bytes, files and readers, for what is borrowed, boxed or shared (`Arc`), and, each with its feature, for what
+/// other libraries build. Implement it for a message type of your own:
 ///
 /// ```
 /// use postino::{Envelope, Error, message::{Body, Mail}};
@@ -150,6 +151,26 @@ impl Offer {
         Offer::default()
     }
 }
+
+/// Borrowed and shared messages are messages, too: one can go out many times without being copied.
+macro_rules! mail_behind {
+    ($($pointer:ty),*) => {$(
+        impl<M: Mail + ?Sized> Mail for $pointer {
+            fn envelope(&self) -> Result<Envelope, Error> {
+                (**self).envelope()
+            }
+
+            fn body(&self) -> Result<Body<'_>, Error> {
+                (**self).body()
+            }
+
+            fn body_for(&self, offer: Offer) -> Result<Body<'_>, Error> {
+                (**self).body_for(offer)
+            }
+        }
+    )*};
+}
+mail_behind!(&M, Box<M>, Arc<M>);
 
 /// A body that was opened: bytes at hand, or something to read them from.
 ///
@@ -282,6 +303,15 @@ impl<'m> Body<'m> {
     #[cfg(feature = "dkim")]
     pub(crate) fn take_content(&mut self) -> Content<'m> {
         mem::replace(&mut self.content, Content::Bytes(Cow::Borrowed(b"")))
+    }
+
+    /// Whether it can be read at once: there is nothing to open, and nothing to sign.
+    pub(crate) fn is_open(&self) -> bool {
+        #[cfg(feature = "dkim")]
+        if self.unsigned.is_some() {
+            return false;
+        }
+        !matches!(self.content, Content::Unopened(_))
     }
 
     /// Whether somebody is told of its progress.

@@ -1,10 +1,13 @@
 //! The message on the wire: CRLF at every line end, a dot doubled at the start of a line, piece by piece
 //! (RFC 5321 §2.3.8, §4.5.2).
 
-use memchr::{memchr_iter, memchr2, memchr2_iter};
+use memchr::{memchr_iter, memchr2, memchr2_iter, memrchr2};
 
 use super::MailParameters;
 use crate::Error;
+
+/// The longest line of a message (RFC 5321 §4.5.3.1.6), in octets without its end.
+pub const MAX_TEXT_LINE: usize = 998;
 
 /// What may not go out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,31 +36,54 @@ pub struct Survey {
     pub nul: bool,
     /// There is an octet beyond ASCII.
     pub eight_bit: bool,
-    /// The longest line, in octets without its end.
-    pub longest_line: usize,
+    /// The longest line, in octets without its end, if it has more than [`MAX_TEXT_LINE`].
+    pub long_line: Option<usize>,
 }
 
 impl Survey {
     /// Looks through a whole message.
     #[must_use]
     pub fn of(bytes: &[u8]) -> Survey {
-        let (mut octets, mut longest_line, mut start) = (0, 0, 0);
-        for end in memchr2_iter(b'\r', b'\n', bytes) {
-            if bytes[end] == b'\n' && end > 0 && bytes[end - 1] == b'\r' {
-                start = end + 1;
-                continue; // the CR was counted
-            }
-            longest_line = longest_line.max(end - start);
-            octets += (end - start + 2) as u64;
-            start = end + 1;
-        }
-        let rest = bytes.len() - start;
-        if rest > 0 || bytes.is_empty() {
-            octets += (rest + 2) as u64;
-        }
         let (nul, eight_bit) = odd_octets(bytes);
-        Survey { octets, nul, eight_bit, longest_line: longest_line.max(rest) }
+        Survey { octets: octets(bytes), nul, eight_bit, long_line: long_line(bytes) }
     }
+}
+
+/// How many octets there are once every line end is CRLF.
+fn octets(bytes: &[u8]) -> u64 {
+    let whole = match bytes {
+        [.., b'\r', b'\n'] => bytes.len(),
+        _ => bytes.len() + 2,
+    };
+    if bytes.is_empty() || has_crlf_only(bytes) && !bytes.ends_with(b"\r") {
+        return whole as u64;
+    }
+    let (mut octets, mut start) = (0, 0);
+    for end in memchr2_iter(b'\r', b'\n', bytes) {
+        if bytes[end] != b'\n' || end == 0 || bytes[end - 1] != b'\r' {
+            octets += end - start + 2;
+        } // else the CR was counted
+        start = end + 1;
+    }
+    let rest = bytes.len() - start;
+    (octets + if rest > 0 { rest + 2 } else { 0 }) as u64
+}
+
+/// The longest line of more than [`MAX_TEXT_LINE`]. Goes backwards from where a line would be too long, so that most line ends
+/// are not looked at.
+fn long_line(bytes: &[u8]) -> Option<usize> {
+    let (mut longest, mut start) = (None, 0);
+    while bytes.len() - start > MAX_TEXT_LINE {
+        if let Some(end) = memrchr2(b'\r', b'\n', &bytes[start..=start + MAX_TEXT_LINE]) {
+            start += end + 1;
+            continue;
+        }
+        let rest = &bytes[start..];
+        let end = memchr2(b'\r', b'\n', rest).unwrap_or(rest.len());
+        longest = longest.max(Some(end));
+        start = bytes.len().min(start + end + 1);
+    }
+    longest
 }
 
 /// Whether there is a NUL, and whether there is an octet beyond ASCII.
@@ -290,13 +316,22 @@ mod tests {
         }
 
         #[test]
+        fn long_lines_are_found_wherever_they_are(lines in prop::collection::vec((0..2_100usize, prop_oneof![Just("\r\n"), Just("\n"), Just("\r")]), 0..9)) {
+            let text: String = lines.iter().map(|(len, end)| "x".repeat(*len) + end).collect();
+            let longest = lines.iter().map(|(len, _)| *len).max().filter(|len| *len > MAX_TEXT_LINE);
+            prop_assert_eq!(Survey::of(text.as_bytes()).long_line, longest);
+            let cut = text.trim_end_matches(['\r', '\n']);
+            prop_assert_eq!(Survey::of(cut.as_bytes()).long_line, longest);
+        }
+
+        #[test]
         fn behaviour_74_the_survey_counts_what_is_sent_but_for_doubled_dots(text in text()) {
             let wire = slowly(&text);
             let dots = wire.split_inclusive(|b| *b == b'\n').filter(|line| line.starts_with(b".")).count();
             let survey = Survey::of(&text);
             prop_assert_eq!(survey.octets, (wire.len() - dots) as u64);
             let longest = wire.split(|b| *b == b'\n').map(|l| l.len().saturating_sub(1) - usize::from(l.starts_with(b"."))).max();
-            prop_assert_eq!(Some(survey.longest_line), longest);
+            prop_assert_eq!(survey.long_line, longest.filter(|longest| *longest > MAX_TEXT_LINE));
             prop_assert_eq!(survey.eight_bit, text.iter().any(|b| *b >= 0x80));
         }
     }

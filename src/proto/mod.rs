@@ -34,7 +34,7 @@ mod transaction;
 
 pub use self::{
     auth::{Answer, Auth, AuthOptions, Credentials, Mechanism},
-    body::{Encoder, Forbidden, Survey},
+    body::{Encoder, Forbidden, MAX_TEXT_LINE, Survey},
     capabilities::Capabilities,
     command::{Command, HelloName, Line, MailParameters, Outbox, Parameters},
     data::Data,

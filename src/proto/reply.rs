@@ -304,6 +304,9 @@ impl Inbox {
     pub fn next_reply(&mut self) -> Result<Option<ReplyRef<'_>>, &'static str> {
         let bytes = &self.buf[self.from..self.to];
         let partial = &mut self.partial;
+        if bytes.len() == partial.seen {
+            return Ok(None); // nothing has come since
+        }
         while let Some(len) = memchr::memchr(b'\n', &bytes[partial.seen..]) {
             let end = partial.seen + len + 1;
             let line = &bytes[partial.line..end];

@@ -220,3 +220,14 @@ fn progress_says_nothing_of_what_was_refused() {
     send_error(&mut client, &mail().on_progress(|_, _| told += 1));
     assert_eq!(told, 0);
 }
+
+#[test]
+fn what_is_behind_a_pointer_takes_the_same_form() {
+    let message = builder().text("Grüße an alle in diesem Haus\n").build().unwrap();
+    let (mail, content) = heard("8BITMIME", &message);
+    assert!(mail.ends_with(" BODY=8BITMIME"), "{mail}");
+    let boxed: Box<dyn Mail> = Box::new(message.clone());
+    for behind in [&boxed as &dyn Mail, &&message] {
+        assert_eq!(heard("8BITMIME", behind), (mail.clone(), content.clone()));
+    }
+}

@@ -1,0 +1,460 @@
+#!/usr/bin/env python3
+"""Runs all drivers against the sink, interleaved, and writes ../RESULTS.md.
+
+    run.py [--rounds N] [--only PART,PART] [--out FILE]
+
+The parts are those of PARTS below. Every figure is the median of N rounds (5 unless told). Needs root for `latency` (two
+network namespaces and TUN devices), strace for `counts`, curl for `large`; what is missing is said and left out.
+"""
+import argparse
+import datetime
+import json
+import os
+import pathlib
+import platform
+import re
+import shutil
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+
+HERE = pathlib.Path(__file__).resolve().parent
+TARGET = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", HERE / "target"))
+BIN = TARGET / "release"
+PORT = int(os.environ.get("PEERS_PORT", "2600"))
+PLAIN, TLS, STARTTLS = PORT, PORT + 1, PORT + 2
+PORTS = {"plain": PLAIN, "tls": TLS, "starttls": STARTTLS}
+HOST, FAR = "127.0.0.1", "10.99.0.2"
+WORK = pathlib.Path(tempfile.mkdtemp(prefix="peers."))
+os.environ["PEERS_CA"] = str(WORK / "ca.pem")
+
+POSTINO, LETTRE, MAIL_SEND = "drive-postino", "drive-lettre", "drive-mail-send"
+ASYNC_SMTP, LIMIT = "drive-async-smtp", "limit"
+NODELAY = {"PEERS_NODELAY": "1"}
+
+# Those that stall on Nagle's algorithm are run a second time with TCP_NODELAY forced upon them: not what their users get.
+PEERS = {
+    "lettre conn": (LETTRE, "conn", {}),
+    "lettre conn +nodelay": (LETTRE, "conn", NODELAY),
+    "lettre pool": (LETTRE, "pool", {}),
+    "lettre pool +nodelay": (LETTRE, "pool", NODELAY),
+    "lettre tokio pool": (LETTRE, "tokio", {}),
+    "lettre tokio pool +nodelay": (LETTRE, "tokio", NODELAY),
+    "mail-send": (MAIL_SEND, "conn", {}),
+    "mail-send +nodelay": (MAIL_SEND, "conn", NODELAY),
+    "async-smtp": (ASYNC_SMTP, "conn", {}),
+}
+OURS = {
+    "postino": (POSTINO, "batch", {}),
+    "postino async": (POSTINO, "async-batch", {}),
+    "postino chunking": (POSTINO, "chunk", {}),
+    "postino async chunking": (POSTINO, "async-chunk", {}),
+    "postino send": (POSTINO, "send", {}),
+    "postino async send": (POSTINO, "async-send", {}),
+}
+LIMITS = {f"limit {way}": (LIMIT, way, {}) for way in ("seq", "a", "b", "c")}
+STALLS = {"lettre conn", "lettre pool", "lettre tokio pool", "mail-send"}
+
+
+def messages():
+    """The messages: 1 KiB, and 100 MiB of lines with and without dots."""
+    head = b"From: <a@example.org>\r\nTo: <b@example.net>\r\nSubject: bench\r\n\r\n"
+    line = b"A" * 76 + b"\r\n"
+    small = head + line * ((1024 - len(head)) // len(line))
+    (WORK / "1k.eml").write_bytes(small + b"y" * (1024 - len(small) - 2) + b"\r\n")
+    lines = (100 << 20) // len(line)
+    for name, line in (("big.eml", line), ("dots.eml", b"." + line[1:])):
+        with open(WORK / name, "wb") as file:
+            file.write(head)
+            for _ in range(lines // 1000):
+                file.write(line * 1000)
+
+
+class Sink:
+    """A sink, perhaps in a network namespace; its counters start anew each time they are asked for."""
+
+    def __init__(self, address=HOST, namespace=()):
+        self.address, self.namespace = address, list(namespace)
+        pathlib.Path(os.environ["PEERS_CA"]).unlink(missing_ok=True)
+        command = self.namespace + [str(BIN / "sink"), address, str(PORT), os.environ["PEERS_CA"]]
+        self.process = subprocess.Popen(command)
+        while not os.path.exists(os.environ["PEERS_CA"]):
+            assert self.process.poll() is None, "the sink has not started; is the port in use?"
+            time.sleep(0.01)
+
+    def pin(self, cpus):
+        subprocess.run(["taskset", "-acp", cpus, str(self.process.pid)], check=True, stdout=subprocess.DEVNULL)
+
+    def counts(self):
+        with socket.create_connection((self.address, PLAIN)) as s:
+            s.sendall(b"XCOUNT\r\nQUIT\r\n")
+            text = b""
+            while part := s.recv(4096):
+                text += part
+        return json.loads(re.search(rb"\{.*\}", text).group(0))
+
+    def stop(self):
+        self.process.kill()
+        self.process.wait()
+
+
+def run(command, cpu=None, extra=None, prefix=()):
+    """One run: what the driver printed, and what the system counted. `wall` is all of the process."""
+    environment = dict(os.environ, **(extra or {}))
+    if extra:
+        environment["LD_PRELOAD"] = str(TARGET / "preload.so")
+    if cpu is not None:
+        command = ["taskset", "-c", str(cpu)] + command
+    begun = time.monotonic()
+    process = subprocess.Popen(
+        list(prefix) + command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    # They print a line or two: no pipe fills.
+    _, status, usage = os.wait4(process.pid, 0)
+    wall = time.monotonic() - begun
+    process.returncode = status
+    out, err = process.stdout.read().decode(), process.stderr.read().decode()
+    if status:
+        raise RuntimeError(f"{command} failed: {err[-500:]}")
+    result = {"wall": wall, "seconds": wall, "cpu": usage.ru_utime + usage.ru_stime, "peak": float("nan")}
+    if line := re.search(r"\{.*\}", out):
+        result.update(json.loads(line.group(0)))
+    if line := re.search(r"allocations: (\d+)", err):
+        result["allocations"] = int(line.group(1))
+    return result
+
+
+def drive(driver, way, count, message="1k.eml", security="plain", host=HOST, connections=1):
+    port, path = PORTS[security], WORK / message
+    return [str(BIN / driver), way, security, host, str(port), str(count), str(path), str(connections)]
+
+
+def interleave(jobs, rounds):
+    """Each job once a round; gives the medians of what each returned."""
+    results = {name: [] for name in jobs}
+    for number in range(rounds):
+        for name, job in jobs.items():
+            try:
+                results[name].append(job())
+            except RuntimeError as e:
+                print(f"!! {name}: {e}", file=sys.stderr)
+        print(f"   round {number + 1} of {rounds}", file=sys.stderr)
+    table = {}
+    for name, all_of_it in results.items():
+        if all_of_it:
+            table[name] = {k: statistics.median(r[k] for r in all_of_it) for k in all_of_it[0]}
+    return table
+
+
+def table(heads, rows):
+    lines = ["| " + " | ".join(heads) + " |", "|---|" + "---:|" * (len(heads) - 1)]
+    lines += ["| " + " | ".join(str(cell) for cell in row) + " |" for row in rows]
+    return "\n".join(lines) + "\n"
+
+
+def best_of(results, key="rate"):
+    """The best peer as its users have it."""
+    return max(results[name][key] for name in PEERS if name in results and "+nodelay" not in name)
+
+
+def one(rounds):
+    """One connection, 1 KiB, client and sink on one CPU."""
+    sink = Sink()
+    sink.pin("0")
+
+    def job(driver, way, extra, count):
+        def measure():
+            sink.counts()
+            result = run(drive(driver, way, count), cpu=0, extra=extra)
+            counts = sink.counts()
+            if counts["messages"] != count:
+                raise RuntimeError(f"{counts['messages']} messages of {count} arrived")
+            result["rate"] = count / result["seconds"]
+            result["cpu"] *= 1e6 / count
+            result["flights"] = counts["reads"] / count
+            return result
+
+        return measure
+
+    jobs = {}
+    for name, (driver, way, extra) in (OURS | LIMITS | PEERS).items():
+        fast = "chunk" in name or name == "limit c"
+        count = 60 if name in STALLS else 200_000 if fast else 10_000
+        jobs[name] = job(driver, way, extra, count)
+    results = interleave(jobs, rounds)
+    sink.stop()
+    best, b, c = best_of(results), results["limit b"]["rate"], results["limit c"]["rate"]
+    rows = [
+        (name, f"{r['rate']:,.0f}", f"{r['rate'] / best:.2f}", f"{r['rate'] / b:.2f}", f"{r['rate'] / c:.3f}",
+         f"{r['cpu']:.1f}", f"{r['peak']:.1f}", f"{r['flights']:.2f}")
+        for name, r in results.items()
+    ]
+    heads = ["1 KiB, one connection, one CPU", "messages/s", "x best peer", "x limit b", "x limit c",
+             "CPU ms / 1,000", "peak MiB", "sink reads / message"]
+    return table(heads, rows)
+
+
+def counts(rounds):
+    """System calls and allocations per message: the difference of two runs."""
+    if not shutil.which("strace"):
+        return "strace is missing: not counted.\n"
+    sink = Sink()
+
+    def calls(command, extra):
+        prefix = ["strace", "-c", "-f", "-q", "-o", str(WORK / "strace")]
+        if extra:
+            prefix += ["-E", f"LD_PRELOAD={TARGET / 'preload.so'}"] + [f"-E{k}={v}" for k, v in extra.items()]
+        run(prefix + command)
+        found = re.findall(r"^\s*[\d.]+\s+[\d.]+\s+\d+\s+(\d+)(?:\s+\d+)?\s+(\w+)$", (WORK / "strace").read_text(), re.M)
+        return {name: int(n) for n, name in found if name != "total"}
+
+    rows = []
+    for name, (driver, way, extra) in (OURS | LIMITS | PEERS).items():
+        if name in STALLS:
+            continue
+        few, many = (100, 20_100) if "chunk" in name or name == "limit c" else (100, 1_100)
+        low, high = (calls(drive(driver, way, n), extra) for n in (few, many))
+        each = {call: (high.get(call, 0) - low.get(call, 0)) / (many - few) for call in high}
+        counted = dict(extra, PEERS_ALLOCATIONS="1")
+        low, high = (run(drive(driver, way, n), extra=counted)["allocations"] for n in (few, many))
+        detail = " ".join(f"{call} {n:.2f}" for call, n in sorted(each.items(), key=lambda x: -x[1]) if n >= 0.01)
+        rows.append((name, f"{sum(each.values()):.2f}", f"{(high - low) / (many - few):.2f}", detail))
+    sink.stop()
+    return table(["per message", "system calls", "allocations", "which calls"], rows)
+
+
+def instructions(rounds):
+    """Instructions in user space per message, by callgrind: the difference of two runs. They are nearly the same each time."""
+    if not shutil.which("valgrind"):
+        return "valgrind is missing: not counted.\n"
+    sink = Sink()
+
+    def executed(driver, way, count):
+        command = ["valgrind", "--tool=callgrind", f"--callgrind-out-file={WORK / 'callgrind'}"]
+        run(command + drive(driver, way, count))
+        return int(re.search(r"^(?:totals|summary): (\d+)", (WORK / "callgrind").read_text(), re.M).group(1))
+
+    rows = []
+    for name, (driver, way, extra) in (OURS | LIMITS | PEERS).items():
+        if not extra and name not in STALLS:
+            rows.append((name, f"{(executed(driver, way, 1_200) - executed(driver, way, 200)) / 1_000:,.0f}"))
+    sink.stop()
+    return table(["1 KiB, one connection", "instructions / message"], rows)
+
+
+def large(rounds):
+    """One message of 100 MiB; sink and client on a CPU each."""
+    sink = Sink()
+    sink.pin("0")
+    megabytes = (WORK / "big.eml").stat().st_size / 1e6
+
+    def job(command):
+        def measure():
+            sink.counts()
+            result = run(command, cpu=1)
+            if sink.counts()["messages"] != 1:
+                raise RuntimeError("it has not arrived")
+            result["rate"], result["all"] = megabytes / result["seconds"], megabytes / result["wall"]
+            return result
+
+        return measure
+
+    ways = {
+        "postino": (POSTINO, "file"), "postino async": (POSTINO, "async-file"), "limit": (LIMIT, "file"),
+        "lettre conn": (LETTRE, "conn"), "lettre tokio pool": (LETTRE, "tokio"), "mail-send": (MAIL_SEND, "conn"),
+        "async-smtp": (ASYNC_SMTP, "conn"),
+    }
+    text = ""
+    for security, message in (("plain", "big.eml"), ("plain", "dots.eml"), ("tls", "big.eml"), ("tls", "dots.eml")):
+        jobs = {name: job(drive(driver, way, 1, message, security)) for name, (driver, way) in ways.items()}
+        if message == "dots.eml":
+            jobs.pop("mail-send")  # two writes for each dot: a minute
+        if shutil.which("curl"):
+            scheme = "smtps" if security == "tls" else "smtp"
+            jobs["curl"] = job([
+                "curl", "-s", "--cacert", os.environ["PEERS_CA"], "--url", f"{scheme}://{HOST}:{PORTS[security]}/localhost",
+                "--mail-from", "a@example.org", "--mail-rcpt", "b@example.net", "-T", str(WORK / message),
+            ])
+        results = interleave(jobs, rounds)
+        curl, limit = results.get("curl", {}).get("all", float("nan")), results["limit"]
+        rows = [
+            (name, f"{r['rate']:,.0f}", f"{r['all']:,.0f}", f"{r['rate'] / limit['rate']:.2f}",
+             f"{r['all'] / limit['all']:.2f}", f"{r['all'] / curl:.2f}", f"{r['cpu']:.3f}", f"{r['peak']:.1f}")
+            for name, r in results.items()
+        ]
+        heads = [f"100 MiB, {message}, {security}", "MB/s", "MB/s, whole process", "x limit", "x limit, whole process",
+                 "x curl, whole process", "CPU s", "peak MiB"]
+        text += table(heads, rows) + "\n"
+    sink.stop()
+    return text
+
+
+def many(rounds):
+    """10,000 messages over 16 and 64 connections, on all CPUs."""
+    sink = Sink()
+    jobs, text = {}, ""
+
+    def job(command, count):
+        def measure():
+            sink.counts()
+            result = run(command[0], extra=command[1])
+            if sink.counts()["messages"] != count:
+                raise RuntimeError("some have not arrived")
+            result["rate"], result["cpu"] = count / result["seconds"], result["cpu"] * 1e6 / count
+            return result
+
+        return measure
+
+    for connections in (16, 64):
+        jobs = {}
+        for name, (driver, way, extra) in (OURS | LIMITS | PEERS).items():
+            fast = "chunk" in name or name == "limit c"
+            count = 1_500 if name in STALLS else 200_000 if fast else 10_000
+            jobs[name] = job((drive(driver, way, count, connections=connections), extra), count)
+        results = interleave(jobs, rounds)
+        best = best_of(results)
+        rows = [
+            (name, f"{r['rate']:,.0f}", f"{r['rate'] / best:.2f}", f"{r['cpu']:.1f}", f"{r['peak']:.1f}")
+            for name, r in results.items()
+        ]
+        heads = [f"1 KiB, {connections} connections", "messages/s", "x best peer", "CPU ms / 1,000", "peak MiB"]
+        text += table(heads, rows) + "\n"
+    sink.stop()
+    return text
+
+
+class Wire:
+    """Two network namespaces, 20 ms apart there and back."""
+
+    def __enter__(self):
+        self.namespaces = [f"peers{end}{os.getpid()}" for end in "AB"]
+        a, b = self.namespaces
+        for namespace in self.namespaces:
+            subprocess.run(["ip", "netns", "add", namespace], check=True)
+            subprocess.run(["ip", "-n", namespace, "link", "set", "lo", "up"], check=True)
+        self.process = subprocess.Popen([str(BIN / "wire"), a, b, "10"])
+        time.sleep(0.5)
+        for namespace, address in ((a, "10.99.0.1/24"), (b, FAR + "/24")):
+            subprocess.run(["ip", "-n", namespace, "addr", "add", address, "dev", "wire0"], check=True)
+            up = ["link", "set", "wire0", "up", "txqueuelen", "10000"]
+            subprocess.run(["ip", "-n", namespace] + up, check=True)
+        return ["ip", "netns", "exec", a], ["ip", "netns", "exec", b]
+
+    def __exit__(self, *_):
+        self.process.kill()
+        self.process.wait()
+        for namespace in self.namespaces:
+            subprocess.run(["ip", "netns", "del", namespace], check=False)
+
+
+def latency(rounds):
+    """20 ms there and back. A round trip per message is the difference of two runs; the first mail is one whole run."""
+    if os.geteuid() != 0 or not os.path.exists("/dev/net/tun"):
+        return "This needs root and /dev/net/tun: not measured.\n"
+    trip = 0.020
+    with Wire() as (here, there):
+        sink = Sink(FAR, there)
+
+        def at_once(commands):
+            """They mostly wait: all at the same time."""
+            results = {}
+
+            def one(name, command, extra):
+                results[name] = run(command, extra=extra, prefix=here)["seconds"]
+
+            threads = [threading.Thread(target=one, args=(n, c, e)) for n, (c, e) in commands.items()]
+            [t.start() for t in threads]
+            [t.join() for t in threads]
+            return results
+
+        everyone = OURS | LIMITS | PEERS
+        spent = {name: [] for name in everyone}
+        for number in range(rounds):
+            runs = []
+            for n in (20, 220):
+                count = {name: n * 10 if "chunk" in name or name == "limit c" else n for name in everyone}
+                runs.append(at_once({
+                    name: (drive(driver, way, count[name], host=FAR), extra)
+                    for name, (driver, way, extra) in everyone.items()
+                }))
+            for name in everyone:
+                difference = 2000 if count[name] == 2200 else 200
+                if name in runs[0] and name in runs[1]:
+                    spent[name].append((runs[1][name] - runs[0][name]) / difference / trip)
+            print(f"   round {number + 1} of {rounds}", file=sys.stderr)
+        rows = [(name, f"{statistics.median(all_of_it):.3f}") for name, all_of_it in spent.items() if all_of_it]
+        text = table(["20 ms there and back, one connection", "round trips / message"], rows) + "\n"
+
+        first = {
+            "postino::send": (POSTINO, "new"), "postino::aio::send": (POSTINO, "async-new"),
+            "lettre": (LETTRE, "new"), "lettre tokio": (LETTRE, "tokio-new"), "mail-send": (MAIL_SEND, "new"),
+            "async-smtp": (ASYNC_SMTP, "new"),
+        }
+        jobs = {}
+        for name, (driver, way) in first.items():
+            for security in PORTS:
+                command = drive(driver, way, 1, security=security, host=FAR)
+                jobs[name, security] = lambda command=command: run(command, prefix=here)
+                # The same without the CAs of the system, whose parsing takes two round trips here.
+                bare = ["env", "SSL_CERT_FILE=/dev/null", "SSL_CERT_DIR=/nonexistent"] + command
+                jobs[name, security, "bare"] = lambda bare=bare: run(bare, prefix=here)
+        results = interleave(jobs, rounds)
+        trips = lambda *key: f"{results[key]['seconds'] / trip:.2f}" if key in results else "failed"
+        rows = [
+            (name, trips(name, "plain"), trips(name, "tls", "bare"), trips(name, "starttls", "bare"), trips(name, "tls"),
+             trips(name, "starttls"))
+            for name in first
+        ]
+        heads = ["first mail on a fresh connection, in round trips", "plain", "TLS 1.3, no CAs to parse",
+                 "STARTTLS, no CAs to parse", "TLS 1.3", "STARTTLS"]
+        text += table(heads, rows)
+        sink.stop()
+    return text
+
+
+PARTS = {"one": one, "counts": counts, "instructions": instructions, "latency": latency, "large": large, "many": many}
+
+
+def about(rounds):
+    lock = (HERE / "Cargo.lock").read_text()
+    version = lambda name: re.search(rf'name = "{name}"\nversion = "([^"]+)"', lock).group(1)
+    told = lambda *command: subprocess.run(command, capture_output=True, text=True).stdout.splitlines()[0]
+    names = ("lettre", "mail-send", "async-smtp", "tokio", "smol", "native-tls", "openssl")
+    cpu = re.search(r"model name\s*: (.*)", pathlib.Path("/proc/cpuinfo").read_text())
+    return (
+        f"{datetime.date.today()}, {rounds} rounds. {os.cpu_count()} x {cpu.group(1) if cpu else platform.machine()}, "
+        f"Linux {platform.release()}, {told('rustc', '-V')}, {told('openssl', 'version')}, {told('curl', '-V')[:12]}. "
+        + ", ".join(f"{name} {version(name)}" for name in names)
+        + f". postino at {told('git', '-C', str(HERE), 'rev-parse', '--short', 'HEAD')}.\n"
+    )
+
+
+def main():
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("--rounds", type=int, default=5)
+    arguments.add_argument("--only", default=",".join(PARTS))
+    arguments.add_argument("--out", default=str(HERE.parent / "RESULTS.md"))
+    options = arguments.parse_args()
+    build = ["cargo", "build", "--release", "--locked", "--manifest-path", str(HERE / "Cargo.toml")]
+    subprocess.run(build + ["--target-dir", str(TARGET)], check=True)
+    shared = ["gcc", "-O2", "-w", "-shared", "-fPIC", "-o", str(TARGET / "preload.so"), str(HERE / "preload.c"), "-ldl"]
+    subprocess.run(shared, check=True)
+    messages()
+    text = "# Measured\n\nWritten by `benches/peers/run.py`; its README says what the rows are.\n\n" + about(options.rounds)
+    for name in options.only.split(","):
+        print(f"{name}: {PARTS[name].__doc__}", file=sys.stderr)
+        part = f"\n## {name}\n\n{PARTS[name].__doc__}\n\n" + PARTS[name](options.rounds)
+        print(part)
+        text += part
+        pathlib.Path(options.out).write_text(text)
+    shutil.rmtree(WORK)
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    main()

@@ -1,0 +1,98 @@
+//! Ways: `conn` (SmtpConnection), `pool`, `tokio` (the same, async), `new` and `tokio-new` (a connection for each
+//! message).
+
+use std::time::Duration;
+
+use lettre::{
+    AsyncSmtpTransport, AsyncTransport, SmtpTransport, Tokio1Executor, Transport,
+    address::Envelope,
+    transport::smtp::{
+        PoolConfig,
+        client::{Certificate, SmtpConnection, Tls, TlsParameters},
+        extension::ClientId,
+    },
+};
+use peers::{Job, RECIPIENT, SENDER, Security};
+
+const LIMIT: Option<Duration> = Some(Duration::from_secs(60));
+
+fn envelope() -> Envelope {
+    Envelope::new(Some(SENDER.parse().unwrap()), vec![RECIPIENT.parse().unwrap()]).unwrap()
+}
+
+fn hello() -> ClientId {
+    ClientId::Domain("localhost".into())
+}
+
+fn parameters(job: &Job) -> TlsParameters {
+    let ca = Certificate::from_pem(&job.ca()).unwrap();
+    TlsParameters::builder("localhost".into()).add_root_certificate(ca).build().unwrap()
+}
+
+fn tls(job: &Job) -> Tls {
+    match job.security {
+        Security::Plain => Tls::None,
+        Security::Tls => Tls::Wrapper(parameters(job)),
+        Security::StartTls => Tls::Required(parameters(job)),
+    }
+}
+
+fn pool_of(job: &Job) -> PoolConfig {
+    PoolConfig::new().max_size(if job.way.contains("new") { 0 } else { job.connections as u32 })
+}
+
+fn connection(job: &Job, tls: Option<&TlsParameters>, count: usize) {
+    let implicit = tls.filter(|_| job.security == Security::Tls);
+    let address = (job.host.as_str(), job.port);
+    let mut client = SmtpConnection::connect(address, LIMIT, &hello(), implicit, None).unwrap();
+    if job.security == Security::StartTls {
+        client.starttls(tls.unwrap(), &hello()).unwrap();
+    }
+    let envelope = envelope();
+    for _ in 0..count {
+        client.send(&envelope, job.message).unwrap();
+    }
+    client.quit().unwrap();
+}
+
+fn main() {
+    Job::from_args().run(|job| match job.way.as_str() {
+        "conn" => {
+            let tls = (job.security != Security::Plain).then(|| parameters(job));
+            job.threads(|n| connection(job, tls.as_ref(), job.share(n)));
+        }
+        "pool" | "new" => {
+            let transport = SmtpTransport::builder_dangerous(&job.host).port(job.port).tls(tls(job));
+            let transport = transport.hello_name(hello()).timeout(LIMIT).pool_config(pool_of(job)).build();
+            job.threads(|n| {
+                let envelope = envelope();
+                for _ in 0..job.share(n) {
+                    transport.send_raw(&envelope, job.message).unwrap();
+                }
+            });
+        }
+        "tokio" | "tokio-new" => {
+            let tls = tls(job);
+            job.tasks(move |job, n| {
+                // Clones share their pool; it is built inside of the runtime.
+                let transport = transport(&job, &tls);
+                async move {
+                    let envelope = envelope();
+                    for _ in 0..job.share(n) {
+                        transport.send_raw(&envelope, job.message).await.unwrap();
+                    }
+                }
+            });
+        }
+        _ => panic!("no such way"),
+    });
+}
+
+fn transport(job: &Job, tls: &Tls) -> AsyncSmtpTransport<Tokio1Executor> {
+    static SHARED: std::sync::OnceLock<AsyncSmtpTransport<Tokio1Executor>> = std::sync::OnceLock::new();
+    let build = || {
+        let transport = AsyncSmtpTransport::<Tokio1Executor>::builder_dangerous(&job.host).port(job.port);
+        transport.tls(tls.clone()).hello_name(hello()).timeout(LIMIT).pool_config(pool_of(job)).build()
+    };
+    SHARED.get_or_init(build).clone()
+}

@@ -1,0 +1,107 @@
+//! What all drivers have in common: the command line, and the line of JSON they print.
+
+use std::{env, fs, time::Instant};
+
+pub const SENDER: &str = "a@example.org";
+pub const RECIPIENT: &str = "b@example.net";
+
+/// `DRIVER WAY SECURITY HOST PORT COUNT FILE CONNECTIONS`: FILE goes out COUNT times over so many connections.
+#[derive(Clone)]
+pub struct Job {
+    /// Which way of the library's to send.
+    pub way: String,
+    pub security: Security,
+    pub host: String,
+    pub port: u16,
+    pub count: usize,
+    pub path: String,
+    /// What the file holds, for as long as the process lives; empty for a way that streams it.
+    pub message: &'static [u8],
+    pub connections: usize,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Security {
+    Plain,
+    Tls,
+    StartTls,
+}
+
+impl Job {
+    pub fn from_args() -> Job {
+        let args: Vec<String> = env::args().collect();
+        let [_, way, security, host, port, count, path, connections] = args.as_slice() else {
+            panic!("WAY plain|tls|starttls HOST PORT COUNT FILE CONNECTIONS")
+        };
+        let message = match way.contains("file") {
+            true => Vec::new(),
+            false => fs::read(path).expect("FILE can be read"),
+        };
+        Job {
+            way: way.clone(),
+            security: match security.as_str() {
+                "plain" => Security::Plain,
+                "tls" => Security::Tls,
+                "starttls" => Security::StartTls,
+                _ => panic!("no such security"),
+            },
+            host: host.clone(),
+            port: port.parse().expect("a port"),
+            count: count.parse().expect("a number"),
+            path: path.clone(),
+            message: message.leak(),
+            connections: connections.parse().expect("a number"),
+        }
+    }
+
+    /// How many messages go over the connection with this number.
+    pub fn share(&self, connection: usize) -> usize {
+        self.count / self.connections + usize::from(connection < self.count % self.connections)
+    }
+
+    /// What the sink's certificate is signed by: itself.
+    pub fn ca(&self) -> Vec<u8> {
+        fs::read(env::var("PEERS_CA").expect("PEERS_CA names the sink's certificate"))
+            .expect("it can be read")
+    }
+
+    /// Does the work, and tells how long it took, and the most memory it had.
+    pub fn run(self, work: impl FnOnce(&Job)) {
+        let begun = Instant::now();
+        work(&self);
+        let (seconds, peak) = (begun.elapsed().as_secs_f64(), peak());
+        println!("{{\"seconds\":{seconds:.6},\"messages\":{},\"peak\":{peak:.3}}}", self.count);
+    }
+
+    /// One thread for each connection.
+    pub fn threads(&self, work: impl Fn(usize) + Sync) {
+        std::thread::scope(|scope| {
+            let work = &work;
+            for connection in 0..self.connections {
+                scope.spawn(move || work(connection));
+            }
+        });
+    }
+
+    /// One task for each connection, on one thread for one connection and on two for more.
+    pub fn tasks<F: Future<Output = ()> + Send + 'static>(&self, work: impl Fn(Job, usize) -> F) {
+        let runtime = match self.connections {
+            1 => tokio::runtime::Builder::new_current_thread().enable_all().build(),
+            _ => tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build(),
+        };
+        runtime.expect("a runtime").block_on(async {
+            let tasks: Vec<_> = (0..self.connections).map(|n| tokio::spawn(work(self.clone(), n))).collect();
+            for task in tasks {
+                task.await.expect("no task panics");
+            }
+        });
+    }
+}
+
+/// The most memory this process has had, in MiB. (What `wait4` tells begins with that of the parent.)
+fn peak() -> f64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let kib = line.and_then(|line| line.trim().trim_end_matches("kB").trim().parse().ok());
+    kib.map_or(f64::NAN, |kib: f64| kib / 1024.0)
+}
