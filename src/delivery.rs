@@ -21,7 +21,8 @@ pub enum Outcome {
 /// What became of a message, for each of its recipients.
 ///
 /// A [`Client::send`](crate::Client::send) that returns `Ok` was accepted for one recipient at least; look at
-/// [`refused`](Delivery::refused) for the others.
+/// [`refused`](Delivery::refused) for the others. One that returns [`Error::Transaction`](crate::Error::Transaction) has a
+/// delivery, too.
 #[derive(Debug, Clone)]
 #[must_use]
 pub struct Delivery {
@@ -116,7 +117,8 @@ impl Delivery {
         })
     }
 
-    /// The recipients that the server refused by themselves, while others may have been accepted.
+    /// The recipients that the server refused by themselves, while others may have been accepted. A message that was
+    /// refused as a whole has its answer in [`reply`](Delivery::reply), and [`recipients`](Delivery::recipients) has all.
     pub fn refused(&self) -> impl Iterator<Item = Recipient<'_>> {
         let refused = self.own.iter().filter(|(_, outcome, _)| *outcome == Outcome::Refused);
         refused.map(|(number, outcome, reply)| Recipient {

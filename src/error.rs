@@ -21,7 +21,7 @@ pub enum Phase {
     Tls,
     /// Waiting for the server's first words.
     Greeting,
-    /// EHLO or HELO.
+    /// EHLO, HELO or LHLO.
     Hello,
     /// STARTTLS.
     StartTls,
@@ -83,7 +83,13 @@ impl fmt::Display for Phase {
 /// Anything that can go wrong.
 ///
 /// `Display` is one clause without the cause; [`source`](error::Error::source) is the cause. No variant holds a
-/// secret.
+/// secret. [`retry`](Error::retry) says what to do about it.
+///
+/// Before a transaction an error stands by itself. From MAIL on a message that was not accepted is an
+/// [`Error::Transaction`], with one of the others as its cause; single commands ([`Client::mail`](crate::Client::mail) and its
+/// like) have no transaction, and give that other one.
+///
+/// What each exception of aiosmtplib is here [stands in a table](crate::coming_from_aiosmtplib#exceptions).
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Error {
@@ -101,8 +107,8 @@ pub enum Error {
     NoRecipients,
     /// A message that cannot be sent: a NUL, a header that should name an address and does not.
     Message(Cow<'static, str>),
-    /// The message, or the command, needs what this server does not offer: 8BITMIME for octets beyond ASCII, SMTPUTF8
-    /// for such an address, STARTTLS. Nothing of the message was accepted.
+    /// The message, an option of its envelope, or the command needs what this server does not offer: 8BITMIME for octets
+    /// beyond ASCII, SMTPUTF8 for such an address, DSN, STARTTLS. Nothing of the message was accepted.
     Unsupported(&'static str),
     /// The message is larger than the server takes (RFC 1870). It was not offered.
     TooLarge {
@@ -227,8 +233,9 @@ pub enum Retry {
 }
 
 impl Error {
-    /// Trying again later, over a new connection, may help, and cannot double the mail: 4xx replies, timeouts, lost
-    /// connections, names that could not be looked up. Never over the same client: it is closed mostly. False when the delivery is [in doubt](Error::in_doubt).
+    /// Trying again later may help, and cannot double the mail: 4xx replies, timeouts, lost connections, names that could
+    /// not be looked up. After all but a 4xx reply, and after 421, the client is closed and has to be connected again.
+    /// False when the delivery is [in doubt](Error::in_doubt).
     #[must_use]
     pub fn is_transient(&self) -> bool {
         match self {
@@ -320,8 +327,11 @@ impl Error {
         }
     }
 
-    /// Whether sending the same again can help, and whether it can double the mail. For a message with several
-    /// recipients [`Delivery::unsent`] gives the envelope of those it should be sent to again.
+    /// Whether sending the same again can help, and whether it can double the mail. Lost connections:
+    /// [`Now`](Retry::Now), where nothing was taken; 4xx replies, timeouts, a server that could not be reached or does not
+    /// keep to the protocol, a source or token that could not be had: [`Later`](Retry::Later);
+    /// [in doubt](Error::in_doubt): [`MayDouble`](Retry::MayDouble); all else: [`Never`](Retry::Never). For a message with
+    /// several recipients [`Delivery::unsent`] gives the envelope of those it should be sent to again.
     #[must_use]
     pub fn retry(&self) -> Retry {
         match self {

@@ -1,7 +1,7 @@
 //! An SMTP client, blocking first.
 //!
 //! The crate root works over `std::net`: no runtime, no lasting thread. The feature `async` adds [`aio`](#async), the
-//! same client with `async fn`.
+//! same client with `async fn`. Who knows aiosmtplib may begin with [what its names are here](coming_from_aiosmtplib).
 //!
 //! # One call
 //!
@@ -45,6 +45,48 @@
 //! # }
 //! ```
 //!
+//! # Many messages
+//!
+//! [`Client::send_all`] sends them over one connection, the end of each in one flight with the next envelope
+//! (RFC 2920 §3.1), so that each takes about one round trip; with [`Builder::chunking`], next to none. Each has a result of
+//! its own. [`Client::batch`] is for messages that come one by one ([`Batch::push`]).
+//!
+//! ```no_run
+//! # use postino::{Client, Raw};
+//! # fn send(mails: Vec<Raw<'static>>) -> Result<(), postino::Error> {
+//! let mut client = Client::builder("mail.example.org").connect()?;
+//! for (number, result) in client.send_all(mails) {
+//!     match result {
+//!         Ok(delivery) => println!("{number}: {:?}", delivery.queue_id()),
+//!         Err(e) => eprintln!("{number}: {e}"),
+//!     }
+//! }
+//! # client.quit()
+//! # }
+//! ```
+//!
+//! A [`Pool`] keeps connections for many threads, up to a number and for a time, and can hold back to a rate:
+//!
+//! ```no_run
+//! # use postino::{Client, Mail, Pool};
+//! # fn send(first: &dyn Mail, second: &dyn Mail) -> Result<(), postino::Error> {
+//! let pool = Pool::builder(Client::builder("mail.example.org")).max_connections(4).max_rate(10.0).build()?;
+//! std::thread::scope(|scope| {
+//!     let other = scope.spawn(|| pool.send(first));
+//!     let results = [pool.send(second), other.join().expect("it does not panic")];
+//!     println!("{} were accepted", results.iter().filter(|result| result.is_ok()).count());
+//! });
+//! pool.close();
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # What the server should do besides
+//!
+//! Options of MAIL and RCPT stand on the [`Envelope`]: reports of delivery (DSN), REQUIRETLS, a priority, a time, any other
+//! as text. See [`MailOption`] and [`RcptOption`]. What the server does not offer is [`Error::Unsupported`] before MAIL. SIZE,
+//! 8BITMIME, SMTPUTF8, PIPELINING and LIMITS are used by themselves.
+//!
 //! # Command by command
 //!
 //! A [`Client`] also says each command by itself: EHLO, MAIL, RCPT, DATA, RSET, NOOP, VRFY, EXPN, HELP, STARTTLS, each
@@ -64,18 +106,23 @@
 //! # When something goes wrong
 //!
 //! ```no_run
+//! use postino::Retry;
+//!
 //! # let mail = postino::Raw::bytes(postino::Envelope::new("", ["b@c"])?, "");
 //! match postino::send("smtp://mail.example.org", &mail) {
 //!     Ok(delivery) => println!("accepted, but for {} recipients", delivery.refused().count()),
-//!     Err(e) if e.in_doubt() => println!("it may have arrived: ask before you send it again ({e})"),
-//!     Err(e) if e.is_transient() => println!("try again later: {e}"),
-//!     Err(e) => println!("it is no use: {e} ({})", e.reply().map(ToString::to_string).unwrap_or_default()),
+//!     Err(e) => match e.retry() {
+//!         Retry::MayDouble => println!("it may have arrived: ask before you send it again ({e})"),
+//!         Retry::Now | Retry::Later => println!("try again: {e}"),
+//!         _ => println!("it is no use: {e} ({})", e.reply().map(ToString::to_string).unwrap_or_default()),
+//!     },
 //! }
 //! # Ok::<(), postino::Error>(())
 //! ```
 //!
 //! [`Error`] says at which step it happened and keeps the server's whole [`Reply`]; an [`Error::Transaction`] tells
-//! for every recipient whether the message was accepted, refused, not sent, or is in doubt.
+//! for every recipient whether the message was accepted, refused, not sent, or is in doubt. [`Delivery::unsent`] is the
+//! envelope of those for whom it can be sent again without doubling it, and [`Delivery::took`] tells where the time went.
 //!
 //! # Other ways to a server
 //!
@@ -140,13 +187,18 @@
 //!
 //! # Features
 //!
-//! All of them only add. `native-tls` (default): TLS by the system's library; without it, plain text works, and asking
-//! for TLS is an error. `vendored`: builds OpenSSL and links it statically. `async`: [`aio`](#async). `sasl`: logins
-//! by SCRAM and CRAM-MD5, which keep the password from the wire; without it, asking for one of them is an error.
-//! `idna`: host names beyond ASCII, and such domains of addresses where the server has no SMTPUTF8, become A-labels
-//! (`xn--…`); without it, they are an error.
-//! `dkim`: signatures, `message::Dkim`. `lettre-0_11` and `mail-builder-2`: the messages of these builders can be sent.
-//! `testing`: a server in the process, for tests.
+//! All of them only add.
+//!
+//! | | |
+//! |---|---|
+//! | `native-tls` (default) | TLS by the system's library; without it, plain text works, and asking for TLS is an error |
+//! | `vendored` | builds OpenSSL and links it statically |
+//! | `async` | [`aio`](#async) |
+//! | `sasl` | logins by SCRAM and CRAM-MD5, which keep the password from the wire; without it, asking for one is an error |
+//! | `idna` | host names beyond ASCII, and such domains of addresses where the server has no SMTPUTF8, become A-labels (`xn--…`); without it, they are an error |
+//! | `dkim` | signatures, `message::Dkim` |
+//! | `lettre-0_11`, `mail-builder-2` | the messages of these builders can be sent |
+//! | `testing` | `testing`, a server in the process, for tests |
 //!
 //! <a id="async"></a>`aio` has the same names as the root: `postino::aio::Client` is `postino::Client`, awaited. Its
 //! page says more where the feature is on.
@@ -155,12 +207,19 @@
 //!
 //! | | |
 //! |---|---|
-//! | [`Client`], [`Builder`], [`send`] | connect and send |
+//! | [`send`] | one message, one call |
+//! | [`Builder`], [`Security`], [`TlsVersion`] | how to reach a server, and how to speak with it |
+//! | [`Client`] | a connection: sends, and says single commands |
+//! | [`Batch`], [`Pool`], [`PoolBuilder`], [`Pooled`] | many messages over one connection, and over many |
 //! | [`Transport`], [`Untimed`], [`Stopper`] | connections of your own, and their end |
-//! | [`Address`], [`Envelope`] | who it is from and for |
+//! | [`Address`], [`Envelope`], [`MailOption`], [`RcptOption`], [`Ret`], [`WhenLate`] | who it is from and for, and what the server should do with it |
 //! | [`message`] | what can be sent: a composed [`Message`], [`Raw`] ones, the trait [`Mail`], envelopes from headers |
-//! | [`Delivery`], [`Outcome`], [`Error`] | what became of it |
+//! | [`Delivery`], [`Recipient`], [`Outcome`], [`Took`] | what became of it |
+//! | [`Error`], [`Phase`], [`Retry`] | why not, and whether to try again |
+//! | [`Reply`], [`EnhancedCode`], [`Capabilities`] | what the server says |
 //! | [`proto`] | SMTP without I/O, for who brings the connection |
+//! | [`coming_from_aiosmtplib`] | what the names of aiosmtplib are here |
+//! | `aio`, `testing` | the same client awaited; a server for tests: with their features |
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
@@ -204,7 +263,8 @@ pub use self::{
     tls::TlsVersion,
 };
 
-/// Sends one message over a connection of its own.
+/// Sends one message over a connection of its own: connects to the server of the [URL](Client::from_url), logs in if it has
+/// credentials, sends, and says QUIT.
 ///
 /// # Errors
 ///
@@ -212,6 +272,11 @@ pub use self::{
 pub fn send(url: &str, mail: &dyn Mail) -> Result<Delivery, Error> {
     Client::from_url(url)?.send(mail)
 }
+
+// A page, without items, and only there where there are pages.
+#[cfg(any(doc, doctest))]
+#[doc = include_str!("coming_from_aiosmtplib.md")]
+pub mod coming_from_aiosmtplib {}
 
 /// The examples in README compile.
 #[cfg(all(doctest, feature = "async"))]

@@ -18,16 +18,47 @@
 //! Its futures are `Send` and work under any executor: where there is no smol, its reactor runs on a thread of its
 //! own.
 //!
+//! # Many messages
+//!
+//! ```no_run
+//! # use postino::{Raw, aio};
+//! # async fn send(mails: Vec<Raw<'static>>) -> Result<(), postino::Error> {
+//! let mut client = aio::Client::builder("mail.example.org").connect().await?;
+//! let mut batch = client.send_all(mails);
+//! while let Some((number, result)) = batch.next().await {
+//!     match result {
+//!         Ok(delivery) => println!("{number}: {:?}", delivery.queue_id()),
+//!         Err(e) => eprintln!("{number}: {e}"),
+//!     }
+//! }
+//! drop(batch);
+//! client.quit().await
+//! # }
+//! ```
+//!
+//! [`Batch::into_stream`] makes it a `Stream`. A [`Pool`] is for many tasks.
+//!
+//! # What differs
+//!
+//! There is no [`Stopper`](crate::Stopper): one drops the future. The function of [`Builder::oauth_token_with`] gives a
+//! future, and [`Builder::connect_over`] takes any `AsyncRead` and `AsyncWrite`. Files and readers of content are opened and
+//! read on threads that may wait.
+//!
 //! # Cancelling
 //!
 //! Dropping a future closes nothing at once, but leaves a client that refuses further use with
 //! [`Error::NotConnected`]: what was under way may have been half said, and nothing that
-//! comes later could be told from its answer. A message whose future was dropped may have been delivered.
+//! comes later could be told from its answer. A message whose future was dropped may have been delivered. Only
+//! [`Batch::next`] can be called again: the batch still tells what became of each message.
 
 use ::maybe_async::must_be_async as maybe_async;
 
 use crate::Delivery;
 use crate::{Error, Mail};
+
+#[path = "../client/mod.rs"]
+#[allow(clippy::duplicate_mod)] // written once, compiled twice: that is the point
+mod client;
 
 mod batch;
 mod body;
@@ -36,10 +67,6 @@ mod resolve;
 mod stop;
 mod stream;
 mod token;
-
-#[path = "../client/mod.rs"]
-#[allow(clippy::duplicate_mod)] // written once, compiled twice: that is the point
-mod client;
 
 pub use client::{Batch, Builder, Client, Pool, PoolBuilder, Pooled};
 

@@ -2,6 +2,9 @@
 
 use ::maybe_async::must_be_sync as maybe_async;
 
+#[path = "../client/mod.rs"]
+mod client;
+
 mod batch;
 mod body;
 mod gate;
@@ -10,9 +13,6 @@ mod stop;
 mod stream;
 mod token;
 mod transport;
-
-#[path = "../client/mod.rs"]
-mod client;
 
 #[cfg(feature = "dkim")]
 pub(crate) use body::sign;

@@ -20,6 +20,9 @@ use crate::{
 /// [`next`](Batch::next) gives what became of each message, in their order. About as long as the server takes to answer,
 /// the next message is under way already: it is taken from the iterator before the one before it has left.
 ///
+/// A message that is refused, or cannot be sent to this server, ends none but itself; its error is that of
+/// [`Client::send`]. `C` is what the batch sends over: `&mut Client`, or a [`Pooled`](super::Pooled).
+///
 /// Dropping it with messages under way leaves a client that refuses further use, and nobody knows what became of
 /// them; [`finish`](Batch::finish) tells.
 ///
@@ -202,7 +205,7 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
     /// What became of the next message, with its index, counted from 0; `None` when none is left (until there is one
     /// that was [pushed](Batch::push)).
     ///
-    /// The builder's deadline is that of each call.
+    /// The builder's [`deadline`](super::Builder::deadline) is that of each call of `next`, not of the batch.
     #[allow(clippy::should_implement_trait)] // in the blocking world it is an Iterator, too
     pub async fn next(&mut self) -> Option<(usize, Result<Delivery, Error>)> {
         if self.midway {
@@ -238,7 +241,8 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
         }
     }
 
-    /// Takes no more messages, and gives the results of those that were taken, each with its index.
+    /// Takes nothing more from the iterator, and gives the results that are left: of the messages that were taken from it
+    /// already, and of those that were pushed, which are sent. Each comes with its index.
     pub async fn finish(mut self) -> Vec<(usize, Result<Delivery, Error>)> {
         self.closed = true;
         let mut results = Vec::new();

@@ -14,8 +14,9 @@ use crate::{
 
 /// How to reach a server, and how to speak with it. Clones share one TLS connector.
 ///
-/// Nothing is checked until it is used: [`connect`](Builder::connect) and [`send`](Builder::send) refuse what cannot
-/// be, before a connection is made.
+/// It begins with [`Client::builder`], [`Client::from_url`] or [`Client::unix`], and may be used for any number of
+/// connections. Nothing is checked until it is used (but for what stands in a URL): [`connect`](Builder::connect) and
+/// [`send`](Builder::send) refuse what cannot be, before a connection is made.
 #[derive(Debug, Clone)]
 #[must_use]
 pub struct Builder {
@@ -161,7 +162,7 @@ impl Builder {
 
     /// The limit of every wait but the one for the final reply: lookup and connecting together, the TLS handshake, the
     /// greeting, each reply, each block of content (64 KiB) on its way. Each is measured by a clock, whatever drips
-    /// in. Defaults to 60 seconds.
+    /// in. It replaces what was set for one of them before; `Duration::MAX` is no limit. Defaults to 60 seconds.
     pub fn timeout(mut self, limit: Duration) -> Builder {
         self.config.timeouts = Timeouts::all_but_the_final(limit, self.config.timeouts.final_reply);
         self

@@ -10,14 +10,17 @@
 
 use super::{body, gate, maybe_async, resolve, stop, stream, token};
 
+// Documentation shows the methods of a client in this order: what is met first comes first.
+mod session;
+
+mod send;
+
 mod batch;
 mod builder;
 mod commands;
 mod connect;
 mod pool;
 mod run;
-mod send;
-mod session;
 mod tls;
 
 pub use self::{

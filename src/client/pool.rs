@@ -34,7 +34,7 @@ struct Shared {
     gate: Gate<State>,
 }
 
-/// How a [`Pool`] is to be.
+/// How a [`Pool`] is to be: made by [`Pool::builder`].
 #[derive(Debug, Clone)]
 #[must_use]
 pub struct PoolBuilder {
@@ -119,8 +119,8 @@ impl PoolBuilder {
         self
     }
 
-    /// The most messages per second, over all connections; at least one of `per_second` has to be above 0. Defaults to
-    /// no limit.
+    /// The most messages per second, over all connections: each begins at least `1 / per_second` seconds behind the one
+    /// before. Has to be above 0. Counts for [`Pool::send`] only. Defaults to no limit.
     pub fn max_rate(mut self, per_second: f64) -> PoolBuilder {
         let pace = Duration::try_from_secs_f64(1.0 / per_second);
         self.limits.pace = Some(pace.unwrap_or(Duration::MAX));
@@ -208,11 +208,13 @@ impl Pool {
 
 #[maybe_async]
 impl Pool {
-    /// Sends a message over a connection that is free, or a new one.
+    /// Sends a message over a connection that is free, or a new one, when it is its turn by the rate. The builder's
+    /// [`deadline`](Builder::deadline) covers all of it, the wait too.
     ///
     /// # Errors
     ///
-    /// [`Error::Timeout`] with [`Phase::Pool`] if none became free in time; [`Error::PoolClosed`]; those of
+    /// [`Error::Timeout`] with [`Phase::Pool`] if no connection became free in time, or its turn comes behind the deadline;
+    /// nothing was sent then. [`Error::PoolClosed`]; those of
     /// [`Builder::connect`] and of [`Client::send`].
     pub async fn send(&self, mail: &dyn Mail) -> Result<Delivery, Error> {
         let envelope = mail.envelope()?;
@@ -265,7 +267,8 @@ impl Pool {
     }
 
     /// Closes the pool: who waits, or comes later, gets [`Error::PoolClosed`]. Idle connections say QUIT and are closed;
-    /// those in use are closed when they are given back, which is waited for as long as for a connection.
+    /// those in use are closed when they are given back, which is waited for up to the [limit](PoolBuilder::wait_limit) of
+    /// the wait for a connection.
     pub async fn close(&self) {
         let shared = &self.0;
         let idle = shared.gate.with(|state| {

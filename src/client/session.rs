@@ -16,7 +16,11 @@ use crate::{
     proto::{Auth, AuthOptions, Credentials, Farewell, Inbox, Outbox, Simple},
 };
 
-/// A connection to an SMTP server.
+/// A connection to an SMTP server, or an LMTP server.
+///
+/// It begins with a [`Builder`]: by [host](Client::builder), [URL](Client::from_url) or [Unix socket](Client::unix). Once
+/// connected it [sends messages](Client::send), [many of them](Client::send_all), or says
+/// [single commands](#single-commands).
 ///
 /// After an error that leaves it out of step (a lost connection, a timeout, an answer that is no SMTP, a 421), and
 /// after a future of its own that was dropped, it refuses further use with [`Error::NotConnected`]. After a refusal
