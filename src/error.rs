@@ -200,7 +200,7 @@ pub enum Error {
     Protocol {
         /// Where.
         phase: Phase,
-        /// What is wrong.
+        /// What is wrong, with the start of the line that is no reply, if that is it.
         what: Cow<'static, str>,
     },
     /// The connection is closed, or was left in the middle of something (an earlier error, a dropped future). It is

@@ -341,6 +341,14 @@ impl Client {
 }
 
 impl Client {
+    /// What the server said is no reply. The line in question is shown, but in a login: it may repeat a password.
+    fn no_reply(&self, phase: Phase, what: &'static str) -> Error {
+        match phase {
+            Phase::Auth => Error::protocol(phase, what),
+            _ => Error::protocol(phase, format!("{what}: \"{}\"", self.inbox.rejected_line())),
+        }
+    }
+
     /// Hands all replies at hand to the dialogue. True if there was one.
     fn hear(&mut self, talk: &mut (dyn Dialogue + Send)) -> Result<bool, Error> {
         let mut heard = false;
@@ -348,7 +356,7 @@ impl Client {
             let reply = match self.inbox.next_reply() {
                 Ok(Some(reply)) => reply,
                 Ok(None) => return Ok(heard),
-                Err(what) => return Err(Error::protocol(talk.phase(), what)),
+                Err(what) => return Err(self.no_reply(talk.phase(), what)),
             };
             log::debug!(target: "postino", "#{} S: {}", self.number, talk.keep(reply));
             heard = true;

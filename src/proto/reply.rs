@@ -9,6 +9,9 @@ pub const MAX_LINES: usize = 512;
 /// The longest reply, in octets with all its lines.
 pub const MAX_REPLY: usize = 65_536;
 
+/// So much of a line that is no reply is shown, in octets.
+const MAX_SHOWN: usize = 128;
+
 /// So much of a reply is kept in any case, in octets.
 const SHORT: usize = 128;
 
@@ -199,15 +202,21 @@ impl fmt::Display for ReplyRef<'_> {
         write!(f, "{}", self.code)?;
         for line in self.text_lines().filter(|line| !line.is_empty()) {
             f.write_str(" ")?;
-            for c in String::from_utf8_lossy(line).chars() {
-                match c.is_control() {
-                    true => write!(f, "{}", c.escape_default())?,
-                    false => write!(f, "{c}")?,
-                }
-            }
+            show(line, f)?;
         }
         Ok(())
     }
+}
+
+/// Octets as a terminal can show them: none plays with it.
+fn show(octets: &[u8], f: &mut dyn fmt::Write) -> fmt::Result {
+    for c in String::from_utf8_lossy(octets).chars() {
+        match c.is_control() {
+            true => write!(f, "{}", c.escape_default())?,
+            false => write!(f, "{c}")?,
+        }
+    }
+    Ok(())
 }
 
 /// An enhanced status code: class, subject, detail (RFC 3463), as in `5.1.1`.
@@ -322,6 +331,17 @@ impl Inbox {
             return Err("a reply that is too long");
         }
         Ok(None)
+    }
+
+    /// For the text of an error: the start of the line that is [no reply](Inbox::next_reply), as a terminal can show
+    /// it. Where it answers a login it may hold a password.
+    #[must_use]
+    pub fn rejected_line(&self) -> String {
+        let line = &self.buf[self.from + self.partial.line..self.to];
+        let line = line.split(|b| *b == b'\n').next().unwrap_or_default().trim_ascii_end();
+        let mut shown = String::new();
+        show(&line[..line.len().min(MAX_SHOWN)], &mut shown).expect("a String takes everything");
+        shown
     }
 }
 
@@ -467,6 +487,23 @@ mod tests {
     fn threat_27_a_reply_cannot_play_with_the_terminal() {
         let reply = Reply::parse(b"550-\x1b[2J\r\n550 a\rb \xc2\x9b c\r\n").unwrap();
         assert_eq!(reply.to_string(), "550 \\u{1b}[2J a\\rb \\u{9b} c");
+    }
+
+    #[test]
+    fn behaviour_46_the_start_of_a_line_that_is_no_reply_can_be_shown() {
+        let rejected = |bytes: &[u8]| {
+            let mut inbox = Inbox { buf: bytes.to_vec(), from: 0, to: bytes.len(), ..Inbox::default() };
+            while let Ok(Some(_)) = inbox.next_reply() {}
+            inbox.rejected_line()
+        };
+        assert_eq!(
+            rejected(b"250 ok\r\n250-a\r\nhello\x1b[2J \xff\r\n250 b\r\n"),
+            "hello\\u{1b}[2J \u{fffd}"
+        );
+        assert_eq!(rejected(b"250-a\r\n550 b\n"), "550 b");
+        assert_eq!(rejected(b"\r\n250 ok\r\n"), "");
+        assert_eq!(rejected(&[b'2'; 2 * MAX_REPLY]).len(), MAX_SHOWN);
+        assert_eq!(rejected(&b"250-x\r\n".repeat(MAX_LINES + 1)), "250-x");
     }
 
     #[test]

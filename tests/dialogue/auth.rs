@@ -1,6 +1,9 @@
 //! Logins: mechanisms, refusals, and where secrets must not be seen.
 
-use std::sync::mpsc;
+use std::{
+    sync::mpsc,
+    time::{Duration, Instant},
+};
 
 use postino::{Error, Phase};
 
@@ -62,7 +65,7 @@ fn text_goes_out_as_utf_8_and_octets_as_they_are() {
 }
 
 #[test]
-fn threat_66_login_prompts_are_answered_by_their_place() {
+fn behaviour_67_threat_66_login_prompts_are_answered_by_their_place() {
     for (first, second) in [
         ("VXNlcm5hbWU6", "UGFzc3dvcmQ6"),
         ("", ""),
@@ -159,7 +162,7 @@ fn threat_64_what_was_refused_is_not_cancelled() {
 }
 
 #[test]
-fn threat_64_a_challenge_too_many_is_cancelled_once() {
+fn behaviour_68_threat_64_a_challenge_too_many_is_cancelled_once() {
     let server = Server::playing(
         "-- hello AUTH PLAIN
          C: AUTH PLAIN AHVzZXIAc2VjcmV0
@@ -195,7 +198,7 @@ fn threat_65_challenges_without_end_are_given_up() {
 }
 
 #[test]
-fn threat_52_a_login_takes_235_only() {
+fn behaviour_68_threat_52_a_login_takes_235_only() {
     for answer in ["250 ok", "220 ok", "354 go on"] {
         let server = Server::playing(format!(
             "-- hello AUTH PLAIN
@@ -345,7 +348,7 @@ fn secret_login(server: &Server) -> Builder {
 }
 
 #[test]
-fn threat_70_no_log_shows_a_password() {
+fn better_threat_70_no_log_shows_a_password() {
     let server = Server::playing(
         "-- hello AUTH LOGIN PLAIN
          C: AUTH PLAIN AGNhcm9sAGh1bnRlcjItaXMtYS1wYXNzd29yZA==
@@ -446,4 +449,69 @@ fn a_login_over_a_closed_connection_is_not_refused_for_good() {
     client.close();
     let error = block_on(client.login("user", "secret")).unwrap_err();
     assert!(matches!(error, Error::NotConnected) && error.is_transient(), "{error:?}");
+}
+
+#[test]
+fn behaviour_64_without_auth_the_error_says_so_and_in_clear_it_hints_at_tls() {
+    let server = Server::playing("-- hello\nC: NOOP\nS: 250 ok");
+    let mut client = connect(&server);
+    let error = block_on(client.login("user", "secret")).unwrap_err();
+    assert_eq!(error.to_string(), "the server offers no login; perhaps it offers more under TLS");
+    assert_open(&mut client);
+}
+
+#[cfg(feature = "native-tls")]
+#[test]
+fn behaviour_64_without_auth_under_tls_there_is_no_such_hint() {
+    let server = Server::playing("-- tls good\n-- hello\nC: NOOP\nS: 250 ok");
+    let builder = builder(&server).security(postino::Security::Implicit);
+    let mut client = block_on(builder.ca_certificate(crate::support::tls::CA).connect()).unwrap();
+    let error = block_on(client.login("user", "secret")).unwrap_err();
+    assert_eq!(error.to_string(), "the server offers no login");
+    assert_open(&mut client);
+}
+
+#[test]
+fn behaviour_65_without_a_mechanism_in_common_the_error_names_those_of_the_server() {
+    let server = Server::playing("-- hello AUTH GSSAPI NTLM\nC: NOOP\nS: 250 ok");
+    let mut client = connect(&server);
+    let error = block_on(client.login("user", "secret")).unwrap_err().to_string();
+    assert!(error.contains("no way to log in") && error.contains("GSSAPI NTLM"), "{error}");
+    assert_open(&mut client);
+}
+
+#[test]
+fn behaviour_69_each_step_of_a_login_has_its_limit() {
+    let limit = Duration::from_millis(300);
+    for steps in [
+        "C: AUTH LOGIN",
+        "C: AUTH LOGIN\nS: 334\nC: dXNlcg==",
+        "C: AUTH LOGIN\nS: 334\nC: dXNlcg==\nS: 334\nC: c2VjcmV0",
+    ] {
+        let server = Server::playing(format!("-- hello AUTH LOGIN\n{steps}\n-- silence"));
+        let mut client = block_on(builder(&server).timeout(limit).connect()).unwrap();
+        let start = Instant::now();
+        let error = block_on(client.login("user", "secret")).unwrap_err();
+        assert!(matches!(error, Error::Timeout(Phase::Auth)), "{steps}: {error:?}");
+        assert!(start.elapsed() >= limit * 9 / 10 && start.elapsed() < limit * 10, "{:?}", start.elapsed());
+        assert_closed(&mut client);
+    }
+}
+
+#[test]
+fn threat_71_a_server_that_repeats_the_password_in_what_is_no_reply_puts_it_into_no_error_and_no_log() {
+    for form in FORMS {
+        for start in ["no reply: ", "235-welcome\r\n", "235 welcome\r\n"] {
+            let server = Server::running(move |peer| {
+                peer.play("-- hello AUTH PLAIN");
+                peer.line().unwrap();
+                peer.say(format!("{start}{form}\r\n"));
+            });
+            let error = connect_error(&secret_login(&server));
+            assert!(matches!(error, Error::Protocol { phase: Phase::Auth, .. }), "{error:?}");
+            let source = error.source().map(ToString::to_string);
+            assert_secret(&format!("{error} {error:?} {source:?}"));
+        }
+    }
+    assert_nothing_logged();
 }

@@ -4,6 +4,10 @@ use std::{
     fs,
     io::{self, Read},
     path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use email_format::Email;
@@ -360,7 +364,7 @@ fn behaviour_80_an_email_goes_to_its_bcc_without_saying_so() {
 }
 
 #[test]
-fn a_message_for_nobody_is_refused_before_mail() {
+fn better_a_message_for_nobody_is_refused_before_mail() {
     let server = Server::playing("-- hello\nC: NOOP\nS: 250 ok");
     let mut client = connect(&server);
     let mut email = email();
@@ -380,4 +384,38 @@ fn a_refusal_in_the_midst_of_a_reader_ends_the_connection() {
     let error = send_error(&mut client, &Raw::reader(envelope(&["bob@example.org"]), io::repeat(b'a')));
     assert_eq!(refusal(cause(&error)), (Phase::Body, 552));
     assert_closed(&mut client);
+}
+
+#[test]
+fn behaviour_88_octets_go_out_as_they_are_but_for_line_ends_and_dots() {
+    let all: Vec<u8> = (1..=255).filter(|octet| !b"\r\n".contains(octet)).collect();
+    let sent = [&all[..], b"\n.", &all, b"\n"].concat();
+    let expected = [&all[..], b"\r\n..", &all, b"\r\n"].concat();
+    assert_eq!(wire("8BITMIME", &text(&sent)), expected);
+    let reader = Raw::reader(envelope(&["bob@example.org"]), InPieces(sent, 7));
+    assert_eq!(wire("8BITMIME", &reader), expected);
+}
+
+/// Counts what is read of it.
+struct Counted(Arc<AtomicUsize>);
+
+impl Read for Counted {
+    fn read(&mut self, room: &mut [u8]) -> io::Result<usize> {
+        self.0.fetch_add(room.len(), Ordering::SeqCst);
+        room.fill(b'a');
+        Ok(room.len())
+    }
+}
+
+#[test]
+fn better_a_reader_is_read_no_further_than_the_server_takes_it_and_what_buffers_hold() {
+    let server = Server::cramped(|peer| {
+        peer.may_run_ahead = true;
+        peer.play("-- hello\n-- envelope\nC: DATA\nS: 354 go on\n-- read 10000000\nS: 552 enough\n-- ignore");
+    });
+    let read = Arc::new(AtomicUsize::new(0));
+    let mail = Raw::reader(envelope(&["bob@example.org"]), Counted(read.clone()).take(10_000_000_000));
+    assert_eq!(refusal(cause(&send_error(&mut connect(&server), &mail))), (Phase::Body, 552));
+    let read = read.load(Ordering::SeqCst);
+    assert!((10_000_000..100_000_000).contains(&read), "{read} octets are in memory, or were");
 }

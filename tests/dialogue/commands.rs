@@ -120,7 +120,7 @@ fn behaviour_24_the_same_loss_without_quit_is_an_error() {
 }
 
 #[test]
-fn behaviour_25_quit_closes_whatever_its_answer() {
+fn better_behaviour_25_quit_closes_whatever_its_answer() {
     for answer in ["250 ok", "500 what?", "421 bye", "354 go on"] {
         let server = Server::playing(format!("-- hello\nC: QUIT\nS: {answer}"));
         let mut client = connect(&server);
@@ -217,7 +217,7 @@ fn behaviour_33_case_does_not_matter() {
 }
 
 #[test]
-fn ehlo_learns_anew_and_helo_forgets() {
+fn behaviour_30_ehlo_by_hand_learns_anew_unless_it_is_refused_and_helo_forgets() {
     let server = Server::playing(
         "-- hello SIZE 5, CHUNKING
          C: EHLO other.example.org
@@ -225,6 +225,8 @@ fn ehlo_learns_anew_and_helo_forgets() {
          S: 250 PIPELINING
          C: EHLO client.example.org
          S: 550 not now
+         C: HELO client.example.org
+         S: 550 nor so
          C: HELO [192.0.2.1]
          S: 250 hello",
     );
@@ -234,7 +236,9 @@ fn ehlo_learns_anew_and_helo_forgets() {
     assert!(client.supports("PIPELINING") && !client.supports("CHUNKING"));
     // RFC 5321 §4.1.4: the server stays in the state it was in.
     assert_eq!(refusal(&block_on(client.ehlo(None)).unwrap_err()), (Phase::Hello, 550));
+    assert_eq!(refusal(&block_on(client.helo(None)).unwrap_err()), (Phase::Hello, 550));
     assert!(client.supports("PIPELINING") && client.is_esmtp());
+    assert_eq!(client.hello_reply().unwrap().text(), "mail.example.org\nPIPELINING");
     block_on(client.helo(Some("[192.0.2.1]"))).unwrap();
     assert!(!client.supports("PIPELINING") && !client.is_esmtp());
     assert_eq!(client.hello_reply().unwrap().text(), "hello");
@@ -299,7 +303,7 @@ fn behaviour_36_smtputf8_that_is_not_offered_is_not_asked_for() {
 }
 
 #[test]
-fn smtputf8_is_added_once_where_it_is_needed() {
+fn behaviour_84_smtputf8_is_added_once_where_it_is_needed() {
     let server = Server::playing(
         "-- hello SMTPUTF8
          C: VRFY jörg SMTPUTF8
@@ -522,7 +526,9 @@ fn behaviour_46_a_line_without_a_code_is_no_reply() {
     for line in ["hello", "+25 ok", "25 ok", "2500 ok", "\\n"] {
         let server = one("NOOP", line);
         let mut client = connect(&server);
-        assert!(matches!(block_on(client.noop()), Err(Error::Protocol { phase: Phase::Noop, .. })), "{line}");
+        let error = block_on(client.noop()).unwrap_err();
+        assert!(matches!(error, Error::Protocol { phase: Phase::Noop, .. }), "{line}: {error:?}");
+        assert!(line == "\\n" || error.to_string().contains(line), "{error} does not show {line}");
         assert_closed(&mut client);
     }
 }
@@ -750,7 +756,7 @@ fn refused_content_leaves_the_connection_in_step() {
 }
 
 #[test]
-fn a_421_to_content_is_its_refusal_and_closes() {
+fn better_a_421_to_content_is_its_refusal_and_closes() {
     let server = Server::playing("-- hello\nC: DATA\nS: 354 go on\n-- body\nS: 421 bye");
     let mut client = connect(&server);
     let error = block_on(client.data("Hello")).unwrap_err();

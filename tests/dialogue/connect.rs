@@ -161,6 +161,17 @@ fn behaviour_11_setters_are_kept_for_the_next_connection() {
 }
 
 #[test]
+fn behaviour_11_limits_are_kept_for_the_next_connection() {
+    let server = Server::playing_in_turn(["-- hello", "-- hello\nC: NOOP\n-- silence"]);
+    let mut client = block_on(builder(&server).timeout(SHORT).connect()).unwrap();
+    client.close();
+    block_on(client.reconnect()).unwrap();
+    let start = Instant::now();
+    assert!(matches!(block_on(client.noop()), Err(Error::Timeout(Phase::Noop))));
+    assert!(start.elapsed() >= SHORT * 9 / 10 && start.elapsed() < PATIENCE, "{:?}", start.elapsed());
+}
+
+#[test]
 fn behaviour_14_names_that_could_smuggle_are_refused() {
     for name in ["", " ", "a b", "a\nb", "a\r\nMAIL FROM:<x@y>", "a\tb", "a\0b", "a\x7fb"] {
         let refused = Client::builder("127.0.0.1").port(closed().port()).hello_name(name);

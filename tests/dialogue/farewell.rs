@@ -157,7 +157,7 @@ fn the_url_is_all_it_takes() {
 }
 
 #[test]
-fn quit_says_goodbye_and_closes() {
+fn behaviour_18_quit_says_goodbye_and_closes() {
     let server = Server::playing("-- hello\nC: QUIT\nS: 221 bye");
     let mut client = connect(&server);
     block_on(client.quit()).unwrap();
@@ -218,7 +218,7 @@ fn close_says_nothing() {
 }
 
 #[test]
-fn dropping_says_nothing() {
+fn behaviour_18_dropping_says_nothing() {
     let server = Server::playing("-- hello");
     drop(connect(&server));
 }
@@ -243,4 +243,29 @@ fn a_goodbye_that_is_answered_with_the_message_is_no_protocol_error() {
     assert_eq!(delivery.queue_id(), Some("Q1"));
     assert!(!journal::lines_with("S: 250 goodbye, queued as Q1").is_empty(), "the log is kept");
     assert!(journal::lines_with("said with it").iter().all(|line| !line.contains("closing")));
+}
+
+#[test]
+fn behaviour_20_quit_behind_a_quit_or_a_loss_says_nothing_and_is_no_error() {
+    let server = Server::playing("-- hello\nC: QUIT\nS: 221 bye");
+    let mut client = connect(&server);
+    block_on(client.quit()).unwrap();
+    block_on(client.quit()).unwrap();
+    drop(server);
+
+    let server = Server::playing("-- hello\nC: NOOP\n-- fin");
+    let mut client = connect(&server);
+    block_on(client.noop()).unwrap_err();
+    block_on(client.quit()).unwrap();
+}
+
+#[test]
+fn behaviour_93_one_call_connects_sends_and_says_goodbye_and_another_does_it_again() {
+    let session =
+        "-- hello\n-- envelope\nC: DATA\nS: 354 go on\nC: Hello\nC: .\nS: 250 ok\nC: QUIT\nS: 221 bye";
+    let server = Server::playing_in_turn([session, session]);
+    let builder = builder(&server);
+    for _ in 0..2 {
+        assert_eq!(block_on(builder.send(&mail())).unwrap().outcome(), Outcome::Accepted);
+    }
 }

@@ -79,13 +79,13 @@ fn answered(answer: &str) {
 }
 
 #[test]
-fn threat_48_several_codes_in_one_reply_are_an_error() {
+fn better_threat_48_several_codes_in_one_reply_are_an_error() {
     answered("S: 250-fine\nS: 550 no");
     answered("S: 250-fine\nS: 251-fine\nS: 250 fine");
 }
 
 #[test]
-fn threat_49_what_is_no_code_is_an_error() {
+fn better_threat_49_what_is_no_code_is_an_error() {
     for code in
         ["25", "2500", "abc", "099", "150", "600", "+25", "-25", " 250", "25O", "٢٥٠", r"250\0", "250x"]
     {
@@ -251,7 +251,7 @@ fn threat_83_an_idle_connection_that_was_closed_is_noticed_before_anything_is_sa
 }
 
 #[test]
-fn threat_55_a_421_ends_the_connection_and_is_kept() {
+fn better_threat_55_a_421_ends_the_connection_and_is_kept() {
     let mail = "-- hello\nC: MAIL FROM:<alice@example.org>\n";
     let rcpt = "S: 250 ok\nC: RCPT TO:<a@example.org>\n";
     let data = "S: 250 ok\nC: RCPT TO:<b@example.org>\nS: 250 ok\nC: DATA\n";
@@ -273,7 +273,7 @@ fn threat_55_a_421_ends_the_connection_and_is_kept() {
 }
 
 #[test]
-fn threat_55_a_421_to_the_end_of_the_message_is_a_refusal() {
+fn better_threat_55_a_421_to_the_end_of_the_message_is_a_refusal() {
     let server = Server::playing(format!("{UP_TO_THE_BODY}-- body\nS: 421 shutting down"));
     let mut client = connect(&server);
     let error = send_error(&mut client, &mail());
@@ -284,7 +284,7 @@ fn threat_55_a_421_to_the_end_of_the_message_is_a_refusal() {
 }
 
 #[test]
-fn threat_55_a_421_under_pipelining_is_not_the_recipients_refusal() {
+fn better_threat_55_a_421_under_pipelining_is_not_the_recipients_refusal() {
     let server = Server::playing(
         "-- hello PIPELINING
          C: MAIL FROM:<alice@example.org>

@@ -10,6 +10,7 @@ mod commands;
 mod compose;
 mod connect;
 mod farewell;
+mod headers;
 mod hello;
 mod hostile;
 mod limits;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use postino::{Address, Envelope, Error, MailOption, Raw, RcptOption, Ret, WhenLate};
+use postino::{Address, Envelope, Error, MailOption, Phase, Raw, RcptOption, Ret, WhenLate};
 
 use super::*;
 
@@ -121,7 +121,7 @@ fn times_beyond_what_the_server_takes_are_refused_before_anything_is_sent() {
 }
 
 #[test]
-fn options_go_with_each_part_of_a_message() {
+fn better_options_go_with_each_part_of_a_message() {
     let part = |name: &str, notify: &str| {
         format!(
             "C: MAIL FROM:<alice@example.org> RET=FULL
@@ -146,5 +146,90 @@ fn options_go_with_each_part_of_a_message() {
         .and_then(|e| e.recipient_options(report))
         .and_then(|e| e.recipient_option(1, RcptOption::NotifyNever))
         .unwrap();
+    accept(&mut connect(&server), &hello(envelope));
+}
+
+#[test]
+fn behaviour_72_one_recipient_is_enough_and_a_message_keeps_what_was_asked_for() {
+    let one = "C: MAIL FROM:<alice@example.org> RET=HDRS X-OWN=1
+         S: 250 ok
+         C: RCPT TO:<bob@example.org> NOTIFY=NEVER
+         S: 250 ok
+         C: DATA
+         S: 354 go on
+         C: Hello
+         C: .
+         S: 250 ok\n";
+    let server = Server::playing(format!("-- hello SMTPUTF8, 8BITMIME, DSN\n{one}{one}"));
+    let mut client = connect(&server);
+    let envelope = bob()
+        .option(MailOption::Ret(Ret::Headers))
+        .and_then(|e| e.option(MailOption::Raw("X-OWN=1".into())))
+        .and_then(|e| e.recipient_options(RcptOption::NotifyNever))
+        .unwrap();
+    let mail = hello(envelope.clone());
+    accept(&mut client, &mail);
+    accept(&mut client, &mail);
+    assert_eq!(mail.envelope().unwrap(), envelope);
+}
+
+#[test]
+fn behaviour_78_an_option_that_the_server_does_not_know_is_its_refusal_of_the_sender() {
+    let server = Server::playing(
+        "-- hello
+         C: MAIL FROM:<alice@example.org> X-OWN=1
+         S: 555 5.5.4 what?
+         C: RSET
+         S: 250 ok
+         C: NOOP
+         S: 250 ok",
+    );
+    let mut client = connect(&server);
+    let mail = hello(bob().option(MailOption::Raw("X-OWN=1".into())).unwrap());
+    let error = send_error(&mut client, &mail);
+    assert_eq!(refusal(cause(&error)), (Phase::Mail, 555));
+    assert_open(&mut client);
+}
+
+#[test]
+fn behaviour_78_an_option_of_a_recipient_that_the_server_does_not_know_is_its_refusal() {
+    let server = Server::playing(
+        "-- hello
+         C: MAIL FROM:<alice@example.org>
+         S: 250 ok
+         C: RCPT TO:<bob@example.org> X-OWN
+         S: 555 5.5.4 what?
+         C: RSET
+         S: 250 ok
+         C: NOOP
+         S: 250 ok",
+    );
+    let mut client = connect(&server);
+    let mail = hello(bob().recipient_options(RcptOption::Raw("X-OWN".into())).unwrap());
+    let error = send_error(&mut client, &mail);
+    assert_eq!(refusal(cause(&error)), (Phase::Recipient, 555));
+    assert_eq!(error.delivery().unwrap().refused().count(), 1);
+    assert_open(&mut client);
+}
+
+#[test]
+fn behaviour_84_smtputf8_is_said_by_itself_and_cannot_be_said_twice() {
+    for option in ["SMTPUTF8", "smtputf8", "SIZE=1", "BODY=8BITMIME"] {
+        let error = bob().option(MailOption::Raw(option.into())).unwrap_err();
+        assert!(matches!(error, Error::Config(_)), "{option}: {error:?}");
+    }
+    let server = Server::playing(
+        "-- hello SMTPUTF8
+         C: MAIL FROM:<j\u{f6}rg@example.org> SMTPUTF8
+         S: 250 ok
+         C: RCPT TO:<j\u{fc}rgen@example.org>
+         S: 250 ok
+         C: DATA
+         S: 354 go on
+         C: Hello
+         C: .
+         S: 250 ok",
+    );
+    let envelope = Envelope::new("j\u{f6}rg@example.org", ["j\u{fc}rgen@example.org"]).unwrap();
     accept(&mut connect(&server), &hello(envelope));
 }

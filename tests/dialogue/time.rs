@@ -65,7 +65,7 @@ fn threat_57_a_dripping_greeting_ends_at_its_limit() {
 }
 
 #[test]
-fn threat_57_a_dripping_greeting_ends_at_the_deadline() {
+fn better_threat_57_a_dripping_greeting_ends_at_the_deadline() {
     let server = dripping_at("", "220");
     assert_eq!(timeout(&in_time(|| connect_error(&builder(&server).deadline(SHORT)))), Phase::Greeting);
 }
@@ -84,13 +84,13 @@ fn threat_57_a_dripping_ehlo_ends_at_its_limit() {
 }
 
 #[test]
-fn threat_57_a_dripping_ehlo_ends_at_the_deadline() {
+fn better_threat_57_a_dripping_ehlo_ends_at_the_deadline() {
     let server = dripping_at("S: 220 hi\nC: EHLO client.example.org\n", "250");
     assert_eq!(timeout(&in_time(|| connect_error(&builder(&server).deadline(SHORT)))), Phase::Hello);
 }
 
 #[test]
-fn threat_85_silence_costs_one_limit_and_is_followed_by_nothing() {
+fn behaviour_19_threat_85_silence_costs_one_limit_and_is_followed_by_nothing() {
     let server = Server::playing("-- hello\nC: MAIL FROM:<alice@example.org>\n-- silence");
     let mut client = block_on(builder(&server).timeout(SHORT).connect()).unwrap();
     let error = in_time(|| {
@@ -120,7 +120,7 @@ fn threat_57_a_dripping_reply_ends_at_its_limit() {
 const UP_TO_THE_END: &str = "-- hello\n-- envelope\nC: DATA\nS: 354 go on\n-- body\n";
 
 #[test]
-fn threat_40_silence_behind_the_message_ends_at_its_limit_and_in_doubt() {
+fn better_threat_40_silence_behind_the_message_ends_at_its_limit_and_in_doubt() {
     let server = Server::playing(format!("{UP_TO_THE_END}-- silence"));
     let mut client = block_on(builder(&server).final_reply_timeout(SHORT).connect()).unwrap();
     let error = in_time(|| send_error(&mut client, &mail()));
@@ -129,7 +129,7 @@ fn threat_40_silence_behind_the_message_ends_at_its_limit_and_in_doubt() {
 }
 
 #[test]
-fn threat_57_a_dripping_final_reply_ends_at_the_deadline_and_in_doubt() {
+fn better_threat_57_a_dripping_final_reply_ends_at_the_deadline_and_in_doubt() {
     let server = dripping_at(UP_TO_THE_END, "250");
     let mut client = block_on(builder(&server).deadline(SHORT).connect()).unwrap();
     let error = in_time(|| send_error(&mut client, &mail()));
@@ -145,7 +145,7 @@ fn threat_57_a_dripping_final_reply_ends_at_its_limit() {
 }
 
 #[test]
-fn threat_41_the_final_reply_has_a_limit_of_its_own() {
+fn better_threat_41_the_final_reply_has_a_limit_of_its_own() {
     let server = Server::playing(format!("{UP_TO_THE_END}-- pause\n-- pause\n-- pause\n-- pause\nS: 250 ok"));
     let mut client =
         block_on(builder(&server).timeout(SHORT / 3).final_reply_timeout(PATIENCE).connect()).unwrap();
@@ -242,6 +242,15 @@ fn behaviour_42_a_limit_of_zero_ends_at_once() {
 fn swallow(peer: &mut Peer) {
     peer.may_run_ahead = true;
     peer.play("-- hello\n-- envelope\nC: DATA\nS: 354 go on\n-- ignore");
+}
+
+#[test]
+fn behaviour_42_the_longest_duration_is_no_limit() {
+    let server = Server::playing("-- hello\nC: NOOP\n-- pause\nS: 250 ok\nC: NOOP\n-- pause\nS: 250 ok");
+    let builder = builder(&server).timeout(Duration::MAX).final_reply_timeout(Duration::MAX);
+    let mut client = block_on(builder.deadline(Duration::MAX).connect()).unwrap();
+    assert_open(&mut client);
+    block_on(client.within(Duration::MAX).noop()).unwrap();
 }
 
 #[test]

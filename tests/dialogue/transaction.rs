@@ -32,7 +32,7 @@ fn without_pipelining_every_command_waits_for_its_reply() {
 }
 
 #[test]
-fn with_pipelining_the_envelope_is_one_flight() {
+fn better_with_pipelining_the_envelope_is_one_flight() {
     let server = Server::playing(
         "-- hello PIPELINING
          C: MAIL FROM:<alice@example.org>
@@ -82,7 +82,7 @@ fn behaviour_91_many_messages_go_over_one_connection() {
 }
 
 #[test]
-fn threat_74_a_refused_recipient_does_not_stop_the_others() {
+fn behaviour_76_threat_74_a_refused_recipient_does_not_stop_the_others() {
     let server = Server::playing(
         "-- hello PIPELINING
          C: MAIL FROM:<alice@example.org>
@@ -111,7 +111,7 @@ fn threat_74_a_refused_recipient_does_not_stop_the_others() {
 }
 
 #[test]
-fn all_recipients_refused_in_lock_step_means_no_data() {
+fn behaviour_76_all_recipients_refused_is_an_error_with_every_reply() {
     let server = Server::playing(
         "-- hello
          C: MAIL FROM:<alice@example.org>
@@ -241,7 +241,7 @@ fn behaviour_77_refused_data_is_followed_by_rset() {
 }
 
 #[test]
-fn a_message_that_is_refused_at_its_end_leaves_the_connection_for_the_next() {
+fn behaviour_77_a_message_that_is_refused_at_its_end_is_followed_by_rset_and_the_next() {
     for (end, transient) in [("550 5.7.1 spam", false), ("451 4.3.0 later", true)] {
         let server = Server::playing(format!(
             "-- hello PIPELINING
@@ -331,7 +331,7 @@ fn all_or_nothing_sends_nothing_when_one_was_refused() {
 }
 
 #[test]
-fn the_null_sender_is_an_empty_path() {
+fn behaviour_38_the_null_sender_is_an_empty_path() {
     let server = Server::playing(
         "-- hello
          C: MAIL FROM:<>
@@ -351,7 +351,7 @@ fn the_null_sender_is_an_empty_path() {
 }
 
 #[test]
-fn the_size_is_told_where_it_is_of_interest() {
+fn better_the_size_counts_line_ends_as_crlf_and_no_doubled_dots() {
     let server = Server::playing(
         "-- hello SIZE 1000
          C: MAIL FROM:<alice@example.org> SIZE=10
@@ -414,7 +414,7 @@ fn threat_44_a_552_to_mail_is_a_refusal() {
 }
 
 #[test]
-fn body_8bitmime_is_said_when_it_is_needed_only() {
+fn better_body_8bitmime_is_said_when_it_is_needed_only() {
     let script = "-- hello 8BITMIME
          C: MAIL FROM:<alice@example.org>
          S: 250 ok
@@ -441,7 +441,7 @@ fn body_8bitmime_is_said_when_it_is_needed_only() {
 }
 
 #[test]
-fn threat_35_eight_bits_without_8bitmime_are_refused_before_mail() {
+fn better_threat_35_eight_bits_without_8bitmime_are_refused_before_mail() {
     let server = Server::playing(
         "-- hello
          C: NOOP
@@ -467,7 +467,7 @@ fn threat_34_a_nul_is_refused_before_mail() {
 }
 
 #[test]
-fn smtputf8_is_said_when_an_address_needs_it_only() {
+fn behaviour_84_smtputf8_is_said_when_an_address_needs_it_only() {
     let server = Server::playing(
         "-- hello SMTPUTF8
          -- envelope
@@ -490,7 +490,7 @@ fn smtputf8_is_said_when_an_address_needs_it_only() {
 }
 
 #[test]
-fn threat_80_an_address_beyond_ascii_without_smtputf8_is_refused_before_mail() {
+fn behaviour_75_threat_80_an_address_beyond_ascii_without_smtputf8_is_refused_before_mail() {
     let server = Server::playing(
         "-- hello 8BITMIME
          C: NOOP
@@ -595,4 +595,76 @@ fn a_message_refused_for_good_is_not_transient_for_one_recipient_that_was() {
     );
     let error = send_error(&mut connect(&server), &mail_to(&["later@example.org", "bob@example.org"]));
     assert!(error.is_permanent() && !error.is_transient(), "{error:?}");
+}
+
+const DATA: &str = "C: DATA\nS: 354 go on\nC: Hello\nC: .\n";
+
+#[test]
+fn behaviour_90_what_happens_to_one_client_does_not_touch_another() {
+    let servers = [
+        Server::playing(format!(
+            "-- hello\n-- envelope\nC: NOOP\nS: 250 ok\n-- envelope\n{DATA}S: 250 first"
+        )),
+        Server::playing(format!("-- hello\n-- envelope\n{DATA}S: 550 second\nC: RSET\nS: 250 ok")),
+        Server::playing("-- hello\nC: MAIL FROM:<alice@example.org>\n-- fin"),
+    ];
+    let mut clients = servers.each_ref().map(connect);
+    block_on(clients[0].mail("alice@example.org", &[])).unwrap();
+    assert_eq!(outcome(&send_error(&mut clients[2], &mail())), Outcome::NotSent);
+    block_on(clients[0].rcpt("bob@example.org", &[])).unwrap();
+    assert_eq!(outcome(&send_error(&mut clients[1], &mail())), Outcome::Refused);
+    assert_open(&mut clients[0]);
+    block_on(clients[0].mail("alice@example.org", &[])).unwrap();
+    block_on(clients[0].rcpt("bob@example.org", &[])).unwrap();
+    assert_eq!(block_on(clients[0].data("Hello\n")).unwrap().text(), "first");
+}
+
+#[test]
+fn behaviour_92_the_final_reply_is_given_with_its_queue_id() {
+    let server = Server::playing(format!(
+        "-- hello\n-- envelope\n{DATA}S: 250-2.6.0 thanks\nS: 250 2.6.0 queued as 4711"
+    ));
+    let delivery = deliver(&mut connect(&server), &mail()).unwrap();
+    assert_eq!(delivery.reply().unwrap().text(), "2.6.0 thanks\n2.6.0 queued as 4711");
+    assert_eq!(delivery.queue_id(), Some("4711"));
+}
+
+#[test]
+fn better_recipients_come_from_any_iterator_and_are_checked_before_mail() {
+    let names = ["a", "b"].iter().map(|name| format!("{name}@example.org"));
+    assert!(matches!(Envelope::new("alice@example.org", names.clone().take(0)), Err(Error::NoRecipients)));
+    let spoilt = names.clone().chain(["no address".to_owned()]);
+    assert!(matches!(Envelope::new("alice@example.org", spoilt), Err(Error::Address { .. })));
+    let server = Server::playing(format!(
+        "-- hello
+         C: MAIL FROM:<alice@example.org>
+         S: 250 ok
+         C: RCPT TO:<a@example.org>
+         S: 250 ok
+         C: RCPT TO:<b@example.org>
+         S: 250 ok
+         {DATA}S: 250 ok"
+    ));
+    let envelope = Envelope::new("alice@example.org", names).unwrap();
+    accept(&mut connect(&server), &Raw::bytes(envelope, b"Hello\r\n"));
+}
+
+#[test]
+fn better_refused_recipients_are_named_in_the_text_of_the_error() {
+    let server = Server::playing(
+        "-- hello
+         C: MAIL FROM:<alice@example.org>
+         S: 250 ok
+         C: RCPT TO:<a@example.org>
+         S: 550 5.1.1 nobody here
+         C: RCPT TO:<b@example.org>
+         S: 550 5.1.1 nobody there
+         C: RSET
+         S: 250 ok",
+    );
+    let error = send_error(&mut connect(&server), &mail_to(&["a@example.org", "b@example.org"]));
+    assert_eq!(error.to_string(), "the message was refused, for a@example.org and 1 more");
+    assert!(cause(&error).to_string().ends_with("550 5.1.1 nobody here"), "{}", cause(&error));
+    let each: Vec<_> = error.delivery().unwrap().refused().map(|r| r.reply().unwrap().to_string()).collect();
+    assert_eq!(each, ["550 5.1.1 nobody here", "550 5.1.1 nobody there"]);
 }

@@ -92,6 +92,23 @@ fn behaviour_71_a_token_is_asked_for_and_once_more_if_it_is_refused() {
 }
 
 #[test]
+fn better_a_token_that_oauthbearer_refuses_is_asked_for_once_more() {
+    let double = Double::with_port(|port| {
+        let initial = |token: &str| {
+            b64(format!("n,a=u,\x01host=127.0.0.1\x01port={port}\x01auth=Bearer {token}\x01\x01"))
+        };
+        let (old, new) = (initial("token-0"), initial("token-1"));
+        let expired = b64(r#"{"status":"invalid_token"}"#);
+        let refused = format!("S: 334 {expired}\nC: {}\nS: 535 5.7.8 expired\n", b64("\x01"));
+        let login = format!("C: AUTH OAUTHBEARER {old}\n{refused}C: AUTH OAUTHBEARER {new}\nS: 235 in");
+        hello("PLAIN OAUTHBEARER") + &login
+    });
+    let count = Arc::new(AtomicUsize::new(0));
+    against(double, |b| counted(b, &count)).unwrap();
+    assert_eq!(count.load(Ordering::SeqCst), 2);
+}
+
+#[test]
 fn a_callback_that_fails_is_the_reason() {
     let error = log_in("XOAUTH2", "", |b| token_from(b, || Err("no network"))).unwrap_err();
     assert!(matches!(error, Error::Token { .. }), "{error:?}");

@@ -1,0 +1,163 @@
+//! Messages whose headers alone say who they are from and for: what of that goes out.
+
+use std::borrow::Cow;
+
+use postino::{
+    Error, Mail,
+    message::{Body, without_bcc},
+};
+
+use super::*;
+
+/// A message as it is typed into `sendmail -t`.
+struct Typed(String);
+
+impl Typed {
+    fn new(headers: &str) -> Typed {
+        Typed(format!("{headers}\n\nHello\n"))
+    }
+}
+
+impl Mail for Typed {
+    fn envelope(&self) -> Result<Envelope, Error> {
+        Envelope::from_headers(self.0.as_bytes())
+    }
+
+    fn body(&self) -> Result<Body<'_>, Error> {
+        Ok(match without_bcc(self.0.as_bytes()) {
+            Cow::Borrowed(text) => Body::bytes(text),
+            Cow::Owned(text) => Body::bytes(text),
+        })
+    }
+}
+
+/// What the server hears of a message with these headers: the paths of MAIL and RCPT, and the content.
+#[track_caller]
+fn heard(headers: &str) -> (Vec<String>, String) {
+    heard_of(&Typed::new(headers))
+}
+
+#[track_caller]
+fn heard_of(mail: &dyn Mail) -> (Vec<String>, String) {
+    let server = Server::running(|peer| {
+        peer.play("-- hello");
+        while peer.line().unwrap() != b"DATA\r\n" {
+            peer.say("250 ok\r\n");
+        }
+        peer.play("S: 354 go on\n-- body\nS: 250 ok");
+    });
+    let mut client = connect(&server);
+    accept(&mut client, mail);
+    drop(client);
+    let heard = String::from_utf8(server.finish()).unwrap();
+    let (envelope, content) = heard.split_once("DATA\r\n").unwrap();
+    let envelope = envelope.lines().skip(1).map(str::to_owned).collect(); // behind EHLO
+    (envelope, content.to_owned())
+}
+
+/// Nothing is said of it, and the connection goes on.
+#[track_caller]
+fn refused(mail: &dyn Mail) -> Error {
+    let server = Server::playing("-- hello\nC: NOOP\nS: 250 ok");
+    let mut client = connect(&server);
+    let error = send_error(&mut client, mail);
+    assert_open(&mut client);
+    error
+}
+
+#[test]
+fn behaviour_79_recipients_go_out_in_the_order_to_cc_bcc_and_twice_is_twice() {
+    let (envelope, _) = heard("From: a@x\nBcc: carol@x\nCc: bob@x, carol@x\nTo: Ted <ted@x>");
+    assert_eq!(
+        envelope,
+        ["MAIL FROM:<a@x>", "RCPT TO:<ted@x>", "RCPT TO:<bob@x>", "RCPT TO:<carol@x>", "RCPT TO:<carol@x>"]
+    );
+}
+
+#[test]
+fn behaviour_80_no_bcc_goes_out_and_the_callers_message_keeps_it() {
+    let mail = Typed::new("From: a@x\nBcc: carol@x,\n dave@x\nTo: bob@x\nResent-Bcc: erin@x\nSubject: Hi");
+    let (envelope, content) = heard_of(&mail);
+    assert_eq!(envelope, ["MAIL FROM:<a@x>", "RCPT TO:<bob@x>", "RCPT TO:<carol@x>", "RCPT TO:<dave@x>"]);
+    assert_eq!(content, "From: a@x\r\nTo: bob@x\r\nSubject: Hi\r\n\r\nHello\r\n.\r\n");
+    assert!(mail.0.contains("Bcc: carol@x,\n dave@x\n") && mail.0.contains("Resent-Bcc: erin@x\n"));
+}
+
+#[test]
+fn behaviour_81_one_resent_date_makes_the_resent_headers_count() {
+    let resent = "Resent-Date: now\nResent-From: f@x\nResent-Sender: s@x\nResent-To: t@x\nResent-Cc: c@x\n\
+        Resent-Bcc: b@x\nFrom: a@x\nTo: bob@x";
+    let (envelope, content) = heard(resent);
+    assert_eq!(envelope, ["MAIL FROM:<s@x>", "RCPT TO:<t@x>", "RCPT TO:<c@x>", "RCPT TO:<b@x>"]);
+    assert!(!content.contains("Bcc"), "{content}");
+}
+
+#[test]
+fn behaviour_81_two_resent_dates_are_an_error_before_mail() {
+    let twice = "Resent-Date: now\nResent-From: f@x\nResent-To: t@x\nResent-Date: then\nFrom: a@x\nTo: b@x";
+    assert!(refused(&Typed::new(twice)).to_string().contains("resent more than once"));
+}
+
+#[test]
+fn behaviour_82_sender_beats_from_and_of_several_in_from_the_first_counts() {
+    let sender = |headers: &str| heard(&format!("{headers}\nTo: bob@x")).0.remove(0);
+    assert_eq!(sender("From: a@x\nSender: s@x"), "MAIL FROM:<s@x>");
+    assert_eq!(sender("From: Al <a@x>, b@x"), "MAIL FROM:<a@x>");
+}
+
+#[test]
+fn behaviour_82_from_nobody_or_for_nobody_is_an_error_before_mail() {
+    for from in ["From: nobody:;", "From:", "Subject: Hi"] {
+        assert!(refused(&Typed::new(&format!("{from}\nTo: bob@x"))).to_string().contains("From"), "{from}");
+    }
+    for to in ["To: nobody:;", "To:\nCc: ,", "Subject: Hi"] {
+        let error = refused(&Typed::new(&format!("From: a@x\n{to}")));
+        assert!(matches!(error, Error::NoRecipients), "{to}: {error:?}");
+    }
+}
+
+#[test]
+fn behaviour_83_an_explicit_envelope_beats_the_headers() {
+    let text = "Sender: s@x\nFrom: a@x\nTo: t@x\nCc: c@x\nBcc: b@x\n\nHello\n";
+    let (envelope, content) = heard_of(&Raw::bytes(envelope(&["bob@example.org"]), text));
+    assert_eq!(envelope, ["MAIL FROM:<alice@example.org>", "RCPT TO:<bob@example.org>"]);
+    assert!(content.contains("Bcc: b@x\r\n"), "what comes with an envelope is not altered: {content}");
+}
+
+#[test]
+fn behaviour_86_commands_in_a_from_do_not_reach_the_wire() {
+    for from in [
+        "a@x>\r\nRCPT TO:<evil@x>",
+        "a@x>\r\n RCPT TO:<evil@x>",
+        "<a@x\r\n RCPT TO:evil@x>",
+        "a@x\n\tDATA",
+        "a@x\rDATA\r",
+    ] {
+        let mail = Typed::new(&format!("From: {from}\r\nTo: bob@x"));
+        match mail.envelope() {
+            Ok(_) => assert_eq!(heard_of(&mail).0, ["MAIL FROM:<a@x>", "RCPT TO:<bob@x>"], "{from:?}"),
+            Err(_) => drop(refused(&mail)),
+        }
+    }
+}
+
+#[test]
+fn behaviour_87_an_unsafe_address_anywhere_is_an_error_before_mail() {
+    for address in ["<a b@x>", "a\0@x", "<a<b@x>", "<a>b@x>", "a\"b@x"] {
+        for headers in [
+            format!("From: {address}\nTo: bob@x"),
+            format!("From: a@x\nTo: bob@x, {address}"),
+            format!("From: a@x\nTo: bob@x\nCc: {address}"),
+            format!("From: a@x\nTo: bob@x\nBcc: carol@x, {address}"),
+        ] {
+            assert!(refused(&Typed::new(&headers)).is_permanent(), "{headers:?}");
+        }
+    }
+    for address in ["a b@x", "a\r\nb@x", "a<b@x", "a>b@x", "a\"b@x"] {
+        assert!(matches!(Envelope::new(address, ["bob@x"]), Err(Error::Address { .. })), "{address:?}");
+        assert!(
+            matches!(Envelope::new("a@x", ["bob@x", address]), Err(Error::Address { .. })),
+            "{address:?}"
+        );
+    }
+}
