@@ -21,7 +21,8 @@ pub enum Outcome {
 /// What became of a message, for each of its recipients.
 ///
 /// A [`Client::send`](crate::Client::send) that returns `Ok` was accepted for one recipient at least; look at
-/// [`refused`](Delivery::refused) for the others.
+/// [`refused`](Delivery::refused) for the others. Over LMTP, and where the message went in parts, a connection that was lost
+/// leaves some recipients in doubt or not sent: [`recipients`](Delivery::recipients) tells of all.
 #[derive(Debug, Clone)]
 #[must_use]
 pub struct Delivery {
@@ -110,7 +111,8 @@ impl Delivery {
         self.envelope.recipients().iter().enumerate().map(move |(number, address)| {
             let (outcome, reply) = match own.next_if(|(index, ..)| *index == number) {
                 Some((_, outcome, reply)) => (*outcome, reply.as_ref()),
-                None => (self.others, self.reply.as_ref()),
+                // A reply that decided for others alone is not theirs.
+                None => (self.others, self.reply.as_ref().filter(|_| self.others == self.outcome)),
             };
             Recipient { address, outcome, reply }
         })
