@@ -5,7 +5,7 @@ use std::sync::Once;
 use postino::{Error, Outcome, Raw, Security};
 
 use super::{
-    Builder, Client, block_on,
+    Builder, block_on,
     cases::{builder, each, envelope, message, way, wire},
     maybe_async,
 };
