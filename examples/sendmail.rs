@@ -12,36 +12,48 @@ use std::{
 
 use lexopt::{Arg::*, ValueExt};
 use postino::{
-    Address, Delivery, Envelope, Error, Mail, Outcome, Phase, Reply,
+    Address, Delivery, Envelope, Error, Mail, MailOption, Outcome, Phase, RcptOption, Reply, Ret,
     message::{Body, header_length, recipients_from_headers, sender_from_headers, without_bcc},
 };
 
 const USAGE: &str = "\
 sendmail [OPTIONS] [RECIPIENT...] < message
-  -f, --from ADDR       envelope sender; default: from the headers; \"\" is the null sender
+  -f, -r, --from ADDR   envelope sender; default: from the headers; \"\" is the null sender
   -t                    recipients from To, Cc, Bcc (Bcc is not sent on), then each RECIPIENT
-  -i, -oi               accepted and ignored (a lone dot never ends the input)
-  -s, --server URL      default $SMTP_URL, else smtp://localhost
+  -s, --server URL      default $SMTP_URL, else smtp://localhost; also smtps://, lmtp://,
+                        smtp+unix:/path, lmtp+unix:/path; $SMTP_URL keeps a password out of ps
       --async           through postino::aio (built with --features async)
-      --cafile PEM      trust this CA too
       --name NAME       what to say in EHLO
+      --auth MECH[,...] only these mechanisms, in this order
+      --user USER       log in by an OAuth token, and not by what the URL has
+      --oauth-token TOKEN   or @FILE; default: $SMTP_OAUTH_TOKEN
+      --cafile PEM      trust this CA too
+      --cert PEM        client certificate; --auth EXTERNAL logs in by it
+      --key PEM         its key (PKCS#8); default: in the same file
+      --requiretls      the message goes over TLS all the way, or not at all
+  -N, --dsn WHEN        reports: never, or of success,failure,delay
+  -R, --ret hdrs|full   what of the message a report brings back
+  -V, --envid ID        by what name it calls the message
+      --chunking        by BDAT, where that is offered
+      --no-pipelining   wait for each reply before the next command
+      --all-or-nothing  one refused recipient, and nobody gets the message
       --timeout SECS    per wait; fractions are allowed
       --deadline SECS   for the whole send
-      --all-or-nothing  one refused recipient, and nobody gets the message
-      --no-pipelining   wait for each reply before the next command
   -v                    the final reply, or the refusal, on stdout
   -vv                   the dialogue on stderr as well, secrets masked
       --json            instead of that reply, the result as one JSON line on stdout
       --help            this
+  ignored: -i, -oi (a lone dot never ends the input), -oe* (errors go to stderr), -od* (it is
+      sent at once), -om, -m, -n, -bm, -A*, -G, -U, -B TYPE, -F NAME, -h N, -L TAG
 exit, first that fits:
   64  usage
-  65  bad message or address (an octet or size the server cannot take, too)
+  65  bad message or address (what the server cannot take or do, too)
   77  TLS or login refused for good
   68  no such host
   74  in doubt: it may have been delivered, do not simply resend
   67  some recipients refused, or all of them and not only for now
   69  the server refuses sender, message or service for good
-  75  try again: 4xx, timeout, connection, all recipients 4xx
+  75  try again: 4xx, timeout, connection, all recipients 4xx, some that it was not sent to
   76  protocol error
    0  accepted by all
 ";
@@ -79,14 +91,7 @@ fn main() -> ExitCode {
         _ => {}
     }
     let code = match &result {
-        Ok(delivery) if delivery.refused().next().is_none() => 0,
-        Ok(delivery) => {
-            for refused in delivery.refused() {
-                let reply = refused.reply().map(Reply::to_string).unwrap_or_default();
-                tell(&format!("{} was refused: {reply}", refused.address()));
-            }
-            67
-        }
+        Ok(delivery) => tell_recipients(delivery),
         Err(e) => {
             tell(&with_causes(e));
             match e {
@@ -96,6 +101,26 @@ fn main() -> ExitCode {
         }
     };
     code.into()
+}
+
+/// Tells who has not got what others have, and what that means.
+fn tell_recipients(delivery: &Delivery) -> u8 {
+    let mut codes = [0; 3];
+    for recipient in delivery.recipients() {
+        let (i, code, what) = match recipient.outcome() {
+            Outcome::Accepted => continue,
+            Outcome::InDoubt => (0, 74, "may have got it".to_owned()),
+            Outcome::Refused => (
+                1,
+                67,
+                format!("was refused: {}", recipient.reply().map(Reply::to_string).unwrap_or_default()),
+            ),
+            _ => (2, 75, "was not sent it".to_owned()),
+        };
+        tell(&format!("{} {what}", recipient.address()));
+        codes[i] = code;
+    }
+    codes.into_iter().find(|code| *code != 0).unwrap_or(0)
 }
 
 /// What an error means to who called us (sysexits.h).
@@ -132,6 +157,7 @@ macro_rules! builder {
         let options = $options;
         let mut builder = <$client>::from_url(&options.server()?)?
             .pipelining(!options.no_pipelining)
+            .chunking(options.chunking)
             .all_or_nothing(options.all_or_nothing);
         if let Some(limit) = options.timeout {
             builder = builder.timeout(limit).final_reply_timeout(limit);
@@ -143,8 +169,19 @@ macro_rules! builder {
             builder = builder.hello_name(name);
         }
         if let Some(path) = &options.cafile {
-            let pem = std::fs::read(path).map_err(|e| Error::Config(format!("{path}: {e}").into()))?;
-            builder = builder.ca_certificate(pem);
+            builder = builder.ca_certificate(read(path)?);
+        }
+        if let Some(path) = &options.cert {
+            builder = builder.client_certificate(read(path)?, read(options.key.as_ref().unwrap_or(path))?);
+        }
+        if options.is_external() {
+            builder = builder.external("");
+        }
+        if let Some(user) = &options.user {
+            builder = builder.oauth_token(user, options.token()?);
+        }
+        if let Some(names) = &options.auth {
+            builder = builder.auth_mechanisms(names.split(','));
         }
         builder
     }};
@@ -215,7 +252,14 @@ impl Mail for Message<'_> {
         };
         let named = self.header_recipients()?;
         let given = self.options.recipients.iter().map(String::as_str);
-        Envelope::new(&sender, named.iter().map(Address::as_str).chain(given))
+        let mut envelope = Envelope::new(&sender, named.iter().map(Address::as_str).chain(given))?;
+        for option in &self.options.mail_options {
+            envelope = envelope.option(option.clone())?;
+        }
+        match &self.options.notify {
+            Some(notify) => envelope.recipient_options(notify.clone()),
+            None => Ok(envelope),
+        }
     }
 
     /// To be opened once where there is a rest: stdin has no way back.
@@ -246,12 +290,20 @@ struct Options {
     from_headers: bool,
     server: Option<String>,
     is_async: bool,
+    auth: Option<String>,
+    user: Option<String>,
+    oauth_token: Option<String>,
     cafile: Option<String>,
+    cert: Option<String>,
+    key: Option<String>,
+    mail_options: Vec<MailOption>,
+    notify: Option<RcptOption>,
     name: Option<String>,
     timeout: Option<Duration>,
     deadline: Option<Duration>,
-    all_or_nothing: bool,
+    chunking: bool,
     no_pipelining: bool,
+    all_or_nothing: bool,
     verbose: u8,
     json: bool,
     recipients: Vec<String>,
@@ -264,13 +316,33 @@ impl Options {
         let mut args = lexopt::Parser::from_env();
         while let Some(arg) = args.next()? {
             match arg {
-                Short('f') | Long("from") => options.from = Some(args.value()?.string()?),
+                Short('f' | 'r') | Long("from") => options.from = Some(args.value()?.string()?),
                 Short('t') => options.from_headers = true,
-                Short('i') => {}
+                Short('i' | 'm' | 'n' | 'G' | 'U') => {}
+                Short('A' | 'B' | 'F' | 'h' | 'L') => drop(args.value()?),
                 Short('o') => match args.value()?.string()?.as_str() {
-                    "i" => {}
-                    other => return Err(format!("of -o only -oi is known, not -o{other}").into()),
+                    "i" | "m" => {}
+                    other if other.starts_with(['d', 'e']) => {}
+                    other => return Err(format!("-o{other} is not known").into()),
                 },
+                Short('b') => match args.value()?.string()?.as_str() {
+                    "m" => {}
+                    other => return Err(format!("-b{other} is not known").into()),
+                },
+                Short('N') | Long("dsn") => options.notify = Some(args.value()?.parse_with(notify)?),
+                Short('R') | Long("ret") => {
+                    options.mail_options.push(MailOption::Ret(args.value()?.parse_with(ret)?));
+                }
+                Short('V') | Long("envid") => {
+                    options.mail_options.push(MailOption::EnvelopeId(args.value()?.string()?));
+                }
+                Long("requiretls") => options.mail_options.push(MailOption::RequireTls),
+                Long("auth") => options.auth = Some(args.value()?.string()?.to_ascii_uppercase()),
+                Long("user") => options.user = Some(args.value()?.string()?),
+                Long("oauth-token") => options.oauth_token = Some(args.value()?.string()?),
+                Long("cert") => options.cert = Some(args.value()?.string()?),
+                Long("key") => options.key = Some(args.value()?.string()?),
+                Long("chunking") => options.chunking = true,
                 Short('s') | Long("server") => options.server = Some(args.value()?.string()?),
                 Long("async") if cfg!(feature = "async") => options.is_async = true,
                 Long("async") => return Err("--async needs a build with --features async".into()),
@@ -287,16 +359,70 @@ impl Options {
                 _ => return Err(arg.unexpected()),
             }
         }
-        Ok(Some(options))
+        match &options {
+            Options { user: None, oauth_token: Some(_), .. } => Err("--oauth-token needs --user".into()),
+            Options { cert: None, key: Some(_), .. } => Err("--key needs --cert".into()),
+            _ => Ok(Some(options)),
+        }
     }
 
     fn server(&self) -> Result<String, Error> {
         let url = match (&self.server, env::var_os("SMTP_URL")) {
-            (Some(url), _) => return Ok(url.clone()),
+            (Some(url), _) => Ok(url.clone()),
             (None, Some(url)) if !url.is_empty() => url.into_string(),
             _ => Ok("smtp://localhost".to_owned()),
         };
-        url.map_err(|_| Error::Config("SMTP_URL is not UTF-8".into())) // what it is stays secret
+        let url = url.map_err(|_| Error::Config("SMTP_URL is not UTF-8".into()))?; // what it is stays secret
+        let has_login = url.contains('@') && !url.contains("+unix:");
+        match self.auth.is_none() || has_login || self.user.is_some() || self.is_external() {
+            true => Ok(url),
+            false => Err(Error::Config("--auth needs a user and a password in the URL, or --user".into())),
+        }
+    }
+
+    /// By the certificate, or what else the server knows us by.
+    fn is_external(&self) -> bool {
+        self.auth.as_deref() == Some("EXTERNAL")
+    }
+
+    fn token(&self) -> Result<String, Error> {
+        let token = match self.oauth_token.as_deref().map(|text| (text, text.strip_prefix('@'))) {
+            Some((_, Some(path))) => String::from_utf8(read(path)?).ok(),
+            Some((token, None)) => Some(token.to_owned()),
+            None => env::var("SMTP_OAUTH_TOKEN").ok(),
+        };
+        let token =
+            token.ok_or_else(|| Error::Config("there is no OAuth token, or it is not UTF-8".into()))?;
+        Ok(token.trim_end().to_owned())
+    }
+}
+
+fn read(path: &str) -> Result<Vec<u8>, Error> {
+    std::fs::read(path).map_err(|e| Error::Config(format!("{path}: {e}").into()))
+}
+
+fn notify(text: &str) -> Result<RcptOption, &'static str> {
+    let text = text.to_ascii_lowercase();
+    let (mut success, mut failure, mut delay) = (false, false, false);
+    for word in text.split(',').filter(|_| text != "never") {
+        match word {
+            "success" => success = true,
+            "failure" => failure = true,
+            "delay" => delay = true,
+            _ => return Err("it is neither never nor of success,failure,delay"),
+        }
+    }
+    Ok(match text.as_str() {
+        "never" => RcptOption::NotifyNever,
+        _ => RcptOption::Notify { success, failure, delay },
+    })
+}
+
+fn ret(text: &str) -> Result<Ret, &'static str> {
+    match text.to_ascii_lowercase().as_str() {
+        "hdrs" => Ok(Ret::Headers),
+        "full" => Ok(Ret::Full),
+        _ => Err("it is neither hdrs nor full"),
     }
 }
 

@@ -22,7 +22,8 @@ pub enum Outcome {
 ///
 /// A [`Client::send`](crate::Client::send) that returns `Ok` was accepted for one recipient at least; look at
 /// [`refused`](Delivery::refused) for the others. One that returns [`Error::Transaction`](crate::Error::Transaction) has a
-/// delivery, too.
+/// delivery, too. Over LMTP, and where the message went in parts, a connection that was lost leaves some recipients in
+/// doubt or not sent: [`recipients`](Delivery::recipients) tells of all.
 #[derive(Debug, Clone)]
 #[must_use]
 pub struct Delivery {
@@ -111,7 +112,8 @@ impl Delivery {
         self.envelope.recipients().iter().enumerate().map(move |(number, address)| {
             let (outcome, reply) = match own.next_if(|(index, ..)| *index == number) {
                 Some((_, outcome, reply)) => (*outcome, reply.as_ref()),
-                None => (self.others, self.reply.as_ref()),
+                // A reply that decided for others alone is not theirs.
+                None => (self.others, self.reply.as_ref().filter(|_| self.others == self.outcome)),
             };
             Recipient { address, outcome, reply }
         })

@@ -1,5 +1,7 @@
 //! `examples/sendmail.rs` from outside: what it says to a server, to a shell and to a script, in both worlds.
 
+mod support;
+
 use std::{
     fs::{self, File},
     io::{BufRead, BufReader, Read, Write},
@@ -875,4 +877,333 @@ fn commands_go_ahead_of_the_replies_where_that_is_offered() {
 fn without_pipelining_each_waits_for_the_one_before() {
     let script = [PIPELINING, MAIL, RCPT, DATA, QUIT].concat();
     assert_eq!(send(&script, &[&["--no-pipelining"], ARGS].concat(), HI).code, Some(0));
+}
+
+// Other ways to a server, and more to ask it for. Here PORT and PATH in an argument are those of a double.
+
+const NAME: &[&str] = &["--name", "client.example.org", "-f", "a@example.org"];
+const TO_B: &str = "
+    C: RCPT TO:<b@example.org>
+    S: 250 OK
+    C: DATA
+    S: 354 Go on
+    -- body
+    S: 250 OK queued as 4711
+    C: QUIT
+    S: 221 Bye
+";
+
+/// In both worlds, each with a double of its own. They have to do, and say, the same. `wire` is all that was said.
+fn with(double: impl Fn() -> support::Server, env: Option<&str>, args: &[&str]) -> Done {
+    let run = |world: &[&str]| {
+        let server = double();
+        let path = server.path().to_str().unwrap().to_owned();
+        let port = if path.is_empty() { server.port().to_string() } else { String::new() };
+        let mut command = Command::new(program());
+        command.args(world.iter().chain(NAME));
+        command.args(args.iter().map(|arg| arg.replace("PORT", &port).replace("PATH", &path)));
+        env.map(|token| command.env("SMTP_OAUTH_TOKEN", token));
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let done = finish(command.spawn().unwrap(), HI);
+        let wire = server.finish();
+        let err = if port.is_empty() { done.err } else { done.err.replace(&port, "PORT") };
+        Done { wire, err, ..done }
+    };
+    let done = run(&[]);
+    if cfg!(feature = "async") {
+        assert_eq!(run(&["--async"]), done);
+    }
+    done
+}
+
+fn playing(script: &str) -> impl Fn() -> support::Server {
+    let script = script.to_owned();
+    move || support::Server::playing(&*script)
+}
+
+/// Says hello with these keywords, and takes the message for b, with these parameters of MAIL.
+fn taking(keywords: &str, parameters: &str) -> String {
+    format!("-- hello {keywords}\nC: MAIL FROM:<a@example.org>{parameters}\nS: 250 OK\n{TO_B}")
+}
+
+#[test]
+fn lmtp_tells_of_each_recipient() {
+    let begin = "
+        S: 220 mail.example.org
+        C: LHLO client.example.org
+        S: 250 mail.example.org
+        C: MAIL FROM:<a@example.org>
+        S: 250 OK
+        C: RCPT TO:<b@example.org>
+        S: 250 OK
+        C: RCPT TO:<c@example.org>
+        S: 250 OK
+        C: DATA
+        S: 354 Go on
+        -- body
+        S: 250 OK for b
+    ";
+    let to = ["-s", "lmtp://127.0.0.1:PORT", "b@example.org", "c@example.org"];
+    let done = with(playing(&format!("{begin}S: 452 4.2.2 Full\nC: QUIT\nS: 221 Bye")), None, &to);
+    assert_eq!((done.code, &*done.err), (Some(67), "sendmail: c@example.org was refused: 452 4.2.2 Full\n"));
+
+    let to = [&["--json"], &to[..]].concat();
+    let done = with(playing(&format!("{begin}-- fin")), None, &to);
+    assert_eq!(done.code, Some(74), "{done:?}");
+    for recipient in [
+        r#"{"recipient":"b@example.org","outcome":"accepted","reply":"250 OK for b"}"#,
+        r#"{"recipient":"c@example.org","outcome":"in_doubt","reply":null}"#,
+    ] {
+        assert!(done.out.contains(recipient), "{done:?}");
+    }
+}
+
+#[test]
+fn unix_sockets_are_reached_by_url() {
+    for (url, hello) in [("smtp+unix:PATH", "EHLO"), ("lmtp+unix:PATH", "LHLO")] {
+        let script = taking("8BITMIME", "").replacen(
+            "-- hello 8BITMIME",
+            &format!("S: 220 mail.example.org\nC: {hello} client.example.org\nS: 250 mail.example.org"),
+            1,
+        );
+        let double = || support::Server::playing_unix(&*script);
+        let done = with(double, None, &["-s", url, "-v", "b@example.org"]);
+        assert_eq!((done.code, &*done.out, &*done.err), (Some(0), "250 OK queued as 4711\n", ""));
+    }
+}
+
+#[test]
+fn a_message_goes_by_bdat_where_that_is_wanted_and_offered() {
+    let args = ["-s", "smtp://127.0.0.1:PORT", "--chunking", "b@example.org"];
+    let content = "From: a@example.org\r\nTo: b@example.org\r\nSubject: Hi\r\n\r\nHello!\r\n";
+    let bdat = format!("C: BDAT {0} LAST\n-- read {0}\n", content.len());
+    let script = taking("CHUNKING", "").replacen("C: DATA\n    S: 354 Go on\n    -- body\n", &bdat, 1);
+    let done = with(playing(&script), None, &args);
+    assert_eq!((done.code, &*done.err), (Some(0), ""));
+    assert!(String::from_utf8(done.wire).unwrap().contains(&format!(" LAST\r\n{content}")));
+
+    assert_eq!(with(playing(&taking("SIZE", " SIZE=63")), None, &args).code, Some(0));
+    assert_eq!(
+        with(playing(&taking("CHUNKING", "")), None, &[&args[..2], &args[3..]].concat()).code,
+        Some(0)
+    );
+}
+
+#[test]
+fn reports_are_asked_for_as_sendmail_does_or_by_name() {
+    let server = ["-s", "smtp://127.0.0.1:PORT"];
+    for (args, mail, rcpt) in [
+        (&["-N", "success,delay", "-R", "hdrs", "-V", "QQ+1"][..], " RET=HDRS ENVID=QQ+2B1", "SUCCESS,DELAY"),
+        (&["--envid=a b", "--ret=full", "--dsn=FAILURE"], " ENVID=a+20b RET=FULL", "FAILURE"),
+        (&["-Nnever"], "", "NEVER"),
+        (&["--dsn", "success,failure,delay"], "", "SUCCESS,FAILURE,DELAY"),
+    ] {
+        let mail =
+            taking("DSN", mail).replacen("b@example.org>", &format!("b@example.org> NOTIFY={rcpt}"), 1);
+        let done = with(playing(&mail), None, &[&server, args, &["b@example.org"]].concat());
+        assert_eq!((done.code, &*done.err), (Some(0), ""));
+    }
+    for args in [["--dsn", "never"], ["--ret", "full"], ["--envid", "x"]] {
+        let done = with(
+            playing("-- hello\nC: QUIT\nS: 221 Bye"),
+            None,
+            &[&server, &args[..], &["b@example.org"]].concat(),
+        );
+        assert_eq!((done.code, done.err.contains("DSN")), (Some(65), true), "{}", done.err);
+    }
+    for args in [
+        ["-N", ""],
+        ["-N", "never,success"],
+        ["-N", "success,never"],
+        ["-N", "always"],
+        ["-R", "h"],
+        ["-V", ""],
+        ["-V", "\u{fc}"],
+    ] {
+        let done = run(&[ARGS, &args].concat(), HI);
+        assert_eq!((done.code, done.err.lines().count()), (Some(64), 1), "{args:?} {done:?}");
+    }
+}
+
+#[test]
+fn only_the_mechanisms_that_were_named_are_tried() {
+    let login = "
+        -- hello AUTH PLAIN LOGIN
+        C: AUTH LOGIN
+        S: 334 VXNlcm5hbWU6
+        C: dXNlcg==
+        S: 334 UGFzc3dvcmQ6
+        C: aHVudGVyOjI=
+        S: 535 No
+    ";
+    let url = ["-s", "smtp://user:hunter%3a2@127.0.0.1:PORT", "-vv", "b@example.org"];
+    let done = with(playing(login), None, &[&["--auth", "login"], &url[..]].concat());
+    assert_eq!(done.code, Some(77), "{}", done.err);
+    has_no_secret(&done);
+    let both = login.replace("C: AUTH LOGIN", "C: AUTH PLAIN AHVzZXIAaHVudGVyOjI=\nS: 535 No\nC: AUTH LOGIN");
+    assert_eq!(with(playing(&both), None, &[&["--auth", "PLAIN,LOGIN"], &url[..]].concat()).code, Some(77));
+
+    let none = run(&[&["--auth", "PLAIN"], ARGS].concat(), HI);
+    assert_eq!((none.code, none.err.contains("--auth")), (Some(64), true), "nobody to log in: {none:?}");
+    let unix = ["-s", "smtp+unix:/a@b", "--auth", "PLAIN"];
+    assert_eq!(run(&[&unix, ARGS].concat(), HI).code, Some(64), "an @ in a path is no login");
+    let user = ["-s", "smtp://u:p@127.0.0.1:1"];
+    for names in ["", "PLAIN,", "PL AIN", "XOAUTH2", "EXTERNAL,PLAIN"] {
+        let done = run(&[&user[..], &["--auth", names], ARGS].concat(), HI);
+        // What is no name is usage; that nothing goes with a password is seen before connecting, too.
+        let code = if names == "EXTERNAL,PLAIN" { 75 } else { 64 };
+        assert_eq!(done.code, Some(code), "{names:?} {done:?}");
+    }
+}
+
+#[test]
+fn a_token_is_given_as_text_in_a_file_or_in_the_environment() {
+    let script = taking("AUTH XOAUTH2", "").replacen(
+        "C: MAIL",
+        "C: AUTH XOAUTH2 dXNlcj11AWF1dGg9QmVhcmVyIHQwa2VuAQE=\nS: 235 Yes\nC: MAIL",
+        1,
+    );
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("sendmail-token-{}", std::process::id()));
+    fs::write(&path, "t0ken\n").unwrap();
+    let file = format!("@{}", path.display());
+    let args = ["-s", "smtp://127.0.0.1:PORT", "-vv", "--user", "u", "b@example.org"];
+    for (env, token) in [
+        (None, &["--oauth-token", "t0ken"][..]),
+        (Some("other"), &["--oauth-token", &file]),
+        (Some("t0ken"), &[]),
+    ] {
+        let done = with(playing(&script), env, &[token, &args[..]].concat());
+        assert_eq!(done.code, Some(0), "{}", done.err);
+        for secret in ["t0ken", "dXNlcj11AWF1dGg9QmVhcmVyIHQwa2VuAQE="] {
+            assert!(!done.err.contains(secret), "{}", done.err);
+        }
+    }
+    fs::write(&path, b"\xff").unwrap();
+    for token in
+        [&["--oauth-token", &*file][..], &["--oauth-token", "@/nowhere/at/all"], &["--oauth-token="], &[]]
+    {
+        let done = run(&[&["--user", "u"], token, ARGS].concat(), HI);
+        assert_eq!((done.code, done.err.lines().count()), (Some(64), 1), "{token:?} {done:?}");
+    }
+    assert_eq!(run(&[&["--oauth-token", "t"], ARGS].concat(), HI).code, Some(64), "whose is it?");
+    fs::remove_file(&path).unwrap();
+}
+
+#[cfg(feature = "native-tls")]
+mod tls {
+    use super::*;
+
+    macro_rules! certs {
+        ($name:literal) => {
+            concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/certs/", $name)
+        };
+    }
+
+    const URL: &[&str] = &["-s", "smtps://127.0.0.1:PORT", "--cafile", certs!("ca.pem"), "b@example.org"];
+
+    #[test]
+    fn a_client_certificate_is_shown_and_logs_in() {
+        let script =
+            taking("AUTH EXTERNAL", "").replacen("C: MAIL", "C: AUTH EXTERNAL =\nS: 235 Yes\nC: MAIL", 1);
+        let script = format!("-- tls good mutual\n{script}");
+        let pair = ["--cert", certs!("client.pem"), "--key", certs!("client.key")];
+        let done = with(playing(&script), None, &[&["--auth", "external"][..], &pair, URL].concat());
+        assert_eq!((done.code, &*done.err), (Some(0), ""));
+
+        let script = format!("-- tls good mutual\n{}", taking("SIZE", " SIZE=63"));
+        let path =
+            Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("sendmail-cert-{}", std::process::id()));
+        let both =
+            [fs::read(certs!("client.pem")).unwrap(), fs::read(certs!("client.key")).unwrap()].concat();
+        fs::write(&path, both).unwrap();
+        let one = ["--cert", path.to_str().unwrap()];
+        assert_eq!(with(playing(&script), None, &[&one[..], URL].concat()).code, Some(0));
+        fs::remove_file(&path).unwrap();
+    }
+
+    #[test]
+    fn a_client_certificate_that_is_none_is_usage() {
+        let url = ["-s", "smtps://127.0.0.1:1"];
+        for args in [
+            &["--key", certs!("client.key")][..],
+            &["--cert", certs!("client.pem")],
+            &["--cert", "/nowhere/at/all", "--key", certs!("client.key")],
+            &["--cert", certs!("client.pem"), "--key", "/nowhere/at/all"],
+            &["--cert", certs!("client.pem"), "--key", certs!("good.key")],
+            &["--cert", certs!("client.pem"), "--key", certs!("client.sec1.key")],
+        ] {
+            let done = run(&[&url, args, ARGS].concat(), HI);
+            assert_eq!((done.code, done.err.lines().count()), (Some(64), 1), "{args:?} {done:?}");
+        }
+    }
+
+    #[test]
+    fn tls_can_be_asked_for_all_the_way() {
+        let args = [&["--requiretls"], URL].concat();
+        let script = format!("-- tls good\n{}", taking("REQUIRETLS", " REQUIRETLS"));
+        assert_eq!(with(playing(&script), None, &args).code, Some(0));
+        let none = "-- tls good\n-- hello SIZE\nC: QUIT\nS: 221 Bye";
+        let done = with(playing(none), None, &args);
+        assert_eq!((done.code, done.err.contains("REQUIRETLS")), (Some(65), true), "{}", done.err);
+        let clear = ["-s", "smtp://127.0.0.1:PORT", "--requiretls", "b@example.org"];
+        let done = with(playing("-- hello REQUIRETLS\nC: QUIT\nS: 221 Bye"), None, &clear);
+        assert_eq!((done.code, done.err.contains("without TLS")), (Some(65), true), "{}", done.err);
+    }
+}
+
+#[test]
+fn what_cron_and_mail_readers_pass_is_taken() {
+    for args in [
+        &["-FCronDaemon", "-i", "-B8BITMIME", "-oem", "-fa@example.org", "b@example.org"][..],
+        &["-FCronDaemon", "-i", "-odi", "-oem", "-oi", "-t", "-f", "a@example.org"],
+        &["-oem", "-oi", "-f", "a@example.org", "--", "b@example.org"],
+        &["-B8BITMIME", "-i", "-r", "a@example.org", "b@example.org"],
+        &[
+            "-bm", "-Am", "-G", "-U", "-n", "-m", "-om", "-oeq", "-odb", "-h", "3", "-L", "tag", "-B",
+            "7BIT", "-t",
+        ],
+    ] {
+        let done = send(&accepting(), args, HI);
+        assert_eq!((done.code, &*done.out, &*done.err), (Some(0), "", ""), "{args:?}");
+    }
+    for args in [["-bs"], ["-bd"], ["-bp"], ["-q"], ["-oQ/tmp"]] {
+        assert_eq!(run(&[ARGS, &args].concat(), HI).code, Some(64), "{args:?}");
+    }
+}
+
+#[test]
+fn whatever_help_names_is_known() {
+    let help = run(&["--help"], b"").out;
+    let words =
+        help.split(|c: char| c.is_whitespace() || ",*()".contains(c)).filter(|word| word.starts_with('-'));
+    for option in words.clone() {
+        if option == "--features" {
+            continue; // cargo's
+        }
+        let done = run(&[option], b"");
+        assert!(!done.err.contains("invalid option"), "{option}: {}", done.err);
+    }
+    assert!(words.count() > 40);
+}
+
+#[test]
+fn recipients_that_the_message_was_not_sent_to_are_told() {
+    let first = "
+        -- hello LIMITS RCPTMAX=1
+        C: MAIL FROM:<a@example.org>
+        S: 250 OK
+        C: RCPT TO:<b@example.org>
+        S: 250 OK
+        C: DATA
+        S: 354 Go on
+        -- body
+        S: 250 OK
+        C: MAIL FROM:<a@example.org>
+    ";
+    let doubt = "S: 250 OK\nC: RCPT TO:<c@example.org>\nS: 250 OK\nC: DATA\nS: 354 Go on\n-- body\n-- fin";
+    let to = ["-s", "smtp://127.0.0.1:PORT", "b@example.org", "c@example.org"];
+    for (end, code, told) in [("-- fin", 75, "was not sent it"), (doubt, 74, "may have got it")] {
+        let done = with(playing(&format!("{first}{end}")), None, &to);
+        assert_eq!((done.code, done.err), (Some(code), format!("sendmail: c@example.org {told}\n")));
+    }
 }

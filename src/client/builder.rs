@@ -222,7 +222,7 @@ impl Builder {
 
     /// Whether the end of a message and the beginning of the next may leave together in a [`Batch`](super::Batch)
     /// (RFC 2920 §3.1). It is tried with care once for each server, and not done again where that fails; clones of this
-    /// builder share what was learnt. Defaults to true.
+    /// builder share what was learnt. Never done where BURL is offered: Dovecot's submission crashes then. Defaults to true.
     pub fn joining(mut self, allowed: bool) -> Builder {
         self.config.joining = Learnt::new(if allowed { Joining::Untried } else { Joining::Off });
         self

@@ -31,10 +31,13 @@ impl Client {
     pub(super) fn options(&self) -> Options {
         let config = &self.settings.config;
         let pipelining = config.pipelining && self.capabilities.offers("PIPELINING");
+        // Dovecot 2.3's submission crashes on an envelope behind a final dot that it has not answered (an assertion in its
+        // smtp-server-transaction.c), and leaves the message in doubt. BURL (RFC 4468) is what hardly any other offers.
+        let joining = pipelining && !self.capabilities.offers("BURL");
         Options {
             pipelining,
             chunking: config.chunking && self.capabilities.offers("CHUNKING"),
-            joining: if pipelining { config.joining.get() } else { Joining::Off },
+            joining: if joining { config.joining.get() } else { Joining::Off },
             all_or_nothing: config.all_or_nothing,
             farewell: false,
             lmtp: config.lmtp,

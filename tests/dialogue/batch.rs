@@ -52,6 +52,13 @@ fn joining_can_be_turned_off() {
     assert_eq!(outcomes(&send_all(&mut client, mails(3))), "AAA");
 }
 
+#[test]
+fn nothing_is_joined_where_dovecots_submission_would_crash() {
+    let hello = "-- hello PIPELINING, BURL imap";
+    let server = Server::playing(format!("{hello}\n{}{}{}", alone(1), alone(2), alone(3)));
+    assert_eq!(outcomes(&send_all(&mut connect(&server), mails(3))), "AAA");
+}
+
 /// Sends three messages to a server that takes no joined envelope, and then two more with a clone of the builder, which
 /// knows that.
 fn learns_not_to_join(sessions: &[String]) -> Duration {

@@ -16,7 +16,7 @@ use crate::servers::{
 };
 
 /// All that makes a message hard to carry, with line ends as a Unix file has them.
-fn message(token: &str, eight_bit: bool) -> Vec<u8> {
+pub fn message(token: &str, eight_bit: bool) -> Vec<u8> {
     let mut text = format!(
         "From: Bob <bob@lab.test>\nTo: alice@lab.test\nSubject: {token}\nDate: Thu, 1 Jan 2026 00:00:00 +0000\n\
          Message-ID: <{token}@lab.test>\nX-Folded: one\n\ttwo  \nMIME-Version: 1.0\n\
@@ -33,18 +33,18 @@ fn message(token: &str, eight_bit: bool) -> Vec<u8> {
     text
 }
 
-fn wire(text: &[u8]) -> Vec<u8> {
+pub fn wire(text: &[u8]) -> Vec<u8> {
     let mut wire =
         text.iter().flat_map(|b| if *b == b'\n' { b"\r\n".to_vec() } else { vec![*b] }).collect::<Vec<_>>();
     wire.extend_from_slice(b"\r\n");
     wire
 }
 
-fn envelope(to: &str) -> Envelope {
+pub fn envelope(to: &str) -> Envelope {
     Envelope::new("bob@lab.test", [to]).unwrap()
 }
 
-fn builder(port: u16, security: Security, login: bool) -> Builder {
+pub fn builder(port: u16, security: Security, login: bool) -> Builder {
     // Clones share a TLS connector, which is not made in no time.
     static BASE: LazyLock<Builder> = LazyLock::new(|| {
         let builder = Client::builder("127.0.0.1").ca_certificate(servers::ca());
@@ -121,7 +121,7 @@ fn aiosmtpd_gets_what_was_sent() {
 }
 
 /// Every server that is up, all at once.
-fn each(test: impl Fn(&Server) + Sync) {
+pub fn each(test: impl Fn(&Server) + Sync) {
     std::thread::scope(|scope| {
         for server in ALL.iter().filter(|server| server.is_up()) {
             let test = &test;
@@ -131,7 +131,7 @@ fn each(test: impl Fn(&Server) + Sync) {
 }
 
 /// The way in, where it does not matter which: STARTTLS, and a login where there must be one.
-fn way(server: &Server) -> Builder {
+pub fn way(server: &Server) -> Builder {
     match server.open {
         Some(port) => builder(port, Security::StartTls, false),
         None => builder(server.submission, Security::StartTls, true),

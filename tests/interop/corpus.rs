@@ -87,7 +87,7 @@ fn stored(server: &Server, recipient: &str) -> Vec<u8> {
 fn stored_by_aiosmtpd(recipient: &str) -> Option<Vec<u8>> {
     let folder = servers::state().join("mail").join(AIOSMTPD.name);
     let is_it = |path: &Path| {
-        path.extension().is_some_and(|end| end == "json")
+        path.extension().is_some_and(|end| end == "envelope")
             && fs::read_to_string(path).is_ok_and(|about| about.contains(recipient))
     };
     let path = fs::read_dir(folder).ok()?.flatten().map(|entry| entry.path()).find(|path| is_it(path))?;

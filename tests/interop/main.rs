@@ -4,6 +4,8 @@
 //! `POSTINO_INTEROP_REQUIRED` names them: then it is a failure.
 #![cfg(all(feature = "native-tls", feature = "async"))]
 
+#[path = "../support/journal.rs"]
+mod journal;
 mod servers;
 
 #[path = "."]
@@ -15,11 +17,17 @@ mod blocking {
         value
     }
 
+    #[path = "batches.rs"]
+    mod batches;
+
     #[path = "cases.rs"]
     mod cases;
 
     #[path = "corpus.rs"]
     mod corpus;
+
+    #[path = "parameters.rs"]
+    mod parameters;
 }
 
 #[path = "."]
@@ -28,11 +36,19 @@ mod aio {
     use postino::aio::{Builder, Client};
     use smol::block_on;
 
-    #[path = "cases.rs"]
+    #[path = "batches.rs"]
     #[allow(clippy::duplicate_mod)] // written once, compiled twice: that is the point
+    mod batches;
+
+    #[path = "cases.rs"]
+    #[allow(clippy::duplicate_mod)]
     mod cases;
 
     #[path = "corpus.rs"]
     #[allow(clippy::duplicate_mod)]
     mod corpus;
+
+    #[path = "parameters.rs"]
+    #[allow(clippy::duplicate_mod)]
+    mod parameters;
 }

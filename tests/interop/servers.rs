@@ -2,7 +2,7 @@
 
 use std::{
     env, fs,
-    io::{self, Write},
+    io::{self, Read, Write},
     path::{Path, PathBuf},
     sync::Mutex,
     thread,
@@ -30,6 +30,11 @@ pub struct Server {
     pub clear: Option<u16>,
     /// Few extensions, and small messages only.
     pub old: Option<u16>,
+    /// LMTP, STARTTLS offered; no login.
+    pub lmtp: Option<u16>,
+    /// Of five messages, how many envelopes it takes with the end before them; and over LMTP.
+    pub joins: usize,
+    pub joins_lmtp: usize,
     /// All the logins it offers.
     mechanisms: &'static [&'static str],
 }
@@ -44,6 +49,9 @@ pub const POSTFIX: Server = Server {
     implicit: 12465,
     clear: Some(12588),
     old: Some(12526),
+    lmtp: None,
+    joins: 4,
+    joins_lmtp: 0,
     mechanisms: CYRUS,
 };
 pub const DOVECOT: Server = Server {
@@ -53,6 +61,9 @@ pub const DOVECOT: Server = Server {
     implicit: 14465,
     clear: Some(14587), // to a client on the same machine
     old: None,
+    lmtp: Some(14424),
+    joins: 0, // see Client::options
+    joins_lmtp: 4,
     mechanisms: &["SCRAM-SHA-256", "SCRAM-SHA-1", "CRAM-MD5", "PLAIN", "LOGIN", "OAUTHBEARER", "XOAUTH2"],
 };
 pub const EXIM: Server = Server {
@@ -62,6 +73,9 @@ pub const EXIM: Server = Server {
     implicit: 13465,
     clear: Some(13588),
     old: None,
+    lmtp: None,
+    joins: 4,
+    joins_lmtp: 0,
     mechanisms: CYRUS,
 };
 pub const SENDMAIL: Server = Server {
@@ -71,6 +85,9 @@ pub const SENDMAIL: Server = Server {
     implicit: 17465,
     clear: None,
     old: None,
+    lmtp: None,
+    joins: 4,
+    joins_lmtp: 0,
     mechanisms: CYRUS,
 };
 pub const SMTPSERVER: Server = Server {
@@ -80,6 +97,9 @@ pub const SMTPSERVER: Server = Server {
     implicit: 18465,
     clear: Some(18588),
     old: Some(18526),
+    lmtp: Some(18424),
+    joins: 4,
+    joins_lmtp: 4,
     mechanisms: &["CRAM-MD5", "PLAIN", "LOGIN", "XOAUTH2"],
 };
 pub const AIOSMTPD: Server = Server {
@@ -89,6 +109,9 @@ pub const AIOSMTPD: Server = Server {
     implicit: 19465,
     clear: None,
     old: Some(19526),
+    lmtp: Some(19424),
+    joins: 0,
+    joins_lmtp: 0,
     mechanisms: &["SCRAM-SHA-256-PLUS", "PLAIN", "LOGIN"],
 };
 pub const ALL: [Server; 6] = [POSTFIX, DOVECOT, EXIM, SENDMAIL, SMTPSERVER, AIOSMTPD];
@@ -137,6 +160,11 @@ impl Server {
         self.wait_for(token).1
     }
 
+    /// The same of the copy whose path has this in it: where each recipient has one.
+    pub fn stored_at(&self, token: &str, part: &str) -> Vec<u8> {
+        self.wait_until(token, || self.find_at(token, part)).1
+    }
+
     /// Waits for the message with this token to be stored, and gives what was recorded of it: `port N`, `tls yes|no`,
     /// `hello NAME`, `login USER` after a login, and MAIL and RCPT as they were sent, the refused ones too. For
     /// aiosmtpd, smtp-server and Dovecot's submission (as it hands them on).
@@ -146,9 +174,13 @@ impl Server {
     }
 
     fn wait_for(&self, token: &str) -> (PathBuf, Vec<u8>) {
+        self.wait_until(token, || self.find(token))
+    }
+
+    fn wait_until<T>(&self, token: &str, find: impl Fn() -> Option<T>) -> T {
         let end = Instant::now() + Duration::from_secs(30);
         loop {
-            if let Some(found) = self.find(token) {
+            if let Some(found) = find() {
                 return found;
             }
             assert!(Instant::now() < end, "{} did not store {token}", self.name);
@@ -158,7 +190,25 @@ impl Server {
 
     /// The message with this token, if it is stored already.
     pub fn find(&self, token: &str) -> Option<(PathBuf, Vec<u8>)> {
-        find(&state().join("mail").join(self.name), token)
+        self.find_at(token, "")
+    }
+
+    fn find_at(&self, token: &str, part: &str) -> Option<(PathBuf, Vec<u8>)> {
+        let path = self.paths(token).into_iter().find(|path| path.to_string_lossy().contains(part))?;
+        let bytes = fs::read(&path).ok()?;
+        Some((path, bytes))
+    }
+
+    /// How often the message with this token is stored.
+    pub fn count(&self, token: &str) -> usize {
+        self.paths(token).len()
+    }
+
+    /// Where the message with this token is stored.
+    fn paths(&self, token: &str) -> Vec<PathBuf> {
+        let mut found = Vec::new();
+        collect(&state().join("mail").join(self.name), token, &mut found);
+        found
     }
 
     /// What a message with these line ends becomes in this server's store: some have LF there.
@@ -170,21 +220,29 @@ impl Server {
     }
 }
 
-fn find(folder: &Path, token: &str) -> Option<(PathBuf, Vec<u8>)> {
+/// The tokens stand in headers, near the beginning.
+const HEAD: u64 = 16 * 1024;
+
+/// All messages below this folder that have the token.
+fn collect(folder: &Path, token: &str, found: &mut Vec<PathBuf>) {
     let in_maildir = folder.file_name().is_some_and(|name| name == "new");
-    let entries = fs::read_dir(folder).ok()?;
-    entries.flatten().find_map(|entry| {
-        let path = entry.path();
-        if path.is_dir() {
-            return find(&path, token);
-        }
+    let Ok(entries) = fs::read_dir(folder) else { return };
+    for path in entries.flatten().map(|entry| entry.path()) {
         // Beside the messages there are half-written ones, envelopes, and Dovecot's indices.
-        if !in_maildir && path.extension().is_none_or(|extension| extension != "eml") {
-            return None;
+        let is_message = in_maildir || path.extension().is_some_and(|extension| extension == "eml");
+        if path.is_dir() {
+            collect(&path, token, found);
+        } else if is_message && head(&path).windows(token.len()).any(|window| window == token.as_bytes()) {
+            found.push(path);
         }
-        let bytes = fs::read(&path).ok()?;
-        bytes.windows(token.len()).any(|window| window == token.as_bytes()).then_some((path, bytes))
-    })
+    }
+}
+
+/// Empty for a file that is gone again.
+fn head(path: &Path) -> Vec<u8> {
+    let mut head = Vec::new();
+    drop(fs::File::open(path).and_then(|file| file.take(HEAD).read_to_end(&mut head)));
+    head
 }
 
 /// Whether this build has the mechanism. A server that offers one with another name is a server to look at.

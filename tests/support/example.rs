@@ -15,6 +15,7 @@ pub fn program(name: &str) -> PathBuf {
         ("native-tls", cfg!(feature = "native-tls")),
         ("async", cfg!(feature = "async")),
         ("testing", cfg!(feature = "testing")),
+        ("sasl", cfg!(feature = "sasl")),
     ];
     let features = features.iter().filter(|(_, on)| *on).map(|(name, _)| *name).collect::<Vec<_>>();
     let cargo = Command::new(env!("CARGO"))

@@ -1,0 +1,232 @@
+//! Many messages over one connection, by DATA and by BDAT, and messages of odd shapes. Compiled for both worlds.
+
+use std::sync::Once;
+
+use postino::{Error, Outcome, Raw, Security};
+
+use super::{
+    Builder, block_on,
+    cases::{builder, each, envelope, message, way, wire},
+    maybe_async,
+};
+use crate::{
+    journal,
+    servers::{self, DOVECOT, EXIM, POSTFIX, Server},
+};
+
+/// The log of every connection, without its octets.
+fn keep_a_journal() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        journal::begin();
+        log::set_max_level(log::LevelFilter::Debug);
+    });
+}
+
+/// What was said on the connection with this number, `C: …` and `S: …`.
+fn dialogue_of(number: u64) -> Vec<String> {
+    let mark = format!(" #{number} ");
+    let lines = journal::lines_with(&mark);
+    lines.iter().filter_map(|line| line.split_once(&mark)).map(|(_, said)| said.to_owned()).collect()
+}
+
+/// How many envelopes left with the end of the message before.
+fn joined(dialogue: &[String]) -> usize {
+    let ends = |line: &str| line.starts_with("C: (") || line == "C: .";
+    dialogue.windows(2).filter(|two| ends(&two[0]) && two[1].starts_with("C: MAIL")).count()
+}
+
+fn lmtp(port: u16) -> Builder {
+    builder(port, Security::Plaintext, false).lmtp(true)
+}
+
+/// Sends five messages in one batch; each has to be accepted, once, and stored as it was sent. Gives what was said on the
+/// connection, which has to be one.
+#[maybe_async]
+async fn five(server: &Server, builder: &Builder) -> Result<Vec<String>, Error> {
+    keep_a_journal();
+    let mut client = builder.connect().await?;
+    let number = client.connection_number();
+    let sent: Vec<_> = (0..5).map(|_| servers::token()).map(|token| (message(&token, true), token)).collect();
+    let mails = sent.iter().map(|(text, _)| Raw::bytes(envelope("alice@lab.test"), text));
+    let mut batch = client.send_all(mails);
+    let mut accepted = 0;
+    while let Some((index, result)) = batch.next().await {
+        let delivery =
+            result.unwrap_or_else(|e| panic!("{} {index}: {e:?} {:#?}", server.name, dialogue_of(number)));
+        assert_eq!((index, delivery.outcome()), (accepted, Outcome::Accepted), "{}", server.name);
+        accepted += 1;
+    }
+    assert_eq!(accepted, 5, "{}", server.name);
+    drop(batch);
+    assert_eq!(client.connection_number(), number, "{} was connected to again", server.name);
+    client.noop().await?;
+    let dialogue = dialogue_of(number);
+    client.quit().await?;
+    for (text, token) in &sent {
+        let (stored, sent) = (server.stored(token), server.as_stored(&wire(text)));
+        assert!(stored.ends_with(&sent), "{} stored {}", server.name, stored.escape_ascii());
+        assert_eq!(server.count(token), 1, "{}", server.name);
+    }
+    Ok(dialogue)
+}
+
+/// Of five messages four envelopes leave with the ends before them, over one connection: what was learnt from the first
+/// holds.
+#[test]
+fn a_batch_arrives_as_sent_and_joined_where_the_server_pipelines() {
+    each(|server| {
+        let joined = joined(&block_on(five(server, &way(server))).unwrap());
+        assert_eq!(joined, server.joins, "{}", server.name);
+        let joining = way(server).joining(false);
+        assert_eq!(self::joined(&block_on(five(server, &joining)).unwrap()), 0, "{}", server.name);
+        assert_eq!(self::joined(&block_on(five(server, &way(server).pipelining(false))).unwrap()), 0);
+    });
+}
+
+#[test]
+fn a_batch_arrives_by_lmtp() {
+    each(|server| {
+        let Some(port) = server.lmtp else { return };
+        let joined = joined(&block_on(five(server, &lmtp(port))).unwrap());
+        assert_eq!(joined, server.joins_lmtp, "{}", server.name);
+    });
+}
+
+#[test]
+fn a_batch_arrives_by_bdat() {
+    for (server, way) in
+        [(POSTFIX, way(&POSTFIX)), (EXIM, way(&EXIM)), (DOVECOT, way(&DOVECOT)), (DOVECOT, lmtp(14424))]
+    {
+        if !server.is_up() {
+            continue;
+        }
+        for way in [way.clone(), way.clone().joining(false), way.pipelining(false)] {
+            let dialogue = block_on(five(&server, &way.chunking(true))).unwrap();
+            let count = |verb: &str| dialogue.iter().filter(|line| line.starts_with(verb)).count();
+            assert_eq!((count("C: BDAT"), count("C: DATA")), (5, 0), "{} {dialogue:#?}", server.name);
+        }
+    }
+}
+
+#[test]
+fn chunking_that_is_not_offered_is_not_used() {
+    each(|server| {
+        let old = server.old.map(|port| builder(port, Security::Plaintext, false).chunking(true));
+        if let Some(old) = old {
+            let mut client = block_on(old.connect()).unwrap();
+            let token = servers::token();
+            let text = message(&token, false);
+            let sent = block_on(client.send(&Raw::bytes(envelope("alice@lab.test"), &text))).unwrap();
+            assert_eq!(sent.outcome(), Outcome::Accepted);
+            assert!(server.stored(&token).ends_with(&server.as_stored(&wire(&text))), "{}", server.name);
+        }
+    });
+}
+
+/// Bodies that end, or begin, where it is easy to be wrong.
+const ODD: &[&str] = &[
+    ".",
+    ".\n",
+    ".\n.\n",
+    "..",
+    ".x\n",
+    "\n\n\n",
+    "x",
+    "x\n.",
+    "x\n.\n",
+    "x\n.\n\n",
+    "\n.\n",
+    "x\r\n.\r\n.\r\n",
+    "\u{e9}",
+    "\u{e9}\n.\u{e9}\n",
+];
+
+fn crlf(text: &str) -> String {
+    let text = text.replace("\r\n", "\n").replace('\n', "\r\n");
+    if text.ends_with("\r\n") { text } else { text + "\r\n" }
+}
+
+#[maybe_async]
+async fn odd_ones(server: &Server, way: &Builder) -> Result<(), Error> {
+    let mut client = way.connect().await?;
+    for body in ODD {
+        let token = servers::token();
+        let text = format!("Subject: {token}\n\n{body}");
+        let _ = client.send(&Raw::bytes(envelope("alice@lab.test"), &text)).await?;
+        let stored = server.stored(&token);
+        let sent = format!("Subject: {token}\r\n\r\n{}", crlf(body));
+        let sent = server.as_stored(sent.as_bytes());
+        // Sendmail puts headers of its own behind.
+        let tail = match server.name {
+            "sendmail" => server.as_stored(format!("\r\n\r\n{}", crlf(body)).as_bytes()),
+            _ => sent,
+        };
+        assert!(stored.ends_with(&tail), "{} {body:?}: {}", server.name, stored.escape_ascii());
+    }
+    // An empty one has no token: that the next is stored shows that both ends were understood.
+    for empty in ["", "\n", "\r\n"] {
+        let token = servers::token();
+        let delivery = client.send(&Raw::bytes(envelope("alice@lab.test"), empty)).await?;
+        assert_eq!(delivery.outcome(), Outcome::Accepted, "{}", server.name);
+        let next = format!("Subject: {token}\n\n");
+        let _ = client.send(&Raw::bytes(envelope("alice@lab.test"), &next)).await?;
+        server.stored(&token);
+    }
+    client.quit().await
+}
+
+#[test]
+fn dots_and_ends_arrive_as_they_are() {
+    each(|server| {
+        block_on(odd_ones(server, &way(server))).unwrap();
+        block_on(odd_ones(server, &way(server).chunking(true))).unwrap();
+        if let Some(port) = server.lmtp {
+            block_on(odd_ones(server, &lmtp(port))).unwrap();
+            block_on(odd_ones(server, &lmtp(port).chunking(true))).unwrap();
+        }
+    });
+}
+
+#[maybe_async]
+async fn ten_mebibytes(server: &Server, way: &Builder) -> Result<(), Error> {
+    let tokens = [(); 2].map(|()| servers::token());
+    let mut text = format!("Subject: {}\n\n", tokens[0]).into_bytes();
+    let mut sent = b"\r\n\r\n".to_vec(); // some servers put headers of their own before it
+    let lines: [&[u8]; 4] = [b".", b"..dots", b"\xc3\xa9\xff eight", &[b'x'; 900]];
+    while text.len() < 10 << 20 {
+        for line in lines {
+            text.extend_from_slice(line);
+            text.push(b'\n');
+            sent.extend_from_slice(line);
+            sent.extend_from_slice(b"\r\n");
+        }
+    }
+    text.push(b'.');
+    sent.extend_from_slice(b".\r\n");
+    let mut client = way.connect().await?;
+    let _ = client.send(&Raw::bytes(envelope("alice@lab.test"), &text)).await?;
+    let stored = server.stored(&tokens[0]);
+    assert!(stored.ends_with(&server.as_stored(&sent)), "{} stored something else", server.name);
+
+    // Short lines, from a reader whose size is not known.
+    let text = format!("Subject: {}\n\n{}", tokens[1], "y\n".repeat(1 << 18));
+    let _ = client.send(&Raw::reader(envelope("alice@lab.test"), std::io::Cursor::new(text))).await?;
+    let sent = server.as_stored(&b"y\r\n".repeat(1 << 18));
+    let stored = server.stored(&tokens[1]);
+    assert!(stored.ends_with(&sent), "{} stored something else", server.name);
+    client.quit().await
+}
+
+#[test]
+fn ten_mebibytes_arrive_as_they_are() {
+    each(|server| {
+        block_on(ten_mebibytes(server, &way(server))).unwrap();
+        if matches!(server.name, "postfix" | "exim") {
+            block_on(ten_mebibytes(server, &way(server).chunking(true))).unwrap();
+        }
+        if let Some(port) = server.lmtp {
+            block_on(ten_mebibytes(server, &lmtp(port).chunking(true))).unwrap();
+        }
+    });
+}
