@@ -174,7 +174,9 @@ impl Server {
     fn data(&mut self, tape: &mut Tape) -> Option<Vec<usize>> {
         let input = &self.now.input;
         if self.now.recipients.is_empty() {
-            assert!(b".\r\n".starts_with(&input[..input.len().min(3)]), "content for nobody");
+            // Who had one reply too many from it may have taken that for a recipient.
+            let lone_dot = b".\r\n".starts_with(&input[..input.len().min(3)]);
+            assert!(lone_dot || self.odd, "content for nobody");
         }
         let at_start = input.starts_with(b".\r\n").then_some(0);
         let end = at_start.or_else(|| input.windows(5).position(|w| w == b"\r\n.\r\n").map(|at| at + 2));
