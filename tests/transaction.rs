@@ -123,6 +123,7 @@ impl Server {
             "MAIL" if refusing || now.kept || self.swallowed && now.open => 503,
             "MAIL" => {
                 assert!(!now.open, "MAIL in a transaction");
+                now.chunks.clear(); // RFC 5321 §4.1.1.2: it clears all buffers
                 now.sender = line["MAIL FROM:<".len()..].split('>').next().unwrap().to_owned();
                 now.sender_refused = whim.is_some_and(|code| code >= 400);
                 // A server that refuses the sender and goes on as if it had not is broken, and exists.
