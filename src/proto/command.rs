@@ -3,7 +3,8 @@
 //! Nothing is checked here, because nothing needs to be: the types that stand in a [`Command`] cannot hold a control
 //! character.
 
-use std::{fmt, io::Write, net::IpAddr, ops::Range};
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr}; // values: `core` has no sockets
+use std::{fmt, io::Write, ops::Range};
 
 use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 
@@ -38,8 +39,8 @@ impl HelloName {
             text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).is_some_and(|inside| match inside
                 .strip_prefix("IPv6:")
             {
-                Some(v6) => v6.parse::<std::net::Ipv6Addr>().is_ok(),
-                None => inside.parse::<std::net::Ipv4Addr>().is_ok(),
+                Some(v6) => v6.parse::<Ipv6Addr>().is_ok(),
+                None => inside.parse::<Ipv4Addr>().is_ok(),
             });
         match literal || text.len() <= 255 && text.split('.').all(label) {
             true => Ok(HelloName(text.into())),

@@ -534,36 +534,6 @@ fn retry_says_what_may_be_done() {
 }
 
 #[test]
-fn what_the_server_says_while_the_next_message_is_waited_for_answers_nothing() {
-    let (tell, told) = std::sync::mpsc::channel();
-    let server = Server::running(move |peer| {
-        peer.play(
-            "-- hello PIPELINING
-             C: MAIL FROM:<alice@example.org>
-             C: RCPT TO:<bob@example.org>
-             C: DATA
-             S: 250 ok
-             S: 250 ok
-             S: 354 go on",
-        );
-        peer.may_run_ahead = true;
-        peer.play("-- pause\nS: 250 who asked?");
-        tell.send(()).unwrap();
-        peer.play("-- ignore");
-    });
-    let mut client = connect(&server);
-    let first = std::iter::once(numbered(1));
-    let slow = std::iter::once_with(move || {
-        told.recv().unwrap();
-        std::thread::sleep(std::time::Duration::from_millis(20)); // it has arrived by now
-        numbered(2)
-    });
-    let mut batch = client.send_all(first.chain(slow));
-    let (_, result) = block_on(batch.next()).unwrap();
-    assert_eq!(outcome(&result.unwrap_err()), Outcome::NotSent);
-}
-
-#[test]
 fn messages_that_cannot_be_sent_are_not_taken_without_end_before_a_result() {
     let server = Server::playing(
         "-- hello PIPELINING, SIZE 10

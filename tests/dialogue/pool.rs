@@ -17,6 +17,20 @@ const MESSAGE: &str = "C: MAIL FROM:<alice@example.org>
      C: .
      S: 250 ok\n";
 
+/// A message, accepted with the envelope of the next behind it.
+const JOINED: &str = "C: MAIL FROM:<alice@example.org>
+     C: RCPT TO:<bob@example.org>
+     C: DATA
+     S: 250 ok
+     S: 250 ok
+     S: 354 go on
+     C: Hello
+     C: .
+     C: MAIL FROM:<alice@example.org>
+     C: RCPT TO:<bob@example.org>
+     C: DATA
+     S: 250 ok\n";
+
 const HELLO: &str = "-- hello PIPELINING\n";
 const QUIT: &str = "C: QUIT\n";
 
@@ -225,28 +239,8 @@ fn settings_that_cannot_be_fail_at_once() {
 
 #[test]
 fn a_batch_goes_over_one_connection_of_the_pool() {
-    let server = Server::playing(
-        "-- hello PIPELINING
-         C: MAIL FROM:<alice@example.org>
-         C: RCPT TO:<bob@example.org>
-         C: DATA
-         S: 250 ok
-         S: 250 ok
-         S: 354 go on
-         C: Hello
-         C: .
-         C: MAIL FROM:<alice@example.org>
-         C: RCPT TO:<bob@example.org>
-         C: DATA
-         S: 250 ok
-         S: 250 ok
-         S: 250 ok
-         S: 354 go on
-         C: Hello
-         C: .
-         S: 250 ok
-         C: QUIT",
-    );
+    let rest = "S: 250 ok\nS: 250 ok\nS: 354 go on\nC: Hello\nC: .\nS: 250 ok\n";
+    let server = Server::playing([HELLO, JOINED, rest, QUIT].concat());
     let pool = pool(&server);
     let mut batch = block_on(pool.send_all([mail(), mail()])).unwrap();
     for index in 0..2 {
@@ -261,21 +255,7 @@ fn a_batch_goes_over_one_connection_of_the_pool() {
 
 #[test]
 fn a_batch_that_is_dropped_under_way_takes_its_connection_with_it() {
-    let server = Server::playing(
-        "-- hello PIPELINING
-         C: MAIL FROM:<alice@example.org>
-         C: RCPT TO:<bob@example.org>
-         C: DATA
-         S: 250 ok
-         S: 250 ok
-         S: 354 go on
-         C: Hello
-         C: .
-         C: MAIL FROM:<alice@example.org>
-         C: RCPT TO:<bob@example.org>
-         C: DATA
-         S: 250 ok",
-    );
+    let server = Server::playing([HELLO, JOINED].concat());
     let pool = pool(&server);
     let mut batch = block_on(pool.send_all([mail(), mail()])).unwrap();
     assert_eq!(block_on(batch.next()).unwrap().0, 0);
