@@ -1,10 +1,21 @@
 //! What the server offers: the lines of its answer to EHLO (RFC 5321 §4.1.1.1).
 
+use std::fmt;
+
 use super::ReplyRef;
 
+/// What is asked for each message is looked up once: its number here is that of a bit.
+const OFTEN: [&str; 8] =
+    ["PIPELINING", "CHUNKING", "8BITMIME", "SMTPUTF8", "SIZE", "BINARYMIME", "BURL", "LIMITS"];
+
 /// What the server offers: keywords, each with its parameters. Keywords are compared without regard to case.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Capabilities(Vec<(String, String)>);
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Capabilities {
+    keywords: Vec<(String, String)>,
+    /// Which of [`OFTEN`] there are.
+    often: u8,
+    size_limit: Option<u64>,
+}
 
 impl Capabilities {
     /// From the reply to EHLO. Its first line is the server's name and no keyword.
@@ -21,20 +32,37 @@ impl Capabilities {
             };
             (!keyword.is_empty()).then(|| (keyword.to_ascii_uppercase(), parameters.trim().to_owned()))
         });
-        Capabilities(split.collect())
+        Capabilities::of(split.collect())
+    }
+
+    fn of(keywords: Vec<(String, String)>) -> Capabilities {
+        let mut all = Capabilities { keywords, often: 0, size_limit: None };
+        for (number, keyword) in OFTEN.iter().enumerate() {
+            all.often |= u8::from(all.parameters(keyword).is_some()) << number;
+        }
+        let digits = all.parameters("SIZE").filter(|size| !size.is_empty());
+        let digits = digits.filter(|size| size.bytes().all(|b| b.is_ascii_digit()));
+        all.size_limit = digits.map(|digits| digits.parse().unwrap_or(u64::MAX)).filter(|limit| *limit > 0);
+        all
     }
 
     /// The same without these keywords: what a server only says it can do.
     #[must_use]
     pub fn without(mut self, keywords: &[impl AsRef<str>]) -> Capabilities {
-        self.0.retain(|(own, _)| !keywords.iter().any(|keyword| keyword.as_ref().eq_ignore_ascii_case(own)));
-        self
+        let is_ignored =
+            |own: &str| keywords.iter().any(|keyword| keyword.as_ref().eq_ignore_ascii_case(own));
+        self.keywords.retain(|(own, _)| !is_ignored(own));
+        Capabilities::of(self.keywords)
     }
 
     /// Whether the server offers it: `PIPELINING`, `STARTTLS`, `8BITMIME` …
     #[must_use]
+    #[inline]
     pub fn offers(&self, keyword: &str) -> bool {
-        self.parameters(keyword).is_some()
+        match OFTEN.iter().position(|often| *often == keyword) {
+            Some(number) => self.often >> number & 1 == 1,
+            None => self.parameters(keyword).is_some(),
+        }
     }
 
     /// What stands behind a keyword; empty if nothing does, `None` if the keyword is not there.
@@ -45,24 +73,23 @@ impl Capabilities {
 
     /// All keywords with their parameters, in the server's order; keywords are upper-case.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.0.iter().map(|(keyword, parameters)| (keyword.as_str(), parameters.as_str()))
+        self.keywords.iter().map(|(keyword, parameters)| (keyword.as_str(), parameters.as_str()))
     }
 
     /// The largest message the server takes, in octets (RFC 1870); `None` if it does not say. 0 means no limit, and so
     /// does what is no number; a number that is too large for 64 bits counts as the largest.
     #[must_use]
     pub fn size_limit(&self) -> Option<u64> {
-        let digits = self.parameters("SIZE")?;
-        if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_digit()) {
-            return None;
-        }
-        Some(digits.parse().unwrap_or(u64::MAX)).filter(|limit| *limit > 0)
+        self.size_limit
     }
 
     /// A limit of the server's by its name: `RCPTMAX`, `MAILMAX`, `RCPTDOMAINMAX` (LIMITS, RFC 9422). `None` if the
     /// server does not say, or says what is no number, or 0.
     #[must_use]
     pub fn limit(&self, name: &str) -> Option<usize> {
+        if !self.offers("LIMITS") {
+            return None;
+        }
         let words = self.parameters("LIMITS")?.split_ascii_whitespace();
         let mut limits = words.filter_map(|word| word.split_once('='));
         let (_, value) = limits.find(|(key, _)| key.eq_ignore_ascii_case(name))?;
@@ -79,6 +106,12 @@ impl Capabilities {
             }
         }
         names.into_iter()
+    }
+}
+
+impl fmt::Debug for Capabilities {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Capabilities").field(&self.keywords).finish()
     }
 }
 

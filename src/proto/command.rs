@@ -472,11 +472,16 @@ fn line(out: &mut Vec<u8>, parts: &[&str]) {
 }
 
 /// Writes a number in decimal: of each message there is one, and `format!` takes its time.
-fn number(out: &mut Vec<u8>, n: u64) {
-    if n >= 10 {
-        number(out, n / 10);
+fn number(out: &mut Vec<u8>, mut n: u64) {
+    let mut digits = [b'0'; 20]; // u64::MAX has so many
+    let mut at = digits.len() - 1;
+    while n >= 10 {
+        digits[at] += (n % 10) as u8;
+        n /= 10;
+        at -= 1;
     }
-    out.push(b'0' + (n % 10) as u8);
+    digits[at] += n as u8;
+    out.extend_from_slice(&digits[at..]);
 }
 
 /// Writes octets in base64, or what stands for none at all.
