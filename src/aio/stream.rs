@@ -82,13 +82,19 @@ impl Builder {
 
 impl Stream {
     /// To the first of the addresses that answers: the next one is tried when one has failed, or has not answered for a
-    /// moment.
+    /// moment. `tls` will be needed then.
     pub async fn connect(
         addresses: Vec<SocketAddr>,
         local: Option<SocketAddr>,
         until: Instant,
         _: &Stopper,
+        tls: Option<&TlsSettings>,
     ) -> io::Result<Stream> {
+        if let Some(tls) = tls.filter(|tls| tls.built().is_none()) {
+            // Meanwhile. What is wrong with it, the handshake tells.
+            let tls = tls.clone();
+            unblock(move || drop(tls.connector())).detach();
+        }
         let mut race = Race::new(addresses, Instant::now());
         let mut running: Vec<(SocketAddr, Attempt)> = Vec::new();
         let (mut alarm, mut turn) = (Alarm::default(), Alarm::default());

@@ -28,6 +28,9 @@ use crate::{
 /// What nothing can interrupt looks so often whether it was stopped.
 pub(super) const GLANCE: Duration = Duration::from_millis(50);
 
+/// A limit that building a TLS connector does not use up.
+const LONG: Duration = Duration::from_secs(1);
+
 pub(super) struct Stream {
     inner: Inner,
     peer: Option<SocketAddr>,
@@ -75,12 +78,13 @@ impl Builder {
 
 impl Stream {
     /// To the first of the addresses that answers: the next one is tried when one has failed, or has not answered for a
-    /// moment.
+    /// moment. `tls` will be needed then.
     pub fn connect(
         addresses: Vec<SocketAddr>,
         local: Option<SocketAddr>,
         until: Instant,
         stopper: &Stopper,
+        mut tls: Option<&TlsSettings>,
     ) -> io::Result<Stream> {
         let mut race = Race::new(addresses, Instant::now());
         let mut running: Vec<(SocketAddr, TcpStream)> = Vec::new();
@@ -91,7 +95,13 @@ impl Stream {
             }
             if let Some(address) = race.turn(now) {
                 match start(address, local) {
-                    Ok(socket) => running.push((address, socket)),
+                    Ok(socket) => {
+                        running.push((address, socket));
+                        // The answer is a round trip away: time for what takes some 50 ms. What is wrong with it, the
+                        // handshake tells.
+                        let tls = tls.take().filter(|_| until - now > LONG);
+                        let _built_or_told_later = tls.map(TlsSettings::connector);
+                    }
                     Err(e) => race.failed(address, e, now),
                 }
             } else if running.is_empty() && race.next_turn().is_none() {

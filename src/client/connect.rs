@@ -131,14 +131,16 @@ impl Client {
         };
         log::debug!(target: "postino", "#{} connecting to {}", self.number, self.settings.server);
         let config = &self.settings.config;
+        let needs_tls = matches!(config.security, Security::Implicit | Security::StartTls);
+        let tls = needs_tls.then_some(&config.tls);
         let stream = match (&self.settings.server, &config.addresses) {
             (Server::Unix(path), _) => Stream::connect_unix(path, until, &self.stopper).await,
             (Server::Host(..), Some(given)) => {
-                Stream::connect(given.clone(), config.bind, until, &self.stopper).await
+                Stream::connect(given.clone(), config.bind, until, &self.stopper, tls).await
             }
             (Server::Host(host, port), None) => {
                 let found = interleave(resolve(&host.lookup, *port, until, &self.stopper).await?);
-                Stream::connect(found, config.bind, until, &self.stopper).await
+                Stream::connect(found, config.bind, until, &self.stopper, tls).await
             }
         };
         stream.map_err(|e| self.stopped_or(failed(e), Phase::Connect))

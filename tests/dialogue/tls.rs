@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use postino::{Error, Outcome, Phase, Security};
 
 use super::*;
-use crate::support::tls::CA;
+use crate::support::{BlackHole, journal, tls::CA};
 
 fn starttls(server: &Server) -> Builder {
     builder(server).security(Security::StartTls).ca_certificate(CA)
@@ -474,12 +474,28 @@ fn clones_of_a_builder_connect_independently() {
 #[test]
 fn building_the_connector_counts_as_a_part_of_the_handshake() {
     // The server hears nothing, so it is not the handshake that takes too long.
-    for start in ["", &format!("{UP_TO_STARTTLS}S: 220 go ahead\n")] {
-        let server = Server::playing(start);
-        let builder = if start.is_empty() { implicit(&server) } else { starttls(&server) };
-        let builder = builder.ca_certificate(CA.repeat(5000)).tls_timeout(Duration::from_millis(1));
-        let error = connect_error(&builder);
-        assert!(matches!(error, Error::Timeout(Phase::Tls)), "{error:?}");
+    let server = Server::playing(&format!("{UP_TO_STARTTLS}S: 220 go ahead\n"));
+    // Where TLS is sure to come, the connector is built while the connection is on its way.
+    let builder = starttls(&server).security(Security::Opportunistic);
+    let builder = builder.ca_certificate(CA.repeat(5000)).tls_timeout(Duration::from_millis(1));
+    let error = connect_error(&builder);
+    assert!(matches!(error, Error::Timeout(Phase::Tls)), "{error:?}");
+}
+
+#[test]
+fn the_connector_is_built_while_the_connection_is_on_its_way() {
+    journal::begin();
+    let hole = BlackHole::new();
+    let builder = Client::builder("127.0.0.1").port(hole.address().port());
+    let builder = builder.ca_certificate(CA.repeat(43)).connect_timeout(Duration::from_millis(1500));
+    let built = || journal::lines_with("building a TLS connector: 43 CAs").len();
+    // Where TLS may not come at all, it waits for the server to offer it.
+    for (security, expected) in
+        [(Security::Opportunistic, 0), (Security::StartTls, 1), (Security::Implicit, 1)]
+    {
+        let error = connect_error(&builder.clone().security(security));
+        assert!(matches!(error, Error::Connect { .. }), "{error:?}");
+        assert_eq!(built(), expected, "{security:?}");
     }
 }
 
