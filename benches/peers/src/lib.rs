@@ -2,6 +2,8 @@
 
 use std::{env, fs, time::Instant};
 
+pub mod ours;
+
 pub const SENDER: &str = "a@example.org";
 pub const RECIPIENT: &str = "b@example.net";
 

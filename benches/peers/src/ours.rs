@@ -1,0 +1,35 @@
+//! What the drivers of both worlds have in common.
+
+use postino::{Delivery, Envelope, Error, Raw};
+
+use crate::{Job, RECIPIENT, SENDER};
+
+pub fn mail(job: &Job) -> Raw<'static> {
+    let envelope = Envelope::new(SENDER, [RECIPIENT]).unwrap();
+    match job.way == "file" {
+        true => Raw::path(envelope, job.path.clone()),
+        false => Raw::bytes(envelope, job.message),
+    }
+}
+
+pub fn is_accepted(result: Result<Delivery, Error>) {
+    drop(result.unwrap());
+}
+
+/// The two worlds have the same names.
+#[macro_export]
+macro_rules! builder {
+    ($client:ty, $job:expr) => {{
+        let job = $job;
+        let builder =
+            <$client>::builder(&job.host).port(job.port).hello_name("localhost").tls_name("localhost");
+        let builder = builder.chunking(job.way == "chunk");
+        match job.security {
+            $crate::Security::Plain => builder.security(postino::Security::Plaintext),
+            $crate::Security::Tls => builder.security(postino::Security::Implicit).ca_certificate(job.ca()),
+            $crate::Security::StartTls => {
+                builder.security(postino::Security::StartTls).ca_certificate(job.ca())
+            }
+        }
+    }};
+}
