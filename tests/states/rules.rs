@@ -243,7 +243,7 @@ impl Rules<'_> {
             }
             (phase, _) if self.scene.is_unasked() => self.broken(Fault::Protocol(phase)),
             // It stands in clear where TLS should begin (RFC 3207 §6).
-            (Phase::StartTls, _) => self.broken(Fault::Protocol(Phase::StartTls)),
+            (Phase::StartTls, _) => self.broken(Fault::Protocol(Phase::Tls)),
             (_, Some(line)) => self.failed(Fault::Protocol(said(line)), Outcome::NotSent),
             // A message that was accepted stays so.
             (Phase::End, None) => {

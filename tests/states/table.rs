@@ -187,7 +187,7 @@ const FROM_THE_MIDDLE: Session = Session(
      S: 250 ok
      C: DATA
      S: 354 go on
-     -- read 65537
+     -- read 30000
      -- body
      S: 250 ok",
 );
@@ -284,7 +284,7 @@ pub const STATES: [State; 19] = {
         State { name: "DataCmd", places: &[(&LETTER, "C: DATA")], without: &[] },
         State {
             name: "DataBody",
-            places: &[(&FROM_ITS_START, "-- read 0"), (&FROM_THE_MIDDLE, "-- read 65537")],
+            places: &[(&FROM_ITS_START, "-- read 0"), (&FROM_THE_MIDDLE, "-- read 30000")],
             without: &[(NOTHING_DUE, &[Silence])],
         },
         State { name: "DataEnd", places: &[(&LETTER, "C: .")], without: &[] },
