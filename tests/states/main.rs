@@ -13,12 +13,12 @@
 //! TLS, each wrong code, each octet to split at. A cell that makes no sense has a reason in the table.
 //!
 //! ```sh
-//! cargo test --features async --test states                 # each cell once, or a few times
-//! CELLS=30 cargo test --features async --test states -- --nocapture   # 30 times: 10,000 cells in each world, minutes
+//! cargo test --features async --test states
+//! CELLS=30 cargo test --features async --test states threat_91 -- --nocapture    # minutes
 //! ```
 //!
-//! With `CELLS` the cells run so often, and `threat_91_…` looks whether anything was left behind: descriptors, threads,
-//! memory.
+//! `threat_91_…` repeats all cells, at each place in one way, in a process of their own, and looks whether anything was left
+//! behind: descriptors, threads, memory. It does so once, or as often as `CELLS` says; 30 times are 10,000 cells in each world.
 
 mod footprint;
 mod rules;
