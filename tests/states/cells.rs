@@ -110,6 +110,34 @@ enum Trouble {
     Wrong(String),
 }
 
+/// What a call has done.
+#[derive(Debug)]
+enum Done {
+    Connected(Client),
+    Sent(Delivery),
+    Said,
+}
+
+/// Its result; none if its future was dropped.
+type Made = Option<Result<Done, Error>>;
+
+/// What the client connects over, if it does not connect by itself.
+enum Link {
+    None,
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+/// What the client's side of a session has to tell, and is told.
+struct Ends {
+    go: Sender<()>,
+    told: Receiver<()>,
+    /// The same, for who cancels.
+    bell: Bell,
+    give: Sender<UnixStream>,
+    is_ready: Receiver<()>,
+}
+
 /// What the server's side of a session needs.
 struct Part {
     session: Session,
@@ -161,6 +189,8 @@ impl Part {
             return;
         }
         peer.play(&scene.asks.join("\n"));
+        // In a flight the client leaves as soon as it notices.
+        peer.may_leave = scene.due() > 0 && *event == Event::ExtraLine;
         if scene.phase == Phase::Tls {
             self.happens_in_handshake(peer);
         } else {
@@ -281,7 +311,7 @@ impl Session {
         }
         builder = builder.chunking(scene.says("CHUNKING"));
         match (self.event, scene.phase) {
-            (Event::Deadline, _) if self.connects() => builder.deadline(limit),
+            (Event::Deadline, _) if self.connects() || self.is_idle() => builder.deadline(limit),
             // What is still on its way is limited block by block.
             (Event::WriteBlocked, Phase::End) => builder.block_timeout(limit),
             (Event::Slow | Event::Silence | Event::WriteBlocked, phase) => match phase {
@@ -304,6 +334,11 @@ impl Session {
         }
     }
 
+    /// Nothing is under way.
+    fn is_idle(&self) -> bool {
+        self.scene.is_unasked() && self.scene.phase == Phase::Noop
+    }
+
     /// The state is one of connecting.
     fn connects(&self) -> bool {
         let phase = self.scene.phase;
@@ -317,119 +352,134 @@ impl Session {
     }
 
     fn run(&self, limit: Duration) -> Result<(), Trouble> {
-        let expected = expected(&self.scene, self.event, WORLD);
-        let more = expected.more.clone();
+        let (part, ends, watch) = self.line_up(limit);
+        let (builder, stopper) = stoppable(self.builder(limit));
+        let start = Instant::now();
+        let (server, link) = self.serve(part, &ends);
+        if self.connects() && self.event == Event::Cancel {
+            let (connected, took) = match link {
+                Link::None => {
+                    let builder = builder.port(server.port());
+                    cancelled(ends.bell, &stopper, || {}, || builder.connect())
+                }
+                Link::Tcp(socket) => {
+                    cancelled(ends.bell, &stopper, || {}, || builder.connect_over(tcp(socket)))
+                }
+                Link::Unix(_) => panic!("nothing is cancelled there"),
+            };
+            return self.judge(watch, server, connected.map(|it| it.map(Done::Connected)), None, took);
+        }
+        let lent = match &link {
+            Link::Tcp(socket) if self.scene.is_unasked() => Some(socket.try_clone().unwrap()),
+            _ => None,
+        };
+        let connected = match link {
+            Link::None => block_on(builder.port(server.port()).connect()),
+            Link::Tcp(socket) => block_on(builder.connect_over(tcp(socket))),
+            Link::Unix(socket) => block_on(builder.connect_over(unix(socket))),
+        };
+        if self.connects() {
+            return self.judge(watch, server, Some(connected.map(Done::Connected)), None, start.elapsed());
+        }
+        match connected {
+            Ok(mut client) => {
+                let (result, took) = self.call(&mut client, ends, lent, &stopper, limit);
+                self.judge(watch, server, result, Some(client), took)
+            }
+            Err(e) => {
+                drop((lent, ends));
+                Err(watch.not_there(server, &e))
+            }
+        }
+    }
+
+    /// All that the two sides tell each other besides.
+    fn line_up(&self, limit: Duration) -> (Part, Ends, Watch) {
         let (ready, is_ready) = mpsc::channel();
         let (go, may_go) = mpsc::channel();
         let (tell, told) = mpsc::channel();
         let (done, is_done) = mpsc::channel();
+        let (give, end) = mpsc::channel();
         let (ring, bell) = bell();
+        let expected = expected(&self.scene, self.event, WORLD);
         let watch = Watch { expected, limit, done, reached: Arc::default(), unread: Arc::default() };
-        let (give_end, end) = mpsc::channel();
-        let blocked = self.event == Event::WriteBlocked;
+        let reached = Arc::clone(&watch.reached);
         let part = Part {
             session: self.clone(),
-            more,
-            end: blocked.then_some(end),
+            more: watch.expected.more.clone(),
+            end: (self.event == Event::WriteBlocked).then_some(end),
             ready,
             go: may_go,
-            told: Box::new({
-                let reached = Arc::clone(&watch.reached);
-                move || {
-                    reached.store(true, Ordering::SeqCst);
-                    _ = tell.send(());
-                    ring();
-                }
+            told: Box::new(move || {
+                reached.store(true, Ordering::SeqCst);
+                _ = tell.send(());
+                ring();
             }),
             done: is_done,
             unread: Arc::clone(&watch.unread),
         };
-        let play = move |peer: &mut Peer| part.play(peer);
+        (part, Ends { go, told, bell, give, is_ready }, watch)
+    }
 
-        let (builder, stopper) = stoppable(self.builder(limit));
-        let cancels = self.event == Event::Cancel;
-        let start = Instant::now();
-        // The socket is looked at, and may not be closed by us.
-        let mut lent = None;
-        let (server, connected, mut took) = if blocked {
+    /// Begins the server's part.
+    fn serve(&self, part: Part, ends: &Ends) -> (Server, Link) {
+        let play = move |peer: &mut Peer| part.play(peer);
+        if self.event == Event::WriteBlocked {
             let (server, here) = Server::running_pair(play);
-            give_end.send(here.try_clone().unwrap()).unwrap();
-            is_ready.recv_timeout(PATIENCE).map_err(|_| Trouble::Wrong("it was not ready".to_owned()))?;
-            let start = Instant::now();
-            let client = block_on(builder.connect_over(unix(here)));
-            (server, Some(client), start.elapsed())
-        } else if self.scene.is_unasked() || self.scene.phase == Phase::Greeting {
-            // It stands before the server says a word.
-            let server = Server::running(play);
+            ends.give.send(here.try_clone().unwrap()).unwrap();
+            ends.is_ready.recv_timeout(PATIENCE).expect("its buffer is full, where that comes first");
+            return (server, Link::Unix(here));
+        }
+        let server = Server::running(play);
+        // So it is sure to be connected before the server does something, and its socket can be looked at.
+        if self.scene.is_unasked() || self.scene.phase == Phase::Greeting {
             let socket = TcpStream::connect(server.address()).unwrap();
             socket.set_nodelay(true).unwrap();
-            if cancels && self.connects() {
-                let (client, took) = cancelled(bell, &stopper, || {}, || builder.connect_over(tcp(socket)));
-                return self.judge_connecting(watch, server, client, took);
-            }
-            lent = self.scene.is_unasked().then(|| socket.try_clone().unwrap());
-            let client = block_on(builder.connect_over(tcp(socket)));
-            (server, Some(client), start.elapsed())
-        } else {
-            let server = Server::running(play);
-            let builder = builder.port(server.port());
-            if cancels && self.connects() {
-                let (client, took) = cancelled(bell, &stopper, || {}, || builder.connect());
-                return self.judge_connecting(watch, server, client, took);
-            }
-            let client = block_on(builder.connect());
-            (server, Some(client), start.elapsed())
-        };
-        if self.connects() {
-            return self.judge_connecting(watch, server, connected, took);
+            return (server, Link::Tcp(socket));
         }
-        let mut client = match connected {
-            Some(Ok(client)) => client,
-            Some(Err(e)) => {
-                drop((lent, go));
-                return Err(watch.not_there(server, &e));
-            }
-            None => return Err(Trouble::Wrong("it did not connect".to_owned())),
-        };
+        (server, Link::None)
+    }
 
-        // The call of this state.
+    /// Makes the call of the state. Gives its result, and how long it took.
+    fn call(
+        &self,
+        client: &mut Client,
+        ends: Ends,
+        lent: Option<TcpStream>,
+        stopper: &Stopper,
+        limit: Duration,
+    ) -> (Made, Duration) {
+        let Ends { go, told, bell, .. } = ends;
         macro_rules! made {
-            ($after:expr, $call:expr, $some:expr) => {{
-                if cancels {
-                    let (result, after) = cancelled(bell, &stopper, $after, || $call);
-                    took = after;
-                    result.map(|result| result.map($some))
-                } else {
-                    let start = Instant::now();
-                    let result = block_on($call);
-                    took = start.elapsed();
-                    Some(result.map($some))
-                }
+            ($after:expr, $call:expr, $done:expr) => {{
+                let start = Instant::now();
+                let (result, took) = match self.event {
+                    Event::Cancel => cancelled(bell, stopper, $after, || $call),
+                    _ => (Some(block_on($call)), start.elapsed()),
+                };
+                (result.map(|result| result.map($done)), took)
             }};
         }
-        let within = (self.event == Event::Deadline).then_some(limit);
-        let client_ref = &mut client;
-        let result = match self.scene.phase {
-            Phase::Noop if self.scene.is_unasked() => {
-                self.idle(client_ref, &stopper, &go, &told, lent.take(), limit);
-                let start = Instant::now();
-                let result = block_on(client_ref.noop());
-                took = start.elapsed();
-                Some(result.map(|_| None))
-            }
-            Phase::Noop => made!(|| {}, limited(client_ref, within).noop(), |_| None),
-            Phase::Reset => made!(|| {}, limited(client_ref, within).rset(), |_| None),
-            Phase::Quit => made!(|| {}, limited(client_ref, within).quit(), |()| None),
-            _ => {
-                let (release, released) = mpsc::channel::<()>();
-                let mail = self.mail(&go, told, released, lent.take(), limit);
-                let result = made!(move || drop(release), limited(client_ref, within).send(&mail), Some);
-                drop(mail);
-                result
-            }
+        let client = match self.event {
+            Event::Deadline if !self.is_idle() => client.within(limit),
+            _ => client,
         };
-        drop(go);
-        self.judge(watch, server, Some(client), result, took)
+        match self.scene.phase {
+            Phase::Noop if self.is_idle() => {
+                self.idle(client, stopper, &go, &told, lent, limit);
+                let start = Instant::now();
+                let result = block_on(client.noop());
+                (Some(result.map(|_| Done::Said)), start.elapsed())
+            }
+            Phase::Noop => made!(|| {}, client.noop(), |_| Done::Said),
+            Phase::Reset => made!(|| {}, client.rset(), |_| Done::Said),
+            Phase::Quit => made!(|| {}, client.quit(), |()| Done::Said),
+            _ => {
+                let (release, released) = mpsc::channel();
+                let mail = self.mail(go, told, released, lent, limit);
+                made!(move || drop::<Sender<()>>(release), client.send(&mail), Done::Sent)
+            }
+        }
     }
 
     /// Lets the event happen to a client that does nothing.
@@ -443,9 +493,8 @@ impl Session {
         limit: Duration,
     ) {
         if self.event == Event::Deadline {
-            let limit = limit.max(Duration::from_secs(1));
-            client.set_deadline(Some(limit));
-            thread::sleep(limit * 6 / 5);
+            thread::sleep(limit * 6 / 5); // that of connecting passes
+            client.set_deadline(Some(LONG));
         }
         go.send(()).unwrap();
         told.recv_timeout(PATIENCE).unwrap();
@@ -459,7 +508,7 @@ impl Session {
 
     fn mail(
         &self,
-        go: &Sender<()>,
+        go: Sender<()>,
         told: Receiver<()>,
         released: Receiver<()>,
         lent: Option<TcpStream>,
@@ -473,7 +522,7 @@ impl Session {
                 false => Raw::bytes(envelope, b"Hello\r\n"),
             };
         };
-        let (go, event, seen) = (go.clone(), self.event, self.is_seen());
+        let (event, seen) = (self.event, self.is_seen());
         let wait = move || {
             go.send(()).ok();
             let lent = lent.filter(|_| seen);
@@ -491,28 +540,13 @@ impl Session {
         Raw::reader(envelope, Stopping { at: 0, stop, wait: Some(Box::new(wait)) })
     }
 
-    fn judge_connecting(
-        &self,
-        watch: Watch,
-        server: Server,
-        connected: Option<Result<Client, Error>>,
-        took: Duration,
-    ) -> Result<(), Trouble> {
-        let (client, result) = match connected {
-            Some(Ok(client)) => (Some(client), Some(Ok(None))),
-            Some(Err(e)) => (None, Some(Err(e))),
-            None => (None, None),
-        };
-        self.judge(watch, server, client, result, took)
-    }
-
     /// Whether all four are as they should be.
     fn judge(
         &self,
         watch: Watch,
         server: Server,
+        result: Made,
         mut client: Option<Client>,
-        result: Option<Result<Option<Delivery>, Error>>,
         took: Duration,
     ) -> Result<(), Trouble> {
         if let Some(Err(e)) = result.as_ref().filter(|_| !watch.reached.load(Ordering::SeqCst)) {
@@ -521,6 +555,9 @@ impl Session {
         }
         let timed = watch.check_time(took);
         let told = watch.check_result(&result);
+        if let Some(Ok(Done::Connected(connected))) = result {
+            client = Some(connected);
+        }
         let usable = client.as_mut().map_or(Ok(()), |client| watch.check_next(client));
         // Of a client that can be used no more, the server sees the end at once.
         if watch.expected.next.is_ok() {
@@ -582,11 +619,12 @@ impl Watch {
         if in_time { Ok(()) } else { Err(format!("it took {took:?}")) }
     }
 
-    fn check_result(&self, result: &Option<Result<Option<Delivery>, Error>>) -> Result<(), String> {
+    fn check_result(&self, result: &Made) -> Result<(), String> {
         let wanted = &self.expected.result;
         let (as_wanted, delivery) = match (result, wanted) {
             (None, None) => return Ok(()),
-            (Some(Ok(delivery)), Some(Ok(()))) => (true, delivery.as_ref()),
+            (Some(Ok(Done::Sent(delivery))), Some(Ok(()))) => (true, Some(delivery)),
+            (Some(Ok(_)), Some(Ok(()))) => (true, None),
             (Some(Err(e)), Some(Err(fault))) => match e {
                 Error::Transaction { delivery, source } => (fault.is(source), Some(&**delivery)),
                 e => (fault.is(e), None),
@@ -630,13 +668,6 @@ impl Watch {
 fn plain() -> Builder {
     let builder = Client::builder("127.0.0.1").hello_name("client.example.org");
     builder.timeout(LONG).final_reply_timeout(LONG)
-}
-
-fn limited(client: &mut Client, limit: Option<Duration>) -> &mut Client {
-    match limit {
-        Some(limit) => client.within(limit),
-        None => client,
-    }
 }
 
 /// A lookup: of `localhost`, which the system knows by itself.
@@ -805,7 +836,8 @@ fn work(state: &State, event: Event, round: Option<usize>) -> Vec<Work> {
         "Connecting" => return vec![Work::Alone(connecting, event)],
         _ => {}
     }
-    let sessions = state.scenes().into_iter().flat_map(|scene| {
+    let scenes = state.scenes().into_iter().filter(|scene| event != Event::WriteBlocked || scene.writes());
+    let sessions = scenes.flat_map(|scene| {
         let scene = Arc::new(scene);
         let mut takes = takes(&scene, event);
         if let Some(round) = round {

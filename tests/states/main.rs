@@ -55,8 +55,10 @@ mod blocking {
         socket
     }
 
+    type Bell = mpsc::Receiver<()>;
+
     /// What is rung when it is time to cancel.
-    fn bell() -> (impl Fn() + Send + 'static, mpsc::Receiver<()>) {
+    fn bell() -> (impl Fn() + Send + 'static, Bell) {
         let (ring, bell) = mpsc::channel();
         (move || _ = ring.send(()), bell)
     }
@@ -73,7 +75,7 @@ mod blocking {
 
     /// Makes a call, and cancels it when the bell rings. Gives its result, and how long it took from there.
     fn cancelled<T>(
-        bell: mpsc::Receiver<()>,
+        bell: Bell,
         stopper: &Stopper,
         after: impl FnOnce() + Send,
         call: impl FnOnce() -> T,
@@ -149,7 +151,9 @@ mod aio {
         Async::new(socket).unwrap()
     }
 
-    fn bell() -> (impl Fn() + Send + 'static, Receiver<()>) {
+    type Bell = Receiver<()>;
+
+    fn bell() -> (impl Fn() + Send + 'static, Bell) {
         let (ring, bell) = channel::bounded(1);
         (move || _ = ring.try_send(()), bell)
     }
@@ -163,7 +167,7 @@ mod aio {
     }
 
     fn cancelled<F: Future>(
-        bell: Receiver<()>,
+        bell: Bell,
         (): &Stopper,
         after: impl FnOnce() + Send,
         call: impl FnOnce() -> F,

@@ -211,15 +211,15 @@ impl Rules<'_> {
             // The others get it.
             Phase::Recipient if self.outcomes > 1 => {
                 let mut expected = self.fine();
-                let own = self.scene.asks[0].clone();
+                let own = self.scene.to.as_ref().unwrap();
                 let is_own = |address: &&str| own.contains(&format!("<{address}>"));
                 let number = self.scene.recipients().iter().position(is_own).unwrap();
                 expected.outcomes[number] = Outcome::Refused;
                 expected
             }
-            // Whatever is left open is closed (RFC 5321 §4.1.1.5).
+            // What was said with it fails, too. Whatever is left open is closed (RFC 5321 §4.1.1.5).
             Phase::Mail | Phase::Recipient | Phase::Data | Phase::Body | Phase::End => {
-                goes_on(&["C: RSET", "S: 250 ok"])
+                goes_on(&[&vec!["S: 503 no"; self.scene.due()][..], &["C: RSET", "S: 250 ok"]].concat())
             }
             _ => goes_on(&[]),
         }
@@ -244,6 +244,11 @@ impl Rules<'_> {
             (phase, _) if self.scene.is_unasked() => self.broken(Fault::Protocol(phase)),
             // It stands in clear where TLS should begin (RFC 3207 §6).
             (Phase::StartTls, _) => self.broken(Fault::Protocol(Phase::Tls)),
+            // In a flight it is taken for the next answer, and then there is one too many for DATA, which takes no 250.
+            (_, Some(_)) if self.scene.due() > 0 => {
+                let more = self.scene.rest[..self.scene.due()].to_vec();
+                Expected { more, ..self.broken(Fault::Protocol(Phase::Data)) }
+            }
             (_, Some(line)) => self.failed(Fault::Protocol(said(line)), Outcome::NotSent),
             // A message that was accepted stays so.
             (Phase::End, None) => {

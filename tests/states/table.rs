@@ -162,6 +162,24 @@ const TO_ONE: Session = Session(
      C: .
      S: 250 ok",
 );
+/// The same to a server that wants it all at once (RFC 2920).
+const FLIGHT: Session = Session(
+    "S: 220 hi
+     C: EHLO client.example.org
+     S: 250-hi
+     S: 250 PIPELINING
+     C: MAIL FROM:<alice@example.org>
+     C: RCPT TO:<bob@example.org>
+     C: RCPT TO:<carol@example.org>
+     C: DATA
+     S: 250 ok
+     S: 250 ok
+     S: 250 ok
+     S: 354 go on
+     C: Hello
+     C: .
+     S: 250 ok",
+);
 /// `read` is how much of the content the server has read when it happens.
 const FROM_ITS_START: Session = Session(
     "S: 220 hi
@@ -271,17 +289,27 @@ pub const STATES: [State; 19] = {
             ],
             without: &[],
         },
-        State { name: "Mail", places: &[(&LETTER, "C: MAIL FROM:<alice@example.org>")], without: &[] },
+        State {
+            name: "Mail",
+            places: &[(&LETTER, "C: MAIL FROM:<alice@example.org>"), (&FLIGHT, "C: DATA")],
+            without: &[],
+        },
         State {
             name: "Rcpt",
             places: &[
                 (&LETTER, "C: RCPT TO:<bob@example.org>"),
                 (&LETTER, "C: RCPT TO:<carol@example.org>"),
                 (&TO_ONE, "C: RCPT TO:<bob@example.org>"),
+                (&FLIGHT, "C: DATA\nS: 250 ok"),
+                (&FLIGHT, "C: DATA\nS: 250 ok\nS: 250 ok"),
             ],
             without: &[],
         },
-        State { name: "DataCmd", places: &[(&LETTER, "C: DATA")], without: &[] },
+        State {
+            name: "DataCmd",
+            places: &[(&LETTER, "C: DATA"), (&FLIGHT, "C: DATA\nS: 250 ok\nS: 250 ok\nS: 250 ok")],
+            without: &[],
+        },
         State {
             name: "DataBody",
             places: &[(&FROM_ITS_START, "-- read 0"), (&FROM_THE_MIDDLE, "-- read 30000")],
@@ -332,13 +360,15 @@ pub struct Scene {
     pub name: String,
     /// Up to there, but for what the client says last.
     pub before: Vec<String>,
-    /// What the client says last, to which the server owes an answer; nothing where it owes none.
+    /// What the client says last, all of it; nothing where the server has spoken since.
     pub asks: Vec<String>,
     /// The answer that is wanted; nothing where none is due.
     pub good: Vec<String>,
     /// The rest of the session.
     pub rest: Vec<String>,
-    /// What the answer would be to.
+    /// The line that the answer is to, if there is one.
+    pub to: Option<String>,
+    /// What that is.
     pub phase: Phase,
 }
 
@@ -352,24 +382,33 @@ impl Scene {
         let mut rest = lines.split_off(at);
         let mut before = lines;
         let handshake = rest[0].starts_with("-- tls");
-        let due = rest.iter().take_while(|line| line.starts_with("S:")).count() + usize::from(handshake);
-        let good: Vec<_> = rest.drain(..due).collect();
-        // The client says one line; of a letter, all of it.
-        let own = before.iter().rev().take_while(|line| is_clients(line)).count();
-        let asks = before.split_off(before.len() - own);
-        let phase = match asks.last().or(before.last()) {
+        let good: Vec<_> = rest.drain(..if handshake { 1 } else { reply(&rest) }).collect();
+        let to = unanswered(&before);
+        let phase = match to.as_ref().or(before.last()) {
             _ if handshake => Phase::Tls,
             Some(line) if line != "-- tls good" => answered(line),
             _ => Phase::Greeting,
         };
+        let own = before.iter().rev().take_while(|line| is_clients(line)).count();
+        let asks = before.split_off(before.len() - own);
         let tls = if before.first().is_some_and(|line| line == "-- tls good") { " in TLS" } else { "" };
-        let place = behind.last().map_or(String::new(), |line| format!(" behind {line:?}"));
-        Scene { name: format!("{state}{place}{tls}"), before, asks, good, rest, phase }
+        let place = if behind.is_empty() { String::new() } else { format!(" behind {:?}", behind.join(" ")) };
+        Scene { name: format!("{state}{place}{tls}"), before, asks, good, rest, to, phase }
     }
 
     /// No answer is due.
     pub fn is_unasked(&self) -> bool {
         self.good.is_empty()
+    }
+
+    /// How many answers the server owes besides, to what the client has said already.
+    pub fn due(&self) -> usize {
+        self.rest.iter().take_while(|line| line.starts_with("S:")).filter(|line| is_last(line)).count()
+    }
+
+    /// Whether something of this state is to be written: in the middle of a flight nothing is.
+    pub fn writes(&self) -> bool {
+        !self.asks.is_empty() || self.is_unasked() || self.phase == Phase::Tls
     }
 
     /// All lines of the session.
@@ -389,6 +428,32 @@ impl Scene {
         };
         self.lines().filter_map(|line| of(line).map(|(from, to)| &line[from..to])).collect()
     }
+}
+
+/// How many lines the reply at the front has; none if it is not the server's turn.
+fn reply(lines: &[String]) -> usize {
+    match lines.first() {
+        Some(line) if line.starts_with("S:") => lines.iter().position(|line| is_last(line)).unwrap() + 1,
+        _ => 0,
+    }
+}
+
+/// Whether a line of the server's is the last of its reply.
+fn is_last(line: &str) -> bool {
+    !line["S: ".len()..].as_bytes()[3..].starts_with(b"-")
+}
+
+/// The first of the client's lines that was not answered yet.
+fn unanswered(lines: &[String]) -> Option<String> {
+    let mut said = std::collections::VecDeque::new();
+    for line in lines {
+        if is_clients(line) && line != "C: Hello" {
+            said.push_back(line);
+        } else if line.starts_with("S:") && is_last(line) {
+            said.pop_front(); // the greeting answers nothing
+        }
+    }
+    said.pop_front().cloned()
 }
 
 /// Whether the client says it.
