@@ -44,7 +44,9 @@ impl Fault {
             | (Fault::Lost(phase), Error::Closed(at) | Error::Io { phase: at, .. })
             | (Fault::TlsBroken(phase), Error::Io { phase: at, .. })
             | (Fault::Stopped(phase), Error::Stopped(at)) => phase == *at,
-            (Fault::Tls | Fault::TlsBroken(_), Error::Tls { .. })
+            // The server cannot see that the client has noticed that it is connected.
+            (Fault::Stopped(Phase::Greeting), Error::Stopped(Phase::Connect))
+            | (Fault::Tls | Fault::TlsBroken(_), Error::Tls { .. })
             | (Fault::NotConnected, Error::NotConnected) => true,
             _ => false,
         }
