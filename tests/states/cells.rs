@@ -19,7 +19,7 @@ use super::*;
 use crate::{
     footprint::{self, Footprint, alone},
     rules::{Expected, Fault, PERHAPS, check_tls, check_wire, code, expected, wrong},
-    support::{BlackHole, CLOG, PATIENCE, Peer, Server, clog, closed, journal},
+    support::{BlackHole, PATIENCE, Peer, Server, closed, journal},
     table::{EVENTS, Event, STATES, Scene, State},
 };
 
@@ -113,9 +113,15 @@ enum Trouble {
 /// What a call has done.
 #[derive(Debug)]
 enum Done {
-    Connected(Client),
+    Connected(Box<Client>),
     Sent(Delivery),
     Said,
+}
+
+impl Done {
+    fn connected(client: Client) -> Done {
+        Done::Connected(Box::new(client))
+    }
 }
 
 /// Its result; none if its future was dropped.
@@ -166,7 +172,7 @@ impl Part {
         // What makes the client speak.
         let trigger = before.split_off(before.len() - if blocked && !scene.is_unasked() { words } else { 0 });
         if let (true, Some(end)) = (before.is_empty() && trigger.is_empty(), &blocked_end) {
-            clog(end);
+            Peer::clog(end);
         }
         self.ready.send(()).unwrap();
         peer.may_run_ahead = scene.says("-- read"); // it does not wait within its content
@@ -175,7 +181,7 @@ impl Part {
             self.go.recv_timeout(PATIENCE).expect("the client came to the state");
         }
         if let (true, Some(end)) = (!trigger.is_empty() || scene.is_unasked(), &blocked_end) {
-            clog(end);
+            Peer::clog(end);
         }
         drop(blocked_end);
         if blocked {
@@ -183,7 +189,7 @@ impl Part {
             peer.play(&trigger.join("\n"));
             self.done.recv_timeout(PATIENCE).expect("the client gave up");
             let rest = peer.rest_in_clear();
-            let clogged = rest.iter().rev().take_while(|b| CLOG.contains(b)).count();
+            let clogged = rest.iter().rev().take_while(|b| Peer::CLOG.contains(b)).count();
             assert!(clogged > 0, "nothing was in its way");
             self.unread.lock().unwrap().extend(&rest[..rest.len() - clogged]);
             return;
@@ -367,7 +373,7 @@ impl Session {
                 }
                 Link::Unix(_) => panic!("nothing is cancelled there"),
             };
-            return self.judge(watch, server, connected.map(|it| it.map(Done::Connected)), None, took);
+            return self.judge(watch, server, connected.map(|it| it.map(Done::connected)), None, took);
         }
         let lent = match &link {
             Link::Tcp(socket) if self.scene.is_unasked() => Some(socket.try_clone().unwrap()),
@@ -379,7 +385,7 @@ impl Session {
             Link::Unix(socket) => block_on(builder.connect_over(unix(socket))),
         };
         if self.connects() {
-            return self.judge(watch, server, Some(connected.map(Done::Connected)), None, start.elapsed());
+            return self.judge(watch, server, Some(connected.map(Done::connected)), None, start.elapsed());
         }
         match connected {
             Ok(mut client) => {
@@ -556,7 +562,7 @@ impl Session {
         let timed = watch.check_time(took);
         let told = watch.check_result(&result);
         if let Some(Ok(Done::Connected(connected))) = result {
-            client = Some(connected);
+            client = Some(*connected);
         }
         let usable = client.as_mut().map_or(Ok(()), |client| watch.check_next(client));
         // Of a client that can be used no more, the server sees the end at once.

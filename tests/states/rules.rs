@@ -35,6 +35,8 @@ pub enum Fault {
 impl Fault {
     pub fn is(self, error: &Error) -> bool {
         match (self, error) {
+            // The server cannot see that the client has noticed that it is connected.
+            (Fault::Stopped(Phase::Greeting), Error::Stopped(Phase::Connect)) => true,
             (Fault::Refused(phase, code), Error::Refused { phase: at, reply }) => {
                 phase == *at && code == reply.code()
             }
@@ -44,9 +46,7 @@ impl Fault {
             | (Fault::Lost(phase), Error::Closed(at) | Error::Io { phase: at, .. })
             | (Fault::TlsBroken(phase), Error::Io { phase: at, .. })
             | (Fault::Stopped(phase), Error::Stopped(at)) => phase == *at,
-            // The server cannot see that the client has noticed that it is connected.
-            (Fault::Stopped(Phase::Greeting), Error::Stopped(Phase::Connect))
-            | (Fault::Tls | Fault::TlsBroken(_), Error::Tls { .. })
+            (Fault::Tls | Fault::TlsBroken(_), Error::Tls { .. })
             | (Fault::NotConnected, Error::NotConnected) => true,
             _ => false,
         }

@@ -440,7 +440,7 @@ fn reply(lines: &[String]) -> usize {
 
 /// Whether a line of the server's is the last of its reply.
 fn is_last(line: &str) -> bool {
-    !line["S: ".len()..].as_bytes()[3..].starts_with(b"-")
+    line.as_bytes().get("S: 250".len()) != Some(&b'-')
 }
 
 /// The first of the client's lines that was not answered yet.

@@ -34,6 +34,7 @@ pub fn begin() {
 }
 
 /// Forgets all lines so far.
+#[allow(dead_code)] // most have few
 pub fn forget() {
     *LINES.lock().unwrap_or_else(PoisonError::into_inner) = Vec::new();
 }

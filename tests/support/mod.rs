@@ -29,7 +29,7 @@ use rustix::{
     net::{AddressFamily, SocketFlags, SocketType, accept, connect, listen, socket_with, sockopt},
 };
 
-pub use self::peer::{CLOG, Peer, clog};
+pub use self::peer::Peer;
 
 /// Far longer than anything here takes, and how long a double waits for a client that hangs.
 pub const PATIENCE: Duration = Duration::from_secs(10);

@@ -328,6 +328,19 @@ impl Peer {
         self.read(5 + octets);
     }
 
+    /// Fills the sending buffer of the client's end of a Unix socket: as long as nobody reads the other end, nothing that
+    /// the client says fits.
+    pub fn clog(end: &impl AsFd) {
+        let mut octets = 0;
+        while let Ok(n) = rustix::net::send(end, Peer::CLOG, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
+            octets += n;
+        }
+        assert!(octets > 0, "nothing could be written");
+    }
+
+    /// What it is filled with.
+    pub const CLOG: &[u8] = b"#";
+
     /// Whatever the client has said beside TLS, until it leaves.
     pub fn rest_in_clear(&mut self) -> Vec<u8> {
         let mut rest = Vec::new();
@@ -406,19 +419,6 @@ impl Peer {
         self.heard
     }
 }
-
-/// Fills the sending buffer of the client's end of a Unix socket: as long as nobody reads the other end, nothing that
-/// the client says fits.
-pub fn clog(end: &impl AsFd) {
-    let mut octets = 0;
-    while let Ok(n) = rustix::net::send(end, CLOG, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
-        octets += n;
-    }
-    assert!(octets > 0, "nothing could be written");
-}
-
-/// What it is filled with.
-pub const CLOG: &[u8] = b"#";
 
 /// For a message of a test that failed.
 fn shown(bytes: &[u8]) -> String {
