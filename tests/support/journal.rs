@@ -33,6 +33,12 @@ pub fn begin() {
     });
 }
 
+/// Forgets all lines so far.
+#[allow(dead_code)] // most have few
+pub fn forget() {
+    *LINES.lock().unwrap_or_else(PoisonError::into_inner) = Vec::new();
+}
+
 /// The lines so far that hold `text`, whoever wrote them.
 pub fn lines_with(text: &str) -> Vec<String> {
     let lines = LINES.lock().unwrap_or_else(PoisonError::into_inner);

@@ -120,12 +120,17 @@ impl Server {
 
     /// The same at the other end of a pair of sockets, which is here.
     pub fn playing_pair(script: impl Into<String>) -> (Server, UnixStream) {
-        journal::begin();
         let script = script.into();
+        Server::running_pair(move |peer| peer.play(&script))
+    }
+
+    /// The same, for what no script can say.
+    pub fn running_pair(script: impl FnOnce(&mut Peer) + Send + 'static) -> (Server, UnixStream) {
+        journal::begin();
         let (here, there) = UnixStream::pair().unwrap();
         let script = thread::spawn(move || {
             let mut peer = Peer::new(OwnedFd::from(there).into());
-            peer.play(&script);
+            script(&mut peer);
             peer.end()
         });
         (Server { address: None, path: PathBuf::new(), script: Some(script) }, here)
@@ -165,6 +170,14 @@ impl Server {
     /// Waits for the end, and gives all that the client said (in TLS: within it). The client has to be gone.
     pub fn finish(mut self) -> Vec<u8> {
         self.join().expect("the client kept to the script (what it did instead stands above)")
+    }
+
+    /// The same; or what the client did against the script.
+    pub fn outcome(mut self) -> Result<Vec<u8>, String> {
+        self.join().map_err(|panic| {
+            let text = panic.downcast_ref::<String>().cloned();
+            text.or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string)).unwrap_or_default()
+        })
     }
 
     fn join(&mut self) -> thread::Result<Vec<u8>> {

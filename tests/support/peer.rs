@@ -7,6 +7,8 @@ use std::{
     time::Duration,
 };
 
+use rustix::{fd::AsFd, net::SendFlags};
+
 use super::PATIENCE;
 
 /// One octet per this much time, and nobody could call it silence.
@@ -17,6 +19,11 @@ trait Stream: Read + Write + Send {
     fn renegotiate(&mut self) {
         panic!("there is no TLS to negotiate again");
     }
+
+    /// Says in TLS that no more comes (close_notify, RFC 8446 §6.1).
+    fn notify(&mut self) {
+        panic!("there is no TLS to close");
+    }
 }
 
 impl Stream for TcpStream {}
@@ -26,7 +33,14 @@ impl Stream for openssl::ssl::SslStream<TcpStream> {
     fn renegotiate(&mut self) {
         super::tls::renegotiate(self);
     }
+
+    fn notify(&mut self) {
+        drop(self.shutdown()); // the client may have left
+    }
 }
+
+#[cfg(feature = "native-tls")]
+impl Stream for openssl::ssl::SslStream<super::tls::Dripping> {}
 
 /// The client, seen from the server.
 pub struct Peer {
@@ -76,16 +90,22 @@ impl Peer {
     /// -- envelope        MAIL and RCPT of the usual message, one after the other
     /// -- body            the client says whatever ends in a line of a dot
     /// -- read 1000       the client says so many octets of anything
+    /// -- chunk           the client says BDAT and so many octets
+    /// -- last            the same with LAST
     /// -- tls good        the client agrees to a handshake with this certificate
     /// -- tls good 1.2 mutual   the same in TLS 1.2, and the client has a certificate of its own
     /// -- no tls expired  the handshake with this certificate fails, and the client leaves
+    /// -- crumbs good     the handshake too, and each octet of this side leaves by itself
+    /// -- client hello    the client's first words of a handshake, and nothing is said to them
     /// -- renegotiate     asks for another handshake (TLS 1.2)
     /// -- drip 250 ok     says this line, an octet per DRIP
+    /// -- split 3 250 ok  says this line in two segments, the first of so many octets
     /// -- pause           lets 50 ms pass
     /// -- silence         nothing: the client has to leave by itself, as at the end of every script
     /// -- ignore          the client may say what it likes until it leaves
     /// -- fin             no more will be said (without a word in TLS), and the client leaves
-    /// -- close           ends the connection, politely
+    /// -- close           ends the connection, politely (without a word in TLS)
+    /// -- notify          says in TLS that it ends the connection, and does
     /// -- reset           ends the connection, rudely
     /// ```
     pub fn play(&mut self, script: &str) {
@@ -116,17 +136,30 @@ impl Peer {
             ),
             ("body", "") => drop(self.body()),
             ("read", octets) => self.read(octets.parse().unwrap()),
+            ("chunk", "") => self.chunk(""),
+            ("last", "") => self.chunk(" LAST"),
             #[cfg(feature = "native-tls")]
             ("tls", certificate) => self.accept_tls(certificate),
             #[cfg(feature = "native-tls")]
             ("no", refused) => self.offer_tls(refused.strip_prefix("tls ").unwrap()),
+            #[cfg(feature = "native-tls")]
+            ("crumbs", certificate) => self.accept_tls_in_crumbs(certificate),
+            ("client", "hello") => self.client_hello(),
             ("renegotiate", "") => self.stream.as_mut().unwrap().renegotiate(),
             ("drip", text) => self.drip(&[text.as_bytes(), b"\r\n"].concat()),
+            ("split", line) => {
+                let (at, text) = line.split_once(' ').unwrap();
+                self.split(&[unescape(text), b"\r\n".to_vec()].concat(), at.parse().unwrap());
+            }
             ("pause", "") => sleep(Duration::from_millis(50)),
             ("silence", "") => {}
             ("ignore", "") => self.ignore(),
             ("fin", "") => drop(self.socket.as_ref().unwrap().shutdown(Shutdown::Write)),
             ("close", "") => (self.stream, self.socket) = (None, None),
+            ("notify", "") => {
+                self.stream.as_mut().unwrap().notify();
+                (self.stream, self.socket) = (None, None);
+            }
             ("reset", "") => {
                 let socket = self.socket.take().unwrap();
                 rustix::net::sockopt::set_socket_linger(&socket, Some(Duration::ZERO)).unwrap();
@@ -184,6 +217,20 @@ impl Peer {
                 return;
             }
         }
+    }
+
+    /// Says these octets in two segments.
+    pub fn split(&mut self, bytes: &[u8], at: usize) {
+        self.say(&bytes[..at]);
+        sleep(Duration::from_millis(2)); // long enough for the client to read the first one, mostly
+        if !self.gone {
+            self.say(&bytes[at..]);
+        }
+    }
+
+    /// Says these octets beside TLS.
+    pub fn say_in_clear(&mut self, bytes: &[u8]) {
+        self.socket.as_ref().unwrap().write_all(bytes).unwrap();
     }
 
     /// Takes what arrives next. False if the client has left.
@@ -262,6 +309,48 @@ impl Peer {
         self.inbox.drain(..octets);
     }
 
+    /// A chunk: its command, and as many octets as that says.
+    fn chunk(&mut self, last: &str) {
+        let line = self.line().map(|line| String::from_utf8_lossy(&line).into_owned());
+        let line = line.unwrap_or_else(|| panic!("the client left, and was to say BDAT"));
+        let octets = line.strip_prefix("BDAT ").and_then(|line| line.strip_suffix(&format!("{last}\r\n")));
+        let octets = octets.and_then(|octets| octets.parse().ok());
+        self.read(octets.unwrap_or_else(|| panic!("the client said {line:?}, and not BDAT with{last}")));
+    }
+
+    /// The first record of a handshake, with which the client begins (RFC 8446 §5.1).
+    fn client_hello(&mut self) {
+        while self.inbox.len() < 5 {
+            assert!(self.fill(), "the client left before its handshake");
+        }
+        assert_eq!(self.inbox[0], 22, "no handshake: {}", shown(&self.inbox));
+        let octets = usize::from(u16::from_be_bytes([self.inbox[3], self.inbox[4]]));
+        self.read(5 + octets);
+    }
+
+    /// Fills the sending buffer of the client's end of a Unix socket: as long as nobody reads the other end, nothing that
+    /// the client says fits.
+    pub fn clog(end: &impl AsFd) {
+        let mut octets = 0;
+        while let Ok(n) = rustix::net::send(end, Peer::CLOG, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
+            octets += n;
+        }
+        assert!(octets > 0, "nothing could be written");
+    }
+
+    /// What it is filled with.
+    pub const CLOG: &[u8] = b"#";
+
+    /// Whatever the client has said beside TLS, until it leaves.
+    pub fn rest_in_clear(&mut self) -> Vec<u8> {
+        let mut rest = Vec::new();
+        self.inbox.clear(); // it was heard
+        // A reset behind it is an end, too.
+        drop(self.socket.as_ref().unwrap().read_to_end(&mut rest));
+        self.gone = true;
+        rest
+    }
+
     /// All that comes until the client leaves.
     pub fn ignore(&mut self) {
         while self.fill() {
@@ -302,6 +391,14 @@ impl Peer {
         if certificate.contains("mutual") {
             self.ignore(); // in TLS 1.3 the client goes on until it hears that its certificate was refused
         }
+    }
+
+    #[cfg(feature = "native-tls")]
+    fn accept_tls_in_crumbs(&mut self, certificate: &str) {
+        let socket = self.socket.as_ref().unwrap().try_clone().unwrap();
+        let crumbs = super::tls::Dripping(socket, Duration::ZERO);
+        let accepted = super::tls::acceptor(certificate).accept(crumbs);
+        self.stream = Some(Box::new(accepted.expect("the handshake failed")));
     }
 
     /// A handshake, an octet per DRIP; the client has to break it off.

@@ -1,0 +1,195 @@
+//! The state table: 19 states x 17 events = 323 cells, from one table (`table.rs`) and one set of rules (`rules.rs`), in
+//! both worlds.
+//!
+//! A cell plays a session up to the state, in which the event happens, and sees that
+//!
+//! 1. the call comes back in time;
+//! 2. it has the right outcome: for a message accepted, refused, not sent, or in doubt, for each recipient; else
+//!    the right error of the right phase;
+//! 3. the client is of no further use, says so, says nothing more and has closed; or can be used again;
+//! 4. the server has heard exactly the right octets.
+//!
+//! Most cells are several sessions: each place where the state stands (step of a login, recipient, chunk), in clear and in
+//! TLS, each wrong code, each octet to split at. A cell that makes no sense has a reason in the table.
+//!
+//! ```sh
+//! cargo test --features async --test states
+//! CELLS=30 cargo test --features async --test states threat_91 -- --nocapture    # minutes
+//! ```
+//!
+//! `threat_91_…` repeats all cells, at each place in one way, in a process of their own, and looks whether anything was left
+//! behind: descriptors, threads, memory. It does so once, or as often as `CELLS` says; 30 times are 10,000 cells in each world.
+
+mod footprint;
+mod rules;
+#[path = "../support/mod.rs"]
+mod support;
+mod table;
+
+#[path = "."]
+mod blocking {
+    use std::{
+        net::TcpStream,
+        os::unix::net::UnixStream,
+        sync::mpsc,
+        thread,
+        time::{Duration, Instant},
+    };
+
+    use postino::{Builder, Client, Error, Stopper, Transport};
+
+    use crate::{rules::World, support::PATIENCE};
+
+    const WORLD: World = World::Blocking;
+
+    /// In the blocking world a "future" is its value already.
+    fn block_on<T>(value: T) -> T {
+        value
+    }
+
+    fn tcp(socket: TcpStream) -> impl Transport + 'static {
+        socket
+    }
+
+    fn unix(socket: UnixStream) -> impl Transport + 'static {
+        socket
+    }
+
+    type Bell = mpsc::Receiver<()>;
+
+    /// What is rung when it is time to cancel.
+    fn bell() -> (impl Fn() + Send + 'static, Bell) {
+        let (ring, bell) = mpsc::channel();
+        (move || _ = ring.send(()), bell)
+    }
+
+    fn stoppable(builder: Builder) -> (Builder, Stopper) {
+        let stopper = Stopper::new();
+        (builder.stopper(&stopper), stopper)
+    }
+
+    /// Stops what an idle client may do.
+    fn cancel_idle(_: &mut Client, stopper: &Stopper) {
+        stopper.stop();
+    }
+
+    /// Makes a call, and cancels it when the bell rings. Gives its result, and how long it took from there.
+    fn cancelled<T>(
+        bell: Bell,
+        stopper: &Stopper,
+        after: impl FnOnce() + Send,
+        call: impl FnOnce() -> T,
+    ) -> (Option<T>, Duration) {
+        thread::scope(|scope| {
+            let stopping = scope.spawn(move || {
+                let rung = bell.recv_timeout(PATIENCE);
+                let start = Instant::now();
+                if rung.is_ok() {
+                    stopper.stop();
+                }
+                after();
+                start
+            });
+            let done = call();
+            let end = Instant::now();
+            (Some(done), end.saturating_duration_since(stopping.join().unwrap()))
+        })
+    }
+
+    /// Stops it at some time: in the lookup, or a little before or behind.
+    fn cancel_lookup(builder: Builder, number: u32) -> Option<Error> {
+        let (builder, stopper) = stoppable(builder);
+        thread::scope(|scope| {
+            scope.spawn(move || {
+                let start = Instant::now();
+                while start.elapsed() < Duration::from_micros(20) * number {
+                    thread::yield_now();
+                }
+                stopper.stop();
+            });
+            Some(builder.connect().unwrap_err())
+        })
+    }
+
+    #[path = "cells.rs"]
+    mod cells;
+}
+
+#[cfg(feature = "async")]
+#[path = "."]
+mod aio {
+    use std::{
+        future::Future,
+        net::TcpStream,
+        os::unix::net::UnixStream,
+        time::{Duration, Instant},
+    };
+
+    use postino::{
+        Error,
+        aio::{Builder, Client},
+    };
+    use smol::{
+        Async, block_on,
+        channel::{self, Receiver},
+        future::{or, poll_once},
+        io::{AsyncRead, AsyncWrite},
+    };
+
+    use crate::rules::World;
+
+    const WORLD: World = World::Aio;
+
+    /// Here one drops the future.
+    type Stopper = ();
+
+    fn tcp(socket: TcpStream) -> impl AsyncRead + AsyncWrite + Send + 'static {
+        Async::new(socket).unwrap()
+    }
+
+    fn unix(socket: UnixStream) -> impl AsyncRead + AsyncWrite + Send + 'static {
+        Async::new(socket).unwrap()
+    }
+
+    type Bell = Receiver<()>;
+
+    fn bell() -> (impl Fn() + Send + 'static, Bell) {
+        let (ring, bell) = channel::bounded(1);
+        (move || _ = ring.try_send(()), bell)
+    }
+
+    fn stoppable(builder: Builder) -> (Builder, Stopper) {
+        (builder, ())
+    }
+
+    fn cancel_idle(client: &mut Client, (): &Stopper) {
+        drop(client.noop());
+    }
+
+    fn cancelled<F: Future>(
+        bell: Bell,
+        (): &Stopper,
+        after: impl FnOnce() + Send,
+        call: impl FnOnce() -> F,
+    ) -> (Option<F::Output>, Duration) {
+        let done = block_on(or(async { Err(call().await) }, async {
+            bell.recv().await.ok();
+            Ok(Instant::now())
+        }));
+        after();
+        match done {
+            Ok(start) => (None, start.elapsed()),
+            Err(done) => (Some(done), Duration::ZERO),
+        }
+    }
+
+    /// Drops the future once the lookup has begun.
+    fn cancel_lookup(builder: Builder, _: u32) -> Option<Error> {
+        assert!(block_on(poll_once(builder.connect())).is_none());
+        None
+    }
+
+    #[path = "cells.rs"]
+    #[allow(clippy::duplicate_mod)] // written once, compiled twice: that is the point
+    mod cells;
+}

@@ -1,0 +1,344 @@
+//! What has to come of an event in a state. Nothing here is the library's: it follows from RFC 5321 and from what the
+//! library promises (P2 to P7 of its design; the decisions on outcomes).
+
+use postino::{Error, Outcome, Phase};
+
+use crate::table::{Event, Scene, is_clients, said};
+
+/// What is done to the client is not the same in both worlds: one is stopped, in the other a future is dropped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum World {
+    Blocking,
+    Aio,
+}
+
+/// The error that a call gives, as far as it matters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// The server said no, with this code.
+    Refused(Phase, u16),
+    /// The same to a login.
+    Auth(u16),
+    /// What the server said cannot be.
+    Protocol(Phase),
+    Timeout(Phase),
+    /// The connection has ended, by an end or a reset.
+    Lost(Phase),
+    /// What came is no TLS.
+    Tls,
+    /// One of these two, as TLS is left: its library takes an octet in clear for a broken connection.
+    TlsBroken(Phase),
+    Stopped(Phase),
+    NotConnected,
+}
+
+impl Fault {
+    pub fn is(self, error: &Error) -> bool {
+        match (self, error) {
+            // The server cannot see that the client has noticed that it is connected.
+            (Fault::Stopped(Phase::Greeting), Error::Stopped(Phase::Connect)) => true,
+            (Fault::Refused(phase, code), Error::Refused { phase: at, reply }) => {
+                phase == *at && code == reply.code()
+            }
+            (Fault::Auth(code), Error::Auth { reply: Some(reply), .. }) => code == reply.code(),
+            (Fault::Protocol(phase), Error::Protocol { phase: at, .. })
+            | (Fault::Timeout(phase), Error::Timeout(at))
+            | (Fault::Lost(phase), Error::Closed(at) | Error::Io { phase: at, .. })
+            | (Fault::TlsBroken(phase), Error::Io { phase: at, .. })
+            | (Fault::Stopped(phase), Error::Stopped(at)) => phase == *at,
+            (Fault::Tls | Fault::TlsBroken(_), Error::Tls { .. })
+            | (Fault::NotConnected, Error::NotConnected) => true,
+            _ => false,
+        }
+    }
+}
+
+/// What has to come of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Expected {
+    /// None where the call has no end at all: its future was dropped.
+    pub result: Option<Result<(), Fault>>,
+    /// Of each recipient, in a message.
+    pub outcomes: Vec<Outcome>,
+    /// What the call behind it gives, NOOP. An error is followed by [`Fault::NotConnected`], or is that.
+    pub next: Result<(), Fault>,
+    /// How the session goes on.
+    pub more: Vec<String>,
+}
+
+/// The codes that grant what is done here (RFC 5321 §4.3.2, RFC 3207 §4, RFC 4954 §4).
+fn granted(phase: Phase) -> &'static [u16] {
+    match phase {
+        Phase::Greeting | Phase::StartTls => &[220],
+        Phase::Auth => &[235, 334],
+        Phase::Recipient => &[250, 251],
+        Phase::Data => &[354],
+        Phase::Quit => &[221],
+        _ => &[250],
+    }
+}
+
+/// Codes that mean something, and not here.
+pub fn wrong(phase: Phase) -> Vec<u16> {
+    let codes = [211, 220, 221, 235, 250, 252, 334, 354];
+    codes.into_iter().filter(|code| !granted(phase).contains(code)).collect()
+}
+
+pub fn code(event: Event) -> u16 {
+    match event {
+        Event::Later => 451,
+        Event::Never => 554,
+        Event::Closing => 421,
+        _ => panic!("{event:?} has no code"),
+    }
+}
+
+/// Behind this stands a line that the client may have said; nothing else.
+pub const PERHAPS: &str = "-- perhaps";
+
+const NOOP: [&str; 2] = ["C: NOOP", "S: 250 ok"];
+
+fn lines(script: &[&str]) -> Vec<String> {
+    script.iter().map(ToString::to_string).collect()
+}
+
+pub fn expected(scene: &Scene, event: Event, world: World) -> Expected {
+    let outcomes = scene.recipients().len();
+    Rules { scene, phase: scene.phase, outcomes, world }.expected(event)
+}
+
+struct Rules<'s> {
+    scene: &'s Scene,
+    phase: Phase,
+    outcomes: usize,
+    world: World,
+}
+
+impl Rules<'_> {
+    fn expected(&self, event: Event) -> Expected {
+        use Event::*;
+        let phase = self.phase;
+        // QUIT has its result whatever happens.
+        let quit = phase == Phase::Quit && event != Cancel;
+        match event {
+            _ if quit => Expected { next: Err(Fault::NotConnected), ..self.fine() },
+            Good => self.fine(),
+            Split if !self.scene.is_unasked() => self.fine(),
+            Later | Never => self.refused(code(event)),
+            Split => self.refused(code(Never)), // it is what is split where nothing is due
+            Closing if phase == Phase::Tls => self.broken(Fault::Tls),
+            Closing => {
+                let refused = phase == Phase::End; // it answers the message as a whole, RFC 5321 §4.2.5
+                let outcome = if refused { Outcome::Refused } else { Outcome::NotSent };
+                self.failed(Fault::Refused(phase, 421), outcome)
+            }
+            WrongClass | Garbage | Oversize if phase == Phase::Tls => self.broken(Fault::Tls),
+            WrongClass | Garbage | Oversize => self.broken(Fault::Protocol(phase)),
+            ExtraLine => self.one_too_many(),
+            // Nothing is awaited from an idle server, and no deadline runs.
+            Silence | Deadline if self.is_idle() => self.fine(),
+            Slow | Silence | Deadline => self.broken(Fault::Timeout(phase)),
+            Fin | Reset | HalfClose => self.broken(Fault::Lost(phase)),
+            WriteBlocked => {
+                // What ends the message is still on its way, and may arrive: in doubt.
+                let phase = if phase == Phase::End { Phase::Body } else { phase };
+                self.broken(Fault::Timeout(phase))
+            }
+            Cancel => self.cancelled(),
+        }
+    }
+
+    fn is_idle(&self) -> bool {
+        self.scene.is_unasked() && self.phase == Phase::Noop
+    }
+
+    /// It goes on to its end, and the client can be used again.
+    fn fine(&self) -> Expected {
+        let mut more = self.scene.rest.clone();
+        if self.phase != Phase::Quit {
+            more.extend(lines(&NOOP));
+        }
+        Expected {
+            result: Some(Ok(())),
+            outcomes: vec![Outcome::Accepted; self.outcomes],
+            next: Ok(()),
+            more,
+        }
+    }
+
+    /// It ends here, and the connection too.
+    fn failed(&self, fault: Fault, outcome: Outcome) -> Expected {
+        // What is left of the content may be on its way; nothing else.
+        let content = self.scene.is_unasked() && !self.is_idle();
+        let handshake = self.phase == Phase::Tls;
+        let more = if content || handshake { lines(&["-- ignore"]) } else { Vec::new() };
+        Expected {
+            result: Some(Err(fault)),
+            outcomes: vec![outcome; self.outcomes],
+            next: Err(Fault::NotConnected),
+            more,
+        }
+    }
+
+    /// The same, and the server gave no answer. Behind the end of a message it may have been delivered (RFC 1047);
+    /// before that it cannot.
+    fn broken(&self, fault: Fault) -> Expected {
+        let outcome = if self.phase == Phase::End { Outcome::InDoubt } else { Outcome::NotSent };
+        self.failed(fault, outcome)
+    }
+
+    /// 4xx or 5xx, but for 421.
+    fn refused(&self, code: u16) -> Expected {
+        let phase = self.phase;
+        let refusal = Fault::Refused(phase, code);
+        let goes_on = |more: &[&str]| Expected {
+            result: Some(Err(refusal)),
+            outcomes: vec![Outcome::Refused; self.outcomes],
+            next: Ok(()),
+            more: lines(&[more, &NOOP[..]].concat()),
+        };
+        match phase {
+            Phase::Tls => self.broken(Fault::Tls),
+            Phase::Greeting | Phase::StartTls => self.broken(refusal),
+            Phase::Auth => self.broken(Fault::Auth(code)),
+            // RFC 5321 §4.1.1.1, but never behind STARTTLS, where it would be a way back.
+            Phase::Hello if !self.scene.says("STARTTLS") => {
+                let more = lines(&["C: HELO client.example.org", "S: 250 hi", "C: NOOP", "S: 250 ok"]);
+                Expected { more, ..self.fine() }
+            }
+            Phase::Hello => self.broken(refusal),
+            _ if self.is_idle() => self.broken(Fault::Protocol(phase)), // nobody asked
+            // The content cannot be taken back, so the connection ends.
+            Phase::Body if self.scene.is_unasked() => self.failed(refusal, Outcome::Refused),
+            // The others get it.
+            Phase::Recipient if self.outcomes > 1 => {
+                let mut expected = self.fine();
+                let own = self.scene.to.as_ref().unwrap();
+                let is_own = |address: &&str| own.contains(&format!("<{address}>"));
+                let number = self.scene.recipients().iter().position(is_own).unwrap();
+                expected.outcomes[number] = Outcome::Refused;
+                expected
+            }
+            // What was said with it fails, too. Whatever is left open is closed (RFC 5321 §4.1.1.5).
+            Phase::Mail | Phase::Recipient | Phase::Data | Phase::Body | Phase::End => {
+                goes_on(&[&vec!["S: 503 no"; self.scene.due()][..], &["C: RSET", "S: 250 ok"]].concat())
+            }
+            _ => goes_on(&[]),
+        }
+    }
+
+    /// The answer that is wanted, and another one: nothing is said that it could be the answer to.
+    fn one_too_many(&self) -> Expected {
+        let next = self.scene.rest.iter().find(|line| is_clients(line));
+        match (self.phase, next) {
+            // In clear behind a handshake: TLS cannot go on.
+            (Phase::Tls, Some(_)) => {
+                let greeting = self.scene.rest.first().is_some_and(|line| line.starts_with("S:"));
+                let phase = if greeting { Phase::Greeting } else { Phase::Hello };
+                // It may have said the next line before it could notice.
+                let next = if phase == Phase::Hello {
+                    self.scene.rest[0].replace("C:", PERHAPS)
+                } else {
+                    PERHAPS.into()
+                };
+                Expected { more: vec![next], ..self.broken(Fault::TlsBroken(phase)) }
+            }
+            (phase, _) if self.scene.is_unasked() => self.broken(Fault::Protocol(phase)),
+            // It stands in clear where TLS should begin (RFC 3207 §6).
+            (Phase::StartTls, _) => self.broken(Fault::Protocol(Phase::Tls)),
+            // In a flight it is taken for the next answer, and then there is one too many for DATA, which takes no 250.
+            (_, Some(_)) if self.scene.due() > 0 => {
+                let more = self.scene.rest[..self.scene.due()].to_vec();
+                Expected { more, ..self.broken(Fault::Protocol(Phase::Data)) }
+            }
+            (_, Some(line)) => self.failed(Fault::Protocol(said(line)), Outcome::NotSent),
+            // A message that was accepted stays so.
+            (Phase::End, None) => {
+                Expected { next: Err(Fault::NotConnected), more: Vec::new(), ..self.fine() }
+            }
+            (phase, None) => self.broken(Fault::Protocol(phase)),
+        }
+    }
+
+    fn cancelled(&self) -> Expected {
+        let phase = self.phase;
+        let connects =
+            matches!(phase, Phase::Tls | Phase::Greeting | Phase::Hello | Phase::StartTls | Phase::Auth);
+        match self.world {
+            // A future that was never polled has done nothing.
+            World::Aio if self.is_idle() => self.fine(),
+            World::Aio => Expected { result: None, ..self.broken(Fault::NotConnected) },
+            World::Blocking => {
+                let result = if phase == Phase::Quit { Ok(()) } else { Err(Fault::Stopped(phase)) };
+                let next = if connects { Fault::NotConnected } else { Fault::Stopped(Phase::Noop) };
+                Expected { result: Some(result), next: Err(next), ..self.broken(Fault::Stopped(phase)) }
+            }
+        }
+    }
+}
+
+/// Whether these are the octets that the client has to say in this session, and no others.
+pub fn check_wire(script: &[String], heard: &[u8], content: &[u8]) -> Result<(), String> {
+    let (mut rest, mut left) = (heard, content);
+    let shown = |bytes: &[u8]| bytes[..bytes.len().min(80)].escape_ascii().to_string();
+    let take = |rest: &mut &[u8], wanted: &[u8]| match rest.strip_prefix(wanted) {
+        Some(behind) => {
+            *rest = behind;
+            Ok(())
+        }
+        None => Err(format!("the server heard \"{}\", not \"{}\"", shown(rest), shown(wanted))),
+    };
+    for line in script {
+        match line.as_str() {
+            "-- body" => {
+                take(&mut rest, left)?;
+                take(&mut rest, b".\r\n")?;
+                left = &[];
+            }
+            "-- chunk" | "-- last" => {
+                let end = rest.iter().position(|b| *b == b'\n').ok_or("no whole command")?;
+                let command = String::from_utf8_lossy(&rest[..end]).into_owned();
+                let octets = command.split(' ').nth(1).and_then(|word| word.trim().parse::<usize>().ok());
+                let octets = octets.filter(|octets| *octets > 0 && *octets <= left.len());
+                let octets = octets.ok_or_else(|| format!("{command:?} before {} octets", left.len()))?;
+                let last = line == "-- last";
+                if last && octets != left.len() {
+                    return Err(format!("{command:?} with {} octets left", left.len()));
+                }
+                let mark = if last { " LAST" } else { "" };
+                take(&mut rest, format!("BDAT {octets}{mark}\r\n").as_bytes())?;
+                let (now, behind) = left.split_at(octets);
+                take(&mut rest, now)?;
+                left = behind;
+            }
+            "-- ignore" if rest.first() == Some(&22) || rest.first() == Some(&21) => {
+                rest = check_tls(rest)?;
+            }
+            // Some of the content, and surely not its end.
+            "-- ignore" => match left.starts_with(rest) {
+                true => rest = &[],
+                false => return Err(format!("not the content: {}", shown(rest))),
+            },
+            line => {
+                if let Some(said) = line.strip_prefix(PERHAPS) {
+                    rest = rest.strip_prefix(format!("{}\r\n", said.trim()).as_bytes()).unwrap_or(rest);
+                } else if let Some(said) = line.strip_prefix("C: ") {
+                    take(&mut rest, format!("{said}\r\n").as_bytes())?;
+                }
+            }
+        }
+    }
+    if rest.is_empty() { Ok(()) } else { Err(format!("the client also said \"{}\"", shown(rest))) }
+}
+
+/// Whether all of it is records of a handshake or alerts, the last one perhaps cut off (RFC 8446 §5.1).
+pub fn check_tls(mut rest: &[u8]) -> Result<&[u8], String> {
+    while let [kind, 3, _, high, low, behind @ ..] = rest {
+        if !(20..=23).contains(kind) {
+            break;
+        }
+        let octets = usize::from(u16::from_be_bytes([*high, *low]));
+        rest = &behind[octets.min(behind.len())..];
+    }
+    if rest.is_empty() { Ok(rest) } else { Err(format!("no TLS: {}", rest.escape_ascii())) }
+}
