@@ -1,14 +1,15 @@
-// server.js PKI MAIL TOKEN: nodemailer's smtp-server on ports of loopback.
+// server.js PKI MAIL TOKEN CERTIFICATE...: nodemailer's smtp-server on ports of loopback.
 //
 // 18525: STARTTLS offered, AUTH after it. 18465: TLS from the first byte. 18588: AUTH in the clear, no TLS.
 // 18526: SIZE 20000 and no other extension. 18424: LMTP, STARTTLS offered.
+// 18600 + N and 18700 + N: the Nth of the CERTIFICATEs, by STARTTLS and from the first byte.
 // A message lands in MAIL/N.eml as its bytes came, its envelope beside it in MAIL/N.envelope (written first).
 "use strict";
 const fs = require("fs");
 const path = require("path");
 const { SMTPServer } = require("smtp-server");
 
-const [, , PKI, MAIL, TOKEN] = process.argv;
+const [, , PKI, MAIL, TOKEN, ...ODD] = process.argv;
 const USER = "alice@lab.test";
 const PASSWORD = "s3cret-p@ss";
 const USERS = ["alice", "bob", "jörg", "reject"];
@@ -100,6 +101,11 @@ function listen(port, options) {
   server.listen(port, "127.0.0.1");
 }
 
+ODD.forEach((name, i) => {
+  const shown = { key: fs.readFileSync(`${PKI}/${name}.key`), cert: fs.readFileSync(`${PKI}/${name}.chain.pem`) };
+  listen(18701 + i, { ...shown, secure: true });
+  listen(18601 + i, shown);
+});
 listen(18525, {});
 listen(18465, { secure: true });
 listen(18588, { hideSTARTTLS: true, allowInsecureAuth: true });
