@@ -1,7 +1,5 @@
 //! Many messages over one connection, by DATA and by BDAT, and messages of odd shapes. Compiled for both worlds.
 
-use std::sync::Once;
-
 use postino::{Error, Outcome, Raw, Security};
 
 use super::{
@@ -10,31 +8,9 @@ use super::{
     maybe_async,
 };
 use crate::{
-    journal,
+    conversation::{dialogue_of, joined, keep_a_journal},
     servers::{self, DOVECOT, EXIM, POSTFIX, Server},
 };
-
-/// The log of every connection, without its octets.
-fn keep_a_journal() {
-    static ONCE: Once = Once::new();
-    ONCE.call_once(|| {
-        journal::begin();
-        log::set_max_level(log::LevelFilter::Debug);
-    });
-}
-
-/// What was said on the connection with this number, `C: …` and `S: …`.
-fn dialogue_of(number: u64) -> Vec<String> {
-    let mark = format!(" #{number} ");
-    let lines = journal::lines_with(&mark);
-    lines.iter().filter_map(|line| line.split_once(&mark)).map(|(_, said)| said.to_owned()).collect()
-}
-
-/// How many envelopes left with the end of the message before.
-fn joined(dialogue: &[String]) -> usize {
-    let ends = |line: &str| line.starts_with("C: (") || line == "C: .";
-    dialogue.windows(2).filter(|two| ends(&two[0]) && two[1].starts_with("C: MAIL")).count()
-}
 
 fn lmtp(port: u16) -> Builder {
     builder(port, Security::Plaintext, false).lmtp(true)

@@ -12,7 +12,7 @@ use postino::{Envelope, Error, Outcome, Raw, Security};
 
 use super::{Builder, Client, block_on, maybe_async};
 use crate::servers::{
-    self, AIOSMTPD, ALL, DOVECOT, EXIM, PASSWORD, POSTFIX, SENDMAIL, SMTPSERVER, Server, TOKEN, USER,
+    self, AIOSMTPD, ALL, DOVECOT, EXIM, PASSWORD, POSTFIX, SENDMAIL, SMTPSERVER, Server, USER,
 };
 
 /// All that makes a message hard to carry, with line ends as a Unix file has them.
@@ -179,124 +179,6 @@ async fn refusals(server: &Server) -> Result<(), Error> {
 #[test]
 fn refused_recipients_are_told_apart_and_the_session_goes_on() {
     each(|server| block_on(refusals(server)).unwrap());
-}
-
-#[test]
-fn a_wrong_password_is_refused_for_good() {
-    each(|server| {
-        for (port, security) in
-            [(server.submission, Security::StartTls), (server.implicit, Security::Implicit)]
-        {
-            let wrong = builder(port, security, false).credentials(USER, "wrong");
-            let error = block_on(wrong.connect()).unwrap_err();
-            assert!(
-                matches!(error, Error::Auth { .. }) && error.is_permanent(),
-                "{}: {error:?}",
-                server.name
-            );
-            assert_eq!(error.reply().unwrap().code(), 535);
-        }
-    });
-}
-
-/// Logs in by one mechanism, or tries to. A secret is a password or a token.
-#[maybe_async]
-async fn login(way: &Builder, mechanism: &str, user: &str, secret: &str) -> Result<Client, Error> {
-    let way = way.clone().auth_mechanisms([mechanism]);
-    match is_for_tokens(mechanism) {
-        true => way.oauth_token(user, secret).connect().await,
-        false => way.credentials(user, secret).connect().await,
-    }
-}
-
-fn is_for_tokens(mechanism: &str) -> bool {
-    matches!(mechanism, "OAUTHBEARER" | "XOAUTH2")
-}
-
-#[maybe_async]
-async fn by_each_mechanism(server: &Server, port: u16, security: Security) -> Result<(), Error> {
-    let way = builder(port, security, false);
-    let mut client = way.connect().await?;
-    let mut offered: Vec<String> =
-        client.capabilities().auth_mechanisms().filter(|name| servers::has(name)).collect();
-    client.quit().await?;
-    offered.sort();
-    offered.dedup(); // Postfix offers them as `AUTH=` too
-    let mut covered = server.mechanisms();
-    covered.sort();
-    assert_eq!(offered, covered, "{} {port}: what is offered and what is tested", server.name);
-
-    for name in covered {
-        let secret = if is_for_tokens(name) { TOKEN } else { PASSWORD };
-        let client = login(&way, name, USER, secret).await;
-        let mut client = client.unwrap_or_else(|e| panic!("{} {name} {port}: {e:?}", server.name));
-        client.noop().await?;
-        client.quit().await?;
-    }
-    Ok(())
-}
-
-#[test]
-fn every_mechanism_that_is_offered_lets_the_right_user_in() {
-    each(|server| {
-        block_on(by_each_mechanism(server, server.submission, Security::StartTls)).unwrap();
-        block_on(by_each_mechanism(server, server.implicit, Security::Implicit)).unwrap();
-        if let Some(port) = server.clear {
-            block_on(by_each_mechanism(server, port, Security::Plaintext)).unwrap();
-        }
-    });
-}
-
-#[maybe_async]
-async fn wrong_by_each_mechanism(server: &Server) -> Result<(), Error> {
-    let way = builder(server.submission, Security::StartTls, false);
-    for name in server.mechanisms() {
-        let secret = if is_for_tokens(name) { TOKEN } else { PASSWORD };
-        for (user, secret) in [(USER, "wr0ng"), ("nobody@lab.test", secret)] {
-            let error = login(&way, name, user, secret).await.unwrap_err();
-            let seen = format!("{} {name}: {error:?}", server.name);
-            assert!(error.is_permanent(), "{seen}");
-            assert_eq!(error.reply().unwrap().code(), 535, "{seen}");
-            assert!(!seen.contains("wr0ng") && !seen.contains(PASSWORD) && !seen.contains(TOKEN), "{seen}");
-            let Error::Auth { details, .. } = error else { panic!("{seen}") };
-            assert_eq!(details.is_some(), is_for_tokens(name), "{seen}"); // a token is refused with reasons
-        }
-    }
-    Ok(())
-}
-
-#[test]
-fn every_mechanism_keeps_the_wrong_user_out() {
-    each(|server| block_on(wrong_by_each_mechanism(server)).unwrap());
-}
-
-/// What does not fit into the line of AUTH is said after it.
-#[maybe_async]
-async fn too_long(server: &Server) -> Result<(), Error> {
-    let way = builder(server.implicit, Security::Implicit, false);
-    for name in server.mechanisms().into_iter().filter(|name| *name == "PLAIN" || is_for_tokens(name)) {
-        let error = login(&way, name, USER, &"x".repeat(600)).await.unwrap_err();
-        assert_eq!(error.reply().unwrap().code(), 535, "{} {name}: {error:?}", server.name);
-        let Error::Auth { details, .. } = error else { panic!("{} {name}: {error:?}", server.name) };
-        assert_eq!(details.is_some(), is_for_tokens(name), "{} {name}", server.name);
-    }
-    Ok(())
-}
-
-#[test]
-fn a_secret_that_is_too_long_for_the_line_is_read_all_the_same() {
-    each(|server| block_on(too_long(server)).unwrap());
-}
-
-/// smtp-server lists its logins before TLS, where it lets nobody in.
-#[test]
-fn a_login_that_is_listed_and_not_allowed_is_refused_for_good() {
-    if SMTPSERVER.is_up() {
-        let way = builder(SMTPSERVER.submission, Security::Plaintext, true);
-        let error = block_on(way.connect()).unwrap_err();
-        assert!(matches!(error, Error::Auth { .. }) && error.is_permanent(), "{error:?}");
-        assert_eq!(error.reply().unwrap().code(), 538, "{error:?}");
-    }
 }
 
 #[maybe_async]

@@ -6,12 +6,17 @@
 
 #[path = "../support/journal.rs"]
 mod journal;
+
+mod conversation;
+mod results;
 mod servers;
 
 #[path = "."]
 mod blocking {
     use ::maybe_async::must_be_sync as maybe_async;
     use postino::{Builder, Client};
+
+    const WORLD: &str = "blocking";
 
     fn block_on<T>(value: T) -> T {
         value
@@ -26,6 +31,9 @@ mod blocking {
     #[path = "corpus.rs"]
     mod corpus;
 
+    #[path = "logins.rs"]
+    mod logins;
+
     #[path = "parameters.rs"]
     mod parameters;
 }
@@ -35,6 +43,8 @@ mod aio {
     use ::maybe_async::must_be_async as maybe_async;
     use postino::aio::{Builder, Client};
     use smol::block_on;
+
+    const WORLD: &str = "async";
 
     #[path = "batches.rs"]
     #[allow(clippy::duplicate_mod)] // written once, compiled twice: that is the point
@@ -47,6 +57,10 @@ mod aio {
     #[path = "corpus.rs"]
     #[allow(clippy::duplicate_mod)]
     mod corpus;
+
+    #[path = "logins.rs"]
+    #[allow(clippy::duplicate_mod)]
+    mod logins;
 
     #[path = "parameters.rs"]
     #[allow(clippy::duplicate_mod)]

@@ -1,6 +1,7 @@
 //! The servers that `tests/interop/servers` starts: where they listen, and what they do to a message they store.
 
 use std::{
+    collections::BTreeMap,
     env, fs,
     io::{self, Read, Write},
     path::{Path, PathBuf},
@@ -35,12 +36,7 @@ pub struct Server {
     /// Of five messages, how many envelopes it takes with the end before them; and over LMTP.
     pub joins: usize,
     pub joins_lmtp: usize,
-    /// All the logins it offers.
-    mechanisms: &'static [&'static str],
 }
-
-/// What the login library of Postfix and Sendmail has, and what Exim is told to have.
-const CYRUS: &[&str] = &["SCRAM-SHA-256", "SCRAM-SHA-1", "CRAM-MD5", "PLAIN", "LOGIN"];
 
 pub const POSTFIX: Server = Server {
     name: "postfix",
@@ -52,7 +48,6 @@ pub const POSTFIX: Server = Server {
     lmtp: None,
     joins: 4,
     joins_lmtp: 0,
-    mechanisms: CYRUS,
 };
 pub const DOVECOT: Server = Server {
     name: "dovecot",
@@ -64,7 +59,6 @@ pub const DOVECOT: Server = Server {
     lmtp: Some(14424),
     joins: 0, // see Client::options
     joins_lmtp: 4,
-    mechanisms: &["SCRAM-SHA-256", "SCRAM-SHA-1", "CRAM-MD5", "PLAIN", "LOGIN", "OAUTHBEARER", "XOAUTH2"],
 };
 pub const EXIM: Server = Server {
     name: "exim",
@@ -76,7 +70,6 @@ pub const EXIM: Server = Server {
     lmtp: None,
     joins: 4,
     joins_lmtp: 0,
-    mechanisms: CYRUS,
 };
 pub const SENDMAIL: Server = Server {
     name: "sendmail",
@@ -88,7 +81,6 @@ pub const SENDMAIL: Server = Server {
     lmtp: None,
     joins: 4,
     joins_lmtp: 0,
-    mechanisms: CYRUS,
 };
 pub const SMTPSERVER: Server = Server {
     name: "smtpserver",
@@ -100,7 +92,6 @@ pub const SMTPSERVER: Server = Server {
     lmtp: Some(18424),
     joins: 4,
     joins_lmtp: 4,
-    mechanisms: &["CRAM-MD5", "PLAIN", "LOGIN", "XOAUTH2"],
 };
 pub const AIOSMTPD: Server = Server {
     name: "aiosmtpd",
@@ -112,7 +103,6 @@ pub const AIOSMTPD: Server = Server {
     lmtp: Some(19424),
     joins: 0,
     joins_lmtp: 0,
-    mechanisms: &["SCRAM-SHA-256-PLUS", "PLAIN", "LOGIN"],
 };
 pub const ALL: [Server; 6] = [POSTFIX, DOVECOT, EXIM, SENDMAIL, SMTPSERVER, AIOSMTPD];
 
@@ -148,11 +138,6 @@ impl Server {
             }
         }
         up
-    }
-
-    /// All the logins it offers that we have.
-    pub fn mechanisms(&self) -> Vec<&'static str> {
-        self.mechanisms.iter().copied().filter(|name| has(name)).collect()
     }
 
     /// Waits for the message with this token to be stored, and gives it as it is there.
@@ -204,11 +189,24 @@ impl Server {
         self.paths(token).len()
     }
 
-    /// Where the message with this token is stored.
+    /// Where the message with this token is stored: the token stands in its headers or in what was recorded of it.
     fn paths(&self, token: &str) -> Vec<PathBuf> {
-        let mut found = Vec::new();
-        collect(&state().join("mail").join(self.name), token, &mut found);
-        found
+        let mut all = Vec::new();
+        collect(&state().join("mail").join(self.name), &mut all);
+        let mut seen = SEEN.lock().unwrap();
+        all.retain(|path| {
+            let tokens = seen.entry(path.clone()).or_insert_with(|| tokens_of(path));
+            tokens.iter().any(|other| other == token)
+        });
+        all
+    }
+
+    /// What it is, and of which version.
+    pub fn version(&self) -> String {
+        fs::read_to_string(state().join(format!("run/{}.version", self.name)))
+            .unwrap_or_default()
+            .trim()
+            .into()
     }
 
     /// What a message with these line ends becomes in this server's store: some have LF there.
@@ -220,25 +218,39 @@ impl Server {
     }
 }
 
+/// The tokens of each message that was looked at: each is read once.
+static SEEN: Mutex<BTreeMap<PathBuf, Vec<String>>> = Mutex::new(BTreeMap::new());
+
 /// The tokens stand in headers, near the beginning.
 const HEAD: u64 = 16 * 1024;
 
-/// All messages below this folder that have the token.
-fn collect(folder: &Path, token: &str, found: &mut Vec<PathBuf>) {
+/// All messages below this folder.
+fn collect(folder: &Path, found: &mut Vec<PathBuf>) {
     let in_maildir = folder.file_name().is_some_and(|name| name == "new");
     let Ok(entries) = fs::read_dir(folder) else { return };
-    for path in entries.flatten().map(|entry| entry.path()) {
+    for entry in entries.flatten() {
         // Beside the messages there are half-written ones, envelopes, and Dovecot's indices.
-        let is_message = in_maildir || path.extension().is_some_and(|extension| extension == "eml");
-        if path.is_dir() {
-            collect(&path, token, found);
-        } else if is_message && head(&path).windows(token.len()).any(|window| window == token.as_bytes()) {
+        let path = entry.path();
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            collect(&path, found);
+        } else if in_maildir || path.extension().is_some_and(|extension| extension == "eml") {
             found.push(path);
         }
     }
 }
 
-/// Empty for a file that is gone again.
+/// The tokens in a message and in the envelope beside it. Messages appear whole, envelopes before them.
+fn tokens_of(path: &Path) -> Vec<String> {
+    let text = [head(path), head(&path.with_extension("envelope"))].concat();
+    let text = String::from_utf8_lossy(&text);
+    let is_of_it = |c: char| c.is_ascii_digit() || c == '-';
+    text.split("token-")
+        .skip(1)
+        .map(|rest| format!("token-{}", rest.split(|c| !is_of_it(c)).next().unwrap()))
+        .collect()
+}
+
+/// Empty for a file that is not there.
 fn head(path: &Path) -> Vec<u8> {
     let mut head = Vec::new();
     drop(fs::File::open(path).and_then(|file| file.take(HEAD).read_to_end(&mut head)));
