@@ -7,7 +7,9 @@
 #[path = "../support/journal.rs"]
 mod journal;
 
+mod awkward;
 mod conversation;
+mod deviations;
 mod results;
 mod servers;
 
@@ -33,6 +35,9 @@ mod blocking {
 
     #[path = "logins.rs"]
     mod logins;
+
+    #[path = "messages.rs"]
+    mod messages;
 
     #[path = "parameters.rs"]
     mod parameters;
@@ -61,6 +66,10 @@ mod aio {
     #[path = "logins.rs"]
     #[allow(clippy::duplicate_mod)]
     mod logins;
+
+    #[path = "messages.rs"]
+    #[allow(clippy::duplicate_mod)]
+    mod messages;
 
     #[path = "parameters.rs"]
     #[allow(clippy::duplicate_mod)]

@@ -209,6 +209,19 @@ impl Server {
             .into()
     }
 
+    /// A stored message without the headers that the server put before it.
+    pub fn without_its_own<'s>(&self, stored: &'s [u8]) -> &'s [u8] {
+        let missing: &[&[u8]] = match self.name {
+            "sendmail" => &[b"Date:", b"From:", b"Message-Id:"],
+            _ => &[],
+        };
+        let mut rest = stored;
+        while TRACE.iter().chain(missing).any(|name| rest.starts_with(name)) {
+            rest = &rest[field(rest)..];
+        }
+        rest
+    }
+
     /// What a message with these line ends becomes in this server's store: some have LF there.
     pub fn as_stored(&self, wire: &[u8]) -> Vec<u8> {
         match self.name {
@@ -216,6 +229,15 @@ impl Server {
             _ => wire.to_vec(),
         }
     }
+}
+
+/// Who had it and whom it is for: the headers that servers put first.
+const TRACE: [&[u8]; 4] = [b"Return-Path:", b"X-Original-To:", b"Delivered-To:", b"Received:"];
+
+/// How long the header field is that this begins with, all its lines and their ends.
+fn field(text: &[u8]) -> usize {
+    let is_end = |at: &usize| text[*at] == b'\n' && !matches!(text.get(at + 1), Some(b' ' | b'\t'));
+    (0..text.len()).find(is_end).map_or(text.len(), |at| at + 1)
 }
 
 /// The tokens of each message that was looked at: each is read once.
