@@ -1,18 +1,19 @@
 //! What is sent to each server, and what must have arrived. Compiled for both worlds.
 
 use std::{
-    io::{BufRead, BufReader, Write},
+    io::{BufRead, BufReader, Read, Write},
     net::TcpStream,
     sync::LazyLock,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use email_format::Email;
 use postino::{Envelope, Error, Outcome, Raw, Security};
 
 use super::{Builder, Client, block_on, maybe_async};
-use crate::servers::{
-    self, AIOSMTPD, ALL, DOVECOT, EXIM, PASSWORD, POSTFIX, SENDMAIL, SMTPSERVER, Server, USER,
+use crate::{
+    awkward::MESSAGES,
+    servers::{self, AIOSMTPD, ALL, DOVECOT, EXIM, PASSWORD, POSTFIX, SENDMAIL, SMTPSERVER, Server, USER},
 };
 
 /// All that makes a message hard to carry, with line ends as a Unix file has them.
@@ -213,31 +214,8 @@ fn a_certificate_that_is_not_for_us_is_refused() {
     });
 }
 
-#[maybe_async]
-async fn line_ends(server: &Server) -> Result<(), Error> {
-    let token = servers::token();
-    let text = format!("Subject: {token}\n\nunix\nmac\rdos\r\n.\n..\r.\r\n\n\r\rend\r");
-    let wire = "\r\n\r\nunix\r\nmac\r\ndos\r\n.\r\n..\r\n.\r\n\r\n\r\n\r\nend\r\n";
-    let mut client = way(server).connect().await?;
-    let _ = client.send(&Raw::bytes(envelope("alice@lab.test"), &text)).await?;
-    let stored = server.stored(&token);
-    assert!(
-        stored.ends_with(&server.as_stored(wire.as_bytes())),
-        "{} stored {}",
-        server.name,
-        stored.escape_ascii()
-    );
-    client.noop().await?;
-    client.quit().await
-}
-
-#[test]
-fn line_ends_of_every_kind_arrive_as_crlf() {
-    each(|server| block_on(line_ends(server)).unwrap());
-}
-
 /// What a server says to the end of this message, unstuffed and unchanged.
-fn said_to(port: u16, message: &[u8]) -> String {
+fn said_to(port: u16, to: &str, message: &[u8]) -> String {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
     let mut replies = BufReader::new(stream.try_clone().unwrap());
@@ -250,24 +228,51 @@ fn said_to(port: u16, message: &[u8]) -> String {
         line
     };
     reply();
-    for command in ["EHLO client.lab.test", "MAIL FROM:<bob@lab.test>", "RCPT TO:<alice@lab.test>", "DATA"] {
+    let rcpt = format!("RCPT TO:<{to}>");
+    for command in ["EHLO client.lab.test", "MAIL FROM:<bob@lab.test>", &rcpt, "DATA"] {
         stream.write_all(format!("{command}\r\n").as_bytes()).unwrap();
         let reply = reply();
         assert!(reply.starts_with(['2', '3']), "{command}: {reply}");
     }
     stream.write_all(&[message, b"\r\n.\r\n"].concat()).unwrap();
-    reply()
+    let said = reply();
+    drop(stream.write_all(b"QUIT\r\n"));
+    drop(replies.read_to_end(&mut Vec::new())); // what is left unread might not be obeyed
+    said
 }
 
-/// The trap is set: `line_ends_of_every_kind_arrive_as_crlf` and `a_nul_is_never_sent` walk past it.
+/// The trap is set: `messages.rs` and `a_nul_is_never_sent` walk past it.
 #[test]
 fn sendmail_refuses_what_a_careless_client_sends() {
     let port = SENDMAIL.open.unwrap();
     if SENDMAIL.is_up() {
         for bare in ["\n", "\r"] {
-            assert!(said_to(port, format!("Subject: x\r\n\r\na{bare}b").as_bytes()).starts_with("421 "));
+            assert!(
+                said_to(port, "alice@lab.test", format!("Subject: x\r\n\r\na{bare}b").as_bytes())
+                    .starts_with("421 ")
+            );
         }
-        assert!(said_to(port, b"Subject: x\r\n\r\na\0b").starts_with("554 "));
+        assert!(said_to(port, "alice@lab.test", b"Subject: x\r\n\r\na\0b").starts_with("554 "));
+    }
+}
+
+/// Another trap, and that the second message would be seen: of these `messages.rs` sees one.
+#[test]
+fn a_careless_client_has_postfix_store_two_messages() {
+    let port = POSTFIX.open.unwrap();
+    if POSTFIX.is_up() {
+        for end in ["LF.LF", "CRLF.LF", "LF.CRLF"] {
+            let name = format!("smuggling: {end}");
+            let two = MESSAGES.iter().find(|message| message.name == name).unwrap();
+            let token = servers::token();
+            let said = said_to(port, &format!("alice+{token}@lab.test"), &(two.text)(&token));
+            assert!(said.starts_with("250 "), "{end}: {said}");
+            let end_of_waiting = Instant::now() + Duration::from_secs(30);
+            while POSTFIX.count(&token) < 2 {
+                assert!(Instant::now() < end_of_waiting, "{end}: nothing was smuggled");
+                std::thread::sleep(Duration::from_millis(50));
+            }
+        }
     }
 }
 

@@ -5,8 +5,8 @@ use crate::{awkward::wire, servers::Server};
 pub enum Fate {
     /// Stored like this behind the server's own first headers; and what the server did to it, if anything.
     Stored(Vec<u8>, &'static str),
-    /// Nothing of it is said; the error has these words.
-    RefusedHere(&'static str),
+    /// Nothing of it is said: the error has this word, because.
+    RefusedHere(&'static str, &'static str),
     /// The server refuses it with this code, because.
     RefusedThere(u16, &'static str),
 }
@@ -23,14 +23,14 @@ pub struct Path {
 pub fn fate(server: &Server, path: &Path, name: &str, text: &[u8]) -> Fate {
     let sent = wire(text);
     if text.contains(&0) {
-        return RefusedHere("NUL");
+        return RefusedHere("NUL", "SMTP cannot carry NUL");
     }
     // aiosmtpd's has 8BITMIME all the same.
     if path.old && server.name != "aiosmtpd" && !text.is_ascii() {
-        return RefusedHere("8BITMIME");
+        return RefusedHere("8BITMIME", "the server does not offer 8BITMIME");
     }
     if path.old && sent.len() > 20_000 {
-        return RefusedHere("20000");
+        return RefusedHere("20000", "it is larger than the server's SIZE");
     }
     let headless = matches!(name, "no header, text" | "a lone dot" | "a lone dot and an end");
     let (stored, note) = match (server.name, name) {

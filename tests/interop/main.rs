@@ -41,6 +41,9 @@ mod blocking {
 
     #[path = "parameters.rs"]
     mod parameters;
+
+    #[path = "trust.rs"]
+    mod trust;
 }
 
 #[path = "."]
@@ -74,4 +77,8 @@ mod aio {
     #[path = "parameters.rs"]
     #[allow(clippy::duplicate_mod)]
     mod parameters;
+
+    #[path = "trust.rs"]
+    #[allow(clippy::duplicate_mod)]
+    mod trust;
 }

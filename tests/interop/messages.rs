@@ -41,11 +41,11 @@ const WAYS: [Way; 11] = [
     Way { name: "chunks", chunking: true, ..PIPELINED },
     Way { name: "batch of chunks", chunking: true, batch: true, ..PIPELINED },
     Way { name: "few extensions", old: true, ..ONE_BY_ONE },
-    Way { name: "LMTP, one by one", lmtp: true, ..ONE_BY_ONE },
-    Way { name: "LMTP, pipelined", lmtp: true, ..PIPELINED },
-    Way { name: "LMTP, batch", lmtp: true, batch: true, ..PIPELINED },
-    Way { name: "LMTP, chunks", lmtp: true, chunking: true, ..PIPELINED },
-    Way { name: "LMTP, batch of chunks", lmtp: true, chunking: true, batch: true, ..PIPELINED },
+    Way { name: "LMTP one by one", lmtp: true, ..ONE_BY_ONE },
+    Way { name: "LMTP pipelined", lmtp: true, ..PIPELINED },
+    Way { name: "LMTP batch", lmtp: true, batch: true, ..PIPELINED },
+    Way { name: "LMTP chunks", lmtp: true, chunking: true, ..PIPELINED },
+    Way { name: "LMTP batch of chunks", lmtp: true, chunking: true, batch: true, ..PIPELINED },
 ];
 
 /// What is offered by none of a server's ports for mail.
@@ -195,13 +195,10 @@ fn verdict(server: &Server, way: &Way, sent: &Sent) -> Verdict {
             }
         }
         // Before MAIL: nothing is known of its recipients.
-        (Fate::RefusedHere(why), Err(error))
-            if error.delivery().is_none() && error.reply().is_none() && error.to_string().contains(why) =>
+        (Fate::RefusedHere(word, why), Err(error))
+            if error.delivery().is_none() && error.reply().is_none() && error.to_string().contains(word) =>
         {
-            Verdict::Refused(format!(
-                "by us, before MAIL: {}",
-                error.to_string().replace(char::is_numeric, "#")
-            ))
+            Verdict::Refused(format!("by us, before MAIL: {why}"))
         }
         (Fate::RefusedThere(code, why), Err(error))
             if error.reply().is_some_and(|reply| reply.code() == code) && !error.in_doubt() =>
