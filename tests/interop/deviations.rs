@@ -41,12 +41,12 @@ pub fn fate(server: &Server, path: &Path, name: &str, text: &[u8]) -> Fate {
             ([&sent[..], b"\r\n"].concat(), "the server puts an empty line behind headers without a body")
         }
         ("aiosmtpd", "a line of 5,000 octets") => {
-            return RefusedThere(500, "aiosmtpd takes lines up to 998 octets");
+            return RefusedThere(500, "aiosmtpd takes lines up to 999 octets");
         }
         ("dovecot", "a line of 5,000 octets") if !path.lmtp => {
             return RefusedThere(
                 500,
-                "aiosmtpd, which its proxy hands mail to, takes lines up to 998 octets",
+                "aiosmtpd, which its proxy hands mail to, takes lines up to 999 octets",
             );
         }
         _ => (sent, ""),
