@@ -67,7 +67,6 @@ impl Way {
             (_, true) => server.old.map(plain).ok_or("it has no port with few extensions")?,
             _ => way(server),
         };
-        let there = there.deadline(Duration::from_secs(300)); // the machine may be busy
         match lacking {
             Some(keyword) => Err(format!("it does not offer {keyword}")),
             None => Ok(there.lmtp(self.lmtp).pipelining(self.pipelining).chunking(self.chunking)),
@@ -171,6 +170,8 @@ fn send_all(
 ) -> Result<Vec<Sent>, String> {
     let tokens: Vec<_> = messages.iter().map(|_| servers::token()).collect();
     let texts: Vec<_> = messages.iter().zip(&tokens).map(|(message, token)| (message.text)(token)).collect();
+    let limit = if messages.len() == 1 { 300 } else { 60 }; // a large one, and the machine may be busy
+    let builder = &builder.clone().deadline(Duration::from_secs(limit));
     let (results, numbers) = match way.batch {
         true => block_on(at_once(builder, &texts, &tokens)),
         false => block_on(singly(builder, &texts, &tokens)),
