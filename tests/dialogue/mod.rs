@@ -20,6 +20,8 @@ mod time;
 #[cfg(feature = "native-tls")]
 mod tls;
 mod transaction;
+#[cfg(feature = "native-tls")]
+mod trust;
 
 use std::error::Error as _;
 

@@ -1,18 +1,19 @@
 //! What is sent to each server, and what must have arrived. Compiled for both worlds.
 
 use std::{
-    io::{BufRead, BufReader, Write},
+    io::{BufRead, BufReader, Read, Write},
     net::TcpStream,
     sync::LazyLock,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use email_format::Email;
 use postino::{Envelope, Error, Outcome, Raw, Security};
 
 use super::{Builder, Client, block_on, maybe_async};
-use crate::servers::{
-    self, AIOSMTPD, ALL, DOVECOT, EXIM, PASSWORD, POSTFIX, SENDMAIL, SMTPSERVER, Server, TOKEN, USER,
+use crate::{
+    awkward::MESSAGES,
+    servers::{self, AIOSMTPD, ALL, DOVECOT, EXIM, PASSWORD, POSTFIX, SENDMAIL, SMTPSERVER, Server, USER},
 };
 
 /// All that makes a message hard to carry, with line ends as a Unix file has them.
@@ -181,124 +182,6 @@ fn refused_recipients_are_told_apart_and_the_session_goes_on() {
     each(|server| block_on(refusals(server)).unwrap());
 }
 
-#[test]
-fn a_wrong_password_is_refused_for_good() {
-    each(|server| {
-        for (port, security) in
-            [(server.submission, Security::StartTls), (server.implicit, Security::Implicit)]
-        {
-            let wrong = builder(port, security, false).credentials(USER, "wrong");
-            let error = block_on(wrong.connect()).unwrap_err();
-            assert!(
-                matches!(error, Error::Auth { .. }) && error.is_permanent(),
-                "{}: {error:?}",
-                server.name
-            );
-            assert_eq!(error.reply().unwrap().code(), 535);
-        }
-    });
-}
-
-/// Logs in by one mechanism, or tries to. A secret is a password or a token.
-#[maybe_async]
-async fn login(way: &Builder, mechanism: &str, user: &str, secret: &str) -> Result<Client, Error> {
-    let way = way.clone().auth_mechanisms([mechanism]);
-    match is_for_tokens(mechanism) {
-        true => way.oauth_token(user, secret).connect().await,
-        false => way.credentials(user, secret).connect().await,
-    }
-}
-
-fn is_for_tokens(mechanism: &str) -> bool {
-    matches!(mechanism, "OAUTHBEARER" | "XOAUTH2")
-}
-
-#[maybe_async]
-async fn by_each_mechanism(server: &Server, port: u16, security: Security) -> Result<(), Error> {
-    let way = builder(port, security, false);
-    let mut client = way.connect().await?;
-    let mut offered: Vec<String> =
-        client.capabilities().auth_mechanisms().filter(|name| servers::has(name)).collect();
-    client.quit().await?;
-    offered.sort();
-    offered.dedup(); // Postfix offers them as `AUTH=` too
-    let mut covered = server.mechanisms();
-    covered.sort();
-    assert_eq!(offered, covered, "{} {port}: what is offered and what is tested", server.name);
-
-    for name in covered {
-        let secret = if is_for_tokens(name) { TOKEN } else { PASSWORD };
-        let client = login(&way, name, USER, secret).await;
-        let mut client = client.unwrap_or_else(|e| panic!("{} {name} {port}: {e:?}", server.name));
-        client.noop().await?;
-        client.quit().await?;
-    }
-    Ok(())
-}
-
-#[test]
-fn every_mechanism_that_is_offered_lets_the_right_user_in() {
-    each(|server| {
-        block_on(by_each_mechanism(server, server.submission, Security::StartTls)).unwrap();
-        block_on(by_each_mechanism(server, server.implicit, Security::Implicit)).unwrap();
-        if let Some(port) = server.clear {
-            block_on(by_each_mechanism(server, port, Security::Plaintext)).unwrap();
-        }
-    });
-}
-
-#[maybe_async]
-async fn wrong_by_each_mechanism(server: &Server) -> Result<(), Error> {
-    let way = builder(server.submission, Security::StartTls, false);
-    for name in server.mechanisms() {
-        let secret = if is_for_tokens(name) { TOKEN } else { PASSWORD };
-        for (user, secret) in [(USER, "wr0ng"), ("nobody@lab.test", secret)] {
-            let error = login(&way, name, user, secret).await.unwrap_err();
-            let seen = format!("{} {name}: {error:?}", server.name);
-            assert!(error.is_permanent(), "{seen}");
-            assert_eq!(error.reply().unwrap().code(), 535, "{seen}");
-            assert!(!seen.contains("wr0ng") && !seen.contains(PASSWORD) && !seen.contains(TOKEN), "{seen}");
-            let Error::Auth { details, .. } = error else { panic!("{seen}") };
-            assert_eq!(details.is_some(), is_for_tokens(name), "{seen}"); // a token is refused with reasons
-        }
-    }
-    Ok(())
-}
-
-#[test]
-fn every_mechanism_keeps_the_wrong_user_out() {
-    each(|server| block_on(wrong_by_each_mechanism(server)).unwrap());
-}
-
-/// What does not fit into the line of AUTH is said after it.
-#[maybe_async]
-async fn too_long(server: &Server) -> Result<(), Error> {
-    let way = builder(server.implicit, Security::Implicit, false);
-    for name in server.mechanisms().into_iter().filter(|name| *name == "PLAIN" || is_for_tokens(name)) {
-        let error = login(&way, name, USER, &"x".repeat(600)).await.unwrap_err();
-        assert_eq!(error.reply().unwrap().code(), 535, "{} {name}: {error:?}", server.name);
-        let Error::Auth { details, .. } = error else { panic!("{} {name}: {error:?}", server.name) };
-        assert_eq!(details.is_some(), is_for_tokens(name), "{} {name}", server.name);
-    }
-    Ok(())
-}
-
-#[test]
-fn a_secret_that_is_too_long_for_the_line_is_read_all_the_same() {
-    each(|server| block_on(too_long(server)).unwrap());
-}
-
-/// smtp-server lists its logins before TLS, where it lets nobody in.
-#[test]
-fn a_login_that_is_listed_and_not_allowed_is_refused_for_good() {
-    if SMTPSERVER.is_up() {
-        let way = builder(SMTPSERVER.submission, Security::Plaintext, true);
-        let error = block_on(way.connect()).unwrap_err();
-        assert!(matches!(error, Error::Auth { .. }) && error.is_permanent(), "{error:?}");
-        assert_eq!(error.reply().unwrap().code(), 538, "{error:?}");
-    }
-}
-
 #[maybe_async]
 async fn after_refusals(server: &Server) -> Result<(), Error> {
     let mut client = builder(server.implicit, Security::Implicit, false).connect().await?;
@@ -331,31 +214,8 @@ fn a_certificate_that_is_not_for_us_is_refused() {
     });
 }
 
-#[maybe_async]
-async fn line_ends(server: &Server) -> Result<(), Error> {
-    let token = servers::token();
-    let text = format!("Subject: {token}\n\nunix\nmac\rdos\r\n.\n..\r.\r\n\n\r\rend\r");
-    let wire = "\r\n\r\nunix\r\nmac\r\ndos\r\n.\r\n..\r\n.\r\n\r\n\r\n\r\nend\r\n";
-    let mut client = way(server).connect().await?;
-    let _ = client.send(&Raw::bytes(envelope("alice@lab.test"), &text)).await?;
-    let stored = server.stored(&token);
-    assert!(
-        stored.ends_with(&server.as_stored(wire.as_bytes())),
-        "{} stored {}",
-        server.name,
-        stored.escape_ascii()
-    );
-    client.noop().await?;
-    client.quit().await
-}
-
-#[test]
-fn line_ends_of_every_kind_arrive_as_crlf() {
-    each(|server| block_on(line_ends(server)).unwrap());
-}
-
 /// What a server says to the end of this message, unstuffed and unchanged.
-fn said_to(port: u16, message: &[u8]) -> String {
+fn said_to(port: u16, to: &str, message: &[u8]) -> String {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
     let mut replies = BufReader::new(stream.try_clone().unwrap());
@@ -368,24 +228,51 @@ fn said_to(port: u16, message: &[u8]) -> String {
         line
     };
     reply();
-    for command in ["EHLO client.lab.test", "MAIL FROM:<bob@lab.test>", "RCPT TO:<alice@lab.test>", "DATA"] {
+    let rcpt = format!("RCPT TO:<{to}>");
+    for command in ["EHLO client.lab.test", "MAIL FROM:<bob@lab.test>", &rcpt, "DATA"] {
         stream.write_all(format!("{command}\r\n").as_bytes()).unwrap();
         let reply = reply();
         assert!(reply.starts_with(['2', '3']), "{command}: {reply}");
     }
     stream.write_all(&[message, b"\r\n.\r\n"].concat()).unwrap();
-    reply()
+    let said = reply();
+    drop(stream.write_all(b"QUIT\r\n"));
+    drop(replies.read_to_end(&mut Vec::new())); // what is left unread might not be obeyed
+    said
 }
 
-/// The trap is set: `line_ends_of_every_kind_arrive_as_crlf` and `a_nul_is_never_sent` walk past it.
+/// The trap is set: `messages.rs` and `a_nul_is_never_sent` walk past it.
 #[test]
 fn sendmail_refuses_what_a_careless_client_sends() {
     let port = SENDMAIL.open.unwrap();
     if SENDMAIL.is_up() {
         for bare in ["\n", "\r"] {
-            assert!(said_to(port, format!("Subject: x\r\n\r\na{bare}b").as_bytes()).starts_with("421 "));
+            assert!(
+                said_to(port, "alice@lab.test", format!("Subject: x\r\n\r\na{bare}b").as_bytes())
+                    .starts_with("421 ")
+            );
         }
-        assert!(said_to(port, b"Subject: x\r\n\r\na\0b").starts_with("554 "));
+        assert!(said_to(port, "alice@lab.test", b"Subject: x\r\n\r\na\0b").starts_with("554 "));
+    }
+}
+
+/// Another trap, and that the second message would be seen: of these `messages.rs` sees one.
+#[test]
+fn a_careless_client_has_postfix_store_two_messages() {
+    let port = POSTFIX.open.unwrap();
+    if POSTFIX.is_up() {
+        for end in ["LF.LF", "CRLF.LF", "LF.CRLF"] {
+            let name = format!("smuggling: {end}");
+            let two = MESSAGES.iter().find(|message| message.name == name).unwrap();
+            let token = servers::token();
+            let said = said_to(port, &format!("alice+{token}@lab.test"), &(two.text)(&token));
+            assert!(said.starts_with("250 "), "{end}: {said}");
+            let end_of_waiting = Instant::now() + Duration::from_secs(30);
+            while POSTFIX.count(&token) < 2 {
+                assert!(Instant::now() < end_of_waiting, "{end}: nothing was smuggled");
+                std::thread::sleep(Duration::from_millis(50));
+            }
+        }
     }
 }
 

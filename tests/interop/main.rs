@@ -6,12 +6,19 @@
 
 #[path = "../support/journal.rs"]
 mod journal;
+
+mod awkward;
+mod conversation;
+mod deviations;
+mod results;
 mod servers;
 
 #[path = "."]
 mod blocking {
     use ::maybe_async::must_be_sync as maybe_async;
     use postino::{Builder, Client};
+
+    const WORLD: &str = "blocking";
 
     fn block_on<T>(value: T) -> T {
         value
@@ -26,8 +33,17 @@ mod blocking {
     #[path = "corpus.rs"]
     mod corpus;
 
+    #[path = "logins.rs"]
+    mod logins;
+
+    #[path = "messages.rs"]
+    mod messages;
+
     #[path = "parameters.rs"]
     mod parameters;
+
+    #[path = "trust.rs"]
+    mod trust;
 }
 
 #[path = "."]
@@ -35,6 +51,8 @@ mod aio {
     use ::maybe_async::must_be_async as maybe_async;
     use postino::aio::{Builder, Client};
     use smol::block_on;
+
+    const WORLD: &str = "async";
 
     #[path = "batches.rs"]
     #[allow(clippy::duplicate_mod)] // written once, compiled twice: that is the point
@@ -48,7 +66,19 @@ mod aio {
     #[allow(clippy::duplicate_mod)]
     mod corpus;
 
+    #[path = "logins.rs"]
+    #[allow(clippy::duplicate_mod)]
+    mod logins;
+
+    #[path = "messages.rs"]
+    #[allow(clippy::duplicate_mod)]
+    mod messages;
+
     #[path = "parameters.rs"]
     #[allow(clippy::duplicate_mod)]
     mod parameters;
+
+    #[path = "trust.rs"]
+    #[allow(clippy::duplicate_mod)]
+    mod trust;
 }

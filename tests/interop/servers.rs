@@ -1,8 +1,10 @@
 //! The servers that `tests/interop/servers` starts: where they listen, and what they do to a message they store.
 
 use std::{
+    collections::BTreeMap,
     env, fs,
     io::{self, Read, Write},
+    net::Ipv4Addr,
     path::{Path, PathBuf},
     sync::Mutex,
     thread,
@@ -35,12 +37,7 @@ pub struct Server {
     /// Of five messages, how many envelopes it takes with the end before them; and over LMTP.
     pub joins: usize,
     pub joins_lmtp: usize,
-    /// All the logins it offers.
-    mechanisms: &'static [&'static str],
 }
-
-/// What the login library of Postfix and Sendmail has, and what Exim is told to have.
-const CYRUS: &[&str] = &["SCRAM-SHA-256", "SCRAM-SHA-1", "CRAM-MD5", "PLAIN", "LOGIN"];
 
 pub const POSTFIX: Server = Server {
     name: "postfix",
@@ -52,7 +49,6 @@ pub const POSTFIX: Server = Server {
     lmtp: None,
     joins: 4,
     joins_lmtp: 0,
-    mechanisms: CYRUS,
 };
 pub const DOVECOT: Server = Server {
     name: "dovecot",
@@ -64,7 +60,6 @@ pub const DOVECOT: Server = Server {
     lmtp: Some(14424),
     joins: 0, // see Client::options
     joins_lmtp: 4,
-    mechanisms: &["SCRAM-SHA-256", "SCRAM-SHA-1", "CRAM-MD5", "PLAIN", "LOGIN", "OAUTHBEARER", "XOAUTH2"],
 };
 pub const EXIM: Server = Server {
     name: "exim",
@@ -76,7 +71,6 @@ pub const EXIM: Server = Server {
     lmtp: None,
     joins: 4,
     joins_lmtp: 0,
-    mechanisms: CYRUS,
 };
 pub const SENDMAIL: Server = Server {
     name: "sendmail",
@@ -88,7 +82,6 @@ pub const SENDMAIL: Server = Server {
     lmtp: None,
     joins: 4,
     joins_lmtp: 0,
-    mechanisms: CYRUS,
 };
 pub const SMTPSERVER: Server = Server {
     name: "smtpserver",
@@ -100,7 +93,6 @@ pub const SMTPSERVER: Server = Server {
     lmtp: Some(18424),
     joins: 4,
     joins_lmtp: 4,
-    mechanisms: &["CRAM-MD5", "PLAIN", "LOGIN", "XOAUTH2"],
 };
 pub const AIOSMTPD: Server = Server {
     name: "aiosmtpd",
@@ -112,7 +104,6 @@ pub const AIOSMTPD: Server = Server {
     lmtp: Some(19424),
     joins: 0,
     joins_lmtp: 0,
-    mechanisms: &["SCRAM-SHA-256-PLUS", "PLAIN", "LOGIN"],
 };
 pub const ALL: [Server; 6] = [POSTFIX, DOVECOT, EXIM, SENDMAIL, SMTPSERVER, AIOSMTPD];
 
@@ -148,11 +139,6 @@ impl Server {
             }
         }
         up
-    }
-
-    /// All the logins it offers that we have.
-    pub fn mechanisms(&self) -> Vec<&'static str> {
-        self.mechanisms.iter().copied().filter(|name| has(name)).collect()
     }
 
     /// Waits for the message with this token to be stored, and gives it as it is there.
@@ -204,11 +190,37 @@ impl Server {
         self.paths(token).len()
     }
 
-    /// Where the message with this token is stored.
+    /// Where the message with this token is stored: the token stands in its headers or in what was recorded of it.
     fn paths(&self, token: &str) -> Vec<PathBuf> {
-        let mut found = Vec::new();
-        collect(&state().join("mail").join(self.name), token, &mut found);
-        found
+        let mut all = Vec::new();
+        collect(&state().join("mail").join(self.name), &mut all);
+        let mut seen = SEEN.lock().unwrap();
+        all.retain(|path| {
+            let tokens = seen.entry(path.clone()).or_insert_with(|| tokens_of(path));
+            tokens.iter().any(|other| other == token)
+        });
+        all
+    }
+
+    /// What it is, and of which version.
+    pub fn version(&self) -> String {
+        fs::read_to_string(state().join(format!("run/{}.version", self.name)))
+            .unwrap_or_default()
+            .trim()
+            .into()
+    }
+
+    /// A stored message without the headers that the server put before it.
+    pub fn without_its_own<'s>(&self, stored: &'s [u8]) -> &'s [u8] {
+        let missing: &[&[u8]] = match self.name {
+            "sendmail" => &[b"Date:", b"From:", b"Message-Id:"],
+            _ => &[],
+        };
+        let mut rest = stored;
+        while TRACE.iter().chain(missing).any(|name| rest.starts_with(name)) {
+            rest = &rest[field(rest)..];
+        }
+        rest
     }
 
     /// What a message with these line ends becomes in this server's store: some have LF there.
@@ -220,25 +232,48 @@ impl Server {
     }
 }
 
+/// Who had it and whom it is for: the headers that servers put first.
+const TRACE: [&[u8]; 4] = [b"Return-Path:", b"X-Original-To:", b"Delivered-To:", b"Received:"];
+
+/// How long the header field is that this begins with, all its lines and their ends.
+fn field(text: &[u8]) -> usize {
+    let is_end = |at: &usize| text[*at] == b'\n' && !matches!(text.get(at + 1), Some(b' ' | b'\t'));
+    (0..text.len()).find(is_end).map_or(text.len(), |at| at + 1)
+}
+
+/// The tokens of each message that was looked at: each is read once.
+static SEEN: Mutex<BTreeMap<PathBuf, Vec<String>>> = Mutex::new(BTreeMap::new());
+
 /// The tokens stand in headers, near the beginning.
 const HEAD: u64 = 16 * 1024;
 
-/// All messages below this folder that have the token.
-fn collect(folder: &Path, token: &str, found: &mut Vec<PathBuf>) {
+/// All messages below this folder.
+fn collect(folder: &Path, found: &mut Vec<PathBuf>) {
     let in_maildir = folder.file_name().is_some_and(|name| name == "new");
     let Ok(entries) = fs::read_dir(folder) else { return };
-    for path in entries.flatten().map(|entry| entry.path()) {
+    for entry in entries.flatten() {
         // Beside the messages there are half-written ones, envelopes, and Dovecot's indices.
-        let is_message = in_maildir || path.extension().is_some_and(|extension| extension == "eml");
-        if path.is_dir() {
-            collect(&path, token, found);
-        } else if is_message && head(&path).windows(token.len()).any(|window| window == token.as_bytes()) {
+        let path = entry.path();
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            collect(&path, found);
+        } else if in_maildir || path.extension().is_some_and(|extension| extension == "eml") {
             found.push(path);
         }
     }
 }
 
-/// Empty for a file that is gone again.
+/// The tokens in a message and in the envelope beside it. Messages appear whole, envelopes before them.
+fn tokens_of(path: &Path) -> Vec<String> {
+    let text = [head(path), head(&path.with_extension("envelope"))].concat();
+    let text = String::from_utf8_lossy(&text);
+    let is_of_it = |c: char| c.is_ascii_digit() || c == '-';
+    text.split("token-")
+        .skip(1)
+        .map(|rest| format!("token-{}", rest.split(|c| !is_of_it(c)).next().unwrap()))
+        .collect()
+}
+
+/// Empty for a file that is not there.
 fn head(path: &Path) -> Vec<u8> {
     let mut head = Vec::new();
     drop(fs::File::open(path).and_then(|file| file.take(HEAD).read_to_end(&mut head)));
@@ -256,4 +291,13 @@ pub fn token() -> String {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos();
     let count = COUNT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
     format!("token-{}-{now}-{count}", std::process::id())
+}
+
+/// An address of this machine that nobody connected from before: by it the server's log tells clients apart.
+pub fn address() -> Ipv4Addr {
+    static COUNT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+    let [_, b, c, d] =
+        ((now << 8) as u32 + COUNT.fetch_add(1, std::sync::atomic::Ordering::Relaxed)).to_be_bytes();
+    Ipv4Addr::new(127, b.clamp(1, 254), c, d)
 }

@@ -38,7 +38,7 @@ macro_rules! identities {
 pub fn identity(name: &str) -> (&'static [u8], &'static [u8]) {
     identities!(name,
         "good" "other-host" "expired" "not-yet-valid" "unknown-issuer" "self-signed" "ed25519" "wildcard" "name-only"
-        "address-as-name" "common-name-only" "for-clients" "with-issuer" "without-issuer" "client" "unknown-client")
+        "address-as-name" "address-only" "wildcard-of-all" "a-label" "common-name-only" "for-clients" "with-issuer" "without-issuer" "client" "unknown-client")
 }
 
 /// By the name of a certificate, and what else is wanted: `good`, `good 1.2` (TLS 1.2 only), `good mutual` (the client

@@ -1,14 +1,16 @@
-// server.js PKI MAIL TOKEN: nodemailer's smtp-server on ports of loopback.
+// server.js PKI MAIL TOKEN CERTIFICATE...: nodemailer's smtp-server on ports of loopback.
 //
 // 18525: STARTTLS offered, AUTH after it. 18465: TLS from the first byte. 18588: AUTH in the clear, no TLS.
 // 18526: SIZE 20000 and no other extension. 18424: LMTP, STARTTLS offered.
+// 18600 + N and 18700 + N: the Nth of the CERTIFICATEs, by STARTTLS and from the first byte.
+// What clients say whose address is not 127.0.0.1 stands in MAIL/heard.
 // A message lands in MAIL/N.eml as its bytes came, its envelope beside it in MAIL/N.envelope (written first).
 "use strict";
 const fs = require("fs");
 const path = require("path");
 const { SMTPServer } = require("smtp-server");
 
-const [, , PKI, MAIL, TOKEN] = process.argv;
+const [, , PKI, MAIL, TOKEN, ...ODD] = process.argv;
 const USER = "alice@lab.test";
 const PASSWORD = "s3cret-p@ss";
 const USERS = ["alice", "bob", "jörg", "reject"];
@@ -18,8 +20,15 @@ const refusal = (responseCode, text) => Object.assign(new Error(text), { respons
 const commands = new Map(); // by session: MAIL and RCPT as they were sent, the refused ones too
 let count = 0;
 
+const addresses = new Map(); // by session
+
+function heard(address, what) {
+  if (address && address !== "127.0.0.1") fs.appendFileSync(`${MAIL}/heard`, `${address} ${what}\n`);
+}
+
 function onCommand(entry, prefix, line) {
   if (entry.tnx !== "command" || prefix !== "C:") return;
+  heard(addresses.get(entry.cid), line);
   const verb = String(line).slice(0, 4).toUpperCase();
   if (verb === "MAIL") commands.set(entry.cid, []);
   if (verb === "MAIL" || verb === "RCPT") commands.get(entry.cid)?.push(line);
@@ -93,13 +102,27 @@ function listen(port, options) {
     onAuth,
     onRcptTo,
     onData,
-    onClose: (session) => commands.delete(session.id),
+    onConnect(session, done) {
+      addresses.set(session.id, session.remoteAddress);
+      done();
+    },
+    onClose(session) {
+      heard(session.remoteAddress, "closed");
+      commands.delete(session.id);
+      addresses.delete(session.id);
+    },
     ...options,
   });
-  server.on("error", () => {}); // a client went away: the logger has it
+  // A client went away: the logger has it. If it did so in the first handshake, there was no session.
+  server.on("error", (error) => heard(error.meta?.remoteAddress, "closed"));
   server.listen(port, "127.0.0.1");
 }
 
+ODD.forEach((name, i) => {
+  const shown = { key: fs.readFileSync(`${PKI}/${name}.key`), cert: fs.readFileSync(`${PKI}/${name}.chain.pem`) };
+  listen(18701 + i, { ...shown, secure: true });
+  listen(18601 + i, shown);
+});
 listen(18525, {});
 listen(18465, { secure: true });
 listen(18588, { hideSTARTTLS: true, allowInsecureAuth: true });

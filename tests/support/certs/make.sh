@@ -75,6 +75,9 @@ leaf not-yet-valid ca "$here" $future
 leaf wildcard ca subjectAltName=DNS:*.example.org $long
 leaf name-only ca subjectAltName=DNS:localhost $long
 leaf address-as-name ca subjectAltName=DNS:127.0.0.1 $long
+leaf address-only ca subjectAltName=IP:127.0.0.1 $long
+leaf wildcard-of-all ca 'subjectAltName=DNS:*' $long
+leaf a-label ca subjectAltName=DNS:xn--bcher-kva.test $long
 bare common-name-only
 issue common-name-only ca $long
 key for-clients "$here"
