@@ -230,12 +230,13 @@ impl Session {
     fn serve(&mut self) -> Result<Never, Over> {
         self.reply("greeting", "220 here")?;
         loop {
+            let unheard = self.unheard > 0;
             let line = self.line()?;
             let (verb, rest) = line.split_at(line.len().min(4));
             match (verb.to_ascii_uppercase().as_str(), self.transaction.is_some()) {
                 ("EHLO" | "LHLO", _) => self.hello()?,
-                ("BDAT", _) => self.chunk(rest)?, // its octets follow, whatever becomes of it
-                _ if self.is_unheard(&line) => self.reply("joined", "503 one thing after the other")?,
+                ("BDAT", _) => self.chunk(rest, unheard)?, // its octets follow, whatever becomes of it
+                _ if unheard => self.reply("joined", "503 one thing after the other")?,
                 ("MAIL", false) => self.mail(rest)?,
                 ("RCPT", true) => self.recipient(rest)?,
                 ("DATA", true) => self.data()?,
@@ -316,12 +317,11 @@ impl Session {
         self.end(transaction)
     }
 
-    fn chunk(&mut self, rest: &str) -> Result<(), Over> {
+    fn chunk(&mut self, rest: &str, unheard: bool) -> Result<(), Over> {
         let mut words = rest.split_whitespace();
         let octets = words.next().and_then(|octets| octets.parse().ok());
         let Some(octets) = octets else { return Err(self.nonsense(rest)) };
         let last = words.next().is_some();
-        let unheard = self.is_unheard("BDAT");
         let chunk = self.octets(octets)?;
         let in_order = self.transaction.take_if(|transaction| !unheard && !transaction.taken.is_empty());
         let Some(mut transaction) = in_order else { return self.reply("BDAT", "503 for nobody") };
@@ -358,7 +358,10 @@ impl Session {
             answers.push((refusal.unwrap_or("250 stored"), fate));
         }
         self.look_behind();
-        for (answer, fate) in answers {
+        let last = answers.len() - 1;
+        for (n, (answer, fate)) in answers.into_iter().enumerate() {
+            // With LMTP a 421 would be the answer for the next recipient.
+            let fate = if fate == Fate::IdleClosing && n < last { Fate::Idle } else { fate };
             self.events.push(Event { message, connection: self.number, what: "end", answer, fate });
             self.say(answer, fate)?;
         }
@@ -372,10 +375,6 @@ impl Session {
             BehindTheEnd::Swallowed => self.inbox.clear(),
             BehindTheEnd::Refused => self.unheard = self.inbox.len(),
         }
-    }
-
-    fn is_unheard(&mut self, _line: &str) -> bool {
-        self.unheard > 0
     }
 
     /// Half of the content is enough: it says no, or nothing, and leaves.
