@@ -731,3 +731,14 @@ fn a_batch_dropped_while_it_waits_for_the_last_reply_goes_on() {
         }
     }
 }
+
+#[test]
+fn the_results_of_a_batch_are_a_stream() {
+    let server = Server::playing(format!("-- hello PIPELINING\n{BATCH}"));
+    let mut client = connect(&server);
+    let results = client.send_all([mail(), mail(), mail()]).into_stream();
+    let results: Vec<_> = block_on(smol::stream::StreamExt::collect(results));
+    let numbers: Vec<_> = results.iter().map(|(number, _)| *number).collect();
+    assert_eq!(numbers, [0, 1, 2]);
+    assert!(results.iter().all(|(_, result)| result.is_ok()), "{results:?}");
+}

@@ -507,6 +507,25 @@ fn every_encoded_word_is_short_and_holds_whole_characters() {
 }
 
 #[test]
+fn who_sends_a_message_on_for_others_is_its_sender() {
+    let resent = Resent::new()
+        .from("Bob <bob@example.net>, carol@example.net")
+        .sender("dave@example.net")
+        .cc("erin@example.com")
+        .date(UNIX_EPOCH);
+    let again = builder().text("Hello\n").build().unwrap().resend(resent).unwrap();
+    assert_eq!(again.envelope().unwrap(), Envelope::new("dave@example.net", ["erin@example.com"]).unwrap());
+    let sent = check(&again);
+    for line in [
+        "Resent-Sender: dave@example.net",
+        "Resent-Cc: erin@example.com",
+        "Resent-Date: Thu, 1 Jan 1970 00:00:00 +0000",
+    ] {
+        assert!(sent.contains(&format!("{line}\r\n")), "{sent}");
+    }
+}
+
+#[test]
 fn a_message_is_sent_on_with_a_block_of_its_own() {
     let message = builder().bcc("hidden@example.com").subject("Hi").text("Hello\n").build().unwrap();
     let resent =

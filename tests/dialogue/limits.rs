@@ -187,3 +187,71 @@ fn the_server_of_a_renewed_connection_is_not_asked_for_what_only_the_old_one_off
     let error = send_error(&mut client, &mail_to(&["b\u{fc}b@example.org"]));
     assert!(matches!(error, Error::Unsupported(_)), "{error:?}");
 }
+
+#[test]
+fn a_message_that_is_refused_in_every_part_is_refused() {
+    let refused = |recipient: &str, code: &str| {
+        format!(
+            "C: MAIL FROM:<alice@example.org>\nC: RCPT TO:<{recipient}>\nC: DATA\n\
+             S: 250 ok\nS: {code} no\nS: 554 nobody\nC: RSET\nS: 250 ok\n"
+        )
+    };
+    let server = Server::playing(format!(
+        "-- hello PIPELINING, LIMITS RCPTMAX=1\n{}{}C: NOOP\nS: 250 ok",
+        refused(A, "550"),
+        refused(B, "450")
+    ));
+    let mut client = connect(&server);
+    let error = send_error(&mut client, &mail_to(&[A, B]));
+    assert_eq!(outcome(&error), Outcome::Refused);
+    assert!(matches!(cause(&error), Error::Refused { reply, .. } if reply.code() == 550), "{error:?}");
+    assert!(error.is_transient(), "one of them may have it later");
+    assert_eq!(error.delivery().unwrap().unsent().unwrap().recipients()[0].as_str(), B);
+    assert_open(&mut client);
+}
+
+#[test]
+fn a_connection_lost_in_the_first_part_leaves_all_unsent_and_is_the_cause() {
+    let server = Server::playing(format!(
+        "-- hello PIPELINING, LIMITS RCPTMAX=1\n\
+         C: MAIL FROM:<alice@example.org>\nC: RCPT TO:<{A}>\nC: DATA\n-- close"
+    ));
+    let error = send_error(&mut connect(&server), &mail_to(&[A, B]));
+    assert_eq!(outcome(&error), Outcome::NotSent);
+    assert!(matches!(cause(&error), Error::Closed(_) | Error::Io { .. }), "{error:?}");
+    assert_eq!(error.delivery().unwrap().unsent().unwrap().recipients().len(), 2);
+}
+
+#[test]
+fn parts_for_which_no_connection_can_be_had_are_not_sent() {
+    let server = Server::playing_each([
+        format!(
+            "-- hello PIPELINING, LIMITS RCPTMAX=1 MAILMAX=1\n{}C: QUIT\nS: 221 bye",
+            message(&[A], "Hello")
+        ),
+        "S: 554 not now".to_owned(),
+    ]);
+    let delivery = deliver(&mut connect(&server), &mail_to(&[A, B, C])).unwrap();
+    let each: Vec<_> = delivery.recipients().map(|r| r.outcome()).collect();
+    assert_eq!(each, [Outcome::Accepted, Outcome::NotSent, Outcome::NotSent]);
+}
+
+#[test]
+fn a_message_that_cannot_go_out_is_not_begun_in_parts() {
+    let server = Server::playing("-- hello PIPELINING, LIMITS RCPTMAX=1\nC: NOOP\nS: 250 ok");
+    let mut client = connect(&server);
+    let error = send_error(&mut client, &Raw::bytes(envelope(&[A, B]), "Gr\u{fc}\u{df}e\r\n"));
+    assert!(matches!(error, Error::Unsupported(_)), "{error:?}");
+    assert_open(&mut client);
+}
+
+#[test]
+fn goodbye_goes_out_with_the_last_part_only() {
+    let server = Server::playing(format!(
+        "-- hello PIPELINING, LIMITS RCPTMAX=1\n{}{}",
+        message(&[A], "Hello"),
+        message(&[B], "Hello").replace("C: .\n", "C: .\nC: QUIT\n")
+    ));
+    let delivery = block_on(builder(&server).send(&mail_to(&[A, B]))).unwrap();
+    assert!(delivery.recipients().all(|r| r.outcome() == Outcome::Accepted));
+}

@@ -15,7 +15,10 @@ use postino::{
 };
 
 use super::{Builder, Client, block_on, maybe_async, token_from};
-use crate::double::{self, Double, b64, hello};
+use crate::{
+    double::{Double, b64, hello},
+    journal,
+};
 
 /// Logs in and hangs up, against a server that offers these mechanisms and plays on from there.
 fn log_in(mechanisms: &str, transcript: &str, set: impl FnOnce(Builder) -> Builder) -> Result<(), Error> {
@@ -180,7 +183,7 @@ fn what_cannot_be_fails_before_connecting() {
 
 #[test]
 fn threat_70_neither_log_nor_debug_nor_error_show_a_secret() {
-    double::log();
+    journal::begin();
     let (password, token) = ("hunter2-password", "hunter2-token");
     let plain = b64(format!("\0u\0{password}"));
     let transcript = format!(
@@ -196,7 +199,7 @@ fn threat_70_neither_log_nor_debug_nor_error_show_a_secret() {
     let set = |b: Builder| b.oauth_token("u", token);
     let error = log_in("XOAUTH2", &transcript, set).unwrap_err();
     seen += &format!("{error} {error:?} {:?}", set(Client::builder("h")));
-    let log = double::log();
+    let log = journal::lines_with("").join("\n");
     assert!(log.contains("C: AUTH PLAIN ***") && log.contains("C: AUTH XOAUTH2 ***"), "{log}");
     seen += &log;
     for secret in [password, token, &plain, &b64(password), &b64(token), &b64(format!("[{token}]"))] {

@@ -3,7 +3,6 @@
 use std::{
     io::{BufRead, BufReader, Write},
     net::TcpListener,
-    sync::{Mutex, Once},
     thread::JoinHandle,
     time::Duration,
 };
@@ -71,26 +70,4 @@ fn play(listener: &TcpListener, transcript: &str) -> Result<(), Box<dyn std::err
     let mut rest = String::new();
     stream.read_line(&mut rest)?;
     if rest.is_empty() { Ok(()) } else { Err(format!("one line too many: {rest:?}").into()) }
-}
-
-/// All that was logged so far, by all tests; call it first to begin.
-pub fn log() -> String {
-    static START: Once = Once::new();
-    static LINES: Mutex<String> = Mutex::new(String::new());
-    struct Lines;
-    impl log::Log for Lines {
-        fn enabled(&self, _: &log::Metadata<'_>) -> bool {
-            true
-        }
-        fn log(&self, record: &log::Record<'_>) {
-            let mut lines = LINES.lock().unwrap();
-            lines.push_str(&format!("{}\n", record.args()));
-        }
-        fn flush(&self) {}
-    }
-    START.call_once(|| {
-        log::set_logger(&Lines).unwrap();
-        log::set_max_level(log::LevelFilter::Trace);
-    });
-    LINES.lock().unwrap().clone()
 }

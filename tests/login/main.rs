@@ -1,11 +1,18 @@
 //! Logins against a server that plays a transcript, in both worlds.
 
 mod double;
+#[path = "../support/journal.rs"]
+mod journal;
+mod parrot;
+#[cfg(feature = "native-tls")]
+#[path = "../support/tls.rs"]
+#[allow(dead_code)] // the dialogues use more of it
+mod tls;
 
 #[path = "."]
 mod blocking {
     use ::maybe_async::must_be_sync as maybe_async;
-    use postino::{Builder, Client};
+    use postino::{Builder, Client, Pool};
 
     fn block_on<T>(value: T) -> T {
         value
@@ -21,13 +28,16 @@ mod blocking {
 
     #[path = "cases.rs"]
     mod cases;
+
+    #[path = "secrets.rs"]
+    mod secrets;
 }
 
 #[cfg(feature = "async")]
 #[path = "."]
 mod aio {
     use ::maybe_async::must_be_async as maybe_async;
-    use postino::aio::{Builder, Client};
+    use postino::aio::{Builder, Client, Pool};
     use smol::block_on;
 
     fn token_from(
@@ -57,4 +67,8 @@ mod aio {
     #[path = "cases.rs"]
     #[allow(clippy::duplicate_mod)] // written once, compiled twice: that is the point
     mod cases;
+
+    #[path = "secrets.rs"]
+    #[allow(clippy::duplicate_mod)]
+    mod secrets;
 }

@@ -323,7 +323,9 @@ impl Auth {
             [base64, unpadded, hex.to_uppercase(), hex].map(String::into_bytes)
         };
         let encoded: Vec<_> = secrets.iter().flat_map(encoded).collect();
+        let within: Vec<_> = secrets.iter().flat_map(|secret| within_base64(secret)).collect();
         secrets.extend(encoded);
+        secrets.extend(within);
         secrets.extend_from_slice(&self.said);
         secrets.retain(|secret| !secret.is_empty());
         secrets.sort_by_key(|secret| std::cmp::Reverse(secret.len()));
@@ -333,6 +335,17 @@ impl Auth {
     fn masked(&self, text: String) -> String {
         String::from_utf8_lossy(&mask(text.into_bytes(), &self.secrets())).into_owned()
     }
+}
+
+/// What base64 makes of a secret within something longer: the letters that are its own, at each of the three places that
+/// it can have. Few letters tell little, and are found everywhere.
+fn within_base64(secret: &[u8]) -> Vec<Vec<u8>> {
+    let letters = |before: usize| {
+        let base64 = BASE64.encode([&[0; 2][..before], secret].concat());
+        let (first, end) = ((before * 8).div_ceil(6), (before + secret.len()) * 8 / 6);
+        base64.get(first..end).unwrap_or_default().as_bytes().to_vec()
+    };
+    (0..3).map(letters).filter(|letters| letters.len() >= 4).collect()
 }
 
 impl Dialogue for Auth {

@@ -375,6 +375,21 @@ fn threat_71_a_short_password_does_not_tear_a_long_mask_to_pieces() {
 }
 
 #[test]
+fn threat_71_a_secret_within_more_base64_is_masked_even_without_its_padding() {
+    for before in ["", "x", "xx", "xxx"] {
+        for behind in ["", "x", "xx", "xxx"] {
+            let longer = BASE64.encode(format!("{before}s3cret{behind}"));
+            for echo in [format!("<{longer}>"), longer.trim_end_matches('=').to_owned()] {
+                let mut talk = Talk::new(password(), pinned(&["LOGIN"]), "LOGIN");
+                talk.fill();
+                talk.hear(&format!("535 you said {echo}")).unwrap();
+                assert!(talk.log.last().unwrap().contains("***"), "{echo}: {:?}", talk.log);
+            }
+        }
+    }
+}
+
+#[test]
 fn threat_70_tokens_are_masked_where_they_are_explained() {
     let challenge = BASE64.encode(r#"{"token":"t0ken"}"#);
     let mut talk = Talk::new(Credentials::token("u", "t0ken").unwrap(), tls(), "XOAUTH2");

@@ -1,0 +1,224 @@
+//! What must not be seen of a password or a token, and where. Compiled for both worlds.
+
+use std::error::Error as _;
+
+use postino::{Envelope, Error, Raw, proto::Credentials};
+
+use super::{Builder, Client, Pool, block_on, maybe_async, token_from};
+use crate::{
+    journal,
+    parrot::{FATES, Fate, Parrot, USER, forms},
+};
+
+/// How a login comes about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// `Client::login`, `Client::auth_…`.
+    Login,
+    ByName,
+    /// `Builder::credentials`, `Builder::oauth_token`, or in the URL, or from a callback.
+    Builder,
+    Url,
+    Callback,
+    Pool,
+}
+
+/// All that anybody could print.
+#[derive(Default)]
+struct Shown(String);
+
+impl Shown {
+    fn error(&mut self, error: &Error) {
+        self.0.push_str(&format!("{error}\n{error:?}\n{error:#?}\n"));
+        let mut cause = error.source();
+        while let Some(error) = cause {
+            self.0.push_str(&format!("{error}\n{error:?}\n"));
+            cause = error.source();
+        }
+        if let Some(reply) = error.reply() {
+            self.0.push_str(&format!("{reply}\n{reply:?}\n{}\n", String::from_utf8_lossy(reply.raw())));
+        }
+        if let Error::Auth { details: Some(details), .. } = error {
+            self.0.push_str(details);
+        }
+    }
+
+    fn result<T>(&mut self, result: Result<T, Error>) -> Option<T> {
+        result.map_err(|e| self.error(&e)).ok()
+    }
+
+    fn debug(&mut self, what: &impl std::fmt::Debug) {
+        self.0.push_str(&format!("{what:?}\n{what:#?}\n"));
+    }
+}
+
+fn is_token(mechanism: &str) -> bool {
+    mechanism.contains("OAUTH")
+}
+
+/// How to reach it, and to wait not too long. One mechanism needs TLS.
+fn plain(mechanism: &str, port: u16) -> Builder {
+    reach(Client::builder("127.0.0.1").port(port), mechanism)
+}
+
+fn reach(builder: Builder, mechanism: &str) -> Builder {
+    let builder = builder.deadline(std::time::Duration::from_secs(30)).auth_mechanisms([mechanism]);
+    #[cfg(feature = "native-tls")]
+    if mechanism.ends_with("-PLUS") {
+        return builder.security(postino::Security::Implicit).ca_certificate(crate::tls::CA);
+    }
+    builder
+}
+
+fn with_secret(mechanism: &str, port: u16, secret: &str, way: Way) -> Builder {
+    let builder = plain(mechanism, port);
+    match way {
+        Way::Url => {
+            let user = format!("{USER}:{secret}@127.0.0.1:{port}");
+            let scheme = if mechanism.ends_with("-PLUS") { "smtps" } else { "smtp" };
+            reach(Client::from_url(&format!("{scheme}://{user}")).unwrap(), mechanism)
+        }
+        Way::Callback => {
+            let token = secret.to_owned();
+            token_from(builder, move || Ok(token.clone()))
+        }
+        _ if is_token(mechanism) => builder.oauth_token(USER, secret),
+        _ => builder.credentials(USER, secret),
+    }
+}
+
+#[maybe_async]
+async fn by_name(client: &mut Client, mechanism: &str, secret: &str) -> Result<(), Error> {
+    match mechanism {
+        "PLAIN" => client.auth_plain(USER, secret).await,
+        "LOGIN" => client.auth_login(USER, secret).await,
+        "CRAM-MD5" => client.auth_cram_md5(USER, secret).await,
+        "SCRAM-SHA-1" => client.auth_scram_sha_1(USER, secret).await,
+        "SCRAM-SHA-256" => client.auth_scram_sha_256(USER, secret).await,
+        "SCRAM-SHA-256-PLUS" => client.auth_scram_sha_256_plus(USER, secret).await,
+        "XOAUTH2" => client.auth_xoauth2(USER, secret).await,
+        "OAUTHBEARER" => client.auth_oauthbearer(USER, secret).await,
+        other => panic!("nobody knows {other}"),
+    }
+}
+
+/// One login. Gives whether it went well.
+#[maybe_async]
+async fn log_in(mechanism: &str, port: u16, secret: &str, way: Way, shown: &mut Shown) -> bool {
+    let builder = match way {
+        Way::Login | Way::ByName => plain(mechanism, port),
+        _ => with_secret(mechanism, port, secret, way),
+    };
+    shown.debug(&builder);
+    if way == Way::Pool {
+        let pool = Pool::builder(builder);
+        shown.debug(&pool);
+        let pool = pool.build().unwrap();
+        let mail = Raw::bytes(Envelope::new("a@b", ["c@d"]).unwrap(), "Hello\r\n");
+        let sent = pool.send(&mail).await;
+        shown.debug(&pool);
+        let in_ = shown.result(sent).is_some();
+        pool.close().await;
+        return in_;
+    }
+    let Some(mut client) = shown.result(builder.connect().await) else { return false };
+    let result = match way {
+        Way::Login => client.login(USER, secret).await,
+        Way::ByName => by_name(&mut client, mechanism, secret).await,
+        _ => Ok(()),
+    };
+    shown.debug(&client);
+    let in_ = shown.result(result).is_some();
+    client.close();
+    in_
+}
+
+/// The secret is of this test alone, so that none of its forms is in the log for another reason.
+fn secret(length: usize) -> String {
+    let world = std::any::type_name::<Client>().contains("aio");
+    let start = if world { "hunter-of-tasks" } else { "hunter-of-threads" };
+    format!("{start}-{}", "0123456789abcdef".repeat(length))
+}
+
+#[test]
+fn threats_70_and_71_no_secret_is_seen_whatever_becomes_of_it() {
+    journal::begin();
+    let mut mechanisms = vec!["PLAIN", "LOGIN", "XOAUTH2", "OAUTHBEARER"];
+    if cfg!(feature = "sasl") {
+        mechanisms.extend(["CRAM-MD5", "SCRAM-SHA-1", "SCRAM-SHA-256"]);
+        if cfg!(feature = "native-tls") {
+            mechanisms.push("SCRAM-SHA-256-PLUS");
+        }
+    }
+    let mut shown = Shown::default();
+    // The long one does not fit into the line of AUTH, and waits for a challenge.
+    for (secret, long) in [(secret(1), false), (secret(32), true)] {
+        let credentials = Credentials::new(USER, &secret).unwrap();
+        shown.debug(&credentials);
+        let waits = |mechanism: &&&str| **mechanism == "PLAIN" || is_token(mechanism);
+        for mechanism in mechanisms.iter().filter(|mechanism| !long || waits(mechanism)) {
+            let ways: &[Way] = match is_token(mechanism) {
+                true => &[Way::ByName, Way::Builder, Way::Callback, Way::Pool],
+                false => &[Way::Login, Way::ByName, Way::Builder, Way::Url, Way::Pool],
+            };
+            for (fate, way) in FATES.iter().flat_map(|fate| ways.iter().map(move |way| (*fate, *way))) {
+                let parrot = Parrot::start(mechanism, &secret, fate);
+                let in_ = block_on(log_in(mechanism, parrot.port(), &secret, way, &mut shown));
+                let heard = parrot.finish();
+                let what = format!("{mechanism} {fate:?} {way:?} {long}");
+                assert_eq!(in_, fate == Fate::Accepted, "{what}: {heard}\n{}", shown.0);
+                assert!(heard.contains(&format!("AUTH {mechanism}")), "{what}: {heard}");
+            }
+        }
+        let mut lines = journal::lines_with("").join("\n");
+        assert!(lines.contains("C: AUTH PLAIN") && lines.contains("S: 535 you said ***"), "{lines}");
+        lines.push_str(&shown.0);
+        for form in forms(&secret) {
+            let line = lines.lines().find(|line| line.contains(&form));
+            assert_eq!(line, None, "{form}");
+        }
+    }
+}
+
+/// What cannot be is told without what it is.
+#[test]
+fn threat_70_settings_that_cannot_be_show_no_secret() {
+    let secret = secret(1);
+    let mut shown = Shown::default();
+    for url in [
+        "smtp://carol:SECRET@127.0.0.1:port",
+        "smtp://carol:SECRET@127.0.0.1?what=ever",
+        "smtp://carol:SECRET%zz@127.0.0.1",
+        "smtp://carol:SECRET%00@127.0.0.1",
+        "smtp://carol:SECRET@",
+        "smtp://carol:SECRET@a b",
+        "http://carol:SECRET@127.0.0.1",
+        "carol:SECRET@127.0.0.1",
+        "smtp+unix://carol:SECRET@/path",
+    ] {
+        let builder = Client::from_url(&url.replace("SECRET", &secret));
+        let error = builder.and_then(|builder| block_on(builder.port(1).connect()).map(drop));
+        assert!(matches!(error, Err(Error::Config(_))), "{url}: {error:?}");
+        shown.result(error);
+    }
+    let (nul, line_end) = (format!("{secret}\0"), format!("{secret}\n"));
+    let builder = || Client::builder("127.0.0.1").port(1);
+    for builder in [
+        builder().credentials(USER, &nul),
+        builder().credentials("", &secret),
+        builder().oauth_token(USER, line_end.as_str()),
+        builder().credentials(USER, &secret).auth_mechanisms(["XOAUTH2"]),
+        token_from(builder(), || Err("no token")).oauth_token(USER, nul.as_str()),
+    ] {
+        shown.debug(&builder);
+        let error = block_on(builder.connect());
+        assert!(matches!(error, Err(Error::Config(_))), "{error:?}");
+        shown.result(error.map(drop));
+    }
+    for credentials in [Credentials::new(USER, &nul), Credentials::token(USER, &line_end)] {
+        shown.result(credentials.map(drop));
+    }
+    for form in forms(&secret) {
+        assert!(!shown.0.contains(&form), "{form}: {}", shown.0);
+    }
+}

@@ -1,0 +1,55 @@
+//! What each thread or task does. Compiled for both worlds.
+
+use super::{Pool, maybe_async};
+use crate::{
+    book::Book,
+    jobs::{Jobs, Way},
+    mail::mail,
+};
+
+/// Sends until nothing is left to be sent.
+#[maybe_async]
+pub async fn work(pool: &Pool, jobs: &Jobs, book: &Book) {
+    while let Some((way, messages)) = jobs.next() {
+        match way {
+            Way::One => {
+                for message in messages {
+                    book.enter(message, &pool.send(&mail(message)).await);
+                }
+            }
+            Way::Batch => match pool.send_all(messages.clone().map(mail)).await {
+                Ok(mut batch) => {
+                    while let Some((n, result)) = batch.next().await {
+                        book.enter(messages.start + n, &result);
+                    }
+                }
+                Err(e) => book.enter_none(messages, &e),
+            },
+            Way::Client => match pool.client().await {
+                Ok(mut client) => {
+                    for message in messages {
+                        book.enter(message, &client.send(&mail(message)).await);
+                    }
+                }
+                Err(e) => book.enter_none(messages, &e),
+            },
+            Way::Pushed => match pool.client().await {
+                Ok(mut client) => {
+                    let first = messages.start;
+                    let mut batch = client.batch();
+                    for message in messages {
+                        batch.push(mail(message));
+                        if message % 3 == 0 {
+                            let (n, result) = batch.next().await.expect("one was pushed");
+                            book.enter(first + n, &result);
+                        }
+                    }
+                    for (n, result) in batch.finish().await {
+                        book.enter(first + n, &result);
+                    }
+                }
+                Err(e) => book.enter_none(messages, &e),
+            },
+        }
+    }
+}

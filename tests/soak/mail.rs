@@ -1,0 +1,45 @@
+//! The messages: each is known by its number, which stands in its sender, its recipients and its content.
+
+use postino::{Envelope, Raw};
+
+use super::dice::Dice;
+
+/// A message has so many recipients at most. Each gets a copy, which is accounted for by itself.
+pub const COPIES: usize = 3;
+
+fn dice(message: usize) -> Dice {
+    Dice::new(0x50a6, message as u64)
+}
+
+/// How many recipients it has.
+pub fn copies(message: usize) -> usize {
+    *dice(message).of(&[1, 1, 1, 2, COPIES])
+}
+
+/// As it has to arrive. Most are short; one in 500 is longer than what a socket takes at once.
+pub fn content(message: usize) -> Vec<u8> {
+    let mut dice = dice(message);
+    let lines = if dice.one_in(500) { 4000 } else { dice.below(8) };
+    let mut content = format!("Subject: {message}\r\n\r\n.\r\n").into_bytes();
+    for line in 0..lines {
+        let dots = if line % 3 == 0 { ".." } else { "" };
+        content.extend(
+            format!("{dots}line {line} of message {message}, which has {lines} of them\r\n").as_bytes(),
+        );
+    }
+    content
+}
+
+pub fn mail(message: usize) -> Raw<'static> {
+    let to = (0..copies(message)).map(|copy| format!("m{message}-{copy}@example.org"));
+    let envelope = Envelope::new(&format!("m{message}-0@example.com"), to).unwrap();
+    Raw::owned(envelope, content(message))
+}
+
+/// The message and the copy that a path stands for.
+pub fn parse(path: &str) -> Option<(usize, usize)> {
+    let (_, path) = path.split_once("<m")?;
+    let (message, rest) = path.split_once('-')?;
+    let (copy, _) = rest.split_once('@')?;
+    Some((message.parse().ok()?, copy.parse().ok()?))
+}

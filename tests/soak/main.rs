@@ -1,0 +1,239 @@
+//! Many messages through a pool to a server of bad character, in both worlds. At the end all is accounted for, and nothing
+//! has grown.
+//!
+//! ```sh
+//! cargo test --features async --test soak                                       # 20,000 messages in each world
+//! MESSAGES=1000000 cargo test --features async --test soak -- --nocapture       # the long one
+//! SEED=… ROUND=… cargo test --features async --test soak                        # the round that failed
+//! ```
+//!
+//! It goes in rounds of 2,000 messages, each with a server and a pool of its own: what they are like comes from the seed and
+//! the number of the round, and what the server does on a connection from that of the connection. Threads run as they like,
+//! so a round is never quite the same again; what has to hold, has to hold for all.
+//!
+//! For every copy of every message: *accepted* is stored once, *refused* and *not sent* never, *in doubt* once at most.
+
+use std::{
+    env,
+    sync::{Arc, Mutex, PoisonError, mpsc},
+    thread,
+    time::{Duration, Instant, SystemTime},
+};
+
+mod book;
+mod dice;
+mod jobs;
+mod mail;
+mod server;
+mod usage;
+
+use self::{
+    book::{Book, Sums},
+    dice::Dice,
+    jobs::Jobs,
+    server::{BehindTheEnd, Character, LIMIT, Record, Server},
+    usage::Usage,
+};
+
+const ROUND: usize = 2000;
+/// Who sends at a time, and over how many connections.
+const SENDERS: usize = 8;
+const CONNECTIONS: usize = 6;
+/// No round takes so long, however busy the machine is.
+const CEILING: Duration = Duration::from_secs(180);
+/// So much may the memory of the process differ from what it was after a tenth of the way, in KiB.
+const MEMORY: u64 = 16 * 1024;
+
+#[path = "."]
+mod blocking {
+    use ::maybe_async::must_be_sync as maybe_async;
+    use postino::{Builder, Client, Pool};
+
+    use super::*;
+
+    fn run(pool: &Pool, jobs: &Jobs, book: &Book) {
+        thread::scope(|scope| {
+            for _ in 0..SENDERS {
+                scope.spawn(|| cases::work(pool, jobs, book));
+            }
+        });
+        pool.close();
+    }
+
+    #[test]
+    fn every_message_is_accounted_for_and_nothing_grows() {
+        soak("blocking", send);
+    }
+
+    #[path = "cases.rs"]
+    mod cases;
+
+    #[path = "round.rs"]
+    mod round;
+    use round::send;
+}
+
+#[cfg(feature = "async")]
+#[path = "."]
+mod aio {
+    use ::maybe_async::must_be_async as maybe_async;
+    use postino::aio::{Builder, Client, Pool};
+    use smol::{Executor, block_on};
+
+    use super::*;
+
+    /// Tasks on two threads.
+    fn run(pool: &Pool, jobs: &Jobs, book: &Book) {
+        let executor = Executor::new();
+        let tasks: Vec<_> = (0..SENDERS).map(|_| executor.spawn(cases::work(pool, jobs, book))).collect();
+        let (done, over) = smol::channel::bounded::<()>(1);
+        thread::scope(|scope| {
+            scope.spawn(|| block_on(executor.run(over.recv())));
+            block_on(executor.run(async {
+                for task in tasks {
+                    task.await;
+                }
+            }));
+            drop(done);
+        });
+        block_on(pool.close());
+    }
+
+    #[test]
+    fn every_message_is_accounted_for_and_nothing_grows() {
+        soak("aio", send);
+    }
+
+    #[path = "cases.rs"]
+    #[allow(clippy::duplicate_mod)] // written once, compiled twice: that is the point
+    mod cases;
+
+    #[path = "round.rs"]
+    #[allow(clippy::duplicate_mod)]
+    mod round;
+    use round::send;
+}
+
+/// What a round is like.
+struct Plan {
+    character: Character,
+    /// What of the server's offers the clients use.
+    chunking: bool,
+    pipelining: bool,
+    joining: bool,
+    all_or_nothing: bool,
+    /// A limit for each call as a whole.
+    deadline: bool,
+    max_messages: Option<u64>,
+}
+
+impl Plan {
+    fn new(seed: u64, number: usize) -> Plan {
+        let mut dice = Dice::new(seed, number as u64);
+        let behind_the_end = match dice.below(8) {
+            0 => BehindTheEnd::Swallowed,
+            1 => BehindTheEnd::Refused,
+            _ => BehindTheEnd::Heard,
+        };
+        let mut keywords = Vec::new();
+        let mut offer =
+            |of: &[&'static str]| keywords.extend(Some(*dice.of(of)).filter(|word| !word.is_empty()));
+        offer(&["PIPELINING", "PIPELINING", "PIPELINING", ""]);
+        // Whether something came in with the end of a message, or behind it, is a matter of luck. With content in the same
+        // flight nobody could tell what was swallowed from what was heard.
+        if behind_the_end != BehindTheEnd::Swallowed {
+            offer(&["CHUNKING", "CHUNKING", ""]);
+        }
+        offer(&["SIZE 10000000", "SIZE", ""]);
+        offer(&["LIMITS RCPTMAX=2", "LIMITS MAILMAX=20", "", "", "", "", "", ""]);
+        let character = Character {
+            seed: dice.next(),
+            lmtp: dice.one_in(6),
+            keywords,
+            behind_the_end,
+            trouble: *dice.of(&[0, 20, 100, 200, 500]),
+            refusals: *dice.of(&[0, 100, 500, 1500]),
+        };
+        Plan {
+            character,
+            chunking: !dice.one_in(3),
+            pipelining: !dice.one_in(8),
+            joining: !dice.one_in(8),
+            all_or_nothing: dice.one_in(8),
+            deadline: dice.one_in(8),
+            max_messages: dice.one_in(4).then_some(25),
+        }
+    }
+}
+
+/// One after the other: what is measured is of the whole process.
+static TURN: Mutex<()> = Mutex::new(());
+
+fn number(name: &str) -> Option<u64> {
+    env::var(name).ok().map(|text| text.parse().unwrap_or_else(|e| panic!("{name}={text}: {e}")))
+}
+
+type Send = fn(&Plan, u16, &Jobs, &Book);
+
+fn soak(world: &str, send: Send) {
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let now = || SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_micros() as u64;
+    let seed = number("SEED").unwrap_or_else(now);
+    if let Some(round) = number("ROUND") {
+        play(seed, round as usize, send);
+        return;
+    }
+    let rounds = (number("MESSAGES").unwrap_or(20_000) as usize).div_ceil(ROUND).max(2);
+    let (start, mut sums, mut connections) = (Instant::now(), Sums::default(), 0);
+    let mut early = None;
+    for round in 0..rounds {
+        let (sum, made) = play(seed, round, send);
+        sums += sum;
+        connections += made;
+        if early.is_none() && round >= rounds / 10 {
+            early = Some(Usage::now());
+        }
+    }
+    let end = Usage::now();
+    let took = start.elapsed();
+    println!(
+        "{world}: SEED={seed}: {sums:?} over {connections} connections in {took:?}; {early:?}, then {end:?}"
+    );
+    let told = sums.accepted + sums.refused + sums.not_sent + sums.in_doubt;
+    assert_eq!(told, sums.copies, "SEED={seed}");
+    assert!(
+        sums.accepted > sums.copies / 4 && sums.refused > 0 && sums.not_sent > 0,
+        "SEED={seed}: {sums:?}"
+    );
+    if let (Some(Some(early)), Some(end)) = (early, end) {
+        assert!(end.descriptors <= early.descriptors, "SEED={seed}: {early:?}, then {end:?}");
+        assert!(end.threads <= early.threads, "SEED={seed}: {early:?}, then {end:?}");
+        assert!(end.memory <= early.memory + MEMORY, "SEED={seed}: {early:?}, then {end:?}");
+    }
+}
+
+/// One round. Gives what became of its messages, and how many connections the server saw.
+fn play(seed: u64, number: usize, send: Send) -> (Sums, usize) {
+    let first = number * ROUND;
+    let (tell, told) = mpsc::channel();
+    let round = thread::spawn(move || {
+        let plan = Plan::new(seed, number);
+        let record = Arc::new(Record::new(first, ROUND));
+        let book = Book::new(first, ROUND);
+        let jobs = Jobs::new(Dice::new(plan.character.seed, u64::MAX), first..first + ROUND);
+        let server = Server::start(plan.character.clone(), &record);
+        send(&plan, server.port(), &jobs, &book);
+        let connections = server.finish();
+        let _ = tell.send(book.check(&record).map(|sums| (sums, connections)));
+    });
+    let which = format!("SEED={seed} ROUND={number}");
+    match told.recv_timeout(CEILING) {
+        Ok(Ok(done)) => {
+            round.join().unwrap();
+            done
+        }
+        Ok(Err(wrong)) => panic!("{which}: {wrong}"),
+        Err(mpsc::RecvTimeoutError::Timeout) => panic!("{which}: it does not end"),
+        Err(mpsc::RecvTimeoutError::Disconnected) => panic!("{which}: {:?}", round.join().unwrap_err()),
+    }
+}

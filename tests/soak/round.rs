@@ -1,0 +1,28 @@
+//! The pool of a round. Compiled for both worlds.
+
+use super::{Builder, Client, Pool, run};
+use crate::{Book, CONNECTIONS, Jobs, LIMIT, Plan};
+
+fn builder(plan: &Plan, port: u16) -> Builder {
+    let builder = Client::builder("127.0.0.1")
+        .port(port)
+        .hello_name("soak.example.org")
+        .lmtp(plan.character.lmtp)
+        .chunking(plan.chunking)
+        .pipelining(plan.pipelining)
+        .joining(plan.joining)
+        .all_or_nothing(plan.all_or_nothing)
+        .timeout(LIMIT)
+        .final_reply_timeout(LIMIT);
+    if plan.deadline { builder.deadline(2 * LIMIT) } else { builder }
+}
+
+/// Sends all that there is to send, and closes the pool.
+pub fn send(plan: &Plan, port: u16, jobs: &Jobs, book: &Book) {
+    let pool = Pool::builder(builder(plan, port)).max_connections(CONNECTIONS);
+    let pool = match plan.max_messages {
+        Some(most) => pool.max_messages(most),
+        None => pool,
+    };
+    run(&pool.build().unwrap(), jobs, book);
+}
