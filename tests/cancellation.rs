@@ -66,7 +66,7 @@ fn waiting(kind: Kind, octets: usize) -> Wire {
 /// Uses a client whose future was dropped. True if it could be used.
 fn use_it(client: &mut Client, wire: &Wire, kind: Kind, notes: &mut Notes) -> bool {
     wire.be(|_| What::Go(usize::MAX));
-    let before = wire.heard().len();
+    let before = wire.heard();
     let noop = done(client.noop());
     let letters = [
         Letter::new("behind", &["bob@example.org"], "Hello"),
@@ -92,7 +92,7 @@ fn use_it(client: &mut Client, wire: &Wire, kind: Kind, notes: &mut Notes) -> bo
     drop(batch);
     done(client.quit()).unwrap();
     assert_eq!(notes.count(Outcome::NotSent), if works { 0 } else { 2 }, "{kind:?}");
-    assert_eq!(wire.heard().len() > before, works, "{kind:?}: what refuses says nothing");
+    assert_eq!(wire.heard() > before, works, "{kind:?}: what refuses says nothing");
     works
 }
 
@@ -104,7 +104,7 @@ fn drop_everywhere(kind: Kind, octets: usize) {
         let (mut client, mut notes) = (None, Notes::default());
         // Each has to learn anew whether joining works.
         let builder = builder.clone().joining(kind.joining);
-        let ended = dropped_after(polls, session::run(&builder, &wire, 100, &mut client, &mut notes));
+        let ended = dropped_after(polls, session::run(&builder, &wire, 0, &mut client, &mut notes));
         assert!(!notes.is_broken(), "{kind:?}: {:?}", notes.steps);
         notes.assert_true_to(&wire, kind);
         if ended.is_some() {

@@ -7,6 +7,6 @@ mod wire;
 
 pub use self::{
     notes::{Letter, Notes},
-    server::{JOINED, KINDS, Kind, Server},
+    server::{CHUNKED, JOINED, KINDS, Kind, Server},
     wire::{Op, What, Wire},
 };

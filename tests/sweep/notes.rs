@@ -39,6 +39,8 @@ pub struct Notes {
     pub steps: Vec<String>,
     /// How much the server had heard when a step failed.
     broken_at: Option<usize>,
+    /// Which one that was.
+    broken_step: Option<usize>,
 }
 
 impl Notes {
@@ -112,6 +114,7 @@ impl Notes {
     pub fn step<T>(&mut self, name: &str, result: &Result<T, Error>, wire: &Wire) {
         let came = match result {
             Ok(_) => "done".to_owned(),
+            Err(Error::Transaction { source, .. }) => format!("not done: {source}"),
             Err(error) => error.to_string(),
         };
         self.steps.push(format!("{name}: {came}"));
@@ -122,12 +125,19 @@ impl Notes {
         };
         assert!(broke || self.broken_at.is_none(), "it came back to life: {:?}", self.steps);
         if broke && self.broken_at.is_none() {
-            self.broken_at = Some(wire.heard().len());
+            self.broken_at = Some(wire.heard());
+            self.broken_step = Some(self.steps.len() - 1);
         }
     }
 
     pub fn is_broken(&self) -> bool {
         self.broken_at.is_some()
+    }
+
+    /// The first step that failed with the connection, behind the one before it.
+    pub fn broken_step(&self) -> Option<(&str, &str)> {
+        let step = |number: usize| self.steps.get(number).map_or("", String::as_str);
+        self.broken_step.map(|number| (number.checked_sub(1).map_or("", step), step(number)))
     }
 
     /// Every message that was handed over has an outcome.
@@ -145,13 +155,8 @@ impl Notes {
             let name =
                 String::from_utf8_lossy(taken.content.split(|b| *b == b'\r').next().unwrap()).into_owned();
             let whole = self.contents.get(&name);
-            assert_eq!(
-                whole.map(|content| shown(content)),
-                Some(shown(&taken.content)),
-                "{kind:?} {:?}",
-                self.steps
-            );
-            assert_eq!(whole.map(Vec::len), Some(taken.content.len()));
+            let right = whole == Some(&taken.content);
+            assert!(right, "{kind:?}: {name}, and its content is {}", shown(&taken.content));
             *counts.entry((name, taken.recipient)).or_default() += 1;
         }
         for (who, fate) in &self.fates {

@@ -2,8 +2,10 @@
 //!
 //! It panics at whatever a client that is in step would not say. Each reply names what it answers.
 
+use memchr::memmem;
+
 /// What it offers, and what its client does with that.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Kind {
     pub pipelining: bool,
     pub joining: bool,
@@ -102,7 +104,7 @@ impl Server {
     }
 
     fn command(&mut self) -> bool {
-        let Some(end) = self.input.windows(2).position(|w| w == b"\r\n") else { return false };
+        let Some(end) = memmem::find(&self.input, b"\r\n") else { return false };
         let line: Vec<u8> = self.input.drain(..end + 2).take(end).collect();
         let line = String::from_utf8(line).expect("a command is ASCII");
         let verb = line.split(' ').next().unwrap_or_default();
@@ -166,7 +168,7 @@ impl Server {
 
     fn data(&mut self) -> bool {
         let at_start = self.input.starts_with(b".\r\n").then_some(0);
-        let end = at_start.or_else(|| self.input.windows(5).position(|w| w == b"\r\n.\r\n").map(|at| at + 2));
+        let end = at_start.or_else(|| memmem::find(&self.input, b"\r\n.\r\n").map(|at| at + 2));
         let Some(end) = end else { return false };
         let text: Vec<u8> = self.input.drain(..end + 3).take(end).collect();
         let lines = text.split_inclusive(|octet| *octet == b'\n');
@@ -200,7 +202,7 @@ impl Server {
 
     /// Answers the end of a message. True if somebody gets it.
     fn judge(&mut self, recipients: Vec<String>, content: Vec<u8>) -> bool {
-        let refused = content.windows(6).any(|word| word == b"refuse");
+        let refused = memmem::find(&content, b"refuse").is_some();
         let name = String::from_utf8_lossy(content.split(|b| *b == b'\r').next().unwrap_or_default());
         let (yes, no) = (format!("250 {name} taken"), format!("554 {name} refused"));
         match (self.kind.lmtp, refused) {

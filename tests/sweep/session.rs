@@ -40,7 +40,8 @@ pub async fn run(
     let Some(client) = client else { return }; // it was set above
     let noop = client.noop().await;
     notes.reply("NOOP", &noop, wire);
-    let text = ".a line that begins with a dot\r\n".repeat(1 + octets / 32);
+    let line = format!("{}\r\n", "x".repeat(900));
+    let text = format!(".a line that begins with a dot\r\n{}", line.repeat(octets / line.len()));
     let letters = [
         Letter::new("one", &["bob@example.org"], &text),
         Letter::new("two", &["bob@example.org"], "refuse it"),
