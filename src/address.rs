@@ -252,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn what_could_smuggle_is_refused() {
+    fn threats_20_and_21_what_could_smuggle_is_refused() {
         for text in [
             "",
             " ",
@@ -285,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn long_ones_are_refused() {
+    fn threat_26_long_ones_are_refused() {
         assert!(Address::new(&format!("{}@x", "l".repeat(64))).is_ok());
         assert!(Address::new(&format!("{}@x", "l".repeat(65))).is_err());
         assert!(Address::new(&format!("{}@x", "l".repeat(300))).is_err());

@@ -527,7 +527,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn threat_20_no_option_holds_more_than_one_word(text in any::<String>()) {
+        fn threats_20_and_22_no_option_holds_more_than_one_word(text in any::<String>()) {
             for option in [
                 MailOption::EnvelopeId(text.clone()),
                 MailOption::HoldUntil(text.clone()),

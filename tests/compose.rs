@@ -736,7 +736,7 @@ proptest! {
     }
 
     #[test]
-    fn no_value_can_hold_a_control_character(value in value(), at in any::<prop::sample::Index>(), control in prop::sample::select(vec!["\r", "\n", "\r\n", "\0", "\t", "\u{7f}", "\u{85}", "\u{1b}", "\r\n "])) {
+    fn threat_25_no_value_can_hold_a_control_character(value in value(), at in any::<prop::sample::Index>(), control in prop::sample::select(vec!["\r", "\n", "\r\n", "\0", "\t", "\u{7f}", "\u{85}", "\u{1b}", "\r\n "])) {
         let at = (0..=value.len()).filter(|at| value.is_char_boundary(*at)).collect::<Vec<_>>()[at.index(value.chars().count() + 1)];
         let value = format!("{}{control}{}", &value[..at], &value[at..]);
         let value = &value[..];

@@ -1207,3 +1207,39 @@ fn recipients_that_the_message_was_not_sent_to_are_told() {
         assert_eq!((done.code, done.err), (Some(code), format!("sendmail: c@example.org {told}\n")));
     }
 }
+
+/// Stops the program and lets it go on, again and again, until it is gone. That interrupts system calls which wait with
+/// a limit (signal(7), "interruption of system calls … by stop signals"), with no handler in the program.
+fn storm(child: &Child) -> Child {
+    let again = format!("while kill -STOP {0} && kill -CONT {0}; do sleep 0.005; done 2>&-", child.id());
+    Command::new("sh").args(["-c", &again]).spawn().unwrap()
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn threat_84_a_storm_of_signals_changes_nothing() {
+    program(); // the server does not wait until it is built
+    for world in &[&[][..], &["--async"]][..1 + usize::from(cfg!(feature = "async"))] {
+        let server = support::Server::running(|peer| {
+            peer.play(
+                "-- drip 220 mail.example.org\nC: EHLO client.example.org\n-- drip 250 mail.example.org",
+            );
+            peer.may_leave = false;
+            peer.play(
+                "C: MAIL FROM:<a@example.org>\n-- drip 250 OK\nC: RCPT TO:<b@example.org>\n-- drip 250 OK\nC: DATA\n-- drip 354 Go on",
+            );
+            let body = peer.body();
+            assert_eq!(body.len(), (1 << 20) + 2 + HI.len() + HI.iter().filter(|b| **b == b'\n').count());
+            peer.play("-- drip 250 OK\nC: QUIT\nS: 221 Bye");
+        });
+        let url = format!("smtp://127.0.0.1:{}", server.port());
+        let args = [&["-s", &url, "b@example.org"], NAME, *world].concat();
+        let child = start(&args, Stdio::piped());
+        let mut storm = storm(&child);
+        let done = finish(child, &[HI, &vec![b'x'; 1 << 20], b"\n"].concat());
+        storm.kill().unwrap();
+        storm.wait().unwrap();
+        assert_eq!((done.code, &*done.err), (Some(0), ""), "{done:?}");
+        drop(server);
+    }
+}

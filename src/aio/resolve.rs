@@ -22,10 +22,46 @@ pub(super) async fn resolve(
         return Ok(vec![(address, port).into()]);
     }
     let name = host.to_owned();
-    let lookup = unblock(move || (name.as_str(), port).to_socket_addrs().map(Vec::from_iter));
-    match Alarm::default().within(until, lookup).await {
+    look_up(host, until, move || (name.as_str(), port).to_socket_addrs().map(Vec::from_iter)).await
+}
+
+async fn look_up(
+    host: &str,
+    until: Instant,
+    lookup: impl FnOnce() -> io::Result<Vec<SocketAddr>> + Send + 'static,
+) -> Result<Vec<SocketAddr>, Error> {
+    match Alarm::default().within(until, unblock(lookup)).await {
         Ok(addresses) if !addresses.is_empty() => Ok(addresses),
         Ok(_) => Err(Error::Resolve { host: host.to_owned(), source: io::ErrorKind::NotFound.into() }),
         Err(source) => Err(Error::Resolve { host: host.to_owned(), source }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{sync::mpsc, time::Duration};
+
+    use smol::{block_on, future::zip};
+
+    use super::*;
+
+    #[test]
+    fn threat_87_a_lookup_that_sleeps_holds_neither_the_limit_nor_the_executor() {
+        let (wake, asleep) = mpsc::channel::<()>();
+        let start = Instant::now();
+        let until = start + Duration::from_millis(200);
+        let sleeps = move || {
+            drop(asleep.recv());
+            Ok(Vec::new())
+        };
+        let (found, others) = block_on(zip(look_up("mail.example", until, sleeps), async {
+            smol::Timer::after(Duration::from_millis(10)).await;
+            Instant::now()
+        }));
+        let error = found.unwrap_err();
+        assert!(error.is_timeout() && error.to_string().contains("mail.example"), "{error:?}");
+        assert!(Instant::now() >= until && start.elapsed() < Duration::from_secs(5));
+        assert!(others < Instant::now(), "another task went on meanwhile");
+        drop(wake);
     }
 }

@@ -369,13 +369,26 @@ impl Inner {
     }
 }
 
+impl Polled {
+    /// What a signal has interrupted is tried again; the limit is looked at in between.
+    fn soon_again(&self, result: io::Result<usize>) -> io::Result<usize> {
+        match result {
+            Err(e) if e.kind() == ErrorKind::Interrupted => {
+                self.waker.wake_by_ref();
+                Err(ErrorKind::WouldBlock.into())
+            }
+            done => done,
+        }
+    }
+}
+
 impl Read for Polled {
     fn read(&mut self, room: &mut [u8]) -> io::Result<usize> {
         let flushed = self.flush();
         let mut cx = Context::from_waker(&self.waker);
         match self.transport.as_mut().poll_read(&mut cx, room) {
             Poll::Pending => flushed.and(Err(ErrorKind::WouldBlock.into())),
-            Poll::Ready(read) => read,
+            Poll::Ready(read) => self.soon_again(read),
         }
     }
 }
@@ -387,7 +400,7 @@ impl Write for Polled {
             Poll::Pending => Err(ErrorKind::WouldBlock.into()),
             Poll::Ready(written) => {
                 self.unflushed = true;
-                written
+                self.soon_again(written)
             }
         }
     }

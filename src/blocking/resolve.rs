@@ -21,14 +21,22 @@ pub(super) fn resolve(
     if let Ok(address) = host.parse::<IpAddr>() {
         return Ok(vec![(address, port).into()]);
     }
+    let name = host.to_owned();
+    let lookup = move || (name.as_str(), port).to_socket_addrs().map(Vec::from_iter);
+    look_up(host, until, stopper, lookup)
+}
+
+fn look_up(
+    host: &str,
+    until: Instant,
+    stopper: &Stopper,
+    lookup: impl FnOnce() -> io::Result<Vec<SocketAddr>> + Send + 'static,
+) -> Result<Vec<SocketAddr>, Error> {
     let failed = |source| Error::Resolve { host: host.to_owned(), source };
     let (tell, told) = mpsc::channel();
-    let name = host.to_owned();
-    let lookup = move || {
-        // Nobody may be listening any more.
-        drop(tell.send((name.as_str(), port).to_socket_addrs().map(Vec::from_iter)));
-    };
-    thread::Builder::new().name("postino lookup".to_owned()).spawn(lookup).map_err(failed)?;
+    // Nobody may be listening any more.
+    let tell = move || drop(tell.send(lookup()));
+    thread::Builder::new().name("postino lookup".to_owned()).spawn(tell).map_err(failed)?;
     loop {
         let left = until.saturating_duration_since(Instant::now());
         match told.recv_timeout(left.min(GLANCE)) {
@@ -38,5 +46,51 @@ pub(super) fn resolve(
             Err(_) if left <= GLANCE => return Err(failed(io::ErrorKind::TimedOut.into())),
             Err(_) => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn threat_87_a_lookup_that_sleeps_is_given_up_at_the_limit() {
+        let (wake, asleep) = mpsc::channel::<()>();
+        let start = Instant::now();
+        let until = start + Duration::from_millis(200);
+        let sleeps = move || {
+            drop(asleep.recv());
+            Ok(Vec::new())
+        };
+        let error = look_up("mail.example", until, &Stopper::new(), sleeps).unwrap_err();
+        assert!(error.is_timeout() && error.to_string().contains("mail.example"), "{error:?}");
+        assert!(Instant::now() >= until && start.elapsed() < Duration::from_secs(5));
+        drop(wake);
+    }
+
+    #[test]
+    fn threat_87_a_lookup_that_sleeps_does_not_hold_a_stop() {
+        let (wake, asleep) = mpsc::channel::<()>();
+        let (stopper, start) = (Stopper::new(), Instant::now());
+        let until = start + Duration::from_secs(60);
+        let stop = stopper.clone();
+        let sleeps = move || {
+            stop.stop();
+            drop(asleep.recv());
+            Ok(Vec::new())
+        };
+        let error = look_up("mail.example", until, &stopper, sleeps).unwrap_err();
+        assert!(matches!(error, Error::Stopped(Phase::Resolve)), "{error:?}");
+        assert!(start.elapsed() < Duration::from_secs(30));
+        drop(wake);
+    }
+
+    #[test]
+    fn a_lookup_that_finds_nothing_is_an_error() {
+        let until = Instant::now() + Duration::from_secs(60);
+        let error = look_up("mail.example", until, &Stopper::new(), || Ok(Vec::new())).unwrap_err();
+        assert!(matches!(error, Error::Resolve { .. }) && !error.is_timeout(), "{error:?}");
     }
 }

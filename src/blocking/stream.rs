@@ -214,7 +214,10 @@ impl Stream {
             match self.io()?.read(room) {
                 Err(e) if e.kind() == ErrorKind::WouldBlock => {
                     let timed = self.timed()?;
-                    timed.transport.wait(timed.blocked.read, timed.blocked.write, until)?;
+                    match timed.transport.wait(timed.blocked.read, timed.blocked.write, until) {
+                        Err(e) if e.kind() == ErrorKind::Interrupted => drop(left(until)?),
+                        done => done?,
+                    }
                 }
                 done => return done.map(Moved::Read),
             }
@@ -305,9 +308,21 @@ impl fmt::Debug for Stream {
 trait ReadWrite: Read + Write {}
 impl<T: Read + Write> ReadWrite for T {}
 
+impl Timed {
+    /// What a signal has interrupted is tried again up to the limit, if there is one.
+    fn is_in_time(&self) -> io::Result<()> {
+        self.until.map_or(Ok(Duration::ZERO), left).map(drop).map_err(try_again)
+    }
+}
+
 impl Read for Timed {
     fn read(&mut self, room: &mut [u8]) -> io::Result<usize> {
-        let read = self.transport.receive(room, self.until).map_err(try_again);
+        let read = loop {
+            match self.transport.receive(room, self.until) {
+                Err(e) if e.kind() == ErrorKind::Interrupted => self.is_in_time()?,
+                done => break done.map_err(try_again),
+            }
+        };
         self.blocked.read |= would_block(&read);
         read
     }
@@ -315,7 +330,12 @@ impl Read for Timed {
 
 impl Write for Timed {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let written = self.transport.send(bytes, self.until).map_err(try_again);
+        let written = loop {
+            match self.transport.send(bytes, self.until) {
+                Err(e) if e.kind() == ErrorKind::Interrupted => self.is_in_time()?,
+                done => break done.map_err(try_again),
+            }
+        };
         self.blocked.write |= would_block(&written);
         written
     }

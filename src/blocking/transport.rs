@@ -34,11 +34,11 @@ pub trait Transport: Send {
     ///
     /// # Errors
     ///
-    /// These two, and whatever ends the connection.
+    /// These two, and whatever ends the connection. What fails with [`ErrorKind::Interrupted`] is tried again.
     fn receive(&mut self, room: &mut [u8], until: Option<Instant>) -> io::Result<usize>;
 
-    /// Writes some, and gives how much; it waits as [`receive`](Transport::receive) does. What is written is on its way:
-    /// nobody calls a `flush`.
+    /// Writes some, and gives how much, 1 octet at least; it waits as [`receive`](Transport::receive) does. What is
+    /// written is on its way: nobody calls a `flush`.
     ///
     /// # Errors
     ///

@@ -296,6 +296,7 @@ impl Client {
         }
         while !self.out.unsent().is_empty() {
             match self.stream.write_or_read(self.out.offer(), self.inbox.room(), until).await {
+                Ok(Moved::Written(0)) => return Err(Error::io(phase, io::ErrorKind::WriteZero.into())),
                 Ok(Moved::Written(n)) => self.out.written(n),
                 Ok(Moved::Read(0)) => return Err(Error::Closed(phase)),
                 Ok(Moved::Read(n)) => {

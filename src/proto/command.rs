@@ -587,7 +587,7 @@ mod tests {
     }
 
     #[test]
-    fn parameters_have_the_form_of_parameters() {
+    fn threat_22_parameters_have_the_form_of_parameters() {
         for good in ["SMTPUTF8", "SIZE=10", "BODY=8BITMIME", "8X-y", "ORCPT=rfc822;a+3Db@c", "AUTH=<>", "X=ü"]
         {
             assert_eq!(Parameters::new([good]).unwrap().text(), format!(" {good}"));

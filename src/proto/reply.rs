@@ -472,7 +472,7 @@ mod tests {
     }
 
     #[test]
-    fn an_enhanced_code_has_the_class_of_its_reply() {
+    fn threat_60_an_enhanced_code_has_the_class_of_its_reply() {
         let enhanced = |bytes: &[u8]| Reply::parse(bytes).unwrap().enhanced().map(|code| code.to_string());
         assert_eq!(enhanced(b"550 5.1.1 who?\r\n").as_deref(), Some("5.1.1"));
         assert_eq!(enhanced(b"250 2.0.0\r\n").as_deref(), Some("2.0.0"));

@@ -515,3 +515,21 @@ fn threat_71_a_server_that_repeats_the_password_in_what_is_no_reply_puts_it_into
     }
     assert_nothing_logged();
 }
+
+#[test]
+fn threat_24_what_no_mechanism_can_carry_is_refused_before_connecting() {
+    let nobody = || Client::builder("127.0.0.1").port(9);
+    for builder in [
+        nobody().credentials("user\0", "secret"),
+        nobody().credentials("user", "sec\0ret"),
+        nobody().oauth_token("user\x01", "token"),
+        nobody().oauth_token("user", "to\r\nken"),
+        nobody().oauth_token("user", "to\x01ken"),
+        nobody().external("a\0b"),
+        nobody().anonymous("a\r\nb"),
+    ] {
+        let error = block_on(builder.connect()).unwrap_err();
+        assert!(matches!(error, Error::Config(_)), "{error:?}");
+        assert!(!error.to_string().contains("sec"), "{error}");
+    }
+}

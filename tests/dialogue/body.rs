@@ -60,7 +60,7 @@ impl Read for InPieces {
 }
 
 #[test]
-fn behaviour_89_a_message_ends_in_one_line_end_whether_it_had_one_or_not() {
+fn behaviour_89_threat_32_a_message_ends_in_one_line_end_whether_it_had_one_or_not() {
     assert_wire(b"Hello", b"Hello\r\n");
     assert_wire(b"Hello\r\n", b"Hello\r\n");
     assert_wire(b"Hello\r\n\r\n", b"Hello\r\n\r\n");
@@ -418,4 +418,33 @@ fn better_a_reader_is_read_no_further_than_the_server_takes_it_and_what_buffers_
     assert_eq!(refusal(cause(&send_error(&mut connect(&server), &mail))), (Phase::Body, 552));
     let read = read.load(Ordering::SeqCst);
     assert!((10_000_000..100_000_000).contains(&read), "{read} octets are in memory, or were");
+}
+
+/// Gives so many octets at a time.
+struct Slices(io::Cursor<Vec<u8>>, usize);
+
+impl Read for Slices {
+    fn read(&mut self, room: &mut [u8]) -> io::Result<usize> {
+        let most = room.len().min(self.1);
+        self.0.read(&mut room[..most])
+    }
+}
+
+#[test]
+fn threat_31_content_in_any_slices_is_the_same_wire() {
+    let text = b".\r\n..\r\n\r\n.\r\n.a\n.\nb\r.\r\n\r.\n.";
+    let wire = b"..\r\n...\r\n\r\n..\r\n..a\r\n..\r\nb\r\n..\r\n\r\n..\r\n..\r\n.\r\n";
+    for slice in 1..=text.len() {
+        let server = Server::running(move |peer| {
+            peer.play("-- hello\n-- envelope\nC: DATA\nS: 354 go on");
+            let mut heard = Vec::new();
+            while !heard.ends_with(b"\r\n.\r\n") {
+                heard.extend(peer.line().unwrap());
+            }
+            assert_eq!(heard.escape_ascii().to_string(), wire.escape_ascii().to_string());
+            peer.play("S: 250 ok");
+        });
+        let reader = Slices(io::Cursor::new(text.to_vec()), slice);
+        accept(&mut connect(&server), &Raw::reader(envelope(&["bob@example.org"]), reader));
+    }
 }

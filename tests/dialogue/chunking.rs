@@ -73,7 +73,7 @@ fn a_large_message_waits_for_its_recipients_and_not_for_its_chunks() {
 }
 
 #[test]
-fn dots_are_not_doubled_and_the_last_line_is_ended() {
+fn threat_36_dots_are_not_doubled_and_the_last_line_is_ended() {
     let server = Server::playing(format!(
         "-- hello PIPELINING, CHUNKING\n{ENVELOPE}C: BDAT 12 LAST\nC: .a\nC: .\nC: ..b\nS: 250 ok\nS: 250 ok\nS: 250 ok"
     ));
@@ -89,7 +89,7 @@ fn an_empty_message_is_an_empty_line() {
 }
 
 #[test]
-fn a_refused_chunk_ends_the_message_and_the_next_begins_with_rset() {
+fn threat_36_a_refused_chunk_ends_the_message_and_the_next_begins_with_rset() {
     let server = Server::running(|peer| {
         peer.may_run_ahead = true;
         peer.play(&format!(
@@ -117,7 +117,7 @@ fn a_refused_chunk_ends_the_message_and_the_next_begins_with_rset() {
 }
 
 #[test]
-fn a_refused_last_chunk_is_a_refused_message_and_rset_follows() {
+fn threat_36_a_refused_last_chunk_is_a_refused_message_and_rset_follows() {
     let server = Server::playing(format!(
         "-- hello PIPELINING, CHUNKING\n{ENVELOPE}C: BDAT 7 LAST\nC: Hello\nS: 250 ok\nS: 250 ok\nS: 451 later
          C: RSET\nS: 250 ok\nC: NOOP\nS: 250 ok"

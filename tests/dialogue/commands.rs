@@ -412,7 +412,7 @@ fn behaviour_40_what_is_special_in_an_address_stands_in_quotes() {
 }
 
 #[test]
-fn what_is_no_parameter_is_not_said() {
+fn threat_22_what_is_no_parameter_is_not_said() {
     let server = Server::playing("-- hello\nC: NOOP\nS: 250 ok");
     let mut client = connect(&server);
     let long = format!("ENVID={}", "x".repeat(1500));

@@ -172,7 +172,7 @@ fn behaviour_11_limits_are_kept_for_the_next_connection() {
 }
 
 #[test]
-fn behaviour_14_names_that_could_smuggle_are_refused() {
+fn behaviour_14_threat_12_names_that_could_smuggle_are_refused() {
     for name in ["", " ", "a b", "a\nb", "a\r\nMAIL FROM:<x@y>", "a\tb", "a\0b", "a\x7fb"] {
         let refused = Client::builder("127.0.0.1").port(closed().port()).hello_name(name);
         assert!(matches!(connect_error(&refused), Error::Config(_)), "{name:?}");
@@ -240,7 +240,7 @@ fn a_connection_of_the_callers_cannot_be_made_again() {
 const LOGIN: &str = "-- hello AUTH PLAIN\nC: AUTH PLAIN AHVzZXIAc2VjcmV0\nS: 235 welcome";
 
 #[test]
-fn credentials_go_in_clear_to_a_unix_socket_only_where_nobody_can_listen() {
+fn threat_18_credentials_go_in_clear_only_where_nobody_can_listen() {
     let server = Server::playing_unix(LOGIN);
     let plain =
         |builder: Builder| patient(builder).security(Security::Plaintext).credentials("user", "secret");

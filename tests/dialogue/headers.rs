@@ -75,7 +75,7 @@ fn behaviour_79_recipients_go_out_in_the_order_to_cc_bcc_and_twice_is_twice() {
 }
 
 #[test]
-fn behaviour_80_no_bcc_goes_out_and_the_callers_message_keeps_it() {
+fn behaviour_80_threat_45_no_bcc_goes_out_and_the_callers_message_keeps_it() {
     let mail = Typed::new("From: a@x\nBcc: carol@x,\n dave@x\nTo: bob@x\nResent-Bcc: erin@x\nSubject: Hi");
     let (envelope, content) = heard_of(&mail);
     assert_eq!(envelope, ["MAIL FROM:<a@x>", "RCPT TO:<bob@x>", "RCPT TO:<carol@x>", "RCPT TO:<dave@x>"]);
@@ -117,7 +117,7 @@ fn behaviour_82_from_nobody_or_for_nobody_is_an_error_before_mail() {
 }
 
 #[test]
-fn behaviour_83_an_explicit_envelope_beats_the_headers() {
+fn behaviour_83_threat_45_an_explicit_envelope_beats_the_headers() {
     let text = "Sender: s@x\nFrom: a@x\nTo: t@x\nCc: c@x\nBcc: b@x\n\nHello\n";
     let (envelope, content) = heard_of(&Raw::bytes(envelope(&["bob@example.org"]), text));
     assert_eq!(envelope, ["MAIL FROM:<alice@example.org>", "RCPT TO:<bob@example.org>"]);
@@ -125,7 +125,7 @@ fn behaviour_83_an_explicit_envelope_beats_the_headers() {
 }
 
 #[test]
-fn behaviour_86_commands_in_a_from_do_not_reach_the_wire() {
+fn behaviour_86_threat_25_commands_in_a_from_do_not_reach_the_wire() {
     for from in [
         "a@x>\r\nRCPT TO:<evil@x>",
         "a@x>\r\n RCPT TO:<evil@x>",

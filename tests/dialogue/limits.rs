@@ -23,7 +23,7 @@ const B: &str = "b@two.example";
 const C: &str = "c@ONE.example";
 
 #[test]
-fn mailmax_renews_the_connection_between_single_messages() {
+fn threat_79_mailmax_renews_the_connection_between_single_messages() {
     let hello = "-- hello PIPELINING, LIMITS MAILMAX=2\n";
     let bye = "C: QUIT\nS: 221 bye\n";
     let server = Server::playing_each([
@@ -72,7 +72,7 @@ fn mailmax_counts_the_message_that_a_lost_connection_is_renewed_for() {
 }
 
 #[test]
-fn rcptmax_sends_a_message_in_parts() {
+fn threat_79_rcptmax_sends_a_message_in_parts() {
     let server = Server::playing(format!(
         "-- hello PIPELINING, LIMITS RCPTMAX=2\n{}{}",
         message(&[A, B], "Hello"),
@@ -254,4 +254,29 @@ fn goodbye_goes_out_with_the_last_part_only() {
     ));
     let delivery = block_on(builder(&server).send(&mail_to(&[A, B]))).unwrap();
     assert!(delivery.recipients().all(|r| r.outcome() == Outcome::Accepted));
+}
+
+#[test]
+fn threat_79_who_was_one_too_many_is_left_to_be_sent_to_again() {
+    let server = Server::playing(format!(
+        "-- hello PIPELINING
+         C: MAIL FROM:<alice@example.org>
+         C: RCPT TO:<{A}>
+         C: RCPT TO:<{B}>
+         C: DATA
+         S: 250 ok
+         S: 250 ok
+         S: 452 4.5.3 too many
+         S: 354 go on
+         C: Hello
+         C: .
+         S: 250 taken
+         {}",
+        message(&[B], "Hello")
+    ));
+    let mut client = connect(&server);
+    let delivery = deliver(&mut client, &mail_to(&[A, B])).unwrap();
+    let rest = delivery.unsent().unwrap();
+    assert_eq!(rest.recipients().iter().map(|r| r.as_str()).collect::<Vec<_>>(), [B]);
+    accept(&mut client, &Raw::bytes(rest, b"Hello\r\n"));
 }

@@ -14,6 +14,7 @@ mod headers;
 mod hello;
 mod hostile;
 mod limits;
+mod lmtp;
 mod options;
 mod pool;
 mod time;

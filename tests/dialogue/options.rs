@@ -71,7 +71,7 @@ fn what_the_server_does_not_offer_is_refused_before_anything_is_sent() {
 }
 
 #[test]
-fn requiretls_needs_tls_on_this_connection() {
+fn threat_19_requiretls_needs_tls_on_this_connection() {
     let server = Server::playing("-- hello REQUIRETLS\nC: NOOP\nS: 250 ok");
     let mut client = connect(&server);
     let mail = hello(bob().option(MailOption::RequireTls).unwrap());
@@ -83,7 +83,7 @@ fn requiretls_needs_tls_on_this_connection() {
 
 #[cfg(feature = "native-tls")]
 #[test]
-fn requiretls_goes_out_in_tls() {
+fn threat_19_requiretls_goes_out_in_tls() {
     let server = Server::playing(
         "-- tls good
          -- hello REQUIRETLS
@@ -232,4 +232,26 @@ fn behaviour_84_smtputf8_is_said_by_itself_and_cannot_be_said_twice() {
     );
     let envelope = Envelope::new("j\u{f6}rg@example.org", ["j\u{fc}rgen@example.org"]).unwrap();
     accept(&mut connect(&server), &hello(envelope));
+}
+
+#[test]
+fn threat_22_what_an_option_holds_goes_out_as_xtext_or_not_at_all() {
+    let server = Server::playing(
+        "-- hello DSN
+         C: MAIL FROM:<alice@example.org> ENVID=a+20b+2Bc+3Dd
+         S: 250 ok
+         C: RCPT TO:<bob@example.org>
+         S: 250 ok
+         C: DATA
+         S: 354 go on
+         C: Hello
+         C: .
+         S: 250 ok",
+    );
+    let id = |id: &str| bob().option(MailOption::EnvelopeId(id.into()));
+    for bad in ["", "a\r\nRCPT TO:<x@example.org>", "a\0", "\u{e9}", "a\x7f"] {
+        assert!(matches!(id(bad), Err(Error::Config(_))), "{bad:?}");
+        assert!(bob().option(MailOption::Raw(format!("X={bad} Y"))).is_err(), "{bad:?}");
+    }
+    accept(&mut connect(&server), &hello(id("a b+c=d").unwrap()));
 }

@@ -668,3 +668,46 @@ fn better_refused_recipients_are_named_in_the_text_of_the_error() {
     let each: Vec<_> = error.delivery().unwrap().refused().map(|r| r.reply().unwrap().to_string()).collect();
     assert_eq!(each, ["550 5.1.1 nobody here", "550 5.1.1 nobody there"]);
 }
+
+#[test]
+fn threat_21_a_quoted_local_part_goes_out_as_it_was_written() {
+    for address in ["\"a b\"@example.org", "\"a> ORCPT=x\"@example.org", "\"a\\\"b\"@example.org"] {
+        // `\` begins an escape of the script.
+        let server = Server::running(move |peer| {
+            peer.play("-- hello\nC: MAIL FROM:<alice@example.org>\nS: 250 ok");
+            assert_eq!(peer.line().unwrap(), format!("RCPT TO:<{address}>\r\n").into_bytes());
+            peer.play("S: 250 ok\nC: DATA\nS: 354 go on\nC: Hello\nC: .\nS: 250 ok");
+        });
+        accept(&mut connect(&server), &mail_to(&[address]));
+    }
+    for bad in ["\"a\r\nRCPT TO:<x>\"@e", "\"a\"b@e", "\"<x@evil> \"@e\n", "a> ORCPT=x@e", "\"a@e"] {
+        assert!(Envelope::new("alice@example.org", [bad]).is_err(), "{bad:?}");
+    }
+}
+
+#[test]
+fn threat_60_an_enhanced_code_of_another_class_is_none() {
+    let server = Server::playing(format!(
+        "-- hello PIPELINING\n{}{}{}",
+        FLIGHT.replace("250 taken", "250 2.0.0abc taken"),
+        FLIGHT.replace("250 taken", "250 5.1.1 taken"),
+        FLIGHT.replace("250 taken", "250 2.6.0 taken")
+    ));
+    let mut client = connect(&server);
+    let mut code = || {
+        let delivery = deliver(&mut client, &mail()).unwrap();
+        delivery.reply().unwrap().enhanced().map(|code| code.to_string())
+    };
+    assert_eq!([code(), code(), code()], [None, None, Some("2.6.0".to_owned())]);
+}
+
+/// The usual message in a flight.
+const FLIGHT: &str = "C: MAIL FROM:<alice@example.org>
+     C: RCPT TO:<bob@example.org>
+     C: DATA
+     S: 250 ok
+     S: 250 ok
+     S: 354 go on
+     C: Hello
+     C: .
+     S: 250 taken\n";

@@ -235,7 +235,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_no_mechanism_can_carry_is_refused() {
+    fn threat_24_what_no_mechanism_can_carry_is_refused() {
         for credentials in [
             Credentials::new("", "p"),
             Credentials::new("u\0", "p"),

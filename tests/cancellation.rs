@@ -1,0 +1,394 @@
+//! A future may be dropped at any of its awaits: a whole session is dropped at each of them, and the client used then.
+//!
+//! Nothing here needs a reactor: the wire is in memory, each read and each write waits once before it goes, and the
+//! futures are polled by hand.
+#![cfg(feature = "async")]
+
+mod sweep;
+
+use std::{
+    cell::{Cell, RefCell},
+    fs,
+    future::Future,
+    io::{ErrorKind, Read, Write},
+    os::unix::net::{UnixListener, UnixStream},
+    path::PathBuf,
+    pin::pin,
+    task::{Context, Poll, Waker},
+};
+
+use ::maybe_async::must_be_async as maybe_async;
+use postino::{
+    Error, Outcome,
+    aio::{Builder, Client, Pool},
+};
+
+use self::sweep::{JOINED, KINDS, Kind, Letter, Notes, Op, Server, What, Wire};
+
+#[path = "sweep/session.rs"]
+mod session;
+
+fn dress(wire: Wire) -> Wire {
+    wire
+}
+
+/// Polls it so often, and drops it then; none if it was not done.
+fn dropped_after<T>(polls: usize, future: impl Future<Output = T>) -> Option<T> {
+    let mut future = pin!(future);
+    let mut cx = Context::from_waker(Waker::noop());
+    for _ in 0..polls {
+        if let Poll::Ready(done) = future.as_mut().poll(&mut cx) {
+            return Some(done);
+        }
+    }
+    None
+}
+
+/// Polls it to its end; what hangs is noticed.
+fn done<T>(future: impl Future<Output = T>) -> T {
+    dropped_after(1_000_000, future).expect("it hangs")
+}
+
+/// Each read of something, and each write, waits once before it goes; then so much moves.
+fn waiting(kind: Kind, octets: usize) -> Wire {
+    let (mut read, mut write) = (false, false);
+    Wire::new(kind, move |op| {
+        let waited = match op {
+            Op::Read { empty: true } => return What::Go(octets),
+            Op::Read { empty: false } => &mut read,
+            Op::Write => &mut write,
+        };
+        *waited = !*waited;
+        if *waited { What::Wait } else { What::Go(octets) }
+    })
+}
+
+/// Uses a client whose future was dropped. True if it could be used.
+fn use_it(client: &mut Client, wire: &Wire, kind: Kind, notes: &mut Notes) -> bool {
+    wire.be(|_| What::Go(usize::MAX));
+    let before = wire.heard();
+    let noop = done(client.noop());
+    let letters = [
+        Letter::new("behind", &["bob@example.org"], "Hello"),
+        Letter::new("more", &["bob@example.org"], "Hello"),
+    ];
+    letters.iter().for_each(|letter| notes.begin(letter));
+    let works = match noop {
+        Ok(reply) => {
+            assert_eq!(reply.text(), "NOOP done");
+            true
+        }
+        Err(Error::NotConnected) => {
+            assert!(!client.is_connected());
+            false
+        }
+        Err(other) => panic!("{kind:?}: neither works it nor does it refuse: {other}"),
+    };
+    let sent = done(client.send(&letters[0].mail()));
+    notes.delivery(&letters[0], &sent, wire);
+    let mut batch = client.send_all([letters[1].mail()]);
+    let (_, result) = done(batch.next()).expect("the message has a result");
+    notes.delivery(&letters[1], &result, wire);
+    drop(batch);
+    done(client.quit()).unwrap();
+    assert_eq!(notes.count(Outcome::NotSent), if works { 0 } else { 2 }, "{kind:?}");
+    assert_eq!(wire.heard() > before, works, "{kind:?}: what refuses says nothing");
+    works
+}
+
+/// Drops the session behind each of its polls. Gives how many these were.
+fn drop_everywhere(kind: Kind, octets: usize) {
+    let builder = session::builder(kind);
+    for polls in 0.. {
+        let wire = waiting(kind, octets);
+        let (mut client, mut notes) = (None, Notes::default());
+        // Each has to learn anew whether joining works.
+        let builder = builder.clone().joining(kind.joining);
+        let ended = dropped_after(polls, session::run(&builder, &wire, 0, &mut client, &mut notes));
+        assert!(!notes.is_broken(), "{kind:?}: {:?}", notes.steps);
+        notes.assert_true_to(&wire, kind);
+        if ended.is_some() {
+            notes.assert_all_told();
+            // Each write waits for itself, and so does each read that is not made on the side of a write.
+            let (reads, writes) = wire.moves();
+            let least = if kind.pipelining { reads.max(writes) } else { reads + writes };
+            assert!(polls > least, "{kind:?}: {polls} polls for {reads} reads and {writes} writes");
+            assert!(
+                kind.pipelining || least > notes.steps.len() * 2,
+                "{kind:?}: {least} in {:?}",
+                notes.steps
+            );
+            return;
+        }
+        if let Some(client) = &mut client {
+            use_it(client, &wire, kind, &mut notes);
+            notes.assert_true_to(&wire, kind);
+        }
+    }
+}
+
+#[test]
+fn threat_81_a_session_dropped_at_any_poll_leaves_a_client_that_refuses() {
+    for kind in KINDS {
+        drop_everywhere(kind, usize::MAX);
+    }
+}
+
+#[test]
+fn threat_81_a_session_that_drips_can_be_dropped_at_any_poll() {
+    for kind in KINDS {
+        drop_everywhere(kind, 24);
+    }
+}
+
+/// A client that has said EHLO and logged in.
+fn connected(kind: Kind, octets: usize) -> (Client, Wire) {
+    let wire = waiting(kind, octets);
+    let client = done(session::builder(kind).connect_over(wire.clone())).unwrap();
+    (client, wire)
+}
+
+/// How a batch went.
+struct Batched {
+    /// So many futures were dropped.
+    dropped: usize,
+    /// So many messages were lost with the connection.
+    lost: usize,
+    /// So often something was written.
+    writes: usize,
+}
+
+/// Sends the crowd as a batch, of which every future of `next` is dropped that is not done by its turn: `polls` gives the
+/// patience with each. Every message has a result, and the server agrees.
+fn drop_next(kind: Kind, octets: usize, mut polls: impl FnMut() -> usize) -> Batched {
+    let (mut client, wire) = connected(kind, octets);
+    let (_, before) = wire.moves();
+    let letters = session::crowd();
+    let mut notes = Notes::default();
+    letters.iter().for_each(|letter| notes.begin(letter));
+    let mut batch = client.send_all(letters.iter().map(Letter::mail));
+    let (mut dropped, mut told) = (0, 0);
+    while told < letters.len() {
+        let Some(result) = dropped_after(polls(), batch.next()) else {
+            dropped += 1;
+            assert!(dropped < 100_000, "{kind:?}: it does not get on");
+            continue;
+        };
+        let (number, result) = result.expect("each message has a result");
+        assert_eq!(number, told);
+        notes.delivery(&letters[number], &result, &wire);
+        told += 1;
+    }
+    assert!(done(batch.next()).is_none());
+    drop(batch);
+    let writes = wire.moves().1 - before;
+    notes.assert_all_told();
+    notes.assert_true_to(&wire, kind);
+    let lost = notes.count(Outcome::NotSent) + notes.count(Outcome::InDoubt);
+    assert_eq!(use_it(&mut client, &wire, kind, &mut notes), lost == 0, "{kind:?}: {:?}", notes.steps);
+    notes.assert_true_to(&wire, kind);
+    Batched { dropped, lost, writes }
+}
+
+#[test]
+fn threat_81_a_batch_whose_next_was_dropped_at_any_poll_tells_of_each_message() {
+    for kind in KINDS {
+        let (mut places, mut whole) = (0, 0);
+        let writes = loop {
+            let left = Cell::new(Some(places));
+            let batch = drop_next(kind, 64, || left.take().unwrap_or(usize::MAX));
+            if batch.dropped == 0 {
+                break batch.writes;
+            }
+            places += 1;
+            whole += usize::from(batch.lost == 0);
+        };
+        // The first `next` ends with the first result, and others are on their way by then.
+        assert!(places > 2 && writes > 2, "{kind:?}: {places} places, {writes} writes");
+        assert!(whole > 1, "{kind:?}: waiting for a reply can be taken up again");
+    }
+}
+
+#[test]
+fn threat_81_a_batch_whose_every_next_is_dropped_gets_on() {
+    for kind in KINDS {
+        for patience in 1..5 {
+            let batch = drop_next(kind, 24, || patience);
+            assert!(batch.dropped > 0, "{kind:?}, {patience} polls");
+        }
+    }
+}
+
+/// A server at a Unix socket, on the same thread: it gets its turn between two polls. A pool makes its connections
+/// itself, and can have no wire of ours.
+struct Neighbour {
+    path: PathBuf,
+    listener: UnixListener,
+    connections: RefCell<Vec<(Option<UnixStream>, Server)>>,
+    /// In so many turns it has said something.
+    drips: Cell<usize>,
+}
+
+/// So much it says in each turn.
+const DRIP: usize = 24;
+
+impl Neighbour {
+    fn new(name: &str) -> Neighbour {
+        let path = std::env::temp_dir().join(format!("postino-{name}-{}", std::process::id()));
+        drop(fs::remove_file(&path));
+        let listener = UnixListener::bind(&path).unwrap();
+        listener.set_nonblocking(true).unwrap();
+        Neighbour { path, listener, connections: RefCell::default(), drips: Cell::new(0) }
+    }
+
+    fn pool(&self) -> Pool {
+        let builder = Client::unix(&self.path).hello_name("client.example.org").credentials("user", "secret");
+        Pool::builder(builder).max_connections(1).build().unwrap()
+    }
+
+    fn turn(&self) {
+        let mut connections = self.connections.borrow_mut();
+        while let Ok((socket, _)) = self.listener.accept() {
+            socket.set_nonblocking(true).unwrap();
+            connections.push((Some(socket), Server::new(JOINED)));
+        }
+        for (socket, server) in connections.iter_mut() {
+            let said = socket.as_mut().map(|socket| serve(socket, server));
+            match said {
+                Some(None) => *socket = None,
+                Some(Some(1..)) => self.drips.set(self.drips.get() + 1),
+                _ => {}
+            }
+        }
+    }
+
+    /// Polls it so often, with a turn of the server behind each poll.
+    fn dropped_after<T>(&self, polls: usize, future: impl Future<Output = T>) -> Option<T> {
+        let mut future = pin!(future);
+        (0..polls).find_map(|_| {
+            let polled = dropped_after(1, future.as_mut());
+            self.turn();
+            polled
+        })
+    }
+
+    fn done<T>(&self, future: impl Future<Output = T>) -> T {
+        self.dropped_after(100_000, future).expect("it hangs")
+    }
+
+    /// How often it has accepted the letter, over all connections.
+    fn accepted(&self, letter: &Letter) -> usize {
+        let connections = self.connections.borrow();
+        let all = connections.iter().flat_map(|(_, server)| &server.accepted);
+        all.filter(|taken| taken.content == letter.content).count()
+    }
+
+    /// How many clients have come.
+    fn clients(&self) -> usize {
+        self.connections.borrow().len()
+    }
+}
+
+impl Drop for Neighbour {
+    fn drop(&mut self) {
+        drop(fs::remove_file(&self.path));
+    }
+}
+
+/// How much it said; none when the client has left.
+fn serve(socket: &mut UnixStream, server: &mut Server) -> Option<usize> {
+    let mut room = [0; 4096];
+    match socket.read(&mut room) {
+        Ok(0) => return None,
+        Ok(n) => server.hear(&room[..n]),
+        Err(e) if e.kind() == ErrorKind::WouldBlock => {}
+        Err(_) => return None,
+    }
+    let octets = server.output.len().min(DRIP);
+    let said: Vec<u8> = server.output.drain(..octets).collect();
+    socket.write_all(&said).ok().map(|()| octets)
+}
+
+fn letter(name: &str) -> Letter {
+    Letter::new(name, &["bob@example.org"], "Hello")
+}
+
+/// Drops a call of a pool for one connection at each of its polls, and sends a message then.
+fn drop_call_of_a_pool<T>(name: &str, warm: bool, call: impl AsyncFn(&Pool) -> T) {
+    let (first, behind) = (letter("first"), letter("behind"));
+    for polls in 0.. {
+        let server = Neighbour::new(name);
+        let pool = server.pool();
+        if warm {
+            server.done(pool.send(&first.mail())).map(drop).unwrap();
+        }
+        let before = server.drips.get();
+        let done = server.dropped_after(polls, call(&pool)).is_some();
+        let drips = server.drips.get() - before;
+        assert!(pool.connections() <= 1);
+        let delivery = server.done(pool.send(&behind.mail())).unwrap();
+        assert_eq!(delivery.outcome(), Outcome::Accepted);
+        assert_eq!((server.accepted(&behind), pool.connections()), (1, 1), "behind {polls} polls");
+        assert_eq!(server.accepted(&first), usize::from(warm));
+        assert!(server.accepted(&letter("dropped")) <= 1);
+        server.done(pool.close());
+        assert_eq!(pool.connections(), 0, "every place was given back");
+        if done {
+            assert!(polls > drips && drips > 3, "{name}: {polls} polls for {drips} pieces of replies");
+            return;
+        }
+    }
+}
+
+#[test]
+fn threat_81_a_pool_whose_send_is_dropped_at_any_poll_goes_on() {
+    let send = async |pool: &Pool| pool.send(&letter("dropped").mail()).await;
+    drop_call_of_a_pool("send", false, send);
+    drop_call_of_a_pool("send-again", true, send);
+}
+
+#[test]
+fn threat_81_a_pool_whose_client_is_dropped_at_any_poll_goes_on() {
+    drop_call_of_a_pool("client", false, async |pool| {
+        let mut client = pool.client().await.unwrap();
+        client.noop().await.unwrap();
+    });
+}
+
+#[test]
+fn threat_81_a_pool_whose_batch_is_dropped_at_any_poll_goes_on() {
+    drop_call_of_a_pool("batch", true, async |pool| {
+        let mut batch =
+            pool.send_all([letter("dropped").mail(), letter("dropped too").mail()]).await.unwrap();
+        while batch.next().await.is_some() {}
+    });
+}
+
+#[test]
+fn threat_81_who_waits_for_a_place_in_a_pool_and_leaves_takes_none_with_him() {
+    let server = Neighbour::new("wait");
+    let pool = server.pool();
+    for polls in 1..4 {
+        let held = server.done(pool.client()).unwrap();
+        assert!(server.dropped_after(polls, pool.send(&letter("dropped").mail())).is_none());
+        drop(held);
+        server.done(pool.send(&letter("behind").mail())).map(drop).unwrap();
+    }
+    assert_eq!((server.accepted(&letter("behind")), server.accepted(&letter("dropped"))), (3, 0));
+    assert_eq!((pool.connections(), server.clients()), (1, 1));
+}
+
+#[test]
+fn threat_81_a_pool_whose_close_is_dropped_is_closed() {
+    for polls in 1..4 {
+        let server = Neighbour::new("close");
+        let pool = server.pool();
+        let held = server.done(pool.client()).unwrap();
+        assert!(server.dropped_after(polls, pool.close()).is_none(), "it waits for the client in use");
+        let late = server.done(pool.send(&letter("late").mail()));
+        assert!(matches!(late, Err(Error::PoolClosed)), "{late:?}");
+        assert_eq!(pool.connections(), 1);
+        drop(held);
+        assert_eq!(pool.connections(), 0);
+    }
+}

@@ -1,0 +1,89 @@
+//! LMTP (RFC 2033): the end of a message is answered once for each recipient that was taken.
+
+use postino::Outcome;
+
+use super::*;
+
+const HELLO: &str = "S: 220 mail.example.org LMTP
+    C: LHLO client.example.org
+    S: 250-mail.example.org
+    S: 250 PIPELINING\n";
+
+/// A message for a, b and c, of whom b is refused; the script goes on behind its end.
+fn message(then: &str) -> String {
+    format!(
+        "{HELLO}C: MAIL FROM:<alice@example.org>
+         C: RCPT TO:<a@example.org>
+         C: RCPT TO:<b@example.org>
+         C: RCPT TO:<c@example.org>
+         C: DATA
+         S: 250 ok
+         S: 250 a
+         S: 550 b
+         S: 250 c
+         S: 354 go on
+         C: Hello
+         C: .
+         {then}"
+    )
+}
+
+fn to_three() -> Raw<'static> {
+    mail_to(&["a@example.org", "b@example.org", "c@example.org"])
+}
+
+fn lmtp(server: &Server) -> Client {
+    block_on(builder(server).lmtp(true).connect()).unwrap()
+}
+
+/// What became of each recipient: the first letters of the outcomes.
+fn each(delivery: &Delivery) -> String {
+    let letter = |outcome: Outcome| format!("{outcome:?}").remove(0);
+    delivery.recipients().map(|recipient| letter(recipient.outcome())).collect()
+}
+
+#[test]
+fn threat_78_each_recipient_that_was_taken_has_a_reply_of_its_own() {
+    let server = Server::playing(message("S: 250 for a\nS: 452 for c\nC: NOOP\nS: 250 ok"));
+    let mut client = lmtp(&server);
+    let delivery = deliver(&mut client, &to_three()).unwrap();
+    assert_eq!(each(&delivery), "ARR");
+    let codes: Vec<_> = delivery.recipients().map(|recipient| recipient.reply().unwrap().code()).collect();
+    assert_eq!(codes, [250, 550, 452]);
+    assert_open(&mut client);
+}
+
+#[test]
+fn threat_78_a_reply_too_few_leaves_the_rest_in_doubt() {
+    let server = Server::playing(message("S: 250 for a\n-- close"));
+    let mut client = lmtp(&server);
+    let delivery = deliver(&mut client, &to_three()).unwrap();
+    assert_eq!(each(&delivery), "ARI");
+    assert_closed(&mut client);
+}
+
+#[test]
+fn threat_78_a_refusal_and_then_silence_leaves_the_rest_in_doubt() {
+    let server = Server::playing(message("S: 452 for a\n-- close"));
+    let mut client = lmtp(&server);
+    let error = send_error(&mut client, &to_three());
+    assert_eq!(each(error.delivery().unwrap()), "RRI");
+    assert!(error.in_doubt());
+    assert_closed(&mut client);
+}
+
+#[test]
+fn threat_78_a_reply_too_many_changes_nothing_and_is_not_the_answer_to_the_next_command() {
+    let server = Server::playing(message("S: 250 for a\nS: 452 for c\nS: 250 for nobody"));
+    let mut client = lmtp(&server);
+    assert_eq!(each(&deliver(&mut client, &to_three()).unwrap()), "ARR");
+    assert_closed(&mut client);
+}
+
+#[test]
+fn threat_78_an_odd_reply_among_them_leaves_the_rest_in_doubt() {
+    let server = Server::playing(message("S: 250 for a\nS: 354 for c"));
+    let mut client = lmtp(&server);
+    assert_eq!(each(&deliver(&mut client, &to_three()).unwrap()), "ARI");
+    assert_closed(&mut client);
+}

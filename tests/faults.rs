@@ -1,0 +1,74 @@
+//! Every read and every write of a whole session fails once, in each way there is; in both worlds, over a wire in
+//! memory.
+//!
+//! `sweep/session.rs` is the session, `sweep/faults.rs` is what goes wrong with it.
+
+mod sweep;
+
+/// Over a transport that keeps to limits.
+#[path = "."]
+mod blocking {
+    use ::maybe_async::must_be_sync as maybe_async;
+    use postino::{Builder, Client};
+
+    use crate::sweep::{self, Wire};
+
+    fn block_on<T>(value: T) -> T {
+        value
+    }
+
+    fn dress(wire: Wire) -> Wire {
+        wire
+    }
+
+    #[path = "sweep/faults.rs"]
+    mod faults;
+    #[path = "sweep/session.rs"]
+    mod session;
+}
+
+/// Over any `Read` and `Write`.
+#[path = "."]
+mod untimed {
+    use ::maybe_async::must_be_sync as maybe_async;
+    use postino::{Builder, Client, Untimed};
+
+    use crate::sweep::{self, Wire};
+
+    fn block_on<T>(value: T) -> T {
+        value
+    }
+
+    fn dress(wire: Wire) -> Untimed<Wire> {
+        Untimed::new(wire)
+    }
+
+    #[path = "sweep/faults.rs"]
+    #[allow(clippy::duplicate_mod)] // written once, compiled for each
+    mod faults;
+    #[path = "sweep/session.rs"]
+    #[allow(clippy::duplicate_mod)] // written once, compiled for each
+    mod session;
+}
+
+/// Over any `AsyncRead` and `AsyncWrite`.
+#[cfg(feature = "async")]
+#[path = "."]
+mod aio {
+    use ::maybe_async::must_be_async as maybe_async;
+    use postino::aio::{Builder, Client};
+    use smol::block_on;
+
+    use crate::sweep::{self, Wire};
+
+    fn dress(wire: Wire) -> Wire {
+        wire
+    }
+
+    #[path = "sweep/faults.rs"]
+    #[allow(clippy::duplicate_mod)] // written once, compiled for each
+    mod faults;
+    #[path = "sweep/session.rs"]
+    #[allow(clippy::duplicate_mod)] // written once, compiled for each
+    mod session;
+}

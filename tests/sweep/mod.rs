@@ -1,0 +1,12 @@
+//! A session over a wire in memory, for who wants to try it at each of its points.
+#![allow(dead_code, unused_imports)] // each of the two tests uses a part
+
+mod notes;
+mod server;
+mod wire;
+
+pub use self::{
+    notes::{Letter, Notes},
+    server::{CHUNKED, JOINED, KINDS, Kind, Server},
+    wire::{Op, What, Wire},
+};
