@@ -19,6 +19,8 @@ fuzz_target!(|input: &[u8]| {
     }
     bytes.extend_from_slice(b"250 OK\r\n");
     let Some(capabilities) = parse(&bytes) else { return };
+    let lines = bytes.split(|b| *b == b'\n').count() - 1; // nothing is behind the last
+    assert!(capabilities.iter().count() < lines, "the first line is no keyword");
     check(&capabilities);
     greet(*flags, &bytes, &capabilities);
 });
