@@ -1,7 +1,7 @@
 //! What is read of a message and of addresses, and what becomes of text that is set into a header.
 #![no_main]
 
-use std::{borrow::Cow, io::Read, sync::OnceLock};
+use std::{io::Read, sync::OnceLock};
 
 use email_format::{Email, rfc5322::Parsable};
 use libfuzzer_sys::fuzz_target;
@@ -40,11 +40,23 @@ fn raw(message: &[u8]) {
 
     let less = without_bcc(message);
     assert!(less.len() <= message.len());
-    assert!(matches!(without_bcc(&less), Cow::Borrowed(_)), "a Bcc is left");
+    assert!(!has_bcc(&less), "a Bcc is left");
     let body = |message: &[u8]| header_length(message).map(|length| message[length..].to_vec());
     assert_eq!(body(&less), body(message), "the content has changed");
 
     signed(message);
+}
+
+/// A line of the headers, but for folded ones, begins with its name.
+fn has_bcc(message: &[u8]) -> bool {
+    let head = &message[..header_length(message).unwrap_or(message.len())];
+    let names = head.split(|b| matches!(b, b'\r' | b'\n')).filter_map(|line| {
+        let colon = line.iter().position(|b| *b == b':')?;
+        (!line.starts_with(b" ") && !line.starts_with(b"\t")).then(|| line[..colon].trim_ascii())
+    });
+    names
+        .into_iter()
+        .any(|name| name.eq_ignore_ascii_case(b"Bcc") || name.eq_ignore_ascii_case(b"Resent-Bcc"))
 }
 
 fn check_address(address: &Address) {
@@ -166,7 +178,7 @@ fn email(bytes: &[u8]) {
     let read =
         email.body().map(|body| body.into_reader().and_then(|mut reader| reader.read_to_end(&mut out)));
     read.expect("it is in memory").expect("it is in memory");
-    assert!(matches!(without_bcc(&out), Cow::Borrowed(_)), "a Bcc goes out");
+    assert!(!has_bcc(&out), "a Bcc goes out");
     assert!(header_length(&out).is_some(), "the headers have no end");
     let _ = Message::from(email).to_bytes();
 }

@@ -48,7 +48,7 @@ impl Walk {
         while let Some(end) = said.windows(2).position(|pair| pair == b"\r\n") {
             let line = std::str::from_utf8(&said[..end]).expect("a command is text");
             assert!(!line.contains(char::is_control), "more than one line: {line:?}");
-            assert!(line.len() < 2_048, "a long line");
+            assert!(line.len() <= 12_286, "a long line"); // RFC 4954 §4.1
             said = &said[end + 2..];
             let verb = line.split([' ', ':']).next().unwrap_or_default();
             if std::mem::take(&mut login) {
