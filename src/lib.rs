@@ -146,7 +146,8 @@
 //! - Nothing an address, a name or a message holds can become a command.
 //! - Everything a server can make grow has a limit, and so has every wait (60 seconds; 10 minutes for the reply to the
 //!   end of a message; see [`Builder::timeout`] and [`Builder::deadline`]).
-//! - Passwords and tokens are in no log line, no `Debug` and no error, also if the server repeats them.
+//! - Passwords and tokens are in no log line, no `Debug` and no error, also if the server repeats them in its
+//!   answers to the login.
 //! - A login goes by the strongest mechanism that both sides have. After a refusal the next is tried, but where others
 //!   can listen none that shows them the password ([`Builder::credentials`]).
 //!
