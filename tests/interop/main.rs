@@ -1,7 +1,7 @@
 //! Real servers: what is sent arrives, byte for byte. See `README.md` beside this file.
 //!
 //! `tests/interop/servers up` starts the servers. Those that are not up are skipped, which is said on stderr, unless
-//! `POSTINO_INTEROP_REQUIRED` names them: then it is a failure.
+//! `POSTINO_INTEROP_REQUIRED` names them: then it is a failure. `POSTINO_INTEROP_RESULTS` names a file for the results.
 #![cfg(all(feature = "native-tls", feature = "async"))]
 
 #[path = "../support/journal.rs"]
