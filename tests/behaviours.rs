@@ -2,8 +2,10 @@
 
 use std::{fs, path::Path};
 
-/// The rows of a table: what stands in the first column, and in the last.
-fn rows(table: &str) -> Vec<(&str, &str)> {
+/// Of a table: what stands in the first column, and in the last.
+type Rows<'r> = Vec<(&'r str, &'r str)>;
+
+fn rows(table: &str) -> Rows<'_> {
     let rows = table.lines().filter_map(|line| line.strip_prefix("| ")?.strip_suffix(" |"));
     rows.filter_map(|row| Some((row.split_once(" | ")?.0, row.rsplit_once(" | ")?.1)))
         .filter(|(name, _)| name.starts_with("better_") || name.parse::<u8>().is_ok())
@@ -15,7 +17,7 @@ fn readme() -> String {
 }
 
 /// The table of the behaviours, and that of the threats.
-fn tables(readme: &str) -> (Vec<(&str, &str)>, Vec<(&str, &str)>) {
+fn tables(readme: &str) -> (Rows<'_>, Rows<'_>) {
     let (behaviours, threats) = readme.split_once("\n## The threats\n").unwrap();
     (rows(behaviours), rows(threats))
 }

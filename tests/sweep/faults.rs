@@ -25,7 +25,8 @@ const OCTETS: usize = 3 * PIECE;
 fn run(kind: Kind, octets: usize, wire: &Wire, limit: Duration) -> Notes {
     let mut notes = Notes::default();
     let builder = session::builder(kind).timeout(limit).final_reply_timeout(limit);
-    block_on(session::run(&builder, wire, octets, &mut None, &mut notes));
+    let connected = block_on(session::run(&builder, wire, octets, &mut None, &mut notes));
+    assert!(connected || notes.is_broken());
     notes.assert_all_told();
     notes.assert_true_to(wire, kind);
     notes
