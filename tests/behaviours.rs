@@ -2,8 +2,10 @@
 
 use std::{fs, path::Path};
 
-/// The rows of a table: what stands in the first column, and in the last.
-fn rows(table: &str) -> Vec<(&str, &str)> {
+/// Of a table: what stands in the first column, and in the last.
+type Rows<'r> = Vec<(&'r str, &'r str)>;
+
+fn rows(table: &str) -> Rows<'_> {
     let rows = table.lines().filter_map(|line| line.strip_prefix("| ")?.strip_suffix(" |"));
     rows.filter_map(|row| Some((row.split_once(" | ")?.0, row.rsplit_once(" | ")?.1)))
         .filter(|(name, _)| name.starts_with("better_") || name.parse::<u8>().is_ok())
@@ -15,7 +17,7 @@ fn readme() -> String {
 }
 
 /// The table of the behaviours, and that of the threats.
-fn tables(readme: &str) -> (Vec<(&str, &str)>, Vec<(&str, &str)>) {
+fn tables(readme: &str) -> (Rows<'_>, Rows<'_>) {
     let (behaviours, threats) = readme.split_once("\n## The threats\n").unwrap();
     (rows(behaviours), rows(threats))
 }
@@ -111,13 +113,11 @@ fn each_threat_has_tests_of_its_number_or_a_reason_why_not() {
 
 #[test]
 fn the_tests_in_the_tables_are_there() {
-    let readme = readme();
-    let (behaviours, threats) = tables(&readme);
-    for (name, row) in behaviours.into_iter().chain(threats) {
+    for row in readme().lines().filter(|line| line.starts_with("| ")) {
         for (file, test) in tests(row) {
             let source = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(file));
-            let source = source.unwrap_or_else(|e| panic!("{name}: {file}: {e}"));
-            assert!(has_test(&source, test), "{name}: there is no test {test} in {file}");
+            let source = source.unwrap_or_else(|e| panic!("{file}: {e}"));
+            assert!(has_test(&source, test), "there is no test {test} in {file}");
         }
     }
 }

@@ -96,7 +96,7 @@ fn use_it(client: &mut Client, wire: &Wire, kind: Kind, notes: &mut Notes) -> bo
     works
 }
 
-/// Drops the session behind each of its polls. Gives how many these were.
+/// Drops the session behind each of its polls, and uses the client then.
 fn drop_everywhere(kind: Kind, octets: usize) {
     let builder = session::builder(kind);
     for polls in 0.. {
@@ -121,7 +121,8 @@ fn drop_everywhere(kind: Kind, octets: usize) {
             return;
         }
         if let Some(client) = &mut client {
-            use_it(client, &wire, kind, &mut notes);
+            // It was dropped within a call.
+            assert!(!use_it(client, &wire, kind, &mut notes), "{kind:?}, {polls} polls: it goes on");
             notes.assert_true_to(&wire, kind);
         }
     }

@@ -51,7 +51,7 @@ mod tests {
         let start = Instant::now();
         let until = start + Duration::from_millis(200);
         let sleeps = move || {
-            drop(asleep.recv());
+            let _woken = asleep.recv();
             Ok(Vec::new())
         };
         let (found, others) = block_on(zip(look_up("mail.example", until, sleeps), async {

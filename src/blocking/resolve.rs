@@ -61,7 +61,7 @@ mod tests {
         let start = Instant::now();
         let until = start + Duration::from_millis(200);
         let sleeps = move || {
-            drop(asleep.recv());
+            let _woken = asleep.recv();
             Ok(Vec::new())
         };
         let error = look_up("mail.example", until, &Stopper::new(), sleeps).unwrap_err();
@@ -78,7 +78,7 @@ mod tests {
         let stop = stopper.clone();
         let sleeps = move || {
             stop.stop();
-            drop(asleep.recv());
+            let _woken = asleep.recv();
             Ok(Vec::new())
         };
         let error = look_up("mail.example", until, &stopper, sleeps).unwrap_err();

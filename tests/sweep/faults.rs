@@ -25,7 +25,8 @@ const OCTETS: usize = 3 * PIECE;
 fn run(kind: Kind, octets: usize, wire: &Wire, limit: Duration) -> Notes {
     let mut notes = Notes::default();
     let builder = session::builder(kind).timeout(limit).final_reply_timeout(limit);
-    block_on(session::run(&builder, wire, octets, &mut None, &mut notes));
+    let connected = block_on(session::run(&builder, wire, octets, &mut None, &mut notes));
+    assert!(connected || notes.is_broken());
     notes.assert_all_told();
     notes.assert_true_to(wire, kind);
     notes
@@ -120,7 +121,7 @@ fn times_out(way: Way, fault: What) {
     });
 }
 
-/// A fault that does no harm, once and at every operation: nothing is different for it.
+/// A fault that does no harm, once in a session: nothing is different for it.
 fn harmless(way: Way, fault: What) {
     let wholes = KINDS.map(whole);
     at_each(way, fault, false, PATIENCE, |kind, n, wire, notes| {
@@ -203,6 +204,16 @@ fn threat_31_a_read_of_one_octet_changes_nothing() {
 #[test]
 fn threat_31_a_write_of_one_octet_changes_nothing() {
     harmless(Way::Writes, What::Go(1));
+}
+
+#[test]
+fn threat_31_octet_by_octet_in_both_directions_changes_nothing() {
+    for kind in KINDS {
+        let (ends, heard) = whole(kind);
+        let wire = Wire::new(kind, |_| What::Go(1));
+        assert_eq!(run(kind, OCTETS, &wire, PATIENCE).steps, ends.steps, "{kind:?}");
+        assert!(wire.with(|server| server.heard == heard), "{kind:?}: another wire");
+    }
 }
 
 #[test]

@@ -212,7 +212,7 @@ impl Server {
                 self.say(if refused || recipient.starts_with("full") { &no } else { &yes });
             }),
         }
-        let gets_it = |recipient: &String| !refused && !(self.kind.lmtp && recipient.starts_with("full"));
+        let gets_it = |recipient: &String| !(refused || self.kind.lmtp && recipient.starts_with("full"));
         let taken = recipients.into_iter().filter(gets_it);
         let before = self.accepted.len();
         self.accepted.extend(taken.map(|recipient| Accepted { recipient, content: content.clone() }));

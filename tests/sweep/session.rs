@@ -20,7 +20,7 @@ pub fn builder(kind: Kind) -> Builder {
         .chunking(kind.chunking)
 }
 
-/// Goes on to the end, whatever fails. The client stays with the caller, who may drop the future.
+/// Goes on to the end, whatever fails; false if there was no connection. The client stays with the caller, who may drop the future.
 #[maybe_async]
 pub async fn run(
     builder: &Builder,
@@ -28,16 +28,16 @@ pub async fn run(
     octets: usize,
     client: &mut Option<Client>,
     notes: &mut Notes,
-) {
+) -> bool {
     match builder.connect_over(dress(wire.clone())).await {
         Ok(connected) => *client = Some(connected),
         Err(error) => {
             notes.step("connect", &Err::<(), Error>(error), wire);
-            return;
+            return false;
         }
     }
     notes.step("connect", &Ok(()), wire);
-    let Some(client) = client else { return }; // it was set above
+    let Some(client) = client else { return false }; // it was set above
     let noop = client.noop().await;
     notes.reply("NOOP", &noop, wire);
     let line = format!("{}\r\n", "x".repeat(900));
@@ -63,6 +63,7 @@ pub async fn run(
     let noop = client.noop().await;
     notes.reply("NOOP", &noop, wire);
     client.quit().await.unwrap();
+    true
 }
 
 #[maybe_async]
