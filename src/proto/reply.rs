@@ -375,7 +375,7 @@ impl Reply {
     ///
     /// What [`Inbox::next_reply`] says, or that it is not exactly one.
     pub fn parse(bytes: &[u8]) -> Result<Reply, &'static str> {
-        let mut inbox = Inbox { buf: bytes.to_vec(), from: 0, to: bytes.len(), ..Inbox::default() };
+        let mut inbox = Inbox { buf: bytes.to_vec(), to: bytes.len(), ..Inbox::default() };
         let reply = inbox.next_reply()?.ok_or("part of a reply")?.keep();
         match inbox.is_empty() {
             true => Ok(reply),
@@ -529,7 +529,7 @@ mod tests {
     #[test]
     fn behaviour_46_the_start_of_a_line_that_is_no_reply_can_be_shown() {
         let rejected = |bytes: &[u8]| {
-            let mut inbox = Inbox { buf: bytes.to_vec(), from: 0, to: bytes.len(), ..Inbox::default() };
+            let mut inbox = Inbox { buf: bytes.to_vec(), to: bytes.len(), ..Inbox::default() };
             while let Ok(Some(_)) = inbox.next_reply() {}
             inbox.rejected_line()
         };
