@@ -301,6 +301,18 @@ mod tests {
             "a@x SIZE=1",
             "a@[1.2.3.4",
             "Alice <a@b> x>",
+            "\"a\"b\"@x",
+            "a<b@x",
+            "a>b@x",
+            "a(b@x",
+            "a)b@x",
+            "a,b@x",
+            "a:b@x",
+            "a;b@x",
+            "a[b@x",
+            "a]b@x",
+            "a\\b@x",
+            "a\"b@x",
         ] {
             assert!(Address::new(text).is_err(), "{text:?} passed as {:?}", Address::new(text));
         }
