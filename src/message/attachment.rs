@@ -222,6 +222,22 @@ mod tests {
     }
 
     #[test]
+    fn what_people_attach_has_a_type() {
+        for (start, endings) in [
+            ("text/", "txt log csv htm html ics md vcf"),
+            ("image/", "gif jpeg jpg png svg tif tiff webp"),
+            ("audio/", "m4a mp3 ogg wav"),
+            ("video/", "mov mp4 webm"),
+            ("application/", "gz json pdf rtf tar xml zip doc docx odp ods odt ppt pptx xls xlsx"),
+        ] {
+            for end in endings.split(' ') {
+                let guessed = guess(&format!("a.{end}"));
+                assert!(guessed.starts_with(start) && !guessed.ends_with("octet-stream"), "{end}: {guessed}");
+            }
+        }
+    }
+
+    #[test]
     fn a_path_gives_the_name_unless_it_is_said() {
         assert_eq!(Attachment::path("/tmp/a.pdf").file_name.as_deref(), Some("a.pdf"));
         assert_eq!(Attachment::path("/tmp/a.pdf").file_name("b.pdf").file_name.as_deref(), Some("b.pdf"));

@@ -289,6 +289,18 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_file_name_that_readers_would_change_stands_in_percent_encoding() {
+        for name in ["a.txt", "a b.txt", "a=b.txt", "a?.txt"] {
+            assert_eq!(file_name(name).unwrap(), [format!("filename={}", quoted(name))]);
+        }
+        for name in [" a", "a ", "a  b", "=?utf-8?q?a?=", "a\"b", "a\\b", "a%b", "\u{fc}"] {
+            let words = file_name(name).unwrap();
+            assert!(words.len() == 2 && words[0].starts_with("filename*=utf-8''"), "{words:?}");
+        }
+        assert!(matches!(file_name("a\nb"), Err(Error::Message(_))));
+    }
+
+    #[test]
     fn no_character_of_a_file_name_is_split() {
         let name = "x語👍".repeat(20);
         let sections = sections(&name);

@@ -162,4 +162,18 @@ mod tests {
             assert_eq!(capabilities(&format!("250-me\r\n250 {line}\r\n")).size_limit(), limit, "{line}");
         }
     }
+    #[test]
+    fn any_limit_is_a_number_or_none() {
+        for (line, limit) in [
+            ("LIMITS RCPTMAX=5", Some(5)),
+            ("LIMITS MAILMAX=2 rcptmax=1", Some(1)),
+            ("LIMITS RCPTMAX=0", None),
+            ("LIMITS RCPTMAX=x", None),
+            ("LIMITS RCPTMAX", None),
+            ("LIMITS MAILMAX=2", None),
+            ("RCPTMAX=5", None),
+        ] {
+            assert_eq!(capabilities(&format!("250-me\r\n250 {line}\r\n")).limit("RCPTMAX"), limit, "{line}");
+        }
+    }
 }

@@ -218,6 +218,47 @@ mod tests {
         Hello::new(HelloName::new("me").unwrap(), upgrade, false).lmtp(true)
     }
 
+    fn new(upgrade: Upgrade) -> Hello {
+        Hello::new(HelloName::new("me").unwrap(), upgrade, false)
+    }
+
+    #[test]
+    fn tls_that_is_required_is_begun_or_nothing_is() {
+        let (said, done) =
+            talk(new(Upgrade::Required), &["220 hi", "250-hi\r\n250 STARTTLS", "220 go", "250 hi"]);
+        assert_eq!(said, ["", "EHLO me\r\n", "STARTTLS\r\n", "EHLO me\r\n"]);
+        assert!(done.unwrap().is_esmtp());
+        let (said, done) = talk(new(Upgrade::Required), &["220 hi", "250 hi"]);
+        assert_eq!(said, ["", "EHLO me\r\n"]);
+        assert!(matches!(done, Err(Error::TlsRequired)));
+    }
+
+    #[test]
+    fn tls_that_is_not_offered_is_not_begun() {
+        let (said, done) = talk(new(Upgrade::IfOffered), &["220 hi", "250 hi"]);
+        assert_eq!(said, ["", "EHLO me\r\n"]);
+        assert!(done.is_ok());
+    }
+
+    #[test]
+    fn who_knows_no_ehlo_is_no_esmtp() {
+        let (said, done) = talk(new(Upgrade::IfOffered), &["220 hi", "500 what", "250 hi"]);
+        assert_eq!(said, ["", "EHLO me\r\n", "HELO me\r\n"]);
+        assert!(!done.unwrap().is_esmtp());
+    }
+
+    #[test]
+    fn a_starttls_of_its_own_may_be_refused_but_not_by_421() {
+        let starttls = || Hello::starttls(HelloName::new("me").unwrap());
+        let (said, done) = talk(starttls(), &["454 not now"]);
+        assert_eq!(said, ["STARTTLS\r\n"]);
+        assert_eq!(done.unwrap().refusal().map(Reply::code), Some(454));
+        let (_, done) = talk(starttls(), &["421 closing"]);
+        assert!(matches!(done, Err(Error::Refused { phase: Phase::StartTls, .. })));
+        let (_, done) = talk(new(Upgrade::IfOffered), &["220 hi", "250-hi\r\n250 STARTTLS", "454 not now"]);
+        assert!(matches!(done, Err(Error::Refused { phase: Phase::StartTls, .. })));
+    }
+
     #[test]
     fn lmtp_says_lhlo() {
         let (said, done) = talk(lmtp(Upgrade::Never), &["220 hi", "250-hi\r\n250 PIPELINING"]);

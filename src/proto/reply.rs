@@ -375,7 +375,7 @@ impl Reply {
     ///
     /// What [`Inbox::next_reply`] says, or that it is not exactly one.
     pub fn parse(bytes: &[u8]) -> Result<Reply, &'static str> {
-        let mut inbox = Inbox { buf: bytes.to_vec(), from: 0, to: bytes.len(), ..Inbox::default() };
+        let mut inbox = Inbox { buf: bytes.to_vec(), to: bytes.len(), ..Inbox::default() };
         let reply = inbox.next_reply()?.ok_or("part of a reply")?.keep();
         match inbox.is_empty() {
             true => Ok(reply),
@@ -422,6 +422,43 @@ mod tests {
             let reply = Reply::parse(bytes).unwrap();
             assert_eq!((reply.code(), reply.text().as_str()), (code, text));
         }
+    }
+
+    #[test]
+    fn the_first_digit_is_the_class() {
+        for (code, positive, transient, permanent) in [
+            (211, true, false, false),
+            (299, true, false, false),
+            (334, false, false, false),
+            (400, false, true, false),
+            (499, false, true, false),
+            (500, false, false, true),
+        ] {
+            let reply = Reply::parse(format!("{code}\r\n").as_bytes()).unwrap();
+            let classes = (reply.is_positive(), reply.is_transient(), reply.is_permanent());
+            assert_eq!(classes, (positive, transient, permanent), "{code}");
+            let mut inbox = Inbox::default();
+            inbox.room()[..5].copy_from_slice(format!("{code}\r\n").as_bytes());
+            inbox.arrived(5);
+            assert_eq!(inbox.next_reply().unwrap().unwrap().is_negative(), transient || permanent, "{code}");
+        }
+    }
+
+    #[test]
+    fn the_limits_of_a_reply_are_these() {
+        let line = |octets: usize| [b"250-".as_slice(), &vec![b'x'; octets - 6], b"\r\n"].concat();
+        let replies = |text: &[u8]| Reply::parse(&[text, b"250 ok\r\n"].concat()).map(|reply| reply.code());
+        assert_eq!(replies(&line(MAX_LINE)), Ok(250));
+        assert!(replies(&line(MAX_LINE + 1)).is_err(), "a line, though it is there as a whole");
+        assert_eq!(replies(&line(6).repeat(MAX_LINES - 1)), Ok(250));
+        assert!(replies(&line(6).repeat(MAX_LINES)).is_err(), "lines");
+        assert_eq!(replies(&line(MAX_REPLY / 8 - 1).repeat(8)), Ok(250));
+        assert!(replies(&line(MAX_REPLY / 8).repeat(8)).is_err(), "all of it");
+        // Lines that are there do not make the next one longer.
+        let mut inbox = Inbox::default();
+        let begun = [line(1000).repeat(7), b"250-and".to_vec()].concat();
+        assert_eq!(feed(&mut inbox, &begun).map(|replies| replies.len()), Ok(0));
+        assert_eq!(feed(&mut inbox, b" so on\r\n250 ok\r\n").map(|replies| replies.len()), Ok(1));
     }
 
     #[test]
@@ -492,7 +529,7 @@ mod tests {
     #[test]
     fn behaviour_46_the_start_of_a_line_that_is_no_reply_can_be_shown() {
         let rejected = |bytes: &[u8]| {
-            let mut inbox = Inbox { buf: bytes.to_vec(), from: 0, to: bytes.len(), ..Inbox::default() };
+            let mut inbox = Inbox { buf: bytes.to_vec(), to: bytes.len(), ..Inbox::default() };
             while let Ok(Some(_)) = inbox.next_reply() {}
             inbox.rejected_line()
         };

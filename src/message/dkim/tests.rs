@@ -228,6 +228,28 @@ fn a_composed_message_is_signed_by_both_algorithms() {
 }
 
 #[test]
+fn the_lines_of_a_signature_are_full_and_not_too_long() {
+    for length in 6..14 {
+        let names: Vec<_> = (10..40).map(|n| format!("X-{n}{}", "f".repeat(length - 4))).collect();
+        let names = || names.iter().map(String::as_str).chain(["From"]);
+        let dkim = rsa().headers(names()).unwrap().oversign(names()).unwrap();
+        let message = b"From: a@example.org\r\nSubject: Hi\r\n\r\nHello\r\n";
+        let signed = text(&dkim.sign(&raw(message)));
+        let signature = &signed[..signed.find("\r\nFrom: ").unwrap()];
+        assert!(signature.lines().all(|line| line.len() <= 78), "{signature}");
+        let part = |from: &str, to: &str| signature.split(from).nth(1).unwrap().split(to).next().unwrap();
+        for lines in [part(" h=", ";"), part(" b=", "no end")] {
+            let lines: Vec<_> = lines.lines().collect();
+            let (last, full) = lines.split_last().unwrap();
+            assert!(
+                full[1..].iter().all(|line| line.len() + length + 2 >= 78) && !last.is_empty(),
+                "{signature}"
+            );
+        }
+    }
+}
+
+#[test]
 fn all_forms_of_the_key_sign() {
     let mail = raw(b"From: a@example.org\n\nHello!\n");
     let old = Dkim::new("example.org", "rsa", RSA_PKCS1).unwrap();

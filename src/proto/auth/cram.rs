@@ -74,4 +74,12 @@ mod tests {
             assert!(matches!(Cram::new(b"u", b"p").answer(challenge), Answer::Cancel(_)));
         }
     }
+    #[test]
+    fn the_digest_is_as_secret_as_the_password() {
+        let mut cram = Cram::new(b"user", b"secret");
+        assert!(matches!(cram.answer(&[b'x'; MAX_CHALLENGE]), Answer::Say(_)), "the longest");
+        assert_eq!(cram.secrets(), [cram.digest.as_bytes()]);
+        assert_eq!(cram.digest.len(), 32);
+        assert!(matches!(Cram::new(b"u", b"p").answer(&[b'x'; MAX_CHALLENGE + 1]), Answer::Cancel(_)));
+    }
 }
