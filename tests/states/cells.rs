@@ -842,7 +842,8 @@ fn work(state: &State, event: Event, round: Option<usize>) -> Vec<Work> {
         "Connecting" => return vec![Work::Alone(connecting, event)],
         _ => {}
     }
-    let scenes = state.scenes().into_iter().filter(|scene| event != Event::WriteBlocked || scene.writes());
+    let apart = matches!(event, Event::WriteBlocked | Event::Cancel);
+    let scenes = state.scenes().into_iter().filter(|scene| !(apart && scene.is_mid_flight()));
     let sessions = scenes.flat_map(|scene| {
         let scene = Arc::new(scene);
         let mut takes = takes(&scene, event);
