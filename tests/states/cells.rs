@@ -80,7 +80,10 @@ fn takes(scene: &Scene, event: Event) -> Vec<Take> {
             says(&["garbage", "25", "250garbage", "\\xff\\xfe\\0", "199 no", "600 no", "+25 no"])
         }
         Event::Oversize => vec![Take::Floods("2"), Take::Floods("250-and more\r\n")],
-        Event::Split if scene.phase != Phase::Tls => (1..answer(scene).len()).map(Take::SplitAt).collect(),
+        Event::Split if scene.phase != Phase::Tls => {
+            let octets: usize = answer(scene).iter().map(|line| line.len() + "\r\n".len()).sum();
+            (1..octets).map(Take::SplitAt).collect()
+        }
         Event::Fin if scene.before.iter().any(|line| line == "-- tls good") => {
             vec![Take::Only, Take::Notifies]
         }
@@ -88,11 +91,12 @@ fn takes(scene: &Scene, event: Event) -> Vec<Take> {
     }
 }
 
-/// What is split; where nothing is due, it is a refusal.
-fn answer(scene: &Scene) -> Vec<u8> {
-    let never = [format!("S: {} no", code(Event::Never))];
-    let lines = if scene.is_unasked() { &never[..] } else { &scene.good[..] };
-    lines.iter().flat_map(|line| format!("{}\r\n", line.trim_start_matches("S: ")).into_bytes()).collect()
+/// The lines of the answer that is wanted; where nothing is due, those of a refusal.
+fn answer(scene: &Scene) -> Vec<String> {
+    match scene.is_unasked() {
+        true => vec![format!("{} no", code(Event::Never))],
+        false => scene.good.iter().map(|line| line.trim_start_matches("S: ").to_owned()).collect(),
+    }
 }
 
 /// One session.
@@ -220,12 +224,9 @@ impl Part {
             (Event::ExtraLine, _) => peer.play(&format!("{}\nS: 250 and more", scene.good.join("\n"))),
             (_, Take::SplitAt(at)) => {
                 peer.may_leave |= scene.is_unasked();
-                peer.split(&answer(scene), *at);
+                peer.play(&format!("-- split {at} {}", answer(scene).join("\\r\\n")));
             }
-            (Event::Slow, _) => {
-                let answer = String::from_utf8(answer(scene)).unwrap();
-                peer.play(&format!("-- drip {}-{:.<400}", &answer[..3], ""));
-            }
+            (Event::Slow, _) => peer.play(&format!("-- drip {}-{:.<400}", &answer(scene)[0][..3], "")),
             (Event::Fin, Take::Notifies) => peer.play("-- notify"),
             (Event::Fin, _) => peer.play("-- close"),
             (Event::Reset, _) => peer.play("-- reset"),
@@ -842,7 +843,8 @@ fn work(state: &State, event: Event, round: Option<usize>) -> Vec<Work> {
         "Connecting" => return vec![Work::Alone(connecting, event)],
         _ => {}
     }
-    let scenes = state.scenes().into_iter().filter(|scene| event != Event::WriteBlocked || scene.writes());
+    let apart = matches!(event, Event::WriteBlocked | Event::Cancel);
+    let scenes = state.scenes().into_iter().filter(|scene| !(apart && scene.is_mid_flight()));
     let sessions = scenes.flat_map(|scene| {
         let scene = Arc::new(scene);
         let mut takes = takes(&scene, event);
@@ -873,7 +875,9 @@ fn all_cells(round: Option<usize>) -> Tally {
             match state.reason(event) {
                 Some(_) => tally.reasons += 1,
                 None => {
-                    all.extend(work(state, event, round).into_iter().map(|work| (names.len(), work)));
+                    let work = work(state, event, round);
+                    assert!(!work.is_empty(), "nothing is done in {} x {event:?}", state.name);
+                    all.extend(work.into_iter().map(|work| (names.len(), work)));
                     names.push(format!("{} x {event:?}", state.name));
                 }
             }

@@ -61,12 +61,13 @@ pub fn is_own_process() -> bool {
 }
 
 /// Runs a test of this binary alone in a process. With one arena for all threads (glibc's word for where it allocates) its
-/// memory does not depend on which thread got which.
+/// memory does not depend on which thread got which; and the first backtrace would take tens of MB, for good.
 pub fn in_own_process(module: &str, test: &str) {
     let (_, module) = module.split_once("::").unwrap();
     let mut alone = Command::new(env::current_exe().unwrap());
     alone.args([&format!("{module}::{test}"), "--exact", "--nocapture"]);
-    let output = alone.env(OWN, "1").env("MALLOC_ARENA_MAX", "1").output().unwrap();
+    alone.envs([(OWN, "1"), ("MALLOC_ARENA_MAX", "1"), ("RUST_BACKTRACE", "0")]);
+    let output = alone.output().unwrap();
     let said = String::from_utf8_lossy(&output.stdout);
     let ran = said.contains("1 passed");
     assert!(output.status.success() && ran, "{said}\n{}", String::from_utf8_lossy(&output.stderr));

@@ -9,6 +9,7 @@ use crate::table::{Event, Scene, is_clients, said};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum World {
     Blocking,
+    #[cfg_attr(not(feature = "async"), allow(dead_code))]
     Aio,
 }
 

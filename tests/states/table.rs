@@ -406,9 +406,9 @@ impl Scene {
         self.rest.iter().take_while(|line| line.starts_with("S:")).filter(|line| is_last(line)).count()
     }
 
-    /// Whether something of this state is to be written: in the middle of a flight nothing is.
-    pub fn writes(&self) -> bool {
-        !self.asks.is_empty() || self.is_unasked() || self.phase == Phase::Tls
+    /// It stands between two answers to one flight: the client has nothing to write, and nobody can see how far it has read.
+    pub fn is_mid_flight(&self) -> bool {
+        self.asks.is_empty() && !self.is_unasked() && !matches!(self.phase, Phase::Tls | Phase::Greeting)
     }
 
     /// All lines of the session.
