@@ -474,7 +474,7 @@ fn clones_of_a_builder_connect_independently() {
 #[test]
 fn building_the_connector_counts_as_a_part_of_the_handshake() {
     // The server hears nothing, so it is not the handshake that takes too long.
-    let server = Server::playing(&format!("{UP_TO_STARTTLS}S: 220 go ahead\n"));
+    let server = Server::playing(format!("{UP_TO_STARTTLS}S: 220 go ahead\n"));
     // Where TLS is sure to come, the connector is built while the connection is on its way.
     let builder = starttls(&server).security(Security::Opportunistic);
     let builder = builder.ca_certificate(CA.repeat(100)).tls_timeout(Duration::from_millis(1));
