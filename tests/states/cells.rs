@@ -226,7 +226,8 @@ impl Part {
                 peer.may_leave |= scene.is_unasked();
                 peer.play(&format!("-- split {at} {}", answer(scene).join("\\r\\n")));
             }
-            (Event::Slow, _) => peer.play(&format!("-- drip {}-{:.<400}", &answer(scene)[0][..3], "")),
+            // Longer than the ceiling: who starts the clock anew with each octet is not back in time.
+            (Event::Slow, _) => peer.play(&format!("-- drip {}-{:.<1000}", &answer(scene)[0][..3], "")),
             (Event::Fin, Take::Notifies) => peer.play("-- notify"),
             (Event::Fin, _) => peer.play("-- close"),
             (Event::Reset, _) => peer.play("-- reset"),
