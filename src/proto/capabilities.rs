@@ -162,6 +162,7 @@ mod tests {
             assert_eq!(capabilities(&format!("250-me\r\n250 {line}\r\n")).size_limit(), limit, "{line}");
         }
     }
+
     #[test]
     fn any_limit_is_a_number_or_none() {
         for (line, limit) in [

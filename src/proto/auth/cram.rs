@@ -74,6 +74,7 @@ mod tests {
             assert!(matches!(Cram::new(b"u", b"p").answer(challenge), Answer::Cancel(_)));
         }
     }
+
     #[test]
     fn the_digest_is_as_secret_as_the_password() {
         let mut cram = Cram::new(b"user", b"secret");
