@@ -370,4 +370,10 @@ mod tests {
             assert!(matches!(media_type(text), Err(Error::Message(_))), "{text}");
         }
     }
+
+    #[test]
+    fn behind_a_body_that_ends_its_line_comes_nothing() {
+        assert!(line_end(&[Piece::text("a\r\n")]).is_none() && line_end(&[]).is_none());
+        assert_eq!(line_end(&[Piece::text("a")]).and_then(|piece| piece.length(false)), Some(2));
+    }
 }

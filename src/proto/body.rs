@@ -335,4 +335,10 @@ mod tests {
             prop_assert_eq!(survey.eight_bit, text.iter().any(|b| *b >= 0x80));
         }
     }
+
+    #[test]
+    fn two_odd_octets_are_odd() {
+        assert_eq!(odd_octets(b"a\0\0"), (true, false));
+        assert_eq!(odd_octets(b"a\xff\xff"), (false, true));
+    }
 }

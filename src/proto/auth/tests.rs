@@ -217,6 +217,14 @@ fn a_login_that_is_not_over_is_none() {
 }
 
 #[test]
+fn a_timeout_behind_a_refusal_is_a_timeout() {
+    let mut talk = Talk::new(password(), tls(), "LOGIN PLAIN");
+    talk.play("C: AUTH PLAIN AHVzZXIAczNjcmV0\nS: 535 no").unwrap();
+    let result = talk.auth.into_result(Some(Error::Timeout(Phase::Auth)));
+    assert!(matches!(result, Err(Error::Timeout(Phase::Auth))), "{result:?}");
+}
+
+#[test]
 fn a_server_that_hangs_up_behind_its_refusal_has_refused() {
     let play = "C: AUTH PLAIN AHVzZXIAczNjcmV0\nS: 535 no\nC: AUTH LOGIN\n";
     let end = Talk::new(password(), tls(), "PLAIN LOGIN").end(&format!("{play}S: 421 too many"));
