@@ -840,6 +840,12 @@ impl Dialogue for Transactions {
 mod tests {
     use super::*;
 
+    fn letter(recipients: usize) -> Transaction {
+        let to = (0..recipients).map(|i| format!("{i}@example.net"));
+        let envelope = Envelope::new("a@example.org", to.collect::<Vec<_>>()).unwrap();
+        Transaction::new(envelope, MailParameters::default())
+    }
+
     /// Some transactions, and what they have put on the wire.
     struct Talk {
         all: Transactions,
@@ -853,10 +859,7 @@ mod tests {
 
         /// Hands over a message for so many.
         fn message(&mut self, recipients: usize) {
-            let to = (0..recipients).map(|i| format!("{i}@example.net"));
-            let envelope = Envelope::new("a@example.org", to.collect::<Vec<_>>()).unwrap();
-            let letter = Transaction::new(envelope, MailParameters::default());
-            self.all.message(letter.ahead(true));
+            self.all.message(letter(recipients));
         }
 
         /// The first words of what is said now, and what is wanted next.
@@ -933,6 +936,16 @@ mod tests {
             phases(Options { chunking: true, ..Options::default() }, &["250", "250", "250"]),
             [&envelope[..], &[Phase::Body, Phase::End]].concat()
         );
+    }
+
+    #[test]
+    fn content_goes_in_chunks_if_a_recipient_was_taken() {
+        for (reply, want) in [("250", Want::Body(0)), ("550", Want::Result)] {
+            let mut talk = Talk::new(Options { chunking: true, ..Options::default() });
+            talk.message(1);
+            talk.play(&["250", reply]);
+            assert_eq!(talk.says(), (String::new(), want));
+        }
     }
 
     #[test]
@@ -1040,9 +1053,9 @@ mod tests {
     #[test]
     fn a_sender_that_is_taken_behind_a_refused_reset_is_another_transaction() {
         let mut talk = Talk::new(Options { chunking: true, ..PIPELINING });
-        talk.message(1);
+        talk.all.message(letter(1).ahead(true));
         assert_eq!(talk.says(), ("MAIL RCPT".to_owned(), Want::Message));
-        talk.message(1);
+        talk.all.message(letter(1).ahead(true));
         talk.says();
         talk.content("");
         assert_eq!(talk.says(), ("BDAT RSET MAIL RCPT".to_owned(), Want::Message));
