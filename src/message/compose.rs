@@ -676,4 +676,11 @@ mod tests {
         assert_eq!(message.envelope().unwrap(), expected);
         assert_eq!(message.header("Resent-Message-ID").as_deref(), Some("<1@example.net>"));
     }
+
+    #[test]
+    fn answers_go_to_all_that_were_named_for_them() {
+        let message = Message::builder().from("a@example.org").reply_to("b@example.org");
+        let message = message.reply_to("c@example.org").build().unwrap();
+        assert_eq!(message.header("Reply-To").as_deref(), Some("b@example.org, c@example.org"));
+    }
 }

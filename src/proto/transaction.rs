@@ -228,7 +228,7 @@ impl Flight {
 
     /// A part of it was refused, and the server went on with the rest: who knows what it takes.
     fn is_contradicted(&self) -> bool {
-        self.stray || self.taken > 0 && matches!(self.refusal, Some((Phase::Body, _)))
+        self.stray || matches!(self.refusal, Some((Phase::Body, _)))
     }
 
     /// What became of it. `in_doubt`: its end may have left. `broke` is why the connection is out of step, if it is.
@@ -1099,5 +1099,45 @@ mod tests {
         talk.play(&["250", "550", "354"]);
         let reply = Reply::parse(b"451 no\r\n").unwrap();
         assert!(matches!(talk.all.on_early(reply.borrow()), Error::Protocol { phase: Phase::Body, .. }));
+    }
+
+    #[test]
+    fn the_last_reset_has_its_phase() {
+        let mut talk = Talk { all: Transactions::new(PIPELINING, true), out: Outbox::default() };
+        talk.all.no_more();
+        assert_eq!((talk.says().0, talk.all.phase()), ("RSET".to_owned(), Phase::Reset));
+    }
+
+    #[test]
+    fn what_a_server_says_into_the_content_is_its_refusal() {
+        for (code, outcome) in [(451, Outcome::Refused), (421, Outcome::NotSent)] {
+            let mut talk = Talk::new(Options::default());
+            talk.message(1);
+            talk.play(&["250", "250", "354"]);
+            talk.content("Hello");
+            talk.says();
+            let reply = Reply::parse(format!("{code} no\r\n").as_bytes()).unwrap();
+            let error = talk.all.on_early(reply.borrow());
+            assert!(matches!(error, Error::Refused { phase: Phase::Body, .. }), "{error:?}");
+            talk.all.lose(talk.out.offered(), error);
+            assert_eq!(talk.outcome(), outcome);
+        }
+    }
+
+    #[test]
+    fn silence_costs_no_more_than_an_envelope() {
+        let mut talk = Talk::new(PIPELINING);
+        talk.message(1);
+        talk.play(&["250", "250", "354"]);
+        assert_eq!(talk.says().1, Want::Message);
+        talk.message(1);
+        talk.content("");
+        talk.play(&["250"]);
+        assert_eq!(talk.outcome(), Outcome::Accepted);
+        talk.play(&["250", "550", "354"]);
+        assert_eq!(talk.says(), (".".to_owned(), Want::Message));
+        talk.message(1);
+        assert_eq!(talk.says().0, "MAIL RCPT DATA");
+        assert!(!talk.all.on_silence(), "the next envelope is out, too");
     }
 }
