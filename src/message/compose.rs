@@ -211,9 +211,9 @@ impl TryFrom<Message> for Email {
         let mut whole = Message::header_text(&message.fields).into_bytes();
         whole.extend_from_slice(b"\r\n");
         whole.extend_from_slice(content);
-        let (email, rest) = Email::parse(&whole).map_err(|_| unreadable())?;
-        // What it cannot read it leaves out.
-        let is_whole = rest.is_empty() && email.get_body().is_some_and(|body| body.0 == content);
+        let (email, _) = Email::parse(&whole).map_err(|_| unreadable())?;
+        // Behind a field that it cannot read it sees no body.
+        let is_whole = email.get_body().is_some_and(|body| body.0 == content);
         if is_whole { Ok(email) } else { Err(unreadable()) }
     }
 }
@@ -635,5 +635,52 @@ mod tests {
         let reader = Attachment::reader("a", std::io::empty());
         let message = Message::builder().from("a@example.org").attach(reader).build().unwrap();
         assert_eq!(size(&message.body().unwrap().open().unwrap()), None);
+    }
+
+    #[test]
+    fn only_what_is_small_and_at_hand_is_encoded_at_once() {
+        for (length, at_once) in [(1000, true), (100_000, false)] {
+            let attachment = Attachment::bytes("a", vec![0; length]);
+            let message = Message::builder().from("a@example.org").attach(attachment).build().unwrap();
+            let content = message.body().unwrap().content;
+            assert_eq!(matches!(content, Content::Bytes(_)), at_once, "{length}");
+        }
+    }
+
+    #[test]
+    fn a_message_in_a_message_is_said_to_have_8_bits_only_if_it_has() {
+        for (text, has) in [("Hello\n", false), ("Grüße\n", true)] {
+            let inner = Message::builder().from("a@example.org").text(text).build().unwrap();
+            let outer = Message::builder().from("a@example.org").attach(Attachment::message(inner));
+            let (outer, mut sent) = (outer.build().unwrap(), String::new());
+            let mut reader = outer.body_for(EIGHT_BIT).unwrap().into_reader().unwrap();
+            reader.read_to_string(&mut sent).unwrap();
+            assert_eq!(sent.contains("8bit"), has, "{sent}");
+        }
+    }
+
+    #[test]
+    fn a_sender_takes_the_place_of_the_one_before() {
+        let message = Message::builder().from("a@example.org").sender("b@example.org");
+        let message = message.header("sender", "c@example.org").build().unwrap();
+        assert_eq!(message.header("Sender").as_deref(), Some("c@example.org"));
+    }
+
+    #[test]
+    fn a_message_that_is_sent_on_goes_to_whom_it_is_sent_on() {
+        let envelope = Envelope::new("a@example.org", ["b@example.net"]).unwrap();
+        let message = Message::builder().from("a@example.org").envelope(envelope).build().unwrap();
+        let resent = Resent::new().from("b@example.net").to("c@example.com").message_id("1@example.net");
+        let message = message.resend(resent).unwrap();
+        let expected = Envelope::new("b@example.net", ["c@example.com"]).unwrap();
+        assert_eq!(message.envelope().unwrap(), expected);
+        assert_eq!(message.header("Resent-Message-ID").as_deref(), Some("<1@example.net>"));
+    }
+
+    #[test]
+    fn answers_go_to_all_that_were_named_for_them() {
+        let message = Message::builder().from("a@example.org").reply_to("b@example.org");
+        let message = message.reply_to("c@example.org").build().unwrap();
+        assert_eq!(message.header("Reply-To").as_deref(), Some("b@example.org, c@example.org"));
     }
 }

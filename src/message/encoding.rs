@@ -237,6 +237,8 @@ mod tests {
             (&[b'x'; 79], Encoding::QuotedPrintable),
             (b"From me to you\r\n", Encoding::QuotedPrintable),
             (b"Hello,\r\nFrom me to you\r\n", Encoding::QuotedPrintable),
+            (b"abcd\xfc", Encoding::QuotedPrintable),
+            (b"======\n", Encoding::Base64),
             (b"\x89PNG\r\n\x1a\n\0\0\0", Encoding::Base64),
         ] {
             assert_eq!(Encoding::choose(bytes).0, encoding, "{}", bytes.escape_ascii());

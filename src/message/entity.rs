@@ -370,4 +370,20 @@ mod tests {
             assert!(matches!(media_type(text), Err(Error::Message(_))), "{text}");
         }
     }
+
+    #[test]
+    fn behind_a_body_that_ends_its_line_comes_nothing() {
+        assert!(line_end(&[Piece::text("a\r\n")]).is_none() && line_end(&[]).is_none());
+        assert_eq!(line_end(&[Piece::text("a")]).and_then(|piece| piece.length(false)), Some(2));
+    }
+
+    #[test]
+    fn bytes_that_are_a_message_go_out_as_they_are_or_not_at_all() {
+        let part = |bytes: &'static [u8]| {
+            Entity::attachment(Attachment::bytes("", bytes.to_vec()).content_type("message/rfc822"))
+        };
+        let fields = part(b"From: a@example.org\r\n\r\nHello\r\n").unwrap().fields;
+        assert!(fields.iter().any(|field| field.name() == ENCODING && field.value() == "7bit"));
+        assert!(part("From: a@example.org\r\n\r\nGrüße\r\n".as_bytes()).is_err());
+    }
 }

@@ -484,4 +484,40 @@ mod tests {
         let long = format!("X-A: {}", "x".repeat(2000));
         assert_eq!(Field::refolded(&long).as_str(), format!("{long}\r\n"));
     }
+
+    #[test]
+    fn no_line_passes_998() {
+        let word = |length| Field::of_words("X-A", &["x".repeat(length)]);
+        assert!(word(997).is_ok() && word(998).is_err());
+    }
+
+    #[test]
+    fn lines_of_encoded_words_are_full_and_not_longer_than_76() {
+        // RFC 2047 §2
+        let lines = |name: usize| {
+            let text = field(&"X".repeat(name), &"ü".repeat(100));
+            text.lines().map(str::len).collect::<Vec<_>>()
+        };
+        for name in [4, 8, 20, 37] {
+            let lines = lines(name);
+            assert!(lines[0] > 70 && lines.iter().all(|length| *length <= 76), "{lines:?}");
+        }
+        assert!(lines(60).iter().all(|length| *length <= 76), "{:?}", lines(60));
+    }
+
+    #[test]
+    fn a_name_of_long_words_is_encoded() {
+        for (length, is_encoded) in [(39, false), (40, true)] {
+            let text = to(("x".repeat(length), "a@x.org"));
+            assert_eq!(text.contains("=?utf-8?"), is_encoded, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_field_of_addresses_that_has_none_is_left_out() {
+        let resent = ["Resent-From", "Resent-Sender", "Resent-To", "Resent-Cc", "Resent-Bcc"];
+        for name in ["From", "To", "Bcc", "Disposition-Notification-To"].iter().chain(&resent) {
+            assert_eq!(Field::new(name, &Value::Mailboxes("".into())).unwrap(), None, "{name}");
+        }
+    }
 }

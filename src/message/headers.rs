@@ -366,11 +366,10 @@ impl Element {
             return Err("it has no @");
         }
         let text = str::from_utf8(&self.text).map_err(|_| "it is not UTF-8")?;
-        match Address::new(text) {
-            Ok(address) if address.as_str() == text => Ok(address),
-            Err(Error::Address { why, .. }) => Err(why),
-            _ => Err("it is more than an address"),
-        }
+        Address::new(text).map_err(|error| match error {
+            Error::Address { why, .. } => why,
+            _ => "it is no address",
+        })
     }
 }
 
@@ -430,6 +429,17 @@ mod tests {
             assert_eq!(sender(message), NO_FROM, "{message:?}");
         }
         assert_eq!(sender("Resent-Date: now\nFrom: a@b\n\n"), NO_RESENT_FROM);
+    }
+
+    #[test]
+    fn a_value_begins_behind_the_colon() {
+        assert_eq!(value(b"to : a@b\r\n", "To"), Some(&b" a@b\r\n"[..]));
+    }
+
+    #[test]
+    fn what_cannot_be_an_address_says_why() {
+        let error = to("a@").unwrap_err();
+        assert_eq!(error, "the header To names no address at \"a@\": it has no domain behind its @");
     }
 
     #[test]

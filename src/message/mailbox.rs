@@ -414,6 +414,9 @@ mod tests {
             "a@x.org b@x.org",
             "Jörg <a@x.org",
             "Jörg a@x.org>",
+            "a@x.org>",
+            "Jörg> <a@x.org>",
+            "Jörg; <a@x.org>",
             "Jörg <>",
             "Jörg <a@x.org,b@x.org>",
             "\"Jörg <a@x.org>",
@@ -447,7 +450,7 @@ mod tests {
 
     #[test]
     fn what_only_looks_like_an_encoded_word_is_a_name() {
-        for name in ["\"=?utf-8?q?x?=\"", "=?", "=?what?=", "=?utf-8?q?x"] {
+        for name in ["\"=?utf-8?q?x?=\"", "=?", "=?what?=", "=?utf-8?q?x", "=??q?x?=", "=?utf-8?quoted?x?="] {
             let mailbox: Mailbox = format!("{name} <a@x.org>").parse().unwrap();
             assert_eq!(mailbox.name(), name.trim_matches('"'));
             assert_eq!(mailbox.to_string().parse::<Mailbox>().unwrap(), mailbox);

@@ -460,3 +460,54 @@ impl fmt::Debug for Body<'_> {
         f.debug_struct("Body").field("content", &kind).field("size", &self.size).finish()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn flags(body: &Body<'_>) -> [bool; 3] {
+        [body.seven_bit, body.binary, body.utf8]
+    }
+
+    fn flagged() -> Body<'static> {
+        Body::bytes(b"x".to_vec()).with_size(7).seven_bit().binary().utf8_headers()
+    }
+
+    #[test]
+    fn what_is_opened_once_keeps_what_was_said_of_it() {
+        let once = flagged().into_once().unwrap();
+        assert_eq!((flags(&once), once.size), ([true; 3], Some(7)));
+    }
+
+    #[test]
+    fn what_was_said_before_it_was_opened_and_what_is_said_then_counts() {
+        let plain = || Body::bytes(b"x");
+        assert_eq!(flags(&flagged().opened(plain())), [true; 3]);
+        assert_eq!(flags(&plain().opened(flagged())), [true; 3]);
+        assert_eq!(flags(&plain().opened(plain())), [false; 3]);
+    }
+
+    #[test]
+    fn a_path_has_to_be_opened_and_bytes_have_not() {
+        assert!(flagged().is_open() && !Body::path("/no/such/file").is_open());
+    }
+
+    #[test]
+    fn it_is_watched_if_somebody_is_told() {
+        assert!(!flagged().is_watched() && flagged().on_progress(|_, _| {}).is_watched());
+    }
+
+    #[test]
+    fn the_size_of_a_file_is_what_is_left_of_it() {
+        let path = std::env::temp_dir().join(format!("postino-{}", stamp::unique()));
+        let size = |text: &str, at| {
+            fs::write(&path, text).unwrap();
+            let mut file = File::open(&path).unwrap();
+            file.seek(io::SeekFrom::Start(at)).unwrap();
+            Body::file(file).size
+        };
+        let sizes = [size("", 0), size("abc", 0), size("abc", 2), size("abc", 3)];
+        fs::remove_file(&path).unwrap();
+        assert_eq!(sizes, [None, Some(3), Some(1), None]);
+    }
+}

@@ -167,7 +167,8 @@ impl Stream {
     /// Hands out what is there already: how much, which may be nothing.
     fn take(&mut self, buf: &mut [u8]) -> usize {
         let (ready, at) = match self.pieces.front_mut() {
-            Some(Open::Plain(piece, at)) if self.at == self.out.len() => (piece.bytes(self.eight_bit), at),
+            // What was encoded has been handed out before the next piece is the first.
+            Some(Open::Plain(piece, at)) => (piece.bytes(self.eight_bit), at),
             _ => (&self.out[..], &mut self.at),
         };
         let length = buf.len().min(ready.len() - *at);
@@ -373,6 +374,17 @@ mod tests {
             assert_eq!(size, Some(expected.len() as u64));
             assert_eq!(read_all(&mut stream).unwrap(), expected);
         }
+    }
+
+    #[test]
+    fn what_may_go_out_as_it_is_is_known() {
+        let piece =
+            |encoding, eight_bit| Piece::Bytes { bytes: b"ab".into(), encoding, length: 2, eight_bit };
+        assert_eq!(Piece::text("ab").plain(), Some(&b"ab"[..]));
+        assert_eq!(piece(Encoding::SevenBit, false).plain(), Some(&b"ab"[..]));
+        assert_eq!(piece(Encoding::Base64, true).plain(), Some(&b"ab"[..]));
+        assert_eq!(piece(Encoding::Base64, false).plain(), None);
+        assert_eq!(reader(&b"ab"[..]).plain(), None);
     }
 
     #[test]

@@ -335,4 +335,17 @@ mod tests {
             prop_assert_eq!(survey.eight_bit, text.iter().any(|b| *b >= 0x80));
         }
     }
+
+    #[test]
+    fn two_odd_octets_are_odd() {
+        assert_eq!(odd_octets(b"a\0\0"), (true, false));
+        assert_eq!(odd_octets(b"a\xff\xff"), (false, true));
+    }
+
+    #[test]
+    fn a_line_is_long_from_one_octet_more_than_may_be() {
+        let line = |length| long_line(&vec![b'x'; length]);
+        assert_eq!(line(MAX_TEXT_LINE), None);
+        assert_eq!(line(MAX_TEXT_LINE + 1), Some(MAX_TEXT_LINE + 1));
+    }
 }

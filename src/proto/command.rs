@@ -554,6 +554,40 @@ mod tests {
     }
 
     #[test]
+    fn it_is_quiet_when_all_is_written_and_answered() {
+        let mut out = Outbox::default();
+        assert!(out.is_quiet());
+        out.put(Command::Noop);
+        assert!(!out.is_quiet(), "it is to be written");
+        let n = out.offer().len();
+        out.written(n);
+        assert!(!out.is_quiet(), "a reply is due");
+        out.heard();
+        assert!(out.is_quiet());
+    }
+
+    #[test]
+    fn goodbye_is_said_when_it_is_written() {
+        let mut out = Outbox::default();
+        assert!(!out.said_farewell());
+        out.put_farewell();
+        assert!(!out.said_farewell());
+        let n = out.offer().len();
+        out.written(n);
+        assert!(out.said_farewell());
+    }
+
+    #[test]
+    fn what_is_forgotten_is_never_written() {
+        let mut out = Outbox::default();
+        out.put(Command::Noop);
+        out.offer();
+        out.written(2);
+        out.forget();
+        assert_eq!((out.unsent(), out.gone(), out.end(), out.offered()), (&b""[..], 2, 2, 6));
+    }
+
+    #[test]
     fn threat_23_a_name_for_ehlo_is_a_domain_or_a_literal() {
         for good in [
             "localhost",

@@ -198,4 +198,19 @@ mod tests {
             assert!(!data.into_result(before_the_dot, broke()).unwrap_err().in_doubt());
         }
     }
+
+    #[test]
+    fn a_421_that_nobody_asked_for_is_a_refusal() {
+        let reply = Reply::parse(b"421 bye\r\n").unwrap();
+        let error = Data::new(false).on_early(reply.borrow());
+        assert!(matches!(error, Error::Refused { phase: Phase::Data, .. }), "{error:?}");
+    }
+
+    #[test]
+    fn a_full_outbox_is_written_before_more_is_wanted() {
+        let mut out = Outbox::default();
+        out.put_content(|out| out.resize(64 * 1024, b'x'));
+        let mut data = Data { state: State::Body, ..Data::new(false) };
+        assert_eq!(data.fill(&mut out), Want::Write);
+    }
 }

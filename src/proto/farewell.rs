@@ -25,3 +25,18 @@ impl Dialogue for Farewell {
         Err(self.misplaced(reply))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Reply;
+
+    #[test]
+    fn no_reply_is_due_behind_goodbye() {
+        let (mut farewell, mut out) = (Farewell::default(), Outbox::default());
+        farewell.fill(&mut out);
+        let reply = Reply::parse(b"221 bye\r\n").unwrap();
+        let result = farewell.on_reply(reply.borrow(), &out);
+        assert!(matches!(result, Err(Error::Protocol { phase: Phase::Quit, .. })), "{result:?}");
+    }
+}

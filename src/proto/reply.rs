@@ -513,6 +513,7 @@ mod tests {
         let enhanced = |bytes: &[u8]| Reply::parse(bytes).unwrap().enhanced().map(|code| code.to_string());
         assert_eq!(enhanced(b"550 5.1.1 who?\r\n").as_deref(), Some("5.1.1"));
         assert_eq!(enhanced(b"250 2.0.0\r\n").as_deref(), Some("2.0.0"));
+        assert_eq!(enhanced(b"550 5.7.509 no\r\n").as_deref(), Some("5.7.509"));
         for odd in
             ["550 2.1.1 x", "550 5.1 x", "250 2.0.0abc", "250 2.0.0.0 x", "250 2.1234.0 x", "354 3.0.0 x"]
         {

@@ -215,3 +215,26 @@ impl Dialogue for Simple {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_421_that_nobody_asked_for_is_a_refusal_and_all_else_is_out_of_step() {
+        let early = |text: &[u8]| Simple::noop().on_early(Reply::parse(text).unwrap().borrow());
+        assert!(matches!(early(b"421 bye\r\n"), Error::Refused { phase: Phase::Noop, .. }));
+        assert!(matches!(early(b"450 what\r\n"), Error::Protocol { phase: Phase::Noop, .. }));
+    }
+
+    #[test]
+    fn only_the_codes_of_a_command_grant_it() {
+        let result = |text: &[u8]| {
+            let (mut noop, reply) = (Simple::noop(), Reply::parse(text).unwrap());
+            noop.on_reply(reply.borrow(), &Outbox::default()).and_then(|()| noop.into_result())
+        };
+        assert!(result(b"250 ok\r\n").is_ok());
+        assert!(matches!(result(b"550 no\r\n"), Err(Error::Refused { .. })));
+        assert!(matches!(result(b"251 ok\r\n"), Err(Error::Protocol { .. })));
+    }
+}

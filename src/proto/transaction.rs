@@ -217,7 +217,6 @@ impl Flight {
     /// What its next reply answers, or what is being written.
     fn phase(&self, options: Options) -> Phase {
         match self.heard {
-            _ if self.stage == Stage::Body && self.is_answered() => Phase::Body,
             n if self.last.is_some_and(|last| n >= last) => Phase::End,
             0 => Phase::Reset,
             1 => Phase::Mail,
@@ -229,7 +228,7 @@ impl Flight {
 
     /// A part of it was refused, and the server went on with the rest: who knows what it takes.
     fn is_contradicted(&self) -> bool {
-        self.stray || self.taken > 0 && matches!(self.refusal, Some((Phase::Body, _)))
+        self.stray || matches!(self.refusal, Some((Phase::Body, _)))
     }
 
     /// What became of it. `in_doubt`: its end may have left. `broke` is why the connection is out of step, if it is.
@@ -442,7 +441,7 @@ impl Transactions {
                 self.fill_envelope(number, out);
             }
             Stage::Hold if !(options.chunking && answered) => return Some(self.wait()),
-            Stage::Hold if flight.is_pointless(options) || flight.taken == 0 => self.over(),
+            Stage::Hold if flight.taken == 0 => self.over(),
             Stage::Hold => flight.stage = Stage::Body,
             // RFC 2920 §3.1: a 354 for nobody is answered by a lone dot.
             Stage::Body if !options.chunking && flight.taken == 0 => {
@@ -637,7 +636,6 @@ impl Transactions {
                 if !flight.is_pointless(options) {
                     flight.refusal = Some((Phase::Data, reply.keep()));
                 }
-                flight.heard += 1; // for `over`, which looks at it
                 self.over();
                 Ok(())
             }
@@ -656,7 +654,6 @@ impl Transactions {
                     flight.refusal = Some((Phase::Body, reply.keep()));
                 }
                 if flight.stage != Stage::Over {
-                    flight.heard += 1; // for `over`, which looks at it
                     self.over();
                 }
                 Ok(())
@@ -784,11 +781,9 @@ impl Dialogue for Transactions {
             n if n == data && !options.chunking => self.on_data(reply)?,
             _ => self.on_chunk(reply)?,
         }
-        // Where a refusal has ended the flight, the reply is counted.
-        if let Some(first) = self.flights.front_mut().filter(|first| first.heard == number) {
-            first.heard += 1;
-            self.settle();
-        }
+        // Before this reply is counted, no flight has its result.
+        self.flights[0].heard += 1;
+        self.settle();
         Ok(())
     }
 
@@ -838,5 +833,311 @@ impl Dialogue for Transactions {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn letter(recipients: usize) -> Transaction {
+        let to = (0..recipients).map(|i| format!("{i}@example.net"));
+        let envelope = Envelope::new("a@example.org", to.collect::<Vec<_>>()).unwrap();
+        Transaction::new(envelope, MailParameters::default())
+    }
+
+    /// Some transactions, and what they have put on the wire.
+    struct Talk {
+        all: Transactions,
+        out: Outbox,
+    }
+
+    impl Talk {
+        fn new(options: Options) -> Talk {
+            Talk { all: Transactions::new(options, false), out: Outbox::default() }
+        }
+
+        /// Hands over a message for so many.
+        fn message(&mut self, recipients: usize) {
+            self.all.message(letter(recipients));
+        }
+
+        /// The first words of what is said now, and what is wanted next.
+        fn says(&mut self) -> (String, Want) {
+            let want = self.all.fill(&mut self.out);
+            let said = String::from_utf8(self.out.offer().to_vec()).unwrap();
+            self.out.written(said.len());
+            let words = said.lines().filter_map(|line| line.split(' ').next());
+            let words: Vec<&str> = words.filter(|word| !word.is_empty()).collect();
+            (words.join(" "), want)
+        }
+
+        fn hears(&mut self, reply: &str) -> Result<(), Error> {
+            let reply = Reply::parse(format!("{reply}\r\n").as_bytes()).unwrap();
+            self.out.heard();
+            self.all.on_reply(reply.borrow(), &self.out)
+        }
+
+        /// Speaks, and hears this, and so on.
+        fn play(&mut self, replies: &[&str]) {
+            for reply in replies {
+                self.says();
+                self.hears(reply).unwrap();
+            }
+        }
+
+        /// Gives it a piece of the content, or its end.
+        fn content(&mut self, piece: &str) {
+            self.all.body(piece.as_bytes(), &mut self.out).unwrap();
+        }
+
+        fn outcome(&mut self) -> Outcome {
+            match self.all.next_result().unwrap() {
+                Ok(delivery) => delivery.outcome(),
+                Err(Error::Transaction { delivery, .. }) => delivery.outcome(),
+                Err(error) => panic!("{error:?}"),
+            }
+        }
+    }
+
+    const PIPELINING: Options = Options {
+        pipelining: true,
+        chunking: false,
+        joining: Joining::Works,
+        all_or_nothing: false,
+        farewell: false,
+        lmtp: false,
+    };
+
+    #[test]
+    fn each_reply_has_its_phase() {
+        let phases = |options, replies: &[&str]| {
+            let mut talk = Talk { all: Transactions::new(options, true), out: Outbox::default() };
+            let mut phases = Vec::new();
+            talk.message(1);
+            for reply in replies {
+                talk.says();
+                phases.push(talk.all.phase());
+                talk.hears(reply).unwrap();
+            }
+            talk.says();
+            phases.push(talk.all.phase());
+            talk.content("Hello");
+            talk.content("");
+            phases.push(talk.all.phase());
+            phases
+        };
+        let envelope = [Phase::Reset, Phase::Mail, Phase::Recipient];
+        assert_eq!(
+            phases(Options::default(), &["250", "250", "250", "354"]),
+            [&envelope[..], &[Phase::Data, Phase::Body, Phase::End]].concat()
+        );
+        assert_eq!(
+            phases(Options { chunking: true, ..Options::default() }, &["250", "250", "250"]),
+            [&envelope[..], &[Phase::Body, Phase::End]].concat()
+        );
+    }
+
+    #[test]
+    fn content_goes_in_chunks_if_a_recipient_was_taken() {
+        for (reply, want) in [("250", Want::Body(0)), ("550", Want::Result)] {
+            let mut talk = Talk::new(Options { chunking: true, ..Options::default() });
+            talk.message(1);
+            talk.play(&["250", reply]);
+            assert_eq!(talk.says(), (String::new(), want));
+        }
+    }
+
+    #[test]
+    fn the_reply_to_a_chunk_is_of_the_content() {
+        let mut talk = Talk::new(Options { chunking: true, ..Options::default() });
+        talk.message(1);
+        talk.play(&["250", "250"]);
+        talk.says();
+        talk.content(&"x".repeat(CHUNK));
+        talk.content("more");
+        assert_eq!(talk.says().1, Want::Write);
+        assert_eq!((talk.says().1, talk.all.phase()), (Want::Reply, Phase::Body));
+        talk.hears("250").unwrap();
+        assert_eq!((talk.says().1, talk.all.phase()), (Want::Body(0), Phase::Body));
+    }
+
+    #[test]
+    fn what_all_recipients_refuse_at_the_end_is_refused_there() {
+        let mut talk = Talk::new(Options { lmtp: true, ..Options::default() });
+        talk.message(1);
+        talk.play(&["250", "250", "354"]);
+        talk.content("");
+        talk.play(&["550 no"]);
+        let result = talk.all.next_result().unwrap();
+        let Err(Error::Transaction { source, .. }) = result else { panic!("{result:?}") };
+        assert!(matches!(*source, Error::Refused { phase: Phase::End, .. }), "{source:?}");
+    }
+
+    #[test]
+    fn a_message_is_said_when_its_end_is() {
+        let mut talk = Talk::new(Options::default());
+        talk.message(1);
+        talk.play(&["250", "250", "354"]);
+        talk.content("Hello");
+        assert!(!talk.all.is_said(0));
+        talk.content("");
+        assert!(talk.all.is_said(0) && !talk.all.is_said(1));
+    }
+
+    #[test]
+    fn a_message_is_in_doubt_from_the_first_octet_of_its_last_line() {
+        for (octets, outcome) in [(0, Outcome::NotSent), (1, Outcome::InDoubt)] {
+            let mut talk = Talk::new(Options::default());
+            talk.message(1);
+            talk.play(&["250", "250", "354"]);
+            talk.content("Hello");
+            talk.content("");
+            let dot = talk.out.end() - b".\r\n".len() as u64;
+            talk.all.lose(dot + octets, Error::Closed(Phase::End));
+            assert_eq!(talk.outcome(), outcome);
+        }
+    }
+
+    #[test]
+    fn messages_that_were_lost_are_counted() {
+        let mut talk = Talk::new(Options::default());
+        talk.message(1);
+        talk.says();
+        talk.all.lose(0, Error::Closed(Phase::Mail));
+        assert_eq!(talk.outcome(), Outcome::NotSent);
+        talk.out = Outbox::default();
+        talk.message(1);
+        talk.play(&["250", "250", "354"]);
+        assert_eq!(talk.says().1, Want::Body(1));
+    }
+
+    #[test]
+    fn the_next_message_is_wanted_before_the_content_of_this_one() {
+        let mut talk = Talk::new(PIPELINING);
+        talk.message(1);
+        talk.play(&["250", "250", "354"]);
+        assert_eq!(talk.says().1, Want::Message);
+        talk.all.no_more();
+        assert_eq!(talk.says().1, Want::Body(0));
+    }
+
+    #[test]
+    fn behind_a_last_chunk_that_was_taken_nothing_is_open() {
+        let mut talk = Talk::new(Options { chunking: true, ..Options::default() });
+        talk.message(1);
+        talk.message(1);
+        talk.play(&["250", "250"]);
+        talk.says();
+        talk.content("");
+        talk.play(&["250"]);
+        assert_eq!(talk.outcome(), Outcome::Accepted);
+        assert_eq!(talk.says().0, "MAIL");
+    }
+
+    #[test]
+    fn an_envelope_has_joined_however_long_it_is() {
+        let mut talk = Talk::new(PIPELINING);
+        talk.message(1);
+        talk.play(&["250", "250", "354"]);
+        assert_eq!(talk.says().1, Want::Message);
+        talk.message(2 * WINDOW);
+        talk.all.no_more();
+        talk.content("");
+        talk.play(&["250"]);
+        assert_eq!(talk.outcome(), Outcome::Accepted);
+        talk.says();
+        assert!(talk.all.is_unheard());
+    }
+
+    #[test]
+    fn a_sender_that_is_taken_behind_a_refused_reset_is_another_transaction() {
+        let mut talk = Talk::new(Options { chunking: true, ..PIPELINING });
+        talk.all.message(letter(1).ahead(true));
+        assert_eq!(talk.says(), ("MAIL RCPT".to_owned(), Want::Message));
+        talk.all.message(letter(1).ahead(true));
+        talk.says();
+        talk.content("");
+        assert_eq!(talk.says(), ("BDAT RSET MAIL RCPT".to_owned(), Want::Message));
+        talk.all.no_more();
+        talk.play(&["250", "250", "250"]);
+        assert_eq!(talk.outcome(), Outcome::Accepted);
+        talk.play(&["503 not now"]);
+        talk.content("");
+        talk.play(&["250", "550"]);
+        assert!(matches!(talk.hears("250"), Err(Error::Protocol { .. })));
+    }
+
+    #[test]
+    fn the_reply_to_the_end_is_kept_whole() {
+        let mut talk = Talk::new(Options::default());
+        talk.message(1);
+        talk.play(&["250", "250", "354"]);
+        talk.content("");
+        talk.all.flights[0].refusals_left = 0;
+        let reply = format!("250 {}", "x".repeat(1000));
+        talk.play(&[&reply]);
+        let delivery = talk.all.next_result().unwrap().unwrap();
+        assert_eq!(delivery.reply().map(Reply::to_string), Some(reply));
+    }
+
+    #[test]
+    fn a_421_to_the_dot_of_a_message_for_nobody_decides_nothing() {
+        let mut talk = Talk::new(PIPELINING);
+        talk.message(1);
+        talk.all.no_more();
+        talk.play(&["250", "550", "354"]);
+        assert_eq!(talk.says().0, ".");
+        assert!(matches!(talk.hears("421 bye"), Err(Error::Refused { phase: Phase::End, .. })));
+    }
+
+    #[test]
+    fn a_refusal_of_content_for_nobody_that_nobody_asked_for_is_out_of_step() {
+        let mut talk = Talk::new(PIPELINING);
+        talk.message(1);
+        talk.all.no_more();
+        talk.play(&["250", "550", "354"]);
+        let reply = Reply::parse(b"451 no\r\n").unwrap();
+        assert!(matches!(talk.all.on_early(reply.borrow()), Error::Protocol { phase: Phase::Body, .. }));
+    }
+
+    #[test]
+    fn the_last_reset_has_its_phase() {
+        let mut talk = Talk { all: Transactions::new(PIPELINING, true), out: Outbox::default() };
+        talk.all.no_more();
+        assert_eq!((talk.says().0, talk.all.phase()), ("RSET".to_owned(), Phase::Reset));
+    }
+
+    #[test]
+    fn what_a_server_says_into_the_content_is_its_refusal() {
+        for (code, outcome) in [(451, Outcome::Refused), (421, Outcome::NotSent)] {
+            let mut talk = Talk::new(Options::default());
+            talk.message(1);
+            talk.play(&["250", "250", "354"]);
+            talk.content("Hello");
+            talk.says();
+            let reply = Reply::parse(format!("{code} no\r\n").as_bytes()).unwrap();
+            let error = talk.all.on_early(reply.borrow());
+            assert!(matches!(error, Error::Refused { phase: Phase::Body, .. }), "{error:?}");
+            talk.all.lose(talk.out.offered(), error);
+            assert_eq!(talk.outcome(), outcome);
+        }
+    }
+
+    #[test]
+    fn silence_costs_no_more_than_an_envelope() {
+        let mut talk = Talk::new(PIPELINING);
+        talk.message(1);
+        talk.play(&["250", "250", "354"]);
+        assert_eq!(talk.says().1, Want::Message);
+        talk.message(1);
+        talk.content("");
+        talk.play(&["250"]);
+        assert_eq!(talk.outcome(), Outcome::Accepted);
+        talk.play(&["250", "550", "354"]);
+        assert_eq!(talk.says(), (".".to_owned(), Want::Message));
+        talk.message(1);
+        assert_eq!(talk.says().0, "MAIL RCPT DATA");
+        assert!(!talk.all.on_silence(), "the next envelope is out, too");
     }
 }

@@ -244,4 +244,14 @@ mod tests {
             prop_assert_eq!(hashed, sha256(&slowly(&text)));
         }
     }
+
+    #[test]
+    fn an_empty_line_is_an_end_and_no_text() {
+        let (mut lines, mut ends) = (Lines::default(), 0);
+        lines.push(b"\r\n\n\r", |token| {
+            assert_eq!(token, Token::End);
+            ends += 1;
+        });
+        assert_eq!(ends, 3);
+    }
 }

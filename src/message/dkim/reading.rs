@@ -119,7 +119,6 @@ impl Parts {
         };
         match token {
             _ if self.in_body => self.body.take(token),
-            Token::Text(_) if self.headers.len() > MAX_HEADERS => {} // refused anyway
             Token::Text(text) => self.headers.extend_from_slice(text),
             Token::End if self.line == self.headers.len() => self.in_body = true,
             Token::End => {
@@ -232,7 +231,7 @@ pub(super) fn signed_text<'n>(
 }
 
 /// Appends base64 behind `b=`. Nothing goes before its first letter: some do not look behind a fold there.
-fn fold_base64(text: &mut String, mut base64: &str) {
+pub(super) fn fold_base64(text: &mut String, mut base64: &str) {
     let mut room = FOLD - " b=".len();
     while base64.len() > room {
         let (line, rest) = base64.split_at(room);

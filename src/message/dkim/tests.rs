@@ -13,7 +13,7 @@ use ring::{
 };
 
 use super::{
-    reading::{Field, signed_text},
+    reading::{Field, fold_base64, signed_text},
     *,
 };
 use crate::{
@@ -246,6 +246,26 @@ fn the_lines_of_a_signature_are_full_and_not_too_long() {
                 "{signature}"
             );
         }
+    }
+}
+
+#[test]
+fn base64_is_folded_where_a_line_would_pass_78() {
+    for (length, lines) in [(75, &[75][..]), (76, &[75, 1]), (75 + 77, &[75, 77]), (75 + 78, &[75, 77, 1])] {
+        let mut text = String::new();
+        fold_base64(&mut text, &"x".repeat(length));
+        let folded: Vec<String> = lines.iter().map(|length| "x".repeat(*length)).collect();
+        assert_eq!(text, folded.join("\r\n "));
+    }
+}
+
+#[test]
+fn headers_of_1_mib_can_be_signed_and_no_more() {
+    let other = "From: a@example.org\r\nX: \r\n".len();
+    for (more, is_signed) in [(0, true), (1, false)] {
+        let long = "x".repeat(1024 * 1024 - other + more);
+        let message = format!("From: a@example.org\r\nX: {long}\r\n\r\n");
+        assert_eq!(wire(&ed25519().sign(&raw(message.as_bytes()))).is_ok(), is_signed, "{more}");
     }
 }
 

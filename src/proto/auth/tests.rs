@@ -217,6 +217,29 @@ fn a_login_that_is_not_over_is_none() {
 }
 
 #[test]
+fn what_is_no_secret_is_not_masked() {
+    let mut talk = Talk::new(password(), tls(), "PLAIN");
+    talk.play("C: AUTH PLAIN AHVzZXIAczNjcmV0\nS: 535 AA 00 AQ 01").unwrap();
+    let Err(Error::Auth { reply: Some(reply), .. }) = talk.auth.into_result(None) else { panic!() };
+    assert_eq!(reply.text(), "AA 00 AQ 01");
+}
+
+#[cfg(feature = "sasl")]
+#[test]
+fn no_feature_is_missed_that_is_there() {
+    let error = Auth::new(password(), pinned(&["PLAIN"]), &capabilities("CRAM-MD5")).unwrap_err();
+    assert!(!error.to_string().contains("feature"), "{error}");
+}
+
+#[test]
+fn a_timeout_behind_a_refusal_is_a_timeout() {
+    let mut talk = Talk::new(password(), tls(), "LOGIN PLAIN");
+    talk.play("C: AUTH PLAIN AHVzZXIAczNjcmV0\nS: 535 no").unwrap();
+    let result = talk.auth.into_result(Some(Error::Timeout(Phase::Auth)));
+    assert!(matches!(result, Err(Error::Timeout(Phase::Auth))), "{result:?}");
+}
+
+#[test]
 fn a_server_that_hangs_up_behind_its_refusal_has_refused() {
     let play = "C: AUTH PLAIN AHVzZXIAczNjcmV0\nS: 535 no\nC: AUTH LOGIN\n";
     let end = Talk::new(password(), tls(), "PLAIN LOGIN").end(&format!("{play}S: 421 too many"));
