@@ -36,6 +36,8 @@ use self::{
 };
 
 const ROUND: usize = 2000;
+/// In so many rounds everything happens.
+const MANY: usize = 10;
 /// Who sends at a time, and over how many connections.
 const SENDERS: usize = 8;
 const CONNECTIONS: usize = 6;
@@ -201,10 +203,9 @@ fn soak(world: &str, send: Send) {
     );
     let told = sums.accepted + sums.refused + sums.not_sent + sums.in_doubt;
     assert_eq!(told, sums.copies, "SEED={seed}");
-    assert!(
-        sums.accepted > sums.copies / 4 && sums.refused > 0 && sums.not_sent > 0,
-        "SEED={seed}: {sums:?}"
-    );
+    // Two servers or three may by chance be harmless, or all the same.
+    let mixed = sums.accepted > sums.copies / 4 && sums.refused > 0 && sums.not_sent > 0;
+    assert!(mixed || rounds < MANY, "SEED={seed}: {sums:?}");
     if let (Some(Some(early)), Some(end)) = (early, end) {
         assert!(end.descriptors <= early.descriptors, "SEED={seed}: {early:?}, then {end:?}");
         assert!(end.threads <= early.threads, "SEED={seed}: {early:?}, then {end:?}");
