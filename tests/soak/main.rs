@@ -22,17 +22,18 @@ use std::{
 
 mod book;
 mod dice;
+#[path = "../support/footprint.rs"]
+mod footprint;
 mod jobs;
 mod mail;
 mod server;
-mod usage;
 
 use self::{
     book::{Book, Sums},
     dice::Dice,
+    footprint::Footprint,
     jobs::Jobs,
     server::{BehindTheEnd, Character, LIMIT, Record, Server},
-    usage::Usage,
 };
 
 const ROUND: usize = 2000;
@@ -44,7 +45,7 @@ const CONNECTIONS: usize = 6;
 /// No round takes so long, however busy the machine is.
 const CEILING: Duration = Duration::from_secs(180);
 /// So much may the memory of the process differ from what it was after a tenth of the way, in KiB.
-const MEMORY: u64 = 16 * 1024;
+const MEMORY: usize = 16 * 1024;
 
 #[path = "."]
 mod blocking {
@@ -193,11 +194,12 @@ fn soak(world: &str, send: Send) {
         sums += sum;
         connections += made;
         if early.is_none() && round >= rounds / 10 {
-            early = Some(Usage::now());
+            early = Footprint::settled(|_| true);
         }
     }
-    let end = Usage::now();
     let took = start.elapsed();
+    let is_back = |now: Footprint| early.is_none_or(|early| now.is_back(early, 0, MEMORY));
+    let end = Footprint::settled(is_back);
     println!(
         "{world}: SEED={seed}: {sums:?} over {connections} connections in {took:?}; {early:?}, then {end:?}"
     );
@@ -206,11 +208,7 @@ fn soak(world: &str, send: Send) {
     // Two servers or three may by chance be harmless, or all the same.
     let mixed = sums.accepted > sums.copies / 4 && sums.refused > 0 && sums.not_sent > 0;
     assert!(mixed || rounds < MANY, "SEED={seed}: {sums:?}");
-    if let (Some(Some(early)), Some(end)) = (early, end) {
-        assert!(end.descriptors <= early.descriptors, "SEED={seed}: {early:?}, then {end:?}");
-        assert!(end.threads <= early.threads, "SEED={seed}: {early:?}, then {end:?}");
-        assert!(end.memory <= early.memory + MEMORY, "SEED={seed}: {early:?}, then {end:?}");
-    }
+    assert!(end.is_none_or(is_back), "SEED={seed}: {early:?}, then {end:?}");
 }
 
 /// One round. Gives what became of its messages, and how many connections the server saw.

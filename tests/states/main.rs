@@ -20,6 +20,8 @@
 //! `threat_91_…` repeats all cells, at each place in one way, in a process of their own, and looks whether anything was left
 //! behind: descriptors, threads, memory. It does so once, or as often as `CELLS` says; 30 times are 10,000 cells in each world.
 
+mod apart;
+#[path = "../support/footprint.rs"]
 mod footprint;
 mod rules;
 #[path = "../support/mod.rs"]

@@ -1,0 +1,54 @@
+//! What the process holds, as the system sees it.
+
+use std::{
+    fs,
+    thread::sleep,
+    time::{Duration, Instant},
+};
+
+/// So long what is on its way out may take.
+const SETTLING: Duration = Duration::from_secs(20);
+
+#[derive(Debug, Clone, Copy)]
+pub struct Footprint {
+    pub descriptors: usize,
+    pub threads: usize,
+    /// In KiB.
+    pub resident: usize,
+}
+
+impl Footprint {
+    /// None where there is no such /proc.
+    pub fn now() -> Option<Footprint> {
+        let status = fs::read_to_string("/proc/self/status").ok()?;
+        let number = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name))?;
+            line.split_whitespace().next()?.parse().ok()
+        };
+        let descriptors = fs::read_dir("/proc/self/fd").ok()?.count() - 1; // but for the directory's own
+        Some(Footprint { descriptors, threads: number("Threads:")?, resident: number("VmRSS:")? })
+    }
+
+    /// Whether it is that of before again: in no more descriptors, so many more threads at most, and so much more memory.
+    pub fn is_back(self, before: Footprint, threads: usize, memory: usize) -> bool {
+        self.descriptors <= before.descriptors
+            && self.threads <= before.threads + threads
+            && self.resident <= before.resident + memory
+    }
+
+    /// Waits until nothing changes any more, and until it is `enough`: a thread is still counted for a moment when it has
+    /// been joined already.
+    pub fn settled(enough: impl Fn(Footprint) -> bool) -> Option<Footprint> {
+        let start = Instant::now();
+        let mut last = Footprint::now()?;
+        let mut same = 0;
+        while start.elapsed() < SETTLING && !(same >= 10 && enough(last)) {
+            sleep(Duration::from_millis(100));
+            let now = Footprint::now()?;
+            let is_same = (now.descriptors, now.threads) == (last.descriptors, last.threads);
+            same = if is_same { same + 1 } else { 0 };
+            last = now;
+        }
+        Some(last)
+    }
+}
