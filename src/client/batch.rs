@@ -61,8 +61,8 @@ pub struct Batch<C: DerefMut<Target = Client>, M, I> {
 }
 
 enum Entry<M> {
-    /// The number in the machine; the message, until its content is on its way; what was opened, if it can be read
-    /// once only.
+    /// The number in the machine; the message, until the machine has its content, or that is on its way; what was
+    /// opened, if it can be read once only.
     Under {
         number: usize,
         mail: Option<M>,
@@ -293,17 +293,22 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
             return;
         }
         let opened = self.client.open_body(mail).await;
-        let posted = opened.and_then(|body| {
-            let transaction = self.client.transaction(envelope, &body)?;
-            let watched = body.is_watched();
-            let opened = body.into_once().map(|body| Opened { body, watched });
-            Ok((transaction, opened))
+        let posted = opened.and_then(|body| match self.client.transaction(envelope, &body)? {
+            (transaction, Some(content)) => {
+                self.talk.message_with(transaction, content)?;
+                Ok((false, None))
+            }
+            (transaction, None) => {
+                self.talk.message(transaction);
+                let watched = body.is_watched();
+                Ok((true, body.into_once().map(|body| Opened { body, watched })))
+            }
         });
         let mail = self.waiting.pop_front();
         match posted {
-            Ok((transaction, opened)) => {
-                self.talk.message(transaction);
+            Ok((is_needed, opened)) => {
                 self.client.begun += 1;
+                let mail = mail.filter(|_| is_needed);
                 self.entries.push_back(Entry::Under { number: self.posted, mail, opened });
                 self.posted += 1;
             }

@@ -12,7 +12,7 @@ use crate::{
     proto::{Forbidden, Joining, MailParameters, Options, Survey, Transaction, Transactions, Want},
 };
 
-/// Content up to this size may leave by BDAT before its envelope is answered, in octets.
+/// Content up to this size may leave by BDAT before its envelope is answered, and is kept until it leaves; in octets.
 const AHEAD: u64 = 64 * 1024;
 
 /// What is to be thought of the connection that a message goes over.
@@ -65,8 +65,13 @@ impl Client {
         }
     }
 
-    /// What to say of this message in MAIL, or why the server cannot take it. Nothing has been sent yet.
-    pub(super) fn transaction(&self, envelope: Envelope, body: &Body<'_>) -> Result<Transaction, Error> {
+    /// What to say of this message in MAIL, and what its content is like if that is at hand; or why the server cannot
+    /// take it. Nothing has been sent yet.
+    pub(super) fn transaction<'b>(
+        &self,
+        envelope: Envelope,
+        body: &'b Body<'_>,
+    ) -> Result<(Transaction, Option<Survey<'b>>), Error> {
         let offers = |keyword| self.capabilities.offers(keyword);
         let binary = body.binary && self.options().chunking && offers("BINARYMIME");
         let (survey, octets) = match &body.content {
@@ -106,7 +111,8 @@ impl Client {
         };
         let at_hand = matches!(body.content, Content::Bytes(_));
         let ahead = at_hand && octets.is_some_and(|octets| octets <= AHEAD);
-        Ok(Transaction::new(envelope, parameters).ahead(ahead))
+        let survey = survey.filter(|_| ahead && !body.is_watched());
+        Ok((Transaction::new(envelope, parameters).ahead(ahead), survey))
     }
 
     /// The most recipients of a message, and the most domains of theirs, that the server takes (RFC 9422 §4).
@@ -239,7 +245,7 @@ impl Client {
         self.renew().await?;
         let envelope = self.offered(envelope)?; // the new connection's server may offer less
         let body = self.open_body(mail).await?;
-        let mut transaction = self.transaction(envelope, &body)?;
+        let (mut transaction, _) = self.transaction(envelope, &body)?;
         if freshness == Freshness::Kept {
             transaction = transaction.ahead(false);
         }

@@ -1,6 +1,8 @@
 //! The message on the wire: CRLF at every line end, a dot doubled at the start of a line, piece by piece
 //! (RFC 5321 §2.3.8, §4.5.2).
 
+use std::fmt;
+
 use memchr::{memchr_iter, memchr2, memchr2_iter, memrchr2};
 
 use super::MailParameters;
@@ -27,9 +29,12 @@ impl From<Forbidden> for Error {
     }
 }
 
-/// What is known of bytes that were looked through before they are sent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Survey {
+/// A message that was looked through before it is sent, and what is known of it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Survey<'b> {
+    bytes: &'b [u8],
+    /// Every line end is CRLF, but that a CR may be the last octet.
+    crlf_only: bool,
     /// Octets once every line end is CRLF, and the last line has one; doubled dots do not count (RFC 1870 §3).
     pub octets: u64,
     /// There is a NUL.
@@ -40,22 +45,36 @@ pub struct Survey {
     pub long_line: Option<usize>,
 }
 
-impl Survey {
+impl<'b> Survey<'b> {
     /// Looks through a whole message.
     #[must_use]
-    pub fn of(bytes: &[u8]) -> Survey {
+    pub fn of(bytes: &'b [u8]) -> Survey<'b> {
         let (nul, eight_bit) = odd_octets(bytes);
-        Survey { octets: octets(bytes), nul, eight_bit, long_line: long_line(bytes) }
+        let crlf_only = has_crlf_only(bytes);
+        let octets = octets(bytes, crlf_only);
+        Survey { bytes, crlf_only, octets, nul, eight_bit, long_line: long_line(bytes) }
+    }
+}
+
+impl fmt::Debug for Survey<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Survey { octets, nul, eight_bit, long_line, .. } = self;
+        f.debug_struct("Survey")
+            .field("octets", octets)
+            .field("nul", nul)
+            .field("eight_bit", eight_bit)
+            .field("long_line", long_line)
+            .finish_non_exhaustive()
     }
 }
 
 /// How many octets there are once every line end is CRLF.
-fn octets(bytes: &[u8]) -> u64 {
+fn octets(bytes: &[u8], crlf_only: bool) -> u64 {
     let whole = match bytes {
         [.., b'\r', b'\n'] => bytes.len(),
         _ => bytes.len() + 2,
     };
-    if bytes.is_empty() || has_crlf_only(bytes) && !bytes.ends_with(b"\r") {
+    if crlf_only && !bytes.ends_with(b"\r") {
         return whole as u64;
     }
     let (mut octets, mut start) = (0, 0);
@@ -148,29 +167,50 @@ impl Encoder {
     ///
     /// It holds what may not go out; `out` is as it was.
     pub fn push(&mut self, mut piece: &[u8], out: &mut Vec<u8>) -> Result<(), Forbidden> {
-        let (dots, eight_bit) = match self.form {
-            Form::Dotted { eight_bit } => (true, eight_bit),
-            Form::Lines { eight_bit } => (false, eight_bit),
-            Form::Binary => {
-                out.extend_from_slice(piece);
-                return Ok(());
-            }
-        };
-        match odd_octets(piece) {
-            (true, _) => return Err(Forbidden::Nul),
-            (_, true) if !eight_bit => return Err(Forbidden::EightBit),
-            _ => {}
+        if self.form == Form::Binary {
+            out.extend_from_slice(piece);
+            return Ok(());
         }
+        let (nul, eight_bit) = odd_octets(piece);
+        self.admit(nul, eight_bit)?;
         if self.place == Place::Cr && !piece.is_empty() {
             out.extend_from_slice(b"\r\n");
             piece = piece.strip_prefix(b"\n").unwrap_or(piece);
             self.place = Place::LineStart;
         }
-        let Some(last) = piece.last() else { return Ok(()) };
+        self.append(piece, has_crlf_only(piece), out);
+        Ok(())
+    }
+
+    /// Appends a whole message and its end.
+    pub(super) fn push_all(mut self, message: Survey<'_>, out: &mut Vec<u8>) -> Result<(), Forbidden> {
+        if self.form == Form::Binary {
+            out.extend_from_slice(message.bytes);
+            return Ok(());
+        }
+        self.admit(message.nul, message.eight_bit)?;
+        self.append(message.bytes, message.crlf_only, out);
+        self.end(out);
+        Ok(())
+    }
+
+    fn admit(&self, nul: bool, eight_bit: bool) -> Result<(), Forbidden> {
+        let seven_bit = matches!(self.form, Form::Dotted { eight_bit: false } | Form::Lines { eight_bit: false });
+        match (nul, eight_bit) {
+            (true, _) => Err(Forbidden::Nul),
+            (_, true) if seven_bit => Err(Forbidden::EightBit),
+            _ => Ok(()),
+        }
+    }
+
+    /// Not behind a CR that is held back.
+    fn append(&mut self, piece: &[u8], crlf_only: bool, out: &mut Vec<u8>) {
+        let Some(last) = piece.last() else { return };
+        let dots = matches!(self.form, Form::Dotted { .. });
         if dots && self.place != Place::MidLine && piece[0] == b'.' {
             out.push(b'.');
         }
-        match (has_crlf_only(piece), dots) {
+        match (crlf_only, dots) {
             (true, true) => stuff(piece, out),
             (true, false) => out.extend_from_slice(piece),
             (false, dots) => normalise(piece, dots, out),
@@ -183,7 +223,6 @@ impl Encoder {
             b'\n' => Place::LineStart,
             _ => Place::MidLine,
         };
-        Ok(())
     }
 
     /// Ends the last line, if it has no end. What is empty becomes one empty line.
@@ -198,8 +237,8 @@ impl Encoder {
 /// Every CR is followed by an LF, and every LF follows a CR; a CR at the end may be followed by one later.
 fn has_crlf_only(piece: &[u8]) -> bool {
     // A plain fold becomes vector code, several times as fast as going from line end to line end.
-    let pairs = piece.iter().zip(&piece[1..]);
-    piece[0] != b'\n' && !pairs.fold(false, |odd, (a, b)| odd | ((*a == b'\r') ^ (*b == b'\n')))
+    let pairs = piece.iter().zip(piece.iter().skip(1));
+    piece.first() != Some(&b'\n') && !pairs.fold(false, |odd, (a, b)| odd | ((*a == b'\r') ^ (*b == b'\n')))
 }
 
 /// Copies `piece`, doubling every dot behind an LF.

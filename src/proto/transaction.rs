@@ -24,7 +24,7 @@
 
 use std::collections::VecDeque;
 
-use super::{Command, Dialogue, Encoder, MailParameters, Outbox, ReplyRef, Want};
+use super::{Command, Dialogue, Encoder, Forbidden, MailParameters, Outbox, ReplyRef, Survey, Want};
 use crate::{Delivery, Envelope, Error, Outcome, Phase, Reply};
 
 /// At most so many replies are outstanding: a server that answers slowly is not buried in commands.
@@ -73,7 +73,8 @@ pub enum Joining {
     Works,
 }
 
-/// One message for its recipients; its content is asked for by [`Want::Body`].
+/// One message for its recipients. Its content is asked for by [`Want::Body`], unless it
+/// [came with it](Transactions::message_with).
 #[derive(Debug, Clone)]
 pub struct Transaction {
     envelope: Envelope,
@@ -112,6 +113,8 @@ pub struct Transactions {
     encoder: Encoder,
     /// Content that waits for its BDAT.
     chunk: Vec<u8>,
+    /// Room of content that has left.
+    spare: Vec<Vec<u8>>,
     /// There is no other message, as far as is known.
     no_more: bool,
     /// The server may have a transaction open.
@@ -127,6 +130,8 @@ pub struct Transactions {
 #[derive(Debug)]
 struct Flight {
     letter: Transaction,
+    /// All that goes by DATA or BDAT, if it is at hand.
+    content: Option<Vec<u8>>,
     stage: Stage,
     /// Replies asked for and heard.
     asked: usize,
@@ -135,7 +140,7 @@ struct Flight {
     joined: bool,
     /// The server did not take it in that company: once more, alone.
     again: bool,
-    /// Some of its content was asked for.
+    /// Some of its content was asked for, or has left.
     begun: bool,
     /// How many recipients the server took, and how many it refused.
     taken: usize,
@@ -171,9 +176,10 @@ enum Stage {
 }
 
 impl Flight {
-    fn new(letter: Transaction) -> Flight {
+    fn new(letter: Transaction, content: Option<Vec<u8>>) -> Flight {
         Flight {
             letter,
+            content,
             stage: Stage::Envelope(0),
             asked: 0,
             heard: 0,
@@ -286,6 +292,7 @@ impl Transactions {
             due: 0,
             encoder: Encoder::new(true),
             chunk: Vec::new(),
+            spare: Vec::new(),
             no_more: false,
             open,
             resetting: false,
@@ -297,7 +304,24 @@ impl Transactions {
 
     /// Answers [`Want::Message`]: the next one.
     pub fn message(&mut self, letter: Transaction) {
-        self.flights.push_back(Flight::new(letter));
+        self.add(letter, None);
+    }
+
+    /// The same with its content, which is kept here until it leaves: it should be small.
+    ///
+    /// # Errors
+    ///
+    /// It holds what may not go out. There is no such message then.
+    pub fn message_with(&mut self, letter: Transaction, content: Survey<'_>) -> Result<(), Forbidden> {
+        let mut room = self.spare.pop().unwrap_or_default();
+        room.clear();
+        Encoder::of(letter.parameters, self.options.chunking).push_all(content, &mut room)?;
+        self.add(letter, Some(room));
+        Ok(())
+    }
+
+    fn add(&mut self, letter: Transaction, content: Option<Vec<u8>>) {
+        self.flights.push_back(Flight::new(letter, content));
         self.no_more = false;
     }
 
@@ -450,7 +474,10 @@ impl Transactions {
             }
             // The next one should be at hand when this one ends.
             Stage::Body if !flight.begun && may_pull => return Some(Want::Message),
-            Stage::Body => return Some(Want::Body(self.over + self.writing)),
+            Stage::Body => match flight.content.take() {
+                Some(content) => self.fill_content(content, out),
+                None => return Some(Want::Body(self.over + self.writing)),
+            },
             Stage::Over => self.over(), // not reached: it was over when it became so
         }
         None
@@ -495,10 +522,28 @@ impl Transactions {
         }
     }
 
+    /// All of a content that was at hand.
+    fn fill_content(&mut self, mut content: Vec<u8>, out: &mut Outbox) {
+        self.flights[self.writing].begun = true;
+        match self.options.chunking {
+            false => {
+                out.put_content(|out| out.extend_from_slice(&content));
+                self.end(out, Command::Dot);
+            }
+            true => {
+                self.end(out, Command::Bdat(content.len(), true));
+                out.put_chunk(&mut content);
+            }
+        }
+        self.ended(out);
+        self.spare.push(content);
+    }
+
     /// The end of the content, and perhaps goodbye.
     fn end(&mut self, out: &mut Outbox, command: Command<'_>) {
         let flight = &mut self.flights[self.writing];
         flight.last = Some(flight.asked);
+        flight.dot = flight.begun.then(|| out.end()); // none for nobody's
         out.put(command);
         let replies = if self.options.lmtp { flight.taken } else { 1 };
         out.expect_more(replies.saturating_sub(1));
@@ -536,7 +581,7 @@ impl Transactions {
     /// The first flight starts again from its envelope, by itself.
     fn rearm(&mut self, open: bool) {
         if let Some(flight) = self.flights.pop_front() {
-            self.flights.push_front(Flight::new(flight.letter));
+            self.flights.push_front(Flight::new(flight.letter, flight.content));
         }
         (self.writing, self.due, self.open) = (0, 0, open);
     }
@@ -811,7 +856,6 @@ impl Dialogue for Transactions {
             (false, false) => out.put_content(|out| self.encoder.push(piece, out))?,
             (false, true) => {
                 out.put_content(|out| self.encoder.end(out));
-                flight.dot = Some(out.end());
                 self.end(out, Command::Dot);
                 self.ended(out);
             }
@@ -826,7 +870,6 @@ impl Dialogue for Transactions {
             (true, true) => {
                 self.encoder.end(&mut self.chunk);
                 let octets = self.chunk.len();
-                flight.dot = Some(out.end());
                 self.end(out, Command::Bdat(octets, true));
                 out.put_chunk(&mut self.chunk);
                 self.ended(out);
