@@ -64,15 +64,15 @@ fn hear(inbox: &mut Inbox, mut bytes: &[u8]) -> usize {
 }
 
 /// A hundred messages of 1 KiB against a server that takes everything: the machine, encoder and parser, without a wire.
-#[divan::bench(args = ["data", "chunking"])]
+#[divan::bench(args = ["data", "chunking", "data at hand", "chunking at hand"])]
 fn transactions(bencher: Bencher<'_, '_>, way: &str) {
     let envelope = Envelope::new("a@example.org", ["b@example.net"]).expect("both are addresses");
     let text = lines(PLAIN, 1024);
-    let chunking = way == "chunking";
-    bencher.counter(100_usize).bench_local(|| converse(chunking, &envelope, &text, 100));
+    let (chunking, at_hand) = (way.starts_with("chunking"), way.ends_with("at hand"));
+    bencher.counter(100_usize).bench_local(|| converse(chunking, at_hand, &envelope, &text, 100));
 }
 
-fn converse(chunking: bool, envelope: &Envelope, text: &[u8], count: usize) -> usize {
+fn converse(chunking: bool, at_hand: bool, envelope: &Envelope, text: &[u8], count: usize) -> usize {
     let options = Options { pipelining: true, chunking, joining: Joining::Works, ..Options::default() };
     let mut talk = Transactions::new(options, false);
     let (mut out, mut inbox) = (Outbox::default(), Inbox::default());
@@ -81,7 +81,11 @@ fn converse(chunking: bool, envelope: &Envelope, text: &[u8], count: usize) -> u
         match talk.fill(&mut out) {
             Want::Message if posted < count => {
                 posted += 1;
-                talk.message(Transaction::new(envelope.clone(), MailParameters::default()).ahead(true));
+                let transaction = Transaction::new(envelope.clone(), MailParameters::default()).ahead(true);
+                match at_hand {
+                    true => talk.message_with(transaction, Survey::of(text)).expect("it may go out"),
+                    false => talk.message(transaction),
+                }
             }
             Want::Message => talk.no_more(),
             Want::Body(number) => {

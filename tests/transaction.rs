@@ -2,7 +2,9 @@
 
 use postino::{
     Delivery, Envelope, Error, Outcome, Phase,
-    proto::{Dialogue, Inbox, Joining, MailParameters, Options, Outbox, Transaction, Transactions, Want},
+    proto::{
+        Dialogue, Inbox, Joining, MailParameters, Options, Outbox, Survey, Transaction, Transactions, Want,
+    },
 };
 use proptest::prelude::*;
 
@@ -283,6 +285,8 @@ struct Letter {
     recipients: Vec<String>,
     content: Vec<u8>,
     ahead: bool,
+    /// Its content is handed over with it.
+    at_hand: bool,
 }
 
 /// Hands over each message once, mostly when it is asked for.
@@ -306,7 +310,11 @@ impl Sender<'_> {
             Some(letter) => {
                 let another = self.next + 1 < self.letters.len() && tape.next() < 10;
                 let envelope = Envelope::new(&format!("s{}@x", self.next), &letter.recipients).unwrap();
-                talk.message(Transaction::new(envelope, MailParameters::default()).ahead(letter.ahead));
+                let transaction = Transaction::new(envelope, MailParameters::default()).ahead(letter.ahead);
+                match letter.at_hand {
+                    true => talk.message_with(transaction, Survey::of(&letter.content)).unwrap(),
+                    false => talk.message(transaction),
+                }
                 self.next += 1;
                 if self.farewell && self.next == self.letters.len() {
                     talk.no_more();
@@ -319,7 +327,19 @@ impl Sender<'_> {
         }
     }
 
+    /// Looks for the ends of those whose content was at hand in what was just put into the outbox, from `start` on.
+    fn find_ends(&mut self, start: u64, out: &Outbox) {
+        let put = &out.unsent()[out.unsent().len() - (out.end() - start) as usize..];
+        for number in (0..self.next).filter(|number| self.letters[*number].at_hand) {
+            let Some(at) = memchr::memmem::find(put, mark(number).as_bytes()) else { continue };
+            let chunk = memchr::memmem::rfind(&put[..at], b"BDAT ");
+            let dot = || at + memchr::memmem::find(&put[at..], b"\r\n.\r\n").unwrap() + 2;
+            self.ended[number] = Some(start + chunk.unwrap_or_else(dot) as u64);
+        }
+    }
+
     fn body(&mut self, number: usize, talk: &mut Transactions, out: &mut Outbox, tape: &mut Tape) {
+        assert!(!self.letters[number].at_hand, "it was handed over");
         let rest = &self.letters[number].content[self.at[number]..];
         let most = if rest.len() > 1000 { 30_000 } else { 1 + tape.next() % 50 };
         let piece = &rest[..rest.len().min(most)];
@@ -370,7 +390,9 @@ fn carry(
                     }
                 }
             }
+            let start = out.end();
             let want = talk.fill(&mut out);
+            sender.find_ends(start, &out);
             match want {
                 Want::Nothing if sender.next < sender.letters.len() && !talk.said_farewell() => {
                     talk.more();
@@ -451,6 +473,11 @@ fn carry(
     Story { results, in_step, said_farewell, joining, offered }
 }
 
+/// What a content begins with, and nothing else has.
+fn mark(number: usize) -> String {
+    format!("m{number} ")
+}
+
 /// What must be true of a message, whatever the server did.
 fn judge(
     number: usize,
@@ -485,7 +512,7 @@ fn judge(
     if server.odd && (options.chunking || options.lmtp || number > 0) {
         return Ok(());
     }
-    let mark = format!("m{number} ");
+    let mark = mark(number);
     let mine: Vec<&Taken> =
         server.ledger.iter().filter(|taken| taken.content.starts_with(mark.as_bytes())).collect();
     match delivery.outcome() {
@@ -549,9 +576,12 @@ fn options() -> impl Strategy<Value = Options> {
     )
 }
 
-fn letters() -> impl Strategy<Value = Vec<(usize, String, usize, bool)>> {
+/// How many recipients, what text, how much before it, and whether its content may go ahead, and is at hand.
+type Sketch = (usize, String, usize, (bool, bool));
+
+fn letters() -> impl Strategy<Value = Vec<Sketch>> {
     let filler = prop_oneof![40 => Just(0), 1 => Just(70_000usize), 1 => Just(200_000)];
-    prop::collection::vec((1usize..5, "[a.\n\r]{0,60}", filler, any::<bool>()), 0..6)
+    prop::collection::vec((1usize..5, "[a.\n\r]{0,60}", filler, any::<(bool, bool)>()), 0..6)
 }
 
 /// So many cases that a debug build takes a few seconds; `CASES` for more.
@@ -575,10 +605,11 @@ proptest! {
         let mut tape = Tape { bytes: tape, at: 0 };
         let options = Options { farewell: options.farewell && !late, ..options };
         let mut server = Server { mood, character, lmtp: options.lmtp, ..Server::default() };
-        let letter = |(number, (count, text, filler, ahead)): (usize, (usize, String, usize, bool))| Letter {
+        let letter = |(number, (count, text, filler, (ahead, at_hand))): (usize, Sketch)| Letter {
             recipients: (0..count).map(|i| format!("r{number}.{i}@x")).collect(),
-            content: [format!("m{number} ").into_bytes(), vec![b'x'; filler], text.into_bytes()].concat(),
+            content: [mark(number).into_bytes(), vec![b'x'; filler], text.into_bytes()].concat(),
             ahead: ahead && filler == 0,
+            at_hand,
         };
         let letters: Vec<Letter> = letters.into_iter().enumerate().map(letter).collect();
         let count = letters.len();

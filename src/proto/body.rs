@@ -195,7 +195,8 @@ impl Encoder {
     }
 
     fn admit(&self, nul: bool, eight_bit: bool) -> Result<(), Forbidden> {
-        let seven_bit = matches!(self.form, Form::Dotted { eight_bit: false } | Form::Lines { eight_bit: false });
+        let seven_bit =
+            matches!(self.form, Form::Dotted { eight_bit: false } | Form::Lines { eight_bit: false });
         match (nul, eight_bit) {
             (true, _) => Err(Forbidden::Nul),
             (_, true) if seven_bit => Err(Forbidden::EightBit),
@@ -334,6 +335,8 @@ mod tests {
         let mut out = b"x".to_vec();
         assert_eq!(Encoder::new(true).push(b"a\0", &mut out), Err(Forbidden::Nul));
         assert_eq!(Encoder::new(false).push(b"\xc3\xa9", &mut out), Err(Forbidden::EightBit));
+        assert_eq!(Encoder::new(true).push_all(Survey::of(b"a\0"), &mut out), Err(Forbidden::Nul));
+        assert_eq!(Encoder::new(false).push_all(Survey::of(b"\xc3\xa9"), &mut out), Err(Forbidden::EightBit));
         assert_eq!(out, b"x");
     }
 
@@ -349,6 +352,9 @@ mod tests {
             cuts.sort_unstable();
             let wire = encode(cuts.windows(2).map(|cut| &text[cut[0]..cut[1]]));
             prop_assert_eq!(&wire, &slowly(&text));
+            let mut at_once = Vec::new();
+            prop_assert_eq!(Encoder::new(true).push_all(Survey::of(&text), &mut at_once), Ok(()));
+            prop_assert_eq!(&wire, &at_once);
             prop_assert_eq!(wire.iter().filter(|b| **b == b'\r').count(), memchr::memmem::find_iter(&wire, b"\r\n").count());
             prop_assert_eq!(wire.iter().filter(|b| **b == b'\n').count(), memchr::memmem::find_iter(&wire, b"\r\n").count());
             prop_assert!(!wire.starts_with(b".\r\n") && memchr::memmem::find(&wire, b"\r\n.\r\n").is_none());

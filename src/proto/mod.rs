@@ -99,7 +99,7 @@
 //!   for the answer.
 //! - [`Transactions`] believes its [`Options`]: only say what the server offers. Whether a message fits the server (SIZE,
 //!   8BITMIME, SMTPUTF8, and what its envelope asks for) is to be looked at before it is handed over; [`Survey`] tells
-//!   what is in it.
+//!   what is in it, and can be handed over [with it](Transactions::message_with).
 //!
 //! A dialogue that wants [`Nothing`](Want::Nothing) more has read every reply it asked for; the next may begin.
 
@@ -211,7 +211,8 @@ pub enum Want {
     Write,
     /// The next piece of the content of the message with this number, counted from 0 in the order in which the messages
     /// were handed over: give it to [`Dialogue::body`], an empty one at the end. Messages have CRLF or LF as line ends,
-    /// and no doubled dots: that is done behind it. Only of [`Transactions`] and, with the number 0, of [`Data`].
+    /// and no doubled dots: that is done behind it. Only of [`Transactions`], where it did not come
+    /// [with the message](Transactions::message_with), and, with the number 0, of [`Data`].
     Body(usize),
     /// The next message ([`Transactions::message`]), or that there is none now ([`Transactions::no_more`]).
     ///
