@@ -397,11 +397,13 @@ impl Error {
         }
     }
 
+    #[cold]
     pub(crate) fn protocol(phase: Phase, what: impl Into<Cow<'static, str>>) -> Error {
         Error::Protocol { phase, what: what.into() }
     }
 
     /// From a read or write that failed.
+    #[cold]
     pub(crate) fn io(phase: Phase, source: io::Error) -> Error {
         match source.kind() {
             io::ErrorKind::TimedOut => Error::Timeout(phase),

@@ -7,7 +7,7 @@ use std::{
 
 use super::{Moved, body::Source, maybe_async, session::Client};
 use crate::{
-    Error, Phase, Took,
+    Error, Phase, Reply, Took,
     config::later,
     proto::{Dialogue, Want},
 };
@@ -341,8 +341,15 @@ impl Client {
     }
 }
 
+/// Out of the way, as all that is here for the few.
+#[cold]
+fn log_reply(number: u64, reply: &Reply) {
+    log::debug!(target: "postino", "#{number} S: {reply}");
+}
+
 impl Client {
     /// What the server said is no reply. The line in question is shown, but in a login: it may repeat a password.
+    #[cold]
     fn no_reply(&self, phase: Phase, what: &'static str) -> Error {
         match phase {
             Phase::Auth => Error::protocol(phase, what),
@@ -359,7 +366,9 @@ impl Client {
                 Ok(None) => return Ok(heard),
                 Err(what) => return Err(self.no_reply(talk.phase(), what)),
             };
-            log::debug!(target: "postino", "#{} S: {}", self.number, talk.keep(reply));
+            if log::max_level() >= log::LevelFilter::Debug {
+                log_reply(self.number, &talk.keep(reply));
+            }
             heard = true;
             match self.out.due() {
                 0 if self.out.said_farewell() => continue,

@@ -167,6 +167,7 @@ pub trait Dialogue {
     }
 
     /// The error for a reply that cannot stand where it does.
+    #[cold]
     fn misplaced(&self, reply: ReplyRef<'_>) -> Error {
         Error::protocol(self.phase(), format!("an answer that cannot stand here: {}", self.keep(reply)))
     }

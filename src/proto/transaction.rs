@@ -448,9 +448,7 @@ impl Transactions {
     /// Says the next thing of the flight being written, or tells what has to come first.
     fn fill_flight(&mut self, out: &mut Outbox) -> Option<Want> {
         let options = self.options;
-        let may_pull = self.writing + 1 == self.flights.len() && self.may_join();
-        let flight = &mut self.flights[self.writing];
-        let answered = flight.is_answered();
+        let flight = &self.flights[self.writing];
         // LMTP: behind a refused chunk nobody can tell how many replies the last one would bring.
         let alone = !options.pipelining || options.lmtp && flight.stage == Stage::Body;
         if self.due > 0 && (alone || self.due >= WINDOW) {
@@ -459,22 +457,22 @@ impl Transactions {
         match flight.stage {
             Stage::Envelope(0) if self.writing > 0 && !options.joins() => return Some(self.wait()),
             Stage::Envelope(number) => {
-                if number == flight.data() && options.all_or_nothing && !answered {
+                if number == flight.data() && options.all_or_nothing && !flight.is_answered() {
                     return Some(self.wait());
                 }
                 self.fill_envelope(number, out);
             }
-            Stage::Hold if !(options.chunking && answered) => return Some(self.wait()),
+            Stage::Hold if !(options.chunking && flight.is_answered()) => return Some(self.wait()),
             Stage::Hold if flight.taken == 0 => self.over(),
-            Stage::Hold => flight.stage = Stage::Body,
+            Stage::Hold => self.flights[self.writing].stage = Stage::Body,
             // RFC 2920 §3.1: a 354 for nobody is answered by a lone dot.
             Stage::Body if !options.chunking && flight.taken == 0 => {
                 self.end(out, Command::Dot);
                 self.ended(out);
             }
             // The next one should be at hand when this one ends.
-            Stage::Body if !flight.begun && may_pull => return Some(Want::Message),
-            Stage::Body => match flight.content.take() {
+            Stage::Body if !flight.begun && self.is_last() && self.may_join() => return Some(Want::Message),
+            Stage::Body => match self.flights[self.writing].content.take() {
                 Some(content) => self.fill_content(content, out),
                 None => return Some(Want::Body(self.over + self.writing)),
             },
@@ -483,7 +481,12 @@ impl Transactions {
         None
     }
 
-    fn fill_envelope(&mut self, number: usize, out: &mut Outbox) {
+    /// Behind the flight being written there is no other.
+    fn is_last(&self) -> bool {
+        self.writing + 1 == self.flights.len()
+    }
+
+    fn fill_envelope(&mut self, mut number: usize, out: &mut Outbox) {
         let options = self.options;
         let flight = &mut self.flights[self.writing];
         let data = flight.data();
@@ -493,14 +496,17 @@ impl Transactions {
         }
         if number == 0 {
             flight.joined = self.writing > 0;
+            if !self.open {
+                (flight.asked, flight.heard) = (1, 1);
+                number = 1;
+            }
         }
         flight.stage = if number < data { Stage::Envelope(number + 1) } else { Stage::Hold };
         match number {
-            0 if self.open => {
+            0 => {
                 self.open = false;
                 self.ask(out, |_| Command::Reset);
             }
-            0 => (flight.asked, flight.heard) = (1, 1), // nothing is open
             1 => {
                 self.encoder = Encoder::of(flight.letter.parameters, options.chunking);
                 self.ask(out, |letter| {
@@ -554,8 +560,7 @@ impl Transactions {
     /// The end has been put in the outbox, all of it.
     fn ended(&mut self, out: &mut Outbox) {
         self.flights[self.writing].end = out.end();
-        let is_last = self.no_more && self.writing + 1 == self.flights.len();
-        if self.options.farewell && is_last {
+        if self.options.farewell && self.no_more && self.is_last() {
             out.put_farewell();
             self.said_farewell = true;
         }
@@ -642,6 +647,7 @@ impl Transactions {
         }
     }
 
+    #[cold]
     fn not_reset(&self, reply: ReplyRef<'_>) -> Error {
         match reply.code() {
             400.. => Error::Refused { phase: Phase::Reset, reply: reply.keep() },
@@ -827,8 +833,11 @@ impl Dialogue for Transactions {
             _ => self.on_chunk(reply)?,
         }
         // Before this reply is counted, no flight has its result.
-        self.flights[0].heard += 1;
-        self.settle();
+        let first = &mut self.flights[0];
+        first.heard += 1;
+        if first.is_answered() {
+            self.settle();
+        }
         Ok(())
     }
 
