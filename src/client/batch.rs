@@ -29,8 +29,8 @@ const MOST_ENTRIES: usize = 1024;
 /// Dropping it with messages under way leaves a client that refuses further use, and nobody knows what became of
 /// them; [`finish`](Batch::finish) tells.
 ///
-/// A future of `next` that is dropped loses nothing: call it again. But if content was on its way just then, or a message
-/// that goes in parts, the connection is closed, and the results tell what became of each.
+/// A future of `next` that is dropped loses nothing: call it again. But if content was on its way just then that has to be
+/// read, or is long, or a message that goes in parts, the connection is closed, and the results tell what became of each.
 ///
 /// When the connection is lost, the messages that were under way are *not sent* or *in doubt*, and those that follow are
 /// *not sent*: each has its result. Only where all that was lost is an envelope that had left with the end of the message

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use postino::{Delivery, Envelope, Error, Outcome, Raw, Reply};
+use postino::{Delivery, Envelope, Error, Mail, Outcome, Raw, Reply, message::Body};
 
 use super::{
     server::{Kind, shown},
@@ -26,6 +26,23 @@ impl Letter {
     pub fn mail(&self) -> Raw<'static> {
         let envelope = Envelope::new("alice@example.org", &self.recipients).unwrap();
         Raw::owned(envelope, self.content.clone())
+    }
+
+    /// A batch takes the content of a small message at once, but not of one that somebody watches.
+    pub fn watched(&self) -> impl Mail + use<> {
+        Watched(self.mail())
+    }
+}
+
+struct Watched(Raw<'static>);
+
+impl Mail for Watched {
+    fn envelope(&self) -> Result<Envelope, Error> {
+        self.0.envelope()
+    }
+
+    fn body(&self) -> Result<Body<'_>, Error> {
+        self.0.body().map(|body| body.on_progress(|_, _| {}))
     }
 }
 

@@ -1,6 +1,6 @@
 //! A whole session, from the greeting to QUIT, that notes what it is told; compiled for each world.
 
-use postino::Error;
+use postino::{Error, Mail};
 
 use super::{
     Builder, Client, dress, maybe_async,
@@ -94,7 +94,11 @@ pub fn crowd() -> Vec<Letter> {
 async fn batch(client: &mut Client, wire: &Wire, notes: &mut Notes) {
     let letters = crowd();
     letters.iter().for_each(|letter| notes.begin(letter));
-    let mut batch = client.send_all(letters.iter().map(Letter::mail));
+    let mails = letters.iter().enumerate().map(|(number, letter)| match number % 2 {
+        0 => Box::new(letter.mail()) as Box<dyn Mail>,
+        _ => Box::new(letter.watched()),
+    });
+    let mut batch = client.send_all(mails);
     let mut next = 0;
     while let Some((number, result)) = batch.next().await {
         assert_eq!(number, next);
