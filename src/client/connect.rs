@@ -100,10 +100,14 @@ impl Client {
     }
 
     /// The same where nobody has asked for it. What a call has added to the old connection would be missing, and mail
-    /// would go in clear, or without a login.
+    /// would go in clear, or without a login. Nor can it replace one that the caller has made.
     pub(super) async fn again_unasked(&mut self) -> Result<(), Error> {
-        if self.raised {
-            log::debug!(target: "postino", "#{} not connecting again: it was secured, or logged in, by a call of its own", self.number);
+        if self.raised || !self.is_ours {
+            log::debug!(
+                target: "postino",
+                "#{} not connecting again: it was secured, or logged in, by a call of its own, or made by the caller",
+                self.number
+            );
             self.close();
             return Err(Error::NotConnected);
         }

@@ -164,7 +164,8 @@ impl Client {
     ///
     /// Where the server limits the recipients of a message, it goes out in parts; where it limits the messages of a
     /// connection, over a new one (LIMITS, RFC 9422), unless the old one was secured or logged in by a call of its own
-    /// ([`starttls`](Client::starttls), [`login`](Client::login)): then it is closed, and [`Error::NotConnected`].
+    /// ([`starttls`](Client::starttls), [`login`](Client::login)), or made by the caller
+    /// ([`connect_over`](super::Builder::connect_over)): then it is closed, and [`Error::NotConnected`].
     ///
     /// # Errors
     ///

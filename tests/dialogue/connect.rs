@@ -28,7 +28,7 @@ fn to_unix(server: &Server) -> Builder {
     patient(Client::unix(server.path()))
 }
 
-fn dial(server: &Server) -> TcpStream {
+pub fn dial(server: &Server) -> TcpStream {
     TcpStream::connect(server.address()).unwrap()
 }
 

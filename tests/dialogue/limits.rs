@@ -177,6 +177,16 @@ fn mailmax_does_not_renew_a_connection_that_a_call_has_logged_in() {
 }
 
 #[test]
+fn mailmax_ends_a_connection_that_the_caller_has_made() {
+    let server =
+        Server::playing(format!("-- hello PIPELINING, LIMITS MAILMAX=1\n{}C: QUIT\nS: 221 bye", one(1)));
+    let mut client = block_on(builder(&server).connect_over(crate::tcp(connect::dial(&server)))).unwrap();
+    accept(&mut client, &numbered(1));
+    assert!(matches!(send_error(&mut client, &numbered(2)), Error::NotConnected));
+    assert_closed(&mut client);
+}
+
+#[test]
 fn the_server_of_a_renewed_connection_is_not_asked_for_what_only_the_old_one_offered() {
     let server = Server::playing_each([
         format!("-- hello PIPELINING, SMTPUTF8, 8BITMIME, LIMITS MAILMAX=1\n{}C: QUIT\nS: 221 bye", one(1)),
