@@ -238,7 +238,7 @@ impl Encoder {
 /// Every CR is followed by an LF, and every LF follows a CR; a CR at the end may be followed by one later.
 fn has_crlf_only(piece: &[u8]) -> bool {
     // A plain fold becomes vector code, several times as fast as going from line end to line end.
-    let pairs = piece.iter().zip(piece.iter().skip(1));
+    let pairs = piece.iter().zip(piece.get(1..).unwrap_or_default());
     piece.first() != Some(&b'\n') && !pairs.fold(false, |odd, (a, b)| odd | ((*a == b'\r') ^ (*b == b'\n')))
 }
 
