@@ -427,8 +427,24 @@ fn ret(text: &str) -> Result<Ret, &'static str> {
 }
 
 fn seconds(text: &str) -> Result<Duration, &'static str> {
-    let limit = text.parse().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
-    limit.ok_or("it is no time in seconds")
+    decimal(text).ok_or("it is no time in seconds")
+}
+
+/// Such as `2`, `0.5`, `1e3`. Not by way of f64, whose parser and tables would be 16 kB of the program.
+fn decimal(text: &str) -> Option<Duration> {
+    let (number, exponent) = text.split_once(['e', 'E']).unwrap_or((text, "0"));
+    let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
+    let digits = [whole, fraction].concat();
+    if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    let digit =
+        |at| usize::try_from(at).ok().and_then(|at| digits.as_bytes().get(at)).map_or(0, |b| b - b'0');
+    let places =
+        |from: i64, to| (from..to).try_fold(0_u64, |n, at| n.checked_mul(10)?.checked_add(digit(at).into()));
+    let point = whole.len() as i64 + i64::from(exponent.parse::<i16>().ok()?);
+    let nanos = u32::try_from(places(point, point + 9)?).ok()?;
+    Some(Duration::new(places(0, point)?, nanos))
 }
 
 /// What went over the wire, and what was thought of it.

@@ -163,16 +163,17 @@ impl Delivery {
         let (outcome, reply) =
             best.map_or((Outcome::NotSent, None), |(_, part)| (part.outcome, part.reply.clone()));
         let mut took = Took::default();
-        let mut own = Vec::with_capacity(envelope.recipients().len());
+        let mut own = vec![None; envelope.recipients().len()];
         for (numbers, part) in &parts {
-            let each = numbers.iter().zip(part.recipients());
-            own.extend(each.map(|(number, r)| (*number, r.outcome, r.reply.cloned())));
+            for (number, r) in numbers.iter().zip(part.recipients()) {
+                own[*number] = Some((*number, r.outcome, r.reply.cloned()));
+            }
             took.envelope += part.took.envelope;
             took.content += part.took.content;
             took.end += part.took.end;
             took.total += part.took.total;
         }
-        own.sort_by_key(|(number, ..)| *number);
+        let own = own.into_iter().flatten().collect();
         Delivery { envelope, outcome, others: Outcome::NotSent, reply, own, took }
     }
 }
