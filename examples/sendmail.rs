@@ -316,16 +316,16 @@ impl Options {
         let mut args = lexopt::Parser::from_env();
         while let Some(arg) = args.next()? {
             match arg {
-                Short('f' | 'r') | Long("from") => options.from = Some(args.value()?.string()?),
+                Short('f' | 'r') | Long("from") => options.from = Some(text(&mut args)?),
                 Short('t') => options.from_headers = true,
                 Short('i' | 'm' | 'n' | 'G' | 'U') => {}
                 Short('A' | 'B' | 'F' | 'h' | 'L') => drop(args.value()?),
-                Short('o') => match args.value()?.string()?.as_str() {
+                Short('o') => match text(&mut args)?.as_str() {
                     "i" | "m" => {}
                     other if other.starts_with(['d', 'e']) => {}
                     other => return Err(format!("-o{other} is not known").into()),
                 },
-                Short('b') => match args.value()?.string()?.as_str() {
+                Short('b') => match text(&mut args)?.as_str() {
                     "m" => {}
                     other => return Err(format!("-b{other} is not known").into()),
                 },
@@ -334,20 +334,20 @@ impl Options {
                     options.mail_options.push(MailOption::Ret(args.value()?.parse_with(ret)?));
                 }
                 Short('V') | Long("envid") => {
-                    options.mail_options.push(MailOption::EnvelopeId(args.value()?.string()?));
+                    options.mail_options.push(MailOption::EnvelopeId(text(&mut args)?));
                 }
                 Long("requiretls") => options.mail_options.push(MailOption::RequireTls),
-                Long("auth") => options.auth = Some(args.value()?.string()?.to_ascii_uppercase()),
-                Long("user") => options.user = Some(args.value()?.string()?),
-                Long("oauth-token") => options.oauth_token = Some(args.value()?.string()?),
-                Long("cert") => options.cert = Some(args.value()?.string()?),
-                Long("key") => options.key = Some(args.value()?.string()?),
+                Long("auth") => options.auth = Some(text(&mut args)?.to_ascii_uppercase()),
+                Long("user") => options.user = Some(text(&mut args)?),
+                Long("oauth-token") => options.oauth_token = Some(text(&mut args)?),
+                Long("cert") => options.cert = Some(text(&mut args)?),
+                Long("key") => options.key = Some(text(&mut args)?),
                 Long("chunking") => options.chunking = true,
-                Short('s') | Long("server") => options.server = Some(args.value()?.string()?),
+                Short('s') | Long("server") => options.server = Some(text(&mut args)?),
                 Long("async") if cfg!(feature = "async") => options.is_async = true,
                 Long("async") => return Err("--async needs a build with --features async".into()),
-                Long("cafile") => options.cafile = Some(args.value()?.string()?),
-                Long("name") => options.name = Some(args.value()?.string()?),
+                Long("cafile") => options.cafile = Some(text(&mut args)?),
+                Long("name") => options.name = Some(text(&mut args)?),
                 Long("timeout") => options.timeout = Some(args.value()?.parse_with(seconds)?),
                 Long("deadline") => options.deadline = Some(args.value()?.parse_with(seconds)?),
                 Long("all-or-nothing") => options.all_or_nothing = true,
@@ -395,6 +395,10 @@ impl Options {
             token.ok_or_else(|| Error::Config("there is no OAuth token, or it is not UTF-8".into()))?;
         Ok(token.trim_end().to_owned())
     }
+}
+
+fn text(args: &mut lexopt::Parser) -> Result<String, lexopt::Error> {
+    args.value()?.string()
 }
 
 fn read(path: &str) -> Result<Vec<u8>, Error> {
