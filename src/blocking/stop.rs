@@ -45,7 +45,7 @@ struct State {
 #[derive(Default)]
 struct Live {
     next: u64,
-    /// With their keys, which only grow.
+    /// Each with the key of its watch.
     ends: Vec<(u64, End)>,
 }
 
