@@ -316,16 +316,16 @@ impl Options {
         let mut args = lexopt::Parser::from_env();
         while let Some(arg) = args.next()? {
             match arg {
-                Short('f' | 'r') | Long("from") => options.from = Some(args.value()?.string()?),
+                Short('f' | 'r') | Long("from") => options.from = Some(text(&mut args)?),
                 Short('t') => options.from_headers = true,
                 Short('i' | 'm' | 'n' | 'G' | 'U') => {}
                 Short('A' | 'B' | 'F' | 'h' | 'L') => drop(args.value()?),
-                Short('o') => match args.value()?.string()?.as_str() {
+                Short('o') => match text(&mut args)?.as_str() {
                     "i" | "m" => {}
                     other if other.starts_with(['d', 'e']) => {}
                     other => return Err(format!("-o{other} is not known").into()),
                 },
-                Short('b') => match args.value()?.string()?.as_str() {
+                Short('b') => match text(&mut args)?.as_str() {
                     "m" => {}
                     other => return Err(format!("-b{other} is not known").into()),
                 },
@@ -334,20 +334,20 @@ impl Options {
                     options.mail_options.push(MailOption::Ret(args.value()?.parse_with(ret)?));
                 }
                 Short('V') | Long("envid") => {
-                    options.mail_options.push(MailOption::EnvelopeId(args.value()?.string()?));
+                    options.mail_options.push(MailOption::EnvelopeId(text(&mut args)?));
                 }
                 Long("requiretls") => options.mail_options.push(MailOption::RequireTls),
-                Long("auth") => options.auth = Some(args.value()?.string()?.to_ascii_uppercase()),
-                Long("user") => options.user = Some(args.value()?.string()?),
-                Long("oauth-token") => options.oauth_token = Some(args.value()?.string()?),
-                Long("cert") => options.cert = Some(args.value()?.string()?),
-                Long("key") => options.key = Some(args.value()?.string()?),
+                Long("auth") => options.auth = Some(text(&mut args)?.to_ascii_uppercase()),
+                Long("user") => options.user = Some(text(&mut args)?),
+                Long("oauth-token") => options.oauth_token = Some(text(&mut args)?),
+                Long("cert") => options.cert = Some(text(&mut args)?),
+                Long("key") => options.key = Some(text(&mut args)?),
                 Long("chunking") => options.chunking = true,
-                Short('s') | Long("server") => options.server = Some(args.value()?.string()?),
+                Short('s') | Long("server") => options.server = Some(text(&mut args)?),
                 Long("async") if cfg!(feature = "async") => options.is_async = true,
                 Long("async") => return Err("--async needs a build with --features async".into()),
-                Long("cafile") => options.cafile = Some(args.value()?.string()?),
-                Long("name") => options.name = Some(args.value()?.string()?),
+                Long("cafile") => options.cafile = Some(text(&mut args)?),
+                Long("name") => options.name = Some(text(&mut args)?),
                 Long("timeout") => options.timeout = Some(args.value()?.parse_with(seconds)?),
                 Long("deadline") => options.deadline = Some(args.value()?.parse_with(seconds)?),
                 Long("all-or-nothing") => options.all_or_nothing = true,
@@ -397,6 +397,10 @@ impl Options {
     }
 }
 
+fn text(args: &mut lexopt::Parser) -> Result<String, lexopt::Error> {
+    args.value()?.string()
+}
+
 fn read(path: &str) -> Result<Vec<u8>, Error> {
     std::fs::read(path).map_err(|e| Error::Config(format!("{path}: {e}").into()))
 }
@@ -427,8 +431,24 @@ fn ret(text: &str) -> Result<Ret, &'static str> {
 }
 
 fn seconds(text: &str) -> Result<Duration, &'static str> {
-    let limit = text.parse().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
-    limit.ok_or("it is no time in seconds")
+    decimal(text).ok_or("it is no time in seconds")
+}
+
+/// Such as `2`, `0.5`, `1e3`. Not by way of f64, whose parser and tables would be 16 kB of the program.
+fn decimal(text: &str) -> Option<Duration> {
+    let (number, exponent) = text.split_once(['e', 'E']).unwrap_or((text, "0"));
+    let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
+    let digits = [whole, fraction].concat();
+    if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    let digit =
+        |at| usize::try_from(at).ok().and_then(|at| digits.as_bytes().get(at)).map_or(0, |b| b - b'0');
+    let places =
+        |from: i64, to| (from..to).try_fold(0_u64, |n, at| n.checked_mul(10)?.checked_add(digit(at).into()));
+    let point = whole.len() as i64 + i64::from(exponent.parse::<i16>().ok()?);
+    let nanos = u32::try_from(places(point, point + 9)?).ok()?;
+    Some(Duration::new(places(0, point)?, nanos))
 }
 
 /// What went over the wire, and what was thought of it.

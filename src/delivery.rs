@@ -163,16 +163,17 @@ impl Delivery {
         let (outcome, reply) =
             best.map_or((Outcome::NotSent, None), |(_, part)| (part.outcome, part.reply.clone()));
         let mut took = Took::default();
-        let mut own = Vec::with_capacity(envelope.recipients().len());
+        let mut own = vec![None; envelope.recipients().len()];
         for (numbers, part) in &parts {
-            let each = numbers.iter().zip(part.recipients());
-            own.extend(each.map(|(number, r)| (*number, r.outcome, r.reply.cloned())));
+            for (number, r) in numbers.iter().zip(part.recipients()) {
+                own[*number] = Some((*number, r.outcome, r.reply.cloned()));
+            }
             took.envelope += part.took.envelope;
             took.content += part.took.content;
             took.end += part.took.end;
             took.total += part.took.total;
         }
-        own.sort_by_key(|(number, ..)| *number);
+        let own = own.into_iter().flatten().collect();
         Delivery { envelope, outcome, others: Outcome::NotSent, reply, own, took }
     }
 }
@@ -202,5 +203,34 @@ impl<'d> Recipient<'d> {
     #[must_use]
     pub fn reply(&self) -> Option<&'d Reply> {
         self.reply
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn behind_parts_each_recipient_has_its_own_answer_in_the_order_of_the_envelope() {
+        let envelope = Envelope::new("s@a.example", ["0@x.example", "1@y.example", "2@x.example"]).unwrap();
+        let refused = |number| vec![(number, Outcome::Refused, Some(Reply::parse(b"550 no\r\n").unwrap()))];
+        let part = |numbers: &[usize], own| {
+            let part = envelope.part(numbers);
+            (numbers.to_vec(), Delivery::new(part, Outcome::Accepted, Outcome::Accepted, None, own))
+        };
+        let parts = vec![part(&[2, 0], refused(0)), part(&[1], Vec::new())];
+        let whole = Delivery::whole(envelope.clone(), parts);
+        let outcomes: Vec<_> = whole.recipients().map(|r| (r.address().as_str(), r.outcome())).collect();
+        assert_eq!(
+            outcomes,
+            [
+                ("0@x.example", Outcome::Accepted),
+                ("1@y.example", Outcome::Accepted),
+                ("2@x.example", Outcome::Refused)
+            ]
+        );
+        let whole = Delivery::whole(envelope.clone(), vec![part(&[2], refused(0)), part(&[0], refused(0))]);
+        let refused: Vec<_> = whole.refused().map(|r| r.address().as_str()).collect();
+        assert_eq!((refused, whole.recipients().count()), (vec!["0@x.example", "2@x.example"], 3));
     }
 }

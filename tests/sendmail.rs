@@ -575,6 +575,13 @@ fn usage_is_64() {
         &["--timeout", "NaN"],
         &["--timeout", "inf"],
         &["--timeout", "1e300"],
+        &["--timeout", "1e99999"],
+        &["--timeout", "."],
+        &["--timeout", "e1"],
+        &["--timeout", "1e"],
+        &["--timeout", "1.2.3"],
+        &["--timeout", "1,5"],
+        &["--timeout", "18446744073709551616"],
         &["--deadline", "soon"],
         &["--deadline", ""],
     ] {
@@ -837,6 +844,16 @@ fn a_dripping_server_is_75_at_the_deadline() {
     let done = send(&script, &[&["--deadline", "0.5"], ARGS].concat(), HI);
     assert_eq!(done.code, Some(75), "{}", done.err);
     assert!(begin.elapsed() >= Duration::from_millis(500) && begin.elapsed() < PATIENCE);
+}
+
+#[test]
+fn times_may_be_fractions_however_they_are_written() {
+    for limit in [".3", "0.30000000000000000000004", "3e-1", "0.00003E+4", "30000e-5"] {
+        let begin = Instant::now();
+        let done = send_from(Stdio::piped, "", &[&["--timeout", limit], ARGS].concat(), HI);
+        assert_eq!(done.code, Some(75), "{limit}: {}", done.err);
+        assert!(begin.elapsed() >= Duration::from_millis(300) && begin.elapsed() < PATIENCE, "{limit}");
+    }
 }
 
 #[test]

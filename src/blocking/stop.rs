@@ -1,7 +1,6 @@
 //! Ends a blocking client from another thread.
 
 use std::{
-    collections::BTreeMap,
     fmt,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -46,7 +45,8 @@ struct State {
 #[derive(Default)]
 struct Live {
     next: u64,
-    ends: BTreeMap<u64, End>,
+    /// Each with the key of its watch.
+    ends: Vec<(u64, End)>,
 }
 
 /// Until it is dropped the stopper knows of a connection.
@@ -65,7 +65,7 @@ impl Stopper {
     /// Ends all clients that have this stopper, and keeps others from beginning. Does not wait for them.
     pub fn stop(&self) {
         self.0.stopped.store(true, Ordering::SeqCst);
-        let ends: Vec<_> = self.live().ends.values().cloned().collect();
+        let ends: Vec<_> = self.live().ends.iter().map(|(_, end)| End::clone(end)).collect();
         ends.iter().for_each(|end| end());
     }
 
@@ -81,7 +81,7 @@ impl Stopper {
         let mut live = self.live();
         let key = live.next;
         live.next += 1;
-        live.ends.insert(key, End::clone(&end));
+        live.ends.push((key, End::clone(&end)));
         drop(live);
         // Who stops from here on finds it in the list.
         if self.is_stopped() {
@@ -97,7 +97,7 @@ impl Stopper {
 
 impl Drop for Watch {
     fn drop(&mut self) {
-        self.stopper.live().ends.remove(&self.key);
+        self.stopper.live().ends.retain(|(key, _)| *key != self.key);
     }
 }
 

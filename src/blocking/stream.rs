@@ -190,12 +190,12 @@ impl Stream {
     /// Takes what is there, without waiting.
     pub fn try_read(&mut self, room: &mut [u8]) -> io::Result<usize> {
         self.timed()?.until = None;
-        self.io()?.read(room)
+        self.io()?.read_some(room)
     }
 
     pub fn read(&mut self, room: &mut [u8], until: Instant) -> io::Result<usize> {
         self.timed()?.until = Some(until);
-        match self.io()?.read(room) {
+        match self.io()?.read_some(room) {
             Err(e) if e.kind() == ErrorKind::WouldBlock => Err(ErrorKind::TimedOut.into()),
             done => done,
         }
@@ -206,12 +206,12 @@ impl Stream {
         self.timed()?.until = None;
         loop {
             self.timed()?.blocked = Blocked::default();
-            match self.io()?.write(bytes) {
+            match self.io()?.write_some(bytes) {
                 Err(e) if e.kind() == ErrorKind::WouldBlock => {}
                 done => return done.map(Moved::Written),
             }
             // Octets may be at hand that no `poll` sees: TLS has read them already.
-            match self.io()?.read(room) {
+            match self.io()?.read_some(room) {
                 Err(e) if e.kind() == ErrorKind::WouldBlock => {
                     let timed = self.timed()?;
                     match timed.transport.wait(timed.blocked.read, timed.blocked.write, until) {
@@ -305,8 +305,21 @@ impl fmt::Debug for Stream {
     }
 }
 
-trait ReadWrite: Read + Write {}
-impl<T: Read + Write> ReadWrite for T {}
+/// What is used of `Read` and `Write`: an object of theirs would bring all their methods, 9 kB in a small program.
+trait ReadWrite {
+    fn read_some(&mut self, room: &mut [u8]) -> io::Result<usize>;
+    fn write_some(&mut self, bytes: &[u8]) -> io::Result<usize>;
+}
+
+impl<T: Read + Write> ReadWrite for T {
+    fn read_some(&mut self, room: &mut [u8]) -> io::Result<usize> {
+        self.read(room)
+    }
+
+    fn write_some(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.write(bytes)
+    }
+}
 
 impl Timed {
     /// What a signal has interrupted is tried again up to the limit, if there is one.

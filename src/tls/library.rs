@@ -3,7 +3,6 @@
 
 use std::io::{self, Read, Write};
 
-use memchr::memmem;
 use native_tls::{HandshakeError, MidHandshakeTlsStream, Protocol};
 
 pub(super) use native_tls::Certificate;
@@ -132,10 +131,11 @@ pub(super) fn available() -> Result<(), Error> {
 
 /// From PEM, one or more, or from DER, one.
 pub(super) fn roots(certificates: &[u8]) -> Result<Vec<Certificate>, Flaw> {
-    let read = match memmem::find(certificates, b"-----BEGIN ") {
+    const PEM: &[u8] = b"-----BEGIN ";
+    let read = match certificates.windows(PEM.len()).any(|octets| octets == PEM) {
         _ if certificates.len() > MAX_FILE => return Err("the CA that was given is too large".into()),
-        Some(_) => Certificate::stack_from_pem(certificates),
-        None => Certificate::from_der(certificates).map(|certificate| vec![certificate]),
+        true => Certificate::stack_from_pem(certificates),
+        false => Certificate::from_der(certificates).map(|certificate| vec![certificate]),
     };
     match read {
         Ok(certificates) if !certificates.is_empty() => Ok(certificates),

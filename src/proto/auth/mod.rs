@@ -28,7 +28,10 @@ pub use self::{
     credentials::Credentials,
     mechanism::{Answer, Mechanism},
 };
-use super::{Capabilities, Command, Dialogue, Outbox, ReplyRef, Want, reply::mask};
+use super::{
+    Capabilities, Command, Dialogue, Outbox, ReplyRef, Want,
+    reply::{find, mask},
+};
 use crate::{Error, Phase, Reply};
 
 /// The longest command line, in octets with its end. A longer initial response is sent as the answer to an empty
@@ -320,7 +323,7 @@ impl Auth {
         let encoded = |secret: &Vec<u8>| {
             let (base64, hex) = (BASE64.encode(secret), hex(secret));
             let unpadded = base64.trim_end_matches('=').to_owned();
-            [base64, unpadded, hex.to_uppercase(), hex].map(String::into_bytes)
+            [base64, unpadded, hex.to_ascii_uppercase(), hex].map(String::into_bytes)
         };
         let encoded: Vec<_> = secrets.iter().flat_map(encoded).collect();
         let within: Vec<_> = secrets.iter().flat_map(|secret| within_base64(secret)).collect();
@@ -328,8 +331,12 @@ impl Auth {
         secrets.extend(within);
         secrets.extend_from_slice(&self.said);
         secrets.retain(|secret| !secret.is_empty());
-        secrets.sort_by_key(|secret| std::cmp::Reverse(secret.len()));
-        secrets
+        // Not by std's sort, which is 5 kB in a small program: there are few.
+        let mut sorted: Vec<Vec<u8>> = Vec::with_capacity(secrets.len());
+        for secret in secrets {
+            sorted.insert(sorted.partition_point(|longer| longer.len() >= secret.len()), secret);
+        }
+        sorted
     }
 
     fn masked(&self, text: String) -> String {
@@ -402,7 +409,7 @@ impl Dialogue for Auth {
         let words = reply.text_lines().flat_map(|line| line.split(|b| *b == b' '));
         let tells = |word: &&[u8]| {
             let decoded = BASE64.decode(word).unwrap_or_default();
-            secrets.iter().any(|secret| memchr::memmem::find(&decoded, secret).is_some())
+            secrets.iter().any(|secret| find(&decoded, secret).is_some())
         };
         let words: Vec<Vec<u8>> = words.filter(tells).map(<[u8]>::to_vec).collect();
         secrets.splice(0..0, words);
