@@ -39,7 +39,7 @@ impl Builder {
     }
 
     pub(super) fn check(&self) -> Result<(), Error> {
-        self.config.check().map(drop)
+        self.config.check()?.config.tls.read()
     }
 
     /// For `oauth_token_with`, whose callback is of another kind in each world.
