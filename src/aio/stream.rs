@@ -90,11 +90,7 @@ impl Stream {
         _: &Stopper,
         tls: Option<&TlsSettings>,
     ) -> io::Result<Stream> {
-        if let Some(tls) = tls.filter(|tls| tls.built().is_none()) {
-            // Meanwhile. What is wrong with it, the handshake tells.
-            let tls = tls.clone();
-            unblock(move || drop(tls.connector())).detach();
-        }
+        let mut tls = tls.filter(|tls| tls.built().is_none());
         let mut race = Race::new(addresses, Instant::now());
         let mut running: Vec<(SocketAddr, Attempt)> = Vec::new();
         let (mut alarm, mut turn) = (Alarm::default(), Alarm::default());
@@ -105,6 +101,10 @@ impl Stream {
                 }
                 if let Some(socket) = first_to_arrive(&mut running, &mut race, cx) {
                     return Poll::Ready(Ok(Some(socket)));
+                }
+                if let Some(tls) = tls.take().cloned() {
+                    // Now that the first is on its way. What is wrong with it, the handshake tells.
+                    unblock(move || drop(tls.connector())).detach();
                 }
                 match race.next_turn() {
                     None if running.is_empty() => return Poll::Ready(Ok(None)),

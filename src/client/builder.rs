@@ -39,7 +39,7 @@ impl Builder {
     }
 
     pub(super) fn check(&self) -> Result<(), Error> {
-        self.config.check().map(drop)
+        self.config.check()?.config.tls.read()
     }
 
     /// For `oauth_token_with`, whose callback is of another kind in each world.
@@ -259,8 +259,8 @@ impl Builder {
     ///
     /// # Errors
     ///
-    /// [`Error::Config`] before anything is done; then whatever the name lookup, the connection, TLS, the server and
-    /// the login can fail of. The connection is closed then.
+    /// [`Error::Config`] before anything is done (but see [`ca_certificate`](Builder::ca_certificate)); then whatever
+    /// the name lookup, the connection, TLS, the server and the login can fail of. The connection is closed then.
     pub async fn connect(&self) -> Result<Client, Error> {
         self.connect_until(self.ends()).await
     }

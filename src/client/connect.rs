@@ -160,6 +160,8 @@ impl Client {
     }
 
     async fn secure_and_log_in(&mut self) -> Result<(), Error> {
+        // Where TLS is sure to come, that was done while the connection was on its way.
+        self.settings.config.tls.read()?;
         let upgrade = self.settings.upgrade(self.is_local())?;
         if self.settings.config.security == Security::Implicit {
             self.broken = true; // until it is done

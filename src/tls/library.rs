@@ -8,11 +8,11 @@ use native_tls::{HandshakeError, MidHandshakeTlsStream, Protocol};
 pub(super) use native_tls::Certificate;
 pub(crate) use native_tls::TlsStream;
 
-use super::{Flaw, Options, TlsVersion, names_refusal, refusal};
+use super::{
+    Flaw, Options, TlsVersion, names_refusal, refusal,
+    root::{MAX_FILE, NONE, is_pem},
+};
 use crate::{Error, Phase};
-
-/// More than any certificate or key has, in octets. OpenSSL's own limit ends in a panic.
-const MAX_FILE: usize = 1 << 24;
 
 #[derive(Clone)]
 pub(crate) struct Connector(native_tls::TlsConnector);
@@ -43,10 +43,10 @@ impl Connector {
         Connector(connector)
     }
 
-    /// The options have no flaw.
-    pub(super) fn new(options: &Options) -> Result<Connector, Flaw> {
+    /// The options have no flaw, and the roots are theirs.
+    pub(super) fn new(options: &Options, roots: &[Certificate]) -> Result<Connector, Flaw> {
         let mut builder = native_tls::TlsConnector::builder();
-        for root in options.roots.iter().flatten().flatten() {
+        for root in roots {
             builder.add_root_certificate(root.clone());
         }
         if let Some(Ok(identity)) = &options.identity {
@@ -129,17 +129,15 @@ pub(super) fn available() -> Result<(), Error> {
     Ok(())
 }
 
-/// From PEM, one or more, or from DER, one.
+/// From what has the form: PEM, one or more, or DER, one.
 pub(super) fn roots(certificates: &[u8]) -> Result<Vec<Certificate>, Flaw> {
-    const PEM: &[u8] = b"-----BEGIN ";
-    let read = match certificates.windows(PEM.len()).any(|octets| octets == PEM) {
-        _ if certificates.len() > MAX_FILE => return Err("the CA that was given is too large".into()),
+    let read = match is_pem(certificates) {
         true => Certificate::stack_from_pem(certificates),
         false => Certificate::from_der(certificates).map(|certificate| vec![certificate]),
     };
     match read {
         Ok(certificates) if !certificates.is_empty() => Ok(certificates),
-        Ok(_) => Err("there is no certificate in the CA that was given".into()),
+        Ok(_) => Err(NONE.into()),
         Err(e) => Err(format!("the CA that was given is no certificate, neither in PEM nor in DER: {e}")),
     }
 }

@@ -14,11 +14,15 @@ mod library;
 mod library;
 #[cfg(feature = "native-tls")]
 mod ready;
+mod root;
 
 #[cfg(feature = "async")]
 pub(crate) use self::library::Paused;
-use self::library::{Certificate, Identity};
 pub(crate) use self::library::{Connector, Handshake, TlsStream, end_point, peer_certificate};
+use self::{
+    library::{Certificate, Identity},
+    root::Root,
+};
 use crate::Error;
 
 /// A version of TLS. Older ones are not offered (RFC 8996).
@@ -42,6 +46,8 @@ pub(crate) struct TlsSettings {
     name: Option<String>,
     /// One that the caller built.
     ready: Option<Connector>,
+    /// The CAs of one's own. Read when they are first needed: until then the library is not started.
+    roots: Arc<OnceLock<Result<Vec<Certificate>, Flaw>>>,
     /// Built when it is first needed, and then shared: each costs some 50 ms of reading the system's certificates.
     connector: Arc<OnceLock<Result<Connector, Flaw>>>,
 }
@@ -50,7 +56,7 @@ pub(crate) struct TlsSettings {
 #[derive(Clone, Default)]
 struct Options {
     /// To trust as well.
-    roots: Vec<Result<Vec<Certificate>, Flaw>>,
+    roots: Vec<Result<Root, Flaw>>,
     no_system_roots: bool,
     identity: Option<Result<Identity, Flaw>>,
     min_version: TlsVersion,
@@ -75,15 +81,15 @@ impl Options {
 }
 
 impl TlsSettings {
-    /// To be changed: the connector, if there is one already, was built from other ones.
+    /// To be changed: what was read or built already, was so from other ones.
     fn options(&mut self) -> &mut Options {
-        self.connector = Arc::default();
+        (self.roots, self.connector) = (Arc::default(), Arc::default());
         &mut self.options
     }
 
     /// Certificates in PEM, or one in DER.
     pub fn add_root(&mut self, certificates: &[u8]) {
-        self.options().roots.push(library::roots(certificates));
+        self.options().roots.push(Root::new(certificates));
     }
 
     pub fn set_system_roots(&mut self, trusted: bool) {
@@ -134,8 +140,12 @@ impl TlsSettings {
 
     /// # Errors
     ///
-    /// [`Error::Config`] if a certificate or a key is none, or for settings that contradict each other.
+    /// [`Error::Config`] if a certificate or a key is none, or for settings that contradict each other. What only the
+    /// library sees of a CA, [`read`](TlsSettings::read) tells.
     pub fn check(&self) -> Result<(), Error> {
+        if !self.options.roots.is_empty() {
+            TlsSettings::available()?;
+        }
         if let Some(flaw) = self.options.flaw() {
             return Err(Error::Config(flaw.clone().into()));
         }
@@ -153,6 +163,26 @@ impl TlsSettings {
         Ok(())
     }
 
+    /// Reads the CAs of one's own, if that was not done before.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Config`] if one of them is no certificate.
+    pub fn read(&self) -> Result<(), Error> {
+        self.roots().map(drop)
+    }
+
+    fn roots(&self) -> Result<&[Certificate], Error> {
+        let read = self.roots.get_or_init(|| {
+            let mut all = Vec::new();
+            for root in self.options.roots.iter().flatten() {
+                all.append(&mut library::roots(root.bytes())?);
+            }
+            Ok(all)
+        });
+        read.as_deref().map_err(|flaw| Error::Config(flaw.clone().into()))
+    }
+
     /// The connector, if it was needed before, or given.
     #[cfg(feature = "async")] // the blocking world has to wait for it anyway
     pub fn built(&self) -> Option<Connector> {
@@ -163,16 +193,17 @@ impl TlsSettings {
     ///
     /// # Errors
     ///
-    /// [`Error::Config`] if there is no TLS library, or it does not like the client certificate; [`Error::Tls`] if it
-    /// does not like other settings.
+    /// [`Error::Config`] if there is no TLS library, or it does not like a CA or the client certificate; [`Error::Tls`]
+    /// if it does not like other settings.
     pub fn connector(&self) -> Result<Connector, Error> {
         if let Some(ready) = &self.ready {
             return Ok(ready.clone());
         }
         TlsSettings::available()?;
+        let roots = self.roots()?;
         let built = self.connector.get_or_init(|| {
             log::debug!(target: "postino", "building a TLS connector: {}", self.options);
-            Connector::new(&self.options)
+            Connector::new(&self.options, roots)
         });
         match built {
             Ok(connector) => Ok(connector.clone()),
@@ -187,7 +218,7 @@ impl TlsSettings {
 /// For the log.
 impl fmt::Display for Options {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let own: usize = self.roots.iter().flatten().map(Vec::len).sum();
+        let own: usize = self.roots.iter().flatten().map(Root::count).sum();
         write!(f, "{own} CAs of one's own")?;
         for (set, what) in [
             (self.no_system_roots, "the system's not trusted"),

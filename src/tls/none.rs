@@ -40,7 +40,7 @@ impl<S> Paused<S> {
 }
 
 impl Connector {
-    pub(super) fn new(_: &Options) -> Result<Connector, Flaw> {
+    pub(super) fn new(_: &Options, _: &[Certificate]) -> Result<Connector, Flaw> {
         Err(NONE.into())
     }
 

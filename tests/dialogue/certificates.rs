@@ -1,13 +1,16 @@
 //! Whom to trust, and how to show who we are.
 
-use std::{process::Command, thread};
+use std::{io::Read, net::TcpListener, process::Command, thread};
 
 use postino::{Error, Security, TlsVersion};
 
 use super::*;
-use crate::support::{
-    journal,
-    tls::{CA, der, end_point, identity},
+use crate::{
+    Pool,
+    support::{
+        journal,
+        tls::{CA, der, end_point, identity},
+    },
 };
 
 /// For any server; clones of it share a connector.
@@ -289,6 +292,24 @@ fn behaviour_61_wrong_settings_of_tls_fail_before_connecting() {
             other => panic!("{why}: {other:?}"),
         }
     }
+}
+
+#[test]
+fn behaviour_61_a_ca_that_is_broken_inside_fails_before_a_word_is_said() {
+    // It has the form of a certificate: only the TLS library sees what it is.
+    let broken = str::from_utf8(CA).unwrap().replacen("\nM", "\nN", 1);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let builder =
+        client().port(listener.local_addr().unwrap().port()).ca_certificate([CA, broken.as_bytes()].concat());
+    for security in [Security::Plaintext, Security::Opportunistic, Security::StartTls, Security::Implicit] {
+        let error = connect_error(&builder.clone().security(security));
+        assert!(matches!(&error, Error::Config(why) if why.contains("the CA")), "{security:?}: {error:?}");
+        let mut heard = Vec::new();
+        listener.accept().unwrap().0.read_to_end(&mut heard).unwrap();
+        assert_eq!(heard, b"", "{security:?}");
+    }
+    let error = Pool::builder(builder).build().unwrap_err();
+    assert!(matches!(&error, Error::Config(why) if why.contains("the CA")), "{error:?}");
 }
 
 #[test]

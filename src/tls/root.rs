@@ -1,0 +1,105 @@
+//! CAs as they are given: PEM text (RFC 7468 §5), or one in DER. Only the TLS library can read them, and to start it
+//! takes a millisecond; what is no certificate by its form is told without it.
+
+use std::sync::Arc;
+
+use super::Flaw;
+
+/// More than any certificate or key has, in octets. OpenSSL's own limit ends in a panic.
+pub(super) const MAX_FILE: usize = 1 << 24;
+
+/// What has the form of one certificate or more.
+#[derive(Clone)]
+pub(super) struct Root {
+    bytes: Arc<[u8]>,
+    /// How many certificates they are.
+    count: usize,
+}
+
+impl Root {
+    pub fn new(bytes: &[u8]) -> Result<Root, Flaw> {
+        let count = match is_pem(bytes) {
+            _ if bytes.len() > MAX_FILE => return Err("the CA that was given is too large".into()),
+            true => match (marks(bytes, BEGIN), marks(bytes, END)) {
+                (0, _) => return Err(NONE.into()),
+                (begun, ended) if ended < begun => return Err("the CA that was given is cut short".into()),
+                (begun, _) => begun,
+            },
+            false if is_der(bytes) => 1,
+            false => {
+                return Err("the CA that was given is no certificate, neither in PEM nor in DER".into());
+            }
+        };
+        Ok(Root { bytes: bytes.into(), count })
+    }
+
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    pub fn count(&self) -> usize {
+        self.count
+    }
+}
+
+pub(super) const NONE: &str = "there is no certificate in the CA that was given";
+
+const BEGIN: &[u8] = b"-----BEGIN ";
+const END: &[u8] = b"-----END ";
+
+pub(super) fn is_pem(bytes: &[u8]) -> bool {
+    bytes.windows(BEGIN.len()).any(|octets| octets == BEGIN)
+}
+
+/// How many such lines there are of certificates, `X509 CERTIFICATE` and `TRUSTED CERTIFICATE` among them.
+fn marks(pem: &[u8], mark: &[u8]) -> usize {
+    let behind = (mark.len()..=pem.len()).filter(|at| pem[..*at].ends_with(mark));
+    let label = |at: usize| pem[at..].split(|b| *b == b'-').next().unwrap_or_default();
+    behind.filter(|at| label(*at).ends_with(b"CERTIFICATE")).count()
+}
+
+/// Whether it is a SEQUENCE that is all there (X.690 §8.1).
+fn is_der(bytes: &[u8]) -> bool {
+    match bytes {
+        [0x30, length @ ..=0x7f, content @ ..] => content.len() >= usize::from(*length),
+        [0x30, digits @ 0x81..=0x84, rest @ ..] => {
+            rest.split_at_checked(usize::from(*digits - 0x80)).is_some_and(|(length, content)| {
+                content.len() as u64 >= length.iter().fold(0, |n: u64, digit| n << 8 | u64::from(*digit))
+            })
+        }
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PEM: &[u8] = include_bytes!("../../tests/support/certs/ca.pem");
+    const DER: &[u8] = include_bytes!("../../tests/support/certs/ca.der");
+
+    #[test]
+    fn certificates_are_counted_by_their_form() {
+        let count = |bytes: &[u8]| Root::new(bytes).map(|root| root.count()).ok();
+        assert_eq!((count(PEM), count(DER), count(&PEM.repeat(3))), (Some(1), Some(1), Some(3)));
+        let trusted = String::from_utf8_lossy(PEM).replace(" CERTIFICATE", " TRUSTED CERTIFICATE");
+        assert_eq!(count(trusted.as_bytes()), Some(1));
+        let key = include_bytes!("../../tests/support/certs/client.key");
+        assert_eq!((count(key), count(&[key, PEM].concat())), (None, Some(1)));
+        assert_eq!(count(&[0x30, 0]), Some(1)); // the library will tell
+        let request = String::from_utf8_lossy(PEM).replace("CERTIFICATE", "CERTIFICATE REQUEST");
+        for no_root in ["", "nonsense", "-----BEGIN ", "-----END CERTIFICATE-----", &request] {
+            assert_eq!(count(no_root.as_bytes()), None, "{no_root}");
+        }
+    }
+
+    #[test]
+    fn what_is_cut_short_has_not_the_form() {
+        assert!((0..DER.len()).all(|n| Root::new(&DER[..n]).is_err()));
+        let end = "-----\n".len(); // the last line may lack these
+        assert!((0..PEM.len() - end).all(|n| Root::new(&PEM[..n]).is_err()));
+        for length in [&[0x30][..], &[0x30, 0x82, 1], &[0x30, 0x84, 255, 255, 255, 255], &[0x30, 0xff]] {
+            assert!(Root::new(length).is_err(), "{length:?}");
+        }
+    }
+}
