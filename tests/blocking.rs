@@ -289,6 +289,53 @@ fn the_limits_of_an_untimed_streams_own_count() {
     assert!(client.noop().unwrap_err().is_timeout());
 }
 
+/// Takes no long write, and keeps the limit of the wait for that.
+struct Stalling(TcpStream, mpsc::Sender<Instant>);
+
+impl Transport for Stalling {
+    fn receive(&mut self, room: &mut [u8], until: Option<Instant>) -> io::Result<usize> {
+        self.0.receive(room, until)
+    }
+
+    fn send(&mut self, bytes: &[u8], until: Option<Instant>) -> io::Result<usize> {
+        match bytes.len() {
+            1000.. => Err(io::ErrorKind::WouldBlock.into()),
+            _ => self.0.send(bytes, until),
+        }
+    }
+
+    fn wait(&mut self, _: bool, _: bool, until: Instant) -> io::Result<()> {
+        self.1.send(until).unwrap();
+        Err(io::ErrorKind::TimedOut.into())
+    }
+
+    fn shutdown(&mut self) {
+        Transport::shutdown(&mut self.0);
+    }
+}
+
+#[test]
+fn a_message_of_a_batch_that_does_not_leave_has_the_limit_of_content() {
+    for octets in [60_000, 66_000] {
+        let envelope_only = "C: MAIL FROM:<alice@example.org>\nC: RCPT TO:<bob@example.org>\nC: DATA\n";
+        let server = Server::playing(format!(
+            "-- hello PIPELINING\n{envelope_only}S: 250 ok\nS: 250 ok\nS: 354 go on\n-- silence"
+        ));
+        let (tell, told) = mpsc::channel();
+        let stalling = Stalling(TcpStream::connect(server.address()).unwrap(), tell);
+        let limits = builder(&server).timeout(Duration::from_secs(60));
+        let limits = limits.final_reply_timeout(Duration::from_secs(600));
+        let mut client = limits.connect_over(stalling).unwrap();
+        // As it leaves it is longer by a third: so the end of the shorter one fills the outbox, too.
+        let mail = Raw::owned(envelope(&["bob@example.org"]), b".\r\n".repeat(octets / 3));
+        let (_, result) = client.send_all([mail]).next().unwrap();
+        let error = result.unwrap_err();
+        assert!(matches!(cause(&error), Error::Timeout(Phase::Body)), "{octets}: {error:?}");
+        let left = told.recv().unwrap() - Instant::now();
+        assert!(left <= Duration::from_secs(60), "{octets}: {left:?}");
+    }
+}
+
 #[test]
 fn a_stop_ends_the_wait_for_a_connection_of_the_pool() {
     let server = Server::playing("-- hello");

@@ -34,7 +34,8 @@ const MOST_ENTRIES: usize = 1024;
 ///
 /// When the connection is lost, the messages that were under way are *not sent* or *in doubt*, and those that follow are
 /// *not sent*: each has its result. Only where all that was lost is an envelope that had left with the end of the message
-/// before (some servers throw it away) the batch connects again by itself, and sends it alone from then on.
+/// before (some servers throw it away) the batch connects again by itself, if [`send`](Client::send) would, and sends it
+/// alone from then on.
 #[must_use = "a batch sends while `next` is called"]
 pub struct Batch<C: DerefMut<Target = Client>, M, I> {
     client: C,

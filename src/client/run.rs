@@ -159,6 +159,14 @@ impl Clock {
     }
 }
 
+/// The phase of what has not left yet: a message whose end has is in its last one.
+fn on_its_way(phase: Phase) -> Phase {
+    match phase {
+        Phase::End => Phase::Body,
+        phase => phase,
+    }
+}
+
 /// What a source says when it fails, or takes too long.
 pub(super) fn source_error(e: io::Error) -> Error {
     match e.kind() {
@@ -234,8 +242,9 @@ impl Client {
                     until = None; // the source may have taken its time
                 }
                 Want::Write => {
-                    let limit = self.limit_once(&mut until, talk.phase())?;
-                    let all = self.write(talk.phase(), limit).await?;
+                    let phase = on_its_way(talk.phase());
+                    let limit = self.limit_once(&mut until, phase)?;
+                    let all = self.write(phase, limit).await?;
                     self.tell_progress(&mut source);
                     if all {
                         until = None;
@@ -243,10 +252,7 @@ impl Client {
                 }
                 Want::Reply | Want::Probe => {
                     if !self.out.unsent().is_empty() {
-                        let phase = match talk.phase() {
-                            Phase::End => Phase::Body, // it is still on its way
-                            phase => phase,
-                        };
+                        let phase = on_its_way(talk.phase());
                         let limit = self.limit_once(&mut until, phase)?;
                         let all = self.write(phase, limit).await?;
                         self.tell_progress(&mut source);

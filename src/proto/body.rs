@@ -361,6 +361,17 @@ mod tests {
         }
 
         #[test]
+        fn at_once_is_as_in_pieces_in_every_form(text in text(), nul in any::<bool>(), chunking in any::<bool>(), eight_bit in any::<bool>(), binary in any::<bool>()) {
+            let text = if nul { [&text[..], b"\0"].concat() } else { text };
+            let encoder = || Encoder::of(MailParameters { eight_bit, binary, ..MailParameters::default() }, chunking);
+            let (mut pieces, mut whole) = (b"x".to_vec(), b"x".to_vec());
+            let mut piecewise = encoder();
+            let done = piecewise.push(&text, &mut pieces).map(|()| piecewise.end(&mut pieces));
+            prop_assert_eq!(encoder().push_all(Survey::of(&text), &mut whole), done);
+            prop_assert_eq!(whole, pieces);
+        }
+
+        #[test]
         fn long_lines_are_found_wherever_they_are(lines in prop::collection::vec((0..2_100usize, prop_oneof![Just("\r\n"), Just("\n"), Just("\r")]), 0..9)) {
             let text: String = lines.iter().map(|(len, end)| "x".repeat(*len) + end).collect();
             let longest = lines.iter().map(|(len, _)| *len).max().filter(|len| *len > MAX_TEXT_LINE);

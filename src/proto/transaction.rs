@@ -14,7 +14,7 @@
 //! What keeps this right:
 //!
 //! - Content goes out by DATA only behind an accepted recipient, and never with its own envelope. By BDAT it may, if it
-//!   can be had again and is small; if the envelope is refused, so is each BDAT.
+//!   is small, and kept here or can be had again; if the envelope is refused, so is each BDAT.
 //! - A message is in doubt from when the last line of its end, or the last chunk, is first offered to the wire, until
 //!   its reply; also when the server refused a part of it and takes the rest.
 //! - A flight begins with RSET unless the transaction before it is surely over. With BDAT only its 250 tells: servers
@@ -22,15 +22,17 @@
 //! - A flight that joins the end of a message before it was seen to work ([`Joining::Untried`]) carries no content. So
 //!   a server that throws it away, or hangs up, costs a connection and never a message.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, fmt};
 
 use super::{Command, Dialogue, Encoder, Forbidden, MailParameters, Outbox, ReplyRef, Survey, Want};
 use crate::{Delivery, Envelope, Error, Outcome, Phase, Reply};
 
 /// At most so many replies are outstanding: a server that answers slowly is not buried in commands.
 const WINDOW: usize = 512;
-/// So much content makes a chunk, in octets.
+/// So much content makes a chunk, in octets; what came with its message makes one.
 const CHUNK: usize = 64 * 1024;
+/// So many buffers of content are kept: where content waits for the reply to DATA, the next is at hand before it leaves.
+const MAX_SPARE: usize = 2;
 /// So much of the refusals of recipients is kept whole, in octets; of each one behind that, only the beginning.
 const MAX_REFUSALS: usize = 1024 * 1024;
 
@@ -99,8 +101,7 @@ impl Transaction {
     }
 }
 
-/// Messages on their way; see the module's page.
-#[derive(Debug)]
+/// Messages on their way; see the module's page. `Debug` shows none of their content.
 pub struct Transactions {
     options: Options,
     /// In order. Replies are for the first; `writing` is the one being written, or the place of the next.
@@ -127,7 +128,6 @@ pub struct Transactions {
     results: VecDeque<Result<Delivery, Error>>,
 }
 
-#[derive(Debug)]
 struct Flight {
     letter: Transaction,
     /// All that goes by DATA or BDAT, if it is at hand.
@@ -401,6 +401,7 @@ impl Transactions {
             self.over += 1;
         }
         (self.writing, self.due) = (0, 0);
+        self.chunk.clear();
     }
 
     fn ask(&mut self, out: &mut Outbox, command: impl FnOnce(&Transaction) -> Command<'_>) {
@@ -470,6 +471,8 @@ impl Transactions {
                 self.end(out, Command::Dot);
                 self.ended(out);
             }
+            // It was refused while the next one was waited for.
+            Stage::Body if options.chunking && !flight.begun && flight.is_pointless(options) => self.over(),
             // The next one should be at hand when this one ends.
             Stage::Body if !flight.begun && self.is_last() && self.may_join() => return Some(Want::Message),
             Stage::Body => match self.flights[self.writing].content.take() {
@@ -542,7 +545,9 @@ impl Transactions {
             }
         }
         self.ended(out);
-        self.spare.push(content);
+        if self.spare.len() < MAX_SPARE {
+            self.spare.push(content);
+        }
     }
 
     /// The end of the content, and perhaps goodbye.
@@ -770,6 +775,17 @@ impl Flight {
     fn refuse_one(&mut self, reply: ReplyRef<'_>) {
         let index = self.next_final();
         self.refuse(index, reply);
+    }
+}
+
+impl fmt::Debug for Transactions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Transactions")
+            .field("options", &self.options)
+            .field("over", &self.over)
+            .field("under_way", &self.under_way())
+            .field("due", &self.due)
+            .finish_non_exhaustive()
     }
 }
 
@@ -1191,5 +1207,58 @@ mod tests {
         talk.message(1);
         assert_eq!(talk.says().0, "MAIL RCPT DATA");
         assert!(!talk.all.on_silence(), "the next envelope is out, too");
+    }
+
+    fn at_hand(talk: &mut Talk, content: &str) {
+        talk.all.message_with(letter(1).ahead(true), Survey::of(content.as_bytes())).unwrap();
+    }
+
+    #[test]
+    fn content_that_came_with_a_message_is_not_asked_for_when_it_goes_again() {
+        let mut talk = Talk::new(Options { chunking: true, ..PIPELINING });
+        at_hand(&mut talk, "one");
+        assert_eq!(talk.says(), ("MAIL RCPT".to_owned(), Want::Message));
+        at_hand(&mut talk, "two");
+        assert_eq!(talk.says(), ("BDAT one RSET MAIL RCPT".to_owned(), Want::Message));
+        talk.play(&["250", "250", "250"]);
+        assert_eq!(talk.outcome(), Outcome::Accepted);
+        // Its envelope is answered while the next message is waited for.
+        (0..3).for_each(|_| talk.hears("503 not now").unwrap());
+        talk.all.no_more();
+        assert_eq!(talk.says(), ("RSET MAIL RCPT BDAT two".to_owned(), Want::Reply));
+    }
+
+    #[test]
+    fn debug_shows_no_content() {
+        let mut talk = Talk::new(PIPELINING);
+        at_hand(&mut talk, "Hello");
+        assert!(!format!("{:?}", talk.all).contains("72, 101"));
+    }
+
+    #[test]
+    fn what_was_gathered_of_a_lost_message_does_not_begin_the_next() {
+        let mut talk = Talk::new(Options { chunking: true, ..Options::default() });
+        talk.message(1);
+        talk.play(&["250", "250"]);
+        talk.says();
+        talk.content("lost");
+        talk.all.lose(talk.out.offered(), Error::Closed(Phase::Body));
+        assert_eq!(talk.outcome(), Outcome::NotSent);
+        talk.out = Outbox::default();
+        talk.message(1);
+        talk.play(&["250", "250"]);
+        talk.says();
+        talk.content("Hello");
+        talk.content("");
+        assert_eq!(talk.says().0, "BDAT Hello");
+    }
+
+    #[test]
+    fn room_of_content_that_has_left_is_not_hoarded() {
+        let mut talk = Talk::new(Options { chunking: true, ..PIPELINING });
+        (0..100).for_each(|_| at_hand(&mut talk, "Hello"));
+        talk.all.no_more();
+        talk.says();
+        assert_eq!(talk.all.spare.len(), MAX_SPARE);
     }
 }
