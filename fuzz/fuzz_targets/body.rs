@@ -27,7 +27,9 @@ fuzz_target!(|input: &[u8]| {
 
     encoder(&pieces, &plain, nul, eight_bit);
     // The end of what was put is cut off for some, so that the last piece is not always the rest.
-    chunks(&pieces, &plain, nul, count & 0x80 != 0);
+    let binary = count & 0x80 != 0;
+    chunks(&pieces, &plain, nul, binary, None);
+    chunks(&pieces, &plain, nul, binary, Some(survey));
 });
 
 /// With CRLF at every line end, and at the end.
@@ -81,13 +83,23 @@ fn encoder(pieces: &[&[u8]], plain: &[u8], nul: bool, eight_bit: bool) {
     }
 }
 
-/// The same by BDAT, to a server that takes everything: the sizes are true, and no dot is doubled.
-fn chunks(pieces: &[&[u8]], plain: &[u8], nul: bool, binary: bool) {
+/// The same by BDAT, to a server that takes everything: the sizes are true, and no dot is doubled. What was looked through is
+/// handed over with its message, and not asked for.
+fn chunks(pieces: &[&[u8]], plain: &[u8], nul: bool, binary: bool, at_hand: Option<Survey<'_>>) {
     let envelope = Envelope::new("a@example.org", ["b@example.org"]).expect("they are good");
     let parameters = MailParameters { eight_bit: !binary, binary, ..MailParameters::default() };
     let options = Options { chunking: true, ..Options::default() };
     let mut talk = Transactions::new(options, false);
-    talk.message(Transaction::new(envelope, parameters));
+    let transaction = Transaction::new(envelope, parameters);
+    match at_hand {
+        None => talk.message(transaction),
+        Some(content) => {
+            if let Err(forbidden) = talk.message_with(transaction, content) {
+                assert!(nul && !binary, "{forbidden:?}");
+                return;
+            }
+        }
+    }
     let (mut inbox, mut out, mut wire) = (Inbox::default(), Outbox::default(), Vec::new());
     let mut rest = pieces.iter().filter(|piece| !piece.is_empty());
     let mut result = None;
@@ -98,7 +110,7 @@ fn chunks(pieces: &[&[u8]], plain: &[u8], nul: bool, binary: bool) {
         }
         let want = talk.fill(&mut out);
         match want {
-            Want::Body(0) => {
+            Want::Body(0) if at_hand.is_none() => {
                 let piece: &[u8] = rest.next().copied().unwrap_or_default();
                 if let Err(error) = talk.body(piece, &mut out) {
                     assert!(nul && !binary, "{error}");
