@@ -159,7 +159,8 @@ impl Clock {
     }
 }
 
-/// The phase of what has not left yet: a message whose end has is in its last one.
+/// What is still being written is content, though its end is in the outbox: the limit of the reply to the end begins when
+/// all has left.
 fn on_its_way(phase: Phase) -> Phase {
     match phase {
         Phase::End => Phase::Body,
@@ -347,7 +348,7 @@ impl Client {
     }
 }
 
-/// Out of the way, as all that is here for the few.
+/// By itself, so that what is for a log that hardly anybody reads is not in the way of each reply.
 #[cold]
 fn log_reply(number: u64, reply: &Reply) {
     log::debug!(target: "postino", "#{number} S: {reply}");
@@ -372,7 +373,7 @@ impl Client {
                 Ok(None) => return Ok(heard),
                 Err(what) => return Err(self.no_reply(talk.phase(), what)),
             };
-            if log::max_level() >= log::LevelFilter::Debug {
+            if log::log_enabled!(target: "postino", log::Level::Debug) {
                 log_reply(self.number, &talk.keep(reply));
             }
             heard = true;

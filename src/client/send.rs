@@ -65,8 +65,8 @@ impl Client {
         }
     }
 
-    /// What to say of this message in MAIL, and what its content is like if that is at hand; or why the server cannot
-    /// take it. Nothing has been sent yet.
+    /// What to say of this message in MAIL; and its content, if that is at hand, small ([`AHEAD`]), and watched by nobody,
+    /// so that it may be handed over with it. Or why the server cannot take it; nothing has been sent yet.
     pub(super) fn transaction<'b>(
         &self,
         envelope: Envelope,

@@ -13,8 +13,9 @@ impl Builder {
     /// Trusts these CAs besides those the system trusts: PEM text with one certificate or more, or one in DER. A
     /// self-signed certificate of a server may stand here itself. May be called more than once. Defaults to none.
     ///
-    /// What has not the form of a certificate fails before connecting; what only the TLS library finds to be none,
-    /// once the connection is there, and before a word is said: it is read meanwhile.
+    /// What has not the form of a certificate, or more than 16 MiB, is [`Error::Config`](crate::Error::Config) before
+    /// connecting; what only the TLS library finds to be none, once the connection is there, and before a word is said: it
+    /// is read meanwhile.
     pub fn ca_certificate(mut self, certificates: impl AsRef<[u8]>) -> Builder {
         self.config.tls.add_root(certificates.as_ref());
         self

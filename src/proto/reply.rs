@@ -150,7 +150,8 @@ pub(crate) fn mask(mut text: Vec<u8>, secrets: &[Vec<u8>]) -> Vec<u8> {
     text
 }
 
-/// Where `part`, which is not empty, stands first. Not by memmem: it would be 10 kB of a small program for this alone.
+/// Where `part`, which is not empty, stands first. Not by memmem: it would be 10 kB of a small program, for what is looked for
+/// once in a login, or in a certificate.
 pub(crate) fn find(text: &[u8], part: &[u8]) -> Option<usize> {
     text.windows(part.len()).position(|octets| octets == part)
 }

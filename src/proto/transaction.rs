@@ -307,7 +307,8 @@ impl Transactions {
         self.add(letter, None);
     }
 
-    /// The same with its content, which is kept here until it leaves: it should be small.
+    /// The same with its content, as [`Survey::of`] has found it. It is kept here until it leaves, encoded, and goes by one
+    /// BDAT where it goes in chunks: it should be small, some 64 KiB at most.
     ///
     /// # Errors
     ///

@@ -1,5 +1,7 @@
 //! Private keys as the TLS libraries take them: PKCS#8 in PEM (RFC 5958, RFC 7468 §10), not encrypted.
 
+use crate::proto::reply::find;
+
 const PKCS8: &[u8] = b"-----BEGIN PRIVATE KEY-----";
 
 /// The key in a PEM text, from its first line on: what stands before it (attributes, certificates) is left out.
@@ -8,11 +10,10 @@ const PKCS8: &[u8] = b"-----BEGIN PRIVATE KEY-----";
 ///
 /// What it is instead, and how to convert it; nothing of its content.
 pub(super) fn pkcs8(pem: &[u8]) -> Result<&[u8], &'static str> {
-    let find = |mark: &[u8]| pem.windows(mark.len()).position(|octets| octets == mark);
-    if let Some(start) = find(PKCS8) {
+    if let Some(start) = find(pem, PKCS8) {
         return Ok(&pem[start..]);
     }
-    let known = KNOWN.iter().find(|(mark, _)| find(mark.as_bytes()).is_some());
+    let known = KNOWN.iter().find(|(mark, _)| find(pem, mark.as_bytes()).is_some());
     Err(known.map_or(NO_PEM, |(_, why)| why))
 }
 

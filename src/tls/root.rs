@@ -4,41 +4,36 @@
 use std::sync::Arc;
 
 use super::Flaw;
+use crate::proto::reply::find;
 
 /// More than any certificate or key has, in octets. OpenSSL's own limit ends in a panic.
 pub(super) const MAX_FILE: usize = 1 << 24;
 
 /// What has the form of one certificate or more.
 #[derive(Clone)]
-pub(super) struct Root {
-    bytes: Arc<[u8]>,
-    /// How many certificates they are.
-    count: usize,
-}
+pub(super) struct Root(Arc<[u8]>);
 
 impl Root {
     pub fn new(bytes: &[u8]) -> Result<Root, Flaw> {
-        let count = match is_pem(bytes) {
-            _ if bytes.len() > MAX_FILE => return Err("the CA that was given is too large".into()),
+        match is_pem(bytes) {
+            _ if bytes.len() > MAX_FILE => Err("the CA that was given is too large".into()),
             true => match (marks(bytes, BEGIN), marks(bytes, END)) {
-                (0, _) => return Err(NONE.into()),
-                (begun, ended) if ended < begun => return Err("the CA that was given is cut short".into()),
-                (begun, _) => begun,
+                (0, _) => Err(NONE.into()),
+                (begun, ended) if ended < begun => Err("the CA that was given is cut short".into()),
+                _ => Ok(Root(bytes.into())),
             },
-            false if is_der(bytes) => 1,
-            false => {
-                return Err("the CA that was given is no certificate, neither in PEM nor in DER".into());
-            }
-        };
-        Ok(Root { bytes: bytes.into(), count })
+            false if is_der(bytes) => Ok(Root(bytes.into())),
+            false => Err("the CA that was given is no certificate, neither in PEM nor in DER".into()),
+        }
     }
 
     pub fn bytes(&self) -> &[u8] {
-        &self.bytes
+        &self.0
     }
 
+    /// How many certificates they are: one in DER has no marks.
     pub fn count(&self) -> usize {
-        self.count
+        marks(&self.0, BEGIN).max(1)
     }
 }
 
@@ -48,7 +43,7 @@ const BEGIN: &[u8] = b"-----BEGIN ";
 const END: &[u8] = b"-----END ";
 
 pub(super) fn is_pem(bytes: &[u8]) -> bool {
-    bytes.windows(BEGIN.len()).any(|octets| octets == BEGIN)
+    find(bytes, BEGIN).is_some()
 }
 
 /// How many such lines there are of certificates, `X509 CERTIFICATE` and `TRUSTED CERTIFICATE` among them.
