@@ -51,6 +51,7 @@ fn main() -> Result<(), Failure> {
 /// All there is to measure.
 fn measure(mib: u64) -> Result<(), Failure> {
     let folder = env::temp_dir().join(format!("postino-bench-{}", std::process::id()));
+    drop(fs::remove_dir_all(&folder)); // an earlier process with this number may have left it
     fs::create_dir(&folder)?;
     let (attachment, whole) = (folder.join("attachment.bin"), folder.join("whole.eml"));
     let result = write_files(mib, &attachment, &whole).and_then(|()| measure_with(&attachment, &whole));

@@ -385,7 +385,8 @@ fn threat_81_single_commands_dropped_at_any_poll_leave_a_client_that_refuses() {
 
 #[test]
 fn a_path_that_cannot_be_opened_in_time_holds_neither_the_executor_nor_the_deadline() {
-    let fifo = std::env::temp_dir().join(format!("postino-fifo-{}", std::process::id()));
+    let fifo = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("fifo-{}", std::process::id()));
+    drop(std::fs::remove_file(&fifo)); // an earlier process with this number may have left it
     assert!(std::process::Command::new("mkfifo").arg(&fifo).status().unwrap().success());
     let server = Server::playing("-- hello");
     let start = Instant::now();
@@ -577,7 +578,8 @@ fn threat_81_a_dropped_next_of_a_batch_can_be_asked_again() {
 
 #[test]
 fn threat_81_a_dropped_next_forgets_no_message_whose_file_was_being_opened() {
-    let path = std::env::temp_dir().join(format!("postino-batch-{}", std::process::id()));
+    let path =
+        std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("batch-{}", std::process::id()));
     std::fs::write(&path, "Hello\r\n").unwrap();
     let file = || Raw::path(envelope(&["bob@example.org"]), path.clone());
     let whole = drop_next_at_every_poll(|| vec![file(), file(), file()]);

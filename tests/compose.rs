@@ -651,7 +651,9 @@ fn a_source_that_fails_is_an_error_and_never_a_short_message() {
 
 #[test]
 fn a_file_is_attached_under_its_name_and_read_anew_each_time() {
-    let path = std::env::temp_dir().join(format!("postino-{}-Grüße.pdf", std::process::id()));
+    let path =
+        std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{}-Grüße.pdf", std::process::id()));
+    drop(fs::remove_file(&path)); // an earlier process with this number may have left it
     let message = builder().attach(Attachment::path(&path)).build().unwrap();
     assert!(matches!(message.to_bytes(), Err(Error::Source(e)) if e.kind() == io::ErrorKind::NotFound));
     for content in [&b"one"[..], b"another, longer", b""] {

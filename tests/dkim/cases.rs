@@ -118,7 +118,7 @@ fn bytes_files_and_readers_that_can_be_opened_again_are_signed() {
             Ok(Body::reader(self.0))
         }
     }
-    let path = env::temp_dir().join(format!("postino-dkim-{}-{WORLD}", std::process::id()));
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("dkim-{}-{WORLD}", std::process::id()));
     let dkim = ed25519().timestamp(false);
     for text in RAW {
         fs::write(&path, text).unwrap();
@@ -169,7 +169,8 @@ fn dkimpy_verifies_what_arrives_and_nothing_else() {
         let _ = writeln!(io::stderr(), "SKIPPED: dkimpy verifies nothing; see tests/dkim/verify");
         return;
     };
-    let dir = env::temp_dir().join(format!("postino-dkimpy-{}-{WORLD}", std::process::id()));
+    let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("dkimpy-{}-{WORLD}", std::process::id()));
+    drop(fs::remove_dir_all(&dir)); // an earlier process with this number may have left it
     fs::create_dir_all(&dir).unwrap();
     let write = |name: &str, text: &[u8]| fs::write(dir.join(name), text).unwrap();
 

@@ -71,12 +71,14 @@ fn a_batch_arrives_by_lmtp() {
 
 #[test]
 fn a_batch_arrives_by_bdat() {
+    let by_lmtp: fn(&Server) -> Builder = |server| lmtp(server.lmtp.unwrap());
     for (server, way) in
-        [(POSTFIX, way(&POSTFIX)), (EXIM, way(&EXIM)), (DOVECOT, way(&DOVECOT)), (DOVECOT, lmtp(14424))]
+        [(POSTFIX, way as fn(&Server) -> Builder), (EXIM, way), (DOVECOT, way), (DOVECOT, by_lmtp)]
     {
         if !server.is_up() {
             continue;
         }
+        let way = way(&server);
         for way in [way.clone(), way.clone().joining(false), way.pipelining(false)] {
             let dialogue = block_on(five(&server, &way.chunking(true))).unwrap();
             let count = |verb: &str| dialogue.iter().filter(|line| line.starts_with(verb)).count();

@@ -5,6 +5,7 @@ use std::{
     env, fs,
     io::{self, Read, Write},
     net::Ipv4Addr,
+    os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
     sync::Mutex,
     thread,
@@ -109,11 +110,10 @@ pub const ALL: [Server; 6] = [POSTFIX, DOVECOT, EXIM, SENDMAIL, SMTPSERVER, AIOS
 
 /// Where the servers keep what the tests need.
 pub fn state() -> PathBuf {
-    let cache = || match env::var_os("XDG_CACHE_HOME") {
-        Some(cache) => PathBuf::from(cache),
-        None => PathBuf::from(env::var_os("HOME").unwrap_or_default()).join(".cache"),
-    };
-    env::var_os("POSTINO_INTEROP").map_or_else(|| cache().join("postino-interop"), PathBuf::from)
+    let folder = |name| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from); // as the script reads it
+    let cache =
+        || folder("XDG_CACHE_HOME").or_else(|| Some(folder("HOME")?.join(".cache"))).unwrap_or_default();
+    folder("POSTINO_INTEROP").unwrap_or_else(|| cache().join("postino-interop"))
 }
 
 pub fn ca() -> Vec<u8> {
@@ -123,7 +123,7 @@ pub fn ca() -> Vec<u8> {
 impl Server {
     /// Whether it is up. If it is not, says so where the test runner does not hide it.
     pub fn is_up(&self) -> bool {
-        let up = state().join(format!("run/{}.up", self.name)).exists();
+        let up = self.is_running();
         if !up {
             let required = env::var("POSTINO_INTEROP_REQUIRED").unwrap_or_default();
             assert!(
@@ -139,6 +139,15 @@ impl Server {
             }
         }
         up
+    }
+
+    /// Whether the process that `run/NAME.up` names is the one that `servers` started. The file alone proves nothing: it
+    /// outlives a server that was killed, or a machine that was switched off.
+    fn is_running(&self) -> bool {
+        let state = state();
+        let Ok(pid) = fs::read_to_string(state.join(format!("run/{}.up", self.name))) else { return false };
+        let command_line = fs::read(format!("/proc/{}/cmdline", pid.trim())).unwrap_or_default();
+        memchr::memmem::find(&command_line, state.as_os_str().as_bytes()).is_some()
     }
 
     /// Waits for the message with this token to be stored, and gives it as it is there.

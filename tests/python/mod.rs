@@ -128,6 +128,7 @@ fn python_reads_what_was_composed() {
         return;
     }
     let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("composed-{}", std::process::id()));
+    drop(fs::remove_dir_all(&folder)); // an earlier process with this number may have left it
     fs::create_dir_all(&folder).unwrap();
     let mut runner = TestRunner::default();
     for number in 0..MESSAGES {

@@ -203,11 +203,13 @@ fn next_peer(listener: &impl AsFd) -> Peer {
     Peer::new(accept(listener).unwrap().into())
 }
 
-/// Of no file that there is.
+/// Returns the path of a socket that does not exist yet. It is not in the target folder, whose path may be too long for one.
 pub fn socket_path() -> PathBuf {
     static LAST: AtomicU32 = AtomicU32::new(0);
     let number = LAST.fetch_add(1, Ordering::Relaxed);
-    std::env::temp_dir().join(format!("postino-{}-{number}.sock", process::id()))
+    let path = std::env::temp_dir().join(format!("postino-{}-{number}.sock", process::id()));
+    drop(fs::remove_file(&path)); // a run that was killed may have had this process number, and left it
+    path
 }
 
 /// Where nobody listens, and nobody else can: the port stays taken.
