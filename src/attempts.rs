@@ -3,7 +3,10 @@
 use std::{
     error, fmt, io,
     net::{SocketAddr, TcpStream},
-    os::{fd::OwnedFd, unix::net::UnixStream},
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::net::UnixStream,
+    },
     path::Path,
     sync::atomic::{AtomicU64, Ordering},
     time::{Duration, Instant},
@@ -135,6 +138,16 @@ pub(crate) fn start_unix(path: &Path) -> io::Result<UnixStream> {
     let socket = socket(AddressFamily::UNIX)?;
     connect(&socket, &SocketAddrUnix::new(path)?)?;
     Ok(socket.into())
+}
+
+/// Whether [`acknowledge`] does anything on this system.
+pub(crate) const CAN_ACKNOWLEDGE: bool = cfg!(any(target_os = "linux", target_os = "android"));
+
+/// Acknowledges at once what has arrived on a TCP socket (`TCP_QUICKACK`), where the system can do that.
+pub(crate) fn acknowledge(socket: impl AsFd) {
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    let _delayed_then = sockopt::set_tcp_quickack(&socket, true);
+    let _ = socket;
 }
 
 #[cfg(not(target_vendor = "apple"))]

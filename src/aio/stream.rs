@@ -29,7 +29,7 @@ use super::{
 };
 use crate::{
     Error, Phase,
-    attempts::{QUEUE_DELAY, Race, start, start_unix},
+    attempts::{CAN_ACKNOWLEDGE, QUEUE_DELAY, Race, acknowledge, start, start_unix},
     tls::{Connector, Handshake, Paused, TlsSettings, TlsStream, end_point, peer_certificate},
 };
 
@@ -43,6 +43,8 @@ pub(super) struct Stream {
     peer: Option<SocketAddr>,
     local: Option<SocketAddr>,
     is_local: bool,
+    /// No delayed acknowledgement of ours can hold up the server.
+    acknowledges_at_once: bool,
 }
 
 enum Inner {
@@ -53,10 +55,16 @@ enum Inner {
 
 /// A transport as TLS wants it, `Read` and `Write`; whom to wake is set from outside.
 struct Polled {
-    transport: Pin<Box<dyn Transport>>,
+    carrier: Carrier,
     waker: Waker,
     /// A stream of the caller's may keep back what was written.
     unflushed: bool,
+}
+
+enum Carrier {
+    /// A TCP socket that we opened.
+    Own(Async<TcpStream>),
+    Other(Pin<Box<dyn Transport>>),
 }
 
 /// A socket on its way.
@@ -117,9 +125,10 @@ impl Stream {
         match alarm.within(until, run).await {
             Ok(Some(socket)) => {
                 socket.get_ref().set_nodelay(true)?;
-                let stream = Stream::over(socket);
-                let is_local = stream.peer.is_some_and(|peer| peer.ip().to_canonical().is_loopback());
-                Ok(Stream { is_local, ..stream })
+                let ends = Ends::of(&socket);
+                let is_local = ends.peer.is_some_and(|peer| peer.ip().to_canonical().is_loopback());
+                let stream = Stream::new(Carrier::Own(socket), Ends { is_local, ..ends });
+                Ok(Stream { acknowledges_at_once: CAN_ACKNOWLEDGE, ..stream })
             }
             _ => Err(race.lost(running.into_iter().map(|(address, _)| address))),
         }
@@ -130,7 +139,10 @@ impl Stream {
             loop {
                 match start_unix(path) {
                     Err(e) if e.kind() == ErrorKind::WouldBlock => drop(Timer::after(QUEUE_DELAY).await),
-                    socket => return Ok(Stream::over(Async::new_nonblocking(socket?)?)),
+                    socket => {
+                        let stream = Stream::over(Async::new_nonblocking(socket?)?);
+                        return Ok(Stream { acknowledges_at_once: true, ..stream });
+                    }
                 }
             }
         };
@@ -139,13 +151,18 @@ impl Stream {
 
     fn over(stream: impl AsyncRead + AsyncWrite + Send + 'static) -> Stream {
         let ends = Ends::of(&stream);
-        let polled = Polled { transport: Box::pin(stream), waker: Waker::noop().clone(), unflushed: false };
+        Stream::new(Carrier::Other(Box::pin(stream)), ends)
+    }
+
+    fn new(carrier: Carrier, ends: Ends) -> Stream {
+        let polled = Polled { carrier, waker: Waker::noop().clone(), unflushed: false };
         Stream {
             inner: Inner::Plain(polled),
             alarm: Alarm::default(),
             peer: ends.peer,
             local: ends.local,
             is_local: ends.is_local,
+            acknowledges_at_once: false,
         }
     }
 
@@ -162,12 +179,31 @@ impl Stream {
 
     /// None at all.
     pub fn closed() -> Stream {
-        Stream { inner: Inner::Closed, alarm: Alarm::default(), peer: None, local: None, is_local: false }
+        Stream {
+            inner: Inner::Closed,
+            alarm: Alarm::default(),
+            peer: None,
+            local: None,
+            is_local: false,
+            acknowledges_at_once: true,
+        }
     }
 
     /// Whether nobody else can listen.
     pub fn is_local(&self) -> bool {
         self.is_local
+    }
+
+    /// Whether no delayed acknowledgement of ours can hold up the server.
+    pub fn acknowledges_at_once(&self) -> bool {
+        self.acknowledges_at_once
+    }
+
+    /// Acknowledges what has arrived, if that is for us to do.
+    pub fn acknowledge(&mut self) {
+        if let Ok(Polled { carrier: Carrier::Own(socket), .. }) = self.inner.polled() {
+            acknowledge(socket);
+        }
     }
 
     pub fn is_encrypted(&self) -> bool {
@@ -349,14 +385,17 @@ trait ReadWrite: Read + Write {}
 impl<T: Read + Write> ReadWrite for T {}
 
 impl Inner {
+    fn polled(&mut self) -> io::Result<&mut Polled> {
+        match self {
+            Inner::Plain(polled) => Ok(polled),
+            Inner::Tls(stream) => Ok(stream.get_mut()),
+            Inner::Closed => Err(ErrorKind::NotConnected.into()),
+        }
+    }
+
     /// Sets whom to wake.
     fn wake(&mut self, waker: &Waker) -> io::Result<()> {
-        let polled = match self {
-            Inner::Plain(polled) => polled,
-            Inner::Tls(stream) => stream.get_mut(),
-            Inner::Closed => return Err(ErrorKind::NotConnected.into()),
-        };
-        polled.waker.clone_from(waker);
+        self.polled()?.waker.clone_from(waker);
         Ok(())
     }
 
@@ -365,6 +404,15 @@ impl Inner {
             Inner::Plain(polled) => Ok(polled),
             Inner::Tls(stream) => Ok(&mut **stream),
             Inner::Closed => Err(ErrorKind::NotConnected.into()),
+        }
+    }
+}
+
+impl Carrier {
+    fn io(&mut self) -> Pin<&mut dyn Transport> {
+        match self {
+            Carrier::Own(socket) => Pin::<&mut Async<TcpStream>>::new(socket),
+            Carrier::Other(transport) => transport.as_mut(),
         }
     }
 }
@@ -386,7 +434,7 @@ impl Read for Polled {
     fn read(&mut self, room: &mut [u8]) -> io::Result<usize> {
         let flushed = self.flush();
         let mut cx = Context::from_waker(&self.waker);
-        match self.transport.as_mut().poll_read(&mut cx, room) {
+        match self.carrier.io().poll_read(&mut cx, room) {
             Poll::Pending => flushed.and(Err(ErrorKind::WouldBlock.into())),
             Poll::Ready(read) => self.soon_again(read),
         }
@@ -396,7 +444,7 @@ impl Read for Polled {
 impl Write for Polled {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let mut cx = Context::from_waker(&self.waker);
-        match self.transport.as_mut().poll_write(&mut cx, bytes) {
+        match self.carrier.io().poll_write(&mut cx, bytes) {
             Poll::Pending => Err(ErrorKind::WouldBlock.into()),
             Poll::Ready(written) => {
                 self.unflushed = true;
@@ -411,7 +459,7 @@ impl Write for Polled {
             return Ok(());
         }
         let mut cx = Context::from_waker(&self.waker);
-        match self.transport.as_mut().poll_flush(&mut cx) {
+        match self.carrier.io().poll_flush(&mut cx) {
             Poll::Pending => Ok(()),
             Poll::Ready(flushed) => {
                 self.unflushed = false;

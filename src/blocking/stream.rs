@@ -7,7 +7,9 @@ use std::{
     fmt,
     io::{self, ErrorKind, Read, Write},
     net::{SocketAddr, TcpStream},
+    os::fd::OwnedFd,
     path::Path,
+    sync::Weak,
     thread::sleep,
     time::{Duration, Instant},
 };
@@ -21,7 +23,7 @@ use super::{
 };
 use crate::{
     Error, Phase,
-    attempts::{QUEUE_DELAY, Race, start, start_unix},
+    attempts::{CAN_ACKNOWLEDGE, QUEUE_DELAY, Race, acknowledge, start, start_unix},
     tls::{Connector, Handshake, TlsSettings, TlsStream, end_point, peer_certificate},
 };
 
@@ -36,6 +38,7 @@ pub(super) struct Stream {
     peer: Option<SocketAddr>,
     local: Option<SocketAddr>,
     is_local: bool,
+    acks: Acks,
     /// Lets a stopper know of it.
     watch: Option<Watch>,
 }
@@ -44,6 +47,16 @@ enum Inner {
     Plain(Timed),
     Tls(Box<TlsStream<Timed>>),
     Closed,
+}
+
+/// Who acknowledges what has arrived, and when.
+enum Acks {
+    /// The system, perhaps late: the transport is not ours, or the system knows no other way.
+    Delayed,
+    /// Nobody: a Unix socket needs none.
+    None,
+    /// We can, at once.
+    Own(Weak<OwnedFd>),
 }
 
 /// A transport as TLS wants it, `Read` and `Write`; how long it waits is set from outside.
@@ -112,9 +125,11 @@ impl Stream {
             if let Some(socket) = first_to_arrive(&mut running, &mut race, glance)? {
                 socket.set_nonblocking(false)?;
                 socket.set_nodelay(true)?;
-                let stream = Stream::over(Box::new(Socket::new(socket)));
+                let socket = Socket::new(socket);
+                let acks = if CAN_ACKNOWLEDGE { Acks::Own(socket.handle()) } else { Acks::Delayed };
+                let stream = Stream::over(Box::new(socket));
                 let is_local = stream.peer.is_some_and(|peer| peer.ip().to_canonical().is_loopback());
-                return Ok(Stream { is_local, ..stream });
+                return Ok(Stream { is_local, acks, ..stream });
             }
         }
     }
@@ -130,7 +145,7 @@ impl Stream {
                 socket => {
                     let socket = socket?;
                     socket.set_nonblocking(false)?;
-                    return Ok(Stream::over(Box::new(Socket::new(socket))));
+                    return Ok(Stream { acks: Acks::None, ..Stream::over(Box::new(Socket::new(socket))) });
                 }
             }
         }
@@ -140,7 +155,7 @@ impl Stream {
         let (peer, local, is_local) =
             (transport.peer_address(), transport.local_address(), transport.is_local());
         let timed = Timed { transport, until: None, blocked: Blocked::default() };
-        Stream { inner: Inner::Plain(timed), peer, local, is_local, watch: None }
+        Stream { inner: Inner::Plain(timed), peer, local, is_local, acks: Acks::Delayed, watch: None }
     }
 
     /// From here on the stopper ends it.
@@ -159,12 +174,33 @@ impl Stream {
 
     /// None at all.
     pub fn closed() -> Stream {
-        Stream { inner: Inner::Closed, peer: None, local: None, is_local: false, watch: None }
+        Stream {
+            inner: Inner::Closed,
+            peer: None,
+            local: None,
+            is_local: false,
+            acks: Acks::None,
+            watch: None,
+        }
     }
 
     /// Whether nobody else can listen.
     pub fn is_local(&self) -> bool {
         self.is_local
+    }
+
+    /// Whether no delayed acknowledgement of ours can hold up the server.
+    pub fn acknowledges_at_once(&self) -> bool {
+        !matches!(self.acks, Acks::Delayed)
+    }
+
+    /// Acknowledges what has arrived, if that is for us to do.
+    pub fn acknowledge(&mut self) {
+        if let Acks::Own(socket) = &self.acks {
+            if let Some(socket) = socket.upgrade() {
+                acknowledge(&socket);
+            }
+        }
     }
 
     pub fn is_encrypted(&self) -> bool {

@@ -8,7 +8,7 @@ use std::{
         fd::{AsFd, OwnedFd},
         unix::net::UnixStream,
     },
-    sync::Arc,
+    sync::{Arc, Weak},
     thread::sleep,
     time::{Duration, Instant},
 };
@@ -295,6 +295,11 @@ impl Socket {
         Socket { fd: Arc::new(socket.into()), armed: None, peer, local, is_local }
     }
 
+    /// The socket, for as long as this lives.
+    pub fn handle(&self) -> Weak<OwnedFd> {
+        Arc::downgrade(&self.fd)
+    }
+
     /// Sets the socket's timeout so that it ends before the limit: a system call only when the one that is set will
     /// not do. The caller looks at the clock again, so a shorter one does no harm unless it is very short.
     fn arm(&mut self, left: Duration) -> io::Result<()> {
@@ -335,7 +340,7 @@ impl Transport for Socket {
     }
 
     fn stopper(&self) -> Option<Box<dyn Fn() + Send + Sync>> {
-        let socket = Arc::downgrade(&self.fd);
+        let socket = self.handle();
         Some(Box::new(move || {
             if let Some(fd) = socket.upgrade() {
                 end(fd);

@@ -172,6 +172,9 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
         while let Some(result) = self.talk.next_result() {
             self.settle(result);
         }
+        if self.client.pace.is_stalled() {
+            self.talk.one_at_a_time();
+        }
         let (joining, learnt) = (self.talk.joining(), &self.client.settings.config.joining);
         let news = joining != Joining::Untried && joining != learnt.get();
         if news && self.client.options().pipelining {

@@ -14,7 +14,7 @@ use crate::{
     Capabilities, Error, Phase, Security,
     attempts::{interleave, next_number},
     config::{Server, Settings},
-    proto::{Hello, HelloName, Inbox, Outbox, Upgrade},
+    proto::{Hello, HelloName, Inbox, Outbox, Pace, Upgrade},
     tls::TlsSettings,
 };
 
@@ -36,6 +36,7 @@ impl Client {
             drained: None,
             hurry: false,
             clock: Clock::start(),
+            pace: Pace::default(),
             round_trip: Duration::ZERO,
             begun: 0,
             capabilities: Capabilities::default(),

@@ -42,12 +42,17 @@ impl Client {
         match self.stream.try_read(self.inbox.room()) {
             Ok(0) => Err(Error::Closed(phase)),
             Ok(n) => {
-                self.inbox.arrived(n);
+                self.arrived(n, Duration::ZERO);
                 Ok(n)
             }
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(0),
             Err(e) => Err(Error::io(phase, e)),
         }
+    }
+
+    fn arrived(&mut self, octets: usize, waited: Duration) {
+        self.inbox.arrived(octets);
+        self.pace.arrived(waited);
     }
 
     /// How long silence behind a joined envelope means that it was only slow: a second, or ten round trips.
@@ -304,10 +309,13 @@ impl Client {
         while !self.out.unsent().is_empty() {
             match self.stream.write_or_read(self.out.offer(), self.inbox.room(), until).await {
                 Ok(Moved::Written(0)) => return Err(Error::io(phase, io::ErrorKind::WriteZero.into())),
-                Ok(Moved::Written(n)) => self.out.written(n),
+                Ok(Moved::Written(n)) => {
+                    self.out.written(n);
+                    self.pace.wrote();
+                }
                 Ok(Moved::Read(0)) => return Err(Error::Closed(phase)),
                 Ok(Moved::Read(n)) => {
-                    self.inbox.arrived(n);
+                    self.arrived(n, Duration::ZERO);
                     return Ok(false);
                 }
                 Err(e) => {
@@ -324,12 +332,16 @@ impl Client {
 
     /// Waits for some octets of a reply.
     async fn read(&mut self, phase: Phase, until: Instant) -> Result<(), Error> {
+        if self.pace.is_reading_on() {
+            self.stream.acknowledge(); // the server's next reply may wait for it
+        }
+        let start = (!self.stream.acknowledges_at_once()).then(Instant::now);
         let room = self.inbox.room();
         let most = room.len();
         match self.stream.read(room, until).await {
             Ok(0) => Err(Error::Closed(phase)),
             Ok(n) => {
-                self.inbox.arrived(n);
+                self.arrived(n, start.map_or(Duration::ZERO, |start| start.elapsed()));
                 // A read that leaves room has taken all there was; TLS gives a record at a time.
                 let drained = self.hurry && n < most && !self.stream.is_encrypted();
                 self.drained = drained.then(Instant::now);
@@ -383,6 +395,7 @@ impl Client {
                 _ => {}
             }
             self.out.heard();
+            self.pace.replied();
             let closing = (reply.code() == 421).then(|| talk.phase()); // as of now, before it is taken
             talk.on_reply(reply, &self.out)?;
             if let Some(phase) = closing {

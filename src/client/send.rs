@@ -30,7 +30,8 @@ impl Client {
     /// How transactions are carried out here.
     pub(super) fn options(&self) -> Options {
         let config = &self.settings.config;
-        let pipelining = config.pipelining && self.capabilities.offers("PIPELINING");
+        let pipelining =
+            config.pipelining && self.capabilities.offers("PIPELINING") && !self.pace.is_stalled();
         // Dovecot 2.3's submission crashes on an envelope behind a final dot that it has not answered (an assertion in its
         // smtp-server-transaction.c), and leaves the message in doubt. BURL (RFC 4468) is what hardly any other offers.
         let joining = pipelining && !self.capabilities.offers("BURL");

@@ -13,7 +13,7 @@ use super::{
 use crate::{
     Capabilities, Error, Phase, Reply,
     config::{Config, Server, Settings, later},
-    proto::{Auth, AuthOptions, Credentials, Farewell, Inbox, Outbox, Simple},
+    proto::{Auth, AuthOptions, Credentials, Farewell, Inbox, Outbox, Pace, Simple},
 };
 
 /// A connection to an SMTP server, or an LMTP server.
@@ -48,6 +48,7 @@ pub struct Client {
     pub(super) drained: Option<Instant>,
     pub(super) hurry: bool,
     pub(super) clock: Clock,
+    pub(super) pace: Pace,
     /// How long a reply takes, at most.
     pub(super) round_trip: Duration,
     /// How many messages were begun on this connection.

@@ -110,6 +110,7 @@ mod command;
 mod data;
 mod farewell;
 mod hello;
+mod pace;
 pub mod reply;
 mod simple;
 mod transaction;
@@ -129,6 +130,7 @@ pub use self::{
 pub(crate) use self::{
     auth::{MAX_SCRAM_ITERATIONS, MIN_SCRAM_ITERATIONS, check_pinned},
     data::refused_here,
+    pace::Pace,
 };
 use crate::{Error, Phase, Reply};
 

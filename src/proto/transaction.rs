@@ -331,6 +331,11 @@ impl Transactions {
         self.no_more = true;
     }
 
+    /// From here on each command waits for the reply to the one before it; what has been written already is not affected.
+    pub(crate) fn one_at_a_time(&mut self) {
+        self.options.pipelining = false;
+    }
+
     /// There are messages again.
     pub fn more(&mut self) {
         self.no_more = false;

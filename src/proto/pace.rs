@@ -1,0 +1,174 @@
+//! Watches how the replies to each flight arrive, and decides whether pipelining pays on this connection.
+//!
+//! A server that writes each reply by itself, with Nagle's algorithm on, holds back the second reply until the first is
+//! acknowledged (RFC 1122 §4.2.3.4). A client that has nothing to send delays that acknowledgement (§4.2.3.2). So each
+//! flight costs a delayed ACK, which is far more than the round trips that it saves on most networks.
+//!
+//! Where the client can acknowledge at once, it does so before each read for which [`Pace::is_reading_on`] holds.
+//! Elsewhere it reports how long each read took, and [`Pace::is_stalled`] tells when to go on one command at a time.
+
+use std::time::Duration;
+
+/// Shortest wait that is taken for a delayed ACK. Systems delay it by 40 ms or more, some timers fire early.
+const DELAYED_ACK: Duration = Duration::from_millis(25);
+
+/// Number of stalled flights in a row after which a connection no longer pipelines.
+const MAX_STALLS: u8 = 3;
+
+/// How replies arrive on a connection.
+#[derive(Debug, Default)]
+pub(crate) struct Pace {
+    flight: Flight,
+    /// Stalled flights in a row; it stays at [`MAX_STALLS`].
+    stalls: u8,
+}
+
+/// What has arrived since the last write.
+#[derive(Debug, Default)]
+struct Flight {
+    reads: u32,
+    replies: u32,
+    /// Time spent waiting for the first reply.
+    first: Duration,
+    /// Time spent waiting for the others.
+    others: Duration,
+}
+
+impl Flight {
+    /// Whether pipelining has lost more than it saved. One at a time, each of the other replies would have taken about as
+    /// long as the first one.
+    fn is_stalled(&self) -> bool {
+        self.others >= DELAYED_ACK && self.others > self.first.saturating_mul(self.replies - 1)
+    }
+}
+
+impl Pace {
+    /// Octets were written: the flight before them, if it was answered, is over.
+    pub fn wrote(&mut self) {
+        if self.flight.reads == 0 {
+            return;
+        }
+        let flight = std::mem::take(&mut self.flight);
+        // A single reply tells nothing, however it arrives.
+        if flight.replies > 1 && !self.is_stalled() {
+            self.stalls = if flight.is_stalled() { self.stalls + 1 } else { 0 };
+        }
+    }
+
+    /// Octets arrived after a wait of `waited`, which is zero where nobody measures it.
+    pub fn arrived(&mut self, waited: Duration) {
+        self.flight.reads = self.flight.reads.saturating_add(1);
+        let total = if self.flight.replies == 0 { &mut self.flight.first } else { &mut self.flight.others };
+        *total = total.saturating_add(waited);
+    }
+
+    /// A reply is complete.
+    pub fn replied(&mut self) {
+        self.flight.replies = self.flight.replies.saturating_add(1);
+    }
+
+    /// Whether the next read follows a read, with nothing written in between. The server may be waiting for the
+    /// acknowledgement of what has arrived.
+    pub fn is_reading_on(&self) -> bool {
+        self.flight.reads > 0
+    }
+
+    /// Whether the connection should go on one command at a time: the replies to several flights in a row arrived in
+    /// pieces, later than single commands would have brought them. Never goes back to false.
+    pub fn is_stalled(&self) -> bool {
+        self.stalls >= MAX_STALLS
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ms(ms: u64) -> Duration {
+        Duration::from_millis(ms)
+    }
+
+    /// A flight whose replies arrive one at a time after these waits, in milliseconds.
+    fn flight(pace: &mut Pace, waits: &[u64]) {
+        for wait in waits {
+            pace.arrived(ms(*wait));
+            pace.replied();
+        }
+        pace.wrote();
+    }
+
+    #[test]
+    fn only_a_read_after_a_read_reads_on() {
+        let mut pace = Pace::default();
+        assert!(!pace.is_reading_on());
+        pace.wrote();
+        assert!(!pace.is_reading_on());
+        pace.arrived(ms(0));
+        assert!(pace.is_reading_on()); // also within a reply
+        pace.replied();
+        assert!(pace.is_reading_on());
+        pace.wrote();
+        assert!(!pace.is_reading_on());
+    }
+
+    #[test]
+    fn three_stalled_flights_in_a_row_end_pipelining_for_good() {
+        let mut pace = Pace::default();
+        for _ in 0..2 {
+            flight(&mut pace, &[1, 40, 0]);
+        }
+        flight(&mut pace, &[1, 0, 0]);
+        for _ in 0..3 {
+            assert!(!pace.is_stalled());
+            flight(&mut pace, &[1, 40, 0]);
+            flight(&mut pace, &[200]); // the reply to the content, by itself
+        }
+        assert!(pace.is_stalled());
+        for _ in 0..10 {
+            flight(&mut pace, &[1, 0, 0]);
+        }
+        assert!(pace.is_stalled());
+    }
+
+    #[test]
+    fn flights_that_save_more_than_they_wait_go_on() {
+        for waits in [
+            &[100, 40, 0][..], // a delayed ACK, and a far server
+            &[30, 30, 30],     // a server that takes its time for each command
+            &[1, 10, 10],      // too short for a delayed ACK
+            &[1],              // nothing was pipelined
+        ] {
+            let mut pace = Pace::default();
+            for _ in 0..100 {
+                flight(&mut pace, waits);
+            }
+            assert!(!pace.is_stalled(), "{waits:?}");
+        }
+    }
+
+    #[test]
+    fn a_reply_in_many_pieces_counts_once() {
+        let mut pace = Pace::default();
+        for _ in 0..100 {
+            for _ in 0..50 {
+                pace.arrived(ms(40));
+            }
+            pace.replied();
+            pace.wrote();
+        }
+        assert!(!pace.is_stalled());
+    }
+
+    #[test]
+    fn nothing_overflows() {
+        let mut pace = Pace::default();
+        for _ in 0..2 {
+            pace.arrived(Duration::MAX);
+            pace.replied();
+        }
+        pace.arrived(Duration::MAX);
+        pace.replied();
+        pace.wrote();
+        assert!(!pace.is_stalled());
+    }
+}

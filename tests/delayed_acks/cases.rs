@@ -1,0 +1,109 @@
+//! What is counted. Compiled for both clients.
+
+use postino::{Envelope, Error, Raw, Security};
+
+use super::{CLIENT, Client, block_on, connect_over, maybe_async};
+use crate::{
+    careless::{Careless, Habit},
+    network::{delayed_acks, is_own},
+};
+
+/// Enough for a cost of each message to stand out from what a busy machine adds.
+const MESSAGES: usize = 40;
+
+fn mails() -> Vec<Raw<'static>> {
+    let mail = || Raw::bytes(Envelope::new("a@example.org", ["b@example.net"]).unwrap(), "Subject: x\n\nx\n");
+    (0..MESSAGES).map(|_| mail()).collect()
+}
+
+#[maybe_async]
+async fn connect(server: &Careless, pipelining: bool) -> Result<Client, Error> {
+    let builder = Client::builder("127.0.0.1").port(server.port()).security(Security::Plaintext);
+    builder.hello_name("client.example.org").pipelining(pipelining).connect().await
+}
+
+#[maybe_async]
+async fn send_each(client: &mut Client) -> Result<(), Error> {
+    for mail in mails() {
+        let _accepted = client.send(&mail).await?;
+    }
+    Ok(())
+}
+
+#[maybe_async]
+async fn send_all(client: &mut Client) -> Result<(), Error> {
+    let mut batch = client.send_all(mails());
+    while let Some((_, result)) = batch.next().await {
+        let _accepted = result?;
+    }
+    Ok(())
+}
+
+fn name_of(test: &str) -> String {
+    format!("{CLIENT}::cases::{test}")
+}
+
+/// How many delayed ACKs these messages cost.
+fn cost(what: &str, server: &Careless, send: impl FnOnce() -> Result<(), Error>) -> u64 {
+    let before = delayed_acks();
+    send().unwrap();
+    let cost = delayed_acks() - before;
+    assert_eq!(server.take().messages.len(), MESSAGES);
+    println!("{CLIENT}, {what}: {cost} delayed ACKs in {MESSAGES} messages");
+    cost
+}
+
+#[test]
+fn a_flight_answered_reply_by_reply_costs_no_delayed_acks() {
+    if !is_own(&name_of("a_flight_answered_reply_by_reply_costs_no_delayed_acks")) {
+        return;
+    }
+    let server = Careless::start(Habit::WritesReplyByReply);
+    for pipelining in [true, false] {
+        let mut client = block_on(connect(&server, pipelining)).unwrap();
+        let each = cost("one by one", &server, || block_on(send_each(&mut client)));
+        let all = cost("in a batch", &server, || block_on(send_all(&mut client)));
+        assert!(each.max(all) < MESSAGES as u64 / 4, "pipelining: {pipelining}");
+    }
+}
+
+/// Over a connection of the caller's, as on systems that cannot acknowledge at once.
+#[test]
+fn where_acks_are_delayed_a_connection_soon_goes_on_one_command_at_a_time() {
+    if !is_own(&name_of("where_acks_are_delayed_a_connection_soon_goes_on_one_command_at_a_time")) {
+        return;
+    }
+    let server = Careless::start(Habit::WritesReplyByReply);
+    for batch in [false, true] {
+        let mut client = block_on(connect_over(server.address)).unwrap();
+        let cost = cost("acknowledged late", &server, || match batch {
+            true => block_on(send_all(&mut client)),
+            false => block_on(send_each(&mut client)),
+        });
+        assert!((3..MESSAGES as u64 / 2).contains(&cost), "{cost} delayed ACKs");
+    }
+}
+
+/// The same, seen by what arrives.
+#[test]
+fn a_connection_that_stalls_stops_pipelining_and_one_that_does_not_goes_on() {
+    let server = Careless::start(Habit::WritesReplyByReply);
+    for batch in [false, true] {
+        let flights = |mut client: Client| {
+            server.take();
+            match batch {
+                true => block_on(send_all(&mut client)).unwrap(),
+                false => block_on(send_each(&mut client)).unwrap(),
+            }
+            server.take().flights
+        };
+        let late = flights(block_on(connect_over(server.address)).unwrap());
+        let (pipelined, last) = (late.iter().filter(|commands| **commands > 1).count(), late.last());
+        assert!((3..=MESSAGES / 2).contains(&pipelined), "{late:?}");
+        assert_eq!(last, Some(&1), "{late:?}");
+
+        let at_once = flights(block_on(connect(&server, true)).unwrap());
+        let pipelined = at_once.iter().filter(|commands| **commands > 1).count();
+        assert!(pipelined >= MESSAGES - 1, "{at_once:?}");
+    }
+}

@@ -1,0 +1,135 @@
+//! A server that offers PIPELINING and answers every command correctly, but reads or writes as carelessly as some real
+//! servers do.
+
+#![allow(dead_code)] // not every user needs all of it
+
+use std::{
+    io::{self, Read, Write},
+    net::{SocketAddr, TcpListener, TcpStream},
+    sync::{Arc, Mutex},
+    thread,
+};
+
+/// What it does wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Habit {
+    /// Writes each reply by itself, with Nagle's algorithm on.
+    WritesReplyByReply,
+    /// Looks for the end of a message only at the end of what one read brought.
+    EndsMessagesWithReads,
+}
+
+/// What it has received, over all connections.
+#[derive(Debug, Default)]
+pub struct Received {
+    /// The content of each message, as it was stored: with its last line end, dots not unstuffed.
+    pub messages: Vec<Vec<u8>>,
+    /// How many command lines each read brought; reads without any are left out.
+    pub flights: Vec<usize>,
+}
+
+/// Serves any number of connections until the process ends.
+pub struct Careless {
+    pub address: SocketAddr,
+    received: Arc<Mutex<Received>>,
+}
+
+impl Careless {
+    pub fn start(habit: Habit) -> Careless {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let received = Arc::<Mutex<Received>>::default();
+        let shared = received.clone();
+        thread::spawn(move || {
+            for socket in listener.incoming().flatten() {
+                let received = shared.clone();
+                thread::spawn(move || Connection { socket, habit, received }.serve());
+            }
+        });
+        Careless { address, received }
+    }
+
+    pub fn port(&self) -> u16 {
+        self.address.port()
+    }
+
+    /// What was received since the last call.
+    pub fn take(&self) -> Received {
+        std::mem::take(&mut self.received.lock().unwrap())
+    }
+}
+
+struct Connection {
+    socket: TcpStream,
+    habit: Habit,
+    received: Arc<Mutex<Received>>,
+}
+
+impl Connection {
+    fn serve(mut self) -> io::Result<()> {
+        self.socket.set_nodelay(self.habit != Habit::WritesReplyByReply)?;
+        self.socket.write_all(b"220 mail.example.org\r\n")?;
+        let mut inbox = Vec::new();
+        let mut in_message = false;
+        let mut room = vec![0; 64 * 1024];
+        loop {
+            let n = self.socket.read(&mut room)?;
+            if n == 0 {
+                return Ok(());
+            }
+            inbox.extend_from_slice(&room[..n]);
+            let (mut commands, mut replies) = (0, Vec::new());
+            loop {
+                let reply = if in_message {
+                    let Some((content, end)) = self.end_of_message(&inbox) else { break };
+                    self.received.lock().unwrap().messages.push(inbox[..content].to_vec());
+                    inbox.drain(..end);
+                    in_message = false;
+                    "250 2.0.0 taken\r\n"
+                } else {
+                    let Some(at) = inbox.iter().position(|b| *b == b'\n') else { break };
+                    let line: Vec<u8> = inbox.drain(..=at).collect();
+                    commands += 1;
+                    in_message = line.starts_with(b"DATA");
+                    answer(&line)
+                };
+                if self.habit == Habit::WritesReplyByReply {
+                    self.socket.write_all(reply.as_bytes())?;
+                } else {
+                    replies.extend_from_slice(reply.as_bytes());
+                }
+                if reply.starts_with("221") {
+                    return self.socket.write_all(&replies);
+                }
+            }
+            if commands > 0 {
+                self.received.lock().unwrap().flights.push(commands);
+            }
+            if !replies.is_empty() {
+                self.socket.write_all(&replies)?;
+            }
+        }
+    }
+
+    /// Where the content ends, and where the message with its dot does.
+    fn end_of_message(&self, inbox: &[u8]) -> Option<(usize, usize)> {
+        if inbox.starts_with(b".\r\n") {
+            return Some((0, 3));
+        }
+        let content = match self.habit {
+            Habit::WritesReplyByReply => memchr::memmem::find(inbox, b"\r\n.\r\n")? + 2,
+            Habit::EndsMessagesWithReads => inbox.ends_with(b"\r\n.\r\n").then(|| inbox.len() - 3)?,
+        };
+        Some((content, content + 3))
+    }
+}
+
+fn answer(line: &[u8]) -> &'static str {
+    match line.get(..4).unwrap_or_default().to_ascii_uppercase().as_slice() {
+        b"EHLO" => "250-mail.example.org\r\n250-PIPELINING\r\n250 8BITMIME\r\n",
+        b"DATA" => "354 go on\r\n",
+        b"QUIT" => "221 bye\r\n",
+        b"MAIL" | b"RCPT" | b"RSET" | b"NOOP" => "250 ok\r\n",
+        _ => "502 what?\r\n",
+    }
+}
