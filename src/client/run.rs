@@ -356,7 +356,9 @@ impl Client {
         self.settings.config.tls_name()?; // nothing is verified for an empty name
         let until = self.limit(Phase::Tls)?;
         let secured = self.stream.start_tls(&self.settings.config.tls, until).await;
-        secured.map_err(|e| self.stopped_or(e, Phase::Tls))
+        secured.map_err(|e| self.stopped_or(e, Phase::Tls))?;
+        self.pace.secured();
+        Ok(())
     }
 }
 

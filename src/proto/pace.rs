@@ -19,6 +19,8 @@ const MAX_STALLS: u8 = 3;
 #[derive(Debug, Default)]
 pub(crate) struct Pace {
     flight: Flight,
+    /// Nothing has arrived since a TLS handshake.
+    is_fresh_tls: bool,
     /// Stalled flights in a row; it stays at [`MAX_STALLS`].
     stalls: u8,
 }
@@ -55,8 +57,15 @@ impl Pace {
         }
     }
 
+    /// A TLS handshake is done. In TLS 1.3 the server may send session tickets before its next reply (RFC 8446 §4.6.1), so
+    /// that the next read stands for several.
+    pub fn secured(&mut self) {
+        self.is_fresh_tls = true;
+    }
+
     /// Octets arrived after a wait of `waited`, which is zero where nobody measures it.
     pub fn arrived(&mut self, waited: Duration) {
+        self.is_fresh_tls = false;
         self.flight.reads = self.flight.reads.saturating_add(1);
         let total = if self.flight.replies == 0 { &mut self.flight.first } else { &mut self.flight.others };
         *total = total.saturating_add(waited);
@@ -70,7 +79,7 @@ impl Pace {
     /// Whether the next read follows a read, with nothing written in between. The server may be waiting for the
     /// acknowledgement of what has arrived.
     pub fn is_reading_on(&self) -> bool {
-        self.flight.reads > 0
+        self.flight.reads > 0 || self.is_fresh_tls
     }
 
     /// Whether the connection should go on one command at a time: the replies to several flights in a row arrived in
@@ -107,6 +116,18 @@ mod tests {
         assert!(pace.is_reading_on()); // also within a reply
         pace.replied();
         assert!(pace.is_reading_on());
+        pace.wrote();
+        assert!(!pace.is_reading_on());
+    }
+
+    #[test]
+    fn the_first_read_in_tls_reads_on_whatever_was_written() {
+        let mut pace = Pace::default();
+        pace.secured();
+        assert!(pace.is_reading_on());
+        pace.wrote();
+        assert!(pace.is_reading_on());
+        pace.arrived(ms(0));
         pace.wrote();
         assert!(!pace.is_reading_on());
     }

@@ -44,7 +44,7 @@ fn name_of(test: &str) -> String {
 }
 
 /// How many delayed ACKs these messages cost.
-fn cost(what: &str, server: &Careless, send: impl FnOnce() -> Result<(), Error>) -> u64 {
+fn cost_of(what: &str, server: &Careless, send: impl FnOnce() -> Result<(), Error>) -> u64 {
     let before = delayed_acks();
     send().unwrap();
     let cost = delayed_acks() - before;
@@ -61,10 +61,36 @@ fn a_flight_answered_reply_by_reply_costs_no_delayed_acks() {
     let server = Careless::start(Habit::WritesReplyByReply);
     for pipelining in [true, false] {
         let mut client = block_on(connect(&server, pipelining)).unwrap();
-        let each = cost("one by one", &server, || block_on(send_each(&mut client)));
-        let all = cost("in a batch", &server, || block_on(send_all(&mut client)));
+        let each = cost_of("one by one", &server, || block_on(send_each(&mut client)));
+        let all = cost_of("in a batch", &server, || block_on(send_all(&mut client)));
         assert!(each.max(all) < MESSAGES as u64 / 4, "pipelining: {pipelining}");
     }
+}
+
+/// A server sends its session tickets at the end of the handshake, and Nagle's algorithm holds back the next reply until they
+/// are acknowledged.
+#[cfg(feature = "native-tls")]
+#[test]
+fn a_tls_connection_costs_no_delayed_acks() {
+    if !is_own(&name_of("a_tls_connection_costs_no_delayed_acks")) {
+        return;
+    }
+    let server = Careless::start_over(Habit::WritesReplyByReply, |socket| {
+        crate::tls::acceptor("good").accept(socket).ok()
+    });
+    let builder = Client::builder("127.0.0.1").port(server.port()).security(Security::Implicit);
+    let builder = builder.hello_name("client.example.org").ca_certificate(crate::tls::CA);
+    let before = delayed_acks();
+    for _ in 0..MESSAGES {
+        block_on(block_on(builder.connect()).unwrap().quit()).unwrap();
+    }
+    let cost = delayed_acks() - before;
+    println!("{CLIENT}, TLS: {cost} delayed ACKs in {MESSAGES} connections");
+    assert!(cost < MESSAGES as u64 / 4);
+
+    let mut client = block_on(builder.connect()).unwrap();
+    let cost = cost_of("in TLS", &server, || block_on(send_each(&mut client)));
+    assert!(cost < MESSAGES as u64 / 4);
 }
 
 /// Over a connection of the caller's, as on systems that cannot acknowledge at once.
@@ -76,7 +102,7 @@ fn where_acks_are_delayed_a_connection_soon_goes_on_one_command_at_a_time() {
     let server = Careless::start(Habit::WritesReplyByReply);
     for batch in [false, true] {
         let mut client = block_on(connect_over(server.address)).unwrap();
-        let cost = cost("acknowledged late", &server, || match batch {
+        let cost = cost_of("acknowledged late", &server, || match batch {
             true => block_on(send_all(&mut client)),
             false => block_on(send_each(&mut client)),
         });

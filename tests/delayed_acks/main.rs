@@ -9,6 +9,10 @@ mod network;
 
 #[path = "../support/careless.rs"]
 mod careless;
+#[cfg(feature = "native-tls")]
+#[path = "../support/tls.rs"]
+#[allow(dead_code)] // most of it is for the dialogues
+mod tls;
 
 #[path = "."]
 mod blocking {

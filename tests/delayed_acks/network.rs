@@ -16,7 +16,8 @@ pub fn is_own(test: &str) -> bool {
     let Some(unshare) = unshare() else {
         let required = env::var("POSTINO_INTEROP_REQUIRED").unwrap_or_default();
         assert!(!required.split(',').any(|name| name == "netns"), "there can be no network namespace");
-        let _ = writeln!(io::stderr(), "SKIPPED: {test}: there can be no network namespace, or there is no `ip`");
+        let _ =
+            writeln!(io::stderr(), "SKIPPED: {test}: there can be no network namespace, or there is no `ip`");
         return false;
     };
     let mut own = in_network(unshare, r#"exec "$0" "$@""#);
@@ -34,7 +35,8 @@ pub fn is_own(test: &str) -> bool {
 
 /// A way to get a network of its own: as root, or as anyone.
 fn unshare() -> Option<&'static [&'static str]> {
-    let works = |options: &&&[&str]| in_network(options, "true").output().is_ok_and(|done| done.status.success());
+    let works =
+        |options: &&&[&str]| in_network(options, "true").output().is_ok_and(|done| done.status.success());
     [&["--net"][..], &["--net", "--map-root-user"]].iter().find(works).copied()
 }
 

@@ -36,14 +36,26 @@ pub struct Careless {
 
 impl Careless {
     pub fn start(habit: Habit) -> Careless {
+        Careless::start_over(habit, Some)
+    }
+
+    /// The same over what `secure` makes of each connection; nothing if that fails.
+    pub fn start_over<S: Read + Write>(
+        habit: Habit,
+        secure: impl Fn(TcpStream) -> Option<S> + Send + Sync + 'static,
+    ) -> Careless {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let received = Arc::<Mutex<Received>>::default();
         let shared = received.clone();
+        let secure = Arc::new(secure);
         thread::spawn(move || {
             for socket in listener.incoming().flatten() {
-                let received = shared.clone();
-                thread::spawn(move || Connection { socket, habit, received }.serve());
+                let (received, secure) = (shared.clone(), secure.clone());
+                thread::spawn(move || {
+                    socket.set_nodelay(habit != Habit::WritesReplyByReply)?;
+                    secure(socket).map_or(Ok(()), |stream| Connection { stream, habit, received }.serve())
+                });
             }
         });
         Careless { address, received }
@@ -59,21 +71,20 @@ impl Careless {
     }
 }
 
-struct Connection {
-    socket: TcpStream,
+struct Connection<S> {
+    stream: S,
     habit: Habit,
     received: Arc<Mutex<Received>>,
 }
 
-impl Connection {
+impl<S: Read + Write> Connection<S> {
     fn serve(mut self) -> io::Result<()> {
-        self.socket.set_nodelay(self.habit != Habit::WritesReplyByReply)?;
-        self.socket.write_all(b"220 mail.example.org\r\n")?;
+        self.stream.write_all(b"220 mail.example.org\r\n")?;
         let mut inbox = Vec::new();
         let mut in_message = false;
         let mut room = vec![0; 64 * 1024];
         loop {
-            let n = self.socket.read(&mut room)?;
+            let n = self.stream.read(&mut room)?;
             if n == 0 {
                 return Ok(());
             }
@@ -94,19 +105,19 @@ impl Connection {
                     answer(&line)
                 };
                 if self.habit == Habit::WritesReplyByReply {
-                    self.socket.write_all(reply.as_bytes())?;
+                    self.stream.write_all(reply.as_bytes())?;
                 } else {
                     replies.extend_from_slice(reply.as_bytes());
                 }
                 if reply.starts_with("221") {
-                    return self.socket.write_all(&replies);
+                    return self.stream.write_all(&replies);
                 }
             }
             if commands > 0 {
                 self.received.lock().unwrap().flights.push(commands);
             }
             if !replies.is_empty() {
-                self.socket.write_all(&replies)?;
+                self.stream.write_all(&replies)?;
             }
         }
     }
