@@ -92,6 +92,13 @@ impl Pace {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{
+        Envelope, Outcome,
+        proto::{
+            Dialogue, Inbox, Joining, MailParameters, Options, Outbox, Survey, Transaction, Transactions,
+            Want,
+        },
+    };
 
     fn ms(ms: u64) -> Duration {
         Duration::from_millis(ms)
@@ -191,5 +198,94 @@ mod tests {
         pace.replied();
         pace.wrote();
         assert!(!pace.is_stalled());
+    }
+
+    /// A server that takes everything and answers one command at a time.
+    #[derive(Default)]
+    struct Server {
+        input: Vec<u8>,
+        in_message: bool,
+        taken: usize,
+    }
+
+    impl Server {
+        fn answer(&mut self) -> Option<&'static [u8]> {
+            if self.in_message {
+                let end = memchr::memmem::find(&self.input, b"\r\n.\r\n")? + 5;
+                self.input.drain(..end);
+                self.in_message = false;
+                self.taken += 1;
+                return Some(b"250 taken\r\n");
+            }
+            let end = self.input.iter().position(|b| *b == b'\n')?;
+            let line = String::from_utf8(self.input.drain(..=end).collect()).unwrap();
+            match line.trim_end().split(' ').collect::<Vec<_>>()[..] {
+                ["DATA"] => {
+                    self.in_message = true;
+                    return Some(b"354 go on\r\n");
+                }
+                ["BDAT", octets, "LAST"] => {
+                    self.input.drain(..octets.parse::<usize>().unwrap()); // it came with its command
+                    self.taken += 1;
+                }
+                ["MAIL" | "RCPT" | "RSET", ..] => {}
+                _ => panic!("{line:?}"),
+            }
+            Some(b"250 ok\r\n")
+        }
+    }
+
+    /// Sends messages, and goes on one command at a time after so many replies.
+    fn slow_down_after(replies: usize, options: Options) {
+        const MESSAGES: usize = 5;
+        let (mut talk, mut out, mut inbox) =
+            (Transactions::new(options, false), Outbox::default(), Inbox::default());
+        let (mut server, mut posted, mut accepted, mut heard) = (Server::default(), 0, 0, 0);
+        let mut is_slow = false;
+        loop {
+            match talk.fill(&mut out) {
+                Want::Nothing => break,
+                Want::Message if posted == MESSAGES => talk.no_more(),
+                Want::Message => {
+                    let envelope = Envelope::new("s@x", ["a@x", "b@x"]).unwrap();
+                    let letter = Transaction::new(envelope, MailParameters::default()).ahead(true);
+                    talk.message_with(letter, Survey::of(b"Subject: x\n\nx\n")).unwrap();
+                    posted += 1;
+                }
+                Want::Result => {
+                    assert_eq!(talk.next_result().unwrap().unwrap().outcome(), Outcome::Accepted);
+                    accepted += 1;
+                }
+                Want::Write | Want::Reply | Want::Probe => {
+                    server.input.extend_from_slice(out.offer());
+                    out.written(out.unsent().len());
+                    // What was under way is answered first.
+                    is_slow |= heard >= replies && out.due() <= 1;
+                    assert!(!is_slow || out.due() <= 1, "{} replies are due: {options:?}", out.due());
+                    let reply = server.answer().unwrap();
+                    inbox.room()[..reply.len()].copy_from_slice(reply);
+                    inbox.arrived(reply.len());
+                    out.heard();
+                    talk.on_reply(inbox.next_reply().unwrap().unwrap(), &out).unwrap();
+                    heard += 1;
+                    if heard == replies {
+                        talk.one_at_a_time();
+                    }
+                }
+                want => panic!("{want:?}"),
+            }
+        }
+        assert_eq!((accepted, server.taken), (MESSAGES, MESSAGES));
+        assert!(!out.said_farewell() && out.due() == 0);
+    }
+
+    #[test]
+    fn messages_under_way_survive_the_change_to_one_command_at_a_time() {
+        for chunking in [false, true] {
+            for joining in [Joining::Off, Joining::Untried, Joining::Works] {
+                let options = Options { pipelining: true, chunking, joining, ..Options::default() };
+                (1..30).for_each(|replies| slow_down_after(replies, options));
+            }
+        }
     }
 }
