@@ -48,6 +48,74 @@ fn opaque(socket: TcpStream) -> impl AsyncRead + AsyncWrite + Send + 'static {
     BufReader::new(Async::new(socket).unwrap())
 }
 
+/// A server in memory that floods its client.
+#[cfg(feature = "native-tls")]
+fn flood(flood: support::tls::Flood) -> impl AsyncRead + AsyncWrite + Send + 'static {
+    Flooded(flood)
+}
+
+#[cfg(feature = "native-tls")]
+struct Flooded(support::tls::Flood);
+
+/// Nobody is woken: nothing comes here but in answer to what was written.
+#[cfg(feature = "native-tls")]
+fn pending(moved: io::Result<usize>) -> Poll<io::Result<usize>> {
+    match moved {
+        Err(e) if e.kind() == io::ErrorKind::WouldBlock => Poll::Pending,
+        done => Poll::Ready(done),
+    }
+}
+
+#[cfg(feature = "native-tls")]
+impl AsyncRead for Flooded {
+    fn poll_read(self: Pin<&mut Self>, _: &mut Context<'_>, room: &mut [u8]) -> Poll<io::Result<usize>> {
+        pending(self.get_mut().0.give(room))
+    }
+}
+
+#[cfg(feature = "native-tls")]
+impl AsyncWrite for Flooded {
+    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        pending(self.get_mut().0.take(bytes))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_close(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+#[cfg(feature = "native-tls")]
+#[test]
+fn records_without_content_leave_the_executor_to_others() {
+    use std::sync::atomic::Ordering;
+    use support::tls::{Flood, Record, Stage};
+
+    let builder = dialogue::tls::flooded();
+
+    for at in [Stage::Handshake, Stage::Idle, Stage::Reply] {
+        let limit = Duration::from_millis(100);
+        let server = Flood::new(at, Record::KeyUpdate, Instant::now() + 100 * limit);
+        let steps = server.steps();
+        let builder = builder.clone().deadline(limit);
+        let mut call = pin!(async { builder.connect_over(flood(server)).await?.noop().await.map(drop) });
+        let (mut polls, mut most) = (0, 0);
+        let counted = poll_fn(|cx| {
+            let before = steps.load(Ordering::Relaxed);
+            let result = call.as_mut().poll(cx);
+            polls += 1;
+            most = most.max(steps.load(Ordering::Relaxed) - before);
+            result
+        });
+        assert!(block_on(counted).unwrap_err().is_timeout());
+        // Some calls are polled in a row: a read without waiting, a write, a read.
+        assert!(polls > 5 && most < 300, "{at:?}: up to {most} steps in one of {polls} polls");
+    }
+}
+
 #[test]
 fn every_future_is_send() {
     let server = Server::playing("-- hello");

@@ -40,6 +40,35 @@ fn opaque(socket: TcpStream) -> impl Transport + 'static {
     Untimed::new(socket)
 }
 
+/// A server in memory that floods its client.
+#[cfg(feature = "native-tls")]
+fn flood(flood: support::tls::Flood) -> impl Transport + 'static {
+    Flooded(flood)
+}
+
+#[cfg(feature = "native-tls")]
+struct Flooded(support::tls::Flood);
+
+#[cfg(feature = "native-tls")]
+impl Transport for Flooded {
+    /// It has an end even where the client sees none: nothing comes here but in answer to what was written.
+    fn receive(&mut self, room: &mut [u8], _: Option<Instant>) -> io::Result<usize> {
+        self.0.give(room)
+    }
+
+    fn send(&mut self, bytes: &[u8], _: Option<Instant>) -> io::Result<usize> {
+        self.0.take(bytes)
+    }
+
+    /// There is always something to read.
+    fn wait(&mut self, read: bool, _: bool, _: Instant) -> io::Result<()> {
+        assert!(read, "no room will come");
+        Ok(())
+    }
+
+    fn shutdown(&mut self) {}
+}
+
 /// Works, and stops from another thread once the server has come to the end of its script.
 #[track_caller]
 fn stopped_behind<T: Send>(script: &str, work: impl FnOnce(Builder) -> Result<T, Error> + Send) -> Error {

@@ -30,7 +30,7 @@ use super::{
 use crate::{
     Error, Phase,
     attempts::{CAN_ACKNOWLEDGE, QUEUE_DELAY, Race, acknowledge, start, start_unix},
-    tls::{Connector, Handshake, Paused, TlsSettings, TlsStream, end_point, peer_certificate},
+    tls::{Connector, Handshake, MAX_STEPS, Paused, TlsSettings, TlsStream, end_point, peer_certificate},
 };
 
 /// What carries octets, whatever it is.
@@ -54,9 +54,15 @@ enum Inner {
 }
 
 /// A transport as TLS wants it, `Read` and `Write`; whom to wake is set from outside.
+///
+/// One read of the TLS library is any number of reads here: records that carry no content (KeyUpdate, session tickets,
+/// renegotiation) are taken without coming back. So a poll makes a limited number of them, and then the executor and the
+/// timer have their turn.
 struct Polled {
     carrier: Carrier,
     waker: Waker,
+    /// Reads and writes that are left to this poll.
+    steps: u32,
     /// A stream of the caller's may keep back what was written.
     unflushed: bool,
 }
@@ -155,7 +161,7 @@ impl Stream {
     }
 
     fn new(carrier: Carrier, ends: Ends) -> Stream {
-        let polled = Polled { carrier, waker: Waker::noop().clone(), unflushed: false };
+        let polled = Polled { carrier, waker: Waker::noop().clone(), steps: MAX_STEPS, unflushed: false };
         Stream {
             inner: Inner::Plain(polled),
             alarm: Alarm::default(),
@@ -282,11 +288,11 @@ impl Stream {
         let handshake = poll_fn(|cx| {
             let next = match step.take() {
                 Some(Step::First(mut polled)) => {
-                    polled.waker.clone_from(cx.waker());
+                    polled.begin(cx.waker());
                     connector.connect(name, polled)
                 }
                 Some(Step::Paused(mut paused)) => {
-                    paused.get_mut().waker.clone_from(cx.waker());
+                    paused.get_mut().begin(cx.waker());
                     paused.resume(name)
                 }
                 None => return Poll::Ready(Err(ErrorKind::NotConnected.into())), // polled again behind its end
@@ -393,9 +399,9 @@ impl Inner {
         }
     }
 
-    /// Sets whom to wake.
+    /// A poll begins: sets whom to wake.
     fn wake(&mut self, waker: &Waker) -> io::Result<()> {
-        self.polled()?.waker.clone_from(waker);
+        self.polled()?.begin(waker);
         Ok(())
     }
 
@@ -418,13 +424,33 @@ impl Carrier {
 }
 
 impl Polled {
-    /// What a signal has interrupted is tried again; the limit is looked at in between.
+    /// A poll begins.
+    fn begin(&mut self, waker: &Waker) {
+        self.waker.clone_from(waker);
+        self.steps = MAX_STEPS;
+    }
+
+    /// Whether this poll may make another read or write.
+    fn step(&mut self) -> io::Result<()> {
+        match self.steps.checked_sub(1) {
+            Some(left) => {
+                self.steps = left;
+                Ok(())
+            }
+            None => self.later(),
+        }
+    }
+
+    /// Ends this poll; the next one comes at once, and the limit is looked at in between.
+    fn later<T>(&self) -> io::Result<T> {
+        self.waker.wake_by_ref();
+        Err(ErrorKind::WouldBlock.into())
+    }
+
+    /// What a signal has interrupted is tried again.
     fn soon_again(&self, result: io::Result<usize>) -> io::Result<usize> {
         match result {
-            Err(e) if e.kind() == ErrorKind::Interrupted => {
-                self.waker.wake_by_ref();
-                Err(ErrorKind::WouldBlock.into())
-            }
+            Err(e) if e.kind() == ErrorKind::Interrupted => self.later(),
             done => done,
         }
     }
@@ -432,6 +458,7 @@ impl Polled {
 
 impl Read for Polled {
     fn read(&mut self, room: &mut [u8]) -> io::Result<usize> {
+        self.step()?;
         let flushed = self.flush();
         let mut cx = Context::from_waker(&self.waker);
         match self.carrier.io().poll_read(&mut cx, room) {
@@ -443,6 +470,7 @@ impl Read for Polled {
 
 impl Write for Polled {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.step()?;
         let mut cx = Context::from_waker(&self.waker);
         match self.carrier.io().poll_write(&mut cx, bytes) {
             Poll::Pending => Err(ErrorKind::WouldBlock.into()),

@@ -24,7 +24,7 @@ use super::{
 use crate::{
     Error, Phase,
     attempts::{CAN_ACKNOWLEDGE, QUEUE_DELAY, Race, acknowledge, start, start_unix},
-    tls::{Connector, Handshake, TlsSettings, TlsStream, end_point, peer_certificate},
+    tls::{Connector, Handshake, MAX_STEPS, TlsSettings, TlsStream, end_point, peer_certificate},
 };
 
 /// What nothing can interrupt looks so often whether it was stopped.
@@ -60,9 +60,14 @@ enum Acks {
 }
 
 /// A transport as TLS wants it, `Read` and `Write`; how long it waits is set from outside.
+///
+/// One read of the TLS library is any number of reads here: records that carry no content (KeyUpdate, session tickets,
+/// renegotiation) are taken without coming back. So the clock, or the number of steps, is checked before each of them.
 struct Timed {
     transport: Box<dyn Transport>,
     until: Option<Instant>,
+    /// Reads and writes that are left without a limit: what must not wait must not work for long either.
+    steps: u32,
     blocked: Blocked,
 }
 
@@ -154,7 +159,7 @@ impl Stream {
     fn over(transport: Box<dyn Transport>) -> Stream {
         let (peer, local, is_local) =
             (transport.peer_address(), transport.local_address(), transport.is_local());
-        let timed = Timed { transport, until: None, blocked: Blocked::default() };
+        let timed = Timed { transport, until: None, steps: MAX_STEPS, blocked: Blocked::default() };
         Stream { inner: Inner::Plain(timed), peer, local, is_local, acks: Acks::Delayed, watch: None }
     }
 
@@ -225,12 +230,12 @@ impl Stream {
 
     /// Takes what is there, without waiting.
     pub fn try_read(&mut self, room: &mut [u8]) -> io::Result<usize> {
-        self.timed()?.until = None;
+        self.timed()?.begin(None);
         self.io()?.read_some(room)
     }
 
     pub fn read(&mut self, room: &mut [u8], until: Instant) -> io::Result<usize> {
-        self.timed()?.until = Some(until);
+        self.timed()?.begin(Some(until));
         match self.io()?.read_some(room) {
             Err(e) if e.kind() == ErrorKind::WouldBlock => Err(ErrorKind::TimedOut.into()),
             done => done,
@@ -239,9 +244,8 @@ impl Stream {
 
     /// Writes some of `bytes`. If that would have to wait, whatever comes first: room to write, or octets to read.
     pub fn write_or_read(&mut self, bytes: &[u8], room: &mut [u8], until: Instant) -> io::Result<Moved> {
-        self.timed()?.until = None;
         loop {
-            self.timed()?.blocked = Blocked::default();
+            self.timed()?.begin(None);
             match self.io()?.write_some(bytes) {
                 Err(e) if e.kind() == ErrorKind::WouldBlock => {}
                 done => return done.map(Moved::Written),
@@ -251,9 +255,10 @@ impl Stream {
                 Err(e) if e.kind() == ErrorKind::WouldBlock => {
                     let timed = self.timed()?;
                     match timed.transport.wait(timed.blocked.read, timed.blocked.write, until) {
-                        Err(e) if e.kind() == ErrorKind::Interrupted => drop(left(until)?),
+                        Err(e) if e.kind() == ErrorKind::Interrupted => {}
                         done => done?,
                     }
+                    left(until)?; // octets that bring nothing can come for ever
                 }
                 done => return done.map(Moved::Read),
             }
@@ -273,7 +278,7 @@ impl Stream {
         let Inner::Plain(mut timed) = std::mem::replace(&mut self.inner, Inner::Closed) else {
             return Err(Error::NotConnected);
         };
-        timed.until = Some(until);
+        timed.begin(Some(until));
         match connector.connect(name, timed) {
             Handshake::Done(stream) => {
                 self.inner = Inner::Tls(Box::new(stream));
@@ -288,7 +293,7 @@ impl Stream {
     /// Says goodbye in TLS if that needs no waiting, and ends the connection.
     pub fn close(&mut self) {
         if let Inner::Tls(stream) = &mut self.inner {
-            stream.get_mut().until = None;
+            stream.get_mut().begin(None);
             drop(stream.shutdown()); // whether the server hears it changes nothing
         }
         if let Ok(timed) = self.timed() {
@@ -358,20 +363,41 @@ impl<T: Read + Write> ReadWrite for T {
 }
 
 impl Timed {
-    /// What a signal has interrupted is tried again up to the limit, if there is one.
-    fn is_in_time(&self) -> io::Result<()> {
-        self.until.map_or(Ok(Duration::ZERO), left).map(drop).map_err(try_again)
+    /// A call begins that may wait up to a limit, or not at all.
+    fn begin(&mut self, until: Option<Instant>) {
+        (self.until, self.steps, self.blocked) = (until, MAX_STEPS, Blocked::default());
+    }
+
+    /// Whether another read or write may be made.
+    fn step(&mut self) -> io::Result<()> {
+        match (self.until, self.steps.checked_sub(1)) {
+            (Some(until), _) => left(until).map(drop).map_err(try_again),
+            (None, Some(left)) => {
+                self.steps = left;
+                Ok(())
+            }
+            (None, None) => Err(ErrorKind::WouldBlock.into()),
+        }
+    }
+
+    /// Reads or writes; what a signal has interrupted is tried again.
+    fn carry(
+        &mut self,
+        mut work: impl FnMut(&mut dyn Transport, Option<Instant>) -> io::Result<usize>,
+    ) -> io::Result<usize> {
+        loop {
+            self.step()?;
+            match work(&mut *self.transport, self.until) {
+                Err(e) if e.kind() == ErrorKind::Interrupted => {}
+                done => return done.map_err(try_again),
+            }
+        }
     }
 }
 
 impl Read for Timed {
     fn read(&mut self, room: &mut [u8]) -> io::Result<usize> {
-        let read = loop {
-            match self.transport.receive(room, self.until) {
-                Err(e) if e.kind() == ErrorKind::Interrupted => self.is_in_time()?,
-                done => break done.map_err(try_again),
-            }
-        };
+        let read = self.carry(|transport, until| transport.receive(room, until));
         self.blocked.read |= would_block(&read);
         read
     }
@@ -379,12 +405,7 @@ impl Read for Timed {
 
 impl Write for Timed {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let written = loop {
-            match self.transport.send(bytes, self.until) {
-                Err(e) if e.kind() == ErrorKind::Interrupted => self.is_in_time()?,
-                done => break done.map_err(try_again),
-            }
-        };
+        let written = self.carry(|transport, until| transport.send(bytes, until));
         self.blocked.write |= would_block(&written);
         written
     }

@@ -59,8 +59,9 @@ impl Attachment {
         Attachment::new(Content::Reader(Box::new(reader))).file_name(file_name)
     }
 
-    /// Another message, as a `message/rfc822` part (RFC 2046 §5.2.1). One that needs SMTPUTF8, for an address beyond ASCII
-    /// in its fields, is refused when the message around it is built.
+    /// Another message, as a `message/rfc822` part (RFC 2046 §5.2.1). Building the message around it fails if it needs
+    /// SMTPUTF8, for an address beyond ASCII in its fields, or if messages are nested more than 50 levels deep: many
+    /// servers and programs give up before that.
     #[must_use]
     pub fn message(message: Message) -> Attachment {
         Attachment::new(Content::Message(message))
@@ -97,6 +98,14 @@ impl Attachment {
     pub fn inline(mut self) -> Attachment {
         self.is_inline = true;
         self
+    }
+
+    /// How many levels of messages it adds to the one that it is attached to.
+    pub(super) fn levels(&self) -> usize {
+        match &self.content {
+            Content::Message(message) => message.levels() + 1,
+            _ => 0,
+        }
     }
 
     /// What it is, said or guessed.

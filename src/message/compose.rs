@@ -8,13 +8,15 @@ use super::{
     Attachment, Body, Mail, Mailboxes, Offer,
     attachment::Bytes,
     entity::{self, Entity},
-    field::{Field, Kind, Value, uris},
+    field::{Field, Kind, Value, is_nested_too_deep, uris},
     header_length,
     mailbox::Item,
     stream::{Piece, READ_ALREADY, Stream},
 };
 use crate::{Envelope, Error};
 
+/// Most levels of messages attached to messages. Each level is looked through for the boundaries of those around it.
+const MAX_LEVELS: usize = 50;
 /// What `List-Unsubscribe-Post` says (RFC 8058 §3.1).
 const ONE_CLICK: &str = "List-Unsubscribe=One-Click";
 
@@ -41,6 +43,8 @@ pub struct Message {
     content: Arc<[Arc<Piece>]>,
     /// It has text that goes out as it is to a server that offers 8BITMIME.
     eight_bit: bool,
+    /// How many levels of messages there are in it.
+    levels: usize,
     envelope: Option<Envelope>,
 }
 
@@ -119,13 +123,17 @@ impl Message {
         self.eight_bit
     }
 
+    pub(super) fn levels(&self) -> usize {
+        self.levels
+    }
+
     fn open(&self, eight_bit: bool) -> Result<Body<'_>, Error> {
         let pieces: Vec<Arc<Piece>> = self.pieces().collect();
         if pieces.iter().any(|piece| piece.is_spent()) {
             return Err(Error::Message(READ_ALREADY.into()));
         }
         let is_ascii = !(self.needs_utf8() || eight_bit && self.eight_bit);
-        let length = pieces.iter().try_fold(0, |sum, piece| Some(sum + piece.length(eight_bit)?));
+        let length = pieces.iter().try_fold(0_u64, |sum, piece| sum.checked_add(piece.length(eight_bit)?));
         let body = match length {
             // What is small and at hand need not be read piece by piece, perhaps on another thread.
             Some(..=MAX_AT_ONCE) => {
@@ -192,7 +200,7 @@ impl From<Email> for Message {
         let fields = header.split("\r\n").filter(|line| !line.is_empty()).map(Field::refolded).collect();
         let content = vec![Piece::text(String::from_utf8_lossy(&content))];
         let content = with_line_end(content).into();
-        Message { fields, resent: 0, content, eight_bit: false, envelope: None }
+        Message { fields, resent: 0, content, eight_bit: false, levels: 0, envelope: None }
     }
 }
 
@@ -206,6 +214,9 @@ impl TryFrom<Message> for Email {
 
     fn try_from(message: Message) -> Result<Email, Error> {
         let unreadable = || Error::Message("email-format cannot read the message".into());
+        if message.fields.iter().any(|field| is_nested_too_deep(field.as_str())) {
+            return Err(unreadable());
+        }
         let sent = message.to_bytes()?;
         let content = &sent[header_length(&sent).unwrap_or(sent.len())..];
         let mut whole = Message::header_text(&message.fields).into_bytes();
@@ -446,10 +457,15 @@ impl MessageBuilder {
     ///
     /// # Errors
     ///
-    /// [`Error::Message`] if there is no `From`, or if a value cannot stand where it is; it names the field.
+    /// [`Error::Message`] if there is no `From`, if a value is not allowed in its field (the text names the field), or if
+    /// messages are attached to messages more than 50 levels deep.
     pub fn build(self) -> Result<Message, Error> {
         if let Some((name, _)) = self.fields.0.iter().find(|(name, _)| is_resent(name)) {
             return Err(Error::Message(format!("the header {name} is made by Message::resend").into()));
+        }
+        let levels = self.attachments.iter().map(Attachment::levels).max().unwrap_or(0);
+        if levels > MAX_LEVELS {
+            return Err(Error::Message("messages are attached to messages more than 50 levels deep".into()));
         }
         let mut fields = self.fields.build()?;
         stamp(&mut fields, ["From", "Sender", "Date", "Message-ID"], &self.fields)?;
@@ -464,6 +480,7 @@ impl MessageBuilder {
             resent: 0,
             content: with_line_end(entity.content).into(),
             eight_bit,
+            levels,
             envelope,
         })
     }
@@ -657,6 +674,21 @@ mod tests {
             reader.read_to_string(&mut sent).unwrap();
             assert_eq!(sent.contains("8bit"), has, "{sent}");
         }
+    }
+
+    #[test]
+    fn messages_are_nested_up_to_a_limit() {
+        let around = |inner: Option<Message>| {
+            let outer = Message::builder().from("a@example.org");
+            inner.into_iter().fold(outer, |outer, inner| outer.attach(Attachment::message(inner))).build()
+        };
+        let mut message = around(None).unwrap();
+        for _ in 0..MAX_LEVELS {
+            message = around(Some(message)).unwrap();
+        }
+        assert!(message.resend(Resent::new().from("a@b")).is_ok_and(|resent| resent.levels == MAX_LEVELS));
+        let error = around(Some(message)).unwrap_err();
+        assert_eq!(error.to_string(), "messages are attached to messages more than 50 levels deep");
     }
 
     #[test]

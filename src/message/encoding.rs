@@ -109,7 +109,7 @@ pub(super) fn with_crlf(text: &str) -> String {
 /// How many octets of base64 there are for so many, with the CRLF between lines.
 pub(super) fn base64_length(octets: u64) -> u64 {
     let lines = octets.div_ceil(BASE64_LINE as u64);
-    octets.div_ceil(3) * 4 + lines.saturating_sub(1) * 2
+    octets.div_ceil(3).saturating_mul(4).saturating_add(lines.saturating_sub(1) * 2)
 }
 
 fn quoted_length(bytes: &[u8]) -> u64 {

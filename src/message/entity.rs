@@ -2,6 +2,7 @@
 
 use std::{
     borrow::Cow,
+    collections::HashSet,
     sync::{Arc, Mutex},
 };
 
@@ -162,17 +163,16 @@ fn media_type(text: &str) -> Result<Field, Error> {
     if kind.eq_ignore_ascii_case("multipart") {
         return Err(fail("it would have parts of its own"));
     }
-    let mut seen = Vec::new();
+    let mut seen = HashSet::new();
     while let Some(parameter) = parameters.strip_prefix(';') {
         let (name, value) = parameter.split_once('=').ok_or_else(|| fail("a parameter has no value"))?;
         let name = name.trim_start_matches(' ').to_ascii_lowercase();
         if name.is_empty() || !name.bytes().all(is_token) {
             return Err(fail("the name of a parameter is no token"));
         }
-        if seen.contains(&name) {
+        if !seen.insert(name) {
             return Err(fail("a parameter is there twice"));
         }
-        seen.push(name);
         let length = value_length(value).ok_or_else(|| fail("a value is neither a token nor in quotes"))?;
         parameters = value[length..].trim_start_matches(' ');
     }

@@ -19,8 +19,8 @@ const MAX_LONG_LINE: usize = 998;
 const NO_URIS: &str = "it is no list of URIs in angle brackets (RFC 2369)";
 /// The longest name of a field.
 const MAX_NAME: usize = 76;
-/// So many comments may begin in a date: email-format reads those in each other on the stack.
-const MAX_COMMENTS: usize = 20;
+/// Deepest nesting of comments: email-format reads each level with a stack frame of its own.
+const MAX_NESTED_COMMENTS: usize = 20;
 /// Words of text up to here are not encoded only to be folded: they may be meant for programs.
 const MAX_WORD: usize = 900;
 
@@ -88,6 +88,9 @@ impl Field {
             Value::Text(text) if text.chars().any(char::is_control) => {
                 return Err(fail("it has a control character"));
             }
+            Value::Text(text) if reads_comments(name) && is_nested_too_deep(text) => {
+                return Err(fail("its comments are nested too deep"));
+            }
             Value::Mailboxes(mailboxes) => {
                 let items = mailboxes.read().map_err(|error| fail(&error.to_string()))?;
                 address_words(&items).map_err(|why| fail(&why))?
@@ -106,9 +109,6 @@ impl Field {
                 }
                 Kind::Uris => {
                     return Field::new(name, &Value::Uris(uris(text).ok_or_else(|| fail(NO_URIS))?));
-                }
-                Kind::Date if text.matches('(').count() > MAX_COMMENTS => {
-                    return Err(fail("it has too many comments"));
                 }
                 Kind::Date if !stamp::has_known_year(text) => return Err(fail(BAD_YEAR)),
                 Kind::Mailboxes | Kind::Date => plain_words(text),
@@ -144,8 +144,11 @@ impl Field {
     /// One that email-format has written, on lines of our length. It folds nothing, and no line end is left in it.
     pub fn refolded(line: &str) -> Field {
         let (name, value) = line.split_once(':').unwrap_or((line, ""));
-        Field::of_words(name, &plain_words(value))
-            .unwrap_or_else(|_| Field { text: format!("{line}\r\n"), name: name.len() })
+        let folded = match is_nested_too_deep(value) {
+            true => None,
+            false => Field::of_words(name, &plain_words(value)).ok(),
+        };
+        folded.unwrap_or_else(|| Field { text: format!("{line}\r\n"), name: name.len() })
     }
 
     /// A date-time, now.
@@ -215,6 +218,26 @@ fn is_structured(name: &str) -> bool {
         // It reads no commas in Keywords.
         Kind::Phrases | Kind::Uris | Kind::Content | Kind::Text => false,
     }
+}
+
+/// Whether email-format looks for comments in text that was given for this field.
+fn reads_comments(name: &str) -> bool {
+    is_structured(name) || ["Received", "Return-Path"].iter().any(|other| name.eq_ignore_ascii_case(other))
+}
+
+/// Whether comments may be nested deeper than email-format should be given them. No reading of the text finds more
+/// levels than this counts, whatever is a comment, a quoted string or a literal in it.
+pub(super) fn is_nested_too_deep(text: &str) -> bool {
+    let (mut depth, mut escaped) = (0_usize, false);
+    text.bytes().any(|byte| {
+        match byte {
+            b'(' => depth += 1,
+            b')' if !escaped => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        escaped = byte == b'\\' && !escaped;
+        depth > MAX_NESTED_COMMENTS
+    })
 }
 
 fn is_resent(text: &[u8]) -> bool {
@@ -462,12 +485,33 @@ mod tests {
 
     #[test]
     fn comments_in_comments_do_not_overflow_the_stack() {
-        let date = |n| {
-            let text = format!("Mon, 1 Jan 2024 00:00:00 +0000 {}{}", "( ".repeat(n), ") ".repeat(n));
-            Field::new("Date", &Value::Text(text))
-        };
-        assert!(date(2).is_ok());
-        assert!(date(100_000).is_err());
+        for (name, start) in [
+            ("Date", "Mon, 1 Jan 2024 00:00:00 +0000"),
+            ("Message-ID", "<a@b>"),
+            ("In-Reply-To", "<a@b>"),
+            ("References", "<a@b>"),
+            ("Received", "from a.example"),
+            ("Return-Path", ""),
+            ("Resent-Message-ID", "<a@b>"),
+            ("Resent-Date", "Mon, 1 Jan 2024 00:00:00 +0000"),
+        ] {
+            for open in ["( ", "[\"] ( ", "(\\) "] {
+                let text = format!("{start} {}{}", open.repeat(100_000), ") ".repeat(100_000));
+                let error = Field::new(name, &Value::Text(text.clone())).unwrap_err();
+                assert_eq!(error.to_string(), format!("the header {name}: its comments are nested too deep"));
+                let kept = Field::refolded(&format!("{name}: {text}"));
+                assert_eq!(kept.as_str(), format!("{name}: {text}\r\n"));
+            }
+        }
+    }
+
+    #[test]
+    fn some_comments_in_comments_are_fine_and_any_number_side_by_side() {
+        for (nested, beside) in [(1, 1), (MAX_NESTED_COMMENTS, 1), (1, 1000)] {
+            let comments = format!("{}{} ", "( ".repeat(nested), ") ".repeat(nested)).repeat(beside);
+            let text = format!("Mon, 1 Jan 2024 00:00:00 +0000 {comments}");
+            assert!(Field::new("Date", &Value::Text(text)).is_ok(), "{nested} {beside}");
+        }
     }
 
     #[test]

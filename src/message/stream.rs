@@ -159,7 +159,7 @@ impl Stream {
             let other = if is_reader(piece) { None } else { others.next() };
             let (open, length) = other.map_or_else(|| Open::new(piece, eight_bit), Ok)?;
             opened.push_back(open);
-            size = size.zip(length).map(|(size, length)| size + length);
+            size = size.zip(length).map(|(size, length)| size.saturating_add(length));
         }
         Ok((Stream { pieces: opened, eight_bit, out: Vec::new(), at: 0, failed: false }, size))
     }
@@ -357,6 +357,13 @@ mod tests {
         let (mut stream, size) = open(vec![text(), quoted, text(), base64, text()]);
         assert_eq!(read_all(&mut stream).unwrap(), "\r\n--\r\na=3Db\r\n--\r\nYWJj\r\n--\r\n");
         assert_eq!(size, Some(27));
+    }
+
+    #[test]
+    fn sizes_that_do_not_fit_into_64_bits_count_as_the_largest() {
+        let part = || bytes(b"a", Encoding::Base64, u64::MAX - 1);
+        assert_eq!(open(vec![part(), part()]).1, Some(u64::MAX));
+        assert_eq!(encoding::base64_length(u64::MAX), u64::MAX);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! What the server offers: the lines of its answer to EHLO (RFC 5321 §4.1.1.1).
 
-use std::fmt;
+use std::{collections::HashSet, fmt};
 
 use super::ReplyRef;
 
@@ -99,13 +99,9 @@ impl Capabilities {
     /// The login mechanisms (RFC 4954), upper-case, in the server's order, each once: servers list them in two forms.
     pub fn auth_mechanisms(&self) -> impl Iterator<Item = String> {
         let lists = self.iter().filter(|(keyword, _)| *keyword == "AUTH");
-        let mut names: Vec<String> = Vec::new();
-        for name in lists.flat_map(|(_, list)| list.split_ascii_whitespace()).map(str::to_ascii_uppercase) {
-            if !names.contains(&name) {
-                names.push(name);
-            }
-        }
-        names.into_iter()
+        let names = lists.flat_map(|(_, list)| list.split_ascii_whitespace()).map(str::to_ascii_uppercase);
+        let mut seen = HashSet::new();
+        names.filter(move |name| seen.insert(name.clone()))
     }
 }
 

@@ -25,6 +25,11 @@ use self::{
 };
 use crate::Error;
 
+/// Most reads and writes of the transport in one call of the TLS library that must not wait, or in one poll. A call that
+/// stops there goes on with the next one. Two reads take a record; no server sends so many without content in good
+/// faith, and they take microseconds.
+pub(crate) const MAX_STEPS: u32 = 64;
+
 /// A version of TLS. Older ones are not offered (RFC 8996).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]

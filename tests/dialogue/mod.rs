@@ -19,7 +19,7 @@ mod options;
 mod pool;
 mod time;
 #[cfg(feature = "native-tls")]
-mod tls;
+pub mod tls;
 mod transaction;
 #[cfg(feature = "native-tls")]
 mod trust;

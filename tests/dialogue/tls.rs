@@ -1,11 +1,17 @@
 //! STARTTLS, TLS from the first octet, and what goes wrong with them.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::atomic::Ordering,
+    time::{Duration, Instant},
+};
 
 use postino::{Error, Outcome, Phase, Security};
 
 use super::*;
-use crate::support::{BlackHole, journal, tls::CA};
+use crate::support::{
+    BlackHole, journal,
+    tls::{CA, Flood, Record, Stage},
+};
 
 fn starttls(server: &Server) -> Builder {
     builder(server).security(Security::StartTls).ca_certificate(CA)
@@ -523,4 +529,36 @@ fn a_handshake_on_request_does_not_keep_the_processor_busy() {
     let busy = processor_time() - before;
     assert!(busy < STALL / 10, "{busy:?}");
     block_on(client.quit()).unwrap();
+}
+
+/// For a [`Flood`]; what takes its time to build is built.
+pub fn flooded() -> Builder {
+    let builder = Client::builder("localhost").hello_name("client.example.org");
+    let builder = builder.security(Security::Implicit).ca_certificate(CA).system_roots(false);
+    let harmless = Flood::new(Stage::Content, Record::Ticket, Instant::now() + crate::support::PATIENCE);
+    block_on(builder.connect_over(crate::flood(harmless))).unwrap();
+    builder
+}
+
+#[test]
+fn records_without_content_do_not_outlast_the_deadline() {
+    let limit = Duration::from_millis(100);
+    let builder = flooded();
+    for at in [Stage::Handshake, Stage::Idle, Stage::Reply, Stage::Content] {
+        for record in [Record::KeyUpdate, Record::Ticket] {
+            // Twice the limit: the client's own clock starts a little later than this one.
+            let flood = Flood::new(at, record, Instant::now() + 2 * limit);
+            let (steps, late) = (flood.steps(), flood.late());
+            let client = block_on(builder.clone().deadline(limit).connect_over(crate::flood(flood)));
+            let error = match (client, at) {
+                (Err(error), _) => error,
+                (Ok(mut client), Stage::Content) => send_error(&mut client, &super::text(&[b'x'; 1 << 20])),
+                (Ok(mut client), _) => block_on(client.noop()).unwrap_err(),
+            };
+            assert!(error.is_timeout(), "{at:?} {record:?}: {error:?}");
+            let (steps, late) = (steps.load(Ordering::Relaxed), late.load(Ordering::Relaxed));
+            // One poll, or one call that must not wait, may be under way when the time is up.
+            assert!(steps > 500 && late < 200, "{at:?} {record:?}: {late} of {steps} steps were late");
+        }
+    }
 }

@@ -4,17 +4,23 @@
 //! TLS 1.3, nor renegotiate.
 
 use std::{
+    collections::VecDeque,
     ffi::c_int,
-    io::{self, Read, Write},
+    io::{self, ErrorKind, Read, Write},
+    mem,
     net::TcpStream,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use foreign_types::ForeignTypeRef;
 use openssl::{
     pkey::PKey,
-    ssl::{SslAcceptor, SslMethod, SslStream, SslVerifyMode, SslVersion},
+    ssl::{Ssl, SslAcceptor, SslMethod, SslStream, SslVerifyMode, SslVersion},
     x509::X509,
 };
 
@@ -107,5 +113,187 @@ impl Write for Dripping {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+/// When a [`Flood`] begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// In the handshake: a first message that never ends.
+    Handshake,
+    /// Once the client is connected, and says nothing.
+    Idle,
+    /// In answer to a command.
+    Reply,
+    /// In the content of a message, of which it takes nothing.
+    Content,
+}
+
+/// What a [`Flood`] sends without end. None of it brings the client an octet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Record {
+    KeyUpdate,
+    Ticket,
+}
+
+/// A connection in memory to a TLS 1.3 server, which from some moment on has as many records as the client cares to
+/// read. It counts the reads and writes that a client makes.
+#[derive(Debug)]
+pub struct Flood {
+    server: SslStream<Pipe>,
+    at: Stage,
+    record: Record,
+    flooding: bool,
+    heard: Vec<u8>,
+    steps: Arc<AtomicUsize>,
+    late: Arc<AtomicUsize>,
+    /// From then on steps are late.
+    limit: Instant,
+}
+
+/// Both directions, as the server sees them.
+#[derive(Debug, Default)]
+struct Pipe {
+    from_client: VecDeque<u8>,
+    to_client: VecDeque<u8>,
+}
+
+impl Read for Pipe {
+    fn read(&mut self, room: &mut [u8]) -> io::Result<usize> {
+        match self.from_client.is_empty() {
+            true => Err(ErrorKind::WouldBlock.into()),
+            false => self.from_client.read(room),
+        }
+    }
+}
+
+impl Write for Pipe {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.to_client.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Flood {
+    /// Fails a client that goes on for this long.
+    const TOO_MANY: usize = 10_000;
+
+    /// Steps behind the limit are late.
+    pub fn new(at: Stage, record: Record, limit: Instant) -> Flood {
+        let server = Ssl::new(acceptor("good").context()).unwrap();
+        let mut server = SslStream::new(server, Pipe::default()).unwrap();
+        if at == Stage::Handshake {
+            // A ServerHello of 65,535 octets, in as many records.
+            server.get_mut().to_client.extend(b"\x16\x03\x03\x00\x04\x02\x00\xff\xff");
+        }
+        Flood {
+            server,
+            at,
+            record,
+            flooding: at == Stage::Handshake,
+            heard: Vec::new(),
+            steps: Arc::default(),
+            late: Arc::default(),
+            limit,
+        }
+    }
+
+    /// How many reads and writes there were, in all.
+    pub fn steps(&self) -> Arc<AtomicUsize> {
+        self.steps.clone()
+    }
+
+    /// How many of them were late.
+    pub fn late(&self) -> Arc<AtomicUsize> {
+        self.late.clone()
+    }
+
+    fn step(&mut self) -> io::Result<()> {
+        self.steps.fetch_add(1, Ordering::Relaxed);
+        if Instant::now() > self.limit && self.late.fetch_add(1, Ordering::Relaxed) > Flood::TOO_MANY {
+            return Err(io::Error::other("the client never stops"));
+        }
+        Ok(())
+    }
+
+    /// What the client reads; [`ErrorKind::WouldBlock`] if there is nothing.
+    pub fn give(&mut self, room: &mut [u8]) -> io::Result<usize> {
+        self.step()?;
+        if self.flooding && self.server.get_ref().to_client.is_empty() {
+            self.say_nothing();
+        }
+        let room = match self.at {
+            Stage::Handshake => &mut room[..1], // a message is not endless: it should last
+            _ => room,
+        };
+        let there = &mut self.server.get_mut().to_client;
+        if there.is_empty() { Err(ErrorKind::WouldBlock.into()) } else { there.read(room) }
+    }
+
+    /// What the client writes; [`ErrorKind::WouldBlock`] if nothing of it is taken.
+    pub fn take(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.step()?;
+        if self.flooding && self.at == Stage::Content {
+            return Err(ErrorKind::WouldBlock.into());
+        }
+        if !self.flooding {
+            self.server.get_mut().from_client.extend(bytes);
+            self.listen();
+        }
+        Ok(bytes.len())
+    }
+
+    /// A record that brings nothing.
+    fn say_nothing(&mut self) {
+        unsafe extern "C" {
+            fn SSL_key_update(ssl: *mut openssl_sys::SSL, kind: c_int) -> c_int;
+            fn SSL_new_session_ticket(ssl: *mut openssl_sys::SSL) -> c_int;
+        }
+        if self.at == Stage::Handshake {
+            self.server.get_mut().to_client.extend(b"\x16\x03\x03\x00\x01\x00");
+            return;
+        }
+        let ssl = self.server.ssl().as_ptr();
+        // SAFETY: the pointer is that of a live connection, which nobody else uses meanwhile.
+        let agreed = unsafe {
+            match self.record {
+                Record::KeyUpdate => SSL_key_update(ssl, 0),
+                Record::Ticket => SSL_new_session_ticket(ssl),
+            }
+        };
+        assert_eq!(agreed, 1);
+        self.server.do_handshake().unwrap();
+    }
+
+    fn listen(&mut self) {
+        if !self.server.ssl().is_init_finished() {
+            if self.server.accept().is_err() {
+                return; // there is more to come
+            }
+            self.server.write_all(b"220 mail.example.org\r\n").unwrap();
+        }
+        let mut room = [0; 4096];
+        while let Ok(n @ 1..) = self.server.read(&mut room) {
+            self.heard.extend_from_slice(&room[..n]);
+        }
+        if !self.heard.ends_with(b"\n") {
+            return;
+        }
+        let heard = mem::take(&mut self.heard);
+        for line in heard.split_inclusive(|byte| *byte == b'\n') {
+            let (reply, stage) = match &line[..4] {
+                b"EHLO" => ("250 mail.example.org\r\n", Stage::Idle),
+                b"DATA" => ("354 go on\r\n", Stage::Content),
+                b"NOOP" => ("", Stage::Reply),
+                _ => ("250 ok\r\n", Stage::Handshake),
+            };
+            if !reply.is_empty() {
+                self.server.write_all(reply.as_bytes()).unwrap();
+            }
+            self.flooding |= stage == self.at;
+        }
     }
 }
