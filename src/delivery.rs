@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::{Address, Envelope, Reply};
+use crate::{Address, Envelope, Reply, Retry, proto::queue_id};
 
 /// What is known of a message, or of a recipient.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -90,20 +90,15 @@ impl Delivery {
         &self.envelope
     }
 
-    /// The name the server gave the message in its queue, if its reply has one in a form that is known: behind
-    /// `queued as` (Postfix and others) or `id=` (Exim).
+    /// Returns the server's name for the message in its queue, under which its logs have it, if the message was accepted and
+    /// the reply has the name in a known form.
+    ///
+    /// The forms are those of Postfix, Exim, Sendmail, OpenSMTPD, qmail, Courier, Haraka, Exchange and Microsoft 365, Gmail,
+    /// Amazon SES, Yandex, NetEase and others. It is `None` rather than something that may not be the name.
     #[must_use]
     pub fn queue_id(&self) -> Option<&str> {
         let reply = self.reply.as_ref().filter(|_| self.outcome == Outcome::Accepted)?;
-        reply.text_lines().find_map(|line| {
-            let line = std::str::from_utf8(line).ok()?;
-            ["queued as ", "id="].iter().find_map(|mark| {
-                let lower = line.to_ascii_lowercase();
-                let mut places = lower.match_indices(mark).map(|(at, _)| at);
-                let at = places.find(|at| *at == 0 || lower[..*at].ends_with([' ', '(']))?;
-                line[at + mark.len()..].split([' ', ',', ';', '>']).next().filter(|id| !id.is_empty())
-            })
-        })
+        reply.text_lines().find_map(queue_id)
     }
 
     /// All recipients in the order of the envelope, each with what became of it.
@@ -130,18 +125,37 @@ impl Delivery {
         })
     }
 
-    /// The same message for those who surely have not got it and still may: recipients that it was not sent to, or that
-    /// were refused for now (4xx). Sending it again for them doubles nothing. `None` if there are none.
+    /// Returns an envelope for the recipients that can safely be retried: those that the message was not sent to, and those
+    /// that were refused for now (4yz). Sending it again to them duplicates nothing. `None` if there are none.
     #[must_use]
     pub fn unsent(&self) -> Option<Envelope> {
-        let later = |recipient: &Recipient<'_>| match recipient.outcome {
-            Outcome::NotSent => true,
-            Outcome::Refused => recipient.reply.is_some_and(Reply::is_transient),
-            Outcome::Accepted | Outcome::InDoubt => false,
-        };
-        let unsent = self.recipients().enumerate().filter(|(_, recipient)| later(recipient));
+        let unsent = self.recipients().enumerate().filter(|(_, recipient)| recipient.can_be_retried());
         let numbers: Vec<usize> = unsent.map(|(number, _)| number).collect();
         (!numbers.is_empty()).then(|| self.envelope.part(&numbers))
+    }
+
+    /// Whether the message may have been delivered to someone without the server having said so.
+    pub(crate) fn in_doubt(&self) -> bool {
+        self.recipients().any(|recipient| recipient.outcome == Outcome::InDoubt)
+    }
+
+    /// What [`Error::retry`](crate::Error::retry) says of it. `connection_lost`: what kept it from those that it was not sent
+    /// to is a lost connection, and no more.
+    pub(crate) fn retry(&self, connection_lost: bool) -> Retry {
+        let mut retry = Retry::Never;
+        for recipient in self.recipients() {
+            match recipient.outcome {
+                Outcome::InDoubt => return Retry::MayDouble,
+                Outcome::NotSent if connection_lost => {
+                    if retry == Retry::Never {
+                        retry = Retry::Now;
+                    }
+                }
+                _ if recipient.can_be_retried() => retry = Retry::Later,
+                _ => {}
+            }
+        }
+        retry
     }
 
     /// How long it took.
@@ -197,6 +211,15 @@ impl<'d> Recipient<'d> {
     #[must_use]
     pub fn outcome(&self) -> Outcome {
         self.outcome
+    }
+
+    /// Whether the message has surely not been delivered to it, and was not refused for good.
+    fn can_be_retried(&self) -> bool {
+        match self.outcome {
+            Outcome::NotSent => true,
+            Outcome::Refused => self.reply.is_some_and(Reply::is_transient),
+            Outcome::Accepted | Outcome::InDoubt => false,
+        }
     }
 
     /// The reply that decided it: the recipient's own, or the one to the message.

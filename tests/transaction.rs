@@ -218,7 +218,7 @@ impl Server {
         self.now.chunk = None;
         self.now.refusing = self.now.refusing.saturating_sub(octets);
         self.now.chunks.extend(self.now.input.drain(..octets));
-        if let Some(code) = refused.filter(|code| *code != 250) {
+        if let Some(code) = refused.filter(|code| code / 100 != 2) {
             let each = if last && self.lmtp { self.now.recipients.len().max(1) } else { 1 };
             let codes = vec![code; each];
             // Servers keep the transaction open; a bad one goes on with the rest of the content.

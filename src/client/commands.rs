@@ -217,8 +217,9 @@ impl Client {
             _ => Some(Address::new(sender)?),
         };
         let parameters = self.with_utf8(sender.as_ref().map_or("", Address::as_str), parameters)?;
+        let command = Simple::mail(sender.as_ref(), &parameters).check()?;
         self.note_by_hand();
-        let reply = self.say(Simple::mail(sender.as_ref(), &parameters)).await?;
+        let reply = self.say(command).await?;
         self.by_hand = Some(ByHand::announced(&parameters));
         Ok(reply)
     }
@@ -242,8 +243,9 @@ impl Client {
                 return Err(Error::Config("a recipient that is not ASCII needs SMTPUTF8 in MAIL".into()));
             }
         }
+        let command = Simple::rcpt(&recipient, &parameters).check()?;
         self.note_by_hand();
-        self.say(Simple::rcpt(&recipient, &parameters)).await
+        self.say(command).await
     }
 
     /// DATA: sends the content to the recipients of the transaction (RFC 5321 §4.1.1.4): bytes, or any [`Body`]. Line

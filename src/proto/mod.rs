@@ -30,7 +30,7 @@
 //! 1. **Hear.** Take every [reply](Inbox::next_reply) that is at hand. If none is [due](Outbox::due) give it to
 //!    [`on_early`](Dialogue::on_early), whose error is the end; behind a QUIT that nobody waits for
 //!    ([`said_farewell`](Outbox::said_farewell)) it means nothing. Else count it ([`heard`](Outbox::heard)) and give it to
-//!    [`on_reply`](Dialogue::on_reply). Behind a 421 nothing more is said.
+//!    [`on_reply`](Dialogue::on_reply). After a reply that [closes](ReplyRef::closes) the connection nothing more is sent.
 //! 2. **Speak.** Call [`fill`](Dialogue::fill). What it has put into the outbox, [`tell`](Outbox::tell) gives to a log,
 //!    secrets masked.
 //! 3. **Do** the [`Want`].
@@ -60,7 +60,7 @@
 //!             }
 //!             out.heard();
 //!             talk.on_reply(reply, out)?;
-//!             if reply.code() == 421 {
+//!             if reply.closes(phase) {
 //!                 return Err(Error::Refused { phase, reply: talk.keep(reply) });
 //!             }
 //!         }
@@ -110,15 +110,17 @@ mod command;
 mod data;
 mod farewell;
 mod hello;
+mod queue_id;
 pub mod reply;
 mod simple;
 mod transaction;
+mod verdict;
 
 pub use self::{
     auth::{Answer, Auth, AuthOptions, Credentials, Mechanism},
     body::{Encoder, Forbidden, MAX_TEXT_LINE, Survey},
     capabilities::Capabilities,
-    command::{Command, HelloName, Line, MailParameters, Outbox, Parameters},
+    command::{Command, HelloName, Line, MAX_COMMAND_LINE, MailParameters, Outbox, Parameters},
     data::Data,
     farewell::Farewell,
     hello::{Hello, Upgrade},
@@ -129,6 +131,8 @@ pub use self::{
 pub(crate) use self::{
     auth::{MAX_SCRAM_ITERATIONS, MIN_SCRAM_ITERATIONS, check_pinned},
     data::refused_here,
+    queue_id::queue_id,
+    transaction::check_recipients,
 };
 use crate::{Error, Phase, Reply};
 
@@ -153,12 +157,18 @@ pub trait Dialogue {
     ///
     /// Always: the connection is out of step.
     fn on_early(&mut self, reply: ReplyRef<'_>) -> Error {
-        match reply.code() {
-            421 => Error::Refused { phase: self.phase(), reply: self.keep(reply) },
-            _ => {
+        match reply.closes(self.phase()) {
+            true => self.refusal(reply),
+            false => {
                 Error::protocol(self.phase(), format!("a reply that nobody asked for: {}", self.keep(reply)))
             }
         }
+    }
+
+    /// The error for a reply that refuses, or closes the connection.
+    #[cold]
+    fn refusal(&self, reply: ReplyRef<'_>) -> Error {
+        Error::Refused { phase: self.phase(), reply: self.keep(reply) }
     }
 
     /// A copy of a reply for a log or an error, without the secrets that the server may have repeated in it.

@@ -17,6 +17,7 @@ mod limits;
 mod lmtp;
 mod options;
 mod pool;
+mod replies;
 mod time;
 #[cfg(feature = "native-tls")]
 mod tls;
