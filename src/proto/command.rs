@@ -599,6 +599,42 @@ mod tests {
     }
 
     #[test]
+    fn counts_that_cannot_be_do_not_wrap() {
+        let mut out = Outbox::default();
+        out.put(Command::Noop);
+        out.expect_more(usize::MAX);
+        out.expect_more(usize::MAX);
+        out.put(Command::Noop);
+        out.put_farewell();
+        out.offer();
+        out.expect();
+        assert_eq!(out.due(), usize::MAX);
+        out.written(usize::MAX);
+        assert_eq!((out.unsent().len(), out.gone()), (0, out.end()));
+        out.put(Command::Noop);
+        out.put_content(Vec::clear);
+        out.tell(|_| {});
+        out.written(1);
+        assert!(out.unsent().is_empty());
+    }
+
+    #[test]
+    fn the_log_is_told_nothing_wrong_where_it_is_told_too_late() {
+        let mut out = Outbox::default();
+        out.put(Command::Auth("PLAIN", Some(b"secret")));
+        out.written(100);
+        out.put(Command::Noop);
+        let mut told = Vec::new();
+        out.tell(|line| told.push(line.to_string()));
+        assert_eq!(told, ["NOOP"]);
+    }
+
+    #[test]
+    fn a_mechanism_cannot_end_its_line() {
+        assert_eq!(wire(Command::Auth("PLAIN\r\nQUIT", None)), "AUTH PLAINQUIT\r\n");
+    }
+
+    #[test]
     fn goodbye_is_said_when_it_is_written() {
         let mut out = Outbox::default();
         assert!(!out.said_farewell());
@@ -647,8 +683,8 @@ mod tests {
             assert!(matches!(Line::new(bad), Err(Error::Config(_))), "{bad:?}");
         }
         assert!(
-            Line::new("x".repeat((MAX_COMMAND_LINE - 2))).is_ok()
-                && Line::new("x".repeat((MAX_COMMAND_LINE - 2) + 1)).is_err()
+            Line::new("x".repeat(MAX_COMMAND_LINE - 2)).is_ok()
+                && Line::new("x".repeat(MAX_COMMAND_LINE - 1)).is_err()
         );
         assert_eq!(Line::new(b" xclient NAME=\xff").unwrap().verb(), "XCLIENT");
     }

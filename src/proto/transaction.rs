@@ -1054,6 +1054,56 @@ mod tests {
     };
 
     #[test]
+    fn half_of_a_great_many_recipients_of_lmtp_may_be_refused() {
+        // With a place to be made for each answer this would take minutes.
+        const MANY: usize = 200_000;
+        let mut talk = Talk::new(Options { lmtp: true, ..PIPELINING });
+        talk.message(MANY);
+        talk.all.no_more();
+        let mut given = 0;
+        loop {
+            match talk.says().1 {
+                Want::Body(_) => {
+                    talk.content("Hello");
+                    talk.content("");
+                }
+                Want::Reply => {
+                    while talk.out.due() > 0 {
+                        let refused = given > MANY + 1 && given % 3 == 0
+                            || (1..=MANY).contains(&given) && given % 2 == 1;
+                        talk.hears(if refused {
+                            "550"
+                        } else if given == MANY + 1 {
+                            "354"
+                        } else {
+                            "250"
+                        })
+                        .unwrap();
+                        given += 1;
+                    }
+                }
+                _ => break,
+            }
+        }
+        let delivery = talk.all.next_result().unwrap().unwrap();
+        let outcomes: Vec<_> = delivery.recipients().map(|recipient| recipient.outcome()).collect();
+        let expected = (0..MANY).map(|number| {
+            let at_end = MANY + 2 + number / 2;
+            let taken = number % 2 == 1 && at_end % 3 != 0;
+            if taken { Outcome::Accepted } else { Outcome::Refused }
+        });
+        assert!(outcomes.into_iter().eq(expected));
+    }
+
+    #[test]
+    fn a_reply_that_is_not_due_is_out_of_step() {
+        let mut talk = Talk::new(PIPELINING);
+        assert!(talk.hears("250").is_err());
+        talk.message(1);
+        assert!(talk.hears("250").is_err(), "nothing was said yet");
+    }
+
+    #[test]
     fn each_reply_has_its_phase() {
         let phases = |options, replies: &[&str]| {
             let mut talk = Talk { all: Transactions::new(options, true), out: Outbox::default() };
