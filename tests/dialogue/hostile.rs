@@ -196,7 +196,7 @@ fn threat_53_a_reply_to_nothing_ends_an_idle_connection() {
 }
 
 /// A client that has connected, and a server that has then gone on with `script` while nobody asked.
-fn idle(script: &'static str, how: impl FnOnce(Builder) -> Builder) -> (Server, Client) {
+pub fn idle(script: &'static str, how: impl FnOnce(Builder) -> Builder) -> (Server, Client) {
     let (go, gone) = (mpsc::channel(), mpsc::channel());
     let server = Server::running(move |peer| {
         peer.play("-- hello");

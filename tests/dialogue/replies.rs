@@ -140,10 +140,10 @@ fn a_221_closes_a_connection_that_is_used_by_hand() {
 
 #[test]
 fn a_221_that_nobody_asked_for_is_the_goodbye_of_a_server() {
-    let server = Server::playing("-- hello\nS: 221 idle for too long");
-    let mut client = connect(&server);
-    // It may not be there yet when NOOP leaves.
-    assert_goodbye(&block_on(client.noop()).unwrap_err(), Phase::Noop);
+    let (_server, mut client) = hostile::idle("S: 221 idle for too long\n-- fin", |builder| builder);
+    let error = send_error(&mut client, &mail());
+    assert_goodbye(cause(&error), Phase::Mail);
+    assert_eq!((outcome(&error), error.retry()), (Outcome::NotSent, Retry::Later));
     assert_closed(&mut client);
 }
 
