@@ -55,6 +55,7 @@ exit, first that fits:
   69  the server refuses sender, message or service for good
   75  try again: 4xx, timeout, connection, all recipients 4xx, some that it was not sent to
   76  protocol error
+  70  a bug in postino
    0  accepted by all
 ";
 
@@ -147,6 +148,7 @@ fn exit_code(error: &Error) -> u8 {
         Error::Refused { reply, .. } if reply.is_permanent() => 69,
         Error::Resolve { .. } => 68,
         Error::Protocol { .. } => 76,
+        Error::Internal(_) => 70,
         _ => 75,
     }
 }

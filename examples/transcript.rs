@@ -169,7 +169,7 @@ impl Wire {
             }
             self.out.heard();
             talk.on_reply(reply, &self.out)?;
-            if reply.code() == 421 {
+            if reply.closes(phase) {
                 return Err(Error::Refused { phase, reply: talk.keep(reply) });
             }
         }

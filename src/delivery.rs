@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::{Address, Envelope, Reply};
+use crate::{Address, Envelope, Reply, Retry, proto::queue_id};
 
 /// What is known of a message, or of a recipient.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -90,20 +90,15 @@ impl Delivery {
         &self.envelope
     }
 
-    /// The name the server gave the message in its queue, if its reply has one in a form that is known: behind
-    /// `queued as` (Postfix and others) or `id=` (Exim).
+    /// Returns the server's name for the message in its queue, under which its logs have it, if the message was accepted and
+    /// the reply has the name in a known form.
+    ///
+    /// The forms are those of Postfix, Exim, Sendmail, OpenSMTPD, qmail, Courier, Haraka, Exchange and Microsoft 365, Gmail,
+    /// Amazon SES, Yandex, NetEase and others. It is `None` rather than something that may not be the name.
     #[must_use]
     pub fn queue_id(&self) -> Option<&str> {
         let reply = self.reply.as_ref().filter(|_| self.outcome == Outcome::Accepted)?;
-        reply.text_lines().find_map(|line| {
-            let line = std::str::from_utf8(line).ok()?;
-            ["queued as ", "id="].iter().find_map(|mark| {
-                let lower = line.to_ascii_lowercase();
-                let mut places = lower.match_indices(mark).map(|(at, _)| at);
-                let at = places.find(|at| *at == 0 || lower[..*at].ends_with([' ', '(']))?;
-                line[at + mark.len()..].split([' ', ',', ';', '>']).next().filter(|id| !id.is_empty())
-            })
-        })
+        reply.text_lines().find_map(queue_id)
     }
 
     /// All recipients in the order of the envelope, each with what became of it.
@@ -130,18 +125,37 @@ impl Delivery {
         })
     }
 
-    /// The same message for those who surely have not got it and still may: recipients that it was not sent to, or that
-    /// were refused for now (4xx). Sending it again for them doubles nothing. `None` if there are none.
+    /// Returns an envelope for the recipients that can safely be retried: those that the message was not sent to, and those
+    /// that were refused for now (4yz). Sending it again to them duplicates nothing. `None` if there are none.
     #[must_use]
     pub fn unsent(&self) -> Option<Envelope> {
-        let later = |recipient: &Recipient<'_>| match recipient.outcome {
-            Outcome::NotSent => true,
-            Outcome::Refused => recipient.reply.is_some_and(Reply::is_transient),
-            Outcome::Accepted | Outcome::InDoubt => false,
-        };
-        let unsent = self.recipients().enumerate().filter(|(_, recipient)| later(recipient));
+        let unsent = self.recipients().enumerate().filter(|(_, recipient)| recipient.can_be_retried());
         let numbers: Vec<usize> = unsent.map(|(number, _)| number).collect();
         (!numbers.is_empty()).then(|| self.envelope.part(&numbers))
+    }
+
+    /// Whether the message may have been delivered to someone without the server having said so.
+    pub(crate) fn in_doubt(&self) -> bool {
+        self.recipients().any(|recipient| recipient.outcome == Outcome::InDoubt)
+    }
+
+    /// What [`Error::retry`](crate::Error::retry) says of it. `connection_lost`: what kept it from those that it was not sent
+    /// to is a lost connection, and no more.
+    pub(crate) fn retry(&self, connection_lost: bool) -> Retry {
+        let mut retry = Retry::Never;
+        for recipient in self.recipients() {
+            match recipient.outcome {
+                Outcome::InDoubt => return Retry::MayDouble,
+                Outcome::NotSent if connection_lost => {
+                    if retry == Retry::Never {
+                        retry = Retry::Now;
+                    }
+                }
+                _ if recipient.can_be_retried() => retry = Retry::Later,
+                _ => {}
+            }
+        }
+        retry
     }
 
     /// How long it took.
@@ -199,6 +213,15 @@ impl<'d> Recipient<'d> {
         self.outcome
     }
 
+    /// Whether the message has surely not been delivered to it, and was not refused for good.
+    fn can_be_retried(&self) -> bool {
+        match self.outcome {
+            Outcome::NotSent => true,
+            Outcome::Refused => self.reply.is_some_and(Reply::is_transient),
+            Outcome::Accepted | Outcome::InDoubt => false,
+        }
+    }
+
     /// The reply that decided it: the recipient's own, or the one to the message.
     #[must_use]
     pub fn reply(&self) -> Option<&'d Reply> {
@@ -209,6 +232,173 @@ impl<'d> Recipient<'d> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{Error, Phase};
+
+    /// What can become of a recipient.
+    #[derive(Clone, Copy, PartialEq)]
+    enum Fate {
+        Accepted,
+        RefusedForNow,
+        RefusedForGood,
+        NotSent,
+        InDoubt,
+    }
+
+    const FATES: [Fate; 5] =
+        [Fate::Accepted, Fate::RefusedForNow, Fate::RefusedForGood, Fate::NotSent, Fate::InDoubt];
+
+    impl Fate {
+        fn outcome(self) -> Outcome {
+            match self {
+                Fate::Accepted => Outcome::Accepted,
+                Fate::RefusedForNow | Fate::RefusedForGood => Outcome::Refused,
+                Fate::NotSent => Outcome::NotSent,
+                Fate::InDoubt => Outcome::InDoubt,
+            }
+        }
+
+        fn reply(self) -> Option<Reply> {
+            let reply = match self {
+                Fate::Accepted => "250 ok\r\n",
+                Fate::RefusedForNow => "450 later\r\n",
+                Fate::RefusedForGood => "550 no\r\n",
+                Fate::NotSent | Fate::InDoubt => return None,
+            };
+            Some(Reply::parse(reply.as_bytes()).unwrap())
+        }
+    }
+
+    const PHASES: [Phase; 9] = [
+        Phase::Hello,
+        Phase::Auth,
+        Phase::Reset,
+        Phase::Mail,
+        Phase::Recipient,
+        Phase::Data,
+        Phase::Body,
+        Phase::End,
+        Phase::Noop,
+    ];
+
+    /// Every kind of error that has no delivery, in every phase.
+    fn causes() -> Vec<Error> {
+        let io = || std::io::Error::other("no");
+        let mut causes = vec![
+            Error::Config("no".into()),
+            Error::Address { input: "no".to_owned(), why: "no" },
+            Error::NoRecipients,
+            Error::Message("no".into()),
+            Error::Unsupported("no"),
+            Error::TooLarge { size: 2, limit: 1 },
+            Error::Source(io()),
+            Error::Resolve { host: "no".to_owned(), source: io() },
+            Error::Connect { server: "no".to_owned(), source: io() },
+            Error::Certificate { name: "no".to_owned(), reason: "no".to_owned(), source: "no".into() },
+            Error::Tls { source: "no".into() },
+            Error::TlsRequired,
+            Error::Auth { what: "no".into(), details: None, reply: None },
+            Error::Token { source: "no".into() },
+            Error::AlreadyConnected,
+            Error::NotConnected,
+            Error::PoolClosed,
+            Error::Internal("no"),
+        ];
+        for phase in PHASES {
+            causes.extend([
+                Error::Timeout(phase),
+                Error::Closed(phase),
+                Error::Stopped(phase),
+                Error::Io { phase, source: io() },
+                Error::protocol(phase, "no"),
+            ]);
+            for reply in ["421 no\r\n", "450 no\r\n", "550 no\r\n", "221 bye\r\n"] {
+                let reply = Reply::parse(reply.as_bytes()).unwrap();
+                causes.push(Error::Auth { what: "no".into(), details: None, reply: Some(reply.clone()) });
+                causes.push(Error::Refused { phase, reply });
+            }
+        }
+        causes
+    }
+
+    /// Whether the answers agree with each other and with these fates.
+    fn check(error: &Error, fates: &[Fate]) {
+        let retry = error.retry();
+        let again = matches!(retry, Retry::Now | Retry::Later);
+        let in_doubt = fates.contains(&Fate::InDoubt);
+        let left = fates.iter().filter(|fate| matches!(fate, Fate::RefusedForNow | Fate::NotSent)).count();
+        let unsent = error.delivery().unwrap().unsent().map_or(0, |envelope| envelope.recipients().len());
+        assert_eq!(unsent, left, "{error:?}");
+        assert_eq!((error.in_doubt(), retry == Retry::MayDouble), (in_doubt, in_doubt), "{error:?}");
+        assert_eq!(again, !in_doubt && left > 0, "{error:?}");
+        assert_eq!((error.is_transient(), error.is_permanent()), (again, retry == Retry::Never), "{error:?}");
+    }
+
+    fn transaction(delivery: Delivery, source: Error) -> Error {
+        Error::Transaction { delivery: Box::new(delivery), source: Box::new(source) }
+    }
+
+    /// One message to so many, as one part and as parts of one recipient each.
+    fn deliveries(fates: &[Fate]) -> [Delivery; 2] {
+        let addresses = (0..fates.len()).map(|number| format!("{number}@x.example"));
+        let envelope = Envelope::new("s@a.example", addresses.collect::<Vec<_>>()).unwrap();
+        let own = |fates: &[Fate]| {
+            let own = fates.iter().enumerate().map(|(number, fate)| (number, fate.outcome(), fate.reply()));
+            own.collect::<Vec<_>>()
+        };
+        let best = [Outcome::Accepted, Outcome::InDoubt, Outcome::Refused, Outcome::NotSent];
+        let best = best.into_iter().find(|best| fates.iter().any(|fate| fate.outcome() == *best)).unwrap();
+        let one = Delivery::new(envelope.clone(), best, Outcome::NotSent, None, own(fates));
+        let part = |number: usize| {
+            let fate = fates[number];
+            let part = Delivery::new(
+                envelope.part(&[number]),
+                fate.outcome(),
+                fate.outcome(),
+                fate.reply(),
+                Vec::new(),
+            );
+            (vec![number], part)
+        };
+        [one, Delivery::whole(envelope.clone(), (0..fates.len()).map(part).collect())]
+    }
+
+    #[test]
+    fn what_an_error_says_of_a_message_follows_from_the_outcomes() {
+        for count in 1..=3_u32 {
+            for number in 0..FATES.len().pow(count) {
+                let digit = |place: u32| FATES[number / FATES.len().pow(place) % FATES.len()];
+                let fates: Vec<Fate> = (0..count).map(digit).collect();
+                for delivery in deliveries(&fates) {
+                    for cause in causes() {
+                        check(&transaction(delivery.clone(), cause), &fates);
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_message_that_one_reply_decides_says_the_same_of_all_its_recipients() {
+        let envelope = Envelope::new("s@a.example", ["0@x.example", "1@x.example"]).unwrap();
+        for fate in FATES {
+            for cause in causes() {
+                let (outcome, reply) = (fate.outcome(), fate.reply());
+                let delivery = Delivery::new(envelope.clone(), outcome, outcome, reply, Vec::new());
+                check(&transaction(delivery, cause), &[fate, fate]);
+            }
+        }
+    }
+
+    #[test]
+    fn an_error_without_a_message_does_not_contradict_itself() {
+        for error in causes() {
+            let retry = error.retry();
+            assert_eq!(error.in_doubt(), retry == Retry::MayDouble, "{error:?}");
+            assert!(!error.is_transient() || matches!(retry, Retry::Now | Retry::Later), "{error:?}");
+            assert!(!error.is_permanent() || retry == Retry::Never, "{error:?}");
+        }
+        assert_eq!(Error::Internal("no").retry(), Retry::Never);
+    }
 
     #[test]
     fn behind_parts_each_recipient_has_its_own_answer_in_the_order_of_the_envelope() {

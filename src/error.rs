@@ -170,7 +170,8 @@ pub enum Error {
         /// What it said.
         source: Cause,
     },
-    /// The server said no (4xx: for now, 5xx: for good), or closes (421).
+    /// The server refused a command (4yz: for now, 5yz: for good), or closes the connection (421, or 221 where nobody
+    /// said QUIT).
     Refused {
         /// To what.
         phase: Phase,
@@ -208,6 +209,9 @@ pub enum Error {
     NotConnected,
     /// The pool is closed.
     PoolClosed,
+    /// A bug in postino, or a [`proto`](crate::proto) type used out of order: something happened that cannot. Please
+    /// report it. The text says what it was.
+    Internal(&'static str),
     /// A message was not accepted. The delivery tells for each recipient what is known: refused, not sent, or in
     /// doubt; `source` is the cause.
     Transaction {
@@ -233,27 +237,19 @@ pub enum Retry {
 }
 
 impl Error {
-    /// Trying again later may help, and cannot double the mail: 4xx replies, timeouts, lost connections, names that could
-    /// not be looked up. After all but a 4xx reply, and after 421, the client is closed and has to be connected again.
-    /// False when the delivery is [in doubt](Error::in_doubt).
+    /// Returns whether trying again may help and cannot duplicate the mail: after 4yz replies, timeouts, lost connections,
+    /// names that could not be looked up. After anything except a 4yz reply, and after 421, the client is closed and has to
+    /// be connected again.
+    ///
+    /// For an [`Error::Transaction`] this is so exactly if no recipient is [in doubt](Error::in_doubt), and
+    /// [`Delivery::unsent`] has one.
     #[must_use]
     pub fn is_transient(&self) -> bool {
         match self {
             _ if self.in_doubt() => false,
-            Error::Transaction { delivery, source } => match delivery.outcome() {
-                Outcome::Accepted | Outcome::InDoubt => false,
-                // A reply to the message as a whole stands above what was said of single recipients.
-                Outcome::Refused if delivery.reply().is_some() => source.is_transient(),
-                // All or nothing: one that is refused for good keeps it from the others.
-                Outcome::Refused if delivery.refused().count() < delivery.recipients().count() => {
-                    delivery.refused().all(|r| r.reply().is_some_and(Reply::is_transient))
-                }
-                Outcome::Refused | Outcome::NotSent => {
-                    delivery.refused().any(|r| r.reply().is_some_and(Reply::is_transient))
-                        || source.is_transient()
-                }
-            },
-            Error::Auth { reply: Some(reply), .. } | Error::Refused { reply, .. } => reply.is_transient(),
+            Error::Transaction { .. } => self.retry() != Retry::Never,
+            Error::Auth { reply: Some(reply), .. } => reply.is_transient(),
+            Error::Refused { reply, .. } => !reply.is_permanent(),
             Error::Resolve { .. }
             | Error::Connect { .. }
             | Error::Timeout(_)
@@ -264,16 +260,15 @@ impl Error {
         }
     }
 
-    /// Trying the same again cannot help: 5xx replies, bad addresses, messages and settings, untrusted certificates.
-    /// False when the delivery is [in doubt](Error::in_doubt), and for what the server did against the protocol.
+    /// Returns whether trying the same again cannot help: after 5yz replies, with bad addresses, messages and settings, and
+    /// untrusted certificates. It is false when the delivery is [in doubt](Error::in_doubt), and for what the server did
+    /// against the protocol.
+    ///
+    /// For an [`Error::Transaction`] this is so exactly if every recipient was refused for good.
     #[must_use]
     pub fn is_permanent(&self) -> bool {
         match self {
-            Error::Transaction { delivery, source } => {
-                !matches!(delivery.outcome(), Outcome::Accepted | Outcome::InDoubt)
-                    && !self.is_transient()
-                    && source.is_permanent()
-            }
+            Error::Transaction { .. } => self.retry() == Retry::Never,
             Error::Auth { reply: Some(reply), .. } | Error::Refused { reply, .. } => reply.is_permanent(),
             Error::Config(_)
             | Error::Address { .. }
@@ -285,6 +280,7 @@ impl Error {
             | Error::TlsRequired
             | Error::PoolClosed
             | Error::AlreadyConnected
+            | Error::Internal(_)
             | Error::Auth { reply: None, .. } => true,
             _ => false,
         }
@@ -303,15 +299,19 @@ impl Error {
         }
     }
 
-    /// The message may have been delivered: the connection was lost between its last octet and the reply
-    /// (RFC 1047). Sending it again may double it.
+    /// Returns whether the message may have been delivered: the connection was lost between its last octet and the reply
+    /// (RFC 1047). Sending it again may duplicate it.
+    ///
+    /// For an [`Error::Transaction`] this is so exactly if some recipient is [`Outcome::InDoubt`].
     #[must_use]
     pub fn in_doubt(&self) -> bool {
         match self {
-            Error::Transaction { delivery, .. } => delivery.outcome() == Outcome::InDoubt,
+            Error::Transaction { delivery, .. } => delivery.in_doubt(),
             // Outside a transaction, of `Client::data`: see `Data::into_result`.
             Error::Timeout(phase) | Error::Closed(phase) | Error::Stopped(phase) => *phase == Phase::End,
             Error::Io { phase, .. } | Error::Protocol { phase, .. } => *phase == Phase::End,
+            // 221: it closes, and has not said whether it took the message.
+            Error::Refused { phase, reply } => *phase == Phase::End && reply.is_positive(),
             _ => false,
         }
     }
@@ -327,26 +327,34 @@ impl Error {
         }
     }
 
-    /// Whether sending the same again can help, and whether it can double the mail. Lost connections:
-    /// [`Now`](Retry::Now), where nothing was taken; 4xx replies, timeouts, a server that could not be reached or does not
-    /// keep to the protocol, a source or token that could not be had: [`Later`](Retry::Later);
-    /// [in doubt](Error::in_doubt): [`MayDouble`](Retry::MayDouble); all else: [`Never`](Retry::Never). For a message with
-    /// several recipients [`Delivery::unsent`] gives the envelope of those it should be sent to again.
+    /// Returns whether sending the same again can help, and whether it can duplicate the mail.
+    ///
+    /// - [`MayDouble`](Retry::MayDouble): the delivery is [in doubt](Error::in_doubt).
+    /// - [`Now`](Retry::Now): the connection was lost, and nothing was taken.
+    /// - [`Later`](Retry::Later): a 4yz reply, a timeout, a server that could not be reached or does not keep to the
+    ///   protocol, a source or token that could not be obtained.
+    /// - [`Never`](Retry::Never): everything else.
+    ///
+    /// For an [`Error::Transaction`] the outcomes of its recipients decide, and the cause only whether it is `Now` or
+    /// `Later`. It is `Never` exactly if every recipient was refused for good; otherwise, and if none is in doubt,
+    /// [`Delivery::unsent`] returns the envelope to send the message to again.
     #[must_use]
     pub fn retry(&self) -> Retry {
         match self {
             _ if self.in_doubt() => Retry::MayDouble,
-            // What the connection was lost of lies behind; nothing of the message was taken.
-            Error::Closed(_) | Error::NotConnected | Error::Io { .. } => Retry::Now,
-            Error::Transaction { delivery, source } if delivery.outcome() == Outcome::NotSent => {
-                source.retry()
-            }
+            Error::Transaction { delivery, source } => delivery.retry(source.is_lost_connection()),
+            _ if self.is_lost_connection() => Retry::Now,
             _ if self.is_transient() => Retry::Later,
             Error::Protocol { .. } | Error::Token { .. } | Error::Source(_) | Error::Tls { .. } => {
                 Retry::Later
             }
             _ => Retry::Never,
         }
+    }
+
+    /// Only the connection was lost, as far as is known: another one may do at once.
+    fn is_lost_connection(&self) -> bool {
+        matches!(self, Error::Closed(_) | Error::NotConnected | Error::Io { .. })
     }
 
     /// What became of each recipient, if a transaction had begun.
@@ -378,7 +386,7 @@ impl Error {
         let Error::Transaction { delivery, source } = self else { return false };
         let phase = match &**source {
             Error::Closed(phase) | Error::Io { phase, .. } => *phase,
-            Error::Refused { phase, reply } if reply.code() == 421 => *phase,
+            Error::Refused { phase, reply } if reply.borrow().closes(*phase) => *phase,
             _ => return false,
         };
         delivery.outcome() == Outcome::NotSent
@@ -393,6 +401,8 @@ impl Error {
             Error::Stopped(_) => Error::Stopped(phase),
             Error::Io { source, .. } => Error::Io { phase, source },
             Error::Protocol { what, .. } => Error::Protocol { phase, what },
+            // 221: the server closes, and has not answered the command.
+            Error::Refused { reply, .. } if reply.is_positive() => Error::Refused { phase, reply },
             other => other,
         }
     }
@@ -442,6 +452,9 @@ impl fmt::Display for Error {
             Error::Auth { what, reply: None, .. } => f.write_str(what),
             Error::Auth { what, reply: Some(reply), .. } => write!(f, "{what}: {reply}"),
             Error::Token { .. } => write!(f, "no token could be had"),
+            Error::Refused { phase, reply } if reply.is_positive() => {
+                write!(f, "the server closed the connection in {phase}: {reply}")
+            }
             Error::Refused { phase, reply } => write!(f, "the server refused {phase}: {reply}"),
             Error::Timeout(Phase::Greeting) => {
                 write!(f, "the time was up in the greeting (does the port want TLS from the first octet?)")
@@ -459,6 +472,9 @@ impl fmt::Display for Error {
                 )
             }
             Error::PoolClosed => write!(f, "the pool is closed"),
+            Error::Internal(what) => {
+                write!(f, "internal error, please report it as a bug of postino: {what}")
+            }
             Error::Transaction { delivery, .. } => {
                 f.write_str(match delivery.outcome() {
                     Outcome::InDoubt => {

@@ -86,8 +86,8 @@ impl Session {
             self.out.heard();
             match (phase, reply.code()) {
                 (Phase::Mail, _) => self.taken = 0,
-                (Phase::Recipient, 250 | 251) => self.taken += 1,
-                (Phase::Data, 354) => self.asked += 1,
+                (Phase::Recipient, 200..300) => self.taken += 1,
+                (Phase::Data, 300..400) => self.asked += 1,
                 _ => {}
             }
             talk.on_reply(reply, &self.out)?;

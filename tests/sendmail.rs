@@ -823,6 +823,22 @@ fn a_refusal_for_good_is_69_and_for_now_75() {
 }
 
 #[test]
+fn a_refused_ehlo_is_69_or_75_whatever_follows() {
+    let greeting = "S: 220 hi\nC: EHLO *\n";
+    for (script, code, reply) in [
+        ("S: 550 5.7.1 Not you\nC: HELO *\nS: 503 What?\n", 69, "550 5.7.1 Not you"),
+        ("S: 502 No\nC: HELO *\n(closes)", 69, "502 No"),
+        ("S: 450 4.7.1 Later\n", 75, "450 4.7.1 Later"),
+        ("S: 450 4.7.1 Later\n(closes)", 75, "450 4.7.1 Later"),
+        ("S: 421 Bye\n(closes)", 75, "421 Bye"),
+    ] {
+        let done = send(&format!("{greeting}{script}"), ARGS, HI);
+        assert_eq!(done.code, Some(code), "{script} {}", done.err);
+        assert!(done.err.contains(reply), "{script} {}", done.err);
+    }
+}
+
+#[test]
 fn no_server_is_75() {
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let url = format!("smtp://127.0.0.1:{port}");

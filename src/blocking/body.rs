@@ -78,7 +78,7 @@ impl<'m> Source<'m> {
             return Ok(self.at_hand().unwrap_or_default()); // there is always a piece
         }
         let Content::Reader(reader) = &mut self.content else {
-            return Err(io::ErrorKind::NotConnected.into()); // it was opened
+            return Err(io::Error::other(crate::Error::Internal("a source that was not opened")));
         };
         self.block.resize(BLOCK, 0);
         let n = loop {

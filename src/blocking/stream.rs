@@ -276,7 +276,7 @@ impl Stream {
         let connector = Stream::prepare_tls(tls, until)?;
         let name = tls.name().unwrap_or_default();
         let Inner::Plain(mut timed) = std::mem::replace(&mut self.inner, Inner::Closed) else {
-            return Err(Error::NotConnected);
+            return Err(Error::Internal("TLS on a connection that is closed, or has it already"));
         };
         timed.begin(Some(until));
         match connector.connect(name, timed) {

@@ -336,7 +336,7 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
         self.midway = Some(Midway::Content(wanted));
         let sent = match self.take_content(wanted) {
             Some((mail, opened)) => self.write_content(wanted, &mail, opened).await,
-            None => Err(Error::NotConnected), // the machine asks for what it was given
+            None => Err(Error::Internal("the content of a message that was never given")),
         };
         self.midway = None;
         if let Err(e) = sent {

@@ -128,12 +128,15 @@ impl Client {
 /// For who needs them: [`send`](Client::send) says all it needs by itself. Each waits for its reply. A refusal is
 /// [`Error::Refused`] with the whole reply, and the connection goes on; so it does after [`Error::Config`],
 /// [`Error::Address`] and [`Error::Unsupported`], which come before anything is sent. After any other error, and
-/// after the code 421, it is closed.
+/// after the codes 421 and 221, it is closed. A command line has at most 2,048 octets, with its parameters and its CRLF.
+///
+/// Codes are read by their first digit (RFC 5321 §4.2.1): 2yz grants a command, 4yz and 5yz refuse it.
 #[maybe_async]
 impl Client {
     /// EHLO: greets the server again, and learns anew what it offers (RFC 5321 §4.1.1.1). Connecting has done it
     /// already. To an LMTP server it is LHLO. The name is for this once; without one it is that of [`Builder::hello_name`](super::Builder::hello_name).
-    /// A transaction that is under way is forgotten by the server (RFC 5321 §4.1.4). Granted by 250.
+    /// A transaction that is under way is forgotten by the server (RFC 5321 §4.1.4). Granted
+    /// by 2yz except 220, which may be a second greeting.
     ///
     /// # Errors
     ///
@@ -202,7 +205,8 @@ impl Client {
 
     /// MAIL: begins a transaction (RFC 5321 §4.1.1.2), with parameters as text: `SIZE=1000`, `BODY=8BITMIME`. The
     /// sender is a mailbox, perhaps behind a display name, which is dropped; empty it is the null sender. SMTPUTF8 is
-    /// added for one that is not ASCII; when only a recipient or a header is not, say it here. Granted by 250.
+    /// added for one that is not ASCII; when only a recipient or a header is not, say it here.
+    /// Granted by 2yz.
     ///
     /// A [`send`](Client::send) that finds a transaction begun this way says RSET first.
     ///
@@ -217,14 +221,15 @@ impl Client {
             _ => Some(Address::new(sender)?),
         };
         let parameters = self.with_utf8(sender.as_ref().map_or("", Address::as_str), parameters)?;
+        let command = Simple::mail(sender.as_ref(), &parameters).check()?;
         self.note_by_hand();
-        let reply = self.say(Simple::mail(sender.as_ref(), &parameters)).await?;
+        let reply = self.say(command).await?;
         self.by_hand = Some(ByHand::announced(&parameters));
         Ok(reply)
     }
 
     /// RCPT: adds a recipient to the transaction (RFC 5321 §4.1.1.3), with parameters as text: `NOTIFY=NEVER`. The
-    /// recipient is a mailbox, perhaps behind a display name, which is dropped. Granted by 250 and 251.
+    /// recipient is a mailbox, perhaps behind a display name, which is dropped. Granted by 2yz.
     ///
     /// # Errors
     ///
@@ -242,12 +247,14 @@ impl Client {
                 return Err(Error::Config("a recipient that is not ASCII needs SMTPUTF8 in MAIL".into()));
             }
         }
+        let command = Simple::rcpt(&recipient, &parameters).check()?;
         self.note_by_hand();
-        self.say(Simple::rcpt(&recipient, &parameters)).await
+        self.say(command).await
     }
 
     /// DATA: sends the content to the recipients of the transaction (RFC 5321 §4.1.1.4): bytes, or any [`Body`]. Line
-    /// ends become CRLF, and dots need no care. Granted by 354 and then by 250; the latter is returned.
+    /// ends become CRLF, and dots need no care. Granted by 3yz and then by 2yz; the latter is
+    /// returned.
     ///
     /// # Errors
     ///
@@ -272,7 +279,7 @@ impl Client {
     }
 
     /// RSET: forgets the transaction that is under way (RFC 5321 §4.1.1.5). Sending does this by itself where it is
-    /// needed. Granted by 250.
+    /// needed. Granted by 2yz.
     ///
     /// # Errors
     ///
@@ -282,7 +289,7 @@ impl Client {
         self.reset().await
     }
 
-    /// NOOP: asks whether the server is still there (RFC 5321 §4.1.1.9). Granted by 250.
+    /// NOOP: asks whether the server is still there (RFC 5321 §4.1.1.9). Granted by 2yz.
     ///
     /// # Errors
     ///
@@ -293,8 +300,8 @@ impl Client {
     }
 
     /// VRFY: whether there is such a user or mailbox (RFC 5321 §4.1.1.6). The text goes out as it is; SMTPUTF8 is added
-    /// if it is not ASCII (RFC 6531 §3.7.4.2), and is the only parameter there is. Granted by 250, 251, and 252, which
-    /// many servers say to everything.
+    /// if it is not ASCII (RFC 6531 §3.7.4.2), and is the only parameter there is. Granted by 2yz; many
+    /// servers answer 252 to everything.
     ///
     /// # Errors
     ///
@@ -307,7 +314,7 @@ impl Client {
     }
 
     /// EXPN: who is on a mailing list (RFC 5321 §4.1.1.7); the lines of the reply. The text goes out as for
-    /// [`vrfy`](Client::vrfy). Granted by 250.
+    /// [`vrfy`](Client::vrfy). Granted by 2yz.
     ///
     /// # Errors
     ///
@@ -319,7 +326,7 @@ impl Client {
     }
 
     /// HELP: on a topic, or, when that is empty, in general (RFC 5321 §4.1.1.8); [`Reply::text`] is the help. Granted
-    /// by 211, 214 and 250.
+    /// by 2yz.
     ///
     /// # Errors
     ///
@@ -330,7 +337,7 @@ impl Client {
     }
 
     /// Any other command, as it stands: text, or octets that need not be UTF-8, without the line end. Every reply is
-    /// `Ok`, a refusal too, and [`Reply::is_positive`] tells; but for 421, and for 3xx, with which a server would
+    /// `Ok`, a refusal too, and [`Reply::is_positive`] tells; but for 421 and 221, which close, and for 3yz, with which a server would
     /// wait for more than a command: these are errors, and close the connection.
     ///
     /// The log shows the whole line. A [`send`](Client::send) behind it says RSET first, since it may have begun a
@@ -380,7 +387,7 @@ impl Client {
 /// # Logins
 ///
 /// For who did not give the credentials to the builder. [`login`](Client::login) takes the strongest mechanism that both
-/// sides have; the others take one, and nothing else is tried. Granted by 235 (RFC 4954).
+/// sides have; the others take one, and nothing else is tried. Granted by 2yz (RFC 4954).
 ///
 /// Their errors: [`Error::Config`] for what the mechanism cannot carry, without TLS, but to a loopback address
 /// (see [`Builder::danger_plaintext_credentials`](super::Builder::danger_plaintext_credentials)), and for SCRAM and

@@ -184,7 +184,9 @@ impl Client {
         let hello = hello.lmtp(self.settings.config.lmtp);
         let mut hello = hello.ignoring(self.settings.config.ignored_capabilities.clone());
         let start = Instant::now();
-        self.run(&mut hello).await?;
+        if let Err(e) = self.run(&mut hello).await {
+            return Err(hello.failure(e));
+        }
         self.round_trip = start.elapsed(); // it was two of them at least
         self.esmtp = hello.is_esmtp();
         (self.greeting, self.hello, self.capabilities) = hello.into_parts();

@@ -190,7 +190,7 @@ impl Client {
         self.usable(talk.phase())?;
         match self.go_on(talk, None).await? {
             Want::Nothing => Ok(()),
-            _ => Err(Error::NotConnected), // no such dialogue wants more than `carry` can give
+            _ => Err(Error::Internal("a dialogue that wants more than it can be given")),
         }
     }
 
@@ -281,7 +281,9 @@ impl Client {
                     until = None;
                 }
                 Want::Token => {
-                    let Some(tokens) = &self.tokens else { return Err(Error::NotConnected) };
+                    let Some(tokens) = &self.tokens else {
+                        return Err(Error::Internal("a token is wanted, and nobody gives one"));
+                    };
                     let token = tokens.ask(self.deadline).await?;
                     talk.on_token(&token)?;
                     until = None; // the callback may have taken its time
@@ -398,9 +400,9 @@ impl Client {
             }
             self.out.heard();
             self.pace.replied();
-            let closing = (reply.code() == 421).then(|| talk.phase()); // as of now, before it is taken
+            let phase = talk.phase(); // as of now, before it is taken
             talk.on_reply(reply, &self.out)?;
-            if let Some(phase) = closing {
+            if reply.closes(phase) {
                 return Err(Error::Refused { phase, reply: talk.keep(reply) });
             }
         }

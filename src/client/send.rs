@@ -9,7 +9,10 @@ use super::{
 use crate::{
     Delivery, Envelope, Error, Mail, Outcome, Phase, Took,
     message::{Body, Content, Offer},
-    proto::{Forbidden, Joining, MailParameters, Options, Survey, Transaction, Transactions, Want},
+    proto::{
+        Forbidden, Joining, MailParameters, Options, Survey, Transaction, Transactions, Want,
+        check_recipients,
+    },
 };
 
 /// Content up to this size may leave by BDAT before its envelope is answered, and is kept until it leaves; in octets.
@@ -60,10 +63,12 @@ impl Client {
     /// The envelope as this server can have it, if it can.
     pub(super) fn offered(&self, envelope: Envelope) -> Result<Envelope, Error> {
         envelope.check_offered(&self.capabilities, self.is_encrypted())?;
-        match self.capabilities.offers("SMTPUTF8") {
-            true => Ok(envelope),
-            false => envelope.without_utf8(),
-        }
+        let envelope = match self.capabilities.offers("SMTPUTF8") {
+            true => envelope,
+            false => envelope.without_utf8()?,
+        };
+        check_recipients(&envelope)?; // of all parts, before the first is sent
+        Ok(envelope)
     }
 
     /// What to say of this message in MAIL; and its content, if that is at hand, small ([`AHEAD`]), and watched by nobody,
@@ -113,7 +118,9 @@ impl Client {
         let at_hand = matches!(body.content, Content::Bytes(_));
         let ahead = at_hand && octets.is_some_and(|octets| octets <= AHEAD);
         let survey = survey.filter(|_| ahead && !body.is_watched());
-        Ok((Transaction::new(envelope, parameters).ahead(ahead), survey))
+        let transaction = Transaction::new(envelope, parameters).ahead(ahead);
+        transaction.check()?;
+        Ok((transaction, survey))
     }
 
     /// The most recipients of a message, and the most domains of theirs, that the server takes (RFC 9422 §4).
@@ -231,7 +238,8 @@ impl Client {
         match delivery.outcome() {
             Outcome::Accepted => Ok(delivery),
             _ => {
-                let source = failed.or_else(refused).unwrap_or(Error::NotConnected);
+                let source =
+                    failed.or_else(refused).unwrap_or(Error::Internal("a part that failed for no reason"));
                 Err(Error::Transaction { delivery: Box::new(delivery), source: Box::new(source) })
             }
         }
@@ -274,7 +282,9 @@ impl Client {
         if talk.said_farewell() {
             self.close();
         }
-        let result = result.or_else(|| talk.next_result()).unwrap_or(Err(Error::NotConnected));
+        let result = result
+            .or_else(|| talk.next_result())
+            .unwrap_or(Err(Error::Internal("a message without a result")));
         timed(result, self.clock.took())
     }
 

@@ -10,14 +10,15 @@ use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 
 use crate::{Address, Error, MailOption, RcptOption};
 
+const CRLF: &[u8] = b"\r\n";
+
 /// So much is gathered before it is written, in octets.
 const FULL: usize = 64 * 1024;
 
-/// The longest line of a caller's making, in octets without its end. RFC 5321 §4.5.3.1.4 promises 512, and extensions
-/// more; this is what Postfix takes, and there are servers that hang up on less.
-const MAX_OWN_LINE: usize = 2_046;
-/// The longest parameters of one command, in octets. What RFC 1870, 3461, 4954, 6152, 6531 and 6710 add is less, all together.
-const MAX_PARAMETERS: usize = 1_500;
+/// Maximum length of a command line, in octets with its CRLF, except in a login. For MAIL and RCPT their options are
+/// included. RFC 5321 §4.5.3.1.4 promises 512, and extensions more; this is what Postfix takes, and there are servers that
+/// hang up on less.
+pub const MAX_COMMAND_LINE: usize = 2_048;
 
 /// What this client calls itself in EHLO: a domain or an address literal (RFC 5321 §4.1.1.1).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -86,9 +87,14 @@ impl Line {
                 bad("a command has a control character (its line end is added)")
             }
             _ if text.iter().all(|b| *b == b' ') => bad("a command is empty"),
-            _ if text.len() > MAX_OWN_LINE => bad("a command has more than 2,046 octets"),
+            _ if text.len() + CRLF.len() > MAX_COMMAND_LINE => bad("a command has more than 2,046 octets"),
             _ => Ok(Line(text.into())),
         }
+    }
+
+    /// Checks the length of a line that was made of parts.
+    pub(super) fn check(&self) -> Result<(), Error> {
+        check_length(self.0.len() + CRLF.len())
     }
 
     /// Of parts that can hold no control character.
@@ -126,9 +132,9 @@ impl Parameters {
     ///
     /// # Errors
     ///
-    /// [`Error::Config`] for what is not of this form, and for more than 1,500 octets in all.
+    /// [`Error::Config`] for what is not of this form, and for more octets than a command line may have.
     pub fn new<T: AsRef<str>>(parameters: impl IntoIterator<Item = T>) -> Result<Parameters, Error> {
-        let (mut all, mut octets) = (Parameters::default(), 0);
+        let (mut all, mut octets) = (Parameters::default(), CRLF.len());
         for parameter in parameters {
             let parameter = parameter.as_ref();
             if !is_parameter(parameter) {
@@ -136,13 +142,11 @@ impl Parameters {
                     format!("{parameter:?} cannot be a parameter of a command").into(),
                 ));
             }
-            octets += 1 + parameter.len();
+            octets = parameter.len().saturating_add(1 + octets);
+            check_length(octets)?;
             all.0.push(parameter.into());
         }
-        match octets > MAX_PARAMETERS {
-            true => Err(Error::Config("the parameters of a command have more than 1,500 octets".into())),
-            false => Ok(all),
-        }
+        Ok(all)
     }
 
     /// Whether this one is among them, with this value if it has one; without regard to case.
@@ -261,86 +265,36 @@ impl Outbox {
         if matches!(command, Command::Dot) {
             self.said.push(Said::Content(std::mem::take(&mut self.content)));
         }
-        let secret = self.encode(command);
+        let secret = encode(command, &mut self.bytes);
         let end = secret.unwrap_or(self.bytes.len());
-        self.bytes.extend_from_slice(b"\r\n");
+        self.bytes.extend_from_slice(CRLF);
         self.said.push(Said::Line(start..end, secret.is_some()));
-        self.coming += 1;
+        self.coming = self.coming.saturating_add(1);
     }
 
     /// Puts QUIT here, and nobody waits for its reply.
     pub fn put_farewell(&mut self) {
         self.put(Command::Quit);
-        self.coming -= 1;
+        self.coming = self.coming.saturating_sub(1);
         self.farewell = true;
-    }
-
-    /// Writes a command without its line end. Gives where its secret begins, if it has one.
-    fn encode(&mut self, command: Command<'_>) -> Option<usize> {
-        let out = &mut self.bytes;
-        match command {
-            Command::Ehlo(name) => line(out, &["EHLO ", &name.0]),
-            Command::Lhlo(name) => line(out, &["LHLO ", &name.0]),
-            Command::Helo(name) => line(out, &["HELO ", &name.0]),
-            Command::StartTls => line(out, &["STARTTLS"]),
-            Command::Auth(mechanism, None) => line(out, &["AUTH ", mechanism]),
-            Command::Auth(mechanism, Some(initial)) => {
-                line(out, &["AUTH ", mechanism, " "]);
-                return Some(secret(out, initial, "=")); // an empty initial response (RFC 4954 §4)
-            }
-            Command::Answer(answer) => return Some(secret(out, answer, "")),
-            Command::Cancel => line(out, &["*"]),
-            Command::Mail(sender, parameters, options) => {
-                line(out, &["MAIL FROM:<", sender.map_or("", Address::as_str), ">"]);
-                if let Some(size) = parameters.size {
-                    line(out, &[" SIZE="]);
-                    number(out, size);
-                }
-                options.iter().for_each(|option| write!(out, " {option}").expect("a Vec takes all"));
-                if parameters.utf8 {
-                    line(out, &[" SMTPUTF8"]);
-                }
-                if parameters.binary {
-                    line(out, &[" BODY=BINARYMIME"]);
-                } else if parameters.eight_bit {
-                    line(out, &[" BODY=8BITMIME"]);
-                }
-            }
-            Command::Rcpt(recipient, options) => {
-                line(out, &["RCPT TO:<", recipient.as_str(), ">"]);
-                options.iter().for_each(|option| write!(out, " {option}").expect("a Vec takes all"));
-            }
-            Command::Data => line(out, &["DATA"]),
-            Command::Bdat(octets, last) => {
-                line(out, &["BDAT "]);
-                number(out, octets as u64);
-                line(out, &[if last { " LAST" } else { "" }]);
-            }
-            Command::Dot => line(out, &["."]),
-            Command::Reset => line(out, &["RSET"]),
-            Command::Noop => line(out, &["NOOP"]),
-            Command::Quit => line(out, &["QUIT"]),
-            Command::Line(line) => out.extend_from_slice(&line.0),
-        }
-        None
     }
 
     /// The next reply is due without a command: the greeting.
     pub fn expect(&mut self) {
-        self.due += 1;
+        self.due = self.due.saturating_add(1);
     }
 
     /// So many more replies will be due to the last command that was put here: LMTP answers the end of a message once
     /// for each recipient (RFC 2033 §4.2).
     pub fn expect_more(&mut self, replies: usize) {
-        self.coming += replies;
+        self.coming = self.coming.saturating_add(replies);
     }
 
-    /// Puts content here: `write` appends it.
+    /// Puts content here: `write` appends it, and changes nothing of what is there.
     pub fn put_content<T>(&mut self, write: impl FnOnce(&mut Vec<u8>) -> T) -> T {
         let before = self.bytes.len();
         let done = write(&mut self.bytes);
-        self.content += (self.bytes.len() - before) as u64;
+        self.content = self.content.saturating_add(self.bytes.len().saturating_sub(before) as u64);
         done
     }
 
@@ -358,23 +312,24 @@ impl Outbox {
     /// What has to be written.
     #[must_use]
     pub fn unsent(&self) -> &[u8] {
-        &self.bytes[self.at..]
+        self.bytes.get(self.at..).unwrap_or_default()
     }
 
     /// The same, to be written now: from here on it may have left, whatever the write says.
     pub fn offer(&mut self) -> &[u8] {
         self.offered = self.end();
-        self.due += std::mem::take(&mut self.coming);
-        &self.bytes[self.at..]
+        self.due = self.due.saturating_add(std::mem::take(&mut self.coming));
+        self.unsent()
     }
 
-    /// So many octets of what was offered have left.
+    /// So many octets of what was offered have left; more than there are count as all of them.
     pub fn written(&mut self, n: usize) {
-        self.at += n;
+        self.at = self.at.saturating_add(n).min(self.bytes.len());
         if self.at == self.bytes.len() {
             self.base = self.end();
             self.at = 0;
             self.bytes.clear();
+            self.said.clear(); // who has not told the log by now tells it less
         }
     }
 
@@ -433,7 +388,8 @@ impl Outbox {
                 Said::Content(octets) => log(format_args!("({octets} octets)")),
                 Said::Line(line, secret) => {
                     let mask = if secret { "***" } else { "" };
-                    log(format_args!("{}{mask}", String::from_utf8_lossy(&self.bytes[line])));
+                    let line = self.bytes.get(line).unwrap_or_default();
+                    log(format_args!("{}{mask}", String::from_utf8_lossy(line)));
                 }
             }
         }
@@ -461,6 +417,82 @@ impl fmt::Debug for Outbox {
             .field("unsent", &self.unsent().len())
             .field("due", &self.due)
             .finish_non_exhaustive()
+    }
+}
+
+/// Writes a command without its line end. Gives where its secret begins, if it has one.
+fn encode(command: Command<'_>, out: &mut Vec<u8>) -> Option<usize> {
+    match command {
+        Command::Ehlo(name) => line(out, &["EHLO ", &name.0]),
+        Command::Lhlo(name) => line(out, &["LHLO ", &name.0]),
+        Command::Helo(name) => line(out, &["HELO ", &name.0]),
+        Command::StartTls => line(out, &["STARTTLS"]),
+        Command::Auth(mechanism, initial) => {
+            line(out, &["AUTH "]);
+            out.extend(mechanism.bytes().filter(u8::is_ascii_graphic)); // no type of its own says what it may hold
+            if let Some(initial) = initial {
+                line(out, &[" "]);
+                return Some(secret(out, initial, "=")); // an empty initial response (RFC 4954 §4)
+            }
+        }
+        Command::Answer(answer) => return Some(secret(out, answer, "")),
+        Command::Cancel => line(out, &["*"]),
+        Command::Mail(sender, parameters, options) => {
+            line(out, &["MAIL FROM:<", sender.map_or("", Address::as_str), ">"]);
+            if let Some(size) = parameters.size {
+                line(out, &[" SIZE="]);
+                number(out, size);
+            }
+            options.iter().for_each(|option| write!(out, " {option}").expect("a Vec takes all"));
+            if parameters.utf8 {
+                line(out, &[" SMTPUTF8"]);
+            }
+            if parameters.binary {
+                line(out, &[" BODY=BINARYMIME"]);
+            } else if parameters.eight_bit {
+                line(out, &[" BODY=8BITMIME"]);
+            }
+        }
+        Command::Rcpt(recipient, options) => {
+            line(out, &["RCPT TO:<", recipient.as_str(), ">"]);
+            options.iter().for_each(|option| write!(out, " {option}").expect("a Vec takes all"));
+        }
+        Command::Data => line(out, &["DATA"]),
+        Command::Bdat(octets, last) => {
+            line(out, &["BDAT "]);
+            number(out, octets as u64);
+            line(out, &[if last { " LAST" } else { "" }]);
+        }
+        Command::Dot => line(out, &["."]),
+        Command::Reset => line(out, &["RSET"]),
+        Command::Noop => line(out, &["NOOP"]),
+        Command::Quit => line(out, &["QUIT"]),
+        Command::Line(line) => out.extend_from_slice(&line.0),
+    }
+    None
+}
+
+/// Checks the length of MAIL or RCPT.
+///
+/// # Errors
+///
+/// [`Error::Config`] if it is too long.
+pub(super) fn check_line(command: Command<'_>) -> Result<(), Error> {
+    match command {
+        // Without options it is never too long.
+        Command::Mail(_, _, []) | Command::Rcpt(_, []) => Ok(()),
+        _ => {
+            let mut line = Vec::new();
+            encode(command, &mut line);
+            check_length(line.len() + CRLF.len())
+        }
+    }
+}
+
+fn check_length(octets: usize) -> Result<(), Error> {
+    match octets > MAX_COMMAND_LINE {
+        true => Err(Error::Config("a command with its options has more than 2,048 octets".into())),
+        false => Ok(()),
     }
 }
 
@@ -567,6 +599,42 @@ mod tests {
     }
 
     #[test]
+    fn counts_that_cannot_be_do_not_wrap() {
+        let mut out = Outbox::default();
+        out.put(Command::Noop);
+        out.expect_more(usize::MAX);
+        out.expect_more(usize::MAX);
+        out.put(Command::Noop);
+        out.put_farewell();
+        out.offer();
+        out.expect();
+        assert_eq!(out.due(), usize::MAX);
+        out.written(usize::MAX);
+        assert_eq!((out.unsent().len(), out.gone()), (0, out.end()));
+        out.put(Command::Noop);
+        out.put_content(Vec::clear);
+        out.tell(|_| {});
+        out.written(1);
+        assert!(out.unsent().is_empty());
+    }
+
+    #[test]
+    fn the_log_is_told_nothing_wrong_where_it_is_told_too_late() {
+        let mut out = Outbox::default();
+        out.put(Command::Auth("PLAIN", Some(b"secret")));
+        out.written(100);
+        out.put(Command::Noop);
+        let mut told = Vec::new();
+        out.tell(|line| told.push(line.to_string()));
+        assert_eq!(told, ["NOOP"]);
+    }
+
+    #[test]
+    fn a_mechanism_cannot_end_its_line() {
+        assert_eq!(wire(Command::Auth("PLAIN\r\nQUIT", None)), "AUTH PLAINQUIT\r\n");
+    }
+
+    #[test]
     fn goodbye_is_said_when_it_is_written() {
         let mut out = Outbox::default();
         assert!(!out.said_farewell());
@@ -615,7 +683,8 @@ mod tests {
             assert!(matches!(Line::new(bad), Err(Error::Config(_))), "{bad:?}");
         }
         assert!(
-            Line::new("x".repeat(MAX_OWN_LINE)).is_ok() && Line::new("x".repeat(MAX_OWN_LINE + 1)).is_err()
+            Line::new("x".repeat(MAX_COMMAND_LINE - 2)).is_ok()
+                && Line::new("x".repeat(MAX_COMMAND_LINE - 1)).is_err()
         );
         assert_eq!(Line::new(b" xclient NAME=\xff").unwrap().verb(), "XCLIENT");
     }
@@ -644,7 +713,11 @@ mod tests {
         ] {
             assert!(matches!(Parameters::new([bad]), Err(Error::Config(_))), "{bad:?}");
         }
-        assert!(Parameters::new([format!("X={}", "y".repeat(MAX_PARAMETERS))]).is_err());
+        let parameter = |octets| format!("X={}", "y".repeat(octets - " X=\r\n".len()));
+        assert!(
+            Parameters::new([parameter(MAX_COMMAND_LINE)]).is_ok()
+                && Parameters::new([parameter(MAX_COMMAND_LINE + 1)]).is_err()
+        );
         let utf8 = Parameters::new(["smtputf8", "SIZE=1"]).unwrap().with_utf8();
         assert_eq!(utf8.text(), " smtputf8 SIZE=1", "it is said once");
     }

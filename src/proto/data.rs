@@ -1,11 +1,11 @@
 //! Dialogue: DATA by itself, in a transaction that goes command by command (RFC 5321 §4.1.1.4).
 //!
 //! ```text
-//! Begin ─DATA─▶ Hold ─354─▶ Body ─last piece─▶ Ended ─any answer─▶ Over
-//!                └─4xx, 5xx────────────────────────────────────────▲
+//! Begin ─DATA─▶ Hold ─3yz─▶ Body ─last piece─▶ Ended ─any answer─▶ Over
+//!                └─4yz, 5yz────────────────────────────────────────▲
 //! ```
 
-use super::{Command, Dialogue, Encoder, Forbidden, Outbox, ReplyRef, Want};
+use super::{Command, Dialogue, Encoder, Forbidden, Outbox, ReplyRef, Want, verdict::Verdict};
 use crate::{Error, Phase, Reply};
 
 /// DATA, the content, and the reply to its end. Where the recipients are known from the start, a
@@ -42,16 +42,16 @@ impl Data {
     ///
     /// # Errors
     ///
-    /// [`Error::Refused`]; or `broke`, in the phase [`Phase::End`] exactly if the message is
+    /// [`Error::Refused`]; [`Error::Internal`] if it is not over; or `broke`, in the phase [`Phase::End`] exactly if the message is
     /// [in doubt](Error::in_doubt).
     pub fn into_result(self, offered: u64, broke: Option<Error>) -> Result<Reply, Error> {
         let in_doubt = self.dot.is_some_and(|dot| offered > dot);
         match (self.answer, broke) {
-            (Some((Phase::End, reply)), _) if reply.code() == 250 => Ok(reply),
+            (Some((Phase::End, reply)), _) if reply.is_positive() => Ok(reply),
             (Some((phase, reply)), _) => Err(Error::Refused { phase, reply }),
             (None, Some(broke)) if in_doubt => Err(broke.at(Phase::End)),
             (None, Some(broke)) if self.dot.is_some() => Err(broke.at(Phase::Body)),
-            (None, broke) => Err(broke.unwrap_or(Error::NotConnected)),
+            (None, broke) => Err(broke.unwrap_or(Error::Internal("content without the reply to its end"))),
         }
     }
 }
@@ -91,18 +91,21 @@ impl Dialogue for Data {
 
     fn on_reply(&mut self, reply: ReplyRef<'_>, out: &Outbox) -> Result<(), Error> {
         let all_left = out.gone() >= self.end;
-        match (self.state, reply.code()) {
-            (State::Hold, 354) => {
+        match (self.state, Verdict::of(reply, self.phase())) {
+            (State::Hold, Verdict::Continue) => {
                 self.state = State::Body;
                 return Ok(());
             }
-            (State::Hold, 400..) => self.answer = Some((Phase::Data, reply.keep())),
-            (State::Ended, 250 | 400..) if all_left => self.answer = Some((Phase::End, reply.keep())),
-            (State::Ended, 400..) => {
+            (State::Hold, Verdict::Refused) => self.answer = Some((Phase::Data, reply.keep())),
+            (State::Ended, Verdict::Done | Verdict::Refused) if all_left => {
+                self.answer = Some((Phase::End, reply.keep()));
+            }
+            (State::Ended, Verdict::Refused) => {
                 // The rest of it must not leave.
                 self.answer = Some((Phase::Body, reply.keep()));
                 return Err(Error::Refused { phase: Phase::Body, reply: reply.keep() });
             }
+            (_, Verdict::Closing) => return Err(self.refusal(reply)),
             _ => return Err(self.misplaced(reply)),
         }
         self.state = State::Over;
@@ -111,14 +114,17 @@ impl Dialogue for Data {
 
     fn on_early(&mut self, reply: ReplyRef<'_>) -> Error {
         // Nothing is due, so an end that was reached has not been offered yet.
-        match (self.state, reply.code()) {
-            (State::Body | State::Ended, 400..) => Error::Refused { phase: Phase::Body, reply: reply.keep() },
-            (_, 421) => Error::Refused { phase: self.phase(), reply: reply.keep() },
+        match (self.state, reply.is_negative()) {
+            (State::Body | State::Ended, true) => Error::Refused { phase: Phase::Body, reply: reply.keep() },
+            _ if reply.closes(self.phase()) => self.refusal(reply),
             _ => Error::protocol(self.phase(), format!("a reply that nobody asked for: {reply}")),
         }
     }
 
     fn body(&mut self, piece: &[u8], out: &mut Outbox) -> Result<(), Error> {
+        if self.state != State::Body {
+            return Err(Error::Internal("content that nobody wanted"));
+        }
         if !piece.is_empty() {
             return out.put_content(|out| self.encoder.push(piece, out)).map_err(refused_here);
         }

@@ -1,15 +1,18 @@
 //! Dialogue: greeting, EHLO or HELO, STARTTLS, EHLO again (RFC 5321 §3.1, RFC 3207).
 //!
 //! ```text
-//! Greeting ─220─▶ Ehlo ─250─▶ Done
-//!                  │ │└─250, and TLS is wanted─▶ StartTls ─220─▶ Handshake ─▶ Ehlo
-//!                  │ └─4xx, 5xx, and neither LMTP, TLS nor a login is needed─▶ Helo ─250─▶ Done
-//!                  └─421, or TLS or a login is needed: an error
+//! Greeting ─220─▶ Ehlo ─2yz─▶ Done
+//!                  │ │└─2yz, and TLS is wanted─▶ StartTls ─220─▶ Handshake ─▶ Ehlo
+//!                  │ └─5yz, and neither LMTP, TLS nor a login is needed─▶ Helo ─2yz─▶ Done
+//!                  └─4yz, or TLS or a login is needed: an error
 //! ```
+//!
+//! If HELO fails too, the error is the refusal of EHLO: it says why the server does not serve us. A server that refuses
+//! EHLO for now (4yz) would not know HELO any better.
 //!
 //! A [later](Hello::starttls) STARTTLS begins at `StartTls`; refused, it is `Done`, and nothing has changed.
 
-use super::{Capabilities, Command, Dialogue, HelloName, Outbox, ReplyRef, Want};
+use super::{Capabilities, Command, Dialogue, HelloName, Outbox, ReplyRef, Want, verdict::Verdict};
 use crate::{Error, Phase, Reply};
 
 /// Whether to upgrade to TLS by STARTTLS.
@@ -36,6 +39,8 @@ pub struct Hello {
     greeting: Option<Reply>,
     /// What was said to EHLO, or to HELO.
     reply: Option<Reply>,
+    /// The refusal of EHLO that HELO came after.
+    no_ehlo: Option<Reply>,
     esmtp: bool,
     capabilities: Capabilities,
     /// Keywords that are taken for not said.
@@ -68,6 +73,7 @@ impl Hello {
             said: false,
             greeting: None,
             reply: None,
+            no_ehlo: None,
             esmtp: false,
             capabilities: Capabilities::default(),
             ignored: Vec::new(),
@@ -105,6 +111,17 @@ impl Hello {
     #[must_use]
     pub fn is_esmtp(&self) -> bool {
         self.esmtp
+    }
+
+    /// The error that `broke`, which ended the dialogue, stands for: where HELO has failed too, however it did, that is
+    /// the refusal of EHLO. A timeout and a stop remain what they are.
+    #[must_use]
+    pub fn failure(self, broke: Error) -> Error {
+        match (self.state, self.no_ehlo, broke) {
+            (_, _, broke @ (Error::Timeout(_) | Error::Stopped(_))) => broke,
+            (State::Helo, Some(reply), _) => Error::Refused { phase: Phase::Hello, reply },
+            (_, _, broke) => broke,
+        }
     }
 
     /// The greeting, the reply to EHLO or HELO, and what the server offers.
@@ -156,29 +173,36 @@ impl Dialogue for Hello {
     }
 
     fn on_reply(&mut self, reply: ReplyRef<'_>, _: &Outbox) -> Result<(), Error> {
-        match (self.state, reply.code()) {
-            (State::Greeting, 220) => {
+        let verdict = Verdict::of(reply, self.phase());
+        match (self.state, verdict) {
+            (State::Greeting, Verdict::Done) => {
                 self.greeting = Some(reply.keep());
                 self.go(State::Ehlo);
             }
-            (State::Ehlo, 250) => self.on_ehlo(reply)?,
-            (State::Helo, 250) => {
+            (State::Ehlo, Verdict::Done) => self.on_ehlo(reply)?,
+            (State::Helo, Verdict::Done) => {
                 self.reply = Some(reply.keep());
                 self.go(State::Done);
             }
-            (State::Ehlo, code @ 400..) if code != 421 && self.helo_will_do => self.go(State::Helo),
-            (State::StartTls, 220) => self.go(State::Handshake),
-            (State::StartTls, code @ 400..) if code != 421 && self.optional => {
+            (State::Ehlo, Verdict::Refused) if reply.code() >= 500 && self.helo_will_do => {
+                self.no_ehlo = Some(reply.keep());
+                self.go(State::Helo);
+            }
+            (State::StartTls, Verdict::Done) => self.go(State::Handshake),
+            (State::StartTls, Verdict::Refused) if self.optional && !reply.closes(Phase::StartTls) => {
                 self.refusal = Some(reply.keep());
                 self.go(State::Done);
             }
-            (_, 400..) => return Err(Error::Refused { phase: self.phase(), reply: reply.keep() }),
+            (_, Verdict::Refused | Verdict::Closing) => return Err(Dialogue::refusal(self, reply)),
             _ => return Err(self.misplaced(reply)),
         }
         Ok(())
     }
 
     fn on_tls(&mut self) {
+        if self.state != State::Handshake {
+            return; // nobody wanted it
+        }
         self.upgrade = Upgrade::Never;
         (self.capabilities, self.reply, self.esmtp) = (Capabilities::default(), None, false);
         self.go(State::Ehlo);

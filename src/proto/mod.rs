@@ -30,7 +30,7 @@
 //! 1. **Hear.** Take every [reply](Inbox::next_reply) that is at hand. If none is [due](Outbox::due) give it to
 //!    [`on_early`](Dialogue::on_early), whose error is the end; behind a QUIT that nobody waits for
 //!    ([`said_farewell`](Outbox::said_farewell)) it means nothing. Else count it ([`heard`](Outbox::heard)) and give it to
-//!    [`on_reply`](Dialogue::on_reply). Behind a 421 nothing more is said.
+//!    [`on_reply`](Dialogue::on_reply). After a reply that [closes](ReplyRef::closes) the connection nothing more is sent.
 //! 2. **Speak.** Call [`fill`](Dialogue::fill). What it has put into the outbox, [`tell`](Outbox::tell) gives to a log,
 //!    secrets masked.
 //! 3. **Do** the [`Want`].
@@ -60,7 +60,7 @@
 //!             }
 //!             out.heard();
 //!             talk.on_reply(reply, out)?;
-//!             if reply.code() == 421 {
+//!             if reply.closes(phase) {
 //!                 return Err(Error::Refused { phase, reply: talk.keep(reply) });
 //!             }
 //!         }
@@ -111,15 +111,17 @@ mod data;
 mod farewell;
 mod hello;
 mod pace;
+mod queue_id;
 pub mod reply;
 mod simple;
 mod transaction;
+mod verdict;
 
 pub use self::{
     auth::{Answer, Auth, AuthOptions, Credentials, Mechanism},
     body::{Encoder, Forbidden, MAX_TEXT_LINE, Survey},
     capabilities::Capabilities,
-    command::{Command, HelloName, Line, MailParameters, Outbox, Parameters},
+    command::{Command, HelloName, Line, MAX_COMMAND_LINE, MailParameters, Outbox, Parameters},
     data::Data,
     farewell::Farewell,
     hello::{Hello, Upgrade},
@@ -131,6 +133,8 @@ pub(crate) use self::{
     auth::{MAX_SCRAM_ITERATIONS, MIN_SCRAM_ITERATIONS, check_pinned},
     data::refused_here,
     pace::Pace,
+    queue_id::queue_id,
+    transaction::check_recipients,
 };
 use crate::{Error, Phase, Reply};
 
@@ -155,12 +159,18 @@ pub trait Dialogue {
     ///
     /// Always: the connection is out of step.
     fn on_early(&mut self, reply: ReplyRef<'_>) -> Error {
-        match reply.code() {
-            421 => Error::Refused { phase: self.phase(), reply: self.keep(reply) },
-            _ => {
+        match reply.closes(self.phase()) {
+            true => self.refusal(reply),
+            false => {
                 Error::protocol(self.phase(), format!("a reply that nobody asked for: {}", self.keep(reply)))
             }
         }
+    }
+
+    /// The error for a reply that refuses, or closes the connection.
+    #[cold]
+    fn refusal(&self, reply: ReplyRef<'_>) -> Error {
+        Error::Refused { phase: self.phase(), reply: self.keep(reply) }
     }
 
     /// A copy of a reply for a log or an error, without the secrets that the server may have repeated in it.
@@ -236,4 +246,114 @@ pub enum Want {
     ///
     /// [`Transactions`] go on when there is another message.
     Nothing,
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::Envelope;
+
+    const REPLIES: [&str; 12] = [
+        "250 ok\r\n",
+        "250-hi\r\n250-AUTH PLAIN SCRAM-SHA-256\r\n250 STARTTLS\r\n",
+        "354 go on\r\n",
+        "334 AAAA\r\n",
+        "220 hi\r\n",
+        "221 bye\r\n",
+        "235 in\r\n",
+        "421 bye\r\n",
+        "450 later\r\n",
+        "503 no\r\n",
+        "550 no\r\n",
+        "299\r\n",
+    ];
+
+    fn transaction() -> Transaction {
+        let envelope = Envelope::new("a@x.example", ["b@x.example", "c@x.example"]).unwrap();
+        Transaction::new(envelope, MailParameters::default()).ahead(true)
+    }
+
+    /// Any call, in whatever state the dialogue is.
+    fn call(talk: &mut dyn Dialogue, out: &mut Outbox, what: u8, with: u8) {
+        let reply = Reply::parse(REPLIES[usize::from(with) % REPLIES.len()].as_bytes()).unwrap();
+        let with = usize::from(with);
+        match what % 16 {
+            0 | 1 => drop(talk.fill(out)),
+            2..=5 => drop(talk.on_reply(reply.borrow(), out)),
+            6 => drop(talk.on_early(reply.borrow())),
+            7 => drop(talk.body(&b"Hello\0\r\n"[..with % 9], out)),
+            8 => talk.on_tls(),
+            9 => drop(talk.on_token("token")),
+            10 => out.written(with),
+            11 => out.expect_more(usize::MAX - with),
+            12 => out.heard(),
+            13 => out.forget(),
+            14 => out.tell(|_| {}),
+            _ => drop(out.offer()),
+        }
+        let _ = (talk.phase(), format!("{:?}", talk.misplaced(reply.borrow())));
+    }
+
+    proptest! {
+        #[test]
+        fn no_order_of_calls_makes_a_dialogue_panic(
+            calls in prop::collection::vec((any::<u8>(), any::<u8>()), 0..60),
+            kind in 0..7,
+            flags in any::<[bool; 5]>(),
+        ) {
+            let name = HelloName::new("me.example").unwrap();
+            let mut out = Outbox::default();
+            match kind {
+                0 => {
+                    let mut hello = Hello::new(name, Upgrade::IfOffered, flags[0]).lmtp(flags[1]);
+                    calls.iter().for_each(|(what, with)| call(&mut hello, &mut out, *what, *with));
+                    drop(hello.failure(Error::NotConnected));
+                }
+                1 => {
+                    let mut hello = Hello::starttls(name);
+                    calls.iter().for_each(|(what, with)| call(&mut hello, &mut out, *what, *with));
+                }
+                2 => {
+                    let mut simple = if flags[0] { Simple::noop() } else { Simple::quit() };
+                    calls.iter().for_each(|(what, with)| call(&mut simple, &mut out, *what, *with));
+                    drop(simple.into_result());
+                }
+                3 => {
+                    let mut data = Data::new(flags[0]);
+                    calls.iter().for_each(|(what, with)| call(&mut data, &mut out, *what, *with));
+                    drop(data.into_result(out.offered(), flags[1].then_some(Error::NotConnected)));
+                }
+                4 => {
+                    let hello = Reply::parse(b"250-hi\r\n250 AUTH LOGIN PLAIN SCRAM-SHA-256 XOAUTH2\r\n").unwrap();
+                    let credentials =
+                        if flags[0] { Credentials::token_later("u") } else { Credentials::new("u", "p") };
+                    let capabilities = Capabilities::parse(hello.borrow());
+                    let options = AuthOptions { encrypted: true, ..AuthOptions::default() };
+                    let mut auth = Auth::new(credentials.unwrap(), options, &capabilities).unwrap();
+                    calls.iter().for_each(|(what, with)| call(&mut auth, &mut out, *what, *with));
+                    drop(auth.into_result(None));
+                }
+                _ => {
+                    let [pipelining, chunking, all_or_nothing, farewell, lmtp] = flags;
+                    let joining = if kind == 5 { Joining::Works } else { Joining::Untried };
+                    let options = Options { pipelining, chunking, joining, all_or_nothing, farewell, lmtp };
+                    let mut talk = Transactions::new(options, kind == 6);
+                    for (what, with) in calls {
+                        match (what, with % 6) {
+                            (200.., 0) => talk.message(transaction()),
+                            (200.., 1) => talk.message_with(transaction(), Survey::of(b"Hello")).unwrap(),
+                            (200.., 2) => talk.no_more(),
+                            (200.., 3) => drop(talk.next_result()),
+                            (200.., 4) => _ = talk.on_silence(),
+                            (200.., _) => talk.lose(out.offered(), Error::Closed(Phase::End)),
+                            _ => call(&mut talk, &mut out, what, with),
+                        }
+                        let _ = (talk.is_unheard(), talk.is_said(0), talk.under_way());
+                    }
+                }
+            }
+        }
+    }
 }

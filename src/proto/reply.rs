@@ -1,6 +1,8 @@
 //! Bytes to replies, incrementally and within limits (RFC 5321 §4.2).
 
-use std::fmt;
+use std::{fmt, sync::Arc};
+
+use crate::Phase;
 
 /// The longest line of a reply, in octets with its line end. RFC 5321 §4.5.3.1.5 says 512; some servers exceed it.
 pub const MAX_LINE: usize = 8_192;
@@ -20,7 +22,7 @@ const ROOM: usize = 4_096;
 
 /// A whole reply of the server: a code, and text in one line or more (RFC 5321 §4.2).
 ///
-/// Its text is kept as it came. `Display` shows it on one line with control characters escaped, so that a server
+/// Its text is kept as it came. Clones share it: a reply to a message for many recipients is in memory once. `Display` shows it on one line with control characters escaped, so that a server
 /// cannot play with a terminal or a log.
 ///
 /// The codes (RFC 5321 §4.2.3, 3207, 4954, 7504); those that are not listed are to be taken by their first digit:
@@ -48,7 +50,7 @@ const ROOM: usize = 4_096;
 pub struct Reply {
     code: u16,
     /// All its lines as they came, codes and line ends included.
-    raw: Box<[u8]>,
+    raw: Arc<[u8]>,
 }
 
 impl Reply {
@@ -134,20 +136,35 @@ impl fmt::Debug for Reply {
 
 /// Every occurrence of these secrets replaced by `***`, in their order.
 pub(crate) fn mask(mut text: Vec<u8>, secrets: &[Vec<u8>]) -> Vec<u8> {
-    // One of stars only would be found again in its own mask; `all` leaves out the empty one, too.
+    // A secret of stars only would be found again in its own mask. The empty one is left out here, too.
     for secret in secrets.iter().filter(|secret| !secret.iter().all(|b| *b == b'*')) {
-        while find(&text, secret).is_some() {
-            let (mut masked, mut rest) = (Vec::with_capacity(text.len()), &text[..]);
-            while let Some(at) = find(rest, secret) {
-                masked.extend_from_slice(&rest[..at]);
-                masked.extend_from_slice(b"***");
-                rest = &rest[at + secret.len()..];
-            }
-            masked.extend_from_slice(rest);
-            text = masked; // a mask and its neighbours may make one more
+        if find(&text, secret).is_some() {
+            text = mask_one(&text, secret);
         }
     }
     text
+}
+
+/// Masks one secret in one pass: however a mask and its neighbours make the secret anew, it is masked again when its last
+/// octet is written. A mask takes one octet at least that is no star, so their number is limited by the text.
+fn mask_one(text: &[u8], secret: &[u8]) -> Vec<u8> {
+    let mut masked = Vec::with_capacity(text.len());
+    for octet in text {
+        let mut stars = 0;
+        masked.push(*octet);
+        loop {
+            if masked.ends_with(secret) {
+                masked.truncate(masked.len() - secret.len());
+                stars += b"***".len();
+            }
+            if stars == 0 {
+                break;
+            }
+            masked.push(b'*');
+            stars -= 1;
+        }
+    }
+    masked
 }
 
 /// Where `part`, which is not empty, stands first. Not by memmem: it would be 10 kB of a small program, for what is looked for
@@ -174,6 +191,13 @@ impl<'r> ReplyRef<'r> {
     #[must_use]
     pub fn is_negative(self) -> bool {
         self.code >= 400
+    }
+
+    /// Whether the server closes the connection, in answer to the command of this phase or unasked: 421, and 221 except in
+    /// answer to QUIT (RFC 5321 §4.2.3).
+    #[must_use]
+    pub fn closes(self, phase: Phase) -> bool {
+        self.code == 421 || self.code == 221 && phase != Phase::Quit
     }
 
     /// The text of each line, without code and line end, trimmed.
@@ -292,7 +316,7 @@ impl Inbox {
 
     /// So many bytes were read into [`room`](Inbox::room).
     pub fn arrived(&mut self, n: usize) {
-        self.to = self.buf.len().min(self.to + n);
+        self.to = self.buf.len().min(self.to.saturating_add(n));
     }
 
     /// Whether nothing is left: no reply, and no part of one.
@@ -410,6 +434,12 @@ mod tests {
             }
         }
         Ok(replies)
+    }
+
+    #[test]
+    fn copies_of_a_reply_share_its_text() {
+        let reply = Reply::parse(b"250 ok\r\n").unwrap();
+        assert!(std::ptr::eq(reply.raw(), reply.clone().raw()));
     }
 
     #[test]
@@ -564,6 +594,25 @@ mod tests {
         assert_eq!(redacted(b"535-a\r\n535 b\r\n", b"\n"), "535 a b");
         let long = [b"535 ".as_slice(), &[b'a'; 8000], b"\r\n"].concat();
         assert_eq!(redacted(&long, b"a").len(), "535 ".len() + 3 * 8000);
+    }
+
+    #[test]
+    fn what_a_mask_and_its_neighbours_make_is_masked_too() {
+        let masked =
+            |text: &[u8], secret: &[u8]| String::from_utf8(mask(text.to_vec(), &[secret.to_vec()])).unwrap();
+        assert_eq!(masked(b"say *ab", b"*a"), "say ***b");
+        assert_eq!(masked(b"xaab*", b"a***b"), "xaab*");
+        assert_eq!(masked(b"secsecretret", b"secret"), "sec***ret");
+        for (text, secret) in [("*aaaa", "*a"), ("baaaa", "ba"), ("aaaa*", "a*"), ("a***bb***a", "***b")] {
+            assert!(!masked(text.as_bytes(), secret.as_bytes()).contains(secret), "{text} {secret}");
+        }
+    }
+
+    #[test]
+    fn masking_a_secret_that_begins_with_a_star_takes_one_pass() {
+        // With a pass for each octet this would take minutes.
+        let text = [b"*".as_slice(), &vec![b'a'; 1_000_000]].concat();
+        assert!(mask(text, &[b"*a".to_vec()]).iter().all(|octet| *octet == b'*'));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Dialogue: one command, one reply.
 
-use super::{Command, Dialogue, HelloName, Line, Outbox, Parameters, ReplyRef, Want};
+use super::{Command, Dialogue, HelloName, Line, Outbox, Parameters, ReplyRef, Want, verdict::Verdict};
 use crate::{Address, Error, Phase, Reply};
 
 /// These lead on to something that is not one reply, or change what is known of the server; each with what does it.
@@ -17,24 +17,13 @@ const NOT_SIMPLE: [(&str, &str); 8] = [
 
 /// One command and its reply.
 ///
-/// | | granted by | RFC 5321 |
-/// |---|---|---|
-/// | EHLO, HELO | 250 | §4.1.1.1 |
-/// | MAIL | 250 | §4.1.1.2 |
-/// | RCPT | 250, 251 | §4.1.1.3 |
-/// | RSET, NOOP | 250 | §4.1.1.5, §4.1.1.9 |
-/// | VRFY | 250, 251, 252 | §4.1.1.6 |
-/// | EXPN | 250 | §4.1.1.7 |
-/// | HELP | 211, 214, 250 | §4.1.1.8 |
-/// | QUIT | 221 | §4.1.1.10 |
-/// | one of the caller's own | anything but 3xx | |
-///
-/// 4xx and 5xx are refusals. Any other answer cannot be one to this command: the connection is out of step.
+/// Any 2yz grants the command (RFC 5321 §4.3.2), except that 220 in answer to EHLO, LHLO or HELO is out of step: it may be
+/// a second greeting. 4yz and 5yz are refusals, and so is 221 in answer to anything except QUIT: the server closes. Any
+/// other answer cannot be one to this command: the connection is out of step.
 #[derive(Debug)]
 pub struct Simple {
     phase: Phase,
     what: What,
-    granted: Granted,
     said: bool,
     reply: Option<Reply>,
 }
@@ -45,65 +34,54 @@ enum What {
     Line(Line),
 }
 
-#[derive(Debug, Clone, Copy)]
-enum Granted {
-    By(&'static [u16]),
-    /// It is not ours to say: the caller reads the reply.
-    Unjudged,
-}
-
 impl Simple {
     /// RSET: no transaction is under way.
     #[must_use]
     pub fn reset() -> Simple {
-        Simple::new(Phase::Reset, What::Fixed(Command::Reset), &[250])
+        Simple::new(Phase::Reset, What::Fixed(Command::Reset))
     }
 
     /// NOOP: nothing at all.
     #[must_use]
     pub fn noop() -> Simple {
-        Simple::new(Phase::Noop, What::Fixed(Command::Noop), &[250])
+        Simple::new(Phase::Noop, What::Fixed(Command::Noop))
     }
 
     /// QUIT: goodbye.
     #[must_use]
     pub fn quit() -> Simple {
-        Simple::new(Phase::Quit, What::Fixed(Command::Quit), &[221])
+        Simple::new(Phase::Quit, What::Fixed(Command::Quit))
     }
 
     /// EHLO.
     #[must_use]
     pub fn ehlo(name: &HelloName) -> Simple {
-        Simple::line(Phase::Hello, &["EHLO ", name.as_str()], &[250])
+        Simple::line(Phase::Hello, &["EHLO ", name.as_str()])
     }
 
     /// LHLO, the EHLO of LMTP (RFC 2033 §4.1).
     #[must_use]
     pub fn lhlo(name: &HelloName) -> Simple {
-        Simple::line(Phase::Hello, &["LHLO ", name.as_str()], &[250])
+        Simple::line(Phase::Hello, &["LHLO ", name.as_str()])
     }
 
     /// HELO.
     #[must_use]
     pub fn helo(name: &HelloName) -> Simple {
-        Simple::line(Phase::Hello, &["HELO ", name.as_str()], &[250])
+        Simple::line(Phase::Hello, &["HELO ", name.as_str()])
     }
 
     /// MAIL; no address is the null sender.
     #[must_use]
     pub fn mail(sender: Option<&Address>, parameters: &Parameters) -> Simple {
         let sender = sender.map_or("", Address::as_str);
-        Simple::line(Phase::Mail, &["MAIL FROM:<", sender, ">", &parameters.text()], &[250])
+        Simple::line(Phase::Mail, &["MAIL FROM:<", sender, ">", &parameters.text()])
     }
 
     /// RCPT.
     #[must_use]
     pub fn rcpt(recipient: &Address, parameters: &Parameters) -> Simple {
-        Simple::line(
-            Phase::Recipient,
-            &["RCPT TO:<", recipient.as_str(), ">", &parameters.text()],
-            &[250, 251],
-        )
+        Simple::line(Phase::Recipient, &["RCPT TO:<", recipient.as_str(), ">", &parameters.text()])
     }
 
     /// VRFY: whether there is such a user.
@@ -113,7 +91,7 @@ impl Simple {
     /// [`Error::Config`] for what cannot be a [`Line`].
     pub fn vrfy(user: &str, parameters: &Parameters) -> Result<Simple, Error> {
         let line = argument("VRFY", user, parameters)?;
-        Ok(Simple::new(Phase::Vrfy, What::Line(line), &[250, 251, 252]))
+        Ok(Simple::new(Phase::Vrfy, What::Line(line)))
     }
 
     /// EXPN: who is on a list.
@@ -123,7 +101,7 @@ impl Simple {
     /// [`Error::Config`] for what cannot be a [`Line`].
     pub fn expn(list: &str, parameters: &Parameters) -> Result<Simple, Error> {
         let line = argument("EXPN", list, parameters)?;
-        Ok(Simple::new(Phase::Expn, What::Line(line), &[250]))
+        Ok(Simple::new(Phase::Expn, What::Line(line)))
     }
 
     /// HELP, perhaps on something.
@@ -133,7 +111,7 @@ impl Simple {
     /// [`Error::Config`] for what cannot be a [`Line`].
     pub fn help(topic: &str) -> Result<Simple, Error> {
         let line = argument("HELP", topic, &Parameters::default())?;
-        Ok(Simple::new(Phase::Help, What::Line(line), &[211, 214, 250]))
+        Ok(Simple::new(Phase::Help, What::Line(line)))
     }
 
     /// A command of the caller's own. Its reply is not judged: [`into_result`](Simple::into_result) gives any.
@@ -149,31 +127,41 @@ impl Simple {
                 format!("{verb} is more than a command and its reply: {method} does it").into(),
             ));
         }
-        let mut own = Simple::new(Phase::Command, What::Line(line), &[]);
-        own.granted = Granted::Unjudged;
-        Ok(own)
+        Ok(Simple::new(Phase::Command, What::Line(line)))
     }
 
-    fn line(phase: Phase, parts: &[&str], codes: &'static [u16]) -> Simple {
-        Simple::new(phase, What::Line(Line::of(parts)), codes)
+    /// Checks that its line, options included, has at most [`MAX_COMMAND_LINE`](super::MAX_COMMAND_LINE) octets.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Config`] if it is longer.
+    pub fn check(self) -> Result<Simple, Error> {
+        if let What::Line(line) = &self.what {
+            line.check()?;
+        }
+        Ok(self)
     }
 
-    fn new(phase: Phase, what: What, codes: &'static [u16]) -> Simple {
-        Simple { phase, what, granted: Granted::By(codes), said: false, reply: None }
+    fn line(phase: Phase, parts: &[&str]) -> Simple {
+        Simple::new(phase, What::Line(Line::of(parts)))
+    }
+
+    fn new(phase: Phase, what: What) -> Simple {
+        Simple { phase, what, said: false, reply: None }
     }
 
     /// The reply, if it grants the command.
     ///
     /// # Errors
     ///
-    /// [`Error::Refused`] if it does not.
+    /// [`Error::Refused`] if it does not, [`Error::Internal`] if there is none yet.
     pub fn into_result(self) -> Result<Reply, Error> {
-        match (self.reply, self.granted) {
-            (Some(reply), Granted::By(codes)) if !codes.contains(&reply.code()) => {
-                Err(Error::Refused { phase: self.phase, reply })
-            }
-            (Some(reply), _) => Ok(reply),
-            (None, _) => Err(Error::NotConnected),
+        let Some(reply) = self.reply else { return Err(Error::Internal("a command without its reply")) };
+        match Verdict::of(reply.borrow(), self.phase) {
+            // It is not ours to say.
+            _ if self.phase == Phase::Command => Ok(reply),
+            Verdict::Done => Ok(reply),
+            _ => Err(Error::Refused { phase: self.phase, reply }),
         }
     }
 }
@@ -203,15 +191,11 @@ impl Dialogue for Simple {
     }
 
     fn on_reply(&mut self, reply: ReplyRef<'_>, _: &Outbox) -> Result<(), Error> {
-        let fits = match self.granted {
-            Granted::By(codes) => codes.contains(&reply.code()) || reply.is_negative(),
-            // The server waits for more, and there is no more.
-            Granted::Unjudged => reply.code() / 100 != 3,
-        };
-        if !fits {
-            return Err(self.misplaced(reply));
+        match Verdict::of(reply, self.phase) {
+            Verdict::Done | Verdict::Refused => self.reply = Some(reply.keep()),
+            Verdict::Closing => return Err(self.refusal(reply)),
+            Verdict::Continue | Verdict::Misplaced => return Err(self.misplaced(reply)),
         }
-        self.reply = Some(reply.keep());
         Ok(())
     }
 }
@@ -228,13 +212,15 @@ mod tests {
     }
 
     #[test]
-    fn only_the_codes_of_a_command_grant_it() {
+    fn any_2yz_grants_a_command() {
         let result = |text: &[u8]| {
             let (mut noop, reply) = (Simple::noop(), Reply::parse(text).unwrap());
             noop.on_reply(reply.borrow(), &Outbox::default()).and_then(|()| noop.into_result())
         };
         assert!(result(b"250 ok\r\n").is_ok());
         assert!(matches!(result(b"550 no\r\n"), Err(Error::Refused { .. })));
-        assert!(matches!(result(b"251 ok\r\n"), Err(Error::Protocol { .. })));
+        assert!(result(b"200 ok\r\n").is_ok());
+        assert!(matches!(result(b"354 go on\r\n"), Err(Error::Protocol { .. })));
+        assert!(matches!(result(b"221 bye\r\n"), Err(Error::Refused { .. })));
     }
 }

@@ -6,7 +6,7 @@
 //! then DATA and the end of the message, or one BDAT after the other.
 //!
 //! ```text
-//! Envelope ─all said─▶ Hold ─354─▶ Body ─last piece─▶ Over ─all heard─▶ a result
+//! Envelope ─all said─▶ Hold ─3yz─▶ Body ─last piece─▶ Over ─all heard─▶ a result
 //!     │                 │           │ (for nobody: a lone dot)
 //!     └─ refused ───────┴───────────┴───────────────▶ Over; what comes next begins with RSET
 //! ```
@@ -17,14 +17,17 @@
 //!   is small, and kept here or can be had again; if the envelope is refused, so is each BDAT.
 //! - A message is in doubt from when the last line of its end, or the last chunk, is first offered to the wire, until
 //!   its reply; also when the server refused a part of it and takes the rest.
-//! - A flight begins with RSET unless the transaction before it is surely over. With BDAT only its 250 tells: servers
+//! - A flight begins with RSET unless the transaction before it is surely over. With BDAT only its 2yz tells: servers
 //!   keep a transaction open behind a chunk they refuse.
 //! - A flight that joins the end of a message before it was seen to work ([`Joining::Untried`]) carries no content. So
 //!   a server that throws it away, or hangs up, costs a connection and never a message.
 
 use std::{collections::VecDeque, fmt};
 
-use super::{Command, Dialogue, Encoder, Forbidden, MailParameters, Outbox, ReplyRef, Survey, Want};
+use super::{
+    Command, Dialogue, Encoder, Forbidden, MailParameters, Outbox, ReplyRef, Survey, Want,
+    command::check_line, verdict::Verdict,
+};
 use crate::{Delivery, Envelope, Error, Outcome, Phase, Reply};
 
 /// At most so many replies are outstanding: a server that answers slowly is not buried in commands.
@@ -85,11 +88,34 @@ pub struct Transaction {
     ahead: bool,
 }
 
+/// Checks that each RCPT of an envelope, with its options, is a line of at most [`MAX_COMMAND_LINE`](super::MAX_COMMAND_LINE) octets.
+///
+/// # Errors
+///
+/// [`Error::Config`] if one is longer.
+pub(crate) fn check_recipients(envelope: &Envelope) -> Result<(), Error> {
+    let mut recipients = envelope.recipients().iter().enumerate();
+    recipients
+        .try_for_each(|(number, recipient)| check_line(Command::Rcpt(recipient, envelope.options_of(number))))
+}
+
 impl Transaction {
-    /// The server must offer what `parameters` and the envelope's options use.
+    /// The server must offer what `parameters` and the envelope's options use. Whether the lines are short enough,
+    /// [`check`](Transaction::check) tells.
     #[must_use]
     pub fn new(envelope: Envelope, parameters: MailParameters) -> Transaction {
         Transaction { envelope, parameters, ahead: false }
+    }
+
+    /// Checks that MAIL and each RCPT, with their options, are lines of at most [`MAX_COMMAND_LINE`](super::MAX_COMMAND_LINE) octets.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Config`] if one is longer.
+    pub fn check(&self) -> Result<(), Error> {
+        let options = self.envelope.mail_options();
+        check_line(Command::Mail(self.envelope.sender(), self.parameters, options))?;
+        check_recipients(&self.envelope)
     }
 
     /// Whether its content may leave by BDAT before its envelope is answered: it should be small, and there again when
@@ -145,8 +171,9 @@ struct Flight {
     /// How many recipients the server took, and how many it refused.
     taken: usize,
     refused: usize,
-    /// The recipients that have an answer of their own, in order.
+    /// The recipients that were refused at RCPT, in order, and those that LMTP has answered at the end, in order.
     own: Vec<(usize, Outcome, Option<Reply>)>,
+    finals: Vec<(usize, Outcome, Option<Reply>)>,
     refusals_left: usize,
     /// The server took a recipient though it had refused the sender: whose transaction is that?
     stray: bool,
@@ -155,8 +182,10 @@ struct Flight {
     accepted: Option<Reply>,
     /// The number of the reply to the end of the message.
     last: Option<usize>,
-    /// LMTP: the recipient that the next final reply is for, or one before it.
+    /// LMTP: the recipient that the next final reply is for, or one before it; and how many of those before it were refused
+    /// at RCPT.
     next_final: usize,
+    passed_over: usize,
     /// Where in the stream the last line, or the last chunk, begins; none for the lone dot that sends nothing.
     dot: Option<u64>,
     /// Where in the stream the end of the message ends.
@@ -189,12 +218,14 @@ impl Flight {
             taken: 0,
             refused: 0,
             own: Vec::new(),
+            finals: Vec::new(),
             refusals_left: MAX_REFUSALS,
             stray: false,
             refusal: None,
             accepted: None,
             last: None,
             next_final: 0,
+            passed_over: 0,
             dot: None,
             end: 0,
         }
@@ -248,6 +279,7 @@ impl Flight {
         if in_doubt && self.is_contradicted() {
             self.refusal = None;
         }
+        self.own = merged(self.own, std::mem::take(&mut self.finals));
         let pointless = self.is_pointless(options);
         let refused = |phase, reply| Error::Refused { phase, reply };
         let unanswered = if in_doubt { Outcome::InDoubt } else { Outcome::NotSent };
@@ -268,7 +300,9 @@ impl Flight {
             (_, _, Some(why)) if !pointless => (unanswered, unanswered, closing, why),
             (_, _, broke) => {
                 let source = first.map(|reply| refused(phase, reply)).or(broke);
-                (Outcome::Refused, Outcome::NotSent, None, source.unwrap_or(Error::NotConnected))
+                let source =
+                    source.unwrap_or(Error::Internal("a message for nobody, whom nobody has refused"));
+                (Outcome::Refused, Outcome::NotSent, None, source)
             }
         };
         // Behind a refused sender, what was said of the recipients means nothing.
@@ -396,17 +430,22 @@ impl Transactions {
     /// The connection is out of step: what is under way ends here. `offered` is [how much](Outbox::offered) of the
     /// stream may have left.
     pub fn lose(&mut self, offered: u64, broke: Error) {
-        let mut broke = Some(broke);
+        let mut why = broke;
         while let Some(flight) = self.flights.pop_front() {
-            let why = broke.take();
-            broke = Some(why.as_ref().map_or(Error::NotConnected, Error::repeated));
             // Behind a 421 nothing is taken.
             let in_doubt = self.closing.is_none() && flight.dot.is_some_and(|dot| offered > dot);
-            let result = flight.into_result(self.options, in_doubt, self.closing.clone(), why);
+            let phase = flight.phase(self.options);
+            if why.in_doubt() && !in_doubt {
+                // It was lost with one before it that is in doubt, or the last line had not left.
+                why = why.at(if phase == Phase::End { Phase::Body } else { phase });
+            }
+            let next = why.repeated();
+            let result = flight.into_result(self.options, in_doubt, self.closing.clone(), Some(why));
             self.results.push_back(result);
             self.over += 1;
+            why = next;
         }
-        (self.writing, self.due) = (0, 0);
+        (self.writing, self.due, self.resetting) = (0, 0, false);
         self.chunk.clear();
     }
 
@@ -628,13 +667,13 @@ impl Transactions {
         }
     }
 
-    fn on_mail(&mut self, reply: ReplyRef<'_>) -> Result<(), Error> {
+    fn on_mail(&mut self, reply: ReplyRef<'_>, verdict: Verdict) -> Result<(), Error> {
         let again = self.is_refused_company(reply.code());
         let flight = &mut self.flights[0];
-        match reply.code() {
-            250 if flight.refusal.is_some() => flight.stray = true, // RSET was refused
-            250 => {}
-            400.. => {
+        match verdict {
+            Verdict::Done if flight.refusal.is_some() => flight.stray = true, // RSET was refused
+            Verdict::Done => {}
+            Verdict::Refused => {
                 flight.again |= again;
                 flight.refusal = Some((Phase::Mail, reply.keep()));
             }
@@ -644,11 +683,11 @@ impl Transactions {
     }
 
     /// The reply to the RSET that an envelope begins with.
-    fn on_reset(&mut self, reply: ReplyRef<'_>) -> Result<(), Error> {
+    fn on_reset(&mut self, reply: ReplyRef<'_>, verdict: Verdict) -> Result<(), Error> {
         let again = self.is_refused_company(reply.code());
         let flight = &mut self.flights[0];
-        match reply.code() {
-            250 => Ok(()),
+        match verdict {
+            Verdict::Done => Ok(()),
             _ if again => {
                 flight.again = true;
                 flight.refusal = Some((Phase::Reset, reply.keep()));
@@ -660,8 +699,10 @@ impl Transactions {
 
     #[cold]
     fn not_reset(&self, reply: ReplyRef<'_>) -> Error {
-        match reply.code() {
-            400.. => Error::Refused { phase: Phase::Reset, reply: reply.keep() },
+        match Verdict::of(reply, Phase::Reset) {
+            Verdict::Refused | Verdict::Closing => {
+                Error::Refused { phase: Phase::Reset, reply: reply.keep() }
+            }
             _ => self.misplaced(reply),
         }
     }
@@ -674,27 +715,29 @@ impl Transactions {
         flight.joined && !flight.begun && (matches!(code, 500 | 502 | 503) || untried && code == 501)
     }
 
-    fn on_recipient(&mut self, index: usize, reply: ReplyRef<'_>) -> Result<(), Error> {
+    fn on_recipient(&mut self, index: usize, reply: ReplyRef<'_>, verdict: Verdict) -> Result<(), Error> {
         let flight = &mut self.flights[0];
-        match reply.code() {
-            250 | 251 if flight.refusal.is_some() => flight.stray = true,
-            250 | 251 => flight.taken += 1,
-            400.. => flight.refuse(index, reply),
+        match verdict {
+            Verdict::Done if flight.refusal.is_some() => flight.stray = true,
+            Verdict::Done => flight.taken += 1,
+            Verdict::Refused => flight.refuse(index, reply),
             _ => return Err(self.misplaced(reply)),
         }
         Ok(())
     }
 
-    fn on_data(&mut self, reply: ReplyRef<'_>) -> Result<(), Error> {
+    fn on_data(&mut self, reply: ReplyRef<'_>, verdict: Verdict) -> Result<(), Error> {
         let options = self.options;
         let flight = &mut self.flights[0];
-        match reply.code() {
-            354 if flight.stray || options.lmtp && flight.taken == 0 => Err(self.misplaced(reply)),
-            354 => {
+        match verdict {
+            Verdict::Continue if flight.stray || options.lmtp && flight.taken == 0 => {
+                Err(self.misplaced(reply))
+            }
+            Verdict::Continue => {
                 flight.stage = Stage::Body;
                 Ok(())
             }
-            400.. => {
+            Verdict::Refused => {
                 if !flight.is_pointless(options) {
                     flight.refusal = Some((Phase::Data, reply.keep()));
                 }
@@ -706,12 +749,12 @@ impl Transactions {
     }
 
     /// The reply to a chunk that was not the last.
-    fn on_chunk(&mut self, reply: ReplyRef<'_>) -> Result<(), Error> {
+    fn on_chunk(&mut self, reply: ReplyRef<'_>, verdict: Verdict) -> Result<(), Error> {
         let options = self.options;
         let flight = &mut self.flights[0];
-        match reply.code() {
-            250 => Ok(()),
-            400.. => {
+        match verdict {
+            Verdict::Done => Ok(()),
+            Verdict::Refused => {
                 if !flight.is_pointless(options) {
                     flight.refusal = Some((Phase::Body, reply.keep()));
                 }
@@ -725,17 +768,17 @@ impl Transactions {
     }
 
     /// The reply to the end, or with LMTP one of them.
-    fn on_end(&mut self, reply: ReplyRef<'_>, out: &Outbox) -> Result<(), Error> {
+    fn on_end(&mut self, reply: ReplyRef<'_>, verdict: Verdict, out: &Outbox) -> Result<(), Error> {
         let options = self.options;
         let flight = &mut self.flights[0];
         let all_left = out.gone() >= flight.end;
-        match reply.code() {
-            250 if !all_left || flight.is_contradicted() => return Err(self.misplaced(reply)),
-            250 if flight.taken == 0 => {} // an empty message that nobody gets
-            250 if options.lmtp => flight.accept_one(reply),
-            250 => flight.accepted = Some(reply.keep()),
-            400.. if options.lmtp && all_left => flight.refuse_one(reply),
-            400.. => {
+        match verdict {
+            Verdict::Done if !all_left || flight.is_contradicted() => return Err(self.misplaced(reply)),
+            Verdict::Done if flight.taken == 0 => {} // an empty message that nobody gets
+            Verdict::Done if options.lmtp => flight.accept_one(reply),
+            Verdict::Done => flight.accepted = Some(reply.keep()),
+            Verdict::Refused if options.lmtp && all_left => flight.refuse_one(reply),
+            Verdict::Refused => {
                 if flight.taken > 0 && flight.refusal.is_none() {
                     flight.refusal = Some((Phase::End, reply.keep()));
                 }
@@ -750,38 +793,60 @@ impl Transactions {
 }
 
 impl Flight {
-    fn refuse(&mut self, index: usize, reply: ReplyRef<'_>) {
-        let reply = reply.keep_within(self.refusals_left);
-        self.refusals_left = self.refusals_left.saturating_sub(reply.raw().len());
-        self.refused += 1;
-        self.answer(index, Outcome::Refused, reply);
+    /// Keeps a reply, and only the beginning of it once [`MAX_REFUSALS`] are kept.
+    fn kept(&mut self, reply: ReplyRef<'_>) -> Reply {
+        let kept = reply.keep_within(self.refusals_left);
+        self.refusals_left = self.refusals_left.saturating_sub(kept.raw().len());
+        kept
     }
 
-    fn answer(&mut self, index: usize, outcome: Outcome, reply: Reply) {
-        let place = self.own.partition_point(|(other, ..)| *other < index);
-        self.own.insert(place, (index, outcome, Some(reply)));
+    /// The recipients are answered in order.
+    fn refuse(&mut self, index: usize, reply: ReplyRef<'_>) {
+        let reply = self.kept(reply);
+        self.refused += 1;
+        self.own.push((index, Outcome::Refused, Some(reply)));
     }
 
     /// LMTP: the recipient that a final reply is for. They come in the order of those that were taken.
     fn next_final(&mut self) -> usize {
-        while self.own.binary_search_by_key(&self.next_final, |(index, ..)| *index).is_ok() {
+        while self.own.get(self.passed_over).is_some_and(|(index, ..)| *index == self.next_final) {
             self.next_final += 1;
+            self.passed_over += 1;
         }
-        self.next_final
+        self.next_final += 1;
+        self.next_final - 1
     }
 
     fn accept_one(&mut self, reply: ReplyRef<'_>) {
         let index = self.next_final();
-        let kept = reply.keep_within(self.refusals_left);
-        self.refusals_left = self.refusals_left.saturating_sub(kept.raw().len());
-        self.accepted.get_or_insert_with(|| kept.clone());
-        self.answer(index, Outcome::Accepted, kept);
+        let reply = self.kept(reply);
+        self.accepted.get_or_insert_with(|| reply.clone());
+        self.finals.push((index, Outcome::Accepted, Some(reply)));
     }
 
     fn refuse_one(&mut self, reply: ReplyRef<'_>) {
         let index = self.next_final();
-        self.refuse(index, reply);
+        let reply = self.kept(reply);
+        self.refused += 1;
+        self.finals.push((index, Outcome::Refused, Some(reply)));
     }
+}
+
+/// Two lists of recipients, each in order, as one.
+fn merged<T>(one: Vec<(usize, Outcome, T)>, other: Vec<(usize, Outcome, T)>) -> Vec<(usize, Outcome, T)> {
+    if other.is_empty() {
+        return one;
+    }
+    let mut merged = Vec::with_capacity(one.len() + other.len());
+    let (mut one, mut other) = (one.into_iter().peekable(), other.into_iter().peekable());
+    while let Some((index, ..)) = one.peek() {
+        while let Some(before) = other.next_if(|(number, ..)| number < index) {
+            merged.push(before);
+        }
+        merged.extend(one.next());
+    }
+    merged.extend(other);
+    merged
 }
 
 impl fmt::Debug for Transactions {
@@ -826,33 +891,38 @@ impl Dialogue for Transactions {
 
     fn on_reply(&mut self, reply: ReplyRef<'_>, out: &Outbox) -> Result<(), Error> {
         let options = self.options;
-        let Some(first) = self.flights.front().filter(|_| !self.resetting) else {
-            if reply.code() != 250 {
+        let phase = self.phase();
+        let verdict = Verdict::of(reply, phase);
+        if self.resetting {
+            if verdict != Verdict::Done {
                 return Err(self.not_reset(reply));
             }
             (self.resetting, self.open) = (false, false);
             return Ok(());
+        }
+        let Some(first) = self.flights.front().filter(|first| !first.is_answered()) else {
+            return Err(self.on_early(reply));
         };
         let (number, data) = (first.heard, first.data());
-        let at_end = first.last.is_some_and(|last| number >= last);
-        if reply.code() == 421 {
+        let at_end = phase == Phase::End;
+        if reply.closes(phase) {
+            // 221 says nothing of a message that has left. To LMTP, 421 says nothing of the other recipients.
             let decides = at_end && first.taken > 0;
-            // LMTP: what it would have said of the other recipients is not known.
-            if !(decides && options.lmtp) {
+            if !(decides && (options.lmtp || verdict == Verdict::Closing)) {
                 self.closing = Some(reply.keep());
             }
-            if !decides {
-                return Err(Error::Refused { phase: self.phase(), reply: reply.keep() });
+            if !decides || verdict == Verdict::Closing {
+                return Err(Error::Refused { phase, reply: reply.keep() });
             }
         }
         self.due = self.due.saturating_sub(1);
         match number {
-            _ if at_end => self.on_end(reply, out)?,
-            0 => self.on_reset(reply)?,
-            1 => self.on_mail(reply)?,
-            n if n < data => self.on_recipient(n - 2, reply)?,
-            n if n == data && !options.chunking => self.on_data(reply)?,
-            _ => self.on_chunk(reply)?,
+            _ if at_end => self.on_end(reply, verdict, out)?,
+            0 => self.on_reset(reply, verdict)?,
+            1 => self.on_mail(reply, verdict)?,
+            n if n < data => self.on_recipient(n - 2, reply, verdict)?,
+            n if n == data && !options.chunking => self.on_data(reply, verdict)?,
+            _ => self.on_chunk(reply, verdict)?,
         }
         // Before this reply is counted, no flight has its result.
         let first = &mut self.flights[0];
@@ -870,18 +940,23 @@ impl Dialogue for Transactions {
         let flight = flight.filter(|flight| flight.stage == Stage::Body || flight.last.is_some());
         let phase = if flight.is_some() { Phase::Body } else { phase };
         let refused = Error::Refused { phase, reply: reply.keep() };
-        match (reply.code(), flight) {
-            (421, _) => self.closing = Some(reply.keep()),
+        match flight {
+            _ if reply.closes(phase) => self.closing = Some(reply.keep()),
             // The server will not have the rest of it.
-            (400.., Some(flight)) => flight.refusal = Some((Phase::Body, reply.keep())),
+            Some(flight) if reply.is_negative() => flight.refusal = Some((Phase::Body, reply.keep())),
             _ => return Error::protocol(phase, format!("a reply that nobody asked for: {reply}")),
         }
         refused
     }
 
     fn body(&mut self, piece: &[u8], out: &mut Outbox) -> Result<(), Error> {
-        let flight = self.flights.get_mut(self.writing).filter(|flight| flight.stage == Stage::Body);
-        let Some(flight) = flight else { return Err(Error::NotConnected) }; // nobody wanted it
+        let chunking = self.options.chunking;
+        let wanted = |flight: &&mut Flight| {
+            flight.stage == Stage::Body && flight.content.is_none() && (chunking || flight.taken > 0)
+        };
+        let Some(flight) = self.flights.get_mut(self.writing).filter(wanted) else {
+            return Err(Error::Internal("content that nobody wanted"));
+        };
         flight.begun = true;
         match (self.options.chunking, piece.is_empty()) {
             (false, false) => out.put_content(|out| self.encoder.push(piece, out))?,
@@ -982,6 +1057,56 @@ mod tests {
         farewell: false,
         lmtp: false,
     };
+
+    #[test]
+    fn half_of_a_great_many_recipients_of_lmtp_may_be_refused() {
+        // With a place to be made for each answer this would take minutes.
+        const MANY: usize = 200_000;
+        let mut talk = Talk::new(Options { lmtp: true, ..PIPELINING });
+        talk.message(MANY);
+        talk.all.no_more();
+        let mut given = 0;
+        loop {
+            match talk.says().1 {
+                Want::Body(_) => {
+                    talk.content("Hello");
+                    talk.content("");
+                }
+                Want::Reply => {
+                    while talk.out.due() > 0 {
+                        let refused = given > MANY + 1 && given % 3 == 0
+                            || (1..=MANY).contains(&given) && given % 2 == 1;
+                        talk.hears(if refused {
+                            "550"
+                        } else if given == MANY + 1 {
+                            "354"
+                        } else {
+                            "250"
+                        })
+                        .unwrap();
+                        given += 1;
+                    }
+                }
+                _ => break,
+            }
+        }
+        let delivery = talk.all.next_result().unwrap().unwrap();
+        let outcomes: Vec<_> = delivery.recipients().map(|recipient| recipient.outcome()).collect();
+        let expected = (0..MANY).map(|number| {
+            let at_end = MANY + 2 + number / 2;
+            let taken = number % 2 == 1 && at_end % 3 != 0;
+            if taken { Outcome::Accepted } else { Outcome::Refused }
+        });
+        assert!(outcomes.into_iter().eq(expected));
+    }
+
+    #[test]
+    fn a_reply_that_is_not_due_is_out_of_step() {
+        let mut talk = Talk::new(PIPELINING);
+        assert!(talk.hears("250").is_err());
+        talk.message(1);
+        assert!(talk.hears("250").is_err(), "nothing was said yet");
+    }
 
     #[test]
     fn each_reply_has_its_phase() {

@@ -198,8 +198,8 @@ fn threat_65_challenges_without_end_are_given_up() {
 }
 
 #[test]
-fn behaviour_68_threat_52_a_login_takes_235_only() {
-    for answer in ["250 ok", "220 ok", "354 go on"] {
+fn threat_52_a_login_is_continued_by_334_only() {
+    for answer in ["354 go on", "335 go on", "300 well"] {
         let server = Server::playing(format!(
             "-- hello AUTH PLAIN
              C: AUTH PLAIN AHVzZXIAc2VjcmV0
@@ -207,6 +207,20 @@ fn behaviour_68_threat_52_a_login_takes_235_only() {
         ));
         let error = connect_error(&login(&server));
         assert!(matches!(error, Error::Protocol { phase: Phase::Auth, .. }), "{answer}: {error:?}");
+    }
+}
+
+#[test]
+fn behaviour_68_any_2yz_grants_a_login() {
+    for code in [200, 220, 235, 250, 299] {
+        let server = Server::playing(format!(
+            "-- hello AUTH PLAIN
+             C: AUTH PLAIN AHVzZXIAc2VjcmV0
+             S: {code} in
+             C: NOOP
+             S: 250 ok"
+        ));
+        assert_open(&mut block_on(login(&server).connect()).unwrap());
     }
 }
 
@@ -371,7 +385,7 @@ fn better_threat_70_no_log_shows_a_password() {
 #[test]
 fn threat_71_a_server_that_repeats_the_password_puts_it_into_no_error_and_no_log() {
     for form in FORMS {
-        for code in [535, 454, 421, 250] {
+        for code in [535, 454, 421, 354, 221] {
             let server = Server::running(move |peer| {
                 peer.play("-- hello AUTH PLAIN");
                 peer.line().unwrap();

@@ -201,6 +201,24 @@ fn a_connection_lost_in_a_batch_leaves_what_was_sent_in_doubt() {
 }
 
 #[test]
+fn what_was_only_announced_when_a_message_became_doubtful_can_be_sent_at_once() {
+    for end in ["-- fin", "-- reset"] {
+        let results = three_with(end);
+        let retries: Vec<_> = results.iter().map(|r| r.as_ref().unwrap_err().retry()).collect();
+        assert_eq!(retries, [Retry::MayDouble, Retry::Now, Retry::Now]);
+        let cause = cause(results[1].as_ref().unwrap_err());
+        assert!(
+            matches!(cause, Error::Closed(Phase::Mail) | Error::Io { phase: Phase::Mail, .. }),
+            "{cause:?}"
+        );
+        for result in &results[1..] {
+            let error = result.as_ref().unwrap_err();
+            assert!(error.is_transient() && error.delivery().unwrap().unsent().is_some());
+        }
+    }
+}
+
+#[test]
 fn a_connection_lost_within_a_joined_envelope_that_was_partly_answered_costs_a_connection() {
     let server = Server::playing_each([
         two_joined("S: 250 taken\nS: 250 sender\n-- reset"),

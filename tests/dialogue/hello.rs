@@ -47,11 +47,76 @@ fn ehlo_and_helo_refused_is_an_error() {
          S: 550-not
          S: 550 you
          C: HELO client.example.org
-         S: 550 I said so",
+         S: 503 I said so",
     );
     let error = connect_error(&builder(&server));
     assert_eq!(refusal(&error), (Phase::Hello, 550));
+    assert_eq!(error.reply().unwrap().text(), "not\nyou");
     assert!(error.is_permanent());
+}
+
+#[test]
+fn a_refused_ehlo_is_the_error_however_helo_fails() {
+    for end in [
+        "-- fin",
+        "-- close",
+        "-- reset",
+        "S: 421 bye",
+        "S: 450 later",
+        "S: 221 bye",
+        "S: 220 hi",
+        "S: 354 go",
+        "S: what?",
+    ] {
+        for code in [500, 501, 550, 554] {
+            let server = Server::playing(format!(
+                "S: 220 hi\nC: EHLO client.example.org\nS: {code} no\nC: HELO client.example.org\n{end}"
+            ));
+            let error = connect_error(&builder(&server));
+            assert_eq!(refusal(&error), (Phase::Hello, code), "{end}");
+            assert!(error.is_permanent() && error.retry() == postino::Retry::Never);
+        }
+    }
+}
+
+#[test]
+fn a_server_that_refuses_ehlo_and_hangs_up_has_refused() {
+    for code in [450, 501, 550, 554] {
+        let server = Server::running(move |peer| {
+            peer.may_run_ahead = true; // HELO, perhaps
+            peer.play(&format!("S: 220 hi\nC: EHLO client.example.org\nS: {code} go away\n-- close"));
+        });
+        let error = connect_error(&builder(&server));
+        assert_eq!(refusal(&error), (Phase::Hello, code));
+        assert_eq!((error.is_transient(), error.is_permanent()), (code < 500, code >= 500));
+    }
+}
+
+#[test]
+fn a_helo_that_is_never_answered_times_out() {
+    let server = Server::playing(
+        "S: 220 hi\nC: EHLO client.example.org\nS: 502 no\nC: HELO client.example.org\n-- silence",
+    );
+    let error = connect_error(&builder(&server).command_timeout(std::time::Duration::from_millis(200)));
+    assert!(matches!(error, Error::Timeout(Phase::Hello)), "{error:?}");
+}
+
+#[test]
+fn an_ehlo_refused_for_now_is_not_followed_by_helo() {
+    for code in [450, 451, 499] {
+        let server = Server::playing(format!("S: 220 hi\nC: EHLO client.example.org\nS: {code} later"));
+        let error = connect_error(&builder(&server));
+        assert_eq!(refusal(&error), (Phase::Hello, code));
+        assert!(error.is_transient());
+    }
+}
+
+#[test]
+fn lhlo_that_is_refused_is_never_followed_by_helo() {
+    for end in ["", "-- fin"] {
+        let server = Server::playing(format!("S: 220 hi\nC: LHLO client.example.org\nS: 502 no\n{end}"));
+        assert_eq!(refusal(&connect_error(&builder(&server).lmtp(true))), (Phase::Hello, 502));
+    }
 }
 
 #[test]

@@ -290,3 +290,51 @@ fn threat_79_who_was_one_too_many_is_left_to_be_sent_to_again() {
     assert_eq!(rest.recipients().iter().map(|r| r.as_str()).collect::<Vec<_>>(), [B]);
     accept(&mut client, &Raw::bytes(rest, b"Hello\r\n"));
 }
+
+#[test]
+fn a_part_that_was_refused_for_good_does_not_keep_the_others_from_being_retried() {
+    let server = Server::playing(format!(
+        "-- hello PIPELINING, LIMITS RCPTMAX=1
+         C: MAIL FROM:<alice@example.org>
+         C: RCPT TO:<{A}>
+         C: DATA
+         S: 250 ok
+         S: 550 no
+         S: 554 nobody
+         C: RSET
+         S: 250 ok
+         C: MAIL FROM:<alice@example.org>
+         C: RCPT TO:<{B}>
+         C: DATA
+         -- close"
+    ));
+    let error = send_error(&mut connect(&server), &mail_to(&[A, B]));
+    let unsent = error.delivery().unwrap().unsent().unwrap();
+    assert_eq!((unsent.recipients()[0].as_str(), unsent.recipients().len()), (B, 1));
+    assert_eq!(error.retry(), postino::Retry::Now);
+    assert!(error.is_transient() && !error.is_permanent());
+}
+
+/// Where the replies of all recipients are.
+fn places(delivery: &Delivery) -> Vec<*const u8> {
+    delivery.recipients().map(|recipient| recipient.reply().unwrap().raw().as_ptr()).collect()
+}
+
+#[test]
+fn recipients_share_the_reply_to_their_message() {
+    let server = Server::playing(format!(
+        "-- hello PIPELINING, LIMITS RCPTMAX=2\n{}{}",
+        message(&[A, B], "Hello"),
+        message(&[C], "Hello")
+    ));
+    let delivery = deliver(&mut connect(&server), &mail_to(&[A, B, C])).unwrap();
+    let [first, second, third] = places(&delivery)[..] else { panic!() };
+    assert!(first == second && second != third, "one for each part");
+    assert_eq!(delivery.reply().unwrap().raw().as_ptr(), first);
+    assert_eq!(places(&delivery.clone()), [first, second, third], "a copy shares them, too");
+
+    let server = Server::playing("-- hello\nC: MAIL FROM:<alice@example.org>\nS: 550 no\nC: RSET\nS: 250 ok");
+    let error = send_error(&mut connect(&server), &mail_to(&[A, B]));
+    let places = places(error.delivery().unwrap());
+    assert!(places.iter().all(|place| *place == cause(&error).reply().unwrap().raw().as_ptr()));
+}

@@ -17,6 +17,7 @@ mod limits;
 mod lmtp;
 mod options;
 mod pool;
+mod replies;
 mod time;
 #[cfg(feature = "native-tls")]
 pub mod tls;
@@ -30,7 +31,7 @@ use postino::{Delivery, Envelope, Error, Mail, Outcome, Raw};
 
 use crate::{
     Builder, Client, block_on,
-    support::{PATIENCE, Server},
+    support::{PATIENCE, Server, consistent::is_consistent},
 };
 
 /// With the name that scripts expect, and limits that no test reaches by accident.
@@ -72,7 +73,9 @@ pub fn envelope(recipients: &[&str]) -> Envelope {
 }
 
 pub fn deliver(client: &mut Client, mail: &dyn Mail) -> Result<Delivery, Error> {
-    block_on(client.send(mail))
+    let result = block_on(client.send(mail));
+    assert!(result.as_ref().err().is_none_or(is_consistent), "{result:?}");
+    result
 }
 
 /// Sends what every recipient gets.
@@ -101,6 +104,7 @@ pub fn send_all<M: Mail>(client: &mut Client, mails: Vec<M>) -> Vec<Result<Deliv
     let mut results = Vec::new();
     while let Some((number, result)) = block_on(batch.next()) {
         assert_eq!(number, results.len());
+        assert!(result.as_ref().err().is_none_or(is_consistent), "{result:?}");
         results.push(result);
     }
     assert_eq!(results.len(), count);

@@ -255,3 +255,58 @@ fn threat_22_what_an_option_holds_goes_out_as_xtext_or_not_at_all() {
     }
     accept(&mut connect(&server), &hello(id("a b+c=d").unwrap()));
 }
+
+/// A parameter of this many octets with the space before it.
+fn parameter(octets: usize) -> String {
+    format!("X={}", "y".repeat(octets - " X=".len()))
+}
+
+#[test]
+fn a_line_with_its_options_has_2048_octets_at_most_with_its_end() {
+    let room = |line: &str| 2048 - line.len() - "\r\n".len();
+    let (mail, rcpt) = ("MAIL FROM:<alice@example.org>", "RCPT TO:<bob@example.org>");
+    let script = format!(
+        "C: {mail} {}\nS: 250 ok\nC: {rcpt} {}\nS: 250 ok\n",
+        parameter(room(mail)),
+        parameter(room(rcpt))
+    );
+    let server = Server::playing(format!(
+        "-- hello\n{script}C: DATA\nS: 354 go on\nC: Hello\nC: .\nS: 250 ok\n{script}C: NOOP\nS: 250 ok"
+    ));
+    let mut client = connect(&server);
+    let both = |mail_octets: usize, rcpt_octets: usize| {
+        // In two, of which neither is too long.
+        let half = mail_octets / 2;
+        let envelope = bob()
+            .option(MailOption::Raw(parameter(half)))
+            .and_then(|envelope| envelope.option(MailOption::Raw(parameter(mail_octets - half))));
+        let raw = RcptOption::Raw(parameter(rcpt_octets));
+        hello(envelope.unwrap().recipient_options(raw).unwrap())
+    };
+    for (more_mail, more_rcpt) in [(1, 0), (0, 1)] {
+        let mail = both(room(mail) + more_mail, room(rcpt) + more_rcpt);
+        assert!(matches!(send_error(&mut client, &mail), Error::Config(_)));
+        assert_eq!(outcomes(&send_all(&mut client, vec![mail])), "E");
+    }
+    let envelope = bob().option(MailOption::Raw(parameter(room(mail)))).unwrap();
+    let raw = RcptOption::Raw(parameter(room(rcpt)));
+    accept(&mut client, &hello(envelope.recipient_options(raw).unwrap()));
+
+    let (long, longer) = (parameter(room(mail)), parameter(room(mail) + 1));
+    assert!(matches!(block_on(client.mail("alice@example.org", &[&longer])), Err(Error::Config(_))));
+    block_on(client.mail("alice@example.org", &[&long])).unwrap();
+    let (long, longer) = (parameter(room(rcpt)), parameter(room(rcpt) + 1));
+    assert!(matches!(block_on(client.rcpt("bob@example.org", &[&longer])), Err(Error::Config(_))));
+    block_on(client.rcpt("bob@example.org", &[&long])).unwrap();
+    assert_open(&mut client);
+}
+
+#[test]
+fn a_line_that_is_too_long_in_any_part_is_refused_before_the_first_part_is_sent() {
+    let server = Server::playing("-- hello LIMITS RCPTMAX=1\nC: NOOP\nS: 250 ok");
+    let mut client = connect(&server);
+    let long = RcptOption::Raw(parameter(2040));
+    let envelope = envelope(&["a@example.org", "b@example.org"]).recipient_option(1, long).unwrap();
+    assert!(matches!(send_error(&mut client, &hello(envelope)), Error::Config(_)));
+    assert_open(&mut client);
+}

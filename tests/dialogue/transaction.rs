@@ -577,7 +577,7 @@ fn noop_and_rset_take_250_only() {
 }
 
 #[test]
-fn a_message_refused_for_good_is_not_transient_for_one_recipient_that_was() {
+fn a_message_refused_for_good_can_be_retried_for_a_recipient_that_was_refused_for_now() {
     let server = Server::playing(
         "-- hello
          C: MAIL FROM:<alice@example.org>
@@ -594,7 +594,10 @@ fn a_message_refused_for_good_is_not_transient_for_one_recipient_that_was() {
          S: 250 ok",
     );
     let error = send_error(&mut connect(&server), &mail_to(&["later@example.org", "bob@example.org"]));
-    assert!(error.is_permanent() && !error.is_transient(), "{error:?}");
+    let unsent = error.delivery().unwrap().unsent().unwrap();
+    assert_eq!(unsent.recipients()[0].as_str(), "later@example.org");
+    assert_eq!((unsent.recipients().len(), error.retry()), (1, postino::Retry::Later));
+    assert!(error.is_transient() && !error.is_permanent(), "{error:?}");
 }
 
 const DATA: &str = "C: DATA\nS: 354 go on\nC: Hello\nC: .\n";

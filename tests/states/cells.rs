@@ -72,9 +72,7 @@ enum Take {
 fn takes(scene: &Scene, event: Event) -> Vec<Take> {
     let says = |texts: &[&str]| texts.iter().map(|text| Take::Says(text.to_string())).collect();
     match event {
-        Event::WrongClass => {
-            wrong(scene.phase).iter().map(|code| Take::Says(format!("{code} what"))).collect()
-        }
+        Event::WrongClass => wrong(scene).iter().map(|code| Take::Says(format!("{code} what"))).collect(),
         // Less than five octets are not even the beginning of a record.
         Event::Garbage if scene.phase == Phase::Tls => says(&["garbage", "\\xff\\xfe\\0what"]),
         Event::Garbage => {

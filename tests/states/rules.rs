@@ -67,22 +67,21 @@ pub struct Expected {
     pub more: Vec<String>,
 }
 
-/// The codes that grant what is done here (RFC 5321 §4.3.2, RFC 3207 §4, RFC 4954 §4).
-fn granted(phase: Phase) -> &'static [u16] {
+/// Whether the code grants, or continues, what is done here (RFC 5321 §4.2.1, §4.3.2, RFC 3207 §4, RFC 4954 §4).
+fn is_granted(phase: Phase, code: u16) -> bool {
     match phase {
-        Phase::Greeting | Phase::StartTls => &[220],
-        Phase::Auth => &[235, 334],
-        Phase::Recipient => &[250, 251],
-        Phase::Data => &[354],
-        Phase::Quit => &[221],
-        _ => &[250],
+        Phase::Greeting | Phase::StartTls => code == 220,
+        Phase::Hello => code < 300 && code != 220,
+        Phase::Auth => code < 300 || code == 334,
+        Phase::Data => code >= 300,
+        _ => code < 300,
     }
 }
 
-/// Codes that mean something, and not here.
-pub fn wrong(phase: Phase) -> Vec<u16> {
-    let codes = [211, 220, 221, 235, 250, 252, 334, 354];
-    codes.into_iter().filter(|code| !granted(phase).contains(code)).collect()
+/// Codes that mean something, and not here: nothing does where nobody has asked.
+pub fn wrong(scene: &Scene) -> Vec<u16> {
+    let codes = [211, 220, 235, 250, 252, 334, 354];
+    codes.into_iter().filter(|code| scene.is_unasked() || !is_granted(scene.phase, *code)).collect()
 }
 
 pub fn code(event: Event) -> u16 {
@@ -203,7 +202,7 @@ impl Rules<'_> {
             Phase::Greeting | Phase::StartTls => self.broken(refusal),
             Phase::Auth => self.broken(Fault::Auth(code)),
             // RFC 5321 §4.1.1.1, but never behind STARTTLS, where it would be a way back.
-            Phase::Hello if !self.scene.says("STARTTLS") => {
+            Phase::Hello if code >= 500 && !self.scene.says("STARTTLS") => {
                 let more = lines(&["C: HELO client.example.org", "S: 250 hi", "C: NOOP", "S: 250 ok"]);
                 Expected { more, ..self.fine() }
             }

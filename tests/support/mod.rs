@@ -4,6 +4,7 @@
 
 #![allow(dead_code)] // without TLS some of it has no use
 
+pub mod consistent;
 pub mod journal;
 mod peer;
 #[cfg(feature = "native-tls")]

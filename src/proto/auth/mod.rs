@@ -1,8 +1,8 @@
 //! Dialogue: a login (RFC 4954). Chooses mechanisms, carries their answers, tries the next after a refusal.
 //!
 //! ```text
-//!  Token ─▶ Begin ─AUTH─▶ Due ─235, and the mechanism believes it─▶ In
-//!    ▲        ▲           │ ▲└─4xx, 5xx─▶ the next: Begin; or a new token; or Refused
+//!  Token ─▶ Begin ─AUTH─▶ Due ─2yz, and the mechanism believes it─▶ In
+//!    ▲        ▲           │ ▲└─4yz, 5yz─▶ the next: Begin; or a new token; or Refused
 //!    │        │        334│ │answer
 //!    └────────┴──┐        ▼ │
 //!                └ Ending ◀ Say        Ending: the mechanism has failed, and the refusal is due
@@ -31,6 +31,7 @@ pub use self::{
 use super::{
     Capabilities, Command, Dialogue, Outbox, ReplyRef, Want,
     reply::{find, mask},
+    verdict::Verdict,
 };
 use crate::{Error, Phase, Reply};
 
@@ -192,7 +193,7 @@ impl Auth {
     ///
     /// # Errors
     ///
-    /// [`Error::Auth`] with the server's last refusal; or `broke`; or [`Error::NotConnected`] if it is not over.
+    /// [`Error::Auth`] with the server's last refusal; or `broke`; or [`Error::Internal`] if it is not over.
     pub fn into_result(self, broke: Option<Error>) -> Result<(), Error> {
         // What is refused here is no login: it is the 421 of a server that closes.
         let hung_up =
@@ -200,7 +201,7 @@ impl Auth {
         match (broke, self.refusal) {
             (None, _) if self.state == State::In => Ok(()),
             (_, Some(refusal)) if hung_up => Err(refusal),
-            (broke, _) => Err(broke.unwrap_or(Error::NotConnected)),
+            (broke, _) => Err(broke.unwrap_or(Error::Internal("a login that is not over"))),
         }
     }
 
@@ -385,17 +386,20 @@ impl Dialogue for Auth {
     }
 
     fn on_reply(&mut self, reply: ReplyRef<'_>, _: &Outbox) -> Result<(), Error> {
-        match (&self.state, reply.code()) {
-            (_, 421) => return Err(Error::Refused { phase: Phase::Auth, reply: self.keep(reply) }),
-            (State::Due, 235) => self.on_success(reply)?,
-            (State::Due, 334) => self.on_challenge(reply)?,
-            (State::Due | State::Ending, 400..) => self.on_refusal(reply),
+        match (&self.state, Verdict::of(reply, Phase::Auth)) {
+            _ if reply.closes(Phase::Auth) => return Err(self.refusal(reply)),
+            (State::Due, Verdict::Done) => self.on_success(reply)?,
+            (State::Due, Verdict::Continue) => self.on_challenge(reply)?,
+            (State::Due | State::Ending, Verdict::Refused) => self.on_refusal(reply),
             _ => return Err(self.misplaced(reply)),
         }
         Ok(())
     }
 
     fn on_token(&mut self, token: &str) -> Result<(), Error> {
+        if self.state != State::Token {
+            return Err(Error::Internal("a token that nobody wanted"));
+        }
         self.said.push(self.credentials.secret().to_vec()); // refused, and still not to be shown
         self.credentials = self.credentials.clone().with_token(token)?;
         self.line_up()?;

