@@ -49,7 +49,7 @@
 //!
 //! [`Client::send_all`] sends them over one connection, the end of each in one flight with the next envelope
 //! (RFC 2920 §3.1), so that each takes about one round trip; with [`Builder::chunking`], next to none. Each has a result of
-//! its own. [`Client::batch`] is for messages that come one by one ([`Batch::push`]).
+//! its own; if the connection is lost, the rest stays in the iterator ([`Batch::is_lost`]). [`Client::batch`] is for messages that come one by one ([`Batch::push`]).
 //!
 //! ```no_run
 //! # use postino::{Client, Raw};

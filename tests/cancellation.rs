@@ -14,13 +14,20 @@ use std::{
     os::unix::net::{UnixListener, UnixStream},
     path::PathBuf,
     pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     task::{Context, Poll, Waker},
+    time::Duration,
 };
 
 use ::maybe_async::must_be_async as maybe_async;
+use memchr::memmem;
 use postino::{
-    Error, Mail, Outcome,
+    Envelope, Error, Mail, Message, Outcome, Raw,
     aio::{Builder, Client, Pool},
+    message::Attachment,
 };
 
 use self::sweep::{JOINED, KINDS, Kind, Letter, Notes, Op, Server, What, Wire};
@@ -87,7 +94,8 @@ fn use_it(client: &mut Client, wire: &Wire, kind: Kind, notes: &mut Notes) -> bo
     let sent = done(client.send(&letters[0].mail()));
     notes.delivery(&letters[0], &sent, wire);
     let mut batch = client.send_all([letters[1].mail()]);
-    let (_, result) = done(batch.next()).expect("the message has a result");
+    assert_eq!(batch.is_lost(), !works);
+    let (_, result) = done(batch.next()).expect("one message tells of the loss");
     notes.delivery(&letters[1], &result, wire);
     drop(batch);
     done(client.quit()).unwrap();
@@ -172,21 +180,26 @@ fn drop_next<M: Mail>(
     let (_, before) = wire.moves();
     let mut notes = Notes::default();
     letters.iter().for_each(|letter| notes.begin(letter));
-    let mut batch = client.send_all(letters.iter().map(mail));
+    let mut mails = letters.iter().map(mail);
+    let mut batch = client.send_all(mails.by_ref());
     let (mut dropped, mut told) = (0, 0);
-    while told < letters.len() {
+    loop {
         let Some(result) = dropped_after(polls(), batch.next()) else {
             dropped += 1;
             assert!(dropped < 100_000, "{kind:?}: it does not get on");
             continue;
         };
-        let (number, result) = result.expect("each message has a result");
+        let Some((number, result)) = result else { break };
         assert_eq!(number, told);
         notes.delivery(&letters[number], &result, &wire);
         told += 1;
     }
     assert!(done(batch.next()).is_none());
+    let is_lost = batch.is_lost();
     drop(batch);
+    assert_eq!(told + mails.len(), letters.len(), "{kind:?}: each has a result, or was not taken");
+    assert!(is_lost || mails.len() == 0, "{kind:?}");
+    letters[told..].iter().for_each(|letter| notes.not_sent(letter));
     let writes = wire.moves().1 - before;
     notes.assert_all_told();
     notes.assert_true_to(&wire, kind);
@@ -423,5 +436,205 @@ fn threat_81_a_pool_whose_close_is_dropped_is_closed() {
         assert_eq!(pool.connections(), 1);
         drop(held);
         assert_eq!(pool.connections(), 0);
+    }
+}
+
+/// Sends the letters as a batch that they are pushed to, two at a time. Every future of `next` is dropped that is not done by
+/// its turn; [`postino::aio::Batch::finish`] tells of the last ones. Each has a result, and the server agrees.
+fn drop_next_of_pushed(kind: Kind, octets: usize, patience: usize) -> usize {
+    let (mut client, wire) = connected(kind, octets);
+    let (letters, mut notes) = (session::crowd(), Notes::default());
+    let mut batch = client.batch();
+    let (mut dropped, mut told) = (0, 0);
+    for pair in letters.chunks(2) {
+        for letter in pair {
+            notes.begin(letter);
+            batch.push(Box::new(letter.watched()) as Box<dyn Mail>);
+        }
+        for _ in 0..20 {
+            match dropped_after(patience, batch.next()) {
+                None => dropped += 1,
+                Some(None) => break,
+                Some(Some((number, result))) => {
+                    assert_eq!(number, told);
+                    notes.delivery(&letters[number], &result, &wire);
+                    told += 1;
+                }
+            }
+        }
+    }
+    let lost = batch.is_lost();
+    for (number, result) in done(batch.finish()) {
+        assert_eq!(number, told);
+        notes.delivery(&letters[number], &result, &wire);
+        told += 1;
+    }
+    assert_eq!(told, letters.len(), "{kind:?}: what was pushed has a result");
+    notes.assert_all_told();
+    notes.assert_true_to(&wire, kind);
+    assert!(use_it(&mut client, &wire, kind, &mut notes) || lost, "{kind:?}: {:?}", notes.steps);
+    dropped
+}
+
+#[test]
+fn a_batch_of_pushed_messages_whose_next_is_dropped_tells_of_each() {
+    for kind in KINDS {
+        for patience in 1..5 {
+            assert!(drop_next_of_pushed(kind, 24, patience) > 0, "{kind:?}, {patience} polls");
+        }
+    }
+}
+
+#[test]
+fn a_batch_whose_finish_is_dropped_at_any_poll_leaves_a_client_that_is_in_step() {
+    for kind in KINDS {
+        let mut worked = 0;
+        for polls in 0.. {
+            let (mut client, wire) = connected(kind, 64);
+            let (letters, mut notes) = (session::crowd(), Notes::default());
+            letters.iter().for_each(|letter| notes.begin(letter));
+            let mut batch = client.batch();
+            letters.iter().for_each(|letter| batch.push(letter.mail()));
+            let results = dropped_after(polls, batch.finish());
+            notes.assert_true_to(&wire, kind);
+            let is_done = results.is_some();
+            for (number, result) in results.unwrap_or_default() {
+                notes.delivery(&letters[number], &result, &wire);
+            }
+            let works = use_it(&mut client, &wire, kind, &mut notes);
+            notes.assert_true_to(&wire, kind);
+            assert!(works || !is_done, "{kind:?}, {polls} polls");
+            worked += usize::from(works);
+            if is_done {
+                notes.assert_all_told();
+                assert!(1 < worked && worked < polls, "{kind:?}: {worked} of {polls}");
+                break;
+            }
+        }
+    }
+}
+
+/// Polls it so often, each time when there is a reason, and drops it then. Content is read on other threads.
+fn dropped_after_wakes<T>(polls: usize, future: impl Future<Output = T>) -> Option<T> {
+    let (mut future, mut left) = (pin!(future), polls);
+    smol::block_on(std::future::poll_fn(|cx| {
+        if left == 0 {
+            return Poll::Ready(None);
+        }
+        left -= 1;
+        future.as_mut().poll(cx).map(Some)
+    }))
+}
+
+/// Content that tells when it is read.
+struct Told(Arc<AtomicBool>, &'static [u8]);
+
+impl Read for Told {
+    fn read(&mut self, room: &mut [u8]) -> std::io::Result<usize> {
+        self.0.store(true, Relaxed);
+        self.1.read(room)
+    }
+}
+
+/// A message that can be read once, and whether it was: by itself, or with a file beside it, which has to be opened.
+fn once(composed: bool) -> (Box<dyn Mail>, Arc<AtomicBool>) {
+    let read = Arc::new(AtomicBool::new(false));
+    let reader = Told(read.clone(), b"Hello\r\n");
+    if !composed {
+        let envelope = Envelope::new("alice@example.org", ["bob@example.org"]).unwrap();
+        return (Box::new(Raw::reader(envelope, reader)), read);
+    }
+    let message = Message::builder()
+        .from("alice@example.org")
+        .to("bob@example.org")
+        .attach(Attachment::path(concat!(env!("CARGO_MANIFEST_DIR"), "/rustfmt.toml")))
+        .attach(Attachment::reader("a", reader))
+        .build();
+    (Box::new(message.unwrap()), read)
+}
+
+/// After its future was dropped a message that was not read can be sent, at once, and one that was read cannot.
+fn send_what_is_left(kind: Kind, mail: &dyn Mail, read: &AtomicBool) -> bool {
+    let unread = mail.body().is_ok();
+    // Another thread may be about to read it.
+    let told = (0..500).any(|turn| {
+        std::thread::sleep(Duration::from_millis(10 * u64::from(turn > 0)));
+        read.load(Relaxed) != unread
+    });
+    assert!(told, "{kind:?}: it was read: {}, it can be read: {unread}", !unread);
+    let (mut client, wire) = connected(kind, usize::MAX);
+    let sent = smol::block_on(client.send(mail));
+    assert_eq!(wire.with(|server| server.accepted.len()), usize::from(unread), "{kind:?}: {sent:?}");
+    assert_eq!(sent.is_ok(), unread, "{kind:?}: {sent:?}");
+    assert!(unread || matches!(sent, Err(Error::Message(_))), "{kind:?}: {sent:?}");
+    unread
+}
+
+#[test]
+fn a_send_that_is_dropped_does_not_consume_content_that_was_not_read() {
+    for (kind, composed) in KINDS.into_iter().flat_map(|kind| [(kind, false), (kind, true)]) {
+        let mut unread = 0;
+        for polls in 0.. {
+            let (mail, read) = once(composed);
+            let (mut client, wire) = connected(kind, DRIP);
+            if dropped_after_wakes(polls, client.send(&*mail)).is_some() {
+                break;
+            }
+            let left = send_what_is_left(kind, &*mail, &read);
+            assert!(left || memmem::find(&wire.with(|server| server.heard.clone()), b"RCPT").is_some());
+            unread += usize::from(left);
+        }
+        assert!(unread > 3, "{kind:?}: {unread}");
+    }
+}
+
+#[test]
+fn a_batch_that_is_dropped_does_not_consume_content_that_was_not_read() {
+    for (kind, composed) in KINDS.into_iter().flat_map(|kind| [(kind, false), (kind, true)]) {
+        let mut unread = [0; 3];
+        for polls in 0.. {
+            let mails = [composed; 3].map(once);
+            let (mut client, _wire) = connected(kind, DRIP);
+            let mut batch = client.send_all(mails.iter().map(|(mail, _)| mail));
+            let is_done = dropped_after_wakes(polls, batch.next()).is_some();
+            drop(batch);
+            for (count, (mail, read)) in unread.iter_mut().zip(&mails) {
+                *count += usize::from(send_what_is_left(kind, mail, read));
+            }
+            if is_done {
+                break;
+            }
+        }
+        // The first `next` ends with the first result.
+        assert!(3 < unread[0] && unread[0] < unread[2], "{kind:?}: {unread:?}");
+    }
+}
+
+#[test]
+fn a_batch_whose_every_next_is_dropped_reads_each_content_once() {
+    for (kind, composed) in KINDS.into_iter().flat_map(|kind| [(kind, false), (kind, true)]) {
+        for patience in 2..5 {
+            let mails = [composed; 3].map(once);
+            let (mut client, wire) = connected(kind, usize::MAX);
+            let mut batch = client.send_all(mails.iter().map(|(mail, _)| mail));
+            let mut accepted = 0;
+            for _ in 0..1_000 {
+                match dropped_after_wakes(patience, batch.next()) {
+                    None => {}
+                    Some(None) => break,
+                    Some(Some((_, result))) => accepted += usize::from(result.is_ok()),
+                }
+            }
+            assert!(
+                dropped_after_wakes(1_000, batch.next()).unwrap().is_none(),
+                "{kind:?}: it does not get on"
+            );
+            drop(batch);
+            let taken = wire.with(|server| server.accepted.len());
+            assert!(accepted <= taken && taken <= 3, "{kind:?}: {accepted} of {taken}");
+            for (mail, read) in &mails {
+                send_what_is_left(kind, mail, read);
+            }
+        }
     }
 }

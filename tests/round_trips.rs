@@ -81,6 +81,8 @@ struct Load {
     octets: usize,
     /// A transaction may be open from before.
     open: bool,
+    /// Messages come from where one may have to wait for them.
+    unsure: bool,
 }
 
 /// The client's end: hands over messages, and tells what has to happen next.
@@ -119,6 +121,7 @@ impl Sender {
             assert!(self.out.unsent().len() < 256 * 1024, "it gathers too much");
             match want {
                 Want::Nothing => return false,
+                Want::Message if self.load.unsure && !self.talk.has_said_all(&self.out) => self.talk.later(),
                 Want::Message if self.posted < self.load.messages => {
                     let names = (0..self.load.recipients).map(|n| format!("r{n}@x"));
                     let envelope = Envelope::new("s@x", names).unwrap();
@@ -157,17 +160,23 @@ impl Sender {
 
 /// Sends it all over a network whose only cost is the way there and back; gives how often that was paid.
 fn round_trips(load: Load) -> usize {
+    trips_and_writes(load).0
+}
+
+/// The same, and how often something was written.
+fn trips_and_writes(load: Load) -> (usize, usize) {
     let mut sender = Sender::new(load);
     let mut server = Server { lmtp: load.options.lmtp, ..Server::default() };
     // What is on its way back, and when it arrives; a round trip takes one.
     let mut way: VecDeque<(usize, Vec<u8>)> = VecDeque::new();
-    let mut now = 0;
+    let (mut now, mut writes) = (0, 0);
     while sender.go_on() {
         let last = if load.options.lmtp { load.recipients } else { 1 };
         let out = &mut sender.out;
         if !out.unsent().is_empty() {
             server.input.extend_from_slice(out.offer());
             out.written(out.unsent().len());
+            writes += 1;
             assert!(out.due() < WINDOW + last, "{} replies are outstanding", out.due());
             way.push_back((now + 1, std::iter::from_fn(|| server.answer()).flatten().collect()));
             continue;
@@ -177,7 +186,7 @@ fn round_trips(load: Load) -> usize {
         sender.hear(&replies);
     }
     assert_eq!((sender.accepted, server.taken), (load.messages, load.messages));
-    now
+    (now, writes)
 }
 
 fn options(pipelining: bool, joining: Joining) -> Options {
@@ -185,7 +194,7 @@ fn options(pipelining: bool, joining: Joining) -> Options {
 }
 
 fn small(options: Options, messages: usize) -> Load {
-    Load { options, messages, recipients: 1, octets: 1000, open: false }
+    Load { options, messages, recipients: 1, octets: 1000, open: false, unsure: false }
 }
 
 #[test]
@@ -195,6 +204,25 @@ fn joined_messages_take_one_round_trip_each_and_one_more() {
             assert_eq!(round_trips(small(options(true, joining), messages)), messages + 1);
         }
     }
+}
+
+#[test]
+fn messages_that_may_have_to_be_waited_for_take_a_write_more_and_no_round_trip() {
+    let joined = options(true, Joining::Works);
+    for load in [small(joined, 10), Load { octets: 1024 * 1024, ..small(joined, 10) }] {
+        let (trips, writes) = trips_and_writes(load);
+        let unsure = trips_and_writes(Load { unsure: true, ..load });
+        // The last of them is followed by none.
+        assert_eq!(unsure, (trips, writes + 9));
+    }
+    let one_by_one = small(options(true, Joining::Off), 10);
+    assert_eq!(trips_and_writes(Load { unsure: true, ..one_by_one }), trips_and_writes(one_by_one));
+    // In chunks all of them leave at once, and one by one.
+    let chunks = small(Options { chunking: true, ..joined }, 10);
+    assert_eq!(trips_and_writes(chunks), (1, 1));
+    assert_eq!(trips_and_writes(Load { unsure: true, ..chunks }), (1, 10));
+    let lmtp = Options { lmtp: true, ..joined };
+    assert_eq!(round_trips(Load { unsure: true, recipients: 5, ..small(lmtp, 10) }), 11);
 }
 
 #[test]

@@ -11,7 +11,7 @@ use smol::unblock;
 use super::stream::Alarm;
 #[cfg(feature = "dkim")]
 use crate::message::dkim::Reading;
-use crate::message::{Body, Content, Meter};
+use crate::message::{Body, Claim, Content, Meter};
 
 /// So much is handed out at a time, in octets.
 const BLOCK: usize = 32 * 1024;
@@ -59,6 +59,8 @@ async fn sign(mut body: Body<'_>, until: Instant) -> io::Result<Body<'_>> {
 
 pub(super) struct Source<'m> {
     content: Content<'m>,
+    /// Keep what can be read once for this source.
+    _claims: Vec<Claim>,
     /// How much of the bytes, or of the block, was handed out.
     at: usize,
     /// What was read.
@@ -71,8 +73,8 @@ pub(super) struct Source<'m> {
 impl<'m> Source<'m> {
     /// The body is [open].
     pub fn new(body: Body<'m>) -> Source<'m> {
-        let (content, meter) = body.into_parts();
-        Source { content, at: 0, block: Vec::new(), alarm: Alarm::default(), meter }
+        let (content, meter, claims) = body.into_parts();
+        Source { content, _claims: claims, at: 0, block: Vec::new(), alarm: Alarm::default(), meter }
     }
 
     /// The next piece, if that is not to be waited for; empty at the end.

@@ -49,7 +49,8 @@
 //! Dropping a future closes nothing at once, but leaves a client that refuses further use with
 //! [`Error::NotConnected`]: what was under way may have been half said, and nothing that
 //! comes later could be told from its answer. A message whose future was dropped may have been delivered. Only
-//! [`Batch::next`] can be called again: the batch still tells what became of each message.
+//! [`Batch::next`] can be called again: the batch still tells what became of each message. Content from a reader is consumed
+//! only once it was read, so that a message whose future was dropped before that can be sent again.
 
 use ::maybe_async::must_be_async as maybe_async;
 

@@ -4,7 +4,7 @@ use std::{io, time::Instant};
 
 #[cfg(feature = "dkim")]
 use crate::message::dkim::Reading;
-use crate::message::{Body, Content, Meter};
+use crate::message::{Body, Claim, Content, Meter};
 
 /// So much is read at a time, in octets.
 const BLOCK: usize = 64 * 1024;
@@ -48,6 +48,8 @@ pub(crate) fn sign(mut body: Body<'_>, until: Instant) -> io::Result<Body<'_>> {
 
 pub(super) struct Source<'m> {
     content: Content<'m>,
+    /// Keep what can be read once for this source.
+    _claims: Vec<Claim>,
     /// How much of the bytes was handed out.
     at: usize,
     /// What was read; no room until something is.
@@ -59,8 +61,8 @@ pub(super) struct Source<'m> {
 impl<'m> Source<'m> {
     /// The body is [open].
     pub fn new(body: Body<'m>) -> Source<'m> {
-        let (content, meter) = body.into_parts();
-        Source { content, at: 0, block: Vec::new(), meter }
+        let (content, meter, claims) = body.into_parts();
+        Source { content, _claims: claims, at: 0, block: Vec::new(), meter }
     }
 
     /// The next piece, if that is not to be waited for; empty at the end.

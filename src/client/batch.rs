@@ -1,6 +1,6 @@
 //! Many messages over one connection: each leaves with the end of the one before.
 
-use std::{collections::VecDeque, fmt, ops::DerefMut};
+use std::{collections::VecDeque, fmt, ops::DerefMut, time::Instant};
 
 use super::{
     body::Source,
@@ -11,6 +11,7 @@ use super::{
 };
 use crate::{
     Delivery, Envelope, Error, Mail, Outcome, Phase,
+    config::later,
     message::Body,
     proto::{Joining, Transactions, Want},
 };
@@ -18,52 +19,84 @@ use crate::{
 /// So many messages are under way, or have results that were not taken: then no other is begun.
 const MOST_ENTRIES: usize = 1024;
 
-/// Messages on their way, one behind the other: what [`Client::send_all`] and [`Client::batch`] give.
+/// Messages on their way over one connection: returned by [`Client::send_all`] and [`Client::batch`]. `C` is what it sends
+/// over: `&mut Client`, or a [`Pooled`](super::Pooled) connection.
 ///
-/// [`next`](Batch::next) gives what became of each message, in their order. About as long as the server takes to answer,
-/// the next message is under way already: it is taken from the iterator before the one before it has left.
+/// [`next`](Batch::next) returns what became of each message, in their order. While the server processes one message, the
+/// next one is already being sent. A message that is refused, or cannot be sent to this server, does not affect the others;
+/// its error is that of [`Client::send`].
 ///
-/// A message that is refused, or cannot be sent to this server, ends none but itself; its error is that of
-/// [`Client::send`]. `C` is what the batch sends over: `&mut Client`, or a [`Pooled`](super::Pooled).
+/// A batch that sends nothing changes nothing: its client can even go on with a transaction that was begun by
+/// [single commands](Client::mail).
 ///
-/// Dropping it with messages under way leaves a client that refuses further use, and nobody knows what became of
-/// them; [`finish`](Batch::finish) tells.
+/// # The iterator
 ///
-/// A future of `next` that is dropped loses nothing: call it again. But if content was on its way just then that has to be
-/// read, or is long, or a message that goes in parts, the connection is closed, and the results tell what became of each.
+/// An iterator that is sure to have another message (the lower bound of its [`size_hint`](Iterator::size_hint) is above 0, as
+/// for a `Vec`) is asked for it early, so that its envelope can leave together with the end of the message before.
 ///
-/// When the connection is lost, the messages that were under way are *not sent* or *in doubt*, and those that follow are
-/// *not sent*: each has its result. Only where all that was lost is an envelope that had left with the end of the message
-/// before (some servers throw it away) the batch connects again by itself, if [`send`](Client::send) would, and sends it
-/// alone from then on.
+/// Any other iterator may have to wait for a message, as the `iter` of a channel does. It is asked only when everything at
+/// hand is written. The next message then takes one more write, and no more round trips. While the iterator blocks, no
+/// result is returned. The time it takes counts neither for the [`deadline`](super::Builder::deadline) nor for
+/// [`Delivery::took`]. Where results must not wait for the next message, use [`push`](Batch::push).
+///
+/// An iterator is not asked again after it has returned `None`.
+///
+/// # When the connection is lost
+///
+/// The messages that were under way are then *not sent* or *in doubt*, and those that were [pushed](Batch::push) are *not
+/// sent*: each has its result. After these results `next` returns `None`, and [`is_lost`](Batch::is_lost) is true.
+///
+/// Nothing more is taken from the iterator. To keep what is left in it, pass it by reference: `send_all(mails.by_ref())`. At
+/// least one result always tells of the loss: if no message was under way, one is taken from the iterator and is *not sent*.
+///
+/// Some servers throw away an envelope that left with the end of the message before. If that is all that was lost, the batch
+/// connects again automatically, where [`send`](Client::send) would, and sends each message alone from then on.
+///
+/// # Dropping
+///
+/// Dropping a batch with messages under way leaves a client that refuses further use, and nobody knows what became of them;
+/// [`finish`](Batch::finish) tells.
+///
+/// A future of `next` that is dropped loses nothing: call it again. The connection is closed only if the future was dropped
+/// while it sent content that is long or has to be read, while it sent a message in parts, or while it connected again. The
+/// results tell what became of each message. Content that can be read only once, and was not read, can be sent again.
 #[must_use = "a batch sends while `next` is called"]
 pub struct Batch<C: DerefMut<Target = Client>, M, I> {
     client: C,
+    /// Made anew with the first message that is handed to it.
     talk: Transactions,
-    mails: I,
+    /// `None` when it is to be asked no more.
+    mails: Option<I>,
     /// Taken by [`Batch::push`], or from the iterator, and not yet under way.
     waiting: VecDeque<M>,
     /// Under way, or with a result that was not given yet; in order.
     entries: VecDeque<Entry<M>>,
     /// So many entries at the front have their result.
     settled: usize,
-    /// How many results were given, and how many messages were handed to the machine.
+    /// How many results were given, and how many messages were handed to this machine.
     given: usize,
     posted: usize,
     /// A message that has to go alone, once the others are through.
     alone: Option<(M, Envelope)>,
     /// In the middle of what only the future that began it can go on with.
     midway: Option<Midway>,
-    /// Nothing more is taken from the iterator.
-    closed: bool,
-    /// The same until some results were taken: they are many.
+    /// Nothing more is taken from the iterator until some results were taken: they are many.
     paused: bool,
-    lost: bool,
+    line: Line,
+}
+
+/// The connection, as far as is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Line {
+    Works,
+    /// It is lost, and no result has told so.
+    Lost,
+    LossTold,
 }
 
 enum Entry<M> {
     /// The number in the machine; the message, until the machine has its content, or that is on its way; what was
-    /// opened, if it can be read once only.
+    /// opened, if it must not be opened again.
     Under {
         number: usize,
         mail: Option<M>,
@@ -80,7 +113,7 @@ enum Midway {
     Connection,
 }
 
-/// A body that can be read once only.
+/// A body that was opened, and must not be opened again.
 struct Opened {
     body: Body<'static>,
     /// Somebody wants to be told of its progress.
@@ -93,6 +126,9 @@ impl Client {
     ///
     /// Nothing happens until [`Batch::next`] is called. A message that cannot be sent to this server at all (see
     /// [`send`](Client::send)) has that error as its result; the others are sent.
+    ///
+    /// An iterator that may block, or whose `size_hint` does not promise another message, is asked later than others; see
+    /// [`Batch`]. If the connection is lost, the rest stays in the iterator. Pass that by reference to keep it.
     pub fn send_all<M: Mail, I: IntoIterator<Item = M>>(
         &mut self,
         mails: I,
@@ -100,7 +136,8 @@ impl Client {
         Batch::new(self, mails.into_iter())
     }
 
-    /// The same for messages that come one by one: [`Batch::push`] takes them.
+    /// Sends messages that come one by one over this connection, as [`send_all`](Client::send_all) does: [`Batch::push`]
+    /// takes them.
     pub fn batch<M: Mail>(&mut self) -> Batch<&mut Client, M, std::iter::Empty<M>> {
         self.send_all(std::iter::empty())
     }
@@ -108,14 +145,13 @@ impl Client {
 
 impl<C: DerefMut<Target = Client>, M, I> Batch<C, M, I> {
     pub(super) fn new(mut client: C, mails: I) -> Batch<C, M, I> {
-        let open = client.take_open();
-        let talk = Transactions::new(client.options(), open);
-        let lost = client.usable(Phase::Mail).is_err();
+        let talk = Transactions::new(client.options(), false);
+        let line = if client.usable(Phase::Mail).is_ok() { Line::Works } else { Line::Lost };
         client.clock = Clock::start();
         Batch {
             client,
             talk,
-            mails,
+            mails: Some(mails),
             waiting: VecDeque::new(),
             entries: VecDeque::new(),
             settled: 0,
@@ -123,15 +159,37 @@ impl<C: DerefMut<Target = Client>, M, I> Batch<C, M, I> {
             posted: 0,
             alone: None,
             midway: None,
-            closed: false,
             paused: false,
-            lost,
+            line,
+        }
+    }
+
+    /// Whether the connection is lost. Nothing more is sent then, and nothing more is taken from the iterator;
+    /// [`next`](Batch::next) returns the results that are left.
+    #[must_use]
+    pub fn is_lost(&self) -> bool {
+        self.line != Line::Works || self.is_stuck()
+    }
+
+    /// The client learns whether the server may have a transaction open, if anything was said.
+    fn give_back(&mut self) {
+        if self.posted > 0 {
+            self.client.open = self.talk.is_open();
+        }
+    }
+
+    /// Whether a future of `next` was dropped where no other can go on.
+    fn is_stuck(&self) -> bool {
+        match self.midway {
+            Some(Midway::Content(number)) => !self.talk.is_said(number), // else only its reply is waited for
+            Some(Midway::Connection) => true,
+            None => false,
         }
     }
 }
 
 impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I> {
-    /// Takes a message: it leaves when [`next`](Batch::next) is called. It comes behind those pushed before, and before
+    /// Takes a message, which leaves when [`next`](Batch::next) is called: after those that were pushed before, and before
     /// what the iterator still has.
     pub fn push(&mut self, mail: M) {
         self.waiting.push_back(mail);
@@ -145,22 +203,54 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
         self.waiting.len() + under + usize::from(self.alone.is_some())
     }
 
+    /// Whether the next message, or that there is none, can be had without waiting.
+    fn is_at_hand(&self) -> bool {
+        let hint = self.mails.as_ref().map(I::size_hint);
+        !self.waiting.is_empty() || matches!(hint, None | Some((1.., _) | (_, Some(0))))
+    }
+
     /// Sees to it that the next message is in front of those that wait. False if there is none.
     fn fetch(&mut self) -> bool {
-        if self.waiting.is_empty() && !self.closed {
-            self.waiting.extend(self.mails.next());
+        let asked = if self.is_at_hand() { None } else { Some(Instant::now()) };
+        if self.waiting.is_empty() {
+            let next = self.mails.as_mut().and_then(I::next);
+            if next.is_none() {
+                self.mails = None;
+            }
+            self.waiting.extend(next);
+        }
+        // What the caller's iterator has waited for is not the server's fault.
+        if let Some(waited) = asked.map(|asked| asked.elapsed()) {
+            self.client.deadline = self.client.deadline.map(|deadline| later(deadline, waited));
+            self.client.clock.skip(waited);
         }
         !self.waiting.is_empty()
     }
 
-    fn pull(&mut self) -> Option<M> {
-        self.fetch();
+    /// The next message that will not be sent, as the connection is lost. None is taken from the iterator for that, unless
+    /// no result tells of the loss otherwise.
+    fn next_unsent(&mut self) -> Option<M> {
+        if let Some((mail, _)) = self.alone.take() {
+            return Some(mail);
+        }
+        if self.line == Line::Lost {
+            self.fetch();
+        }
         self.waiting.pop_front()
+    }
+
+    /// The connection is lost, if it is; and perhaps this tells of it.
+    fn note_loss(&mut self, result: &Result<Delivery, Error>) {
+        let tells = |error: &Error| error.delivery().is_some_and(|d| d.outcome() != Outcome::Refused);
+        if self.line == Line::Lost && result.as_ref().is_err_and(tells) {
+            self.line = Line::LossTold;
+        }
     }
 
     /// The result of the first message under way.
     fn settle(&mut self, result: Result<Delivery, Error>) {
         let result = timed(result, self.client.clock.lap());
+        self.note_loss(&result);
         let mut entries = self.entries.range_mut(self.settled..);
         if let Some(at) = entries.position(|entry| matches!(entry, Entry::Under { .. })) {
             self.settled += at + 1;
@@ -184,14 +274,14 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
 
     fn fail(&mut self, broke: Error) {
         self.talk.lose(self.client.out.offered(), broke);
-        self.lost = true;
+        self.line = Line::Lost;
         self.take_results();
     }
 
     /// Goes on, with none under way, over what may be another connection: its server may offer something else.
     fn begin_anew(&mut self) {
-        self.lost = self.client.broken;
-        self.talk = Transactions::new(self.client.options(), self.client.open);
+        self.line = if self.client.broken { Line::Lost } else { Line::Works };
+        self.talk = Transactions::new(self.client.options(), false);
         self.posted = 0;
         self.client.clock = Clock::start();
     }
@@ -219,17 +309,16 @@ fn lost(delivery: Delivery) -> Error {
 
 #[maybe_async]
 impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I> {
-    /// What became of the next message, with its index, counted from 0; `None` when none is left (until there is one
-    /// that was [pushed](Batch::push)).
+    /// Returns what became of the next message, with its index, counted from 0; `None` when no message is left (until one is
+    /// [pushed](Batch::push)), or the connection [is lost](Batch::is_lost) and all results were returned.
     ///
     /// The builder's [`deadline`](super::Builder::deadline) is that of each call of `next`, not of the batch.
-    #[allow(clippy::should_implement_trait)] // in the blocking world it is an Iterator, too
+    #[allow(clippy::should_implement_trait)] // in the blocking client it is an Iterator, too
     pub async fn next(&mut self) -> Option<(usize, Result<Delivery, Error>)> {
-        match self.midway.take() {
-            Some(Midway::Content(number)) if self.talk.is_said(number) => {} // only its reply is waited for
-            Some(_) => self.abandon(),
-            None => {}
+        if self.is_stuck() {
+            self.abandon();
         }
+        self.midway = None;
         let drained = self.client.drained;
         self.client.begin();
         (self.client.drained, self.client.hurry) = (drained, true);
@@ -243,12 +332,10 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
                 }
                 return Some((self.given - 1, result));
             }
-            if self.lost {
-                let mail = match self.alone.take() {
-                    Some((mail, _)) => mail,
-                    None => self.pull()?,
-                };
-                self.entries.push_back(Entry::Done(Err(not_sent(&mail))));
+            if self.line != Line::Works {
+                let unsent = Err(not_sent(&self.next_unsent()?));
+                self.note_loss(&unsent);
+                self.entries.push_back(Entry::Done(unsent));
                 continue;
             }
             let step = self.client.go_on(&mut self.talk, None).await;
@@ -263,10 +350,10 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
         }
     }
 
-    /// Takes nothing more from the iterator, and gives the results that are left: of the messages that were taken from it
+    /// Takes nothing more from the iterator, and returns the results that are left: of the messages that were taken from it
     /// already, and of those that were pushed, which are sent. Each comes with its index.
     pub async fn finish(mut self) -> Vec<(usize, Result<Delivery, Error>)> {
-        self.closed = true;
+        self.mails = None;
         let mut results = Vec::new();
         while let Some(result) = self.next().await {
             results.push(result);
@@ -277,7 +364,12 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
     /// Takes the next message, and hands its envelope to the machine.
     async fn post(&mut self) {
         self.paused = self.entries.len() >= MOST_ENTRIES;
-        if self.paused || self.alone.is_some() || !self.fetch() {
+        let may_ask = !self.paused && self.alone.is_none();
+        if may_ask && !self.is_at_hand() && !self.talk.has_said_all(&self.client.out) {
+            self.talk.later();
+            return;
+        }
+        if !may_ask || !self.fetch() {
             self.talk.no_more();
             return;
         }
@@ -297,21 +389,29 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
             return;
         }
         let opened = self.client.open_body(mail).await;
-        let posted = opened.and_then(|body| match self.client.transaction(envelope, &body)? {
-            (transaction, Some(content)) => {
-                self.talk.message_with(transaction, content)?;
-                Ok((false, None))
+        let posted = opened.and_then(|body| {
+            let (transaction, content) = self.client.transaction(envelope, &body)?;
+            if self.posted == 0 {
+                // Only now, so that a batch that sends nothing leaves all as it was.
+                self.talk = Transactions::new(self.client.options(), self.client.is_open());
             }
-            (transaction, None) => {
-                self.talk.message(transaction);
-                let watched = body.is_watched();
-                Ok((true, body.into_once().map(|body| Opened { body, watched })))
+            match content {
+                Some(content) => {
+                    self.talk.message_with(transaction, content)?;
+                    Ok((false, None))
+                }
+                None => {
+                    self.talk.message(transaction);
+                    let watched = body.is_watched();
+                    Ok((true, body.into_once().map(|body| Opened { body, watched })))
+                }
             }
         });
         let mail = self.waiting.pop_front();
         match posted {
             Ok((is_needed, opened)) => {
                 self.client.begun += 1;
+                self.client.by_hand = None; // the first message begins with RSET
                 let mail = mail.filter(|_| is_needed);
                 self.entries.push_back(Entry::Under { number: self.posted, mail, opened });
                 self.posted += 1;
@@ -400,26 +500,27 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
     }
 
     async fn send_alone(&mut self) {
+        self.give_back();
         let Some((mail, envelope)) = &self.alone else { return };
         self.midway = Some(Midway::Connection);
-        self.client.open = self.talk.is_open();
         self.client.hurry = false; // it has phases of its own
         let result = self.client.deliver(mail, envelope.clone(), Freshness::New).await;
         self.client.hurry = true;
         self.midway = None;
         self.alone = None;
-        self.entries.push_back(Entry::Done(result));
         self.begin_anew();
+        self.note_loss(&result);
+        self.entries.push_back(Entry::Done(result));
     }
 }
 
 impl<C: DerefMut<Target = Client>, M, I> Drop for Batch<C, M, I> {
     /// A connection left in the middle is not used again.
     fn drop(&mut self) {
-        let over = !self.lost && self.midway.is_none();
-        if self.client.broken && over && self.talk.under_way() == 0 && self.client.out.is_quiet() {
+        let over = self.line == Line::Works && self.midway.is_none();
+        if over && self.talk.under_way() == 0 && self.client.out.is_quiet() {
             self.client.broken = false;
-            self.client.open = self.talk.is_open();
+            self.give_back();
         }
     }
 }
@@ -429,7 +530,7 @@ impl<C: DerefMut<Target = Client>, M, I> fmt::Debug for Batch<C, M, I> {
         f.debug_struct("Batch")
             .field("given", &self.given)
             .field("under_way", &self.talk.under_way())
-            .field("lost", &self.lost)
+            .field("line", &self.line)
             .finish_non_exhaustive()
     }
 }

@@ -262,7 +262,7 @@ impl Pool {
         let first = client.deliver(mail, envelope.clone(), freshness).await;
         match first {
             // The connection had died while it was idle, and all that was said is the envelope.
-            // What can be read once only is gone with it.
+            // Content that can be read only once is still there, unless it was read.
             Err(e)
                 if reused
                     && client.broken
@@ -278,8 +278,8 @@ impl Pool {
         }
     }
 
-    /// Sends all messages of an iterator over one connection of the pool; see [`Client::send_all`]. The pool's rate, and
-    /// its limits for one connection, are not looked at meanwhile.
+    /// Sends all messages of an iterator over one connection of the pool; see [`Client::send_all`], also for what happens
+    /// if that connection is lost. The pool's rate, and its limits for one connection, are not looked at meanwhile.
     ///
     /// # Errors
     ///

@@ -149,6 +149,11 @@ impl Clock {
         }
     }
 
+    /// Leaves out the last `spent` of it: that was nobody's here.
+    pub fn skip(&mut self, spent: Duration) {
+        self.since += spent;
+    }
+
     /// What has been counted since the start.
     pub fn took(&mut self) -> Took {
         self.count();

@@ -56,8 +56,8 @@ impl Client {
     }
 
     /// Whether the next transaction has to begin with RSET: something was left open, perhaps by single commands.
-    pub(super) fn take_open(&mut self) -> bool {
-        self.by_hand.take().is_some() || self.open
+    pub(super) fn is_open(&self) -> bool {
+        self.by_hand.is_some() || self.open
     }
 
     /// The envelope as this server can have it, if it can.
@@ -136,6 +136,22 @@ impl Client {
         envelope.recipients().len() <= most.min(domains) || self.parts(envelope).len() == 1
     }
 
+    /// Content that can be read only once must not go to the recipients of the first part alone. Nothing is opened or read.
+    fn check_readable_again(&self, mail: &dyn Mail) -> Result<(), Error> {
+        let body = mail.body_for(self.offer())?;
+        if body.is_read_once() {
+            return Err(Error::Message(
+                "it has more recipients than the server takes at once (LIMITS), and content that can be read only once"
+                    .into(),
+            ));
+        }
+        if !matches!(body.content, Content::Bytes(_)) {
+            // A type that is not ours may refuse a second body, while there is the first one.
+            drop(mail.body_for(self.offer())?);
+        }
+        Ok(())
+    }
+
     /// The recipients by their numbers, in as many parts as the server asks for.
     fn parts(&self, envelope: &Envelope) -> Vec<Vec<usize>> {
         let recipients = envelope.recipients();
@@ -170,7 +186,13 @@ impl Client {
 impl Client {
     /// Sends a message to all of its recipients; `Ok` if one of them at least was accepted.
     ///
-    /// Where the server limits the recipients of a message, it goes out in parts; where it limits the messages of a
+    /// Content that comes from a reader ([`Raw::reader`](crate::Raw::reader),
+    /// [`Attachment::reader`](crate::message::Attachment::reader)) is read when the server is ready for it, and not before.
+    /// Whatever ends the call earlier (a refusal, a lost connection, a dropped future) leaves it unread, and the message can be
+    /// sent again.
+    ///
+    /// Where the server limits the recipients of a message, it goes out in parts, unless its content can be read only once,
+    /// which is [`Error::Message`]; where it limits the messages of a
     /// connection, over a new one (LIMITS, RFC 9422), unless the old one was secured or logged in by a call of its own
     /// ([`starttls`](Client::starttls), [`login`](Client::login)), or made by the caller
     /// ([`connect_over`](super::Builder::connect_over)): then it is closed, and [`Error::NotConnected`].
@@ -200,9 +222,7 @@ impl Client {
         if self.settings.config.all_or_nothing {
             return Err(Error::Unsupported("so many recipients at once, and all or nothing was asked for"));
         }
-        // What can be read once only must not be sent to the first part alone.
-        drop(mail.body_for(self.offer())?);
-        drop(mail.body_for(self.offer())?);
+        self.check_readable_again(mail)?;
         let parts = self.parts(&envelope);
         let last = parts.len() - 1;
         let (mut done, mut failed) = (Vec::new(), None);
@@ -261,7 +281,8 @@ impl Client {
         }
         let options = self.options();
         let farewell = freshness == Freshness::Last && options.pipelining;
-        let mut talk = Transactions::new(Options { farewell, ..options }, self.take_open());
+        let mut talk = Transactions::new(Options { farewell, ..options }, self.is_open());
+        self.by_hand = None;
         talk.message(transaction);
         talk.no_more();
         let mut source = Source::new(body);

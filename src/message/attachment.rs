@@ -51,8 +51,11 @@ impl Attachment {
         Attachment { file_name: name, ..Attachment::new(Content::Path(path.to_owned())) }
     }
 
-    /// Anything that can be read, up to its end, under a file name. It is read while it is sent, and once only:
-    /// sending the message again is an error.
+    /// Anything that can be read, up to its end, under a file name. It is read while it is sent, and can be read only once.
+    ///
+    /// Until its first octet is read the message can be sent again; [`Raw::reader`](super::Raw::reader) says when that is,
+    /// and what such a message cannot do. It makes no difference if the message is cloned, signed, watched, or attached to
+    /// another one.
     ///
     /// How long a read takes is not limited in the blocking world: a reader that hangs holds the send.
     pub fn reader(file_name: impl Into<String>, reader: impl Read + Send + 'static) -> Attachment {

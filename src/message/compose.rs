@@ -5,13 +5,13 @@ use std::{fmt, io::Read, sync::Arc, time::SystemTime};
 use email_format::{Email, rfc5322::Parsable};
 
 use super::{
-    Attachment, Body, Mail, Mailboxes, Offer,
+    Attachment, Body, Mail, Mailboxes, Offer, READ_ALREADY,
     attachment::Bytes,
     entity::{self, Entity},
     field::{Field, Kind, Value, is_nested_too_deep, uris},
     header_length,
     mailbox::Item,
-    stream::{Piece, READ_ALREADY, Stream},
+    stream::{Piece, Stream, claim_readers},
 };
 use crate::{Envelope, Error};
 
@@ -129,22 +129,21 @@ impl Message {
 
     fn open(&self, eight_bit: bool) -> Result<Body<'_>, Error> {
         let pieces: Vec<Arc<Piece>> = self.pieces().collect();
-        if pieces.iter().any(|piece| piece.is_spent()) {
-            return Err(Error::Message(READ_ALREADY.into()));
-        }
+        let claimed = claim_readers(&pieces).ok_or_else(|| Error::Message(READ_ALREADY.into()))?;
+        let (claims, readers) = claimed;
         let is_ascii = !(self.needs_utf8() || eight_bit && self.eight_bit);
         let length = pieces.iter().try_fold(0_u64, |sum, piece| sum.checked_add(piece.length(eight_bit)?));
         let body = match length {
             // What is small and at hand need not be read piece by piece, perhaps on another thread.
             Some(..=MAX_AT_ONCE) => {
                 let mut bytes = Vec::new();
-                Stream::open(&pieces, eight_bit)
+                Stream::open(&pieces, readers, eight_bit)
                     .and_then(|(mut stream, _)| stream.read_to_end(&mut bytes))
                     .map_err(Error::Source)?;
                 Body::bytes(bytes)
             }
             _ => Body::deferred(move || {
-                let (stream, size) = Stream::open(&pieces, eight_bit)?;
+                let (stream, size) = Stream::open(&pieces, readers, eight_bit)?;
                 let body = Body::reader(stream);
                 Ok(match size {
                     Some(size) => body.with_size(size),
@@ -153,6 +152,7 @@ impl Message {
             }),
         };
         let body = if is_ascii { body.seven_bit() } else { body };
+        let body = body.claiming(claims);
         Ok(if self.needs_utf8() { body.utf8_headers() } else { body })
     }
 

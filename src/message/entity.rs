@@ -1,10 +1,6 @@
 //! The MIME tree: parts with their headers, and what holds several (RFC 2045, RFC 2046, RFC 2231).
 
-use std::{
-    borrow::Cow,
-    collections::HashSet,
-    sync::{Arc, Mutex},
-};
+use std::{borrow::Cow, collections::HashSet, sync::Arc};
 
 use memchr::memmem;
 
@@ -12,7 +8,9 @@ use super::{
     attachment::{Attachment, Content},
     encoding::{Encoding, MAX_LINE, is_eight_bit_text, is_plain, with_crlf},
     field::{Field, plain_words, quoted},
-    headers, stamp,
+    headers,
+    once::Once,
+    stamp,
     stream::Piece,
 };
 use crate::Error;
@@ -81,7 +79,7 @@ impl Entity {
             }
             Content::Bytes(bytes) => return Entity::bytes(fields, bytes),
             Content::Path(path) => Piece::Path(path),
-            Content::Reader(reader) => Piece::Reader(Mutex::new(Some(reader))),
+            Content::Reader(reader) => Piece::Reader(Once::new(reader)),
         };
         let fields = with_encoding(fields, Encoding::Base64)?;
         Ok(Entity { fields, content: vec![Arc::new(piece)], eight_bit: false })

@@ -46,6 +46,7 @@ mod lettre;
 #[cfg(feature = "mail-builder-2")]
 mod mail_builder;
 mod mailbox;
+mod once;
 mod progress;
 mod raw;
 mod stamp;
@@ -66,7 +67,6 @@ use std::{
 #[cfg(feature = "dkim")]
 #[cfg_attr(docsrs, doc(cfg(feature = "dkim")))]
 pub use self::dkim::{Dkim, Signed};
-pub(crate) use self::progress::Meter;
 pub use self::{
     attachment::{Attachment, Bytes},
     compose::{Message, MessageBuilder, Resent},
@@ -75,9 +75,14 @@ pub use self::{
     progress::Progress,
     raw::Raw,
 };
+pub(crate) use self::{once::Claim, progress::Meter};
 #[cfg(feature = "dkim")]
 use crate::config::later;
 use crate::{Envelope, Error};
+
+/// Why a source that can be read once cannot be read now.
+const READ_ALREADY: &str =
+    "it has content from a reader, which can be read only once: it was read already, or is being sent";
 
 /// What can be sent: an envelope, and a body that can be opened (RFC 5322 text, headers first).
 ///
@@ -108,8 +113,11 @@ pub trait Mail: Send + Sync {
     fn envelope(&self) -> Result<Envelope, Error>;
 
     /// Opens the body, from its start, in a form that any server takes, if it has one. It may be called again, and is
-    /// called twice in a row to be signed. It must not wait for anything: a file is best given as a
-    /// [path](Body::path), and what else takes its time is [deferred](Body::deferred).
+    /// called twice in a row to be signed, or where the server wants the message in parts. It must not wait for anything: a
+    /// file is best given as a [path](Body::path), and what else takes its time is [deferred](Body::deferred).
+    ///
+    /// A body may be dropped without being sent. A type whose content can be read only once should keep it in a
+    /// [`Raw::reader`] and return the body of that: the reader is taken when its first octet is needed, and not before.
     ///
     /// # Errors
     ///
@@ -185,6 +193,8 @@ pub struct Body<'m> {
     /// Its headers need SMTPUTF8.
     pub(crate) utf8: bool,
     progress: Option<Callback<'m>>,
+    /// The sources among its content that can be read once. Dropping a body that was not read gives them back.
+    claims: Vec<Claim>,
     #[cfg(feature = "dkim")]
     pub(crate) unsigned: Option<Box<dkim::Unsigned<'m>>>,
 }
@@ -221,6 +231,7 @@ impl<'m> Body<'m> {
             binary: false,
             utf8: false,
             progress: None,
+            claims: Vec::new(),
             #[cfg(feature = "dkim")]
             unsigned: None,
         }
@@ -272,6 +283,17 @@ impl<'m> Body<'m> {
         Body::new(Content::Reader(Box::new(reader)))
     }
 
+    /// Some of its content can be read once, by whoever has these claims.
+    pub(crate) fn claiming(mut self, claims: Vec<Claim>) -> Body<'m> {
+        self.claims = claims;
+        self
+    }
+
+    /// Whether some of its content can be read only once, and another body cannot be had while this one lives.
+    pub(crate) fn is_read_once(&self) -> bool {
+        !self.claims.is_empty()
+    }
+
     /// The server need not be told of 8-bit content.
     pub(crate) fn seven_bit(mut self) -> Body<'m> {
         self.seven_bit = true;
@@ -289,14 +311,14 @@ impl<'m> Body<'m> {
 
     /// What must not be opened again to be read; only the callback is lost.
     pub(crate) fn into_once(self) -> Option<Body<'static>> {
-        let Body { size, seven_bit, binary, utf8, .. } = self;
+        let Body { size, seven_bit, binary, utf8, claims, .. } = self;
         let content = match self.content {
             Content::Bytes(Cow::Borrowed(_)) => return None,
             Content::Bytes(Cow::Owned(bytes)) => Content::Bytes(Cow::Owned(bytes)),
             Content::Unopened(opener) => Content::Unopened(opener),
             Content::Reader(reader) => Content::Reader(reader),
         };
-        Some(Body { size, seven_bit, binary, utf8, ..Body::new(content) })
+        Some(Body { size, seven_bit, binary, utf8, claims, ..Body::new(content) })
     }
 
     /// What it holds; nothing is left.
@@ -350,10 +372,14 @@ impl<'m> Body<'m> {
         let body = self;
         #[cfg(feature = "dkim")]
         let body = crate::blocking::sign(body, later(Instant::now(), Duration::MAX))?;
-        Ok(match body.content {
+        let reader: Box<dyn Read + Send + 'm> = match body.content {
             Content::Bytes(bytes) => Box::new(Cursor::new(bytes)),
             Content::Unopened(opener) => opener.open()?.into_reader()?,
             Content::Reader(reader) => reader,
+        };
+        Ok(match body.claims.is_empty() {
+            true => reader,
+            false => Box::new(Claimed { reader, _claims: body.claims }),
         })
     }
 
@@ -377,7 +403,8 @@ impl<'m> Body<'m> {
     }
 
     /// The same with what was opened.
-    pub(crate) fn opened(self, opened: Body<'m>) -> Body<'m> {
+    pub(crate) fn opened(mut self, opened: Body<'m>) -> Body<'m> {
+        self.claims.extend(opened.claims);
         Body {
             content: opened.content,
             size: self.size.or(opened.size),
@@ -385,6 +412,7 @@ impl<'m> Body<'m> {
             binary: self.binary || opened.binary,
             utf8: self.utf8 || opened.utf8,
             progress: self.progress.or(opened.progress),
+            claims: self.claims,
             #[cfg(feature = "dkim")]
             unsigned: self.unsigned.or(opened.unsigned),
         }
@@ -398,13 +426,26 @@ impl<'m> Body<'m> {
         }
     }
 
-    /// What it holds, and who is told how much of it has left. It is [open](Body::open).
-    pub(crate) fn into_parts(self) -> (Content<'m>, Meter<'m>) {
+    /// What it holds, who is told how much of it has left, and what has to live while it is read. It is
+    /// [open](Body::open).
+    pub(crate) fn into_parts(self) -> (Content<'m>, Meter<'m>, Vec<Claim>) {
         let total = match &self.content {
             Content::Bytes(bytes) => Some(bytes.len() as u64),
             Content::Unopened(_) | Content::Reader(_) => self.size,
         };
-        (self.content, Meter::new(self.progress, total))
+        (self.content, Meter::new(self.progress, total), self.claims)
+    }
+}
+
+/// A reader of content that can be read once. The claims live as long as it does.
+struct Claimed<'m> {
+    reader: Box<dyn Read + Send + 'm>,
+    _claims: Vec<Claim>,
+}
+
+impl Read for Claimed<'_> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        self.reader.read(buf)
     }
 }
 

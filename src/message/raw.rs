@@ -1,8 +1,8 @@
 //! Messages that are there already: bytes, files, readers, each with its envelope.
 
-use std::{borrow::Cow, fmt, io::Read, path::PathBuf, sync::Mutex};
+use std::{borrow::Cow, fmt, io::Read, path::PathBuf};
 
-use super::{Body, Mail};
+use super::{Body, Mail, READ_ALREADY, once::Once};
 use crate::{Envelope, Error};
 
 /// A message as it is, with an explicit envelope. Its headers are neither read nor changed, Bcc included.
@@ -23,8 +23,7 @@ pub struct Raw<'m> {
 enum Content<'m> {
     Bytes(Cow<'m, [u8]>),
     Path(PathBuf),
-    /// Taken when it is opened: it can be read once.
-    Reader(Mutex<Option<Box<dyn Read + Send>>>),
+    Reader(Once),
 }
 
 impl<'m> Raw<'m> {
@@ -43,9 +42,15 @@ impl<'m> Raw<'m> {
         Raw { envelope, content: Content::Path(path.into()) }
     }
 
-    /// A reader, read while it is sent; once only: sending it again is an error. See [`Body::reader`].
+    /// A reader, which is read while it is sent, and can be read only once. See [`Body::reader`].
+    ///
+    /// Its first octet is read when the server has accepted the sender and a recipient and is ready for the content. Until
+    /// then it is not consumed: after a refusal, a lost connection or a dropped future the same message can be sent again.
+    /// Sending it after that, or a second time while it is under way, is an [`Error::Message`]. So is sending it to a
+    /// server that limits the recipients of a message (LIMITS RCPTMAX, RFC 9422), if it has more of them, and
+    /// [signing](super::Mail::body) it: both would have to read it twice.
     pub fn reader(envelope: Envelope, reader: impl Read + Send + 'static) -> Raw<'m> {
-        Raw { envelope, content: Content::Reader(Mutex::new(Some(Box::new(reader)))) }
+        Raw { envelope, content: Content::Reader(Once::new(reader)) }
     }
 }
 
@@ -58,9 +63,9 @@ impl Mail for Raw<'_> {
         match &self.content {
             Content::Bytes(bytes) => Ok(Body::bytes(&**bytes)),
             Content::Path(path) => Ok(Body::path(path)),
-            Content::Reader(reader) => match reader.lock().ok().and_then(|mut reader| reader.take()) {
-                Some(reader) => Ok(Body::reader(reader)),
-                None => Err(Error::Message("this message comes from a reader, and was read already".into())),
+            Content::Reader(once) => match once.claim() {
+                Some((claim, reader)) => Ok(Body::reader(reader).claiming(vec![claim])),
+                None => Err(Error::Message(READ_ALREADY.into())),
             },
         }
     }

@@ -6,11 +6,13 @@ use std::{
     fs::File,
     io::{self, Read},
     path::PathBuf,
-    sync::{Arc, Mutex},
+    sync::Arc,
 };
 
 use super::{
+    READ_ALREADY,
     encoding::{self, BLOCK, Encoding, FILE_BLOCK, Quoted},
+    once::{self, Claim, Once},
     open_file,
 };
 
@@ -28,8 +30,8 @@ pub(super) enum Piece {
     },
     /// Becomes base64.
     Path(PathBuf),
-    /// Becomes base64. Taken when it is opened: it can be read once.
-    Reader(Mutex<Option<Box<dyn Read + Send>>>),
+    /// Becomes base64.
+    Reader(Once),
 }
 
 impl Piece {
@@ -86,14 +88,16 @@ impl Piece {
             Piece::Path(_) | Piece::Reader(_) => None,
         }
     }
+}
 
-    /// Whether it is a reader that was read.
-    pub fn is_spent(&self) -> bool {
-        match self {
-            Piece::Reader(reader) => reader.lock().map_or(true, |reader| reader.is_none()),
-            _ => false,
-        }
-    }
+/// The readers among the pieces, in their order, and the claims that keep them readable. `None` if one cannot be claimed:
+/// the others are given back then.
+pub(super) fn claim_readers(pieces: &[Arc<Piece>]) -> Option<(Vec<Claim>, Vec<once::Reader>)> {
+    let readers = pieces.iter().filter_map(|piece| match &**piece {
+        Piece::Reader(reader) => Some(reader.claim()),
+        _ => None,
+    });
+    readers.collect()
 }
 
 /// A message while it is read. It holds a block or two in memory, whatever its size.
@@ -121,9 +125,6 @@ enum Source {
     Reader(Option<Box<dyn Read + Send>>, Vec<u8>, usize),
 }
 
-/// What sending a reader again says.
-pub(super) const READ_ALREADY: &str = "an attachment comes from a reader, and was read already";
-
 /// A file as long as it was when it was opened. One that became shorter is a failure, not a shorter attachment.
 struct Whole {
     file: File,
@@ -143,21 +144,18 @@ impl Read for Whole {
 }
 
 impl Stream {
-    /// Opens all the pieces, which may take its time. Says how many octets they will be, where that is known.
-    pub fn open(pieces: &[Arc<Piece>], eight_bit: bool) -> io::Result<(Stream, Option<u64>)> {
-        // A reader is taken for good: not if a file, which can be tried again, is not there.
-        let is_reader = |piece: &Arc<Piece>| matches!(**piece, Piece::Reader(_));
-        let mut others = pieces
-            .iter()
-            .filter(|piece| !is_reader(piece))
-            .map(|piece| Open::new(piece, eight_bit))
-            .collect::<io::Result<Vec<_>>>()?
-            .into_iter();
+    /// Opens all the pieces, which may take its time. The readers among them [were claimed](claim_readers). Returns the
+    /// size in octets, too, if it is known.
+    pub fn open(
+        pieces: &[Arc<Piece>],
+        readers: Vec<once::Reader>,
+        eight_bit: bool,
+    ) -> io::Result<(Stream, Option<u64>)> {
+        let mut readers = readers.into_iter();
         let mut size = Some(0_u64);
         let mut opened = VecDeque::new();
         for piece in pieces {
-            let other = if is_reader(piece) { None } else { others.next() };
-            let (open, length) = other.map_or_else(|| Open::new(piece, eight_bit), Ok)?;
+            let (open, length) = Open::new(piece, &mut readers, eight_bit)?;
             opened.push_back(open);
             size = size.zip(length).map(|(size, length)| size.saturating_add(length));
         }
@@ -179,7 +177,11 @@ impl Stream {
 }
 
 impl Open {
-    fn new(piece: &Arc<Piece>, eight_bit: bool) -> io::Result<(Open, Option<u64>)> {
+    fn new(
+        piece: &Arc<Piece>,
+        readers: &mut impl Iterator<Item = once::Reader>,
+        eight_bit: bool,
+    ) -> io::Result<(Open, Option<u64>)> {
         Ok(match &**piece {
             Piece::Text(..) | Piece::Bytes { .. } => {
                 let (length, piece) = (piece.length(eight_bit), piece.clone());
@@ -200,9 +202,12 @@ impl Open {
                 let length = meta.map(|meta| encoding::base64_length(meta.len()));
                 (Open::Base64(Source::Reader(Some(reader), Vec::new(), FILE_BLOCK), true), length)
             }
-            Piece::Reader(reader) => match reader.lock().ok().and_then(|mut reader| reader.take()) {
-                Some(reader) => (Open::Base64(Source::Reader(Some(reader), Vec::new(), BLOCK), true), None),
-                None => return Err(io::Error::other(READ_ALREADY)),
+            Piece::Reader(_) => match readers.next() {
+                Some(reader) => {
+                    let reader: Box<dyn Read + Send> = Box::new(reader);
+                    (Open::Base64(Source::Reader(Some(reader), Vec::new(), BLOCK), true), None)
+                }
+                None => return Err(io::Error::other(READ_ALREADY)), // all of them were claimed
             },
         })
     }
@@ -302,8 +307,12 @@ mod tests {
 
     use super::*;
 
+    /// A stream, its size, and what keeps its readers readable.
     fn open(pieces: Vec<Piece>) -> (Stream, Option<u64>) {
-        Stream::open(&pieces.into_iter().map(Arc::new).collect::<Vec<_>>(), false).unwrap()
+        let pieces: Vec<_> = pieces.into_iter().map(Arc::new).collect();
+        let (claims, readers) = claim_readers(&pieces).unwrap();
+        std::mem::forget(claims);
+        Stream::open(&pieces, readers, false).unwrap()
     }
 
     fn bytes(bytes: &'static [u8], encoding: Encoding, length: u64) -> Piece {
@@ -311,7 +320,7 @@ mod tests {
     }
 
     fn reader(reader: impl Read + Send + 'static) -> Piece {
-        Piece::Reader(Mutex::new(Some(Box::new(reader))))
+        Piece::Reader(Once::new(reader))
     }
 
     /// Reads in pieces of odd sizes.
@@ -377,7 +386,7 @@ mod tests {
         for (eight_bit, expected) in
             [(false, "7bit\r\n=C3=BC=3D\r\n=C3=BC=3D\r\n"), (true, "8bit\r\nü=\r\n=C3=BC=3D\r\n")]
         {
-            let (mut stream, size) = Stream::open(&pieces, eight_bit).unwrap();
+            let (mut stream, size) = Stream::open(&pieces, Vec::new(), eight_bit).unwrap();
             assert_eq!(size, Some(expected.len() as u64));
             assert_eq!(read_all(&mut stream).unwrap(), expected);
         }
@@ -440,11 +449,11 @@ mod tests {
         File::create(&path).unwrap().write_all(&[7; 1000]).unwrap();
         let piece = Arc::new(Piece::Path(path.clone()));
         for _ in 0..2 {
-            let (mut stream, size) = Stream::open(slice::from_ref(&piece), false).unwrap();
+            let (mut stream, size) = Stream::open(slice::from_ref(&piece), Vec::new(), false).unwrap();
             assert_eq!(read_all(&mut stream).unwrap().len() as u64, size.unwrap());
         }
         std::fs::remove_file(&path).unwrap();
-        assert!(Stream::open(&[piece], false).is_err());
+        assert!(Stream::open(&[piece], Vec::new(), false).is_err());
     }
 
     #[test]
@@ -468,18 +477,14 @@ mod tests {
     }
 
     #[test]
-    fn a_reader_is_not_lost_to_a_file_that_is_not_there() {
-        let pieces = [Arc::new(reader(&b"x"[..])), Arc::new(Piece::Path("/no/such/file".into()))];
-        for _ in 0..2 {
-            assert_eq!(Stream::open(&pieces, false).err().unwrap().kind(), io::ErrorKind::NotFound);
-        }
-        assert!(Stream::open(&pieces[..1], false).is_ok());
-    }
-
-    #[test]
-    fn a_reader_is_read_once() {
-        let piece = Arc::new(reader(&b"x"[..]));
-        assert!(!piece.is_spent() && Stream::open(slice::from_ref(&piece), false).is_ok());
-        assert!(piece.is_spent() && Stream::open(&[piece], false).is_err());
+    fn all_readers_are_claimed_or_none() {
+        let pieces = [Arc::new(reader(&b"x"[..])), Piece::text("a"), Arc::new(reader(&b"y"[..]))];
+        let (claims, readers) = claim_readers(&pieces).unwrap();
+        assert_eq!((claims.len(), readers.len()), (2, 2));
+        drop(claims);
+        let last = claim_readers(&pieces[2..]).unwrap();
+        assert!(claim_readers(&pieces).is_none());
+        drop(last);
+        assert!(claim_readers(&pieces).is_some(), "the first one was given back");
     }
 }

@@ -220,7 +220,8 @@ pub enum Want {
     /// connection and ask [`Transactions::on_silence`]. True: go on with the same `Transactions` over a new one, with an
     /// inbox, an outbox and a [`Hello`] of its own. False: that is all, [`lose`](Transactions::lose) it.
     Probe,
-    /// Write some of what is in the outbox; it is full. What the server says meanwhile is to be heard as ever.
+    /// Write some of what is in the outbox: it is full, or should leave before the next message is asked for. What the
+    /// server says meanwhile is to be heard as ever.
     Write,
     /// The next piece of the content of the message with this number, counted from 0 in the order in which the messages
     /// were handed over: give it to [`Dialogue::body`], an empty one at the end. Messages have CRLF or LF as line ends,
@@ -229,8 +230,9 @@ pub enum Want {
     Body(usize),
     /// The next message ([`Transactions::message`]), or that there is none now ([`Transactions::no_more`]).
     ///
-    /// The one before it may still be under way. To wait here for a message means to let that one wait; say that there is
-    /// none, and later that there are [more](Transactions::more).
+    /// The message before it may still be under way, and is held up while you wait here. If there may be a wait, answer with
+    /// [`Transactions::later`] until [all is said](Transactions::has_said_all). Or answer that there is none, and tell when
+    /// there are [more](Transactions::more).
     Message,
     /// Nothing: there is a result to be taken ([`Transactions::next_result`]).
     Result,

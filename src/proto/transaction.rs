@@ -142,8 +142,7 @@ pub struct Transactions {
     chunk: Vec<u8>,
     /// Room of content that has left.
     spare: Vec<Vec<u8>>,
-    /// There is no other message, as far as is known.
-    no_more: bool,
+    supply: Supply,
     /// The server may have a transaction open.
     open: bool,
     /// A last RSET is out.
@@ -152,6 +151,17 @@ pub struct Transactions {
     /// The server closes: what it said then.
     closing: Option<Reply>,
     results: VecDeque<Result<Delivery, Error>>,
+}
+
+/// What is known of the message after those that were handed over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Supply {
+    /// There may be one: it is wanted early, so that its envelope can leave with the end of the message before.
+    Open,
+    /// Asking for one may take time: it is wanted when all that is at hand is written.
+    Later,
+    /// There is none, as far as is known.
+    Dry,
 }
 
 struct Flight {
@@ -327,7 +337,7 @@ impl Transactions {
             encoder: Encoder::new(true),
             chunk: Vec::new(),
             spare: Vec::new(),
-            no_more: false,
+            supply: Supply::Open,
             open,
             resetting: false,
             said_farewell: false,
@@ -357,12 +367,26 @@ impl Transactions {
 
     fn add(&mut self, letter: Transaction, content: Option<Vec<u8>>) {
         self.flights.push_back(Flight::new(letter, content));
-        self.no_more = false;
+        self.supply = Supply::Open;
     }
 
     /// Answers [`Want::Message`]: there is none now. Whatever is open is closed, until there is [more](Self::more).
     pub fn no_more(&mut self) {
-        self.no_more = true;
+        self.supply = Supply::Dry;
+    }
+
+    /// Answers [`Want::Message`]: finding out whether there is one may take time, and what is at hand should leave first.
+    /// The next message is wanted again once [all of that is written](Self::has_said_all), and before any reply is waited
+    /// for: its envelope takes a write of its own, and no round trip.
+    pub fn later(&mut self) {
+        self.supply = Supply::Later;
+    }
+
+    /// Whether everything that can be said of the messages at hand was written. Then nothing is held up by waiting for the
+    /// next message, except the replies.
+    #[must_use]
+    pub fn has_said_all(&self, out: &Outbox) -> bool {
+        self.writing == self.flights.len() && out.unsent().is_empty()
     }
 
     /// From here on each command waits for the reply to the one before it; what has been written already is not affected.
@@ -372,7 +396,7 @@ impl Transactions {
 
     /// There are messages again.
     pub fn more(&mut self) {
-        self.no_more = false;
+        self.supply = Supply::Open;
     }
 
     /// What became of the next message, in order, once that is known.
@@ -473,15 +497,17 @@ impl Transactions {
 
     /// Another flight may be written behind those that wait for replies.
     fn may_join(&self) -> bool {
-        self.options.joins() && self.due < WINDOW && !self.no_more
+        self.options.joins() && self.due < WINDOW && self.supply != Supply::Dry
     }
 
     /// All that is there is written.
     fn fill_between(&mut self, out: &mut Outbox) -> Want {
-        match self.flights.is_empty() {
-            false if self.may_join() => Want::Message,
+        let is_first = self.flights.is_empty();
+        let may_follow = if is_first { self.supply != Supply::Dry } else { self.may_join() };
+        match is_first {
+            _ if may_follow && self.supply == Supply::Later && !self.has_said_all(out) => Want::Write,
+            _ if may_follow => Want::Message,
             false => self.wait(),
-            true if !self.no_more => Want::Message,
             true if self.open && !self.said_farewell => {
                 out.put(Command::Reset);
                 self.resetting = true;
@@ -519,7 +545,11 @@ impl Transactions {
             // It was refused while the next one was waited for.
             Stage::Body if options.chunking && !flight.begun && flight.is_pointless(options) => self.over(),
             // The next one should be at hand when this one ends.
-            Stage::Body if !flight.begun && self.is_last() && self.may_join() => return Some(Want::Message),
+            Stage::Body
+                if !flight.begun && self.is_last() && self.may_join() && self.supply == Supply::Open =>
+            {
+                return Some(Want::Message);
+            }
             Stage::Body => match self.flights[self.writing].content.take() {
                 Some(content) => self.fill_content(content, out),
                 None => return Some(Want::Body(self.over + self.writing)),
@@ -610,7 +640,7 @@ impl Transactions {
     /// The end has been put in the outbox, all of it.
     fn ended(&mut self, out: &mut Outbox) {
         self.flights[self.writing].end = out.end();
-        if self.options.farewell && self.no_more && self.is_last() {
+        if self.options.farewell && self.supply == Supply::Dry && self.is_last() {
             out.put_farewell();
             self.said_farewell = true;
         }
@@ -1219,6 +1249,37 @@ mod tests {
         assert_eq!(talk.says().1, Want::Message);
         talk.all.no_more();
         assert_eq!(talk.says().1, Want::Body(0));
+    }
+
+    #[test]
+    fn a_message_that_may_be_waited_for_is_wanted_when_all_is_written() {
+        let mut talk = Talk::new(PIPELINING);
+        assert!(talk.all.has_said_all(&talk.out));
+        talk.message(1);
+        assert!(!talk.all.has_said_all(&talk.out));
+        talk.play(&["250", "250", "354"]);
+        assert_eq!(talk.says().1, Want::Message);
+        talk.all.later();
+        assert_eq!(talk.says().1, Want::Body(0));
+        talk.content("Hello");
+        talk.content("");
+        assert!(!talk.all.has_said_all(&talk.out));
+        assert_eq!(talk.says(), ("Hello .".to_owned(), Want::Write));
+        assert!(talk.all.has_said_all(&talk.out));
+        assert_eq!(talk.says().1, Want::Message);
+        talk.message(1);
+        assert_eq!(talk.says(), ("MAIL RCPT DATA".to_owned(), Want::Reply));
+        // The next one is wanted early again.
+        talk.play(&["250"]);
+        assert_eq!(talk.outcome(), Outcome::Accepted);
+        talk.play(&["250", "250", "354"]);
+        assert_eq!(talk.says().1, Want::Message);
+        talk.all.later();
+        talk.says();
+        talk.content("");
+        talk.says();
+        talk.all.no_more();
+        assert_eq!(talk.says().1, Want::Reply);
     }
 
     #[test]

@@ -199,6 +199,42 @@ fn a_reader_can_be_sent_once() {
     assert_open(&mut client);
 }
 
+#[test]
+fn a_reader_is_not_consumed_before_the_server_is_ready_for_it() {
+    let server = Server::playing(
+        "-- hello SIZE 10
+         C: MAIL FROM:<alice@example.org>
+         S: 550 no
+         C: RSET
+         S: 250 ok
+         C: MAIL FROM:<alice@example.org>
+         S: 250 ok
+         C: RCPT TO:<bob@example.org>
+         S: 450 later
+         C: RSET
+         S: 250 ok
+         -- envelope
+         C: DATA
+         S: 451 not now
+         C: RSET
+         S: 250 ok
+         -- envelope
+         C: DATA
+         S: 354 go on
+         C: Hello
+         C: .
+         S: 250 ok",
+    );
+    let mut client = connect(&server);
+    let mail = Raw::reader(envelope(&["bob@example.org"]), io::Cursor::new("Hello"));
+    let utf8 = Raw::reader(envelope(&["b\u{f6}b@example.org"]), io::Cursor::new("Hello"));
+    assert!(matches!(send_error(&mut client, &utf8), Error::Unsupported(_)));
+    for _ in 0..3 {
+        assert_eq!(outcome(&send_error(&mut client, &mail)), Outcome::Refused);
+    }
+    accept(&mut client, &mail);
+}
+
 /// A message that fails on its way: the server gets no dot, and the connection ends.
 #[track_caller]
 fn no_message_arrives(mail: &dyn Mail) -> Error {

@@ -1,6 +1,14 @@
 //! LIMITS (RFC 9422): messages in parts, and connections that are renewed.
 
-use postino::{Error, Raw};
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering::Relaxed},
+};
+
+use postino::{
+    Error, Message, Raw,
+    message::{Attachment, Body},
+};
 
 use super::*;
 
@@ -337,4 +345,87 @@ fn recipients_share_the_reply_to_their_message() {
     let error = send_error(&mut connect(&server), &mail_to(&[A, B]));
     let places = places(error.delivery().unwrap());
     assert!(places.iter().all(|place| *place == cause(&error).reply().unwrap().raw().as_ptr()));
+}
+
+#[test]
+fn content_that_can_be_read_only_once_is_not_sent_in_parts_and_not_consumed() {
+    let attachment = || Attachment::reader("a", &b"data"[..]);
+    let builder = || Message::builder().from("alice@example.org").to(format!("{A}, {B}")).text("Hello\n");
+    let attached = || builder().attach(attachment()).build().unwrap();
+    let watched = attached();
+    let large = vec![0; 100_000];
+    let mails: [Box<dyn Mail + '_>; 6] = [
+        Box::new(Raw::reader(envelope(&[A, B]), &b"Hello\r\n"[..])),
+        Box::new(attached()),
+        Box::new(builder().attach(Attachment::message(attached())).build().unwrap()),
+        Box::new(watched.on_progress(|_, _| {})),
+        Box::new(Arc::new(Around(
+            builder().attach(Attachment::bytes("b", large)).attach(attachment()).build().unwrap(),
+        ))),
+        Box::new(attached().resend(postino::message::Resent::new().from(A).to(format!("{A}, {B}"))).unwrap()),
+    ];
+    for mail in mails {
+        let server = Server::playing("-- hello PIPELINING, LIMITS RCPTMAX=1\nC: NOOP\nS: 250 ok");
+        let mut client = connect(&server);
+        for _ in 0..2 {
+            let error = send_error(&mut client, &*mail);
+            assert!(matches!(error, Error::Message(_)), "{error:?}");
+            assert!(error.to_string().contains("read only once"), "{error}");
+            assert_eq!(outcomes(&send_all(&mut client, vec![&mail])), "E");
+        }
+        assert_open(&mut client);
+        drop(client);
+        // It goes to a server that takes all of it at once.
+        let server = Server::running(|peer| {
+            peer.play("-- hello");
+            (0..3).for_each(|_| {
+                peer.line().unwrap();
+                peer.play("S: 250 ok");
+            });
+            peer.play("C: DATA\nS: 354 go on\n-- body\nS: 250 ok");
+        });
+        accept(&mut connect(&server), &*mail);
+    }
+}
+
+/// A mail around another one, as somebody else may write it.
+struct Around<M>(M);
+
+impl<M: Mail> Mail for Around<M> {
+    fn envelope(&self) -> Result<Envelope, Error> {
+        self.0.envelope()
+    }
+
+    fn body(&self) -> Result<Body<'_>, Error> {
+        self.0.body()
+    }
+}
+
+/// A mail that says how often its content was opened, and can be had as often as it is asked for.
+struct Counted(Arc<AtomicUsize>);
+
+impl Mail for Counted {
+    fn envelope(&self) -> Result<Envelope, Error> {
+        Ok(envelope(&[A, B]))
+    }
+
+    fn body(&self) -> Result<Body<'_>, Error> {
+        let opened = self.0.clone();
+        Ok(Body::deferred(move || {
+            opened.fetch_add(1, Relaxed);
+            Ok(Body::reader(&b"Hello\r\n"[..]))
+        }))
+    }
+}
+
+#[test]
+fn whether_a_message_can_go_in_parts_is_found_out_without_opening_it() {
+    let server = Server::playing(format!(
+        "-- hello PIPELINING, LIMITS RCPTMAX=1\n{}{}",
+        message(&[A], "Hello"),
+        message(&[B], "Hello")
+    ));
+    let opened = Arc::new(AtomicUsize::new(0));
+    accept(&mut connect(&server), &Counted(opened.clone()));
+    assert_eq!(opened.load(Relaxed), 2, "once for each part");
 }

@@ -96,18 +96,22 @@ pub fn numbered(number: usize) -> Raw<'static> {
     Raw::owned(envelope(&["bob@example.org"]), format!("{number}\r\n"))
 }
 
-/// What becomes of each message of a batch.
+/// What becomes of each message of a batch. After a loss the others are left in the iterator.
 #[track_caller]
 pub fn send_all<M: Mail>(client: &mut Client, mails: Vec<M>) -> Vec<Result<Delivery, Error>> {
     let count = mails.len();
-    let mut batch = client.send_all(mails);
+    let mut mails = mails.into_iter();
+    let mut batch = client.send_all(mails.by_ref());
     let mut results = Vec::new();
     while let Some((number, result)) = block_on(batch.next()) {
         assert_eq!(number, results.len());
         assert!(result.as_ref().err().is_none_or(is_consistent), "{result:?}");
         results.push(result);
     }
-    assert_eq!(results.len(), count);
+    let is_lost = batch.is_lost();
+    drop(batch);
+    assert_eq!(results.len() + mails.len(), count);
+    assert!(is_lost || mails.len() == 0);
     results
 }
 

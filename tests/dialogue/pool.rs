@@ -342,13 +342,54 @@ fn closing_ends_the_wait_for_ones_turn() {
 }
 
 #[test]
-fn a_message_that_can_be_read_once_only_keeps_the_error_of_the_dead_connection() {
+fn a_reader_that_was_not_read_goes_over_a_new_connection() {
+    let envelope_only = "C: MAIL FROM:<alice@example.org>\nC: RCPT TO:<bob@example.org>\nC: DATA\n-- close";
+    let server = Server::playing_each([[HELLO, MESSAGE, envelope_only].concat(), [HELLO, MESSAGE].concat()]);
+    let pool = pool(&server);
+    accepted(&pool);
+    let once = postino::Raw::reader(envelope(&["bob@example.org"]), &b"Hello\r\n"[..]);
+    assert_eq!(block_on(pool.send(&once)).unwrap().outcome(), Outcome::Accepted);
+    assert!(matches!(block_on(pool.send(&once)), Err(Error::Message(_))));
+}
+
+/// A mail that gives its content away, whatever becomes of it.
+struct GivenAway(std::sync::Mutex<Option<&'static [u8]>>);
+
+impl postino::Mail for GivenAway {
+    fn envelope(&self) -> Result<postino::Envelope, Error> {
+        Ok(envelope(&["bob@example.org"]))
+    }
+
+    fn body(&self) -> Result<postino::message::Body<'_>, Error> {
+        let content = self.0.lock().unwrap().take();
+        content.map(postino::message::Body::reader).ok_or(Error::Message("it was given away".into()))
+    }
+}
+
+#[test]
+fn a_message_that_gave_its_content_away_keeps_the_error_of_the_dead_connection() {
     let envelope_only = "C: MAIL FROM:<alice@example.org>\nC: RCPT TO:<bob@example.org>\nC: DATA\n-- close";
     let server = Server::playing_each([[HELLO, MESSAGE, envelope_only].concat(), HELLO.to_owned()]);
     let pool = pool(&server);
     accepted(&pool);
-    let once = postino::Raw::reader(envelope(&["bob@example.org"]), &b"Hello\r\n"[..]);
-    let error = block_on(pool.send(&once)).unwrap_err();
+    let error = block_on(pool.send(&GivenAway(Some(&b"Hello\r\n"[..]).into()))).unwrap_err();
     assert_eq!(outcome(&error), Outcome::NotSent);
     drop(block_on(pool.client()).unwrap());
+}
+
+#[test]
+fn the_rest_of_a_batch_whose_pooled_connection_is_lost_stays_in_the_iterator() {
+    let server = Server::playing_each([
+        [HELLO, "C: MAIL FROM:<alice@example.org>\nC: RCPT TO:<bob@example.org>\nC: DATA\n-- close"].concat(),
+        [HELLO, MESSAGE].concat(),
+    ]);
+    let pool = pool(&server);
+    let mut mails = vec![mail(), mail(), mail()].into_iter();
+    let mut batch = block_on(pool.send_all(mails.by_ref())).unwrap();
+    let (_, result) = block_on(batch.next()).unwrap();
+    assert_eq!(outcome(&result.unwrap_err()), Outcome::NotSent);
+    assert!(block_on(batch.next()).is_none() && batch.is_lost());
+    drop(batch);
+    assert_eq!(mails.len(), 2);
+    accepted(&pool);
 }

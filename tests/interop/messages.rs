@@ -176,6 +176,9 @@ fn send_all(
         true => block_on(at_once(builder, &texts, &tokens)),
         false => block_on(singly(builder, &texts, &tokens)),
     };
+    if results.len() < messages.len() {
+        return Err(format!("the connection was lost: {results:?}"));
+    }
     if messages.len() > 1 {
         way.check(server, &numbers.into_iter().flat_map(dialogue_of).collect::<Vec<_>>())?;
     }

@@ -1,5 +1,7 @@
 //! What each thread or task does. Compiled for both worlds.
 
+use postino::Error;
+
 use super::{Pool, maybe_async};
 use crate::{
     book::Book,
@@ -11,6 +13,7 @@ use crate::{
 #[maybe_async]
 pub async fn work(pool: &Pool, jobs: &Jobs, book: &Book) {
     while let Some((way, messages)) = jobs.next() {
+        let first = messages.start;
         match way {
             Way::One => {
                 for message in messages {
@@ -19,9 +22,13 @@ pub async fn work(pool: &Pool, jobs: &Jobs, book: &Book) {
             }
             Way::Batch => match pool.send_all(messages.clone().map(mail)).await {
                 Ok(mut batch) => {
+                    let mut left = messages;
                     while let Some((n, result)) = batch.next().await {
-                        book.enter(messages.start + n, &result);
+                        assert_eq!(Some(first + n), left.next());
+                        book.enter(first + n, &result);
                     }
+                    assert!(left.is_empty() || batch.is_lost());
+                    book.enter_none(left, &Error::NotConnected);
                 }
                 Err(e) => book.enter_none(messages, &e),
             },
@@ -35,7 +42,6 @@ pub async fn work(pool: &Pool, jobs: &Jobs, book: &Book) {
             },
             Way::Pushed => match pool.client().await {
                 Ok(mut client) => {
-                    let first = messages.start;
                     let mut batch = client.batch();
                     for message in messages {
                         batch.push(mail(message));

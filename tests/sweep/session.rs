@@ -98,12 +98,17 @@ async fn batch(client: &mut Client, wire: &Wire, notes: &mut Notes) {
         0 => Box::new(letter.mail()) as Box<dyn Mail>,
         _ => Box::new(letter.watched()),
     });
-    let mut batch = client.send_all(mails);
+    let mut mails = mails;
+    let mut batch = client.send_all(mails.by_ref());
     let mut next = 0;
     while let Some((number, result)) = batch.next().await {
         assert_eq!(number, next);
         notes.delivery(&letters[number], &result, wire);
         next += 1;
     }
-    assert_eq!(next, letters.len(), "each message has a result");
+    let lost = batch.is_lost();
+    drop(batch);
+    assert_eq!(next + mails.len(), letters.len(), "each message has a result, or was not taken");
+    assert!(lost || mails.len() == 0);
+    letters[next..].iter().for_each(|letter| notes.not_sent(letter));
 }

@@ -176,8 +176,8 @@ impl fmt::Debug for Dkim {
 /// It is read twice, as the signature stands before what it signs. The first time is before anything of the message
 /// is sent; what is wrong with it is an error then: no `From`, lines among the headers that are no header, headers of
 /// more than 1 MiB in all. A file or reader is [opened](Mail::body) twice, and has to say the same both times: what
-/// changes in between arrives with a signature that is wrong. What can be read once only, as an attachment from a
-/// reader, is an error. Files and readers are never held in memory; bytes are copied.
+/// changes in between arrives with a signature that is wrong. A message with content that can be read only once, such as an
+/// attachment from a reader, is an error, and can still be sent unsigned. Files and readers are never held in memory; bytes are copied.
 ///
 /// The first reading has, in all, the time that a block has when it is sent (60 seconds, if not told otherwise). It is
 /// about as fast as SHA-256: a gigabyte takes seconds of computing, on the caller's thread in the blocking world, and
@@ -197,6 +197,9 @@ impl Mail for Signed<'_> {
         if let Some(unsigned) = &mut body.unsigned {
             unsigned.signers.push(self.dkim.clone());
             return Ok(body);
+        }
+        if body.is_read_once() {
+            return Err(Error::Message(READ_ONCE.into()));
         }
         let again = match &body.content {
             Content::Bytes(_) => None,
@@ -220,6 +223,9 @@ pub(crate) struct Unsigned<'m> {
     /// What is sent. The first reading uses the body's own content up, if it is not bytes.
     pub again: Option<Content<'m>>,
 }
+
+const READ_ONCE: &str =
+    "a signed message is read twice, and this one has content from a reader, which can be read only once";
 
 /// It could be opened, but not once more.
 fn read_once(error: Error) -> Error {

@@ -386,17 +386,22 @@ fn what_cannot_be_signed_is_an_error() {
 }
 
 #[test]
-fn what_can_be_read_once_only_cannot_be_signed() {
+fn content_that_can_be_read_only_once_cannot_be_signed_and_is_not_consumed() {
     let envelope = Envelope::new("a@example.org", ["b@example.net"]).unwrap();
-    let mail = Raw::reader(envelope, &b"From: a@example.org\n\n"[..]);
-    let why =
-        "a message that is signed is read twice: this message comes from a reader, and was read already";
-    assert_eq!(ed25519().sign(&mail).body().unwrap_err().to_string(), why);
-
-    let attachment = Attachment::reader("a", std::io::empty());
-    let message = Message::builder().from("a@example.org").text("x").attach(attachment).build().unwrap();
-    let error = error(&ed25519().sign(&message));
-    assert!(error.contains("attachment"), "{error}");
+    let raw = Raw::reader(envelope, &b"From: a@example.org\n\n"[..]);
+    let reader = || Attachment::reader("a", &b"abc"[..]);
+    let builder = || Message::builder().from("a@example.org").text("x");
+    let attached = || builder().attach(reader()).build().unwrap();
+    let nested = builder().attach(Attachment::message(attached())).build().unwrap();
+    let watched = attached();
+    for mail in [&raw as &dyn Mail, &nested, &watched.on_progress(|_, _| {}), &Arc::new(attached())] {
+        for signed in [rsa().sign(mail), rsa().sign(&ed25519().sign(mail))] {
+            let error = signed.body().unwrap_err().to_string();
+            assert!(error.contains("can be read only once"), "{error}");
+        }
+        assert!(text(mail).contains("From: "));
+        assert!(mail.body().is_err(), "it was read");
+    }
 }
 
 /// A message that is written anew each time that it is asked for.

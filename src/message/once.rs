@@ -1,0 +1,124 @@
+//! Readers that can be read once, and who may read them.
+//!
+//! A body that is made of such a reader holds a [`Claim`] on it, so that no other body can be made of it. The reader itself
+//! stays where it is until its first octet is wanted. A body that is dropped before that gives its claim back, and the
+//! message can be sent again; also if another thread still has the [`Reader`], as when a future was dropped while a body
+//! was being opened.
+
+use std::{
+    io::{self, Read},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+/// A source that can be read once.
+pub(super) struct Once(Arc<Mutex<State>>);
+
+struct State {
+    reader: Option<Box<dyn Read + Send>>,
+    /// The number of the claim that is held, if one is.
+    claimed: Option<u64>,
+    /// How many claims there have been: a number is never used again.
+    claims: u64,
+}
+
+/// Keeps others from reading the source until it is dropped.
+#[must_use = "dropping it gives the source back"]
+pub(crate) struct Claim {
+    source: Arc<Mutex<State>>,
+    number: u64,
+}
+
+/// Reads a claimed source, as long as the [`Claim`] lives or once the first octet was read.
+pub(super) struct Reader {
+    source: Arc<Mutex<State>>,
+    number: u64,
+    /// Once the first octet was wanted.
+    taken: Option<Box<dyn Read + Send>>,
+}
+
+fn lock(source: &Mutex<State>) -> MutexGuard<'_, State> {
+    source.lock().unwrap_or_else(PoisonError::into_inner) // nothing panics while it is locked
+}
+
+impl Once {
+    pub fn new(reader: impl Read + Send + 'static) -> Once {
+        Once(Arc::new(Mutex::new(State { reader: Some(Box::new(reader)), claimed: None, claims: 0 })))
+    }
+
+    /// `None` if it was read already, or somebody else is about to read it.
+    pub fn claim(&self) -> Option<(Claim, Reader)> {
+        let mut state = lock(&self.0);
+        if state.reader.is_none() || state.claimed.is_some() {
+            return None;
+        }
+        state.claims += 1;
+        let number = state.claims;
+        state.claimed = Some(number);
+        let reader = Reader { source: self.0.clone(), number, taken: None };
+        Some((Claim { source: self.0.clone(), number }, reader))
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        let mut state = lock(&self.source);
+        if state.claimed == Some(self.number) {
+            state.claimed = None;
+        }
+    }
+}
+
+impl Read for Reader {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        if self.taken.is_none() {
+            let mut state = lock(&self.source);
+            if state.claimed == Some(self.number) {
+                self.taken = state.reader.take();
+            }
+        }
+        match &mut self.taken {
+            Some(reader) => reader.read(buf),
+            None => Err(io::Error::other("the claim on a reader was given back")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(mut reader: Reader) -> io::Result<String> {
+        let mut text = String::new();
+        reader.read_to_string(&mut text).map(|_| text)
+    }
+
+    #[test]
+    fn a_source_is_claimed_by_one_at_a_time() {
+        let once = Once::new(&b"abc"[..]);
+        let claimed = once.claim().unwrap();
+        assert!(once.claim().is_none());
+        drop(claimed);
+        let (_claim, reader) = once.claim().unwrap();
+        assert_eq!(read(reader).unwrap(), "abc");
+    }
+
+    #[test]
+    fn a_source_that_was_read_is_not_claimed_again() {
+        let once = Once::new(&b"abc"[..]);
+        let (claim, mut reader) = once.claim().unwrap();
+        assert_eq!(reader.read(&mut [0]).unwrap(), 1);
+        drop((claim, reader));
+        assert!(once.claim().is_none());
+    }
+
+    #[test]
+    fn a_reader_whose_claim_was_given_back_reads_nothing() {
+        let once = Once::new(&b"abc"[..]);
+        let (claim, late) = once.claim().unwrap();
+        drop(claim);
+        let (claim, reader) = once.claim().unwrap();
+        assert!(read(late).is_err());
+        assert_eq!(read(reader).unwrap(), "abc");
+        drop(claim);
+    }
+}
