@@ -19,6 +19,9 @@ use crate::{
     tls::TlsSettings,
 };
 
+/// Commands after which the session is the same, but for a transaction. What others do (XCLIENT …) is not known here.
+const HARMLESS: [&str; 7] = ["EXPN", "HELP", "MAIL", "NOOP", "RCPT", "RSET", "VRFY"];
+
 /// A transaction that single commands have begun: what its MAIL has announced.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct ByHand {
@@ -141,12 +144,13 @@ impl Client {
     /// is not tried.
     pub async fn ehlo(&mut self, name: Option<&str>) -> Result<Reply, Error> {
         self.begin();
-        let name = self.own_name(name)?;
+        let (own, name) = (name.is_none(), self.own_name(name)?);
         let hello = if self.settings.config.lmtp { Simple::lhlo(&name) } else { Simple::ehlo(&name) };
         let reply = self.say(hello).await?;
         self.capabilities =
             Capabilities::parse(reply.borrow()).without(&self.settings.config.ignored_capabilities);
         self.greeted(&reply, true);
+        self.raised |= !own;
         Ok(reply)
     }
 
@@ -165,6 +169,7 @@ impl Client {
         let reply = self.say(Simple::helo(&name)).await?;
         self.capabilities = Capabilities::default();
         self.greeted(&reply, false);
+        self.raised = true;
         Ok(reply)
     }
 
@@ -196,6 +201,7 @@ impl Client {
             return Err(Error::Refused { phase: Phase::StartTls, reply: reply.clone() });
         }
         (self.esmtp, self.logged_in, self.by_hand, self.raised) = (hello.is_esmtp(), false, None, true);
+        self.open = false;
         (_, self.hello, self.capabilities) = hello.into_parts();
         Ok(())
     }
@@ -217,8 +223,10 @@ impl Client {
             _ => Some(Address::new(sender)?),
         };
         let parameters = self.with_utf8(sender.as_ref().map_or("", Address::as_str), parameters)?;
+        self.end_refused_message().await?;
         self.note_by_hand();
         let reply = self.say(Simple::mail(sender.as_ref(), &parameters)).await?;
+        self.begun += 1;
         self.by_hand = Some(ByHand::announced(&parameters));
         Ok(reply)
     }
@@ -242,6 +250,7 @@ impl Client {
                 return Err(Error::Config("a recipient that is not ASCII needs SMTPUTF8 in MAIL".into()));
             }
         }
+        self.end_refused_message().await?;
         self.note_by_hand();
         self.say(Simple::rcpt(&recipient, &parameters)).await
     }
@@ -254,10 +263,17 @@ impl Client {
     /// [`Error::Message`] for a NUL, and for octets beyond ASCII that MAIL has not announced by `BODY=8BITMIME` or
     /// SMTPUTF8; before anything is sent if the content is bytes. [`Error::Source`] if it cannot be opened or read.
     /// [`Error::Refused`] to DATA, or to the content. If the connection breaks behind the content, the message is
-    /// [in doubt](Error::in_doubt).
+    /// [in doubt](Error::in_doubt). [`Error::Config`] over LMTP, before anything is sent: there the server answers once for
+    /// each recipient (RFC 2033 §4.2), which [`send`](Client::send) reports.
     pub async fn data<'m>(&mut self, content: impl Into<Body<'m>>) -> Result<Reply, Error> {
         self.begin();
         self.usable(Phase::Data)?;
+        if self.settings.config.lmtp {
+            return Err(Error::Config(
+                "DATA as a single command has one reply for each recipient in LMTP; use Client::send".into(),
+            ));
+        }
+        self.end_refused_message().await?;
         let body = content.into();
         let transaction = self.by_hand.unwrap_or(ByHand::unknown(&self.capabilities));
         self.check_content(&body.content, transaction.eight_bit)?;
@@ -343,9 +359,13 @@ impl Client {
     /// [`Error::Protocol`] for 3xx.
     pub async fn command(&mut self, line: impl AsRef<[u8]>) -> Result<Reply, Error> {
         self.begin();
-        let own = Simple::own(Line::new(line)?)?;
+        let line = Line::new(line)?;
+        let changes_session = !HARMLESS.contains(&line.verb().as_str());
+        let own = Simple::own(line)?;
         self.usable(Phase::Command)?;
+        self.end_refused_message().await?;
         self.note_by_hand();
+        self.raised |= changes_session;
         self.say(own).await
     }
 
@@ -355,10 +375,18 @@ impl Client {
         command.into_result()
     }
 
-    async fn reset(&mut self) -> Result<Reply, Error> {
+    pub(super) async fn reset(&mut self) -> Result<Reply, Error> {
         let reply = self.say(Simple::reset()).await?;
-        self.by_hand = None;
+        (self.by_hand, self.open) = (None, false);
         Ok(reply)
+    }
+
+    /// RSET, if a message was refused in mid-transaction: single commands would add to that one.
+    async fn end_refused_message(&mut self) -> Result<(), Error> {
+        if self.open && self.by_hand.is_none() {
+            self.reset().await?;
+        }
+        Ok(())
     }
 }
 
@@ -368,7 +396,8 @@ impl Client {
     }
 
     fn greeted(&mut self, reply: &Reply, esmtp: bool) {
-        (self.hello, self.esmtp, self.by_hand) = (Some(reply.clone()), esmtp, None);
+        (self.hello, self.esmtp) = (Some(reply.clone()), esmtp);
+        (self.by_hand, self.open) = (None, false);
     }
 
     /// From here on there may be a transaction, whatever comes of the command.
@@ -382,10 +411,13 @@ impl Client {
 /// For who did not give the credentials to the builder. [`login`](Client::login) takes the strongest mechanism that both
 /// sides have; the others take one, and nothing else is tried. Granted by 235 (RFC 4954).
 ///
-/// Their errors: [`Error::Config`] for what the mechanism cannot carry, without TLS, but to a loopback address
-/// (see [`Builder::danger_plaintext_credentials`](super::Builder::danger_plaintext_credentials)), and for SCRAM and
-/// CRAM-MD5 without the feature `sasl`; [`Error::Auth`] if the server refuses, does not offer it, or there was a login
-/// already. The connection goes on, but if the server could not prove that it knows the password (SCRAM).
+/// Their errors: [`Error::Config`] for what the mechanism cannot carry, for a connection without TLS that is not
+/// [local](crate::Security) (see
+/// [`Builder::danger_plaintext_credentials`](super::Builder::danger_plaintext_credentials)), and for SCRAM and CRAM-MD5
+/// without the feature `sasl`; [`Error::Auth`] if the server refuses the login or does not offer the mechanism, if there was
+/// a login already, or if the server has refused two exchanges on this connection (nothing is sent then; see
+/// [`Builder::credentials`](super::Builder::credentials)). The connection can still be used, except after a SCRAM login in which
+/// the server could not prove that it knows the password.
 #[maybe_async]
 impl Client {
     /// By the strongest mechanism that both sides have, or those of
@@ -552,8 +584,7 @@ impl Client {
         if self.logged_in {
             return Err(Error::Auth { what: "there was a login already".into(), details: None, reply: None });
         }
-        self.auth_by(credentials, mechanisms).await?;
-        self.raised = true;
-        Ok(())
+        self.raised = true; // also if it is refused: that counts against the connection
+        self.auth_by(credentials, mechanisms).await
     }
 }
