@@ -790,6 +790,36 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_host_is_local_if_its_name_says_so() {
+        for (text, local, looked_up) in [
+            ("localhost", true, false),
+            ("LocalHost.", true, false),
+            ("mail.LOCALHOST", true, false),
+            ("mail.localhost.", true, false),
+            ("127.0.0.1", true, true),
+            ("127.255.255.254", true, true),
+            ("::1", true, true),
+            ("[::1]", true, true),
+            ("::ffff:127.0.0.1", true, true),
+            ("mail.example.org", false, true),
+            ("localhost.example.org", false, true),
+            ("localhost.localdomain", false, true),
+            ("notlocalhost", false, true),
+            ("127.1", false, true), // what the resolver makes of it is its affair
+            ("2130706433", false, true),
+            ("0.0.0.0", false, true),
+            ("::", false, true),
+            ("10.0.0.1", false, true),
+            ("::ffff:10.0.0.1", false, true),
+        ] {
+            let host = Host::new(text).unwrap();
+            assert_eq!((host.is_local(), host.loopback(25).is_none()), (local, looked_up), "{text}");
+        }
+        let found = Host::new("localhost").unwrap().loopback(25).unwrap();
+        assert_eq!(found, ["[::1]:25".parse().unwrap(), "127.0.0.1:25".parse().unwrap()]);
+    }
+
     #[cfg(feature = "idna")]
     #[test]
     fn threat_11_a_host_beyond_ascii_becomes_its_a_label() {

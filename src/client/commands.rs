@@ -29,17 +29,23 @@ pub(super) struct ByHand {
     utf8: bool,
     /// Its content need not be ASCII.
     eight_bit: bool,
+    /// Number of recipients that the server has accepted.
+    recipients: usize,
 }
 
 impl ByHand {
     fn announced(parameters: &Parameters) -> ByHand {
         let utf8 = parameters.contains("SMTPUTF8");
-        ByHand { utf8, eight_bit: utf8 || parameters.contains("BODY=8BITMIME") }
+        ByHand { utf8, eight_bit: utf8 || parameters.contains("BODY=8BITMIME"), recipients: 0 }
     }
 
     /// It was begun by who knows what: all that the server offers may have been announced.
     fn unknown(capabilities: &Capabilities) -> ByHand {
-        ByHand { utf8: capabilities.offers("SMTPUTF8"), eight_bit: capabilities.offers("8BITMIME") }
+        ByHand {
+            utf8: capabilities.offers("SMTPUTF8"),
+            eight_bit: capabilities.offers("8BITMIME"),
+            recipients: 0,
+        }
     }
 }
 
@@ -252,7 +258,9 @@ impl Client {
         }
         self.end_refused_message().await?;
         self.note_by_hand();
-        self.say(Simple::rcpt(&recipient, &parameters)).await
+        let reply = self.say(Simple::rcpt(&recipient, &parameters)).await?;
+        self.count_recipients("RCPT");
+        Ok(reply)
     }
 
     /// DATA: sends the content to the recipients of the transaction (RFC 5321 §4.1.1.4): bytes, or any [`Body`]. Line
@@ -263,15 +271,15 @@ impl Client {
     /// [`Error::Message`] for a NUL, and for octets beyond ASCII that MAIL has not announced by `BODY=8BITMIME` or
     /// SMTPUTF8; before anything is sent if the content is bytes. [`Error::Source`] if it cannot be opened or read.
     /// [`Error::Refused`] to DATA, or to the content. If the connection breaks behind the content, the message is
-    /// [in doubt](Error::in_doubt). [`Error::Config`] over LMTP, before anything is sent: there the server answers once for
-    /// each recipient (RFC 2033 §4.2), which [`send`](Client::send) reports.
+    /// [in doubt](Error::in_doubt). Over LMTP the server answers once for each accepted recipient (RFC 2033 §4.2), so
+    /// that any other number than one is [`Error::Config`] before anything is sent: use [`send`](Client::send).
     pub async fn data<'m>(&mut self, content: impl Into<Body<'m>>) -> Result<Reply, Error> {
         self.begin();
         self.usable(Phase::Data)?;
-        if self.settings.config.lmtp {
-            return Err(Error::Config(
-                "DATA as a single command has one reply for each recipient in LMTP; use Client::send".into(),
-            ));
+        let recipients = self.by_hand.map_or(0, |transaction| transaction.recipients);
+        if self.settings.config.lmtp && recipients != 1 {
+            let why = "DATA as a single command needs exactly one accepted recipient in LMTP, where each has a reply";
+            return Err(Error::Config(format!("{why} (there are {recipients}); use Client::send").into()));
         }
         self.end_refused_message().await?;
         let body = content.into();
@@ -354,19 +362,27 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// [`Error::Config`] for a control character, for more than 2,046 octets, for nothing at all, and for AUTH, BDAT,
-    /// DATA, EHLO, HELO, LHLO, QUIT and STARTTLS, which have methods of their own; [`Error::Refused`] for 421;
-    /// [`Error::Protocol`] for 3xx.
+    /// [`Error::Config`] for a control character, for more than 2,046 octets, and for an empty line; for AUTH, BDAT, DATA,
+    /// EHLO, HELO, LHLO, QUIT and STARTTLS, which have methods of their own; over LMTP for BURL, which may be answered more
+    /// than once. [`Error::Refused`] for 421; [`Error::Protocol`] for 3yz.
     pub async fn command(&mut self, line: impl AsRef<[u8]>) -> Result<Reply, Error> {
         self.begin();
         let line = Line::new(line)?;
-        let changes_session = !HARMLESS.contains(&line.verb().as_str());
+        let verb = line.verb();
+        let changes_session = !HARMLESS.contains(&verb.as_str());
+        if self.settings.config.lmtp && verb == "BURL" {
+            return Err(Error::Config("BURL may have one reply for each recipient in LMTP".into()));
+        }
         let own = Simple::own(line)?;
         self.usable(Phase::Command)?;
         self.end_refused_message().await?;
         self.note_by_hand();
         self.raised |= changes_session;
-        self.say(own).await
+        let reply = self.say(own).await?;
+        if reply.is_positive() {
+            self.count_recipients(&verb);
+        }
+        Ok(reply)
     }
 
     /// Says one command. The call has begun.
@@ -398,6 +414,17 @@ impl Client {
     fn greeted(&mut self, reply: &Reply, esmtp: bool) {
         (self.hello, self.esmtp) = (Some(reply.clone()), esmtp);
         (self.by_hand, self.open) = (None, false);
+    }
+
+    /// The server has granted this command of a transaction.
+    fn count_recipients(&mut self, verb: &str) {
+        if let Some(transaction) = &mut self.by_hand {
+            match verb {
+                "RCPT" => transaction.recipients += 1,
+                "MAIL" | "RSET" => transaction.recipients = 0,
+                _ => {}
+            }
+        }
     }
 
     /// From here on there may be a transaction, whatever comes of the command.
