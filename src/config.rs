@@ -2,7 +2,7 @@
 
 use std::{
     ffi::OsString,
-    net::{IpAddr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     os::unix::ffi::{OsStrExt, OsStringExt},
     path::{Path, PathBuf},
     sync::{
@@ -36,22 +36,27 @@ const SMTP: u16 = 25;
 
 /// When the connection is secured by TLS, and how.
 ///
-/// Credentials never travel in clear: with them TLS is required, except to a loopback address or a Unix socket. A
-/// handshake that fails is an error always; nothing falls back to plain text.
+/// Credentials require TLS, except over a local connection. A handshake that fails is always an error: nothing falls
+/// back to plain text.
+///
+/// A connection is local if nobody else can listen to it: a Unix socket; a host that the caller has named as local
+/// (`localhost`, a name that ends in `.localhost`, or a loopback address such as `127.0.0.1`) and whose peer address is a
+/// loopback address; or a connection of the caller's that says so (`connect_over`). Another name is not local, even if it
+/// [resolves](crate::Builder::addresses) to a loopback address: a tunnel or a proxy may listen there.
 ///
 /// A Unix socket has no name that could be verified: TLS over it needs [`Builder::tls_name`](crate::Builder::tls_name).
 /// Without one, asking for it is an error, and STARTTLS on offer is not taken.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Security {
-    /// STARTTLS when the server offers it (and this build has TLS); required when there are credentials. To a loopback
-    /// address or a Unix socket: no TLS without credentials, STARTTLS when offered with them.
+    /// STARTTLS when the server offers it (and this build has TLS); required when there are credentials. Over a local
+    /// connection: no TLS without credentials, STARTTLS when offered with them.
     #[default]
     Auto,
-    /// No TLS. With credentials that is an error, except to a loopback address or a Unix socket.
+    /// No TLS. With credentials that is an error, except over a local connection.
     Plaintext,
-    /// STARTTLS when the server offers it (RFC 3207), also to a loopback address; required when there are credentials,
-    /// except to a loopback address or a Unix socket.
+    /// STARTTLS when the server offers it (RFC 3207), also over a local connection; required when there are credentials,
+    /// except over a local connection.
     Opportunistic,
     /// STARTTLS, or an error.
     StartTls,
@@ -512,11 +517,30 @@ impl Host {
             _ => host(text, name),
         }
     }
+
+    /// Whether the name says that the host is this machine: `localhost`, a name below it, or a loopback address.
+    pub fn is_local(&self) -> bool {
+        match self.tls_name.parse::<IpAddr>() {
+            Ok(address) => address.to_canonical().is_loopback(),
+            Err(_) => self.is_localhost(),
+        }
+    }
+
+    fn is_localhost(&self) -> bool {
+        self.tls_name.rsplit('.').next().is_some_and(|label| label.eq_ignore_ascii_case("localhost"))
+    }
+
+    /// The addresses of `localhost` and the names below it, which need no lookup (RFC 6761 §6.3): where there is no
+    /// resolver and no hosts file, that would wait for a server that does not answer.
+    pub fn loopback(&self, port: u16) -> Option<Vec<SocketAddr>> {
+        let addresses = [(Ipv6Addr::LOCALHOST, port).into(), (Ipv4Addr::LOCALHOST, port).into()];
+        self.is_localhost().then(|| addresses.into())
+    }
 }
 
 impl Settings {
-    /// What STARTTLS is worth, now that it is known whom we are connected to: over a connection that nobody else can
-    /// listen to (loopback, a Unix socket), or not. Nothing has been sent yet.
+    /// Whether to use STARTTLS, now that it is known whom we are connected to: `local` says that nobody else can listen.
+    /// Nothing has been sent yet.
     ///
     /// # Errors
     ///
@@ -542,7 +566,8 @@ impl Settings {
 
 /// Nothing secret has been sent.
 pub(crate) fn credentials_in_clear() -> Error {
-    let text = "credentials are not sent without TLS, except to a loopback address or a Unix socket";
+    let text = "credentials are not sent without TLS, except to localhost, to a loopback address that is given as the \
+                host, and over a Unix socket";
     Error::Config(text.into())
 }
 
@@ -763,6 +788,36 @@ mod tests {
         ] {
             assert!(matches!(Host::new(text), Err(Error::Config(_))), "{text:?}");
         }
+    }
+
+    #[test]
+    fn a_host_is_local_if_its_name_says_so() {
+        for (text, local, looked_up) in [
+            ("localhost", true, false),
+            ("LocalHost.", true, false),
+            ("mail.LOCALHOST", true, false),
+            ("mail.localhost.", true, false),
+            ("127.0.0.1", true, true),
+            ("127.255.255.254", true, true),
+            ("::1", true, true),
+            ("[::1]", true, true),
+            ("::ffff:127.0.0.1", true, true),
+            ("mail.example.org", false, true),
+            ("localhost.example.org", false, true),
+            ("localhost.localdomain", false, true),
+            ("notlocalhost", false, true),
+            ("127.1", false, true), // what the resolver makes of it is its affair
+            ("2130706433", false, true),
+            ("0.0.0.0", false, true),
+            ("::", false, true),
+            ("10.0.0.1", false, true),
+            ("::ffff:10.0.0.1", false, true),
+        ] {
+            let host = Host::new(text).unwrap();
+            assert_eq!((host.is_local(), host.loopback(25).is_none()), (local, looked_up), "{text}");
+        }
+        let found = Host::new("localhost").unwrap().loopback(25).unwrap();
+        assert_eq!(found, ["[::1]:25".parse().unwrap(), "127.0.0.1:25".parse().unwrap()]);
     }
 
     #[cfg(feature = "idna")]

@@ -146,11 +146,8 @@ impl Delivery {
         for recipient in self.recipients() {
             match recipient.outcome {
                 Outcome::InDoubt => return Retry::MayDouble,
-                Outcome::NotSent if connection_lost => {
-                    if retry == Retry::Never {
-                        retry = Retry::Now;
-                    }
-                }
+                Outcome::NotSent if connection_lost && retry == Retry::Never => retry = Retry::Now,
+                Outcome::NotSent if connection_lost => {}
                 _ if recipient.can_be_retried() => retry = Retry::Later,
                 _ => {}
             }

@@ -381,6 +381,12 @@ impl Error {
         }
     }
 
+    /// The error of a refused login once more, for another who would have to log in the same way.
+    pub(crate) fn refused_login(&self) -> Option<Error> {
+        let Error::Auth { what, details, reply } = self else { return None };
+        Some(Error::Auth { what: what.clone(), details: details.clone(), reply: reply.clone() })
+    }
+
     /// The connection was lost, or closed by the server, before any content was sent.
     pub(crate) fn is_before_content(&self) -> bool {
         let Error::Transaction { delivery, source } = self else { return false };

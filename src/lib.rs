@@ -243,6 +243,7 @@ mod envelope;
 mod error;
 pub mod message;
 pub mod proto;
+mod queue;
 mod tls;
 
 #[cfg(feature = "testing")]

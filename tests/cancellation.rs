@@ -19,14 +19,14 @@ use std::{
         atomic::{AtomicBool, Ordering::Relaxed},
     },
     task::{Context, Poll, Waker},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use ::maybe_async::must_be_async as maybe_async;
 use memchr::memmem;
 use postino::{
     Envelope, Error, Mail, Message, Outcome, Raw,
-    aio::{Builder, Client, Pool},
+    aio::{Builder, Client, Pool, PoolBuilder},
     message::Attachment,
 };
 
@@ -288,8 +288,12 @@ impl Neighbour {
     }
 
     fn pool(&self) -> Pool {
+        self.pool_with(|pool| pool)
+    }
+
+    fn pool_with(&self, set: impl FnOnce(PoolBuilder) -> PoolBuilder) -> Pool {
         let builder = Client::unix(&self.path).hello_name("client.example.org").credentials("user", "secret");
-        Pool::builder(builder).max_connections(1).build().unwrap()
+        set(Pool::builder(builder).max_connections(1)).build().unwrap()
     }
 
     fn turn(&self) {
@@ -422,6 +426,53 @@ fn threat_81_who_waits_for_a_place_in_a_pool_and_leaves_takes_none_with_him() {
     }
     assert_eq!((server.accepted(&letter("behind")), server.accepted(&letter("dropped"))), (3, 0));
     assert_eq!((pool.connections(), server.clients()), (1, 1));
+}
+
+/// Polls two users of a pool in turns, the first so often before and behind the moment at which a connection is given
+/// back, and drops it; the second has to be served.
+#[test]
+fn threat_81_who_waits_first_and_leaves_at_any_poll_does_not_hold_up_the_next() {
+    let server = Neighbour::new("queue");
+    let pool = server.pool();
+    for (before, behind) in (0..4).flat_map(|before| (0..4).map(move |behind| (before, behind))) {
+        let held = server.done(pool.client()).unwrap();
+        let (dropped, next) = (letter("dropped"), letter("next"));
+        let (dropped, next) = (dropped.mail(), next.mail());
+        let (mut first, mut second) = (Box::pin(pool.send(&dropped)), Box::pin(pool.send(&next)));
+        assert!(server.dropped_after(before, first.as_mut()).is_none());
+        assert!(server.dropped_after(1, second.as_mut()).is_none());
+        drop(held);
+        assert!(server.dropped_after(behind, first.as_mut()).is_none());
+        drop(first);
+        assert_eq!(server.done(second).unwrap().outcome(), Outcome::Accepted, "{before}, {behind}");
+        assert_eq!(pool.connections(), 1);
+    }
+    assert_eq!((server.accepted(&letter("dropped")), server.accepted(&letter("next"))), (0, 16));
+}
+
+#[test]
+fn threat_81_who_waits_for_a_turn_by_the_rate_and_leaves_takes_none() {
+    const PACE: Duration = Duration::from_millis(200);
+    let server = Neighbour::new("rate");
+    let pool = server.pool_with(|pool| pool.max_rate(1.0 / PACE.as_secs_f64()));
+    let (first, gone, next) = (letter("first"), letter("dropped"), letter("next"));
+    let (first, gone, next) = (first.mail(), gone.mail(), next.mail());
+    server.done(pool.send(&first)).map(drop).unwrap();
+    let start = Instant::now();
+    for polls in 0..100 {
+        assert!(server.dropped_after(polls % 4, pool.send(&gone)).is_none());
+    }
+    // Those in front leave while the last one waits.
+    let mut waiting: Vec<_> = (0..100).map(|_| Box::pin(pool.send(&gone))).collect();
+    waiting.iter_mut().for_each(|send| assert!(server.dropped_after(1, send.as_mut()).is_none()));
+    let mut last = Box::pin(pool.send(&next));
+    assert!(server.dropped_after(1, last.as_mut()).is_none());
+    drop(waiting);
+    while server.dropped_after(1, last.as_mut()).is_none() {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    assert!(start.elapsed() < PACE * 50, "{:?}: of 200 turns", start.elapsed());
+    assert_eq!((server.accepted(&letter("dropped")), server.accepted(&letter("next"))), (0, 1));
 }
 
 #[test]

@@ -62,8 +62,8 @@ use crate::{Error, Mail};
 mod client;
 
 mod batch;
+mod bell;
 mod body;
-mod gate;
 mod resolve;
 mod stop;
 mod stream;

@@ -238,6 +238,15 @@ impl Stream {
         self.inner.io()?.read(room)
     }
 
+    /// Writes what can be written without waiting.
+    pub fn try_write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.inner.wake(Waker::noop())?;
+        let io = self.inner.io()?;
+        let written = io.write(bytes)?;
+        io.flush()?; // does not wait
+        Ok(written)
+    }
+
     pub async fn read(&mut self, room: &mut [u8], until: Instant) -> io::Result<usize> {
         let inner = &mut self.inner;
         let read = poll_fn(|cx| {

@@ -8,7 +8,7 @@ use std::{
     time::Instant,
 };
 
-use super::{client::Builder, stream::Alarm};
+use super::{client::Builder, stop::Stopper, stream::Alarm};
 use crate::{Error, Phase};
 
 type Token = Result<String, Box<dyn StdError + Send + Sync>>;
@@ -19,20 +19,14 @@ type Ask = dyn FnMut() -> Pin<Box<dyn Future<Output = Token> + Send>> + Send;
 pub(super) struct Tokens(Arc<Mutex<Ask>>);
 
 impl Tokens {
-    /// Waits up to the deadline, if there is one.
-    pub async fn ask(&self, deadline: Option<Instant>) -> Result<String, Error> {
+    /// Waits up to the limit.
+    pub async fn ask(&self, until: Instant, _: &Stopper) -> Result<String, Error> {
         let token = {
             let mut ask = self.0.lock().unwrap_or_else(PoisonError::into_inner);
             ask()
         };
-        let token = match deadline {
-            Some(deadline) => {
-                let token = Alarm::default().within(deadline, async { Ok(token.await) }).await;
-                token.map_err(|_| Error::Timeout(Phase::Auth))?
-            }
-            None => token.await,
-        };
-        token.map_err(|source| Error::Token { source })
+        let token = Alarm::default().within(until, async { Ok(token.await) }).await;
+        token.map_err(|_| Error::Timeout(Phase::Auth))?.map_err(|source| Error::Token { source })
     }
 }
 
@@ -43,9 +37,12 @@ impl fmt::Debug for Tokens {
 }
 
 impl Builder {
-    /// Logs in after connecting with an OAuth access token that this function gives, by OAUTHBEARER or else XOAUTH2.
-    /// It is asked just before each login, and once more if the server refuses the token. The
-    /// [`deadline`](Builder::deadline) is the limit of its wait. Defaults to no login.
+    /// Logs in after connecting with an OAuth access token that this function returns, by OAUTHBEARER or else XOAUTH2.
+    /// The function is called just before each login, and once more if the server refuses the token; the second token is
+    /// used only if it differs. Defaults to no login.
+    ///
+    /// The future may take as long as the [`command_timeout`](Builder::command_timeout), and the
+    /// [`deadline`](Builder::deadline), allow: after that it is dropped, and the login fails with [`Error::Timeout`].
     pub fn oauth_token_with<F>(
         self,
         user: impl Into<String>,

@@ -5,9 +5,10 @@ use ::maybe_async::must_be_sync as maybe_async;
 #[path = "../client/mod.rs"]
 mod client;
 
+mod aside;
 mod batch;
+mod bell;
 mod body;
-mod gate;
 mod resolve;
 mod stop;
 mod stream;

@@ -3,12 +3,13 @@
 use std::{
     io,
     net::{IpAddr, SocketAddr, ToSocketAddrs},
-    sync::{Arc, Condvar, Mutex, PoisonError},
-    thread,
     time::Instant,
 };
 
-use super::{stop::Stopper, stream::GLANCE};
+use super::{
+    aside::{GivenUp, aside},
+    stop::Stopper,
+};
 use crate::{Error, Phase};
 
 /// All addresses of a host, one at least. An address needs no lookup, and no thread.
@@ -33,29 +34,12 @@ fn look_up(
     lookup: impl FnOnce() -> io::Result<Vec<SocketAddr>> + Send + 'static,
 ) -> Result<Vec<SocketAddr>, Error> {
     let failed = |source| Error::Resolve { host: host.to_owned(), source };
-    // A channel would do, but it is 12 kB more in a small program.
-    let told = Arc::new((Mutex::new(None), Condvar::new()));
-    let answer = Arc::clone(&told);
-    let tell = move || {
-        let found = lookup();
-        *answer.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(found);
-        answer.1.notify_one();
-    };
-    thread::Builder::new().name("postino lookup".to_owned()).spawn(tell).map_err(failed)?;
-    let mut found = told.0.lock().unwrap_or_else(PoisonError::into_inner);
-    loop {
-        let left = until.saturating_duration_since(Instant::now());
-        let waited = told.1.wait_timeout_while(found, left.min(GLANCE), |found| found.is_none());
-        (found, _) = waited.unwrap_or_else(PoisonError::into_inner);
-        match found.take() {
-            Some(Ok(addresses)) if addresses.is_empty() => {
-                return Err(failed(io::ErrorKind::NotFound.into()));
-            }
-            Some(addresses) => return addresses.map_err(failed),
-            None if stopper.is_stopped() => return Err(Error::Stopped(Phase::Resolve)),
-            None if left <= GLANCE => return Err(failed(io::ErrorKind::TimedOut.into())),
-            None => {}
-        }
+    match aside("postino lookup", until, stopper, lookup) {
+        Ok(Ok(addresses)) if addresses.is_empty() => Err(failed(io::ErrorKind::NotFound.into())),
+        Ok(found) => found.map_err(failed),
+        Err(GivenUp::Stopped) => Err(Error::Stopped(Phase::Resolve)),
+        Err(GivenUp::Late) => Err(failed(io::ErrorKind::TimedOut.into())),
+        Err(GivenUp::NoThread(source)) => Err(failed(source)),
     }
 }
 

@@ -18,8 +18,7 @@ type End = Arc<dyn Fn() + Send + Sync>;
 /// later call, also [`connect`](Builder::connect) of a builder that has this stopper. Nothing more is said to the server,
 /// not even QUIT. What became of a message is told as ever: it may be [in doubt](crate::Error::in_doubt).
 ///
-/// Only three things are not interrupted, and the stop is noticed behind them: a callback of yours (a token, a reader of
-/// content), an [`Untimed`](crate::Untimed) stream, and a TLS library that reads its certificates.
+/// Only three things are not interrupted, and the stop is noticed after them: a reader of content, an [`Untimed`](crate::Untimed) stream, and a TLS library that reads its certificates.
 ///
 /// ```no_run
 /// use postino::{Client, Stopper};

@@ -234,6 +234,12 @@ impl Stream {
         self.io()?.read_some(room)
     }
 
+    /// Writes what can be written without waiting.
+    pub fn try_write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.timed()?.until = None;
+        self.io()?.write_some(bytes)
+    }
+
     pub fn read(&mut self, room: &mut [u8], until: Instant) -> io::Result<usize> {
         self.timed()?.begin(Some(until));
         match self.io()?.read_some(room) {

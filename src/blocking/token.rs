@@ -7,8 +7,12 @@ use std::{
     time::Instant,
 };
 
-use super::client::Builder;
-use crate::Error;
+use super::{
+    aside::{GivenUp, aside},
+    client::Builder,
+    stop::Stopper,
+};
+use crate::{Error, Phase};
 
 type Ask = dyn FnMut() -> Result<String, Box<dyn StdError + Send + Sync>> + Send;
 
@@ -17,10 +21,20 @@ type Ask = dyn FnMut() -> Result<String, Box<dyn StdError + Send + Sync>> + Send
 pub(super) struct Tokens(Arc<Mutex<Ask>>);
 
 impl Tokens {
-    /// How long the function takes is its own affair: nothing can interrupt it here.
-    pub fn ask(&self, _deadline: Option<Instant>) -> Result<String, Error> {
-        let mut ask = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        ask().map_err(|source| Error::Token { source })
+    /// Nothing can interrupt the function, so it runs on a thread that is given up at the limit. It may hold the lock
+    /// then: whoever asks meanwhile waits for that, up to a limit of its own.
+    pub fn ask(&self, until: Instant, stopper: &Stopper) -> Result<String, Error> {
+        let function = Arc::clone(&self.0);
+        let ask = move || {
+            let mut ask = function.lock().unwrap_or_else(PoisonError::into_inner);
+            ask()
+        };
+        match aside("postino token", until, stopper, ask) {
+            Ok(token) => token.map_err(|source| Error::Token { source }),
+            Err(GivenUp::Late) => Err(Error::Timeout(Phase::Auth)),
+            Err(GivenUp::Stopped) => Err(Error::Stopped(Phase::Auth)),
+            Err(GivenUp::NoThread(source)) => Err(Error::Token { source: source.into() }),
+        }
     }
 }
 
@@ -31,9 +45,14 @@ impl fmt::Debug for Tokens {
 }
 
 impl Builder {
-    /// Logs in after connecting with an OAuth access token that this function gives, by OAUTHBEARER or else XOAUTH2.
-    /// It is asked just before each login, and once more if the server refuses the token. Nothing ends its wait but
-    /// itself, and clones of the builder ask one at a time. Defaults to no login.
+    /// Logs in after connecting with an OAuth access token that this function returns, by OAUTHBEARER or else XOAUTH2.
+    /// The function is called just before each login, and once more if the server refuses the token; the second token is
+    /// used only if it differs. Defaults to no login.
+    ///
+    /// The function runs on a thread of its own, and may take as long as the
+    /// [`command_timeout`](Builder::command_timeout), and the [`deadline`](Builder::deadline), allow: after that the login
+    /// fails with [`Error::Timeout`], and the result of the function is not used. Clones of the builder call it one at a
+    /// time.
     pub fn oauth_token_with(
         self,
         user: impl Into<String>,

@@ -96,9 +96,14 @@ impl Builder {
     }
 
     /// Logs in after connecting, by the strongest mechanism that both sides have: SCRAM-SHA-256-PLUS, SCRAM-SHA-256,
-    /// SCRAM-SHA-1, CRAM-MD5 (these with the feature `sasl`), PLAIN, LOGIN. One that is refused is followed by the
-    /// next, but on a connection that others can listen to never by one that shows them the password. Text goes out as
-    /// UTF-8, octets as they are; beyond ASCII nothing is normalised (no SASLprep). Defaults to no login.
+    /// SCRAM-SHA-1, CRAM-MD5 (these with the feature `sasl`), PLAIN, LOGIN. Text is sent as UTF-8, octets as they are;
+    /// nothing is normalised (no SASLprep). Defaults to no login.
+    ///
+    /// After a refusal another mechanism is tried. At most two exchanges are refused per connection, so that a wrong password
+    /// does not lock the account: after a mechanism that hides the password the second is PLAIN, or else LOGIN. These are
+    /// tried only over TLS or a local connection, unless nothing else is offered. Replies that say nothing about the
+    /// password do not count: 504, 534 and 4yz. A [`Pool`](super::Pool) also waits
+    /// [for a while](super::PoolBuilder::login_pause) before it logs in again.
     ///
     /// There is one kind of login at a time: this setter, [`oauth_token`](Builder::oauth_token),
     /// [`oauth_token_with`](Builder::oauth_token_with), [`external`](Builder::external),
@@ -130,8 +135,8 @@ impl Builder {
         self.login(Login::Own(Credentials::own(mechanism).map_err(|e| e.to_string())))
     }
 
-    /// The mechanisms to log in by, in this order; none other is tried. Defaults to all that go with the login, the
-    /// strongest first.
+    /// The mechanisms to log in by, in this order; no other is tried. At most two of them are
+    /// [refused](Builder::credentials) per connection. Defaults to all that go with the login, the strongest first.
     pub fn auth_mechanisms(mut self, names: impl IntoIterator<Item = impl AsRef<str>>) -> Builder {
         let names = names.into_iter().map(|name| name.as_ref().to_ascii_uppercase());
         self.config.auth_mechanisms = Some(names.collect());
@@ -145,16 +150,17 @@ impl Builder {
         self
     }
 
-    /// Lets the credentials travel in clear, readable for everybody on the way. Defaults to false: without TLS they go
-    /// to loopback addresses and Unix sockets only.
+    /// Whether to send the credentials without TLS, readable for everybody on the way. Each such login is logged at `warn`.
+    /// Defaults to false: without TLS they are sent over [local](Security) connections only.
     pub fn danger_plaintext_credentials(mut self, allowed: bool) -> Builder {
         self.config.danger_plaintext_credentials = allowed;
         self
     }
 
-    /// What to call ourselves in EHLO: a domain, or an address literal such as `[192.0.2.1]`. Defaults to the
-    /// machine's name if that is a full domain name, and else to the address literal of the connection's own end
-    /// (RFC 5321 §4.1.4), which is `[127.0.0.1]` where that has none. The machine is asked anew for each connection.
+    /// The name of this client in EHLO: a domain, or an address literal such as `[192.0.2.1]`, which may be given without
+    /// its brackets. Defaults to the machine's name if that is a full domain name, and not `localhost.localdomain` or the
+    /// like. Otherwise it is the address literal of the connection's local address (RFC 5321 §4.1.4), or `[127.0.0.1]` if
+    /// there is none. The machine's name is looked up for each connection.
     pub fn hello_name(mut self, name: impl Into<String>) -> Builder {
         self.config.hello_name = Some(name.into());
         self

@@ -19,6 +19,9 @@ use crate::{
     tls::TlsSettings,
 };
 
+/// Commands after which the session is the same, but for a transaction. What others do (XCLIENT …) is not known here.
+const HARMLESS: [&str; 7] = ["EXPN", "HELP", "MAIL", "NOOP", "RCPT", "RSET", "VRFY"];
+
 /// A transaction that single commands have begun: what its MAIL has announced.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct ByHand {
@@ -26,17 +29,23 @@ pub(super) struct ByHand {
     utf8: bool,
     /// Its content need not be ASCII.
     eight_bit: bool,
+    /// Number of recipients that the server has accepted.
+    recipients: usize,
 }
 
 impl ByHand {
     fn announced(parameters: &Parameters) -> ByHand {
         let utf8 = parameters.contains("SMTPUTF8");
-        ByHand { utf8, eight_bit: utf8 || parameters.contains("BODY=8BITMIME") }
+        ByHand { utf8, eight_bit: utf8 || parameters.contains("BODY=8BITMIME"), recipients: 0 }
     }
 
     /// It was begun by who knows what: all that the server offers may have been announced.
     fn unknown(capabilities: &Capabilities) -> ByHand {
-        ByHand { utf8: capabilities.offers("SMTPUTF8"), eight_bit: capabilities.offers("8BITMIME") }
+        ByHand {
+            utf8: capabilities.offers("SMTPUTF8"),
+            eight_bit: capabilities.offers("8BITMIME"),
+            recipients: 0,
+        }
     }
 }
 
@@ -144,12 +153,13 @@ impl Client {
     /// is not tried.
     pub async fn ehlo(&mut self, name: Option<&str>) -> Result<Reply, Error> {
         self.begin();
-        let name = self.own_name(name)?;
+        let (own, name) = (name.is_none(), self.own_name(name)?);
         let hello = if self.settings.config.lmtp { Simple::lhlo(&name) } else { Simple::ehlo(&name) };
         let reply = self.say(hello).await?;
         self.capabilities =
             Capabilities::parse(reply.borrow()).without(&self.settings.config.ignored_capabilities);
         self.greeted(&reply, true);
+        self.raised |= !own;
         Ok(reply)
     }
 
@@ -168,6 +178,7 @@ impl Client {
         let reply = self.say(Simple::helo(&name)).await?;
         self.capabilities = Capabilities::default();
         self.greeted(&reply, false);
+        self.raised = true;
         Ok(reply)
     }
 
@@ -199,6 +210,7 @@ impl Client {
             return Err(Error::Refused { phase: Phase::StartTls, reply: reply.clone() });
         }
         (self.esmtp, self.logged_in, self.by_hand, self.raised) = (hello.is_esmtp(), false, None, true);
+        self.open = false;
         (_, self.hello, self.capabilities) = hello.into_parts();
         Ok(())
     }
@@ -222,8 +234,10 @@ impl Client {
         };
         let parameters = self.with_utf8(sender.as_ref().map_or("", Address::as_str), parameters)?;
         let command = Simple::mail(sender.as_ref(), &parameters).check()?;
+        self.end_refused_message().await?;
         self.note_by_hand();
         let reply = self.say(command).await?;
+        self.begun += 1;
         self.by_hand = Some(ByHand::announced(&parameters));
         Ok(reply)
     }
@@ -248,8 +262,11 @@ impl Client {
             }
         }
         let command = Simple::rcpt(&recipient, &parameters).check()?;
+        self.end_refused_message().await?;
         self.note_by_hand();
-        self.say(command).await
+        let reply = self.say(command).await?;
+        self.count_recipients("RCPT");
+        Ok(reply)
     }
 
     /// DATA: sends the content to the recipients of the transaction (RFC 5321 §4.1.1.4): bytes, or any [`Body`]. Line
@@ -261,10 +278,17 @@ impl Client {
     /// [`Error::Message`] for a NUL, and for octets beyond ASCII that MAIL has not announced by `BODY=8BITMIME` or
     /// SMTPUTF8; before anything is sent if the content is bytes. [`Error::Source`] if it cannot be opened or read.
     /// [`Error::Refused`] to DATA, or to the content. If the connection breaks behind the content, the message is
-    /// [in doubt](Error::in_doubt).
+    /// [in doubt](Error::in_doubt). Over LMTP the server answers once for each accepted recipient (RFC 2033 §4.2), so
+    /// that any other number than one is [`Error::Config`] before anything is sent: use [`send`](Client::send).
     pub async fn data<'m>(&mut self, content: impl Into<Body<'m>>) -> Result<Reply, Error> {
         self.begin();
         self.usable(Phase::Data)?;
+        let recipients = self.by_hand.map_or(0, |transaction| transaction.recipients);
+        if self.settings.config.lmtp && recipients != 1 {
+            let why = "DATA as a single command needs exactly one accepted recipient in LMTP, where each has a reply";
+            return Err(Error::Config(format!("{why} (there are {recipients}); use Client::send").into()));
+        }
+        self.end_refused_message().await?;
         let body = content.into();
         let transaction = self.by_hand.unwrap_or(ByHand::unknown(&self.capabilities));
         self.check_content(&body.content, transaction.eight_bit)?;
@@ -345,15 +369,27 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// [`Error::Config`] for a control character, for more than 2,046 octets, for nothing at all, and for AUTH, BDAT,
-    /// DATA, EHLO, HELO, LHLO, QUIT and STARTTLS, which have methods of their own; [`Error::Refused`] for 421;
-    /// [`Error::Protocol`] for 3xx.
+    /// [`Error::Config`] for a control character, for more than 2,046 octets, and for an empty line; for AUTH, BDAT, DATA,
+    /// EHLO, HELO, LHLO, QUIT and STARTTLS, which have methods of their own; over LMTP for BURL, which may be answered more
+    /// than once. [`Error::Refused`] for 421; [`Error::Protocol`] for 3yz.
     pub async fn command(&mut self, line: impl AsRef<[u8]>) -> Result<Reply, Error> {
         self.begin();
-        let own = Simple::own(Line::new(line)?)?;
+        let line = Line::new(line)?;
+        let verb = line.verb();
+        let changes_session = !HARMLESS.contains(&verb.as_str());
+        if self.settings.config.lmtp && verb == "BURL" {
+            return Err(Error::Config("BURL may have one reply for each recipient in LMTP".into()));
+        }
+        let own = Simple::own(line)?;
         self.usable(Phase::Command)?;
+        self.end_refused_message().await?;
         self.note_by_hand();
-        self.say(own).await
+        self.raised |= changes_session;
+        let reply = self.say(own).await?;
+        if reply.is_positive() {
+            self.count_recipients(&verb);
+        }
+        Ok(reply)
     }
 
     /// Says one command. The call has begun.
@@ -362,10 +398,18 @@ impl Client {
         command.into_result()
     }
 
-    async fn reset(&mut self) -> Result<Reply, Error> {
+    pub(super) async fn reset(&mut self) -> Result<Reply, Error> {
         let reply = self.say(Simple::reset()).await?;
-        self.by_hand = None;
+        (self.by_hand, self.open) = (None, false);
         Ok(reply)
+    }
+
+    /// RSET, if a message was refused in mid-transaction: single commands would add to that one.
+    async fn end_refused_message(&mut self) -> Result<(), Error> {
+        if self.open && self.by_hand.is_none() {
+            self.reset().await?;
+        }
+        Ok(())
     }
 }
 
@@ -375,7 +419,19 @@ impl Client {
     }
 
     fn greeted(&mut self, reply: &Reply, esmtp: bool) {
-        (self.hello, self.esmtp, self.by_hand) = (Some(reply.clone()), esmtp, None);
+        (self.hello, self.esmtp) = (Some(reply.clone()), esmtp);
+        (self.by_hand, self.open) = (None, false);
+    }
+
+    /// The server has granted this command of a transaction.
+    fn count_recipients(&mut self, verb: &str) {
+        if let Some(transaction) = &mut self.by_hand {
+            match verb {
+                "RCPT" => transaction.recipients += 1,
+                "MAIL" | "RSET" => transaction.recipients = 0,
+                _ => {}
+            }
+        }
     }
 
     /// From here on there may be a transaction, whatever comes of the command.
@@ -389,10 +445,13 @@ impl Client {
 /// For who did not give the credentials to the builder. [`login`](Client::login) takes the strongest mechanism that both
 /// sides have; the others take one, and nothing else is tried. Granted by 2yz (RFC 4954).
 ///
-/// Their errors: [`Error::Config`] for what the mechanism cannot carry, without TLS, but to a loopback address
-/// (see [`Builder::danger_plaintext_credentials`](super::Builder::danger_plaintext_credentials)), and for SCRAM and
-/// CRAM-MD5 without the feature `sasl`; [`Error::Auth`] if the server refuses, does not offer it, or there was a login
-/// already. The connection goes on, but if the server could not prove that it knows the password (SCRAM).
+/// Their errors: [`Error::Config`] for what the mechanism cannot carry, for a connection without TLS that is not
+/// [local](crate::Security) (see
+/// [`Builder::danger_plaintext_credentials`](super::Builder::danger_plaintext_credentials)), and for SCRAM and CRAM-MD5
+/// without the feature `sasl`; [`Error::Auth`] if the server refuses the login or does not offer the mechanism, if there was
+/// a login already, or if the server has refused two exchanges on this connection (nothing is sent then; see
+/// [`Builder::credentials`](super::Builder::credentials)). The connection can still be used, except after a SCRAM login in which
+/// the server could not prove that it knows the password.
 #[maybe_async]
 impl Client {
     /// By the strongest mechanism that both sides have, or those of
@@ -559,8 +618,7 @@ impl Client {
         if self.logged_in {
             return Err(Error::Auth { what: "there was a login already".into(), details: None, reply: None });
         }
-        self.auth_by(credentials, mechanisms).await?;
-        self.raised = true;
-        Ok(())
+        self.raised = true; // also if it is refused: that counts against the connection
+        self.auth_by(credentials, mechanisms).await
     }
 }

@@ -45,6 +45,7 @@ impl Client {
             esmtp: false,
             logged_in: false,
             raised: false,
+            logins_refused: 0,
             by_hand: None,
             next_limit: None,
         }
@@ -144,7 +145,10 @@ impl Client {
                 Stream::connect(given.clone(), config.bind, until, &self.stopper, tls).await
             }
             (Server::Host(host, port), None) => {
-                let found = interleave(resolve(&host.lookup, *port, until, &self.stopper).await?);
+                let found = match host.loopback(*port) {
+                    Some(addresses) => addresses,
+                    None => interleave(resolve(&host.lookup, *port, until, &self.stopper).await?),
+                };
                 Stream::connect(found, config.bind, until, &self.stopper, tls).await
             }
         };
@@ -208,8 +212,7 @@ impl Client {
 /// The machine's own name, if it is a full domain name.
 fn machine_name() -> Option<HelloName> {
     let name = rustix::system::uname();
-    let name = name.nodename().to_str().ok()?;
-    HelloName::new(name).ok().filter(|_| name.contains('.') && !name.starts_with('['))
+    HelloName::of_machine(name.nodename().to_str().ok()?)
 }
 
 #[cfg(test)]

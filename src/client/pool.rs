@@ -3,14 +3,14 @@
 use std::{
     fmt,
     ops::{Deref, DerefMut},
-    sync::{Arc, Weak},
+    sync::{Arc, Mutex, PoisonError, Weak},
     time::{Duration, Instant},
 };
 
 use super::{
     batch::Batch,
+    bell::Bell,
     builder::Builder,
-    gate::Gate,
     maybe_async,
     send::Freshness,
     session::Client,
@@ -19,28 +19,47 @@ use super::{
 use crate::{
     Delivery, Error, Mail, Phase,
     config::{Config, later},
+    queue::{For, Idle, Place, Queue, Rules},
 };
 
-/// Connections to one server, for many threads or tasks: a message takes one that is free, or a new one, up to a limit.
+/// Connections to one server, shared by many threads or tasks. A message takes a connection that is free, or a new one,
+/// up to a limit.
 ///
-/// Clones share the connections. There is no thread behind it: a connection that has been idle for too long is closed
-/// when the pool is used the next time, or with the last clone.
+/// When all connections are in use, callers are served in the order in which they came: a connection that becomes free
+/// belongs to the caller that has waited the longest.
 ///
-/// Before a connection is used again it is looked at, without a word to the server: whether it was closed, or has said
-/// something unasked. If it proves to be dead all the same, the message goes out over a new one, as long as nothing of
-/// its content has left.
+/// Clones share the connections. A pool has no thread: a connection that has been idle for too long is closed when the
+/// pool is used the next time, or with the last clone.
+///
+/// Before a connection is used again it is checked, without sending anything: whether it was closed, and whether the
+/// server has sent something unasked. If it turns out to be dead all the same, the message is sent over a new
+/// connection, as long as nothing of its content has left.
+///
+/// What one user does to a connection never reaches the next. Limits that were set end when it is given back. The pool
+/// closes a connection on which its user has called [`helo`](Client::helo), [`ehlo`](Client::ehlo) with another name,
+/// [`command`](Client::command), [`login`](Client::login) or [`starttls`](Client::starttls), or has begun a transaction
+/// by [`mail`](Client::mail) and not ended it.
+///
+/// A connection that the pool closes is sent QUIT first (RFC 5321 §4.1.1.10). The reply is not waited for, and QUIT is left
+/// out if it cannot be written without waiting.
 #[derive(Clone)]
 pub struct Pool(Arc<Shared>);
 
 struct Shared {
     builder: Builder,
     limits: Limits,
-    gate: Gate<State>,
+    state: Mutex<State>,
     /// Lets the stopper wake those who wait.
     _watch: Option<Watch>,
 }
 
-/// How a [`Pool`] is to be: made by [`Pool::builder`].
+struct State {
+    queue: Queue<Kept, Bell>,
+    /// Why the login was refused: the error of those who would have to log in meanwhile.
+    refused: Option<Box<Error>>,
+}
+
+/// Settings of a [`Pool`]. Made by [`Pool::builder`].
 #[derive(Debug, Clone)]
 #[must_use]
 pub struct PoolBuilder {
@@ -57,154 +76,215 @@ struct Limits {
     idle: Duration,
     /// The time from one message to the next.
     pace: Option<Duration>,
+    login_pause: Duration,
 }
 
-struct State {
-    /// The last one given back is the first to be taken.
-    idle: Vec<Idle>,
-    /// Connections in use, being made, or idle.
-    open: usize,
-    closed: bool,
-    /// When the next message may leave.
-    next: Option<Instant>,
-}
-
-struct Idle {
+/// A connection that is kept.
+struct Kept {
     client: Box<Client>,
     born: Instant,
-    since: Instant,
 }
 
-/// What one may do who wants a connection.
-enum Place {
-    Reuse(Idle),
-    Connect,
+/// A place in the queue. Dropping it gives back whatever was granted.
+struct Ticket<'p> {
+    pool: &'p Arc<Shared>,
+    number: u64,
+    bell: Arc<Bell>,
+    until: Instant,
+    /// When its turn comes at the latest, as far as only the rate counts.
+    turn: Instant,
 }
 
-/// A client from a [`Pool`], for as long as one likes; dropping it gives it back. One that was left in the middle of
-/// something is closed then.
+/// A client from a [`Pool`]. Dropping it gives the connection back to the pool, which closes it if it cannot be used any
+/// more: after an error or a dropped future that has left it out of step, or after what [`Pool`] says of its users.
 pub struct Pooled {
     pool: Arc<Shared>,
-    /// None once it is given back.
+    /// None while it is made, and once it is given back.
     client: Option<Box<Client>>,
     born: Instant,
     /// It had been used before.
     reused: bool,
+    /// It is to find out whether the login works.
+    trial: bool,
 }
 
 impl PoolBuilder {
-    /// The most connections there are at a time; one at least. Defaults to 10.
+    /// Maximum number of connections at a time, at least one. Defaults to 10.
     pub fn max_connections(mut self, most: usize) -> PoolBuilder {
         self.limits.connections = most.max(1);
         self
     }
 
-    /// How long to wait for a connection when all are in use. Defaults to 60 seconds.
+    /// How long to wait for a connection when all are in use. With a [rate](PoolBuilder::max_rate) this begins when the
+    /// message has its turn. Defaults to 60 seconds.
     pub fn wait_limit(mut self, limit: Duration) -> PoolBuilder {
         self.limits.wait = limit;
         self
     }
 
-    /// The most messages for one connection. Defaults to no limit but the server's (LIMITS MAILMAX).
+    /// Maximum number of messages per connection. Defaults to the server's limit (LIMITS MAILMAX, RFC 9422), or none.
     pub fn max_messages(mut self, most: u64) -> PoolBuilder {
         self.limits.messages = Some(most);
         self
     }
 
-    /// How long a connection is used at most. Defaults to no limit.
+    /// Maximum age of a connection: after that it is not used for another message. Defaults to no limit.
     pub fn max_age(mut self, limit: Duration) -> PoolBuilder {
         self.limits.age = Some(limit);
         self
     }
 
-    /// How long a connection is kept without being used. Servers close idle ones, after five minutes by RFC 5321
-    /// §4.5.3.2.7 and sooner in practice. Defaults to 60 seconds.
+    /// How long an unused connection is kept. Servers close idle connections after five minutes (RFC 5321 §4.5.3.2.7),
+    /// and sooner in practice. Defaults to 60 seconds.
     pub fn idle_limit(mut self, limit: Duration) -> PoolBuilder {
         self.limits.idle = limit;
         self
     }
 
-    /// The most messages per second, over all connections: each begins at least `1 / per_second` seconds behind the one
-    /// before. Has to be above 0. Counts for [`Pool::send`] only. Defaults to no limit.
+    /// Maximum number of messages per second, over all connections: each begins at least `1 / per_second` seconds after the
+    /// one before. Must be greater than 0. Only [`Pool::send`] keeps to it. A call whose future is dropped while it waits
+    /// takes no turn. Defaults to no limit.
     pub fn max_rate(mut self, per_second: f64) -> PoolBuilder {
         let pace = Duration::try_from_secs_f64(1.0 / per_second);
         self.limits.pace = Some(pace.unwrap_or(Duration::MAX));
         self
     }
 
-    /// The pool. Nothing is connected yet.
+    /// How long no new login is tried after the server has refused one with a 5yz reply. Meanwhile calls that need a new
+    /// connection fail at once with the error of the refused login; connections that are logged in already are still
+    /// used. This keeps a wrong password from locking the account. Until a login has worked, only one connection at a time
+    /// is made. [`Duration::ZERO`] turns the pause off. Defaults to one minute.
+    pub fn login_pause(mut self, pause: Duration) -> PoolBuilder {
+        self.limits.login_pause = pause;
+        self
+    }
+
+    /// Makes the pool. Nothing is connected yet.
     ///
     /// # Errors
     ///
-    /// [`Error::Config`] if the builder's settings, or the rate, cannot be.
+    /// [`Error::Config`] if a setting of the builder, or the rate, is invalid.
     pub fn build(self) -> Result<Pool, Error> {
         self.builder.check()?;
         if self.limits.pace == Some(Duration::MAX) {
-            return Err(Error::Config("a pool cannot send so few messages per second".into()));
+            return Err(Error::Config("the rate of a pool must be greater than 0".into()));
         }
-        let state = State { idle: Vec::new(), open: 0, closed: false, next: None };
         let PoolBuilder { builder, limits } = self;
+        let rules = Rules {
+            connections: limits.connections,
+            idle: limits.idle,
+            pace: limits.pace,
+            login_pause: builder.config.login.is_some().then_some(limits.login_pause),
+        };
+        let state = Mutex::new(State { queue: Queue::new(rules), refused: None });
         Ok(Pool(Arc::new_cyclic(|shared: &Weak<Shared>| {
             let shared = shared.clone();
             let wake = move || {
                 if let Some(shared) = shared.upgrade() {
-                    shared.gate.with(|_| ()); // who has looked and not seen the stop waits by now
-                    shared.gate.notify();
+                    shared.with(|state| state.queue.call_all());
                 }
             };
             let watch = builder.stopper.as_ref().map(|stopper| stopper.watch(Box::new(wake)));
-            Shared { builder, limits, gate: Gate::new(state), _watch: watch }
+            Shared { builder, limits, state, _watch: watch }
         })))
     }
 }
 
 impl Shared {
-    /// Why nobody gets a connection any more.
-    fn is_over(&self, state: &State) -> Option<Error> {
-        match self.builder.stopper.as_ref().is_some_and(Stopper::is_stopped) {
-            true => Some(Error::Stopped(Phase::Pool)),
-            false => state.closed.then_some(Error::PoolClosed),
-        }
+    /// Looks at the state, or changes it, and wakes whom that concerns. Nothing waits in there.
+    fn with<R>(&self, look: impl FnOnce(&mut State) -> R) -> R {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let result = look(&mut state);
+        let called = state.queue.called();
+        drop(state);
+        called.iter().for_each(|bell| bell.ring());
+        result
     }
 
-    /// Where one more may go; `None` while all are in use. One that was idle for too long comes first: it has to go.
-    fn place(&self, state: &mut State) -> Option<Result<Place, Error>> {
-        if let Some(why) = self.is_over(state) {
-            return Some(Err(why));
+    /// Why nobody gets a connection any more.
+    fn over(&self, state: &State) -> Option<Error> {
+        if self.builder.stopper.as_ref().is_some_and(Stopper::is_stopped) {
+            return Some(Error::Stopped(Phase::Pool));
         }
-        if state.idle.first().is_some_and(|idle| self.limits.is_stale(idle)) {
-            return Some(Ok(Place::Reuse(state.idle.remove(0))));
-        }
-        if let Some(idle) = state.idle.pop() {
-            return Some(Ok(Place::Reuse(idle)));
-        }
-        (state.open < self.limits.connections).then(|| {
-            state.open += 1;
-            Ok(Place::Connect)
+        state.queue.is_closed().then_some(Error::PoolClosed)
+    }
+
+    /// Joins the queue. `end` is the deadline of the call.
+    fn draw(self: &Arc<Shared>, what: For, end: Option<Instant>) -> Result<Ticket<'_>, Error> {
+        let (bell, now) = (Arc::<Bell>::default(), Instant::now());
+        self.with(|state| {
+            if let Some(why) = self.over(state) {
+                return Err(why);
+            }
+            let turn = if what == For::Turn { state.queue.turn(now) } else { now };
+            if end.is_some_and(|end| turn >= end) && !state.queue.is_barred(now) {
+                return Err(Error::Timeout(Phase::Pool)); // and its turn is left to others
+            }
+            let limit = later(turn, self.limits.wait);
+            let until = end.map_or(limit, |end| end.min(limit));
+            let number = state.queue.draw(what, Arc::clone(&bell), now);
+            Ok(Ticket { pool: self, number, bell, until, turn })
         })
     }
 
-    /// A connection is no more: another may be made.
-    fn release(&self) {
-        self.gate.with(|state| state.open -= 1);
-        self.gate.notify();
+    /// The error of a login that was refused a short while ago.
+    fn refusal(&self) -> Error {
+        let refusal = self.with(|state| state.refused.as_deref().and_then(Error::refused_login));
+        refusal.unwrap_or_else(|| Error::Auth {
+            what: "the server refused the login of another connection a short while ago".into(),
+            details: None,
+            reply: None,
+        })
+    }
+
+    /// Whether a connection may be used for another message.
+    fn is_spent(&self, client: &Client, born: Instant) -> bool {
+        self.limits.messages.is_some_and(|most| client.begun >= most)
+            || self.limits.age.is_some_and(|limit| born.elapsed() >= limit)
+            || client.is_used_up()
+    }
+
+    fn release(&self, trial: bool) {
+        self.with(|state| state.queue.release(trial, Instant::now()));
     }
 }
 
-impl Limits {
-    fn is_stale(&self, idle: &Idle) -> bool {
-        idle.since.elapsed() >= self.idle
+impl Ticket<'_> {
+    /// What was granted; an error if there is no use in waiting on.
+    fn look(&self) -> Option<Result<Place<Kept>, Error>> {
+        self.pool.with(|state| {
+            if let Some(why) = self.pool.over(state) {
+                return Some(Err(why));
+            }
+            let now = Instant::now();
+            let place = state.queue.take(self.number, now);
+            place.map(Ok).or_else(|| (now >= self.until).then_some(Err(Error::Timeout(Phase::Pool))))
+        })
     }
 
-    fn is_spent(&self, client: &Client, born: Instant) -> bool {
-        self.messages.is_some_and(|most| client.begun >= most)
-            || self.age.is_some_and(|limit| born.elapsed() >= limit)
-            || client.is_used_up()
+    /// When to look again, if nobody rings.
+    fn alarm(&self) -> Instant {
+        let alarm = self.pool.with(|state| state.queue.alarm(self.number));
+        // Those in front may be asleep: each looks at the clock when its own turn has come.
+        let times = alarm.into_iter().chain([self.turn]);
+        let now = Instant::now(); // what is past waits for a connection
+        times.filter(|time| *time > now).fold(self.until, Instant::min)
+    }
+
+    /// Joins the queue again at its old place: what was granted was of no use.
+    fn again(&self) {
+        self.pool.with(|state| state.queue.again(self.number, Arc::clone(&self.bell), Instant::now()));
+    }
+}
+
+impl Drop for Ticket<'_> {
+    fn drop(&mut self) {
+        self.pool.with(|state| state.queue.leave(self.number, Instant::now()));
     }
 }
 
 impl Pool {
-    /// Begins with how to reach the server.
+    /// Begins with the builder of the connections.
     pub fn builder(server: Builder) -> PoolBuilder {
         let limits = Limits {
             connections: 10,
@@ -213,21 +293,30 @@ impl Pool {
             age: None,
             idle: Duration::from_secs(60),
             pace: None,
+            login_pause: Duration::from_secs(60),
         };
         PoolBuilder { builder: server, limits }
     }
 
-    /// How many connections there are: in use, idle, or being made.
+    /// Number of connections: in use, idle, or being made.
     #[must_use]
     pub fn connections(&self) -> usize {
-        self.0.gate.with(|state| state.open)
+        self.0.with(|state| state.queue.open())
     }
 
-    /// One that was idle, in the hands of the next who wants it.
-    fn reuse(&self, idle: Idle, end: Option<Instant>) -> Pooled {
-        let Idle { mut client, born, .. } = idle;
+    /// An idle connection in the hands of its next user, unless it cannot be used any more: then it is closed.
+    fn reuse(&self, idle: Idle<Kept>, end: Option<Instant>) -> Option<Pooled> {
+        let Idle { connection: Kept { mut client, born }, stale, .. } = idle;
+        if !client.is_connected() {
+            client.close();
+            return None;
+        }
+        if stale || self.0.is_spent(&client, born) {
+            client.part();
+            return None;
+        }
         client.start_over(&self.0.builder.config, end);
-        Pooled { pool: self.0.clone(), client: Some(client), born, reused: true }
+        Some(Pooled { pool: self.0.clone(), client: Some(client), born, reused: true, trial: false })
     }
 }
 
@@ -244,19 +333,18 @@ impl Client {
 
 #[maybe_async]
 impl Pool {
-    /// Sends a message over a connection that is free, or a new one, when it is its turn by the rate. The builder's
-    /// [`deadline`](Builder::deadline) covers all of it, the wait too.
+    /// Sends a message over a free connection, or a new one, when it has its turn by the
+    /// [rate](PoolBuilder::max_rate). The builder's [`deadline`](Builder::deadline) covers all of it, including the wait.
     ///
     /// # Errors
     ///
-    /// [`Error::Timeout`] with [`Phase::Pool`] if no connection became free in time, or its turn comes behind the deadline;
-    /// nothing was sent then. [`Error::PoolClosed`]; those of
-    /// [`Builder::connect`] and of [`Client::send`].
+    /// [`Error::Timeout`] with [`Phase::Pool`] if no connection became free in time, or its turn comes after the
+    /// deadline; nothing was sent then. [`Error::PoolClosed`]. The error of a [refused login](PoolBuilder::login_pause).
+    /// Those of [`Builder::connect`] and of [`Client::send`].
     pub async fn send(&self, mail: &dyn Mail) -> Result<Delivery, Error> {
         let envelope = mail.envelope()?;
         let end = self.0.builder.ends();
-        self.wait_for_turn(end).await?;
-        let mut client = self.take(end).await?;
+        let mut client = self.take(For::Turn, end).await?;
         let reused = client.reused;
         let freshness = if reused { Freshness::Kept } else { Freshness::New };
         let first = client.deliver(mail, envelope.clone(), freshness).await;
@@ -270,8 +358,7 @@ impl Pool {
                     && mail.body_for(client.offer()).is_ok() =>
             {
                 log::debug!(target: "postino", "#{} was kept, and dead: {e}; trying a new one", client.number);
-                drop(client);
-                let mut client = self.connect(end).await?;
+                client.replace(end).await?;
                 client.deliver(mail, envelope, Freshness::New).await
             }
             result => result,
@@ -288,139 +375,144 @@ impl Pool {
         &self,
         mails: J,
     ) -> Result<Batch<Pooled, M, J::IntoIter>, Error> {
-        let client = self.client().await?;
+        let end = self.0.builder.ends();
+        let client = self.take(For::Connection, end).await?;
         Ok(Batch::new(client, mails.into_iter()))
     }
 
-    /// A client of the pool, to be used like any other. What is set of its limits lasts until it is given back; after a
-    /// [`login`](Client::login) or [`starttls`](Client::starttls) of one's own the connection is not kept.
+    /// Takes a client out of the pool, to be used like any other. See [`Pool`] for what becomes of the connection when it is
+    /// given back.
     ///
     /// # Errors
     ///
-    /// [`Error::Timeout`] with [`Phase::Pool`] if none became free in time; [`Error::PoolClosed`]; those of
-    /// [`Builder::connect`].
+    /// [`Error::Timeout`] with [`Phase::Pool`] if none became free in time; [`Error::PoolClosed`]; the error of a
+    /// [refused login](PoolBuilder::login_pause); those of [`Builder::connect`].
     pub async fn client(&self) -> Result<Pooled, Error> {
         let end = self.0.builder.ends();
-        self.take(end).await
+        let mut client = self.take(For::Connection, end).await?;
+        if client.open {
+            // The last message was refused in mid-transaction: single commands would go on with that.
+            if let Err(e) = client.reset().await {
+                log::debug!(target: "postino", "#{} was kept, and of no use: {e}; trying a new one", client.number);
+                client.part();
+                client.replace(end).await?;
+            }
+        }
+        Ok(client)
     }
 
-    /// Closes the pool: who waits, or comes later, gets [`Error::PoolClosed`]. Idle connections say QUIT and are closed;
-    /// those in use are closed when they are given back, which is waited for up to the [limit](PoolBuilder::wait_limit) of
-    /// the wait for a connection.
+    /// Closes the pool: callers that wait, or come later, get [`Error::PoolClosed`]. Idle connections are sent QUIT and
+    /// closed. Those in use are closed when they are given back, which is waited for up to the
+    /// [limit](PoolBuilder::wait_limit) of the wait for a connection.
     pub async fn close(&self) {
         let shared = &self.0;
-        let idle = shared.gate.with(|state| {
-            state.closed = true;
-            std::mem::take(&mut state.idle)
-        });
-        shared.gate.notify();
-        // Whoever drops the future here drops these, too, and each gives its place back.
-        let idle: Vec<_> = idle.into_iter().map(|idle| self.reuse(idle, None)).collect();
-        for mut client in idle {
-            client.leave().await;
+        for Kept { mut client, .. } in shared.with(|state| state.queue.close()) {
+            client.part();
+            shared.release(false);
         }
-        let until = later(Instant::now(), shared.limits.wait);
-        let done = shared.gate.wait(until, |state| (state.open == 0).then_some(())).await;
-        if done.is_none() {
-            log::debug!(target: "postino", "the pool is closed, and some of its connections are still in use");
-        }
-    }
-
-    /// Waits for the turn of a message, which is taken then.
-    async fn wait_for_turn(&self, end: Option<Instant>) -> Result<(), Error> {
-        let shared = &self.0;
-        let Some(pace) = shared.limits.pace else { return Ok(()) };
-        let turn = shared.gate.with(|state| {
-            let now = Instant::now();
-            let turn = state.next.map_or(now, |next| next.max(now));
-            let in_time = end.is_none_or(|end| turn < end);
-            if in_time {
-                state.next = Some(later(turn, pace)); // one that comes too late is left to others
+        let (bell, now) = (Arc::<Bell>::default(), Instant::now());
+        let number = shared.with(|state| state.queue.draw(For::End, Arc::clone(&bell), now));
+        let until = later(now, shared.limits.wait);
+        let ticket = Ticket { pool: shared, number, bell, until, turn: now };
+        while self.connections() > 0 {
+            if Instant::now() >= until {
+                log::debug!(target: "postino", "the pool is closed, and some of its connections are still in use");
+                break;
             }
-            in_time.then_some(turn)
-        });
-        let turn = turn.ok_or(Error::Timeout(Phase::Pool))?;
-        match shared.gate.wait(turn, |state| shared.is_over(state)).await {
-            Some(why) => Err(why),
-            None => Ok(()),
+            ticket.bell.wait(until).await;
         }
     }
 
-    /// Until when to wait for a connection.
-    fn wait_ends(&self, end: Option<Instant>) -> Instant {
-        let limit = later(Instant::now(), self.0.limits.wait);
-        end.map_or(limit, |end| end.min(limit))
-    }
-
-    async fn take(&self, end: Option<Instant>) -> Result<Pooled, Error> {
-        let shared = &self.0;
-        let until = self.wait_ends(end);
+    /// Waits for a connection, and for the turn of a message if that is wanted.
+    async fn take(&self, what: For, end: Option<Instant>) -> Result<Pooled, Error> {
+        let ticket = self.0.draw(what, end)?;
         loop {
-            let place = shared.gate.wait(until, |state| shared.place(state)).await;
-            match place.ok_or(Error::Timeout(Phase::Pool))?? {
-                Place::Connect => return self.fill_place(end).await,
-                Place::Reuse(idle) => {
-                    let stale = shared.limits.is_stale(&idle);
-                    let mut pooled = self.reuse(idle, end);
-                    if !pooled.is_connected() {
-                        pooled.close();
-                    } else if stale || shared.limits.is_spent(&pooled, pooled.born) {
-                        pooled.leave().await;
-                    } else {
-                        return Ok(pooled);
-                    }
-                    // It is closed: dropping it makes room for a new one.
+            let place = match ticket.look() {
+                Some(place) => place?,
+                None => {
+                    ticket.bell.wait(ticket.alarm()).await;
+                    continue;
                 }
+            };
+            match place {
+                Place::Barred => return Err(self.0.refusal()),
+                Place::Connect { trial } => {
+                    // From here on dropping it gives the place back, whatever happens.
+                    let (pool, born) = (self.0.clone(), Instant::now());
+                    let mut pooled = Pooled { pool, client: None, born, reused: false, trial };
+                    pooled.connect(end).await?;
+                    return Ok(pooled);
+                }
+                Place::Reuse(idle) => match self.reuse(idle, end) {
+                    Some(pooled) => return Ok(pooled),
+                    None => ticket.again(),
+                },
             }
         }
     }
+}
 
-    /// A new one, when there is room for it.
-    async fn connect(&self, end: Option<Instant>) -> Result<Pooled, Error> {
-        let shared = &self.0;
-        let room = shared.gate.wait(self.wait_ends(end), |state| match shared.is_over(state) {
-            Some(why) => Some(Err(why)),
-            None if state.open < shared.limits.connections => {
-                state.open += 1;
-                Some(Ok(()))
+#[maybe_async]
+impl Pooled {
+    /// Makes the connection that it has a place for.
+    async fn connect(&mut self, end: Option<Instant>) -> Result<(), Error> {
+        let mut client = self.pool.builder.client()?;
+        client.deadline = end;
+        let opened = client.open().await;
+        let refused = client.logins_refused > 0;
+        self.pool.with(|state| match &opened {
+            Ok(()) => state.queue.logged_in(Instant::now()),
+            Err(error) if refused => {
+                state.refused = error.refused_login().map(Box::new);
+                state.queue.login_refused(Instant::now());
             }
-            None => state.idle.pop().map(|idle| {
-                drop(idle.client); // its place is taken over
-                Ok(())
-            }),
+            Err(_) => {}
         });
-        room.await.ok_or(Error::Timeout(Phase::Pool))??;
-        self.fill_place(end).await
+        opened?;
+        (self.client, self.born) = (Some(Box::new(client)), Instant::now());
+        Ok(())
     }
 
-    /// Makes the connection that a place was taken for.
-    async fn fill_place(&self, end: Option<Instant>) -> Result<Pooled, Error> {
-        // From here on dropping it gives the place back, whatever happens.
-        let mut pooled = Pooled { pool: self.0.clone(), client: None, born: Instant::now(), reused: false };
-        pooled.client = Some(Box::new(self.0.builder.connect_until(end).await?));
-        Ok(pooled)
+    /// Puts a new connection in the place of one that is dead.
+    async fn replace(&mut self, end: Option<Instant>) -> Result<(), Error> {
+        let over = self.pool.with(|state| {
+            let barred = state.queue.is_barred(Instant::now());
+            self.pool.over(state).map(Err).or_else(|| barred.then_some(Ok(())))
+        });
+        match over {
+            Some(Err(why)) => return Err(why),
+            Some(Ok(())) => return Err(self.pool.refusal()),
+            None => {}
+        }
+        self.client = None;
+        self.reused = false;
+        self.connect(end).await
     }
 }
 
 impl Drop for Pooled {
     fn drop(&mut self) {
-        let shared = self.pool.clone();
-        // One that somebody has secured or logged in by himself is nobody else's.
-        let fit =
-            |client: &Client| !client.broken && !client.raised && !shared.limits.is_spent(client, self.born);
-        let kept = self.client.take().filter(|client| fit(client));
-        let Some(client) = kept else { return shared.release() };
-        let idle = Idle { client, born: self.born, since: Instant::now() };
-        let refused = shared.gate.with(|state| {
-            if state.closed {
-                state.open -= 1;
-                return Some(idle);
-            }
-            state.idle.push(idle);
-            None
-        });
-        drop(refused); // outside of the lock
-        shared.gate.notify();
+        let Some(mut client) = self.client.take() else { return self.pool.release(self.trial) };
+        if client.broken {
+            drop(client);
+            return self.pool.release(false);
+        }
+        if client.is_changed() || self.pool.is_spent(&client, self.born) {
+            client.part();
+            return self.pool.release(false);
+        }
+        let kept = Kept { client, born: self.born };
+        let refused = self.pool.with(|state| state.queue.put(kept, Instant::now()));
+        if let Some(Kept { mut client, .. }) = refused {
+            client.part(); // the pool is closed
+        }
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
+        state.queue.close().iter_mut().for_each(|kept| kept.client.part());
     }
 }
 
@@ -460,14 +552,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_cannot_wait_for_his_turn_takes_none() {
-        let pool = Pool::builder(Client::builder("127.0.0.1")).max_rate(0.001).build().unwrap();
-        block_on(pool.wait_for_turn(None)).unwrap();
-        let next = || pool.0.gate.with(|state| state.next);
-        let turn = next();
-        let soon = Instant::now() + Duration::from_secs(1);
-        let late = block_on(pool.wait_for_turn(Some(soon)));
+    fn a_message_whose_turn_comes_after_its_deadline_takes_none() {
+        let server = Client::builder("127.0.0.1").deadline(Duration::from_secs(1));
+        let pool = Pool::builder(server).max_rate(0.001).build().unwrap();
+        let turn = || pool.0.with(|state| state.queue.turn(Instant::now()));
+        drop(pool.0.draw(For::Turn, None).unwrap().look().unwrap().unwrap());
+        let next = turn();
+        let late = block_on(pool.take(For::Turn, pool.0.builder.ends()));
         assert!(matches!(late, Err(Error::Timeout(Phase::Pool))));
-        assert_eq!(next(), turn);
+        assert_eq!(turn(), next);
     }
 }

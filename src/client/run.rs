@@ -107,7 +107,7 @@ impl Client {
     }
 
     /// Tells the log what was put into the outbox.
-    fn log_commands(&mut self) {
+    pub(super) fn log_commands(&mut self) {
         let number = self.number;
         match log::log_enabled!(target: "postino", log::Level::Debug) {
             true => self.out.tell(|line| log::debug!(target: "postino", "#{number} C: {line}")),
@@ -289,7 +289,7 @@ impl Client {
                     let Some(tokens) = &self.tokens else {
                         return Err(Error::Internal("a token is wanted, and nobody gives one"));
                     };
-                    let token = tokens.ask(self.deadline).await?;
+                    let token = tokens.ask(self.limit(Phase::Auth)?, &self.stopper).await?;
                     talk.on_token(&token)?;
                     until = None; // the callback may have taken its time
                 }

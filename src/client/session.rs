@@ -13,7 +13,7 @@ use super::{
 use crate::{
     Capabilities, Error, Phase, Reply,
     config::{Config, Server, Settings, later},
-    proto::{Auth, AuthOptions, Credentials, Farewell, Inbox, Outbox, Pace, Simple},
+    proto::{Auth, AuthOptions, Credentials, Inbox, Outbox, Pace, Simple},
 };
 
 /// A connection to an SMTP server, or an LMTP server.
@@ -59,8 +59,10 @@ pub struct Client {
     pub(super) hello: Option<Reply>,
     pub(super) esmtp: bool,
     pub(super) logged_in: bool,
-    /// Secured, or logged in, by a call of its own: connecting again would bring neither.
+    /// Changed by a call of its own (STARTTLS, a login, HELO, a custom command): connecting again would not bring that.
     pub(super) raised: bool,
+    /// Logins that the server has refused for good on this connection.
+    pub(super) logins_refused: u8,
     /// A transaction that single commands have begun, as far as is known.
     pub(super) by_hand: Option<ByHand>,
     /// The total limit of the next call, if it has one of its own.
@@ -137,9 +139,35 @@ impl Client {
         self.deadline = limit.map(|limit| later(Instant::now(), limit));
     }
 
-    /// Whether nobody else can listen: a loopback address, a Unix socket.
+    /// Whether the connection ends on this machine, so that nobody else can listen: a Unix socket, a connection of the
+    /// caller's that says so, or a peer with a loopback address, if the caller has named the host as local. An address
+    /// that somebody else has chosen, such as the DNS, proves nothing: a tunnel or a proxy may listen there.
     pub(super) fn is_local(&self) -> bool {
-        self.stream.is_local()
+        let named_local = match &self.settings.server {
+            Server::Host(host, _) => host.is_local(),
+            Server::Unix(_) => true,
+        };
+        self.stream.is_local() && (named_local || !self.is_ours)
+    }
+
+    /// Whether its user has brought it into a state that nobody else expects.
+    pub(super) fn is_changed(&self) -> bool {
+        self.raised || self.by_hand.is_some()
+    }
+
+    /// Sends QUIT, if that needs no waiting, and closes the connection. The reply is not waited for.
+    pub(super) fn part(&mut self) {
+        if !self.broken && self.out.is_quiet() {
+            self.out.put_farewell();
+            self.log_commands();
+            while let Ok(written @ 1..) = self.stream.try_write(self.out.offer()) {
+                self.out.written(written);
+                if self.out.unsent().is_empty() {
+                    break;
+                }
+            }
+        }
+        self.close();
     }
 }
 
@@ -177,9 +205,16 @@ impl Client {
             },
             mechanisms,
             max_scram_iterations: config.max_scram_iterations,
+            refusals: self.logins_refused,
         };
+        let in_clear = !options.encrypted && !options.local;
         let mut auth = Auth::new(credentials, options, &self.capabilities)?;
+        if in_clear {
+            // Only the caller can have allowed it.
+            log::warn!(target: "postino", "#{} logging in without TLS (danger_plaintext_credentials)", self.number);
+        }
         let broke = self.run(&mut auth).await.err();
+        self.logins_refused = auth.refusals();
         auth.into_result(broke)?;
         self.logged_in = true;
         Ok(())
@@ -194,15 +229,6 @@ impl Client {
         self.begin();
         self.goodbye().await;
         Ok(())
-    }
-
-    /// QUIT without waiting for its answer, and the end.
-    pub(super) async fn leave(&mut self) {
-        self.begin();
-        if let Err(e) = self.run(&mut Farewell::default()).await {
-            log::debug!(target: "postino", "#{} QUIT: {e}", self.number);
-        }
-        self.close();
     }
 
     pub(super) async fn goodbye(&mut self) {

@@ -25,13 +25,20 @@ pub const MAX_COMMAND_LINE: usize = 2_048;
 pub struct HelloName(Box<str>);
 
 impl HelloName {
-    /// A domain of letters, digits, hyphens and dots, or an address literal such as `[192.0.2.1]` or `[IPv6:::1]`.
+    /// Takes a domain of letters, digits, hyphens and dots, or an address literal such as `[192.0.2.1]` or `[IPv6:::1]`. A
+    /// bare IP address becomes an address literal (RFC 5321 §4.1.3).
     ///
     /// # Errors
     ///
-    /// [`Error::Config`] for anything else.
+    /// [`Error::Config`] for anything else, also for a name whose last label has only digits: no domain has one
+    /// (RFC 3696 §2), and servers refuse it.
     pub fn new(text: &str) -> Result<HelloName, Error> {
         let text = text.trim_matches(' ');
+        if let Ok(address) = text.parse() {
+            return Ok(HelloName::literal(address));
+        }
+        let is_number = |label: &str| label.bytes().all(|b| b.is_ascii_digit());
+        let is_numeric = text.rsplit('.').next().is_some_and(is_number);
         let label = |l: &str| {
             let inner = l.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
             !l.is_empty() && l.len() <= 63 && inner && !l.starts_with('-') && !l.ends_with('-')
@@ -43,12 +50,23 @@ impl HelloName {
                 Some(v6) => v6.parse::<Ipv6Addr>().is_ok(),
                 None => inside.parse::<Ipv4Addr>().is_ok(),
             });
-        match literal || text.len() <= 255 && text.split('.').all(label) {
+        match literal || text.len() <= 255 && !is_numeric && text.split('.').all(label) {
             true => Ok(HelloName(text.into())),
             false => Err(Error::Config(
                 format!("{text:?} cannot be the name in EHLO: it is no domain and no address literal").into(),
             )),
         }
+    }
+
+    /// Takes the name of this machine, if it is a full domain name. `localhost.localdomain` and its like are not: they are
+    /// the same on many machines.
+    pub(crate) fn of_machine(name: &str) -> Option<HelloName> {
+        let lower = name.to_ascii_lowercase();
+        let (first, _) = lower.split_once('.')?;
+        let (_, last) = lower.rsplit_once('.')?;
+        let is_anybody = ["localhost", "localhost4", "localhost6"].contains(&first)
+            || ["localhost", "localdomain", "localdomain4", "localdomain6"].contains(&last);
+        HelloName::new(name).ok().filter(|name| !is_anybody && !name.0.starts_with('['))
     }
 
     /// The address literal of an address (RFC 5321 §4.1.3).
@@ -672,8 +690,44 @@ mod tests {
         {
             assert!(HelloName::new(bad).is_err(), "{bad:?}");
         }
+        for numeric in ["12345", "10.0.0", "10.0.0.256", "1.2.3.4.5", "mail.example.25"] {
+            assert!(HelloName::new(numeric).is_err(), "{numeric:?}");
+        }
+        for (address, literal) in
+            [("10.0.0.1", "[10.0.0.1]"), ("::1", "[IPv6:::1]"), ("::ffff:192.0.2.1", "[192.0.2.1]")]
+        {
+            assert_eq!(HelloName::new(address).unwrap().as_str(), literal);
+        }
         assert_eq!(HelloName::literal("::ffff:192.0.2.1".parse().unwrap()).as_str(), "[192.0.2.1]");
         assert_eq!(HelloName::literal("::1".parse().unwrap()).as_str(), "[IPv6:::1]");
+    }
+
+    #[test]
+    fn a_machine_has_a_name_only_if_it_is_a_full_domain_name_of_its_own() {
+        for good in ["mail.example.org", "Mail-1.Example", "localhosts.example"] {
+            assert_eq!(HelloName::of_machine(good).unwrap().as_str(), good);
+        }
+        for bad in [
+            "localhost",
+            "localhost.localdomain",
+            "LOCALHOST.localdomain",
+            "localhost6.localdomain6",
+            "box.localdomain",
+            "box.localhost",
+            "localhost.example.org",
+            "127.0.0.1",
+            "10.0.0.1",
+            "12345",
+            "box",
+            "web_1.proj",
+            "mail.example.org.",
+            "[127.0.0.1]",
+            "host.7",
+            "(none)",
+            "",
+        ] {
+            assert_eq!(HelloName::of_machine(bad), None, "{bad:?}");
+        }
     }
 
     #[test]

@@ -426,15 +426,104 @@ fn threat_71_a_server_that_repeats_the_password_in_a_challenge_puts_it_into_no_l
 }
 
 #[test]
-fn threat_61_credentials_that_are_forbidden_in_clear_need_a_peer_on_loopback() {
+fn threat_61_credentials_go_in_clear_to_a_host_that_was_named_as_local() {
+    for host in ["127.0.0.1", "localhost", "LOCALHOST.", "mail.localhost", "::ffff:127.0.0.1"] {
+        for security in [postino::Security::Plaintext, postino::Security::Auto] {
+            let server = Server::playing(
+                "-- hello AUTH PLAIN
+                 C: AUTH PLAIN AHVzZXIAc2VjcmV0
+                 S: 235 welcome",
+            );
+            let login = named(&server, host).credentials("user", "secret").security(security);
+            let client = block_on(login.connect()).unwrap();
+            assert!(client.peer_addr().unwrap().ip().to_canonical().is_loopback(), "{host}");
+        }
+    }
+}
+
+#[test]
+fn threat_61_a_name_that_leads_to_loopback_is_not_local() {
+    for host in ["mail.example.org", "localhost.example.org", "localhost.localdomain"] {
+        let server = Server::playing("");
+        let plain =
+            Client::builder(host).addresses([server.address()]).security(postino::Security::Plaintext);
+        let error = connect_error(&plain.credentials("user", "secret"));
+        assert!(matches!(error, Error::Config(_)) && error.to_string().contains("without TLS"), "{error:?}");
+        drop(server);
+
+        let server = Server::playing("-- hello AUTH PLAIN");
+        let auto = Client::builder(host).addresses([server.address()]).hello_name("client.example.org");
+        let error = connect_error(&auto.credentials("user", "secret"));
+        assert!(matches!(error, Error::TlsRequired | Error::Config(_)), "{error:?}");
+    }
+}
+
+#[test]
+fn threat_61_a_login_by_hand_needs_a_local_name_too() {
+    let server = Server::playing("-- hello AUTH PLAIN\nC: NOOP\nS: 250 ok");
+    let builder = Client::builder("mail.example.org").addresses([server.address()]);
+    let builder = builder.security(postino::Security::Plaintext).hello_name("client.example.org");
+    let mut client = block_on(builder.connect()).unwrap();
+    let error = block_on(client.login("user", "secret")).unwrap_err();
+    assert!(matches!(error, Error::Config(_)), "{error:?}");
+    assert_open(&mut client);
+}
+
+#[test]
+fn credentials_that_go_in_clear_because_the_caller_allowed_it_are_logged_as_a_warning() {
     let server = Server::playing(
         "-- hello AUTH PLAIN
          C: AUTH PLAIN AHVzZXIAc2VjcmV0
          S: 235 welcome",
     );
-    // 127.0.0.1 is loopback by its address, whatever name led there.
-    let client = block_on(login(&server).security(postino::Security::Plaintext).connect()).unwrap();
-    assert!(client.peer_addr().unwrap().ip().is_loopback());
+    let builder = Client::builder("mail.example.org").addresses([server.address()]);
+    let builder = builder.hello_name("client.example.org").security(postino::Security::Plaintext);
+    let login = builder.credentials("user", "secret").danger_plaintext_credentials(true);
+    let client = block_on(login.connect()).unwrap();
+    let warning =
+        format!("#{} logging in without TLS (danger_plaintext_credentials)", client.connection_number());
+    let lines = journal::lines_with(&warning);
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    drop(client);
+    drop(server);
+
+    let server = Server::playing(
+        "-- hello AUTH PLAIN
+         C: AUTH PLAIN AHVzZXIAc2VjcmV0
+         S: 235 welcome",
+    );
+    let client = block_on(login_allowed(&server).connect()).unwrap();
+    let number = format!("#{} logging in without TLS", client.connection_number());
+    assert_eq!(journal::lines_with(&number), Vec::<String>::new(), "it is local");
+}
+
+fn login_allowed(server: &Server) -> Builder {
+    login(server).danger_plaintext_credentials(true)
+}
+
+#[test]
+fn two_refused_logins_by_hand_are_enough_for_a_connection() {
+    let server = Server::playing(
+        "-- hello AUTH PLAIN LOGIN
+         C: AUTH PLAIN AHVzZXIAc2VjcmV0
+         S: 535 no
+         C: AUTH LOGIN
+         S: 334
+         C: dXNlcg==
+         S: 334
+         C: c2VjcmV0
+         S: 535 no
+         C: NOOP
+         S: 250 ok",
+    );
+    let mut client = connect(&server);
+    block_on(client.login("user", "secret")).unwrap_err();
+    for _ in 0..2 {
+        let error = block_on(client.auth_plain("user", "other")).unwrap_err();
+        assert!(error.to_string().contains("refused two logins"), "{error}");
+        assert!(matches!(error, Error::Auth { reply: None, .. }) && error.is_permanent());
+    }
+    assert_open(&mut client);
 }
 
 #[test]

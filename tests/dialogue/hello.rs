@@ -330,3 +330,37 @@ fn what_cannot_be_is_refused_before_a_server_hears_of_it() {
     }
     connect(&server);
 }
+
+#[test]
+fn a_bare_address_is_sent_as_an_address_literal() {
+    for (name, literal) in [("10.0.0.1", "[10.0.0.1]"), ("2001:db8::1", "[IPv6:2001:db8::1]")] {
+        let server = Server::playing(format!(
+            "S: 220 hi
+             C: EHLO {literal}
+             S: 250 hi
+             C: EHLO {literal}
+             S: 250 hi
+             C: HELO {literal}
+             S: 250 hi"
+        ));
+        let mut client = block_on(builder(&server).hello_name(name).connect()).unwrap();
+        block_on(client.ehlo(Some(name))).unwrap();
+        block_on(client.helo(Some(name))).unwrap();
+        drop((client, server));
+        let server = Server::playing(format!("S: 220 hi\nC: LHLO {literal}\nS: 250 hi"));
+        block_on(builder(&server).lmtp(true).hello_name(name).connect()).unwrap();
+    }
+}
+
+#[test]
+fn a_name_of_digits_is_refused_before_connecting() {
+    for name in ["12345", "10.0.0", "1.2.3.4.5", "mail.example.25"] {
+        let error = block_on(Client::builder("127.0.0.1").port(9).hello_name(name).connect()).unwrap_err();
+        assert!(matches!(&error, Error::Config(what) if what.contains(name)), "{error:?}");
+    }
+    let server = Server::playing("-- hello\nC: NOOP\nS: 250 ok");
+    let mut client = connect(&server);
+    assert!(matches!(block_on(client.ehlo(Some("12345"))), Err(Error::Config(_))));
+    assert!(matches!(block_on(client.helo(Some("10.0.0"))), Err(Error::Config(_))));
+    assert_open(&mut client);
+}

@@ -1,6 +1,6 @@
 //! LMTP (RFC 2033): the end of a message is answered once for each recipient that was taken.
 
-use postino::Outcome;
+use postino::{Error, Outcome};
 
 use super::*;
 
@@ -86,4 +86,43 @@ fn threat_78_an_odd_reply_among_them_leaves_the_rest_in_doubt() {
     let mut client = lmtp(&server);
     assert_eq!(each(&deliver(&mut client, &to_three()).unwrap()), "ARI");
     assert_closed(&mut client);
+}
+
+#[test]
+fn data_by_hand_takes_one_recipient_and_is_refused_for_others_before_anything_is_sent() {
+    let rcpt = |name: &str, reply: &str| format!("C: RCPT TO:<{name}@example.org>\nS: {reply}\n");
+    let begin =
+        "S: 220 hi\nC: LHLO client.example.org\nS: 250 hi\nC: MAIL FROM:<alice@example.org>\nS: 250 ok\n";
+    let server = Server::playing(
+        [
+            begin,
+            &rcpt("nobody", "550 no"),
+            &rcpt("bob", "250 ok"),
+            "C: DATA\nS: 354 go on\nC: Hello\nC: .\nS: 250 for bob\n",
+            "C: MAIL FROM:<alice@example.org>\nS: 250 ok\n",
+            &rcpt("bob", "250 ok"),
+            &rcpt("carol", "251 ok"), // as a command of one's own
+            "C: RSET\nS: 250 ok",
+        ]
+        .concat(),
+    );
+    let mut client = lmtp(&server);
+    let refused = |client: &mut Client, count: &str| {
+        let error = block_on(client.data("Hello")).unwrap_err();
+        assert!(matches!(&error, Error::Config(what) if what.contains(count)), "{error:?}");
+    };
+    refused(&mut client, "there are 0");
+    block_on(client.mail("alice@example.org", &[])).unwrap();
+    block_on(client.rcpt("nobody@example.org", &[])).unwrap_err();
+    refused(&mut client, "there are 0");
+    block_on(client.rcpt("bob@example.org", &[])).unwrap();
+    assert_eq!(block_on(client.data("Hello")).unwrap().text(), "for bob");
+    block_on(client.mail("alice@example.org", &[])).unwrap();
+    block_on(client.rcpt("bob@example.org", &[])).unwrap();
+    block_on(client.command("RCPT TO:<carol@example.org>")).unwrap();
+    refused(&mut client, "there are 2");
+    for line in ["DATA", "bdat 5 LAST", "BURL imap://mail.example.org/x LAST"] {
+        assert!(matches!(block_on(client.command(line)), Err(Error::Config(_))), "{line}");
+    }
+    block_on(client.rset()).unwrap();
 }

@@ -75,7 +75,7 @@ fn a_closed_pool_refuses() {
 
 #[test]
 fn a_client_that_is_given_back_to_a_closed_pool_is_closed() {
-    let server = Server::playing(HELLO);
+    let server = Server::playing([HELLO, QUIT].concat());
     let pool = Pool::builder(builder(&server)).wait_limit(Duration::ZERO).build().unwrap();
     let client = block_on(pool.client()).unwrap();
     close(&pool);
@@ -86,7 +86,8 @@ fn a_client_that_is_given_back_to_a_closed_pool_is_closed() {
 
 #[test]
 fn a_connection_that_was_closed_meanwhile_is_not_used() {
-    let server = Server::playing_each([[HELLO, MESSAGE, "-- close"].concat(), [HELLO, MESSAGE].concat()]);
+    let server =
+        Server::playing_each([[HELLO, MESSAGE, "-- close"].concat(), [HELLO, MESSAGE, QUIT].concat()]);
     let pool = pool(&server);
     accepted(&pool);
     accepted(&pool);
@@ -97,7 +98,7 @@ fn a_connection_that_dies_under_the_envelope_is_replaced() {
     let envelope = "C: MAIL FROM:<alice@example.org>\nC: RCPT TO:<bob@example.org>\nC: DATA\n";
     for end in ["-- close", "-- reset", "S: 421 idle for too long\n-- close"] {
         let dying = [HELLO, MESSAGE, envelope, end].concat();
-        let server = Server::playing_each([dying, [HELLO, MESSAGE].concat()]);
+        let server = Server::playing_each([dying, [HELLO, MESSAGE, QUIT].concat()]);
         let pool = pool(&server);
         accepted(&pool);
         accepted(&pool);
@@ -136,7 +137,7 @@ fn a_new_connection_that_dies_is_not_tried_again() {
 
 #[test]
 fn there_are_no_more_connections_than_allowed() {
-    let server = Server::playing_each([HELLO, HELLO]);
+    let server = Server::playing_each([[HELLO, QUIT].concat(), [HELLO, QUIT].concat()]);
     let pool = Pool::builder(builder(&server)).max_connections(2).wait_limit(Duration::from_millis(50));
     let pool = pool.build().unwrap();
     let first = block_on(pool.client()).unwrap();
@@ -151,7 +152,7 @@ fn there_are_no_more_connections_than_allowed() {
 
 #[test]
 fn who_waits_gets_the_connection_that_is_given_back() {
-    let server = Server::playing([HELLO, MESSAGE].concat());
+    let server = Server::playing([HELLO, MESSAGE, QUIT].concat());
     let pool = Pool::builder(builder(&server)).max_connections(1).build().unwrap();
     let held = block_on(pool.client()).unwrap();
     let waiting = std::thread::spawn({
@@ -166,7 +167,7 @@ fn who_waits_gets_the_connection_that_is_given_back() {
 
 #[test]
 fn a_deadline_covers_the_wait_for_a_connection() {
-    let server = Server::playing(HELLO);
+    let server = Server::playing([HELLO, QUIT].concat());
     let limited = builder(&server).deadline(Duration::from_millis(300));
     let pool = Pool::builder(limited).max_connections(1).build().unwrap();
     let held = block_on(pool.client()).unwrap();
@@ -178,7 +179,7 @@ fn a_deadline_covers_the_wait_for_a_connection() {
 
 #[test]
 fn a_connection_takes_no_more_messages_than_allowed() {
-    let once = [HELLO, MESSAGE].concat();
+    let once = [HELLO, MESSAGE, QUIT].concat();
     let server = Server::playing_each([once.clone(), once]);
     let pool = Pool::builder(builder(&server)).max_messages(1).build().unwrap();
     accepted(&pool);
@@ -188,7 +189,7 @@ fn a_connection_takes_no_more_messages_than_allowed() {
 
 #[test]
 fn an_old_connection_is_not_kept() {
-    let server = Server::playing([HELLO, MESSAGE].concat());
+    let server = Server::playing([HELLO, MESSAGE, QUIT].concat());
     let pool = Pool::builder(builder(&server)).max_age(Duration::ZERO).build().unwrap();
     accepted(&pool);
     assert_eq!(pool.connections(), 0);
@@ -196,7 +197,7 @@ fn an_old_connection_is_not_kept() {
 
 #[test]
 fn one_that_was_idle_for_too_long_says_goodbye() {
-    let server = Server::playing_each([[HELLO, MESSAGE, QUIT].concat(), [HELLO, MESSAGE].concat()]);
+    let server = Server::playing_each([[HELLO, MESSAGE, QUIT].concat(), [HELLO, MESSAGE, QUIT].concat()]);
     let pool = Pool::builder(builder(&server)).idle_limit(Duration::ZERO).build().unwrap();
     accepted(&pool);
     accepted(&pool);
@@ -222,7 +223,7 @@ fn a_server_that_cannot_be_reached_takes_no_place() {
 
 #[test]
 fn the_rate_holds_for_all() {
-    let server = Server::playing([HELLO, MESSAGE, MESSAGE, MESSAGE].concat());
+    let server = Server::playing([HELLO, MESSAGE, MESSAGE, MESSAGE, QUIT].concat());
     let pool = Pool::builder(builder(&server)).max_rate(20.0).build().unwrap();
     let start = Instant::now();
     (0..3).for_each(|_| accepted(&pool));
@@ -265,7 +266,7 @@ fn a_batch_that_is_dropped_under_way_takes_its_connection_with_it() {
 
 #[test]
 fn the_limit_of_the_last_call_does_not_end_the_next_message() {
-    let server = Server::playing([HELLO, "C: NOOP\nS: 250 ok\n", MESSAGE].concat());
+    let server = Server::playing([HELLO, "C: NOOP\nS: 250 ok\n", MESSAGE, QUIT].concat());
     let pool = pool(&server);
     let limit = Duration::from_millis(500);
     let mut client = block_on(pool.client()).unwrap();
@@ -277,7 +278,7 @@ fn the_limit_of_the_last_call_does_not_end_the_next_message() {
 
 #[test]
 fn a_deadline_begins_anew_with_each_message_over_the_same_connection() {
-    let server = Server::playing([HELLO, MESSAGE, MESSAGE].concat());
+    let server = Server::playing([HELLO, MESSAGE, MESSAGE, QUIT].concat());
     let limit = Duration::from_secs(1);
     let pool = Pool::builder(builder(&server).deadline(limit)).build().unwrap();
     accepted(&pool);
@@ -287,7 +288,7 @@ fn a_deadline_begins_anew_with_each_message_over_the_same_connection() {
 
 #[test]
 fn limits_that_were_set_on_a_client_end_when_it_is_given_back() {
-    let server = Server::playing([HELLO, MESSAGE, "C: NOOP\nS: 250 ok\n"].concat());
+    let server = Server::playing([HELLO, MESSAGE, "C: NOOP\nS: 250 ok\n", QUIT].concat());
     let pool = pool(&server);
     let mut client = block_on(pool.client()).unwrap();
     client.set_timeout(Duration::ZERO);
@@ -300,8 +301,8 @@ fn limits_that_were_set_on_a_client_end_when_it_is_given_back() {
 
 #[test]
 fn a_client_that_was_logged_in_by_its_user_is_not_given_to_another() {
-    let login = "-- hello AUTH PLAIN\nC: AUTH PLAIN AHVzZXIAc2VjcmV0\nS: 235 welcome".to_owned();
-    let server = Server::playing_each([login, [HELLO, MESSAGE].concat()]);
+    let login = "-- hello AUTH PLAIN\nC: AUTH PLAIN AHVzZXIAc2VjcmV0\nS: 235 welcome\nC: QUIT\n".to_owned();
+    let server = Server::playing_each([login, [HELLO, MESSAGE, QUIT].concat()]);
     let pool = pool(&server);
     let mut client = block_on(pool.client()).unwrap();
     block_on(client.login("user", "secret")).unwrap();
@@ -312,7 +313,7 @@ fn a_client_that_was_logged_in_by_its_user_is_not_given_to_another() {
 
 #[test]
 fn one_that_was_idle_for_too_long_goes_though_another_is_used() {
-    let server = Server::playing_each([[HELLO, QUIT].concat(), [HELLO, MESSAGE].concat()]);
+    let server = Server::playing_each([[HELLO, QUIT].concat(), [HELLO, MESSAGE, QUIT].concat()]);
     let limit = Duration::from_secs(1);
     let pool = Pool::builder(builder(&server)).idle_limit(limit).build().unwrap();
     let first = block_on(pool.client()).unwrap();
@@ -369,7 +370,7 @@ impl postino::Mail for GivenAway {
 #[test]
 fn a_message_that_gave_its_content_away_keeps_the_error_of_the_dead_connection() {
     let envelope_only = "C: MAIL FROM:<alice@example.org>\nC: RCPT TO:<bob@example.org>\nC: DATA\n-- close";
-    let server = Server::playing_each([[HELLO, MESSAGE, envelope_only].concat(), HELLO.to_owned()]);
+    let server = Server::playing_each([[HELLO, MESSAGE, envelope_only].concat(), [HELLO, QUIT].concat()]);
     let pool = pool(&server);
     accepted(&pool);
     let error = block_on(pool.send(&GivenAway(Some(&b"Hello\r\n"[..]).into()))).unwrap_err();
@@ -392,4 +393,169 @@ fn the_rest_of_a_batch_whose_pooled_connection_is_lost_stays_in_the_iterator() {
     drop(batch);
     assert_eq!(mails.len(), 2);
     accepted(&pool);
+}
+
+#[test]
+fn a_connection_that_its_user_has_changed_is_not_given_to_another() {
+    for said in [
+        "C: HELO client.example.org\nS: 250 hi\n",
+        "C: EHLO other.example.org\nS: 250 hi\n",
+        "C: XCLIENT NAME=other.example.org\nS: 220 hi\n",
+        "C: XCLIENT NAME=other.example.org\nS: 220 hi\nC: RSET\nS: 250 ok\n",
+        "C: AUTH PLAIN AHVzZXIAc2VjcmV0\nS: 535 no\n",
+        "C: MAIL FROM:<alice@example.org>\nS: 250 ok\n",
+        "C: MAIL FROM:<alice@example.org>\nS: 250 ok\nC: RCPT TO:<bob@example.org>\nS: 550 no\n",
+        "C: NOOP\nS: 250 ok\n", // said as a command of one's own
+    ] {
+        let changed = ["-- hello PIPELINING, AUTH PLAIN\n", said, QUIT].concat();
+        let server = Server::playing_each([changed, [HELLO, MESSAGE, QUIT].concat()]);
+        let pool = pool(&server);
+        let mut client = block_on(pool.client()).unwrap();
+        for line in said.lines().filter_map(|line| line.strip_prefix("C: ")) {
+            match line.split(' ').next().unwrap() {
+                "HELO" => drop(block_on(client.helo(None)).unwrap()),
+                "EHLO" => drop(block_on(client.ehlo(Some("other.example.org"))).unwrap()),
+                "AUTH" => drop(block_on(client.login("user", "secret")).unwrap_err()),
+                "MAIL" => drop(block_on(client.mail("alice@example.org", &[])).unwrap()),
+                "RCPT" => drop(block_on(client.rcpt("bob@example.org", &[])).unwrap_err()),
+                "RSET" => drop(block_on(client.rset()).unwrap()),
+                _ => drop(block_on(client.command(line)).unwrap()),
+            }
+        }
+        drop(client);
+        assert_eq!(pool.connections(), 0, "{said}");
+        accepted(&pool);
+    }
+}
+
+#[test]
+fn a_connection_that_its_user_has_left_as_it_was_is_kept() {
+    let said = "C: EHLO client.example.org
+         S: 250-hi
+         S: 250 PIPELINING
+         C: MAIL FROM:<alice@example.org>
+         S: 250 ok
+         C: RSET
+         S: 250 ok
+         C: HELP
+         S: 214 none
+         C: RSET
+         S: 250 ok\n";
+    let server = Server::playing([HELLO, said, MESSAGE, QUIT].concat());
+    let pool = pool(&server);
+    let mut client = block_on(pool.client()).unwrap();
+    block_on(client.ehlo(None)).unwrap();
+    block_on(client.mail("alice@example.org", &[])).unwrap();
+    block_on(client.rset()).unwrap();
+    block_on(client.command("HELP")).unwrap();
+    block_on(client.rset()).unwrap();
+    drop(client);
+    accepted(&pool);
+}
+
+#[test]
+fn a_message_that_was_refused_in_mid_transaction_does_not_reach_the_next_user() {
+    let refused = "C: MAIL FROM:<alice@example.org>
+         C: RCPT TO:<bob@example.org>
+         C: DATA
+         S: 250 ok
+         S: 550 no
+         S: 503 no recipients
+         C: RSET
+         S: 250 ok
+         C: RCPT TO:<carol@example.org>
+         S: 503 no MAIL
+         C: QUIT\n";
+    let server = Server::playing([HELLO, refused].concat());
+    let pool = pool(&server);
+    send(&pool).unwrap_err();
+    let mut client = block_on(pool.client()).unwrap();
+    block_on(client.rcpt("carol@example.org", &[])).unwrap_err();
+    drop(client);
+}
+
+/// Refuses any login, with and without a mechanism that hides the password.
+const NO_LOGIN: &str = "-- hello AUTH PLAIN
+     C: AUTH PLAIN AHVzZXIAc2VjcmV0
+     S: 535 5.7.8 wrong password\n";
+
+const LOGIN: &str = "-- hello PIPELINING, AUTH PLAIN
+     C: AUTH PLAIN AHVzZXIAc2VjcmV0
+     S: 235 welcome\n";
+
+#[test]
+fn a_pool_with_a_wrong_password_tries_it_once() {
+    let server = Server::playing(NO_LOGIN);
+    let pool = Pool::builder(builder(&server).credentials("user", "secret")).build().unwrap();
+    for _ in 0..10 {
+        let error = send(&pool).unwrap_err();
+        assert_eq!(error.reply().unwrap().to_string(), "535 5.7.8 wrong password");
+        assert!(matches!(error, Error::Auth { .. }) && error.is_permanent(), "{error:?}");
+        assert!(matches!(block_on(pool.client()), Err(Error::Auth { .. })));
+    }
+    assert_eq!(pool.connections(), 0);
+}
+
+#[test]
+fn a_pool_logs_in_again_after_the_pause() {
+    let server = Server::playing_in_turn([NO_LOGIN, NO_LOGIN]);
+    let pool = Pool::builder(builder(&server).credentials("user", "secret"));
+    let pool = pool.login_pause(Duration::from_millis(300)).build().unwrap();
+    send(&pool).unwrap_err();
+    send(&pool).unwrap_err();
+    std::thread::sleep(Duration::from_millis(300));
+    send(&pool).unwrap_err();
+}
+
+#[test]
+fn a_connection_that_is_logged_in_serves_while_new_logins_are_refused() {
+    let server = Server::playing_each([[LOGIN, MESSAGE, MESSAGE, QUIT].concat(), NO_LOGIN.to_owned()]);
+    let pool = Pool::builder(builder(&server).credentials("user", "secret")).build().unwrap();
+    let first = block_on(pool.client()).unwrap();
+    for _ in 0..2 {
+        assert!(matches!(send(&pool), Err(Error::Auth { .. })));
+    }
+    drop(first);
+    accepted(&pool);
+    accepted(&pool);
+}
+
+#[test]
+fn many_users_of_a_pool_do_not_try_a_wrong_password_at_once() {
+    let server = Server::playing(NO_LOGIN);
+    let pool = Pool::builder(builder(&server).credentials("user", "secret")).build().unwrap();
+    let users: Vec<_> = (0..10)
+        .map(|_| {
+            let pool = pool.clone();
+            std::thread::spawn(move || send(&pool).map(drop))
+        })
+        .collect();
+    for user in users {
+        assert!(matches!(user.join().unwrap(), Err(Error::Auth { reply: Some(_), .. })));
+    }
+}
+
+#[test]
+fn a_login_that_could_not_be_judged_does_not_hold_up_the_next() {
+    let later = "-- hello AUTH PLAIN\nC: AUTH PLAIN AHVzZXIAc2VjcmV0\nS: 454 not now\n";
+    let login = [LOGIN, MESSAGE, QUIT].concat();
+    let server = Server::playing_each([later.to_owned(), login]);
+    let pool = Pool::builder(builder(&server).credentials("user", "secret")).build().unwrap();
+    assert!(send(&pool).unwrap_err().is_transient());
+    accepted(&pool);
+}
+
+#[test]
+fn a_dead_connection_is_replaced_though_others_wait() {
+    let dying = "C: MAIL FROM:<alice@example.org>\nC: RCPT TO:<bob@example.org>\nC: DATA\n-- close";
+    let server =
+        Server::playing_each([[HELLO, MESSAGE, dying].concat(), [HELLO, MESSAGE, MESSAGE, QUIT].concat()]);
+    let pool = Pool::builder(builder(&server)).max_connections(1).build().unwrap();
+    accepted(&pool);
+    let other = std::thread::spawn({
+        let pool = pool.clone();
+        move || send(&pool).map(drop)
+    });
+    accepted(&pool);
+    other.join().unwrap().unwrap();
 }

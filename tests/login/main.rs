@@ -26,6 +26,54 @@ mod blocking {
         builder.oauth_token_with("u", move || Ok(ask()?))
     }
 
+    /// Refused while the callback sleeps, for which it is told what the callback waits for.
+    fn with_sleeping_callback(set: impl FnOnce(Builder) -> Builder) -> postino::Error {
+        let double = crate::double::Double::start(&crate::double::hello("XOAUTH2"));
+        let (wake, asleep) = std::sync::mpsc::channel::<()>();
+        let builder = set(Client::builder("127.0.0.1").port(double.port()));
+        let builder = builder.oauth_token_with("u", move || {
+            let _woken = asleep.recv();
+            Ok("too late".to_owned())
+        });
+        let error = builder.connect().unwrap_err();
+        double.finish();
+        drop(wake);
+        error
+    }
+
+    #[test]
+    fn a_callback_that_does_not_come_back_is_waited_for_as_long_as_for_a_reply() {
+        let limit = std::time::Duration::from_millis(200);
+        for set in [|b: Builder, limit| b.command_timeout(limit), |b: Builder, limit| b.deadline(limit)] {
+            let error = with_sleeping_callback(|builder| set(builder, limit));
+            assert!(matches!(error, postino::Error::Timeout(postino::Phase::Auth)), "{error:?}");
+        }
+    }
+
+    #[test]
+    fn a_callback_that_does_not_come_back_does_not_hold_a_stop() {
+        let stopper = postino::Stopper::new();
+        let stop = stopper.clone();
+        let other = std::thread::spawn(move || {
+            std::thread::sleep(std::time::Duration::from_millis(100));
+            stop.stop();
+        });
+        let error = with_sleeping_callback(|builder| builder.stopper(&stopper));
+        assert!(matches!(error, postino::Error::Stopped(_)), "{error:?}");
+        other.join().unwrap();
+    }
+
+    #[test]
+    fn a_callback_that_panics_does_so_here() {
+        let double = crate::double::Double::start(&crate::double::hello("XOAUTH2"));
+        let builder = Client::builder("127.0.0.1").port(double.port());
+        let builder = builder.oauth_token_with("u", || panic!("no token today"));
+        let connect = std::panic::AssertUnwindSafe(|| builder.connect());
+        let panic = std::panic::catch_unwind(connect).unwrap_err();
+        assert_eq!(panic.downcast_ref::<&str>(), Some(&"no token today"));
+        double.finish();
+    }
+
     #[path = "cases.rs"]
     mod cases;
 
@@ -54,14 +102,16 @@ mod aio {
     }
 
     #[test]
-    fn a_callback_that_does_not_come_back_is_waited_for_until_the_deadline() {
-        let double = crate::double::Double::start(&crate::double::hello("XOAUTH2"));
-        let builder = Client::builder("127.0.0.1").port(double.port());
-        let builder = builder.deadline(std::time::Duration::from_millis(200));
-        let builder = builder.oauth_token_with("u", std::future::pending);
-        let error = block_on(builder.connect()).unwrap_err();
-        assert!(matches!(error, postino::Error::Timeout(postino::Phase::Auth)), "{error:?}");
-        double.finish();
+    fn a_callback_that_does_not_come_back_is_waited_for_as_long_as_for_a_reply() {
+        let limit = std::time::Duration::from_millis(200);
+        for set in [|b: Builder, limit| b.command_timeout(limit), |b: Builder, limit| b.deadline(limit)] {
+            let double = crate::double::Double::start(&crate::double::hello("XOAUTH2"));
+            let builder = set(Client::builder("127.0.0.1").port(double.port()), limit);
+            let builder = builder.oauth_token_with("u", std::future::pending);
+            let error = block_on(builder.connect()).unwrap_err();
+            assert!(matches!(error, postino::Error::Timeout(postino::Phase::Auth)), "{error:?}");
+            double.finish();
+        }
     }
 
     #[path = "cases.rs"]

@@ -56,7 +56,7 @@ impl Credentials {
     }
 
     /// A user whose token is not at hand yet: the dialogue asks for it by [`Want::Token`](crate::proto::Want::Token)
-    /// when it is needed, and once more if the server refuses it.
+    /// when it is needed, and once more if the server refuses it; the second is used only if it differs.
     ///
     /// # Errors
     ///
@@ -133,6 +133,10 @@ impl Credentials {
 
     pub(super) fn lack_token(&self) -> bool {
         matches!(self.0, Kind::Token { token: None, .. })
+    }
+
+    pub(super) fn have_token(&self, other: &str) -> bool {
+        matches!(&self.0, Kind::Token { token: Some(token), .. } if **token == *other)
     }
 
     pub(super) fn with_token(mut self, new: &str) -> Result<Credentials, Error> {

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  Token ─▶ Begin ─AUTH─▶ Due ─2yz, and the mechanism believes it─▶ In
-//!    ▲        ▲           │ ▲└─4yz, 5yz─▶ the next: Begin; or a new token; or Refused
+//!    ▲        ▲           │ ▲└─4yz, 5yz─▶ a new token; or the next: Begin; or Refused
 //!    │        │        334│ │answer
 //!    └────────┴──┐        ▼ │
 //!                └ Ending ◀ Say        Ending: the mechanism has failed, and the refusal is due
@@ -42,6 +42,8 @@ const MAX_LINE: usize = 512;
 pub(crate) const MIN_SCRAM_ITERATIONS: u32 = 4_096;
 /// The most, unless set otherwise: each costs time.
 pub(crate) const MAX_SCRAM_ITERATIONS: u32 = 100_000;
+/// Maximum number of exchanges that a server may refuse for good on one connection: more lock accounts.
+const MAX_REFUSALS: u8 = 2;
 /// So many challenges of one mechanism are answered, whatever it is.
 const MAX_ANSWERS: usize = 16;
 
@@ -60,6 +62,8 @@ pub struct AuthOptions {
     pub mechanisms: Option<Vec<String>>,
     /// The most iterations of SCRAM's hash that a server may demand; each costs time. Defaults to 100,000.
     pub max_scram_iterations: u32,
+    /// Exchanges that the server has refused on this connection before ([`Auth::refusals`]). Defaults to 0.
+    pub refusals: u8,
 }
 
 impl Default for AuthOptions {
@@ -72,13 +76,21 @@ impl Default for AuthOptions {
             server: None,
             mechanisms: None,
             max_scram_iterations: MAX_SCRAM_ITERATIONS,
+            refusals: 0,
         }
     }
 }
 
-/// A login. A mechanism that is refused is followed by the next; when all are, the last refusal is the result.
+/// A login. After a refused mechanism the next one is tried; if none is left, the last refusal is the result.
 ///
-/// What shows the password follows nothing that does not, unless nobody can listen.
+/// At most two exchanges per connection are refused with a 5yz reply: after that no other is begun. After a mechanism that
+/// hides the password the second is PLAIN, or else LOGIN, because the server may not have what the others need; the
+/// caller's own order of [mechanisms](AuthOptions::mechanisms) is kept. Replies that say nothing about the password do not
+/// count: 504 (no such mechanism), 534 (mechanism too weak), 4yz, and the end of an exchange that was cancelled here.
+///
+/// After a mechanism that hides the password, PLAIN and LOGIN are tried only on a private connection (TLS or local).
+///
+/// A token that was refused is asked for once more, and tried if it is another one.
 pub struct Auth {
     credentials: Credentials,
     options: AuthOptions,
@@ -98,6 +110,7 @@ pub struct Auth {
     failure: Option<String>,
     details: Option<String>,
     refusal: Option<Error>,
+    refusals: u8,
     /// All that was said, in base64.
     said: Vec<Vec<u8>>,
 }
@@ -137,8 +150,13 @@ impl Auth {
             names = pinned.iter().filter(|name| names.contains(name)).cloned().collect();
         }
         names.retain(|name| offered.contains(name));
+        if options.refusals >= MAX_REFUSALS {
+            let what = "the server has refused two logins on this connection; connect again to try another";
+            return Err(Error::Auth { what: what.into(), details: None, reply: None });
+        }
         let mut auth = Auth {
             credentials,
+            refusals: options.refusals,
             options,
             names,
             plus_offered: offered.iter().any(|name| name.starts_with("SCRAM-") && name.ends_with("-PLUS")),
@@ -203,6 +221,13 @@ impl Auth {
             (_, Some(refusal)) if hung_up => Err(refusal),
             (broke, _) => Err(broke.unwrap_or(Error::Internal("a login that is not over"))),
         }
+    }
+
+    /// Exchanges that the server has refused for good on this connection, with those of
+    /// [before](AuthOptions::refusals).
+    #[must_use]
+    pub fn refusals(&self) -> u8 {
+        self.refusals
     }
 
     fn begin(&mut self, out: &mut Outbox) {
@@ -289,25 +314,42 @@ impl Auth {
         };
         // A token that the server has looked at is no better in the other mechanism.
         let judged = self.details.is_some();
+        let cancelled = self.failure.is_some();
         let details = self.details.take();
         self.refusal = Some(Error::Auth { what: what.into(), details, reply: Some(self.keep(reply)) });
 
         let clear = |mechanism: &dyn Mechanism| matches!(mechanism.name(), "PLAIN" | "LOGIN");
-        let last = self.queue.pop_front();
-        if !self.options.encrypted && !self.options.local && last.is_some_and(|last| !clear(&*last)) {
+        let hid_the_password = self.queue.pop_front().is_some_and(|last| !clear(&*last));
+        if !self.options.encrypted && !self.options.local && hid_the_password {
             self.queue.retain(|mechanism| !clear(&**mechanism));
         }
         if judged {
             self.queue.clear();
         }
-        self.state = match self.queue.is_empty() {
-            false => State::Begin,
-            true if self.may_ask_again && (reply.code() == 535 || judged && reply.code() >= 500) => {
-                self.may_ask_again = false;
-                State::Token
-            }
-            true => State::Refused,
+        // Other replies say nothing about the password or the token.
+        let is_final = reply.code() >= 500 && !matches!(reply.code(), 504 | 534) && !cancelled;
+        if is_final {
+            self.refusals += 1;
+        }
+        if is_final && hid_the_password && self.options.mechanisms.is_none() {
+            let (first, rest) = self.queue.drain(..).partition(|mechanism| clear(&**mechanism));
+            self.queue = first;
+            let mut rest: VecDeque<_> = rest;
+            self.queue.append(&mut rest);
+        }
+        self.state = if self.refusals >= MAX_REFUSALS {
+            State::Refused
+        } else if self.may_ask_again && is_final && (reply.code() == 535 || judged) {
+            self.may_ask_again = false;
+            State::Token
+        } else {
+            self.next()
         };
+    }
+
+    /// On to the next mechanism, if there is one.
+    fn next(&self) -> State {
+        if self.queue.is_empty() { State::Refused } else { State::Begin }
     }
 
     /// The mechanism under way.
@@ -400,7 +442,12 @@ impl Dialogue for Auth {
         if self.state != State::Token {
             return Err(Error::Internal("a token that nobody wanted"));
         }
+        if self.credentials.have_token(token) {
+            self.state = self.next(); // that one was refused
+            return Ok(());
+        }
         self.said.push(self.credentials.secret().to_vec()); // refused, and still not to be shown
+        self.queue.clear();
         self.credentials = self.credentials.clone().with_token(token)?;
         self.line_up()?;
         self.state = State::Begin;

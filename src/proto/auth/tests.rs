@@ -347,6 +347,52 @@ fn a_refused_token_is_asked_for_once_more() {
 }
 
 #[test]
+fn a_second_token_is_used_only_if_it_differs() {
+    let talk = |offered| Talk::new(Credentials::token_later("u").unwrap(), tls(), offered);
+    let bearer = "T: old\nC: AUTH OAUTHBEARER bixhPXUsAWF1dGg9QmVhcmVyIG9sZAEB\n";
+    let end =
+        talk("XOAUTH2").end("T: old\nC: AUTH XOAUTH2 dXNlcj11AWF1dGg9QmVhcmVyIG9sZAEB\nS: 535 no\nT: old\n");
+    assert_eq!(refused(end).1, Some(535));
+    let end = talk("OAUTHBEARER XOAUTH2").end(&format!("{bearer}S: 334 e30=\nC: AQ==\nS: 535 no\nT: old\n"));
+    assert_eq!(refused(end).1, Some(535), "the server has looked at it");
+    talk("OAUTHBEARER XOAUTH2")
+        .end(&format!(
+            "{bearer}S: 535 no\nT: old\nC: AUTH XOAUTH2 dXNlcj11AWF1dGg9QmVhcmVyIG9sZAEB\nS: 235 in"
+        ))
+        .unwrap();
+    let new = "T: new\nC: AUTH OAUTHBEARER bixhPXUsAWF1dGg9QmVhcmVyIG5ldwEB\n";
+    talk("OAUTHBEARER XOAUTH2").end(&format!("{bearer}S: 535 no\n{new}S: 235 in")).unwrap();
+    let end = talk("OAUTHBEARER XOAUTH2").end(&format!("{bearer}S: 535 no\n{new}S: 535 nor this"));
+    assert_eq!(refused(end).1, Some(535), "two were refused");
+}
+
+#[test]
+fn two_refusals_on_a_connection_are_enough() {
+    let plain = "C: AUTH PLAIN AHVzZXIAczNjcmV0\n";
+    let mut talk = Talk::new(password(), tls(), "PLAIN");
+    talk.play(&format!("{plain}S: 535 no")).unwrap();
+    assert_eq!(talk.auth.refusals(), 1);
+    let again = AuthOptions { refusals: 1, ..tls() };
+    let end = Talk::new(password(), again, "PLAIN LOGIN").end(&format!("{plain}S: 550 no"));
+    assert_eq!(refused(end).1, Some(550), "LOGIN would be the third");
+    let spent = Auth::new(password(), AuthOptions { refusals: 2, ..tls() }, &capabilities("PLAIN"));
+    assert!(refused(spent.map(drop)).0.contains("refused two logins"));
+}
+
+#[test]
+fn replies_that_say_nothing_of_the_password_do_not_count() {
+    for reply in ["504 no such mechanism", "534 too weak", "454 not now", "432 change it first"] {
+        let mut talk = Talk::new(password(), tls(), "PLAIN LOGIN");
+        talk.play(&format!("C: AUTH PLAIN AHVzZXIAczNjcmV0\nS: {reply}\nC: AUTH LOGIN\nS: {reply}")).unwrap();
+        assert_eq!(talk.auth.refusals(), 0, "{reply}");
+        assert!(refused(talk.auth.into_result(None)).1.is_some());
+    }
+    let mut talk = Talk::new(password(), tls(), "PLAIN");
+    talk.play("C: AUTH PLAIN AHVzZXIAczNjcmV0\nS: 334 more?\nC: *\nS: 501 cancelled").unwrap();
+    assert_eq!(talk.auth.refusals(), 0, "we have cancelled it");
+}
+
+#[test]
 fn no_token_is_asked_for_that_nobody_wants() {
     let later = Credentials::token_later("u").unwrap();
     assert!(refused(Auth::new(later, tls(), &capabilities("PLAIN")).map(drop)).0.contains("PLAIN"));
@@ -479,6 +525,40 @@ mod sasl {
         Talk::new(password(), AuthOptions::default(), "LOGIN PLAIN")
             .end("C: AUTH PLAIN AHVzZXIAczNjcmV0\nS: 504 no\nC: AUTH LOGIN\nS: 334\nC: dXNlcg==\nS: 334\nC: czNjcmV0\nS: 235")
             .unwrap();
+    }
+
+    #[test]
+    fn after_a_mechanism_that_hides_the_password_the_next_is_plain_and_no_third_comes() {
+        let cram = "C: AUTH CRAM-MD5\nS: 535 no\n";
+        let plain = "C: AUTH PLAIN AHVzZXIAczNjcmV0\n";
+        let all = "LOGIN CRAM-MD5 PLAIN";
+        Talk::new(password(), tls(), all).end(&format!("{cram}{plain}S: 235 in")).unwrap();
+        let end = Talk::new(password(), tls(), all).end(&format!("{cram}{plain}S: 535 nor this"));
+        assert_eq!(refused(end), ("the login by PLAIN was refused".into(), Some(535)));
+        Talk::new(password(), tls(), all)
+            .end(&format!(
+                "{cram}{plain}S: 504 what?\nC: AUTH LOGIN\nS: 334\nC: dXNlcg==\nS: 334\nC: czNjcmV0\nS: 235"
+            ))
+            .unwrap();
+        let end = Talk::new(password(), AuthOptions::default(), all).end(cram);
+        assert_eq!(refused(end).1, Some(535), "others listen");
+    }
+
+    #[test]
+    fn weaker_mechanisms_that_hide_the_password_are_passed_over() {
+        let proof = |names: &[&str], offered| {
+            let options = if names.is_empty() { tls() } else { pinned(names) };
+            let mut talk = Talk::new(password(), options, offered);
+            talk.fill();
+            talk.hear("535 no").unwrap();
+            talk.fill().0.split(' ').nth(1).map(|name| name.trim_end().to_owned())
+        };
+        let all = "PLAIN LOGIN CRAM-MD5 SCRAM-SHA-1 SCRAM-SHA-256";
+        assert_eq!(proof(&[], all).as_deref(), Some("PLAIN"));
+        assert_eq!(proof(&[], "LOGIN CRAM-MD5 SCRAM-SHA-1 SCRAM-SHA-256").as_deref(), Some("LOGIN"));
+        assert_eq!(proof(&[], "CRAM-MD5 SCRAM-SHA-256").as_deref(), Some("CRAM-MD5"), "neither is offered");
+        let order = ["SCRAM-SHA-1", "CRAM-MD5", "PLAIN"];
+        assert_eq!(proof(&order, all).as_deref(), Some("CRAM-MD5"), "the caller's order");
     }
 
     #[test]

@@ -1,0 +1,547 @@
+//! Who gets which connection of a pool, and when: first come, first served. No I/O, no clock, no log.
+//!
+//! ```text
+//! draw ─▶ waiting ─settle─▶ granted ─take─▶ a place: an idle connection, room for a new one, or neither
+//!            ▲     leave │      │ leave                                     │
+//!            └─again─────┼──────┼───────────────────────────────────────────┤
+//!                        ▼      ▼                                           ▼
+//!                       gone, and what was granted goes to the next   put, release
+//! ```
+//!
+//! Whatever becomes free is granted to the longest waiter at once, under the same lock: nobody who comes later can
+//! take it, however the threads or tasks are scheduled, and a waiter that is never polled again holds up only itself.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use crate::config::later;
+
+/// What is waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum For {
+    /// A connection.
+    Connection,
+    /// A connection, and the turn of a message by the rate.
+    Turn,
+    /// The end of the last connection.
+    End,
+}
+
+/// Limits of the pool that the queue keeps.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Rules {
+    /// Maximum number of connections.
+    pub connections: usize,
+    /// Connections that have been idle for this long are handed out first: they are to be closed.
+    pub idle: Duration,
+    /// The time from one message to the next.
+    pub pace: Option<Duration>,
+    /// How long no login is tried after one was refused; `None` if new connections do not log in.
+    pub login_pause: Option<Duration>,
+}
+
+/// The connections of a pool, and its waiters. `C` is a connection, `B` what wakes a waiter.
+pub(crate) struct Queue<C, B> {
+    rules: Rules,
+    /// Since when, the longest idle first. The last one given back is the first to be used again.
+    idle: VecDeque<(Instant, C)>,
+    /// Connections in use, being made, or idle.
+    open: usize,
+    closed: bool,
+    login: Login,
+    /// When the next message may begin.
+    next: Option<Instant>,
+    /// The number of the last ticket.
+    last: u64,
+    /// By the numbers of their tickets: those who want a connection only, those who want a turn too, those who close.
+    plain: BTreeMap<u64, Arc<B>>,
+    paced: BTreeMap<u64, Arc<B>>,
+    closing: BTreeMap<u64, Arc<B>>,
+    /// The waiter for a turn that was told to look at the clock.
+    timekeeper: Option<u64>,
+    granted: BTreeMap<u64, Granted<C>>,
+    /// Those to be woken, once the lock is released: a waker may run code that wants the lock.
+    called: Vec<Arc<B>>,
+}
+
+/// What is known of the pool's credentials.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Login {
+    /// The last login worked, or there is none.
+    Works,
+    /// Not known: one connection at a time tries, so that a wrong password is not tried by all at once.
+    Untried,
+    UnderWay,
+    /// Refused: nobody tries until then.
+    Barred(Instant),
+}
+
+struct Granted<C> {
+    place: Place<C>,
+    turn: Option<Instant>,
+}
+
+/// What a waiter gets.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Place<C> {
+    Reuse(Idle<C>),
+    /// Room for a new connection. `trial` if it is to find out whether the login works.
+    Connect {
+        trial: bool,
+    },
+    /// A new connection would have to log in, and that was refused a short while ago.
+    Barred,
+}
+
+/// A connection that was idle.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Idle<C> {
+    pub connection: C,
+    since: Instant,
+    /// It was idle for too long.
+    pub stale: bool,
+}
+
+impl<C, B> Queue<C, B> {
+    pub fn new(rules: Rules) -> Queue<C, B> {
+        Queue {
+            rules,
+            idle: VecDeque::new(),
+            open: 0,
+            closed: false,
+            login: if rules.login_pause.is_some() { Login::Untried } else { Login::Works },
+            next: None,
+            last: 0,
+            plain: BTreeMap::new(),
+            paced: BTreeMap::new(),
+            closing: BTreeMap::new(),
+            timekeeper: None,
+            granted: BTreeMap::new(),
+            called: Vec::new(),
+        }
+    }
+
+    /// The bells that are to be rung now, without the lock.
+    pub fn called(&mut self) -> Vec<Arc<B>> {
+        std::mem::take(&mut self.called)
+    }
+
+    /// Connections in use, being made, or idle.
+    pub fn open(&self) -> usize {
+        self.open
+    }
+
+    pub fn is_closed(&self) -> bool {
+        self.closed
+    }
+
+    /// When a message that joins the queue now has its turn by the rate, at the latest.
+    pub fn turn(&self, now: Instant) -> Instant {
+        let Some(pace) = self.rules.pace else { return now };
+        let before = u32::try_from(self.paced.len()).unwrap_or(u32::MAX);
+        later(self.next.map_or(now, |next| next.max(now)), pace.saturating_mul(before))
+    }
+
+    /// Joins the queue. [`take`](Queue::take) tells whether the wait is over already.
+    pub fn draw(&mut self, what: For, bell: Arc<B>, now: Instant) -> u64 {
+        self.last += 1;
+        let ticket = self.last;
+        self.line(what).insert(ticket, bell);
+        self.settle(now);
+        ticket
+    }
+
+    /// Joins the queue again with an old ticket, in front of all that came later. What was granted with it is gone.
+    pub fn again(&mut self, ticket: u64, bell: Arc<B>, now: Instant) {
+        self.gone(false);
+        self.plain.insert(ticket, bell); // the turn it had is still its own
+        self.settle(now);
+    }
+
+    fn line(&mut self, what: For) -> &mut BTreeMap<u64, Arc<B>> {
+        match what {
+            For::Turn if self.rules.pace.is_some() => &mut self.paced,
+            For::Turn | For::Connection => &mut self.plain,
+            For::End => &mut self.closing,
+        }
+    }
+
+    /// What was granted to this ticket by now.
+    pub fn take(&mut self, ticket: u64, now: Instant) -> Option<Place<C>> {
+        self.settle(now);
+        self.granted.remove(&ticket).map(|granted| granted.place)
+    }
+
+    /// When this waiter has to look at the clock for the others' sake, if it is the one.
+    pub fn alarm(&self, ticket: u64) -> Option<Instant> {
+        self.next.filter(|_| self.timekeeper == Some(ticket) && self.paced.contains_key(&ticket))
+    }
+
+    /// Leaves the queue. What was granted and not taken goes to the next.
+    pub fn leave(&mut self, ticket: u64, now: Instant) {
+        self.plain.remove(&ticket);
+        self.paced.remove(&ticket);
+        self.closing.remove(&ticket);
+        if let Some(Granted { place, turn }) = self.granted.remove(&ticket) {
+            let pace = self.rules.pace.unwrap_or_default();
+            if turn.is_some_and(|turn| self.next == Some(later(turn, pace))) {
+                self.next = turn; // nobody had a turn since
+            }
+            match place {
+                Place::Reuse(Idle { connection, since, .. }) => {
+                    // What was the longest idle is so again, and what was the last.
+                    if self.idle.front().is_some_and(|(first, _)| since <= *first) {
+                        self.idle.push_front((since, connection));
+                    } else {
+                        self.idle.push_back((since, connection));
+                    }
+                }
+                Place::Connect { trial } => self.gone(trial),
+                Place::Barred => {}
+            }
+        }
+        self.settle(now);
+    }
+
+    /// Gives a connection back. It comes back out if nobody is to have it any more: the pool is closed.
+    #[must_use]
+    pub fn put(&mut self, connection: C, now: Instant) -> Option<C> {
+        if self.closed {
+            self.release(false, now);
+            return Some(connection);
+        }
+        self.idle.push_back((now, connection));
+        self.settle(now);
+        None
+    }
+
+    /// A connection is no more, or could not be made.
+    pub fn release(&mut self, trial: bool, now: Instant) {
+        self.gone(trial);
+        self.settle(now);
+    }
+
+    fn gone(&mut self, trial: bool) {
+        self.open -= 1;
+        if trial && self.login == Login::UnderWay {
+            self.login = Login::Untried;
+        }
+        if self.open == 0 {
+            self.called.extend(self.closing.values().cloned());
+        }
+    }
+
+    /// A connection was made, and its login worked.
+    pub fn logged_in(&mut self, now: Instant) {
+        self.login = Login::Works;
+        self.settle(now);
+    }
+
+    /// A login was refused. The connection still has to be [released](Queue::release).
+    pub fn login_refused(&mut self, now: Instant) {
+        if let Some(pause) = self.rules.login_pause {
+            self.login = Login::Barred(later(now, pause));
+        }
+    }
+
+    /// Whether no login may be tried now.
+    pub fn is_barred(&self, now: Instant) -> bool {
+        matches!(self.login, Login::Barred(until) if now < until)
+    }
+
+    /// Closes the pool: wakes all waiters, and gives out what is idle, which still has to be released one by one.
+    pub fn close(&mut self) -> Vec<C> {
+        self.closed = true;
+        self.call_all();
+        self.idle.drain(..).map(|(_, connection)| connection).collect()
+    }
+
+    /// Wakes all waiters, so that they look whether the pool is over.
+    pub fn call_all(&mut self) {
+        let all = self.plain.values().chain(self.paced.values()).chain(self.closing.values());
+        self.called.extend(all.cloned());
+    }
+
+    /// Grants what is free to those who have waited the longest.
+    fn settle(&mut self, now: Instant) {
+        if self.closed {
+            return;
+        }
+        if matches!(self.login, Login::Barred(until) if now >= until) {
+            self.login = Login::Untried;
+        }
+        if self.is_barred(now) && self.idle.is_empty() && self.open < self.rules.connections {
+            // No turn is used up by an error.
+            for line in [&mut self.plain, &mut self.paced] {
+                for (ticket, bell) in std::mem::take(line) {
+                    self.granted.insert(ticket, Granted { place: Place::Barred, turn: None });
+                    self.called.push(bell);
+                }
+            }
+        }
+        while let Some(paced) = self.longest_waiter(now) {
+            let Some(place) = self.place(now) else { break };
+            let line = if paced { &mut self.paced } else { &mut self.plain };
+            let Some((ticket, bell)) = line.pop_first() else { break };
+            let turn = paced.then(|| self.next.map_or(now, |next| next.max(now)));
+            if let (Some(turn), Some(pace)) = (turn, self.rules.pace) {
+                self.next = Some(later(turn, pace));
+            }
+            self.granted.insert(ticket, Granted { place, turn });
+            self.called.push(bell);
+        }
+        // The first of those who wait for their turn keeps the time.
+        if let Some((ticket, bell)) = self.paced.first_key_value() {
+            if self.timekeeper != Some(*ticket) {
+                self.timekeeper = Some(*ticket);
+                self.called.push(Arc::clone(bell));
+            }
+        }
+    }
+
+    /// Whose turn it is: whether that of somebody who waits for a turn by the rate, which has come.
+    fn longest_waiter(&self, now: Instant) -> Option<bool> {
+        let plain = self.plain.first_key_value().map(|(ticket, _)| (*ticket, false));
+        let paced = self.paced.first_key_value().map(|(ticket, _)| (*ticket, true));
+        let paced = paced.filter(|_| self.next.is_none_or(|next| next <= now));
+        plain.into_iter().chain(paced).min().map(|(_, paced)| paced)
+    }
+
+    /// A place that is free. What was idle for too long comes first: it has to go.
+    fn place(&mut self, now: Instant) -> Option<Place<C>> {
+        let is_stale = |since: &Instant| now.saturating_duration_since(*since) >= self.rules.idle;
+        if self.idle.front().is_some_and(|(since, _)| is_stale(since)) {
+            let (since, connection) = self.idle.pop_front()?;
+            return Some(Place::Reuse(Idle { connection, since, stale: true }));
+        }
+        if let Some((since, connection)) = self.idle.pop_back() {
+            return Some(Place::Reuse(Idle { connection, since, stale: false }));
+        }
+        if self.open >= self.rules.connections {
+            return None;
+        }
+        let trial = match self.login {
+            Login::Works => false,
+            Login::Untried => true,
+            Login::UnderWay | Login::Barred(_) => return None,
+        };
+        if trial {
+            self.login = Login::UnderWay;
+        }
+        self.open += 1;
+        Some(Place::Connect { trial })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    struct Pool {
+        queue: Queue<&'static str, &'static str>,
+        now: Instant,
+    }
+
+    impl Pool {
+        fn new(connections: usize) -> Pool {
+            Pool::with(Rules { connections, idle: SECOND * 60, pace: None, login_pause: None })
+        }
+
+        fn paced() -> Pool {
+            Pool::with(Rules { connections: 9, idle: SECOND * 60, pace: Some(SECOND), login_pause: None })
+        }
+
+        fn with(rules: Rules) -> Pool {
+            Pool { queue: Queue::new(rules), now: Instant::now() }
+        }
+
+        fn draw(&mut self, what: For) -> u64 {
+            self.queue.draw(what, Arc::new(""), self.now)
+        }
+
+        fn take(&mut self, ticket: u64) -> Option<Place<&'static str>> {
+            self.queue.take(ticket, self.now)
+        }
+
+        /// Whether the wait of this one is over.
+        fn has(&mut self, ticket: u64) -> bool {
+            self.take(ticket).is_some()
+        }
+    }
+
+    #[test]
+    fn what_becomes_free_belongs_to_the_longest_waiter() {
+        let mut pool = Pool::new(1);
+        let holder = pool.draw(For::Connection);
+        assert_eq!(pool.take(holder), Some(Place::Connect { trial: false }));
+        let (first, second) = (pool.draw(For::Connection), pool.draw(For::Turn));
+        assert!(pool.queue.put("a", pool.now).is_none());
+        let newcomer = pool.draw(For::Connection);
+        assert!(!pool.has(newcomer) && !pool.has(second), "nobody passes");
+        assert!(matches!(pool.take(first), Some(Place::Reuse(Idle { connection: "a", stale: false, .. }))));
+        pool.queue.release(false, pool.now);
+        assert_eq!(pool.take(second), Some(Place::Connect { trial: false }));
+    }
+
+    #[test]
+    fn a_waiter_that_leaves_passes_on_what_it_was_granted() {
+        let mut pool = Pool::new(1);
+        let holder = pool.draw(For::Connection);
+        assert!(pool.has(holder));
+        let waiters: Vec<u64> = (0..4).map(|_| pool.draw(For::Connection)).collect();
+        pool.queue.leave(waiters[1], pool.now); // from the middle
+        assert!(pool.queue.put("a", pool.now).is_none());
+        pool.queue.leave(waiters[0], pool.now); // with a grant
+        assert!(matches!(pool.take(waiters[2]), Some(Place::Reuse(_))));
+        pool.queue.release(false, pool.now);
+        pool.queue.leave(waiters[3], pool.now); // with room for a new one
+        assert_eq!(pool.queue.open(), 0);
+    }
+
+    #[test]
+    fn a_waiter_whose_connection_was_dead_is_served_before_those_who_came_later() {
+        let mut pool = Pool::new(1);
+        let first = pool.draw(For::Connection);
+        assert!(pool.has(first));
+        let second = pool.draw(For::Connection);
+        pool.queue.again(first, Arc::new(""), pool.now);
+        assert_eq!(pool.take(first), Some(Place::Connect { trial: false }));
+        assert!(!pool.has(second));
+    }
+
+    #[test]
+    fn turns_come_at_the_pace_and_in_order() {
+        let mut pool = Pool::paced();
+        let tickets: Vec<u64> = (0..4).map(|_| pool.draw(For::Turn)).collect();
+        for (n, ticket) in tickets.iter().enumerate() {
+            assert!(pool.has(*ticket), "{n}");
+            assert!(tickets[n + 1..].iter().all(|later| !pool.has(*later)));
+            let next = tickets.get(n + 1).map(|next| pool.queue.alarm(*next));
+            assert_eq!(next.unwrap_or_default().is_some(), n < 3, "somebody keeps the time");
+            pool.now += SECOND;
+        }
+    }
+
+    #[test]
+    fn who_wants_no_turn_does_not_wait_for_one() {
+        let mut pool = Pool::paced();
+        let (first, second) = (pool.draw(For::Turn), pool.draw(For::Turn));
+        let plain = pool.draw(For::Connection);
+        assert!(pool.has(first) && pool.has(plain) && !pool.has(second));
+    }
+
+    #[test]
+    fn a_waiter_for_a_turn_that_leaves_takes_none() {
+        let mut pool = Pool::paced();
+        let tickets: Vec<u64> = (0..30).map(|_| pool.draw(For::Turn)).collect();
+        let due = pool.queue.turn(pool.now);
+        assert_eq!(due, pool.now + SECOND * 30);
+        for gone in &tickets[..28] {
+            pool.queue.leave(*gone, pool.now);
+        }
+        assert!(pool.has(tickets[28]), "also the turn of one that had it already");
+        assert!(pool.queue.alarm(tickets[29]).is_some());
+        pool.now += SECOND;
+        assert!(pool.has(tickets[29]));
+    }
+
+    #[test]
+    fn a_turn_is_not_given_back_where_another_was_given_since() {
+        let mut pool = Pool::paced();
+        let (first, second) = (pool.draw(For::Turn), pool.draw(For::Turn));
+        pool.now += SECOND;
+        assert!(pool.has(second));
+        pool.queue.leave(first, pool.now);
+        let third = pool.draw(For::Turn);
+        assert!(!pool.has(third), "it would begin together with the second");
+    }
+
+    #[test]
+    fn a_waiter_that_is_never_polled_again_holds_up_only_itself() {
+        let mut pool = Pool::new(2);
+        let held = [pool.draw(For::Connection), pool.draw(For::Connection)];
+        assert!(held.iter().all(|ticket| pool.has(*ticket)));
+        let (asleep, awake) = (pool.draw(For::Connection), pool.draw(For::Connection));
+        assert!(pool.queue.put("a", pool.now).is_none() && pool.queue.put("b", pool.now).is_none());
+        assert!(pool.has(awake));
+        let next = pool.draw(For::Connection);
+        assert!(!pool.has(next));
+        pool.queue.leave(asleep, pool.now);
+        assert!(pool.has(next));
+    }
+
+    #[test]
+    fn one_login_at_a_time_until_one_has_worked() {
+        let rules = Rules { connections: 3, idle: SECOND, pace: None, login_pause: Some(SECOND * 60) };
+        let mut pool = Pool::with(rules);
+        let tickets = [(); 3].map(|()| pool.draw(For::Connection));
+        assert_eq!(pool.take(tickets[0]), Some(Place::Connect { trial: true }));
+        assert!(!pool.has(tickets[1]));
+        pool.queue.release(true, pool.now); // it could not be reached
+        assert_eq!(pool.take(tickets[1]), Some(Place::Connect { trial: true }));
+        pool.queue.logged_in(pool.now);
+        assert_eq!(pool.take(tickets[2]), Some(Place::Connect { trial: false }));
+    }
+
+    #[test]
+    fn after_a_refused_login_nobody_tries_for_a_while() {
+        let rules = Rules { connections: 3, idle: SECOND * 600, pace: None, login_pause: Some(SECOND * 60) };
+        let mut pool = Pool::with(rules);
+        let first = pool.draw(For::Connection);
+        assert!(pool.has(first));
+        pool.queue.logged_in(pool.now);
+        let (second, third) = (pool.draw(For::Connection), pool.draw(For::Turn));
+        assert!(pool.has(second) && pool.has(third));
+        let waiting = pool.draw(For::Turn);
+        pool.queue.login_refused(pool.now);
+        pool.queue.release(false, pool.now);
+        assert_eq!(pool.take(waiting), Some(Place::Barred), "who waits learns of it");
+        assert!(pool.queue.put("a", pool.now).is_none());
+        let lucky = pool.draw(For::Connection);
+        assert!(matches!(pool.take(lucky), Some(Place::Reuse(_))), "what is logged in serves");
+        let late = pool.draw(For::Connection);
+        assert_eq!(pool.take(late), Some(Place::Barred));
+        pool.now += SECOND * 60;
+        let trial = pool.draw(For::Connection);
+        assert_eq!(pool.take(trial), Some(Place::Connect { trial: true }));
+    }
+
+    #[test]
+    fn what_was_idle_for_too_long_is_handed_out_first() {
+        let mut pool = Pool::new(2);
+        let held = [(); 2].map(|()| pool.draw(For::Connection));
+        assert!(held.iter().all(|ticket| pool.has(*ticket)));
+        for name in ["old", "new"] {
+            assert!(pool.queue.put(name, pool.now).is_none());
+            let [first, second] = [(); 2].map(|()| pool.draw(For::Connection));
+            pool.queue.leave(first, pool.now); // what it was granted and gives back is as old as it was
+            pool.queue.leave(second, pool.now);
+            pool.now += SECOND * 40;
+        }
+        let ticket = pool.draw(For::Connection);
+        let place = pool.take(ticket);
+        assert!(
+            matches!(place, Some(Place::Reuse(Idle { connection: "old", stale: true, .. }))),
+            "{place:?}"
+        );
+    }
+
+    #[test]
+    fn closing_wakes_all_and_the_last_connection_wakes_who_closes() {
+        let mut pool = Pool::new(1);
+        let holder = pool.draw(For::Connection);
+        assert!(pool.has(holder));
+        pool.queue.draw(For::Turn, Arc::new("waiter"), pool.now);
+        drop(pool.queue.called());
+        assert!(pool.queue.close().is_empty());
+        assert_eq!(pool.queue.called(), [Arc::new("waiter")]);
+        pool.queue.draw(For::End, Arc::new("closer"), pool.now);
+        assert_eq!(pool.queue.put("a", pool.now), Some("a"));
+        assert_eq!((pool.queue.called(), pool.queue.open()), (vec![Arc::new("closer")], 0));
+    }
+}
