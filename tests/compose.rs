@@ -53,8 +53,11 @@ fn check(message: &Message) -> String {
     assert_eq!(text.matches('\n').count(), text.matches("\r\n").count());
     assert!(text.lines().all(|line| line.len() <= 998));
     for line in text.lines().filter(|line| line.len() > 78) {
-        // No longer than the one word in it.
-        assert!(!line.trim_start_matches(' ').contains(' '), "{line}");
+        // No longer than the one word in it, and perhaps the name of a field that is not folded.
+        let word = ["Message-ID: ", "Resent-Message-ID: ", "In-Reply-To: ", "References: "]
+            .iter()
+            .find_map(|name| line.strip_prefix(name));
+        assert!(!word.unwrap_or(line).trim_start_matches(' ').contains(' '), "{line}");
     }
     let header = header_block(&text);
     let (fields, rest) = Fields::parse(header.as_bytes()).unwrap();
@@ -187,7 +190,7 @@ fn what_a_field_cannot_hold_is_refused_and_the_field_is_named() {
         (builder().cc("root"), "Cc"),
         (builder().cc("a..b@x.org"), "Cc"),
         (builder().message_id("no identifier"), "Message-ID"),
-        (builder().in_reply_to("x"), "In-Reply-To"),
+        (builder().in_reply_to("<1@x.org>\r\nX: y"), "In-Reply-To"),
         (builder().header("Date", "yesterday"), "Date"),
         (builder().header("Date", "Sun, 31 Dec 1899 23:59:59 +0000"), "Date"),
         (builder().header("Resent-Date", "Mon, 1 Jan 2024 00:00:00 +0000"), "Resent-Date"),
@@ -205,7 +208,7 @@ fn what_a_field_cannot_hold_is_refused_and_the_field_is_named() {
         (builder().header("", "a"), ""),
         (builder().header("Ü", "a"), "Ü"),
         (builder().list_unsubscribe("https://x.org/> <a"), "List-Unsubscribe"),
-        (builder().list_unsubscribe("https://x.org/,a"), "List-Unsubscribe"),
+        (builder().list_unsubscribe("https://x.org/ a"), "List-Unsubscribe"),
         (builder().one_click_unsubscribe("mailto:a@x.org"), "List-Unsubscribe"),
         (builder().one_click_unsubscribe("https://x.org/1").list_unsubscribe("https://x.org/2"), "one https"),
         (builder().one_click_unsubscribe("https://x.org/1").list_unsubscribe("http://x.org/2"), "one https"),
@@ -219,7 +222,7 @@ fn what_a_field_cannot_hold_is_refused_and_the_field_is_named() {
         (builder().attach(Attachment::bytes("a", b"").content_type("te xt/plain")), "Content-Type"),
         (builder().attach(Attachment::bytes("a", b"").content_type("text/plain; x=\u{fc}")), "Content-Type"),
         (builder().attach(Attachment::bytes("a", b"").content_type("Multipart/mixed")), "Content-Type"),
-        (builder().attach(Attachment::bytes("a", b"\xff").content_type("message/rfc822")), "message/"),
+        (builder().attach(Attachment::bytes("a", b"\0").content_type("message/rfc822")), "message/"),
         (builder().attach(Attachment::path("a").content_type("Message/RFC822")), "message/"),
     ] {
         let why = refused(builder);
@@ -748,7 +751,6 @@ proptest! {
             builder().header("X-Any", value),
             builder().header(value, "x"),
             builder().message_id(value),
-            builder().references(value),
             builder().header("Date", value),
             builder().header("Keywords", value),
             builder().to(address),

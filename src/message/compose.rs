@@ -1,19 +1,19 @@
 //! A message of one's own: its fields, its content, and the builder of both.
 
-use std::{fmt, io::Read, sync::Arc, time::SystemTime};
+use std::{fmt, io::Read, iter, sync::Arc, time::SystemTime};
 
 use email_format::{Email, rfc5322::Parsable};
 
 use super::{
     Attachment, Body, Mail, Mailboxes, Offer,
     attachment::Bytes,
-    entity::{self, Entity},
+    entity::{self, EightBit, Entity},
     field::{Field, Kind, Value, is_nested_too_deep, uris},
     header_length,
     mailbox::Item,
     stream::{Piece, READ_ALREADY, Stream},
 };
-use crate::{Envelope, Error};
+use crate::{Address, Envelope, Error};
 
 /// Most levels of messages attached to messages. Each level is looked through for the boundaries of those around it.
 const MAX_LEVELS: usize = 50;
@@ -41,8 +41,7 @@ pub struct Message {
     /// So many fields at the start are the newest block of `Resent-` fields.
     resent: usize,
     content: Arc<[Arc<Piece>]>,
-    /// It has text that goes out as it is to a server that offers 8BITMIME.
-    eight_bit: bool,
+    eight_bit: EightBit,
     /// How many levels of messages there are in it.
     levels: usize,
     envelope: Option<Envelope>,
@@ -103,23 +102,25 @@ impl Message {
         Ok(Message { fields: block.into(), resent, envelope: None, ..self.clone() })
     }
 
-    /// The pieces that are sent.
-    pub(super) fn pieces(&self) -> impl Iterator<Item = Arc<Piece>> {
-        let fields: Vec<Field> = self.sent_fields().cloned().collect();
-        let header = entity::header("", &fields, self.eight_bit);
-        [header].into_iter().chain(self.content.iter().cloned())
+    /// What is sent as part of another message; `None` if an address in its header cannot be written in ASCII.
+    pub(super) fn pieces_in_ascii(&self) -> Option<Vec<Arc<Piece>>> {
+        self.fields_in_ascii().map(|fields| self.pieces(&fields))
+    }
+
+    fn pieces(&self, fields: &[Field]) -> Vec<Arc<Piece>> {
+        let header = entity::header("", fields, self.eight_bit);
+        iter::once(header).chain(self.content.iter().cloned()).collect()
     }
 
     fn sent_fields(&self) -> impl Iterator<Item = &Field> {
         self.fields.iter().filter(|field| !field.is_bcc())
     }
 
-    /// A field that is sent holds an address that is not ASCII.
-    pub(super) fn needs_utf8(&self) -> bool {
-        self.sent_fields().any(|field| !field.as_str().is_ascii())
+    fn fields_in_ascii(&self) -> Option<Vec<Field>> {
+        self.sent_fields().map(Field::to_ascii).collect()
     }
 
-    pub(super) fn has_eight_bit(&self) -> bool {
+    pub(super) fn eight_bit(&self) -> EightBit {
         self.eight_bit
     }
 
@@ -127,12 +128,16 @@ impl Message {
         self.levels
     }
 
-    fn open(&self, eight_bit: bool) -> Result<Body<'_>, Error> {
-        let pieces: Vec<Arc<Piece>> = self.pieces().collect();
+    fn open(&self, offer: Offer) -> Result<Body<'_>, Error> {
+        let eight_bit = offer.eight_bit;
+        let in_ascii = if offer.utf8_headers { None } else { self.fields_in_ascii() };
+        let fields = in_ascii.unwrap_or_else(|| self.sent_fields().cloned().collect());
+        let needs_utf8 = fields.iter().any(|field| !field.as_str().is_ascii());
+        let pieces = self.pieces(&fields);
         if pieces.iter().any(|piece| piece.is_spent()) {
             return Err(Error::Message(READ_ALREADY.into()));
         }
-        let is_ascii = !(self.needs_utf8() || eight_bit && self.eight_bit);
+        let is_ascii = !needs_utf8 && !self.eight_bit.is_sent(eight_bit);
         let length = pieces.iter().try_fold(0_u64, |sum, piece| sum.checked_add(piece.length(eight_bit)?));
         let body = match length {
             // What is small and at hand need not be read piece by piece, perhaps on another thread.
@@ -153,7 +158,8 @@ impl Message {
             }),
         };
         let body = if is_ascii { body.seven_bit() } else { body };
-        Ok(if self.needs_utf8() { body.utf8_headers() } else { body })
+        let body = if self.eight_bit == EightBit::Always { body.eight_bit() } else { body };
+        Ok(if needs_utf8 { body.utf8_headers() } else { body })
     }
 
     /// Fields with all that is in them, `Bcc` too.
@@ -175,11 +181,11 @@ impl Mail for Message {
     }
 
     fn body(&self) -> Result<Body<'_>, Error> {
-        self.open(false)
+        self.open(Offer::new())
     }
 
     fn body_for(&self, offer: Offer) -> Result<Body<'_>, Error> {
-        self.open(offer.eight_bit)
+        self.open(offer)
     }
 }
 
@@ -200,7 +206,7 @@ impl From<Email> for Message {
         let fields = header.split("\r\n").filter(|line| !line.is_empty()).map(Field::refolded).collect();
         let content = vec![Piece::text(String::from_utf8_lossy(&content))];
         let content = with_line_end(content).into();
-        Message { fields, resent: 0, content, eight_bit: false, levels: 0, envelope: None }
+        Message { fields, resent: 0, content, eight_bit: EightBit::Never, levels: 0, envelope: None }
     }
 }
 
@@ -284,7 +290,8 @@ fn stamp(block: &mut Vec<Field>, names: [&str; 4], fields: &Fields) -> Result<()
         block.push(Field::now(date)?);
     }
     if !has(block, id) {
-        let domain = author.address().domain().filter(|domain| domain.is_ascii());
+        let author = author.address().without_utf8().ok();
+        let domain = author.as_ref().and_then(Address::domain);
         block.push(Field::unique_id(id, domain.unwrap_or("localhost"))?);
     }
     Ok(())
@@ -405,7 +412,7 @@ impl MessageBuilder {
                 Some(uris) => self.fields.add(name, Value::Uris(uris)),
                 None => self.fields.add(name, Value::Text(value)), // refused when it is built
             },
-            (Kind::Ids | Kind::Phrases, _) => self.fields.add(name, Value::Text(value)),
+            (Kind::Id | Kind::References | Kind::Phrases, _) => self.fields.add(name, Value::Text(value)),
             _ => self.fields.0.push((name.to_owned(), Value::Text(value))),
         }
         self
@@ -606,7 +613,7 @@ mod tests {
     use super::*;
     use crate::{message::Content, proto::Survey};
 
-    const EIGHT_BIT: Offer = Offer { eight_bit: true };
+    const EIGHT_BIT: Offer = Offer { eight_bit: true, utf8_headers: false };
 
     /// What the server is told.
     fn size(body: &Body<'_>) -> Option<u64> {
