@@ -1,7 +1,9 @@
 //! What is composed is what arrives, as an independent parser reads it; and nothing else.
 
-#[path = "python/mod.rs"]
-mod python;
+#[path = "readers/mod.rs"]
+mod readers;
+#[path = "compose/reported.rs"]
+mod reported;
 
 use std::{
     fs,
@@ -54,7 +56,7 @@ fn check(message: &Message) -> String {
     assert!(text.lines().all(|line| line.len() <= 998));
     for line in text.lines().filter(|line| line.len() > 78) {
         // No longer than the one word in it, and perhaps the name of a field that is not folded.
-        let word = ["Message-ID: ", "Resent-Message-ID: ", "In-Reply-To: ", "References: "]
+        let word = ["Message-ID: ", "Resent-Message-ID: ", "In-Reply-To: ", "References: ", "Content-ID: "]
             .iter()
             .find_map(|name| line.strip_prefix(name));
         assert!(!word.unwrap_or(line).trim_start_matches(' ').contains(' '), "{line}");
