@@ -743,6 +743,22 @@ proptest! {
     }
 
     #[test]
+    fn whatever_identifiers_of_other_messages_are_the_header_is_whole(
+        ids in "(<[a-z@.é]{0,8}>|[a-z@.,(\"]{1,8}| |\t|\r\n |\n\t|\r\n|\n|\r|\u{0}|\u{85}|<|>|é|<[a-z]{300}@x>){0,24}"
+    ) {
+        match builder().in_reply_to(&ids[..]).references(&ids[..]).build() {
+            Ok(message) => {
+                let sent = check(&message);
+                for id in message.header("References").unwrap_or_default().split(' ') {
+                    prop_assert!(ids.contains(id.trim_start_matches('<').trim_end_matches('>')), "{sent}");
+                }
+                let _ = Email::try_from(message);
+            }
+            Err(_) => prop_assert!(ids.contains(['\r', '\n'])),
+        }
+    }
+
+    #[test]
     fn threat_25_no_value_can_hold_a_control_character(value in value(), at in any::<prop::sample::Index>(), control in prop::sample::select(vec!["\r", "\n", "\r\n", "\0", "\t", "\u{7f}", "\u{85}", "\u{1b}", "\r\n "])) {
         let at = (0..=value.len()).filter(|at| value.is_char_boundary(*at)).collect::<Vec<_>>()[at.index(value.chars().count() + 1)];
         let value = format!("{}{control}{}", &value[..at], &value[at..]);

@@ -26,12 +26,14 @@ const MAX_AT_ONCE: u64 = 64 * 1024;
 /// A message: header fields, text, attachments. Made by [`Message::builder`], or from an [`Email`].
 ///
 /// It is sent as a stream: attachments from a path or reader are read and encoded on their way, in constant memory.
-/// All that goes out is ASCII in lines of at most 998 octets (78 where they can be folded), so that any server takes
-/// it; but text beyond ASCII goes out as it is where the server offers 8BITMIME, unless that could change it (a line
-/// of more than 998 octets, one that begins with `From `).
+/// It is sent as ASCII in lines of at most 998 octets (78 where they can be folded), so that any server takes it. Text
+/// beyond ASCII is sent as it is where the server offers 8BITMIME, unless that could change it (a line of more than 998
+/// octets, one that begins with `From `). An [attached](Attachment::content_type) `message/rfc822` part beyond ASCII needs
+/// 8BITMIME, as it may not be encoded.
 ///
-/// An address beyond ASCII stands in its field as it is (RFC 6532), and needs a server that offers SMTPUTF8: for others,
-/// sending is an [`Error::Unsupported`] before anything is sent. Names and subjects in any language need nothing.
+/// An address beyond ASCII is written as it is (RFC 6532) for a server that offers SMTPUTF8. For others, domains become
+/// A-labels, also in the header fields, with the feature `idna`. If that does not make every address ASCII, sending is an
+/// [`Error::Unsupported`] before MAIL. Names and subjects in any language need nothing.
 ///
 /// Its envelope is what its fields name: the first of `Sender`, else of `From`, to all in `To`, `Cc` and `Bcc`;
 /// [`MessageBuilder::envelope`] sets another. `Bcc` is not sent. Clones share their content, readers too.
@@ -225,7 +227,9 @@ impl TryFrom<Message> for Email {
         }
         let sent = message.to_bytes()?;
         let content = &sent[header_length(&sent).unwrap_or(sent.len())..];
-        let mut whole = Message::header_text(&message.fields).into_bytes();
+        let fields: Vec<Field> =
+            message.fields.iter().map(|field| field.to_ascii().unwrap_or_else(|| field.clone())).collect();
+        let mut whole = Message::header_text(&fields).into_bytes();
         whole.extend_from_slice(b"\r\n");
         whole.extend_from_slice(content);
         let (email, _) = Email::parse(&whole).map_err(|_| unreadable())?;
@@ -300,7 +304,8 @@ fn stamp(block: &mut Vec<Field>, names: [&str; 4], fields: &Fields) -> Result<()
 /// Composes a [`Message`].
 ///
 /// Nothing that is set can fail; what cannot be is an error of [`build`](MessageBuilder::build). No value can become
-/// anything but that value: line ends and other control characters are refused in all but the texts.
+/// anything but that value: line ends and other control characters are refused in all but the texts, or left out of
+/// [identifiers of other messages](MessageBuilder::in_reply_to).
 #[derive(Debug, Default)]
 #[must_use]
 pub struct MessageBuilder {
@@ -367,19 +372,24 @@ impl MessageBuilder {
         self
     }
 
-    /// The identifiers of what it answers. Adds to those before.
+    /// The identifiers of the messages that it answers, as they have them. Adds to those before.
+    ///
+    /// Real identifiers break the grammar, and a reply must not fail for that. Printable ASCII is sent as it is; an identifier
+    /// of other characters, or too long for a line (998 octets), is left out with a `warn`. Identifiers without angle
+    /// brackets get them. Folds and tabs between identifiers are white space; any other line end is refused.
     pub fn in_reply_to(mut self, ids: impl Into<String>) -> MessageBuilder {
         self.fields.add("In-Reply-To", Value::Text(ids.into()));
         self
     }
 
-    /// The identifiers of the conversation, oldest first. Adds to those before.
+    /// The identifiers of the conversation, oldest first. Adds to those before. They are read as those of
+    /// [`in_reply_to`](MessageBuilder::in_reply_to).
     pub fn references(mut self, ids: impl Into<String>) -> MessageBuilder {
         self.fields.add("References", Value::Text(ids.into()));
         self
     }
 
-    /// A URI to unsubscribe at (RFC 2369), `mailto:` or `https:`. Adds to those before.
+    /// A URI to unsubscribe at (RFC 2369), `mailto:` or `https:`. A comma in it is sent as `%2C`. Adds to those before.
     pub fn list_unsubscribe(mut self, uri: impl Into<String>) -> MessageBuilder {
         self.fields.add("List-Unsubscribe", Value::Uris(vec![uri.into()]));
         self
@@ -397,8 +407,9 @@ impl MessageBuilder {
     ///
     /// The value of a field that is not known here is free text: it is encoded where it is not ASCII, where spaces stand in
     /// a row or at an end (folding would lose them), and where it holds `=?` or more than 900 octets without a space.
-    /// `MIME-Version` and `Content-…` are refused: they are the composer's. So is `Resent-…`: those fields stand in a block
-    /// of their own, which [`Message::resend`] puts before all others. `Keywords` are phrases with commas between them, in
+    /// `MIME-Version` and those `Content-…` fields that the composer writes are refused; `Content-Language` and others are
+    /// not. `Resent-…` is refused, too: those fields are in a block of their own, which [`Message::resend`] puts before all
+    /// others. `Keywords` are phrases with commas between them, in
     /// quotes where a comma is a part of one; `List-Unsubscribe` is `<uri>, <uri>`.
     pub fn header(mut self, name: &str, value: impl Into<String>) -> MessageBuilder {
         let value = value.into();

@@ -321,23 +321,23 @@ fn reference_words(name: &str, text: &str) -> Result<Vec<String>, &'static str> 
     if text.contains(['\r', '\n']) {
         return Err("it has a line end");
     }
-    let has_brackets = text.contains('<');
+    let written: Vec<&str> = text.split([' ', '\t']).filter(|word| !word.is_empty()).collect();
     let mut words = Vec::new();
-    for word in text.split([' ', '\t']) {
+    for word in &written {
         let (good, bad): (Vec<_>, Vec<_>) = split_identifiers(word).into_iter().partition(|id| {
             id.len() < MAX_LONG_LINE - name.len() - 1 && id.bytes().all(|b| b.is_ascii_graphic())
         });
         for id in bad {
             let shown: String = id.chars().take(MAX_NAME).collect();
-            log::warn!(target: "postino", "the header {name} is sent without an identifier that no header can hold: {shown:?}");
+            log::warn!(target: "postino", "the header {name} is sent without an identifier that it cannot hold: {shown:?}");
         }
-        let word = good.concat();
-        match word.trim_matches(',') {
-            _ if word.contains(['<', '>']) => words.extend(fitting(good)),
-            "" => {}
-            // A phrase such as `Your message of Friday` is not an identifier.
-            bare if has_brackets && !bare.contains('@') => words.push(word),
-            bare => words.push(bracketed(bare)),
+        let whole = good.concat();
+        if whole.contains(['<', '>']) {
+            words.extend(fitting(good));
+        } else if whole.contains('@') || written.len() == 1 {
+            words.extend(whole.split(',').filter(|id| !id.is_empty()).map(bracketed));
+        } else if !whole.is_empty() {
+            words.push(whole); // of a phrase, such as `Your message of Friday`
         }
     }
     Ok(words)
@@ -615,6 +615,7 @@ mod tests {
             "<[1]@c(d)>",
             "<a b@c>",
             "Your message of \"Fri, 1 Jan\" <a@b>",
+            "Your message of Friday",
             "<a@b",
             "a@b>",
             "<>",
@@ -626,6 +627,8 @@ mod tests {
             ("a@b", "<a@b>"),
             ("a@b c@d", "<a@b> <c@d>"),
             ("a@b, c@d", "<a@b> <c@d>"),
+            ("a@b,c@d,", "<a@b> <c@d>"),
+            ("Your message a@b", "Your message <a@b>"),
             ("abc", "<abc>"),
             ("a@b <c@d>", "<a@b> <c@d>"),
             ("<a@b>\r\n <c@d>\n\t<e@f>\t<g@h>\r\n", "<a@b> <c@d> <e@f> <g@h>"),

@@ -21,7 +21,8 @@ impl Envelope {
     /// If there is a `Resent-Date`, the `Resent-` headers say it instead (RFC 5322 §3.6.6).
     ///
     /// Headers are read leniently: obsolete syntax (RFC 5322 §4.4), any octets in display names, any line ends. The
-    /// addresses are taken as they are written. Text that may or may not be an address is an error, never skipped.
+    /// addresses are taken as they are written. Text that may or may not be an address is an error, never skipped, and so is
+    /// an encoded word in the place of an address (RFC 2047 §5).
     ///
     /// ```
     /// use postino::Envelope;

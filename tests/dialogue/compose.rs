@@ -122,6 +122,7 @@ fn without_smtputf8_a_domain_beyond_ascii_is_an_a_label_in_the_header_too() {
         "{sent}"
     );
     assert!(message.header("Message-ID").unwrap().ends_with("@xn--bcher-kva.example>"));
+    assert_eq!(email_format::Email::try_from(message.clone()).unwrap().get_body().unwrap().0, b"\r\n"[..0]);
     // As a part of another message, it is in ASCII.
     let around = builder().attach(Attachment::message(message)).build().unwrap();
     assert!(heard("SIZE", &around).1.contains("\r\nTo: bob@xn--r8jz45g.example\r\n"));
