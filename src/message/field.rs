@@ -673,7 +673,7 @@ mod tests {
     fn an_identifier_stays_on_the_line_of_its_name() {
         let id = format!("<{}@example.org>", "x".repeat(100));
         for name in ["Message-ID", "resent-message-id", "In-Reply-To", "References", "Content-ID"] {
-            let field = Field::of_words(name, &[id.clone()]).unwrap();
+            let field = Field::of_words(name, std::slice::from_ref(&id)).unwrap();
             assert_eq!(field.as_str(), format!("{name}: {id}\r\n"));
         }
         let field = field("References", &format!("{id} {id}"));
