@@ -45,6 +45,7 @@ sendmail [OPTIONS] [RECIPIENT...] < message
       --help            this
   ignored: -i, -oi (a lone dot never ends the input), -oe* (errors go to stderr), -od* (it is
       sent at once), -om, -m, -n, -bm, -A*, -G, -U, -B TYPE, -F NAME, -h N, -L TAG
+  left out of the message: \"From \" and \">From \" lines of an mbox before the first header
 exit, first that fits:
   64  usage
   65  bad message or address (what the server cannot take or do, too)
@@ -216,6 +217,7 @@ impl Message<'_> {
         };
         let stdin = read().map_err(Error::Source)?;
         let rest = (head.len() as u64 > HEAD).then_some(stdin);
+        head.drain(..mbox_lines(&head));
         Ok(Message { options, head, rest })
     }
 
@@ -243,6 +245,22 @@ impl Message<'_> {
         let given = self.options.recipients.iter();
         let given = given.map(|text| Address::new(text).map_or_else(|_| text.clone(), |a| a.to_string()));
         named.iter().map(Address::to_string).chain(given).collect()
+    }
+}
+
+/// The length of the lines that an mbox has before the first header of a message: `From ` or `>From `, each with what it is
+/// folded over. Recipients would see no headers after them.
+fn mbox_lines(message: &[u8]) -> usize {
+    let mut at = 0;
+    loop {
+        let rest = &message[at..];
+        let quotes = rest.iter().take_while(|byte| **byte == b'>').count();
+        let is_folded = at > 0 && matches!(rest.first(), Some(b' ' | b'\t'));
+        if !is_folded && !rest[quotes..].starts_with(b"From ") {
+            return at;
+        }
+        let end = rest.iter().position(|byte| matches!(byte, b'\r' | b'\n')).unwrap_or(rest.len());
+        at += end + if rest[end..].starts_with(b"\r\n") { 2 } else { rest.len().min(end + 1) - end };
     }
 }
 

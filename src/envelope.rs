@@ -1,6 +1,10 @@
 //! Who a message is from and for, and what is asked of the server for it: the parameters of MAIL and RCPT.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use crate::{Address, Capabilities, Error, proto::Parameters};
 
@@ -227,8 +231,8 @@ pub enum MailOption {
     },
     /// HOLDFOR: released so much later; whole seconds, from 1 to 999,999,999 (RFC 4865). Needs FUTURERELEASE.
     HoldFor(Duration),
-    /// HOLDUNTIL: released then, a date and time by RFC 3339 such as `2027-01-31T08:00:00Z` (RFC 4865). Needs
-    /// FUTURERELEASE.
+    /// HOLDUNTIL: released at a date and time in the form of RFC 3339, such as `2027-01-31T08:00:00Z` (RFC 4865). Needs
+    /// FUTURERELEASE. A time after the server's latest one is an [`Error::Config`] before MAIL.
     HoldUntil(String),
     /// AUTH=: who submitted the message first, if that is known and trusted (RFC 4954 §5). Needs AUTH.
     Auth(Option<Address>),
@@ -256,7 +260,7 @@ impl MailOption {
             MailOption::HoldFor(time) if !seconds.contains(&time.as_secs()) => {
                 Err(wrong("a time to hold the message for that is not from 1 to 999,999,999 seconds"))
             }
-            MailOption::HoldUntil(time) if !is_date_time(time) => {
+            MailOption::HoldUntil(time) if date_time(time).is_none() => {
                 Err(wrong("a time to hold the message until that is no RFC 3339 date and time"))
             }
             MailOption::Raw(text) => check_raw(text, &["SIZE", "BODY", "SMTPUTF8"]),
@@ -288,6 +292,9 @@ impl MailOption {
             }
             (MailOption::HoldFor(time), Some(most)) if time.as_secs() > most => {
                 Err(wrong(&format!("a time to hold the message for above the server's most, {most} seconds")))
+            }
+            (MailOption::HoldUntil(time), limit) if date_time(time) > latest_release(parameters, limit) => {
+                Err(wrong("a time to hold the message until that is after the server's latest"))
             }
             _ => Ok(()),
         }
@@ -390,17 +397,80 @@ fn check_raw(text: &str, own: &[&str]) -> Result<(), Error> {
     }
 }
 
-/// `2027-01-31T08:00:00Z`, perhaps with a part of a second, or an offset (RFC 3339 §5.6): its shape, not its days.
-fn is_date_time(text: &str) -> bool {
-    let shape = |text: &str| text.replace(|c: char| c.is_ascii_digit(), "0");
-    let Some((time, rest)) = text.get(..19).zip(text.get(19..)) else { return false };
-    let fraction = rest.strip_prefix('.').map(|rest| rest.trim_start_matches(|c: char| c.is_ascii_digit()));
-    let zone = fraction.unwrap_or(rest);
-    let dot_alone = fraction.is_some_and(|zone| zone.len() + 1 == rest.len());
-    !text.contains(|c: char| c.is_control())
-        && !dot_alone
-        && shape(time) == "0000-00-00T00:00:00"
-        && (zone == "Z" || ["+00:00", "-00:00"].contains(&shape(zone).as_str()))
+/// The latest time a server holds a message until: the date and time that it names, or else, by this machine's clock, the
+/// end of its longest interval in seconds (RFC 4865 §4). `DateTime::MAX` if it names neither.
+fn latest_release(parameters: &str, longest: Option<u64>) -> Option<DateTime> {
+    let named = parameters.split([' ', ',']).find_map(date_time);
+    let by_clock = || {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).ok()?;
+        Some(DateTime { seconds: i64::try_from(now.as_secs().checked_add(longest?)?).ok()?, nanos: u32::MAX })
+    };
+    Some(named.or_else(by_clock).unwrap_or(DateTime { seconds: i64::MAX, nanos: u32::MAX }))
+}
+
+/// Seconds since 1970 in UTC, and nanoseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct DateTime {
+    seconds: i64,
+    nanos: u32,
+}
+
+/// Reads `2027-01-31T08:00:00Z`, perhaps with a fraction of a second, or an offset (RFC 3339 §5.6).
+fn date_time(text: &str) -> Option<DateTime> {
+    const SHAPE: &str = "0000-00-00T00:00:00";
+    let has_shape = |text: &str, shape: &str| {
+        let same = |(c, s): (u8, u8)| if s == b'0' { c.is_ascii_digit() } else { c == s };
+        text.len() == shape.len() && text.bytes().zip(shape.bytes()).all(same)
+    };
+    let (time, rest) = text.get(..SHAPE.len()).zip(text.get(SHAPE.len()..))?;
+    let fraction_len = rest.strip_prefix('.').map(|rest| rest.bytes().take_while(u8::is_ascii_digit).count());
+    let (fraction, zone) = match fraction_len {
+        None => ("", rest),
+        Some(0) => return None,
+        Some(digits) => (&rest[1..=digits], &rest[1 + digits..]),
+    };
+    let offset = match zone.as_bytes().first()? {
+        b'Z' if zone.len() == 1 => 0,
+        sign @ (b'+' | b'-') if has_shape(&zone[1..], "00:00") => {
+            let (hours, minutes) = (number(&zone[1..3])?, number(&zone[4..])?);
+            let offset = (hours < 24 && minutes < 60).then_some(hours * 3600 + minutes * 60)?;
+            if *sign == b'+' { offset } else { -offset }
+        }
+        _ => return None,
+    };
+    if !has_shape(time, SHAPE) {
+        return None;
+    }
+    let part = |from: usize, to: usize| number(&time[from..to]);
+    let days = days_since_1970(part(0, 4)?, part(5, 7)?, part(8, 10)?)?;
+    let (hour, minute, second) = (part(11, 13)?, part(14, 16)?, part(17, 19)?);
+    let seconds = (hour < 24 && minute < 60 && second <= 60).then_some(hour * 3600 + minute * 60 + second)?;
+    let nanos = format!("{fraction:0<9.9}").parse().ok()?;
+    Some(DateTime { seconds: days * 86_400 + seconds - offset, nanos })
+}
+
+fn number(digits: &str) -> Option<i64> {
+    digits.parse().ok()
+}
+
+/// The days from 1970-01-01 to a day of the Gregorian calendar; `None` if there is no such day. (Howard Hinnant,
+/// "chrono-compatible low-level date algorithms", `days_from_civil`.)
+fn days_since_1970(year: i64, month: i64, day: i64) -> Option<i64> {
+    let is_leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
+    let last = match month {
+        2 if is_leap => 29,
+        2 => 28,
+        4 | 6 | 9 | 11 => 30,
+        1..=12 => 31,
+        _ => return None,
+    };
+    if !(1..=last).contains(&day) {
+        return None;
+    }
+    let year = year - i64::from(month <= 2);
+    let (era, year_of_era) = (year.div_euclid(400), year.rem_euclid(400));
+    let day_of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
+    Some(era * 146_097 + year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year - 719_468)
 }
 
 /// What stands in a parameter, with all that could end it as `+` and two hexadecimal digits (RFC 3461 §4).
@@ -428,6 +498,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::proto::Inbox;
 
     fn envelope() -> Envelope {
         Envelope::new("s@x", ["a@x", "b@x"]).unwrap()
@@ -487,6 +558,11 @@ mod tests {
             MailOption::HoldUntil("tomorrow".into()),
             MailOption::HoldUntil("2027-01-31T08:00:00.Z".into()),
             MailOption::HoldUntil("2027-01-31T08:00:00Z\r\nDATA".into()),
+            MailOption::HoldUntil("2027-02-29T08:00:00Z".into()),
+            MailOption::HoldUntil("2027-13-01T08:00:00Z".into()),
+            MailOption::HoldUntil("2027-01-31T24:00:00Z".into()),
+            MailOption::HoldUntil("2027-01-31T08:00:00+24:00".into()),
+            MailOption::HoldUntil("2027-01-31T08:00:00".into()),
             MailOption::Raw("SIZE=1".into()),
             MailOption::Raw("smtputf8".into()),
             MailOption::Raw("A=b c".into()),
@@ -502,6 +578,47 @@ mod tests {
         assert!(envelope().recipient_option(2, RcptOption::NotifyNever).is_err());
         let beyond = RcptOption::OriginalRecipient(Address::new("ü@x").unwrap());
         assert!(envelope().recipient_options(beyond).is_err());
+    }
+
+    #[test]
+    fn a_date_and_time_is_an_instant_whatever_its_offset() {
+        let seconds = |text: &str| date_time(text).unwrap().seconds;
+        for (text, expected) in [
+            ("1970-01-01T00:00:00Z", 0),
+            ("1969-12-31T23:59:59Z", -1),
+            ("2000-02-29T12:00:00Z", 951_825_600),
+            ("2027-01-31T08:00:00Z", 1_801_382_400),
+            ("2027-01-31T09:30:00.5+01:30", 1_801_382_400),
+            ("2027-01-30T23:00:00-09:00", 1_801_382_400),
+            ("2016-12-31T23:59:60Z", 1_483_228_800),
+        ] {
+            assert_eq!(seconds(text), expected, "{text}");
+        }
+        let order = [
+            "2027-01-31T08:00:00Z",
+            "2027-01-31T08:00:00.25Z",
+            "2027-01-31T08:00:00.3Z",
+            "2027-01-31T08:00:01Z",
+        ];
+        assert!(order.windows(2).all(|two| date_time(two[0]) < date_time(two[1])));
+    }
+
+    #[test]
+    fn a_message_is_held_until_the_servers_latest_time_at_most() {
+        let check = |time: &str, parameters: &str| {
+            let text = format!("250-me\r\n250 FUTURERELEASE {parameters}\r\n");
+            let mut inbox = Inbox::default();
+            inbox.room()[..text.len()].copy_from_slice(text.as_bytes());
+            inbox.arrived(text.len());
+            let offered = Capabilities::parse(inbox.next_reply().unwrap().unwrap());
+            MailOption::HoldUntil(time.to_owned()).check_offered(&offered, false).is_ok()
+        };
+        let both = "3600 2027-01-31T08:00:00Z";
+        assert!(check("2027-01-31T08:00:00Z", both) && check("2027-01-31T09:00:00+01:00", both));
+        assert!(!check("2027-01-31T08:00:01Z", both) && !check("2027-01-31T08:00:00-00:01", both));
+        assert!(check("2027-01-31T08:00:00Z", "2027-01-31T08:00:00Z"));
+        assert!(!check("9999-01-01T00:00:00Z", "3600") && check("2020-01-01T00:00:00Z", "3600"));
+        assert!(check("9999-01-01T00:00:00Z", "") && check("9999-01-01T00:00:00Z", "soon"));
     }
 
     #[test]

@@ -196,7 +196,7 @@
 //! | `vendored` | builds OpenSSL and links it statically |
 //! | `async` | [`aio`](#async) |
 //! | `sasl` | logins by SCRAM and CRAM-MD5, which keep the password from the wire; without it, asking for one is an error |
-//! | `idna` | host names beyond ASCII, and such domains of addresses where the server has no SMTPUTF8, become A-labels (`xn--…`); without it, they are an error |
+//! | `idna` | host names beyond ASCII, and such domains of addresses (in envelopes and in the headers of composed messages) where the server has no SMTPUTF8, become A-labels (`xn--…`); without it, they are an error |
 //! | `dkim` | signatures, `message::Dkim` |
 //! | `lettre-0_11`, `mail-builder-2` | the messages of these builders can be sent |
 //! | `testing` | `testing`, a server in the process, for tests |

@@ -339,7 +339,64 @@ fn exactly_one_mebibyte_and_one_more_octet_arrive() {
     }
 }
 
+#[test]
+fn the_lines_of_an_mbox_before_the_headers_are_left_out() {
+    const FROM: &str = "From 0a0ae3e955ae Mon Sep 17 00:00:00 2001";
+    let wire = send(&accepting(), ARGS, HI).wire;
+    for before in [
+        format!("{FROM}\n"),
+        format!("{FROM}\r\n"),
+        format!("{FROM}\r"),
+        format!(">{FROM}\n"),
+        format!("{FROM}\n>{FROM}\n>>{FROM}\n"),
+        format!("{FROM}\n remote from x\n\tand y\n"),
+    ] {
+        let message = [before.as_bytes(), HI].concat();
+        for args in [&["-t"][..], &["b@example.org"]] {
+            let done = send(&accepting(), args, &message);
+            assert!(done.code == Some(0) && done.wire == wire, "{before:?} {args:?} {done:?}");
+        }
+    }
+}
+
+#[test]
+fn what_only_looks_like_a_line_of_an_mbox_is_sent() {
+    for message in [
+        &b"From: a@example.org\r\nFrom x\r\n\r\nFrom y\r\n"[..],
+        b"From\tx: 1\r\n\r\nFrom y\r\n",
+        b"\r\nFrom y\r\n",
+        b" From x\r\n\r\n",
+    ] {
+        let done = send(&accepting(), ARGS, message);
+        assert!(done.code == Some(0) && done.wire == message, "{done:?}");
+    }
+}
+
+#[test]
+fn a_line_of_an_mbox_is_left_out_of_what_is_too_big_for_memory() {
+    let (message, wire) = big();
+    let message = [b"From x Mon Sep 17 00:00:00 2001\n", &*message].concat();
+    let done = send(&accepting_from("MAIL FROM:<a@example.org> BODY=8BITMIME"), &["b@example.org"], &message);
+    assert!(done.code == Some(0) && done.wire == wire, "{:?} {}", done.code, done.err);
+}
+
 // The envelope.
+
+#[test]
+fn with_t_an_encoded_word_is_not_a_recipient() {
+    for to in [
+        "=?utf-8?q?J=C3=B6rg?= <b@example.org>, =?utf-8?q?Ann?=",
+        "=?UTF-8?B?dG9ueUBleGFtcGxlLmNvbQ==?=",
+        "<=?utf-8?q?b=40example.org?=>",
+        "=?utf-8?q?b?=@example.org",
+    ] {
+        let done = run(&["-t"], format!("From: a@example.org\nTo: {to}\n\nHello\n").as_bytes());
+        assert!(
+            done.code == Some(65) && done.err.contains("the header To names no address"),
+            "{to}: {done:?}"
+        );
+    }
+}
 
 #[test]
 fn bcc_gets_the_message_and_is_not_in_it() {

@@ -7,7 +7,9 @@ use email_format::{Email, rfc5322::Parsable};
 use libfuzzer_sys::fuzz_target;
 use postino::{
     Address, Envelope, Error, Mail, Message, Raw,
-    message::{Dkim, Mailbox, header_length, recipients_from_headers, sender_from_headers, without_bcc},
+    message::{
+        Attachment, Dkim, Mailbox, header_length, recipients_from_headers, sender_from_headers, without_bcc,
+    },
 };
 
 fuzz_target!(|input: &[u8]| {
@@ -123,15 +125,22 @@ fn composed(text: &str) {
     let mut values = text.split('~');
     let mut value = || values.next().unwrap_or_default();
     let name = value();
-    let message = Message::builder()
+    let mut builder = Message::builder()
         .from((name, "alice@example.org"))
         .to("bob@example.org")
         .subject(value())
         .message_id("<1@example.org>")
         .header("X-Own", value())
         .text(value())
-        .build();
-    let Ok(message) = message else { return };
+        .in_reply_to(value())
+        .references(value());
+    for (name, value) in [("List-Unsubscribe", value()), ("Content-Language", value())] {
+        if !value.is_empty() {
+            builder = builder.header(name, value);
+        }
+    }
+    let Ok(message) = builder.build() else { return };
+    attached(value());
     let bytes = message.to_bytes().expect("it is in memory");
     let line_ends = bytes.windows(2).filter(|pair| pair == b"\r\n").count();
     for byte in b"\r\n" {
@@ -152,6 +161,7 @@ fn composed(text: &str) {
     names.sort_unstable();
     let mut known =
         vec!["From", "To", "Date", "Message-ID", "MIME-Version", "Content-Type", "Subject", "X-Own"];
+    known.extend(["In-Reply-To", "References", "List-Unsubscribe", "Content-Language"]);
     if names.iter().any(|name| name == "Content-Transfer-Encoding") {
         known.push("Content-Transfer-Encoding");
     }
@@ -162,6 +172,20 @@ fn composed(text: &str) {
     assert_eq!(envelope, Envelope::new("alice@example.org", ["bob@example.org"]).expect("they are good"));
     assert_eq!(message.envelope().expect("it has one"), envelope);
     let _ = Email::try_from(message);
+}
+
+/// A message of somebody else's as a part of one of our own: only its line ends change.
+fn attached(content: &str) {
+    let part = Attachment::bytes("a.eml", content.to_owned()).content_type("message/rfc822");
+    let message = Message::builder().from("alice@example.org").attach(part).build();
+    let is_plain = |line: &str| line.len() <= 998 && !line.contains('\0');
+    let lines: Vec<&str> = content.split("\r\n").flat_map(|line| line.split(['\r', '\n'])).collect();
+    assert_eq!(message.is_ok(), lines.iter().all(|line| is_plain(line)));
+    let Ok(message) = message else { return };
+    let bytes = message.to_bytes().expect("it is in memory");
+    let expected = format!("\r\n\r\n{}\r\n--=_", lines.join("\r\n"));
+    assert!(bytes.windows(expected.len()).any(|bytes| bytes == expected.as_bytes()));
+    assert_eq!(bytes.is_ascii(), content.is_ascii());
 }
 
 /// A message of email-format's.

@@ -52,6 +52,8 @@ impl Client {
     pub(super) fn offer(&self) -> Offer {
         let mut offer = Offer::new();
         offer.eight_bit = self.capabilities.offers("8BITMIME");
+        // RFC 6531 §3.1: who offers the first offers the second too.
+        offer.utf8_headers = offer.eight_bit && self.capabilities.offers("SMTPUTF8");
         offer
     }
 
@@ -88,11 +90,13 @@ impl Client {
             }
             Content::Unopened(_) | Content::Reader(_) => (None, body.size),
         };
-        // RFC 6531 §3.1: who offers the first offers the second too.
         if body.utf8 && !(offers("SMTPUTF8") && offers("8BITMIME")) {
             return Err(Error::Unsupported(
                 "SMTPUTF8 with 8BITMIME, and an address in the headers is not ASCII",
             ));
+        }
+        if body.eight_bit && !offers("8BITMIME") {
+            return Err(Forbidden::EightBit.into());
         }
         match survey {
             Some(Survey { nul: true, .. }) => return Err(Forbidden::Nul.into()),

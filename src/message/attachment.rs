@@ -62,19 +62,22 @@ impl Attachment {
         Attachment::new(Content::Reader(Box::new(reader))).file_name(file_name)
     }
 
-    /// Another message, as a `message/rfc822` part (RFC 2046 §5.2.1). Building the message around it fails if it needs
-    /// SMTPUTF8, for an address beyond ASCII in its fields, or if messages are nested more than 50 levels deep: many
-    /// servers and programs give up before that.
+    /// Another message, as a `message/rfc822` part (RFC 2046 §5.2.1). Domains beyond ASCII in its fields become A-labels (with
+    /// the feature `idna`). Building the message around it fails if another address in its fields is beyond ASCII, or if
+    /// messages are nested more than 50 levels deep: many servers and programs give up before that.
     #[must_use]
     pub fn message(message: Message) -> Attachment {
         Attachment::new(Content::Message(message))
     }
 
-    /// What it is, such as `text/csv; charset=utf-8`. Defaults to what the end of the file name is known for, else to
-    /// `application/octet-stream`. Where it is guessed to be text, and the bytes are at hand and UTF-8, it says so.
+    /// The media type, such as `text/csv; charset=utf-8`. Defaults to what the end of the file name is known for, else to
+    /// `application/octet-stream`. A type that is guessed to be text gets `charset=utf-8` if the content is UTF-8: all of the
+    /// bytes, or the first 64 KiB of a regular file when it is sent. Readers and FIFOs are not inspected.
     ///
-    /// `multipart/…` is refused when the message is built, and so is `message/…` for what is not text as mail has it:
-    /// such parts may not be encoded (RFC 2046 §5.2.1). Parameters are `; name=value`, the value a token or in quotes.
+    /// A `message/…` part may not be encoded (RFC 2046 §5.2.1), except `message/global`. It has to be given as bytes, without a
+    /// NUL or a line of more than 998 octets, or it is refused when the message is built. Its line ends become CRLF. If it is
+    /// not ASCII, a server without 8BITMIME is an [`Error::Unsupported`](crate::Error::Unsupported) before MAIL. `multipart/…`
+    /// is refused. Parameters are `; name=value`, the value a token or in quotes.
     #[must_use]
     pub fn content_type(mut self, content_type: impl Into<String>) -> Attachment {
         self.content_type = Some(content_type.into());
@@ -88,8 +91,8 @@ impl Attachment {
         self
     }
 
-    /// Makes it a part of the HTML text, which shows it by `<img src="cid:…">` (RFC 2392): letters, digits and
-    /// `.-_@+`.
+    /// Makes it a part of the HTML text, which shows it by `<img src="cid:…">` (RFC 2392). The id is printable ASCII without
+    /// spaces, quotes and backslashes; angle brackets around it are taken off.
     #[must_use]
     pub fn content_id(mut self, id: impl Into<String>) -> Attachment {
         self.content_id = Some(id.into());

@@ -1,19 +1,19 @@
 //! A message of one's own: its fields, its content, and the builder of both.
 
-use std::{fmt, io::Read, sync::Arc, time::SystemTime};
+use std::{fmt, io::Read, iter, sync::Arc, time::SystemTime};
 
 use email_format::{Email, rfc5322::Parsable};
 
 use super::{
     Attachment, Body, Mail, Mailboxes, Offer, READ_ALREADY,
     attachment::Bytes,
-    entity::{self, Entity},
+    entity::{self, EightBit, Entity},
     field::{Field, Kind, Value, is_nested_too_deep, uris},
     header_length,
     mailbox::Item,
     stream::{Piece, Stream, claim_readers},
 };
-use crate::{Envelope, Error};
+use crate::{Address, Envelope, Error};
 
 /// Most levels of messages attached to messages. Each level is looked through for the boundaries of those around it.
 const MAX_LEVELS: usize = 50;
@@ -26,12 +26,14 @@ const MAX_AT_ONCE: u64 = 64 * 1024;
 /// A message: header fields, text, attachments. Made by [`Message::builder`], or from an [`Email`].
 ///
 /// It is sent as a stream: attachments from a path or reader are read and encoded on their way, in constant memory.
-/// All that goes out is ASCII in lines of at most 998 octets (78 where they can be folded), so that any server takes
-/// it; but text beyond ASCII goes out as it is where the server offers 8BITMIME, unless that could change it (a line
-/// of more than 998 octets, one that begins with `From `).
+/// It is sent as ASCII in lines of at most 998 octets (78 where they can be folded), so that any server takes it. Text
+/// beyond ASCII is sent as it is where the server offers 8BITMIME, unless that could change it (a line of more than 998
+/// octets, one that begins with `From `). An [attached](Attachment::content_type) `message/rfc822` part beyond ASCII needs
+/// 8BITMIME, as it may not be encoded.
 ///
-/// An address beyond ASCII stands in its field as it is (RFC 6532), and needs a server that offers SMTPUTF8: for others,
-/// sending is an [`Error::Unsupported`] before anything is sent. Names and subjects in any language need nothing.
+/// An address beyond ASCII is written as it is (RFC 6532) for a server that offers SMTPUTF8. For others, domains become
+/// A-labels, also in the header fields, with the feature `idna`. If that does not make every address ASCII, sending is an
+/// [`Error::Unsupported`] before MAIL. Names and subjects in any language need nothing.
 ///
 /// Its envelope is what its fields name: the first of `Sender`, else of `From`, to all in `To`, `Cc` and `Bcc`;
 /// [`MessageBuilder::envelope`] sets another. `Bcc` is not sent. Clones share their content, readers too.
@@ -41,8 +43,7 @@ pub struct Message {
     /// So many fields at the start are the newest block of `Resent-` fields.
     resent: usize,
     content: Arc<[Arc<Piece>]>,
-    /// It has text that goes out as it is to a server that offers 8BITMIME.
-    eight_bit: bool,
+    eight_bit: EightBit,
     /// How many levels of messages there are in it.
     levels: usize,
     envelope: Option<Envelope>,
@@ -103,23 +104,25 @@ impl Message {
         Ok(Message { fields: block.into(), resent, envelope: None, ..self.clone() })
     }
 
-    /// The pieces that are sent.
-    pub(super) fn pieces(&self) -> impl Iterator<Item = Arc<Piece>> {
-        let fields: Vec<Field> = self.sent_fields().cloned().collect();
-        let header = entity::header("", &fields, self.eight_bit);
-        [header].into_iter().chain(self.content.iter().cloned())
+    /// What is sent as part of another message; `None` if an address in its header cannot be written in ASCII.
+    pub(super) fn pieces_in_ascii(&self) -> Option<Vec<Arc<Piece>>> {
+        self.fields_in_ascii().map(|fields| self.pieces(&fields))
+    }
+
+    fn pieces(&self, fields: &[Field]) -> Vec<Arc<Piece>> {
+        let header = entity::header("", fields, self.eight_bit);
+        iter::once(header).chain(self.content.iter().cloned()).collect()
     }
 
     fn sent_fields(&self) -> impl Iterator<Item = &Field> {
         self.fields.iter().filter(|field| !field.is_bcc())
     }
 
-    /// A field that is sent holds an address that is not ASCII.
-    pub(super) fn needs_utf8(&self) -> bool {
-        self.sent_fields().any(|field| !field.as_str().is_ascii())
+    fn fields_in_ascii(&self) -> Option<Vec<Field>> {
+        self.sent_fields().map(Field::to_ascii).collect()
     }
 
-    pub(super) fn has_eight_bit(&self) -> bool {
+    pub(super) fn eight_bit(&self) -> EightBit {
         self.eight_bit
     }
 
@@ -127,11 +130,15 @@ impl Message {
         self.levels
     }
 
-    fn open(&self, eight_bit: bool) -> Result<Body<'_>, Error> {
-        let pieces: Vec<Arc<Piece>> = self.pieces().collect();
+    fn open(&self, offer: Offer) -> Result<Body<'_>, Error> {
+        let eight_bit = offer.eight_bit;
+        let in_ascii = if offer.utf8_headers { None } else { self.fields_in_ascii() };
+        let fields = in_ascii.unwrap_or_else(|| self.sent_fields().cloned().collect());
+        let needs_utf8 = fields.iter().any(|field| !field.as_str().is_ascii());
+        let pieces = self.pieces(&fields);
         let claimed = claim_readers(&pieces).ok_or_else(|| Error::Message(READ_ALREADY.into()))?;
         let (claims, readers) = claimed;
-        let is_ascii = !(self.needs_utf8() || eight_bit && self.eight_bit);
+        let is_ascii = !needs_utf8 && !self.eight_bit.is_sent(eight_bit);
         let length = pieces.iter().try_fold(0_u64, |sum, piece| sum.checked_add(piece.length(eight_bit)?));
         let body = match length {
             // What is small and at hand need not be read piece by piece, perhaps on another thread.
@@ -153,7 +160,8 @@ impl Message {
         };
         let body = if is_ascii { body.seven_bit() } else { body };
         let body = body.claiming(claims);
-        Ok(if self.needs_utf8() { body.utf8_headers() } else { body })
+        let body = if self.eight_bit == EightBit::Always { body.eight_bit() } else { body };
+        Ok(if needs_utf8 { body.utf8_headers() } else { body })
     }
 
     /// Fields with all that is in them, `Bcc` too.
@@ -175,11 +183,11 @@ impl Mail for Message {
     }
 
     fn body(&self) -> Result<Body<'_>, Error> {
-        self.open(false)
+        self.open(Offer::new())
     }
 
     fn body_for(&self, offer: Offer) -> Result<Body<'_>, Error> {
-        self.open(offer.eight_bit)
+        self.open(offer)
     }
 }
 
@@ -200,7 +208,7 @@ impl From<Email> for Message {
         let fields = header.split("\r\n").filter(|line| !line.is_empty()).map(Field::refolded).collect();
         let content = vec![Piece::text(String::from_utf8_lossy(&content))];
         let content = with_line_end(content).into();
-        Message { fields, resent: 0, content, eight_bit: false, levels: 0, envelope: None }
+        Message { fields, resent: 0, content, eight_bit: EightBit::Never, levels: 0, envelope: None }
     }
 }
 
@@ -219,7 +227,9 @@ impl TryFrom<Message> for Email {
         }
         let sent = message.to_bytes()?;
         let content = &sent[header_length(&sent).unwrap_or(sent.len())..];
-        let mut whole = Message::header_text(&message.fields).into_bytes();
+        let fields: Vec<Field> =
+            message.fields.iter().map(|field| field.to_ascii().unwrap_or_else(|| field.clone())).collect();
+        let mut whole = Message::header_text(&fields).into_bytes();
         whole.extend_from_slice(b"\r\n");
         whole.extend_from_slice(content);
         let (email, _) = Email::parse(&whole).map_err(|_| unreadable())?;
@@ -284,7 +294,8 @@ fn stamp(block: &mut Vec<Field>, names: [&str; 4], fields: &Fields) -> Result<()
         block.push(Field::now(date)?);
     }
     if !has(block, id) {
-        let domain = author.address().domain().filter(|domain| domain.is_ascii());
+        let author = author.address().without_utf8().ok();
+        let domain = author.as_ref().and_then(Address::domain);
         block.push(Field::unique_id(id, domain.unwrap_or("localhost"))?);
     }
     Ok(())
@@ -293,7 +304,8 @@ fn stamp(block: &mut Vec<Field>, names: [&str; 4], fields: &Fields) -> Result<()
 /// Composes a [`Message`].
 ///
 /// Nothing that is set can fail; what cannot be is an error of [`build`](MessageBuilder::build). No value can become
-/// anything but that value: line ends and other control characters are refused in all but the texts.
+/// anything but that value: line ends and other control characters are refused in all but the texts, or left out of
+/// [identifiers of other messages](MessageBuilder::in_reply_to).
 #[derive(Debug, Default)]
 #[must_use]
 pub struct MessageBuilder {
@@ -360,19 +372,24 @@ impl MessageBuilder {
         self
     }
 
-    /// The identifiers of what it answers. Adds to those before.
+    /// The identifiers of the messages that it answers, as they have them. Adds to those before.
+    ///
+    /// Real identifiers break the grammar, and a reply must not fail for that. Printable ASCII is sent as it is; an identifier
+    /// of other characters, or too long for a line (998 octets), is left out with a `warn`. Identifiers without angle
+    /// brackets get them. Folds and tabs between identifiers are white space; any other line end is refused.
     pub fn in_reply_to(mut self, ids: impl Into<String>) -> MessageBuilder {
         self.fields.add("In-Reply-To", Value::Text(ids.into()));
         self
     }
 
-    /// The identifiers of the conversation, oldest first. Adds to those before.
+    /// The identifiers of the conversation, oldest first. Adds to those before. They are read as those of
+    /// [`in_reply_to`](MessageBuilder::in_reply_to).
     pub fn references(mut self, ids: impl Into<String>) -> MessageBuilder {
         self.fields.add("References", Value::Text(ids.into()));
         self
     }
 
-    /// A URI to unsubscribe at (RFC 2369), `mailto:` or `https:`. Adds to those before.
+    /// A URI to unsubscribe at (RFC 2369), `mailto:` or `https:`. A comma in it is sent as `%2C`. Adds to those before.
     pub fn list_unsubscribe(mut self, uri: impl Into<String>) -> MessageBuilder {
         self.fields.add("List-Unsubscribe", Value::Uris(vec![uri.into()]));
         self
@@ -390,8 +407,9 @@ impl MessageBuilder {
     ///
     /// The value of a field that is not known here is free text: it is encoded where it is not ASCII, where spaces stand in
     /// a row or at an end (folding would lose them), and where it holds `=?` or more than 900 octets without a space.
-    /// `MIME-Version` and `Content-…` are refused: they are the composer's. So is `Resent-…`: those fields stand in a block
-    /// of their own, which [`Message::resend`] puts before all others. `Keywords` are phrases with commas between them, in
+    /// `MIME-Version` and those `Content-…` fields that the composer writes are refused; `Content-Language` and others are
+    /// not. `Resent-…` is refused, too: those fields are in a block of their own, which [`Message::resend`] puts before all
+    /// others. `Keywords` are phrases with commas between them, in
     /// quotes where a comma is a part of one; `List-Unsubscribe` is `<uri>, <uri>`.
     pub fn header(mut self, name: &str, value: impl Into<String>) -> MessageBuilder {
         let value = value.into();
@@ -405,7 +423,7 @@ impl MessageBuilder {
                 Some(uris) => self.fields.add(name, Value::Uris(uris)),
                 None => self.fields.add(name, Value::Text(value)), // refused when it is built
             },
-            (Kind::Ids | Kind::Phrases, _) => self.fields.add(name, Value::Text(value)),
+            (Kind::Id | Kind::References | Kind::Phrases, _) => self.fields.add(name, Value::Text(value)),
             _ => self.fields.0.push((name.to_owned(), Value::Text(value))),
         }
         self
@@ -606,7 +624,7 @@ mod tests {
     use super::*;
     use crate::{message::Content, proto::Survey};
 
-    const EIGHT_BIT: Offer = Offer { eight_bit: true };
+    const EIGHT_BIT: Offer = Offer { eight_bit: true, utf8_headers: false };
 
     /// What the server is told.
     fn size(body: &Body<'_>) -> Option<u64> {

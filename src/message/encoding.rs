@@ -1,5 +1,6 @@
 //! Content-Transfer-Encoding (RFC 2045 §6): which one a part gets, how long it becomes, and the encoders.
 
+use std::borrow::Cow;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 use std::sync::LazyLock;
 
@@ -8,7 +9,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD as ENGINE;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 use base64::engine::{Simd, general_purpose::PAD};
-use memchr::memmem;
+use memchr::{memchr2, memmem};
 
 /// The longest line of ASCII text that goes out as it is (RFC 5322 §2.1.1), in octets.
 const MAX_PLAIN_LINE: usize = 78;
@@ -83,8 +84,18 @@ pub(super) fn is_plain(bytes: &[u8], max_line: usize) -> bool {
     bytes.is_ascii() && has_short_lines(bytes, max_line)
 }
 
-/// No NUL, no line too long, and no line end but CRLF.
-fn has_short_lines(bytes: &[u8], max_line: usize) -> bool {
+/// Whether text needs `charset=utf-8`: it is UTF-8 and more than ASCII, as far as is known. Of text that `goes_on`, the last
+/// character may be incomplete, and what follows ASCII may not be ASCII.
+pub(super) fn needs_utf8_charset(text: &[u8], goes_on: bool) -> bool {
+    let is_utf8 = match std::str::from_utf8(text) {
+        Ok(_) => true,
+        Err(error) => goes_on && error.error_len().is_none(),
+    };
+    is_utf8 && (goes_on || !text.is_ascii()) && !text.contains(&0)
+}
+
+/// Whether every line is at most `max_line` octets long and ends with CRLF, and there is no NUL.
+pub(super) fn has_short_lines(bytes: &[u8], max_line: usize) -> bool {
     let mut lines = bytes.split(|byte| *byte == b'\n').peekable();
     while let Some(line) = lines.next() {
         let text = match lines.peek() {
@@ -104,6 +115,26 @@ fn has_short_lines(bytes: &[u8], max_line: usize) -> bool {
 /// The text with every line end made CRLF.
 pub(super) fn with_crlf(text: &str) -> String {
     text.replace("\r\n", "\n").replace('\r', "\n").replace('\n', "\r\n")
+}
+
+/// The octets of a message with every line end made CRLF.
+pub(super) fn bytes_with_crlf(bytes: Cow<'static, [u8]>) -> Cow<'static, [u8]> {
+    let mut out = Vec::new();
+    let (mut from, mut at) = (0, 0);
+    while let Some(found) = memchr2(b'\r', b'\n', &bytes[at..]) {
+        let end = at + found;
+        at = if bytes[end..].starts_with(b"\r\n") { end + 2 } else { end + 1 };
+        if at < end + 2 {
+            out.extend_from_slice(&bytes[from..end]);
+            out.extend_from_slice(b"\r\n");
+            from = at;
+        }
+    }
+    if from == 0 {
+        return bytes;
+    }
+    out.extend_from_slice(&bytes[from..]);
+    out.into()
 }
 
 /// How many octets of base64 there are for so many, with the CRLF between lines.
@@ -217,6 +248,39 @@ mod tests {
             });
         }
         out
+    }
+
+    #[test]
+    fn lone_line_ends_become_crlf() {
+        for (bytes, expected) in [
+            (&b""[..], &b""[..]),
+            (b"a\r\nb\r\n", b"a\r\nb\r\n"),
+            (b"a\nb\rc\r\n", b"a\r\nb\r\nc\r\n"),
+            (b"\n\n\r\r\n\n\r", b"\r\n\r\n\r\n\r\n\r\n\r\n"),
+            (b"\xff\n", b"\xff\r\n"),
+        ] {
+            assert_eq!(*bytes_with_crlf(bytes.into()), *expected, "{}", bytes.escape_ascii());
+        }
+        assert!(matches!(bytes_with_crlf(b"a\r\n".into()), Cow::Borrowed(_)));
+    }
+
+    #[test]
+    fn text_is_utf_8_as_far_as_it_is_known() {
+        let cut = &"xü".as_bytes()[..2];
+        for (text, goes_on, needs) in [
+            ("Grüße".as_bytes(), false, true),
+            ("Grüße".as_bytes(), true, true),
+            (b"Hello", false, false),
+            (b"Hello", true, true),
+            (cut, true, true),
+            (cut, false, false),
+            (b"Gr\xfc\xdfe", true, false),
+            (b"\xff\xfea\0", true, false),
+            (b"a\0b\0", true, false),
+            (b"", false, false),
+        ] {
+            assert_eq!(needs_utf8_charset(text, goes_on), needs, "{} {goes_on}", text.escape_ascii());
+        }
     }
 
     #[test]

@@ -1,12 +1,15 @@
 //! The MIME tree: parts with their headers, and what holds several (RFC 2045, RFC 2046, RFC 2231).
 
-use std::{borrow::Cow, collections::HashSet, sync::Arc};
+use std::{borrow::Cow, collections::HashSet, iter, path::PathBuf, sync::Arc};
 
 use memchr::memmem;
 
 use super::{
     attachment::{Attachment, Content},
-    encoding::{Encoding, MAX_LINE, is_eight_bit_text, is_plain, with_crlf},
+    encoding::{
+        Encoding, MAX_LINE, bytes_with_crlf, has_short_lines, is_eight_bit_text, needs_utf8_charset,
+        with_crlf,
+    },
     field::{Field, plain_words, quoted},
     headers,
     once::Once,
@@ -24,8 +27,26 @@ const MAX_PARAMETER: usize = 72;
 pub(super) struct Entity {
     pub fields: Vec<Field>,
     pub content: Vec<Arc<Piece>>,
-    /// It has text that goes out as it is to a server that offers 8BITMIME.
-    pub eight_bit: bool,
+    pub eight_bit: EightBit,
+    /// The text file that is its content, and its Content-Type if that file turns out to be UTF-8.
+    text_file: Option<(PathBuf, Field)>,
+}
+
+/// Whether there are octets beyond ASCII in what is sent. Of several parts, the greatest counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum EightBit {
+    Never,
+    /// Where the server offers 8BITMIME: it is encoded otherwise.
+    IfOffered,
+    /// Always: it may not be encoded.
+    Always,
+}
+
+impl EightBit {
+    /// Whether it has some in the form for a server that takes them, or does not.
+    pub fn is_sent(self, offered: bool) -> bool {
+        self == EightBit::Always || offered && self == EightBit::IfOffered
+    }
 }
 
 impl Entity {
@@ -43,38 +64,40 @@ impl Entity {
     }
 
     pub fn attachment(attachment: Attachment) -> Result<Entity, Error> {
-        let content_type = match &attachment.content {
-            // A guess says nothing of letters, and without a charset they are ASCII (RFC 2046 §4.1.2).
-            Content::Bytes(bytes)
-                if attachment.content_type.is_none() && is_utf8_text(&attachment, bytes) =>
-            {
-                media_type(&format!("{}; charset=utf-8", attachment.media_type()))?
+        // A guess says nothing about letters, and without a charset they are ASCII (RFC 2046 §4.1.2).
+        let is_guessed_text =
+            attachment.content_type.is_none() && attachment.media_type().starts_with("text/");
+        let utf8_text = format!("{}; charset=utf-8", attachment.media_type());
+        let (mut content_type, mut text_file) = (media_type(attachment.media_type())?, None);
+        match &attachment.content {
+            Content::Bytes(bytes) if is_guessed_text && needs_utf8_charset(bytes, false) => {
+                content_type = media_type(&utf8_text)?;
             }
-            _ => media_type(attachment.media_type())?,
-        };
+            Content::Path(path) if is_guessed_text => {
+                text_file = Some((path.clone(), media_type(&utf8_text)?))
+            }
+            _ => {}
+        }
         let fields = attachment_fields(content_type, &attachment)?;
-        let is_message = attachment.media_type().to_ascii_lowercase().starts_with("message/");
+        let kind = attachment.media_type().to_ascii_lowercase();
+        // Only message/global and its like may be encoded (RFC 6532 §3.7, RFC 2046 §5.2).
+        let is_message = kind.starts_with("message/") && !kind.starts_with("message/global");
         let piece = match attachment.content {
-            Content::Message(message) if message.needs_utf8() => {
-                return Err(Error::Message(
-                    "a message with an address that is not ASCII cannot be attached (RFC 6532 §3.7)".into(),
-                ));
-            }
             Content::Message(message) => {
+                let Some(content) = message.pieces_in_ascii() else {
+                    return Err(Error::Message(
+                        "a message with an address that is not ASCII cannot be attached (RFC 6532 §3.7)"
+                            .into(),
+                    ));
+                };
+                let eight_bit = message.eight_bit();
                 let fields = with_encoding(fields, Encoding::SevenBit)?;
-                let eight_bit = message.has_eight_bit();
-                return Ok(Entity { fields, content: message.pieces().collect(), eight_bit });
+                return Ok(Entity { fields, content, eight_bit, text_file: None });
             }
-            Content::Bytes(bytes) if is_message && is_plain(&bytes, MAX_LINE) => {
-                let fields = with_encoding(fields, Encoding::SevenBit)?;
-                let length = bytes.len() as u64;
-                let piece = Piece::Bytes { bytes, encoding: Encoding::SevenBit, length, eight_bit: false };
-                return Ok(Entity { fields, content: vec![Arc::new(piece)], eight_bit: false });
-            }
+            Content::Bytes(bytes) if is_message => return Entity::message(&kind, fields, bytes),
             _ if is_message => {
                 return Err(Error::Message(
-                    "a message/… part has to be ASCII text in memory, with CRLF, as it may not be encoded"
-                        .into(),
+                    "a message/… part has to be in memory, as it may not be encoded".into(),
                 ));
             }
             Content::Bytes(bytes) => return Entity::bytes(fields, bytes),
@@ -82,7 +105,29 @@ impl Entity {
             Content::Reader(reader) => Piece::Reader(Once::new(reader)),
         };
         let fields = with_encoding(fields, Encoding::Base64)?;
-        Ok(Entity { fields, content: vec![Arc::new(piece)], eight_bit: false })
+        Ok(Entity { fields, content: vec![Arc::new(piece)], eight_bit: EightBit::Never, text_file })
+    }
+
+    /// The octets of a message, which may not be encoded (RFC 2046 §5.2.1). Their line ends become CRLF.
+    fn message(kind: &str, fields: Vec<Field>, bytes: Cow<'static, [u8]>) -> Result<Entity, Error> {
+        let bytes = bytes_with_crlf(bytes);
+        let fail = |why: &str| {
+            Err(Error::Message(format!("a {kind} part has {why}, and may not be encoded").into()))
+        };
+        // RFC 2046 §5.2.2 and §5.2.3
+        let is_seven_bit =
+            ["message/partial", "message/external-body"].iter().any(|other| kind.starts_with(other));
+        if !has_short_lines(&bytes, MAX_LINE) {
+            return fail("a NUL, or a line of more than 998 octets");
+        }
+        if is_seven_bit && !bytes.is_ascii() {
+            return fail("octets beyond ASCII");
+        }
+        let eight_bit = if bytes.is_ascii() { EightBit::Never } else { EightBit::Always };
+        let fields = with_encoding(fields, Encoding::SevenBit)?; // unless the header says 8bit
+        let length = bytes.len() as u64;
+        let piece = Piece::Bytes { bytes, encoding: Encoding::SevenBit, length, eight_bit: false };
+        Ok(Entity { fields, content: vec![Arc::new(piece)], eight_bit, text_file: None })
     }
 
     /// Several parts in one; with just one part, it is that part.
@@ -99,15 +144,29 @@ impl Entity {
             words.push(format!("type=\"{root}\";"));
         }
         words.push(format!("boundary=\"{boundary}\""));
-        let eight_bit = parts.iter().any(|part| part.eight_bit);
+        let eight_bit = parts.iter().map(|part| part.eight_bit).max().unwrap_or(EightBit::Never);
         let mut content = Vec::new();
         for (i, part) in parts.into_iter().enumerate() {
             let line_end = if i == 0 { "" } else { "\r\n" };
-            content.push(header(&format!("{line_end}--{boundary}\r\n"), &part.fields, part.eight_bit));
+            content.push(part.header(&format!("{line_end}--{boundary}\r\n")));
             content.extend(part.content);
         }
         content.push(Piece::text(format!("\r\n--{boundary}--")));
-        Ok(Entity { fields: vec![Field::of_words("Content-Type", &words)?], content, eight_bit })
+        let fields = vec![Field::of_words("Content-Type", &words)?];
+        Ok(Entity { fields, content, eight_bit, text_file: None })
+    }
+
+    /// Its header, after `start`.
+    fn header(&self, start: &str) -> Arc<Piece> {
+        let Some((path, content_type)) = &self.text_file else {
+            return header(start, &self.fields, self.eight_bit);
+        };
+        let text = |first: &Field| {
+            let fields: String = iter::once(first).chain(&self.fields[1..]).map(Field::as_str).collect();
+            format!("{start}{fields}\r\n")
+        };
+        let (plain, utf8) = (text(&self.fields[0]), text(content_type));
+        Arc::new(Piece::TextFile { path: path.clone(), plain, utf8 })
     }
 
     fn bytes(fields: Vec<Field>, bytes: Cow<'static, [u8]>) -> Result<Entity, Error> {
@@ -115,18 +174,24 @@ impl Entity {
         let is_text = fields[0].value().get(..5).is_some_and(|kind| kind.eq_ignore_ascii_case("text/"));
         let eight_bit = is_text && is_eight_bit_text(&bytes);
         let piece = Piece::Bytes { bytes, encoding, length, eight_bit };
-        Ok(Entity { fields: with_encoding(fields, encoding)?, content: vec![Arc::new(piece)], eight_bit })
+        let eight_bit = if eight_bit { EightBit::IfOffered } else { EightBit::Never };
+        let fields = with_encoding(fields, encoding)?;
+        Ok(Entity { fields, content: vec![Arc::new(piece)], eight_bit, text_file: None })
     }
 }
 
-/// The fields behind `start`, and the empty line. Where there is 8-bit text in the part, the second form says so, as does
-/// that of all that it stands in (RFC 2045 §6.4).
-pub(super) fn header(start: &str, fields: &[Field], eight_bit: bool) -> Arc<Piece> {
+/// The fields after `start`, and the empty line. Where there is 8-bit text in the part, the form that has it says so, as does
+/// that of every part around it (RFC 2045 §6.4).
+pub(super) fn header(start: &str, fields: &[Field], eight_bit: EightBit) -> Arc<Piece> {
     let all = |fields: &mut dyn Iterator<Item = &Field>| fields.map(Field::as_str).collect::<String>();
     let seven = format!("{start}{}\r\n", all(&mut fields.iter()));
     let others = &mut fields.iter().filter(|field| !field.name().eq_ignore_ascii_case(ENCODING));
-    let eight = eight_bit.then(|| format!("{start}{}{ENCODING}: 8bit\r\n\r\n", all(others)));
-    Arc::new(Piece::Text(seven, eight))
+    let eight = format!("{start}{}{ENCODING}: 8bit\r\n\r\n", all(others));
+    Arc::new(match eight_bit {
+        EightBit::Never => Piece::Text(seven, None),
+        EightBit::IfOffered => Piece::Text(seven, Some(eight)),
+        EightBit::Always => Piece::Text(eight, None),
+    })
 }
 
 /// One that occurs in none of the parts: encoded ones have no `=_`, others are looked through.
@@ -189,11 +254,6 @@ fn value_length(text: &str) -> Option<usize> {
     headers::token_length(text.as_bytes())
 }
 
-/// Text with letters that are not ASCII, and are UTF-8.
-fn is_utf8_text(attachment: &Attachment, bytes: &[u8]) -> bool {
-    attachment.media_type().starts_with("text/") && !bytes.is_ascii() && std::str::from_utf8(bytes).is_ok()
-}
-
 /// `token` (RFC 2045 §5.1).
 fn is_token(byte: u8) -> bool {
     byte.is_ascii_graphic() && !b"()<>@,;:\\\"/[]?=".contains(&byte)
@@ -208,7 +268,10 @@ fn attachment_fields(content_type: Field, attachment: &Attachment) -> Result<Vec
     }
     let mut fields = vec![content_type, Field::of_words("Content-Disposition", &words)?];
     if let Some(id) = &attachment.content_id {
-        if id.is_empty() || !id.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-_@+".contains(&byte)) {
+        let id = id.strip_prefix('<').and_then(|id| id.strip_suffix('>')).unwrap_or(id);
+        // What is forwarded has names of files in it: `image(2).png@01D5`.
+        let is_bad = |byte: u8| !byte.is_ascii_graphic() || b"<>\"\\".contains(&byte);
+        if id.is_empty() || id.bytes().any(is_bad) {
             return Err(Error::Message(format!("{id:?} cannot be a Content-ID").into()));
         }
         fields.push(Field::of_words("Content-ID", &[format!("<{id}>")])?);
@@ -376,12 +439,40 @@ mod tests {
     }
 
     #[test]
-    fn bytes_that_are_a_message_go_out_as_they_are_or_not_at_all() {
+    fn bytes_that_are_a_message_are_not_encoded() {
         let part = |bytes: &'static [u8]| {
             Entity::attachment(Attachment::bytes("", bytes.to_vec()).content_type("message/rfc822"))
         };
-        let fields = part(b"From: a@example.org\r\n\r\nHello\r\n").unwrap().fields;
-        assert!(fields.iter().any(|field| field.name() == ENCODING && field.value() == "7bit"));
-        assert!(part("From: a@example.org\r\n\r\nGrüße\r\n".as_bytes()).is_err());
+        let written = |entity: &Entity| match &*entity.header("") {
+            Piece::Text(text, None) => text.clone(),
+            _ => panic!("it has one form"),
+        };
+        let seven = part(b"From: a@example.org\n\nHello\r\n.\r\rx").unwrap();
+        assert!(written(&seven).contains("Content-Transfer-Encoding: 7bit\r\n"));
+        assert_eq!(seven.content[0].plain().unwrap(), b"From: a@example.org\r\n\r\nHello\r\n.\r\n\r\nx");
+        let eight = part("From: a@example.org\n\nGrüße\n".as_bytes()).unwrap();
+        assert!(written(&eight).contains("Content-Transfer-Encoding: 8bit\r\n"));
+        assert_eq!(eight.eight_bit, EightBit::Always);
+        assert!(part(b"a\0").is_err() && part(&[b'x'; 999]).is_err() && part(&[b'x'; 998]).is_ok());
+        let partial = Attachment::bytes("", "ü").content_type("message/partial; id=\"a\"; number=1");
+        assert!(Entity::attachment(partial).is_err());
+        let global = Attachment::bytes("", "Subject: ü\n\nü\n").content_type("message/global");
+        assert!(written(&Entity::attachment(global).unwrap()).contains("base64"));
+    }
+
+    #[test]
+    fn a_content_id_may_have_its_brackets_and_what_file_names_have() {
+        let id = |id: &str| {
+            let entity = Entity::attachment(Attachment::bytes("", "x").content_id(id)).ok()?;
+            Some(entity.fields.iter().find(|field| field.name() == "Content-ID")?.value())
+        };
+        for (given, sent) in
+            [("a", "<a>"), ("<a@b>", "<a@b>"), ("image(2).png@01D5$", "<image(2).png@01D5$>")]
+        {
+            assert_eq!(id(given).as_deref(), Some(sent));
+        }
+        for bad in ["", "<>", "<a", "a>", "a b", "ü", "a\"", "a\r\nb"] {
+            assert_eq!(id(bad), None, "{bad:?}");
+        }
     }
 }

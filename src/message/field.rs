@@ -15,7 +15,7 @@ use crate::Error;
 const MAX_LINE: usize = 78;
 /// The longest line there may be.
 const MAX_LONG_LINE: usize = 998;
-/// What a list of URIs that is none is told.
+/// Why a `List-Unsubscribe` is refused.
 const NO_URIS: &str = "it is no list of URIs in angle brackets (RFC 2369)";
 /// The longest name of a field.
 const MAX_NAME: usize = 76;
@@ -27,11 +27,17 @@ const MAX_WORD: usize = 900;
 /// RFC 5322 §3.3 begins with the one; behind the other, years have five digits, which few expect.
 const BAD_YEAR: &str = "the year is not between 1900 and 9999";
 
+/// Fields whose first word stays on the line of the name even if that makes the line longer than [`MAX_LINE`]: several
+/// receivers do not find an identifier that stands alone on the next line.
+const UNFOLDED: [&str; 5] = ["Message-ID", "Resent-Message-ID", "In-Reply-To", "References", "Content-ID"];
+
 /// A header field as it goes out: folded, with its CRLF.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Field {
     text: String,
     name: usize,
+    /// The same field in ASCII, if its addresses are not ASCII but can be written so: with A-labels for domains.
+    ascii: Option<Box<str>>,
 }
 
 /// What a field is made of.
@@ -47,14 +53,16 @@ pub(super) enum Value {
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Kind {
     Mailboxes,
-    /// Message identifiers.
-    Ids,
+    /// The identifier of this message.
+    Id,
+    /// Identifiers of other messages, however those were written.
+    References,
     Date,
     /// Phrases with commas between them.
     Phrases,
     /// URIs in angle brackets, with commas between them.
     Uris,
-    /// What describes the content, and is the composer's own.
+    /// Fields about the content that only the composer may write.
     Content,
     Text,
 }
@@ -65,12 +73,13 @@ impl Kind {
             "from" | "sender" | "reply-to" | "to" | "cc" | "bcc" => Kind::Mailboxes,
             "resent-from" | "resent-sender" | "resent-to" | "resent-cc" | "resent-bcc" => Kind::Mailboxes,
             "disposition-notification-to" => Kind::Mailboxes,
-            "message-id" | "in-reply-to" | "references" | "resent-message-id" => Kind::Ids,
+            "message-id" | "resent-message-id" => Kind::Id,
+            "in-reply-to" | "references" => Kind::References,
             "date" | "resent-date" => Kind::Date,
             "keywords" => Kind::Phrases,
             "list-unsubscribe" => Kind::Uris,
-            "mime-version" => Kind::Content,
-            name if name.starts_with("content-") => Kind::Content,
+            "mime-version" | "content-type" | "content-transfer-encoding" => Kind::Content,
+            "content-disposition" | "content-id" | "content-length" | "content-md5" => Kind::Content,
             _ => Kind::Text,
         }
     }
@@ -85,24 +94,33 @@ impl Field {
         let fail = |why: &str| Error::Message(format!("the header {name}: {why}").into());
         let kind = Kind::of(name);
         let words = match value {
-            Value::Text(text) if text.chars().any(char::is_control) => {
-                return Err(fail("it has a control character"));
-            }
             Value::Text(text) if reads_comments(name) && is_nested_too_deep(text) => {
                 return Err(fail("its comments are nested too deep"));
             }
+            Value::Text(text) if kind == Kind::References => reference_words(name, text).map_err(fail)?,
+            Value::Text(text) if text.chars().any(char::is_control) => {
+                return Err(fail("it has a control character"));
+            }
             Value::Mailboxes(mailboxes) => {
                 let items = mailboxes.read().map_err(|error| fail(&error.to_string()))?;
-                address_words(&items).map_err(|why| fail(&why))?
+                let words = address_words(&items).map_err(|why| fail(&why))?;
+                if words.is_empty() {
+                    return Ok(None);
+                }
+                let mut field = Field::of_words(name, &words)?;
+                field.ascii = in_ascii(name, &field, &items);
+                return Ok(Some(field));
             }
             Value::Uris(uris) => match uris.iter().find(|uri| !is_uri(uri)) {
                 Some(uri) => return Err(fail(&format!("{uri:?} is no URI"))),
-                None => listed(uris.iter().map(|uri| vec![format!("<{uri}>")])),
+                // A comma separates URIs (RFC 2369 §2).
+                None => listed(uris.iter().map(|uri| vec![format!("<{}>", uri.replace(',', "%2C"))])),
             },
             Value::Date(time) => plain_words(&stamp::date_time(*time).ok_or_else(|| fail(BAD_YEAR))?),
             Value::Text(text) => match kind {
                 Kind::Content => return Err(fail("it is written by the composer")),
-                Kind::Ids => text.split(' ').filter(|id| !id.is_empty()).map(bracketed).collect(),
+                Kind::Id => text.split(' ').filter(|id| !id.is_empty()).map(bracketed).collect(),
+                Kind::References => Vec::new(), // they were read above
                 Kind::Phrases => {
                     let phrases = mailbox::split_phrases(text).map_err(fail)?;
                     listed(phrases.iter().map(|name| phrase(name)))
@@ -126,8 +144,10 @@ impl Field {
     pub fn of_words(name: &str, words: &[String]) -> Result<Field, Error> {
         let mut text = format!("{name}:");
         let mut column = text.len();
-        for word in words {
-            if column + 1 + word.len() > MAX_LINE {
+        let is_unfolded = UNFOLDED.iter().any(|other| other.eq_ignore_ascii_case(name));
+        for (at, word) in words.iter().enumerate() {
+            let limit = if at == 0 && is_unfolded { MAX_LONG_LINE } else { MAX_LINE };
+            if column + 1 + word.len() > limit {
                 text.push_str("\r\n");
                 column = 0;
             }
@@ -136,7 +156,7 @@ impl Field {
             column += 1 + word.len();
         }
         text.push_str("\r\n");
-        let field = Field { text, name: name.len() };
+        let field = Field { text, name: name.len(), ascii: None };
         field.check()?;
         Ok(field)
     }
@@ -144,11 +164,14 @@ impl Field {
     /// One that email-format has written, on lines of our length. It folds nothing, and no line end is left in it.
     pub fn refolded(line: &str) -> Field {
         let (name, value) = line.split_once(':').unwrap_or((line, ""));
-        let folded = match is_nested_too_deep(value) {
-            true => None,
-            false => Field::of_words(name, &plain_words(value)).ok(),
+        let words = match Kind::of(name) {
+            Kind::References => {
+                plain_words(value).into_iter().flat_map(|word| split_identifiers(&word)).collect()
+            }
+            _ => plain_words(value),
         };
-        folded.unwrap_or_else(|| Field { text: format!("{line}\r\n"), name: name.len() })
+        let folded = if is_nested_too_deep(value) { None } else { Field::of_words(name, &words).ok() };
+        folded.unwrap_or_else(|| Field { text: format!("{line}\r\n"), name: name.len(), ascii: None })
     }
 
     /// A date-time, now.
@@ -177,6 +200,14 @@ impl Field {
         &self.text
     }
 
+    /// The same field in ASCII, if it can be written so.
+    pub fn to_ascii(&self) -> Option<Field> {
+        match &self.ascii {
+            Some(ascii) => Some(Field { text: ascii.to_string(), ..self.clone() }),
+            None => self.text.is_ascii().then(|| self.clone()),
+        }
+    }
+
     /// It names who gets the message, and is not sent.
     pub fn is_bcc(&self) -> bool {
         ["Bcc", "Resent-Bcc"].iter().any(|name| self.name().eq_ignore_ascii_case(name))
@@ -188,6 +219,10 @@ impl Field {
         let name = self.name();
         if self.text.split("\r\n").any(|line| line.len() > MAX_LONG_LINE) {
             return Err(Error::Message(format!("the header {name} has a word too long for a line").into()));
+        }
+        // They are sent as other messages had them.
+        if Kind::of(name) == Kind::References {
+            return Ok(());
         }
         // Letters beyond ASCII may stand in addresses wherever those of ASCII may (RFC 6532 §3.2), and email-format knows
         // these only.
@@ -214,9 +249,9 @@ impl Field {
 fn is_structured(name: &str) -> bool {
     match Kind::of(name) {
         Kind::Mailboxes => !name.eq_ignore_ascii_case("Disposition-Notification-To"),
-        Kind::Ids | Kind::Date => true,
+        Kind::Id | Kind::Date => true,
         // It reads no commas in Keywords.
-        Kind::Phrases | Kind::Uris | Kind::Content | Kind::Text => false,
+        Kind::References | Kind::Phrases | Kind::Uris | Kind::Content | Kind::Text => false,
     }
 }
 
@@ -249,15 +284,94 @@ fn is_name(byte: u8) -> bool {
     byte.is_ascii_graphic() && byte != b':'
 }
 
-/// What may stand in angle brackets (RFC 2369 §2), with commas encoded so that no one takes them for the list's.
+/// Whether a URI can stand in angle brackets (RFC 2369 §2).
 fn is_uri(uri: &str) -> bool {
-    uri.contains(':') && uri.bytes().all(|byte| byte.is_ascii_graphic() && !b"<>,\"".contains(&byte))
+    uri.contains(':') && uri.bytes().all(|byte| byte.is_ascii_graphic() && !b"<>\"".contains(&byte))
 }
 
-/// `<uri>, <uri>` apart, as a program would write it: without comments.
+/// The URIs of `<uri>, <uri>`; a comma in brackets is a part of its URI. Comments are not read.
 pub(super) fn uris(text: &str) -> Option<Vec<String>> {
-    let bare = |uri: &str| Some(uri.trim_matches(' ').strip_prefix('<')?.strip_suffix('>')?.to_owned());
-    text.split(',').map(bare).collect()
+    let (mut uris, mut rest) = (Vec::new(), text.trim_matches(' '));
+    loop {
+        let (uri, behind) = rest.strip_prefix('<')?.split_once('>')?;
+        uris.push(uri.trim_matches(' ').to_owned());
+        rest = behind.trim_start_matches(' ');
+        if rest.is_empty() {
+            return Some(uris);
+        }
+        rest = rest.strip_prefix(',')?.trim_start_matches(' ');
+    }
+}
+
+/// An address field in ASCII, if that is not what it is already.
+fn in_ascii(name: &str, field: &Field, items: &[Item]) -> Option<Box<str>> {
+    if field.text.is_ascii() {
+        return None;
+    }
+    let items = items.iter().map(Item::in_ascii).collect::<Option<Vec<_>>>()?;
+    let field = Field::of_words(name, &address_words(&items).ok()?).ok()?;
+    field.text.is_ascii().then(|| field.text.into())
+}
+
+/// The identifiers of other messages, as words of a field. Those in angle brackets are sent as they are, whatever the grammar
+/// says of them; bare ones get brackets. What is not printable ASCII, or does not fit on a line, is left out: a message
+/// that is answered is not ours to mend.
+fn reference_words(name: &str, text: &str) -> Result<Vec<String>, &'static str> {
+    let text = unfolded(text.trim_end_matches(['\r', '\n']));
+    if text.contains(['\r', '\n']) {
+        return Err("it has a line end");
+    }
+    let written: Vec<&str> = text.split([' ', '\t']).filter(|word| !word.is_empty()).collect();
+    let mut words = Vec::new();
+    for word in &written {
+        let (good, bad): (Vec<_>, Vec<_>) = split_identifiers(word).into_iter().partition(|id| {
+            id.len() < MAX_LONG_LINE - name.len() - 1 && id.bytes().all(|b| b.is_ascii_graphic())
+        });
+        for id in bad {
+            let shown: String = id.chars().take(MAX_NAME).collect();
+            log::warn!(target: "postino", "the header {name} is sent without an identifier that it cannot hold: {shown:?}");
+        }
+        let whole = good.concat();
+        if whole.contains(['<', '>']) {
+            words.extend(fitting(good));
+        } else if whole.contains('@') || written.len() == 1 {
+            words.extend(whole.split(',').filter(|id| !id.is_empty()).map(bracketed));
+        } else if !whole.is_empty() {
+            words.push(whole); // of a phrase, such as `Your message of Friday`
+        }
+    }
+    Ok(words)
+}
+
+/// Removes line ends before white space (RFC 5322 §2.2.3).
+fn unfolded(text: &str) -> Cow<'_, str> {
+    if !text.contains(['\r', '\n']) {
+        return Cow::Borrowed(text);
+    }
+    let mut out = text.to_owned();
+    for fold in ["\r\n ", "\r\n\t", "\n ", "\n\t"] {
+        out = out.replace(fold, " ");
+    }
+    Cow::Owned(out)
+}
+
+/// `<a><b>` as `<a>`, `<b>`: with the text around brackets, nothing is lost.
+fn split_identifiers(word: &str) -> Vec<String> {
+    let mut out = Vec::new();
+    let mut rest = word;
+    while let Some(at) = rest.find("><") {
+        let (id, behind) = rest.split_at(at + 1);
+        out.push(id.to_owned());
+        rest = behind;
+    }
+    out.push(rest.to_owned());
+    out
+}
+
+/// Identifiers without a space between them stay together, as they were written, unless that is too much for a line.
+fn fitting(ids: Vec<String>) -> Vec<String> {
+    let whole = ids.concat();
+    if whole.len() < MAX_LONG_LINE { vec![whole] } else { ids }
 }
 
 /// `atext` (RFC 5322 §3.2.3).
@@ -476,11 +590,158 @@ mod tests {
     #[test]
     fn what_email_format_takes_for_another_field_is_refused() {
         for (name, text) in
-            [("Message-ID", "a b@c"), ("References", "<a>"), ("Resent-Message-ID", "x"), ("Date", "now")]
+            [("Message-ID", "a b@c"), ("Message-ID", "<a>"), ("Resent-Message-ID", "x"), ("Date", "now")]
         {
             let error = Field::new(name, &Value::Text(text.to_owned())).unwrap_err();
             assert!(error.to_string().starts_with(&format!("the header {name} cannot be ")), "{error}");
         }
+    }
+
+    fn references(text: &str) -> Option<String> {
+        let field = Field::new("References", &Value::Text(text.to_owned())).unwrap();
+        field.map(|field| field.value())
+    }
+
+    #[test]
+    fn identifiers_of_other_messages_are_sent_as_they_came() {
+        for text in [
+            "<a@b>",
+            "<a@b> <c@d>",
+            "<a@b><c@d>",
+            "<a@b>, <c@d>",
+            "<no-at>",
+            "<a@b@c>",
+            "<a..b@c.>",
+            "<[1]@c(d)>",
+            "<a b@c>",
+            "Your message of \"Fri, 1 Jan\" <a@b>",
+            "Your message of Friday",
+            "<a@b",
+            "a@b>",
+            "<>",
+            "<a@b> (unclosed",
+        ] {
+            assert_eq!(references(text).as_deref(), Some(text));
+        }
+        for (text, sent) in [
+            ("a@b", "<a@b>"),
+            ("a@b c@d", "<a@b> <c@d>"),
+            ("a@b, c@d", "<a@b> <c@d>"),
+            ("a@b,c@d,", "<a@b> <c@d>"),
+            ("Your message a@b", "Your message <a@b>"),
+            ("abc", "<abc>"),
+            ("a@b <c@d>", "<a@b> <c@d>"),
+            ("<a@b>\r\n <c@d>\n\t<e@f>\t<g@h>\r\n", "<a@b> <c@d> <e@f> <g@h>"),
+        ] {
+            assert_eq!(references(text).as_deref(), Some(sent), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn an_identifier_that_no_header_can_hold_is_left_out() {
+        let long = format!("<{}@x>", "y".repeat(990));
+        for (text, sent) in [
+            ("<jörg@x> <a@b>", Some("<a@b>")),
+            ("<a@b><jörg@x><c@d>", Some("<a@b><c@d>")),
+            ("<a\0@b> <c\u{7f}@d> <e\u{85}@f> <g@h>", Some("<g@h>")),
+            (&format!("<a@b> {long} <c@d>"), Some("<a@b> <c@d>")),
+            (&long, None),
+            ("é", None),
+            ("", None),
+        ] {
+            assert_eq!(references(text).as_deref(), sent, "{text:?}");
+        }
+        for text in ["<a@b>\r\nBcc: x@y", "<a@b>\n\n<c@d>", "<a@b>\r<c@d>", "<a\r\n@b>"] {
+            assert!(Field::new("References", &Value::Text(text.to_owned())).is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn identifiers_without_spaces_are_folded_where_a_line_cannot_hold_them() {
+        let ids: String = (0..60).map(|i| format!("<number-{i}-of-many@example.org>")).collect();
+        let field = field("References", &ids);
+        assert!(field.lines().all(|line| line.len() <= 78), "{field}");
+        assert_eq!(field["References:".len()..].replace([' ', '\r', '\n'], ""), ids);
+        let email = Field::refolded(&format!("References: {ids}"));
+        assert_eq!(email.as_str(), field);
+        // What fits on a line is not changed.
+        let few: String = (0..20).map(|i| format!("<number-{i}-of-few@example.org>")).collect();
+        assert_eq!(self::field("References", &few), format!("References: {few}\r\n"));
+    }
+
+    #[test]
+    fn an_identifier_stays_on_the_line_of_its_name() {
+        let id = format!("<{}@example.org>", "x".repeat(100));
+        for name in ["Message-ID", "resent-message-id", "In-Reply-To", "References", "Content-ID"] {
+            let field = Field::of_words(name, std::slice::from_ref(&id)).unwrap();
+            assert_eq!(field.as_str(), format!("{name}: {id}\r\n"));
+        }
+        let field = field("References", &format!("{id} {id}"));
+        assert_eq!(field, format!("References: {id}\r\n {id}\r\n"));
+        let longest = format!("<{}@example.org>", "x".repeat(980));
+        assert_eq!(self::field("Message-ID", &longest), format!("Message-ID:\r\n {longest}\r\n"));
+    }
+
+    #[test]
+    fn a_comma_in_a_uri_is_encoded_and_one_between_uris_is_not() {
+        for (text, sent) in [
+            ("<https://x.org/?a=1,2>", "<https://x.org/?a=1%2C2>"),
+            (
+                "<mailto:a@x.org?subject=a,b>,<https://x.org/>",
+                "<mailto:a@x.org?subject=a%2Cb>, <https://x.org/>",
+            ),
+            ("<https://x.org/1> , < https://x.org/2 >", "<https://x.org/1>, <https://x.org/2>"),
+        ] {
+            assert_eq!(field("List-Unsubscribe", text), format!("List-Unsubscribe: {sent}\r\n"));
+        }
+        for text in [
+            "<https://x.org/",
+            "https://x.org/",
+            "<a:b> <c:d>",
+            "<a:b>,",
+            "<a:b>, c:d",
+            "",
+            "<a:b>x",
+            "<a b:c>",
+        ] {
+            assert!(Field::new("List-Unsubscribe", &Value::Text(text.to_owned())).is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn only_fields_that_the_composer_writes_are_refused() {
+        for name in ["Content-Language", "Content-Location", "Content-Description", "content-class"] {
+            assert_eq!(field(name, "de, en"), format!("{name}: de, en\r\n"));
+        }
+        for name in [
+            "MIME-Version",
+            "Content-Type",
+            "content-transfer-encoding",
+            "Content-Disposition",
+            "Content-ID",
+            "Content-Length",
+            "Content-MD5",
+        ] {
+            assert!(Field::new(name, &Value::Text("x".to_owned())).is_err(), "{name}");
+        }
+    }
+
+    #[cfg(feature = "idna")]
+    #[test]
+    fn a_field_of_addresses_can_be_written_in_ascii_if_only_domains_are_not() {
+        let ascii = |text: &str| {
+            let field = Field::new("To", &Value::Mailboxes(text.into())).unwrap().unwrap();
+            field.to_ascii().map(|field| field.as_str().to_owned())
+        };
+        assert_eq!(
+            ascii("Jörg <j@bücher.example>, Team: a@例え.example, b@x.org;").as_deref(),
+            Some(
+                "To: =?utf-8?b?SsO2cmc=?= <j@xn--bcher-kva.example>, Team:\r\n a@xn--r8jz45g.example, b@x.org;\r\n"
+            )
+        );
+        assert_eq!(ascii("a@x.org").as_deref(), Some("To: a@x.org\r\n"));
+        assert_eq!(ascii("a@bücher.example, jörg@x.org"), None);
+        assert_eq!(ascii("a@-ü.example"), None);
     }
 
     #[test]

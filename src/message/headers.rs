@@ -4,6 +4,7 @@ use std::{borrow::Cow, iter, mem, str};
 
 use memchr::{memchr, memchr2};
 
+use super::mailbox::has_encoded_word;
 use crate::{Address, Envelope, Error};
 
 /// How much of what could not be read is shown.
@@ -20,7 +21,8 @@ impl Envelope {
     /// If there is a `Resent-Date`, the `Resent-` headers say it instead (RFC 5322 §3.6.6).
     ///
     /// Headers are read leniently: obsolete syntax (RFC 5322 §4.4), any octets in display names, any line ends. The
-    /// addresses are taken as they are written. Text that may or may not be an address is an error, never skipped.
+    /// addresses are taken as they are written. Text that may or may not be an address is an error, never skipped, and so is
+    /// an encoded word in the place of an address (RFC 2047 §5).
     ///
     /// ```
     /// use postino::Envelope;
@@ -366,11 +368,22 @@ impl Element {
             return Err("it has no @");
         }
         let text = str::from_utf8(&self.text).map_err(|_| "it is not UTF-8")?;
+        if has_encoded_word(text) {
+            return Err("an encoded word is not a part of an address (RFC 2047 §5)");
+        }
+        if !self.has_at && !is_local_name(text) {
+            return Err("it has no @, and cannot be a local name");
+        }
         Address::new(text).map_err(|error| match error {
             Error::Address { why, .. } => why,
             _ => "it is no address",
         })
     }
+}
+
+/// Whether text without an `@` may be the name of a mailbox here: not a URL, a placeholder that nobody filled in, or a dash.
+fn is_local_name(text: &str) -> bool {
+    text.contains(char::is_alphanumeric) && !text.contains(['?', '{', '}', '`']) && !text.contains("//")
 }
 
 #[cfg(test)]
@@ -621,6 +634,40 @@ mod tests {
     }
 
     #[test]
+    fn an_encoded_word_is_not_an_address() {
+        for list in [
+            "=?utf-8?q?Ann?=",
+            "=?UTF-8?B?dG9ueUBleGFtcGxlLmNvbQ==?=",
+            "<=?utf-8?q?bob=40example.net?=>",
+            "Bob <=?utf-8?q?bob?=@example.net>",
+            "=?utf-8?q?bob?=@example.net",
+            "=?utf-8?q?a(b)?=",
+            "bob@=?utf-8?q?example?=",
+            "=?utf-8?q?Ann",
+        ] {
+            let error = to(format!("a@b, {list}")).unwrap_err();
+            assert!(error.starts_with("the header To names no address at \""), "{list}: {error}");
+        }
+        reads(&[
+            ("=?utf-8?q?J=C3=B6rg?= <a@b>", &["a@b"]),
+            ("\"=?utf-8?q?bob?=\"@example.net", &["\"=?utf-8?q?bob?=\"@example.net"]),
+            ("bounce=?x@example.net", &["bounce=?x@example.net"]),
+        ]);
+    }
+
+    #[test]
+    fn a_word_that_is_plainly_not_a_local_name_is_an_error() {
+        for word in ["-", "--", "?", "http://example.org/unsubscribe", "//x", "{{email}}", "${EMAIL}", "`id`"]
+        {
+            assert!(to(word).is_err(), "{word} passed as {:?}", to(word));
+        }
+        reads(&[(
+            "root, o'brien, host!user, 123, user%host, jörg",
+            &["root", "o'brien", "host!user", "123", "user%host", "jörg"],
+        )]);
+    }
+
+    #[test]
     fn threat_21_a_quoted_local_part_stays_as_it_is_written() {
         for address in ["\"a b\"@x", "\"a@evil\"@x", "\"a\\\"> \\b\"@x", "\"a,b;c:d(e)\"@x", "\"\"@x"] {
             assert_eq!(to(address).unwrap(), [address]);
@@ -792,7 +839,9 @@ mod tests {
             address.extend(domain);
             address
         });
-        prop_oneof![9 => with_domain, 1 => atom.prop_map(|alone| vec![alone])]
+        // A local name has a letter or digit, and is not a URL or a placeholder.
+        let alone = "[a-z0-9é][a-z0-9!#$%&'*+=^_|~é-]{0,5}".prop_map(|alone| vec![alone]);
+        prop_oneof![9 => with_domain, 1 => alone]
     }
 
     /// Pieces, and what stands around them.

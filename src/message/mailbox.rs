@@ -193,6 +193,18 @@ pub(super) enum Item {
     GroupEnd,
 }
 
+impl Item {
+    /// With the domain as an A-label, if that makes its address ASCII.
+    pub(super) fn in_ascii(&self) -> Option<Item> {
+        match self {
+            Item::Mailbox(Mailbox { name, address }) => {
+                Some(Item::Mailbox(Mailbox { name: name.clone(), address: address.without_utf8().ok()? }))
+            }
+            other => Some(other.clone()),
+        }
+    }
+}
+
 /// Reads an address list. Dots in names need no quotes; a comment is taken for a part of the name.
 fn read_list(text: &str) -> Result<Vec<Item>, Error> {
     let mut reader = Reader::default();
@@ -235,7 +247,7 @@ struct Reader {
 impl Reader {
     fn take(&mut self, token: &str) -> Result<(), &'static str> {
         match token.as_bytes()[0] {
-            _ if is_encoded(token) => return Err(ENCODED),
+            _ if has_encoded_word(token) => return Err(ENCODED),
             b'(' => self.comments.push(unescaped(&token[1..token.len() - 1])),
             b'>' if self.is_open => self.is_open = false,
             _ if self.is_open => self.angle.get_or_insert_default().push_str(token),
@@ -322,8 +334,8 @@ impl Reader {
 /// What is copied from a header, and not what people type: it would arrive as it stands.
 const ENCODED: &str = "an encoded word stands in it: give the name itself, in any letters";
 
-/// Whether an encoded word (RFC 2047 §2) stands in a token. In quotes it is none.
-fn is_encoded(token: &str) -> bool {
+/// Whether a token has an encoded word in it (RFC 2047 §2). Quoted text has none.
+pub(super) fn has_encoded_word(token: &str) -> bool {
     let is_whole = |text: &str| {
         let mut parts = text.splitn(4, '?');
         let (charset, encoding) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());

@@ -150,6 +150,8 @@ pub trait Mail: Send + Sync {
 pub struct Offer {
     /// Octets beyond ASCII in lines of at most 998 octets: 8BITMIME (RFC 6152).
     pub eight_bit: bool,
+    /// Addresses beyond ASCII in header fields: SMTPUTF8 (RFC 6531) with 8BITMIME.
+    pub utf8_headers: bool,
 }
 
 impl Offer {
@@ -188,6 +190,8 @@ pub struct Body<'m> {
     pub(crate) size: Option<u64>,
     /// All of it is ASCII, without NUL, in lines that any server takes.
     pub(crate) seven_bit: bool,
+    /// It has octets beyond ASCII, and goes only to a server that offers 8BITMIME.
+    pub(crate) eight_bit: bool,
     /// It may go as it is, if the server takes that.
     pub(crate) binary: bool,
     /// Its headers need SMTPUTF8.
@@ -228,6 +232,7 @@ impl<'m> Body<'m> {
             content,
             size: None,
             seven_bit: false,
+            eight_bit: false,
             binary: false,
             utf8: false,
             progress: None,
@@ -300,6 +305,12 @@ impl<'m> Body<'m> {
         self
     }
 
+    /// Only a server that offers 8BITMIME takes it, which is checked before anything is sent.
+    pub(crate) fn eight_bit(mut self) -> Body<'m> {
+        self.eight_bit = true;
+        self
+    }
+
     /// It goes as it is to a server that offers BINARYMIME (RFC 3030 §3), if chunking is switched on: line ends and NULs
     /// included. Its parts say so then (`Content-Transfer-Encoding: binary`). To others it goes as any other does: what
     /// they cannot take is refused.
@@ -311,14 +322,14 @@ impl<'m> Body<'m> {
 
     /// What must not be opened again to be read; only the callback is lost.
     pub(crate) fn into_once(self) -> Option<Body<'static>> {
-        let Body { size, seven_bit, binary, utf8, claims, .. } = self;
+        let Body { size, seven_bit, eight_bit, binary, utf8, claims, .. } = self;
         let content = match self.content {
             Content::Bytes(Cow::Borrowed(_)) => return None,
             Content::Bytes(Cow::Owned(bytes)) => Content::Bytes(Cow::Owned(bytes)),
             Content::Unopened(opener) => Content::Unopened(opener),
             Content::Reader(reader) => Content::Reader(reader),
         };
-        Some(Body { size, seven_bit, binary, utf8, claims, ..Body::new(content) })
+        Some(Body { size, seven_bit, eight_bit, binary, utf8, claims, ..Body::new(content) })
     }
 
     /// What it holds; nothing is left.
@@ -409,6 +420,7 @@ impl<'m> Body<'m> {
             content: opened.content,
             size: self.size.or(opened.size),
             seven_bit: self.seven_bit || opened.seven_bit,
+            eight_bit: self.eight_bit || opened.eight_bit,
             binary: self.binary || opened.binary,
             utf8: self.utf8 || opened.utf8,
             progress: self.progress.or(opened.progress),
@@ -506,26 +518,26 @@ impl fmt::Debug for Body<'_> {
 mod tests {
     use super::*;
 
-    fn flags(body: &Body<'_>) -> [bool; 3] {
-        [body.seven_bit, body.binary, body.utf8]
+    fn flags(body: &Body<'_>) -> [bool; 4] {
+        [body.seven_bit, body.eight_bit, body.binary, body.utf8]
     }
 
     fn flagged() -> Body<'static> {
-        Body::bytes(b"x".to_vec()).with_size(7).seven_bit().binary().utf8_headers()
+        Body::bytes(b"x".to_vec()).with_size(7).seven_bit().eight_bit().binary().utf8_headers()
     }
 
     #[test]
     fn what_is_opened_once_keeps_what_was_said_of_it() {
         let once = flagged().into_once().unwrap();
-        assert_eq!((flags(&once), once.size), ([true; 3], Some(7)));
+        assert_eq!((flags(&once), once.size), ([true; 4], Some(7)));
     }
 
     #[test]
     fn what_was_said_before_it_was_opened_and_what_is_said_then_counts() {
         let plain = || Body::bytes(b"x");
-        assert_eq!(flags(&flagged().opened(plain())), [true; 3]);
-        assert_eq!(flags(&plain().opened(flagged())), [true; 3]);
-        assert_eq!(flags(&plain().opened(plain())), [false; 3]);
+        assert_eq!(flags(&flagged().opened(plain())), [true; 4]);
+        assert_eq!(flags(&plain().opened(flagged())), [true; 4]);
+        assert_eq!(flags(&plain().opened(plain())), [false; 4]);
     }
 
     #[test]

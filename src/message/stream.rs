@@ -3,9 +3,9 @@
 use std::{
     borrow::Cow,
     collections::VecDeque,
-    fs::File,
+    fs::{self, File},
     io::{self, Read},
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::Arc,
 };
 
@@ -20,6 +20,8 @@ use super::{
 pub(super) enum Piece {
     /// Headers and boundaries: they go out as they are, in the second form where 8-bit text may go out.
     Text(String, Option<String>),
+    /// The header of a part whose content is a text file: the second form, which says so, if that file is UTF-8.
+    TextFile { path: PathBuf, plain: String, utf8: String },
     Bytes {
         bytes: Cow<'static, [u8]>,
         encoding: Encoding,
@@ -66,7 +68,7 @@ impl Piece {
             Piece::Text(..) => Encoding::SevenBit,
             Piece::Bytes { eight_bit: true, .. } if eight_bit => Encoding::SevenBit,
             Piece::Bytes { encoding, .. } => *encoding,
-            Piece::Path(_) | Piece::Reader(_) => Encoding::Base64,
+            Piece::TextFile { .. } | Piece::Path(_) | Piece::Reader(_) => Encoding::Base64,
         }
     }
 
@@ -76,7 +78,7 @@ impl Piece {
             Piece::Text(_, Some(text)) if eight_bit => text.as_bytes(),
             Piece::Text(text, _) => text.as_bytes(),
             Piece::Bytes { bytes, .. } => bytes,
-            Piece::Path(_) | Piece::Reader(_) => &[],
+            Piece::TextFile { .. } | Piece::Path(_) | Piece::Reader(_) => &[],
         }
     }
 
@@ -85,7 +87,7 @@ impl Piece {
         match self {
             Piece::Bytes { length, .. } if self.encoding(eight_bit) != Encoding::SevenBit => Some(*length),
             Piece::Text(..) | Piece::Bytes { .. } => Some(self.bytes(eight_bit).len() as u64),
-            Piece::Path(_) | Piece::Reader(_) => None,
+            Piece::TextFile { .. } | Piece::Path(_) | Piece::Reader(_) => None,
         }
     }
 }
@@ -123,6 +125,18 @@ enum Source {
     Bytes(Arc<Piece>, usize),
     /// Read into a block of its size. Let go of at its end: what a file grows by later does not belong to it.
     Reader(Option<Box<dyn Read + Send>>, Vec<u8>, usize),
+}
+
+/// How much of a text file is looked at to tell its charset, in octets.
+const INSPECTED: u64 = 64 * 1024;
+
+/// Whether a file is text in UTF-8, by how it begins. What is not a regular file is not read, since that could take
+/// content away from it. A file that cannot be read is reported when its content is opened.
+fn is_utf8_file(path: &Path) -> bool {
+    let size = fs::metadata(path).ok().filter(fs::Metadata::is_file).map_or(0, |file| file.len());
+    let mut start = Vec::new();
+    let read = |start: &mut Vec<u8>| File::open(path)?.take(INSPECTED).read_to_end(start);
+    size > 0 && read(&mut start).is_ok() && encoding::needs_utf8_charset(&start, size > INSPECTED)
 }
 
 /// A file as long as it was when it was opened. One that became shorter is a failure, not a shorter attachment.
@@ -183,6 +197,10 @@ impl Open {
         eight_bit: bool,
     ) -> io::Result<(Open, Option<u64>)> {
         Ok(match &**piece {
+            Piece::TextFile { path, plain, utf8 } => {
+                let text = if is_utf8_file(path) { utf8 } else { plain };
+                (Open::Plain(Piece::text(text), 0), Some(text.len() as u64))
+            }
             Piece::Text(..) | Piece::Bytes { .. } => {
                 let (length, piece) = (piece.length(eight_bit), piece.clone());
                 match piece.encoding(eight_bit) {
@@ -454,6 +472,30 @@ mod tests {
         }
         std::fs::remove_file(&path).unwrap();
         assert!(Stream::open(&[piece], Vec::new(), false).is_err());
+    }
+
+    #[test]
+    fn a_text_file_is_looked_at_when_it_is_opened() {
+        let path = std::env::temp_dir().join(format!("postino-{}", super::super::stamp::unique()));
+        let piece =
+            || Piece::TextFile { path: path.clone(), plain: "plain".to_owned(), utf8: "utf8".to_owned() };
+        let long = |end: &str| "x".repeat(INSPECTED as usize - 1) + end;
+        for (content, expected) in [
+            ("Grüße".as_bytes(), "utf8"),
+            (b"", "plain"),
+            (b"Hello", "plain"),
+            (b"Gr\xfc\xdfe", "plain"),
+            (long("ü").as_bytes(), "utf8"),
+            (long("x").as_bytes(), "plain"),
+            (&[long("x").as_bytes(), b"\xff"].concat(), "utf8"),
+        ] {
+            std::fs::write(&path, content).unwrap();
+            let (mut stream, size) = open(vec![piece()]);
+            assert_eq!(read_all(&mut stream).unwrap(), expected);
+            assert_eq!(size, Some(expected.len() as u64));
+        }
+        std::fs::remove_file(&path).unwrap();
+        assert_eq!(read_all(&mut open(vec![piece()]).0).unwrap(), "plain");
     }
 
     #[test]

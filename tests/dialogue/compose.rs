@@ -95,6 +95,151 @@ fn behaviour_84_without_smtputf8_an_address_beyond_ascii_is_an_error_before_mail
     assert_open(&mut client);
 }
 
+#[cfg(feature = "idna")]
+#[test]
+fn without_smtputf8_a_domain_beyond_ascii_is_an_a_label_in_the_header_too() {
+    let message = Message::builder()
+        .from("Jörg <joerg@bücher.example>")
+        .to("bob@例え.example")
+        .reply_to("Team: a@bücher.example, b@example.org;")
+        .build()
+        .unwrap();
+    for large in
+        [message.clone(), message.resend(Resent::new().from("a@ü.example").to("bob@例え.example")).unwrap()]
+    {
+        for keywords in ["SIZE", "8BITMIME"] {
+            let (mail, sent) = heard(keywords, &large);
+            assert!(mail.contains("@xn--") && !mail.contains("SMTPUTF8") && sent.is_ascii(), "{mail}");
+            assert!(sent.contains("From: =?utf-8?b?SsO2cmc=?= <joerg@xn--bcher-kva.example>\r\n"), "{sent}");
+            assert!(sent.contains("\r\nTo: bob@xn--r8jz45g.example\r\n"), "{sent}");
+            assert!(sent.contains("Reply-To: Team: a@xn--bcher-kva.example, b@example.org;\r\n"), "{sent}");
+        }
+    }
+    let (mail, sent) = heard("8BITMIME, SMTPUTF8", &message);
+    assert_eq!(mail, "MAIL FROM:<joerg@bücher.example> SMTPUTF8 BODY=8BITMIME");
+    assert!(
+        sent.contains("<joerg@bücher.example>\r\n") && sent.contains("To: bob@例え.example\r\n"),
+        "{sent}"
+    );
+    assert!(message.header("Message-ID").unwrap().ends_with("@xn--bcher-kva.example>"));
+    assert_eq!(email_format::Email::try_from(message.clone()).unwrap().get_body().unwrap().0, b"\r\n"[..0]);
+    // As a part of another message, it is in ASCII.
+    let around = builder().attach(Attachment::message(message)).build().unwrap();
+    assert!(heard("SIZE", &around).1.contains("\r\nTo: bob@xn--r8jz45g.example\r\n"));
+}
+
+#[cfg(feature = "idna")]
+#[test]
+fn one_local_part_beyond_ascii_needs_smtputf8_whatever_the_domains_are() {
+    let server = Server::playing("-- hello 8BITMIME\nC: NOOP\nS: 250 ok");
+    let mut client = connect(&server);
+    let message = builder().reply_to("jörg@bücher.example").cc("a@bücher.example").build().unwrap();
+    assert!(matches!(send_error(&mut client, &message), Error::Unsupported(_)));
+    assert_open(&mut client);
+    assert!(message.to_bytes().unwrap().windows(8).any(|bytes| bytes == "bücher.".as_bytes()));
+}
+
+/// A message with another one in it, given as bytes.
+fn around(inner: impl Into<Vec<u8>>) -> Message {
+    let inner = Attachment::bytes("a.eml", inner.into()).content_type("message/rfc822");
+    builder().text("See below.\n").attach(inner).build().unwrap()
+}
+
+#[test]
+fn a_message_attached_as_bytes_has_crlf_and_is_never_encoded() {
+    let (mail, sent) = heard("SIZE", &around("From: a@example.org\n\nHello\n"));
+    assert_eq!(mail, format!("MAIL FROM:<alice@example.org> SIZE={}", sent.len()));
+    assert!(
+        sent.contains("Content-Transfer-Encoding: 7bit\r\n\r\nFrom: a@example.org\r\n\r\nHello\r\n\r\n--=_"),
+        "{sent}"
+    );
+
+    let long = format!("From: a@example.org\n\n{}", "Grüße\n".repeat(20_000));
+    for inner in ["From: a@example.org\n\nGrüße\n", &long] {
+        let (mail, sent) = heard("8BITMIME", &around(inner));
+        assert_eq!(mail, "MAIL FROM:<alice@example.org> BODY=8BITMIME");
+        assert!(sent.contains(&inner.replace('\n', "\r\n")) && !sent.contains("base64"), "{sent}");
+        assert_eq!(sent.matches("Content-Transfer-Encoding: 8bit\r\n").count(), 2, "{sent}");
+    }
+}
+
+#[test]
+fn an_attached_message_beyond_ascii_is_an_error_before_mail_without_8bitmime() {
+    let server = Server::playing("-- hello SIZE, CHUNKING\nC: NOOP\nS: 250 ok");
+    let mut client = connect(&server);
+    let inner = || around("From: a@example.org\n\nGrüße\n");
+    let large = builder().text("x\n".repeat(100_000)).attach(Attachment::message(inner())).build().unwrap();
+    for message in [inner(), around("ü\n".repeat(100_000)), large] {
+        assert!(
+            matches!(send_error(&mut client, &message), Error::Unsupported(why) if why.contains("8BITMIME"))
+        );
+        assert!(matches!(
+            send_error(&mut client, &Progress::new(&message, |_, _| {})),
+            Error::Unsupported(_)
+        ));
+        assert!(!message.to_bytes().unwrap().is_ascii(), "a copy of it can be kept");
+    }
+    assert_open(&mut client);
+}
+
+/// A text file that is removed again.
+struct TextFile(PathBuf);
+
+impl TextFile {
+    fn new(name: &str) -> TextFile {
+        let file = format!("{}-{}-{name}", env!("CARGO_CRATE_NAME"), std::process::id());
+        TextFile(PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(file))
+    }
+
+    /// The Content-Type it is sent with.
+    #[track_caller]
+    fn content_type(&self, content: &[u8], attachment: impl Fn(Attachment) -> Attachment) -> String {
+        fs::write(&self.0, content).unwrap();
+        let message = builder().attach(attachment(Attachment::path(&self.0))).build().unwrap();
+        let (mail, sent) = heard("SIZE", &message);
+        assert!(mail.ends_with(&format!(" SIZE={}", sent.len())), "{mail}");
+        let part = &sent[sent.find("\r\n--=_").unwrap()..];
+        let start = part.find("Content-Type: ").unwrap() + "Content-Type: ".len();
+        part[start..].lines().next().unwrap().to_owned()
+    }
+}
+
+impl Drop for TextFile {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+#[test]
+fn a_text_file_says_that_it_is_utf_8() {
+    let long = "x".repeat(64 * 1024 - 1) + "üü";
+    for (end, kind) in [("csv", "text/csv"), ("txt", "text/plain"), ("log", "text/plain")] {
+        let file = TextFile::new(&format!("charset.{end}"));
+        let utf8 = format!("{kind}; charset=utf-8");
+        assert_eq!(file.content_type("Grüße\n".as_bytes(), |file| file), utf8);
+        assert_eq!(file.content_type(long.as_bytes(), |file| file), utf8);
+        assert_eq!(file.content_type(b"Hello\n", |file| file), kind);
+        assert_eq!(file.content_type(b"Gr\xfc\xdfe\n", |file| file), kind);
+        assert_eq!(file.content_type("Grüße\n".as_bytes(), |file| file.content_type("text/x")), "text/x");
+    }
+    let other = TextFile::new("charset.bin");
+    assert_eq!(other.content_type("Grüße\n".as_bytes(), |file| file), "application/octet-stream");
+}
+
+#[cfg(unix)]
+#[test]
+fn a_fifo_is_not_read_to_find_its_charset() {
+    let fifo = TextFile::new("fifo.txt");
+    assert!(std::process::Command::new("mkfifo").arg(&fifo.0).status().unwrap().success());
+    let writer = {
+        let path = fifo.0.clone();
+        std::thread::spawn(move || fs::write(path, "Grüße\n"))
+    };
+    let (_, sent) = heard("SIZE", &builder().attach(Attachment::path(&fifo.0)).build().unwrap());
+    writer.join().unwrap().unwrap();
+    assert!(sent.contains("Content-Type: text/plain\r\n") && sent.contains("\r\nR3LDvMOfZQo=\r\n"), "{sent}");
+}
+
 #[test]
 fn an_attached_file_that_is_not_there_is_an_error_before_mail() {
     let server = Server::playing("-- hello\nC: NOOP\nS: 250 ok");

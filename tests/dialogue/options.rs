@@ -113,6 +113,8 @@ fn times_beyond_what_the_server_takes_are_refused_before_anything_is_sent() {
     for option in [
         MailOption::DeliverBy { seconds: 239, late, trace: false },
         MailOption::HoldFor(Duration::from_secs(3601)),
+        MailOption::HoldUntil("2027-01-31T08:00:01Z".into()),
+        MailOption::HoldUntil("2027-01-31T08:00:00-01:00".into()),
     ] {
         let mail = hello(bob().option(option).unwrap());
         assert!(matches!(send_error(&mut client, &mail), Error::Config(_)));
