@@ -427,7 +427,17 @@ def latency(rounds):
     return text
 
 
-PARTS = {"one": one, "counts": counts, "instructions": instructions, "latency": latency, "large": large, "many": many}
+def pipelining(rounds):
+    """60 messages of 1 KiB over one connection, pipelined and one command at a time: medians in ms per message, and of the
+    ratios of pairs. Real servers only if `tests/interop/servers up` has started them."""
+    command = ["cargo", "bench", "--locked", "--quiet", "--features", "async", "--bench", "pipelining", "--", str(rounds)]
+    return subprocess.run(command, cwd=HERE.parent.parent, check=True, capture_output=True, text=True).stdout
+
+
+PARTS = {
+    "one": one, "counts": counts, "instructions": instructions, "latency": latency, "large": large, "many": many,
+    "pipelining": pipelining,
+}
 
 
 def about(rounds):

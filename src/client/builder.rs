@@ -219,8 +219,12 @@ impl Builder {
         self
     }
 
-    /// Whether to send commands without waiting for the replies before, when the server offers PIPELINING (RFC 2920).
-    /// Defaults to true.
+    /// Whether to send commands without waiting for the replies to earlier ones, where the server offers PIPELINING
+    /// (RFC 2920). Defaults to true.
+    ///
+    /// Over a connection whose acknowledgements the client cannot speed up (`connect_over`, or a system other than Linux
+    /// and Android), it stops pipelining when the replies to three flights in a row have arrived so late, one by one, that
+    /// single commands would have been faster.
     pub fn pipelining(mut self, allowed: bool) -> Builder {
         self.config.pipelining = allowed;
         self
