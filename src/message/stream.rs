@@ -7,11 +7,12 @@ use std::{
     io::{self, Read},
     path::PathBuf,
     sync::{Arc, Mutex},
+    time::Instant,
 };
 
 use super::{
-    encoding::{self, BLOCK, Encoding, FILE_BLOCK, Quoted},
-    open_file,
+    encoding::{self, BASE64_LINE, BLOCK, Encoding, FILE_BLOCK, Quoted},
+    file::{self, HELD},
 };
 
 /// A piece of a message, not encoded yet. Pieces are shared, so that a stream need not borrow the message.
@@ -117,8 +118,19 @@ enum Open {
 
 enum Source {
     Bytes(Arc<Piece>, usize),
-    /// Read into a block of its size. Let go of at its end: what a file grows by later does not belong to it.
-    Reader(Option<Box<dyn Read + Send>>, Vec<u8>, usize),
+    Reader(Blocks),
+}
+
+/// What is read block by block.
+struct Blocks {
+    /// Let go of at its end: what a file grows by later does not belong to it.
+    reader: Option<Box<dyn Read + Send>>,
+    block: Vec<u8>,
+    /// The size of a block.
+    size: usize,
+    /// How much of the block was read, and how much of that was handed out.
+    filled: usize,
+    used: usize,
 }
 
 /// What sending a reader again says.
@@ -190,18 +202,18 @@ impl Open {
                 }
             }
             Piece::Path(path) => {
-                let file = open_file(path)?;
+                let file = file::open(path)?;
                 // Nothing is known of those that claim to be empty (`/proc`).
                 let meta = file.metadata().ok().filter(|meta| meta.is_file() && meta.len() > 0);
                 let reader: Box<dyn Read + Send> = match &meta {
                     Some(meta) => Box::new(Whole { file, left: meta.len() }),
-                    None => Box::new(file),
+                    None => file::reader(file),
                 };
                 let length = meta.map(|meta| encoding::base64_length(meta.len()));
-                (Open::Base64(Source::Reader(Some(reader), Vec::new(), FILE_BLOCK), true), length)
+                (Open::Base64(Source::Reader(Blocks::new(reader, FILE_BLOCK)), true), length)
             }
             Piece::Reader(reader) => match reader.lock().ok().and_then(|mut reader| reader.take()) {
-                Some(reader) => (Open::Base64(Source::Reader(Some(reader), Vec::new(), BLOCK), true), None),
+                Some(reader) => (Open::Base64(Source::Reader(Blocks::new(reader, BLOCK)), true), None),
                 None => return Err(io::Error::other(READ_ALREADY)),
             },
         })
@@ -223,12 +235,12 @@ impl Open {
 
     /// Whether it may have to wait for more.
     fn may_wait(&self) -> bool {
-        matches!(self, Open::Base64(Source::Reader(Some(_), ..), _))
+        matches!(self, Open::Base64(Source::Reader(Blocks { reader: Some(_), .. }), _))
     }
 }
 
 impl Source {
-    /// The next block; only the last one may be shorter, as base64 ends there.
+    /// The next block: whole lines of base64, but for the last one.
     fn next(&mut self) -> io::Result<&[u8]> {
         match self {
             Source::Bytes(piece, at) => {
@@ -237,33 +249,54 @@ impl Source {
                 *at += block.len();
                 Ok(block)
             }
-            Source::Reader(reader, block, size) => {
-                let mut length = 0;
-                if let Some(open) = reader {
-                    block.resize(*size, 0);
-                    length = fill(open, block)?;
-                }
-                if length < *size {
-                    *reader = None;
-                }
-                Ok(&block[..length])
-            }
+            Source::Reader(blocks) => blocks.next(),
         }
     }
 }
 
-/// Reads until the block is full, or there is no more.
-fn fill(reader: &mut dyn Read, block: &mut [u8]) -> io::Result<usize> {
-    let mut length = 0;
-    while length < block.len() {
-        match reader.read(&mut block[length..]) {
-            Ok(0) => break,
-            Ok(n) => length += n,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
+impl Blocks {
+    fn new(reader: Box<dyn Read + Send>, size: usize) -> Blocks {
+        Blocks { reader: Some(reader), block: Vec::new(), size, filled: 0, used: 0 }
     }
-    Ok(length)
+
+    fn next(&mut self) -> io::Result<&[u8]> {
+        self.block.copy_within(self.used..self.filled, 0);
+        (self.filled, self.used) = (self.filled - self.used, 0);
+        if let Some(mut reader) = self.reader.take() {
+            self.block.resize(self.size, 0);
+            let ended = self.fill(&mut *reader);
+            if !matches!(ended, Ok(true)) {
+                self.reader = Some(reader);
+            }
+            ended?;
+        }
+        self.used = match self.reader {
+            Some(_) => self.filled - self.filled % BASE64_LINE,
+            None => self.filled,
+        };
+        Ok(&self.block[..self.used])
+    }
+
+    /// Reads until the block is full; until there is no more, which gives true; or, where that takes its time, until there
+    /// is a line of base64.
+    fn fill(&mut self, reader: &mut dyn Read) -> io::Result<bool> {
+        let began = Instant::now();
+        while self.filled < self.size {
+            match reader.read(&mut self.block[self.filled..]) {
+                Ok(0) => return Ok(true),
+                Ok(n) => self.filled += n,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock && self.filled >= BASE64_LINE => {
+                    return Ok(false);
+                }
+                Err(e) => return Err(e),
+            }
+            if self.filled >= BASE64_LINE && self.filled < self.size && began.elapsed() >= HELD {
+                return Ok(false);
+            }
+        }
+        Ok(false)
+    }
 }
 
 impl Read for Stream {
@@ -287,6 +320,7 @@ impl Read for Stream {
             match piece.encode(&mut self.out) {
                 Ok(true) => {}
                 Ok(false) => drop(self.pieces.pop_front()),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Err(error),
                 Err(error) => {
                     self.failed = true; // nothing was taken yet: see above
                     return Err(error);

@@ -17,6 +17,7 @@ mod limits;
 mod lmtp;
 mod options;
 mod pool;
+mod slow;
 mod time;
 #[cfg(feature = "native-tls")]
 pub mod tls;
