@@ -15,6 +15,7 @@ use postino::{
     Address, Delivery, Envelope, Error, Mail, MailOption, Outcome, Phase, RcptOption, Reply, Ret,
     message::{Body, header_length, recipients_from_headers, sender_from_headers, without_bcc},
 };
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 const USAGE: &str = "\
 sendmail [OPTIONS] [RECIPIENT...] < message
@@ -295,11 +296,24 @@ impl Mail for Message<'_> {
             _ => None, // a pipe ends when it ends
         };
         let size = left.map(|left| left + head.len() as u64);
-        let body = Body::reader(Cursor::new(head.into_owned()).chain(rest));
+        let body = Body::reader(Cursor::new(head.into_owned()).chain(Polled(rest)));
         Ok(match size {
             Some(size) => body.with_size(size),
             None => body,
         })
+    }
+}
+
+/// Standard input, which may be long in coming: it is not waited for while something can be sent or heard.
+struct Polled(File);
+
+impl Read for Polled {
+    fn read(&mut self, room: &mut [u8]) -> io::Result<usize> {
+        let limit = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
+        match poll(&mut [PollFd::new(&self.0, PollFlags::IN)], Some(&limit)) {
+            Ok(0) => Err(io::ErrorKind::WouldBlock.into()),
+            _ => self.0.read(room),
+        }
     }
 }
 

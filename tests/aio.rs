@@ -2,12 +2,17 @@
 #![cfg(feature = "async")]
 
 use std::{
+    collections::VecDeque,
     future::{Future, poll_fn},
     io::{self, Read},
     net::TcpStream,
     os::unix::net::UnixStream,
     pin::{Pin, pin},
-    sync::mpsc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+        mpsc,
+    },
     task::{Context, Poll, Waker},
     time::{Duration, Instant},
 };
@@ -91,7 +96,6 @@ impl AsyncWrite for Flooded {
 #[cfg(feature = "native-tls")]
 #[test]
 fn records_without_content_leave_the_executor_to_others() {
-    use std::sync::atomic::Ordering;
     use support::tls::{Flood, Record, Stage};
 
     let builder = dialogue::tls::flooded();
@@ -114,6 +118,85 @@ fn records_without_content_leave_the_executor_to_others() {
         // Some calls are polled in a row: a read without waiting, a write, a read.
         assert!(polls > 5 && most < 300, "{at:?}: up to {most} steps in one of {polls} polls");
     }
+}
+
+/// A server that always has room, and agrees to everything.
+struct Roomy {
+    replies: VecDeque<u8>,
+    in_content: bool,
+    writes: Arc<AtomicUsize>,
+}
+
+impl AsyncRead for Roomy {
+    fn poll_read(self: Pin<&mut Self>, _: &mut Context<'_>, room: &mut [u8]) -> Poll<io::Result<usize>> {
+        let replies = &mut self.get_mut().replies;
+        if replies.is_empty() { Poll::Pending } else { Poll::Ready(replies.read(room)) }
+    }
+}
+
+impl AsyncWrite for Roomy {
+    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        this.writes.fetch_add(1, Ordering::Relaxed);
+        let reply: &[u8] = match this.in_content {
+            true if !bytes.ends_with(b"\r\n.\r\n") => b"",
+            false if bytes == b"DATA\r\n" => b"354 go on\r\n",
+            _ => b"250 ok\r\n",
+        };
+        this.in_content = matches!(reply.first(), None | Some(b'3'));
+        this.replies.extend(reply);
+        Poll::Ready(Ok(bytes.len()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_close(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+#[test]
+fn a_server_that_always_has_room_leaves_the_executor_to_others() {
+    let writes = Arc::new(AtomicUsize::new(0));
+    let replies = b"220 mail.example.org\r\n".iter().copied().collect();
+    let server = Roomy { replies, in_content: false, writes: writes.clone() };
+    let builder = Client::builder("h").security(postino::Security::Plaintext);
+    let mut client = block_on(builder.connect_over(server)).unwrap();
+    let text = [&[b'x'; 1022][..], b"\r\n"].concat().repeat(16 * 1024);
+    let mail = Raw::bytes(envelope(&["bob@example.org"]), &text);
+    let mut send = pin!(client.send(&mail));
+    let (mut polls, mut most) = (0, 0);
+    let counted = poll_fn(|cx| {
+        let before = writes.load(Ordering::Relaxed);
+        let result = send.as_mut().poll(cx);
+        polls += 1;
+        most = most.max(writes.load(Ordering::Relaxed) - before);
+        result
+    });
+    let _ = block_on(counted).unwrap();
+    assert!(polls > 10 && most < 30, "up to {most} writes in one of {polls} polls");
+}
+
+#[test]
+fn a_refusal_is_heard_while_a_reader_hangs() {
+    struct Hanging(mpsc::Receiver<()>);
+
+    impl Read for Hanging {
+        fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+            let _end = self.0.recv_timeout(PATIENCE);
+            Ok(0)
+        }
+    }
+
+    let server = Server::playing("-- hello\n-- envelope\nC: DATA\nS: 354 go on\nS: 421 shutting down");
+    let (release, released) = mpsc::channel();
+    let mail = Raw::reader(envelope(&["bob@example.org"]), Hanging(released));
+    let mut client = connect(&server);
+    let error = block_on(client.send(&mail)).unwrap_err();
+    let _given_up = release.send(());
+    assert_eq!(error.reply().unwrap().code(), 421);
 }
 
 #[test]
@@ -452,11 +535,11 @@ fn threat_81_single_commands_dropped_at_any_poll_leave_a_client_that_refuses() {
 }
 
 #[test]
-fn a_path_that_cannot_be_opened_in_time_holds_neither_the_executor_nor_the_deadline() {
+fn a_fifo_that_nobody_writes_to_holds_neither_the_executor_nor_the_deadline() {
     let fifo = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("fifo-{}", std::process::id()));
     drop(std::fs::remove_file(&fifo)); // an earlier process with this number may have left it
     assert!(std::process::Command::new("mkfifo").arg(&fifo).status().unwrap().success());
-    let server = Server::playing("-- hello");
+    let server = Server::playing("-- hello\n-- envelope\nC: DATA\nS: 354 go on");
     let start = Instant::now();
     block_on(async {
         let mut client = builder(&server).deadline(Duration::from_millis(200)).connect().await.unwrap();
@@ -465,8 +548,6 @@ fn a_path_that_cannot_be_opened_in_time_holds_neither_the_executor_nor_the_deadl
         assert!(error.is_timeout(), "{error:?}");
     });
     assert!(start.elapsed() < PATIENCE / 2);
-    // Lets the thread that opens it go.
-    drop(std::fs::OpenOptions::new().write(true).open(&fifo).unwrap());
     std::fs::remove_file(&fifo).unwrap();
 }
 
@@ -660,7 +741,7 @@ fn threat_81_a_dropped_next_forgets_no_message_whose_file_was_being_opened() {
 
 #[test]
 fn threat_81_a_next_dropped_within_content_does_not_send_it_again() {
-    let server = leaving("-- hello PIPELINING, LIMITS RCPTMAX=1\nC: MAIL FROM:<alice@example.org>\nC: RCPT TO:<bob@example.org>\nC: DATA\nS: 250 ok\nS: 250 ok\nS: 354 go on".into());
+    let server = leaving("-- hello PIPELINING, LIMITS RCPTMAX=1\nC: MAIL FROM:<alice@example.org>\nC: RCPT TO:<bob@example.org>\nC: DATA\nS: 250 ok\nS: 250 ok\nS: 354 go on\nC: Hello".into());
     let (tell, told) = mpsc::channel();
     let slow = Raw::reader(envelope(&["bob@example.org"]), b"Hello\r\n".chain(Waits(told)));
     let mut client = connect(&server);
@@ -677,7 +758,7 @@ fn threat_81_a_next_dropped_within_content_does_not_send_it_again() {
     assert!(results.iter().all(|(_, result)| unsent(result)), "{results:?}");
     assert_closed(&mut client);
     drop((client, tell));
-    assert!(server.finish().ends_with(b"DATA\r\n"));
+    assert!(server.finish().ends_with(b"DATA\r\nHello\r\n"));
 }
 
 /// A body that waits each time it is read.

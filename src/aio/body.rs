@@ -1,17 +1,21 @@
 //! Where content comes from: bytes at hand, or something to read, on a thread that may block.
 
+#[cfg(feature = "dkim")]
+use std::future::poll_fn;
 use std::{
     io::{self, Read},
     mem,
+    pin::Pin,
+    task::{Context, Poll},
     time::Instant,
 };
 
-use smol::unblock;
+use smol::{Task, unblock};
 
 use super::stream::Alarm;
 #[cfg(feature = "dkim")]
 use crate::message::dkim::Reading;
-use crate::message::{Body, Claim, Content, Meter};
+use crate::message::{Body, Claim, Content, Meter, file::read_once};
 
 /// So much is handed out at a time, in octets.
 const BLOCK: usize = 32 * 1024;
@@ -65,67 +69,101 @@ pub(super) struct Source<'m> {
     at: usize,
     /// What was read.
     block: Vec<u8>,
+    /// The reader is on another thread, and comes back. The content is nothing meanwhile.
+    reading: Option<Task<Reading>>,
+    #[cfg(feature = "dkim")]
     alarm: Alarm,
+    /// Since when content that was handed out may wait for more of it before it leaves.
+    pub held: Option<Instant>,
     /// Who is told how far it is.
     pub meter: Meter<'m>,
 }
+
+/// A reader, its block, and whether anything was there.
+type Reading = (Box<dyn Read + Send>, Vec<u8>, io::Result<bool>);
 
 impl<'m> Source<'m> {
     /// The body is [open].
     pub fn new(body: Body<'m>) -> Source<'m> {
         let (content, meter, claims) = body.into_parts();
-        Source { content, _claims: claims, at: 0, block: Vec::new(), alarm: Alarm::default(), meter }
+        Source {
+            content,
+            _claims: claims,
+            at: 0,
+            block: Vec::new(),
+            reading: None,
+            #[cfg(feature = "dkim")]
+            alarm: Alarm::default(),
+            held: None,
+            meter,
+        }
     }
 
-    /// The next piece, if that is not to be waited for; empty at the end.
-    pub fn at_hand(&mut self) -> Option<&[u8]> {
+    /// Whether there is a [piece](Source::piece) without reading.
+    pub fn is_at_hand(&self) -> bool {
+        let in_memory = matches!(self.content, Content::Bytes(_));
+        self.reading.is_none() && (in_memory || self.at < self.block.len())
+    }
+
+    /// The next piece; empty at the end. It [is at hand](Source::is_at_hand), or was just [read](Source::poll_fill).
+    pub fn piece(&mut self) -> &[u8] {
         let all = match &self.content {
             Content::Bytes(bytes) => bytes,
-            Content::Unopened(_) | Content::Reader(_) if self.at < self.block.len() => self.block.as_slice(),
-            Content::Unopened(_) | Content::Reader(_) => return None,
+            Content::Unopened(_) | Content::Reader(_) => self.block.as_slice(),
         };
         let piece = &all[self.at..all.len().min(self.at + BLOCK)];
         self.at += piece.len();
         self.meter.hand_out(piece.len());
-        Some(piece)
-    }
-
-    /// The next piece; empty at the end.
-    pub async fn next(&mut self, until: Instant) -> io::Result<&[u8]> {
-        self.fill(until).await?;
-        Ok(self.at_hand().unwrap_or_default()) // nothing more was read
+        piece
     }
 
     /// The next block of it, to keep; empty at the end. More than a piece, as it goes to another thread.
     #[cfg(feature = "dkim")]
     async fn block(&mut self, until: Instant) -> io::Result<Vec<u8>> {
-        if let Content::Bytes(bytes) = &self.content {
+        if let (Content::Bytes(bytes), None) = (&self.content, &self.reading) {
             let block = bytes[self.at..bytes.len().min(self.at + READ)].to_vec();
             self.at += block.len();
             return Ok(block);
         }
-        self.fill(until).await?;
-        Ok(mem::take(&mut self.block))
+        loop {
+            let mut alarm = mem::take(&mut self.alarm);
+            let filled = alarm.within(until, poll_fn(|cx| self.poll_fill(cx))).await?;
+            self.alarm = alarm;
+            if filled {
+                return Ok(mem::take(&mut self.block));
+            }
+            if Instant::now() >= until {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+        }
     }
 
-    /// Reads the next block. The reader goes to the other thread and comes back; if the time is up it does not.
-    async fn fill(&mut self, until: Instant) -> io::Result<()> {
-        let gone = Content::Bytes(Vec::new().into());
-        let Content::Reader(mut reader) = mem::replace(&mut self.content, gone) else { return Ok(()) };
-        let mut block = mem::take(&mut self.block);
-        let read = unblock(move || {
-            block.resize(READ, 0);
-            let result = loop {
-                match reader.read(&mut block) {
-                    Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                    result => break result,
+    /// Reads the next block. False if there is nothing yet. The reader goes to another thread and comes back.
+    pub fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
+        let mut reading = match self.reading.take() {
+            Some(reading) => reading,
+            None => {
+                let nothing = Content::Bytes(Vec::new().into());
+                match mem::replace(&mut self.content, nothing) {
+                    Content::Reader(reader) => read(reader, mem::take(&mut self.block)),
+                    _ => return Poll::Ready(Err(io::ErrorKind::NotConnected.into())), // it was opened
                 }
-            };
-            block.truncate(*result.as_ref().unwrap_or(&0));
-            (reader, block, result)
-        });
-        let (reader, block, result) = self.alarm.within(until, async { Ok(read.await) }).await?;
+            }
+        };
+        let Poll::Ready((reader, block, read)) = Pin::new(&mut reading).poll(cx) else {
+            self.reading = Some(reading);
+            return Poll::Pending;
+        };
         (self.content, self.block, self.at) = (Content::Reader(reader), block, 0);
-        result.map(drop)
+        Poll::Ready(read)
     }
+}
+
+fn read(mut reader: Box<dyn Read + Send>, mut block: Vec<u8>) -> Task<Reading> {
+    unblock(move || {
+        block.resize(READ, 0);
+        let read = read_once(&mut reader, &mut block);
+        block.truncate(read.as_ref().ok().copied().flatten().unwrap_or_default());
+        (reader, block, read.map(|n| n.is_some()))
+    })
 }

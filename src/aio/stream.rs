@@ -18,13 +18,14 @@ use std::{
 
 use smol::{
     Async, Timer,
-    future::FutureExt,
+    future::{FutureExt, yield_now},
     io::{AsyncRead, AsyncWrite},
     unblock,
 };
 
 use super::{
-    client::{Builder, Client, Moved},
+    body::Source,
+    client::{Builder, Client, Fetched, Moved},
     stop::Stopper,
 };
 use crate::{
@@ -37,9 +38,15 @@ use crate::{
 trait Transport: AsyncRead + AsyncWrite + Send {}
 impl<T: AsyncRead + AsyncWrite + Send> Transport for T {}
 
+/// Most writes in a row that find room at once, of some 64 KiB each: then the executor has a turn. Between two of them
+/// content is encoded, so that a server that reads fast could keep its thread busy.
+const MAX_WRITES: u32 = 16;
+
 pub(super) struct Stream {
     inner: Inner,
     alarm: Alarm,
+    /// Writes in a row that found room at once.
+    writes: u32,
     peer: Option<SocketAddr>,
     local: Option<SocketAddr>,
     is_local: bool,
@@ -165,6 +172,7 @@ impl Stream {
         Stream {
             inner: Inner::Plain(polled),
             alarm: Alarm::default(),
+            writes: 0,
             peer: ends.peer,
             local: ends.local,
             is_local: ends.is_local,
@@ -188,6 +196,7 @@ impl Stream {
         Stream {
             inner: Inner::Closed,
             alarm: Alarm::default(),
+            writes: 0,
             peer: None,
             local: None,
             is_local: false,
@@ -248,10 +257,14 @@ impl Stream {
     }
 
     pub async fn read(&mut self, room: &mut [u8], until: Instant) -> io::Result<usize> {
-        let inner = &mut self.inner;
+        let (inner, writes) = (&mut self.inner, &mut self.writes);
         let read = poll_fn(|cx| {
             inner.wake(cx.waker())?;
-            ready(inner.io()?.read(room))
+            let read = ready(inner.io()?.read(room));
+            if read.is_pending() {
+                *writes = 0;
+            }
+            read
         });
         self.alarm.within(until, read).await
     }
@@ -263,15 +276,51 @@ impl Stream {
         room: &mut [u8],
         until: Instant,
     ) -> io::Result<Moved> {
-        let inner = &mut self.inner;
+        if self.writes >= MAX_WRITES {
+            self.writes = 0;
+            yield_now().await;
+        }
+        let (inner, writes) = (&mut self.inner, &mut self.writes);
         let moved = poll_fn(|cx| {
             inner.wake(cx.waker())?;
             match ready(inner.io()?.write(bytes)) {
-                Poll::Pending => ready(inner.io()?.read(room).map(Moved::Read)),
-                written => written.map_ok(Moved::Written),
+                Poll::Pending => {
+                    *writes = 0;
+                    ready(inner.io()?.read(room).map(Moved::Read))
+                }
+                written => {
+                    *writes += 1;
+                    written.map_ok(Moved::Written)
+                }
             }
         });
         self.alarm.within(until, moved).await
+    }
+
+    /// Waits for the next piece of a source, until `soon`, and hears the server meanwhile.
+    pub async fn fetch(
+        &mut self,
+        source: &mut Source<'_>,
+        room: &mut [u8],
+        soon: Instant,
+        until: Instant,
+    ) -> io::Result<Fetched> {
+        let inner = &mut self.inner;
+        // What goes wrong with the source is no error of the wait: a time that is up is told apart from it.
+        let fetched = poll_fn(|cx| {
+            if let Poll::Ready(filled) = source.poll_fill(cx) {
+                return Poll::Ready(Ok(
+                    filled.map(|filled| if filled { Fetched::Piece } else { Fetched::Nothing })
+                ));
+            }
+            let read = inner.wake(cx.waker()).and_then(|()| inner.io()?.read(room));
+            ready(read).map(|read| Ok(Ok(Fetched::Read(read))))
+        });
+        match self.alarm.within(soon.min(until), fetched).await {
+            Ok(fetched) => fetched,
+            Err(_) if soon < until => Ok(Fetched::Nothing),
+            Err(e) => Err(e),
+        }
     }
 
     /// Builds the connector, if it was not needed before: the first one reads many certificates.

@@ -4,7 +4,7 @@ use std::{io, time::Instant};
 
 #[cfg(feature = "dkim")]
 use crate::message::dkim::Reading;
-use crate::message::{Body, Claim, Content, Meter};
+use crate::message::{Body, Claim, Content, Meter, file::read_once};
 
 /// So much is read at a time, in octets.
 const BLOCK: usize = 64 * 1024;
@@ -36,7 +36,10 @@ pub(crate) fn sign(mut body: Body<'_>, until: Instant) -> io::Result<Body<'_>> {
     let mut reading = Reading::new(unsigned.signers);
     loop {
         in_time(until)?;
-        let piece = source.next(until)?;
+        if !source.is_at_hand() && !source.fill(until)? {
+            continue;
+        }
+        let piece = source.piece();
         if piece.is_empty() {
             break;
         }
@@ -50,10 +53,13 @@ pub(super) struct Source<'m> {
     content: Content<'m>,
     /// Keep what can be read once for this source.
     _claims: Vec<Claim>,
-    /// How much of the bytes was handed out.
+    /// How much of the bytes, or of what was read, was handed out.
     at: usize,
     /// What was read; no room until something is.
     block: Vec<u8>,
+    filled: usize,
+    /// Since when content that was handed out may wait for more of it before it leaves.
+    pub held: Option<Instant>,
     /// Who is told how far it is.
     pub meter: Meter<'m>,
 }
@@ -62,36 +68,36 @@ impl<'m> Source<'m> {
     /// The body is [open].
     pub fn new(body: Body<'m>) -> Source<'m> {
         let (content, meter, claims) = body.into_parts();
-        Source { content, _claims: claims, at: 0, block: Vec::new(), meter }
+        Source { content, _claims: claims, at: 0, block: Vec::new(), filled: 0, held: None, meter }
     }
 
-    /// The next piece, if that is not to be waited for; empty at the end.
-    pub fn at_hand(&mut self) -> Option<&[u8]> {
-        let Content::Bytes(bytes) = &self.content else { return None };
-        let piece = &bytes[self.at..bytes.len().min(self.at + BLOCK)];
+    /// Whether there is a [piece](Source::piece) without reading.
+    pub fn is_at_hand(&self) -> bool {
+        matches!(self.content, Content::Bytes(_)) || self.at < self.filled
+    }
+
+    /// The next piece; empty at the end. It [is at hand](Source::is_at_hand), or was just [read](Source::fill).
+    pub fn piece(&mut self) -> &[u8] {
+        let all = match &self.content {
+            Content::Bytes(bytes) => bytes,
+            Content::Unopened(_) | Content::Reader(_) => &self.block[..self.filled],
+        };
+        let piece = &all[self.at..all.len().min(self.at + BLOCK)];
         self.at += piece.len();
         self.meter.hand_out(piece.len());
-        Some(piece)
+        piece
     }
 
-    /// The next piece; empty at the end.
-    pub fn next(&mut self, until: Instant) -> io::Result<&[u8]> {
-        if let Content::Bytes(_) = self.content {
-            return Ok(self.at_hand().unwrap_or_default()); // there is always a piece
-        }
+    /// Reads the next piece. False if there is nothing yet.
+    pub fn fill(&mut self, until: Instant) -> io::Result<bool> {
         let Content::Reader(reader) = &mut self.content else {
             return Err(io::Error::other(crate::Error::Internal("a source that was not opened")));
         };
         self.block.resize(BLOCK, 0);
-        let n = loop {
-            match reader.read(&mut self.block) {
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                read => break read?,
-            }
-        };
+        let read = read_once(reader, &mut self.block)?;
         in_time(until)?;
-        self.meter.hand_out(n);
-        Ok(&self.block[..n])
+        (self.at, self.filled) = (0, read.unwrap_or_default());
+        Ok(read.is_some())
     }
 }
 

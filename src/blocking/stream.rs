@@ -17,7 +17,8 @@ use std::{
 use rustix::event::{PollFd, PollFlags};
 
 use super::{
-    client::{Builder, Client, Moved},
+    body::Source,
+    client::{Builder, Client, Fetched, Moved},
     stop::{Stopper, Watch},
     transport::{Socket, Transport, left, poll_all},
 };
@@ -269,6 +270,17 @@ impl Stream {
                 done => return done.map(Moved::Read),
             }
         }
+    }
+
+    /// Reads the next piece of a source. Nothing can be done meanwhile.
+    pub fn fetch(
+        &mut self,
+        source: &mut Source<'_>,
+        _: &mut [u8],
+        _: Instant,
+        until: Instant,
+    ) -> io::Result<Fetched> {
+        source.fill(until).map(|filled| if filled { Fetched::Piece } else { Fetched::Nothing })
     }
 
     /// Builds the connector, if it was not needed before. Nothing can interrupt that, but it counts.

@@ -36,3 +36,14 @@ pub(super) enum Moved {
     /// The server had something to say first.
     Read(usize),
 }
+
+/// What [`Stream::fetch`](stream::Stream::fetch) has come back with.
+#[allow(dead_code)] // the blocking client cannot hear the server while it reads
+pub(super) enum Fetched {
+    /// The next piece of the content is there.
+    Piece,
+    /// Nothing is there yet.
+    Nothing,
+    /// The server had something to say first, or its connection failed.
+    Read(std::io::Result<usize>),
+}

@@ -5,10 +5,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Moved, body::Source, maybe_async, session::Client};
+use super::{Fetched, Moved, body::Source, maybe_async, session::Client};
 use crate::{
     Error, Phase, Reply, Took,
     config::later,
+    message::file::HELD,
     proto::{Dialogue, Want},
 };
 
@@ -99,10 +100,13 @@ impl Client {
         Ok(())
     }
 
-    /// Tells the source how much has left.
-    fn tell_progress(&self, source: &mut Option<(usize, &mut Source<'_>)>) {
+    /// Tells the source how much has left, perhaps all that was held back.
+    fn tell_progress(&self, source: &mut Option<(usize, &mut Source<'_>)>, all: bool) {
         if let Some((_, source)) = source {
             source.meter.gone(self.out.gone());
+            if all {
+                source.held = source.held.map(|_| Instant::now()); // a chunk may have begun
+            }
         }
     }
 
@@ -229,6 +233,8 @@ impl Client {
         // The clock runs for a whole reply, or a whole buffer on its way, however they drip. It starts when there is
         // something to wait for: looking at it is not free.
         let mut until = None;
+        // The same for a piece of content on its way to us.
+        let mut fetching = None;
         loop {
             if self.hear(talk)? {
                 until = None;
@@ -245,18 +251,21 @@ impl Client {
                         return Ok(want);
                     };
                     source.meter.begin(self.out.end());
-                    let piece = match source.at_hand() {
-                        Some(piece) => piece,
-                        None => source.next(self.limit(Phase::Body)?).await.map_err(source_error)?,
-                    };
-                    talk.body(piece, &mut self.out)?;
+                    if !source.is_at_hand() {
+                        let limit = self.limit_once(&mut fetching, Phase::Body)?;
+                        if !self.fetch(talk, source, limit).await? {
+                            continue;
+                        }
+                        fetching = None;
+                    }
+                    talk.body(source.piece(), &mut self.out)?;
                     until = None; // the source may have taken its time
                 }
                 Want::Write => {
                     let phase = on_its_way(talk.phase());
                     let limit = self.limit_once(&mut until, phase)?;
                     let all = self.write(phase, limit).await?;
-                    self.tell_progress(&mut source);
+                    self.tell_progress(&mut source, all);
                     if all {
                         until = None;
                     }
@@ -266,7 +275,7 @@ impl Client {
                         let phase = on_its_way(talk.phase());
                         let limit = self.limit_once(&mut until, phase)?;
                         let all = self.write(phase, limit).await?;
-                        self.tell_progress(&mut source);
+                        self.tell_progress(&mut source, all);
                         if !all {
                             continue;
                         }
@@ -294,6 +303,54 @@ impl Client {
                     until = None; // the callback may have taken its time
                 }
             }
+        }
+    }
+
+    /// Waits for the next piece of the content. False if there is none yet.
+    ///
+    /// Where the source takes its time, what it has given so far does not wait for more of it, and the server is heard.
+    async fn fetch(
+        &mut self,
+        talk: &mut (dyn Dialogue + Send),
+        source: &mut Source<'_>,
+        until: Instant,
+    ) -> Result<bool, Error> {
+        let began = Instant::now();
+        if self.stopper.is_stopped() {
+            return Err(Error::Stopped(Phase::Body));
+        }
+        if began >= until {
+            return Err(Error::Timeout(Phase::Body));
+        }
+        if source.held.is_some_and(|since| began.saturating_duration_since(since) >= HELD) {
+            talk.flush(&mut self.out);
+            self.log_commands();
+            if !self.out.unsent().is_empty() {
+                let limit = self.limit(Phase::Body)?;
+                let all = self.write(Phase::Body, limit).await?;
+                source.meter.gone(self.out.gone());
+                if !all {
+                    return Ok(false);
+                }
+            }
+            if self.listen(Phase::Body)? > 0 {
+                return Ok(false);
+            }
+            source.held = None;
+        }
+        let soon = source.held.map_or(until, |since| later(since, HELD));
+        match self.stream.fetch(source, self.inbox.room(), soon, until).await.map_err(source_error)? {
+            Fetched::Piece => {
+                source.held.get_or_insert(began);
+                Ok(true)
+            }
+            Fetched::Nothing => Ok(false),
+            Fetched::Read(Ok(0)) => Err(Error::Closed(Phase::Body)),
+            Fetched::Read(Ok(n)) => {
+                self.inbox.arrived(n);
+                Ok(false)
+            }
+            Fetched::Read(Err(e)) => Err(Error::io(Phase::Body, e)),
         }
     }
 

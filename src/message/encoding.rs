@@ -18,7 +18,7 @@ pub(super) const MAX_LINE: usize = 998;
 /// The longest line of quoted-printable, with the `=` at its end.
 const MAX_QUOTED_LINE: usize = 76;
 /// So many octets become one line of base64,
-const BASE64_LINE: usize = 57;
+pub(super) const BASE64_LINE: usize = 57;
 /// of so many.
 const MAX_BASE64_LINE: usize = 76;
 /// So many octets are encoded at a time: whole lines of base64.
@@ -201,7 +201,7 @@ impl Quoted {
     }
 }
 
-/// Appends base64, in lines. Of several pieces all but the last are a [`BLOCK`], or several.
+/// Appends base64, in lines. Of several pieces all but the last are whole lines.
 ///
 /// It is encoded in one go, at the end of the room there is, and its lines then move up to their places: a call for each
 /// line takes half as long again. email-encoding does this too, at a third of the speed.

@@ -40,6 +40,7 @@ mod email;
 mod encoding;
 mod entity;
 mod field;
+pub(crate) mod file;
 mod headers;
 #[cfg(feature = "lettre-0_11")]
 mod lettre;
@@ -60,7 +61,7 @@ use std::{
     fs::{self, File},
     io::{self, Cursor, Read, Seek},
     mem,
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::Arc,
 };
 
@@ -249,10 +250,14 @@ impl<'m> Body<'m> {
     }
 
     /// A file, opened when it is sent. Its length is what the server is told as the size.
+    ///
+    /// A FIFO or a device will do, too: opening it waits for nobody, and a wait for its content keeps to the limits, as
+    /// [`file`](Body::file) says. What the system does not let anybody limit, such as opening a file of a network file
+    /// system whose server is gone, is noticed only when it is over in the blocking client.
     pub fn path(path: impl Into<PathBuf>) -> Body<'m> {
         let path = path.into();
         let what = path.display().to_string();
-        let open = Box::new(move || Ok(Body::file(open_file(&path)?)));
+        let open = Box::new(move || Ok(Body::file(file::open(&path)?)));
         Body::new(Content::Unopened(Opener { what, open }))
     }
 
@@ -274,16 +279,24 @@ impl<'m> Body<'m> {
     }
 
     /// A file, from where it stands. What is left of it is what the server is told as the size.
+    ///
+    /// It may be a pipe, standard input for instance: a wait for its content keeps to the limits, and while it lasts
+    /// what has come leaves, and the server is heard.
     pub fn file(mut file: File) -> Body<'m> {
         let size = size_of_rest(&mut file);
-        Body { size, ..Body::new(Content::Reader(Box::new(file))) }
+        Body { size, ..Body::new(Content::Reader(file::reader(file))) }
     }
 
     /// Anything that can be read, up to its end. It is read while it is sent, a block at a time: an octet that may
     /// not go out is found only then, and ends the connection.
     ///
-    /// A read that takes longer than a block may take to leave is a timeout. In the blocking world nothing can
-    /// interrupt a read: there it is noticed when the read returns.
+    /// A read that takes longer than [`block_timeout`](crate::Builder::block_timeout) is a timeout. In the blocking client
+    /// nothing can interrupt a read: there it is noticed when the read returns.
+    ///
+    /// While a reader takes its time, what it has given so far leaves and the server is heard: in the async client after
+    /// 10 ms, in the blocking client before the next read. A reader that can wait with a limit should do so for some 50 ms,
+    /// and then fail with [`WouldBlock`](io::ErrorKind::WouldBlock): that means that there is nothing yet, and that it should
+    /// be read again soon. All limits hold then in the blocking client, too.
     pub fn reader(reader: impl Read + Send + 'static) -> Body<'m> {
         Body::new(Content::Reader(Box::new(reader)))
     }
@@ -374,7 +387,8 @@ impl<'m> Body<'m> {
     }
 
     /// What it holds, to be read from here on: for a [`Mail`] around another one. If it is to be signed, it is read
-    /// through first.
+    /// through first. A read waits for as long as it takes; it never fails with
+    /// [`WouldBlock`](io::ErrorKind::WouldBlock).
     ///
     /// # Errors
     ///
@@ -386,7 +400,7 @@ impl<'m> Body<'m> {
         let reader: Box<dyn Read + Send + 'm> = match body.content {
             Content::Bytes(bytes) => Box::new(Cursor::new(bytes)),
             Content::Unopened(opener) => opener.open()?.into_reader()?,
-            Content::Reader(reader) => reader,
+            Content::Reader(reader) => Box::new(file::Patient(reader)),
         };
         Ok(match body.claims.is_empty() {
             true => reader,
@@ -489,11 +503,6 @@ impl From<String> for Body<'_> {
     fn from(text: String) -> Self {
         Body::bytes(text.into_bytes())
     }
-}
-
-/// Opens a file; an error names it.
-fn open_file(path: &Path) -> io::Result<File> {
-    File::open(path).map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", path.display())))
 }
 
 /// What is left of a regular file; nothing is known of others, and of those that claim to be empty (`/proc`).

@@ -7,13 +7,14 @@ use std::{
     io::{self, Read},
     path::{Path, PathBuf},
     sync::Arc,
+    time::Instant,
 };
 
 use super::{
     READ_ALREADY,
-    encoding::{self, BLOCK, Encoding, FILE_BLOCK, Quoted},
+    encoding::{self, BASE64_LINE, BLOCK, Encoding, FILE_BLOCK, Quoted},
+    file::{self, HELD},
     once::{self, Claim, Once},
-    open_file,
 };
 
 /// A piece of a message, not encoded yet. Pieces are shared, so that a stream need not borrow the message.
@@ -123,8 +124,19 @@ enum Open {
 
 enum Source {
     Bytes(Arc<Piece>, usize),
-    /// Read into a block of its size. Let go of at its end: what a file grows by later does not belong to it.
-    Reader(Option<Box<dyn Read + Send>>, Vec<u8>, usize),
+    Reader(Blocks),
+}
+
+/// What is read block by block.
+struct Blocks {
+    /// Let go of at its end: what a file grows by later does not belong to it.
+    reader: Option<Box<dyn Read + Send>>,
+    block: Vec<u8>,
+    /// The size of a block.
+    size: usize,
+    /// How much of the block was read, and how much of that was handed out.
+    filled: usize,
+    used: usize,
 }
 
 /// How much of a text file is looked at to tell its charset, in octets.
@@ -133,10 +145,12 @@ const INSPECTED: u64 = 64 * 1024;
 /// Whether a file is text in UTF-8, by how it begins. What is not a regular file is not read, since that could take
 /// content away from it. A file that cannot be read is reported when its content is opened.
 fn is_utf8_file(path: &Path) -> bool {
-    let size = fs::metadata(path).ok().filter(fs::Metadata::is_file).map_or(0, |file| file.len());
+    let Ok(file) = file::open(path) else { return false };
+    let size = file.metadata().ok().filter(fs::Metadata::is_file).map_or(0, |file| file.len());
     let mut start = Vec::new();
-    let read = |start: &mut Vec<u8>| File::open(path)?.take(INSPECTED).read_to_end(start);
-    size > 0 && read(&mut start).is_ok() && encoding::needs_utf8_charset(&start, size > INSPECTED)
+    size > 0
+        && file.take(INSPECTED).read_to_end(&mut start).is_ok()
+        && encoding::needs_utf8_charset(&start, size > INSPECTED)
 }
 
 /// A file as long as it was when it was opened. One that became shorter is a failure, not a shorter attachment.
@@ -210,20 +224,20 @@ impl Open {
                 }
             }
             Piece::Path(path) => {
-                let file = open_file(path)?;
+                let file = file::open(path)?;
                 // Nothing is known of those that claim to be empty (`/proc`).
                 let meta = file.metadata().ok().filter(|meta| meta.is_file() && meta.len() > 0);
                 let reader: Box<dyn Read + Send> = match &meta {
                     Some(meta) => Box::new(Whole { file, left: meta.len() }),
-                    None => Box::new(file),
+                    None => file::reader(file),
                 };
                 let length = meta.map(|meta| encoding::base64_length(meta.len()));
-                (Open::Base64(Source::Reader(Some(reader), Vec::new(), FILE_BLOCK), true), length)
+                (Open::Base64(Source::Reader(Blocks::new(reader, FILE_BLOCK)), true), length)
             }
             Piece::Reader(_) => match readers.next() {
                 Some(reader) => {
                     let reader: Box<dyn Read + Send> = Box::new(reader);
-                    (Open::Base64(Source::Reader(Some(reader), Vec::new(), BLOCK), true), None)
+                    (Open::Base64(Source::Reader(Blocks::new(reader, BLOCK)), true), None)
                 }
                 None => return Err(io::Error::other(READ_ALREADY)), // all of them were claimed
             },
@@ -246,12 +260,12 @@ impl Open {
 
     /// Whether it may have to wait for more.
     fn may_wait(&self) -> bool {
-        matches!(self, Open::Base64(Source::Reader(Some(_), ..), _))
+        matches!(self, Open::Base64(Source::Reader(Blocks { reader: Some(_), .. }), _))
     }
 }
 
 impl Source {
-    /// The next block; only the last one may be shorter, as base64 ends there.
+    /// The next block: whole lines of base64, but for the last one.
     fn next(&mut self) -> io::Result<&[u8]> {
         match self {
             Source::Bytes(piece, at) => {
@@ -260,33 +274,54 @@ impl Source {
                 *at += block.len();
                 Ok(block)
             }
-            Source::Reader(reader, block, size) => {
-                let mut length = 0;
-                if let Some(open) = reader {
-                    block.resize(*size, 0);
-                    length = fill(open, block)?;
-                }
-                if length < *size {
-                    *reader = None;
-                }
-                Ok(&block[..length])
-            }
+            Source::Reader(blocks) => blocks.next(),
         }
     }
 }
 
-/// Reads until the block is full, or there is no more.
-fn fill(reader: &mut dyn Read, block: &mut [u8]) -> io::Result<usize> {
-    let mut length = 0;
-    while length < block.len() {
-        match reader.read(&mut block[length..]) {
-            Ok(0) => break,
-            Ok(n) => length += n,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
+impl Blocks {
+    fn new(reader: Box<dyn Read + Send>, size: usize) -> Blocks {
+        Blocks { reader: Some(reader), block: Vec::new(), size, filled: 0, used: 0 }
     }
-    Ok(length)
+
+    fn next(&mut self) -> io::Result<&[u8]> {
+        self.block.copy_within(self.used..self.filled, 0);
+        (self.filled, self.used) = (self.filled - self.used, 0);
+        if let Some(mut reader) = self.reader.take() {
+            self.block.resize(self.size, 0);
+            let ended = self.fill(&mut *reader);
+            if !matches!(ended, Ok(true)) {
+                self.reader = Some(reader);
+            }
+            ended?;
+        }
+        self.used = match self.reader {
+            Some(_) => self.filled - self.filled % BASE64_LINE,
+            None => self.filled,
+        };
+        Ok(&self.block[..self.used])
+    }
+
+    /// Reads until the block is full; until there is no more, which gives true; or, where that takes its time, until there
+    /// is a line of base64.
+    fn fill(&mut self, reader: &mut dyn Read) -> io::Result<bool> {
+        let began = Instant::now();
+        while self.filled < self.size {
+            match reader.read(&mut self.block[self.filled..]) {
+                Ok(0) => return Ok(true),
+                Ok(n) => self.filled += n,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock && self.filled >= BASE64_LINE => {
+                    return Ok(false);
+                }
+                Err(e) => return Err(e),
+            }
+            if self.filled >= BASE64_LINE && self.filled < self.size && began.elapsed() >= HELD {
+                return Ok(false);
+            }
+        }
+        Ok(false)
+    }
 }
 
 impl Read for Stream {
@@ -310,6 +345,7 @@ impl Read for Stream {
             match piece.encode(&mut self.out) {
                 Ok(true) => {}
                 Ok(false) => drop(self.pieces.pop_front()),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Err(error),
                 Err(error) => {
                     self.failed = true; // nothing was taken yet: see above
                     return Err(error);

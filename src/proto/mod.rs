@@ -193,6 +193,10 @@ pub trait Dialogue {
         Ok(())
     }
 
+    /// Puts into `out` what was kept back of the content for a larger chunk. To be called when the next piece is long in
+    /// coming, before it is waited for. Does nothing by default.
+    fn flush(&mut self, _out: &mut Outbox) {}
+
     /// Answers [`Want::StartTls`]: the handshake is done.
     fn on_tls(&mut self) {}
 

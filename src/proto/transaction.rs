@@ -996,10 +996,8 @@ impl Dialogue for Transactions {
                 self.ended(out);
             }
             (true, false) => {
-                if !self.chunk.is_empty() && self.chunk.len() + piece.len() > CHUNK {
-                    let octets = self.chunk.len();
-                    self.ask(out, |_| Command::Bdat(octets, false));
-                    out.put_chunk(&mut self.chunk);
+                if self.chunk.len() + piece.len() > CHUNK {
+                    self.flush(out);
                 }
                 self.encoder.push(piece, &mut self.chunk)?;
             }
@@ -1012,6 +1010,14 @@ impl Dialogue for Transactions {
             }
         }
         Ok(())
+    }
+
+    fn flush(&mut self, out: &mut Outbox) {
+        if !self.chunk.is_empty() {
+            let octets = self.chunk.len();
+            self.ask(out, |_| Command::Bdat(octets, false));
+            out.put_chunk(&mut self.chunk);
+        }
     }
 }
 

@@ -18,6 +18,7 @@ mod lmtp;
 mod options;
 mod pool;
 mod replies;
+mod slow;
 mod time;
 #[cfg(feature = "native-tls")]
 pub mod tls;

@@ -301,6 +301,13 @@ impl Peer {
         body
     }
 
+    /// Waits until what the client has said in all is enough. It is still to be read.
+    pub fn hear(&mut self, is_enough: impl Fn(&[u8]) -> bool) {
+        while !is_enough(&self.heard) {
+            assert!(self.fill(), "the client left before it had said enough: {}", self.recently());
+        }
+    }
+
     /// So many octets of whatever the client says.
     pub fn read(&mut self, octets: usize) {
         while self.inbox.len() < octets {

@@ -1,0 +1,96 @@
+//! Files, and what only has the name of one: pipes and devices, which may keep a reader waiting.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, ErrorKind, Read},
+    os::unix::fs::{FileTypeExt, OpenOptionsExt},
+    path::Path,
+    thread::sleep,
+    time::{Duration, Instant},
+};
+
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    fs::OFlags,
+    io::Errno,
+};
+
+/// Longest wait in one read of a pipe or a device.
+const WAIT: Duration = Duration::from_millis(50);
+/// Shortest time between two reads that find nothing.
+const PAUSE: Duration = Duration::from_millis(10);
+/// Longest time that one block of a reader takes to fill, where some of it can go on its way.
+pub(crate) const HELD: Duration = Duration::from_millis(10);
+
+/// Opens a file without waiting for the other end of a FIFO; an error names it.
+pub(super) fn open(path: &Path) -> io::Result<File> {
+    let flags = OFlags::NONBLOCK | OFlags::NOCTTY;
+    let opened = OpenOptions::new().read(true).custom_flags(flags.bits() as i32).open(path);
+    opened.map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", path.display())))
+}
+
+/// What is read from a file: never for longer than [`WAIT`] at a time.
+pub(super) fn reader(file: File) -> Box<dyn Read + Send> {
+    match file.metadata() {
+        Ok(meta) if !meta.is_file() => Box::new(Waiting { file, is_unheard: is_vague(&meta) }),
+        _ => Box::new(file),
+    }
+}
+
+/// Whether an end before the first octet may mean that nobody writes yet: only Linux tells these apart.
+fn is_vague(meta: &fs::Metadata) -> bool {
+    meta.file_type().is_fifo() && !cfg!(any(target_os = "linux", target_os = "android"))
+}
+
+/// A pipe or a device. [`ErrorKind::WouldBlock`] says that there is nothing yet.
+struct Waiting {
+    file: File,
+    /// It is a FIFO, and nothing has come so far.
+    is_unheard: bool,
+}
+
+impl Read for Waiting {
+    fn read(&mut self, room: &mut [u8]) -> io::Result<usize> {
+        let limit = Timespec { tv_sec: 0, tv_nsec: WAIT.subsec_nanos().into() };
+        match poll(&mut [PollFd::new(&self.file, PollFlags::IN)], Some(&limit)) {
+            Ok(0) => return Err(ErrorKind::WouldBlock.into()),
+            Ok(_) => {}
+            Err(Errno::INTR) => return Err(ErrorKind::Interrupted.into()),
+            Err(e) => return Err(e.into()),
+        }
+        match self.file.read(room)? {
+            0 if self.is_unheard && !room.is_empty() => Err(ErrorKind::WouldBlock.into()),
+            n => {
+                self.is_unheard = false;
+                Ok(n)
+            }
+        }
+    }
+}
+
+/// Reads once. `None` if there is nothing yet: then some time has passed, however soon the reader said so.
+pub(crate) fn read_once(reader: &mut dyn Read, room: &mut [u8]) -> io::Result<Option<usize>> {
+    let began = Instant::now();
+    match reader.read(room) {
+        Ok(n) => Ok(Some(n)),
+        Err(e) if e.kind() == ErrorKind::Interrupted => Ok(None),
+        Err(e) if e.kind() == ErrorKind::WouldBlock => {
+            sleep(PAUSE.saturating_sub(began.elapsed()));
+            Ok(None)
+        }
+        Err(e) => Err(e),
+    }
+}
+
+/// Waits for what is not there yet, for as long as it takes: for those who read by [`Read`] alone.
+pub(super) struct Patient<R>(pub R);
+
+impl<R: Read> Read for Patient<R> {
+    fn read(&mut self, room: &mut [u8]) -> io::Result<usize> {
+        loop {
+            if let Some(n) = read_once(&mut self.0, room)? {
+                return Ok(n);
+            }
+        }
+    }
+}
