@@ -144,12 +144,15 @@ impl Delivery {
     pub(crate) fn retry(&self, connection_lost: bool) -> Retry {
         let mut retry = Retry::Never;
         for recipient in self.recipients() {
-            match recipient.outcome {
+            let own = match recipient.outcome {
                 Outcome::InDoubt => return Retry::MayDouble,
-                Outcome::NotSent if connection_lost && retry == Retry::Never => retry = Retry::Now,
-                Outcome::NotSent if connection_lost => {}
-                _ if recipient.can_be_retried() => retry = Retry::Later,
-                _ => {}
+                Outcome::NotSent if connection_lost => Retry::Now,
+                _ if recipient.can_be_retried() => Retry::Later,
+                _ => continue,
+            };
+            // Who has to wait for one waits for all.
+            if retry != Retry::Later {
+                retry = own;
             }
         }
         retry
@@ -328,6 +331,11 @@ mod tests {
         assert_eq!((error.in_doubt(), retry == Retry::MayDouble), (in_doubt, in_doubt), "{error:?}");
         assert_eq!(again, !in_doubt && left > 0, "{error:?}");
         assert_eq!((error.is_transient(), error.is_permanent()), (again, retry == Retry::Never), "{error:?}");
+        // Only the connection was lost: of all that are left, and not of one that has to wait.
+        let Error::Transaction { source, .. } = error else { panic!("{error:?}") };
+        let lost = matches!(**source, Error::Closed(_) | Error::Io { .. } | Error::NotConnected);
+        let waits = fates.contains(&Fate::RefusedForNow);
+        assert_eq!(retry == Retry::Now, again && lost && !waits, "{error:?}");
     }
 
     fn transaction(delivery: Delivery, source: Error) -> Error {

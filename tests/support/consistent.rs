@@ -8,8 +8,8 @@ pub fn is_consistent(error: &Error) -> bool {
     let again = matches!(retry, Retry::Now | Retry::Later);
     let Some(delivery) = error.delivery() else {
         return error.in_doubt() == (retry == Retry::MayDouble)
-            && !(error.is_transient() && !again)
-            && !(error.is_permanent() && retry != Retry::Never);
+            && (!error.is_transient() || again)
+            && (!error.is_permanent() || retry == Retry::Never);
     };
     let can_be_retried = |recipient: &Recipient<'_>| match recipient.outcome() {
         Outcome::NotSent => true,
