@@ -137,8 +137,8 @@
 //!
 //! # Security
 //!
-//! - STARTTLS is used when the server offers it ([`Security::Auto`]); with credentials TLS is required. To a loopback
-//!   address or a Unix socket: no TLS without credentials, STARTTLS when offered with them.
+//! - STARTTLS is used when the server offers it ([`Security::Auto`]); with credentials TLS is required. Over a
+//!   [local](Security) connection: no TLS without credentials, STARTTLS when offered with them.
 //! - TLS is 1.2 or newer ([`Builder::min_tls_version`]). Certificates are verified, for the host's name, against the
 //!   CAs that the system trusts and those of your own ([`Builder::ca_certificate`], [`Builder::system_roots`]); what is
 //!   wrong with one stands in [`Error::Certificate`]. A handshake that fails is an error, never a way to plain text.
@@ -148,8 +148,8 @@
 //!   end of a message; see [`Builder::timeout`] and [`Builder::deadline`]).
 //! - Passwords and tokens are in no log line, no `Debug` and no error, also if the server repeats them in its
 //!   answers to the login.
-//! - A login goes by the strongest mechanism that both sides have. After a refusal the next is tried, but where others
-//!   can listen none that shows them the password ([`Builder::credentials`]).
+//! - A login uses the strongest mechanism that both sides have. After a refusal one other is tried, but none that shows
+//!   the password where others can listen ([`Builder::credentials`]).
 //!
 //! A server may know us by a certificate of ours:
 //!
@@ -175,7 +175,7 @@
 //! # Logging
 //!
 //! By [`log`](https://docs.rs/log), with the target `postino`. `warn`: what a server may take amiss, such as lines of
-//! more than 998 octets. `debug`: the dialogue, line by line, as `C:` and `S:`, with secrets masked and content only
+//! more than 998 octets, and logins without TLS that [`Builder::danger_plaintext_credentials`] allows. `debug`: the dialogue, line by line, as `C:` and `S:`, with secrets masked and content only
 //! counted; what is connected to, and why it is closed; that a TLS connector is built, and from what. Each line of a
 //! connection begins with its number in this process, which [`Client::connection_number`] tells:
 //!

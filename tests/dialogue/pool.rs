@@ -345,7 +345,8 @@ fn closing_ends_the_wait_for_ones_turn() {
 #[test]
 fn a_reader_that_was_not_read_goes_over_a_new_connection() {
     let envelope_only = "C: MAIL FROM:<alice@example.org>\nC: RCPT TO:<bob@example.org>\nC: DATA\n-- close";
-    let server = Server::playing_each([[HELLO, MESSAGE, envelope_only].concat(), [HELLO, MESSAGE].concat()]);
+    let server =
+        Server::playing_each([[HELLO, MESSAGE, envelope_only].concat(), [HELLO, MESSAGE, QUIT].concat()]);
     let pool = pool(&server);
     accepted(&pool);
     let once = postino::Raw::reader(envelope(&["bob@example.org"]), &b"Hello\r\n"[..]);
@@ -382,7 +383,7 @@ fn a_message_that_gave_its_content_away_keeps_the_error_of_the_dead_connection()
 fn the_rest_of_a_batch_whose_pooled_connection_is_lost_stays_in_the_iterator() {
     let server = Server::playing_each([
         [HELLO, "C: MAIL FROM:<alice@example.org>\nC: RCPT TO:<bob@example.org>\nC: DATA\n-- close"].concat(),
-        [HELLO, MESSAGE].concat(),
+        [HELLO, MESSAGE, QUIT].concat(),
     ]);
     let pool = pool(&server);
     let mut mails = vec![mail(), mail(), mail()].into_iter();
