@@ -50,7 +50,7 @@ pub const CASES: &[Case] = &[
     ("attachments", 50, |n| {
         built(|m| (0..n).fold(m, |m, i| m.attach(Attachment::bytes(format!("f{i}"), "x"))));
     }),
-    ("messages in messages", 6, nested),
+    ("levels of messages, at most 50", 6, nested),
     ("text of a message in ASCII", 1000, |n| built(|m| m.text("A line of text.\n".repeat(n)))),
     ("text of a message beyond ASCII", 1000, |n| built(|m| m.text("Eine Zeile für sich.\n".repeat(n)))),
     ("octets of an attachment", 20_000, |n| built(|m| m.attach(Attachment::bytes("f", vec![0; n])))),
