@@ -70,7 +70,7 @@ pub(super) struct Source<'m> {
     /// What was read.
     block: Vec<u8>,
     /// The reader is on another thread, and comes back. The content is nothing meanwhile.
-    reading: Option<Task<Reading>>,
+    reading: Option<Task<Filled>>,
     #[cfg(feature = "dkim")]
     alarm: Alarm,
     /// Since when content that was handed out may wait for more of it before it leaves.
@@ -80,7 +80,7 @@ pub(super) struct Source<'m> {
 }
 
 /// A reader, its block, and whether anything was there.
-type Reading = (Box<dyn Read + Send>, Vec<u8>, io::Result<bool>);
+type Filled = (Box<dyn Read + Send>, Vec<u8>, io::Result<bool>);
 
 impl<'m> Source<'m> {
     /// The body is [open].
@@ -159,7 +159,7 @@ impl<'m> Source<'m> {
     }
 }
 
-fn read(mut reader: Box<dyn Read + Send>, mut block: Vec<u8>) -> Task<Reading> {
+fn read(mut reader: Box<dyn Read + Send>, mut block: Vec<u8>) -> Task<Filled> {
     unblock(move || {
         block.resize(READ, 0);
         let read = read_once(&mut reader, &mut block);

@@ -94,7 +94,9 @@ impl Field {
         let fail = |why: &str| Error::Message(format!("the header {name}: {why}").into());
         let kind = Kind::of(name);
         let words = match value {
-            Value::Text(text) if reads_comments(name) && is_nested_too_deep(text) => {
+            Value::Text(text)
+                if (kind == Kind::References || reads_comments(name)) && is_nested_too_deep(text) =>
+            {
                 return Err(fail("its comments are nested too deep"));
             }
             Value::Text(text) if kind == Kind::References => reference_words(name, text).map_err(fail)?,

@@ -399,7 +399,7 @@ fn an_a_label_is_made_of_the_domain_and_of_nothing_else() {
         assert_eq!(lines(&check(&message), "Reply-To"), [format!("Reply-To: {ascii}")]);
     }
     for address in ["grå@grå.org", "османов@письмо.рф"] {
-        let sent = text(&builder().reply_to(address).build().unwrap());
+        let sent = super::text(&builder().reply_to(address).build().unwrap());
         assert_eq!(lines(&sent, "Reply-To"), [format!("Reply-To: {address}")]);
     }
 }

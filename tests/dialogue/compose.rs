@@ -104,9 +104,10 @@ fn without_smtputf8_a_domain_beyond_ascii_is_an_a_label_in_the_header_too() {
         .reply_to("Team: a@bücher.example, b@example.org;")
         .build()
         .unwrap();
-    for large in
-        [message.clone(), message.resend(Resent::new().from("a@ü.example").to("bob@例え.example")).unwrap()]
-    {
+    for large in [
+        message.clone(),
+        message.resend(postino::message::Resent::new().from("a@ü.example").to("bob@例え.example")).unwrap(),
+    ] {
         for keywords in ["SIZE", "8BITMIME"] {
             let (mail, sent) = heard(keywords, &large);
             assert!(mail.contains("@xn--") && !mail.contains("SMTPUTF8") && sent.is_ascii(), "{mail}");
