@@ -145,8 +145,13 @@ const INSPECTED: u64 = 64 * 1024;
 /// Whether a file is text in UTF-8, by how it begins. What is not a regular file is not read, since that could take
 /// content away from it. A file that cannot be read is reported when its content is opened.
 fn is_utf8_file(path: &Path) -> bool {
+    let size = |meta: fs::Metadata| if meta.is_file() { meta.len() } else { 0 };
+    // Looked at before it is opened: whoever writes to a FIFO would notice that.
+    if fs::metadata(path).map_or(0, size) == 0 {
+        return false;
+    }
     let Ok(file) = file::open(path) else { return false };
-    let size = file.metadata().ok().filter(fs::Metadata::is_file).map_or(0, |file| file.len());
+    let size = file.metadata().map_or(0, size);
     let mut start = Vec::new();
     size > 0
         && file.take(INSPECTED).read_to_end(&mut start).is_ok()
