@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc,
-        atomic::{AtomicU8, Ordering},
+        atomic::{AtomicBool, AtomicU8, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -84,44 +84,74 @@ pub(crate) struct Config {
     pub timeouts: Timeouts,
     pub deadline: Option<Duration>,
     pub pipelining: bool,
-    pub joining: Learnt,
+    pub joining: JoinPolicy,
+    pub learnt: Learnt,
     pub chunking: bool,
     pub all_or_nothing: bool,
     pub ignored_capabilities: Vec<String>,
 }
 
-/// What is known of the server about joining; clones of a config share it. A server is known by its host and port, so a
-/// config of another port begins anew.
-#[derive(Debug, Clone)]
-pub(crate) struct Learnt {
-    /// Whether it may be tried at all.
-    may: bool,
-    now: Arc<AtomicU8>,
+/// Whether anything is sent together with the end of a message: the next envelope of a batch, or QUIT (RFC 2920 §3.1).
+///
+/// Joining saves one round trip per message. Servers must cope with it, yet several do not. Those that discard or refuse
+/// what follows the end of a message are found out by a trial: the first joined envelope carries no content, and if it
+/// gets no proper answer, the message goes again and nothing is joined from then on. **No trial can notice a server that
+/// stores what follows as part of the message before**, because its replies are right. Such servers exist.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum JoinPolicy {
+    /// Joins, after a trial, only where the server offers PIPELINING and CHUNKING and not BURL. A server with CHUNKING
+    /// (RFC 3030) has to frame its input exactly. BURL identifies Dovecot's submission service, which crashes on a joined
+    /// envelope. Where nothing is joined, QUIT follows the reply to the message, and no round trip is lost by that.
+    #[default]
+    Automatic,
+    /// Joins, after a trial, wherever the server offers PIPELINING. Only for servers that are known to handle it.
+    Always,
+    /// Sends nothing together with the end of a message.
+    Never,
+}
+
+/// What was learnt about the server. Clones of a config share it; a config for another port begins anew, since host and port
+/// identify a server.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Learnt(Arc<Knowledge>);
+
+#[derive(Debug)]
+struct Knowledge {
+    joining: AtomicU8,
+    /// It offers PIPELINING, and misreads pipelined commands.
+    misreads: AtomicBool,
+}
+
+impl Default for Knowledge {
+    fn default() -> Knowledge {
+        Knowledge { joining: AtomicU8::new(Joining::Untried as u8), misreads: AtomicBool::new(false) }
+    }
 }
 
 impl Learnt {
-    pub fn new(joining: Joining) -> Learnt {
-        Learnt { may: joining != Joining::Off, now: Arc::new(AtomicU8::new(joining as u8)) }
-    }
-
-    pub fn get(&self) -> Joining {
-        match self.now.load(Ordering::Relaxed) {
+    pub fn joining(&self) -> Joining {
+        match self.0.joining.load(Ordering::Relaxed) {
             n if n == Joining::Untried as u8 => Joining::Untried,
             n if n == Joining::Works as u8 => Joining::Works,
             _ => Joining::Off,
         }
     }
 
-    /// For another server.
-    pub fn afresh(&self) -> Joining {
-        if self.may { Joining::Untried } else { Joining::Off }
+    /// Off stays off.
+    pub fn learn_joining(&self, joining: Joining) {
+        if self.joining() != Joining::Off {
+            self.0.joining.store(joining as u8, Ordering::Relaxed);
+        }
     }
 
-    /// Off stays off.
-    pub fn learn(&self, joining: Joining) {
-        if self.get() != Joining::Off {
-            self.now.store(joining as u8, Ordering::Relaxed);
-        }
+    /// Whether the server reads pipelined commands as it should, as far as is known.
+    pub fn pipelines(&self) -> bool {
+        !self.0.misreads.load(Ordering::Relaxed)
+    }
+
+    pub fn learn_that_it_misreads(&self) {
+        self.0.misreads.store(true, Ordering::Relaxed);
     }
 }
 
@@ -252,7 +282,8 @@ impl Config {
             timeouts: Timeouts::all_but_the_final(TIMEOUT, FINAL_REPLY),
             deadline: None,
             pipelining: true,
-            joining: Learnt::new(Joining::Untried),
+            joining: JoinPolicy::default(),
+            learnt: Learnt::default(),
             chunking: false,
             all_or_nothing: false,
             ignored_capabilities: Vec::new(),

@@ -34,7 +34,21 @@ pub struct Delivery {
     reply: Option<Reply>,
     /// The recipients that have an answer of their own, in order.
     own: Vec<(usize, Outcome, Option<Reply>)>,
+    /// What of it may be sent again at once; none in what callers get.
+    again: Option<Again>,
     took: Took,
+}
+
+/// What of a message may be sent again at once, because the server has refused neither it nor its recipients.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Again {
+    /// All of it, over another connection: this one ended before MAIL was answered, or MAIL was answered 452.
+    Elsewhere,
+    /// To these recipients in a further transaction: they were too many for one.
+    Rest(Vec<usize>),
+    /// To these recipients, one command at a time: among pipelined commands, the one that has this number in the new
+    /// transaction was refused as out of place.
+    OneByOne { recipients: Vec<usize>, command: usize },
 }
 
 /// How long a message took, phase by phase. Messages of a batch overlap, and have no phases of their own: of them only
@@ -61,11 +75,24 @@ impl Delivery {
         reply: Option<Reply>,
         own: Vec<(usize, Outcome, Option<Reply>)>,
     ) -> Delivery {
-        Delivery { envelope, outcome, others, reply, own, took: Took::default() }
+        Delivery { envelope, outcome, others, reply, own, again: None, took: Took::default() }
     }
 
     pub(crate) fn not_sent(envelope: Envelope) -> Delivery {
         Delivery::new(envelope, Outcome::NotSent, Outcome::NotSent, None, Vec::new())
+    }
+
+    pub(crate) fn set_again(&mut self, again: Option<Again>) {
+        self.again = again;
+    }
+
+    /// Whether all of it may be sent over another connection.
+    pub(crate) fn goes_elsewhere(&self) -> bool {
+        self.again == Some(Again::Elsewhere)
+    }
+
+    pub(crate) fn take_again(&mut self) -> Option<Again> {
+        self.again.take()
     }
 
     pub(crate) fn set_took(&mut self, took: Took) {
@@ -188,7 +215,7 @@ impl Delivery {
             took.total += part.took.total;
         }
         let own = own.into_iter().flatten().collect();
-        Delivery { envelope, outcome, others: Outcome::NotSent, reply, own, took }
+        Delivery { envelope, outcome, others: Outcome::NotSent, reply, own, again: None, took }
     }
 }
 

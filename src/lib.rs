@@ -47,9 +47,11 @@
 //!
 //! # Many messages
 //!
-//! [`Client::send_all`] sends them over one connection, the end of each in one flight with the next envelope
-//! (RFC 2920 §3.1), so that each takes about one round trip; with [`Builder::chunking`], next to none. Each has a result of
-//! its own; if the connection is lost, the rest stays in the iterator ([`Batch::is_lost`]). [`Client::batch`] is for messages that come one by one ([`Batch::push`]).
+//! [`Client::send_all`] sends them over one connection. With PIPELINING each message takes two round trips. Where the server
+//! offers CHUNKING as well, the end of each message leaves together with the next envelope, so that it takes about one
+//! ([`JoinPolicy`]); with [`Builder::chunking`], next to none. Each message has its own result. If the server ends the
+//! session after some messages, another connection takes over ([`Client::send`]). If the connection is lost otherwise, the
+//! rest stays in the iterator ([`Batch::is_lost`]). [`Client::batch`] is for messages that come one by one ([`Batch::push`]).
 //!
 //! ```no_run
 //! # use postino::{Client, Raw};
@@ -209,7 +211,7 @@
 //! | | |
 //! |---|---|
 //! | [`send`] | one message, one call |
-//! | [`Builder`], [`Security`], [`TlsVersion`] | how to reach a server, and how to speak with it |
+//! | [`Builder`], [`Security`], [`TlsVersion`], [`JoinPolicy`] | how to reach a server, and how to speak with it |
 //! | [`Client`] | a connection: sends, and says single commands |
 //! | [`Batch`], [`Pool`], [`PoolBuilder`], [`Pooled`] | many messages over one connection, and over many |
 //! | [`Transport`], [`Untimed`], [`Stopper`] | connections of your own, and their end |
@@ -242,6 +244,7 @@ mod delivery;
 mod envelope;
 mod error;
 pub mod message;
+mod parts;
 pub mod proto;
 mod queue;
 mod tls;
@@ -253,7 +256,7 @@ pub mod testing;
 pub use self::{
     address::Address,
     blocking::{Batch, Builder, Client, Pool, PoolBuilder, Pooled, Stopper, Transport, Untimed},
-    config::Security,
+    config::{JoinPolicy, Security},
     delivery::{Delivery, Outcome, Recipient, Took},
     envelope::{Envelope, MailOption, RcptOption, Ret, WhenLate},
     error::{Error, Phase, Retry},

@@ -10,15 +10,15 @@ use std::{
     pin::{Pin, pin},
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
         mpsc,
     },
-    task::{Context, Poll, Waker},
+    task::{Context, Poll, Wake, Waker},
     time::{Duration, Instant},
 };
 
 use postino::{
-    Delivery, Error, Outcome, Raw,
+    Delivery, Envelope, Error, Outcome, Raw,
     aio::{Builder, Client, Pool, send},
 };
 use smol::{
@@ -268,7 +268,7 @@ fn tokio_can_drive_it() {
 
 #[test]
 fn tokio_can_drive_it_as_a_task() {
-    let server = Server::playing(format!("-- hello PIPELINING\n{}", FLIGHT.replace("C: .", "C: .\nC: QUIT")));
+    let server = Server::playing(format!("-- hello PIPELINING, CHUNKING\n{}", FLIGHT.replace("C: .", "C: .\nC: QUIT")));
     let builder = builder(&server);
     let tokio = tokio::runtime::Builder::new_current_thread().build().unwrap();
     let task = tokio.spawn(async move { builder.send(&mail()).await });
@@ -689,7 +689,7 @@ const BATCH: &str = "C: MAIL FROM:<alice@example.org>
 fn drop_next_at_every_poll(mails: impl Fn() -> Vec<Raw<'static>>) -> usize {
     let mut whole = 0;
     for polls in 1.. {
-        let server = leaving(format!("-- hello PIPELINING\n{BATCH}"));
+        let server = leaving(format!("-- hello PIPELINING, CHUNKING\n{BATCH}"));
         let mut client = connect(&server);
         let mut mails = mails().into_iter();
         let mut batch = client.send_all(mails.by_ref());
@@ -832,7 +832,7 @@ fn a_batch_dropped_while_it_connects_again_says_nothing_of_a_message_before_its_
     for polls in 1.. {
         let scripts = [
             format!(
-                "-- hello PIPELINING\n{envelope}{taken}C: 1\nC: .\n{envelope}S: 250 taken\n-- pause\n-- close"
+                "-- hello PIPELINING, CHUNKING\n{envelope}{taken}C: 1\nC: .\n{envelope}S: 250 taken\n-- pause\n-- close"
             ),
             format!(
                 "-- pause\nS: 220 hi\nC: EHLO client.example.org\n-- pause\nS: 250-hi\nS: 250 PIPELINING\n\
@@ -888,11 +888,44 @@ fn a_batch_dropped_while_it_waits_for_the_last_reply_goes_on() {
 
 #[test]
 fn the_results_of_a_batch_are_a_stream() {
-    let server = Server::playing(format!("-- hello PIPELINING\n{BATCH}"));
+    let server = Server::playing(format!("-- hello PIPELINING, CHUNKING\n{BATCH}"));
     let mut client = connect(&server);
     let results = client.send_all([mail(), mail(), mail()]).into_stream();
     let results: Vec<_> = block_on(smol::stream::StreamExt::collect(results));
     let numbers: Vec<_> = results.iter().map(|(number, _)| *number).collect();
     assert_eq!(numbers, [0, 1, 2]);
     assert!(results.iter().all(|(_, result)| result.is_ok()), "{results:?}");
+}
+
+/// Whether it was woken since the last look.
+#[derive(Default)]
+struct Woken(AtomicBool);
+
+impl Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn splitting_very_many_recipients_lets_other_tasks_run() {
+    let server = Server::running(|peer| {
+        peer.play("-- hello LIMITS RCPTDOMAINMAX=1000");
+        peer.may_leave = true;
+        peer.ignore();
+    });
+    let mut client = connect(&server);
+    let to: Vec<String> = (0..50_000).map(|number| format!("u@{number}.example")).collect();
+    let mail = Raw::bytes(Envelope::new("alice@example.org", to).unwrap(), b"Hello\r\n");
+    let woken = Arc::new(Woken::default());
+    let waker = Waker::from(woken.clone());
+    let mut sending = Box::pin(client.send(&mail));
+    let mut turns = 0;
+    // It wakes itself as long as it has only given way.
+    while sending.as_mut().poll(&mut Context::from_waker(&waker)).is_pending()
+        && woken.0.swap(false, Ordering::Relaxed)
+    {
+        turns += 1;
+    }
+    assert!(turns >= 10, "{turns}");
 }

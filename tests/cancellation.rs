@@ -25,7 +25,7 @@ use std::{
 use ::maybe_async::must_be_async as maybe_async;
 use memchr::memmem;
 use postino::{
-    Envelope, Error, Mail, Message, Outcome, Raw,
+    Envelope, Error, JoinPolicy, Mail, Message, Outcome, Raw,
     aio::{Builder, Client, Pool, PoolBuilder},
     message::Attachment,
 };
@@ -111,7 +111,8 @@ fn drop_everywhere(kind: Kind, octets: usize) {
         let wire = waiting(kind, octets);
         let (mut client, mut notes) = (None, Notes::default());
         // Each has to learn anew whether joining works.
-        let builder = builder.clone().joining(kind.joining);
+        let builder =
+            builder.clone().joining(if kind.joining { JoinPolicy::Always } else { JoinPolicy::Never });
         let ended = dropped_after(polls, session::run(&builder, &wire, 0, &mut client, &mut notes));
         assert!(!notes.is_broken(), "{kind:?}: {:?}", notes.steps);
         notes.assert_true_to(&wire, kind);

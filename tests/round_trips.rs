@@ -227,7 +227,9 @@ fn messages_that_may_have_to_be_waited_for_take_a_write_more_and_no_round_trip()
 
 #[test]
 fn pipelined_messages_that_are_not_joined_take_two_round_trips_each() {
+    // So it is, unless the caller asks for more, wherever the server offers no CHUNKING.
     assert_eq!(round_trips(small(options(true, Joining::Off), 10)), 20);
+    assert_eq!(round_trips(small(options(true, Joining::Off), 1000)), 2000);
 }
 
 #[test]

@@ -16,7 +16,7 @@ use std::{
 
 use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 use libfuzzer_sys::fuzz_target;
-use postino::{Builder, Client, Delivery, Envelope, Error, Outcome, Raw, Security, Transport};
+use postino::{Builder, Client, Delivery, Envelope, Error, JoinPolicy, Outcome, Raw, Security, Transport};
 use postino_fuzz::{
     has,
     walk::{Attempt, Walk},
@@ -94,7 +94,7 @@ fn builder(switches: &[u8]) -> Builder {
         .lmtp(on(b'l'))
         .chunking(on(b'b'))
         .pipelining(!on(b'p'))
-        .joining(!on(b'j'))
+        .joining(if on(b'j') { JoinPolicy::Never } else { JoinPolicy::Always })
         .all_or_nothing(on(b'a'))
         .max_scram_iterations(4_100)
 }

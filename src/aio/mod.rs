@@ -80,5 +80,8 @@ pub async fn send(url: &str, mail: &dyn Mail) -> Result<Delivery, Error> {
     Client::from_url(url)?.send(mail).await
 }
 
+/// Lets other tasks of the executor run.
+use smol::future::yield_now as breathe;
+
 #[cfg(test)]
 use smol::block_on;

@@ -21,6 +21,9 @@ pub use client::{Batch, Builder, Client, Pool, PoolBuilder, Pooled};
 pub use stop::Stopper;
 pub use transport::{Transport, Untimed};
 
+/// Lets other tasks run: there are none on this thread.
+fn breathe() {}
+
 /// In the blocking world a "future" is its value already.
 #[cfg(test)]
 fn block_on<T>(value: T) -> T {

@@ -6,14 +6,15 @@ use super::{
     body::Source,
     maybe_async,
     run::Clock,
-    send::{Freshness, timed},
+    send::{Freshness, goes_elsewhere, still_not_sent, timed},
     session::Client,
 };
 use crate::{
     Delivery, Envelope, Error, Mail, Outcome, Phase,
     config::later,
     message::Body,
-    proto::{Joining, Transactions, Want},
+    parts::Parts,
+    proto::{End, Joining, Transactions, Want},
 };
 
 /// So many messages are under way, or have results that were not taken: then no other is begun.
@@ -40,6 +41,12 @@ const MOST_ENTRIES: usize = 1024;
 /// [`Delivery::took`]. Where results must not wait for the next message, use [`push`](Batch::push).
 ///
 /// An iterator is not asked again after it has returned `None`.
+///
+/// # When the server ends the session
+///
+/// If the server takes no more messages over the connection, another one takes over, under the conditions that
+/// [`send`](Client::send) names, and the messages that were not taken are sent over that. Recipients that were too many get
+/// their message in further transactions. The results keep their order.
 ///
 /// # When the connection is lost
 ///
@@ -73,9 +80,13 @@ pub struct Batch<C: DerefMut<Target = Client>, M, I> {
     entries: VecDeque<Entry<M>>,
     /// So many entries at the front have their result.
     settled: usize,
-    /// How many results were given, and how many messages were handed to this machine.
+    /// How many results were given.
     given: usize,
+    /// How many messages this machine was given, and how many results it has given.
     posted: usize,
+    answered: usize,
+    /// In front of this entry there is none to be handed to the machine again.
+    resume: usize,
     /// A message that has to go alone, once the others are through.
     alone: Option<(M, Envelope)>,
     /// In the middle of what only the future that began it can go on with.
@@ -89,28 +100,51 @@ pub struct Batch<C: DerefMut<Target = Client>, M, I> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Line {
     Works,
+    /// It takes no more messages. Another connection takes over when there is one.
+    Spent,
+    /// The server has ended it. Another connection takes over when there is a message.
+    Ended,
     /// It is lost, and no result has told so.
     Lost,
     LossTold,
 }
 
+impl Line {
+    /// The same once this result was given: perhaps it tells of the loss.
+    fn after(self, result: &Result<Delivery, Error>) -> Line {
+        let tells = |error: &Error| error.delivery().is_some_and(|d| d.outcome() != Outcome::Refused);
+        if self == Line::Lost && result.as_ref().is_err_and(tells) { Line::LossTold } else { self }
+    }
+}
+
 enum Entry<M> {
-    /// The number in the machine; the message, until the machine has its content, or that is on its way; what was
-    /// opened, if it must not be opened again.
+    /// Under way, with its number in the machine. The message is missing while its content is on its way.
     Under {
         number: usize,
-        mail: Option<M>,
-        opened: Option<Opened>,
+        letter: Option<Letter<M>>,
     },
+    /// To be handed to the machine again, and what became of it if that cannot be.
+    Again(Letter<M>, Result<Delivery, Error>),
     Done(Result<Delivery, Error>),
+}
+
+/// A message, and what is known of it besides.
+struct Letter<M> {
+    mail: M,
+    /// What was opened, if it must not be opened again.
+    opened: Option<Opened>,
+    /// What became of it so far, if it takes more transactions than one.
+    parts: Option<Box<Parts>>,
 }
 
 /// What only its own future can go on with.
 enum Midway {
     /// The content of the message with this number in the machine.
     Content(usize),
-    /// Connecting, or a message that goes alone.
+    /// Connecting.
     Connection,
+    /// A message that goes alone.
+    Alone,
 }
 
 /// A body that was opened, and must not be opened again.
@@ -157,6 +191,8 @@ impl<C: DerefMut<Target = Client>, M, I> Batch<C, M, I> {
             settled: 0,
             given: 0,
             posted: 0,
+            answered: 0,
+            resume: 0,
             alone: None,
             midway: None,
             paused: false,
@@ -168,7 +204,7 @@ impl<C: DerefMut<Target = Client>, M, I> Batch<C, M, I> {
     /// [`next`](Batch::next) returns the results that are left.
     #[must_use]
     pub fn is_lost(&self) -> bool {
-        self.line != Line::Works || self.is_stuck()
+        matches!(self.line, Line::Lost | Line::LossTold) || self.is_stuck()
     }
 
     /// The client learns whether the server may have a transaction open, if anything was said.
@@ -182,7 +218,7 @@ impl<C: DerefMut<Target = Client>, M, I> Batch<C, M, I> {
     fn is_stuck(&self) -> bool {
         match self.midway {
             Some(Midway::Content(number)) => !self.talk.is_said(number), // else only its reply is waited for
-            Some(Midway::Connection) => true,
+            Some(Midway::Connection | Midway::Alone) => true,
             None => false,
         }
     }
@@ -199,7 +235,7 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
     /// How many messages are waiting or under way, without those that the iterator still has.
     #[must_use]
     pub fn pending(&self) -> usize {
-        let under = self.entries.iter().filter(|entry| matches!(entry, Entry::Under { .. })).count();
+        let under = self.entries.iter().filter(|entry| !matches!(entry, Entry::Done(_))).count();
         self.waiting.len() + under + usize::from(self.alone.is_some())
     }
 
@@ -239,56 +275,152 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
         self.waiting.pop_front()
     }
 
-    /// The connection is lost, if it is; and perhaps this tells of it.
-    fn note_loss(&mut self, result: &Result<Delivery, Error>) {
-        let tells = |error: &Error| error.delivery().is_some_and(|d| d.outcome() != Outcome::Refused);
-        if self.line == Line::Lost && result.as_ref().is_err_and(tells) {
-            self.line = Line::LossTold;
+    /// The place of the message with this number in the machine.
+    fn place_of(&self, wanted: usize) -> Option<usize> {
+        // Mostly the first that has no result yet.
+        let mut entries = self.entries.range(self.settled..);
+        let at =
+            entries.position(|entry| matches!(entry, Entry::Under { number, .. } if *number == wanted))?;
+        Some(self.settled + at)
+    }
+
+    /// The result of the next message under way. `ended`: another connection takes over, so that it may be sent again there.
+    fn settle(&mut self, result: Result<Delivery, Error>, ended: bool) {
+        let result = timed(result, self.client.clock.lap());
+        let place = self.place_of(self.answered);
+        self.answered += 1;
+        let Some(at) = place else { return };
+        let Entry::Under { letter, .. } = &mut self.entries[at] else { return }; // it is one
+        let letter = letter.take();
+        self.entries[at] = Entry::Done(result);
+        if let Some(letter) = letter {
+            self.reconsider(at, letter, ended);
+        }
+        if let Entry::Done(result) = &self.entries[at] {
+            self.line = self.line.after(result);
+        }
+        while matches!(self.entries.get(self.settled), Some(Entry::Done(_))) {
+            self.settled += 1;
         }
     }
 
-    /// The result of the first message under way.
-    fn settle(&mut self, result: Result<Delivery, Error>) {
-        let result = timed(result, self.client.clock.lap());
-        self.note_loss(&result);
-        let mut entries = self.entries.range_mut(self.settled..);
-        if let Some(at) = entries.position(|entry| matches!(entry, Entry::Under { .. })) {
-            self.settled += at + 1;
-            self.entries[self.settled - 1] = Entry::Done(result);
+    /// A message has its result, at this place: perhaps all of it, or a part, may be sent again.
+    fn reconsider(&mut self, at: usize, mut letter: Letter<M>, ended: bool) {
+        let Entry::Done(result) = &mut self.entries[at] else { return };
+        letter.opened = None; // what was not read goes back to the message
+        let turned_away = goes_elsewhere(result);
+        let mut result = std::mem::replace(result, Err(NO_RESULT));
+        if turned_away && ended {
+            self.send_again(at, letter, result);
+            return;
         }
+        let again = self.client.take_again(&mut result, &letter.mail);
+        let parts = match (letter.parts.take(), again) {
+            (Some(mut parts), again) => {
+                parts.settle(result, again);
+                parts
+            }
+            (None, Some(again)) => match envelope_of(&result) {
+                Some(envelope) => Box::new(Parts::after(envelope, result, again)),
+                None => return, // whatever may be sent again has an envelope
+            },
+            (None, None) => {
+                self.entries[at] = Entry::Done(result);
+                return;
+            }
+        };
+        if parts.next().is_some() {
+            letter.parts = Some(parts);
+            self.send_again(at, letter, Err(NO_RESULT));
+        } else {
+            self.entries[at] = Entry::Done(parts.finish());
+        }
+    }
+
+    fn send_again(&mut self, at: usize, letter: Letter<M>, result: Result<Delivery, Error>) {
+        self.entries[at] = Entry::Again(letter, result);
+        (self.resume, self.settled) = (self.resume.min(at), self.settled.min(at));
+        self.talk.more();
+    }
+
+    /// The first message that is to be handed to the machine again.
+    fn first_again(&mut self) -> Option<usize> {
+        let mut entries = self.entries.range(self.resume..);
+        let found = entries.position(|entry| matches!(entry, Entry::Again(..)));
+        self.resume = found.map_or(self.entries.len(), |at| self.resume + at);
+        found.map(|_| self.resume)
+    }
+
+    /// There is no other connection, for this reason: the first message that waits for one has it as its cause.
+    fn despair(&mut self, why: Error) {
+        let Some(at) = self.first_again() else { return };
+        if let Entry::Again(letter, result) = &mut self.entries[at] {
+            match &mut letter.parts {
+                Some(parts) => parts.fail(why),
+                None => {
+                    let turned_away = std::mem::replace(result, Err(NO_RESULT));
+                    *result = still_not_sent(turned_away, why);
+                }
+            }
+        }
+    }
+
+    /// A message that was to be sent again, and cannot be.
+    fn give_up(&mut self, at: usize) {
+        let result = match &mut self.entries[at] {
+            Entry::Again(letter, result) => match letter.parts.take() {
+                Some(parts) => parts.finish(),
+                None => std::mem::replace(result, Err(NO_RESULT)),
+            },
+            _ => return,
+        };
+        self.line = self.line.after(&result);
+        self.entries[at] = Entry::Done(result);
     }
 
     fn take_results(&mut self) {
         while let Some(result) = self.talk.next_result() {
-            self.settle(result);
+            self.client.session.settle(result.is_ok());
+            // MAIL was answered 452: what else was handed to the machine gets its replies here.
+            let ended = goes_elsewhere(&result) && self.client.may_take_over(Some(End::Announced));
+            if ended && self.line == Line::Works {
+                self.line = Line::Spent;
+            }
+            self.settle(result, ended);
         }
         if self.client.pace.is_stalled() {
             self.talk.one_at_a_time();
         }
-        let (joining, learnt) = (self.talk.joining(), &self.client.settings.config.joining);
-        let news = joining != Joining::Untried && joining != learnt.get();
-        if news && self.client.options().pipelining {
-            learnt.learn(joining);
-        }
+        self.client.learn_from(&self.talk);
     }
 
+    /// The connection is lost. What may be sent again over another one waits for that.
     fn fail(&mut self, broke: Error) {
+        let ended = self.client.may_take_over(End::of(&broke));
         self.talk.lose(self.client.out.offered(), broke);
-        self.line = Line::Lost;
-        self.take_results();
+        self.line = if ended { Line::Ended } else { Line::Lost };
+        while let Some(result) = self.talk.next_result() {
+            self.settle(result, ended);
+        }
     }
 
     /// Goes on, with none under way, over what may be another connection: its server may offer something else.
     fn begin_anew(&mut self) {
         self.line = if self.client.broken { Line::Lost } else { Line::Works };
         self.talk = Transactions::new(self.client.options(), false);
-        self.posted = 0;
+        (self.posted, self.answered) = (0, 0);
+        self.client.hurry = true;
         self.client.clock = Clock::start();
+    }
+
+    /// Whether there is a message to send.
+    fn has_more(&mut self) -> bool {
+        self.first_again().is_some() || self.alone.is_some() || self.fetch()
     }
 
     /// A future of `next` was dropped where nobody can take it up again.
     fn abandon(&mut self) {
-        let was_alone = self.talk.under_way() == 0;
+        let was_alone = matches!(self.midway, Some(Midway::Alone));
         self.client.close();
         self.fail(Error::NotConnected);
         if let Some((_, envelope)) = self.alone.take_if(|_| was_alone) {
@@ -298,6 +430,47 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
         }
     }
 }
+
+/// The envelope of a message that has its result.
+fn envelope_of(result: &Result<Delivery, Error>) -> Option<Envelope> {
+    match result {
+        Ok(delivery) => Some(delivery.envelope().clone()),
+        Err(e) => e.delivery().map(|delivery| delivery.envelope().clone()),
+    }
+}
+
+/// Hands a message to the machine, which is made anew for the first. Gives what was opened, if that must not be opened again.
+fn hand_over(
+    client: &mut Client,
+    (talk, is_first): (&mut Transactions, bool),
+    envelope: Envelope,
+    one_by_one: Option<usize>,
+    body: Body<'_>,
+) -> Result<Option<Opened>, Error> {
+    let (transaction, content) = client.transaction(envelope, &body)?;
+    if is_first {
+        // Only now, so that a batch that sends nothing leaves all as it was.
+        *talk = Transactions::new(client.options(), client.is_open());
+    }
+    let transaction = transaction.one_by_one(one_by_one);
+    let opened = match content {
+        Some(content) => {
+            talk.message_with(transaction, content)?;
+            None
+        }
+        None => {
+            talk.message(transaction);
+            let watched = body.is_watched();
+            body.into_once().map(|body| Opened { body, watched })
+        }
+    };
+    client.begun += 1;
+    client.by_hand = None; // the first message begins with RSET
+    Ok(opened)
+}
+
+/// Stands where a result was taken from, until another is put there.
+const NO_RESULT: Error = Error::Internal("a message without a result");
 
 fn not_sent<M: Mail>(mail: &M) -> Error {
     mail.envelope().map_or_else(|e| e, |envelope| lost(Delivery::not_sent(envelope)))
@@ -327,14 +500,26 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
                 let Some(Entry::Done(result)) = self.entries.pop_front() else { return None }; // it is one
                 self.given += 1;
                 self.settled = self.settled.saturating_sub(1);
+                self.resume = self.resume.saturating_sub(1);
                 if std::mem::take(&mut self.paused) {
                     self.talk.more();
                 }
                 return Some((self.given - 1, result));
             }
-            if self.line != Line::Works {
+            if self.line == Line::Ended {
+                if !self.has_more() {
+                    return None;
+                }
+                self.take_over().await;
+                continue;
+            }
+            if matches!(self.line, Line::Lost | Line::LossTold) {
+                if let Some(at) = self.first_again() {
+                    self.give_up(at);
+                    continue;
+                }
                 let unsent = Err(not_sent(&self.next_unsent()?));
-                self.note_loss(&unsent);
+                self.line = self.line.after(&unsent);
                 self.entries.push_back(Entry::Done(unsent));
                 continue;
             }
@@ -343,7 +528,8 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
                 Ok(Want::Result) => self.take_results(),
                 Ok(Want::Message) => self.post().await,
                 Ok(Want::Body(number)) => self.write(number).await,
-                Ok(_) if self.alone.is_some() => self.send_alone().await,
+                Ok(_) if self.line == Line::Spent && self.has_more() => self.take_over().await,
+                Ok(_) if self.alone.is_some() && self.line == Line::Works => self.send_alone().await,
                 Ok(_) => return None,
                 Err(e) => self.recover(e).await,
             }
@@ -363,8 +549,16 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
 
     /// Takes the next message, and hands its envelope to the machine.
     async fn post(&mut self) {
-        self.paused = self.entries.len() >= MOST_ENTRIES;
-        let may_ask = !self.paused && self.alone.is_none();
+        if self.client.is_used_up() {
+            self.line = Line::Spent;
+        }
+        let again = self.first_again();
+        self.paused = self.entries.len() >= MOST_ENTRIES && again.is_none();
+        let may_ask = self.line == Line::Works && !self.paused && self.alone.is_none();
+        if let Some(at) = again.filter(|_| may_ask) {
+            self.post_again(at).await;
+            return;
+        }
         if may_ask && !self.is_at_hand() && !self.talk.has_said_all(&self.client.out) {
             self.talk.later();
             return;
@@ -383,59 +577,75 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
                 return;
             }
         };
-        if self.client.is_used_up() || !self.client.is_one_part(&envelope) {
+        if !self.client.is_one_part(&envelope) {
             self.alone = self.waiting.pop_front().map(|mail| (mail, envelope));
             self.talk.no_more();
             return;
         }
         let opened = self.client.open_body(mail).await;
-        let posted = opened.and_then(|body| {
-            let (transaction, content) = self.client.transaction(envelope, &body)?;
-            if self.posted == 0 {
-                // Only now, so that a batch that sends nothing leaves all as it was.
-                self.talk = Transactions::new(self.client.options(), self.client.is_open());
-            }
-            match content {
-                Some(content) => {
-                    self.talk.message_with(transaction, content)?;
-                    Ok((false, None))
-                }
-                None => {
-                    self.talk.message(transaction);
-                    let watched = body.is_watched();
-                    Ok((true, body.into_once().map(|body| Opened { body, watched })))
-                }
-            }
-        });
+        let machine = (&mut self.talk, self.posted == 0);
+        let posted = opened.and_then(|body| hand_over(&mut self.client, machine, envelope, None, body));
         let mail = self.waiting.pop_front();
         match posted {
-            Ok((is_needed, opened)) => {
-                self.client.begun += 1;
-                self.client.by_hand = None; // the first message begins with RSET
-                let mail = mail.filter(|_| is_needed);
-                self.entries.push_back(Entry::Under { number: self.posted, mail, opened });
+            Ok(opened) => {
+                let letter = mail.map(|mail| Letter { mail, opened, parts: None });
+                self.entries.push_back(Entry::Under { number: self.posted, letter });
                 self.posted += 1;
             }
             Err(e) => self.entries.push_back(Entry::Done(Err(e))),
         }
     }
 
-    /// The message with this number, and what was opened of it. Its content is asked for once.
-    fn take_content(&mut self, wanted: usize) -> Option<(M, Option<Opened>)> {
-        // It is one of the last, of perhaps hundreds.
-        self.entries.iter_mut().rev().find_map(|entry| match entry {
-            Entry::Under { number, mail, opened } if *number == wanted => {
-                mail.take().map(|mail| (mail, opened.take()))
-            }
-            _ => None,
-        })
+    /// The same for a message, at this place, that the machine had already. If it cannot be sent now, what became of it then
+    /// is what became of it.
+    async fn post_again(&mut self, at: usize) {
+        let Entry::Again(letter, _) = &mut self.entries[at] else { return };
+        let part = letter.parts.as_ref().and_then(|parts| parts.next());
+        let (envelope, one_by_one) = match part {
+            Some((part, one_by_one)) => (Ok(part), one_by_one),
+            None => (letter.mail.envelope(), None),
+        };
+        let envelope = envelope.and_then(|envelope| self.client.offered(envelope));
+        let Some(envelope) = envelope.ok().filter(|envelope| self.client.is_one_part(envelope)) else {
+            self.give_up(at);
+            return;
+        };
+        let body = self.client.open_body(&letter.mail).await;
+        let machine = (&mut self.talk, self.posted == 0);
+        let posted = body.and_then(|body| hand_over(&mut self.client, machine, envelope, one_by_one, body));
+        let Ok(opened) = posted else {
+            self.give_up(at);
+            return;
+        };
+        let under = Entry::Under { number: self.posted, letter: None };
+        if let Entry::Again(letter, _) = std::mem::replace(&mut self.entries[at], under) {
+            let letter = Some(Letter { opened, ..letter });
+            self.entries[at] = Entry::Under { number: self.posted, letter };
+        }
+        self.posted += 1;
     }
 
-    /// Sends the content of the message with this number.
+    /// Sends the content of the message with this number, which is asked for once.
     async fn write(&mut self, wanted: usize) {
         self.midway = Some(Midway::Content(wanted));
-        let sent = match self.take_content(wanted) {
-            Some((mail, opened)) => self.write_content(wanted, &mail, opened).await,
+        // It is one of the last, of perhaps hundreds.
+        let is_wanted = |entry: &Entry<M>| matches!(entry, Entry::Under { number, .. } if *number == wanted);
+        let at = self.entries.iter().rposition(is_wanted).unwrap_or_default();
+        let letter = match self.entries.get_mut(at) {
+            Some(Entry::Under { letter, .. }) => letter.take(),
+            _ => None,
+        };
+        let sent = match letter {
+            Some(mut letter) => {
+                let opened = letter.opened.take();
+                let sent = self.write_content(wanted, &letter.mail, opened).await;
+                match self.entries.get_mut(at) {
+                    Some(Entry::Under { letter: place, .. }) => *place = Some(letter),
+                    Some(_) => self.reconsider(at, letter, self.line == Line::Spent),
+                    None => {}
+                }
+                sent
+            }
             None => Err(Error::Internal("the content of a message that was never given")),
         };
         self.midway = None;
@@ -469,9 +679,13 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
 
     /// The connection is lost. If that is all, another one will do.
     async fn recover(&mut self, broke: Error) {
+        // Where joining is known to work, it is the server that ends the session.
+        let is_trial = self.talk.joining() != Joining::Works;
         let silent = match broke {
             Error::Timeout(_) => self.talk.is_unheard(),
-            Error::Closed(_) | Error::Io { .. } => true,
+            Error::Closed(_) | Error::Io { .. } => {
+                is_trial || !self.client.session.has_progress() || !self.talk.is_unheard()
+            }
             _ => false,
         };
         if !silent || !self.talk.on_silence() {
@@ -483,7 +697,7 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
             "#{} what left with the end of a message was lost: connecting again, without that",
             self.client.number
         );
-        self.client.settings.config.joining.learn(Joining::Off);
+        self.client.settings.config.learnt.learn_joining(Joining::Off);
         let offered = self.client.capabilities.clone();
         self.midway = Some(Midway::Connection); // who is dropped here has said half of EHLO, TLS and the login
         let connected = self.client.again_unasked().await;
@@ -494,22 +708,39 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
                 self.fail(Error::NotConnected);
                 self.begin_anew();
             }
-            Ok(()) => self.client.begun = self.talk.under_way() as u64,
+            Ok(()) => (self.client.begun, self.client.hurry) = (self.talk.under_way() as u64, true),
             Err(e) => self.fail(e),
+        }
+    }
+
+    /// Another connection takes over. None is under way.
+    async fn take_over(&mut self) {
+        log::debug!(
+            target: "postino",
+            "#{} the server takes no more messages in this session: going on over another connection",
+            self.client.number
+        );
+        self.midway = Some(Midway::Connection);
+        self.client.part();
+        let connected = self.client.again_unasked().await;
+        self.midway = None;
+        self.begin_anew();
+        if let Err(e) = connected {
+            self.line = Line::Lost;
+            self.despair(e);
         }
     }
 
     async fn send_alone(&mut self) {
         self.give_back();
         let Some((mail, envelope)) = &self.alone else { return };
-        self.midway = Some(Midway::Connection);
+        self.midway = Some(Midway::Alone);
         self.client.hurry = false; // it has phases of its own
         let result = self.client.deliver(mail, envelope.clone(), Freshness::New).await;
-        self.client.hurry = true;
         self.midway = None;
         self.alone = None;
         self.begin_anew();
-        self.note_loss(&result);
+        self.line = self.line.after(&result);
         self.entries.push_back(Entry::Done(result));
     }
 }
@@ -517,7 +748,7 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
 impl<C: DerefMut<Target = Client>, M, I> Drop for Batch<C, M, I> {
     /// A connection left in the middle is not used again.
     fn drop(&mut self) {
-        let over = self.line == Line::Works && self.midway.is_none();
+        let over = matches!(self.line, Line::Works | Line::Spent) && self.midway.is_none();
         if over && self.talk.under_way() == 0 && self.client.out.is_quiet() {
             self.client.broken = false;
             self.give_back();

@@ -7,9 +7,9 @@ use std::{
 
 use super::{maybe_async, send::Freshness, session::Client, stop::Stopper, token::Tokens};
 use crate::{
-    Delivery, Error, Mail, Security,
+    Delivery, Error, JoinPolicy, Mail, Security,
     config::{Config, Learnt, Login, Timeouts, later},
-    proto::{Credentials, Joining, Mechanism},
+    proto::{Credentials, Mechanism},
 };
 
 /// How to reach a server, and how to speak with it. Clones share one TLS connector.
@@ -63,7 +63,7 @@ impl Builder {
     /// for [`Security::Plaintext`], to 25 otherwise; with [`lmtp`](Builder::lmtp) to 24. A Unix socket has none.
     pub fn port(mut self, port: u16) -> Builder {
         self.config.port = Some(port);
-        self.config.joining = Learnt::new(self.config.joining.afresh());
+        self.config.learnt = Learnt::default();
         self
     }
 
@@ -222,6 +222,9 @@ impl Builder {
     /// Whether to send commands without waiting for the replies to earlier ones, where the server offers PIPELINING
     /// (RFC 2920). Defaults to true.
     ///
+    /// If a server refuses pipelined commands as unknown or out of place (500 to 503), they are sent once more, one at a
+    /// time. If the refused command is accepted then, this builder and its clones no longer pipeline.
+    ///
     /// Over a connection whose acknowledgements the client cannot speed up (`connect_over`, or a system other than Linux
     /// and Android), it stops pipelining when the replies to three flights in a row have arrived so late, one by one, that
     /// single commands would have been faster.
@@ -230,11 +233,15 @@ impl Builder {
         self
     }
 
-    /// Whether the end of a message and the beginning of the next may leave together in a [`Batch`](super::Batch)
-    /// (RFC 2920 §3.1). It is tried with care once for each server, and not done again where that fails; clones of this
-    /// builder share what was learnt. Never done where BURL is offered: Dovecot's submission crashes then. Defaults to true.
-    pub fn joining(mut self, allowed: bool) -> Builder {
-        self.config.joining = Learnt::new(if allowed { Joining::Untried } else { Joining::Off });
+    /// Whether the next envelope of a [`Batch`](super::Batch), or QUIT, is sent together with the end of a message
+    /// (RFC 2920 §3.1). Clones of this builder share what a trial has shown. Defaults to [`JoinPolicy::Automatic`]: only
+    /// where the server offers PIPELINING and CHUNKING, and not BURL.
+    ///
+    /// A trial finds servers that discard or refuse what follows the end of a message. It cannot notice a server that
+    /// stores what follows in the message: see [`JoinPolicy`] before you choose [`JoinPolicy::Always`].
+    pub fn joining(mut self, policy: JoinPolicy) -> Builder {
+        self.config.joining = policy;
+        self.config.learnt = Learnt::default();
         self
     }
 
@@ -282,8 +289,8 @@ impl Builder {
         Ok(client)
     }
 
-    /// Sends one message over a connection of its own. QUIT goes out with the end of the message, where the server
-    /// offers PIPELINING, and costs no time.
+    /// Sends one message over a connection of its own. QUIT costs no time: its reply is not waited for, and where
+    /// [`joining`](Builder::joining) allows it QUIT leaves with the end of the message.
     ///
     /// # Errors
     ///
@@ -293,7 +300,7 @@ impl Builder {
         let envelope = mail.envelope()?; // refused before a connection is made
         client.open().await?;
         let result = client.deliver(mail, envelope, Freshness::Last).await;
-        client.goodbye().await;
+        client.part();
         result
     }
 }

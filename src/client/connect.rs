@@ -1,10 +1,6 @@
 //! Connecting: the lookup, the first address that answers, TLS, EHLO, the login; and all of it again.
 
-use std::{
-    io,
-    net::SocketAddr,
-    time::{Duration, Instant},
-};
+use std::{io, net::SocketAddr, time::Duration};
 
 use super::{
     builder::Builder, maybe_async, resolve::resolve, run::Clock, session::Client, stop::Stopper,
@@ -14,7 +10,7 @@ use crate::{
     Capabilities, Error, Phase, Security,
     attempts::{interleave, next_number},
     config::{Server, Settings},
-    proto::{Hello, HelloName, Inbox, Outbox, Pace, Upgrade},
+    proto::{Hello, HelloName, Inbox, Outbox, Pace, Session, Upgrade},
     tls::TlsSettings,
 };
 
@@ -37,8 +33,9 @@ impl Client {
             hurry: false,
             clock: Clock::start(),
             pace: Pace::default(),
-            round_trip: Duration::ZERO,
+            slowest: Duration::ZERO,
             begun: 0,
+            session: Session::default(),
             capabilities: Capabilities::default(),
             greeting: None,
             hello: None,
@@ -49,6 +46,11 @@ impl Client {
             by_hand: None,
             next_limit: None,
         }
+    }
+
+    /// Whether a connection that the builder makes would be like this one.
+    pub(super) fn is_replaceable(&self) -> bool {
+        self.is_ours && !self.raised
     }
 
     /// What to say in EHLO.
@@ -87,6 +89,7 @@ impl Client {
             return Err(Error::AlreadyConnected);
         }
         self.begin();
+        self.session = Session::default(); // what was learnt of the server may be over
         self.again().await
     }
 
@@ -97,17 +100,17 @@ impl Client {
         }
         self.close();
         let fresh = Client::new(self.settings.clone(), self.tokens.clone(), self.stopper.clone());
-        *self = Client { deadline: self.deadline, ..fresh };
+        *self = Client { deadline: self.deadline, session: self.session.renewed(), ..fresh };
         self.open().await
     }
 
     /// The same where nobody has asked for it. What a call has added to the old connection would be missing, and mail
     /// would go in clear, or without a login. Nor can it replace one that the caller has made.
     pub(super) async fn again_unasked(&mut self) -> Result<(), Error> {
-        if self.raised || !self.is_ours {
+        if !self.is_replaceable() {
             log::debug!(
                 target: "postino",
-                "#{} not connecting again: it was secured, or logged in, by a call of its own, or made by the caller",
+                "#{} not connecting again: it was secured, logged in or changed by a call of its own, or made by the caller",
                 self.number
             );
             self.close();
@@ -187,11 +190,9 @@ impl Client {
         let hello = Hello::new(self.hello_name(), upgrade, self.settings.credentials.is_some());
         let hello = hello.lmtp(self.settings.config.lmtp);
         let mut hello = hello.ignoring(self.settings.config.ignored_capabilities.clone());
-        let start = Instant::now();
         if let Err(e) = self.run(&mut hello).await {
             return Err(hello.failure(e));
         }
-        self.round_trip = start.elapsed(); // it was two of them at least
         self.esmtp = hello.is_esmtp();
         (self.greeting, self.hello, self.capabilities) = hello.into_parts();
         Ok(())

@@ -2,13 +2,13 @@
 //!
 //! The parent supplies, under the same names and with the same `async fn` shapes: `maybe_async`, `stream::Stream`
 //! (the connection), `resolve::resolve` (the name lookup), `body::open` and `body::Source` (where content comes from),
-//! `token::Tokens` (where tokens come from), `bell::Bell` (what wakes a waiter of a pool),
+//! `token::Tokens` (where tokens come from), `bell::Bell` (what wakes a waiter of a pool), `breathe` (lets other tasks run),
 //! `stop::Stopper` (what ends it all from outside; nothing in `aio`).
 //!
 //! The same source is not always the same behaviour. Here every call is awaited where it is written, and there are
 //! no `async` blocks, closures, spawns, selects, traits or recursion, no `.await` inside a macro, and no `cfg`.
 
-use super::{bell, body, maybe_async, resolve, stop, stream, token};
+use super::{bell, body, breathe, maybe_async, resolve, stop, stream, token};
 
 // Documentation shows the methods of a client in this order: what is met first comes first.
 mod session;

@@ -347,6 +347,7 @@ impl Pool {
         let mut client = self.take(For::Turn, end).await?;
         let reused = client.reused;
         let freshness = if reused { Freshness::Kept } else { Freshness::New };
+        let number = client.number;
         let first = client.deliver(mail, envelope.clone(), freshness).await;
         match first {
             // The connection had died while it was idle, and all that was said is the envelope.
@@ -354,6 +355,7 @@ impl Pool {
             Err(e)
                 if reused
                     && client.broken
+                    && client.number == number // it was not replaced already
                     && e.is_before_content()
                     && mail.body_for(client.offer()).is_ok() =>
             {

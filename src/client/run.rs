@@ -16,6 +16,16 @@ use crate::{
 /// So long nothing is likely to have arrived.
 const A_MOMENT: Duration = Duration::from_millis(1);
 
+/// Shortest silence after a joined envelope that is taken for an answer. A server's process may wait this long for its
+/// turn on a busy machine, however fast its replies were before.
+const LEAST_PATIENCE: Duration = Duration::from_millis(50);
+
+/// How long silence after a joined envelope means that the server is only slow, if no reply on this connection has taken
+/// longer than `slowest`.
+fn patience(slowest: Duration) -> Duration {
+    LEAST_PATIENCE.max(slowest.saturating_mul(10))
+}
+
 impl Client {
     /// When a wait that begins now has to end.
     pub(super) fn limit(&self, phase: Phase) -> Result<Instant, Error> {
@@ -56,9 +66,10 @@ impl Client {
         self.pace.arrived(waited);
     }
 
-    /// How long silence behind a joined envelope means that it was only slow: a second, or ten round trips.
-    fn patience(&self) -> Duration {
-        Duration::from_secs(1).max(self.round_trip * 10)
+    /// Whether the time that a reply takes is measured, for the trial of a joined envelope: those to EHLO and to the
+    /// first envelope are. Others would only cost a look at the clock.
+    fn is_measured(&self, phase: Phase) -> bool {
+        self.begun <= 1 && matches!(phase, Phase::Hello | Phase::Mail | Phase::Recipient | Phase::Data)
     }
 
     /// Whether it may be used. If it was left in the middle of something, it is closed for good now.
@@ -121,6 +132,7 @@ impl Client {
 }
 
 /// Where the time goes.
+#[derive(Clone, Copy)]
 pub(super) struct Clock {
     phase: Phase,
     since: Instant,
@@ -283,7 +295,7 @@ impl Client {
                     }
                     let mut limit = self.limit_once(&mut until, talk.phase())?;
                     if want == Want::Probe {
-                        limit = limit.min(later(Instant::now(), self.patience()));
+                        limit = limit.min(later(Instant::now(), patience(self.slowest)));
                         until = Some(limit);
                     }
                     self.read(talk.phase(), limit).await?;
@@ -399,13 +411,18 @@ impl Client {
         if self.pace.is_reading_on() {
             self.stream.acknowledge(); // the server's next reply may wait for it
         }
-        let start = (!self.stream.acknowledges_at_once()).then(Instant::now);
+        let is_measured = self.is_measured(phase);
+        let start = (is_measured || !self.stream.acknowledges_at_once()).then(Instant::now);
         let room = self.inbox.room();
         let most = room.len();
         match self.stream.read(room, until).await {
             Ok(0) => Err(Error::Closed(phase)),
             Ok(n) => {
-                self.arrived(n, start.map_or(Duration::ZERO, |start| start.elapsed()));
+                let waited = start.map_or(Duration::ZERO, |start| start.elapsed());
+                self.arrived(n, waited);
+                if is_measured {
+                    self.slowest = self.slowest.max(waited);
+                }
                 // A read that leaves room has taken all there was; TLS gives a record at a time.
                 let drained = self.hurry && n < most && !self.stream.is_encrypted();
                 self.drained = drained.then(Instant::now);
@@ -468,5 +485,20 @@ impl Client {
                 return Err(Error::Refused { phase, reply: talk.keep(reply) });
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patience_is_in_proportion_to_the_slowest_reply_and_never_absurdly_short() {
+        let ms = Duration::from_millis;
+        for (slowest, expected) in [(ms(0), ms(50)), (ms(1), ms(50)), (ms(20), ms(200)), (ms(300), ms(3_000))]
+        {
+            assert_eq!(patience(slowest), expected);
+        }
+        assert_eq!(patience(Duration::MAX), Duration::MAX);
     }
 }

@@ -1,22 +1,29 @@
 //! Sending one message: what is said of it, within the server's limits, and what became of it.
 
+use std::collections::HashSet;
+
 use super::{
     body::{Source, open},
-    maybe_async,
+    breathe, maybe_async,
     run::{Clock, source_error},
     session::Client,
 };
 use crate::{
-    Delivery, Envelope, Error, Mail, Outcome, Phase, Took,
+    Delivery, Envelope, Error, JoinPolicy, Mail, Phase, Took,
+    delivery::Again,
     message::{Body, Content, Offer},
+    parts::{Parts, Splitter},
     proto::{
-        Forbidden, Joining, MailParameters, Options, Survey, Transaction, Transactions, Want,
+        End, Forbidden, Joining, MailParameters, Options, Survey, Transaction, Transactions, Want,
         check_recipients,
     },
 };
 
 /// Content up to this size may leave by BDAT before its envelope is answered, and is kept until it leaves; in octets.
 const AHEAD: u64 = 64 * 1024;
+
+/// How many recipients are looked at between two looks at the deadline.
+const TURN: usize = 4096;
 
 /// What is to be thought of the connection that a message goes over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,15 +40,24 @@ impl Client {
     /// How transactions are carried out here.
     pub(super) fn options(&self) -> Options {
         let config = &self.settings.config;
-        let pipelining =
-            config.pipelining && self.capabilities.offers("PIPELINING") && !self.pace.is_stalled();
-        // Dovecot 2.3's submission crashes on an envelope behind a final dot that it has not answered (an assertion in its
-        // smtp-server-transaction.c), and leaves the message in doubt. BURL (RFC 4468) is what hardly any other offers.
-        let joining = pipelining && !self.capabilities.offers("BURL");
+        let chunking = self.capabilities.offers("CHUNKING");
+        let pipelining = config.pipelining
+            && config.learnt.pipelines()
+            && self.capabilities.offers("PIPELINING")
+            && !self.pace.is_stalled();
+        let joins = match config.joining {
+            // Some servers take what follows the end of a message for a part of it: RFC 3030 does not let them be so
+            // careless. Dovecot 2.3's submission crashes on an envelope behind a final dot that it has not answered (an
+            // assertion in its smtp-server-transaction.c), and leaves the message in doubt: hardly any other offers BURL
+            // (RFC 4468).
+            JoinPolicy::Automatic => chunking && !self.capabilities.offers("BURL"),
+            JoinPolicy::Always => true,
+            JoinPolicy::Never => false,
+        };
         Options {
             pipelining,
-            chunking: config.chunking && self.capabilities.offers("CHUNKING"),
-            joining: if joining { config.joining.get() } else { Joining::Off },
+            chunking: config.chunking && chunking,
+            joining: if pipelining && joins { config.learnt.joining() } else { Joining::Off },
             all_or_nothing: config.all_or_nothing,
             farewell: false,
             lmtp: config.lmtp,
@@ -136,8 +152,18 @@ impl Client {
     /// Whether the server takes all recipients at once.
     pub(super) fn is_one_part(&self, envelope: &Envelope) -> bool {
         let (most, domains) = self.recipient_limits();
+        let recipients = envelope.recipients();
         // Each may have a domain of its own.
-        envelope.recipients().len() <= most.min(domains) || self.parts(envelope).len() == 1
+        if recipients.len() <= most.min(domains) {
+            return true;
+        }
+        recipients.len() <= most && {
+            let mut names = HashSet::new();
+            recipients.iter().all(|recipient| {
+                names.insert(recipient.domain().unwrap_or_default().to_ascii_lowercase());
+                names.len() <= domains
+            })
+        }
     }
 
     /// Content that can be read only once must not go to the recipients of the first part alone. Nothing is opened or read.
@@ -156,34 +182,60 @@ impl Client {
         Ok(())
     }
 
-    /// The recipients by their numbers, in as many parts as the server asks for.
-    fn parts(&self, envelope: &Envelope) -> Vec<Vec<usize>> {
-        let recipients = envelope.recipients();
-        let (most, domains) = self.recipient_limits();
-        let domain = |number: usize| recipients[number].domain().unwrap_or_default().to_ascii_lowercase();
-        let mut parts: Vec<(Vec<usize>, Vec<String>)> = Vec::new();
-        for number in 0..recipients.len() {
-            let name = domain(number);
-            let fits = |(numbers, names): &&mut (Vec<usize>, Vec<String>)| {
-                numbers.len() < most && (names.contains(&name) || names.len() < domains)
-            };
-            match parts.iter_mut().find(fits) {
-                Some((numbers, names)) => {
-                    numbers.push(number);
-                    if !names.contains(&name) {
-                        names.push(name);
-                    }
-                }
-                None => parts.push((vec![number], vec![name])),
-            }
-        }
-        parts.into_iter().map(|(numbers, _)| numbers).collect()
-    }
-
     /// Whether the server takes no further message on this connection (LIMITS MAILMAX, RFC 9422 §4.1).
     pub(super) fn is_used_up(&self) -> bool {
-        self.capabilities.limit("MAILMAX").is_some_and(|most| self.begun >= most as u64)
+        self.session.is_used_up(self.begun, self.capabilities.limit("MAILMAX"))
     }
+
+    /// Keeps what a dialogue has learnt of the server.
+    pub(super) fn learn_from(&self, talk: &Transactions) {
+        let learnt = &self.settings.config.learnt;
+        let joining = Some(talk.joining()).filter(|now| *now != Joining::Untried && *now != learnt.joining());
+        if joining.is_none() && talk.pipelines() {
+            return; // mostly
+        }
+        let began = self.options();
+        if began.pipelining && !talk.pipelines() {
+            log::debug!(target: "postino", "#{} the server misreads pipelined commands", self.number);
+            learnt.learn_that_it_misreads();
+        } else if let Some(joining) = joining.filter(|_| began.joining != Joining::Off) {
+            learnt.learn_joining(joining);
+        }
+    }
+
+    /// Who of the recipients of a message may have it again over the same connection, and how: as the server has it, and as
+    /// far as the content goes.
+    pub(super) fn take_again(&self, result: &mut Result<Delivery, Error>, mail: &dyn Mail) -> Option<Again> {
+        let again = match result {
+            Ok(delivery) => delivery.take_again(),
+            Err(Error::Transaction { delivery, .. }) => delivery.take_again(),
+            Err(_) => None,
+        };
+        // As long as nobody was accepted, nothing was read that cannot be read again.
+        let unread = result.is_err();
+        let repeatable = || mail.body_for(self.offer()).is_ok_and(|body| unread || !body.is_read_once());
+        again.filter(|again| *again != Again::Elsewhere && repeatable())
+    }
+
+    /// The server has ended the session before it took a message: whether another connection may take over.
+    pub(super) fn may_take_over(&mut self, end: Option<End>) -> bool {
+        end.is_some_and(|end| self.session.ends(end)) && self.is_replaceable()
+    }
+}
+
+/// Whether all of the message may be sent over another connection.
+pub(super) fn goes_elsewhere(result: &Result<Delivery, Error>) -> bool {
+    matches!(result, Err(Error::Transaction { delivery, .. }) if delivery.goes_elsewhere())
+}
+
+/// A message that was turned away, for which there is no other connection either. A refusal stays what it is.
+pub(super) fn still_not_sent(mut result: Result<Delivery, Error>, why: Error) -> Result<Delivery, Error> {
+    if let Err(Error::Transaction { source, .. }) = &mut result {
+        if !matches!(**source, Error::Refused { .. }) {
+            **source = why;
+        }
+    }
+    result
 }
 
 #[maybe_async]
@@ -195,11 +247,20 @@ impl Client {
     /// Whatever ends the call earlier (a refusal, a lost connection, a dropped future) leaves it unread, and the message can be
     /// sent again.
     ///
-    /// Where the server limits the recipients of a message, it goes out in parts, unless its content can be read only once,
-    /// which is [`Error::Message`]; where it limits the messages of a
-    /// connection, over a new one (LIMITS, RFC 9422), unless the old one was secured or logged in by a call of its own
-    /// ([`starttls`](Client::starttls), [`login`](Client::login)), or made by the caller
-    /// ([`connect_over`](super::Builder::connect_over)): then it is closed, and [`Error::NotConnected`].
+    /// Where the server limits the recipients of a message (LIMITS, RFC 9422), the message is sent in parts. If its content
+    /// can be read only once, it is refused with [`Error::Message`] instead. If the server answers 452 to a recipient and all
+    /// that follow, because they are too many (RFC 5321 §4.5.3.1.10), these get the message in further transactions, as long
+    /// as each accepts someone. If the content can be read only once, they are refused for now. Neither goes together with
+    /// [`all_or_nothing`](super::Builder::all_or_nothing).
+    ///
+    /// Where the server limits the messages of a connection, the message is sent over a new one. That is the case if it
+    /// announces a limit (LIMITS), and if it ends a session in which a message was accepted: it answers MAIL with 421 or
+    /// 452, or closes the connection before it answers MAIL. After a connection that was closed without a reply, no later
+    /// one carries more messages, until [`reconnect`](Client::reconnect). The deadline covers all of it, and a message that is
+    /// in doubt is never sent again. No new connection is made if the old one was changed by a call of its own
+    /// ([`starttls`](Client::starttls), [`login`](Client::login), [`helo`](Client::helo), [`ehlo`](Client::ehlo) with another
+    /// name, [`command`](Client::command) with XCLIENT or the like), or made by the caller
+    /// ([`connect_over`](super::Builder::connect_over)).
     ///
     /// # Errors
     ///
@@ -220,77 +281,118 @@ impl Client {
     ) -> Result<Delivery, Error> {
         self.usable(Phase::Mail)?;
         let envelope = self.offered(envelope)?;
-        if self.is_one_part(&envelope) {
-            return self.deliver_part(mail, envelope, freshness).await;
-        }
-        if self.settings.config.all_or_nothing {
+        let mut parts = if self.is_one_part(&envelope) {
+            let mut result = self.deliver_part(mail, envelope.clone(), None, freshness).await;
+            let Some(again) = self.take_again(&mut result, mail) else { return result };
+            Parts::after(envelope, result, again)
+        } else if self.settings.config.all_or_nothing {
             return Err(Error::Unsupported("so many recipients at once, and all or nothing was asked for"));
-        }
-        self.check_readable_again(mail)?;
-        let parts = self.parts(&envelope);
-        let last = parts.len() - 1;
-        let (mut done, mut failed) = (Vec::new(), None);
-        for (i, numbers) in parts.into_iter().enumerate() {
-            let part = envelope.part(&numbers);
+        } else {
+            self.check_readable_again(mail)?;
+            match self.split(&envelope).await {
+                Ok(parts) => Parts::new(envelope, parts),
+                Err(e) => {
+                    self.close(); // the time is up
+                    return Err(e);
+                }
+            }
+        };
+        while let Some((part, one_by_one)) = parts.next() {
+            if self.broken {
+                // QUIT has left with the part before, or the server has closed behind it.
+                if let Err(e) = self.again_unasked().await {
+                    parts.fail(e);
+                    continue;
+                }
+            }
             let freshness = match freshness {
-                Freshness::Last if i < last => Freshness::New,
-                Freshness::Kept if i > 0 => Freshness::New,
+                Freshness::Last if !parts.is_last() => Freshness::New,
+                Freshness::Kept if !parts.is_first() => Freshness::New,
                 freshness => freshness,
             };
-            let delivery = match failed {
-                None => match self.deliver_part(mail, part.clone(), freshness).await {
-                    Ok(delivery) => delivery,
-                    Err(Error::Transaction { delivery, source }) => {
-                        failed = self.broken.then_some(*source);
-                        *delivery
-                    }
-                    Err(e) if i == 0 => return Err(e), // nothing has been sent
-                    Err(e) => {
-                        failed = Some(e);
-                        Delivery::not_sent(part)
-                    }
-                },
-                Some(_) => Delivery::not_sent(part),
-            };
-            done.push((numbers, delivery));
-        }
-        let delivery = Delivery::whole(envelope, done);
-        let refused = || {
-            let reply = delivery.refused().find_map(|recipient| recipient.reply().cloned());
-            reply.map(|reply| Error::Refused { phase: Phase::Recipient, reply })
-        };
-        match delivery.outcome() {
-            Outcome::Accepted => Ok(delivery),
-            _ => {
-                let source =
-                    failed.or_else(refused).unwrap_or(Error::Internal("a part that failed for no reason"));
-                Err(Error::Transaction { delivery: Box::new(delivery), source: Box::new(source) })
+            let mut result = self.deliver_part(mail, part, one_by_one, freshness).await;
+            if parts.is_first() && !matches!(result, Ok(_) | Err(Error::Transaction { .. })) {
+                return result; // nothing has been sent
+            }
+            let again = self.take_again(&mut result, mail);
+            let stops = self.broken && again.is_none();
+            parts.settle(result, again);
+            if stops {
+                parts.stop();
             }
         }
+        parts.finish()
     }
 
-    /// The same within the server's limits.
+    /// The recipients by their numbers, in as many parts as the server asks for. They may be very many: the deadline is
+    /// looked at now and then, and others get their turn.
+    async fn split(&mut self, envelope: &Envelope) -> Result<Vec<Vec<usize>>, Error> {
+        let (most, domains) = self.recipient_limits();
+        let mut splitter = Splitter::new(most, domains);
+        for (number, recipient) in envelope.recipients().iter().enumerate() {
+            if number % TURN == TURN - 1 {
+                self.limit(Phase::Mail)?;
+                breathe().await;
+            }
+            splitter.push(number, recipient);
+        }
+        Ok(splitter.finish())
+    }
+
+    /// The same within the server's limits. Where the server ends the session before it takes the message, another
+    /// connection takes over.
     async fn deliver_part(
         &mut self,
         mail: &dyn Mail,
         envelope: Envelope,
+        one_by_one: Option<usize>,
         freshness: Freshness,
     ) -> Result<Delivery, Error> {
         self.renew().await?;
-        let envelope = self.offered(envelope)?; // the new connection's server may offer less
-        let body = self.open_body(mail).await?;
-        let (mut transaction, _) = self.transaction(envelope, &body)?;
-        if freshness == Freshness::Kept {
-            transaction = transaction.ahead(false);
+        self.clock = Clock::start();
+        let mut turned_away = None;
+        loop {
+            let envelope = self.offered(envelope.clone())?; // another connection's server may offer less
+            let body = match (self.open_body(mail).await, turned_away.take()) {
+                (Ok(body), _) => body,
+                (Err(_), Some(result)) => return result, // it could be read once, and was
+                (Err(e), None) => return Err(e),
+            };
+            let (transaction, _) = self.transaction(envelope, &body)?;
+            let transaction = transaction.one_by_one(one_by_one);
+            let (result, end) = self.attempt(transaction, Source::new(body), freshness).await;
+            // One that has died while it was idle tells nothing of how many messages a session may have.
+            let end = end.map(|end| if freshness == Freshness::Kept { End::Announced } else { end });
+            if !goes_elsewhere(&result) || !self.may_take_over(end) {
+                return timed(result, self.clock.took());
+            }
+            log::debug!(target: "postino", "#{} the server ends the session: going on over another connection", self.number);
+            let clock = self.clock;
+            self.part();
+            let connected = self.again_unasked().await;
+            self.clock = clock;
+            let result = timed(result, self.clock.took());
+            if let Err(e) = connected {
+                return still_not_sent(result, e);
+            }
+            turned_away = Some(result);
         }
+    }
+
+    /// Sends a message over this connection; tells how the server ended the session, if it did.
+    async fn attempt(
+        &mut self,
+        transaction: Transaction,
+        mut source: Source<'_>,
+        freshness: Freshness,
+    ) -> (Result<Delivery, Error>, Option<End>) {
         let options = self.options();
-        let farewell = freshness == Freshness::Last && options.pipelining;
+        let farewell = freshness == Freshness::Last && options.joining != Joining::Off;
         let mut talk = Transactions::new(Options { farewell, ..options }, self.is_open());
         self.by_hand = None;
-        talk.message(transaction);
+        let kept = freshness == Freshness::Kept;
+        talk.message(if kept { transaction.ahead(false) } else { transaction });
         talk.no_more();
-        let mut source = Source::new(body);
-        self.clock = Clock::start();
         self.begun += 1;
         let mut result = None;
         let broke = loop {
@@ -300,17 +402,23 @@ impl Client {
                 Err(e) => break Some(e),
             }
         };
+        // Without an error it can only be a 452 to MAIL.
+        let end = broke.as_ref().map_or(Some(End::Announced), End::of);
+        if result.is_some() || broke.is_none() {
+            self.session.settle(matches!(result, Some(Ok(_))));
+        }
         if let Some(e) = broke {
             talk.lose(self.out.offered(), e);
         }
         self.open = talk.is_open();
+        self.learn_from(&talk);
         if talk.said_farewell() {
             self.close();
         }
         let result = result
             .or_else(|| talk.next_result())
             .unwrap_or(Err(Error::Internal("a message without a result")));
-        timed(result, self.clock.took())
+        (result, end)
     }
 
     /// The body of a message, ready to be read.
@@ -322,13 +430,13 @@ impl Client {
         }
     }
 
-    /// Where the server takes no more messages on this connection: a new one.
+    /// Where this connection may carry no more messages: a new one.
     pub(super) async fn renew(&mut self) -> Result<(), Error> {
         if !self.is_used_up() {
             return Ok(());
         }
-        log::debug!(target: "postino", "#{} the server takes no more messages on this connection (LIMITS MAILMAX)", self.number);
-        self.goodbye().await;
+        log::debug!(target: "postino", "#{} the server takes no more messages on this connection", self.number);
+        self.part();
         self.again_unasked().await
     }
 }

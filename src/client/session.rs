@@ -13,7 +13,7 @@ use super::{
 use crate::{
     Capabilities, Error, Phase, Reply,
     config::{Config, Server, Settings, later},
-    proto::{Auth, AuthOptions, Credentials, Inbox, Outbox, Pace, Simple},
+    proto::{Auth, AuthOptions, Credentials, Inbox, Outbox, Pace, Session, Simple},
 };
 
 /// A connection to an SMTP server, or an LMTP server.
@@ -49,17 +49,19 @@ pub struct Client {
     pub(super) hurry: bool,
     pub(super) clock: Clock,
     pub(super) pace: Pace,
-    /// How long a reply takes, at most.
-    pub(super) round_trip: Duration,
+    /// The longest that a reply to EHLO, or to an envelope, has taken.
+    pub(super) slowest: Duration,
     /// How many messages were begun on this connection.
     pub(super) begun: u64,
+    /// What became of them, and what is known of the server's limit.
+    pub(super) session: Session,
     pub(super) capabilities: Capabilities,
     pub(super) greeting: Option<Reply>,
     /// What was said to the last EHLO or HELO, and whether it was EHLO.
     pub(super) hello: Option<Reply>,
     pub(super) esmtp: bool,
     pub(super) logged_in: bool,
-    /// Changed by a call of its own (STARTTLS, a login, HELO, a custom command): connecting again would not bring that.
+    /// Changed by a call of its own (STARTTLS, a login, EHLO, HELO, a custom command): connecting again would not bring that.
     pub(super) raised: bool,
     /// Logins that the server has refused for good on this connection.
     pub(super) logins_refused: u8,

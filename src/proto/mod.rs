@@ -113,6 +113,7 @@ mod hello;
 mod pace;
 mod queue_id;
 pub mod reply;
+mod session;
 mod simple;
 mod transaction;
 mod verdict;
@@ -134,6 +135,7 @@ pub(crate) use self::{
     data::refused_here,
     pace::Pace,
     queue_id::queue_id,
+    session::{End, Session},
     transaction::check_recipients,
 };
 use crate::{Error, Phase, Reply};
@@ -220,7 +222,7 @@ pub enum Want {
     /// The same, but silence is an answer, too: an envelope has left with the end of the message before
     /// ([`Joining::Untried`]), and some servers throw it away.
     ///
-    /// If nothing comes for a second, or for ten round trips where these are longer, or the server hangs up, close the
+    /// If nothing comes for ten times as long as the slowest reply so far took, or the server hangs up, close the
     /// connection and ask [`Transactions::on_silence`]. True: go on with the same `Transactions` over a new one, with an
     /// inbox, an outbox and a [`Hello`] of its own. False: that is all, [`lose`](Transactions::lose) it.
     Probe,

@@ -22,13 +22,13 @@
 //! - A flight that joins the end of a message before it was seen to work ([`Joining::Untried`]) carries no content. So
 //!   a server that throws it away, or hangs up, costs a connection and never a message.
 
-use std::{collections::VecDeque, fmt};
+use std::{cmp::Ordering, collections::VecDeque, fmt};
 
 use super::{
     Command, Dialogue, Encoder, Forbidden, MailParameters, Outbox, ReplyRef, Survey, Want,
     command::check_line, verdict::Verdict,
 };
-use crate::{Delivery, Envelope, Error, Outcome, Phase, Reply};
+use crate::{Delivery, Envelope, Error, Outcome, Phase, Reply, delivery::Again};
 
 /// At most so many replies are outstanding: a server that answers slowly is not buried in commands.
 const WINDOW: usize = 512;
@@ -50,8 +50,8 @@ pub struct Options {
     pub joining: Joining,
     /// One refused recipient, and nobody gets the message.
     pub all_or_nothing: bool,
-    /// QUIT goes out with the end of the last message, and nobody waits for its reply. Only if the server offers
-    /// PIPELINING.
+    /// QUIT leaves with the end of the last message, and its reply is not waited for. Only where the next envelope might
+    /// leave with it as well: see [`Joining`].
     pub farewell: bool,
     /// The server speaks LMTP: it answers the end of a message once for each recipient (RFC 2033 §4.2).
     pub lmtp: bool,
@@ -65,16 +65,17 @@ impl Options {
 
 /// What is known of a server about an envelope that leaves with the end of the message before.
 ///
-/// RFC 2920 §3.1 allows it. Most servers take it; some throw away what they have read behind a final dot, some refuse
-/// it.
+/// RFC 2920 §3.1 allows it, and most servers take it. Some discard what they have read after a final dot, some refuse it,
+/// and at least one takes it for a part of the message, which no reply reveals. A server that offers CHUNKING (RFC 3030)
+/// has to frame its input exactly: with others, [`Off`](Joining::Off) is the safe choice.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Joining {
-    /// It is not done.
+    /// Nothing is sent together with the end of a message.
     #[default]
     Off,
-    /// It will be tried once, with care.
+    /// The next envelope is sent together with the end of a message once, without content, to see what happens.
     Untried,
-    /// It was seen to work.
+    /// An envelope sent together with the end of a message was answered as it should be.
     Works,
 }
 
@@ -86,6 +87,8 @@ pub struct Transaction {
     parameters: MailParameters,
     /// The content is at hand, and small.
     ahead: bool,
+    /// It goes one command at a time, because this command was refused when it left together with others.
+    one_by_one: Option<usize>,
 }
 
 /// Checks that each RCPT of an envelope, with its options, is a line of at most [`MAX_COMMAND_LINE`](super::MAX_COMMAND_LINE) octets.
@@ -104,7 +107,7 @@ impl Transaction {
     /// [`check`](Transaction::check) tells.
     #[must_use]
     pub fn new(envelope: Envelope, parameters: MailParameters) -> Transaction {
-        Transaction { envelope, parameters, ahead: false }
+        Transaction { envelope, parameters, ahead: false, one_by_one: None }
     }
 
     /// Checks that MAIL and each RCPT, with their options, are lines of at most [`MAX_COMMAND_LINE`](super::MAX_COMMAND_LINE) octets.
@@ -123,6 +126,13 @@ impl Transaction {
     #[must_use]
     pub fn ahead(mut self, ahead: bool) -> Transaction {
         self.ahead = ahead;
+        self
+    }
+
+    /// Sends it one command at a time. If the command with this number is accepted then, the server does not pipeline.
+    pub(crate) fn one_by_one(mut self, command: Option<usize>) -> Transaction {
+        self.ahead &= command.is_none();
+        self.one_by_one = command;
         self
     }
 }
@@ -187,6 +197,12 @@ struct Flight {
     refusals_left: usize,
     /// The server took a recipient though it had refused the sender: whose transaction is that?
     stray: bool,
+    /// The number of its first command: 0 if it begins with RSET.
+    first: usize,
+    /// The recipients from this one on were all answered 452, and the first of them because they are too many.
+    too_many: Option<usize>,
+    /// The first command that was refused as out of place, while all before it in its flight was accepted.
+    misread: Option<usize>,
     /// The refusal of the message as a whole.
     refusal: Option<(Phase, Reply)>,
     accepted: Option<Reply>,
@@ -231,6 +247,9 @@ impl Flight {
             finals: Vec::new(),
             refusals_left: MAX_REFUSALS,
             stray: false,
+            first: 0,
+            too_many: None,
+            misread: None,
             refusal: None,
             accepted: None,
             last: None,
@@ -271,6 +290,90 @@ impl Flight {
             n if n == self.data() && !options.chunking => Phase::Data,
             _ => Phase::Body,
         }
+    }
+
+    /// Whether this command left together with others, behind one of its own flight.
+    fn is_in_company(&self, number: usize, options: Options) -> bool {
+        let left_at_once = match number.cmp(&self.data()) {
+            Ordering::Less => true,
+            Ordering::Equal if options.chunking => {
+                self.letter.ahead && !options.lmtp && self.last == Some(number)
+            }
+            Ordering::Equal => !options.all_or_nothing,
+            Ordering::Greater => false,
+        };
+        options.pipelining && self.letter.one_by_one.is_none() && number > self.first && left_at_once
+    }
+
+    /// Takes note of a refusal, before it counts: the server may have read pipelined commands out of their order, or
+    /// have had enough of recipients (RFC 5321 §4.5.3.1.10).
+    fn note(&mut self, number: usize, reply: ReplyRef<'_>, options: Options) {
+        let reply = reply.keep_within(0); // the beginning of its first line will do
+        let in_order = self.refused == 0 && self.refusal.is_none() && !self.stray;
+        if in_order && is_out_of_place(&reply) && self.is_in_company(number, options) {
+            self.misread.get_or_insert(number);
+        }
+        if (2..self.data()).contains(&number) {
+            self.too_many = match self.too_many {
+                _ if reply.code() != 452 => None,
+                None if is_too_many(&reply) => Some(number - 2),
+                too_many => too_many,
+            };
+        }
+    }
+
+    /// MAIL was answered 452: the server takes no more messages in this session.
+    fn is_turned_away(&self) -> bool {
+        matches!(&self.refusal, Some((Phase::Mail, reply)) if reply.code() == 452)
+    }
+
+    /// What of it may be sent again, now that all its replies are in.
+    fn again(&self, options: Options) -> Option<Again> {
+        if self.is_turned_away() {
+            return Some(Again::Elsewhere);
+        }
+        if self.stray || options.all_or_nothing && self.accepted.is_some() {
+            return None;
+        }
+        if let Some(misread) = self.misread {
+            return self.one_by_one(misread, options);
+        }
+        let from = self.too_many.filter(|_| self.accepted.is_some())?;
+        let full = self
+            .own
+            .iter()
+            .filter(|(index, _, reply)| *index >= from && reply.as_ref().is_some_and(is_too_many));
+        Some(Again::Rest(full.map(|(index, ..)| *index).collect()))
+    }
+
+    /// The recipients to whom it should be sent again one command at a time, if any.
+    fn one_by_one(&self, misread: usize, options: Options) -> Option<Again> {
+        let as_a_whole = match &self.refusal {
+            // Its content has left.
+            Some((Phase::End, _)) if !options.chunking => false,
+            Some((_, reply)) => is_out_of_place(reply),
+            None => true,
+        };
+        let behind_mail = misread > 1;
+        let mut own = self.own.iter().peekable();
+        let recipients: Vec<usize> = (0..self.recipients())
+            .filter(|number| {
+                let answer = own.next_if(|(index, ..)| index == number);
+                match answer {
+                    Some((_, Outcome::Refused, Some(reply))) if behind_mail => is_out_of_place(reply),
+                    _ => self.accepted.is_none(),
+                }
+            })
+            .collect();
+        if recipients.is_empty() || !as_a_whole {
+            return None;
+        }
+        let command = match misread.checked_sub(2) {
+            Some(recipient) if misread < self.data() => 2 + recipients.partition_point(|n| *n < recipient),
+            Some(_) => 2 + recipients.len(),
+            None => misread,
+        };
+        Some(Again::OneByOne { recipients, command })
     }
 
     /// A part of it was refused, and the server went on with the rest: who knows what it takes.
@@ -321,6 +424,30 @@ impl Flight {
         }
         let delivery = Delivery::new(self.letter.envelope, outcome, others, reply, self.own);
         Err(Error::Transaction { delivery: Box::new(delivery), source: Box::new(source) })
+    }
+}
+
+/// Whether a refusal says that the command is unknown or out of place, rather than why it is refused.
+fn is_out_of_place(reply: &Reply) -> bool {
+    match reply.code() {
+        500 | 502 | 503 => true,
+        501 => reply.enhanced().is_none_or(|code| code.subject == 5),
+        _ => false,
+    }
+}
+
+/// Whether a refusal of RCPT means too many recipients (452 with 4.5.3 or no enhanced code), and not, say, a full mailbox
+/// (452 4.2.2).
+fn is_too_many(reply: &Reply) -> bool {
+    reply.code() == 452 && reply.enhanced().is_none_or(|code| (code.subject, code.detail) == (5, 3))
+}
+
+/// Says in a result what may be sent again.
+fn mark(result: &mut Result<Delivery, Error>, again: Option<Again>) {
+    match result {
+        Ok(delivery) => delivery.set_again(again),
+        Err(Error::Transaction { delivery, .. }) => delivery.set_again(again),
+        Err(_) => {}
     }
 }
 
@@ -464,7 +591,10 @@ impl Transactions {
                 why = why.at(if phase == Phase::End { Phase::Body } else { phase });
             }
             let next = why.repeated();
-            let result = flight.into_result(self.options, in_doubt, self.closing.clone(), Some(why));
+            // Nothing of it was answered, not even MAIL.
+            let untouched = !in_doubt && (flight.heard <= 1 || flight.is_turned_away());
+            let mut result = flight.into_result(self.options, in_doubt, self.closing.clone(), Some(why));
+            mark(&mut result, untouched.then_some(Again::Elsewhere));
             self.results.push_back(result);
             self.over += 1;
             why = next;
@@ -497,7 +627,8 @@ impl Transactions {
 
     /// Another flight may be written behind those that wait for replies.
     fn may_join(&self) -> bool {
-        self.options.joins() && self.due < WINDOW && self.supply != Supply::Dry
+        let alone = self.flights.back().is_some_and(|flight| flight.letter.one_by_one.is_some());
+        self.options.joins() && self.due < WINDOW && self.supply != Supply::Dry && !alone
     }
 
     /// All that is there is written.
@@ -522,7 +653,8 @@ impl Transactions {
         let options = self.options;
         let flight = &self.flights[self.writing];
         // LMTP: behind a refused chunk nobody can tell how many replies the last one would bring.
-        let alone = !options.pipelining || options.lmtp && flight.stage == Stage::Body;
+        let one_by_one = !options.pipelining || flight.letter.one_by_one.is_some();
+        let alone = one_by_one || options.lmtp && flight.stage == Stage::Body;
         if self.due > 0 && (alone || self.due >= WINDOW) {
             return Some(self.wait());
         }
@@ -575,7 +707,7 @@ impl Transactions {
         if number == 0 {
             flight.joined = self.writing > 0;
             if !self.open {
-                (flight.asked, flight.heard) = (1, 1);
+                (flight.asked, flight.heard, flight.first) = (1, 1, 1);
                 number = 1;
             }
         }
@@ -639,8 +771,11 @@ impl Transactions {
 
     /// The end has been put in the outbox, all of it.
     fn ended(&mut self, out: &mut Outbox) {
-        self.flights[self.writing].end = out.end();
-        if self.options.farewell && self.supply == Supply::Dry && self.is_last() {
+        let flight = &mut self.flights[self.writing];
+        flight.end = out.end();
+        // The connection is still needed where some recipients have to wait for another transaction.
+        let more = flight.too_many.is_some() || flight.misread.is_some();
+        if self.options.farewell && self.supply == Supply::Dry && self.is_last() && !more {
             out.put_farewell();
             self.said_farewell = true;
         }
@@ -693,7 +828,28 @@ impl Transactions {
         self.writing -= 1;
         if let Some(flight) = self.flights.pop_front() {
             self.over += 1;
-            self.results.push_back(flight.into_result(self.options, false, None, None));
+            let again = flight.again(self.options);
+            let mut result = flight.into_result(self.options, false, None, None);
+            mark(&mut result, again);
+            self.results.push_back(result);
+        }
+    }
+
+    /// Whether the server takes pipelined commands, as far as is known.
+    pub(crate) fn pipelines(&self) -> bool {
+        self.options.pipelining
+    }
+
+    /// Takes note of what a reply to an envelope says of pipelining, and of the number of recipients.
+    fn note(&mut self, number: usize, reply: ReplyRef<'_>, verdict: Verdict) {
+        let flight = &mut self.flights[0];
+        if verdict == Verdict::Refused {
+            flight.note(number, reply, self.options);
+        } else if flight.letter.one_by_one == Some(number) {
+            // By itself it is accepted.
+            (self.options.pipelining, self.options.joining) = (false, Joining::Off);
+        } else if (2..flight.data()).contains(&number) {
+            flight.too_many = None;
         }
     }
 
@@ -946,6 +1102,9 @@ impl Dialogue for Transactions {
             }
         }
         self.due = self.due.saturating_sub(1);
+        if number <= data && (!at_end || options.chunking) {
+            self.note(number, reply, verdict);
+        }
         match number {
             _ if at_end => self.on_end(reply, verdict, out)?,
             0 => self.on_reset(reply, verdict)?,
@@ -1093,6 +1252,132 @@ mod tests {
         farewell: false,
         lmtp: false,
     };
+
+    /// What may be sent again of a message for three, sent alone, that is answered so.
+    fn again(options: Options, open: bool, replies: &[&str]) -> Option<Again> {
+        let mut talk = Talk { all: Transactions::new(options, open), out: Outbox::default() };
+        talk.message(3);
+        talk.all.no_more();
+        for reply in replies {
+            if let Want::Body(_) = talk.says().1 {
+                talk.content("Hello");
+                talk.content("");
+                talk.says();
+            }
+            talk.hears(reply).unwrap();
+        }
+        talk.says();
+        match talk.all.next_result().unwrap() {
+            Ok(mut delivery) => delivery.take_again(),
+            Err(Error::Transaction { mut delivery, .. }) => delivery.take_again(),
+            Err(error) => panic!("{error:?}"),
+        }
+    }
+
+    fn one_by_one(recipients: &[usize], command: usize) -> Option<Again> {
+        Some(Again::OneByOne { recipients: recipients.to_vec(), command })
+    }
+
+    #[test]
+    fn a_run_of_452_at_the_end_of_the_recipients_may_have_the_message_in_a_further_transaction() {
+        let rest = |rcpt: [&str; 3], end: &str| {
+            let replies = [&["250"][..], &rcpt, &["354", end]].concat();
+            again(PIPELINING, false, &replies)
+        };
+        let full = "452 4.5.3 too many";
+        assert_eq!(rest(["250", full, full], "250"), Some(Again::Rest(vec![1, 2])));
+        assert_eq!(rest(["550 no", "250", "452 too many"], "250"), Some(Again::Rest(vec![2])));
+        assert_eq!(rest(["250", full, "452 4.2.2 full"], "250"), Some(Again::Rest(vec![1])));
+        assert_eq!(rest(["250", "452 4.2.2 full", full], "250"), Some(Again::Rest(vec![2])));
+        assert_eq!(rest(["250", full, "250"], "250"), None, "one behind it was accepted");
+        assert_eq!(rest(["250", full, "550 no"], "250"), None, "one behind it was refused for itself");
+        assert_eq!(rest(["250", "452 4.2.2 full", "452 4.3.1 disk"], "250"), None);
+        assert_eq!(rest(["250", full, full], "451 no"), None, "nobody got it");
+        let all = Options { all_or_nothing: true, ..PIPELINING };
+        assert_eq!(again(all, false, &["250", "250", full, full]), None);
+    }
+
+    #[test]
+    fn lmtp_has_too_many_recipients_at_rcpt_only() {
+        let lmtp = Options { lmtp: true, ..PIPELINING };
+        let full = "452 4.5.3 too many";
+        let replies = ["250", "250", "250", "250", "354", "250", full, full];
+        assert_eq!(again(lmtp, false, &replies), None);
+        let replies = ["250", "250", "250", full, "354", "250", full];
+        assert_eq!(again(lmtp, false, &replies), Some(Again::Rest(vec![2])));
+    }
+
+    #[test]
+    fn commands_that_are_misread_in_company_may_be_sent_one_by_one() {
+        let odd = "503 5.5.1 what?";
+        let alone = |open, replies: &[&str]| again(PIPELINING, open, replies);
+        assert_eq!(alone(false, &["250", odd, odd, odd, odd]), one_by_one(&[0, 1, 2], 2));
+        assert_eq!(alone(false, &["250", "250", odd, odd, "500 what"]), one_by_one(&[0, 1, 2], 3));
+        assert_eq!(alone(false, &["250", "250", "250", "250", "503 no"]), one_by_one(&[0, 1, 2], 5), "DATA");
+        assert_eq!(
+            alone(true, &["250", odd, odd, odd, odd, odd]),
+            one_by_one(&[0, 1, 2], 1),
+            "MAIL behind RSET"
+        );
+        assert_eq!(alone(false, &["250", "250", odd, "550 no", "354", "250"]), one_by_one(&[1], 2));
+        assert_eq!(alone(false, &["250", odd, "550 no", odd, odd]), one_by_one(&[0, 2], 2));
+        // About the sender, a recipient, or the message.
+        assert_eq!(alone(false, &[odd, odd, odd, odd, odd]), None, "nothing came before it");
+        assert_eq!(alone(false, &["550 no", odd, odd, odd, odd]), None);
+        assert_eq!(alone(false, &["250", "550 no", odd, odd, odd]), None);
+        assert_eq!(alone(false, &["250", "250", odd, odd, "451 later"]), None);
+        for (reply, expected) in [
+            ("501 what?", true),
+            ("501 5.5.2 what?", true),
+            ("501 5.1.3 bad address", false),
+            ("502 5.5.1 what?", true),
+            ("504 no", false),
+        ] {
+            let found = alone(false, &["250", reply, reply, reply, "503 no"]);
+            assert_eq!(found, one_by_one(&[0, 1, 2], 2).filter(|_| expected), "{reply}");
+        }
+        // One command at a time there is no company.
+        let lock_step = Options { pipelining: false, joining: Joining::Off, ..PIPELINING };
+        assert_eq!(again(lock_step, false, &["250", odd, odd, odd]), None);
+    }
+
+    #[test]
+    fn a_command_that_is_accepted_alone_shows_that_the_server_does_not_pipeline() {
+        for (reply, pipelines) in [("250", false), ("503 no", true)] {
+            let mut talk = Talk::new(PIPELINING);
+            talk.all.message(letter(1).one_by_one(Some(2)));
+            talk.message(1);
+            talk.all.no_more();
+            assert_eq!(talk.says().0, "MAIL");
+            talk.hears("250").unwrap();
+            assert_eq!(talk.says().0, "RCPT");
+            talk.hears(reply).unwrap();
+            assert_eq!((talk.all.pipelines(), talk.all.joining() != Joining::Off), (pipelines, pipelines));
+        }
+    }
+
+    #[test]
+    fn what_was_not_answered_may_go_elsewhere_unless_it_is_in_doubt() {
+        let chunking = Options { chunking: true, ..PIPELINING };
+        let mut talk = Talk::new(chunking);
+        for content in ["one", "two"] {
+            at_hand(&mut talk, content);
+        }
+        talk.message(1); // its content is still to come
+        talk.all.no_more();
+        talk.says();
+        talk.play(&["250", "250", "250"]);
+        assert_eq!(talk.outcome(), Outcome::Accepted);
+        talk.all.lose(talk.out.offered(), Error::Closed(Phase::Reset));
+        let mut next = || match talk.all.next_result().unwrap() {
+            Err(Error::Transaction { mut delivery, .. }) => (delivery.outcome(), delivery.take_again()),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(next(), (Outcome::InDoubt, None));
+        assert_eq!(next(), (Outcome::NotSent, Some(Again::Elsewhere)));
+        assert_eq!(again(PIPELINING, false, &["452 no", "503", "503", "503", "503"]), Some(Again::Elsewhere));
+        assert_eq!(again(PIPELINING, false, &["451 no", "503", "503", "503", "503"]), None);
+    }
 
     #[test]
     fn half_of_a_great_many_recipients_of_lmtp_may_be_refused() {

@@ -7,7 +7,7 @@ use postino::{Error, Outcome, Phase};
 use super::*;
 use crate::{send, support::journal};
 
-const FLIGHT: &str = "-- hello PIPELINING
+const FLIGHT: &str = "-- hello PIPELINING, CHUNKING
      C: MAIL FROM:<alice@example.org>
      C: RCPT TO:<bob@example.org>
      C: DATA
@@ -85,7 +85,7 @@ fn the_answer_to_quit_is_not_taken_for_the_answer_to_the_message() {
 #[test]
 fn behind_a_refused_envelope_comes_rset_and_quit() {
     let server = Server::playing(
-        "-- hello PIPELINING
+        "-- hello PIPELINING, CHUNKING
          C: MAIL FROM:<alice@example.org>
          C: RCPT TO:<bob@example.org>
          C: DATA
@@ -104,7 +104,7 @@ fn behind_a_refused_envelope_comes_rset_and_quit() {
 #[test]
 fn threat_73_a_lone_dot_for_nobody_takes_quit_with_it() {
     let server = Server::playing(
-        "-- hello PIPELINING
+        "-- hello PIPELINING, CHUNKING
          C: MAIL FROM:<alice@example.org>
          C: RCPT TO:<bob@example.org>
          C: DATA
@@ -226,7 +226,7 @@ fn behaviour_18_dropping_says_nothing() {
 #[test]
 fn a_goodbye_that_is_answered_with_the_message_is_no_protocol_error() {
     let server = Server::playing(
-        "-- hello PIPELINING
+        "-- hello PIPELINING, CHUNKING
          C: MAIL FROM:<alice@example.org>
          C: RCPT TO:<bob@example.org>
          C: DATA

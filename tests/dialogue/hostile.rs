@@ -568,7 +568,7 @@ fn what_comes_unasked_while_the_next_message_is_awaited_answers_nothing() {
     let (tell, told) = mpsc::channel();
     let server = Server::running(move |peer| {
         peer.play(
-            "-- hello PIPELINING
+            "-- hello PIPELINING, CHUNKING
              C: MAIL FROM:<alice@example.org>
              C: RCPT TO:<bob@example.org>
              C: DATA
@@ -603,7 +603,7 @@ fn what_comes_unasked_between_two_results_answers_nothing() {
     let (tell, told) = mpsc::channel();
     let server = Server::running(move |peer| {
         peer.play(
-            "-- hello PIPELINING
+            "-- hello PIPELINING, CHUNKING
              C: MAIL FROM:<alice@example.org>
              C: RCPT TO:<bob@example.org>
              C: DATA

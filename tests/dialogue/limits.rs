@@ -47,7 +47,7 @@ fn threat_79_mailmax_renews_the_connection_between_single_messages() {
 
 #[test]
 fn mailmax_renews_the_connection_of_a_batch() {
-    let hello = "-- hello PIPELINING, LIMITS MAILMAX=2\n";
+    let hello = "-- hello PIPELINING, CHUNKING, LIMITS MAILMAX=2\n";
     let joined = |first: usize| {
         let envelope = "C: MAIL FROM:<alice@example.org>\nC: RCPT TO:<bob@example.org>\nC: DATA\n";
         let taken = "S: 250 ok\nS: 250 ok\nS: 354 go on\n";
@@ -59,7 +59,7 @@ fn mailmax_renews_the_connection_of_a_batch() {
     let bye = "C: QUIT\nS: 221 bye\n";
     let server = Server::playing_each([
         format!("{hello}{}{bye}", joined(1)),
-        format!("{hello}{}{}{bye}", one(3), one(4)),
+        format!("{hello}{}{bye}", joined(3)),
         format!("{hello}{}", one(5)),
     ]);
     assert_eq!(outcomes(&send_all(&mut connect(&server), (1..=5).map(numbered).collect())), "AAAAA");
@@ -68,7 +68,7 @@ fn mailmax_renews_the_connection_of_a_batch() {
 #[test]
 fn mailmax_counts_the_message_that_a_lost_connection_is_renewed_for() {
     let envelope = "C: MAIL FROM:<alice@example.org>\nC: RCPT TO:<bob@example.org>\nC: DATA\n";
-    let hello = "-- hello PIPELINING, LIMITS MAILMAX=2\n";
+    let hello = "-- hello PIPELINING, CHUNKING, LIMITS MAILMAX=2\n";
     let server = Server::playing_each([
         format!(
             "{hello}{envelope}S: 250 ok\nS: 250 ok\nS: 354 go on\nC: 1\nC: .\n{envelope}S: 250 taken\n-- close"
@@ -266,7 +266,7 @@ fn a_message_that_cannot_go_out_is_not_begun_in_parts() {
 #[test]
 fn goodbye_goes_out_with_the_last_part_only() {
     let server = Server::playing(format!(
-        "-- hello PIPELINING, LIMITS RCPTMAX=1\n{}{}",
+        "-- hello PIPELINING, CHUNKING, LIMITS RCPTMAX=1\n{}{}",
         message(&[A], "Hello"),
         message(&[B], "Hello").replace("C: .\n", "C: .\nC: QUIT\n")
     ));
@@ -274,29 +274,157 @@ fn goodbye_goes_out_with_the_last_part_only() {
     assert!(delivery.recipients().all(|r| r.outcome() == Outcome::Accepted));
 }
 
+/// All recipients in one flight; the server takes the first `taken` and answers `refusal` to the others.
+fn in_part(recipients: &[&str], taken: usize, refusal: &str) -> String {
+    let mut script = "C: MAIL FROM:<alice@example.org>\n".to_owned();
+    recipients.iter().for_each(|recipient| script += &format!("C: RCPT TO:<{recipient}>\n"));
+    script += "C: DATA\nS: 250 ok\n";
+    script += &"S: 250 ok\n".repeat(taken);
+    script += &format!("S: {refusal}\n").repeat(recipients.len() - taken);
+    script + "S: 354 go on\nC: Hello\nC: .\nS: 250 taken\n"
+}
+
 #[test]
-fn threat_79_who_was_one_too_many_is_left_to_be_sent_to_again() {
+fn threat_79_recipients_that_were_too_many_get_the_message_in_further_transactions() {
+    for refusal in ["452 4.5.3 too many", "452 too many"] {
+        let server = Server::playing(format!(
+            "-- hello PIPELINING\n{}{}{}C: NOOP\nS: 250 ok",
+            in_part(&[A, B, C], 1, refusal),
+            in_part(&[B, C], 1, refusal),
+            message(&[C], "Hello")
+        ));
+        let mut client = connect(&server);
+        accept(&mut client, &mail_to(&[A, B, C]));
+        assert_open(&mut client);
+    }
+}
+
+#[test]
+fn recipients_that_were_too_many_get_the_message_in_further_transactions_in_a_batch() {
+    let server = Server::playing(format!(
+        "-- hello PIPELINING\n{}{}{}",
+        in_part(&[A, B], 1, "452 4.5.3 too many"),
+        message(&[B], "Hello"),
+        one(2)
+    ));
+    let results = send_all(&mut connect(&server), vec![mail_to(&[A, B]), numbered(2)]);
+    assert_eq!(outcomes(&results), "AA");
+    let first = results[0].as_ref().unwrap();
+    assert!(first.recipients().all(|recipient| recipient.outcome() == Outcome::Accepted), "{first:?}");
+}
+
+#[test]
+fn quit_waits_for_the_recipients_that_were_too_many() {
+    let server = Server::playing(format!(
+        "-- hello PIPELINING, CHUNKING\n{}{}",
+        in_part(&[A, B], 1, "452 4.5.3 too many"),
+        message(&[B], "Hello").replace("C: .\n", "C: .\nC: QUIT\n")
+    ));
+    let delivery = block_on(builder(&server).send(&mail_to(&[A, B]))).unwrap();
+    assert!(delivery.recipients().all(|recipient| recipient.outcome() == Outcome::Accepted));
+}
+
+/// What became of each of the three recipients, and how many may have the message later.
+fn each_of_three(client: &mut Client, mail: &dyn Mail) -> (Vec<Outcome>, usize) {
+    let delivery = deliver(client, mail).unwrap();
+    let each = delivery.recipients().map(|recipient| recipient.outcome()).collect();
+    (each, delivery.unsent().map_or(0, |envelope| envelope.recipients().len()))
+}
+
+#[test]
+fn a_full_mailbox_is_not_one_recipient_too_many() {
+    use Outcome::{Accepted, Refused};
+    let full = "452 4.2.2 mailbox full";
+    let server = Server::playing(format!("-- hello PIPELINING\n{}", in_part(&[A, B, C], 1, full)));
+    assert_eq!(
+        each_of_three(&mut connect(&server), &mail_to(&[A, B, C])),
+        (vec![Accepted, Refused, Refused], 2)
+    );
+}
+
+#[test]
+fn a_452_that_is_followed_by_an_accepted_recipient_is_about_its_own() {
     let server = Server::playing(format!(
         "-- hello PIPELINING
          C: MAIL FROM:<alice@example.org>
          C: RCPT TO:<{A}>
          C: RCPT TO:<{B}>
+         C: RCPT TO:<{C}>
          C: DATA
          S: 250 ok
          S: 250 ok
          S: 452 4.5.3 too many
+         S: 250 ok
          S: 354 go on
          C: Hello
          C: .
-         S: 250 taken
-         {}",
-        message(&[B], "Hello")
+         S: 250 taken",
     ));
+    let each = each_of_three(&mut connect(&server), &mail_to(&[A, B, C]));
+    assert_eq!(each, (vec![Outcome::Accepted, Outcome::Refused, Outcome::Accepted], 1));
+}
+
+#[test]
+fn a_further_transaction_that_accepts_nobody_is_the_last() {
+    let server = Server::playing(format!(
+        "-- hello PIPELINING\n{}C: MAIL FROM:<alice@example.org>\nC: RCPT TO:<{B}>\nC: RCPT TO:<{C}>\nC: DATA
+         S: 250 ok\nS: 452 4.5.3 too many\nS: 452 4.5.3 too many\nS: 554 nobody\nC: RSET\nS: 250 ok",
+        in_part(&[A, B, C], 1, "452 4.5.3 too many")
+    ));
+    let each = each_of_three(&mut connect(&server), &mail_to(&[A, B, C]));
+    assert_eq!(each, (vec![Outcome::Accepted, Outcome::Refused, Outcome::Refused], 2));
+}
+
+#[test]
+fn content_that_can_be_read_once_goes_to_no_further_transaction() {
+    let reader = || Raw::reader(envelope(&[A, B, C]), b"Hello\r\n".as_slice());
+    let script = format!("-- hello PIPELINING\n{}", in_part(&[A, B, C], 2, "452 4.5.3 too many"));
+    let server = Server::playing(script.clone());
+    let each = each_of_three(&mut connect(&server), &reader());
+    assert_eq!(each, (vec![Outcome::Accepted, Outcome::Accepted, Outcome::Refused], 1));
+    let server = Server::playing(script);
+    let results = send_all(&mut connect(&server), vec![reader()]);
+    assert_eq!(results[0].as_ref().unwrap().unsent().unwrap().recipients().len(), 1);
+}
+
+#[test]
+fn all_or_nothing_goes_to_no_further_transaction() {
+    let server = Server::playing(format!(
+        "-- hello PIPELINING\nC: MAIL FROM:<alice@example.org>\nC: RCPT TO:<{A}>\nC: RCPT TO:<{B}>
+         S: 250 ok\nS: 250 ok\nS: 452 4.5.3 too many\nC: RSET\nS: 250 ok",
+    ));
+    let mut client = block_on(builder(&server).all_or_nothing(true).connect()).unwrap();
+    let error = send_error(&mut client, &mail_to(&[A, B]));
+    assert_eq!(error.delivery().unwrap().unsent().unwrap().recipients().len(), 2);
+}
+
+#[test]
+fn lmtp_counts_recipients_at_rcpt_only() {
+    let hello = "S: 220 hi\nC: LHLO client.example.org\nS: 250-hi\nS: 250 PIPELINING\n";
+    let lmtp = |script: String| {
+        let server = Server::playing(format!("{hello}{script}"));
+        let mut client = block_on(builder(&server).lmtp(true).connect()).unwrap();
+        each_of_three(&mut client, &mail_to(&[A, B, C])).0
+    };
+    let at_rcpt =
+        in_part(&[A, B, C], 2, "452 4.5.3 too many").replace("S: 250 taken\n", "S: 250 a\nS: 250 b\n");
+    let each = lmtp(format!("{at_rcpt}{}", message(&[C], "Hello")));
+    assert_eq!(each, [Outcome::Accepted; 3]);
+    let finals = "S: 250 a\nS: 452 4.5.3 too many\nS: 452 4.5.3 too many\n";
+    let each = lmtp(in_part(&[A, B, C], 3, "").replace("S: 250 taken\n", finals));
+    assert_eq!(each, [Outcome::Accepted, Outcome::Refused, Outcome::Refused]);
+}
+
+#[test]
+fn splitting_very_many_recipients_ends_at_the_deadline() {
+    let server = Server::playing("-- hello PIPELINING, LIMITS RCPTDOMAINMAX=1");
     let mut client = connect(&server);
-    let delivery = deliver(&mut client, &mail_to(&[A, B])).unwrap();
-    let rest = delivery.unsent().unwrap();
-    assert_eq!(rest.recipients().iter().map(|r| r.as_str()).collect::<Vec<_>>(), [B]);
-    accept(&mut client, &Raw::bytes(rest, b"Hello\r\n"));
+    let to: Vec<String> = (0..10_000).map(|number| format!("u@{number}.example")).collect();
+    let mail = Raw::bytes(Envelope::new("alice@example.org", to).unwrap(), b"Hello\r\n");
+    client.within(std::time::Duration::ZERO);
+    let error = send_error(&mut client, &mail);
+    assert!(error.is_timeout(), "{error:?}");
+    assert_closed(&mut client);
 }
 
 #[test]

@@ -18,6 +18,7 @@ mod lmtp;
 mod options;
 mod pool;
 mod replies;
+mod sessions;
 mod slow;
 mod time;
 #[cfg(feature = "native-tls")]

@@ -31,7 +31,7 @@ const JOINED: &str = "C: MAIL FROM:<alice@example.org>
      C: DATA
      S: 250 ok\n";
 
-const HELLO: &str = "-- hello PIPELINING\n";
+const HELLO: &str = "-- hello PIPELINING, CHUNKING\n";
 const QUIT: &str = "C: QUIT\n";
 
 fn pool(server: &Server) -> Pool {

@@ -59,7 +59,7 @@ pub const DOVECOT: Server = Server {
     clear: Some(14587), // to a client on the same machine
     old: None,
     lmtp: Some(14424),
-    joins: 0, // see Client::options
+    joins: 0, // BURL: see Client::options
     joins_lmtp: 4,
 };
 pub const EXIM: Server = Server {
@@ -81,7 +81,7 @@ pub const SENDMAIL: Server = Server {
     clear: None,
     old: None,
     lmtp: None,
-    joins: 4,
+    joins: 0, // no CHUNKING
     joins_lmtp: 0,
 };
 pub const SMTPSERVER: Server = Server {
@@ -92,8 +92,8 @@ pub const SMTPSERVER: Server = Server {
     clear: Some(18588),
     old: Some(18526),
     lmtp: Some(18424),
-    joins: 4,
-    joins_lmtp: 4,
+    joins: 0, // no CHUNKING
+    joins_lmtp: 0,
 };
 pub const AIOSMTPD: Server = Server {
     name: "aiosmtpd",

@@ -1,5 +1,7 @@
 //! The pool of a round. Compiled for both worlds.
 
+use postino::JoinPolicy;
+
 use super::{Builder, Client, Pool, run};
 use crate::{Book, CONNECTIONS, Jobs, LIMIT, Plan};
 
@@ -10,7 +12,7 @@ fn builder(plan: &Plan, port: u16) -> Builder {
         .lmtp(plan.character.lmtp)
         .chunking(plan.chunking)
         .pipelining(plan.pipelining)
-        .joining(plan.joining)
+        .joining(if plan.joining { JoinPolicy::Always } else { JoinPolicy::Never })
         .all_or_nothing(plan.all_or_nothing)
         .timeout(LIMIT)
         .final_reply_timeout(LIMIT);

@@ -7,6 +7,7 @@
 pub mod consistent;
 pub mod journal;
 mod peer;
+pub mod rules;
 #[cfg(feature = "native-tls")]
 pub mod tls;
 

@@ -1,6 +1,6 @@
 //! A whole session, from the greeting to QUIT, that notes what it is told; compiled for each world.
 
-use postino::{Error, Mail};
+use postino::{Error, JoinPolicy, Mail};
 
 use super::{
     Builder, Client, dress, maybe_async,
@@ -16,7 +16,7 @@ pub fn builder(kind: Kind) -> Builder {
         .danger_plaintext_credentials(true) // there is no TLS on this wire
         .security(postino::Security::Plaintext)
         .pipelining(kind.pipelining)
-        .joining(kind.joining)
+        .joining(if kind.joining { JoinPolicy::Always } else { JoinPolicy::Never })
         .chunking(kind.chunking)
 }
 

@@ -1,0 +1,282 @@
+//! A message in several transactions, each for some of its recipients: how they are split, and what became of all of them.
+
+use std::collections::{HashMap, VecDeque};
+
+use crate::{Address, Delivery, Envelope, Error, Outcome, Phase, delivery::Again};
+
+/// Splits recipients into parts, as a server with LIMITS asks for (RFC 9422 §4): so many recipients each, of so many
+/// domains. Takes time in proportion to the recipients.
+pub(crate) struct Splitter {
+    most: usize,
+    domains: usize,
+    parts: Vec<Vec<usize>>,
+    /// The part that each domain is in, while that has room.
+    homes: HashMap<String, usize>,
+    /// How many domains the last part has.
+    last_domains: usize,
+}
+
+impl Splitter {
+    pub fn new(most: usize, domains: usize) -> Splitter {
+        Splitter { most, domains, parts: Vec::new(), homes: HashMap::new(), last_domains: 0 }
+    }
+
+    /// Adds the recipient with this number.
+    pub fn push(&mut self, number: usize, recipient: &Address) {
+        if self.domains == usize::MAX {
+            let at = self.part_with_room();
+            self.parts[at].push(number);
+            return;
+        }
+        let domain = recipient.domain().unwrap_or_default().to_ascii_lowercase();
+        if let Some(at) = self.homes.get(&domain).copied().filter(|at| self.parts[*at].len() < self.most) {
+            self.parts[at].push(number);
+            return;
+        }
+        let at = self.part_with_room();
+        self.last_domains += 1;
+        self.homes.insert(domain, at);
+        self.parts[at].push(number);
+    }
+
+    /// The last part, or a new one if that is full.
+    fn part_with_room(&mut self) -> usize {
+        let has_room = self.parts.last().is_some_and(|last| last.len() < self.most);
+        if !has_room || self.last_domains >= self.domains {
+            self.parts.push(Vec::new());
+            self.last_domains = 0;
+        }
+        self.parts.len() - 1
+    }
+
+    pub fn finish(self) -> Vec<Vec<usize>> {
+        self.parts
+    }
+}
+
+/// A message in several transactions: what is left of it, and what became of the rest.
+pub(crate) struct Parts {
+    envelope: Envelope,
+    /// The first one is under way, or comes next.
+    left: VecDeque<Part>,
+    done: Vec<(Vec<usize>, Delivery)>,
+    /// The cause of the last part that was not accepted.
+    source: Option<Error>,
+    /// The rest cannot be sent.
+    failed: bool,
+}
+
+/// The numbers of its recipients, and whether it goes one command at a time: see [`Again::OneByOne`].
+struct Part {
+    numbers: Vec<usize>,
+    one_by_one: Option<usize>,
+}
+
+impl Parts {
+    /// In these parts.
+    pub fn new(envelope: Envelope, parts: Vec<Vec<usize>>) -> Parts {
+        let left = parts.into_iter().map(|numbers| Part { numbers, one_by_one: None }).collect();
+        Parts { envelope, left, done: Vec::new(), source: None, failed: false }
+    }
+
+    /// As a whole so far, with this result, and now to those who may have it again.
+    pub fn after(envelope: Envelope, result: Result<Delivery, Error>, again: Again) -> Parts {
+        let all = (0..envelope.recipients().len()).collect();
+        let mut parts = Parts::new(envelope, vec![all]);
+        parts.settle(result, Some(again));
+        parts
+    }
+
+    /// The part that comes next: its envelope, and whether it goes one command at a time.
+    pub fn next(&self) -> Option<(Envelope, Option<usize>)> {
+        let part = self.left.front().filter(|_| !self.failed)?;
+        let envelope = match part.numbers.len() == self.envelope.recipients().len() {
+            true => self.envelope.clone(),
+            false => self.envelope.part(&part.numbers),
+        };
+        Some((envelope, part.one_by_one))
+    }
+
+    /// Whether the next one is the last, as far as is known.
+    pub fn is_last(&self) -> bool {
+        self.left.len() == 1
+    }
+
+    pub fn is_first(&self) -> bool {
+        self.done.is_empty()
+    }
+
+    /// What became of the first part. Those who may have it again come next. An error that tells of no recipient is the
+    /// end of it all.
+    pub fn settle(&mut self, result: Result<Delivery, Error>, again: Option<Again>) {
+        let delivery = match result {
+            Ok(delivery) => delivery,
+            Err(Error::Transaction { delivery, source }) => {
+                self.source = Some(*source);
+                *delivery
+            }
+            Err(e) => return self.fail(e),
+        };
+        let Some(part) = self.left.pop_front() else { return };
+        let next = match again {
+            Some(Again::Rest(numbers)) => Some((numbers, None)),
+            Some(Again::OneByOne { recipients, command }) => Some((recipients, Some(command))),
+            Some(Again::Elsewhere) | None => None,
+        };
+        let Some((numbers, one_by_one)) = next else {
+            self.done.push((part.numbers, delivery));
+            return;
+        };
+        let all = numbers.len() == part.numbers.len();
+        let rest = Part { numbers: numbers.iter().map(|n| part.numbers[*n]).collect(), one_by_one };
+        self.left.push_front(rest);
+        if !all {
+            self.done.push((part.numbers, delivery)); // what becomes of the rest stands above it
+        }
+    }
+
+    /// Nothing more can be sent, for this reason.
+    pub fn fail(&mut self, why: Error) {
+        (self.source, self.failed) = (Some(why), true);
+    }
+
+    /// Nothing more can be sent, for the reason that the last part has told.
+    pub fn stop(&mut self) {
+        self.failed = true;
+    }
+
+    /// What became of the message.
+    pub fn finish(self) -> Result<Delivery, Error> {
+        let Parts { envelope, left, mut done, source, failed } = self;
+        for part in left {
+            let delivery = Delivery::not_sent(envelope.part(&part.numbers));
+            done.push((part.numbers, delivery));
+        }
+        let is_one = done.len() == 1;
+        let delivery = if is_one { done.pop().map(|(_, delivery)| delivery) } else { None };
+        let delivery = delivery.unwrap_or_else(|| Delivery::whole(envelope, done));
+        if delivery.outcome() == Outcome::Accepted {
+            return Ok(delivery);
+        }
+        let refused = || {
+            let reply = delivery.refused().find_map(|recipient| recipient.reply().cloned());
+            reply.map(|reply| Error::Refused { phase: Phase::Recipient, reply })
+        };
+        let source = match source {
+            Some(source) if is_one || failed => source,
+            source => refused().or(source).unwrap_or(Error::Internal("a part that failed for no reason")),
+        };
+        Err(Error::Transaction { delivery: Box::new(delivery), source: Box::new(source) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+    use crate::Reply;
+
+    fn envelope(recipients: &[String]) -> Envelope {
+        Envelope::new("a@example.org", recipients).unwrap()
+    }
+
+    fn split(most: usize, domains: usize, recipients: &[String]) -> Vec<Vec<usize>> {
+        let envelope = envelope(recipients);
+        let mut splitter = Splitter::new(most, domains);
+        let all = envelope.recipients().iter().enumerate();
+        all.for_each(|(number, recipient)| splitter.push(number, recipient));
+        splitter.finish()
+    }
+
+    fn named(domains: &[&str]) -> Vec<String> {
+        domains.iter().map(|domain| format!("u@{domain}.example")).collect()
+    }
+
+    #[test]
+    fn recipients_are_split_by_number_and_by_domain() {
+        let to = named(&["a", "b", "A", "c", "b", "a"]);
+        for (most, domains, parts) in [
+            (4, usize::MAX, vec![vec![0, 1, 2, 3], vec![4, 5]]),
+            (usize::MAX, 1, vec![vec![0, 2, 5], vec![1, 4], vec![3]]),
+            (2, 1, vec![vec![0, 2], vec![1, 4], vec![3], vec![5]]),
+            (3, 2, vec![vec![0, 1, 2], vec![3, 4], vec![5]]),
+            (usize::MAX, 3, vec![vec![0, 1, 2, 3, 4, 5]]),
+        ] {
+            assert_eq!(split(most, domains, &to), parts, "{most} {domains}");
+        }
+    }
+
+    /// Each recipient would have to be compared with each domain before it, if it were not linear: for hours.
+    #[test]
+    fn very_many_recipients_of_very_many_domains_are_split_within_the_limits() {
+        const COUNT: usize = 200_000;
+        let to: Vec<String> = (0..COUNT).map(|n| format!("u@{}.example", n * 7 % (COUNT / 2))).collect();
+        for (most, domains) in [(1, usize::MAX), (usize::MAX, COUNT / 2 - 1), (100, 7), (3, 1)] {
+            let parts = split(most, domains, &to);
+            let mut seen: Vec<usize> = parts.iter().flatten().copied().collect();
+            seen.sort_unstable();
+            assert!(seen.into_iter().eq(0..COUNT));
+            for part in &parts {
+                let names: HashSet<&String> = part.iter().map(|n| &to[*n]).collect();
+                assert!(part.len() <= most && names.len() <= domains);
+            }
+        }
+    }
+
+    fn own(code: u16, numbers: &[usize]) -> Vec<(usize, Outcome, Option<Reply>)> {
+        let reply = Reply::parse(format!("{code} no\r\n").as_bytes()).unwrap();
+        numbers.iter().map(|number| (*number, Outcome::Refused, Some(reply.clone()))).collect()
+    }
+
+    fn outcomes(delivery: &Delivery) -> Vec<Outcome> {
+        delivery.recipients().map(|recipient| recipient.outcome()).collect()
+    }
+
+    #[test]
+    fn those_who_may_have_it_again_come_next_and_what_becomes_of_them_counts() {
+        use Outcome::{Accepted, NotSent, Refused};
+        let envelope = envelope(&named(&["a", "b", "c", "d"]));
+        let first = || {
+            let own = own(452, &[1, 2, 3]);
+            Ok(Delivery::new(envelope.clone(), Accepted, Accepted, None, own))
+        };
+        let mut parts = Parts::after(envelope.clone(), first(), Again::Rest(vec![1, 2, 3]));
+        let (next, one_by_one) = parts.next().unwrap();
+        assert_eq!((next.recipients(), one_by_one), (&envelope.recipients()[1..], None));
+        let own = own(452, &[1, 2]);
+        let second = Delivery::new(next, Accepted, Accepted, None, own);
+        parts.settle(Ok(second), Some(Again::Rest(vec![1, 2])));
+        assert_eq!(parts.next().unwrap().0.recipients(), &envelope.recipients()[2..]);
+        parts.stop();
+        assert!(parts.next().is_none());
+        assert_eq!(outcomes(&parts.finish().unwrap()), [Accepted, Accepted, NotSent, NotSent]);
+
+        // All of it, one command at a time: the first result means nothing then.
+        let refused = Delivery::new(envelope.clone(), Refused, Refused, None, Vec::new());
+        let again = Again::OneByOne { recipients: vec![0, 1, 2, 3], command: 2 };
+        let mut parts = Parts::after(envelope.clone(), Ok(refused), again);
+        let (next, one_by_one) = parts.next().unwrap();
+        assert_eq!((next.recipients().len(), one_by_one), (4, Some(2)));
+        parts.settle(Ok(Delivery::new(next, Accepted, Accepted, None, Vec::new())), None);
+        assert_eq!(outcomes(&parts.finish().unwrap()), [Accepted; 4]);
+    }
+
+    #[test]
+    fn a_whole_message_keeps_the_cause_of_its_refusal() {
+        let envelope = envelope(&named(&["a"]));
+        let reply = Reply::parse(b"554 no\r\n").unwrap();
+        let delivery = Delivery::new(
+            envelope.clone(),
+            Outcome::Refused,
+            Outcome::Refused,
+            Some(reply.clone()),
+            Vec::new(),
+        );
+        let source = Box::new(Error::Refused { phase: Phase::End, reply });
+        let mut parts = Parts::new(envelope, vec![vec![0]]);
+        parts.settle(Err(Error::Transaction { delivery: Box::new(delivery), source }), None);
+        let Err(Error::Transaction { source, .. }) = parts.finish() else { panic!("it was refused") };
+        assert!(matches!(*source, Error::Refused { phase: Phase::End, .. }), "{source:?}");
+    }
+}

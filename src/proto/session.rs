@@ -1,0 +1,129 @@
+//! Decision: whether another connection takes over where the server ends a session.
+//!
+//! Servers limit the messages of a session, and few announce it (LIMITS MAILMAX, RFC 9422). What they do instead:
+//!
+//! | the server, before it has accepted MAIL | is | another connection takes over |
+//! |---|---|---|
+//! | answers 421, at any time, or 452 to MAIL | [`End::Announced`] | if this one had a message accepted |
+//! | closes or resets the connection | [`End::Unannounced`] | the same, and from then on no connection carries more messages than this one has |
+//! | is silent, or breaks the protocol | none | never |
+//!
+//! So a server that takes nothing costs one connection, and each further one has brought a message nearer to the end. Whether
+//! a connection can be replaced at all (its login, say, was by hand) is for the client to know, and so is which messages may
+//! be sent again: never one that is in doubt.
+
+use crate::Error;
+
+/// How a server ends a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum End {
+    /// A reply said so, and what was sent after it was not taken.
+    Announced,
+    /// The connection was lost without a word.
+    Unannounced,
+}
+
+impl End {
+    /// What an error of the connection says of the session.
+    pub fn of(broke: &Error) -> Option<End> {
+        match broke {
+            Error::Refused { reply, .. } if reply.code() == 421 => Some(End::Announced),
+            Error::Closed(_) | Error::Io { .. } => Some(End::Unannounced),
+            _ => None,
+        }
+    }
+}
+
+/// What a connection has carried.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Session {
+    /// Messages whose last reply came.
+    answered: u64,
+    /// Those of them that were accepted.
+    accepted: u64,
+    /// The most messages that a connection to this server is given, if that was learnt.
+    most: Option<u64>,
+}
+
+impl Session {
+    /// A message has its last reply.
+    pub fn settle(&mut self, accepted: bool) {
+        self.answered += 1;
+        self.accepted += u64::from(accepted);
+    }
+
+    /// The server ends the session. True if another connection may take over.
+    pub fn ends(&mut self, end: End) -> bool {
+        if end == End::Unannounced && self.accepted > 0 {
+            self.most = Some(self.most.map_or(self.answered, |most| most.min(self.answered)));
+        }
+        self.accepted > 0
+    }
+
+    /// Whether a message was accepted.
+    pub fn has_progress(&self) -> bool {
+        self.accepted > 0
+    }
+
+    /// Whether `begun` messages are all that this connection may carry. `announced` is what the server says (MAILMAX).
+    pub fn is_used_up(&self, begun: u64, announced: Option<usize>) -> bool {
+        announced.is_some_and(|most| begun >= most as u64) || self.most.is_some_and(|most| begun >= most)
+    }
+
+    /// That of the connection that takes over.
+    pub fn renewed(&self) -> Session {
+        Session { most: self.most, ..Session::default() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Phase, Reply};
+
+    fn after(results: &[bool]) -> Session {
+        let mut session = Session::default();
+        results.iter().for_each(|accepted| session.settle(*accepted));
+        session
+    }
+
+    #[test]
+    fn a_session_is_replaced_if_it_had_a_message_accepted() {
+        for end in [End::Announced, End::Unannounced] {
+            assert!(!after(&[]).ends(end));
+            assert!(!after(&[false, false]).ends(end));
+            assert!(after(&[false, true]).ends(end));
+            let mut replaced = after(&[true]);
+            assert!(replaced.ends(end));
+            assert!(!replaced.renewed().ends(end), "the next one has made no progress");
+        }
+    }
+
+    #[test]
+    fn only_a_session_that_ended_without_a_word_limits_the_next_ones() {
+        let mut announced = after(&[true, true]);
+        announced.ends(End::Announced);
+        assert!(!announced.renewed().is_used_up(1_000, None));
+        let mut lost = after(&[true, false, true]);
+        lost.ends(End::Unannounced);
+        let mut next = lost.renewed();
+        assert!(!next.is_used_up(2, None) && next.is_used_up(3, None));
+        assert!(next.is_used_up(2, Some(2)), "what the server announces counts as well");
+        (0..5).for_each(|_| next.settle(true));
+        next.ends(End::Unannounced);
+        assert!(next.renewed().is_used_up(3, None), "the limit does not grow");
+        assert!(!after(&[]).is_used_up(u64::MAX, None));
+    }
+
+    #[test]
+    fn a_421_announces_the_end_and_a_timeout_is_none() {
+        let refused = |text: &[u8]| Error::Refused { phase: Phase::End, reply: Reply::parse(text).unwrap() };
+        assert_eq!(End::of(&refused(b"421 closing\r\n")), Some(End::Announced));
+        assert_eq!(End::of(&Error::Closed(Phase::Mail)), Some(End::Unannounced));
+        for error in
+            [refused(b"552 no\r\n"), Error::Timeout(Phase::Mail), Error::protocol(Phase::Mail, "junk")]
+        {
+            assert_eq!(End::of(&error), None, "{error:?}");
+        }
+    }
+}

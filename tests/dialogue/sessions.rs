@@ -1,0 +1,443 @@
+//! Servers that end a session after some messages, that misread what is joined or pipelined: no message is lost, sent twice,
+//! or mixed with another.
+
+use std::time::Duration;
+
+use postino::{Envelope, Error, JoinPolicy, Phase, Raw};
+
+use super::*;
+use crate::{
+    Pool,
+    support::rules::{Enough, Ruled, Rules},
+};
+
+const ENOUGH: [Enough; 3] = [Enough::Refuses, Enough::Announces, Enough::Closes];
+
+fn ruled_builder(server: &Ruled) -> Builder {
+    let builder = Client::builder("127.0.0.1").port(server.port()).hello_name("client.example.org");
+    builder.timeout(PATIENCE).final_reply_timeout(PATIENCE)
+}
+
+fn ruled_client(server: &Ruled) -> Client {
+    block_on(ruled_builder(server).connect()).unwrap()
+}
+
+fn rules(keywords: &[&'static str]) -> Rules {
+    Rules { keywords: keywords.to_vec(), ..Rules::default() }
+}
+
+/// Sessions of two messages each.
+fn of_two(enough: Enough, keywords: &[&'static str]) -> Rules {
+    Rules { session: Some((2, enough)), ..rules(keywords) }
+}
+
+fn mails(count: usize) -> Vec<Raw<'static>> {
+    (1..=count).map(numbered).collect()
+}
+
+/// So many messages were stored, each once, in order, and as they were sent.
+#[track_caller]
+fn assert_stored(server: &Ruled, count: usize) {
+    let stored: Vec<String> = server.stored().into_iter().map(|stored| stored.content).collect();
+    let sent: Vec<String> = (1..=count).map(|number| format!("{number}\r\n")).collect();
+    assert_eq!(stored, sent);
+}
+
+#[test]
+fn a_batch_goes_on_over_another_connection_when_the_server_ends_the_session() {
+    for keywords in [&[][..], &["PIPELINING"], &["PIPELINING", "CHUNKING"]] {
+        for enough in ENOUGH {
+            let server = Ruled::start(of_two(enough, keywords));
+            assert_eq!(outcomes(&send_all(&mut ruled_client(&server), mails(7))), "AAAAAAA");
+            assert_stored(&server, 7);
+            assert_eq!(server.stored_per_connection(), [2, 2, 2, 1], "{enough:?} {keywords:?}");
+        }
+    }
+}
+
+#[test]
+fn a_batch_goes_on_with_joined_envelopes() {
+    for enough in ENOUGH {
+        let server = Ruled::start(of_two(enough, &["PIPELINING"]));
+        let builder = ruled_builder(&server).joining(JoinPolicy::Always);
+        let mut client = block_on(builder.connect()).unwrap();
+        assert_eq!(outcomes(&send_all(&mut client, mails(7))), "AAAAAAA", "{enough:?}");
+        assert_stored(&server, 7);
+        assert_eq!(server.stored_per_connection().iter().sum::<usize>(), 7);
+    }
+}
+
+#[test]
+fn single_messages_go_on_over_another_connection_when_the_server_ends_the_session() {
+    for enough in ENOUGH {
+        let server = Ruled::start(of_two(enough, &["PIPELINING"]));
+        let mut client = ruled_client(&server);
+        (1..=5).for_each(|number| accept(&mut client, &numbered(number)));
+        assert_stored(&server, 5);
+        assert_eq!(server.stored_per_connection(), [2, 2, 1], "{enough:?}");
+    }
+}
+
+#[test]
+fn a_pool_goes_on_over_another_connection_when_the_server_ends_the_session() {
+    for enough in ENOUGH {
+        let server = Ruled::start(of_two(enough, &["PIPELINING"]));
+        let pool = Pool::builder(ruled_builder(&server)).max_connections(1).build().unwrap();
+        for number in 1..=3 {
+            assert!(block_on(pool.send(&numbered(number))).is_ok(), "{enough:?}");
+        }
+        let mut batch = block_on(pool.send_all((4..=9).map(numbered))).unwrap();
+        while let Some((_, result)) = block_on(batch.next()) {
+            assert!(result.is_ok(), "{enough:?}: {result:?}");
+        }
+        drop(batch);
+        assert_stored(&server, 9);
+        assert!(server.connections() <= 6, "{enough:?}: {}", server.connections());
+    }
+}
+
+#[test]
+fn lmtp_goes_on_over_another_connection_when_the_server_ends_the_session() {
+    for enough in ENOUGH {
+        let server = Ruled::start(Rules { lmtp: true, ..of_two(enough, &["PIPELINING"]) });
+        let mut client = block_on(ruled_builder(&server).lmtp(true).connect()).unwrap();
+        assert_eq!(outcomes(&send_all(&mut client, mails(5))), "AAAAA");
+        assert_stored(&server, 5);
+    }
+}
+
+#[test]
+fn a_server_that_closes_after_each_message_gets_each_over_a_connection_of_its_own() {
+    let server = Ruled::start(Rules { session: Some((1, Enough::Closes)), ..rules(&["PIPELINING"]) });
+    assert_eq!(outcomes(&send_all(&mut ruled_client(&server), mails(4))), "AAAA");
+    assert_eq!(server.stored_per_connection(), [1, 1, 1, 1]);
+}
+
+#[test]
+fn after_a_close_no_later_connection_carries_more_messages() {
+    let server = Ruled::start(of_two(Enough::Closes, &["PIPELINING"]));
+    assert_eq!(outcomes(&send_all(&mut ruled_client(&server), mails(8))), "AAAAAAAA");
+    assert_eq!(server.stored_per_connection(), [2, 2, 2, 2]);
+    assert_eq!(server.count("MAIL"), 8, "no MAIL is said in vain");
+}
+
+#[test]
+fn a_close_among_many_chunks_leaves_a_window_in_doubt_once_and_nothing_is_sent_twice() {
+    let server =
+        Ruled::start(Rules { session: Some((5, Enough::Closes)), ..rules(&["PIPELINING", "CHUNKING"]) });
+    let builder = ruled_builder(&server).chunking(true);
+    let mut client = block_on(builder.connect()).unwrap();
+    let results = send_all(&mut client, mails(40));
+    let outcomes = outcomes(&results);
+    let stored = server.stored();
+    for (number, outcome) in (1..).zip(outcomes.chars()) {
+        let times = stored.iter().filter(|stored| stored.content == format!("{number}\r\n")).count();
+        assert!(
+            outcome == 'A' && times == 1 || outcome == 'D' && times <= 1,
+            "{number}: {outcome} {times} times"
+        );
+    }
+    let doubt = outcomes.find('D').expect("the server closes in the middle of a window");
+    let after = outcomes.rfind('D').unwrap() + 1;
+    assert!(outcomes[doubt..after].chars().all(|outcome| outcome == 'D'), "{outcomes}");
+}
+
+#[test]
+fn a_452_among_many_chunks_loses_nothing() {
+    let server =
+        Ruled::start(Rules { session: Some((5, Enough::Refuses)), ..rules(&["PIPELINING", "CHUNKING"]) });
+    let builder = ruled_builder(&server).chunking(true);
+    let mut client = block_on(builder.connect()).unwrap();
+    assert_eq!(outcomes(&send_all(&mut client, mails(23))), "A".repeat(23));
+    assert_stored(&server, 23);
+    assert_eq!(server.stored_per_connection(), [5, 5, 5, 5, 3]);
+}
+
+#[test]
+fn content_that_can_be_read_once_goes_on_over_another_connection() {
+    for enough in ENOUGH {
+        let server = Ruled::start(of_two(enough, &["PIPELINING"]));
+        let reader = |number| {
+            Raw::reader(envelope(&["bob@example.org"]), std::io::Cursor::new(format!("{number}\r\n")))
+        };
+        let results = send_all(&mut ruled_client(&server), (1..=3).map(reader).collect());
+        assert_eq!(outcomes(&results), "AAA", "{enough:?}");
+        let mut client = ruled_client(&server);
+        (4..=6).for_each(|number| accept(&mut client, &reader(number)));
+        assert_stored(&server, 6);
+    }
+}
+
+#[test]
+fn a_connection_that_has_carried_no_message_is_not_replaced() {
+    for enough in ENOUGH {
+        let server = Ruled::start(Rules { session: Some((0, enough)), ..rules(&["PIPELINING"]) });
+        let error = send_error(&mut ruled_client(&server), &numbered(1));
+        assert!(error.is_transient(), "{error:?}");
+        assert_eq!(server.connections(), 1, "{enough:?}");
+        let results = send_all(&mut ruled_client(&server), mails(2));
+        assert!(results.iter().all(|result| result.as_ref().unwrap_err().is_transient()), "{results:?}");
+        assert_eq!(server.connections(), 2, "{enough:?}");
+    }
+}
+
+#[test]
+fn a_connection_without_progress_is_the_last() {
+    for enough in ENOUGH {
+        let server = Ruled::start(Rules { connections: Some(1), ..of_two(enough, &["PIPELINING"]) });
+        let results = send_all(&mut ruled_client(&server), mails(5));
+        assert_eq!(outcomes(&results)[..2], *"AA");
+        for result in &results[2..] {
+            assert_eq!(
+                result.as_ref().unwrap_err().delivery().unwrap().unsent().unwrap().recipients().len(),
+                1
+            );
+        }
+        assert_eq!(server.connections(), 2, "{enough:?}");
+    }
+}
+
+/// Two messages, and a third that finds the session at its end.
+#[track_caller]
+fn assert_not_replaced(server: &Ruled, client: &mut Client) {
+    (1..=2).for_each(|number| accept(client, &numbered(number)));
+    let error = send_error(client, &numbered(3));
+    assert!(error.is_transient(), "{error:?}");
+    assert_eq!(server.connections(), 1);
+}
+
+#[test]
+fn a_connection_that_was_changed_by_hand_is_not_replaced() {
+    for enough in ENOUGH {
+        let server = Ruled::start(of_two(enough, &["PIPELINING"]));
+        let mut client = ruled_client(&server);
+        block_on(client.helo(None)).unwrap();
+        assert_not_replaced(&server, &mut client);
+        drop((client, server));
+
+        let server = Ruled::start(of_two(enough, &["PIPELINING", "XCLIENT ADDR"]));
+        let mut client = ruled_client(&server);
+        block_on(client.command("XCLIENT ADDR=192.0.2.1")).unwrap();
+        assert_not_replaced(&server, &mut client);
+    }
+}
+
+#[test]
+fn a_connection_that_the_caller_made_is_not_replaced() {
+    for enough in ENOUGH {
+        let server = Ruled::start(of_two(enough, &["PIPELINING"]));
+        let socket = std::net::TcpStream::connect(("127.0.0.1", server.port())).unwrap();
+        let mut client = block_on(ruled_builder(&server).connect_over(crate::tcp(socket))).unwrap();
+        assert_not_replaced(&server, &mut client);
+    }
+}
+
+#[test]
+fn a_client_that_was_broken_before_still_needs_reconnect() {
+    let server = Ruled::start(of_two(Enough::Closes, &["PIPELINING"]));
+    let mut client = ruled_client(&server);
+    accept(&mut client, &numbered(1));
+    client.close();
+    assert!(matches!(send_error(&mut client, &numbered(2)), Error::NotConnected));
+    block_on(client.reconnect()).unwrap();
+    accept(&mut client, &numbered(2));
+    assert_eq!(server.connections(), 2);
+}
+
+#[test]
+fn the_deadline_covers_the_other_connection() {
+    let message = "C: MAIL FROM:<alice@example.org>\nC: RCPT TO:<bob@example.org>\nC: DATA\n";
+    let server = Server::playing_each([
+        format!(
+            "-- hello PIPELINING\n{message}S: 250 ok\nS: 250 ok\nS: 354 go on\nC: 1\nC: .\nS: 250 ok
+             {message}S: 421 enough\n-- close"
+        ),
+        "-- silence".to_owned(), // not even a greeting
+    ]);
+    let mut client = connect(&server);
+    accept(&mut client, &numbered(1));
+    client.within(Duration::from_millis(300));
+    let error = send_error(&mut client, &numbered(2));
+    assert_eq!(error.delivery().unwrap().outcome(), Outcome::NotSent, "{error:?}");
+    assert_closed(&mut client);
+}
+
+#[test]
+fn what_is_in_doubt_is_not_sent_again() {
+    let message = "C: MAIL FROM:<alice@example.org>\nC: RCPT TO:<bob@example.org>\nC: DATA\nS: 250 ok\nS: 250 ok\nS: 354 go on\n";
+    let server = Server::playing_each([
+        format!("-- hello PIPELINING\n{message}C: 1\nC: .\nS: 250 ok\n{message}C: 2\nC: .\n-- close"),
+        format!("-- hello PIPELINING\n{message}C: 3\nC: .\nS: 250 ok\nC: QUIT\nS: 221 bye"),
+        format!("-- hello PIPELINING\n{message}C: 4\nC: .\nS: 250 ok"),
+    ]);
+    assert_eq!(outcomes(&send_all(&mut connect(&server), mails(4))), "ADAA");
+}
+
+#[test]
+fn a_message_in_parts_goes_on_over_another_connection() {
+    for enough in ENOUGH {
+        let server = Ruled::start(of_two(enough, &["PIPELINING", "LIMITS RCPTMAX=1"]));
+        let to: Vec<String> = (0..5).map(|n| format!("{n}@example.org")).collect();
+        let mail = Raw::owned(Envelope::new("alice@example.org", &to).unwrap(), "Hello\r\n");
+        accept(&mut ruled_client(&server), &mail);
+        let stored: Vec<_> = server.stored().into_iter().flat_map(|stored| stored.recipients).collect();
+        assert_eq!(stored, to, "{enough:?}");
+    }
+}
+
+/// All ways to send three messages to a careless server: they have to be stored as they were sent.
+fn all_ways(rules: &Rules, lmtp: bool) {
+    let start = || {
+        let server = Ruled::start(Rules { lmtp, careless: true, ..rules.clone() });
+        let builder = ruled_builder(&server).lmtp(lmtp);
+        (server, builder)
+    };
+    let (server, builder) = start();
+    (1..=3).for_each(|number| assert!(block_on(builder.send(&numbered(number))).is_ok()));
+    assert_stored(&server, 3);
+    server.wait_for("QUIT", 3);
+
+    let (server, builder) = start();
+    assert_eq!(outcomes(&send_all(&mut block_on(builder.connect()).unwrap(), mails(3))), "AAA");
+    assert_stored(&server, 3);
+
+    let (server, builder) = start();
+    let mut client = block_on(builder.connect()).unwrap();
+    (1..=3).for_each(|number| accept(&mut client, &numbered(number)));
+    assert_stored(&server, 3);
+
+    let (server, builder) = start();
+    let pool = Pool::builder(builder).build().unwrap();
+    assert!(block_on(pool.send(&numbered(1))).is_ok());
+    let mut batch = block_on(pool.send_all((2..=3).map(numbered))).unwrap();
+    while let Some((_, result)) = block_on(batch.next()) {
+        assert!(result.is_ok());
+    }
+    drop(batch);
+    #[allow(clippy::unit_arg)] // it is a future in the other client
+    block_on(pool.close());
+    assert_stored(&server, 3);
+}
+
+#[test]
+fn a_server_that_takes_the_final_dot_off_only_at_the_end_of_a_read_stores_each_message_as_it_was_sent() {
+    all_ways(&rules(&["PIPELINING"]), false);
+    all_ways(&rules(&["PIPELINING", "8BITMIME", "SIZE"]), true);
+    all_ways(&rules(&[]), false);
+    // One that was seen to crash, and one whose offer is not believed.
+    all_ways(&rules(&["PIPELINING", "CHUNKING", "BURL imap"]), false);
+    let server = Ruled::start(Rules { careless: true, ..rules(&["PIPELINING", "CHUNKING"]) });
+    let builder = ruled_builder(&server).ignore_capability("CHUNKING");
+    assert_eq!(outcomes(&send_all(&mut block_on(builder.connect()).unwrap(), mails(3))), "AAA");
+    assert_stored(&server, 3);
+}
+
+#[test]
+fn a_caller_who_asks_for_it_gets_what_such_a_server_does() {
+    let server = Ruled::start(Rules { careless: true, ..rules(&["PIPELINING"]) });
+    let builder = ruled_builder(&server).joining(JoinPolicy::Always);
+    assert_eq!(outcomes(&send_all(&mut block_on(builder.connect()).unwrap(), mails(2))), "AA");
+    let stored = server.stored();
+    assert!(stored[0].content.contains("MAIL FROM"), "{stored:?}");
+}
+
+#[test]
+fn pipelined_commands_that_are_misread_are_sent_once_more_one_at_a_time() {
+    let misreads = || Ruled::start(Rules { misreads: true, ..rules(&["PIPELINING"]) });
+    let server = misreads();
+    let builder = ruled_builder(&server);
+    accept(&mut block_on(builder.connect()).unwrap(), &mail_to(&["a@example.org", "b@example.org"]));
+    assert_eq!(server.stored()[0].recipients, ["a@example.org", "b@example.org"]);
+    assert_eq!(server.count("MAIL"), 2);
+    // The builder and its clones know it now.
+    accept(&mut block_on(builder.clone().connect()).unwrap(), &mail());
+    assert_eq!(server.count("MAIL"), 3);
+    drop(server);
+
+    let server = misreads();
+    let builder = ruled_builder(&server);
+    assert_eq!(outcomes(&send_all(&mut block_on(builder.connect()).unwrap(), mails(4))), "AAAA");
+    assert_stored(&server, 4);
+    assert_eq!(server.count("MAIL"), 5);
+    drop(server);
+
+    let server = misreads();
+    let pool = Pool::builder(ruled_builder(&server)).build().unwrap();
+    (1..=3).for_each(|number| assert!(block_on(pool.send(&numbered(number))).is_ok()));
+    assert_stored(&server, 3);
+    assert_eq!(server.count("MAIL"), 4);
+    drop(server);
+
+    let server = misreads();
+    let once =
+        |number| Raw::reader(envelope(&["bob@example.org"]), std::io::Cursor::new(format!("{number}\r\n")));
+    accept(&mut ruled_client(&server), &once(1));
+    assert_eq!(outcomes(&send_all(&mut ruled_client(&server), vec![once(2), once(3)])), "AA");
+    assert_stored(&server, 3);
+}
+
+#[test]
+fn content_that_left_with_a_misread_envelope_is_sent_once_more() {
+    let server = Ruled::start(Rules { misreads: true, ..rules(&["PIPELINING", "CHUNKING"]) });
+    let builder = ruled_builder(&server).chunking(true);
+    let results = send_all(&mut block_on(builder.connect()).unwrap(), mails(2));
+    assert!(results.iter().all(|result| result.is_ok()), "{results:?}");
+    assert_stored(&server, 2);
+}
+
+/// What a recipient is told by a server that is asked again one command at a time, and by one that is not.
+fn refused_with(reply: &'static str) -> (usize, (Phase, u16)) {
+    let refuses = Some(("bob@example.org", reply));
+    let server = Ruled::start(Rules { refuses, ..rules(&["PIPELINING"]) });
+    let builder = ruled_builder(&server);
+    let error = send_error(&mut block_on(builder.connect()).unwrap(), &mail());
+    let asked = server.count("MAIL");
+    // It is not remembered.
+    accept(&mut block_on(builder.connect()).unwrap(), &mail_to(&["a@example.org", "b@example.org"]));
+    assert_eq!(server.count("MAIL"), asked + 1);
+    (asked, refusal(cause(&error)))
+}
+
+#[test]
+fn only_what_says_out_of_place_is_asked_again_and_it_is_remembered_only_if_it_helps() {
+    for (reply, code) in
+        [("500 what", 500), ("501 5.5.4 no", 501), ("501 no", 501), ("502 no", 502), ("503 5.5.1 no", 503)]
+    {
+        assert_eq!(refused_with(reply), (2, (Phase::Recipient, code)), "{reply}");
+    }
+    for (reply, code) in [("501 5.1.3 bad address", 501), ("550 no", 550), ("450 no", 450)] {
+        assert_eq!(refused_with(reply), (1, (Phase::Recipient, code)), "{reply}");
+    }
+}
+
+#[test]
+fn what_is_out_of_place_behind_a_refusal_is_not_asked_again() {
+    for refused in
+        ["S: 550 no\nS: 503 MAIL first\nS: 503 MAIL first", "S: 250 ok\nS: 550 no\nS: 503 RCPT first"]
+    {
+        let server = Server::playing(format!(
+            "-- hello PIPELINING\nC: MAIL FROM:<alice@example.org>\nC: RCPT TO:<bob@example.org>\nC: DATA\n{refused}\nC: RSET\nS: 250 ok"
+        ));
+        assert_eq!(refusal(cause(&send_error(&mut connect(&server), &mail()))).1, 550);
+    }
+}
+
+#[test]
+fn recipients_that_were_misread_get_the_message_after_those_that_were_not() {
+    let flight = |recipients: &[&str], replies: &str| {
+        let rcpt: String = recipients.iter().map(|to| format!("C: RCPT TO:<{to}@example.org>\n")).collect();
+        format!("C: MAIL FROM:<alice@example.org>\n{rcpt}C: DATA\n{replies}")
+    };
+    let script = format!(
+        "-- hello PIPELINING\n{}C: Hello\nC: .\nS: 250 ok
+         C: MAIL FROM:<alice@example.org>\nS: 250 ok\nC: RCPT TO:<b@example.org>\nS: 250 ok
+         C: DATA\nS: 354 go on\nC: Hello\nC: .\nS: 250 ok",
+        flight(&["a", "b"], "S: 250 ok\nS: 250 ok\nS: 503 one at a time\nS: 354 go on\n")
+    );
+    let server = Server::playing(script.clone());
+    accept(&mut connect(&server), &mail_to(&["a@example.org", "b@example.org"]));
+    let server = Server::playing(script);
+    let results = send_all(&mut connect(&server), vec![mail_to(&["a@example.org", "b@example.org"])]);
+    let delivery = results[0].as_ref().unwrap();
+    assert!(delivery.recipients().all(|recipient| recipient.outcome() == Outcome::Accepted));
+}
