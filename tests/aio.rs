@@ -268,7 +268,10 @@ fn tokio_can_drive_it() {
 
 #[test]
 fn tokio_can_drive_it_as_a_task() {
-    let server = Server::playing(format!("-- hello PIPELINING, CHUNKING\n{}", FLIGHT.replace("C: .", "C: .\nC: QUIT")));
+    let server = Server::playing(format!(
+        "-- hello PIPELINING, CHUNKING\n{}",
+        FLIGHT.replace("C: .", "C: .\nC: QUIT")
+    ));
     let builder = builder(&server);
     let tokio = tokio::runtime::Builder::new_current_thread().build().unwrap();
     let task = tokio.spawn(async move { builder.send(&mail()).await });
