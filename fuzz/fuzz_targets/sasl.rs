@@ -50,6 +50,7 @@ fuzz_target!(|input: &[u8]| {
         server: (connection & 8 != 0).then(|| ("mail.example.org".to_owned(), 587)),
         mechanisms: pinned,
         max_scram_iterations: 4_100, // the fuzzer has no time
+        refusals: 0,
     };
     let scram_only = options.mechanisms.as_ref().is_some_and(|names| names[0].starts_with("SCRAM"));
     let open = !options.encrypted && !options.local;

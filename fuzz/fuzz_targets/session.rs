@@ -116,7 +116,10 @@ fn talk(client: &mut Client, by_hand: bool, reader: bool, results: &mut Results)
     results.push((0, client.send(&content(0))));
     let many = client.send_all((1..4).map(content)).map(|(number, result)| (number + 1, result));
     results.extend(many);
-    assert!((0..results.len()).eq(results.iter().map(|(number, _)| *number)), "each has one result, in order");
+    assert!(
+        (0..results.len()).eq(results.iter().map(|(number, _)| *number)),
+        "each has one result, in order"
+    );
     let is_lost = |result: &Result<Delivery, Error>| {
         let delivery = result.as_ref().err().and_then(Error::delivery);
         delivery.is_some_and(|delivery| delivery.outcome() != Outcome::Refused)
