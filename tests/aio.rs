@@ -744,7 +744,7 @@ fn threat_81_a_dropped_next_forgets_no_message_whose_file_was_being_opened() {
 
 #[test]
 fn threat_81_a_next_dropped_within_content_does_not_send_it_again() {
-    let server = leaving("-- hello PIPELINING, LIMITS RCPTMAX=1\nC: MAIL FROM:<alice@example.org>\nC: RCPT TO:<bob@example.org>\nC: DATA\nS: 250 ok\nS: 250 ok\nS: 354 go on\nC: Hello".into());
+    let server = leaving("-- hello PIPELINING, CHUNKING, LIMITS RCPTMAX=1\nC: MAIL FROM:<alice@example.org>\nC: RCPT TO:<bob@example.org>\nC: DATA\nS: 250 ok\nS: 250 ok\nS: 354 go on\nC: Hello".into());
     let (tell, told) = mpsc::channel();
     let slow = Raw::reader(envelope(&["bob@example.org"]), b"Hello\r\n".chain(Waits(told)));
     let mut client = connect(&server);
