@@ -7,7 +7,7 @@ use std::{
     mem,
     pin::Pin,
     task::{Context, Poll},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use smol::{Task, unblock};
@@ -21,6 +21,10 @@ use crate::message::{Body, Claim, Content, Meter, file::read_once};
 const BLOCK: usize = 32 * 1024;
 /// So much is read at a time: each reading is a trip to another thread.
 const READ: usize = 8 * BLOCK;
+/// Longest wait for more content while some of it could leave,
+const MAX_WAIT: Duration = Duration::from_millis(40);
+/// and longest time that some of it is held back, however it comes.
+const MAX_HELD: Duration = Duration::from_millis(80);
 
 /// Opens a path, or whatever else takes its time. What is to be signed is read through first.
 pub(super) async fn open(body: Body<'_>, until: Instant) -> io::Result<Body<'_>> {
@@ -74,7 +78,9 @@ pub(super) struct Source<'m> {
     #[cfg(feature = "dkim")]
     alarm: Alarm,
     /// Since when content that was handed out may wait for more of it before it leaves.
-    pub held: Option<Instant>,
+    held: Option<Instant>,
+    /// It has waited long enough.
+    is_late: bool,
     /// Who is told how far it is.
     pub meter: Meter<'m>,
 }
@@ -95,6 +101,7 @@ impl<'m> Source<'m> {
             #[cfg(feature = "dkim")]
             alarm: Alarm::default(),
             held: None,
+            is_late: false,
             meter,
         }
     }
@@ -115,6 +122,31 @@ impl<'m> Source<'m> {
         self.at += piece.len();
         self.meter.hand_out(piece.len());
         piece
+    }
+
+    /// Whether what was handed out should leave before the next piece is waited for.
+    pub fn is_late(&self, now: Instant) -> bool {
+        self.is_late || self.held.is_some_and(|since| now.saturating_duration_since(since) >= MAX_HELD)
+    }
+
+    /// How long to wait for the next piece while something is held back.
+    pub fn soon(&self, now: Instant, until: Instant) -> Instant {
+        self.held.map_or(until, |since| until.min(now + MAX_WAIT).min(since + MAX_HELD))
+    }
+
+    /// The next piece did not come soon.
+    pub fn gave_up(&mut self) {
+        self.is_late = true;
+    }
+
+    /// All that was handed out has left, but perhaps the beginning of a chunk.
+    pub fn left(&mut self) {
+        self.held = self.held.map(|_| Instant::now());
+    }
+
+    /// All that was handed out has left.
+    pub fn flushed(&mut self) {
+        (self.held, self.is_late) = (None, false);
     }
 
     /// The next block of it, to keep; empty at the end. More than a piece, as it goes to another thread.
@@ -155,6 +187,9 @@ impl<'m> Source<'m> {
             return Poll::Pending;
         };
         (self.content, self.block, self.at) = (Content::Reader(reader), block, 0);
+        if !self.block.is_empty() {
+            self.held.get_or_insert_with(Instant::now);
+        }
         Poll::Ready(read)
     }
 }

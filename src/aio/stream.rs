@@ -318,7 +318,10 @@ impl Stream {
         });
         match self.alarm.within(soon.min(until), fetched).await {
             Ok(fetched) => fetched,
-            Err(_) if soon < until => Ok(Fetched::Nothing),
+            Err(_) if soon < until => {
+                source.gave_up();
+                Ok(Fetched::Nothing)
+            }
             Err(e) => Err(e),
         }
     }

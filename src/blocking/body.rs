@@ -1,10 +1,16 @@
 //! Where content comes from: bytes at hand, or something to read.
 
-use std::{io, time::Instant};
+use std::{
+    io,
+    time::{Duration, Instant},
+};
 
 #[cfg(feature = "dkim")]
 use crate::message::dkim::Reading;
-use crate::message::{Body, Claim, Content, Meter, file::read_once};
+use crate::message::{
+    Body, Claim, Content, Meter,
+    file::{HELD, read_once},
+};
 
 /// So much is read at a time, in octets.
 const BLOCK: usize = 64 * 1024;
@@ -58,8 +64,8 @@ pub(super) struct Source<'m> {
     /// What was read; no room until something is.
     block: Vec<u8>,
     filled: usize,
-    /// Since when content that was handed out may wait for more of it before it leaves.
-    pub held: Option<Instant>,
+    /// How long content that was handed out has waited for more of it, all reads together.
+    waited: Duration,
     /// Who is told how far it is.
     pub meter: Meter<'m>,
 }
@@ -68,7 +74,15 @@ impl<'m> Source<'m> {
     /// The body is [open].
     pub fn new(body: Body<'m>) -> Source<'m> {
         let (content, meter, claims) = body.into_parts();
-        Source { content, _claims: claims, at: 0, block: Vec::new(), filled: 0, held: None, meter }
+        Source {
+            content,
+            _claims: claims,
+            at: 0,
+            block: Vec::new(),
+            filled: 0,
+            waited: Duration::ZERO,
+            meter,
+        }
     }
 
     /// Whether there is a [piece](Source::piece) without reading.
@@ -88,13 +102,35 @@ impl<'m> Source<'m> {
         piece
     }
 
+    /// Whether what was handed out should leave before the next read: the last ones have taken their time.
+    pub fn is_late(&self, _: Instant) -> bool {
+        self.waited >= HELD
+    }
+
+    /// A read cannot be interrupted.
+    pub fn soon(&self, _: Instant, until: Instant) -> Instant {
+        until
+    }
+
+    /// All that was handed out has left, but perhaps the beginning of a chunk.
+    pub fn left(&mut self) {
+        self.waited = Duration::ZERO;
+    }
+
+    /// All that was handed out has left.
+    pub fn flushed(&mut self) {
+        self.waited = Duration::ZERO;
+    }
+
     /// Reads the next piece. False if there is nothing yet.
     pub fn fill(&mut self, until: Instant) -> io::Result<bool> {
         let Content::Reader(reader) = &mut self.content else {
             return Err(io::Error::other(crate::Error::Internal("a source that was not opened")));
         };
         self.block.resize(BLOCK, 0);
+        let began = Instant::now();
         let read = read_once(reader, &mut self.block)?;
+        self.waited = self.waited.saturating_add(began.elapsed());
         in_time(until)?;
         (self.at, self.filled) = (0, read.unwrap_or_default());
         Ok(read.is_some())

@@ -9,7 +9,6 @@ use super::{Fetched, Moved, body::Source, maybe_async, session::Client};
 use crate::{
     Error, Phase, Reply, Took,
     config::later,
-    message::file::HELD,
     proto::{Dialogue, Want},
 };
 
@@ -116,7 +115,7 @@ impl Client {
         if let Some((_, source)) = source {
             source.meter.gone(self.out.gone());
             if all {
-                source.held = source.held.map(|_| Instant::now()); // a chunk may have begun
+                source.left();
             }
         }
     }
@@ -334,7 +333,7 @@ impl Client {
         if began >= until {
             return Err(Error::Timeout(Phase::Body));
         }
-        if source.held.is_some_and(|since| began.saturating_duration_since(since) >= HELD) {
+        if source.is_late(began) {
             talk.flush(&mut self.out);
             self.log_commands();
             if !self.out.unsent().is_empty() {
@@ -348,14 +347,11 @@ impl Client {
             if self.listen(Phase::Body)? > 0 {
                 return Ok(false);
             }
-            source.held = None;
+            source.flushed();
         }
-        let soon = source.held.map_or(until, |since| later(since, HELD));
+        let soon = source.soon(began, until);
         match self.stream.fetch(source, self.inbox.room(), soon, until).await.map_err(source_error)? {
-            Fetched::Piece => {
-                source.held.get_or_insert(began);
-                Ok(true)
-            }
+            Fetched::Piece => Ok(true),
             Fetched::Nothing => Ok(false),
             Fetched::Read(Ok(0)) => Err(Error::Closed(Phase::Body)),
             Fetched::Read(Ok(n)) => {

@@ -257,9 +257,12 @@ fn is_structured(name: &str) -> bool {
     }
 }
 
-/// Whether email-format looks for comments in text that was given for this field.
+/// Whether a reader looks for comments in text that was given for this field: email-format here, or the program of a
+/// recipient, which may have a stack as small.
 fn reads_comments(name: &str) -> bool {
-    is_structured(name) || ["Received", "Return-Path"].iter().any(|other| name.eq_ignore_ascii_case(other))
+    is_structured(name)
+        || Kind::of(name) == Kind::References
+        || ["Received", "Return-Path"].iter().any(|other| name.eq_ignore_ascii_case(other))
 }
 
 /// Whether comments may be nested deeper than email-format should be given them. No reading of the text finds more

@@ -293,8 +293,8 @@ impl<'m> Body<'m> {
     /// A read that takes longer than [`block_timeout`](crate::Builder::block_timeout) is a timeout. In the blocking client
     /// nothing can interrupt a read: there it is noticed when the read returns.
     ///
-    /// While a reader takes its time, what it has given so far leaves and the server is heard: in the async client after
-    /// 10 ms, in the blocking client before the next read. A reader that can wait with a limit should do so for some 50 ms,
+    /// While a reader takes its time, what it has given so far leaves and the server is heard: in the async client within
+    /// 100 ms, in the blocking client before the next read. A reader that can wait with a limit should do so for some 50 ms,
     /// and then fail with [`WouldBlock`](io::ErrorKind::WouldBlock): that means that there is nothing yet, and that it should
     /// be read again soon. All limits hold then in the blocking client, too.
     pub fn reader(reader: impl Read + Send + 'static) -> Body<'m> {

@@ -88,7 +88,11 @@ fn a_chunk_leaves_before_the_next_piece_is_there() {
             peer.play("S: 250 ok");
         }
         drop(more);
-        peer.play("C: BDAT 8\nC: line 5\nS: 250 ok\nC: BDAT 0 LAST\nS: 250 ok");
+        // The end may come with the last line, or behind it.
+        match &peer.line().unwrap()[..] {
+            b"BDAT 8 LAST\r\n" => peer.play("C: line 5\nS: 250 ok"),
+            _ => peer.play("C: line 5\nS: 250 ok\nC: BDAT 0 LAST\nS: 250 ok"),
+        }
     });
     let mut client = block_on(builder(&server).chunking(true).connect()).unwrap();
     accept(&mut client, &reading(slow));
