@@ -295,21 +295,18 @@ pub fn check_wire(script: &[String], heard: &[u8], content: &[u8]) -> Result<(),
                 take(&mut rest, b".\r\n")?;
                 left = &[];
             }
-            "-- chunk" | "-- last" => {
-                let end = rest.iter().position(|b| *b == b'\n').ok_or("no whole command")?;
-                let command = String::from_utf8_lossy(&rest[..end]).into_owned();
-                let octets = command.split(' ').nth(1).and_then(|word| word.trim().parse::<usize>().ok());
-                let octets = octets.filter(|octets| *octets > 0 && *octets <= left.len());
-                let octets = octets.ok_or_else(|| format!("{command:?} before {} octets", left.len()))?;
-                let last = line == "-- last";
-                if last && octets != left.len() {
-                    return Err(format!("{command:?} with {} octets left", left.len()));
+            "-- chunk" => {
+                let is_last = take_chunk(&mut rest, &mut left)?;
+                if is_last {
+                    return Err("the first chunk was the last one".to_owned());
                 }
-                let mark = if last { " LAST" } else { "" };
-                take(&mut rest, format!("BDAT {octets}{mark}\r\n").as_bytes())?;
-                let (now, behind) = left.split_at(octets);
-                take(&mut rest, now)?;
-                left = behind;
+            }
+            // Content that is long in coming makes more chunks.
+            "-- last" => {
+                while !take_chunk(&mut rest, &mut left)? {}
+                if !left.is_empty() {
+                    return Err(format!("LAST with {} octets left", left.len()));
+                }
             }
             "-- ignore" if rest.first() == Some(&22) || rest.first() == Some(&21) => {
                 rest = check_tls(rest)?;
@@ -329,6 +326,23 @@ pub fn check_wire(script: &[String], heard: &[u8], content: &[u8]) -> Result<(),
         }
     }
     if rest.is_empty() { Ok(()) } else { Err(format!("the client also said \"{}\"", shown(rest))) }
+}
+
+/// A chunk of what is left of the content. Gives whether it says that it is the last one.
+fn take_chunk(rest: &mut &[u8], left: &mut &[u8]) -> Result<bool, String> {
+    let end = rest.iter().position(|b| *b == b'\n').ok_or("no whole command")?;
+    let (command, behind) = rest.split_at(end + 1);
+    let command = String::from_utf8_lossy(command).into_owned();
+    let words = command.strip_prefix("BDAT ").and_then(|words| words.strip_suffix("\r\n"));
+    let words = words.ok_or_else(|| format!("{command:?} where BDAT should be"))?;
+    let (octets, is_last) = words.strip_suffix(" LAST").map_or((words, false), |octets| (octets, true));
+    let octets = octets.parse().ok().filter(|octets| (*octets > 0 || is_last) && *octets <= left.len());
+    let octets: usize = octets.ok_or_else(|| format!("{command:?} before {} octets", left.len()))?;
+    let (now, later) = left.split_at(octets);
+    *rest =
+        behind.strip_prefix(now).ok_or_else(|| format!("{command:?} and other octets than the content"))?;
+    *left = later;
+    Ok(is_last)
 }
 
 /// Whether all of it is records of a handshake or alerts, the last one perhaps cut off (RFC 8446 §5.1).

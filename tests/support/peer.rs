@@ -91,7 +91,7 @@ impl Peer {
     /// -- body            the client says whatever ends in a line of a dot
     /// -- read 1000       the client says so many octets of anything
     /// -- chunk           the client says BDAT and so many octets
-    /// -- last            the same with LAST
+    /// -- last            the same with LAST; chunks before it are granted: content that is long in coming makes more
     /// -- tls good        the client agrees to a handshake with this certificate
     /// -- tls good 1.2 mutual   the same in TLS 1.2, and the client has a certificate of its own
     /// -- no tls expired  the handshake with this certificate fails, and the client leaves
@@ -136,8 +136,12 @@ impl Peer {
             ),
             ("body", "") => drop(self.body()),
             ("read", octets) => self.read(octets.parse().unwrap()),
-            ("chunk", "") => self.chunk(""),
-            ("last", "") => self.chunk(" LAST"),
+            ("chunk", "") => assert!(!self.chunk(), "the client said LAST"),
+            ("last", "") => {
+                while !self.chunk() {
+                    self.say("250 ok\r\n");
+                }
+            }
             #[cfg(feature = "native-tls")]
             ("tls", certificate) => self.accept_tls(certificate),
             #[cfg(feature = "native-tls")]
@@ -316,13 +320,15 @@ impl Peer {
         self.inbox.drain(..octets);
     }
 
-    /// A chunk: its command, and as many octets as that says.
-    fn chunk(&mut self, last: &str) {
+    /// A chunk: its command, and as many octets as that says. Gives whether it is the last one.
+    fn chunk(&mut self) -> bool {
         let line = self.line().map(|line| String::from_utf8_lossy(&line).into_owned());
         let line = line.unwrap_or_else(|| panic!("the client left, and was to say BDAT"));
-        let octets = line.strip_prefix("BDAT ").and_then(|line| line.strip_suffix(&format!("{last}\r\n")));
-        let octets = octets.and_then(|octets| octets.parse().ok());
-        self.read(octets.unwrap_or_else(|| panic!("the client said {line:?}, and not BDAT with{last}")));
+        let command = line.strip_prefix("BDAT ").and_then(|line| line.strip_suffix("\r\n"));
+        let command = command.unwrap_or_else(|| panic!("the client said {line:?}, and not BDAT"));
+        let octets = command.strip_suffix(" LAST").unwrap_or(command);
+        self.read(octets.parse().unwrap());
+        octets != command
     }
 
     /// The first record of a handshake, with which the client begins (RFC 8446 §5.1).
