@@ -492,9 +492,13 @@ fn vv_tells_the_dialogue() {
     let done = send(&accepting(), &[&["-vv"], ARGS].concat(), HI);
     assert_eq!((done.code, &*done.out), (Some(0), "250 OK queued as 4711\n"));
     let lines: Vec<_> = done.err.lines().collect();
-    for line in
-        ["#1 S: 220 mail.example.org", "#1 C: MAIL FROM:<a@example.org>", "#1 C: QUIT", "#1 S: 221 Bye"]
-    {
+    // The answer to QUIT is not waited for.
+    for line in [
+        "#1 S: 220 mail.example.org",
+        "#1 C: MAIL FROM:<a@example.org>",
+        "#1 S: 250 OK queued as 4711",
+        "#1 C: QUIT",
+    ] {
         assert!(lines.contains(&line), "{line} is not in {lines:#?}");
     }
 }
@@ -956,9 +960,8 @@ fn commands_go_ahead_of_the_replies_where_that_is_offered() {
         S: 250 OK
         S: 354 Go on
         C: (the message)
-        C: QUIT
         S: 250 OK
-        S: 221 Bye
+        C: QUIT
     ";
     assert_eq!(send(&[PIPELINING, script].concat(), ARGS, HI).code, Some(0));
 }
@@ -1056,7 +1059,9 @@ fn unix_sockets_are_reached_by_url() {
             &format!("S: 220 mail.example.org\nC: {hello} client.example.org\nS: 250 mail.example.org"),
             1,
         );
-        let double = || support::Server::playing_unix(&*script);
+        // Nobody hears what is said behind QUIT, and over a Unix socket saying it fails.
+        let script = script.trim_end().strip_suffix("S: 221 Bye").unwrap();
+        let double = || support::Server::playing_unix(script);
         let done = with(double, None, &["-s", url, "-v", "b@example.org"]);
         assert_eq!((done.code, &*done.out, &*done.err), (Some(0), "250 OK queued as 4711\n", ""));
     }
