@@ -108,7 +108,7 @@ fn converse(chunking: bool, at_hand: bool, envelope: &Envelope, text: &[u8], cou
 fn answer(talk: &mut Transactions, out: &mut Outbox, inbox: &mut Inbox) {
     let said = out.offer().len();
     out.written(said);
-    out.tell_nobody();
+    out.discard_log();
     while out.due() > 0 {
         // The phase tells what the next reply is for.
         let line: &[u8] = match talk.phase() {
@@ -118,7 +118,7 @@ fn answer(talk: &mut Transactions, out: &mut Outbox, inbox: &mut Inbox) {
         inbox.room()[..line.len()].copy_from_slice(line);
         inbox.arrived(line.len());
         let reply = inbox.next_reply().expect("it is one").expect("it is whole");
-        out.heard();
+        out.reply_arrived();
         talk.on_reply(reply, out).expect("it stands there");
     }
 }

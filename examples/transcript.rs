@@ -82,7 +82,7 @@ fn send(wire: &mut Wire, capabilities: &Capabilities, mails: &[(&str, Envelope)]
         };
         if let Err(e) = step {
             // What was under way is not sent, or in doubt: how far the stream may have left decides.
-            talk.lose(wire.out.offered(), e);
+            talk.lose(wire.out.octets_offered(), e);
             lost = true;
         }
         while let Some(result) = talk.next_result() {
@@ -142,7 +142,7 @@ impl Wire {
             self.hear(talk)?;
             let want = talk.fill(&mut self.out);
             // Secrets are masked in it, and content is only counted: this is for a log, which comes before the write.
-            self.out.tell(|_| {});
+            self.out.drain_log(|_| {});
             match want {
                 Want::Write => self.write(),
                 // Behind a Probe, silence would be an answer, too: `Transactions::on_silence`. This server says all it
@@ -167,7 +167,7 @@ impl Wire {
             if self.out.due() == 0 {
                 return Err(talk.on_early(reply));
             }
-            self.out.heard();
+            self.out.reply_arrived();
             talk.on_reply(reply, &self.out)?;
             if reply.closes(phase) {
                 return Err(Error::Refused { phase, reply: talk.keep(reply) });

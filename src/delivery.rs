@@ -36,7 +36,7 @@ pub struct Delivery {
     own: Vec<(usize, Outcome, Option<Reply>)>,
     /// What of it may be sent again at once; none in what callers get.
     again: Option<Again>,
-    took: Took,
+    took: Timings,
 }
 
 /// What of a message may be sent again at once, because the server has refused neither it nor its recipients.
@@ -52,10 +52,10 @@ pub(crate) enum Again {
 }
 
 /// How long a message took, phase by phase. Messages of a batch overlap, and have no phases of their own: of them only
-/// [`total`](Took::total) is told, from one result to the next.
+/// [`total`](Timings::total) is told, from one result to the next.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Took {
+pub struct Timings {
     /// From MAIL to the leave to send the content.
     pub envelope: Duration,
     /// The content, until it has left.
@@ -75,7 +75,7 @@ impl Delivery {
         reply: Option<Reply>,
         own: Vec<(usize, Outcome, Option<Reply>)>,
     ) -> Delivery {
-        Delivery { envelope, outcome, others, reply, own, again: None, took: Took::default() }
+        Delivery { envelope, outcome, others, reply, own, again: None, took: Timings::default() }
     }
 
     pub(crate) fn not_sent(envelope: Envelope) -> Delivery {
@@ -95,7 +95,7 @@ impl Delivery {
         self.again.take()
     }
 
-    pub(crate) fn set_took(&mut self, took: Took) {
+    pub(crate) fn set_took(&mut self, took: Timings) {
         self.took = took;
     }
 
@@ -155,7 +155,7 @@ impl Delivery {
     /// Returns an envelope for the recipients that can safely be retried: those that the message was not sent to, and those
     /// that were refused for now (4yz). Sending it again to them duplicates nothing. `None` if there are none.
     #[must_use]
-    pub fn unsent(&self) -> Option<Envelope> {
+    pub fn retry_envelope(&self) -> Option<Envelope> {
         let unsent = self.recipients().enumerate().filter(|(_, recipient)| recipient.can_be_retried());
         let numbers: Vec<usize> = unsent.map(|(number, _)| number).collect();
         (!numbers.is_empty()).then(|| self.envelope.part(&numbers))
@@ -172,7 +172,7 @@ impl Delivery {
         let mut retry = Retry::Never;
         for recipient in self.recipients() {
             let own = match recipient.outcome {
-                Outcome::InDoubt => return Retry::MayDouble,
+                Outcome::InDoubt => return Retry::MayDuplicate,
                 Outcome::NotSent if connection_lost => Retry::Now,
                 _ if recipient.can_be_retried() => Retry::Later,
                 _ => continue,
@@ -187,7 +187,7 @@ impl Delivery {
 
     /// How long it took.
     #[must_use]
-    pub fn took(&self) -> Took {
+    pub fn timings(&self) -> Timings {
         self.took
     }
 
@@ -203,7 +203,7 @@ impl Delivery {
         let best = parts.iter().min_by_key(|(_, part)| rank(part.outcome));
         let (outcome, reply) =
             best.map_or((Outcome::NotSent, None), |(_, part)| (part.outcome, part.reply.clone()));
-        let mut took = Took::default();
+        let mut took = Timings::default();
         let mut own = vec![None; envelope.recipients().len()];
         for (numbers, part) in &parts {
             for (number, r) in numbers.iter().zip(part.recipients()) {
@@ -353,9 +353,10 @@ mod tests {
         let again = matches!(retry, Retry::Now | Retry::Later);
         let in_doubt = fates.contains(&Fate::InDoubt);
         let left = fates.iter().filter(|fate| matches!(fate, Fate::RefusedForNow | Fate::NotSent)).count();
-        let unsent = error.delivery().unwrap().unsent().map_or(0, |envelope| envelope.recipients().len());
+        let unsent =
+            error.delivery().unwrap().retry_envelope().map_or(0, |envelope| envelope.recipients().len());
         assert_eq!(unsent, left, "{error:?}");
-        assert_eq!((error.in_doubt(), retry == Retry::MayDouble), (in_doubt, in_doubt), "{error:?}");
+        assert_eq!((error.in_doubt(), retry == Retry::MayDuplicate), (in_doubt, in_doubt), "{error:?}");
         assert_eq!(again, !in_doubt && left > 0, "{error:?}");
         assert_eq!((error.is_transient(), error.is_permanent()), (again, retry == Retry::Never), "{error:?}");
         // Only the connection was lost: of all that are left, and not of one that has to wait.
@@ -425,7 +426,7 @@ mod tests {
     fn an_error_without_a_message_does_not_contradict_itself() {
         for error in causes() {
             let retry = error.retry();
-            assert_eq!(error.in_doubt(), retry == Retry::MayDouble, "{error:?}");
+            assert_eq!(error.in_doubt(), retry == Retry::MayDuplicate, "{error:?}");
             assert!(!error.is_transient() || matches!(retry, Retry::Now | Retry::Later), "{error:?}");
             assert!(!error.is_permanent() || retry == Retry::Never, "{error:?}");
         }

@@ -199,7 +199,7 @@ pub enum Ret {
 
 /// What a server does with a message that is late (RFC 2852 §4.1.1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum WhenLate {
+pub enum OnLate {
     /// Sends it back.
     Return,
     /// Tells the sender, and delivers it all the same.
@@ -222,10 +222,10 @@ pub enum MailOption {
     Priority(i8),
     /// BY: delivered within so many seconds, or what then (RFC 2852). Needs DELIVERBY.
     DeliverBy {
-        /// Up to 999,999,999. With [`WhenLate::Notify`] it may be negative: the time is up already.
+        /// Up to 999,999,999. With [`OnLate::Notify`] it may be negative: the time is up already.
         seconds: i32,
         /// What is done with a late one.
-        late: WhenLate,
+        late: OnLate,
         /// Whether every server on the way reports.
         trace: bool,
     },
@@ -255,7 +255,7 @@ impl MailOption {
                 Err(wrong("a priority that is not from -9 to 9"))
             }
             MailOption::DeliverBy { seconds: 1..=999_999_999, .. }
-            | MailOption::DeliverBy { seconds: -999_999_999..=0, late: WhenLate::Notify, .. } => Ok(()),
+            | MailOption::DeliverBy { seconds: -999_999_999..=0, late: OnLate::Notify, .. } => Ok(()),
             MailOption::DeliverBy { .. } => Err(wrong("a time to deliver by that cannot be")),
             MailOption::HoldFor(time) if !seconds.contains(&time.as_secs()) => {
                 Err(wrong("a time to hold the message for that is not from 1 to 999,999,999 seconds"))
@@ -285,7 +285,7 @@ impl MailOption {
                 Err(Error::Unsupported("REQUIRETLS without TLS on this connection"))
             }
             // RFC 2852 §2: the least time that the server promises anything for.
-            (MailOption::DeliverBy { seconds, late: WhenLate::Return, .. }, Some(least))
+            (MailOption::DeliverBy { seconds, late: OnLate::Return, .. }, Some(least))
                 if u64::try_from(*seconds).is_ok_and(|seconds| seconds < least) =>
             {
                 Err(wrong(&format!("a time to deliver by below the server's least, {least} seconds")))
@@ -311,7 +311,7 @@ impl fmt::Display for MailOption {
             MailOption::RequireTls => f.write_str("REQUIRETLS"),
             MailOption::Priority(level) => write!(f, "MT-PRIORITY={level}"),
             MailOption::DeliverBy { seconds, late, trace } => {
-                let late = if *late == WhenLate::Return { "R" } else { "N" };
+                let late = if *late == OnLate::Return { "R" } else { "N" };
                 write!(f, "BY={seconds};{late}{}", if *trace { "T" } else { "" })
             }
             MailOption::HoldFor(time) => write!(f, "HOLDFOR={}", time.as_secs()),
@@ -521,8 +521,8 @@ mod tests {
             (MailOption::EnvelopeId("a b=c+".into()), "ENVID=a+20b+3Dc+2B"),
             (MailOption::RequireTls, "REQUIRETLS"),
             (MailOption::Priority(-3), "MT-PRIORITY=-3"),
-            (MailOption::DeliverBy { seconds: 120, late: WhenLate::Return, trace: true }, "BY=120;RT"),
-            (MailOption::DeliverBy { seconds: -5, late: WhenLate::Notify, trace: false }, "BY=-5;N"),
+            (MailOption::DeliverBy { seconds: 120, late: OnLate::Return, trace: true }, "BY=120;RT"),
+            (MailOption::DeliverBy { seconds: -5, late: OnLate::Notify, trace: false }, "BY=-5;N"),
             (MailOption::HoldFor(Duration::from_secs(60)), "HOLDFOR=60"),
             (MailOption::HoldUntil("2027-01-31T08:00:00Z".into()), "HOLDUNTIL=2027-01-31T08:00:00Z"),
             (MailOption::Auth(None), "AUTH=<>"),
@@ -552,8 +552,8 @@ mod tests {
             MailOption::EnvelopeId("ü".into()),
             MailOption::EnvelopeId("=".repeat(34)),
             MailOption::Priority(10),
-            MailOption::DeliverBy { seconds: 0, late: WhenLate::Return, trace: false },
-            MailOption::DeliverBy { seconds: i32::MIN, late: WhenLate::Notify, trace: false },
+            MailOption::DeliverBy { seconds: 0, late: OnLate::Return, trace: false },
+            MailOption::DeliverBy { seconds: i32::MIN, late: OnLate::Notify, trace: false },
             MailOption::HoldFor(Duration::from_millis(999)),
             MailOption::HoldUntil("tomorrow".into()),
             MailOption::HoldUntil("2027-01-31T08:00:00.Z".into()),

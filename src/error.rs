@@ -182,8 +182,8 @@ pub enum Error {
     /// [`Resolve`](Error::Resolve) and [`Connect`](Error::Connect) tell, with the server's name, and
     /// [`is_timeout`](Error::is_timeout) is true of these too.)
     Timeout(Phase),
-    /// Another thread has used the client's [`Stopper`](crate::Stopper), in this phase or before. The connection is
-    /// closed; nothing over this stopper goes on. Neither transient nor permanent: somebody wanted it so.
+    /// Another thread has used the client's [`StopHandle`](crate::StopHandle), in this phase or before. The connection is
+    /// closed; nothing over this stop handle goes on. Neither transient nor permanent: somebody wanted it so.
     Stopped(Phase),
     /// There is nothing to reconnect: the connection stands. It was left as it is.
     AlreadyConnected,
@@ -233,7 +233,7 @@ pub enum Retry {
     /// It may help at once, over a new connection: only the old one was lost.
     Now,
     /// It may have been delivered: sending it again may double it.
-    MayDouble,
+    MayDuplicate,
 }
 
 impl Error {
@@ -242,7 +242,7 @@ impl Error {
     /// be connected again.
     ///
     /// For an [`Error::Transaction`] this is so exactly if no recipient is [in doubt](Error::in_doubt), and
-    /// [`Delivery::unsent`] has one.
+    /// [`Delivery::retry_envelope`] has one.
     #[must_use]
     pub fn is_transient(&self) -> bool {
         match self {
@@ -329,7 +329,7 @@ impl Error {
 
     /// Returns whether sending the same again can help, and whether it can duplicate the mail.
     ///
-    /// - [`MayDouble`](Retry::MayDouble): the delivery is [in doubt](Error::in_doubt).
+    /// - [`MayDuplicate`](Retry::MayDuplicate): the delivery is [in doubt](Error::in_doubt).
     /// - [`Now`](Retry::Now): the connection was lost, and nothing was taken.
     /// - [`Later`](Retry::Later): a 4yz reply, a timeout, a server that could not be reached or does not keep to the
     ///   protocol, a source or token that could not be obtained.
@@ -337,11 +337,11 @@ impl Error {
     ///
     /// For an [`Error::Transaction`] the outcomes of its recipients decide, and the cause only whether it is `Now` or
     /// `Later`. It is `Never` exactly if every recipient was refused for good; otherwise, and if none is in doubt,
-    /// [`Delivery::unsent`] returns the envelope to send the message to again.
+    /// [`Delivery::retry_envelope`] returns the envelope to send the message to again.
     #[must_use]
     pub fn retry(&self) -> Retry {
         match self {
-            _ if self.in_doubt() => Retry::MayDouble,
+            _ if self.in_doubt() => Retry::MayDuplicate,
             Error::Transaction { delivery, source } => delivery.retry(source.is_lost_connection()),
             _ if self.is_lost_connection() => Retry::Now,
             _ if self.is_transient() => Retry::Later,

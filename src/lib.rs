@@ -100,7 +100,7 @@
 //! # let mut client = postino::Client::builder("mail.example.org").connect()?;
 //! client.mail("alice@example.org", &["BODY=8BITMIME"])?;
 //! client.rcpt("bob@example.net", &[])?;
-//! client.within(Duration::from_secs(300)).data("Subject: Grüße\r\n\r\nHello, Bob!\r\n")?;
+//! client.next_call_deadline(Duration::from_secs(300)).data("Subject: Grüße\r\n\r\nHello, Bob!\r\n")?;
 //! println!("{}", client.help("")?.text());
 //! # Ok::<(), postino::Error>(())
 //! ```
@@ -114,7 +114,7 @@
 //! match postino::send("smtp://mail.example.org", &mail) {
 //!     Ok(delivery) => println!("accepted, but for {} recipients", delivery.refused().count()),
 //!     Err(e) => match e.retry() {
-//!         Retry::MayDouble => println!("it may have arrived: ask before you send it again ({e})"),
+//!         Retry::MayDuplicate => println!("it may have arrived: ask before you send it again ({e})"),
 //!         Retry::Now | Retry::Later => println!("try again: {e}"),
 //!         _ => println!("it is no use: {e} ({})", e.reply().map(ToString::to_string).unwrap_or_default()),
 //!     },
@@ -123,18 +123,18 @@
 //! ```
 //!
 //! [`Error`] says at which step it happened and keeps the server's whole [`Reply`]; an [`Error::Transaction`] tells
-//! for every recipient whether the message was accepted, refused, not sent, or is in doubt. [`Delivery::unsent`] is the
-//! envelope of those for whom it can be sent again without doubling it, and [`Delivery::took`] tells where the time went.
+//! for every recipient whether the message was accepted, refused, not sent, or is in doubt. [`Delivery::retry_envelope`] is the
+//! envelope of those for whom it can be sent again without doubling it, and [`Delivery::timings`] tells where the time went.
 //!
 //! # Other ways to a server
 //!
 //! A Unix socket ([`Client::unix`], `smtp+unix:/path`), LMTP ([`Builder::lmtp`], `lmtp://host`, `lmtp+unix:/path`), addresses
 //! instead of a lookup ([`Builder::addresses`]), a local address ([`Builder::bind`]), or a connection of your own with TLS
-//! on top ([`Builder::connect_over`]): a socket, a [`Transport`] that you write, any `Read` and `Write` by [`Untimed`].
+//! on top ([`Builder::connect_over`]): a socket, a [`Transport`] that you write, any `Read` and `Write` by [`NoTimeouts`].
 //! `examples/socks5.rs` goes through a proxy.
 //!
 //! A host with several addresses is connected to as RFC 8305 says: IPv6 and IPv4 in turns, the next one when one has
-//! failed or has not answered for 250 ms. [`Client::reconnect`] connects again with the same settings, and a [`Stopper`]
+//! failed or has not answered for 250 ms. [`Client::reconnect`] connects again with the same settings, and a [`StopHandle`]
 //! ends a client from another thread, whatever it waits for.
 //!
 //! # Security
@@ -214,10 +214,10 @@
 //! | [`Builder`], [`Security`], [`TlsVersion`], [`JoinPolicy`] | how to reach a server, and how to speak with it |
 //! | [`Client`] | a connection: sends, and says single commands |
 //! | [`Batch`], [`Pool`], [`PoolBuilder`], [`Pooled`] | many messages over one connection, and over many |
-//! | [`Transport`], [`Untimed`], [`Stopper`] | connections of your own, and their end |
-//! | [`Address`], [`Envelope`], [`MailOption`], [`RcptOption`], [`Ret`], [`WhenLate`] | who it is from and for, and what the server should do with it |
+//! | [`Transport`], [`NoTimeouts`], [`StopHandle`] | connections of your own, and their end |
+//! | [`Address`], [`Envelope`], [`MailOption`], [`RcptOption`], [`Ret`], [`OnLate`] | who it is from and for, and what the server should do with it |
 //! | [`message`] | what can be sent: a composed [`Message`], [`Raw`] ones, the trait [`Mail`], envelopes from headers |
-//! | [`Delivery`], [`Recipient`], [`Outcome`], [`Took`] | what became of it |
+//! | [`Delivery`], [`Recipient`], [`Outcome`], [`Timings`] | what became of it |
 //! | [`Error`], [`Phase`], [`Retry`] | why not, and whether to try again |
 //! | [`Reply`], [`EnhancedCode`], [`Capabilities`] | what the server says |
 //! | [`proto`] | SMTP without I/O, for who brings the connection |
@@ -255,10 +255,10 @@ pub mod testing;
 
 pub use self::{
     address::Address,
-    blocking::{Batch, Builder, Client, Pool, PoolBuilder, Pooled, Stopper, Transport, Untimed},
+    blocking::{Batch, Builder, Client, NoTimeouts, Pool, PoolBuilder, Pooled, StopHandle, Transport},
     config::{JoinPolicy, Security},
-    delivery::{Delivery, Outcome, Recipient, Took},
-    envelope::{Envelope, MailOption, RcptOption, Ret, WhenLate},
+    delivery::{Delivery, Outcome, Recipient, Timings},
+    envelope::{Envelope, MailOption, OnLate, RcptOption, Ret},
     error::{Error, Phase, Retry},
     message::{Mail, Message, Raw},
     proto::{

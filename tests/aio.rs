@@ -220,7 +220,7 @@ fn every_future_is_send() {
     drop(assert_send(client.starttls()));
     drop(assert_send(client.auth_plain("user", "secret")));
     drop(assert_send(client.auth_xoauth2("user", "token")));
-    drop(assert_send(client.within(PATIENCE).noop()));
+    drop(assert_send(client.next_call_deadline(PATIENCE).noop()));
     let mut batch = client.send_all([numbered(1)]);
     drop(assert_send(batch.next()));
     drop(assert_send(batch.finish()));

@@ -10,7 +10,7 @@ use std::{
 };
 
 use postino::{
-    Builder, Client, Delivery, Error, Outcome, Phase, Pool, Raw, Stopper, Transport, Untimed, send,
+    Builder, Client, Delivery, Error, NoTimeouts, Outcome, Phase, Pool, Raw, StopHandle, Transport, send,
 };
 
 mod dialogue;
@@ -37,7 +37,7 @@ fn unix(socket: UnixStream) -> impl Transport + 'static {
 
 /// The same, and nobody can tell where it leads.
 fn opaque(socket: TcpStream) -> impl Transport + 'static {
-    Untimed::new(socket)
+    NoTimeouts::new(socket)
 }
 
 /// A server in memory that floods its client.
@@ -89,13 +89,13 @@ fn stopped_between<T: Send>(
         tell.send(()).unwrap();
         peer.play(rest);
     });
-    let stopper = Stopper::new();
-    let builder = builder(&server).stopper(&stopper);
+    let stop_handle = StopHandle::new();
+    let builder = builder(&server).stop_handle(&stop_handle);
     thread::scope(|scope| {
         let work = scope.spawn(|| work(builder));
         told.recv_timeout(PATIENCE).unwrap();
         let start = Instant::now();
-        stopper.stop();
+        stop_handle.stop();
         let error = work.join().unwrap().err().unwrap();
         assert!(start.elapsed() < PATIENCE / 2, "{:?}", start.elapsed());
         error
@@ -165,14 +165,14 @@ fn a_stop_ends_a_write_that_waits() {
         }
     }
     let client = connect(&server);
-    let stopper = client.stopper();
+    let stop_handle = client.stop_handle();
     let sending = thread::spawn(move || {
         let mut client = client;
         client.send(&Raw::reader(envelope(&["bob@example.org"]), Endless(read)))
     });
     // It stands still when it reads no more.
     while reads.recv_timeout(Duration::from_millis(500)).is_ok() {}
-    stopper.stop();
+    stop_handle.stop();
     let error = sending.join().unwrap().unwrap_err();
     assert_stopped(cause(&error), Phase::Body);
     assert_eq!(error.delivery().map(Delivery::outcome), Some(Outcome::NotSent));
@@ -210,12 +210,12 @@ fn a_stop_ends_connecting_and_says_nothing_to_later_addresses() {
     let unreached = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let slow = [hole.address(); 100].into_iter().chain([unreached.local_addr().unwrap()]);
     for builder in [Client::builder("h").addresses(slow), Client::unix(&unix.path)] {
-        let stopper = Stopper::new();
-        let builder = builder.stopper(&stopper).timeout(PATIENCE);
+        let stop_handle = StopHandle::new();
+        let builder = builder.stop_handle(&stop_handle).timeout(PATIENCE);
         let start = Instant::now();
         let connecting = thread::spawn(move || builder.connect());
         thread::sleep(Duration::from_millis(100)); // long enough to be in the middle of it, mostly
-        stopper.stop();
+        stop_handle.stop();
         assert_stopped(&connecting.join().unwrap().unwrap_err(), Phase::Connect);
         assert!(start.elapsed() < PATIENCE / 2, "{:?}", start.elapsed());
     }
@@ -225,12 +225,12 @@ fn a_stop_ends_connecting_and_says_nothing_to_later_addresses() {
 
 #[test]
 fn a_stop_before_connecting_keeps_from_it() {
-    let stopper = Stopper::new();
-    stopper.stop();
-    let error = Client::builder("127.0.0.1").port(9).stopper(&stopper).connect().unwrap_err();
+    let stop_handle = StopHandle::new();
+    stop_handle.stop();
+    let error = Client::builder("127.0.0.1").port(9).stop_handle(&stop_handle).connect().unwrap_err();
     assert_stopped(&error, Phase::Connect);
     let (_server, socket) = Server::playing_pair("");
-    let error = Client::builder("h").stopper(&stopper).connect_over(socket).unwrap_err();
+    let error = Client::builder("h").stop_handle(&stop_handle).connect_over(socket).unwrap_err();
     assert_stopped(&error, Phase::Connect);
 }
 
@@ -238,10 +238,11 @@ fn a_stop_before_connecting_keeps_from_it() {
 fn a_stop_ends_all_that_share_it_and_nobody_else() {
     let (first, second) = (Server::playing("-- hello"), Server::playing("-- hello"));
     let other = Server::playing("-- hello\nC: NOOP\nS: 250 ok");
-    let stopper = Stopper::new();
-    let mut clients = [&first, &second].map(|server| builder(server).stopper(&stopper).connect().unwrap());
+    let stop_handle = StopHandle::new();
+    let mut clients =
+        [&first, &second].map(|server| builder(server).stop_handle(&stop_handle).connect().unwrap());
     let mut stranger = connect(&other);
-    stopper.stop();
+    stop_handle.stop();
     for client in &mut clients {
         assert!(!client.is_connected());
         assert_stopped(&client.noop().unwrap_err(), Phase::Noop);
@@ -265,10 +266,10 @@ fn a_stop_ends_a_connection_of_the_callers() {
                 builder(&server).connect_over(UnixStream::from(std::os::fd::OwnedFd::from(socket))).unwrap()
             }
         };
-        let stopper = client.stopper();
+        let stop_handle = client.stop_handle();
         let waiting = thread::spawn(move || client.noop());
         told.recv_timeout(PATIENCE).unwrap();
-        stopper.stop();
+        stop_handle.stop();
         assert_stopped(&waiting.join().unwrap().unwrap_err(), Phase::Noop);
     }
 }
@@ -277,9 +278,9 @@ fn a_stop_ends_a_connection_of_the_callers() {
 fn what_the_server_has_said_is_told_although_it_was_stopped() {
     let server = Server::playing("-- hello\nC: NOOP\nS: 250 ok");
     let mut client = connect(&server);
-    let stopper = client.stopper();
+    let stop_handle = client.stop_handle();
     assert_eq!(client.noop().unwrap().code(), 250);
-    stopper.stop();
+    stop_handle.stop();
     assert_stopped(&client.noop().unwrap_err(), Phase::Noop);
 }
 
@@ -305,7 +306,7 @@ fn a_limit_is_noticed_behind_an_untimed_read() {
     let slow = Slow(TcpStream::connect(server.address()).unwrap());
     // The rest of the greeting never comes; the limit has passed when the first part is there.
     let builder = builder(&server).greeting_timeout(Duration::from_millis(100));
-    let error = builder.connect_over(Untimed::new(slow)).unwrap_err();
+    let error = builder.connect_over(NoTimeouts::new(slow)).unwrap_err();
     assert!(matches!(error, Error::Timeout(Phase::Greeting)), "{error:?}");
 }
 
@@ -314,7 +315,7 @@ fn the_limits_of_an_untimed_streams_own_count() {
     let server = Server::playing("-- hello\nC: NOOP");
     let socket = TcpStream::connect(server.address()).unwrap();
     socket.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
-    let mut client = builder(&server).connect_over(Untimed::new(socket)).unwrap();
+    let mut client = builder(&server).connect_over(NoTimeouts::new(socket)).unwrap();
     assert!(client.noop().unwrap_err().is_timeout());
 }
 
@@ -368,8 +369,8 @@ fn a_message_of_a_batch_that_does_not_leave_has_the_limit_of_content() {
 #[test]
 fn a_stop_ends_the_wait_for_a_connection_of_the_pool() {
     let server = Server::playing("-- hello");
-    let stopper = Stopper::new();
-    let pool = Pool::builder(builder(&server).stopper(&stopper)).max_connections(1).build().unwrap();
+    let stop_handle = StopHandle::new();
+    let pool = Pool::builder(builder(&server).stop_handle(&stop_handle)).max_connections(1).build().unwrap();
     let held = pool.client().unwrap();
     let start = Instant::now();
     let waiting = thread::spawn({
@@ -377,7 +378,7 @@ fn a_stop_ends_the_wait_for_a_connection_of_the_pool() {
         move || pool.client().map(drop)
     });
     thread::sleep(Duration::from_millis(50)); // it waits by now, most of the times
-    stopper.stop();
+    stop_handle.stop();
     assert_stopped(&waiting.join().unwrap().unwrap_err(), Phase::Pool);
     assert!(start.elapsed() < PATIENCE, "{:?}", start.elapsed());
     drop(held);

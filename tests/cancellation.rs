@@ -112,7 +112,7 @@ fn drop_everywhere(kind: Kind, octets: usize) {
         let (mut client, mut notes) = (None, Notes::default());
         // Each has to learn anew whether joining works.
         let builder =
-            builder.clone().joining(if kind.joining { JoinPolicy::Always } else { JoinPolicy::Never });
+            builder.clone().join_envelopes(if kind.joining { JoinPolicy::Always } else { JoinPolicy::Never });
         let ended = dropped_after(polls, session::run(&builder, &wire, 0, &mut client, &mut notes));
         assert!(!notes.is_broken(), "{kind:?}: {:?}", notes.steps);
         notes.assert_true_to(&wire, kind);

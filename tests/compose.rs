@@ -22,7 +22,7 @@ use email_format::{
 use mail_parser::{Address, MessageParser, MimeHeaders, PartType};
 use postino::{
     Envelope, Error, Mail, Message,
-    message::{Attachment, Mailbox, MessageBuilder, Offer, Resent},
+    message::{Attachment, Mailbox, MessageBuilder, Resent, ServerSupport},
 };
 use proptest::prelude::*;
 
@@ -370,7 +370,7 @@ fn a_file_name_is_readable_to_old_programs_too() {
 
 /// As it goes out to a server that offers 8BITMIME.
 fn eight_bit_bytes(message: &Message) -> Vec<u8> {
-    let mut offer = Offer::new();
+    let mut offer = ServerSupport::new();
     offer.eight_bit = true;
     let (mut reader, mut sent) = (message.body_for(offer).unwrap().into_reader().unwrap(), Vec::new());
     reader.read_to_end(&mut sent).unwrap();

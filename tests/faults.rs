@@ -31,7 +31,7 @@ mod blocking {
 #[path = "."]
 mod untimed {
     use ::maybe_async::must_be_sync as maybe_async;
-    use postino::{Builder, Client, Untimed};
+    use postino::{Builder, Client, NoTimeouts};
 
     use crate::sweep::{self, Wire};
 
@@ -39,8 +39,8 @@ mod untimed {
         value
     }
 
-    fn dress(wire: Wire) -> Untimed<Wire> {
-        Untimed::new(wire)
+    fn dress(wire: Wire) -> NoTimeouts<Wire> {
+        NoTimeouts::new(wire)
     }
 
     #[path = "sweep/faults.rs"]

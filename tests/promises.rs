@@ -83,7 +83,7 @@ impl Session {
             if self.out.due() == 0 {
                 return Err(talk.on_early(reply));
             }
-            self.out.heard();
+            self.out.reply_arrived();
             match (phase, reply.code()) {
                 (Phase::Mail, _) => self.taken = 0,
                 (Phase::Recipient, 200..300) => self.taken += 1,
@@ -211,7 +211,7 @@ impl Session {
         };
         let is_well = broke.is_none();
         if let Some(e) = broke {
-            talk.lose(self.out.offered(), e);
+            talk.lose(self.out.octets_offered(), e);
             self.take(&mut talk);
         }
         is_well

@@ -114,7 +114,7 @@ impl Sender {
     fn go_on(&mut self) -> bool {
         loop {
             while let Some(reply) = self.inbox.next_reply().unwrap() {
-                self.out.heard();
+                self.out.reply_arrived();
                 self.talk.on_reply(reply, &self.out).unwrap();
             }
             let want = self.talk.fill(&mut self.out);
@@ -151,7 +151,7 @@ impl Sender {
             self.inbox.room()[..piece.len()].copy_from_slice(piece);
             self.inbox.arrived(piece.len());
             while let Some(reply) = self.inbox.next_reply().unwrap() {
-                self.out.heard();
+                self.out.reply_arrived();
                 self.talk.on_reply(reply, &self.out).unwrap();
             }
         }

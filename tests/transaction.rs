@@ -384,7 +384,7 @@ fn carry(
                     Ok(Some(_)) if out.due() == 0 && out.said_farewell() => {}
                     Ok(Some(reply)) if out.due() == 0 => break 'broke Some(talk.on_early(reply)),
                     Ok(Some(reply)) => {
-                        out.heard();
+                        out.reply_arrived();
                         if let Err(e) = talk.on_reply(reply, &out) {
                             break 'broke Some(e);
                         }
@@ -467,9 +467,9 @@ fn carry(
     let quiet = wire.is_empty() && inbox.is_empty() || out.said_farewell();
     let in_step = broke.is_none() && quiet && out.due() == 0;
     let ends = sender.ended.iter();
-    let offered = ends.map(|end| end.is_some_and(|end| out.offered() > end)).collect();
+    let offered = ends.map(|end| end.is_some_and(|end| out.octets_offered() > end)).collect();
     if let Some(broke) = broke {
-        talk.lose(out.offered(), broke);
+        talk.lose(out.octets_offered(), broke);
     }
     results.extend(std::iter::from_fn(|| talk.next_result()));
     assert_eq!(talk.under_way(), 0);
@@ -704,7 +704,7 @@ impl Line {
             if self.out.due() == 0 {
                 return Err(self.talk.on_early(reply));
             }
-            self.out.heard();
+            self.out.reply_arrived();
             self.talk.on_reply(reply, &self.out)?;
         }
         Ok(())
@@ -712,7 +712,7 @@ impl Line {
 
     /// What became of all of them, if the connection ends here.
     fn lost(mut self) -> Vec<Result<Delivery, Error>> {
-        self.talk.lose(self.out.offered(), Error::Closed(Phase::End));
+        self.talk.lose(self.out.octets_offered(), Error::Closed(Phase::End));
         std::iter::from_fn(|| self.talk.next_result()).collect()
     }
 }
@@ -949,7 +949,7 @@ fn lmtp_leaves_in_doubt_only_those_that_were_not_answered() {
     let delivery = results[0].as_ref().unwrap();
     let each: Vec<_> = delivery.recipients().map(|r| r.outcome()).collect();
     assert_eq!(each, [Outcome::Accepted, Outcome::Refused, Outcome::InDoubt]);
-    assert_eq!(delivery.unsent(), None);
+    assert_eq!(delivery.retry_envelope(), None);
 }
 
 #[test]
@@ -962,7 +962,7 @@ fn lmtp_refused_by_all_is_refused_and_what_is_transient_is_to_be_sent_again() {
     let error = line.talk.next_result().unwrap().unwrap_err();
     assert_eq!(error.delivery().unwrap().outcome(), Outcome::Refused);
     assert!(error.is_transient());
-    assert_eq!(error.delivery().unwrap().unsent().unwrap().recipients()[0].as_str(), "r0.1@x");
+    assert_eq!(error.delivery().unwrap().retry_envelope().unwrap().recipients()[0].as_str(), "r0.1@x");
     assert_eq!(line.said(""), "RSET\r\n");
 }
 

@@ -178,7 +178,7 @@ fn transaction(n: usize, lmtp: bool) {
                     }
                 }
                 hear(&mut inbox, answer.as_bytes(), |reply| {
-                    out.heard();
+                    out.reply_arrived();
                     talk.on_reply(reply, &out).unwrap();
                 });
             }

@@ -105,7 +105,7 @@ fn chunks(pieces: &[&[u8]], plain: &[u8], nul: bool, binary: bool, at_hand: Opti
     let mut result = None;
     loop {
         while let Some(reply) = inbox.next_reply().expect("they are replies") {
-            out.heard();
+            out.reply_arrived();
             talk.on_reply(reply, &out).expect("all is granted");
         }
         let want = talk.fill(&mut out);

@@ -88,7 +88,7 @@ fn greet(flags: u8, ehlo: &[u8], capabilities: &Capabilities) {
                 let step = loop {
                     bytes = &bytes[feed(&mut inbox, bytes, usize::MAX)..];
                     if let Some(reply) = inbox.next_reply().expect("it was a reply before") {
-                        out.heard();
+                        out.reply_arrived();
                         break hello.on_reply(reply, &out);
                     }
                 };

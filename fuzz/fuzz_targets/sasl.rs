@@ -93,7 +93,7 @@ impl Login {
                     self.auth.on_token(FRESH).err()
                 }
                 Want::Reply => {
-                    out.tell(|line| self.assert_hidden(line.to_string().as_bytes()));
+                    out.drain_log(|line| self.assert_hidden(line.to_string().as_bytes()));
                     let line = out.offer().to_vec();
                     out.written(line.len());
                     check_line(&line);
@@ -125,7 +125,7 @@ impl Login {
                     if out.due() == 0 {
                         return Some(self.auth.on_early(reply));
                     }
-                    out.heard();
+                    out.reply_arrived();
                     if let Err(error) = self.auth.on_reply(reply, out) {
                         return Some(error);
                     }

@@ -94,7 +94,7 @@ fn builder(switches: &[u8]) -> Builder {
         .lmtp(on(b'l'))
         .chunking(on(b'b'))
         .pipelining(!on(b'p'))
-        .joining(if on(b'j') { JoinPolicy::Never } else { JoinPolicy::Always })
+        .join_envelopes(if on(b'j') { JoinPolicy::Never } else { JoinPolicy::Always })
         .all_or_nothing(on(b'a'))
         .max_scram_iterations(4_100)
 }

@@ -40,7 +40,7 @@
 //!
 //! # What differs
 //!
-//! There is no [`Stopper`](crate::Stopper): one drops the future. The function of [`Builder::oauth_token_with`] gives a
+//! There is no [`StopHandle`](crate::StopHandle): one drops the future. The function of [`Builder::oauth_token_with`] gives a
 //! future, and [`Builder::connect_over`] takes any `AsyncRead` and `AsyncWrite`. Files and readers of content are opened and
 //! read on threads that may wait.
 //!

@@ -8,7 +8,7 @@ use std::{
 
 use smol::unblock;
 
-use super::{stop::Stopper, stream::Alarm};
+use super::{stop::StopHandle, stream::Alarm};
 use crate::Error;
 
 /// All addresses of a host, one at least. An address needs no lookup, and no thread.
@@ -16,7 +16,7 @@ pub(super) async fn resolve(
     host: &str,
     port: u16,
     until: Instant,
-    _: &Stopper,
+    _: &StopHandle,
 ) -> Result<Vec<SocketAddr>, Error> {
     if let Ok(address) = host.parse::<IpAddr>() {
         return Ok(vec![(address, port).into()]);

@@ -1,13 +1,13 @@
 //! Nothing is stopped from outside here: one drops the future.
 
-/// Stands for the stopper of the blocking world.
+/// Stands for the stop handle of the blocking world.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Stopper;
+pub(super) struct StopHandle;
 
-/// Stands for what a stopper knows.
+/// Stands for what a stop handle knows.
 pub(super) struct Watch;
 
-impl Stopper {
+impl StopHandle {
     pub fn watch(&self, _: Box<dyn Fn() + Send + Sync>) -> Watch {
         Watch
     }

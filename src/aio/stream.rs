@@ -26,7 +26,7 @@ use smol::{
 use super::{
     body::Source,
     client::{Builder, Client, Fetched, Moved},
-    stop::Stopper,
+    stop::StopHandle,
 };
 use crate::{
     Error, Phase,
@@ -108,7 +108,7 @@ impl Stream {
         addresses: Vec<SocketAddr>,
         local: Option<SocketAddr>,
         until: Instant,
-        _: &Stopper,
+        _: &StopHandle,
         tls: Option<&TlsSettings>,
     ) -> io::Result<Stream> {
         let mut tls = tls.filter(|tls| tls.built().is_none());
@@ -147,7 +147,7 @@ impl Stream {
         }
     }
 
-    pub async fn connect_unix(path: &Path, until: Instant, _: &Stopper) -> io::Result<Stream> {
+    pub async fn connect_unix(path: &Path, until: Instant, _: &StopHandle) -> io::Result<Stream> {
         let connect = async {
             loop {
                 match start_unix(path) {
@@ -181,7 +181,7 @@ impl Stream {
     }
 
     /// Who wants to stop drops the future.
-    pub fn watched_by(&mut self, _: &Stopper) {}
+    pub fn watched_by(&mut self, _: &StopHandle) {}
 
     pub fn peer(&self) -> Option<SocketAddr> {
         self.peer

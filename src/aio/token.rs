@@ -8,7 +8,7 @@ use std::{
     time::Instant,
 };
 
-use super::{client::Builder, stop::Stopper, stream::Alarm};
+use super::{client::Builder, stop::StopHandle, stream::Alarm};
 use crate::{Error, Phase};
 
 type Token = Result<String, Box<dyn StdError + Send + Sync>>;
@@ -20,7 +20,7 @@ pub(super) struct Tokens(Arc<Mutex<Ask>>);
 
 impl Tokens {
     /// Waits up to the limit.
-    pub async fn ask(&self, until: Instant, _: &Stopper) -> Result<String, Error> {
+    pub async fn ask(&self, until: Instant, _: &StopHandle) -> Result<String, Error> {
         let token = {
             let mut ask = self.0.lock().unwrap_or_else(PoisonError::into_inner);
             ask()

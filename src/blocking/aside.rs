@@ -8,7 +8,7 @@ use std::{
     time::Instant,
 };
 
-use super::{stop::Stopper, stream::GLANCE};
+use super::{stop::StopHandle, stream::GLANCE};
 
 /// Why there is no result.
 pub(super) enum GivenUp {
@@ -22,7 +22,7 @@ pub(super) enum GivenUp {
 pub(super) fn aside<T: Send + 'static>(
     name: &str,
     until: Instant,
-    stopper: &Stopper,
+    stop_handle: &StopHandle,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, GivenUp> {
     // A channel would do, but it is 12 kB more in a small program.
@@ -48,7 +48,7 @@ pub(super) fn aside<T: Send + 'static>(
                 Err(panic) => resume_unwind(panic),
                 Ok(()) => return Err(GivenUp::Late), // it has told before it ended
             },
-            None if stopper.is_stopped() => return Err(GivenUp::Stopped),
+            None if stop_handle.is_stopped() => return Err(GivenUp::Stopped),
             None if left <= GLANCE => return Err(GivenUp::Late),
             None => {}
         }

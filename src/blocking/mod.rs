@@ -18,8 +18,8 @@ mod transport;
 #[cfg(feature = "dkim")]
 pub(crate) use body::sign;
 pub use client::{Batch, Builder, Client, Pool, PoolBuilder, Pooled};
-pub use stop::Stopper;
-pub use transport::{Transport, Untimed};
+pub use stop::StopHandle;
+pub use transport::{NoTimeouts, Transport};
 
 /// Lets other tasks run: there are none on this thread.
 fn breathe() {}

@@ -8,7 +8,7 @@ use std::{
 
 use super::{
     aside::{GivenUp, aside},
-    stop::Stopper,
+    stop::StopHandle,
 };
 use crate::{Error, Phase};
 
@@ -17,24 +17,24 @@ pub(super) fn resolve(
     host: &str,
     port: u16,
     until: Instant,
-    stopper: &Stopper,
+    stop_handle: &StopHandle,
 ) -> Result<Vec<SocketAddr>, Error> {
     if let Ok(address) = host.parse::<IpAddr>() {
         return Ok(vec![(address, port).into()]);
     }
     let name = host.to_owned();
     let lookup = move || (name.as_str(), port).to_socket_addrs().map(Vec::from_iter);
-    look_up(host, until, stopper, lookup)
+    look_up(host, until, stop_handle, lookup)
 }
 
 fn look_up(
     host: &str,
     until: Instant,
-    stopper: &Stopper,
+    stop_handle: &StopHandle,
     lookup: impl FnOnce() -> io::Result<Vec<SocketAddr>> + Send + 'static,
 ) -> Result<Vec<SocketAddr>, Error> {
     let failed = |source| Error::Resolve { host: host.to_owned(), source };
-    match aside("postino lookup", until, stopper, lookup) {
+    match aside("postino lookup", until, stop_handle, lookup) {
         Ok(Ok(addresses)) if addresses.is_empty() => Err(failed(io::ErrorKind::NotFound.into())),
         Ok(found) => found.map_err(failed),
         Err(GivenUp::Stopped) => Err(Error::Stopped(Phase::Resolve)),
@@ -58,7 +58,7 @@ mod tests {
             let _woken = asleep.recv();
             Ok(Vec::new())
         };
-        let error = look_up("mail.example", until, &Stopper::new(), sleeps).unwrap_err();
+        let error = look_up("mail.example", until, &StopHandle::new(), sleeps).unwrap_err();
         assert!(error.is_timeout() && error.to_string().contains("mail.example"), "{error:?}");
         assert!(Instant::now() >= until && start.elapsed() < Duration::from_secs(5));
         drop(wake);
@@ -67,15 +67,15 @@ mod tests {
     #[test]
     fn threat_87_a_lookup_that_sleeps_does_not_hold_a_stop() {
         let (wake, asleep) = mpsc::channel::<()>();
-        let (stopper, start) = (Stopper::new(), Instant::now());
+        let (stop_handle, start) = (StopHandle::new(), Instant::now());
         let until = start + Duration::from_secs(60);
-        let stop = stopper.clone();
+        let stop = stop_handle.clone();
         let sleeps = move || {
             stop.stop();
             let _woken = asleep.recv();
             Ok(Vec::new())
         };
-        let error = look_up("mail.example", until, &stopper, sleeps).unwrap_err();
+        let error = look_up("mail.example", until, &stop_handle, sleeps).unwrap_err();
         assert!(matches!(error, Error::Stopped(Phase::Resolve)), "{error:?}");
         assert!(start.elapsed() < Duration::from_secs(30));
         drop(wake);
@@ -84,7 +84,7 @@ mod tests {
     #[test]
     fn a_lookup_that_finds_nothing_is_an_error() {
         let until = Instant::now() + Duration::from_secs(60);
-        let error = look_up("mail.example", until, &Stopper::new(), || Ok(Vec::new())).unwrap_err();
+        let error = look_up("mail.example", until, &StopHandle::new(), || Ok(Vec::new())).unwrap_err();
         assert!(matches!(error, Error::Resolve { .. }) && !error.is_timeout(), "{error:?}");
     }
 }

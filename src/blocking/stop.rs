@@ -15,24 +15,24 @@ type End = Arc<dyn Fn() + Send + Sync>;
 /// Ends a client's work from another thread, whatever it waits for.
 ///
 /// A stop is for good. What is under way fails at once with [`Error::Stopped`](crate::Error::Stopped), and so does every
-/// later call, also [`connect`](Builder::connect) of a builder that has this stopper. Nothing more is said to the server,
+/// later call, also [`connect`](Builder::connect) of a builder that has this stop handle. Nothing more is said to the server,
 /// not even QUIT. What became of a message is told as ever: it may be [in doubt](crate::Error::in_doubt).
 ///
-/// Only three things are not interrupted, and the stop is noticed after them: a reader of content, an [`Untimed`](crate::Untimed) stream, and a TLS library that reads its certificates.
+/// Only three things are not interrupted, and the stop is noticed after them: a reader of content, an [`NoTimeouts`](crate::NoTimeouts) stream, and a TLS library that reads its certificates.
 ///
 /// ```no_run
-/// use postino::{Client, Stopper};
+/// use postino::{Client, StopHandle};
 ///
-/// let stopper = Stopper::new();
-/// let builder = Client::builder("mail.example.org").stopper(&stopper);
+/// let stop_handle = StopHandle::new();
+/// let builder = Client::builder("mail.example.org").stop_handle(&stop_handle);
 /// let work = std::thread::spawn(move || builder.connect()?.noop());
-/// stopper.stop();
+/// stop_handle.stop();
 /// assert!(matches!(work.join().unwrap(), Err(postino::Error::Stopped(_))));
 /// ```
 ///
-/// Clones are the same stopper. There is none in [`aio`](crate#async): one drops the future.
+/// Clones are the same stop handle. There is none in [`aio`](crate#async): one drops the future.
 #[derive(Clone, Default)]
-pub struct Stopper(Arc<State>);
+pub struct StopHandle(Arc<State>);
 
 #[derive(Default)]
 struct State {
@@ -48,20 +48,20 @@ struct Live {
     ends: Vec<(u64, End)>,
 }
 
-/// Until it is dropped the stopper knows of a connection.
+/// Until it is dropped the stop handle knows of a connection.
 pub(super) struct Watch {
-    stopper: Stopper,
+    stop_handle: StopHandle,
     key: u64,
 }
 
-impl Stopper {
+impl StopHandle {
     /// One that has not been used. One is enough for any number of clients, if they are to end together.
     #[must_use]
-    pub fn new() -> Stopper {
-        Stopper::default()
+    pub fn new() -> StopHandle {
+        StopHandle::default()
     }
 
-    /// Ends all clients that have this stopper, and keeps others from beginning. Does not wait for them.
+    /// Ends all clients that have this stop handle, and keeps others from beginning. Does not wait for them.
     pub fn stop(&self) {
         self.0.stopped.store(true, Ordering::SeqCst);
         let ends: Vec<_> = self.live().ends.iter().map(|(_, end)| End::clone(end)).collect();
@@ -86,7 +86,7 @@ impl Stopper {
         if self.is_stopped() {
             end();
         }
-        Watch { stopper: self.clone(), key }
+        Watch { stop_handle: self.clone(), key }
     }
 
     fn live(&self) -> MutexGuard<'_, Live> {
@@ -96,21 +96,21 @@ impl Stopper {
 
 impl Drop for Watch {
     fn drop(&mut self) {
-        self.stopper.live().ends.retain(|(key, _)| *key != self.key);
+        self.stop_handle.live().ends.retain(|(key, _)| *key != self.key);
     }
 }
 
-impl fmt::Debug for Stopper {
+impl fmt::Debug for StopHandle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Stopper").field(&self.is_stopped()).finish()
+        f.debug_tuple("StopHandle").field(&self.is_stopped()).finish()
     }
 }
 
 impl Builder {
     /// What ends all clients of this builder from another thread, also while they connect. Defaults to one of its own
-    /// for each client ([`Client::stopper`]).
-    pub fn stopper(mut self, stopper: &Stopper) -> Builder {
-        self.stopper = Some(stopper.clone());
+    /// for each client ([`Client::stop_handle`]).
+    pub fn stop_handle(mut self, stop_handle: &StopHandle) -> Builder {
+        self.stop_handle = Some(stop_handle.clone());
         self
     }
 }
@@ -118,8 +118,8 @@ impl Builder {
 impl Client {
     /// What ends this client from another thread.
     #[must_use]
-    pub fn stopper(&self) -> Stopper {
-        self.stopper.clone()
+    pub fn stop_handle(&self) -> StopHandle {
+        self.stop_handle.clone()
     }
 }
 
@@ -140,20 +140,20 @@ mod tests {
 
     #[test]
     fn it_ends_what_stands_and_what_comes_too_late() {
-        let stopper = Stopper::new();
+        let stop_handle = StopHandle::new();
         let ((early, end_early), (gone, end_gone), (late, end_late)) = (counting(), counting(), counting());
-        let _early = stopper.watch(end_early);
-        drop(stopper.watch(end_gone));
-        stopper.clone().stop();
-        let _late = stopper.watch(end_late);
+        let _early = stop_handle.watch(end_early);
+        drop(stop_handle.watch(end_gone));
+        stop_handle.clone().stop();
+        let _late = stop_handle.watch(end_late);
         let counts = [&early, &gone, &late].map(|count| count.load(Ordering::SeqCst));
-        assert_eq!((counts, stopper.is_stopped()), ([1, 0, 1], true));
+        assert_eq!((counts, stop_handle.is_stopped()), ([1, 0, 1], true));
     }
 
     #[test]
     fn it_remembers_no_connection_that_is_gone() {
-        let stopper = Stopper::new();
-        (0..10).for_each(|_| drop(stopper.watch(counting().1)));
-        assert_eq!(stopper.live().ends.len(), 0);
+        let stop_handle = StopHandle::new();
+        (0..10).for_each(|_| drop(stop_handle.watch(counting().1)));
+        assert_eq!(stop_handle.live().ends.len(), 0);
     }
 }

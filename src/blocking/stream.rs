@@ -19,7 +19,7 @@ use rustix::event::{PollFd, PollFlags};
 use super::{
     body::Source,
     client::{Builder, Client, Fetched, Moved},
-    stop::{Stopper, Watch},
+    stop::{StopHandle, Watch},
     transport::{Socket, Transport, left, poll_all},
 };
 use crate::{
@@ -40,7 +40,7 @@ pub(super) struct Stream {
     local: Option<SocketAddr>,
     is_local: bool,
     acks: Acks,
-    /// Lets a stopper know of it.
+    /// Lets a stop handle know of it.
     watch: Option<Watch>,
 }
 
@@ -81,7 +81,7 @@ struct Blocked {
 
 impl Builder {
     /// As [`connect`](Builder::connect), over a connection that is there already: a tunnel, a proxy, a pair of pipes
-    /// (by [`Untimed`](crate::Untimed)). Whom to reach is not asked then (of the host only its name counts, for TLS;
+    /// (by [`NoTimeouts`](crate::NoTimeouts)). Whom to reach is not asked then (of the host only its name counts, for TLS;
     /// the port and the limit of connecting count for nothing). Credentials go without TLS only where the transport
     /// says that it is [local](Transport::is_local). Such a client cannot [reconnect](Client::reconnect).
     ///
@@ -102,14 +102,14 @@ impl Stream {
         addresses: Vec<SocketAddr>,
         local: Option<SocketAddr>,
         until: Instant,
-        stopper: &Stopper,
+        stop_handle: &StopHandle,
         mut tls: Option<&TlsSettings>,
     ) -> io::Result<Stream> {
         let mut race = Race::new(addresses, Instant::now());
         let mut running: Vec<(SocketAddr, TcpStream)> = Vec::new();
         loop {
             let now = Instant::now();
-            if now >= until || stopper.is_stopped() {
+            if now >= until || stop_handle.is_stopped() {
                 return Err(race.lost(running.into_iter().map(|(address, _)| address)));
             }
             if let Some(address) = race.turn(now) {
@@ -140,10 +140,10 @@ impl Stream {
         }
     }
 
-    pub fn connect_unix(path: &Path, until: Instant, stopper: &Stopper) -> io::Result<Stream> {
+    pub fn connect_unix(path: &Path, until: Instant, stop_handle: &StopHandle) -> io::Result<Stream> {
         loop {
             let now = Instant::now();
-            if now >= until || stopper.is_stopped() {
+            if now >= until || stop_handle.is_stopped() {
                 return Err(ErrorKind::TimedOut.into());
             }
             match start_unix(path) {
@@ -164,10 +164,10 @@ impl Stream {
         Stream { inner: Inner::Plain(timed), peer, local, is_local, acks: Acks::Delayed, watch: None }
     }
 
-    /// From here on the stopper ends it.
-    pub fn watched_by(&mut self, stopper: &Stopper) {
-        let end = self.timed().ok().and_then(|timed| timed.transport.stopper());
-        self.watch = end.map(|end| stopper.watch(end));
+    /// From here on the stop handle ends it.
+    pub fn watched_by(&mut self, stop_handle: &StopHandle) {
+        let end = self.timed().ok().and_then(|timed| timed.transport.stop_handle());
+        self.watch = end.map(|end| stop_handle.watch(end));
     }
 
     pub fn peer(&self) -> Option<SocketAddr> {

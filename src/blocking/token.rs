@@ -10,7 +10,7 @@ use std::{
 use super::{
     aside::{GivenUp, aside},
     client::Builder,
-    stop::Stopper,
+    stop::StopHandle,
 };
 use crate::{Error, Phase};
 
@@ -23,13 +23,13 @@ pub(super) struct Tokens(Arc<Mutex<Ask>>);
 impl Tokens {
     /// Nothing can interrupt the function, so it runs on a thread that is given up at the limit. It may hold the lock
     /// then: whoever asks meanwhile waits for that, up to a limit of its own.
-    pub fn ask(&self, until: Instant, stopper: &Stopper) -> Result<String, Error> {
+    pub fn ask(&self, until: Instant, stop_handle: &StopHandle) -> Result<String, Error> {
         let function = Arc::clone(&self.0);
         let ask = move || {
             let mut ask = function.lock().unwrap_or_else(PoisonError::into_inner);
             ask()
         };
-        match aside("postino token", until, stopper, ask) {
+        match aside("postino token", until, stop_handle, ask) {
             Ok(token) => token.map_err(|source| Error::Token { source }),
             Err(GivenUp::Late) => Err(Error::Timeout(Phase::Auth)),
             Err(GivenUp::Stopped) => Err(Error::Stopped(Phase::Auth)),

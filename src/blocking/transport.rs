@@ -24,7 +24,7 @@ use rustix::{
 
 /// What carries a connection that the caller brings ([`Builder::connect_over`](crate::Builder::connect_over)).
 ///
-/// `TcpStream` and `UnixStream` are transports; [`Untimed`] makes one of any `Read` and `Write`. Write your own for a
+/// `TcpStream` and `UnixStream` are transports; [`NoTimeouts`] makes one of any `Read` and `Write`. Write your own for a
 /// tunnel or a serial line that can keep to a limit: the first four methods are enough.
 ///
 /// None of them may wait longer than it is told: all that the client promises about time stands on that.
@@ -57,8 +57,8 @@ pub trait Transport: Send {
     fn shutdown(&mut self);
 
     /// What ends both directions from another thread, so that a `receive`, `send` or `wait` that is under way returns;
-    /// a [`Stopper`](crate::Stopper) calls it, perhaps twice. Defaults to none: a stop is noticed behind the wait then.
-    fn stopper(&self) -> Option<Box<dyn Fn() + Send + Sync>> {
+    /// a [`StopHandle`](crate::StopHandle) calls it, perhaps twice. Defaults to none: a stop is noticed behind the wait then.
+    fn stop_handle(&self) -> Option<Box<dyn Fn() + Send + Sync>> {
         None
     }
 
@@ -165,7 +165,7 @@ impl Transport for TcpStream {
     }
 
     /// Costs a file descriptor.
-    fn stopper(&self) -> Option<Box<dyn Fn() + Send + Sync>> {
+    fn stop_handle(&self) -> Option<Box<dyn Fn() + Send + Sync>> {
         let socket = self.try_clone().ok()?;
         Some(Box::new(move || end(&socket)))
     }
@@ -197,7 +197,7 @@ impl Transport for UnixStream {
     }
 
     /// Costs a file descriptor.
-    fn stopper(&self) -> Option<Box<dyn Fn() + Send + Sync>> {
+    fn stop_handle(&self) -> Option<Box<dyn Fn() + Send + Sync>> {
         let socket = self.try_clone().ok()?;
         Some(Box::new(move || end(&socket)))
     }
@@ -209,7 +209,7 @@ impl Transport for UnixStream {
 
 /// Any `Read` and `Write` as a [`Transport`], for what knows no limits: a child's pipes, somebody else's tunnel.
 ///
-/// **Its waits end when the stream says so, and not before.** No timeout, no deadline and no [`Stopper`](crate::Stopper)
+/// **Its waits end when the stream says so, and not before.** No timeout, no deadline and no [`StopHandle`](crate::StopHandle)
 /// can interrupt a `read` or `write` that hangs; a limit is noticed behind it. Give the stream limits of its own if it
 /// can have them: an error of the kind `TimedOut` or `WouldBlock` counts as the end of the wait.
 ///
@@ -217,20 +217,20 @@ impl Transport for UnixStream {
 /// that answers before the end of a message and reads no more stands still against us. It does not see that the
 /// server has closed, or has spoken unasked, before it reads the next reply: an unasked reply is taken for the answer to
 /// the next command then, where any other transport would have noticed it. `flush` follows each `write`.
-pub struct Untimed<S> {
+pub struct NoTimeouts<S> {
     stream: S,
     /// The next read without a limit may wait: TLS has to read before it can write.
     asked: bool,
 }
 
-impl<S: Read + Write + Send> Untimed<S> {
+impl<S: Read + Write + Send> NoTimeouts<S> {
     /// Wraps a stream.
-    pub fn new(stream: S) -> Untimed<S> {
-        Untimed { stream, asked: false }
+    pub fn new(stream: S) -> NoTimeouts<S> {
+        NoTimeouts { stream, asked: false }
     }
 }
 
-impl<S: Read + Write + Send> Transport for Untimed<S> {
+impl<S: Read + Write + Send> Transport for NoTimeouts<S> {
     fn receive(&mut self, room: &mut [u8], until: Option<Instant>) -> io::Result<usize> {
         if until.is_none() && !std::mem::take(&mut self.asked) {
             return Err(ErrorKind::WouldBlock.into());
@@ -271,9 +271,9 @@ impl<S: Read + Write + Send> Transport for Untimed<S> {
     fn shutdown(&mut self) {}
 }
 
-impl<S> fmt::Debug for Untimed<S> {
+impl<S> fmt::Debug for NoTimeouts<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Untimed").finish_non_exhaustive()
+        f.debug_struct("NoTimeouts").finish_non_exhaustive()
     }
 }
 
@@ -339,7 +339,7 @@ impl Transport for Socket {
         end(&self.fd);
     }
 
-    fn stopper(&self) -> Option<Box<dyn Fn() + Send + Sync>> {
+    fn stop_handle(&self) -> Option<Box<dyn Fn() + Send + Sync>> {
         let socket = self.handle();
         Some(Box::new(move || {
             if let Some(fd) = socket.upgrade() {

@@ -38,7 +38,7 @@ const MOST_ENTRIES: usize = 1024;
 /// Any other iterator may have to wait for a message, as the `iter` of a channel does. It is asked only when everything at
 /// hand is written. The next message then takes one more write, and no more round trips. While the iterator blocks, no
 /// result is returned. The time it takes counts neither for the [`deadline`](super::Builder::deadline) nor for
-/// [`Delivery::took`]. Where results must not wait for the next message, use [`push`](Batch::push).
+/// [`Delivery::timings`]. Where results must not wait for the next message, use [`push`](Batch::push).
 ///
 /// An iterator is not asked again after it has returned `None`.
 ///
@@ -397,7 +397,7 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
     /// The connection is lost. What may be sent again over another one waits for that.
     fn fail(&mut self, broke: Error) {
         let ended = self.client.may_take_over(End::of(&broke));
-        self.talk.lose(self.client.out.offered(), broke);
+        self.talk.lose(self.client.out.octets_offered(), broke);
         self.line = if ended { Line::Ended } else { Line::Lost };
         while let Some(result) = self.talk.next_result() {
             self.settle(result, ended);

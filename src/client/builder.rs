@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{maybe_async, send::Freshness, session::Client, stop::Stopper, token::Tokens};
+use super::{maybe_async, send::Freshness, session::Client, stop::StopHandle, token::Tokens};
 use crate::{
     Delivery, Error, JoinPolicy, Mail, Security,
     config::{Config, Learnt, Login, Timeouts, later},
@@ -24,7 +24,7 @@ pub struct Builder {
     /// Where tokens come from, if the login of the config wants that.
     tokens: Option<Tokens>,
     /// What ends its clients from outside, if they share it.
-    pub(in super::super) stopper: Option<Stopper>,
+    pub(in super::super) stop_handle: Option<StopHandle>,
 }
 
 impl Builder {
@@ -48,13 +48,13 @@ impl Builder {
     }
 
     pub(super) fn new(config: Config) -> Builder {
-        Builder { config, tokens: None, stopper: None }
+        Builder { config, tokens: None, stop_handle: None }
     }
 
     /// Not connected yet, and its deadline runs.
     pub(super) fn client(&self) -> Result<Client, Error> {
-        let stopper = self.stopper.clone().unwrap_or_default();
-        let mut client = Client::new(self.config.check()?, self.tokens.clone(), stopper);
+        let stop_handle = self.stop_handle.clone().unwrap_or_default();
+        let mut client = Client::new(self.config.check()?, self.tokens.clone(), stop_handle);
         client.begin();
         Ok(client)
     }
@@ -132,7 +132,7 @@ impl Builder {
     /// Logs in after connecting by a mechanism of your own; each login begins with a clone of it. Defaults to no
     /// login.
     pub fn auth_mechanism(self, mechanism: impl Mechanism + Clone + 'static) -> Builder {
-        self.login(Login::Own(Credentials::own(mechanism).map_err(|e| e.to_string())))
+        self.login(Login::Own(Credentials::custom(mechanism).map_err(|e| e.to_string())))
     }
 
     /// The mechanisms to log in by, in this order; no other is tried. At most two of them are
@@ -239,7 +239,7 @@ impl Builder {
     ///
     /// A trial finds servers that discard or refuse what follows the end of a message. It cannot notice a server that
     /// stores what follows in the message: see [`JoinPolicy`] before you choose [`JoinPolicy::Always`].
-    pub fn joining(mut self, policy: JoinPolicy) -> Builder {
+    pub fn join_envelopes(mut self, policy: JoinPolicy) -> Builder {
         self.config.joining = policy;
         self.config.learnt = Learnt::default();
         self
@@ -290,7 +290,7 @@ impl Builder {
     }
 
     /// Sends one message over a connection of its own. QUIT costs no time: its reply is not waited for, and where
-    /// [`joining`](Builder::joining) allows it QUIT leaves with the end of the message.
+    /// [`joining`](Builder::join_envelopes) allows it QUIT leaves with the end of the message.
     ///
     /// # Errors
     ///

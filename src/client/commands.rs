@@ -83,7 +83,7 @@ impl Client {
     ///
     /// When the time is up the call fails with [`Error::Timeout`], and the connection is closed without another word
     /// or wait.
-    pub fn within(&mut self, limit: Duration) -> &mut Client {
+    pub fn next_call_deadline(&mut self, limit: Duration) -> &mut Client {
         self.next_limit = Some(limit);
         self
     }
@@ -297,7 +297,7 @@ impl Client {
         self.note_by_hand();
         let mut data = Data::new(transaction.eight_bit);
         let broke = self.go_on(&mut data, Some((0, &mut source))).await.err();
-        let reply = data.into_result(self.out.offered(), broke)?;
+        let reply = data.into_result(self.out.octets_offered(), broke)?;
         self.by_hand = None;
         Ok(reply)
     }
@@ -380,7 +380,7 @@ impl Client {
         if self.settings.config.lmtp && verb == "BURL" {
             return Err(Error::Config("BURL may have one reply for each recipient in LMTP".into()));
         }
-        let own = Simple::own(line)?;
+        let own = Simple::custom(line)?;
         self.usable(Phase::Command)?;
         self.end_refused_message().await?;
         self.note_by_hand();
@@ -591,7 +591,7 @@ impl Client {
     /// [`Error::Config`], [`Error::Auth`]: see above.
     pub async fn auth_mechanism(&mut self, mechanism: impl Mechanism + Clone + 'static) -> Result<(), Error> {
         self.begin();
-        self.log_in(Credentials::own(mechanism)?, None).await
+        self.log_in(Credentials::custom(mechanism)?, None).await
     }
 
     async fn log_in_by(

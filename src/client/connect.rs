@@ -3,7 +3,7 @@
 use std::{io, net::SocketAddr, time::Duration};
 
 use super::{
-    builder::Builder, maybe_async, resolve::resolve, run::Clock, session::Client, stop::Stopper,
+    builder::Builder, maybe_async, resolve::resolve, run::Clock, session::Client, stop::StopHandle,
     stream::Stream, token::Tokens,
 };
 use crate::{
@@ -16,7 +16,7 @@ use crate::{
 
 impl Client {
     /// Not connected yet.
-    pub(super) fn new(settings: Settings, tokens: Option<Tokens>, stopper: Stopper) -> Client {
+    pub(super) fn new(settings: Settings, tokens: Option<Tokens>, stop_handle: StopHandle) -> Client {
         Client {
             settings,
             stream: Stream::closed(),
@@ -27,7 +27,7 @@ impl Client {
             broken: true,
             deadline: None,
             tokens,
-            stopper,
+            stop_handle,
             open: false,
             drained: None,
             hurry: false,
@@ -99,7 +99,7 @@ impl Client {
             return Err(Error::Config("only who made its connection can make another (connect_over)".into()));
         }
         self.close();
-        let fresh = Client::new(self.settings.clone(), self.tokens.clone(), self.stopper.clone());
+        let fresh = Client::new(self.settings.clone(), self.tokens.clone(), self.stop_handle.clone());
         *self = Client { deadline: self.deadline, session: self.session.renewed(), ..fresh };
         self.open().await
     }
@@ -143,16 +143,16 @@ impl Client {
         let needs_tls = matches!(config.security, Security::Implicit | Security::StartTls);
         let tls = needs_tls.then_some(&config.tls);
         let stream = match (&self.settings.server, &config.addresses) {
-            (Server::Unix(path), _) => Stream::connect_unix(path, until, &self.stopper).await,
+            (Server::Unix(path), _) => Stream::connect_unix(path, until, &self.stop_handle).await,
             (Server::Host(..), Some(given)) => {
-                Stream::connect(given.clone(), config.bind, until, &self.stopper, tls).await
+                Stream::connect(given.clone(), config.bind, until, &self.stop_handle, tls).await
             }
             (Server::Host(host, port), None) => {
                 let found = match host.loopback(*port) {
                     Some(addresses) => addresses,
-                    None => interleave(resolve(&host.lookup, *port, until, &self.stopper).await?),
+                    None => interleave(resolve(&host.lookup, *port, until, &self.stop_handle).await?),
                 };
-                Stream::connect(found, config.bind, until, &self.stopper, tls).await
+                Stream::connect(found, config.bind, until, &self.stop_handle, tls).await
             }
         };
         stream.map_err(|e| self.stopped_or(failed(e), Phase::Connect))
@@ -203,7 +203,7 @@ impl Client {
     /// The connection is there.
     fn usable_over(&mut self, stream: Stream) -> Result<(), Error> {
         (self.stream, self.broken) = (stream, false);
-        self.stream.watched_by(&self.stopper);
+        self.stream.watched_by(&self.stop_handle);
         let peer = self.stream.peer().map_or_else(String::new, |peer: SocketAddr| format!(" to {peer}"));
         log::debug!(target: "postino", "#{} connected{peer}", self.number);
         self.usable(Phase::Connect)

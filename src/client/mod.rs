@@ -3,7 +3,7 @@
 //! The parent supplies, under the same names and with the same `async fn` shapes: `maybe_async`, `stream::Stream`
 //! (the connection), `resolve::resolve` (the name lookup), `body::open` and `body::Source` (where content comes from),
 //! `token::Tokens` (where tokens come from), `bell::Bell` (what wakes a waiter of a pool), `breathe` (lets other tasks run),
-//! `stop::Stopper` (what ends it all from outside; nothing in `aio`).
+//! `stop::StopHandle` (what ends it all from outside; nothing in `aio`).
 //!
 //! The same source is not always the same behaviour. Here every call is awaited where it is written, and there are
 //! no `async` blocks, closures, spawns, selects, traits or recursion, no `.await` inside a macro, and no `cfg`.

@@ -14,7 +14,7 @@ use super::{
     maybe_async,
     send::Freshness,
     session::Client,
-    stop::{Stopper, Watch},
+    stop::{StopHandle, Watch},
 };
 use crate::{
     Delivery, Error, Mail, Phase,
@@ -49,7 +49,7 @@ struct Shared {
     builder: Builder,
     limits: Limits,
     state: Mutex<State>,
-    /// Lets the stopper wake those who wait.
+    /// Lets the stop handle wake those who wait.
     _watch: Option<Watch>,
 }
 
@@ -184,7 +184,7 @@ impl PoolBuilder {
                     shared.with(|state| state.queue.call_all());
                 }
             };
-            let watch = builder.stopper.as_ref().map(|stopper| stopper.watch(Box::new(wake)));
+            let watch = builder.stop_handle.as_ref().map(|stop_handle| stop_handle.watch(Box::new(wake)));
             Shared { builder, limits, state, _watch: watch }
         })))
     }
@@ -203,7 +203,7 @@ impl Shared {
 
     /// Why nobody gets a connection any more.
     fn over(&self, state: &State) -> Option<Error> {
-        if self.builder.stopper.as_ref().is_some_and(Stopper::is_stopped) {
+        if self.builder.stop_handle.as_ref().is_some_and(StopHandle::is_stopped) {
             return Some(Error::Stopped(Phase::Pool));
         }
         state.queue.is_closed().then_some(Error::PoolClosed)

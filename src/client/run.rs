@@ -7,7 +7,7 @@ use std::{
 
 use super::{Fetched, Moved, body::Source, maybe_async, session::Client};
 use crate::{
-    Error, Phase, Reply, Took,
+    Error, Phase, Reply, Timings,
     config::later,
     proto::{Dialogue, Want},
 };
@@ -28,7 +28,7 @@ fn patience(slowest: Duration) -> Duration {
 impl Client {
     /// When a wait that begins now has to end.
     pub(super) fn limit(&self, phase: Phase) -> Result<Instant, Error> {
-        if self.stopper.is_stopped() {
+        if self.stop_handle.is_stopped() {
             return Err(Error::Stopped(phase));
         }
         let now = Instant::now();
@@ -73,7 +73,7 @@ impl Client {
 
     /// Whether it may be used. If it was left in the middle of something, it is closed for good now.
     pub(super) fn usable(&mut self, phase: Phase) -> Result<(), Error> {
-        if self.stopper.is_stopped() {
+        if self.stop_handle.is_stopped() {
             self.close();
             return Err(Error::Stopped(phase));
         }
@@ -94,7 +94,7 @@ impl Client {
             | Error::Closed(_)
             | Error::Timeout(_)
             | Error::Tls { .. }
-                if self.stopper.is_stopped() =>
+                if self.stop_handle.is_stopped() =>
             {
                 Error::Stopped(phase)
             }
@@ -113,7 +113,7 @@ impl Client {
     /// Tells the source how much has left, perhaps all that was held back.
     fn tell_progress(&self, source: &mut Option<(usize, &mut Source<'_>)>, all: bool) {
         if let Some((_, source)) = source {
-            source.meter.gone(self.out.gone());
+            source.meter.gone(self.out.octets_written());
             if all {
                 source.left();
             }
@@ -124,8 +124,8 @@ impl Client {
     pub(super) fn log_commands(&mut self) {
         let number = self.number;
         match log::log_enabled!(target: "postino", log::Level::Debug) {
-            true => self.out.tell(|line| log::debug!(target: "postino", "#{number} C: {line}")),
-            false => self.out.tell_nobody(),
+            true => self.out.drain_log(|line| log::debug!(target: "postino", "#{number} C: {line}")),
+            false => self.out.discard_log(),
         }
     }
 }
@@ -135,12 +135,12 @@ impl Client {
 pub(super) struct Clock {
     phase: Phase,
     since: Instant,
-    took: Took,
+    took: Timings,
 }
 
 impl Clock {
     pub fn start() -> Clock {
-        Clock { phase: Phase::Mail, since: Instant::now(), took: Took::default() }
+        Clock { phase: Phase::Mail, since: Instant::now(), took: Timings::default() }
     }
 
     /// From here on it goes to this phase.
@@ -170,17 +170,17 @@ impl Clock {
     }
 
     /// What has been counted since the start.
-    pub fn took(&mut self) -> Took {
+    pub fn timings(&mut self) -> Timings {
         self.count();
         self.took
     }
 
     /// How long it is since the start, and starts anew.
-    pub fn lap(&mut self) -> Took {
+    pub fn lap(&mut self) -> Timings {
         let now = Instant::now();
         let total = now.saturating_duration_since(self.since);
-        *self = Clock { phase: Phase::Mail, since: now, took: Took::default() };
-        Took { total, ..Took::default() }
+        *self = Clock { phase: Phase::Mail, since: now, took: Timings::default() };
+        Timings { total, ..Timings::default() }
     }
 }
 
@@ -309,7 +309,7 @@ impl Client {
                     let Some(tokens) = &self.tokens else {
                         return Err(Error::Internal("a token is wanted, and nobody gives one"));
                     };
-                    let token = tokens.ask(self.limit(Phase::Auth)?, &self.stopper).await?;
+                    let token = tokens.ask(self.limit(Phase::Auth)?, &self.stop_handle).await?;
                     talk.on_token(&token)?;
                     until = None; // the callback may have taken its time
                 }
@@ -327,7 +327,7 @@ impl Client {
         until: Instant,
     ) -> Result<bool, Error> {
         let began = Instant::now();
-        if self.stopper.is_stopped() {
+        if self.stop_handle.is_stopped() {
             return Err(Error::Stopped(Phase::Body));
         }
         if began >= until {
@@ -339,7 +339,7 @@ impl Client {
             if !self.out.unsent().is_empty() {
                 let limit = self.limit(Phase::Body)?;
                 let all = self.write(Phase::Body, limit).await?;
-                source.meter.gone(self.out.gone());
+                source.meter.gone(self.out.octets_written());
                 if !all {
                     return Ok(false);
                 }
@@ -473,7 +473,7 @@ impl Client {
                 0 => return Err(talk.on_early(reply)),
                 _ => {}
             }
-            self.out.heard();
+            self.out.reply_arrived();
             self.pace.replied();
             let phase = talk.phase(); // as of now, before it is taken
             talk.on_reply(reply, &self.out)?;

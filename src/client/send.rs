@@ -9,9 +9,9 @@ use super::{
     session::Client,
 };
 use crate::{
-    Delivery, Envelope, Error, JoinPolicy, Mail, Phase, Took,
+    Delivery, Envelope, Error, JoinPolicy, Mail, Phase, Timings,
     delivery::Again,
-    message::{Body, Content, Offer},
+    message::{Body, Content, ServerSupport},
     parts::{Parts, Splitter},
     proto::{
         End, Forbidden, Joining, MailParameters, Options, Survey, Transaction, Transactions, Want,
@@ -65,8 +65,8 @@ impl Client {
     }
 
     /// What a message may know of the server.
-    pub(super) fn offer(&self) -> Offer {
-        let mut offer = Offer::new();
+    pub(super) fn offer(&self) -> ServerSupport {
+        let mut offer = ServerSupport::new();
         offer.eight_bit = self.capabilities.offers("8BITMIME");
         // RFC 6531 §3.1: who offers the first offers the second too.
         offer.utf8_headers = offer.eight_bit && self.capabilities.offers("SMTPUTF8");
@@ -364,14 +364,14 @@ impl Client {
             // One that has died while it was idle tells nothing of how many messages a session may have.
             let end = end.map(|end| if freshness == Freshness::Kept { End::Announced } else { end });
             if !goes_elsewhere(&result) || !self.may_take_over(end) {
-                return timed(result, self.clock.took());
+                return timed(result, self.clock.timings());
             }
             log::debug!(target: "postino", "#{} the server ends the session: going on over another connection", self.number);
             let clock = self.clock;
             self.part();
             let connected = self.again_unasked().await;
             self.clock = clock;
-            let result = timed(result, self.clock.took());
+            let result = timed(result, self.clock.timings());
             if let Err(e) = connected {
                 return still_not_sent(result, e);
             }
@@ -408,7 +408,7 @@ impl Client {
             self.session.settle(matches!(result, Some(Ok(_))));
         }
         if let Some(e) = broke {
-            talk.lose(self.out.offered(), e);
+            talk.lose(self.out.octets_offered(), e);
         }
         self.open = talk.is_open();
         self.learn_from(&talk);
@@ -442,7 +442,7 @@ impl Client {
 }
 
 /// The result, with how long it took.
-pub(super) fn timed(mut result: Result<Delivery, Error>, took: Took) -> Result<Delivery, Error> {
+pub(super) fn timed(mut result: Result<Delivery, Error>, took: Timings) -> Result<Delivery, Error> {
     match &mut result {
         Ok(delivery) => delivery.set_took(took),
         Err(Error::Transaction { delivery, .. }) => delivery.set_took(took),

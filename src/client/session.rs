@@ -8,7 +8,8 @@ use std::{
 };
 
 use super::{
-    builder::Builder, commands::ByHand, maybe_async, run::Clock, stop::Stopper, stream::Stream, token::Tokens,
+    builder::Builder, commands::ByHand, maybe_async, run::Clock, stop::StopHandle, stream::Stream,
+    token::Tokens,
 };
 use crate::{
     Capabilities, Error, Phase, Reply,
@@ -41,7 +42,7 @@ pub struct Client {
     /// Where tokens come from, if not from the settings.
     pub(super) tokens: Option<Tokens>,
     /// What ends it from outside.
-    pub(in super::super) stopper: Stopper,
+    pub(in super::super) stop_handle: StopHandle,
     /// The server may have a transaction open: the next one begins with RSET.
     pub(super) open: bool,
     /// When all that had arrived was read: if that was a moment ago, it saves a look in a batch.

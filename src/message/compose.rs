@@ -5,7 +5,7 @@ use std::{fmt, io::Read, iter, sync::Arc, time::SystemTime};
 use email_format::{Email, rfc5322::Parsable};
 
 use super::{
-    Attachment, Body, Mail, Mailboxes, Offer, READ_ALREADY,
+    Attachment, Body, Mail, Mailboxes, READ_ALREADY, ServerSupport,
     attachment::Bytes,
     entity::{self, EightBit, Entity},
     field::{Field, Kind, Value, is_nested_too_deep, uris},
@@ -130,7 +130,7 @@ impl Message {
         self.levels
     }
 
-    fn open(&self, offer: Offer) -> Result<Body<'_>, Error> {
+    fn open(&self, offer: ServerSupport) -> Result<Body<'_>, Error> {
         let eight_bit = offer.eight_bit;
         let in_ascii = if offer.utf8_headers { None } else { self.fields_in_ascii() };
         let fields = in_ascii.unwrap_or_else(|| self.sent_fields().cloned().collect());
@@ -183,10 +183,10 @@ impl Mail for Message {
     }
 
     fn body(&self) -> Result<Body<'_>, Error> {
-        self.open(Offer::new())
+        self.open(ServerSupport::new())
     }
 
-    fn body_for(&self, offer: Offer) -> Result<Body<'_>, Error> {
+    fn body_for(&self, offer: ServerSupport) -> Result<Body<'_>, Error> {
         self.open(offer)
     }
 }
@@ -624,7 +624,7 @@ mod tests {
     use super::*;
     use crate::{message::Content, proto::Survey};
 
-    const EIGHT_BIT: Offer = Offer { eight_bit: true, utf8_headers: false };
+    const EIGHT_BIT: ServerSupport = ServerSupport { eight_bit: true, utf8_headers: false };
 
     /// What the server is told.
     fn size(body: &Body<'_>) -> Option<u64> {

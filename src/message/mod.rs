@@ -130,7 +130,7 @@ pub trait Mail: Send + Sync {
     /// # Errors
     ///
     /// As those of [`body`](Mail::body).
-    fn body_for(&self, offer: Offer) -> Result<Body<'_>, Error> {
+    fn body_for(&self, offer: ServerSupport) -> Result<Body<'_>, Error> {
         let _ = offer;
         self.body()
     }
@@ -148,18 +148,18 @@ pub trait Mail: Send + Sync {
 /// What a server takes that not all take. More may come.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Offer {
+pub struct ServerSupport {
     /// Octets beyond ASCII in lines of at most 998 octets: 8BITMIME (RFC 6152).
     pub eight_bit: bool,
     /// Addresses beyond ASCII in header fields: SMTPUTF8 (RFC 6531) with 8BITMIME.
     pub utf8_headers: bool,
 }
 
-impl Offer {
+impl ServerSupport {
     /// What any server takes.
     #[must_use]
-    pub fn new() -> Offer {
-        Offer::default()
+    pub fn new() -> ServerSupport {
+        ServerSupport::default()
     }
 }
 
@@ -175,7 +175,7 @@ macro_rules! mail_behind {
                 (**self).body()
             }
 
-            fn body_for(&self, offer: Offer) -> Result<Body<'_>, Error> {
+            fn body_for(&self, offer: ServerSupport) -> Result<Body<'_>, Error> {
                 (**self).body_for(offer)
             }
         }

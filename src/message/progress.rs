@@ -5,7 +5,7 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use super::{Body, Callback, Mail, Offer};
+use super::{Body, Callback, Mail, ServerSupport};
 use crate::{Envelope, Error};
 
 /// A mail that tells a callback how far its sending is. Made by [`Mail::on_progress`] too.
@@ -62,7 +62,7 @@ impl<F: FnMut(u64, Option<u64>) + Send> Mail for Progress<'_, F> {
         Ok(self.tell(self.mail.body()?))
     }
 
-    fn body_for(&self, offer: Offer) -> Result<Body<'_>, Error> {
+    fn body_for(&self, offer: ServerSupport) -> Result<Body<'_>, Error> {
         Ok(self.tell(self.mail.body_for(offer)?))
     }
 }

@@ -353,7 +353,7 @@ impl Outbox {
 
     /// How many octets have left, ever.
     #[must_use]
-    pub fn gone(&self) -> u64 {
+    pub fn octets_written(&self) -> u64 {
         self.base + self.at as u64
     }
 
@@ -365,7 +365,7 @@ impl Outbox {
 
     /// How many octets were ever offered: the rest has surely not left.
     #[must_use]
-    pub fn offered(&self) -> u64 {
+    pub fn octets_offered(&self) -> u64 {
         self.offered
     }
 
@@ -388,19 +388,19 @@ impl Outbox {
     }
 
     /// A reply that was due has come.
-    pub fn heard(&mut self) {
+    pub fn reply_arrived(&mut self) {
         self.due = self.due.saturating_sub(1);
     }
 
     /// Drops what is unsent: it never will be. How much was offered stays known.
     pub fn forget(&mut self) {
-        self.base = self.gone();
+        self.base = self.octets_written();
         (self.bytes, self.said, self.at) = (Vec::new(), Vec::new(), 0);
     }
 
     /// Tells `log` every line put here since the last time, secrets masked, and content by its size. To be called
     /// before anything is written.
-    pub fn tell(&mut self, mut log: impl FnMut(fmt::Arguments<'_>)) {
+    pub fn drain_log(&mut self, mut log: impl FnMut(fmt::Arguments<'_>)) {
         for said in self.said.drain(..) {
             match said {
                 Said::Content(octets) => log(format_args!("({octets} octets)")),
@@ -414,7 +414,7 @@ impl Outbox {
     }
 
     /// The same where nobody listens: it costs nothing.
-    pub fn tell_nobody(&mut self) {
+    pub fn discard_log(&mut self) {
         self.said.clear();
     }
 }
@@ -424,7 +424,7 @@ impl fmt::Debug for Command<'_> {
         let mut out = Outbox::default();
         out.put(*self);
         let mut shown = Ok(());
-        out.tell(|line| shown = f.write_fmt(line));
+        out.drain_log(|line| shown = f.write_fmt(line));
         shown
     }
 }
@@ -584,7 +584,7 @@ mod tests {
         out.put_content(|out| out.extend_from_slice(b"hello\r\n"));
         out.put(Command::Dot);
         let mut told = Vec::new();
-        out.tell(|line| told.push(line.to_string()));
+        out.drain_log(|line| told.push(line.to_string()));
         assert_eq!(told, ["AUTH PLAIN ***", "***", "(7 octets)", "."]);
         assert_eq!(format!("{:?}", Command::Auth("PLAIN", Some(b"\0u\0p"))), "AUTH PLAIN ***");
         assert_eq!(format!("{out:?}"), "Outbox { unsent: 41, due: 0, .. }");
@@ -594,13 +594,13 @@ mod tests {
     fn replies_are_due_once_their_commands_are_offered() {
         let mut out = Outbox::default();
         out.put(Command::Noop);
-        assert_eq!((out.due(), out.offered()), (0, 0));
+        assert_eq!((out.due(), out.octets_offered()), (0, 0));
         assert_eq!(out.offer(), b"NOOP\r\n");
-        assert_eq!((out.due(), out.offered(), out.end()), (1, 6, 6));
+        assert_eq!((out.due(), out.octets_offered(), out.end()), (1, 6, 6));
         out.written(6);
         out.put_farewell();
         out.offer();
-        assert_eq!((out.due(), out.offered()), (1, 12));
+        assert_eq!((out.due(), out.octets_offered()), (1, 12));
     }
 
     #[test]
@@ -612,7 +612,7 @@ mod tests {
         let n = out.offer().len();
         out.written(n);
         assert!(!out.is_quiet(), "a reply is due");
-        out.heard();
+        out.reply_arrived();
         assert!(out.is_quiet());
     }
 
@@ -628,10 +628,10 @@ mod tests {
         out.expect();
         assert_eq!(out.due(), usize::MAX);
         out.written(usize::MAX);
-        assert_eq!((out.unsent().len(), out.gone()), (0, out.end()));
+        assert_eq!((out.unsent().len(), out.octets_written()), (0, out.end()));
         out.put(Command::Noop);
         out.put_content(Vec::clear);
-        out.tell(|_| {});
+        out.drain_log(|_| {});
         out.written(1);
         assert!(out.unsent().is_empty());
     }
@@ -643,7 +643,7 @@ mod tests {
         out.written(100);
         out.put(Command::Noop);
         let mut told = Vec::new();
-        out.tell(|line| told.push(line.to_string()));
+        out.drain_log(|line| told.push(line.to_string()));
         assert_eq!(told, ["NOOP"]);
     }
 
@@ -670,7 +670,10 @@ mod tests {
         out.offer();
         out.written(2);
         out.forget();
-        assert_eq!((out.unsent(), out.gone(), out.end(), out.offered()), (&b""[..], 2, 2, 6));
+        assert_eq!(
+            (out.unsent(), out.octets_written(), out.end(), out.octets_offered()),
+            (&b""[..], 2, 2, 6)
+        );
     }
 
     #[test]

@@ -37,7 +37,7 @@ impl Data {
         Data { encoder: Encoder::new(eight_bit), state: State::Begin, dot: None, end: 0, answer: None }
     }
 
-    /// The reply to the end of the content. `offered` is [how much](Outbox::offered) of the stream may have left;
+    /// The reply to the end of the content. `offered` is [how much](Outbox::octets_offered) of the stream may have left;
     /// `broke` is why the connection is out of step, if it is.
     ///
     /// # Errors
@@ -90,7 +90,7 @@ impl Dialogue for Data {
     }
 
     fn on_reply(&mut self, reply: ReplyRef<'_>, out: &Outbox) -> Result<(), Error> {
-        let all_left = out.gone() >= self.end;
+        let all_left = out.octets_written() >= self.end;
         match (self.state, Verdict::of(reply, self.phase())) {
             (State::Hold, Verdict::Continue) => {
                 self.state = State::Body;
@@ -147,7 +147,7 @@ mod tests {
         data.fill(&mut out);
         let n = out.offer().len();
         out.written(n);
-        out.heard();
+        out.reply_arrived();
         let go_on = Reply::parse(b"354 go on\r\n").unwrap();
         data.on_reply(go_on.borrow(), &out).unwrap();
         data.body(b"Hello", &mut out).unwrap();
@@ -161,7 +161,7 @@ mod tests {
     fn answer(written: impl Fn(&[u8]) -> usize, reply: &[u8]) -> Result<Reply, Error> {
         let (mut data, out) = ended(written);
         let broke = data.on_reply(Reply::parse(reply).unwrap().borrow(), &out).err();
-        data.into_result(out.offered(), broke)
+        data.into_result(out.octets_offered(), broke)
     }
 
     #[test]
@@ -184,7 +184,7 @@ mod tests {
     fn what_breaks_is_in_doubt_only_if_the_dot_was_offered() {
         let broke = || Some(Error::Closed(Phase::End));
         let (data, out) = ended(|_| 0);
-        assert!(data.into_result(out.offered(), broke()).unwrap_err().in_doubt());
+        assert!(data.into_result(out.octets_offered(), broke()).unwrap_err().in_doubt());
         let (data, out) = ended(|_| 0);
         let before_the_dot = out.end() - b".\r\n".len() as u64;
         assert!(!data.into_result(before_the_dot, broke()).unwrap_err().in_doubt());
@@ -197,8 +197,8 @@ mod tests {
         for phase in [Phase::Body, Phase::End] {
             let broke = || Some(Error::Stopped(phase));
             let (data, out) = ended(|_| 0);
-            let error = data.into_result(out.offered(), broke()).unwrap_err();
-            assert!(error.in_doubt() && error.retry() == crate::Retry::MayDouble, "{error:?}");
+            let error = data.into_result(out.octets_offered(), broke()).unwrap_err();
+            assert!(error.in_doubt() && error.retry() == crate::Retry::MayDuplicate, "{error:?}");
             let (data, out) = ended(|_| 0);
             let before_the_dot = out.end() - b".\r\n".len() as u64;
             assert!(!data.into_result(before_the_dot, broke()).unwrap_err().in_doubt());

@@ -225,7 +225,7 @@ mod tests {
             inbox.room()[..line.len()].copy_from_slice(line.as_bytes());
             inbox.arrived(line.len());
             let reply = inbox.next_reply().unwrap().unwrap();
-            out.heard();
+            out.reply_arrived();
             if let Err(e) = hello.on_reply(reply, &out) {
                 return (said, Err(e));
             }

@@ -29,9 +29,9 @@
 //!
 //! 1. **Hear.** Take every [reply](Inbox::next_reply) that is at hand. If none is [due](Outbox::due) give it to
 //!    [`on_early`](Dialogue::on_early), whose error is the end; behind a QUIT that nobody waits for
-//!    ([`said_farewell`](Outbox::said_farewell)) it means nothing. Else count it ([`heard`](Outbox::heard)) and give it to
+//!    ([`said_farewell`](Outbox::said_farewell)) it means nothing. Else count it ([`heard`](Outbox::reply_arrived)) and give it to
 //!    [`on_reply`](Dialogue::on_reply). After a reply that [closes](ReplyRef::closes) the connection nothing more is sent.
-//! 2. **Speak.** Call [`fill`](Dialogue::fill). What it has put into the outbox, [`tell`](Outbox::tell) gives to a log,
+//! 2. **Speak.** Call [`fill`](Dialogue::fill). What it has put into the outbox, [`tell`](Outbox::drain_log) gives to a log,
 //!    secrets masked.
 //! 3. **Do** the [`Want`].
 //!
@@ -58,14 +58,14 @@
 //!                 0 => return Err(talk.on_early(reply)),
 //!                 _ => {}
 //!             }
-//!             out.heard();
+//!             out.reply_arrived();
 //!             talk.on_reply(reply, out)?;
 //!             if reply.closes(phase) {
 //!                 return Err(Error::Refused { phase, reply: talk.keep(reply) });
 //!             }
 //!         }
 //!         let want = talk.fill(out);
-//!         out.tell(|line| println!("C: {line}"));
+//!         out.drain_log(|line| println!("C: {line}"));
 //!         let broken = |source| Error::Io { phase: talk.phase(), source };
 //!         match want {
 //!             Want::Write | Want::Reply | Want::Probe => {
@@ -296,9 +296,9 @@ mod tests {
             9 => drop(talk.on_token("token")),
             10 => out.written(with),
             11 => out.expect_more(usize::MAX - with),
-            12 => out.heard(),
+            12 => out.reply_arrived(),
             13 => out.forget(),
-            14 => out.tell(|_| {}),
+            14 => out.drain_log(|_| {}),
             _ => drop(out.offer()),
         }
         let _ = (talk.phase(), format!("{:?}", talk.misplaced(reply.borrow())));
@@ -331,7 +331,7 @@ mod tests {
                 3 => {
                     let mut data = Data::new(flags[0]);
                     calls.iter().for_each(|(what, with)| call(&mut data, &mut out, *what, *with));
-                    drop(data.into_result(out.offered(), flags[1].then_some(Error::NotConnected)));
+                    drop(data.into_result(out.octets_offered(), flags[1].then_some(Error::NotConnected)));
                 }
                 4 => {
                     let hello = Reply::parse(b"250-hi\r\n250 AUTH LOGIN PLAIN SCRAM-SHA-256 XOAUTH2\r\n").unwrap();
@@ -355,7 +355,7 @@ mod tests {
                             (200.., 2) => talk.no_more(),
                             (200.., 3) => drop(talk.next_result()),
                             (200.., 4) => _ = talk.on_silence(),
-                            (200.., _) => talk.lose(out.offered(), Error::Closed(Phase::End)),
+                            (200.., _) => talk.lose(out.octets_offered(), Error::Closed(Phase::End)),
                             _ => call(&mut talk, &mut out, what, with),
                         }
                         let _ = (talk.is_unheard(), talk.is_said(0), talk.under_way());

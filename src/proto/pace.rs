@@ -265,7 +265,7 @@ mod tests {
                     let reply = server.answer().unwrap();
                     inbox.room()[..reply.len()].copy_from_slice(reply);
                     inbox.arrived(reply.len());
-                    out.heard();
+                    out.reply_arrived();
                     talk.on_reply(inbox.next_reply().unwrap().unwrap(), &out).unwrap();
                     heard += 1;
                     if heard == replies {

@@ -120,7 +120,7 @@ impl Simple {
     ///
     /// [`Error::Config`] for commands that lead on to something else (AUTH, BDAT, DATA, STARTTLS), or change what is
     /// known of the server (EHLO, HELO, LHLO, QUIT).
-    pub fn own(line: Line) -> Result<Simple, Error> {
+    pub fn custom(line: Line) -> Result<Simple, Error> {
         let verb = line.verb();
         if let Some((_, method)) = NOT_SIMPLE.iter().find(|(name, _)| *name == verb) {
             return Err(Error::Config(

@@ -578,7 +578,7 @@ impl Transactions {
         lost
     }
 
-    /// The connection is out of step: what is under way ends here. `offered` is [how much](Outbox::offered) of the
+    /// The connection is out of step: what is under way ends here. `offered` is [how much](Outbox::octets_offered) of the
     /// stream may have left.
     pub fn lose(&mut self, offered: u64, broke: Error) {
         let mut why = broke;
@@ -957,7 +957,7 @@ impl Transactions {
     fn on_end(&mut self, reply: ReplyRef<'_>, verdict: Verdict, out: &Outbox) -> Result<(), Error> {
         let options = self.options;
         let flight = &mut self.flights[0];
-        let all_left = out.gone() >= flight.end;
+        let all_left = out.octets_written() >= flight.end;
         match verdict {
             Verdict::Done if !all_left || flight.is_contradicted() => return Err(self.misplaced(reply)),
             Verdict::Done if flight.taken == 0 => {} // an empty message that nobody gets
@@ -1218,7 +1218,7 @@ mod tests {
 
         fn hears(&mut self, reply: &str) -> Result<(), Error> {
             let reply = Reply::parse(format!("{reply}\r\n").as_bytes()).unwrap();
-            self.out.heard();
+            self.out.reply_arrived();
             self.all.on_reply(reply.borrow(), &self.out)
         }
 
@@ -1368,7 +1368,7 @@ mod tests {
         talk.says();
         talk.play(&["250", "250", "250"]);
         assert_eq!(talk.outcome(), Outcome::Accepted);
-        talk.all.lose(talk.out.offered(), Error::Closed(Phase::Reset));
+        talk.all.lose(talk.out.octets_offered(), Error::Closed(Phase::Reset));
         let mut next = || match talk.all.next_result().unwrap() {
             Err(Error::Transaction { mut delivery, .. }) => (delivery.outcome(), delivery.take_again()),
             other => panic!("{other:?}"),
@@ -1670,7 +1670,7 @@ mod tests {
             let reply = Reply::parse(format!("{code} no\r\n").as_bytes()).unwrap();
             let error = talk.all.on_early(reply.borrow());
             assert!(matches!(error, Error::Refused { phase: Phase::Body, .. }), "{error:?}");
-            talk.all.lose(talk.out.offered(), error);
+            talk.all.lose(talk.out.octets_offered(), error);
             assert_eq!(talk.outcome(), outcome);
         }
     }
@@ -1725,7 +1725,7 @@ mod tests {
         talk.play(&["250", "250"]);
         talk.says();
         talk.content("lost");
-        talk.all.lose(talk.out.offered(), Error::Closed(Phase::Body));
+        talk.all.lose(talk.out.octets_offered(), Error::Closed(Phase::Body));
         assert_eq!(talk.outcome(), Outcome::NotSent);
         talk.out = Outbox::default();
         talk.message(1);

@@ -51,7 +51,7 @@ fn without_pipelining_a_batch_goes_step_by_step() {
 fn joining_can_be_turned_off() {
     let server =
         Server::playing(format!("-- hello PIPELINING, CHUNKING\n{}{}{}", alone(1), alone(2), alone(3)));
-    let mut client = block_on(builder(&server).joining(JoinPolicy::Never).connect()).unwrap();
+    let mut client = block_on(builder(&server).join_envelopes(JoinPolicy::Never).connect()).unwrap();
     assert_eq!(outcomes(&send_all(&mut client, mails(3))), "AAA");
 }
 
@@ -193,7 +193,7 @@ fn a_421_to_the_end_of_a_message_refuses_it_and_the_others_are_not_sent() {
 fn junk_in_the_middle_of_a_batch_leaves_what_it_answers_in_doubt() {
     let results = three_with("S: what?");
     assert_eq!(outcomes(&results), "DN");
-    assert_eq!(results[0].as_ref().unwrap_err().retry(), Retry::MayDouble);
+    assert_eq!(results[0].as_ref().unwrap_err().retry(), Retry::MayDuplicate);
 }
 
 #[test]
@@ -208,7 +208,7 @@ fn what_was_only_announced_when_a_message_became_doubtful_can_be_sent_at_once() 
     for end in ["-- fin", "-- reset"] {
         let results = three_with(end);
         let retries: Vec<_> = results.iter().map(|r| r.as_ref().unwrap_err().retry()).collect();
-        assert_eq!(retries, [Retry::MayDouble, Retry::Now], "the third stays in the iterator");
+        assert_eq!(retries, [Retry::MayDuplicate, Retry::Now], "the third stays in the iterator");
         let cause = cause(results[1].as_ref().unwrap_err());
         assert!(
             matches!(cause, Error::Closed(Phase::Mail) | Error::Io { phase: Phase::Mail, .. }),
@@ -216,7 +216,7 @@ fn what_was_only_announced_when_a_message_became_doubtful_can_be_sent_at_once() 
         );
         for result in &results[1..] {
             let error = result.as_ref().unwrap_err();
-            assert!(error.is_transient() && error.delivery().unwrap().unsent().is_some());
+            assert!(error.is_transient() && error.delivery().unwrap().retry_envelope().is_some());
         }
     }
 }
@@ -491,7 +491,7 @@ fn messages_of_a_batch_tell_how_long_they_took_as_a_whole() {
         "-- hello PIPELINING, CHUNKING\n{ENVELOPE}-- pause\n{TAKEN}C: 1\nC: .\n-- pause\nS: 250 taken"
     ));
     let results = send_all(&mut connect(&server), mails(1));
-    let took = results[0].as_ref().unwrap().took();
+    let took = results[0].as_ref().unwrap().timings();
     assert!(took.total >= Duration::from_millis(90) && took.total < PATIENCE, "{took:?}");
     assert_eq!((took.envelope, took.content, took.end), Default::default());
 }
@@ -501,7 +501,7 @@ fn a_single_message_tells_how_long_each_of_its_phases_took() {
     let server = Server::playing(format!(
         "-- hello PIPELINING, CHUNKING\n{ENVELOPE}-- pause\n{TAKEN}C: 1\nC: .\n-- pause\nS: 250 taken"
     ));
-    let took = deliver(&mut connect(&server), &numbered(1)).unwrap().took();
+    let took = deliver(&mut connect(&server), &numbered(1)).unwrap().timings();
     let pause = Duration::from_millis(45);
     assert!(took.envelope >= pause && took.end >= pause && took.total >= took.envelope + took.end);
     assert!(took.total < PATIENCE);
@@ -527,7 +527,7 @@ fn an_envelope_of_what_is_unsent_leaves_out_what_is_done_or_hopeless() {
     );
     let mail = mail_to(&["a@example.org", "b@example.org", "c@example.org"]);
     let delivery = deliver(&mut connect(&server), &mail).unwrap();
-    let unsent = delivery.unsent().unwrap();
+    let unsent = delivery.retry_envelope().unwrap();
     let left: Vec<_> = unsent.recipients().iter().map(|r| r.as_str()).collect();
     assert_eq!(left, ["c@example.org"]);
 }
@@ -537,11 +537,11 @@ fn retry_says_what_may_be_done() {
     let retry_of = |script: &str| {
         let server = Server::playing(format!("-- hello\n{script}"));
         let error = send_error(&mut connect(&server), &mail());
-        (error.retry(), error.delivery().unwrap().unsent().is_some())
+        (error.retry(), error.delivery().unwrap().retry_envelope().is_some())
     };
     let sent = "-- envelope\nC: DATA\nS: 354 go on\nC: Hello\nC: .\n";
     let mail = "C: MAIL FROM:<alice@example.org>\n";
-    assert_eq!(retry_of(&format!("{sent}-- close")), (Retry::MayDouble, false));
+    assert_eq!(retry_of(&format!("{sent}-- close")), (Retry::MayDuplicate, false));
     assert_eq!(retry_of(&format!("{sent}S: 451 later\nC: RSET\nS: 250 ok")), (Retry::Later, true));
     assert_eq!(retry_of(&format!("{sent}S: 554 no\nC: RSET\nS: 250 ok")), (Retry::Never, false));
     assert_eq!(retry_of(&format!("{mail}-- close")), (Retry::Now, true));
@@ -680,7 +680,7 @@ fn the_time_that_an_iterator_takes_is_not_that_of_the_call() {
     let mut client = block_on(builder.connect()).unwrap();
     let mut batch = client.send_all(given.iter());
     let (_, result) = block_on(batch.next()).unwrap();
-    assert!(result.unwrap().took().total < Duration::from_millis(400));
+    assert!(result.unwrap().timings().total < Duration::from_millis(400));
     assert!(block_on(batch.next()).is_none());
 }
 

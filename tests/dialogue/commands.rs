@@ -459,7 +459,7 @@ fn behaviour_42_the_limit_of_a_call_is_for_that_call() {
          -- silence",
     );
     let mut client = block_on(builder(&server).deadline(SHORT).connect()).unwrap();
-    block_on(client.within(PATIENCE).noop()).unwrap(); // longer than the builder's
+    block_on(client.next_call_deadline(PATIENCE).noop()).unwrap(); // longer than the builder's
     let error = ends_in_time(&mut client, |client| block_on(client.noop())); // the builder's again
     assert!(matches!(error, Error::Timeout(Phase::Noop)));
 }
@@ -468,15 +468,21 @@ fn behaviour_42_the_limit_of_a_call_is_for_that_call() {
 fn behaviour_42_a_call_can_have_less_time_than_the_others() {
     let server = Server::playing("-- hello\nC: MAIL FROM:<alice@example.org>\n-- silence");
     let mut client = connect(&server);
-    ends_in_time(&mut client, |client| block_on(client.within(SHORT).send(&mail())));
+    ends_in_time(&mut client, |client| block_on(client.next_call_deadline(SHORT).send(&mail())));
 }
 
 #[test]
 fn the_limit_of_a_call_is_used_up_by_one_that_says_nothing() {
     let server = Server::playing("-- hello\nC: NOOP\nS: 250 ok");
     let mut client = connect(&server);
-    assert!(matches!(block_on(client.within(Duration::ZERO).vrfy("\n", &[])), Err(Error::Config(_))));
-    assert!(matches!(block_on(client.within(Duration::ZERO).login("", "")), Err(Error::Config(_))));
+    assert!(matches!(
+        block_on(client.next_call_deadline(Duration::ZERO).vrfy("\n", &[])),
+        Err(Error::Config(_))
+    ));
+    assert!(matches!(
+        block_on(client.next_call_deadline(Duration::ZERO).login("", "")),
+        Err(Error::Config(_))
+    ));
     assert_open(&mut client);
 }
 
@@ -486,7 +492,7 @@ fn behaviour_42_a_call_without_time_ends_at_once() {
         let server = Server::playing("-- hello");
         let mut client = connect(&server);
         let start = Instant::now();
-        let error = say(client.within(Duration::ZERO)).unwrap_err();
+        let error = say(client.next_call_deadline(Duration::ZERO)).unwrap_err();
         assert!(matches!(error, Error::Timeout(at) if at == phase), "{line}: {error:?}");
         assert!(start.elapsed() < PATIENCE / 10);
         assert_closed(&mut client);
@@ -788,7 +794,7 @@ fn a_lost_answer_to_content_is_in_doubt() {
     }
     let server = Server::playing("-- hello\nC: DATA\nS: 354 go on\n-- body\n-- silence");
     let mut client = connect(&server);
-    let error = ends_in_time(&mut client, |client| block_on(client.within(SHORT).data("Hello")));
+    let error = ends_in_time(&mut client, |client| block_on(client.next_call_deadline(SHORT).data("Hello")));
     assert!(error.in_doubt());
 }
 
@@ -1030,7 +1036,7 @@ fn a_mechanism_of_ones_own_needs_no_builder() {
             "CRAM-MD5" // it may stand in for one of ours
         }
         fn answer(&mut self, _: &[u8]) -> postino::proto::Answer {
-            postino::proto::Answer::Say(b"ticket".to_vec())
+            postino::proto::Answer::Respond(b"ticket".to_vec())
         }
     }
     let server =
@@ -1178,7 +1184,7 @@ mod starttls {
             peer.ignore();
         });
         let mut client = plain(&server);
-        let error = ends_in_time(&mut client, |client| block_on(client.within(SHORT).starttls()));
+        let error = ends_in_time(&mut client, |client| block_on(client.next_call_deadline(SHORT).starttls()));
         assert!(matches!(error, Error::Timeout(Phase::Tls)));
     }
 

@@ -134,7 +134,7 @@ fn a_refused_part_does_not_keep_the_message_from_the_others() {
     let delivery = deliver(&mut connect(&server), &mail_to(&[A, B])).unwrap();
     let each: Vec<_> = delivery.recipients().map(|r| r.outcome()).collect();
     assert_eq!(each, [Outcome::Refused, Outcome::Accepted]);
-    assert_eq!(delivery.unsent().unwrap().recipients().len(), 1);
+    assert_eq!(delivery.retry_envelope().unwrap().recipients().len(), 1);
 }
 
 #[test]
@@ -224,7 +224,7 @@ fn a_message_that_is_refused_in_every_part_is_refused() {
     assert_eq!(outcome(&error), Outcome::Refused);
     assert!(matches!(cause(&error), Error::Refused { reply, .. } if reply.code() == 550), "{error:?}");
     assert!(error.is_transient(), "one of them may have it later");
-    assert_eq!(error.delivery().unwrap().unsent().unwrap().recipients()[0].as_str(), B);
+    assert_eq!(error.delivery().unwrap().retry_envelope().unwrap().recipients()[0].as_str(), B);
     assert_open(&mut client);
 }
 
@@ -237,7 +237,7 @@ fn a_connection_lost_in_the_first_part_leaves_all_unsent_and_is_the_cause() {
     let error = send_error(&mut connect(&server), &mail_to(&[A, B]));
     assert_eq!(outcome(&error), Outcome::NotSent);
     assert!(matches!(cause(&error), Error::Closed(_) | Error::Io { .. }), "{error:?}");
-    assert_eq!(error.delivery().unwrap().unsent().unwrap().recipients().len(), 2);
+    assert_eq!(error.delivery().unwrap().retry_envelope().unwrap().recipients().len(), 2);
 }
 
 #[test]
@@ -328,7 +328,7 @@ fn quit_waits_for_the_recipients_that_were_too_many() {
 fn each_of_three(client: &mut Client, mail: &dyn Mail) -> (Vec<Outcome>, usize) {
     let delivery = deliver(client, mail).unwrap();
     let each = delivery.recipients().map(|recipient| recipient.outcome()).collect();
-    (each, delivery.unsent().map_or(0, |envelope| envelope.recipients().len()))
+    (each, delivery.retry_envelope().map_or(0, |envelope| envelope.recipients().len()))
 }
 
 #[test]
@@ -384,7 +384,7 @@ fn content_that_can_be_read_once_goes_to_no_further_transaction() {
     assert_eq!(each, (vec![Outcome::Accepted, Outcome::Accepted, Outcome::Refused], 1));
     let server = Server::playing(script);
     let results = send_all(&mut connect(&server), vec![reader()]);
-    assert_eq!(results[0].as_ref().unwrap().unsent().unwrap().recipients().len(), 1);
+    assert_eq!(results[0].as_ref().unwrap().retry_envelope().unwrap().recipients().len(), 1);
 }
 
 #[test]
@@ -395,7 +395,7 @@ fn all_or_nothing_goes_to_no_further_transaction() {
     ));
     let mut client = block_on(builder(&server).all_or_nothing(true).connect()).unwrap();
     let error = send_error(&mut client, &mail_to(&[A, B]));
-    assert_eq!(error.delivery().unwrap().unsent().unwrap().recipients().len(), 2);
+    assert_eq!(error.delivery().unwrap().retry_envelope().unwrap().recipients().len(), 2);
 }
 
 #[test]
@@ -421,7 +421,7 @@ fn splitting_very_many_recipients_ends_at_the_deadline() {
     let mut client = connect(&server);
     let to: Vec<String> = (0..10_000).map(|number| format!("u@{number}.example")).collect();
     let mail = Raw::bytes(Envelope::new("alice@example.org", to).unwrap(), b"Hello\r\n");
-    client.within(std::time::Duration::ZERO);
+    client.next_call_deadline(std::time::Duration::ZERO);
     let error = send_error(&mut client, &mail);
     assert!(error.is_timeout(), "{error:?}");
     assert_closed(&mut client);
@@ -445,7 +445,7 @@ fn a_part_that_was_refused_for_good_does_not_keep_the_others_from_being_retried(
          -- close"
     ));
     let error = send_error(&mut connect(&server), &mail_to(&[A, B]));
-    let unsent = error.delivery().unwrap().unsent().unwrap();
+    let unsent = error.delivery().unwrap().retry_envelope().unwrap();
     assert_eq!((unsent.recipients()[0].as_str(), unsent.recipients().len()), (B, 1));
     assert_eq!(error.retry(), postino::Retry::Now);
     assert!(error.is_transient() && !error.is_permanent());

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use postino::{Address, Envelope, Error, MailOption, Phase, Raw, RcptOption, Ret, WhenLate};
+use postino::{Address, Envelope, Error, MailOption, OnLate, Phase, Raw, RcptOption, Ret};
 
 use super::*;
 
@@ -50,7 +50,7 @@ fn behaviour_73_size_comes_first_and_what_was_asked_for_before_smtputf8_and_body
 fn what_the_server_does_not_offer_is_refused_before_anything_is_sent() {
     let server = Server::playing("-- hello SIZE, 8BITMIME, SMTPUTF8\nC: NOOP\nS: 250 ok");
     let mut client = connect(&server);
-    let late = WhenLate::Return;
+    let late = OnLate::Return;
     for (option, keyword) in [
         (MailOption::Ret(Ret::Full), "DSN"),
         (MailOption::EnvelopeId("x".into()), "DSN"),
@@ -109,7 +109,7 @@ fn times_beyond_what_the_server_takes_are_refused_before_anything_is_sent() {
         "-- hello DELIVERBY 240, FUTURERELEASE 3600 2027-01-31T08:00:00Z\nC: NOOP\nS: 250 ok",
     );
     let mut client = connect(&server);
-    let late = WhenLate::Return;
+    let late = OnLate::Return;
     for option in [
         MailOption::DeliverBy { seconds: 239, late, trace: false },
         MailOption::HoldFor(Duration::from_secs(3601)),

@@ -270,7 +270,7 @@ fn the_limit_of_the_last_call_does_not_end_the_next_message() {
     let pool = pool(&server);
     let limit = Duration::from_millis(500);
     let mut client = block_on(pool.client()).unwrap();
-    block_on(client.within(limit).noop()).unwrap();
+    block_on(client.next_call_deadline(limit).noop()).unwrap();
     drop(client);
     std::thread::sleep(limit); // it is past then
     accepted(&pool);
@@ -293,7 +293,7 @@ fn limits_that_were_set_on_a_client_end_when_it_is_given_back() {
     let mut client = block_on(pool.client()).unwrap();
     client.set_timeout(Duration::ZERO);
     client.set_deadline(Some(Duration::ZERO));
-    client.within(Duration::ZERO);
+    client.next_call_deadline(Duration::ZERO);
     drop(client);
     accepted(&pool);
     block_on(block_on(pool.client()).unwrap().noop()).unwrap();

@@ -106,7 +106,7 @@ fn a_221_to_the_end_of_a_message_leaves_it_in_doubt() {
     let mut client = connect(&server);
     let error = send_error(&mut client, &mail());
     assert_goodbye(cause(&error), Phase::End);
-    assert_eq!((outcome(&error), error.retry()), (Outcome::InDoubt, Retry::MayDouble));
+    assert_eq!((outcome(&error), error.retry()), (Outcome::InDoubt, Retry::MayDuplicate));
     assert!(!error.is_transient() && !error.is_permanent());
     assert_closed(&mut client);
 }
@@ -135,7 +135,7 @@ fn a_221_closes_a_connection_that_is_used_by_hand() {
     let server = Server::playing("-- hello\nC: DATA\nS: 354 go on\nC: Hello\nC: .\nS: 221 bye");
     let error = block_on(connect(&server).data("Hello")).unwrap_err();
     assert_goodbye(&error, Phase::End);
-    assert!(error.in_doubt() && error.retry() == Retry::MayDouble && !error.is_transient());
+    assert!(error.in_doubt() && error.retry() == Retry::MayDuplicate && !error.is_transient());
 }
 
 #[test]

@@ -59,7 +59,7 @@ fn a_batch_goes_on_over_another_connection_when_the_server_ends_the_session() {
 fn a_batch_goes_on_with_joined_envelopes() {
     for enough in ENOUGH {
         let server = Ruled::start(of_two(enough, &["PIPELINING"]));
-        let builder = ruled_builder(&server).joining(JoinPolicy::Always);
+        let builder = ruled_builder(&server).join_envelopes(JoinPolicy::Always);
         let mut client = block_on(builder.connect()).unwrap();
         assert_eq!(outcomes(&send_all(&mut client, mails(7))), "AAAAAAA", "{enough:?}");
         assert_stored(&server, 7);
@@ -189,7 +189,7 @@ fn a_connection_without_progress_is_the_last() {
         assert_eq!(outcomes(&results)[..2], *"AA");
         for result in &results[2..] {
             assert_eq!(
-                result.as_ref().unwrap_err().delivery().unwrap().unsent().unwrap().recipients().len(),
+                result.as_ref().unwrap_err().delivery().unwrap().retry_envelope().unwrap().recipients().len(),
                 1
             );
         }
@@ -256,7 +256,7 @@ fn the_deadline_covers_the_other_connection() {
     ]);
     let mut client = connect(&server);
     accept(&mut client, &numbered(1));
-    client.within(Duration::from_millis(300));
+    client.next_call_deadline(Duration::from_millis(300));
     let error = send_error(&mut client, &numbered(2));
     assert_eq!(error.delivery().unwrap().outcome(), Outcome::NotSent, "{error:?}");
     assert_closed(&mut client);
@@ -335,7 +335,7 @@ fn a_server_that_takes_the_final_dot_off_only_at_the_end_of_a_read_stores_each_m
 #[test]
 fn a_caller_who_asks_for_it_gets_what_such_a_server_does() {
     let server = Ruled::start(Rules { careless: true, ..rules(&["PIPELINING"]) });
-    let builder = ruled_builder(&server).joining(JoinPolicy::Always);
+    let builder = ruled_builder(&server).join_envelopes(JoinPolicy::Always);
     assert_eq!(outcomes(&send_all(&mut block_on(builder.connect()).unwrap(), mails(2))), "AA");
     let stored = server.stored();
     assert!(stored[0].content.contains("MAIL FROM"), "{stored:?}");

@@ -250,7 +250,7 @@ fn behaviour_42_the_longest_duration_is_no_limit() {
     let builder = builder(&server).timeout(Duration::MAX).final_reply_timeout(Duration::MAX);
     let mut client = block_on(builder.deadline(Duration::MAX).connect()).unwrap();
     assert_open(&mut client);
-    block_on(client.within(Duration::MAX).noop()).unwrap();
+    block_on(client.next_call_deadline(Duration::MAX).noop()).unwrap();
 }
 
 #[test]

@@ -594,7 +594,7 @@ fn a_message_refused_for_good_can_be_retried_for_a_recipient_that_was_refused_fo
          S: 250 ok",
     );
     let error = send_error(&mut connect(&server), &mail_to(&["later@example.org", "bob@example.org"]));
-    let unsent = error.delivery().unwrap().unsent().unwrap();
+    let unsent = error.delivery().unwrap().retry_envelope().unwrap();
     assert_eq!(unsent.recipients()[0].as_str(), "later@example.org");
     assert_eq!((unsent.recipients().len(), error.retry()), (1, postino::Retry::Later));
     assert!(error.is_transient() && !error.is_permanent(), "{error:?}");

@@ -55,10 +55,10 @@ fn a_batch_arrives_as_sent_and_joined_where_that_is_safe() {
         let joined = joined(&block_on(five(server, &way(server))).unwrap());
         assert_eq!(joined, server.joins, "{}", server.name);
         if ["postfix", "exim", "sendmail", "smtpserver"].contains(&server.name) {
-            let asked = way(server).joining(JoinPolicy::Always);
+            let asked = way(server).join_envelopes(JoinPolicy::Always);
             assert_eq!(self::joined(&block_on(five(server, &asked)).unwrap()), 4, "{}", server.name);
         }
-        let joining = way(server).joining(JoinPolicy::Never);
+        let joining = way(server).join_envelopes(JoinPolicy::Never);
         assert_eq!(self::joined(&block_on(five(server, &joining)).unwrap()), 0, "{}", server.name);
         assert_eq!(self::joined(&block_on(five(server, &way(server).pipelining(false))).unwrap()), 0);
     });
@@ -83,7 +83,7 @@ fn a_batch_arrives_by_bdat() {
             continue;
         }
         let way = way(&server);
-        for way in [way.clone(), way.clone().joining(JoinPolicy::Never), way.pipelining(false)] {
+        for way in [way.clone(), way.clone().join_envelopes(JoinPolicy::Never), way.pipelining(false)] {
             let dialogue = block_on(five(&server, &way.chunking(true))).unwrap();
             let count = |verb: &str| dialogue.iter().filter(|line| line.starts_with(verb)).count();
             assert_eq!((count("C: BDAT"), count("C: DATA")), (5, 0), "{} {dialogue:#?}", server.name);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use postino::{Address, Envelope, Error, MailOption, Outcome, Raw, RcptOption, Ret, Security, WhenLate};
+use postino::{Address, Envelope, Error, MailOption, OnLate, Outcome, Raw, RcptOption, Ret, Security};
 
 use super::{
     Builder, block_on,
@@ -37,7 +37,7 @@ async fn each_recipient(server: &Server, way: &Builder) -> Result<(), Error> {
             let code_seen = recipient.reply().unwrap().code();
             assert_eq!((recipient.outcome(), code_seen), (outcome, code), "{} {delivery:?}", server.name);
         }
-        let unsent = delivery.unsent().unwrap();
+        let unsent = delivery.retry_envelope().unwrap();
         let mut unsent: Vec<_> = unsent.recipients().iter().map(Address::as_str).collect();
         unsent.sort_unstable();
         assert_eq!(unsent, ["greylist@lab.test", "reject@lab.test"]);
@@ -156,8 +156,8 @@ fn what_else_is_asked_for_arrives_as_it_was_set() {
     let options = [
         (MailOption::Priority(-9), "MT-PRIORITY=-9"),
         (MailOption::Priority(3), "MT-PRIORITY=3"),
-        (late(120, WhenLate::Return, true), "BY=120;RT"),
-        (late(-5, WhenLate::Notify, false), "BY=-5;N"),
+        (late(120, OnLate::Return, true), "BY=120;RT"),
+        (late(-5, OnLate::Notify, false), "BY=-5;N"),
         (MailOption::HoldFor(Duration::from_secs(604_800)), "HOLDFOR=604800"),
         (MailOption::HoldUntil("2027-01-31T08:00:00Z".into()), "HOLDUNTIL=2027-01-31T08:00:00Z"),
         (MailOption::RequireTls, "REQUIRETLS"),

@@ -130,7 +130,7 @@ impl Mechanism for Ticket {
 
     fn answer(&mut self, challenge: &[u8]) -> Answer {
         self.0.extend_from_slice(challenge);
-        Answer::Say(self.0.clone())
+        Answer::Respond(self.0.clone())
     }
 }
 

@@ -52,13 +52,13 @@ mod blocking {
 
     #[test]
     fn a_callback_that_does_not_come_back_does_not_hold_a_stop() {
-        let stopper = postino::Stopper::new();
-        let stop = stopper.clone();
+        let stop_handle = postino::StopHandle::new();
+        let stop = stop_handle.clone();
         let other = std::thread::spawn(move || {
             std::thread::sleep(std::time::Duration::from_millis(100));
             stop.stop();
         });
-        let error = with_sleeping_callback(|builder| builder.stopper(&stopper));
+        let error = with_sleeping_callback(|builder| builder.stop_handle(&stop_handle));
         assert!(matches!(error, postino::Error::Stopped(_)), "{error:?}");
         other.join().unwrap();
     }

@@ -12,7 +12,7 @@ fn builder(plan: &Plan, port: u16) -> Builder {
         .lmtp(plan.character.lmtp)
         .chunking(plan.chunking)
         .pipelining(plan.pipelining)
-        .joining(if plan.joining { JoinPolicy::Always } else { JoinPolicy::Never })
+        .join_envelopes(if plan.joining { JoinPolicy::Always } else { JoinPolicy::Never })
         .all_or_nothing(plan.all_or_nothing)
         .timeout(LIMIT)
         .final_reply_timeout(LIMIT);

@@ -360,17 +360,17 @@ impl Session {
 
     fn run(&self, limit: Duration) -> Result<(), Trouble> {
         let (part, ends, watch) = self.line_up(limit);
-        let (builder, stopper) = stoppable(self.builder(limit));
+        let (builder, stop_handle) = stoppable(self.builder(limit));
         let start = Instant::now();
         let (server, link) = self.serve(part, &ends);
         if self.connects() && self.event == Event::Cancel {
             let (connected, took) = match link {
                 Link::None => {
                     let builder = builder.port(server.port());
-                    cancelled(ends.bell, &stopper, || {}, || builder.connect())
+                    cancelled(ends.bell, &stop_handle, || {}, || builder.connect())
                 }
                 Link::Tcp(socket) => {
-                    cancelled(ends.bell, &stopper, || {}, || builder.connect_over(tcp(socket)))
+                    cancelled(ends.bell, &stop_handle, || {}, || builder.connect_over(tcp(socket)))
                 }
                 Link::Unix(_) => panic!("nothing is cancelled there"),
             };
@@ -390,7 +390,7 @@ impl Session {
         }
         match connected {
             Ok(mut client) => {
-                let (result, took) = self.call(&mut client, ends, lent, &stopper, limit);
+                let (result, took) = self.call(&mut client, ends, lent, &stop_handle, limit);
                 self.judge(watch, server, result, Some(client), took)
             }
             Err(e) => {
@@ -453,7 +453,7 @@ impl Session {
         client: &mut Client,
         ends: Ends,
         lent: Option<TcpStream>,
-        stopper: &Stopper,
+        stop_handle: &StopHandle,
         limit: Duration,
     ) -> (Made, Duration) {
         let Ends { go, told, bell, .. } = ends;
@@ -461,19 +461,19 @@ impl Session {
             ($after:expr, $call:expr, $done:expr) => {{
                 let start = Instant::now();
                 let (result, took) = match self.event {
-                    Event::Cancel => cancelled(bell, stopper, $after, || $call),
+                    Event::Cancel => cancelled(bell, stop_handle, $after, || $call),
                     _ => (Some(block_on($call)), start.elapsed()),
                 };
                 (result.map(|result| result.map($done)), took)
             }};
         }
         let client = match self.event {
-            Event::Deadline if !self.is_idle() => client.within(limit),
+            Event::Deadline if !self.is_idle() => client.next_call_deadline(limit),
             _ => client,
         };
         match self.scene.phase {
             Phase::Noop if self.is_idle() => {
-                self.idle(client, stopper, &go, &told, lent, limit);
+                self.idle(client, stop_handle, &go, &told, lent, limit);
                 let start = Instant::now();
                 let result = block_on(client.noop());
                 (Some(result.map(|_| Done::Said)), start.elapsed())
@@ -493,7 +493,7 @@ impl Session {
     fn idle(
         &self,
         client: &mut Client,
-        stopper: &Stopper,
+        stop_handle: &StopHandle,
         go: &Sender<()>,
         told: &Receiver<()>,
         lent: Option<TcpStream>,
@@ -507,7 +507,7 @@ impl Session {
         told.recv_timeout(PATIENCE).unwrap();
         if self.event == Event::Cancel {
             drop(lent);
-            cancel_idle(client, stopper);
+            cancel_idle(client, stop_handle);
         } else if self.is_seen() {
             arrived(&lent.unwrap());
         }
@@ -648,7 +648,7 @@ impl Watch {
         }
         let in_doubt = outcomes.contains(&Outcome::InDoubt);
         match result {
-            Some(Err(e)) if e.in_doubt() != in_doubt || (e.retry() == Retry::MayDouble) != in_doubt => {
+            Some(Err(e)) if e.in_doubt() != in_doubt || (e.retry() == Retry::MayDuplicate) != in_doubt => {
                 Err(format!("in doubt or not? {e:?}"))
             }
             _ => Ok(()),
@@ -783,12 +783,12 @@ fn connecting(event: Event) -> Result<(), String> {
         Event::Cancel => {
             let hole = hole();
             let (ring, bell) = bell();
-            let (builder, stopper) = stoppable(to(hole.address()));
+            let (builder, stop_handle) = stoppable(to(hole.address()));
             let ringing = thread::spawn(move || {
                 thread::sleep(Duration::from_millis(50)); // it is under way then, mostly
                 ring();
             });
-            let (done, took) = cancelled(bell, &stopper, || {}, || builder.connect());
+            let (done, took) = cancelled(bell, &stop_handle, || {}, || builder.connect());
             ringing.join().unwrap();
             match (done, WORLD) {
                 (None, World::Aio) if took < CEILING => Ok(()),

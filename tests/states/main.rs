@@ -38,7 +38,7 @@ mod blocking {
         time::{Duration, Instant},
     };
 
-    use postino::{Builder, Client, Error, Stopper, Transport};
+    use postino::{Builder, Client, Error, StopHandle, Transport};
 
     use crate::{rules::World, support::PATIENCE};
 
@@ -65,20 +65,20 @@ mod blocking {
         (move || _ = ring.send(()), bell)
     }
 
-    fn stoppable(builder: Builder) -> (Builder, Stopper) {
-        let stopper = Stopper::new();
-        (builder.stopper(&stopper), stopper)
+    fn stoppable(builder: Builder) -> (Builder, StopHandle) {
+        let stop_handle = StopHandle::new();
+        (builder.stop_handle(&stop_handle), stop_handle)
     }
 
     /// Stops what an idle client may do.
-    fn cancel_idle(_: &mut Client, stopper: &Stopper) {
-        stopper.stop();
+    fn cancel_idle(_: &mut Client, stop_handle: &StopHandle) {
+        stop_handle.stop();
     }
 
     /// Makes a call, and cancels it when the bell rings. Gives its result, and how long it took from there.
     fn cancelled<T>(
         bell: Bell,
-        stopper: &Stopper,
+        stop_handle: &StopHandle,
         after: impl FnOnce() + Send,
         call: impl FnOnce() -> T,
     ) -> (Option<T>, Duration) {
@@ -87,7 +87,7 @@ mod blocking {
                 let rung = bell.recv_timeout(PATIENCE);
                 let start = Instant::now();
                 if rung.is_ok() {
-                    stopper.stop();
+                    stop_handle.stop();
                 }
                 after();
                 start
@@ -100,14 +100,14 @@ mod blocking {
 
     /// Stops it at some time: in the lookup, or a little before or behind.
     fn cancel_lookup(builder: Builder, number: u32) -> Option<Error> {
-        let (builder, stopper) = stoppable(builder);
+        let (builder, stop_handle) = stoppable(builder);
         thread::scope(|scope| {
             scope.spawn(move || {
                 let start = Instant::now();
                 while start.elapsed() < Duration::from_micros(20) * number {
                     thread::yield_now();
                 }
-                stopper.stop();
+                stop_handle.stop();
             });
             Some(builder.connect().unwrap_err())
         })
@@ -143,7 +143,7 @@ mod aio {
     const WORLD: World = World::Aio;
 
     /// Here one drops the future.
-    type Stopper = ();
+    type StopHandle = ();
 
     fn tcp(socket: TcpStream) -> impl AsyncRead + AsyncWrite + Send + 'static {
         Async::new(socket).unwrap()
@@ -160,17 +160,17 @@ mod aio {
         (move || _ = ring.try_send(()), bell)
     }
 
-    fn stoppable(builder: Builder) -> (Builder, Stopper) {
+    fn stoppable(builder: Builder) -> (Builder, StopHandle) {
         (builder, ())
     }
 
-    fn cancel_idle(client: &mut Client, (): &Stopper) {
+    fn cancel_idle(client: &mut Client, (): &StopHandle) {
         drop(client.noop());
     }
 
     fn cancelled<F: Future>(
         bell: Bell,
-        (): &Stopper,
+        (): &StopHandle,
         after: impl FnOnce() + Send,
         call: impl FnOnce() -> F,
     ) -> (Option<F::Output>, Duration) {

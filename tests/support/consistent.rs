@@ -7,7 +7,7 @@ pub fn is_consistent(error: &Error) -> bool {
     let retry = error.retry();
     let again = matches!(retry, Retry::Now | Retry::Later);
     let Some(delivery) = error.delivery() else {
-        return error.in_doubt() == (retry == Retry::MayDouble)
+        return error.in_doubt() == (retry == Retry::MayDuplicate)
             && (!error.is_transient() || again)
             && (!error.is_permanent() || retry == Retry::Never);
     };
@@ -18,9 +18,9 @@ pub fn is_consistent(error: &Error) -> bool {
     };
     let in_doubt = delivery.recipients().any(|recipient| recipient.outcome() == Outcome::InDoubt);
     let left: Vec<_> = delivery.recipients().filter(can_be_retried).map(|r| r.address().clone()).collect();
-    let unsent = delivery.unsent().map_or(Vec::new(), |envelope| envelope.recipients().to_vec());
+    let unsent = delivery.retry_envelope().map_or(Vec::new(), |envelope| envelope.recipients().to_vec());
     error.in_doubt() == in_doubt
-        && (retry == Retry::MayDouble) == in_doubt
+        && (retry == Retry::MayDuplicate) == in_doubt
         && unsent == left
         && (in_doubt || again != left.is_empty())
         && error.is_transient() == again

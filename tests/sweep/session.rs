@@ -16,7 +16,7 @@ pub fn builder(kind: Kind) -> Builder {
         .danger_plaintext_credentials(true) // there is no TLS on this wire
         .security(postino::Security::Plaintext)
         .pipelining(kind.pipelining)
-        .joining(if kind.joining { JoinPolicy::Always } else { JoinPolicy::Never })
+        .join_envelopes(if kind.joining { JoinPolicy::Always } else { JoinPolicy::Never })
         .chunking(kind.chunking)
 }
 

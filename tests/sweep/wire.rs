@@ -187,7 +187,7 @@ impl postino::Transport for Wire {
     fn shutdown(&mut self) {}
 }
 
-/// For [`postino::Untimed`].
+/// For [`postino::NoTimeouts`].
 impl io::Read for Wire {
     fn read(&mut self, room: &mut [u8]) -> io::Result<usize> {
         postino::Transport::receive(self, room, Some(Instant::now()))

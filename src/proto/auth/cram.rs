@@ -41,7 +41,7 @@ impl Mechanism for Cram {
         for octet in mac.finalize().into_bytes() {
             write!(self.digest, "{octet:02x}").expect("a String takes all");
         }
-        Answer::Say([&*self.user, b" ", self.digest.as_bytes()].concat())
+        Answer::Respond([&*self.user, b" ", self.digest.as_bytes()].concat())
     }
 
     fn secrets(&self) -> Vec<&[u8]> {
@@ -57,14 +57,14 @@ mod tests {
     fn rfc_2195_its_example() {
         let mut cram = Cram::new(b"tim", b"tanstaaftanstaaf");
         let answer = cram.answer(b"<1896.697170952@postoffice.reston.mci.net>");
-        assert_eq!(answer, Answer::Say(b"tim b913a602c7eda7a495b4e6e7334d3890".into()));
+        assert_eq!(answer, Answer::Respond(b"tim b913a602c7eda7a495b4e6e7334d3890".into()));
         assert!(matches!(cram.answer(b"<again>"), Answer::Cancel(_)));
     }
 
     #[test]
     fn behaviour_69_octets_that_are_not_utf_8_are_hashed_as_they_are() {
         let mut cram = Cram::new(b"\xca\xc7", b"\xcb\xb5");
-        let Answer::Say(answer) = cram.answer(b"<x>") else { panic!("no answer") };
+        let Answer::Respond(answer) = cram.answer(b"<x>") else { panic!("no answer") };
         assert!(answer.starts_with(b"\xca\xc7 ") && answer.len() == 3 + 32);
     }
 
@@ -78,7 +78,7 @@ mod tests {
     #[test]
     fn the_digest_is_as_secret_as_the_password() {
         let mut cram = Cram::new(b"user", b"secret");
-        assert!(matches!(cram.answer(&[b'x'; MAX_CHALLENGE]), Answer::Say(_)), "the longest");
+        assert!(matches!(cram.answer(&[b'x'; MAX_CHALLENGE]), Answer::Respond(_)), "the longest");
         assert_eq!(cram.secrets(), [cram.digest.as_bytes()]);
         assert_eq!(cram.digest.len(), 32);
         assert!(matches!(Cram::new(b"u", b"p").answer(&[b'x'; MAX_CHALLENGE + 1]), Answer::Cancel(_)));

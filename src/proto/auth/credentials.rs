@@ -100,7 +100,7 @@ impl Credentials {
     /// # Errors
     ///
     /// [`Error::Config`] if its name is none (RFC 4422 §3.1).
-    pub fn own(mechanism: impl Mechanism + Clone + 'static) -> Result<Credentials, Error> {
+    pub fn custom(mechanism: impl Mechanism + Clone + 'static) -> Result<Credentials, Error> {
         let name: Box<str> = mechanism.name().into();
         check_name(&name)?;
         Ok(Credentials(Kind::Own { name, new: Arc::new(move || Box::new(mechanism.clone())) }))

@@ -69,10 +69,10 @@ pub trait Mechanism: Send + Sync {
 #[derive(Clone, PartialEq, Eq)]
 pub enum Answer {
     /// This is said.
-    Say(Vec<u8>),
+    Respond(Vec<u8>),
     /// The challenge tells why the login fails: this is said, and the refusal follows. The reason becomes the
     /// `details` of [`Error::Auth`](crate::Error::Auth).
-    Concede {
+    AcceptFailure {
         /// What is said.
         say: Vec<u8>,
         /// What the challenge told.
@@ -81,17 +81,17 @@ pub enum Answer {
     /// It cannot go on, for this reason: the server is told so, and the next mechanism is tried.
     Cancel(String),
     /// The server is not the one that it should be, for this reason: nothing more is tried, the connection is closed.
-    Distrust(String),
+    RejectServer(String),
 }
 
 /// Without what is said.
 impl std::fmt::Debug for Answer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Answer::Say(_) => f.write_str("Say(***)"),
-            Answer::Concede { .. } => f.write_str("Concede(***)"),
+            Answer::Respond(_) => f.write_str("Respond(***)"),
+            Answer::AcceptFailure { .. } => f.write_str("AcceptFailure(***)"),
             Answer::Cancel(why) => f.debug_tuple("Cancel").field(why).finish(),
-            Answer::Distrust(why) => f.debug_tuple("Distrust").field(why).finish(),
+            Answer::RejectServer(why) => f.debug_tuple("RejectServer").field(why).finish(),
         }
     }
 }

@@ -279,8 +279,8 @@ impl Auth {
             challenge => mechanism.answer(&challenge.unwrap_or_default()),
         };
         self.state = match answer {
-            Answer::Say(answer) => State::Say(answer),
-            Answer::Concede { say, details } => {
+            Answer::Respond(answer) => State::Say(answer),
+            Answer::AcceptFailure { say, details } => {
                 self.details = Some(self.masked(details));
                 State::Concede(say)
             }
@@ -288,7 +288,7 @@ impl Auth {
                 self.failure = Some(self.masked(why));
                 State::Cancel
             }
-            Answer::Distrust(why) => return Err(self.distrust(why)),
+            Answer::RejectServer(why) => return Err(self.distrust(why)),
         };
         Ok(())
     }

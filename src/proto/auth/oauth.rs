@@ -41,7 +41,7 @@ impl Mechanism for Bearer {
 
     fn answer(&mut self, challenge: &[u8]) -> Answer {
         let details = String::from_utf8_lossy(challenge).into_owned();
-        Answer::Concede { say: self.concede.into(), details }
+        Answer::AcceptFailure { say: self.concede.into(), details }
     }
 }
 
@@ -64,7 +64,7 @@ mod tests {
         );
         let challenge = "eyJzdGF0dXMiOiJpbnZhbGlkX3Rva2VuIiwic2NoZW1lcyI6ImJlYXJlciIsInNjb3BlIjoiaHR0cHM6Ly9tYWlsLmV4\
                          YW1wbGUuY29tLyJ9";
-        let Answer::Concede { say, details } = bearer.answer(&BASE64.decode(challenge).unwrap()) else {
+        let Answer::AcceptFailure { say, details } = bearer.answer(&BASE64.decode(challenge).unwrap()) else {
             panic!("not conceded")
         };
         assert_eq!(BASE64.encode(say), "AQ==");
@@ -88,7 +88,7 @@ mod tests {
             "dXNlcj1zb21ldXNlckBleGFtcGxlLmNvbQFhdXRoPUJlYXJlciB2RjlkZnQ0cW1UYzJOdmIzUmxja0JoYkhSaGRtbHpkR0V1WTI5dENn\
              PT0BAQ=="
         );
-        let Answer::Concede { say, .. } = Bearer::xoauth2("u", "t").answer(b"{}") else {
+        let Answer::AcceptFailure { say, .. } = Bearer::xoauth2("u", "t").answer(b"{}") else {
             panic!("not conceded")
         };
         assert_eq!(say, b"");

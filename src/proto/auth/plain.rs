@@ -59,7 +59,7 @@ impl Mechanism for Login {
 
     fn answer(&mut self, _: &[u8]) -> Answer {
         match self.user.take().or_else(|| self.password.take()) {
-            Some(answer) => Answer::Say(answer),
+            Some(answer) => Answer::Respond(answer),
             None => Answer::Cancel("a challenge when all was said".to_owned()),
         }
     }
@@ -82,8 +82,8 @@ mod tests {
     fn login_says_the_user_and_then_the_password_whatever_the_prompts_say() {
         let mut login = Login::new(b"u", b"");
         assert_eq!(login.initial(), None);
-        assert_eq!(login.answer(b"Password:"), Answer::Say(b"u".into()));
-        assert_eq!(login.answer(b""), Answer::Say(b"".into()));
+        assert_eq!(login.answer(b"Password:"), Answer::Respond(b"u".into()));
+        assert_eq!(login.answer(b""), Answer::Respond(b"".into()));
         assert!(matches!(login.answer(b"Username:"), Answer::Cancel(_)));
     }
 }

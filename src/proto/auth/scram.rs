@@ -160,9 +160,9 @@ impl Scram {
         match BASE64.decode(signature) {
             Ok(signature) if signature == due => {
                 self.state = State::Verified;
-                Answer::Say(Vec::new())
+                Answer::Respond(Vec::new())
             }
-            _ => Answer::Distrust("the server's signature is wrong".to_owned()),
+            _ => Answer::RejectServer("the server's signature is wrong".to_owned()),
         }
     }
 }
@@ -179,7 +179,7 @@ impl Mechanism for Scram {
     fn answer(&mut self, challenge: &[u8]) -> Answer {
         match std::mem::replace(&mut self.state, State::First) {
             State::First if self.proof.is_empty() => match self.prove(challenge) {
-                Ok(answer) => Answer::Say(answer),
+                Ok(answer) => Answer::Respond(answer),
                 Err(why) => Answer::Cancel(why),
             },
             State::Proved(due) => self.verify(challenge, &due),
@@ -263,7 +263,7 @@ mod tests {
 
     fn proved() -> Scram {
         let mut scram = rfc_7677();
-        assert!(matches!(scram.answer(SERVER_FIRST), Answer::Say(_)));
+        assert!(matches!(scram.answer(SERVER_FIRST), Answer::Respond(_)));
         scram
     }
 
@@ -273,8 +273,8 @@ mod tests {
         assert_eq!(scram.initial().unwrap(), b"n,,n=user,r=fyko+d2lbbFgONRv9qkxdawL");
         let first = b"r=fyko+d2lbbFgONRv9qkxdawL3rfcNHYJY1ZVvWVs7j,s=QSXCR+Q6sek8bf92,i=4096";
         let last = "c=biws,r=fyko+d2lbbFgONRv9qkxdawL3rfcNHYJY1ZVvWVs7j,p=v0X8v3Bz2T0CJGbJQyF0X+HI4Ts=";
-        assert!(scram.answer(first) == Answer::Say(last.into()));
-        assert!(scram.answer(b"v=rmF9pqV8S7suAoZWja4dJRkFsKQ=") == Answer::Say(Vec::new()));
+        assert!(scram.answer(first) == Answer::Respond(last.into()));
+        assert!(scram.answer(b"v=rmF9pqV8S7suAoZWja4dJRkFsKQ=") == Answer::Respond(Vec::new()));
         assert_eq!(scram.finish("2.7.0 ok"), Ok(()));
         assert_eq!(scram.secrets(), [b"v0X8v3Bz2T0CJGbJQyF0X+HI4Ts="]);
         assert!(matches!(scram.answer(first), Answer::Cancel(_)), "all was said");
@@ -287,8 +287,8 @@ mod tests {
         assert_eq!(scram.initial().unwrap(), b"n,,n=user,r=rOprNGfwEbeRWgbNEkqO");
         let last = "c=biws,r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,\
                     p=dHzbZapWIk4jUhN+Ute9ytag9zjfMHgsqmmiz7AndVQ=";
-        assert!(scram.answer(SERVER_FIRST) == Answer::Say(last.into()));
-        assert!(scram.answer(SERVER_FINAL) == Answer::Say(Vec::new()));
+        assert!(scram.answer(SERVER_FIRST) == Answer::Respond(last.into()));
+        assert!(scram.answer(SERVER_FINAL) == Answer::Respond(Vec::new()));
         assert_eq!(scram.finish(""), Ok(()));
     }
 
@@ -305,7 +305,7 @@ mod tests {
     fn threat_67_a_wrong_signature_is_the_wrong_server() {
         for wrong in ["v=7rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4=", "v=", "", "v=?", "x=1", "m=1"] {
             let mut scram = proved();
-            assert!(matches!(scram.answer(wrong.as_bytes()), Answer::Distrust(_)), "{wrong}");
+            assert!(matches!(scram.answer(wrong.as_bytes()), Answer::RejectServer(_)), "{wrong}");
             assert!(scram.finish("2.7.0 ok").is_err());
         }
         let mut scram = proved();
@@ -347,7 +347,7 @@ mod tests {
     fn extensions_behind_what_is_known_are_let_be() {
         let mut scram = rfc_7677();
         let first = [SERVER_FIRST, b",x=unknown"].concat();
-        assert!(matches!(scram.answer(&first), Answer::Say(_)));
+        assert!(matches!(scram.answer(&first), Answer::Respond(_)));
     }
 
     #[test]
@@ -362,7 +362,7 @@ mod tests {
         ] {
             let mut scram = scram("SCRAM-SHA-256-PLUS", "rOprNGfwEbeRWgbNEkqO", binding);
             assert!(scram.initial().unwrap().starts_with(format!("{header}n=user,r=").as_bytes()));
-            let Answer::Say(last) = scram.answer(SERVER_FIRST) else { panic!("no answer") };
+            let Answer::Respond(last) = scram.answer(SERVER_FIRST) else { panic!("no answer") };
             assert!(last.starts_with(c.as_bytes()), "{}", last.escape_ascii());
         }
     }

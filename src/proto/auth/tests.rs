@@ -33,7 +33,7 @@ impl Talk {
     /// What is said now, as lines.
     fn fill(&mut self) -> (String, Want) {
         let want = self.auth.fill(&mut self.out);
-        self.out.tell(|line| self.log.push(format!("C: {line}")));
+        self.out.drain_log(|line| self.log.push(format!("C: {line}")));
         let said = String::from_utf8(self.out.offer().to_vec()).unwrap();
         self.out.written(said.len());
         (said, want)
@@ -43,7 +43,7 @@ impl Talk {
         let reply = format!("{}\r\n", reply.replace('|', "\r\n"));
         with_reply(&reply, |reply| {
             self.log.push(format!("S: {}", self.auth.keep(reply)));
-            self.out.heard();
+            self.out.reply_arrived();
             self.auth.on_reply(reply, &self.out)
         })
     }
@@ -184,7 +184,7 @@ fn why_one_mechanism_failed_is_not_said_of_the_next() {
 
 #[test]
 fn a_challenge_has_one_line() {
-    let end = Talk::new(Credentials::own(Chatter).unwrap(), tls(), "X-CHATTER")
+    let end = Talk::new(Credentials::custom(Chatter).unwrap(), tls(), "X-CHATTER")
         .end("C: AUTH X-CHATTER\nS: 334-aGk=|334 aGk=\nC: *\nS: 501 cancelled");
     assert!(refused(end).0.contains("no base64"));
 }
@@ -482,15 +482,15 @@ impl Mechanism for Chatter {
 
     fn answer(&mut self, challenge: &[u8]) -> Answer {
         match challenge {
-            b"who" => Answer::Distrust("not you".to_owned()),
-            _ => Answer::Say(challenge.to_vec()),
+            b"who" => Answer::RejectServer("not you".to_owned()),
+            _ => Answer::Respond(challenge.to_vec()),
         }
     }
 }
 
 #[test]
 fn a_mechanism_of_the_callers_own() {
-    let talk = || Talk::new(Credentials::own(Chatter).unwrap(), tls(), "PLAIN X-CHATTER");
+    let talk = || Talk::new(Credentials::custom(Chatter).unwrap(), tls(), "PLAIN X-CHATTER");
     talk().end("C: AUTH X-CHATTER\nS: 334 aGk=\nC: aGk=\nS: 235 in").unwrap();
     let end = talk().end("C: AUTH X-CHATTER\nS: 334 what?\nC: *\nS: 501 cancelled");
     assert!(refused(end).0.contains("no base64"));
@@ -501,7 +501,7 @@ fn a_mechanism_of_the_callers_own() {
 #[test]
 fn threat_65_challenges_without_end_are_ended() {
     let endless = "S: 334 aGk=\nC: aGk=\n".repeat(MAX_ANSWERS);
-    let end = Talk::new(Credentials::own(Chatter).unwrap(), tls(), "X-CHATTER")
+    let end = Talk::new(Credentials::custom(Chatter).unwrap(), tls(), "X-CHATTER")
         .end(&format!("C: AUTH X-CHATTER\n{endless}S: 334 aGk=\nC: *\nS: 501 cancelled"));
     assert!(refused(end).0.contains("without end"));
 }
@@ -682,7 +682,7 @@ proptest! {
             2 => Credentials::token_later("u").unwrap(),
             3 => Credentials::external("u").unwrap(),
             4 => Credentials::anonymous("").unwrap(),
-            _ => Credentials::own(Chatter).unwrap(),
+            _ => Credentials::custom(Chatter).unwrap(),
         };
         let options = AuthOptions { encrypted, ..AuthOptions::default() };
         let all = "LOGIN PLAIN CRAM-MD5 SCRAM-SHA-1 SCRAM-SHA-256 XOAUTH2 OAUTHBEARER EXTERNAL ANONYMOUS X-CHATTER";
