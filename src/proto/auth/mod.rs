@@ -16,6 +16,7 @@ mod oauth;
 mod plain;
 #[cfg(feature = "sasl")]
 mod scram;
+mod table;
 #[cfg(test)]
 mod tests;
 
@@ -183,8 +184,9 @@ impl Auth {
 
     /// Makes the mechanisms ready.
     fn line_up(&mut self) -> Result<(), Error> {
+        let context = table::Context { options: &self.options, plus_offered: self.plus_offered };
         for name in &self.names {
-            self.queue.extend(self.credentials.mechanism(name, &self.options, self.plus_offered)?);
+            self.queue.extend(self.credentials.mechanism(name, &context)?);
         }
         Ok(())
     }
@@ -200,7 +202,7 @@ impl Auth {
         if !self.options.encrypted {
             what.push_str("; perhaps it offers more under TLS");
         }
-        if cfg!(not(feature = "sasl")) && offered.iter().any(|name| credentials::needs_sasl(name)) {
+        if cfg!(not(feature = "sasl")) && offered.iter().any(|name| table::needs_sasl(name)) {
             what.push_str("; postino was built without its feature `sasl`");
         }
         Error::Auth { what: what.into(), details: None, reply: None }
@@ -318,7 +320,7 @@ impl Auth {
         let details = self.details.take();
         self.refusal = Some(Error::Auth { what: what.into(), details, reply: Some(self.keep(reply)) });
 
-        let clear = |mechanism: &dyn Mechanism| matches!(mechanism.name(), "PLAIN" | "LOGIN");
+        let clear = |mechanism: &dyn Mechanism| table::shows_password(mechanism.name());
         let hid_the_password = self.queue.pop_front().is_some_and(|last| !clear(&*last));
         if !self.options.encrypted && !self.options.local && hid_the_password {
             self.queue.retain(|mechanism| !clear(&**mechanism));
