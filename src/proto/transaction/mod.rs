@@ -31,7 +31,7 @@ use std::{collections::VecDeque, fmt};
 
 use self::flight::{Answer, Company, Content, Flight, Replies, Stage, Step};
 use super::{
-    Command, Dialogue, Encoder, Forbidden, MailParameters, Outbox, ReplyRef, Survey, Want,
+    Command, Dialogue, Encoder, MailParameters, Outbox, ReplyErrors, ReplyRef, Survey, Want,
     command::check_line, verdict::Verdict,
 };
 use crate::{Delivery, Envelope, Error, Phase, Reply, delivery::Again};
@@ -45,25 +45,69 @@ const MAX_SPARE: usize = 2;
 /// Budget for storing recipient refusals in full, in octets. After it is used up, only the first line of each refusal is kept.
 const MAX_REFUSALS: usize = 1024 * 1024;
 
-/// How [`Transactions`] are carried out.
+/// How [`Transactions`] are carried out. Everything is off by default.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Options {
-    /// Send commands without waiting for earlier replies. Requires PIPELINING.
-    pub pipelining: bool,
-    /// Send content by BDAT instead of DATA. Requires CHUNKING (RFC 3030).
-    pub chunking: bool,
-    /// Whether the end of a message and the next envelope may be sent together. Requires `pipelining`.
-    pub joining: Joining,
-    /// Send a message to nobody if one of its recipients is refused.
-    pub all_or_nothing: bool,
-    /// Send QUIT together with the end of the last message, and do not wait for its reply. Set it only where the next
-    /// envelope could be sent with it as well: see [`Joining`].
-    pub farewell: bool,
-    /// Speak LMTP: the server answers the end of a message once for each recipient (RFC 2033 §4.2).
-    pub lmtp: bool,
+    pub(crate) pipelining: bool,
+    pub(crate) chunking: bool,
+    pub(crate) joining: Joining,
+    pub(crate) all_or_nothing: bool,
+    pub(crate) farewell: bool,
+    pub(crate) lmtp: bool,
 }
 
 impl Options {
+    /// Returns options that any server understands: one command at a time, content by DATA.
+    #[must_use]
+    pub const fn new() -> Options {
+        Options {
+            pipelining: false,
+            chunking: false,
+            joining: Joining::Off,
+            all_or_nothing: false,
+            farewell: false,
+            lmtp: false,
+        }
+    }
+
+    /// Sets whether commands are sent without waiting for earlier replies. Requires PIPELINING (RFC 2920).
+    #[must_use]
+    pub const fn pipelining(self, pipelining: bool) -> Options {
+        Options { pipelining, ..self }
+    }
+
+    /// Sets whether content is sent by BDAT instead of DATA. Requires CHUNKING (RFC 3030).
+    #[must_use]
+    pub const fn chunking(self, chunking: bool) -> Options {
+        Options { chunking, ..self }
+    }
+
+    /// Sets whether the end of a message and the next envelope may be sent together. Requires
+    /// [`pipelining`](Options::pipelining).
+    #[must_use]
+    pub const fn joining(self, joining: Joining) -> Options {
+        Options { joining, ..self }
+    }
+
+    /// Sets whether a message is sent to nobody if one of its recipients is refused.
+    #[must_use]
+    pub const fn all_or_nothing(self, all_or_nothing: bool) -> Options {
+        Options { all_or_nothing, ..self }
+    }
+
+    /// Sets whether QUIT is sent together with the end of the last message, without waiting for its reply. Use it only
+    /// where the next envelope could be sent with it as well: see [`Joining`].
+    #[must_use]
+    pub const fn farewell(self, farewell: bool) -> Options {
+        Options { farewell, ..self }
+    }
+
+    /// Sets whether the server speaks LMTP: it answers the end of a message once for each recipient (RFC 2033 §4.2).
+    #[must_use]
+    pub const fn lmtp(self, lmtp: bool) -> Options {
+        Options { lmtp, ..self }
+    }
+
     fn joins(self) -> bool {
         self.pipelining && self.joining != Joining::Off
     }
@@ -75,6 +119,7 @@ impl Options {
 /// it, and at least one takes it for a part of the message, which no reply reveals. A server that offers CHUNKING
 /// (RFC 3030) has to frame its input exactly. With other servers, [`Off`](Joining::Off) is the safe choice.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Joining {
     /// Nothing is sent together with the end of a message.
     #[default]
@@ -98,7 +143,7 @@ pub struct Transaction {
     one_by_one: Option<usize>,
 }
 
-/// Checks that each RCPT of an envelope, with its options, is a line of at most [`MAX_COMMAND_LINE`](super::MAX_COMMAND_LINE) octets.
+/// Checks that each RCPT of an envelope, with its options, is a line of at most 2,048 octets.
 ///
 /// # Errors
 ///
@@ -118,7 +163,7 @@ impl Transaction {
         Transaction { envelope, parameters, ahead: false, one_by_one: None }
     }
 
-    /// Checks that MAIL and each RCPT, with their options, are lines of at most [`MAX_COMMAND_LINE`](super::MAX_COMMAND_LINE) octets.
+    /// Checks that MAIL and each RCPT, with their options, are lines of at most 2,048 octets.
     ///
     /// # Errors
     ///
@@ -239,8 +284,9 @@ impl Transactions {
     ///
     /// # Errors
     ///
-    /// The content has an octet that must not be sent. The message is not added then.
-    pub fn message_with(&mut self, transaction: Transaction, content: Survey<'_>) -> Result<(), Forbidden> {
+    /// [`Error::Message`] if the content has a NUL. [`Error::Unsupported`] if it has an octet beyond ASCII, and the
+    /// transaction was created without 8BITMIME. The message is not added then.
+    pub fn message_with(&mut self, transaction: Transaction, content: Survey<'_>) -> Result<(), Error> {
         let mut room = self.spare.pop().unwrap_or_default();
         room.clear();
         Encoder::of(transaction.parameters, self.options.chunking).push_all(content, &mut room)?;
@@ -302,7 +348,7 @@ impl Transactions {
 
     /// Returns whether all of a message was put into the outbox. The number is that of [`Want::Body`].
     #[must_use]
-    pub fn is_said(&self, number: usize) -> bool {
+    pub(crate) fn is_said(&self, number: usize) -> bool {
         number < self.over + self.writing
     }
 
