@@ -29,7 +29,7 @@ fn encoder(bencher: Bencher<'_, '_>, line: &str) {
     // A transaction that wants content, by DATA.
     let envelope = Envelope::new("a@example.org", ["b@example.net"]).expect("both are addresses");
     let parameters = MailParameters::default().eight_bit(true);
-    let mut talk = Transactions::new(Options::new(), false);
+    let mut talk = Transactions::new(Options::default(), false);
     let (mut out, mut inbox) = (Outbox::default(), Inbox::default());
     talk.message(Transaction::new(envelope, parameters));
     while !matches!(talk.fill(&mut out), Want::Body(_)) {
@@ -82,7 +82,7 @@ fn transactions(bencher: Bencher<'_, '_>, way: &str) {
 }
 
 fn converse(chunking: bool, at_hand: bool, envelope: &Envelope, text: &[u8], count: usize) -> usize {
-    let options = Options::new().pipelining(true).chunking(chunking).joining(Joining::Works);
+    let options = Options::default().pipelining(true).chunking(chunking).joining(Joining::Works);
     let mut talk = Transactions::new(options, false);
     let (mut out, mut inbox) = (Outbox::default(), Inbox::default());
     let (mut posted, mut begun, mut accepted) = (0, None, 0);

@@ -12,8 +12,8 @@ use std::{borrow::Cow, vec};
 use postino::{
     Capabilities, Envelope, Error,
     proto::{
-        Dialogue, Hello, HelloName, Inbox, Joining, MailParameters, Options, Outbox, Simple, Survey,
-        Transaction, Transactions, Upgrade, Want,
+        Dialogue, Hello, Inbox, Joining, MailParameters, Options, Outbox, Simple, Survey, Transaction,
+        Transactions, Upgrade, Want,
     },
 };
 
@@ -31,7 +31,7 @@ fn main() -> Result<(), Error> {
     let flights = SERVER.into_iter().chain([GOODBYE]).map(str::as_bytes).collect::<Vec<_>>();
     let mut wire = Wire { inbox: Inbox::default(), out: Outbox::default(), server: flights.into_iter() };
 
-    let mut hello = Hello::new(HelloName::new("client.example.org")?, Upgrade::Never, false);
+    let mut hello = Hello::new("client.example.org", Upgrade::Never, false)?;
     wire.finish(&mut hello)?;
     let (_, _, capabilities) = hello.into_parts();
 
@@ -54,7 +54,7 @@ fn main() -> Result<(), Error> {
 /// Sends all messages, and tells what became of each.
 fn send(wire: &mut Wire, capabilities: &Capabilities, mails: &[(&str, Envelope)]) -> Result<(), Error> {
     let pipelining = capabilities.offers("PIPELINING");
-    let options = Options::new().pipelining(pipelining).joining(Joining::Untried);
+    let options = Options::default().pipelining(pipelining).joining(Joining::Untried);
     let mut talk = Transactions::new(options, false);
     // Those that the server cannot take are found before anything is said.
     let letters = mails.iter().map(|(content, envelope)| transaction(capabilities, envelope, content));

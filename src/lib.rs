@@ -262,7 +262,7 @@ pub use self::{
     error::{Error, Phase, Retry},
     message::{Mail, Message, Raw},
     proto::{
-        Capabilities,
+        capabilities::Capabilities,
         reply::{EnhancedCode, Reply},
     },
     tls::TlsVersion,

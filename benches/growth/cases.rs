@@ -6,12 +6,9 @@ use std::{
 };
 
 use postino::{
-    Envelope, Mail, Message,
+    Capabilities, Envelope, Mail, Message,
     message::{Attachment, Mailbox, header_length, without_bcc},
-    proto::{
-        Capabilities, Dialogue, Inbox, MailParameters, Options, Outbox, Survey, Transaction, Transactions,
-        Want,
-    },
+    proto::{Dialogue, Inbox, MailParameters, Options, Outbox, Survey, Transaction, Transactions, Want},
 };
 
 /// Its name, the smallest number, and the work.
@@ -107,7 +104,7 @@ fn content(text: &str) {
     let survey = Survey::of(text.as_bytes());
     let parameters = MailParameters::default().eight_bit(true);
     let (mut talk, mut out, mut inbox) =
-        (Transactions::new(Options::new(), false), Outbox::default(), Inbox::default());
+        (Transactions::new(Options::default(), false), Outbox::default(), Inbox::default());
     talk.message(Transaction::new(envelope(1), parameters));
     for reply in ["250 ok\r\n", "250 ok\r\n", "354 go on\r\n"] {
         talk.fill(&mut out);
@@ -154,7 +151,7 @@ fn mechanisms(n: usize) {
 
 /// The dialogue of one message, with a server that refuses every other recipient.
 fn transaction(n: usize, lmtp: bool) {
-    let options = Options::new().pipelining(true).lmtp(lmtp);
+    let options = Options::default().pipelining(true).lmtp(lmtp);
     let (mut talk, mut out, mut inbox) =
         (Transactions::new(options, false), Outbox::default(), Inbox::default());
     talk.message(Transaction::new(envelope(n), MailParameters::default()));

@@ -187,7 +187,7 @@ impl Client {
     }
 
     async fn hello(&mut self, upgrade: Upgrade) -> Result<(), Error> {
-        let hello = Hello::new(self.hello_name(), upgrade, self.settings.credentials.is_some());
+        let hello = Hello::named(self.hello_name(), upgrade, self.settings.credentials.is_some());
         let hello = hello.lmtp(self.settings.config.lmtp);
         let mut hello = hello.ignoring(self.settings.config.ignored_capabilities.clone());
         if let Err(e) = self.run(&mut hello).await {

@@ -1,6 +1,6 @@
 //! Watches how the replies to each flight arrive, and decides whether pipelining pays on this connection.
 //!
-//! A server that writes each reply by itself, with Nagle's algorithm on, holds back the second reply until the first is
+//! A server that writes each reply separately, with Nagle's algorithm on, holds back the second reply until the first is
 //! acknowledged (RFC 1122 §4.2.3.4). A client that has nothing to send delays that acknowledgement (§4.2.3.2). So each
 //! flight costs a delayed ACK, which is far more than the round trips that it saves on most networks.
 //!
@@ -9,7 +9,7 @@
 
 use std::time::Duration;
 
-/// Shortest wait that is taken for a delayed ACK. Systems delay it by 40 ms or more, some timers fire early.
+/// Shortest wait that is taken for a delayed ACK. Systems delay it by 40 ms or more, but some timers fire early.
 const DELAYED_ACK: Duration = Duration::from_millis(25);
 
 /// Number of stalled flights in a row after which a connection no longer pipelines.
@@ -149,7 +149,7 @@ mod tests {
         for _ in 0..3 {
             assert!(!pace.is_stalled());
             flight(&mut pace, &[1, 40, 0]);
-            flight(&mut pace, &[200]); // the reply to the content, by itself
+            flight(&mut pace, &[200]); // the reply to the content, alone
         }
         assert!(pace.is_stalled());
         for _ in 0..10 {
