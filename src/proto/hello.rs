@@ -245,7 +245,7 @@ impl Dialogue for Hello {
 
     fn on_tls(&mut self) {
         if self.state != State::Handshake {
-            return; // nobody wanted it
+            return; // it was not wanted
         }
         self.wanted.upgrade = Upgrade::Never;
         self.server = Server { greeting: self.server.greeting.take(), ..Server::default() };

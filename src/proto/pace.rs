@@ -58,12 +58,12 @@ impl Pace {
     }
 
     /// A TLS handshake is done. In TLS 1.3 the server may send session tickets before its next reply (RFC 8446 §4.6.1), so
-    /// that the next read stands for several.
+    /// that the next read counts as several.
     pub fn secured(&mut self) {
         self.is_fresh_tls = true;
     }
 
-    /// Octets arrived after a wait of `waited`, which is zero where nobody measures it.
+    /// Octets arrived after a wait of `waited`, which is zero if it is not measured.
     pub fn arrived(&mut self, waited: Duration) {
         self.is_fresh_tls = false;
         self.flight.reads = self.flight.reads.saturating_add(1);
@@ -235,7 +235,7 @@ mod tests {
         }
     }
 
-    /// Sends messages, and goes on one command at a time after so many replies.
+    /// Sends messages, and goes on one command at a time after this number of replies.
     fn slow_down_after(replies: usize, options: Options) {
         const MESSAGES: usize = 5;
         let (mut talk, mut out, mut inbox) =

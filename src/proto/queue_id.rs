@@ -140,7 +140,7 @@ mod tests {
 
     /// Replies as documentation and the logs of others show them, some shortened.
     const KNOWN: [(&str, &str); 37] = [
-        // Postfix, with short and long ids; behind amavis; as SendGrid, Mandrill, Fastmail and others answer.
+        // Postfix, with short and long ids; after amavis; as SendGrid, Mandrill, Fastmail and others answer.
         ("2.0.0 Ok: queued as 5B1293FCCD", "5B1293FCCD"),
         ("2.0.0 Ok: queued as 4bXyZ9Qm2Rz1kT", "4bXyZ9Qm2Rz1kT"),
         ("2.0.0 from MTA(smtp:[127.0.0.1]:10025): 250 2.0.0 Ok: queued as BF88888888", "BF88888888"),
@@ -172,7 +172,7 @@ mod tests {
         // qmail, and what others add to its answer.
         ("ok 1375388751 qp 26627", "26627"),
         ("ok 1349174460 qp 13230 by mx1.example.org", "13230"),
-        // Courier; Haraka, by itself and behind the answer of the next server.
+        // Courier; Haraka, alone and after the answer of the next server.
         ("Ok. 000000000006A5B8.000000005F3D2A51.00003C5E", "000000000006A5B8.000000005F3D2A51.00003C5E"),
         ("Message Queued (2E3D5E0B-2F4C-4A3C-9C6B-0D0F4B6C1A11.1)", "2E3D5E0B-2F4C-4A3C-9C6B-0D0F4B6C1A11.1"),
         // Exchange 2010 and later, Microsoft 365.
@@ -233,7 +233,7 @@ mod tests {
         "OK: Message accepted for delivery",
         "2.6.0 Message received",
         "2.0.0 Message queued for delivery.",
-        // Tencent says this of every message; Alibaba's word is the same for all.
+        // Tencent answers this for every message; Alibaba's text is the same for all.
         "OK: queued as.",
         "Ok: queued as",
         "Data Ok: queued as freedom",

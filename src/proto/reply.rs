@@ -238,12 +238,13 @@ impl fmt::Display for ReplyRef<'_> {
     }
 }
 
-/// Octets as a terminal can show them: none plays with it.
+/// Writes octets so that a terminal can show them safely: control characters are escaped.
 fn show(octets: &[u8], f: &mut dyn fmt::Write) -> fmt::Result {
     for c in String::from_utf8_lossy(octets).chars() {
-        match c.is_control() {
-            true => write!(f, "{}", c.escape_default())?,
-            false => write!(f, "{c}")?,
+        if c.is_control() {
+            write!(f, "{}", c.escape_default())?;
+        } else {
+            write!(f, "{c}")?;
         }
     }
     Ok(())
@@ -252,11 +253,11 @@ fn show(octets: &[u8], f: &mut dyn fmt::Write) -> fmt::Result {
 /// An enhanced status code: class, subject, detail (RFC 3463), as in `5.1.1`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct EnhancedCode {
-    /// 2, 4 or 5: as the first digit of the reply.
+    /// Class: 2, 4 or 5, as the first digit of the reply.
     pub class: u8,
-    /// What it is about: 1 addresses, 2 mailboxes, 3 systems, 4 networks, 5 protocol, 6 content, 7 policy.
+    /// Subject: 1 addresses, 2 mailboxes, 3 systems, 4 networks, 5 protocol, 6 content, 7 policy; 0 other.
     pub subject: u16,
-    /// The detail.
+    /// Detail, whose meaning depends on the subject (RFC 3463 §3).
     pub detail: u16,
 }
 

@@ -95,7 +95,7 @@ impl Simple {
         Ok(Simple::new(Phase::Vrfy, What::Line(line)))
     }
 
-    /// EXPN: who is on a list.
+    /// EXPN: the members of a list.
     ///
     /// # Errors
     ///

@@ -259,7 +259,7 @@ impl Hash {
 mod tests {
     use super::*;
 
-    /// One whose nonce is known, before anything was said.
+    /// A mechanism with a known nonce, before its first message.
     fn scram(name: &'static str, nonce: &str, binding: Binding) -> Scram {
         let hash = if name == "SCRAM-SHA-1" { Hash::Sha1 } else { Hash::Sha256 };
         let iterations = MIN_SCRAM_ITERATIONS..=100_000;
