@@ -49,8 +49,9 @@ impl Client {
             // Some servers take what follows the end of a message for a part of it: RFC 3030 does not let them be so
             // careless. Dovecot 2.3's submission crashes on an envelope behind a final dot that it has not answered (an
             // assertion in its smtp-server-transaction.c), and leaves the message in doubt: hardly any other offers BURL
-            // (RFC 4468).
-            JoinPolicy::Automatic => chunking && !self.capabilities.offers("BURL"),
+            // (RFC 4468). In LMTP a server that refuses a message once, and not for each recipient, would have the replies to
+            // the envelope taken for those that it owes.
+            JoinPolicy::Automatic => chunking && !config.lmtp && !self.capabilities.offers("BURL"),
             JoinPolicy::Always => true,
             JoinPolicy::Never => false,
         };
