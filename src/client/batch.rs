@@ -300,7 +300,7 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
         let Entry::Under { letter, parts, .. } = &mut self.entries[at] else { return }; // it is one
         let (letter, parts) = (letter.take(), parts.take());
         self.entries[at] = Entry::Done(match parts {
-            Some(parts) => end_of(parts, result),
+            Some(parts) => end_of(*parts, result),
             None => result,
         });
         if let Some(letter) = letter {
@@ -435,7 +435,7 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
         let (at, Some(parts)) = (*at, parts.take()) else { return };
         match self.entries.get_mut(at) {
             Some(Entry::Under { parts: place, .. }) => *place = Some(parts),
-            Some(Entry::Done(result)) => *result = end_of(parts, std::mem::replace(result, Err(NO_RESULT))),
+            Some(Entry::Done(result)) => *result = end_of(*parts, std::mem::replace(result, Err(NO_RESULT))),
             Some(Entry::Again(..)) | None => {}
         }
     }
@@ -454,7 +454,7 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
 }
 
 /// What became of a message with this last transaction, though others were left.
-fn end_of(mut parts: Box<Parts>, result: Result<Delivery, Error>) -> Result<Delivery, Error> {
+fn end_of(mut parts: Parts, result: Result<Delivery, Error>) -> Result<Delivery, Error> {
     parts.settle(result, None);
     parts.finish()
 }
