@@ -49,8 +49,9 @@ impl Client {
             // Some servers take what follows the end of a message for a part of it: RFC 3030 does not let them be so
             // careless. Dovecot 2.3's submission crashes on an envelope behind a final dot that it has not answered (an
             // assertion in its smtp-server-transaction.c), and leaves the message in doubt: hardly any other offers BURL
-            // (RFC 4468).
-            JoinPolicy::Automatic => chunking && !self.capabilities.offers("BURL"),
+            // (RFC 4468). In LMTP a server that refuses a message once, and not for each recipient, would have the replies to
+            // the envelope taken for those that it owes.
+            JoinPolicy::Automatic => chunking && !config.lmtp && !self.capabilities.offers("BURL"),
             JoinPolicy::Always => true,
             JoinPolicy::Never => false,
         };
@@ -249,8 +250,8 @@ impl Client {
     ///
     /// Where the server limits the recipients of a message (LIMITS, RFC 9422), the message is sent in parts. If its content
     /// can be read only once, it is refused with [`Error::Message`] instead. If the server answers 452 to a recipient and all
-    /// that follow, because they are too many (RFC 5321 §4.5.3.1.10), these get the message in further transactions, as long
-    /// as each accepts someone. If the content can be read only once, they are refused for now. Neither goes together with
+    /// that follow, because they are too many (RFC 5321 §4.5.3.1.10), these get the message in further transactions, each with
+    /// no more recipients than the one before had room for, until the server has room for none. If the content can be read only once, they are refused for now. Neither goes together with
     /// [`all_or_nothing`](super::Builder::all_or_nothing).
     ///
     /// Where the server limits the messages of a connection, the message is sent over a new one. That is the case if it

@@ -441,3 +441,20 @@ fn recipients_that_were_misread_get_the_message_after_those_that_were_not() {
     let delivery = results[0].as_ref().unwrap();
     assert!(delivery.recipients().all(|recipient| recipient.outcome() == Outcome::Accepted));
 }
+
+#[test]
+fn recipients_that_were_too_many_are_not_said_again_in_every_transaction() {
+    const COUNT: usize = 300;
+    let to: Vec<String> = (0..COUNT).map(|number| format!("u{number}@example.org")).collect();
+    let mail = || Raw::bytes(Envelope::new("alice@example.org", &to).unwrap(), b"Hello\r\n");
+    let rules = Rules { room: Some(7), ..rules(&["PIPELINING"]) };
+    let (one, batch) = (Ruled::start(rules.clone()), Ruled::start(rules));
+    let mut deliveries = vec![deliver(&mut ruled_client(&one), &mail()).unwrap()];
+    deliveries.extend(send_all(&mut ruled_client(&batch), vec![mail()]).into_iter().map(Result::unwrap));
+    for (server, delivery) in [one, batch].iter().zip(deliveries) {
+        assert!(delivery.recipients().all(|recipient| recipient.outcome() == Outcome::Accepted));
+        let stored: Vec<String> = server.stored().into_iter().flat_map(|stored| stored.recipients).collect();
+        assert_eq!(stored, to, "in order, and each once");
+        assert!(server.count("RCPT") <= 2 * COUNT, "{}", server.count("RCPT"));
+    }
+}
