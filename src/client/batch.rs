@@ -380,7 +380,7 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
 
     fn take_results(&mut self) {
         while let Some(result) = self.talk.next_result() {
-            self.client.session.settle(result.is_ok());
+            self.client.settle(result.is_ok());
             // MAIL was answered 452: what else was handed to the machine gets its replies here.
             let ended = goes_elsewhere(&result) && self.client.may_take_over(Some(End::Announced));
             if ended && self.line == Line::Works {
