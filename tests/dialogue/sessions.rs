@@ -578,6 +578,17 @@ fn the_deadline_of_a_call_covers_the_other_connection_of_a_batch() {
 }
 
 #[test]
+fn the_first_message_without_a_connection_tells_why_there_is_none() {
+    let server = Server::playing_each([
+        format!("-- hello PIPELINING, LIMITS MAILMAX=1\n{}C: QUIT\nS: 221 bye", taken(1)),
+        "S: 554 go away".to_owned(),
+    ]);
+    let results = send_all(&mut connect(&server), mails(3));
+    assert_eq!(outcomes(&results), "AN");
+    assert_eq!(refusal(cause(results[1].as_ref().unwrap_err())), (Phase::Greeting, 554));
+}
+
+#[test]
 fn recipients_that_were_too_many_get_the_message_though_quit_has_left() {
     let all = ["a@example.org", "b@example.org"];
     let flight = |recipients: &[&str]| {
