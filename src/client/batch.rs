@@ -94,6 +94,8 @@ pub struct Batch<C: DerefMut<Target = Client>, M, I> {
     /// Nothing more is taken from the iterator until some results were taken: they are many.
     paused: bool,
     line: Line,
+    /// Why there is no other connection, if no result has told so.
+    cause: Option<Error>,
 }
 
 /// The connection, as far as is known.
@@ -204,6 +206,7 @@ impl<C: DerefMut<Target = Client>, M, I> Batch<C, M, I> {
             midway: None,
             paused: false,
             line,
+            cause: None,
         }
     }
 
@@ -363,7 +366,10 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
 
     /// There is no other connection, for this reason: the first message that waits for one has it as its cause.
     fn despair(&mut self, why: Error) {
-        let Some(at) = self.first_again() else { return };
+        let Some(at) = self.first_again() else {
+            self.cause = Some(why);
+            return;
+        };
         if let Entry::Again(letter, result) = &mut self.entries[at] {
             match &mut letter.parts {
                 Some(parts) => parts.fail(why),
@@ -390,7 +396,7 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
 
     fn take_results(&mut self) {
         while let Some(result) = self.talk.next_result() {
-            self.client.session.settle(result.is_ok());
+            self.client.settle(result.is_ok());
             // MAIL was answered 452: what else was handed to the machine gets its replies here.
             let ended = goes_elsewhere(&result) && self.client.may_take_over(Some(End::Announced));
             if ended && self.line == Line::Works {
@@ -448,7 +454,7 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
         if let Some((_, envelope)) = self.alone.take_if(|_| was_alone) {
             let doubt = Outcome::InDoubt;
             let delivery = Delivery::new(envelope, doubt, doubt, None, Vec::new());
-            self.entries.push_back(Entry::Done(Err(lost(delivery))));
+            self.entries.push_back(Entry::Done(Err(lost(delivery, Error::NotConnected))));
         }
     }
 }
@@ -500,12 +506,17 @@ fn hand_over(
 /// Stands where a result was taken from, until another is put there.
 const NO_RESULT: Error = Error::Internal("a message without a result");
 
-fn not_sent<M: Mail>(mail: &M) -> Error {
-    mail.envelope().map_or_else(|e| e, |envelope| lost(Delivery::not_sent(envelope)))
+/// `why` there is no connection, if that is known.
+fn not_sent<M: Mail>(mail: &M, why: Option<Error>) -> Error {
+    let envelope = match mail.envelope() {
+        Ok(envelope) => envelope,
+        Err(e) => return e,
+    };
+    lost(Delivery::not_sent(envelope), why.unwrap_or(Error::NotConnected))
 }
 
-fn lost(delivery: Delivery) -> Error {
-    Error::Transaction { delivery: Box::new(delivery), source: Box::new(Error::NotConnected) }
+fn lost(delivery: Delivery, why: Error) -> Error {
+    Error::Transaction { delivery: Box::new(delivery), source: Box::new(why) }
 }
 
 #[maybe_async]
@@ -547,7 +558,8 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
                     self.give_up(at);
                     continue;
                 }
-                let unsent = Err(not_sent(&self.next_unsent()?));
+                let mail = self.next_unsent()?;
+                let unsent = Err(not_sent(&mail, self.cause.take()));
                 self.line = self.line.after(&unsent);
                 self.entries.push_back(Entry::Done(unsent));
                 continue;
