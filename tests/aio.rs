@@ -453,7 +453,7 @@ fn threat_81_a_message_in_parts_whose_next_is_dropped_is_told_of_for_each_recipi
         };
         assert!(block_on(smol::future::or(async { Some(batch.next().await) }, cut)).is_none());
         let (_, result) = block_on(batch.next()).unwrap();
-        let delivery = result.as_ref().map_or_else(|e| e.delivery().unwrap(), |delivery| delivery);
+        let delivery = result.as_ref().unwrap_or_else(|e| e.delivery().unwrap());
         let each: Vec<_> = delivery.recipients().map(|r| (r.address().as_str(), r.outcome())).collect();
         assert_eq!(each, [(to[0], Accepted), (to[1], second), (to[2], NotSent)]);
         assert!(block_on(batch.next()).is_none());

@@ -82,8 +82,7 @@ fn threat_78_nothing_leaves_before_the_last_reply_of_a_message() {
     let quick = builder(&server).lmtp(true).final_reply_timeout(std::time::Duration::from_millis(300));
     let mails = (0..4).map(|_| mail_to(&["a@example.org", "c@example.org"])).collect();
     let results = send_all(&mut block_on(quick.connect()).unwrap(), mails);
-    let told =
-        results.iter().map(|result| each(result.as_ref().map_or_else(|e| e.delivery().unwrap(), |d| d)));
+    let told = results.iter().map(|result| each(result.as_ref().unwrap_or_else(|e| e.delivery().unwrap())));
     assert_eq!(told.collect::<Vec<_>>(), ["AA", "AA", "RI"], "the last one stays in the iterator");
 }
 
