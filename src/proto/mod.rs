@@ -136,7 +136,7 @@ pub(crate) use self::{
     pace::Pace,
     queue_id::queue_id,
     session::{End, Session},
-    transaction::check_recipients,
+    transaction::{check_recipients, is_too_many},
 };
 use crate::{Error, Phase, Reply};
 

@@ -264,6 +264,25 @@ fn an_attached_file_is_too_large_before_mail() {
     assert_open(&mut client);
 }
 
+/// A file with as many octets as it is said to have, and none of them on a disk.
+#[cfg(target_os = "linux")]
+#[test]
+fn attached_files_that_are_too_large_together_for_any_number_are_too_large_before_mail() {
+    use std::os::fd::AsRawFd;
+    let file = rustix::fs::memfd_create("postino", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
+    rustix::fs::ftruncate(&file, i64::MAX as u64).unwrap();
+    let path = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
+    for files in 1..=4 {
+        let message = (0..files).fold(builder(), |message, _| message.attach(Attachment::path(&path)));
+        let server = Server::playing("-- hello SIZE 100000\nC: NOOP\nS: 250 ok");
+        let mut client = connect(&server);
+        let error = send_error(&mut client, &message.build().unwrap());
+        let Error::TooLarge { size, limit: 100_000 } = error else { panic!("{error:?}") };
+        assert!(size > i64::MAX as u64 && (size == u64::MAX || files == 1), "{size}");
+        assert_open(&mut client);
+    }
+}
+
 #[test]
 fn an_attached_reader_can_be_sent_once() {
     let server = Server::running(|peer| {
