@@ -1,31 +1,26 @@
-//! `examples/sendmail.rs` from outside: what it says to a server, to a shell and to a script, in both worlds.
+//! The program as its users see it: what it says to a server, to a shell and to a script, with both clients.
 
+#[path = "../../../tests/support/mod.rs"]
 mod support;
 
 use std::{
     fs::{self, File},
     io::{BufRead, BufReader, Read, Write},
     net::{TcpListener, TcpStream},
-    path::{Path, PathBuf},
+    path::Path,
     process::{Child, Command, Stdio},
-    sync::{OnceLock, mpsc},
+    sync::mpsc,
     thread,
     time::{Duration, Instant},
 };
-
-#[path = "support/example.rs"]
-mod example;
 
 /// Longer than this nobody waits here.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 const HI: &[u8] = b"From: a@example.org\nTo: b@example.org\nSubject: Hi\n\nHello!\n";
 
-/// The program, built with the features of this test.
-fn program() -> &'static Path {
-    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
-    PROGRAM.get_or_init(|| example::program("sendmail"))
-}
+/// The program, which cargo builds with the features of this test.
+const PROGRAM: &str = env!("CARGO_BIN_EXE_sendmail");
 
 /// What became of one run. `wire` is the message as the server got it, dots doubled, without the last one.
 #[derive(Debug, PartialEq)]
@@ -37,7 +32,7 @@ struct Done {
 }
 
 fn start(args: &[&str], stdin: Stdio) -> Child {
-    let mut command = Command::new(program());
+    let mut command = Command::new(PROGRAM);
     command
         .args(args)
         .env("SMTP_URL", "smtp://127.0.0.1:1")
@@ -668,7 +663,7 @@ fn async_is_usage_in_a_build_without_it() {
 #[test]
 fn an_empty_smtp_url_is_none() {
     for (url, why) in [("", "EHLO"), ("smtp:/x", "URL")] {
-        let mut command = Command::new(program());
+        let mut command = Command::new(PROGRAM);
         command.args(["--name", "a b", "-f", "a@example.org", "b@example.org"]).env("SMTP_URL", url);
         let output = command.stdin(Stdio::null()).output().unwrap();
         let err = String::from_utf8(output.stderr).unwrap();
@@ -679,7 +674,7 @@ fn an_empty_smtp_url_is_none() {
 #[test]
 fn smtp_url_is_the_server() {
     let server = Server::plays(&accepting());
-    let mut command = Command::new(program());
+    let mut command = Command::new(PROGRAM);
     command.args(ARGS).env("SMTP_URL", format!("smtp://127.0.0.1:{}", server.port));
     let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let done = finish(child, HI);
@@ -992,7 +987,7 @@ fn with(double: impl Fn() -> support::Server, env: Option<&str>, args: &[&str]) 
         let server = double();
         let path = server.path().to_str().unwrap().to_owned();
         let port = if path.is_empty() { server.port().to_string() } else { String::new() };
-        let mut command = Command::new(program());
+        let mut command = Command::new(PROGRAM);
         command.args(world.iter().chain(NAME));
         command.args(args.iter().map(|arg| arg.replace("PORT", &port).replace("PATH", &path)));
         env.map(|token| command.env("SMTP_OAUTH_TOKEN", token));
@@ -1190,7 +1185,7 @@ mod tls {
 
     macro_rules! certs {
         ($name:literal) => {
-            concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/certs/", $name)
+            concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/support/certs/", $name)
         };
     }
 
@@ -1313,7 +1308,6 @@ fn storm(child: &Child) -> Child {
 #[cfg(target_os = "linux")]
 #[test]
 fn threat_84_a_storm_of_signals_changes_nothing() {
-    program(); // the server does not wait until it is built
     for world in &[&[][..], &["--async"]][..1 + usize::from(cfg!(feature = "async"))] {
         let server = support::Server::running(|peer| {
             peer.play(
