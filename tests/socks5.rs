@@ -100,7 +100,7 @@ fn what_the_proxy_does_not_want_is_told() {
     let nowhere = support::closed();
     for (login, host, why) in [
         (Some(("proxy user", "wrong")), "mail.example.org", "the password"),
-        (None, "other.example.org", "cannot be reached"),
+        (None, "other.example.org", "host unreachable"),
     ] {
         let (address, proxy) = proxy("mail.example.org", nowhere, login.is_some());
         let error = example::tunnel(address, login, host, nowhere.port()).unwrap_err();

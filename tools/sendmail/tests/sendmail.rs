@@ -1292,7 +1292,9 @@ fn recipients_that_the_message_was_not_sent_to_are_told() {
     ";
     let doubt = "S: 250 OK\nC: RCPT TO:<c@example.org>\nS: 250 OK\nC: DATA\nS: 354 Go on\n-- body\n-- fin";
     let to = ["-s", "smtp://127.0.0.1:PORT", "b@example.org", "c@example.org"];
-    for (end, code, told) in [("-- fin", 75, "was not sent it"), (doubt, 74, "may have got it")] {
+    for (end, code, told) in
+        [("-- fin", 75, "was not sent the message"), (doubt, 74, "may have received the message")]
+    {
         let done = with(playing(&format!("{first}{end}")), None, &to);
         assert_eq!((done.code, done.err), (Some(code), format!("sendmail: c@example.org {told}\n")));
     }
