@@ -115,7 +115,7 @@ fn a_proxy_that_wants_a_password_is_told_from_one_that_does_not() {
     let nowhere = support::closed();
     let (address, proxy) = proxy("mail.example.org", nowhere, true);
     let error = example::tunnel(address, None, "mail.example.org", nowhere.port()).unwrap_err();
-    assert!(error.to_string().contains("none of our ways"), "{error}");
+    assert!(error.to_string().contains("none of the offered"), "{error}");
     proxy.join().unwrap();
 }
 
