@@ -1140,7 +1140,7 @@ fn only_the_mechanisms_that_were_named_are_tried() {
     let user = ["-s", "smtp://u:p@127.0.0.1:1"];
     for names in ["", "PLAIN,", "PL AIN", "XOAUTH2", "EXTERNAL,PLAIN"] {
         let done = run(&[&user[..], &["--auth", names], ARGS].concat(), HI);
-        // An invalid name is a usage error; so is a missing password, before connecting.
+        // An invalid name is a usage error; so are mechanisms that cannot use a password. Both are found before connecting.
         let code = if names == "EXTERNAL,PLAIN" { 75 } else { 64 };
         assert_eq!(done.code, Some(code), "{names:?} {done:?}");
     }
@@ -1300,7 +1300,8 @@ fn recipients_that_the_message_was_not_sent_to_are_told() {
     }
 }
 
-/// Stops and continues the program repeatedly until it ends. This interrupts system calls that wait with a timeout (signal(7), "interruption of system calls … by stop signals"), with no handler in the program.
+/// Stops and continues the program repeatedly until it ends. This interrupts system calls that wait with a timeout
+/// (signal(7), "interruption of system calls … by stop signals"), even without a signal handler in the program.
 fn storm(child: &Child) -> Child {
     let again = format!("while kill -STOP {0} && kill -CONT {0}; do sleep 0.005; done 2>&-", child.id());
     Command::new("sh").args(["-c", &again]).spawn().unwrap()
