@@ -34,14 +34,14 @@ fn main() -> Result<(), Failure> {
     let arguments: Vec<String> = env::args().skip(1).filter(|argument| argument != "--bench").collect();
     match &arguments[..] {
         [] => measure(100),
-        [what, port, security, world, path] => {
+        [what, port, security, client, path] => {
             let mail: Box<dyn Mail> = match &what[..] {
                 "file" => Box::new(message(Attachment::path(path))?),
                 "bytes" => Box::new(message(Attachment::bytes("a.bin", fs::read(path)?))?),
                 "raw-file" => Box::new(Raw::path(envelope()?, path)),
                 _ => Box::new(Raw::owned(envelope()?, fs::read(path)?)),
             };
-            carry(port.parse()?, security, world, &*mail)
+            carry(port.parse()?, security, client, &*mail)
         }
         [mib] => measure(mib.parse()?),
         _ => Err("there is a number of MiB, or nothing".into()),
@@ -91,8 +91,8 @@ fn measure_with(attachment: &Path, whole: &Path) -> Result<(), Failure> {
         if security == "tls" && cfg!(not(feature = "native-tls")) {
             continue;
         }
-        for world in ["blocking", "aio"] {
-            if world == "aio" && cfg!(not(feature = "async")) {
+        for client in ["blocking", "aio"] {
+            if client == "aio" && cfg!(not(feature = "async")) {
                 continue;
             }
             for (what, path) in
@@ -102,14 +102,14 @@ fn measure_with(attachment: &Path, whole: &Path) -> Result<(), Failure> {
                     continue;
                 }
                 let best = (0..rounds)
-                    .map(|_| one(what, security, world, path))
+                    .map(|_| one(what, security, client, path))
                     .collect::<Result<Vec<_>, _>>()?
                     .into_iter()
                     .min_by(|a, b| a.seconds.total_cmp(&b.seconds))
                     .ok_or("no rounds")?;
                 let speed = octets as f64 / MIB as f64 / best.seconds;
                 println!(
-                    "{security:10} {world:9} {what:18} {:8.3} {:8.2} {speed:9.0} {:10}",
+                    "{security:10} {client:9} {what:18} {:8.3} {:8.2} {speed:9.0} {:10}",
                     best.seconds, best.cpu, best.peak
                 );
             }
@@ -143,13 +143,13 @@ struct Figures {
 }
 
 /// Sends one message in a separate process.
-fn one(what: &str, security: &str, world: &str, path: &Path) -> Result<Figures, Failure> {
+fn one(what: &str, security: &str, client: &str, path: &Path) -> Result<Figures, Failure> {
     let listener = TcpListener::bind("127.0.0.1:0")?;
     let port = listener.local_addr()?.port().to_string();
     let secure = security == "tls";
     let server = thread::spawn(move || serve(&listener, secure));
     let child = Command::new(env::current_exe()?)
-        .args([what, &port, security, world])
+        .args([what, &port, security, client])
         .arg(path)
         .stdin(Stdio::null())
         .stderr(Stdio::inherit())
@@ -240,8 +240,8 @@ fn envelope() -> Result<Envelope, Error> {
 }
 
 /// Sends the message and prints the figures.
-fn carry(port: u16, security: &str, world: &str, mail: &dyn Mail) -> Result<(), Failure> {
-    let seconds = match world {
+fn carry(port: u16, security: &str, client: &str, mail: &dyn Mail) -> Result<(), Failure> {
+    let seconds = match client {
         "blocking" => blocking(port, security, mail)?,
         _ => awaited(port, security, mail)?,
     };
