@@ -57,6 +57,30 @@ impl Envelope {
         Envelope::from_addresses(sender, recipients?)
     }
 
+    /// Creates an envelope for exactly one recipient, for input from others, such as a web form. `""` or `"<>"` is the null
+    /// sender.
+    ///
+    /// ```
+    /// use postino::{Envelope, Error};
+    ///
+    /// let envelope = Envelope::to_one("shop@example.org", "bob@example.net")?;
+    /// assert_eq!(envelope.recipients(), ["bob@example.net"]);
+    /// let several = Envelope::to_one("shop@example.org", "bob@example.net, everybody@example.net");
+    /// assert!(matches!(several, Err(Error::Address { .. })));
+    /// # Ok::<(), postino::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Address`] if one of the addresses is invalid, or if the recipient has no domain.
+    pub fn to_one(sender: &str, recipient: &str) -> Result<Envelope, Error> {
+        let envelope = Envelope::new(sender, [recipient])?;
+        if envelope.recipients()[0].domain().is_none() {
+            return Err(Error::Address { input: recipient.to_owned(), why: "no @", header: None });
+        }
+        Ok(envelope)
+    }
+
     /// From addresses: no sender is the null sender.
     ///
     /// # Errors

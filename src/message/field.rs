@@ -104,7 +104,12 @@ impl Field {
                 return Err(fail("it has a control character"));
             }
             Value::Mailboxes(mailboxes) => {
-                let items = mailboxes.read().map_err(|error| fail(&error.to_string()))?;
+                let items = mailboxes.read().map_err(|error| match error {
+                    Error::Address { input, why, .. } => {
+                        Error::Address { input, why, header: Some(name.to_owned()) }
+                    }
+                    error => error,
+                })?;
                 let words = address_words(&items).map_err(|why| fail(&why))?;
                 if words.is_empty() {
                     return Ok(None);
