@@ -135,8 +135,10 @@ pub trait Mail: Send + Sync {
         self.body()
     }
 
-    /// The same mail; while it is sent, `callback` is told how far it is. See [`Progress`].
-    fn on_progress<F>(&self, callback: F) -> Progress<'_, F>
+    /// Wraps the mail so that `callback` is called while it is sent, with the octets sent and the total. See [`Progress`].
+    ///
+    /// It takes the mail by value. To keep it, borrow it: `(&message).on_progress(…)`.
+    fn on_progress<F>(self, callback: F) -> Progress<Self, F>
     where
         F: FnMut(u64, Option<u64>) + Send,
         Self: Sized,
