@@ -126,7 +126,7 @@ enum Given {
     Text(String),
     Pair(String, String),
     Mailbox(Mailbox),
-    /// Exactly one mailbox, with a domain.
+    /// Exactly one mailbox.
     One(Mailboxes),
 }
 
@@ -148,11 +148,7 @@ impl Mailboxes {
                 Given::Pair(name, address) => items.push(Item::Mailbox(Mailbox::new(name, address)?)),
                 Given::Mailbox(mailbox) => items.push(Item::Mailbox(mailbox.clone())),
                 Given::One(one) => {
-                    let mailbox = only(one.read()?, &one.written())?;
-                    if mailbox.address.domain().is_none() {
-                        return Err(invalid(mailbox.address.as_str(), "no @"));
-                    }
-                    items.push(Item::Mailbox(mailbox));
+                    items.push(Item::Mailbox(only(one.read()?, &one.written())?));
                 }
             }
         }
@@ -254,7 +250,15 @@ pub(super) enum Item {
 }
 
 impl Item {
-    /// With the domain as an A-label, if that makes its address ASCII.
+    /// The address, if it is a local name: header fields have addresses with a domain only (RFC 5322 §3.4.1).
+    pub(super) fn without_domain(&self) -> Option<&Address> {
+        match self {
+            Item::Mailbox(Mailbox { address, .. }) if address.domain().is_none() => Some(address),
+            _ => None,
+        }
+    }
+
+    /// Returns the item with the domain as an A-label, if that makes its address ASCII.
     pub(super) fn in_ascii(&self) -> Option<Item> {
         match self {
             Item::Mailbox(Mailbox { name, address }) => {
@@ -564,7 +568,7 @@ mod tests {
     }
 
     #[test]
-    fn exactly_one_mailbox_is_not_two_and_has_a_domain() {
+    fn exactly_one_mailbox_is_not_two() {
         let read = |given: Mailboxes| given.only_one().read().map_err(|error| error.to_string());
         assert_eq!(read("Bob <b@x.org>".into()).unwrap().len(), 1);
         assert_eq!(read(("Bob, a", "b@x.org").into()).unwrap().len(), 1);
@@ -573,7 +577,6 @@ mod tests {
             (["a@x", "b@y"].into(), "invalid address \"a@x, b@y\": more than one address"),
             ("Team: a@x;".into(), "invalid address \"Team: a@x;\": a group"),
             ("".into(), "invalid address \"\": empty"),
-            ("bob".into(), "invalid address \"bob\": no @"),
             (("", "a@x, b@y").into(), "invalid address \"a@x, b@y\": more than one address"),
         ] {
             assert_eq!(read(given).unwrap_err(), error);

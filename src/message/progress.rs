@@ -5,7 +5,7 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use super::{Body, Callback, Mail, ServerSupport};
+use super::{Body, Mail, ServerSupport, body::Callback};
 use crate::{Envelope, Error};
 
 /// A mail that reports its progress to a callback while it is sent. Made by [`Mail::on_progress`].
