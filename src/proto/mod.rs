@@ -110,6 +110,7 @@ mod command;
 mod data;
 mod farewell;
 mod hello;
+pub(crate) mod options;
 mod pace;
 mod queue_id;
 pub mod reply;

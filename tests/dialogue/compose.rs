@@ -8,7 +8,7 @@ use std::{
 
 use postino::{
     Error, Mail, Message, Raw,
-    message::{Attachment, Body, MessageBuilder, Progress},
+    message::{Attachment, Body, MessageBuilder},
 };
 
 use super::*;
@@ -175,7 +175,7 @@ fn an_attached_message_beyond_ascii_is_an_error_before_mail_without_8bitmime() {
             matches!(send_error(&mut client, &message), Error::Unsupported(why) if why.contains("8BITMIME"))
         );
         assert!(matches!(
-            send_error(&mut client, &Progress::new(&message, |_, _| {})),
+            send_error(&mut client, &(&message).on_progress(|_, _| {})),
             Error::Unsupported(_)
         ));
         assert!(!message.to_bytes().unwrap().is_ascii(), "a copy of it can be kept");
@@ -327,7 +327,7 @@ fn what_is_deferred_is_opened_where_it_may_wait() {
 #[track_caller]
 fn told(mail: &dyn Mail) -> Vec<(u64, Option<u64>)> {
     let mut told = Vec::new();
-    heard("8BITMIME", &Progress::new(mail, |sent, total| told.push((sent, total))));
+    heard("8BITMIME", &mail.on_progress(|sent, total| told.push((sent, total))));
     assert!(told.windows(2).all(|two| two[0].0 < two[1].0), "{told:?}");
     told
 }
