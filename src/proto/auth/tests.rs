@@ -409,7 +409,7 @@ fn threats_70_and_71_nothing_secret_is_logged_or_kept() {
         b64("xs3cretx"),
     );
     for offered in ["PLAIN", "LOGIN", "CRAM-MD5", "SCRAM-SHA-1", "SCRAM-SHA-256"] {
-        if cfg!(not(feature = "sasl")) && credentials::needs_sasl(offered) {
+        if cfg!(not(feature = "sasl")) && table::needs_sasl(offered) {
             continue;
         }
         let mut talk = Talk::new(password(), tls(), offered);
