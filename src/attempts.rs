@@ -2,20 +2,10 @@
 
 use std::{
     error, fmt, io,
-    net::{SocketAddr, TcpStream},
-    os::{
-        fd::{AsFd, OwnedFd},
-        unix::net::UnixStream,
-    },
-    path::Path,
+    net::SocketAddr,
     sync::atomic::{AtomicU64, Ordering},
     time::{Duration, Instant},
     vec,
-};
-
-use rustix::{
-    io::Errno,
-    net::{AddressFamily, SocketAddrUnix, bind, connect, sockopt},
 };
 
 /// The next attempt starts so long behind the last one, unless that has failed before (RFC 8305 §5).
@@ -116,59 +106,6 @@ impl error::Error for Attempts {
     fn source(&self) -> Option<&(dyn error::Error + 'static)> {
         self.failed.last().map(|(_, error)| error as _)
     }
-}
-
-/// A socket on its way to `peer`: it can be written to once it has arrived, or has failed (`take_error` tells).
-/// It does not block.
-pub(crate) fn start(peer: SocketAddr, local: Option<SocketAddr>) -> io::Result<TcpStream> {
-    let socket = socket(if peer.is_ipv6() { AddressFamily::INET6 } else { AddressFamily::INET })?;
-    if let Some(local) = local {
-        // The last connection from a port of one's own may linger.
-        sockopt::set_socket_reuseaddr(&socket, local.port() != 0)?;
-        bind(&socket, &local)?;
-    }
-    match connect(&socket, &peer) {
-        Ok(()) | Err(Errno::INPROGRESS | Errno::INTR) => Ok(socket.into()),
-        Err(e) => Err(e.into()),
-    }
-}
-
-/// A connected socket, or [`io::ErrorKind::WouldBlock`] if the server's queue is full. It does not block.
-pub(crate) fn start_unix(path: &Path) -> io::Result<UnixStream> {
-    let socket = socket(AddressFamily::UNIX)?;
-    connect(&socket, &SocketAddrUnix::new(path)?)?;
-    Ok(socket.into())
-}
-
-/// Whether [`acknowledge`] does anything on this system.
-pub(crate) const CAN_ACKNOWLEDGE: bool = cfg!(any(target_os = "linux", target_os = "android"));
-
-/// Acknowledges at once what has arrived on a TCP socket (`TCP_QUICKACK`), where the system can do that.
-pub(crate) fn acknowledge(socket: impl AsFd) {
-    #[cfg(any(target_os = "linux", target_os = "android"))]
-    let _delayed_then = sockopt::set_tcp_quickack(&socket, true);
-    let _ = socket;
-}
-
-#[cfg(not(target_vendor = "apple"))]
-fn socket(family: AddressFamily) -> io::Result<OwnedFd> {
-    use rustix::net::{SocketFlags, SocketType, socket_with};
-
-    Ok(socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, None)?)
-}
-
-#[cfg(target_vendor = "apple")]
-fn socket(family: AddressFamily) -> io::Result<OwnedFd> {
-    use rustix::{
-        io::{FdFlags, fcntl_setfd, ioctl_fionbio},
-        net::SocketType,
-    };
-
-    let socket = rustix::net::socket(family, SocketType::STREAM, None)?;
-    fcntl_setfd(&socket, FdFlags::CLOEXEC)?;
-    ioctl_fionbio(&socket, true)?;
-    sockopt::set_socket_nosigpipe(&socket, true)?;
-    Ok(socket)
 }
 
 #[cfg(test)]

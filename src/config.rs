@@ -1,18 +1,14 @@
 //! How to reach a server: host, port, security, credentials, limits; and the URL form of it.
 
 use std::{
-    ffi::OsString,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    os::unix::ffi::{OsStrExt, OsStringExt},
     path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU8, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
-
-use rustix::net::SocketAddrUnix;
 
 use crate::{
     Error, Phase,
@@ -20,6 +16,7 @@ use crate::{
     proto::{
         Credentials, HelloName, Joining, MAX_SCRAM_ITERATIONS, MIN_SCRAM_ITERATIONS, Upgrade, check_pinned,
     },
+    sys,
     tls::TlsSettings,
 };
 
@@ -223,12 +220,6 @@ impl Timeouts {
     }
 }
 
-/// `limit` behind `now`; what is too far away to be named is in thirty years.
-pub(crate) fn later(now: Instant, limit: Duration) -> Instant {
-    const FAR: Duration = Duration::from_secs(30 * 365 * 24 * 3600);
-    now.checked_add(limit.min(FAR)).unwrap_or(now)
-}
-
 /// What was set, found to be possible: what had to be looked at stands here, the rest is the config's.
 #[derive(Debug, Clone)]
 pub(crate) struct Settings {
@@ -397,7 +388,7 @@ impl Config {
         let security = security(implicit, query).map_err(bad)?;
         if unix {
             let path = decode(unix_path(rest).map_err(bad)?).map_err(bad)?;
-            let place = Place::Unix(OsString::from_vec(path.into()).into());
+            let place = Place::Unix(sys::path_from_octets(path));
             let config = Config { security, lmtp, ..Config::at(place) };
             config.settings()?;
             return Ok(config);
@@ -436,15 +427,9 @@ fn unix_path(rest: &str) -> Result<&str, &'static str> {
     }
 }
 
-/// The kernel has little room for it, and none for a NUL.
 fn check_path(path: &Path) -> Result<(), Error> {
-    let why = match SocketAddrUnix::new(path) {
-        _ if path.as_os_str().is_empty() => "it is empty",
-        _ if path.as_os_str().as_bytes().contains(&0) => "it has a NUL",
-        Ok(_) => return Ok(()),
-        Err(_) => "it is too long",
-    };
-    Err(Error::Config(format!("{path:?} cannot be the path of a Unix socket: {why}").into()))
+    let refused = |why| Error::Config(format!("{path:?} cannot be the path of a Unix socket: {why}").into());
+    sys::check_socket_path(path).map_err(refused)
 }
 
 fn split_port(server: &str) -> Result<(&str, Option<u16>), &'static str> {

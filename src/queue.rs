@@ -17,7 +17,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::config::later;
+use crate::deadline::later;
 
 /// What is waited for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

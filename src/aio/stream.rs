@@ -9,7 +9,6 @@ use std::{
     future::{Future, poll_fn},
     io::{self, ErrorKind, Read, Write},
     net::{SocketAddr, TcpStream},
-    os::unix::net::UnixStream,
     path::Path,
     pin::Pin,
     task::{Context, Poll, Waker},
@@ -30,7 +29,8 @@ use super::{
 };
 use crate::{
     Error, Phase,
-    attempts::{CAN_ACKNOWLEDGE, QUEUE_DELAY, Race, acknowledge, start, start_unix},
+    attempts::{QUEUE_DELAY, Race},
+    sys::{CAN_ACKNOWLEDGE, UnixStream, acknowledge, start, start_unix},
     tls::{Connector, Handshake, MAX_STEPS, Paused, TlsSettings, TlsStream, end_point, peer_certificate},
 };
 

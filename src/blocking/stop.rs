@@ -119,7 +119,7 @@ impl Client {
     /// What ends this client from another thread.
     #[must_use]
     pub fn stop_handle(&self) -> StopHandle {
-        self.stop_handle.clone()
+        self.stopped_by().clone()
     }
 }
 

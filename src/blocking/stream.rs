@@ -7,24 +7,22 @@ use std::{
     fmt,
     io::{self, ErrorKind, Read, Write},
     net::{SocketAddr, TcpStream},
-    os::fd::OwnedFd,
     path::Path,
     sync::Weak,
     thread::sleep,
     time::{Duration, Instant},
 };
 
-use rustix::event::{PollFd, PollFlags};
-
 use super::{
     body::Source,
     client::{Builder, Client, Fetched, Moved},
     stop::{StopHandle, Watch},
-    transport::{Socket, Transport, left, poll_all},
+    transport::{Socket, Transport, left},
 };
 use crate::{
     Error, Phase,
-    attempts::{CAN_ACKNOWLEDGE, QUEUE_DELAY, Race, acknowledge, start, start_unix},
+    attempts::{QUEUE_DELAY, Race},
+    sys::{CAN_ACKNOWLEDGE, OwnedSocket, acknowledge, start, start_unix, wait_for_any},
     tls::{Connector, Handshake, MAX_STEPS, TlsSettings, TlsStream, end_point, peer_certificate},
 };
 
@@ -57,7 +55,7 @@ enum Acks {
     /// Nobody: a Unix socket needs none.
     None,
     /// We can, at once.
-    Own(Weak<OwnedFd>),
+    Own(Weak<OwnedSocket>),
 }
 
 /// A transport as TLS wants it, `Read` and `Write`; how long it waits is set from outside.
@@ -343,9 +341,7 @@ fn first_to_arrive(
     race: &mut Race,
     until: Instant,
 ) -> io::Result<Option<TcpStream>> {
-    let mut fds: Vec<_> = running.iter().map(|(_, socket)| PollFd::new(socket, PollFlags::OUT)).collect();
-    poll_all(&mut fds, until)?;
-    let mut is_done = fds.iter().map(|fd| !fd.revents().is_empty()).collect::<Vec<_>>().into_iter();
+    let mut is_done = wait_for_any(running.iter().map(|(_, socket)| socket), until)?.into_iter();
     let (done, rest) = std::mem::take(running).into_iter().partition(|_| is_done.next() == Some(true));
     *running = rest;
     let done: Vec<(SocketAddr, TcpStream)> = done;

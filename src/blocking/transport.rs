@@ -4,23 +4,12 @@ use std::{
     fmt,
     io::{self, ErrorKind, Read, Write},
     net::{SocketAddr, TcpStream},
-    os::{
-        fd::{AsFd, OwnedFd},
-        unix::net::UnixStream,
-    },
     sync::{Arc, Weak},
     thread::sleep,
     time::{Duration, Instant},
 };
 
-use rustix::{
-    event::{PollFd, PollFlags, Timespec, poll},
-    io::Errno,
-    net::{
-        RecvFlags, SendFlags, Shutdown, recv, shutdown,
-        sockopt::{Timeout, set_socket_timeout},
-    },
-};
+use crate::sys::{self, OwnedSocket, UnixStream};
 
 /// What carries a connection that the caller brings ([`Builder::connect_over`](crate::Builder::connect_over)).
 ///
@@ -79,66 +68,6 @@ pub trait Transport: Send {
     }
 }
 
-/// Does not wait, and no signal when the other side is gone: std sees to that on Apple's systems.
-#[cfg(not(target_vendor = "apple"))]
-const SEND: SendFlags = SendFlags::DONTWAIT.union(SendFlags::NOSIGNAL);
-#[cfg(target_vendor = "apple")]
-const SEND: SendFlags = SendFlags::DONTWAIT;
-
-fn read_some(socket: impl AsFd, room: &mut [u8], until: Option<Instant>) -> io::Result<usize> {
-    loop {
-        match recv(&socket, &mut *room, RecvFlags::DONTWAIT) {
-            Err(Errno::AGAIN) => match until {
-                Some(until) => poll_until(&socket, PollFlags::IN, until)?,
-                None => return Err(ErrorKind::WouldBlock.into()),
-            },
-            Err(Errno::INTR) => {}
-            done => return Ok(done?.0),
-        }
-    }
-}
-
-fn write_some(socket: impl AsFd, bytes: &[u8], until: Option<Instant>) -> io::Result<usize> {
-    loop {
-        match rustix::net::send(&socket, bytes, SEND) {
-            Err(Errno::AGAIN) => match until {
-                Some(until) => poll_until(&socket, PollFlags::OUT, until)?,
-                None => return Err(ErrorKind::WouldBlock.into()),
-            },
-            Err(Errno::INTR) => {}
-            done => return Ok(done?),
-        }
-    }
-}
-
-fn wait_for(socket: impl AsFd, read: bool, write: bool, until: Instant) -> io::Result<()> {
-    let flag = |set, flag| if set { flag } else { PollFlags::empty() };
-    poll_until(&socket, flag(read, PollFlags::IN) | flag(write, PollFlags::OUT), until)
-}
-
-fn poll_until(socket: impl AsFd, flags: PollFlags, until: Instant) -> io::Result<()> {
-    match poll_all(&mut [PollFd::new(&socket, flags)], until)? {
-        true => Ok(()),
-        false => Err(ErrorKind::TimedOut.into()),
-    }
-}
-
-/// False at the limit; if that is past already, nothing is looked at.
-pub(super) fn poll_all(fds: &mut [PollFd<'_>], until: Instant) -> io::Result<bool> {
-    loop {
-        let Ok(left) = left(until) else { return Ok(false) };
-        let limit = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
-        match poll(fds, Some(&limit)) {
-            Err(Errno::INTR) => {}
-            ready => return Ok(ready? > 0),
-        }
-    }
-}
-
-fn end(socket: impl AsFd) {
-    let _gone_already = shutdown(socket, Shutdown::Both);
-}
-
 /// What is left of the time, if anything.
 pub(super) fn left(until: Instant) -> io::Result<Duration> {
     match until.saturating_duration_since(Instant::now()) {
@@ -149,25 +78,25 @@ pub(super) fn left(until: Instant) -> io::Result<Duration> {
 
 impl Transport for TcpStream {
     fn receive(&mut self, room: &mut [u8], until: Option<Instant>) -> io::Result<usize> {
-        read_some(self, room, until)
+        sys::receive(self, room, until)
     }
 
     fn send(&mut self, bytes: &[u8], until: Option<Instant>) -> io::Result<usize> {
-        write_some(self, bytes, until)
+        sys::send(self, bytes, until)
     }
 
     fn wait(&mut self, read: bool, write: bool, until: Instant) -> io::Result<()> {
-        wait_for(self, read, write, until)
+        sys::wait(self, read, write, until)
     }
 
     fn shutdown(&mut self) {
-        end(self);
+        sys::end(self);
     }
 
     /// Costs a file descriptor.
     fn stop_handle(&self) -> Option<Box<dyn Fn() + Send + Sync>> {
         let socket = self.try_clone().ok()?;
-        Some(Box::new(move || end(&socket)))
+        Some(Box::new(move || sys::end(&socket)))
     }
 
     fn peer_address(&self) -> Option<SocketAddr> {
@@ -181,25 +110,25 @@ impl Transport for TcpStream {
 
 impl Transport for UnixStream {
     fn receive(&mut self, room: &mut [u8], until: Option<Instant>) -> io::Result<usize> {
-        read_some(self, room, until)
+        sys::receive(self, room, until)
     }
 
     fn send(&mut self, bytes: &[u8], until: Option<Instant>) -> io::Result<usize> {
-        write_some(self, bytes, until)
+        sys::send(self, bytes, until)
     }
 
     fn wait(&mut self, read: bool, write: bool, until: Instant) -> io::Result<()> {
-        wait_for(self, read, write, until)
+        sys::wait(self, read, write, until)
     }
 
     fn shutdown(&mut self) {
-        end(self);
+        sys::end(self);
     }
 
     /// Costs a file descriptor.
     fn stop_handle(&self) -> Option<Box<dyn Fn() + Send + Sync>> {
         let socket = self.try_clone().ok()?;
-        Some(Box::new(move || end(&socket)))
+        Some(Box::new(move || sys::end(&socket)))
     }
 
     fn is_local(&self) -> bool {
@@ -280,7 +209,7 @@ impl<S> fmt::Debug for NoTimeouts<S> {
 /// A socket of our own. It blocks: a read that waits is one system call, with the socket's own timeout as the clock.
 pub(super) struct Socket {
     /// Shared with whoever may stop it.
-    fd: Arc<OwnedFd>,
+    socket: Arc<OwnedSocket>,
     /// The socket's own read timeout, as it is set now.
     armed: Option<Duration>,
     peer: Option<SocketAddr>,
@@ -290,14 +219,14 @@ pub(super) struct Socket {
 
 impl Socket {
     /// Of a socket that blocks.
-    pub fn new(socket: impl Transport + Into<OwnedFd>) -> Socket {
+    pub fn new(socket: impl Transport + Into<OwnedSocket>) -> Socket {
         let (peer, local, is_local) = (socket.peer_address(), socket.local_address(), socket.is_local());
-        Socket { fd: Arc::new(socket.into()), armed: None, peer, local, is_local }
+        Socket { socket: Arc::new(socket.into()), armed: None, peer, local, is_local }
     }
 
     /// The socket, for as long as this lives.
-    pub fn handle(&self) -> Weak<OwnedFd> {
-        Arc::downgrade(&self.fd)
+    pub fn handle(&self) -> Weak<OwnedSocket> {
+        Arc::downgrade(&self.socket)
     }
 
     /// Sets the socket's timeout so that it ends before the limit: a system call only when the one that is set will
@@ -309,7 +238,7 @@ impl Socket {
         }
         let wait = if left > Duration::from_secs(1) { left / 2 } else { left };
         let wait = wait.max(Duration::from_micros(1)); // none at all would be for ever
-        set_socket_timeout(&self.fd, Timeout::Recv, Some(wait))?;
+        sys::set_receive_timeout(&self.socket, wait)?;
         self.armed = Some(wait);
         Ok(())
     }
@@ -317,33 +246,32 @@ impl Socket {
 
 impl Transport for Socket {
     fn receive(&mut self, room: &mut [u8], until: Option<Instant>) -> io::Result<usize> {
-        let Some(until) = until else { return read_some(&self.fd, room, None) };
+        let Some(until) = until else { return sys::receive(&self.socket, room, None) };
         loop {
             self.arm(left(until)?)?;
-            match recv(&self.fd, &mut *room, RecvFlags::empty()) {
-                Err(Errno::AGAIN | Errno::INTR) => {}
-                done => return Ok(done?.0),
+            if let Some(read) = sys::receive_blocking(&self.socket, room)? {
+                return Ok(read);
             }
         }
     }
 
     fn send(&mut self, bytes: &[u8], until: Option<Instant>) -> io::Result<usize> {
-        write_some(&self.fd, bytes, until)
+        sys::send(&self.socket, bytes, until)
     }
 
     fn wait(&mut self, read: bool, write: bool, until: Instant) -> io::Result<()> {
-        wait_for(&self.fd, read, write, until)
+        sys::wait(&self.socket, read, write, until)
     }
 
     fn shutdown(&mut self) {
-        end(&self.fd);
+        sys::end(&self.socket);
     }
 
     fn stop_handle(&self) -> Option<Box<dyn Fn() + Send + Sync>> {
         let socket = self.handle();
         Some(Box::new(move || {
-            if let Some(fd) = socket.upgrade() {
-                end(fd);
+            if let Some(socket) = socket.upgrade() {
+                sys::end(socket);
             }
         }))
     }

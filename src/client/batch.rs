@@ -4,21 +4,23 @@ use std::{collections::VecDeque, fmt, ops::DerefMut, time::Instant};
 
 use super::{
     body::Source,
+    call::{Call, Clock, Kind},
+    known::OpenTransaction,
+    link::Condition,
     maybe_async,
-    run::Clock,
     send::{Freshness, goes_elsewhere, still_not_sent, timed},
     session::Client,
 };
 use crate::{
     Delivery, Envelope, Error, Mail, Outcome, Phase,
-    config::later,
+    deadline::later,
     message::Body,
     parts::Parts,
     proto::{End, Joining, Transactions, Want},
 };
 
-/// So many messages are under way, or have results that were not taken: then no other is begun.
-const MOST_ENTRIES: usize = 1024;
+/// Maximum number of messages that are under way or have results that were not taken. No other is begun until some are taken.
+const MAX_ENTRIES: usize = 1024;
 
 /// Messages on their way over one connection: returned by [`Client::send_all`] and [`Client::batch`]. `C` is what it sends
 /// over: `&mut Client`, or a [`Pooled`](super::Pooled) connection.
@@ -70,30 +72,54 @@ const MOST_ENTRIES: usize = 1024;
 #[must_use = "a batch sends while `next` is called"]
 pub struct Batch<C: DerefMut<Target = Client>, M, I> {
     client: C,
-    /// Made anew with the first message that is handed to it.
+    call: Call,
+    machine: Machine,
+    supply: Supply<M, I>,
+    ledger: Ledger<M>,
+    /// A message that has to be sent alone, once the others have their results.
+    alone: Option<(M, Envelope)>,
+    /// Set while a step is under way that only the future that began it can continue.
+    midway: Option<Midway>,
+    line: Line,
+}
+
+/// The dialogue of all messages on one connection.
+struct Machine {
+    /// Created again with the first message that is passed to it.
     talk: Transactions,
-    /// `None` when it is to be asked no more.
+    /// Number of messages passed to it.
+    posted: usize,
+    /// Number of results taken from it.
+    answered: usize,
+}
+
+/// Where messages come from.
+struct Supply<M, I> {
+    /// `None` once it must not be asked again.
     mails: Option<I>,
     /// Taken by [`Batch::push`], or from the iterator, and not yet under way.
     waiting: VecDeque<M>,
-    /// Under way, or with a result that was not given yet; in order.
+    intake: Intake,
+}
+
+/// Whether messages are taken from the supply.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Intake {
+    Open,
+    /// Not before the caller has taken some results: there are [`MAX_ENTRIES`].
+    Paused,
+}
+
+/// The messages under way, and the results, in their order.
+struct Ledger<M> {
+    /// Under way, or with a result that was not returned yet.
     entries: VecDeque<Entry<M>>,
-    /// So many entries at the front have their result.
+    /// Number of entries at the front that have their result.
     settled: usize,
-    /// How many results were given.
+    /// Number of results that were returned.
     given: usize,
-    /// How many messages this machine was given, and how many results it has given.
-    posted: usize,
-    answered: usize,
-    /// In front of this entry there is none to be handed to the machine again.
+    /// No entry before this one has to be passed to the machine again.
     resume: usize,
-    /// A message that has to go alone, once the others are through.
-    alone: Option<(M, Envelope)>,
-    /// In the middle of what only the future that began it can go on with.
-    midway: Option<Midway>,
-    /// Nothing more is taken from the iterator until some results were taken: they are many.
-    paused: bool,
-    line: Line,
 }
 
 /// The connection, as far as is known.
@@ -181,21 +207,14 @@ impl<C: DerefMut<Target = Client>, M, I> Batch<C, M, I> {
     pub(super) fn new(mut client: C, mails: I) -> Batch<C, M, I> {
         let talk = Transactions::new(client.options(), false);
         let line = if client.usable(Phase::Mail).is_ok() { Line::Works } else { Line::Lost };
-        client.clock = Clock::start();
         Batch {
             client,
-            talk,
-            mails: Some(mails),
-            waiting: VecDeque::new(),
-            entries: VecDeque::new(),
-            settled: 0,
-            given: 0,
-            posted: 0,
-            answered: 0,
-            resume: 0,
+            call: Call::new(Kind::Batch, None),
+            machine: Machine { talk, posted: 0, answered: 0 },
+            supply: Supply { mails: Some(mails), waiting: VecDeque::new(), intake: Intake::Open },
+            ledger: Ledger { entries: VecDeque::new(), settled: 0, given: 0, resume: 0 },
             alone: None,
             midway: None,
-            paused: false,
             line,
         }
     }
@@ -209,15 +228,15 @@ impl<C: DerefMut<Target = Client>, M, I> Batch<C, M, I> {
 
     /// The client learns whether the server may have a transaction open, if anything was said.
     fn give_back(&mut self) {
-        if self.posted > 0 {
-            self.client.open = self.talk.is_open();
+        if self.machine.posted > 0 {
+            self.client.history.open = OpenTransaction::left(self.machine.talk.is_open());
         }
     }
 
     /// Whether a future of `next` was dropped where no other can go on.
     fn is_stuck(&self) -> bool {
         match self.midway {
-            Some(Midway::Content(number)) => !self.talk.is_said(number), // else only its reply is waited for
+            Some(Midway::Content(number)) => !self.machine.talk.is_said(number), // else only its reply is waited for
             Some(Midway::Connection | Midway::Alone) => true,
             None => false,
         }
@@ -228,39 +247,39 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
     /// Takes a message, which leaves when [`next`](Batch::next) is called: after those that were pushed before, and before
     /// what the iterator still has.
     pub fn push(&mut self, mail: M) {
-        self.waiting.push_back(mail);
-        self.talk.more();
+        self.supply.waiting.push_back(mail);
+        self.machine.talk.more();
     }
 
     /// How many messages are waiting or under way, without those that the iterator still has.
     #[must_use]
     pub fn pending(&self) -> usize {
-        let under = self.entries.iter().filter(|entry| !matches!(entry, Entry::Done(_))).count();
-        self.waiting.len() + under + usize::from(self.alone.is_some())
+        let under = self.ledger.entries.iter().filter(|entry| !matches!(entry, Entry::Done(_))).count();
+        self.supply.waiting.len() + under + usize::from(self.alone.is_some())
     }
 
     /// Whether the next message, or that there is none, can be had without waiting.
     fn is_at_hand(&self) -> bool {
-        let hint = self.mails.as_ref().map(I::size_hint);
-        !self.waiting.is_empty() || matches!(hint, None | Some((1.., _) | (_, Some(0))))
+        let hint = self.supply.mails.as_ref().map(I::size_hint);
+        !self.supply.waiting.is_empty() || matches!(hint, None | Some((1.., _) | (_, Some(0))))
     }
 
     /// Sees to it that the next message is in front of those that wait. False if there is none.
     fn fetch(&mut self) -> bool {
         let asked = if self.is_at_hand() { None } else { Some(Instant::now()) };
-        if self.waiting.is_empty() {
-            let next = self.mails.as_mut().and_then(I::next);
+        if self.supply.waiting.is_empty() {
+            let next = self.supply.mails.as_mut().and_then(I::next);
             if next.is_none() {
-                self.mails = None;
+                self.supply.mails = None;
             }
-            self.waiting.extend(next);
+            self.supply.waiting.extend(next);
         }
         // What the caller's iterator has waited for is not the server's fault.
         if let Some(waited) = asked.map(|asked| asked.elapsed()) {
-            self.client.deadline = self.client.deadline.map(|deadline| later(deadline, waited));
-            self.client.clock.skip(waited);
+            self.call.deadline = self.call.deadline.map(|deadline| later(deadline, waited));
+            self.call.clock.skip(waited);
         }
-        !self.waiting.is_empty()
+        !self.supply.waiting.is_empty()
     }
 
     /// The next message that will not be sent, as the connection is lost. None is taken from the iterator for that, unless
@@ -272,41 +291,41 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
         if self.line == Line::Lost {
             self.fetch();
         }
-        self.waiting.pop_front()
+        self.supply.waiting.pop_front()
     }
 
     /// The place of the message with this number in the machine.
     fn place_of(&self, wanted: usize) -> Option<usize> {
         // Mostly the first that has no result yet.
-        let mut entries = self.entries.range(self.settled..);
+        let mut entries = self.ledger.entries.range(self.ledger.settled..);
         let at =
             entries.position(|entry| matches!(entry, Entry::Under { number, .. } if *number == wanted))?;
-        Some(self.settled + at)
+        Some(self.ledger.settled + at)
     }
 
     /// The result of the next message under way. `ended`: another connection takes over, so that it may be sent again there.
     fn settle(&mut self, result: Result<Delivery, Error>, ended: bool) {
-        let result = timed(result, self.client.clock.lap());
-        let place = self.place_of(self.answered);
-        self.answered += 1;
+        let result = timed(result, self.call.clock.lap());
+        let place = self.place_of(self.machine.answered);
+        self.machine.answered += 1;
         let Some(at) = place else { return };
-        let Entry::Under { letter, .. } = &mut self.entries[at] else { return }; // it is one
+        let Entry::Under { letter, .. } = &mut self.ledger.entries[at] else { return }; // it is one
         let letter = letter.take();
-        self.entries[at] = Entry::Done(result);
+        self.ledger.entries[at] = Entry::Done(result);
         if let Some(letter) = letter {
             self.reconsider(at, letter, ended);
         }
-        if let Entry::Done(result) = &self.entries[at] {
+        if let Entry::Done(result) = &self.ledger.entries[at] {
             self.line = self.line.after(result);
         }
-        while matches!(self.entries.get(self.settled), Some(Entry::Done(_))) {
-            self.settled += 1;
+        while matches!(self.ledger.entries.get(self.ledger.settled), Some(Entry::Done(_))) {
+            self.ledger.settled += 1;
         }
     }
 
     /// A message has its result, at this place: perhaps all of it, or a part, may be sent again.
     fn reconsider(&mut self, at: usize, mut letter: Letter<M>, ended: bool) {
-        let Entry::Done(result) = &mut self.entries[at] else { return };
+        let Entry::Done(result) = &mut self.ledger.entries[at] else { return };
         letter.opened = None; // what was not read goes back to the message
         let turned_away = goes_elsewhere(result);
         let mut result = std::mem::replace(result, Err(NO_RESULT));
@@ -325,7 +344,7 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
                 None => return, // whatever may be sent again has an envelope
             },
             (None, None) => {
-                self.entries[at] = Entry::Done(result);
+                self.ledger.entries[at] = Entry::Done(result);
                 return;
             }
         };
@@ -333,28 +352,28 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
             letter.parts = Some(parts);
             self.send_again(at, letter, Err(NO_RESULT));
         } else {
-            self.entries[at] = Entry::Done(parts.finish());
+            self.ledger.entries[at] = Entry::Done(parts.finish());
         }
     }
 
     fn send_again(&mut self, at: usize, letter: Letter<M>, result: Result<Delivery, Error>) {
-        self.entries[at] = Entry::Again(letter, result);
-        (self.resume, self.settled) = (self.resume.min(at), self.settled.min(at));
-        self.talk.more();
+        self.ledger.entries[at] = Entry::Again(letter, result);
+        (self.ledger.resume, self.ledger.settled) = (self.ledger.resume.min(at), self.ledger.settled.min(at));
+        self.machine.talk.more();
     }
 
     /// The first message that is to be handed to the machine again.
     fn first_again(&mut self) -> Option<usize> {
-        let mut entries = self.entries.range(self.resume..);
+        let mut entries = self.ledger.entries.range(self.ledger.resume..);
         let found = entries.position(|entry| matches!(entry, Entry::Again(..)));
-        self.resume = found.map_or(self.entries.len(), |at| self.resume + at);
-        found.map(|_| self.resume)
+        self.ledger.resume = found.map_or(self.ledger.entries.len(), |at| self.ledger.resume + at);
+        found.map(|_| self.ledger.resume)
     }
 
     /// There is no other connection, for this reason: the first message that waits for one has it as its cause.
     fn despair(&mut self, why: Error) {
         let Some(at) = self.first_again() else { return };
-        if let Entry::Again(letter, result) = &mut self.entries[at] {
+        if let Entry::Again(letter, result) = &mut self.ledger.entries[at] {
             match &mut letter.parts {
                 Some(parts) => parts.fail(why),
                 None => {
@@ -367,7 +386,7 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
 
     /// A message that was to be sent again, and cannot be.
     fn give_up(&mut self, at: usize) {
-        let result = match &mut self.entries[at] {
+        let result = match &mut self.ledger.entries[at] {
             Entry::Again(letter, result) => match letter.parts.take() {
                 Some(parts) => parts.finish(),
                 None => std::mem::replace(result, Err(NO_RESULT)),
@@ -375,12 +394,12 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
             _ => return,
         };
         self.line = self.line.after(&result);
-        self.entries[at] = Entry::Done(result);
+        self.ledger.entries[at] = Entry::Done(result);
     }
 
     fn take_results(&mut self) {
-        while let Some(result) = self.talk.next_result() {
-            self.client.session.settle(result.is_ok());
+        while let Some(result) = self.machine.talk.next_result() {
+            self.client.history.session.settle(result.is_ok());
             // MAIL was answered 452: what else was handed to the machine gets its replies here.
             let ended = goes_elsewhere(&result) && self.client.may_take_over(Some(End::Announced));
             if ended && self.line == Line::Works {
@@ -388,29 +407,28 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
             }
             self.settle(result, ended);
         }
-        if self.client.pace.is_stalled() {
-            self.talk.one_at_a_time();
+        if self.client.link.pace.is_stalled() {
+            self.machine.talk.one_at_a_time();
         }
-        self.client.learn_from(&self.talk);
+        self.client.learn_from(&self.machine.talk);
     }
 
     /// The connection is lost. What may be sent again over another one waits for that.
     fn fail(&mut self, broke: Error) {
         let ended = self.client.may_take_over(End::of(&broke));
-        self.talk.lose(self.client.out.octets_offered(), broke);
+        self.machine.talk.lose(self.client.link.out.octets_offered(), broke);
         self.line = if ended { Line::Ended } else { Line::Lost };
-        while let Some(result) = self.talk.next_result() {
+        while let Some(result) = self.machine.talk.next_result() {
             self.settle(result, ended);
         }
     }
 
     /// Goes on, with none under way, over what may be another connection: its server may offer something else.
     fn begin_anew(&mut self) {
-        self.line = if self.client.broken { Line::Lost } else { Line::Works };
-        self.talk = Transactions::new(self.client.options(), false);
-        (self.posted, self.answered) = (0, 0);
-        self.client.hurry = true;
-        self.client.clock = Clock::start();
+        self.line = if self.client.link.is_usable() { Line::Works } else { Line::Lost };
+        self.machine.talk = Transactions::new(self.client.options(), false);
+        (self.machine.posted, self.machine.answered) = (0, 0);
+        (self.call.kind, self.call.clock) = (Kind::Batch, Clock::start());
     }
 
     /// Whether there is a message to send.
@@ -426,7 +444,7 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
         if let Some((_, envelope)) = self.alone.take_if(|_| was_alone) {
             let doubt = Outcome::InDoubt;
             let delivery = Delivery::new(envelope, doubt, doubt, None, Vec::new());
-            self.entries.push_back(Entry::Done(Err(lost(delivery))));
+            self.ledger.entries.push_back(Entry::Done(Err(lost(delivery))));
         }
     }
 }
@@ -464,8 +482,8 @@ fn hand_over(
             body.into_once().map(|body| Opened { body, watched })
         }
     };
-    client.begun += 1;
-    client.by_hand = None; // the first message begins with RSET
+    client.link.begun += 1;
+    client.history.open = OpenTransaction::None; // the machine knows of it, and begins with RSET
     Ok(opened)
 }
 
@@ -492,19 +510,17 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
             self.abandon();
         }
         self.midway = None;
-        let drained = self.client.drained;
-        self.client.begin();
-        (self.client.drained, self.client.hurry) = (drained, true);
+        (self.call.deadline, self.call.kind) = (self.client.take_deadline(), Kind::Batch);
         loop {
-            if let Some(Entry::Done(_)) = self.entries.front() {
-                let Some(Entry::Done(result)) = self.entries.pop_front() else { return None }; // it is one
-                self.given += 1;
-                self.settled = self.settled.saturating_sub(1);
-                self.resume = self.resume.saturating_sub(1);
-                if std::mem::take(&mut self.paused) {
-                    self.talk.more();
+            if let Some(Entry::Done(_)) = self.ledger.entries.front() {
+                let Some(Entry::Done(result)) = self.ledger.entries.pop_front() else { return None }; // it is one
+                self.ledger.given += 1;
+                self.ledger.settled = self.ledger.settled.saturating_sub(1);
+                self.ledger.resume = self.ledger.resume.saturating_sub(1);
+                if std::mem::replace(&mut self.supply.intake, Intake::Open) == Intake::Paused {
+                    self.machine.talk.more();
                 }
-                return Some((self.given - 1, result));
+                return Some((self.ledger.given - 1, result));
             }
             if self.line == Line::Ended {
                 if !self.has_more() {
@@ -520,10 +536,10 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
                 }
                 let unsent = Err(not_sent(&self.next_unsent()?));
                 self.line = self.line.after(&unsent);
-                self.entries.push_back(Entry::Done(unsent));
+                self.ledger.entries.push_back(Entry::Done(unsent));
                 continue;
             }
-            let step = self.client.go_on(&mut self.talk, None).await;
+            let step = self.client.go_on(&mut self.call, &mut self.machine.talk, None).await;
             match step {
                 Ok(Want::Result) => self.take_results(),
                 Ok(Want::Message) => self.post().await,
@@ -539,7 +555,7 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
     /// Takes nothing more from the iterator, and returns the results that are left: of the messages that were taken from it
     /// already, and of those that were pushed, which are sent. Each comes with its index.
     pub async fn finish(mut self) -> Vec<(usize, Result<Delivery, Error>)> {
-        self.mails = None;
+        self.supply.mails = None;
         let mut results = Vec::new();
         while let Some(result) = self.next().await {
             results.push(result);
@@ -553,53 +569,54 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
             self.line = Line::Spent;
         }
         let again = self.first_again();
-        self.paused = self.entries.len() >= MOST_ENTRIES && again.is_none();
-        let may_ask = self.line == Line::Works && !self.paused && self.alone.is_none();
+        let is_full = self.ledger.entries.len() >= MAX_ENTRIES && again.is_none();
+        self.supply.intake = if is_full { Intake::Paused } else { Intake::Open };
+        let may_ask = self.line == Line::Works && !is_full && self.alone.is_none();
         if let Some(at) = again.filter(|_| may_ask) {
             self.post_again(at).await;
             return;
         }
-        if may_ask && !self.is_at_hand() && !self.talk.has_said_all(&self.client.out) {
-            self.talk.later();
+        if may_ask && !self.is_at_hand() && !self.machine.talk.has_said_all(&self.client.link.out) {
+            self.machine.talk.later();
             return;
         }
         if !may_ask || !self.fetch() {
-            self.talk.no_more();
+            self.machine.talk.no_more();
             return;
         }
         // It stays where it is while its file is opened: whoever drops the future then does not lose it.
-        let mail = &self.waiting[0];
+        let mail = &self.supply.waiting[0];
         let envelope = match mail.envelope().and_then(|envelope| self.client.offered(envelope)) {
             Ok(envelope) => envelope,
             Err(e) => {
-                self.waiting.pop_front();
-                self.entries.push_back(Entry::Done(Err(e)));
+                self.supply.waiting.pop_front();
+                self.ledger.entries.push_back(Entry::Done(Err(e)));
                 return;
             }
         };
         if !self.client.is_one_part(&envelope) {
-            self.alone = self.waiting.pop_front().map(|mail| (mail, envelope));
-            self.talk.no_more();
+            self.alone = self.supply.waiting.pop_front().map(|mail| (mail, envelope));
+            self.machine.talk.no_more();
             return;
         }
-        let opened = self.client.open_body(mail).await;
-        let machine = (&mut self.talk, self.posted == 0);
+        let opened = self.client.open_body(&self.call, mail).await;
+        let machine = (&mut self.machine.talk, self.machine.posted == 0);
         let posted = opened.and_then(|body| hand_over(&mut self.client, machine, envelope, None, body));
-        let mail = self.waiting.pop_front();
+        let mail = self.supply.waiting.pop_front();
         match posted {
             Ok(opened) => {
                 let letter = mail.map(|mail| Letter { mail, opened, parts: None });
-                self.entries.push_back(Entry::Under { number: self.posted, letter });
-                self.posted += 1;
+                self.ledger.entries.push_back(Entry::Under { number: self.machine.posted, letter });
+                self.machine.posted += 1;
             }
-            Err(e) => self.entries.push_back(Entry::Done(Err(e))),
+            Err(e) => self.ledger.entries.push_back(Entry::Done(Err(e))),
         }
     }
 
     /// The same for a message, at this place, that the machine had already. If it cannot be sent now, what became of it then
     /// is what became of it.
     async fn post_again(&mut self, at: usize) {
-        let Entry::Again(letter, _) = &mut self.entries[at] else { return };
+        let Entry::Again(letter, _) = &mut self.ledger.entries[at] else { return };
         let part = letter.parts.as_ref().and_then(|parts| parts.next());
         let (envelope, one_by_one) = match part {
             Some((part, one_by_one)) => (Ok(part), one_by_one),
@@ -610,19 +627,19 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
             self.give_up(at);
             return;
         };
-        let body = self.client.open_body(&letter.mail).await;
-        let machine = (&mut self.talk, self.posted == 0);
+        let body = self.client.open_body(&self.call, &letter.mail).await;
+        let machine = (&mut self.machine.talk, self.machine.posted == 0);
         let posted = body.and_then(|body| hand_over(&mut self.client, machine, envelope, one_by_one, body));
         let Ok(opened) = posted else {
             self.give_up(at);
             return;
         };
-        let under = Entry::Under { number: self.posted, letter: None };
-        if let Entry::Again(letter, _) = std::mem::replace(&mut self.entries[at], under) {
+        let under = Entry::Under { number: self.machine.posted, letter: None };
+        if let Entry::Again(letter, _) = std::mem::replace(&mut self.ledger.entries[at], under) {
             let letter = Some(Letter { opened, ..letter });
-            self.entries[at] = Entry::Under { number: self.posted, letter };
+            self.ledger.entries[at] = Entry::Under { number: self.machine.posted, letter };
         }
-        self.posted += 1;
+        self.machine.posted += 1;
     }
 
     /// Sends the content of the message with this number, which is asked for once.
@@ -630,8 +647,8 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
         self.midway = Some(Midway::Content(wanted));
         // It is one of the last, of perhaps hundreds.
         let is_wanted = |entry: &Entry<M>| matches!(entry, Entry::Under { number, .. } if *number == wanted);
-        let at = self.entries.iter().rposition(is_wanted).unwrap_or_default();
-        let letter = match self.entries.get_mut(at) {
+        let at = self.ledger.entries.iter().rposition(is_wanted).unwrap_or_default();
+        let letter = match self.ledger.entries.get_mut(at) {
             Some(Entry::Under { letter, .. }) => letter.take(),
             _ => None,
         };
@@ -639,7 +656,7 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
             Some(mut letter) => {
                 let opened = letter.opened.take();
                 let sent = self.write_content(wanted, &letter.mail, opened).await;
-                match self.entries.get_mut(at) {
+                match self.ledger.entries.get_mut(at) {
                     Some(Entry::Under { letter: place, .. }) => *place = Some(letter),
                     Some(_) => self.reconsider(at, letter, self.line == Line::Spent),
                     None => {}
@@ -664,13 +681,15 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
                 Err(_) => body,
             },
             Some(Opened { body, .. }) => body,
-            None => self.client.open_body(mail).await?,
+            None => self.client.open_body(&self.call, mail).await?,
         };
         let mut source = Source::new(body);
-        while let Want::Result = self.client.go_on(&mut self.talk, Some((wanted, &mut source))).await? {
+        while let Want::Result =
+            self.client.go_on(&mut self.call, &mut self.machine.talk, Some((wanted, &mut source))).await?
+        {
             self.take_results();
             // Its own result, or one before it, need not wait for what is said of the next.
-            if self.talk.is_said(wanted) && self.client.out.unsent().is_empty() {
+            if self.machine.talk.is_said(wanted) && self.client.link.out.unsent().is_empty() {
                 break;
             }
         }
@@ -680,35 +699,35 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
     /// The connection is lost. If that is all, another one will do.
     async fn recover(&mut self, broke: Error) {
         // Where joining is known to work, it is the server that ends the session.
-        let is_trial = self.talk.joining() != Joining::Works;
+        let is_trial = self.machine.talk.joining() != Joining::Works;
         let silent = match broke {
-            Error::Timeout(_) => self.talk.is_unheard(),
+            Error::Timeout(_) => self.machine.talk.is_unheard(),
             Error::Closed(_) | Error::Io { .. } => {
-                is_trial || !self.client.session.has_progress() || !self.talk.is_unheard()
+                is_trial || !self.client.history.session.has_progress() || !self.machine.talk.is_unheard()
             }
             _ => false,
         };
-        if !silent || !self.talk.on_silence() {
+        if !silent || !self.machine.talk.on_silence() {
             self.fail(broke);
             return;
         }
         log::debug!(
             target: "postino",
             "#{} what left with the end of a message was lost: connecting again, without that",
-            self.client.number
+            self.client.link.number
         );
-        self.client.settings.config.learnt.learn_joining(Joining::Off);
-        let offered = self.client.capabilities.clone();
+        self.client.origin.settings.config.learnt.learn_joining(Joining::Off);
+        let offered = self.client.known.capabilities.clone();
         self.midway = Some(Midway::Connection); // who is dropped here has said half of EHLO, TLS and the login
-        let connected = self.client.again_unasked().await;
+        let connected = self.client.again_unasked(&mut self.call).await;
         self.midway = None;
         match connected {
-            Ok(()) if self.client.capabilities != offered => {
+            Ok(()) if self.client.known.capabilities != offered => {
                 // What is to be said of the message was chosen for what the server offered then.
                 self.fail(Error::NotConnected);
                 self.begin_anew();
             }
-            Ok(()) => (self.client.begun, self.client.hurry) = (self.talk.under_way() as u64, true),
+            Ok(()) => self.client.link.begun = self.machine.talk.under_way() as u64,
             Err(e) => self.fail(e),
         }
     }
@@ -718,11 +737,11 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
         log::debug!(
             target: "postino",
             "#{} the server takes no more messages in this session: going on over another connection",
-            self.client.number
+            self.client.link.number
         );
         self.midway = Some(Midway::Connection);
         self.client.part();
-        let connected = self.client.again_unasked().await;
+        let connected = self.client.again_unasked(&mut self.call).await;
         self.midway = None;
         self.begin_anew();
         if let Err(e) = connected {
@@ -735,13 +754,13 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
         self.give_back();
         let Some((mail, envelope)) = &self.alone else { return };
         self.midway = Some(Midway::Alone);
-        self.client.hurry = false; // it has phases of its own
-        let result = self.client.deliver(mail, envelope.clone(), Freshness::New).await;
+        self.call.kind = Kind::Single; // its phases are measured
+        let result = self.client.deliver(&mut self.call, mail, envelope.clone(), Freshness::New).await;
         self.midway = None;
         self.alone = None;
         self.begin_anew();
         self.line = self.line.after(&result);
-        self.entries.push_back(Entry::Done(result));
+        self.ledger.entries.push_back(Entry::Done(result));
     }
 }
 
@@ -749,8 +768,10 @@ impl<C: DerefMut<Target = Client>, M, I> Drop for Batch<C, M, I> {
     /// A connection left in the middle is not used again.
     fn drop(&mut self) {
         let over = matches!(self.line, Line::Works | Line::Spent) && self.midway.is_none();
-        if over && self.talk.under_way() == 0 && self.client.out.is_quiet() {
-            self.client.broken = false;
+        if over && self.machine.talk.under_way() == 0 && self.client.link.out.is_quiet() {
+            if self.client.link.condition == Condition::MidDialogue {
+                self.client.link.condition = Condition::Usable;
+            }
             self.give_back();
         }
     }
@@ -759,8 +780,8 @@ impl<C: DerefMut<Target = Client>, M, I> Drop for Batch<C, M, I> {
 impl<C: DerefMut<Target = Client>, M, I> fmt::Debug for Batch<C, M, I> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Batch")
-            .field("given", &self.given)
-            .field("under_way", &self.talk.under_way())
+            .field("given", &self.ledger.given)
+            .field("under_way", &self.machine.talk.under_way())
             .field("line", &self.line)
             .finish_non_exhaustive()
     }

@@ -2,15 +2,51 @@
 
 use std::{
     net::SocketAddr,
+    path::Path,
     time::{Duration, Instant},
 };
 
-use super::{maybe_async, send::Freshness, session::Client, stop::StopHandle, token::Tokens};
+use super::{
+    call::{Call, Kind},
+    maybe_async,
+    origin::{Maker, Origin},
+    send::Freshness,
+    session::Client,
+    stop::StopHandle,
+    stream::Stream,
+    token::Tokens,
+};
 use crate::{
     Delivery, Error, JoinPolicy, Mail, Security,
-    config::{Config, Learnt, Login, Timeouts, later},
+    config::{Config, Learnt, Login, Timeouts},
+    deadline::later,
     proto::{Credentials, Mechanism},
 };
+
+impl Client {
+    /// Begins with the host: a name (beyond ASCII with the feature `idna`), an IPv4 or IPv6 address (in brackets or not).
+    pub fn builder(host: &str) -> Builder {
+        Builder::new(Config::new(host))
+    }
+
+    /// Begins with the path of a Unix socket. Nobody else can listen to it, so that credentials need no TLS; for TLS it
+    /// needs [`Builder::tls_name`].
+    pub fn unix(path: impl AsRef<Path>) -> Builder {
+        Builder::new(Config::unix(path.as_ref()))
+    }
+
+    /// Begins with a URL: `smtp://host`, `smtps://user:password@host:port`, `smtp://host?tls=required` (or
+    /// `opportunistic`, or `none`), `lmtp://host` ([`Builder::lmtp`]), `smtp+unix:/path`, `lmtp+unix:/path`
+    /// ([`Client::unix`]; its credentials come by a setter). User, password and path are percent-encoded, an IPv6 address
+    /// stands in brackets.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Config`] if it is no such URL. The text never shows the password.
+    pub fn from_url(url: &str) -> Result<Builder, Error> {
+        Ok(Builder::new(Config::from_url(url)?))
+    }
+}
 
 /// How to reach a server, and how to speak with it. Clones share one TLS connector.
 ///
@@ -33,9 +69,9 @@ impl Builder {
         self
     }
 
-    /// When a call that begins now has to end.
-    pub(super) fn ends(&self) -> Option<Instant> {
-        self.config.deadline.map(|limit| later(Instant::now(), limit))
+    /// Begins a call: its deadline runs from here.
+    pub(super) fn begin(&self) -> Call {
+        Call::new(Kind::Single, self.config.deadline.map(|limit| later(Instant::now(), limit)))
     }
 
     pub(super) fn check(&self) -> Result<(), Error> {
@@ -51,12 +87,11 @@ impl Builder {
         Builder { config, tokens: None, stop_handle: None }
     }
 
-    /// Not connected yet, and its deadline runs.
-    pub(super) fn client(&self) -> Result<Client, Error> {
+    /// A client that is not connected yet.
+    pub(super) fn client(&self, maker: Maker) -> Result<Client, Error> {
+        let (settings, tokens) = (self.config.check()?, self.tokens.clone());
         let stop_handle = self.stop_handle.clone().unwrap_or_default();
-        let mut client = Client::new(self.config.check()?, self.tokens.clone(), stop_handle);
-        client.begin();
-        Ok(client)
+        Ok(Client::new(Origin { settings, tokens, stop_handle, maker }))
     }
 
     /// The port. Defaults to 465 with [`Security::Implicit`], to 587 with [`Security::StartTls`], or with credentials but
@@ -279,13 +314,18 @@ impl Builder {
     /// [`Error::Config`] before anything is done (but see [`ca_certificate`](Builder::ca_certificate)); then whatever
     /// the name lookup, the connection, TLS, the server and the login can fail of. The connection is closed then.
     pub async fn connect(&self) -> Result<Client, Error> {
-        self.connect_until(self.ends()).await
+        let mut call = self.begin();
+        let mut client = self.client(Maker::Client)?;
+        client.open(&mut call).await?;
+        Ok(client)
     }
 
-    pub(super) async fn connect_until(&self, deadline: Option<Instant>) -> Result<Client, Error> {
-        let mut client = self.client()?;
-        client.deadline = deadline;
-        client.open().await?;
+    /// Does all that comes after connecting, over a connection of the caller's.
+    pub(in super::super) async fn over(&self, stream: Stream) -> Result<Client, Error> {
+        let mut call = self.begin();
+        let mut client = self.client(Maker::Caller)?;
+        client.usable_over(stream)?;
+        client.introduce(&mut call).await?;
         Ok(client)
     }
 
@@ -296,10 +336,11 @@ impl Builder {
     ///
     /// Those of [`connect`](Builder::connect) and of [`Client::send`].
     pub async fn send(&self, mail: &dyn Mail) -> Result<Delivery, Error> {
-        let mut client = self.client()?;
+        let mut call = self.begin();
+        let mut client = self.client(Maker::Client)?;
         let envelope = mail.envelope()?; // refused before a connection is made
-        client.open().await?;
-        let result = client.deliver(mail, envelope, Freshness::Last).await;
+        client.open(&mut call).await?;
+        let result = client.deliver(&mut call, mail, envelope, Freshness::Last).await;
         client.part();
         result
     }

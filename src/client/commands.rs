@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use super::{
     body::{Source, open},
+    call::Call,
+    known::{ByHand, OpenTransaction, Setup},
     maybe_async,
     run::source_error,
     session::Client,
@@ -22,56 +24,29 @@ use crate::{
 /// Commands after which the session is the same, but for a transaction. What others do (XCLIENT …) is not known here.
 const HARMLESS: [&str; 7] = ["EXPN", "HELP", "MAIL", "NOOP", "RCPT", "RSET", "VRFY"];
 
-/// A transaction that single commands have begun: what its MAIL has announced.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct ByHand {
-    /// SMTPUTF8: its addresses and headers need not be ASCII.
-    utf8: bool,
-    /// Its content need not be ASCII.
-    eight_bit: bool,
-    /// Number of recipients that the server has accepted.
-    recipients: usize,
-}
-
-impl ByHand {
-    fn announced(parameters: &Parameters) -> ByHand {
-        let utf8 = parameters.contains("SMTPUTF8");
-        ByHand { utf8, eight_bit: utf8 || parameters.contains("BODY=8BITMIME"), recipients: 0 }
-    }
-
-    /// It was begun by who knows what: all that the server offers may have been announced.
-    fn unknown(capabilities: &Capabilities) -> ByHand {
-        ByHand {
-            utf8: capabilities.offers("SMTPUTF8"),
-            eight_bit: capabilities.offers("8BITMIME"),
-            recipients: 0,
-        }
-    }
-}
-
 /// # What is known of the server
 impl Client {
     /// The server's reply to the last EHLO or HELO, as it came: also what is [ignored](super::Builder::ignore_capability).
     #[must_use]
     pub fn hello_reply(&self) -> Option<&Reply> {
-        self.hello.as_ref()
+        self.known.hello.as_ref()
     }
 
     /// Whether the server knows EHLO (RFC 5321 §3.2): with HELO there are no capabilities.
     #[must_use]
     pub fn is_esmtp(&self) -> bool {
-        self.esmtp
+        self.known.esmtp
     }
 
     /// Whether the server offers this: `PIPELINING`, `STARTTLS`, `8BITMIME` … Without regard to case.
     #[must_use]
     pub fn supports(&self, keyword: &str) -> bool {
-        self.capabilities.offers(keyword)
+        self.known.capabilities.offers(keyword)
     }
 
     /// The login mechanisms that the server offers (RFC 4954 §3), in upper case and the server's order.
     pub fn auth_mechanisms(&self) -> impl Iterator<Item = String> {
-        self.capabilities.auth_mechanisms()
+        self.known.capabilities.auth_mechanisms()
     }
 }
 
@@ -91,14 +66,14 @@ impl Client {
     /// Sets the limit of every wait but the one for the final reply, from the next call on; see
     /// [`Builder::timeout`](super::Builder::timeout).
     pub fn set_timeout(&mut self, limit: Duration) {
-        let timeouts = &mut self.settings.config.timeouts;
+        let timeouts = &mut self.origin.settings.config.timeouts;
         *timeouts = Timeouts::all_but_the_final(limit, timeouts.final_reply);
     }
 
     /// Sets the limit of each call as a whole, from the next call on, or that there is none; see
     /// [`Builder::deadline`](super::Builder::deadline).
     pub fn set_deadline(&mut self, limit: Option<Duration>) {
-        self.settings.config.deadline = limit;
+        self.origin.settings.config.deadline = limit;
     }
 }
 
@@ -107,7 +82,7 @@ impl Client {
     fn with_utf8(&self, text: &str, parameters: &[&str]) -> Result<Parameters, Error> {
         let parameters = Parameters::new(parameters)?;
         let wanted = parameters.contains("SMTPUTF8");
-        match self.capabilities.offers("SMTPUTF8") {
+        match self.known.capabilities.offers("SMTPUTF8") {
             false if wanted => Err(Error::Unsupported("SMTPUTF8")),
             false if !text.is_ascii() => {
                 Err(Error::Unsupported("SMTPUTF8, and not all of the command is ASCII"))
@@ -152,14 +127,16 @@ impl Client {
     /// [`Error::Config`] for what cannot be a name; [`Error::Refused`]: what is known of the server stays then, and HELO
     /// is not tried.
     pub async fn ehlo(&mut self, name: Option<&str>) -> Result<Reply, Error> {
-        self.begin();
+        let mut call = self.begin();
         let (own, name) = (name.is_none(), self.own_name(name)?);
-        let hello = if self.settings.config.lmtp { Simple::lhlo(&name) } else { Simple::ehlo(&name) };
-        let reply = self.say(hello).await?;
-        self.capabilities =
-            Capabilities::parse(reply.borrow()).without(&self.settings.config.ignored_capabilities);
+        let hello = if self.origin.settings.config.lmtp { Simple::lhlo(&name) } else { Simple::ehlo(&name) };
+        let reply = self.say(&mut call, hello).await?;
+        self.known.capabilities =
+            Capabilities::parse(reply.borrow()).without(&self.origin.settings.config.ignored_capabilities);
         self.greeted(&reply, true);
-        self.raised |= !own;
+        if !own {
+            self.history.setup = Setup::Changed;
+        }
         Ok(reply)
     }
 
@@ -170,15 +147,15 @@ impl Client {
     ///
     /// Those of [`ehlo`](Client::ehlo).
     pub async fn helo(&mut self, name: Option<&str>) -> Result<Reply, Error> {
-        self.begin();
+        let mut call = self.begin();
         let name = self.own_name(name)?;
-        if self.settings.config.lmtp {
+        if self.origin.settings.config.lmtp {
             return Err(Error::Config("there is no HELO in LMTP".into()));
         }
-        let reply = self.say(Simple::helo(&name)).await?;
-        self.capabilities = Capabilities::default();
+        let reply = self.say(&mut call, Simple::helo(&name)).await?;
+        self.known.capabilities = Capabilities::default();
         self.greeted(&reply, false);
-        self.raised = true;
+        self.history.setup = Setup::Changed;
         Ok(reply)
     }
 
@@ -193,25 +170,28 @@ impl Client {
     /// was, in clear. A handshake that fails, octets in clear behind the 220, or an EHLO that is refused behind them
     /// close it.
     pub async fn starttls(&mut self) -> Result<(), Error> {
-        self.begin();
+        let mut call = self.begin();
         self.usable(Phase::StartTls)?;
         if self.is_encrypted() {
             return Err(Error::Config("the connection is secured by TLS already".into()));
         }
         TlsSettings::available()?;
-        self.settings.config.tls_name()?;
+        self.origin.settings.config.tls_name()?;
         if !self.supports("STARTTLS") {
             return Err(Error::Unsupported("STARTTLS"));
         }
-        let hello = Hello::starttls(self.hello_name()).lmtp(self.settings.config.lmtp);
-        let mut hello = hello.ignoring(self.settings.config.ignored_capabilities.clone());
-        self.run(&mut hello).await?;
+        let hello =
+            Hello::starttls(self.origin.hello_name(&self.link)).lmtp(self.origin.settings.config.lmtp);
+        let mut hello = hello.ignoring(self.origin.settings.config.ignored_capabilities.clone());
+        self.run(&mut call, &mut hello).await?;
         if let Some(reply) = hello.refusal() {
             return Err(Error::Refused { phase: Phase::StartTls, reply: reply.clone() });
         }
-        (self.esmtp, self.logged_in, self.by_hand, self.raised) = (hello.is_esmtp(), false, None, true);
-        self.open = false;
-        (_, self.hello, self.capabilities) = hello.into_parts();
+        self.known.esmtp = hello.is_esmtp();
+        self.history.login.done = false;
+        self.history.setup = Setup::Changed;
+        self.history.open = OpenTransaction::None;
+        (_, self.known.hello, self.known.capabilities) = hello.into_parts();
         Ok(())
     }
 
@@ -227,18 +207,18 @@ impl Client {
     /// [`Error::Address`], [`Error::Config`] for what cannot be a parameter, [`Error::Unsupported`] if SMTPUTF8 is
     /// needed and not offered; [`Error::Refused`].
     pub async fn mail(&mut self, sender: &str, parameters: &[&str]) -> Result<Reply, Error> {
-        self.begin();
+        let mut call = self.begin();
         let sender = match sender.trim_matches(' ') {
             "" | "<>" => None,
             _ => Some(Address::new(sender)?),
         };
         let parameters = self.with_utf8(sender.as_ref().map_or("", Address::as_str), parameters)?;
         let command = Simple::mail(sender.as_ref(), &parameters).check()?;
-        self.end_refused_message().await?;
+        self.end_refused_message(&mut call).await?;
         self.note_by_hand();
-        let reply = self.say(command).await?;
-        self.begun += 1;
-        self.by_hand = Some(ByHand::announced(&parameters));
+        let reply = self.say(&mut call, command).await?;
+        self.link.begun += 1;
+        self.history.open = OpenTransaction::ByHand(ByHand::announced(&parameters));
         Ok(reply)
     }
 
@@ -251,20 +231,20 @@ impl Client {
     /// when [`mail`](Client::mail) has not said SMTPUTF8, [`Error::Unsupported`] if SMTPUTF8 is not offered at all;
     /// [`Error::Refused`].
     pub async fn rcpt(&mut self, recipient: &str, parameters: &[&str]) -> Result<Reply, Error> {
-        self.begin();
+        let mut call = self.begin();
         let (recipient, parameters) = (Address::new(recipient)?, Parameters::new(parameters)?);
         if !recipient.is_ascii() {
             if !self.supports("SMTPUTF8") {
                 return Err(Error::Unsupported("SMTPUTF8, and an address is not ASCII"));
             }
-            if self.by_hand.is_some_and(|transaction| !transaction.utf8) {
+            if self.history.open.by_hand().is_some_and(|transaction| !transaction.utf8) {
                 return Err(Error::Config("a recipient that is not ASCII needs SMTPUTF8 in MAIL".into()));
             }
         }
         let command = Simple::rcpt(&recipient, &parameters).check()?;
-        self.end_refused_message().await?;
+        self.end_refused_message(&mut call).await?;
         self.note_by_hand();
-        let reply = self.say(command).await?;
+        let reply = self.say(&mut call, command).await?;
         self.count_recipients("RCPT");
         Ok(reply)
     }
@@ -281,24 +261,24 @@ impl Client {
     /// [in doubt](Error::in_doubt). Over LMTP the server answers once for each accepted recipient (RFC 2033 §4.2), so
     /// that any other number than one is [`Error::Config`] before anything is sent: use [`send`](Client::send).
     pub async fn data<'m>(&mut self, content: impl Into<Body<'m>>) -> Result<Reply, Error> {
-        self.begin();
+        let mut call = self.begin();
         self.usable(Phase::Data)?;
-        let recipients = self.by_hand.map_or(0, |transaction| transaction.recipients);
-        if self.settings.config.lmtp && recipients != 1 {
+        let recipients = self.history.open.by_hand().map_or(0, |transaction| transaction.recipients);
+        if self.origin.settings.config.lmtp && recipients != 1 {
             let why = "DATA as a single command needs exactly one accepted recipient in LMTP, where each has a reply";
             return Err(Error::Config(format!("{why} (there are {recipients}); use Client::send").into()));
         }
-        self.end_refused_message().await?;
+        self.end_refused_message(&mut call).await?;
         let body = content.into();
-        let transaction = self.by_hand.unwrap_or(ByHand::unknown(&self.capabilities));
+        let transaction = self.transaction_by_hand();
         self.check_content(&body.content, transaction.eight_bit)?;
-        let opened = open(body, self.limit(Phase::Body)?).await;
+        let opened = open(body, self.origin.limit(&call, Phase::Body)?).await;
         let mut source = Source::new(opened.map_err(source_error)?);
         self.note_by_hand();
         let mut data = Data::new(transaction.eight_bit);
-        let broke = self.go_on(&mut data, Some((0, &mut source))).await.err();
-        let reply = data.into_result(self.out.octets_offered(), broke)?;
-        self.by_hand = None;
+        let broke = self.go_on(&mut call, &mut data, Some((0, &mut source))).await.err();
+        let reply = data.into_result(self.link.out.octets_offered(), broke)?;
+        self.history.open = OpenTransaction::None;
         Ok(reply)
     }
 
@@ -309,8 +289,8 @@ impl Client {
     ///
     /// [`Error::Refused`].
     pub async fn rset(&mut self) -> Result<Reply, Error> {
-        self.begin();
-        self.reset().await
+        let mut call = self.begin();
+        self.reset(&mut call).await
     }
 
     /// NOOP: asks whether the server is still there (RFC 5321 §4.1.1.9). Granted by 2yz.
@@ -319,8 +299,8 @@ impl Client {
     ///
     /// [`Error::Refused`].
     pub async fn noop(&mut self) -> Result<Reply, Error> {
-        self.begin();
-        self.say(Simple::noop()).await
+        let mut call = self.begin();
+        self.say(&mut call, Simple::noop()).await
     }
 
     /// VRFY: whether there is such a user or mailbox (RFC 5321 §4.1.1.6). The text goes out as it is; SMTPUTF8 is added
@@ -332,9 +312,9 @@ impl Client {
     /// [`Error::Config`] for a control character, [`Error::Unsupported`] if SMTPUTF8 is needed or asked for and not
     /// offered; [`Error::Refused`].
     pub async fn vrfy(&mut self, user: &str, parameters: &[&str]) -> Result<Reply, Error> {
-        self.begin();
+        let mut call = self.begin();
         let parameters = self.with_utf8(user, parameters)?;
-        self.say(Simple::vrfy(user, &parameters)?).await
+        self.say(&mut call, Simple::vrfy(user, &parameters)?).await
     }
 
     /// EXPN: who is on a mailing list (RFC 5321 §4.1.1.7); the lines of the reply. The text goes out as for
@@ -344,9 +324,9 @@ impl Client {
     ///
     /// Those of [`vrfy`](Client::vrfy).
     pub async fn expn(&mut self, list: &str, parameters: &[&str]) -> Result<Reply, Error> {
-        self.begin();
+        let mut call = self.begin();
         let parameters = self.with_utf8(list, parameters)?;
-        self.say(Simple::expn(list, &parameters)?).await
+        self.say(&mut call, Simple::expn(list, &parameters)?).await
     }
 
     /// HELP: on a topic, or, when that is empty, in general (RFC 5321 §4.1.1.8); [`Reply::text`] is the help. Granted
@@ -356,8 +336,8 @@ impl Client {
     ///
     /// [`Error::Config`] for a control character; [`Error::Refused`].
     pub async fn help(&mut self, topic: &str) -> Result<Reply, Error> {
-        self.begin();
-        self.say(Simple::help(topic)?).await
+        let mut call = self.begin();
+        self.say(&mut call, Simple::help(topic)?).await
     }
 
     /// Any other command, as it stands: text, or octets that need not be UTF-8, without the line end. Every reply is
@@ -373,19 +353,21 @@ impl Client {
     /// EHLO, HELO, LHLO, QUIT and STARTTLS, which have methods of their own; over LMTP for BURL, which may be answered more
     /// than once. [`Error::Refused`] for 421; [`Error::Protocol`] for 3yz.
     pub async fn command(&mut self, line: impl AsRef<[u8]>) -> Result<Reply, Error> {
-        self.begin();
+        let mut call = self.begin();
         let line = Line::new(line)?;
         let verb = line.verb();
         let changes_session = !HARMLESS.contains(&verb.as_str());
-        if self.settings.config.lmtp && verb == "BURL" {
+        if self.origin.settings.config.lmtp && verb == "BURL" {
             return Err(Error::Config("BURL may have one reply for each recipient in LMTP".into()));
         }
         let own = Simple::custom(line)?;
         self.usable(Phase::Command)?;
-        self.end_refused_message().await?;
+        self.end_refused_message(&mut call).await?;
         self.note_by_hand();
-        self.raised |= changes_session;
-        let reply = self.say(own).await?;
+        if changes_session {
+            self.history.setup = Setup::Changed;
+        }
+        let reply = self.say(&mut call, own).await?;
         if reply.is_positive() {
             self.count_recipients(&verb);
         }
@@ -393,21 +375,21 @@ impl Client {
     }
 
     /// Says one command. The call has begun.
-    async fn say(&mut self, mut command: Simple) -> Result<Reply, Error> {
-        self.run(&mut command).await?;
+    async fn say(&mut self, call: &mut Call, mut command: Simple) -> Result<Reply, Error> {
+        self.run(call, &mut command).await?;
         command.into_result()
     }
 
-    pub(super) async fn reset(&mut self) -> Result<Reply, Error> {
-        let reply = self.say(Simple::reset()).await?;
-        (self.by_hand, self.open) = (None, false);
+    pub(super) async fn reset(&mut self, call: &mut Call) -> Result<Reply, Error> {
+        let reply = self.say(call, Simple::reset()).await?;
+        self.history.open = OpenTransaction::None;
         Ok(reply)
     }
 
     /// RSET, if a message was refused in mid-transaction: single commands would add to that one.
-    async fn end_refused_message(&mut self) -> Result<(), Error> {
-        if self.open && self.by_hand.is_none() {
-            self.reset().await?;
+    async fn end_refused_message(&mut self, call: &mut Call) -> Result<(), Error> {
+        if matches!(self.history.open, OpenTransaction::Refused) {
+            self.reset(call).await?;
         }
         Ok(())
     }
@@ -415,17 +397,22 @@ impl Client {
 
 impl Client {
     fn own_name(&self, name: Option<&str>) -> Result<HelloName, Error> {
-        name.map_or_else(|| Ok(self.hello_name()), HelloName::new)
+        name.map_or_else(|| Ok(self.origin.hello_name(&self.link)), HelloName::new)
     }
 
     fn greeted(&mut self, reply: &Reply, esmtp: bool) {
-        (self.hello, self.esmtp) = (Some(reply.clone()), esmtp);
-        (self.by_hand, self.open) = (None, false);
+        (self.known.hello, self.known.esmtp) = (Some(reply.clone()), esmtp);
+        self.history.open = OpenTransaction::None;
+    }
+
+    /// The transaction that was begun by single commands, as far as it is known.
+    fn transaction_by_hand(&self) -> ByHand {
+        self.history.open.by_hand().unwrap_or_else(|| ByHand::unknown(&self.known.capabilities))
     }
 
     /// The server has granted this command of a transaction.
     fn count_recipients(&mut self, verb: &str) {
-        if let Some(transaction) = &mut self.by_hand {
+        if let OpenTransaction::ByHand(transaction) = &mut self.history.open {
             match verb {
                 "RCPT" => transaction.recipients += 1,
                 "MAIL" | "RSET" => transaction.recipients = 0,
@@ -436,7 +423,7 @@ impl Client {
 
     /// From here on there may be a transaction, whatever comes of the command.
     fn note_by_hand(&mut self) {
-        self.by_hand.get_or_insert(ByHand::unknown(&self.capabilities));
+        self.history.open = OpenTransaction::ByHand(self.transaction_by_hand());
     }
 }
 
@@ -462,10 +449,10 @@ impl Client {
     ///
     /// [`Error::Config`], [`Error::Auth`]: see above.
     pub async fn login(&mut self, user: impl AsRef<[u8]>, password: impl AsRef<[u8]>) -> Result<(), Error> {
-        self.begin();
+        let mut call = self.begin();
         let credentials = Credentials::new(user, password)?;
-        let mechanisms = self.settings.config.auth_mechanisms.clone();
-        self.log_in(credentials, mechanisms).await
+        let mechanisms = self.origin.settings.config.auth_mechanisms.clone();
+        self.log_in(&mut call, credentials, mechanisms).await
     }
 
     /// By PLAIN (RFC 4616).
@@ -590,8 +577,8 @@ impl Client {
     ///
     /// [`Error::Config`], [`Error::Auth`]: see above.
     pub async fn auth_mechanism(&mut self, mechanism: impl Mechanism + Clone + 'static) -> Result<(), Error> {
-        self.begin();
-        self.log_in(Credentials::custom(mechanism)?, None).await
+        let mut call = self.begin();
+        self.log_in(&mut call, Credentials::custom(mechanism)?, None).await
     }
 
     async fn log_in_by(
@@ -599,26 +586,30 @@ impl Client {
         mechanism: &str,
         credentials: Result<Credentials, Error>,
     ) -> Result<(), Error> {
-        self.begin();
+        let mut call = self.begin();
         let credentials = credentials?;
         let pinned = vec![mechanism.to_owned()];
         check_pinned(&pinned)?;
-        self.log_in(credentials, Some(pinned)).await
+        self.log_in(&mut call, credentials, Some(pinned)).await
     }
 
     async fn log_in(
         &mut self,
+        call: &mut Call,
         credentials: Credentials,
         mechanisms: Option<Vec<String>>,
     ) -> Result<(), Error> {
         self.usable(Phase::Auth)?;
-        if !self.is_encrypted() && !self.is_local() && !self.settings.config.danger_plaintext_credentials {
+        if !self.is_encrypted()
+            && !self.is_local()
+            && !self.origin.settings.config.danger_plaintext_credentials
+        {
             return Err(credentials_in_clear());
         }
-        if self.logged_in {
+        if self.history.login.done {
             return Err(Error::Auth { what: "there was a login already".into(), details: None, reply: None });
         }
-        self.raised = true; // also if it is refused: that counts against the connection
-        self.auth_by(credentials, mechanisms).await
+        self.history.setup = Setup::Changed; // also if it is refused: that counts against the connection
+        self.auth(call, credentials, mechanisms).await
     }
 }

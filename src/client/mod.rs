@@ -10,18 +10,28 @@
 
 use super::{bell, body, breathe, maybe_async, resolve, stop, stream, token};
 
-// Documentation shows the methods of a client in this order: what is met first comes first.
+// Documentation shows the methods of a client in the order of these modules: what a reader needs first comes first.
+mod builder;
+
 mod session;
 
 mod send;
 
 mod batch;
-mod builder;
 mod commands;
 mod connect;
 mod pool;
-mod run;
 mod tls;
+
+// What a client is made of. Each of these uses only those after it.
+mod run;
+
+mod link;
+
+mod origin;
+
+mod call;
+mod known;
 
 pub use self::{
     batch::Batch,

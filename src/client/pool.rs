@@ -11,14 +11,18 @@ use super::{
     batch::Batch,
     bell::Bell,
     builder::Builder,
+    call::Call,
+    known::OpenTransaction,
     maybe_async,
+    origin::Maker,
     send::Freshness,
     session::Client,
     stop::{StopHandle, Watch},
 };
 use crate::{
     Delivery, Error, Mail, Phase,
-    config::{Config, later},
+    config::Config,
+    deadline::later,
     queue::{For, Idle, Place, Queue, Rules},
 };
 
@@ -239,7 +243,7 @@ impl Shared {
 
     /// Whether a connection may be used for another message.
     fn is_spent(&self, client: &Client, born: Instant) -> bool {
-        self.limits.messages.is_some_and(|most| client.begun >= most)
+        self.limits.messages.is_some_and(|most| client.link.begun >= most)
             || self.limits.age.is_some_and(|limit| born.elapsed() >= limit)
             || client.is_used_up()
     }
@@ -305,7 +309,7 @@ impl Pool {
     }
 
     /// An idle connection in the hands of its next user, unless it cannot be used any more: then it is closed.
-    fn reuse(&self, idle: Idle<Kept>, end: Option<Instant>) -> Option<Pooled> {
+    fn reuse(&self, idle: Idle<Kept>) -> Option<Pooled> {
         let Idle { connection: Kept { mut client, born }, stale, .. } = idle;
         if !client.is_connected() {
             client.close();
@@ -315,19 +319,17 @@ impl Pool {
             client.part();
             return None;
         }
-        client.start_over(&self.0.builder.config, end);
+        client.start_over(&self.0.builder.config);
         Some(Pooled { pool: self.0.clone(), client: Some(client), born, reused: true, trial: false })
     }
 }
 
 impl Client {
     /// Forgets the limits that its last user has set.
-    fn start_over(&mut self, config: &Config, deadline: Option<Instant>) {
-        let own = &mut self.settings.config;
+    fn start_over(&mut self, config: &Config) {
+        let own = &mut self.origin.settings.config;
         (own.timeouts, own.deadline) = (config.timeouts, config.deadline);
         self.next_limit = None;
-        self.begin();
-        self.deadline = deadline;
     }
 }
 
@@ -343,25 +345,25 @@ impl Pool {
     /// Those of [`Builder::connect`] and of [`Client::send`].
     pub async fn send(&self, mail: &dyn Mail) -> Result<Delivery, Error> {
         let envelope = mail.envelope()?;
-        let end = self.0.builder.ends();
-        let mut client = self.take(For::Turn, end).await?;
+        let mut call = self.0.builder.begin();
+        let mut client = self.take(For::Turn, &mut call).await?;
         let reused = client.reused;
         let freshness = if reused { Freshness::Kept } else { Freshness::New };
-        let number = client.number;
-        let first = client.deliver(mail, envelope.clone(), freshness).await;
+        let number = client.link.number;
+        let first = client.deliver(&mut call, mail, envelope.clone(), freshness).await;
         match first {
             // The connection had died while it was idle, and all that was said is the envelope.
             // Content that can be read only once is still there, unless it was read.
             Err(e)
                 if reused
-                    && client.broken
-                    && client.number == number // it was not replaced already
+                    && !client.link.is_usable()
+                    && client.link.number == number // it was not replaced already
                     && e.is_before_content()
                     && mail.body_for(client.offer()).is_ok() =>
             {
-                log::debug!(target: "postino", "#{} was kept, and dead: {e}; trying a new one", client.number);
-                client.replace(end).await?;
-                client.deliver(mail, envelope, Freshness::New).await
+                log::debug!(target: "postino", "#{} was kept, and dead: {e}; trying a new one", client.link.number);
+                client.replace(&mut call).await?;
+                client.deliver(&mut call, mail, envelope, Freshness::New).await
             }
             result => result,
         }
@@ -377,8 +379,8 @@ impl Pool {
         &self,
         mails: J,
     ) -> Result<Batch<Pooled, M, J::IntoIter>, Error> {
-        let end = self.0.builder.ends();
-        let client = self.take(For::Connection, end).await?;
+        let mut call = self.0.builder.begin();
+        let client = self.take(For::Connection, &mut call).await?;
         Ok(Batch::new(client, mails.into_iter()))
     }
 
@@ -390,14 +392,14 @@ impl Pool {
     /// [`Error::Timeout`] with [`Phase::Pool`] if none became free in time; [`Error::PoolClosed`]; the error of a
     /// [refused login](PoolBuilder::login_pause); those of [`Builder::connect`].
     pub async fn client(&self) -> Result<Pooled, Error> {
-        let end = self.0.builder.ends();
-        let mut client = self.take(For::Connection, end).await?;
-        if client.open {
+        let mut call = self.0.builder.begin();
+        let mut client = self.take(For::Connection, &mut call).await?;
+        if matches!(client.history.open, OpenTransaction::Refused) {
             // The last message was refused in mid-transaction: single commands would go on with that.
-            if let Err(e) = client.reset().await {
-                log::debug!(target: "postino", "#{} was kept, and of no use: {e}; trying a new one", client.number);
+            if let Err(e) = client.reset(&mut call).await {
+                log::debug!(target: "postino", "#{} was kept, and of no use: {e}; trying a new one", client.link.number);
                 client.part();
-                client.replace(end).await?;
+                client.replace(&mut call).await?;
             }
         }
         Ok(client)
@@ -426,8 +428,8 @@ impl Pool {
     }
 
     /// Waits for a connection, and for the turn of a message if that is wanted.
-    async fn take(&self, what: For, end: Option<Instant>) -> Result<Pooled, Error> {
-        let ticket = self.0.draw(what, end)?;
+    async fn take(&self, what: For, call: &mut Call) -> Result<Pooled, Error> {
+        let ticket = self.0.draw(what, call.deadline)?;
         loop {
             let place = match ticket.look() {
                 Some(place) => place?,
@@ -442,10 +444,10 @@ impl Pool {
                     // From here on dropping it gives the place back, whatever happens.
                     let (pool, born) = (self.0.clone(), Instant::now());
                     let mut pooled = Pooled { pool, client: None, born, reused: false, trial };
-                    pooled.connect(end).await?;
+                    pooled.connect(call).await?;
                     return Ok(pooled);
                 }
-                Place::Reuse(idle) => match self.reuse(idle, end) {
+                Place::Reuse(idle) => match self.reuse(idle) {
                     Some(pooled) => return Ok(pooled),
                     None => ticket.again(),
                 },
@@ -457,11 +459,10 @@ impl Pool {
 #[maybe_async]
 impl Pooled {
     /// Makes the connection that it has a place for.
-    async fn connect(&mut self, end: Option<Instant>) -> Result<(), Error> {
-        let mut client = self.pool.builder.client()?;
-        client.deadline = end;
-        let opened = client.open().await;
-        let refused = client.logins_refused > 0;
+    async fn connect(&mut self, call: &mut Call) -> Result<(), Error> {
+        let mut client = self.pool.builder.client(Maker::Client)?;
+        let opened = client.open(call).await;
+        let refused = client.history.login.refused > 0;
         self.pool.with(|state| match &opened {
             Ok(()) => state.queue.logged_in(Instant::now()),
             Err(error) if refused => {
@@ -476,7 +477,7 @@ impl Pooled {
     }
 
     /// Puts a new connection in the place of one that is dead.
-    async fn replace(&mut self, end: Option<Instant>) -> Result<(), Error> {
+    async fn replace(&mut self, call: &mut Call) -> Result<(), Error> {
         let over = self.pool.with(|state| {
             let barred = state.queue.is_barred(Instant::now());
             self.pool.over(state).map(Err).or_else(|| barred.then_some(Ok(())))
@@ -488,14 +489,14 @@ impl Pooled {
         }
         self.client = None;
         self.reused = false;
-        self.connect(end).await
+        self.connect(call).await
     }
 }
 
 impl Drop for Pooled {
     fn drop(&mut self) {
         let Some(mut client) = self.client.take() else { return self.pool.release(self.trial) };
-        if client.broken {
+        if !client.link.is_usable() {
             drop(client);
             return self.pool.release(false);
         }
@@ -560,7 +561,7 @@ mod tests {
         let turn = || pool.0.with(|state| state.queue.turn(Instant::now()));
         drop(pool.0.draw(For::Turn, None).unwrap().look().unwrap().unwrap());
         let next = turn();
-        let late = block_on(pool.take(For::Turn, pool.0.builder.ends()));
+        let late = block_on(pool.take(For::Turn, &mut pool.0.builder.begin()));
         assert!(matches!(late, Err(Error::Timeout(Phase::Pool))));
         assert_eq!(turn(), next);
     }

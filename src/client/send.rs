@@ -4,8 +4,11 @@ use std::collections::HashSet;
 
 use super::{
     body::{Source, open},
-    breathe, maybe_async,
-    run::{Clock, source_error},
+    breathe,
+    call::{Call, Clock},
+    known::OpenTransaction,
+    maybe_async,
+    run::source_error,
     session::Client,
 };
 use crate::{
@@ -39,18 +42,18 @@ pub(super) enum Freshness {
 impl Client {
     /// How transactions are carried out here.
     pub(super) fn options(&self) -> Options {
-        let config = &self.settings.config;
-        let chunking = self.capabilities.offers("CHUNKING");
+        let config = &self.origin.settings.config;
+        let chunking = self.known.capabilities.offers("CHUNKING");
         let pipelining = config.pipelining
             && config.learnt.pipelines()
-            && self.capabilities.offers("PIPELINING")
-            && !self.pace.is_stalled();
+            && self.known.capabilities.offers("PIPELINING")
+            && !self.link.pace.is_stalled();
         let joins = match config.joining {
             // Some servers take what follows the end of a message for a part of it: RFC 3030 does not let them be so
             // careless. Dovecot 2.3's submission crashes on an envelope behind a final dot that it has not answered (an
             // assertion in its smtp-server-transaction.c), and leaves the message in doubt: hardly any other offers BURL
             // (RFC 4468).
-            JoinPolicy::Automatic => chunking && !self.capabilities.offers("BURL"),
+            JoinPolicy::Automatic => chunking && !self.known.capabilities.offers("BURL"),
             JoinPolicy::Always => true,
             JoinPolicy::Never => false,
         };
@@ -67,21 +70,21 @@ impl Client {
     /// What a message may know of the server.
     pub(super) fn offer(&self) -> ServerSupport {
         let mut offer = ServerSupport::new();
-        offer.eight_bit = self.capabilities.offers("8BITMIME");
+        offer.eight_bit = self.known.capabilities.offers("8BITMIME");
         // RFC 6531 §3.1: who offers the first offers the second too.
-        offer.utf8_headers = offer.eight_bit && self.capabilities.offers("SMTPUTF8");
+        offer.utf8_headers = offer.eight_bit && self.known.capabilities.offers("SMTPUTF8");
         offer
     }
 
     /// Whether the next transaction has to begin with RSET: something was left open, perhaps by single commands.
     pub(super) fn is_open(&self) -> bool {
-        self.by_hand.is_some() || self.open
+        self.history.open.needs_reset()
     }
 
     /// The envelope as this server can have it, if it can.
     pub(super) fn offered(&self, envelope: Envelope) -> Result<Envelope, Error> {
-        envelope.check_offered(&self.capabilities, self.is_encrypted())?;
-        let envelope = match self.capabilities.offers("SMTPUTF8") {
+        envelope.check_offered(&self.known.capabilities, self.is_encrypted())?;
+        let envelope = match self.known.capabilities.offers("SMTPUTF8") {
             true => envelope,
             false => envelope.without_utf8()?,
         };
@@ -96,7 +99,7 @@ impl Client {
         envelope: Envelope,
         body: &'b Body<'_>,
     ) -> Result<(Transaction, Option<Survey<'b>>), Error> {
-        let offers = |keyword| self.capabilities.offers(keyword);
+        let offers = |keyword| self.known.capabilities.offers(keyword);
         let binary = body.binary && self.options().chunking && offers("BINARYMIME");
         let (survey, octets) = match &body.content {
             Content::Bytes(bytes) if binary => (None, Some(bytes.len() as u64)),
@@ -120,11 +123,11 @@ impl Client {
                 return Err(Forbidden::EightBit.into());
             }
             Some(Survey { long_line: Some(line), .. }) => {
-                log::warn!(target: "postino", "#{} the message has a line of more than 998 octets: {line}", self.number);
+                log::warn!(target: "postino", "#{} the message has a line of more than 998 octets: {line}", self.link.number);
             }
             _ => {}
         }
-        match (octets, self.capabilities.size_limit()) {
+        match (octets, self.known.capabilities.size_limit()) {
             (Some(size), Some(limit)) if size > limit => return Err(Error::TooLarge { size, limit }),
             _ => {}
         }
@@ -145,7 +148,7 @@ impl Client {
 
     /// The most recipients of a message, and the most domains of theirs, that the server takes (RFC 9422 §4).
     fn recipient_limits(&self) -> (usize, usize) {
-        let limit = |name| self.capabilities.limit(name).unwrap_or(usize::MAX);
+        let limit = |name| self.known.capabilities.limit(name).unwrap_or(usize::MAX);
         (limit("RCPTMAX"), limit("RCPTDOMAINMAX"))
     }
 
@@ -184,19 +187,19 @@ impl Client {
 
     /// Whether the server takes no further message on this connection (LIMITS MAILMAX, RFC 9422 §4.1).
     pub(super) fn is_used_up(&self) -> bool {
-        self.session.is_used_up(self.begun, self.capabilities.limit("MAILMAX"))
+        self.history.session.is_used_up(self.link.begun, self.known.capabilities.limit("MAILMAX"))
     }
 
     /// Keeps what a dialogue has learnt of the server.
     pub(super) fn learn_from(&self, talk: &Transactions) {
-        let learnt = &self.settings.config.learnt;
+        let learnt = &self.origin.settings.config.learnt;
         let joining = Some(talk.joining()).filter(|now| *now != Joining::Untried && *now != learnt.joining());
         if joining.is_none() && talk.pipelines() {
             return; // mostly
         }
         let began = self.options();
         if began.pipelining && !talk.pipelines() {
-            log::debug!(target: "postino", "#{} the server misreads pipelined commands", self.number);
+            log::debug!(target: "postino", "#{} the server misreads pipelined commands", self.link.number);
             learnt.learn_that_it_misreads();
         } else if let Some(joining) = joining.filter(|_| began.joining != Joining::Off) {
             learnt.learn_joining(joining);
@@ -219,7 +222,7 @@ impl Client {
 
     /// The server has ended the session before it took a message: whether another connection may take over.
     pub(super) fn may_take_over(&mut self, end: Option<End>) -> bool {
-        end.is_some_and(|end| self.session.ends(end)) && self.is_replaceable()
+        end.is_some_and(|end| self.history.session.ends(end)) && self.is_replaceable()
     }
 }
 
@@ -268,13 +271,14 @@ impl Client {
     /// those of the message itself. Then [`Error::Transaction`], which tells what became of each recipient and
     /// whether the delivery is [in doubt](Error::in_doubt). After a refusal the connection goes on.
     pub async fn send(&mut self, mail: &dyn Mail) -> Result<Delivery, Error> {
-        self.begin();
+        let mut call = self.begin();
         let envelope = mail.envelope()?;
-        self.deliver(mail, envelope, Freshness::New).await
+        self.deliver(&mut call, mail, envelope, Freshness::New).await
     }
 
     pub(super) async fn deliver(
         &mut self,
+        call: &mut Call,
         mail: &dyn Mail,
         envelope: Envelope,
         freshness: Freshness,
@@ -282,14 +286,14 @@ impl Client {
         self.usable(Phase::Mail)?;
         let envelope = self.offered(envelope)?;
         let mut parts = if self.is_one_part(&envelope) {
-            let mut result = self.deliver_part(mail, envelope.clone(), None, freshness).await;
+            let mut result = self.deliver_part(call, mail, envelope.clone(), None, freshness).await;
             let Some(again) = self.take_again(&mut result, mail) else { return result };
             Parts::after(envelope, result, again)
-        } else if self.settings.config.all_or_nothing {
+        } else if self.origin.settings.config.all_or_nothing {
             return Err(Error::Unsupported("so many recipients at once, and all or nothing was asked for"));
         } else {
             self.check_readable_again(mail)?;
-            match self.split(&envelope).await {
+            match self.split(call, &envelope).await {
                 Ok(parts) => Parts::new(envelope, parts),
                 Err(e) => {
                     self.close(); // the time is up
@@ -298,9 +302,9 @@ impl Client {
             }
         };
         while let Some((part, one_by_one)) = parts.next() {
-            if self.broken {
+            if !self.link.is_usable() {
                 // QUIT has left with the part before, or the server has closed behind it.
-                if let Err(e) = self.again_unasked().await {
+                if let Err(e) = self.again_unasked(call).await {
                     parts.fail(e);
                     continue;
                 }
@@ -310,12 +314,12 @@ impl Client {
                 Freshness::Kept if !parts.is_first() => Freshness::New,
                 freshness => freshness,
             };
-            let mut result = self.deliver_part(mail, part, one_by_one, freshness).await;
+            let mut result = self.deliver_part(call, mail, part, one_by_one, freshness).await;
             if parts.is_first() && !matches!(result, Ok(_) | Err(Error::Transaction { .. })) {
                 return result; // nothing has been sent
             }
             let again = self.take_again(&mut result, mail);
-            let stops = self.broken && again.is_none();
+            let stops = !self.link.is_usable() && again.is_none();
             parts.settle(result, again);
             if stops {
                 parts.stop();
@@ -326,12 +330,12 @@ impl Client {
 
     /// The recipients by their numbers, in as many parts as the server asks for. They may be very many: the deadline is
     /// looked at now and then, and others get their turn.
-    async fn split(&mut self, envelope: &Envelope) -> Result<Vec<Vec<usize>>, Error> {
+    async fn split(&mut self, call: &Call, envelope: &Envelope) -> Result<Vec<Vec<usize>>, Error> {
         let (most, domains) = self.recipient_limits();
         let mut splitter = Splitter::new(most, domains);
         for (number, recipient) in envelope.recipients().iter().enumerate() {
             if number % TURN == TURN - 1 {
-                self.limit(Phase::Mail)?;
+                self.origin.limit(call, Phase::Mail)?;
                 breathe().await;
             }
             splitter.push(number, recipient);
@@ -343,35 +347,36 @@ impl Client {
     /// connection takes over.
     async fn deliver_part(
         &mut self,
+        call: &mut Call,
         mail: &dyn Mail,
         envelope: Envelope,
         one_by_one: Option<usize>,
         freshness: Freshness,
     ) -> Result<Delivery, Error> {
-        self.renew().await?;
-        self.clock = Clock::start();
+        self.renew(call).await?;
+        call.clock = Clock::start();
         let mut turned_away = None;
         loop {
             let envelope = self.offered(envelope.clone())?; // another connection's server may offer less
-            let body = match (self.open_body(mail).await, turned_away.take()) {
+            let body = match (self.open_body(call, mail).await, turned_away.take()) {
                 (Ok(body), _) => body,
                 (Err(_), Some(result)) => return result, // it could be read once, and was
                 (Err(e), None) => return Err(e),
             };
             let (transaction, _) = self.transaction(envelope, &body)?;
             let transaction = transaction.one_by_one(one_by_one);
-            let (result, end) = self.attempt(transaction, Source::new(body), freshness).await;
+            let (result, end) = self.attempt(call, transaction, Source::new(body), freshness).await;
             // One that has died while it was idle tells nothing of how many messages a session may have.
             let end = end.map(|end| if freshness == Freshness::Kept { End::Announced } else { end });
             if !goes_elsewhere(&result) || !self.may_take_over(end) {
-                return timed(result, self.clock.timings());
+                return timed(result, call.clock.timings());
             }
-            log::debug!(target: "postino", "#{} the server ends the session: going on over another connection", self.number);
-            let clock = self.clock;
+            log::debug!(target: "postino", "#{} the server ends the session: going on over another connection", self.link.number);
+            let clock = call.clock;
             self.part();
-            let connected = self.again_unasked().await;
-            self.clock = clock;
-            let result = timed(result, self.clock.timings());
+            let connected = self.again_unasked(call).await;
+            call.clock = clock; // connecting is part of the phase in which the session ended
+            let result = timed(result, call.clock.timings());
             if let Err(e) = connected {
                 return still_not_sent(result, e);
             }
@@ -382,6 +387,7 @@ impl Client {
     /// Sends a message over this connection; tells how the server ended the session, if it did.
     async fn attempt(
         &mut self,
+        call: &mut Call,
         transaction: Transaction,
         mut source: Source<'_>,
         freshness: Freshness,
@@ -389,14 +395,13 @@ impl Client {
         let options = self.options();
         let farewell = freshness == Freshness::Last && options.joining != Joining::Off;
         let mut talk = Transactions::new(Options { farewell, ..options }, self.is_open());
-        self.by_hand = None;
         let kept = freshness == Freshness::Kept;
         talk.message(if kept { transaction.ahead(false) } else { transaction });
         talk.no_more();
-        self.begun += 1;
+        self.link.begun += 1;
         let mut result = None;
         let broke = loop {
-            match self.go_on(&mut talk, Some((0, &mut source))).await {
+            match self.go_on(call, &mut talk, Some((0, &mut source))).await {
                 Ok(Want::Result) => result = talk.next_result(),
                 Ok(_) => break None,
                 Err(e) => break Some(e),
@@ -405,12 +410,12 @@ impl Client {
         // Without an error it can only be a 452 to MAIL.
         let end = broke.as_ref().map_or(Some(End::Announced), End::of);
         if result.is_some() || broke.is_none() {
-            self.session.settle(matches!(result, Some(Ok(_))));
+            self.history.session.settle(matches!(result, Some(Ok(_))));
         }
         if let Some(e) = broke {
-            talk.lose(self.out.octets_offered(), e);
+            talk.lose(self.link.out.octets_offered(), e);
         }
-        self.open = talk.is_open();
+        self.history.open = OpenTransaction::left(talk.is_open());
         self.learn_from(&talk);
         if talk.said_farewell() {
             self.close();
@@ -422,22 +427,22 @@ impl Client {
     }
 
     /// The body of a message, ready to be read.
-    pub(super) async fn open_body<'m>(&mut self, mail: &'m dyn Mail) -> Result<Body<'m>, Error> {
+    pub(super) async fn open_body<'m>(&mut self, call: &Call, mail: &'m dyn Mail) -> Result<Body<'m>, Error> {
         let body = mail.body_for(self.offer())?;
         match body.is_open() {
             true => Ok(body),
-            false => open(body, self.limit(Phase::Body)?).await.map_err(source_error),
+            false => open(body, self.origin.limit(call, Phase::Body)?).await.map_err(source_error),
         }
     }
 
     /// Where this connection may carry no more messages: a new one.
-    pub(super) async fn renew(&mut self) -> Result<(), Error> {
+    pub(super) async fn renew(&mut self, call: &mut Call) -> Result<(), Error> {
         if !self.is_used_up() {
             return Ok(());
         }
-        log::debug!(target: "postino", "#{} the server takes no more messages on this connection", self.number);
+        log::debug!(target: "postino", "#{} the server takes no more messages on this connection", self.link.number);
         self.part();
-        self.again_unasked().await
+        self.again_unasked(call).await
     }
 }
 

@@ -83,13 +83,13 @@ impl Client {
     /// Whether the connection is secured by TLS. A closed one is not.
     #[must_use]
     pub fn is_encrypted(&self) -> bool {
-        self.stream.is_encrypted()
+        self.link.stream.is_encrypted()
     }
 
     /// The server's certificate in DER, without its chain; none without TLS, and on a closed connection.
     #[must_use]
     pub fn peer_certificate(&self) -> Option<Vec<u8>> {
-        self.stream.peer_certificate()
+        self.link.stream.peer_certificate()
     }
 
     /// What binds a login to this TLS connection: the hash of the server's certificate (`tls-server-end-point`,
@@ -97,6 +97,6 @@ impl Client {
     /// signed with Ed25519.
     #[must_use]
     pub fn channel_binding(&self) -> Option<Vec<u8>> {
-        self.stream.channel_binding()
+        self.link.stream.channel_binding()
     }
 }

@@ -1,6 +1,6 @@
 //! Private keys as the TLS libraries take them: PKCS#8 in PEM (RFC 5958, RFC 7468 §10), not encrypted.
 
-use crate::proto::reply::find;
+use crate::search::find;
 
 const PKCS8: &[u8] = b"-----BEGIN PRIVATE KEY-----";
 

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use super::Flaw;
-use crate::proto::reply::find;
+use crate::search::find;
 
 /// More than any certificate or key has, in octets. OpenSSL's own limit ends in a panic.
 pub(super) const MAX_FILE: usize = 1 << 24;
