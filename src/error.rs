@@ -2,7 +2,7 @@
 
 use std::{borrow::Cow, error, fmt, io};
 
-use crate::{Delivery, Outcome, Reply, tls};
+use crate::{Delivery, Outcome, Reply};
 
 /// A boxed cause from another library.
 type Cause = Box<dyn error::Error + Send + Sync>;
@@ -424,8 +424,8 @@ impl Error {
         match source.kind() {
             io::ErrorKind::TimedOut => Error::Timeout(phase),
             io::ErrorKind::UnexpectedEof => Error::Closed(phase),
-            _ if tls::is_refusal(&source) => tls::refusal(&source.to_string()),
-            _ => Error::Io { phase, source },
+            // An error of ours says more than the operation that failed.
+            _ => source.downcast().unwrap_or_else(|source| Error::Io { phase, source }),
         }
     }
 }

@@ -61,6 +61,11 @@ use crate::{Error, Mail};
 #[allow(clippy::duplicate_mod)] // written once, compiled twice: that is the point
 mod client;
 
+#[cfg(feature = "native-tls")]
+#[path = "../client/native_tls.rs"]
+#[allow(clippy::duplicate_mod)]
+mod native_tls;
+
 mod batch;
 mod bell;
 mod body;

@@ -31,7 +31,10 @@ use crate::{
     Error, Phase,
     attempts::{QUEUE_DELAY, Race},
     sys::{CAN_ACKNOWLEDGE, UnixStream, acknowledge, start, start_unix},
-    tls::{Connector, Handshake, MAX_STEPS, Paused, TlsSettings, TlsStream, end_point, peer_certificate},
+    tls::{
+        Connector, Handshake, MAX_STEPS, Paused, TlsSettings, TlsStream, end_point, peer_certificate,
+        translate,
+    },
 };
 
 /// What carries octets, whatever it is.
@@ -244,14 +247,14 @@ impl Stream {
     /// Takes what is there, without waiting.
     pub fn try_read(&mut self, room: &mut [u8]) -> io::Result<usize> {
         self.inner.wake(Waker::noop())?;
-        self.inner.io()?.read(room)
+        self.inner.io()?.read(room).map_err(translate)
     }
 
     /// Writes what can be written without waiting.
     pub fn try_write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.inner.wake(Waker::noop())?;
         let io = self.inner.io()?;
-        let written = io.write(bytes)?;
+        let written = io.write(bytes).map_err(translate)?;
         io.flush()?; // does not wait
         Ok(written)
     }
@@ -562,7 +565,7 @@ impl Write for Polled {
 fn ready<T>(result: io::Result<T>) -> Poll<io::Result<T>> {
     match result {
         Err(e) if e.kind() == ErrorKind::WouldBlock => Poll::Pending,
-        done => Poll::Ready(done),
+        done => Poll::Ready(done.map_err(translate)),
     }
 }
 

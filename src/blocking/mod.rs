@@ -5,6 +5,10 @@ use ::maybe_async::must_be_sync as maybe_async;
 #[path = "../client/mod.rs"]
 mod client;
 
+#[cfg(feature = "native-tls")]
+#[path = "../client/native_tls.rs"]
+mod native_tls;
+
 mod aside;
 mod batch;
 mod bell;

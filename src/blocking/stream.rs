@@ -23,7 +23,7 @@ use crate::{
     Error, Phase,
     attempts::{QUEUE_DELAY, Race},
     sys::{CAN_ACKNOWLEDGE, OwnedSocket, acknowledge, start, start_unix, wait_for_any},
-    tls::{Connector, Handshake, MAX_STEPS, TlsSettings, TlsStream, end_point, peer_certificate},
+    tls::{Connector, Handshake, MAX_STEPS, TlsSettings, TlsStream, end_point, peer_certificate, translate},
 };
 
 /// What nothing can interrupt looks so often whether it was stopped.
@@ -368,11 +368,11 @@ trait ReadWrite {
 
 impl<T: Read + Write> ReadWrite for T {
     fn read_some(&mut self, room: &mut [u8]) -> io::Result<usize> {
-        self.read(room)
+        self.read(room).map_err(translate)
     }
 
     fn write_some(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.write(bytes)
+        self.write(bytes).map_err(translate)
     }
 }
 

@@ -31,6 +31,7 @@ mod link;
 mod origin;
 
 mod call;
+mod dial;
 mod known;
 
 pub use self::{

@@ -304,16 +304,6 @@ impl Link {
             Err(e) => Err(Error::io(phase, e)),
         }
     }
-
-    /// Starts TLS on the connection.
-    pub async fn handshake(&mut self, origin: &Origin, call: &Call) -> Result<(), Error> {
-        origin.settings.config.tls_name()?; // nothing is verified for an empty name
-        let until = origin.limit(call, Phase::Tls)?;
-        let secured = self.stream.start_tls(&origin.settings.config.tls, until).await;
-        secured.map_err(|e| origin.stopped_or(e, Phase::Tls))?;
-        self.pace.secured();
-        Ok(())
-    }
 }
 
 /// Logs a reply. Kept out of line, because the log is rarely on and every reply passes here.

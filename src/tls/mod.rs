@@ -8,19 +8,21 @@ use std::{
 
 mod key;
 #[cfg(feature = "native-tls")]
-mod library;
+mod native;
 #[cfg(not(feature = "native-tls"))]
-#[path = "none.rs"]
-mod library;
-#[cfg(feature = "native-tls")]
-mod ready;
+mod none;
 mod root;
 
+#[cfg(feature = "native-tls")]
+use self::native as backend;
+#[cfg(not(feature = "native-tls"))]
+use self::none as backend;
+
 #[cfg(feature = "async")]
-pub(crate) use self::library::Paused;
-pub(crate) use self::library::{Connector, Handshake, TlsStream, end_point, peer_certificate};
+pub(crate) use self::backend::Paused;
+pub(crate) use self::backend::{Connector, Handshake, TlsStream, end_point, peer_certificate};
 use self::{
-    library::{Certificate, Identity},
+    backend::{Certificate, Identity},
     root::Root,
 };
 use crate::Error;
@@ -140,7 +142,7 @@ impl TlsSettings {
     ///
     /// [`Error::Config`] if this build has no TLS.
     pub fn available() -> Result<(), Error> {
-        library::available()
+        backend::available()
     }
 
     /// # Errors
@@ -181,7 +183,7 @@ impl TlsSettings {
         let read = self.roots.get_or_init(|| {
             let mut all = Vec::new();
             for root in self.options.roots.iter().flatten() {
-                all.append(&mut library::roots(root.bytes())?);
+                all.append(&mut backend::roots(root.bytes())?);
             }
             Ok(all)
         });
@@ -254,10 +256,16 @@ impl fmt::Debug for TlsSettings {
     }
 }
 
-/// Whether the server refused our certificate, or wants one, and said so behind the handshake: in TLS 1.3 it is over
-/// for the client before the server has seen the certificate (RFC 8446 §4.4.2.4, §6.2). Only the text tells.
-pub(crate) fn is_refusal(e: &io::Error) -> bool {
-    e.kind() == io::ErrorKind::Other && names_refusal(&e.to_string())
+/// Translates the error of a read or write over TLS. A server that refuses our certificate, or wants one, says so after the
+/// handshake: in TLS 1.3 that is over for the client before the server has seen the certificate (RFC 8446 §4.4.2.4, §6.2).
+/// Only the text tells. Such an error becomes an [`Error::Tls`] inside the [`io::Error`].
+#[cold]
+pub(crate) fn translate(e: io::Error) -> io::Error {
+    if e.kind() != io::ErrorKind::Other {
+        return e;
+    }
+    let text = e.to_string();
+    if names_refusal(&text) { io::Error::other(refusal(&text)) } else { e }
 }
 
 fn names_refusal(text: &str) -> bool {
@@ -265,8 +273,8 @@ fn names_refusal(text: &str) -> bool {
     ["certificate", "unknown ca", "access denied"].iter().any(|what| alert.contains(what))
 }
 
-/// What such a refusal is for the caller.
-pub(crate) fn refusal(text: &str) -> Error {
-    let text = format!("the server refused the client certificate, or wants one that was not given: {text}");
+/// The error for such a refusal.
+fn refusal(text: &str) -> Error {
+    let text = format!("the server refused the client certificate, or requires one that was not set: {text}");
     Error::Tls { source: text.into() }
 }

@@ -1,7 +1,7 @@
-//! How to reach a server: host, port, security, credentials, limits; and the URL form of it.
+//! How to reach a server: host, port, security, credentials, limits.
 
 use std::{
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::SocketAddr,
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -12,13 +12,17 @@ use std::{
 
 use crate::{
     Error, Phase,
-    a_label::a_label,
     proto::{
         Credentials, HelloName, Joining, MAX_SCRAM_ITERATIONS, MIN_SCRAM_ITERATIONS, Upgrade, check_pinned,
     },
     sys,
     tls::TlsSettings,
 };
+
+mod host;
+mod url;
+
+pub(crate) use host::Host;
 
 /// The time limit of every wait, unless set otherwise.
 const TIMEOUT: Duration = Duration::from_secs(60);
@@ -363,195 +367,11 @@ impl Config {
             Some(_) => bad("LMTP is never spoken on port 25 (RFC 2033 §5)"),
         }
     }
-
-    /// `smtp://`, `smtps://` or `lmtp://`, user and password percent-encoded, IPv6 in brackets, `?tls=`; or
-    /// `smtp+unix:/path` or `lmtp+unix:/path`. The password is in no error.
-    pub fn from_url(url: &str) -> Result<Config, Error> {
-        let bad = |why: &'static str| Error::Config(format!("the URL cannot be used: {why}").into());
-        if url.chars().any(|c| c.is_control() || c.is_whitespace()) {
-            return Err(bad("it has white space or a control character"));
-        }
-        let known = "its scheme is none of smtp://, smtps://, lmtp://, smtp+unix:/, lmtp+unix:/";
-        let (scheme, rest) = url.split_once(':').ok_or_else(|| bad(known))?;
-        let (implicit, lmtp, unix) = match scheme.to_ascii_lowercase().as_str() {
-            "smtp" => (false, false, false),
-            "smtps" => (true, false, false),
-            "lmtp" => (false, true, false),
-            "smtp+unix" => (false, false, true),
-            "lmtp+unix" => (false, true, true),
-            _ => return Err(bad(known)),
-        };
-        if rest.contains('#') {
-            return Err(bad("it has a # (in a password: %23)"));
-        }
-        let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
-        let security = security(implicit, query).map_err(bad)?;
-        if unix {
-            let path = decode(unix_path(rest).map_err(bad)?).map_err(bad)?;
-            let place = Place::Unix(sys::path_from_octets(path));
-            let config = Config { security, lmtp, ..Config::at(place) };
-            config.settings()?;
-            return Ok(config);
-        }
-        let rest = rest.strip_prefix("//").ok_or_else(|| bad("// is missing behind its scheme"))?;
-        let rest = rest.strip_suffix('/').unwrap_or(rest);
-        let (user_info, server) = match rest.rsplit_once('@') {
-            Some((user_info, server)) => (Some(user_info), server),
-            None => (None, rest),
-        };
-        if rest.contains('/') {
-            return Err(bad("it has a path (a / in a password is %2F)"));
-        }
-        let (host, port) = split_port(server).map_err(bad)?;
-        let mut config = Config { port, security, lmtp, ..Config::new(host) };
-        if let Some(user_info) = user_info {
-            let (user, password) =
-                user_info.split_once(':').ok_or_else(|| bad("it has a user without a password"))?;
-            config.login = Some(Login::Password(decode(user).map_err(bad)?, decode(password).map_err(bad)?));
-        }
-        config.check()?;
-        Ok(config)
-    }
-}
-
-/// The path behind the scheme, with no authority or an empty one.
-fn unix_path(rest: &str) -> Result<&str, &'static str> {
-    let path = match rest.strip_prefix("//") {
-        Some(path) if path.starts_with('/') => path,
-        Some(_) => return Err("a Unix socket is on no host: smtp+unix:/path"),
-        None => rest,
-    };
-    match path.starts_with('/') {
-        true => Ok(path),
-        false => Err("the path of a Unix socket begins with a /"),
-    }
 }
 
 fn check_path(path: &Path) -> Result<(), Error> {
     let refused = |why| Error::Config(format!("{path:?} cannot be the path of a Unix socket: {why}").into());
     sys::check_socket_path(path).map_err(refused)
-}
-
-fn split_port(server: &str) -> Result<(&str, Option<u16>), &'static str> {
-    let (host, port) = match server.rfind(']') {
-        Some(end) => server.split_at(end + 1),
-        None => server.split_at(server.find(':').unwrap_or(server.len())),
-    };
-    match port.strip_prefix(':') {
-        None if port.is_empty() => Ok((host, None)),
-        Some(digits) if digits.bytes().all(|b| b.is_ascii_digit()) => match digits.parse() {
-            Ok(port @ 1..) => Ok((host, Some(port))),
-            _ => Err("its port is not between 1 and 65535"),
-        },
-        _ => Err("its port is no number (an IPv6 address stands in brackets)"),
-    }
-}
-
-fn security(implicit: bool, query: &str) -> Result<Security, &'static str> {
-    let mut security = None;
-    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
-        let one = match (pair, implicit) {
-            ("tls=required", false) => Security::StartTls,
-            ("tls=required", true) => Security::Implicit,
-            ("tls=opportunistic", false) => Security::Opportunistic,
-            ("tls=none", false) => Security::Plaintext,
-            ("tls=opportunistic" | "tls=none", true) => {
-                return Err("smtps:// is TLS from the start, tls= says otherwise");
-            }
-            _ if pair.starts_with("tls=") => return Err("tls= is none of required, opportunistic, none"),
-            _ => return Err("it has a parameter other than tls="),
-        };
-        if security.replace(one).is_some() {
-            return Err("it has tls= more than once");
-        }
-    }
-    Ok(security.unwrap_or(if implicit { Security::Implicit } else { Security::Auto }))
-}
-
-/// Undoes percent-encoding (RFC 3986 §2.1); a `%` without two hexadecimal digits is an error.
-fn decode(text: &str) -> Result<Box<[u8]>, &'static str> {
-    let mut octets = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let [first, tail @ ..] = rest {
-        rest = tail;
-        octets.push(match (first, tail) {
-            (b'%', [high, low, tail @ ..]) => {
-                let digit =
-                    |b: &u8| char::from(*b).to_digit(16).ok_or("a % in it is not followed by two digits");
-                rest = tail;
-                (digit(high)? * 16 + digit(low)?) as u8
-            }
-            (b'%', _) => return Err("a % in it is not followed by two digits"),
-            _ => *first,
-        });
-    }
-    Ok(octets.into())
-}
-
-/// A host as it is looked up, and as it is verified.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Host {
-    /// Without brackets. A trailing dot stays: it means something to the resolver.
-    pub lookup: String,
-    /// Without brackets, trailing dot and zone.
-    pub tls_name: String,
-}
-
-impl Host {
-    fn new(text: &str) -> Result<Host, Error> {
-        let bad = |why| Error::Config(format!("{text:?} cannot be a host: {why}").into());
-        let host =
-            |lookup: &str, name: &str| Ok(Host { lookup: lookup.to_owned(), tls_name: name.to_owned() });
-        if let Some(inside) = text.strip_prefix('[') {
-            let inside = inside.strip_suffix(']').ok_or_else(|| bad("its bracket does not close"))?;
-            let (address, zone) = inside.split_once('%').unwrap_or((inside, "none"));
-            let is_zone =
-                !zone.is_empty() && zone.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b));
-            return match address.parse::<Ipv6Addr>() {
-                Ok(_) if is_zone => host(inside, address),
-                _ => Err(bad("what stands in brackets is no IPv6 address")),
-            };
-        }
-        if text.parse::<IpAddr>().is_ok() {
-            return host(text, text);
-        }
-        let name = text.strip_suffix('.').unwrap_or(text);
-        match name {
-            "" => Err(bad("it is empty")),
-            _ if !name.is_ascii() => {
-                let ascii = a_label(name).map_err(bad)?;
-                Host::new(&(ascii + &text[name.len()..]))
-            }
-            _ if !name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b)) => {
-                Err(bad("it has a character that no host name has"))
-            }
-            _ if name.len() > 253 || name.split('.').any(|l| l.is_empty() || l.len() > 63) => {
-                Err(bad("it has an empty label, or is too long"))
-            }
-            // Always the loopback (RFC 6761 §6.3), but the hosts file does not know it with a dot.
-            _ if name.eq_ignore_ascii_case("localhost") => host(name, name),
-            _ => host(text, name),
-        }
-    }
-
-    /// Whether the name says that the host is this machine: `localhost`, a name below it, or a loopback address.
-    pub fn is_local(&self) -> bool {
-        match self.tls_name.parse::<IpAddr>() {
-            Ok(address) => address.to_canonical().is_loopback(),
-            Err(_) => self.is_localhost(),
-        }
-    }
-
-    fn is_localhost(&self) -> bool {
-        self.tls_name.rsplit('.').next().is_some_and(|label| label.eq_ignore_ascii_case("localhost"))
-    }
-
-    /// The addresses of `localhost` and the names below it, which need no lookup (RFC 6761 §6.3): where there is no
-    /// resolver and no hosts file, that would wait for a server that does not answer.
-    pub fn loopback(&self, port: u16) -> Option<Vec<SocketAddr>> {
-        let addresses = [(Ipv6Addr::LOCALHOST, port).into(), (Ipv4Addr::LOCALHOST, port).into()];
-        self.is_localhost().then(|| addresses.into())
-    }
 }
 
 impl Settings {
@@ -592,26 +412,11 @@ mod tests {
     use super::*;
 
     /// The name that is looked up, the port, and how it is secured.
-    fn told(settings: &Settings) -> (&str, u16, Security) {
+    pub(super) fn told(settings: &Settings) -> (&str, u16, Security) {
         match &settings.server {
             Server::Host(host, port) => (&host.lookup, *port, settings.config.security),
             Server::Unix(path) => (path.to_str().unwrap(), 0, settings.config.security),
         }
-    }
-
-    #[test]
-    fn urls_are_read() {
-        let url = |text: &str| Config::from_url(text).and_then(|config| config.check());
-        let plain = url("smtp://localhost").unwrap();
-        assert_eq!(told(&plain), ("localhost", 25, Security::Auto));
-        let v6 = url("SMTP://[::1]:2525/?tls=none").unwrap();
-        assert_eq!(told(&v6), ("::1", 2525, Security::Plaintext));
-        assert_eq!(told(&url("smtp://h?tls=opportunistic").unwrap()).1, 25);
-        let login = url("smtp://us%40er:p%3a%2Fs%25@h.example.").unwrap();
-        assert_eq!((told(&login).1, login.config.tls.name()), (587, Some("h.example")));
-        assert!(login.credentials.is_some());
-        let Some(Login::Password(user, password)) = login.config.login else { panic!("no password") };
-        assert_eq!((&*user, &*password), (&b"us@er"[..], &b"p:/s%"[..]));
     }
 
     #[cfg(feature = "native-tls")]
@@ -642,33 +447,6 @@ mod tests {
             let error = config.check().unwrap_err();
             assert!(error.to_string().contains("port 25"), "{error}");
         }
-    }
-
-    #[test]
-    fn urls_name_unix_sockets() {
-        for (url, path, lmtp) in [
-            ("smtp+unix:/run/smtp", "/run/smtp", false),
-            ("LMTP+UNIX:/run/l%20m%2Ftp%3F", "/run/l m/tp?", true),
-            ("lmtp+unix:///run/lmtp?tls=none", "/run/lmtp", true),
-        ] {
-            let config = Config::from_url(url).unwrap();
-            assert_eq!(config.lmtp, lmtp);
-            assert_eq!(told(&config.check().unwrap()).0, path);
-        }
-        for (url, why) in [
-            ("smtp+unix:run/smtp", "begins with a /"),
-            ("smtp+unix:", "begins with a /"),
-            ("smtp+unix://host/run", "on no host"),
-            ("smtp+unix:/run/%00", "NUL"),
-            ("smtp+unix:/run/%zz", "two digits"),
-            ("lmtp+unix:/run#x", "#"),
-            ("smtps+unix:/run", "scheme"),
-        ] {
-            let error = Config::from_url(url).unwrap_err();
-            assert!(error.to_string().contains(why), "{url}: {error}");
-        }
-        let long = Config::from_url(&format!("smtp+unix:/{}", "x".repeat(200))).unwrap_err();
-        assert!(long.to_string().contains("too long"), "{long}");
     }
 
     #[cfg(feature = "native-tls")]
@@ -712,139 +490,6 @@ mod tests {
         for url in ["smtps://h", "smtp://h?tls=required"] {
             let error = Config::from_url(url).and_then(|config| config.check()).unwrap_err();
             assert!(error.to_string().contains("native-tls"), "{error}");
-        }
-    }
-
-    #[test]
-    fn threat_13_no_url_turns_a_danger_switch() {
-        for switch in ["accept_invalid_certs", "accept_invalid_hostnames", "plaintext_credentials"] {
-            for query in
-                [format!("danger_{switch}=true"), format!("tls=required&danger_{switch}"), switch.into()]
-            {
-                assert!(
-                    matches!(Config::from_url(&format!("smtp://h?{query}")), Err(Error::Config(_))),
-                    "{query}"
-                );
-            }
-        }
-    }
-
-    #[test]
-    fn bad_urls_are_refused_and_not_shown() {
-        for text in [
-            "",
-            "localhost",
-            "http://h",
-            "lmtp://h:25",
-            "lmtp:h",
-            "smtp:h",
-            "smtp:/h",
-            "smtp://",
-            "smtp://h:0",
-            "smtp://h:65536",
-            "smtp://h:x",
-            "smtp://h:",
-            "smtp://::1",
-            "smtp://[::1",
-            "smtp://[x]",
-            "smtp://h/path",
-            "smtp://h?tls=yes",
-            "smtp://h?timeout=5",
-            "smtp://h?tls=required&tls=none",
-            "smtp://[fe80::1%a!b]",
-            "smtp://[fe80::1%]",
-            "smtps://h?tls=none",
-            "smtp://secret@h",
-            "smtp://u:secret%@h",
-            "smtp://u:secret%zz@h",
-            "smtp://u:sec ret@h",
-            "smtp://u:secret#@h",
-            "smtp://u:secret/x@h",
-            "smtp://u:secret%00@h",
-            "smtp://:secret@h",
-            "smtp://h\r\n",
-            "smtp://b\u{fc}cher..example",
-            "smtp://a..b",
-        ] {
-            let error = Config::from_url(text).unwrap_err();
-            assert!(matches!(error, Error::Config(_)), "{text}: {error:?}");
-            assert!(!format!("{error} {error:?}").contains("sec"), "{error}");
-        }
-    }
-
-    #[test]
-    fn threats_9_to_12_hosts_are_normalised_or_refused() {
-        for (text, lookup, name) in [
-            ("mx.example.", "mx.example.", "mx.example"),
-            ("localhost.", "localhost", "localhost"),
-            ("[::1]", "::1", "::1"),
-            ("::1", "::1", "::1"),
-            ("127.0.0.1", "127.0.0.1", "127.0.0.1"),
-            ("[fe80::1%eth0]", "fe80::1%eth0", "fe80::1"),
-        ] {
-            assert_eq!(Host::new(text).unwrap(), Host { lookup: lookup.into(), tls_name: name.into() });
-        }
-        for text in [
-            "[fe80::1%a\0b]",
-            "[fe80::1%x\r\n]",
-            "",
-            ".",
-            "a b",
-            "a\0b",
-            "a\r\nb",
-            "bü cher.test",
-            "bü..cher.test",
-            "bü/cher.test",
-            "a..b",
-            "[::1",
-            "[a]",
-            "a/b",
-            "a@b",
-            &"a".repeat(64),
-        ] {
-            assert!(matches!(Host::new(text), Err(Error::Config(_))), "{text:?}");
-        }
-    }
-
-    #[test]
-    fn a_host_is_local_if_its_name_says_so() {
-        for (text, local, looked_up) in [
-            ("localhost", true, false),
-            ("LocalHost.", true, false),
-            ("mail.LOCALHOST", true, false),
-            ("mail.localhost.", true, false),
-            ("127.0.0.1", true, true),
-            ("127.255.255.254", true, true),
-            ("::1", true, true),
-            ("[::1]", true, true),
-            ("::ffff:127.0.0.1", true, true),
-            ("mail.example.org", false, true),
-            ("localhost.example.org", false, true),
-            ("localhost.localdomain", false, true),
-            ("notlocalhost", false, true),
-            ("127.1", false, true), // what the resolver makes of it is its affair
-            ("2130706433", false, true),
-            ("0.0.0.0", false, true),
-            ("::", false, true),
-            ("10.0.0.1", false, true),
-            ("::ffff:10.0.0.1", false, true),
-        ] {
-            let host = Host::new(text).unwrap();
-            assert_eq!((host.is_local(), host.loopback(25).is_none()), (local, looked_up), "{text}");
-        }
-        let found = Host::new("localhost").unwrap().loopback(25).unwrap();
-        assert_eq!(found, ["[::1]:25".parse().unwrap(), "127.0.0.1:25".parse().unwrap()]);
-    }
-
-    #[cfg(feature = "idna")]
-    #[test]
-    fn threat_11_a_host_beyond_ascii_becomes_its_a_label() {
-        for (text, lookup, name) in [
-            ("Bücher.test", "xn--bcher-kva.test", "xn--bcher-kva.test"),
-            ("bücher.test.", "xn--bcher-kva.test.", "xn--bcher-kva.test"),
-            ("１２７.0.0.1", "127.0.0.1", "127.0.0.1"), // what it becomes is looked at like any other
-        ] {
-            assert_eq!(Host::new(text).unwrap(), Host { lookup: lookup.into(), tls_name: name.into() });
         }
     }
 

@@ -1,7 +1,10 @@
-//! What is there with native-tls.
-#![cfg_attr(not(feature = "async"), allow(dead_code))] // the blocking world never goes on with a paused handshake
+//! TLS by native-tls: the system's library (OpenSSL on Linux).
+#![cfg_attr(not(feature = "async"), allow(dead_code))] // the blocking client never resumes a paused handshake
 
-use std::io::{self, Read, Write};
+use std::{
+    io::{self, Read, Write},
+    sync::Arc,
+};
 
 use native_tls::{HandshakeError, MidHandshakeTlsStream, Protocol};
 
@@ -9,7 +12,7 @@ pub(super) use native_tls::Certificate;
 pub(crate) use native_tls::TlsStream;
 
 use super::{
-    Flaw, Options, TlsVersion, names_refusal, refusal,
+    Flaw, Options, TlsSettings, TlsVersion, names_refusal, refusal,
     root::{MAX_FILE, NONE, is_pem},
 };
 use crate::{Error, Phase};
@@ -39,10 +42,6 @@ impl<S: Read + Write> Paused<S> {
 }
 
 impl Connector {
-    pub(super) fn ready(connector: native_tls::TlsConnector) -> Connector {
-        Connector(connector)
-    }
-
     /// The options have no flaw, and the roots are theirs.
     pub(super) fn new(options: &Options, roots: &[Certificate]) -> Result<Connector, Flaw> {
         let mut builder = native_tls::TlsConnector::builder();
@@ -65,6 +64,14 @@ impl Connector {
 
     pub fn connect<S: Read + Write>(&self, name: &str, stream: S) -> Handshake<S> {
         Handshake::from(name, self.0.connect(name, stream))
+    }
+}
+
+impl TlsSettings {
+    /// Uses a connector that the caller has built.
+    pub fn set_ready(&mut self, connector: native_tls::TlsConnector) {
+        self.ready = Some(Connector(connector));
+        self.connector = Arc::default();
     }
 }
 
