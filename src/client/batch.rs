@@ -1,4 +1,4 @@
-//! Many messages over one connection: each leaves with the end of the one before.
+//! Many messages over one connection: each envelope is sent with the end of the message before, if the server allows it.
 
 use std::{collections::VecDeque, fmt, ops::DerefMut, time::Instant};
 
@@ -22,54 +22,59 @@ use crate::{
 /// Maximum number of messages that are under way or have results that were not taken. No other is begun until some are taken.
 const MAX_ENTRIES: usize = 1024;
 
-/// Messages on their way over one connection: returned by [`Client::send_all`] and [`Client::batch`]. `C` is what it sends
-/// over: `&mut Client`, or a [`Pooled`](super::Pooled) connection.
+/// Messages that are sent over one connection; returned by [`Client::send_all`] and [`Client::batch`]. `C` is the
+/// connection: `&mut Client`, or a [`Pooled`](super::Pooled) one.
 ///
-/// [`next`](Batch::next) returns what became of each message, in their order. While the server processes one message, the
-/// next one is already being sent. A message that is refused, or cannot be sent to this server, does not affect the others;
-/// its error is that of [`Client::send`].
+/// [`next`](Batch::next) returns the result of each message, in order. While the server processes one message, the
+/// next one is already being sent. A message that is refused, or cannot be sent to this server, does not affect the
+/// others; its error is that of [`Client::send`].
 ///
-/// A batch that sends nothing changes nothing: its client can even go on with a transaction that was begun by
-/// [single commands](Client::mail).
+/// A batch that sends nothing changes nothing: the client can even continue a transaction that was begun by [single
+/// commands](Client::mail).
 ///
 /// # The iterator
 ///
-/// An iterator that is sure to have another message (the lower bound of its [`size_hint`](Iterator::size_hint) is above 0, as
-/// for a `Vec`) is asked for it early, so that its envelope can leave together with the end of the message before.
+/// An iterator that is certain to have another message (the lower bound of its [`size_hint`](Iterator::size_hint) is
+/// above 0, as for a `Vec`) is asked for it early, so that its envelope can be sent together with the end of the
+/// message before.
 ///
-/// Any other iterator may have to wait for a message, as the `iter` of a channel does. It is asked only when everything at
-/// hand is written. The next message then takes one more write, and no more round trips. While the iterator blocks, no
-/// result is returned. The time it takes counts neither for the [`deadline`](super::Builder::deadline) nor for
-/// [`Delivery::timings`]. Where results must not wait for the next message, use [`push`](Batch::push).
+/// Any other iterator may block, as the `iter` of a channel does. It is asked only when everything available has been
+/// written. The next message then takes one more write, but no more round trips. While the iterator blocks, no result
+/// is returned. The time it takes counts neither for the [`deadline`](super::Builder::deadline) nor for
+/// [`Delivery::timings`]. If results must not wait for the next message, use [`push`](Batch::push).
 ///
 /// An iterator is not asked again after it has returned `None`.
 ///
 /// # When the server ends the session
 ///
-/// If the server takes no more messages over the connection, another one takes over, under the conditions that
-/// [`send`](Client::send) names, and the messages that were not taken are sent over that. Recipients that were too many get
-/// their message in further transactions. The results keep their order.
+/// If the server accepts no more messages over the connection, another one takes over, under the conditions described
+/// at [`send`](Client::send), and the messages that were not accepted are sent over it. Recipients that were too many
+/// get their message in further transactions. The results keep their order.
 ///
 /// # When the connection is lost
 ///
-/// The messages that were under way are then *not sent* or *in doubt*, and those that were [pushed](Batch::push) are *not
-/// sent*: each has its result. After these results `next` returns `None`, and [`is_lost`](Batch::is_lost) is true.
+/// The messages that were under way are then *not sent* or *in doubt*, and those that were [pushed](Batch::push) are
+/// *not sent*: each has its result. After these results `next` returns `None`, and [`is_lost`](Batch::is_lost) is
+/// true.
 ///
-/// Nothing more is taken from the iterator. To keep what is left in it, pass it by reference: `send_all(mails.by_ref())`. At
-/// least one result always tells of the loss: if no message was under way, one is taken from the iterator and is *not sent*.
+/// Nothing more is taken from the iterator. To keep what is left in it, pass it by reference:
+/// `send_all(mails.by_ref())`. At least one result always reports the loss: if no message was under way, one is taken
+/// from the iterator and is *not sent*.
 ///
-/// Some servers throw away an envelope that left with the end of the message before. If that is all that was lost, the batch
-/// connects again automatically, where [`send`](Client::send) would, and sends each message alone from then on.
+/// Some servers discard an envelope that was sent together with the end of the message before. If that is all that
+/// was lost, the batch connects again automatically, under the conditions described at [`send`](Client::send), and
+/// joins nothing from then on.
 ///
 /// # Dropping
 ///
-/// Dropping a batch with messages under way leaves a client that refuses further use, and nobody knows what became of them;
-/// [`finish`](Batch::finish) tells.
+/// Dropping a batch with messages under way closes the connection, and their results are lost. Use
+/// [`finish`](Batch::finish) to get them.
 ///
-/// A future of `next` that is dropped loses nothing: call it again. The connection is closed only if the future was dropped
-/// while it sent content that is long or has to be read, while it sent a message in parts, or while it connected again. The
-/// results tell what became of each message. Content that can be read only once, and was not read, can be sent again.
-#[must_use = "a batch sends while `next` is called"]
+/// A future of `next` that is dropped loses nothing: call `next` again. The connection is closed only if the future
+/// was dropped while it sent content that is long or has to be read, while it sent a message in parts, or while it
+/// connected again. The results report what happened to each message. Content that can be read only once, and was not
+/// read, can be sent again.
+#[must_use = "a batch sends only while `next` is called"]
 pub struct Batch<C: DerefMut<Target = Client>, M, I> {
     client: C,
     call: Call,
@@ -122,21 +127,21 @@ struct Ledger<M> {
     resume: usize,
 }
 
-/// The connection, as far as is known.
+/// The state of the connection, as far as it is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Line {
     Works,
-    /// It takes no more messages. Another connection takes over when there is one.
+    /// It accepts no more messages. Another connection takes over if there is one.
     Spent,
-    /// The server has ended it. Another connection takes over when there is a message.
+    /// The server has ended it. Another connection takes over if there is a message.
     Ended,
-    /// It is lost, and no result has told so.
+    /// It is lost, and no result has reported that.
     Lost,
     LossTold,
 }
 
 impl Line {
-    /// The same once this result was given: perhaps it tells of the loss.
+    /// Returns the state after this result was returned, which may report the loss.
     fn after(self, result: &Result<Delivery, Error>) -> Line {
         let tells = |error: &Error| error.delivery().is_some_and(|d| d.outcome() != Outcome::Refused);
         if self == Line::Lost && result.as_ref().is_err_and(tells) { Line::LossTold } else { self }
@@ -144,51 +149,51 @@ impl Line {
 }
 
 enum Entry<M> {
-    /// Under way, with its number in the machine. The message is missing while its content is on its way.
+    /// Under way, with its number in the machine. `letter` is `None` while its content is being sent.
     Under {
         number: usize,
         letter: Option<Letter<M>>,
     },
-    /// To be handed to the machine again, and what became of it if that cannot be.
+    /// To be passed to the machine again, with the result that it has if that fails.
     Again(Letter<M>, Result<Delivery, Error>),
     Done(Result<Delivery, Error>),
 }
 
-/// A message, and what is known of it besides.
+/// A message, and what is known about it.
 struct Letter<M> {
     mail: M,
-    /// What was opened, if it must not be opened again.
+    /// The opened body, if it must not be opened again.
     opened: Option<Opened>,
-    /// What became of it so far, if it takes more transactions than one.
+    /// The results so far, if the message takes several transactions.
     parts: Option<Box<Parts>>,
 }
 
-/// What only its own future can go on with.
+/// A step that only its own future can continue.
 enum Midway {
-    /// The content of the message with this number in the machine.
+    /// Sending the content of the message with this number in the machine.
     Content(usize),
     /// Connecting.
     Connection,
-    /// A message that goes alone.
+    /// Sending a message alone.
     Alone,
 }
 
 /// A body that was opened, and must not be opened again.
 struct Opened {
     body: Body<'static>,
-    /// Somebody wants to be told of its progress.
+    /// Whether it has a progress callback.
     watched: bool,
 }
 
 impl Client {
-    /// Sends all messages of an iterator over this connection, with about one round trip each where the server offers
-    /// PIPELINING; next to none with [`Builder::chunking`](super::Builder::chunking).
+    /// Sends all messages of an iterator over this connection. Each takes about one round trip if the server offers
+    /// PIPELINING, and next to none with [`Builder::chunking`](super::Builder::chunking).
     ///
-    /// Nothing happens until [`Batch::next`] is called. A message that cannot be sent to this server at all (see
+    /// Nothing happens until [`Batch::next`] is called. A message that cannot be sent to this server (see
     /// [`send`](Client::send)) has that error as its result; the others are sent.
     ///
-    /// An iterator that may block, or whose `size_hint` does not promise another message, is asked later than others; see
-    /// [`Batch`]. If the connection is lost, the rest stays in the iterator. Pass that by reference to keep it.
+    /// An iterator that may block, or whose `size_hint` does not promise another message, is asked later than others;
+    /// see [`Batch`]. If the connection is lost, the rest stays in the iterator. Pass it by reference to keep it.
     pub fn send_all<M: Mail, I: IntoIterator<Item = M>>(
         &mut self,
         mails: I,
@@ -196,8 +201,8 @@ impl Client {
         Batch::new(self, mails.into_iter())
     }
 
-    /// Sends messages that come one by one over this connection, as [`send_all`](Client::send_all) does: [`Batch::push`]
-    /// takes them.
+    /// Sends messages that become available one by one over this connection, as [`send_all`](Client::send_all) does.
+    /// [`Batch::push`] adds them.
     pub fn batch<M: Mail>(&mut self) -> Batch<&mut Client, M, std::iter::Empty<M>> {
         self.send_all(std::iter::empty())
     }
@@ -219,21 +224,21 @@ impl<C: DerefMut<Target = Client>, M, I> Batch<C, M, I> {
         }
     }
 
-    /// Whether the connection is lost. Nothing more is sent then, and nothing more is taken from the iterator;
-    /// [`next`](Batch::next) returns the results that are left.
+    /// Returns whether the connection is lost. Nothing more is sent then, and nothing more is taken from the
+    /// iterator; [`next`](Batch::next) returns the remaining results.
     #[must_use]
     pub fn is_lost(&self) -> bool {
         matches!(self.line, Line::Lost | Line::LossTold) || self.is_stuck()
     }
 
-    /// The client learns whether the server may have a transaction open, if anything was said.
+    /// Tells the client whether the server may have a transaction open, if anything was sent.
     fn give_back(&mut self) {
         if self.machine.posted > 0 {
             self.client.history.open = OpenTransaction::left(self.machine.talk.is_open());
         }
     }
 
-    /// Whether a future of `next` was dropped where no other can go on.
+    /// Whether a future of `next` was dropped at a point where no other can continue.
     fn is_stuck(&self) -> bool {
         match self.midway {
             Some(Midway::Content(number)) => !self.machine.talk.is_said(number), // else only its reply is waited for
@@ -244,27 +249,27 @@ impl<C: DerefMut<Target = Client>, M, I> Batch<C, M, I> {
 }
 
 impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I> {
-    /// Takes a message, which leaves when [`next`](Batch::next) is called: after those that were pushed before, and before
-    /// what the iterator still has.
+    /// Adds a message, which is sent when [`next`](Batch::next) is called: after those that were pushed before, and
+    /// before the rest of the iterator.
     pub fn push(&mut self, mail: M) {
         self.supply.waiting.push_back(mail);
         self.machine.talk.more();
     }
 
-    /// How many messages are waiting or under way, without those that the iterator still has.
+    /// Returns the number of messages that are waiting or under way, without those still in the iterator.
     #[must_use]
     pub fn pending(&self) -> usize {
         let under = self.ledger.entries.iter().filter(|entry| !matches!(entry, Entry::Done(_))).count();
         self.supply.waiting.len() + under + usize::from(self.alone.is_some())
     }
 
-    /// Whether the next message, or that there is none, can be had without waiting.
+    /// Whether the next message, or the information that there is none, is available without waiting.
     fn is_at_hand(&self) -> bool {
         let hint = self.supply.mails.as_ref().map(I::size_hint);
         !self.supply.waiting.is_empty() || matches!(hint, None | Some((1.., _) | (_, Some(0))))
     }
 
-    /// Sees to it that the next message is in front of those that wait. False if there is none.
+    /// Makes the next message available as the first that waits. Returns false if there is none.
     fn fetch(&mut self) -> bool {
         let asked = if self.is_at_hand() { None } else { Some(Instant::now()) };
         if self.supply.waiting.is_empty() {
@@ -274,7 +279,7 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
             }
             self.supply.waiting.extend(next);
         }
-        // What the caller's iterator has waited for is not the server's fault.
+        // The time that the caller's iterator has taken is not the server's.
         if let Some(waited) = asked.map(|asked| asked.elapsed()) {
             self.call.deadline = self.call.deadline.map(|deadline| later(deadline, waited));
             self.call.clock.skip(waited);
@@ -282,8 +287,8 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
         !self.supply.waiting.is_empty()
     }
 
-    /// The next message that will not be sent, as the connection is lost. None is taken from the iterator for that, unless
-    /// no result tells of the loss otherwise.
+    /// Returns the next message that will not be sent, because the connection is lost. None is taken from the
+    /// iterator for that, unless no other result reports the loss.
     fn next_unsent(&mut self) -> Option<M> {
         if let Some((mail, _)) = self.alone.take() {
             return Some(mail);
@@ -294,22 +299,23 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
         self.supply.waiting.pop_front()
     }
 
-    /// The place of the message with this number in the machine.
+    /// Returns the position of the message with this number in the machine.
     fn place_of(&self, wanted: usize) -> Option<usize> {
-        // Mostly the first that has no result yet.
+        // It is usually the first that has no result yet.
         let mut entries = self.ledger.entries.range(self.ledger.settled..);
         let at =
             entries.position(|entry| matches!(entry, Entry::Under { number, .. } if *number == wanted))?;
         Some(self.ledger.settled + at)
     }
 
-    /// The result of the next message under way. `ended`: another connection takes over, so that it may be sent again there.
+    /// Records the result of the next message under way. `ended` means that another connection takes over, so that
+    /// the message may be sent again over that.
     fn settle(&mut self, result: Result<Delivery, Error>, ended: bool) {
         let result = timed(result, self.call.clock.lap());
         let place = self.place_of(self.machine.answered);
         self.machine.answered += 1;
         let Some(at) = place else { return };
-        let Entry::Under { letter, .. } = &mut self.ledger.entries[at] else { return }; // it is one
+        let Entry::Under { letter, .. } = &mut self.ledger.entries[at] else { return }; // never: `place_of` has found one
         let letter = letter.take();
         self.ledger.entries[at] = Entry::Done(result);
         if let Some(letter) = letter {
@@ -323,10 +329,10 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
         }
     }
 
-    /// A message has its result, at this place: perhaps all of it, or a part, may be sent again.
+    /// Decides whether all of a message that has its result, or a part of it, is sent again.
     fn reconsider(&mut self, at: usize, mut letter: Letter<M>, ended: bool) {
         let Entry::Done(result) = &mut self.ledger.entries[at] else { return };
-        letter.opened = None; // what was not read goes back to the message
+        letter.opened = None; // what was not read is returned to the message
         let turned_away = goes_elsewhere(result);
         let mut result = std::mem::replace(result, Err(NO_RESULT));
         if turned_away && ended {
@@ -341,7 +347,7 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
             }
             (None, Some(again)) => match envelope_of(&result) {
                 Some(envelope) => Box::new(Parts::after(envelope, result, again)),
-                None => return, // whatever may be sent again has an envelope
+                None => return, // never: a message that may be sent again has an envelope
             },
             (None, None) => {
                 self.ledger.entries[at] = Entry::Done(result);
@@ -362,7 +368,7 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
         self.machine.talk.more();
     }
 
-    /// The first message that is to be handed to the machine again.
+    /// Returns the first message that has to be passed to the machine again.
     fn first_again(&mut self) -> Option<usize> {
         let mut entries = self.ledger.entries.range(self.ledger.resume..);
         let found = entries.position(|entry| matches!(entry, Entry::Again(..)));
@@ -370,7 +376,7 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
         found.map(|_| self.ledger.resume)
     }
 
-    /// There is no other connection, for this reason: the first message that waits for one has it as its cause.
+    /// Records why there is no other connection: it is the cause of the first message that waits for one.
     fn despair(&mut self, why: Error) {
         let Some(at) = self.first_again() else { return };
         if let Entry::Again(letter, result) = &mut self.ledger.entries[at] {
@@ -384,7 +390,7 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
         }
     }
 
-    /// A message that was to be sent again, and cannot be.
+    /// Records the result of a message that was to be sent again, and cannot be.
     fn give_up(&mut self, at: usize) {
         let result = match &mut self.ledger.entries[at] {
             Entry::Again(letter, result) => match letter.parts.take() {
@@ -400,7 +406,7 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
     fn take_results(&mut self) {
         while let Some(result) = self.machine.talk.next_result() {
             self.client.history.session.settle(result.is_ok());
-            // MAIL was answered 452: what else was handed to the machine gets its replies here.
+            // MAIL was answered 452: messages that were passed to the machine before still get their replies here.
             let ended = goes_elsewhere(&result) && self.client.may_take_over(Some(End::Announced));
             if ended && self.line == Line::Works {
                 self.line = Line::Spent;
@@ -413,7 +419,7 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
         self.client.learn_from(&self.machine.talk);
     }
 
-    /// The connection is lost. What may be sent again over another one waits for that.
+    /// Handles the loss of the connection. What may be sent over another connection waits for that.
     fn fail(&mut self, broke: Error) {
         let ended = self.client.may_take_over(End::of(&broke));
         self.machine.talk.lose(self.client.link.out.octets_offered(), broke);
@@ -423,7 +429,7 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
         }
     }
 
-    /// Goes on, with none under way, over what may be another connection: its server may offer something else.
+    /// Continues, with no message under way, over a connection whose server may offer something else.
     fn begin_anew(&mut self) {
         self.line = if self.client.link.is_usable() { Line::Works } else { Line::Lost };
         self.machine.talk = Transactions::new(self.client.options(), false);
@@ -436,7 +442,7 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
         self.first_again().is_some() || self.alone.is_some() || self.fetch()
     }
 
-    /// A future of `next` was dropped where nobody can take it up again.
+    /// Ends what a dropped future of `next` has left, where no other can continue.
     fn abandon(&mut self) {
         let was_alone = matches!(self.midway, Some(Midway::Alone));
         self.client.close();
@@ -449,7 +455,7 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
     }
 }
 
-/// The envelope of a message that has its result.
+/// Returns the envelope of a message that has its result.
 fn envelope_of(result: &Result<Delivery, Error>) -> Option<Envelope> {
     match result {
         Ok(delivery) => Some(delivery.envelope().clone()),
@@ -457,7 +463,8 @@ fn envelope_of(result: &Result<Delivery, Error>) -> Option<Envelope> {
     }
 }
 
-/// Hands a message to the machine, which is made anew for the first. Gives what was opened, if that must not be opened again.
+/// Passes a message to the machine, which is created again for the first one. Returns the opened body, if it must not
+/// be opened again.
 fn hand_over(
     client: &mut Client,
     (talk, is_first): (&mut Transactions, bool),
@@ -467,7 +474,7 @@ fn hand_over(
 ) -> Result<Option<Opened>, Error> {
     let (transaction, content) = client.transaction(envelope, &body)?;
     if is_first {
-        // Only now, so that a batch that sends nothing leaves all as it was.
+        // Not before, so that a batch that sends nothing changes nothing.
         *talk = Transactions::new(client.options(), client.is_open());
     }
     let transaction = transaction.one_by_one(one_by_one);
@@ -487,8 +494,8 @@ fn hand_over(
     Ok(opened)
 }
 
-/// Stands where a result was taken from, until another is put there.
-const NO_RESULT: Error = Error::Internal("a message without a result");
+/// Takes the place of a result that was moved out, until another one is put there.
+const NO_RESULT: Error = Error::Internal("a message has no result");
 
 fn not_sent<M: Mail>(mail: &M) -> Error {
     mail.envelope().map_or_else(|e| e, |envelope| lost(Delivery::not_sent(envelope)))
@@ -500,11 +507,12 @@ fn lost(delivery: Delivery) -> Error {
 
 #[maybe_async]
 impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I> {
-    /// Returns what became of the next message, with its index, counted from 0; `None` when no message is left (until one is
-    /// [pushed](Batch::push)), or the connection [is lost](Batch::is_lost) and all results were returned.
+    /// Returns the result of the next message, with its index, counted from 0. Returns `None` when no message is left
+    /// (until one is [pushed](Batch::push)), or when the connection [is lost](Batch::is_lost) and all results were
+    /// returned.
     ///
     /// The builder's [`deadline`](super::Builder::deadline) is that of each call of `next`, not of the batch.
-    #[allow(clippy::should_implement_trait)] // in the blocking client it is an Iterator, too
+    #[allow(clippy::should_implement_trait)] // the blocking one is an `Iterator` as well
     pub async fn next(&mut self) -> Option<(usize, Result<Delivery, Error>)> {
         if self.is_stuck() {
             self.abandon();
@@ -513,7 +521,7 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
         (self.call.deadline, self.call.kind) = (self.client.take_deadline(), Kind::Batch);
         loop {
             if let Some(Entry::Done(_)) = self.ledger.entries.front() {
-                let Some(Entry::Done(result)) = self.ledger.entries.pop_front() else { return None }; // it is one
+                let Some(Entry::Done(result)) = self.ledger.entries.pop_front() else { return None }; // never: it is one
                 self.ledger.given += 1;
                 self.ledger.settled = self.ledger.settled.saturating_sub(1);
                 self.ledger.resume = self.ledger.resume.saturating_sub(1);
@@ -552,8 +560,8 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
         }
     }
 
-    /// Takes nothing more from the iterator, and returns the results that are left: of the messages that were taken from it
-    /// already, and of those that were pushed, which are sent. Each comes with its index.
+    /// Takes nothing more from the iterator, and returns the remaining results, each with its index. Messages that
+    /// were already taken from the iterator, and those that were pushed, are sent.
     pub async fn finish(mut self) -> Vec<(usize, Result<Delivery, Error>)> {
         self.supply.mails = None;
         let mut results = Vec::new();
@@ -563,7 +571,7 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
         results
     }
 
-    /// Takes the next message, and hands its envelope to the machine.
+    /// Takes the next message, and passes its envelope to the machine.
     async fn post(&mut self) {
         if self.client.is_used_up() {
             self.line = Line::Spent;
@@ -584,7 +592,7 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
             self.machine.talk.no_more();
             return;
         }
-        // It stays where it is while its file is opened: whoever drops the future then does not lose it.
+        // It stays where it is while its file is opened, so that it is not lost if the future is dropped.
         let mail = &self.supply.waiting[0];
         let envelope = match mail.envelope().and_then(|envelope| self.client.offered(envelope)) {
             Ok(envelope) => envelope,
@@ -613,8 +621,8 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
         }
     }
 
-    /// The same for a message, at this place, that the machine had already. If it cannot be sent now, what became of it then
-    /// is what became of it.
+    /// Passes a message at this position to the machine a second time. If it cannot be sent now, its earlier result
+    /// stands.
     async fn post_again(&mut self, at: usize) {
         let Entry::Again(letter, _) = &mut self.ledger.entries[at] else { return };
         let part = letter.parts.as_ref().and_then(|parts| parts.next());
@@ -645,7 +653,7 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
     /// Sends the content of the message with this number, which is asked for once.
     async fn write(&mut self, wanted: usize) {
         self.midway = Some(Midway::Content(wanted));
-        // It is one of the last, of perhaps hundreds.
+        // It is among the last entries, of which there may be hundreds.
         let is_wanted = |entry: &Entry<M>| matches!(entry, Entry::Under { number, .. } if *number == wanted);
         let at = self.ledger.entries.iter().rposition(is_wanted).unwrap_or_default();
         let letter = match self.ledger.entries.get_mut(at) {
@@ -663,11 +671,11 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
                 }
                 sent
             }
-            None => Err(Error::Internal("the content of a message that was never given")),
+            None => Err(Error::Internal("content was requested for an unknown message")),
         };
         self.midway = None;
         if let Err(e) = sent {
-            self.client.close(); // the server may wait for content that will not come
+            self.client.close(); // the server may be waiting for content that will not come
             self.recover(e).await;
         }
     }
@@ -675,7 +683,7 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
     async fn write_content(&mut self, wanted: usize, mail: &M, opened: Option<Opened>) -> Result<(), Error> {
         let offer = self.client.offer();
         let body = match opened {
-            // Who is told is with the mail; one that cannot be opened again tells nobody.
+            // The callback is with the mail; if that cannot be opened again, nobody is notified.
             Some(Opened { body, watched: true }) => match mail.body_for(offer) {
                 Ok(again) => again.opened(body),
                 Err(_) => body,
@@ -688,7 +696,7 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
             self.client.go_on(&mut self.call, &mut self.machine.talk, Some((wanted, &mut source))).await?
         {
             self.take_results();
-            // Its own result, or one before it, need not wait for what is said of the next.
+            // Its own result, or an earlier one, need not wait for the envelope of the next message.
             if self.machine.talk.is_said(wanted) && self.client.link.out.unsent().is_empty() {
                 break;
             }
@@ -696,9 +704,9 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
         Ok(())
     }
 
-    /// The connection is lost. If that is all, another one will do.
+    /// Handles the loss of the connection. If only a joined envelope was lost, another connection takes over.
     async fn recover(&mut self, broke: Error) {
-        // Where joining is known to work, it is the server that ends the session.
+        // If joining is known to work, it is the server that has ended the session.
         let is_trial = self.machine.talk.joining() != Joining::Works;
         let silent = match broke {
             Error::Timeout(_) => self.machine.talk.is_unheard(),
@@ -713,17 +721,17 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
         }
         log::debug!(
             target: "postino",
-            "#{} what left with the end of a message was lost: connecting again, without that",
+            "#{} what was sent with the end of a message was lost: reconnecting, and joining nothing from now on",
             self.client.link.number
         );
         self.client.origin.settings.config.learnt.learn_joining(Joining::Off);
         let offered = self.client.known.capabilities.clone();
-        self.midway = Some(Midway::Connection); // who is dropped here has said half of EHLO, TLS and the login
+        self.midway = Some(Midway::Connection); // if dropped here, EHLO, TLS and the login are incomplete
         let connected = self.client.again_unasked(&mut self.call).await;
         self.midway = None;
         match connected {
             Ok(()) if self.client.known.capabilities != offered => {
-                // What is to be said of the message was chosen for what the server offered then.
+                // The commands of the message were chosen for what the server offered before.
                 self.fail(Error::NotConnected);
                 self.begin_anew();
             }
@@ -732,11 +740,11 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
         }
     }
 
-    /// Another connection takes over. None is under way.
+    /// Connects again, with no message under way.
     async fn take_over(&mut self) {
         log::debug!(
             target: "postino",
-            "#{} the server takes no more messages in this session: going on over another connection",
+            "#{} the server accepts no more messages in this session: continuing over another connection",
             self.client.link.number
         );
         self.midway = Some(Midway::Connection);
@@ -765,7 +773,7 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
 }
 
 impl<C: DerefMut<Target = Client>, M, I> Drop for Batch<C, M, I> {
-    /// A connection left in the middle is not used again.
+    /// Makes the connection usable again, unless it was left in the middle of something.
     fn drop(&mut self) {
         let over = matches!(self.line, Line::Works | Line::Spent) && self.midway.is_none();
         if over && self.machine.talk.under_way() == 0 && self.client.link.out.is_quiet() {
