@@ -1,4 +1,4 @@
-//! What connecting is made of in both worlds: whose turn it is, sockets on their way, and what became of each.
+//! Connection attempts: the order of the addresses, the race between them (RFC 8305), and the error if all fail.
 
 use std::{
     error, fmt, io,
@@ -8,20 +8,20 @@ use std::{
     vec,
 };
 
-/// The next attempt starts so long behind the last one, unless that has failed before (RFC 8305 §5).
+/// Delay between the starts of two attempts, unless the first one fails earlier (RFC 8305 §5).
 pub(crate) const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 
-/// A Unix socket whose queue is full tells nobody when there is room again: it is tried so often.
+/// Delay between two attempts to connect to a Unix socket whose queue is full. The system does not tell when there is room.
 pub(crate) const QUEUE_DELAY: Duration = Duration::from_millis(10);
 
-/// The number of a connection in the log, from 1: each has its own in the whole process.
+/// Returns the number of a new connection for the log, counted from 1. It is unique in the process.
 pub(crate) fn next_number() -> u64 {
     static LAST: AtomicU64 = AtomicU64::new(0);
     LAST.fetch_add(1, Ordering::Relaxed) + 1
 }
 
-/// IPv6 and IPv4 in turns, beginning with the family that the resolver put first (RFC 8305 §4): one that is dead costs
-/// one delay, and not one for each of its addresses.
+/// Orders addresses so that IPv6 and IPv4 alternate, beginning with the family that the resolver put first (RFC 8305 §4). A
+/// family that cannot be reached then costs one delay, and not one for each of its addresses.
 pub(crate) fn interleave(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
     let first = addresses.first().is_some_and(SocketAddr::is_ipv6);
     let (ours, others): (Vec<_>, Vec<_>) = addresses.into_iter().partition(|a| a.is_ipv6() == first);
@@ -30,11 +30,11 @@ pub(crate) fn interleave(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
     (0..longest).flat_map(|_| [ours.next(), others.next()]).flatten().collect()
 }
 
-/// Whose turn it is, and who has failed.
+/// The addresses that are left, and those that have failed.
 #[derive(Debug)]
 pub(crate) struct Race {
     left: vec::IntoIter<SocketAddr>,
-    /// When the next one may start.
+    /// When the next attempt may start.
     next: Instant,
     failed: Vec<(SocketAddr, io::Error)>,
 }
@@ -44,7 +44,7 @@ impl Race {
         Race { left: addresses.into_iter(), next: now, failed: Vec::new() }
     }
 
-    /// The next address, if its time has come.
+    /// Returns the next address, if its time has come.
     pub fn turn(&mut self, now: Instant) -> Option<SocketAddr> {
         if now < self.next {
             return None;
@@ -53,18 +53,18 @@ impl Race {
         self.left.next()
     }
 
-    /// When somebody's time comes; none if all have started.
+    /// Returns when the next attempt may start; `None` if all have started.
     pub fn next_turn(&self) -> Option<Instant> {
         (!self.left.as_slice().is_empty()).then_some(self.next)
     }
 
-    /// Its successor need not wait any longer.
+    /// Records a failure. The next attempt may start at once.
     pub fn failed(&mut self, address: SocketAddr, error: io::Error, now: Instant) {
         self.failed.push((address, error));
         self.next = now;
     }
 
-    /// Nobody has won: all have failed, or, if there is a limit's worth of `late` ones, the time was up for those.
+    /// Returns the error if no attempt has succeeded. Those in `late` have timed out.
     pub fn lost(mut self, late: impl IntoIterator<Item = SocketAddr>) -> io::Error {
         self.failed.extend(late.into_iter().map(|address| (address, io::ErrorKind::TimedOut.into())));
         let untried = self.left.len();
@@ -84,7 +84,7 @@ impl Race {
     }
 }
 
-/// What became of each address.
+/// The error of each address.
 #[derive(Debug)]
 struct Attempts {
     failed: Vec<(SocketAddr, io::Error)>,
@@ -94,7 +94,7 @@ struct Attempts {
 impl fmt::Display for Attempts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let all = self.failed.len() + self.untried;
-        write!(f, "{} of {all} addresses were tried", self.failed.len())?;
+        write!(f, "tried {} of {all} addresses", self.failed.len())?;
         for (i, (address, error)) in self.failed.iter().enumerate() {
             write!(f, "{} {address}: {error}", if i == 0 { ":" } else { ";" })?;
         }
@@ -155,7 +155,7 @@ mod tests {
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
         assert_eq!(
             error.to_string(),
-            "2 of 3 addresses were tried: [::1]:25: connection refused; 127.0.0.1:25: timed out"
+            "tried 2 of 3 addresses: [::1]:25: connection refused; 127.0.0.1:25: timed out"
         );
 
         let mut race = Race::new(all[..1].to_vec(), start);

@@ -4,15 +4,15 @@ use std::collections::{HashMap, VecDeque};
 
 use crate::{Address, Delivery, Envelope, Error, Outcome, Phase, delivery::Again};
 
-/// Splits recipients into parts, as a server with LIMITS asks for (RFC 9422 §4): so many recipients each, of so many
-/// domains. Takes time in proportion to the recipients.
+/// Splits recipients into parts, as a server with LIMITS requires (RFC 9422 §4): each part has a maximum number of recipients
+/// and of their domains. The time is proportional to the number of recipients.
 pub(crate) struct Splitter {
     most: usize,
     domains: usize,
     parts: Vec<Vec<usize>>,
-    /// The part that each domain is in, while that has room.
+    /// The part of each domain, as long as that part has room.
     homes: HashMap<String, usize>,
-    /// How many domains the last part has.
+    /// Number of domains in the last part.
     last_domains: usize,
 }
 
@@ -39,7 +39,7 @@ impl Splitter {
         self.parts[at].push(number);
     }
 
-    /// The last part, or a new one if that is full.
+    /// Returns the last part, or a new one if that is full.
     fn part_with_room(&mut self) -> usize {
         let has_room = self.parts.last().is_some_and(|last| last.len() < self.most);
         if !has_room || self.last_domains >= self.domains {
@@ -54,32 +54,32 @@ impl Splitter {
     }
 }
 
-/// A message in several transactions: what is left of it, and what became of the rest.
+/// A message in several transactions: the parts that are left, and the results of the others.
 pub(crate) struct Parts {
     envelope: Envelope,
-    /// The first one is under way, or comes next.
+    /// The first part is under way, or comes next.
     left: VecDeque<Part>,
     done: Vec<(Vec<usize>, Delivery)>,
     /// The cause of the last part that was not accepted.
     source: Option<Error>,
-    /// The rest cannot be sent.
+    /// Whether the rest cannot be sent.
     failed: bool,
 }
 
-/// The numbers of its recipients, and whether it goes one command at a time: see [`Again::OneByOne`].
+/// The numbers of its recipients, and whether it is sent one command at a time: see [`Again::OneByOne`].
 struct Part {
     numbers: Vec<usize>,
     one_by_one: Option<usize>,
 }
 
 impl Parts {
-    /// In these parts.
+    /// A message that is sent in these parts.
     pub fn new(envelope: Envelope, parts: Vec<Vec<usize>>) -> Parts {
         let left = parts.into_iter().map(|numbers| Part { numbers, one_by_one: None }).collect();
         Parts { envelope, left, done: Vec::new(), source: None, failed: false }
     }
 
-    /// As a whole so far, with this result, and now to those who may have it again.
+    /// A message that was sent as a whole, with this result, and is sent again to some of its recipients.
     pub fn after(envelope: Envelope, result: Result<Delivery, Error>, again: Again) -> Parts {
         let all = (0..envelope.recipients().len()).collect();
         let mut parts = Parts::new(envelope, vec![all]);
@@ -87,17 +87,15 @@ impl Parts {
         parts
     }
 
-    /// The part that comes next: its envelope, and whether it goes one command at a time.
+    /// Returns the envelope of the next part, and whether it is sent one command at a time.
     pub fn next(&self) -> Option<(Envelope, Option<usize>)> {
         let part = self.left.front().filter(|_| !self.failed)?;
-        let envelope = match part.numbers.len() == self.envelope.recipients().len() {
-            true => self.envelope.clone(),
-            false => self.envelope.part(&part.numbers),
-        };
+        let is_whole = part.numbers.len() == self.envelope.recipients().len();
+        let envelope = if is_whole { self.envelope.clone() } else { self.envelope.part(&part.numbers) };
         Some((envelope, part.one_by_one))
     }
 
-    /// Whether the next one is the last, as far as is known.
+    /// Whether the next part is the last, as far as is known.
     pub fn is_last(&self) -> bool {
         self.left.len() == 1
     }
@@ -106,8 +104,8 @@ impl Parts {
         self.done.is_empty()
     }
 
-    /// What became of the first part. Those who may have it again come next. An error that tells of no recipient is the
-    /// end of it all.
+    /// Records the result of the first part. Recipients that the message can be sent to again come next. After an error that is
+    /// not about recipients, nothing more is sent.
     pub fn settle(&mut self, result: Result<Delivery, Error>, again: Option<Again>) {
         let delivery = match result {
             Ok(delivery) => delivery,
@@ -131,21 +129,21 @@ impl Parts {
         let rest = Part { numbers: numbers.iter().map(|n| part.numbers[*n]).collect(), one_by_one };
         self.left.push_front(rest);
         if !all {
-            self.done.push((part.numbers, delivery)); // what becomes of the rest stands above it
+            self.done.push((part.numbers, delivery)); // the result of the rest takes precedence
         }
     }
 
-    /// Nothing more can be sent, for this reason.
+    /// Sends nothing more, for this reason.
     pub fn fail(&mut self, why: Error) {
         (self.source, self.failed) = (Some(why), true);
     }
 
-    /// Nothing more can be sent, for the reason that the last part has told.
+    /// Sends nothing more, for the reason of the last part.
     pub fn stop(&mut self) {
         self.failed = true;
     }
 
-    /// What became of the message.
+    /// Returns the result of the message.
     pub fn finish(self) -> Result<Delivery, Error> {
         let Parts { envelope, left, mut done, source, failed } = self;
         for part in left {
@@ -164,7 +162,9 @@ impl Parts {
         };
         let source = match source {
             Some(source) if is_one || failed => source,
-            source => refused().or(source).unwrap_or(Error::Internal("a part that failed for no reason")),
+            source => {
+                refused().or(source).unwrap_or(Error::Internal("a part of a message failed without a reason"))
+            }
         };
         Err(Error::Transaction { delivery: Box::new(delivery), source: Box::new(source) })
     }
@@ -207,7 +207,7 @@ mod tests {
         }
     }
 
-    /// Each recipient would have to be compared with each domain before it, if it were not linear: for hours.
+    // With a quadratic algorithm this would take hours.
     #[test]
     fn very_many_recipients_of_very_many_domains_are_split_within_the_limits() {
         const COUNT: usize = 200_000;

@@ -84,14 +84,16 @@ impl Client {
     fn with_utf8(&self, text: &str, parameters: &[&str]) -> Result<Parameters, Error> {
         let parameters = Parameters::new(parameters)?;
         let wanted = parameters.contains("SMTPUTF8");
-        match self.known.capabilities.offers("SMTPUTF8") {
-            false if wanted => Err(Error::Unsupported("SMTPUTF8")),
-            false if !text.is_ascii() => {
-                Err(Error::Unsupported("SMTPUTF8, and the command is not all ASCII"))
-            }
-            true if !text.is_ascii() => Ok(parameters.with_utf8()),
-            _ => Ok(parameters),
+        if self.known.capabilities.offers("SMTPUTF8") {
+            return Ok(if text.is_ascii() { parameters } else { parameters.with_utf8() });
         }
+        if wanted {
+            return Err(Error::Unsupported("SMTPUTF8"));
+        }
+        if !text.is_ascii() {
+            return Err(Error::Unsupported("SMTPUTF8, and the command is not all ASCII"));
+        }
+        Ok(parameters)
     }
 
     /// Fails if the content cannot be sent by DATA now. The content of a reader is not known yet.

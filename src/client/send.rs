@@ -84,10 +84,8 @@ impl Client {
     /// Returns the envelope in the form that this server accepts.
     pub(super) fn offered(&self, envelope: Envelope) -> Result<Envelope, Error> {
         envelope.check_offered(&self.known.capabilities, self.is_encrypted())?;
-        let envelope = match self.known.capabilities.offers("SMTPUTF8") {
-            true => envelope,
-            false => envelope.without_utf8()?,
-        };
+        let utf8 = self.known.capabilities.offers("SMTPUTF8");
+        let envelope = if utf8 { envelope } else { envelope.without_utf8()? };
         check_recipients(&envelope)?; // of all parts, before the first is sent
         Ok(envelope)
     }
@@ -437,10 +435,10 @@ impl Client {
     /// Returns the body of a message, ready to be read.
     pub(super) async fn open_body<'m>(&mut self, call: &Call, mail: &'m dyn Mail) -> Result<Body<'m>, Error> {
         let body = mail.body_for(self.offer())?;
-        match body.is_open() {
-            true => Ok(body),
-            false => open(body, self.origin.limit(call, Phase::Body)?).await.map_err(source_error),
+        if body.is_open() {
+            return Ok(body);
         }
+        open(body, self.origin.limit(call, Phase::Body)?).await.map_err(source_error)
     }
 
     /// Connects again if this connection may carry no more messages.

@@ -1,4 +1,4 @@
-//! A host name or address: as it is looked up, and as its certificate is verified.
+//! Host names and addresses, as they are looked up and as certificates are verified for them.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -7,7 +7,7 @@ use crate::{Error, a_label::a_label};
 /// A host as it is looked up, and as it is verified.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Host {
-    /// Without brackets. A trailing dot stays: it means something to the resolver.
+    /// Without brackets. A trailing dot is kept, because the resolver needs it.
     pub lookup: String,
     /// Without brackets, trailing dot and zone.
     pub tls_name: String,
@@ -15,17 +15,17 @@ pub(crate) struct Host {
 
 impl Host {
     pub fn new(text: &str) -> Result<Host, Error> {
-        let bad = |why| Error::Config(format!("{text:?} cannot be a host: {why}").into());
+        let bad = |why| Error::Config(format!("invalid host {text:?}: {why}").into());
         let host =
             |lookup: &str, name: &str| Ok(Host { lookup: lookup.to_owned(), tls_name: name.to_owned() });
         if let Some(inside) = text.strip_prefix('[') {
-            let inside = inside.strip_suffix(']').ok_or_else(|| bad("its bracket does not close"))?;
+            let inside = inside.strip_suffix(']').ok_or_else(|| bad("its bracket is not closed"))?;
             let (address, zone) = inside.split_once('%').unwrap_or((inside, "none"));
             let is_zone =
                 !zone.is_empty() && zone.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b));
             return match address.parse::<Ipv6Addr>() {
                 Ok(_) if is_zone => host(inside, address),
-                _ => Err(bad("what stands in brackets is no IPv6 address")),
+                _ => Err(bad("there is no IPv6 address in its brackets")),
             };
         }
         if text.parse::<IpAddr>().is_ok() {
@@ -39,12 +39,12 @@ impl Host {
                 Host::new(&(ascii + &text[name.len()..]))
             }
             _ if !name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b)) => {
-                Err(bad("it has a character that no host name has"))
+                Err(bad("it contains an invalid character"))
             }
             _ if name.len() > 253 || name.split('.').any(|l| l.is_empty() || l.len() > 63) => {
                 Err(bad("it has an empty label, or is too long"))
             }
-            // Always the loopback (RFC 6761 §6.3), but the hosts file does not know it with a dot.
+            // It is always the loopback address (RFC 6761 §6.3), but the hosts file does not contain it with a dot.
             _ if name.eq_ignore_ascii_case("localhost") => host(name, name),
             _ => host(text, name),
         }
@@ -62,8 +62,8 @@ impl Host {
         self.tls_name.rsplit('.').next().is_some_and(|label| label.eq_ignore_ascii_case("localhost"))
     }
 
-    /// The addresses of `localhost` and the names below it, which need no lookup (RFC 6761 §6.3): where there is no
-    /// resolver and no hosts file, that would wait for a server that does not answer.
+    /// Returns the addresses of `localhost` and the names below it, which need no lookup (RFC 6761 §6.3). Without a resolver
+    /// and a hosts file, a lookup would wait for a server that does not answer.
     pub fn loopback(&self, port: u16) -> Option<Vec<SocketAddr>> {
         let addresses = [(Ipv6Addr::LOCALHOST, port).into(), (Ipv4Addr::LOCALHOST, port).into()];
         self.is_localhost().then(|| addresses.into())
@@ -124,7 +124,7 @@ mod tests {
             ("localhost.example.org", false, true),
             ("localhost.localdomain", false, true),
             ("notlocalhost", false, true),
-            ("127.1", false, true), // what the resolver makes of it is its affair
+            ("127.1", false, true), // the resolver decides
             ("2130706433", false, true),
             ("0.0.0.0", false, true),
             ("::", false, true),
@@ -144,7 +144,7 @@ mod tests {
         for (text, lookup, name) in [
             ("Bücher.test", "xn--bcher-kva.test", "xn--bcher-kva.test"),
             ("bücher.test.", "xn--bcher-kva.test.", "xn--bcher-kva.test"),
-            ("１２７.0.0.1", "127.0.0.1", "127.0.0.1"), // what it becomes is looked at like any other
+            ("１２７.0.0.1", "127.0.0.1", "127.0.0.1"), // the result is treated like any other host
         ] {
             assert_eq!(Host::new(text).unwrap(), Host { lookup: lookup.into(), tls_name: name.into() });
         }

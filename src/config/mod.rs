@@ -24,55 +24,55 @@ mod url;
 
 pub(crate) use host::Host;
 
-/// The time limit of every wait, unless set otherwise.
+/// Default time limit of every wait except that for the final reply.
 const TIMEOUT: Duration = Duration::from_secs(60);
-/// The time limit of the reply to the end of the message (RFC 5321 §4.5.3.2.6).
+/// Default time limit of the wait for the reply to the end of a message (RFC 5321 §4.5.3.2.6).
 const FINAL_REPLY: Duration = Duration::from_secs(600);
-/// So long QUIT may take: its answer changes nothing.
+/// Maximum time limit of QUIT, whose reply changes nothing.
 const FAREWELL: Duration = Duration::from_secs(1);
 
-/// The port of LMTP, which is never that of SMTP (RFC 2033 §5).
+/// Port of LMTP, which must not be that of SMTP (RFC 2033 §5).
 const LMTP: u16 = 24;
 const SMTP: u16 = 25;
 
-/// When the connection is secured by TLS, and how.
+/// When and how a connection is secured by TLS.
 ///
-/// Credentials require TLS, except over a local connection. A handshake that fails is always an error: nothing falls
-/// back to plain text.
+/// Credentials require TLS, except over a local connection. A failed handshake is always an error, never a reason to
+/// continue in plain text.
 ///
 /// A connection is local if nobody else can listen to it: a Unix socket; a host that the caller has named as local
 /// (`localhost`, a name that ends in `.localhost`, or a loopback address such as `127.0.0.1`) and whose peer address is a
-/// loopback address; or a connection of the caller's that says so (`connect_over`). Another name is not local, even if it
+/// loopback address; or a connection made by the caller that says so (`connect_over`). Any other name is not local, even if it
 /// [resolves](crate::Builder::addresses) to a loopback address: a tunnel or a proxy may listen there.
 ///
-/// A Unix socket has no name that could be verified: TLS over it needs [`Builder::tls_name`](crate::Builder::tls_name).
-/// Without one, asking for it is an error, and STARTTLS on offer is not taken.
+/// A Unix socket has no name to verify, so TLS over it needs [`Builder::tls_name`](crate::Builder::tls_name).
+/// Without that, requiring TLS is an error, and STARTTLS is not used even if it is offered.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Security {
-    /// STARTTLS when the server offers it (and this build has TLS); required when there are credentials. Over a local
-    /// connection: no TLS without credentials, STARTTLS when offered with them.
+    /// STARTTLS if the server offers it (and this build has TLS); required if there are credentials. Over a local connection
+    /// TLS is not used without credentials, and with them only if STARTTLS is offered.
     #[default]
     Auto,
-    /// No TLS. With credentials that is an error, except over a local connection.
+    /// No TLS. This is an error with credentials, except over a local connection.
     Plaintext,
-    /// STARTTLS when the server offers it (RFC 3207), also over a local connection; required when there are credentials,
+    /// STARTTLS if the server offers it (RFC 3207), also over a local connection. It is required if there are credentials,
     /// except over a local connection.
     Opportunistic,
-    /// STARTTLS, or an error.
+    /// STARTTLS. It is an error if the server does not offer it.
     StartTls,
     /// TLS from the first octet (RFC 8314 §3.3).
     Implicit,
 }
 
-/// What was set, as it was set. Whether it can be is found out by [`check`](Config::check).
+/// The settings as they were set. [`check`](Config::check) finds out whether they are valid.
 #[derive(Debug, Clone)]
 pub(crate) struct Config {
     pub place: Place,
     pub port: Option<u16>,
-    /// Where to connect to, instead of a lookup.
+    /// The addresses to connect to, instead of a lookup.
     pub addresses: Option<Vec<SocketAddr>>,
-    /// The local end.
+    /// The local address.
     pub bind: Option<SocketAddr>,
     pub lmtp: bool,
     pub security: Security,
@@ -94,10 +94,10 @@ pub(crate) struct Config {
 
 /// Whether anything is sent together with the end of a message: the next envelope of a batch, or QUIT (RFC 2920 §3.1).
 ///
-/// Joining saves one round trip per message. Servers must cope with it, yet several do not. Those that discard or refuse
-/// what follows the end of a message are found out by a trial: the first joined envelope carries no content, and if it
-/// gets no proper answer, the message goes again and nothing is joined from then on. **No trial can notice a server that
-/// stores what follows as part of the message before**, because its replies are right. Such servers exist.
+/// Joining saves one round trip per message. Servers have to support it, but several do not. A trial detects those that
+/// discard or refuse what follows the end of a message: the first joined envelope carries no content. If it is not answered
+/// properly, the message is sent again, and nothing is joined from then on. **No trial can detect a server that stores what
+/// follows as part of the message before**, because its replies are correct. Such servers exist.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum JoinPolicy {
@@ -112,15 +112,15 @@ pub enum JoinPolicy {
     Never,
 }
 
-/// What was learnt about the server. Clones of a config share it; a config for another port begins anew, since host and port
-/// identify a server.
+/// What was learnt about the server. Clones of a config share it. A config for another port starts without it, since host
+/// and port identify a server.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Learnt(Arc<Knowledge>);
 
 #[derive(Debug)]
 struct Knowledge {
     joining: AtomicU8,
-    /// It offers PIPELINING, and misreads pipelined commands.
+    /// Whether it offers PIPELINING, but misreads pipelined commands.
     misreads: AtomicBool,
 }
 
@@ -139,14 +139,14 @@ impl Learnt {
         }
     }
 
-    /// Off stays off.
+    /// Records what a trial has shown. `Off` is final.
     pub fn learn_joining(&self, joining: Joining) {
         if self.joining() != Joining::Off {
             self.0.joining.store(joining as u8, Ordering::Relaxed);
         }
     }
 
-    /// Whether the server reads pipelined commands as it should, as far as is known.
+    /// Whether the server reads pipelined commands correctly, as far as is known.
     pub fn pipelines(&self) -> bool {
         !self.0.misreads.load(Ordering::Relaxed)
     }
@@ -163,7 +163,7 @@ pub(crate) enum Place {
     Unix(PathBuf),
 }
 
-/// What to log in with, before it is checked; never shown.
+/// The credentials, before they are checked. `Debug` does not show them.
 #[derive(Clone)]
 pub(crate) enum Login {
     Password(Box<[u8]>, Box<[u8]>),
@@ -172,7 +172,7 @@ pub(crate) enum Login {
     TokenLater(String),
     External(String),
     Anonymous(String),
-    /// A mechanism of the caller's own, or why it is none.
+    /// A custom mechanism, or why it is invalid.
     Own(Result<Credentials, String>),
 }
 
@@ -224,7 +224,7 @@ impl Timeouts {
     }
 }
 
-/// What was set, found to be possible: what had to be looked at stands here, the rest is the config's.
+/// Settings that were checked: the results of the check, and the config for everything else.
 #[derive(Debug, Clone)]
 pub(crate) struct Settings {
     pub config: Config,
@@ -233,7 +233,7 @@ pub(crate) struct Settings {
     pub hello_name: Option<HelloName>,
 }
 
-/// Where the server is, as it is connected to and named.
+/// Where the server is, as it is connected to and shown.
 #[derive(Debug, Clone)]
 pub(crate) enum Server {
     /// With its port. It is looked up, unless the config has addresses.
@@ -287,7 +287,7 @@ impl Config {
 
     /// # Errors
     ///
-    /// [`Error::Config`] for what cannot be.
+    /// [`Error::Config`] for invalid settings.
     pub fn check(&self) -> Result<Settings, Error> {
         let settings = self.settings()?;
         match self.security {
@@ -303,12 +303,11 @@ impl Config {
     ///
     /// [`Error::Config`] if there is none.
     pub fn tls_name(&self) -> Result<&str, Error> {
-        let none =
-            "TLS over a Unix socket needs the name that the server's certificate has (Builder::tls_name)";
+        let none = "TLS over a Unix socket needs the name of the server's certificate (Builder::tls_name)";
         self.tls.name().ok_or(Error::Config(none.into()))
     }
 
-    /// All but a name for TLS: a setter may still give it.
+    /// Checks everything except that there is a name for TLS: a setter may still provide it.
     fn settings(&self) -> Result<Settings, Error> {
         let tls_name = self.tls.name().map(Host::new).transpose()?;
         let credentials = self.login.as_ref().map(Login::check).transpose()?;
@@ -317,9 +316,7 @@ impl Config {
             credentials.iter().try_for_each(|credentials| credentials.check(pinned))?;
         }
         if self.max_scram_iterations < MIN_SCRAM_ITERATIONS {
-            return Err(Error::Config(
-                "fewer than 4096 iterations of SCRAM's hash are never accepted".into(),
-            ));
+            return Err(Error::Config("max_scram_iterations is less than 4096, the minimum".into()));
         }
         let server = self.server(credentials.is_some())?;
         self.tls.check()?;
@@ -348,8 +345,10 @@ impl Config {
             Place::Host(host) => (Host::new(host)?, self.port),
         };
         let port = match (addresses, port) {
-            (Some([]), _) => return bad("there is none among the addresses that were given"),
-            (Some(_), Some(_)) => return bad("the addresses that were given have ports of their own"),
+            (Some([]), _) => return bad("the list of addresses is empty"),
+            (Some(_), Some(_)) => {
+                return bad("addresses and a port are both set, but addresses have their own ports");
+            }
             (Some([first, ..]), None) => first.port(),
             (None, Some(port)) => port,
             (None, None) if self.lmtp => LMTP,
@@ -363,20 +362,19 @@ impl Config {
         let mut ports = addresses.unwrap_or_default().iter().map(SocketAddr::port).chain([port]);
         match ports.find(|port| *port == 0 || self.lmtp && *port == SMTP) {
             None => Ok(Server::Host(host, port)),
-            Some(0) => bad("port 0 cannot be connected to"),
-            Some(_) => bad("LMTP is never spoken on port 25 (RFC 2033 §5)"),
+            Some(0) => bad("port 0 is invalid"),
+            Some(_) => bad("LMTP must not use port 25 (RFC 2033 §5)"),
         }
     }
 }
 
 fn check_path(path: &Path) -> Result<(), Error> {
-    let refused = |why| Error::Config(format!("{path:?} cannot be the path of a Unix socket: {why}").into());
+    let refused = |why| Error::Config(format!("invalid path of a Unix socket, {path:?}: {why}").into());
     sys::check_socket_path(path).map_err(refused)
 }
 
 impl Settings {
-    /// Whether to use STARTTLS, now that it is known whom we are connected to: `local` says that nobody else can listen.
-    /// Nothing has been sent yet.
+    /// Returns whether to use STARTTLS. `local` says that nobody else can listen to the connection. Nothing has been sent yet.
     ///
     /// # Errors
     ///
@@ -391,7 +389,7 @@ impl Settings {
             Security::Auto if local && self.credentials.is_none() => Ok(Upgrade::Never),
             Security::Auto | Security::Opportunistic if !secret => Ok(match possible() {
                 Ok(_) => Upgrade::IfOffered,
-                Err(_) => Upgrade::Never, // what cannot be done is not wanted
+                Err(_) => Upgrade::Never, // it is not required
             }),
             Security::Auto | Security::Opportunistic | Security::StartTls => {
                 possible().map(|_| Upgrade::Required)
@@ -400,10 +398,10 @@ impl Settings {
     }
 }
 
-/// Nothing secret has been sent.
+/// The error for credentials without TLS. They have not been sent.
 pub(crate) fn credentials_in_clear() -> Error {
-    let text = "credentials are not sent without TLS, except to localhost, to a loopback address that is given as the \
-                host, and over a Unix socket";
+    let text = "credentials are not sent without TLS, except to localhost, to a loopback address given as the host, and \
+                over a Unix socket";
     Error::Config(text.into())
 }
 

@@ -7,14 +7,14 @@ use super::{Config, Login, Place, Security};
 use crate::{Error, sys};
 
 impl Config {
-    /// `smtp://`, `smtps://` or `lmtp://`, user and password percent-encoded, IPv6 in brackets, `?tls=`; or
-    /// `smtp+unix:/path` or `lmtp+unix:/path`. The password is in no error.
+    /// Reads `smtp://`, `smtps://` or `lmtp://`, with user and password percent-encoded, IPv6 in brackets, and `?tls=`; or
+    /// `smtp+unix:/path` or `lmtp+unix:/path`. No error contains the password.
     pub fn from_url(url: &str) -> Result<Config, Error> {
-        let bad = |why: &'static str| Error::Config(format!("the URL cannot be used: {why}").into());
+        let bad = |why: &'static str| Error::Config(format!("invalid URL: {why}").into());
         if url.chars().any(|c| c.is_control() || c.is_whitespace()) {
-            return Err(bad("it has white space or a control character"));
+            return Err(bad("it contains white space or a control character"));
         }
-        let known = "its scheme is none of smtp://, smtps://, lmtp://, smtp+unix:/, lmtp+unix:/";
+        let known = "its scheme is not one of smtp://, smtps://, lmtp://, smtp+unix:/, lmtp+unix:/";
         let (scheme, rest) = url.split_once(':').ok_or_else(|| bad(known))?;
         let (implicit, lmtp, unix) = match scheme.to_ascii_lowercase().as_str() {
             "smtp" => (false, false, false),
@@ -25,7 +25,7 @@ impl Config {
             _ => return Err(bad(known)),
         };
         if rest.contains('#') {
-            return Err(bad("it has a # (in a password: %23)"));
+            return Err(bad("it contains a # (write %23 in a password)"));
         }
         let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
         let security = security(implicit, query).map_err(bad)?;
@@ -36,20 +36,20 @@ impl Config {
             config.settings()?;
             return Ok(config);
         }
-        let rest = rest.strip_prefix("//").ok_or_else(|| bad("// is missing behind its scheme"))?;
+        let rest = rest.strip_prefix("//").ok_or_else(|| bad("// is missing after its scheme"))?;
         let rest = rest.strip_suffix('/').unwrap_or(rest);
         let (user_info, server) = match rest.rsplit_once('@') {
             Some((user_info, server)) => (Some(user_info), server),
             None => (None, rest),
         };
         if rest.contains('/') {
-            return Err(bad("it has a path (a / in a password is %2F)"));
+            return Err(bad("it contains a path (write %2F for a / in a password)"));
         }
         let (host, port) = split_port(server).map_err(bad)?;
         let mut config = Config { port, security, lmtp, ..Config::new(host) };
         if let Some(user_info) = user_info {
             let (user, password) =
-                user_info.split_once(':').ok_or_else(|| bad("it has a user without a password"))?;
+                user_info.split_once(':').ok_or_else(|| bad("it contains a user without a password"))?;
             config.login = Some(Login::Password(decode(user).map_err(bad)?, decode(password).map_err(bad)?));
         }
         config.check()?;
@@ -57,17 +57,14 @@ impl Config {
     }
 }
 
-/// The path behind the scheme, with no authority or an empty one.
+/// Returns the path after the scheme. There may be an empty authority before it.
 fn unix_path(rest: &str) -> Result<&str, &'static str> {
     let path = match rest.strip_prefix("//") {
         Some(path) if path.starts_with('/') => path,
-        Some(_) => return Err("a Unix socket is on no host: smtp+unix:/path"),
+        Some(_) => return Err("a Unix socket has no host: write smtp+unix:/path"),
         None => rest,
     };
-    match path.starts_with('/') {
-        true => Ok(path),
-        false => Err("the path of a Unix socket begins with a /"),
-    }
+    if path.starts_with('/') { Ok(path) } else { Err("the path of a Unix socket begins with a /") }
 }
 
 fn split_port(server: &str) -> Result<(&str, Option<u16>), &'static str> {
@@ -81,7 +78,7 @@ fn split_port(server: &str) -> Result<(&str, Option<u16>), &'static str> {
             Ok(port @ 1..) => Ok((host, Some(port))),
             _ => Err("its port is not between 1 and 65535"),
         },
-        _ => Err("its port is no number (an IPv6 address stands in brackets)"),
+        _ => Err("its port is not a number (an IPv6 address must be in brackets)"),
     }
 }
 
@@ -94,19 +91,19 @@ fn security(implicit: bool, query: &str) -> Result<Security, &'static str> {
             ("tls=opportunistic", false) => Security::Opportunistic,
             ("tls=none", false) => Security::Plaintext,
             ("tls=opportunistic" | "tls=none", true) => {
-                return Err("smtps:// is TLS from the start, tls= says otherwise");
+                return Err("smtps:// always uses TLS, but tls= says otherwise");
             }
-            _ if pair.starts_with("tls=") => return Err("tls= is none of required, opportunistic, none"),
-            _ => return Err("it has a parameter other than tls="),
+            _ if pair.starts_with("tls=") => return Err("tls= is not one of required, opportunistic, none"),
+            _ => return Err("it contains a parameter other than tls="),
         };
         if security.replace(one).is_some() {
-            return Err("it has tls= more than once");
+            return Err("it contains tls= more than once");
         }
     }
     Ok(security.unwrap_or(if implicit { Security::Implicit } else { Security::Auto }))
 }
 
-/// Undoes percent-encoding (RFC 3986 §2.1); a `%` without two hexadecimal digits is an error.
+/// Decodes percent-encoding (RFC 3986 §2.1). A `%` without two hexadecimal digits is an error.
 fn decode(text: &str) -> Result<Box<[u8]>, &'static str> {
     let mut octets = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
@@ -114,12 +111,13 @@ fn decode(text: &str) -> Result<Box<[u8]>, &'static str> {
         rest = tail;
         octets.push(match (first, tail) {
             (b'%', [high, low, tail @ ..]) => {
-                let digit =
-                    |b: &u8| char::from(*b).to_digit(16).ok_or("a % in it is not followed by two digits");
+                let digit = |b: &u8| {
+                    char::from(*b).to_digit(16).ok_or("a % is not followed by two hexadecimal digits")
+                };
                 rest = tail;
                 (digit(high)? * 16 + digit(low)?) as u8
             }
-            (b'%', _) => return Err("a % in it is not followed by two digits"),
+            (b'%', _) => return Err("a % is not followed by two hexadecimal digits"),
             _ => *first,
         });
     }
@@ -159,9 +157,9 @@ mod tests {
         for (url, why) in [
             ("smtp+unix:run/smtp", "begins with a /"),
             ("smtp+unix:", "begins with a /"),
-            ("smtp+unix://host/run", "on no host"),
+            ("smtp+unix://host/run", "has no host"),
             ("smtp+unix:/run/%00", "NUL"),
-            ("smtp+unix:/run/%zz", "two digits"),
+            ("smtp+unix:/run/%zz", "two hexadecimal digits"),
             ("lmtp+unix:/run#x", "#"),
             ("smtps+unix:/run", "scheme"),
         ] {
