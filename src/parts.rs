@@ -1,4 +1,4 @@
-//! A message in several transactions, each for some of its recipients: how they are split, and what became of all of them.
+//! Messages that are sent in several transactions: how the recipients are split, and the result of the whole.
 
 use std::collections::{HashMap, VecDeque};
 

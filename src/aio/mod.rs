@@ -58,6 +58,9 @@ use ::maybe_async::must_be_async as maybe_async;
 use crate::Delivery;
 use crate::{Error, Mail};
 
+#[macro_use]
+mod examples;
+
 #[path = "../client/mod.rs"]
 #[allow(clippy::duplicate_mod)] // written once, compiled twice on purpose
 mod client;

@@ -2,6 +2,9 @@
 
 use ::maybe_async::must_be_sync as maybe_async;
 
+#[macro_use]
+mod examples;
+
 #[path = "../client/mod.rs"]
 mod client;
 

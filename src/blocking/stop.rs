@@ -108,8 +108,8 @@ impl fmt::Debug for StopHandle {
 }
 
 impl Builder {
-    /// What ends all clients of this builder from another thread, also while they connect. Defaults to one of its own
-    /// for each client ([`Client::stop_handle`]).
+    /// Sets the stop handle of all clients of this builder, which stops them from another thread, even while they connect.
+    /// Defaults to a separate one for each client ([`Client::stop_handle`]).
     pub fn stop_handle(mut self, stop_handle: &StopHandle) -> Builder {
         self.stop_handle = Some(stop_handle.clone());
         self

@@ -74,6 +74,7 @@ const MAX_ENTRIES: usize = 1024;
 /// was dropped while it sent content that is long or has to be read, while it sent a message in parts, or while it
 /// connected again. The results report what happened to each message. Content that can be read only once, and was not
 /// read, can be sent again.
+#[doc = example!(Batch)]
 #[must_use = "a batch sends only while `next` is called"]
 pub struct Batch<C: DerefMut<Target = Client>, M, I> {
     client: C,

@@ -56,6 +56,7 @@ impl Client {
 /// Start with [`Client::builder`], [`Client::from_url`] or [`Client::unix`], and use the builder for any number of
 /// connections. Settings are checked by [`connect`](Builder::connect) and [`send`](Builder::send), before a
 /// connection is made; those of a URL are checked by [`Client::from_url`].
+#[doc = example!(Builder)]
 #[derive(Debug, Clone)]
 #[must_use]
 pub struct Builder {

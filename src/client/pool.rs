@@ -46,6 +46,7 @@ use crate::{
 ///
 /// Before the pool closes a connection, it sends QUIT (RFC 5321 §4.1.1.10). The reply is not waited for, and QUIT is
 /// omitted if it cannot be written without waiting.
+#[doc = example!(Pool)]
 #[derive(Clone)]
 pub struct Pool(Arc<Shared>);
 

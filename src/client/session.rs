@@ -32,6 +32,7 @@ use crate::{
 /// After a lost connection, a timeout, a reply that is not SMTP, a 421, or a dropped future, every further call fails with
 /// [`Error::NotConnected`], until [`reconnect`](Client::reconnect). After a refusal the client can still be used. Dropping
 /// it closes the connection at once; [`quit`](Client::quit) sends QUIT first.
+#[doc = example!(Client)]
 pub struct Client {
     pub(super) origin: Origin,
     pub(super) link: Link,
