@@ -22,7 +22,8 @@ use crate::{
 mod host;
 mod url;
 
-pub(crate) use host::Host;
+pub(crate) use self::host::Host;
+pub(crate) use crate::deadline::later;
 
 /// Default time limit of every wait except that for the final reply.
 const TIMEOUT: Duration = Duration::from_secs(60);

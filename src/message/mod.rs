@@ -78,7 +78,7 @@ pub use self::{
 };
 pub(crate) use self::{once::Claim, progress::Meter};
 #[cfg(feature = "dkim")]
-use crate::deadline::later;
+use crate::config::later;
 use crate::{Envelope, Error};
 
 /// Why a source that can be read once cannot be read now.
