@@ -234,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn those_who_may_have_it_again_come_next_and_what_becomes_of_them_counts() {
+    fn recipients_that_are_tried_again_come_next_and_their_last_result_counts() {
         use Outcome::{Accepted, NotSent, Refused};
         let envelope = envelope(&named(&["a", "b", "c", "d"]));
         let first = || {
