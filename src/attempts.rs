@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn families_take_turns() {
+    fn address_families_alternate() {
         for (resolved, order) in [
             ("1.1.1.1:1", "1.1.1.1:1"),
             ("[::1]:1 [::2]:1 [::3]:1 1.1.1.1:1", "[::1]:1 1.1.1.1:1 [::2]:1 [::3]:1"),
@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn the_next_starts_after_a_delay_or_a_failure() {
+    fn the_next_attempt_starts_after_a_delay_or_a_failure() {
         let start = Instant::now();
         let all = addresses("1.1.1.1:1 1.1.1.2:1 1.1.1.3:1");
         let mut race = Race::new(all.clone(), start);

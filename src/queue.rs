@@ -376,7 +376,7 @@ mod tests {
     }
 
     #[test]
-    fn what_becomes_free_belongs_to_the_longest_waiter() {
+    fn whatever_becomes_free_is_granted_to_the_longest_waiter() {
         let mut pool = Pool::new(1);
         let holder = pool.draw(For::Connection);
         assert_eq!(pool.take(holder), Some(Place::Connect { trial: false }));
@@ -429,7 +429,7 @@ mod tests {
     }
 
     #[test]
-    fn who_wants_no_turn_does_not_wait_for_one() {
+    fn a_caller_that_needs_no_turn_does_not_wait_for_one() {
         let mut pool = Pool::paced();
         let (first, second) = (pool.draw(For::Turn), pool.draw(For::Turn));
         let plain = pool.draw(For::Connection);
@@ -452,7 +452,7 @@ mod tests {
     }
 
     #[test]
-    fn a_turn_is_not_given_back_where_another_was_given_since() {
+    fn a_turn_is_not_returned_if_a_later_one_was_taken() {
         let mut pool = Pool::paced();
         let (first, second) = (pool.draw(For::Turn), pool.draw(For::Turn));
         pool.now += SECOND;
@@ -463,7 +463,7 @@ mod tests {
     }
 
     #[test]
-    fn a_waiter_that_is_never_polled_again_holds_up_only_itself() {
+    fn a_waiter_that_is_never_polled_again_delays_only_itself() {
         let mut pool = Pool::new(2);
         let held = [pool.draw(For::Connection), pool.draw(For::Connection)];
         assert!(held.iter().all(|ticket| pool.has(*ticket)));
@@ -490,7 +490,7 @@ mod tests {
     }
 
     #[test]
-    fn after_a_refused_login_nobody_tries_for_a_while() {
+    fn after_a_refused_login_no_other_is_tried_for_a_while() {
         let rules = Rules { connections: 3, idle: SECOND * 600, pace: None, login_pause: Some(SECOND * 60) };
         let mut pool = Pool::with(rules);
         let first = pool.draw(For::Connection);
@@ -513,7 +513,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_idle_for_too_long_is_handed_out_first() {
+    fn connections_that_were_idle_for_too_long_are_handed_out_first() {
         let mut pool = Pool::new(2);
         let held = [(); 2].map(|()| pool.draw(For::Connection));
         assert!(held.iter().all(|ticket| pool.has(*ticket)));
@@ -533,7 +533,7 @@ mod tests {
     }
 
     #[test]
-    fn closing_wakes_all_and_the_last_connection_wakes_who_closes() {
+    fn closing_wakes_all_waiters_and_the_last_connection_wakes_the_caller_of_close() {
         let mut pool = Pool::new(1);
         let holder = pool.draw(For::Connection);
         assert!(pool.has(holder));

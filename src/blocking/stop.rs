@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn it_ends_what_stands_and_what_comes_too_late() {
+    fn a_stop_ends_open_connections_and_those_made_after_it() {
         let stop_handle = StopHandle::new();
         let ((early, end_early), (gone, end_gone), (late, end_late)) = (counting(), counting(), counting());
         let _early = stop_handle.watch(end_early);
@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn it_remembers_no_connection_that_is_gone() {
+    fn a_stop_handle_forgets_closed_connections() {
         let stop_handle = StopHandle::new();
         (0..10).for_each(|_| drop(stop_handle.watch(counting().1)));
         assert_eq!(stop_handle.live().ends.len(), 0);

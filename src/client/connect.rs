@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_fails_before_connecting() {
+    fn invalid_settings_fail_before_connecting() {
         for builder in [
             Client::builder("a\0b"),
             Client::builder("b\u{fc}cher..example"),

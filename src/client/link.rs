@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{origin::Origin, stream::Stream};
+use super::{stop::StopHandle, stream::Stream};
 use crate::{
     Error, Phase,
     attempts::next_number,
@@ -59,8 +59,8 @@ impl Link {
     }
 
     /// Fails unless a dialogue may begin. A connection that was left in the middle of one is closed for good.
-    pub fn usable(&mut self, origin: &Origin, phase: Phase) -> Result<(), Error> {
-        if origin.stop_handle.is_stopped() {
+    pub fn usable(&mut self, stop_handle: &StopHandle, phase: Phase) -> Result<(), Error> {
+        if stop_handle.is_stopped() {
             self.close();
             return Err(Error::Stopped(phase));
         }

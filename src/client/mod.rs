@@ -23,16 +23,14 @@ mod connect;
 mod pool;
 mod tls;
 
-// What a client is made of. Each of these uses only those after it.
-mod run;
-
-mod link;
-
-mod origin;
-
+// What a client is made of. Imports go one way: pool, batch, builder ─▶ send, connect, commands ─▶ session ─▶ run, dial
+// ─▶ origin ─▶ link, call, known.
 mod call;
 mod dial;
 mod known;
+mod link;
+mod origin;
+mod run;
 
 pub use self::{
     batch::Batch,

@@ -109,9 +109,9 @@ pub struct Pooled {
     /// `None` while it is being connected, and once it is returned.
     client: Option<Box<Client>>,
     born: Instant,
-    /// Whether it had been used before.
+    /// Whether the connection had been used before.
     reused: bool,
-    /// Whether it is to find out whether the login works.
+    /// Whether the connection is the first to try the login.
     trial: bool,
 }
 
@@ -200,7 +200,7 @@ impl PoolBuilder {
 }
 
 impl Shared {
-    /// Reads or changes the state, and wakes those whom that concerns. Nothing waits in here.
+    /// Reads or changes the state, and wakes the waiters that this concerns. `look` must not wait.
     fn with<R>(&self, look: impl FnOnce(&mut State) -> R) -> R {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let result = look(&mut state);
@@ -246,7 +246,7 @@ impl Shared {
         })
     }
 
-    /// Whether a connection may be used for another message.
+    /// Whether a connection must not be used for another message.
     fn is_spent(&self, client: &Client, born: Instant) -> bool {
         self.limits.messages.is_some_and(|most| client.link.begun >= most)
             || self.limits.age.is_some_and(|limit| born.elapsed() >= limit)

@@ -1,4 +1,4 @@
-//! The client: a connection with its settings, what is known of the server, and how one dialogue is run over it.
+//! The client: a connection with its settings, what is known about the server, and how one dialogue is run over it.
 //! Single commands are in `commands.rs`.
 
 use std::{
@@ -60,7 +60,7 @@ impl Client {
         self.known.greeting.as_ref()
     }
 
-    /// Returns the extensions that the server offered in its reply to the last EHLO. They are empty if the server only
+    /// Returns the capabilities that the server offered in its reply to the last EHLO. They are empty if the server only
     /// supports HELO.
     #[must_use]
     pub fn capabilities(&self) -> &Capabilities {
@@ -104,7 +104,7 @@ impl Client {
     }
 
     pub(super) fn usable(&mut self, phase: Phase) -> Result<(), Error> {
-        self.link.usable(&self.origin, phase)
+        self.link.usable(&self.origin.stop_handle, phase)
     }
 
     pub(super) fn settings(&self) -> &Settings {

@@ -468,7 +468,7 @@ mod tests {
     }
 
     #[test]
-    fn settings_of_where_the_server_is_do_not_contradict_each_other() {
+    fn contradictory_settings_of_the_server_are_refused() {
         let one = || Some(vec!["127.0.0.1:2525".parse().unwrap()]);
         let unix = || Config::unix(Path::new("/run/smtp"));
         for config in [
@@ -506,7 +506,7 @@ mod tests {
     }
 
     #[test]
-    fn credentials_need_tls_but_on_loopback() {
+    fn credentials_need_tls_except_over_a_local_connection() {
         let mut config = Config::new("h");
         let upgrade = |config: &Config, loopback| config.check().unwrap().upgrade(loopback).ok();
         let if_offered = if cfg!(feature = "native-tls") { Upgrade::IfOffered } else { Upgrade::Never };

@@ -59,7 +59,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_pkcs8_key_is_found_behind_whatever_stands_before_it() {
+    fn a_pkcs8_key_is_found_after_other_text() {
         let key = "-----BEGIN PRIVATE KEY-----\nMC4=\n-----END PRIVATE KEY-----\n";
         for before in [
             "",

@@ -181,7 +181,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_cut_short_is_refused() {
+    fn truncated_certificates_and_keys_are_refused() {
         let ca: &[u8] = include_bytes!("../../tests/support/certs/ca.der");
         let archive: &[u8] = include_bytes!("../../tests/support/certs/client.p12");
         assert!(roots(ca).is_ok() && Identity::pkcs12(archive, "secret").is_ok());
@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn the_reason_is_what_stands_in_parentheses_at_the_end() {
+    fn the_reason_is_the_text_in_parentheses_at_the_end() {
         let text =
             "error:0A000086:SSL routines:(x):certificate verify failed:a.c:1889: (certificate has expired)";
         assert_eq!(reason(text), "certificate has expired");

@@ -93,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_cut_short_has_not_the_form() {
+    fn truncated_certificates_do_not_have_the_form() {
         assert!((0..DER.len()).all(|n| Root::new(&DER[..n]).is_err()));
         let end = "-----\n".len(); // the last line may lack these
         assert!((0..PEM.len() - end).all(|n| Root::new(&PEM[..n]).is_err()));
