@@ -67,13 +67,13 @@ fn style() -> ProgressStyle {
 #[cfg(feature = "async")]
 fn send_async(
     url: &str,
-    mail: &Progress<'_, impl FnMut(u64, Option<u64>) + Send>,
+    mail: &Progress<&Message, impl FnMut(u64, Option<u64>) + Send>,
 ) -> Result<Delivery, Error> {
     smol::block_on(postino::aio::send(url, mail))
 }
 
 #[cfg(not(feature = "async"))]
-fn send_async(_: &str, _: &Progress<'_, impl FnMut(u64, Option<u64>) + Send>) -> Result<Delivery, Error> {
+fn send_async(_: &str, _: &dyn Mail) -> Result<Delivery, Error> {
     Err(Error::Config("--async needs the feature `async`".into()))
 }
 

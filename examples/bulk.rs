@@ -1,7 +1,6 @@
 //! Sends one message many times, over several connections of a pool. See `--help`.
 
 use std::{
-    error::Error as _,
     io::{self, Write},
     process::ExitCode,
     sync::atomic::{AtomicU64, Ordering::Relaxed},
@@ -41,11 +40,11 @@ fn main() -> ExitCode {
     };
     let mail = match options.mail() {
         Ok(mail) => mail,
-        Err(e) => return fail(64, &with_causes(&e)),
+        Err(e) => return fail(64, &e.to_string()),
     };
     let (tally, begun) = (Tally::new(&options), Instant::now());
     if let Err(e) = send(&options, &mail, &tally) {
-        return fail(64, &with_causes(&e));
+        return fail(64, &e.to_string());
     }
     let seconds = begun.elapsed().as_secs_f64();
     tally.bar.finish_and_clear();
@@ -109,7 +108,7 @@ impl Tally {
 
     /// Reports a connection that failed; its share of the messages was not sent.
     fn fail(&self, error: &Error) {
-        self.bar.suspend(|| fail(1, &with_causes(error)));
+        self.bar.suspend(|| fail(1, &error.to_string()));
     }
 }
 
@@ -250,17 +249,4 @@ impl Options {
         let shares = (0..connections).map(move |n| count / connections + u64::from(n < count % connections));
         shares.filter(|share| *share > 0)
     }
-}
-
-fn with_causes(error: &Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let why = error.to_string();
-        if !text.contains(&why) {
-            text += &format!(": {why}"); // some errors already quote their cause
-        }
-        cause = error.source();
-    }
-    text
 }

@@ -54,7 +54,7 @@ fn main() -> Result<(), Error> {
 /// Sends all messages, and tells what became of each.
 fn send(wire: &mut Wire, capabilities: &Capabilities, mails: &[(&str, Envelope)]) -> Result<(), Error> {
     let pipelining = capabilities.offers("PIPELINING");
-    let options = Options { pipelining, joining: Joining::Untried, ..Options::default() };
+    let options = Options::new().pipelining(pipelining).joining(Joining::Untried);
     let mut talk = Transactions::new(options, false);
     // Those that the server cannot take are found before anything is said.
     let letters = mails.iter().map(|(content, envelope)| transaction(capabilities, envelope, content));
@@ -111,11 +111,9 @@ fn transaction(
     if survey.nul || survey.eight_bit && !capabilities.offers("8BITMIME") {
         return Err(Error::Unsupported("8BITMIME, and the message is not ASCII"));
     }
-    let parameters = MailParameters {
-        size: capabilities.offers("SIZE").then_some(survey.octets),
-        eight_bit: survey.eight_bit,
-        ..MailParameters::default()
-    };
+    let parameters = MailParameters::default()
+        .size(capabilities.offers("SIZE").then_some(survey.octets))
+        .eight_bit(survey.eight_bit);
     Ok(Transaction::new(envelope.clone(), parameters))
 }
 

@@ -102,7 +102,9 @@ pub(crate) struct Config {
 pub enum JoinPolicy {
     /// Joins, after a trial, only where the server offers PIPELINING and CHUNKING and not BURL. A server with CHUNKING
     /// (RFC 3030) has to frame its input exactly. BURL identifies Dovecot's submission service, which crashes on a joined
-    /// envelope. Where nothing is joined, QUIT follows the reply to the message, and no round trip is lost by that.
+    /// envelope. Not over LMTP: a server that refuses a message with one reply, and owes one for each recipient, would have
+    /// the replies to the next envelope taken for the others. Where nothing is joined, QUIT follows the reply to the message,
+    /// and no round trip is lost by that.
     #[default]
     Automatic,
     /// Joins, after a trial, wherever the server offers PIPELINING. Only for servers that are known to handle it.

@@ -258,11 +258,12 @@ pub use self::{
     blocking::{Batch, Builder, Client, NoTimeouts, Pool, PoolBuilder, Pooled, StopHandle, Transport},
     config::{JoinPolicy, Security},
     delivery::{Delivery, Outcome, Recipient, Timings},
-    envelope::{Envelope, MailOption, OnLate, RcptOption, Ret},
+    envelope::Envelope,
     error::{Error, Phase, Retry},
     message::{Mail, Message, Raw},
     proto::{
         Capabilities,
+        options::{MailOption, OnLate, RcptOption, Ret},
         reply::{EnhancedCode, Reply},
     },
     tls::TlsVersion,

@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use crate::{Address, Delivery, Envelope, Error, Outcome, Phase, delivery::Again};
+use crate::{Address, Delivery, Envelope, Error, Outcome, Phase, Reply, delivery::Again, proto::is_too_many};
 
 /// Splits recipients into parts, as a server with LIMITS asks for (RFC 9422 §4): so many recipients each, of so many
 /// domains. Takes time in proportion to the recipients.
@@ -57,8 +57,11 @@ impl Splitter {
 /// A message in several transactions: what is left of it, and what became of the rest.
 pub(crate) struct Parts {
     envelope: Envelope,
-    /// The first one is under way, or comes next.
+    /// The beginning of the first one is under way, or comes next.
     left: VecDeque<Part>,
+    /// The most recipients of a transaction, as far as is known: as many as the server had an answer for before it said that
+    /// they are too many. If each transaction had all that are left, their number would grow with its square.
+    most: usize,
     done: Vec<(Vec<usize>, Delivery)>,
     /// The cause of the last part that was not accepted.
     source: Option<Error>,
@@ -68,15 +71,16 @@ pub(crate) struct Parts {
 
 /// The numbers of its recipients, and whether it goes one command at a time: see [`Again::OneByOne`].
 struct Part {
-    numbers: Vec<usize>,
+    numbers: VecDeque<usize>,
     one_by_one: Option<usize>,
 }
 
 impl Parts {
     /// In these parts.
     pub fn new(envelope: Envelope, parts: Vec<Vec<usize>>) -> Parts {
-        let left = parts.into_iter().map(|numbers| Part { numbers, one_by_one: None }).collect();
-        Parts { envelope, left, done: Vec::new(), source: None, failed: false }
+        let left =
+            parts.into_iter().map(|numbers| Part { numbers: numbers.into(), one_by_one: None }).collect();
+        Parts { envelope, left, most: usize::MAX, done: Vec::new(), source: None, failed: false }
     }
 
     /// As a whole so far, with this result, and now to those who may have it again.
@@ -87,26 +91,27 @@ impl Parts {
         parts
     }
 
-    /// The part that comes next: its envelope, and whether it goes one command at a time.
+    /// What comes next: its envelope, and whether it goes one command at a time.
     pub fn next(&self) -> Option<(Envelope, Option<usize>)> {
         let part = self.left.front().filter(|_| !self.failed)?;
-        let envelope = match part.numbers.len() == self.envelope.recipients().len() {
+        let numbers: Vec<usize> = part.numbers.iter().take(self.most).copied().collect();
+        let envelope = match numbers.len() == self.envelope.recipients().len() {
             true => self.envelope.clone(),
-            false => self.envelope.part(&part.numbers),
+            false => self.envelope.part(&numbers),
         };
         Some((envelope, part.one_by_one))
     }
 
     /// Whether the next one is the last, as far as is known.
     pub fn is_last(&self) -> bool {
-        self.left.len() == 1
+        self.left.len() == 1 && self.left[0].numbers.len() <= self.most
     }
 
     pub fn is_first(&self) -> bool {
         self.done.is_empty()
     }
 
-    /// What became of the first part. Those who may have it again come next. An error that tells of no recipient is the
+    /// What became of what was under way. Those who may have it again come next. An error that tells of no recipient is the
     /// end of it all.
     pub fn settle(&mut self, result: Result<Delivery, Error>, again: Option<Again>) {
         let delivery = match result {
@@ -117,21 +122,37 @@ impl Parts {
             }
             Err(e) => return self.fail(e),
         };
-        let Some(part) = self.left.pop_front() else { return };
-        let next = match again {
-            Some(Again::Rest(numbers)) => Some((numbers, None)),
-            Some(Again::OneByOne { recipients, command }) => Some((recipients, Some(command))),
-            Some(Again::Elsewhere) | None => None,
-        };
-        let Some((numbers, one_by_one)) = next else {
-            self.done.push((part.numbers, delivery));
-            return;
-        };
-        let all = numbers.len() == part.numbers.len();
-        let rest = Part { numbers: numbers.iter().map(|n| part.numbers[*n]).collect(), one_by_one };
-        self.left.push_front(rest);
+        let Some(mut part) = self.left.pop_front() else { return };
+        let numbers: Vec<usize> = part.numbers.drain(..part.numbers.len().min(self.most)).collect();
+        part.one_by_one = None;
+        let those = |again: &[usize]| again.iter().map(|n| numbers[*n]).collect::<VecDeque<usize>>();
+        let mut all = false;
+        match again {
+            Some(Again::Rest(rest)) => {
+                self.most = (numbers.len() - rest.len()).max(1);
+                let mut rest = those(&rest);
+                rest.append(&mut part.numbers);
+                part.numbers = rest;
+            }
+            Some(Again::OneByOne { recipients, command }) => {
+                all = recipients.len() == numbers.len();
+                self.put_back(part);
+                part = Part { numbers: those(&recipients), one_by_one: Some(command) };
+            }
+            // What was said to the others when they were too many stands.
+            Some(Again::Elsewhere) | None if has_no_room(&delivery) => part.numbers.clear(),
+            Some(Again::Elsewhere) | None => {}
+        }
+        self.put_back(part);
         if !all {
-            self.done.push((part.numbers, delivery)); // what becomes of the rest stands above it
+            self.done.push((numbers, delivery)); // what becomes of the rest stands above it
+        }
+    }
+
+    /// What is left of a part, or goes again, comes next.
+    fn put_back(&mut self, part: Part) {
+        if !part.numbers.is_empty() {
+            self.left.push_front(part);
         }
     }
 
@@ -147,10 +168,11 @@ impl Parts {
 
     /// What became of the message.
     pub fn finish(self) -> Result<Delivery, Error> {
-        let Parts { envelope, left, mut done, source, failed } = self;
+        let Parts { envelope, left, mut done, source, failed, .. } = self;
         for part in left {
-            let delivery = Delivery::not_sent(envelope.part(&part.numbers));
-            done.push((part.numbers, delivery));
+            let numbers = Vec::from(part.numbers);
+            let delivery = Delivery::not_sent(envelope.part(&numbers));
+            done.push((numbers, delivery));
         }
         let is_one = done.len() == 1;
         let delivery = if is_one { done.pop().map(|(_, delivery)| delivery) } else { None };
@@ -170,12 +192,17 @@ impl Parts {
     }
 }
 
+/// Whether the server took nobody, because they are too many.
+fn has_no_room(delivery: &Delivery) -> bool {
+    let too_many = |reply: Option<&Reply>| reply.is_some_and(is_too_many);
+    delivery.outcome() != Outcome::Accepted && delivery.refused().any(|recipient| too_many(recipient.reply()))
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::HashSet;
 
     use super::*;
-    use crate::Reply;
 
     fn envelope(recipients: &[String]) -> Envelope {
         Envelope::new("a@example.org", recipients).unwrap()
@@ -243,11 +270,9 @@ mod tests {
         };
         let mut parts = Parts::after(envelope.clone(), first(), Again::Rest(vec![1, 2, 3]));
         let (next, one_by_one) = parts.next().unwrap();
-        assert_eq!((next.recipients(), one_by_one), (&envelope.recipients()[1..], None));
-        let own = own(452, &[1, 2]);
-        let second = Delivery::new(next, Accepted, Accepted, None, own);
-        parts.settle(Ok(second), Some(Again::Rest(vec![1, 2])));
-        assert_eq!(parts.next().unwrap().0.recipients(), &envelope.recipients()[2..]);
+        assert_eq!((next.recipients(), one_by_one), (&envelope.recipients()[1..2], None));
+        parts.settle(Ok(Delivery::new(next, Accepted, Accepted, None, Vec::new())), None);
+        assert_eq!(parts.next().unwrap().0.recipients(), &envelope.recipients()[2..3]);
         parts.stop();
         assert!(parts.next().is_none());
         assert_eq!(outcomes(&parts.finish().unwrap()), [Accepted, Accepted, NotSent, NotSent]);
@@ -260,6 +285,49 @@ mod tests {
         assert_eq!((next.recipients().len(), one_by_one), (4, Some(2)));
         parts.settle(Ok(Delivery::new(next, Accepted, Accepted, None, Vec::new())), None);
         assert_eq!(outcomes(&parts.finish().unwrap()), [Accepted; 4]);
+    }
+
+    /// A server takes so many recipients of each transaction, the last number again and again. How many RCPT that takes.
+    fn offered(count: usize, room: &[usize]) -> usize {
+        let envelope = envelope(&(0..count).map(|n| format!("u@{n}.example")).collect::<Vec<_>>());
+        let mut parts = Parts::new(envelope, vec![(0..count / 3).collect(), (count / 3..count).collect()]);
+        let mut room = room.iter().copied().chain(std::iter::repeat(room[room.len() - 1]));
+        let mut offered = 0;
+        while let Some((next, _)) = parts.next() {
+            let (all, room) = (next.recipients().len(), room.next().unwrap());
+            offered += all;
+            let rest: Vec<usize> = (room.min(all)..all).collect();
+            let delivery = Delivery::new(next, Outcome::Accepted, Outcome::Accepted, None, own(452, &rest));
+            parts.settle(Ok(delivery), if rest.is_empty() { None } else { Some(Again::Rest(rest)) });
+        }
+        assert!(outcomes(&parts.finish().unwrap()).iter().all(|outcome| *outcome == Outcome::Accepted));
+        offered
+    }
+
+    #[test]
+    fn however_few_recipients_a_server_takes_the_others_are_not_said_again_and_again() {
+        let falling: Vec<usize> = (1..200).rev().collect();
+        for room in [&[1][..], &[1, 100], &[50, 49], &[7], &[99, 3, 2, 1], &falling] {
+            let offered = offered(3_000, room);
+            assert!(offered <= 2 * 3_000, "{offered}");
+        }
+    }
+
+    #[test]
+    fn who_has_no_room_for_anybody_is_not_asked_for_the_others() {
+        let envelope = envelope(&named(&["a", "b", "c", "d"]));
+        let accepted = Outcome::Accepted;
+        let first = || Ok(Delivery::new(envelope.clone(), accepted, accepted, None, own(452, &[1, 2, 3])));
+        for (code, goes_on) in [(452, false), (550, true)] {
+            let mut parts = Parts::after(envelope.clone(), first(), Again::Rest(vec![1, 2, 3]));
+            let (next, _) = parts.next().unwrap();
+            let refused = Delivery::new(next, Outcome::Refused, Outcome::NotSent, None, own(code, &[0]));
+            let source = Box::new(Error::Internal("a test"));
+            parts.settle(Err(Error::Transaction { delivery: Box::new(refused), source }), None);
+            assert_eq!(parts.next().is_some(), goes_on, "{code}");
+            let delivery = parts.finish().unwrap();
+            assert!(goes_on || delivery.recipients().skip(1).all(|r| r.outcome() == Outcome::Refused));
+        }
     }
 
     #[test]

@@ -1,14 +1,18 @@
 //! What the core promises for any server, without sockets: a session of `Hello`, `Auth`, `Transactions` and `Simple`
 //! against replies by chance. `transaction.rs` has the promises about messages, with pipelining and all that.
 
+#[path = "support/options.rs"]
+mod options;
+
 use std::borrow::Cow;
 
 use memchr::memmem;
+use options::Options;
 use postino::{
     Capabilities, Envelope, Error, Outcome, Phase,
     proto::{
-        Auth, AuthOptions, Credentials, Dialogue, Hello, HelloName, Inbox, MailParameters, Options, Outbox,
-        Simple, Transaction, Transactions, Upgrade, Want,
+        Auth, AuthOptions, Credentials, Dialogue, Hello, HelloName, Inbox, MailParameters, Outbox, Simple,
+        Transaction, Transactions, Upgrade, Want,
     },
 };
 use proptest::prelude::*;
@@ -183,7 +187,7 @@ impl Session {
     }
 
     fn log_in(&mut self, capabilities: &Capabilities) -> bool {
-        let options = AuthOptions { encrypted: true, ..AuthOptions::default() };
+        let options = AuthOptions::default().encrypted(true);
         let auth = Auth::new(Credentials::new("user", "secret").unwrap(), options, capabilities);
         let mut auth = match auth {
             Ok(auth) => auth,
@@ -194,7 +198,7 @@ impl Session {
     }
 
     fn send(&mut self, options: Options) -> bool {
-        let mut talk = Transactions::new(options, false);
+        let mut talk = Transactions::new(options.into(), false);
         for number in 0..self.contents.len() {
             let names = (0..=number).map(|name| format!("r{name}@x"));
             let envelope = Envelope::new("s@x", names).unwrap();

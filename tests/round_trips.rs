@@ -1,10 +1,14 @@
 //! Round trips, counted in virtual time: a network with a delay, and nobody sleeps.
 
+#[path = "support/options.rs"]
+mod options;
+
 use std::collections::VecDeque;
 
+use options::Options;
 use postino::{
     Envelope,
-    proto::{Dialogue, Inbox, Joining, MailParameters, Options, Outbox, Transaction, Transactions, Want},
+    proto::{Dialogue, Inbox, Joining, MailParameters, Outbox, Transaction, Transactions, Want},
 };
 
 /// At most so many replies are outstanding (`proto::transaction`).
@@ -100,7 +104,7 @@ struct Sender {
 impl Sender {
     fn new(load: Load) -> Sender {
         Sender {
-            talk: Transactions::new(load.options, load.open),
+            talk: Transactions::new(load.options.into(), load.open),
             inbox: Inbox::default(),
             out: Outbox::default(),
             load,
@@ -141,7 +145,7 @@ impl Sender {
                     self.talk.body(&piece, &mut self.out).unwrap();
                 }
                 Want::Write | Want::Reply | Want::Probe => return true,
-                Want::StartTls | Want::Token => panic!("{want:?}"),
+                _ => panic!("{want:?}"),
             }
         }
     }

@@ -2,13 +2,14 @@
 
 #[path = "support/consistent.rs"]
 mod consistent;
+#[path = "support/options.rs"]
+mod options;
 
 use consistent::is_consistent;
+use options::Options;
 use postino::{
     Delivery, Envelope, Error, Outcome, Phase,
-    proto::{
-        Dialogue, Inbox, Joining, MailParameters, Options, Outbox, Survey, Transaction, Transactions, Want,
-    },
+    proto::{Dialogue, Inbox, Joining, MailParameters, Outbox, Survey, Transaction, Transactions, Want},
 };
 use proptest::prelude::*;
 
@@ -403,7 +404,6 @@ fn carry(
                     continue;
                 }
                 Want::Nothing => break None,
-                Want::StartTls | Want::Token => panic!("{want:?}"),
                 Want::Message => {
                     sender.message(&mut talk, tape);
                     continue;
@@ -417,6 +417,7 @@ fn carry(
                     continue;
                 }
                 Want::Reply | Want::Probe | Want::Write => {}
+                _ => panic!("{want:?}"),
             }
             let quiet = out.due() == 0 && !out.unsent().is_empty();
             let arrived =
@@ -626,7 +627,7 @@ proptest! {
             at: vec![0; count],
             ended: vec![None; count],
         };
-        let talk = Transactions::new(options, false);
+        let talk = Transactions::new(options.into(), false);
         let story = carry(talk, &mut server, &mut sender, &mut tape, cut_at);
 
         prop_assert_eq!(story.results.len(), sender.next, "one result for each message");
@@ -665,7 +666,7 @@ struct Line {
 impl Line {
     /// With messages from s0@x, s1@x … to so many recipients each.
     fn new(options: Options, recipients: &[usize]) -> Line {
-        let mut talk = Transactions::new(options, false);
+        let mut talk = Transactions::new(options.into(), false);
         for (number, count) in recipients.iter().enumerate() {
             let names = (0..*count).map(|i| format!("r{number}.{i}@x"));
             let envelope = Envelope::new(&format!("s{number}@x"), names).unwrap();

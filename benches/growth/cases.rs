@@ -9,8 +9,8 @@ use postino::{
     Envelope, Mail, Message,
     message::{Attachment, Mailbox, header_length, without_bcc},
     proto::{
-        Capabilities, Dialogue, Encoder, Inbox, MailParameters, Options, Outbox, Survey, Transaction,
-        Transactions, Want,
+        Capabilities, Dialogue, Inbox, MailParameters, Options, Outbox, Survey, Transaction, Transactions,
+        Want,
     },
 };
 
@@ -29,6 +29,10 @@ pub const CASES: &[Case] = &[
     ("addresses in a group", 200, |n| built(|m| m.to(format!("g: {};", addresses(n))))),
     ("addresses read from headers", 200, |n| read(&format!("To: {}\r\n", addresses(n)))),
     ("header fields", 200, |n| built(|m| (0..n).fold(m, |m, i| m.header(&format!("X-{i}"), "v")))),
+    ("addresses in To, behind other header fields", 200, |n| {
+        let other = |m: postino::message::MessageBuilder, i| m.header(&format!("X-{i}"), "v");
+        built(|m| mailboxes(n).into_iter().fold((0..n).fold(m, other), |m, one| m.to(one)));
+    }),
     ("header fields that are read", 500, |n| read(&format!("To: a@b\r\n{}", "X: y\r\n".repeat(n)))),
     ("fields of Bcc that are left out", 500, |n| {
         black_box(without_bcc(format!("{}\r\n", "Bcc: a@b\r\n".repeat(n)).as_bytes()));
@@ -105,11 +109,21 @@ fn read(headers: &str) {
 
 fn content(text: &str) {
     let survey = Survey::of(text.as_bytes());
-    let (mut encoder, mut out) = (Encoder::new(true), Vec::new());
-    for piece in text.as_bytes().chunks(10_000) {
-        encoder.push(piece, &mut out).unwrap();
+    let parameters = MailParameters::default().eight_bit(true);
+    let (mut talk, mut out, mut inbox) =
+        (Transactions::new(Options::new(), false), Outbox::default(), Inbox::default());
+    talk.message(Transaction::new(envelope(1), parameters));
+    for reply in ["250 ok\r\n", "250 ok\r\n", "354 go on\r\n"] {
+        talk.fill(&mut out);
+        let octets = out.offer().len();
+        out.written(octets);
+        out.reply_arrived();
+        hear(&mut inbox, reply.as_bytes(), |reply| talk.on_reply(reply, &out).unwrap());
     }
-    encoder.end(&mut out);
+    for piece in text.as_bytes().chunks(10_000) {
+        talk.body(piece, &mut out).unwrap();
+    }
+    talk.body(b"", &mut out).unwrap();
     black_box((survey.octets, out));
 }
 
@@ -144,7 +158,7 @@ fn mechanisms(n: usize) {
 
 /// The dialogue of one message, with a server that refuses every other recipient.
 fn transaction(n: usize, lmtp: bool) {
-    let options = Options { pipelining: true, lmtp, ..Options::default() };
+    let options = Options::new().pipelining(true).lmtp(lmtp);
     let (mut talk, mut out, mut inbox) =
         (Transactions::new(options, false), Outbox::default(), Inbox::default());
     talk.message(Transaction::new(envelope(n), MailParameters::default()));

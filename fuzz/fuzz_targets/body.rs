@@ -3,11 +3,8 @@
 
 use libfuzzer_sys::fuzz_target;
 use postino::{
-    Envelope,
-    proto::{
-        Dialogue, Encoder, Forbidden, Inbox, MailParameters, Options, Outbox, Survey, Transaction,
-        Transactions, Want,
-    },
+    Envelope, Error,
+    proto::{Dialogue, Inbox, MailParameters, Options, Outbox, Survey, Transaction, Transactions, Want},
 };
 use postino_fuzz::{feed, has, pieces};
 
@@ -25,7 +22,7 @@ fuzz_target!(|input: &[u8]| {
     let longest = plain.split(|b| *b == b'\n').map(|line| line.len().saturating_sub(1)).max();
     assert_eq!(survey.long_line, longest.filter(|longest| *longest > 998));
 
-    encoder(&pieces, &plain, nul, eight_bit);
+    dots(&pieces, &plain, nul, eight_bit);
     // The end of what was put is cut off for some, so that the last piece is not always the rest.
     let binary = count & 0x80 != 0;
     chunks(&pieces, &plain, nul, binary, None);
@@ -51,26 +48,29 @@ fn normalised(content: &[u8]) -> Vec<u8> {
     out
 }
 
-fn encoder(pieces: &[&[u8]], plain: &[u8], nul: bool, eight_bit: bool) {
+/// Sends it by DATA.
+fn dots(pieces: &[&[u8]], plain: &[u8], nul: bool, eight_bit: bool) {
     for allowed in [true, false] {
-        let (mut encoder, mut wire) = (Encoder::new(allowed), b"\r\n".to_vec());
-        let pushed = pieces.iter().try_for_each(|piece| {
-            let before = wire.len();
-            let pushed = encoder.push(piece, &mut wire);
-            assert!(pushed.is_ok() || wire.len() == before, "of a piece that is refused nothing goes out");
+        let (mut talk, mut out) = in_data(allowed);
+        let pushed = pieces.iter().filter(|piece| !piece.is_empty()).try_for_each(|piece| {
+            let before = out.end();
+            let pushed = talk.body(piece, &mut out);
+            assert!(pushed.is_ok() || out.end() == before, "of a piece that is refused nothing goes out");
             pushed
         });
         let forbidden = nul || eight_bit && !allowed;
         assert_eq!(pushed.is_err(), forbidden);
         match pushed {
-            Err(Forbidden::Nul) => assert!(nul),
-            Err(Forbidden::EightBit) => assert!(eight_bit && !allowed),
+            Err(Error::Message(_)) => assert!(nul),
+            Err(error) => assert!(matches!(error, Error::Unsupported(_)) && eight_bit && !allowed),
             Ok(()) => {}
         }
         if forbidden {
             continue;
         }
-        encoder.end(&mut wire);
+        talk.body(b"", &mut out).expect("it is the end");
+        let content = out.unsent().strip_suffix(b".\r\n").expect("the dot ends it");
+        let wire = [b"\r\n", content].concat();
         assert!(!has(&wire, b"\r\n.\r\n"), "a part of it ends the message");
         let line_ends = wire.windows(2).filter(|pair| pair == b"\r\n").count();
         for byte in b"\r\n" {
@@ -83,12 +83,31 @@ fn encoder(pieces: &[&[u8]], plain: &[u8], nul: bool, eight_bit: bool) {
     }
 }
 
+/// A transaction whose DATA was granted.
+fn in_data(eight_bit: bool) -> (Transactions, Outbox) {
+    let envelope = Envelope::new("a@example.org", ["b@example.org"]).expect("they are good");
+    let parameters = MailParameters::default().eight_bit(eight_bit);
+    let (mut talk, mut out, mut inbox) =
+        (Transactions::new(Options::new(), false), Outbox::default(), Inbox::default());
+    talk.message(Transaction::new(envelope, parameters));
+    for reply in [&b"250 ok\r\n"[..], b"250 ok\r\n", b"354 go on\r\n"] {
+        assert_eq!(talk.fill(&mut out), Want::Reply);
+        let n = out.offer().len();
+        out.written(n);
+        feed(&mut inbox, reply, usize::MAX);
+        out.reply_arrived();
+        let reply = inbox.next_reply().expect("it is one").expect("it is whole");
+        talk.on_reply(reply, &out).expect("all is granted");
+    }
+    (talk, out)
+}
+
 /// The same by BDAT, to a server that takes everything: the sizes are true, and no dot is doubled. What was looked through is
 /// handed over with its message, and not asked for.
 fn chunks(pieces: &[&[u8]], plain: &[u8], nul: bool, binary: bool, at_hand: Option<Survey<'_>>) {
     let envelope = Envelope::new("a@example.org", ["b@example.org"]).expect("they are good");
-    let parameters = MailParameters { eight_bit: !binary, binary, ..MailParameters::default() };
-    let options = Options { chunking: true, ..Options::default() };
+    let parameters = MailParameters::default().eight_bit(!binary).binary(binary);
+    let options = Options::new().chunking(true);
     let mut talk = Transactions::new(options, false);
     let transaction = Transaction::new(envelope, parameters);
     match at_hand {

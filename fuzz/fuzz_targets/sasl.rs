@@ -42,18 +42,21 @@ fuzz_target!(|input: &[u8]| {
         3 => FRESH,
         _ => "", // there is none
     };
-    let pinned = (kind % 5 == 1).then(|| vec![PASSWORD[usize::from(kind / 5) % PASSWORD.len()].to_owned()]);
-    let options = AuthOptions {
-        encrypted: connection & 1 != 0,
-        local: connection & 2 != 0,
-        channel_binding: (connection & 4 != 0).then(|| vec![7; 32]),
-        server: (connection & 8 != 0).then(|| ("mail.example.org".to_owned(), 587)),
-        mechanisms: pinned,
-        max_scram_iterations: 4_100, // the fuzzer has no time
-        refusals: 0,
-    };
-    let scram_only = options.mechanisms.as_ref().is_some_and(|names| names[0].starts_with("SCRAM"));
-    let open = !options.encrypted && !options.local;
+    let pinned = (kind % 5 == 1).then(|| PASSWORD[usize::from(kind / 5) % PASSWORD.len()]);
+    let (encrypted, local) = (connection & 1 != 0, connection & 2 != 0);
+    let mut options = AuthOptions::default()
+        .encrypted(encrypted)
+        .local(local)
+        .channel_binding((connection & 4 != 0).then(|| vec![7; 32]))
+        .max_scram_iterations(4_100); // the fuzzer has no time
+    if connection & 8 != 0 {
+        options = options.server("mail.example.org", 587);
+    }
+    let scram_only = pinned.is_some_and(|name| name.starts_with("SCRAM"));
+    if let Some(name) = pinned {
+        options = options.mechanisms([name]);
+    }
+    let open = !encrypted && !local;
     let auth = Auth::new(credentials.expect("they are good"), options, &capabilities());
     let auth = match auth {
         Err(_) if scram_only => return, // there may be no channel to bind to

@@ -94,6 +94,8 @@ pub struct Batch<C: DerefMut<Target = Client>, M, I> {
     /// Nothing more is taken from the iterator until some results were taken: they are many.
     paused: bool,
     line: Line,
+    /// Why there is no other connection, if no result has told so.
+    cause: Option<Error>,
 }
 
 /// The connection, as far as is known.
@@ -122,6 +124,8 @@ enum Entry<M> {
     Under {
         number: usize,
         letter: Option<Letter<M>>,
+        /// What became of it so far, if it takes more transactions than one, and the message was lost with a future.
+        parts: Option<Box<Parts>>,
     },
     /// To be handed to the machine again, and what became of it if that cannot be.
     Again(Letter<M>, Result<Delivery, Error>),
@@ -140,7 +144,12 @@ struct Letter<M> {
 /// What only its own future can go on with.
 enum Midway {
     /// The content of the message with this number in the machine.
-    Content(usize),
+    Content {
+        number: usize,
+        /// Its place, and what became of it so far, if it takes more transactions than one.
+        at: usize,
+        parts: Option<Box<Parts>>,
+    },
     /// Connecting.
     Connection,
     /// A message that goes alone.
@@ -197,6 +206,7 @@ impl<C: DerefMut<Target = Client>, M, I> Batch<C, M, I> {
             midway: None,
             paused: false,
             line,
+            cause: None,
         }
     }
 
@@ -216,8 +226,8 @@ impl<C: DerefMut<Target = Client>, M, I> Batch<C, M, I> {
 
     /// Whether a future of `next` was dropped where no other can go on.
     fn is_stuck(&self) -> bool {
-        match self.midway {
-            Some(Midway::Content(number)) => !self.talk.is_said(number), // else only its reply is waited for
+        match &self.midway {
+            Some(Midway::Content { number, .. }) => !self.talk.is_said(*number), // else only its reply is waited for
             Some(Midway::Connection | Midway::Alone) => true,
             None => false,
         }
@@ -290,9 +300,12 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
         let place = self.place_of(self.answered);
         self.answered += 1;
         let Some(at) = place else { return };
-        let Entry::Under { letter, .. } = &mut self.entries[at] else { return }; // it is one
-        let letter = letter.take();
-        self.entries[at] = Entry::Done(result);
+        let Entry::Under { letter, parts, .. } = &mut self.entries[at] else { return }; // it is one
+        let (letter, parts) = (letter.take(), parts.take());
+        self.entries[at] = Entry::Done(match parts {
+            Some(parts) => end_of(*parts, result),
+            None => result,
+        });
         if let Some(letter) = letter {
             self.reconsider(at, letter, ended);
         }
@@ -353,7 +366,10 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
 
     /// There is no other connection, for this reason: the first message that waits for one has it as its cause.
     fn despair(&mut self, why: Error) {
-        let Some(at) = self.first_again() else { return };
+        let Some(at) = self.first_again() else {
+            self.cause = Some(why);
+            return;
+        };
         if let Entry::Again(letter, result) = &mut self.entries[at] {
             match &mut letter.parts {
                 Some(parts) => parts.fail(why),
@@ -380,7 +396,7 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
 
     fn take_results(&mut self) {
         while let Some(result) = self.talk.next_result() {
-            self.client.session.settle(result.is_ok());
+            self.client.settle(result.is_ok());
             // MAIL was answered 452: what else was handed to the machine gets its replies here.
             let ended = goes_elsewhere(&result) && self.client.may_take_over(Some(End::Announced));
             if ended && self.line == Line::Works {
@@ -418,6 +434,18 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
         self.first_again().is_some() || self.alone.is_some() || self.fetch()
     }
 
+    /// A future of `next` was dropped, perhaps with a message that takes more transactions than one: what became of those
+    /// that are over stays.
+    fn keep_parts(&mut self) {
+        let Some(Midway::Content { at, parts, .. }) = &mut self.midway else { return };
+        let (at, Some(parts)) = (*at, parts.take()) else { return };
+        match self.entries.get_mut(at) {
+            Some(Entry::Under { parts: place, .. }) => *place = Some(parts),
+            Some(Entry::Done(result)) => *result = end_of(*parts, std::mem::replace(result, Err(NO_RESULT))),
+            Some(Entry::Again(..)) | None => {}
+        }
+    }
+
     /// A future of `next` was dropped where nobody can take it up again.
     fn abandon(&mut self) {
         let was_alone = matches!(self.midway, Some(Midway::Alone));
@@ -426,9 +454,15 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
         if let Some((_, envelope)) = self.alone.take_if(|_| was_alone) {
             let doubt = Outcome::InDoubt;
             let delivery = Delivery::new(envelope, doubt, doubt, None, Vec::new());
-            self.entries.push_back(Entry::Done(Err(lost(delivery))));
+            self.entries.push_back(Entry::Done(Err(lost(delivery, Error::NotConnected))));
         }
     }
+}
+
+/// What became of a message with this last transaction, though others were left.
+fn end_of(mut parts: Parts, result: Result<Delivery, Error>) -> Result<Delivery, Error> {
+    parts.settle(result, None);
+    parts.finish()
 }
 
 /// The envelope of a message that has its result.
@@ -472,12 +506,17 @@ fn hand_over(
 /// Stands where a result was taken from, until another is put there.
 const NO_RESULT: Error = Error::Internal("a message without a result");
 
-fn not_sent<M: Mail>(mail: &M) -> Error {
-    mail.envelope().map_or_else(|e| e, |envelope| lost(Delivery::not_sent(envelope)))
+/// `why` there is no connection, if that is known.
+fn not_sent<M: Mail>(mail: &M, why: Option<Error>) -> Error {
+    let envelope = match mail.envelope() {
+        Ok(envelope) => envelope,
+        Err(e) => return e,
+    };
+    lost(Delivery::not_sent(envelope), why.unwrap_or(Error::NotConnected))
 }
 
-fn lost(delivery: Delivery) -> Error {
-    Error::Transaction { delivery: Box::new(delivery), source: Box::new(Error::NotConnected) }
+fn lost(delivery: Delivery, why: Error) -> Error {
+    Error::Transaction { delivery: Box::new(delivery), source: Box::new(why) }
 }
 
 #[maybe_async]
@@ -488,6 +527,7 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
     /// The builder's [`deadline`](super::Builder::deadline) is that of each call of `next`, not of the batch.
     #[allow(clippy::should_implement_trait)] // in the blocking client it is an Iterator, too
     pub async fn next(&mut self) -> Option<(usize, Result<Delivery, Error>)> {
+        self.keep_parts();
         if self.is_stuck() {
             self.abandon();
         }
@@ -518,7 +558,8 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
                     self.give_up(at);
                     continue;
                 }
-                let unsent = Err(not_sent(&self.next_unsent()?));
+                let mail = self.next_unsent()?;
+                let unsent = Err(not_sent(&mail, self.cause.take()));
                 self.line = self.line.after(&unsent);
                 self.entries.push_back(Entry::Done(unsent));
                 continue;
@@ -589,7 +630,7 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
         match posted {
             Ok(opened) => {
                 let letter = mail.map(|mail| Letter { mail, opened, parts: None });
-                self.entries.push_back(Entry::Under { number: self.posted, letter });
+                self.entries.push_back(Entry::Under { number: self.posted, letter, parts: None });
                 self.posted += 1;
             }
             Err(e) => self.entries.push_back(Entry::Done(Err(e))),
@@ -617,17 +658,16 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
             self.give_up(at);
             return;
         };
-        let under = Entry::Under { number: self.posted, letter: None };
+        let under = Entry::Under { number: self.posted, letter: None, parts: None };
         if let Entry::Again(letter, _) = std::mem::replace(&mut self.entries[at], under) {
             let letter = Some(Letter { opened, ..letter });
-            self.entries[at] = Entry::Under { number: self.posted, letter };
+            self.entries[at] = Entry::Under { number: self.posted, letter, parts: None };
         }
         self.posted += 1;
     }
 
     /// Sends the content of the message with this number, which is asked for once.
     async fn write(&mut self, wanted: usize) {
-        self.midway = Some(Midway::Content(wanted));
         // It is one of the last, of perhaps hundreds.
         let is_wanted = |entry: &Entry<M>| matches!(entry, Entry::Under { number, .. } if *number == wanted);
         let at = self.entries.iter().rposition(is_wanted).unwrap_or_default();
@@ -637,8 +677,13 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
         };
         let sent = match letter {
             Some(mut letter) => {
+                // Who drops the future here loses the message, and not what is known of it.
+                self.midway = Some(Midway::Content { number: wanted, at, parts: letter.parts.take() });
                 let opened = letter.opened.take();
                 let sent = self.write_content(wanted, &letter.mail, opened).await;
+                if let Some(Midway::Content { parts, .. }) = self.midway.take() {
+                    letter.parts = parts;
+                }
                 match self.entries.get_mut(at) {
                     Some(Entry::Under { letter: place, .. }) => *place = Some(letter),
                     Some(_) => self.reconsider(at, letter, self.line == Line::Spent),
@@ -648,7 +693,6 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
             }
             None => Err(Error::Internal("the content of a message that was never given")),
         };
-        self.midway = None;
         if let Err(e) = sent {
             self.client.close(); // the server may wait for content that will not come
             self.recover(e).await;

@@ -235,7 +235,7 @@ impl Builder {
 
     /// Whether the next envelope of a [`Batch`](super::Batch), or QUIT, is sent together with the end of a message
     /// (RFC 2920 §3.1). Clones of this builder share what a trial has shown. Defaults to [`JoinPolicy::Automatic`]: only
-    /// where the server offers PIPELINING and CHUNKING, and not BURL.
+    /// where the server offers PIPELINING and CHUNKING, and not BURL, and not over LMTP.
     ///
     /// A trial finds servers that discard or refuse what follows the end of a message. It cannot notice a server that
     /// stores what follows in the message: see [`JoinPolicy`] before you choose [`JoinPolicy::Always`].

@@ -380,7 +380,7 @@ impl Client {
         if self.settings.config.lmtp && verb == "BURL" {
             return Err(Error::Config("BURL may have one reply for each recipient in LMTP".into()));
         }
-        let own = Simple::custom(line)?;
+        let own = Simple::of_line(line)?;
         self.usable(Phase::Command)?;
         self.end_refused_message().await?;
         self.note_by_hand();

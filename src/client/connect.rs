@@ -36,6 +36,7 @@ impl Client {
             slowest: Duration::ZERO,
             begun: 0,
             session: Session::default(),
+            settled_at: None,
             capabilities: Capabilities::default(),
             greeting: None,
             hello: None,

@@ -15,9 +15,9 @@ use crate::{
 /// So long nothing is likely to have arrived.
 const A_MOMENT: Duration = Duration::from_millis(1);
 
-/// Shortest silence after a joined envelope that is taken for an answer. A server's process may wait this long for its
-/// turn on a busy machine, however fast its replies were before.
-const LEAST_PATIENCE: Duration = Duration::from_millis(200);
+/// Shortest silence after a joined envelope that is taken for an answer: on a busy machine a server's process may wait
+/// this long for its turn, however fast its replies were before.
+const LEAST_PATIENCE: Duration = Duration::from_millis(50);
 
 /// How long silence after a joined envelope means that the server is only slow, if no reply on this connection has taken
 /// longer than `slowest`.
@@ -491,8 +491,7 @@ mod tests {
     #[test]
     fn patience_is_in_proportion_to_the_slowest_reply_and_never_absurdly_short() {
         let ms = Duration::from_millis;
-        for (slowest, expected) in
-            [(ms(0), ms(200)), (ms(1), ms(200)), (ms(50), ms(500)), (ms(300), ms(3_000))]
+        for (slowest, expected) in [(ms(0), ms(50)), (ms(1), ms(50)), (ms(50), ms(500)), (ms(300), ms(3_000))]
         {
             assert_eq!(patience(slowest), expected);
         }

@@ -1,6 +1,9 @@
 //! Sending one message: what is said of it, within the server's limits, and what became of it.
 
-use std::collections::HashSet;
+use std::{
+    collections::HashSet,
+    time::{Duration, Instant},
+};
 
 use super::{
     body::{Source, open},
@@ -24,6 +27,9 @@ const AHEAD: u64 = 64 * 1024;
 
 /// How many recipients are looked at between two looks at the deadline.
 const TURN: usize = 4096;
+
+/// A connection that has had no message for so long is idle. Firewalls and servers keep idle connections for longer, mostly.
+const IDLE: Duration = Duration::from_secs(10);
 
 /// What is to be thought of the connection that a message goes over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,8 +55,9 @@ impl Client {
             // Some servers take what follows the end of a message for a part of it: RFC 3030 does not let them be so
             // careless. Dovecot 2.3's submission crashes on an envelope behind a final dot that it has not answered (an
             // assertion in its smtp-server-transaction.c), and leaves the message in doubt: hardly any other offers BURL
-            // (RFC 4468).
-            JoinPolicy::Automatic => chunking && !self.capabilities.offers("BURL"),
+            // (RFC 4468). In LMTP a server that refuses a message once, and not for each recipient, would have the replies to
+            // the envelope taken for those that it owes.
+            JoinPolicy::Automatic => chunking && !config.lmtp && !self.capabilities.offers("BURL"),
             JoinPolicy::Always => true,
             JoinPolicy::Never => false,
         };
@@ -217,9 +224,16 @@ impl Client {
         again.filter(|again| *again != Again::Elsewhere && repeatable())
     }
 
+    /// A message has its last reply.
+    pub(super) fn settle(&mut self, accepted: bool) {
+        self.session.settle(accepted);
+        self.settled_at = Some(Instant::now());
+    }
+
     /// The server has ended the session before it took a message: whether another connection may take over.
     pub(super) fn may_take_over(&mut self, end: Option<End>) -> bool {
-        end.is_some_and(|end| self.session.ends(end)) && self.is_replaceable()
+        let in_use = self.settled_at.is_some_and(|at| at.elapsed() < IDLE);
+        end.is_some_and(|end| self.session.ends(end, in_use)) && self.is_replaceable()
     }
 }
 
@@ -249,14 +263,14 @@ impl Client {
     ///
     /// Where the server limits the recipients of a message (LIMITS, RFC 9422), the message is sent in parts. If its content
     /// can be read only once, it is refused with [`Error::Message`] instead. If the server answers 452 to a recipient and all
-    /// that follow, because they are too many (RFC 5321 §4.5.3.1.10), these get the message in further transactions, as long
-    /// as each accepts someone. If the content can be read only once, they are refused for now. Neither goes together with
+    /// that follow, because they are too many (RFC 5321 §4.5.3.1.10), these get the message in further transactions, each with
+    /// no more recipients than the one before had room for, until the server has room for none. If the content can be read only once, they are refused for now. Neither goes together with
     /// [`all_or_nothing`](super::Builder::all_or_nothing).
     ///
     /// Where the server limits the messages of a connection, the message is sent over a new one. That is the case if it
     /// announces a limit (LIMITS), and if it ends a session in which a message was accepted: it answers MAIL with 421 or
-    /// 452, or closes the connection before it answers MAIL. After a connection that was closed without a reply, no later
-    /// one carries more messages, until [`reconnect`](Client::reconnect). The deadline covers all of it, and a message that is
+    /// 452, or closes the connection before it answers MAIL. After a connection that was closed without a reply while it was
+    /// in use, no later one carries more messages, until [`reconnect`](Client::reconnect). The deadline covers all of it, and a message that is
     /// in doubt is never sent again. No new connection is made if the old one was changed by a call of its own
     /// ([`starttls`](Client::starttls), [`login`](Client::login), [`helo`](Client::helo), [`ehlo`](Client::ehlo) with another
     /// name, [`command`](Client::command) with XCLIENT or the like), or made by the caller
@@ -405,7 +419,7 @@ impl Client {
         // Without an error it can only be a 452 to MAIL.
         let end = broke.as_ref().map_or(Some(End::Announced), End::of);
         if result.is_some() || broke.is_none() {
-            self.session.settle(matches!(result, Some(Ok(_))));
+            self.settle(matches!(result, Some(Ok(_))));
         }
         if let Some(e) = broke {
             talk.lose(self.out.octets_offered(), e);
@@ -449,4 +463,20 @@ pub(super) fn timed(mut result: Result<Delivery, Error>, took: Timings) -> Resul
         Err(_) => {}
     }
     result
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_that_was_lost_while_it_was_idle_does_not_limit_the_next_one() {
+        for (answered, limits) in [(Some(Instant::now()), true), (Instant::now().checked_sub(IDLE), false)] {
+            let mut client = Client::builder("127.0.0.1").client().unwrap();
+            client.settle(true);
+            client.settled_at = answered;
+            assert!(client.may_take_over(Some(End::Unannounced)));
+            assert_eq!(client.session.renewed().is_used_up(1, None), limits);
+        }
+    }
 }

@@ -56,6 +56,8 @@ pub struct Client {
     pub(super) begun: u64,
     /// What became of them, and what is known of the server's limit.
     pub(super) session: Session,
+    /// When the last of them was answered.
+    pub(super) settled_at: Option<Instant>,
     pub(super) capabilities: Capabilities,
     pub(super) greeting: Option<Reply>,
     /// What was said to the last EHLO or HELO, and whether it was EHLO.

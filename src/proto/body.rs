@@ -9,11 +9,11 @@ use super::MailParameters;
 use crate::Error;
 
 /// The longest line of a message (RFC 5321 §4.5.3.1.6), in octets without its end.
-pub const MAX_TEXT_LINE: usize = 998;
+const MAX_TEXT_LINE: usize = 998;
 
 /// What may not go out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Forbidden {
+pub(crate) enum Forbidden {
     /// A NUL (RFC 5321 §4.5.2).
     Nul,
     /// An octet beyond ASCII, and the server does not offer 8BITMIME (RFC 6152).
@@ -41,7 +41,7 @@ pub struct Survey<'b> {
     pub nul: bool,
     /// There is an octet beyond ASCII.
     pub eight_bit: bool,
-    /// The longest line, in octets without its end, if it has more than [`MAX_TEXT_LINE`].
+    /// The longest line, in octets without its end, if it has more than 998, the limit of RFC 5321 §4.5.3.1.6.
     pub long_line: Option<usize>,
 }
 
@@ -117,7 +117,7 @@ fn odd_octets(bytes: &[u8]) -> (bool, bool) {
 /// The output is the same however the input is cut. It holds no CR without an LF behind it and no LF without a CR
 /// before it, so that no server can take a part of it for the end of the message.
 #[derive(Debug)]
-pub struct Encoder {
+pub(crate) struct Encoder {
     form: Form,
     place: Place,
 }

@@ -48,7 +48,7 @@ impl Capabilities {
 
     /// The same without these keywords: what a server only says it can do.
     #[must_use]
-    pub fn without(mut self, keywords: &[impl AsRef<str>]) -> Capabilities {
+    pub(crate) fn without(mut self, keywords: &[impl AsRef<str>]) -> Capabilities {
         let is_ignored =
             |own: &str| keywords.iter().any(|keyword| keyword.as_ref().eq_ignore_ascii_case(own));
         self.keywords.retain(|(own, _)| !is_ignored(own));

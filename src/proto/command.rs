@@ -18,7 +18,7 @@ const FULL: usize = 64 * 1024;
 /// Maximum length of a command line, in octets with its CRLF, except in a login. For MAIL and RCPT their options are
 /// included. RFC 5321 §4.5.3.1.4 promises 512, and extensions more; this is what Postfix takes, and there are servers that
 /// hang up on less.
-pub const MAX_COMMAND_LINE: usize = 2_048;
+const MAX_COMMAND_LINE: usize = 2_048;
 
 /// What this client calls itself in EHLO: a domain or an address literal (RFC 5321 §4.1.1.1).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -88,7 +88,7 @@ impl HelloName {
 /// A command line as the caller has it, without its end: no control character, and something to say. The log shows
 /// it, so it must hold no secret.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Line(Box<[u8]>);
+pub(crate) struct Line(Box<[u8]>);
 
 impl Line {
     /// From text, or from octets that need not be UTF-8.
@@ -124,7 +124,7 @@ impl Line {
 
     /// Its first word, in upper case.
     #[must_use]
-    pub fn verb(&self) -> String {
+    pub(crate) fn verb(&self) -> String {
         let mut words = self.0.split(|b| *b == b' ').filter(|word| !word.is_empty());
         String::from_utf8_lossy(words.next().unwrap_or_default()).to_ascii_uppercase()
     }
@@ -143,7 +143,7 @@ impl fmt::Debug for Line {
 /// esmtp-value   = 1*(%d33-60 / %d62-126 / UTF8-non-ascii)        (RFC 6531 §3.3)
 /// ```
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Parameters(Vec<Box<str>>);
+pub(crate) struct Parameters(Vec<Box<str>>);
 
 impl Parameters {
     /// In this order.
@@ -169,13 +169,13 @@ impl Parameters {
 
     /// Whether this one is among them, with this value if it has one; without regard to case.
     #[must_use]
-    pub fn contains(&self, parameter: &str) -> bool {
+    pub(crate) fn contains(&self, parameter: &str) -> bool {
         self.0.iter().any(|own| own.eq_ignore_ascii_case(parameter))
     }
 
     /// One more at the end: SMTPUTF8 (RFC 6531 §3.4), unless it is there.
     #[must_use]
-    pub fn with_utf8(mut self) -> Parameters {
+    pub(crate) fn with_utf8(mut self) -> Parameters {
         if !self.contains("SMTPUTF8") {
             self.0.push("SMTPUTF8".into());
         }
@@ -199,23 +199,47 @@ fn is_parameter(text: &str) -> bool {
         && value.chars().all(octet)
 }
 
-/// The parameters of MAIL that this client uses.
+/// Parameters of MAIL.
+///
+/// The server must offer the extension of each. All are off by default.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct MailParameters {
-    /// SIZE: about how many octets the message has (RFC 1870).
-    pub size: Option<u64>,
-    /// SMTPUTF8: an address is not ASCII (RFC 6531).
-    pub utf8: bool,
-    /// BODY=8BITMIME: the message may have octets beyond ASCII (RFC 6152).
-    pub eight_bit: bool,
-    /// BODY=BINARYMIME: the message goes as it is, whatever octets it has and without an end of its last line
-    /// (RFC 3030 §3). Only with CHUNKING.
-    pub binary: bool,
+    pub(crate) size: Option<u64>,
+    pub(crate) utf8: bool,
+    pub(crate) eight_bit: bool,
+    pub(crate) binary: bool,
+}
+
+impl MailParameters {
+    /// Sets SIZE: the approximate size of the message, in octets (RFC 1870).
+    #[must_use]
+    pub fn size(self, octets: Option<u64>) -> MailParameters {
+        MailParameters { size: octets, ..self }
+    }
+
+    /// Sets SMTPUTF8: an address or a header is not ASCII (RFC 6531).
+    #[must_use]
+    pub fn utf8(self, utf8: bool) -> MailParameters {
+        MailParameters { utf8, ..self }
+    }
+
+    /// Sets BODY=8BITMIME: the message may have octets beyond ASCII (RFC 6152).
+    #[must_use]
+    pub fn eight_bit(self, eight_bit: bool) -> MailParameters {
+        MailParameters { eight_bit, ..self }
+    }
+
+    /// Sets BODY=BINARYMIME: the message is sent as it is, with any octets and without a line end added (RFC 3030 §3).
+    /// Requires [`Options::chunking`](super::Options::chunking).
+    #[must_use]
+    pub fn binary(self, binary: bool) -> MailParameters {
+        MailParameters { binary, ..self }
+    }
 }
 
 /// One line to the server. `Debug` shows no secret.
 #[derive(Clone, Copy)]
-pub enum Command<'a> {
+pub(crate) enum Command<'a> {
     /// EHLO, and whoever says it.
     Ehlo(&'a HelloName),
     /// LHLO: EHLO in LMTP (RFC 2033 §4.1).
@@ -278,7 +302,7 @@ enum Said {
 
 impl Outbox {
     /// Puts a command here; a reply to it will be due.
-    pub fn put(&mut self, command: Command<'_>) {
+    pub(crate) fn put(&mut self, command: Command<'_>) {
         let start = self.bytes.len();
         if matches!(command, Command::Dot) {
             self.said.push(Said::Content(std::mem::take(&mut self.content)));
@@ -291,25 +315,25 @@ impl Outbox {
     }
 
     /// Puts QUIT here, and nobody waits for its reply.
-    pub fn put_farewell(&mut self) {
+    pub(crate) fn put_farewell(&mut self) {
         self.put(Command::Quit);
         self.coming = self.coming.saturating_sub(1);
         self.farewell = true;
     }
 
     /// The next reply is due without a command: the greeting.
-    pub fn expect(&mut self) {
+    pub(crate) fn expect(&mut self) {
         self.due = self.due.saturating_add(1);
     }
 
     /// So many more replies will be due to the last command that was put here: LMTP answers the end of a message once
     /// for each recipient (RFC 2033 §4.2).
-    pub fn expect_more(&mut self, replies: usize) {
+    pub(crate) fn expect_more(&mut self, replies: usize) {
         self.coming = self.coming.saturating_add(replies);
     }
 
     /// Puts content here: `write` appends it, and changes nothing of what is there.
-    pub fn put_content<T>(&mut self, write: impl FnOnce(&mut Vec<u8>) -> T) -> T {
+    pub(crate) fn put_content<T>(&mut self, write: impl FnOnce(&mut Vec<u8>) -> T) -> T {
         let before = self.bytes.len();
         let done = write(&mut self.bytes);
         self.content = self.content.saturating_add(self.bytes.len().saturating_sub(before) as u64);
@@ -317,13 +341,13 @@ impl Outbox {
     }
 
     /// Puts a chunk here, behind its BDAT, and empties it.
-    pub fn put_chunk(&mut self, chunk: &mut Vec<u8>) {
+    pub(crate) fn put_chunk(&mut self, chunk: &mut Vec<u8>) {
         self.bytes.append(chunk);
     }
 
     /// Whether there is enough to write, and no more should be put here before it is.
     #[must_use]
-    pub fn is_full(&self) -> bool {
+    pub(crate) fn is_full(&self) -> bool {
         self.bytes.len() >= FULL
     }
 
@@ -353,7 +377,7 @@ impl Outbox {
 
     /// How many octets have left, ever.
     #[must_use]
-    pub fn octets_written(&self) -> u64 {
+    pub(crate) fn octets_written(&self) -> u64 {
         self.base + self.at as u64
     }
 
@@ -377,7 +401,7 @@ impl Outbox {
 
     /// Nothing waits to be written, and no reply is due.
     #[must_use]
-    pub fn is_quiet(&self) -> bool {
+    pub(crate) fn is_quiet(&self) -> bool {
         self.unsent().is_empty() && self.due == 0
     }
 
@@ -393,7 +417,7 @@ impl Outbox {
     }
 
     /// Drops what is unsent: it never will be. How much was offered stays known.
-    pub fn forget(&mut self) {
+    pub(crate) fn forget(&mut self) {
         self.base = self.octets_written();
         (self.bytes, self.said, self.at) = (Vec::new(), Vec::new(), 0);
     }
@@ -414,7 +438,7 @@ impl Outbox {
     }
 
     /// The same where nobody listens: it costs nothing.
-    pub fn discard_log(&mut self) {
+    pub(crate) fn discard_log(&mut self) {
         self.said.clear();
     }
 }

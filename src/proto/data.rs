@@ -5,13 +5,13 @@
 //!                └─4yz, 5yz────────────────────────────────────────▲
 //! ```
 
-use super::{Command, Dialogue, Encoder, Forbidden, Outbox, ReplyRef, Want, verdict::Verdict};
+use super::{Command, Dialogue, Encoder, Forbidden, Outbox, ReplyErrors, ReplyRef, Want, verdict::Verdict};
 use crate::{Error, Phase, Reply};
 
 /// DATA, the content, and the reply to its end. Where the recipients are known from the start, a
 /// [`Transaction`](super::Transaction) does more.
 #[derive(Debug)]
-pub struct Data {
+pub(crate) struct Data {
     encoder: Encoder,
     state: State,
     /// Where in the stream the line of the final dot begins, and where it ends.

@@ -12,11 +12,14 @@
 //!
 //! A [later](Hello::starttls) STARTTLS begins at `StartTls`; refused, it is `Done`, and nothing has changed.
 
-use super::{Capabilities, Command, Dialogue, HelloName, Outbox, ReplyRef, Want, verdict::Verdict};
+use super::{
+    Capabilities, Command, Dialogue, HelloName, Outbox, ReplyErrors, ReplyRef, Want, verdict::Verdict,
+};
 use crate::{Error, Phase, Reply};
 
 /// Whether to upgrade to TLS by STARTTLS.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Upgrade {
     /// Not at all: there is TLS already, or it is not wanted.
     Never,
@@ -97,7 +100,7 @@ impl Hello {
 
     /// Takes these keywords for not offered, whatever the server says.
     #[must_use]
-    pub fn ignoring(self, keywords: Vec<String>) -> Hello {
+    pub(crate) fn ignoring(self, keywords: Vec<String>) -> Hello {
         Hello { ignored: keywords, ..self }
     }
 
@@ -109,14 +112,14 @@ impl Hello {
 
     /// Whether the server knows EHLO.
     #[must_use]
-    pub fn is_esmtp(&self) -> bool {
+    pub(crate) fn is_esmtp(&self) -> bool {
         self.esmtp
     }
 
     /// The error that `broke`, which ended the dialogue, stands for: where HELO has failed too, however it did, that is
     /// the refusal of EHLO. A timeout and a stop remain what they are.
     #[must_use]
-    pub fn failure(self, broke: Error) -> Error {
+    pub(crate) fn failure(self, broke: Error) -> Error {
         match (self.state, self.no_ehlo, broke) {
             (_, _, broke @ (Error::Timeout(_) | Error::Stopped(_))) => broke,
             (State::Helo, Some(reply), _) => Error::Refused { phase: Phase::Hello, reply },
@@ -193,7 +196,7 @@ impl Dialogue for Hello {
                 self.refusal = Some(reply.keep());
                 self.go(State::Done);
             }
-            (_, Verdict::Refused | Verdict::Closing) => return Err(Dialogue::refusal(self, reply)),
+            (_, Verdict::Refused | Verdict::Closing) => return Err(ReplyErrors::refusal(self, reply)),
             _ => return Err(self.misplaced(reply)),
         }
         Ok(())

@@ -1,7 +1,9 @@
 //! SMTP without I/O: replies in, bytes out. No sockets, no `async`, no clock, no log.
 //!
-//! A **dialogue** is told what the server said and answers with what to do next. It never waits; whoever carries it
-//! does the writing, reading and waiting:
+//! Both clients of this crate are built on it. Use it directly to run SMTP over a transport that they do not support.
+//!
+//! A [`Dialogue`] is a state machine for one part of a session. It takes the server's replies and answers with what to do
+//! next. It never waits: its carrier writes, reads and waits.
 //!
 //! ```text
 //!            ┌─────────── on_reply ◀── Inbox ◀── bytes read
@@ -11,39 +13,65 @@
 //!            └─▶ Want: Reply | Probe | Write | Body | Message | Result | StartTls | Token | Nothing
 //! ```
 //!
-//! There is one for each kind of conversation:
-//!
-//! | | |
+//! | dialogue | covers |
 //! |---|---|
-//! | [`Hello`] | the greeting, EHLO or HELO or LHLO, STARTTLS, EHLO again; gives the [`Capabilities`] |
-//! | [`Auth`] | a login with [`Credentials`], by one [`Mechanism`] after the other |
-//! | [`Transactions`] | messages, one after the other; each a [`Transaction`] in, a [`Delivery`](crate::Delivery) out |
-//! | [`Simple`] | a command and its reply: NOOP, RSET, VRFY, QUIT, one of your own … |
-//! | [`Data`] | DATA by itself, behind a MAIL and RCPT that were [`Simple`] |
-//! | [`Farewell`] | QUIT, and no wait |
+//! | [`Hello`] | the greeting, EHLO (or HELO, LHLO), STARTTLS, EHLO again; returns the [`Capabilities`] |
+//! | [`Auth`] | a login with [`Credentials`], trying one [`Mechanism`] after the other |
+//! | [`Transactions`] | messages, one after the other: a [`Transaction`] in, a [`Delivery`](crate::Delivery) out |
+//! | [`Simple`] | one command and its reply: NOOP, RSET, QUIT or a custom command |
 //!
-//! # Over a transport of your own
+//! ```
+//! use postino::proto::{Dialogue, Inbox, Outbox, Simple, Want};
 //!
-//! One loop carries all of them. Keep an [`Inbox`] and an [`Outbox`] for the connection, the same for all its dialogues,
-//! and repeat:
+//! let (mut inbox, mut out) = (Inbox::default(), Outbox::default());
+//! let mut noop = Simple::noop();
 //!
-//! 1. **Hear.** Take every [reply](Inbox::next_reply) that is at hand. If none is [due](Outbox::due) give it to
-//!    [`on_early`](Dialogue::on_early), whose error is the end; behind a QUIT that nobody waits for
-//!    ([`said_farewell`](Outbox::said_farewell)) it means nothing. Else count it ([`heard`](Outbox::reply_arrived)) and give it to
-//!    [`on_reply`](Dialogue::on_reply). After a reply that [closes](ReplyRef::closes) the connection nothing more is sent.
-//! 2. **Speak.** Call [`fill`](Dialogue::fill). What it has put into the outbox, [`tell`](Outbox::drain_log) gives to a log,
-//!    secrets masked.
-//! 3. **Do** the [`Want`].
+//! // Write what it says.
+//! assert_eq!(noop.fill(&mut out), Want::Reply);
+//! assert_eq!(out.offer(), b"NOOP\r\n");
+//! out.written(b"NOOP\r\n".len());
 //!
-//! A write is: take [`offer`](Outbox::offer), write as much of it as goes, say how much was
-//! [`written`](Outbox::written). While a write cannot go on, read: a server may wait for its replies to be read. A read
-//! goes into the inbox's [`room`](Inbox::room), and [`arrived`](Inbox::arrived) tells how much it was.
+//! // Read the reply.
+//! inbox.room()[..8].copy_from_slice(b"250 Ok\r\n");
+//! inbox.arrived(8);
+//! let reply = inbox.next_reply().unwrap().expect("a whole reply is there");
+//! out.reply_arrived();
+//! noop.on_reply(reply, &out)?;
+//!
+//! assert_eq!(noop.fill(&mut out), Want::Nothing);
+//! assert_eq!(noop.into_result()?.code(), 250);
+//! # Ok::<(), postino::Error>(())
+//! ```
+//!
+//! # Stability
+//!
+//! Compatible releases (0.1.x, later 1.x) may add variants to [`Want`], [`Joining`], [`Upgrade`] and [`Answer`], methods to
+//! [`Dialogue`] (which cannot be implemented outside this crate), and options. They may also change what a dialogue sends and
+//! when, as far as the RFCs allow. A carrier should treat an unknown [`Want`] as an error.
+//!
+//! # Custom transports
+//!
+//! One loop carries all dialogues. Keep one [`Inbox`] and one [`Outbox`] for the connection, across its dialogues, and
+//! repeat:
+//!
+//! 1. **Hear.** Take every [reply](Inbox::next_reply) that is at hand. If none is [due](Outbox::due), pass it to
+//!    [`on_early`](Dialogue::on_early) and fail with the error that it returns. After QUIT was sent without waiting for its
+//!    reply ([`said_farewell`](Outbox::said_farewell)), ignore it instead. If a reply is due, count it with
+//!    [`reply_arrived`](Outbox::reply_arrived) and pass it to [`on_reply`](Dialogue::on_reply). Send nothing after a reply that
+//!    [closes](ReplyRef::closes) the connection.
+//! 2. **Speak.** Call [`fill`](Dialogue::fill). Log what it has put into the outbox with [`drain_log`](Outbox::drain_log),
+//!    which masks secrets.
+//! 3. **Act** on the [`Want`].
+//!
+//! To write, take [`offer`](Outbox::offer), write as much of it as possible, and report the number of octets to
+//! [`written`](Outbox::written). While a write is blocked, read: a server may wait for its replies to be read. To read, use the
+//! inbox's [`room`](Inbox::room), and report the number of octets to [`arrived`](Inbox::arrived).
 //!
 //! ```no_run
 //! use postino::{Error, proto::{Dialogue, Inbox, Outbox, Want}};
 //! use std::io::{Read, Write};
 //!
-//! /// Carries a dialogue as far as it goes by itself.
+//! /// Carries a dialogue until it wants something other than reading and writing.
 //! fn carry(
 //!     stream: &mut (impl Read + Write),
 //!     (inbox, out): (&mut Inbox, &mut Outbox),
@@ -53,10 +81,11 @@
 //!         let phase = talk.phase();
 //!         let wrong = |what: &'static str| Error::Protocol { phase, what: what.into() };
 //!         while let Some(reply) = inbox.next_reply().map_err(wrong)? {
-//!             match out.due() {
-//!                 0 if out.said_farewell() => continue,
-//!                 0 => return Err(talk.on_early(reply)),
-//!                 _ => {}
+//!             if out.due() == 0 {
+//!                 if out.said_farewell() {
+//!                     continue;
+//!                 }
+//!                 return Err(talk.on_early(reply));
 //!             }
 //!             out.reply_arrived();
 //!             talk.on_reply(reply, out)?;
@@ -86,33 +115,33 @@
 //! }
 //! ```
 //!
-//! `cargo run --example transcript` does it without a socket, for two messages, and shows what both sides say;
-//! [its source](https://docs.rs/crate/postino/latest/source/examples/transcript.rs) is the place to begin.
+//! `cargo run --example transcript` runs two messages through such a loop without a socket, and prints both sides;
+//! [its source](https://docs.rs/crate/postino/latest/source/examples/transcript.rs) is the place to start.
 //!
-//! What the carrier has to see to, since nothing here waits or looks at a clock:
+//! Since nothing here waits or reads a clock, the carrier is responsible for the following:
 //!
-//! - After any error the connection is out of step, and must be closed. So it is for who stops in the middle of a
-//!   dialogue. Tell [`Transactions::lose`] (or [`Data::into_result`]) why, and it tells what became of the messages.
-//! - Every wait needs a limit. [`phase`](Dialogue::phase) says what is waited for; the reply to the end of a message may
+//! - After any error the connection is out of step and must be closed. The same applies if you stop in the middle of a
+//!   dialogue. Report the reason to [`Transactions::lose`]: it returns what became of the messages.
+//! - Every wait needs a time limit. [`phase`](Dialogue::phase) tells what is waited for. The reply to the end of a message may
 //!   take minutes (RFC 5321 §4.5.3.2).
-//! - Before something is written with no reply due, look whether the server has said something unasked: it could be taken
-//!   for the answer.
-//! - [`Transactions`] believes its [`Options`]: only say what the server offers. Whether a message fits the server (SIZE,
-//!   8BITMIME, SMTPUTF8, and what its envelope asks for) is to be looked at before it is handed over; [`Survey`] tells
-//!   what is in it, and can be handed over [with it](Transactions::message_with).
+//! - Before you write while no reply is due, check whether the server has sent something unasked. It could be taken for the
+//!   answer.
+//! - [`Transactions`] trusts its [`Options`]: enable only what the server offers. Check before you hand over a message that
+//!   the server supports it (SIZE, 8BITMIME, SMTPUTF8, and what its envelope asks for). [`Survey`] tells what a message
+//!   contains, and can be handed over [with it](Transactions::message_with).
 //!
-//! A dialogue that wants [`Nothing`](Want::Nothing) more has read every reply it asked for; the next may begin.
+//! A dialogue that wants [`Nothing`](Want::Nothing) has read every reply that it asked for; the next may begin.
 
 mod auth;
 mod body;
 mod capabilities;
 mod command;
 mod data;
-mod farewell;
 mod hello;
+pub(crate) mod options;
 mod pace;
 mod queue_id;
-pub mod reply;
+pub(crate) mod reply;
 mod session;
 mod simple;
 mod transaction;
@@ -120,11 +149,9 @@ mod verdict;
 
 pub use self::{
     auth::{Answer, Auth, AuthOptions, Credentials, Mechanism},
-    body::{Encoder, Forbidden, MAX_TEXT_LINE, Survey},
+    body::Survey,
     capabilities::Capabilities,
-    command::{Command, HelloName, Line, MAX_COMMAND_LINE, MailParameters, Outbox, Parameters},
-    data::Data,
-    farewell::Farewell,
+    command::{HelloName, MailParameters, Outbox},
     hello::{Hello, Upgrade},
     reply::{Inbox, ReplyRef},
     simple::Simple,
@@ -132,127 +159,144 @@ pub use self::{
 };
 pub(crate) use self::{
     auth::{MAX_SCRAM_ITERATIONS, MIN_SCRAM_ITERATIONS, check_pinned},
-    data::refused_here,
+    body::{Encoder, Forbidden},
+    command::{Command, Line, Parameters},
+    data::{Data, refused_here},
     pace::Pace,
     queue_id::queue_id,
     session::{End, Session},
-    transaction::check_recipients,
+    transaction::{check_recipients, is_too_many},
 };
 use crate::{Error, Phase, Reply};
 
-/// A conversation with the server; see the [module](self).
-pub trait Dialogue {
-    /// What the next reply answers, or what is being written.
+/// One part of an SMTP session, as a state machine without I/O; see the [module](self).
+///
+/// The dialogues of this module implement it. It is sealed, so that it can grow.
+pub trait Dialogue: sealed::Sealed {
+    /// Returns what the next reply answers, or what is being written.
     fn phase(&self) -> Phase;
 
-    /// Puts into `out` what may be said now, and tells what is wanted next.
+    /// Puts into `out` everything that can be sent now, and returns what is needed next.
     fn fill(&mut self, out: &mut Outbox) -> Want;
 
-    /// Takes a reply that was due. `out` tells whether all that was put there has left.
+    /// Takes a reply that was due. `out` is needed to know whether everything in it was written.
     ///
     /// # Errors
     ///
-    /// The reply cannot stand here; the connection is out of step.
+    /// The reply does not answer what was sent, or ends the session. The connection is out of step.
     fn on_reply(&mut self, reply: ReplyRef<'_>, out: &Outbox) -> Result<(), Error>;
 
-    /// Takes a reply that nobody asked for.
-    ///
-    /// # Errors
-    ///
-    /// Always: the connection is out of step.
+    /// Takes a reply that nobody asked for. Always returns an error: the connection is out of step.
     fn on_early(&mut self, reply: ReplyRef<'_>) -> Error {
-        match reply.closes(self.phase()) {
-            true => self.refusal(reply),
-            false => {
-                Error::protocol(self.phase(), format!("a reply that nobody asked for: {}", self.keep(reply)))
-            }
+        if reply.closes(self.phase()) {
+            self.refusal(reply)
+        } else {
+            Error::protocol(self.phase(), format!("a reply that nobody asked for: {}", self.keep(reply)))
         }
     }
 
+    /// Copies a reply for a log or an error, without any secrets that the server may have repeated in it.
+    fn keep(&self, reply: ReplyRef<'_>) -> Reply {
+        reply.keep()
+    }
+
+    /// Takes the next piece of the content, or an empty piece at its end. Answers [`Want::Body`].
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Message`] or [`Error::Unsupported`] if the piece has an octet that must not be sent. Close the connection
+    /// then, without sending what is left in the outbox.
+    fn body(&mut self, _piece: &[u8], _out: &mut Outbox) -> Result<(), Error> {
+        Ok(())
+    }
+
+    /// Puts into `out` any content that was held back for a larger chunk. Call it before waiting for the next piece if that
+    /// takes long. Does nothing by default.
+    fn flush(&mut self, _out: &mut Outbox) {}
+
+    /// Reports that the TLS handshake is done. Answers [`Want::StartTls`].
+    fn on_tls(&mut self) {}
+
+    /// Takes a new token. Answers [`Want::Token`].
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Config`] if the token is empty or has anything except visible ASCII characters.
+    fn on_token(&mut self, _token: &str) -> Result<(), Error> {
+        Ok(())
+    }
+}
+
+/// The errors of a dialogue for replies, in its phase and without its secrets.
+pub(crate) trait ReplyErrors: Dialogue {
     /// The error for a reply that refuses, or closes the connection.
     #[cold]
     fn refusal(&self, reply: ReplyRef<'_>) -> Error {
         Error::Refused { phase: self.phase(), reply: self.keep(reply) }
     }
 
-    /// A copy of a reply for a log or an error, without the secrets that the server may have repeated in it.
-    fn keep(&self, reply: ReplyRef<'_>) -> Reply {
-        reply.keep()
-    }
-
-    /// The error for a reply that cannot stand where it does.
+    /// The error for a reply that cannot answer what was sent.
     #[cold]
     fn misplaced(&self, reply: ReplyRef<'_>) -> Error {
         Error::protocol(self.phase(), format!("an answer that cannot stand here: {}", self.keep(reply)))
     }
-
-    /// Answers [`Want::Body`]: the next piece, or an empty one at the end.
-    ///
-    /// # Errors
-    ///
-    /// The piece holds what may not go out. What is unsent must not be sent then: the connection has to be closed.
-    fn body(&mut self, _piece: &[u8], _out: &mut Outbox) -> Result<(), Error> {
-        Ok(())
-    }
-
-    /// Puts into `out` what was kept back of the content for a larger chunk. To be called when the next piece is long in
-    /// coming, before it is waited for. Does nothing by default.
-    fn flush(&mut self, _out: &mut Outbox) {}
-
-    /// Answers [`Want::StartTls`]: the handshake is done.
-    fn on_tls(&mut self) {}
-
-    /// Answers [`Want::Token`].
-    ///
-    /// # Errors
-    ///
-    /// It can be no token.
-    fn on_token(&mut self, _token: &str) -> Result<(), Error> {
-        Ok(())
-    }
 }
 
-/// What a dialogue needs before it can go on. Until it has that, [`fill`](Dialogue::fill) says the same again.
+impl<T: Dialogue + ?Sized> ReplyErrors for T {}
+
+/// Keeps [`Dialogue`] to the dialogues of this crate, so that it can grow.
+mod sealed {
+    pub trait Sealed {}
+
+    impl Sealed for super::Auth {}
+    impl Sealed for super::Data {}
+    impl Sealed for super::Hello {}
+    impl Sealed for super::Simple {}
+    impl Sealed for super::Transactions {}
+}
+
+/// What a dialogue needs before it can go on. [`fill`](Dialogue::fill) returns the same until it has that.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Want {
-    /// Write what is in the outbox, all of it, then read until there is a reply.
+    /// Write all of the outbox, then read until there is a reply.
     ///
-    /// If the server says something before all is written, hear that first: it may be the reason to write no more.
+    /// If the server says something before everything is written, hear that first: it may be the reason to write no more.
     Reply,
-    /// The same, but silence is an answer, too: an envelope has left with the end of the message before
-    /// ([`Joining::Untried`]), and some servers throw it away.
+    /// Like [`Reply`](Want::Reply), but silence is an answer, too: an envelope was sent with the end of the message before it
+    /// ([`Joining::Untried`]), and some servers discard it.
     ///
-    /// If nothing comes for ten times as long as the slowest reply so far took, or the server hangs up, close the
-    /// connection and ask [`Transactions::on_silence`]. True: go on with the same `Transactions` over a new one, with an
-    /// inbox, an outbox and a [`Hello`] of its own. False: that is all, [`lose`](Transactions::lose) it.
+    /// If nothing arrives for ten times as long as the slowest reply so far took, or if the server hangs up, close the
+    /// connection and call [`Transactions::on_silence`]. If it returns true, continue the same `Transactions` over a new
+    /// connection with a new inbox, outbox and [`Hello`]. If it returns false, call [`lose`](Transactions::lose).
     Probe,
-    /// Write some of what is in the outbox: it is full, or should leave before the next message is asked for. What the
-    /// server says meanwhile is to be heard as ever.
+    /// Write some of the outbox: it is full, or should be sent before the next message is asked for. Keep hearing what the
+    /// server says meanwhile.
     Write,
-    /// The next piece of the content of the message with this number, counted from 0 in the order in which the messages
-    /// were handed over: give it to [`Dialogue::body`], an empty one at the end. Messages have CRLF or LF as line ends,
-    /// and no doubled dots: that is done behind it. Only of [`Transactions`], where it did not come
-    /// [with the message](Transactions::message_with), and, with the number 0, of [`Data`].
+    /// Pass the next piece of the content to [`Dialogue::body`], or an empty piece at the end. Only for [`Transactions`].
+    ///
+    /// The number is that of the message, counted from 0 in the order in which messages were handed over. Lines may end in
+    /// CRLF or LF. Do not double dots: that is done later. It is not wanted for content that came
+    /// [with its message](Transactions::message_with).
     Body(usize),
-    /// The next message ([`Transactions::message`]), or that there is none now ([`Transactions::no_more`]).
+    /// Pass the next message ([`Transactions::message`]), or say that there is none now ([`Transactions::no_more`]).
     ///
-    /// The message before it may still be under way, and is held up while you wait here. If there may be a wait, answer with
-    /// [`Transactions::later`] until [all is said](Transactions::has_said_all). Or answer that there is none, and tell when
-    /// there are [more](Transactions::more).
+    /// The message before it may still be under way, and is held up while you wait. If there may be a wait, answer with
+    /// [`Transactions::later`] until [everything is written](Transactions::has_said_all). Or answer that there is none, and
+    /// report later that there are [more](Transactions::more).
     Message,
-    /// Nothing: there is a result to be taken ([`Transactions::next_result`]).
+    /// Take a result from [`Transactions::next_result`].
     Result,
-    /// A TLS handshake, at once; [`Dialogue::on_tls`] says that it is done. Only of [`Hello`].
+    /// Do a TLS handshake at once, then call [`Dialogue::on_tls`]. Only for [`Hello`].
     ///
-    /// Only if the server has sent nothing more in clear: the [inbox](Inbox::is_empty) must be empty, and nothing may wait
-    /// to be read. Anything there is an injection (RFC 3207 §6), and the end of the connection.
+    /// The server must not have sent anything more in clear text: the [inbox](Inbox::is_empty) must be empty, and nothing may
+    /// wait to be read. Anything else is an injection (RFC 3207 §6): close the connection.
     StartTls,
-    /// An OAuth token to log in with, a new one each time: give it to [`Dialogue::on_token`]. Only of [`Auth`].
+    /// Pass a new OAuth token to [`Dialogue::on_token`]. Only for [`Auth`].
     Token,
-    /// Nothing: it is over, and every reply that was due has come. Take what it has found out, and go on with the next
-    /// dialogue.
+    /// Nothing: the dialogue is over, and every reply that was due has arrived. Take its result, and go on with the next.
     ///
-    /// [`Transactions`] go on when there is another message.
+    /// [`Transactions`] can continue if there is another message.
     Nothing,
 }
 

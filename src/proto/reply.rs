@@ -5,11 +5,11 @@ use std::{fmt, sync::Arc};
 use crate::Phase;
 
 /// The longest line of a reply, in octets with its line end. RFC 5321 §4.5.3.1.5 says 512; some servers exceed it.
-pub const MAX_LINE: usize = 8_192;
+const MAX_LINE: usize = 8_192;
 /// The most lines a reply may have.
-pub const MAX_LINES: usize = 512;
+const MAX_LINES: usize = 512;
 /// The longest reply, in octets with all its lines.
-pub const MAX_REPLY: usize = 65_536;
+const MAX_REPLY: usize = 65_536;
 
 /// So much of a line that is no reply is shown, in octets.
 const MAX_SHOWN: usize = 128;
@@ -189,7 +189,7 @@ impl<'r> ReplyRef<'r> {
 
     /// 4xx or 5xx: the server says no.
     #[must_use]
-    pub fn is_negative(self) -> bool {
+    pub(crate) fn is_negative(self) -> bool {
         self.code >= 400
     }
 
@@ -214,7 +214,7 @@ impl<'r> ReplyRef<'r> {
 
     /// A copy to keep that takes no more than `octets`: if there are more, the beginning of the first line.
     #[must_use]
-    pub fn keep_within(self, octets: usize) -> Reply {
+    pub(crate) fn keep_within(self, octets: usize) -> Reply {
         if self.raw.len() <= octets {
             return self.keep();
         }

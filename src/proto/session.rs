@@ -5,8 +5,11 @@
 //! | the server, before it has accepted MAIL | is | another connection takes over |
 //! |---|---|---|
 //! | answers 421, at any time, or 452 to MAIL | [`End::Announced`] | if this one had a message accepted |
-//! | closes or resets the connection | [`End::Unannounced`] | the same, and from then on no connection carries more messages than this one has |
+//! | closes or resets the connection | [`End::Unannounced`] | the same, and from then on no connection carries more messages than this one has, if it was in use |
 //! | is silent, or breaks the protocol | none | never |
+//!
+//! A connection that was idle for a while may have been lost for another reason: the server, or a firewall on the way, has
+//! waited long enough. That says nothing of how many messages a session may have.
 //!
 //! So a server that takes nothing costs one connection, and each further one has brought a message nearer to the end. Whether
 //! a connection can be replaced at all (its login, say, was by hand) is for the client to know, and so is which messages may
@@ -52,9 +55,9 @@ impl Session {
         self.accepted += u64::from(accepted);
     }
 
-    /// The server ends the session. True if another connection may take over.
-    pub fn ends(&mut self, end: End) -> bool {
-        if end == End::Unannounced && self.accepted > 0 {
+    /// The server ends the session. True if another connection may take over. `in_use`: it had its last message a moment ago.
+    pub fn ends(&mut self, end: End, in_use: bool) -> bool {
+        if end == End::Unannounced && in_use && self.accepted > 0 {
             self.most = Some(self.most.map_or(self.answered, |most| most.min(self.answered)));
         }
         self.accepted > 0
@@ -90,29 +93,32 @@ mod tests {
     #[test]
     fn a_session_is_replaced_if_it_had_a_message_accepted() {
         for end in [End::Announced, End::Unannounced] {
-            assert!(!after(&[]).ends(end));
-            assert!(!after(&[false, false]).ends(end));
-            assert!(after(&[false, true]).ends(end));
+            assert!(!after(&[]).ends(end, true));
+            assert!(!after(&[false, false]).ends(end, true));
+            assert!(after(&[false, true]).ends(end, true));
             let mut replaced = after(&[true]);
-            assert!(replaced.ends(end));
-            assert!(!replaced.renewed().ends(end), "the next one has made no progress");
+            assert!(replaced.ends(end, true));
+            assert!(!replaced.renewed().ends(end, true), "the next one has made no progress");
         }
     }
 
     #[test]
     fn only_a_session_that_ended_without_a_word_limits_the_next_ones() {
         let mut announced = after(&[true, true]);
-        announced.ends(End::Announced);
+        announced.ends(End::Announced, true);
         assert!(!announced.renewed().is_used_up(1_000, None));
         let mut lost = after(&[true, false, true]);
-        lost.ends(End::Unannounced);
+        lost.ends(End::Unannounced, true);
         let mut next = lost.renewed();
         assert!(!next.is_used_up(2, None) && next.is_used_up(3, None));
         assert!(next.is_used_up(2, Some(2)), "what the server announces counts as well");
         (0..5).for_each(|_| next.settle(true));
-        next.ends(End::Unannounced);
+        next.ends(End::Unannounced, true);
         assert!(next.renewed().is_used_up(3, None), "the limit does not grow");
         assert!(!after(&[]).is_used_up(u64::MAX, None));
+        let mut idle = after(&[true]);
+        assert!(idle.ends(End::Unannounced, false));
+        assert!(!idle.renewed().is_used_up(1_000, None), "it may have been idle for too long");
     }
 
     #[test]

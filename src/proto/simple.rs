@@ -1,6 +1,8 @@
 //! Dialogue: one command, one reply.
 
-use super::{Command, Dialogue, HelloName, Line, Outbox, Parameters, ReplyRef, Want, verdict::Verdict};
+use super::{
+    Command, Dialogue, HelloName, Line, Outbox, Parameters, ReplyErrors, ReplyRef, Want, verdict::Verdict,
+};
 use crate::{Address, Error, Phase, Reply};
 
 /// These lead on to something that is not one reply, or change what is known of the server; each with what does it.
@@ -55,32 +57,32 @@ impl Simple {
 
     /// EHLO.
     #[must_use]
-    pub fn ehlo(name: &HelloName) -> Simple {
+    pub(crate) fn ehlo(name: &HelloName) -> Simple {
         Simple::line(Phase::Hello, &["EHLO ", name.as_str()])
     }
 
     /// LHLO, the EHLO of LMTP (RFC 2033 §4.1).
     #[must_use]
-    pub fn lhlo(name: &HelloName) -> Simple {
+    pub(crate) fn lhlo(name: &HelloName) -> Simple {
         Simple::line(Phase::Hello, &["LHLO ", name.as_str()])
     }
 
     /// HELO.
     #[must_use]
-    pub fn helo(name: &HelloName) -> Simple {
+    pub(crate) fn helo(name: &HelloName) -> Simple {
         Simple::line(Phase::Hello, &["HELO ", name.as_str()])
     }
 
     /// MAIL; no address is the null sender.
     #[must_use]
-    pub fn mail(sender: Option<&Address>, parameters: &Parameters) -> Simple {
+    pub(crate) fn mail(sender: Option<&Address>, parameters: &Parameters) -> Simple {
         let sender = sender.map_or("", Address::as_str);
         Simple::line(Phase::Mail, &["MAIL FROM:<", sender, ">", &parameters.text()])
     }
 
     /// RCPT.
     #[must_use]
-    pub fn rcpt(recipient: &Address, parameters: &Parameters) -> Simple {
+    pub(crate) fn rcpt(recipient: &Address, parameters: &Parameters) -> Simple {
         Simple::line(Phase::Recipient, &["RCPT TO:<", recipient.as_str(), ">", &parameters.text()])
     }
 
@@ -89,7 +91,7 @@ impl Simple {
     /// # Errors
     ///
     /// [`Error::Config`] for what cannot be a [`Line`].
-    pub fn vrfy(user: &str, parameters: &Parameters) -> Result<Simple, Error> {
+    pub(crate) fn vrfy(user: &str, parameters: &Parameters) -> Result<Simple, Error> {
         let line = argument("VRFY", user, parameters)?;
         Ok(Simple::new(Phase::Vrfy, What::Line(line)))
     }
@@ -99,7 +101,7 @@ impl Simple {
     /// # Errors
     ///
     /// [`Error::Config`] for what cannot be a [`Line`].
-    pub fn expn(list: &str, parameters: &Parameters) -> Result<Simple, Error> {
+    pub(crate) fn expn(list: &str, parameters: &Parameters) -> Result<Simple, Error> {
         let line = argument("EXPN", list, parameters)?;
         Ok(Simple::new(Phase::Expn, What::Line(line)))
     }
@@ -109,18 +111,26 @@ impl Simple {
     /// # Errors
     ///
     /// [`Error::Config`] for what cannot be a [`Line`].
-    pub fn help(topic: &str) -> Result<Simple, Error> {
+    pub(crate) fn help(topic: &str) -> Result<Simple, Error> {
         let line = argument("HELP", topic, &Parameters::default())?;
         Ok(Simple::new(Phase::Help, What::Line(line)))
     }
 
-    /// A command of the caller's own. Its reply is not judged: [`into_result`](Simple::into_result) gives any.
+    /// Creates a custom command from its line, without the line end. The log shows it, so it must hold no secret.
+    ///
+    /// Its reply is not judged: [`into_result`](Simple::into_result) returns any.
     ///
     /// # Errors
     ///
-    /// [`Error::Config`] for commands that lead on to something else (AUTH, BDAT, DATA, STARTTLS), or change what is
-    /// known of the server (EHLO, HELO, LHLO, QUIT).
-    pub fn custom(line: Line) -> Result<Simple, Error> {
+    /// [`Error::Config`] if the line is empty, has a control character or more than 2,046 octets. The same for commands
+    /// that lead on to something else (AUTH, BDAT, DATA, STARTTLS), or change what is known of the server (EHLO, HELO,
+    /// LHLO, QUIT).
+    pub fn custom(line: impl AsRef<[u8]>) -> Result<Simple, Error> {
+        Simple::of_line(Line::new(line)?)
+    }
+
+    /// The same of a line that was checked.
+    pub(crate) fn of_line(line: Line) -> Result<Simple, Error> {
         let verb = line.verb();
         if let Some((_, method)) = NOT_SIMPLE.iter().find(|(name, _)| *name == verb) {
             return Err(Error::Config(
@@ -130,12 +140,12 @@ impl Simple {
         Ok(Simple::new(Phase::Command, What::Line(line)))
     }
 
-    /// Checks that its line, options included, has at most [`MAX_COMMAND_LINE`](super::MAX_COMMAND_LINE) octets.
+    /// Checks that its line, options included, has at most 2,048 octets.
     ///
     /// # Errors
     ///
     /// [`Error::Config`] if it is longer.
-    pub fn check(self) -> Result<Simple, Error> {
+    pub(crate) fn check(self) -> Result<Simple, Error> {
         if let What::Line(line) = &self.what {
             line.check()?;
         }

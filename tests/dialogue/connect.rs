@@ -56,7 +56,7 @@ fn behaviour_4_the_end_of_the_time_for_connecting_names_host_and_port() {
     assert!(took >= SHORT && took < SHORT * 10, "{took:?}");
     assert!(error.is_timeout() && error.is_transient());
     assert!(matches!(error, Error::Connect { .. }), "{error:?}");
-    assert_eq!(error.to_string(), format!("the time was up in connecting to 127.0.0.1:{port}"));
+    assert_eq!(error.to_string(), format!("timed out connecting to 127.0.0.1:{port}"));
 }
 
 #[test]

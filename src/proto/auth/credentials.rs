@@ -2,17 +2,13 @@
 
 use std::{fmt, sync::Arc};
 
-use super::{AuthOptions, Mechanism, oauth::Bearer, plain::Login, plain::Once};
-#[cfg(feature = "sasl")]
-use super::{cram::Cram, scram::Binding, scram::Scram};
+use super::{
+    Mechanism,
+    table::{self, Context, Uses},
+};
 use crate::Error;
 
-/// The mechanisms for a user and a password, the preferred first.
-const PASSWORD: [&str; 6] =
-    ["SCRAM-SHA-256-PLUS", "SCRAM-SHA-256", "SCRAM-SHA-1", "CRAM-MD5", "PLAIN", "LOGIN"];
-/// Those for a token.
-const TOKEN: [&str; 2] = ["OAUTHBEARER", "XOAUTH2"];
-/// What takes all of them and no more (RFC 4505 §2), in characters.
+/// Maximum length of the trace of ANONYMOUS, in characters (RFC 4505 §2).
 const MAX_TRACE: usize = 255;
 
 /// What to log in with. It is never shown: not by `Debug`, not in a log, not in an error.
@@ -20,12 +16,12 @@ const MAX_TRACE: usize = 255;
 pub struct Credentials(Kind);
 
 #[derive(Clone)]
-enum Kind {
+pub(super) enum Kind {
     Password { user: Box<[u8]>, password: Box<[u8]> },
     Token { user: Box<str>, token: Option<Box<str>> },
     External(Box<str>),
     Anonymous(Box<str>),
-    Own { name: Box<str>, new: Arc<dyn Fn() -> Box<dyn Mechanism> + Send + Sync> },
+    Custom { name: Box<str>, new: Arc<dyn Fn() -> Box<dyn Mechanism> + Send + Sync> },
 }
 
 impl Credentials {
@@ -103,7 +99,7 @@ impl Credentials {
     pub fn custom(mechanism: impl Mechanism + Clone + 'static) -> Result<Credentials, Error> {
         let name: Box<str> = mechanism.name().into();
         check_name(&name)?;
-        Ok(Credentials(Kind::Own { name, new: Arc::new(move || Box::new(mechanism.clone())) }))
+        Ok(Credentials(Kind::Custom { name, new: Arc::new(move || Box::new(mechanism.clone())) }))
     }
 
     /// An error unless they go by one of these mechanisms at least.
@@ -122,13 +118,14 @@ impl Credentials {
 
     /// What goes with them, the preferred first.
     pub(super) fn names(&self) -> Vec<&str> {
-        match &self.0 {
-            Kind::Password { .. } => PASSWORD.into(),
-            Kind::Token { .. } => TOKEN.into(),
-            Kind::External(_) => vec!["EXTERNAL"],
-            Kind::Anonymous(_) => vec!["ANONYMOUS"],
-            Kind::Own { name, .. } => vec![name],
-        }
+        let uses = match &self.0 {
+            Kind::Password { .. } => Uses::Password,
+            Kind::Token { .. } => Uses::Token,
+            Kind::External(_) => Uses::External,
+            Kind::Anonymous(_) => Uses::Anonymous,
+            Kind::Custom { name, .. } => return vec![name],
+        };
+        table::names(uses).collect()
     }
 
     pub(super) fn lack_token(&self) -> bool {
@@ -160,44 +157,17 @@ impl Credentials {
         }
     }
 
-    /// The mechanism of this name, ready to be used. `None` if it cannot be: it needs what is not there.
+    /// Creates the mechanism of this name, which must be one of [`names`](Credentials::names). Returns `None` if it
+    /// cannot be used here.
     pub(super) fn mechanism(
         &self,
         name: &str,
-        options: &AuthOptions,
-        plus_offered: bool,
+        context: &Context<'_>,
     ) -> Result<Option<Box<dyn Mechanism>>, Error> {
-        #[cfg(not(feature = "sasl"))]
-        let _ = plus_offered;
-        Ok(Some(match (&self.0, name) {
-            (Kind::Password { user, password }, "PLAIN") => Box::new(Once::plain(user, password)),
-            (Kind::Password { user, password }, "LOGIN") => Box::new(Login::new(user, password)),
-            #[cfg(feature = "sasl")]
-            (Kind::Password { user, password }, "CRAM-MD5") => Box::new(Cram::new(user, password)),
-            #[cfg(feature = "sasl")]
-            (Kind::Password { user, password }, _) => {
-                let (name, binding) = match (name, &options.channel_binding) {
-                    ("SCRAM-SHA-256-PLUS", Some(data)) => {
-                        ("SCRAM-SHA-256-PLUS", Binding::EndPoint(data.clone()))
-                    }
-                    ("SCRAM-SHA-256", Some(_)) if !plus_offered => ("SCRAM-SHA-256", Binding::NotOffered),
-                    ("SCRAM-SHA-256", _) => ("SCRAM-SHA-256", Binding::None),
-                    ("SCRAM-SHA-1", Some(_)) if !plus_offered => ("SCRAM-SHA-1", Binding::NotOffered),
-                    ("SCRAM-SHA-1", _) => ("SCRAM-SHA-1", Binding::None),
-                    _ => return Ok(None),
-                };
-                Box::new(Scram::new(name, user, password, binding, options.max_scram_iterations)?)
-            }
-            (Kind::Token { user, token: Some(token) }, "OAUTHBEARER") => {
-                let server = options.server.as_ref().map(|(host, port)| (host.as_str(), *port));
-                Box::new(Bearer::oauthbearer(user, token, server))
-            }
-            (Kind::Token { user, token: Some(token) }, "XOAUTH2") => Box::new(Bearer::xoauth2(user, token)),
-            (Kind::External(authorization), _) => Box::new(Once::external(authorization)),
-            (Kind::Anonymous(trace), _) => Box::new(Once::anonymous(trace)),
-            (Kind::Own { new, .. }, _) => new(),
-            _ => return Ok(None),
-        }))
+        match &self.0 {
+            Kind::Custom { new, .. } => Ok(Some(new())),
+            kind => table::mechanism(name, kind, context),
+        }
     }
 }
 
@@ -207,16 +177,11 @@ impl fmt::Debug for Credentials {
     }
 }
 
-/// Whether this mechanism is there with the feature only.
-pub(super) fn needs_sasl(name: &str) -> bool {
-    PASSWORD[..4].contains(&name)
-}
-
 /// An error if one of these can be no mechanism's name, or this build does not have it.
 pub(crate) fn check_pinned(names: &[String]) -> Result<(), Error> {
     for name in names {
         check_name(name)?;
-        if cfg!(not(feature = "sasl")) && needs_sasl(name) {
+        if cfg!(not(feature = "sasl")) && table::needs_sasl(name) {
             return Err(Error::Config(
                 format!("{name} was asked for, and postino was built without its feature `sasl`").into(),
             ));

@@ -67,6 +67,7 @@ pub trait Mechanism: Send + Sync {
 
 /// What a [`Mechanism`] makes of a challenge.
 #[derive(Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Answer {
     /// This is said.
     Respond(Vec<u8>),

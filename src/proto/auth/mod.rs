@@ -16,6 +16,7 @@ mod oauth;
 mod plain;
 #[cfg(feature = "sasl")]
 mod scram;
+mod table;
 #[cfg(test)]
 mod tests;
 
@@ -29,7 +30,7 @@ pub use self::{
     mechanism::{Answer, Mechanism},
 };
 use super::{
-    Capabilities, Command, Dialogue, Outbox, ReplyRef, Want,
+    Capabilities, Command, Dialogue, Outbox, ReplyErrors, ReplyRef, Want,
     reply::{find, mask},
     verdict::Verdict,
 };
@@ -47,27 +48,62 @@ const MAX_REFUSALS: u8 = 2;
 /// So many challenges of one mechanism are answered, whatever it is.
 const MAX_ANSWERS: usize = 16;
 
-/// What a login may do, and what it has to know of the connection.
+/// Options of a login, and what it has to know about the connection.
+///
+/// By default the connection is taken for one that others can read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AuthOptions {
-    /// The connection is secured by TLS.
-    pub encrypted: bool,
-    /// The other end is on this machine: nobody listens.
-    pub local: bool,
-    /// The hash of the server's certificate (tls-server-end-point, RFC 5929 §4), for SCRAM-SHA-256-PLUS.
-    pub channel_binding: Option<Vec<u8>>,
-    /// The host and port that were connected to, for OAUTHBEARER.
-    pub server: Option<(String, u16)>,
-    /// The mechanisms to try, in this order; `None` for all that go with the credentials, the strongest first.
-    pub mechanisms: Option<Vec<String>>,
-    /// The most iterations of SCRAM's hash that a server may demand; each costs time. Defaults to 100,000.
-    pub max_scram_iterations: u32,
+    pub(crate) encrypted: bool,
+    pub(crate) local: bool,
+    pub(crate) channel_binding: Option<Vec<u8>>,
+    pub(crate) server: Option<(String, u16)>,
+    pub(crate) mechanisms: Option<Vec<String>>,
+    pub(crate) max_scram_iterations: u32,
     /// Exchanges that the server has refused on this connection before ([`Auth::refusals`]). Defaults to 0.
-    pub refusals: u8,
+    pub(crate) refusals: u8,
+}
+
+impl AuthOptions {
+    /// Sets whether the connection is secured by TLS. Defaults to false.
+    #[must_use]
+    pub fn encrypted(self, encrypted: bool) -> AuthOptions {
+        AuthOptions { encrypted, ..self }
+    }
+
+    /// Sets whether the server is on this machine, so that nobody else can read the connection. Defaults to false.
+    #[must_use]
+    pub fn local(self, local: bool) -> AuthOptions {
+        AuthOptions { local, ..self }
+    }
+
+    /// Sets the hash of the server's certificate (tls-server-end-point, RFC 5929 §4), which SCRAM-SHA-256-PLUS needs.
+    /// Defaults to none.
+    #[must_use]
+    pub fn channel_binding(self, hash: Option<Vec<u8>>) -> AuthOptions {
+        AuthOptions { channel_binding: hash, ..self }
+    }
+
+    /// Sets the host and port of the connection, which OAUTHBEARER sends along. Defaults to none.
+    #[must_use]
+    pub fn server(self, host: impl Into<String>, port: u16) -> AuthOptions {
+        AuthOptions { server: Some((host.into(), port)), ..self }
+    }
+
+    /// Sets the mechanisms to try, in this order. Defaults to all that fit the credentials, the strongest first.
+    #[must_use]
+    pub fn mechanisms<T: Into<String>>(self, names: impl IntoIterator<Item = T>) -> AuthOptions {
+        AuthOptions { mechanisms: Some(names.into_iter().map(Into::into).collect()), ..self }
+    }
+
+    /// Sets the maximum number of iterations of SCRAM's hash that a server may demand; each costs time. Defaults to
+    /// 100,000.
+    #[must_use]
+    pub fn max_scram_iterations(self, iterations: u32) -> AuthOptions {
+        AuthOptions { max_scram_iterations: iterations, ..self }
+    }
 }
 
 impl Default for AuthOptions {
-    /// The connection is taken for one that everybody listens to.
     fn default() -> AuthOptions {
         AuthOptions {
             encrypted: false,
@@ -183,8 +219,9 @@ impl Auth {
 
     /// Makes the mechanisms ready.
     fn line_up(&mut self) -> Result<(), Error> {
+        let context = table::Context { options: &self.options, plus_offered: self.plus_offered };
         for name in &self.names {
-            self.queue.extend(self.credentials.mechanism(name, &self.options, self.plus_offered)?);
+            self.queue.extend(self.credentials.mechanism(name, &context)?);
         }
         Ok(())
     }
@@ -200,7 +237,7 @@ impl Auth {
         if !self.options.encrypted {
             what.push_str("; perhaps it offers more under TLS");
         }
-        if cfg!(not(feature = "sasl")) && offered.iter().any(|name| credentials::needs_sasl(name)) {
+        if cfg!(not(feature = "sasl")) && offered.iter().any(|name| table::needs_sasl(name)) {
             what.push_str("; postino was built without its feature `sasl`");
         }
         Error::Auth { what: what.into(), details: None, reply: None }
@@ -226,7 +263,7 @@ impl Auth {
     /// Exchanges that the server has refused for good on this connection, with those of
     /// [before](AuthOptions::refusals).
     #[must_use]
-    pub fn refusals(&self) -> u8 {
+    pub(crate) fn refusals(&self) -> u8 {
         self.refusals
     }
 
@@ -318,7 +355,7 @@ impl Auth {
         let details = self.details.take();
         self.refusal = Some(Error::Auth { what: what.into(), details, reply: Some(self.keep(reply)) });
 
-        let clear = |mechanism: &dyn Mechanism| matches!(mechanism.name(), "PLAIN" | "LOGIN");
+        let clear = |mechanism: &dyn Mechanism| table::shows_password(mechanism.name());
         let hid_the_password = self.queue.pop_front().is_some_and(|last| !clear(&*last));
         if !self.options.encrypted && !self.options.local && hid_the_password {
             self.queue.retain(|mechanism| !clear(&**mechanism));
@@ -362,6 +399,9 @@ impl Auth {
         let own = self.queue.front().map(|mechanism| mechanism.secrets()).unwrap_or_default();
         let mut secrets: Vec<Vec<u8>> = own.into_iter().map(<[u8]>::to_vec).collect();
         secrets.push(self.credentials.secret().to_vec());
+        // White space at its ends gets lost in a reply: that of a password read from a file, with the end of its line.
+        let bare: Vec<_> = secrets.iter().map(|secret| secret.trim_ascii().to_vec()).collect();
+        secrets.extend(bare.into_iter().filter(|bare| !secrets.contains(bare)).collect::<Vec<_>>());
         let hex = |secret: &Vec<u8>| secret.iter().map(|b| format!("{b:02x}")).collect::<String>();
         let encoded = |secret: &Vec<u8>| {
             let (base64, hex) = (BASE64.encode(secret), hex(secret));

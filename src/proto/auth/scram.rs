@@ -69,6 +69,7 @@ impl Scram {
     /// [`Error::Auth`] if the system has no random numbers.
     pub fn new(
         name: &'static str,
+        hash: Hash,
         user: &[u8],
         password: &[u8],
         binding: Binding,
@@ -81,11 +82,12 @@ impl Scram {
             reply: None,
         })?;
         let iterations = MIN_SCRAM_ITERATIONS..=max_iterations;
-        Ok(Scram::with_nonce(name, user, password, binding, iterations, BASE64.encode(random)))
+        Ok(Scram::with_nonce(name, hash, user, password, binding, iterations, BASE64.encode(random)))
     }
 
     fn with_nonce(
         name: &'static str,
+        hash: Hash,
         user: &[u8],
         password: &[u8],
         binding: Binding,
@@ -99,7 +101,7 @@ impl Scram {
         };
         Scram {
             name,
-            hash: if name == "SCRAM-SHA-1" { Hash::Sha1 } else { Hash::Sha256 },
+            hash,
             password: password.into(),
             iterations,
             binding: [header.as_bytes(), &data].concat(),
@@ -250,7 +252,9 @@ mod tests {
 
     /// One whose nonce is known, before anything was said.
     fn scram(name: &'static str, nonce: &str, binding: Binding) -> Scram {
-        Scram::with_nonce(name, b"user", b"pencil", binding, MIN_SCRAM_ITERATIONS..=100_000, nonce.to_owned())
+        let hash = if name == "SCRAM-SHA-1" { Hash::Sha1 } else { Hash::Sha256 };
+        let iterations = MIN_SCRAM_ITERATIONS..=100_000;
+        Scram::with_nonce(name, hash, b"user", b"pencil", binding, iterations, nonce.to_owned())
     }
 
     fn rfc_7677() -> Scram {
@@ -369,7 +373,7 @@ mod tests {
 
     #[test]
     fn every_login_has_a_nonce_of_its_own() {
-        let new = || Scram::new("SCRAM-SHA-1", b"a=b,c", b"p", Binding::None, 100_000).unwrap();
+        let new = || Scram::new("SCRAM-SHA-1", Hash::Sha1, b"a=b,c", b"p", Binding::None, 100_000).unwrap();
         let (one, other) = (new().initial().unwrap(), new().initial().unwrap());
         assert!(one.starts_with(b"n,,n=a=3Db=2Cc,r=") && one.len() == 17 + NONCE / 3 * 4);
         assert_ne!(one, other);

@@ -409,7 +409,7 @@ fn threats_70_and_71_nothing_secret_is_logged_or_kept() {
         b64("xs3cretx"),
     );
     for offered in ["PLAIN", "LOGIN", "CRAM-MD5", "SCRAM-SHA-1", "SCRAM-SHA-256"] {
-        if cfg!(not(feature = "sasl")) && credentials::needs_sasl(offered) {
+        if cfg!(not(feature = "sasl")) && table::needs_sasl(offered) {
             continue;
         }
         let mut talk = Talk::new(password(), tls(), offered);
@@ -441,6 +441,19 @@ fn threat_71_a_short_password_does_not_tear_a_long_mask_to_pieces() {
     let mut talk = Talk::new(Credentials::new("u", "A").unwrap(), pinned(&["PLAIN"]), "PLAIN");
     talk.play("C: AUTH PLAIN AHUAQQ==\nS: 535 you said (AHUAQQ==)").unwrap();
     assert_eq!(talk.log[1], "S: 535 you said (***)");
+}
+
+#[test]
+fn threat_71_a_secret_is_masked_without_the_white_space_around_it() {
+    for secret in ["s3cret\n", "s3cret\r\n", "s3cret ", "\ts3cret", " s3cret "] {
+        for echo in ["s3cret", "s3cret, ", &BASE64.encode("s3cret"), &BASE64.encode("s3cret!")] {
+            let credentials = Credentials::new("u", secret).unwrap();
+            let mut talk = Talk::new(credentials, pinned(&["LOGIN"]), "LOGIN");
+            talk.fill();
+            talk.hear(&format!("535 you said {echo}")).unwrap();
+            assert!(talk.log.last().unwrap().contains("said ***"), "{secret:?} {echo}: {:?}", talk.log);
+        }
+    }
 }
 
 #[test]

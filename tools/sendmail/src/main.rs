@@ -2,7 +2,6 @@
 
 use std::{
     env,
-    error::Error as _,
     fs::File,
     io::{self, Cursor, Read, Seek, Write},
     os::fd::AsFd,
@@ -96,7 +95,7 @@ fn main() -> ExitCode {
     let code = match &result {
         Ok(delivery) => tell_recipients(delivery),
         Err(e) => {
-            tell(&with_causes(e));
+            tell(&e.to_string());
             match e {
                 Error::NoRecipients if !options.from_headers => 64, // they belong on the command line
                 _ => exit_code(e),
@@ -512,24 +511,11 @@ fn tell(text: &str) {
     drop(writeln!(io::stderr(), "sendmail: {line}"));
 }
 
-fn with_causes(error: &Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let why = error.to_string();
-        if !text.contains(&why) {
-            text = format!("{text}: {why}"); // some errors already quote their cause
-        }
-        cause = error.source();
-    }
-    text
-}
-
 /// The result on one line. `refused` lists the recipients that the server refused individually.
 fn json(result: &Result<Delivery, Error>, known: &[String], reply: Option<&Reply>) -> String {
     let (delivery, error) = match result {
         Ok(delivery) => (Some(delivery), None),
-        Err(e) => (e.delivery(), Some(with_causes(e))),
+        Err(e) => (e.delivery(), Some(e.to_string())),
     };
     let one = |address: &str, outcome, reply| {
         let (address, outcome, reply) = (quoted(Some(address)), name(outcome), quoted(reply));

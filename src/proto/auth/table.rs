@@ -1,0 +1,181 @@
+//! The AUTH mechanisms of this crate: one table, and everything that asks about a mechanism by its name.
+
+#[cfg(feature = "sasl")]
+use self::sasl::{cram_md5, scram_sha_1, scram_sha_256, scram_sha_256_plus};
+#[cfg(not(feature = "sasl"))]
+use self::{
+    absent as cram_md5, absent as scram_sha_1, absent as scram_sha_256, absent as scram_sha_256_plus,
+};
+use super::{
+    AuthOptions, Mechanism,
+    credentials::Kind,
+    oauth::Bearer,
+    plain::{Login, Once},
+};
+use crate::Error;
+
+/// What a mechanism logs in with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Uses {
+    Password,
+    Token,
+    External,
+    Anonymous,
+}
+
+/// What a mechanism has to know besides the credentials.
+pub(super) struct Context<'a> {
+    pub options: &'a AuthOptions,
+    /// The server offers a mechanism that takes a channel binding.
+    #[cfg_attr(not(feature = "sasl"), expect(dead_code, reason = "only SCRAM asks"))]
+    pub plus_offered: bool,
+}
+
+/// A mechanism that is ready to be used, or none if it lacks something, such as a channel to bind to.
+type Made = Result<Option<Box<dyn Mechanism>>, Error>;
+
+struct Entry {
+    name: &'static str,
+    uses: Uses,
+    /// Only in builds with the feature `sasl`.
+    needs_sasl: bool,
+    /// Whoever reads the exchange has the password.
+    shows_password: bool,
+    new: fn(&Kind, &Context<'_>) -> Made,
+}
+
+/// All mechanisms. Those for the same credentials are in the order of preference.
+#[rustfmt::skip]
+const TABLE: [Entry; 10] = [
+    entry("SCRAM-SHA-256-PLUS", Uses::Password,  true,  false, scram_sha_256_plus),
+    entry("SCRAM-SHA-256",      Uses::Password,  true,  false, scram_sha_256),
+    entry("SCRAM-SHA-1",        Uses::Password,  true,  false, scram_sha_1),
+    entry("CRAM-MD5",           Uses::Password,  true,  false, cram_md5),
+    entry("PLAIN",              Uses::Password,  false, true,  plain),
+    entry("LOGIN",              Uses::Password,  false, true,  login),
+    entry("OAUTHBEARER",        Uses::Token,     false, false, oauthbearer),
+    entry("XOAUTH2",            Uses::Token,     false, false, xoauth2),
+    entry("EXTERNAL",           Uses::External,  false, false, external),
+    entry("ANONYMOUS",          Uses::Anonymous, false, false, anonymous),
+];
+
+const fn entry(
+    name: &'static str,
+    uses: Uses,
+    needs_sasl: bool,
+    shows_password: bool,
+    new: fn(&Kind, &Context<'_>) -> Made,
+) -> Entry {
+    Entry { name, uses, needs_sasl, shows_password, new }
+}
+
+fn find(name: &str) -> Option<&'static Entry> {
+    TABLE.iter().find(|entry| entry.name == name)
+}
+
+/// The names of the mechanisms for these credentials, the preferred first.
+pub(super) fn names(uses: Uses) -> impl Iterator<Item = &'static str> {
+    TABLE.iter().filter(move |entry| entry.uses == uses).map(|entry| entry.name)
+}
+
+/// Whether this mechanism is available only in builds with the feature `sasl`.
+pub(super) fn needs_sasl(name: &str) -> bool {
+    find(name).is_some_and(|entry| entry.needs_sasl)
+}
+
+/// Whether whoever reads an exchange of this mechanism has the password.
+pub(super) fn shows_password(name: &str) -> bool {
+    find(name).is_some_and(|entry| entry.shows_password)
+}
+
+/// Creates the mechanism of this name for one login.
+pub(super) fn mechanism(name: &str, kind: &Kind, context: &Context<'_>) -> Made {
+    match find(name) {
+        Some(entry) => (entry.new)(kind, context),
+        None => Ok(None),
+    }
+}
+
+fn made(mechanism: impl Mechanism + 'static) -> Made {
+    Ok(Some(Box::new(mechanism)))
+}
+
+fn plain(kind: &Kind, _: &Context<'_>) -> Made {
+    let Kind::Password { user, password } = kind else { return Ok(None) };
+    made(Once::plain(user, password))
+}
+
+fn login(kind: &Kind, _: &Context<'_>) -> Made {
+    let Kind::Password { user, password } = kind else { return Ok(None) };
+    made(Login::new(user, password))
+}
+
+fn oauthbearer(kind: &Kind, context: &Context<'_>) -> Made {
+    let Kind::Token { user, token: Some(token) } = kind else { return Ok(None) };
+    let server = context.options.server.as_ref().map(|(host, port)| (host.as_str(), *port));
+    made(Bearer::oauthbearer(user, token, server))
+}
+
+fn xoauth2(kind: &Kind, _: &Context<'_>) -> Made {
+    let Kind::Token { user, token: Some(token) } = kind else { return Ok(None) };
+    made(Bearer::xoauth2(user, token))
+}
+
+fn external(kind: &Kind, _: &Context<'_>) -> Made {
+    let Kind::External(authorization) = kind else { return Ok(None) };
+    made(Once::external(authorization))
+}
+
+fn anonymous(kind: &Kind, _: &Context<'_>) -> Made {
+    let Kind::Anonymous(trace) = kind else { return Ok(None) };
+    made(Once::anonymous(trace))
+}
+
+/// Stands in for a mechanism that this build does not have.
+#[cfg(not(feature = "sasl"))]
+fn absent(_: &Kind, _: &Context<'_>) -> Made {
+    Ok(None)
+}
+
+#[cfg(feature = "sasl")]
+mod sasl {
+    use super::{
+        super::{
+            cram::Cram,
+            scram::{Binding, Hash, Scram},
+        },
+        Context, Kind, Made, made,
+    };
+
+    pub fn cram_md5(kind: &Kind, _: &Context<'_>) -> Made {
+        let Kind::Password { user, password } = kind else { return Ok(None) };
+        made(Cram::new(user, password))
+    }
+
+    pub fn scram_sha_256_plus(kind: &Kind, context: &Context<'_>) -> Made {
+        let Some(data) = &context.options.channel_binding else { return Ok(None) };
+        scram("SCRAM-SHA-256-PLUS", Hash::Sha256, Binding::EndPoint(data.clone()), kind, context)
+    }
+
+    pub fn scram_sha_256(kind: &Kind, context: &Context<'_>) -> Made {
+        scram("SCRAM-SHA-256", Hash::Sha256, unbound(context), kind, context)
+    }
+
+    pub fn scram_sha_1(kind: &Kind, context: &Context<'_>) -> Made {
+        scram("SCRAM-SHA-1", Hash::Sha1, unbound(context), kind, context)
+    }
+
+    /// What a mechanism that takes no channel binding says about it.
+    fn unbound(context: &Context<'_>) -> Binding {
+        if context.options.channel_binding.is_some() && !context.plus_offered {
+            Binding::NotOffered
+        } else {
+            Binding::None
+        }
+    }
+
+    fn scram(name: &'static str, hash: Hash, binding: Binding, kind: &Kind, context: &Context<'_>) -> Made {
+        let Kind::Password { user, password } = kind else { return Ok(None) };
+        made(Scram::new(name, hash, user, password, binding, context.options.max_scram_iterations)?)
+    }
+}
