@@ -479,12 +479,13 @@ pub(super) fn timed(mut result: Result<Delivery, Error>, took: Timings) -> Resul
 
 #[cfg(test)]
 mod tests {
+    use super::super::origin::Maker;
     use super::*;
 
     #[test]
     fn a_connection_that_was_lost_while_it_was_idle_does_not_limit_the_next_one() {
         for (answered, limits) in [(Some(Instant::now()), true), (Instant::now().checked_sub(IDLE), false)] {
-            let mut client = Client::builder("127.0.0.1").client().unwrap();
+            let mut client = Client::builder("127.0.0.1").client(Maker::Client).unwrap();
             client.settle(true);
             client.history.settled_at = answered;
             assert!(client.may_take_over(Some(End::Unannounced)));
