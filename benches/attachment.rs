@@ -1,15 +1,15 @@
-//! How fast a message with an attachment goes out, as against its bytes sent raw; and in how much memory.
+//! Speed and memory of sending a message with an attachment, compared with sending the same bytes raw.
 //!
 //! ```text
 //! cargo bench --features async --bench attachment            # speed: a file of 100 MiB
-//! cargo bench --features async --bench attachment -- 1024    # the same with so many MiB: for the memory
+//! cargo bench --features async --bench attachment -- 1024    # a file of 1024 MiB: memory
 //! ```
 //!
-//! Each line is one sending, in a process of its own, to a server in another that throws away what it hears: the time it
-//! took, the processor time of its process (the kernel's share too), how fast it was, measured by what went out, and the
-//! most memory that the process ever had (`VmHWM`). The attachment is in a file or in memory; the same message is sent raw,
-//! from a file or from memory. The best of five counts; what has more than 500 MiB is sent once, and from files only. Nothing
-//! is asserted. Linux only: it reads `/proc`.
+//! Each line is one message, sent by a separate process to a server in another process, which discards it. The columns are the elapsed
+//! time, the processor time of the sending process (including the kernel's share), the speed in octets on the wire, and the
+//! peak memory (`VmHWM`). The attachment is in a file or in memory; the same message is also sent raw, from a file or from
+//! memory. The best of five runs counts. More than 500 MiB are sent once, and from files only. Nothing is asserted. Linux
+//! only: it reads `/proc`.
 
 use std::{
     env, fs,
@@ -23,35 +23,35 @@ use std::{
 
 use postino::{Client, Envelope, Error, Mail, Message, Raw, Security, message::Attachment};
 
-/// For those that are run for their speed: the best one counts.
+/// Runs per line when speed is measured; the best one counts.
 const ROUNDS: usize = 5;
 const MIB: u64 = 1024 * 1024;
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 fn main() -> Result<(), Failure> {
-    // cargo bench gives a --bench of its own.
+    // cargo bench adds --bench.
     let arguments: Vec<String> = env::args().skip(1).filter(|argument| argument != "--bench").collect();
     match &arguments[..] {
         [] => measure(100),
-        [what, port, security, world, path] => {
+        [what, port, security, client, path] => {
             let mail: Box<dyn Mail> = match &what[..] {
                 "file" => Box::new(message(Attachment::path(path))?),
                 "bytes" => Box::new(message(Attachment::bytes("a.bin", fs::read(path)?))?),
                 "raw-file" => Box::new(Raw::path(envelope()?, path)),
                 _ => Box::new(Raw::owned(envelope()?, fs::read(path)?)),
             };
-            carry(port.parse()?, security, world, &*mail)
+            carry(port.parse()?, security, client, &*mail)
         }
         [mib] => measure(mib.parse()?),
         _ => Err("there is a number of MiB, or nothing".into()),
     }
 }
 
-/// All there is to measure.
+/// Measures everything.
 fn measure(mib: u64) -> Result<(), Failure> {
     let folder = env::temp_dir().join(format!("postino-bench-{}", std::process::id()));
-    drop(fs::remove_dir_all(&folder)); // an earlier process with this number may have left it
+    drop(fs::remove_dir_all(&folder)); // an earlier process with the same ID may have left it
     fs::create_dir(&folder)?;
     let (attachment, whole) = (folder.join("attachment.bin"), folder.join("whole.eml"));
     let result = write_files(mib, &attachment, &whole).and_then(|()| measure_with(&attachment, &whole));
@@ -72,7 +72,7 @@ fn write_files(mib: u64, attachment: &Path, whole: &Path) -> Result<(), Failure>
     Ok(())
 }
 
-/// Marsaglia's xorshift: nothing that a disk or a kernel could make smaller.
+/// Marsaglia's xorshift: data that no disk or kernel can compress.
 fn next(state: &mut u64) -> u64 {
     *state ^= *state << 13;
     *state ^= *state >> 7;
@@ -91,8 +91,8 @@ fn measure_with(attachment: &Path, whole: &Path) -> Result<(), Failure> {
         if security == "tls" && cfg!(not(feature = "native-tls")) {
             continue;
         }
-        for world in ["blocking", "aio"] {
-            if world == "aio" && cfg!(not(feature = "async")) {
+        for client in ["blocking", "aio"] {
+            if client == "aio" && cfg!(not(feature = "async")) {
                 continue;
             }
             for (what, path) in
@@ -102,14 +102,14 @@ fn measure_with(attachment: &Path, whole: &Path) -> Result<(), Failure> {
                     continue;
                 }
                 let best = (0..rounds)
-                    .map(|_| one(what, security, world, path))
+                    .map(|_| one(what, security, client, path))
                     .collect::<Result<Vec<_>, _>>()?
                     .into_iter()
                     .min_by(|a, b| a.seconds.total_cmp(&b.seconds))
                     .ok_or("no rounds")?;
                 let speed = octets as f64 / MIB as f64 / best.seconds;
                 println!(
-                    "{security:10} {world:9} {what:18} {:8.3} {:8.2} {speed:9.0} {:10}",
+                    "{security:10} {client:9} {what:18} {:8.3} {:8.2} {speed:9.0} {:10}",
                     best.seconds, best.cpu, best.peak
                 );
             }
@@ -142,14 +142,14 @@ struct Figures {
     peak: u64,
 }
 
-/// One sending, in a process of its own.
-fn one(what: &str, security: &str, world: &str, path: &Path) -> Result<Figures, Failure> {
+/// Sends one message in a separate process.
+fn one(what: &str, security: &str, client: &str, path: &Path) -> Result<Figures, Failure> {
     let listener = TcpListener::bind("127.0.0.1:0")?;
     let port = listener.local_addr()?.port().to_string();
     let secure = security == "tls";
     let server = thread::spawn(move || serve(&listener, secure));
     let child = Command::new(env::current_exe()?)
-        .args([what, &port, security, world])
+        .args([what, &port, security, client])
         .arg(path)
         .stdin(Stdio::null())
         .stderr(Stdio::inherit())
@@ -162,7 +162,7 @@ fn one(what: &str, security: &str, world: &str, path: &Path) -> Result<Figures, 
     Ok(figures)
 }
 
-/// Takes one connection, and throws away its messages.
+/// Accepts one connection and discards its messages.
 fn serve(listener: &TcpListener, secure: bool) -> Result<(), Failure> {
     let socket = listener.accept()?.0;
     match secure {
@@ -184,7 +184,7 @@ fn handshake(_: TcpStream) -> Result<TcpStream, Failure> {
     Err("there is no TLS in this build".into())
 }
 
-/// One message, and goodbye.
+/// Receives one message and QUIT.
 fn talk(stream: impl Read + Write) -> Result<(), Failure> {
     let mut stream = BufReader::with_capacity(256 * 1024, stream);
     stream.get_mut().write_all(b"220 bench\r\n")?;
@@ -207,7 +207,7 @@ fn talk(stream: impl Read + Write) -> Result<(), Failure> {
     }
 }
 
-/// Hears content to its end. The client waits there: what comes last is the end of a read.
+/// Reads content to its end. The client waits then, so the end of the content is the end of a read.
 fn discard(stream: &mut impl BufRead) -> Result<(), Failure> {
     let mut tail = Vec::new();
     loop {
@@ -239,9 +239,9 @@ fn envelope() -> Result<Envelope, Error> {
     Envelope::new("alice@example.org", ["bob@example.net"])
 }
 
-/// Sends it, and says what that took.
-fn carry(port: u16, security: &str, world: &str, mail: &dyn Mail) -> Result<(), Failure> {
-    let seconds = match world {
+/// Sends the message and prints the figures.
+fn carry(port: u16, security: &str, client: &str, mail: &dyn Mail) -> Result<(), Failure> {
+    let seconds = match client {
         "blocking" => blocking(port, security, mail)?,
         _ => awaited(port, security, mail)?,
     };
@@ -285,7 +285,7 @@ fn awaited(_: u16, _: &str, _: &dyn Mail) -> Result<Duration, Failure> {
     Err("this needs the feature `async`".into())
 }
 
-/// Of this process, in seconds: the hundredths that Linux counts in.
+/// Processor time of this process, in seconds, with Linux's resolution of 10 ms.
 fn processor_time() -> Result<f64, Failure> {
     let stat = fs::read_to_string("/proc/self/stat")?;
     let (_, fields) = stat.rsplit_once(')').ok_or("/proc/self/stat has no name")?;
@@ -293,7 +293,7 @@ fn processor_time() -> Result<f64, Failure> {
     Ok(ticks as f64 / 100.0)
 }
 
-/// The most memory this process ever had, in KiB.
+/// Peak memory of this process, in KiB.
 fn peak() -> Result<u64, Failure> {
     let status = fs::read_to_string("/proc/self/status")?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).ok_or("there is no VmHWM")?;

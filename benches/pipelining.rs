@@ -1,4 +1,4 @@
-//! What pipelining costs or saves: the same messages with it and one command at a time, over one connection.
+//! Cost or gain of pipelining: the same messages over one connection, pipelined and one command at a time.
 //!
 //! ```text
 //! tests/interop/servers up
@@ -7,11 +7,11 @@
 //! cargo bench --features async --bench pipelining -- 9 postfix careless
 //! ```
 //!
-//! Prints a Markdown table: 60 messages of 1 KiB to each of the real servers that are up, and to two servers of its own
-//! that are careless in ways that real servers are (`tests/support/careless.rs`), with both clients, by `send` and by
-//! `send_all`. In each round each row is measured twice, pipelined and not, in turns. The medians of both are in
-//! milliseconds per message; the ratio is the median of the ratios of the pairs, and should be at most 1.1 everywhere.
-//! Connecting and one message before the others are not measured.
+//! Prints a Markdown table: 60 messages of 1 KiB to each real server that is running, and to two doubles that are careless in
+//! the same ways as some real servers (`tests/support/careless.rs`), with both clients, by `send` and by `send_all`. In each
+//! round, each row is measured twice, pipelined and not, in turns. The medians are in milliseconds per message. The ratio is
+//! the median of the ratios of the pairs, and should be at most 1.1 everywhere. Connecting and the first message are not
+//! measured.
 
 #[path = "../tests/support/careless.rs"]
 mod careless;
@@ -35,7 +35,7 @@ const ROUNDS: usize = 9;
 const LIMIT: Duration = Duration::from_secs(20);
 
 fn main() -> Result<(), ParseIntError> {
-    // cargo bench gives a --bench of its own.
+    // cargo bench adds --bench.
     let mut arguments = env::args().skip(1).filter(|argument| argument != "--bench").peekable();
     let rounds = arguments.next_if(|argument| argument.parse::<usize>().is_ok());
     let rounds = rounds.map_or(Ok(ROUNDS), |rounds| rounds.parse())?;
@@ -63,12 +63,12 @@ struct Target {
     security: Security,
     login: bool,
     to: &'static str,
-    /// One of our own, which tells what it has stored.
+    /// A double, which reports what it has stored.
     careless: Option<Careless>,
 }
 
 impl Target {
-    /// How many messages of the last measurement did not arrive as they were sent. Real servers do not tell.
+    /// Number of messages of the last measurement that arrived damaged. Unknown for real servers.
     fn damaged(&self) -> Option<usize> {
         let (sent, stored) = (content(), self.careless.as_ref()?.take().messages);
         Some(MESSAGES + 1 - stored.iter().filter(|message| **message == sent).count())
@@ -138,7 +138,7 @@ impl Call {
     }
 }
 
-/// The figures of one row, or why there are none.
+/// The figures of one row, or why they are missing.
 fn row(target: &Target, client: Client, call: Call, rounds: usize) -> String {
     let (mut single, mut pipelined, mut ratios, mut damaged) = (Vec::new(), Vec::new(), Vec::new(), None);
     for round in 0..rounds {
@@ -225,7 +225,7 @@ fn mail(target: &Target) -> Raw<'static> {
     Raw::owned(envelope, content())
 }
 
-/// 1 KiB.
+/// A message of 1 KiB.
 fn content() -> Vec<u8> {
     let head = b"From: bob@lab.test\r\nTo: alice@lab.test\r\nSubject: 1 KiB\r\n\
         Date: Thu, 1 Jan 2026 00:00:00 +0000\r\nMessage-ID: <1@lab.test>\r\n\r\n";

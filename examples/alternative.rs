@@ -1,16 +1,16 @@
-//! The same text twice, plain and in HTML: the reader's program chooses (`multipart/alternative`).
+//! One text in two forms, plain and HTML; the mail reader chooses one (`multipart/alternative`).
 //!
 //! ```text
 //! cargo run --features testing --example alternative
 //! cargo run --features async,testing --example alternative -- --async
 //! ```
 //!
-//! What arrived is shown.
+//! Prints the message as it arrived.
 
 use postino::{Delivery, Error, Message, testing::Server};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let server = Server::start()?; // yours has a URL such as smtps://user:secret@mail.example.org
+    let server = Server::start()?; // a real server has a URL such as smtps://user:secret@mail.example.org
     let mail = compose()?;
     let delivery = match std::env::args().nth(1).as_deref() {
         Some("--async") => send_async(&server.url(), &mail)?,

@@ -1,12 +1,12 @@
-//! A message with all that people send: text, HTML with an image in it, a file, and a progress bar while it leaves.
+//! A message with text, HTML with an image, and a file, with a progress bar while it is sent.
 //!
 //! ```text
 //! cargo run --features testing --example attachments
 //! cargo run --features async,testing --example attachments -- --async
 //! ```
 //!
-//! It goes to the testing server. What arrived is shown as a program for reading mail would show it, by another library
-//! (mail-parser) than the one that has written it.
+//! The message is sent to the testing server, and printed as a mail reader would show it. It is parsed by a different library
+//! (mail-parser) than the one that composed it.
 
 use std::{error, fs, process};
 
@@ -32,7 +32,7 @@ fn main() -> Result<(), Box<dyn error::Error>> {
     show(server.wait_for_messages(1)[0].content())
 }
 
-/// The file is read, and encoded, only while it is sent: its size does not matter.
+/// The file is read and encoded only while it is sent, so it may have any size.
 fn compose(table: &std::path::Path) -> Result<Message, Error> {
     Message::builder()
         .from("Jörg Müller <joerg@example.org>")
@@ -67,19 +67,19 @@ fn style() -> ProgressStyle {
 #[cfg(feature = "async")]
 fn send_async(
     url: &str,
-    mail: &Progress<'_, impl FnMut(u64, Option<u64>) + Send>,
+    mail: &Progress<&Message, impl FnMut(u64, Option<u64>) + Send>,
 ) -> Result<Delivery, Error> {
     smol::block_on(postino::aio::send(url, mail))
 }
 
 #[cfg(not(feature = "async"))]
-fn send_async(_: &str, _: &Progress<'_, impl FnMut(u64, Option<u64>) + Send>) -> Result<Delivery, Error> {
+fn send_async(_: &str, _: &dyn Mail) -> Result<Delivery, Error> {
     Err(Error::Config("--async needs the feature `async`".into()))
 }
 
 fn show(bytes: &[u8]) -> Result<(), Box<dyn error::Error>> {
-    let message = MessageParser::default().parse(bytes).ok_or("what arrived is no message")?;
-    let author = message.from().and_then(|from| from.first()).ok_or("it has no author")?;
+    let message = MessageParser::default().parse(bytes).ok_or("an invalid message arrived")?;
+    let author = message.from().and_then(|from| from.first()).ok_or("the message has no author")?;
     println!("From:    {} <{}>", author.name().unwrap_or_default(), author.address().unwrap_or_default());
     println!("Subject: {}", message.subject().unwrap_or_default());
     println!("\n{}", message.body_text(0).unwrap_or_default());

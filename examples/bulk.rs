@@ -1,7 +1,6 @@
-//! One message many times, over several connections of a pool. `--help` says the rest.
+//! Sends one message many times, over several connections of a pool. See `--help`.
 
 use std::{
-    error::Error as _,
     io::{self, Write},
     process::ExitCode,
     sync::atomic::{AtomicU64, Ordering::Relaxed},
@@ -18,16 +17,16 @@ bulk [OPTIONS] FILE
       --server URL       default smtp://localhost
       --from ADDR        envelope sender; \"\" is the null sender
       --to ADDR          recipient; may be given more than once
-      --count N          how often FILE is sent; default 1
-      --connections C    over so many connections at a time; default 1
+      --count N          how many times FILE is sent; default 1
+      --connections C    number of connections; default 1
       --async            through postino::aio (built with --features async)
       --chunking         by BDAT, if the server offers CHUNKING
       --no-pipelining    wait for each reply before the next command
-      --json             the result as one JSON line on stdout
-      --help             this
-exit: 0 if every message was accepted, 1 if not, 64 for usage";
+      --json             print the result as one line of JSON on stdout
+      --help             print this help
+exit code: 0 if every message was accepted, 1 if not, 64 for a usage error";
 
-/// Files up to this size are read once, and held; of others each message reads its own.
+/// Files up to this size, in octets, are read once and kept. Larger ones are read anew for each message.
 const HELD: u64 = 1024 * 1024;
 
 fn main() -> ExitCode {
@@ -41,25 +40,26 @@ fn main() -> ExitCode {
     };
     let mail = match options.mail() {
         Ok(mail) => mail,
-        Err(e) => return fail(64, &with_causes(&e)),
+        Err(e) => return fail(64, &e.to_string()),
     };
     let (tally, begun) = (Tally::new(&options), Instant::now());
     if let Err(e) = send(&options, &mail, &tally) {
-        return fail(64, &with_causes(&e));
+        return fail(64, &e.to_string());
     }
     let seconds = begun.elapsed().as_secs_f64();
     tally.bar.finish_and_clear();
     let [accepted, refused, in_doubt] =
         [&tally.accepted, &tally.refused, &tally.in_doubt].map(|n| n.load(Relaxed));
     let sent = accepted + refused + in_doubt;
-    let line = match options.json {
-        true => format!(
+    let line = if options.json {
+        format!(
             "{{\"sent\":{sent},\"accepted\":{accepted},\"refused\":{refused},\"in_doubt\":{in_doubt},\"seconds\":{seconds:.3}}}"
-        ),
-        false => format!(
+        )
+    } else {
+        format!(
             "{sent} of {} sent in {seconds:.1} s: {accepted} accepted, {refused} refused, {in_doubt} in doubt",
             options.count
-        ),
+        )
     };
     drop(writeln!(io::stdout(), "{line}"));
     ExitCode::from(u8::from(accepted < options.count))
@@ -70,12 +70,12 @@ fn fail(code: u8, why: &str) -> ExitCode {
     code.into()
 }
 
-/// What became of the messages. Those that nothing is counted of were not sent.
+/// Counts the outcomes of the messages. Messages that are not counted were not sent.
 struct Tally {
     accepted: AtomicU64,
     refused: AtomicU64,
     in_doubt: AtomicU64,
-    /// On a terminal; elsewhere it shows nothing.
+    /// Visible only on a terminal.
     bar: ProgressBar,
 }
 
@@ -87,7 +87,7 @@ impl Tally {
             accepted: AtomicU64::new(0),
             refused: AtomicU64::new(0),
             in_doubt: AtomicU64::new(0),
-            bar: bar.with_style(style.expect("the template is one")),
+            bar: bar.with_style(style.expect("the template is valid")),
         }
     }
 
@@ -106,13 +106,13 @@ impl Tally {
         self.bar.inc(1);
     }
 
-    /// A connection could not be made, and its share was not sent.
+    /// Reports a connection that failed; its share of the messages was not sent.
     fn fail(&self, error: &Error) {
-        self.bar.suspend(|| fail(1, &with_causes(error)));
+        self.bar.suspend(|| fail(1, &error.to_string()));
     }
 }
 
-/// The pool of one of the two worlds: but for the path they are the same.
+/// Builds the pool of one of the two clients. Only their paths differ.
 macro_rules! pool {
     ($client:ty, $pool:ty, $options:expr) => {{
         let options = $options;
@@ -125,13 +125,13 @@ macro_rules! pool {
 
 /// # Errors
 ///
-/// The server's URL cannot be one. What happens later is counted, or told on stderr.
+/// Fails if the server's URL is invalid. Later failures are counted, or reported on stderr.
 fn send(options: &Options, mail: &Raw<'_>, tally: &Tally) -> Result<(), Error> {
-    match options.is_async {
-        #[cfg(feature = "async")]
-        true => smol::block_on(with_tasks(options, mail, tally)),
-        _ => with_threads(options, mail, tally),
+    #[cfg(feature = "async")]
+    if options.is_async {
+        return smol::block_on(with_tasks(options, mail, tally));
     }
+    with_threads(options, mail, tally)
 }
 
 /// A thread for each connection.
@@ -194,7 +194,7 @@ struct Options {
 }
 
 impl Options {
-    /// None if all that is wanted is help.
+    /// Returns `None` if help is requested.
     fn parse() -> Result<Option<Options>, lexopt::Error> {
         let mut options = Options {
             server: "smtp://localhost".to_owned(),
@@ -227,8 +227,8 @@ impl Options {
             }
         }
         match (options.file.is_empty(), options.connections) {
-            (true, _) => Err("which file?".into()),
-            (_, 0) => Err("--connections must be 1 at least".into()),
+            (true, _) => Err("FILE is missing".into()),
+            (_, 0) => Err("--connections must be at least 1".into()),
             _ => Ok(Some(options)),
         }
     }
@@ -236,26 +236,17 @@ impl Options {
     fn mail(&self) -> Result<Raw<'static>, Error> {
         let envelope = Envelope::new(&self.from, &self.to)?;
         let size = std::fs::metadata(&self.file).map_err(Error::Source)?.len();
-        Ok(match size <= HELD {
-            true => Raw::owned(envelope, std::fs::read(&self.file).map_err(Error::Source)?),
-            false => Raw::path(envelope, &self.file),
+        Ok(if size <= HELD {
+            Raw::owned(envelope, std::fs::read(&self.file).map_err(Error::Source)?)
+        } else {
+            Raw::path(envelope, &self.file)
         })
     }
 
-    /// How many messages go over each of the connections.
+    /// The number of messages for each connection.
     fn shares(&self) -> impl Iterator<Item = u64> {
         let (connections, count) = (self.connections as u64, self.count);
         let shares = (0..connections).map(move |n| count / connections + u64::from(n < count % connections));
         shares.filter(|share| *share > 0)
     }
-}
-
-fn with_causes(error: &Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text += &format!(": {error}");
-        cause = error.source();
-    }
-    text
 }

@@ -1,16 +1,17 @@
-//! A plain message: one text.
+//! A message with plain text only.
 //!
 //! ```text
 //! cargo run --features testing --example plain
 //! cargo run --features async,testing --example plain -- --async
 //! ```
 //!
-//! The date and an identifier are added; the envelope is what the fields name. What arrived is shown.
+//! A date and an identifier are added automatically, and the envelope comes from the header fields. Prints the message as it
+//! arrived.
 
 use postino::{Delivery, Error, Message, testing::Server};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let server = Server::start()?; // yours has a URL such as smtps://user:secret@mail.example.org
+    let server = Server::start()?; // a real server has a URL such as smtps://user:secret@mail.example.org
     let mail = compose()?;
     let delivery = match std::env::args().nth(1).as_deref() {
         Some("--async") => send_async(&server.url(), &mail)?,

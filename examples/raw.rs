@@ -1,17 +1,17 @@
-//! A message that is there already, as bytes: nothing in it is read or changed.
+//! A message that already exists as bytes, which are neither parsed nor changed.
 //!
 //! ```text
 //! cargo run --features testing --example raw
 //! cargo run --features async,testing --example raw -- --async
 //! ```
 //!
-//! Line ends become CRLF, and dots need no care. `Raw::path` and `Raw::reader` do the same for files and readers;
-//! `Envelope::from_headers` reads the envelope from the message. What arrived is shown.
+//! Only line ends become CRLF, and dots at the start of a line are escaped. `Raw::path` and `Raw::reader` do the same for
+//! files and readers. `Envelope::from_headers` takes the envelope from the message. Prints the message as it arrived.
 
 use postino::{Delivery, Envelope, Error, Raw, testing::Server};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let server = Server::start()?; // yours has a URL such as smtps://user:secret@mail.example.org
+    let server = Server::start()?; // a real server has a URL such as smtps://user:secret@mail.example.org
     let mail = compose()?;
     let delivery = match std::env::args().nth(1).as_deref() {
         Some("--async") => send_async(&server.url(), &mail)?,

@@ -1,5 +1,5 @@
-//! Sends a message through a SOCKS5 proxy (RFC 1928), with a name and a password for it if it wants them (RFC 1929):
-//! `postino` speaks over the connection that the proxy has made, and verifies the server's certificate through it.
+//! Sends a message through a SOCKS5 proxy (RFC 1928), with a user name and a password if the proxy asks for them (RFC 1929).
+//! `postino` uses the connection that the proxy has made, and verifies the server's certificate through it.
 //!
 //! ```sh
 //! cargo run --example socks5 -- 127.0.0.1:1080 mail.example.org 25 alice@example.org bob@example.net <message
@@ -14,7 +14,7 @@ use std::{
 
 use postino::{Client, Delivery, Envelope, Raw, Security};
 
-/// The proxy connects, and that may take it a while; each of the few reads and writes before that has this limit.
+/// Limit of each read and write until the tunnel is established. The proxy may take a while to connect.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -33,17 +33,17 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// One message over a connection that is there. The host is only the name to verify.
+/// Sends one message over an established connection. The host is only the name to verify.
 pub fn send(tunnel: TcpStream, host: &str, mail: &Raw<'_>) -> Result<Delivery, postino::Error> {
-    // A proxy on this machine makes the connection look as if it ended here, and `Security::Auto` would do without TLS
-    // then. With credentials it has to be `StartTls` or `Implicit`: they would go on from the proxy in clear.
+    // The proxy may be on this machine while the server is not. With credentials, use `StartTls` or `Implicit`, so that the
+    // proxy cannot see them.
     let mut client = Client::builder(host).security(Security::Opportunistic).connect_over(tunnel)?;
     let delivery = client.send(mail)?;
     client.quit()?;
     Ok(delivery)
 }
 
-/// A connection to `host`, which the proxy looks up.
+/// Opens a connection to `host`. The proxy resolves the name.
 pub fn tunnel(
     proxy: impl ToSocketAddrs,
     login: Option<(&str, &str)>,
@@ -54,21 +54,21 @@ pub fn tunnel(
     stream.set_nodelay(true)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
-    // Version 5, and the methods of logging in: 0 is none, 2 is a name and a password.
+    // Version 5, then the authentication methods: 0 is none, 2 is user name and password.
     stream.write_all(if login.is_some() { &[5, 2, 0, 2] } else { &[5, 1, 0] })?;
     match (read(&mut stream)?, login) {
         ([5, 0], _) => {}
         ([5, 2], Some((user, password))) => log_in(&mut stream, user, password)?,
-        _ => return Err(refused("the proxy takes none of our ways to log in")),
+        _ => return Err(refused("the proxy accepts none of the offered authentication methods")),
     }
-    // Connect (1) to a domain name (3), or an address written as one.
+    // Connect (1) to a domain name (3), which may also be an IP address as text.
     let request = [&[5, 1, 0, 3], counted(host)?.as_slice(), &port.to_be_bytes()].concat();
     stream.write_all(&request)?;
     let [version, answer, _, kind]: [u8; 4] = read(&mut stream)?;
     if (version, answer) != (5, 0) {
         return Err(refused(reason(answer)));
     }
-    // The address that it connects from, and its port: of no use, but not a part of what follows.
+    // The proxy's local address and port: unused, but they must be read.
     match kind {
         1 => drop(read::<6>(&mut stream)?),
         4 => drop(read::<18>(&mut stream)?),
@@ -76,7 +76,7 @@ pub fn tunnel(
             let [length] = read(&mut stream)?;
             stream.read_exact(&mut vec![0; usize::from(length) + 2])?;
         }
-        _ => return Err(refused("its answer is no SOCKS5")),
+        _ => return Err(refused("its reply is not SOCKS5")),
     }
     stream.set_read_timeout(None)?;
     stream.set_write_timeout(None)?;
@@ -87,15 +87,18 @@ fn log_in(stream: &mut TcpStream, user: &str, password: &str) -> io::Result<()> 
     stream.write_all(&[vec![1], counted(user)?, counted(password)?].concat())?;
     match read(stream)? {
         [_, 0] => Ok(()),
-        [_, _] => Err(refused("the proxy does not accept the password")),
+        [_, _] => Err(refused("the proxy refused the user name or the password")),
     }
 }
 
-/// Text with its length first.
+/// Text preceded by its length.
 fn counted(text: &str) -> io::Result<Vec<u8>> {
     match u8::try_from(text.len()) {
         Ok(length @ 1..) => Ok([&[length], text.as_bytes()].concat()),
-        _ => Err(io::Error::new(ErrorKind::InvalidInput, "it has to have 1 to 255 octets")),
+        _ => Err(io::Error::new(
+            ErrorKind::InvalidInput,
+            "host, user name and password must have 1 to 255 octets",
+        )),
     }
 }
 
@@ -106,19 +109,19 @@ fn read<const N: usize>(stream: &mut TcpStream) -> io::Result<[u8; N]> {
 }
 
 fn refused(why: &str) -> io::Error {
-    io::Error::new(ErrorKind::ConnectionRefused, format!("no way through the proxy: {why}"))
+    io::Error::new(ErrorKind::ConnectionRefused, format!("could not connect through the proxy: {why}"))
 }
 
 /// RFC 1928 §6.
 fn reason(answer: u8) -> &'static str {
     match answer {
-        2 => "its rules do not allow it",
-        3 => "the network cannot be reached",
-        4 => "the host cannot be reached",
-        5 => "the server refuses the connection",
-        6 => "the server does not answer in time",
-        7 => "it cannot connect to others",
-        8 => "it knows no names",
-        _ => "it has failed",
+        2 => "not allowed by the proxy's rules",
+        3 => "network unreachable",
+        4 => "host unreachable",
+        5 => "connection refused by the server",
+        6 => "timed out connecting to the server",
+        7 => "the proxy does not support connecting",
+        8 => "the proxy does not support domain names",
+        _ => "general failure of the proxy",
     }
 }

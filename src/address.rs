@@ -1,26 +1,29 @@
-//! Mailboxes: what could smuggle a command is refused here, once.
+//! Mail addresses as envelopes have them. They are checked here, once, so that none of them can end a command.
 
-use std::{fmt, str::FromStr};
+use std::{borrow::Borrow, fmt, str::FromStr};
 
 use crate::{Error, a_label::a_label};
 
-/// The longest local part (RFC 5321 §4.5.3.1.1), in octets.
+/// Maximum length of a local part, in octets (RFC 5321 §4.5.3.1.1).
 const MAX_LOCAL_PART: usize = 64;
-/// The longest path (RFC 5321 §4.5.3.1.3), in octets, less its two angle brackets: no domain comes near its own limit of 255.
+/// Maximum length of a path without its two angle brackets, in octets (RFC 5321 §4.5.3.1.3). No domain comes near its own
+/// limit of 255.
 const MAX_PATH: usize = 254;
 
-/// A mailbox as it stands in an envelope: `alice@example.org`, `"a b"@example.org`, `postmaster`.
+/// A mail address as an envelope has it: `alice@example.org`, `"a b"@example.org`, or a local name such as `postmaster`.
 ///
-/// It is kept exactly as it was written, quotes included, and holds nothing that could end the path it stands in:
-/// no control character anywhere, no white space, angle bracket or other special outside a quoted local part
-/// (RFC 5321 §4.1.2). Letters beyond ASCII are allowed (RFC 6531); to send to such an address, the server has to
-/// offer SMTPUTF8.
+/// An address is kept exactly as it was written, quotes included. It has no control characters, and outside a quoted local
+/// part no spaces, angle brackets or other special characters, so that it cannot end the SMTP command that contains it
+/// (RFC 5321 §4.1.2). Letters beyond ASCII are allowed (RFC 6531), but sending to such an address needs a server that
+/// offers SMTPUTF8.
+///
+/// Addresses are compared octet by octet, with text too. Upper and lower case are different.
 ///
 /// ```
 /// use postino::Address;
 ///
 /// let address: Address = "Alice <alice@example.org>".parse()?;
-/// assert_eq!(address.as_str(), "alice@example.org");
+/// assert_eq!(address, "alice@example.org");
 /// assert!("a@x>\r\nRCPT TO:<b@x".parse::<Address>().is_err());
 /// # Ok::<(), postino::Error>(())
 /// ```
@@ -28,51 +31,51 @@ const MAX_PATH: usize = 254;
 pub struct Address(Box<str>);
 
 impl Address {
-    /// Reads a mailbox, bare, in angle brackets, or behind a display name (which is dropped).
+    /// Parses an address: bare, in angle brackets, or after a display name, which is dropped.
     ///
     /// # Errors
     ///
-    /// [`Error::Address`] if it is empty, too long (local part 64 octets, domain 255, in all 254), or holds what an
-    /// envelope cannot.
+    /// [`Error::Address`] if it is empty, too long (64 octets for the local part, 254 for the whole address), or not a
+    /// valid address.
     pub fn new(text: &str) -> Result<Address, Error> {
-        let refuse = |why| Error::Address { input: text.to_owned(), why };
+        let refuse = |why| Error::Address { input: text.to_owned(), why, header: None };
         if text.chars().any(char::is_control) {
-            return Err(refuse("it has a control character"));
+            return Err(refuse("control character"));
         }
         let mailbox = bare(text.trim_matches(' ')).map_err(refuse)?;
         check(mailbox).map_err(refuse)?;
         Ok(Address(mailbox.into()))
     }
 
-    /// The mailbox as it goes into the envelope, without angle brackets.
+    /// Returns the address as it is sent in the envelope, without angle brackets.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// What stands before the last `@`, with its quotes if it has any.
+    /// Returns the part before the last `@`, with its quotes if it has any.
     #[must_use]
     pub fn local_part(&self) -> &str {
         split(&self.0).0
     }
 
-    /// What stands behind the last `@`; `None` for a bare local part such as `postmaster`.
+    /// Returns the part after the last `@`; `None` for a local name such as `postmaster`.
     #[must_use]
     pub fn domain(&self) -> Option<&str> {
         split(&self.0).1
     }
 
-    /// Whether it can be sent without SMTPUTF8.
+    /// Returns whether the address can be sent without SMTPUTF8.
     #[must_use]
     pub fn is_ascii(&self) -> bool {
         self.0.is_ascii()
     }
 
-    /// With its domain as an A-label, where that makes it ASCII.
+    /// Returns the address with its domain as an A-label, if that makes it ASCII.
     ///
     /// # Errors
     ///
-    /// [`Error::Unsupported`] if its local part is not ASCII, or without the feature `idna`.
+    /// [`Error::Unsupported`] if the local part is not ASCII, or without the feature `idna`.
     pub(crate) fn without_utf8(&self) -> Result<Address, Error> {
         match self.domain() {
             _ if self.is_ascii() => Ok(self.clone()),
@@ -85,14 +88,14 @@ impl Address {
     }
 }
 
-/// Why a domain cannot go to a server without SMTPUTF8.
+/// Why a domain cannot be sent to a server without SMTPUTF8.
 const NO_A_LABEL: &str = if cfg!(feature = "idna") {
     "SMTPUTF8, and the domain of an address is neither ASCII nor an internationalized name"
 } else {
     "SMTPUTF8, and the domain of an address is not ASCII (write its A-label, xn--…, or build with the feature `idna`)"
 };
 
-/// `Name <mailbox>` and `<mailbox>` become `mailbox`; anything else stays.
+/// Turns `Name <mailbox>` and `<mailbox>` into `mailbox`. Other text is returned as it is.
 fn bare(text: &str) -> Result<&str, &'static str> {
     let Some(inside) = text.strip_suffix('>') else { return Ok(text) };
     let (mut quoted, mut escaped) = (false, false);
@@ -106,13 +109,13 @@ fn bare(text: &str) -> Result<&str, &'static str> {
             _ => {}
         }
     }
-    Err("it has a > without a <")
+    Err("> without <")
 }
 
-/// Splits at the `@` behind the local part, quoted or not.
+/// Splits at the `@` after the local part, quoted or not.
 fn split(mailbox: &str) -> (&str, Option<&str>) {
     match mailbox.rfind('@') {
-        // The last @ of `"a@b"` stands inside the quotes: there is no domain.
+        // The last @ of `"a@b"` is inside the quotes: there is no domain.
         Some(at) if !mailbox.ends_with('"') => (&mailbox[..at], Some(&mailbox[at + 1..])),
         _ => (mailbox, None),
     }
@@ -121,43 +124,45 @@ fn split(mailbox: &str) -> (&str, Option<&str>) {
 fn check(mailbox: &str) -> Result<(), &'static str> {
     let (local, domain) = split(mailbox);
     if mailbox.is_empty() {
-        return Err("it is empty");
+        return Err("empty");
     }
     if mailbox.len() > MAX_PATH {
-        return Err("it is longer than 254 octets");
+        return Err("longer than 254 octets");
     }
     match local.strip_prefix('"') {
         Some(rest) => check_quoted(rest)?,
+        None if domain.is_none() && local.contains(char::is_whitespace) => return Err("no @"),
         None => check_dot_string(local)?,
     }
     if local.len() > MAX_LOCAL_PART {
-        return Err("its local part is longer than 64 octets");
+        return Err("local part longer than 64 octets");
     }
     domain.map_or(Ok(()), check_domain)
 }
 
-/// The rest of a quoted local part, from behind its first quote: `qtext`, `\x`, and one last quote.
+/// Checks the rest of a quoted local part, after its first quote: `qtext`, `\x`, and one last quote.
 fn check_quoted(rest: &str) -> Result<(), &'static str> {
     let mut chars = rest.chars();
     while let Some(c) = chars.next() {
         match c {
             '\\' if chars.next().is_none() => break,
             '"' if chars.next().is_none() => return Ok(()),
-            '"' => return Err("it goes on behind its quoted local part"),
+            '"' => return Err("text after the quoted local part"),
             _ => {}
         }
     }
-    Err("its quoted local part does not end")
+    Err("no closing quote in the local part")
 }
 
 fn check_dot_string(local: &str) -> Result<(), &'static str> {
     match local {
-        "" => Err("it has no local part"),
-        _ if local.contains(char::is_whitespace) => Err("it has white space outside quotes"),
-        _ if local.contains(['<', '>']) => Err("it has an angle bracket outside quotes"),
-        _ if local.contains('@') => Err("it has more than one @"),
+        "" => Err("no local part"),
+        _ if local.contains('@') && local.contains([',', ';']) => Err("more than one address"),
+        _ if local.contains(char::is_whitespace) => Err("space in the local part"),
+        _ if local.contains(['<', '>']) => Err("angle bracket in the local part"),
+        _ if local.contains('@') => Err("more than one @"),
         _ if local.contains(['"', '(', ')', ',', ':', ';', '[', ']', '\\']) => {
-            Err("it has a special character outside quotes")
+            Err("special character in the local part, outside quotes")
         }
         _ => Ok(()),
     }
@@ -172,11 +177,11 @@ fn check_domain(domain: &str) -> Result<(), &'static str> {
         _ => c.is_ascii() && !c.is_ascii_alphanumeric(),
     };
     match letters {
-        "" => Err("it has no domain behind its @"),
-        _ if letters.contains(char::is_whitespace) => Err("it has white space in its domain"),
-        _ if letters.contains(special) => Err("its domain has a character that no domain has"),
+        "" => Err("no domain"),
+        _ if letters.contains(char::is_whitespace) => Err("space in the domain"),
+        _ if letters.contains(special) => Err("invalid character in the domain"),
         _ if literal.is_none() && (domain.starts_with('.') || domain.contains("..")) => {
-            Err("its domain has an empty label")
+            Err("empty label in the domain")
         }
         _ => Ok(()),
     }
@@ -195,6 +200,38 @@ impl TryFrom<&str> for Address {
 
     fn try_from(text: &str) -> Result<Address, Error> {
         Address::new(text)
+    }
+}
+
+impl TryFrom<String> for Address {
+    type Error = Error;
+
+    fn try_from(text: String) -> Result<Address, Error> {
+        Address::new(&text)
+    }
+}
+
+impl From<Address> for String {
+    fn from(address: Address) -> String {
+        address.0.into()
+    }
+}
+
+impl PartialEq<str> for Address {
+    fn eq(&self, text: &str) -> bool {
+        *self.0 == *text
+    }
+}
+
+impl PartialEq<&str> for Address {
+    fn eq(&self, text: &&str) -> bool {
+        *self.0 == **text
+    }
+}
+
+impl Borrow<str> for Address {
+    fn borrow(&self) -> &str {
+        &self.0
     }
 }
 
@@ -261,12 +298,16 @@ mod tests {
     #[test]
     fn what_is_wrong_is_said() {
         for (text, why) in [
-            ("a@x y", "white space"),
-            ("a@x\u{a0}y", "white space"),
+            ("bob smith", "\"bob smith\": no @"),
+            ("a b@x", "\"a b@x\": space in the local part"),
+            ("a@x, b@y", "more than one address"),
+            ("@x", "no local part"),
+            ("a@x y", "space in the domain"),
+            ("a@x\u{a0}y", "space in the domain"),
             ("a@x(y", "character"),
             ("a@[x", "character"),
             ("a@b..c", "empty label"),
-            ("a@", "no domain"),
+            ("a@", "\"a@\": no domain"),
         ] {
             let error = Address::new(text).unwrap_err().to_string();
             assert!(error.contains(why), "{error}");

@@ -1,45 +1,74 @@
-//! What became of a message, for each of its recipients.
+//! The result of sending a message, for each of its recipients.
 
-use std::time::Duration;
+use std::{fmt, time::Duration, vec};
 
-use crate::{Address, Envelope, Reply, Retry, proto::queue_id};
+use crate::{Address, Envelope, Error, Reply, Retry, proto::queue_id};
 
-/// What is known of a message, or of a recipient.
+/// Most recipients that a text names in a row; the others are counted.
+const MAX_NAMED: usize = 3;
+
+/// The result of sending a message, as a whole or to one recipient.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Outcome {
-    /// The server took it, and the responsibility for it.
+    /// The server accepted the message and took responsibility for it.
     Accepted,
-    /// The server refused it; its reply says why, and whether for now or for good.
+    /// The server refused the message. Its reply says why, and whether the refusal is transient or permanent.
     Refused,
-    /// It was surely not delivered: sending it again cannot double it.
+    /// The message was certainly not delivered: sending it again cannot duplicate it.
     NotSent,
-    /// It may have been delivered: its end was sent, and no reply came (RFC 1047).
+    /// The message may have been delivered: its end was sent, and no reply came (RFC 1047).
     InDoubt,
 }
 
-/// What became of a message, for each of its recipients.
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Outcome::Accepted => "accepted",
+            Outcome::Refused => "refused",
+            Outcome::NotSent => "not sent",
+            Outcome::InDoubt => "in doubt",
+        })
+    }
+}
+
+/// The result of sending a message, with the outcome of each recipient.
 ///
-/// A [`Client::send`](crate::Client::send) that returns `Ok` was accepted for one recipient at least; look at
-/// [`refused`](Delivery::refused) for the others. One that returns [`Error::Transaction`](crate::Error::Transaction) has a
-/// delivery, too. Over LMTP, and where the message went in parts, a connection that was lost leaves some recipients in
-/// doubt or not sent: [`recipients`](Delivery::recipients) tells of all.
+/// If [`Client::send`](crate::Client::send) returns `Ok`, the message was accepted for at least one recipient. The server
+/// may have refused others: [`require_all`](Delivery::require_all) turns that into an error, and
+/// [`refused`](Delivery::refused) lists them. An [`Error::Transaction`], where nobody gets the message, has a delivery too.
+///
+/// Over LMTP, and where the message was sent in parts, a lost connection can leave some recipients in doubt or not sent:
+/// [`recipients`](Delivery::recipients) returns the outcome of each one.
+///
+/// ```no_run
+/// # let mail = postino::Raw::bytes(postino::Envelope::new("", ["b@c"])?, "");
+/// let delivery = postino::send("smtp://mail.example.org", &mail)?;
+/// println!("{delivery}"); // accepted for bob@example.net: 250 2.0.0 Ok: queued as 4F2A
+/// for recipient in &delivery {
+///     println!("{}: {}", recipient.address(), recipient.outcome());
+/// }
+/// if let Some(envelope) = delivery.retry_envelope() {
+///     // Some were refused with 4yz: send the message to this envelope again, later.
+/// #   let _ = envelope;
+/// }
+/// # Ok::<(), postino::Error>(())
+/// ```
 #[derive(Debug, Clone)]
-#[must_use]
 pub struct Delivery {
     envelope: Envelope,
     outcome: Outcome,
-    /// What is known of the recipients that have no answer of their own.
+    /// The outcome of the recipients that have no reply of their own.
     others: Outcome,
     reply: Option<Reply>,
-    /// The recipients that have an answer of their own, in order.
+    /// The recipients that have a reply of their own, in order.
     own: Vec<(usize, Outcome, Option<Reply>)>,
-    /// What of it may be sent again at once; none in what callers get.
+    /// The part of the message that may be sent again at once. Callers never see one.
     again: Option<Again>,
     took: Timings,
 }
 
-/// What of a message may be sent again at once, because the server has refused neither it nor its recipients.
+/// The part of a message that may be sent again at once, because the server has refused neither it nor its recipients.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Again {
     /// All of it, over another connection: this one ended before MAIL was answered, or MAIL was answered 452.
@@ -51,18 +80,18 @@ pub(crate) enum Again {
     OneByOne { recipients: Vec<usize>, command: usize },
 }
 
-/// How long a message took, phase by phase. Messages of a batch overlap, and have no phases of their own: of them only
-/// [`total`](Timings::total) is told, from one result to the next.
+/// How long a message took, phase by phase. Messages of a batch overlap, so that only [`total`](Timings::total) is set for
+/// them, from one result to the next.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Timings {
-    /// From MAIL to the leave to send the content.
+    /// Time from MAIL to the server's 354 reply.
     pub envelope: Duration,
-    /// The content, until it has left.
+    /// Time to send the content.
     pub content: Duration,
-    /// The wait for the reply to its end.
+    /// Time from the end of the content to the reply to it.
     pub end: Duration,
-    /// All of it, RSET behind a failure included.
+    /// Time for the whole message, including RSET after a failure.
     pub total: Duration,
 }
 
@@ -86,7 +115,7 @@ impl Delivery {
         self.again = again;
     }
 
-    /// Whether all of it may be sent over another connection.
+    /// Whether the whole message may be sent over another connection.
     pub(crate) fn goes_elsewhere(&self) -> bool {
         self.again == Some(Again::Elsewhere)
     }
@@ -99,50 +128,73 @@ impl Delivery {
         self.took = took;
     }
 
-    /// The message as a whole: accepted if it was for any recipient.
+    /// Returns the outcome of the message as a whole: it is accepted if it was for any recipient.
     #[must_use]
     pub fn outcome(&self) -> Outcome {
         self.outcome
     }
 
-    /// The reply that decided it: the one to the end of the message when it came that far.
+    /// Returns the reply that decided the outcome: the one to the end of the message if it got that far.
     #[must_use]
     pub fn reply(&self) -> Option<&Reply> {
         self.reply.as_ref()
     }
 
-    /// The envelope it went out with.
+    /// Returns the envelope that the message was sent with.
     #[must_use]
     pub fn envelope(&self) -> &Envelope {
         &self.envelope
     }
 
-    /// Returns the server's name for the message in its queue, under which its logs have it, if the message was accepted and
-    /// the reply has the name in a known form.
+    /// Returns the server's queue ID for the message, by which its logs name it. `None` if the message was not accepted, or if
+    /// the reply has no queue ID in a known form.
     ///
     /// The forms are those of Postfix, Exim, Sendmail, OpenSMTPD, qmail, Courier, Haraka, Exchange and Microsoft 365, Gmail,
-    /// Amazon SES, Yandex, NetEase and others. It is `None` rather than something that may not be the name.
+    /// Amazon SES, Yandex, NetEase and others. It is `None` rather than text that may be something else.
     #[must_use]
     pub fn queue_id(&self) -> Option<&str> {
         let reply = self.reply.as_ref().filter(|_| self.outcome == Outcome::Accepted)?;
         reply.text_lines().find_map(queue_id)
     }
 
-    /// All recipients in the order of the envelope, each with what became of it.
+    /// Turns partial acceptance into an error: returns the delivery if every recipient was accepted.
+    ///
+    /// Without it, a message that was accepted for one of two recipients is an `Ok`. The option
+    /// [`all_or_nothing`](crate::Builder::all_or_nothing) goes further: if one recipient is refused, the message is sent to
+    /// nobody.
+    ///
+    /// ```no_run
+    /// # let mail = postino::Raw::bytes(postino::Envelope::new("", ["b@c", "d@e"])?, "");
+    /// postino::send("smtp://mail.example.org", &mail)?.require_all()?;
+    /// # Ok::<(), postino::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`Error::PartialDelivery`] if the message was refused for a recipient, or was not sent to it, or is in doubt. Its
+    /// text names them.
+    pub fn require_all(self) -> Result<Delivery, Error> {
+        if self.recipients().all(|recipient| recipient.outcome == Outcome::Accepted) {
+            return Ok(self);
+        }
+        Err(Error::PartialDelivery { delivery: Box::new(self) })
+    }
+
+    /// Returns all recipients in the order of the envelope, each with its outcome.
     pub fn recipients(&self) -> impl Iterator<Item = Recipient<'_>> {
         let mut own = self.own.iter().peekable();
         self.envelope.recipients().iter().enumerate().map(move |(number, address)| {
             let (outcome, reply) = match own.next_if(|(index, ..)| *index == number) {
                 Some((_, outcome, reply)) => (*outcome, reply.as_ref()),
-                // A reply that decided for others alone is not theirs.
+                // A reply that was for others alone is not theirs.
                 None => (self.others, self.reply.as_ref().filter(|_| self.others == self.outcome)),
             };
             Recipient { address, outcome, reply }
         })
     }
 
-    /// The recipients that the server refused by themselves, while others may have been accepted. A message that was
-    /// refused as a whole has its answer in [`reply`](Delivery::reply), and [`recipients`](Delivery::recipients) has all.
+    /// Returns the recipients that the server refused individually, while others may have been accepted. If the message was
+    /// refused as a whole, [`reply`](Delivery::reply) has the refusal, and this is empty.
     pub fn refused(&self) -> impl Iterator<Item = Recipient<'_>> {
         let refused = self.own.iter().filter(|(_, outcome, _)| *outcome == Outcome::Refused);
         refused.map(|(number, outcome, reply)| Recipient {
@@ -153,7 +205,8 @@ impl Delivery {
     }
 
     /// Returns an envelope for the recipients that can safely be retried: those that the message was not sent to, and those
-    /// that were refused for now (4yz). Sending it again to them duplicates nothing. `None` if there are none.
+    /// that were refused with 4yz. Sending the message to them again duplicates nothing. `None` if there are no such
+    /// recipients.
     #[must_use]
     pub fn retry_envelope(&self) -> Option<Envelope> {
         let unsent = self.recipients().enumerate().filter(|(_, recipient)| recipient.can_be_retried());
@@ -166,8 +219,8 @@ impl Delivery {
         self.recipients().any(|recipient| recipient.outcome == Outcome::InDoubt)
     }
 
-    /// What [`Error::retry`](crate::Error::retry) says of it. `connection_lost`: what kept it from those that it was not sent
-    /// to is a lost connection, and no more.
+    /// Computes [`Error::retry`](crate::Error::retry). `connection_lost` tells that nothing but a lost connection kept the
+    /// message from those that it was not sent to.
     pub(crate) fn retry(&self, connection_lost: bool) -> Retry {
         let mut retry = Retry::Never;
         for recipient in self.recipients() {
@@ -177,7 +230,7 @@ impl Delivery {
                 _ if recipient.can_be_retried() => Retry::Later,
                 _ => continue,
             };
-            // Who has to wait for one waits for all.
+            // One recipient that has to wait delays all.
             if retry != Retry::Later {
                 retry = own;
             }
@@ -185,14 +238,14 @@ impl Delivery {
         retry
     }
 
-    /// How long it took.
+    /// Returns how long sending took.
     #[must_use]
     pub fn timings(&self) -> Timings {
         self.took
     }
 
-    /// One message that was sent in parts, each to some of its recipients: `numbers` are theirs in `envelope`. The
-    /// outcome is the best of them.
+    /// Joins the parts of a message, each of which was sent to some of its recipients: `numbers` are theirs in `envelope`.
+    /// The outcome is the best one among the parts.
     pub(crate) fn whole(envelope: Envelope, parts: Vec<(Vec<usize>, Delivery)>) -> Delivery {
         let rank = |outcome: Outcome| match outcome {
             Outcome::Accepted => 0,
@@ -219,7 +272,109 @@ impl Delivery {
     }
 }
 
-/// One recipient of a [`Delivery`], and what became of it.
+/// The text that errors and logs show: the outcome, the recipients, and the server's reply.
+impl fmt::Display for Delivery {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.describe(f, None)
+    }
+}
+
+/// Goes through the recipients in the order of the envelope.
+impl<'d> IntoIterator for &'d Delivery {
+    type Item = Recipient<'d>;
+    type IntoIter = vec::IntoIter<Recipient<'d>>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.recipients().collect::<Vec<_>>().into_iter()
+    }
+}
+
+impl Delivery {
+    /// Writes who was refused and why, who was not sent the message because of `cause`, and who was accepted.
+    pub(crate) fn describe(&self, f: &mut fmt::Formatter<'_>, cause: Option<&Error>) -> fmt::Result {
+        let all: Vec<_> = self.recipients().collect();
+        let with = |outcome| {
+            let those = all.iter().enumerate();
+            let those =
+                those.filter(move |(number, one)| one.outcome == outcome && !self.is_own_refusal(*number));
+            Names(those.map(|(_, one)| one.address).collect())
+        };
+        let mut clauses = self.refusals();
+        // The reason of one refusal is not repeated as the cause of it all.
+        let is_told =
+            |cause: &Error| cause.reply().is_some_and(|reply| self.refused().any(|r| r.reply == Some(reply)));
+        let mut cause = cause.filter(|cause| !is_told(cause));
+        let refused = with(Outcome::Refused);
+        if !refused.0.is_empty() {
+            clauses.push(match (cause.take(), &self.reply) {
+                (Some(Error::Refused { phase, reply }), _) => {
+                    format!("message refused for {refused} in reply to {phase}: {reply}")
+                }
+                (Some(other), _) => format!("message refused for {refused}: {other}"),
+                (None, Some(reply)) => format!("message refused for {refused}: {reply}"),
+                (None, None) => format!("message refused for {refused}"),
+            });
+        }
+        for (outcome, what) in [
+            (Outcome::InDoubt, "message may have been delivered to"),
+            (Outcome::NotSent, "message not sent to"),
+        ] {
+            let those = with(outcome);
+            if !those.0.is_empty() {
+                let why = cause.take().map(|cause| format!(": {cause}")).unwrap_or_default();
+                clauses.push(format!("{what} {those}{why}"));
+            }
+        }
+        let accepted = with(Outcome::Accepted);
+        if !accepted.0.is_empty() {
+            let reply = self.reply.as_ref().filter(|_| clauses.is_empty());
+            let reply = reply.map(|reply| format!(": {reply}")).unwrap_or_default();
+            clauses.push(format!("accepted for {accepted}{reply}"));
+        }
+        f.write_str(&clauses.join("; "))
+    }
+
+    fn is_own_refusal(&self, number: usize) -> bool {
+        let own = self.own.binary_search_by_key(&number, |(own, ..)| *own);
+        own.is_ok_and(|at| self.own[at].1 == Outcome::Refused)
+    }
+
+    /// Who was refused individually, those with the same reply together.
+    fn refusals(&self) -> Vec<String> {
+        let mut groups: Vec<(String, Names<'_>)> = Vec::new();
+        let mut others = 0;
+        for one in self.refused() {
+            let why = one.reply.map(|reply| format!(": {reply}")).unwrap_or_default();
+            match groups.iter().position(|(other, _)| *other == why) {
+                Some(at) => groups[at].1.0.push(one.address),
+                None if groups.len() == MAX_NAMED => others += 1,
+                None => groups.push((why, Names(vec![one.address]))),
+            }
+        }
+        let mut clauses: Vec<_> = groups.iter().map(|(why, names)| format!("{names} refused{why}")).collect();
+        if others > 0 {
+            clauses.push(format!("{others} more refused"));
+        }
+        clauses
+    }
+}
+
+/// The first few addresses, and the number of the others.
+struct Names<'d>(Vec<&'d Address>);
+
+impl fmt::Display for Names<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (number, address) in self.0.iter().take(MAX_NAMED).enumerate() {
+            write!(f, "{}{address}", if number == 0 { "" } else { ", " })?;
+        }
+        match self.0.len().checked_sub(MAX_NAMED) {
+            None | Some(0) => Ok(()),
+            Some(more) => write!(f, " and {more} more"),
+        }
+    }
+}
+
+/// One recipient of a [`Delivery`] with its outcome.
 #[derive(Debug, Clone, Copy)]
 pub struct Recipient<'d> {
     address: &'d Address,
@@ -228,19 +383,19 @@ pub struct Recipient<'d> {
 }
 
 impl<'d> Recipient<'d> {
-    /// Who.
+    /// Returns the recipient's address.
     #[must_use]
     pub fn address(&self) -> &'d Address {
         self.address
     }
 
-    /// What became of the message for this recipient.
+    /// Returns the outcome for this recipient.
     #[must_use]
     pub fn outcome(&self) -> Outcome {
         self.outcome
     }
 
-    /// Whether the message has surely not been delivered to it, and was not refused for good.
+    /// Whether the message was certainly not delivered to this recipient, and was not refused permanently.
     fn can_be_retried(&self) -> bool {
         match self.outcome {
             Outcome::NotSent => true,
@@ -249,7 +404,7 @@ impl<'d> Recipient<'d> {
         }
     }
 
-    /// The reply that decided it: the recipient's own, or the one to the message.
+    /// Returns the reply that decided the outcome: the one to the recipient, or the one to the message.
     #[must_use]
     pub fn reply(&self) -> Option<&'d Reply> {
         self.reply
@@ -259,9 +414,9 @@ impl<'d> Recipient<'d> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Error, Phase};
+    use crate::Phase;
 
-    /// What can become of a recipient.
+    /// The possible results for a recipient.
     #[derive(Clone, Copy, PartialEq)]
     enum Fate {
         Accepted,
@@ -312,7 +467,7 @@ mod tests {
         let io = || std::io::Error::other("no");
         let mut causes = vec![
             Error::Config("no".into()),
-            Error::Address { input: "no".to_owned(), why: "no" },
+            Error::Address { input: "no".to_owned(), why: "no", header: None },
             Error::NoRecipients,
             Error::Message("no".into()),
             Error::Unsupported("no"),
@@ -419,6 +574,96 @@ mod tests {
                 let delivery = Delivery::new(envelope.clone(), outcome, outcome, reply, Vec::new());
                 check(&transaction(delivery, cause), &[fate, fate]);
             }
+        }
+    }
+
+    /// The text of an error for these recipients, each refused with its reply or not sent the message.
+    fn text(own: &[Option<&str>], cause: Error) -> String {
+        let addresses = (0..own.len()).map(|number| format!("{number}@x"));
+        let envelope = Envelope::new("s@x", addresses.collect::<Vec<_>>()).unwrap();
+        let refused = own.iter().enumerate().filter_map(|(number, reply)| {
+            let reply = Reply::parse(format!("{}\r\n", (*reply)?).as_bytes()).unwrap();
+            Some((number, Outcome::Refused, Some(reply)))
+        });
+        let delivery = Delivery::new(envelope, Outcome::NotSent, Outcome::NotSent, None, refused.collect());
+        let error = transaction(delivery, cause);
+        assert_eq!(format!("{error:?}"), error.to_string());
+        error.to_string()
+    }
+
+    fn refusal(phase: Phase, reply: &str) -> Error {
+        Error::Refused { phase, reply: Reply::parse(format!("{reply}\r\n").as_bytes()).unwrap() }
+    }
+
+    #[test]
+    fn the_text_of_a_failed_delivery_names_recipients_replies_and_what_to_do() {
+        let no = "550 5.1.1 no such user here";
+        let full = "452 4.2.2 full";
+        assert_eq!(
+            text(&[Some(no)], refusal(Phase::Recipient, no)),
+            "0@x refused: 550 5.1.1 no such user here (retrying will not help)"
+        );
+        assert_eq!(
+            text(&[Some(no), None, Some(full), Some(no)], refusal(Phase::Recipient, no)),
+            "0@x, 3@x refused: 550 5.1.1 no such user here; 2@x refused: 452 4.2.2 full; \
+             message not sent to 1@x (retrying later may help)"
+        );
+        assert_eq!(
+            text(&[Some(no); 9], refusal(Phase::Recipient, no)),
+            "0@x, 1@x, 2@x and 6 more refused: 550 5.1.1 no such user here (retrying will not help)"
+        );
+        let replies: Vec<_> = (0..5).map(|number| format!("550 5.1.1 no {number}")).collect();
+        let replies: Vec<_> = replies.iter().map(|reply| Some(&reply[..])).collect();
+        assert_eq!(
+            text(&replies, refusal(Phase::Recipient, "550 5.1.1 no 0")),
+            "0@x refused: 550 5.1.1 no 0; 1@x refused: 550 5.1.1 no 1; 2@x refused: 550 5.1.1 no 2; \
+             2 more refused (retrying will not help)"
+        );
+        assert_eq!(
+            text(&[None, None], Error::Closed(Phase::Data)),
+            "message not sent to 0@x, 1@x: the server closed the connection during DATA (retrying now may help)"
+        );
+        assert_eq!(
+            text(&[None], Error::Timeout(Phase::Mail)),
+            "message not sent to 0@x: timed out during MAIL FROM (retrying later may help)"
+        );
+    }
+
+    #[test]
+    fn the_text_says_at_which_step_a_message_was_refused_or_is_in_doubt() {
+        let envelope = Envelope::new("s@x", ["0@x", "1@x"]).unwrap();
+        let whole = |outcome, reply| Delivery::new(envelope.clone(), outcome, outcome, reply, Vec::new());
+        let spam = refusal(Phase::End, "554 5.7.1 spam");
+        assert_eq!(
+            transaction(whole(Outcome::Refused, spam.reply().cloned()), spam).to_string(),
+            "message refused for 0@x, 1@x in reply to the end of the message: 554 5.7.1 spam \
+             (retrying will not help)"
+        );
+        assert_eq!(
+            transaction(whole(Outcome::InDoubt, None), Error::Timeout(Phase::End)).to_string(),
+            "message may have been delivered to 0@x, 1@x: timed out waiting for the reply to the message \
+             (retrying may duplicate it)"
+        );
+    }
+
+    #[test]
+    fn a_delivery_to_some_is_an_error_only_if_all_are_required() {
+        let envelope = Envelope::new("s@x", ["0@x", "1@x"]).unwrap();
+        let reply = |text: &str| Some(Reply::parse(text.as_bytes()).unwrap());
+        let taken = reply("250 2.0.0 queued as A\r\n");
+        let accepted =
+            |own| Delivery::new(envelope.clone(), Outcome::Accepted, Outcome::Accepted, taken.clone(), own);
+        let all = accepted(Vec::new()).require_all().unwrap();
+        assert_eq!(all.to_string(), "accepted for 0@x, 1@x: 250 2.0.0 queued as A");
+        for (refusal, hint, retry) in [
+            ("550 no\r\n", "retrying will not help", Retry::Never),
+            ("450 no\r\n", "retry only with Delivery::retry_envelope", Retry::MayDuplicate),
+        ] {
+            let error = accepted(vec![(1, Outcome::Refused, reply(refusal))]).require_all().unwrap_err();
+            let refusal = refusal.trim_end();
+            assert_eq!(error.to_string(), format!("1@x refused: {refusal}; accepted for 0@x ({hint})"));
+            assert_eq!((error.retry(), error.is_transient(), error.in_doubt()), (retry, false, false));
+            assert_eq!(error.is_permanent(), retry == Retry::Never);
         }
     }
 

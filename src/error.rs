@@ -1,13 +1,19 @@
-//! What can go wrong: one enum, and the questions a program asks of it.
+//! The crate's one error type, and the questions that a program asks of it.
+//!
+//! `Display` includes the cause and the server's reply, so that an error helps wherever it is printed, and `{:?}` prints
+//! the same text because `fn main() -> Result<(), postino::Error>` uses it. `{:#?}` shows the structure.
 
 use std::{borrow::Cow, error, fmt, io};
 
-use crate::{Delivery, Outcome, Reply, tls};
+use crate::{Delivery, Outcome, Reply};
 
 /// A boxed cause from another library.
 type Cause = Box<dyn error::Error + Send + Sync>;
 
-/// Where in a session something happened.
+/// Most characters of an invalid address that are shown.
+const MAX_SHOWN: usize = 60;
+
+/// The step of a session in which something happened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Phase {
@@ -15,17 +21,17 @@ pub enum Phase {
     Pool,
     /// Looking up the host's addresses.
     Resolve,
-    /// The TCP connection.
+    /// Connecting by TCP or to a Unix socket.
     Connect,
     /// The TLS handshake.
     Tls,
-    /// Waiting for the server's first words.
+    /// Waiting for the server's greeting.
     Greeting,
     /// EHLO, HELO or LHLO.
     Hello,
     /// STARTTLS.
     StartTls,
-    /// AUTH, any step of it.
+    /// AUTH, in any of its steps.
     Auth,
     /// MAIL FROM.
     Mail,
@@ -33,9 +39,9 @@ pub enum Phase {
     Recipient,
     /// DATA.
     Data,
-    /// The message itself, on its way.
+    /// Sending the content of the message.
     Body,
-    /// The reply to the end of the message.
+    /// Waiting for the reply to the end of the message.
     End,
     /// RSET.
     Reset,
@@ -49,14 +55,14 @@ pub enum Phase {
     Expn,
     /// HELP.
     Help,
-    /// A command of the caller's own.
+    /// A custom command.
     Command,
 }
 
 impl fmt::Display for Phase {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Phase::Pool => "the wait for a connection of the pool",
+            Phase::Pool => "the wait for a pooled connection",
             Phase::Resolve => "the name lookup",
             Phase::Connect => "connecting",
             Phase::Tls => "the TLS handshake",
@@ -80,160 +86,222 @@ impl fmt::Display for Phase {
     }
 }
 
+impl Phase {
+    /// When something happened: `during EHLO`, `while waiting for the greeting`.
+    fn when(self) -> Cow<'static, str> {
+        match self {
+            Phase::Pool => "while waiting for a pooled connection".into(),
+            Phase::Connect => "while connecting".into(),
+            Phase::Greeting => "while waiting for the greeting".into(),
+            Phase::Body => "while sending the message".into(),
+            Phase::End => "while waiting for the reply to the message".into(),
+            other => format!("during {other}").into(),
+        }
+    }
+}
+
 /// Anything that can go wrong.
 ///
-/// `Display` is one clause without the cause; [`source`](error::Error::source) is the cause. No variant holds a
-/// secret. [`retry`](Error::retry) says what to do about it.
+/// `Display` says what happened, at which step, to whom, and why: it includes the server's reply, the recipients of a
+/// message that was not accepted, and the text of the cause. `{:?}` prints the same text, and `{:#?}` the structure.
+/// [`source`](error::Error::source) returns the cause as a value. No variant holds a secret.
 ///
-/// Before a transaction an error stands by itself. From MAIL on a message that was not accepted is an
-/// [`Error::Transaction`], with one of the others as its cause; single commands ([`Client::mail`](crate::Client::mail) and its
-/// like) have no transaction, and give that other one.
+/// [`retry`](Error::retry) tells whether sending again can help, and whether it can duplicate the mail. Errors before MAIL
+/// are returned as they are. From MAIL on, a message that was not accepted is an [`Error::Transaction`] with one of the
+/// other variants as its cause. Single commands, such as [`Client::mail`](crate::Client::mail), return the other variants.
 ///
-/// What each exception of aiosmtplib is here [stands in a table](crate::coming_from_aiosmtplib#exceptions).
-#[derive(Debug)]
+/// ```
+/// use postino::{Envelope, Error};
+///
+/// let error = Envelope::new("alice@example.org", ["bob@"]).unwrap_err();
+/// assert!(matches!(error, Error::Address { .. }) && error.is_permanent());
+/// assert_eq!(error.to_string(), "invalid address \"bob@\": no domain");
+/// ```
+///
+/// To decide what to do with a message:
+///
+/// ```no_run
+/// use postino::Retry;
+///
+/// # let mail = postino::Raw::bytes(postino::Envelope::new("", ["b@c"])?, "");
+/// if let Err(error) = postino::send("smtp://mail.example.org", &mail) {
+///     eprintln!("{error}"); // nouser@example.net refused: 550 5.1.1 no such user here (retrying will not help)
+///     match error.retry() {
+///         Retry::Now | Retry::Later => { /* send it to error.delivery()'s retry_envelope() again */ }
+///         Retry::MayDuplicate => { /* ask somebody first */ }
+///         _ => { /* give up, and tell the sender */ }
+///     }
+/// }
+/// # Ok::<(), postino::Error>(())
+/// ```
+///
+/// A [table](crate::coming_from_aiosmtplib#exceptions) lists the counterpart of each aiosmtplib exception.
 #[non_exhaustive]
 pub enum Error {
-    /// What was asked for cannot be: a bad URL or host name, settings that contradict each other, TLS in a build
-    /// without it. Nothing was sent.
+    /// Invalid configuration: a bad URL or host name, settings that contradict each other, or TLS in a build without it.
+    /// Nothing was sent.
     Config(Cow<'static, str>),
-    /// A mailbox that no envelope can hold. Nothing was sent.
+    /// An invalid mail address, wherever it was found: in an envelope, a message that is built, or the header of a
+    /// message. Nothing was sent.
     Address {
-        /// What was given.
+        /// The text that should be an address, or a list of them.
         input: String,
-        /// What is wrong with it.
+        /// What is wrong with it, such as `no @`, `no domain` or `space in the local part`.
         why: &'static str,
+        /// The header field that holds it, if it is from one.
+        header: Option<String>,
     },
-    /// An envelope without recipients. Nothing was sent.
+    /// The envelope has no recipients. Nothing was sent.
     NoRecipients,
-    /// A message that cannot be sent: a NUL, a header that should name an address and does not.
+    /// The message cannot be built, read or sent: it contains a NUL, for instance, or has no `From`.
     Message(Cow<'static, str>),
-    /// The message, an option of its envelope, or the command needs what this server does not offer: 8BITMIME for octets
+    /// The server does not offer what the message, an option of its envelope, or the command needs: 8BITMIME for content
     /// beyond ASCII, SMTPUTF8 for such an address, DSN, STARTTLS. Nothing of the message was accepted.
     Unsupported(&'static str),
-    /// The message is larger than the server takes (RFC 1870). It was not offered.
+    /// The message is larger than the server accepts (RFC 1870). It was not offered.
     TooLarge {
         /// The message's size in octets.
         size: u64,
         /// The server's limit in octets.
         limit: u64,
     },
-    /// The message's own file or reader failed. The connection was closed, so that the server has no whole message.
+    /// The file or reader that the message comes from failed. The connection was closed, so that the server has no
+    /// complete message.
     Source(io::Error),
-    /// The host has no address that could be found.
+    /// The host name could not be resolved.
     Resolve {
         /// The name that was looked up.
         host: String,
-        /// What the resolver said.
+        /// The resolver's error.
         source: io::Error,
     },
     /// No address of the host could be connected to.
     Connect {
-        /// The server: `host:port`, or its Unix socket.
+        /// The server: `host:port`, or the path of its Unix socket.
         server: String,
-        /// Why. If there were more addresses than one, its text tells of each of them; its kind is that of the last one,
-        /// or `TimedOut`.
+        /// The reason. If there was more than one address, its text names each of them; its kind is that of the last
+        /// one, or `TimedOut`.
         source: io::Error,
     },
-    /// The server's certificate is not to be trusted: wrong name, unknown issuer, expired. The way out: the issuer's
-    /// certificate as a root of one's own, the name to verify, or (at a price) no TLS.
+    /// The server's certificate is not trusted: wrong name, unknown issuer, or expired. To fix it, add the issuer with
+    /// [`ca_certificate`](crate::Builder::ca_certificate), set [`tls_name`](crate::Builder::tls_name), or (insecurely)
+    /// disable TLS.
     Certificate {
         /// The name that was verified.
         name: String,
         /// What is wrong, in the words of the TLS library, such as `certificate has expired`, `self-signed
         /// certificate`, `hostname mismatch`, or `unable to get local issuer certificate` for an unknown CA.
         reason: String,
-        /// What the TLS library said.
+        /// The TLS library's error.
         source: Cause,
     },
-    /// The TLS handshake failed, or the server refused our certificate, which TLS 1.3 tells only behind it. There is
-    /// no falling back to plain text.
+    /// The TLS handshake failed, or the server refused the client certificate (in TLS 1.3 it says so only after the
+    /// handshake). There is no fallback to plain text.
     Tls {
-        /// What the TLS library said.
+        /// The TLS library's error.
         source: Cause,
     },
-    /// TLS is required (by a setting, or because there are credentials), and the server does not offer STARTTLS.
-    /// Nothing secret was sent.
+    /// TLS is required, by a setting or because there are credentials, and the server does not offer STARTTLS. No
+    /// secret was sent.
     TlsRequired,
-    /// The login failed: refused by the server, or no mechanism that both sides have. Never goes on without a login.
+    /// The login failed: the server refused it, or there is no mechanism that both sides support. A session never
+    /// continues without its login.
     Auth {
         /// What failed.
         what: Cow<'static, str>,
-        /// What OAUTHBEARER and XOAUTH2 servers explain before they refuse a token: JSON mostly. Not a part of
-        /// `Display`.
+        /// The explanation, mostly JSON, that OAUTHBEARER and XOAUTH2 servers send before they refuse a token. It is not
+        /// part of `Display`.
         details: Option<String>,
-        /// The server's last refusal, if it came to that.
+        /// The server's last refusal, if there was one.
         reply: Option<Reply>,
     },
-    /// The callback that should give a token has failed. The connection is closed. Whether trying again can help only
-    /// the callback knows: it counts as neither transient nor permanent.
+    /// The callback that provides OAuth tokens failed. The connection is closed. Only the callback knows whether trying
+    /// again can help, so this is neither transient nor permanent.
     Token {
-        /// What it said.
+        /// The callback's error.
         source: Cause,
     },
-    /// The server refused a command (4yz: for now, 5yz: for good), or closes the connection (421, or 221 where nobody
-    /// said QUIT).
+    /// The server refused a command (4yz: transient, 5yz: permanent), or closes the connection (421, or 221 without a
+    /// QUIT).
     Refused {
-        /// To what.
+        /// The command that it refused.
         phase: Phase,
-        /// All it said.
+        /// The whole reply.
         reply: Reply,
     },
-    /// The time was up: one wait's, or the deadline of all. The connection is closed. (Of the lookup and of connecting
-    /// [`Resolve`](Error::Resolve) and [`Connect`](Error::Connect) tell, with the server's name, and
-    /// [`is_timeout`](Error::is_timeout) is true of these too.)
+    /// A timeout or the deadline has expired. The connection is closed. Timeouts of the name lookup and of connecting are
+    /// [`Resolve`](Error::Resolve) and [`Connect`](Error::Connect), which have the server's name;
+    /// [`is_timeout`](Error::is_timeout) is true for these too.
     Timeout(Phase),
     /// Another thread has used the client's [`StopHandle`](crate::StopHandle), in this phase or before. The connection is
-    /// closed; nothing over this stop handle goes on. Neither transient nor permanent: somebody wanted it so.
+    /// closed, and clients with this stop handle do not connect again. It is neither transient nor permanent.
     Stopped(Phase),
-    /// There is nothing to reconnect: the connection stands. It was left as it is.
+    /// The client is still connected, so it cannot reconnect. The connection was left as it is.
     AlreadyConnected,
     /// The connection failed.
     Io {
-        /// Where.
+        /// The step during which it failed.
         phase: Phase,
-        /// How.
+        /// The system's error.
         source: io::Error,
     },
-    /// The server closed the connection without a word.
+    /// The server closed the connection without a reply.
     Closed(Phase),
-    /// What the server sent is not SMTP, or not in its place. The connection is closed: later answers could be
-    /// taken for something else.
+    /// The server broke the protocol: it sent something that is not SMTP, or a reply that nothing asked for. The
+    /// connection is closed, because later replies could be taken for something else.
     Protocol {
-        /// Where.
+        /// The step during which it happened.
         phase: Phase,
-        /// What is wrong, with the start of the line that is no reply, if that is it.
+        /// What is wrong, with the start of the offending line if there is one.
         what: Cow<'static, str>,
     },
-    /// The connection is closed, or was left in the middle of something (an earlier error, a dropped future). It is
-    /// never used again; connect anew.
+    /// The connection is closed, or was abandoned in the middle of a command (an earlier error, or a dropped future). It
+    /// cannot be used again; reconnect.
     NotConnected,
     /// The pool is closed.
     PoolClosed,
-    /// A bug in postino, or a [`proto`](crate::proto) type used out of order: something happened that cannot. Please
-    /// report it. The text says what it was.
+    /// A bug in postino, or a [`proto`](crate::proto) type used out of order. Please report it with its text.
     Internal(&'static str),
-    /// A message was not accepted. The delivery tells for each recipient what is known: refused, not sent, or in
-    /// doubt; `source` is the cause.
+    /// The message was not accepted for any recipient. The delivery has the outcome of each recipient: refused, not sent,
+    /// or in doubt.
     Transaction {
-        /// What became of each recipient.
+        /// The outcome of each recipient.
         delivery: Box<Delivery>,
-        /// Why.
+        /// The cause.
         source: Box<Error>,
+    },
+    /// The message was accepted for some recipients, but not for all of them, and
+    /// [`Delivery::require_all`] was asked for that. Sending it to the same envelope again would duplicate it for those
+    /// who have it; [`Delivery::retry_envelope`] has the recipients to try again.
+    PartialDelivery {
+        /// The outcome of each recipient.
+        delivery: Box<Delivery>,
     },
 }
 
-/// Whether to send the same again: what [`Error::retry`] says.
+/// Whether sending the same message to the same envelope again can help: the answer of [`Error::retry`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Retry {
-    /// It is no use: the message, the envelope, the settings or the server's mind would have to change.
+    /// Sending it again cannot help: the message, the envelope, the settings or the server has to change first.
     Never,
-    /// It may help after a while, over a new connection.
+    /// Sending it again may help after a while, over a new connection.
     Later,
-    /// It may help at once, over a new connection: only the old one was lost.
+    /// Sending it again may help at once, over a new connection: only the old connection was lost.
     Now,
-    /// It may have been delivered: sending it again may double it.
+    /// The message was or may have been delivered to somebody: sending it again may duplicate it.
     MayDuplicate,
+}
+
+impl Retry {
+    fn hint(self) -> &'static str {
+        match self {
+            Retry::Never => "retrying will not help",
+            Retry::Later => "retrying later may help",
+            Retry::Now => "retrying now may help",
+            Retry::MayDuplicate => "retrying may duplicate it",
+        }
+    }
 }
 
 impl Error {
@@ -241,13 +309,14 @@ impl Error {
     /// names that could not be looked up. After anything except a 4yz reply, and after 421, the client is closed and has to
     /// be connected again.
     ///
-    /// For an [`Error::Transaction`] this is so exactly if no recipient is [in doubt](Error::in_doubt), and
-    /// [`Delivery::retry_envelope`] has one.
+    /// An [`Error::Transaction`] is transient if no recipient is [in doubt](Error::in_doubt) and
+    /// [`Delivery::retry_envelope`] returns an envelope. An [`Error::PartialDelivery`] never is.
     #[must_use]
     pub fn is_transient(&self) -> bool {
         match self {
             _ if self.in_doubt() => false,
             Error::Transaction { .. } => self.retry() != Retry::Never,
+            Error::PartialDelivery { .. } => false,
             Error::Auth { reply: Some(reply), .. } => reply.is_transient(),
             Error::Refused { reply, .. } => !reply.is_permanent(),
             Error::Resolve { .. }
@@ -260,15 +329,15 @@ impl Error {
         }
     }
 
-    /// Returns whether trying the same again cannot help: after 5yz replies, with bad addresses, messages and settings, and
-    /// untrusted certificates. It is false when the delivery is [in doubt](Error::in_doubt), and for what the server did
-    /// against the protocol.
+    /// Returns whether trying the same again cannot help: after 5yz replies, for invalid addresses, messages and settings, and
+    /// for untrusted certificates. It is false when the delivery is [in doubt](Error::in_doubt), and when the server broke
+    /// the protocol.
     ///
-    /// For an [`Error::Transaction`] this is so exactly if every recipient was refused for good.
+    /// An [`Error::Transaction`] is permanent if every recipient was refused permanently.
     #[must_use]
     pub fn is_permanent(&self) -> bool {
         match self {
-            Error::Transaction { .. } => self.retry() == Retry::Never,
+            Error::Transaction { .. } | Error::PartialDelivery { .. } => self.retry() == Retry::Never,
             Error::Auth { reply: Some(reply), .. } | Error::Refused { reply, .. } => reply.is_permanent(),
             Error::Config(_)
             | Error::Address { .. }
@@ -286,7 +355,7 @@ impl Error {
         }
     }
 
-    /// The time was up, wherever.
+    /// Returns whether a timeout or the deadline expired, in any phase.
     #[must_use]
     pub fn is_timeout(&self) -> bool {
         match self {
@@ -302,25 +371,26 @@ impl Error {
     /// Returns whether the message may have been delivered: the connection was lost between its last octet and the reply
     /// (RFC 1047). Sending it again may duplicate it.
     ///
-    /// For an [`Error::Transaction`] this is so exactly if some recipient is [`Outcome::InDoubt`].
+    /// An [`Error::Transaction`] is in doubt if a recipient is [`Outcome::InDoubt`].
     #[must_use]
     pub fn in_doubt(&self) -> bool {
         match self {
-            Error::Transaction { delivery, .. } => delivery.in_doubt(),
+            Error::Transaction { delivery, .. } | Error::PartialDelivery { delivery } => delivery.in_doubt(),
             // Outside a transaction, of `Client::data`: see `Data::into_result`.
             Error::Timeout(phase) | Error::Closed(phase) | Error::Stopped(phase) => *phase == Phase::End,
             Error::Io { phase, .. } | Error::Protocol { phase, .. } => *phase == Phase::End,
-            // 221: it closes, and has not said whether it took the message.
+            // 221: the server closes, and has not said whether it accepted the message.
             Error::Refused { phase, reply } => *phase == Phase::End && reply.is_positive(),
             _ => false,
         }
     }
 
-    /// The server's words, if it said any.
+    /// Returns the server's reply, if there is one.
     #[must_use]
     pub fn reply(&self) -> Option<&Reply> {
         match self {
             Error::Transaction { delivery, source } => source.reply().or(delivery.reply()),
+            Error::PartialDelivery { delivery } => delivery.reply(),
             Error::Refused { reply, .. } => Some(reply),
             Error::Auth { reply, .. } => reply.as_ref(),
             _ => None,
@@ -329,20 +399,25 @@ impl Error {
 
     /// Returns whether sending the same again can help, and whether it can duplicate the mail.
     ///
-    /// - [`MayDuplicate`](Retry::MayDuplicate): the delivery is [in doubt](Error::in_doubt).
-    /// - [`Now`](Retry::Now): the connection was lost, and nothing was taken.
-    /// - [`Later`](Retry::Later): a 4yz reply, a timeout, a server that could not be reached or does not keep to the
-    ///   protocol, a source or token that could not be obtained.
+    /// - [`MayDuplicate`](Retry::MayDuplicate): the delivery is [in doubt](Error::in_doubt), or it is an
+    ///   [`Error::PartialDelivery`] some of whose recipients could be tried again.
+    /// - [`Now`](Retry::Now): the connection was lost, and nothing was accepted.
+    /// - [`Later`](Retry::Later): a 4yz reply, a timeout, a server that could not be reached or broke the protocol, or a
+    ///   source or token that could not be obtained.
     /// - [`Never`](Retry::Never): everything else.
     ///
     /// For an [`Error::Transaction`] the outcomes of its recipients decide, and the cause only whether it is `Now` or
-    /// `Later`. It is `Never` exactly if every recipient was refused for good; otherwise, and if none is in doubt,
+    /// `Later`. It is `Never` if every recipient was refused permanently. Otherwise, and if none is in doubt,
     /// [`Delivery::retry_envelope`] returns the envelope to send the message to again.
     #[must_use]
     pub fn retry(&self) -> Retry {
         match self {
             _ if self.in_doubt() => Retry::MayDuplicate,
             Error::Transaction { delivery, source } => delivery.retry(source.is_lost_connection()),
+            // Some have it already.
+            Error::PartialDelivery { delivery } if delivery.retry(false) != Retry::Never => {
+                Retry::MayDuplicate
+            }
             _ if self.is_lost_connection() => Retry::Now,
             _ if self.is_transient() => Retry::Later,
             Error::Protocol { .. } | Error::Token { .. } | Error::Source(_) | Error::Tls { .. } => {
@@ -352,21 +427,21 @@ impl Error {
         }
     }
 
-    /// Only the connection was lost, as far as is known: another one may do at once.
+    /// Whether only the connection was lost, as far as is known, so that another one may work at once.
     fn is_lost_connection(&self) -> bool {
         matches!(self, Error::Closed(_) | Error::NotConnected | Error::Io { .. })
     }
 
-    /// What became of each recipient, if a transaction had begun.
+    /// Returns the outcome of each recipient, if a transaction had begun.
     #[must_use]
     pub fn delivery(&self) -> Option<&Delivery> {
         match self {
-            Error::Transaction { delivery, .. } => Some(delivery),
+            Error::Transaction { delivery, .. } | Error::PartialDelivery { delivery } => Some(delivery),
             _ => None,
         }
     }
 
-    /// The same once more, for another message that ended by it.
+    /// Repeats the error for another message that failed for the same reason.
     pub(crate) fn repeated(&self) -> Error {
         match self {
             Error::Timeout(phase) => Error::Timeout(*phase),
@@ -381,13 +456,13 @@ impl Error {
         }
     }
 
-    /// The error of a refused login once more, for another who would have to log in the same way.
+    /// Repeats the error of a refused login for another connection that would have to log in the same way.
     pub(crate) fn refused_login(&self) -> Option<Error> {
         let Error::Auth { what, details, reply } = self else { return None };
         Some(Error::Auth { what: what.clone(), details: details.clone(), reply: reply.clone() })
     }
 
-    /// The connection was lost, or closed by the server, before any content was sent.
+    /// Whether the connection was lost, or closed by the server, before any content was sent.
     pub(crate) fn is_before_content(&self) -> bool {
         let Error::Transaction { delivery, source } = self else { return false };
         let phase = match &**source {
@@ -399,7 +474,7 @@ impl Error {
             && matches!(phase, Phase::Reset | Phase::Mail | Phase::Recipient | Phase::Data)
     }
 
-    /// The same failure of the connection in another phase.
+    /// Moves a failure of the connection to another phase.
     pub(crate) fn at(self, phase: Phase) -> Error {
         match self {
             Error::Timeout(_) => Error::Timeout(phase),
@@ -418,14 +493,14 @@ impl Error {
         Error::Protocol { phase, what: what.into() }
     }
 
-    /// From a read or write that failed.
+    /// Converts the error of a read or write.
     #[cold]
     pub(crate) fn io(phase: Phase, source: io::Error) -> Error {
         match source.kind() {
             io::ErrorKind::TimedOut => Error::Timeout(phase),
             io::ErrorKind::UnexpectedEof => Error::Closed(phase),
-            _ if tls::is_refusal(&source) => tls::refusal(&source.to_string()),
-            _ => Error::Io { phase, source },
+            // An error of ours says more than the operation that failed.
+            _ => source.downcast().unwrap_or_else(|source| Error::Io { phase, source }),
         }
     }
 }
@@ -434,68 +509,131 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Error::Config(what) | Error::Message(what) => f.write_str(what),
-            Error::Address { input, why } => write!(f, "{input:?} cannot be an address: {why}"),
-            Error::NoRecipients => write!(f, "there are no recipients"),
+            Error::Address { input, why, header } => {
+                if let Some(header) = header {
+                    write!(f, "{header}: ")?;
+                }
+                let shown: String = input.chars().take(MAX_SHOWN).collect();
+                let dots = if shown.len() < input.len() { "…" } else { "" };
+                write!(f, "invalid address {shown:?}{dots}: {why}")
+            }
+            Error::NoRecipients => f.write_str("there are no recipients"),
             Error::Unsupported(what) => write!(f, "the server does not offer {what}"),
             Error::TooLarge { size, limit } => {
-                write!(f, "the message has {size} octets, and the server takes {limit} at most")
+                write!(f, "the message has {size} octets, and the server accepts at most {limit}")
             }
-            Error::Source(_) => write!(f, "the message could not be read"),
+            Error::Source(source) => write!(f, "could not read the message: {source}"),
             Error::Resolve { host, source } if source.kind() == io::ErrorKind::TimedOut => {
-                write!(f, "the time was up in the name lookup of {host}")
+                write!(f, "timed out resolving {host}")
             }
-            Error::Resolve { host, .. } => write!(f, "no address was found for {host}"),
+            Error::Resolve { host, source } => write!(f, "could not resolve {host}: {source}"),
             Error::Connect { server, source } if source.kind() == io::ErrorKind::TimedOut => {
-                write!(f, "the time was up in connecting to {server}")
+                write!(f, "timed out connecting to {server}")?;
+                // Of several addresses each has its own reason.
+                source.get_ref().map_or(Ok(()), |each| write!(f, ": {each}"))
             }
-            Error::Connect { server, .. } => write!(f, "could not connect to {server}"),
+            Error::Connect { server, source } => write!(f, "could not connect to {server}: {source}"),
             Error::Certificate { name, reason, .. } => write!(
                 f,
-                "the certificate for {name} is not to be trusted: {reason} (Builder::ca_certificate adds an issuer, Builder::tls_name sets another name)"
+                "the certificate for {name} is not trusted: {reason} (Builder::ca_certificate adds an issuer, Builder::tls_name sets another name)"
             ),
-            Error::Tls { .. } => write!(f, "the TLS handshake failed"),
-            Error::TlsRequired => write!(f, "TLS is required, and the server does not offer STARTTLS"),
+            Error::Tls { source } => write!(f, "TLS handshake failed: {source}"),
+            Error::TlsRequired => f.write_str("TLS is required, and the server does not offer STARTTLS"),
             Error::Auth { what, reply: None, .. } => f.write_str(what),
             Error::Auth { what, reply: Some(reply), .. } => write!(f, "{what}: {reply}"),
-            Error::Token { .. } => write!(f, "no token could be had"),
+            Error::Token { source } => write!(f, "could not obtain a token: {source}"),
             Error::Refused { phase, reply } if reply.is_positive() => {
-                write!(f, "the server closed the connection in {phase}: {reply}")
+                write!(f, "the server closed the connection {}: {reply}", phase.when())
+            }
+            Error::Refused { phase: Phase::Body | Phase::End, reply } => {
+                write!(f, "the server refused the message: {reply}")
             }
             Error::Refused { phase, reply } => write!(f, "the server refused {phase}: {reply}"),
-            Error::Timeout(Phase::Greeting) => {
-                write!(f, "the time was up in the greeting (does the port want TLS from the first octet?)")
+            Error::Timeout(phase) => {
+                let when = phase.when();
+                write!(f, "timed out {}", when.strip_prefix("while ").unwrap_or(&when))?;
+                let hint = *phase == Phase::Greeting;
+                f.write_str(if hint { " (does the port expect TLS from the start?)" } else { "" })
             }
-            Error::Timeout(phase) => write!(f, "the time was up in {phase}"),
-            Error::Stopped(phase) => write!(f, "it was stopped in {phase}"),
-            Error::AlreadyConnected => write!(f, "it is already connected"),
-            Error::Io { phase, .. } => write!(f, "the connection failed in {phase}"),
-            Error::Closed(phase) => write!(f, "the server closed the connection in {phase}"),
-            Error::Protocol { phase, what } => write!(f, "not SMTP in {phase}: {what}"),
-            Error::NotConnected => {
-                write!(
-                    f,
-                    "the connection is closed (QUIT, an earlier error, or a dropped future): connect anew"
-                )
-            }
-            Error::PoolClosed => write!(f, "the pool is closed"),
+            Error::Stopped(phase) => write!(f, "stopped {}", phase.when()),
+            Error::AlreadyConnected => f.write_str("the client is already connected"),
+            Error::Io { phase, source } => write!(f, "the connection failed {}: {source}", phase.when()),
+            Error::Closed(phase) => write!(f, "the server closed the connection {}", phase.when()),
+            Error::Protocol { phase, what } => write!(f, "protocol error {}: {what}", phase.when()),
+            Error::NotConnected => f.write_str(
+                "the connection is closed (after QUIT, an earlier error, or a dropped future): reconnect",
+            ),
+            Error::PoolClosed => f.write_str("the pool is closed"),
             Error::Internal(what) => {
-                write!(f, "internal error, please report it as a bug of postino: {what}")
+                write!(f, "internal error, please report it as a bug in postino: {what}")
             }
-            Error::Transaction { delivery, .. } => {
-                f.write_str(match delivery.outcome() {
-                    Outcome::InDoubt => {
-                        "the message may have been delivered: its end was sent and no answer came"
-                    }
-                    Outcome::Refused => "the message was refused",
-                    Outcome::NotSent | Outcome::Accepted => "the message was not sent",
-                })?;
-                let mut refused = delivery.refused();
-                match (refused.next(), refused.count()) {
-                    (None, _) => Ok(()),
-                    (Some(first), 0) => write!(f, ", for {}", first.address()),
-                    (Some(first), more) => write!(f, ", for {} and {more} more", first.address()),
+            Error::Transaction { delivery, source } => {
+                delivery.describe(f, Some(source))?;
+                write!(f, " ({})", self.retry().hint())
+            }
+            Error::PartialDelivery { delivery } => {
+                delivery.describe(f, None)?;
+                match self.retry() {
+                    Retry::MayDuplicate => f.write_str(" (retry only with Delivery::retry_envelope)"),
+                    retry => write!(f, " ({})", retry.hint()),
                 }
             }
+        }
+    }
+}
+
+/// The text of `Display`, which is what `fn main() -> Result<(), postino::Error>` and `unwrap` print; `{:#?}` shows the
+/// structure.
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if !f.alternate() {
+            return fmt::Display::fmt(self, f);
+        }
+        let mut shown = f.debug_struct(self.name());
+        shown.field("text", &self.to_string()).field("retry", &self.retry());
+        if let Some(delivery) = self.delivery() {
+            shown.field("delivery", delivery);
+        }
+        if let Some(reply) = self.reply() {
+            shown.field("reply", reply);
+        }
+        if let Some(source) = error::Error::source(self) {
+            shown.field("source", &source);
+        }
+        shown.finish()
+    }
+}
+
+impl Error {
+    /// The variant's name.
+    fn name(&self) -> &'static str {
+        match self {
+            Error::Config(_) => "Config",
+            Error::Address { .. } => "Address",
+            Error::NoRecipients => "NoRecipients",
+            Error::Message(_) => "Message",
+            Error::Unsupported(_) => "Unsupported",
+            Error::TooLarge { .. } => "TooLarge",
+            Error::Source(_) => "Source",
+            Error::Resolve { .. } => "Resolve",
+            Error::Connect { .. } => "Connect",
+            Error::Certificate { .. } => "Certificate",
+            Error::Tls { .. } => "Tls",
+            Error::TlsRequired => "TlsRequired",
+            Error::Auth { .. } => "Auth",
+            Error::Token { .. } => "Token",
+            Error::Refused { .. } => "Refused",
+            Error::Timeout(_) => "Timeout",
+            Error::Stopped(_) => "Stopped",
+            Error::AlreadyConnected => "AlreadyConnected",
+            Error::Io { .. } => "Io",
+            Error::Closed(_) => "Closed",
+            Error::Protocol { .. } => "Protocol",
+            Error::NotConnected => "NotConnected",
+            Error::PoolClosed => "PoolClosed",
+            Error::Internal(_) => "Internal",
+            Error::Transaction { .. } => "Transaction",
+            Error::PartialDelivery { .. } => "PartialDelivery",
         }
     }
 }

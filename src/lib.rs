@@ -240,6 +240,7 @@ mod a_label;
 mod address;
 mod attempts;
 mod config;
+mod deadline;
 mod delivery;
 mod envelope;
 mod error;
@@ -247,6 +248,8 @@ pub mod message;
 mod parts;
 pub mod proto;
 mod queue;
+mod search;
+mod sys;
 mod tls;
 
 #[cfg(feature = "testing")]
@@ -258,11 +261,12 @@ pub use self::{
     blocking::{Batch, Builder, Client, NoTimeouts, Pool, PoolBuilder, Pooled, StopHandle, Transport},
     config::{JoinPolicy, Security},
     delivery::{Delivery, Outcome, Recipient, Timings},
-    envelope::{Envelope, MailOption, OnLate, RcptOption, Ret},
+    envelope::Envelope,
     error::{Error, Phase, Retry},
     message::{Mail, Message, Raw},
     proto::{
         capabilities::Capabilities,
+        options::{MailOption, OnLate, RcptOption, Ret},
         reply::{EnhancedCode, Reply},
     },
     tls::TlsVersion,

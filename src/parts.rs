@@ -1,18 +1,18 @@
-//! A message in several transactions, each for some of its recipients: how they are split, and what became of all of them.
+//! Messages that are sent in several transactions: how the recipients are split, and the result of the whole.
 
 use std::collections::{HashMap, VecDeque};
 
-use crate::{Address, Delivery, Envelope, Error, Outcome, Phase, delivery::Again};
+use crate::{Address, Delivery, Envelope, Error, Outcome, Phase, Reply, delivery::Again, proto::is_too_many};
 
-/// Splits recipients into parts, as a server with LIMITS asks for (RFC 9422 §4): so many recipients each, of so many
-/// domains. Takes time in proportion to the recipients.
+/// Splits recipients into parts, as a server with LIMITS requires (RFC 9422 §4): each part has a maximum number of recipients
+/// and of their domains. The time is proportional to the number of recipients.
 pub(crate) struct Splitter {
     most: usize,
     domains: usize,
     parts: Vec<Vec<usize>>,
-    /// The part that each domain is in, while that has room.
+    /// The part of each domain, as long as that part has room.
     homes: HashMap<String, usize>,
-    /// How many domains the last part has.
+    /// Number of domains in the last part.
     last_domains: usize,
 }
 
@@ -39,7 +39,7 @@ impl Splitter {
         self.parts[at].push(number);
     }
 
-    /// The last part, or a new one if that is full.
+    /// Returns the last part, or a new one if that is full.
     fn part_with_room(&mut self) -> usize {
         let has_room = self.parts.last().is_some_and(|last| last.len() < self.most);
         if !has_room || self.last_domains >= self.domains {
@@ -54,32 +54,36 @@ impl Splitter {
     }
 }
 
-/// A message in several transactions: what is left of it, and what became of the rest.
+/// A message in several transactions: the parts that are left, and the results of the others.
 pub(crate) struct Parts {
     envelope: Envelope,
-    /// The first one is under way, or comes next.
+    /// The beginning of the first part is under way, or comes next.
     left: VecDeque<Part>,
+    /// Maximum number of recipients of a transaction, as far as is known: as many as the server accepted or refused before it
+    /// answered that there are too many. If each transaction had all that are left, the number of RCPT would be quadratic.
+    most: usize,
     done: Vec<(Vec<usize>, Delivery)>,
     /// The cause of the last part that was not accepted.
     source: Option<Error>,
-    /// The rest cannot be sent.
+    /// Whether the rest cannot be sent.
     failed: bool,
 }
 
-/// The numbers of its recipients, and whether it goes one command at a time: see [`Again::OneByOne`].
+/// The numbers of its recipients, and whether it is sent one command at a time: see [`Again::OneByOne`].
 struct Part {
-    numbers: Vec<usize>,
+    numbers: VecDeque<usize>,
     one_by_one: Option<usize>,
 }
 
 impl Parts {
-    /// In these parts.
+    /// A message that is sent in these parts.
     pub fn new(envelope: Envelope, parts: Vec<Vec<usize>>) -> Parts {
-        let left = parts.into_iter().map(|numbers| Part { numbers, one_by_one: None }).collect();
-        Parts { envelope, left, done: Vec::new(), source: None, failed: false }
+        let left =
+            parts.into_iter().map(|numbers| Part { numbers: numbers.into(), one_by_one: None }).collect();
+        Parts { envelope, left, most: usize::MAX, done: Vec::new(), source: None, failed: false }
     }
 
-    /// As a whole so far, with this result, and now to those who may have it again.
+    /// A message that was sent as a whole, with this result, and is sent again to some of its recipients.
     pub fn after(envelope: Envelope, result: Result<Delivery, Error>, again: Again) -> Parts {
         let all = (0..envelope.recipients().len()).collect();
         let mut parts = Parts::new(envelope, vec![all]);
@@ -87,27 +91,26 @@ impl Parts {
         parts
     }
 
-    /// The part that comes next: its envelope, and whether it goes one command at a time.
+    /// Returns the envelope of what comes next, and whether it is sent one command at a time.
     pub fn next(&self) -> Option<(Envelope, Option<usize>)> {
         let part = self.left.front().filter(|_| !self.failed)?;
-        let envelope = match part.numbers.len() == self.envelope.recipients().len() {
-            true => self.envelope.clone(),
-            false => self.envelope.part(&part.numbers),
-        };
+        let numbers: Vec<usize> = part.numbers.iter().take(self.most).copied().collect();
+        let is_whole = numbers.len() == self.envelope.recipients().len();
+        let envelope = if is_whole { self.envelope.clone() } else { self.envelope.part(&numbers) };
         Some((envelope, part.one_by_one))
     }
 
-    /// Whether the next one is the last, as far as is known.
+    /// Whether the next part is the last, as far as is known.
     pub fn is_last(&self) -> bool {
-        self.left.len() == 1
+        self.left.len() == 1 && self.left[0].numbers.len() <= self.most
     }
 
     pub fn is_first(&self) -> bool {
         self.done.is_empty()
     }
 
-    /// What became of the first part. Those who may have it again come next. An error that tells of no recipient is the
-    /// end of it all.
+    /// Records the result of what was under way. Recipients that the message can be sent to again come next. After an error
+    /// that is not about recipients, nothing more is sent.
     pub fn settle(&mut self, result: Result<Delivery, Error>, again: Option<Again>) {
         let delivery = match result {
             Ok(delivery) => delivery,
@@ -117,40 +120,57 @@ impl Parts {
             }
             Err(e) => return self.fail(e),
         };
-        let Some(part) = self.left.pop_front() else { return };
-        let next = match again {
-            Some(Again::Rest(numbers)) => Some((numbers, None)),
-            Some(Again::OneByOne { recipients, command }) => Some((recipients, Some(command))),
-            Some(Again::Elsewhere) | None => None,
-        };
-        let Some((numbers, one_by_one)) = next else {
-            self.done.push((part.numbers, delivery));
-            return;
-        };
-        let all = numbers.len() == part.numbers.len();
-        let rest = Part { numbers: numbers.iter().map(|n| part.numbers[*n]).collect(), one_by_one };
-        self.left.push_front(rest);
+        let Some(mut part) = self.left.pop_front() else { return };
+        let numbers: Vec<usize> = part.numbers.drain(..part.numbers.len().min(self.most)).collect();
+        part.one_by_one = None;
+        let those = |again: &[usize]| again.iter().map(|n| numbers[*n]).collect::<VecDeque<usize>>();
+        let mut all = false;
+        match again {
+            Some(Again::Rest(rest)) => {
+                self.most = (numbers.len() - rest.len()).max(1);
+                let mut rest = those(&rest);
+                rest.append(&mut part.numbers);
+                part.numbers = rest;
+            }
+            Some(Again::OneByOne { recipients, command }) => {
+                all = recipients.len() == numbers.len();
+                self.put_back(part);
+                part = Part { numbers: those(&recipients), one_by_one: Some(command) };
+            }
+            // For the others, the reply that there were too many remains.
+            Some(Again::Elsewhere) | None if has_no_room(&delivery) => part.numbers.clear(),
+            Some(Again::Elsewhere) | None => {}
+        }
+        self.put_back(part);
         if !all {
-            self.done.push((part.numbers, delivery)); // what becomes of the rest stands above it
+            self.done.push((numbers, delivery)); // the result of the rest takes precedence
         }
     }
 
-    /// Nothing more can be sent, for this reason.
+    /// Puts the rest of a part, or a part that is sent again, before all others.
+    fn put_back(&mut self, part: Part) {
+        if !part.numbers.is_empty() {
+            self.left.push_front(part);
+        }
+    }
+
+    /// Sends nothing more, for this reason.
     pub fn fail(&mut self, why: Error) {
         (self.source, self.failed) = (Some(why), true);
     }
 
-    /// Nothing more can be sent, for the reason that the last part has told.
+    /// Sends nothing more, for the reason of the last part.
     pub fn stop(&mut self) {
         self.failed = true;
     }
 
-    /// What became of the message.
+    /// Returns the result of the message.
     pub fn finish(self) -> Result<Delivery, Error> {
-        let Parts { envelope, left, mut done, source, failed } = self;
+        let Parts { envelope, left, mut done, source, failed, .. } = self;
         for part in left {
-            let delivery = Delivery::not_sent(envelope.part(&part.numbers));
-            done.push((part.numbers, delivery));
+            let numbers = Vec::from(part.numbers);
+            let delivery = Delivery::not_sent(envelope.part(&numbers));
+            done.push((numbers, delivery));
         }
         let is_one = done.len() == 1;
         let delivery = if is_one { done.pop().map(|(_, delivery)| delivery) } else { None };
@@ -164,10 +184,18 @@ impl Parts {
         };
         let source = match source {
             Some(source) if is_one || failed => source,
-            source => refused().or(source).unwrap_or(Error::Internal("a part that failed for no reason")),
+            source => {
+                refused().or(source).unwrap_or(Error::Internal("a part of a message failed without a reason"))
+            }
         };
         Err(Error::Transaction { delivery: Box::new(delivery), source: Box::new(source) })
     }
+}
+
+/// Whether the server accepted no recipient because there were too many.
+fn has_no_room(delivery: &Delivery) -> bool {
+    let too_many = |reply: Option<&Reply>| reply.is_some_and(is_too_many);
+    delivery.outcome() != Outcome::Accepted && delivery.refused().any(|recipient| too_many(recipient.reply()))
 }
 
 #[cfg(test)]
@@ -175,7 +203,6 @@ mod tests {
     use std::collections::HashSet;
 
     use super::*;
-    use crate::Reply;
 
     fn envelope(recipients: &[String]) -> Envelope {
         Envelope::new("a@example.org", recipients).unwrap()
@@ -207,7 +234,7 @@ mod tests {
         }
     }
 
-    /// Each recipient would have to be compared with each domain before it, if it were not linear: for hours.
+    // With a quadratic algorithm this would take hours.
     #[test]
     fn very_many_recipients_of_very_many_domains_are_split_within_the_limits() {
         const COUNT: usize = 200_000;
@@ -234,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn those_who_may_have_it_again_come_next_and_what_becomes_of_them_counts() {
+    fn recipients_that_are_tried_again_come_next_and_their_last_result_counts() {
         use Outcome::{Accepted, NotSent, Refused};
         let envelope = envelope(&named(&["a", "b", "c", "d"]));
         let first = || {
@@ -243,11 +270,9 @@ mod tests {
         };
         let mut parts = Parts::after(envelope.clone(), first(), Again::Rest(vec![1, 2, 3]));
         let (next, one_by_one) = parts.next().unwrap();
-        assert_eq!((next.recipients(), one_by_one), (&envelope.recipients()[1..], None));
-        let own = own(452, &[1, 2]);
-        let second = Delivery::new(next, Accepted, Accepted, None, own);
-        parts.settle(Ok(second), Some(Again::Rest(vec![1, 2])));
-        assert_eq!(parts.next().unwrap().0.recipients(), &envelope.recipients()[2..]);
+        assert_eq!((next.recipients(), one_by_one), (&envelope.recipients()[1..2], None));
+        parts.settle(Ok(Delivery::new(next, Accepted, Accepted, None, Vec::new())), None);
+        assert_eq!(parts.next().unwrap().0.recipients(), &envelope.recipients()[2..3]);
         parts.stop();
         assert!(parts.next().is_none());
         assert_eq!(outcomes(&parts.finish().unwrap()), [Accepted, Accepted, NotSent, NotSent]);
@@ -260,6 +285,49 @@ mod tests {
         assert_eq!((next.recipients().len(), one_by_one), (4, Some(2)));
         parts.settle(Ok(Delivery::new(next, Accepted, Accepted, None, Vec::new())), None);
         assert_eq!(outcomes(&parts.finish().unwrap()), [Accepted; 4]);
+    }
+
+    /// Returns the number of RCPT for a server that accepts `room` recipients in each transaction, the last number repeatedly.
+    fn offered(count: usize, room: &[usize]) -> usize {
+        let envelope = envelope(&(0..count).map(|n| format!("u@{n}.example")).collect::<Vec<_>>());
+        let mut parts = Parts::new(envelope, vec![(0..count / 3).collect(), (count / 3..count).collect()]);
+        let mut room = room.iter().copied().chain(std::iter::repeat(room[room.len() - 1]));
+        let mut offered = 0;
+        while let Some((next, _)) = parts.next() {
+            let (all, room) = (next.recipients().len(), room.next().unwrap());
+            offered += all;
+            let rest: Vec<usize> = (room.min(all)..all).collect();
+            let delivery = Delivery::new(next, Outcome::Accepted, Outcome::Accepted, None, own(452, &rest));
+            parts.settle(Ok(delivery), if rest.is_empty() { None } else { Some(Again::Rest(rest)) });
+        }
+        assert!(outcomes(&parts.finish().unwrap()).iter().all(|outcome| *outcome == Outcome::Accepted));
+        offered
+    }
+
+    #[test]
+    fn however_few_recipients_a_server_accepts_the_number_of_rcpt_is_linear() {
+        let falling: Vec<usize> = (1..200).rev().collect();
+        for room in [&[1][..], &[1, 100], &[50, 49], &[7], &[99, 3, 2, 1], &falling] {
+            let offered = offered(3_000, room);
+            assert!(offered <= 2 * 3_000, "{offered}");
+        }
+    }
+
+    #[test]
+    fn a_server_without_room_for_any_recipient_is_not_asked_for_the_others() {
+        let envelope = envelope(&named(&["a", "b", "c", "d"]));
+        let accepted = Outcome::Accepted;
+        let first = || Ok(Delivery::new(envelope.clone(), accepted, accepted, None, own(452, &[1, 2, 3])));
+        for (code, goes_on) in [(452, false), (550, true)] {
+            let mut parts = Parts::after(envelope.clone(), first(), Again::Rest(vec![1, 2, 3]));
+            let (next, _) = parts.next().unwrap();
+            let refused = Delivery::new(next, Outcome::Refused, Outcome::NotSent, None, own(code, &[0]));
+            let source = Box::new(Error::Internal("a test"));
+            parts.settle(Err(Error::Transaction { delivery: Box::new(refused), source }), None);
+            assert_eq!(parts.next().is_some(), goes_on, "{code}");
+            let delivery = parts.finish().unwrap();
+            assert!(goes_on || delivery.recipients().skip(1).all(|r| r.outcome() == Outcome::Refused));
+        }
     }
 
     #[test]

@@ -18,7 +18,7 @@ use std::{
 };
 
 use postino::{
-    Delivery, Envelope, Error, Outcome, Raw,
+    Delivery, Envelope, Error, Mail, Outcome, Raw,
     aio::{Builder, Client, Pool, send},
 };
 use smol::{
@@ -404,6 +404,59 @@ fn drop_at_every_poll(
             assert_eq!(heard.len() - start, wire.len());
             return;
         }
+    }
+}
+
+/// The server takes one recipient of three, and the future is dropped while the second waits for the reply to its message.
+#[test]
+fn threat_81_a_message_in_parts_whose_next_is_dropped_is_told_of_for_each_recipient() {
+    use Outcome::{Accepted, InDoubt, NotSent};
+    for (answer, second) in [("S: 250 taken", Accepted), ("-- close", InDoubt)] {
+        let (tell, told) = mpsc::channel();
+        let server = Server::running(move |peer: &mut Peer| {
+            peer.play(
+                "-- hello PIPELINING
+                 C: MAIL FROM:<alice@example.org>
+                 C: RCPT TO:<a@example.org>
+                 C: RCPT TO:<b@example.org>
+                 C: RCPT TO:<c@example.org>
+                 C: DATA
+                 S: 250 ok
+                 S: 250 ok
+                 S: 452 4.5.3 too many
+                 S: 452 4.5.3 too many
+                 S: 354 go on
+                 C: Hello
+                 C: .
+                 S: 250 taken
+                 C: MAIL FROM:<alice@example.org>
+                 C: RCPT TO:<b@example.org>
+                 C: DATA
+                 S: 250 ok
+                 S: 250 ok
+                 S: 354 go on
+                 C: Hello
+                 C: .",
+            );
+            tell.send(()).unwrap();
+            peer.play(&format!("-- pause\n-- pause\n{answer}"));
+        });
+        let mut client = connect(&server);
+        let to = ["a@example.org", "b@example.org", "c@example.org"];
+        let mail = Raw::bytes(envelope(&to), b"Hello\r\n");
+        let mut batch = client.send_all([mail.on_progress(|_, _| {})]); // so that its content is asked for
+        let cut = async {
+            while told.try_recv().is_err() {
+                smol::Timer::after(Duration::from_millis(5)).await;
+            }
+            None
+        };
+        assert!(block_on(smol::future::or(async { Some(batch.next().await) }, cut)).is_none());
+        let (_, result) = block_on(batch.next()).unwrap();
+        let delivery = result.as_ref().unwrap_or_else(|e| e.delivery().unwrap());
+        let each: Vec<_> = delivery.recipients().map(|r| (r.address().as_str(), r.outcome())).collect();
+        assert_eq!(each, [(to[0], Accepted), (to[1], second), (to[2], NotSent)]);
+        assert!(block_on(batch.next()).is_none());
     }
 }
 

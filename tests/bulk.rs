@@ -1,4 +1,4 @@
-//! `examples/bulk.rs` from outside, in both worlds.
+//! `examples/bulk.rs` run as a program, with both clients.
 
 use std::{fs, path::PathBuf, process::Command, sync::OnceLock};
 
@@ -29,7 +29,7 @@ fn run(args: &[&str]) -> Done {
     }
 }
 
-/// A file of its own for each test.
+/// A separate file for each test.
 fn file(name: &str, content: &[u8]) -> String {
     let path =
         std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("bulk-{name}-{}", std::process::id()));
@@ -37,7 +37,7 @@ fn file(name: &str, content: &[u8]) -> String {
     path.into_os_string().into_string().unwrap()
 }
 
-/// In each world, with a server of its own.
+/// Runs the program with each client, with a separate server.
 fn in_both_worlds(server: impl Fn() -> Server, args: &[&str], check: impl Fn(&Server, &Done)) {
     for world in [&[][..], &["--async"]] {
         if world.is_empty() || cfg!(feature = "async") {

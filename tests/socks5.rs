@@ -100,7 +100,7 @@ fn what_the_proxy_does_not_want_is_told() {
     let nowhere = support::closed();
     for (login, host, why) in [
         (Some(("proxy user", "wrong")), "mail.example.org", "the password"),
-        (None, "other.example.org", "cannot be reached"),
+        (None, "other.example.org", "host unreachable"),
     ] {
         let (address, proxy) = proxy("mail.example.org", nowhere, login.is_some());
         let error = example::tunnel(address, login, host, nowhere.port()).unwrap_err();
@@ -115,7 +115,7 @@ fn a_proxy_that_wants_a_password_is_told_from_one_that_does_not() {
     let nowhere = support::closed();
     let (address, proxy) = proxy("mail.example.org", nowhere, true);
     let error = example::tunnel(address, None, "mail.example.org", nowhere.port()).unwrap_err();
-    assert!(error.to_string().contains("none of our ways"), "{error}");
+    assert!(error.to_string().contains("none of the offered"), "{error}");
     proxy.join().unwrap();
 }
 

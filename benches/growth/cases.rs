@@ -26,6 +26,10 @@ pub const CASES: &[Case] = &[
     ("addresses in a group", 200, |n| built(|m| m.to(format!("g: {};", addresses(n))))),
     ("addresses read from headers", 200, |n| read(&format!("To: {}\r\n", addresses(n)))),
     ("header fields", 200, |n| built(|m| (0..n).fold(m, |m, i| m.header(&format!("X-{i}"), "v")))),
+    ("addresses in To, behind other header fields", 200, |n| {
+        let other = |m: postino::message::MessageBuilder, i| m.header(&format!("X-{i}"), "v");
+        built(|m| mailboxes(n).into_iter().fold((0..n).fold(m, other), |m, one| m.to(one)));
+    }),
     ("header fields that are read", 500, |n| read(&format!("To: a@b\r\n{}", "X: y\r\n".repeat(n)))),
     ("fields of Bcc that are left out", 500, |n| {
         black_box(without_bcc(format!("{}\r\n", "Bcc: a@b\r\n".repeat(n)).as_bytes()));

@@ -3,8 +3,8 @@
 
     run.py [--rounds N] [--only PART,PART] [--out FILE]
 
-The parts are those of PARTS below. Every figure is the median of N rounds (5 unless told). Needs root for `latency` (two
-network namespaces and TUN devices), strace for `counts`, curl for `large`; what is missing is said and left out.
+The parts are those in PARTS below. Every figure is the median of N rounds (default 5). `latency` needs root (for two network
+namespaces and TUN devices), `counts` strace, and `large` curl. Parts that cannot be measured say so.
 """
 import argparse
 import datetime
@@ -37,10 +37,10 @@ os.environ["SMOL_THREADS"] = "2"  # as many as the drivers over tokio have
 POSTINO, AIO, LETTRE, MAIL_SEND = "drive-postino", "drive-postino-async", "drive-lettre", "drive-mail-send"
 ASYNC_SMTP, LIMIT = "drive-async-smtp", "limit"
 NODELAY = {"PEERS_NODELAY": "1"}
-# OpenSSL parses the CAs of the system for some 20 ms, by native-tls twice; curl, which is given one, not at all.
+# OpenSSL takes some 20 ms to parse the system's CAs, and native-tls does it twice. curl, with its own CA, does not.
 NO_CAS = ["env", "SSL_CERT_FILE=/dev/null", "SSL_CERT_DIR=/nonexistent"]
 
-# Those that stall on Nagle's algorithm are run a second time with TCP_NODELAY forced upon them: not what their users get.
+# Peers that stall on Nagle's algorithm also run with TCP_NODELAY forced on, which is not what their users get.
 PEERS = {
     "lettre conn": (LETTRE, "conn", {}),
     "lettre conn +nodelay": (LETTRE, "conn", NODELAY),
@@ -79,7 +79,7 @@ def messages():
 
 
 class Sink:
-    """A sink, perhaps in a network namespace; its counters start anew each time they are asked for."""
+    """A sink, optionally in a network namespace. Reading its counters resets them."""
 
     def __init__(self, address=HOST, namespace=()):
         self.address, self.namespace = address, list(namespace)
@@ -87,7 +87,7 @@ class Sink:
         command = self.namespace + [str(BIN / "sink"), address, str(PORT), os.environ["PEERS_CA"]]
         self.process = subprocess.Popen(command)
         while not os.path.exists(os.environ["PEERS_CA"]):
-            assert self.process.poll() is None, "the sink has not started; is the port in use?"
+            assert self.process.poll() is None, "the sink did not start; is the port in use?"
             time.sleep(0.01)
 
     def pin(self, cpus):
@@ -107,7 +107,7 @@ class Sink:
 
 
 def run(command, cpu=None, extra=None, prefix=()):
-    """One run: what the driver printed, and what the system counted. `wall` is all of the process."""
+    """One run: the driver's output and the system's counters. `wall` is the time of the whole process."""
     environment = dict(os.environ, **(extra or {}))
     if extra:
         environment["LD_PRELOAD"] = str(TARGET / "preload.so")
@@ -117,7 +117,7 @@ def run(command, cpu=None, extra=None, prefix=()):
     process = subprocess.Popen(
         list(prefix) + command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
-    # They print a line or two: no pipe fills.
+    # They print one or two lines, so no pipe fills up.
     _, status, usage = os.wait4(process.pid, 0)
     wall = time.monotonic() - begun
     process.returncode = status
@@ -138,7 +138,7 @@ def drive(driver, way, count, message="1k.eml", security="plain", host=HOST, con
 
 
 def interleave(jobs, rounds):
-    """Each job once a round; gives the medians of what each returned."""
+    """Runs each job once per round, and returns the medians of their results."""
     results = {name: [] for name in jobs}
     for number in range(rounds):
         for name, job in jobs.items():
@@ -161,7 +161,7 @@ def table(heads, rows):
 
 
 def best_of(results, key="rate"):
-    """The best peer as its users have it."""
+    """The best peer, without forced settings."""
     rates = [results[name][key] for name in PEERS if name in results and "+nodelay" not in name]
     return max(rates, default=float("nan"))
 
@@ -204,9 +204,9 @@ def one(rounds):
 
 
 def counts(rounds):
-    """System calls and allocations per message: the difference of two runs."""
+    """System calls and allocations per message, as the difference between two runs."""
     if not shutil.which("strace"):
-        return "strace is missing: not counted.\n"
+        return "Not counted: strace is missing.\n"
     sink = Sink()
 
     def calls(command, extra):
@@ -233,9 +233,9 @@ def counts(rounds):
 
 
 def instructions(rounds):
-    """Instructions in user space per message, by callgrind: the difference of two runs. They are nearly the same each time."""
+    """User-space instructions per message, counted by callgrind, as the difference between two runs. Nearly the same in every run."""
     if not shutil.which("valgrind"):
-        return "valgrind is missing: not counted.\n"
+        return "Not counted: valgrind is missing.\n"
     sink = Sink()
 
     def executed(driver, way, count):
@@ -252,7 +252,7 @@ def instructions(rounds):
 
 
 def large(rounds):
-    """One message of 100 MiB; sink and client on a CPU each."""
+    """One message of 100 MiB; sink and client on separate CPUs."""
     sink = Sink()
     sink.pin("0")
     megabytes = (WORK / "big.eml").stat().st_size / 1e6
@@ -262,7 +262,7 @@ def large(rounds):
             sink.counts()
             result = run(command, cpu=1)
             if sink.counts()["messages"] != 1:
-                raise RuntimeError("it has not arrived")
+                raise RuntimeError("the message did not arrive")
             result["rate"], result["all"] = megabytes / result["seconds"], megabytes / result["wall"]
             return result
 
@@ -280,9 +280,9 @@ def large(rounds):
     ):
         jobs = {name: job(before + drive(driver, way, 1, message, security)) for name, (driver, way) in ways.items()}
         if before:
-            jobs.pop("mail-send")  # it does not start without CAs
+            jobs.pop("mail-send")  # cannot start without CAs
         if message == "dots.eml":
-            jobs.pop("mail-send", None)  # two writes for each dot: a minute
+            jobs.pop("mail-send", None)  # takes a minute: two writes per dot
         if shutil.which("curl"):
             scheme = "smtps" if security == "tls" else "smtp"
             jobs["curl"] = job([
@@ -313,7 +313,7 @@ def many(rounds):
             sink.counts()
             result = run(command[0], extra=command[1])
             if sink.counts()["messages"] != count:
-                raise RuntimeError("some have not arrived")
+                raise RuntimeError("some messages did not arrive")
             result["rate"], result["cpu"] = count / result["seconds"], result["cpu"] * 1e6 / count
             return result
 
@@ -338,7 +338,7 @@ def many(rounds):
 
 
 class Wire:
-    """Two network namespaces, 20 ms apart there and back."""
+    """Two network namespaces with a round-trip time of 20 ms."""
 
     def __enter__(self):
         self.namespaces = [f"peers{end}{os.getpid()}" for end in "AB"]
@@ -362,15 +362,15 @@ class Wire:
 
 
 def latency(rounds):
-    """20 ms there and back. A round trip per message is the difference of two runs; the first mail is one whole run."""
+    """A round trip takes 20 ms. Round trips per message are the difference between two runs; the first mail is a whole run."""
     if os.geteuid() != 0 or not os.path.exists("/dev/net/tun"):
-        return "This needs root and /dev/net/tun: not measured.\n"
+        return "Not measured: root and /dev/net/tun are needed.\n"
     trip = 0.020
     with Wire() as (here, there):
         sink = Sink(FAR, there)
 
         def at_once(commands):
-            """They mostly wait: all at the same time."""
+            """Runs all at the same time, because they mostly wait."""
             results = {}
 
             def one(name, command, extra):
@@ -397,7 +397,7 @@ def latency(rounds):
                     spent[name].append((runs[1][name] - runs[0][name]) / difference / trip)
             print(f"   round {number + 1} of {rounds}", file=sys.stderr)
         rows = [(name, f"{statistics.median(all_of_it):.3f}") for name, all_of_it in spent.items() if all_of_it]
-        text = table(["20 ms there and back, one connection", "round trips / message"], rows) + "\n"
+        text = table(["20 ms round-trip time, one connection", "round trips / message"], rows) + "\n"
 
         first = {
             "postino::send": (POSTINO, "new"), "postino::aio::send": (AIO, "new"),
@@ -411,7 +411,7 @@ def latency(rounds):
                 jobs[name, security] = lambda command=command: run(command, prefix=here)
                 if driver == MAIL_SEND or security == "plain":
                     continue
-                # The same without the CAs of the system, whose parsing takes two round trips here.
+                # Also without the system's CAs, whose parsing takes as long as two round trips.
                 jobs[name, security, "bare"] = lambda command=NO_CAS + command: run(command, prefix=here)
         results = interleave(jobs, rounds)
         trips = lambda *key: f"{results[key]['seconds'] / trip:.2f}" if key in results else "–"
@@ -428,8 +428,8 @@ def latency(rounds):
 
 
 def pipelining(rounds):
-    """60 messages of 1 KiB over one connection, pipelined and one command at a time: medians in ms per message, and of the
-    ratios of pairs. Real servers only if `tests/interop/servers up` has started them."""
+    """60 messages of 1 KiB over one connection, pipelined and one command at a time: medians in ms per message, and medians
+    of the ratios of pairs. Includes the real servers that `tests/interop/servers up` has started."""
     command = ["cargo", "bench", "--locked", "--quiet", "--features", "async", "--bench", "pipelining", "--", str(rounds)]
     return subprocess.run(command, cwd=HERE.parent.parent, check=True, capture_output=True, text=True).stdout
 
@@ -465,7 +465,7 @@ def main():
     shared = ["gcc", "-O2", "-w", "-shared", "-fPIC", "-o", str(TARGET / "preload.so"), str(HERE / "preload.c"), "-ldl"]
     subprocess.run(shared, check=True)
     messages()
-    text = "# Measured\n\nWritten by `benches/peers/run.py`; its README says what the rows are.\n\n" + about(options.rounds)
+    text = "# Measured\n\nWritten by `benches/peers/run.py`; its README explains the rows.\n\n" + about(options.rounds)
     for name in options.only.split(","):
         print(f"{name}: {PARTS[name].__doc__}", file=sys.stderr)
         part = f"\n## {name}\n\n{PARTS[name].__doc__}\n\n" + PARTS[name](options.rounds)

@@ -104,7 +104,18 @@ impl Field {
                 return Err(fail("it has a control character"));
             }
             Value::Mailboxes(mailboxes) => {
-                let items = mailboxes.read().map_err(|error| fail(&error.to_string()))?;
+                let items = mailboxes.read().map_err(|error| match error {
+                    Error::Address { input, why, .. } => {
+                        Error::Address { input, why, header: Some(name.to_owned()) }
+                    }
+                    error => error,
+                })?;
+                if let Some(local) =
+                    items.iter().find_map(Item::without_domain).filter(|_| is_structured(name))
+                {
+                    let (input, header) = (local.to_string(), Some(name.to_owned()));
+                    return Err(Error::Address { input, why: "no @", header });
+                }
                 let words = address_words(&items).map_err(|why| fail(&why))?;
                 if words.is_empty() {
                     return Ok(None);

@@ -7,8 +7,7 @@ use memchr::{memchr, memchr2};
 use super::mailbox::has_encoded_word;
 use crate::{Address, Envelope, Error};
 
-/// How much of what could not be read is shown.
-const MAX_SHOWN: usize = 60;
+pub(super) const UNTERMINATED: &str = "unterminated quote, comment or bracket";
 
 const RESENT_TWICE: &str = "the message was resent more than once: its envelope has to be given";
 const NO_FROM: &str = "the message has no From (or Sender) with an address";
@@ -35,8 +34,8 @@ impl Envelope {
     ///
     /// # Errors
     ///
-    /// [`Error::Message`] if there is no sender, if a header holds what is no address, or if the message was resent
-    /// more than once (its envelope cannot be known then); [`Error::NoRecipients`] if there are none.
+    /// [`Error::Message`] if there is no sender, or if the message was resent more than once, so that its envelope cannot be
+    /// known; [`Error::Address`] if a header has an invalid address; [`Error::NoRecipients`] if there are none.
     pub fn from_headers(message: &[u8]) -> Result<Envelope, Error> {
         let sender = sender_from_headers(message)?;
         Envelope::from_addresses(Some(sender), recipients_from_headers(message)?)
@@ -47,8 +46,8 @@ impl Envelope {
 ///
 /// # Errors
 ///
-/// [`Error::Message`] if there is no sender, if its header holds what is no address, or if the message was resent
-/// more than once.
+/// [`Error::Message`] if there is no sender, or if the message was resent more than once; [`Error::Address`] if the header
+/// has an invalid address.
 pub fn sender_from_headers(message: &[u8]) -> Result<Address, Error> {
     let (names, none) = match is_resent(message)? {
         true => (["Resent-Sender", "Resent-From"], NO_RESENT_FROM),
@@ -66,8 +65,8 @@ pub fn sender_from_headers(message: &[u8]) -> Result<Address, Error> {
 ///
 /// # Errors
 ///
-/// [`Error::NoRecipients`] if there are none; [`Error::Message`] if a header holds what is no address, or if the
-/// message was resent more than once.
+/// [`Error::NoRecipients`] if there are none; [`Error::Address`] if a header has an invalid address; [`Error::Message`] if
+/// the message was resent more than once.
 pub fn recipients_from_headers(message: &[u8]) -> Result<Vec<Address>, Error> {
     let names = match is_resent(message)? {
         true => ["Resent-To", "Resent-Cc", "Resent-Bcc"],
@@ -203,10 +202,8 @@ struct Unreadable<'l> {
 
 impl Unreadable<'_> {
     fn into_error(self, name: &str) -> Error {
-        let text = String::from_utf8_lossy(self.text);
-        let short: String = text.chars().take(MAX_SHOWN).collect();
-        let dots = if short.len() < text.len() { "…" } else { "" };
-        Error::Message(format!("the header {name} names no address at {short:?}{dots}: {}", self.why).into())
+        let input = String::from_utf8_lossy(self.text).into_owned();
+        Error::Address { input, why: self.why, header: Some(name.to_owned()) }
     }
 }
 
@@ -216,18 +213,24 @@ fn read_list<'l>(list: &'l [u8], found: &mut Vec<Address>) -> Result<(), Unreada
     let (mut start, mut at) = (0, 0);
     while at < list.len() {
         let Some(length) = token_length(&list[at..]) else {
-            return Err(Unreadable { text: &list[start..], why: "a quote, comment or bracket does not end" });
+            return Err(Unreadable { text: &list[start..], why: UNTERMINATED });
         };
         let token = &list[at..at + length];
         at += length;
         let taken = element.take(token);
-        found.extend(taken.map_err(|why| Unreadable { text: &list[start..at], why })?);
+        found.extend(taken.map_err(|why| Unreadable { text: written(&list[start..at]), why })?);
         if element.is_empty() {
             start = at;
         }
     }
-    found.extend(element.end().map_err(|why| Unreadable { text: &list[start..], why })?);
+    found.extend(element.end().map_err(|why| Unreadable { text: written(&list[start..]), why })?);
     Ok(())
+}
+
+/// An element of a list without what separates it from the next one.
+fn written(element: &[u8]) -> &[u8] {
+    let element = element.trim_ascii();
+    element.strip_suffix(b",").or(element.strip_suffix(b";")).unwrap_or(element)
 }
 
 /// The length of the first token: a comment, a quoted string, a domain literal, one of `<>,;:`, one white space, or
@@ -362,21 +365,21 @@ impl Element {
 
     fn address(&self) -> Result<Address, &'static str> {
         if self.is_phrase {
-            return Err("it has white space outside quotes");
+            return Err(if self.has_at { "space outside quotes" } else { "no @" });
         }
         if self.is_doubtful && !self.has_at {
-            return Err("it has no @");
+            return Err("no @");
         }
-        let text = str::from_utf8(&self.text).map_err(|_| "it is not UTF-8")?;
+        let text = str::from_utf8(&self.text).map_err(|_| "not UTF-8")?;
         if has_encoded_word(text) {
-            return Err("an encoded word is not a part of an address (RFC 2047 §5)");
+            return Err("an encoded word is not an address (RFC 2047 §5)");
         }
         if !self.has_at && !is_local_name(text) {
-            return Err("it has no @, and cannot be a local name");
+            return Err("no @, and not a local name");
         }
         Address::new(text).map_err(|error| match error {
             Error::Address { why, .. } => why,
-            _ => "it is no address",
+            _ => "invalid",
         })
     }
 }
@@ -452,7 +455,7 @@ mod tests {
     #[test]
     fn what_cannot_be_an_address_says_why() {
         let error = to("a@").unwrap_err();
-        assert_eq!(error, "the header To names no address at \"a@\": it has no domain behind its @");
+        assert_eq!(error, "To: invalid address \"a@\": no domain");
     }
 
     #[test]
@@ -570,7 +573,7 @@ mod tests {
 
     #[test]
     fn addresses_may_not_be_latin_1() {
-        assert!(to(b"j\xf6rg@x").unwrap_err().ends_with("it is not UTF-8"));
+        assert!(to(b"j\xf6rg@x").unwrap_err().ends_with("not UTF-8"));
         assert_eq!(to("jörg@bücher.example").unwrap(), ["jörg@bücher.example"]);
     }
 
@@ -629,7 +632,7 @@ mod tests {
     #[test]
     fn a_name_without_an_address_is_no_recipient() {
         for list in ["foo bar", "J. Doe", "\"Alice\"", "\"a@b\"", "Alice a@b", "a@b Alice"] {
-            assert!(to(list).unwrap_err().starts_with("the header To names no address at \""), "{list:?}");
+            assert!(to(list).unwrap_err().starts_with("To: invalid address \""), "{list:?}");
         }
     }
 
@@ -646,7 +649,7 @@ mod tests {
             "=?utf-8?q?Ann",
         ] {
             let error = to(format!("a@b, {list}")).unwrap_err();
-            assert!(error.starts_with("the header To names no address at \""), "{list}: {error}");
+            assert!(error.starts_with("To: invalid address \""), "{list}: {error}");
         }
         reads(&[
             ("=?utf-8?q?J=C3=B6rg?= <a@b>", &["a@b"]),
@@ -710,10 +713,7 @@ mod tests {
 
     #[test]
     fn an_error_names_the_header_and_shows_what_it_is_about() {
-        assert_eq!(
-            to("a@b, \tfoo bar\x07, c@d").unwrap_err(),
-            "the header To names no address at \"foo bar\\u{7},\": it has white space outside quotes"
-        );
+        assert_eq!(to("a@b, \tfoo bar\x07, c@d").unwrap_err(), "To: invalid address \"foo bar\\u{7}\": no @");
         let long = to("x y".repeat(1000)).unwrap_err();
         assert!(long.contains("x y\"…: ") && long.len() < 200, "{long}");
         assert!(sender("Resent-Date: now\nResent-From: <>\n\n").contains("Resent-From"));

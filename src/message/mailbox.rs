@@ -28,7 +28,7 @@ impl Mailbox {
     ///
     /// # Errors
     ///
-    /// [`Error::Address`] if it cannot be one.
+    /// [`Error::Address`] if the address is invalid.
     pub fn new(name: impl Into<String>, address: impl AsRef<str>) -> Result<Mailbox, Error> {
         Ok(Mailbox { name: name.into(), address: Address::new(address.as_ref())? })
     }
@@ -56,11 +56,40 @@ impl FromStr for Mailbox {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Mailbox, Error> {
-        match &mut read_list(text)?[..] {
-            [Item::Mailbox(mailbox)] => Ok(mailbox.clone()),
-            _ => Err(Error::Message(format!("{text:?} is not one mailbox").into())),
-        }
+        only(read_list(text)?, text)
     }
+}
+
+impl TryFrom<&str> for Mailbox {
+    type Error = Error;
+
+    fn try_from(text: &str) -> Result<Mailbox, Error> {
+        text.parse()
+    }
+}
+
+impl TryFrom<String> for Mailbox {
+    type Error = Error;
+
+    fn try_from(text: String) -> Result<Mailbox, Error> {
+        text.parse()
+    }
+}
+
+/// The mailbox of a list that has just one, and no groups.
+fn only(items: Vec<Item>, text: &str) -> Result<Mailbox, Error> {
+    let why = match <[Item; 1]>::try_from(items) {
+        Ok([Item::Mailbox(mailbox)]) => return Ok(mailbox),
+        Ok(_) => "a group",
+        Err(items) if items.is_empty() => "empty",
+        Err(items) if items.contains(&Item::GroupEnd) => "a group",
+        Err(_) => "more than one address",
+    };
+    Err(invalid(text, why))
+}
+
+fn invalid(input: &str, why: &'static str) -> Error {
+    Error::Address { input: input.to_owned(), why, header: None }
 }
 
 /// As it could be typed: the name in quotes where it needs them, not encoded.
@@ -89,7 +118,7 @@ fn is_word(word: &str) -> bool {
 /// header, which are refused. **A name that others have chosen does not belong into such text**: it
 /// may hold commas and brackets, and so name recipients of its own. Give it apart: `("Alice", "alice@example.org")`, or
 /// as a [`Mailbox`].
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Mailboxes(Vec<Given>);
 
 #[derive(Debug, Clone)]
@@ -97,9 +126,16 @@ enum Given {
     Text(String),
     Pair(String, String),
     Mailbox(Mailbox),
+    /// Exactly one mailbox.
+    One(Mailboxes),
 }
 
 impl Mailboxes {
+    /// Makes anything but exactly one mailbox an error.
+    pub(super) fn only_one(self) -> Mailboxes {
+        Mailboxes(vec![Given::One(self)])
+    }
+
     pub(super) fn append(&mut self, more: &mut Mailboxes) {
         self.0.append(&mut more.0);
     }
@@ -111,9 +147,29 @@ impl Mailboxes {
                 Given::Text(text) => items.append(&mut read_list(text)?),
                 Given::Pair(name, address) => items.push(Item::Mailbox(Mailbox::new(name, address)?)),
                 Given::Mailbox(mailbox) => items.push(Item::Mailbox(mailbox.clone())),
+                Given::One(one) => {
+                    items.push(Item::Mailbox(only(one.read()?, &one.written())?));
+                }
             }
         }
         Ok(items)
+    }
+
+    /// The text that was given, for errors.
+    fn written(&self) -> String {
+        let each = self.0.iter().map(|given| match given {
+            Given::Text(text) => text.clone(),
+            Given::Pair(name, address) => format!("{name} <{address}>"),
+            Given::Mailbox(mailbox) => mailbox.to_string(),
+            Given::One(one) => one.written(),
+        });
+        each.collect::<Vec<_>>().join(", ")
+    }
+}
+
+impl<M: Into<Mailboxes>> Extend<M> for Mailboxes {
+    fn extend<I: IntoIterator<Item = M>>(&mut self, more: I) {
+        self.0.extend(more.into_iter().flat_map(|one| one.into().0));
     }
 }
 
@@ -194,7 +250,15 @@ pub(super) enum Item {
 }
 
 impl Item {
-    /// With the domain as an A-label, if that makes its address ASCII.
+    /// The address, if it is a local name: header fields have addresses with a domain only (RFC 5322 §3.4.1).
+    pub(super) fn without_domain(&self) -> Option<&Address> {
+        match self {
+            Item::Mailbox(Mailbox { address, .. }) if address.domain().is_none() => Some(address),
+            _ => None,
+        }
+    }
+
+    /// Returns the item with the domain as an A-label, if that makes its address ASCII.
     pub(super) fn in_ascii(&self) -> Option<Item> {
         match self {
             Item::Mailbox(Mailbox { name, address }) => {
@@ -208,23 +272,28 @@ impl Item {
 /// Reads an address list. Dots in names need no quotes; a comment is taken for a part of the name.
 fn read_list(text: &str) -> Result<Vec<Item>, Error> {
     let mut reader = Reader::default();
-    let mut rest = text;
-    let fail = |why| Error::Message(format!("{text:?} is no list of addresses: {why}").into());
     if text.chars().any(char::is_control) {
-        return Err(fail("it has a control character"));
+        return Err(invalid(text, "control character"));
     }
-    while !rest.is_empty() {
-        let length = headers::token_length(rest.as_bytes());
-        let (token, behind) =
-            rest.split_at(length.ok_or_else(|| fail("a quote, comment or bracket does not end"))?);
-        reader.take(token).map_err(fail)?;
-        rest = behind;
+    // The mailbox that is being read begins at `start`.
+    let (mut start, mut at) = (0, 0);
+    while at < text.len() {
+        let length = headers::token_length(&text.as_bytes()[at..]);
+        let length = length.ok_or_else(|| invalid(text[start..].trim(), headers::UNTERMINATED))?;
+        let token = &text[at..at + length];
+        at += length;
+        reader
+            .take(token)
+            .map_err(|why| invalid(text[start..at].trim_end_matches([',', ';']).trim(), why))?;
+        if !reader.is_open && matches!(token, "," | ";" | ":") {
+            start = at;
+        }
     }
-    reader.end_mailbox().map_err(fail)?;
-    match reader.in_group {
-        true => Err(fail("a group has no ; at its end")),
-        false => Ok(reader.items),
+    reader.end_mailbox().map_err(|why| invalid(text[start..].trim(), why))?;
+    if reader.in_group {
+        return Err(invalid(text, "a group without ; at its end"));
     }
+    Ok(reader.items)
 }
 
 #[derive(Default)]
@@ -251,19 +320,19 @@ impl Reader {
             b'(' => self.comments.push(unescaped(&token[1..token.len() - 1])),
             b'>' if self.is_open => self.is_open = false,
             _ if self.is_open => self.angle.get_or_insert_default().push_str(token),
-            b'>' => return Err("it has a > without a <"),
+            b'>' => return Err("> without <"),
             b',' => self.end_mailbox()?,
             b';' if self.in_group => {
                 self.end_mailbox()?;
                 self.in_group = false;
                 self.items.push(Item::GroupEnd);
             }
-            b';' => return Err("it has a ; outside a group"),
+            b';' => return Err("; outside a group"),
             b' ' => {
                 self.gap = true;
                 self.bare.push(' ');
             }
-            _ if self.angle.is_some() => return Err("there is more behind its >"),
+            _ if self.angle.is_some() => return Err("text after >"),
             b'<' => (self.angle, self.is_open) = (Some(String::new()), true),
             b':' => self.begin_group()?,
             b'"' => self.word(token, &unescaped(&token[1..token.len() - 1])),
@@ -282,11 +351,11 @@ impl Reader {
 
     fn begin_group(&mut self) -> Result<(), &'static str> {
         if self.in_group {
-            return Err("a group stands in a group");
+            return Err("a group in a group");
         }
         let name = self.display_name();
         if name.is_empty() {
-            return Err("a group has no name");
+            return Err("a group without a name");
         }
         self.bare.clear();
         self.in_group = true;
@@ -296,7 +365,7 @@ impl Reader {
 
     fn end_mailbox(&mut self) -> Result<(), &'static str> {
         if self.is_open {
-            return Err("its < has no >");
+            return Err("< without >");
         }
         let bare = mem::take(&mut self.bare);
         let angle = self.angle.take();
@@ -312,7 +381,7 @@ impl Reader {
         };
         let address = Address::new(&address).map_err(|error| match error {
             Error::Address { why, .. } => why,
-            _ => "it is no address",
+            _ => "invalid",
         })?;
         self.items.push(Item::Mailbox(Mailbox { name, address }));
         Ok(())
@@ -331,8 +400,8 @@ impl Reader {
     }
 }
 
-/// What is copied from a header, and not what people type: it would arrive as it stands.
-const ENCODED: &str = "an encoded word stands in it: give the name itself, in any letters";
+/// For text that is copied from a header. People do not type encoded words, and recipients would see them as they are.
+const ENCODED: &str = "an encoded word: give the name itself, in any letters";
 
 /// Whether a token has an encoded word in it (RFC 2047 §2). Quoted text has none.
 pub(super) fn has_encoded_word(token: &str) -> bool {
@@ -484,6 +553,34 @@ mod tests {
         assert!("a@x.org, b@x.org".parse::<Mailbox>().is_err());
         assert!("Team: a@x.org;".parse::<Mailbox>().is_err());
         assert!("".parse::<Mailbox>().is_err());
+    }
+
+    #[test]
+    fn the_error_of_a_list_shows_the_mailbox_that_is_wrong() {
+        for (text, error) in [
+            ("a@x.org, Bob <b@>, c@x.org", "invalid address \"Bob <b@>\": no domain"),
+            ("bob smith", "invalid address \"bob smith\": no @"),
+            ("Team: a b@x.org;", "invalid address \"a b@x.org\": space in the local part"),
+            ("a@x.org, \"b", "invalid address \"\\\"b\": unterminated quote, comment or bracket"),
+        ] {
+            assert_eq!(read(text).unwrap_err(), error);
+        }
+    }
+
+    #[test]
+    fn exactly_one_mailbox_is_not_two() {
+        let read = |given: Mailboxes| given.only_one().read().map_err(|error| error.to_string());
+        assert_eq!(read("Bob <b@x.org>".into()).unwrap().len(), 1);
+        assert_eq!(read(("Bob, a", "b@x.org").into()).unwrap().len(), 1);
+        for (given, error) in [
+            ("a@x, b@y".into(), "invalid address \"a@x, b@y\": more than one address"),
+            (["a@x", "b@y"].into(), "invalid address \"a@x, b@y\": more than one address"),
+            ("Team: a@x;".into(), "invalid address \"Team: a@x;\": a group"),
+            ("".into(), "invalid address \"\": empty"),
+            (("", "a@x, b@y").into(), "invalid address \"a@x, b@y\": more than one address"),
+        ] {
+            assert_eq!(read(given).unwrap_err(), error);
+        }
     }
 
     #[test]

@@ -1,22 +1,22 @@
-//! How far a sending is: whom to tell, and what.
+//! Reports how much of a message has been sent.
 
 use std::{
     fmt,
     sync::{Mutex, PoisonError},
 };
 
-use super::{Body, Callback, Mail, ServerSupport};
+use super::{Body, Mail, ServerSupport, body::Callback};
 use crate::{Envelope, Error};
 
-/// A mail that tells a callback how far its sending is. Made by [`Mail::on_progress`] too.
+/// A mail that reports its progress to a callback while it is sent. Made by [`Mail::on_progress`].
 ///
-/// It is told how many octets of the message the socket has taken, and how many there are, if that is known: not for
-/// readers whose size nobody told. Octets are counted as the mail has them, before line ends become CRLF and dots are doubled;
-/// what is under way in the system's buffers counts as taken. It is called each time that something has left, mostly every
-/// 64 KiB, the last time when all has; an empty message says nothing. A mail that is sent again counts anew.
+/// The callback gets the number of octets that the socket has accepted, and the total if it is known: it is unknown for
+/// readers without a [size](Body::with_size). Octets are counted as the mail has them, before line ends become CRLF and dots
+/// are doubled. Octets in the system's buffers count as sent. The callback is called about every 64 KiB, and once more at the
+/// end; never for an empty message. A mail that is sent again counts from 0.
 ///
-/// The callback runs between two writes, in both worlds on the thread that sends: it must not block, and while it runs
-/// nothing is sent.
+/// The callback runs on the sending thread between two writes, in both clients. It must not block: nothing is sent while it
+/// runs.
 ///
 /// ```no_run
 /// use postino::{Client, Mail, Message, message::Attachment};
@@ -34,26 +34,25 @@ use crate::{Envelope, Error};
 /// # Ok::<(), postino::Error>(())
 /// ```
 #[must_use = "it does nothing until it is sent"]
-pub struct Progress<'m, F> {
-    mail: &'m dyn Mail,
+pub struct Progress<M, F> {
+    mail: M,
     callback: Mutex<F>,
 }
 
-impl<'m, F: FnMut(u64, Option<u64>) + Send> Progress<'m, F> {
-    /// Any mail, and who is told.
-    pub fn new(mail: &'m dyn Mail, callback: F) -> Progress<'m, F> {
+impl<M: Mail, F: FnMut(u64, Option<u64>) + Send> Progress<M, F> {
+    pub(super) fn new(mail: M, callback: F) -> Progress<M, F> {
         Progress { mail, callback: Mutex::new(callback) }
     }
 
     fn tell<'p>(&'p self, body: Body<'p>) -> Body<'p> {
-        // One that has panicked is called again only by who goes on all the same.
+        // A callback that panicked poisons the lock. If the caller goes on all the same, it is called again.
         body.on_progress(|sent, total| {
             (self.callback.lock().unwrap_or_else(PoisonError::into_inner))(sent, total);
         })
     }
 }
 
-impl<F: FnMut(u64, Option<u64>) + Send> Mail for Progress<'_, F> {
+impl<M: Mail, F: FnMut(u64, Option<u64>) + Send> Mail for Progress<M, F> {
     fn envelope(&self) -> Result<Envelope, Error> {
         self.mail.envelope()
     }
@@ -67,21 +66,21 @@ impl<F: FnMut(u64, Option<u64>) + Send> Mail for Progress<'_, F> {
     }
 }
 
-impl<F> fmt::Debug for Progress<'_, F> {
+impl<M, F> fmt::Debug for Progress<M, F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Progress").finish_non_exhaustive()
     }
 }
 
-/// Reckons from what has left the outbox how much of a mail that was.
+/// Computes how much of a mail was sent from the number of octets that have left the outbox.
 pub(crate) struct Meter<'m> {
     callback: Option<Callback<'m>>,
     total: Option<u64>,
-    /// Where in the connection's stream the content begins.
+    /// Where the content begins in the connection's stream.
     start: Option<u64>,
-    /// So much was handed to the outbox,
+    /// Octets of the mail that were handed to the outbox.
     handed: u64,
-    /// and of so much the callback knows that it has left.
+    /// Octets that the callback was last called with.
     told: u64,
 }
 
@@ -90,7 +89,7 @@ impl<'m> Meter<'m> {
         Meter { callback, total, start: None, handed: 0, told: 0 }
     }
 
-    /// Content comes next, at this place in the stream, unless some came before.
+    /// Content comes next, at this place in the stream, unless there was content before.
     pub fn begin(&mut self, at: u64) {
         self.start.get_or_insert(at);
     }
@@ -99,10 +98,10 @@ impl<'m> Meter<'m> {
         self.handed += octets as u64;
     }
 
-    /// So much of the stream has left.
+    /// This many octets of the stream were sent.
     pub fn gone(&mut self, gone: u64) {
         let (Some(callback), Some(start)) = (&mut self.callback, self.start) else { return };
-        // In the stream are doubled dots too, and the final one.
+        // The stream has doubled dots too, and the final one.
         let sent = gone.saturating_sub(start).min(self.handed);
         if sent > self.told {
             self.told = sent;

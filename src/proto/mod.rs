@@ -138,6 +138,7 @@ pub(crate) mod capabilities;
 mod command;
 mod data;
 mod hello;
+pub(crate) mod options;
 mod pace;
 mod queue_id;
 pub(crate) mod reply;
@@ -164,7 +165,7 @@ pub(crate) use self::{
     pace::Pace,
     queue_id::queue_id,
     session::{End, Session},
-    transaction::check_recipients,
+    transaction::{check_recipients, is_too_many},
 };
 use crate::{Error, Phase, Reply};
 

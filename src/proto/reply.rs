@@ -3,6 +3,7 @@
 use std::{fmt, sync::Arc};
 
 use crate::Phase;
+pub(crate) use crate::search::find;
 
 /// Maximum length of a line of a reply, in octets with its line end. RFC 5321 §4.5.3.1.5 says 512; some servers exceed it.
 const MAX_LINE: usize = 8_192;
@@ -165,12 +166,6 @@ fn mask_one(text: &[u8], secret: &[u8]) -> Vec<u8> {
         }
     }
     masked
-}
-
-/// The first place of `part`, which must not be empty. Not by memmem, which would add 10 kB to a small program for a search
-/// that is done once in a login or in a certificate.
-pub(crate) fn find(text: &[u8], part: &[u8]) -> Option<usize> {
-    text.windows(part.len()).position(|octets| octets == part)
 }
 
 /// A reply that is borrowed from the [`Inbox`]. Reading it costs nothing; [`keep`](ReplyRef::keep) copies it.

@@ -5,8 +5,11 @@
 //! | the server, before it has accepted MAIL | is | another connection takes over |
 //! |---|---|---|
 //! | answers 421, at any time, or 452 to MAIL | [`End::Announced`] | if this one had a message accepted |
-//! | closes or resets the connection | [`End::Unannounced`] | the same, and from then on no connection carries more messages than this one did |
+//! | closes or resets the connection | [`End::Unannounced`] | the same, and from then on no connection carries more messages than this one did, if it was in use |
 //! | is silent, or breaks the protocol | none | never |
+//!
+//! A connection that was idle for a while may have been lost for another reason: a timeout of the server, or of a firewall on
+//! the way. That says nothing about the number of messages in a session.
 //!
 //! So a server that accepts nothing costs one connection, and each further connection has made progress. The client decides
 //! whether a connection can be replaced at all (not if its login was done by hand, for example) and which messages may be
@@ -52,9 +55,10 @@ impl Session {
         self.accepted += u64::from(accepted);
     }
 
-    /// The server ends the session. Returns whether another connection may take over.
-    pub fn ends(&mut self, end: End) -> bool {
-        if end == End::Unannounced && self.accepted > 0 {
+    /// The server ends the session. Returns whether another connection may take over. `in_use` means that the connection had its
+    /// last message a moment ago.
+    pub fn ends(&mut self, end: End, in_use: bool) -> bool {
+        if end == End::Unannounced && in_use && self.accepted > 0 {
             self.most = Some(self.most.map_or(self.answered, |most| most.min(self.answered)));
         }
         self.accepted > 0
@@ -90,29 +94,32 @@ mod tests {
     #[test]
     fn a_session_is_replaced_if_it_had_a_message_accepted() {
         for end in [End::Announced, End::Unannounced] {
-            assert!(!after(&[]).ends(end));
-            assert!(!after(&[false, false]).ends(end));
-            assert!(after(&[false, true]).ends(end));
+            assert!(!after(&[]).ends(end, true));
+            assert!(!after(&[false, false]).ends(end, true));
+            assert!(after(&[false, true]).ends(end, true));
             let mut replaced = after(&[true]);
-            assert!(replaced.ends(end));
-            assert!(!replaced.renewed().ends(end), "the next one has made no progress");
+            assert!(replaced.ends(end, true));
+            assert!(!replaced.renewed().ends(end, true), "the next one has made no progress");
         }
     }
 
     #[test]
     fn only_a_session_that_ended_without_a_reply_limits_the_next_ones() {
         let mut announced = after(&[true, true]);
-        announced.ends(End::Announced);
+        announced.ends(End::Announced, true);
         assert!(!announced.renewed().is_used_up(1_000, None));
         let mut lost = after(&[true, false, true]);
-        lost.ends(End::Unannounced);
+        lost.ends(End::Unannounced, true);
         let mut next = lost.renewed();
         assert!(!next.is_used_up(2, None) && next.is_used_up(3, None));
         assert!(next.is_used_up(2, Some(2)), "what the server announces counts as well");
         (0..5).for_each(|_| next.settle(true));
-        next.ends(End::Unannounced);
+        next.ends(End::Unannounced, true);
         assert!(next.renewed().is_used_up(3, None), "the limit does not grow");
         assert!(!after(&[]).is_used_up(u64::MAX, None));
+        let mut idle = after(&[true]);
+        assert!(idle.ends(End::Unannounced, false));
+        assert!(!idle.renewed().is_used_up(1_000, None), "it may have been idle for too long");
     }
 
     #[test]

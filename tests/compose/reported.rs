@@ -218,7 +218,7 @@ fn an_address_that_is_not_clear_is_an_error_and_is_not_guessed() {
         "a@x.org b@x.org",
         "<a@x.org, b@x.org>",
     ] {
-        assert!(recipients(to).unwrap_err().contains("the header To names no address"), "{to}");
+        assert!(recipients(to).unwrap_err().contains("To: invalid address"), "{to}");
     }
 }
 

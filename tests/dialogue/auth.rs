@@ -458,6 +458,29 @@ fn threat_61_a_name_that_leads_to_loopback_is_not_local() {
     }
 }
 
+/// An address of this machine that is not loopback, if it has one. Nothing is sent.
+fn own_address() -> Option<std::net::IpAddr> {
+    let socket = std::net::UdpSocket::bind("0.0.0.0:0").ok()?;
+    socket.connect("192.0.2.1:9").ok()?;
+    Some(socket.local_addr().ok()?.ip()).filter(|address| !address.is_loopback())
+}
+
+#[test]
+fn threat_61_a_local_name_that_leads_elsewhere_is_not_local() {
+    let Some(own) = own_address() else { return println!("this machine has loopback addresses only") };
+    for security in [postino::Security::Plaintext, postino::Security::Auto] {
+        for host in ["localhost", "127.0.0.1"] {
+            // In the first case the connection is closed before anything is said.
+            let script = if security == postino::Security::Auto { "-- hello AUTH PLAIN" } else { "" };
+            let server = Server::playing_at(own, script);
+            let builder = Client::builder(host).addresses([server.address()]).security(security);
+            let error =
+                connect_error(&builder.hello_name("client.example.org").credentials("user", "secret"));
+            assert!(matches!(error, Error::TlsRequired | Error::Config(_)), "{error:?}");
+        }
+    }
+}
+
 #[test]
 fn threat_61_a_login_by_hand_needs_a_local_name_too() {
     let server = Server::playing("-- hello AUTH PLAIN\nC: NOOP\nS: 250 ok");

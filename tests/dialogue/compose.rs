@@ -8,7 +8,7 @@ use std::{
 
 use postino::{
     Error, Mail, Message, Raw,
-    message::{Attachment, Body, MessageBuilder, Progress},
+    message::{Attachment, Body, MessageBuilder},
 };
 
 use super::*;
@@ -174,10 +174,7 @@ fn an_attached_message_beyond_ascii_is_an_error_before_mail_without_8bitmime() {
         assert!(
             matches!(send_error(&mut client, &message), Error::Unsupported(why) if why.contains("8BITMIME"))
         );
-        assert!(matches!(
-            send_error(&mut client, &Progress::new(&message, |_, _| {})),
-            Error::Unsupported(_)
-        ));
+        assert!(matches!(send_error(&mut client, &(&message).on_progress(|_, _| {})), Error::Unsupported(_)));
         assert!(!message.to_bytes().unwrap().is_ascii(), "a copy of it can be kept");
     }
     assert_open(&mut client);
@@ -264,6 +261,25 @@ fn an_attached_file_is_too_large_before_mail() {
     assert_open(&mut client);
 }
 
+/// A file with as many octets as it is said to have, and none of them on a disk.
+#[cfg(target_os = "linux")]
+#[test]
+fn attached_files_that_are_too_large_together_for_any_number_are_too_large_before_mail() {
+    use std::os::fd::AsRawFd;
+    let file = rustix::fs::memfd_create("postino", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
+    rustix::fs::ftruncate(&file, i64::MAX as u64).unwrap();
+    let path = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
+    for files in 1..=4 {
+        let message = (0..files).fold(builder(), |message, _| message.attach(Attachment::path(&path)));
+        let server = Server::playing("-- hello SIZE 100000\nC: NOOP\nS: 250 ok");
+        let mut client = connect(&server);
+        let error = send_error(&mut client, &message.build().unwrap());
+        let Error::TooLarge { size, limit: 100_000 } = error else { panic!("{error:?}") };
+        assert!(size > i64::MAX as u64 && (size == u64::MAX || files == 1), "{size}");
+        assert_open(&mut client);
+    }
+}
+
 #[test]
 fn an_attached_reader_can_be_sent_once() {
     let server = Server::running(|peer| {
@@ -308,7 +324,7 @@ fn what_is_deferred_is_opened_where_it_may_wait() {
 #[track_caller]
 fn told(mail: &dyn Mail) -> Vec<(u64, Option<u64>)> {
     let mut told = Vec::new();
-    heard("8BITMIME", &Progress::new(mail, |sent, total| told.push((sent, total))));
+    heard("8BITMIME", &mail.on_progress(|sent, total| told.push((sent, total))));
     assert!(told.windows(2).all(|two| two[0].0 < two[1].0), "{told:?}");
     told
 }

@@ -62,6 +62,30 @@ fn threat_78_a_reply_too_few_leaves_the_rest_in_doubt() {
     assert_closed(&mut client);
 }
 
+/// Some servers refuse a message once for all of its recipients. The answers to an envelope that left with its end would be
+/// taken for the missing ones, and mail that was refused for accepted.
+#[test]
+fn threat_78_nothing_leaves_before_the_last_reply_of_a_message() {
+    let one = "C: MAIL FROM:<alice@example.org>
+         C: RCPT TO:<a@example.org>
+         C: RCPT TO:<c@example.org>
+         C: DATA
+         S: 250 ok
+         S: 250 a
+         S: 250 c
+         S: 354 go on
+         C: Hello
+         C: .\n";
+    let taken = "S: 250 for a\nS: 250 for c\n";
+    let hello = HELLO.replace("250 PIPELINING", "250-CHUNKING\nS: 250 PIPELINING");
+    let server = Server::playing(format!("{hello}{one}{taken}{one}{taken}{one}S: 451 for all\n-- silence"));
+    let quick = builder(&server).lmtp(true).final_reply_timeout(std::time::Duration::from_millis(300));
+    let mails = (0..4).map(|_| mail_to(&["a@example.org", "c@example.org"])).collect();
+    let results = send_all(&mut block_on(quick.connect()).unwrap(), mails);
+    let told = results.iter().map(|result| each(result.as_ref().unwrap_or_else(|e| e.delivery().unwrap())));
+    assert_eq!(told.collect::<Vec<_>>(), ["AA", "AA", "RI"], "the last one stays in the iterator");
+}
+
 #[test]
 fn threat_78_a_refusal_and_then_silence_leaves_the_rest_in_doubt() {
     let server = Server::playing(message("S: 452 for a\n-- close"));

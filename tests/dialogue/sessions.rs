@@ -1,7 +1,7 @@
 //! Servers that end a session after some messages, that misread what is joined or pipelined: no message is lost, sent twice,
 //! or mixed with another.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use postino::{Envelope, Error, JoinPolicy, Phase, Raw};
 
@@ -257,7 +257,9 @@ fn the_deadline_covers_the_other_connection() {
     let mut client = connect(&server);
     accept(&mut client, &numbered(1));
     client.next_call_deadline(Duration::from_millis(300));
+    let start = Instant::now();
     let error = send_error(&mut client, &numbered(2));
+    assert!(start.elapsed() < PATIENCE / 2, "{:?}", start.elapsed());
     assert_eq!(error.delivery().unwrap().outcome(), Outcome::NotSent, "{error:?}");
     assert_closed(&mut client);
 }
@@ -440,4 +442,194 @@ fn recipients_that_were_misread_get_the_message_after_those_that_were_not() {
     let results = send_all(&mut connect(&server), vec![mail_to(&["a@example.org", "b@example.org"])]);
     let delivery = results[0].as_ref().unwrap();
     assert!(delivery.recipients().all(|recipient| recipient.outcome() == Outcome::Accepted));
+}
+
+#[test]
+fn recipients_that_were_too_many_are_not_said_again_in_every_transaction() {
+    const COUNT: usize = 300;
+    let to: Vec<String> = (0..COUNT).map(|number| format!("u{number}@example.org")).collect();
+    let mail = || Raw::bytes(Envelope::new("alice@example.org", &to).unwrap(), b"Hello\r\n");
+    let rules = Rules { room: Some(7), ..rules(&["PIPELINING"]) };
+    let (one, batch) = (Ruled::start(rules.clone()), Ruled::start(rules));
+    let mut deliveries = vec![deliver(&mut ruled_client(&one), &mail()).unwrap()];
+    deliveries.extend(send_all(&mut ruled_client(&batch), vec![mail()]).into_iter().map(Result::unwrap));
+    for (server, delivery) in [one, batch].iter().zip(deliveries) {
+        assert!(delivery.recipients().all(|recipient| recipient.outcome() == Outcome::Accepted));
+        let stored: Vec<String> = server.stored().into_iter().flat_map(|stored| stored.recipients).collect();
+        assert_eq!(stored, to, "in order, and each once");
+        assert!(server.count("RCPT") <= 2 * COUNT, "{}", server.count("RCPT"));
+    }
+}
+
+/// An envelope with its content, and the consent to it.
+fn taken(number: usize) -> String {
+    format!(
+        "C: MAIL FROM:<alice@example.org>\nC: RCPT TO:<bob@example.org>\nC: DATA\nS: 250 ok\nS: 250 ok\nS: 354 go on
+         C: {number}\nC: .\nS: 250 ok\n"
+    )
+}
+
+/// How a server may answer a flight that comes when the session has had enough.
+const TURNED_AWAY: [&str; 3] = [
+    "C: MAIL FROM:<alice@example.org>\nC: RCPT TO:<bob@example.org>\nC: DATA\nS: 421 enough\n-- close",
+    "C: MAIL FROM:<alice@example.org>\nC: RCPT TO:<bob@example.org>\nC: DATA
+     S: 452 4.5.3 enough\nS: 503 no\nS: 503 no\nC: RSET\nS: 250 ok\nC: QUIT\nS: 221 bye",
+    "C: MAIL FROM:<alice@example.org>\nC: RCPT TO:<bob@example.org>\nC: DATA\n-- close",
+];
+
+/// One message, and a second one that is turned away: there is no other connection.
+#[track_caller]
+fn assert_kept(client: &mut Client) {
+    let number = client.connection_number();
+    accept(client, &numbered(1));
+    let error = send_error(client, &numbered(2));
+    assert!(error.is_transient(), "{error:?}");
+    assert_eq!(client.connection_number(), number);
+}
+
+#[test]
+fn a_connection_that_a_call_has_logged_in_is_not_replaced() {
+    for end in TURNED_AWAY {
+        let end = end.replace("\nC: QUIT\nS: 221 bye", "");
+        let server = Server::playing(format!(
+            "-- hello PIPELINING, AUTH PLAIN\nC: AUTH PLAIN AHVzZXIAc2VjcmV0\nS: 235 welcome\n{}{end}",
+            taken(1)
+        ));
+        let mut client = connect(&server);
+        block_on(client.login("user", "secret")).unwrap();
+        assert_kept(&mut client);
+    }
+}
+
+#[cfg(feature = "native-tls")]
+#[test]
+fn a_connection_that_a_call_has_secured_is_not_replaced() {
+    for end in TURNED_AWAY {
+        let end = end.replace("\nC: QUIT\nS: 221 bye", "");
+        let server = Server::playing(format!(
+            "-- hello STARTTLS\nC: STARTTLS\nS: 220 go ahead\n-- tls good
+             C: EHLO client.example.org\nS: 250-hi\nS: 250 PIPELINING\n{}{end}",
+            taken(1)
+        ));
+        let builder = builder(&server).security(postino::Security::Plaintext);
+        let builder = builder.ca_certificate(crate::support::tls::CA);
+        let mut client = block_on(builder.connect()).unwrap();
+        block_on(client.starttls()).unwrap();
+        assert_kept(&mut client);
+    }
+}
+
+#[test]
+fn the_other_connection_is_logged_in_by_the_builder() {
+    let hello = "-- hello PIPELINING, AUTH PLAIN\nC: AUTH PLAIN AHVzZXIAc2VjcmV0\nS: 235 welcome\n";
+    for end in TURNED_AWAY {
+        for batch in [false, true] {
+            let scripts = [format!("{hello}{}{end}", taken(1)), format!("{hello}{}", taken(2))];
+            let server = Server::playing_each(scripts);
+            let builder = builder(&server).credentials("user", "secret");
+            let mut client = block_on(builder.connect()).unwrap();
+            match batch {
+                false => (1..=2).for_each(|number| accept(&mut client, &numbered(number))),
+                true => assert_eq!(outcomes(&send_all(&mut client, mails(2))), "AA"),
+            }
+        }
+    }
+}
+
+#[test]
+fn nothing_goes_over_another_connection_that_takes_no_login() {
+    for end in TURNED_AWAY {
+        for batch in [false, true] {
+            let hello = "-- hello PIPELINING, AUTH PLAIN\nC: AUTH PLAIN AHVzZXIAc2VjcmV0\nS: 235 welcome\n";
+            let server =
+                Server::playing_each([format!("{hello}{}{end}", taken(1)), "-- hello PIPELINING".to_owned()]);
+            let builder = builder(&server).credentials("user", "secret");
+            let mut client = block_on(builder.connect()).unwrap();
+            if batch {
+                let results = send_all(&mut client, mails(3));
+                assert!(matches!(&outcomes(&results)[..], "AN" | "ARN"), "{results:?}");
+            } else {
+                accept(&mut client, &numbered(1));
+                send_error(&mut client, &numbered(2));
+            }
+            assert_closed(&mut client);
+        }
+    }
+}
+
+#[cfg(feature = "native-tls")]
+#[test]
+fn the_other_connection_is_secured_by_the_builder() {
+    for end in TURNED_AWAY {
+        let hello = "-- hello STARTTLS\nC: STARTTLS\nS: 220 go ahead\n-- tls good
+             C: EHLO client.example.org\nS: 250-hi\nS: 250 PIPELINING\n";
+        let server = Server::playing_each([
+            format!("{hello}{}{end}", taken(1)),
+            format!("{hello}{}", taken(2)),
+            "-- hello PIPELINING".to_owned(), // offers no TLS
+        ]);
+        let builder = builder(&server).security(postino::Security::StartTls);
+        let mut client = block_on(builder.ca_certificate(crate::support::tls::CA).connect()).unwrap();
+        (1..=2).for_each(|number| accept(&mut client, &numbered(number)));
+        assert!(client.is_encrypted());
+        client.close();
+        assert!(matches!(block_on(client.reconnect()), Err(Error::TlsRequired)));
+    }
+}
+
+#[test]
+fn the_deadline_of_a_call_covers_the_other_connection_of_a_batch() {
+    for end in TURNED_AWAY {
+        let server = Server::playing_each([
+            format!("-- hello PIPELINING\n{}{end}", taken(1)),
+            "-- silence".to_owned(), // not even a greeting
+        ]);
+        let builder = builder(&server).deadline(Duration::from_millis(300));
+        let mut client = block_on(builder.connect()).unwrap();
+        let start = Instant::now();
+        let results = send_all(&mut client, mails(3));
+        assert!(start.elapsed() < PATIENCE / 2, "{:?}", start.elapsed());
+        assert!(matches!(&outcomes(&results)[..], "AN" | "ARN"), "{results:?}");
+        assert!(results[1].as_ref().unwrap_err().is_transient(), "{results:?}");
+    }
+}
+
+#[test]
+fn the_first_message_without_a_connection_tells_why_there_is_none() {
+    let server = Server::playing_each([
+        format!("-- hello PIPELINING, LIMITS MAILMAX=1\n{}C: QUIT\nS: 221 bye", taken(1)),
+        "S: 554 go away".to_owned(),
+    ]);
+    let results = send_all(&mut connect(&server), mails(3));
+    assert_eq!(outcomes(&results), "AN");
+    assert_eq!(refusal(cause(results[1].as_ref().unwrap_err())), (Phase::Greeting, 554));
+}
+
+#[test]
+fn recipients_that_were_too_many_get_the_message_though_quit_has_left() {
+    let all = ["a@example.org", "b@example.org"];
+    let flight = |recipients: &[&str]| {
+        let rcpt: String = recipients.iter().map(|to| format!("C: RCPT TO:<{to}>\n")).collect();
+        format!(
+            "-- hello PIPELINING, CHUNKING\nC: MAIL FROM:<alice@example.org>\n{rcpt}C: BDAT 7 LAST\nC: Hello\nC: QUIT\n"
+        )
+    };
+    let server = Server::playing_each([
+        format!("{}S: 250 ok\nS: 250 ok\nS: 452 4.5.3 too many\nS: 250 taken\nS: 221 bye", flight(&all)),
+        format!("{}S: 250 ok\nS: 250 ok\nS: 250 taken\nS: 221 bye", flight(&all[1..])),
+    ]);
+    let delivery = block_on(builder(&server).chunking(true).send(&mail_to(&all))).unwrap();
+    assert!(delivery.recipients().all(|recipient| recipient.outcome() == Outcome::Accepted), "{delivery:?}");
+}
+
+/// Whatever a server has had enough of, it is asked no more often than it makes progress.
+#[test]
+fn a_server_that_turns_away_all_that_comes_second_is_asked_once_for_each_message() {
+    for enough in ENOUGH {
+        let server = Ruled::start(Rules { session: Some((1, enough)), ..rules(&["PIPELINING"]) });
+        assert_eq!(outcomes(&send_all(&mut ruled_client(&server), mails(20))), "A".repeat(20));
+        assert_eq!((server.connections(), server.stored().len()), (20, 20), "{enough:?}");
+        let asked = if enough == Enough::Closes { 21 } else { 39 }; // only a close is remembered
+        assert!(server.count("MAIL") <= asked, "{enough:?}: {}", server.count("MAIL"));
+    }
 }

@@ -27,12 +27,10 @@ const SHORT: Duration = Duration::from_millis(300);
 /// Takes its time, and gives what it is sent by the server of the test.
 struct Slow {
     pieces: Receiver<Vec<u8>>,
-    reads: Arc<AtomicUsize>,
 }
 
 impl Read for Slow {
     fn read(&mut self, room: &mut [u8]) -> io::Result<usize> {
-        self.reads.fetch_add(1, Ordering::Relaxed);
         thread::sleep(Duration::from_millis(20));
         match self.pieces.recv_timeout(PATIENCE) {
             Ok(piece) => {
@@ -47,7 +45,7 @@ impl Read for Slow {
 
 fn slow() -> (Sender<Vec<u8>>, Slow) {
     let (more, pieces) = channel();
-    (more, Slow { pieces, reads: Arc::default() })
+    (more, Slow { pieces })
 }
 
 fn line(number: usize) -> Vec<u8> {
@@ -128,7 +126,6 @@ fn a_refusal_is_heard_while_the_content_is_long_in_coming() {
     for chunking in [false, true] {
         let (more, slow) = slow();
         more.send(b"line 0\r\n".to_vec()).unwrap();
-        let reads = slow.reads.clone();
         let server = Server::running(move |peer| {
             peer.may_run_ahead = true;
             match chunking {
@@ -137,13 +134,13 @@ fn a_refusal_is_heard_while_the_content_is_long_in_coming() {
             }
             assert_eq!(peer.line().unwrap(), b"line 0\r\n");
             peer.play("S: 421 4.3.2 shutting down");
+            // The content neither goes on after this line nor ends: a client that had not heard the refusal would wait here.
             let _gone_already = more.send(b"line 1\r\n".to_vec());
             peer.ignore();
         });
         let mut client = block_on(builder(&server).chunking(chunking).connect()).unwrap();
         let error = send_error(&mut client, &reading(slow));
         assert_eq!((error.reply().unwrap().code(), outcome(&error)), (421, Outcome::NotSent));
-        assert!(reads.load(Ordering::Relaxed) <= 2, "{chunking}: {reads:?}");
         drop(client);
     }
 }

@@ -1,6 +1,6 @@
-"""verify.py DIRECTORY   what dkimpy says of the messages there.
+"""verify.py DIRECTORY   verifies the messages in DIRECTORY with dkimpy.
 
-good-N-... has N signatures, each of which verifies; bad-N-... has N, none of which does.
+good-N-... has N valid signatures; bad-N-... has N invalid ones.
 """
 
 import pathlib

@@ -1,6 +1,6 @@
-"""aiosmtpd_server.py PKI MAIL [relay]: aiosmtpd on ports of loopback.
+"""aiosmtpd_server.py PKI MAIL [relay]: runs aiosmtpd on ports of loopback.
 
-19525: STARTTLS offered, AUTH after it. 19465: TLS from the first byte. 19526: neither, SIZE 20000, no SMTPUTF8.
+19525: STARTTLS offered, AUTH after it. 19465: implicit TLS. 19526: neither, SIZE 20000, no SMTPUTF8.
 19424: LMTP, STARTTLS offered. With `relay` it is 14525 alone: what Dovecot hands its mail to.
 A message lands in MAIL/N.eml as its bytes came, its envelope beside it in MAIL/N.envelope (written first).
 """
@@ -25,12 +25,12 @@ USERS = {"alice", "bob", "jörg", "reject"}
 LOGIN, PASSWORD = b"alice@lab.test", b"s3cret-p@ss"
 SIZE = 50 << 20
 
-# tls-server-end-point (RFC 5929 section 4): our certificate is signed with SHA-256
+# tls-server-end-point (RFC 5929 section 4): the certificate is signed with SHA-256
 with open(PKI + "/server.chain.pem", encoding="ascii") as chain:
     END = "-----END CERTIFICATE-----"
     END_POINT = hashlib.sha256(ssl.PEM_cert_to_DER_cert(chain.read().partition(END)[0] + END)).digest()
 
-# Extensions that aiosmtpd does not have: their parameters are taken, recorded and not obeyed.
+# Extensions that aiosmtpd does not have: their parameters are accepted and recorded, but not obeyed.
 EXTENSIONS = ["DSN", "MT-PRIORITY MIXER", "DELIVERBY", "FUTURERELEASE 604800 2100-01-01T00:00:00Z"]
 PARAMETERS = {"RET", "ENVID", "NOTIFY", "ORCPT", "MT-PRIORITY", "BY", "HOLDFOR", "HOLDUNTIL", "REQUIRETLS", "AUTH"}
 
@@ -38,10 +38,10 @@ numbers = itertools.count(1)
 
 
 class Recording:
-    """Mixed into a server: keeps MAIL and RCPT as they were sent, the refused ones too."""
+    """Mixin for a server: keeps MAIL and RCPT as they were sent, including refused ones."""
 
     def __init__(self, *arguments, **options):
-        # Of its own: aiosmtpd's is shared by all connections, and each new one clears it.
+        # aiosmtpd's own is shared by all connections, and each new one clears it.
         self.command_size_limits = collections.defaultdict(lambda: 4096)
         super().__init__(*arguments, **options)
 
@@ -89,13 +89,13 @@ class Handler:
             for to in envelope.rcpt_tos
         ]
         if not isinstance(server, LMTP):
-            replies = [max(replies)]  # one for all: what one refuses, nobody gets
+            replies = [max(replies)]  # one reply for all: if one recipient refuses, nobody gets the message
         if min(replies) < "3":
             store(server, session, envelope)
         return "\r\n".join(replies)
 
     async def auth_SCRAM__SHA__256__PLUS(self, server, args):
-        """RFC 5802 and 7677, as short as it goes; what is not well-formed raises. Hashes are hashlib's, not ours."""
+        """Minimal RFC 5802 and 7677; malformed input raises. The hashes are hashlib's, independent of postino."""
         mac = lambda key, text: hmac.digest(key, text, "sha256")
         refused = AuthResult(success=False, handled=False)
         first = b64decode(args[1])
@@ -136,7 +136,7 @@ def store(server, session, envelope):
         file.writelines(line + "\n" for line in about)
     with open(path + ".part", "wb") as file:
         file.write(envelope.content)
-    os.rename(path + ".part", path + ".eml")  # it is there whole or not at all
+    os.rename(path + ".part", path + ".eml")  # it appears complete or not at all
 
 
 def authenticate(server, session, envelope, mechanism, data):

@@ -1,4 +1,4 @@
-# check_composed.pl FOLDER: the same as check_composed.py, which explains it, with Email::MIME.
+# check_composed.pl FOLDER: does the same as check_composed.py, which explains it, with Email::MIME.
 use strict;
 use warnings;
 use Email::MIME;
@@ -26,7 +26,7 @@ for my $path (@paths) {
         return if $part->subparts;
         my ($type) = split /\s*;/, $part->content_type;
         my $body = unpack 'H*', $part->body;
-        # It takes an encoded LF in quoted-printable (=0A) for the end of a line, and gives CRLF.
+        # Email::MIME takes an encoded LF in quoted-printable (=0A) for the end of a line, and returns CRLF.
         if (lc($part->header('Content-Transfer-Encoding') // '') eq 'quoted-printable') {
             my $expected = \$expected{part}[@{ $found{part} // [] }];
             $_ = lf_only($_) for $body, $$expected;

@@ -1,14 +1,14 @@
-"""check_composed.py FOLDER: reads each N.eml there with Python's `email`, by both of its policies, and compares with what
-N.txt says went in.
+"""check_composed.py FOLDER: parses each N.eml in FOLDER with Python's `email`, by both of its policies, and compares it with the
+input described by N.txt.
 
-A line of N.txt is a word and values in hexadecimal, UTF-8 where they are text:
+A line of N.txt is a word followed by values in hexadecimal (text in UTF-8):
 
     subject VALUE
     from NAME ADDRESS
     to NAME ADDRESS
     part CONTENT-TYPE FILE-NAME CONTENT
 
-Addresses and parts come in their order. Prints each difference, and fails if there is one.
+Addresses and parts are in order. Prints each difference, and fails if there is one.
 """
 
 import email
@@ -41,8 +41,8 @@ def compare(path):
 
     for word in ("from", "to"):
         yield from different(f"old {word}", old_mailboxes(old[word]), expected[word])
-        # Python 3.11 keeps the space between two encoded words here, against RFC 2047 section 6.2, and makes others (a
-        # no-break space) plain ones: names without white space.
+        # Contrary to RFC 2047 section 6.2, Python 3.11 keeps the space between two encoded words, and it turns other white
+        # space (a no-break space) into plain spaces. Therefore names are compared without white space.
         mailboxes = [[text(one.display_name), text(one.addr_spec)] for one in new[word].addresses]
         yield from different(f"new {word}", spaceless(mailboxes), spaceless(expected[word]))
     subject = [[text(new["subject"])]] if new["subject"] is not None else []
@@ -63,7 +63,7 @@ def different(what, found, expected):
 
 
 def decoded(value):
-    """By the older functions, which get the spaces right."""
+    """With the older functions, which handle spaces correctly."""
     return make_header(decode_header(value.replace("\r\n", "")))
 
 
@@ -95,14 +95,14 @@ def new_name(part):
 
 
 def old_name(part):
-    # Not get_filename(), which prefers the second name, for programs that do not know RFC 2231.
+    # Not get_filename(), which prefers the second name, meant for programs without RFC 2231.
     parameters = part.get_params([], "content-disposition")
     names = [collapse_rfc2231_value(value) for name, value in parameters if name == "filename"]
     return names[-1] if names else None
 
 
 def defects(message):
-    """What Python finds wrong, except the second file name, which is there for old programs."""
+    """The defects that Python finds, except the second file name, which is meant for old programs."""
     for part in message.walk():
         for defect in part.defects:
             yield f"defect: {defect!r}"

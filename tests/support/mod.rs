@@ -14,7 +14,7 @@ pub mod tls;
 use std::{
     fs,
     io::ErrorKind,
-    net::{SocketAddr, TcpListener, TcpStream, ToSocketAddrs},
+    net::{IpAddr, SocketAddr, TcpListener, TcpStream, ToSocketAddrs},
     os::{
         fd::{AsFd, OwnedFd},
         unix::net::{UnixListener, UnixStream},
@@ -65,6 +65,12 @@ impl Server {
     pub fn playing_v6(script: impl Into<String>) -> Server {
         let script = script.into();
         Server::listening(bind("[::1]:0"), move |peer| peer.play(&script))
+    }
+
+    /// The same at this address of the machine, on any port.
+    pub fn playing_at(address: IpAddr, script: impl Into<String>) -> Server {
+        let script = script.into();
+        Server::listening(bind((address, 0)), move |peer| peer.play(&script))
     }
 
     /// The same with the smallest socket buffers that the system allows.

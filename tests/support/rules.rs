@@ -38,6 +38,8 @@ pub struct Rules {
     pub careless: bool,
     /// Addresses that RCPT answers with this.
     pub refuses: Option<(&'static str, &'static str)>,
+    /// The most recipients of a transaction: the others are answered 452.
+    pub room: Option<usize>,
 }
 
 /// A message that was accepted.
@@ -285,6 +287,9 @@ impl Session {
         let address = line["RCPT TO:<".len()..].split('>').next().unwrap_or_default().to_owned();
         match self.rules.refuses {
             Some((refused, reply)) if refused == address => self.say(reply),
+            _ if self.rules.room.is_some_and(|most| self.recipients.len() >= most) => {
+                self.say("452 4.5.3 too many recipients");
+            }
             _ => {
                 self.recipients.push(address);
                 self.say("250 ok");

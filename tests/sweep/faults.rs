@@ -116,7 +116,7 @@ fn times_out(way: Way, fault: What) {
         let first = before.contains("refused") || kind.lmtp && before.contains("done");
         let later = first && step.contains("the connection is closed");
         // The silence of a server behind a joined envelope asks for another connection, which cannot be had here.
-        let told = later || step.contains("the time was up") || step.contains("can make another");
+        let told = later || step.contains("timed out") || step.contains("can make another");
         assert!(told, "{kind:?}, {n} {way:?}: {step}");
     });
 }

@@ -1,4 +1,4 @@
-//! What all drivers have in common: the command line, and the line of JSON they print.
+//! The common parts of all drivers: the command line and the line of JSON that they print.
 
 use std::{env, fs, time::Instant};
 
@@ -7,17 +7,17 @@ pub mod ours;
 pub const SENDER: &str = "a@example.org";
 pub const RECIPIENT: &str = "b@example.net";
 
-/// `DRIVER WAY SECURITY HOST PORT COUNT FILE CONNECTIONS`: FILE goes out COUNT times over so many connections.
+/// `DRIVER WAY SECURITY HOST PORT COUNT FILE CONNECTIONS`: FILE is sent COUNT times over CONNECTIONS connections.
 #[derive(Clone)]
 pub struct Job {
-    /// Which way of the library's to send.
+    /// How to send with this library.
     pub way: String,
     pub security: Security,
     pub host: String,
     pub port: u16,
     pub count: usize,
     pub path: String,
-    /// What the file holds, for as long as the process lives; empty for a way that streams it.
+    /// The content of the file, for the life of the process; empty if the file is streamed.
     pub message: &'static [u8],
     pub connections: usize,
 }
@@ -56,18 +56,18 @@ impl Job {
         }
     }
 
-    /// How many messages go over the connection with this number.
+    /// The number of messages over the connection with this number.
     pub fn share(&self, connection: usize) -> usize {
         self.count / self.connections + usize::from(connection < self.count % self.connections)
     }
 
-    /// What the sink's certificate is signed by: itself.
+    /// The CA of the sink's certificate, which is self-signed.
     pub fn ca(&self) -> Vec<u8> {
         fs::read(env::var("PEERS_CA").expect("PEERS_CA names the sink's certificate"))
             .expect("it can be read")
     }
 
-    /// Does the work, and tells how long it took, and the most memory it had.
+    /// Does the work, and prints the time it took and the peak memory.
     pub fn run(self, work: impl FnOnce(&Job)) {
         let begun = Instant::now();
         work(&self);
@@ -100,7 +100,7 @@ impl Job {
     }
 }
 
-/// The most memory this process has had, in MiB. (What `wait4` tells begins with that of the parent.)
+/// Peak memory of this process, in MiB. (The figure of `wait4` includes the parent's.)
 fn peak() -> f64 {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));

@@ -1,4 +1,4 @@
-//! What the drivers of both worlds have in common.
+//! The common parts of the drivers of both clients.
 
 use postino::{Delivery, Envelope, Error, Raw};
 
@@ -16,7 +16,7 @@ pub fn is_accepted(result: Result<Delivery, Error>) {
     drop(result.unwrap());
 }
 
-/// The two worlds have the same names.
+/// The two clients have the same names.
 #[macro_export]
 macro_rules! builder {
     ($client:ty, $job:expr) => {{

@@ -154,9 +154,23 @@ impl Dkim {
         self
     }
 
-    /// The message with a signature in front. It is made anew each time that the message is sent.
+    /// Wraps a message, owned or borrowed, so that it is signed each time that it is sent.
+    ///
+    /// A newsletter, signed message by message while it is sent:
+    ///
+    /// ```no_run
+    /// # use postino::{Client, Error, Message, message::Dkim};
+    /// # fn message(subscriber: &str) -> Message {
+    /// #     Message::builder().from("a@example.org").to_one(subscriber).build().unwrap()
+    /// # }
+    /// # fn send(mut client: Client, dkim: &Dkim, subscribers: &[String]) {
+    /// for (number, result) in client.send_all(subscribers.iter().map(|s| dkim.sign(message(s)))) {
+    ///     println!("{number}: {}", result.map_or_else(|e| e.to_string(), |delivery| delivery.to_string()));
+    /// }
+    /// # }
+    /// ```
     #[must_use]
-    pub fn sign<'m>(&self, mail: &'m dyn Mail) -> Signed<'m> {
+    pub fn sign<M: Mail>(&self, mail: M) -> Signed<M> {
         Signed { mail, dkim: self.clone() }
     }
 }
@@ -182,12 +196,12 @@ impl fmt::Debug for Dkim {
 /// The first reading has, in all, the time that a block has when it is sent (60 seconds, if not told otherwise). It is
 /// about as fast as SHA-256: a gigabyte takes seconds of computing, on the caller's thread in the blocking world, and
 /// for `aio` on the threads where files are read, a block at a time. The connection stands idle meanwhile.
-pub struct Signed<'m> {
-    mail: &'m dyn Mail,
+pub struct Signed<M> {
+    mail: M,
     dkim: Dkim,
 }
 
-impl Mail for Signed<'_> {
+impl<M: Mail> Mail for Signed<M> {
     fn envelope(&self) -> Result<Envelope, Error> {
         self.mail.envelope()
     }
@@ -211,7 +225,7 @@ impl Mail for Signed<'_> {
     }
 }
 
-impl fmt::Debug for Signed<'_> {
+impl<M> fmt::Debug for Signed<M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Signed").field("dkim", &self.dkim).finish_non_exhaustive()
     }

@@ -399,6 +399,9 @@ impl Auth {
         let own = self.queue.front().map(|mechanism| mechanism.secrets()).unwrap_or_default();
         let mut secrets: Vec<Vec<u8>> = own.into_iter().map(<[u8]>::to_vec).collect();
         secrets.push(self.credentials.secret().to_vec());
+        // White space at its ends gets lost in a reply: that of a password read from a file, with the end of its line.
+        let bare: Vec<_> = secrets.iter().map(|secret| secret.trim_ascii().to_vec()).collect();
+        secrets.extend(bare.into_iter().filter(|bare| !secrets.contains(bare)).collect::<Vec<_>>());
         let hex = |secret: &Vec<u8>| secret.iter().map(|b| format!("{b:02x}")).collect::<String>();
         let encoded = |secret: &Vec<u8>| {
             let (base64, hex) = (BASE64.encode(secret), hex(secret));

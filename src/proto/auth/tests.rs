@@ -444,6 +444,19 @@ fn threat_71_a_short_password_does_not_tear_a_long_mask_to_pieces() {
 }
 
 #[test]
+fn threat_71_a_secret_is_masked_without_the_white_space_around_it() {
+    for secret in ["s3cret\n", "s3cret\r\n", "s3cret ", "\ts3cret", " s3cret "] {
+        for echo in ["s3cret", "s3cret, ", &BASE64.encode("s3cret"), &BASE64.encode("s3cret!")] {
+            let credentials = Credentials::new("u", secret).unwrap();
+            let mut talk = Talk::new(credentials, pinned(&["LOGIN"]), "LOGIN");
+            talk.fill();
+            talk.hear(&format!("535 you said {echo}")).unwrap();
+            assert!(talk.log.last().unwrap().contains("said ***"), "{secret:?} {echo}: {:?}", talk.log);
+        }
+    }
+}
+
+#[test]
 fn threat_71_a_secret_within_more_base64_is_masked_even_without_its_padding() {
     for before in ["", "x", "xx", "xxx"] {
         for behind in ["", "x", "xx", "xxx"] {

@@ -498,6 +498,6 @@ fn is_out_of_place(reply: &Reply) -> bool {
 
 /// Whether a refusal of RCPT means too many recipients (452 with 4.5.3 or no enhanced code), and not, say, a full mailbox
 /// (452 4.2.2).
-fn is_too_many(reply: &Reply) -> bool {
+pub(crate) fn is_too_many(reply: &Reply) -> bool {
     reply.code() == 452 && reply.enhanced().is_none_or(|code| (code.subject, code.detail) == (5, 3))
 }

@@ -29,6 +29,7 @@ mod tests;
 
 use std::{collections::VecDeque, fmt};
 
+pub(crate) use self::flight::is_too_many;
 use self::flight::{Answer, Company, Content, Flight, Replies, Stage, Step};
 use super::{
     Command, Dialogue, Encoder, MailParameters, Outbox, ReplyErrors, ReplyRef, Survey, Want,

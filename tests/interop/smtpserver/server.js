@@ -1,10 +1,10 @@
-// server.js PKI MAIL TOKEN CERTIFICATE...: nodemailer's smtp-server on ports of loopback.
+// server.js PKI MAIL TOKEN CERTIFICATE...: runs nodemailer's smtp-server on ports of loopback.
 //
-// 18525: STARTTLS offered, AUTH after it. 18465: TLS from the first byte. 18588: AUTH in the clear, no TLS.
+// 18525: STARTTLS offered, AUTH after it. 18465: implicit TLS. 18588: AUTH without TLS.
 // 18526: SIZE 20000 and no other extension. 18424: LMTP, STARTTLS offered.
-// 18600 + N and 18700 + N: the Nth of the CERTIFICATEs, by STARTTLS and from the first byte.
-// What clients say whose address is not 127.0.0.1 stands in MAIL/heard.
-// A message lands in MAIL/N.eml as its bytes came, its envelope beside it in MAIL/N.envelope (written first).
+// 18600 + N and 18700 + N: the Nth CERTIFICATE, by STARTTLS and by implicit TLS.
+// Everything sent by clients whose address is not 127.0.0.1 is written to MAIL/heard.
+// A message is stored unchanged in MAIL/N.eml, and its envelope in MAIL/N.envelope (written first).
 "use strict";
 const fs = require("fs");
 const path = require("path");
@@ -17,7 +17,7 @@ const USERS = ["alice", "bob", "jörg", "reject"];
 
 const refusal = (responseCode, text) => Object.assign(new Error(text), { responseCode });
 
-const commands = new Map(); // by session: MAIL and RCPT as they were sent, the refused ones too
+const commands = new Map(); // by session: MAIL and RCPT as they were sent, including refused ones
 let count = 0;
 
 const addresses = new Map(); // by session
@@ -42,7 +42,7 @@ function onAuth(auth, session, done) {
     XOAUTH2: () => auth.accessToken === TOKEN,
   }[auth.method];
   if (auth.username === USER && right()) return done(null, { user: USER });
-  // Without a user, smtp-server sends the data as a challenge (XOAUTH2 only), and 535 after the answer.
+  // Without a user, smtp-server sends the data as a challenge (XOAUTH2 only), and 535 after the response.
   done(null, { data: { status: "401", schemes: "bearer", scope: "mail" } });
 }
 
@@ -68,7 +68,7 @@ function onData(stream, session, done) {
     const refused = replies.filter((reply) => reply instanceof Error);
     if (refused.length < (lmtp ? replies.length : 1)) store(session, Buffer.concat(chunks));
     if (lmtp) return done(null, replies);
-    done(refused[0] ?? null, "Stored"); // one for all: what one refuses, nobody gets
+    done(refused[0] ?? null, "Stored"); // one reply for all: if one recipient refuses, nobody gets the message
   });
 }
 
@@ -83,7 +83,7 @@ function store(session, content) {
   ];
   fs.writeFileSync(`${name}.envelope`, about.map((line) => `${line}\n`).join(""));
   fs.writeFileSync(`${name}.part`, content);
-  fs.renameSync(`${name}.part`, `${name}.eml`); // it is there whole or not at all
+  fs.renameSync(`${name}.part`, `${name}.eml`); // it appears complete or not at all
 }
 
 function listen(port, options) {
@@ -113,7 +113,7 @@ function listen(port, options) {
     },
     ...options,
   });
-  // A client went away: the logger has it. If it did so in the first handshake, there was no session.
+  // A client disconnected, which the logger reports. During the first handshake there is no session.
   server.on("error", (error) => heard(error.meta?.remoteAddress, "closed"));
   server.listen(port, "127.0.0.1");
 }

@@ -1,6 +1,7 @@
 #!/bin/sh
-# Makes all certificates and keys of this folder anew: ./make.sh (openssl 3). The names say what is wrong with each.
-# Only the authority's certificate is kept, not its key. What is good is good until 2045; what is not does not change.
+# ./make.sh: recreates all certificates and keys in this folder (openssl 3). Their names say what is wrong with them.
+# Only the certificate of the authority is kept, not its key. Valid certificates are valid until 2045.
+# shellcheck disable=SC2086  # dates are words
 set -e
 cd "$(dirname "$0")"
 work=$(mktemp -d)
@@ -10,13 +11,13 @@ past="-startdate 20250101000000Z -enddate 20250201000000Z"
 future="-startdate 21980101000000Z -enddate 21990101000000Z"
 here="subjectAltName=DNS:localhost,IP:127.0.0.1,IP:0:0:0:0:0:0:0:1"
 
-# key NAME EXTENSION: a key, and a request for a certificate
+# key NAME EXTENSION: makes a key and a certificate request
 key() {
     openssl req -new -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj "/CN=postino test $1" -addext "$2" \
         -keyout "$work/$1.key" -out "$work/$1.csr" 2>/dev/null
 }
 
-# bare NAME: the same with nothing but a common name
+# bare NAME: makes a key and a certificate request with only a common name
 bare() {
     openssl req -new -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj "/CN=localhost" \
         -keyout "$work/$1.key" -out "$work/$1.csr" 2>/dev/null
@@ -84,7 +85,7 @@ key for-clients "$here"
 printf 'extendedKeyUsage=clientAuth\n%s\n' "$here" >"$work/purpose"
 issue for-clients ca -extfile "$work/purpose" $long
 
-# Its issuer is not the authority itself: one file with the issuer's certificate, and one without.
+# Issued by an intermediate authority: one file with its certificate, and one without.
 key intermediate basicConstraints=critical,CA:TRUE
 sign intermediate -cert "$work/ca.pem" -keyfile "$work/ca.key" $long
 leaf without-issuer intermediate "$here" $long
@@ -98,7 +99,7 @@ openssl req -new -newkey ed25519 -nodes -subj "/CN=postino test ed25519" -addext
 sign ed25519 -selfsign -keyfile "$work/ed25519.key" $long
 cp "$work/self-signed.pem" "$work/self-signed.key" "$work/ed25519.pem" "$work/ed25519.key" .
 
-# For clients: one of the authority's, and one that it does not know; the first in other forms, too.
+# For clients: one issued by the authority, also in other formats, and one from an unknown authority.
 leaf client ca subjectAltName=email:alice@example.org $long
 leaf unknown-client other-ca subjectAltName=email:alice@example.org $long
 openssl pkcs12 -export -in client.pem -inkey client.key -passout pass:secret -out client.p12

@@ -74,7 +74,7 @@ fn main() {
         "tokio" | "tokio-new" => {
             let tls = tls(job);
             job.tasks(move |job, n| {
-                // Clones share their pool; it is built inside of the runtime.
+                // Clones share their pool, which is built inside the runtime.
                 let transport = transport(&job, &tls);
                 async move {
                     let envelope = envelope();

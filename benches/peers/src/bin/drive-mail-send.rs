@@ -1,5 +1,5 @@
-//! Ways: `conn`, `new` (a connection for each message). It accepts any certificate: there is no way to give it a CA, so its
-//! TLS does less work than the others'.
+//! Ways: `conn`, `new` (a connection for each message). It accepts any certificate, because it cannot be given a CA, so its
+//! TLS does less work.
 
 use mail_send::{SmtpClientBuilder, smtp::message::Message};
 use peers::{Job, RECIPIENT, SENDER, Security};

@@ -1,4 +1,4 @@
-//! The same ways as `drive-postino`, by `postino::aio`.
+//! The same ways as `drive-postino`, with `postino::aio`.
 
 use peers::{
     Job, builder,

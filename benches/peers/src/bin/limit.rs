@@ -1,4 +1,4 @@
-//! What can be reached: the least that sends mail, without checks, limits or results. Ways:
+//! The attainable limit: the minimum that sends mail, without checks, limits or results. Ways:
 //!
 //! | | round trips per message |
 //! |---|---|
@@ -20,7 +20,7 @@ use peers::{Job, Security};
 
 const ENVELOPE: &[u8] = b"MAIL FROM:<a@example.org>\r\nRCPT TO:<b@example.net>\r\nDATA\r\n";
 const BLOCK: usize = 64 * 1024;
-/// So many messages of `c` are in flight: their replies fit the buffers, so that a write that waits cannot wait for ever.
+/// Messages in flight for `c`: their replies fit into the buffers, so that no write can block forever.
 const WINDOW: usize = 128;
 
 trait Stream: Read + Write {}
@@ -40,7 +40,7 @@ impl Connection {
         let stream: Box<dyn Stream> = match job.security {
             Security::Plain => Box::new(stream),
             _ => {
-                // It loads the system's CAs, as the libraries do.
+                // This loads the system's CAs, like the libraries.
                 let mut tls = SslConnector::builder(SslMethod::tls())?;
                 let ca = openssl::x509::X509::from_pem(&job.ca())?;
                 tls.cert_store_mut().add_cert(ca)?;
@@ -84,7 +84,7 @@ impl Connection {
         }
     }
 
-    /// The content, and what is to leave with its end.
+    /// Writes the content, and what is sent together with its end.
     fn content(&mut self, message: &[u8], out: &mut Vec<u8>, behind: &[u8]) -> io::Result<()> {
         let mut line_start = true;
         for block in message.chunks(BLOCK) {

@@ -1,8 +1,8 @@
-//! A server that takes everything and keeps nothing, and counts: a thread for each connection, one write for all the
-//! replies to what one read has brought.
+//! A server that accepts everything, stores nothing, and counts. It has one thread per connection, and writes all replies to the
+//! commands of one read at once.
 //!
 //! `sink ADDRESS PORT CERTIFICATE`: plain text on PORT, TLS on PORT+1, STARTTLS on PORT+2. It makes its own certificate and
-//! writes it to the file CERTIFICATE. XCOUNT answers with what was counted, as JSON, and starts anew.
+//! writes it to the file CERTIFICATE. XCOUNT replies with the counters, as JSON, and resets them.
 
 use std::{
     env, fs,
@@ -54,18 +54,18 @@ enum Port {
 #[derive(Clone, Copy)]
 enum Expects {
     Command,
-    /// Content of DATA; at its very start, a dot is the end.
+    /// Content of DATA. A lone dot at its start ends it.
     Data {
         start: bool,
     },
-    /// Content of BDAT: how much is left, and whether it is the last.
+    /// Content of BDAT: how many octets are left, and whether it is the last chunk.
     Chunk {
         left: usize,
         last: bool,
     },
 }
 
-/// What a connection goes on with.
+/// How a connection continues.
 #[derive(PartialEq, Eq)]
 enum Next {
     More,
@@ -85,7 +85,7 @@ struct Session<'s> {
 }
 
 impl Session<'_> {
-    /// Takes as many octets as make sense by now. Gives how many.
+    /// Consumes the octets that can be interpreted so far, and returns their number.
     fn take(&mut self, bytes: &[u8]) -> (usize, Next) {
         let mut at = 0;
         loop {
@@ -111,7 +111,7 @@ impl Session<'_> {
                         self.queued();
                     }
                     None => {
-                        let taken = rest.len().saturating_sub(4); // it may end with a part of the end
+                        let taken = rest.len().saturating_sub(4); // it may end with a part of the terminator
                         self.octets += taken as u64;
                         self.expects = Expects::Data { start: false };
                         return (at + taken, Next::More);
@@ -256,7 +256,7 @@ fn connection(sink: &Sink, port: Port, mut stream: TcpStream) -> io::Result<()> 
     }
 }
 
-/// For localhost and the addresses of the benches, signed by itself.
+/// A self-signed certificate for localhost and the addresses of the benchmarks.
 fn certificate() -> Result<(X509, PKey<openssl::pkey::Private>), openssl::error::ErrorStack> {
     let key = PKey::from_ec_key(EcKey::generate(EcGroup::from_curve_name(Nid::X9_62_PRIME256V1)?.as_ref())?)?;
     let mut name = X509NameBuilder::new()?;
@@ -297,12 +297,12 @@ fn main() {
         thread::spawn(move || {
             for stream in listener.incoming().flatten() {
                 let sink = sink.clone();
-                // Whoever hangs up has had enough.
+                // The client has closed the connection.
                 thread::spawn(move || drop(connection(&sink, port, stream)));
             }
         })
     });
     let listeners: Vec<_> = listeners.collect();
-    fs::write(file, certificate.to_pem().expect("PEM")).expect("CERTIFICATE can be written"); // from here on it is ready
+    fs::write(file, certificate.to_pem().expect("PEM")).expect("CERTIFICATE can be written"); // now the sink is ready
     listeners.into_iter().for_each(|listener| listener.join().expect("it listens for ever"));
 }

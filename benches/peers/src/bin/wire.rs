@@ -1,6 +1,6 @@
-//! A wire with a delay: two TUN devices in two network namespaces, and every packet between them is held back.
+//! A delayed wire: two TUN devices in two network namespaces. Every packet between them is delayed.
 //!
-//! `wire A B MILLISECONDS` makes `wire0` in each of the namespaces. The TCP at both ends is the system's own, so handshake, Nagle,
+//! `wire A B MILLISECONDS` makes `wire0` in each of the namespaces. Both ends use the system's TCP, so handshake, Nagle,
 //! delayed acknowledgements and slow start are all real. Needs root; Linux only.
 
 use std::{
@@ -19,10 +19,10 @@ fn check(result: libc::c_int) -> io::Result<libc::c_int> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
 
-/// This thread stays in the namespace.
+/// Moves this thread into the namespace.
 fn device(namespace: &str) -> io::Result<File> {
     let namespace = File::open(format!("/var/run/netns/{namespace}"))?;
-    // SAFETY: plain system calls; all that is handed over lives until they return.
+    // SAFETY: plain system calls; all arguments live until they return.
     unsafe {
         check(libc::setns(namespace.as_raw_fd(), libc::CLONE_NEWNET))?;
         let device = check(libc::open(c"/dev/net/tun".as_ptr(), libc::O_RDWR))?;
@@ -47,11 +47,11 @@ fn carry(mut from: File, mut to: File, delay: Duration) {
         }
     });
     thread::spawn(move || {
-        // SAFETY: a plain system call. Without it a sleep is up to 50 microseconds too long.
+        // SAFETY: a plain system call. Without it, sleeps are up to 50 microseconds too long.
         unsafe { libc::prctl(libc::PR_SET_TIMERSLACK, 1) };
         for (due, packet) in packets {
             thread::sleep(due.saturating_duration_since(Instant::now()));
-            drop(to.write(&packet)); // what is lost is sent again
+            drop(to.write(&packet)); // TCP sends lost packets again
         }
     });
 }

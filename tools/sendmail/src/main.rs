@@ -1,8 +1,7 @@
-//! A small `sendmail`: the message on stdin, the result in the exit code. `--help` says the rest.
+//! A small `sendmail`: reads the message from stdin, and reports the result by its exit code. See `--help`.
 
 use std::{
     env,
-    error::Error as _,
     fs::File,
     io::{self, Cursor, Read, Seek, Write},
     os::fd::AsFd,
@@ -20,48 +19,48 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 const USAGE: &str = "\
 sendmail [OPTIONS] [RECIPIENT...] < message
   -f, -r, --from ADDR   envelope sender; default: from the headers; \"\" is the null sender
-  -t                    recipients from To, Cc, Bcc (Bcc is not sent on), then each RECIPIENT
+  -t                    recipients from To, Cc, Bcc (Bcc is not sent), then each RECIPIENT
   -s, --server URL      default $SMTP_URL, else smtp://localhost; also smtps://, lmtp://,
                         smtp+unix:/path, lmtp+unix:/path; $SMTP_URL keeps a password out of ps
       --async           through postino::aio (built with --features async)
-      --name NAME       what to say in EHLO
+      --name NAME       name to send in EHLO
       --auth MECH[,...] only these mechanisms, in this order
-      --user USER       log in by an OAuth token, and not by what the URL has
+      --user USER       log in with an OAuth token instead of the password in the URL
       --oauth-token TOKEN   or @FILE; default: $SMTP_OAUTH_TOKEN
       --cafile PEM      trust this CA too
-      --cert PEM        client certificate; --auth EXTERNAL logs in by it
+      --cert PEM        client certificate; --auth EXTERNAL logs in with it
       --key PEM         its key (PKCS#8); default: in the same file
-      --requiretls      the message goes over TLS all the way, or not at all
-  -N, --dsn WHEN        reports: never, or of success,failure,delay
-  -R, --ret hdrs|full   what of the message a report brings back
-  -V, --envid ID        by what name it calls the message
-      --chunking        by BDAT, where that is offered
+      --requiretls      require TLS on every hop (REQUIRETLS)
+  -N, --dsn WHEN        delivery reports: never, or any of success,failure,delay
+  -R, --ret hdrs|full   how much of the message a report contains
+  -V, --envid ID        identifier of the message in reports
+      --chunking        send by BDAT, if the server offers CHUNKING
       --no-pipelining   wait for each reply before the next command
-      --all-or-nothing  one refused recipient, and nobody gets the message
-      --timeout SECS    per wait; fractions are allowed
-      --deadline SECS   for the whole send
-  -v                    the final reply, or the refusal, on stdout
-  -vv                   the dialogue on stderr as well, secrets masked
-      --json            instead of that reply, the result as one JSON line on stdout
-      --help            this
-  ignored: -i, -oi (a lone dot never ends the input), -oe* (errors go to stderr), -od* (it is
-      sent at once), -om, -m, -n, -bm, -A*, -G, -U, -B TYPE, -F NAME, -h N, -L TAG
-  left out of the message: \"From \" and \">From \" lines of an mbox before the first header
-exit, first that fits:
+      --all-or-nothing  send to nobody if one recipient is refused
+      --timeout SECS    limit of each wait; fractions are allowed
+      --deadline SECS   limit of the whole send
+  -v                    print the final reply, or the refusal, on stdout
+  -vv                   also print the dialogue on stderr, with secrets masked
+      --json            print the result as one line of JSON on stdout instead of the reply
+      --help            print this help
+  ignored: -i, -oi (a lone dot never ends the input), -oe* (errors go to stderr), -od* (the
+      message is sent immediately), -om, -m, -n, -bm, -A*, -G, -U, -B TYPE, -F NAME, -h N, -L TAG
+  removed from the message: \"From \" and \">From \" lines of an mbox before the first header
+exit codes, the first that applies:
   64  usage
-  65  bad message or address (what the server cannot take or do, too)
-  77  TLS or login refused for good
+  65  invalid message or address, or one that the server does not support
+  77  TLS or login refused permanently
   68  no such host
-  74  in doubt: it may have been delivered, do not simply resend
-  67  some recipients refused, or all of them and not only for now
-  69  the server refuses sender, message or service for good
-  75  try again: 4xx, timeout, connection, all recipients 4xx, some that it was not sent to
+  74  in doubt: the message may have been delivered, do not simply resend it
+  67  some recipients refused, or all of them, at least one permanently
+  69  the server refuses the sender, the message or the service permanently
+  75  try again: 4xx, timeout, connection error, all recipients 4xx, not sent to some recipients
   76  protocol error
   70  a bug in postino
    0  accepted by all
 ";
 
-/// So much of the message is read before anything is done, in octets: all of it, mostly.
+/// How much of the message is read before connecting, in octets: all of it in most cases.
 const HEAD: u64 = 1024 * 1024;
 
 fn main() -> ExitCode {
@@ -96,9 +95,9 @@ fn main() -> ExitCode {
     let code = match &result {
         Ok(delivery) => tell_recipients(delivery),
         Err(e) => {
-            tell(&with_causes(e));
+            tell(&e.to_string());
             match e {
-                Error::NoRecipients if !options.from_headers => 64, // they were to be named
+                Error::NoRecipients if !options.from_headers => 64, // they belong on the command line
                 _ => exit_code(e),
             }
         }
@@ -106,19 +105,19 @@ fn main() -> ExitCode {
     code.into()
 }
 
-/// Tells who has not got what others have, and what that means.
+/// Reports each recipient that the message was not accepted for, and returns the exit code.
 fn tell_recipients(delivery: &Delivery) -> u8 {
     let mut codes = [0; 3];
     for recipient in delivery.recipients() {
         let (i, code, what) = match recipient.outcome() {
             Outcome::Accepted => continue,
-            Outcome::InDoubt => (0, 74, "may have got it".to_owned()),
+            Outcome::InDoubt => (0, 74, "may have received the message".to_owned()),
             Outcome::Refused => (
                 1,
                 67,
                 format!("was refused: {}", recipient.reply().map(Reply::to_string).unwrap_or_default()),
             ),
-            _ => (2, 75, "was not sent it".to_owned()),
+            _ => (2, 75, "was not sent the message".to_owned()),
         };
         tell(&format!("{} {what}", recipient.address()));
         codes[i] = code;
@@ -126,7 +125,7 @@ fn tell_recipients(delivery: &Delivery) -> u8 {
     codes.into_iter().find(|code| *code != 0).unwrap_or(0)
 }
 
-/// What an error means to who called us (sysexits.h).
+/// The exit code for an error (sysexits.h).
 fn exit_code(error: &Error) -> u8 {
     let is_permanent = |reply: &Reply| reply.is_permanent();
     match error {
@@ -155,7 +154,7 @@ fn exit_code(error: &Error) -> u8 {
     }
 }
 
-/// The builder of one of the two clients: but for the path they are the same.
+/// Sets up the builder of one of the two clients. Only their paths differ.
 macro_rules! builder {
     ($client:ty, $options:expr) => {{
         let options = $options;
@@ -192,19 +191,19 @@ macro_rules! builder {
 }
 
 fn send(options: &Options, message: &Message) -> Result<Delivery, Error> {
-    match options.is_async {
-        #[cfg(feature = "async")]
-        true => smol::block_on(builder!(postino::aio::Client, options).send(message)),
-        _ => builder!(postino::Client, options).send(message),
+    #[cfg(feature = "async")]
+    if options.is_async {
+        return smol::block_on(builder!(postino::aio::Client, options).send(message));
     }
+    builder!(postino::Client, options).send(message)
 }
 
 /// The message on stdin.
 struct Message<'o> {
     options: &'o Options,
-    /// All of it, or its first MiB and an octet.
+    /// The whole message, or its first MiB and one octet.
     head: Vec<u8>,
-    /// Where there is more.
+    /// The source of the rest, if there is more.
     rest: Option<File>,
 }
 
@@ -222,11 +221,12 @@ impl Message<'_> {
         Ok(Message { options, head, rest })
     }
 
-    /// Where the headers are, for who needs them.
+    /// The part of the message that contains all headers.
     fn headers(&self) -> Result<&[u8], Error> {
-        match self.rest.is_none() || header_length(&self.head).is_some() {
-            true => Ok(&self.head),
-            false => Err(Error::Message("the headers do not end within the first MiB".into())),
+        if self.rest.is_none() || header_length(&self.head).is_some() {
+            Ok(&self.head)
+        } else {
+            Err(Error::Message("the headers do not end within the first MiB".into()))
         }
     }
 
@@ -235,12 +235,12 @@ impl Message<'_> {
             return Ok(Vec::new());
         }
         match recipients_from_headers(self.headers()?) {
-            Err(Error::NoRecipients) => Ok(Vec::new()), // there may be others
+            Err(Error::NoRecipients) => Ok(Vec::new()), // the command line may name some
             found => found,
         }
     }
 
-    /// All recipients that can be told, also when there is no envelope.
+    /// All recipients that can be reported, even if there is no valid envelope.
     fn known_recipients(&self) -> Vec<String> {
         let named = self.header_recipients().unwrap_or_default();
         let given = self.options.recipients.iter();
@@ -249,8 +249,8 @@ impl Message<'_> {
     }
 }
 
-/// The length of the lines that an mbox has before the first header of a message: `From ` or `>From `, each with what it is
-/// folded over. Recipients would see no headers after them.
+/// Length of the mbox lines before the first header of a message: `From ` or `>From `, each with its continuation lines.
+/// A recipient's mail reader would find no headers after them.
 fn mbox_lines(message: &[u8]) -> usize {
     let mut at = 0;
     loop {
@@ -283,17 +283,15 @@ impl Mail for Message<'_> {
         }
     }
 
-    /// To be opened once where there is a rest: stdin has no way back.
+    /// Can be opened only once if there is a rest, because stdin cannot be rewound.
     fn body(&self) -> Result<Body<'_>, Error> {
-        let head = match self.options.from_headers {
-            true => without_bcc(&self.head),
-            false => self.head.as_slice().into(),
-        };
+        let head =
+            if self.options.from_headers { without_bcc(&self.head) } else { self.head.as_slice().into() };
         let Some(rest) = &self.rest else { return Ok(Body::bytes(head)) };
         let mut rest = rest.try_clone().map_err(Error::Source)?;
         let left = match rest.metadata() {
             Ok(file) if file.is_file() => rest.stream_position().ok().map(|at| file.len().saturating_sub(at)),
-            _ => None, // a pipe ends when it ends
+            _ => None, // the length of a pipe is unknown
         };
         let size = left.map(|left| left + head.len() as u64);
         let body = Body::reader(Cursor::new(head.into_owned()).chain(Polled(rest)));
@@ -304,7 +302,7 @@ impl Mail for Message<'_> {
     }
 }
 
-/// Standard input, which may be long in coming: it is not waited for while something can be sent or heard.
+/// Standard input, which may be slow: a read waits for at most 50 ms, so that octets can be sent and replies read meanwhile.
 struct Polled(File);
 
 impl Read for Polled {
@@ -344,7 +342,7 @@ struct Options {
 }
 
 impl Options {
-    /// None if all that is wanted is help.
+    /// Returns `None` if help is requested.
     fn parse() -> Result<Option<Options>, lexopt::Error> {
         let mut options = Options::default();
         let mut args = lexopt::Parser::from_env();
@@ -357,11 +355,11 @@ impl Options {
                 Short('o') => match text(&mut args)?.as_str() {
                     "i" | "m" => {}
                     other if other.starts_with(['d', 'e']) => {}
-                    other => return Err(format!("-o{other} is not known").into()),
+                    other => return Err(format!("unknown option -o{other}").into()),
                 },
                 Short('b') => match text(&mut args)?.as_str() {
                     "m" => {}
-                    other => return Err(format!("-b{other} is not known").into()),
+                    other => return Err(format!("unknown option -b{other}").into()),
                 },
                 Short('N') | Long("dsn") => options.notify = Some(args.value()?.parse_with(notify)?),
                 Short('R') | Long("ret") => {
@@ -406,15 +404,16 @@ impl Options {
             (None, Some(url)) if !url.is_empty() => url.into_string(),
             _ => Ok("smtp://localhost".to_owned()),
         };
-        let url = url.map_err(|_| Error::Config("SMTP_URL is not UTF-8".into()))?; // what it is stays secret
+        let url = url.map_err(|_| Error::Config("SMTP_URL is not UTF-8".into()))?; // its value is secret
         let has_login = url.contains('@') && !url.contains("+unix:");
-        match self.auth.is_none() || has_login || self.user.is_some() || self.is_external() {
-            true => Ok(url),
-            false => Err(Error::Config("--auth needs a user and a password in the URL, or --user".into())),
+        if self.auth.is_none() || has_login || self.user.is_some() || self.is_external() {
+            Ok(url)
+        } else {
+            Err(Error::Config("--auth needs a user and a password in the URL, or --user".into()))
         }
     }
 
-    /// By the certificate, or what else the server knows us by.
+    /// Whether the login is by the client certificate, or by another identity that the server already knows.
     fn is_external(&self) -> bool {
         self.auth.as_deref() == Some("EXTERNAL")
     }
@@ -425,8 +424,7 @@ impl Options {
             Some((token, None)) => Some(token.to_owned()),
             None => env::var("SMTP_OAUTH_TOKEN").ok(),
         };
-        let token =
-            token.ok_or_else(|| Error::Config("there is no OAuth token, or it is not UTF-8".into()))?;
+        let token = token.ok_or_else(|| Error::Config("the OAuth token is missing or not UTF-8".into()))?;
         Ok(token.trim_end().to_owned())
     }
 }
@@ -447,7 +445,7 @@ fn notify(text: &str) -> Result<RcptOption, &'static str> {
             "success" => success = true,
             "failure" => failure = true,
             "delay" => delay = true,
-            _ => return Err("it is neither never nor of success,failure,delay"),
+            _ => return Err("expected never, or any of success,failure,delay"),
         }
     }
     Ok(match text.as_str() {
@@ -460,15 +458,15 @@ fn ret(text: &str) -> Result<Ret, &'static str> {
     match text.to_ascii_lowercase().as_str() {
         "hdrs" => Ok(Ret::Headers),
         "full" => Ok(Ret::Full),
-        _ => Err("it is neither hdrs nor full"),
+        _ => Err("expected hdrs or full"),
     }
 }
 
 fn seconds(text: &str) -> Result<Duration, &'static str> {
-    decimal(text).ok_or("it is no time in seconds")
+    decimal(text).ok_or("expected a number of seconds")
 }
 
-/// Such as `2`, `0.5`, `1e3`. Not by way of f64, whose parser and tables would be 16 kB of the program.
+/// Parses a decimal number such as `2`, `0.5` or `1e3`. Parsing an f64 would add 16 kB to the program.
 fn decimal(text: &str) -> Option<Duration> {
     let (number, exponent) = text.split_once(['e', 'E']).unwrap_or((text, "0"));
     let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
@@ -485,7 +483,7 @@ fn decimal(text: &str) -> Option<Duration> {
     Some(Duration::new(places(0, point)?, nanos))
 }
 
-/// What went over the wire, and what was thought of it.
+/// Logs the dialogue to stderr.
 struct ToStderr;
 
 impl log::Log for ToStderr {
@@ -502,35 +500,22 @@ impl log::Log for ToStderr {
     fn flush(&self) {}
 }
 
-/// To stdout. If nobody listens there, the message is sent all the same.
+/// Prints a line on stdout. If stdout is closed, the message is sent nevertheless.
 fn say(text: &str) {
     drop(writeln!(io::stdout(), "{text}"));
 }
 
-/// To stderr, on one line.
+/// Prints one line on stderr.
 fn tell(text: &str) {
     let line: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
     drop(writeln!(io::stderr(), "sendmail: {line}"));
 }
 
-fn with_causes(error: &Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let why = error.to_string();
-        if !text.contains(&why) {
-            text = format!("{text}: {why}"); // some errors quote their cause themselves
-        }
-        cause = error.source();
-    }
-    text
-}
-
-/// The result on one line. `refused` are those whom the server refused by themselves.
+/// The result on one line. `refused` lists the recipients that the server refused individually.
 fn json(result: &Result<Delivery, Error>, known: &[String], reply: Option<&Reply>) -> String {
     let (delivery, error) = match result {
         Ok(delivery) => (Some(delivery), None),
-        Err(e) => (e.delivery(), Some(with_causes(e))),
+        Err(e) => (e.delivery(), Some(e.to_string())),
     };
     let one = |address: &str, outcome, reply| {
         let (address, outcome, reply) = (quoted(Some(address)), name(outcome), quoted(reply));

@@ -1,0 +1,451 @@
+//! The options of MAIL and RCPT: their text on the wire, and whether a server offers them.
+
+use std::{
+    fmt,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use super::{Capabilities, Parameters};
+use crate::{Address, Error};
+
+/// What of a message a bounce brings back (RFC 3461 §4.3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Ret {
+    /// All of it.
+    Full,
+    /// Its headers.
+    Headers,
+}
+
+/// What a server does with a message that is late (RFC 2852 §4.1.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum OnLate {
+    /// Sends it back.
+    Return,
+    /// Tells the sender, and delivers it all the same.
+    Notify,
+}
+
+/// What is asked of the server for a message: a parameter of MAIL.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum MailOption {
+    /// RET: what a bounce brings back (RFC 3461 §4.3). Needs DSN.
+    Ret(Ret),
+    /// ENVID: a name that bounces and reports repeat, of 1 to 100 printable ASCII characters once it is encoded
+    /// (RFC 3461 §4.4). Needs DSN.
+    EnvelopeId(String),
+    /// REQUIRETLS: no server on the way may pass the message on without TLS (RFC 8689). Needs REQUIRETLS, and a
+    /// connection with TLS.
+    RequireTls,
+    /// MT-PRIORITY: from -9 to 9, the most urgent (RFC 6710). Needs MT-PRIORITY.
+    Priority(i8),
+    /// BY: delivered within so many seconds, or what then (RFC 2852). Needs DELIVERBY.
+    DeliverBy {
+        /// Up to 999,999,999. With [`OnLate::Notify`] it may be negative: the time is up already.
+        seconds: i32,
+        /// What is done with a late one.
+        late: OnLate,
+        /// Whether every server on the way reports.
+        trace: bool,
+    },
+    /// HOLDFOR: released so much later; whole seconds, from 1 to 999,999,999 (RFC 4865). Needs FUTURERELEASE.
+    HoldFor(Duration),
+    /// HOLDUNTIL: released at a date and time in the form of RFC 3339, such as `2027-01-31T08:00:00Z` (RFC 4865). Needs
+    /// FUTURERELEASE. A time after the server's latest one is an [`Error::Config`] before MAIL.
+    HoldUntil(String),
+    /// AUTH=: who submitted the message first, if that is known and trusted (RFC 4954 §5). Needs AUTH.
+    Auth(Option<Address>),
+    /// Any other, as it stands on the wire: `KEYWORD` or `KEYWORD=value` (RFC 5321 §4.1.2). Whether the server offers
+    /// it is not checked. SIZE, BODY and SMTPUTF8 are said by themselves where they are needed, and not taken here.
+    Raw(String),
+}
+
+impl MailOption {
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        let seconds = 1..=999_999_999;
+        match self {
+            MailOption::EnvelopeId(id) => match id.bytes().all(|b| matches!(b, 32..=126)) {
+                _ if id.is_empty() => Err(wrong("an envelope id that is empty")),
+                true if xtext_len(id) <= 100 => Ok(()),
+                true => Err(wrong("an envelope id of more than 100 octets")),
+                false => Err(wrong("an envelope id with other than printable ASCII characters")),
+            },
+            MailOption::Priority(level) if !(-9..=9).contains(level) => {
+                Err(wrong("a priority that is not from -9 to 9"))
+            }
+            MailOption::DeliverBy { seconds: 1..=999_999_999, .. }
+            | MailOption::DeliverBy { seconds: -999_999_999..=0, late: OnLate::Notify, .. } => Ok(()),
+            MailOption::DeliverBy { .. } => Err(wrong("a time to deliver by that cannot be")),
+            MailOption::HoldFor(time) if !seconds.contains(&time.as_secs()) => {
+                Err(wrong("a time to hold the message for that is not from 1 to 999,999,999 seconds"))
+            }
+            MailOption::HoldUntil(time) if date_time(time).is_none() => {
+                Err(wrong("a time to hold the message until that is no RFC 3339 date and time"))
+            }
+            MailOption::Raw(text) => check_raw(text, &["SIZE", "BODY", "SMTPUTF8"]),
+            _ => Ok(()),
+        }
+    }
+
+    pub(crate) fn check_offered(&self, offered: &Capabilities, encrypted: bool) -> Result<(), Error> {
+        let keyword = match self {
+            MailOption::Ret(_) | MailOption::EnvelopeId(_) => "DSN",
+            MailOption::RequireTls => "REQUIRETLS",
+            MailOption::Priority(_) => "MT-PRIORITY",
+            MailOption::DeliverBy { .. } => "DELIVERBY",
+            MailOption::HoldFor(_) | MailOption::HoldUntil(_) => "FUTURERELEASE",
+            MailOption::Auth(_) => "AUTH",
+            MailOption::Raw(_) => return Ok(()),
+        };
+        let Some(parameters) = offered.parameters(keyword) else { return Err(Error::Unsupported(keyword)) };
+        let limit = parameters.split([' ', ',']).next().and_then(|word| word.parse::<u64>().ok());
+        match (self, limit) {
+            (MailOption::RequireTls, _) if !encrypted => {
+                Err(Error::Unsupported("REQUIRETLS without TLS on this connection"))
+            }
+            // RFC 2852 §2: the least time that the server promises anything for.
+            (MailOption::DeliverBy { seconds, late: OnLate::Return, .. }, Some(least))
+                if u64::try_from(*seconds).is_ok_and(|seconds| seconds < least) =>
+            {
+                Err(wrong(&format!("a time to deliver by below the server's least, {least} seconds")))
+            }
+            (MailOption::HoldFor(time), Some(most)) if time.as_secs() > most => {
+                Err(wrong(&format!("a time to hold the message for above the server's most, {most} seconds")))
+            }
+            (MailOption::HoldUntil(time), limit) if date_time(time) > latest_release(parameters, limit) => {
+                Err(wrong("a time to hold the message until that is after the server's latest"))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// As it stands on the wire.
+impl fmt::Display for MailOption {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            MailOption::Ret(Ret::Full) => f.write_str("RET=FULL"),
+            MailOption::Ret(Ret::Headers) => f.write_str("RET=HDRS"),
+            MailOption::EnvelopeId(id) => write!(f, "ENVID={}", Xtext(id)),
+            MailOption::RequireTls => f.write_str("REQUIRETLS"),
+            MailOption::Priority(level) => write!(f, "MT-PRIORITY={level}"),
+            MailOption::DeliverBy { seconds, late, trace } => {
+                let late = if *late == OnLate::Return { "R" } else { "N" };
+                write!(f, "BY={seconds};{late}{}", if *trace { "T" } else { "" })
+            }
+            MailOption::HoldFor(time) => write!(f, "HOLDFOR={}", time.as_secs()),
+            MailOption::HoldUntil(time) => write!(f, "HOLDUNTIL={time}"),
+            MailOption::Auth(None) => f.write_str("AUTH=<>"),
+            MailOption::Auth(Some(address)) => write!(f, "AUTH={}", Xtext(address.as_str())),
+            MailOption::Raw(text) => f.write_str(text),
+        }
+    }
+}
+
+/// What is asked of the server for a recipient: a parameter of RCPT.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum RcptOption {
+    /// NOTIFY: when to report (RFC 3461 §4.1). Needs DSN.
+    Notify {
+        /// When the message was delivered.
+        success: bool,
+        /// When it cannot be.
+        failure: bool,
+        /// When it takes its time.
+        delay: bool,
+    },
+    /// NOTIFY=NEVER: no report whatever happens, no bounce either. Needs DSN.
+    NotifyNever,
+    /// ORCPT: the recipient as it was given first, before any list or alias; `rfc822` (RFC 3461 §4.2). Needs DSN.
+    OriginalRecipient(Address),
+    /// Any other, as it stands on the wire: `KEYWORD` or `KEYWORD=value` (RFC 5321 §4.1.2). Whether the server offers
+    /// it is not checked.
+    Raw(String),
+}
+
+impl RcptOption {
+    pub(crate) fn is_replaced_by(&self, new: &RcptOption) -> bool {
+        let kind = |option: &RcptOption| match option {
+            RcptOption::Notify { .. } | RcptOption::NotifyNever => Some(0),
+            RcptOption::OriginalRecipient(_) => Some(1),
+            RcptOption::Raw(_) => None,
+        };
+        kind(self).is_some() && kind(self) == kind(new)
+    }
+
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        match self {
+            RcptOption::Notify { success: false, failure: false, delay: false } => {
+                Err(wrong("a report for no case at all (NotifyNever says so)"))
+            }
+            RcptOption::OriginalRecipient(address) if !address.is_ascii() => {
+                Err(wrong("an original recipient beyond ASCII"))
+            }
+            RcptOption::Raw(text) => check_raw(text, &[]),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// As it stands on the wire.
+impl fmt::Display for RcptOption {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            RcptOption::Notify { success, failure, delay } => {
+                let words = [(success, "SUCCESS"), (failure, "FAILURE"), (delay, "DELAY")];
+                let words = words.iter().filter(|(wanted, _)| **wanted).map(|(_, word)| *word);
+                write!(f, "NOTIFY={}", words.collect::<Vec<_>>().join(","))
+            }
+            RcptOption::NotifyNever => f.write_str("NOTIFY=NEVER"),
+            RcptOption::OriginalRecipient(address) => write!(f, "ORCPT=rfc822;{}", Xtext(address.as_str())),
+            RcptOption::Raw(text) => f.write_str(text),
+        }
+    }
+}
+
+fn wrong(what: &str) -> Error {
+    Error::Config(format!("the envelope has {what}").into())
+}
+
+fn check_raw(text: &str, own: &[&str]) -> Result<(), Error> {
+    let keyword = text.split_once('=').map_or(text, |(keyword, _)| keyword);
+    match own.iter().find(|own| keyword.eq_ignore_ascii_case(own)) {
+        Some(own) => Err(wrong(&format!("the option {own}, which is said by itself where it is needed"))),
+        None => Parameters::new([text]).map(drop),
+    }
+}
+
+/// The latest time a server holds a message until: the date and time that it names, or else, by this machine's clock, the
+/// end of its longest interval in seconds (RFC 4865 §4). `DateTime::MAX` if it names neither.
+fn latest_release(parameters: &str, longest: Option<u64>) -> Option<DateTime> {
+    let named = parameters.split([' ', ',']).find_map(date_time);
+    let by_clock = || {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).ok()?;
+        Some(DateTime { seconds: i64::try_from(now.as_secs().checked_add(longest?)?).ok()?, nanos: u32::MAX })
+    };
+    Some(named.or_else(by_clock).unwrap_or(DateTime { seconds: i64::MAX, nanos: u32::MAX }))
+}
+
+/// Seconds since 1970 in UTC, and nanoseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct DateTime {
+    seconds: i64,
+    nanos: u32,
+}
+
+/// Reads `2027-01-31T08:00:00Z`, perhaps with a fraction of a second, or an offset (RFC 3339 §5.6).
+fn date_time(text: &str) -> Option<DateTime> {
+    const SHAPE: &str = "0000-00-00T00:00:00";
+    let has_shape = |text: &str, shape: &str| {
+        let same = |(c, s): (u8, u8)| if s == b'0' { c.is_ascii_digit() } else { c == s };
+        text.len() == shape.len() && text.bytes().zip(shape.bytes()).all(same)
+    };
+    let (time, rest) = text.get(..SHAPE.len()).zip(text.get(SHAPE.len()..))?;
+    let fraction_len = rest.strip_prefix('.').map(|rest| rest.bytes().take_while(u8::is_ascii_digit).count());
+    let (fraction, zone) = match fraction_len {
+        None => ("", rest),
+        Some(0) => return None,
+        Some(digits) => (&rest[1..=digits], &rest[1 + digits..]),
+    };
+    let offset = match zone.as_bytes().first()? {
+        b'Z' if zone.len() == 1 => 0,
+        sign @ (b'+' | b'-') if has_shape(&zone[1..], "00:00") => {
+            let (hours, minutes) = (number(&zone[1..3])?, number(&zone[4..])?);
+            let offset = (hours < 24 && minutes < 60).then_some(hours * 3600 + minutes * 60)?;
+            if *sign == b'+' { offset } else { -offset }
+        }
+        _ => return None,
+    };
+    if !has_shape(time, SHAPE) {
+        return None;
+    }
+    let part = |from: usize, to: usize| number(&time[from..to]);
+    let days = days_since_1970(part(0, 4)?, part(5, 7)?, part(8, 10)?)?;
+    let (hour, minute, second) = (part(11, 13)?, part(14, 16)?, part(17, 19)?);
+    let seconds = (hour < 24 && minute < 60 && second <= 60).then_some(hour * 3600 + minute * 60 + second)?;
+    let nanos = format!("{fraction:0<9.9}").parse().ok()?;
+    Some(DateTime { seconds: days * 86_400 + seconds - offset, nanos })
+}
+
+fn number(digits: &str) -> Option<i64> {
+    digits.parse().ok()
+}
+
+/// The days from 1970-01-01 to a day of the Gregorian calendar; `None` if there is no such day. (Howard Hinnant,
+/// "chrono-compatible low-level date algorithms", `days_from_civil`.)
+fn days_since_1970(year: i64, month: i64, day: i64) -> Option<i64> {
+    let is_leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
+    let last = match month {
+        2 if is_leap => 29,
+        2 => 28,
+        4 | 6 | 9 | 11 => 30,
+        1..=12 => 31,
+        _ => return None,
+    };
+    if !(1..=last).contains(&day) {
+        return None;
+    }
+    let year = year - i64::from(month <= 2);
+    let (era, year_of_era) = (year.div_euclid(400), year.rem_euclid(400));
+    let day_of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
+    Some(era * 146_097 + year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year - 719_468)
+}
+
+/// What stands in a parameter, with all that could end it as `+` and two hexadecimal digits (RFC 3461 §4).
+struct Xtext<'a>(&'a str);
+
+fn is_plain(octet: u8) -> bool {
+    matches!(octet, b'!'..=b'~') && !matches!(octet, b'+' | b'=')
+}
+
+fn xtext_len(text: &str) -> usize {
+    text.bytes().map(|b| if is_plain(b) { 1 } else { 3 }).sum()
+}
+
+impl fmt::Display for Xtext<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.bytes().try_for_each(|b| match is_plain(b) {
+            true => write!(f, "{}", char::from(b)),
+            false => write!(f, "+{b:02X}"),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::{Envelope, proto::Inbox};
+
+    fn envelope() -> Envelope {
+        Envelope::new("s@x", ["a@x", "b@x"]).unwrap()
+    }
+
+    #[test]
+    fn options_stand_on_the_wire_as_their_rfcs_say() {
+        let address = Address::new("\"a b+c\"@x").unwrap();
+        for (option, wire) in [
+            (MailOption::Ret(Ret::Full), "RET=FULL"),
+            (MailOption::Ret(Ret::Headers), "RET=HDRS"),
+            (MailOption::EnvelopeId("a b=c+".into()), "ENVID=a+20b+3Dc+2B"),
+            (MailOption::RequireTls, "REQUIRETLS"),
+            (MailOption::Priority(-3), "MT-PRIORITY=-3"),
+            (MailOption::DeliverBy { seconds: 120, late: OnLate::Return, trace: true }, "BY=120;RT"),
+            (MailOption::DeliverBy { seconds: -5, late: OnLate::Notify, trace: false }, "BY=-5;N"),
+            (MailOption::HoldFor(Duration::from_secs(60)), "HOLDFOR=60"),
+            (MailOption::HoldUntil("2027-01-31T08:00:00Z".into()), "HOLDUNTIL=2027-01-31T08:00:00Z"),
+            (MailOption::Auth(None), "AUTH=<>"),
+            (MailOption::Auth(Some(address.clone())), "AUTH=\"a+20b+2Bc\"@x"),
+            (MailOption::Raw("XFOO=bar".into()), "XFOO=bar"),
+        ] {
+            option.check().unwrap();
+            assert_eq!(option.to_string(), wire);
+        }
+        for (option, wire) in [
+            (
+                RcptOption::Notify { success: true, failure: true, delay: true },
+                "NOTIFY=SUCCESS,FAILURE,DELAY",
+            ),
+            (RcptOption::NotifyNever, "NOTIFY=NEVER"),
+            (RcptOption::OriginalRecipient(address), "ORCPT=rfc822;\"a+20b+2Bc\"@x"),
+        ] {
+            option.check().unwrap();
+            assert_eq!(option.to_string(), wire);
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_asked_for_is_refused_at_once() {
+        for option in [
+            MailOption::EnvelopeId(String::new()),
+            MailOption::EnvelopeId("ü".into()),
+            MailOption::EnvelopeId("=".repeat(34)),
+            MailOption::Priority(10),
+            MailOption::DeliverBy { seconds: 0, late: OnLate::Return, trace: false },
+            MailOption::DeliverBy { seconds: i32::MIN, late: OnLate::Notify, trace: false },
+            MailOption::HoldFor(Duration::from_millis(999)),
+            MailOption::HoldUntil("tomorrow".into()),
+            MailOption::HoldUntil("2027-01-31T08:00:00.Z".into()),
+            MailOption::HoldUntil("2027-01-31T08:00:00Z\r\nDATA".into()),
+            MailOption::HoldUntil("2027-02-29T08:00:00Z".into()),
+            MailOption::HoldUntil("2027-13-01T08:00:00Z".into()),
+            MailOption::HoldUntil("2027-01-31T24:00:00Z".into()),
+            MailOption::HoldUntil("2027-01-31T08:00:00+24:00".into()),
+            MailOption::HoldUntil("2027-01-31T08:00:00".into()),
+            MailOption::Raw("SIZE=1".into()),
+            MailOption::Raw("smtputf8".into()),
+            MailOption::Raw("A=b c".into()),
+            MailOption::Raw("A=b\r\nRSET".into()),
+            MailOption::Raw(String::new()),
+            MailOption::Raw("A=".into()),
+            MailOption::Raw("-A".into()),
+        ] {
+            assert!(matches!(envelope().option(option.clone()), Err(Error::Config(_))), "{option:?}");
+        }
+        let never = RcptOption::Notify { success: false, failure: false, delay: false };
+        assert!(envelope().recipient_option(0, never).is_err());
+        assert!(envelope().recipient_option(2, RcptOption::NotifyNever).is_err());
+        let beyond = RcptOption::OriginalRecipient(Address::new("ü@x").unwrap());
+        assert!(envelope().recipient_options(beyond).is_err());
+    }
+
+    #[test]
+    fn a_date_and_time_is_an_instant_whatever_its_offset() {
+        let seconds = |text: &str| date_time(text).unwrap().seconds;
+        for (text, expected) in [
+            ("1970-01-01T00:00:00Z", 0),
+            ("1969-12-31T23:59:59Z", -1),
+            ("2000-02-29T12:00:00Z", 951_825_600),
+            ("2027-01-31T08:00:00Z", 1_801_382_400),
+            ("2027-01-31T09:30:00.5+01:30", 1_801_382_400),
+            ("2027-01-30T23:00:00-09:00", 1_801_382_400),
+            ("2016-12-31T23:59:60Z", 1_483_228_800),
+        ] {
+            assert_eq!(seconds(text), expected, "{text}");
+        }
+        let order = [
+            "2027-01-31T08:00:00Z",
+            "2027-01-31T08:00:00.25Z",
+            "2027-01-31T08:00:00.3Z",
+            "2027-01-31T08:00:01Z",
+        ];
+        assert!(order.windows(2).all(|two| date_time(two[0]) < date_time(two[1])));
+    }
+
+    #[test]
+    fn a_message_is_held_until_the_servers_latest_time_at_most() {
+        let check = |time: &str, parameters: &str| {
+            let text = format!("250-me\r\n250 FUTURERELEASE {parameters}\r\n");
+            let mut inbox = Inbox::default();
+            inbox.room()[..text.len()].copy_from_slice(text.as_bytes());
+            inbox.arrived(text.len());
+            let offered = Capabilities::parse(inbox.next_reply().unwrap().unwrap());
+            MailOption::HoldUntil(time.to_owned()).check_offered(&offered, false).is_ok()
+        };
+        let both = "3600 2027-01-31T08:00:00Z";
+        assert!(check("2027-01-31T08:00:00Z", both) && check("2027-01-31T09:00:00+01:00", both));
+        assert!(!check("2027-01-31T08:00:01Z", both) && !check("2027-01-31T08:00:00-00:01", both));
+        assert!(check("2027-01-31T08:00:00Z", "2027-01-31T08:00:00Z"));
+        assert!(!check("9999-01-01T00:00:00Z", "3600") && check("2020-01-01T00:00:00Z", "3600"));
+        assert!(check("9999-01-01T00:00:00Z", "") && check("9999-01-01T00:00:00Z", "soon"));
+    }
+
+    proptest! {
+        #[test]
+        fn threats_20_and_22_no_option_holds_more_than_one_word(text in any::<String>()) {
+            for option in [
+                MailOption::EnvelopeId(text.clone()),
+                MailOption::HoldUntil(text.clone()),
+                MailOption::Raw(text.clone()),
+            ] {
+                if option.check().is_ok() {
+                    let wire = option.to_string();
+                    prop_assert!(!wire.contains(|c: char| c == ' ' || c.is_control()), "{wire:?}");
+                }
+            }
+        }
+    }
+}
