@@ -1,4 +1,4 @@
-//! The options of MAIL and RCPT: their text on the wire, and whether a server offers them.
+//! The options of MAIL and RCPT: how they are sent, and whether a server offers them.
 
 use std::{
     fmt,
@@ -8,56 +8,58 @@ use std::{
 use super::{Capabilities, Parameters};
 use crate::{Address, Error};
 
-/// What of a message a bounce brings back (RFC 3461 §4.3).
+/// The part of a message that a bounce returns (RFC 3461 §4.3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Ret {
-    /// All of it.
+    /// The whole message.
     Full,
-    /// Its headers.
+    /// Only the headers.
     Headers,
 }
 
-/// What a server does with a message that is late (RFC 2852 §4.1.1).
+/// What a server does with a message that was not delivered in time (RFC 2852 §4.1.1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum OnLate {
-    /// Sends it back.
+    /// Returns it to the sender.
     Return,
-    /// Tells the sender, and delivers it all the same.
+    /// Notifies the sender, and delivers it anyway.
     Notify,
 }
 
-/// What is asked of the server for a message: a parameter of MAIL.
+/// An option for a message, sent as a parameter of MAIL.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum MailOption {
-    /// RET: what a bounce brings back (RFC 3461 §4.3). Needs DSN.
+    /// RET: the part of the message that a bounce returns (RFC 3461 §4.3). Needs DSN.
     Ret(Ret),
-    /// ENVID: a name that bounces and reports repeat, of 1 to 100 printable ASCII characters once it is encoded
-    /// (RFC 3461 §4.4). Needs DSN.
+    /// ENVID: an identifier that bounces and reports repeat (RFC 3461 §4.4). It consists of printable ASCII characters, and has 1
+    /// to 100 octets once it is encoded. Needs DSN.
     EnvelopeId(String),
-    /// REQUIRETLS: no server on the way may pass the message on without TLS (RFC 8689). Needs REQUIRETLS, and a
-    /// connection with TLS.
+    /// REQUIRETLS: no server on the way may relay the message without TLS (RFC 8689). Needs REQUIRETLS, and a connection
+    /// with TLS.
     RequireTls,
-    /// MT-PRIORITY: from -9 to 9, the most urgent (RFC 6710). Needs MT-PRIORITY.
+    /// MT-PRIORITY: a priority from -9 to 9, where 9 is the most urgent (RFC 6710). Needs MT-PRIORITY.
     Priority(i8),
-    /// BY: delivered within so many seconds, or what then (RFC 2852). Needs DELIVERBY.
+    /// BY: a time limit for the delivery, and what to do after it (RFC 2852). Needs DELIVERBY.
     DeliverBy {
-        /// Up to 999,999,999. With [`OnLate::Notify`] it may be negative: the time is up already.
+        /// The time limit, 1 to 999,999,999 seconds. With [`OnLate::Notify`] it may also be 0 or negative, down to
+        /// -999,999,999: the time has passed already.
         seconds: i32,
-        /// What is done with a late one.
+        /// What to do if the message is late.
         late: OnLate,
-        /// Whether every server on the way reports.
+        /// Whether every server on the way reports that it relayed the message.
         trace: bool,
     },
-    /// HOLDFOR: released so much later; whole seconds, from 1 to 999,999,999 (RFC 4865). Needs FUTURERELEASE.
+    /// HOLDFOR: how long the server holds the message, in whole seconds from 1 to 999,999,999 (RFC 4865). Needs
+    /// FUTURERELEASE.
     HoldFor(Duration),
-    /// HOLDUNTIL: released at a date and time in the form of RFC 3339, such as `2027-01-31T08:00:00Z` (RFC 4865). Needs
-    /// FUTURERELEASE. A time after the server's latest one is an [`Error::Config`] before MAIL.
+    /// HOLDUNTIL: when the server releases the message, as a date and time of RFC 3339 such as `2027-01-31T08:00:00Z`
+    /// (RFC 4865). Needs FUTURERELEASE. A time after the server's latest one is an [`Error::Config`] before MAIL.
     HoldUntil(String),
-    /// AUTH=: who submitted the message first, if that is known and trusted (RFC 4954 §5). Needs AUTH.
+    /// AUTH=: the original submitter of the message, or `None` if that is unknown or not trusted (RFC 4954 §5). Needs AUTH.
     Auth(Option<Address>),
-    /// Any other, as it stands on the wire: `KEYWORD` or `KEYWORD=value` (RFC 5321 §4.1.2). Whether the server offers
-    /// it is not checked. SIZE, BODY and SMTPUTF8 are said by themselves where they are needed, and not taken here.
+    /// Any other parameter as it is sent: `KEYWORD` or `KEYWORD=value` (RFC 5321 §4.1.2). Whether the server offers it is not
+    /// checked. SIZE, BODY and SMTPUTF8 are not allowed here: they are added automatically where they are needed.
     Raw(String),
 }
 
@@ -65,23 +67,28 @@ impl MailOption {
     pub(crate) fn check(&self) -> Result<(), Error> {
         let seconds = 1..=999_999_999;
         match self {
-            MailOption::EnvelopeId(id) => match id.bytes().all(|b| matches!(b, 32..=126)) {
-                _ if id.is_empty() => Err(wrong("an envelope id that is empty")),
-                true if xtext_len(id) <= 100 => Ok(()),
-                true => Err(wrong("an envelope id of more than 100 octets")),
-                false => Err(wrong("an envelope id with other than printable ASCII characters")),
-            },
+            MailOption::EnvelopeId(id) => {
+                if id.is_empty() {
+                    Err(wrong("ENVID: the envelope id is empty"))
+                } else if !id.bytes().all(|b| matches!(b, 32..=126)) {
+                    Err(wrong("ENVID: the envelope id has characters other than printable ASCII"))
+                } else if xtext_len(id) > 100 {
+                    Err(wrong("ENVID: the envelope id has more than 100 octets"))
+                } else {
+                    Ok(())
+                }
+            }
             MailOption::Priority(level) if !(-9..=9).contains(level) => {
-                Err(wrong("a priority that is not from -9 to 9"))
+                Err(wrong("MT-PRIORITY: the priority is not between -9 and 9"))
             }
             MailOption::DeliverBy { seconds: 1..=999_999_999, .. }
             | MailOption::DeliverBy { seconds: -999_999_999..=0, late: OnLate::Notify, .. } => Ok(()),
-            MailOption::DeliverBy { .. } => Err(wrong("a time to deliver by that cannot be")),
+            MailOption::DeliverBy { .. } => Err(wrong("DELIVERBY: seconds out of range")),
             MailOption::HoldFor(time) if !seconds.contains(&time.as_secs()) => {
-                Err(wrong("a time to hold the message for that is not from 1 to 999,999,999 seconds"))
+                Err(wrong("HOLDFOR: the time is not between 1 and 999,999,999 seconds"))
             }
             MailOption::HoldUntil(time) if date_time(time).is_none() => {
-                Err(wrong("a time to hold the message until that is no RFC 3339 date and time"))
+                Err(wrong("HOLDUNTIL: not a date and time of RFC 3339"))
             }
             MailOption::Raw(text) => check_raw(text, &["SIZE", "BODY", "SMTPUTF8"]),
             _ => Ok(()),
@@ -104,24 +111,24 @@ impl MailOption {
             (MailOption::RequireTls, _) if !encrypted => {
                 Err(Error::Unsupported("REQUIRETLS without TLS on this connection"))
             }
-            // RFC 2852 §2: the least time that the server promises anything for.
+            // RFC 2852 §2: the shortest time limit that the server accepts.
             (MailOption::DeliverBy { seconds, late: OnLate::Return, .. }, Some(least))
                 if u64::try_from(*seconds).is_ok_and(|seconds| seconds < least) =>
             {
-                Err(wrong(&format!("a time to deliver by below the server's least, {least} seconds")))
+                Err(wrong(&format!("DELIVERBY: the time is below the server's minimum of {least} seconds")))
             }
             (MailOption::HoldFor(time), Some(most)) if time.as_secs() > most => {
-                Err(wrong(&format!("a time to hold the message for above the server's most, {most} seconds")))
+                Err(wrong(&format!("HOLDFOR: the time is above the server's maximum of {most} seconds")))
             }
             (MailOption::HoldUntil(time), limit) if date_time(time) > latest_release(parameters, limit) => {
-                Err(wrong("a time to hold the message until that is after the server's latest"))
+                Err(wrong("HOLDUNTIL: the time is after the server's latest"))
             }
             _ => Ok(()),
         }
     }
 }
 
-/// As it stands on the wire.
+/// Writes the parameter as it is sent.
 impl fmt::Display for MailOption {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -143,25 +150,25 @@ impl fmt::Display for MailOption {
     }
 }
 
-/// What is asked of the server for a recipient: a parameter of RCPT.
+/// An option for a recipient, sent as a parameter of RCPT.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum RcptOption {
-    /// NOTIFY: when to report (RFC 3461 §4.1). Needs DSN.
+    /// NOTIFY: the events to report (RFC 3461 §4.1). Needs DSN.
     Notify {
-        /// When the message was delivered.
+        /// Report when the message was delivered.
         success: bool,
-        /// When it cannot be.
+        /// Report when it cannot be delivered.
         failure: bool,
-        /// When it takes its time.
+        /// Report when its delivery is delayed.
         delay: bool,
     },
-    /// NOTIFY=NEVER: no report whatever happens, no bounce either. Needs DSN.
+    /// NOTIFY=NEVER: no reports at all, not even a bounce. Needs DSN.
     NotifyNever,
-    /// ORCPT: the recipient as it was given first, before any list or alias; `rfc822` (RFC 3461 §4.2). Needs DSN.
+    /// ORCPT: the original recipient, before any mailing list or alias, with address type `rfc822` (RFC 3461 §4.2). Needs DSN.
     OriginalRecipient(Address),
-    /// Any other, as it stands on the wire: `KEYWORD` or `KEYWORD=value` (RFC 5321 §4.1.2). Whether the server offers
-    /// it is not checked.
+    /// Any other parameter as it is sent: `KEYWORD` or `KEYWORD=value` (RFC 5321 §4.1.2). Whether the server offers it is not
+    /// checked.
     Raw(String),
 }
 
@@ -178,10 +185,10 @@ impl RcptOption {
     pub(crate) fn check(&self) -> Result<(), Error> {
         match self {
             RcptOption::Notify { success: false, failure: false, delay: false } => {
-                Err(wrong("a report for no case at all (NotifyNever says so)"))
+                Err(wrong("NOTIFY: no event is set (use NotifyNever)"))
             }
             RcptOption::OriginalRecipient(address) if !address.is_ascii() => {
-                Err(wrong("an original recipient beyond ASCII"))
+                Err(wrong("ORCPT: the original recipient is not ASCII"))
             }
             RcptOption::Raw(text) => check_raw(text, &[]),
             _ => Ok(()),
@@ -189,7 +196,7 @@ impl RcptOption {
     }
 }
 
-/// As it stands on the wire.
+/// Writes the parameter as it is sent.
 impl fmt::Display for RcptOption {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -206,19 +213,19 @@ impl fmt::Display for RcptOption {
 }
 
 fn wrong(what: &str) -> Error {
-    Error::Config(format!("the envelope has {what}").into())
+    Error::Config(format!("invalid option of the envelope: {what}").into())
 }
 
 fn check_raw(text: &str, own: &[&str]) -> Result<(), Error> {
     let keyword = text.split_once('=').map_or(text, |(keyword, _)| keyword);
     match own.iter().find(|own| keyword.eq_ignore_ascii_case(own)) {
-        Some(own) => Err(wrong(&format!("the option {own}, which is said by itself where it is needed"))),
+        Some(own) => Err(wrong(&format!("{own} is added automatically where it is needed"))),
         None => Parameters::new([text]).map(drop),
     }
 }
 
-/// The latest time a server holds a message until: the date and time that it names, or else, by this machine's clock, the
-/// end of its longest interval in seconds (RFC 4865 §4). `DateTime::MAX` if it names neither.
+/// The latest time until which a server holds a message: the date and time that it announces, or else the end of its longest
+/// interval in seconds by this machine's clock (RFC 4865 §4). The largest `DateTime` if it announces neither.
 fn latest_release(parameters: &str, longest: Option<u64>) -> Option<DateTime> {
     let named = parameters.split([' ', ',']).find_map(date_time);
     let by_clock = || {
@@ -235,7 +242,7 @@ struct DateTime {
     nanos: u32,
 }
 
-/// Reads `2027-01-31T08:00:00Z`, perhaps with a fraction of a second, or an offset (RFC 3339 §5.6).
+/// Reads a date and time such as `2027-01-31T08:00:00Z`, optionally with a fraction of a second or an offset (RFC 3339 §5.6).
 fn date_time(text: &str) -> Option<DateTime> {
     const SHAPE: &str = "0000-00-00T00:00:00";
     let has_shape = |text: &str, shape: &str| {
@@ -273,7 +280,7 @@ fn number(digits: &str) -> Option<i64> {
     digits.parse().ok()
 }
 
-/// The days from 1970-01-01 to a day of the Gregorian calendar; `None` if there is no such day. (Howard Hinnant,
+/// The number of days from 1970-01-01 to a day of the Gregorian calendar, or `None` if there is no such day. (Howard Hinnant,
 /// "chrono-compatible low-level date algorithms", `days_from_civil`.)
 fn days_since_1970(year: i64, month: i64, day: i64) -> Option<i64> {
     let is_leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
@@ -293,7 +300,7 @@ fn days_since_1970(year: i64, month: i64, day: i64) -> Option<i64> {
     Some(era * 146_097 + year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year - 719_468)
 }
 
-/// What stands in a parameter, with all that could end it as `+` and two hexadecimal digits (RFC 3461 §4).
+/// Text in a parameter. Octets that could end it are written as `+` and two hexadecimal digits (RFC 3461 §4).
 struct Xtext<'a>(&'a str);
 
 fn is_plain(octet: u8) -> bool {
