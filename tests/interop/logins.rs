@@ -121,9 +121,10 @@ fn right_secret(mechanism: &str) -> &'static str {
 #[maybe_async]
 async fn login(way: &Builder, mechanism: &str, user: &str, secret: &str) -> Result<Client, Error> {
     let way = way.clone().auth_mechanisms([mechanism]);
-    match is_for_tokens(mechanism) {
-        true => way.oauth_token(user, secret).connect().await,
-        false => way.credentials(user, secret).connect().await,
+    if is_for_tokens(mechanism) {
+        way.oauth_token(user, secret).connect().await
+    } else {
+        way.credentials(user, secret).connect().await
     }
 }
 

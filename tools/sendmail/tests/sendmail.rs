@@ -310,7 +310,7 @@ fn megabytes_in_a_file_arrive_intact_and_their_size_is_told() {
     );
     let script = [&mail, RCPT, DATA, QUIT].concat();
     let worlds = [&[][..], &["--async"]];
-    for world in &worlds[..1 + usize::from(cfg!(feature = "async"))] {
+    for world in &worlds[..=usize::from(cfg!(feature = "async"))] {
         let stdin = || File::open(&path).unwrap().into();
         let done = send_from(stdin, &script, &[world, ARGS].concat(), b"");
         assert_eq!((done.code, done.err.as_str()), (Some(0), ""));
@@ -422,10 +422,7 @@ fn with_t_an_encoded_word_is_not_a_recipient() {
         "=?utf-8?q?b?=@example.org",
     ] {
         let done = run(&["-t"], format!("From: a@example.org\nTo: {to}\n\nHello\n").as_bytes());
-        assert!(
-            done.code == Some(65) && done.err.contains("To: invalid address"),
-            "{to}: {done:?}"
-        );
+        assert!(done.code == Some(65) && done.err.contains("To: invalid address"), "{to}: {done:?}");
     }
 }
 
@@ -1346,7 +1343,7 @@ fn storm(child: &Child) -> Child {
 #[cfg(target_os = "linux")]
 #[test]
 fn threat_84_a_storm_of_signals_changes_nothing() {
-    for world in &[&[][..], &["--async"]][..1 + usize::from(cfg!(feature = "async"))] {
+    for world in &[&[][..], &["--async"]][..=usize::from(cfg!(feature = "async"))] {
         let server = support::Server::running(|peer| {
             peer.play(
                 "-- drip 220 mail.example.org\nC: EHLO client.example.org\n-- drip 250 mail.example.org",
