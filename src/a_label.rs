@@ -1,15 +1,15 @@
-//! Domains beyond ASCII to A-labels (RFC 5890 §2.3.2.1), by the feature `idna`.
+//! Converts non-ASCII domains to A-labels (RFC 5890 §2.3.2.1); needs the feature `idna`.
 
-/// A domain as the resolver, TLS, and a server without SMTPUTF8 know it. In lower case; what is ASCII already need not
-/// come here.
+/// Returns a domain in the form that the resolver, TLS, and servers without SMTPUTF8 understand, in lower case. ASCII domains
+/// need no conversion.
 #[cfg(feature = "idna")]
 pub(crate) fn a_label(domain: &str) -> Result<String, &'static str> {
-    idna::domain_to_ascii_strict(domain).map_err(|_| "it is no internationalized domain name")
+    idna::domain_to_ascii_strict(domain).map_err(|_| "it is not an internationalized domain name")
 }
 
 #[cfg(not(feature = "idna"))]
 pub(crate) fn a_label(_: &str) -> Result<String, &'static str> {
-    Err("it is not ASCII (write its A-label, xn--…, or build with the feature `idna`)")
+    Err("it is not ASCII (use its A-label, xn--…, or build with the feature `idna`)")
 }
 
 #[cfg(all(test, feature = "idna"))]
@@ -29,7 +29,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_domain_has_none() {
+    fn an_invalid_domain_has_no_a_label() {
         for domain in
             ["bü cher.example", "bü\0cher", "bü..cher", "-bü.example", "xn--ü", "\u{301}a.example", "bü/x"]
         {

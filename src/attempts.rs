@@ -1,37 +1,27 @@
-//! What connecting is made of in both worlds: whose turn it is, sockets on their way, and what became of each.
+//! Connection attempts: the order of the addresses, the race between them (RFC 8305), and the error if all fail.
 
 use std::{
     error, fmt, io,
-    net::{SocketAddr, TcpStream},
-    os::{
-        fd::{AsFd, OwnedFd},
-        unix::net::UnixStream,
-    },
-    path::Path,
+    net::SocketAddr,
     sync::atomic::{AtomicU64, Ordering},
     time::{Duration, Instant},
     vec,
 };
 
-use rustix::{
-    io::Errno,
-    net::{AddressFamily, SocketAddrUnix, bind, connect, sockopt},
-};
-
-/// The next attempt starts so long behind the last one, unless that has failed before (RFC 8305 §5).
+/// Delay between the starts of two attempts, unless the first one fails earlier (RFC 8305 §5).
 pub(crate) const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 
-/// A Unix socket whose queue is full tells nobody when there is room again: it is tried so often.
+/// Delay between two attempts to connect to a Unix socket whose queue is full. The system does not tell when there is room.
 pub(crate) const QUEUE_DELAY: Duration = Duration::from_millis(10);
 
-/// The number of a connection in the log, from 1: each has its own in the whole process.
+/// Returns the number of a new connection for the log, counted from 1. It is unique in the process.
 pub(crate) fn next_number() -> u64 {
     static LAST: AtomicU64 = AtomicU64::new(0);
     LAST.fetch_add(1, Ordering::Relaxed) + 1
 }
 
-/// IPv6 and IPv4 in turns, beginning with the family that the resolver put first (RFC 8305 §4): one that is dead costs
-/// one delay, and not one for each of its addresses.
+/// Orders addresses so that IPv6 and IPv4 alternate, beginning with the family that the resolver put first (RFC 8305 §4). A
+/// family that cannot be reached then costs one delay, and not one for each of its addresses.
 pub(crate) fn interleave(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
     let first = addresses.first().is_some_and(SocketAddr::is_ipv6);
     let (ours, others): (Vec<_>, Vec<_>) = addresses.into_iter().partition(|a| a.is_ipv6() == first);
@@ -40,11 +30,11 @@ pub(crate) fn interleave(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
     (0..longest).flat_map(|_| [ours.next(), others.next()]).flatten().collect()
 }
 
-/// Whose turn it is, and who has failed.
+/// The addresses that are left, and those that have failed.
 #[derive(Debug)]
 pub(crate) struct Race {
     left: vec::IntoIter<SocketAddr>,
-    /// When the next one may start.
+    /// When the next attempt may start.
     next: Instant,
     failed: Vec<(SocketAddr, io::Error)>,
 }
@@ -54,7 +44,7 @@ impl Race {
         Race { left: addresses.into_iter(), next: now, failed: Vec::new() }
     }
 
-    /// The next address, if its time has come.
+    /// Returns the next address, if its time has come.
     pub fn turn(&mut self, now: Instant) -> Option<SocketAddr> {
         if now < self.next {
             return None;
@@ -63,18 +53,18 @@ impl Race {
         self.left.next()
     }
 
-    /// When somebody's time comes; none if all have started.
+    /// Returns when the next attempt may start; `None` if all have started.
     pub fn next_turn(&self) -> Option<Instant> {
         (!self.left.as_slice().is_empty()).then_some(self.next)
     }
 
-    /// Its successor need not wait any longer.
+    /// Records a failure. The next attempt may start at once.
     pub fn failed(&mut self, address: SocketAddr, error: io::Error, now: Instant) {
         self.failed.push((address, error));
         self.next = now;
     }
 
-    /// Nobody has won: all have failed, or, if there is a limit's worth of `late` ones, the time was up for those.
+    /// Returns the error if no attempt has succeeded. Those in `late` have timed out.
     pub fn lost(mut self, late: impl IntoIterator<Item = SocketAddr>) -> io::Error {
         self.failed.extend(late.into_iter().map(|address| (address, io::ErrorKind::TimedOut.into())));
         let untried = self.left.len();
@@ -94,7 +84,7 @@ impl Race {
     }
 }
 
-/// What became of each address.
+/// The error of each address.
 #[derive(Debug)]
 struct Attempts {
     failed: Vec<(SocketAddr, io::Error)>,
@@ -104,7 +94,7 @@ struct Attempts {
 impl fmt::Display for Attempts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let all = self.failed.len() + self.untried;
-        write!(f, "{} of {all} addresses were tried", self.failed.len())?;
+        write!(f, "tried {} of {all} addresses", self.failed.len())?;
         for (i, (address, error)) in self.failed.iter().enumerate() {
             write!(f, "{} {address}: {error}", if i == 0 { ":" } else { ";" })?;
         }
@@ -118,59 +108,6 @@ impl error::Error for Attempts {
     }
 }
 
-/// A socket on its way to `peer`: it can be written to once it has arrived, or has failed (`take_error` tells).
-/// It does not block.
-pub(crate) fn start(peer: SocketAddr, local: Option<SocketAddr>) -> io::Result<TcpStream> {
-    let socket = socket(if peer.is_ipv6() { AddressFamily::INET6 } else { AddressFamily::INET })?;
-    if let Some(local) = local {
-        // The last connection from a port of one's own may linger.
-        sockopt::set_socket_reuseaddr(&socket, local.port() != 0)?;
-        bind(&socket, &local)?;
-    }
-    match connect(&socket, &peer) {
-        Ok(()) | Err(Errno::INPROGRESS | Errno::INTR) => Ok(socket.into()),
-        Err(e) => Err(e.into()),
-    }
-}
-
-/// A connected socket, or [`io::ErrorKind::WouldBlock`] if the server's queue is full. It does not block.
-pub(crate) fn start_unix(path: &Path) -> io::Result<UnixStream> {
-    let socket = socket(AddressFamily::UNIX)?;
-    connect(&socket, &SocketAddrUnix::new(path)?)?;
-    Ok(socket.into())
-}
-
-/// Whether [`acknowledge`] does anything on this system.
-pub(crate) const CAN_ACKNOWLEDGE: bool = cfg!(any(target_os = "linux", target_os = "android"));
-
-/// Acknowledges at once what has arrived on a TCP socket (`TCP_QUICKACK`), where the system can do that.
-pub(crate) fn acknowledge(socket: impl AsFd) {
-    #[cfg(any(target_os = "linux", target_os = "android"))]
-    let _delayed_then = sockopt::set_tcp_quickack(&socket, true);
-    let _ = socket;
-}
-
-#[cfg(not(target_vendor = "apple"))]
-fn socket(family: AddressFamily) -> io::Result<OwnedFd> {
-    use rustix::net::{SocketFlags, SocketType, socket_with};
-
-    Ok(socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, None)?)
-}
-
-#[cfg(target_vendor = "apple")]
-fn socket(family: AddressFamily) -> io::Result<OwnedFd> {
-    use rustix::{
-        io::{FdFlags, fcntl_setfd, ioctl_fionbio},
-        net::SocketType,
-    };
-
-    let socket = rustix::net::socket(family, SocketType::STREAM, None)?;
-    fcntl_setfd(&socket, FdFlags::CLOEXEC)?;
-    ioctl_fionbio(&socket, true)?;
-    sockopt::set_socket_nosigpipe(&socket, true)?;
-    Ok(socket)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -180,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn families_take_turns() {
+    fn address_families_alternate() {
         for (resolved, order) in [
             ("1.1.1.1:1", "1.1.1.1:1"),
             ("[::1]:1 [::2]:1 [::3]:1 1.1.1.1:1", "[::1]:1 1.1.1.1:1 [::2]:1 [::3]:1"),
@@ -192,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn the_next_starts_after_a_delay_or_a_failure() {
+    fn the_next_attempt_starts_after_a_delay_or_a_failure() {
         let start = Instant::now();
         let all = addresses("1.1.1.1:1 1.1.1.2:1 1.1.1.3:1");
         let mut race = Race::new(all.clone(), start);
@@ -218,7 +155,7 @@ mod tests {
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
         assert_eq!(
             error.to_string(),
-            "2 of 3 addresses were tried: [::1]:25: connection refused; 127.0.0.1:25: timed out"
+            "tried 2 of 3 addresses: [::1]:25: connection refused; 127.0.0.1:25: timed out"
         );
 
         let mut race = Race::new(all[..1].to_vec(), start);

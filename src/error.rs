@@ -5,7 +5,7 @@
 
 use std::{borrow::Cow, error, fmt, io};
 
-use crate::{Delivery, Outcome, Reply, tls};
+use crate::{Delivery, Outcome, Reply};
 
 /// A boxed cause from another library.
 type Cause = Box<dyn error::Error + Send + Sync>;
@@ -415,7 +415,9 @@ impl Error {
             _ if self.in_doubt() => Retry::MayDuplicate,
             Error::Transaction { delivery, source } => delivery.retry(source.is_lost_connection()),
             // Some have it already.
-            Error::PartialDelivery { delivery } if delivery.retry(false) != Retry::Never => Retry::MayDuplicate,
+            Error::PartialDelivery { delivery } if delivery.retry(false) != Retry::Never => {
+                Retry::MayDuplicate
+            }
             _ if self.is_lost_connection() => Retry::Now,
             _ if self.is_transient() => Retry::Later,
             Error::Protocol { .. } | Error::Token { .. } | Error::Source(_) | Error::Tls { .. } => {
@@ -497,8 +499,8 @@ impl Error {
         match source.kind() {
             io::ErrorKind::TimedOut => Error::Timeout(phase),
             io::ErrorKind::UnexpectedEof => Error::Closed(phase),
-            _ if tls::is_refusal(&source) => tls::refusal(&source.to_string()),
-            _ => Error::Io { phase, source },
+            // An error of ours says more than the operation that failed.
+            _ => source.downcast().unwrap_or_else(|source| Error::Io { phase, source }),
         }
     }
 }

@@ -240,6 +240,7 @@ mod a_label;
 mod address;
 mod attempts;
 mod config;
+mod deadline;
 mod delivery;
 mod envelope;
 mod error;
@@ -247,6 +248,8 @@ pub mod message;
 mod parts;
 pub mod proto;
 mod queue;
+mod search;
+mod sys;
 mod tls;
 
 #[cfg(feature = "testing")]

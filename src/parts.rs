@@ -1,18 +1,18 @@
-//! A message in several transactions, each for some of its recipients: how they are split, and what became of all of them.
+//! Messages that are sent in several transactions: how the recipients are split, and the result of the whole.
 
 use std::collections::{HashMap, VecDeque};
 
 use crate::{Address, Delivery, Envelope, Error, Outcome, Phase, Reply, delivery::Again, proto::is_too_many};
 
-/// Splits recipients into parts, as a server with LIMITS asks for (RFC 9422 §4): so many recipients each, of so many
-/// domains. Takes time in proportion to the recipients.
+/// Splits recipients into parts, as a server with LIMITS requires (RFC 9422 §4): each part has a maximum number of recipients
+/// and of their domains. The time is proportional to the number of recipients.
 pub(crate) struct Splitter {
     most: usize,
     domains: usize,
     parts: Vec<Vec<usize>>,
-    /// The part that each domain is in, while that has room.
+    /// The part of each domain, as long as that part has room.
     homes: HashMap<String, usize>,
-    /// How many domains the last part has.
+    /// Number of domains in the last part.
     last_domains: usize,
 }
 
@@ -39,7 +39,7 @@ impl Splitter {
         self.parts[at].push(number);
     }
 
-    /// The last part, or a new one if that is full.
+    /// Returns the last part, or a new one if that is full.
     fn part_with_room(&mut self) -> usize {
         let has_room = self.parts.last().is_some_and(|last| last.len() < self.most);
         if !has_room || self.last_domains >= self.domains {
@@ -54,36 +54,36 @@ impl Splitter {
     }
 }
 
-/// A message in several transactions: what is left of it, and what became of the rest.
+/// A message in several transactions: the parts that are left, and the results of the others.
 pub(crate) struct Parts {
     envelope: Envelope,
-    /// The beginning of the first one is under way, or comes next.
+    /// The beginning of the first part is under way, or comes next.
     left: VecDeque<Part>,
-    /// The most recipients of a transaction, as far as is known: as many as the server had an answer for before it said that
-    /// they are too many. If each transaction had all that are left, their number would grow with its square.
+    /// Maximum number of recipients of a transaction, as far as is known: as many as the server accepted or refused before it
+    /// answered that there are too many. If each transaction had all that are left, the number of RCPT would be quadratic.
     most: usize,
     done: Vec<(Vec<usize>, Delivery)>,
     /// The cause of the last part that was not accepted.
     source: Option<Error>,
-    /// The rest cannot be sent.
+    /// Whether the rest cannot be sent.
     failed: bool,
 }
 
-/// The numbers of its recipients, and whether it goes one command at a time: see [`Again::OneByOne`].
+/// The numbers of its recipients, and whether it is sent one command at a time: see [`Again::OneByOne`].
 struct Part {
     numbers: VecDeque<usize>,
     one_by_one: Option<usize>,
 }
 
 impl Parts {
-    /// In these parts.
+    /// A message that is sent in these parts.
     pub fn new(envelope: Envelope, parts: Vec<Vec<usize>>) -> Parts {
         let left =
             parts.into_iter().map(|numbers| Part { numbers: numbers.into(), one_by_one: None }).collect();
         Parts { envelope, left, most: usize::MAX, done: Vec::new(), source: None, failed: false }
     }
 
-    /// As a whole so far, with this result, and now to those who may have it again.
+    /// A message that was sent as a whole, with this result, and is sent again to some of its recipients.
     pub fn after(envelope: Envelope, result: Result<Delivery, Error>, again: Again) -> Parts {
         let all = (0..envelope.recipients().len()).collect();
         let mut parts = Parts::new(envelope, vec![all]);
@@ -91,18 +91,16 @@ impl Parts {
         parts
     }
 
-    /// What comes next: its envelope, and whether it goes one command at a time.
+    /// Returns the envelope of what comes next, and whether it is sent one command at a time.
     pub fn next(&self) -> Option<(Envelope, Option<usize>)> {
         let part = self.left.front().filter(|_| !self.failed)?;
         let numbers: Vec<usize> = part.numbers.iter().take(self.most).copied().collect();
-        let envelope = match numbers.len() == self.envelope.recipients().len() {
-            true => self.envelope.clone(),
-            false => self.envelope.part(&numbers),
-        };
+        let is_whole = numbers.len() == self.envelope.recipients().len();
+        let envelope = if is_whole { self.envelope.clone() } else { self.envelope.part(&numbers) };
         Some((envelope, part.one_by_one))
     }
 
-    /// Whether the next one is the last, as far as is known.
+    /// Whether the next part is the last, as far as is known.
     pub fn is_last(&self) -> bool {
         self.left.len() == 1 && self.left[0].numbers.len() <= self.most
     }
@@ -111,8 +109,8 @@ impl Parts {
         self.done.is_empty()
     }
 
-    /// What became of what was under way. Those who may have it again come next. An error that tells of no recipient is the
-    /// end of it all.
+    /// Records the result of what was under way. Recipients that the message can be sent to again come next. After an error
+    /// that is not about recipients, nothing more is sent.
     pub fn settle(&mut self, result: Result<Delivery, Error>, again: Option<Again>) {
         let delivery = match result {
             Ok(delivery) => delivery,
@@ -139,34 +137,34 @@ impl Parts {
                 self.put_back(part);
                 part = Part { numbers: those(&recipients), one_by_one: Some(command) };
             }
-            // What was said to the others when they were too many stands.
+            // For the others, the reply that there were too many remains.
             Some(Again::Elsewhere) | None if has_no_room(&delivery) => part.numbers.clear(),
             Some(Again::Elsewhere) | None => {}
         }
         self.put_back(part);
         if !all {
-            self.done.push((numbers, delivery)); // what becomes of the rest stands above it
+            self.done.push((numbers, delivery)); // the result of the rest takes precedence
         }
     }
 
-    /// What is left of a part, or goes again, comes next.
+    /// Puts the rest of a part, or a part that is sent again, before all others.
     fn put_back(&mut self, part: Part) {
         if !part.numbers.is_empty() {
             self.left.push_front(part);
         }
     }
 
-    /// Nothing more can be sent, for this reason.
+    /// Sends nothing more, for this reason.
     pub fn fail(&mut self, why: Error) {
         (self.source, self.failed) = (Some(why), true);
     }
 
-    /// Nothing more can be sent, for the reason that the last part has told.
+    /// Sends nothing more, for the reason of the last part.
     pub fn stop(&mut self) {
         self.failed = true;
     }
 
-    /// What became of the message.
+    /// Returns the result of the message.
     pub fn finish(self) -> Result<Delivery, Error> {
         let Parts { envelope, left, mut done, source, failed, .. } = self;
         for part in left {
@@ -186,13 +184,15 @@ impl Parts {
         };
         let source = match source {
             Some(source) if is_one || failed => source,
-            source => refused().or(source).unwrap_or(Error::Internal("a part that failed for no reason")),
+            source => {
+                refused().or(source).unwrap_or(Error::Internal("a part of a message failed without a reason"))
+            }
         };
         Err(Error::Transaction { delivery: Box::new(delivery), source: Box::new(source) })
     }
 }
 
-/// Whether the server took nobody, because they are too many.
+/// Whether the server accepted no recipient because there were too many.
 fn has_no_room(delivery: &Delivery) -> bool {
     let too_many = |reply: Option<&Reply>| reply.is_some_and(is_too_many);
     delivery.outcome() != Outcome::Accepted && delivery.refused().any(|recipient| too_many(recipient.reply()))
@@ -234,7 +234,7 @@ mod tests {
         }
     }
 
-    /// Each recipient would have to be compared with each domain before it, if it were not linear: for hours.
+    // With a quadratic algorithm this would take hours.
     #[test]
     fn very_many_recipients_of_very_many_domains_are_split_within_the_limits() {
         const COUNT: usize = 200_000;
@@ -261,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn those_who_may_have_it_again_come_next_and_what_becomes_of_them_counts() {
+    fn recipients_that_are_tried_again_come_next_and_their_last_result_counts() {
         use Outcome::{Accepted, NotSent, Refused};
         let envelope = envelope(&named(&["a", "b", "c", "d"]));
         let first = || {
@@ -287,7 +287,7 @@ mod tests {
         assert_eq!(outcomes(&parts.finish().unwrap()), [Accepted; 4]);
     }
 
-    /// A server takes so many recipients of each transaction, the last number again and again. How many RCPT that takes.
+    /// Returns the number of RCPT for a server that accepts `room` recipients in each transaction, the last number repeatedly.
     fn offered(count: usize, room: &[usize]) -> usize {
         let envelope = envelope(&(0..count).map(|n| format!("u@{n}.example")).collect::<Vec<_>>());
         let mut parts = Parts::new(envelope, vec![(0..count / 3).collect(), (count / 3..count).collect()]);
@@ -305,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn however_few_recipients_a_server_takes_the_others_are_not_said_again_and_again() {
+    fn however_few_recipients_a_server_accepts_the_number_of_rcpt_is_linear() {
         let falling: Vec<usize> = (1..200).rev().collect();
         for room in [&[1][..], &[1, 100], &[50, 49], &[7], &[99, 3, 2, 1], &falling] {
             let offered = offered(3_000, room);
@@ -314,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn who_has_no_room_for_anybody_is_not_asked_for_the_others() {
+    fn a_server_without_room_for_any_recipient_is_not_asked_for_the_others() {
         let envelope = envelope(&named(&["a", "b", "c", "d"]));
         let accepted = Outcome::Accepted;
         let first = || Ok(Delivery::new(envelope.clone(), accepted, accepted, None, own(452, &[1, 2, 3])));

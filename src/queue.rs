@@ -1,4 +1,4 @@
-//! Who gets which connection of a pool, and when: first come, first served. No I/O, no clock, no log.
+//! Decides which caller gets which connection of a pool, and when: first come, first served. No I/O, no clock, no log.
 //!
 //! ```text
 //! draw ─▶ waiting ─settle─▶ granted ─take─▶ a place: an idle connection, room for a new one, or neither
@@ -8,8 +8,8 @@
 //!                       gone, and what was granted goes to the next   put, release
 //! ```
 //!
-//! Whatever becomes free is granted to the longest waiter at once, under the same lock: nobody who comes later can
-//! take it, however the threads or tasks are scheduled, and a waiter that is never polled again holds up only itself.
+//! Whatever becomes free is granted at once, under the same lock, to the caller that has waited longest. Nobody who comes
+//! later can take it, however the threads or tasks are scheduled, and a waiter that is never polled again delays only itself.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -17,16 +17,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::config::later;
+use crate::deadline::later;
 
-/// What is waited for.
+/// What a caller waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum For {
     /// A connection.
     Connection,
-    /// A connection, and the turn of a message by the rate.
+    /// A connection, and the turn of a message according to the rate.
     Turn,
-    /// The end of the last connection.
+    /// The closing of the last connection.
     End,
 }
 
@@ -37,16 +37,17 @@ pub(crate) struct Rules {
     pub connections: usize,
     /// Connections that have been idle for this long are handed out first: they are to be closed.
     pub idle: Duration,
-    /// The time from one message to the next.
+    /// Time between the beginnings of two messages.
     pub pace: Option<Duration>,
     /// How long no login is tried after one was refused; `None` if new connections do not log in.
     pub login_pause: Option<Duration>,
 }
 
-/// The connections of a pool, and its waiters. `C` is a connection, `B` what wakes a waiter.
+/// The connections of a pool, and its waiters. `C` is a connection, and `B` wakes a waiter.
 pub(crate) struct Queue<C, B> {
     rules: Rules,
-    /// Since when, the longest idle first. The last one given back is the first to be used again.
+    /// Idle connections, each with the time since when, the longest idle first. The last one returned is the first to be
+    /// used again.
     idle: VecDeque<(Instant, C)>,
     /// Connections in use, being made, or idle.
     open: usize,
@@ -56,26 +57,26 @@ pub(crate) struct Queue<C, B> {
     next: Option<Instant>,
     /// The number of the last ticket.
     last: u64,
-    /// By the numbers of their tickets: those who want a connection only, those who want a turn too, those who close.
+    /// The waiters by the numbers of their tickets: for a connection only, for a turn as well, for the closing of the pool.
     plain: BTreeMap<u64, Arc<B>>,
     paced: BTreeMap<u64, Arc<B>>,
     closing: BTreeMap<u64, Arc<B>>,
-    /// The waiter for a turn that was told to look at the clock.
+    /// The waiter for a turn that has to look at the clock.
     timekeeper: Option<u64>,
     granted: BTreeMap<u64, Granted<C>>,
-    /// Those to be woken, once the lock is released: a waker may run code that wants the lock.
+    /// Waiters to wake once the lock is released: a waker may run code that takes the lock.
     called: Vec<Arc<B>>,
 }
 
-/// What is known of the pool's credentials.
+/// What is known about the pool's credentials.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Login {
     /// The last login worked, or there is none.
     Works,
-    /// Not known: one connection at a time tries, so that a wrong password is not tried by all at once.
+    /// Unknown: one connection at a time tries, so that a wrong password is not used by all at once.
     Untried,
     UnderWay,
-    /// Refused: nobody tries until then.
+    /// Refused: no login is tried until then.
     Barred(Instant),
 }
 
@@ -84,7 +85,7 @@ struct Granted<C> {
     turn: Option<Instant>,
 }
 
-/// What a waiter gets.
+/// What is granted to a waiter.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Place<C> {
     Reuse(Idle<C>),
@@ -101,7 +102,7 @@ pub(crate) enum Place<C> {
 pub(crate) struct Idle<C> {
     pub connection: C,
     since: Instant,
-    /// It was idle for too long.
+    /// Whether it was idle for too long.
     pub stale: bool,
 }
 
@@ -124,12 +125,12 @@ impl<C, B> Queue<C, B> {
         }
     }
 
-    /// The bells that are to be rung now, without the lock.
+    /// Returns the bells to ring now, without the lock.
     pub fn called(&mut self) -> Vec<Arc<B>> {
         std::mem::take(&mut self.called)
     }
 
-    /// Connections in use, being made, or idle.
+    /// Returns the number of connections that are in use, being made, or idle.
     pub fn open(&self) -> usize {
         self.open
     }
@@ -138,14 +139,14 @@ impl<C, B> Queue<C, B> {
         self.closed
     }
 
-    /// When a message that joins the queue now has its turn by the rate, at the latest.
+    /// Returns when a message that joins the queue now has its turn according to the rate, at the latest.
     pub fn turn(&self, now: Instant) -> Instant {
         let Some(pace) = self.rules.pace else { return now };
         let before = u32::try_from(self.paced.len()).unwrap_or(u32::MAX);
         later(self.next.map_or(now, |next| next.max(now)), pace.saturating_mul(before))
     }
 
-    /// Joins the queue. [`take`](Queue::take) tells whether the wait is over already.
+    /// Joins the queue. [`take`](Queue::take) tells whether something was granted already.
     pub fn draw(&mut self, what: For, bell: Arc<B>, now: Instant) -> u64 {
         self.last += 1;
         let ticket = self.last;
@@ -154,10 +155,10 @@ impl<C, B> Queue<C, B> {
         ticket
     }
 
-    /// Joins the queue again with an old ticket, in front of all that came later. What was granted with it is gone.
+    /// Joins the queue again with an old ticket, before all that came later. What was granted with it is gone.
     pub fn again(&mut self, ticket: u64, bell: Arc<B>, now: Instant) {
         self.gone(false);
-        self.plain.insert(ticket, bell); // the turn it had is still its own
+        self.plain.insert(ticket, bell); // it keeps the turn that it had
         self.settle(now);
     }
 
@@ -169,18 +170,18 @@ impl<C, B> Queue<C, B> {
         }
     }
 
-    /// What was granted to this ticket by now.
+    /// Takes what was granted to this ticket, if anything.
     pub fn take(&mut self, ticket: u64, now: Instant) -> Option<Place<C>> {
         self.settle(now);
         self.granted.remove(&ticket).map(|granted| granted.place)
     }
 
-    /// When this waiter has to look at the clock for the others' sake, if it is the one.
+    /// Returns when this waiter has to look at the clock for all others, if it is the one that does.
     pub fn alarm(&self, ticket: u64) -> Option<Instant> {
         self.next.filter(|_| self.timekeeper == Some(ticket) && self.paced.contains_key(&ticket))
     }
 
-    /// Leaves the queue. What was granted and not taken goes to the next.
+    /// Leaves the queue. What was granted and not taken is granted to the next.
     pub fn leave(&mut self, ticket: u64, now: Instant) {
         self.plain.remove(&ticket);
         self.paced.remove(&ticket);
@@ -188,11 +189,11 @@ impl<C, B> Queue<C, B> {
         if let Some(Granted { place, turn }) = self.granted.remove(&ticket) {
             let pace = self.rules.pace.unwrap_or_default();
             if turn.is_some_and(|turn| self.next == Some(later(turn, pace))) {
-                self.next = turn; // nobody had a turn since
+                self.next = turn; // no other message has had a turn since
             }
             match place {
                 Place::Reuse(Idle { connection, since, .. }) => {
-                    // What was the longest idle is so again, and what was the last.
+                    // It returns to the end of the idle connections from which it was taken.
                     if self.idle.front().is_some_and(|(first, _)| since <= *first) {
                         self.idle.push_front((since, connection));
                     } else {
@@ -206,7 +207,7 @@ impl<C, B> Queue<C, B> {
         self.settle(now);
     }
 
-    /// Gives a connection back. It comes back out if nobody is to have it any more: the pool is closed.
+    /// Returns a connection to the pool. If the pool is closed, the connection is passed back to the caller.
     #[must_use]
     pub fn put(&mut self, connection: C, now: Instant) -> Option<C> {
         if self.closed {
@@ -218,7 +219,7 @@ impl<C, B> Queue<C, B> {
         None
     }
 
-    /// A connection is no more, or could not be made.
+    /// Notes that a connection was closed, or could not be made.
     pub fn release(&mut self, trial: bool, now: Instant) {
         self.gone(trial);
         self.settle(now);
@@ -234,13 +235,13 @@ impl<C, B> Queue<C, B> {
         }
     }
 
-    /// A connection was made, and its login worked.
+    /// Notes that a connection was made, and its login worked.
     pub fn logged_in(&mut self, now: Instant) {
         self.login = Login::Works;
         self.settle(now);
     }
 
-    /// A login was refused. The connection still has to be [released](Queue::release).
+    /// Notes that a login was refused. The connection still has to be [released](Queue::release).
     pub fn login_refused(&mut self, now: Instant) {
         if let Some(pause) = self.rules.login_pause {
             self.login = Login::Barred(later(now, pause));
@@ -252,20 +253,20 @@ impl<C, B> Queue<C, B> {
         matches!(self.login, Login::Barred(until) if now < until)
     }
 
-    /// Closes the pool: wakes all waiters, and gives out what is idle, which still has to be released one by one.
+    /// Closes the pool: wakes all waiters, and returns the idle connections, each of which still has to be released.
     pub fn close(&mut self) -> Vec<C> {
         self.closed = true;
         self.call_all();
         self.idle.drain(..).map(|(_, connection)| connection).collect()
     }
 
-    /// Wakes all waiters, so that they look whether the pool is over.
+    /// Wakes all waiters, so that they check whether the pool is closed.
     pub fn call_all(&mut self) {
         let all = self.plain.values().chain(self.paced.values()).chain(self.closing.values());
         self.called.extend(all.cloned());
     }
 
-    /// Grants what is free to those who have waited the longest.
+    /// Grants whatever is free to the callers that have waited longest.
     fn settle(&mut self, now: Instant) {
         if self.closed {
             return;
@@ -274,7 +275,7 @@ impl<C, B> Queue<C, B> {
             self.login = Login::Untried;
         }
         if self.is_barred(now) && self.idle.is_empty() && self.open < self.rules.connections {
-            // No turn is used up by an error.
+            // An error uses no turn.
             for line in [&mut self.plain, &mut self.paced] {
                 for (ticket, bell) in std::mem::take(line) {
                     self.granted.insert(ticket, Granted { place: Place::Barred, turn: None });
@@ -293,7 +294,7 @@ impl<C, B> Queue<C, B> {
             self.granted.insert(ticket, Granted { place, turn });
             self.called.push(bell);
         }
-        // The first of those who wait for their turn keeps the time.
+        // The first waiter for a turn looks at the clock for the others.
         if let Some((ticket, bell)) = self.paced.first_key_value() {
             if self.timekeeper != Some(*ticket) {
                 self.timekeeper = Some(*ticket);
@@ -302,7 +303,7 @@ impl<C, B> Queue<C, B> {
         }
     }
 
-    /// Whose turn it is: whether that of somebody who waits for a turn by the rate, which has come.
+    /// Returns whether the caller that has waited longest waits for a turn according to the rate, which has come.
     fn longest_waiter(&self, now: Instant) -> Option<bool> {
         let plain = self.plain.first_key_value().map(|(ticket, _)| (*ticket, false));
         let paced = self.paced.first_key_value().map(|(ticket, _)| (*ticket, true));
@@ -310,7 +311,7 @@ impl<C, B> Queue<C, B> {
         plain.into_iter().chain(paced).min().map(|(_, paced)| paced)
     }
 
-    /// A place that is free. What was idle for too long comes first: it has to go.
+    /// Takes a free place. Connections that were idle for too long come first: they have to be closed.
     fn place(&mut self, now: Instant) -> Option<Place<C>> {
         let is_stale = |since: &Instant| now.saturating_duration_since(*since) >= self.rules.idle;
         if self.idle.front().is_some_and(|(since, _)| is_stale(since)) {
@@ -375,7 +376,7 @@ mod tests {
     }
 
     #[test]
-    fn what_becomes_free_belongs_to_the_longest_waiter() {
+    fn whatever_becomes_free_is_granted_to_the_longest_waiter() {
         let mut pool = Pool::new(1);
         let holder = pool.draw(For::Connection);
         assert_eq!(pool.take(holder), Some(Place::Connect { trial: false }));
@@ -428,7 +429,7 @@ mod tests {
     }
 
     #[test]
-    fn who_wants_no_turn_does_not_wait_for_one() {
+    fn a_caller_that_needs_no_turn_does_not_wait_for_one() {
         let mut pool = Pool::paced();
         let (first, second) = (pool.draw(For::Turn), pool.draw(For::Turn));
         let plain = pool.draw(For::Connection);
@@ -451,7 +452,7 @@ mod tests {
     }
 
     #[test]
-    fn a_turn_is_not_given_back_where_another_was_given_since() {
+    fn a_turn_is_not_returned_if_a_later_one_was_taken() {
         let mut pool = Pool::paced();
         let (first, second) = (pool.draw(For::Turn), pool.draw(For::Turn));
         pool.now += SECOND;
@@ -462,7 +463,7 @@ mod tests {
     }
 
     #[test]
-    fn a_waiter_that_is_never_polled_again_holds_up_only_itself() {
+    fn a_waiter_that_is_never_polled_again_delays_only_itself() {
         let mut pool = Pool::new(2);
         let held = [pool.draw(For::Connection), pool.draw(For::Connection)];
         assert!(held.iter().all(|ticket| pool.has(*ticket)));
@@ -489,7 +490,7 @@ mod tests {
     }
 
     #[test]
-    fn after_a_refused_login_nobody_tries_for_a_while() {
+    fn after_a_refused_login_no_other_is_tried_for_a_while() {
         let rules = Rules { connections: 3, idle: SECOND * 600, pace: None, login_pause: Some(SECOND * 60) };
         let mut pool = Pool::with(rules);
         let first = pool.draw(For::Connection);
@@ -512,7 +513,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_idle_for_too_long_is_handed_out_first() {
+    fn connections_that_were_idle_for_too_long_are_handed_out_first() {
         let mut pool = Pool::new(2);
         let held = [(); 2].map(|()| pool.draw(For::Connection));
         assert!(held.iter().all(|ticket| pool.has(*ticket)));
@@ -532,7 +533,7 @@ mod tests {
     }
 
     #[test]
-    fn closing_wakes_all_and_the_last_connection_wakes_who_closes() {
+    fn closing_wakes_all_waiters_and_the_last_connection_wakes_the_caller_of_close() {
         let mut pool = Pool::new(1);
         let holder = pool.draw(For::Connection);
         assert!(pool.has(holder));

@@ -1,4 +1,4 @@
-//! What wakes one waiter of a pool.
+//! Wakes one waiter of a pool.
 
 use std::{
     future::poll_fn,
@@ -9,6 +9,7 @@ use std::{
 };
 
 use super::stream::Alarm;
+
 #[derive(Default)]
 pub(super) struct Bell(Mutex<State>);
 
@@ -19,7 +20,7 @@ struct State {
 }
 
 impl Bell {
-    /// Waits until it is rung, or was rung since the last wait, but not longer than `until`.
+    /// Waits until the bell is rung, or was rung since the last wait, at most until `until`.
     pub async fn wait(&self, until: Instant) {
         let rung = poll_fn(|cx| {
             let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -29,7 +30,7 @@ impl Bell {
             state.waker = Some(cx.waker().clone());
             Poll::Pending
         });
-        // Whoever waits looks at the clock itself.
+        // The caller looks at the clock itself.
         let _rung_or_late = Alarm::default().within(until, rung).await;
     }
 

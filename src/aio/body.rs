@@ -1,4 +1,4 @@
-//! Where content comes from: bytes at hand, or something to read, on a thread that may block.
+//! The source of content: bytes in memory, or a reader, which runs on a thread that may block.
 
 #[cfg(feature = "dkim")]
 use std::future::poll_fn;
@@ -17,16 +17,16 @@ use super::stream::Alarm;
 use crate::message::dkim::Reading;
 use crate::message::{Body, Claim, Content, Meter, file::read_once};
 
-/// So much is handed out at a time, in octets.
+/// Maximum size of a piece, in octets.
 const BLOCK: usize = 32 * 1024;
-/// So much is read at a time: each reading is a trip to another thread.
+/// Size of a read, in octets. It is larger, because each read is done by another thread.
 const READ: usize = 8 * BLOCK;
-/// Longest wait for more content while some of it could leave,
+/// Maximum time to wait for more content while some of it could be written.
 const MAX_WAIT: Duration = Duration::from_millis(40);
-/// and longest time that some of it is held back, however it comes.
+/// Maximum time for which content is held back, however slowly more of it comes.
 const MAX_HELD: Duration = Duration::from_millis(80);
 
-/// Opens a path, or whatever else takes its time. What is to be signed is read through first.
+/// Opens a path, or whatever else takes time. Content that has to be signed is read through first.
 pub(super) async fn open(body: Body<'_>, until: Instant) -> io::Result<Body<'_>> {
     #[cfg(feature = "dkim")]
     let body = sign(body, until).await?;
@@ -39,13 +39,13 @@ async fn open_only(mut body: Body<'_>, until: Instant) -> io::Result<Body<'_>> {
     Ok(body.opened(opened))
 }
 
-/// The body with its signatures, if it is to have some. It is read and hashed on other threads, block by block.
+/// Adds the signatures to the body, if it has to be signed. It is read and hashed on other threads, block by block.
 #[cfg(feature = "dkim")]
 async fn sign(mut body: Body<'_>, until: Instant) -> io::Result<Body<'_>> {
     let Some(unsigned) = body.unsigned.take() else { return Ok(body) };
     let mut body = open_only(body, until).await?;
     let mut alarm = Alarm::default();
-    // What can be opened once only fails here, and not behind a long reading.
+    // Content that can be opened only once fails here, and not after everything was read.
     let again = match unsigned.again {
         Some(again) => Some(open_only(Body::new(again), until).await?.take_content()),
         None => None,
@@ -67,21 +67,21 @@ async fn sign(mut body: Body<'_>, until: Instant) -> io::Result<Body<'_>> {
 
 pub(super) struct Source<'m> {
     content: Content<'m>,
-    /// Keep what can be read once for this source.
+    /// Reserve content that can be read only once for this source.
     _claims: Vec<Claim>,
-    /// How much of the bytes, or of the block, was handed out.
+    /// Number of octets of the bytes, or of the block, that were handed out.
     at: usize,
-    /// What was read.
+    /// The octets that were read.
     block: Vec<u8>,
-    /// The reader is on another thread, and comes back. The content is nothing meanwhile.
+    /// Set while the reader is on another thread. The content is empty meanwhile.
     reading: Option<Task<Filled>>,
     #[cfg(feature = "dkim")]
     alarm: Alarm,
-    /// Since when content that was handed out may wait for more of it before it leaves.
+    /// Since when content that was handed out may have been waiting for the next before it is written.
     held: Option<Instant>,
-    /// It has waited long enough.
+    /// Whether it has waited long enough.
     is_late: bool,
-    /// Who is told how far it is.
+    /// Reports progress to the callback.
     pub meter: Meter<'m>,
 }
 
@@ -89,7 +89,7 @@ pub(super) struct Source<'m> {
 type Filled = (Box<dyn Read + Send>, Vec<u8>, io::Result<bool>);
 
 impl<'m> Source<'m> {
-    /// The body is [open].
+    /// Creates the source of a body that is [open].
     pub fn new(body: Body<'m>) -> Source<'m> {
         let (content, meter, claims) = body.into_parts();
         Source {
@@ -106,13 +106,14 @@ impl<'m> Source<'m> {
         }
     }
 
-    /// Whether there is a [piece](Source::piece) without reading.
+    /// Whether the next [piece](Source::piece) is available without reading.
     pub fn is_at_hand(&self) -> bool {
         let in_memory = matches!(self.content, Content::Bytes(_));
         self.reading.is_none() && (in_memory || self.at < self.block.len())
     }
 
-    /// The next piece; empty at the end. It [is at hand](Source::is_at_hand), or was just [read](Source::poll_fill).
+    /// Returns the next piece; empty at the end. It [is available](Source::is_at_hand), or was just
+    /// [read](Source::poll_fill).
     pub fn piece(&mut self) -> &[u8] {
         let all = match &self.content {
             Content::Bytes(bytes) => bytes,
@@ -124,32 +125,32 @@ impl<'m> Source<'m> {
         piece
     }
 
-    /// Whether what was handed out should leave before the next piece is waited for.
+    /// Whether content that was handed out should be written before the wait for the next piece.
     pub fn is_late(&self, now: Instant) -> bool {
         self.is_late || self.held.is_some_and(|since| now.saturating_duration_since(since) >= MAX_HELD)
     }
 
-    /// How long to wait for the next piece while something is held back.
+    /// Returns how long to wait for the next piece while content is held back.
     pub fn soon(&self, now: Instant, until: Instant) -> Instant {
         self.held.map_or(until, |since| until.min(now + MAX_WAIT).min(since + MAX_HELD))
     }
 
-    /// The next piece did not come soon.
+    /// Notes that the next piece did not come soon.
     pub fn gave_up(&mut self) {
         self.is_late = true;
     }
 
-    /// All that was handed out has left, but perhaps the beginning of a chunk.
+    /// Notes that everything handed out was written, except perhaps the beginning of a chunk.
     pub fn left(&mut self) {
         self.held = self.held.map(|_| Instant::now());
     }
 
-    /// All that was handed out has left.
+    /// Notes that everything handed out was written.
     pub fn flushed(&mut self) {
         (self.held, self.is_late) = (None, false);
     }
 
-    /// The next block of it, to keep; empty at the end. More than a piece, as it goes to another thread.
+    /// Returns the next block, owned; empty at the end. It is larger than a piece, because another thread processes it.
     #[cfg(feature = "dkim")]
     async fn block(&mut self, until: Instant) -> io::Result<Vec<u8>> {
         if let (Content::Bytes(bytes), None) = (&self.content, &self.reading) {
@@ -170,7 +171,7 @@ impl<'m> Source<'m> {
         }
     }
 
-    /// Reads the next block. False if there is nothing yet. The reader goes to another thread and comes back.
+    /// Reads the next block, on another thread. Ready with false if there is nothing yet.
     pub fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
         let mut reading = match self.reading.take() {
             Some(reading) => reading,
@@ -178,7 +179,7 @@ impl<'m> Source<'m> {
                 let nothing = Content::Bytes(Vec::new().into());
                 match mem::replace(&mut self.content, nothing) {
                     Content::Reader(reader) => read(reader, mem::take(&mut self.block)),
-                    _ => return Poll::Ready(Err(io::ErrorKind::NotConnected.into())), // it was opened
+                    _ => return Poll::Ready(Err(io::ErrorKind::NotConnected.into())), // never: it was opened
                 }
             }
         };

@@ -1,4 +1,4 @@
-//! The same client with `async fn`s, over smol: same names, same behaviour, awaited (feature `async`).
+//! The async client, over smol: the same names and the same behaviour as in the blocking client (feature `async`).
 //!
 //! ```no_run
 //! # fn main() -> Result<(), postino::Error> {
@@ -15,8 +15,8 @@
 //! # }
 //! ```
 //!
-//! Its futures are `Send` and work under any executor: where there is no smol, its reactor runs on a thread of its
-//! own.
+//! Its futures are `Send` and work with any executor. With an executor other than smol's, the reactor of smol runs on its own
+//! thread.
 //!
 //! # Many messages
 //!
@@ -36,30 +36,39 @@
 //! # }
 //! ```
 //!
-//! [`Batch::into_stream`] makes it a `Stream`. A [`Pool`] is for many tasks.
+//! [`Batch::into_stream`] turns a batch into a `Stream`. Use a [`Pool`] for many tasks.
 //!
-//! # What differs
+//! # Differences from the blocking client
 //!
-//! There is no [`StopHandle`](crate::StopHandle): one drops the future. The function of [`Builder::oauth_token_with`] gives a
-//! future, and [`Builder::connect_over`] takes any `AsyncRead` and `AsyncWrite`. Files and readers of content are opened and
-//! read on threads that may wait.
+//! There is no [`StopHandle`](crate::StopHandle): drop the future instead. The function of [`Builder::oauth_token_with`] returns
+//! a future, and [`Builder::connect_over`] takes any `AsyncRead` and `AsyncWrite`. Files and readers of content are opened and
+//! read on separate threads, which may block.
 //!
-//! # Cancelling
+//! # Cancellation
 //!
-//! Dropping a future closes nothing at once, but leaves a client that refuses further use with
-//! [`Error::NotConnected`]: what was under way may have been half said, and nothing that
-//! comes later could be told from its answer. A message whose future was dropped may have been delivered. Only
-//! [`Batch::next`] can be called again: the batch still tells what became of each message. Content from a reader is consumed
-//! only once it was read, so that a message whose future was dropped before that can be sent again.
+//! If a future is dropped, its client can no longer be used: every further call fails with [`Error::NotConnected`], until
+//! [`Client::reconnect`]. A command may have been sent in part, and its reply could be taken for that of the next one. A
+//! message whose future was dropped may have been delivered.
+//!
+//! Only [`Batch::next`] can be called again: the batch still returns the result of each message. Content from a reader is
+//! consumed only when it is read, so a message whose future was dropped before that can be sent again.
 
 use ::maybe_async::must_be_async as maybe_async;
 
 use crate::Delivery;
 use crate::{Error, Mail};
 
+#[macro_use]
+mod examples;
+
 #[path = "../client/mod.rs"]
-#[allow(clippy::duplicate_mod)] // written once, compiled twice: that is the point
+#[allow(clippy::duplicate_mod)] // written once, compiled twice on purpose
 mod client;
+
+#[cfg(feature = "native-tls")]
+#[path = "../client/native_tls.rs"]
+#[allow(clippy::duplicate_mod)]
+mod native_tls;
 
 mod batch;
 mod bell;
@@ -71,7 +80,7 @@ mod token;
 
 pub use client::{Batch, Builder, Client, Pool, PoolBuilder, Pooled};
 
-/// Sends one message over a connection of its own; see [`postino::send`](crate::send).
+/// Sends one message over its own connection; see [`postino::send`](crate::send).
 ///
 /// # Errors
 ///

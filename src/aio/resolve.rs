@@ -11,7 +11,7 @@ use smol::unblock;
 use super::{stop::StopHandle, stream::Alarm};
 use crate::Error;
 
-/// All addresses of a host, one at least. An address needs no lookup, and no thread.
+/// Returns all addresses of a host, at least one. If the host is an address, no lookup is needed.
 pub(super) async fn resolve(
     host: &str,
     port: u16,

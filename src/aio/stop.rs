@@ -1,10 +1,10 @@
-//! Nothing is stopped from outside here: one drops the future.
+//! The async client has no stop handle: drop the future instead. These types take the place of those of the blocking client.
 
-/// Stands for the stop handle of the blocking world.
+/// Takes the place of the blocking client's stop handle.
 #[derive(Debug, Clone, Default)]
 pub(super) struct StopHandle;
 
-/// Stands for what a stop handle knows.
+/// Takes the place of a registered connection.
 pub(super) struct Watch;
 
 impl StopHandle {

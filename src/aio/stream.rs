@@ -1,7 +1,7 @@
-//! The connection: a transport, bare or in TLS, with a deadline on every wait.
+//! The stream of a connection: a transport, plain or in TLS, with a deadline on every wait.
 //!
-//! native-tls knows `Read` and `Write`. So the transport, whatever `AsyncRead` and `AsyncWrite` it is, stands behind an
-//! adapter that polls it with the waker of the task that is polling us, and turns "pending" into "would block".
+//! native-tls uses `Read` and `Write`. So an adapter polls the transport, which is any `AsyncRead` and `AsyncWrite`, with the
+//! waker of the current task, and turns "pending" into "would block".
 
 use std::{
     any::Any,
@@ -9,7 +9,6 @@ use std::{
     future::{Future, poll_fn},
     io::{self, ErrorKind, Read, Write},
     net::{SocketAddr, TcpStream},
-    os::unix::net::UnixStream,
     path::Path,
     pin::Pin,
     task::{Context, Poll, Waker},
@@ -30,27 +29,31 @@ use super::{
 };
 use crate::{
     Error, Phase,
-    attempts::{CAN_ACKNOWLEDGE, QUEUE_DELAY, Race, acknowledge, start, start_unix},
-    tls::{Connector, Handshake, MAX_STEPS, Paused, TlsSettings, TlsStream, end_point, peer_certificate},
+    attempts::{QUEUE_DELAY, Race},
+    sys::{CAN_ACKNOWLEDGE, UnixStream, acknowledge, start, start_unix},
+    tls::{
+        Connector, Handshake, MAX_STEPS, Paused, TlsSettings, TlsStream, end_point, peer_certificate,
+        translate,
+    },
 };
 
-/// What carries octets, whatever it is.
+/// Any asynchronous stream.
 trait Transport: AsyncRead + AsyncWrite + Send {}
 impl<T: AsyncRead + AsyncWrite + Send> Transport for T {}
 
-/// Most writes in a row that find room at once, of some 64 KiB each: then the executor has a turn. Between two of them
-/// content is encoded, so that a server that reads fast could keep its thread busy.
+/// Maximum number of writes in a row that need no waiting, of some 64 KiB each, before other tasks can run. Content is encoded
+/// between them, so a server that reads fast would otherwise keep the executor's thread busy.
 const MAX_WRITES: u32 = 16;
 
 pub(super) struct Stream {
     inner: Inner,
     alarm: Alarm,
-    /// Writes in a row that found room at once.
+    /// Number of writes in a row that needed no waiting.
     writes: u32,
     peer: Option<SocketAddr>,
     local: Option<SocketAddr>,
     is_local: bool,
-    /// No delayed acknowledgement of ours can hold up the server.
+    /// Whether no delayed acknowledgement can hold up the server.
     acknowledges_at_once: bool,
 }
 
@@ -60,39 +63,41 @@ enum Inner {
     Closed,
 }
 
-/// A transport as TLS wants it, `Read` and `Write`; whom to wake is set from outside.
+/// A transport as `Read` and `Write`, as TLS needs it. The waker is set from outside.
 ///
-/// One read of the TLS library is any number of reads here: records that carry no content (KeyUpdate, session tickets,
-/// renegotiation) are taken without coming back. So a poll makes a limited number of them, and then the executor and the
-/// timer have their turn.
+/// One read of the TLS library can be any number of reads here, because records without content (KeyUpdate, session tickets,
+/// renegotiation) are processed without returning. So a poll makes a limited number of them before the executor and the timer
+/// can run.
 struct Polled {
     carrier: Carrier,
     waker: Waker,
-    /// Reads and writes that are left to this poll.
+    /// Number of reads and writes left in this poll.
     steps: u32,
-    /// A stream of the caller's may keep back what was written.
+    /// Whether a stream of the caller's may have buffered what was written.
     unflushed: bool,
 }
 
 enum Carrier {
-    /// A TCP socket that we opened.
+    /// A TCP socket that the client has opened.
     Own(Async<TcpStream>),
     Other(Pin<Box<dyn Transport>>),
 }
 
-/// A socket on its way.
+/// A socket that is being connected.
 type Attempt = Pin<Box<dyn Future<Output = io::Result<Async<TcpStream>>> + Send>>;
 
 impl Builder {
-    /// As [`connect`](Builder::connect), over a connection that is there already: a tunnel, a proxy. Whom to reach is
-    /// not asked then (of the host only its name counts, for TLS; the port and the limit of connecting count for
-    /// nothing). Credentials go without TLS only where nobody else can listen: over a Unix socket of [`smol::Async`] or
-    /// `smol::net`, and no TCP socket, because one to this machine may be one to a proxy. Such a client cannot
-    /// [reconnect](Client::reconnect). The stream may have a buffer: it is flushed before each wait for a reply.
+    /// Does everything that [`connect`](Builder::connect) does after connecting, over a stream that exists already,
+    /// such as a tunnel or a proxy. It may have a buffer: it is flushed before each wait for a reply.
+    ///
+    /// Of the host, only the name is used, for TLS. The port and the time limit of connecting are ignored.
+    /// Credentials are sent without TLS only if nobody else can listen: over a Unix socket of [`smol::Async`] or
+    /// `smol::net`. A TCP socket is never local, because one to this machine may lead to a proxy. The client cannot
+    /// [reconnect](Client::reconnect).
     ///
     /// # Errors
     ///
-    /// As of [`connect`](Builder::connect). The connection is closed then.
+    /// Those of [`connect`](Builder::connect). The connection is closed then.
     pub async fn connect_over(
         &self,
         stream: impl AsyncRead + AsyncWrite + Send + 'static,
@@ -102,8 +107,8 @@ impl Builder {
 }
 
 impl Stream {
-    /// To the first of the addresses that answers: the next one is tried when one has failed, or has not answered for a
-    /// moment. `tls` will be needed then.
+    /// Connects to the first of the addresses that answers. The next one is tried when one has failed, or has not answered for
+    /// [`ATTEMPT_DELAY`](crate::attempts::ATTEMPT_DELAY). `tls` is passed if TLS is certain to be used.
     pub async fn connect(
         addresses: Vec<SocketAddr>,
         local: Option<SocketAddr>,
@@ -124,7 +129,7 @@ impl Stream {
                     return Poll::Ready(Ok(Some(socket)));
                 }
                 if let Some(tls) = tls.take().cloned() {
-                    // Now that the first is on its way. What is wrong with it, the handshake tells.
+                    // The first attempt is under way. The handshake reports errors of the connector.
                     unblock(move || drop(tls.connector())).detach();
                 }
                 match race.next_turn() {
@@ -180,7 +185,7 @@ impl Stream {
         }
     }
 
-    /// Who wants to stop drops the future.
+    /// Does nothing: drop the future to stop.
     pub fn watched_by(&mut self, _: &StopHandle) {}
 
     pub fn peer(&self) -> Option<SocketAddr> {
@@ -191,7 +196,7 @@ impl Stream {
         self.local
     }
 
-    /// None at all.
+    /// A stream that is closed.
     pub fn closed() -> Stream {
         Stream {
             inner: Inner::Closed,
@@ -204,17 +209,17 @@ impl Stream {
         }
     }
 
-    /// Whether nobody else can listen.
+    /// Whether nobody else can listen to it.
     pub fn is_local(&self) -> bool {
         self.is_local
     }
 
-    /// Whether no delayed acknowledgement of ours can hold up the server.
+    /// Whether no delayed acknowledgement can hold up the server.
     pub fn acknowledges_at_once(&self) -> bool {
         self.acknowledges_at_once
     }
 
-    /// Acknowledges what has arrived, if that is for us to do.
+    /// Acknowledges what has arrived, unless the system does that.
     pub fn acknowledge(&mut self) {
         if let Ok(Polled { carrier: Carrier::Own(socket), .. }) = self.inner.polled() {
             acknowledge(socket);
@@ -225,7 +230,7 @@ impl Stream {
         matches!(self.inner, Inner::Tls(_))
     }
 
-    /// What binds a login to this TLS connection (tls-server-end-point, RFC 5929 §4).
+    /// Returns what binds a login to this TLS connection (tls-server-end-point, RFC 5929 §4).
     pub fn channel_binding(&self) -> Option<Vec<u8>> {
         match &self.inner {
             Inner::Tls(stream) => end_point(stream),
@@ -233,7 +238,7 @@ impl Stream {
         }
     }
 
-    /// The server's certificate, in DER.
+    /// Returns the server's certificate, in DER.
     pub fn peer_certificate(&self) -> Option<Vec<u8>> {
         match &self.inner {
             Inner::Tls(stream) => peer_certificate(stream),
@@ -241,17 +246,17 @@ impl Stream {
         }
     }
 
-    /// Takes what is there, without waiting.
+    /// Reads what has arrived, without waiting.
     pub fn try_read(&mut self, room: &mut [u8]) -> io::Result<usize> {
         self.inner.wake(Waker::noop())?;
-        self.inner.io()?.read(room)
+        self.inner.io()?.read(room).map_err(translate)
     }
 
     /// Writes what can be written without waiting.
     pub fn try_write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.inner.wake(Waker::noop())?;
         let io = self.inner.io()?;
-        let written = io.write(bytes)?;
+        let written = io.write(bytes).map_err(translate)?;
         io.flush()?; // does not wait
         Ok(written)
     }
@@ -269,7 +274,7 @@ impl Stream {
         self.alarm.within(until, read).await
     }
 
-    /// Writes some of `bytes`. If that would have to wait, whatever comes first: room to write, or octets to read.
+    /// Writes some of `bytes`. If that has to wait, it reads instead when octets arrive first.
     pub async fn write_or_read(
         &mut self,
         bytes: &[u8],
@@ -297,7 +302,7 @@ impl Stream {
         self.alarm.within(until, moved).await
     }
 
-    /// Waits for the next piece of a source, until `soon`, and hears the server meanwhile.
+    /// Waits for the next piece of a source, until `soon`, and reads replies meanwhile.
     pub async fn fetch(
         &mut self,
         source: &mut Source<'_>,
@@ -306,7 +311,7 @@ impl Stream {
         until: Instant,
     ) -> io::Result<Fetched> {
         let inner = &mut self.inner;
-        // What goes wrong with the source is no error of the wait: a time that is up is told apart from it.
+        // Errors of the source are nested, so that they can be told from a timeout of the wait.
         let fetched = poll_fn(|cx| {
             if let Poll::Ready(filled) = source.poll_fill(cx) {
                 return Poll::Ready(Ok(
@@ -326,7 +331,7 @@ impl Stream {
         }
     }
 
-    /// Builds the connector, if it was not needed before: the first one reads many certificates.
+    /// Builds the connector, if it was not needed before. The first one reads many certificates.
     pub async fn prepare_tls(tls: &TlsSettings, until: Instant) -> Result<Connector, Error> {
         if let Some(connector) = tls.built() {
             return Ok(connector);
@@ -356,7 +361,7 @@ impl Stream {
                     paused.get_mut().begin(cx.waker());
                     paused.resume(name)
                 }
-                None => return Poll::Ready(Err(ErrorKind::NotConnected.into())), // polled again behind its end
+                None => return Poll::Ready(Err(ErrorKind::NotConnected.into())), // polled again after its end
             };
             match next {
                 Handshake::Paused(paused) => {
@@ -376,19 +381,19 @@ impl Stream {
         }
     }
 
-    /// Says goodbye in TLS if that needs no waiting, and ends the connection.
+    /// Sends the close_notify of TLS if that needs no waiting, and closes the connection.
     pub fn close(&mut self) {
         if self.inner.wake(Waker::noop()).is_err() {
             return;
         }
         if let Inner::Tls(stream) = &mut self.inner {
-            drop(stream.shutdown()); // whether the server hears it changes nothing
+            drop(stream.shutdown()); // a failure changes nothing
         }
         self.inner = Inner::Closed;
     }
 }
 
-/// What can be known of a stream that may be a socket.
+/// What is known about a stream that may be a socket.
 #[derive(Default)]
 struct Ends {
     peer: Option<SocketAddr>,
@@ -423,7 +428,7 @@ async fn arrive(address: SocketAddr, local: Option<SocketAddr>) -> io::Result<As
     }
 }
 
-/// The race learns of those that have failed.
+/// Returns the first socket that is connected. Failures are recorded in the race.
 fn first_to_arrive(
     running: &mut Vec<(SocketAddr, Attempt)>,
     race: &mut Race,
@@ -442,7 +447,7 @@ fn first_to_arrive(
     arrived
 }
 
-/// How far a handshake got, between two polls.
+/// The state of a handshake between two polls.
 enum Step {
     First(Polled),
     Paused(Paused<Polled>),
@@ -460,7 +465,7 @@ impl Inner {
         }
     }
 
-    /// A poll begins: sets whom to wake.
+    /// Begins a poll: sets the waker.
     fn wake(&mut self, waker: &Waker) -> io::Result<()> {
         self.polled()?.begin(waker);
         Ok(())
@@ -485,7 +490,7 @@ impl Carrier {
 }
 
 impl Polled {
-    /// A poll begins.
+    /// Begins a poll.
     fn begin(&mut self, waker: &Waker) {
         self.waker.clone_from(waker);
         self.steps = MAX_STEPS;
@@ -502,13 +507,13 @@ impl Polled {
         }
     }
 
-    /// Ends this poll; the next one comes at once, and the limit is looked at in between.
+    /// Ends this poll. The next one follows at once, and the limit is checked in between.
     fn later<T>(&self) -> io::Result<T> {
         self.waker.wake_by_ref();
         Err(ErrorKind::WouldBlock.into())
     }
 
-    /// What a signal has interrupted is tried again.
+    /// Tries again after an interruption by a signal.
     fn soon_again(&self, result: io::Result<usize>) -> io::Result<usize> {
         match result {
             Err(e) if e.kind() == ErrorKind::Interrupted => self.later(),
@@ -542,7 +547,7 @@ impl Write for Polled {
         }
     }
 
-    /// Never has to wait: whoever waits for an answer then goes on with it.
+    /// Never waits: the next read continues it.
     fn flush(&mut self) -> io::Result<()> {
         if !self.unflushed {
             return Ok(());
@@ -558,11 +563,11 @@ impl Write for Polled {
     }
 }
 
-/// The way back.
+/// Turns "would block" into "pending", and [translates](translate) errors of TLS.
 fn ready<T>(result: io::Result<T>) -> Poll<io::Result<T>> {
     match result {
         Err(e) if e.kind() == ErrorKind::WouldBlock => Poll::Pending,
-        done => Poll::Ready(done),
+        done => Poll::Ready(done.map_err(translate)),
     }
 }
 
@@ -572,7 +577,7 @@ impl fmt::Debug for Stream {
     }
 }
 
-/// One timer, set anew only when it rings or must ring sooner: a wait costs no system call.
+/// A timer that is set again only after it has fired, or must fire sooner, so that a wait costs no system call.
 #[derive(Default)]
 pub(super) struct Alarm {
     timer: Option<Timer>,
@@ -580,7 +585,7 @@ pub(super) struct Alarm {
 }
 
 impl Alarm {
-    /// Does the work, or says [`ErrorKind::TimedOut`] when the time is up.
+    /// Does the work, or fails with [`ErrorKind::TimedOut`] at the limit.
     pub async fn within<T>(
         &mut self,
         until: Instant,
@@ -590,17 +595,17 @@ impl Alarm {
         work.or(late).await
     }
 
-    /// Whether the time is up.
+    /// Ready at the limit.
     fn poll(&mut self, until: Instant, cx: &mut Context<'_>) -> Poll<()> {
         loop {
             if self.rings.is_none_or(|rings| rings > until) {
                 (self.timer, self.rings) = (Some(Timer::at(until)), Some(until));
             }
-            let Some(timer) = &mut self.timer else { return Poll::Pending }; // it was set above
+            let Some(timer) = &mut self.timer else { return Poll::Pending }; // never: it was set above
             if Pin::new(timer).poll(cx).is_pending() {
                 return Poll::Pending;
             }
-            self.rings = None; // a timer rings once
+            self.rings = None; // a timer fires once
             if Instant::now() >= until {
                 return Poll::Ready(());
             }

@@ -1,4 +1,4 @@
-//! Where tokens come from: an `async` function of the caller's.
+//! OAuth tokens from an asynchronous callback.
 
 use std::{
     error::Error as StdError,
@@ -19,7 +19,7 @@ type Ask = dyn FnMut() -> Pin<Box<dyn Future<Output = Token> + Send>> + Send;
 pub(super) struct Tokens(Arc<Mutex<Ask>>);
 
 impl Tokens {
-    /// Waits up to the limit.
+    /// Calls the function, and waits up to the limit.
     pub async fn ask(&self, until: Instant, _: &StopHandle) -> Result<String, Error> {
         let token = {
             let mut ask = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -37,12 +37,12 @@ impl fmt::Debug for Tokens {
 }
 
 impl Builder {
-    /// Logs in after connecting with an OAuth access token that this function returns, by OAUTHBEARER or else XOAUTH2.
-    /// The function is called just before each login, and once more if the server refuses the token; the second token is
-    /// used only if it differs. Defaults to no login.
+    /// Logs in after connecting with an OAuth access token that this function returns, by OAUTHBEARER, or by XOAUTH2
+    /// if that is not offered. The function is called just before each login, and once more if the server refuses the
+    /// token; the second token is used only if it differs. Defaults to no login.
     ///
-    /// The future may take as long as the [`command_timeout`](Builder::command_timeout), and the
-    /// [`deadline`](Builder::deadline), allow: after that it is dropped, and the login fails with [`Error::Timeout`].
+    /// If the future takes longer than the [`command_timeout`](Builder::command_timeout) or the
+    /// [`deadline`](Builder::deadline), it is dropped, and the login fails with [`Error::Timeout`].
     pub fn oauth_token_with<F>(
         self,
         user: impl Into<String>,

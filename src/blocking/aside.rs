@@ -1,4 +1,4 @@
-//! Work that nothing can interrupt, on a thread that is given up at the limit.
+//! Runs work that cannot be interrupted on a thread, which is abandoned at the limit.
 
 use std::{
     io,
@@ -14,18 +14,18 @@ use super::{stop::StopHandle, stream::GLANCE};
 pub(super) enum GivenUp {
     Late,
     Stopped,
-    /// There is no thread to be had.
+    /// The thread could not be started.
     NoThread(io::Error),
 }
 
-/// Does the work on another thread. A panic in there is one here.
+/// Runs the work on another thread. A panic there is resumed here.
 pub(super) fn aside<T: Send + 'static>(
     name: &str,
     until: Instant,
     stop_handle: &StopHandle,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, GivenUp> {
-    // A channel would do, but it is 12 kB more in a small program.
+    // A channel would do, but adds 12 kB to a small program.
     let told = Arc::new((Mutex::new(None), Condvar::new()));
     let answer = Arc::clone(&told);
     let tell = move || {
@@ -46,7 +46,7 @@ pub(super) fn aside<T: Send + 'static>(
             Some(done) => return Ok(done),
             None if over => match thread.join() {
                 Err(panic) => resume_unwind(panic),
-                Ok(()) => return Err(GivenUp::Late), // it has told before it ended
+                Ok(()) => return Err(GivenUp::Late), // never: it stores its result before it ends
             },
             None if stop_handle.is_stopped() => return Err(GivenUp::Stopped),
             None if left <= GLANCE => return Err(GivenUp::Late),

@@ -1,4 +1,4 @@
-//! A batch is an iterator here.
+//! A batch is an iterator in the blocking client.
 
 use std::ops::DerefMut;
 

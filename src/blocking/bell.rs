@@ -1,4 +1,4 @@
-//! What wakes one waiter of a pool.
+//! Wakes one waiter of a pool.
 
 use std::{
     sync::{Condvar, Mutex, PoisonError},
@@ -12,7 +12,7 @@ pub(super) struct Bell {
 }
 
 impl Bell {
-    /// Waits until it is rung, or was rung since the last wait, but not longer than `until`.
+    /// Waits until the bell is rung, or was rung since the last wait, at most until `until`.
     pub fn wait(&self, until: Instant) {
         let left = until.saturating_duration_since(Instant::now());
         let rung = self.rung.lock().unwrap_or_else(PoisonError::into_inner);

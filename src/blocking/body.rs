@@ -1,4 +1,4 @@
-//! Where content comes from: bytes at hand, or something to read.
+//! The source of content: bytes in memory, or a reader.
 
 use std::{
     io,
@@ -12,10 +12,10 @@ use crate::message::{
     file::{HELD, read_once},
 };
 
-/// So much is read at a time, in octets.
+/// Size of a read, in octets.
 const BLOCK: usize = 64 * 1024;
 
-/// Opens a path, or whatever else takes its time. What is to be signed is read through first.
+/// Opens a path, or whatever else takes time. Content that has to be signed is read through first.
 pub(super) fn open(body: Body<'_>, until: Instant) -> io::Result<Body<'_>> {
     #[cfg(feature = "dkim")]
     let body = sign(body, until)?;
@@ -28,12 +28,12 @@ fn open_only(body: Body<'_>, until: Instant) -> io::Result<Body<'_>> {
     Ok(body)
 }
 
-/// The body with its signatures, if it is to have some.
+/// Adds the signatures to the body, if it has to be signed.
 #[cfg(feature = "dkim")]
 pub(crate) fn sign(mut body: Body<'_>, until: Instant) -> io::Result<Body<'_>> {
     let Some(unsigned) = body.unsigned.take() else { return Ok(body) };
     let mut body = open_only(body, until)?;
-    // What can be opened once only fails here, and not behind a long reading.
+    // Content that can be opened only once fails here, and not after everything was read.
     let again = match unsigned.again {
         Some(again) => Some(open_only(Body::new(again), until)?.take_content()),
         None => None,
@@ -57,21 +57,21 @@ pub(crate) fn sign(mut body: Body<'_>, until: Instant) -> io::Result<Body<'_>> {
 
 pub(super) struct Source<'m> {
     content: Content<'m>,
-    /// Keep what can be read once for this source.
+    /// Reserve content that can be read only once for this source.
     _claims: Vec<Claim>,
-    /// How much of the bytes, or of what was read, was handed out.
+    /// Number of octets of the bytes, or of the block, that were handed out.
     at: usize,
-    /// What was read; no room until something is.
+    /// The octets that were read; empty before the first read.
     block: Vec<u8>,
     filled: usize,
-    /// How long content that was handed out has waited for more of it, all reads together.
+    /// How long content that was handed out has waited for the next, all reads together.
     waited: Duration,
-    /// Who is told how far it is.
+    /// Reports progress to the callback.
     pub meter: Meter<'m>,
 }
 
 impl<'m> Source<'m> {
-    /// The body is [open].
+    /// Creates the source of a body that is [open].
     pub fn new(body: Body<'m>) -> Source<'m> {
         let (content, meter, claims) = body.into_parts();
         Source {
@@ -85,12 +85,12 @@ impl<'m> Source<'m> {
         }
     }
 
-    /// Whether there is a [piece](Source::piece) without reading.
+    /// Whether the next [piece](Source::piece) is available without reading.
     pub fn is_at_hand(&self) -> bool {
         matches!(self.content, Content::Bytes(_)) || self.at < self.filled
     }
 
-    /// The next piece; empty at the end. It [is at hand](Source::is_at_hand), or was just [read](Source::fill).
+    /// Returns the next piece; empty at the end. It [is available](Source::is_at_hand), or was just [read](Source::fill).
     pub fn piece(&mut self) -> &[u8] {
         let all = match &self.content {
             Content::Bytes(bytes) => bytes,
@@ -102,30 +102,32 @@ impl<'m> Source<'m> {
         piece
     }
 
-    /// Whether what was handed out should leave before the next read: the last ones have taken their time.
+    /// Whether content that was handed out should be written before the next read, because the last reads were slow.
     pub fn is_late(&self, _: Instant) -> bool {
         self.waited >= HELD
     }
 
-    /// A read cannot be interrupted.
+    /// Returns the limit: a read cannot be interrupted.
     pub fn soon(&self, _: Instant, until: Instant) -> Instant {
         until
     }
 
-    /// All that was handed out has left, but perhaps the beginning of a chunk.
+    /// Notes that everything handed out was written, except perhaps the beginning of a chunk.
     pub fn left(&mut self) {
         self.waited = Duration::ZERO;
     }
 
-    /// All that was handed out has left.
+    /// Notes that everything handed out was written.
     pub fn flushed(&mut self) {
         self.waited = Duration::ZERO;
     }
 
-    /// Reads the next piece. False if there is nothing yet.
+    /// Reads the next piece. Returns false if there is nothing yet.
     pub fn fill(&mut self, until: Instant) -> io::Result<bool> {
         let Content::Reader(reader) = &mut self.content else {
-            return Err(io::Error::other(crate::Error::Internal("a source that was not opened")));
+            return Err(io::Error::other(crate::Error::Internal(
+                "content was not opened before it was read",
+            )));
         };
         self.block.resize(BLOCK, 0);
         let began = Instant::now();
@@ -137,10 +139,7 @@ impl<'m> Source<'m> {
     }
 }
 
-/// Nothing can interrupt a file or a reader here; what took too long is noticed behind it.
+/// Fails if the limit has passed. Files and readers cannot be interrupted, so this is noticed after the read.
 fn in_time(until: Instant) -> io::Result<()> {
-    match Instant::now() < until {
-        true => Ok(()),
-        false => Err(io::ErrorKind::TimedOut.into()),
-    }
+    if Instant::now() < until { Ok(()) } else { Err(io::ErrorKind::TimedOut.into()) }
 }

@@ -1,9 +1,16 @@
-//! Mounts `client/` as plain blocking code over `std::net`: no runtime, no lasting thread.
+//! The blocking client: `client/` compiled without `async`, over `std::net`. No runtime, and no thread that lasts.
 
 use ::maybe_async::must_be_sync as maybe_async;
 
+#[macro_use]
+mod examples;
+
 #[path = "../client/mod.rs"]
 mod client;
+
+#[cfg(feature = "native-tls")]
+#[path = "../client/native_tls.rs"]
+mod native_tls;
 
 mod aside;
 mod batch;
@@ -21,10 +28,10 @@ pub use client::{Batch, Builder, Client, Pool, PoolBuilder, Pooled};
 pub use stop::StopHandle;
 pub use transport::{NoTimeouts, Transport};
 
-/// Lets other tasks run: there are none on this thread.
+/// Lets other tasks run. There are none on this thread.
 fn breathe() {}
 
-/// In the blocking world a "future" is its value already.
+/// In the blocking client, a "future" is already its value.
 #[cfg(test)]
 fn block_on<T>(value: T) -> T {
     value

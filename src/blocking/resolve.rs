@@ -1,4 +1,4 @@
-//! The name lookup. `getaddrinfo` knows no limit, so it runs on a thread that is given up at the limit.
+//! The name lookup. `getaddrinfo` has no time limit, so it runs on a thread that is abandoned at the limit.
 
 use std::{
     io,
@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{Error, Phase};
 
-/// All addresses of a host, one at least. An address needs no lookup, and no thread.
+/// Returns all addresses of a host, at least one. If the host is an address, no lookup is needed.
 pub(super) fn resolve(
     host: &str,
     port: u16,

@@ -1,4 +1,4 @@
-//! Ends a blocking client from another thread.
+//! Stops a blocking client from another thread.
 
 use std::{
     fmt,
@@ -12,13 +12,14 @@ use super::client::{Builder, Client};
 
 type End = Arc<dyn Fn() + Send + Sync>;
 
-/// Ends a client's work from another thread, whatever it waits for.
+/// Stops blocking clients from another thread, whatever they are waiting for.
 ///
-/// A stop is for good. What is under way fails at once with [`Error::Stopped`](crate::Error::Stopped), and so does every
-/// later call, also [`connect`](Builder::connect) of a builder that has this stop handle. Nothing more is said to the server,
-/// not even QUIT. What became of a message is told as ever: it may be [in doubt](crate::Error::in_doubt).
+/// A stop is final. The call under way fails at once with [`Error::Stopped`](crate::Error::Stopped), and so does every
+/// later one, including [`connect`](Builder::connect) of a builder that has this stop handle. Nothing more is sent to the
+/// server, not even QUIT. The outcome of a message is reported as usual: it may be [in doubt](crate::Error::in_doubt).
 ///
-/// Only three things are not interrupted, and the stop is noticed after them: a reader of content, an [`NoTimeouts`](crate::NoTimeouts) stream, and a TLS library that reads its certificates.
+/// Three things are not interrupted, and the stop is noticed after them: a reader of content, a
+/// [`NoTimeouts`](crate::NoTimeouts) stream, and a TLS library that is reading certificates.
 ///
 /// ```no_run
 /// use postino::{Client, StopHandle};
@@ -30,7 +31,7 @@ type End = Arc<dyn Fn() + Send + Sync>;
 /// assert!(matches!(work.join().unwrap(), Err(postino::Error::Stopped(_))));
 /// ```
 ///
-/// Clones are the same stop handle. There is none in [`aio`](crate#async): one drops the future.
+/// Clones refer to the same stop handle. [`aio`](crate#async) has none: drop the future instead.
 #[derive(Clone, Default)]
 pub struct StopHandle(Arc<State>);
 
@@ -40,7 +41,7 @@ struct State {
     live: Mutex<Live>,
 }
 
-/// What has to be ended: the connections that stand.
+/// The open connections, which a stop has to end.
 #[derive(Default)]
 struct Live {
     next: u64,
@@ -48,33 +49,33 @@ struct Live {
     ends: Vec<(u64, End)>,
 }
 
-/// Until it is dropped the stop handle knows of a connection.
+/// Registers a connection with the stop handle until it is dropped.
 pub(super) struct Watch {
     stop_handle: StopHandle,
     key: u64,
 }
 
 impl StopHandle {
-    /// One that has not been used. One is enough for any number of clients, if they are to end together.
+    /// Creates a stop handle. One is enough for any number of clients that stop together.
     #[must_use]
     pub fn new() -> StopHandle {
         StopHandle::default()
     }
 
-    /// Ends all clients that have this stop handle, and keeps others from beginning. Does not wait for them.
+    /// Stops all clients that have this stop handle, and keeps others from connecting. Does not wait for them.
     pub fn stop(&self) {
         self.0.stopped.store(true, Ordering::SeqCst);
         let ends: Vec<_> = self.live().ends.iter().map(|(_, end)| End::clone(end)).collect();
         ends.iter().for_each(|end| end());
     }
 
-    /// Whether it was used.
+    /// Returns whether [`stop`](StopHandle::stop) was called.
     #[must_use]
     pub fn is_stopped(&self) -> bool {
         self.0.stopped.load(Ordering::SeqCst)
     }
 
-    /// Ends this too when the time comes, or at once if it has come.
+    /// Registers a connection, which is ended by a stop, or at once if that has happened.
     pub(super) fn watch(&self, end: Box<dyn Fn() + Send + Sync>) -> Watch {
         let end = End::from(end);
         let mut live = self.live();
@@ -82,7 +83,7 @@ impl StopHandle {
         live.next += 1;
         live.ends.push((key, End::clone(&end)));
         drop(live);
-        // Who stops from here on finds it in the list.
+        // A stop from here on finds it in the list.
         if self.is_stopped() {
             end();
         }
@@ -107,8 +108,8 @@ impl fmt::Debug for StopHandle {
 }
 
 impl Builder {
-    /// What ends all clients of this builder from another thread, also while they connect. Defaults to one of its own
-    /// for each client ([`Client::stop_handle`]).
+    /// Sets the stop handle of all clients of this builder, which stops them from another thread, even while they connect.
+    /// Defaults to a separate one for each client ([`Client::stop_handle`]).
     pub fn stop_handle(mut self, stop_handle: &StopHandle) -> Builder {
         self.stop_handle = Some(stop_handle.clone());
         self
@@ -116,10 +117,10 @@ impl Builder {
 }
 
 impl Client {
-    /// What ends this client from another thread.
+    /// Returns the stop handle of this client, which stops it from another thread.
     #[must_use]
     pub fn stop_handle(&self) -> StopHandle {
-        self.stop_handle.clone()
+        self.stopped_by().clone()
     }
 }
 
@@ -139,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn it_ends_what_stands_and_what_comes_too_late() {
+    fn a_stop_ends_open_connections_and_those_made_after_it() {
         let stop_handle = StopHandle::new();
         let ((early, end_early), (gone, end_gone), (late, end_late)) = (counting(), counting(), counting());
         let _early = stop_handle.watch(end_early);
@@ -151,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn it_remembers_no_connection_that_is_gone() {
+    fn a_stop_handle_forgets_closed_connections() {
         let stop_handle = StopHandle::new();
         (0..10).for_each(|_| drop(stop_handle.watch(counting().1)));
         assert_eq!(stop_handle.live().ends.len(), 0);

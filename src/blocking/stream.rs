@@ -1,37 +1,35 @@
-//! The connection: a transport, bare or in TLS, with a deadline on every wait.
+//! The stream of a connection: a transport, plain or in TLS, with a deadline on every wait.
 //!
-//! The socket stays a blocking one. A read that waits is one system call, with the socket's own timeout as the clock;
-//! a read or write that must not wait says so (`MSG_DONTWAIT`), and `poll` waits for either direction.
+//! The socket is a blocking one. A read that waits is one system call, limited by the socket's timeout. A read or write that
+//! must not wait uses `MSG_DONTWAIT`, and `poll` waits for either direction.
 
 use std::{
     fmt,
     io::{self, ErrorKind, Read, Write},
     net::{SocketAddr, TcpStream},
-    os::fd::OwnedFd,
     path::Path,
     sync::Weak,
     thread::sleep,
     time::{Duration, Instant},
 };
 
-use rustix::event::{PollFd, PollFlags};
-
 use super::{
     body::Source,
     client::{Builder, Client, Fetched, Moved},
     stop::{StopHandle, Watch},
-    transport::{Socket, Transport, left, poll_all},
+    transport::{Socket, Transport, left},
 };
 use crate::{
     Error, Phase,
-    attempts::{CAN_ACKNOWLEDGE, QUEUE_DELAY, Race, acknowledge, start, start_unix},
-    tls::{Connector, Handshake, MAX_STEPS, TlsSettings, TlsStream, end_point, peer_certificate},
+    attempts::{QUEUE_DELAY, Race},
+    sys::{CAN_ACKNOWLEDGE, OwnedSocket, acknowledge, start, start_unix, wait_for_any},
+    tls::{Connector, Handshake, MAX_STEPS, TlsSettings, TlsStream, end_point, peer_certificate, translate},
 };
 
-/// What nothing can interrupt looks so often whether it was stopped.
+/// How often work that cannot be interrupted checks whether it was stopped.
 pub(super) const GLANCE: Duration = Duration::from_millis(50);
 
-/// A limit that building a TLS connector does not use up.
+/// Minimum time left for building a TLS connector while connecting.
 const LONG: Duration = Duration::from_secs(1);
 
 pub(super) struct Stream {
@@ -40,7 +38,7 @@ pub(super) struct Stream {
     local: Option<SocketAddr>,
     is_local: bool,
     acks: Acks,
-    /// Lets a stop handle know of it.
+    /// Registers it with a stop handle.
     watch: Option<Watch>,
 }
 
@@ -50,29 +48,29 @@ enum Inner {
     Closed,
 }
 
-/// Who acknowledges what has arrived, and when.
+/// Who acknowledges TCP segments, and when.
 enum Acks {
-    /// The system, perhaps late: the transport is not ours, or the system knows no other way.
+    /// The system, perhaps late: the caller made the transport, or the system has no other way.
     Delayed,
-    /// Nobody: a Unix socket needs none.
+    /// Nobody: a Unix socket needs no acknowledgements.
     None,
-    /// We can, at once.
-    Own(Weak<OwnedFd>),
+    /// The client, at once.
+    Own(Weak<OwnedSocket>),
 }
 
-/// A transport as TLS wants it, `Read` and `Write`; how long it waits is set from outside.
+/// A transport as `Read` and `Write`, as TLS needs it. How long it waits is set from outside.
 ///
-/// One read of the TLS library is any number of reads here: records that carry no content (KeyUpdate, session tickets,
-/// renegotiation) are taken without coming back. So the clock, or the number of steps, is checked before each of them.
+/// One read of the TLS library can be any number of reads here, because records without content (KeyUpdate, session tickets,
+/// renegotiation) are processed without returning. So the clock, or the number of steps, is checked before each of them.
 struct Timed {
     transport: Box<dyn Transport>,
     until: Option<Instant>,
-    /// Reads and writes that are left without a limit: what must not wait must not work for long either.
+    /// Number of reads and writes left without a limit: a call that must not wait must not work for long either.
     steps: u32,
     blocked: Blocked,
 }
 
-/// What would have had to wait: TLS may have to read in order to write.
+/// The directions that would have to wait: TLS may have to read in order to write.
 #[derive(Debug, Clone, Copy, Default)]
 struct Blocked {
     read: bool,
@@ -80,24 +78,25 @@ struct Blocked {
 }
 
 impl Builder {
-    /// As [`connect`](Builder::connect), over a connection that is there already: a tunnel, a proxy, a pair of pipes
-    /// (by [`NoTimeouts`](crate::NoTimeouts)). Whom to reach is not asked then (of the host only its name counts, for TLS;
-    /// the port and the limit of connecting count for nothing). Credentials go without TLS only where the transport
-    /// says that it is [local](Transport::is_local). Such a client cannot [reconnect](Client::reconnect).
+    /// Does everything that [`connect`](Builder::connect) does after connecting, over a connection that exists
+    /// already: a tunnel, a proxy, or a pair of pipes (by [`NoTimeouts`](crate::NoTimeouts)).
     ///
-    /// A `TcpStream` is never local, also to a loopback address: that may be a proxy or a tunnel.
+    /// Of the host, only the name is used, for TLS. The port and the time limit of connecting are ignored.
+    /// Credentials are sent without TLS only if the transport says that it is [local](Transport::is_local). A
+    /// `TcpStream` is never local, not even to a loopback address, because that may be a proxy or a tunnel. The
+    /// client cannot [reconnect](Client::reconnect).
     ///
     /// # Errors
     ///
-    /// As of [`connect`](Builder::connect). The connection is closed then.
+    /// Those of [`connect`](Builder::connect). The connection is closed then.
     pub fn connect_over(&self, transport: impl Transport + 'static) -> Result<Client, Error> {
         self.over(Stream::over(Box::new(transport)))
     }
 }
 
 impl Stream {
-    /// To the first of the addresses that answers: the next one is tried when one has failed, or has not answered for a
-    /// moment. `tls` will be needed then.
+    /// Connects to the first of the addresses that answers. The next one is tried when one has failed, or has not answered for
+    /// [`ATTEMPT_DELAY`](crate::attempts::ATTEMPT_DELAY). `tls` is passed if TLS is certain to be used.
     pub fn connect(
         addresses: Vec<SocketAddr>,
         local: Option<SocketAddr>,
@@ -116,8 +115,8 @@ impl Stream {
                 match start(address, local) {
                     Ok(socket) => {
                         running.push((address, socket));
-                        // The answer is a round trip away: time for what takes some 50 ms. What is wrong with it, the
-                        // handshake tells.
+                        // The answer takes a round trip: time to build the connector, which takes some 50 ms. The
+                        // handshake reports its errors.
                         let tls = tls.take().filter(|_| until - now > LONG);
                         let _built_or_told_later = tls.map(TlsSettings::connector);
                     }
@@ -164,7 +163,7 @@ impl Stream {
         Stream { inner: Inner::Plain(timed), peer, local, is_local, acks: Acks::Delayed, watch: None }
     }
 
-    /// From here on the stop handle ends it.
+    /// Registers the connection with the stop handle.
     pub fn watched_by(&mut self, stop_handle: &StopHandle) {
         let end = self.timed().ok().and_then(|timed| timed.transport.stop_handle());
         self.watch = end.map(|end| stop_handle.watch(end));
@@ -178,7 +177,7 @@ impl Stream {
         self.local
     }
 
-    /// None at all.
+    /// A stream that is closed.
     pub fn closed() -> Stream {
         Stream {
             inner: Inner::Closed,
@@ -190,17 +189,17 @@ impl Stream {
         }
     }
 
-    /// Whether nobody else can listen.
+    /// Whether nobody else can listen to it.
     pub fn is_local(&self) -> bool {
         self.is_local
     }
 
-    /// Whether no delayed acknowledgement of ours can hold up the server.
+    /// Whether no delayed acknowledgement can hold up the server.
     pub fn acknowledges_at_once(&self) -> bool {
         !matches!(self.acks, Acks::Delayed)
     }
 
-    /// Acknowledges what has arrived, if that is for us to do.
+    /// Acknowledges what has arrived, unless the system does that.
     pub fn acknowledge(&mut self) {
         if let Acks::Own(socket) = &self.acks {
             if let Some(socket) = socket.upgrade() {
@@ -213,7 +212,7 @@ impl Stream {
         matches!(self.inner, Inner::Tls(_))
     }
 
-    /// What binds a login to this TLS connection (tls-server-end-point, RFC 5929 §4).
+    /// Returns what binds a login to this TLS connection (tls-server-end-point, RFC 5929 §4).
     pub fn channel_binding(&self) -> Option<Vec<u8>> {
         match &self.inner {
             Inner::Tls(stream) => end_point(stream),
@@ -221,7 +220,7 @@ impl Stream {
         }
     }
 
-    /// The server's certificate, in DER.
+    /// Returns the server's certificate, in DER.
     pub fn peer_certificate(&self) -> Option<Vec<u8>> {
         match &self.inner {
             Inner::Tls(stream) => peer_certificate(stream),
@@ -229,7 +228,7 @@ impl Stream {
         }
     }
 
-    /// Takes what is there, without waiting.
+    /// Reads what has arrived, without waiting.
     pub fn try_read(&mut self, room: &mut [u8]) -> io::Result<usize> {
         self.timed()?.begin(None);
         self.io()?.read_some(room)
@@ -249,7 +248,7 @@ impl Stream {
         }
     }
 
-    /// Writes some of `bytes`. If that would have to wait, whatever comes first: room to write, or octets to read.
+    /// Writes some of `bytes`. If that has to wait, it reads instead when octets arrive first.
     pub fn write_or_read(&mut self, bytes: &[u8], room: &mut [u8], until: Instant) -> io::Result<Moved> {
         loop {
             self.timed()?.begin(None);
@@ -257,7 +256,7 @@ impl Stream {
                 Err(e) if e.kind() == ErrorKind::WouldBlock => {}
                 done => return done.map(Moved::Written),
             }
-            // Octets may be at hand that no `poll` sees: TLS has read them already.
+            // TLS may have read octets already, which `poll` does not see.
             match self.io()?.read_some(room) {
                 Err(e) if e.kind() == ErrorKind::WouldBlock => {
                     let timed = self.timed()?;
@@ -265,14 +264,14 @@ impl Stream {
                         Err(e) if e.kind() == ErrorKind::Interrupted => {}
                         done => done?,
                     }
-                    left(until)?; // octets that bring nothing can come for ever
+                    left(until)?; // records without content could arrive for ever
                 }
                 done => return done.map(Moved::Read),
             }
         }
     }
 
-    /// Reads the next piece of a source. Nothing can be done meanwhile.
+    /// Reads the next piece of a source. Replies are not read meanwhile.
     pub fn fetch(
         &mut self,
         source: &mut Source<'_>,
@@ -283,7 +282,7 @@ impl Stream {
         source.fill(until).map(|filled| if filled { Fetched::Piece } else { Fetched::Nothing })
     }
 
-    /// Builds the connector, if it was not needed before. Nothing can interrupt that, but it counts.
+    /// Builds the connector, if it was not needed before. That cannot be interrupted, but it counts for the limit.
     pub fn prepare_tls(tls: &TlsSettings, until: Instant) -> Result<Connector, Error> {
         let connector = tls.connector()?;
         left(until).map_err(|_| Error::Timeout(Phase::Tls))?;
@@ -302,17 +301,17 @@ impl Stream {
                 self.inner = Inner::Tls(Box::new(stream));
                 Ok(())
             }
-            // The transport has waited up to the limit.
+            // The transport has waited until the limit.
             Handshake::Paused(_) => Err(Error::Timeout(Phase::Tls)),
             Handshake::Failed(e) => Err(e),
         }
     }
 
-    /// Says goodbye in TLS if that needs no waiting, and ends the connection.
+    /// Sends the close_notify of TLS if that needs no waiting, and closes the connection.
     pub fn close(&mut self) {
         if let Inner::Tls(stream) = &mut self.inner {
             stream.get_mut().begin(None);
-            drop(stream.shutdown()); // whether the server hears it changes nothing
+            drop(stream.shutdown()); // a failure changes nothing
         }
         if let Ok(timed) = self.timed() {
             timed.transport.shutdown();
@@ -337,15 +336,13 @@ impl Stream {
     }
 }
 
-/// Waits until one of them has arrived, or has failed; the race learns of those.
+/// Waits until one of the sockets is connected or has failed. Failures are recorded in the race.
 fn first_to_arrive(
     running: &mut Vec<(SocketAddr, TcpStream)>,
     race: &mut Race,
     until: Instant,
 ) -> io::Result<Option<TcpStream>> {
-    let mut fds: Vec<_> = running.iter().map(|(_, socket)| PollFd::new(socket, PollFlags::OUT)).collect();
-    poll_all(&mut fds, until)?;
-    let mut is_done = fds.iter().map(|fd| !fd.revents().is_empty()).collect::<Vec<_>>().into_iter();
+    let mut is_done = wait_for_any(running.iter().map(|(_, socket)| socket), until)?.into_iter();
     let (done, rest) = std::mem::take(running).into_iter().partition(|_| is_done.next() == Some(true));
     *running = rest;
     let done: Vec<(SocketAddr, TcpStream)> = done;
@@ -364,7 +361,8 @@ impl fmt::Debug for Stream {
     }
 }
 
-/// What is used of `Read` and `Write`: an object of theirs would bring all their methods, 9 kB in a small program.
+/// The part of `Read` and `Write` that is used here. A trait object with all their methods would add 9 kB to a small program.
+/// Errors of TLS are [translated](translate).
 trait ReadWrite {
     fn read_some(&mut self, room: &mut [u8]) -> io::Result<usize>;
     fn write_some(&mut self, bytes: &[u8]) -> io::Result<usize>;
@@ -372,16 +370,16 @@ trait ReadWrite {
 
 impl<T: Read + Write> ReadWrite for T {
     fn read_some(&mut self, room: &mut [u8]) -> io::Result<usize> {
-        self.read(room)
+        self.read(room).map_err(translate)
     }
 
     fn write_some(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.write(bytes)
+        self.write(bytes).map_err(translate)
     }
 }
 
 impl Timed {
-    /// A call begins that may wait up to a limit, or not at all.
+    /// Begins a call that may wait up to a limit, or not at all.
     fn begin(&mut self, until: Option<Instant>) {
         (self.until, self.steps, self.blocked) = (until, MAX_STEPS, Blocked::default());
     }
@@ -398,7 +396,7 @@ impl Timed {
         }
     }
 
-    /// Reads or writes; what a signal has interrupted is tried again.
+    /// Reads or writes. After an interruption by a signal it tries again.
     fn carry(
         &mut self,
         mut work: impl FnMut(&mut dyn Transport, Option<Instant>) -> io::Result<usize>,
@@ -433,7 +431,7 @@ impl Write for Timed {
     }
 }
 
-/// TLS takes only this for a transport that is well, but not ready.
+/// The only error that TLS does not take for a broken transport.
 fn try_again(e: io::Error) -> io::Error {
     match e.kind() {
         ErrorKind::TimedOut => ErrorKind::WouldBlock.into(),

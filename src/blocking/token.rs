@@ -1,4 +1,4 @@
-//! Where tokens come from: a function of the caller's.
+//! OAuth tokens from a callback.
 
 use std::{
     error::Error as StdError,
@@ -21,8 +21,8 @@ type Ask = dyn FnMut() -> Result<String, Box<dyn StdError + Send + Sync>> + Send
 pub(super) struct Tokens(Arc<Mutex<Ask>>);
 
 impl Tokens {
-    /// Nothing can interrupt the function, so it runs on a thread that is given up at the limit. It may hold the lock
-    /// then: whoever asks meanwhile waits for that, up to a limit of its own.
+    /// Calls the function. It cannot be interrupted, so it runs on a thread that is abandoned at the limit. The thread may still
+    /// hold the lock then; the next caller waits for it, up to its own limit.
     pub fn ask(&self, until: Instant, stop_handle: &StopHandle) -> Result<String, Error> {
         let function = Arc::clone(&self.0);
         let ask = move || {
@@ -45,14 +45,13 @@ impl fmt::Debug for Tokens {
 }
 
 impl Builder {
-    /// Logs in after connecting with an OAuth access token that this function returns, by OAUTHBEARER or else XOAUTH2.
-    /// The function is called just before each login, and once more if the server refuses the token; the second token is
-    /// used only if it differs. Defaults to no login.
+    /// Logs in after connecting with an OAuth access token that this function returns, by OAUTHBEARER, or by XOAUTH2
+    /// if that is not offered. The function is called just before each login, and once more if the server refuses the
+    /// token; the second token is used only if it differs. Defaults to no login.
     ///
-    /// The function runs on a thread of its own, and may take as long as the
-    /// [`command_timeout`](Builder::command_timeout), and the [`deadline`](Builder::deadline), allow: after that the login
-    /// fails with [`Error::Timeout`], and the result of the function is not used. Clones of the builder call it one at a
-    /// time.
+    /// The function runs on its own thread. If it takes longer than the [`command_timeout`](Builder::command_timeout)
+    /// or the [`deadline`](Builder::deadline), the login fails with [`Error::Timeout`], and the result of the
+    /// function is not used. Clones of the builder call it one at a time.
     pub fn oauth_token_with(
         self,
         user: impl Into<String>,

@@ -1,52 +1,41 @@
-//! What carries octets: sockets of our own, and what the caller brings.
+//! Transports: the sockets that the client opens, and whatever the caller provides.
 
 use std::{
     fmt,
     io::{self, ErrorKind, Read, Write},
     net::{SocketAddr, TcpStream},
-    os::{
-        fd::{AsFd, OwnedFd},
-        unix::net::UnixStream,
-    },
     sync::{Arc, Weak},
     thread::sleep,
     time::{Duration, Instant},
 };
 
-use rustix::{
-    event::{PollFd, PollFlags, Timespec, poll},
-    io::Errno,
-    net::{
-        RecvFlags, SendFlags, Shutdown, recv, shutdown,
-        sockopt::{Timeout, set_socket_timeout},
-    },
-};
+use crate::sys::{self, OwnedSocket, UnixStream};
 
-/// What carries a connection that the caller brings ([`Builder::connect_over`](crate::Builder::connect_over)).
+/// A connection that the caller provides ([`Builder::connect_over`](crate::Builder::connect_over)).
 ///
-/// `TcpStream` and `UnixStream` are transports; [`NoTimeouts`] makes one of any `Read` and `Write`. Write your own for a
-/// tunnel or a serial line that can keep to a limit: the first four methods are enough.
+/// `TcpStream` and `UnixStream` are transports, and [`NoTimeouts`] makes one of any `Read` and `Write`. Implement
+/// this trait for a tunnel or a serial line that supports time limits; the first four methods are sufficient.
 ///
-/// None of them may wait longer than it is told: all that the client promises about time stands on that.
+/// No method may wait longer than its limit: all time limits of the client depend on that.
 pub trait Transport: Send {
-    /// Reads some; `Ok(0)` at the end. Without a limit it does not wait, and says [`ErrorKind::WouldBlock`]; with one
-    /// it waits up to it, and then says [`ErrorKind::TimedOut`].
+    /// Reads some octets; `Ok(0)` means the end. Without a limit it does not wait, and fails with [`ErrorKind::WouldBlock`].
+    /// With a limit it waits until then, and fails with [`ErrorKind::TimedOut`].
     ///
     /// # Errors
     ///
-    /// These two, and whatever ends the connection. What fails with [`ErrorKind::Interrupted`] is tried again.
+    /// These two, and whatever ends the connection. After [`ErrorKind::Interrupted`] the read is tried again.
     fn receive(&mut self, room: &mut [u8], until: Option<Instant>) -> io::Result<usize>;
 
-    /// Writes some, and gives how much, 1 octet at least; it waits as [`receive`](Transport::receive) does. What is
-    /// written is on its way: nobody calls a `flush`.
+    /// Writes some octets, and returns how many, at least 1. It waits as [`receive`](Transport::receive) does. Octets that
+    /// are written must be on their way: nothing calls a `flush`.
     ///
     /// # Errors
     ///
-    /// As of [`receive`](Transport::receive).
+    /// Those of [`receive`](Transport::receive).
     fn send(&mut self, bytes: &[u8], until: Option<Instant>) -> io::Result<usize>;
 
-    /// Waits until octets have come (`read`), or can go (`write`), or either if both are asked for. It may end too
-    /// early, but then not again and again: the client tries, and comes back.
+    /// Waits until octets can be read (`read`) or written (`write`), or either if both are set. It may return too early, but
+    /// not repeatedly: the client tries, and waits again.
     ///
     /// # Errors
     ///
@@ -56,90 +45,31 @@ pub trait Transport: Send {
     /// Ends both directions. May be called twice.
     fn shutdown(&mut self);
 
-    /// What ends both directions from another thread, so that a `receive`, `send` or `wait` that is under way returns;
-    /// a [`StopHandle`](crate::StopHandle) calls it, perhaps twice. Defaults to none: a stop is noticed behind the wait then.
+    /// Returns a function that ends both directions from another thread, so that a `receive`, `send` or `wait` that is under
+    /// way returns. A [`StopHandle`](crate::StopHandle) calls it, perhaps twice. Defaults to none: a stop is then noticed
+    /// after the wait.
     fn stop_handle(&self) -> Option<Box<dyn Fn() + Send + Sync>> {
         None
     }
 
-    /// The other end, if it is an address that says whom one is connected to. Defaults to none.
+    /// Returns the address of the peer, if it identifies the server. Defaults to none.
     fn peer_address(&self) -> Option<SocketAddr> {
         None
     }
 
-    /// This end: the name in EHLO where the machine has none. Defaults to none.
+    /// Returns the local address, which is the name in EHLO if the machine has none. Defaults to none.
     fn local_address(&self) -> Option<SocketAddr> {
         None
     }
 
-    /// Whether nobody else can listen, so that credentials may go without TLS. Defaults to false: a connection to this
-    /// machine may be one to a proxy, and lead anywhere. It is true of Unix sockets.
+    /// Returns whether nobody else can listen, so that credentials may be sent without TLS. Defaults to false, because a
+    /// connection to this machine may lead to a proxy, and from there anywhere. It is true for Unix sockets.
     fn is_local(&self) -> bool {
         false
     }
 }
 
-/// Does not wait, and no signal when the other side is gone: std sees to that on Apple's systems.
-#[cfg(not(target_vendor = "apple"))]
-const SEND: SendFlags = SendFlags::DONTWAIT.union(SendFlags::NOSIGNAL);
-#[cfg(target_vendor = "apple")]
-const SEND: SendFlags = SendFlags::DONTWAIT;
-
-fn read_some(socket: impl AsFd, room: &mut [u8], until: Option<Instant>) -> io::Result<usize> {
-    loop {
-        match recv(&socket, &mut *room, RecvFlags::DONTWAIT) {
-            Err(Errno::AGAIN) => match until {
-                Some(until) => poll_until(&socket, PollFlags::IN, until)?,
-                None => return Err(ErrorKind::WouldBlock.into()),
-            },
-            Err(Errno::INTR) => {}
-            done => return Ok(done?.0),
-        }
-    }
-}
-
-fn write_some(socket: impl AsFd, bytes: &[u8], until: Option<Instant>) -> io::Result<usize> {
-    loop {
-        match rustix::net::send(&socket, bytes, SEND) {
-            Err(Errno::AGAIN) => match until {
-                Some(until) => poll_until(&socket, PollFlags::OUT, until)?,
-                None => return Err(ErrorKind::WouldBlock.into()),
-            },
-            Err(Errno::INTR) => {}
-            done => return Ok(done?),
-        }
-    }
-}
-
-fn wait_for(socket: impl AsFd, read: bool, write: bool, until: Instant) -> io::Result<()> {
-    let flag = |set, flag| if set { flag } else { PollFlags::empty() };
-    poll_until(&socket, flag(read, PollFlags::IN) | flag(write, PollFlags::OUT), until)
-}
-
-fn poll_until(socket: impl AsFd, flags: PollFlags, until: Instant) -> io::Result<()> {
-    match poll_all(&mut [PollFd::new(&socket, flags)], until)? {
-        true => Ok(()),
-        false => Err(ErrorKind::TimedOut.into()),
-    }
-}
-
-/// False at the limit; if that is past already, nothing is looked at.
-pub(super) fn poll_all(fds: &mut [PollFd<'_>], until: Instant) -> io::Result<bool> {
-    loop {
-        let Ok(left) = left(until) else { return Ok(false) };
-        let limit = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
-        match poll(fds, Some(&limit)) {
-            Err(Errno::INTR) => {}
-            ready => return Ok(ready? > 0),
-        }
-    }
-}
-
-fn end(socket: impl AsFd) {
-    let _gone_already = shutdown(socket, Shutdown::Both);
-}
-
-/// What is left of the time, if anything.
+/// Returns the time left until the limit, or fails if it has passed.
 pub(super) fn left(until: Instant) -> io::Result<Duration> {
     match until.saturating_duration_since(Instant::now()) {
         Duration::ZERO => Err(ErrorKind::TimedOut.into()),
@@ -149,25 +79,25 @@ pub(super) fn left(until: Instant) -> io::Result<Duration> {
 
 impl Transport for TcpStream {
     fn receive(&mut self, room: &mut [u8], until: Option<Instant>) -> io::Result<usize> {
-        read_some(self, room, until)
+        sys::receive(self, room, until)
     }
 
     fn send(&mut self, bytes: &[u8], until: Option<Instant>) -> io::Result<usize> {
-        write_some(self, bytes, until)
+        sys::send(self, bytes, until)
     }
 
     fn wait(&mut self, read: bool, write: bool, until: Instant) -> io::Result<()> {
-        wait_for(self, read, write, until)
+        sys::wait(self, read, write, until)
     }
 
     fn shutdown(&mut self) {
-        end(self);
+        sys::end(self);
     }
 
     /// Costs a file descriptor.
     fn stop_handle(&self) -> Option<Box<dyn Fn() + Send + Sync>> {
         let socket = self.try_clone().ok()?;
-        Some(Box::new(move || end(&socket)))
+        Some(Box::new(move || sys::end(&socket)))
     }
 
     fn peer_address(&self) -> Option<SocketAddr> {
@@ -181,25 +111,25 @@ impl Transport for TcpStream {
 
 impl Transport for UnixStream {
     fn receive(&mut self, room: &mut [u8], until: Option<Instant>) -> io::Result<usize> {
-        read_some(self, room, until)
+        sys::receive(self, room, until)
     }
 
     fn send(&mut self, bytes: &[u8], until: Option<Instant>) -> io::Result<usize> {
-        write_some(self, bytes, until)
+        sys::send(self, bytes, until)
     }
 
     fn wait(&mut self, read: bool, write: bool, until: Instant) -> io::Result<()> {
-        wait_for(self, read, write, until)
+        sys::wait(self, read, write, until)
     }
 
     fn shutdown(&mut self) {
-        end(self);
+        sys::end(self);
     }
 
     /// Costs a file descriptor.
     fn stop_handle(&self) -> Option<Box<dyn Fn() + Send + Sync>> {
         let socket = self.try_clone().ok()?;
-        Some(Box::new(move || end(&socket)))
+        Some(Box::new(move || sys::end(&socket)))
     }
 
     fn is_local(&self) -> bool {
@@ -207,19 +137,21 @@ impl Transport for UnixStream {
     }
 }
 
-/// Any `Read` and `Write` as a [`Transport`], for what knows no limits: a child's pipes, somebody else's tunnel.
+/// Makes a [`Transport`] of any `Read` and `Write`, for streams without time limits, such as the pipes of a child
+/// process.
 ///
-/// **Its waits end when the stream says so, and not before.** No timeout, no deadline and no [`StopHandle`](crate::StopHandle)
-/// can interrupt a `read` or `write` that hangs; a limit is noticed behind it. Give the stream limits of its own if it
-/// can have them: an error of the kind `TimedOut` or `WouldBlock` counts as the end of the wait.
+/// **A wait ends only when the stream returns.** No timeout, no deadline and no [`StopHandle`](crate::StopHandle) can
+/// interrupt a `read` or `write` that hangs; a limit is noticed after it. If the stream supports time limits, set
+/// them: an error of the kind `TimedOut` or `WouldBlock` ends the wait.
 ///
-/// It cannot be looked at without waiting, either. So the client writes without hearing the server on the side: one
-/// that answers before the end of a message and reads no more stands still against us. It does not see that the
-/// server has closed, or has spoken unasked, before it reads the next reply: an unasked reply is taken for the answer to
-/// the next command then, where any other transport would have noticed it. `flush` follows each `write`.
+/// The client cannot check for replies without waiting either. While it writes, it does not read: a server that
+/// replies before the end of a message and stops reading blocks the connection. The client does not notice that the
+/// server has closed the connection, or has sent something unexpected, before it reads the next reply. An unexpected
+/// reply is then taken for the reply to the next command, whereas any other transport would detect it. `flush` is
+/// called after each `write`.
 pub struct NoTimeouts<S> {
     stream: S,
-    /// The next read without a limit may wait: TLS has to read before it can write.
+    /// Whether the next read without a limit may wait, because TLS has to read before it can write.
     asked: bool,
 }
 
@@ -258,16 +190,16 @@ impl<S: Read + Write + Send> Transport for NoTimeouts<S> {
     }
 
     fn wait(&mut self, read: bool, write: bool, until: Instant) -> io::Result<()> {
-        // What could not be written can be tried again; a read would wait for what may not come.
+        // A failed write can be tried again; a read would wait for octets that may never come.
         self.asked = read && !write;
         let left = left(until)?;
         if write {
-            sleep(left.min(Duration::from_millis(1))); // in case that it came back at once
+            sleep(left.min(Duration::from_millis(1))); // in case the write returned at once
         }
         Ok(())
     }
 
-    /// Only dropping it ends it.
+    /// Does nothing: only dropping the stream ends it.
     fn shutdown(&mut self) {}
 }
 
@@ -277,11 +209,12 @@ impl<S> fmt::Debug for NoTimeouts<S> {
     }
 }
 
-/// A socket of our own. It blocks: a read that waits is one system call, with the socket's own timeout as the clock.
+/// A socket that the client has opened. It is a blocking one: a read that waits is one system call, and the socket's timeout
+/// limits it.
 pub(super) struct Socket {
-    /// Shared with whoever may stop it.
-    fd: Arc<OwnedFd>,
-    /// The socket's own read timeout, as it is set now.
+    /// Shared with the stop handle.
+    socket: Arc<OwnedSocket>,
+    /// The socket's current read timeout.
     armed: Option<Duration>,
     peer: Option<SocketAddr>,
     local: Option<SocketAddr>,
@@ -289,27 +222,27 @@ pub(super) struct Socket {
 }
 
 impl Socket {
-    /// Of a socket that blocks.
-    pub fn new(socket: impl Transport + Into<OwnedFd>) -> Socket {
+    /// Takes a blocking socket.
+    pub fn new(socket: impl Transport + Into<OwnedSocket>) -> Socket {
         let (peer, local, is_local) = (socket.peer_address(), socket.local_address(), socket.is_local());
-        Socket { fd: Arc::new(socket.into()), armed: None, peer, local, is_local }
+        Socket { socket: Arc::new(socket.into()), armed: None, peer, local, is_local }
     }
 
-    /// The socket, for as long as this lives.
-    pub fn handle(&self) -> Weak<OwnedFd> {
-        Arc::downgrade(&self.fd)
+    /// Returns a reference to the socket, which is valid for as long as `self` exists.
+    pub fn handle(&self) -> Weak<OwnedSocket> {
+        Arc::downgrade(&self.socket)
     }
 
-    /// Sets the socket's timeout so that it ends before the limit: a system call only when the one that is set will
-    /// not do. The caller looks at the clock again, so a shorter one does no harm unless it is very short.
+    /// Sets the socket's timeout so that it ends before the limit. This is a system call only if the current timeout does not
+    /// suit. The caller looks at the clock again, so a shorter timeout does no harm unless it is very short.
     fn arm(&mut self, left: Duration) -> io::Result<()> {
         let often = |armed: Duration| armed < Duration::from_millis(500) && armed * 4 < left;
         if self.armed.is_some_and(|armed| armed <= left && !often(armed)) {
             return Ok(());
         }
         let wait = if left > Duration::from_secs(1) { left / 2 } else { left };
-        let wait = wait.max(Duration::from_micros(1)); // none at all would be for ever
-        set_socket_timeout(&self.fd, Timeout::Recv, Some(wait))?;
+        let wait = wait.max(Duration::from_micros(1)); // zero would mean no timeout
+        sys::set_receive_timeout(&self.socket, wait)?;
         self.armed = Some(wait);
         Ok(())
     }
@@ -317,33 +250,32 @@ impl Socket {
 
 impl Transport for Socket {
     fn receive(&mut self, room: &mut [u8], until: Option<Instant>) -> io::Result<usize> {
-        let Some(until) = until else { return read_some(&self.fd, room, None) };
+        let Some(until) = until else { return sys::receive(&self.socket, room, None) };
         loop {
             self.arm(left(until)?)?;
-            match recv(&self.fd, &mut *room, RecvFlags::empty()) {
-                Err(Errno::AGAIN | Errno::INTR) => {}
-                done => return Ok(done?.0),
+            if let Some(read) = sys::receive_blocking(&self.socket, room)? {
+                return Ok(read);
             }
         }
     }
 
     fn send(&mut self, bytes: &[u8], until: Option<Instant>) -> io::Result<usize> {
-        write_some(&self.fd, bytes, until)
+        sys::send(&self.socket, bytes, until)
     }
 
     fn wait(&mut self, read: bool, write: bool, until: Instant) -> io::Result<()> {
-        wait_for(&self.fd, read, write, until)
+        sys::wait(&self.socket, read, write, until)
     }
 
     fn shutdown(&mut self) {
-        end(&self.fd);
+        sys::end(&self.socket);
     }
 
     fn stop_handle(&self) -> Option<Box<dyn Fn() + Send + Sync>> {
         let socket = self.handle();
         Some(Box::new(move || {
-            if let Some(fd) = socket.upgrade() {
-                end(fd);
+            if let Some(socket) = socket.upgrade() {
+                sys::end(socket);
             }
         }))
     }

@@ -1,29 +1,69 @@
-//! Settings, and what begins with them: a connection, or a message with a connection of its own.
+//! Settings, and what is made from them: a connection, or a single message with its own connection.
 
 use std::{
     net::SocketAddr,
+    path::Path,
     time::{Duration, Instant},
 };
 
-use super::{maybe_async, send::Freshness, session::Client, stop::StopHandle, token::Tokens};
+use super::{
+    call::{Call, Kind},
+    maybe_async,
+    origin::{Maker, Origin},
+    send::Freshness,
+    session::Client,
+    stop::StopHandle,
+    stream::Stream,
+    token::Tokens,
+};
 use crate::{
     Delivery, Error, JoinPolicy, Mail, Security,
-    config::{Config, Learnt, Login, Timeouts, later},
+    config::{Config, Learnt, Login, Timeouts},
+    deadline::later,
     proto::{Credentials, Mechanism},
 };
 
-/// How to reach a server, and how to speak with it. Clones share one TLS connector.
+impl Client {
+    /// Returns a builder for the server with this host: a name (non-ASCII names need the feature `idna`), an IPv4
+    /// address, or an IPv6 address with or without brackets.
+    pub fn builder(host: &str) -> Builder {
+        Builder::new(Config::new(host))
+    }
+
+    /// Returns a builder for a server that listens on this Unix socket. Nobody else can listen to such a connection,
+    /// so credentials need no TLS. To use TLS over it, set [`Builder::tls_name`].
+    pub fn unix(path: impl AsRef<Path>) -> Builder {
+        Builder::new(Config::unix(path.as_ref()))
+    }
+
+    /// Returns a builder for the server of this URL: `smtp://host`, `smtps://user:password@host:port`, `lmtp://host`
+    /// ([`Builder::lmtp`]), `smtp+unix:/path` or `lmtp+unix:/path` ([`Client::unix`]).
+    ///
+    /// The query `?tls=required`, `?tls=opportunistic` or `?tls=none` sets the [security](Builder::security). User,
+    /// password and path are percent-encoded, and an IPv6 address is in brackets. A URL of a Unix socket has no
+    /// credentials; use a setter for them.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Config`] if the URL is invalid. The text never contains the password.
+    pub fn from_url(url: &str) -> Result<Builder, Error> {
+        Ok(Builder::new(Config::from_url(url)?))
+    }
+}
+
+/// Settings of a connection. Clones share one TLS connector.
 ///
-/// It begins with [`Client::builder`], [`Client::from_url`] or [`Client::unix`], and may be used for any number of
-/// connections. Nothing is checked until it is used (but for what stands in a URL): [`connect`](Builder::connect) and
-/// [`send`](Builder::send) refuse what cannot be, before a connection is made.
+/// Start with [`Client::builder`], [`Client::from_url`] or [`Client::unix`], and use the builder for any number of
+/// connections. Settings are checked by [`connect`](Builder::connect) and [`send`](Builder::send), before a
+/// connection is made; those of a URL are checked by [`Client::from_url`].
+#[doc = example!(Builder)]
 #[derive(Debug, Clone)]
 #[must_use]
 pub struct Builder {
     pub(super) config: Config,
-    /// Where tokens come from, if the login of the config wants that.
+    /// Where OAuth tokens come from, if the login asks for them.
     tokens: Option<Tokens>,
-    /// What ends its clients from outside, if they share it.
+    /// Stops the clients of this builder from another thread.
     pub(in super::super) stop_handle: Option<StopHandle>,
 }
 
@@ -33,16 +73,16 @@ impl Builder {
         self
     }
 
-    /// When a call that begins now has to end.
-    pub(super) fn ends(&self) -> Option<Instant> {
-        self.config.deadline.map(|limit| later(Instant::now(), limit))
+    /// Begins a call: its deadline runs from here.
+    pub(super) fn begin(&self) -> Call {
+        Call::new(Kind::Single, self.config.deadline.map(|limit| later(Instant::now(), limit)))
     }
 
     pub(super) fn check(&self) -> Result<(), Error> {
         self.config.check()?.config.tls.read()
     }
 
-    /// For `oauth_token_with`, whose callback is of another kind in each world.
+    /// For `oauth_token_with`, whose callback has another type in each client.
     pub(in super::super) fn token_from(self, user: String, tokens: Tokens) -> Builder {
         Builder { tokens: Some(tokens), ..self.login(Login::TokenLater(user)) }
     }
@@ -51,217 +91,224 @@ impl Builder {
         Builder { config, tokens: None, stop_handle: None }
     }
 
-    /// Not connected yet, and its deadline runs.
-    pub(super) fn client(&self) -> Result<Client, Error> {
+    /// A client that is not connected yet.
+    pub(super) fn client(&self, maker: Maker) -> Result<Client, Error> {
+        let (settings, tokens) = (self.config.check()?, self.tokens.clone());
         let stop_handle = self.stop_handle.clone().unwrap_or_default();
-        let mut client = Client::new(self.config.check()?, self.tokens.clone(), stop_handle);
-        client.begin();
-        Ok(client)
+        Ok(Client::new(Origin { settings, tokens, stop_handle, maker }))
     }
 
-    /// The port. Defaults to 465 with [`Security::Implicit`], to 587 with [`Security::StartTls`], or with credentials but
-    /// for [`Security::Plaintext`], to 25 otherwise; with [`lmtp`](Builder::lmtp) to 24. A Unix socket has none.
+    /// Sets the port. Defaults to 465 with [`Security::Implicit`], to 587 with [`Security::StartTls`], to 587 with
+    /// credentials except with [`Security::Plaintext`], to 24 with [`lmtp`](Builder::lmtp), and to 25 otherwise. A
+    /// Unix socket has no port.
     pub fn port(mut self, port: u16) -> Builder {
         self.config.port = Some(port);
         self.config.learnt = Learnt::default();
         self
     }
 
-    /// Where to connect to, in this order, instead of a name lookup. They have ports of their own
-    /// ([`port`](Builder::port) besides is an error); the host stays the name to verify. Defaults to what the lookup
-    /// gives, IPv6 and IPv4 in turns (RFC 8305 §4).
+    /// Sets the addresses to connect to, in this order, instead of looking up the host. Each has its own port, so
+    /// setting [`port`](Builder::port) as well is an error. The host is still the name that TLS verifies. Defaults to
+    /// the addresses that the lookup returns, IPv6 and IPv4 alternating (RFC 8305 §4).
     pub fn addresses(mut self, addresses: impl IntoIterator<Item = SocketAddr>) -> Builder {
         self.config.addresses = Some(addresses.into_iter().collect());
         self
     }
 
-    /// The local address to connect from, such as `(Ipv4Addr::new(192, 0, 2, 1), 0)`; port 0 is any. Only servers of
-    /// its family can be reached then. Defaults to what the system chooses.
+    /// Sets the local address to connect from, such as `(Ipv4Addr::new(192, 0, 2, 1), 0)`; port 0 means any port.
+    /// Only servers of the same address family can be reached then. Defaults to the system's choice.
     pub fn bind(mut self, address: impl Into<SocketAddr>) -> Builder {
         self.config.bind = Some(address.into());
         self
     }
 
-    /// Whether to speak LMTP (RFC 2033), which says LHLO and answers for each recipient behind the message. Never on
-    /// port 25. Defaults to false, but with the URLs `lmtp:` and `lmtp+unix:`.
+    /// Sets whether to use LMTP (RFC 2033), which greets with LHLO and replies once per recipient after the message.
+    /// It is never used on port 25. Defaults to false, and to true for the URLs `lmtp:` and `lmtp+unix:`.
     pub fn lmtp(mut self, wanted: bool) -> Builder {
         self.config.lmtp = wanted;
         self
     }
 
-    /// When the connection is secured by TLS, and how. Defaults to [`Security::Auto`].
+    /// Sets when and how TLS secures the connection. Defaults to [`Security::Auto`].
     pub fn security(mut self, security: Security) -> Builder {
         self.config.security = security;
         self
     }
 
-    /// Logs in after connecting, by the strongest mechanism that both sides have: SCRAM-SHA-256-PLUS, SCRAM-SHA-256,
-    /// SCRAM-SHA-1, CRAM-MD5 (these with the feature `sasl`), PLAIN, LOGIN. Text is sent as UTF-8, octets as they are;
-    /// nothing is normalised (no SASLprep). Defaults to no login.
+    /// Logs in after connecting, by the strongest mechanism that both sides support: SCRAM-SHA-256-PLUS,
+    /// SCRAM-SHA-256, SCRAM-SHA-1, CRAM-MD5 (these need the feature `sasl`), PLAIN, LOGIN. Text is sent as UTF-8 and
+    /// octets unchanged, without normalisation (no SASLprep). Defaults to no login.
     ///
-    /// After a refusal another mechanism is tried. At most two exchanges are refused per connection, so that a wrong password
-    /// does not lock the account: after a mechanism that hides the password the second is PLAIN, or else LOGIN. These are
-    /// tried only over TLS or a local connection, unless nothing else is offered. Replies that say nothing about the
-    /// password do not count: 504, 534 and 4yz. A [`Pool`](super::Pool) also waits
-    /// [for a while](super::PoolBuilder::login_pause) before it logs in again.
+    /// If a mechanism is refused, another is tried. At most two exchanges are refused per connection, so that a wrong
+    /// password does not lock the account: after a mechanism that hides the password, the second is PLAIN, or LOGIN
+    /// if PLAIN is not offered. These two are tried only over TLS or a local connection, unless nothing else is
+    /// offered. Replies that do not concern the password do not count: 504, 534 and 4yz. A [`Pool`](super::Pool) also
+    /// waits [for a while](super::PoolBuilder::login_pause) before it logs in again.
     ///
-    /// There is one kind of login at a time: this setter, [`oauth_token`](Builder::oauth_token),
+    /// Only one kind of login is used at a time: this setter, [`oauth_token`](Builder::oauth_token),
     /// [`oauth_token_with`](Builder::oauth_token_with), [`external`](Builder::external),
     /// [`anonymous`](Builder::anonymous) and [`auth_mechanism`](Builder::auth_mechanism) replace each other.
     pub fn credentials(self, user: impl AsRef<[u8]>, password: impl AsRef<[u8]>) -> Builder {
         self.login(Login::Password(user.as_ref().into(), password.as_ref().into()))
     }
 
-    /// Logs in after connecting with an OAuth access token, by OAUTHBEARER or else XOAUTH2. Defaults to no login.
+    /// Logs in after connecting with an OAuth access token, by OAUTHBEARER, or by XOAUTH2 if that is not offered.
+    /// Defaults to no login.
     pub fn oauth_token(self, user: impl Into<String>, token: impl Into<String>) -> Builder {
         self.login(Login::Token(user.into(), token.into()))
     }
 
-    /// Logs in after connecting by EXTERNAL: the server knows us from elsewhere, mostly from a TLS client certificate.
-    /// The authorization is whom to act for; empty for oneself. Defaults to no login.
+    /// Logs in after connecting by EXTERNAL (RFC 4422 appendix A): the server identifies the client by other means,
+    /// usually its TLS certificate. `authorization` names the user to act for; if it is empty, that is the user of
+    /// the certificate. Defaults to no login.
     pub fn external(self, authorization: impl Into<String>) -> Builder {
         self.login(Login::External(authorization.into()))
     }
 
-    /// Logs in after connecting by ANONYMOUS, with a trace of who it is, such as a mail address; it may be empty.
-    /// Defaults to no login.
+    /// Logs in after connecting by ANONYMOUS (RFC 4505). `trace` identifies the user for the server's log, such as a
+    /// mail address; it may be empty. Defaults to no login.
     pub fn anonymous(self, trace: impl Into<String>) -> Builder {
         self.login(Login::Anonymous(trace.into()))
     }
 
-    /// Logs in after connecting by a mechanism of your own; each login begins with a clone of it. Defaults to no
-    /// login.
+    /// Logs in after connecting by a custom mechanism. Each login uses a fresh clone of it. Defaults to no login.
     pub fn auth_mechanism(self, mechanism: impl Mechanism + Clone + 'static) -> Builder {
         self.login(Login::Own(Credentials::custom(mechanism).map_err(|e| e.to_string())))
     }
 
-    /// The mechanisms to log in by, in this order; no other is tried. At most two of them are
-    /// [refused](Builder::credentials) per connection. Defaults to all that go with the login, the strongest first.
+    /// Sets the mechanisms to log in by, in this order; no other is tried. At most two of them are
+    /// [refused](Builder::credentials) per connection. Defaults to all mechanisms that suit the login, the strongest
+    /// first.
     pub fn auth_mechanisms(mut self, names: impl IntoIterator<Item = impl AsRef<str>>) -> Builder {
         let names = names.into_iter().map(|name| name.as_ref().to_ascii_uppercase());
         self.config.auth_mechanisms = Some(names.collect());
         self
     }
 
-    /// The most iterations of its hash that a server may demand in SCRAM: each costs time. Fewer than 4,096 are never
-    /// accepted. Defaults to 100,000.
+    /// Sets the maximum number of hash iterations that a server may demand in SCRAM, since each costs time. Fewer
+    /// than 4,096 are never accepted. Defaults to 100,000.
     pub fn max_scram_iterations(mut self, iterations: u32) -> Builder {
         self.config.max_scram_iterations = iterations;
         self
     }
 
-    /// Whether to send the credentials without TLS, readable for everybody on the way. Each such login is logged at `warn`.
-    /// Defaults to false: without TLS they are sent over [local](Security) connections only.
+    /// Sets whether credentials may be sent without TLS, where anybody on the network path can read them. Each such
+    /// login is logged at `warn`. Defaults to false: without TLS, credentials are sent over [local](Security)
+    /// connections only.
     pub fn danger_plaintext_credentials(mut self, allowed: bool) -> Builder {
         self.config.danger_plaintext_credentials = allowed;
         self
     }
 
-    /// The name of this client in EHLO: a domain, or an address literal such as `[192.0.2.1]`, which may be given without
-    /// its brackets. Defaults to the machine's name if that is a full domain name, and not `localhost.localdomain` or the
-    /// like. Otherwise it is the address literal of the connection's local address (RFC 5321 §4.1.4), or `[127.0.0.1]` if
-    /// there is none. The machine's name is looked up for each connection.
+    /// Sets the name of this client in EHLO: a domain, or an address literal such as `[192.0.2.1]`, which may be
+    /// given without brackets.
+    ///
+    /// Defaults to the machine's name if that is a fully qualified domain name, and not `localhost.localdomain` or
+    /// similar. Otherwise it is the address literal of the connection's local address (RFC 5321 §4.1.4), or
+    /// `[127.0.0.1]` if there is none. The machine's name is read for each connection.
     pub fn hello_name(mut self, name: impl Into<String>) -> Builder {
         self.config.hello_name = Some(name.into());
         self
     }
 
-    /// The limit of every wait but the one for the final reply: lookup and connecting together, the TLS handshake, the
-    /// greeting, each reply, each block of content (64 KiB) on its way. Each is measured by a clock, whatever drips
-    /// in. It replaces what was set for one of them before; `Duration::MAX` is no limit. Defaults to 60 seconds.
+    /// Sets the time limit of every wait except that for the final reply: lookup and connecting together, the TLS
+    /// handshake, the greeting, each reply, and writing each block of content (64 KiB). A limit is not extended by
+    /// octets that trickle in. This replaces the limits of single waits that were set before; `Duration::MAX` means
+    /// no limit. Defaults to 60 seconds.
     pub fn timeout(mut self, limit: Duration) -> Builder {
         self.config.timeouts = Timeouts::all_but_the_final(limit, self.config.timeouts.final_reply);
         self
     }
 
-    /// The limit of the name lookup and connecting together. Defaults to 60 seconds.
+    /// Sets the time limit of the name lookup and connecting together. Defaults to 60 seconds.
     pub fn connect_timeout(mut self, limit: Duration) -> Builder {
         self.config.timeouts.connect = limit;
         self
     }
 
-    /// The limit of a TLS handshake. Defaults to 60 seconds.
+    /// Sets the time limit of a TLS handshake. Defaults to 60 seconds.
     pub fn tls_timeout(mut self, limit: Duration) -> Builder {
         self.config.timeouts.tls = limit;
         self
     }
 
-    /// The limit of the wait for the greeting. Defaults to 60 seconds.
+    /// Sets the time limit of the wait for the greeting. Defaults to 60 seconds.
     pub fn greeting_timeout(mut self, limit: Duration) -> Builder {
         self.config.timeouts.greeting = limit;
         self
     }
 
-    /// The limit of the wait for each reply to a command. Under pipelining it begins anew with each reply. Defaults to
-    /// 60 seconds.
+    /// Sets the time limit of the wait for each reply to a command. With pipelining, it restarts after each reply.
+    /// Defaults to 60 seconds.
     pub fn command_timeout(mut self, limit: Duration) -> Builder {
         self.config.timeouts.command = limit;
         self
     }
 
-    /// The limit within which each block of content (64 KiB) has to leave. Defaults to 60 seconds.
+    /// Sets the time limit for writing each block of content (64 KiB). Defaults to 60 seconds.
     pub fn block_timeout(mut self, limit: Duration) -> Builder {
         self.config.timeouts.block = limit;
         self
     }
 
-    /// The limit of the wait for the reply to the end of a message: servers filter and store before they answer, and
-    /// who gives up too early doubles mail. Defaults to 10 minutes (RFC 5321 §4.5.3.2.6).
+    /// Sets the time limit of the wait for the reply to the end of a message. Servers filter and store the message
+    /// before they reply, and giving up too early leads to duplicates. Defaults to 10 minutes (RFC 5321 §4.5.3.2.6).
     pub fn final_reply_timeout(mut self, limit: Duration) -> Builder {
         self.config.timeouts.final_reply = limit;
         self
     }
 
-    /// The limit of each call as a whole, whatever it waits for: `connect` with the name lookup, TLS and login, each
-    /// `send`. For [`send`](Builder::send) of the builder it covers all of it. Defaults to none.
+    /// Sets the time limit of each call as a whole, whatever it waits for: `connect` includes the name lookup, TLS
+    /// and the login, and [`send`](Builder::send) of the builder includes everything. Defaults to no limit.
     pub fn deadline(mut self, limit: Duration) -> Builder {
         self.config.deadline = Some(limit);
         self
     }
 
-    /// Whether to send commands without waiting for the replies to earlier ones, where the server offers PIPELINING
-    /// (RFC 2920). Defaults to true.
+    /// Sets whether commands are sent without waiting for the replies to earlier ones, if the server offers
+    /// PIPELINING (RFC 2920). Defaults to true.
     ///
-    /// If a server refuses pipelined commands as unknown or out of place (500 to 503), they are sent once more, one at a
-    /// time. If the refused command is accepted then, this builder and its clones no longer pipeline.
+    /// If a server refuses pipelined commands as unknown or out of sequence (500 to 503), they are sent again, one at
+    /// a time. If the refused command is accepted then, this builder and its clones no longer pipeline.
     ///
-    /// Over a connection whose acknowledgements the client cannot speed up (`connect_over`, or a system other than Linux
-    /// and Android), it stops pipelining when the replies to three flights in a row have arrived so late, one by one, that
-    /// single commands would have been faster.
+    /// Over a connection whose acknowledgements the client cannot speed up (`connect_over`, or a system other than
+    /// Linux and Android), pipelining stops when the replies to three flights in a row have arrived so late, one by
+    /// one, that single commands would have been faster.
     pub fn pipelining(mut self, allowed: bool) -> Builder {
         self.config.pipelining = allowed;
         self
     }
 
-    /// Whether the next envelope of a [`Batch`](super::Batch), or QUIT, is sent together with the end of a message
-    /// (RFC 2920 §3.1). Clones of this builder share what a trial has shown. Defaults to [`JoinPolicy::Automatic`]: only
-    /// where the server offers PIPELINING and CHUNKING, and not BURL, and not over LMTP.
+    /// Sets whether the next envelope of a [`Batch`](super::Batch), or QUIT, is sent together with the end of a
+    /// message (RFC 2920 §3.1). Clones of this builder share the result of a trial. Defaults to
+    /// [`JoinPolicy::Automatic`]: only if the server offers PIPELINING and CHUNKING, and not BURL, and not over
+    /// LMTP.
     ///
-    /// A trial finds servers that discard or refuse what follows the end of a message. It cannot notice a server that
-    /// stores what follows in the message: see [`JoinPolicy`] before you choose [`JoinPolicy::Always`].
+    /// A trial detects servers that discard or refuse what follows the end of a message. It cannot detect a server
+    /// that stores what follows as part of the message: see [`JoinPolicy`] before you choose [`JoinPolicy::Always`].
     pub fn join_envelopes(mut self, policy: JoinPolicy) -> Builder {
         self.config.joining = policy;
         self.config.learnt = Learnt::default();
         self
     }
 
-    /// Whether to send content by BDAT when the server offers CHUNKING (RFC 3030): a message needs no round trip of
-    /// its own then. Some servers offer it and lose or stall mail. Defaults to false.
+    /// Sets whether content is sent by BDAT if the server offers CHUNKING (RFC 3030), which saves a round trip per
+    /// message. Some servers offer it and lose or stall mail. Defaults to false.
     pub fn chunking(mut self, wanted: bool) -> Builder {
         self.config.chunking = wanted;
         self
     }
 
-    /// Whether one refused recipient keeps the message from all of them. Costs a round trip. Defaults to false: the
-    /// others get it.
+    /// Sets whether a message is sent to nobody if one recipient is refused. This costs a round trip. Defaults to
+    /// false: the other recipients get the message.
     pub fn all_or_nothing(mut self, wanted: bool) -> Builder {
         self.config.all_or_nothing = wanted;
         self
     }
 
-    /// Takes this capability (`PIPELINING`, `SIZE`, `8BITMIME` …) for not offered, whatever the server says: for those
-    /// that offer what they cannot do. Without regard to case; may be called more than once.
-    /// [`hello_reply`](Client::hello_reply) still shows what the server has said. Defaults to none.
+    /// Treats this capability (`PIPELINING`, `SIZE`, `8BITMIME`, …) as not offered, for servers that offer something
+    /// that does not work. Case is ignored. It may be called more than once. [`hello_reply`](Client::hello_reply)
+    /// still returns the whole reply. Defaults to none.
     pub fn ignore_capability(mut self, keyword: impl Into<String>) -> Builder {
         self.config.ignored_capabilities.push(keyword.into());
         self
@@ -270,36 +317,43 @@ impl Builder {
 
 #[maybe_async]
 impl Builder {
-    /// Connects, says EHLO, secures the connection, and logs in if there are credentials. If the host has more addresses
-    /// than one, the next is tried when one has failed or has not answered for 250 ms (RFC 8305 §5), and the first to
-    /// answer is taken.
+    /// Connects, sends EHLO, secures the connection, and logs in if there are credentials. If the host has several
+    /// addresses, the next is tried when one has failed or has not answered for 250 ms (RFC 8305 §5), and the first
+    /// that answers is used.
     ///
     /// # Errors
     ///
-    /// [`Error::Config`] before anything is done (but see [`ca_certificate`](Builder::ca_certificate)); then whatever
-    /// the name lookup, the connection, TLS, the server and the login can fail of. The connection is closed then.
+    /// [`Error::Config`] before connecting if a setting is invalid (but see
+    /// [`ca_certificate`](Builder::ca_certificate)). Otherwise any failure of the name lookup, the connection, TLS,
+    /// the server or the login; the connection is closed then.
     pub async fn connect(&self) -> Result<Client, Error> {
-        self.connect_until(self.ends()).await
-    }
-
-    pub(super) async fn connect_until(&self, deadline: Option<Instant>) -> Result<Client, Error> {
-        let mut client = self.client()?;
-        client.deadline = deadline;
-        client.open().await?;
+        let mut call = self.begin();
+        let mut client = self.client(Maker::Client)?;
+        client.open(&mut call).await?;
         Ok(client)
     }
 
-    /// Sends one message over a connection of its own. QUIT costs no time: its reply is not waited for, and where
-    /// [`joining`](Builder::join_envelopes) allows it QUIT leaves with the end of the message.
+    /// Sends EHLO and so on over a connection of the caller's.
+    pub(in super::super) async fn over(&self, stream: Stream) -> Result<Client, Error> {
+        let mut call = self.begin();
+        let mut client = self.client(Maker::Caller)?;
+        client.usable_over(stream)?;
+        client.introduce(&mut call).await?;
+        Ok(client)
+    }
+
+    /// Sends one message over its own connection. QUIT costs no time: its reply is not waited for, and where
+    /// [`join_envelopes`](Builder::join_envelopes) allows it, QUIT is sent together with the end of the message.
     ///
     /// # Errors
     ///
     /// Those of [`connect`](Builder::connect) and of [`Client::send`].
     pub async fn send(&self, mail: &dyn Mail) -> Result<Delivery, Error> {
-        let mut client = self.client()?;
+        let mut call = self.begin();
+        let mut client = self.client(Maker::Client)?;
         let envelope = mail.envelope()?; // refused before a connection is made
-        client.open().await?;
-        let result = client.deliver(mail, envelope, Freshness::Last).await;
+        client.open(&mut call).await?;
+        let result = client.deliver(&mut call, mail, envelope, Freshness::Last).await;
         client.part();
         result
     }

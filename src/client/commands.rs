@@ -1,9 +1,11 @@
-//! The client, command by command: everything that is one, for who needs more than sending.
+//! The single commands of a client.
 
 use std::time::Duration;
 
 use super::{
     body::{Source, open},
+    call::Call,
+    known::{ByHand, OpenTransaction, Setup},
     maybe_async,
     run::source_error,
     session::Client,
@@ -19,105 +21,82 @@ use crate::{
     tls::TlsSettings,
 };
 
-/// Commands after which the session is the same, but for a transaction. What others do (XCLIENT …) is not known here.
+/// Commands that change nothing in the session except a transaction. The effect of others (such as XCLIENT) is unknown.
 const HARMLESS: [&str; 7] = ["EXPN", "HELP", "MAIL", "NOOP", "RCPT", "RSET", "VRFY"];
 
-/// A transaction that single commands have begun: what its MAIL has announced.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct ByHand {
-    /// SMTPUTF8: its addresses and headers need not be ASCII.
-    utf8: bool,
-    /// Its content need not be ASCII.
-    eight_bit: bool,
-    /// Number of recipients that the server has accepted.
-    recipients: usize,
-}
-
-impl ByHand {
-    fn announced(parameters: &Parameters) -> ByHand {
-        let utf8 = parameters.contains("SMTPUTF8");
-        ByHand { utf8, eight_bit: utf8 || parameters.contains("BODY=8BITMIME"), recipients: 0 }
-    }
-
-    /// It was begun by who knows what: all that the server offers may have been announced.
-    fn unknown(capabilities: &Capabilities) -> ByHand {
-        ByHand {
-            utf8: capabilities.offers("SMTPUTF8"),
-            eight_bit: capabilities.offers("8BITMIME"),
-            recipients: 0,
-        }
-    }
-}
-
-/// # What is known of the server
+/// # What is known about the server
 impl Client {
-    /// The server's reply to the last EHLO or HELO, as it came: also what is [ignored](super::Builder::ignore_capability).
+    /// Returns the server's reply to the last EHLO or HELO, unchanged: it also shows what is
+    /// [ignored](super::Builder::ignore_capability).
     #[must_use]
     pub fn hello_reply(&self) -> Option<&Reply> {
-        self.hello.as_ref()
+        self.known.hello.as_ref()
     }
 
-    /// Whether the server knows EHLO (RFC 5321 §3.2): with HELO there are no capabilities.
+    /// Returns whether the server supports EHLO (RFC 5321 §3.2). With HELO there are no capabilities.
     #[must_use]
     pub fn is_esmtp(&self) -> bool {
-        self.esmtp
+        self.known.esmtp
     }
 
-    /// Whether the server offers this: `PIPELINING`, `STARTTLS`, `8BITMIME` … Without regard to case.
+    /// Returns whether the server offers this capability, such as `PIPELINING`, `STARTTLS` or `8BITMIME`. Case is
+    /// ignored.
     #[must_use]
     pub fn supports(&self, keyword: &str) -> bool {
-        self.capabilities.offers(keyword)
+        self.known.capabilities.offers(keyword)
     }
 
-    /// The login mechanisms that the server offers (RFC 4954 §3), in upper case and the server's order.
+    /// Returns the login mechanisms that the server offers (RFC 4954 §3), in upper case and in the server's order.
     pub fn auth_mechanisms(&self) -> impl Iterator<Item = String> {
-        self.capabilities.auth_mechanisms()
+        self.known.capabilities.auth_mechanisms()
     }
 }
 
-/// # Limits of a client that is connected
+/// # Time limits of a connected client
 impl Client {
-    /// Gives the next call, and only that one, this long in all, whatever it waits for; the builder's
-    /// [`deadline`](super::Builder::deadline) does not count for it. Single waits keep their limits. With a limit of
-    /// zero the call ends at once.
+    /// Sets the time limit of the next call as a whole, whatever it waits for. It replaces the builder's
+    /// [`deadline`](super::Builder::deadline) for that call only. The limits of single waits still apply. With a
+    /// limit of zero the call fails at once.
     ///
-    /// When the time is up the call fails with [`Error::Timeout`], and the connection is closed without another word
-    /// or wait.
+    /// When the time has passed, the call fails with [`Error::Timeout`], and the connection is closed without sending
+    /// QUIT.
     pub fn next_call_deadline(&mut self, limit: Duration) -> &mut Client {
         self.next_limit = Some(limit);
         self
     }
 
-    /// Sets the limit of every wait but the one for the final reply, from the next call on; see
+    /// Sets the time limit of every wait except that for the final reply, from the next call on; see
     /// [`Builder::timeout`](super::Builder::timeout).
     pub fn set_timeout(&mut self, limit: Duration) {
-        let timeouts = &mut self.settings.config.timeouts;
+        let timeouts = &mut self.origin.settings.config.timeouts;
         *timeouts = Timeouts::all_but_the_final(limit, timeouts.final_reply);
     }
 
-    /// Sets the limit of each call as a whole, from the next call on, or that there is none; see
+    /// Sets the time limit of each call as a whole, from the next call on; `None` means no limit. See
     /// [`Builder::deadline`](super::Builder::deadline).
     pub fn set_deadline(&mut self, limit: Option<Duration>) {
-        self.settings.config.deadline = limit;
+        self.origin.settings.config.deadline = limit;
     }
 }
 
 impl Client {
-    /// The parameters of a command, with SMTPUTF8 if that has to be: `text` stands in the command.
+    /// Returns the parameters of a command, with SMTPUTF8 if `text`, which is part of the command, needs it.
     fn with_utf8(&self, text: &str, parameters: &[&str]) -> Result<Parameters, Error> {
         let parameters = Parameters::new(parameters)?;
         let wanted = parameters.contains("SMTPUTF8");
-        match self.capabilities.offers("SMTPUTF8") {
-            false if wanted => Err(Error::Unsupported("SMTPUTF8")),
-            false if !text.is_ascii() => {
-                Err(Error::Unsupported("SMTPUTF8, and not all of the command is ASCII"))
-            }
-            true if !text.is_ascii() => Ok(parameters.with_utf8()),
-            _ => Ok(parameters),
+        if self.known.capabilities.offers("SMTPUTF8") {
+            return Ok(if text.is_ascii() { parameters } else { parameters.with_utf8() });
         }
+        if wanted {
+            return Err(Error::Unsupported("SMTPUTF8"));
+        }
+        if !text.is_ascii() {
+            return Err(Error::Unsupported("SMTPUTF8, and the command is not all ASCII"));
+        }
+        Ok(parameters)
     }
 
-    /// Whether the content can go out by DATA now. Of a reader that is not known yet.
+    /// Fails if the content cannot be sent by DATA now. The content of a reader is not known yet.
     fn check_content(&self, content: &Content<'_>, eight_bit: bool) -> Result<(), Error> {
         let Content::Bytes(bytes) = content else { return Ok(()) };
         match Survey::of(bytes) {
@@ -134,280 +113,296 @@ impl Client {
 
 /// # Single commands
 ///
-/// For who needs them: [`send`](Client::send) says all it needs by itself. Each waits for its reply. A refusal is
-/// [`Error::Refused`] with the whole reply, and the connection goes on; so it does after [`Error::Config`],
-/// [`Error::Address`] and [`Error::Unsupported`], which come before anything is sent. After any other error, and
-/// after the codes 421 and 221, it is closed. A command line has at most 2,048 octets, with its parameters and its CRLF.
+/// These are for special purposes: [`send`](Client::send) sends all commands that it needs. Each method waits for the reply.
 ///
-/// Codes are read by their first digit (RFC 5321 §4.2.1): 2yz grants a command, 4yz and 5yz refuse it.
+/// A refusal is an [`Error::Refused`] with the whole reply, and the client can still be used. The same is true after
+/// [`Error::Config`], [`Error::Address`] and [`Error::Unsupported`], which occur before anything is sent. After any other
+/// error, and after the codes 421 and 221, the connection is closed. A command line has at most 2,048 octets, including its
+/// parameters and CRLF.
+///
+/// The first digit of the code decides (RFC 5321 §4.2.1): 2yz accepts a command, 4yz and 5yz refuse it.
 #[maybe_async]
 impl Client {
-    /// EHLO: greets the server again, and learns anew what it offers (RFC 5321 §4.1.1.1). Connecting has done it
-    /// already. To an LMTP server it is LHLO. The name is for this once; without one it is that of [`Builder::hello_name`](super::Builder::hello_name).
-    /// A transaction that is under way is forgotten by the server (RFC 5321 §4.1.4). Granted
-    /// by 2yz except 220, which may be a second greeting.
+    /// Sends EHLO (LHLO to an LMTP server), and replaces what is known about the server's capabilities (RFC 5321
+    /// §4.1.1.1). Connecting has sent it already.
+    ///
+    /// The name is used this time only; without one, it is that of
+    /// [`Builder::hello_name`](super::Builder::hello_name). The server discards a transaction that is under way (RFC
+    /// 5321 §4.1.4). Accepted by 2yz, except 220, which may be a second greeting.
     ///
     /// # Errors
     ///
-    /// [`Error::Config`] for what cannot be a name; [`Error::Refused`]: what is known of the server stays then, and HELO
-    /// is not tried.
+    /// [`Error::Config`] for an invalid name. [`Error::Refused`]: the capabilities are not changed then, and HELO is
+    /// not tried.
     pub async fn ehlo(&mut self, name: Option<&str>) -> Result<Reply, Error> {
-        self.begin();
+        let mut call = self.begin();
         let (own, name) = (name.is_none(), self.own_name(name)?);
-        let hello = if self.settings.config.lmtp { Simple::lhlo(&name) } else { Simple::ehlo(&name) };
-        let reply = self.say(hello).await?;
-        self.capabilities =
-            Capabilities::parse(reply.borrow()).without(&self.settings.config.ignored_capabilities);
+        let hello = if self.origin.settings.config.lmtp { Simple::lhlo(&name) } else { Simple::ehlo(&name) };
+        let reply = self.say(&mut call, hello).await?;
+        self.known.capabilities =
+            Capabilities::parse(reply.borrow()).without(&self.origin.settings.config.ignored_capabilities);
         self.greeted(&reply, true);
-        self.raised |= !own;
+        if !own {
+            self.history.setup = Setup::Changed;
+        }
         Ok(reply)
     }
 
-    /// HELO: greets the server as one that knows no extensions; from then on it offers none. As
-    /// [`ehlo`](Client::ehlo) otherwise.
+    /// Sends HELO. From then on the server counts as one without extensions. Otherwise it works like
+    /// [`ehlo`](Client::ehlo).
     ///
     /// # Errors
     ///
     /// Those of [`ehlo`](Client::ehlo).
     pub async fn helo(&mut self, name: Option<&str>) -> Result<Reply, Error> {
-        self.begin();
+        let mut call = self.begin();
         let name = self.own_name(name)?;
-        if self.settings.config.lmtp {
-            return Err(Error::Config("there is no HELO in LMTP".into()));
+        if self.origin.settings.config.lmtp {
+            return Err(Error::Config("LMTP has no HELO".into()));
         }
-        let reply = self.say(Simple::helo(&name)).await?;
-        self.capabilities = Capabilities::default();
+        let reply = self.say(&mut call, Simple::helo(&name)).await?;
+        self.known.capabilities = Capabilities::default();
         self.greeted(&reply, false);
-        self.raised = true;
+        self.history.setup = Setup::Changed;
         Ok(reply)
     }
 
-    /// STARTTLS: secures the connection from here on, with the TLS settings of the builder, and says EHLO again
-    /// (RFC 3207). All that was known of the server is forgotten, a login too. Connecting does it already unless
-    /// [`Builder::security`](super::Builder::security) says otherwise. Granted by 220.
+    /// Sends STARTTLS, secures the connection with the builder's TLS settings, and sends EHLO again (RFC 3207).
+    /// Everything that was known about the server is discarded, and so is a login. Connecting does this already,
+    /// depending on [`Builder::security`](super::Builder::security). Accepted by 220.
     ///
     /// # Errors
     ///
-    /// [`Error::Unsupported`] if the server does not offer it, [`Error::Config`] if there is TLS already, or none in
-    /// this build; nothing is sent then. After [`Error::Refused`] to STARTTLS itself the connection goes on as it
-    /// was, in clear. A handshake that fails, octets in clear behind the 220, or an EHLO that is refused behind them
-    /// close it.
+    /// [`Error::Unsupported`] if the server does not offer STARTTLS, and [`Error::Config`] if the connection already
+    /// uses TLS, or this build has none; nothing is sent then. After an [`Error::Refused`] for STARTTLS itself the
+    /// connection can still be used, in clear. It is closed if the handshake fails, if plaintext follows the 220, or
+    /// if EHLO is refused after the handshake.
     pub async fn starttls(&mut self) -> Result<(), Error> {
-        self.begin();
+        let mut call = self.begin();
         self.usable(Phase::StartTls)?;
         if self.is_encrypted() {
-            return Err(Error::Config("the connection is secured by TLS already".into()));
+            return Err(Error::Config("the connection already uses TLS".into()));
         }
         TlsSettings::available()?;
-        self.settings.config.tls_name()?;
+        self.origin.settings.config.tls_name()?;
         if !self.supports("STARTTLS") {
             return Err(Error::Unsupported("STARTTLS"));
         }
-        let hello = Hello::starttls(self.hello_name()).lmtp(self.settings.config.lmtp);
-        let mut hello = hello.ignoring(self.settings.config.ignored_capabilities.clone());
-        self.run(&mut hello).await?;
+        let hello =
+            Hello::starttls(self.origin.hello_name(&self.link)).lmtp(self.origin.settings.config.lmtp);
+        let mut hello = hello.ignoring(self.origin.settings.config.ignored_capabilities.clone());
+        self.run(&mut call, &mut hello).await?;
         if let Some(reply) = hello.refusal() {
             return Err(Error::Refused { phase: Phase::StartTls, reply: reply.clone() });
         }
-        (self.esmtp, self.logged_in, self.by_hand, self.raised) = (hello.is_esmtp(), false, None, true);
-        self.open = false;
-        (_, self.hello, self.capabilities) = hello.into_parts();
+        self.known.esmtp = hello.is_esmtp();
+        self.history.login.done = false;
+        self.history.setup = Setup::Changed;
+        self.history.open = OpenTransaction::None;
+        (_, self.known.hello, self.known.capabilities) = hello.into_parts();
         Ok(())
     }
 
-    /// MAIL: begins a transaction (RFC 5321 §4.1.1.2), with parameters as text: `SIZE=1000`, `BODY=8BITMIME`. The
-    /// sender is a mailbox, perhaps behind a display name, which is dropped; empty it is the null sender. SMTPUTF8 is
-    /// added for one that is not ASCII; when only a recipient or a header is not, say it here.
-    /// Granted by 2yz.
+    /// Sends MAIL, which begins a transaction (RFC 5321 §4.1.1.2). Parameters are text: `SIZE=1000`, `BODY=8BITMIME`.
     ///
-    /// A [`send`](Client::send) that finds a transaction begun this way says RSET first.
+    /// The sender is a mailbox; a display name before it is dropped. An empty string is the null sender. SMTPUTF8 is
+    /// added for a non-ASCII sender; if only a recipient or a header is not ASCII, pass it as a parameter. Accepted
+    /// by 2yz.
+    ///
+    /// A [`send`](Client::send) after this sends RSET first.
     ///
     /// # Errors
     ///
-    /// [`Error::Address`], [`Error::Config`] for what cannot be a parameter, [`Error::Unsupported`] if SMTPUTF8 is
-    /// needed and not offered; [`Error::Refused`].
+    /// [`Error::Address`]; [`Error::Config`] for an invalid parameter; [`Error::Unsupported`] if SMTPUTF8 is needed
+    /// and not offered; [`Error::Refused`].
     pub async fn mail(&mut self, sender: &str, parameters: &[&str]) -> Result<Reply, Error> {
-        self.begin();
+        let mut call = self.begin();
         let sender = match sender.trim_matches(' ') {
             "" | "<>" => None,
             _ => Some(Address::new(sender)?),
         };
         let parameters = self.with_utf8(sender.as_ref().map_or("", Address::as_str), parameters)?;
         let command = Simple::mail(sender.as_ref(), &parameters).check()?;
-        self.end_refused_message().await?;
+        self.end_refused_message(&mut call).await?;
         self.note_by_hand();
-        let reply = self.say(command).await?;
-        self.begun += 1;
-        self.by_hand = Some(ByHand::announced(&parameters));
+        let reply = self.say(&mut call, command).await?;
+        self.link.begun += 1;
+        self.history.open = OpenTransaction::ByHand(ByHand::announced(&parameters));
         Ok(reply)
     }
 
-    /// RCPT: adds a recipient to the transaction (RFC 5321 §4.1.1.3), with parameters as text: `NOTIFY=NEVER`. The
-    /// recipient is a mailbox, perhaps behind a display name, which is dropped. Granted by 2yz.
+    /// Sends RCPT, which adds a recipient to the transaction (RFC 5321 §4.1.1.3). Parameters are text:
+    /// `NOTIFY=NEVER`. The recipient is a mailbox; a display name before it is dropped. Accepted by 2yz.
     ///
     /// # Errors
     ///
-    /// [`Error::Address`], [`Error::Config`] for what cannot be a parameter, and for a recipient that is not ASCII
-    /// when [`mail`](Client::mail) has not said SMTPUTF8, [`Error::Unsupported`] if SMTPUTF8 is not offered at all;
+    /// [`Error::Address`]; [`Error::Config`] for an invalid parameter, and for a non-ASCII recipient if
+    /// [`mail`](Client::mail) was sent without SMTPUTF8; [`Error::Unsupported`] if SMTPUTF8 is not offered at all;
     /// [`Error::Refused`].
     pub async fn rcpt(&mut self, recipient: &str, parameters: &[&str]) -> Result<Reply, Error> {
-        self.begin();
+        let mut call = self.begin();
         let (recipient, parameters) = (Address::new(recipient)?, Parameters::new(parameters)?);
         if !recipient.is_ascii() {
             if !self.supports("SMTPUTF8") {
                 return Err(Error::Unsupported("SMTPUTF8, and an address is not ASCII"));
             }
-            if self.by_hand.is_some_and(|transaction| !transaction.utf8) {
-                return Err(Error::Config("a recipient that is not ASCII needs SMTPUTF8 in MAIL".into()));
+            if self.history.open.by_hand().is_some_and(|transaction| !transaction.utf8) {
+                return Err(Error::Config("a non-ASCII recipient needs SMTPUTF8 in MAIL".into()));
             }
         }
         let command = Simple::rcpt(&recipient, &parameters).check()?;
-        self.end_refused_message().await?;
+        self.end_refused_message(&mut call).await?;
         self.note_by_hand();
-        let reply = self.say(command).await?;
+        let reply = self.say(&mut call, command).await?;
         self.count_recipients("RCPT");
         Ok(reply)
     }
 
-    /// DATA: sends the content to the recipients of the transaction (RFC 5321 §4.1.1.4): bytes, or any [`Body`]. Line
-    /// ends become CRLF, and dots need no care. Granted by 3yz and then by 2yz; the latter is
+    /// Sends DATA and the content, to the recipients of the transaction (RFC 5321 §4.1.1.4). The content is bytes, or
+    /// any [`Body`]. Line ends become CRLF, and dots are escaped. Accepted by 3yz and then by 2yz; the latter is
     /// returned.
     ///
     /// # Errors
     ///
-    /// [`Error::Message`] for a NUL, and for octets beyond ASCII that MAIL has not announced by `BODY=8BITMIME` or
-    /// SMTPUTF8; before anything is sent if the content is bytes. [`Error::Source`] if it cannot be opened or read.
-    /// [`Error::Refused`] to DATA, or to the content. If the connection breaks behind the content, the message is
-    /// [in doubt](Error::in_doubt). Over LMTP the server answers once for each accepted recipient (RFC 2033 §4.2), so
-    /// that any other number than one is [`Error::Config`] before anything is sent: use [`send`](Client::send).
+    /// [`Error::Message`] for a NUL, and for non-ASCII octets that were not announced in MAIL by `BODY=8BITMIME` or
+    /// SMTPUTF8; if the content is bytes, this is checked before anything is sent. [`Error::Source`] if the content
+    /// cannot be opened or read. [`Error::Refused`] for DATA or for the content. If the connection breaks after the
+    /// content, the message is [in doubt](Error::in_doubt).
+    ///
+    /// Over LMTP the server replies once per accepted recipient (RFC 2033 §4.2). Any number other than one is an
+    /// [`Error::Config`] before anything is sent: use [`send`](Client::send).
     pub async fn data<'m>(&mut self, content: impl Into<Body<'m>>) -> Result<Reply, Error> {
-        self.begin();
+        let mut call = self.begin();
         self.usable(Phase::Data)?;
-        let recipients = self.by_hand.map_or(0, |transaction| transaction.recipients);
-        if self.settings.config.lmtp && recipients != 1 {
-            let why = "DATA as a single command needs exactly one accepted recipient in LMTP, where each has a reply";
+        let recipients = self.history.open.by_hand().map_or(0, |transaction| transaction.recipients);
+        if self.origin.settings.config.lmtp && recipients != 1 {
+            let why = "DATA as a single command needs exactly one accepted recipient in LMTP, which replies once per recipient";
             return Err(Error::Config(format!("{why} (there are {recipients}); use Client::send").into()));
         }
-        self.end_refused_message().await?;
+        self.end_refused_message(&mut call).await?;
         let body = content.into();
-        let transaction = self.by_hand.unwrap_or(ByHand::unknown(&self.capabilities));
+        let transaction = self.transaction_by_hand();
         self.check_content(&body.content, transaction.eight_bit)?;
-        let opened = open(body, self.limit(Phase::Body)?).await;
+        let opened = open(body, self.origin.limit(&call, Phase::Body)?).await;
         let mut source = Source::new(opened.map_err(source_error)?);
         self.note_by_hand();
         let mut data = Data::new(transaction.eight_bit);
-        let broke = self.go_on(&mut data, Some((0, &mut source))).await.err();
-        let reply = data.into_result(self.out.octets_offered(), broke)?;
-        self.by_hand = None;
+        let broke = self.go_on(&mut call, &mut data, Some((0, &mut source))).await.err();
+        let reply = data.into_result(self.link.out.octets_offered(), broke)?;
+        self.history.open = OpenTransaction::None;
         Ok(reply)
     }
 
-    /// RSET: forgets the transaction that is under way (RFC 5321 §4.1.1.5). Sending does this by itself where it is
-    /// needed. Granted by 2yz.
+    /// Sends RSET, which discards the transaction that is under way (RFC 5321 §4.1.1.5). [`send`](Client::send) does
+    /// this when it is needed. Accepted by 2yz.
     ///
     /// # Errors
     ///
     /// [`Error::Refused`].
     pub async fn rset(&mut self) -> Result<Reply, Error> {
-        self.begin();
-        self.reset().await
+        let mut call = self.begin();
+        self.reset(&mut call).await
     }
 
-    /// NOOP: asks whether the server is still there (RFC 5321 §4.1.1.9). Granted by 2yz.
+    /// Sends NOOP, to find out whether the server still responds (RFC 5321 §4.1.1.9). Accepted by 2yz.
     ///
     /// # Errors
     ///
     /// [`Error::Refused`].
     pub async fn noop(&mut self) -> Result<Reply, Error> {
-        self.begin();
-        self.say(Simple::noop()).await
+        let mut call = self.begin();
+        self.say(&mut call, Simple::noop()).await
     }
 
-    /// VRFY: whether there is such a user or mailbox (RFC 5321 §4.1.1.6). The text goes out as it is; SMTPUTF8 is added
-    /// if it is not ASCII (RFC 6531 §3.7.4.2), and is the only parameter there is. Granted by 2yz; many
-    /// servers answer 252 to everything.
+    /// Sends VRFY, which asks whether a user or mailbox exists (RFC 5321 §4.1.1.6). The text is sent unchanged.
+    /// SMTPUTF8 is added if it is not ASCII (RFC 6531 §3.7.4.2); no other parameter exists. Accepted by 2yz; many
+    /// servers reply 252 to everything.
     ///
     /// # Errors
     ///
-    /// [`Error::Config`] for a control character, [`Error::Unsupported`] if SMTPUTF8 is needed or asked for and not
+    /// [`Error::Config`] for a control character; [`Error::Unsupported`] if SMTPUTF8 is needed or passed, and not
     /// offered; [`Error::Refused`].
     pub async fn vrfy(&mut self, user: &str, parameters: &[&str]) -> Result<Reply, Error> {
-        self.begin();
+        let mut call = self.begin();
         let parameters = self.with_utf8(user, parameters)?;
-        self.say(Simple::vrfy(user, &parameters)?).await
+        self.say(&mut call, Simple::vrfy(user, &parameters)?).await
     }
 
-    /// EXPN: who is on a mailing list (RFC 5321 §4.1.1.7); the lines of the reply. The text goes out as for
-    /// [`vrfy`](Client::vrfy). Granted by 2yz.
+    /// Sends EXPN, which asks for the members of a mailing list (RFC 5321 §4.1.1.7); they are the lines of the reply.
+    /// The text is sent as by [`vrfy`](Client::vrfy). Accepted by 2yz.
     ///
     /// # Errors
     ///
     /// Those of [`vrfy`](Client::vrfy).
     pub async fn expn(&mut self, list: &str, parameters: &[&str]) -> Result<Reply, Error> {
-        self.begin();
+        let mut call = self.begin();
         let parameters = self.with_utf8(list, parameters)?;
-        self.say(Simple::expn(list, &parameters)?).await
+        self.say(&mut call, Simple::expn(list, &parameters)?).await
     }
 
-    /// HELP: on a topic, or, when that is empty, in general (RFC 5321 §4.1.1.8); [`Reply::text`] is the help. Granted
-    /// by 2yz.
+    /// Sends HELP, on a topic or, if that is empty, in general (RFC 5321 §4.1.1.8). [`Reply::text`] returns the help.
+    /// Accepted by 2yz.
     ///
     /// # Errors
     ///
     /// [`Error::Config`] for a control character; [`Error::Refused`].
     pub async fn help(&mut self, topic: &str) -> Result<Reply, Error> {
-        self.begin();
-        self.say(Simple::help(topic)?).await
+        let mut call = self.begin();
+        self.say(&mut call, Simple::help(topic)?).await
     }
 
-    /// Any other command, as it stands: text, or octets that need not be UTF-8, without the line end. Every reply is
-    /// `Ok`, a refusal too, and [`Reply::is_positive`] tells; but for 421 and 221, which close, and for 3yz, with which a server would
-    /// wait for more than a command: these are errors, and close the connection.
+    /// Sends any other command: text, or octets that need not be UTF-8, without the line end. A refusal is `Ok` too;
+    /// [`Reply::is_positive`] tells. Errors are 421 and 221, which close the connection, and 3yz, after which the
+    /// server would wait for more than a command.
     ///
-    /// The log shows the whole line. A [`send`](Client::send) behind it says RSET first, since it may have begun a
-    /// transaction.
+    /// The log shows the whole line. A [`send`](Client::send) after this sends RSET first, since the command may have
+    /// begun a transaction.
     ///
     /// # Errors
     ///
-    /// [`Error::Config`] for a control character, for more than 2,046 octets, and for an empty line; for AUTH, BDAT, DATA,
-    /// EHLO, HELO, LHLO, QUIT and STARTTLS, which have methods of their own; over LMTP for BURL, which may be answered more
-    /// than once. [`Error::Refused`] for 421; [`Error::Protocol`] for 3yz.
+    /// [`Error::Config`] for a control character, for more than 2,046 octets, and for an empty line; for AUTH, BDAT,
+    /// DATA, EHLO, HELO, LHLO, QUIT and STARTTLS, which have their own methods; over LMTP for BURL, which may have
+    /// several replies. [`Error::Refused`] for 421; [`Error::Protocol`] for 3yz.
     pub async fn command(&mut self, line: impl AsRef<[u8]>) -> Result<Reply, Error> {
-        self.begin();
+        let mut call = self.begin();
         let line = Line::new(line)?;
         let verb = line.verb();
         let changes_session = !HARMLESS.contains(&verb.as_str());
-        if self.settings.config.lmtp && verb == "BURL" {
-            return Err(Error::Config("BURL may have one reply for each recipient in LMTP".into()));
+        if self.origin.settings.config.lmtp && verb == "BURL" {
+            return Err(Error::Config(
+                "BURL is not supported in LMTP, where it may have one reply per recipient".into(),
+            ));
         }
         let own = Simple::of_line(line)?;
         self.usable(Phase::Command)?;
-        self.end_refused_message().await?;
+        self.end_refused_message(&mut call).await?;
         self.note_by_hand();
-        self.raised |= changes_session;
-        let reply = self.say(own).await?;
+        if changes_session {
+            self.history.setup = Setup::Changed;
+        }
+        let reply = self.say(&mut call, own).await?;
         if reply.is_positive() {
             self.count_recipients(&verb);
         }
         Ok(reply)
     }
 
-    /// Says one command. The call has begun.
-    async fn say(&mut self, mut command: Simple) -> Result<Reply, Error> {
-        self.run(&mut command).await?;
+    /// Sends one command, and waits for its reply.
+    async fn say(&mut self, call: &mut Call, mut command: Simple) -> Result<Reply, Error> {
+        self.run(call, &mut command).await?;
         command.into_result()
     }
 
-    pub(super) async fn reset(&mut self) -> Result<Reply, Error> {
-        let reply = self.say(Simple::reset()).await?;
-        (self.by_hand, self.open) = (None, false);
+    pub(super) async fn reset(&mut self, call: &mut Call) -> Result<Reply, Error> {
+        let reply = self.say(call, Simple::reset()).await?;
+        self.history.open = OpenTransaction::None;
         Ok(reply)
     }
 
-    /// RSET, if a message was refused in mid-transaction: single commands would add to that one.
-    async fn end_refused_message(&mut self) -> Result<(), Error> {
-        if self.open && self.by_hand.is_none() {
-            self.reset().await?;
+    /// Sends RSET if a message was refused in the middle of its transaction, which single commands would continue otherwise.
+    async fn end_refused_message(&mut self, call: &mut Call) -> Result<(), Error> {
+        if matches!(self.history.open, OpenTransaction::Refused) {
+            self.reset(call).await?;
         }
         Ok(())
     }
@@ -415,17 +410,22 @@ impl Client {
 
 impl Client {
     fn own_name(&self, name: Option<&str>) -> Result<HelloName, Error> {
-        name.map_or_else(|| Ok(self.hello_name()), HelloName::new)
+        name.map_or_else(|| Ok(self.origin.hello_name(&self.link)), HelloName::new)
     }
 
     fn greeted(&mut self, reply: &Reply, esmtp: bool) {
-        (self.hello, self.esmtp) = (Some(reply.clone()), esmtp);
-        (self.by_hand, self.open) = (None, false);
+        (self.known.hello, self.known.esmtp) = (Some(reply.clone()), esmtp);
+        self.history.open = OpenTransaction::None;
     }
 
-    /// The server has granted this command of a transaction.
+    /// The transaction that was begun by single commands, as far as it is known.
+    fn transaction_by_hand(&self) -> ByHand {
+        self.history.open.by_hand().unwrap_or_else(|| ByHand::unknown(&self.known.capabilities))
+    }
+
+    /// Counts recipients: the server has accepted this command of a transaction.
     fn count_recipients(&mut self, verb: &str) {
-        if let Some(transaction) = &mut self.by_hand {
+        if let OpenTransaction::ByHand(transaction) = &mut self.history.open {
             match verb {
                 "RCPT" => transaction.recipients += 1,
                 "MAIL" | "RSET" => transaction.recipients = 0,
@@ -434,45 +434,50 @@ impl Client {
         }
     }
 
-    /// From here on there may be a transaction, whatever comes of the command.
+    /// Notes that there may be a transaction from here on, whatever the reply to the command is.
     fn note_by_hand(&mut self) {
-        self.by_hand.get_or_insert(ByHand::unknown(&self.capabilities));
+        self.history.open = OpenTransaction::ByHand(self.transaction_by_hand());
     }
 }
 
 /// # Logins
 ///
-/// For who did not give the credentials to the builder. [`login`](Client::login) takes the strongest mechanism that both
-/// sides have; the others take one, and nothing else is tried. Granted by 2yz (RFC 4954).
+/// These methods log in if the builder had no credentials. [`login`](Client::login) uses the strongest mechanism that both
+/// sides support. The others use one mechanism, and try nothing else. 2yz accepts a login (RFC 4954).
 ///
-/// Their errors: [`Error::Config`] for what the mechanism cannot carry, for a connection without TLS that is not
-/// [local](crate::Security) (see
-/// [`Builder::danger_plaintext_credentials`](super::Builder::danger_plaintext_credentials)), and for SCRAM and CRAM-MD5
-/// without the feature `sasl`; [`Error::Auth`] if the server refuses the login or does not offer the mechanism, if there was
-/// a login already, or if the server has refused two exchanges on this connection (nothing is sent then; see
-/// [`Builder::credentials`](super::Builder::credentials)). The connection can still be used, except after a SCRAM login in which
-/// the server could not prove that it knows the password.
+/// Their errors are:
+///
+/// - [`Error::Config`] if the mechanism cannot encode the credentials; if the connection has no TLS and is not
+///   [local](crate::Security) (see
+///   [`Builder::danger_plaintext_credentials`](super::Builder::danger_plaintext_credentials)); for SCRAM and CRAM-MD5 without
+///   the feature `sasl`.
+/// - [`Error::Auth`] if the server refuses the login or does not offer the mechanism; if there was a login already; if the
+///   server has refused two exchanges on this connection (nothing is sent then; see
+///   [`Builder::credentials`](super::Builder::credentials)).
+///
+/// The client can still be used after them, except after a SCRAM login in which the server could not prove that it knows
+/// the password.
 #[maybe_async]
 impl Client {
-    /// By the strongest mechanism that both sides have, or those of
+    /// Logs in by the strongest mechanism that both sides support, or by those of
     /// [`Builder::auth_mechanisms`](super::Builder::auth_mechanisms); see
     /// [`Builder::credentials`](super::Builder::credentials).
     ///
     /// # Errors
     ///
-    /// [`Error::Config`], [`Error::Auth`]: see above.
+    /// [`Error::Config`], [`Error::Auth`]; see [above](#logins).
     pub async fn login(&mut self, user: impl AsRef<[u8]>, password: impl AsRef<[u8]>) -> Result<(), Error> {
-        self.begin();
+        let mut call = self.begin();
         let credentials = Credentials::new(user, password)?;
-        let mechanisms = self.settings.config.auth_mechanisms.clone();
-        self.log_in(credentials, mechanisms).await
+        let mechanisms = self.origin.settings.config.auth_mechanisms.clone();
+        self.log_in(&mut call, credentials, mechanisms).await
     }
 
-    /// By PLAIN (RFC 4616).
+    /// Logs in by PLAIN (RFC 4616).
     ///
     /// # Errors
     ///
-    /// [`Error::Config`], [`Error::Auth`]: see above.
+    /// [`Error::Config`], [`Error::Auth`]; see [above](#logins).
     pub async fn auth_plain(
         &mut self,
         user: impl AsRef<[u8]>,
@@ -481,11 +486,11 @@ impl Client {
         self.log_in_by("PLAIN", Credentials::new(user, password)).await
     }
 
-    /// By LOGIN: the user and the password as the answers to two challenges, whatever these say.
+    /// Logs in by LOGIN: user and password are the responses to two challenges, whatever these contain.
     ///
     /// # Errors
     ///
-    /// [`Error::Config`], [`Error::Auth`]: see above.
+    /// [`Error::Config`], [`Error::Auth`]; see [above](#logins).
     pub async fn auth_login(
         &mut self,
         user: impl AsRef<[u8]>,
@@ -494,11 +499,11 @@ impl Client {
         self.log_in_by("LOGIN", Credentials::new(user, password)).await
     }
 
-    /// By CRAM-MD5 (RFC 2195); needs the feature `sasl`.
+    /// Logs in by CRAM-MD5 (RFC 2195). Needs the feature `sasl`.
     ///
     /// # Errors
     ///
-    /// [`Error::Config`], [`Error::Auth`]: see above.
+    /// [`Error::Config`], [`Error::Auth`]; see [above](#logins).
     pub async fn auth_cram_md5(
         &mut self,
         user: impl AsRef<[u8]>,
@@ -507,11 +512,11 @@ impl Client {
         self.log_in_by("CRAM-MD5", Credentials::new(user, password)).await
     }
 
-    /// By SCRAM-SHA-1 (RFC 5802); needs the feature `sasl`.
+    /// Logs in by SCRAM-SHA-1 (RFC 5802). Needs the feature `sasl`.
     ///
     /// # Errors
     ///
-    /// [`Error::Config`], [`Error::Auth`]: see above.
+    /// [`Error::Config`], [`Error::Auth`]; see [above](#logins).
     pub async fn auth_scram_sha_1(
         &mut self,
         user: impl AsRef<[u8]>,
@@ -520,11 +525,11 @@ impl Client {
         self.log_in_by("SCRAM-SHA-1", Credentials::new(user, password)).await
     }
 
-    /// By SCRAM-SHA-256 (RFC 7677); needs the feature `sasl`.
+    /// Logs in by SCRAM-SHA-256 (RFC 7677). Needs the feature `sasl`.
     ///
     /// # Errors
     ///
-    /// [`Error::Config`], [`Error::Auth`]: see above.
+    /// [`Error::Config`], [`Error::Auth`]; see [above](#logins).
     pub async fn auth_scram_sha_256(
         &mut self,
         user: impl AsRef<[u8]>,
@@ -533,12 +538,13 @@ impl Client {
         self.log_in_by("SCRAM-SHA-256", Credentials::new(user, password)).await
     }
 
-    /// By SCRAM-SHA-256-PLUS (RFC 7677): bound to the TLS connection by its certificate (tls-server-end-point,
-    /// RFC 5929 §4); needs the feature `sasl`.
+    /// Logs in by SCRAM-SHA-256-PLUS (RFC 7677), bound to the TLS connection by its certificate
+    /// (tls-server-end-point, RFC 5929 §4). Needs the feature `sasl`.
     ///
     /// # Errors
     ///
-    /// [`Error::Config`], [`Error::Auth`]: see above. The latter also where there is nothing to bind to.
+    /// [`Error::Config`], [`Error::Auth`]; see [above](#logins). The latter also if there is no TLS, or the
+    /// certificate has no such binding.
     pub async fn auth_scram_sha_256_plus(
         &mut self,
         user: impl AsRef<[u8]>,
@@ -547,51 +553,54 @@ impl Client {
         self.log_in_by("SCRAM-SHA-256-PLUS", Credentials::new(user, password)).await
     }
 
-    /// By XOAUTH2, with an access token.
+    /// Logs in by XOAUTH2, with an access token.
     ///
     /// # Errors
     ///
-    /// [`Error::Config`], [`Error::Auth`]: see above. The latter has the server's explanation as `details`.
+    /// [`Error::Config`], [`Error::Auth`]; see [above](#logins). The `details` of the latter are the server's
+    /// explanation.
     pub async fn auth_xoauth2(&mut self, user: &str, token: &str) -> Result<(), Error> {
         self.log_in_by("XOAUTH2", Credentials::token(user, token)).await
     }
 
-    /// By OAUTHBEARER (RFC 7628), with an access token.
+    /// Logs in by OAUTHBEARER (RFC 7628), with an access token.
     ///
     /// # Errors
     ///
-    /// [`Error::Config`], [`Error::Auth`]: see above. The latter has the server's explanation as `details`.
+    /// [`Error::Config`], [`Error::Auth`]; see [above](#logins). The `details` of the latter are the server's
+    /// explanation.
     pub async fn auth_oauthbearer(&mut self, user: &str, token: &str) -> Result<(), Error> {
         self.log_in_by("OAUTHBEARER", Credentials::token(user, token)).await
     }
 
-    /// By EXTERNAL (RFC 4422 appendix A): the server knows us from elsewhere, mostly from a TLS client certificate. The
-    /// authorization is whom to act for; empty for oneself.
+    /// Logs in by EXTERNAL (RFC 4422 appendix A): the server identifies the client by other means, usually its TLS
+    /// certificate. `authorization` names the user to act for; if it is empty, that is the user of the certificate.
     ///
     /// # Errors
     ///
-    /// [`Error::Config`], [`Error::Auth`]: see above.
+    /// [`Error::Config`], [`Error::Auth`]; see [above](#logins).
     pub async fn auth_external(&mut self, authorization: &str) -> Result<(), Error> {
         self.log_in_by("EXTERNAL", Credentials::external(authorization)).await
     }
 
-    /// By ANONYMOUS (RFC 4505), with a trace of who it is, such as a mail address; it may be empty.
+    /// Logs in by ANONYMOUS (RFC 4505). `trace` identifies the user for the server's log, such as a mail address; it
+    /// may be empty.
     ///
     /// # Errors
     ///
-    /// [`Error::Config`], [`Error::Auth`]: see above.
+    /// [`Error::Config`], [`Error::Auth`]; see [above](#logins).
     pub async fn auth_anonymous(&mut self, trace: &str) -> Result<(), Error> {
         self.log_in_by("ANONYMOUS", Credentials::anonymous(trace)).await
     }
 
-    /// By a mechanism of your own.
+    /// Logs in by a custom mechanism.
     ///
     /// # Errors
     ///
-    /// [`Error::Config`], [`Error::Auth`]: see above.
+    /// [`Error::Config`], [`Error::Auth`]; see [above](#logins).
     pub async fn auth_mechanism(&mut self, mechanism: impl Mechanism + Clone + 'static) -> Result<(), Error> {
-        self.begin();
-        self.log_in(Credentials::custom(mechanism)?, None).await
+        let mut call = self.begin();
+        self.log_in(&mut call, Credentials::custom(mechanism)?, None).await
     }
 
     async fn log_in_by(
@@ -599,26 +608,30 @@ impl Client {
         mechanism: &str,
         credentials: Result<Credentials, Error>,
     ) -> Result<(), Error> {
-        self.begin();
+        let mut call = self.begin();
         let credentials = credentials?;
         let pinned = vec![mechanism.to_owned()];
         check_pinned(&pinned)?;
-        self.log_in(credentials, Some(pinned)).await
+        self.log_in(&mut call, credentials, Some(pinned)).await
     }
 
     async fn log_in(
         &mut self,
+        call: &mut Call,
         credentials: Credentials,
         mechanisms: Option<Vec<String>>,
     ) -> Result<(), Error> {
         self.usable(Phase::Auth)?;
-        if !self.is_encrypted() && !self.is_local() && !self.settings.config.danger_plaintext_credentials {
+        if !self.is_encrypted()
+            && !self.is_local()
+            && !self.origin.settings.config.danger_plaintext_credentials
+        {
             return Err(credentials_in_clear());
         }
-        if self.logged_in {
-            return Err(Error::Auth { what: "there was a login already".into(), details: None, reply: None });
+        if self.history.login.done {
+            return Err(Error::Auth { what: "already logged in".into(), details: None, reply: None });
         }
-        self.raised = true; // also if it is refused: that counts against the connection
-        self.auth_by(credentials, mechanisms).await
+        self.history.setup = Setup::Changed; // even if it is refused: the server may count refusals per connection
+        self.auth(call, credentials, mechanisms).await
     }
 }

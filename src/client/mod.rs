@@ -1,27 +1,36 @@
-//! Written once, compiled twice: by `blocking/` with `async` stripped, and by `aio/` as is.
+//! The client, written once and compiled twice: by `blocking/` with `async` stripped, and by `aio/` unchanged.
 //!
-//! The parent supplies, under the same names and with the same `async fn` shapes: `maybe_async`, `stream::Stream`
-//! (the connection), `resolve::resolve` (the name lookup), `body::open` and `body::Source` (where content comes from),
-//! `token::Tokens` (where tokens come from), `bell::Bell` (what wakes a waiter of a pool), `breathe` (lets other tasks run),
-//! `stop::StopHandle` (what ends it all from outside; nothing in `aio`).
+//! The parent provides these items, with the same names and signatures in both: `maybe_async`, `stream::Stream` (sockets and
+//! TLS), `resolve::resolve` (the name lookup), `body::open` and `body::Source` (content), `token::Tokens` (OAuth tokens),
+//! `bell::Bell` (wakes a waiter of a pool), `breathe` (lets other tasks run), and `stop::StopHandle` (stops the blocking client
+//! from another thread; it does nothing in `aio`).
 //!
-//! The same source is not always the same behaviour. Here every call is awaited where it is written, and there are
-//! no `async` blocks, closures, spawns, selects, traits or recursion, no `.await` inside a macro, and no `cfg`.
+//! Every call is awaited where it is written. There are no `async` blocks, closures, spawns, selects, traits or recursion, no
+//! `.await` inside a macro, and no `cfg`.
 
 use super::{bell, body, breathe, maybe_async, resolve, stop, stream, token};
 
-// Documentation shows the methods of a client in this order: what is met first comes first.
+// Documentation shows the methods of a client in the order of these modules: what a reader needs first comes first.
+mod builder;
+
 mod session;
 
 mod send;
 
 mod batch;
-mod builder;
 mod commands;
 mod connect;
 mod pool;
-mod run;
 mod tls;
+
+// What a client is made of. Imports go one way: pool, batch, builder ─▶ send, connect, commands ─▶ session ─▶ run, dial
+// ─▶ origin ─▶ link, call, known.
+mod call;
+mod dial;
+mod known;
+mod link;
+mod origin;
+mod run;
 
 pub use self::{
     batch::Batch,
@@ -30,20 +39,20 @@ pub use self::{
     session::Client,
 };
 
-/// What [`Stream::write_or_read`](stream::Stream::write_or_read) did.
+/// The result of [`Stream::write_or_read`](stream::Stream::write_or_read), in octets.
 pub(super) enum Moved {
     Written(usize),
-    /// The server had something to say first.
+    /// Octets from the server arrived first.
     Read(usize),
 }
 
-/// What [`Stream::fetch`](stream::Stream::fetch) has come back with.
-#[allow(dead_code)] // the blocking client cannot hear the server while it reads
+/// The result of [`Stream::fetch`](stream::Stream::fetch).
+#[allow(dead_code)] // the blocking client does not read replies while it reads content
 pub(super) enum Fetched {
-    /// The next piece of the content is there.
+    /// The next piece of the content is available.
     Piece,
-    /// Nothing is there yet.
+    /// Nothing is available yet.
     Nothing,
-    /// The server had something to say first, or its connection failed.
+    /// Octets from the server arrived first, or its connection failed.
     Read(std::io::Result<usize>),
 }

@@ -1,4 +1,4 @@
-//! Connections kept for the next message: a pool of clients.
+//! A pool of clients, whose connections are kept for the next message.
 
 use std::{
     fmt,
@@ -11,37 +11,42 @@ use super::{
     batch::Batch,
     bell::Bell,
     builder::Builder,
+    call::Call,
+    known::OpenTransaction,
     maybe_async,
+    origin::Maker,
     send::Freshness,
     session::Client,
     stop::{StopHandle, Watch},
 };
 use crate::{
     Delivery, Error, Mail, Phase,
-    config::{Config, later},
+    config::Config,
+    deadline::later,
     queue::{For, Idle, Place, Queue, Rules},
 };
 
-/// Connections to one server, shared by many threads or tasks. A message takes a connection that is free, or a new one,
-/// up to a limit.
+/// A pool of connections to one server, shared by many threads or tasks. Each message uses a free connection, or a
+/// new one if the maximum is not reached.
 ///
-/// When all connections are in use, callers are served in the order in which they came: a connection that becomes free
-/// belongs to the caller that has waited the longest.
+/// When all connections are in use, callers are served in the order in which they came: a connection that becomes
+/// free is given to the caller that has waited longest.
 ///
-/// Clones share the connections. A pool has no thread: a connection that has been idle for too long is closed when the
-/// pool is used the next time, or with the last clone.
+/// Clones share the connections. A pool has no thread: a connection that has been idle for too long is closed when
+/// the pool is used the next time, or with the last clone.
 ///
-/// Before a connection is used again it is checked, without sending anything: whether it was closed, and whether the
-/// server has sent something unasked. If it turns out to be dead all the same, the message is sent over a new
-/// connection, as long as nothing of its content has left.
+/// Before a connection is used again, the pool checks, without sending anything, whether it was closed and whether
+/// the server has sent something unexpected. If it turns out to be dead later, the message is sent over a new
+/// connection, as long as none of its content has been sent.
 ///
-/// What one user does to a connection never reaches the next. Limits that were set end when it is given back. The pool
-/// closes a connection on which its user has called [`helo`](Client::helo), [`ehlo`](Client::ehlo) with another name,
-/// [`command`](Client::command), [`login`](Client::login) or [`starttls`](Client::starttls), or has begun a transaction
-/// by [`mail`](Client::mail) and not ended it.
+/// Changes that one user makes to a connection never affect the next. Time limits are reset when the connection is
+/// returned. The pool closes a connection on which its user has called [`helo`](Client::helo), [`ehlo`](Client::ehlo)
+/// with another name, [`command`](Client::command), [`login`](Client::login) or [`starttls`](Client::starttls), or
+/// has begun a transaction by [`mail`](Client::mail) and not ended it.
 ///
-/// A connection that the pool closes is sent QUIT first (RFC 5321 §4.1.1.10). The reply is not waited for, and QUIT is left
-/// out if it cannot be written without waiting.
+/// Before the pool closes a connection, it sends QUIT (RFC 5321 §4.1.1.10). The reply is not waited for, and QUIT is
+/// omitted if it cannot be written without waiting.
+#[doc = example!(Pool)]
 #[derive(Clone)]
 pub struct Pool(Arc<Shared>);
 
@@ -55,11 +60,12 @@ struct Shared {
 
 struct State {
     queue: Queue<Kept, Bell>,
-    /// Why the login was refused: the error of those who would have to log in meanwhile.
+    /// The error of the login that was refused last, which is returned to all callers that would have to log in
+    /// meanwhile.
     refused: Option<Box<Error>>,
 }
 
-/// Settings of a [`Pool`]. Made by [`Pool::builder`].
+/// Settings of a [`Pool`]; made by [`Pool::builder`].
 #[derive(Debug, Clone)]
 #[must_use]
 pub struct PoolBuilder {
@@ -74,92 +80,95 @@ struct Limits {
     messages: Option<u64>,
     age: Option<Duration>,
     idle: Duration,
-    /// The time from one message to the next.
+    /// Time between the beginnings of two messages.
     pace: Option<Duration>,
     login_pause: Duration,
 }
 
-/// A connection that is kept.
+/// A connection that is kept for reuse.
 struct Kept {
     client: Box<Client>,
     born: Instant,
 }
 
-/// A place in the queue. Dropping it gives back whatever was granted.
+/// A place in the queue. Dropping it returns whatever was granted.
 struct Ticket<'p> {
     pool: &'p Arc<Shared>,
     number: u64,
     bell: Arc<Bell>,
     until: Instant,
-    /// When its turn comes at the latest, as far as only the rate counts.
+    /// When its turn comes at the latest, as far as the rate is concerned.
     turn: Instant,
 }
 
-/// A client from a [`Pool`]. Dropping it gives the connection back to the pool, which closes it if it cannot be used any
-/// more: after an error or a dropped future that has left it out of step, or after what [`Pool`] says of its users.
+/// A client from a [`Pool`]. Dropping it returns the connection to the pool. The pool closes it if it cannot be used
+/// any more, which is after an error or a dropped future that has left it unusable, or after a change described at
+/// [`Pool`].
 pub struct Pooled {
     pool: Arc<Shared>,
-    /// None while it is made, and once it is given back.
+    /// `None` while it is being connected, and once it is returned.
     client: Option<Box<Client>>,
     born: Instant,
-    /// It had been used before.
+    /// Whether the connection had been used before.
     reused: bool,
-    /// It is to find out whether the login works.
+    /// Whether the connection is the first to try the login.
     trial: bool,
 }
 
 impl PoolBuilder {
-    /// Maximum number of connections at a time, at least one. Defaults to 10.
+    /// Sets the maximum number of connections at a time, which is at least one. Defaults to 10.
     pub fn max_connections(mut self, most: usize) -> PoolBuilder {
         self.limits.connections = most.max(1);
         self
     }
 
-    /// How long to wait for a connection when all are in use. With a [rate](PoolBuilder::max_rate) this begins when the
-    /// message has its turn. Defaults to 60 seconds.
+    /// Sets how long to wait for a connection when all are in use. With a [rate](PoolBuilder::max_rate), this begins
+    /// when the message has its turn. Defaults to 60 seconds.
     pub fn wait_limit(mut self, limit: Duration) -> PoolBuilder {
         self.limits.wait = limit;
         self
     }
 
-    /// Maximum number of messages per connection. Defaults to the server's limit (LIMITS MAILMAX, RFC 9422), or none.
+    /// Sets the maximum number of messages per connection. Defaults to the server's limit (LIMITS MAILMAX, RFC 9422),
+    /// or none.
     pub fn max_messages(mut self, most: u64) -> PoolBuilder {
         self.limits.messages = Some(most);
         self
     }
 
-    /// Maximum age of a connection: after that it is not used for another message. Defaults to no limit.
+    /// Sets the maximum age of a connection. When it is reached, the connection is not used for another message.
+    /// Defaults to no limit.
     pub fn max_age(mut self, limit: Duration) -> PoolBuilder {
         self.limits.age = Some(limit);
         self
     }
 
-    /// How long an unused connection is kept. Servers close idle connections after five minutes (RFC 5321 §4.5.3.2.7),
-    /// and sooner in practice. Defaults to 60 seconds.
+    /// Sets how long an unused connection is kept. Servers close idle connections after five minutes (RFC 5321
+    /// §4.5.3.2.7), and sooner in practice. Defaults to 60 seconds.
     pub fn idle_limit(mut self, limit: Duration) -> PoolBuilder {
         self.limits.idle = limit;
         self
     }
 
-    /// Maximum number of messages per second, over all connections: each begins at least `1 / per_second` seconds after the
-    /// one before. Must be greater than 0. Only [`Pool::send`] keeps to it. A call whose future is dropped while it waits
-    /// takes no turn. Defaults to no limit.
+    /// Sets the maximum number of messages per second, over all connections: each begins at least `1 / per_second`
+    /// seconds after the one before. It must be greater than 0. Only [`Pool::send`] is limited. A call whose future
+    /// is dropped while it waits uses no turn. Defaults to no limit.
     pub fn max_rate(mut self, per_second: f64) -> PoolBuilder {
         let pace = Duration::try_from_secs_f64(1.0 / per_second);
         self.limits.pace = Some(pace.unwrap_or(Duration::MAX));
         self
     }
 
-    /// How long no new login is tried after the server has refused one with a 5yz reply. Meanwhile calls that need a new
-    /// connection fail at once with the error of the refused login; connections that are logged in already are still
-    /// used. This keeps a wrong password from locking the account. Until a login has worked, only one connection at a time
-    /// is made. [`Duration::ZERO`] turns the pause off. Defaults to one minute.
+    /// Sets how long no new login is tried after the server has refused one with a 5yz reply, so that a wrong
+    /// password does not lock the account. Meanwhile, calls that need a new connection fail at once with the error of
+    /// the refused login, and connections that are logged in are still used. Until a login has worked, only one
+    /// connection at a time is made. [`Duration::ZERO`] disables the pause. Defaults to one minute.
     pub fn login_pause(mut self, pause: Duration) -> PoolBuilder {
         self.limits.login_pause = pause;
         self
     }
 
-    /// Makes the pool. Nothing is connected yet.
+    /// Creates the pool. It connects when it is first used.
     ///
     /// # Errors
     ///
@@ -191,7 +200,7 @@ impl PoolBuilder {
 }
 
 impl Shared {
-    /// Looks at the state, or changes it, and wakes whom that concerns. Nothing waits in there.
+    /// Reads or changes the state, and wakes the waiters that this concerns. `look` must not wait.
     fn with<R>(&self, look: impl FnOnce(&mut State) -> R) -> R {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let result = look(&mut state);
@@ -201,7 +210,7 @@ impl Shared {
         result
     }
 
-    /// Why nobody gets a connection any more.
+    /// Returns why nobody gets a connection any more, if that is so.
     fn over(&self, state: &State) -> Option<Error> {
         if self.builder.stop_handle.as_ref().is_some_and(StopHandle::is_stopped) {
             return Some(Error::Stopped(Phase::Pool));
@@ -218,7 +227,7 @@ impl Shared {
             }
             let turn = if what == For::Turn { state.queue.turn(now) } else { now };
             if end.is_some_and(|end| turn >= end) && !state.queue.is_barred(now) {
-                return Err(Error::Timeout(Phase::Pool)); // and its turn is left to others
+                return Err(Error::Timeout(Phase::Pool)); // its turn is left to others
             }
             let limit = later(turn, self.limits.wait);
             let until = end.map_or(limit, |end| end.min(limit));
@@ -227,7 +236,7 @@ impl Shared {
         })
     }
 
-    /// The error of a login that was refused a short while ago.
+    /// Returns the error of a login that was refused a short while ago.
     fn refusal(&self) -> Error {
         let refusal = self.with(|state| state.refused.as_deref().and_then(Error::refused_login));
         refusal.unwrap_or_else(|| Error::Auth {
@@ -237,9 +246,9 @@ impl Shared {
         })
     }
 
-    /// Whether a connection may be used for another message.
+    /// Whether a connection must not be used for another message.
     fn is_spent(&self, client: &Client, born: Instant) -> bool {
-        self.limits.messages.is_some_and(|most| client.begun >= most)
+        self.limits.messages.is_some_and(|most| client.link.begun >= most)
             || self.limits.age.is_some_and(|limit| born.elapsed() >= limit)
             || client.is_used_up()
     }
@@ -250,7 +259,7 @@ impl Shared {
 }
 
 impl Ticket<'_> {
-    /// What was granted; an error if there is no use in waiting on.
+    /// Returns what was granted, or an error if waiting longer is of no use.
     fn look(&self) -> Option<Result<Place<Kept>, Error>> {
         self.pool.with(|state| {
             if let Some(why) = self.pool.over(state) {
@@ -262,16 +271,16 @@ impl Ticket<'_> {
         })
     }
 
-    /// When to look again, if nobody rings.
+    /// Returns when to look again, if the bell is not rung before.
     fn alarm(&self) -> Instant {
         let alarm = self.pool.with(|state| state.queue.alarm(self.number));
-        // Those in front may be asleep: each looks at the clock when its own turn has come.
+        // Callers with earlier turns may never run again: each looks at the clock when its own turn has come.
         let times = alarm.into_iter().chain([self.turn]);
-        let now = Instant::now(); // what is past waits for a connection
+        let now = Instant::now(); // if its turn is past, it waits for a connection
         times.filter(|time| *time > now).fold(self.until, Instant::min)
     }
 
-    /// Joins the queue again at its old place: what was granted was of no use.
+    /// Joins the queue again at its old place, because what was granted could not be used.
     fn again(&self) {
         self.pool.with(|state| state.queue.again(self.number, Arc::clone(&self.bell), Instant::now()));
     }
@@ -284,7 +293,7 @@ impl Drop for Ticket<'_> {
 }
 
 impl Pool {
-    /// Begins with the builder of the connections.
+    /// Returns a builder for a pool of connections with the settings of `server`.
     pub fn builder(server: Builder) -> PoolBuilder {
         let limits = Limits {
             connections: 10,
@@ -298,14 +307,14 @@ impl Pool {
         PoolBuilder { builder: server, limits }
     }
 
-    /// Number of connections: in use, idle, or being made.
+    /// Returns the number of connections: in use, idle, or being made.
     #[must_use]
     pub fn connections(&self) -> usize {
         self.0.with(|state| state.queue.open())
     }
 
-    /// An idle connection in the hands of its next user, unless it cannot be used any more: then it is closed.
-    fn reuse(&self, idle: Idle<Kept>, end: Option<Instant>) -> Option<Pooled> {
+    /// Passes an idle connection to its next user, or closes it if it cannot be used any more.
+    fn reuse(&self, idle: Idle<Kept>) -> Option<Pooled> {
         let Idle { connection: Kept { mut client, born }, stale, .. } = idle;
         if !client.is_connected() {
             client.close();
@@ -315,60 +324,60 @@ impl Pool {
             client.part();
             return None;
         }
-        client.start_over(&self.0.builder.config, end);
+        client.start_over(&self.0.builder.config);
         Some(Pooled { pool: self.0.clone(), client: Some(client), born, reused: true, trial: false })
     }
 }
 
 impl Client {
-    /// Forgets the limits that its last user has set.
-    fn start_over(&mut self, config: &Config, deadline: Option<Instant>) {
-        let own = &mut self.settings.config;
+    /// Resets the time limits that its last user has set.
+    fn start_over(&mut self, config: &Config) {
+        let own = &mut self.origin.settings.config;
         (own.timeouts, own.deadline) = (config.timeouts, config.deadline);
         self.next_limit = None;
-        self.begin();
-        self.deadline = deadline;
     }
 }
 
 #[maybe_async]
 impl Pool {
     /// Sends a message over a free connection, or a new one, when it has its turn by the
-    /// [rate](PoolBuilder::max_rate). The builder's [`deadline`](Builder::deadline) covers all of it, including the wait.
+    /// [rate](PoolBuilder::max_rate). The builder's [`deadline`](Builder::deadline) covers all of it, including the
+    /// wait.
     ///
     /// # Errors
     ///
     /// [`Error::Timeout`] with [`Phase::Pool`] if no connection became free in time, or its turn comes after the
-    /// deadline; nothing was sent then. [`Error::PoolClosed`]. The error of a [refused login](PoolBuilder::login_pause).
-    /// Those of [`Builder::connect`] and of [`Client::send`].
+    /// deadline; nothing was sent then. [`Error::PoolClosed`]. The error of a [refused
+    /// login](PoolBuilder::login_pause). Those of [`Builder::connect`] and of [`Client::send`].
     pub async fn send(&self, mail: &dyn Mail) -> Result<Delivery, Error> {
         let envelope = mail.envelope()?;
-        let end = self.0.builder.ends();
-        let mut client = self.take(For::Turn, end).await?;
+        let mut call = self.0.builder.begin();
+        let mut client = self.take(For::Turn, &mut call).await?;
         let reused = client.reused;
         let freshness = if reused { Freshness::Kept } else { Freshness::New };
-        let number = client.number;
-        let first = client.deliver(mail, envelope.clone(), freshness).await;
+        let number = client.link.number;
+        let first = client.deliver(&mut call, mail, envelope.clone(), freshness).await;
         match first {
-            // The connection had died while it was idle, and all that was said is the envelope.
+            // The connection had died while it was idle, and only the envelope was sent.
             // Content that can be read only once is still there, unless it was read.
             Err(e)
                 if reused
-                    && client.broken
-                    && client.number == number // it was not replaced already
+                    && !client.link.is_usable()
+                    && client.link.number == number // it has not been replaced already
                     && e.is_before_content()
                     && mail.body_for(client.offer()).is_ok() =>
             {
-                log::debug!(target: "postino", "#{} was kept, and dead: {e}; trying a new one", client.number);
-                client.replace(end).await?;
-                client.deliver(mail, envelope, Freshness::New).await
+                log::debug!(target: "postino", "#{} was idle, and is dead: {e}; trying a new connection", client.link.number);
+                client.replace(&mut call).await?;
+                client.deliver(&mut call, mail, envelope, Freshness::New).await
             }
             result => result,
         }
     }
 
-    /// Sends all messages of an iterator over one connection of the pool; see [`Client::send_all`], also for what happens
-    /// if that connection is lost. The pool's rate, and its limits for one connection, are not looked at meanwhile.
+    /// Sends all messages of an iterator over one connection of the pool; see [`Client::send_all`], also for what
+    /// happens if that connection is lost. The pool's rate, and its limits for one connection, do not apply
+    /// meanwhile.
     ///
     /// # Errors
     ///
@@ -377,34 +386,34 @@ impl Pool {
         &self,
         mails: J,
     ) -> Result<Batch<Pooled, M, J::IntoIter>, Error> {
-        let end = self.0.builder.ends();
-        let client = self.take(For::Connection, end).await?;
+        let mut call = self.0.builder.begin();
+        let client = self.take(For::Connection, &mut call).await?;
         Ok(Batch::new(client, mails.into_iter()))
     }
 
-    /// Takes a client out of the pool, to be used like any other. See [`Pool`] for what becomes of the connection when it is
-    /// given back.
+    /// Takes a client out of the pool, to be used like any other. [`Pool`] describes what happens to the connection
+    /// when it is returned.
     ///
     /// # Errors
     ///
     /// [`Error::Timeout`] with [`Phase::Pool`] if none became free in time; [`Error::PoolClosed`]; the error of a
     /// [refused login](PoolBuilder::login_pause); those of [`Builder::connect`].
     pub async fn client(&self) -> Result<Pooled, Error> {
-        let end = self.0.builder.ends();
-        let mut client = self.take(For::Connection, end).await?;
-        if client.open {
-            // The last message was refused in mid-transaction: single commands would go on with that.
-            if let Err(e) = client.reset().await {
-                log::debug!(target: "postino", "#{} was kept, and of no use: {e}; trying a new one", client.number);
+        let mut call = self.0.builder.begin();
+        let mut client = self.take(For::Connection, &mut call).await?;
+        if matches!(client.history.open, OpenTransaction::Refused) {
+            // The last message was refused in the middle of its transaction, which single commands would continue.
+            if let Err(e) = client.reset(&mut call).await {
+                log::debug!(target: "postino", "#{} was idle, and cannot be used: {e}; trying a new connection", client.link.number);
                 client.part();
-                client.replace(end).await?;
+                client.replace(&mut call).await?;
             }
         }
         Ok(client)
     }
 
-    /// Closes the pool: callers that wait, or come later, get [`Error::PoolClosed`]. Idle connections are sent QUIT and
-    /// closed. Those in use are closed when they are given back, which is waited for up to the
+    /// Closes the pool. Callers that are waiting, or come later, get [`Error::PoolClosed`]. Idle connections are sent
+    /// QUIT and closed. Those in use are closed when they are returned; this call waits for that up to the
     /// [limit](PoolBuilder::wait_limit) of the wait for a connection.
     pub async fn close(&self) {
         let shared = &self.0;
@@ -418,16 +427,16 @@ impl Pool {
         let ticket = Ticket { pool: shared, number, bell, until, turn: now };
         while self.connections() > 0 {
             if Instant::now() >= until {
-                log::debug!(target: "postino", "the pool is closed, and some of its connections are still in use");
+                log::debug!(target: "postino", "the pool is closed, but some of its connections are still in use");
                 break;
             }
             ticket.bell.wait(until).await;
         }
     }
 
-    /// Waits for a connection, and for the turn of a message if that is wanted.
-    async fn take(&self, what: For, end: Option<Instant>) -> Result<Pooled, Error> {
-        let ticket = self.0.draw(what, end)?;
+    /// Waits for a connection, and for the turn of a message if `what` asks for that.
+    async fn take(&self, what: For, call: &mut Call) -> Result<Pooled, Error> {
+        let ticket = self.0.draw(what, call.deadline)?;
         loop {
             let place = match ticket.look() {
                 Some(place) => place?,
@@ -439,13 +448,13 @@ impl Pool {
             match place {
                 Place::Barred => return Err(self.0.refusal()),
                 Place::Connect { trial } => {
-                    // From here on dropping it gives the place back, whatever happens.
+                    // From here on, dropping it returns the place, whatever happens.
                     let (pool, born) = (self.0.clone(), Instant::now());
                     let mut pooled = Pooled { pool, client: None, born, reused: false, trial };
-                    pooled.connect(end).await?;
+                    pooled.connect(call).await?;
                     return Ok(pooled);
                 }
-                Place::Reuse(idle) => match self.reuse(idle, end) {
+                Place::Reuse(idle) => match self.reuse(idle) {
                     Some(pooled) => return Ok(pooled),
                     None => ticket.again(),
                 },
@@ -456,12 +465,11 @@ impl Pool {
 
 #[maybe_async]
 impl Pooled {
-    /// Makes the connection that it has a place for.
-    async fn connect(&mut self, end: Option<Instant>) -> Result<(), Error> {
-        let mut client = self.pool.builder.client()?;
-        client.deadline = end;
-        let opened = client.open().await;
-        let refused = client.logins_refused > 0;
+    /// Makes the connection for which it has a place.
+    async fn connect(&mut self, call: &mut Call) -> Result<(), Error> {
+        let mut client = self.pool.builder.client(Maker::Client)?;
+        let opened = client.open(call).await;
+        let refused = client.history.login.refused > 0;
         self.pool.with(|state| match &opened {
             Ok(()) => state.queue.logged_in(Instant::now()),
             Err(error) if refused => {
@@ -475,8 +483,8 @@ impl Pooled {
         Ok(())
     }
 
-    /// Puts a new connection in the place of one that is dead.
-    async fn replace(&mut self, end: Option<Instant>) -> Result<(), Error> {
+    /// Replaces a dead connection by a new one.
+    async fn replace(&mut self, call: &mut Call) -> Result<(), Error> {
         let over = self.pool.with(|state| {
             let barred = state.queue.is_barred(Instant::now());
             self.pool.over(state).map(Err).or_else(|| barred.then_some(Ok(())))
@@ -488,14 +496,14 @@ impl Pooled {
         }
         self.client = None;
         self.reused = false;
-        self.connect(end).await
+        self.connect(call).await
     }
 }
 
 impl Drop for Pooled {
     fn drop(&mut self) {
         let Some(mut client) = self.client.take() else { return self.pool.release(self.trial) };
-        if client.broken {
+        if !client.link.is_usable() {
             drop(client);
             return self.pool.release(false);
         }
@@ -522,13 +530,13 @@ impl Deref for Pooled {
     type Target = Client;
 
     fn deref(&self) -> &Client {
-        self.client.as_ref().expect("it is there until it is dropped")
+        self.client.as_ref().expect("a client is present until it is dropped")
     }
 }
 
 impl DerefMut for Pooled {
     fn deref_mut(&mut self) -> &mut Client {
-        self.client.as_mut().expect("it is there until it is dropped")
+        self.client.as_mut().expect("a client is present until it is dropped")
     }
 }
 
@@ -560,7 +568,7 @@ mod tests {
         let turn = || pool.0.with(|state| state.queue.turn(Instant::now()));
         drop(pool.0.draw(For::Turn, None).unwrap().look().unwrap().unwrap());
         let next = turn();
-        let late = block_on(pool.take(For::Turn, pool.0.builder.ends()));
+        let late = block_on(pool.take(For::Turn, &mut pool.0.builder.begin()));
         assert!(matches!(late, Err(Error::Timeout(Phase::Pool))));
         assert_eq!(turn(), next);
     }

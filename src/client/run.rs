@@ -1,19 +1,26 @@
-//! The main loop: carries any dialogue, and knows no SMTP.
+//! The main loop: carries any dialogue over a [`Link`], and knows no SMTP.
 
 use std::{
     io,
     time::{Duration, Instant},
 };
 
-use super::{Fetched, Moved, body::Source, maybe_async, session::Client};
+use super::{
+    Fetched, Moved,
+    body::Source,
+    call::{Call, Kind},
+    link::{Condition, Link},
+    maybe_async,
+    origin::Origin,
+};
 use crate::{
-    Error, Phase, Reply, Timings,
-    config::later,
+    Error, Phase, Reply,
+    deadline::later,
     proto::{Dialogue, Want},
 };
 
-/// So long nothing is likely to have arrived.
-const A_MOMENT: Duration = Duration::from_millis(1);
+/// How long after a drained read the extra non-blocking read before a write is skipped: hardly anything can have arrived.
+const DRAIN_GRACE: Duration = Duration::from_millis(1);
 
 /// Shortest silence after a joined envelope that is taken for an answer: on a busy machine a server's process may wait
 /// this long for its turn, however fast its replies were before.
@@ -25,92 +32,22 @@ fn patience(slowest: Duration) -> Duration {
     LEAST_PATIENCE.max(slowest.saturating_mul(10))
 }
 
-impl Client {
-    /// When a wait that begins now has to end.
-    pub(super) fn limit(&self, phase: Phase) -> Result<Instant, Error> {
-        if self.stop_handle.is_stopped() {
-            return Err(Error::Stopped(phase));
-        }
-        let now = Instant::now();
-        let until = later(now, self.settings.config.timeouts.of(phase));
-        let until = self.deadline.map_or(until, |deadline| until.min(deadline));
-        match until > now {
-            true => Ok(until),
-            false => Err(Error::Timeout(phase)), // also for a limit of zero, whatever may be at hand
-        }
-    }
-
-    /// The limit that is set, or one that is set now.
-    fn limit_once(&self, until: &mut Option<Instant>, phase: Phase) -> Result<Instant, Error> {
-        let limit = until.map_or_else(|| self.limit(phase), Ok)?;
-        *until = Some(limit);
-        Ok(limit)
-    }
-
-    /// Takes what has arrived, without waiting. Gives how much that is.
-    pub(super) fn listen(&mut self, phase: Phase) -> Result<usize, Error> {
-        match self.stream.try_read(self.inbox.room()) {
-            Ok(0) => Err(Error::Closed(phase)),
-            Ok(n) => {
-                self.arrived(n, Duration::ZERO);
-                Ok(n)
-            }
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(0),
-            Err(e) => Err(Error::io(phase, e)),
-        }
-    }
-
-    fn arrived(&mut self, octets: usize, waited: Duration) {
-        self.inbox.arrived(octets);
-        self.pace.arrived(waited);
-    }
-
-    /// Whether the time that a reply takes is measured, for the trial of a joined envelope: those to EHLO and to the
-    /// first envelope are. Others would only cost a look at the clock.
+impl Link {
+    /// Whether the time that a reply takes is measured, for the trial of a joined envelope: this is done for the replies to
+    /// EHLO and to the first envelope. Others would only cost a look at the clock.
     fn is_measured(&self, phase: Phase) -> bool {
         self.begun <= 1 && matches!(phase, Phase::Hello | Phase::Mail | Phase::Recipient | Phase::Data)
     }
 
-    /// Whether it may be used. If it was left in the middle of something, it is closed for good now.
-    pub(super) fn usable(&mut self, phase: Phase) -> Result<(), Error> {
-        if self.stop_handle.is_stopped() {
-            self.close();
-            return Err(Error::Stopped(phase));
-        }
-        match self.broken {
-            true => {
-                self.close();
-                Err(Error::NotConnected)
-            }
-            false => Ok(()),
-        }
-    }
-
-    /// A lost connection is nobody's fault if it was stopped. What the server has said is told all the same.
-    pub(super) fn stopped_or(&self, error: Error, phase: Phase) -> Error {
-        match error {
-            Error::Connect { .. }
-            | Error::Io { .. }
-            | Error::Closed(_)
-            | Error::Timeout(_)
-            | Error::Tls { .. }
-                if self.stop_handle.is_stopped() =>
-            {
-                Error::Stopped(phase)
-            }
-            error => error,
-        }
-    }
-
-    /// One octet behind the consent to STARTTLS is an injection (RFC 3207 §6; the "NO STARTTLS" attacks of 2021).
+    /// Refuses octets after the reply to STARTTLS: an injection (RFC 3207 §6; the "NO STARTTLS" attacks of 2021).
     fn refuse_clear_text(&mut self) -> Result<(), Error> {
         if !self.inbox.is_empty() || self.listen(Phase::StartTls)? > 0 {
-            return Err(Error::protocol(Phase::StartTls, "octets in clear behind the consent to STARTTLS"));
+            return Err(Error::protocol(Phase::StartTls, "plaintext after the server's reply to STARTTLS"));
         }
         Ok(())
     }
 
-    /// Tells the source how much has left, perhaps all that was held back.
+    /// Tells the source how much was written; `all` if that is all that was held back.
     fn tell_progress(&self, source: &mut Option<(usize, &mut Source<'_>)>, all: bool) {
         if let Some((_, source)) = source {
             source.meter.gone(self.out.octets_written());
@@ -119,116 +56,50 @@ impl Client {
             }
         }
     }
-
-    /// Tells the log what was put into the outbox.
-    pub(super) fn log_commands(&mut self) {
-        let number = self.number;
-        match log::log_enabled!(target: "postino", log::Level::Debug) {
-            true => self.out.drain_log(|line| log::debug!(target: "postino", "#{number} C: {line}")),
-            false => self.out.discard_log(),
-        }
-    }
 }
 
-/// Where the time goes.
-#[derive(Clone, Copy)]
-pub(super) struct Clock {
-    phase: Phase,
-    since: Instant,
-    took: Timings,
-}
-
-impl Clock {
-    pub fn start() -> Clock {
-        Clock { phase: Phase::Mail, since: Instant::now(), took: Timings::default() }
-    }
-
-    /// From here on it goes to this phase.
-    fn at(&mut self, phase: Phase) {
-        if phase != self.phase {
-            self.count();
-            self.phase = phase;
-        }
-    }
-
-    fn count(&mut self) {
-        let now = Instant::now();
-        let spent = now.saturating_duration_since(self.since);
-        self.since = now;
-        self.took.total += spent;
-        match self.phase {
-            Phase::Mail | Phase::Recipient | Phase::Data => self.took.envelope += spent,
-            Phase::Body => self.took.content += spent,
-            Phase::End => self.took.end += spent,
-            _ => {}
-        }
-    }
-
-    /// Leaves out the last `spent` of it: that was nobody's here.
-    pub fn skip(&mut self, spent: Duration) {
-        self.since += spent;
-    }
-
-    /// What has been counted since the start.
-    pub fn timings(&mut self) -> Timings {
-        self.count();
-        self.took
-    }
-
-    /// How long it is since the start, and starts anew.
-    pub fn lap(&mut self) -> Timings {
-        let now = Instant::now();
-        let total = now.saturating_duration_since(self.since);
-        *self = Clock { phase: Phase::Mail, since: now, took: Timings::default() };
-        Timings { total, ..Timings::default() }
-    }
-}
-
-/// What is still being written is content, though its end is in the outbox: the limit of the reply to the end begins when
-/// all has left.
-fn on_its_way(phase: Phase) -> Phase {
+/// The phase whose limit counts for a write. Until everything is written that is the content's, though its end is in the
+/// outbox already: the limit of the final reply begins after that.
+fn while_writing(phase: Phase) -> Phase {
     match phase {
         Phase::End => Phase::Body,
         phase => phase,
     }
 }
 
-/// What a source says when it fails, or takes too long.
+/// The error of a source that fails, or takes too long.
 pub(super) fn source_error(e: io::Error) -> Error {
     match e.kind() {
         io::ErrorKind::TimedOut => Error::Timeout(Phase::Body),
-        // What is wrong with the message itself is an error of ours.
+        // An error of ours says what is wrong with the message itself.
         _ => e.downcast().unwrap_or_else(Error::Source),
     }
 }
 
 #[maybe_async]
-impl Client {
-    /// Carries a dialogue through to its end. From its first step to its last the connection counts as broken: who
-    /// drops the future, or gets an error, leaves one that is never used again.
-    pub(super) async fn run(&mut self, talk: &mut (dyn Dialogue + Send)) -> Result<(), Error> {
-        self.usable(talk.phase())?;
-        match self.go_on(talk, None).await? {
-            Want::Nothing => Ok(()),
-            _ => Err(Error::Internal("a dialogue that wants more than it can be given")),
-        }
-    }
-
-    /// Carries a dialogue as far as it goes by itself: to its end, or to what its owner has to give. The content of the
-    /// message with this number comes from `source`.
-    pub(super) async fn go_on(
+impl Link {
+    /// Carries a dialogue as far as it gets without its owner: to its end, or to what the owner has to provide. The content
+    /// of the message with this number comes from `source`.
+    ///
+    /// Until the dialogue has ended, the connection is [`Condition::MidDialogue`]: if the future is dropped, the connection is
+    /// never used again. It is closed on an error.
+    pub async fn go_on(
         &mut self,
+        origin: &Origin,
+        call: &mut Call,
         talk: &mut (dyn Dialogue + Send),
         source: Option<(usize, &mut Source<'_>)>,
     ) -> Result<Want, Error> {
-        self.broken = true;
-        match self.carry(talk, source).await {
+        self.condition = Condition::MidDialogue;
+        match self.carry(origin, call, talk, source).await {
             Ok(want) => {
-                self.broken = want != Want::Nothing;
+                if want == Want::Nothing {
+                    self.condition = Condition::Usable;
+                }
                 Ok(want)
             }
             Err(e) => {
-                let e = self.stopped_or(e, talk.phase());
+                let e = origin.stopped_or(e, talk.phase());
                 log::debug!(target: "postino", "#{} closing: {e}", self.number);
                 self.close();
                 Err(e)
@@ -238,13 +109,15 @@ impl Client {
 
     async fn carry(
         &mut self,
+        origin: &Origin,
+        call: &mut Call,
         talk: &mut (dyn Dialogue + Send),
         mut source: Option<(usize, &mut Source<'_>)>,
     ) -> Result<Want, Error> {
-        // The clock runs for a whole reply, or a whole buffer on its way, however they drip. It starts when there is
-        // something to wait for: looking at it is not free.
+        // The limit counts for a whole reply, or for writing a whole buffer, however slowly the octets come. It is set when
+        // there is something to wait for: looking at the clock is not free.
         let mut until = None;
-        // The same for a piece of content on its way to us.
+        // The same for reading a piece of content.
         let mut fetching = None;
         loop {
             if self.hear(talk)? {
@@ -252,8 +125,8 @@ impl Client {
             }
             let want = talk.fill(&mut self.out);
             self.log_commands();
-            if !self.hurry {
-                self.clock.at(talk.phase());
+            if call.kind == Kind::Single {
+                call.clock.enter(talk.phase());
             }
             match want {
                 Want::Nothing | Want::Message | Want::Result => return Ok(want),
@@ -263,8 +136,8 @@ impl Client {
                     };
                     source.meter.begin(self.out.end());
                     if !source.is_at_hand() {
-                        let limit = self.limit_once(&mut fetching, Phase::Body)?;
-                        if !self.fetch(talk, source, limit).await? {
+                        let limit = origin.limit_once(call, &mut fetching, Phase::Body)?;
+                        if !self.fetch(origin, call, talk, source, limit).await? {
                             continue;
                         }
                         fetching = None;
@@ -273,9 +146,9 @@ impl Client {
                     until = None; // the source may have taken its time
                 }
                 Want::Write => {
-                    let phase = on_its_way(talk.phase());
-                    let limit = self.limit_once(&mut until, phase)?;
-                    let all = self.write(phase, limit).await?;
+                    let phase = while_writing(talk.phase());
+                    let limit = origin.limit_once(call, &mut until, phase)?;
+                    let all = self.write(call, phase, limit).await?;
                     self.tell_progress(&mut source, all);
                     if all {
                         until = None;
@@ -283,33 +156,35 @@ impl Client {
                 }
                 Want::Reply | Want::Probe => {
                     if !self.out.unsent().is_empty() {
-                        let phase = on_its_way(talk.phase());
-                        let limit = self.limit_once(&mut until, phase)?;
-                        let all = self.write(phase, limit).await?;
+                        let phase = while_writing(talk.phase());
+                        let limit = origin.limit_once(call, &mut until, phase)?;
+                        let all = self.write(call, phase, limit).await?;
                         self.tell_progress(&mut source, all);
                         if !all {
                             continue;
                         }
                         until = None; // writing may have taken its time
                     }
-                    let mut limit = self.limit_once(&mut until, talk.phase())?;
+                    let mut limit = origin.limit_once(call, &mut until, talk.phase())?;
                     if want == Want::Probe {
                         limit = limit.min(later(Instant::now(), patience(self.slowest)));
                         until = Some(limit);
                     }
-                    self.read(talk.phase(), limit).await?;
+                    self.read(call, talk.phase(), limit).await?;
                 }
                 Want::StartTls => {
                     self.refuse_clear_text()?;
-                    self.handshake().await?;
+                    self.handshake(origin, call).await?;
                     talk.on_tls();
                     until = None;
                 }
                 Want::Token => {
-                    let Some(tokens) = &self.tokens else {
-                        return Err(Error::Internal("a token is wanted, and nobody gives one"));
+                    let Some(tokens) = &origin.tokens else {
+                        return Err(Error::Internal(
+                            "a dialogue asked for a token, and there is no callback for it",
+                        ));
                     };
-                    let token = tokens.ask(self.limit(Phase::Auth)?, &self.stop_handle).await?;
+                    let token = tokens.ask(origin.limit(call, Phase::Auth)?, &origin.stop_handle).await?;
                     talk.on_token(&token)?;
                     until = None; // the callback may have taken its time
                 }
@@ -317,17 +192,19 @@ impl Client {
         }
     }
 
-    /// Waits for the next piece of the content. False if there is none yet.
+    /// Waits for the next piece of the content. Returns false if there is none yet.
     ///
-    /// Where the source takes its time, what it has given so far does not wait for more of it, and the server is heard.
+    /// While a slow source is waited for, what it has returned so far is written, and replies are read.
     async fn fetch(
         &mut self,
+        origin: &Origin,
+        call: &Call,
         talk: &mut (dyn Dialogue + Send),
         source: &mut Source<'_>,
         until: Instant,
     ) -> Result<bool, Error> {
         let began = Instant::now();
-        if self.stop_handle.is_stopped() {
+        if origin.stop_handle.is_stopped() {
             return Err(Error::Stopped(Phase::Body));
         }
         if began >= until {
@@ -337,8 +214,8 @@ impl Client {
             talk.flush(&mut self.out);
             self.log_commands();
             if !self.out.unsent().is_empty() {
-                let limit = self.limit(Phase::Body)?;
-                let all = self.write(Phase::Body, limit).await?;
+                let limit = origin.limit(call, Phase::Body)?;
+                let all = self.write(call, Phase::Body, limit).await?;
                 source.meter.gone(self.out.octets_written());
                 if !all {
                     return Ok(false);
@@ -362,19 +239,19 @@ impl Client {
         }
     }
 
-    /// Writes all of the outbox. False if the server had something to say first.
-    async fn write(&mut self, phase: Phase, until: Instant) -> Result<bool, Error> {
-        // With no reply outstanding the server has nothing to say. What it says all the same must not be taken for
-        // the answer to what is written now.
-        let drained = self.drained.take();
-        let drained = || self.inbox.is_empty() && drained.is_some_and(|at| at.elapsed() < A_MOMENT);
+    /// Writes everything in the outbox. Returns false if octets from the server came first.
+    async fn write(&mut self, call: &Call, phase: Phase, until: Instant) -> Result<bool, Error> {
+        // While no reply is outstanding the server has no reason to send anything. If it does, that must not be taken for
+        // the reply to what is written now.
+        let drained = self.drained.take().filter(|_| call.kind == Kind::Batch);
+        let drained = || self.inbox.is_empty() && drained.is_some_and(|at| at.elapsed() < DRAIN_GRACE);
         if self.out.due() == 0 && !drained() {
             let partial = !self.inbox.is_empty();
             if self.listen(phase)? > 0 {
                 return Ok(false);
             }
             if partial {
-                self.read(phase, until).await?;
+                self.read(call, phase, until).await?;
                 return Ok(false);
             }
         }
@@ -391,7 +268,7 @@ impl Client {
                     return Ok(false);
                 }
                 Err(e) => {
-                    // It may have said why before it closed.
+                    // The server may have sent the reason before it closed.
                     return match self.listen(phase) {
                         Ok(1..) => Ok(false),
                         _ => Err(Error::io(phase, e)),
@@ -403,7 +280,7 @@ impl Client {
     }
 
     /// Waits for some octets of a reply.
-    async fn read(&mut self, phase: Phase, until: Instant) -> Result<(), Error> {
+    async fn read(&mut self, call: &Call, phase: Phase, until: Instant) -> Result<(), Error> {
         if self.pace.is_reading_on() {
             self.stream.acknowledge(); // the server's next reply may wait for it
         }
@@ -419,34 +296,24 @@ impl Client {
                 if is_measured {
                     self.slowest = self.slowest.max(waited);
                 }
-                // A read that leaves room has taken all there was; TLS gives a record at a time.
-                let drained = self.hurry && n < most && !self.stream.is_encrypted();
+                // A read that leaves room has taken everything that was there. TLS returns one record at a time.
+                let drained = call.kind == Kind::Batch && n < most && !self.stream.is_encrypted();
                 self.drained = drained.then(Instant::now);
                 Ok(())
             }
             Err(e) => Err(Error::io(phase, e)),
         }
     }
-
-    /// TLS on the connection as it is.
-    pub(super) async fn handshake(&mut self) -> Result<(), Error> {
-        self.settings.config.tls_name()?; // nothing is verified for an empty name
-        let until = self.limit(Phase::Tls)?;
-        let secured = self.stream.start_tls(&self.settings.config.tls, until).await;
-        secured.map_err(|e| self.stopped_or(e, Phase::Tls))?;
-        self.pace.secured();
-        Ok(())
-    }
 }
 
-/// By itself, so that what is for a log that hardly anybody reads is not in the way of each reply.
+/// Logs a reply. Kept out of line, because the log is rarely on and every reply passes here.
 #[cold]
 fn log_reply(number: u64, reply: &Reply) {
     log::debug!(target: "postino", "#{number} S: {reply}");
 }
 
-impl Client {
-    /// What the server said is no reply. The line in question is shown, but in a login: it may repeat a password.
+impl Link {
+    /// The error for a line that is not a reply. It shows the line, except in a login: there it may repeat a password.
     #[cold]
     fn no_reply(&self, phase: Phase, what: &'static str) -> Error {
         match phase {
@@ -455,7 +322,7 @@ impl Client {
         }
     }
 
-    /// Hands all replies at hand to the dialogue. True if there was one.
+    /// Passes all complete replies to the dialogue. Returns whether there was one.
     fn hear(&mut self, talk: &mut (dyn Dialogue + Send)) -> Result<bool, Error> {
         let mut heard = false;
         loop {
@@ -475,7 +342,7 @@ impl Client {
             }
             self.out.reply_arrived();
             self.pace.replied();
-            let phase = talk.phase(); // as of now, before it is taken
+            let phase = talk.phase(); // before the reply changes it
             talk.on_reply(reply, &self.out)?;
             if reply.closes(phase) {
                 return Err(Error::Refused { phase, reply: talk.keep(reply) });

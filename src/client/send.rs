@@ -1,4 +1,4 @@
-//! Sending one message: what is said of it, within the server's limits, and what became of it.
+//! Sending one message within the server's limits, and its result.
 
 use std::{
     collections::HashSet,
@@ -7,8 +7,11 @@ use std::{
 
 use super::{
     body::{Source, open},
-    breathe, maybe_async,
-    run::{Clock, source_error},
+    breathe,
+    call::{Call, Clock},
+    known::OpenTransaction,
+    maybe_async,
+    run::source_error,
     session::Client,
 };
 use crate::{
@@ -22,42 +25,42 @@ use crate::{
     },
 };
 
-/// Content up to this size may leave by BDAT before its envelope is answered, and is kept until it leaves; in octets.
-const AHEAD: u64 = 64 * 1024;
+/// Maximum size of content that may be sent by BDAT before its envelope is answered, and is kept until then, in octets.
+const MAX_AHEAD: u64 = 64 * 1024;
 
-/// How many recipients are looked at between two looks at the deadline.
-const TURN: usize = 4096;
-
-/// A connection that has had no message for so long is idle. Firewalls and servers keep idle connections for longer, mostly.
+/// Time without a message after which a connection counts as idle. Most firewalls and servers keep idle connections longer.
 const IDLE: Duration = Duration::from_secs(10);
 
-/// What is to be thought of the connection that a message goes over.
+/// Number of recipients that are processed between two checks of the deadline.
+const BATCH_OF_RECIPIENTS: usize = 4096;
+
+/// How reliable the connection is for a message, and whether it is used after it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Freshness {
-    /// It was used a moment ago.
+    /// It was made, or used, a moment ago.
     New,
-    /// It was idle, and may be dead: no content leaves before the server has answered.
+    /// It was idle, and may be dead: no content is sent before the server has replied.
     Kept,
-    /// It is of no use behind this message.
+    /// It is not used after this message.
     Last,
 }
 
 impl Client {
-    /// How transactions are carried out here.
+    /// How transactions are run on this connection.
     pub(super) fn options(&self) -> Options {
-        let config = &self.settings.config;
-        let chunking = self.capabilities.offers("CHUNKING");
+        let config = &self.origin.settings.config;
+        let chunking = self.known.capabilities.offers("CHUNKING");
         let pipelining = config.pipelining
             && config.learnt.pipelines()
-            && self.capabilities.offers("PIPELINING")
-            && !self.pace.is_stalled();
+            && self.known.capabilities.offers("PIPELINING")
+            && !self.link.pace.is_stalled();
         let joins = match config.joining {
-            // Some servers take what follows the end of a message for a part of it: RFC 3030 does not let them be so
-            // careless. Dovecot 2.3's submission crashes on an envelope behind a final dot that it has not answered (an
-            // assertion in its smtp-server-transaction.c), and leaves the message in doubt: hardly any other offers BURL
-            // (RFC 4468). In LMTP a server that refuses a message once, and not for each recipient, would have the replies to
-            // the envelope taken for those that it owes.
-            JoinPolicy::Automatic => chunking && !config.lmtp && !self.capabilities.offers("BURL"),
+            // Some servers store what follows the end of a message as part of it; with RFC 3030 they must frame their
+            // input exactly. Dovecot 2.3's submission service crashes on an envelope after a final dot that it has not
+            // answered yet (an assertion in its smtp-server-transaction.c), and leaves the message in doubt. Hardly any
+            // other server offers BURL (RFC 4468). In LMTP, if a server refuses a message with one reply instead of one for
+            // each recipient, the replies to the next envelope would be taken for the missing ones.
+            JoinPolicy::Automatic => chunking && !config.lmtp && !self.known.capabilities.offers("BURL"),
             JoinPolicy::Always => true,
             JoinPolicy::Never => false,
         };
@@ -71,39 +74,38 @@ impl Client {
         }
     }
 
-    /// What a message may know of the server.
+    /// What a message is told about the server.
     pub(super) fn offer(&self) -> ServerSupport {
         let mut offer = ServerSupport::new();
-        offer.eight_bit = self.capabilities.offers("8BITMIME");
-        // RFC 6531 §3.1: who offers the first offers the second too.
-        offer.utf8_headers = offer.eight_bit && self.capabilities.offers("SMTPUTF8");
+        offer.eight_bit = self.known.capabilities.offers("8BITMIME");
+        // RFC 6531 §3.1: a server with SMTPUTF8 offers 8BITMIME too.
+        offer.utf8_headers = offer.eight_bit && self.known.capabilities.offers("SMTPUTF8");
         offer
     }
 
-    /// Whether the next transaction has to begin with RSET: something was left open, perhaps by single commands.
+    /// Whether the next transaction has to begin with RSET: one was left open, perhaps by single commands.
     pub(super) fn is_open(&self) -> bool {
-        self.by_hand.is_some() || self.open
+        self.history.open.needs_reset()
     }
 
-    /// The envelope as this server can have it, if it can.
+    /// Returns the envelope in the form that this server accepts.
     pub(super) fn offered(&self, envelope: Envelope) -> Result<Envelope, Error> {
-        envelope.check_offered(&self.capabilities, self.is_encrypted())?;
-        let envelope = match self.capabilities.offers("SMTPUTF8") {
-            true => envelope,
-            false => envelope.without_utf8()?,
-        };
+        envelope.check_offered(&self.known.capabilities, self.is_encrypted())?;
+        let utf8 = self.known.capabilities.offers("SMTPUTF8");
+        let envelope = if utf8 { envelope } else { envelope.without_utf8()? };
         check_recipients(&envelope)?; // of all parts, before the first is sent
         Ok(envelope)
     }
 
-    /// What to say of this message in MAIL; and its content, if that is at hand, small ([`AHEAD`]), and watched by nobody,
-    /// so that it may be handed over with it. Or why the server cannot take it; nothing has been sent yet.
+    /// Returns the transaction of this message, with the parameters of MAIL. The content is returned as well if it can be
+    /// passed on with the envelope: it is in memory, small ([`MAX_AHEAD`]), and has no progress callback. Fails if the server
+    /// cannot accept the message; nothing has been sent yet.
     pub(super) fn transaction<'b>(
         &self,
         envelope: Envelope,
         body: &'b Body<'_>,
     ) -> Result<(Transaction, Option<Survey<'b>>), Error> {
-        let offers = |keyword| self.capabilities.offers(keyword);
+        let offers = |keyword| self.known.capabilities.offers(keyword);
         let binary = body.binary && self.options().chunking && offers("BINARYMIME");
         let (survey, octets) = match &body.content {
             Content::Bytes(bytes) if binary => (None, Some(bytes.len() as u64)),
@@ -127,40 +129,40 @@ impl Client {
                 return Err(Forbidden::EightBit.into());
             }
             Some(Survey { long_line: Some(line), .. }) => {
-                log::warn!(target: "postino", "#{} the message has a line of more than 998 octets: {line}", self.number);
+                log::warn!(target: "postino", "#{} the message has a line of more than 998 octets: {line}", self.link.number);
             }
             _ => {}
         }
-        match (octets, self.capabilities.size_limit()) {
+        match (octets, self.known.capabilities.size_limit()) {
             (Some(size), Some(limit)) if size > limit => return Err(Error::TooLarge { size, limit }),
             _ => {}
         }
         let parameters = MailParameters {
             size: octets.filter(|_| offers("SIZE")),
             utf8: !envelope.is_ascii() || body.utf8,
-            // What a reader holds is not known yet.
+            // The content of a reader is not known yet.
             eight_bit: offers("8BITMIME") && survey.map_or(!body.seven_bit, |survey| survey.eight_bit),
             binary,
         };
         let at_hand = matches!(body.content, Content::Bytes(_));
-        let ahead = at_hand && octets.is_some_and(|octets| octets <= AHEAD);
+        let ahead = at_hand && octets.is_some_and(|octets| octets <= MAX_AHEAD);
         let survey = survey.filter(|_| ahead && !body.is_watched());
         let transaction = Transaction::new(envelope, parameters).ahead(ahead);
         transaction.check()?;
         Ok((transaction, survey))
     }
 
-    /// The most recipients of a message, and the most domains of theirs, that the server takes (RFC 9422 §4).
+    /// The maximum number of recipients of a message, and of their domains, that the server accepts (RFC 9422 §4).
     fn recipient_limits(&self) -> (usize, usize) {
-        let limit = |name| self.capabilities.limit(name).unwrap_or(usize::MAX);
+        let limit = |name| self.known.capabilities.limit(name).unwrap_or(usize::MAX);
         (limit("RCPTMAX"), limit("RCPTDOMAINMAX"))
     }
 
-    /// Whether the server takes all recipients at once.
+    /// Whether the server accepts all recipients in one transaction.
     pub(super) fn is_one_part(&self, envelope: &Envelope) -> bool {
         let (most, domains) = self.recipient_limits();
         let recipients = envelope.recipients();
-        // Each may have a domain of its own.
+        // Each may have a different domain.
         if recipients.len() <= most.min(domains) {
             return true;
         }
@@ -173,76 +175,77 @@ impl Client {
         }
     }
 
-    /// Content that can be read only once must not go to the recipients of the first part alone. Nothing is opened or read.
+    /// Fails if the content can be read only once, because then only the recipients of the first part could get it. Nothing is
+    /// opened or read.
     fn check_readable_again(&self, mail: &dyn Mail) -> Result<(), Error> {
         let body = mail.body_for(self.offer())?;
         if body.is_read_once() {
             return Err(Error::Message(
-                "it has more recipients than the server takes at once (LIMITS), and content that can be read only once"
+                "the message needs several transactions (LIMITS), but its content can be read only once"
                     .into(),
             ));
         }
         if !matches!(body.content, Content::Bytes(_)) {
-            // A type that is not ours may refuse a second body, while there is the first one.
+            // A custom type may refuse a second body while the first one exists.
             drop(mail.body_for(self.offer())?);
         }
         Ok(())
     }
 
-    /// Whether the server takes no further message on this connection (LIMITS MAILMAX, RFC 9422 §4.1).
+    /// Whether the server accepts no further message on this connection (LIMITS MAILMAX, RFC 9422 §4.1).
     pub(super) fn is_used_up(&self) -> bool {
-        self.session.is_used_up(self.begun, self.capabilities.limit("MAILMAX"))
+        self.history.session.is_used_up(self.link.begun, self.known.capabilities.limit("MAILMAX"))
     }
 
-    /// Keeps what a dialogue has learnt of the server.
+    /// Keeps what a dialogue has learnt about the server.
     pub(super) fn learn_from(&self, talk: &Transactions) {
-        let learnt = &self.settings.config.learnt;
+        let learnt = &self.origin.settings.config.learnt;
         let joining = Some(talk.joining()).filter(|now| *now != Joining::Untried && *now != learnt.joining());
         if joining.is_none() && talk.pipelines() {
-            return; // mostly
+            return; // the usual case
         }
         let began = self.options();
         if began.pipelining && !talk.pipelines() {
-            log::debug!(target: "postino", "#{} the server misreads pipelined commands", self.number);
+            log::debug!(target: "postino", "#{} the server misreads pipelined commands: not pipelining any more", self.link.number);
             learnt.learn_that_it_misreads();
         } else if let Some(joining) = joining.filter(|_| began.joining != Joining::Off) {
             learnt.learn_joining(joining);
         }
     }
 
-    /// Who of the recipients of a message may have it again over the same connection, and how: as the server has it, and as
-    /// far as the content goes.
+    /// Returns which recipients the message can be sent to again over the same connection, and how. Both the server's replies
+    /// and the content have to allow it.
     pub(super) fn take_again(&self, result: &mut Result<Delivery, Error>, mail: &dyn Mail) -> Option<Again> {
         let again = match result {
             Ok(delivery) => delivery.take_again(),
             Err(Error::Transaction { delivery, .. }) => delivery.take_again(),
             Err(_) => None,
         };
-        // As long as nobody was accepted, nothing was read that cannot be read again.
+        // As long as no recipient was accepted, nothing was read that cannot be read again.
         let unread = result.is_err();
         let repeatable = || mail.body_for(self.offer()).is_ok_and(|body| unread || !body.is_read_once());
         again.filter(|again| *again != Again::Elsewhere && repeatable())
     }
 
-    /// A message has its last reply.
+    /// Records that a message has its last reply.
     pub(super) fn settle(&mut self, accepted: bool) {
-        self.session.settle(accepted);
-        self.settled_at = Some(Instant::now());
+        self.history.session.settle(accepted);
+        self.history.settled_at = Some(Instant::now());
     }
 
-    /// The server has ended the session before it took a message: whether another connection may take over.
+    /// Returns whether another connection may take over after the server has ended the session before it accepted a message.
     pub(super) fn may_take_over(&mut self, end: Option<End>) -> bool {
-        let in_use = self.settled_at.is_some_and(|at| at.elapsed() < IDLE);
-        end.is_some_and(|end| self.session.ends(end, in_use)) && self.is_replaceable()
+        let in_use = self.history.settled_at.is_some_and(|at| at.elapsed() < IDLE);
+        end.is_some_and(|end| self.history.session.ends(end, in_use)) && self.is_replaceable()
     }
 }
 
-/// Whether all of the message may be sent over another connection.
+/// Whether the whole message may be sent over another connection.
 pub(super) fn goes_elsewhere(result: &Result<Delivery, Error>) -> bool {
     matches!(result, Err(Error::Transaction { delivery, .. }) if delivery.goes_elsewhere())
 }
 
-/// A message that was turned away, for which there is no other connection either. A refusal stays what it is.
+/// The result of a message that was turned away when there is no other connection either. A refusal remains the cause.
 pub(super) fn still_not_sent(mut result: Result<Delivery, Error>, why: Error) -> Result<Delivery, Error> {
     if let Err(Error::Transaction { source, .. }) = &mut result {
         if !matches!(**source, Error::Refused { .. }) {
@@ -254,41 +257,49 @@ pub(super) fn still_not_sent(mut result: Result<Delivery, Error>, why: Error) ->
 
 #[maybe_async]
 impl Client {
-    /// Sends a message to all of its recipients; `Ok` if one of them at least was accepted.
+    /// Sends a message to all of its recipients. Returns `Ok` if at least one of them was accepted.
     ///
-    /// Content that comes from a reader ([`Raw::reader`](crate::Raw::reader),
-    /// [`Attachment::reader`](crate::message::Attachment::reader)) is read when the server is ready for it, and not before.
-    /// Whatever ends the call earlier (a refusal, a lost connection, a dropped future) leaves it unread, and the message can be
-    /// sent again.
+    /// Content from a reader ([`Raw::reader`](crate::Raw::reader),
+    /// [`Attachment::reader`](crate::message::Attachment::reader)) is read only when the server is ready for it. If
+    /// the call ends earlier (by a refusal, a lost connection, or a dropped future), the content is unread and the
+    /// message can be sent again.
     ///
-    /// Where the server limits the recipients of a message (LIMITS, RFC 9422), the message is sent in parts. If its content
-    /// can be read only once, it is refused with [`Error::Message`] instead. If the server answers 452 to a recipient and all
-    /// that follow, because they are too many (RFC 5321 §4.5.3.1.10), these get the message in further transactions, each with
-    /// no more recipients than the one before had room for, until the server has room for none. If the content can be read only once, they are refused for now. Neither goes together with
-    /// [`all_or_nothing`](super::Builder::all_or_nothing).
+    /// # Limits of the server
     ///
-    /// Where the server limits the messages of a connection, the message is sent over a new one. That is the case if it
-    /// announces a limit (LIMITS), and if it ends a session in which a message was accepted: it answers MAIL with 421 or
-    /// 452, or closes the connection before it answers MAIL. After a connection that was closed without a reply while it was
-    /// in use, no later one carries more messages, until [`reconnect`](Client::reconnect). The deadline covers all of it, and a message that is
-    /// in doubt is never sent again. No new connection is made if the old one was changed by a call of its own
-    /// ([`starttls`](Client::starttls), [`login`](Client::login), [`helo`](Client::helo), [`ehlo`](Client::ehlo) with another
-    /// name, [`command`](Client::command) with XCLIENT or the like), or made by the caller
-    /// ([`connect_over`](super::Builder::connect_over)).
+    /// If the server limits the recipients of a message (LIMITS, RFC 9422), the message is sent in parts. If its
+    /// content can be read only once, it is refused with [`Error::Message`] instead.
+    ///
+    /// If the server answers 452 to a recipient and to all that follow, because there are too many (RFC 5321
+    /// §4.5.3.1.10), these get the message in further transactions. Each has no more recipients than the one before had room for,
+    /// until the server has room for none.
+    /// If the content can be read only once, they count as refused for now. With
+    /// [`all_or_nothing`](super::Builder::all_or_nothing), a message is never split.
+    ///
+    /// If the server limits the messages of a connection, the message is sent over a new one. The server may announce
+    /// such a limit (LIMITS). It may also end a session in which it has accepted a message: it answers MAIL with 421
+    /// or 452, or closes the connection before it answers MAIL. After a connection that was closed without a reply
+    /// while it was in use, no later connection carries more messages than that one did, until [`reconnect`](Client::reconnect). The
+    /// deadline covers all of it, and a message that is in doubt is never sent again.
+    ///
+    /// No new connection is made if the caller made the old one ([`connect_over`](super::Builder::connect_over)), or
+    /// has changed it by [`starttls`](Client::starttls), [`login`](Client::login), [`helo`](Client::helo),
+    /// [`ehlo`](Client::ehlo) with another name, or [`command`](Client::command) with XCLIENT or the like.
     ///
     /// # Errors
     ///
-    /// Before anything is sent: [`Error::Message`], [`Error::Unsupported`], [`Error::TooLarge`], [`Error::Source`], and
-    /// those of the message itself. Then [`Error::Transaction`], which tells what became of each recipient and
-    /// whether the delivery is [in doubt](Error::in_doubt). After a refusal the connection goes on.
+    /// Before anything is sent: [`Error::Message`], [`Error::Unsupported`], [`Error::TooLarge`], [`Error::Source`],
+    /// and those of the message itself. Afterwards [`Error::Transaction`], which reports the outcome for each
+    /// recipient and whether the delivery is [in doubt](Error::in_doubt). After a refusal the client can still be
+    /// used.
     pub async fn send(&mut self, mail: &dyn Mail) -> Result<Delivery, Error> {
-        self.begin();
+        let mut call = self.begin();
         let envelope = mail.envelope()?;
-        self.deliver(mail, envelope, Freshness::New).await
+        self.deliver(&mut call, mail, envelope, Freshness::New).await
     }
 
     pub(super) async fn deliver(
         &mut self,
+        call: &mut Call,
         mail: &dyn Mail,
         envelope: Envelope,
         freshness: Freshness,
@@ -296,25 +307,25 @@ impl Client {
         self.usable(Phase::Mail)?;
         let envelope = self.offered(envelope)?;
         let mut parts = if self.is_one_part(&envelope) {
-            let mut result = self.deliver_part(mail, envelope.clone(), None, freshness).await;
+            let mut result = self.deliver_part(call, mail, envelope.clone(), None, freshness).await;
             let Some(again) = self.take_again(&mut result, mail) else { return result };
             Parts::after(envelope, result, again)
-        } else if self.settings.config.all_or_nothing {
-            return Err(Error::Unsupported("so many recipients at once, and all or nothing was asked for"));
+        } else if self.origin.settings.config.all_or_nothing {
+            return Err(Error::Unsupported("this many recipients per message, and all_or_nothing is set"));
         } else {
             self.check_readable_again(mail)?;
-            match self.split(&envelope).await {
+            match self.split(call, &envelope).await {
                 Ok(parts) => Parts::new(envelope, parts),
                 Err(e) => {
-                    self.close(); // the time is up
+                    self.close(); // timed out
                     return Err(e);
                 }
             }
         };
         while let Some((part, one_by_one)) = parts.next() {
-            if self.broken {
-                // QUIT has left with the part before, or the server has closed behind it.
-                if let Err(e) = self.again_unasked().await {
+            if !self.link.is_usable() {
+                // QUIT was sent with the previous part, or the server has closed the connection after it.
+                if let Err(e) = self.again_unasked(call).await {
                     parts.fail(e);
                     continue;
                 }
@@ -324,12 +335,12 @@ impl Client {
                 Freshness::Kept if !parts.is_first() => Freshness::New,
                 freshness => freshness,
             };
-            let mut result = self.deliver_part(mail, part, one_by_one, freshness).await;
+            let mut result = self.deliver_part(call, mail, part, one_by_one, freshness).await;
             if parts.is_first() && !matches!(result, Ok(_) | Err(Error::Transaction { .. })) {
                 return result; // nothing has been sent
             }
             let again = self.take_again(&mut result, mail);
-            let stops = self.broken && again.is_none();
+            let stops = !self.link.is_usable() && again.is_none();
             parts.settle(result, again);
             if stops {
                 parts.stop();
@@ -338,14 +349,14 @@ impl Client {
         parts.finish()
     }
 
-    /// The recipients by their numbers, in as many parts as the server asks for. They may be very many: the deadline is
-    /// looked at now and then, and others get their turn.
-    async fn split(&mut self, envelope: &Envelope) -> Result<Vec<Vec<usize>>, Error> {
+    /// Splits the recipients, by their numbers, into as many parts as the server asks for. They may be very many, so the deadline
+    /// is checked from time to time, and other tasks can run.
+    async fn split(&mut self, call: &Call, envelope: &Envelope) -> Result<Vec<Vec<usize>>, Error> {
         let (most, domains) = self.recipient_limits();
         let mut splitter = Splitter::new(most, domains);
         for (number, recipient) in envelope.recipients().iter().enumerate() {
-            if number % TURN == TURN - 1 {
-                self.limit(Phase::Mail)?;
+            if number % BATCH_OF_RECIPIENTS == BATCH_OF_RECIPIENTS - 1 {
+                self.origin.limit(call, Phase::Mail)?;
                 breathe().await;
             }
             splitter.push(number, recipient);
@@ -353,39 +364,40 @@ impl Client {
         Ok(splitter.finish())
     }
 
-    /// The same within the server's limits. Where the server ends the session before it takes the message, another
-    /// connection takes over.
+    /// Delivers to recipients that are within the server's limits. If the server ends the session before it accepts the message,
+    /// another connection takes over.
     async fn deliver_part(
         &mut self,
+        call: &mut Call,
         mail: &dyn Mail,
         envelope: Envelope,
         one_by_one: Option<usize>,
         freshness: Freshness,
     ) -> Result<Delivery, Error> {
-        self.renew().await?;
-        self.clock = Clock::start();
+        self.renew(call).await?;
+        call.clock = Clock::start();
         let mut turned_away = None;
         loop {
-            let envelope = self.offered(envelope.clone())?; // another connection's server may offer less
-            let body = match (self.open_body(mail).await, turned_away.take()) {
+            let envelope = self.offered(envelope.clone())?; // the server of another connection may offer less
+            let body = match (self.open_body(call, mail).await, turned_away.take()) {
                 (Ok(body), _) => body,
-                (Err(_), Some(result)) => return result, // it could be read once, and was
+                (Err(_), Some(result)) => return result, // the content can be read only once, and was
                 (Err(e), None) => return Err(e),
             };
             let (transaction, _) = self.transaction(envelope, &body)?;
             let transaction = transaction.one_by_one(one_by_one);
-            let (result, end) = self.attempt(transaction, Source::new(body), freshness).await;
-            // One that has died while it was idle tells nothing of how many messages a session may have.
+            let (result, end) = self.attempt(call, transaction, Source::new(body), freshness).await;
+            // A connection that was lost while it was idle tells nothing about the number of messages per session.
             let end = end.map(|end| if freshness == Freshness::Kept { End::Announced } else { end });
             if !goes_elsewhere(&result) || !self.may_take_over(end) {
-                return timed(result, self.clock.timings());
+                return timed(result, call.clock.timings());
             }
-            log::debug!(target: "postino", "#{} the server ends the session: going on over another connection", self.number);
-            let clock = self.clock;
+            log::debug!(target: "postino", "#{} the server ended the session: continuing over another connection", self.link.number);
+            let clock = call.clock;
             self.part();
-            let connected = self.again_unasked().await;
-            self.clock = clock;
-            let result = timed(result, self.clock.timings());
+            let connected = self.again_unasked(call).await;
+            call.clock = clock; // connecting is part of the phase in which the session ended
+            let result = timed(result, call.clock.timings());
             if let Err(e) = connected {
                 return still_not_sent(result, e);
             }
@@ -393,9 +405,10 @@ impl Client {
         }
     }
 
-    /// Sends a message over this connection; tells how the server ended the session, if it did.
+    /// Sends a message over this connection. Also returns how the server ended the session, if it did.
     async fn attempt(
         &mut self,
+        call: &mut Call,
         transaction: Transaction,
         mut source: Source<'_>,
         freshness: Freshness,
@@ -403,14 +416,13 @@ impl Client {
         let options = self.options();
         let farewell = freshness == Freshness::Last && options.joining != Joining::Off;
         let mut talk = Transactions::new(Options { farewell, ..options }, self.is_open());
-        self.by_hand = None;
         let kept = freshness == Freshness::Kept;
         talk.message(if kept { transaction.ahead(false) } else { transaction });
         talk.no_more();
-        self.begun += 1;
+        self.link.begun += 1;
         let mut result = None;
         let broke = loop {
-            match self.go_on(&mut talk, Some((0, &mut source))).await {
+            match self.go_on(call, &mut talk, Some((0, &mut source))).await {
                 Ok(Want::Result) => result = talk.next_result(),
                 Ok(_) => break None,
                 Err(e) => break Some(e),
@@ -422,9 +434,9 @@ impl Client {
             self.settle(matches!(result, Some(Ok(_))));
         }
         if let Some(e) = broke {
-            talk.lose(self.out.octets_offered(), e);
+            talk.lose(self.link.out.octets_offered(), e);
         }
-        self.open = talk.is_open();
+        self.history.open = OpenTransaction::left(talk.is_open());
         self.learn_from(&talk);
         if talk.said_farewell() {
             self.close();
@@ -435,27 +447,27 @@ impl Client {
         (result, end)
     }
 
-    /// The body of a message, ready to be read.
-    pub(super) async fn open_body<'m>(&mut self, mail: &'m dyn Mail) -> Result<Body<'m>, Error> {
+    /// Returns the body of a message, ready to be read.
+    pub(super) async fn open_body<'m>(&mut self, call: &Call, mail: &'m dyn Mail) -> Result<Body<'m>, Error> {
         let body = mail.body_for(self.offer())?;
-        match body.is_open() {
-            true => Ok(body),
-            false => open(body, self.limit(Phase::Body)?).await.map_err(source_error),
+        if body.is_open() {
+            return Ok(body);
         }
+        open(body, self.origin.limit(call, Phase::Body)?).await.map_err(source_error)
     }
 
-    /// Where this connection may carry no more messages: a new one.
-    pub(super) async fn renew(&mut self) -> Result<(), Error> {
+    /// Connects again if this connection may carry no more messages.
+    pub(super) async fn renew(&mut self, call: &mut Call) -> Result<(), Error> {
         if !self.is_used_up() {
             return Ok(());
         }
-        log::debug!(target: "postino", "#{} the server takes no more messages on this connection", self.number);
+        log::debug!(target: "postino", "#{} the server accepts no more messages on this connection", self.link.number);
         self.part();
-        self.again_unasked().await
+        self.again_unasked(call).await
     }
 }
 
-/// The result, with how long it took.
+/// Adds the timings to a result.
 pub(super) fn timed(mut result: Result<Delivery, Error>, took: Timings) -> Result<Delivery, Error> {
     match &mut result {
         Ok(delivery) => delivery.set_took(took),
@@ -467,16 +479,17 @@ pub(super) fn timed(mut result: Result<Delivery, Error>, took: Timings) -> Resul
 
 #[cfg(test)]
 mod tests {
+    use super::super::origin::Maker;
     use super::*;
 
     #[test]
     fn a_connection_that_was_lost_while_it_was_idle_does_not_limit_the_next_one() {
         for (answered, limits) in [(Some(Instant::now()), true), (Instant::now().checked_sub(IDLE), false)] {
-            let mut client = Client::builder("127.0.0.1").client().unwrap();
+            let mut client = Client::builder("127.0.0.1").client(Maker::Client).unwrap();
             client.settle(true);
-            client.settled_at = answered;
+            client.history.settled_at = answered;
             assert!(client.may_take_over(Some(End::Unannounced)));
-            assert_eq!(client.session.renewed().is_used_up(1, None), limits);
+            assert_eq!(client.history.session.renewed().is_used_up(1, None), limits);
         }
     }
 }

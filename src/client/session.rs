@@ -1,252 +1,224 @@
-//! The client: connect, log in, send. What is one command stands in `commands.rs`.
+//! The client: a connection with its settings, what is known about the server, and how one dialogue is run over it.
+//! Single commands are in `commands.rs`.
 
 use std::{
     fmt,
     net::SocketAddr,
-    path::Path,
     time::{Duration, Instant},
 };
 
 use super::{
-    builder::Builder, commands::ByHand, maybe_async, run::Clock, stop::StopHandle, stream::Stream,
-    token::Tokens,
+    body::Source,
+    call::{Call, Kind},
+    known::{History, Known, Setup},
+    link::Link,
+    maybe_async,
+    origin::Origin,
+    stop::StopHandle,
 };
 use crate::{
     Capabilities, Error, Phase, Reply,
-    config::{Config, Server, Settings, later},
-    proto::{Auth, AuthOptions, Credentials, Inbox, Outbox, Pace, Session, Simple},
+    config::{Server, Settings},
+    deadline::later,
+    proto::{Auth, AuthOptions, Credentials, Dialogue, Simple, Want},
 };
 
-/// A connection to an SMTP server, or an LMTP server.
+/// A connection to an SMTP or LMTP server.
 ///
-/// It begins with a [`Builder`]: by [host](Client::builder), [URL](Client::from_url) or [Unix socket](Client::unix). Once
-/// connected it [sends messages](Client::send), [many of them](Client::send_all), or says
+/// Make one with a [`Builder`](super::Builder), from a [host](Client::builder), a [URL](Client::from_url) or a
+/// [Unix socket](Client::unix). Then [send a message](Client::send), [many of them](Client::send_all), or use
 /// [single commands](#single-commands).
 ///
-/// After an error that leaves it out of step (a lost connection, a timeout, an answer that is no SMTP, a 421), and
-/// after a future of its own that was dropped, it refuses further use with [`Error::NotConnected`]. After a refusal
-/// it goes on. Dropping it closes the connection at once and says nothing; [`quit`](Client::quit) says goodbye.
+/// After a lost connection, a timeout, a reply that is not SMTP, a 421, or a dropped future, every further call fails with
+/// [`Error::NotConnected`], until [`reconnect`](Client::reconnect). After a refusal the client can still be used. Dropping
+/// it closes the connection at once; [`quit`](Client::quit) sends QUIT first.
+#[doc = example!(Client)]
 pub struct Client {
-    pub(super) settings: Settings,
-    pub(super) stream: Stream,
-    /// In the log; each connection has one of its own.
-    pub(super) number: u64,
-    /// We have made the connection, and can make another.
-    pub(super) is_ours: bool,
-    pub(super) inbox: Inbox,
-    pub(super) out: Outbox,
-    /// Out of step, or in the middle of something.
-    pub(super) broken: bool,
-    /// When the call that is under way has to end.
-    pub(super) deadline: Option<Instant>,
-    /// Where tokens come from, if not from the settings.
-    pub(super) tokens: Option<Tokens>,
-    /// What ends it from outside.
-    pub(in super::super) stop_handle: StopHandle,
-    /// The server may have a transaction open: the next one begins with RSET.
-    pub(super) open: bool,
-    /// When all that had arrived was read: if that was a moment ago, it saves a look in a batch.
-    pub(super) drained: Option<Instant>,
-    pub(super) hurry: bool,
-    pub(super) clock: Clock,
-    pub(super) pace: Pace,
-    /// The longest that a reply to EHLO, or to an envelope, has taken.
-    pub(super) slowest: Duration,
-    /// How many messages were begun on this connection.
-    pub(super) begun: u64,
-    /// What became of them, and what is known of the server's limit.
-    pub(super) session: Session,
-    /// When the last of them was answered.
-    pub(super) settled_at: Option<Instant>,
-    pub(super) capabilities: Capabilities,
-    pub(super) greeting: Option<Reply>,
-    /// What was said to the last EHLO or HELO, and whether it was EHLO.
-    pub(super) hello: Option<Reply>,
-    pub(super) esmtp: bool,
-    pub(super) logged_in: bool,
-    /// Changed by a call of its own (STARTTLS, a login, EHLO, HELO, a custom command): connecting again would not bring that.
-    pub(super) raised: bool,
-    /// Logins that the server has refused for good on this connection.
-    pub(super) logins_refused: u8,
-    /// A transaction that single commands have begun, as far as is known.
-    pub(super) by_hand: Option<ByHand>,
-    /// The total limit of the next call, if it has one of its own.
+    pub(super) origin: Origin,
+    pub(super) link: Link,
+    pub(super) known: Known,
+    pub(super) history: History,
+    /// The limit of the next call as a whole, if that call has a limit of its own.
     pub(super) next_limit: Option<Duration>,
 }
 
 impl Client {
-    /// Begins with the host: a name (beyond ASCII with the feature `idna`), an IPv4 or IPv6 address (in brackets or not).
-    pub fn builder(host: &str) -> Builder {
-        Builder::new(Config::new(host))
+    /// A client that is not connected yet.
+    pub(super) fn new(origin: Origin) -> Client {
+        Client {
+            origin,
+            link: Link::closed(),
+            known: Known::default(),
+            history: History::default(),
+            next_limit: None,
+        }
     }
 
-    /// Begins with the path of a Unix socket. Nobody else can listen to it, so that credentials need no TLS; for TLS it
-    /// needs [`Builder::tls_name`].
-    pub fn unix(path: impl AsRef<Path>) -> Builder {
-        Builder::new(Config::unix(path.as_ref()))
-    }
-
-    /// Begins with a URL: `smtp://host`, `smtps://user:password@host:port`, `smtp://host?tls=required` (or
-    /// `opportunistic`, or `none`), `lmtp://host` ([`Builder::lmtp`]), `smtp+unix:/path`, `lmtp+unix:/path`
-    /// ([`Client::unix`]; its credentials come by a setter). User, password and path are percent-encoded, an IPv6 address
-    /// stands in brackets.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Config`] if it is no such URL. The text never shows the password.
-    pub fn from_url(url: &str) -> Result<Builder, Error> {
-        Ok(Builder::new(Config::from_url(url)?))
-    }
-
-    /// The first words of the server.
+    /// Returns the server's greeting; `None` where connecting again has failed.
     #[must_use]
     pub fn greeting(&self) -> Option<&Reply> {
-        self.greeting.as_ref()
+        self.known.greeting.as_ref()
     }
 
-    /// What the server offers, as of the last EHLO; empty for a server that knows HELO only.
+    /// Returns the capabilities that the server offered in its reply to the last EHLO. They are empty if the server only
+    /// supports HELO.
     #[must_use]
     pub fn capabilities(&self) -> &Capabilities {
-        &self.capabilities
+        &self.known.capabilities
     }
 
-    /// The server's end of the connection: none of a Unix socket, nor of a connection of the caller's that does not
-    /// know, nor where connecting again has failed.
+    /// Returns the server's address. It is `None` for a Unix socket, for a connection of the caller's that does not know its
+    /// peer, and where connecting again has failed.
     #[must_use]
     pub fn peer_addr(&self) -> Option<SocketAddr> {
-        self.stream.peer()
+        self.link.stream.peer()
     }
 
-    /// The number of the connection, with which its lines in the log begin: `#7`. No other in this process has it, and
-    /// [`reconnect`](Client::reconnect) makes another.
+    /// Returns the number of the connection, with which its lines in the log begin, such as `#7`. It is unique in this
+    /// process; [`reconnect`](Client::reconnect) changes it.
     #[must_use]
     pub fn connection_number(&self) -> u64 {
-        self.number
+        self.link.number
     }
 
-    /// Closes the connection without a word. Safe at any time, also twice.
+    /// Closes the connection without sending QUIT. It may be called at any time, and more than once.
     pub fn close(&mut self) {
-        self.broken = true;
-        self.out.forget();
-        self.stream.close();
+        self.link.close();
     }
 
-    /// Whether the connection stands, as far as can be told without asking the server: it was not closed, by either
-    /// side, nor left in the middle of something, and the server has not said anything unasked.
+    /// Whether the connection is open, as far as can be told without asking the server: neither side has closed it, no call
+    /// has left it unusable, and the server has not sent anything unexpected.
     pub fn is_connected(&mut self) -> bool {
-        !self.broken && self.inbox.is_empty() && matches!(self.listen(Phase::Noop), Ok(0))
+        self.link.is_connected()
     }
 
-    /// The next call begins: its deadline runs from here.
-    pub(super) fn begin(&mut self) {
-        (self.drained, self.hurry) = (None, false);
-        let limit = self.next_limit.take().or(self.settings.config.deadline);
-        self.deadline = limit.map(|limit| later(Instant::now(), limit));
+    /// Begins a call: its deadline runs from here.
+    pub(super) fn begin(&mut self) -> Call {
+        Call::new(Kind::Single, self.take_deadline())
     }
 
-    /// Whether the connection ends on this machine, so that nobody else can listen: a Unix socket, a connection of the
-    /// caller's that says so, or a peer with a loopback address, if the caller has named the host as local. An address
-    /// that somebody else has chosen, such as the DNS, proves nothing: a tunnel or a proxy may listen there.
+    /// Returns when a call that begins now has to end. The limit of a single call is used up by that.
+    pub(super) fn take_deadline(&mut self) -> Option<Instant> {
+        let limit = self.next_limit.take().or(self.origin.settings.config.deadline);
+        limit.map(|limit| later(Instant::now(), limit))
+    }
+
+    pub(super) fn usable(&mut self, phase: Phase) -> Result<(), Error> {
+        self.link.usable(&self.origin.stop_handle, phase)
+    }
+
+    pub(super) fn settings(&self) -> &Settings {
+        &self.origin.settings
+    }
+
     pub(super) fn is_local(&self) -> bool {
-        let named_local = match &self.settings.server {
-            Server::Host(host, _) => host.is_local(),
-            Server::Unix(_) => true,
-        };
-        self.stream.is_local() && (named_local || !self.is_ours)
+        self.origin.is_local(&self.link)
     }
 
-    /// Whether its user has brought it into a state that nobody else expects.
+    /// For `stop_handle`, which only the blocking client has.
+    #[allow(dead_code)]
+    pub(in super::super) fn stopped_by(&self) -> &StopHandle {
+        &self.origin.stop_handle
+    }
+
+    /// Whether the user has changed the connection in a way that the next user does not expect.
     pub(super) fn is_changed(&self) -> bool {
-        self.raised || self.by_hand.is_some()
+        self.history.setup == Setup::Changed || self.history.open.by_hand().is_some()
     }
 
     /// Sends QUIT, if that needs no waiting, and closes the connection. The reply is not waited for.
     pub(super) fn part(&mut self) {
-        if !self.broken && self.out.is_quiet() {
-            self.out.put_farewell();
-            self.log_commands();
-            while let Ok(written @ 1..) = self.stream.try_write(self.out.offer()) {
-                self.out.written(written);
-                if self.out.unsent().is_empty() {
-                    break;
-                }
-            }
-        }
-        self.close();
+        self.link.part();
     }
 }
 
 impl fmt::Debug for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Client")
-            .field("settings", &self.settings)
-            .field("stream", &self.stream)
-            .field("capabilities", &self.capabilities)
-            .field("broken", &self.broken)
+            .field("settings", &self.origin.settings)
+            .field("stream", &self.link.stream)
+            .field("capabilities", &self.known.capabilities)
+            .field("condition", &self.link.condition)
             .finish_non_exhaustive()
     }
 }
 
 #[maybe_async]
 impl Client {
-    pub(super) async fn auth(&mut self, credentials: Credentials) -> Result<(), Error> {
-        self.auth_by(credentials, self.settings.config.auth_mechanisms.clone()).await
+    /// Carries a dialogue to its end; see [`Link::go_on`].
+    pub(super) async fn run(
+        &mut self,
+        call: &mut Call,
+        talk: &mut (dyn Dialogue + Send),
+    ) -> Result<(), Error> {
+        self.usable(talk.phase())?;
+        match self.go_on(call, talk, None).await? {
+            Want::Nothing => Ok(()),
+            _ => Err(Error::Internal("a dialogue asked for something that its owner does not have")),
+        }
     }
 
-    /// By these mechanisms only, if they are given.
-    pub(super) async fn auth_by(
+    /// Carries a dialogue as far as it gets; see [`Link::go_on`].
+    pub(super) async fn go_on(
         &mut self,
+        call: &mut Call,
+        talk: &mut (dyn Dialogue + Send),
+        source: Option<(usize, &mut Source<'_>)>,
+    ) -> Result<Want, Error> {
+        self.link.go_on(&self.origin, call, talk, source).await
+    }
+
+    /// Logs in by these mechanisms only, if they are given.
+    pub(super) async fn auth(
+        &mut self,
+        call: &mut Call,
         credentials: Credentials,
         mechanisms: Option<Vec<String>>,
     ) -> Result<(), Error> {
-        let config = &self.settings.config;
+        let config = &self.settings().config;
         let options = AuthOptions {
             encrypted: self.is_encrypted(),
             local: self.is_local(),
-            channel_binding: self.stream.channel_binding(),
-            server: match &self.settings.server {
+            channel_binding: self.link.stream.channel_binding(),
+            server: match &self.settings().server {
                 Server::Host(host, port) => Some((host.tls_name.clone(), *port)),
                 Server::Unix(_) => None,
             },
             mechanisms,
             max_scram_iterations: config.max_scram_iterations,
-            refusals: self.logins_refused,
+            refusals: self.history.login.refused,
         };
         let in_clear = !options.encrypted && !options.local;
-        let mut auth = Auth::new(credentials, options, &self.capabilities)?;
+        let mut auth = Auth::new(credentials, options, &self.known.capabilities)?;
         if in_clear {
             // Only the caller can have allowed it.
-            log::warn!(target: "postino", "#{} logging in without TLS (danger_plaintext_credentials)", self.number);
+            log::warn!(target: "postino", "#{} logging in without TLS (danger_plaintext_credentials)", self.link.number);
         }
-        let broke = self.run(&mut auth).await.err();
-        self.logins_refused = auth.refusals();
+        let broke = self.run(call, &mut auth).await.err();
+        self.history.login.refused = auth.refusals();
         auth.into_result(broke)?;
-        self.logged_in = true;
+        self.history.login.done = true;
         Ok(())
     }
 
-    /// QUIT: says goodbye, waits for the answer for a second at most, and closes the connection.
+    /// Sends QUIT, waits at most one second for the reply, and closes the connection.
     ///
     /// # Errors
     ///
-    /// None: whatever was sent before has its result already, and a failure here changes nothing. It goes to the log.
+    /// None: everything sent before has its result already, and a failure of QUIT does not change it. It is logged.
     pub async fn quit(&mut self) -> Result<(), Error> {
-        self.begin();
-        self.goodbye().await;
-        Ok(())
-    }
-
-    pub(super) async fn goodbye(&mut self) {
-        if !self.broken {
+        let mut call = self.begin();
+        if self.link.is_usable() {
             let mut quit = Simple::quit();
-            let end = match self.run(&mut quit).await {
+            let end = match self.run(&mut call, &mut quit).await {
                 Ok(()) => quit.into_result().err(),
                 Err(e) => Some(e),
             };
             if let Some(e) = end {
-                log::debug!(target: "postino", "#{} QUIT: {e}", self.number);
+                log::debug!(target: "postino", "#{} QUIT: {e}", self.link.number);
             }
         }
         self.close();
+        Ok(())
     }
 }

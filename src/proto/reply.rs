@@ -3,6 +3,7 @@
 use std::{fmt, sync::Arc};
 
 use crate::Phase;
+pub(crate) use crate::search::find;
 
 /// The longest line of a reply, in octets with its line end. RFC 5321 §4.5.3.1.5 says 512; some servers exceed it.
 const MAX_LINE: usize = 8_192;
@@ -165,12 +166,6 @@ fn mask_one(text: &[u8], secret: &[u8]) -> Vec<u8> {
         }
     }
     masked
-}
-
-/// Where `part`, which is not empty, stands first. Not by memmem: it would be 10 kB of a small program, for what is looked for
-/// once in a login, or in a certificate.
-pub(crate) fn find(text: &[u8], part: &[u8]) -> Option<usize> {
-    text.windows(part.len()).position(|octets| octets == part)
 }
 
 /// A whole reply, lent from the [`Inbox`]: keeping it costs, looking at it does not.

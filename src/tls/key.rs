@@ -1,14 +1,14 @@
 //! Private keys as the TLS libraries take them: PKCS#8 in PEM (RFC 5958, RFC 7468 §10), not encrypted.
 
-use crate::proto::reply::find;
+use crate::search::find;
 
 const PKCS8: &[u8] = b"-----BEGIN PRIVATE KEY-----";
 
-/// The key in a PEM text, from its first line on: what stands before it (attributes, certificates) is left out.
+/// Returns the key of a PEM text, from its first line on, without the attributes or certificates before it.
 ///
 /// # Errors
 ///
-/// What it is instead, and how to convert it; nothing of its content.
+/// The text says which kind of key it is, and how to convert it. It contains nothing of the key.
 pub(super) fn pkcs8(pem: &[u8]) -> Result<&[u8], &'static str> {
     if let Some(start) = find(pem, PKCS8) {
         return Ok(&pem[start..]);
@@ -17,10 +17,10 @@ pub(super) fn pkcs8(pem: &[u8]) -> Result<&[u8], &'static str> {
     Err(known.map_or(NO_PEM, |(_, why)| why))
 }
 
-const NO_PEM: &str = "the client key is no PEM text with a private key (from DER: \
+const NO_PEM: &str = "the client key is not PEM text with a private key (from DER: \
      openssl pkcs8 -topk8 -nocrypt -inform DER -in key.der -out key.pkcs8.pem)";
 
-/// What stands in a first line, and what to do about it.
+/// First lines of other kinds of keys, and how to convert those.
 const KNOWN: [(&str, &str); 7] = [
     (
         "-----BEGIN ENCRYPTED PRIVATE KEY-----",
@@ -44,7 +44,7 @@ const KNOWN: [(&str, &str); 7] = [
     ),
     (
         "-----BEGIN OPENSSH PRIVATE KEY-----",
-        "the client key is OpenSSH's, not PKCS#8; to convert it, in a copy: \
+        "the client key is in OpenSSH format, not PKCS#8; to convert a copy: \
          ssh-keygen -p -N '' -m PKCS8 -f key.copy",
     ),
     ("-----BEGIN PUBLIC KEY-----", "the client key is a public key; the private one is needed"),
@@ -59,7 +59,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_pkcs8_key_is_found_behind_whatever_stands_before_it() {
+    fn a_pkcs8_key_is_found_after_other_text() {
         let key = "-----BEGIN PRIVATE KEY-----\nMC4=\n-----END PRIVATE KEY-----\n";
         for before in [
             "",
@@ -89,7 +89,7 @@ mod tests {
             assert!(why.contains(way_out), "{kind}: {why}");
         }
         for text in [&b""[..], b"\x30\x82", b"-----BEGIN PRIVATE KEY"] {
-            assert!(pkcs8(text).unwrap_err().contains("no PEM"));
+            assert!(pkcs8(text).unwrap_err().contains("not PEM"));
         }
     }
 }

@@ -1,5 +1,8 @@
-//! TLS by native-tls: settings, one connector for all clones of them, the handshake. Without the feature
-//! `native-tls` the same names stand for what cannot be.
+//! TLS: the settings, and one connector for all clones of them.
+//!
+//! Each backend is a file with the same items: `native.rs` (the feature `native-tls`) and `none.rs`. They provide `Connector`,
+//! `Handshake`, `Paused`, `TlsStream`, `Certificate`, `Identity`, and the functions `available`, `roots`, `end_point` and
+//! `peer_certificate`.
 
 use std::{
     fmt, io,
@@ -8,26 +11,28 @@ use std::{
 
 mod key;
 #[cfg(feature = "native-tls")]
-mod library;
+mod native;
 #[cfg(not(feature = "native-tls"))]
-#[path = "none.rs"]
-mod library;
-#[cfg(feature = "native-tls")]
-mod ready;
+mod none;
 mod root;
 
+#[cfg(feature = "native-tls")]
+use self::native as backend;
+#[cfg(not(feature = "native-tls"))]
+use self::none as backend;
+
 #[cfg(feature = "async")]
-pub(crate) use self::library::Paused;
-pub(crate) use self::library::{Connector, Handshake, TlsStream, end_point, peer_certificate};
+pub(crate) use self::backend::Paused;
+pub(crate) use self::backend::{Connector, Handshake, TlsStream, end_point, peer_certificate};
 use self::{
-    library::{Certificate, Identity},
+    backend::{Certificate, Identity},
     root::Root,
 };
 use crate::Error;
 
-/// Most reads and writes of the transport in one call of the TLS library that must not wait, or in one poll. A call that
-/// stops there goes on with the next one. Two reads take a record; no server sends so many without content in good
-/// faith, and they take microseconds.
+/// Maximum number of reads and writes of the transport in one call of the TLS library that must not wait, or in one poll. The
+/// next call continues. A record takes two reads; no well-behaved server sends this many records without content, and they
+/// take microseconds.
 pub(crate) const MAX_STEPS: u32 = 64;
 
 /// A version of TLS. Older ones are not offered (RFC 8996).
@@ -41,26 +46,26 @@ pub enum TlsVersion {
     Tls1_3,
 }
 
-/// Why a setting cannot be; told when it is used.
+/// Why a setting is invalid; reported when it is used.
 type Flaw = String;
 
-/// What to trust, how to show who we are, and which name to verify.
+/// Which certificates to trust, which one to present, and which name to verify.
 #[derive(Clone, Default)]
 pub(crate) struct TlsSettings {
     options: Options,
     name: Option<String>,
-    /// One that the caller built.
+    /// A connector that the caller has built.
     ready: Option<Connector>,
-    /// The CAs of one's own. Read when they are first needed: until then the library is not started.
+    /// The additional CAs. They are read when they are first needed: until then the library is not started.
     roots: Arc<OnceLock<Result<Vec<Certificate>, Flaw>>>,
-    /// Built when it is first needed, and then shared: each costs some 50 ms of reading the system's certificates.
+    /// Built when it is first needed, and then shared: reading the system's certificates takes some 50 ms.
     connector: Arc<OnceLock<Result<Connector, Flaw>>>,
 }
 
-/// What a connector is built from.
+/// The settings that a connector is built from.
 #[derive(Clone, Default)]
 struct Options {
-    /// To trust as well.
+    /// CAs to trust in addition to those of the system.
     roots: Vec<Result<Root, Flaw>>,
     no_system_roots: bool,
     identity: Option<Result<Identity, Flaw>>,
@@ -86,13 +91,13 @@ impl Options {
 }
 
 impl TlsSettings {
-    /// To be changed: what was read or built already, was so from other ones.
+    /// Returns the options for a change. What was read or built from the old ones is discarded.
     fn options(&mut self) -> &mut Options {
         (self.roots, self.connector) = (Arc::default(), Arc::default());
         &mut self.options
     }
 
-    /// Certificates in PEM, or one in DER.
+    /// Adds certificates in PEM, or one in DER.
     pub fn add_root(&mut self, certificates: &[u8]) {
         self.options().roots.push(Root::new(certificates));
     }
@@ -126,12 +131,12 @@ impl TlsSettings {
         self.name = Some(name);
     }
 
-    /// The name to verify, if it is not the host's.
+    /// Returns the name to verify, if it is not the host's.
     pub fn name(&self) -> Option<&str> {
         self.name.as_deref()
     }
 
-    /// Whether there is a client certificate. Only a connector that is built shows whether it goes with its key.
+    /// Whether there is a client certificate. Only building a connector shows whether the key belongs to it.
     pub fn has_identity(&self) -> bool {
         self.options.identity.is_some()
     }
@@ -140,13 +145,13 @@ impl TlsSettings {
     ///
     /// [`Error::Config`] if this build has no TLS.
     pub fn available() -> Result<(), Error> {
-        library::available()
+        backend::available()
     }
 
     /// # Errors
     ///
-    /// [`Error::Config`] if a certificate or a key is none, or for settings that contradict each other. What only the
-    /// library sees of a CA, [`read`](TlsSettings::read) tells.
+    /// [`Error::Config`] if a certificate or a key is invalid, or settings contradict each other. What only the library can
+    /// detect in a CA is reported by [`read`](TlsSettings::read).
     pub fn check(&self) -> Result<(), Error> {
         if !self.options.roots.is_empty() {
             TlsSettings::available()?;
@@ -156,23 +161,23 @@ impl TlsSettings {
         }
         if self.ready.is_some() && !self.options.are_defaults() {
             return Err(Error::Config(
-                "a TLS connector that is built already takes no other settings of TLS but the name".into(),
+                "with tls_connector, no other TLS setting except tls_name can be used".into(),
             ));
         }
         let Options { no_system_roots, roots, accept_invalid_certs, .. } = &self.options;
         if *no_system_roots && roots.is_empty() && !accept_invalid_certs {
             return Err(Error::Config(
-                "without the system's CAs and without one of your own no certificate could be trusted".into(),
+                "no certificate could be trusted: system_roots is off, and there is no ca_certificate".into(),
             ));
         }
         Ok(())
     }
 
-    /// Reads the CAs of one's own, if that was not done before.
+    /// Reads the additional CAs, if that was not done before.
     ///
     /// # Errors
     ///
-    /// [`Error::Config`] if one of them is no certificate.
+    /// [`Error::Config`] if one of them is not a certificate.
     pub fn read(&self) -> Result<(), Error> {
         self.roots().map(drop)
     }
@@ -181,25 +186,25 @@ impl TlsSettings {
         let read = self.roots.get_or_init(|| {
             let mut all = Vec::new();
             for root in self.options.roots.iter().flatten() {
-                all.append(&mut library::roots(root.bytes())?);
+                all.append(&mut backend::roots(root.bytes())?);
             }
             Ok(all)
         });
         read.as_deref().map_err(|flaw| Error::Config(flaw.clone().into()))
     }
 
-    /// The connector, if it was needed before, or given.
-    #[cfg(feature = "async")] // the blocking world has to wait for it anyway
+    /// Returns the connector, if it was built before, or set by the caller.
+    #[cfg(feature = "async")] // the blocking client has to wait for it anyway
     pub fn built(&self) -> Option<Connector> {
         self.ready.clone().or_else(|| self.connector.get()?.clone().ok())
     }
 
-    /// Waits while another clone builds it.
+    /// Returns the connector. Builds it if needed, or waits while another clone builds it.
     ///
     /// # Errors
     ///
-    /// [`Error::Config`] if there is no TLS library, or it does not like a CA or the client certificate; [`Error::Tls`]
-    /// if it does not like other settings.
+    /// [`Error::Config`] if there is no TLS library, or it refuses a CA or the client certificate; [`Error::Tls`] if it refuses
+    /// other settings.
     pub fn connector(&self) -> Result<Connector, Error> {
         if let Some(ready) = &self.ready {
             return Ok(ready.clone());
@@ -213,7 +218,7 @@ impl TlsSettings {
         match built {
             Ok(connector) => Ok(connector.clone()),
             Err(flaw) if self.has_identity() => Err(Error::Config(
-                format!("the client certificate cannot be used with its key: {flaw}").into(),
+                format!("could not use the client certificate with its key: {flaw}").into(),
             )),
             Err(flaw) => Err(Error::Tls { source: flaw.clone().into() }),
         }
@@ -224,9 +229,9 @@ impl TlsSettings {
 impl fmt::Display for Options {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let own: usize = self.roots.iter().flatten().map(Root::count).sum();
-        write!(f, "{own} CAs of one's own")?;
+        write!(f, "{own} CAs added")?;
         for (set, what) in [
-            (self.no_system_roots, "the system's not trusted"),
+            (self.no_system_roots, "system CAs not trusted"),
             (self.identity.is_some(), "a client certificate"),
             (self.accept_invalid_certs, "INVALID CERTIFICATES ACCEPTED"),
             (self.accept_invalid_hostnames, "INVALID HOST NAMES ACCEPTED"),
@@ -254,10 +259,16 @@ impl fmt::Debug for TlsSettings {
     }
 }
 
-/// Whether the server refused our certificate, or wants one, and said so behind the handshake: in TLS 1.3 it is over
-/// for the client before the server has seen the certificate (RFC 8446 §4.4.2.4, §6.2). Only the text tells.
-pub(crate) fn is_refusal(e: &io::Error) -> bool {
-    e.kind() == io::ErrorKind::Other && names_refusal(&e.to_string())
+/// Translates the error of a read or write over TLS. A server that refuses our certificate, or wants one, says so after the
+/// handshake: in TLS 1.3 that is over for the client before the server has seen the certificate (RFC 8446 §4.4.2.4, §6.2).
+/// Only the text tells. Such an error becomes an [`Error::Tls`] inside the [`io::Error`].
+#[cold]
+pub(crate) fn translate(e: io::Error) -> io::Error {
+    if e.kind() != io::ErrorKind::Other {
+        return e;
+    }
+    let text = e.to_string();
+    if names_refusal(&text) { io::Error::other(refusal(&text)) } else { e }
 }
 
 fn names_refusal(text: &str) -> bool {
@@ -265,8 +276,8 @@ fn names_refusal(text: &str) -> bool {
     ["certificate", "unknown ca", "access denied"].iter().any(|what| alert.contains(what))
 }
 
-/// What such a refusal is for the caller.
-pub(crate) fn refusal(text: &str) -> Error {
-    let text = format!("the server refused the client certificate, or wants one that was not given: {text}");
+/// The error for such a refusal.
+fn refusal(text: &str) -> Error {
+    let text = format!("the server refused the client certificate, or requires one that was not set: {text}");
     Error::Tls { source: text.into() }
 }

@@ -1,4 +1,4 @@
-//! What is there without native-tls: values that cannot be, so that the rest needs no `cfg`.
+//! No TLS: types without values in place of those of a TLS library, so that nothing else needs a `cfg`.
 #![allow(dead_code)] // the same shape as with the library
 
 use std::{
@@ -93,7 +93,7 @@ pub(crate) fn peer_certificate<S>(stream: &TlsStream<S>) -> Option<Vec<u8>> {
     match stream.0 {}
 }
 
-const NONE: &str = "TLS was asked for, and postino was built without its feature `native-tls`";
+const NONE: &str = "TLS is required, but postino was built without its feature `native-tls`";
 
 pub(super) fn available() -> Result<(), Error> {
     Err(Error::Config(NONE.into()))

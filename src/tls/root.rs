@@ -1,43 +1,47 @@
-//! CAs as they are given: PEM text (RFC 7468 §5), or one in DER. Only the TLS library can read them, and to start it
-//! takes a millisecond; what is no certificate by its form is told without it.
+//! CA certificates as they are passed to the builder: PEM text (RFC 7468 §5), or one in DER. Only the TLS library can read
+//! them, and starting it takes a millisecond. Input that does not have the form of a certificate is refused without it.
 
 use std::sync::Arc;
 
 use super::Flaw;
-use crate::proto::reply::find;
+use crate::search::find;
 
-/// More than any certificate or key has, in octets. OpenSSL's own limit ends in a panic.
+/// Maximum size of a certificate or key, in octets. Beyond OpenSSL's own limit, which is higher, there is a panic.
 pub(super) const MAX_FILE: usize = 1 << 24;
 
-/// What has the form of one certificate or more.
+/// Input that has the form of at least one certificate.
 #[derive(Clone)]
 pub(super) struct Root(Arc<[u8]>);
 
 impl Root {
     pub fn new(bytes: &[u8]) -> Result<Root, Flaw> {
-        match is_pem(bytes) {
-            _ if bytes.len() > MAX_FILE => Err("the CA that was given is too large".into()),
-            true => match (marks(bytes, BEGIN), marks(bytes, END)) {
-                (0, _) => Err(NONE.into()),
-                (begun, ended) if ended < begun => Err("the CA that was given is cut short".into()),
-                _ => Ok(Root(bytes.into())),
-            },
-            false if is_der(bytes) => Ok(Root(bytes.into())),
-            false => Err("the CA that was given is no certificate, neither in PEM nor in DER".into()),
+        if bytes.len() > MAX_FILE {
+            return Err("the CA certificate is too large".into());
         }
+        if is_pem(bytes) {
+            return match (marks(bytes, BEGIN), marks(bytes, END)) {
+                (0, _) => Err(NONE.into()),
+                (begun, ended) if ended < begun => Err("the CA certificate is cut short".into()),
+                _ => Ok(Root(bytes.into())),
+            };
+        }
+        if is_der(bytes) {
+            return Ok(Root(bytes.into()));
+        }
+        Err("the CA certificate is invalid: neither PEM nor DER".into())
     }
 
     pub fn bytes(&self) -> &[u8] {
         &self.0
     }
 
-    /// How many certificates they are: one in DER has no marks.
+    /// Returns the number of certificates. One in DER has no marks.
     pub fn count(&self) -> usize {
         marks(&self.0, BEGIN).max(1)
     }
 }
 
-pub(super) const NONE: &str = "there is no certificate in the CA that was given";
+pub(super) const NONE: &str = "the CA file contains no certificate";
 
 const BEGIN: &[u8] = b"-----BEGIN ";
 const END: &[u8] = b"-----END ";
@@ -46,14 +50,14 @@ pub(super) fn is_pem(bytes: &[u8]) -> bool {
     find(bytes, BEGIN).is_some()
 }
 
-/// How many such lines there are of certificates, `X509 CERTIFICATE` and `TRUSTED CERTIFICATE` among them.
+/// Counts such lines of certificates, including `X509 CERTIFICATE` and `TRUSTED CERTIFICATE`.
 fn marks(pem: &[u8], mark: &[u8]) -> usize {
     let behind = (mark.len()..=pem.len()).filter(|at| pem[..*at].ends_with(mark));
     let label = |at: usize| pem[at..].split(|b| *b == b'-').next().unwrap_or_default();
     behind.filter(|at| label(*at).ends_with(b"CERTIFICATE")).count()
 }
 
-/// Whether it is a SEQUENCE that is all there (X.690 §8.1).
+/// Whether it is a complete SEQUENCE (X.690 §8.1).
 fn is_der(bytes: &[u8]) -> bool {
     match bytes {
         [0x30, length @ ..=0x7f, content @ ..] => content.len() >= usize::from(*length),
@@ -89,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_cut_short_has_not_the_form() {
+    fn truncated_certificates_do_not_have_the_form() {
         assert!((0..DER.len()).all(|n| Root::new(&DER[..n]).is_err()));
         let end = "-----\n".len(); // the last line may lack these
         assert!((0..PEM.len() - end).all(|n| Root::new(&PEM[..n]).is_err()));

@@ -449,7 +449,7 @@ fn threat_86_no_error_of_an_address_is_lost() {
     let Error::Connect { server, source } = &error else { panic!("{error:?}") };
     assert_eq!(*server, format!("mail.example.org:{}", first.port()));
     let text = source.to_string();
-    assert!(text.starts_with("2 of 2 addresses were tried"), "{text}");
+    assert!(text.starts_with("tried 2 of 2 addresses"), "{text}");
     assert!(text.contains(&first.to_string()) && text.contains(&second.to_string()), "{text}");
     assert!(!error.is_timeout() && error.is_transient());
 }

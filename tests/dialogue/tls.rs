@@ -441,7 +441,7 @@ fn threat_17_a_port_without_tls_is_named_as_such() {
     let server = Server::playing("S: 220 mail.example.org ESMTP\n-- ignore");
     let error = connect_error(&implicit(&server));
     assert!(matches!(error, Error::Tls { .. }), "{error:?}");
-    assert!(error.source().unwrap().to_string().contains("speaks no TLS"), "{:?}", error.source());
+    assert!(error.source().unwrap().to_string().contains("does not use TLS"), "{:?}", error.source());
 }
 
 #[test]

@@ -1,7 +1,10 @@
-//! What is there with native-tls.
-#![cfg_attr(not(feature = "async"), allow(dead_code))] // the blocking world never goes on with a paused handshake
+//! TLS by native-tls: the system's library (OpenSSL on Linux).
+#![cfg_attr(not(feature = "async"), allow(dead_code))] // the blocking client never resumes a paused handshake
 
-use std::io::{self, Read, Write};
+use std::{
+    io::{self, Read, Write},
+    sync::Arc,
+};
 
 use native_tls::{HandshakeError, MidHandshakeTlsStream, Protocol};
 
@@ -9,7 +12,7 @@ pub(super) use native_tls::Certificate;
 pub(crate) use native_tls::TlsStream;
 
 use super::{
-    Flaw, Options, TlsVersion, names_refusal, refusal,
+    Flaw, Options, TlsSettings, TlsVersion, names_refusal, refusal,
     root::{MAX_FILE, NONE, is_pem},
 };
 use crate::{Error, Phase};
@@ -17,15 +20,15 @@ use crate::{Error, Phase};
 #[derive(Clone)]
 pub(crate) struct Connector(native_tls::TlsConnector);
 
-/// How far a handshake got.
+/// The state of a handshake.
 pub(crate) enum Handshake<S> {
     Done(TlsStream<S>),
-    /// The transport would have had to wait.
+    /// The transport would have to wait.
     Paused(Paused<S>),
     Failed(Error),
 }
 
-/// A handshake on its way.
+/// A handshake that is not finished.
 pub(crate) struct Paused<S>(MidHandshakeTlsStream<S>);
 
 impl<S: Read + Write> Paused<S> {
@@ -39,11 +42,7 @@ impl<S: Read + Write> Paused<S> {
 }
 
 impl Connector {
-    pub(super) fn ready(connector: native_tls::TlsConnector) -> Connector {
-        Connector(connector)
-    }
-
-    /// The options have no flaw, and the roots are theirs.
+    /// Builds a connector. The options are valid, and the roots are theirs.
     pub(super) fn new(options: &Options, roots: &[Certificate]) -> Result<Connector, Flaw> {
         let mut builder = native_tls::TlsConnector::builder();
         for root in roots {
@@ -68,6 +67,14 @@ impl Connector {
     }
 }
 
+impl TlsSettings {
+    /// Uses a connector that the caller has built.
+    pub fn set_ready(&mut self, connector: native_tls::TlsConnector) {
+        self.ready = Some(Connector(connector));
+        self.connector = Arc::default();
+    }
+}
+
 impl<S: Read + Write> Handshake<S> {
     fn from(name: &str, result: Result<TlsStream<S>, HandshakeError<S>>) -> Handshake<S> {
         match result {
@@ -78,30 +85,28 @@ impl<S: Read + Write> Handshake<S> {
     }
 }
 
-/// native-tls tells an untrusted certificate from other failures by its text only.
+/// The error of a failed handshake. With native-tls, only the text tells an untrusted certificate from other failures.
 fn failure(name: &str, e: native_tls::Error) -> Error {
     let text = e.to_string();
-    match text.contains("certificate verify failed") {
-        true => {
-            Error::Certificate { name: name.to_owned(), reason: reason(&text).to_owned(), source: e.into() }
-        }
-        false => tls(e),
+    if !text.contains("certificate verify failed") {
+        return tls(e);
     }
+    Error::Certificate { name: name.to_owned(), reason: reason(&text).to_owned(), source: e.into() }
 }
 
-/// OpenSSL's reason stands at the end, in parentheses.
+/// Returns OpenSSL's reason, which is in parentheses at the end of the text.
 fn reason(text: &str) -> &str {
     let inside = text.strip_suffix(')').and_then(|text| text.rsplit_once('('));
     inside.map_or(text, |(_, reason)| reason)
 }
 
-/// The hash of the server's certificate (tls-server-end-point, RFC 5929 §4); `None` where there is none, such as
-/// for a certificate signed with Ed25519.
+/// Returns the hash of the server's certificate (tls-server-end-point, RFC 5929 §4); `None` if there is none, such as for a
+/// certificate signed with Ed25519.
 pub(crate) fn end_point<S: Read + Write>(stream: &TlsStream<S>) -> Option<Vec<u8>> {
     stream.tls_server_end_point().ok().flatten()
 }
 
-/// The server's own certificate, in DER.
+/// Returns the server's certificate, in DER.
 pub(crate) fn peer_certificate<S: Read + Write>(stream: &TlsStream<S>) -> Option<Vec<u8>> {
     stream.peer_certificate().ok().flatten()?.to_der().ok()
 }
@@ -117,7 +122,7 @@ fn tls(e: native_tls::Error) -> Error {
     match e.to_string() {
         text if text.to_ascii_lowercase().contains("unexpected eof") => Error::Closed(Phase::Tls),
         text if text.contains("wrong version number") => Error::Tls {
-            source: format!("the server speaks no TLS here (a port for STARTTLS or plain text?): {text}")
+            source: format!("the server does not use TLS from the start (is this a port for STARTTLS or plain text?): {text}")
                 .into(),
         },
         text if names_refusal(&text) => refusal(&text),
@@ -129,16 +134,17 @@ pub(super) fn available() -> Result<(), Error> {
     Ok(())
 }
 
-/// From what has the form: PEM, one or more, or DER, one.
+/// Reads certificates whose form was checked: one or more in PEM, or one in DER.
 pub(super) fn roots(certificates: &[u8]) -> Result<Vec<Certificate>, Flaw> {
-    let read = match is_pem(certificates) {
-        true => Certificate::stack_from_pem(certificates),
-        false => Certificate::from_der(certificates).map(|certificate| vec![certificate]),
+    let read = if is_pem(certificates) {
+        Certificate::stack_from_pem(certificates)
+    } else {
+        Certificate::from_der(certificates).map(|certificate| vec![certificate])
     };
     match read {
         Ok(certificates) if !certificates.is_empty() => Ok(certificates),
         Ok(_) => Err(NONE.into()),
-        Err(e) => Err(format!("the CA that was given is no certificate, neither in PEM nor in DER: {e}")),
+        Err(e) => Err(format!("the CA certificate is invalid: neither PEM nor DER: {e}")),
     }
 }
 
@@ -153,18 +159,18 @@ impl Identity {
         }
         match native_tls::Identity::from_pkcs8(chain, key) {
             Ok(identity) => Ok(Identity(identity)),
-            Err(e) => Err(format!("the client certificate or its key cannot be read: {e}")),
+            Err(e) => Err(format!("invalid client certificate or key: {e}")),
         }
     }
 
     pub fn pkcs12(der: &[u8], password: &str) -> Result<Identity, Flaw> {
         if der.len() > MAX_FILE || password.contains('\0') {
-            return Err("the PKCS#12 archive is too large, or its password has a NUL".into());
+            return Err("the PKCS#12 archive is too large, or its password contains a NUL".into());
         }
         match native_tls::Identity::from_pkcs12(der, password) {
             Ok(identity) => Ok(Identity(identity)),
             Err(e) => Err(format!(
-                "the PKCS#12 archive cannot be opened (a wrong password, an outdated cipher, no archive?): {e}"
+                "could not open the PKCS#12 archive (wrong password, outdated cipher, or not an archive?): {e}"
             )),
         }
     }
@@ -175,7 +181,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_cut_short_is_refused() {
+    fn truncated_certificates_and_keys_are_refused() {
         let ca: &[u8] = include_bytes!("../../tests/support/certs/ca.der");
         let archive: &[u8] = include_bytes!("../../tests/support/certs/client.p12");
         assert!(roots(ca).is_ok() && Identity::pkcs12(archive, "secret").is_ok());
@@ -192,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn the_reason_is_what_stands_in_parentheses_at_the_end() {
+    fn the_reason_is_the_text_in_parentheses_at_the_end() {
         let text =
             "error:0A000086:SSL routines:(x):certificate verify failed:a.c:1889: (certificate has expired)";
         assert_eq!(reason(text), "certificate has expired");

@@ -1,0 +1,92 @@
+//! Examples for the documentation of the types in `client/`, which cannot contain any: they would be the same for both clients.
+
+macro_rules! example {
+    (Client) => {
+        r##"
+# Example
+
+```no_run
+# fn example() -> Result<(), postino::Error> {
+use postino::{Client, Envelope, Raw};
+
+let mut client = Client::builder("mail.example.org").credentials("alice", "secret").connect()?;
+let envelope = Envelope::new("alice@example.org", ["bob@example.net"])?;
+let mail = Raw::bytes(envelope, "Subject: Hi\n\nHello, Bob!\n");
+let delivery = client.send(&mail)?;
+println!("accepted as {:?}", delivery.queue_id());
+client.quit()?;
+# Ok(())
+# }
+```
+"##
+    };
+    (Builder) => {
+        r##"
+# Example
+
+```no_run
+# fn example() -> Result<(), postino::Error> {
+use std::time::Duration;
+
+use postino::{Client, Security};
+
+let builder = Client::builder("mail.example.org")
+    .security(Security::StartTls)
+    .credentials("alice", "secret")
+    .timeout(Duration::from_secs(30))
+    .deadline(Duration::from_secs(300));
+let mut client = builder.connect()?;
+client.quit()?;
+# Ok(())
+# }
+```
+"##
+    };
+    (Batch) => {
+        r##"
+# Example
+
+```no_run
+# fn example() -> Result<(), postino::Error> {
+use postino::{Client, Envelope, Raw};
+
+let mail = |to: &str| {
+    Ok(Raw::bytes(Envelope::new("alice@example.org", [to])?, "Subject: Hi\n\nHello!\n"))
+};
+let mails = ["bob@example.net", "carol@example.net"].into_iter().map(mail);
+let mails = mails.collect::<Result<Vec<_>, postino::Error>>()?;
+
+let mut client = Client::builder("mail.example.org").connect()?;
+for (index, result) in client.send_all(mails) {
+    match result {
+        Ok(delivery) => println!("{index}: {:?}", delivery.queue_id()),
+        Err(e) => eprintln!("{index}: {e}"),
+    }
+}
+client.quit()?;
+# Ok(())
+# }
+```
+"##
+    };
+    (Pool) => {
+        r##"
+# Example
+
+```no_run
+# fn example() -> Result<(), postino::Error> {
+use postino::{Client, Envelope, Pool, Raw};
+
+let server = Client::builder("mail.example.org").credentials("alice", "secret");
+let pool = Pool::builder(server).max_connections(4).max_rate(10.0).build()?;
+// Clones share the connections: each thread or task can have its own.
+let clone = pool.clone();
+let envelope = Envelope::new("alice@example.org", ["bob@example.net"])?;
+clone.send(&Raw::bytes(envelope, "Subject: Hi\n\nHello, Bob!\n"))?;
+pool.close();
+# Ok(())
+# }
+```
+"##
+    };
+}

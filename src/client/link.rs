@@ -1,0 +1,128 @@
+//! The connection: the stream, what was read from it, and what is to be written to it. Knows no SMTP.
+
+use std::{
+    io,
+    time::{Duration, Instant},
+};
+
+use super::{stop::StopHandle, stream::Stream};
+use crate::{
+    Error, Phase,
+    attempts::next_number,
+    proto::{Inbox, Outbox, Pace},
+};
+
+pub(super) struct Link {
+    pub stream: Stream,
+    /// Identifies the connection in the log.
+    pub number: u64,
+    pub condition: Condition,
+    pub inbox: Inbox,
+    pub out: Outbox,
+    pub pace: Pace,
+    /// The longest that a reply to EHLO, or to an envelope, has taken.
+    pub slowest: Duration,
+    /// When the last read took everything that had arrived.
+    pub drained: Option<Instant>,
+    /// Number of messages that were begun on this connection.
+    pub begun: u64,
+}
+
+/// Whether the connection can be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Condition {
+    /// All replies were read: the next dialogue can begin.
+    Usable,
+    /// A dialogue has begun and not ended. If its owner does not go on with it, nothing else may.
+    MidDialogue,
+    Closed,
+}
+
+impl Link {
+    /// A connection that is not made yet.
+    pub fn closed() -> Link {
+        Link {
+            stream: Stream::closed(),
+            number: next_number(),
+            condition: Condition::Closed,
+            inbox: Inbox::default(),
+            out: Outbox::default(),
+            pace: Pace::default(),
+            slowest: Duration::ZERO,
+            drained: None,
+            begun: 0,
+        }
+    }
+
+    pub fn is_usable(&self) -> bool {
+        self.condition == Condition::Usable
+    }
+
+    /// Fails unless a dialogue may begin. A connection that was left in the middle of one is closed for good.
+    pub fn usable(&mut self, stop_handle: &StopHandle, phase: Phase) -> Result<(), Error> {
+        if stop_handle.is_stopped() {
+            self.close();
+            return Err(Error::Stopped(phase));
+        }
+        if self.is_usable() {
+            return Ok(());
+        }
+        self.close();
+        Err(Error::NotConnected)
+    }
+
+    /// Closes the connection without sending anything.
+    pub fn close(&mut self) {
+        self.condition = Condition::Closed;
+        self.out.forget();
+        self.stream.close();
+    }
+
+    /// Sends QUIT, if that needs no waiting, and closes the connection. The reply is not waited for.
+    pub fn part(&mut self) {
+        if self.is_usable() && self.out.is_quiet() {
+            self.out.put_farewell();
+            self.log_commands();
+            while let Ok(written @ 1..) = self.stream.try_write(self.out.offer()) {
+                self.out.written(written);
+                if self.out.unsent().is_empty() {
+                    break;
+                }
+            }
+        }
+        self.close();
+    }
+
+    /// Whether the connection is open, as far as can be told without asking the server.
+    pub fn is_connected(&mut self) -> bool {
+        self.is_usable() && self.inbox.is_empty() && matches!(self.listen(Phase::Noop), Ok(0))
+    }
+
+    /// Reads what has arrived, without waiting. Returns the number of octets.
+    pub fn listen(&mut self, phase: Phase) -> Result<usize, Error> {
+        match self.stream.try_read(self.inbox.room()) {
+            Ok(0) => Err(Error::Closed(phase)),
+            Ok(n) => {
+                self.arrived(n, Duration::ZERO);
+                Ok(n)
+            }
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(0),
+            Err(e) => Err(Error::io(phase, e)),
+        }
+    }
+
+    pub fn arrived(&mut self, octets: usize, waited: Duration) {
+        self.inbox.arrived(octets);
+        self.pace.arrived(waited);
+    }
+
+    /// Logs the commands that were put into the outbox.
+    pub fn log_commands(&mut self) {
+        let number = self.number;
+        if log::log_enabled!(target: "postino", log::Level::Debug) {
+            self.out.drain_log(|line| log::debug!(target: "postino", "#{number} C: {line}"));
+        } else {
+            self.out.discard_log();
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! How a connection is made, and with which settings: what stays the same when the client connects again.
+
+use std::time::Instant;
+
+use super::{call::Call, link::Link, stop::StopHandle, token::Tokens};
+use crate::{
+    Error, Phase,
+    config::{Server, Settings},
+    deadline::later,
+    proto::HelloName,
+    sys,
+};
+
+pub(super) struct Origin {
+    pub settings: Settings,
+    /// Where OAuth tokens come from, if they are not part of the settings.
+    pub tokens: Option<Tokens>,
+    /// Stops the client from another thread.
+    pub stop_handle: StopHandle,
+    pub maker: Maker,
+}
+
+/// Who has made the connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Maker {
+    /// The client, which can make another.
+    Client,
+    /// The caller (`connect_over`).
+    Caller,
+}
+
+impl Origin {
+    /// Returns when a wait that begins now has to end.
+    pub fn limit(&self, call: &Call, phase: Phase) -> Result<Instant, Error> {
+        if self.stop_handle.is_stopped() {
+            return Err(Error::Stopped(phase));
+        }
+        let now = Instant::now();
+        let until = later(now, self.settings.config.timeouts.of(phase));
+        let until = call.deadline.map_or(until, |deadline| until.min(deadline));
+        if until > now {
+            Ok(until)
+        } else {
+            Err(Error::Timeout(phase)) // also for a limit of zero, whatever is there to be read
+        }
+    }
+
+    /// Returns the limit that is set, or sets it now.
+    pub fn limit_once(
+        &self,
+        call: &Call,
+        until: &mut Option<Instant>,
+        phase: Phase,
+    ) -> Result<Instant, Error> {
+        let limit = until.map_or_else(|| self.limit(call, phase), Ok)?;
+        *until = Some(limit);
+        Ok(limit)
+    }
+
+    /// Turns the failure of a connection into [`Error::Stopped`] if a stop handle has ended it. What the server has said is
+    /// reported all the same.
+    pub fn stopped_or(&self, error: Error, phase: Phase) -> Error {
+        match error {
+            Error::Connect { .. }
+            | Error::Io { .. }
+            | Error::Closed(_)
+            | Error::Timeout(_)
+            | Error::Tls { .. }
+                if self.stop_handle.is_stopped() =>
+            {
+                Error::Stopped(phase)
+            }
+            error => error,
+        }
+    }
+
+    /// Whether the connection ends on this machine, so that nobody else can listen: a Unix socket, a connection of the
+    /// caller's that says so, or a peer with a loopback address, if the caller has named the host as local. An address
+    /// that somebody else has chosen, such as the DNS, proves nothing: a tunnel or a proxy may listen there.
+    pub fn is_local(&self, link: &Link) -> bool {
+        let named_local = match &self.settings.server {
+            Server::Host(host, _) => host.is_local(),
+            Server::Unix(_) => true,
+        };
+        link.stream.is_local() && (named_local || self.maker == Maker::Caller)
+    }
+
+    /// The name for EHLO.
+    pub fn hello_name(&self, link: &Link) -> HelloName {
+        let set = self.settings.hello_name.clone();
+        let machine = || sys::machine_name().and_then(|name| HelloName::of_machine(&name));
+        let address = || link.stream.local().map_or([127, 0, 0, 1].into(), |local| local.ip());
+        set.or_else(machine).unwrap_or_else(|| HelloName::literal(address()))
+    }
+}

@@ -1,0 +1,190 @@
+//! Unix.
+
+use std::{
+    ffi::OsString,
+    io::{self, ErrorKind},
+    net::{SocketAddr, TcpStream},
+    os::unix::ffi::{OsStrExt, OsStringExt},
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    io::Errno,
+    net::{
+        AddressFamily, RecvFlags, SendFlags, Shutdown, SocketAddrUnix, bind, connect, recv, shutdown, sockopt,
+    },
+};
+
+/// A socket of any kind, owned and borrowed.
+pub(crate) use std::os::fd::AsFd as AsSocket;
+pub(crate) use std::os::{fd::OwnedFd as OwnedSocket, unix::net::UnixStream};
+
+/// Starts to connect to `peer`. The socket can be written to once it is connected, or has failed (`take_error` tells which).
+/// It is non-blocking.
+pub(crate) fn start(peer: SocketAddr, local: Option<SocketAddr>) -> io::Result<TcpStream> {
+    let socket = socket(if peer.is_ipv6() { AddressFamily::INET6 } else { AddressFamily::INET })?;
+    if let Some(local) = local {
+        // The last connection from a fixed port may linger.
+        sockopt::set_socket_reuseaddr(&socket, local.port() != 0)?;
+        bind(&socket, &local)?;
+    }
+    match connect(&socket, &peer) {
+        Ok(()) | Err(Errno::INPROGRESS | Errno::INTR) => Ok(socket.into()),
+        Err(e) => Err(e.into()),
+    }
+}
+
+/// Connects to a Unix socket, or fails with [`ErrorKind::WouldBlock`] if the server's queue is full. The socket is
+/// non-blocking.
+pub(crate) fn start_unix(path: &Path) -> io::Result<UnixStream> {
+    let socket = socket(AddressFamily::UNIX)?;
+    connect(&socket, &SocketAddrUnix::new(path)?)?;
+    Ok(socket.into())
+}
+
+#[cfg(not(target_vendor = "apple"))]
+fn socket(family: AddressFamily) -> io::Result<OwnedSocket> {
+    use rustix::net::{SocketFlags, SocketType, socket_with};
+
+    Ok(socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, None)?)
+}
+
+#[cfg(target_vendor = "apple")]
+fn socket(family: AddressFamily) -> io::Result<OwnedSocket> {
+    use rustix::{
+        io::{FdFlags, fcntl_setfd, ioctl_fionbio},
+        net::SocketType,
+    };
+
+    let socket = rustix::net::socket(family, SocketType::STREAM, None)?;
+    fcntl_setfd(&socket, FdFlags::CLOEXEC)?;
+    ioctl_fionbio(&socket, true)?;
+    sockopt::set_socket_nosigpipe(&socket, true)?;
+    Ok(socket)
+}
+
+/// Whether [`acknowledge`] does anything on this system.
+pub(crate) const CAN_ACKNOWLEDGE: bool = cfg!(any(target_os = "linux", target_os = "android"));
+
+/// Acknowledges at once what has arrived on a TCP socket (`TCP_QUICKACK`), where the system can do that.
+pub(crate) fn acknowledge(socket: impl AsSocket) {
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    let _delayed_then = sockopt::set_tcp_quickack(&socket, true);
+    let _ = socket;
+}
+
+/// Does not wait, and raises no signal when the peer has closed. On Apple's systems a socket option does the latter.
+#[cfg(not(target_vendor = "apple"))]
+const SEND: SendFlags = SendFlags::DONTWAIT.union(SendFlags::NOSIGNAL);
+#[cfg(target_vendor = "apple")]
+const SEND: SendFlags = SendFlags::DONTWAIT;
+
+/// Reads some octets. Without a limit it does not wait, and fails with [`ErrorKind::WouldBlock`]; with one it waits up to it.
+pub(crate) fn receive(socket: impl AsSocket, room: &mut [u8], until: Option<Instant>) -> io::Result<usize> {
+    loop {
+        match recv(&socket, &mut *room, RecvFlags::DONTWAIT) {
+            Err(Errno::AGAIN) => match until {
+                Some(until) => poll_until(&socket, PollFlags::IN, until)?,
+                None => return Err(ErrorKind::WouldBlock.into()),
+            },
+            Err(Errno::INTR) => {}
+            done => return Ok(done?.0),
+        }
+    }
+}
+
+/// Reads some octets from a blocking socket, which waits up to its [receive timeout](set_receive_timeout). `None` if that
+/// has passed, or a signal came first.
+pub(crate) fn receive_blocking(socket: impl AsSocket, room: &mut [u8]) -> io::Result<Option<usize>> {
+    match recv(&socket, &mut *room, RecvFlags::empty()) {
+        Err(Errno::AGAIN | Errno::INTR) => Ok(None),
+        done => Ok(Some(done?.0)),
+    }
+}
+
+/// Sets how long a read from a blocking socket waits. It must not be zero, which would be for ever.
+pub(crate) fn set_receive_timeout(socket: impl AsSocket, limit: Duration) -> io::Result<()> {
+    Ok(sockopt::set_socket_timeout(&socket, sockopt::Timeout::Recv, Some(limit))?)
+}
+
+/// Writes some octets. It waits as [`receive`] does.
+pub(crate) fn send(socket: impl AsSocket, bytes: &[u8], until: Option<Instant>) -> io::Result<usize> {
+    loop {
+        match rustix::net::send(&socket, bytes, SEND) {
+            Err(Errno::AGAIN) => match until {
+                Some(until) => poll_until(&socket, PollFlags::OUT, until)?,
+                None => return Err(ErrorKind::WouldBlock.into()),
+            },
+            Err(Errno::INTR) => {}
+            done => return Ok(done?),
+        }
+    }
+}
+
+/// Waits until the socket can be read from (`read`), or written to (`write`), or either if both are asked for. Fails with
+/// [`ErrorKind::TimedOut`] at the limit.
+pub(crate) fn wait(socket: impl AsSocket, read: bool, write: bool, until: Instant) -> io::Result<()> {
+    let flag = |set, flag| if set { flag } else { PollFlags::empty() };
+    poll_until(&socket, flag(read, PollFlags::IN) | flag(write, PollFlags::OUT), until)
+}
+
+fn poll_until(socket: impl AsSocket, flags: PollFlags, until: Instant) -> io::Result<()> {
+    if poll_all(&mut [PollFd::new(&socket, flags)], until)? {
+        Ok(())
+    } else {
+        Err(ErrorKind::TimedOut.into())
+    }
+}
+
+/// Waits until some of the sockets can be written to, or have failed: whether each of them is one of those. None is at the
+/// limit.
+pub(crate) fn wait_for_any<'s, S: AsSocket + 's>(
+    sockets: impl Iterator<Item = &'s S>,
+    until: Instant,
+) -> io::Result<Vec<bool>> {
+    let mut fds: Vec<_> = sockets.map(|socket| PollFd::new(socket, PollFlags::OUT)).collect();
+    poll_all(&mut fds, until)?;
+    Ok(fds.iter().map(|fd| !fd.revents().is_empty()).collect())
+}
+
+/// Returns false at the limit. If that is past already, nothing is polled.
+fn poll_all(fds: &mut [PollFd<'_>], until: Instant) -> io::Result<bool> {
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Ok(false);
+        }
+        let limit = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
+        match poll(fds, Some(&limit)) {
+            Err(Errno::INTR) => {}
+            ready => return Ok(ready? > 0),
+        }
+    }
+}
+
+/// Ends both directions of a connection. It may be closed already.
+pub(crate) fn end(socket: impl AsSocket) {
+    let _closed_already = shutdown(socket, Shutdown::Both);
+}
+
+/// The machine's name, if it is UTF-8.
+pub(crate) fn machine_name() -> Option<String> {
+    rustix::system::uname().nodename().to_str().ok().map(str::to_owned)
+}
+
+/// Says why a path cannot be that of a Unix socket: the system has little room for it, and none for a NUL.
+pub(crate) fn check_socket_path(path: &Path) -> Result<(), &'static str> {
+    match SocketAddrUnix::new(path) {
+        _ if path.as_os_str().is_empty() => Err("it is empty"),
+        _ if path.as_os_str().as_bytes().contains(&0) => Err("it has a NUL"),
+        Ok(_) => Ok(()),
+        Err(_) => Err("it is too long"),
+    }
+}
+
+/// A path of these octets, as a percent-encoded URL holds them.
+pub(crate) fn path_from_octets(octets: Box<[u8]>) -> PathBuf {
+    OsString::from_vec(octets.into()).into()
+}
