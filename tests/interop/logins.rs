@@ -174,9 +174,8 @@ async fn lets_in(server: &Server, way: &Builder, mechanism: &str) -> Result<(), 
 #[maybe_async]
 async fn keeps_out(way: &Builder, mechanism: &str) -> Result<(), String> {
     for (user, secret) in [(USER, "wr0ng"), ("nobody@lab.test", right_secret(mechanism))] {
-        let error = match login(way, mechanism, user, secret).await {
-            Ok(_) => return Err(format!("{user} with {secret} was let in")),
-            Err(error) => error,
+        let Err(error) = login(way, mechanism, user, secret).await else {
+            return Err(format!("{user} with {secret} was let in"));
         };
         let seen = format!("{error:?} {error}");
         let Error::Auth { details, .. } = &error else { return Err(seen) };
