@@ -92,9 +92,9 @@ fn converse(chunking: bool, at_hand: bool, envelope: &Envelope, text: &[u8], cou
                 posted += 1;
                 let transaction = Transaction::new(envelope.clone(), MailParameters::default()).ahead(true);
                 if at_hand {
-                    talk.message_with(transaction, Survey::of(text)).expect("it may go out")
+                    talk.message_with(transaction, Survey::of(text)).expect("it may go out");
                 } else {
-                    talk.message(transaction)
+                    talk.message(transaction);
                 }
             }
             Want::Message => talk.no_more(),

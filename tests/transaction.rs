@@ -314,9 +314,9 @@ impl Sender<'_> {
                 let envelope = Envelope::new(&format!("s{}@x", self.next), &letter.recipients).unwrap();
                 let transaction = Transaction::new(envelope, MailParameters::default()).ahead(letter.ahead);
                 if letter.at_hand {
-                    talk.message_with(transaction, Survey::of(&letter.content)).unwrap()
+                    talk.message_with(transaction, Survey::of(&letter.content)).unwrap();
                 } else {
-                    talk.message(transaction)
+                    talk.message(transaction);
                 }
                 self.next += 1;
                 if self.farewell && self.next == self.letters.len() {

@@ -26,7 +26,7 @@ pub const CASES: &[Case] = &[
     ("addresses in To, as text", 200, |n| built(|m| m.to(addresses(n)))),
     ("addresses in To, as mailboxes", 200, |n| built(|m| m.to(mailboxes(n)))),
     ("addresses in To, one by one", 200, |n| {
-        built(|m| mailboxes(n).into_iter().fold(m, postino::message::MessageBuilder::to))
+        built(|m| mailboxes(n).into_iter().fold(m, postino::message::MessageBuilder::to));
     }),
     ("addresses in a group", 200, |n| built(|m| m.to(format!("g: {};", addresses(n))))),
     ("addresses read from headers", 200, |n| read(&format!("To: {}\r\n", addresses(n)))),

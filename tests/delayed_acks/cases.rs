@@ -117,9 +117,9 @@ fn a_connection_that_stalls_stops_pipelining_and_one_that_does_not_goes_on() {
         let flights = |mut client: Client| {
             server.take();
             if batch {
-                block_on(send_all(&mut client)).unwrap()
+                block_on(send_all(&mut client)).unwrap();
             } else {
-                block_on(send_each(&mut client)).unwrap()
+                block_on(send_each(&mut client)).unwrap();
             }
             server.take().flights
         };

@@ -144,9 +144,9 @@ fn reports_are_asked_for_as_they_were_set() {
         let offered = client.supports("DSN");
         let result = block_on(client.send(&Raw::bytes(envelope.clone(), "Subject: x\n\nx\n")));
         if offered {
-            assert_eq!(result.unwrap().outcome(), Outcome::Accepted, "{}", server.name)
+            assert_eq!(result.unwrap().outcome(), Outcome::Accepted, "{}", server.name);
         } else {
-            assert!(matches!(result, Err(Error::Unsupported("DSN"))), "{}", server.name)
+            assert!(matches!(result, Err(Error::Unsupported("DSN"))), "{}", server.name);
         }
     });
 }

@@ -938,9 +938,9 @@ fn threat_15_threat_58_every_cell_of_the_state_table_holds() {
 fn threat_91_hostile_sessions_leave_nothing_behind() {
     let _alone = alone();
     if apart::is_own_process() {
-        all_cells_again_and_again()
+        all_cells_again_and_again();
     } else {
-        apart::in_own_process(module_path!(), "threat_91_hostile_sessions_leave_nothing_behind")
+        apart::in_own_process(module_path!(), "threat_91_hostile_sessions_leave_nothing_behind");
     }
 }
 

@@ -314,7 +314,7 @@ pub fn check_wire(script: &[String], heard: &[u8], content: &[u8]) -> Result<(),
             // Some of the content, and surely not its end.
             "-- ignore" => {
                 if left.starts_with(rest) {
-                    rest = &[]
+                    rest = &[];
                 } else {
                     return Err(format!("not the content: {}", shown(rest)));
                 }

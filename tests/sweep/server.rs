@@ -146,7 +146,7 @@ impl Server {
             }
             "DATA" => {
                 if self.transaction.as_ref().expect("DATA outside a transaction").is_empty() {
-                    self.say("554 DATA for nobody")
+                    self.say("554 DATA for nobody");
                 } else {
                     self.stage = Stage::Data;
                     self.say("354 DATA go on");
