@@ -91,9 +91,10 @@ fn converse(chunking: bool, at_hand: bool, envelope: &Envelope, text: &[u8], cou
             Want::Message if posted < count => {
                 posted += 1;
                 let transaction = Transaction::new(envelope.clone(), MailParameters::default()).ahead(true);
-                match at_hand {
-                    true => talk.message_with(transaction, Survey::of(text)).expect("it may go out"),
-                    false => talk.message(transaction),
+                if at_hand {
+                    talk.message_with(transaction, Survey::of(text)).expect("it may go out");
+                } else {
+                    talk.message(transaction);
                 }
             }
             Want::Message => talk.no_more(),

@@ -38,9 +38,12 @@ fn main() -> ExitCode {
         if !words.is_empty() && !words.iter().any(|word| name.contains(&word[..])) {
             continue;
         }
-        let costs = [1, 2, 4, 8].map(|times| match has_valgrind {
-            true => (instructions(name, times * n) - nothing).max(1.0),
-            false => time(case, times * n),
+        let costs = [1, 2, 4, 8].map(|times| {
+            if has_valgrind {
+                (instructions(name, times * n) - nothing).max(1.0)
+            } else {
+                time(case, times * n)
+            }
         });
         let [twice, four, eight] = [1, 2, 3].map(|i| costs[i] / costs[i - 1]);
         let mark = if eight > MOST { " NOT LINEAR" } else { "" };
