@@ -1,5 +1,5 @@
-//! The pure parts, without sockets: `cargo bench`. For instruction counts, which are nearly the
-//! same each time: `benches/peers/run.py --only instructions`.
+//! Measures the parts that need no sockets: `cargo bench --bench micro`. For instruction counts, which vary little between
+//! runs, use `benches/peers/run.py --only instructions`.
 
 use divan::{Bencher, black_box, counter::BytesCount};
 use postino::{
@@ -13,7 +13,7 @@ fn main() {
     divan::main();
 }
 
-/// So many octets of lines.
+/// Repeats a line up to this number of octets.
 fn lines(line: &[u8], octets: usize) -> Vec<u8> {
     line.repeat(octets / line.len())
 }
@@ -29,7 +29,7 @@ fn encoder(bencher: Bencher<'_, '_>, line: &str) {
     // A transaction that wants content, by DATA.
     let envelope = Envelope::new("a@example.org", ["b@example.net"]).expect("both are addresses");
     let parameters = MailParameters::default().eight_bit(true);
-    let mut talk = Transactions::new(Options::new(), false);
+    let mut talk = Transactions::new(Options::default(), false);
     let (mut out, mut inbox) = (Outbox::default(), Inbox::default());
     talk.message(Transaction::new(envelope, parameters));
     while !matches!(talk.fill(&mut out), Want::Body(_)) {
@@ -49,7 +49,7 @@ fn survey(bencher: Bencher<'_, '_>, octets: usize) {
     bencher.counter(BytesCount::new(text.len())).bench_local(|| Survey::of(black_box(&text)));
 }
 
-/// Replies as they come behind a window of BDAT.
+/// Replies as they arrive after a window of BDAT.
 #[divan::bench(args = [1, 3, 300])]
 fn reply_parser(bencher: Bencher<'_, '_>, replies: usize) {
     let bytes = b"250 2.0.0 queued as 4bXyZ1\r\n".repeat(replies);
@@ -72,7 +72,7 @@ fn hear(inbox: &mut Inbox, mut bytes: &[u8]) -> usize {
     heard
 }
 
-/// A hundred messages of 1 KiB against a server that takes everything: the machine, encoder and parser, without a wire.
+/// A hundred messages of 1 KiB, with a server that accepts everything: dialogue, encoder and parser, without a network.
 #[divan::bench(args = ["data", "chunking", "data at hand", "chunking at hand"])]
 fn transactions(bencher: Bencher<'_, '_>, way: &str) {
     let envelope = Envelope::new("a@example.org", ["b@example.net"]).expect("both are addresses");
@@ -82,7 +82,7 @@ fn transactions(bencher: Bencher<'_, '_>, way: &str) {
 }
 
 fn converse(chunking: bool, at_hand: bool, envelope: &Envelope, text: &[u8], count: usize) -> usize {
-    let options = Options::new().pipelining(true).chunking(chunking).joining(Joining::Works);
+    let options = Options::default().pipelining(true).chunking(chunking).joining(Joining::Works);
     let mut talk = Transactions::new(options, false);
     let (mut out, mut inbox) = (Outbox::default(), Inbox::default());
     let (mut posted, mut begun, mut accepted) = (0, None, 0);
@@ -92,17 +92,17 @@ fn converse(chunking: bool, at_hand: bool, envelope: &Envelope, text: &[u8], cou
                 posted += 1;
                 let transaction = Transaction::new(envelope.clone(), MailParameters::default()).ahead(true);
                 if at_hand {
-                    talk.message_with(transaction, Survey::of(text)).expect("it may go out");
+                    talk.message_with(transaction, Survey::of(text)).expect("it is plain text");
                 } else {
                     talk.message(transaction);
                 }
             }
             Want::Message => talk.no_more(),
             Want::Body(number) => {
-                // All of it, and then its end.
+                // All of the content, and then its end.
                 let piece = if begun == Some(number) { &[] } else { text };
                 begun = Some(number);
-                talk.body(piece, &mut out).expect("it may go out");
+                talk.body(piece, &mut out).expect("it is plain text");
             }
             Want::Result => {
                 let outcome = talk.next_result().map(|result| result.map(|delivery| delivery.outcome()));
@@ -114,20 +114,20 @@ fn converse(chunking: bool, at_hand: bool, envelope: &Envelope, text: &[u8], cou
     }
 }
 
-/// What a server says to all that is in the outbox.
+/// Answers everything in the outbox as a server would.
 fn answer(talk: &mut Transactions, out: &mut Outbox, inbox: &mut Inbox) {
     let said = out.offer().len();
     out.written(said);
     while out.due() > 0 {
-        // The phase tells what the next reply is for.
+        // The phase tells what the next reply answers.
         let line: &[u8] = match talk.phase() {
             postino::Phase::Data => b"354 go\r\n",
             _ => b"250 2.0.0 ok\r\n",
         };
         inbox.room()[..line.len()].copy_from_slice(line);
         inbox.arrived(line.len());
-        let reply = inbox.next_reply().expect("it is one").expect("it is whole");
+        let reply = inbox.next_reply().expect("it is a reply").expect("it is complete");
         out.reply_arrived();
-        talk.on_reply(reply, out).expect("it stands there");
+        talk.on_reply(reply, out).expect("it is the reply that is due");
     }
 }

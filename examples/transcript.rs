@@ -1,23 +1,23 @@
-//! SMTP without a socket: `postino::proto` driven by hand, against a server that is a list of replies.
+//! Runs `postino::proto` without a socket, against a server that is a list of replies.
 //!
 //! ```text
 //! cargo run --example transcript
 //! ```
 //!
-//! Two messages over one connection, the end of the first in one flight with the envelope of the second. Each blank line
-//! is a round trip. A transport of your own has the same loop, `carry`, with its own `write` and `read`.
+//! It sends two messages over one connection; the end of the first leaves together with the envelope of the second. Each
+//! blank line in the output is a round trip. A custom transport needs the same loop, `carry`, with its own `write` and `read`.
 
 use std::{borrow::Cow, vec};
 
 use postino::{
     Capabilities, Envelope, Error,
     proto::{
-        Dialogue, Hello, HelloName, Inbox, Joining, MailParameters, Options, Outbox, Simple, Survey,
-        Transaction, Transactions, Upgrade, Want,
+        Dialogue, Hello, Inbox, Joining, MailParameters, Options, Outbox, Simple, Survey, Transaction,
+        Transactions, Upgrade, Want,
     },
 };
 
-/// What the server says, flight by flight.
+/// The server's replies, flight by flight.
 const SERVER: [&str; 5] = [
     "220 mail.example.org ESMTP\r\n",
     "250-mail.example.org\r\n250-PIPELINING\r\n250-8BITMIME\r\n250 SIZE 10240000\r\n",
@@ -31,7 +31,7 @@ fn main() -> Result<(), Error> {
     let flights = SERVER.into_iter().chain([GOODBYE]).map(str::as_bytes).collect::<Vec<_>>();
     let mut wire = Wire { inbox: Inbox::default(), out: Outbox::default(), server: flights.into_iter() };
 
-    let mut hello = Hello::new(HelloName::new("client.example.org")?, Upgrade::Never, false);
+    let mut hello = Hello::new("client.example.org", Upgrade::Never, false)?;
     wire.finish(&mut hello)?;
     let (_, _, capabilities) = hello.into_parts();
 
@@ -47,19 +47,19 @@ fn main() -> Result<(), Error> {
     let mut quit = Simple::quit();
     wire.finish(&mut quit)?;
     quit.into_result()?;
-    assert_eq!(wire.server.next(), None, "all was heard");
+    assert_eq!(wire.server.next(), None, "a reply was not read");
     Ok(())
 }
 
-/// Sends all messages, and tells what became of each.
+/// Sends all messages, and prints the result of each.
 fn send(wire: &mut Wire, capabilities: &Capabilities, mails: &[(&str, Envelope)]) -> Result<(), Error> {
     let pipelining = capabilities.offers("PIPELINING");
-    let options = Options::new().pipelining(pipelining).joining(Joining::Untried);
+    let options = Options::default().pipelining(pipelining).joining(Joining::Untried);
     let mut talk = Transactions::new(options, false);
-    // Those that the server cannot take are found before anything is said.
+    // Messages that the server cannot take are found before anything is sent.
     let letters = mails.iter().map(|(content, envelope)| transaction(capabilities, envelope, content));
     let mut waiting = letters.collect::<Result<Vec<_>, _>>()?.into_iter();
-    // The rest of the content of each message; it may come in any number of pieces.
+    // The rest of the content of each message. It may be passed in any number of pieces.
     let mut contents: Vec<&str> = mails.iter().map(|(content, _)| *content).collect();
 
     let mut lost = false;
@@ -74,14 +74,14 @@ fn send(wire: &mut Wire, capabilities: &Capabilities, mails: &[(&str, Envelope)]
             }
             Ok(Want::Body(number)) => {
                 let piece = std::mem::take(&mut contents[number]);
-                talk.body(piece.as_bytes(), &mut wire.out) // an empty one is the end
+                talk.body(piece.as_bytes(), &mut wire.out) // an empty piece is the end
             }
             Ok(Want::Result) => Ok(()),
             Ok(_) => break,
             Err(e) => Err(e),
         };
         if let Err(e) = step {
-            // What was under way is not sent, or in doubt: how far the stream may have left decides.
+            // Messages under way are not sent or in doubt, depending on how much of the stream may have left.
             talk.lose(wire.out.octets_offered(), e);
             lost = true;
         }
@@ -89,7 +89,7 @@ fn send(wire: &mut Wire, capabilities: &Capabilities, mails: &[(&str, Envelope)]
             match result {
                 Ok(delivery) => {
                     println!("   -> accepted as {}", delivery.queue_id().unwrap_or("(no name)"));
-                    delivery.refused().for_each(|refused| println!("      but for {}", refused.address()));
+                    delivery.refused().for_each(|refused| println!("      except for {}", refused.address()));
                 }
                 Err(e) => println!("   -> {e}"),
             }
@@ -101,7 +101,7 @@ fn send(wire: &mut Wire, capabilities: &Capabilities, mails: &[(&str, Envelope)]
     Ok(())
 }
 
-/// What MAIL says of a message: what the server offers, and what is in it.
+/// Chooses the parameters of MAIL by what the server offers and what the message contains.
 fn transaction(
     capabilities: &Capabilities,
     envelope: &Envelope,
@@ -117,7 +117,7 @@ fn transaction(
     Ok(Transaction::new(envelope.clone(), parameters))
 }
 
-/// The connection, if there were one.
+/// Takes the place of a connection.
 struct Wire {
     inbox: Inbox,
     out: Outbox,
@@ -125,26 +125,25 @@ struct Wire {
 }
 
 impl Wire {
-    /// Carries a dialogue that needs nothing but replies.
+    /// Carries a dialogue that needs only replies.
     fn finish(&mut self, talk: &mut dyn Dialogue) -> Result<(), Error> {
         match self.carry(talk)? {
             Want::Nothing => Ok(()),
-            want => unreachable!("nobody asked for {want:?}"),
+            want => unreachable!("a dialogue of replies wants {want:?}"),
         }
     }
 
-    /// Carries a dialogue as far as it goes by itself: hear every reply at hand, let it speak, do what it wants. After an
-    /// error the connection is to be closed.
+    /// Carries a dialogue until it wants something other than reading and writing. After an error the connection must be
+    /// closed.
     fn carry(&mut self, talk: &mut dyn Dialogue) -> Result<Want, Error> {
         loop {
             self.hear(talk)?;
             let want = talk.fill(&mut self.out);
-            // Secrets are masked in it, and content is only counted: this is for a log, which comes before the write.
+            // For a log: secrets are masked, and content is only counted. It must be drained before the write.
             self.out.drain_log(|_| {});
             match want {
                 Want::Write => self.write(),
-                // Behind a Probe, silence would be an answer, too: `Transactions::on_silence`. This server says all it
-                // has to say.
+                // After a Probe, silence would be an answer, too: see `Transactions::on_silence`. This server always answers.
                 Want::Reply | Want::Probe => {
                     self.write();
                     self.read(talk)?;
@@ -173,7 +172,7 @@ impl Wire {
         }
     }
 
-    /// Here all that is offered leaves at once; a socket would take a part of it.
+    /// Writes everything that is offered at once. A socket may accept only a part of it.
     fn write(&mut self) {
         let bytes = self.out.offer();
         for line in String::from_utf8_lossy(bytes).lines() {
@@ -183,7 +182,7 @@ impl Wire {
         self.out.written(n);
     }
 
-    /// The server's next flight.
+    /// Reads the server's next flight.
     fn read(&mut self, talk: &dyn Dialogue) -> Result<(), Error> {
         println!();
         let bytes = self.server.next().ok_or(Error::Closed(talk.phase()))?;

@@ -265,7 +265,7 @@ pub use self::{
     error::{Error, Phase, Retry},
     message::{Mail, Message, Raw},
     proto::{
-        Capabilities,
+        capabilities::Capabilities,
         options::{MailOption, OnLate, RcptOption, Ret},
         reply::{EnhancedCode, Reply},
     },

@@ -11,8 +11,8 @@ use options::Options;
 use postino::{
     Capabilities, Envelope, Error, Outcome, Phase,
     proto::{
-        Auth, AuthOptions, Credentials, Dialogue, Hello, HelloName, Inbox, MailParameters, Outbox, Simple,
-        Transaction, Transactions, Upgrade, Want,
+        Auth, AuthOptions, Credentials, Dialogue, Hello, Inbox, MailParameters, Outbox, Simple, Transaction,
+        Transactions, Upgrade, Want,
     },
 };
 use proptest::prelude::*;
@@ -172,7 +172,7 @@ impl Session {
 
     /// The greeting and STARTTLS, a login, messages, QUIT.
     fn run(&mut self, options: Options) {
-        let mut hello = Hello::new(HelloName::new("me.example.org").unwrap(), Upgrade::Required, true);
+        let mut hello = Hello::new("me.example.org", Upgrade::Required, true).unwrap();
         let greeted = self.carry(&mut hello).map(drop);
         if !self.end("hello", greeted) {
             return;

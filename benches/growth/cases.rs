@@ -1,4 +1,4 @@
-//! What has to grow in proportion to what it is given: each case works through `n` of something.
+//! Cases whose work must grow in proportion to the input: each processes `n` of something.
 
 use std::{
     hint::black_box,
@@ -6,15 +6,12 @@ use std::{
 };
 
 use postino::{
-    Envelope, Mail, Message,
+    Capabilities, Envelope, Mail, Message,
     message::{Attachment, Mailbox, header_length, without_bcc},
-    proto::{
-        Capabilities, Dialogue, Inbox, MailParameters, Options, Outbox, Survey, Transaction, Transactions,
-        Want,
-    },
+    proto::{Dialogue, Inbox, MailParameters, Options, Outbox, Survey, Transaction, Transactions, Want},
 };
 
-/// Its name, the smallest number, and the work.
+/// The name of a case, its smallest `n`, and the work.
 pub type Case = (&'static str, usize, fn(usize));
 
 pub const CASES: &[Case] = &[
@@ -83,7 +80,7 @@ fn envelope(n: usize) -> Envelope {
     Envelope::new("a@example.org", (0..n).map(|i| format!("u{i}@example.org"))).unwrap()
 }
 
-/// Builds a message, and reads it through.
+/// Builds a message, and reads all of it.
 fn built(with: impl FnOnce(postino::message::MessageBuilder) -> postino::message::MessageBuilder) {
     let message = with(Message::builder().from("a@example.org")).build().unwrap();
     let mut sent = Vec::new();
@@ -113,7 +110,7 @@ fn content(text: &str) {
     let survey = Survey::of(text.as_bytes());
     let parameters = MailParameters::default().eight_bit(true);
     let (mut talk, mut out, mut inbox) =
-        (Transactions::new(Options::new(), false), Outbox::default(), Inbox::default());
+        (Transactions::new(Options::default(), false), Outbox::default(), Inbox::default());
     talk.message(Transaction::new(envelope(1), parameters));
     for reply in ["250 ok\r\n", "250 ok\r\n", "354 go on\r\n"] {
         talk.fill(&mut out);
@@ -129,7 +126,7 @@ fn content(text: &str) {
     black_box((survey.octets, out));
 }
 
-/// Hears these replies, and gives each to `then`.
+/// Parses these replies, and passes each to `then`.
 fn hear(inbox: &mut Inbox, mut replies: &[u8], mut then: impl FnMut(postino::proto::ReplyRef<'_>)) {
     while !replies.is_empty() {
         let n = inbox.room().write(replies).unwrap();
@@ -147,7 +144,7 @@ fn replies(replies: &str) {
     black_box(heard);
 }
 
-/// Twelve in each of up to 500 lines.
+/// Twelve mechanisms in each of up to 500 lines.
 fn mechanisms(n: usize) {
     let lines: Vec<String> = (0..n.div_ceil(12))
         .map(|line| format!("250-AUTH {}\r\n", joined(12, " ", |i| format!("M{}", line * 12 + i))))
@@ -158,9 +155,9 @@ fn mechanisms(n: usize) {
     });
 }
 
-/// The dialogue of one message, with a server that refuses every other recipient.
+/// Sends one message to a server that refuses every other recipient.
 fn transaction(n: usize, lmtp: bool) {
-    let options = Options::new().pipelining(true).lmtp(lmtp);
+    let options = Options::default().pipelining(true).lmtp(lmtp);
     let (mut talk, mut out, mut inbox) =
         (Transactions::new(options, false), Outbox::default(), Inbox::default());
     talk.message(Transaction::new(envelope(n), MailParameters::default()));

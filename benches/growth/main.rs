@@ -1,8 +1,8 @@
-//! How the work grows with what it is given: `cargo bench --bench growth`.
+//! Measures how the work grows with the size of the input: `cargo bench --bench growth`.
 //!
-//! Each case is run with n, 2n, 4n and 8n of something. The table has the instructions in user space at n and what
-//! each doubling multiplies them by, counted by callgrind, so that they are nearly the same each time. Without valgrind it is
-//! the CPU time, which is not. Words after `--` choose the cases whose names have one of them. With `--check` the exit
+//! Each case is run with n, 2n, 4n and 8n of something. The table has the number of instructions in user space at n, and the
+//! factor of each doubling. They are counted by callgrind and vary little between runs. Without valgrind, CPU time is measured
+//! instead, which varies more. Words after `--` select the cases whose names contain one of them. With `--check` the exit
 //! status is 1 if a last doubling takes more than 2.5 times as much.
 
 use std::{
@@ -15,7 +15,7 @@ mod cases;
 
 use cases::{CASES, Case};
 
-/// More than that is not linear.
+/// Maximum factor of a last doubling that counts as linear.
 const MOST: f64 = 2.5;
 
 fn main() -> ExitCode {
@@ -47,7 +47,7 @@ fn main() -> ExitCode {
         });
         let [twice, four, eight] = [1, 2, 3].map(|i| costs[i] / costs[i - 1]);
         let mark = if eight > MOST { " NOT LINEAR" } else { "" };
-        // Levels of messages are few, and each is looked through for the boundaries of those around it.
+        // There are few levels of messages, and each is searched for the boundaries of those around it.
         is_linear &= eight <= MOST || name.contains("at most");
         println!(
             "| {name:45} | {n:6} | {:23.0} | {twice:4.2} | {four:4.2} | {eight:4.2} |{mark}",

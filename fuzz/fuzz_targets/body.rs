@@ -88,7 +88,7 @@ fn in_data(eight_bit: bool) -> (Transactions, Outbox) {
     let envelope = Envelope::new("a@example.org", ["b@example.org"]).expect("they are good");
     let parameters = MailParameters::default().eight_bit(eight_bit);
     let (mut talk, mut out, mut inbox) =
-        (Transactions::new(Options::new(), false), Outbox::default(), Inbox::default());
+        (Transactions::new(Options::default(), false), Outbox::default(), Inbox::default());
     talk.message(Transaction::new(envelope, parameters));
     for reply in [&b"250 ok\r\n"[..], b"250 ok\r\n", b"354 go on\r\n"] {
         assert_eq!(talk.fill(&mut out), Want::Reply);
@@ -107,7 +107,7 @@ fn in_data(eight_bit: bool) -> (Transactions, Outbox) {
 fn chunks(pieces: &[&[u8]], plain: &[u8], nul: bool, binary: bool, at_hand: Option<Survey<'_>>) {
     let envelope = Envelope::new("a@example.org", ["b@example.org"]).expect("they are good");
     let parameters = MailParameters::default().eight_bit(!binary).binary(binary);
-    let options = Options::new().chunking(true);
+    let options = Options::default().chunking(true);
     let mut talk = Transactions::new(options, false);
     let transaction = Transaction::new(envelope, parameters);
     match at_hand {

@@ -126,7 +126,7 @@ impl Client {
     async fn hello(&mut self, call: &mut Call, upgrade: Upgrade) -> Result<(), Error> {
         let settings = &self.origin.settings;
         let name = self.origin.hello_name(&self.link);
-        let hello = Hello::new(name, upgrade, settings.credentials.is_some());
+        let hello = Hello::named(name, upgrade, settings.credentials.is_some());
         let hello = hello.lmtp(settings.config.lmtp);
         let mut hello = hello.ignoring(settings.config.ignored_capabilities.clone());
         if let Err(e) = self.run(call, &mut hello).await {

@@ -1,4 +1,4 @@
-//! The message on the wire: CRLF at every line end, a dot doubled at the start of a line, piece by piece
+//! Messages as they are sent: CRLF at every line end, dots doubled at the start of lines, piece by piece
 //! (RFC 5321 §2.3.8, §4.5.2).
 
 use std::fmt;
@@ -8,10 +8,10 @@ use memchr::{memchr_iter, memchr2, memchr2_iter, memrchr2};
 use super::MailParameters;
 use crate::Error;
 
-/// The longest line of a message (RFC 5321 §4.5.3.1.6), in octets without its end.
+/// Maximum length of a line of a message (RFC 5321 §4.5.3.1.6), in octets without its end.
 const MAX_TEXT_LINE: usize = 998;
 
-/// What may not go out.
+/// An octet that must not be sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Forbidden {
     /// A NUL (RFC 5321 §4.5.2).
@@ -29,24 +29,25 @@ impl From<Forbidden> for Error {
     }
 }
 
-/// A message that was looked through before it is sent, and what is known of it.
+/// A message with the properties that matter before it is sent.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Survey<'b> {
     bytes: &'b [u8],
-    /// Every line end is CRLF, but that a CR may be the last octet.
+    /// Every line end is CRLF, except that a CR may be the last octet.
     crlf_only: bool,
-    /// Octets once every line end is CRLF, and the last line has one; doubled dots do not count (RFC 1870 §3).
+    /// Size of the message in octets, with CRLF at every line end and at the end of the last line. Doubled dots do not count
+    /// (RFC 1870 §3).
     pub octets: u64,
-    /// There is a NUL.
+    /// Whether the message has a NUL.
     pub nul: bool,
-    /// There is an octet beyond ASCII.
+    /// Whether the message has an octet beyond ASCII.
     pub eight_bit: bool,
-    /// The longest line, in octets without its end, if it has more than 998, the limit of RFC 5321 §4.5.3.1.6.
+    /// Length of the longest line, in octets without its end, if it exceeds 998, the limit of RFC 5321 §4.5.3.1.6.
     pub long_line: Option<usize>,
 }
 
 impl<'b> Survey<'b> {
-    /// Looks through a whole message.
+    /// Examines a whole message.
     #[must_use]
     pub fn of(bytes: &'b [u8]) -> Survey<'b> {
         let (nul, eight_bit) = odd_octets(bytes);
@@ -68,7 +69,7 @@ impl fmt::Debug for Survey<'_> {
     }
 }
 
-/// How many octets there are once every line end is CRLF.
+/// The number of octets with CRLF at every line end.
 fn octets(bytes: &[u8], crlf_only: bool) -> u64 {
     let whole = match bytes {
         [.., b'\r', b'\n'] => bytes.len(),
@@ -88,8 +89,8 @@ fn octets(bytes: &[u8], crlf_only: bool) -> u64 {
     (octets + if rest > 0 { rest + 2 } else { 0 }) as u64
 }
 
-/// The longest line of more than [`MAX_TEXT_LINE`]. Goes backwards from where a line would be too long, so that most line ends
-/// are not looked at.
+/// Length of the longest line of more than [`MAX_TEXT_LINE`]. Searches backwards from where a line would be too long, so that
+/// most line ends are not looked at.
 fn long_line(bytes: &[u8]) -> Option<usize> {
     let (mut longest, mut start) = (None, 0);
     while bytes.len() - start > MAX_TEXT_LINE {
@@ -112,51 +113,51 @@ fn odd_octets(bytes: &[u8]) -> (bool, bool) {
     (nul, all >= 0x80)
 }
 
-/// Makes line ends CRLF and doubles dots at the start of lines; piece by piece, in one pass.
+/// Makes line ends CRLF and doubles dots at the start of lines, piece by piece, in one pass.
 ///
-/// The output is the same however the input is cut. It holds no CR without an LF behind it and no LF without a CR
-/// before it, so that no server can take a part of it for the end of the message.
+/// The output does not depend on how the input is cut. It has no CR without an LF after it and no LF without a CR before it,
+/// so that no server can take a part of it for the end of the message.
 #[derive(Debug)]
 pub(crate) struct Encoder {
     form: Form,
     place: Place,
 }
 
-/// What may go out, and how.
+/// What may be sent, and how.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Form {
-    /// Lines with doubled dots, perhaps with octets beyond ASCII.
+    /// Lines with doubled dots, for DATA.
     Dotted { eight_bit: bool },
-    /// The same as they are, for BDAT.
+    /// Lines as they are, for BDAT.
     Lines { eight_bit: bool },
-    /// Anything, as it is (RFC 3030 §3).
+    /// Any octets, as they are (RFC 3030 §3).
     Binary,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Place {
-    /// Nothing has come yet.
+    /// No piece has arrived yet.
     Start,
     LineStart,
     MidLine,
-    /// Behind a CR, which is held back: an LF may follow.
+    /// After a CR, which is held back: an LF may follow.
     Cr,
 }
 
 impl Encoder {
-    /// At the start of a message.
+    /// An encoder for DATA, at the start of a message.
     #[must_use]
     pub fn new(eight_bit: bool) -> Encoder {
         Encoder { form: Form::Dotted { eight_bit }, place: Place::Start }
     }
 
-    /// As MAIL has announced it. What goes by BDAT needs no doubled dots, and nothing at all if it is binary.
+    /// An encoder for what MAIL has announced. BDAT needs no doubled dots, and binary content is not changed at all.
     pub(super) fn of(parameters: MailParameters, chunking: bool) -> Encoder {
         let MailParameters { eight_bit, binary, .. } = parameters;
-        let form = match chunking {
-            true if binary => Form::Binary,
-            true => Form::Lines { eight_bit },
-            false => Form::Dotted { eight_bit },
+        let form = match (chunking, binary) {
+            (true, true) => Form::Binary,
+            (true, false) => Form::Lines { eight_bit },
+            (false, _) => Form::Dotted { eight_bit },
         };
         Encoder { form, place: Place::Start }
     }
@@ -165,7 +166,7 @@ impl Encoder {
     ///
     /// # Errors
     ///
-    /// It holds what may not go out; `out` is as it was.
+    /// The piece has an octet that must not be sent. `out` is unchanged.
     pub fn push(&mut self, mut piece: &[u8], out: &mut Vec<u8>) -> Result<(), Forbidden> {
         if self.form == Form::Binary {
             out.extend_from_slice(piece);
@@ -204,7 +205,7 @@ impl Encoder {
         }
     }
 
-    /// Not behind a CR that is held back.
+    /// Appends a piece. No CR is held back.
     fn append(&mut self, piece: &[u8], crlf_only: bool, out: &mut Vec<u8>) {
         let Some(last) = piece.last() else { return };
         let dots = matches!(self.form, Form::Dotted { .. });
@@ -226,7 +227,7 @@ impl Encoder {
         };
     }
 
-    /// Ends the last line, if it has no end. What is empty becomes one empty line.
+    /// Ends the last line, if it has no end. An empty message becomes one empty line.
     pub fn end(&mut self, out: &mut Vec<u8>) {
         if self.place != Place::LineStart && self.form != Form::Binary {
             out.extend_from_slice(b"\r\n");
@@ -235,14 +236,14 @@ impl Encoder {
     }
 }
 
-/// Every CR is followed by an LF, and every LF follows a CR; a CR at the end may be followed by one later.
+/// Whether every CR is followed by an LF, and every LF follows a CR. The LF of a CR at the very end may come later.
 fn has_crlf_only(piece: &[u8]) -> bool {
     // A plain fold becomes vector code, several times as fast as going from line end to line end.
     let pairs = piece.iter().zip(piece.get(1..).unwrap_or_default());
     piece.first() != Some(&b'\n') && !pairs.fold(false, |odd, (a, b)| odd | ((*a == b'\r') ^ (*b == b'\n')))
 }
 
-/// Copies `piece`, doubling every dot behind an LF.
+/// Copies `piece`, doubling every dot after an LF.
 fn stuff(piece: &[u8], out: &mut Vec<u8>) {
     out.reserve(piece.len() + 2);
     let mut from = 0;

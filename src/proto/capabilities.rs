@@ -1,24 +1,24 @@
-//! What the server offers: the lines of its answer to EHLO (RFC 5321 §4.1.1.1).
+//! The extensions that a server offers: the lines of its reply to EHLO (RFC 5321 §4.1.1.1).
 
 use std::{collections::HashSet, fmt};
 
 use super::ReplyRef;
 
-/// What is asked for each message is looked up once: its number here is that of a bit.
+/// Keywords that are needed for each message. They are looked up once; the index is that of a bit in `often`.
 const OFTEN: [&str; 8] =
     ["PIPELINING", "CHUNKING", "8BITMIME", "SMTPUTF8", "SIZE", "BINARYMIME", "BURL", "LIMITS"];
 
-/// What the server offers: keywords, each with its parameters. Keywords are compared without regard to case.
+/// Extensions that a server offers in its reply to EHLO: keywords with parameters. Keywords are compared ignoring case.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Capabilities {
     keywords: Vec<(String, String)>,
-    /// Which of [`OFTEN`] there are.
+    /// Bits of the keywords of [`OFTEN`] that are there.
     often: u8,
     size_limit: Option<u64>,
 }
 
 impl Capabilities {
-    /// From the reply to EHLO. Its first line is the server's name and no keyword.
+    /// Reads the reply to EHLO. Its first line is the name of the server and not a keyword.
     #[must_use]
     pub fn parse(reply: ReplyRef<'_>) -> Capabilities {
         let lines = reply.text_lines().skip(1).map(String::from_utf8_lossy);
@@ -46,7 +46,7 @@ impl Capabilities {
         all
     }
 
-    /// The same without these keywords: what a server only says it can do.
+    /// The same without these keywords, for servers that offer what they cannot do.
     #[must_use]
     pub(crate) fn without(mut self, keywords: &[impl AsRef<str>]) -> Capabilities {
         let is_ignored =
@@ -55,7 +55,7 @@ impl Capabilities {
         Capabilities::of(self.keywords)
     }
 
-    /// Whether the server offers it: `PIPELINING`, `STARTTLS`, `8BITMIME` …
+    /// Returns whether the server offers an extension, such as `PIPELINING`, `STARTTLS` or `8BITMIME`.
     #[must_use]
     #[inline]
     pub fn offers(&self, keyword: &str) -> bool {
@@ -65,26 +65,28 @@ impl Capabilities {
         }
     }
 
-    /// What stands behind a keyword; empty if nothing does, `None` if the keyword is not there.
+    /// Returns the text after a keyword. It is empty if the keyword has no parameters, and `None` if it is not offered.
     #[must_use]
     pub fn parameters(&self, keyword: &str) -> Option<&str> {
         self.iter().find(|(k, _)| k.eq_ignore_ascii_case(keyword)).map(|(_, parameters)| parameters)
     }
 
-    /// All keywords with their parameters, in the server's order; keywords are upper-case.
+    /// Returns all keywords, in upper case, with their parameters, in the server's order.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
         self.keywords.iter().map(|(keyword, parameters)| (keyword.as_str(), parameters.as_str()))
     }
 
-    /// The largest message the server takes, in octets (RFC 1870); `None` if it does not say. 0 means no limit, and so
-    /// does what is no number; a number that is too large for 64 bits counts as the largest.
+    /// Returns the maximum size of a message, in octets (SIZE, RFC 1870), or `None` if the server announces none.
+    ///
+    /// 0 and anything that is not a number mean no limit. A number that does not fit 64 bits counts as the largest that does.
     #[must_use]
     pub fn size_limit(&self) -> Option<u64> {
         self.size_limit
     }
 
-    /// A limit of the server's by its name: `RCPTMAX`, `MAILMAX`, `RCPTDOMAINMAX` (LIMITS, RFC 9422). `None` if the
-    /// server does not say, or says what is no number, or 0.
+    /// Returns a limit of the server by its name: `RCPTMAX`, `MAILMAX` or `RCPTDOMAINMAX` (LIMITS, RFC 9422).
+    ///
+    /// `None` if the server does not announce it, or if its value is 0 or not a number.
     #[must_use]
     pub fn limit(&self, name: &str) -> Option<usize> {
         if !self.offers("LIMITS") {
@@ -96,7 +98,8 @@ impl Capabilities {
         value.parse().ok().filter(|limit| *limit > 0)
     }
 
-    /// The login mechanisms (RFC 4954), upper-case, in the server's order, each once: servers list them in two forms.
+    /// Returns the names of the login mechanisms (AUTH, RFC 4954), in upper case and in the server's order. Each is returned
+    /// once, although many servers list them twice.
     pub fn auth_mechanisms(&self) -> impl Iterator<Item = String> {
         let lists = self.iter().filter(|(keyword, _)| *keyword == "AUTH");
         let names = lists.flat_map(|(_, list)| list.split_ascii_whitespace()).map(str::to_ascii_uppercase);

@@ -1,7 +1,6 @@
-//! Commands to bytes: the only place that ends a command line, and each ends once.
+//! Commands to bytes. This is the only place that ends a command line, and each ends once.
 //!
-//! Nothing is checked here, because nothing needs to be: the types that stand in a [`Command`] cannot hold a control
-//! character.
+//! Nothing is checked here, because nothing needs to be: the types in a [`Command`] cannot hold a control character.
 
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr}; // values: `core` has no sockets
 use std::{fmt, io::Write, ops::Range};
@@ -12,15 +11,14 @@ use crate::{Address, Error, MailOption, RcptOption};
 
 const CRLF: &[u8] = b"\r\n";
 
-/// So much is gathered before it is written, in octets.
+/// Size at which the outbox should be written before more is put into it, in octets.
 const FULL: usize = 64 * 1024;
 
-/// Maximum length of a command line, in octets with its CRLF, except in a login. For MAIL and RCPT their options are
-/// included. RFC 5321 §4.5.3.1.4 promises 512, and extensions more; this is what Postfix takes, and there are servers that
-/// hang up on less.
+/// Maximum length of a command line, in octets with its CRLF, except in a login. The options of MAIL and RCPT are included.
+/// RFC 5321 §4.5.3.1.4 guarantees 512, and extensions more. This is the limit of Postfix; some servers hang up on less.
 const MAX_COMMAND_LINE: usize = 2_048;
 
-/// What this client calls itself in EHLO: a domain or an address literal (RFC 5321 §4.1.1.1).
+/// The client's name in EHLO: a domain or an address literal (RFC 5321 §4.1.1.1).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HelloName(Box<str>);
 
@@ -50,12 +48,11 @@ impl HelloName {
                 Some(v6) => v6.parse::<Ipv6Addr>().is_ok(),
                 None => inside.parse::<Ipv4Addr>().is_ok(),
             });
-        match literal || text.len() <= 255 && !is_numeric && text.split('.').all(label) {
-            true => Ok(HelloName(text.into())),
-            false => Err(Error::Config(
-                format!("{text:?} cannot be the name in EHLO: it is no domain and no address literal").into(),
-            )),
+        if literal || text.len() <= 255 && !is_numeric && text.split('.').all(label) {
+            return Ok(HelloName(text.into()));
         }
+        let why = "neither a domain nor an address literal";
+        Err(Error::Config(format!("invalid name for EHLO: {text:?} is {why}").into()))
     }
 
     /// Takes the name of this machine, if it is a full domain name. `localhost.localdomain` and its like are not: they are
@@ -69,7 +66,7 @@ impl HelloName {
         HelloName::new(name).ok().filter(|name| !is_anybody && !name.0.starts_with('['))
     }
 
-    /// The address literal of an address (RFC 5321 §4.1.3).
+    /// Creates the address literal of an IP address (RFC 5321 §4.1.3).
     #[must_use]
     pub fn literal(address: IpAddr) -> HelloName {
         HelloName(match address.to_canonical() {
@@ -78,20 +75,20 @@ impl HelloName {
         })
     }
 
-    /// As it stands in EHLO.
+    /// Returns the name as it is sent.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }
 }
 
-/// A command line as the caller has it, without its end: no control character, and something to say. The log shows
-/// it, so it must hold no secret.
+/// A custom command line without its line end: not empty, and without control characters. The log shows it, so it must
+/// hold no secret.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Line(Box<[u8]>);
 
 impl Line {
-    /// From text, or from octets that need not be UTF-8.
+    /// Takes text, or octets that need not be UTF-8.
     ///
     /// # Errors
     ///
@@ -102,27 +99,27 @@ impl Line {
         let (text, bad) = (text.as_ref(), |why: &'static str| Err(Error::Config(why.into())));
         match text {
             _ if String::from_utf8_lossy(text).contains(char::is_control) => {
-                bad("a command has a control character (its line end is added)")
+                bad("the command has a control character (its line end is added)")
             }
-            _ if text.iter().all(|b| *b == b' ') => bad("a command is empty"),
-            _ if text.len() + CRLF.len() > MAX_COMMAND_LINE => bad("a command has more than 2,046 octets"),
+            _ if text.iter().all(|b| *b == b' ') => bad("the command is empty"),
+            _ if text.len() + CRLF.len() > MAX_COMMAND_LINE => bad("the command has more than 2,046 octets"),
             _ => Ok(Line(text.into())),
         }
     }
 
-    /// Checks the length of a line that was made of parts.
+    /// Checks the length of a line that was built from parts.
     pub(super) fn check(&self) -> Result<(), Error> {
         check_length(self.0.len() + CRLF.len())
     }
 
-    /// Of parts that can hold no control character.
+    /// Builds a line from parts that cannot hold a control character.
     pub(super) fn of(parts: &[&str]) -> Line {
         let mut text = Vec::new();
         line(&mut text, parts);
         Line(text.into())
     }
 
-    /// Its first word, in upper case.
+    /// Returns the first word, in upper case.
     #[must_use]
     pub(crate) fn verb(&self) -> String {
         let mut words = self.0.split(|b| *b == b' ').filter(|word| !word.is_empty());
@@ -146,19 +143,17 @@ impl fmt::Debug for Line {
 pub(crate) struct Parameters(Vec<Box<str>>);
 
 impl Parameters {
-    /// In this order.
+    /// Takes parameters in this order.
     ///
     /// # Errors
     ///
-    /// [`Error::Config`] for what is not of this form, and for more octets than a command line may have.
+    /// [`Error::Config`] if one is not of this form, or if they are longer than a command line may be.
     pub fn new<T: AsRef<str>>(parameters: impl IntoIterator<Item = T>) -> Result<Parameters, Error> {
         let (mut all, mut octets) = (Parameters::default(), CRLF.len());
         for parameter in parameters {
             let parameter = parameter.as_ref();
             if !is_parameter(parameter) {
-                return Err(Error::Config(
-                    format!("{parameter:?} cannot be a parameter of a command").into(),
-                ));
+                return Err(Error::Config(format!("invalid parameter of a command: {parameter:?}").into()));
             }
             octets = parameter.len().saturating_add(1 + octets);
             check_length(octets)?;
@@ -167,13 +162,13 @@ impl Parameters {
         Ok(all)
     }
 
-    /// Whether this one is among them, with this value if it has one; without regard to case.
+    /// Returns whether this parameter is among them, ignoring case. If it has a value, the value is compared as well.
     #[must_use]
     pub(crate) fn contains(&self, parameter: &str) -> bool {
         self.0.iter().any(|own| own.eq_ignore_ascii_case(parameter))
     }
 
-    /// One more at the end: SMTPUTF8 (RFC 6531 §3.4), unless it is there.
+    /// Adds SMTPUTF8 (RFC 6531 §3.4) at the end, unless it is there.
     #[must_use]
     pub(crate) fn with_utf8(mut self) -> Parameters {
         if !self.contains("SMTPUTF8") {
@@ -182,7 +177,7 @@ impl Parameters {
         self
     }
 
-    /// As they stand in a line, each behind a space.
+    /// The parameters as they are sent, each after a space.
     pub(super) fn text(&self) -> String {
         self.0.iter().flat_map(|parameter| [" ", parameter]).collect()
     }
@@ -237,30 +232,30 @@ impl MailParameters {
     }
 }
 
-/// One line to the server. `Debug` shows no secret.
+/// A line to the server. `Debug` shows no secret.
 #[derive(Clone, Copy)]
 pub(crate) enum Command<'a> {
-    /// EHLO, and whoever says it.
+    /// EHLO and the client's name.
     Ehlo(&'a HelloName),
     /// LHLO: EHLO in LMTP (RFC 2033 §4.1).
     Lhlo(&'a HelloName),
-    /// HELO, for servers that know no EHLO.
+    /// HELO, for servers that do not know EHLO.
     Helo(&'a HelloName),
     /// STARTTLS (RFC 3207).
     StartTls,
-    /// AUTH and its mechanism, perhaps with an initial response (RFC 4954).
+    /// AUTH and its mechanism, optionally with an initial response (RFC 4954).
     Auth(&'a str, Option<&'a [u8]>),
     /// The answer to a challenge of AUTH.
     Answer(&'a [u8]),
-    /// `*`: no more of this AUTH.
+    /// `*`, which cancels AUTH.
     Cancel,
-    /// MAIL FROM; no address is the null sender.
+    /// MAIL FROM. No address means the null sender.
     Mail(Option<&'a Address>, MailParameters, &'a [MailOption]),
     /// RCPT TO.
     Rcpt(&'a Address, &'a [RcptOption]),
     /// DATA.
     Data,
-    /// BDAT: so many octets follow, and whether they are the last (RFC 3030 §2).
+    /// BDAT: the number of octets that follow, and whether they are the last (RFC 3030 §2).
     Bdat(usize, bool),
     /// The dot at the end of the data.
     Dot,
@@ -270,38 +265,38 @@ pub(crate) enum Command<'a> {
     Noop,
     /// QUIT.
     Quit,
-    /// Any other.
+    /// Any other command.
     Line(&'a Line),
 }
 
-/// Bytes on their way to the server, and how many replies they will bring. `Debug` shows none of the bytes.
+/// Bytes on their way to the server, and the number of replies that they will bring. `Debug` shows none of the bytes.
 #[derive(Default)]
 pub struct Outbox {
     bytes: Vec<u8>,
-    /// So much of `bytes` is written.
+    /// Number of octets of `bytes` that were written.
     at: usize,
-    /// Where in the whole stream `bytes` begins, and up to where of it has been handed to a write.
+    /// Offset in the whole stream where `bytes` begins, and up to which it was handed to a write.
     base: u64,
     offered: u64,
-    /// Replies due: to what was offered, and to what has only been put here.
+    /// Replies due to what was offered, and to what has only been put here.
     due: usize,
     coming: usize,
-    /// QUIT is among what was put here, and nobody waits for its reply.
+    /// QUIT was put here, and nobody waits for its reply.
     farewell: bool,
-    /// What was put here since the log was told.
+    /// What was put here since the log was drained.
     said: Vec<Said>,
     content: u64,
 }
 
 #[derive(Debug)]
 enum Said {
-    /// Where a line stands in `bytes`, and whether that is only its beginning: the rest is secret.
+    /// The range of a line in `bytes`, and whether the rest of that line is secret.
     Line(Range<usize>, bool),
     Content(u64),
 }
 
 impl Outbox {
-    /// Puts a command here; a reply to it will be due.
+    /// Adds a command. A reply to it will be due.
     pub(crate) fn put(&mut self, command: Command<'_>) {
         let start = self.bytes.len();
         if matches!(command, Command::Dot) {
@@ -314,25 +309,25 @@ impl Outbox {
         self.coming = self.coming.saturating_add(1);
     }
 
-    /// Puts QUIT here, and nobody waits for its reply.
+    /// Adds QUIT. Nobody waits for its reply.
     pub(crate) fn put_farewell(&mut self) {
         self.put(Command::Quit);
         self.coming = self.coming.saturating_sub(1);
         self.farewell = true;
     }
 
-    /// The next reply is due without a command: the greeting.
+    /// Expects a reply without a command: the greeting.
     pub(crate) fn expect(&mut self) {
         self.due = self.due.saturating_add(1);
     }
 
-    /// So many more replies will be due to the last command that was put here: LMTP answers the end of a message once
-    /// for each recipient (RFC 2033 §4.2).
+    /// Expects this number of further replies to the last command: LMTP answers the end of a message once for each recipient
+    /// (RFC 2033 §4.2).
     pub(crate) fn expect_more(&mut self, replies: usize) {
         self.coming = self.coming.saturating_add(replies);
     }
 
-    /// Puts content here: `write` appends it, and changes nothing of what is there.
+    /// Adds content: `write` appends it, and must not change what is there.
     pub(crate) fn put_content<T>(&mut self, write: impl FnOnce(&mut Vec<u8>) -> T) -> T {
         let before = self.bytes.len();
         let done = write(&mut self.bytes);
@@ -340,90 +335,92 @@ impl Outbox {
         done
     }
 
-    /// Puts a chunk here, behind its BDAT, and empties it.
+    /// Adds a chunk after its BDAT, and empties it.
     pub(crate) fn put_chunk(&mut self, chunk: &mut Vec<u8>) {
         self.bytes.append(chunk);
     }
 
-    /// Whether there is enough to write, and no more should be put here before it is.
+    /// Whether there is so much to write that no more should be added before.
     #[must_use]
     pub(crate) fn is_full(&self) -> bool {
         self.bytes.len() >= FULL
     }
 
-    /// What has to be written.
+    /// Returns the bytes that have to be written.
     #[must_use]
     pub fn unsent(&self) -> &[u8] {
         self.bytes.get(self.at..).unwrap_or_default()
     }
 
-    /// The same, to be written now: from here on it may have left, whatever the write says.
+    /// Returns the bytes that have to be written, to be written now. From here on they count as possibly sent, whatever the
+    /// write returns.
     pub fn offer(&mut self) -> &[u8] {
         self.offered = self.end();
         self.due = self.due.saturating_add(std::mem::take(&mut self.coming));
         self.unsent()
     }
 
-    /// So many octets of what was offered have left; more than there are count as all of them.
+    /// Reports that this number of offered octets was written. A number that is too large counts as all of them.
     pub fn written(&mut self, n: usize) {
         self.at = self.at.saturating_add(n).min(self.bytes.len());
         if self.at == self.bytes.len() {
             self.base = self.end();
             self.at = 0;
             self.bytes.clear();
-            self.said.clear(); // who has not told the log by now tells it less
+            self.said.clear(); // a log that was not drained by now misses these lines
         }
     }
 
-    /// How many octets have left, ever.
+    /// The total number of octets that were written.
     #[must_use]
     pub(crate) fn octets_written(&self) -> u64 {
         self.base + self.at as u64
     }
 
-    /// How many octets were put here, ever.
+    /// Returns the total number of octets that were ever put into the outbox.
     #[must_use]
     pub fn end(&self) -> u64 {
         self.base + self.bytes.len() as u64
     }
 
-    /// How many octets were ever offered: the rest has surely not left.
+    /// Returns the total number of octets that were ever [offered](Outbox::offer). The rest has surely not been sent.
     #[must_use]
     pub fn octets_offered(&self) -> u64 {
         self.offered
     }
 
-    /// Whether goodbye has been said: what comes behind the last reply that is due means nothing.
+    /// Returns whether QUIT was written without waiting for its reply. What arrives after the last reply that is due means
+    /// nothing then.
     #[must_use]
     pub fn said_farewell(&self) -> bool {
         self.farewell && self.unsent().is_empty()
     }
 
-    /// Nothing waits to be written, and no reply is due.
+    /// Whether nothing waits to be written and no reply is due.
     #[must_use]
     pub(crate) fn is_quiet(&self) -> bool {
         self.unsent().is_empty() && self.due == 0
     }
 
-    /// How many replies are due to what was offered.
+    /// Returns the number of replies that are due to what was offered.
     #[must_use]
     pub fn due(&self) -> usize {
         self.due
     }
 
-    /// A reply that was due has come.
+    /// Reports that a reply that was due has arrived.
     pub fn reply_arrived(&mut self) {
         self.due = self.due.saturating_sub(1);
     }
 
-    /// Drops what is unsent: it never will be. How much was offered stays known.
+    /// Drops what is unsent. The number of offered octets remains known.
     pub(crate) fn forget(&mut self) {
         self.base = self.octets_written();
         (self.bytes, self.said, self.at) = (Vec::new(), Vec::new(), 0);
     }
 
-    /// Tells `log` every line put here since the last time, secrets masked, and content by its size. To be called
-    /// before anything is written.
+    /// Passes every line that was added since the last call to `log`, with secrets masked. Content is reported by its size.
+    /// Call it before writing.
     pub fn drain_log(&mut self, mut log: impl FnMut(fmt::Arguments<'_>)) {
         for said in self.said.drain(..) {
             match said {
@@ -437,7 +434,7 @@ impl Outbox {
         }
     }
 
-    /// The same where nobody listens: it costs nothing.
+    /// Drops the log without formatting it.
     pub(crate) fn discard_log(&mut self) {
         self.said.clear();
     }
@@ -462,7 +459,7 @@ impl fmt::Debug for Outbox {
     }
 }
 
-/// Writes a command without its line end. Gives where its secret begins, if it has one.
+/// Writes a command without its line end. Returns where its secret begins, if it has one.
 fn encode(command: Command<'_>, out: &mut Vec<u8>) -> Option<usize> {
     match command {
         Command::Ehlo(name) => line(out, &["EHLO ", &name.0]),
@@ -471,7 +468,7 @@ fn encode(command: Command<'_>, out: &mut Vec<u8>) -> Option<usize> {
         Command::StartTls => line(out, &["STARTTLS"]),
         Command::Auth(mechanism, initial) => {
             line(out, &["AUTH "]);
-            out.extend(mechanism.bytes().filter(u8::is_ascii_graphic)); // no type of its own says what it may hold
+            out.extend(mechanism.bytes().filter(u8::is_ascii_graphic)); // the type does not limit what it may hold
             if let Some(initial) = initial {
                 line(out, &[" "]);
                 return Some(secret(out, initial, "=")); // an empty initial response (RFC 4954 §4)
@@ -485,7 +482,7 @@ fn encode(command: Command<'_>, out: &mut Vec<u8>) -> Option<usize> {
                 line(out, &[" SIZE="]);
                 number(out, size);
             }
-            options.iter().for_each(|option| write!(out, " {option}").expect("a Vec takes all"));
+            options.iter().for_each(|option| write!(out, " {option}").expect("a Vec accepts all writes"));
             if parameters.utf8 {
                 line(out, &[" SMTPUTF8"]);
             }
@@ -497,7 +494,7 @@ fn encode(command: Command<'_>, out: &mut Vec<u8>) -> Option<usize> {
         }
         Command::Rcpt(recipient, options) => {
             line(out, &["RCPT TO:<", recipient.as_str(), ">"]);
-            options.iter().for_each(|option| write!(out, " {option}").expect("a Vec takes all"));
+            options.iter().for_each(|option| write!(out, " {option}").expect("a Vec accepts all writes"));
         }
         Command::Data => line(out, &["DATA"]),
         Command::Bdat(octets, last) => {
@@ -521,7 +518,7 @@ fn encode(command: Command<'_>, out: &mut Vec<u8>) -> Option<usize> {
 /// [`Error::Config`] if it is too long.
 pub(super) fn check_line(command: Command<'_>) -> Result<(), Error> {
     match command {
-        // Without options it is never too long.
+        // Without options they are never too long.
         Command::Mail(_, _, []) | Command::Rcpt(_, []) => Ok(()),
         _ => {
             let mut line = Vec::new();
@@ -532,10 +529,10 @@ pub(super) fn check_line(command: Command<'_>) -> Result<(), Error> {
 }
 
 fn check_length(octets: usize) -> Result<(), Error> {
-    match octets > MAX_COMMAND_LINE {
-        true => Err(Error::Config("a command with its options has more than 2,048 octets".into())),
-        false => Ok(()),
+    if octets > MAX_COMMAND_LINE {
+        return Err(Error::Config("a command with its options has more than 2,048 octets".into()));
     }
+    Ok(())
 }
 
 fn line(out: &mut Vec<u8>, parts: &[&str]) {
@@ -545,9 +542,9 @@ fn line(out: &mut Vec<u8>, parts: &[&str]) {
     }
 }
 
-/// Writes a number in decimal: of each message there is one, and `format!` takes its time.
+/// Writes a number in decimal. Each message has one, and `format!` is slow.
 fn number(out: &mut Vec<u8>, mut n: u64) {
-    let mut digits = [b'0'; 20]; // u64::MAX has so many
+    let mut digits = [b'0'; 20]; // as many as u64::MAX has
     let mut at = digits.len() - 1;
     while n >= 10 {
         digits[at] += (n % 10) as u8;
@@ -558,7 +555,7 @@ fn number(out: &mut Vec<u8>, mut n: u64) {
     out.extend_from_slice(&digits[at..]);
 }
 
-/// Writes octets in base64, or what stands for none at all.
+/// Writes octets in base64, or `none` if there are none. Returns where they begin.
 fn secret(out: &mut Vec<u8>, octets: &[u8], none: &str) -> usize {
     let start = out.len();
     match octets {

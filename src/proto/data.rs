@@ -1,4 +1,4 @@
-//! Dialogue: DATA by itself, in a transaction that goes command by command (RFC 5321 §4.1.1.4).
+//! Dialogue for DATA alone, in a transaction that is sent command by command (RFC 5321 §4.1.1.4).
 //!
 //! ```text
 //! Begin ─DATA─▶ Hold ─3yz─▶ Body ─last piece─▶ Ended ─any answer─▶ Over
@@ -8,16 +8,16 @@
 use super::{Command, Dialogue, Encoder, Forbidden, Outbox, ReplyErrors, ReplyRef, Want, verdict::Verdict};
 use crate::{Error, Phase, Reply};
 
-/// DATA, the content, and the reply to its end. Where the recipients are known from the start, a
-/// [`Transaction`](super::Transaction) does more.
+/// Dialogue for DATA, the content, and the reply to its end. If the recipients are known from the start, use a
+/// [`Transaction`](super::Transaction), which does more.
 #[derive(Debug)]
 pub(crate) struct Data {
     encoder: Encoder,
     state: State,
-    /// Where in the stream the line of the final dot begins, and where it ends.
+    /// Offsets in the stream where the line of the final dot begins and ends.
     dot: Option<u64>,
     end: u64,
-    /// What the server made of it, and when.
+    /// The reply that decides, and its phase.
     answer: Option<(Phase, Reply)>,
 }
 
@@ -31,13 +31,13 @@ enum State {
 }
 
 impl Data {
-    /// `eight_bit` says that octets beyond ASCII may go out: MAIL has announced them.
+    /// `eight_bit` allows octets beyond ASCII, which MAIL must have announced.
     #[must_use]
     pub fn new(eight_bit: bool) -> Data {
         Data { encoder: Encoder::new(eight_bit), state: State::Begin, dot: None, end: 0, answer: None }
     }
 
-    /// The reply to the end of the content. `offered` is [how much](Outbox::octets_offered) of the stream may have left;
+    /// Returns the reply to the end of the content. `offered` is [how much](Outbox::octets_offered) of the stream may have left;
     /// `broke` is why the connection is out of step, if it is.
     ///
     /// # Errors
@@ -51,17 +51,17 @@ impl Data {
             (Some((phase, reply)), _) => Err(Error::Refused { phase, reply }),
             (None, Some(broke)) if in_doubt => Err(broke.at(Phase::End)),
             (None, Some(broke)) if self.dot.is_some() => Err(broke.at(Phase::Body)),
-            (None, broke) => Err(broke.unwrap_or(Error::Internal("content without the reply to its end"))),
+            (None, broke) => Err(broke.unwrap_or(Error::Internal("the end of the content has no reply yet"))),
         }
     }
 }
 
-/// What may not go out by DATA alone: whether the server takes octets beyond ASCII is settled by MAIL.
+/// The error for an octet that must not be sent by DATA alone. MAIL decided whether octets beyond ASCII are allowed.
 pub(crate) fn refused_here(forbidden: Forbidden) -> Error {
     match forbidden {
         Forbidden::Nul => forbidden.into(),
         Forbidden::EightBit => Error::Message(
-            "the message has octets beyond ASCII, and MAIL was said without BODY=8BITMIME".into(),
+            "the message has octets beyond ASCII, and MAIL was sent without BODY=8BITMIME".into(),
         ),
     }
 }
@@ -101,7 +101,7 @@ impl Dialogue for Data {
                 self.answer = Some((Phase::End, reply.keep()));
             }
             (State::Ended, Verdict::Refused) => {
-                // The rest of it must not leave.
+                // The rest must not be sent.
                 self.answer = Some((Phase::Body, reply.keep()));
                 return Err(Error::Refused { phase: Phase::Body, reply: reply.keep() });
             }
@@ -117,13 +117,13 @@ impl Dialogue for Data {
         match (self.state, reply.is_negative()) {
             (State::Body | State::Ended, true) => Error::Refused { phase: Phase::Body, reply: reply.keep() },
             _ if reply.closes(self.phase()) => self.refusal(reply),
-            _ => Error::protocol(self.phase(), format!("a reply that nobody asked for: {reply}")),
+            _ => Error::protocol(self.phase(), format!("unsolicited reply: {reply}")),
         }
     }
 
     fn body(&mut self, piece: &[u8], out: &mut Outbox) -> Result<(), Error> {
         if self.state != State::Body {
-            return Err(Error::Internal("content that nobody wanted"));
+            return Err(Error::Internal("content was passed that was not wanted"));
         }
         if !piece.is_empty() {
             return out.put_content(|out| self.encoder.push(piece, out)).map_err(refused_here);
@@ -141,7 +141,7 @@ impl Dialogue for Data {
 mod tests {
     use super::*;
 
-    /// Behind the last piece, with so much of it written.
+    /// A dialogue after the last piece, with this much of it written.
     fn ended(written: impl Fn(&[u8]) -> usize) -> (Data, Outbox) {
         let (mut data, mut out) = (Data::new(false), Outbox::default());
         data.fill(&mut out);

@@ -1,4 +1,4 @@
-//! Dialogue: greeting, EHLO or HELO, STARTTLS, EHLO again (RFC 5321 §3.1, RFC 3207).
+//! Dialogue for the start of a session: greeting, EHLO or HELO, STARTTLS, EHLO again (RFC 5321 §3.1, RFC 3207).
 //!
 //! ```text
 //! Greeting ─220─▶ Ehlo ─2yz─▶ Done
@@ -8,9 +8,9 @@
 //! ```
 //!
 //! If HELO fails too, the error is the refusal of EHLO: it says why the server does not serve us. A server that refuses
-//! EHLO for now (4yz) would not know HELO any better.
+//! EHLO for now (4yz) would treat HELO no better.
 //!
-//! A [later](Hello::starttls) STARTTLS begins at `StartTls`; refused, it is `Done`, and nothing has changed.
+//! A [later](Hello::starttls) STARTTLS begins at `StartTls`. If it is refused, the dialogue is `Done` and nothing has changed.
 
 use super::{
     Capabilities, Command, Dialogue, HelloName, Outbox, ReplyErrors, ReplyRef, Want, verdict::Verdict,
@@ -21,36 +21,65 @@ use crate::{Error, Phase, Reply};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Upgrade {
-    /// Not at all: there is TLS already, or it is not wanted.
+    /// Never: the connection uses TLS already, or TLS is not wanted.
     Never,
     /// If the server offers it.
     IfOffered,
-    /// Or else it is an error.
+    /// Always. It is an error if the server does not offer it.
     Required,
 }
 
-/// Greeting, EHLO (in LMTP: LHLO, RFC 2033 §4.1), and STARTTLS if wanted. Everything learnt before TLS is forgotten (RFC 3207 §4.2).
+/// Dialogue for the greeting, EHLO (in LMTP: LHLO, RFC 2033 §4.1), and STARTTLS if it is wanted.
+///
+/// Everything learnt before TLS is forgotten (RFC 3207 §4.2).
 #[derive(Debug)]
 pub struct Hello {
     name: HelloName,
-    upgrade: Upgrade,
-    helo_will_do: bool,
-    lmtp: bool,
+    wanted: Wanted,
     state: State,
-    /// The command of this state is out.
+    /// The command of this state was sent.
     said: bool,
-    greeting: Option<Reply>,
-    /// What was said to EHLO, or to HELO.
-    reply: Option<Reply>,
-    /// The refusal of EHLO that HELO came after.
-    no_ehlo: Option<Reply>,
-    esmtp: bool,
-    capabilities: Capabilities,
-    /// Keywords that are taken for not said.
+    server: Server,
+    refusals: Refusals,
+}
+
+/// What the caller wants.
+#[derive(Debug)]
+struct Wanted {
+    upgrade: Upgrade,
+    fallback: Fallback,
+    lmtp: bool,
+    /// Keywords to be ignored, whatever the server offers.
     ignored: Vec<String>,
-    /// STARTTLS may be refused, and was.
-    optional: bool,
-    refusal: Option<Reply>,
+}
+
+/// What follows if the server refuses to go on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fallback {
+    /// An error.
+    None,
+    /// HELO, after a refused EHLO.
+    Helo,
+    /// The connection as it was, after a refused STARTTLS.
+    AsItWas,
+}
+
+/// What the server said about itself.
+#[derive(Debug, Default)]
+struct Server {
+    greeting: Option<Reply>,
+    /// The reply to EHLO, or to HELO.
+    reply: Option<Reply>,
+    knows_ehlo: bool,
+    capabilities: Capabilities,
+}
+
+#[derive(Debug, Default)]
+struct Refusals {
+    /// The refusal of EHLO after which HELO was tried.
+    ehlo: Option<Reply>,
+    /// The refusal of a STARTTLS that may be refused.
+    starttls: Option<Reply>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,73 +93,82 @@ enum State {
 }
 
 impl Hello {
-    /// `needs_auth` says that a login will follow: HELO is no way out then.
-    #[must_use]
-    pub fn new(name: HelloName, upgrade: Upgrade, needs_auth: bool) -> Hello {
+    /// Creates the dialogue for a new connection.
+    ///
+    /// `name` is what the client calls itself in EHLO: a domain of letters, digits, hyphens and dots, or an address literal
+    /// such as `[192.0.2.1]` or `[IPv6:::1]` (RFC 5321 §4.1.3). A bare IP address becomes an address literal. Set
+    /// `needs_auth` if a login will follow: HELO is not tried then.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Config`] for any other name, also if its last label has only digits: no domain has such a label
+    /// (RFC 3696 §2), and servers refuse it.
+    pub fn new(name: &str, upgrade: Upgrade, needs_auth: bool) -> Result<Hello, Error> {
+        Ok(Hello::named(HelloName::new(name)?, upgrade, needs_auth))
+    }
+
+    /// The same with a name that was checked.
+    pub(crate) fn named(name: HelloName, upgrade: Upgrade, needs_auth: bool) -> Hello {
+        let helo_will_do = upgrade != Upgrade::Required && !needs_auth;
+        let fallback = if helo_will_do { Fallback::Helo } else { Fallback::None };
         Hello {
             name,
-            upgrade,
-            helo_will_do: upgrade != Upgrade::Required && !needs_auth,
-            lmtp: false,
+            wanted: Wanted { upgrade, fallback, lmtp: false, ignored: Vec::new() },
             state: State::Greeting,
             said: false,
-            greeting: None,
-            reply: None,
-            no_ehlo: None,
-            esmtp: false,
-            capabilities: Capabilities::default(),
-            ignored: Vec::new(),
-            optional: false,
-            refusal: None,
+            server: Server::default(),
+            refusals: Refusals::default(),
         }
     }
 
-    /// Whether to speak LMTP: it has nothing to fall back to. Defaults to false.
+    /// Sets whether to speak LMTP, where HELO is not tried. Defaults to false.
     #[must_use]
-    pub fn lmtp(self, wanted: bool) -> Hello {
-        Hello { lmtp: wanted, helo_will_do: self.helo_will_do && !wanted, ..self }
+    pub fn lmtp(mut self, wanted: bool) -> Hello {
+        self.wanted.lmtp = wanted;
+        if wanted && self.wanted.fallback == Fallback::Helo {
+            self.wanted.fallback = Fallback::None;
+        }
+        self
     }
 
-    /// STARTTLS on a connection that is in use, and EHLO again. The server must offer it. Behind a
+    /// Sends STARTTLS on a connection that is in use, and EHLO again. The server must offer it. After a
     /// [refusal](Hello::refusal) the connection goes on as it was.
-    #[must_use]
-    pub fn starttls(name: HelloName) -> Hello {
-        Hello { state: State::StartTls, optional: true, ..Hello::new(name, Upgrade::Required, false) }
+    pub(crate) fn starttls(name: HelloName) -> Hello {
+        let mut hello = Hello::named(name, Upgrade::Required, false);
+        (hello.state, hello.wanted.fallback) = (State::StartTls, Fallback::AsItWas);
+        hello
     }
 
-    /// Takes these keywords for not offered, whatever the server says.
-    #[must_use]
-    pub(crate) fn ignoring(self, keywords: Vec<String>) -> Hello {
-        Hello { ignored: keywords, ..self }
+    /// Ignores these keywords, whatever the server offers.
+    pub(crate) fn ignoring(mut self, keywords: Vec<String>) -> Hello {
+        self.wanted.ignored = keywords;
+        self
     }
 
-    /// What the server said to a STARTTLS that it did not want.
-    #[must_use]
-    pub fn refusal(&self) -> Option<&Reply> {
-        self.refusal.as_ref()
+    /// The refusal of a later STARTTLS.
+    pub(crate) fn refusal(&self) -> Option<&Reply> {
+        self.refusals.starttls.as_ref()
     }
 
     /// Whether the server knows EHLO.
-    #[must_use]
     pub(crate) fn is_esmtp(&self) -> bool {
-        self.esmtp
+        self.server.knows_ehlo
     }
 
-    /// The error that `broke`, which ended the dialogue, stands for: where HELO has failed too, however it did, that is
-    /// the refusal of EHLO. A timeout and a stop remain what they are.
-    #[must_use]
+    /// Returns the error to report for `broke`, which ended the dialogue. If HELO has failed too, in whatever way, that is
+    /// the refusal of EHLO. A timeout and a stop are always reported as such.
     pub(crate) fn failure(self, broke: Error) -> Error {
-        match (self.state, self.no_ehlo, broke) {
+        match (self.state, self.refusals.ehlo, broke) {
             (_, _, broke @ (Error::Timeout(_) | Error::Stopped(_))) => broke,
             (State::Helo, Some(reply), _) => Error::Refused { phase: Phase::Hello, reply },
             (_, _, broke) => broke,
         }
     }
 
-    /// The greeting, the reply to EHLO or HELO, and what the server offers.
+    /// Returns the greeting, the reply to EHLO or HELO, and what the server offers.
     #[must_use]
     pub fn into_parts(self) -> (Option<Reply>, Option<Reply>, Capabilities) {
-        (self.greeting, self.reply, self.capabilities)
+        (self.server.greeting, self.server.reply, self.server.capabilities)
     }
 
     fn go(&mut self, state: State) {
@@ -138,10 +176,11 @@ impl Hello {
     }
 
     fn on_ehlo(&mut self, reply: ReplyRef<'_>) -> Result<(), Error> {
-        self.capabilities = Capabilities::parse(reply).without(&self.ignored);
-        (self.reply, self.esmtp) = (Some(reply.keep()), true);
-        let offered = self.capabilities.offers("STARTTLS");
-        match self.upgrade {
+        let capabilities = Capabilities::parse(reply).without(&self.wanted.ignored);
+        let offered = capabilities.offers("STARTTLS");
+        let greeting = self.server.greeting.take();
+        self.server = Server { greeting, reply: Some(reply.keep()), knows_ehlo: true, capabilities };
+        match self.wanted.upgrade {
             Upgrade::Required if !offered => return Err(Error::TlsRequired),
             Upgrade::Required | Upgrade::IfOffered if offered => self.go(State::StartTls),
             _ => self.go(State::Done),
@@ -167,7 +206,7 @@ impl Dialogue for Hello {
             State::Handshake => return Want::StartTls,
             _ if said => {}
             State::Greeting => out.expect(),
-            State::Ehlo if self.lmtp => out.put(Command::Lhlo(&self.name)),
+            State::Ehlo if self.wanted.lmtp => out.put(Command::Lhlo(&self.name)),
             State::Ehlo => out.put(Command::Ehlo(&self.name)),
             State::Helo => out.put(Command::Helo(&self.name)),
             State::StartTls => out.put(Command::StartTls),
@@ -176,24 +215,26 @@ impl Dialogue for Hello {
     }
 
     fn on_reply(&mut self, reply: ReplyRef<'_>, _: &Outbox) -> Result<(), Error> {
-        let verdict = Verdict::of(reply, self.phase());
+        let (verdict, fallback) = (Verdict::of(reply, self.phase()), self.wanted.fallback);
         match (self.state, verdict) {
             (State::Greeting, Verdict::Done) => {
-                self.greeting = Some(reply.keep());
+                self.server.greeting = Some(reply.keep());
                 self.go(State::Ehlo);
             }
             (State::Ehlo, Verdict::Done) => self.on_ehlo(reply)?,
             (State::Helo, Verdict::Done) => {
-                self.reply = Some(reply.keep());
+                self.server.reply = Some(reply.keep());
                 self.go(State::Done);
             }
-            (State::Ehlo, Verdict::Refused) if reply.code() >= 500 && self.helo_will_do => {
-                self.no_ehlo = Some(reply.keep());
+            (State::Ehlo, Verdict::Refused) if reply.code() >= 500 && fallback == Fallback::Helo => {
+                self.refusals.ehlo = Some(reply.keep());
                 self.go(State::Helo);
             }
             (State::StartTls, Verdict::Done) => self.go(State::Handshake),
-            (State::StartTls, Verdict::Refused) if self.optional && !reply.closes(Phase::StartTls) => {
-                self.refusal = Some(reply.keep());
+            (State::StartTls, Verdict::Refused)
+                if fallback == Fallback::AsItWas && !reply.closes(Phase::StartTls) =>
+            {
+                self.refusals.starttls = Some(reply.keep());
                 self.go(State::Done);
             }
             (_, Verdict::Refused | Verdict::Closing) => return Err(ReplyErrors::refusal(self, reply)),
@@ -204,10 +245,10 @@ impl Dialogue for Hello {
 
     fn on_tls(&mut self) {
         if self.state != State::Handshake {
-            return; // nobody wanted it
+            return; // it was not wanted
         }
-        self.upgrade = Upgrade::Never;
-        (self.capabilities, self.reply, self.esmtp) = (Capabilities::default(), None, false);
+        self.wanted.upgrade = Upgrade::Never;
+        self.server = Server { greeting: self.server.greeting.take(), ..Server::default() };
         self.go(State::Ehlo);
     }
 }
@@ -217,7 +258,7 @@ mod tests {
     use super::*;
     use crate::proto::Inbox;
 
-    /// What it says, reply by reply, and how it ends.
+    /// What it sends, reply by reply, and how it ends.
     fn talk(mut hello: Hello, replies: &[&str]) -> (Vec<String>, Result<Hello, Error>) {
         let (mut out, mut inbox, mut said) = (Outbox::default(), Inbox::default(), Vec::new());
         for reply in replies {
@@ -242,11 +283,11 @@ mod tests {
     }
 
     fn lmtp(upgrade: Upgrade) -> Hello {
-        Hello::new(HelloName::new("me").unwrap(), upgrade, false).lmtp(true)
+        Hello::new("me", upgrade, false).unwrap().lmtp(true)
     }
 
     fn new(upgrade: Upgrade) -> Hello {
-        Hello::new(HelloName::new("me").unwrap(), upgrade, false)
+        Hello::new("me", upgrade, false).unwrap()
     }
 
     #[test]
@@ -314,7 +355,7 @@ mod tests {
 
     #[test]
     fn smtp_falls_back_to_helo() {
-        let hello = Hello::new(HelloName::new("me").unwrap(), Upgrade::IfOffered, false).lmtp(false);
+        let hello = Hello::new("me", Upgrade::IfOffered, false).unwrap().lmtp(false);
         let (said, done) = talk(hello, &["220 hi", "502 what?", "250 hi"]);
         assert_eq!(said, ["", "EHLO me\r\n", "HELO me\r\n"]);
         done.unwrap();

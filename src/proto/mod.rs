@@ -15,7 +15,7 @@
 //!
 //! | dialogue | covers |
 //! |---|---|
-//! | [`Hello`] | the greeting, EHLO (or HELO, LHLO), STARTTLS, EHLO again; returns the [`Capabilities`] |
+//! | [`Hello`] | the greeting, EHLO (or HELO, LHLO), STARTTLS, EHLO again; returns the [`Capabilities`](crate::Capabilities) |
 //! | [`Auth`] | a login with [`Credentials`], trying one [`Mechanism`] after the other |
 //! | [`Transactions`] | messages, one after the other: a [`Transaction`] in, a [`Delivery`](crate::Delivery) out |
 //! | [`Simple`] | one command and its reply: NOOP, RSET, QUIT or a custom command |
@@ -134,7 +134,7 @@
 
 mod auth;
 mod body;
-mod capabilities;
+pub(crate) mod capabilities;
 mod command;
 mod data;
 mod hello;
@@ -150,8 +150,7 @@ mod verdict;
 pub use self::{
     auth::{Answer, Auth, AuthOptions, Credentials, Mechanism},
     body::Survey,
-    capabilities::Capabilities,
-    command::{HelloName, MailParameters, Outbox},
+    command::{MailParameters, Outbox},
     hello::{Hello, Upgrade},
     reply::{Inbox, ReplyRef},
     simple::Simple,
@@ -160,7 +159,8 @@ pub use self::{
 pub(crate) use self::{
     auth::{MAX_SCRAM_ITERATIONS, MIN_SCRAM_ITERATIONS, check_pinned},
     body::{Encoder, Forbidden},
-    command::{Command, Line, Parameters},
+    capabilities::Capabilities,
+    command::{Command, HelloName, Line, Parameters},
     data::{Data, refused_here},
     pace::Pace,
     queue_id::queue_id,
@@ -191,7 +191,7 @@ pub trait Dialogue: sealed::Sealed {
         if reply.closes(self.phase()) {
             self.refusal(reply)
         } else {
-            Error::protocol(self.phase(), format!("a reply that nobody asked for: {}", self.keep(reply)))
+            Error::protocol(self.phase(), format!("unsolicited reply: {}", self.keep(reply)))
         }
     }
 
@@ -238,7 +238,7 @@ pub(crate) trait ReplyErrors: Dialogue {
     /// The error for a reply that cannot answer what was sent.
     #[cold]
     fn misplaced(&self, reply: ReplyRef<'_>) -> Error {
-        Error::protocol(self.phase(), format!("an answer that cannot stand here: {}", self.keep(reply)))
+        Error::protocol(self.phase(), format!("unexpected reply: {}", self.keep(reply)))
     }
 }
 
@@ -359,7 +359,7 @@ mod tests {
             let mut out = Outbox::default();
             match kind {
                 0 => {
-                    let mut hello = Hello::new(name, Upgrade::IfOffered, flags[0]).lmtp(flags[1]);
+                    let mut hello = Hello::named(name, Upgrade::IfOffered, flags[0]).lmtp(flags[1]);
                     calls.iter().for_each(|(what, with)| call(&mut hello, &mut out, *what, *with));
                     drop(hello.failure(Error::NotConnected));
                 }

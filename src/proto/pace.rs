@@ -1,6 +1,6 @@
 //! Watches how the replies to each flight arrive, and decides whether pipelining pays on this connection.
 //!
-//! A server that writes each reply by itself, with Nagle's algorithm on, holds back the second reply until the first is
+//! A server that writes each reply separately, with Nagle's algorithm on, holds back the second reply until the first is
 //! acknowledged (RFC 1122 §4.2.3.4). A client that has nothing to send delays that acknowledgement (§4.2.3.2). So each
 //! flight costs a delayed ACK, which is far more than the round trips that it saves on most networks.
 //!
@@ -9,7 +9,7 @@
 
 use std::time::Duration;
 
-/// Shortest wait that is taken for a delayed ACK. Systems delay it by 40 ms or more, some timers fire early.
+/// Shortest wait that is taken for a delayed ACK. Systems delay it by 40 ms or more, but some timers fire early.
 const DELAYED_ACK: Duration = Duration::from_millis(25);
 
 /// Number of stalled flights in a row after which a connection no longer pipelines.
@@ -58,12 +58,12 @@ impl Pace {
     }
 
     /// A TLS handshake is done. In TLS 1.3 the server may send session tickets before its next reply (RFC 8446 §4.6.1), so
-    /// that the next read stands for several.
+    /// that the next read counts as several.
     pub fn secured(&mut self) {
         self.is_fresh_tls = true;
     }
 
-    /// Octets arrived after a wait of `waited`, which is zero where nobody measures it.
+    /// Octets arrived after a wait of `waited`, which is zero if it is not measured.
     pub fn arrived(&mut self, waited: Duration) {
         self.is_fresh_tls = false;
         self.flight.reads = self.flight.reads.saturating_add(1);
@@ -149,7 +149,7 @@ mod tests {
         for _ in 0..3 {
             assert!(!pace.is_stalled());
             flight(&mut pace, &[1, 40, 0]);
-            flight(&mut pace, &[200]); // the reply to the content, by itself
+            flight(&mut pace, &[200]); // the reply to the content, alone
         }
         assert!(pace.is_stalled());
         for _ in 0..10 {
@@ -235,7 +235,7 @@ mod tests {
         }
     }
 
-    /// Sends messages, and goes on one command at a time after so many replies.
+    /// Sends messages, and goes on one command at a time after this number of replies.
     fn slow_down_after(replies: usize, options: Options) {
         const MESSAGES: usize = 5;
         let (mut talk, mut out, mut inbox) =

@@ -1,7 +1,7 @@
-//! The name that a server gives a message in its queue, from the reply to the end of the message.
+//! The queue id of a message, read from the server's reply to the end of the message.
 //!
-//! Nothing standardises it. The forms here are those that servers and providers are known to use; the table in the tests has
-//! an example of each. Where a reply has none of them there is no name: a wrong one would send people looking for somebody
+//! No standard defines it. The forms here are those that servers and providers are known to use; the table in the tests has
+//! an example of each. If a reply has none of these forms, there is no id: a wrong one would send people looking for somebody
 //! else's message.
 
 /// Returns the queue id in one line of a reply, without its code.
@@ -10,8 +10,8 @@ pub(crate) fn queue_id(line: &[u8]) -> Option<&str> {
     marked(line).or_else(|| shaped(line))
 }
 
-/// What stands before an id, in lower case; the characters that may stand before that, besides the start of the line; and those
-/// that end the id, besides white space.
+/// Texts before an id, in lower case; the characters that may come before such a text, besides the start of the line; and the
+/// characters that end the id, besides white space.
 const MARKS: [(&str, &str, &str); 6] = [
     // Postfix, and many after it. NetEase has a comma in its ids.
     ("queued as ", " (", ";>)"),
@@ -56,7 +56,7 @@ fn shaped(line: &str) -> Option<&str> {
         {
             Some(id).filter(|id| is_number(id))
         }
-        // Sendmail, OpenSMTPD, Proofpoint, CommuniGate. A short number would be one of messages.
+        // Sendmail, OpenSMTPD, Proofpoint, CommuniGate. A short number would be a number of messages.
         [id, what, "accepted", "for", "delivery", ..] if is(what, "message") || is(what, "mail") => {
             Some(id).filter(|id| id.len() >= 6 && is_id(id) && has_digit(id))
         }
@@ -66,7 +66,7 @@ fn shaped(line: &str) -> Option<&str> {
         }
         // Yandex.
         [_, "queued", "on", _, "as", id] | [_, "queued", "on", _, id] => Some(id).filter(|id| is_yandex(id)),
-        // Haraka; after what the server said that it has forwarded the message to, too.
+        // Haraka, also after the reply of a server to which it forwarded the message.
         _ => {
             let id = last.strip_prefix('(')?.strip_suffix(')')?;
             let (uuid, number) = id.split_once('.').unwrap_or((id, "1"));
@@ -75,7 +75,7 @@ fn shaped(line: &str) -> Option<&str> {
     }
 }
 
-/// Whether it is no word of a language: ids have digits, or letters of both cases.
+/// Whether this is not simply a word: ids have digits, or letters of both cases.
 fn is_id(text: &str) -> bool {
     let letters = |c: char| c.is_ascii_alphanumeric() || "-_.,@+/=:!$%*".contains(c);
     let mixed = text.len() >= 8 && text.chars().skip(1).any(|c| c.is_ascii_uppercase());
@@ -94,7 +94,7 @@ fn is_hex(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|b| b.is_ascii_hexdigit())
 }
 
-/// An enhanced status code, perhaps with a colon: OpenSMTPD had one.
+/// An enhanced status code, possibly with a colon, as older OpenSMTPD wrote it.
 fn is_status(word: &str) -> bool {
     let word = word.strip_suffix(':').unwrap_or(word);
     word.split('.').count() == 3 && word.split('.').all(is_number)
@@ -140,7 +140,7 @@ mod tests {
 
     /// Replies as documentation and the logs of others show them, some shortened.
     const KNOWN: [(&str, &str); 37] = [
-        // Postfix, with short and long ids; behind amavis; as SendGrid, Mandrill, Fastmail and others answer.
+        // Postfix, with short and long ids; after amavis; as SendGrid, Mandrill, Fastmail and others answer.
         ("2.0.0 Ok: queued as 5B1293FCCD", "5B1293FCCD"),
         ("2.0.0 Ok: queued as 4bXyZ9Qm2Rz1kT", "4bXyZ9Qm2Rz1kT"),
         ("2.0.0 from MTA(smtp:[127.0.0.1]:10025): 250 2.0.0 Ok: queued as BF88888888", "BF88888888"),
@@ -172,7 +172,7 @@ mod tests {
         // qmail, and what others add to its answer.
         ("ok 1375388751 qp 26627", "26627"),
         ("ok 1349174460 qp 13230 by mx1.example.org", "13230"),
-        // Courier; Haraka, by itself and behind the answer of the next server.
+        // Courier; Haraka, alone and after the answer of the next server.
         ("Ok. 000000000006A5B8.000000005F3D2A51.00003C5E", "000000000006A5B8.000000005F3D2A51.00003C5E"),
         ("Message Queued (2E3D5E0B-2F4C-4A3C-9C6B-0D0F4B6C1A11.1)", "2E3D5E0B-2F4C-4A3C-9C6B-0D0F4B6C1A11.1"),
         // Exchange 2010 and later, Microsoft 365.
@@ -233,7 +233,7 @@ mod tests {
         "OK: Message accepted for delivery",
         "2.6.0 Message received",
         "2.0.0 Message queued for delivery.",
-        // Tencent says this of every message; Alibaba's word is the same for all.
+        // Tencent answers this for every message; Alibaba's text is the same for all.
         "OK: queued as.",
         "Ok: queued as",
         "Data Ok: queued as freedom",

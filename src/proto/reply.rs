@@ -5,28 +5,28 @@ use std::{fmt, sync::Arc};
 use crate::Phase;
 pub(crate) use crate::search::find;
 
-/// The longest line of a reply, in octets with its line end. RFC 5321 §4.5.3.1.5 says 512; some servers exceed it.
+/// Maximum length of a line of a reply, in octets with its line end. RFC 5321 §4.5.3.1.5 says 512; some servers exceed it.
 const MAX_LINE: usize = 8_192;
-/// The most lines a reply may have.
+/// Maximum number of lines of a reply.
 const MAX_LINES: usize = 512;
-/// The longest reply, in octets with all its lines.
+/// Maximum length of a reply, in octets with all its lines.
 const MAX_REPLY: usize = 65_536;
 
-/// So much of a line that is no reply is shown, in octets.
+/// Number of octets that are shown of a line that is not a reply.
 const MAX_SHOWN: usize = 128;
 
-/// So much of a reply is kept in any case, in octets.
+/// Number of octets that are always kept of a reply.
 const SHORT: usize = 128;
 
-/// So much room there is at first; it grows up to [`MAX_REPLY`].
+/// Initial size of the buffer, in octets. It grows up to [`MAX_REPLY`].
 const ROOM: usize = 4_096;
 
-/// A whole reply of the server: a code, and text in one line or more (RFC 5321 §4.2).
+/// A reply of the server: a code, and one or more lines of text (RFC 5321 §4.2).
 ///
-/// Its text is kept as it came. Clones share it: a reply to a message for many recipients is in memory once. `Display` shows it on one line with control characters escaped, so that a server
-/// cannot play with a terminal or a log.
+/// The text is kept as it arrived. Clones share it, so a reply to a message for many recipients is in memory once. `Display`
+/// shows the reply on one line with control characters escaped, so that a server cannot manipulate a terminal or a log.
 ///
-/// The codes (RFC 5321 §4.2.3, 3207, 4954, 7504); those that are not listed are to be taken by their first digit:
+/// The codes (RFC 5321 §4.2.3, 3207, 4954, 7504). Treat a code that is not listed by its first digit:
 ///
 /// | | | | |
 /// |---|---|---|---|
@@ -39,8 +39,8 @@ const ROOM: usize = 4_096;
 /// | 251 | user not local, will forward | 530 | login, or TLS, is required |
 /// | 252 | cannot verify, will try | 534 | mechanism too weak |
 /// | 334 | the login goes on | 535 | login failed |
-/// | 354 | content, please | 538 | mechanism needs TLS |
-/// | 421 | closing now | 550 | no such mailbox, or not for you |
+/// | 354 | send the content | 538 | mechanism needs TLS |
+/// | 421 | closing now | 550 | no such mailbox, or access denied |
 /// | 432 | password has to be changed | 551 | user not local |
 /// | 450 | mailbox not available now | 552 | too much |
 /// | 451 | local error | 553 | mailbox name not allowed |
@@ -50,55 +50,55 @@ const ROOM: usize = 4_096;
 #[derive(Clone, PartialEq, Eq)]
 pub struct Reply {
     code: u16,
-    /// All its lines as they came, codes and line ends included.
+    /// All lines as they arrived, with codes and line ends.
     raw: Arc<[u8]>,
 }
 
 impl Reply {
-    /// The three digits, 200 to 599.
+    /// Returns the code, 200 to 599.
     #[must_use]
     pub fn code(&self) -> u16 {
         self.code
     }
 
-    /// 2xx: done as asked.
+    /// Returns whether the code is 2xx: the command was carried out.
     #[must_use]
     pub fn is_positive(&self) -> bool {
         self.code / 100 == 2
     }
 
-    /// 4xx: not now, perhaps later.
+    /// Returns whether the code is 4xx: a transient failure, which may succeed later.
     #[must_use]
     pub fn is_transient(&self) -> bool {
         self.code / 100 == 4
     }
 
-    /// 5xx: no, and not later either.
+    /// Returns whether the code is 5xx: a permanent failure.
     #[must_use]
     pub fn is_permanent(&self) -> bool {
         self.code / 100 == 5
     }
 
-    /// The text of each line as octets, without code and line end, trimmed.
+    /// Returns the text of each line as octets, without its code and line end, trimmed.
     pub fn text_lines(&self) -> impl Iterator<Item = &[u8]> {
         self.borrow().text_lines()
     }
 
-    /// The text with its lines joined by `\n`; octets that are not UTF-8 are replaced.
+    /// Returns the text with its lines joined by `\n`. Octets that are not UTF-8 are replaced.
     #[must_use]
     pub fn text(&self) -> String {
         let lines: Vec<_> = self.text_lines().map(String::from_utf8_lossy).collect();
         lines.join("\n")
     }
 
-    /// The reply as it came: all octets, codes and line ends included.
+    /// Returns the reply as it arrived: all octets, with codes and line ends.
     #[must_use]
     pub fn raw(&self) -> &[u8] {
         &self.raw
     }
 
-    /// The enhanced status code (RFC 3463, 2034) at the start of its first line, if there is one and its class is
-    /// that of the reply.
+    /// Returns the enhanced status code (RFC 3463, 2034) at the start of the first line, if there is one and its class is that
+    /// of the reply.
     #[must_use]
     pub fn enhanced(&self) -> Option<EnhancedCode> {
         let first = self.text_lines().next()?;
@@ -135,9 +135,9 @@ impl fmt::Debug for Reply {
     }
 }
 
-/// Every occurrence of these secrets replaced by `***`, in their order.
+/// Replaces every occurrence of these secrets by `***`, in their order.
 pub(crate) fn mask(mut text: Vec<u8>, secrets: &[Vec<u8>]) -> Vec<u8> {
-    // A secret of stars only would be found again in its own mask. The empty one is left out here, too.
+    // A secret of stars only would be found again in its own mask. This leaves out the empty one, too.
     for secret in secrets.iter().filter(|secret| !secret.iter().all(|b| *b == b'*')) {
         if find(&text, secret).is_some() {
             text = mask_one(&text, secret);
@@ -168,7 +168,7 @@ fn mask_one(text: &[u8], secret: &[u8]) -> Vec<u8> {
     masked
 }
 
-/// A whole reply, lent from the [`Inbox`]: keeping it costs, looking at it does not.
+/// A reply that is borrowed from the [`Inbox`]. Reading it costs nothing; [`keep`](ReplyRef::keep) copies it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReplyRef<'r> {
     code: u16,
@@ -176,38 +176,38 @@ pub struct ReplyRef<'r> {
 }
 
 impl<'r> ReplyRef<'r> {
-    /// The three digits, 200 to 599.
+    /// Returns the code, 200 to 599.
     #[must_use]
     pub fn code(self) -> u16 {
         self.code
     }
 
-    /// 4xx or 5xx: the server says no.
+    /// Whether the code is 4xx or 5xx.
     #[must_use]
     pub(crate) fn is_negative(self) -> bool {
         self.code >= 400
     }
 
-    /// Whether the server closes the connection, in answer to the command of this phase or unasked: 421, and 221 except in
-    /// answer to QUIT (RFC 5321 §4.2.3).
+    /// Returns whether the server closes the connection with this reply: 421, and 221 except in answer to QUIT
+    /// (RFC 5321 §4.2.3). `phase` is the phase of the command that it answers.
     #[must_use]
     pub fn closes(self, phase: Phase) -> bool {
         self.code == 421 || self.code == 221 && phase != Phase::Quit
     }
 
-    /// The text of each line, without code and line end, trimmed.
+    /// Returns the text of each line as octets, without its code and line end, trimmed.
     pub fn text_lines(self) -> impl Iterator<Item = &'r [u8]> {
         let lines = self.raw.split_inclusive(|b| *b == b'\n');
         lines.map(|line| line.get(4..).unwrap_or_default().trim_ascii())
     }
 
-    /// A copy to keep.
+    /// Copies the reply.
     #[must_use]
     pub fn keep(self) -> Reply {
         Reply { code: self.code, raw: self.raw.into() }
     }
 
-    /// A copy to keep that takes no more than `octets`: if there are more, the beginning of the first line.
+    /// Copies the reply if it has at most this number of octets, or else the beginning of its first line.
     #[must_use]
     pub(crate) fn keep_within(self, octets: usize) -> Reply {
         if self.raw.len() <= octets {
@@ -233,12 +233,13 @@ impl fmt::Display for ReplyRef<'_> {
     }
 }
 
-/// Octets as a terminal can show them: none plays with it.
+/// Writes octets so that a terminal can show them safely: control characters are escaped.
 fn show(octets: &[u8], f: &mut dyn fmt::Write) -> fmt::Result {
     for c in String::from_utf8_lossy(octets).chars() {
-        match c.is_control() {
-            true => write!(f, "{}", c.escape_default())?,
-            false => write!(f, "{c}")?,
+        if c.is_control() {
+            write!(f, "{}", c.escape_default())?;
+        } else {
+            write!(f, "{c}")?;
         }
     }
     Ok(())
@@ -247,11 +248,11 @@ fn show(octets: &[u8], f: &mut dyn fmt::Write) -> fmt::Result {
 /// An enhanced status code: class, subject, detail (RFC 3463), as in `5.1.1`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct EnhancedCode {
-    /// 2, 4 or 5: as the first digit of the reply.
+    /// Class: 2, 4 or 5, as the first digit of the reply.
     pub class: u8,
-    /// What it is about: 1 addresses, 2 mailboxes, 3 systems, 4 networks, 5 protocol, 6 content, 7 policy.
+    /// Subject: 1 addresses, 2 mailboxes, 3 systems, 4 networks, 5 protocol, 6 content, 7 policy; 0 other.
     pub subject: u16,
-    /// The detail.
+    /// Detail, whose meaning depends on the subject (RFC 3463 §3).
     pub detail: u16,
 }
 
@@ -275,23 +276,23 @@ impl fmt::Display for EnhancedCode {
     }
 }
 
-/// Bytes from the server, on their way to becoming replies.
+/// Buffer that turns bytes from the server into replies.
 ///
-/// Read into [`room`](Inbox::room), say how much [arrived](Inbox::arrived), and take [replies](Inbox::next_reply)
-/// until there are none.
+/// Read into [`room`](Inbox::room), report how much [arrived](Inbox::arrived), and take [replies](Inbox::next_reply) until
+/// there are none.
 #[derive(Default)]
 pub struct Inbox {
     buf: Vec<u8>,
-    /// What is in the buffer and not yet taken.
+    /// Range of the buffer that was not taken yet.
     from: usize,
     to: usize,
     partial: Partial,
 }
 
-/// How far the reply at the front has been read; positions count from its start.
+/// How far the reply at the front has been read. Positions count from its start.
 #[derive(Debug, Default)]
 struct Partial {
-    /// Where its current line starts, and up to where that line is known to have no end.
+    /// Start of its current line, and the position up to which that line has no end.
     line: usize,
     seen: usize,
     lines: usize,
@@ -299,7 +300,7 @@ struct Partial {
 }
 
 impl Inbox {
-    /// Where the next bytes go. It is never empty as long as every reply that is there has been taken.
+    /// Returns the space for the next bytes. It is never empty if every available reply has been taken.
     pub fn room(&mut self) -> &mut [u8] {
         self.buf.copy_within(self.from..self.to, 0);
         (self.from, self.to) = (0, self.to - self.from);
@@ -309,23 +310,23 @@ impl Inbox {
         &mut self.buf[self.to..]
     }
 
-    /// So many bytes were read into [`room`](Inbox::room).
+    /// Reports that this number of bytes was read into [`room`](Inbox::room).
     pub fn arrived(&mut self, n: usize) {
         self.to = self.buf.len().min(self.to.saturating_add(n));
     }
 
-    /// Whether nothing is left: no reply, and no part of one.
+    /// Returns whether the inbox holds neither a reply nor a part of one.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.from == self.to
     }
 
-    /// Takes one whole reply off the front, if there is one.
+    /// Takes one complete reply off the front, if there is one.
     ///
     /// # Errors
     ///
-    /// What makes it no reply: its code, its separator, several codes in one reply, or one of the limits. Nothing
-    /// that follows can be trusted then.
+    /// What is wrong with the reply: its code, its separator, several codes in one reply, or one of the limits (8,192 octets in
+    /// a line, 512 lines, 65,536 octets in all). Nothing that follows can be trusted then.
     pub fn next_reply(&mut self) -> Result<Option<ReplyRef<'_>>, &'static str> {
         let bytes = &self.buf[self.from..self.to];
         let partial = &mut self.partial;
@@ -337,7 +338,7 @@ impl Inbox {
             let line = &bytes[partial.line..end];
             let (code, last) = parse_line(line)?;
             if *partial.code.get_or_insert(code) != code {
-                return Err("a reply of several codes");
+                return Err("a reply with several codes");
             }
             partial.lines += 1;
             if line.len() > MAX_LINE || end > MAX_REPLY || partial.lines > MAX_LINES {
@@ -358,8 +359,8 @@ impl Inbox {
         Ok(None)
     }
 
-    /// For the text of an error: the start of the line that is [no reply](Inbox::next_reply), as a terminal can show
-    /// it. Where it answers a login it may hold a password.
+    /// Returns the start of the line that [is not a reply](Inbox::next_reply), escaped for a terminal, to be shown in an error.
+    /// Do not show it if it answers a login: it may hold a password.
     #[must_use]
     pub fn rejected_line(&self) -> String {
         let line = &self.buf[self.from + self.partial.line..self.to];
@@ -383,29 +384,26 @@ impl fmt::Debug for Inbox {
 /// ```
 fn parse_line(line: &[u8]) -> Result<(u16, bool), &'static str> {
     let [a @ b'2'..=b'5', b @ b'0'..=b'9', c @ b'0'..=b'9', rest @ ..] = line else {
-        return Err("a line that is no reply");
+        return Err("a line that is not a reply");
     };
     let code = u16::from(a - b'0') * 100 + u16::from(b - b'0') * 10 + u16::from(c - b'0');
     match rest {
         [b'-', ..] => Ok((code, false)),
-        [b' ' | b'\n', ..] | [b'\r', b'\n'] => Ok((code, true)), // no text at all and a bare LF are common
-        _ => Err("a reply without a space behind its code"),
+        [b' ' | b'\n', ..] | [b'\r', b'\n'] => Ok((code, true)), // a missing text and a bare LF are common
+        _ => Err("a reply without a space after its code"),
     }
 }
 
 impl Reply {
-    /// Reads exactly one reply, as a test or a transcript has it.
+    /// Reads exactly one reply, for tests and transcripts.
     ///
     /// # Errors
     ///
-    /// What [`Inbox::next_reply`] says, or that it is not exactly one.
+    /// What [`Inbox::next_reply`] returns, or that there is not exactly one reply.
     pub fn parse(bytes: &[u8]) -> Result<Reply, &'static str> {
         let mut inbox = Inbox { buf: bytes.to_vec(), to: bytes.len(), ..Inbox::default() };
-        let reply = inbox.next_reply()?.ok_or("part of a reply")?.keep();
-        match inbox.is_empty() {
-            true => Ok(reply),
-            false => Err("more than a reply"),
-        }
+        let reply = inbox.next_reply()?.ok_or("an incomplete reply")?.keep();
+        if inbox.is_empty() { Ok(reply) } else { Err("more than one reply") }
     }
 }
 
@@ -515,7 +513,7 @@ mod tests {
 
     #[test]
     fn threat_48_codes_that_differ_are_refused() {
-        assert_eq!(Reply::parse(b"250-a\r\n550 b\r\n"), Err("a reply of several codes"));
+        assert_eq!(Reply::parse(b"250-a\r\n550 b\r\n"), Err("a reply with several codes"));
     }
 
     #[test]

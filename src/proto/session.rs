@@ -1,33 +1,33 @@
-//! Decision: whether another connection takes over where the server ends a session.
+//! Decides whether another connection takes over when the server ends a session.
 //!
-//! Servers limit the messages of a session, and few announce it (LIMITS MAILMAX, RFC 9422). What they do instead:
+//! Servers limit the number of messages in a session, and few announce it (LIMITS MAILMAX, RFC 9422). They do this instead:
 //!
 //! | the server, before it has accepted MAIL | is | another connection takes over |
 //! |---|---|---|
 //! | answers 421, at any time, or 452 to MAIL | [`End::Announced`] | if this one had a message accepted |
-//! | closes or resets the connection | [`End::Unannounced`] | the same, and from then on no connection carries more messages than this one has, if it was in use |
+//! | closes or resets the connection | [`End::Unannounced`] | the same, and from then on no connection carries more messages than this one did, if it was in use |
 //! | is silent, or breaks the protocol | none | never |
 //!
-//! A connection that was idle for a while may have been lost for another reason: the server, or a firewall on the way, has
-//! waited long enough. That says nothing of how many messages a session may have.
+//! A connection that was idle for a while may have been lost for another reason: a timeout of the server, or of a firewall on
+//! the way. That says nothing about the number of messages in a session.
 //!
-//! So a server that takes nothing costs one connection, and each further one has brought a message nearer to the end. Whether
-//! a connection can be replaced at all (its login, say, was by hand) is for the client to know, and so is which messages may
-//! be sent again: never one that is in doubt.
+//! So a server that accepts nothing costs one connection, and each further connection has made progress. The client decides
+//! whether a connection can be replaced at all (not if its login was done by hand, for example) and which messages may be
+//! sent again (never one that is in doubt).
 
 use crate::Error;
 
 /// How a server ends a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum End {
-    /// A reply said so, and what was sent after it was not taken.
+    /// A reply announced it, and nothing that was sent after it was accepted.
     Announced,
-    /// The connection was lost without a word.
+    /// The connection was lost without a reply.
     Unannounced,
 }
 
 impl End {
-    /// What an error of the connection says of the session.
+    /// What an error of the connection says about the session.
     pub fn of(broke: &Error) -> Option<End> {
         match broke {
             Error::Refused { reply, .. } if reply.code() == 421 => Some(End::Announced),
@@ -37,25 +37,26 @@ impl End {
     }
 }
 
-/// What a connection has carried.
+/// The messages that a connection has carried.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Session {
-    /// Messages whose last reply came.
+    /// Number of messages whose last reply has arrived.
     answered: u64,
-    /// Those of them that were accepted.
+    /// Number of those that were accepted.
     accepted: u64,
-    /// The most messages that a connection to this server is given, if that was learnt.
+    /// Maximum number of messages for a connection to this server, if that was learnt.
     most: Option<u64>,
 }
 
 impl Session {
-    /// A message has its last reply.
+    /// The last reply to a message has arrived.
     pub fn settle(&mut self, accepted: bool) {
         self.answered += 1;
         self.accepted += u64::from(accepted);
     }
 
-    /// The server ends the session. True if another connection may take over. `in_use`: it had its last message a moment ago.
+    /// The server ends the session. Returns whether another connection may take over. `in_use` means that the connection had its
+    /// last message a moment ago.
     pub fn ends(&mut self, end: End, in_use: bool) -> bool {
         if end == End::Unannounced && in_use && self.accepted > 0 {
             self.most = Some(self.most.map_or(self.answered, |most| most.min(self.answered)));
@@ -68,12 +69,12 @@ impl Session {
         self.accepted > 0
     }
 
-    /// Whether `begun` messages are all that this connection may carry. `announced` is what the server says (MAILMAX).
+    /// Whether this connection may carry no more than the `begun` messages. `announced` is the server's limit (MAILMAX).
     pub fn is_used_up(&self, begun: u64, announced: Option<usize>) -> bool {
         announced.is_some_and(|most| begun >= most as u64) || self.most.is_some_and(|most| begun >= most)
     }
 
-    /// That of the connection that takes over.
+    /// The session of the connection that takes over.
     pub fn renewed(&self) -> Session {
         Session { most: self.most, ..Session::default() }
     }
@@ -103,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_session_that_ended_without_a_word_limits_the_next_ones() {
+    fn only_a_session_that_ended_without_a_reply_limits_the_next_ones() {
         let mut announced = after(&[true, true]);
         announced.ends(End::Announced, true);
         assert!(!announced.renewed().is_used_up(1_000, None));

@@ -1,11 +1,11 @@
-//! Dialogue: one command, one reply.
+//! Dialogue for one command and its reply.
 
 use super::{
     Command, Dialogue, HelloName, Line, Outbox, Parameters, ReplyErrors, ReplyRef, Want, verdict::Verdict,
 };
 use crate::{Address, Error, Phase, Reply};
 
-/// These lead on to something that is not one reply, or change what is known of the server; each with what does it.
+/// Commands that lead on to more than one reply, or change what is known of the server. Each with the method to use instead.
 const NOT_SIMPLE: [(&str, &str); 8] = [
     ("AUTH", "Client::login, or Client::auth_plain and its like"),
     ("BDAT", "Client::data"),
@@ -17,11 +17,10 @@ const NOT_SIMPLE: [(&str, &str); 8] = [
     ("STARTTLS", "Client::starttls"),
 ];
 
-/// One command and its reply.
+/// Dialogue for one command and its reply.
 ///
-/// Any 2yz grants the command (RFC 5321 §4.3.2), except that 220 in answer to EHLO, LHLO or HELO is out of step: it may be
-/// a second greeting. 4yz and 5yz are refusals, and so is 221 in answer to anything except QUIT: the server closes. Any
-/// other answer cannot be one to this command: the connection is out of step.
+/// Any 2yz reply grants the command (RFC 5321 §4.3.2). 4yz and 5yz are refusals, and so is 221 in answer to anything except
+/// QUIT: the server closes the connection. After any other reply the connection is out of step.
 #[derive(Debug)]
 pub struct Simple {
     phase: Phase,
@@ -37,19 +36,19 @@ enum What {
 }
 
 impl Simple {
-    /// RSET: no transaction is under way.
+    /// Creates RSET, which ends a transaction that is under way.
     #[must_use]
     pub fn reset() -> Simple {
         Simple::new(Phase::Reset, What::Fixed(Command::Reset))
     }
 
-    /// NOOP: nothing at all.
+    /// Creates NOOP, which does nothing.
     #[must_use]
     pub fn noop() -> Simple {
         Simple::new(Phase::Noop, What::Fixed(Command::Noop))
     }
 
-    /// QUIT: goodbye.
+    /// Creates QUIT, which ends the session.
     #[must_use]
     pub fn quit() -> Simple {
         Simple::new(Phase::Quit, What::Fixed(Command::Quit))
@@ -73,7 +72,7 @@ impl Simple {
         Simple::line(Phase::Hello, &["HELO ", name.as_str()])
     }
 
-    /// MAIL; no address is the null sender.
+    /// MAIL. No address means the null sender.
     #[must_use]
     pub(crate) fn mail(sender: Option<&Address>, parameters: &Parameters) -> Simple {
         let sender = sender.map_or("", Address::as_str);
@@ -90,27 +89,27 @@ impl Simple {
     ///
     /// # Errors
     ///
-    /// [`Error::Config`] for what cannot be a [`Line`].
+    /// [`Error::Config`] if it makes an invalid [`Line`].
     pub(crate) fn vrfy(user: &str, parameters: &Parameters) -> Result<Simple, Error> {
         let line = argument("VRFY", user, parameters)?;
         Ok(Simple::new(Phase::Vrfy, What::Line(line)))
     }
 
-    /// EXPN: who is on a list.
+    /// EXPN: the members of a list.
     ///
     /// # Errors
     ///
-    /// [`Error::Config`] for what cannot be a [`Line`].
+    /// [`Error::Config`] if it makes an invalid [`Line`].
     pub(crate) fn expn(list: &str, parameters: &Parameters) -> Result<Simple, Error> {
         let line = argument("EXPN", list, parameters)?;
         Ok(Simple::new(Phase::Expn, What::Line(line)))
     }
 
-    /// HELP, perhaps on something.
+    /// HELP, optionally on a topic.
     ///
     /// # Errors
     ///
-    /// [`Error::Config`] for what cannot be a [`Line`].
+    /// [`Error::Config`] if it makes an invalid [`Line`].
     pub(crate) fn help(topic: &str) -> Result<Simple, Error> {
         let line = argument("HELP", topic, &Parameters::default())?;
         Ok(Simple::new(Phase::Help, What::Line(line)))
@@ -134,7 +133,7 @@ impl Simple {
         let verb = line.verb();
         if let Some((_, method)) = NOT_SIMPLE.iter().find(|(name, _)| *name == verb) {
             return Err(Error::Config(
-                format!("{verb} is more than a command and its reply: {method} does it").into(),
+                format!("{verb} is more than one command and its reply: use {method}").into(),
             ));
         }
         Ok(Simple::new(Phase::Command, What::Line(line)))
@@ -160,15 +159,15 @@ impl Simple {
         Simple { phase, what, said: false, reply: None }
     }
 
-    /// The reply, if it grants the command.
+    /// Returns the reply, if it grants the command.
     ///
     /// # Errors
     ///
-    /// [`Error::Refused`] if it does not, [`Error::Internal`] if there is none yet.
+    /// [`Error::Refused`] if it does not. [`Error::Internal`] if there is no reply yet.
     pub fn into_result(self) -> Result<Reply, Error> {
-        let Some(reply) = self.reply else { return Err(Error::Internal("a command without its reply")) };
+        let Some(reply) = self.reply else { return Err(Error::Internal("a command has no reply yet")) };
         match Verdict::of(reply.borrow(), self.phase) {
-            // It is not ours to say.
+            // The reply to a custom command is not judged.
             _ if self.phase == Phase::Command => Ok(reply),
             Verdict::Done => Ok(reply),
             _ => Err(Error::Refused { phase: self.phase, reply }),

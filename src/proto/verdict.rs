@@ -1,4 +1,4 @@
-//! What a reply says of the command that it answers: the only place that reads reply codes.
+//! What a reply says about the command that it answers. This is the only place that interprets reply codes.
 //!
 //! The first digit decides (RFC 5321 §4.2.1, §4.3.2). A code that the RFC does not list for a command is read like the
 //! listed ones of its class, with these exceptions:
@@ -16,23 +16,23 @@
 use super::ReplyRef;
 use crate::Phase;
 
-/// What a reply says of the command that it answers.
+/// What a reply says about the command that it answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Verdict {
     /// The command was carried out.
     Done,
     /// The server waits for more: the content after DATA, or the answer to a challenge.
     Continue,
-    /// The command was refused: 4yz for now, 5yz for good. After 421 the connection closes.
+    /// The command was refused, temporarily (4yz) or permanently (5yz). After 421 the connection closes.
     Refused,
-    /// 221, although nobody said QUIT: the server closes, and says nothing of the command.
+    /// 221 without QUIT: the server closes the connection, and says nothing about the command.
     Closing,
-    /// No answer to this command: the connection is out of step.
+    /// Not an answer to this command: the connection is out of step.
     Misplaced,
 }
 
 impl Verdict {
-    /// The verdict of a reply that answers the command of this phase.
+    /// Judges a reply to the command of this phase.
     pub fn of(reply: ReplyRef<'_>, phase: Phase) -> Verdict {
         match (phase, reply.code()) {
             (_, 400..) => Verdict::Refused,
@@ -74,7 +74,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_digit_decides_but_for_a_few_codes() {
+    fn the_first_digit_decides_except_for_a_few_codes() {
         for phase in PHASES {
             let strict = matches!(phase, Phase::Greeting | Phase::StartTls);
             for code in 200..600 {

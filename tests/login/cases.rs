@@ -161,9 +161,9 @@ fn the_last_login_that_was_set_counts() {
 fn what_cannot_be_fails_before_connecting() {
     let builder = || Client::builder("127.0.0.1").port(1); // nobody is there
     for (builder, why) in [
-        (builder().credentials("u", "p").auth_mechanisms(["XOAUTH2"]), "goes with"),
-        (builder().credentials("u", "p").auth_mechanisms([""; 0]), "goes with"),
-        (builder().credentials("u", "p").auth_mechanisms(["a b"]), "name of a mechanism"),
+        (builder().credentials("u", "p").auth_mechanisms(["XOAUTH2"]), "fits the credentials"),
+        (builder().credentials("u", "p").auth_mechanisms([""; 0]), "fits the credentials"),
+        (builder().credentials("u", "p").auth_mechanisms(["a b"]), "name of an AUTH mechanism"),
         (builder().credentials("u", "p").max_scram_iterations(4095), "4096"),
         (builder().oauth_token("u", "t\n"), "token"),
         (builder().oauth_token("", "t"), "user"),

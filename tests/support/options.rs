@@ -14,7 +14,7 @@ pub struct Options {
 
 impl From<Options> for Wanted {
     fn from(options: Options) -> Wanted {
-        Wanted::new()
+        Wanted::default()
             .pipelining(options.pipelining)
             .chunking(options.chunking)
             .joining(options.joining)

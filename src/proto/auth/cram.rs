@@ -1,5 +1,5 @@
-//! CRAM-MD5 (RFC 2195): the password stays at home, and what is said of it holds for one challenge. MD5 is broken for
-//! other ends; for this one it serves, but SCRAM is better.
+//! CRAM-MD5 (RFC 2195): the password is not sent, and each answer is valid for one challenge. MD5 is broken for other purposes
+//! and sufficient for this one, but SCRAM is better.
 
 use std::fmt::Write;
 
@@ -7,13 +7,13 @@ use hmac::{Hmac, KeyInit, Mac};
 
 use super::{Answer, Mechanism};
 
-/// The longest challenge that is answered, in octets. Real ones are message ids.
+/// Maximum length of a challenge that is answered, in octets. Real challenges are message ids.
 const MAX_CHALLENGE: usize = 1024;
 
 pub(super) struct Cram {
     user: Vec<u8>,
     password: Vec<u8>,
-    /// In hexadecimal; empty until the challenge came.
+    /// In hexadecimal. Empty until the challenge has arrived.
     digest: String,
 }
 
@@ -30,7 +30,7 @@ impl Mechanism for Cram {
 
     fn answer(&mut self, challenge: &[u8]) -> Answer {
         if !self.digest.is_empty() {
-            return Answer::Cancel("a challenge when all was said".to_owned());
+            return Answer::Cancel("unexpected challenge".to_owned());
         }
         if challenge.is_empty() || challenge.len() > MAX_CHALLENGE {
             return Answer::Cancel(format!("a challenge of {} octets", challenge.len()));
@@ -39,7 +39,7 @@ impl Mechanism for Cram {
             Hmac::<md5::Md5>::new_from_slice(&self.password).expect("HMAC takes keys of any length");
         mac.update(challenge);
         for octet in mac.finalize().into_bytes() {
-            write!(self.digest, "{octet:02x}").expect("a String takes all");
+            write!(self.digest, "{octet:02x}").expect("a String accepts all writes");
         }
         Answer::Respond([&*self.user, b" ", self.digest.as_bytes()].concat())
     }

@@ -1,4 +1,4 @@
-//! What to log in with, and which mechanisms go with it.
+//! Credentials, and the mechanisms that they can be used with.
 
 use std::{fmt, sync::Arc};
 
@@ -11,7 +11,7 @@ use crate::Error;
 /// Maximum length of the trace of ANONYMOUS, in characters (RFC 4505 §2).
 const MAX_TRACE: usize = 255;
 
-/// What to log in with. It is never shown: not by `Debug`, not in a log, not in an error.
+/// Credentials of a login. They are never shown: not by `Debug`, not in a log, not in an error.
 #[derive(Clone)]
 pub struct Credentials(Kind);
 
@@ -25,7 +25,7 @@ pub(super) enum Kind {
 }
 
 impl Credentials {
-    /// User and password. Text goes out as UTF-8; octets as they are.
+    /// Creates credentials from a user name and a password. Text is sent as UTF-8, octets as they are.
     ///
     /// # Errors
     ///
@@ -41,18 +41,20 @@ impl Credentials {
         Ok(Credentials(Kind::Password { user: user.into(), password: password.into() }))
     }
 
-    /// User and OAuth access token, for OAUTHBEARER and XOAUTH2.
+    /// Creates credentials from a user name and an OAuth access token, for OAUTHBEARER and XOAUTH2.
     ///
     /// # Errors
     ///
-    /// [`Error::Config`] if the user is empty or has a control character, or the token has anything but visible
-    /// ASCII characters (RFC 6750 §2.1), such as a line end.
+    /// [`Error::Config`] if the user is empty or has a control character, or if the token is empty or has anything except
+    /// visible ASCII characters (RFC 6750 §2.1), such as a line end.
     pub fn token(user: &str, token: &str) -> Result<Credentials, Error> {
         Credentials::token_later(user)?.with_token(token)
     }
 
-    /// A user whose token is not at hand yet: the dialogue asks for it by [`Want::Token`](crate::proto::Want::Token)
-    /// when it is needed, and once more if the server refuses it; the second is used only if it differs.
+    /// Creates credentials from a user name whose token is not known yet.
+    ///
+    /// The dialogue asks for the token with [`Want::Token`](crate::proto::Want::Token) when it is needed, and once more if the
+    /// server refuses it. The second token is used only if it differs.
     ///
     /// # Errors
     ///
@@ -64,8 +66,8 @@ impl Credentials {
         Ok(Credentials(Kind::Token { user: user.into(), token: None }))
     }
 
-    /// Nothing that is said here: who we are is known from elsewhere, the TLS client certificate mostly (EXTERNAL,
-    /// RFC 4422 appendix A). The authorization is whom to act for; empty for oneself.
+    /// Creates credentials for a client that the server already knows, usually by its TLS certificate (EXTERNAL, RFC 4422
+    /// appendix A). `authorization` is the identity to act as; leave it empty to act as the client itself.
     ///
     /// # Errors
     ///
@@ -77,7 +79,8 @@ impl Credentials {
         Ok(Credentials(Kind::External(authorization.into())))
     }
 
-    /// No credentials at all, but a trace of who it is, such as a mail address (ANONYMOUS, RFC 4505); it may be empty.
+    /// Creates credentials for an anonymous login (ANONYMOUS, RFC 4505). `trace` is information for the server's log, such as
+    /// a mail address. It may be empty.
     ///
     /// # Errors
     ///
@@ -91,32 +94,27 @@ impl Credentials {
         Ok(Credentials(Kind::Anonymous(trace.into())))
     }
 
-    /// A mechanism of the caller's own. Every login begins with a clone of it.
+    /// Creates credentials from a custom mechanism. Every login begins with a clone of it.
     ///
     /// # Errors
     ///
-    /// [`Error::Config`] if its name is none (RFC 4422 §3.1).
+    /// [`Error::Config`] if its name is invalid (RFC 4422 §3.1).
     pub fn custom(mechanism: impl Mechanism + Clone + 'static) -> Result<Credentials, Error> {
         let name: Box<str> = mechanism.name().into();
         check_name(&name)?;
         Ok(Credentials(Kind::Custom { name, new: Arc::new(move || Box::new(mechanism.clone())) }))
     }
 
-    /// An error unless they go by one of these mechanisms at least.
+    /// Returns an error unless at least one of these mechanisms fits the credentials.
     pub(crate) fn check(&self, pinned: &[String]) -> Result<(), Error> {
-        match pinned.iter().any(|name| self.names().contains(&name.as_str())) {
-            true => Ok(()),
-            false => Err(Error::Config(
-                format!(
-                    "none of the mechanisms that are allowed ({}) goes with the credentials",
-                    pinned.join(" ")
-                )
-                .into(),
-            )),
+        if pinned.iter().any(|name| self.names().contains(&name.as_str())) {
+            return Ok(());
         }
+        let allowed = pinned.join(" ");
+        Err(Error::Config(format!("no allowed mechanism ({allowed}) fits the credentials").into()))
     }
 
-    /// What goes with them, the preferred first.
+    /// The mechanisms that fit them, the preferred first.
     pub(super) fn names(&self) -> Vec<&str> {
         let uses = match &self.0 {
             Kind::Password { .. } => Uses::Password,
@@ -140,7 +138,7 @@ impl Credentials {
         if let Kind::Token { token, .. } = &mut self.0 {
             if new.is_empty() || !new.bytes().all(|b| b.is_ascii_graphic()) {
                 return Err(Error::Config(
-                    "the token is empty or has anything but visible ASCII characters".into(),
+                    "the token is empty or has characters other than visible ASCII".into(),
                 ));
             }
             *token = Some(new.into());
@@ -148,7 +146,7 @@ impl Credentials {
         Ok(self)
     }
 
-    /// What must not be shown.
+    /// The part of them that must not be shown.
     pub(super) fn secret(&self) -> &[u8] {
         match &self.0 {
             Kind::Password { password, .. } => password,
@@ -177,26 +175,24 @@ impl fmt::Debug for Credentials {
     }
 }
 
-/// An error if one of these can be no mechanism's name, or this build does not have it.
+/// Returns an error if one of these names is invalid, or if this build lacks the mechanism.
 pub(crate) fn check_pinned(names: &[String]) -> Result<(), Error> {
     for name in names {
         check_name(name)?;
         if cfg!(not(feature = "sasl")) && table::needs_sasl(name) {
-            return Err(Error::Config(
-                format!("{name} was asked for, and postino was built without its feature `sasl`").into(),
-            ));
+            return Err(Error::Config(format!("{name} needs postino's feature `sasl`").into()));
         }
     }
     Ok(())
 }
 
-/// RFC 4422 §3.1.
+/// Checks the name of a mechanism (RFC 4422 §3.1).
 fn check_name(name: &str) -> Result<(), Error> {
     let fits = |b: u8| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'-' || b == b'_';
-    match (1..=20).contains(&name.len()) && name.bytes().all(fits) {
-        true => Ok(()),
-        false => Err(Error::Config(format!("{name:?} cannot be the name of a mechanism").into())),
+    if (1..=20).contains(&name.len()) && name.bytes().all(fits) {
+        return Ok(());
     }
+    Err(Error::Config(format!("invalid name of an AUTH mechanism: {name:?}").into()))
 }
 
 #[cfg(test)]

@@ -1,14 +1,14 @@
-//! What a mechanism is (RFC 4422 §3): what it says first, what it makes of a challenge, whether it believes the end.
+//! The interface of a mechanism (RFC 4422 §3): its initial response, its answers to challenges, and its check of the end.
 
-/// A way to log in. The dialogue does the rest: base64, long lines, cancelling, what must not be shown.
+/// An AUTH mechanism. The dialogue does the rest: base64, long lines, cancelling, and masking of secrets.
 ///
-/// A value is one login's: it is used up. One of the caller's own goes to
-/// [`Builder::auth_mechanism`](crate::Builder::auth_mechanism), and every login begins with a clone of it.
+/// A value is used for one login. To log in with a custom mechanism, pass it to
+/// [`Builder::auth_mechanism`](crate::Builder::auth_mechanism). Every login begins with a clone of it.
 ///
 /// ```
 /// use postino::{Client, proto::{Answer, Mechanism}};
 ///
-/// /// Says a ticket, and nothing else.
+/// /// Sends a ticket, and nothing else.
 /// #[derive(Clone)]
 /// struct Ticket(String);
 ///
@@ -20,7 +20,7 @@
 ///         Some(self.0.clone().into_bytes())
 ///     }
 ///     fn answer(&mut self, _challenge: &[u8]) -> Answer {
-///         Answer::Cancel("a ticket is all there is".to_owned())
+///         Answer::Cancel("unexpected challenge".to_owned())
 ///     }
 ///     fn secrets(&self) -> Vec<&[u8]> {
 ///         vec![self.0.as_bytes()]
@@ -30,62 +30,60 @@
 /// let builder = Client::builder("mail.example.org").auth_mechanism(Ticket("secret".to_owned()));
 /// ```
 pub trait Mechanism: Send + Sync {
-    /// Its name, as AUTH and the server's EHLO have it: up to 20 upper-case letters, digits, `-` and `_`.
+    /// Returns its name, as in AUTH and in the server's EHLO reply: up to 20 upper-case letters, digits, `-` and `_`.
     fn name(&self) -> &str;
 
-    /// What to say with AUTH; `None` if the server speaks first. Where it makes the line too long, it answers the
-    /// first challenge instead (RFC 4954 §4).
+    /// Returns the initial response, or `None` if the server speaks first. If it makes the line of AUTH too long, it is sent as
+    /// the answer to the first challenge instead (RFC 4954 §4). Defaults to `None`.
     fn initial(&mut self) -> Option<Vec<u8>> {
         None
     }
 
-    /// What to make of a challenge, decoded.
+    /// Answers a challenge, which is decoded already.
     fn answer(&mut self, challenge: &[u8]) -> Answer;
 
-    /// The server lets us in, with these words behind its 235. Whoever wants proof that it is the right server says
-    /// so here.
+    /// Checks whether to trust the server when it accepts the login. `text` is the text of its 235 reply. Defaults to trust.
     ///
     /// # Errors
     ///
-    /// Why that is not to be believed. The login has failed then, and the connection is closed.
+    /// The reason why the server is not trusted. The login fails then, and the connection is closed.
     fn finish(&mut self, _text: &str) -> Result<(), String> {
         Ok(())
     }
 
-    /// Whether the text of a challenge means anything. Defaults to true; one that is no base64 ends the mechanism
-    /// then. Otherwise it is taken for empty.
+    /// Returns whether the text of a challenge matters. If it does, a challenge that is not valid base64 ends the mechanism.
+    /// Otherwise such a challenge counts as empty. Defaults to true.
     fn reads_challenges(&self) -> bool {
         true
     }
 
-    /// What no log and no error may show if the server repeats it, as it is or in base64. Whole answers are masked
-    /// anyway. Defaults to nothing more.
+    /// Returns secrets to be masked in logs and errors if the server repeats them, as they are or in base64. Whole answers are
+    /// always masked. Defaults to none.
     fn secrets(&self) -> Vec<&[u8]> {
         Vec::new()
     }
 }
 
-/// What a [`Mechanism`] makes of a challenge.
+/// A [`Mechanism`]'s answer to a challenge.
 #[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Answer {
-    /// This is said.
+    /// Sends this response.
     Respond(Vec<u8>),
-    /// The challenge tells why the login fails: this is said, and the refusal follows. The reason becomes the
-    /// `details` of [`Error::Auth`](crate::Error::Auth).
+    /// The challenge explained why the login fails. A response is sent, and the server's refusal follows.
     AcceptFailure {
-        /// What is said.
+        /// The response.
         say: Vec<u8>,
-        /// What the challenge told.
+        /// The explanation. It becomes the `details` of [`Error::Auth`](crate::Error::Auth).
         details: String,
     },
-    /// It cannot go on, for this reason: the server is told so, and the next mechanism is tried.
+    /// Cancels the mechanism for this reason. The next one is tried.
     Cancel(String),
-    /// The server is not the one that it should be, for this reason: nothing more is tried, the connection is closed.
+    /// Rejects the server as an impostor for this reason. Nothing more is tried, and the connection is closed.
     RejectServer(String),
 }
 
-/// Without what is said.
+/// Shows no response.
 impl std::fmt::Debug for Answer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {

@@ -1,4 +1,4 @@
-//! Dialogue: a login (RFC 4954). Chooses mechanisms, carries their answers, tries the next after a refusal.
+//! Dialogue for a login (RFC 4954). It chooses mechanisms, sends their answers, and tries the next one after a refusal.
 //!
 //! ```text
 //!  Token ─▶ Begin ─AUTH─▶ Due ─2yz, and the mechanism believes it─▶ In
@@ -36,16 +36,16 @@ use super::{
 };
 use crate::{Error, Phase, Reply};
 
-/// The longest command line, in octets with its end. A longer initial response is sent as the answer to an empty
+/// Maximum length of the line of AUTH, in octets with its end. A longer initial response is sent as the answer to an empty
 /// challenge (RFC 4954 §4).
 const MAX_LINE: usize = 512;
-/// The fewest iterations of SCRAM's hash that are accepted, always: fewer make a stolen hash cheap (RFC 7677 §4).
+/// Minimum number of iterations of SCRAM's hash. Fewer make a stolen hash cheap to break (RFC 7677 §4).
 pub(crate) const MIN_SCRAM_ITERATIONS: u32 = 4_096;
-/// The most, unless set otherwise: each costs time.
+/// Default for the maximum number of iterations of SCRAM's hash. Each costs time.
 pub(crate) const MAX_SCRAM_ITERATIONS: u32 = 100_000;
-/// Maximum number of exchanges that a server may refuse for good on one connection: more lock accounts.
+/// Maximum number of exchanges that a server may refuse permanently on one connection. More could lock the account.
 const MAX_REFUSALS: u8 = 2;
-/// So many challenges of one mechanism are answered, whatever it is.
+/// Maximum number of challenges that are answered for one mechanism.
 const MAX_ANSWERS: usize = 16;
 
 /// Options of a login, and what it has to know about the connection.
@@ -59,7 +59,7 @@ pub struct AuthOptions {
     pub(crate) server: Option<(String, u16)>,
     pub(crate) mechanisms: Option<Vec<String>>,
     pub(crate) max_scram_iterations: u32,
-    /// Exchanges that the server has refused on this connection before ([`Auth::refusals`]). Defaults to 0.
+    /// Number of exchanges that the server has refused on this connection before ([`Auth::refusals`]). Defaults to 0.
     pub(crate) refusals: u8,
 }
 
@@ -117,37 +117,37 @@ impl Default for AuthOptions {
     }
 }
 
-/// A login. After a refused mechanism the next one is tried; if none is left, the last refusal is the result.
+/// Dialogue for a login. After a refused mechanism the next one is tried. If none is left, the last refusal is the result.
 ///
-/// At most two exchanges per connection are refused with a 5yz reply: after that no other is begun. After a mechanism that
-/// hides the password the second is PLAIN, or else LOGIN, because the server may not have what the others need; the
-/// caller's own order of [mechanisms](AuthOptions::mechanisms) is kept. Replies that say nothing about the password do not
+/// After two exchanges that the server refused with a 5yz reply, no other is begun on the connection. After a mechanism that
+/// hides the password, the second is PLAIN or else LOGIN, because the server may lack what the other mechanisms need. An order
+/// that was set with [`mechanisms`](AuthOptions::mechanisms) is kept. Replies that say nothing about the password do not
 /// count: 504 (no such mechanism), 534 (mechanism too weak), 4yz, and the end of an exchange that was cancelled here.
 ///
 /// After a mechanism that hides the password, PLAIN and LOGIN are tried only on a private connection (TLS or local).
 ///
-/// A token that was refused is asked for once more, and tried if it is another one.
+/// After a refused token, a new one is asked for once. It is tried if it differs.
 pub struct Auth {
     credentials: Credentials,
     options: AuthOptions,
-    /// What both sides have, the preferred first.
+    /// The mechanisms that both sides support, the preferred first.
     names: Vec<String>,
     /// The server offers a mechanism that takes a channel binding.
     plus_offered: bool,
-    /// The mechanism under way, and those that may follow.
+    /// The current mechanism, and those that may follow.
     queue: VecDeque<Box<dyn Mechanism>>,
     state: State,
-    /// The initial response, if it was too long to go with AUTH.
+    /// The initial response, if it was too long to be sent with AUTH.
     initial: Option<Vec<u8>>,
     answers: usize,
-    /// The token can be asked for again.
+    /// The token may be asked for again.
     may_ask_again: bool,
-    /// Why the mechanism under way has failed, as far as we know: our reason, or the server's.
+    /// Why the current mechanism has failed, as far as is known: our reason, and the server's.
     failure: Option<String>,
     details: Option<String>,
     refusal: Option<Error>,
     refusals: u8,
-    /// All that was said, in base64.
+    /// Everything that was sent, in base64.
     said: Vec<Vec<u8>>,
 }
 
@@ -155,26 +155,28 @@ pub struct Auth {
 enum State {
     /// A token is wanted.
     Token,
-    /// AUTH is to be said.
+    /// AUTH is to be sent.
     Begin,
     /// A challenge is to be answered.
     Say(Vec<u8>),
-    /// The same, and a refusal must follow.
+    /// A challenge is to be answered, and a refusal must follow.
     Concede(Vec<u8>),
-    /// A challenge is open that cannot be answered.
+    /// An open challenge cannot be answered.
     Cancel,
     /// A reply is due, of any kind.
     Due,
-    /// The refusal that a failed mechanism ends in is due.
+    /// The refusal that ends a failed mechanism is due.
     Ending,
     In,
     Refused,
 }
 
 impl Auth {
+    /// Creates the dialogue for one login. `capabilities` are those of the server's last EHLO reply.
+    ///
     /// # Errors
     ///
-    /// [`Error::Auth`] if the server offers no login, or no mechanism that both sides have.
+    /// [`Error::Auth`] if the server offers no login, or no mechanism that both sides support.
     pub fn new(
         credentials: Credentials,
         options: AuthOptions,
@@ -211,13 +213,10 @@ impl Auth {
             return Ok(auth);
         }
         auth.line_up()?;
-        match auth.queue.is_empty() {
-            true => Err(auth.no_way(&offered)),
-            false => Ok(auth),
-        }
+        if auth.queue.is_empty() { Err(auth.no_way(&offered)) } else { Ok(auth) }
     }
 
-    /// Makes the mechanisms ready.
+    /// Creates the mechanisms.
     fn line_up(&mut self) -> Result<(), Error> {
         let context = table::Context { options: &self.options, plus_offered: self.plus_offered };
         for name in &self.names {
@@ -231,11 +230,11 @@ impl Auth {
             [] => "the server offers no login".to_owned(),
             _ => {
                 let offered = offered.join(" ").escape_debug().to_string();
-                format!("there is no way to log in that both sides have (the server's: {offered})")
+                format!("no login mechanism fits both sides (the server offers {offered})")
             }
         };
         if !self.options.encrypted {
-            what.push_str("; perhaps it offers more under TLS");
+            what.push_str("; it may offer more over TLS");
         }
         if cfg!(not(feature = "sasl")) && offered.iter().any(|name| table::needs_sasl(name)) {
             what.push_str("; postino was built without its feature `sasl`");
@@ -243,32 +242,31 @@ impl Auth {
         Error::Auth { what: what.into(), details: None, reply: None }
     }
 
-    /// The result. `broke` is what ended the dialogue early, if that happened; a login that had been refused before
-    /// the server hung up was refused.
+    /// Returns the result. `broke` is the error that ended the dialogue early, if one did. If the server hung up after it had
+    /// refused a mechanism, the login was refused.
     ///
     /// # Errors
     ///
-    /// [`Error::Auth`] with the server's last refusal; or `broke`; or [`Error::Internal`] if it is not over.
+    /// [`Error::Auth`] with the server's last refusal; `broke`; or [`Error::Internal`] if the login is not over.
     pub fn into_result(self, broke: Option<Error>) -> Result<(), Error> {
-        // What is refused here is no login: it is the 421 of a server that closes.
+        // A refusal here is not about the login: it is the 421 of a server that closes the connection.
         let hung_up =
             matches!(broke, None | Some(Error::Closed(_) | Error::Io { .. } | Error::Refused { .. }));
         match (broke, self.refusal) {
             (None, _) if self.state == State::In => Ok(()),
             (_, Some(refusal)) if hung_up => Err(refusal),
-            (broke, _) => Err(broke.unwrap_or(Error::Internal("a login that is not over"))),
+            (broke, _) => Err(broke.unwrap_or(Error::Internal("the login is not over"))),
         }
     }
 
-    /// Exchanges that the server has refused for good on this connection, with those of
-    /// [before](AuthOptions::refusals).
-    #[must_use]
+    /// The number of exchanges that the server has refused permanently on this connection, including those
+    /// [before](AuthOptions::refusals) this login.
     pub(crate) fn refusals(&self) -> u8 {
         self.refusals
     }
 
     fn begin(&mut self, out: &mut Outbox) {
-        let Some(mechanism) = self.queue.front_mut() else { return }; // there is one, or it would not begin
+        let Some(mechanism) = self.queue.front_mut() else { return }; // there is one, or the state would not be Begin
         let name = mechanism.name().to_owned();
         let initial = mechanism.initial();
         (self.answers, self.failure, self.details) = (0, None, None);
@@ -290,17 +288,17 @@ impl Auth {
         out.put(Command::Answer(answer));
     }
 
-    /// What was said must not be seen when the server says it again.
+    /// Remembers what was sent: it must be masked if the server repeats it.
     fn remember(&mut self, answer: &[u8]) {
         let base64 = BASE64.encode(answer);
         self.said.push(base64.trim_end_matches('=').as_bytes().to_vec()); // a server may leave the padding out
         self.said.push(base64.into_bytes());
     }
 
-    /// 334: a challenge is open, and stays so until it is answered or cancelled.
+    /// Takes a 334: a challenge is open, and stays open until it is answered or cancelled.
     fn on_challenge(&mut self, reply: ReplyRef<'_>) -> Result<(), Error> {
         if let Some(initial) = self.initial.take() {
-            self.state = State::Say(initial); // whatever stands there
+            self.state = State::Say(initial); // whatever the challenge says
             return Ok(());
         }
         self.answers += 1;
@@ -309,9 +307,11 @@ impl Auth {
         let challenge = BASE64.decode(text).ok().filter(|_| lines.next().is_none());
         let Some(mechanism) = self.queue.front_mut() else { return Err(self.misplaced(reply)) };
         let answer = match challenge {
-            _ if self.answers > MAX_ANSWERS => Answer::Cancel("the server asks without end".to_owned()),
+            _ if self.answers > MAX_ANSWERS => {
+                Answer::Cancel("the server sends too many challenges".to_owned())
+            }
             None if mechanism.reads_challenges() => {
-                Answer::Cancel("a challenge that is no base64".to_owned())
+                Answer::Cancel("a challenge is not valid base64".to_owned())
             }
             challenge => mechanism.answer(&challenge.unwrap_or_default()),
         };
@@ -340,16 +340,16 @@ impl Auth {
     }
 
     fn distrust(&self, why: String) -> Error {
-        let what = format!("the login by {} failed: {}", self.name(), self.masked(why));
+        let what = format!("the login with {} failed: {}", self.name(), self.masked(why));
         Error::Auth { what: what.into(), details: None, reply: None }
     }
 
     fn on_refusal(&mut self, reply: ReplyRef<'_>) {
         let what = match &self.failure {
-            Some(why) => format!("the login by {} failed: {why}", self.name()),
-            None => format!("the login by {} was refused", self.name()),
+            Some(why) => format!("the login with {} failed: {why}", self.name()),
+            None => format!("the login with {} was refused", self.name()),
         };
-        // A token that the server has looked at is no better in the other mechanism.
+        // A token that the server has examined is no better in the other mechanism.
         let judged = self.details.is_some();
         let cancelled = self.failure.is_some();
         let details = self.details.take();
@@ -384,17 +384,17 @@ impl Auth {
         };
     }
 
-    /// On to the next mechanism, if there is one.
+    /// The state for the next mechanism, if there is one.
     fn next(&self) -> State {
         if self.queue.is_empty() { State::Refused } else { State::Begin }
     }
 
-    /// The mechanism under way.
+    /// The name of the current mechanism.
     fn name(&self) -> &str {
         self.queue.front().map_or("", |mechanism| mechanism.name())
     }
 
-    /// What must not be shown, the longest first: a short one must not tear a long one to pieces.
+    /// Everything that must not be shown, the longest first: masking a short secret must not break up a long one.
     fn secrets(&self) -> Vec<Vec<u8>> {
         let own = self.queue.front().map(|mechanism| mechanism.secrets()).unwrap_or_default();
         let mut secrets: Vec<Vec<u8>> = own.into_iter().map(<[u8]>::to_vec).collect();
@@ -414,7 +414,7 @@ impl Auth {
         secrets.extend(within);
         secrets.extend_from_slice(&self.said);
         secrets.retain(|secret| !secret.is_empty());
-        // Not by std's sort, which is 5 kB in a small program: there are few.
+        // Not by std's sort, which adds 5 kB to a small program: there are few.
         let mut sorted: Vec<Vec<u8>> = Vec::with_capacity(secrets.len());
         for secret in secrets {
             sorted.insert(sorted.partition_point(|longer| longer.len() >= secret.len()), secret);
@@ -427,8 +427,8 @@ impl Auth {
     }
 }
 
-/// What base64 makes of a secret within something longer: the letters that are its own, at each of the three places that
-/// it can have. Few letters tell little, and are found everywhere.
+/// The base64 of a secret within a longer text: the letters that depend only on the secret, for each of its three possible
+/// alignments. Short results are left out: they reveal little, and are found everywhere.
 fn within_base64(secret: &[u8]) -> Vec<Vec<u8>> {
     let letters = |before: usize| {
         let base64 = BASE64.encode([&[0; 2][..before], secret].concat());
@@ -480,13 +480,13 @@ impl Dialogue for Auth {
 
     fn on_token(&mut self, token: &str) -> Result<(), Error> {
         if self.state != State::Token {
-            return Err(Error::Internal("a token that nobody wanted"));
+            return Err(Error::Internal("a token was passed that was not wanted"));
         }
         if self.credentials.have_token(token) {
             self.state = self.next(); // that one was refused
             return Ok(());
         }
-        self.said.push(self.credentials.secret().to_vec()); // refused, and still not to be shown
+        self.said.push(self.credentials.secret().to_vec()); // refused, and still secret
         self.queue.clear();
         self.credentials = self.credentials.clone().with_token(token)?;
         self.line_up()?;
@@ -494,7 +494,7 @@ impl Dialogue for Auth {
         Ok(())
     }
 
-    /// A server that repeats what it was told must not put it into an error or a log, not even in a base64 of its own.
+    /// Masks secrets that the server repeats, so that they do not appear in an error or a log, not even in its own base64.
     fn keep(&self, reply: ReplyRef<'_>) -> Reply {
         let mut secrets = self.secrets();
         let words = reply.text_lines().flat_map(|line| line.split(|b| *b == b' '));
@@ -517,7 +517,7 @@ impl fmt::Debug for Auth {
     }
 }
 
-/// A name in a GS2 header or a message of SCRAM (RFC 5801 §4, RFC 5802 §5.1).
+/// Escapes a name for a GS2 header or a message of SCRAM (RFC 5801 §4, RFC 5802 §5.1).
 fn escape(name: &[u8]) -> Vec<u8> {
     let escaped = name.iter().map(|b| match b {
         b'=' => &b"=3D"[..],

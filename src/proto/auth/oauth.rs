@@ -1,16 +1,16 @@
-//! Mechanisms that carry an OAuth token: OAUTHBEARER (RFC 7628), and XOAUTH2, which Google and Microsoft have had before.
+//! Mechanisms that send an OAuth token: OAUTHBEARER (RFC 7628), and its predecessor XOAUTH2 of Google and Microsoft.
 
 use super::{Answer, Mechanism, escape};
 
 pub(super) struct Bearer {
     name: &'static str,
     message: Vec<u8>,
-    /// What concedes the failure that a challenge tells of.
+    /// Response to a challenge that explains a failure.
     concede: &'static [u8],
 }
 
 impl Bearer {
-    /// The server is the host and port that were connected to, if they are known.
+    /// `server` is the host and port of the connection, if they are known.
     pub fn oauthbearer(user: &str, token: &str, server: Option<(&str, u16)>) -> Bearer {
         let server = server.map(|(host, port)| format!("host={host}\x01port={port}\x01")).unwrap_or_default();
         let rest = format!(",\x01{server}auth=Bearer {token}\x01\x01");

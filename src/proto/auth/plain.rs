@@ -1,8 +1,8 @@
-//! Mechanisms that say what they have as it is: PLAIN, LOGIN, EXTERNAL, ANONYMOUS.
+//! Mechanisms that send their credentials as they are: PLAIN, LOGIN, EXTERNAL, ANONYMOUS.
 
 use super::{Answer, Mechanism};
 
-/// PLAIN (RFC 4616), EXTERNAL (RFC 4422 appendix A) and ANONYMOUS (RFC 4505): one thing is said, and that is all.
+/// PLAIN (RFC 4616), EXTERNAL (RFC 4422 appendix A) and ANONYMOUS (RFC 4505): one response and nothing else.
 pub(super) struct Once {
     name: &'static str,
     message: Vec<u8>,
@@ -13,7 +13,7 @@ impl Once {
         Once { name: "PLAIN", message: [b"\0", user, b"\0", password].concat() }
     }
 
-    /// An empty authorization identity means the one that the credentials, a certificate mostly, are for.
+    /// An empty authorization identity means that of the credentials, which are usually a certificate.
     pub fn external(authorization: &str) -> Once {
         Once { name: "EXTERNAL", message: authorization.into() }
     }
@@ -33,14 +33,14 @@ impl Mechanism for Once {
     }
 
     fn answer(&mut self, _: &[u8]) -> Answer {
-        Answer::Cancel("a challenge when all was said".to_owned())
+        Answer::Cancel("unexpected challenge".to_owned())
     }
 }
 
-/// LOGIN: never a standard, and everywhere. User and password, one after the other.
+/// LOGIN: never standardised, and supported everywhere. It sends the user and then the password.
 ///
-/// Whatever a challenge says, its place tells what it asks: prompts are translated, decorated, empty and not even
-/// base64 in the wild. There is no initial response: many servers refuse it.
+/// The order of the challenges tells what they ask for, and not their text: in practice prompts are translated, decorated,
+/// empty or not even base64. There is no initial response, because many servers refuse it.
 pub(super) struct Login {
     user: Option<Vec<u8>>,
     password: Option<Vec<u8>>,
@@ -60,7 +60,7 @@ impl Mechanism for Login {
     fn answer(&mut self, _: &[u8]) -> Answer {
         match self.user.take().or_else(|| self.password.take()) {
             Some(answer) => Answer::Respond(answer),
-            None => Answer::Cancel("a challenge when all was said".to_owned()),
+            None => Answer::Cancel("unexpected challenge".to_owned()),
         }
     }
 

@@ -1,12 +1,12 @@
-//! SCRAM (RFC 5802, 7677): neither side shows the other the password, and each proves that it has it, or its hash.
+//! SCRAM (RFC 5802, 7677): the password is not sent. The client proves that it has it, and the server that it has its hash.
 //!
 //! ```text
 //! First ─r=,s=,i=─▶ Proved ─v= in a challenge─▶ Verified ─235─▶ in
 //!                      └────── 235 with v= ──────────────────▶ in
 //! ```
 //!
-//! Names and passwords go out as they are: SASLprep (RFC 4013) is not applied. It would change nothing in ASCII; who
-//! uses more gives it in UTF-8 and normalised, as the server has stored it.
+//! Names and passwords are used as they are: SASLprep (RFC 4013) is not applied. It would not change ASCII. Other text must be
+//! UTF-8 and normalised in the same way as on the server.
 
 use std::ops::RangeInclusive;
 
@@ -19,7 +19,7 @@ use sha2::{Digest, Sha256};
 use super::{Answer, MIN_SCRAM_ITERATIONS, Mechanism, escape};
 use crate::Error;
 
-/// Of randomness in our nonce, in octets.
+/// Randomness of the client's nonce, in octets.
 const NONCE: usize = 18;
 
 #[derive(Clone, Copy)]
@@ -28,13 +28,13 @@ pub(super) enum Hash {
     Sha256,
 }
 
-/// What becomes of the channel binding (RFC 5802 §6).
+/// How the channel binding is used (RFC 5802 §6).
 #[derive(Clone)]
 pub(super) enum Binding {
-    /// We have none, or will not use the one we have: `n`.
+    /// There is none, or it is not used: `n`.
     None,
-    /// We have one, and the server offers no mechanism that takes it: `y`. If it does offer one, somebody has changed
-    /// the list.
+    /// There is one, and the server offers no mechanism that takes it: `y`. If it does offer one, somebody has tampered with the
+    /// list.
     NotOffered,
     /// The hash of the server's certificate: `p=tls-server-end-point` (RFC 5929 §4).
     EndPoint(Vec<u8>),
@@ -45,7 +45,7 @@ pub(super) struct Scram {
     hash: Hash,
     password: Vec<u8>,
     iterations: RangeInclusive<u32>,
-    /// The GS2 header, and behind it the channel's data: all that `c=` says.
+    /// The GS2 header followed by the data of the channel: the value of `c=`.
     binding: Vec<u8>,
     nonce: String,
     /// The client's first message, without the header.
@@ -58,12 +58,14 @@ pub(super) struct Scram {
 #[derive(PartialEq, Eq)]
 enum State {
     First,
-    /// The proof is out; this is the signature that the server owes.
+    /// The proof was sent. The server has to answer with this signature.
     Proved(Vec<u8>),
     Verified,
 }
 
 impl Scram {
+    /// Creates the mechanism with a random nonce.
+    ///
     /// # Errors
     ///
     /// [`Error::Auth`] if the system has no random numbers.
@@ -77,7 +79,7 @@ impl Scram {
     ) -> Result<Scram, Error> {
         let mut random = [0; NONCE];
         getrandom::fill(&mut random).map_err(|e| Error::Auth {
-            what: format!("there are no random numbers to log in with: {e}").into(),
+            what: format!("could not get random numbers for the login: {e}").into(),
             details: None,
             reply: None,
         })?;
@@ -113,16 +115,19 @@ impl Scram {
         }
     }
 
-    /// The server's first message (RFC 5802 §7): `r=`, `s=`, `i=` in this order, and extensions that need not be
-    /// understood. Nothing is hashed before all of it has been looked at.
+    /// Reads the server's first message (RFC 5802 §7): `r=`, `s=`, `i=` in this order, and extensions that need not be
+    /// understood. Nothing is hashed before all of it was checked.
     fn prove(&mut self, server_first: &[u8]) -> Result<Vec<u8>, String> {
-        let text = std::str::from_utf8(server_first).map_err(|_| "its first message is not UTF-8")?;
+        let text =
+            std::str::from_utf8(server_first).map_err(|_| "the server's first message is not UTF-8")?;
         let mut parts = text.split(',');
         let mut part = |key: &str| {
             let part = parts.next().unwrap_or_default();
-            part.strip_prefix(key).ok_or_else(|| match part.starts_with("m=") {
-                true => "the server demands an extension".to_owned(), // RFC 5802 §5.1: `m=` is a failure
-                false => format!("its first message has no {key} in its place"),
+            part.strip_prefix(key).ok_or_else(|| {
+                if part.starts_with("m=") {
+                    return "the server demands an extension".to_owned(); // RFC 5802 §5.1: `m=` is a failure
+                }
+                format!("the server's first message lacks {key}")
             })
         };
         let (nonce, salt, iterations) = (part("r=")?, part("s=")?, part("i=")?);
@@ -130,13 +135,17 @@ impl Scram {
         if !extended || !nonce.bytes().all(|b| b.is_ascii_graphic()) {
             return Err("the server has not extended the nonce".to_owned());
         }
-        let salt = BASE64.decode(salt).ok().filter(|salt| !salt.is_empty()).ok_or("its salt is no base64")?;
+        let salt = BASE64
+            .decode(salt)
+            .ok()
+            .filter(|salt| !salt.is_empty())
+            .ok_or("the server's salt is not valid base64")?;
         let digits = iterations.bytes().all(|b| b.is_ascii_digit());
         let iterations = iterations.parse().ok().filter(|i| digits && self.iterations.contains(i));
         let Some(iterations) = iterations else {
             let (least, most) = (self.iterations.start(), self.iterations.end());
             return Err(format!(
-                "the server does not want between {least} and {most} iterations of the hash"
+                "the server demands a number of hash iterations that is not between {least} and {most}"
             ));
         };
 
@@ -152,7 +161,7 @@ impl Scram {
         Ok(format!("{last},p={}", self.proof).into_bytes())
     }
 
-    /// The server's last message (RFC 5802 §7), if it is one.
+    /// Checks the server's last message (RFC 5802 §7).
     fn verify(&mut self, server_final: &[u8], due: &[u8]) -> Answer {
         if let Some(error) = server_final.strip_prefix(b"e=") {
             return Answer::Cancel(format!("the server says {}", error.escape_ascii()));
@@ -185,17 +194,17 @@ impl Mechanism for Scram {
                 Err(why) => Answer::Cancel(why),
             },
             State::Proved(due) => self.verify(challenge, &due),
-            State::First | State::Verified => Answer::Cancel("a challenge when all was said".to_owned()),
+            State::First | State::Verified => Answer::Cancel("unexpected challenge".to_owned()),
         }
     }
 
-    /// Some servers put their signature into the text of the 235.
+    /// Finds the signature in the text of the 235 reply, where some servers put it.
     fn finish(&mut self, text: &str) -> Result<(), String> {
         if let State::Proved(due) = &self.state {
             let due = due.clone();
             let said = text.split_ascii_whitespace().filter_map(|word| BASE64.decode(word).ok());
             for word in said.filter(|word| word.starts_with(b"v=")) {
-                drop(self.verify(&word, &due)); // what counts is the state
+                drop(self.verify(&word, &due)); // the result is in the state
             }
         }
         match self.state {
@@ -237,7 +246,7 @@ impl Hash {
 
     /// `Hi` (RFC 5802 §2.2), which is PBKDF2 for one block.
     fn salted(self, password: &[u8], salt: &[u8], iterations: u32) -> Vec<u8> {
-        let mut salted = self.of(b""); // as long as a hash is
+        let mut salted = self.of(b""); // of the length of a hash
         match self {
             Hash::Sha1 => pbkdf2_hmac::<Sha1>(password, salt, iterations, &mut salted),
             Hash::Sha256 => pbkdf2_hmac::<Sha256>(password, salt, iterations, &mut salted),
@@ -250,7 +259,7 @@ impl Hash {
 mod tests {
     use super::*;
 
-    /// One whose nonce is known, before anything was said.
+    /// A mechanism with a known nonce, before its first message.
     fn scram(name: &'static str, nonce: &str, binding: Binding) -> Scram {
         let hash = if name == "SCRAM-SHA-1" { Hash::Sha1 } else { Hash::Sha256 };
         let iterations = MIN_SCRAM_ITERATIONS..=100_000;

@@ -39,7 +39,7 @@ struct Entry {
     uses: Uses,
     /// Only in builds with the feature `sasl`.
     needs_sasl: bool,
-    /// Whoever reads the exchange has the password.
+    /// An exchange shows the password to anyone who can read it.
     shows_password: bool,
     new: fn(&Kind, &Context<'_>) -> Made,
 }
@@ -83,7 +83,7 @@ pub(super) fn needs_sasl(name: &str) -> bool {
     find(name).is_some_and(|entry| entry.needs_sasl)
 }
 
-/// Whether whoever reads an exchange of this mechanism has the password.
+/// Whether an exchange of this mechanism shows the password to anyone who can read it.
 pub(super) fn shows_password(name: &str) -> bool {
     find(name).is_some_and(|entry| entry.shows_password)
 }

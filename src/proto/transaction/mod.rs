@@ -46,7 +46,7 @@ const MAX_SPARE: usize = 2;
 /// Budget for storing recipient refusals in full, in octets. After it is used up, only the first line of each refusal is kept.
 const MAX_REFUSALS: usize = 1024 * 1024;
 
-/// How [`Transactions`] are carried out. Everything is off by default.
+/// How [`Transactions`] are carried out. By default: one command at a time, and content by DATA, as any server allows.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Options {
     pub(crate) pipelining: bool,
@@ -58,54 +58,41 @@ pub struct Options {
 }
 
 impl Options {
-    /// Returns options that any server understands: one command at a time, content by DATA.
-    #[must_use]
-    pub const fn new() -> Options {
-        Options {
-            pipelining: false,
-            chunking: false,
-            joining: Joining::Off,
-            all_or_nothing: false,
-            farewell: false,
-            lmtp: false,
-        }
-    }
-
     /// Sets whether commands are sent without waiting for earlier replies. Requires PIPELINING (RFC 2920).
     #[must_use]
-    pub const fn pipelining(self, pipelining: bool) -> Options {
+    pub fn pipelining(self, pipelining: bool) -> Options {
         Options { pipelining, ..self }
     }
 
     /// Sets whether content is sent by BDAT instead of DATA. Requires CHUNKING (RFC 3030).
     #[must_use]
-    pub const fn chunking(self, chunking: bool) -> Options {
+    pub fn chunking(self, chunking: bool) -> Options {
         Options { chunking, ..self }
     }
 
     /// Sets whether the end of a message and the next envelope may be sent together. Requires
     /// [`pipelining`](Options::pipelining).
     #[must_use]
-    pub const fn joining(self, joining: Joining) -> Options {
+    pub fn joining(self, joining: Joining) -> Options {
         Options { joining, ..self }
     }
 
     /// Sets whether a message is sent to nobody if one of its recipients is refused.
     #[must_use]
-    pub const fn all_or_nothing(self, all_or_nothing: bool) -> Options {
+    pub fn all_or_nothing(self, all_or_nothing: bool) -> Options {
         Options { all_or_nothing, ..self }
     }
 
     /// Sets whether QUIT is sent together with the end of the last message, without waiting for its reply. Use it only
     /// where the next envelope could be sent with it as well: see [`Joining`].
     #[must_use]
-    pub const fn farewell(self, farewell: bool) -> Options {
+    pub fn farewell(self, farewell: bool) -> Options {
         Options { farewell, ..self }
     }
 
     /// Sets whether the server speaks LMTP: it answers the end of a message once for each recipient (RFC 2033 §4.2).
     #[must_use]
-    pub const fn lmtp(self, lmtp: bool) -> Options {
+    pub fn lmtp(self, lmtp: bool) -> Options {
         Options { lmtp, ..self }
     }
 
@@ -902,7 +889,7 @@ impl Dialogue for Transactions {
             _ if reply.closes(phase) => self.closing = Some(reply.keep()),
             // The server will not take the rest of it.
             Some(flight) if reply.is_negative() => flight.answer.refuse(Phase::Body, reply.keep()),
-            _ => return Error::protocol(phase, format!("a reply that nobody asked for: {reply}")),
+            _ => return Error::protocol(phase, format!("unsolicited reply: {reply}")),
         }
         refused
     }
@@ -914,7 +901,7 @@ impl Dialogue for Transactions {
             flight.stage == Stage::Body && !at_hand && (chunking || flight.recipients.accepted > 0)
         };
         let Some(flight) = self.flights.get_mut(self.writing).filter(wanted) else {
-            return Err(Error::Internal("content that nobody wanted"));
+            return Err(Error::Internal("content was passed that was not wanted"));
         };
         flight.content = Content::Begun;
         match (chunking, piece.is_empty()) {

@@ -7,7 +7,7 @@ fn letter(recipients: usize) -> Transaction {
     Transaction::new(envelope, MailParameters::default())
 }
 
-/// Some transactions, and what they have put on the wire.
+/// Some transactions, and their outbox.
 struct Talk {
     all: Transactions,
     out: Outbox,
@@ -18,12 +18,12 @@ impl Talk {
         Talk { all: Transactions::new(options, false), out: Outbox::default() }
     }
 
-    /// Hands over a message for so many.
+    /// Hands over a message for this number of recipients.
     fn message(&mut self, recipients: usize) {
         self.all.message(letter(recipients));
     }
 
-    /// The first words of what is said now, and what is wanted next.
+    /// The first words of what is sent now, and what is wanted next.
     fn says(&mut self) -> (String, Want) {
         let want = self.all.fill(&mut self.out);
         let said = String::from_utf8(self.out.offer().to_vec()).unwrap();
@@ -39,7 +39,7 @@ impl Talk {
         self.all.on_reply(reply.borrow(), &self.out)
     }
 
-    /// Speaks, and hears this, and so on.
+    /// Sends what it can, takes a reply, and so on.
     fn play(&mut self, replies: &[&str]) {
         for reply in replies {
             self.says();
@@ -47,7 +47,7 @@ impl Talk {
         }
     }
 
-    /// Gives it a piece of the content, or its end.
+    /// Passes a piece of the content, or its end.
     fn content(&mut self, piece: &str) {
         self.all.body(piece.as_bytes(), &mut self.out).unwrap();
     }
@@ -70,7 +70,7 @@ const PIPELINING: Options = Options {
     lmtp: false,
 };
 
-/// What may be sent again of a message for three, sent alone, that is answered so.
+/// What may be sent again of a message for three recipients that was sent alone and answered like this.
 fn again(options: Options, open: bool, replies: &[&str]) -> Option<Again> {
     let mut talk = Talk { all: Transactions::new(options, open), out: Outbox::default() };
     talk.message(3);
@@ -194,7 +194,7 @@ fn what_was_not_answered_may_go_elsewhere_unless_it_is_in_doubt() {
 
 #[test]
 fn half_of_a_great_many_recipients_of_lmtp_may_be_refused() {
-    // With a place to be made for each answer this would take minutes.
+    // Inserting each answer into a sorted list would take minutes.
     const MANY: usize = 200_000;
     let mut talk = Talk::new(Options { lmtp: true, ..PIPELINING });
     talk.message(MANY);
@@ -518,7 +518,7 @@ fn content_that_came_with_a_message_is_not_asked_for_when_it_goes_again() {
     assert_eq!(talk.says(), ("BDAT one RSET MAIL RCPT".to_owned(), Want::Message));
     talk.play(&["250", "250", "250"]);
     assert_eq!(talk.outcome(), Outcome::Accepted);
-    // Its envelope is answered while the next message is waited for.
+    // Its envelope is answered while the dialogue waits for the next message.
     (0..3).for_each(|_| talk.hears("503 not now").unwrap());
     talk.all.no_more();
     assert_eq!(talk.says(), ("RSET MAIL RCPT BDAT two".to_owned(), Want::Reply));
