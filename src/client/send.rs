@@ -479,7 +479,8 @@ pub(super) fn timed(mut result: Result<Delivery, Error>, took: Timings) -> Resul
 
 #[cfg(test)]
 mod tests {
-    use super::{super::origin::Maker, *};
+    use super::super::origin::Maker;
+    use super::*;
 
     #[test]
     fn a_connection_that_was_lost_while_it_was_idle_does_not_limit_the_next_one() {
