@@ -165,10 +165,7 @@ fn one(what: &str, security: &str, client: &str, path: &Path) -> Result<Figures,
 /// Accepts one connection and discards its messages.
 fn serve(listener: &TcpListener, secure: bool) -> Result<(), Failure> {
     let socket = listener.accept()?.0;
-    match secure {
-        true => talk(handshake(socket)?),
-        false => talk(socket),
-    }
+    if secure { talk(handshake(socket)?) } else { talk(socket) }
 }
 
 #[cfg(feature = "native-tls")]

@@ -34,6 +34,10 @@ fn main() -> Result<(), Box<dyn Error>> {
 }
 
 /// Sends one message over an established connection. The host is only the name to verify.
+///
+/// # Errors
+///
+/// Those of [`Client::send`], TLS included.
 pub fn send(tunnel: TcpStream, host: &str, mail: &Raw<'_>) -> Result<Delivery, postino::Error> {
     // The proxy may be on this machine while the server is not. With credentials, use `StartTls` or `Implicit`, so that the
     // proxy cannot see them.
@@ -44,6 +48,10 @@ pub fn send(tunnel: TcpStream, host: &str, mail: &Raw<'_>) -> Result<Delivery, p
 }
 
 /// Opens a connection to `host`. The proxy resolves the name.
+///
+/// # Errors
+///
+/// The proxy is not reachable, refuses the request, or does not speak SOCKS5.
 pub fn tunnel(
     proxy: impl ToSocketAddrs,
     login: Option<(&str, &str)>,

@@ -259,12 +259,11 @@ fn a_stop_ends_a_connection_of_the_callers() {
             tell.send(()).unwrap();
         });
         let socket = TcpStream::connect(server.address()).unwrap();
-        let mut client = match by_tcp {
-            true => builder(&server).connect_over(socket).unwrap(),
+        let mut client = if by_tcp {
+            builder(&server).connect_over(socket).unwrap()
+        } else {
             // std's other type serves for the same socket.
-            false => {
-                builder(&server).connect_over(UnixStream::from(std::os::fd::OwnedFd::from(socket))).unwrap()
-            }
+            builder(&server).connect_over(UnixStream::from(std::os::fd::OwnedFd::from(socket))).unwrap()
         };
         let stop_handle = client.stop_handle();
         let waiting = thread::spawn(move || client.noop());

@@ -225,7 +225,7 @@ impl Session {
         while let Some(result) = talk.next_result() {
             let outcome = match &result {
                 Ok(delivery) => delivery.outcome(),
-                Err(e) => e.delivery().map_or(Outcome::NotSent, |delivery| delivery.outcome()),
+                Err(e) => e.delivery().map_or(Outcome::NotSent, postino::Delivery::outcome),
             };
             self.ends.push(format!("{outcome:?}"));
         }
@@ -341,10 +341,7 @@ proptest! {
         let mut count = 0;
         let replies = move |phase, secured| {
             count += 1;
-            match count <= begin {
-                true => reply(phase, secured, 1),
-                false => said.next().map(|(_, octets)| octets).unwrap_or_default(),
-            }
+            if count <= begin { reply(phase, secured, 1) } else { said.next().map(|(_, octets)| octets).unwrap_or_default() }
         };
         let mut session = Session::new(replies, Some(cuts), contents);
         session.run(options);

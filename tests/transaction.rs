@@ -232,13 +232,12 @@ impl Server {
             }
             return Some(if last { self.joined(codes) } else { codes });
         }
-        match last {
-            false => Some(vec![250]),
-            true => {
-                self.now.open = self.mood > 0 && tape.next() < 20;
-                let content = std::mem::take(&mut self.now.chunks);
-                Some(self.take(content, tape))
-            }
+        if !last {
+            Some(vec![250])
+        } else {
+            self.now.open = self.mood > 0 && tape.next() < 20;
+            let content = std::mem::take(&mut self.now.chunks);
+            Some(self.take(content, tape))
         }
     }
 
@@ -251,10 +250,8 @@ impl Server {
             30..40 if self.mood > 3 => 354,
             _ => 250,
         };
-        let codes: Vec<usize> = match self.lmtp {
-            true => recipients.iter().map(|_| verdict()).collect(),
-            false => vec![verdict()],
-        };
+        let codes: Vec<usize> =
+            if self.lmtp { recipients.iter().map(|_| verdict()).collect() } else { vec![verdict()] };
         if self.lmtp {
             let mut each = codes.iter();
             recipients.retain(|_| each.next() == Some(&250));
@@ -316,9 +313,10 @@ impl Sender<'_> {
                 let another = self.next + 1 < self.letters.len() && tape.next() < 10;
                 let envelope = Envelope::new(&format!("s{}@x", self.next), &letter.recipients).unwrap();
                 let transaction = Transaction::new(envelope, MailParameters::default()).ahead(letter.ahead);
-                match letter.at_hand {
-                    true => talk.message_with(transaction, Survey::of(&letter.content)).unwrap(),
-                    false => talk.message(transaction),
+                if letter.at_hand {
+                    talk.message_with(transaction, Survey::of(&letter.content)).unwrap();
+                } else {
+                    talk.message(transaction);
                 }
                 self.next += 1;
                 if self.farewell && self.next == self.letters.len() {
@@ -431,9 +429,10 @@ fn carry(
             }
             if out.unsent().is_empty() {
                 assert!(server.now.closed || server.now.silent, "waits for a reply that nobody owes");
-                break Some(match server.now.closed {
-                    true => Error::Closed(talk.phase()),
-                    false => Error::Timeout(talk.phase()),
+                break Some(if server.now.closed {
+                    Error::Closed(talk.phase())
+                } else {
+                    Error::Timeout(talk.phase())
                 });
             }
             let offered = out.offer();

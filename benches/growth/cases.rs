@@ -22,13 +22,15 @@ pub const CASES: &[Case] = &[
     ("mechanisms of EHLO", 100, mechanisms),
     ("addresses in To, as text", 200, |n| built(|m| m.to(addresses(n)))),
     ("addresses in To, as mailboxes", 200, |n| built(|m| m.to(mailboxes(n)))),
-    ("addresses in To, one by one", 200, |n| built(|m| mailboxes(n).into_iter().fold(m, |m, one| m.to(one)))),
+    ("addresses in To, one by one", 200, |n| {
+        built(|m| mailboxes(n).into_iter().fold(m, postino::message::MessageBuilder::to));
+    }),
     ("addresses in a group", 200, |n| built(|m| m.to(format!("g: {};", addresses(n))))),
     ("addresses read from headers", 200, |n| read(&format!("To: {}\r\n", addresses(n)))),
     ("header fields", 200, |n| built(|m| (0..n).fold(m, |m, i| m.header(&format!("X-{i}"), "v")))),
     ("addresses in To, behind other header fields", 200, |n| {
         let other = |m: postino::message::MessageBuilder, i| m.header(&format!("X-{i}"), "v");
-        built(|m| mailboxes(n).into_iter().fold((0..n).fold(m, other), |m, one| m.to(one)));
+        built(|m| mailboxes(n).into_iter().fold((0..n).fold(m, other), postino::message::MessageBuilder::to));
     }),
     ("header fields that are read", 500, |n| read(&format!("To: a@b\r\n{}", "X: y\r\n".repeat(n)))),
     ("fields of Bcc that are left out", 500, |n| {
@@ -37,7 +39,7 @@ pub const CASES: &[Case] = &[
     ("comments side by side", 500, |n| read(&format!("To: {} a@b\r\n", "(x)".repeat(n)))),
     ("comments in comments", 500, |n| read(&format!("To: {}{} a@b\r\n", "(".repeat(n), ")".repeat(n)))),
     ("identifiers in References", 200, |n| {
-        built(|m| m.references(joined(n, " ", |i| format!("<{i}@a.example>"))))
+        built(|m| m.references(joined(n, " ", |i| format!("<{i}@a.example>"))));
     }),
     ("phrases in Keywords", 200, |n| built(|m| m.header("Keywords", joined(n, ", ", |i| format!("key{i}"))))),
     ("words of a subject", 200, |n| built(|m| m.subject("word ".repeat(n)))),
@@ -56,7 +58,7 @@ pub const CASES: &[Case] = &[
     ("text of a message beyond ASCII", 1000, |n| built(|m| m.text("Eine Zeile für sich.\n".repeat(n)))),
     ("octets of an attachment", 20_000, |n| built(|m| m.attach(Attachment::bytes("f", vec![0; n])))),
     ("octets of a reader", 20_000, |n| {
-        built(|m| m.attach(Attachment::reader("f", std::io::repeat(7).take(n as u64))))
+        built(|m| m.attach(Attachment::reader("f", std::io::repeat(7).take(n as u64))));
     }),
     ("lines of content", 2000, |n| content(&".A line of text.\r\n".repeat(n))),
     ("lines of content with bare ends", 2000, |n| content(&".A line of text.\n".repeat(n))),

@@ -270,16 +270,16 @@ impl Client {
     /// content can be read only once, it is refused with [`Error::Message`] instead.
     ///
     /// If the server answers 452 to a recipient and to all that follow, because there are too many (RFC 5321
-    /// §4.5.3.1.10), these get the message in further transactions. Each has no more recipients than the one before had room for,
-    /// until the server has room for none.
-    /// If the content can be read only once, they count as refused for now. With
-    /// [`all_or_nothing`](super::Builder::all_or_nothing), a message is never split.
+    /// §4.5.3.1.10), these get the message in further transactions. Each has no more recipients than the one before
+    /// had room for, until the server has room for none. If the content can be read only once, they count as refused
+    /// for now. With [`all_or_nothing`](super::Builder::all_or_nothing), a message is never split.
     ///
     /// If the server limits the messages of a connection, the message is sent over a new one. The server may announce
     /// such a limit (LIMITS). It may also end a session in which it has accepted a message: it answers MAIL with 421
     /// or 452, or closes the connection before it answers MAIL. After a connection that was closed without a reply
-    /// while it was in use, no later connection carries more messages than that one did, until [`reconnect`](Client::reconnect). The
-    /// deadline covers all of it, and a message that is in doubt is never sent again.
+    /// while it was in use, no later connection carries more messages than that one did, until
+    /// [`reconnect`](Client::reconnect). The deadline covers all of it, and a message that is in doubt is never sent
+    /// again.
     ///
     /// No new connection is made if the caller made the old one ([`connect_over`](super::Builder::connect_over)), or
     /// has changed it by [`starttls`](Client::starttls), [`login`](Client::login), [`helo`](Client::helo),

@@ -23,8 +23,6 @@ mod host;
 mod url;
 
 pub(crate) use self::host::Host;
-#[cfg(feature = "dkim")]
-pub(crate) use crate::deadline::later; // for `message`
 
 /// Default time limit of every wait except that for the final reply.
 const TIMEOUT: Duration = Duration::from_secs(60);

@@ -15,7 +15,7 @@ use std::{
 use super::dkim;
 use super::{Claim, Meter, file};
 #[cfg(feature = "dkim")]
-use crate::config::later;
+use crate::deadline::later;
 
 /// A body that was opened: bytes at hand, or something to read them from.
 ///

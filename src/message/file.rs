@@ -1,19 +1,14 @@
 //! Files, and what only has the name of one: pipes and devices, which may keep a reader waiting.
 
 use std::{
-    fs::{self, File, OpenOptions},
+    fs::File,
     io::{self, ErrorKind, Read},
-    os::unix::fs::{FileTypeExt, OpenOptionsExt},
     path::Path,
     thread::sleep,
     time::{Duration, Instant},
 };
 
-use rustix::{
-    event::{PollFd, PollFlags, Timespec, poll},
-    fs::OFlags,
-    io::Errno,
-};
+use crate::sys;
 
 /// Longest wait in one read of a pipe or a device.
 const WAIT: Duration = Duration::from_millis(50);
@@ -24,22 +19,15 @@ pub(crate) const HELD: Duration = Duration::from_millis(10);
 
 /// Opens a file without waiting for the other end of a FIFO; an error names it.
 pub(super) fn open(path: &Path) -> io::Result<File> {
-    let flags = OFlags::NONBLOCK | OFlags::NOCTTY;
-    let opened = OpenOptions::new().read(true).custom_flags(flags.bits() as i32).open(path);
-    opened.map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", path.display())))
+    sys::open_file(path).map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", path.display())))
 }
 
 /// What is read from a file: never for longer than [`WAIT`] at a time.
 pub(super) fn reader(file: File) -> Box<dyn Read + Send> {
     match file.metadata() {
-        Ok(meta) if !meta.is_file() => Box::new(Waiting { file, is_unheard: is_vague(&meta) }),
+        Ok(meta) if !meta.is_file() => Box::new(Waiting { file, is_unheard: sys::may_lack_a_writer(&meta) }),
         _ => Box::new(file),
     }
-}
-
-/// Whether an end before the first octet may mean that nobody writes yet: only Linux tells these apart.
-fn is_vague(meta: &fs::Metadata) -> bool {
-    meta.file_type().is_fifo() && !cfg!(any(target_os = "linux", target_os = "android"))
 }
 
 /// A pipe or a device. [`ErrorKind::WouldBlock`] says that there is nothing yet.
@@ -51,12 +39,8 @@ struct Waiting {
 
 impl Read for Waiting {
     fn read(&mut self, room: &mut [u8]) -> io::Result<usize> {
-        let limit = Timespec { tv_sec: 0, tv_nsec: WAIT.subsec_nanos().into() };
-        match poll(&mut [PollFd::new(&self.file, PollFlags::IN)], Some(&limit)) {
-            Ok(0) => return Err(ErrorKind::WouldBlock.into()),
-            Ok(_) => {}
-            Err(Errno::INTR) => return Err(ErrorKind::Interrupted.into()),
-            Err(e) => return Err(e.into()),
+        if !sys::wait_for_file(&self.file, WAIT)? {
+            return Err(ErrorKind::WouldBlock.into());
         }
         match self.file.read(room)? {
             0 if self.is_unheard && !room.is_empty() => Err(ErrorKind::WouldBlock.into()),

@@ -2,15 +2,20 @@
 
 use std::{
     ffi::OsString,
+    fs::{File, Metadata, OpenOptions},
     io::{self, ErrorKind},
     net::{SocketAddr, TcpStream},
-    os::unix::ffi::{OsStrExt, OsStringExt},
+    os::unix::{
+        ffi::{OsStrExt, OsStringExt},
+        fs::{FileTypeExt, OpenOptionsExt},
+    },
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
+    fs::OFlags,
     io::Errno,
     net::{
         AddressFamily, RecvFlags, SendFlags, Shutdown, SocketAddrUnix, bind, connect, recv, shutdown, sockopt,
@@ -187,4 +192,23 @@ pub(crate) fn check_socket_path(path: &Path) -> Result<(), &'static str> {
 /// A path of these octets, as a percent-encoded URL holds them.
 pub(crate) fn path_from_octets(octets: Box<[u8]>) -> PathBuf {
     OsString::from_vec(octets.into()).into()
+}
+
+/// Opens a file for reading, without waiting for the other end of a FIFO.
+pub(crate) fn open_file(path: &Path) -> io::Result<File> {
+    let flags = OFlags::NONBLOCK | OFlags::NOCTTY;
+    OpenOptions::new().read(true).custom_flags(flags.bits() as i32).open(path)
+}
+
+/// Whether the end of a file, before its first octet, may mean that nobody writes to it yet: it is a FIFO, and the system is
+/// not Linux, which tells these apart.
+pub(crate) fn may_lack_a_writer(meta: &Metadata) -> bool {
+    meta.file_type().is_fifo() && !cfg!(any(target_os = "linux", target_os = "android"))
+}
+
+/// Waits until a pipe or a device can be read. Returns false at the limit, and fails with [`ErrorKind::Interrupted`] after a
+/// signal.
+pub(crate) fn wait_for_file(file: &File, limit: Duration) -> io::Result<bool> {
+    let limit = Timespec { tv_sec: limit.as_secs() as i64, tv_nsec: limit.subsec_nanos().into() };
+    Ok(poll(&mut [PollFd::new(file, PollFlags::IN)], Some(&limit))? > 0)
 }

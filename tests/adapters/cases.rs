@@ -173,7 +173,7 @@ mod mail_builder_2 {
         let from = MessageBuilder::new().from("a@example.org");
         assert!(matches!(send(&from.clone().text_body("x")), Err(Error::NoRecipients)));
         assert!(matches!(send(&MessageBuilder::new().to("b@example.net")), Err(Error::Message(_))));
-        assert!(matches!(send(&from.to("no address")), Err(Error::Message(_))));
+        assert!(matches!(send(&from.to("no address")), Err(Error::Address { .. })));
     }
 
     #[test]

@@ -102,9 +102,8 @@ fn where_acks_are_delayed_a_connection_soon_goes_on_one_command_at_a_time() {
     let server = Careless::start(Habit::WritesReplyByReply);
     for batch in [false, true] {
         let mut client = block_on(connect_over(server.address)).unwrap();
-        let cost = cost_of("acknowledged late", &server, || match batch {
-            true => block_on(send_all(&mut client)),
-            false => block_on(send_each(&mut client)),
+        let cost = cost_of("acknowledged late", &server, || {
+            if batch { block_on(send_all(&mut client)) } else { block_on(send_each(&mut client)) }
         });
         assert!((3..MESSAGES as u64 / 2).contains(&cost), "{cost} delayed ACKs");
     }
@@ -117,9 +116,10 @@ fn a_connection_that_stalls_stops_pipelining_and_one_that_does_not_goes_on() {
     for batch in [false, true] {
         let flights = |mut client: Client| {
             server.take();
-            match batch {
-                true => block_on(send_all(&mut client)).unwrap(),
-                false => block_on(send_each(&mut client)).unwrap(),
+            if batch {
+                block_on(send_all(&mut client)).unwrap();
+            } else {
+                block_on(send_each(&mut client)).unwrap();
             }
             server.take().flights
         };

@@ -107,12 +107,11 @@ fn behaviour_62_threat_9_names_are_verified_as_names_and_addresses_as_addresses(
         ("wildcard", "example.org", false),
     ] {
         let named = trusting.clone().tls_name(name);
-        match good {
-            true => accepted(&named, certificate),
-            false => {
-                for reason in reasons(&named, certificate, name) {
-                    assert!(reason.contains("mismatch"), "{certificate} {name}: {reason}");
-                }
+        if good {
+            accepted(&named, certificate);
+        } else {
+            for reason in reasons(&named, certificate, name) {
+                assert!(reason.contains("mismatch"), "{certificate} {name}: {reason}");
             }
         }
     }

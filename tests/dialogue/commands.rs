@@ -870,7 +870,7 @@ fn a_send_resets_what_was_begun_by_hand() {
         ("C: MAIL FROM:<a@b>\nS: 250 ok", |client| drop(block_on(client.mail("a@b", &[])).unwrap())),
         ("C: MAIL FROM:<a@b>\nS: 450 later", |client| drop(block_on(client.mail("a@b", &[])).unwrap_err())),
         ("C: MAIL FROM:<a@b>\nS: 250 ok", |client| {
-            drop(block_on(client.command("MAIL FROM:<a@b>")).unwrap())
+            drop(block_on(client.command("MAIL FROM:<a@b>")).unwrap());
         }),
         ("C: DATA\nS: 503 no", |client| drop(block_on(client.data("Hello")).unwrap_err())),
     ];

@@ -128,9 +128,10 @@ fn a_refusal_is_heard_while_the_content_is_long_in_coming() {
         more.send(b"line 0\r\n".to_vec()).unwrap();
         let server = Server::running(move |peer| {
             peer.may_run_ahead = true;
-            match chunking {
-                false => peer.play("-- hello\n-- envelope\nC: DATA\nS: 354 go on"),
-                true => peer.play("-- hello PIPELINING, CHUNKING\n-- envelope\nC: BDAT 8"),
+            if chunking {
+                peer.play("-- hello PIPELINING, CHUNKING\n-- envelope\nC: BDAT 8");
+            } else {
+                peer.play("-- hello\n-- envelope\nC: DATA\nS: 354 go on");
             }
             assert_eq!(peer.line().unwrap(), b"line 0\r\n");
             peer.play("S: 421 4.3.2 shutting down");
@@ -283,11 +284,10 @@ fn a_fifo_is_read_to_the_end_of_its_writer() {
                 thread::sleep(Duration::from_millis(30));
             }
         });
-        match attached {
-            true => accept(&mut connect(&server), &fifo.message()),
-            false => {
-                accept(&mut connect(&server), &Raw::path(envelope(&["bob@example.org"]), &fifo.0));
-            }
+        if attached {
+            accept(&mut connect(&server), &fifo.message());
+        } else {
+            accept(&mut connect(&server), &Raw::path(envelope(&["bob@example.org"]), &fifo.0));
         }
         writing.join().unwrap();
     }

@@ -290,10 +290,8 @@ fn a_block_that_does_not_move_ends_at_its_limit() {
     for deadline in [false, true] {
         let (tell, told) = std::sync::mpsc::channel();
         let server = Server::cramped(move |peer| black_hole(peer, &told));
-        let limited = match deadline {
-            true => builder(&server).deadline(SHORT),
-            false => builder(&server).block_timeout(SHORT),
-        };
+        let limited =
+            if deadline { builder(&server).deadline(SHORT) } else { builder(&server).block_timeout(SHORT) };
         let mut client = block_on(limited.connect()).unwrap();
         let endless = Raw::reader(envelope(&["bob@example.org"]), io::repeat(b'a'));
         let error = in_time(|| send_error(&mut client, &endless));

@@ -147,12 +147,13 @@ fn threat_3_starttls_takes_220_only() {
                 peer.say(format!("{answer}\r\n"));
             });
             let error = connect_error(&starttls(&server).security(security).credentials("user", "secret"));
-            match is_refusal {
-                true => assert_eq!(refusal(&error).0, Phase::StartTls, "{answer}"),
-                false => assert!(
+            if is_refusal {
+                assert_eq!(refusal(&error).0, Phase::StartTls, "{answer}");
+            } else {
+                assert!(
                     matches!(error, Error::Protocol { phase: Phase::StartTls, .. }),
                     "{answer}: {error:?}"
-                ),
+                );
             }
         }
     }
@@ -361,9 +362,10 @@ fn behaviour_59_threat_14_a_silent_handshake_ends_at_its_limit() {
         let consent = if start.is_empty() { "" } else { "S: 220 go ahead\n" };
         let server = Server::playing(format!("{start}{consent}-- ignore"));
         let builder = if start.is_empty() { implicit(&server) } else { starttls(&server) };
-        match limited {
-            true => ends_in_time(&builder.tls_timeout(SHORT)),
-            false => ends_in_time(&builder.deadline(SHORT)),
+        if limited {
+            ends_in_time(&builder.tls_timeout(SHORT));
+        } else {
+            ends_in_time(&builder.deadline(SHORT));
         }
     }
 }

@@ -121,9 +121,10 @@ fn right_secret(mechanism: &str) -> &'static str {
 #[maybe_async]
 async fn login(way: &Builder, mechanism: &str, user: &str, secret: &str) -> Result<Client, Error> {
     let way = way.clone().auth_mechanisms([mechanism]);
-    match is_for_tokens(mechanism) {
-        true => way.oauth_token(user, secret).connect().await,
-        false => way.credentials(user, secret).connect().await,
+    if is_for_tokens(mechanism) {
+        way.oauth_token(user, secret).connect().await
+    } else {
+        way.credentials(user, secret).connect().await
     }
 }
 
@@ -173,9 +174,8 @@ async fn lets_in(server: &Server, way: &Builder, mechanism: &str) -> Result<(), 
 #[maybe_async]
 async fn keeps_out(way: &Builder, mechanism: &str) -> Result<(), String> {
     for (user, secret) in [(USER, "wr0ng"), ("nobody@lab.test", right_secret(mechanism))] {
-        let error = match login(way, mechanism, user, secret).await {
-            Ok(_) => return Err(format!("{user} with {secret} was let in")),
-            Err(error) => error,
+        let Err(error) = login(way, mechanism, user, secret).await else {
+            return Err(format!("{user} with {secret} was let in"));
         };
         let seen = format!("{error:?} {error}");
         let Error::Auth { details, .. } = &error else { return Err(seen) };

@@ -98,10 +98,7 @@ impl Way {
                 && pipelined == pipelines
                 && joined == (self.batch && joins > 0)
         };
-        match is_as_it_was_to_be {
-            true => Ok(()),
-            false => Err(format!("it was not {}: {dialogue:#?}", self.name)),
-        }
+        if is_as_it_was_to_be { Ok(()) } else { Err(format!("it was not {}: {dialogue:#?}", self.name)) }
     }
 }
 
@@ -172,9 +169,10 @@ fn send_all(
     let texts: Vec<_> = messages.iter().zip(&tokens).map(|(message, token)| (message.text)(token)).collect();
     let limit = if messages.len() == 1 { 300 } else { 60 }; // a large one, and the machine may be busy
     let builder = &builder.clone().deadline(Duration::from_secs(limit));
-    let (results, numbers) = match way.batch {
-        true => block_on(at_once(builder, &texts, &tokens)),
-        false => block_on(singly(builder, &texts, &tokens)),
+    let (results, numbers) = if way.batch {
+        block_on(at_once(builder, &texts, &tokens))
+    } else {
+        block_on(singly(builder, &texts, &tokens))
     };
     if results.len() < messages.len() {
         return Err(format!("the connection was lost: {results:?}"));
@@ -193,9 +191,10 @@ fn verdict(server: &Server, way: &Way, sent: &Sent) -> Verdict {
         (Fate::Stored(expected, note), Ok(delivery)) if delivery.outcome() == Outcome::Accepted => {
             let stored = server.stored(&sent.token);
             let stored = server.without_its_own(&stored);
-            match stored == expected {
-                true => Verdict::Passed(note.to_owned()),
-                false => Verdict::Failed(difference(stored, &expected)),
+            if stored == expected {
+                Verdict::Passed(note.to_owned())
+            } else {
+                Verdict::Failed(difference(stored, &expected))
             }
         }
         // Before MAIL: nothing is known of its recipients.

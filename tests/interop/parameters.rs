@@ -143,9 +143,10 @@ fn reports_are_asked_for_as_they_were_set() {
         let mut client = block_on(way(server).connect()).unwrap();
         let offered = client.supports("DSN");
         let result = block_on(client.send(&Raw::bytes(envelope.clone(), "Subject: x\n\nx\n")));
-        match offered {
-            true => assert_eq!(result.unwrap().outcome(), Outcome::Accepted, "{}", server.name),
-            false => assert!(matches!(result, Err(Error::Unsupported("DSN"))), "{}", server.name),
+        if offered {
+            assert_eq!(result.unwrap().outcome(), Outcome::Accepted, "{}", server.name);
+        } else {
+            assert!(matches!(result, Err(Error::Unsupported("DSN"))), "{}", server.name);
         }
     });
 }

@@ -129,9 +129,10 @@ fn verdict(
         (None, Ok(())) => Verdict::Passed(String::new()),
         (Some(why), Err(Error::Certificate { name: verified, reason, .. })) => {
             let plain = reason.to_ascii_lowercase().replace('-', " "); // OpenSSL's versions differ in this
-            match plain.contains(why) && verified == name && heard == nothing_more(server, security) {
-                true => Verdict::Refused(reason),
-                false => Verdict::Failed(format!("{reason} for {verified}; the server heard {heard:?}")),
+            if plain.contains(why) && verified == name && heard == nothing_more(server, security) {
+                Verdict::Refused(reason)
+            } else {
+                Verdict::Failed(format!("{reason} for {verified}; the server heard {heard:?}"))
             }
         }
         (_, result) => Verdict::Failed(format!("{result:?}; the server heard {heard:?}")),

@@ -157,9 +157,10 @@ fn threats_70_and_71_no_secret_is_seen_whatever_becomes_of_it() {
         shown.debug(&credentials);
         let waits = |mechanism: &&&str| **mechanism == "PLAIN" || is_token(mechanism);
         for mechanism in mechanisms.iter().filter(|mechanism| !long || waits(mechanism)) {
-            let ways: &[Way] = match is_token(mechanism) {
-                true => &[Way::ByName, Way::Builder, Way::Callback, Way::Pool],
-                false => &[Way::Login, Way::ByName, Way::Builder, Way::Url, Way::Pool],
+            let ways: &[Way] = if is_token(mechanism) {
+                &[Way::ByName, Way::Builder, Way::Callback, Way::Pool]
+            } else {
+                &[Way::Login, Way::ByName, Way::Builder, Way::Url, Way::Pool]
             };
             for (fate, way) in FATES.iter().flat_map(|fate| ways.iter().map(move |way| (*fate, *way))) {
                 let parrot = Parrot::start(mechanism, &secret, fate);

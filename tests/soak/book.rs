@@ -61,10 +61,7 @@ impl Book {
             Ok(delivery) => Entry { how: "sent".into(), ..Entry::told_of(delivery) },
             Err(e) => Entry { how: chain(e), ..e.delivery().map_or_else(Entry::not_sent, Entry::told_of) },
         };
-        let entry = match entry.contradicts(result) {
-            true => Entry { told: 2, ..entry }, // what `check` complains of
-            false => entry,
-        };
+        let entry = if entry.contradicts(result) { Entry { told: 2, ..entry } } else { entry };
         let old = &mut self.entries.lock().unwrap()[message - self.first];
         *old = Entry { told: old.told + entry.told, ..entry };
     }

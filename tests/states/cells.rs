@@ -92,9 +92,10 @@ fn takes(scene: &Scene, event: Event) -> Vec<Take> {
 
 /// The lines of the answer that is wanted; where nothing is due, those of a refusal.
 fn answer(scene: &Scene) -> Vec<String> {
-    match scene.is_unasked() {
-        true => vec![format!("{} no", code(Event::Never))],
-        false => scene.good.iter().map(|line| line.trim_start_matches("S: ").to_owned()).collect(),
+    if scene.is_unasked() {
+        vec![format!("{} no", code(Event::Never))]
+    } else {
+        scene.good.iter().map(|line| line.trim_start_matches("S: ").to_owned()).collect()
     }
 }
 
@@ -216,7 +217,7 @@ impl Part {
         match (event, take) {
             (Event::Good, _) => peer.play(&scene.good.join("\n")),
             (Event::Later | Event::Never | Event::Closing, _) => {
-                peer.play(&format!("S: {} no", code(*event)))
+                peer.play(&format!("S: {} no", code(*event)));
             }
             (_, Take::Says(text)) => peer.play(&format!("S: {text}")),
             (_, Take::Floods(text)) => flood(peer, text),
@@ -244,7 +245,7 @@ impl Part {
         match (event, take) {
             (Event::Good, _) => peer.play("-- tls good"),
             (Event::Later | Event::Never | Event::Closing, _) => {
-                peer.play(&format!("S: {} no", code(*event)))
+                peer.play(&format!("S: {} no", code(*event)));
             }
             (_, Take::Says(text)) => peer.play(&format!("S: {text}")),
             (_, Take::Floods(text)) => flood(peer, text),
@@ -524,9 +525,10 @@ impl Session {
         let envelope = Envelope::new("alice@example.org", self.scene.recipients()).unwrap();
         let read = self.scene.lines().find_map(|line| line.strip_prefix("-- read "));
         let Some(read) = read else {
-            return match self.scene.says("-- chunk") {
-                true => Raw::reader(envelope, self.content()),
-                false => Raw::bytes(envelope, b"Hello\r\n"),
+            return if self.scene.says("-- chunk") {
+                Raw::reader(envelope, self.content())
+            } else {
+                Raw::bytes(envelope, b"Hello\r\n")
             };
         };
         let (event, seen) = (self.event, self.is_seen());
@@ -613,18 +615,17 @@ impl Watch {
     fn not_there(self, server: Server, error: &Error) -> Trouble {
         drop(self.done);
         let why = server.outcome().err();
-        match error.is_timeout() {
-            true => Trouble::NotThere,
-            false => Trouble::Wrong(format!("{error:?} before the state ({why:?})")),
+        if error.is_timeout() {
+            Trouble::NotThere
+        } else {
+            Trouble::Wrong(format!("{error:?} before the state ({why:?})"))
         }
     }
 
     fn check_time(&self, took: Duration) -> Result<(), String> {
         let waits = matches!(self.expected.result, Some(Err(Fault::Timeout(_))));
-        let in_time = match waits {
-            true => took >= self.limit * 9 / 10 && took < CEILING + self.limit,
-            false => took < CEILING,
-        };
+        let in_time =
+            if waits { took >= self.limit * 9 / 10 && took < CEILING + self.limit } else { took < CEILING };
         if in_time { Ok(()) } else { Err(format!("it took {took:?}")) }
     }
 
@@ -706,9 +707,10 @@ fn resolving(event: Event) -> Result<(), String> {
                 error,
                 Error::Resolve { .. } | Error::Connect { .. } | Error::Timeout(Phase::Greeting)
             );
-            match error.is_timeout() && names && start.elapsed() < CEILING && nothing_came(&listener) {
-                true => Ok(()),
-                false => Err(format!("with {limit} µs: {error:?} after {:?}", start.elapsed())),
+            if error.is_timeout() && names && start.elapsed() < CEILING && nothing_came(&listener) {
+                Ok(())
+            } else {
+                Err(format!("with {limit} µs: {error:?} after {:?}", start.elapsed()))
             }
         }),
         Event::Cancel => (0..20).try_for_each(|number| {
@@ -718,13 +720,14 @@ fn resolving(event: Event) -> Result<(), String> {
             let phases = [Phase::Resolve, Phase::Connect, Phase::Greeting];
             let stopped =
                 error.as_ref().is_none_or(|e| matches!(e, Error::Stopped(at) if phases.contains(at)));
-            match stopped
+            if stopped
                 && error.is_some() == (WORLD == World::Blocking)
                 && start.elapsed() < CEILING
                 && nothing_came(&listener)
             {
-                true => Ok(()),
-                false => Err(format!("{error:?} after {:?}", start.elapsed())),
+                Ok(())
+            } else {
+                Err(format!("{error:?} after {:?}", start.elapsed()))
             }
         }),
         event => panic!("{event:?} has a reason"),
@@ -748,9 +751,10 @@ fn connecting(event: Event) -> Result<(), String> {
     let to = |address| plain().addresses([address]);
     let refused = |error: Error, is_timeout: bool, took: Duration, least: Duration| {
         let fits = matches!(error, Error::Connect { .. }) && error.is_timeout() == is_timeout;
-        match fits && took >= least * 9 / 10 && took < CEILING {
-            true => Ok(()),
-            false => Err(format!("{error:?} after {took:?}")),
+        if fits && took >= least * 9 / 10 && took < CEILING {
+            Ok(())
+        } else {
+            Err(format!("{error:?} after {took:?}"))
         }
     };
     let hole = || BlackHole::new();
@@ -793,7 +797,7 @@ fn connecting(event: Event) -> Result<(), String> {
             match (done, WORLD) {
                 (None, World::Aio) if took < CEILING => Ok(()),
                 (Some(Err(Error::Stopped(Phase::Connect))), World::Blocking) if took < CEILING => Ok(()),
-                (done, _) => Err(format!("{:?} after {took:?}", done.map(|done| done.err()))),
+                (done, _) => Err(format!("{:?} after {took:?}", done.map(std::result::Result::err))),
             }
         }
         event => panic!("{event:?} has a reason"),
@@ -933,9 +937,10 @@ fn threat_15_threat_58_every_cell_of_the_state_table_holds() {
 #[test]
 fn threat_91_hostile_sessions_leave_nothing_behind() {
     let _alone = alone();
-    match apart::is_own_process() {
-        true => all_cells_again_and_again(),
-        false => apart::in_own_process(module_path!(), "threat_91_hostile_sessions_leave_nothing_behind"),
+    if apart::is_own_process() {
+        all_cells_again_and_again();
+    } else {
+        apart::in_own_process(module_path!(), "threat_91_hostile_sessions_leave_nothing_behind");
     }
 }
 

@@ -25,7 +25,7 @@ pub fn program(name: &str) -> PathBuf {
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .status();
     let program = target.join("examples").join(name);
-    let is_built = cargo.as_ref().map_or(true, |status| status.success()) && program.exists();
+    let is_built = cargo.as_ref().map_or(true, std::process::ExitStatus::success) && program.exists();
     assert!(is_built, "{} (cargo build --example {name}) could not be built: {cargo:?}", program.display());
     program
 }

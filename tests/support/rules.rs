@@ -307,9 +307,10 @@ impl Session {
                 }
                 return;
             };
-            let content = match self.rules.careless && self.input.len() > end + 3 {
-                true => self.input.clone(),
-                false => self.input[..end].to_vec(),
+            let content = if self.rules.careless && self.input.len() > end + 3 {
+                self.input.clone()
+            } else {
+                self.input[..end].to_vec()
             };
             self.input.drain(..end + 3);
             return self.store(content);

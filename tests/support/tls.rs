@@ -160,9 +160,10 @@ struct Pipe {
 
 impl Read for Pipe {
     fn read(&mut self, room: &mut [u8]) -> io::Result<usize> {
-        match self.from_client.is_empty() {
-            true => Err(ErrorKind::WouldBlock.into()),
-            false => self.from_client.read(room),
+        if self.from_client.is_empty() {
+            Err(ErrorKind::WouldBlock.into())
+        } else {
+            self.from_client.read(room)
         }
     }
 }

@@ -144,13 +144,14 @@ impl Server {
                 }
                 self.say(&format!("{code} RCPT {word}"));
             }
-            "DATA" => match self.transaction.as_ref().expect("DATA outside a transaction").is_empty() {
-                true => self.say("554 DATA for nobody"),
-                false => {
+            "DATA" => {
+                if self.transaction.as_ref().expect("DATA outside a transaction").is_empty() {
+                    self.say("554 DATA for nobody");
+                } else {
                     self.stage = Stage::Data;
                     self.say("354 DATA go on");
                 }
-            },
+            }
             "BDAT" => {
                 assert!(self.transaction.is_some(), "BDAT outside a transaction");
                 let mut words = line.split(' ').skip(1);

@@ -310,7 +310,7 @@ fn megabytes_in_a_file_arrive_intact_and_their_size_is_told() {
     );
     let script = [&mail, RCPT, DATA, QUIT].concat();
     let worlds = [&[][..], &["--async"]];
-    for world in &worlds[..1 + usize::from(cfg!(feature = "async"))] {
+    for world in &worlds[..=usize::from(cfg!(feature = "async"))] {
         let stdin = || File::open(&path).unwrap().into();
         let done = send_from(stdin, &script, &[world, ARGS].concat(), b"");
         assert_eq!((done.code, done.err.as_str()), (Some(0), ""));
@@ -1343,7 +1343,7 @@ fn storm(child: &Child) -> Child {
 #[cfg(target_os = "linux")]
 #[test]
 fn threat_84_a_storm_of_signals_changes_nothing() {
-    for world in &[&[][..], &["--async"]][..1 + usize::from(cfg!(feature = "async"))] {
+    for world in &[&[][..], &["--async"]][..=usize::from(cfg!(feature = "async"))] {
         let server = support::Server::running(|peer| {
             peer.play(
                 "-- drip 220 mail.example.org\nC: EHLO client.example.org\n-- drip 250 mail.example.org",
