@@ -15,7 +15,7 @@
 //!
 //! | dialogue | covers |
 //! |---|---|
-//! | [`Hello`] | the greeting, EHLO (or HELO, LHLO), STARTTLS, EHLO again; returns the [`Capabilities`](crate::Capabilities) |
+//! | [`Hello`] | the greeting, EHLO (or HELO, LHLO), STARTTLS, EHLO again; returns the [`Capabilities`] |
 //! | [`Auth`] | a login with [`Credentials`], trying one [`Mechanism`] after the other |
 //! | [`Transactions`] | messages, one after the other: a [`Transaction`] in, a [`Delivery`](crate::Delivery) out |
 //! | [`Simple`] | one command and its reply: NOOP, RSET, QUIT or a custom command |
