@@ -295,12 +295,14 @@ impl Delivery {
         let all: Vec<_> = self.recipients().collect();
         let with = |outcome| {
             let those = all.iter().enumerate();
-            let those = those.filter(move |(number, one)| one.outcome == outcome && !self.is_own_refusal(*number));
+            let those =
+                those.filter(move |(number, one)| one.outcome == outcome && !self.is_own_refusal(*number));
             Names(those.map(|(_, one)| one.address).collect())
         };
         let mut clauses = self.refusals();
         // The reason of one refusal is not repeated as the cause of it all.
-        let is_told = |cause: &Error| cause.reply().is_some_and(|reply| self.refused().any(|r| r.reply == Some(reply)));
+        let is_told =
+            |cause: &Error| cause.reply().is_some_and(|reply| self.refused().any(|r| r.reply == Some(reply)));
         let mut cause = cause.filter(|cause| !is_told(cause));
         let refused = with(Outcome::Refused);
         if !refused.0.is_empty() {
@@ -313,9 +315,10 @@ impl Delivery {
                 (None, None) => format!("message refused for {refused}"),
             });
         }
-        for (outcome, what) in
-            [(Outcome::InDoubt, "message may have been delivered to"), (Outcome::NotSent, "message not sent to")]
-        {
+        for (outcome, what) in [
+            (Outcome::InDoubt, "message may have been delivered to"),
+            (Outcome::NotSent, "message not sent to"),
+        ] {
             let those = with(outcome);
             if !those.0.is_empty() {
                 let why = cause.take().map(|cause| format!(": {cause}")).unwrap_or_default();
@@ -648,17 +651,15 @@ mod tests {
         let envelope = Envelope::new("s@x", ["0@x", "1@x"]).unwrap();
         let reply = |text: &str| Some(Reply::parse(text.as_bytes()).unwrap());
         let taken = reply("250 2.0.0 queued as A\r\n");
-        let accepted = |own| {
-            Delivery::new(envelope.clone(), Outcome::Accepted, Outcome::Accepted, taken.clone(), own)
-        };
+        let accepted =
+            |own| Delivery::new(envelope.clone(), Outcome::Accepted, Outcome::Accepted, taken.clone(), own);
         let all = accepted(Vec::new()).require_all().unwrap();
         assert_eq!(all.to_string(), "accepted for 0@x, 1@x: 250 2.0.0 queued as A");
         for (refusal, hint, retry) in [
             ("550 no\r\n", "retrying will not help", Retry::Never),
             ("450 no\r\n", "retry only with Delivery::retry_envelope", Retry::MayDuplicate),
         ] {
-            let error =
-                accepted(vec![(1, Outcome::Refused, reply(refusal))]).require_all().unwrap_err();
+            let error = accepted(vec![(1, Outcome::Refused, reply(refusal))]).require_all().unwrap_err();
             let refusal = refusal.trim_end();
             assert_eq!(error.to_string(), format!("1@x refused: {refusal}; accepted for 0@x ({hint})"));
             assert_eq!((error.retry(), error.is_transient(), error.in_doubt()), (retry, false, false));

@@ -415,7 +415,9 @@ impl Error {
             _ if self.in_doubt() => Retry::MayDuplicate,
             Error::Transaction { delivery, source } => delivery.retry(source.is_lost_connection()),
             // Some have it already.
-            Error::PartialDelivery { delivery } if delivery.retry(false) != Retry::Never => Retry::MayDuplicate,
+            Error::PartialDelivery { delivery } if delivery.retry(false) != Retry::Never => {
+                Retry::MayDuplicate
+            }
             _ if self.is_lost_connection() => Retry::Now,
             _ if self.is_transient() => Retry::Later,
             Error::Protocol { .. } | Error::Token { .. } | Error::Source(_) | Error::Tls { .. } => {

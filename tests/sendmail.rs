@@ -391,10 +391,7 @@ fn with_t_an_encoded_word_is_not_a_recipient() {
         "=?utf-8?q?b?=@example.org",
     ] {
         let done = run(&["-t"], format!("From: a@example.org\nTo: {to}\n\nHello\n").as_bytes());
-        assert!(
-            done.code == Some(65) && done.err.contains("To: invalid address"),
-            "{to}: {done:?}"
-        );
+        assert!(done.code == Some(65) && done.err.contains("To: invalid address"), "{to}: {done:?}");
     }
 }
 

@@ -110,7 +110,9 @@ impl Field {
                     }
                     error => error,
                 })?;
-                if let Some(local) = items.iter().find_map(Item::without_domain).filter(|_| is_structured(name)) {
+                if let Some(local) =
+                    items.iter().find_map(Item::without_domain).filter(|_| is_structured(name))
+                {
                     let (input, header) = (local.to_string(), Some(name.to_owned()));
                     return Err(Error::Address { input, why: "no @", header });
                 }

@@ -713,10 +713,7 @@ mod tests {
 
     #[test]
     fn an_error_names_the_header_and_shows_what_it_is_about() {
-        assert_eq!(
-            to("a@b, \tfoo bar\x07, c@d").unwrap_err(),
-            "To: invalid address \"foo bar\\u{7}\": no @"
-        );
+        assert_eq!(to("a@b, \tfoo bar\x07, c@d").unwrap_err(), "To: invalid address \"foo bar\\u{7}\": no @");
         let long = to("x y".repeat(1000)).unwrap_err();
         assert!(long.contains("x y\"…: ") && long.len() < 200, "{long}");
         assert!(sender("Resent-Date: now\nResent-From: <>\n\n").contains("Resent-From"));

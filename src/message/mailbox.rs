@@ -282,9 +282,9 @@ fn read_list(text: &str) -> Result<Vec<Item>, Error> {
         let length = length.ok_or_else(|| invalid(text[start..].trim(), headers::UNTERMINATED))?;
         let token = &text[at..at + length];
         at += length;
-        reader.take(token).map_err(|why| {
-            invalid(text[start..at].trim_end_matches([',', ';']).trim(), why)
-        })?;
+        reader
+            .take(token)
+            .map_err(|why| invalid(text[start..at].trim_end_matches([',', ';']).trim(), why))?;
         if !reader.is_open && matches!(token, "," | ";" | ":") {
             start = at;
         }

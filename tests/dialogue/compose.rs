@@ -174,10 +174,7 @@ fn an_attached_message_beyond_ascii_is_an_error_before_mail_without_8bitmime() {
         assert!(
             matches!(send_error(&mut client, &message), Error::Unsupported(why) if why.contains("8BITMIME"))
         );
-        assert!(matches!(
-            send_error(&mut client, &(&message).on_progress(|_, _| {})),
-            Error::Unsupported(_)
-        ));
+        assert!(matches!(send_error(&mut client, &(&message).on_progress(|_, _| {})), Error::Unsupported(_)));
         assert!(!message.to_bytes().unwrap().is_ascii(), "a copy of it can be kept");
     }
     assert_open(&mut client);

@@ -666,7 +666,10 @@ fn better_refused_recipients_are_named_in_the_text_of_the_error() {
          S: 250 ok",
     );
     let error = send_error(&mut connect(&server), &mail_to(&["a@example.org", "b@example.org"]));
-    assert_eq!(error.to_string(), "a@example.org refused: 550 5.1.1 nobody here; b@example.org refused: 550 5.1.1 nobody there (retrying will not help)");
+    assert_eq!(
+        error.to_string(),
+        "a@example.org refused: 550 5.1.1 nobody here; b@example.org refused: 550 5.1.1 nobody there (retrying will not help)"
+    );
     assert!(cause(&error).to_string().ends_with("550 5.1.1 nobody here"), "{}", cause(&error));
     let each: Vec<_> = error.delivery().unwrap().refused().map(|r| r.reply().unwrap().to_string()).collect();
     assert_eq!(each, ["550 5.1.1 nobody here", "550 5.1.1 nobody there"]);
