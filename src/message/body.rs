@@ -236,10 +236,10 @@ impl<'m> Body<'m> {
             Content::Unopened(opener) => opener.open()?.into_reader()?,
             Content::Reader(reader) => Box::new(file::Patient(reader)),
         };
-        Ok(match body.claims.is_empty() {
-            true => reader,
-            false => Box::new(Claimed { reader, _claims: body.claims }),
-        })
+        if body.claims.is_empty() {
+            return Ok(reader);
+        }
+        Ok(Box::new(Claimed { reader, _claims: body.claims }))
     }
 
     /// Sets the size in octets, which may be less than what is sent if line ends become CRLF. It is announced to the server,
