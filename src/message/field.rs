@@ -249,12 +249,10 @@ impl Field {
             Ok((_, rest)) => rest.is_empty(),
             Err(_) => false,
         };
-        match is_read {
-            true => Ok(()),
-            false => Err(Error::Message(
-                format!("the header {name} cannot be {:?} (RFC 5322 §3.6)", self.value()).into(),
-            )),
+        if is_read {
+            return Ok(());
         }
+        Err(Error::Message(format!("the header {name} cannot be {:?} (RFC 5322 §3.6)", self.value()).into()))
     }
 }
 
