@@ -205,9 +205,10 @@ impl Envelope {
             option.check_offered(offered, encrypted)?;
         }
         let mut each = self.0.recipient_options.iter().flatten();
-        match each.any(|option| !matches!(option, RcptOption::Raw(_))) && !offered.offers("DSN") {
-            true => Err(Error::Unsupported("DSN")),
-            false => Ok(()),
+        if each.any(|option| !matches!(option, RcptOption::Raw(_))) && !offered.offers("DSN") {
+            Err(Error::Unsupported("DSN"))
+        } else {
+            Ok(())
         }
     }
 }

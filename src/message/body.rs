@@ -236,10 +236,7 @@ impl<'m> Body<'m> {
             Content::Unopened(opener) => opener.open()?.into_reader()?,
             Content::Reader(reader) => Box::new(file::Patient(reader)),
         };
-        Ok(match body.claims.is_empty() {
-            true => reader,
-            false => Box::new(Claimed { reader, _claims: body.claims }),
-        })
+        Ok(if body.claims.is_empty() { reader } else { Box::new(Claimed { reader, _claims: body.claims }) })
     }
 
     /// How many octets there are, or are at least: line ends that become CRLF may add to them. The server is told, and

@@ -249,11 +249,12 @@ impl Field {
             Ok((_, rest)) => rest.is_empty(),
             Err(_) => false,
         };
-        match is_read {
-            true => Ok(()),
-            false => Err(Error::Message(
+        if is_read {
+            Ok(())
+        } else {
+            Err(Error::Message(
                 format!("the header {name} cannot be {:?} (RFC 5322 §3.6)", self.value()).into(),
-            )),
+            ))
         }
     }
 }

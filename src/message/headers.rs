@@ -49,9 +49,10 @@ impl Envelope {
 /// [`Error::Message`] if there is no sender, or if the message was resent more than once; [`Error::Address`] if the header
 /// has an invalid address.
 pub fn sender_from_headers(message: &[u8]) -> Result<Address, Error> {
-    let (names, none) = match is_resent(message)? {
-        true => (["Resent-Sender", "Resent-From"], NO_RESENT_FROM),
-        false => (["Sender", "From"], NO_FROM),
+    let (names, none) = if is_resent(message)? {
+        (["Resent-Sender", "Resent-From"], NO_RESENT_FROM)
+    } else {
+        (["Sender", "From"], NO_FROM)
     };
     for name in names {
         if let Some(sender) = addresses(message, name)?.into_iter().next() {
@@ -68,10 +69,8 @@ pub fn sender_from_headers(message: &[u8]) -> Result<Address, Error> {
 /// [`Error::NoRecipients`] if there are none; [`Error::Address`] if a header has an invalid address; [`Error::Message`] if
 /// the message was resent more than once.
 pub fn recipients_from_headers(message: &[u8]) -> Result<Vec<Address>, Error> {
-    let names = match is_resent(message)? {
-        true => ["Resent-To", "Resent-Cc", "Resent-Bcc"],
-        false => ["To", "Cc", "Bcc"],
-    };
+    let names =
+        if is_resent(message)? { ["Resent-To", "Resent-Cc", "Resent-Bcc"] } else { ["To", "Cc", "Bcc"] };
     let mut recipients = Vec::new();
     for name in names {
         recipients.append(&mut addresses(message, name)?);

@@ -306,9 +306,8 @@ fn xtext_len(text: &str) -> usize {
 
 impl fmt::Display for Xtext<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.bytes().try_for_each(|b| match is_plain(b) {
-            true => write!(f, "{}", char::from(b)),
-            false => write!(f, "+{b:02X}"),
+        self.0.bytes().try_for_each(|b| {
+            if is_plain(b) { write!(f, "{}", char::from(b)) } else { write!(f, "+{b:02X}") }
         })
     }
 }
