@@ -107,9 +107,9 @@ impl BodyHash {
 
     fn line_end(&mut self) {
         if self.in_line {
-            self.write(b"\r\n")
+            self.write(b"\r\n");
         } else {
-            self.empty_lines += 1
+            self.empty_lines += 1;
         }
         (self.gap, self.in_line) = (false, false);
     }
