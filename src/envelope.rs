@@ -1,15 +1,15 @@
-//! Who a message is from and for, and what is asked of the server for it: the parameters of MAIL and RCPT.
+//! Envelopes: the sender, the recipients, and the options of MAIL and RCPT.
 
 use std::sync::Arc;
 
 use crate::{Address, Capabilities, Error, MailOption, RcptOption};
 
-/// Who a message is from and for, apart from what its headers say (RFC 5321 §2.3.1).
+/// The sender and the recipients of a message, independent of its headers (RFC 5321 §2.3.1).
 ///
-/// At least one recipient; the same one twice stays twice. Clones share their content.
+/// There is at least one recipient. A recipient that is given twice stays twice. Clones share their content.
 ///
-/// It may carry options: what the server is asked to do, beyond taking the message. An option that the server does not
-/// offer is [`Error::Unsupported`] before anything of the message is sent.
+/// An envelope can have options for the server, such as delivery reports. If the server does not offer an option, sending
+/// fails with [`Error::Unsupported`] before anything of the message is sent.
 ///
 /// ```
 /// use postino::{Envelope, MailOption, RcptOption, Ret};
@@ -28,18 +28,19 @@ pub struct Envelope(Arc<Parts>);
 struct Parts {
     sender: Option<Address>,
     recipients: Box<[Address]>,
-    /// In the order they were given, each kind once; raw ones as often as given.
+    /// In the order they were given: each kind once, raw options as often as given.
     options: Vec<MailOption>,
-    /// The same for each recipient; shorter than the recipients if the last have none.
+    /// The options of each recipient; shorter than the recipients if the last ones have none.
     recipient_options: Vec<Vec<RcptOption>>,
 }
 
 impl Envelope {
-    /// From text: `""` or `"<>"` is the null sender, for bounces (RFC 5321 §4.5.5).
+    /// Creates an envelope from text. Each recipient is exactly one address. `""` or `"<>"` is the null sender, for bounces
+    /// (RFC 5321 §4.5.5).
     ///
     /// # Errors
     ///
-    /// [`Error::Address`] for the first address that cannot be one, [`Error::NoRecipients`] if there are none.
+    /// [`Error::Address`] for the first invalid address, [`Error::NoRecipients`] if there are no recipients.
     pub fn new<T: AsRef<str>>(
         sender: &str,
         recipients: impl IntoIterator<Item = T>,
@@ -77,11 +78,11 @@ impl Envelope {
         Ok(envelope)
     }
 
-    /// From addresses: no sender is the null sender.
+    /// Creates an envelope from addresses. `None` is the null sender.
     ///
     /// # Errors
     ///
-    /// [`Error::NoRecipients`] if there are none.
+    /// [`Error::NoRecipients`] if there are no recipients.
     pub fn from_addresses(sender: Option<Address>, recipients: Vec<Address>) -> Result<Envelope, Error> {
         if recipients.is_empty() {
             return Err(Error::NoRecipients);
@@ -95,29 +96,29 @@ impl Envelope {
         })))
     }
 
-    /// Where bounces go; `None` is the null sender.
+    /// Returns the sender, to whom bounces are sent; `None` is the null sender.
     #[must_use]
     pub fn sender(&self) -> Option<&Address> {
         self.0.sender.as_ref()
     }
 
-    /// Who gets the message: one at least.
+    /// Returns the recipients, of whom there is at least one.
     #[must_use]
     pub fn recipients(&self) -> &[Address] {
         &self.0.recipients
     }
 
-    /// Whether it can be sent without SMTPUTF8 (RFC 6531).
+    /// Returns whether the envelope can be sent without SMTPUTF8 (RFC 6531).
     #[must_use]
     pub fn is_ascii(&self) -> bool {
         self.0.sender.iter().chain(&self.0.recipients).all(Address::is_ascii)
     }
 
-    /// For a server without SMTPUTF8: domains beyond ASCII as A-labels.
+    /// Converts domains beyond ASCII to A-labels, for a server without SMTPUTF8.
     ///
     /// # Errors
     ///
-    /// [`Error::Unsupported`] for an address that cannot be had so.
+    /// [`Error::Unsupported`] for an address that does not become ASCII.
     pub(crate) fn without_utf8(mut self) -> Result<Envelope, Error> {
         if !self.is_ascii() {
             let parts = Arc::make_mut(&mut self.0);
@@ -128,29 +129,27 @@ impl Envelope {
         Ok(self)
     }
 
-    /// Asks for something with MAIL. One of the same kind that was asked for before is replaced; of
-    /// [`MailOption::Raw`] there may be several.
+    /// Adds an option of MAIL. It replaces an earlier option of its kind, except [`MailOption::Raw`], of which there can be
+    /// several.
     ///
     /// # Errors
     ///
-    /// [`Error::Config`] if its value cannot be.
+    /// [`Error::Config`] if its value is invalid.
     pub fn option(mut self, option: MailOption) -> Result<Envelope, Error> {
         option.check()?;
         let options = &mut Arc::make_mut(&mut self.0).options;
         let kind = std::mem::discriminant(&option);
-        if !matches!(option, MailOption::Raw(_)) {
-            options.retain(|old| std::mem::discriminant(old) != kind);
-        }
+        options.retain(|old| matches!(old, MailOption::Raw(_)) || std::mem::discriminant(old) != kind);
         options.push(option);
         Ok(self)
     }
 
-    /// Asks for something for one recipient: the number is that in [`recipients`](Envelope::recipients). One of the
-    /// same kind that was asked for before is replaced; of [`RcptOption::Raw`] there may be several.
+    /// Adds an option of RCPT for one recipient, by its index in [`recipients`](Envelope::recipients). It replaces an earlier
+    /// option of its kind, except [`RcptOption::Raw`], of which there can be several.
     ///
     /// # Errors
     ///
-    /// [`Error::Config`] if its value cannot be, or there is no such recipient.
+    /// [`Error::Config`] if its value is invalid, or if there is no such recipient.
     pub fn recipient_option(mut self, number: usize, option: RcptOption) -> Result<Envelope, Error> {
         option.check()?;
         if number >= self.recipients().len() {
@@ -158,34 +157,32 @@ impl Envelope {
         }
         let all = &mut Arc::make_mut(&mut self.0).recipient_options;
         all.resize(all.len().max(number + 1), Vec::new());
-        if !matches!(option, RcptOption::Raw(_)) {
-            all[number].retain(|old| !old.is_replaced_by(&option));
-        }
+        all[number].retain(|old| !old.is_replaced_by(&option));
         all[number].push(option);
         Ok(self)
     }
 
-    /// Asks for the same for every recipient.
+    /// Adds an option of RCPT for every recipient.
     ///
     /// # Errors
     ///
-    /// [`Error::Config`] if its value cannot be.
+    /// [`Error::Config`] if its value is invalid.
     pub fn recipient_options(self, option: RcptOption) -> Result<Envelope, Error> {
         (0..self.recipients().len())
             .try_fold(self, |envelope, number| envelope.recipient_option(number, option.clone()))
     }
 
-    /// What is asked for with MAIL.
+    /// Returns the options of MAIL.
     pub(crate) fn mail_options(&self) -> &[MailOption] {
         &self.0.options
     }
 
-    /// What is asked for with the RCPT of the recipient with this number.
+    /// Returns the options of RCPT for the recipient with this index.
     pub(crate) fn options_of(&self, number: usize) -> &[RcptOption] {
         self.0.recipient_options.get(number).map_or(&[], Vec::as_slice)
     }
 
-    /// The same for some of the recipients only, by their numbers; there must be one at least.
+    /// Returns the envelope for some of the recipients only, by their indices; there must be at least one.
     pub(crate) fn part(&self, numbers: &[usize]) -> Envelope {
         Envelope(Arc::new(Parts {
             sender: self.0.sender.clone(),
@@ -195,21 +192,20 @@ impl Envelope {
         }))
     }
 
-    /// Whether the server offers all that is asked for.
+    /// Checks that the server offers all options.
     ///
     /// # Errors
     ///
-    /// [`Error::Unsupported`] if it does not; [`Error::Config`] if it does, but not so much of it.
+    /// [`Error::Unsupported`] if it does not; [`Error::Config`] if a value is beyond the server's limit.
     pub(crate) fn check_offered(&self, offered: &Capabilities, encrypted: bool) -> Result<(), Error> {
         for option in &self.0.options {
             option.check_offered(offered, encrypted)?;
         }
         let mut each = self.0.recipient_options.iter().flatten();
         if each.any(|option| !matches!(option, RcptOption::Raw(_))) && !offered.offers("DSN") {
-            Err(Error::Unsupported("DSN"))
-        } else {
-            Ok(())
+            return Err(Error::Unsupported("DSN"));
         }
+        Ok(())
     }
 }
 

@@ -1,7 +1,7 @@
-//! An SMTP client, blocking first.
+//! An SMTP client: blocking at the crate root, with an async client behind a feature.
 //!
-//! The crate root works over `std::net`: no runtime, no lasting thread. The feature `async` adds [`aio`](#async), the
-//! same client with `async fn`. Who knows aiosmtplib may begin with [what its names are here](coming_from_aiosmtplib).
+//! The blocking client works over `std::net`, without a runtime or background threads. The feature `async` adds
+//! [`aio`](#async), the same client with `async fn`. Coming from aiosmtplib? See [its names here](coming_from_aiosmtplib).
 //!
 //! # One call
 //!
@@ -10,17 +10,20 @@
 //!
 //! let message = Message::builder()
 //!     .from("Alice <alice@example.org>")
-//!     .to("Bob <bob@example.net>")
+//!     .to("Bob <bob@example.net>, carol@example.com")
 //!     .subject("Grüße")
-//!     .text("Hello, Bob!\n")
+//!     .text("Hello!\n")
 //!     .build()?;
-//! postino::send("smtps://user:secret@mail.example.org", &message)?;
+//! postino::send("smtps://user:secret@mail.example.org", &message)?.require_all()?;
 //! # Ok::<(), postino::Error>(())
 //! ```
 //!
-//! # A session
+//! [`send`] returns `Ok` if the server accepted the message for **at least one** recipient, as SMTP does.
+//! [`require_all`](Delivery::require_all) makes a refused recipient an error, which names those who were refused and those
+//! who will get the message. Without it, look at [`Delivery::refused`]. With [`Builder::all_or_nothing`], nobody gets a
+//! message that was refused for somebody.
 //!
-//! A message may also be an [`email_format::Email`]; its envelope comes from its headers then. [`message`] says more.
+//! # A session
 //!
 //! ```no_run
 //! use email_format::Email;
@@ -45,13 +48,18 @@
 //! # }
 //! ```
 //!
+//! A message can be an [`email_format::Email`], whose envelope is taken from its headers. The module [`message`] describes
+//! everything that can be sent.
+//!
 //! # Many messages
 //!
-//! [`Client::send_all`] sends them over one connection. With PIPELINING each message takes two round trips. Where the server
-//! offers CHUNKING as well, the end of each message leaves together with the next envelope, so that it takes about one
-//! ([`JoinPolicy`]); with [`Builder::chunking`], next to none. Each message has its own result. If the server ends the
-//! session after some messages, another connection takes over ([`Client::send`]). If the connection is lost otherwise, the
-//! rest stays in the iterator ([`Batch::is_lost`]). [`Client::batch`] is for messages that come one by one ([`Batch::push`]).
+//! [`Client::send_all`] sends messages over one connection, and returns a result for each. With PIPELINING a message takes
+//! two round trips. If the server offers CHUNKING too, the end of each message is sent together with the next envelope, so
+//! that a message takes about one round trip ([`JoinPolicy`]), and next to none with [`Builder::chunking`].
+//!
+//! If the server ends the session after some messages, the client connects again ([`Client::send`]). If the connection is
+//! lost otherwise, the remaining messages stay in the iterator ([`Batch::is_lost`]). [`Client::batch`] is for messages that
+//! arrive one by one ([`Batch::push`]).
 //!
 //! ```no_run
 //! # use postino::{Client, Raw};
@@ -59,7 +67,7 @@
 //! let mut client = Client::builder("mail.example.org").connect()?;
 //! for (number, result) in client.send_all(mails) {
 //!     match result {
-//!         Ok(delivery) => println!("{number}: {:?}", delivery.queue_id()),
+//!         Ok(delivery) => println!("{number}: {delivery}"),
 //!         Err(e) => eprintln!("{number}: {e}"),
 //!     }
 //! }
@@ -67,7 +75,7 @@
 //! # }
 //! ```
 //!
-//! A [`Pool`] keeps connections for many threads, up to a number and for a time, and can hold back to a rate:
+//! A [`Pool`] keeps a limited number of connections for many threads, and can limit the rate:
 //!
 //! ```no_run
 //! # use postino::{Client, Mail, Pool};
@@ -75,7 +83,7 @@
 //! let pool = Pool::builder(Client::builder("mail.example.org")).max_connections(4).max_rate(10.0).build()?;
 //! std::thread::scope(|scope| {
 //!     let other = scope.spawn(|| pool.send(first));
-//!     let results = [pool.send(second), other.join().expect("it does not panic")];
+//!     let results = [pool.send(second), other.join().expect("sending does not panic")];
 //!     println!("{} were accepted", results.iter().filter(|result| result.is_ok()).count());
 //! });
 //! pool.close();
@@ -83,15 +91,15 @@
 //! # }
 //! ```
 //!
-//! # What the server should do besides
+//! # Per-message options
 //!
-//! Options of MAIL and RCPT stand on the [`Envelope`]: reports of delivery (DSN), REQUIRETLS, a priority, a time, any other
-//! as text. See [`MailOption`] and [`RcptOption`]. What the server does not offer is [`Error::Unsupported`] before MAIL. SIZE,
-//! 8BITMIME, SMTPUTF8, PIPELINING and LIMITS are used by themselves.
+//! Options of MAIL and RCPT are set on the [`Envelope`]: delivery reports (DSN), REQUIRETLS, a priority, a delivery time, and
+//! any other as text. See [`MailOption`] and [`RcptOption`]. If the server does not offer an option, sending fails with
+//! [`Error::Unsupported`] before MAIL. SIZE, 8BITMIME, SMTPUTF8, PIPELINING and LIMITS are used automatically.
 //!
 //! # Command by command
 //!
-//! A [`Client`] also says each command by itself: EHLO, MAIL, RCPT, DATA, RSET, NOOP, VRFY, EXPN, HELP, STARTTLS, each
+//! A [`Client`] can send each command individually: EHLO, MAIL, RCPT, DATA, RSET, NOOP, VRFY, EXPN, HELP, STARTTLS, each
 //! login mechanism, and [any other](Client::command).
 //!
 //! ```no_run
@@ -112,48 +120,54 @@
 //!
 //! # let mail = postino::Raw::bytes(postino::Envelope::new("", ["b@c"])?, "");
 //! match postino::send("smtp://mail.example.org", &mail) {
-//!     Ok(delivery) => println!("accepted, but for {} recipients", delivery.refused().count()),
+//!     Ok(delivery) => println!("{delivery}"),
 //!     Err(e) => match e.retry() {
 //!         Retry::MayDuplicate => println!("it may have arrived: ask before you send it again ({e})"),
 //!         Retry::Now | Retry::Later => println!("try again: {e}"),
-//!         _ => println!("it is no use: {e} ({})", e.reply().map(ToString::to_string).unwrap_or_default()),
+//!         _ => println!("give up: {e}"),
 //!     },
 //! }
 //! # Ok::<(), postino::Error>(())
 //! ```
 //!
-//! [`Error`] says at which step it happened and keeps the server's whole [`Reply`]; an [`Error::Transaction`] tells
-//! for every recipient whether the message was accepted, refused, not sent, or is in doubt. [`Delivery::retry_envelope`] is the
-//! envelope of those for whom it can be sent again without doubling it, and [`Delivery::timings`] tells where the time went.
+//! The text of an [`Error`] names the step, the recipients, the server's [`Reply`] and the cause, for instance
+//! `nouser@example.net refused: 550 5.1.1 no such user here (retrying will not help)`. `{:?}` prints the same text.
 //!
-//! # Other ways to a server
+//! An [`Error::Transaction`] has the outcome of each recipient: accepted, refused, not sent, or in doubt.
+//! [`Delivery::retry_envelope`] returns an envelope for the recipients that can safely be retried, and
+//! [`Delivery::timings`] shows how long each phase took.
 //!
-//! A Unix socket ([`Client::unix`], `smtp+unix:/path`), LMTP ([`Builder::lmtp`], `lmtp://host`, `lmtp+unix:/path`), addresses
-//! instead of a lookup ([`Builder::addresses`]), a local address ([`Builder::bind`]), or a connection of your own with TLS
-//! on top ([`Builder::connect_over`]): a socket, a [`Transport`] that you write, any `Read` and `Write` by [`NoTimeouts`].
-//! `examples/socks5.rs` goes through a proxy.
+//! # Other connections
 //!
-//! A host with several addresses is connected to as RFC 8305 says: IPv6 and IPv4 in turns, the next one when one has
-//! failed or has not answered for 250 ms. [`Client::reconnect`] connects again with the same settings, and a [`StopHandle`]
-//! ends a client from another thread, whatever it waits for.
+//! - A Unix socket: [`Client::unix`], `smtp+unix:/path`.
+//! - LMTP: [`Builder::lmtp`], `lmtp://host`, `lmtp+unix:/path`.
+//! - Addresses instead of a name lookup: [`Builder::addresses`]. A local address: [`Builder::bind`].
+//! - Your own connection, with TLS over it: [`Builder::connect_over`] takes a socket, a custom [`Transport`], or any `Read`
+//!   and `Write` wrapped in [`NoTimeouts`]. `examples/socks5.rs` connects through a proxy.
+//!
+//! If a host has several addresses, they are tried as RFC 8305 describes: IPv6 and IPv4 in turn, the next one when one has
+//! failed or has not answered for 250 ms. [`Client::reconnect`] connects again with the same settings. A [`StopHandle`]
+//! stops a client from another thread, whatever it is waiting for.
 //!
 //! # Security
 //!
-//! - STARTTLS is used when the server offers it ([`Security::Auto`]); with credentials TLS is required. Over a
-//!   [local](Security) connection: no TLS without credentials, STARTTLS when offered with them.
-//! - TLS is 1.2 or newer ([`Builder::min_tls_version`]). Certificates are verified, for the host's name, against the
-//!   CAs that the system trusts and those of your own ([`Builder::ca_certificate`], [`Builder::system_roots`]); what is
-//!   wrong with one stands in [`Error::Certificate`]. A handshake that fails is an error, never a way to plain text.
-//! - What accepts other certificates, or sends credentials in clear, has `danger` in its name, and no URL can do it.
-//! - Nothing an address, a name or a message holds can become a command.
-//! - Everything a server can make grow has a limit, and so has every wait (60 seconds; 10 minutes for the reply to the
-//!   end of a message; see [`Builder::timeout`] and [`Builder::deadline`]).
-//! - Passwords and tokens are in no log line, no `Debug` and no error, also if the server repeats them in its
-//!   answers to the login.
-//! - A login uses the strongest mechanism that both sides have. After a refusal one other is tried, but none that shows
-//!   the password where others can listen ([`Builder::credentials`]).
+//! - STARTTLS is used if the server offers it ([`Security::Auto`]). With credentials, TLS is required. A
+//!   [local](Security) connection needs no TLS; with credentials it uses STARTTLS if that is offered.
+//! - TLS is 1.2 or newer ([`Builder::min_tls_version`]). Certificates are verified for the host's name, against the CAs
+//!   that the system trusts and your own ([`Builder::ca_certificate`], [`Builder::system_roots`]).
+//!   [`Error::Certificate`] tells what is wrong with a certificate. A failed handshake is an error: there is no fallback to
+//!   plain text.
+//! - Methods that accept other certificates, or send credentials in clear text, have `danger` in their names. No URL can
+//!   enable them.
+//! - No text in an address, a name or a message can become a command.
+//! - All data from the server is limited in size, and every wait in time: 60 seconds, or 10 minutes for the reply to the
+//!   end of a message. See [`Builder::timeout`] and [`Builder::deadline`].
+//! - Passwords and tokens are in no log line, no `Debug` output and no error, even if the server repeats them in its
+//!   replies to the login.
+//! - A login uses the strongest mechanism that both sides support. If it is refused, one other is tried. PLAIN and LOGIN,
+//!   which show the password, are tried only over TLS or a local connection ([`Builder::credentials`]).
 //!
-//! A server may know us by a certificate of ours:
+//! A client certificate identifies the client to the server:
 //!
 //! ```no_run
 //! use postino::{Client, Security};
@@ -171,15 +185,15 @@
 //! # }
 //! ```
 //!
-//! Building what a TLS handshake needs takes some 50 ms, for the CAs are read: it is done once for all clones of a
-//! [`Builder`], when the first of them needs it.
+//! Preparing TLS takes about 50 ms, because all CAs are read. It is done once for all clones of a [`Builder`], when the
+//! first of them needs it.
 //!
 //! # Logging
 //!
-//! By [`log`](https://docs.rs/log), with the target `postino`. `warn`: what a server may take amiss, such as lines of
-//! more than 998 octets, and logins without TLS that [`Builder::danger_plaintext_credentials`] allows. `debug`: the dialogue, line by line, as `C:` and `S:`, with secrets masked and content only
-//! counted; what is connected to, and why it is closed; that a TLS connector is built, and from what. Each line of a
-//! connection begins with its number in this process, which [`Client::connection_number`] tells:
+//! Log lines use [`log`](https://docs.rs/log) with the target `postino`. `warn`: things that a server may object to, such as
+//! lines of more than 998 octets, and logins without TLS that [`Builder::danger_plaintext_credentials`] allows. `debug`: the
+//! dialogue, line by line, as `C:` and `S:`, with secrets masked and content only counted; connecting and closing; preparing
+//! TLS. Each line begins with the number of its connection in this process ([`Client::connection_number`]):
 //!
 //! ```text
 //! DEBUG postino: #7 connecting to mail.example.org:25
@@ -190,45 +204,45 @@
 //!
 //! # Features
 //!
-//! All of them only add.
+//! Features only add things.
 //!
-//! | | |
+//! | feature | adds |
 //! |---|---|
-//! | `native-tls` (default) | TLS by the system's library; without it, plain text works, and asking for TLS is an error |
+//! | `native-tls` (default) | TLS with the system's library; without it, plain text works, and asking for TLS is an error |
 //! | `vendored` | builds OpenSSL and links it statically |
 //! | `async` | [`aio`](#async) |
-//! | `sasl` | logins by SCRAM and CRAM-MD5, which keep the password from the wire; without it, asking for one is an error |
-//! | `idna` | host names beyond ASCII, and such domains of addresses (in envelopes and in the headers of composed messages) where the server has no SMTPUTF8, become A-labels (`xn--…`); without it, they are an error |
+//! | `sasl` | logins by SCRAM and CRAM-MD5, which do not send the password; without it, asking for one is an error |
+//! | `idna` | host names beyond ASCII; where the server has no SMTPUTF8, domains beyond ASCII in envelopes and in the headers of composed messages become A-labels (`xn--…`). Without it, they are an error |
 //! | `dkim` | signatures, `message::Dkim` |
-//! | `lettre-0_11`, `mail-builder-2` | the messages of these builders can be sent |
-//! | `testing` | `testing`, a server in the process, for tests |
+//! | `lettre-0_11`, `mail-builder-2` | sending the messages of these crates |
+//! | `testing` | `testing`, an in-process server for tests |
 //!
-//! <a id="async"></a>`aio` has the same names as the root: `postino::aio::Client` is `postino::Client`, awaited. Its
-//! page says more where the feature is on.
+//! <a id="async"></a>`aio` has the same names as the root: `postino::aio::Client` is `postino::Client` with `async fn`. Its
+//! documentation is there if the feature is on.
 //!
-//! # The rooms
+//! # Overview
 //!
-//! | | |
+//! | items | purpose |
 //! |---|---|
-//! | [`send`] | one message, one call |
-//! | [`Builder`], [`Security`], [`TlsVersion`], [`JoinPolicy`] | how to reach a server, and how to speak with it |
-//! | [`Client`] | a connection: sends, and says single commands |
-//! | [`Batch`], [`Pool`], [`PoolBuilder`], [`Pooled`] | many messages over one connection, and over many |
-//! | [`Transport`], [`NoTimeouts`], [`StopHandle`] | connections of your own, and their end |
-//! | [`Address`], [`Envelope`], [`MailOption`], [`RcptOption`], [`Ret`], [`OnLate`] | who it is from and for, and what the server should do with it |
+//! | [`send`] | sends one message in one call |
+//! | [`Builder`], [`Security`], [`TlsVersion`], [`JoinPolicy`] | how to reach a server and how to talk to it |
+//! | [`Client`] | a connection: sends messages and single commands |
+//! | [`Batch`], [`Pool`], [`PoolBuilder`], [`Pooled`] | many messages over one connection, or over several |
+//! | [`Transport`], [`NoTimeouts`], [`StopHandle`] | your own connections, and stopping a client |
+//! | [`Address`], [`Envelope`], [`MailOption`], [`RcptOption`], [`Ret`], [`OnLate`] | the sender, the recipients, and per-message options |
 //! | [`message`] | what can be sent: a composed [`Message`], [`Raw`] ones, the trait [`Mail`], envelopes from headers |
-//! | [`Delivery`], [`Recipient`], [`Outcome`], [`Timings`] | what became of it |
-//! | [`Error`], [`Phase`], [`Retry`] | why not, and whether to try again |
-//! | [`Reply`], [`EnhancedCode`], [`Capabilities`] | what the server says |
-//! | [`proto`] | SMTP without I/O, for who brings the connection |
-//! | [`coming_from_aiosmtplib`] | what the names of aiosmtplib are here |
-//! | `aio`, `testing` | the same client awaited; a server for tests: with their features |
+//! | [`Delivery`], [`Recipient`], [`Outcome`], [`Timings`] | the result for each recipient |
+//! | [`Error`], [`Phase`], [`Retry`] | why sending failed, and whether to try again |
+//! | [`Reply`], [`EnhancedCode`], [`Capabilities`] | the server's replies |
+//! | [`proto`] | SMTP without I/O, for your own client |
+//! | [`coming_from_aiosmtplib`] | the counterparts of aiosmtplib's names |
+//! | `aio`, `testing` | the async client; a server for tests (with their features) |
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 #[cfg(not(unix))]
-compile_error!("postino works on Unix systems so far");
+compile_error!("postino supports only Unix systems so far");
 
 mod blocking;
 
@@ -272,8 +286,20 @@ pub use self::{
     tls::TlsVersion,
 };
 
-/// Sends one message over a connection of its own: connects to the server of the [URL](Client::from_url), logs in if it has
-/// credentials, sends, and says QUIT.
+/// Sends one message over a new connection: connects to the server of the [URL](Client::from_url), logs in if the URL has
+/// credentials, sends the message, and sends QUIT.
+///
+/// `Ok` means that the message was accepted for at least one recipient. Call [`Delivery::require_all`] to make a refused
+/// recipient an error:
+///
+/// ```no_run
+/// use postino::{Envelope, Raw};
+///
+/// let envelope = Envelope::new("alice@example.org", ["bob@example.net", "carol@example.com"])?;
+/// let mail = Raw::bytes(envelope, "Subject: Hi\r\n\r\nHello!\r\n");
+/// postino::send("smtp://mail.example.org", &mail)?.require_all()?;
+/// # Ok::<(), postino::Error>(())
+/// ```
 ///
 /// # Errors
 ///
@@ -282,7 +308,7 @@ pub fn send(url: &str, mail: &dyn Mail) -> Result<Delivery, Error> {
     Client::from_url(url)?.send(mail)
 }
 
-// A page, without items, and only there where there are pages.
+// A page without items, which exists only in the documentation.
 #[cfg(any(doc, doctest))]
 #[doc = include_str!("coming_from_aiosmtplib.md")]
 pub mod coming_from_aiosmtplib {}

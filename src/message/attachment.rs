@@ -1,10 +1,10 @@
-//! What is sent along with a text: bytes, a file, a reader, another message.
+//! Attachments: bytes, files, readers, other messages.
 
 use std::{borrow::Cow, fmt, io::Read, path::Path, path::PathBuf};
 
 use super::Message;
 
-/// A file to send along, or an image to show in the text.
+/// An attached file, or an image that the HTML text shows.
 ///
 /// ```
 /// use postino::message::{Attachment, Message};
@@ -38,31 +38,30 @@ impl Attachment {
         Attachment { content, content_type: None, file_name: None, content_id: None, is_inline: false }
     }
 
-    /// Bytes, under a file name. They arrive as they are, line ends too.
+    /// Attaches bytes under a file name. They arrive unchanged, including line ends.
     pub fn bytes(file_name: impl Into<String>, bytes: impl Into<Bytes>) -> Attachment {
         Attachment::new(Content::Bytes(bytes.into().0)).file_name(file_name)
     }
 
-    /// A file, under its own name. It is opened anew for each sending, and read and encoded while it is sent: its size
-    /// does not matter.
+    /// Attaches a file under its own name. It is opened each time that the message is sent, and read and encoded meanwhile in
+    /// constant memory.
     pub fn path(path: impl AsRef<Path>) -> Attachment {
         let path = path.as_ref();
         let name = path.file_name().map(|name| name.to_string_lossy().into_owned());
         Attachment { file_name: name, ..Attachment::new(Content::Path(path.to_owned())) }
     }
 
-    /// Anything that can be read, up to its end, under a file name. It is read while it is sent, and can be read only once.
+    /// Attaches the content of a reader under a file name. It is read to its end while the message is sent, and only once.
     ///
-    /// Until its first octet is read the message can be sent again; [`Raw::reader`](super::Raw::reader) says when that is,
-    /// and what such a message cannot do. It makes no difference if the message is cloned, signed, watched, or attached to
-    /// another one.
+    /// Until its first octet is read the message can be sent again; [`Raw::reader`](super::Raw::reader) explains when that
+    /// is, and the limits of such a message. Clones of the message share the reader.
     ///
-    /// How long a read takes is not limited in the blocking world: a reader that hangs holds the send.
+    /// The blocking client cannot interrupt a read: a reader that hangs blocks the send.
     pub fn reader(file_name: impl Into<String>, reader: impl Read + Send + 'static) -> Attachment {
         Attachment::new(Content::Reader(Box::new(reader))).file_name(file_name)
     }
 
-    /// Another message, as a `message/rfc822` part (RFC 2046 §5.2.1). Domains beyond ASCII in its fields become A-labels (with
+    /// Attaches another message as a `message/rfc822` part (RFC 2046 §5.2.1). Domains beyond ASCII in its fields become A-labels (with
     /// the feature `idna`). Building the message around it fails if another address in its fields is beyond ASCII, or if
     /// messages are nested more than 50 levels deep: many servers and programs give up before that.
     #[must_use]
@@ -70,7 +69,7 @@ impl Attachment {
         Attachment::new(Content::Message(message))
     }
 
-    /// The media type, such as `text/csv; charset=utf-8`. Defaults to what the end of the file name is known for, else to
+    /// Sets the media type, such as `text/csv; charset=utf-8`. Defaults to a guess from the extension of the file name, else to
     /// `application/octet-stream`. A type that is guessed to be text gets `charset=utf-8` if the content is UTF-8: all of the
     /// bytes, or the first 64 KiB of a regular file when it is sent. Readers and FIFOs are not inspected.
     ///
@@ -84,14 +83,14 @@ impl Attachment {
         self
     }
 
-    /// The name it is to be saved under. Defaults to the one it was made with.
+    /// Sets the file name. Defaults to the one that the attachment was created with.
     #[must_use]
     pub fn file_name(mut self, name: impl Into<String>) -> Attachment {
         self.file_name = Some(name.into());
         self
     }
 
-    /// Makes it a part of the HTML text, which shows it by `<img src="cid:…">` (RFC 2392). The id is printable ASCII without
+    /// Makes the attachment a part of the HTML text, which shows it by `<img src="cid:…">` (RFC 2392). The id is printable ASCII without
     /// spaces, quotes and backslashes; angle brackets around it are taken off.
     #[must_use]
     pub fn content_id(mut self, id: impl Into<String>) -> Attachment {
@@ -99,7 +98,7 @@ impl Attachment {
         self.inline()
     }
 
-    /// Asks the reader's program to show it and not only to offer it for saving (RFC 2183). Defaults to offering.
+    /// Asks mail programs to display the attachment inline (RFC 2183). Defaults to `attachment`.
     #[must_use]
     pub fn inline(mut self) -> Attachment {
         self.is_inline = true;
@@ -142,7 +141,7 @@ impl fmt::Debug for Attachment {
     }
 }
 
-/// What an attachment's bytes may be given as: owned, or there for good. They are not copied.
+/// The bytes of an attachment, owned or `'static`. They are not copied.
 pub struct Bytes(Cow<'static, [u8]>);
 
 impl From<Vec<u8>> for Bytes {

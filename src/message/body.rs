@@ -17,9 +17,9 @@ use super::{Claim, Meter, file};
 #[cfg(feature = "dkim")]
 use crate::deadline::later;
 
-/// A body that was opened: bytes at hand, or something to read them from.
+/// The content of a message to be sent: bytes, or something to read them from.
 ///
-/// Line ends may be CRLF, LF or CR: they go out as CRLF. Dots need no care.
+/// Line ends may be CRLF, LF or CR, and are sent as CRLF. Dots at the start of a line are escaped automatically.
 pub struct Body<'m> {
     pub(crate) content: Content<'m>,
     pub(crate) size: Option<u64>,
@@ -77,17 +77,17 @@ impl<'m> Body<'m> {
         }
     }
 
-    /// Bytes, borrowed or owned. They are looked through before anything is sent: what the server cannot take is
-    /// refused then.
+    /// Creates a body from bytes, borrowed or owned. They are checked before anything is sent: content that the server does
+    /// not accept is an error then.
     pub fn bytes(bytes: impl Into<Cow<'m, [u8]>>) -> Body<'m> {
         Body::new(Content::Bytes(bytes.into()))
     }
 
-    /// A file, opened when it is sent. Its length is what the server is told as the size.
+    /// Creates a body from a file that is opened when it is sent. Its length is announced to the server as the size.
     ///
-    /// A FIFO or a device will do, too: opening it waits for nobody, and a wait for its content keeps to the limits, as
-    /// [`file`](Body::file) says. What the system does not let anybody limit, such as opening a file of a network file
-    /// system whose server is gone, is noticed only when it is over in the blocking client.
+    /// It may be a FIFO or a device: opening it does not block, and timeouts apply to waiting for its content, as for
+    /// [`file`](Body::file). The blocking client cannot interrupt some system calls, such as opening a file on a network file
+    /// system whose server is gone: it notices a timeout only after the call.
     pub fn path(path: impl Into<PathBuf>) -> Body<'m> {
         let path = path.into();
         let what = path.display().to_string();
@@ -95,8 +95,8 @@ impl<'m> Body<'m> {
         Body::new(Content::Unopened(Opener { what, open }))
     }
 
-    /// What takes its time to open: that is done when it is sent, before anything is said to the server, and in the
-    /// async world on a thread that may wait.
+    /// Creates a body that takes time to open. It is opened when it is sent, before any command for it is sent; the async
+    /// client does it on a thread that may block.
     ///
     /// ```
     /// # use std::{fs::File, io::Seek};
@@ -112,25 +112,26 @@ impl<'m> Body<'m> {
         Body::new(Content::Unopened(Opener { what: "deferred".to_owned(), open: Box::new(open) }))
     }
 
-    /// A file, from where it stands. What is left of it is what the server is told as the size.
+    /// Creates a body from an open file, from its current position. The length of the rest is announced to the server as the
+    /// size.
     ///
-    /// It may be a pipe, standard input for instance: a wait for its content keeps to the limits, and while it lasts
-    /// what has come leaves, and the server is heard.
+    /// It may be a pipe, such as standard input: timeouts apply to waiting for its content. Meanwhile, content that has
+    /// arrived is sent, and replies are read.
     pub fn file(mut file: File) -> Body<'m> {
         let size = size_of_rest(&mut file);
         Body { size, ..Body::new(Content::Reader(file::reader(file))) }
     }
 
-    /// Anything that can be read, up to its end. It is read while it is sent, a block at a time: an octet that may
-    /// not go out is found only then, and ends the connection.
+    /// Creates a body from a reader, which is read to its end while it is sent, a block at a time. An octet that may not be
+    /// sent is found only then, and closes the connection.
     ///
-    /// A read that takes longer than [`block_timeout`](crate::Builder::block_timeout) is a timeout. In the blocking client
-    /// nothing can interrupt a read: there it is noticed when the read returns.
+    /// A read that takes longer than [`block_timeout`](crate::Builder::block_timeout) is a timeout. The blocking client
+    /// cannot interrupt a read, and notices the timeout when the read returns.
     ///
-    /// While a reader takes its time, what it has given so far leaves and the server is heard: in the async client within
-    /// 100 ms, in the blocking client before the next read. A reader that can wait with a limit should do so for some 50 ms,
-    /// and then fail with [`WouldBlock`](io::ErrorKind::WouldBlock): that means that there is nothing yet, and that it should
-    /// be read again soon. All limits hold then in the blocking client, too.
+    /// While a reader is slow, content that it has returned is sent and replies are read: in the async client within 100 ms,
+    /// in the blocking client before the next read. A reader that can wait with a limit should wait for about 50 ms, and then
+    /// fail with [`WouldBlock`](io::ErrorKind::WouldBlock): it is read again soon. The blocking client then keeps all
+    /// timeouts, too.
     pub fn reader(reader: impl Read + Send + 'static) -> Body<'m> {
         Body::new(Content::Reader(Box::new(reader)))
     }
@@ -158,9 +159,8 @@ impl<'m> Body<'m> {
         self
     }
 
-    /// It goes as it is to a server that offers BINARYMIME (RFC 3030 §3), if chunking is switched on: line ends and NULs
-    /// included. Its parts say so then (`Content-Transfer-Encoding: binary`). To others it goes as any other does: what
-    /// they cannot take is refused.
+    /// Sends the body unchanged, with its line ends and NULs, to a server that offers BINARYMIME (RFC 3030 §3), if chunking is
+    /// on. Its parts must be labelled `Content-Transfer-Encoding: binary`. To other servers it is sent as any other body is.
     #[must_use]
     pub fn binary(mut self) -> Body<'m> {
         self.binary = true;
@@ -199,15 +199,15 @@ impl<'m> Body<'m> {
         self.progress.is_some()
     }
 
-    /// Its headers hold addresses in UTF-8 (RFC 6532): it goes only to a server that offers SMTPUTF8, which is told.
-    /// Defaults to headers that do not; the addresses of the envelope are seen to without this.
+    /// Declares that the headers have addresses in UTF-8 (RFC 6532), which needs a server that offers SMTPUTF8. Defaults to
+    /// headers that do not. Addresses of the envelope need no declaration.
     #[must_use]
     pub fn utf8_headers(mut self) -> Body<'m> {
         self.utf8 = true;
         self
     }
 
-    /// Tells `callback` how far the sending is, behind those that are told already: see [`Progress`].
+    /// Adds a callback for the progress, after those that are there already: see [`Progress`](super::Progress).
     #[must_use]
     pub fn on_progress(mut self, mut callback: impl FnMut(u64, Option<u64>) + Send + 'm) -> Body<'m> {
         self.progress = Some(match self.progress.take() {
@@ -220,13 +220,13 @@ impl<'m> Body<'m> {
         self
     }
 
-    /// What it holds, to be read from here on: for a [`Mail`] around another one. If it is to be signed, it is read
-    /// through first. A read waits for as long as it takes; it never fails with
+    /// Returns a reader of the content, for a [`Mail`](super::Mail) that wraps another one. A body to be signed is read
+    /// completely first. Reads block for as long as necessary, and never fail with
     /// [`WouldBlock`](io::ErrorKind::WouldBlock).
     ///
     /// # Errors
     ///
-    /// What the system says if it is a path, and cannot be opened; whatever keeps it from being signed.
+    /// The system's error if a path cannot be opened, and any error of signing.
     pub fn into_reader(self) -> io::Result<Box<dyn Read + Send + 'm>> {
         let body = self;
         #[cfg(feature = "dkim")]
@@ -239,8 +239,8 @@ impl<'m> Body<'m> {
         Ok(if body.claims.is_empty() { reader } else { Box::new(Claimed { reader, _claims: body.claims }) })
     }
 
-    /// How many octets there are, or are at least: line ends that become CRLF may add to them. The server is told, and
-    /// a message that is larger than it takes is not offered (RFC 1870). Bytes need no telling.
+    /// Sets the size in octets, which may be less than what is sent if line ends become CRLF. It is announced to the server,
+    /// and a message that is larger than the server accepts is not offered (RFC 1870). The size of bytes is known.
     #[must_use]
     pub fn with_size(mut self, octets: u64) -> Body<'m> {
         self.size = Some(octets);

@@ -1,4 +1,4 @@
-//! A message of one's own: its fields, its content, and the builder of both.
+//! Composed messages: their fields, their content, and the builder.
 
 use std::{fmt, io::Read, iter, sync::Arc, time::SystemTime};
 
@@ -23,7 +23,20 @@ const ONE_CLICK: &str = "List-Unsubscribe=One-Click";
 /// What is no longer than this, and in memory, is encoded at once, in octets.
 const MAX_AT_ONCE: u64 = 64 * 1024;
 
-/// A message: header fields, text, attachments. Made by [`Message::builder`], or from an [`Email`].
+/// A composed message: header fields, text, attachments. Made by [`Message::builder`], or from an [`Email`].
+///
+/// ```
+/// use postino::{Mail, Message};
+///
+/// let message = Message::builder()
+///     .from("Alice <alice@example.org>")
+///     .to("Bob <bob@example.net>")
+///     .subject("Grüße")
+///     .text("Hello, Bob!\n")
+///     .build()?;
+/// assert_eq!(message.envelope()?.recipients(), ["bob@example.net"]);
+/// # Ok::<(), postino::Error>(())
+/// ```
 ///
 /// It is sent as a stream: attachments from a path or reader are read and encoded on their way, in constant memory.
 /// It is sent as ASCII in lines of at most 998 octets (78 where they can be folded), so that any server takes it. Text
@@ -50,13 +63,13 @@ pub struct Message {
 }
 
 impl Message {
-    /// Begins a message.
+    /// Starts to build a message.
     pub fn builder() -> MessageBuilder {
         MessageBuilder::default()
     }
 
-    /// The value of the first field of this name, as it goes out (encoded, if it is not ASCII) but unfolded. The case
-    /// of the name does not matter.
+    /// Returns the value of the first field of this name, as it is sent (encoded if it is not ASCII), but unfolded. The name is
+    /// case-insensitive.
     ///
     /// ```
     /// # use postino::Message;
@@ -70,7 +83,7 @@ impl Message {
         self.fields.iter().find(|field| field.name().eq_ignore_ascii_case(name)).map(Field::value)
     }
 
-    /// All of it, as it goes out to any server (without `Bcc`), in memory: for a copy in a folder of sent mail, say.
+    /// Returns the whole message as it is sent to any server, without `Bcc`: for a copy in the folder of sent mail, for instance.
     ///
     /// # Errors
     ///
@@ -82,8 +95,8 @@ impl Message {
         Ok(bytes)
     }
 
-    /// The same message, to be sent on to others (RFC 5322 §3.6.6): `Resent-` fields go before all that is there, and
-    /// the envelope is what they name. `Resent-Date` and `Resent-Message-ID` are made if they are missing.
+    /// Returns the message with `Resent-` fields before all others, to send it on (RFC 5322 §3.6.6). The envelope is taken
+    /// from them. `Resent-Date` and `Resent-Message-ID` are added if they are missing.
     ///
     /// ```
     /// # use postino::{Mail, Message, message::Resent};
@@ -322,8 +335,8 @@ fn stamp(block: &mut Vec<Field>, names: [&str; 4], fields: &Fields) -> Result<()
 
 /// Composes a [`Message`].
 ///
-/// Nothing that is set can fail; what cannot be is an error of [`build`](MessageBuilder::build). No value can become
-/// anything but that value: line ends and other control characters are refused in all but the texts, or left out of
+/// Setters never fail: an invalid value is an error of [`build`](MessageBuilder::build). No value can add header fields: line
+/// ends and other control characters are refused everywhere except in texts, or left out of
 /// [identifiers of other messages](MessageBuilder::in_reply_to).
 #[derive(Debug, Default)]
 #[must_use]
@@ -337,25 +350,25 @@ pub struct MessageBuilder {
 }
 
 impl MessageBuilder {
-    /// Who wrote it. Adds to those before; several need a [`sender`](MessageBuilder::sender).
+    /// Adds authors (`From`). Several authors need a [`sender`](MessageBuilder::sender).
     pub fn from(mut self, mailboxes: impl Into<Mailboxes>) -> MessageBuilder {
         self.fields.add("From", Value::Mailboxes(mailboxes.into()));
         self
     }
 
-    /// Who sends it, if that is not who wrote it: just one.
+    /// Sets the one mailbox that sends the message, if it is not the author's (`Sender`).
     pub fn sender(mut self, mailbox: impl Into<Mailboxes>) -> MessageBuilder {
         self.fields.set("Sender", Value::Mailboxes(mailbox.into()));
         self
     }
 
-    /// Where answers go, if not to `From`. Adds to those before.
+    /// Adds mailboxes for replies, if they should not go to the author (`Reply-To`).
     pub fn reply_to(mut self, mailboxes: impl Into<Mailboxes>) -> MessageBuilder {
         self.fields.add("Reply-To", Value::Mailboxes(mailboxes.into()));
         self
     }
 
-    /// Who it is for. Adds to those before.
+    /// Adds recipients (`To`). Text may name several: for input from others, use [`to_one`](MessageBuilder::to_one).
     pub fn to(mut self, mailboxes: impl Into<Mailboxes>) -> MessageBuilder {
         self.fields.add("To", Value::Mailboxes(mailboxes.into()));
         self
@@ -375,37 +388,37 @@ impl MessageBuilder {
         self
     }
 
-    /// Who else gets it. Adds to those before.
+    /// Adds recipients of a copy (`Cc`).
     pub fn cc(mut self, mailboxes: impl Into<Mailboxes>) -> MessageBuilder {
         self.fields.add("Cc", Value::Mailboxes(mailboxes.into()));
         self
     }
 
-    /// Who else gets it, and is not named in what is sent. Adds to those before.
+    /// Adds recipients of a blind copy, who are not named in the message that is sent (`Bcc`).
     pub fn bcc(mut self, mailboxes: impl Into<Mailboxes>) -> MessageBuilder {
         self.fields.add("Bcc", Value::Mailboxes(mailboxes.into()));
         self
     }
 
-    /// What it is about. An empty one is left out.
+    /// Sets the subject. An empty one is left out.
     pub fn subject(mut self, subject: impl Into<String>) -> MessageBuilder {
         self.fields.set("Subject", Value::Text(subject.into()));
         self
     }
 
-    /// When it was written, in the years 1900 to 9999. Defaults to now, when it is built.
+    /// Sets the date, in the years 1900 to 9999. Defaults to the time of [`build`](MessageBuilder::build).
     pub fn date(mut self, time: SystemTime) -> MessageBuilder {
         self.fields.set("Date", Value::Date(time));
         self
     }
 
-    /// Its identifier, with or without angle brackets. Defaults to a new one in the domain of `From`.
+    /// Sets the `Message-ID`, with or without angle brackets. Defaults to a new one in the domain of `From`.
     pub fn message_id(mut self, id: impl Into<String>) -> MessageBuilder {
         self.fields.set("Message-ID", Value::Text(id.into()));
         self
     }
 
-    /// The identifiers of the messages that it answers, as they have them. Adds to those before.
+    /// Adds the identifiers of the messages that this one replies to, as those have them.
     ///
     /// Real identifiers break the grammar, and a reply must not fail for that. Printable ASCII is sent as it is; an identifier
     /// of other characters, or too long for a line (998 octets), is left out with a `warn`. Identifiers without angle
@@ -415,14 +428,14 @@ impl MessageBuilder {
         self
     }
 
-    /// The identifiers of the conversation, oldest first. Adds to those before. They are read as those of
+    /// Adds the identifiers of the conversation, oldest first, in the same form as for
     /// [`in_reply_to`](MessageBuilder::in_reply_to).
     pub fn references(mut self, ids: impl Into<String>) -> MessageBuilder {
         self.fields.add("References", Value::Text(ids.into()));
         self
     }
 
-    /// A URI to unsubscribe at (RFC 2369), `mailto:` or `https:`. A comma in it is sent as `%2C`. Adds to those before.
+    /// Adds a URI to unsubscribe with (RFC 2369), `mailto:` or `https:`. A comma in it is sent as `%2C`.
     pub fn list_unsubscribe(mut self, uri: impl Into<String>) -> MessageBuilder {
         self.fields.add("List-Unsubscribe", Value::Uris(vec![uri.into()]));
         self
@@ -462,13 +475,13 @@ impl MessageBuilder {
         self
     }
 
-    /// The text. Line ends may be LF or CRLF.
+    /// Sets the plain text. Line ends may be LF or CRLF.
     pub fn text(mut self, text: impl Into<String>) -> MessageBuilder {
         self.text = Some(text.into());
         self
     }
 
-    /// The text in HTML; beside a plain one, the reader's program chooses (`multipart/alternative`).
+    /// Sets the HTML text. If there is a plain text too, mail programs choose one (`multipart/alternative`).
     pub fn html(mut self, html: impl Into<String>) -> MessageBuilder {
         self.html = Some(html.into());
         self
@@ -492,19 +505,19 @@ impl MessageBuilder {
         self.attach(Attachment::bytes("", bytes).content_type(content_type).content_id(id))
     }
 
-    /// Something to send along. Adds to those before.
+    /// Adds an attachment.
     pub fn attach(mut self, attachment: Attachment) -> MessageBuilder {
         self.attachments.push(attachment);
         self
     }
 
-    /// Who it is really from and for, whatever its fields say. Defaults to what they say.
+    /// Sets the envelope, whatever the header fields say. Defaults to the envelope that they name.
     pub fn envelope(mut self, envelope: Envelope) -> MessageBuilder {
         self.envelope = Some(envelope);
         self
     }
 
-    /// Makes the message. Bytes are looked through, to choose how they are encoded; files and readers are not opened.
+    /// Builds the message. Bytes are inspected to choose an encoding; files and readers are not opened.
     ///
     /// # Errors
     ///

@@ -1,4 +1,8 @@
-//! The MIME tree: parts with their headers, and what holds several (RFC 2045, RFC 2046, RFC 2231).
+//! The MIME tree: parts with their headers, and multiparts (RFC 2045, RFC 2046, RFC 2231).
+//!
+//! File names are encoded here rather than by email-encoding, whose output would change messages that arrive correctly: it
+//! writes long ASCII names as quoted continuations, which fewer programs read, adds no plain `filename` for programs without
+//! RFC 2231, and leaves names with `=?` or `%` unencoded, which some programs decode.
 
 use std::{borrow::Cow, collections::HashSet, iter, path::PathBuf, sync::Arc};
 

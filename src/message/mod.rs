@@ -1,7 +1,7 @@
-//! What can be sent: an envelope, and a body that can be opened.
+//! Messages: composed ones, raw ones, and the trait for your own types.
 //!
-//! [`Message`] composes one: names and subjects in any language, text, HTML, images, attachments, calendars. What is
-//! given as text may have LF or CRLF at its line ends; what is attached arrives octet by octet.
+//! [`Message`] composes a message: names and subjects in any language, text, HTML, images, attachments, calendars. Text may
+//! have LF or CRLF line ends. Attachments arrive unchanged.
 //!
 //! ```no_run
 //! use postino::{Client, Message, message::Attachment};
@@ -21,16 +21,16 @@
 //! # Ok::<(), postino::Error>(())
 //! ```
 //!
-//! Files and readers are opened, read and encoded while they are sent, in constant memory. If one fails on its way, the
-//! connection is closed and the server has no whole message. Text goes out as it is to a server that offers 8BITMIME, and
-//! encoded to others; all else is encoded. The repository's `examples` have a plain message, one in text and HTML, a raw one,
-//! and one with images, files and a progress bar.
+//! Files and readers are opened, read and encoded while they are sent, in constant memory. If one fails meanwhile, the
+//! connection is closed, so that the server has no complete message. Text is sent unencoded to a server that offers 8BITMIME.
+//! The repository's `examples` have a plain message, one in text and HTML, a raw one, and one with images, files and a
+//! progress bar.
 //!
-//! Any of them tells how far its sending is to a callback: [`Mail::on_progress`].
+//! [`Mail::on_progress`] reports the progress of any of them to a callback.
 //!
-//! [`Raw`] sends what is there already; [`Mail`] is for message types of one's own. With the features `lettre-0_11`
-//! and `mail-builder-2` it is implemented for `lettre::Message` and `mail_builder::MessageBuilder`; with `dkim`, `Dkim`
-//! signs any of them.
+//! [`Raw`] sends a finished message, and [`Mail`] is the trait for your own message types. With the features `lettre-0_11`
+//! and `mail-builder-2` it is implemented for `lettre::Message` and `mail_builder::MessageBuilder`. With `dkim`, `Dkim` signs
+//! any mail.
 
 mod attachment;
 mod body;
@@ -71,15 +71,14 @@ pub use self::{
 pub(crate) use self::{body::Content, once::Claim, progress::Meter};
 use crate::{Envelope, Error};
 
-/// Why a source that can be read once cannot be read now.
-const READ_ALREADY: &str =
-    "it has content from a reader, which can be read only once: it was read already, or is being sent";
+/// Error text for content that can be read only once and was read.
+const READ_ALREADY: &str = "the message has content from a reader, which can be read only once: it was read already, or is being sent";
 
-/// What can be sent: an envelope, and a body that can be opened (RFC 5322 text, headers first).
+/// A message that can be sent: an envelope, and a body that can be opened (RFC 5322 text, headers first).
 ///
-/// Implemented for a composed [`Message`], for [`email_format::Email`] (the envelope comes from its headers), for
-/// [`Raw`] bytes, files and readers, for what is borrowed, boxed or shared (`Arc`), and, each with its feature, for what
-/// other libraries build. Implement it for a message type of your own:
+/// The trait is implemented for a composed [`Message`], for [`email_format::Email`] (with the envelope from its headers), for
+/// [`Raw`] bytes, files and readers, for borrowed, boxed and shared (`Arc`) mails, and, with a feature each, for the
+/// messages of other libraries. Implement it for your own message type:
 ///
 /// ```
 /// use postino::{Envelope, Error, message::{Body, Mail}};
@@ -96,30 +95,30 @@ const READ_ALREADY: &str =
 /// }
 /// ```
 pub trait Mail: Send + Sync {
-    /// Who it is from and for.
+    /// Returns the sender and the recipients.
     ///
     /// # Errors
     ///
-    /// Whatever keeps the envelope from being known; nothing is sent then.
+    /// Any error; nothing is sent then.
     fn envelope(&self) -> Result<Envelope, Error>;
 
-    /// Opens the body, from its start, in a form that any server takes, if it has one. It may be called again, and is
-    /// called twice in a row to be signed, or where the server wants the message in parts. It must not wait for anything: a
-    /// file is best given as a [path](Body::path), and what else takes its time is [deferred](Body::deferred).
+    /// Opens the body from its start, in a form that any server accepts if there is one. It may be called several times:
+    /// signing calls it twice in a row, and so does sending in parts. It must not block: give a file as a
+    /// [path](Body::path), and [defer](Body::deferred) other work that takes time.
     ///
     /// A body may be dropped without being sent. A type whose content can be read only once should keep it in a
-    /// [`Raw::reader`] and return the body of that: the reader is taken when its first octet is needed, and not before.
+    /// [`Raw::reader`] and return that body: the reader is consumed only when its first octet is needed.
     ///
     /// # Errors
     ///
-    /// Whatever keeps the body from being read; nothing is sent then.
+    /// Any error; nothing is sent then.
     fn body(&self) -> Result<Body<'_>, Error>;
 
-    /// The same for a server that takes more, in the form that suits it. Defaults to [`body`](Mail::body).
+    /// Opens the body in the form that suits this server. Defaults to [`body`](Mail::body).
     ///
     /// # Errors
     ///
-    /// As those of [`body`](Mail::body).
+    /// Any error; nothing is sent then.
     fn body_for(&self, offer: ServerSupport) -> Result<Body<'_>, Error> {
         let _ = offer;
         self.body()
@@ -137,7 +136,7 @@ pub trait Mail: Send + Sync {
     }
 }
 
-/// What a server takes that not all take. More may come.
+/// Extensions of a server that change the form of a message. More may be added.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ServerSupport {
@@ -148,14 +147,14 @@ pub struct ServerSupport {
 }
 
 impl ServerSupport {
-    /// What any server takes.
+    /// Returns the support that every server has.
     #[must_use]
     pub fn new() -> ServerSupport {
         ServerSupport::default()
     }
 }
 
-/// Borrowed and shared messages are messages, too: one can go out many times without being copied.
+/// Implements `Mail` for pointers, so that a message can be sent many times without a copy.
 macro_rules! mail_behind {
     ($($pointer:ty),*) => {$(
         impl<M: Mail + ?Sized> Mail for $pointer {

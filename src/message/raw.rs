@@ -1,11 +1,11 @@
-//! Messages that are there already: bytes, files, readers, each with its envelope.
+//! Finished messages: bytes, files or readers, each with its envelope.
 
 use std::{borrow::Cow, fmt, io::Read, path::PathBuf};
 
 use super::{Body, Mail, READ_ALREADY, once::Once};
 use crate::{Envelope, Error};
 
-/// A message as it is, with an explicit envelope. Its headers are neither read nor changed, Bcc included.
+/// A finished message with an explicit envelope. Its headers are neither read nor changed, not even `Bcc`.
 ///
 /// ```
 /// use postino::{Envelope, Raw};
@@ -27,28 +27,27 @@ enum Content<'m> {
 }
 
 impl<'m> Raw<'m> {
-    /// The bytes of a message, borrowed.
+    /// Creates a message from borrowed bytes.
     pub fn bytes<B: ?Sized + AsRef<[u8]>>(envelope: Envelope, bytes: &'m B) -> Raw<'m> {
         Raw { envelope, content: Content::Bytes(Cow::Borrowed(bytes.as_ref())) }
     }
 
-    /// The bytes of a message, owned.
+    /// Creates a message from owned bytes.
     pub fn owned(envelope: Envelope, bytes: impl Into<Vec<u8>>) -> Raw<'static> {
         Raw { envelope, content: Content::Bytes(Cow::Owned(bytes.into())) }
     }
 
-    /// A file, opened anew for each sending and read while it is sent: its size does not matter.
+    /// Creates a message from a file, which is opened each time that it is sent, and read meanwhile in constant memory.
     pub fn path(envelope: Envelope, path: impl Into<PathBuf>) -> Raw<'m> {
         Raw { envelope, content: Content::Path(path.into()) }
     }
 
-    /// A reader, which is read while it is sent, and can be read only once. See [`Body::reader`].
+    /// Creates a message from a reader, which is read while the message is sent, and only once. See [`Body::reader`].
     ///
-    /// Its first octet is read when the server has accepted the sender and a recipient and is ready for the content. Until
-    /// then it is not consumed: after a refusal, a lost connection or a dropped future the same message can be sent again.
-    /// Sending it after that, or a second time while it is under way, is an [`Error::Message`]. So is sending it to a
-    /// server that limits the recipients of a message (LIMITS RCPTMAX, RFC 9422), if it has more of them, and
-    /// [signing](super::Mail::body) it: both would have to read it twice.
+    /// The reader is consumed when the server has accepted the sender and a recipient and is ready for the content. Until
+    /// then, after a refusal, a lost connection or a dropped future, the same message can be sent again. Sending it later, or
+    /// twice at the same time, is an [`Error::Message`]. So is [signing](super::Mail::body) it, and sending it to more
+    /// recipients than the server accepts for one message (LIMITS RCPTMAX, RFC 9422): both would read it twice.
     pub fn reader(envelope: Envelope, reader: impl Read + Send + 'static) -> Raw<'m> {
         Raw { envelope, content: Content::Reader(Once::new(reader)) }
     }

@@ -8,56 +8,56 @@ use std::{
 use super::{Capabilities, Parameters};
 use crate::{Address, Error};
 
-/// What of a message a bounce brings back (RFC 3461 §4.3).
+/// The part of a message that a bounce returns (RFC 3461 §4.3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Ret {
-    /// All of it.
+    /// The whole message.
     Full,
-    /// Its headers.
+    /// The headers.
     Headers,
 }
 
-/// What a server does with a message that is late (RFC 2852 §4.1.1).
+/// What a server does with a message that it cannot deliver in time (RFC 2852 §4.1.1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum OnLate {
-    /// Sends it back.
+    /// Returns it to the sender.
     Return,
-    /// Tells the sender, and delivers it all the same.
+    /// Notifies the sender, and delivers it later.
     Notify,
 }
 
-/// What is asked of the server for a message: a parameter of MAIL.
+/// An option for a message: a parameter of MAIL.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum MailOption {
-    /// RET: what a bounce brings back (RFC 3461 §4.3). Needs DSN.
+    /// RET: the part of the message that a bounce returns (RFC 3461 §4.3). Needs DSN.
     Ret(Ret),
-    /// ENVID: a name that bounces and reports repeat, of 1 to 100 printable ASCII characters once it is encoded
+    /// ENVID: an identifier that bounces and reports repeat, of 1 to 100 printable ASCII characters after encoding
     /// (RFC 3461 §4.4). Needs DSN.
     EnvelopeId(String),
-    /// REQUIRETLS: no server on the way may pass the message on without TLS (RFC 8689). Needs REQUIRETLS, and a
-    /// connection with TLS.
+    /// REQUIRETLS: every server must relay the message over TLS (RFC 8689). Needs REQUIRETLS, and a connection with TLS.
     RequireTls,
-    /// MT-PRIORITY: from -9 to 9, the most urgent (RFC 6710). Needs MT-PRIORITY.
+    /// MT-PRIORITY: from -9 to 9, which is the most urgent (RFC 6710). Needs MT-PRIORITY.
     Priority(i8),
-    /// BY: delivered within so many seconds, or what then (RFC 2852). Needs DELIVERBY.
+    /// BY: the time by which the message should be delivered (RFC 2852). Needs DELIVERBY.
     DeliverBy {
-        /// Up to 999,999,999. With [`OnLate::Notify`] it may be negative: the time is up already.
+        /// Seconds from now, at most 999,999,999. With [`OnLate::Notify`] it may be negative: the time has passed already.
         seconds: i32,
-        /// What is done with a late one.
+        /// What happens after that time.
         late: OnLate,
-        /// Whether every server on the way reports.
+        /// Whether every server on the way sends a report.
         trace: bool,
     },
-    /// HOLDFOR: released so much later; whole seconds, from 1 to 999,999,999 (RFC 4865). Needs FUTURERELEASE.
+    /// HOLDFOR: a delay before the message is released, in whole seconds from 1 to 999,999,999 (RFC 4865). Needs
+    /// FUTURERELEASE.
     HoldFor(Duration),
-    /// HOLDUNTIL: released at a date and time in the form of RFC 3339, such as `2027-01-31T08:00:00Z` (RFC 4865). Needs
-    /// FUTURERELEASE. A time after the server's latest one is an [`Error::Config`] before MAIL.
+    /// HOLDUNTIL: the RFC 3339 date and time at which the message is released, such as `2027-01-31T08:00:00Z` (RFC 4865).
+    /// Needs FUTURERELEASE. A time after the server's latest one is an [`Error::Config`] before MAIL.
     HoldUntil(String),
-    /// AUTH=: who submitted the message first, if that is known and trusted (RFC 4954 §5). Needs AUTH.
+    /// AUTH=: the original submitter of the message, if it is known and trusted (RFC 4954 §5). Needs AUTH.
     Auth(Option<Address>),
-    /// Any other, as it stands on the wire: `KEYWORD` or `KEYWORD=value` (RFC 5321 §4.1.2). Whether the server offers
-    /// it is not checked. SIZE, BODY and SMTPUTF8 are said by themselves where they are needed, and not taken here.
+    /// Any other parameter as text: `KEYWORD` or `KEYWORD=value` (RFC 5321 §4.1.2). Whether the server offers it is not
+    /// checked. SIZE, BODY and SMTPUTF8 are sent automatically, and refused here.
     Raw(String),
 }
 
@@ -76,12 +76,12 @@ impl MailOption {
             }
             MailOption::DeliverBy { seconds: 1..=999_999_999, .. }
             | MailOption::DeliverBy { seconds: -999_999_999..=0, late: OnLate::Notify, .. } => Ok(()),
-            MailOption::DeliverBy { .. } => Err(wrong("a time to deliver by that cannot be")),
+            MailOption::DeliverBy { .. } => Err(wrong("a DELIVERBY time that is out of range")),
             MailOption::HoldFor(time) if !seconds.contains(&time.as_secs()) => {
-                Err(wrong("a time to hold the message for that is not from 1 to 999,999,999 seconds"))
+                Err(wrong("a HOLDFOR time that is not from 1 to 999,999,999 seconds"))
             }
             MailOption::HoldUntil(time) if date_time(time).is_none() => {
-                Err(wrong("a time to hold the message until that is no RFC 3339 date and time"))
+                Err(wrong("a HOLDUNTIL time that is not an RFC 3339 date and time"))
             }
             MailOption::Raw(text) => check_raw(text, &["SIZE", "BODY", "SMTPUTF8"]),
             _ => Ok(()),
@@ -108,13 +108,13 @@ impl MailOption {
             (MailOption::DeliverBy { seconds, late: OnLate::Return, .. }, Some(least))
                 if u64::try_from(*seconds).is_ok_and(|seconds| seconds < least) =>
             {
-                Err(wrong(&format!("a time to deliver by below the server's least, {least} seconds")))
+                Err(wrong(&format!("a DELIVERBY time below the server's minimum, {least} seconds")))
             }
             (MailOption::HoldFor(time), Some(most)) if time.as_secs() > most => {
-                Err(wrong(&format!("a time to hold the message for above the server's most, {most} seconds")))
+                Err(wrong(&format!("a HOLDFOR time above the server's maximum, {most} seconds")))
             }
             (MailOption::HoldUntil(time), limit) if date_time(time) > latest_release(parameters, limit) => {
-                Err(wrong("a time to hold the message until that is after the server's latest"))
+                Err(wrong("a HOLDUNTIL time after the server's latest one"))
             }
             _ => Ok(()),
         }
@@ -143,25 +143,25 @@ impl fmt::Display for MailOption {
     }
 }
 
-/// What is asked of the server for a recipient: a parameter of RCPT.
+/// An option for a recipient: a parameter of RCPT.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum RcptOption {
-    /// NOTIFY: when to report (RFC 3461 §4.1). Needs DSN.
+    /// NOTIFY: when to send a report (RFC 3461 §4.1). Needs DSN.
     Notify {
-        /// When the message was delivered.
+        /// After the message was delivered.
         success: bool,
-        /// When it cannot be.
+        /// If it cannot be delivered.
         failure: bool,
-        /// When it takes its time.
+        /// If delivery is delayed.
         delay: bool,
     },
-    /// NOTIFY=NEVER: no report whatever happens, no bounce either. Needs DSN.
+    /// NOTIFY=NEVER: no reports and no bounces. Needs DSN.
     NotifyNever,
-    /// ORCPT: the recipient as it was given first, before any list or alias; `rfc822` (RFC 3461 §4.2). Needs DSN.
+    /// ORCPT: the original recipient, before any list or alias; type `rfc822` (RFC 3461 §4.2). Needs DSN.
     OriginalRecipient(Address),
-    /// Any other, as it stands on the wire: `KEYWORD` or `KEYWORD=value` (RFC 5321 §4.1.2). Whether the server offers
-    /// it is not checked.
+    /// Any other parameter as text: `KEYWORD` or `KEYWORD=value` (RFC 5321 §4.1.2). Whether the server offers it is not
+    /// checked.
     Raw(String),
 }
 
@@ -178,7 +178,7 @@ impl RcptOption {
     pub(crate) fn check(&self) -> Result<(), Error> {
         match self {
             RcptOption::Notify { success: false, failure: false, delay: false } => {
-                Err(wrong("a report for no case at all (NotifyNever says so)"))
+                Err(wrong("a Notify without any case (use NotifyNever)"))
             }
             RcptOption::OriginalRecipient(address) if !address.is_ascii() => {
                 Err(wrong("an original recipient beyond ASCII"))
@@ -212,7 +212,7 @@ fn wrong(what: &str) -> Error {
 fn check_raw(text: &str, own: &[&str]) -> Result<(), Error> {
     let keyword = text.split_once('=').map_or(text, |(keyword, _)| keyword);
     match own.iter().find(|own| keyword.eq_ignore_ascii_case(own)) {
-        Some(own) => Err(wrong(&format!("the option {own}, which is said by itself where it is needed"))),
+        Some(own) => Err(wrong(&format!("the option {own}, which is sent automatically where it is needed"))),
         None => Parameters::new([text]).map(drop),
     }
 }
