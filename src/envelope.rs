@@ -139,9 +139,7 @@ impl Envelope {
         option.check()?;
         let options = &mut Arc::make_mut(&mut self.0).options;
         let kind = std::mem::discriminant(&option);
-        if !matches!(option, MailOption::Raw(_)) {
-            options.retain(|old| std::mem::discriminant(old) != kind);
-        }
+        options.retain(|old| matches!(old, MailOption::Raw(_)) || std::mem::discriminant(old) != kind);
         options.push(option);
         Ok(self)
     }
@@ -159,9 +157,7 @@ impl Envelope {
         }
         let all = &mut Arc::make_mut(&mut self.0).recipient_options;
         all.resize(all.len().max(number + 1), Vec::new());
-        if !matches!(option, RcptOption::Raw(_)) {
-            all[number].retain(|old| !old.is_replaced_by(&option));
-        }
+        all[number].retain(|old| !old.is_replaced_by(&option));
         all[number].push(option);
         Ok(self)
     }

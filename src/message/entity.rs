@@ -78,7 +78,7 @@ impl Entity {
                 content_type = media_type(&utf8_text)?;
             }
             Content::Path(path) if is_guessed_text => {
-                text_file = Some((path.clone(), media_type(&utf8_text)?))
+                text_file = Some((path.clone(), media_type(&utf8_text)?));
             }
             _ => {}
         }

@@ -879,9 +879,10 @@ mod tests {
         let mailbox = (address(), display_name(), any::<bool>(), select(vec!["", "@r,@s.t:", ", @r :"]))
             .prop_flat_map(|(pieces, name, bare, route)| {
                 (Just(pieces.concat()), spaced(pieces), cfws()).prop_map(move |(address, spaced, gap)| {
-                    let text = match bare {
-                        true => spaced,
-                        false => [&name[..], b"<", route.as_bytes(), &spaced, b">", &gap].concat(),
+                    let text = if bare {
+                        spaced
+                    } else {
+                        [&name[..], b"<", route.as_bytes(), &spaced, b">", &gap].concat()
                     };
                     (Some(address), text)
                 })

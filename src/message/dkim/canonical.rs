@@ -106,9 +106,10 @@ impl BodyHash {
     }
 
     fn line_end(&mut self) {
-        match self.in_line {
-            true => self.write(b"\r\n"),
-            false => self.empty_lines += 1,
+        if self.in_line {
+            self.write(b"\r\n");
+        } else {
+            self.empty_lines += 1;
         }
         (self.gap, self.in_line) = (false, false);
     }
@@ -118,10 +119,7 @@ impl BodyHash {
             self.context.update(&self.out);
             self.out.clear();
         }
-        match bytes.len() > BLOCK {
-            true => self.context.update(bytes),
-            false => self.out.extend_from_slice(bytes),
-        }
+        if bytes.len() > BLOCK { self.context.update(bytes) } else { self.out.extend_from_slice(bytes) }
     }
 
     pub fn end(mut self) -> Digest {

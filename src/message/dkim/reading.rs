@@ -58,9 +58,10 @@ impl Reading {
     /// The headers are too long.
     pub fn push(&mut self, piece: &[u8]) -> io::Result<()> {
         self.lines.push(piece, |token| self.parts.take(token));
-        match self.parts.headers.len() > MAX_HEADERS {
-            true => Err(io::Error::other(Error::Message(TOO_LONG.into()))),
-            false => Ok(()),
+        if self.parts.headers.len() > MAX_HEADERS {
+            Err(io::Error::other(Error::Message(TOO_LONG.into())))
+        } else {
+            Ok(())
         }
     }
 
@@ -144,13 +145,12 @@ impl<'h> Field<'h> {
         // White space before the colon is obsolete syntax (RFC 5322 §4.5).
         let length = before_colon.iter().rposition(|byte| !b" \t".contains(byte)).map_or(0, |last| last + 1);
         let name = &whole[..length];
-        match !name.is_empty() && name.iter().all(u8::is_ascii_graphic) {
-            true => Ok(Field { name, whole }),
-            false => {
-                let text = String::from_utf8_lossy(&whole[..whole.len().min(MAX_SHOWN)]);
-                let why = format!("the message cannot be signed: among its headers, this is none: {text:?}");
-                Err(Error::Message(why.into()))
-            }
+        if !name.is_empty() && name.iter().all(u8::is_ascii_graphic) {
+            Ok(Field { name, whole })
+        } else {
+            let text = String::from_utf8_lossy(&whole[..whole.len().min(MAX_SHOWN)]);
+            let why = format!("the message cannot be signed: among its headers, this is none: {text:?}");
+            Err(Error::Message(why.into()))
         }
     }
 

@@ -105,9 +105,10 @@ fn verify(message: &str) -> Result<String, String> {
     let (header, body) = message.split_once("\r\n\r\n").unwrap_or((message.trim_end_matches("\r\n"), ""));
     let mut fields: Vec<String> = Vec::new();
     for line in header.split("\r\n") {
-        match line.starts_with([' ', '\t']) {
-            true => *fields.last_mut().unwrap() += &format!("\r\n{line}"),
-            false => fields.push(line.to_owned()),
+        if line.starts_with([' ', '\t']) {
+            *fields.last_mut().unwrap() += &format!("\r\n{line}");
+        } else {
+            fields.push(line.to_owned());
         }
     }
     let signature = fields.remove(0);
@@ -141,10 +142,7 @@ fn verify(message: &str) -> Result<String, String> {
             check(&ED25519, &decode(ED25519_PUBLIC), hash.as_ref(), &signature_octets)
         }
     };
-    match verified {
-        true => Ok(message[signature.len() + 2..].to_owned()),
-        false => Err("another header".to_owned()),
-    }
+    if verified { Ok(message[signature.len() + 2..].to_owned()) } else { Err("another header".to_owned()) }
 }
 
 fn check(algorithm: &'static dyn VerificationAlgorithm, key: &[u8], text: &[u8], signature: &[u8]) -> bool {
@@ -168,11 +166,10 @@ fn the_example_of_rfc_8463_appendix_a() {
         let text = format!(
             "DKIM-Signature: v=1; {tags} c=relaxed/relaxed;\r\n d=football.example.com; \
              i=@football.example.com;\r\n q=dns/txt; {}\r\n bh=2jUSOH9NhtVGCQWNr9BrIAPreKQjO6Sn7XIkfJVOzv8=;\r\n b=",
-            match tags.contains("rsa") {
-                true =>
-                    "s=test; t=1528637909; h=from : to : subject :\r\n date : message-id : from : subject : date;",
-                false =>
-                    "s=brisbane; t=1528637909; h=from : to :\r\n subject : date : message-id : from : subject : date;",
+            if tags.contains("rsa") {
+                "s=test; t=1528637909; h=from : to : subject :\r\n date : message-id : from : subject : date;"
+            } else {
+                "s=brisbane; t=1528637909; h=from : to :\r\n subject : date : message-id : from : subject : date;"
             }
         );
         signed_text(&fields, ["from", "to", "subject", "date", "message-id"], text.as_bytes())
