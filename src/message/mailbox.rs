@@ -5,10 +5,10 @@ use std::{fmt, mem, str::FromStr};
 use super::{field, headers};
 use crate::{Address, Error};
 
-/// An address with a display name, as it stands in a header.
+/// An address with a display name, as header fields have it.
 ///
-/// The name may hold any letters, commas and quotes: it is quoted or encoded where it must be. Only control
-/// characters are refused, when the message is built.
+/// The name may have any letters, commas and quotes: it is quoted or encoded where necessary. Only control characters are
+/// refused, when the message is built.
 ///
 /// ```
 /// use postino::message::Mailbox;
@@ -24,7 +24,7 @@ pub struct Mailbox {
 }
 
 impl Mailbox {
-    /// A name, taken as it is (`""` for none), and an address.
+    /// Creates a mailbox from a display name, taken literally (`""` for none), and an address.
     ///
     /// # Errors
     ///
@@ -33,13 +33,13 @@ impl Mailbox {
         Ok(Mailbox { name: name.into(), address: Address::new(address.as_ref())? })
     }
 
-    /// The display name, empty if there is none.
+    /// Returns the display name, which is empty if there is none.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// The address.
+    /// Returns the address.
     #[must_use]
     pub fn address(&self) -> &Address {
         &self.address
@@ -111,13 +111,13 @@ fn is_word(word: &str) -> bool {
     !word.is_empty() && word.bytes().all(|byte| !byte.is_ascii() || field::is_atext(byte))
 }
 
-/// What an address header is set to: mailboxes as text, or with name and address apart.
+/// The value of an address header: mailboxes as text, or as pairs of name and address.
 ///
-/// Text is read when the message is built. It may hold several mailboxes and groups: `"Alice <alice@example.org>,
-/// bob@example.net"`, `"undisclosed-recipients:;"`. It is what people type: names in any letters, not the encoded words of a
-/// header, which are refused. **A name that others have chosen does not belong into such text**: it
-/// may hold commas and brackets, and so name recipients of its own. Give it apart: `("Alice", "alice@example.org")`, or
-/// as a [`Mailbox`].
+/// Text is parsed when the message is built. It may have several mailboxes and groups: `"Alice <alice@example.org>,
+/// bob@example.net"`, `"undisclosed-recipients:;"`. Names are in any letters; encoded words, as headers have them, are refused.
+///
+/// **Do not put names or addresses from others into such text**: they may have commas and brackets, and so add recipients.
+/// Use a pair, `("Alice", "alice@example.org")`, a [`Mailbox`], or [`to_one`](super::MessageBuilder::to_one).
 #[derive(Debug, Clone, Default)]
 pub struct Mailboxes(Vec<Given>);
 

@@ -1,4 +1,4 @@
-//! DKIM signatures (RFC 6376): who signs, and what a signed message is.
+//! DKIM signatures (RFC 6376): the signer, and signed messages.
 
 mod canonical;
 mod key;
@@ -39,7 +39,7 @@ const HEADERS: [&str; 21] = [
     "List-Archive",
 ];
 
-/// The longest domain or selector, in octets, as DNS has it.
+/// Maximum length of a domain or selector in DNS, in octets.
 const MAX_NAME: usize = 253;
 
 /// Signs messages for a domain: DKIM (RFC 6376), by RSA or Ed25519 (RFC 8463) over SHA-256, `relaxed/relaxed`.
@@ -85,13 +85,13 @@ struct Header {
 }
 
 impl Dkim {
-    /// For this domain, with the key whose public half is at this selector. The key is PEM: PKCS#8 (`PRIVATE KEY`), or
-    /// for RSA also PKCS#1 (`RSA PRIVATE KEY`); RSA has 2048 to 4096 bits.
+    /// Creates a signer for a domain, with the private key that belongs to this selector. The key is PEM: PKCS#8 (`PRIVATE
+    /// KEY`), or for RSA also PKCS#1 (`RSA PRIVATE KEY`). RSA keys have 2048 to 4096 bits.
     ///
     /// # Errors
     ///
-    /// [`Error::Config`] if the domain or the selector is no name in ASCII (an international domain is given as
-    /// `xn--…`), or the key cannot be used. The text never shows the key.
+    /// [`Error::Config`] if the domain or the selector is not an ASCII name (give international domains as `xn--…`), or if
+    /// the key cannot be used. The text never shows the key.
     pub fn new(domain: &str, selector: &str, key: &str) -> Result<Dkim, Error> {
         for (what, name) in [("domain", domain), ("selector", selector)] {
             if !is_dns_name(name) {
@@ -109,7 +109,7 @@ impl Dkim {
         })
     }
 
-    /// Which headers are signed, each of them as often as the message has it; `From` always is. Defaults to `From`,
+    /// Sets the headers to sign, each as often as the message has it. `From` is always signed. Defaults to `From`,
     /// `Sender`, `Reply-To`, `Subject`, `Date`, `Message-ID`, `To`, `Cc`, `MIME-Version`, `Content-Type`,
     /// `Content-Transfer-Encoding`, `In-Reply-To`, `References`, and the `List-` headers of RFC 2369, 2919 and 8058.
     ///
@@ -125,8 +125,8 @@ impl Dkim {
         Ok(self)
     }
 
-    /// Headers that nobody may add to the message: they are signed, and so is that there are no more of them. Adds to
-    /// those before. Defaults to `From`, which always is.
+    /// Adds headers to sign in such a way that adding another one of that name breaks the signature (RFC 6376 §8.15).
+    /// Defaults to `From`, which is always signed this way.
     ///
     /// # Errors
     ///
@@ -140,14 +140,14 @@ impl Dkim {
         Ok(self)
     }
 
-    /// Whether the signature says when it was made (`t=`). Defaults to true.
+    /// Sets whether the signature has the time of signing (`t=`). Defaults to true.
     #[must_use]
     pub fn timestamp(mut self, said: bool) -> Dkim {
         self.timestamp = said;
         self
     }
 
-    /// For how long the signature is good (`x=`), in whole seconds, one at least. Defaults to no limit.
+    /// Sets how long the signature is valid (`x=`), in whole seconds, at least one. Defaults to no limit.
     #[must_use]
     pub fn expires_after(mut self, time: Duration) -> Dkim {
         self.expires_after = Some(time);
@@ -187,15 +187,15 @@ impl fmt::Debug for Dkim {
 
 /// A message that is [signed](Dkim::sign) when it is sent: another [`Mail`], with the same envelope.
 ///
-/// It is read twice, as the signature stands before what it signs. The first time is before anything of the message
-/// is sent; what is wrong with it is an error then: no `From`, lines among the headers that are no header, headers of
-/// more than 1 MiB in all. A file or reader is [opened](Mail::body) twice, and has to say the same both times: what
-/// changes in between arrives with a signature that is wrong. A message with content that can be read only once, such as an
-/// attachment from a reader, is an error, and can still be sent unsigned. Files and readers are never held in memory; bytes are copied.
+/// The message is read twice, because the signature precedes the content. The first time is before anything of the message
+/// is sent. It fails if the message has no `From`, invalid header lines, or more than 1 MiB of headers. A file or reader is
+/// [opened](Mail::body) twice, and must have the same content both times, or the signature is wrong. Content that can be
+/// read only once, such as an attachment from a reader, is an error; the message can still be sent unsigned. Files and
+/// readers are never held in memory; bytes are copied.
 ///
-/// The first reading has, in all, the time that a block has when it is sent (60 seconds, if not told otherwise). It is
-/// about as fast as SHA-256: a gigabyte takes seconds of computing, on the caller's thread in the blocking world, and
-/// for `aio` on the threads where files are read, a block at a time. The connection stands idle meanwhile.
+/// The first reading is limited by [`block_timeout`](crate::Builder::block_timeout) as a whole (60 seconds by default). It is
+/// about as fast as SHA-256: a gigabyte takes seconds of computing, on the caller's thread in the blocking client, and on the
+/// threads that read files in the async client. The connection is idle meanwhile.
 pub struct Signed<M> {
     mail: M,
     dkim: Dkim,
