@@ -15,7 +15,7 @@ use std::{
 use super::dkim;
 use super::{Claim, Meter, file};
 #[cfg(feature = "dkim")]
-use crate::deadline::later;
+use crate::config::later;
 
 /// The content of a message to be sent: bytes, or something to read them from.
 ///
@@ -236,7 +236,10 @@ impl<'m> Body<'m> {
             Content::Unopened(opener) => opener.open()?.into_reader()?,
             Content::Reader(reader) => Box::new(file::Patient(reader)),
         };
-        Ok(if body.claims.is_empty() { reader } else { Box::new(Claimed { reader, _claims: body.claims }) })
+        if body.claims.is_empty() {
+            return Ok(reader);
+        }
+        Ok(Box::new(Claimed { reader, _claims: body.claims }))
     }
 
     /// Sets the size in octets, which may be less than what is sent if line ends become CRLF. It is announced to the server,

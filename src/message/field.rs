@@ -250,12 +250,9 @@ impl Field {
             Err(_) => false,
         };
         if is_read {
-            Ok(())
-        } else {
-            Err(Error::Message(
-                format!("the header {name} cannot be {:?} (RFC 5322 §3.6)", self.value()).into(),
-            ))
+            return Ok(());
         }
+        Err(Error::Message(format!("the header {name} cannot be {:?} (RFC 5322 §3.6)", self.value()).into()))
     }
 }
 

@@ -14,10 +14,10 @@ const NO_FROM: &str = "the message has no From (or Sender) with an address";
 const NO_RESENT_FROM: &str = "the message has no Resent-From (or Resent-Sender) with an address";
 
 impl Envelope {
-    /// The envelope that a message's own headers name.
+    /// Creates the envelope that a message's own headers name.
     ///
-    /// It is from the first address in `Sender`, else in `From`, and for all in `To`, `Cc` and `Bcc`, in this order.
-    /// If there is a `Resent-Date`, the `Resent-` headers say it instead (RFC 5322 §3.6.6).
+    /// The sender is the first address in `Sender`, or else in `From`. The recipients are all addresses in `To`, `Cc` and
+    /// `Bcc`, in this order. If there is a `Resent-Date`, the `Resent-` headers are used instead (RFC 5322 §3.6.6).
     ///
     /// Headers are read leniently: obsolete syntax (RFC 5322 §4.4), any octets in display names, any line ends. The
     /// addresses are taken as they are written. Text that may or may not be an address is an error, never skipped, and so is
@@ -42,7 +42,7 @@ impl Envelope {
     }
 }
 
-/// Who a message is from, as [`Envelope::from_headers`] sees it.
+/// Returns the sender of a message, as [`Envelope::from_headers`] finds it.
 ///
 /// # Errors
 ///
@@ -62,7 +62,7 @@ pub fn sender_from_headers(message: &[u8]) -> Result<Address, Error> {
     Err(Error::Message(none.into()))
 }
 
-/// Who a message is for, as [`Envelope::from_headers`] sees it: who is named twice is there twice.
+/// Returns the recipients of a message, as [`Envelope::from_headers`] finds them. One that is named twice is there twice.
 ///
 /// # Errors
 ///
@@ -81,7 +81,7 @@ pub fn recipients_from_headers(message: &[u8]) -> Result<Vec<Address>, Error> {
     Ok(recipients)
 }
 
-/// The message without its `Bcc` and `Resent-Bcc` headers, whatever they hold. All else stays as it is.
+/// Returns the message without its `Bcc` and `Resent-Bcc` headers. Everything else stays as it is.
 ///
 /// ```
 /// use postino::message::without_bcc;
@@ -120,7 +120,7 @@ pub(super) fn lose_bcc(message: Vec<u8>) -> Vec<u8> {
     less.unwrap_or(message)
 }
 
-/// How long the headers are, with the empty line that ends them: the body begins there. `None` if no line is empty.
+/// Returns the length of the headers in octets, including the empty line that ends them. `None` if no line is empty.
 ///
 /// Lines end with CRLF, LF or CR. A line of nothing but white space is not empty: it goes on with the header above.
 #[must_use]
