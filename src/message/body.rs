@@ -15,7 +15,7 @@ use std::{
 use super::dkim;
 use super::{Claim, Meter, file};
 #[cfg(feature = "dkim")]
-use crate::config::later;
+use crate::deadline::later;
 
 /// The content of a message to be sent: bytes, or something to read them from.
 ///
