@@ -300,8 +300,9 @@ fn a_future_may_move_to_another_task_between_polls() {
     block_on(sending).map(drop).unwrap();
 }
 
+// Behaviour 90.
 #[test]
-fn behaviour_90_clients_on_one_thread_do_not_wait_for_each_other() {
+fn clients_on_one_thread_do_not_wait_for_each_other() {
     let (tell, told) = mpsc::channel();
     let slow = Server::running(move |peer| {
         peer.play("-- hello\nC: NOOP");
@@ -408,8 +409,9 @@ fn drop_at_every_poll(
 }
 
 /// The server takes one recipient of three, and the future is dropped while the second waits for the reply to its message.
+// Threat 81.
 #[test]
-fn threat_81_a_message_in_parts_whose_next_is_dropped_is_told_of_for_each_recipient() {
+fn a_message_in_parts_whose_next_is_dropped_is_told_of_for_each_recipient() {
     use Outcome::{Accepted, InDoubt, NotSent};
     for (answer, second) in [("S: 250 taken", Accepted), ("-- close", InDoubt)] {
         let (tell, told) = mpsc::channel();
@@ -462,18 +464,21 @@ fn threat_81_a_message_in_parts_whose_next_is_dropped_is_told_of_for_each_recipi
 
 const WIRE: &[u8] = b"MAIL FROM:<alice@example.org>\r\nRCPT TO:<bob@example.org>\r\nDATA\r\nHello\r\n.\r\n";
 
+// Threat 81.
 #[test]
-fn threat_81_a_send_dropped_at_any_poll_leaves_a_client_that_refuses() {
+fn a_send_dropped_at_any_poll_leaves_a_client_that_refuses() {
     drop_at_every_poll("-- hello", TRANSACTION, |builder| builder, &mail(), WIRE);
 }
 
+// Threat 81.
 #[test]
-fn threat_81_a_pipelined_send_dropped_at_any_poll_leaves_a_client_that_refuses() {
+fn a_pipelined_send_dropped_at_any_poll_leaves_a_client_that_refuses() {
     drop_at_every_poll("-- hello PIPELINING", FLIGHT, |builder| builder, &mail(), WIRE);
 }
 
+// Threat 81.
 #[test]
-fn threat_81_a_send_dropped_within_its_body_leaves_no_message() {
+fn a_send_dropped_within_its_body_leaves_no_message() {
     let body = b"0123456789abcdef0123456789abcd\r\n".repeat(1 << 15);
     let wire = [WIRE.strip_suffix(b"Hello\r\n.\r\n").unwrap(), &body, b".\r\n"].concat();
     let transaction = "-- envelope\nC: DATA\n-- pause\nS: 354 go on\n-- body\nS: 250 ok";
@@ -481,9 +486,10 @@ fn threat_81_a_send_dropped_within_its_body_leaves_no_message() {
     drop_at_every_poll("-- hello", transaction, |builder| builder, &mail, &wire);
 }
 
+// Threat 81.
 #[cfg(feature = "native-tls")]
 #[test]
-fn threat_81_a_send_in_tls_dropped_at_any_poll_leaves_a_client_that_refuses() {
+fn a_send_in_tls_dropped_at_any_poll_leaves_a_client_that_refuses() {
     let implicit =
         |builder: Builder| builder.security(postino::Security::Implicit).ca_certificate(support::tls::CA);
     drop_at_every_poll("-- tls good\n-- hello", TRANSACTION, implicit, &mail(), WIRE);
@@ -506,8 +512,9 @@ fn drop_connecting(script: &str, how: impl Fn(Builder) -> Builder) {
     }
 }
 
+// Threat 81.
 #[test]
-fn threat_81_connecting_can_be_dropped_at_any_poll() {
+fn connecting_can_be_dropped_at_any_poll() {
     drop_connecting(
         "-- hello AUTH LOGIN
          C: AUTH LOGIN
@@ -521,9 +528,10 @@ fn threat_81_connecting_can_be_dropped_at_any_poll() {
     );
 }
 
+// Threat 81.
 #[cfg(feature = "native-tls")]
 #[test]
-fn threat_81_starttls_can_be_dropped_at_any_poll() {
+fn starttls_can_be_dropped_at_any_poll() {
     drop_connecting(
         "-- hello STARTTLS
          C: STARTTLS
@@ -536,8 +544,9 @@ fn threat_81_starttls_can_be_dropped_at_any_poll() {
     );
 }
 
+// Threat 81.
 #[test]
-fn threat_81_a_small_command_dropped_on_its_way_leaves_a_client_that_refuses() {
+fn a_small_command_dropped_on_its_way_leaves_a_client_that_refuses() {
     let server = Server::playing("-- hello\nC: NOOP\n-- pause\nS: 250 ok\n-- silence");
     let mut client = connect(&server);
     assert!(block_on(dropped_after(1, client.noop())).is_none());
@@ -572,8 +581,9 @@ fn drop_call_at_every_poll<T>(
     }
 }
 
+// Threat 81.
 #[test]
-fn threat_81_single_commands_dropped_at_any_poll_leave_a_client_that_refuses() {
+fn single_commands_dropped_at_any_poll_leave_a_client_that_refuses() {
     drop_call_at_every_poll("-- hello", "C: VRFY bob\n-- pause\nS: 252 perhaps", async |client| {
         client.vrfy("bob", &[]).await
     });
@@ -607,8 +617,9 @@ fn a_fifo_that_nobody_writes_to_holds_neither_the_executor_nor_the_deadline() {
     std::fs::remove_file(&fifo).unwrap();
 }
 
+// Behaviour 17.
 #[test]
-fn behaviour_17_a_cancelled_connect_leaves_a_builder_that_can_connect() {
+fn a_cancelled_connect_leaves_a_builder_that_can_connect() {
     let server = Server::running_in_turn(vec![
         Box::new(|peer| {
             peer.may_leave = true;
@@ -649,14 +660,16 @@ fn drop_reconnect_at_every_poll(hello: &'static str, how: impl Fn(Builder) -> Bu
     }
 }
 
+// Behaviour 17.
 #[test]
-fn behaviour_17_a_cancelled_reconnect_leaves_a_client_that_can_connect() {
+fn a_cancelled_reconnect_leaves_a_client_that_can_connect() {
     drop_reconnect_at_every_poll("-- hello", |builder| builder);
 }
 
+// Behaviour 17.
 #[cfg(feature = "native-tls")]
 #[test]
-fn behaviour_17_a_reconnect_cancelled_in_tls_leaves_a_client_that_can_connect() {
+fn a_reconnect_cancelled_in_tls_leaves_a_client_that_can_connect() {
     drop_reconnect_at_every_poll("-- tls good\n-- hello", |builder| {
         builder.security(postino::Security::Implicit).ca_certificate(support::tls::CA)
     });
@@ -778,14 +791,16 @@ fn drop_next_at_every_poll(mails: impl Fn() -> Vec<Raw<'static>>) -> usize {
     whole
 }
 
+// Threat 81.
 #[test]
-fn threat_81_a_dropped_next_of_a_batch_can_be_asked_again() {
+fn a_dropped_next_of_a_batch_can_be_asked_again() {
     let whole = drop_next_at_every_poll(|| vec![mail(), mail(), mail()]);
     assert!(whole > 1, "waiting for a reply can be taken up again");
 }
 
+// Threat 81.
 #[test]
-fn threat_81_a_dropped_next_forgets_no_message_whose_file_was_being_opened() {
+fn a_dropped_next_forgets_no_message_whose_file_was_being_opened() {
     let path =
         std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("batch-{}", std::process::id()));
     std::fs::write(&path, "Hello\r\n").unwrap();
@@ -795,8 +810,9 @@ fn threat_81_a_dropped_next_forgets_no_message_whose_file_was_being_opened() {
     std::fs::remove_file(&path).unwrap();
 }
 
+// Threat 81.
 #[test]
-fn threat_81_a_next_dropped_within_content_does_not_send_it_again() {
+fn a_next_dropped_within_content_does_not_send_it_again() {
     let server = leaving("-- hello PIPELINING, CHUNKING, LIMITS RCPTMAX=1\nC: MAIL FROM:<alice@example.org>\nC: RCPT TO:<bob@example.org>\nC: DATA\nS: 250 ok\nS: 250 ok\nS: 354 go on\nC: Hello".into());
     let (tell, told) = mpsc::channel();
     let slow = Raw::reader(envelope(&["bob@example.org"]), b"Hello\r\n".chain(Waits(told)));
@@ -868,13 +884,15 @@ fn dropped_within_a_part(
     assert!(server.finish().ends_with(b"DATA\r\n"));
 }
 
+// Threat 81.
 #[test]
-fn threat_81_a_batch_dropped_within_a_part_leaves_a_client_that_refuses() {
+fn a_batch_dropped_within_a_part_leaves_a_client_that_refuses() {
     dropped_within_a_part(|batch| drop(batch));
 }
 
+// Threat 81.
 #[test]
-fn threat_81_a_message_in_parts_that_was_dropped_is_not_forgotten() {
+fn a_message_in_parts_that_was_dropped_is_not_forgotten() {
     dropped_within_a_part(|batch| {
         let results = block_on(batch.finish());
         assert!(matches!(results.as_slice(), [(0, Err(e))] if e.in_doubt()), "{results:?}");

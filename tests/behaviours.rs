@@ -16,6 +16,11 @@ fn readme() -> String {
     fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/README.md")).unwrap()
 }
 
+fn source_of(file: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(file);
+    fs::read_to_string(path).unwrap_or_else(|e| panic!("{file}: {e}"))
+}
+
 /// The table of the behaviours, and that of the threats.
 fn tables(readme: &str) -> (Rows<'_>, Rows<'_>) {
     let (behaviours, threats) = readme.split_once("\n## The threats\n").unwrap();
@@ -31,44 +36,48 @@ fn tests(row: &str) -> impl Iterator<Item = (&str, &str)> {
         .filter(|(file, _)| file.ends_with(".rs"))
 }
 
-/// Whether there is a test of this name: `#[test]` stands among what is right above it.
-fn has_test(source: &str, name: &str) -> bool {
+/// The comment and attribute lines right above the function of this name, if it has `#[test]`.
+fn above_test<'s>(source: &'s str, name: &str) -> Option<Vec<&'s str>> {
     let start = format!("fn {name}(");
     let lines: Vec<&str> = source.lines().map(str::trim_start).collect();
-    lines.iter().enumerate().filter(|(_, line)| line.starts_with(&start)).any(|(at, _)| {
-        lines[..at].iter().rev().take_while(|above| above.starts_with("#[")).any(|above| *above == "#[test]")
-    })
+    let functions = lines.iter().enumerate().filter(|(_, line)| line.starts_with(&start));
+    let mut above = functions.map(|(at, _)| {
+        let is_above = |line: &&&str| line.starts_with("#[") || line.starts_with("//");
+        lines[..at].iter().rev().take_while(is_above).copied().collect::<Vec<_>>()
+    });
+    above.find(|above| above.contains(&"#[test]"))
 }
 
-/// The numbers in a test's name: `threat_12_…`, `threats_46_and_47_…`, `threats_28_to_32_…`.
-fn threats(test: &str) -> Vec<u8> {
-    let mut words = test.split('_').skip_while(|word| !word.starts_with("threat")).skip(1);
-    let mut number = move || words.next().and_then(|word| word.parse().ok()).zip(Some(words.next()));
+/// The threats in a comment above a test: `// Threat 12.`, `// Behaviour 5, threats 46 and 47.`, `// Threats 28 to 32.`
+fn threats(comment: &str) -> Vec<u8> {
+    let comment = comment.to_lowercase();
+    let Some((_, after)) = comment.split_once("threat") else { return Vec::new() };
     let mut numbers = Vec::new();
-    while let Some((first, then)) = number() {
-        numbers.push(first);
-        match then {
-            Some("and") => {}
-            Some("to") => {
-                numbers.extend(number().into_iter().flat_map(|(last, _)| first + 1..=last));
-                break;
-            }
+    let mut is_range = false;
+    for word in after.split([' ', ',', '.']).skip(1) {
+        match (word, word.parse::<u8>()) {
+            (_, Ok(number)) if is_range => numbers.extend(numbers.last().map_or(0, |last| last + 1)..=number),
+            (_, Ok(number)) => numbers.push(number),
+            ("and" | "to" | "threat" | "", _) => {}
             _ => break,
         }
+        is_range = word == "to";
     }
     numbers
 }
 
 #[test]
-fn the_numbers_in_a_name_are_found() {
-    for (name, numbers) in [
-        ("threat_12_it_is", vec![12]),
-        ("behaviour_5_threat_7_it_is", vec![7]),
-        ("threat_46_and_47_it_is", vec![46, 47]),
-        ("threats_28_to_32_it_is", vec![28, 29, 30, 31, 32]),
-        ("it_is", vec![]),
+fn the_threats_in_a_comment_are_found() {
+    for (comment, numbers) in [
+        ("// Threat 12.", vec![12]),
+        ("// Behaviour 5, threat 7.", vec![7]),
+        ("// Threats 46 and 47.", vec![46, 47]),
+        ("// Threats 28 to 32.", vec![28, 29, 30, 31, 32]),
+        ("// Threat 3, threat 9.", vec![3, 9]),
+        ("// Behaviour 4.", vec![]),
+        ("// Nothing about rows.", vec![]),
     ] {
-        assert_eq!(threats(name), numbers, "{name}");
+        assert_eq!(threats(comment), numbers, "{comment}");
     }
 }
 
@@ -101,12 +110,15 @@ fn each_behaviour_has_a_test_or_a_reason_why_not() {
 }
 
 #[test]
-fn each_threat_has_tests_of_its_number_or_a_reason_why_not() {
+fn each_threat_has_tests_that_name_it_or_a_reason_why_not() {
     for (name, row) in tables(&readme()).1 {
         let has_reason = row.contains("Cannot apply:") || row.contains("Elsewhere:");
         assert!(tests(row).next().is_some() || has_reason, "{name}: {row}");
-        for (_, test) in tests(row) {
-            assert!(has_reason || threats(test).contains(&name.parse().unwrap()), "{name}: {test}");
+        for (file, test) in tests(row) {
+            let source = source_of(file);
+            let above = above_test(&source, test).unwrap_or_default();
+            let numbers: Vec<u8> = above.iter().flat_map(|line| threats(line)).collect();
+            assert!(has_reason || numbers.contains(&name.parse().unwrap()), "{name}: {test}");
         }
     }
 }
@@ -115,9 +127,7 @@ fn each_threat_has_tests_of_its_number_or_a_reason_why_not() {
 fn the_tests_in_the_tables_are_there() {
     for row in readme().lines().filter(|line| line.starts_with("| ")) {
         for (file, test) in tests(row) {
-            let source = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(file));
-            let source = source.unwrap_or_else(|e| panic!("{file}: {e}"));
-            assert!(has_test(&source, test), "there is no test {test} in {file}");
+            assert!(above_test(&source_of(file), test).is_some(), "there is no test {test} in {file}");
         }
     }
 }

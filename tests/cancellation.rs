@@ -137,15 +137,17 @@ fn drop_everywhere(kind: Kind, octets: usize) {
     }
 }
 
+// Threat 81.
 #[test]
-fn threat_81_a_session_dropped_at_any_poll_leaves_a_client_that_refuses() {
+fn a_session_dropped_at_any_poll_leaves_a_client_that_refuses() {
     for kind in KINDS {
         drop_everywhere(kind, usize::MAX);
     }
 }
 
+// Threat 81.
 #[test]
-fn threat_81_a_session_that_drips_can_be_dropped_at_any_poll() {
+fn a_session_that_drips_can_be_dropped_at_any_poll() {
     for kind in KINDS {
         drop_everywhere(kind, 24);
     }
@@ -210,8 +212,9 @@ fn drop_next<M: Mail>(
     Batched { dropped, lost, writes }
 }
 
+// Threat 81.
 #[test]
-fn threat_81_a_batch_whose_next_was_dropped_at_any_poll_tells_of_each_message() {
+fn a_batch_whose_next_was_dropped_at_any_poll_tells_of_each_message() {
     for kind in KINDS {
         let short = session::crowd();
         for (places, whole) in [
@@ -252,8 +255,9 @@ fn drop_next_everywhere<M: Mail>(
     (places, whole)
 }
 
+// Threat 81.
 #[test]
-fn threat_81_a_batch_whose_every_next_is_dropped_gets_on() {
+fn a_batch_whose_every_next_is_dropped_gets_on() {
     for kind in KINDS {
         for patience in 1..5 {
             for batch in [
@@ -391,23 +395,26 @@ fn drop_call_of_a_pool<T>(name: &str, warm: bool, call: impl AsyncFn(&Pool) -> T
     }
 }
 
+// Threat 81.
 #[test]
-fn threat_81_a_pool_whose_send_is_dropped_at_any_poll_goes_on() {
+fn a_pool_whose_send_is_dropped_at_any_poll_goes_on() {
     let send = async |pool: &Pool| pool.send(&letter("dropped").mail()).await;
     drop_call_of_a_pool("send", false, send);
     drop_call_of_a_pool("send-again", true, send);
 }
 
+// Threat 81.
 #[test]
-fn threat_81_a_pool_whose_client_is_dropped_at_any_poll_goes_on() {
+fn a_pool_whose_client_is_dropped_at_any_poll_goes_on() {
     drop_call_of_a_pool("client", false, async |pool| {
         let mut client = pool.client().await.unwrap();
         client.noop().await.unwrap();
     });
 }
 
+// Threat 81.
 #[test]
-fn threat_81_a_pool_whose_batch_is_dropped_at_any_poll_goes_on() {
+fn a_pool_whose_batch_is_dropped_at_any_poll_goes_on() {
     drop_call_of_a_pool("batch", true, async |pool| {
         let mut batch =
             pool.send_all([letter("dropped").mail(), letter("dropped too").mail()]).await.unwrap();
@@ -415,8 +422,9 @@ fn threat_81_a_pool_whose_batch_is_dropped_at_any_poll_goes_on() {
     });
 }
 
+// Threat 81.
 #[test]
-fn threat_81_who_waits_for_a_place_in_a_pool_and_leaves_takes_none_with_him() {
+fn who_waits_for_a_place_in_a_pool_and_leaves_takes_none_with_him() {
     let server = Neighbour::new("wait");
     let pool = server.pool();
     for polls in 1..4 {
@@ -431,8 +439,9 @@ fn threat_81_who_waits_for_a_place_in_a_pool_and_leaves_takes_none_with_him() {
 
 /// Polls two users of a pool in turns, the first so often before and behind the moment at which a connection is given
 /// back, and drops it; the second has to be served.
+// Threat 81.
 #[test]
-fn threat_81_who_waits_first_and_leaves_at_any_poll_does_not_hold_up_the_next() {
+fn who_waits_first_and_leaves_at_any_poll_does_not_hold_up_the_next() {
     let server = Neighbour::new("queue");
     let pool = server.pool();
     for (before, behind) in (0..4).flat_map(|before| (0..4).map(move |behind| (before, behind))) {
@@ -451,8 +460,9 @@ fn threat_81_who_waits_first_and_leaves_at_any_poll_does_not_hold_up_the_next() 
     assert_eq!((server.accepted(&letter("dropped")), server.accepted(&letter("next"))), (0, 16));
 }
 
+// Threat 81.
 #[test]
-fn threat_81_who_waits_for_a_turn_by_the_rate_and_leaves_takes_none() {
+fn who_waits_for_a_turn_by_the_rate_and_leaves_takes_none() {
     const PACE: Duration = Duration::from_millis(200);
     let server = Neighbour::new("rate");
     let pool = server.pool_with(|pool| pool.max_rate(1.0 / PACE.as_secs_f64()));
@@ -476,8 +486,9 @@ fn threat_81_who_waits_for_a_turn_by_the_rate_and_leaves_takes_none() {
     assert_eq!((server.accepted(&letter("dropped")), server.accepted(&letter("next"))), (0, 1));
 }
 
+// Threat 81.
 #[test]
-fn threat_81_a_pool_whose_close_is_dropped_is_closed() {
+fn a_pool_whose_close_is_dropped_is_closed() {
     for polls in 1..4 {
         let server = Neighbour::new("close");
         let pool = server.pool();

@@ -294,8 +294,9 @@ fn options() -> impl Strategy<Value = Options> {
 }
 
 proptest! {
+    // Threat 31.
     #[test]
-    fn threat_31_reads_and_writes_in_any_pieces_are_the_same_session(
+    fn reads_and_writes_in_any_pieces_are_the_same_session(
         replies in tape(), cuts in tape(), contents in contents(), options in options(),
     ) {
         if options.chunking && contents.iter().any(|content| content.len() > 60_000) {

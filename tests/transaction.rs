@@ -735,8 +735,9 @@ fn outcomes(results: &[Result<Delivery, Error>]) -> Vec<Outcome> {
     results.iter().map(delivery).collect()
 }
 
+// Threat 38.
 #[test]
-fn threat_38_a_reply_before_the_end_has_left_accepts_nothing() {
+fn a_reply_before_the_end_has_left_accepts_nothing() {
     for (reply, outcome) in [("250 ok\r\n", Outcome::InDoubt), ("552 full\r\n", Outcome::Refused)] {
         let mut line = Line::new(JOINED, &[1]);
         line.said("");
@@ -988,7 +989,7 @@ fn lmtp_sends_no_chunk_that_nobody_gets() {
 }
 
 #[test]
-fn threat_2_11_a_501_is_about_the_sender_once_joining_is_known_to_work() {
+fn a_501_is_about_the_sender_once_joining_is_known_to_work() {
     for (joining, again) in [(Joining::Untried, true), (Joining::Works, false)] {
         let mut line = Line::new(Options { joining, ..JOINED }, &[1, 1]);
         line.said("");
@@ -1010,7 +1011,7 @@ fn an_envelope_that_was_alone_and_got_503_is_refused() {
 }
 
 #[test]
-fn threat_2_11_only_the_first_word_to_a_joined_envelope_is_probed_for() {
+fn only_the_first_word_to_a_joined_envelope_is_probed_for() {
     for joining in [Joining::Untried, Joining::Works] {
         let mut line = Line::new(Options { joining, ..JOINED }, &[1, 1]);
         assert_eq!(line.want(""), Want::Reply);

@@ -45,8 +45,9 @@ mod tests {
 
     use super::*;
 
+    // Threat 87.
     #[test]
-    fn threat_87_a_lookup_that_sleeps_holds_neither_the_limit_nor_the_executor() {
+    fn a_lookup_that_sleeps_holds_neither_the_limit_nor_the_executor() {
         let (wake, asleep) = mpsc::channel::<()>();
         let start = Instant::now();
         let until = start + Duration::from_millis(200);

@@ -49,8 +49,9 @@ mod tests {
 
     use super::*;
 
+    // Threat 87.
     #[test]
-    fn threat_87_a_lookup_that_sleeps_is_given_up_at_the_limit() {
+    fn a_lookup_that_sleeps_is_given_up_at_the_limit() {
         let (wake, asleep) = mpsc::channel::<()>();
         let start = Instant::now();
         let until = start + Duration::from_millis(200);
@@ -64,8 +65,9 @@ mod tests {
         drop(wake);
     }
 
+    // Threat 87.
     #[test]
-    fn threat_87_a_lookup_that_sleeps_does_not_hold_a_stop() {
+    fn a_lookup_that_sleeps_does_not_hold_a_stop() {
         let (wake, asleep) = mpsc::channel::<()>();
         let (stop_handle, start) = (StopHandle::new(), Instant::now());
         let until = start + Duration::from_secs(60);

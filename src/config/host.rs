@@ -74,8 +74,9 @@ impl Host {
 mod tests {
     use super::*;
 
+    // Threats 9 to 12.
     #[test]
-    fn threats_9_to_12_hosts_are_normalised_or_refused() {
+    fn hosts_are_normalised_or_refused() {
         for (text, lookup, name) in [
             ("mx.example.", "mx.example.", "mx.example"),
             ("localhost.", "localhost", "localhost"),
@@ -138,9 +139,10 @@ mod tests {
         assert_eq!(found, ["[::1]:25".parse().unwrap(), "127.0.0.1:25".parse().unwrap()]);
     }
 
+    // Threat 11.
     #[cfg(feature = "idna")]
     #[test]
-    fn threat_11_a_host_beyond_ascii_becomes_its_a_label() {
+    fn a_host_beyond_ascii_becomes_its_a_label() {
         for (text, lookup, name) in [
             ("Bücher.test", "xn--bcher-kva.test", "xn--bcher-kva.test"),
             ("bücher.test.", "xn--bcher-kva.test.", "xn--bcher-kva.test"),

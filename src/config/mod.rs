@@ -419,9 +419,10 @@ mod tests {
         }
     }
 
+    // Behaviour 12.
     #[cfg(feature = "native-tls")]
     #[test]
-    fn behaviour_12_default_ports() {
+    fn default_ports() {
         let port = |text: &str| told(&Config::from_url(text).unwrap().check().unwrap()).1;
         assert_eq!(port("smtps://h"), 465);
         assert_eq!(port("smtps://u:p@h"), 465);
@@ -493,9 +494,10 @@ mod tests {
         }
     }
 
+    // Threat 11.
     #[cfg(not(feature = "idna"))]
     #[test]
-    fn threat_11_a_host_beyond_ascii_is_refused_and_told_the_way_out() {
+    fn a_host_beyond_ascii_is_refused_and_told_the_way_out() {
         let error = Config::from_url("smtp://bücher.test").unwrap_err();
         assert!(
             matches!(&error, Error::Config(text) if text.contains("xn--") && text.contains("idna")),

@@ -170,8 +170,9 @@ mod tests {
         assert!(long.to_string().contains("too long"), "{long}");
     }
 
+    // Threat 13.
     #[test]
-    fn threat_13_no_url_turns_a_danger_switch() {
+    fn no_url_turns_a_danger_switch() {
         for switch in ["accept_invalid_certs", "accept_invalid_hostnames", "plaintext_credentials"] {
             for query in
                 [format!("danger_{switch}=true"), format!("tls=required&danger_{switch}"), switch.into()]

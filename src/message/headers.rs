@@ -669,8 +669,9 @@ mod tests {
         )]);
     }
 
+    // Threat 21.
     #[test]
-    fn threat_21_a_quoted_local_part_stays_as_it_is_written() {
+    fn a_quoted_local_part_stays_as_it_is_written() {
         for address in ["\"a b\"@x", "\"a@evil\"@x", "\"a\\\"> \\b\"@x", "\"a,b;c:d(e)\"@x", "\"\"@x"] {
             assert_eq!(to(address).unwrap(), [address]);
             assert_eq!(to(format!("Name <{address}>")).unwrap(), [address]);

@@ -347,8 +347,9 @@ mod tests {
     }
 
     proptest! {
+        // Threats 28 to 32.
         #[test]
-        fn threats_28_to_32_any_text_in_any_pieces(text in text(), cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..6)) {
+        fn any_text_in_any_pieces(text in text(), cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..6)) {
             let mut cuts: Vec<usize> = cuts.iter().map(|cut| cut.index(text.len() + 1)).chain([0, text.len()]).collect();
             cuts.sort_unstable();
             let wire = encode(cuts.windows(2).map(|cut| &text[cut[0]..cut[1]]));
@@ -381,8 +382,9 @@ mod tests {
             prop_assert_eq!(Survey::of(cut.as_bytes()).long_line, longest);
         }
 
+        // Behaviour 74.
         #[test]
-        fn behaviour_74_the_survey_counts_what_is_sent_but_for_doubled_dots(text in text()) {
+        fn the_survey_counts_what_is_sent_but_for_doubled_dots(text in text()) {
             let wire = slowly(&text);
             let dots = wire.split_inclusive(|b| *b == b'\n').filter(|line| line.starts_with(b".")).count();
             let survey = Survey::of(&text);

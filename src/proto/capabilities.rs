@@ -126,8 +126,9 @@ mod tests {
         Capabilities::parse(inbox.next_reply().unwrap().unwrap())
     }
 
+    // Threat 59.
     #[test]
-    fn threat_59_odd_lines_are_read() {
+    fn odd_lines_are_read() {
         let offered = capabilities(
             "250-STARTTLS is my name\r\n250-size\r\n250- Pipelining\r\n250-XSECURITY=NONE,STARTTLS\r\n250-\r\n\
              250-AUTH=PLAIN\r\n250-auth LOGIN plain\r\n250-X-AUTH=JUNK\r\n250 8bitmime \r\n",
@@ -147,8 +148,9 @@ mod tests {
         assert_eq!(left.iter().collect::<Vec<_>>(), [("SIZE", "5")]);
     }
 
+    // Threat 44.
     #[test]
-    fn threat_44_any_size_is_a_limit_or_none() {
+    fn any_size_is_a_limit_or_none() {
         for (line, limit) in [
             ("SIZE", None),
             ("SIZE 0", None),

@@ -697,8 +697,9 @@ mod tests {
         );
     }
 
+    // Threat 23.
     #[test]
-    fn threat_23_a_name_for_ehlo_is_a_domain_or_a_literal() {
+    fn a_name_for_ehlo_is_a_domain_or_a_literal() {
         for good in [
             "localhost",
             "mail.example.org",
@@ -754,8 +755,9 @@ mod tests {
         }
     }
 
+    // Behaviour 39.
     #[test]
-    fn behaviour_39_a_line_has_no_control_character() {
+    fn a_line_has_no_control_character() {
         for bad in ["", "  ", "NOOP\r\n", "NOOP\r", "NOOP\n", "NO\0OP", "NOOP\tx", "NOOP\x7f", "NOOP \u{85}"]
         {
             assert!(matches!(Line::new(bad), Err(Error::Config(_))), "{bad:?}");
@@ -767,8 +769,9 @@ mod tests {
         assert_eq!(Line::new(b" xclient NAME=\xff").unwrap().verb(), "XCLIENT");
     }
 
+    // Threat 22.
     #[test]
-    fn threat_22_parameters_have_the_form_of_parameters() {
+    fn parameters_have_the_form_of_parameters() {
         for good in ["SMTPUTF8", "SIZE=10", "BODY=8BITMIME", "8X-y", "ORCPT=rfc822;a+3Db@c", "AUTH=<>", "X=ü"]
         {
             assert_eq!(Parameters::new([good]).unwrap().text(), format!(" {good}"));
@@ -801,8 +804,9 @@ mod tests {
     }
 
     proptest! {
+        // Threat 20.
         #[test]
-        fn threat_20_any_string_makes_one_line_or_none(text in any::<String>(), octets in any::<Vec<u8>>()) {
+        fn any_string_makes_one_line_or_none(text in any::<String>(), octets in any::<Vec<u8>>()) {
             let mut lines = vec![wire(Command::Answer(&octets)), wire(Command::Auth("PLAIN", Some(&octets)))];
             if let Ok(address) = Address::new(&text) {
                 lines.push(wire(Command::Rcpt(&address, &[])));

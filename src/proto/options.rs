@@ -440,8 +440,9 @@ mod tests {
     }
 
     proptest! {
+        // Threats 20 and 22.
         #[test]
-        fn threats_20_and_22_no_option_holds_more_than_one_word(text in any::<String>()) {
+        fn no_option_holds_more_than_one_word(text in any::<String>()) {
             for option in [
                 MailOption::EnvelopeId(text.clone()),
                 MailOption::HoldUntil(text.clone()),

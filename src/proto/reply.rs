@@ -490,8 +490,9 @@ mod tests {
         assert_eq!(feed(&mut inbox, b" so on\r\n250 ok\r\n").map(|replies| replies.len()), Ok(1));
     }
 
+    // Threat 49.
     #[test]
-    fn threat_49_what_is_no_reply_is_refused() {
+    fn what_is_no_reply_is_refused() {
         for bytes in [
             &b"25\r\n"[..],
             b"2500 ok\r\n",
@@ -511,13 +512,15 @@ mod tests {
         }
     }
 
+    // Threat 48.
     #[test]
-    fn threat_48_codes_that_differ_are_refused() {
+    fn codes_that_differ_are_refused() {
         assert_eq!(Reply::parse(b"250-a\r\n550 b\r\n"), Err("a reply with several codes"));
     }
 
+    // Threats 46 and 47.
     #[test]
-    fn threat_46_and_47_a_server_that_never_stops_is_stopped() {
+    fn a_server_that_never_stops_is_stopped() {
         let line = [b"250 ".as_slice(), &[b'x'; MAX_LINE]].concat();
         assert_eq!(feed(&mut Inbox::default(), &line), Err("a reply that is too long"));
         let lines = b"250-x\r\n".repeat(MAX_LINES + 1);
@@ -537,8 +540,9 @@ mod tests {
         assert_eq!(feed(&mut Inbox::default(), &lines).unwrap().len(), 1);
     }
 
+    // Threat 60.
     #[test]
-    fn threat_60_an_enhanced_code_has_the_class_of_its_reply() {
+    fn an_enhanced_code_has_the_class_of_its_reply() {
         let enhanced = |bytes: &[u8]| Reply::parse(bytes).unwrap().enhanced().map(|code| code.to_string());
         assert_eq!(enhanced(b"550 5.1.1 who?\r\n").as_deref(), Some("5.1.1"));
         assert_eq!(enhanced(b"250 2.0.0\r\n").as_deref(), Some("2.0.0"));
@@ -550,14 +554,16 @@ mod tests {
         }
     }
 
+    // Threat 27.
     #[test]
-    fn threat_27_a_reply_cannot_play_with_the_terminal() {
+    fn a_reply_cannot_play_with_the_terminal() {
         let reply = Reply::parse(b"550-\x1b[2J\r\n550 a\rb \xc2\x9b c\r\n").unwrap();
         assert_eq!(reply.to_string(), "550 \\u{1b}[2J a\\rb \\u{9b} c");
     }
 
+    // Behaviour 46.
     #[test]
-    fn behaviour_46_the_start_of_a_line_that_is_no_reply_can_be_shown() {
+    fn the_start_of_a_line_that_is_no_reply_can_be_shown() {
         let rejected = |bytes: &[u8]| {
             let mut inbox = Inbox { buf: bytes.to_vec(), to: bytes.len(), ..Inbox::default() };
             while let Ok(Some(_)) = inbox.next_reply() {}
@@ -573,8 +579,9 @@ mod tests {
         assert_eq!(rejected(&b"250-x\r\n".repeat(MAX_LINES + 1)), "250-x");
     }
 
+    // Threat 71.
     #[test]
-    fn threat_71_secrets_are_taken_out() {
+    fn secrets_are_taken_out() {
         let redacted = |text: &[u8], secret: &[u8]| {
             Reply::parse(text).unwrap().redacted(&[secret.to_vec(), Vec::new()]).to_string()
         };

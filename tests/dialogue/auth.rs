@@ -64,8 +64,9 @@ fn text_goes_out_as_utf_8_and_octets_as_they_are() {
     block_on(builder(&server).credentials("u", b"\xe0\xe1").connect()).unwrap();
 }
 
+// Behaviour 67, threat 66.
 #[test]
-fn behaviour_67_threat_66_login_prompts_are_answered_by_their_place() {
+fn login_prompts_are_answered_by_their_place() {
     for (first, second) in [
         ("VXNlcm5hbWU6", "UGFzc3dvcmQ6"),
         ("", ""),
@@ -87,8 +88,9 @@ fn behaviour_67_threat_66_login_prompts_are_answered_by_their_place() {
     }
 }
 
+// Threat 50.
 #[test]
-fn threat_50_a_challenge_needs_no_text() {
+fn a_challenge_needs_no_text() {
     let server = Server::playing(
         "-- hello AUTH LOGIN
          C: AUTH LOGIN
@@ -115,8 +117,9 @@ fn an_empty_password_is_an_empty_line() {
     block_on(builder(&server).credentials("user", "").connect()).unwrap();
 }
 
+// Behaviour 66.
 #[test]
-fn behaviour_66_a_refused_mechanism_is_followed_by_the_next() {
+fn a_refused_mechanism_is_followed_by_the_next() {
     let server = Server::playing(
         "-- hello AUTH LOGIN PLAIN
          C: AUTH PLAIN AHVzZXIAc2VjcmV0
@@ -133,8 +136,9 @@ fn behaviour_66_a_refused_mechanism_is_followed_by_the_next() {
     assert_open(&mut block_on(login(&server).connect()).unwrap());
 }
 
+// Behaviour 66.
 #[test]
-fn behaviour_66_the_last_refusal_is_the_error() {
+fn the_last_refusal_is_the_error() {
     let server = Server::playing(
         "-- hello AUTH LOGIN PLAIN
          C: AUTH PLAIN AHVzZXIAc2VjcmV0
@@ -148,8 +152,9 @@ fn behaviour_66_the_last_refusal_is_the_error() {
     assert_eq!(error.reply().unwrap().to_string(), "535 nor you");
 }
 
+// Threat 64.
 #[test]
-fn threat_64_what_was_refused_is_not_cancelled() {
+fn what_was_refused_is_not_cancelled() {
     for refusal in ["502 what?", "535 no", "454 not now", "530 TLS first"] {
         let server = Server::playing(format!(
             "-- hello AUTH PLAIN
@@ -161,8 +166,9 @@ fn threat_64_what_was_refused_is_not_cancelled() {
     }
 }
 
+// Behaviour 68, threat 64.
 #[test]
-fn behaviour_68_threat_64_a_challenge_too_many_is_cancelled_once() {
+fn a_challenge_too_many_is_cancelled_once() {
     let server = Server::playing(
         "-- hello AUTH PLAIN
          C: AUTH PLAIN AHVzZXIAc2VjcmV0
@@ -178,8 +184,9 @@ fn behaviour_68_threat_64_a_challenge_too_many_is_cancelled_once() {
     assert_open(&mut client);
 }
 
+// Threat 65.
 #[test]
-fn threat_65_challenges_without_end_are_given_up() {
+fn challenges_without_end_are_given_up() {
     let server = Server::playing(
         "-- hello AUTH LOGIN
          C: AUTH LOGIN
@@ -197,8 +204,9 @@ fn threat_65_challenges_without_end_are_given_up() {
     assert_closed(&mut client);
 }
 
+// Threat 52.
 #[test]
-fn threat_52_a_login_is_continued_by_334_only() {
+fn a_login_is_continued_by_334_only() {
     for answer in ["354 go on", "335 go on", "300 well"] {
         let server = Server::playing(format!(
             "-- hello AUTH PLAIN
@@ -210,8 +218,9 @@ fn threat_52_a_login_is_continued_by_334_only() {
     }
 }
 
+// Behaviour 68.
 #[test]
-fn behaviour_68_any_2yz_grants_a_login() {
+fn any_2yz_grants_a_login() {
     for code in [200, 220, 235, 250, 299] {
         let server = Server::playing(format!(
             "-- hello AUTH PLAIN
@@ -224,8 +233,9 @@ fn behaviour_68_any_2yz_grants_a_login() {
     }
 }
 
+// Threat 52.
 #[test]
-fn threat_52_a_235_in_the_midst_of_login_is_believed_at_its_place_only() {
+fn a_235_in_the_midst_of_login_is_believed_at_its_place_only() {
     let server = Server::playing(
         "-- hello AUTH LOGIN
          C: AUTH LOGIN
@@ -236,8 +246,9 @@ fn threat_52_a_235_in_the_midst_of_login_is_believed_at_its_place_only() {
     assert!(matches!(error, Error::Protocol { phase: Phase::Auth, .. }), "{error:?}");
 }
 
+// Threat 90.
 #[test]
-fn threat_90_without_a_way_to_log_in_nothing_goes_on() {
+fn without_a_way_to_log_in_nothing_goes_on() {
     for keywords in ["", "AUTH", "AUTH GSSAPI NTLM", "XAUTH PLAIN", "AUTH=GSSAPI"] {
         let server = Server::playing(format!("-- hello {keywords}"));
         let error = connect_error(&login(&server));
@@ -246,8 +257,9 @@ fn threat_90_without_a_way_to_log_in_nothing_goes_on() {
     }
 }
 
+// Threat 90.
 #[test]
-fn threat_90_a_login_by_hand_that_has_no_way_leaves_the_connection_as_it_is() {
+fn a_login_by_hand_that_has_no_way_leaves_the_connection_as_it_is() {
     let server = Server::playing(
         "-- hello
          C: NOOP
@@ -258,8 +270,9 @@ fn threat_90_a_login_by_hand_that_has_no_way_leaves_the_connection_as_it_is() {
     assert_open(&mut client);
 }
 
+// Threat 59.
 #[test]
-fn threat_59_the_old_form_of_auth_is_known() {
+fn the_old_form_of_auth_is_known() {
     let server = Server::playing(
         "-- hello AUTH=LOGIN plain
          C: AUTH PLAIN AHVzZXIAc2VjcmV0
@@ -268,8 +281,9 @@ fn threat_59_the_old_form_of_auth_is_known() {
     block_on(login(&server).connect()).unwrap();
 }
 
+// Threat 72.
 #[test]
-fn threat_72_a_refusal_for_now_is_not_one_for_good() {
+fn a_refusal_for_now_is_not_one_for_good() {
     for (answer, transient) in [
         ("454 4.7.0 temporary failure", true),
         ("432 4.7.12 change your password", true),
@@ -288,8 +302,9 @@ fn threat_72_a_refusal_for_now_is_not_one_for_good() {
     }
 }
 
+// Threat 55.
 #[test]
-fn threat_55_a_421_to_auth_ends_the_connection_without_a_second_try() {
+fn a_421_to_auth_ends_the_connection_without_a_second_try() {
     let server = Server::playing(
         "-- hello AUTH PLAIN LOGIN
          C: AUTH PLAIN AHVzZXIAc2VjcmV0
@@ -361,8 +376,9 @@ fn secret_login(server: &Server) -> Builder {
     builder(server).credentials("carol", PASSWORD)
 }
 
+// Threat 70.
 #[test]
-fn better_threat_70_no_log_shows_a_password() {
+fn no_log_shows_a_password() {
     let server = Server::playing(
         "-- hello AUTH LOGIN PLAIN
          C: AUTH PLAIN AGNhcm9sAGh1bnRlcjItaXMtYS1wYXNzd29yZA==
@@ -382,8 +398,9 @@ fn better_threat_70_no_log_shows_a_password() {
     assert_nothing_logged();
 }
 
+// Threat 71.
 #[test]
-fn threat_71_a_server_that_repeats_the_password_puts_it_into_no_error_and_no_log() {
+fn a_server_that_repeats_the_password_puts_it_into_no_error_and_no_log() {
     for form in FORMS {
         for code in [535, 454, 421, 354, 221] {
             let server = Server::running(move |peer| {
@@ -399,8 +416,9 @@ fn threat_71_a_server_that_repeats_the_password_puts_it_into_no_error_and_no_log
     assert_nothing_logged();
 }
 
+// Threat 71.
 #[test]
-fn threat_71_a_server_that_repeats_the_password_in_its_welcome_puts_it_into_no_log() {
+fn a_server_that_repeats_the_password_in_its_welcome_puts_it_into_no_log() {
     let server = Server::running(|peer| {
         peer.play("-- hello AUTH PLAIN");
         peer.line().unwrap();
@@ -410,8 +428,9 @@ fn threat_71_a_server_that_repeats_the_password_in_its_welcome_puts_it_into_no_l
     assert_nothing_logged();
 }
 
+// Threat 71.
 #[test]
-fn threat_71_a_server_that_repeats_the_password_in_a_challenge_puts_it_into_no_log() {
+fn a_server_that_repeats_the_password_in_a_challenge_puts_it_into_no_log() {
     let server = Server::playing(
         "-- hello AUTH LOGIN
          C: AUTH LOGIN
@@ -425,8 +444,9 @@ fn threat_71_a_server_that_repeats_the_password_in_a_challenge_puts_it_into_no_l
     assert_nothing_logged();
 }
 
+// Threat 61.
 #[test]
-fn threat_61_credentials_go_in_clear_to_a_host_that_was_named_as_local() {
+fn credentials_go_in_clear_to_a_host_that_was_named_as_local() {
     for host in ["127.0.0.1", "localhost", "LOCALHOST.", "mail.localhost", "::ffff:127.0.0.1"] {
         for security in [postino::Security::Plaintext, postino::Security::Auto] {
             let server = Server::playing(
@@ -441,8 +461,9 @@ fn threat_61_credentials_go_in_clear_to_a_host_that_was_named_as_local() {
     }
 }
 
+// Threat 61.
 #[test]
-fn threat_61_a_name_that_leads_to_loopback_is_not_local() {
+fn a_name_that_leads_to_loopback_is_not_local() {
     for host in ["mail.example.org", "localhost.example.org", "localhost.localdomain"] {
         let server = Server::playing("");
         let plain =
@@ -465,8 +486,9 @@ fn own_address() -> Option<std::net::IpAddr> {
     Some(socket.local_addr().ok()?.ip()).filter(|address| !address.is_loopback())
 }
 
+// Threat 61.
 #[test]
-fn threat_61_a_local_name_that_leads_elsewhere_is_not_local() {
+fn a_local_name_that_leads_elsewhere_is_not_local() {
     let Some(own) = own_address() else { return println!("this machine has loopback addresses only") };
     for security in [postino::Security::Plaintext, postino::Security::Auto] {
         for host in ["localhost", "127.0.0.1"] {
@@ -481,8 +503,9 @@ fn threat_61_a_local_name_that_leads_elsewhere_is_not_local() {
     }
 }
 
+// Threat 61.
 #[test]
-fn threat_61_a_login_by_hand_needs_a_local_name_too() {
+fn a_login_by_hand_needs_a_local_name_too() {
     let server = Server::playing("-- hello AUTH PLAIN\nC: NOOP\nS: 250 ok");
     let builder = Client::builder("mail.example.org").addresses([server.address()]);
     let builder = builder.security(postino::Security::Plaintext).hello_name("client.example.org");
@@ -549,8 +572,9 @@ fn two_refused_logins_by_hand_are_enough_for_a_connection() {
     assert_open(&mut client);
 }
 
+// Threat 70.
 #[test]
-fn threat_70_a_client_that_died_in_a_login_shows_no_secret() {
+fn a_client_that_died_in_a_login_shows_no_secret() {
     let (ready, go) = mpsc::channel();
     let (said, heard) = mpsc::channel();
     let server = Server::running(move |peer| {
@@ -577,8 +601,9 @@ fn a_login_over_a_closed_connection_is_not_refused_for_good() {
     assert!(matches!(error, Error::NotConnected) && error.is_transient(), "{error:?}");
 }
 
+// Behaviour 64.
 #[test]
-fn behaviour_64_without_auth_the_error_says_so_and_in_clear_it_hints_at_tls() {
+fn without_auth_the_error_says_so_and_in_clear_it_hints_at_tls() {
     let server = Server::playing("-- hello\nC: NOOP\nS: 250 ok");
     let mut client = connect(&server);
     let error = block_on(client.login("user", "secret")).unwrap_err();
@@ -586,9 +611,10 @@ fn behaviour_64_without_auth_the_error_says_so_and_in_clear_it_hints_at_tls() {
     assert_open(&mut client);
 }
 
+// Behaviour 64.
 #[cfg(feature = "native-tls")]
 #[test]
-fn behaviour_64_without_auth_under_tls_there_is_no_such_hint() {
+fn without_auth_under_tls_there_is_no_such_hint() {
     let server = Server::playing("-- tls good\n-- hello\nC: NOOP\nS: 250 ok");
     let builder = builder(&server).security(postino::Security::Implicit);
     let mut client = block_on(builder.ca_certificate(crate::support::tls::CA).connect()).unwrap();
@@ -597,8 +623,9 @@ fn behaviour_64_without_auth_under_tls_there_is_no_such_hint() {
     assert_open(&mut client);
 }
 
+// Behaviour 65.
 #[test]
-fn behaviour_65_without_a_mechanism_in_common_the_error_names_those_of_the_server() {
+fn without_a_mechanism_in_common_the_error_names_those_of_the_server() {
     let server = Server::playing("-- hello AUTH GSSAPI NTLM\nC: NOOP\nS: 250 ok");
     let mut client = connect(&server);
     let error = block_on(client.login("user", "secret")).unwrap_err().to_string();
@@ -606,8 +633,9 @@ fn behaviour_65_without_a_mechanism_in_common_the_error_names_those_of_the_serve
     assert_open(&mut client);
 }
 
+// Behaviour 69.
 #[test]
-fn behaviour_69_each_step_of_a_login_has_its_limit() {
+fn each_step_of_a_login_has_its_limit() {
     let limit = Duration::from_millis(300);
     for steps in [
         "C: AUTH LOGIN",
@@ -624,8 +652,9 @@ fn behaviour_69_each_step_of_a_login_has_its_limit() {
     }
 }
 
+// Threat 71.
 #[test]
-fn threat_71_a_server_that_repeats_the_password_in_what_is_no_reply_puts_it_into_no_error_and_no_log() {
+fn a_server_that_repeats_the_password_in_what_is_no_reply_puts_it_into_no_error_and_no_log() {
     for form in FORMS {
         for start in ["no reply: ", "235-welcome\r\n", "235 welcome\r\n"] {
             let server = Server::running(move |peer| {
@@ -642,8 +671,9 @@ fn threat_71_a_server_that_repeats_the_password_in_what_is_no_reply_puts_it_into
     assert_nothing_logged();
 }
 
+// Threat 24.
 #[test]
-fn threat_24_what_no_mechanism_can_carry_is_refused_before_connecting() {
+fn what_no_mechanism_can_carry_is_refused_before_connecting() {
     let nobody = || Client::builder("127.0.0.1").port(9);
     for builder in [
         nobody().credentials("user\0", "secret"),

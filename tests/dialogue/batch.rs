@@ -79,7 +79,7 @@ fn learns_not_to_join(sessions: &[String]) -> Duration {
 }
 
 #[test]
-fn threat_2_11_a_server_that_swallows_what_was_joined_costs_a_connection() {
+fn a_server_that_swallows_what_was_joined_costs_a_connection() {
     let took = learns_not_to_join(&[
         two_joined("S: 250 taken"),
         format!("-- hello PIPELINING, CHUNKING\n{}{}", alone(2), alone(3)),
@@ -88,7 +88,7 @@ fn threat_2_11_a_server_that_swallows_what_was_joined_costs_a_connection() {
 }
 
 #[test]
-fn threat_2_11_a_server_that_hangs_up_costs_a_connection() {
+fn a_server_that_hangs_up_costs_a_connection() {
     learns_not_to_join(&[
         two_joined("S: 250 taken\n-- close"),
         format!("-- hello PIPELINING, CHUNKING\n{}{}", alone(2), alone(3)),
@@ -96,14 +96,14 @@ fn threat_2_11_a_server_that_hangs_up_costs_a_connection() {
 }
 
 #[test]
-fn threat_2_11_a_server_that_refuses_what_was_joined_gets_it_again_alone() {
+fn a_server_that_refuses_what_was_joined_gets_it_again_alone() {
     let refused = two_joined(&format!("S: 250 taken\n{REFUSED}"));
     let again = format!("C: RSET\n{ENVELOPE}S: 250 ok\n{TAKEN}C: 2\nC: .\nS: 250 taken\n");
     learns_not_to_join(&[format!("{refused}{again}{}", alone(3))]);
 }
 
 #[test]
-fn threat_2_11_a_server_that_answers_is_joined_from_the_first_by_the_next_client() {
+fn a_server_that_answers_is_joined_from_the_first_by_the_next_client() {
     let two = format!("{}{TAKEN}C: 2\nC: .\nS: 250 taken", two_joined("S: 250 taken\n"));
     let server = Server::playing_each([two.clone(), two]);
     let builder = builder(&server);
@@ -140,8 +140,9 @@ fn a_refused_sender_in_a_batch_is_only_its_own() {
     assert_eq!(refusal(cause(results[1].as_ref().unwrap_err())), (Phase::Mail, 550));
 }
 
+// Threat 73.
 #[test]
-fn threat_73_a_354_for_nobody_in_a_batch_gets_a_lone_dot_and_the_next_envelope() {
+fn a_354_for_nobody_in_a_batch_gets_a_lone_dot_and_the_next_envelope() {
     let server = Server::playing(format!(
         "{}C: .\n{ENVELOPE}S: 554 no recipients\n{TAKEN}C: 3\nC: .\nS: 250 taken",
         two_joined("S: 250 taken\nS: 250 ok\nS: 550 nobody\nS: 354 go on\n")
@@ -351,8 +352,9 @@ fn count(heard: &[u8], what: &[u8]) -> usize {
     heard.windows(what.len()).filter(|window| *window == what).count()
 }
 
+// Threat 38.
 #[test]
-fn threat_38_an_early_refusal_in_a_batch_is_heard_and_ends_it() {
+fn an_early_refusal_in_a_batch_is_heard_and_ends_it() {
     let server = Server::running(|peer| {
         peer.may_run_ahead = true;
         peer.play(&two_joined(&format!("S: 250 taken\n{TAKEN}-- read 10000\nS: 552 too large")));
@@ -409,8 +411,9 @@ fn finish_tells_of_what_was_taken_and_takes_no_more() {
     assert_open(&mut client);
 }
 
+// Threat 81.
 #[test]
-fn threat_81_a_batch_dropped_with_messages_under_way_leaves_a_client_that_refuses() {
+fn a_batch_dropped_with_messages_under_way_leaves_a_client_that_refuses() {
     let server = Server::running(|peer| {
         peer.may_leave = true;
         peer.play(&two_joined("S: 250 taken"));

@@ -59,46 +59,53 @@ impl Read for InPieces {
     }
 }
 
+// Behaviour 89, threat 32.
 #[test]
-fn behaviour_89_threat_32_a_message_ends_in_one_line_end_whether_it_had_one_or_not() {
+fn a_message_ends_in_one_line_end_whether_it_had_one_or_not() {
     assert_wire(b"Hello", b"Hello\r\n");
     assert_wire(b"Hello\r\n", b"Hello\r\n");
     assert_wire(b"Hello\r\n\r\n", b"Hello\r\n\r\n");
 }
 
+// Behaviour 89.
 #[test]
-fn behaviour_89_an_empty_message_is_an_empty_line() {
+fn an_empty_message_is_an_empty_line() {
     assert_wire(b"", b"\r\n");
 }
 
+// Threat 28.
 #[test]
-fn threat_28_lone_line_ends_become_crlf() {
+fn lone_line_ends_become_crlf() {
     assert_wire(b"a\nb\rc\r\nd\n\re", b"a\r\nb\r\nc\r\nd\r\n\r\ne\r\n");
 }
 
+// Threat 29.
 #[test]
-fn threat_29_a_lone_cr_at_the_end_becomes_crlf() {
+fn a_lone_cr_at_the_end_becomes_crlf() {
     assert_wire(b"a\r", b"a\r\n");
     assert_wire(b"a\r\r\n", b"a\r\n\r\n");
 }
 
+// Threat 30.
 #[test]
-fn threat_30_a_dot_that_begins_a_line_is_doubled() {
+fn a_dot_that_begins_a_line_is_doubled() {
     assert_wire(b".", b"..\r\n");
     assert_wire(b".\r\n", b"..\r\n");
     assert_wire(b"..\r\n.a\r\nb.c\r\n", b"...\r\n..a\r\nb.c\r\n");
 }
 
+// Threat 28.
 #[test]
-fn threat_28_no_way_to_write_a_line_of_a_dot_ends_the_message() {
+fn no_way_to_write_a_line_of_a_dot_ends_the_message() {
     for smuggled in ["\n.\n", "\n.\r\n", "\r\n.\n", "\r.\r", "\r\n.\r", "\r.\r\n", "\r\n.\r\n", "\n.\r"] {
         let sent = format!("a{smuggled}MAIL FROM:<eve@example.org>\r\n");
         assert_wire(sent.as_bytes(), b"a\r\n..\r\nMAIL FROM:<eve@example.org>\r\n");
     }
 }
 
+// Threat 33.
 #[test]
-fn threat_33_a_long_line_passes_and_is_warned_of() {
+fn a_long_line_passes_and_is_warned_of() {
     let line = [b"threat-33-".as_slice(), &[b'x'; 5000], b"\r\n"].concat();
     assert_eq!(wire("", &text(&line)), line);
     let told = crate::support::journal::lines_with(" the message has a line of more than 998");
@@ -275,8 +282,9 @@ impl Read for Fails {
     }
 }
 
+// Threat 37.
 #[test]
-fn threat_37_a_reader_that_fails_leaves_the_server_without_a_message() {
+fn a_reader_that_fails_leaves_the_server_without_a_message() {
     for octets in [0, 1, 1000, 1 << 20] {
         let error = no_message_arrives(&Raw::reader(envelope(&["bob@example.org"]), Fails(octets)));
         match cause(&error) {
@@ -299,8 +307,9 @@ fn a_reader_that_is_interrupted_goes_on() {
     assert_eq!(wire("", &Raw::reader(envelope(&["bob@example.org"]), reader)), b"Hello\r\n");
 }
 
+// Threat 34.
 #[test]
-fn threat_34_a_nul_in_a_reader_leaves_the_server_without_a_message() {
+fn a_nul_in_a_reader_leaves_the_server_without_a_message() {
     for before in [0, 100, 1 << 20] {
         let octets = [vec![b'\n'; before], b"a\0b".to_vec()].concat();
         let reader = Raw::reader(envelope(&["bob@example.org"]), io::Cursor::new(octets));
@@ -309,8 +318,9 @@ fn threat_34_a_nul_in_a_reader_leaves_the_server_without_a_message() {
     }
 }
 
+// Threat 35.
 #[test]
-fn threat_35_eight_bits_in_a_reader_leave_a_server_without_8bitmime_without_a_message() {
+fn eight_bits_in_a_reader_leave_a_server_without_8bitmime_without_a_message() {
     let reader = Raw::reader(envelope(&["bob@example.org"]), io::Cursor::new("Grüße"));
     let error = no_message_arrives(&reader);
     assert!(matches!(cause(&error), Error::Unsupported(_)), "{error:?}");
@@ -380,8 +390,9 @@ fn email() -> Email {
     email
 }
 
+// Behaviour 80.
 #[test]
-fn behaviour_80_an_email_goes_to_its_bcc_without_saying_so() {
+fn an_email_goes_to_its_bcc_without_saying_so() {
     let server = Server::running(|peer| {
         peer.play(
             "-- hello
@@ -400,7 +411,7 @@ fn behaviour_80_an_email_goes_to_its_bcc_without_saying_so() {
 }
 
 #[test]
-fn better_a_message_for_nobody_is_refused_before_mail() {
+fn a_message_for_nobody_is_refused_before_mail() {
     let server = Server::playing("-- hello\nC: NOOP\nS: 250 ok");
     let mut client = connect(&server);
     let mut email = email();
@@ -422,8 +433,9 @@ fn a_refusal_in_the_midst_of_a_reader_ends_the_connection() {
     assert_closed(&mut client);
 }
 
+// Behaviour 88.
 #[test]
-fn behaviour_88_octets_go_out_as_they_are_but_for_line_ends_and_dots() {
+fn octets_go_out_as_they_are_but_for_line_ends_and_dots() {
     let all: Vec<u8> = (1..=255).filter(|octet| !b"\r\n".contains(octet)).collect();
     let sent = [&all[..], b"\n.", &all, b"\n"].concat();
     let expected = [&all[..], b"\r\n..", &all, b"\r\n"].concat();
@@ -444,7 +456,7 @@ impl Read for Counted {
 }
 
 #[test]
-fn better_a_reader_is_read_no_further_than_the_server_takes_it_and_what_buffers_hold() {
+fn a_reader_is_read_no_further_than_the_server_takes_it_and_what_buffers_hold() {
     let server = Server::cramped(|peer| {
         peer.may_run_ahead = true;
         peer.play("-- hello\n-- envelope\nC: DATA\nS: 354 go on\n-- read 10000000\nS: 552 enough\n-- ignore");
@@ -466,8 +478,9 @@ impl Read for Slices {
     }
 }
 
+// Threat 31.
 #[test]
-fn threat_31_content_in_any_slices_is_the_same_wire() {
+fn content_in_any_slices_is_the_same_wire() {
     let text = b".\r\n..\r\n\r\n.\r\n.a\n.\nb\r.\r\n\r.\n.";
     let wire = b"..\r\n...\r\n\r\n..\r\n..a\r\n..\r\nb\r\n..\r\n\r\n..\r\n..\r\n.\r\n";
     for slice in 1..=text.len() {

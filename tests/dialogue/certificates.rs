@@ -67,8 +67,9 @@ fn reasons(builder: &Builder, certificate: &str, expected_name: &str) -> [String
     })
 }
 
+// Behaviour 60, threat 7.
 #[test]
-fn behaviour_60_threat_7_a_bad_certificate_is_an_error_with_the_reason() {
+fn a_bad_certificate_is_an_error_with_the_reason() {
     let trusting = trusting();
     for (certificate, expected) in [
         ("expired", "certificate has expired"),
@@ -87,8 +88,9 @@ fn behaviour_60_threat_7_a_bad_certificate_is_an_error_with_the_reason() {
     }
 }
 
+// Behaviour 62, threat 9.
 #[test]
-fn behaviour_62_threat_9_names_are_verified_as_names_and_addresses_as_addresses() {
+fn names_are_verified_as_names_and_addresses_as_addresses() {
     let trusting = trusting();
     for (certificate, name, good) in [
         ("good", "localhost", true),
@@ -118,8 +120,9 @@ fn behaviour_62_threat_9_names_are_verified_as_names_and_addresses_as_addresses(
 }
 
 /// RFC 9525 §2 says no, but native-tls has no switch for it. Documented at `Builder::tls_name`.
+// Threat 8.
 #[test]
-fn threat_8_a_common_name_counts_where_there_is_no_other_name() {
+fn a_common_name_counts_where_there_is_no_other_name() {
     accepted(&trusting().tls_name("localhost"), "common-name-only");
     reasons(&trusting().tls_name("mail.example.org"), "common-name-only", "mail.example.org");
 }
@@ -129,8 +132,9 @@ fn a_certificate_comes_with_its_chain() {
     accepted(&trusting(), "with-issuer");
 }
 
+// Behaviour 60.
 #[test]
-fn behaviour_60_any_certificate_is_accepted_if_danger_is() {
+fn any_certificate_is_accepted_if_danger_is() {
     let careless = client().danger_accept_invalid_certs(true);
     for certificate in
         ["good", "expired", "not-yet-valid", "self-signed", "unknown-issuer", "other-host", "for-clients"]
@@ -209,8 +213,9 @@ fn known() -> Builder {
 
 const P12: &[u8] = include_bytes!("../support/certs/client.p12");
 
+// Behaviour 61.
 #[test]
-fn behaviour_61_a_client_certificate_is_shown_to_servers_that_ask() {
+fn a_client_certificate_is_shown_to_servers_that_ask() {
     let (chain, key) = identity("client");
     let one_file = [key, chain].concat();
     for builder in [
@@ -227,8 +232,9 @@ fn behaviour_61_a_client_certificate_is_shown_to_servers_that_ask() {
     accepted(&known(), "good"); // and is not in the way where nobody asks
 }
 
+// Behaviour 61.
 #[test]
-fn behaviour_61_a_client_certificate_that_the_server_refuses_is_an_error_that_says_so() {
+fn a_client_certificate_that_the_server_refuses_is_an_error_that_says_so() {
     let (chain, key) = identity("unknown-client");
     let unknown = trusting().client_certificate(chain, key);
     let missing = trusting();
@@ -258,8 +264,9 @@ fn a_client_certificate_logs_in_by_external() {
     block_on(builder.connect()).unwrap();
 }
 
+// Behaviour 61.
 #[test]
-fn behaviour_61_wrong_settings_of_tls_fail_before_connecting() {
+fn wrong_settings_of_tls_fail_before_connecting() {
     let (chain, key) = identity("client");
     let sec1 = include_bytes!("../support/certs/client.sec1.key");
     let encrypted = include_bytes!("../support/certs/client.encrypted.key");
@@ -293,8 +300,9 @@ fn behaviour_61_wrong_settings_of_tls_fail_before_connecting() {
     }
 }
 
+// Behaviour 61.
 #[test]
-fn behaviour_61_a_ca_that_is_broken_inside_fails_before_a_word_is_said() {
+fn a_ca_that_is_broken_inside_fails_before_a_word_is_said() {
     // It has the form of a certificate: only the TLS library sees what it is.
     let broken = str::from_utf8(CA).unwrap().replacen("\nM", "\nN", 1);
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();

@@ -72,8 +72,9 @@ fn a_large_message_waits_for_its_recipients_and_not_for_its_chunks() {
     accept(&mut chunking(&server), &text(&lines(130)));
 }
 
+// Threat 36.
 #[test]
-fn threat_36_dots_are_not_doubled_and_the_last_line_is_ended() {
+fn dots_are_not_doubled_and_the_last_line_is_ended() {
     let server = Server::playing(format!(
         "-- hello PIPELINING, CHUNKING\n{ENVELOPE}C: BDAT 12 LAST\nC: .a\nC: .\nC: ..b\nS: 250 ok\nS: 250 ok\nS: 250 ok"
     ));
@@ -88,8 +89,9 @@ fn an_empty_message_is_an_empty_line() {
     accept(&mut chunking(&server), &text(b""));
 }
 
+// Threat 36.
 #[test]
-fn threat_36_a_refused_chunk_ends_the_message_and_the_next_begins_with_rset() {
+fn a_refused_chunk_ends_the_message_and_the_next_begins_with_rset() {
     let server = Server::running(|peer| {
         peer.may_run_ahead = true;
         peer.play(&format!(
@@ -116,8 +118,9 @@ fn threat_36_a_refused_chunk_ends_the_message_and_the_next_begins_with_rset() {
     accept(&mut client, &mail());
 }
 
+// Threat 36.
 #[test]
-fn threat_36_a_refused_last_chunk_is_a_refused_message_and_rset_follows() {
+fn a_refused_last_chunk_is_a_refused_message_and_rset_follows() {
     let server = Server::playing(format!(
         "-- hello PIPELINING, CHUNKING\n{ENVELOPE}C: BDAT 7 LAST\nC: Hello\nS: 250 ok\nS: 250 ok\nS: 451 later
          C: RSET\nS: 250 ok\nC: NOOP\nS: 250 ok"
@@ -273,7 +276,7 @@ fn a_connection_lost_among_many_chunks_leaves_all_that_left_in_doubt() {
 }
 
 #[test]
-fn threat_2_11_a_server_that_refuses_a_joined_rset_gets_the_message_again() {
+fn a_server_that_refuses_a_joined_rset_gets_the_message_again() {
     let server = Server::playing(format!(
         "-- hello PIPELINING, CHUNKING
          {ENVELOPE}C: BDAT 3 LAST\nC: 1

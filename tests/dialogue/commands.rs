@@ -29,8 +29,9 @@ const COMMANDS: [(&str, Say, Phase); 10] = [
     ("HELP MAIL", |client| block_on(client.help("MAIL")), Phase::Help),
 ];
 
+// Behaviours 29 and 34.
 #[test]
-fn behaviours_29_and_34_any_2yz_grants_a_command_but_220_to_ehlo() {
+fn any_2yz_grants_a_command_but_220_to_ehlo() {
     for (line, say, phase) in COMMANDS {
         for code in [200, 211, 214, 220, 235, 250, 251, 252, 299, 300, 334, 354] {
             let granted = code < 300 && (code, phase) != (220, Phase::Hello);
@@ -64,8 +65,9 @@ fn behind_a_refusal_of_any_command_the_connection_goes_on() {
     }
 }
 
+// Behaviour 44.
 #[test]
-fn behaviour_44_a_421_to_any_command_is_kept_and_closes() {
+fn a_421_to_any_command_is_kept_and_closes() {
     for (line, say, phase) in COMMANDS {
         let server = Server::playing(format!("-- hello\nC: {line}\nS: 421 going down"));
         let mut client = connect(&server);
@@ -75,8 +77,9 @@ fn behaviour_44_a_421_to_any_command_is_kept_and_closes() {
     }
 }
 
+// Behaviour 41.
 #[test]
-fn behaviour_41_a_closed_client_says_nothing() {
+fn a_closed_client_says_nothing() {
     for (line, say, _) in COMMANDS {
         let server = Server::playing("-- hello");
         let mut client = connect(&server);
@@ -89,14 +92,16 @@ fn behaviour_41_a_closed_client_says_nothing() {
     }
 }
 
+// Behaviour 22.
 #[test]
-fn behaviour_22_quit_needs_no_greeting_before_it() {
+fn quit_needs_no_greeting_before_it() {
     let server = Server::playing("-- hello\nC: QUIT\nS: 221 bye");
     block_on(connect(&server).quit()).unwrap();
 }
 
+// Behaviour 23.
 #[test]
-fn behaviour_23_a_connection_lost_behind_quit_is_a_goodbye_at_once() {
+fn a_connection_lost_behind_quit_is_a_goodbye_at_once() {
     for end in ["-- fin", "-- reset", "-- close"] {
         let server = Server::playing(format!("-- hello\nC: QUIT\n{end}"));
         let mut client = connect(&server);
@@ -106,8 +111,9 @@ fn behaviour_23_a_connection_lost_behind_quit_is_a_goodbye_at_once() {
     }
 }
 
+// Behaviour 24.
 #[test]
-fn behaviour_24_the_same_loss_without_quit_is_an_error() {
+fn the_same_loss_without_quit_is_an_error() {
     for end in ["-- fin", "-- reset", "-- close"] {
         let server = Server::playing(format!("-- hello\nC: NOOP\n{end}"));
         let mut client = connect(&server);
@@ -120,8 +126,9 @@ fn behaviour_24_the_same_loss_without_quit_is_an_error() {
     }
 }
 
+// Behaviour 25.
 #[test]
-fn better_behaviour_25_quit_closes_whatever_its_answer() {
+fn quit_closes_whatever_its_answer() {
     for answer in ["250 ok", "500 what?", "421 bye", "354 go on"] {
         let server = Server::playing(format!("-- hello\nC: QUIT\nS: {answer}"));
         let mut client = connect(&server);
@@ -130,8 +137,9 @@ fn better_behaviour_25_quit_closes_whatever_its_answer() {
     }
 }
 
+// Behaviour 26.
 #[test]
-fn behaviour_26_closing_is_safe_at_any_time() {
+fn closing_is_safe_at_any_time() {
     let server = Server::playing("-- hello\nC: NOOP\n-- fin");
     let mut client = connect(&server);
     block_on(client.noop()).unwrap_err();
@@ -141,8 +149,9 @@ fn behaviour_26_closing_is_safe_at_any_time() {
     client.close();
 }
 
+// Behaviour 27.
 #[test]
-fn behaviour_27_if_helo_is_refused_too_the_refusal_of_ehlo_counts() {
+fn if_helo_is_refused_too_the_refusal_of_ehlo_counts() {
     let server = Server::playing(
         "S: 220 hi
          C: EHLO client.example.org
@@ -153,8 +162,9 @@ fn behaviour_27_if_helo_is_refused_too_the_refusal_of_ehlo_counts() {
     assert_eq!(refusal(&connect_error(&builder(&server))), (Phase::Hello, 502));
 }
 
+// Behaviour 28.
 #[test]
-fn behaviour_28_behind_a_421_or_a_loss_in_ehlo_there_is_no_helo() {
+fn behind_a_421_or_a_loss_in_ehlo_there_is_no_helo() {
     let ehlo = "S: 220 hi\nC: EHLO client.example.org\n";
     let server = Server::playing(format!("{ehlo}S: 421 going down"));
     assert_eq!(refusal(&connect_error(&builder(&server))), (Phase::Hello, 421));
@@ -162,8 +172,9 @@ fn behaviour_28_behind_a_421_or_a_loss_in_ehlo_there_is_no_helo() {
     assert!(matches!(connect_error(&builder(&server)), Error::Closed(Phase::Hello)));
 }
 
+// Behaviour 29.
 #[test]
-fn behaviour_29_a_greeting_in_answer_to_ehlo_is_out_of_step() {
+fn a_greeting_in_answer_to_ehlo_is_out_of_step() {
     let server = Server::playing("S: 220 hi\nC: EHLO client.example.org\nS: 220 hi");
     assert!(matches!(connect_error(&builder(&server)), Error::Protocol { phase: Phase::Hello, .. }));
     for script in ["S: 251 hi", "S: 502 what?\nC: HELO client.example.org\nS: 200 hi"] {
@@ -173,8 +184,9 @@ fn behaviour_29_a_greeting_in_answer_to_ehlo_is_out_of_step() {
     }
 }
 
+// Behaviour 30.
 #[test]
-fn behaviour_30_a_server_without_ehlo_offers_nothing() {
+fn a_server_without_ehlo_offers_nothing() {
     let server = Server::playing(
         "S: 220 hi
          C: EHLO client.example.org
@@ -190,8 +202,9 @@ fn behaviour_30_a_server_without_ehlo_offers_nothing() {
     assert_eq!(client.hello_reply().unwrap().text(), "hi\nPIPELINING");
 }
 
+// Behaviour 31.
 #[test]
-fn behaviour_31_keywords_are_words_behind_the_first_line() {
+fn keywords_are_words_behind_the_first_line() {
     let server = Server::playing(
         "S: 220 hi
          C: EHLO client.example.org
@@ -204,24 +217,27 @@ fn behaviour_31_keywords_are_words_behind_the_first_line() {
     assert_eq!(client.capabilities().iter().collect::<Vec<_>>(), [("CHUNKING", ""), ("8BITMIME", "")]);
 }
 
+// Behaviour 32.
 #[test]
-fn behaviour_32_both_forms_of_auth_count() {
+fn both_forms_of_auth_count() {
     let server = Server::playing("-- hello AUTH=PLAIN LOGIN, AUTH cram-md5 PLAIN, X-AUTH=JUNK, xAUTH=MORE");
     let client = connect(&server);
     assert!(client.supports("auth"));
     assert_eq!(client.auth_mechanisms().collect::<Vec<_>>(), ["PLAIN", "LOGIN", "CRAM-MD5"]);
 }
 
+// Behaviour 33.
 #[test]
-fn behaviour_33_case_does_not_matter() {
+fn case_does_not_matter() {
     let server = Server::playing("-- hello Pipelining");
     let client = connect(&server);
     assert!(client.supports("PIPELINING") && client.supports("pipelining") && !client.supports("PIPE"));
     assert!(client.is_esmtp());
 }
 
+// Behaviour 30.
 #[test]
-fn behaviour_30_ehlo_by_hand_learns_anew_unless_it_is_refused_and_helo_forgets() {
+fn ehlo_by_hand_learns_anew_unless_it_is_refused_and_helo_forgets() {
     let server = Server::playing(
         "-- hello SIZE 5, CHUNKING
          C: EHLO other.example.org
@@ -248,8 +264,9 @@ fn behaviour_30_ehlo_by_hand_learns_anew_unless_it_is_refused_and_helo_forgets()
     assert_eq!(client.hello_reply().unwrap().text(), "hello");
 }
 
+// Behaviour 14.
 #[test]
-fn behaviour_14_a_name_that_is_none_is_not_said() {
+fn a_name_that_is_none_is_not_said() {
     let server = Server::playing("-- hello\nC: NOOP\nS: 250 ok");
     let mut client = connect(&server);
     for name in ["", "a b", "a\r\nMAIL FROM:<e@x>", "a\tb", "my_host"] {
@@ -276,20 +293,23 @@ fn what_is_ignored_is_not_offered() {
     assert_eq!(client.capabilities().iter().collect::<Vec<_>>(), [("8BITMIME", "")]);
 }
 
+// Behaviour 34.
 #[test]
-fn behaviour_34_the_lines_of_help_are_its_text() {
+fn the_lines_of_help_are_its_text() {
     let server = Server::playing("-- hello\nC: HELP DATA\nS: 214-Ends with\nS: 214 a dot.");
     assert_eq!(block_on(connect(&server).help("DATA")).unwrap().text(), "Ends with\na dot.");
 }
 
+// Behaviour 35.
 #[test]
-fn behaviour_35_an_empty_vrfy_goes_out() {
+fn an_empty_vrfy_goes_out() {
     let server = one("VRFY", "501 whom?");
     assert_eq!(refusal(&block_on(connect(&server).vrfy("", &[])).unwrap_err()), (Phase::Vrfy, 501));
 }
 
+// Behaviour 36.
 #[test]
-fn behaviour_36_smtputf8_that_is_not_offered_is_not_asked_for() {
+fn smtputf8_that_is_not_offered_is_not_asked_for() {
     let server = Server::playing("-- hello\nC: NOOP\nS: 250 ok");
     let mut client = connect(&server);
     for (text, parameters) in [("bob", &["SMTPUTF8"][..]), ("bob", &["smtputf8"]), ("jörg", &[])] {
@@ -306,8 +326,9 @@ fn behaviour_36_smtputf8_that_is_not_offered_is_not_asked_for() {
     assert_open(&mut client);
 }
 
+// Behaviour 84.
 #[test]
-fn behaviour_84_smtputf8_is_added_once_where_it_is_needed() {
+fn smtputf8_is_added_once_where_it_is_needed() {
     let server = Server::playing(
         "-- hello SMTPUTF8
          C: VRFY jörg SMTPUTF8
@@ -329,8 +350,9 @@ fn behaviour_84_smtputf8_is_added_once_where_it_is_needed() {
     block_on(client.rcpt("jürgen@example.org", &[])).unwrap();
 }
 
+// Behaviour 37.
 #[test]
-fn behaviour_37_an_address_beyond_ascii_needs_smtputf8() {
+fn an_address_beyond_ascii_needs_smtputf8() {
     let server = Server::playing("-- hello\nC: NOOP\nS: 250 ok");
     let mut client = connect(&server);
     assert!(matches!(block_on(client.mail("jörg@example.org", &[])), Err(Error::Unsupported(_))));
@@ -345,8 +367,9 @@ fn behaviour_37_an_address_beyond_ascii_needs_smtputf8() {
     assert_open(&mut client);
 }
 
+// Behaviour 38.
 #[test]
-fn behaviour_38_a_display_name_is_dropped_and_no_sender_is_the_null_sender() {
+fn a_display_name_is_dropped_and_no_sender_is_the_null_sender() {
     let server = Server::playing(
         "-- hello
          C: MAIL FROM:<alice@example.org>
@@ -368,8 +391,9 @@ fn behaviour_38_a_display_name_is_dropped_and_no_sender_is_the_null_sender() {
     assert_eq!(refusal(&block_on(client.mail("<>", &["SIZE=1"])).unwrap_err()), (Phase::Mail, 503));
 }
 
+// Behaviour 39.
 #[test]
-fn behaviour_39_no_part_of_a_command_has_a_control_character() {
+fn no_part_of_a_command_has_a_control_character() {
     let server = Server::playing("-- hello SMTPUTF8, AUTH PLAIN\nC: NOOP\nS: 250 ok");
     let mut client = connect(&server);
     for bad in ["\r", "\n", "\r\n", "\0", "\t", "\x7f", "\u{85}", "\r\nRCPT TO:<eve@example.org>"] {
@@ -395,8 +419,9 @@ fn behaviour_39_no_part_of_a_command_has_a_control_character() {
     assert_open(&mut client);
 }
 
+// Behaviour 40.
 #[test]
-fn behaviour_40_what_is_special_in_an_address_stands_in_quotes() {
+fn what_is_special_in_an_address_stands_in_quotes() {
     let server = Server::playing(
         r#"-- hello
            C: MAIL FROM:<"a b"@x>
@@ -415,8 +440,9 @@ fn behaviour_40_what_is_special_in_an_address_stands_in_quotes() {
     block_on(client.rcpt("\"a\\\"b\"@x", &[])).unwrap();
 }
 
+// Threat 22.
 #[test]
-fn threat_22_what_is_no_parameter_is_not_said() {
+fn what_is_no_parameter_is_not_said() {
     let server = Server::playing("-- hello\nC: NOOP\nS: 250 ok");
     let mut client = connect(&server);
     let long = format!("ENVID={}", "x".repeat(2048));
@@ -442,8 +468,9 @@ fn ends_in_time<T>(client: &mut Client, work: impl FnOnce(&mut Client) -> Result
     error
 }
 
+// Behaviour 42.
 #[test]
-fn behaviour_42_the_limit_of_a_call_is_for_that_call() {
+fn the_limit_of_a_call_is_for_that_call() {
     let server = Server::playing(
         "-- hello
          C: NOOP
@@ -464,8 +491,9 @@ fn behaviour_42_the_limit_of_a_call_is_for_that_call() {
     assert!(matches!(error, Error::Timeout(Phase::Noop)));
 }
 
+// Behaviour 42.
 #[test]
-fn behaviour_42_a_call_can_have_less_time_than_the_others() {
+fn a_call_can_have_less_time_than_the_others() {
     let server = Server::playing("-- hello\nC: MAIL FROM:<alice@example.org>\n-- silence");
     let mut client = connect(&server);
     ends_in_time(&mut client, |client| block_on(client.next_call_deadline(SHORT).send(&mail())));
@@ -486,8 +514,9 @@ fn the_limit_of_a_call_is_used_up_by_one_that_says_nothing() {
     assert_open(&mut client);
 }
 
+// Behaviour 42.
 #[test]
-fn behaviour_42_a_call_without_time_ends_at_once() {
+fn a_call_without_time_ends_at_once() {
     for (line, say, phase) in COMMANDS {
         let server = Server::playing("-- hello");
         let mut client = connect(&server);
@@ -518,8 +547,9 @@ fn limits_can_be_set_on_a_client_that_is_connected() {
     assert_open(&mut client);
 }
 
+// Behaviour 45.
 #[test]
-fn behaviour_45_a_reply_that_is_too_long_is_none() {
+fn a_reply_that_is_too_long_is_none() {
     let server = Server::running(|peer| {
         peer.play("-- hello\nC: VRFY bob");
         peer.may_leave = true;
@@ -531,8 +561,9 @@ fn behaviour_45_a_reply_that_is_too_long_is_none() {
     assert_closed(&mut client);
 }
 
+// Behaviour 46.
 #[test]
-fn behaviour_46_a_line_without_a_code_is_no_reply() {
+fn a_line_without_a_code_is_no_reply() {
     for line in ["hello", "+25 ok", "25 ok", "2500 ok", "\\n"] {
         let server = one("NOOP", line);
         let mut client = connect(&server);
@@ -543,22 +574,25 @@ fn behaviour_46_a_line_without_a_code_is_no_reply() {
     }
 }
 
+// Behaviour 47.
 #[test]
-fn behaviour_47_half_a_line_and_an_end_is_an_end() {
+fn half_a_line_and_an_end_is_an_end() {
     let server = Server::playing("-- hello\nC: NOOP\nS... 250 o\n-- fin");
     assert!(matches!(block_on(connect(&server).noop()), Err(Error::Closed(Phase::Noop))));
 }
 
+// Behaviour 48.
 #[test]
-fn behaviour_48_a_reply_need_not_be_utf_8() {
+fn a_reply_need_not_be_utf_8() {
     let server = one("VRFY bob", "250 \\xe9t\\xe9");
     let reply = block_on(connect(&server).vrfy("bob", &[])).unwrap();
     assert_eq!(reply.text(), "\u{fffd}t\u{fffd}");
     assert_eq!(reply.text_lines().next(), Some(&b"\xe9t\xe9"[..]));
 }
 
+// Behaviour 49.
 #[test]
-fn behaviour_49_lines_are_joined_and_may_end_in_lf_or_be_empty() {
+fn lines_are_joined_and_may_end_in_lf_or_be_empty() {
     let server = Server::playing(
         r"-- hello
           C: EXPN list
@@ -571,8 +605,9 @@ fn behaviour_49_lines_are_joined_and_may_end_in_lf_or_be_empty() {
     assert_eq!(block_on(client.noop()).unwrap().text(), "");
 }
 
+// Behaviour 50.
 #[test]
-fn behaviour_50_what_comes_unasked_answers_nothing() {
+fn what_comes_unasked_answers_nothing() {
     for unasked in ["S: 250 ok", "S: 250-ok\nS: 250 ok", "S... 250 o\n-- pause\nS: k"] {
         let server = Server::playing(format!("-- hello\nC: VRFY bob\nS: 252 perhaps\n-- pause\n{unasked}"));
         let mut client = connect(&server);
@@ -586,8 +621,9 @@ fn behaviour_50_what_comes_unasked_answers_nothing() {
     }
 }
 
+// Behaviour 51.
 #[test]
-fn behaviour_51_a_second_reply_in_the_segment_is_not_for_the_next_command() {
+fn a_second_reply_in_the_segment_is_not_for_the_next_command() {
     let server = Server::playing("-- hello\nC: MAIL FROM:<a@b>\nS: 250 ok\nS: 250 and more");
     let mut client = connect(&server);
     let first = block_on(client.mail("a@b", &[]));
@@ -691,8 +727,9 @@ fn begin_by_hand(client: &mut Client) {
     assert_eq!(block_on(client.rcpt("carol@example.org", &[])).unwrap().code(), 251);
 }
 
+// Behaviour 34.
 #[test]
-fn behaviour_34_a_message_goes_out_command_by_command() {
+fn a_message_goes_out_command_by_command() {
     let server = Server::playing(format!(
         "-- hello
          {BY_HAND}S: 354 go on
@@ -729,8 +766,9 @@ fn content_may_be_octets_text_or_a_reader() {
     }
 }
 
+// Behaviour 34.
 #[test]
-fn behaviour_34_data_is_granted_by_3yz_and_then_by_2yz() {
+fn data_is_granted_by_3yz_and_then_by_2yz() {
     for (leave, end) in [(354, 250), (300, 200), (334, 251), (399, 299)] {
         let server = Server::playing(format!(
             "-- hello\nC: DATA\nS: {leave} go\n-- body\nS: {end} well\nC: NOOP\nS: 250 ok"
@@ -774,7 +812,7 @@ fn refused_content_leaves_the_connection_in_step() {
 }
 
 #[test]
-fn better_a_421_to_content_is_its_refusal_and_closes() {
+fn a_421_to_content_is_its_refusal_and_closes() {
     let server = Server::playing("-- hello\nC: DATA\nS: 354 go on\n-- body\nS: 421 bye");
     let mut client = connect(&server);
     let error = block_on(client.data("Hello")).unwrap_err();
@@ -971,9 +1009,10 @@ fn oauthbearer_by_itself_names_the_server() {
     block_on(connect(&server).auth_oauthbearer("user", "token")).unwrap();
 }
 
+// Behaviour 69.
 #[cfg(feature = "sasl")]
 #[test]
-fn behaviour_69_cram_md5_by_itself_answers_the_challenge() {
+fn cram_md5_by_itself_answers_the_challenge() {
     // RFC 2195 §2
     let server = Server::playing(
         "-- hello AUTH PLAIN CRAM-MD5
@@ -1060,8 +1099,9 @@ fn what_no_mechanism_can_carry_is_not_sent() {
 
 // STARTTLS.
 
+// Behaviour 54.
 #[test]
-fn behaviour_54_starttls_that_is_not_offered_is_not_said() {
+fn starttls_that_is_not_offered_is_not_said() {
     for ignored in ["X", "STARTTLS"] {
         let keyword = if ignored == "X" { "SIZE" } else { "STARTTLS" };
         let server = Server::playing(format!("-- hello {keyword}\nC: NOOP\nS: 250 ok"));
@@ -1085,8 +1125,9 @@ mod starttls {
         block_on(builder.connect()).unwrap()
     }
 
+    // Behaviour 55.
     #[test]
-    fn behaviour_55_a_refused_starttls_leaves_the_connection_as_it_was() {
+    fn a_refused_starttls_leaves_the_connection_as_it_was() {
         for code in [454, 500, 501, 550] {
             let server = Server::playing(format!(
                 "-- hello STARTTLS, SIZE 5\nC: STARTTLS\nS: {code} no\nC: NOOP\nS: 250 ok"
@@ -1099,8 +1140,9 @@ mod starttls {
         }
     }
 
+    // Threat 3.
     #[test]
-    fn threat_3_starttls_by_hand_takes_220_only() {
+    fn starttls_by_hand_takes_220_only() {
         for code in [250, 235, 334, 354, 421] {
             let server = Server::playing(format!("-- hello STARTTLS\nC: STARTTLS\nS: {code} well"));
             let mut client = plain(&server);
@@ -1112,8 +1154,9 @@ mod starttls {
         }
     }
 
+    // Behaviour 56.
     #[test]
-    fn behaviour_56_behind_starttls_all_is_learnt_anew() {
+    fn behind_starttls_all_is_learnt_anew() {
         let server = Server::playing(
             "-- hello STARTTLS, SIZE 5, AUTH PLAIN
              C: AUTH PLAIN AHVzZXIAc2VjcmV0
@@ -1150,8 +1193,9 @@ mod starttls {
         assert_eq!(outcome(&send_error(&mut client, &mail())), Outcome::Refused); // and no RSET before it
     }
 
+    // Behaviour 57.
     #[test]
-    fn behaviour_57_octets_behind_the_consent_are_an_injection() {
+    fn octets_behind_the_consent_are_an_injection() {
         let server =
             Server::playing("-- hello STARTTLS\nC: STARTTLS\nS: 220 go\nS: 250-evil\nS: 250 AUTH PLAIN");
         let mut client = plain(&server);
@@ -1160,8 +1204,9 @@ mod starttls {
         assert_closed(&mut client);
     }
 
+    // Behaviour 58.
     #[test]
-    fn behaviour_58_there_is_no_tls_within_tls() {
+    fn there_is_no_tls_within_tls() {
         let server = Server::playing("-- tls good\n-- hello STARTTLS\nC: NOOP\nS: 250 ok");
         let builder = builder(&server).security(Security::Implicit).ca_certificate(CA);
         let mut client = block_on(builder.connect()).unwrap();
@@ -1170,8 +1215,9 @@ mod starttls {
         assert_open(&mut client);
     }
 
+    // Behaviour 59.
     #[test]
-    fn behaviour_59_an_end_before_the_handshake_of_starttls_is_an_error() {
+    fn an_end_before_the_handshake_of_starttls_is_an_error() {
         for end in ["-- close", "-- reset"] {
             let server = Server::playing(format!("-- hello STARTTLS\nC: STARTTLS\nS: 220 go\n{end}"));
             let mut client = plain(&server);
@@ -1188,8 +1234,9 @@ mod starttls {
         assert!(matches!(error, Error::Timeout(Phase::Tls)));
     }
 
+    // Behaviour 60.
     #[test]
-    fn behaviour_60_a_bad_certificate_behind_starttls_is_an_error() {
+    fn a_bad_certificate_behind_starttls_is_an_error() {
         let server = Server::playing("-- hello STARTTLS\nC: STARTTLS\nS: 220 go\n-- no tls unknown-issuer");
         let mut client = plain(&server);
         let error = block_on(client.starttls()).unwrap_err();

@@ -36,8 +36,9 @@ fn heard(keywords: &'static str, mail: &dyn Mail) -> (String, String) {
     (mail, heard[start..].strip_suffix(".\r\n").unwrap().to_owned())
 }
 
+// Behaviour 85.
 #[test]
-fn behaviour_85_text_is_encoded_without_8bitmime_and_goes_out_as_it_is_with_it() {
+fn text_is_encoded_without_8bitmime_and_goes_out_as_it_is_with_it() {
     let line = "Grüße an alle in diesem Haus\n";
     let text = line.repeat(20_000); // more than is made in one go
     for text in [line, &text] {
@@ -55,15 +56,17 @@ fn behaviour_85_text_is_encoded_without_8bitmime_and_goes_out_as_it_is_with_it()
     }
 }
 
+// Behaviour 85.
 #[test]
-fn behaviour_85_what_is_ascii_anyway_is_not_announced_as_8bitmime() {
+fn what_is_ascii_anyway_is_not_announced_as_8bitmime() {
     let message =
         builder().text("Hello\n").attach(Attachment::bytes("a.bin", vec![200; 1000])).build().unwrap();
     assert_eq!(heard("8BITMIME", &message).0, "MAIL FROM:<alice@example.org>");
 }
 
+// Behaviour 84.
 #[test]
-fn behaviour_84_an_address_beyond_ascii_needs_smtputf8_and_a_name_does_not() {
+fn an_address_beyond_ascii_needs_smtputf8_and_a_name_does_not() {
     let utf8 = "8BITMIME, SMTPUTF8";
     let (mail, sent) = heard(utf8, &builder().reply_to(("Jörg", "joerg@example.org")).build().unwrap());
     assert_eq!(mail, "MAIL FROM:<alice@example.org>");
@@ -76,8 +79,9 @@ fn behaviour_84_an_address_beyond_ascii_needs_smtputf8_and_a_name_does_not() {
     assert!(sent.contains("Reply-To: jörg@example.org\r\n"), "{sent}");
 }
 
+// Behaviour 84.
 #[test]
-fn behaviour_84_without_smtputf8_an_address_beyond_ascii_is_an_error_before_mail() {
+fn without_smtputf8_an_address_beyond_ascii_is_an_error_before_mail() {
     for keywords in ["8BITMIME", "SMTPUTF8"] {
         let server = Server::playing(format!("-- hello {keywords}\nC: NOOP\nS: 250 ok"));
         let mut client = connect(&server);

@@ -34,8 +34,9 @@ pub fn dial(server: &Server) -> TcpStream {
 
 const TRANSACTION: &str = "-- envelope\nC: DATA\nS: 354 go on\nC: Hello\nC: .\nS: 250 ok\n";
 
+// Behaviour 1.
 #[test]
-fn behaviour_1_a_greeting_that_refuses_is_told_and_closes() {
+fn a_greeting_that_refuses_is_told_and_closes() {
     let server = Server::playing_in_turn(["-- hello\nC: QUIT\nS: 221 bye", "S: 554 not you"]);
     let mut client = connect(&server);
     block_on(client.quit()).unwrap();
@@ -46,8 +47,9 @@ fn behaviour_1_a_greeting_that_refuses_is_told_and_closes() {
     assert_closed(&mut client);
 }
 
+// Behaviour 4.
 #[test]
-fn behaviour_4_the_end_of_the_time_for_connecting_names_host_and_port() {
+fn the_end_of_the_time_for_connecting_names_host_and_port() {
     let hole = BlackHole::new();
     let port = hole.address().port();
     let start = Instant::now();
@@ -59,16 +61,18 @@ fn behaviour_4_the_end_of_the_time_for_connecting_names_host_and_port() {
     assert_eq!(error.to_string(), format!("timed out connecting to 127.0.0.1:{port}"));
 }
 
+// Behaviour 4.
 #[test]
-fn behaviour_4_no_time_for_connecting_ends_at_once() {
+fn no_time_for_connecting_ends_at_once() {
     let server = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = server.local_addr().unwrap().port();
     let error = connect_error(&Client::builder("127.0.0.1").port(port).connect_timeout(Duration::ZERO));
     assert!(error.is_timeout() && error.to_string().contains(&format!("127.0.0.1:{port}")), "{error}");
 }
 
+// Behaviour 6.
 #[test]
-fn behaviour_6_after_failures_the_same_builder_and_client_can_connect() {
+fn after_failures_the_same_builder_and_client_can_connect() {
     let server = Server::playing_in_turn(["-- fin", "S: 421 later", "-- hello", "S: 450 no", "-- hello"]);
     let builder = builder(&server);
     connect_error(&builder);
@@ -80,8 +84,9 @@ fn behaviour_6_after_failures_the_same_builder_and_client_can_connect() {
     assert!(client.is_connected());
 }
 
+// Behaviour 7.
 #[test]
-fn behaviour_7_a_connection_that_stands_is_left_as_it_is() {
+fn a_connection_that_stands_is_left_as_it_is() {
     let server = Server::playing("-- hello\nC: NOOP\nS: 250 ok");
     let mut client = connect(&server);
     let number = client.connection_number();
@@ -90,8 +95,9 @@ fn behaviour_7_a_connection_that_stands_is_left_as_it_is() {
     assert_open(&mut client);
 }
 
+// Behaviour 8.
 #[test]
-fn behaviour_8_after_quit_it_connects_again_with_its_settings() {
+fn after_quit_it_connects_again_with_its_settings() {
     let once = "-- hello AUTH PLAIN
          C: AUTH PLAIN AHVzZXIAc2VjcmV0
          S: 235 welcome
@@ -105,8 +111,9 @@ fn behaviour_8_after_quit_it_connects_again_with_its_settings() {
     block_on(client.quit()).unwrap();
 }
 
+// Behaviour 9.
 #[test]
-fn behaviour_9_after_a_loss_it_connects_again() {
+fn after_a_loss_it_connects_again() {
     let server = Server::playing_in_turn([
         "-- hello\nC: NOOP\nS: 250 ok\n-- close",
         "S: 220 hi\nC: EHLO client.example.org\n-- fin",
@@ -127,9 +134,10 @@ fn behaviour_9_after_a_loss_it_connects_again() {
     assert_open(&mut client);
 }
 
+// Behaviour 9.
 #[cfg(feature = "native-tls")]
 #[test]
-fn behaviour_9_after_a_loss_in_starttls_it_connects_again() {
+fn after_a_loss_in_starttls_it_connects_again() {
     let server = Server::playing_in_turn([
         "-- hello\nC: QUIT\nS: 221 bye",
         "-- hello STARTTLS\nC: STARTTLS\n-- fin",
@@ -141,16 +149,18 @@ fn behaviour_9_after_a_loss_in_starttls_it_connects_again() {
     block_on(client.reconnect()).unwrap();
 }
 
+// Behaviour 10.
 #[test]
-fn behaviour_10_a_server_that_closes_while_idle_is_noticed() {
+fn a_server_that_closes_while_idle_is_noticed() {
     let server = Server::playing("-- hello\n-- close");
     let mut client = connect(&server);
     drop(server); // it has closed
     assert!(!client.is_connected());
 }
 
+// Behaviour 11.
 #[test]
-fn behaviour_11_setters_are_kept_for_the_next_connection() {
+fn setters_are_kept_for_the_next_connection() {
     let server = Server::playing_in_turn([
         "S: 220 hi\nC: EHLO other\nS: 250 hi",
         "S: 220 hi\nC: EHLO other\nS: 250 hi",
@@ -160,8 +170,9 @@ fn behaviour_11_setters_are_kept_for_the_next_connection() {
     block_on(client.reconnect()).unwrap();
 }
 
+// Behaviour 11.
 #[test]
-fn behaviour_11_limits_are_kept_for_the_next_connection() {
+fn limits_are_kept_for_the_next_connection() {
     let server = Server::playing_in_turn(["-- hello", "-- hello\nC: NOOP\n-- silence"]);
     let mut client = block_on(builder(&server).timeout(SHORT).connect()).unwrap();
     client.close();
@@ -171,8 +182,9 @@ fn behaviour_11_limits_are_kept_for_the_next_connection() {
     assert!(start.elapsed() >= SHORT * 9 / 10 && start.elapsed() < PATIENCE, "{:?}", start.elapsed());
 }
 
+// Behaviour 14, threat 12.
 #[test]
-fn behaviour_14_threat_12_names_that_could_smuggle_are_refused() {
+fn names_that_could_smuggle_are_refused() {
     for name in ["", " ", "a b", "a\nb", "a\r\nMAIL FROM:<x@y>", "a\tb", "a\0b", "a\x7fb"] {
         let refused = Client::builder("127.0.0.1").port(closed().port()).hello_name(name);
         assert!(matches!(connect_error(&refused), Error::Config(_)), "{name:?}");
@@ -182,8 +194,9 @@ fn behaviour_14_threat_12_names_that_could_smuggle_are_refused() {
     block_on(builder(&server).hello_name(" me.example ").connect()).unwrap();
 }
 
+// Behaviour 15.
 #[test]
-fn behaviour_15_a_unix_socket_is_named_by_any_kind_of_path() {
+fn a_unix_socket_is_named_by_any_kind_of_path() {
     let server = || Server::playing_unix(format!("-- hello\n{TRANSACTION}C: QUIT\nS: 221 bye"));
     let talk = |builder: Builder| {
         let mut client = block_on(patient(builder).connect()).unwrap();
@@ -201,8 +214,9 @@ fn behaviour_15_a_unix_socket_is_named_by_any_kind_of_path() {
     talk(Client::from_url(&format!("smtp+unix:{}", at.path().display())).unwrap());
 }
 
+// Behaviour 15.
 #[test]
-fn behaviour_15_a_connected_socket_of_the_callers_will_do() {
+fn a_connected_socket_of_the_callers_will_do() {
     let server = Server::playing(format!("-- hello\n{TRANSACTION}C: QUIT\nS: 221 bye"));
     let mut client = block_on(builder(&server).connect_over(tcp(dial(&server)))).unwrap();
     assert_eq!(client.peer_addr(), Some(server.address()));
@@ -239,8 +253,9 @@ fn a_connection_of_the_callers_cannot_be_made_again() {
 
 const LOGIN: &str = "-- hello AUTH PLAIN\nC: AUTH PLAIN AHVzZXIAc2VjcmV0\nS: 235 welcome";
 
+// Threat 18.
 #[test]
-fn threat_18_credentials_go_in_clear_only_where_nobody_can_listen() {
+fn credentials_go_in_clear_only_where_nobody_can_listen() {
     let server = Server::playing_unix(LOGIN);
     let plain =
         |builder: Builder| patient(builder).security(Security::Plaintext).credentials("user", "secret");
@@ -291,8 +306,9 @@ mod tls {
         patient(builder).security(security).ca_certificate(CA)
     }
 
+    // Behaviour 15.
     #[test]
-    fn behaviour_15_tls_over_a_unix_socket_with_a_name_to_verify() {
+    fn tls_over_a_unix_socket_with_a_name_to_verify() {
         let secured =
             |server: &Server, security| trusting(Client::unix(server.path()), security).tls_name("localhost");
         let server = Server::playing_unix(format!("-- tls good\n-- hello\n{TRANSACTION}"));
@@ -319,8 +335,9 @@ mod tls {
         }
     }
 
+    // Behaviour 15.
     #[test]
-    fn behaviour_15_tls_over_a_connection_of_the_callers_verifies_the_host() {
+    fn tls_over_a_connection_of_the_callers_verifies_the_host() {
         let over = |host: &str, security, server: &Server| {
             block_on(trusting(Client::builder(host), security).connect_over(tcp(dial(server))))
         };
@@ -442,8 +459,9 @@ fn addresses_that_were_given_are_not_looked_up() {
     assert_eq!(client.peer_addr(), Some(server.address()));
 }
 
+// Threat 86.
 #[test]
-fn threat_86_no_error_of_an_address_is_lost() {
+fn no_error_of_an_address_is_lost() {
     let (first, second) = (closed(), closed());
     let error = connect_error(&Client::builder("mail.example.org").addresses([first, second]));
     let Error::Connect { server, source } = &error else { panic!("{error:?}") };
@@ -454,8 +472,9 @@ fn threat_86_no_error_of_an_address_is_lost() {
     assert!(!error.is_timeout() && error.is_transient());
 }
 
+// Threat 86.
 #[test]
-fn threat_86_a_dead_address_does_not_eat_the_time_of_the_next() {
+fn a_dead_address_does_not_eat_the_time_of_the_next() {
     let hole = BlackHole::new();
     let server = Server::playing("-- hello");
     let start = Instant::now();
@@ -467,8 +486,9 @@ fn threat_86_a_dead_address_does_not_eat_the_time_of_the_next() {
     assert!(took >= Duration::from_millis(250) && took < PATIENCE / 2, "{took:?}");
 }
 
+// Threat 86.
 #[test]
-fn threat_86_an_address_that_refuses_is_followed_by_the_next_at_once() {
+fn an_address_that_refuses_is_followed_by_the_next_at_once() {
     let hole = BlackHole::new();
     let server = Server::playing("-- hello");
     let start = Instant::now();
@@ -477,8 +497,9 @@ fn threat_86_an_address_that_refuses_is_followed_by_the_next_at_once() {
     assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
 }
 
+// Threat 86.
 #[test]
-fn threat_86_what_was_tried_when_the_time_was_up_is_told() {
+fn what_was_tried_when_the_time_was_up_is_told() {
     let (hole, refusing) = (BlackHole::new(), closed());
     let builder = Client::builder("h").addresses([refusing, hole.address()]).connect_timeout(SHORT);
     let error = connect_error(&builder);

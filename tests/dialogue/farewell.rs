@@ -36,16 +36,18 @@ fn quit_that_left_with_the_message_is_not_waited_for() {
     assert!(start.elapsed() < Duration::from_millis(900), "{:?}", start.elapsed());
 }
 
+// Threat 42.
 #[test]
-fn threat_42_what_comes_for_the_quit_changes_nothing() {
+fn what_comes_for_the_quit_changes_nothing() {
     for end in ["S: 500 what?", "S: garbage", "-- fin", "-- reset", "S: 421 bye"] {
         let server = Server::playing(format!("{FLIGHT}-- body\nC: QUIT\nS: 250 ok\n{end}"));
         block_on(builder(&server).send(&mail())).map(drop).unwrap();
     }
 }
 
+// Threat 77.
 #[test]
-fn threat_77_without_pipelining_quit_waits_for_the_end_of_the_message() {
+fn without_pipelining_quit_waits_for_the_end_of_the_message() {
     let server = Server::playing(
         "-- hello
          -- envelope
@@ -67,8 +69,9 @@ fn a_message_that_is_refused_at_its_end_is_refused_though_quit_left_with_it() {
     assert_eq!((outcome(&error), refusal(cause(&error))), (Outcome::Refused, (Phase::End, 550)));
 }
 
+// Threat 40.
 #[test]
-fn threat_40_a_lost_answer_is_in_doubt_though_quit_left_with_the_message() {
+fn a_lost_answer_is_in_doubt_though_quit_left_with_the_message() {
     for end in ["-- fin", "-- reset", "S... 250 o\n-- fin"] {
         let server = Server::playing(format!("{FLIGHT}-- body\nC: QUIT\n{end}"));
         assert!(block_on(builder(&server).send(&mail())).unwrap_err().in_doubt(), "{end}");
@@ -101,8 +104,9 @@ fn behind_a_refused_envelope_comes_rset_and_quit() {
     assert_eq!(refusal(cause(&error)), (Phase::Recipient, 550));
 }
 
+// Threat 73.
 #[test]
-fn threat_73_a_lone_dot_for_nobody_takes_quit_with_it() {
+fn a_lone_dot_for_nobody_takes_quit_with_it() {
     let server = Server::playing(
         "-- hello PIPELINING, CHUNKING
          C: MAIL FROM:<alice@example.org>
@@ -156,8 +160,9 @@ fn the_url_is_all_it_takes() {
     assert_eq!(delivery.outcome(), Outcome::Accepted);
 }
 
+// Behaviour 18.
 #[test]
-fn behaviour_18_quit_says_goodbye_and_closes() {
+fn quit_says_goodbye_and_closes() {
     let server = Server::playing("-- hello\nC: QUIT\nS: 221 bye");
     let mut client = connect(&server);
     block_on(client.quit()).unwrap();
@@ -165,8 +170,9 @@ fn behaviour_18_quit_says_goodbye_and_closes() {
     block_on(client.quit()).unwrap(); // and is safe to say again
 }
 
+// Threat 16.
 #[test]
-fn threat_16_quit_succeeds_whatever_the_server_does() {
+fn quit_succeeds_whatever_the_server_does() {
     for end in
         ["-- fin", "-- reset", "-- close", "S: 500 what?", "S: 421 bye", "S: garbage", "S... 22\n-- fin"]
     {
@@ -177,8 +183,9 @@ fn threat_16_quit_succeeds_whatever_the_server_does() {
     }
 }
 
+// Threat 16.
 #[test]
-fn threat_16_quit_waits_for_a_second_at_most() {
+fn quit_waits_for_a_second_at_most() {
     for end in [
         "-- silence",
         "-- drip 221-.........................................................................",
@@ -195,9 +202,10 @@ fn threat_16_quit_waits_for_a_second_at_most() {
     }
 }
 
+// Threat 16.
 #[cfg(feature = "native-tls")]
 #[test]
-fn threat_16_quit_succeeds_without_a_goodbye_in_tls() {
+fn quit_succeeds_without_a_goodbye_in_tls() {
     for end in ["-- fin", "-- reset", "-- close", "S: 221 bye\n-- fin", "S: 221 bye\n-- close"] {
         let server = Server::playing(format!("-- tls good\n-- hello\nC: QUIT\n{end}"));
         let builder = builder(&server).security(postino::Security::Implicit);
@@ -217,8 +225,9 @@ fn close_says_nothing() {
     assert!(matches!(send_error(&mut client, &mail()), Error::NotConnected));
 }
 
+// Behaviour 18.
 #[test]
-fn behaviour_18_dropping_says_nothing() {
+fn dropping_says_nothing() {
     let server = Server::playing("-- hello");
     drop(connect(&server));
 }
@@ -245,8 +254,9 @@ fn a_goodbye_that_is_answered_with_the_message_is_no_protocol_error() {
     assert!(journal::lines_with("said with it").iter().all(|line| !line.contains("closing")));
 }
 
+// Behaviour 20.
 #[test]
-fn behaviour_20_quit_behind_a_quit_or_a_loss_says_nothing_and_is_no_error() {
+fn quit_behind_a_quit_or_a_loss_says_nothing_and_is_no_error() {
     let server = Server::playing("-- hello\nC: QUIT\nS: 221 bye");
     let mut client = connect(&server);
     block_on(client.quit()).unwrap();
@@ -259,8 +269,9 @@ fn behaviour_20_quit_behind_a_quit_or_a_loss_says_nothing_and_is_no_error() {
     block_on(client.quit()).unwrap();
 }
 
+// Behaviour 93.
 #[test]
-fn behaviour_93_one_call_connects_sends_and_says_goodbye_and_another_does_it_again() {
+fn one_call_connects_sends_and_says_goodbye_and_another_does_it_again() {
     let session =
         "-- hello\n-- envelope\nC: DATA\nS: 354 go on\nC: Hello\nC: .\nS: 250 ok\nC: QUIT\nS: 221 bye";
     let server = Server::playing_in_turn([session, session]);

@@ -65,8 +65,9 @@ fn refused(mail: &dyn Mail) -> Error {
     error
 }
 
+// Behaviour 79.
 #[test]
-fn behaviour_79_recipients_go_out_in_the_order_to_cc_bcc_and_twice_is_twice() {
+fn recipients_go_out_in_the_order_to_cc_bcc_and_twice_is_twice() {
     let (envelope, _) = heard("From: a@x\nBcc: carol@x\nCc: bob@x, carol@x\nTo: Ted <ted@x>");
     assert_eq!(
         envelope,
@@ -74,8 +75,9 @@ fn behaviour_79_recipients_go_out_in_the_order_to_cc_bcc_and_twice_is_twice() {
     );
 }
 
+// Behaviour 80, threat 45.
 #[test]
-fn behaviour_80_threat_45_no_bcc_goes_out_and_the_callers_message_keeps_it() {
+fn no_bcc_goes_out_and_the_callers_message_keeps_it() {
     let mail = Typed::new("From: a@x\nBcc: carol@x,\n dave@x\nTo: bob@x\nResent-Bcc: erin@x\nSubject: Hi");
     let (envelope, content) = heard_of(&mail);
     assert_eq!(envelope, ["MAIL FROM:<a@x>", "RCPT TO:<bob@x>", "RCPT TO:<carol@x>", "RCPT TO:<dave@x>"]);
@@ -83,8 +85,9 @@ fn behaviour_80_threat_45_no_bcc_goes_out_and_the_callers_message_keeps_it() {
     assert!(mail.0.contains("Bcc: carol@x,\n dave@x\n") && mail.0.contains("Resent-Bcc: erin@x\n"));
 }
 
+// Behaviour 81.
 #[test]
-fn behaviour_81_one_resent_date_makes_the_resent_headers_count() {
+fn one_resent_date_makes_the_resent_headers_count() {
     let resent = "Resent-Date: now\nResent-From: f@x\nResent-Sender: s@x\nResent-To: t@x\nResent-Cc: c@x\n\
         Resent-Bcc: b@x\nFrom: a@x\nTo: bob@x";
     let (envelope, content) = heard(resent);
@@ -92,21 +95,24 @@ fn behaviour_81_one_resent_date_makes_the_resent_headers_count() {
     assert!(!content.contains("Bcc"), "{content}");
 }
 
+// Behaviour 81.
 #[test]
-fn behaviour_81_two_resent_dates_are_an_error_before_mail() {
+fn two_resent_dates_are_an_error_before_mail() {
     let twice = "Resent-Date: now\nResent-From: f@x\nResent-To: t@x\nResent-Date: then\nFrom: a@x\nTo: b@x";
     assert!(refused(&Typed::new(twice)).to_string().contains("resent more than once"));
 }
 
+// Behaviour 82.
 #[test]
-fn behaviour_82_sender_beats_from_and_of_several_in_from_the_first_counts() {
+fn sender_beats_from_and_of_several_in_from_the_first_counts() {
     let sender = |headers: &str| heard(&format!("{headers}\nTo: bob@x")).0.remove(0);
     assert_eq!(sender("From: a@x\nSender: s@x"), "MAIL FROM:<s@x>");
     assert_eq!(sender("From: Al <a@x>, b@x"), "MAIL FROM:<a@x>");
 }
 
+// Behaviour 82.
 #[test]
-fn behaviour_82_from_nobody_or_for_nobody_is_an_error_before_mail() {
+fn from_nobody_or_for_nobody_is_an_error_before_mail() {
     for from in ["From: nobody:;", "From:", "Subject: Hi"] {
         assert!(refused(&Typed::new(&format!("{from}\nTo: bob@x"))).to_string().contains("From"), "{from}");
     }
@@ -116,16 +122,18 @@ fn behaviour_82_from_nobody_or_for_nobody_is_an_error_before_mail() {
     }
 }
 
+// Behaviour 83, threat 45.
 #[test]
-fn behaviour_83_threat_45_an_explicit_envelope_beats_the_headers() {
+fn an_explicit_envelope_beats_the_headers() {
     let text = "Sender: s@x\nFrom: a@x\nTo: t@x\nCc: c@x\nBcc: b@x\n\nHello\n";
     let (envelope, content) = heard_of(&Raw::bytes(envelope(&["bob@example.org"]), text));
     assert_eq!(envelope, ["MAIL FROM:<alice@example.org>", "RCPT TO:<bob@example.org>"]);
     assert!(content.contains("Bcc: b@x\r\n"), "what comes with an envelope is not altered: {content}");
 }
 
+// Behaviour 86, threat 25.
 #[test]
-fn behaviour_86_threat_25_commands_in_a_from_do_not_reach_the_wire() {
+fn commands_in_a_from_do_not_reach_the_wire() {
     for from in [
         "a@x>\r\nRCPT TO:<evil@x>",
         "a@x>\r\n RCPT TO:<evil@x>",
@@ -141,8 +149,9 @@ fn behaviour_86_threat_25_commands_in_a_from_do_not_reach_the_wire() {
     }
 }
 
+// Behaviour 87.
 #[test]
-fn behaviour_87_an_unsafe_address_anywhere_is_an_error_before_mail() {
+fn an_unsafe_address_anywhere_is_an_error_before_mail() {
     for address in ["<a b@x>", "a\0@x", "<a<b@x>", "<a>b@x>", "a\"b@x"] {
         for headers in [
             format!("From: {address}\nTo: bob@x"),

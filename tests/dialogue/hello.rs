@@ -119,8 +119,9 @@ fn lhlo_that_is_refused_is_never_followed_by_helo() {
     }
 }
 
+// Threat 55.
 #[test]
-fn threat_55_a_421_to_ehlo_is_no_reason_for_helo() {
+fn a_421_to_ehlo_is_no_reason_for_helo() {
     let server = Server::playing(
         "S: 220 mail.example.org
          C: EHLO client.example.org
@@ -145,23 +146,26 @@ const NO_EHLO: &str = "S: 220 mail.example.org
      C: EHLO client.example.org
      S: 500 what?";
 
+// Threat 4.
 #[cfg(feature = "native-tls")]
 #[test]
-fn threat_4_no_helo_when_tls_is_required() {
+fn no_helo_when_tls_is_required() {
     let server = Server::playing(NO_EHLO);
     let error = connect_error(&builder(&server).security(Security::StartTls));
     assert_eq!(refusal(&error), (Phase::Hello, 500));
 }
 
+// Threat 4.
 #[test]
-fn threat_4_no_helo_when_there_are_credentials() {
+fn no_helo_when_there_are_credentials() {
     let server = Server::playing(NO_EHLO);
     let error = connect_error(&builder(&server).security(Security::Plaintext).credentials("user", "secret"));
     assert_eq!(refusal(&error), (Phase::Hello, 500));
 }
 
+// Threat 56.
 #[test]
-fn threat_56_a_greeting_of_several_lines_is_one_greeting() {
+fn a_greeting_of_several_lines_is_one_greeting() {
     let server = Server::playing(
         "S: 220-mail.example.org
          -- pause
@@ -174,8 +178,9 @@ fn threat_56_a_greeting_of_several_lines_is_one_greeting() {
     assert_eq!(client.greeting().unwrap().text(), "mail.example.org\nno spam\nplease");
 }
 
+// Threat 56.
 #[test]
-fn threat_56_a_late_greeting_is_waited_for() {
+fn a_late_greeting_is_waited_for() {
     let server = Server::playing(
         "-- pause
          -- hello",
@@ -183,8 +188,9 @@ fn threat_56_a_late_greeting_is_waited_for() {
     connect(&server);
 }
 
+// Threat 56.
 #[test]
-fn threat_56_a_greeting_that_refuses_is_an_error() {
+fn a_greeting_that_refuses_is_an_error() {
     for (greeting, code) in [("554 no", 554), ("421 too many", 421), ("450-not\r\n450 now", 450)] {
         let server = Server::running(move |peer| peer.say(format!("{greeting}\r\n")));
         let error = connect_error(&builder(&server));
@@ -193,8 +199,9 @@ fn threat_56_a_greeting_that_refuses_is_an_error() {
     }
 }
 
+// Threat 56.
 #[test]
-fn threat_56_a_greeting_that_is_none_is_an_error() {
+fn a_greeting_that_is_none_is_an_error() {
     for greeting in
         ["250 mail.example.org", "354 go", "hello", "SSH-2.0-OpenSSH_9.9", "+OK", "120 soon", "22"]
     {
@@ -204,8 +211,9 @@ fn threat_56_a_greeting_that_is_none_is_an_error() {
     }
 }
 
+// Threat 54.
 #[test]
-fn threat_54_a_reply_in_the_segment_of_the_greeting_is_an_error() {
+fn a_reply_in_the_segment_of_the_greeting_is_an_error() {
     let server = Server::playing(
         "S: 220 mail.example.org
          S: 250 you need not ask",
@@ -213,8 +221,9 @@ fn threat_54_a_reply_in_the_segment_of_the_greeting_is_an_error() {
     assert!(matches!(connect_error(&builder(&server)), Error::Protocol { phase: Phase::Hello, .. }));
 }
 
+// Threat 54.
 #[test]
-fn threat_54_part_of_a_reply_in_the_segment_of_the_greeting_is_an_error() {
+fn part_of_a_reply_in_the_segment_of_the_greeting_is_an_error() {
     let server = Server::playing(
         "S: 220 mail.example.org
          S... 250 you
@@ -224,8 +233,9 @@ fn threat_54_part_of_a_reply_in_the_segment_of_the_greeting_is_an_error() {
     assert!(matches!(connect_error(&builder(&server)), Error::Protocol { phase: Phase::Hello, .. }));
 }
 
+// Threat 54.
 #[test]
-fn threat_54_a_reply_behind_that_of_ehlo_is_an_error() {
+fn a_reply_behind_that_of_ehlo_is_an_error() {
     let server = Server::playing(
         "S: 220 mail.example.org
          C: EHLO client.example.org
@@ -235,16 +245,18 @@ fn threat_54_a_reply_behind_that_of_ehlo_is_an_error() {
     assert!(matches!(connect_error(&builder(&server)), Error::Protocol { .. }));
 }
 
+// Behaviour 2.
 #[test]
-fn behaviour_2_an_end_before_the_greeting_is_an_error() {
+fn an_end_before_the_greeting_is_an_error() {
     let server = Server::playing("-- fin");
     let error = connect_error(&builder(&server));
     assert!(matches!(error, Error::Closed(Phase::Greeting)), "{error:?}");
     assert!(error.is_transient());
 }
 
+// Behaviour 2.
 #[test]
-fn behaviour_2_an_end_inside_the_greeting_is_an_error() {
+fn an_end_inside_the_greeting_is_an_error() {
     let server = Server::playing(
         "S: 220-mail.example.org
          S... 220 he
@@ -253,8 +265,9 @@ fn behaviour_2_an_end_inside_the_greeting_is_an_error() {
     assert!(matches!(connect_error(&builder(&server)), Error::Closed(Phase::Greeting)));
 }
 
+// Behaviour 2.
 #[test]
-fn behaviour_2_a_reset_before_the_greeting_is_an_error() {
+fn a_reset_before_the_greeting_is_an_error() {
     let server = Server::playing("-- reset");
     // A connection that is reset at once may never have been one.
     let error = connect_error(&builder(&server));
@@ -286,8 +299,9 @@ fn the_name_in_ehlo_can_be_set() {
     }
 }
 
+// Threat 51.
 #[test]
-fn threat_51_a_server_may_end_its_lines_with_lf_alone() {
+fn a_server_may_end_its_lines_with_lf_alone() {
     let server = Server::playing(
         r"S... 220-hi\n220 hi\n
          C: EHLO client.example.org
@@ -308,8 +322,9 @@ fn a_closed_first_address_does_not_stop_the_second() {
     assert!(client.peer_addr().unwrap().is_ipv4() && !client.is_encrypted());
 }
 
+// Threat 9.
 #[test]
-fn threat_9_an_ipv6_address_stands_in_brackets_or_not() {
+fn an_ipv6_address_stands_in_brackets_or_not() {
     for host in ["[::1]", "::1"] {
         let server = Server::playing_v6("-- hello");
         let client = block_on(named(&server, host).connect()).unwrap();

@@ -24,8 +24,9 @@ fn protocol_error(error: &Error) -> Phase {
     }
 }
 
+// Threat 46.
 #[test]
-fn threat_46_a_line_without_an_end_is_given_up_early() {
+fn a_line_without_an_end_is_given_up_early() {
     let server = Server::running(|peer| {
         peer.play("-- hello\nC: NOOP");
         let said = peer.flood(&[b'2'; 65_536], 64 << 20);
@@ -36,8 +37,9 @@ fn threat_46_a_line_without_an_end_is_given_up_early() {
     assert_closed(&mut client);
 }
 
+// Threat 47.
 #[test]
-fn threat_47_a_reply_without_an_end_is_given_up_early() {
+fn a_reply_without_an_end_is_given_up_early() {
     let server = Server::running(|peer| {
         peer.play("-- hello\nC: NOOP");
         let said = peer.flood("250-and more\r\n".repeat(1000).as_bytes(), 64 << 20);
@@ -48,8 +50,9 @@ fn threat_47_a_reply_without_an_end_is_given_up_early() {
     assert_closed(&mut client);
 }
 
+// Threat 46.
 #[test]
-fn threat_46_a_greeting_without_an_end_is_given_up_early() {
+fn a_greeting_without_an_end_is_given_up_early() {
     let server = Server::running(|peer| {
         let said = peer.flood(&[b'2'; 65_536], 64 << 20);
         assert!(said < 16 << 20, "the client listened to {said} octets");
@@ -78,14 +81,16 @@ fn answered(answer: &str) {
     assert_closed(&mut client);
 }
 
+// Threat 48.
 #[test]
-fn better_threat_48_several_codes_in_one_reply_are_an_error() {
+fn several_codes_in_one_reply_are_an_error() {
     answered("S: 250-fine\nS: 550 no");
     answered("S: 250-fine\nS: 251-fine\nS: 250 fine");
 }
 
+// Threat 49.
 #[test]
-fn better_threat_49_what_is_no_code_is_an_error() {
+fn what_is_no_code_is_an_error() {
     for code in
         ["25", "2500", "abc", "099", "150", "600", "+25", "-25", " 250", "25O", "٢٥٠", r"250\0", "250x"]
     {
@@ -95,13 +100,15 @@ fn better_threat_49_what_is_no_code_is_an_error() {
     answered(r"S... \r\n");
 }
 
+// Threat 49.
 #[test]
-fn threat_49_a_tab_behind_the_code_is_an_error() {
+fn a_tab_behind_the_code_is_an_error() {
     answered("S: 250\ttext");
 }
 
+// Threat 50.
 #[test]
-fn threat_50_a_reply_needs_no_text() {
+fn a_reply_needs_no_text() {
     let server = Server::playing(
         "-- hello
          C: NOOP
@@ -115,16 +122,18 @@ fn threat_50_a_reply_needs_no_text() {
     assert_eq!(block_on(client.noop()).unwrap().text_lines().count(), 2);
 }
 
+// Threat 43.
 #[test]
-fn threat_43_a_reply_need_not_be_utf_8() {
+fn a_reply_need_not_be_utf_8() {
     let server = Server::playing(format!("{UP_TO_THE_BODY}-- body\n{}", r"S: 250 accept\xe9 et gard\xe9"));
     let delivery = deliver(&mut connect(&server), &mail()).unwrap();
     assert_eq!(delivery.reply().unwrap().raw(), b"250 accept\xe9 et gard\xe9\r\n");
     assert!(delivery.reply().unwrap().text().starts_with("accept"));
 }
 
+// Threat 27.
 #[test]
-fn threat_27_a_reply_cannot_play_with_the_terminal() {
+fn a_reply_cannot_play_with_the_terminal() {
     let server = Server::playing(format!("-- hello\nC: NOOP\n{}", r"S: 550 \x1b[2J\x07gone\x1b[0m\rC: fake"));
     let error = block_on(connect(&server).noop()).unwrap_err();
     let shown = format!("{error} {error:?}");
@@ -133,8 +142,9 @@ fn threat_27_a_reply_cannot_play_with_the_terminal() {
     assert!(!lines.is_empty() && lines.iter().all(|line| !line.contains(char::is_control)), "{lines:?}");
 }
 
+// Threat 52.
 #[test]
-fn threat_52_an_answer_of_the_wrong_kind_is_an_error() {
+fn an_answer_of_the_wrong_kind_is_an_error() {
     let (hello, envelope) = ("-- hello\n", "-- hello\n-- envelope\nC: DATA\n");
     let mail = "C: MAIL FROM:<alice@example.org>\n";
     let rcpt = "S: 250 ok\nC: RCPT TO:<bob@example.org>\n";
@@ -155,8 +165,9 @@ fn threat_52_an_answer_of_the_wrong_kind_is_an_error() {
     }
 }
 
+// Threat 52.
 #[test]
-fn threat_52_an_odd_answer_to_the_end_of_the_message_is_in_doubt() {
+fn an_odd_answer_to_the_end_of_the_message_is_in_doubt() {
     for answer in ["354 go on", "300 ok", "garbage"] {
         let server = Server::playing(format!("{UP_TO_THE_BODY}-- body\nS: {answer}"));
         let mut client = connect(&server);
@@ -167,8 +178,9 @@ fn threat_52_an_odd_answer_to_the_end_of_the_message_is_in_doubt() {
     }
 }
 
+// Threat 53.
 #[test]
-fn threat_53_an_extra_reply_is_not_the_answer_to_the_next_command() {
+fn an_extra_reply_is_not_the_answer_to_the_next_command() {
     let server = Server::playing(
         "-- hello
          C: MAIL FROM:<alice@example.org>
@@ -182,8 +194,9 @@ fn threat_53_an_extra_reply_is_not_the_answer_to_the_next_command() {
     assert_closed(&mut client);
 }
 
+// Threat 53.
 #[test]
-fn threat_53_a_reply_to_nothing_ends_an_idle_connection() {
+fn a_reply_to_nothing_ends_an_idle_connection() {
     let server = Server::playing(
         "-- hello
          C: NOOP
@@ -210,8 +223,9 @@ pub fn idle(script: &'static str, how: impl FnOnce(Builder) -> Builder) -> (Serv
     (server, client)
 }
 
+// Threat 53.
 #[test]
-fn threat_53_what_comes_in_between_commands_ends_the_connection() {
+fn what_comes_in_between_commands_ends_the_connection() {
     for says in ["S: 250 extra", "S: 550 extra", "S: junk"] {
         let (_server, mut client) = idle(says, |builder| builder);
         let error = send_error(&mut client, &mail());
@@ -220,8 +234,9 @@ fn threat_53_what_comes_in_between_commands_ends_the_connection() {
     }
 }
 
+// Threat 53.
 #[test]
-fn threat_53_part_of_a_reply_in_between_commands_lets_nothing_out() {
+fn part_of_a_reply_in_between_commands_lets_nothing_out() {
     let (_server, mut client) =
         idle("S... 25", |builder| builder.command_timeout(Duration::from_millis(200)));
     let error = send_error(&mut client, &mail());
@@ -230,8 +245,9 @@ fn threat_53_part_of_a_reply_in_between_commands_lets_nothing_out() {
     assert_closed(&mut client);
 }
 
+// Threat 55.
 #[test]
-fn threat_55_a_421_while_idle_is_the_servers_goodbye() {
+fn a_421_while_idle_is_the_servers_goodbye() {
     let (_server, mut client) = idle("S: 421 idle for too long\n-- fin", |builder| builder);
     let error = send_error(&mut client, &mail());
     assert_eq!(error.reply().unwrap().code(), 421);
@@ -240,8 +256,9 @@ fn threat_55_a_421_while_idle_is_the_servers_goodbye() {
     assert_closed(&mut client);
 }
 
+// Threat 83.
 #[test]
-fn threat_83_an_idle_connection_that_was_closed_is_noticed_before_anything_is_said() {
+fn an_idle_connection_that_was_closed_is_noticed_before_anything_is_said() {
     let (_server, mut client) = idle("-- fin", |builder| builder);
     let error = send_error(&mut client, &mail());
     assert!(matches!(cause(&error), Error::Closed(_)), "{error:?}");
@@ -249,8 +266,9 @@ fn threat_83_an_idle_connection_that_was_closed_is_noticed_before_anything_is_sa
     assert!(error.is_transient());
 }
 
+// Threat 55.
 #[test]
-fn better_threat_55_a_421_ends_the_connection_and_is_kept() {
+fn a_421_ends_the_connection_and_is_kept() {
     let mail = "-- hello\nC: MAIL FROM:<alice@example.org>\n";
     let rcpt = "S: 250 ok\nC: RCPT TO:<a@example.org>\n";
     let data = "S: 250 ok\nC: RCPT TO:<b@example.org>\nS: 250 ok\nC: DATA\n";
@@ -271,8 +289,9 @@ fn better_threat_55_a_421_ends_the_connection_and_is_kept() {
     }
 }
 
+// Threat 55.
 #[test]
-fn better_threat_55_a_421_to_the_end_of_the_message_is_a_refusal() {
+fn a_421_to_the_end_of_the_message_is_a_refusal() {
     let server = Server::playing(format!("{UP_TO_THE_BODY}-- body\nS: 421 shutting down"));
     let mut client = connect(&server);
     let error = send_error(&mut client, &mail());
@@ -282,8 +301,9 @@ fn better_threat_55_a_421_to_the_end_of_the_message_is_a_refusal() {
     assert_closed(&mut client);
 }
 
+// Threat 55.
 #[test]
-fn better_threat_55_a_421_under_pipelining_is_not_the_recipients_refusal() {
+fn a_421_under_pipelining_is_not_the_recipients_refusal() {
     let server = Server::playing(
         "-- hello PIPELINING
          C: MAIL FROM:<alice@example.org>
@@ -303,8 +323,9 @@ fn better_threat_55_a_421_under_pipelining_is_not_the_recipients_refusal() {
     assert_closed(&mut client);
 }
 
+// Threat 55.
 #[test]
-fn threat_55_a_421_to_noop_and_rset_is_kept() {
+fn a_421_to_noop_and_rset_is_kept() {
     for command in ["NOOP", "RSET"] {
         let server = Server::playing(format!("-- hello\nC: {command}\nS: 421 shutting down"));
         let mut client = connect(&server);
@@ -317,8 +338,9 @@ fn threat_55_a_421_to_noop_and_rset_is_kept() {
     }
 }
 
+// Threat 55.
 #[test]
-fn threat_55_a_421_to_the_rset_behind_a_refusal_keeps_the_refusal() {
+fn a_421_to_the_rset_behind_a_refusal_keeps_the_refusal() {
     let server = Server::playing(
         "-- hello
          C: MAIL FROM:<alice@example.org>
@@ -332,8 +354,9 @@ fn threat_55_a_421_to_the_rset_behind_a_refusal_keeps_the_refusal() {
     assert_closed(&mut client);
 }
 
+// Threat 75.
 #[test]
-fn threat_75_garbage_between_pipelined_replies_shifts_nothing() {
+fn garbage_between_pipelined_replies_shifts_nothing() {
     let server = Server::playing(
         "-- hello PIPELINING
          C: MAIL FROM:<alice@example.org>
@@ -353,8 +376,9 @@ fn threat_75_garbage_between_pipelined_replies_shifts_nothing() {
     assert_closed(&mut client);
 }
 
+// Threat 53.
 #[test]
-fn threat_53_an_extra_reply_under_pipelining_lets_no_body_out() {
+fn an_extra_reply_under_pipelining_lets_no_body_out() {
     let server = Server::playing(
         "-- hello PIPELINING
          C: MAIL FROM:<alice@example.org>
@@ -376,8 +400,9 @@ fn large() -> Vec<u8> {
     b"0123456789abcdef0123456789abcde\n".repeat(1 << 18)
 }
 
+// Threat 38.
 #[test]
-fn threat_38_a_refusal_while_the_body_is_on_its_way_is_heard_though_nobody_reads() {
+fn a_refusal_while_the_body_is_on_its_way_is_heard_though_nobody_reads() {
     let server = Server::cramped(|peer| {
         peer.play(UP_TO_THE_BODY);
         peer.play("-- read 10000");
@@ -393,8 +418,9 @@ fn threat_38_a_refusal_while_the_body_is_on_its_way_is_heard_though_nobody_reads
     assert_closed(&mut client);
 }
 
+// Threat 38.
 #[test]
-fn threat_38_a_refusal_before_the_connection_breaks_is_heard() {
+fn a_refusal_before_the_connection_breaks_is_heard() {
     let server = Server::running(|peer| {
         peer.may_run_ahead = true;
         peer.play(UP_TO_THE_BODY);
@@ -407,8 +433,9 @@ fn threat_38_a_refusal_before_the_connection_breaks_is_heard() {
     assert!(error.is_transient());
 }
 
+// Threat 55.
 #[test]
-fn threat_55_a_421_while_the_body_is_on_its_way_is_not_sent() {
+fn a_421_while_the_body_is_on_its_way_is_not_sent() {
     let server = Server::running(|peer| {
         peer.may_run_ahead = true;
         peer.play(UP_TO_THE_BODY);
@@ -423,8 +450,9 @@ fn threat_55_a_421_while_the_body_is_on_its_way_is_not_sent() {
     assert_closed(&mut client);
 }
 
+// Threat 39.
 #[test]
-fn threat_39_an_end_within_the_body_is_not_sent() {
+fn an_end_within_the_body_is_not_sent() {
     for end in ["-- close", "-- reset", "-- read 10000\n-- close", "-- read 10000\n-- reset"] {
         let server = Server::running(move |peer| {
             peer.may_run_ahead = true;
@@ -438,8 +466,9 @@ fn threat_39_an_end_within_the_body_is_not_sent() {
     }
 }
 
+// Threat 58.
 #[test]
-fn threat_58_an_end_before_the_body_is_not_sent() {
+fn an_end_before_the_body_is_not_sent() {
     let (mail, rcpt) = ("-- hello\nC: MAIL FROM:<alice@example.org>\n", "C: RCPT TO:<bob@example.org>\n");
     for end in ["-- fin", "-- reset", "S... 25\n-- fin"] {
         for script in [
@@ -458,8 +487,9 @@ fn threat_58_an_end_before_the_body_is_not_sent() {
     }
 }
 
+// Threat 40.
 #[test]
-fn threat_40_a_lost_answer_to_the_end_of_the_message_is_in_doubt() {
+fn a_lost_answer_to_the_end_of_the_message_is_in_doubt() {
     for end in ["-- fin", "-- close", "-- reset", "S... 250 o\n-- fin", "S: 250-ok\n-- fin"] {
         let server = Server::playing(format!("{UP_TO_THE_BODY}-- body\n{end}"));
         let mut client = connect(&server);
@@ -471,8 +501,9 @@ fn threat_40_a_lost_answer_to_the_end_of_the_message_is_in_doubt() {
     }
 }
 
+// Threat 40.
 #[test]
-fn threat_40_the_refused_are_not_in_doubt() {
+fn the_refused_are_not_in_doubt() {
     let server = Server::playing(
         "-- hello PIPELINING
          C: MAIL FROM:<alice@example.org>
@@ -491,8 +522,9 @@ fn threat_40_the_refused_are_not_in_doubt() {
     assert_eq!(each, [Outcome::Refused, Outcome::InDoubt]);
 }
 
+// Threat 42.
 #[test]
-fn threat_42_success_is_final_whatever_the_connection_does_then() {
+fn success_is_final_whatever_the_connection_does_then() {
     for end in ["-- reset", "-- fin", "S: garbage", "S: 550 no after all"] {
         let server = Server::running(move |peer| {
             peer.play(&format!("{UP_TO_THE_BODY}-- body\nS: 250 ok"));
@@ -507,8 +539,9 @@ fn threat_42_success_is_final_whatever_the_connection_does_then() {
     }
 }
 
+// Threat 42.
 #[test]
-fn threat_42_success_is_final_though_garbage_follows_in_its_segment() {
+fn success_is_final_though_garbage_follows_in_its_segment() {
     for extra in ["550 no after all", "421 bye", "250 ok", "garbage"] {
         let server = Server::playing(format!("{UP_TO_THE_BODY}-- body\nS: 250 ok\nS: {extra}"));
         let mut client = connect(&server);

@@ -30,8 +30,9 @@ const A: &str = "a@one.example";
 const B: &str = "b@two.example";
 const C: &str = "c@ONE.example";
 
+// Threat 79.
 #[test]
-fn threat_79_mailmax_renews_the_connection_between_single_messages() {
+fn mailmax_renews_the_connection_between_single_messages() {
     let hello = "-- hello PIPELINING, LIMITS MAILMAX=2\n";
     let bye = "C: QUIT\nS: 221 bye\n";
     let server = Server::playing_each([
@@ -79,8 +80,9 @@ fn mailmax_counts_the_message_that_a_lost_connection_is_renewed_for() {
     assert_eq!(outcomes(&send_all(&mut connect(&server), (1..=4).map(numbered).collect())), "AAAA");
 }
 
+// Threat 79.
 #[test]
-fn threat_79_rcptmax_sends_a_message_in_parts() {
+fn rcptmax_sends_a_message_in_parts() {
     let server = Server::playing(format!(
         "-- hello PIPELINING, LIMITS RCPTMAX=2\n{}{}",
         message(&[A, B], "Hello"),
@@ -284,8 +286,9 @@ fn in_part(recipients: &[&str], taken: usize, refusal: &str) -> String {
     script + "S: 354 go on\nC: Hello\nC: .\nS: 250 taken\n"
 }
 
+// Threat 79.
 #[test]
-fn threat_79_recipients_that_were_too_many_get_the_message_in_further_transactions() {
+fn recipients_that_were_too_many_get_the_message_in_further_transactions() {
     for refusal in ["452 4.5.3 too many", "452 too many"] {
         let server = Server::playing(format!(
             "-- hello PIPELINING\n{}{}{}C: NOOP\nS: 250 ok",

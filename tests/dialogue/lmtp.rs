@@ -42,8 +42,9 @@ fn each(delivery: &Delivery) -> String {
     delivery.recipients().map(|recipient| letter(recipient.outcome())).collect()
 }
 
+// Threat 78.
 #[test]
-fn threat_78_each_recipient_that_was_taken_has_a_reply_of_its_own() {
+fn each_recipient_that_was_taken_has_a_reply_of_its_own() {
     let server = Server::playing(message("S: 250 for a\nS: 452 for c\nC: NOOP\nS: 250 ok"));
     let mut client = lmtp(&server);
     let delivery = deliver(&mut client, &to_three()).unwrap();
@@ -53,8 +54,9 @@ fn threat_78_each_recipient_that_was_taken_has_a_reply_of_its_own() {
     assert_open(&mut client);
 }
 
+// Threat 78.
 #[test]
-fn threat_78_a_reply_too_few_leaves_the_rest_in_doubt() {
+fn a_reply_too_few_leaves_the_rest_in_doubt() {
     let server = Server::playing(message("S: 250 for a\n-- close"));
     let mut client = lmtp(&server);
     let delivery = deliver(&mut client, &to_three()).unwrap();
@@ -64,8 +66,9 @@ fn threat_78_a_reply_too_few_leaves_the_rest_in_doubt() {
 
 /// Some servers refuse a message once for all of its recipients. The answers to an envelope that left with its end would be
 /// taken for the missing ones, and mail that was refused for accepted.
+// Threat 78.
 #[test]
-fn threat_78_nothing_leaves_before_the_last_reply_of_a_message() {
+fn nothing_leaves_before_the_last_reply_of_a_message() {
     let one = "C: MAIL FROM:<alice@example.org>
          C: RCPT TO:<a@example.org>
          C: RCPT TO:<c@example.org>
@@ -86,8 +89,9 @@ fn threat_78_nothing_leaves_before_the_last_reply_of_a_message() {
     assert_eq!(told.collect::<Vec<_>>(), ["AA", "AA", "RI"], "the last one stays in the iterator");
 }
 
+// Threat 78.
 #[test]
-fn threat_78_a_refusal_and_then_silence_leaves_the_rest_in_doubt() {
+fn a_refusal_and_then_silence_leaves_the_rest_in_doubt() {
     let server = Server::playing(message("S: 452 for a\n-- close"));
     let mut client = lmtp(&server);
     let error = send_error(&mut client, &to_three());
@@ -96,16 +100,18 @@ fn threat_78_a_refusal_and_then_silence_leaves_the_rest_in_doubt() {
     assert_closed(&mut client);
 }
 
+// Threat 78.
 #[test]
-fn threat_78_a_reply_too_many_changes_nothing_and_is_not_the_answer_to_the_next_command() {
+fn a_reply_too_many_changes_nothing_and_is_not_the_answer_to_the_next_command() {
     let server = Server::playing(message("S: 250 for a\nS: 452 for c\nS: 250 for nobody"));
     let mut client = lmtp(&server);
     assert_eq!(each(&deliver(&mut client, &to_three()).unwrap()), "ARR");
     assert_closed(&mut client);
 }
 
+// Threat 78.
 #[test]
-fn threat_78_an_odd_reply_among_them_leaves_the_rest_in_doubt() {
+fn an_odd_reply_among_them_leaves_the_rest_in_doubt() {
     let server = Server::playing(message("S: 250 for a\nS: 354 for c"));
     let mut client = lmtp(&server);
     assert_eq!(each(&deliver(&mut client, &to_three()).unwrap()), "ARI");

@@ -14,8 +14,9 @@ fn bob() -> Envelope {
     envelope(&["bob@example.org"])
 }
 
+// Behaviour 73.
 #[test]
-fn behaviour_73_size_comes_first_and_what_was_asked_for_before_smtputf8_and_body() {
+fn size_comes_first_and_what_was_asked_for_before_smtputf8_and_body() {
     let server = Server::playing(
         "-- hello SIZE, 8BITMIME, SMTPUTF8, DSN, MT-PRIORITY, AUTH PLAIN
          C: MAIL FROM:<alice@example.org> SIZE=8 RET=HDRS ENVID=a+20b MT-PRIORITY=3 AUTH=<> X-OWN=1 SMTPUTF8 BODY=8BITMIME
@@ -70,8 +71,9 @@ fn what_the_server_does_not_offer_is_refused_before_anything_is_sent() {
     assert_open(&mut client);
 }
 
+// Threat 19.
 #[test]
-fn threat_19_requiretls_needs_tls_on_this_connection() {
+fn requiretls_needs_tls_on_this_connection() {
     let server = Server::playing("-- hello REQUIRETLS\nC: NOOP\nS: 250 ok");
     let mut client = connect(&server);
     let mail = hello(bob().option(MailOption::RequireTls).unwrap());
@@ -81,9 +83,10 @@ fn threat_19_requiretls_needs_tls_on_this_connection() {
     assert_open(&mut client);
 }
 
+// Threat 19.
 #[cfg(feature = "native-tls")]
 #[test]
-fn threat_19_requiretls_goes_out_in_tls() {
+fn requiretls_goes_out_in_tls() {
     let server = Server::playing(
         "-- tls good
          -- hello REQUIRETLS
@@ -123,7 +126,7 @@ fn times_beyond_what_the_server_takes_are_refused_before_anything_is_sent() {
 }
 
 #[test]
-fn better_options_go_with_each_part_of_a_message() {
+fn options_go_with_each_part_of_a_message() {
     let part = |name: &str, notify: &str| {
         format!(
             "C: MAIL FROM:<alice@example.org> RET=FULL
@@ -151,8 +154,9 @@ fn better_options_go_with_each_part_of_a_message() {
     accept(&mut connect(&server), &hello(envelope));
 }
 
+// Behaviour 72.
 #[test]
-fn behaviour_72_one_recipient_is_enough_and_a_message_keeps_what_was_asked_for() {
+fn one_recipient_is_enough_and_a_message_keeps_what_was_asked_for() {
     let one = "C: MAIL FROM:<alice@example.org> RET=HDRS X-OWN=1
          S: 250 ok
          C: RCPT TO:<bob@example.org> NOTIFY=NEVER
@@ -175,8 +179,9 @@ fn behaviour_72_one_recipient_is_enough_and_a_message_keeps_what_was_asked_for()
     assert_eq!(mail.envelope().unwrap(), envelope);
 }
 
+// Behaviour 78.
 #[test]
-fn behaviour_78_an_option_that_the_server_does_not_know_is_its_refusal_of_the_sender() {
+fn an_option_that_the_server_does_not_know_is_its_refusal_of_the_sender() {
     let server = Server::playing(
         "-- hello
          C: MAIL FROM:<alice@example.org> X-OWN=1
@@ -193,8 +198,9 @@ fn behaviour_78_an_option_that_the_server_does_not_know_is_its_refusal_of_the_se
     assert_open(&mut client);
 }
 
+// Behaviour 78.
 #[test]
-fn behaviour_78_an_option_of_a_recipient_that_the_server_does_not_know_is_its_refusal() {
+fn an_option_of_a_recipient_that_the_server_does_not_know_is_its_refusal() {
     let server = Server::playing(
         "-- hello
          C: MAIL FROM:<alice@example.org>
@@ -214,8 +220,9 @@ fn behaviour_78_an_option_of_a_recipient_that_the_server_does_not_know_is_its_re
     assert_open(&mut client);
 }
 
+// Behaviour 84.
 #[test]
-fn behaviour_84_smtputf8_is_said_by_itself_and_cannot_be_said_twice() {
+fn smtputf8_is_said_by_itself_and_cannot_be_said_twice() {
     for option in ["SMTPUTF8", "smtputf8", "SIZE=1", "BODY=8BITMIME"] {
         let error = bob().option(MailOption::Raw(option.into())).unwrap_err();
         assert!(matches!(error, Error::Config(_)), "{option}: {error:?}");
@@ -236,8 +243,9 @@ fn behaviour_84_smtputf8_is_said_by_itself_and_cannot_be_said_twice() {
     accept(&mut connect(&server), &hello(envelope));
 }
 
+// Threat 22.
 #[test]
-fn threat_22_what_an_option_holds_goes_out_as_xtext_or_not_at_all() {
+fn what_an_option_holds_goes_out_as_xtext_or_not_at_all() {
     let server = Server::playing(
         "-- hello DSN
          C: MAIL FROM:<alice@example.org> ENVID=a+20b+2Bc+3Dd

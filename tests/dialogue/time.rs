@@ -48,15 +48,17 @@ fn dripping_at(script: &str, code: &str) -> Server {
     Server::playing(format!("{script}-- drip {code}-{:.<200}", ""))
 }
 
+// Behaviour 3.
 #[test]
-fn behaviour_3_a_silent_greeting_ends_at_its_limit() {
+fn a_silent_greeting_ends_at_its_limit() {
     let server = Server::playing("-- silence");
     let error = in_time(|| connect_error(&builder(&server).greeting_timeout(SHORT)));
     assert_eq!(timeout(&error), Phase::Greeting);
 }
 
+// Threat 57.
 #[test]
-fn threat_57_a_dripping_greeting_ends_at_its_limit() {
+fn a_dripping_greeting_ends_at_its_limit() {
     let server = dripping_at("", "220");
     assert_eq!(
         timeout(&in_time(|| connect_error(&builder(&server).greeting_timeout(SHORT)))),
@@ -64,33 +66,38 @@ fn threat_57_a_dripping_greeting_ends_at_its_limit() {
     );
 }
 
+// Threat 57.
 #[test]
-fn better_threat_57_a_dripping_greeting_ends_at_the_deadline() {
+fn a_dripping_greeting_ends_at_the_deadline() {
     let server = dripping_at("", "220");
     assert_eq!(timeout(&in_time(|| connect_error(&builder(&server).deadline(SHORT)))), Phase::Greeting);
 }
 
+// Threat 82.
 #[test]
-fn threat_82_silence_in_ehlo_ends_at_its_limit() {
+fn silence_in_ehlo_ends_at_its_limit() {
     let server = Server::playing("S: 220 hi\nC: EHLO client.example.org\n-- silence");
     let error = in_time(|| connect_error(&builder(&server).command_timeout(SHORT)));
     assert_eq!(timeout(&error), Phase::Hello);
 }
 
+// Threat 57.
 #[test]
-fn threat_57_a_dripping_ehlo_ends_at_its_limit() {
+fn a_dripping_ehlo_ends_at_its_limit() {
     let server = dripping_at("S: 220 hi\nC: EHLO client.example.org\n", "250");
     assert_eq!(timeout(&in_time(|| connect_error(&builder(&server).command_timeout(SHORT)))), Phase::Hello);
 }
 
+// Threat 57.
 #[test]
-fn better_threat_57_a_dripping_ehlo_ends_at_the_deadline() {
+fn a_dripping_ehlo_ends_at_the_deadline() {
     let server = dripping_at("S: 220 hi\nC: EHLO client.example.org\n", "250");
     assert_eq!(timeout(&in_time(|| connect_error(&builder(&server).deadline(SHORT)))), Phase::Hello);
 }
 
+// Behaviour 19, threat 85.
 #[test]
-fn behaviour_19_threat_85_silence_costs_one_limit_and_is_followed_by_nothing() {
+fn silence_costs_one_limit_and_is_followed_by_nothing() {
     let server = Server::playing("-- hello\nC: MAIL FROM:<alice@example.org>\n-- silence");
     let mut client = block_on(builder(&server).timeout(SHORT).connect()).unwrap();
     let error = in_time(|| {
@@ -101,8 +108,9 @@ fn behaviour_19_threat_85_silence_costs_one_limit_and_is_followed_by_nothing() {
     assert_eq!((timeout(&error), outcome(&error)), (Phase::Mail, Outcome::NotSent));
 }
 
+// Behaviour 43.
 #[test]
-fn behaviour_43_behind_a_timeout_the_connection_is_closed() {
+fn behind_a_timeout_the_connection_is_closed() {
     let server = Server::playing("-- hello\nC: NOOP\n-- silence");
     let mut client = block_on(builder(&server).timeout(SHORT).connect()).unwrap();
     assert_eq!(timeout(&in_time(|| block_on(client.noop()).unwrap_err())), Phase::Noop);
@@ -110,8 +118,9 @@ fn behaviour_43_behind_a_timeout_the_connection_is_closed() {
     at_once(|| block_on(client.quit()).unwrap());
 }
 
+// Threat 57.
 #[test]
-fn threat_57_a_dripping_reply_ends_at_its_limit() {
+fn a_dripping_reply_ends_at_its_limit() {
     let server = dripping_at("-- hello\nC: NOOP\n", "250");
     let mut client = block_on(builder(&server).command_timeout(SHORT).connect()).unwrap();
     assert_eq!(timeout(&in_time(|| block_on(client.noop()).unwrap_err())), Phase::Noop);
@@ -119,8 +128,9 @@ fn threat_57_a_dripping_reply_ends_at_its_limit() {
 
 const UP_TO_THE_END: &str = "-- hello\n-- envelope\nC: DATA\nS: 354 go on\n-- body\n";
 
+// Threat 40.
 #[test]
-fn better_threat_40_silence_behind_the_message_ends_at_its_limit_and_in_doubt() {
+fn silence_behind_the_message_ends_at_its_limit_and_in_doubt() {
     let server = Server::playing(format!("{UP_TO_THE_END}-- silence"));
     let mut client = block_on(builder(&server).final_reply_timeout(SHORT).connect()).unwrap();
     let error = in_time(|| send_error(&mut client, &mail()));
@@ -128,8 +138,9 @@ fn better_threat_40_silence_behind_the_message_ends_at_its_limit_and_in_doubt() 
     assert!(error.in_doubt() && !error.is_transient());
 }
 
+// Threat 57.
 #[test]
-fn better_threat_57_a_dripping_final_reply_ends_at_the_deadline_and_in_doubt() {
+fn a_dripping_final_reply_ends_at_the_deadline_and_in_doubt() {
     let server = dripping_at(UP_TO_THE_END, "250");
     let mut client = block_on(builder(&server).deadline(SHORT).connect()).unwrap();
     let error = in_time(|| send_error(&mut client, &mail()));
@@ -137,15 +148,17 @@ fn better_threat_57_a_dripping_final_reply_ends_at_the_deadline_and_in_doubt() {
     assert!(error.in_doubt());
 }
 
+// Threat 57.
 #[test]
-fn threat_57_a_dripping_final_reply_ends_at_its_limit() {
+fn a_dripping_final_reply_ends_at_its_limit() {
     let server = dripping_at(UP_TO_THE_END, "250");
     let mut client = block_on(builder(&server).final_reply_timeout(SHORT).connect()).unwrap();
     assert_eq!(timeout(&in_time(|| send_error(&mut client, &mail()))), Phase::End);
 }
 
+// Threat 41.
 #[test]
-fn better_threat_41_the_final_reply_has_a_limit_of_its_own() {
+fn the_final_reply_has_a_limit_of_its_own() {
     let server = Server::playing(format!("{UP_TO_THE_END}-- pause\n-- pause\n-- pause\n-- pause\nS: 250 ok"));
     let mut client =
         block_on(builder(&server).timeout(SHORT / 3).final_reply_timeout(PATIENCE).connect()).unwrap();
@@ -214,8 +227,9 @@ fn the_deadline_is_for_the_whole_of_a_send_by_the_builder() {
     assert_eq!(timeout(&error), Phase::Recipient);
 }
 
+// Behaviour 42.
 #[test]
-fn behaviour_42_a_limit_of_zero_ends_at_once() {
+fn a_limit_of_zero_ends_at_once() {
     for builder in [
         Client::builder("127.0.0.1").port(9).timeout(Duration::ZERO),
         Client::builder("127.0.0.1").port(9).deadline(Duration::ZERO),
@@ -244,8 +258,9 @@ fn swallow(peer: &mut Peer) {
     peer.play("-- hello\n-- envelope\nC: DATA\nS: 354 go on\n-- ignore");
 }
 
+// Behaviour 42.
 #[test]
-fn behaviour_42_the_longest_duration_is_no_limit() {
+fn the_longest_duration_is_no_limit() {
     let server = Server::playing("-- hello\nC: NOOP\n-- pause\nS: 250 ok\nC: NOOP\n-- pause\nS: 250 ok");
     let builder = builder(&server).timeout(Duration::MAX).final_reply_timeout(Duration::MAX);
     let mut client = block_on(builder.deadline(Duration::MAX).connect()).unwrap();
@@ -301,8 +316,9 @@ fn a_block_that_does_not_move_ends_at_its_limit() {
     }
 }
 
+// Threat 88.
 #[test]
-fn threat_88_dropping_a_client_waits_for_nothing() {
+fn dropping_a_client_waits_for_nothing() {
     let (tell, told) = std::sync::mpsc::channel::<()>();
     let server = Server::running(move |peer| {
         peer.play("-- hello");
@@ -313,9 +329,10 @@ fn threat_88_dropping_a_client_waits_for_nothing() {
     tell.send(()).unwrap();
 }
 
+// Threat 88.
 #[cfg(feature = "native-tls")]
 #[test]
-fn threat_88_dropping_a_client_in_tls_waits_for_nothing() {
+fn dropping_a_client_in_tls_waits_for_nothing() {
     let (tell, told) = std::sync::mpsc::channel::<()>();
     let server = Server::running(move |peer| {
         peer.play("-- tls good\n-- hello");
@@ -327,8 +344,9 @@ fn threat_88_dropping_a_client_in_tls_waits_for_nothing() {
     tell.send(()).unwrap();
 }
 
+// Behaviour 5.
 #[test]
-fn behaviour_5_a_closed_port_is_an_error_at_once() {
+fn a_closed_port_is_an_error_at_once() {
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let error = at_once(|| connect_error(&Client::builder("127.0.0.1").port(port)));
     assert!(
@@ -337,8 +355,9 @@ fn behaviour_5_a_closed_port_is_an_error_at_once() {
     );
 }
 
+// Threat 89.
 #[test]
-fn threat_89_a_conversation_on_this_machine_takes_no_time() {
+fn a_conversation_on_this_machine_takes_no_time() {
     let one = "-- envelope\nC: DATA\nS: 354 go on\nC: Hello\nC: .\nS: 250 ok\n";
     let server = Server::playing(format!("-- hello\n{}", one.repeat(20)));
     let mut client = connect(&server);

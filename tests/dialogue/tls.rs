@@ -39,8 +39,9 @@ const TRANSACTION: &str = "-- envelope
      C: Hello
      C: .\n";
 
+// Behaviour 56.
 #[test]
-fn behaviour_56_starttls_secures_the_connection_and_says_ehlo_again() {
+fn starttls_secures_the_connection_and_says_ehlo_again() {
     let server = Server::playing(format!("{SECURED}{TRANSACTION}S: 250 ok\nC: QUIT\nS: 221 bye\n-- close"));
     let mut client = block_on(starttls(&server).connect()).unwrap();
     assert!(client.is_encrypted());
@@ -72,8 +73,9 @@ fn a_large_message_goes_through_tls() {
     }
 }
 
+// Threat 76.
 #[test]
-fn threat_76_a_flight_through_tls_does_not_wedge_a_server_that_answers_each_at_once() {
+fn a_flight_through_tls_does_not_wedge_a_server_that_answers_each_at_once() {
     let recipients: Vec<_> = (0..1000).map(|i| format!("recipient-{i}@example.org")).collect();
     let recipients: Vec<_> = recipients.iter().map(String::as_str).collect();
     for version in VERSIONS {
@@ -90,8 +92,9 @@ fn threat_76_a_flight_through_tls_does_not_wedge_a_server_that_answers_each_at_o
     }
 }
 
+// Behaviour 57, threat 1.
 #[test]
-fn behaviour_57_threat_1_octets_behind_the_220_are_an_injection() {
+fn octets_behind_the_220_are_an_injection() {
     for injected in [
         r"S: 220 go ahead\r\n250-evil\r\n250 AUTH PLAIN",
         r"S... 220 go ahead\r\n250-evil\r\n250 AUTH",
@@ -108,8 +111,9 @@ fn behaviour_57_threat_1_octets_behind_the_220_are_an_injection() {
     }
 }
 
+// Threat 1.
 #[test]
-fn threat_1_octets_in_a_segment_behind_that_of_the_220_are_no_tls() {
+fn octets_in_a_segment_behind_that_of_the_220_are_no_tls() {
     let server = Server::playing(format!(
         "{UP_TO_STARTTLS}S: 220 go ahead
          -- pause
@@ -121,16 +125,18 @@ fn threat_1_octets_in_a_segment_behind_that_of_the_220_are_no_tls() {
     assert!(matches!(error, Error::Tls { .. } | Error::Protocol { .. }), "{error:?}");
 }
 
+// Behaviour 53, threat 2.
 #[test]
-fn behaviour_53_threat_2_starttls_that_is_required_and_missing_is_an_error_behind_ehlo() {
+fn starttls_that_is_required_and_missing_is_an_error_behind_ehlo() {
     let server = Server::playing("-- hello AUTH PLAIN, XSECURITY=NONE, XSTARTTLS");
     let error = connect_error(&starttls(&server).credentials("user", "secret"));
     assert!(matches!(error, Error::TlsRequired), "{error:?}");
     assert!(error.is_permanent());
 }
 
+// Threat 3.
 #[test]
-fn threat_3_starttls_takes_220_only() {
+fn starttls_takes_220_only() {
     for (answer, is_refusal) in [
         ("454 TLS not available", true),
         ("500 what?", true),
@@ -159,8 +165,9 @@ fn threat_3_starttls_takes_220_only() {
     }
 }
 
+// Threat 3.
 #[test]
-fn threat_3_a_220_of_several_lines_is_yes() {
+fn a_220_of_several_lines_is_yes() {
     let server = Server::playing(
         "-- hello STARTTLS
          C: STARTTLS
@@ -173,8 +180,9 @@ fn threat_3_a_220_of_several_lines_is_yes() {
     assert!(block_on(starttls(&server).connect()).unwrap().is_encrypted());
 }
 
+// Behaviour 56, threat 5.
 #[test]
-fn behaviour_56_threat_5_what_was_offered_before_tls_is_forgotten() {
+fn what_was_offered_before_tls_is_forgotten() {
     let server = Server::playing(format!(
         "{UP_TO_STARTTLS}S: 220 go ahead
          -- tls good
@@ -186,8 +194,9 @@ fn behaviour_56_threat_5_what_was_offered_before_tls_is_forgotten() {
     assert_eq!(client.capabilities().iter().collect::<Vec<_>>(), [("8BITMIME", "")]);
 }
 
+// Threat 5.
 #[test]
-fn threat_5_a_login_that_was_offered_before_tls_only_is_none() {
+fn a_login_that_was_offered_before_tls_only_is_none() {
     let server = Server::playing(format!(
         "{UP_TO_STARTTLS}S: 220 go ahead
          -- tls good
@@ -207,8 +216,9 @@ fn starttls_that_is_offered_within_tls_is_not_taken() {
     assert!(block_on(implicit(&server).connect()).unwrap().is_encrypted());
 }
 
+// Threat 4.
 #[test]
-fn threat_4_ehlo_refused_within_tls_is_an_error_though_helo_would_do() {
+fn ehlo_refused_within_tls_is_an_error_though_helo_would_do() {
     let server = Server::playing(
         "-- hello STARTTLS
          C: STARTTLS
@@ -220,8 +230,9 @@ fn threat_4_ehlo_refused_within_tls_is_an_error_though_helo_would_do() {
     assert_eq!(refusal(&connect_error(&starttls(&server))), (Phase::Hello, 500));
 }
 
+// Threat 6.
 #[test]
-fn threat_6_a_reply_injected_behind_that_of_the_second_ehlo_is_an_error() {
+fn a_reply_injected_behind_that_of_the_second_ehlo_is_an_error() {
     let server = Server::playing(format!("{SECURED}S: 250 ok"));
     match block_on(starttls(&server).connect()) {
         Err(error) => assert!(matches!(error, Error::Protocol { .. }), "{error:?}"),
@@ -233,8 +244,9 @@ fn threat_6_a_reply_injected_behind_that_of_the_second_ehlo_is_an_error() {
     }
 }
 
+// Threat 7.
 #[test]
-fn threat_7_a_certificate_that_is_not_to_be_trusted_gets_nothing_but_the_handshake() {
+fn a_certificate_that_is_not_to_be_trusted_gets_nothing_but_the_handshake() {
     for certificate in ["other-host", "expired", "unknown-issuer", "self-signed"] {
         let server = Server::playing(format!("{UP_TO_STARTTLS}S: 220 go ahead\n-- no tls {certificate}"));
         let error = connect_error(&starttls(&server).credentials("user", "secret"));
@@ -249,8 +261,9 @@ fn threat_7_a_certificate_that_is_not_to_be_trusted_gets_nothing_but_the_handsha
     }
 }
 
+// Threat 7.
 #[test]
-fn threat_7_opportunistic_tls_does_not_fall_back_to_plain_text() {
+fn opportunistic_tls_does_not_fall_back_to_plain_text() {
     let server = Server::playing(format!("{UP_TO_STARTTLS}S: 220 go ahead\n-- no tls self-signed"));
     let error = connect_error(&starttls(&server).security(Security::Opportunistic));
     assert!(matches!(error, Error::Certificate { .. }), "{error:?}");
@@ -263,8 +276,9 @@ fn a_certificate_of_an_authority_that_was_not_given_is_not_trusted() {
     assert!(matches!(error, Error::Certificate { .. }), "{error:?}");
 }
 
+// Behaviour 62.
 #[test]
-fn behaviour_62_the_name_to_verify_can_be_set() {
+fn the_name_to_verify_can_be_set() {
     let server = Server::playing("-- tls other-host\n-- hello");
     block_on(implicit(&server).tls_name("mail.example.org").connect()).unwrap();
     drop(server);
@@ -276,8 +290,9 @@ fn behaviour_62_the_name_to_verify_can_be_set() {
     }
 }
 
+// Threat 9.
 #[test]
-fn threat_9_addresses_are_verified_as_addresses() {
+fn addresses_are_verified_as_addresses() {
     for host in ["::1", "[::1]"] {
         let server = Server::playing_v6("-- tls good\n-- hello");
         block_on(named(&server, host).security(Security::Implicit).ca_certificate(CA).connect()).unwrap();
@@ -296,8 +311,9 @@ fn a_name_is_verified_as_a_name() {
     block_on(named(&server, "localhost").security(Security::Implicit).ca_certificate(CA).connect()).unwrap();
 }
 
+// Threat 10.
 #[test]
-fn threat_10_a_trailing_dot_is_not_verified() {
+fn a_trailing_dot_is_not_verified() {
     let server = Server::playing("-- tls good\n-- hello");
     block_on(implicit(&server).tls_name("localhost.").connect()).unwrap();
 }
@@ -326,8 +342,9 @@ fn auto_upgrades_with_credentials_where_it_is_offered() {
     assert!(block_on(builder.connect()).unwrap().is_encrypted());
 }
 
+// Behaviour 53.
 #[test]
-fn behaviour_53_opportunistic_tls_is_taken_where_it_is_offered() {
+fn opportunistic_tls_is_taken_where_it_is_offered() {
     let server = Server::playing(SECURED);
     let client = block_on(starttls(&server).security(Security::Opportunistic).connect()).unwrap();
     assert!(client.is_encrypted());
@@ -338,8 +355,9 @@ fn behaviour_53_opportunistic_tls_is_taken_where_it_is_offered() {
     assert!(!client.is_encrypted());
 }
 
+// Behaviour 53.
 #[test]
-fn behaviour_53_plaintext_does_not_upgrade() {
+fn plaintext_does_not_upgrade() {
     let server = Server::playing("-- hello STARTTLS");
     let client = block_on(builder(&server).security(Security::Plaintext).connect()).unwrap();
     assert!(!client.is_encrypted());
@@ -356,8 +374,9 @@ fn ends_in_time(builder: &Builder) {
     assert!(start.elapsed() >= SHORT * 9 / 10 && start.elapsed() < SHORT * 10, "{:?}", start.elapsed());
 }
 
+// Behaviour 59, threat 14.
 #[test]
-fn behaviour_59_threat_14_a_silent_handshake_ends_at_its_limit() {
+fn a_silent_handshake_ends_at_its_limit() {
     for (limited, start) in [(true, UP_TO_STARTTLS), (true, ""), (false, UP_TO_STARTTLS), (false, "")] {
         let consent = if start.is_empty() { "" } else { "S: 220 go ahead\n" };
         let server = Server::playing(format!("{start}{consent}-- ignore"));
@@ -370,8 +389,9 @@ fn behaviour_59_threat_14_a_silent_handshake_ends_at_its_limit() {
     }
 }
 
+// Threat 14.
 #[test]
-fn threat_14_a_dripping_handshake_ends_at_its_limit() {
+fn a_dripping_handshake_ends_at_its_limit() {
     let server = Server::running(|peer| peer.drip_tls());
     ends_in_time(&implicit(&server).tls_timeout(SHORT));
     drop(server);
@@ -387,8 +407,9 @@ fn threat_14_a_dripping_handshake_ends_at_its_limit() {
     ends_in_time(&starttls(&server).tls_timeout(SHORT));
 }
 
+// Behaviour 59.
 #[test]
-fn behaviour_59_an_end_before_the_handshake_is_an_error() {
+fn an_end_before_the_handshake_is_an_error() {
     for end in ["-- close", "-- reset"] {
         let server = Server::playing(format!("{UP_TO_STARTTLS}S: 220 go ahead\n{end}"));
         let error = connect_error(&starttls(&server));
@@ -401,8 +422,9 @@ fn behaviour_59_an_end_before_the_handshake_is_an_error() {
     }
 }
 
+// Threat 15.
 #[test]
-fn threat_15_an_end_without_goodbye_is_neither_data_nor_success() {
+fn an_end_without_goodbye_is_neither_data_nor_success() {
     for version in VERSIONS {
         for end in ["-- fin", "-- close", "-- reset", "S... 250 o\n-- fin"] {
             let secured = SECURED.replace(VERSIONS[0], version);
@@ -419,8 +441,9 @@ fn threat_15_an_end_without_goodbye_is_neither_data_nor_success() {
     }
 }
 
+// Threat 15.
 #[test]
-fn threat_15_an_end_without_goodbye_before_the_message_is_not_sent() {
+fn an_end_without_goodbye_before_the_message_is_not_sent() {
     let server = Server::playing(format!("{SECURED}C: MAIL FROM:<alice@example.org>\n-- fin"));
     let mut client = block_on(starttls(&server).connect()).unwrap();
     let error = send_error(&mut client, &mail());
@@ -428,8 +451,9 @@ fn threat_15_an_end_without_goodbye_before_the_message_is_not_sent() {
     assert!(error.is_transient());
 }
 
+// Threat 15.
 #[test]
-fn threat_15_an_end_without_goodbye_before_the_greeting_is_an_error() {
+fn an_end_without_goodbye_before_the_greeting_is_an_error() {
     let server = Server::playing("-- tls good\n-- fin");
     let error = connect_error(&implicit(&server));
     assert!(
@@ -438,16 +462,18 @@ fn threat_15_an_end_without_goodbye_before_the_greeting_is_an_error() {
     );
 }
 
+// Threat 17.
 #[test]
-fn threat_17_a_port_without_tls_is_named_as_such() {
+fn a_port_without_tls_is_named_as_such() {
     let server = Server::playing("S: 220 mail.example.org ESMTP\n-- ignore");
     let error = connect_error(&implicit(&server));
     assert!(matches!(error, Error::Tls { .. }), "{error:?}");
     assert!(error.source().unwrap().to_string().contains("does not use TLS"), "{:?}", error.source());
 }
 
+// Behaviour 63.
 #[test]
-fn behaviour_63_tls_to_a_plain_server_is_an_error_and_no_hang() {
+fn tls_to_a_plain_server_is_an_error_and_no_hang() {
     for then in ["-- ignore", "-- fin\n-- ignore"] {
         let server = Server::playing(format!("S: 220 mail.example.org ESMTP\n{then}"));
         assert!(matches!(connect_error(&implicit(&server)), Error::Tls { .. }), "{then}");
@@ -462,8 +488,9 @@ fn behaviour_63_tls_to_a_plain_server_is_an_error_and_no_hang() {
     }
 }
 
+// Threat 17.
 #[test]
-fn threat_17_a_port_with_tls_is_hinted_at() {
+fn a_port_with_tls_is_hinted_at() {
     let server = Server::playing("-- silence");
     let error = connect_error(&builder(&server).greeting_timeout(Duration::from_millis(100)));
     assert!(matches!(error, Error::Timeout(Phase::Greeting)) && error.to_string().contains("TLS"), "{error}");

@@ -32,7 +32,7 @@ fn without_pipelining_every_command_waits_for_its_reply() {
 }
 
 #[test]
-fn better_with_pipelining_the_envelope_is_one_flight() {
+fn with_pipelining_the_envelope_is_one_flight() {
     let server = Server::playing(
         "-- hello PIPELINING
          C: MAIL FROM:<alice@example.org>
@@ -66,8 +66,9 @@ fn pipelining_can_be_turned_off() {
     accept(&mut client, &mail());
 }
 
+// Behaviour 91.
 #[test]
-fn behaviour_91_many_messages_go_over_one_connection() {
+fn many_messages_go_over_one_connection() {
     let one = "-- envelope
          C: DATA
          S: 354 go on
@@ -81,8 +82,9 @@ fn behaviour_91_many_messages_go_over_one_connection() {
     }
 }
 
+// Behaviour 76, threat 74.
 #[test]
-fn behaviour_76_threat_74_a_refused_recipient_does_not_stop_the_others() {
+fn a_refused_recipient_does_not_stop_the_others() {
     let server = Server::playing(
         "-- hello PIPELINING
          C: MAIL FROM:<alice@example.org>
@@ -110,8 +112,9 @@ fn behaviour_76_threat_74_a_refused_recipient_does_not_stop_the_others() {
     assert_eq!(refused, ["a@example.org", "c@example.org"]);
 }
 
+// Behaviour 76.
 #[test]
-fn behaviour_76_all_recipients_refused_is_an_error_with_every_reply() {
+fn all_recipients_refused_is_an_error_with_every_reply() {
     let server = Server::playing(
         "-- hello
          C: MAIL FROM:<alice@example.org>
@@ -135,8 +138,9 @@ fn behaviour_76_all_recipients_refused_is_an_error_with_every_reply() {
     assert_open(&mut client);
 }
 
+// Threat 73.
 #[test]
-fn threat_73_a_354_for_nobody_is_answered_by_a_lone_dot() {
+fn a_354_for_nobody_is_answered_by_a_lone_dot() {
     for end in ["554 no valid recipients", "250 ok"] {
         let server = Server::playing(format!(
             "-- hello PIPELINING
@@ -164,8 +168,9 @@ fn threat_73_a_354_for_nobody_is_answered_by_a_lone_dot() {
     }
 }
 
+// Threat 73.
 #[test]
-fn threat_73_data_refused_for_nobody_is_the_recipients_refusal() {
+fn data_refused_for_nobody_is_the_recipients_refusal() {
     let server = Server::playing(
         "-- hello PIPELINING
          C: MAIL FROM:<alice@example.org>
@@ -182,8 +187,9 @@ fn threat_73_data_refused_for_nobody_is_the_recipients_refusal() {
     assert_eq!(refusal(cause(&error)), (Phase::Recipient, 550));
 }
 
+// Behaviour 77.
 #[test]
-fn behaviour_77_a_refused_sender_is_followed_by_rset() {
+fn a_refused_sender_is_followed_by_rset() {
     let server = Server::playing(
         "-- hello
          C: MAIL FROM:<alice@example.org>
@@ -222,8 +228,9 @@ fn behind_a_refused_sender_the_other_refusals_say_nothing() {
     assert_eq!((recipient.outcome(), recipient.reply().unwrap().code()), (Outcome::Refused, 451));
 }
 
+// Behaviour 77.
 #[test]
-fn behaviour_77_refused_data_is_followed_by_rset() {
+fn refused_data_is_followed_by_rset() {
     let server = Server::playing(
         "-- hello
          -- envelope
@@ -240,8 +247,9 @@ fn behaviour_77_refused_data_is_followed_by_rset() {
     assert_open(&mut client);
 }
 
+// Behaviour 77.
 #[test]
-fn behaviour_77_a_message_that_is_refused_at_its_end_is_followed_by_rset_and_the_next() {
+fn a_message_that_is_refused_at_its_end_is_followed_by_rset_and_the_next() {
     for (end, transient) in [("550 5.7.1 spam", false), ("451 4.3.0 later", true)] {
         let server = Server::playing(format!(
             "-- hello PIPELINING
@@ -273,8 +281,9 @@ fn behaviour_77_a_message_that_is_refused_at_its_end_is_followed_by_rset_and_the
     }
 }
 
+// Behaviour 77.
 #[test]
-fn behaviour_77_a_failing_rset_keeps_the_first_error() {
+fn a_failing_rset_keeps_the_first_error() {
     for end in ["S: 500 what?", "-- fin", "-- reset", "S: garbage"] {
         let server = Server::playing(format!(
             "-- hello
@@ -330,8 +339,9 @@ fn all_or_nothing_sends_nothing_when_one_was_refused() {
     assert_eq!(each, [Outcome::NotSent, Outcome::Refused]);
 }
 
+// Behaviour 38.
 #[test]
-fn behaviour_38_the_null_sender_is_an_empty_path() {
+fn the_null_sender_is_an_empty_path() {
     let server = Server::playing(
         "-- hello
          C: MAIL FROM:<>
@@ -351,7 +361,7 @@ fn behaviour_38_the_null_sender_is_an_empty_path() {
 }
 
 #[test]
-fn better_the_size_counts_line_ends_as_crlf_and_no_doubled_dots() {
+fn the_size_counts_line_ends_as_crlf_and_no_doubled_dots() {
     let server = Server::playing(
         "-- hello SIZE 1000
          C: MAIL FROM:<alice@example.org> SIZE=10
@@ -368,8 +378,9 @@ fn better_the_size_counts_line_ends_as_crlf_and_no_doubled_dots() {
     accept(&mut connect(&server), &text(b"Hello\n.\n"));
 }
 
+// Threat 44.
 #[test]
-fn threat_44_what_is_too_large_is_not_offered() {
+fn what_is_too_large_is_not_offered() {
     let server = Server::playing(
         "-- hello SIZE 6
          C: NOOP
@@ -382,8 +393,9 @@ fn threat_44_what_is_too_large_is_not_offered() {
     assert_open(&mut client);
 }
 
+// Threat 44.
 #[test]
-fn threat_44_a_size_of_nothing_or_0_is_no_limit() {
+fn a_size_of_nothing_or_0_is_no_limit() {
     for size in ["SIZE", "SIZE 0"] {
         let server = Server::playing(format!(
             "-- hello {size}
@@ -400,8 +412,9 @@ fn threat_44_a_size_of_nothing_or_0_is_no_limit() {
     }
 }
 
+// Threat 44.
 #[test]
-fn threat_44_a_552_to_mail_is_a_refusal() {
+fn a_552_to_mail_is_a_refusal() {
     let server = Server::playing(
         "-- hello SIZE
          C: MAIL FROM:<alice@example.org> SIZE=7
@@ -414,7 +427,7 @@ fn threat_44_a_552_to_mail_is_a_refusal() {
 }
 
 #[test]
-fn better_body_8bitmime_is_said_when_it_is_needed_only() {
+fn body_8bitmime_is_said_when_it_is_needed_only() {
     let script = "-- hello 8BITMIME
          C: MAIL FROM:<alice@example.org>
          S: 250 ok
@@ -440,8 +453,9 @@ fn better_body_8bitmime_is_said_when_it_is_needed_only() {
     accept(&mut client, &text("Grüße\n".as_bytes()));
 }
 
+// Threat 35.
 #[test]
-fn better_threat_35_eight_bits_without_8bitmime_are_refused_before_mail() {
+fn eight_bits_without_8bitmime_are_refused_before_mail() {
     let server = Server::playing(
         "-- hello
          C: NOOP
@@ -453,8 +467,9 @@ fn better_threat_35_eight_bits_without_8bitmime_are_refused_before_mail() {
     assert_open(&mut client);
 }
 
+// Threat 34.
 #[test]
-fn threat_34_a_nul_is_refused_before_mail() {
+fn a_nul_is_refused_before_mail() {
     let server = Server::playing(
         "-- hello 8BITMIME
          C: NOOP
@@ -466,8 +481,9 @@ fn threat_34_a_nul_is_refused_before_mail() {
     assert_open(&mut client);
 }
 
+// Behaviour 84.
 #[test]
-fn behaviour_84_smtputf8_is_said_when_an_address_needs_it_only() {
+fn smtputf8_is_said_when_an_address_needs_it_only() {
     let server = Server::playing(
         "-- hello SMTPUTF8
          -- envelope
@@ -489,8 +505,9 @@ fn behaviour_84_smtputf8_is_said_when_an_address_needs_it_only() {
     accept(&mut client, &mail_to(&["jörg@example.org"]));
 }
 
+// Behaviour 75, threat 80.
 #[test]
-fn behaviour_75_threat_80_an_address_beyond_ascii_without_smtputf8_is_refused_before_mail() {
+fn an_address_beyond_ascii_without_smtputf8_is_refused_before_mail() {
     let server = Server::playing(
         "-- hello 8BITMIME
          C: NOOP
@@ -508,8 +525,9 @@ fn many() -> Vec<String> {
     (0..MANY).map(|i| format!("recipient-with-a-name-that-takes-room-{i}@example.org")).collect()
 }
 
+// Threat 76.
 #[test]
-fn threat_76_ten_thousand_recipients_do_not_wedge_a_server_that_answers_each_at_once() {
+fn ten_thousand_recipients_do_not_wedge_a_server_that_answers_each_at_once() {
     let server = Server::cramped(|peer| {
         peer.may_run_ahead = true;
         peer.play("-- hello PIPELINING");
@@ -535,8 +553,9 @@ fn threat_76_ten_thousand_recipients_do_not_wedge_a_server_that_answers_each_at_
     assert_eq!(delivery.recipients().filter(|r| r.outcome() == Outcome::Accepted).count(), MANY);
 }
 
+// Threat 76.
 #[test]
-fn threat_76_a_server_that_reads_on_before_it_answers_gets_what_it_waits_for() {
+fn a_server_that_reads_on_before_it_answers_gets_what_it_waits_for() {
     let server = Server::cramped(|peer| {
         peer.may_run_ahead = true;
         peer.play("-- hello PIPELINING");
@@ -602,8 +621,9 @@ fn a_message_refused_for_good_can_be_retried_for_a_recipient_that_was_refused_fo
 
 const DATA: &str = "C: DATA\nS: 354 go on\nC: Hello\nC: .\n";
 
+// Behaviour 90.
 #[test]
-fn behaviour_90_what_happens_to_one_client_does_not_touch_another() {
+fn what_happens_to_one_client_does_not_touch_another() {
     let servers = [
         Server::playing(format!(
             "-- hello\n-- envelope\nC: NOOP\nS: 250 ok\n-- envelope\n{DATA}S: 250 first"
@@ -622,8 +642,9 @@ fn behaviour_90_what_happens_to_one_client_does_not_touch_another() {
     assert_eq!(block_on(clients[0].data("Hello\n")).unwrap().text(), "first");
 }
 
+// Behaviour 92.
 #[test]
-fn behaviour_92_the_final_reply_is_given_with_its_queue_id() {
+fn the_final_reply_is_given_with_its_queue_id() {
     let server = Server::playing(format!(
         "-- hello\n-- envelope\n{DATA}S: 250-2.6.0 thanks\nS: 250 2.6.0 queued as 4711"
     ));
@@ -633,7 +654,7 @@ fn behaviour_92_the_final_reply_is_given_with_its_queue_id() {
 }
 
 #[test]
-fn better_recipients_come_from_any_iterator_and_are_checked_before_mail() {
+fn recipients_come_from_any_iterator_and_are_checked_before_mail() {
     let names = ["a", "b"].iter().map(|name| format!("{name}@example.org"));
     assert!(matches!(Envelope::new("alice@example.org", names.clone().take(0)), Err(Error::NoRecipients)));
     let spoilt = names.clone().chain(["no address".to_owned()]);
@@ -653,7 +674,7 @@ fn better_recipients_come_from_any_iterator_and_are_checked_before_mail() {
 }
 
 #[test]
-fn better_refused_recipients_are_named_in_the_text_of_the_error() {
+fn refused_recipients_are_named_in_the_text_of_the_error() {
     let server = Server::playing(
         "-- hello
          C: MAIL FROM:<alice@example.org>
@@ -675,8 +696,9 @@ fn better_refused_recipients_are_named_in_the_text_of_the_error() {
     assert_eq!(each, ["550 5.1.1 nobody here", "550 5.1.1 nobody there"]);
 }
 
+// Threat 21.
 #[test]
-fn threat_21_a_quoted_local_part_goes_out_as_it_was_written() {
+fn a_quoted_local_part_goes_out_as_it_was_written() {
     for address in ["\"a b\"@example.org", "\"a> ORCPT=x\"@example.org", "\"a\\\"b\"@example.org"] {
         // `\` begins an escape of the script.
         let server = Server::running(move |peer| {
@@ -691,8 +713,9 @@ fn threat_21_a_quoted_local_part_goes_out_as_it_was_written() {
     }
 }
 
+// Threat 60.
 #[test]
-fn threat_60_an_enhanced_code_of_another_class_is_none() {
+fn an_enhanced_code_of_another_class_is_none() {
     let server = Server::playing(format!(
         "-- hello PIPELINING\n{}{}{}",
         FLIGHT.replace("250 taken", "250 2.0.0abc taken"),

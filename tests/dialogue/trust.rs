@@ -72,8 +72,9 @@ fn connect_to(
     (error, String::from_utf8(server.finish()).unwrap())
 }
 
+// Threats 7 and 8.
 #[test]
-fn threat_7_and_8_and_9_and_11_each_certificate_has_its_verdict_and_who_is_not_trusted_hears_nothing() {
+fn each_certificate_has_its_verdict_and_who_is_not_trusted_hears_nothing() {
     let trusting = Client::builder("127.0.0.1").hello_name("client.example.org").ca_certificate(CA);
     let trusting = trusting.timeout(PATIENCE).final_reply_timeout(PATIENCE);
     for (certificate, name, why) in CERTIFICATES {

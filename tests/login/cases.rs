@@ -51,8 +51,9 @@ fn a_token_rather_goes_by_oauthbearer_which_names_the_server() {
     against(double, |b| b.oauth_token("u", "t0ken")).unwrap();
 }
 
+// Behaviour 70.
 #[test]
-fn behaviour_70_a_refused_token_is_explained() {
+fn a_refused_token_is_explained() {
     let json = r#"{"status":"400","schemes":"Bearer"}"#;
     let transcript = format!("{}S: 334 {}\nC: \nS: 535 5.7.8 no", xoauth2("t0ken"), b64(json));
     let error = log_in("XOAUTH2", &transcript, |b| b.oauth_token("u", "t0ken")).unwrap_err();
@@ -75,8 +76,9 @@ fn counted(builder: Builder, asked: &Arc<AtomicUsize>) -> Builder {
     token_from(builder, move || Ok(format!("token-{}", asked.fetch_add(1, Ordering::SeqCst))))
 }
 
+// Behaviour 71.
 #[test]
-fn behaviour_71_a_token_is_asked_for_and_once_more_if_it_is_refused() {
+fn a_token_is_asked_for_and_once_more_if_it_is_refused() {
     let refused = "S: 334 e30=\nC: \nS: 535 5.7.8 expired\n";
     for (transcript, asked, good) in [
         (xoauth2("token-0") + "S: 235 in", 1, true),
@@ -95,7 +97,7 @@ fn behaviour_71_a_token_is_asked_for_and_once_more_if_it_is_refused() {
 }
 
 #[test]
-fn better_a_token_that_oauthbearer_refuses_is_asked_for_once_more() {
+fn a_token_that_oauthbearer_refuses_is_asked_for_once_more() {
     let double = Double::with_port(|port| {
         let initial = |token: &str| {
             b64(format!("n,a=u,\x01host=127.0.0.1\x01port={port}\x01auth=Bearer {token}\x01\x01"))
@@ -181,8 +183,9 @@ fn what_cannot_be_fails_before_connecting() {
     }
 }
 
+// Threat 70.
 #[test]
-fn threat_70_neither_log_nor_debug_nor_error_show_a_secret() {
+fn neither_log_nor_debug_nor_error_show_a_secret() {
     journal::begin();
     let (password, token) = ("hunter2-password", "hunter2-token");
     let plain = b64(format!("\0u\0{password}"));

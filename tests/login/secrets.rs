@@ -140,8 +140,9 @@ fn secret(length: usize) -> String {
     format!("{start}-{}", "0123456789abcdef".repeat(length))
 }
 
+// Threats 70 and 71.
 #[test]
-fn threats_70_and_71_no_secret_is_seen_whatever_becomes_of_it() {
+fn no_secret_is_seen_whatever_becomes_of_it() {
     journal::begin();
     let mut mechanisms = vec!["PLAIN", "LOGIN", "XOAUTH2", "OAUTHBEARER"];
     if cfg!(feature = "sasl") {
@@ -182,8 +183,9 @@ fn threats_70_and_71_no_secret_is_seen_whatever_becomes_of_it() {
 }
 
 /// What cannot be is told without what it is.
+// Threat 70.
 #[test]
-fn threat_70_settings_that_cannot_be_show_no_secret() {
+fn settings_that_cannot_be_show_no_secret() {
     let secret = secret(1);
     let mut shown = Shown::default();
     for url in [

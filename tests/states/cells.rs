@@ -924,8 +924,9 @@ fn assert_all_pass(tally: &Tally) {
     assert_eq!(run + reasons, STATES.len() * EVENTS.len());
 }
 
+// Threat 15, threat 58.
 #[test]
-fn threat_15_threat_58_every_cell_of_the_state_table_holds() {
+fn every_cell_of_the_state_table_holds() {
     let _alone = alone();
     let tally = all_cells(None);
     assert_all_pass(&tally);
@@ -934,13 +935,14 @@ fn threat_15_threat_58_every_cell_of_the_state_table_holds() {
 }
 
 /// All cells, once to warm up and then as often as `CELLS` says, in a process of their own.
+// Threat 91.
 #[test]
-fn threat_91_hostile_sessions_leave_nothing_behind() {
+fn hostile_sessions_leave_nothing_behind() {
     let _alone = alone();
     if apart::is_own_process() {
         all_cells_again_and_again();
     } else {
-        apart::in_own_process(module_path!(), "threat_91_hostile_sessions_leave_nothing_behind");
+        apart::in_own_process(module_path!(), "hostile_sessions_leave_nothing_behind");
     }
 }
 

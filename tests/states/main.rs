@@ -14,11 +14,11 @@
 //!
 //! ```sh
 //! cargo test --features async --test states
-//! CELLS=30 cargo test --features async --test states threat_91 -- --nocapture    # minutes
+//! CELLS=30 cargo test --features async --test states hostile_sessions_leave_nothing_behind -- --nocapture    # minutes
 //! ```
 //!
-//! `threat_91_…` repeats all cells, at each place in one way, in a process of their own, and looks whether anything was left
-//! behind: descriptors, threads, memory. It does so once, or as often as `CELLS` says; 30 times are 10,000 cells in each world.
+//! `hostile_sessions_leave_nothing_behind` repeats all cells, at each place in one way, in a separate process, and looks for
+//! leaked descriptors, threads and memory. `CELLS` sets the number of repetitions (default: one); 30 are 10,000 cells for each client.
 
 mod apart;
 #[path = "../support/footprint.rs"]

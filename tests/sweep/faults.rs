@@ -156,58 +156,69 @@ fn a_transport_that_takes_nothing_at_any_write_loses_nothing_in_silence() {
     breaks(Way::Writes, What::Nothing);
 }
 
+// Threat 84.
 #[test]
-fn threat_84_timed_out_at_any_read_is_a_timeout() {
+fn timed_out_at_any_read_is_a_timeout() {
     times_out(Way::Reads, What::Fail(ErrorKind::TimedOut));
 }
 
+// Threat 84.
 #[test]
-fn threat_84_timed_out_at_any_write_is_a_timeout() {
+fn timed_out_at_any_write_is_a_timeout() {
     times_out(Way::Writes, What::Fail(ErrorKind::TimedOut));
 }
 
+// Threat 84.
 #[test]
-fn threat_84_would_block_at_any_read_is_a_timeout() {
+fn would_block_at_any_read_is_a_timeout() {
     times_out(Way::Reads, What::Fail(ErrorKind::WouldBlock));
 }
 
+// Threat 84.
 #[test]
-fn threat_84_would_block_at_any_write_is_a_timeout() {
+fn would_block_at_any_write_is_a_timeout() {
     times_out(Way::Writes, What::Fail(ErrorKind::WouldBlock));
 }
 
+// Threat 58.
 #[test]
-fn threat_58_silence_at_any_read_loses_nothing() {
+fn silence_at_any_read_loses_nothing() {
     times_out(Way::Reads, What::Hang);
 }
 
+// Threat 84.
 #[test]
-fn threat_84_a_write_in_part_and_then_none_loses_nothing() {
+fn a_write_in_part_and_then_none_loses_nothing() {
     times_out(Way::Writes, What::Hang);
 }
 
+// Threat 84.
 #[test]
-fn threat_84_an_interrupted_read_is_tried_again() {
+fn an_interrupted_read_is_tried_again() {
     harmless(Way::Reads, What::Fail(ErrorKind::Interrupted));
 }
 
+// Threat 84.
 #[test]
-fn threat_84_an_interrupted_write_is_tried_again() {
+fn an_interrupted_write_is_tried_again() {
     harmless(Way::Writes, What::Fail(ErrorKind::Interrupted));
 }
 
+// Threat 31.
 #[test]
-fn threat_31_a_read_of_one_octet_changes_nothing() {
+fn a_read_of_one_octet_changes_nothing() {
     harmless(Way::Reads, What::Go(1));
 }
 
+// Threat 31.
 #[test]
-fn threat_31_a_write_of_one_octet_changes_nothing() {
+fn a_write_of_one_octet_changes_nothing() {
     harmless(Way::Writes, What::Go(1));
 }
 
+// Threat 31.
 #[test]
-fn threat_31_octet_by_octet_in_both_directions_changes_nothing() {
+fn octet_by_octet_in_both_directions_changes_nothing() {
     for kind in KINDS {
         let (ends, heard) = whole(kind);
         let wire = Wire::new(kind, |_| What::Go(1));

@@ -61,15 +61,17 @@ mod tests {
         assert!(matches!(cram.answer(b"<again>"), Answer::Cancel(_)));
     }
 
+    // Behaviour 69.
     #[test]
-    fn behaviour_69_octets_that_are_not_utf_8_are_hashed_as_they_are() {
+    fn octets_that_are_not_utf_8_are_hashed_as_they_are() {
         let mut cram = Cram::new(b"\xca\xc7", b"\xcb\xb5");
         let Answer::Respond(answer) = cram.answer(b"<x>") else { panic!("no answer") };
         assert!(answer.starts_with(b"\xca\xc7 ") && answer.len() == 3 + 32);
     }
 
+    // Threat 69.
     #[test]
-    fn threat_69_a_challenge_is_neither_empty_nor_huge() {
+    fn a_challenge_is_neither_empty_nor_huge() {
         for challenge in [&b""[..], &[b'x'; MAX_CHALLENGE + 1]] {
             assert!(matches!(Cram::new(b"u", b"p").answer(challenge), Answer::Cancel(_)));
         }

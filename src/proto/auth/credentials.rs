@@ -199,8 +199,9 @@ fn check_name(name: &str) -> Result<(), Error> {
 mod tests {
     use super::*;
 
+    // Threat 24.
     #[test]
-    fn threat_24_what_no_mechanism_can_carry_is_refused() {
+    fn what_no_mechanism_can_carry_is_refused() {
         for credentials in [
             Credentials::new("", "p"),
             Credentials::new("u\0", "p"),

@@ -305,8 +305,9 @@ mod tests {
         assert_eq!(scram.finish(""), Ok(()));
     }
 
+    // Threat 67.
     #[test]
-    fn threat_67_the_signature_may_stand_behind_the_235() {
+    fn the_signature_may_stand_behind_the_235() {
         let text = |v: &[u8]| format!("2.7.0 {} welcome", BASE64.encode(v));
         assert_eq!(proved().finish(&text(SERVER_FINAL)), Ok(()));
         assert!(proved().finish(&text(b"v=AAAA")).is_err());
@@ -314,8 +315,9 @@ mod tests {
         assert!(rfc_7677().finish(&text(SERVER_FINAL)).is_err(), "nothing was asked");
     }
 
+    // Threat 67.
     #[test]
-    fn threat_67_a_wrong_signature_is_the_wrong_server() {
+    fn a_wrong_signature_is_the_wrong_server() {
         for wrong in ["v=7rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4=", "v=", "", "v=?", "x=1", "m=1"] {
             let mut scram = proved();
             assert!(matches!(scram.answer(wrong.as_bytes()), Answer::RejectServer(_)), "{wrong}");
@@ -326,8 +328,9 @@ mod tests {
         assert!(scram.finish("2.7.0 ok").is_err());
     }
 
+    // Threats 67 and 68.
     #[test]
-    fn threats_67_and_68_what_the_server_says_first_is_looked_at_before_it_is_hashed() {
+    fn what_the_server_says_first_is_looked_at_before_it_is_hashed() {
         for (first, why) in [
             ("r=rOprNGfwEbeRWgbNEkqO,s=W22Z,i=4096", "nonce"),
             ("r=another,s=W22Z,i=4096", "nonce"),

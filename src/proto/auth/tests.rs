@@ -130,8 +130,9 @@ fn a_line_of_512_octets_is_not_too_long() {
     }
 }
 
+// Threat 66.
 #[test]
-fn threat_66_login_takes_any_prompt() {
+fn login_takes_any_prompt() {
     for (first, second) in [
         ("VXNlcm5hbWU6", "UGFzc3dvcmQ6"),
         ("UGFzc3dvcmQ6", "VXNlcm5hbWU6"),
@@ -145,8 +146,9 @@ fn threat_66_login_takes_any_prompt() {
     }
 }
 
+// Behaviour 66.
 #[test]
-fn behaviour_66_the_order_is_ours_and_the_last_refusal_counts() {
+fn the_order_is_ours_and_the_last_refusal_counts() {
     let end = Talk::new(password(), tls(), "LOGIN PLAIN").end(
         "C: AUTH PLAIN AHVzZXIAczNjcmV0
          S: 454 4.7.0 not now
@@ -157,8 +159,9 @@ fn behaviour_66_the_order_is_ours_and_the_last_refusal_counts() {
     assert_eq!(refused(end), ("the login with LOGIN was refused".into(), Some(535)));
 }
 
+// Behaviour 68.
 #[test]
-fn behaviour_68_plain_answered_334_is_cancelled() {
+fn plain_answered_334_is_cancelled() {
     let end = Talk::new(password(), pinned(&["PLAIN"]), "LOGIN PLAIN").end(
         "C: AUTH PLAIN AHVzZXIAczNjcmV0
          S: 334 more?
@@ -189,8 +192,9 @@ fn a_challenge_has_one_line() {
     assert!(refused(end).0.contains("not valid base64"));
 }
 
+// Threat 64.
 #[test]
-fn threat_64_nothing_is_cancelled_that_is_over() {
+fn nothing_is_cancelled_that_is_over() {
     let end =
         Talk::new(password(), pinned(&["PLAIN"]), "PLAIN").end("C: AUTH PLAIN AHVzZXIAczNjcmV0\nS: 502 no");
     assert_eq!(refused(end).1, Some(502));
@@ -251,8 +255,9 @@ fn a_server_that_hangs_up_behind_its_refusal_has_refused() {
     assert!(matches!(&first, Err(e @ Error::Refused { .. }) if e.is_transient()), "{first:?}");
 }
 
+// Threat 90.
 #[test]
-fn threat_90_without_a_common_mechanism_there_is_no_going_on() {
+fn without_a_common_mechanism_there_is_no_going_on() {
     let none = |options: AuthOptions, offered: &str| {
         refused(Auth::new(password(), options, &capabilities(offered)).map(drop)).0
     };
@@ -288,8 +293,9 @@ fn external_and_anonymous_say_one_thing() {
         .unwrap();
 }
 
+// Threat 63.
 #[test]
-fn threat_63_an_oauth_failure_is_conceded_and_explained() {
+fn an_oauth_failure_is_conceded_and_explained() {
     let json = "eyJzdGF0dXMiOiI0MDEifQ==";
     for (name, initial, concession) in [
         ("OAUTHBEARER", "bixhPXUsAWhvc3Q9aAFwb3J0PTI1AWF1dGg9QmVhcmVyIFQBAQ==", "AQ=="),
@@ -398,8 +404,9 @@ fn no_token_is_asked_for_that_nobody_wants() {
     assert!(refused(Auth::new(later, tls(), &capabilities("PLAIN")).map(drop)).0.contains("PLAIN"));
 }
 
+// Threats 70 and 71.
 #[test]
-fn threats_70_and_71_nothing_secret_is_logged_or_kept() {
+fn nothing_secret_is_logged_or_kept() {
     let b64 = |text: &str| BASE64.encode(text);
     let echo = format!(
         "535-you said s3cret, {}, {}, {}|535 and {} \0user\0s3cret",
@@ -436,15 +443,17 @@ fn threats_70_and_71_nothing_secret_is_logged_or_kept() {
     }
 }
 
+// Threat 71.
 #[test]
-fn threat_71_a_short_password_does_not_tear_a_long_mask_to_pieces() {
+fn a_short_password_does_not_tear_a_long_mask_to_pieces() {
     let mut talk = Talk::new(Credentials::new("u", "A").unwrap(), pinned(&["PLAIN"]), "PLAIN");
     talk.play("C: AUTH PLAIN AHUAQQ==\nS: 535 you said (AHUAQQ==)").unwrap();
     assert_eq!(talk.log[1], "S: 535 you said (***)");
 }
 
+// Threat 71.
 #[test]
-fn threat_71_a_secret_is_masked_without_the_white_space_around_it() {
+fn a_secret_is_masked_without_the_white_space_around_it() {
     for secret in ["s3cret\n", "s3cret\r\n", "s3cret ", "\ts3cret", " s3cret "] {
         for echo in ["s3cret", "s3cret, ", &BASE64.encode("s3cret"), &BASE64.encode("s3cret!")] {
             let credentials = Credentials::new("u", secret).unwrap();
@@ -456,8 +465,9 @@ fn threat_71_a_secret_is_masked_without_the_white_space_around_it() {
     }
 }
 
+// Threat 71.
 #[test]
-fn threat_71_a_secret_within_more_base64_is_masked_even_without_its_padding() {
+fn a_secret_within_more_base64_is_masked_even_without_its_padding() {
     for before in ["", "x", "xx", "xxx"] {
         for behind in ["", "x", "xx", "xxx"] {
             let longer = BASE64.encode(format!("{before}s3cret{behind}"));
@@ -471,8 +481,9 @@ fn threat_71_a_secret_within_more_base64_is_masked_even_without_its_padding() {
     }
 }
 
+// Threat 70.
 #[test]
-fn threat_70_tokens_are_masked_where_they_are_explained() {
+fn tokens_are_masked_where_they_are_explained() {
     let challenge = BASE64.encode(r#"{"token":"t0ken"}"#);
     let mut talk = Talk::new(Credentials::token("u", "t0ken").unwrap(), tls(), "XOAUTH2");
     talk.fill();
@@ -511,8 +522,9 @@ fn a_mechanism_of_the_callers_own() {
     assert_eq!(refused(end), ("the login with X-CHATTER failed: not you".into(), None));
 }
 
+// Threat 65.
 #[test]
-fn threat_65_challenges_without_end_are_ended() {
+fn challenges_without_end_are_ended() {
     let endless = "S: 334 aGk=\nC: aGk=\n".repeat(MAX_ANSWERS);
     let end = Talk::new(Credentials::custom(Chatter).unwrap(), tls(), "X-CHATTER")
         .end(&format!("C: AUTH X-CHATTER\n{endless}S: 334 aGk=\nC: *\nS: 501 cancelled"));
@@ -523,8 +535,9 @@ fn threat_65_challenges_without_end_are_ended() {
 mod sasl {
     use super::*;
 
+    // Threat 62.
     #[test]
-    fn threat_62_the_password_is_not_shown_where_others_listen() {
+    fn the_password_is_not_shown_where_others_listen() {
         let refusals = "C: AUTH CRAM-MD5\nS: 504 no\n";
         let offered = "LOGIN PLAIN CRAM-MD5";
         let end = Talk::new(password(), AuthOptions::default(), offered).end(refusals);
@@ -574,8 +587,9 @@ mod sasl {
         assert_eq!(proof(&order, all).as_deref(), Some("CRAM-MD5"), "the caller's order");
     }
 
+    // Behaviour 69.
     #[test]
-    fn behaviour_69_a_challenge_that_is_no_base64_leads_to_the_next() {
+    fn a_challenge_that_is_no_base64_leads_to_the_next() {
         Talk::new(password(), tls(), "PLAIN CRAM-MD5")
             .end(
                 "C: AUTH CRAM-MD5
@@ -639,8 +653,9 @@ mod sasl {
         talk
     }
 
+    // Threat 67.
     #[test]
-    fn threat_67_a_server_that_proves_nothing_is_not_believed() {
+    fn a_server_that_proves_nothing_is_not_believed() {
         for reply in ["235 in", "235 dj1BQUFB", "334 dj1BQUFB", "334"] {
             let mut talk = proved();
             let error = talk.hear(reply).unwrap_err();
@@ -659,8 +674,9 @@ mod sasl {
         proved().end("S: 334 ZT1ubw==\nC: *\nS: 501 e\nC: AUTH PLAIN AHVzZXIAczNjcmV0\nS: 235 in").unwrap();
     }
 
+    // Threat 68.
     #[test]
-    fn threat_68_too_many_iterations_end_the_mechanism() {
+    fn too_many_iterations_end_the_mechanism() {
         let mut talk = Talk::new(password(), pinned(&["SCRAM-SHA-1"]), "SCRAM-SHA-1");
         let (said, _) = talk.fill();
         let first = BASE64.decode(said.trim_end().rsplit(' ').next().unwrap()).unwrap();

@@ -1340,9 +1340,10 @@ fn storm(child: &Child) -> Child {
     Command::new("sh").args(["-c", &again]).spawn().unwrap()
 }
 
+// Threat 84.
 #[cfg(target_os = "linux")]
 #[test]
-fn threat_84_a_storm_of_signals_changes_nothing() {
+fn a_storm_of_signals_changes_nothing() {
     for world in &[&[][..], &["--async"]][..=usize::from(cfg!(feature = "async"))] {
         let server = support::Server::running(|peer| {
             peer.play(
