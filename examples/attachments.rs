@@ -12,11 +12,7 @@ use std::{error, fs, process};
 
 use indicatif::{ProgressBar, ProgressStyle};
 use mail_parser::{MessageParser, MimeHeaders};
-use postino::{
-    Delivery, Error, Mail, Message,
-    message::{Attachment, Progress},
-    testing::Server,
-};
+use postino::{Delivery, Error, Mail, Message, message::Attachment, testing::Server};
 
 /// A red dot.
 const DOT: &[u8] = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\0\x01\0\0\0\x01\x08\x02\0\0\0\x90wS\xde\0\0\0\
@@ -65,15 +61,12 @@ fn style() -> ProgressStyle {
 }
 
 #[cfg(feature = "async")]
-fn send_async(
-    url: &str,
-    mail: &Progress<&Message, impl FnMut(u64, Option<u64>) + Send>,
-) -> Result<Delivery, Error> {
+fn send_async(url: &str, mail: &impl Mail) -> Result<Delivery, Error> {
     smol::block_on(postino::aio::send(url, mail))
 }
 
 #[cfg(not(feature = "async"))]
-fn send_async(_: &str, _: &dyn Mail) -> Result<Delivery, Error> {
+fn send_async(_: &str, _: &impl Mail) -> Result<Delivery, Error> {
     Err(Error::Config("--async needs the feature `async`".into()))
 }
 
