@@ -6,8 +6,8 @@ use crate::{Error, a_label::a_label};
 
 /// Maximum length of a local part, in octets (RFC 5321 §4.5.3.1.1).
 const MAX_LOCAL_PART: usize = 64;
-/// Maximum length of a path without its two angle brackets, in octets (RFC 5321 §4.5.3.1.3). It makes the limit of 255
-/// for domains superfluous.
+/// Maximum length of a path without its two angle brackets, in octets (RFC 5321 §4.5.3.1.3). No domain in such
+/// a path can exceed its own limit of 255.
 const MAX_PATH: usize = 254;
 
 /// A mail address as used in an envelope: `alice@example.org`, `"a b"@example.org`, or a local name such as

@@ -89,8 +89,8 @@ impl Message {
     ///
     /// # Errors
     ///
-    /// [`Error::Source`] if a file or reader fails; [`Error::Message`] if a reader was already read. This call reads
-    /// it.
+    /// [`Error::Source`] if a file or reader fails; [`Error::Message`] if a reader was already read. Readers are
+    /// consumed by this call.
     pub fn to_bytes(&self) -> Result<Vec<u8>, Error> {
         let mut bytes = Vec::new();
         let mut reader = self.body()?.into_reader().map_err(Error::Source)?;
@@ -371,7 +371,7 @@ impl MessageBuilder {
         self
     }
 
-    /// Adds recipients (`To`). Text may name several: for input from others, use [`to_one`](MessageBuilder::to_one).
+    /// Adds recipients (`To`). Text may name several: for untrusted input, use [`to_one`](MessageBuilder::to_one).
     pub fn to(mut self, mailboxes: impl Into<Mailboxes>) -> MessageBuilder {
         self.fields.add("To", Value::Mailboxes(mailboxes.into()));
         self
@@ -462,8 +462,8 @@ impl MessageBuilder {
     /// or trailing spaces (folding would lose them), and where it has `=?` or more than 900 octets without a space.
     /// `MIME-Version` and the `Content-…` fields that the builder writes are refused; `Content-Language` and others are
     /// allowed. `Resent-…` fields are refused, too: [`Message::resend`] puts them in a block before all others.
-    /// `Keywords` takes phrases separated by commas, quoted if they contain a comma; `List-Unsubscribe` takes `<uri>,
-    /// <uri>`.
+    /// `Keywords` takes phrases separated by commas, quoted if they contain a comma; `List-Unsubscribe` takes
+    /// `<uri>, <uri>`.
     pub fn header(mut self, name: &str, value: impl Into<String>) -> MessageBuilder {
         let value = value.into();
         match (Kind::of(name), &name.to_ascii_lowercase()[..]) {

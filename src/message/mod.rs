@@ -77,8 +77,8 @@ const READ_ALREADY: &str = "the message has content from a reader, which can be 
 /// A message that can be sent: an envelope, and a body that can be opened (RFC 5322 text, headers first).
 ///
 /// The trait is implemented for a composed [`Message`], for [`email_format::Email`] (with the envelope from its
-/// headers), for [`Raw`] bytes, files and readers, for borrowed, boxed and shared (`Arc`) mails, and, with features,
-/// for the messages of other libraries. Implement it for your own message type:
+/// headers), for [`Raw`] bytes, files and readers, for borrowed, boxed and shared (`Arc`) mails, and, with one
+/// feature each, for the messages of other libraries. Implement it for your own message type:
 ///
 /// ```
 /// use postino::{Envelope, Error, message::{Body, Mail}};

@@ -197,8 +197,8 @@ impl ServerBuilder {
         self
     }
 
-    /// Refuses MAIL from this address (case-insensitive; `""` is the null sender) with the given reply, such as `550
-    /// 5.7.1 Not you`. Defaults to no refusal.
+    /// Refuses MAIL from this address (case-insensitive; `""` is the null sender) with the given reply, such as
+    /// `550 5.7.1 Not you`. Defaults to no refusal.
     ///
     /// # Panics
     ///
