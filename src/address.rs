@@ -1,4 +1,4 @@
-//! Mail addresses as envelopes have them. They are checked here, once, so that none of them can end a command.
+//! Mail addresses as used in envelopes. They are checked here, once, so that no address can end a command.
 
 use std::{borrow::Borrow, fmt, str::FromStr};
 
@@ -6,18 +6,19 @@ use crate::{Error, a_label::a_label};
 
 /// Maximum length of a local part, in octets (RFC 5321 §4.5.3.1.1).
 const MAX_LOCAL_PART: usize = 64;
-/// Maximum length of a path without its two angle brackets, in octets (RFC 5321 §4.5.3.1.3). No domain comes near its own
-/// limit of 255.
+/// Maximum length of a path without its two angle brackets, in octets (RFC 5321 §4.5.3.1.3). No domain in such
+/// a path can exceed its own limit of 255.
 const MAX_PATH: usize = 254;
 
-/// A mail address as an envelope has it: `alice@example.org`, `"a b"@example.org`, or a local name such as `postmaster`.
+/// A mail address as used in an envelope: `alice@example.org`, `"a b"@example.org`, or a local name such as
+/// `postmaster`.
 ///
-/// An address is kept exactly as it was written, quotes included. It has no control characters, and outside a quoted local
-/// part no spaces, angle brackets or other special characters, so that it cannot end the SMTP command that contains it
-/// (RFC 5321 §4.1.2). Letters beyond ASCII are allowed (RFC 6531), but sending to such an address needs a server that
-/// offers SMTPUTF8.
+/// An address is kept exactly as it was written, including quotes. It has no control characters, and outside a quoted
+/// local part no spaces, angle brackets or other special characters, so that it cannot end the SMTP command that
+/// contains it (RFC 5321 §4.1.2). Letters beyond ASCII are allowed (RFC 6531), but sending to such an address requires
+/// a server that offers SMTPUTF8.
 ///
-/// Addresses are compared octet by octet, with text too. Upper and lower case are different.
+/// Addresses are compared octet by octet, also with strings, and are case-sensitive.
 ///
 /// ```
 /// use postino::Address;
@@ -75,7 +76,7 @@ impl Address {
     ///
     /// # Errors
     ///
-    /// [`Error::Unsupported`] if the local part is not ASCII, or without the feature `idna`.
+    /// [`Error::Unsupported`] if the local part is not ASCII, or if the feature `idna` is off.
     pub(crate) fn without_utf8(&self) -> Result<Address, Error> {
         match self.domain() {
             _ if self.is_ascii() => Ok(self.clone()),
@@ -88,7 +89,7 @@ impl Address {
     }
 }
 
-/// Why a domain cannot be sent to a server without SMTPUTF8.
+/// Error text for a domain that cannot be sent to a server without SMTPUTF8.
 const NO_A_LABEL: &str = if cfg!(feature = "idna") {
     "SMTPUTF8, and the domain of an address is neither ASCII nor an internationalized name"
 } else {

@@ -4,7 +4,7 @@ use std::{fmt, time::Duration, vec};
 
 use crate::{Address, Envelope, Error, Reply, Retry, proto::queue_id};
 
-/// Most recipients that a text names in a row; the others are counted.
+/// Maximum number of recipients that a text names in a row; the others are counted.
 const MAX_NAMED: usize = 3;
 
 /// The result of sending a message, as a whole or to one recipient.
@@ -34,11 +34,12 @@ impl fmt::Display for Outcome {
 
 /// The result of sending a message, with the outcome of each recipient.
 ///
-/// If [`Client::send`](crate::Client::send) returns `Ok`, the message was accepted for at least one recipient. The server
-/// may have refused others: [`require_all`](Delivery::require_all) turns that into an error, and
-/// [`refused`](Delivery::refused) lists them. An [`Error::Transaction`], where nobody gets the message, has a delivery too.
+/// If [`Client::send`](crate::Client::send) returns `Ok`, the message was accepted for at least one recipient. The
+/// server may have refused others: [`require_all`](Delivery::require_all) turns that into an error, and
+/// [`refused`](Delivery::refused) lists them. An [`Error::Transaction`], where the message was accepted for nobody, has
+/// a delivery too.
 ///
-/// Over LMTP, and where the message was sent in parts, a lost connection can leave some recipients in doubt or not sent:
+/// Over LMTP, or if the message was sent in parts, a lost connection can leave some recipients in doubt or not sent:
 /// [`recipients`](Delivery::recipients) returns the outcome of each one.
 ///
 /// ```no_run
@@ -58,30 +59,31 @@ impl fmt::Display for Outcome {
 pub struct Delivery {
     envelope: Envelope,
     outcome: Outcome,
-    /// The outcome of the recipients that have no reply of their own.
+    /// The outcome of the recipients without an individual reply.
     others: Outcome,
     reply: Option<Reply>,
-    /// The recipients that have a reply of their own, in order.
+    /// The recipients with an individual reply, in order.
     own: Vec<(usize, Outcome, Option<Reply>)>,
-    /// The part of the message that may be sent again at once. Callers never see one.
+    /// The part of the message that may be resent at once. Callers never see it.
     again: Option<Again>,
     took: Timings,
 }
 
-/// The part of a message that may be sent again at once, because the server has refused neither it nor its recipients.
+/// The part of a message that may be resent at once, because the server has refused neither it nor its recipients.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Again {
-    /// All of it, over another connection: this one ended before MAIL was answered, or MAIL was answered 452.
+    /// The whole message, over another connection: this one ended before MAIL was answered, or MAIL was answered with
+    /// 452.
     Elsewhere,
-    /// To these recipients in a further transaction: they were too many for one.
+    /// For these recipients, in a further transaction: they were too many for one.
     Rest(Vec<usize>),
-    /// To these recipients, one command at a time: among pipelined commands, the one that has this number in the new
-    /// transaction was refused as out of place.
+    /// For these recipients, one command at a time: among pipelined commands, the one with this number in the new
+    /// transaction was refused as out of sequence.
     OneByOne { recipients: Vec<usize>, command: usize },
 }
 
-/// How long a message took, phase by phase. Messages of a batch overlap, so that only [`total`](Timings::total) is set for
-/// them, from one result to the next.
+/// The duration of each phase of sending a message. Messages of a batch overlap, so that only [`total`](Timings::total)
+/// is set for them: the time since the previous result.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Timings {
@@ -96,7 +98,7 @@ pub struct Timings {
 }
 
 impl Delivery {
-    /// `own` is in the order of the recipients.
+    /// Creates a delivery. `own` must be in the order of the recipients.
     pub(crate) fn new(
         envelope: Envelope,
         outcome: Outcome,
@@ -115,7 +117,7 @@ impl Delivery {
         self.again = again;
     }
 
-    /// Whether the whole message may be sent over another connection.
+    /// Whether the whole message may be resent over another connection.
     pub(crate) fn goes_elsewhere(&self) -> bool {
         self.again == Some(Again::Elsewhere)
     }
@@ -128,13 +130,13 @@ impl Delivery {
         self.took = took;
     }
 
-    /// Returns the outcome of the message as a whole: it is accepted if it was for any recipient.
+    /// Returns the outcome of the message as a whole: it is accepted if it was accepted for any recipient.
     #[must_use]
     pub fn outcome(&self) -> Outcome {
         self.outcome
     }
 
-    /// Returns the reply that decided the outcome: the one to the end of the message if it got that far.
+    /// Returns the reply that decided the outcome: the reply to the end of the message if sending got that far.
     #[must_use]
     pub fn reply(&self) -> Option<&Reply> {
         self.reply.as_ref()
@@ -146,11 +148,11 @@ impl Delivery {
         &self.envelope
     }
 
-    /// Returns the server's queue ID for the message, by which its logs name it. `None` if the message was not accepted, or if
-    /// the reply has no queue ID in a known form.
+    /// Returns the server's queue ID for the message, which identifies it in the server's logs. `None` if the message
+    /// was not accepted, or if the reply has no queue ID in a known form.
     ///
-    /// The forms are those of Postfix, Exim, Sendmail, OpenSMTPD, qmail, Courier, Haraka, Exchange and Microsoft 365, Gmail,
-    /// Amazon SES, Yandex, NetEase and others. It is `None` rather than text that may be something else.
+    /// The known forms are those of Postfix, Exim, Sendmail, OpenSMTPD, qmail, Courier, Haraka, Exchange and Microsoft
+    /// 365, Gmail, Amazon SES, Yandex, NetEase and others. Text that may be something else is never returned.
     #[must_use]
     pub fn queue_id(&self) -> Option<&str> {
         let reply = self.reply.as_ref().filter(|_| self.outcome == Outcome::Accepted)?;
@@ -159,9 +161,9 @@ impl Delivery {
 
     /// Turns partial acceptance into an error: returns the delivery if every recipient was accepted.
     ///
-    /// Without it, a message that was accepted for one of two recipients is an `Ok`. The option
-    /// [`all_or_nothing`](crate::Builder::all_or_nothing) goes further: if one recipient is refused, the message is sent to
-    /// nobody.
+    /// Without this, a message that was accepted for one of two recipients is an `Ok`. The option
+    /// [`all_or_nothing`](crate::Builder::all_or_nothing) goes further: if one recipient is refused, the message is
+    /// sent to nobody.
     ///
     /// ```no_run
     /// # let mail = postino::Raw::bytes(postino::Envelope::new("", ["b@c", "d@e"])?, "");
@@ -171,8 +173,8 @@ impl Delivery {
     ///
     /// # Errors
     ///
-    /// [`Error::PartialDelivery`] if the message was refused for a recipient, or was not sent to it, or is in doubt. Its
-    /// text names them.
+    /// [`Error::PartialDelivery`] if the message was refused for a recipient, was not sent to it, or is in doubt. The
+    /// text names these recipients.
     pub fn require_all(self) -> Result<Delivery, Error> {
         if self.recipients().all(|recipient| recipient.outcome == Outcome::Accepted) {
             return Ok(self);
@@ -186,15 +188,15 @@ impl Delivery {
         self.envelope.recipients().iter().enumerate().map(move |(number, address)| {
             let (outcome, reply) = match own.next_if(|(index, ..)| *index == number) {
                 Some((_, outcome, reply)) => (*outcome, reply.as_ref()),
-                // A reply that was for others alone is not theirs.
+                // The reply applies to them only if it is for the same outcome.
                 None => (self.others, self.reply.as_ref().filter(|_| self.others == self.outcome)),
             };
             Recipient { address, outcome, reply }
         })
     }
 
-    /// Returns the recipients that the server refused individually, while others may have been accepted. If the message was
-    /// refused as a whole, [`reply`](Delivery::reply) has the refusal, and this is empty.
+    /// Returns the recipients that the server refused individually, while others may have been accepted. If the message
+    /// was refused as a whole, this is empty, and [`reply`](Delivery::reply) returns the refusal.
     pub fn refused(&self) -> impl Iterator<Item = Recipient<'_>> {
         let refused = self.own.iter().filter(|(_, outcome, _)| *outcome == Outcome::Refused);
         refused.map(|(number, outcome, reply)| Recipient {
@@ -204,9 +206,8 @@ impl Delivery {
         })
     }
 
-    /// Returns an envelope for the recipients that can safely be retried: those that the message was not sent to, and those
-    /// that were refused with 4yz. Sending the message to them again duplicates nothing. `None` if there are no such
-    /// recipients.
+    /// Returns an envelope for the recipients that can safely be retried: those to whom the message was not sent, and
+    /// those refused with 4yz. Retrying them cannot cause duplicates. `None` if there are no such recipients.
     #[must_use]
     pub fn retry_envelope(&self) -> Option<Envelope> {
         let unsent = self.recipients().enumerate().filter(|(_, recipient)| recipient.can_be_retried());
@@ -214,13 +215,13 @@ impl Delivery {
         (!numbers.is_empty()).then(|| self.envelope.part(&numbers))
     }
 
-    /// Whether the message may have been delivered to someone without the server having said so.
+    /// Whether the message may have been delivered to someone without confirmation from the server.
     pub(crate) fn in_doubt(&self) -> bool {
         self.recipients().any(|recipient| recipient.outcome == Outcome::InDoubt)
     }
 
-    /// Computes [`Error::retry`](crate::Error::retry). `connection_lost` tells that nothing but a lost connection kept the
-    /// message from those that it was not sent to.
+    /// Computes [`Error::retry`](crate::Error::retry). `connection_lost` means that a lost connection is the only
+    /// reason why the message was not sent to some recipients.
     pub(crate) fn retry(&self, connection_lost: bool) -> Retry {
         let mut retry = Retry::Never;
         for recipient in self.recipients() {
@@ -244,8 +245,8 @@ impl Delivery {
         self.took
     }
 
-    /// Joins the parts of a message, each of which was sent to some of its recipients: `numbers` are theirs in `envelope`.
-    /// The outcome is the best one among the parts.
+    /// Joins the parts of a message that were sent to different recipients. The numbers are the indices of a part's
+    /// recipients in `envelope`. The outcome is the best one of all parts.
     pub(crate) fn whole(envelope: Envelope, parts: Vec<(Vec<usize>, Delivery)>) -> Delivery {
         let rank = |outcome: Outcome| match outcome {
             Outcome::Accepted => 0,
@@ -272,14 +273,14 @@ impl Delivery {
     }
 }
 
-/// The text that errors and logs show: the outcome, the recipients, and the server's reply.
+/// Formats the delivery for errors and logs: the outcome, the recipients, and the server's reply.
 impl fmt::Display for Delivery {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.describe(f, None)
     }
 }
 
-/// Goes through the recipients in the order of the envelope.
+/// Iterates over the recipients in the order of the envelope.
 impl<'d> IntoIterator for &'d Delivery {
     type Item = Recipient<'d>;
     type IntoIter = vec::IntoIter<Recipient<'d>>;
@@ -290,7 +291,8 @@ impl<'d> IntoIterator for &'d Delivery {
 }
 
 impl Delivery {
-    /// Writes who was refused and why, who was not sent the message because of `cause`, and who was accepted.
+    /// Writes which recipients were refused and why, which were not sent the message because of `cause`, and which were
+    /// accepted.
     pub(crate) fn describe(&self, f: &mut fmt::Formatter<'_>, cause: Option<&Error>) -> fmt::Result {
         let all: Vec<_> = self.recipients().collect();
         let with = |outcome| {
@@ -300,7 +302,7 @@ impl Delivery {
             Names(those.map(|(_, one)| one.address).collect())
         };
         let mut clauses = self.refusals();
-        // The reason of one refusal is not repeated as the cause of it all.
+        // The reason of an individual refusal is not repeated as the overall cause.
         let is_told =
             |cause: &Error| cause.reply().is_some_and(|reply| self.refused().any(|r| r.reply == Some(reply)));
         let mut cause = cause.filter(|cause| !is_told(cause));
@@ -339,7 +341,7 @@ impl Delivery {
         own.is_ok_and(|at| self.own[at].1 == Outcome::Refused)
     }
 
-    /// Who was refused individually, those with the same reply together.
+    /// Lists the recipients that were refused individually, grouped by reply.
     fn refusals(&self) -> Vec<String> {
         let mut groups: Vec<(String, Names<'_>)> = Vec::new();
         let mut others = 0;
@@ -359,7 +361,7 @@ impl Delivery {
     }
 }
 
-/// The first few addresses, and the number of the others.
+/// Formats the first few addresses, and the number of the others.
 struct Names<'d>(Vec<&'d Address>);
 
 impl fmt::Display for Names<'_> {
@@ -404,7 +406,7 @@ impl<'d> Recipient<'d> {
         }
     }
 
-    /// Returns the reply that decided the outcome: the one to the recipient, or the one to the message.
+    /// Returns the reply that decided the outcome: the reply to the recipient, or the reply to the message.
     #[must_use]
     pub fn reply(&self) -> Option<&'d Reply> {
         self.reply
@@ -462,7 +464,7 @@ mod tests {
         Phase::Noop,
     ];
 
-    /// Every kind of error that has no delivery, in every phase.
+    /// Returns every kind of error without a delivery, in every phase.
     fn causes() -> Vec<Error> {
         let io = || std::io::Error::other("no");
         let mut causes = vec![
@@ -502,7 +504,7 @@ mod tests {
         causes
     }
 
-    /// Whether the answers agree with each other and with these fates.
+    /// Checks that the answers are consistent with each other and with these fates.
     fn check(error: &Error, fates: &[Fate]) {
         let retry = error.retry();
         let again = matches!(retry, Retry::Now | Retry::Later);
@@ -514,7 +516,7 @@ mod tests {
         assert_eq!((error.in_doubt(), retry == Retry::MayDuplicate), (in_doubt, in_doubt), "{error:?}");
         assert_eq!(again, !in_doubt && left > 0, "{error:?}");
         assert_eq!((error.is_transient(), error.is_permanent()), (again, retry == Retry::Never), "{error:?}");
-        // Only the connection was lost: of all that are left, and not of one that has to wait.
+        // `Now` requires that only the connection was lost, and that no recipient has to wait.
         let Error::Transaction { source, .. } = error else { panic!("{error:?}") };
         let lost = matches!(**source, Error::Closed(_) | Error::Io { .. } | Error::NotConnected);
         let waits = fates.contains(&Fate::RefusedForNow);
@@ -525,7 +527,7 @@ mod tests {
         Error::Transaction { delivery: Box::new(delivery), source: Box::new(source) }
     }
 
-    /// One message to so many, as one part and as parts of one recipient each.
+    /// Returns the delivery of a message with these fates, as one part and as parts of one recipient each.
     fn deliveries(fates: &[Fate]) -> [Delivery; 2] {
         let addresses = (0..fates.len()).map(|number| format!("{number}@x.example"));
         let envelope = Envelope::new("s@a.example", addresses.collect::<Vec<_>>()).unwrap();
@@ -577,7 +579,7 @@ mod tests {
         }
     }
 
-    /// The text of an error for these recipients, each refused with its reply or not sent the message.
+    /// Returns the text of an error for these recipients, each refused with its reply or not sent the message.
     fn text(own: &[Option<&str>], cause: Error) -> String {
         let addresses = (0..own.len()).map(|number| format!("{number}@x"));
         let envelope = Envelope::new("s@x", addresses.collect::<Vec<_>>()).unwrap();

@@ -6,10 +6,10 @@ use crate::{Address, Capabilities, Error, MailOption, RcptOption};
 
 /// The sender and the recipients of a message, independent of its headers (RFC 5321 §2.3.1).
 ///
-/// There is at least one recipient. A recipient that is given twice stays twice. Clones share their content.
+/// There is at least one recipient. Duplicate recipients are kept. Clones share their content.
 ///
-/// An envelope can have options for the server, such as delivery reports. If the server does not offer an option, sending
-/// fails with [`Error::Unsupported`] before anything of the message is sent.
+/// An envelope can have options for the server, such as delivery reports. If the server does not offer an option,
+/// sending fails with [`Error::Unsupported`] before anything of the message is sent.
 ///
 /// ```
 /// use postino::{Envelope, MailOption, RcptOption, Ret};
@@ -28,15 +28,15 @@ pub struct Envelope(Arc<Parts>);
 struct Parts {
     sender: Option<Address>,
     recipients: Box<[Address]>,
-    /// In the order they were given: each kind once, raw options as often as given.
+    /// In the order they were given: each kind once, except raw options, which are all kept.
     options: Vec<MailOption>,
     /// The options of each recipient; shorter than the recipients if the last ones have none.
     recipient_options: Vec<Vec<RcptOption>>,
 }
 
 impl Envelope {
-    /// Creates an envelope from text. Each recipient is exactly one address. `""` or `"<>"` is the null sender, for bounces
-    /// (RFC 5321 §4.5.5).
+    /// Creates an envelope from text. Each recipient must be exactly one address. `""` or `"<>"` is the null sender,
+    /// for bounces (RFC 5321 §4.5.5).
     ///
     /// # Errors
     ///
@@ -54,8 +54,8 @@ impl Envelope {
         Envelope::from_addresses(sender, recipients?)
     }
 
-    /// Creates an envelope for exactly one recipient, for input from others, such as a web form. `""` or `"<>"` is the null
-    /// sender.
+    /// Creates an envelope for exactly one recipient, for untrusted input, such as from a web form. `""` or `"<>"` is
+    /// the null sender.
     ///
     /// ```
     /// use postino::{Envelope, Error};
@@ -69,7 +69,7 @@ impl Envelope {
     ///
     /// # Errors
     ///
-    /// [`Error::Address`] if one of the addresses is invalid, or if the recipient has no domain.
+    /// [`Error::Address`] if an address is invalid, or if the recipient has no domain.
     pub fn to_one(sender: &str, recipient: &str) -> Result<Envelope, Error> {
         let envelope = Envelope::new(sender, [recipient])?;
         if envelope.recipients()[0].domain().is_none() {
@@ -102,7 +102,7 @@ impl Envelope {
         self.0.sender.as_ref()
     }
 
-    /// Returns the recipients, of whom there is at least one.
+    /// Returns the recipients. There is at least one.
     #[must_use]
     pub fn recipients(&self) -> &[Address] {
         &self.0.recipients
@@ -118,7 +118,7 @@ impl Envelope {
     ///
     /// # Errors
     ///
-    /// [`Error::Unsupported`] for an address that does not become ASCII.
+    /// [`Error::Unsupported`] for an address that cannot be converted to ASCII.
     pub(crate) fn without_utf8(mut self) -> Result<Envelope, Error> {
         if !self.is_ascii() {
             let parts = Arc::make_mut(&mut self.0);
@@ -129,12 +129,12 @@ impl Envelope {
         Ok(self)
     }
 
-    /// Adds an option of MAIL. It replaces an earlier option of its kind, except [`MailOption::Raw`], of which there can be
-    /// several.
+    /// Adds an option of MAIL. It replaces an earlier option of the same kind, except that there can be several of
+    /// [`MailOption::Raw`].
     ///
     /// # Errors
     ///
-    /// [`Error::Config`] if its value is invalid.
+    /// [`Error::Config`] if the value is invalid.
     pub fn option(mut self, option: MailOption) -> Result<Envelope, Error> {
         option.check()?;
         let options = &mut Arc::make_mut(&mut self.0).options;
@@ -144,12 +144,12 @@ impl Envelope {
         Ok(self)
     }
 
-    /// Adds an option of RCPT for one recipient, by its index in [`recipients`](Envelope::recipients). It replaces an earlier
-    /// option of its kind, except [`RcptOption::Raw`], of which there can be several.
+    /// Adds an option of RCPT for one recipient, by its index in [`recipients`](Envelope::recipients). It replaces an
+    /// earlier option of the same kind, except that there can be several of [`RcptOption::Raw`].
     ///
     /// # Errors
     ///
-    /// [`Error::Config`] if its value is invalid, or if there is no such recipient.
+    /// [`Error::Config`] if the value is invalid, or if there is no such recipient.
     pub fn recipient_option(mut self, number: usize, option: RcptOption) -> Result<Envelope, Error> {
         option.check()?;
         if number >= self.recipients().len() {
@@ -166,7 +166,7 @@ impl Envelope {
     ///
     /// # Errors
     ///
-    /// [`Error::Config`] if its value is invalid.
+    /// [`Error::Config`] if the value is invalid.
     pub fn recipient_options(self, option: RcptOption) -> Result<Envelope, Error> {
         (0..self.recipients().len())
             .try_fold(self, |envelope, number| envelope.recipient_option(number, option.clone()))
@@ -182,7 +182,7 @@ impl Envelope {
         self.0.recipient_options.get(number).map_or(&[], Vec::as_slice)
     }
 
-    /// Returns the envelope for some of the recipients only, by their indices; there must be at least one.
+    /// Returns the envelope restricted to some of the recipients, by their indices. There must be at least one.
     pub(crate) fn part(&self, numbers: &[usize]) -> Envelope {
         Envelope(Arc::new(Parts {
             sender: self.0.sender.clone(),

@@ -1,7 +1,7 @@
-//! The crate's one error type, and the questions that a program asks of it.
+//! The crate's error type, and methods to decide how to handle an error.
 //!
-//! `Display` includes the cause and the server's reply, so that an error helps wherever it is printed, and `{:?}` prints
-//! the same text because `fn main() -> Result<(), postino::Error>` uses it. `{:#?}` shows the structure.
+//! `Display` includes the cause and the server's reply, so that an error is helpful wherever it is printed. `{:?}`
+//! prints the same text, because `fn main() -> Result<(), postino::Error>` uses it. `{:#?}` shows the structure.
 
 use std::{borrow::Cow, error, fmt, io};
 
@@ -10,7 +10,7 @@ use crate::{Delivery, Outcome, Reply};
 /// A boxed cause from another library.
 type Cause = Box<dyn error::Error + Send + Sync>;
 
-/// Most characters of an invalid address that are shown.
+/// Maximum number of characters shown of an invalid address.
 const MAX_SHOWN: usize = 60;
 
 /// The step of a session in which something happened.
@@ -87,7 +87,7 @@ impl fmt::Display for Phase {
 }
 
 impl Phase {
-    /// When something happened: `during EHLO`, `while waiting for the greeting`.
+    /// Returns when something happened: `during EHLO`, `while waiting for the greeting`.
     fn when(self) -> Cow<'static, str> {
         match self {
             Phase::Pool => "while waiting for a pooled connection".into(),
@@ -100,15 +100,16 @@ impl Phase {
     }
 }
 
-/// Anything that can go wrong.
+/// An error of any operation in this crate.
 ///
-/// `Display` says what happened, at which step, to whom, and why: it includes the server's reply, the recipients of a
+/// `Display` says what happened, in which phase, to whom, and why: it includes the server's reply, the recipients of a
 /// message that was not accepted, and the text of the cause. `{:?}` prints the same text, and `{:#?}` the structure.
-/// [`source`](error::Error::source) returns the cause as a value. No variant holds a secret.
+/// [`source`](error::Error::source) returns the cause as a value. No variant contains a secret.
 ///
-/// [`retry`](Error::retry) tells whether sending again can help, and whether it can duplicate the mail. Errors before MAIL
-/// are returned as they are. From MAIL on, a message that was not accepted is an [`Error::Transaction`] with one of the
-/// other variants as its cause. Single commands, such as [`Client::mail`](crate::Client::mail), return the other variants.
+/// [`retry`](Error::retry) tells whether sending again can help, and whether it can duplicate the mail. Errors before
+/// MAIL are returned as they are. From MAIL on, a message that was not accepted is an [`Error::Transaction`] with one
+/// of the other variants as its cause. Single commands, such as [`Client::mail`](crate::Client::mail), return the other
+/// variants.
 ///
 /// ```
 /// use postino::{Envelope, Error};
@@ -138,25 +139,24 @@ impl Phase {
 /// A [table](crate::coming_from_aiosmtplib#exceptions) lists the counterpart of each aiosmtplib exception.
 #[non_exhaustive]
 pub enum Error {
-    /// Invalid configuration: a bad URL or host name, settings that contradict each other, or TLS in a build without it.
+    /// Invalid configuration: an invalid URL or host name, contradictory settings, or TLS in a build without it.
     /// Nothing was sent.
     Config(Cow<'static, str>),
-    /// An invalid mail address, wherever it was found: in an envelope, a message that is built, or the header of a
-    /// message. Nothing was sent.
+    /// An invalid mail address in an envelope, a message that is built, or the header of a message. Nothing was sent.
     Address {
         /// The text that should be an address, or a list of them.
         input: String,
         /// What is wrong with it, such as `no @`, `no domain` or `space in the local part`.
         why: &'static str,
-        /// The header field that holds it, if it is from one.
+        /// The header field that contains it, if it is from a header.
         header: Option<String>,
     },
     /// The envelope has no recipients. Nothing was sent.
     NoRecipients,
     /// The message cannot be built, read or sent: it contains a NUL, for instance, or has no `From`.
     Message(Cow<'static, str>),
-    /// The server does not offer what the message, an option of its envelope, or the command needs: 8BITMIME for content
-    /// beyond ASCII, SMTPUTF8 for such an address, DSN, STARTTLS. Nothing of the message was accepted.
+    /// The server does not offer what the message, an option of its envelope, or the command requires: 8BITMIME for
+    /// content beyond ASCII, SMTPUTF8 for addresses beyond ASCII, DSN, STARTTLS. Nothing of the message was accepted.
     Unsupported(&'static str),
     /// The message is larger than the server accepts (RFC 1870). It was not offered.
     TooLarge {
@@ -165,7 +165,7 @@ pub enum Error {
         /// The server's limit in octets.
         limit: u64,
     },
-    /// The file or reader that the message comes from failed. The connection was closed, so that the server has no
+    /// The file or reader that provides the message failed. The connection was closed, so that the server has no
     /// complete message.
     Source(io::Error),
     /// The host name could not be resolved.
@@ -175,12 +175,12 @@ pub enum Error {
         /// The resolver's error.
         source: io::Error,
     },
-    /// No address of the host could be connected to.
+    /// None of the host's addresses could be connected to.
     Connect {
         /// The server: `host:port`, or the path of its Unix socket.
         server: String,
-        /// The reason. If there was more than one address, its text names each of them; its kind is that of the last
-        /// one, or `TimedOut`.
+        /// The reason. If there was more than one address, the text lists the reason for each; the kind is that of the
+        /// last one, or `TimedOut`.
         source: io::Error,
     },
     /// The server's certificate is not trusted: wrong name, unknown issuer, or expired. To fix it, add the issuer with
@@ -201,7 +201,7 @@ pub enum Error {
         /// The TLS library's error.
         source: Cause,
     },
-    /// TLS is required, by a setting or because there are credentials, and the server does not offer STARTTLS. No
+    /// TLS is required, by a setting or because there are credentials, but the server does not offer STARTTLS. No
     /// secret was sent.
     TlsRequired,
     /// The login failed: the server refused it, or there is no mechanism that both sides support. A session never
@@ -221,22 +221,22 @@ pub enum Error {
         /// The callback's error.
         source: Cause,
     },
-    /// The server refused a command (4yz: transient, 5yz: permanent), or closes the connection (421, or 221 without a
-    /// QUIT).
+    /// The server refused a command (4yz: transient, 5yz: permanent), or is closing the connection (421, or 221 without
+    /// a QUIT).
     Refused {
-        /// The command that it refused.
+        /// The command that was refused.
         phase: Phase,
         /// The whole reply.
         reply: Reply,
     },
-    /// A timeout or the deadline has expired. The connection is closed. Timeouts of the name lookup and of connecting are
-    /// [`Resolve`](Error::Resolve) and [`Connect`](Error::Connect), which have the server's name;
-    /// [`is_timeout`](Error::is_timeout) is true for these too.
+    /// A timeout or the deadline has expired. The connection is closed. Timeouts of the name lookup and of connecting
+    /// are [`Resolve`](Error::Resolve) and [`Connect`](Error::Connect), which have the server's name.
+    /// [`is_timeout`](Error::is_timeout) is true for all of these.
     Timeout(Phase),
-    /// Another thread has used the client's [`StopHandle`](crate::StopHandle), in this phase or before. The connection is
-    /// closed, and clients with this stop handle do not connect again. It is neither transient nor permanent.
+    /// Another thread has used the client's [`StopHandle`](crate::StopHandle), in this phase or before. The connection
+    /// is closed, and clients with this stop handle do not connect again. This is neither transient nor permanent.
     Stopped(Phase),
-    /// The client is still connected, so it cannot reconnect. The connection was left as it is.
+    /// The client is already connected, so it cannot connect again. The connection is unchanged.
     AlreadyConnected,
     /// The connection failed.
     Io {
@@ -247,49 +247,49 @@ pub enum Error {
     },
     /// The server closed the connection without a reply.
     Closed(Phase),
-    /// The server broke the protocol: it sent something that is not SMTP, or a reply that nothing asked for. The
-    /// connection is closed, because later replies could be taken for something else.
+    /// The server violated the protocol: it sent something that is not SMTP, or an unsolicited reply. The connection is
+    /// closed, because later replies could be misattributed.
     Protocol {
         /// The step during which it happened.
         phase: Phase,
-        /// What is wrong, with the start of the offending line if there is one.
+        /// The violation, with the start of the offending line if there is one.
         what: Cow<'static, str>,
     },
-    /// The connection is closed, or was abandoned in the middle of a command (an earlier error, or a dropped future). It
-    /// cannot be used again; reconnect.
+    /// The connection is closed, or was abandoned in the middle of a command (after an earlier error or a dropped
+    /// future). It cannot be used again; reconnect.
     NotConnected,
     /// The pool is closed.
     PoolClosed,
-    /// A bug in postino, or a [`proto`](crate::proto) type used out of order. Please report it with its text.
+    /// A bug in postino, or a [`proto`](crate::proto) type used out of order. Please report bugs with this text.
     Internal(&'static str),
-    /// The message was not accepted for any recipient. The delivery has the outcome of each recipient: refused, not sent,
-    /// or in doubt.
+    /// The message was not accepted for any recipient. The delivery has the outcome of each recipient: refused, not
+    /// sent, or in doubt.
     Transaction {
         /// The outcome of each recipient.
         delivery: Box<Delivery>,
         /// The cause.
         source: Box<Error>,
     },
-    /// The message was accepted for some recipients, but not for all of them, and
-    /// [`Delivery::require_all`] was asked for that. Sending it to the same envelope again would duplicate it for those
-    /// who have it; [`Delivery::retry_envelope`] has the recipients to try again.
+    /// The message was accepted for some recipients but not for all, and [`Delivery::require_all`] was called. Sending
+    /// it to the same envelope again would duplicate it for those who have it; [`Delivery::retry_envelope`] returns the
+    /// recipients to retry.
     PartialDelivery {
         /// The outcome of each recipient.
         delivery: Box<Delivery>,
     },
 }
 
-/// Whether sending the same message to the same envelope again can help: the answer of [`Error::retry`].
+/// Whether sending the same message to the same envelope again can help. Returned by [`Error::retry`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Retry {
-    /// Sending it again cannot help: the message, the envelope, the settings or the server has to change first.
+    /// Retrying cannot help: the message, the envelope, the settings or the server has to change first.
     Never,
-    /// Sending it again may help after a while, over a new connection.
+    /// Retrying may help after a while, over a new connection.
     Later,
-    /// Sending it again may help at once, over a new connection: only the old connection was lost.
+    /// Retrying may help at once, over a new connection: only the old connection was lost.
     Now,
-    /// The message was or may have been delivered to somebody: sending it again may duplicate it.
+    /// Retrying may duplicate the message: it was or may have been delivered to somebody.
     MayDuplicate,
 }
 
@@ -305,9 +305,9 @@ impl Retry {
 }
 
 impl Error {
-    /// Returns whether trying again may help and cannot duplicate the mail: after 4yz replies, timeouts, lost connections,
-    /// names that could not be looked up. After anything except a 4yz reply, and after 421, the client is closed and has to
-    /// be connected again.
+    /// Returns whether retrying may help and cannot duplicate the mail: after 4yz replies, timeouts, lost connections,
+    /// and failed name lookups. After anything except a 4yz reply, and after 421, the client is closed and has to be
+    /// connected again.
     ///
     /// An [`Error::Transaction`] is transient if no recipient is [in doubt](Error::in_doubt) and
     /// [`Delivery::retry_envelope`] returns an envelope. An [`Error::PartialDelivery`] never is.
@@ -329,9 +329,9 @@ impl Error {
         }
     }
 
-    /// Returns whether trying the same again cannot help: after 5yz replies, for invalid addresses, messages and settings, and
-    /// for untrusted certificates. It is false when the delivery is [in doubt](Error::in_doubt), and when the server broke
-    /// the protocol.
+    /// Returns whether retrying without changes cannot help: after 5yz replies, for invalid addresses, messages and
+    /// settings, and for untrusted certificates. It is false when the delivery is [in doubt](Error::in_doubt), and when
+    /// the server violated the protocol.
     ///
     /// An [`Error::Transaction`] is permanent if every recipient was refused permanently.
     #[must_use]
@@ -368,18 +368,18 @@ impl Error {
         }
     }
 
-    /// Returns whether the message may have been delivered: the connection was lost between its last octet and the reply
-    /// (RFC 1047). Sending it again may duplicate it.
+    /// Returns whether the message may have been delivered: the connection was lost after its last octet was sent and
+    /// before the reply (RFC 1047). Sending it again may duplicate it.
     ///
     /// An [`Error::Transaction`] is in doubt if a recipient is [`Outcome::InDoubt`].
     #[must_use]
     pub fn in_doubt(&self) -> bool {
         match self {
             Error::Transaction { delivery, .. } | Error::PartialDelivery { delivery } => delivery.in_doubt(),
-            // Outside a transaction, of `Client::data`: see `Data::into_result`.
+            // Outside a transaction, from `Client::data`: see `Data::into_result`.
             Error::Timeout(phase) | Error::Closed(phase) | Error::Stopped(phase) => *phase == Phase::End,
             Error::Io { phase, .. } | Error::Protocol { phase, .. } => *phase == Phase::End,
-            // 221: the server closes, and has not said whether it accepted the message.
+            // 221: the server is closing, and has not said whether it accepted the message.
             Error::Refused { phase, reply } => *phase == Phase::End && reply.is_positive(),
             _ => false,
         }
@@ -397,24 +397,24 @@ impl Error {
         }
     }
 
-    /// Returns whether sending the same again can help, and whether it can duplicate the mail.
+    /// Returns whether sending the same message again can help, and whether it can duplicate the mail.
     ///
-    /// - [`MayDuplicate`](Retry::MayDuplicate): the delivery is [in doubt](Error::in_doubt), or it is an
-    ///   [`Error::PartialDelivery`] some of whose recipients could be tried again.
+    /// - [`MayDuplicate`](Retry::MayDuplicate): the delivery is [in doubt](Error::in_doubt), or this is an
+    ///   [`Error::PartialDelivery`] with recipients that could be retried.
     /// - [`Now`](Retry::Now): the connection was lost, and nothing was accepted.
-    /// - [`Later`](Retry::Later): a 4yz reply, a timeout, a server that could not be reached or broke the protocol, or a
-    ///   source or token that could not be obtained.
+    /// - [`Later`](Retry::Later): a 4yz reply, a timeout, a server that could not be reached or violated the protocol,
+    ///   or a source or token that could not be obtained.
     /// - [`Never`](Retry::Never): everything else.
     ///
-    /// For an [`Error::Transaction`] the outcomes of its recipients decide, and the cause only whether it is `Now` or
-    /// `Later`. It is `Never` if every recipient was refused permanently. Otherwise, and if none is in doubt,
-    /// [`Delivery::retry_envelope`] returns the envelope to send the message to again.
+    /// For an [`Error::Transaction`], the outcomes of its recipients decide; the cause only decides between `Now` and
+    /// `Later`. The result is `Never` if every recipient was refused permanently. Otherwise, and if none is in doubt,
+    /// [`Delivery::retry_envelope`] returns the envelope to resend the message to.
     #[must_use]
     pub fn retry(&self) -> Retry {
         match self {
             _ if self.in_doubt() => Retry::MayDuplicate,
             Error::Transaction { delivery, source } => delivery.retry(source.is_lost_connection()),
-            // Some have it already.
+            // Some recipients already have it.
             Error::PartialDelivery { delivery } if delivery.retry(false) != Retry::Never => {
                 Retry::MayDuplicate
             }
@@ -427,7 +427,7 @@ impl Error {
         }
     }
 
-    /// Whether only the connection was lost, as far as is known, so that another one may work at once.
+    /// Whether, as far as is known, only the connection was lost, so that another one may work at once.
     fn is_lost_connection(&self) -> bool {
         matches!(self, Error::Closed(_) | Error::NotConnected | Error::Io { .. })
     }
@@ -441,7 +441,7 @@ impl Error {
         }
     }
 
-    /// Repeats the error for another message that failed for the same reason.
+    /// Copies the error for another message that failed for the same reason.
     pub(crate) fn repeated(&self) -> Error {
         match self {
             Error::Timeout(phase) => Error::Timeout(*phase),
@@ -456,7 +456,7 @@ impl Error {
         }
     }
 
-    /// Repeats the error of a refused login for another connection that would have to log in the same way.
+    /// Copies the error of a refused login for another connection that would have to log in the same way.
     pub(crate) fn refused_login(&self) -> Option<Error> {
         let Error::Auth { what, details, reply } = self else { return None };
         Some(Error::Auth { what: what.clone(), details: details.clone(), reply: reply.clone() })
@@ -474,7 +474,7 @@ impl Error {
             && matches!(phase, Phase::Reset | Phase::Mail | Phase::Recipient | Phase::Data)
     }
 
-    /// Moves a failure of the connection to another phase.
+    /// Moves a connection failure to another phase.
     pub(crate) fn at(self, phase: Phase) -> Error {
         match self {
             Error::Timeout(_) => Error::Timeout(phase),
@@ -482,7 +482,7 @@ impl Error {
             Error::Stopped(_) => Error::Stopped(phase),
             Error::Io { source, .. } => Error::Io { phase, source },
             Error::Protocol { what, .. } => Error::Protocol { phase, what },
-            // 221: the server closes, and has not answered the command.
+            // 221: the server is closing, and has not answered the command.
             Error::Refused { reply, .. } if reply.is_positive() => Error::Refused { phase, reply },
             other => other,
         }
@@ -499,7 +499,7 @@ impl Error {
         match source.kind() {
             io::ErrorKind::TimedOut => Error::Timeout(phase),
             io::ErrorKind::UnexpectedEof => Error::Closed(phase),
-            // An error of ours says more than the operation that failed.
+            // An error of this crate says more than the failed operation.
             _ => source.downcast().unwrap_or_else(|source| Error::Io { phase, source }),
         }
     }
@@ -529,7 +529,7 @@ impl fmt::Display for Error {
             Error::Resolve { host, source } => write!(f, "could not resolve {host}: {source}"),
             Error::Connect { server, source } if source.kind() == io::ErrorKind::TimedOut => {
                 write!(f, "timed out connecting to {server}")?;
-                // Of several addresses each has its own reason.
+                // Each of several addresses has its own reason.
                 source.get_ref().map_or(Ok(()), |each| write!(f, ": {each}"))
             }
             Error::Connect { server, source } => write!(f, "could not connect to {server}: {source}"),
@@ -582,8 +582,8 @@ impl fmt::Display for Error {
     }
 }
 
-/// The text of `Display`, which is what `fn main() -> Result<(), postino::Error>` and `unwrap` print; `{:#?}` shows the
-/// structure.
+/// Prints the text of `Display`, because `fn main() -> Result<(), postino::Error>` and `unwrap` use `Debug`. `{:#?}`
+/// prints the structure.
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if !f.alternate() {
@@ -605,7 +605,7 @@ impl fmt::Debug for Error {
 }
 
 impl Error {
-    /// The variant's name.
+    /// Returns the variant's name.
     fn name(&self) -> &'static str {
         match self {
             Error::Config(_) => "Config",

@@ -4,7 +4,7 @@ use std::{borrow::Cow, fmt, io::Read, path::Path, path::PathBuf};
 
 use super::Message;
 
-/// An attached file, or an image that the HTML text shows.
+/// An attached file, or an image shown in the HTML text.
 ///
 /// ```
 /// use postino::message::{Attachment, Message};
@@ -43,55 +43,58 @@ impl Attachment {
         Attachment::new(Content::Bytes(bytes.into().0)).file_name(file_name)
     }
 
-    /// Attaches a file under its own name. It is opened each time that the message is sent, and read and encoded meanwhile in
-    /// constant memory.
+    /// Attaches a file under its own name. The file is opened each time the message is sent, and read and encoded in
+    /// constant memory meanwhile.
     pub fn path(path: impl AsRef<Path>) -> Attachment {
         let path = path.as_ref();
         let name = path.file_name().map(|name| name.to_string_lossy().into_owned());
         Attachment { file_name: name, ..Attachment::new(Content::Path(path.to_owned())) }
     }
 
-    /// Attaches the content of a reader under a file name. It is read to its end while the message is sent, and only once.
+    /// Attaches the content of a reader under a file name. The reader is read to its end while the message is sent, and
+    /// only once.
     ///
-    /// Until its first octet is read the message can be sent again; [`Raw::reader`](super::Raw::reader) explains when that
-    /// is, and the limits of such a message. Clones of the message share the reader.
+    /// Until its first octet is read, the message can be sent again; [`Raw::reader`](super::Raw::reader) explains when
+    /// that is, and the limits of such a message. Clones of the message share the reader.
     ///
     /// The blocking client cannot interrupt a read: a reader that hangs blocks the send.
     pub fn reader(file_name: impl Into<String>, reader: impl Read + Send + 'static) -> Attachment {
         Attachment::new(Content::Reader(Box::new(reader))).file_name(file_name)
     }
 
-    /// Attaches another message as a `message/rfc822` part (RFC 2046 §5.2.1). Domains beyond ASCII in its fields become A-labels (with
-    /// the feature `idna`). Building the message around it fails if another address in its fields is beyond ASCII, or if
-    /// messages are nested more than 50 levels deep: many servers and programs give up before that.
+    /// Attaches another message as a `message/rfc822` part (RFC 2046 §5.2.1). Domains beyond ASCII in its fields become
+    /// A-labels (with the feature `idna`). Building the outer message fails if another address in those fields is
+    /// beyond ASCII, or if messages are nested more than 50 levels deep: many servers and programs give up before that.
     #[must_use]
     pub fn message(message: Message) -> Attachment {
         Attachment::new(Content::Message(message))
     }
 
-    /// Sets the media type, such as `text/csv; charset=utf-8`. Defaults to a guess from the extension of the file name, else to
-    /// `application/octet-stream`. A type that is guessed to be text gets `charset=utf-8` if the content is UTF-8: all of the
-    /// bytes, or the first 64 KiB of a regular file when it is sent. Readers and FIFOs are not inspected.
+    /// Sets the media type, such as `text/csv; charset=utf-8`. By default it is guessed from the extension of the file
+    /// name; if that is unknown, it is `application/octet-stream`. A guessed text type gets `charset=utf-8` if the
+    /// content is UTF-8: all of the bytes, or the first 64 KiB of a regular file when it is sent. Readers and FIFOs are
+    /// not inspected.
     ///
-    /// A `message/…` part may not be encoded (RFC 2046 §5.2.1), except `message/global`. It has to be given as bytes, without a
-    /// NUL or a line of more than 998 octets, or it is refused when the message is built. Its line ends become CRLF. If it is
-    /// not ASCII, a server without 8BITMIME is an [`Error::Unsupported`](crate::Error::Unsupported) before MAIL. `multipart/…`
-    /// is refused. Parameters are `; name=value`, the value a token or in quotes.
+    /// A `message/…` part may not be encoded (RFC 2046 §5.2.1), except `message/global`. It must be given as bytes,
+    /// without a NUL or a line of more than 998 octets, or building the message fails. Its line ends become CRLF. If it
+    /// is not ASCII, sending to a server without 8BITMIME fails with [`Error::Unsupported`](crate::Error::Unsupported)
+    /// before MAIL. `multipart/…` is refused. Parameters are written as `; name=value`, where the value is a token or
+    /// quoted.
     #[must_use]
     pub fn content_type(mut self, content_type: impl Into<String>) -> Attachment {
         self.content_type = Some(content_type.into());
         self
     }
 
-    /// Sets the file name. Defaults to the one that the attachment was created with.
+    /// Sets the file name. Defaults to the one the attachment was created with.
     #[must_use]
     pub fn file_name(mut self, name: impl Into<String>) -> Attachment {
         self.file_name = Some(name.into());
         self
     }
 
-    /// Makes the attachment a part of the HTML text, which shows it by `<img src="cid:…">` (RFC 2392). The id is printable ASCII without
-    /// spaces, quotes and backslashes; angle brackets around it are taken off.
+    /// Makes the attachment a part of the HTML text, which shows it with `<img src="cid:…">` (RFC 2392). The id is
+    /// printable ASCII without spaces, quotes and backslashes; angle brackets around it are removed.
     #[must_use]
     pub fn content_id(mut self, id: impl Into<String>) -> Attachment {
         self.content_id = Some(id.into());
@@ -105,7 +108,7 @@ impl Attachment {
         self
     }
 
-    /// How many levels of messages it adds to the one that it is attached to.
+    /// Returns how many levels of messages the attachment adds to the message it is attached to.
     pub(super) fn levels(&self) -> usize {
         match &self.content {
             Content::Message(message) => message.levels() + 1,
@@ -113,7 +116,7 @@ impl Attachment {
         }
     }
 
-    /// What it is, said or guessed.
+    /// Returns the media type, given or guessed.
     pub(super) fn media_type(&self) -> &str {
         let name = self.file_name.as_deref().unwrap_or_default();
         match &self.content_type {
@@ -180,7 +183,8 @@ impl fmt::Debug for Bytes {
     }
 }
 
-/// The media type that a file name's end is known for: what people attach. Not `eml`: such a part may not be encoded.
+/// Guesses the media type from the extension of a file name, for commonly attached types. `eml` is not one of them,
+/// because such a part may not be encoded.
 fn guess(name: &str) -> &'static str {
     let end = name.rsplit_once('.').map_or("", |(_, end)| end);
     match &end.to_ascii_lowercase()[..] {

@@ -1,4 +1,4 @@
-//! The content of a message that is about to be sent: bytes, or something to open and read.
+//! The content of a message to be sent: bytes, or something to open and read.
 
 #[cfg(feature = "dkim")]
 use std::time::{Duration, Instant};
@@ -23,34 +23,34 @@ use crate::deadline::later;
 pub struct Body<'m> {
     pub(crate) content: Content<'m>,
     pub(crate) size: Option<u64>,
-    /// All of it is ASCII, without NUL, in lines that any server takes.
+    /// The content is all ASCII, without NUL, in lines that any server accepts.
     pub(crate) seven_bit: bool,
-    /// It has octets beyond ASCII, and goes only to a server that offers 8BITMIME.
+    /// The content has octets beyond ASCII, and needs a server that offers 8BITMIME.
     pub(crate) eight_bit: bool,
-    /// It may go as it is, if the server takes that.
+    /// The content may be sent unchanged if the server offers BINARYMIME.
     pub(crate) binary: bool,
-    /// Its headers need SMTPUTF8.
+    /// The headers need SMTPUTF8.
     pub(crate) utf8: bool,
     pub(super) progress: Option<Callback<'m>>,
-    /// The sources among its content that can be read once. Dropping a body that was not read gives them back.
+    /// Claims on sources that can be read only once. Dropping a body that was not read releases them.
     pub(super) claims: Vec<Claim>,
     #[cfg(feature = "dkim")]
     pub(crate) unsigned: Option<Box<dkim::Unsigned<'m>>>,
 }
 
-/// Called with the octets sent and the total.
+/// A callback that gets the octets sent and the total.
 pub(super) type Callback<'m> = Box<dyn FnMut(u64, Option<u64>) + Send + 'm>;
 
 pub(crate) enum Content<'m> {
     Bytes(Cow<'m, [u8]>),
-    /// To be opened by who may wait for it.
+    /// To be opened where waiting is allowed.
     Unopened(Opener),
     Reader(Box<dyn Read + Send>),
 }
 
-/// Opens a body, which may take its time.
+/// Opens a body, which may take time.
 pub(crate) struct Opener {
-    /// What is opened, for `Debug`.
+    /// The thing to open, for `Debug`.
     what: String,
     open: Box<dyn FnOnce() -> io::Result<Body<'static>> + Send>,
 }
@@ -77,17 +77,17 @@ impl<'m> Body<'m> {
         }
     }
 
-    /// Creates a body from bytes, borrowed or owned. They are checked before anything is sent: content that the server does
-    /// not accept is an error then.
+    /// Creates a body from bytes, borrowed or owned. They are checked before anything is sent, so that content the
+    /// server does not accept is an error at that point.
     pub fn bytes(bytes: impl Into<Cow<'m, [u8]>>) -> Body<'m> {
         Body::new(Content::Bytes(bytes.into()))
     }
 
     /// Creates a body from a file that is opened when it is sent. Its length is announced to the server as the size.
     ///
-    /// It may be a FIFO or a device: opening it does not block, and timeouts apply to waiting for its content, as for
-    /// [`file`](Body::file). The blocking client cannot interrupt some system calls, such as opening a file on a network file
-    /// system whose server is gone: it notices a timeout only after the call.
+    /// The path may be a FIFO or a device: opening it does not block, and timeouts apply to waiting for its content, as
+    /// for [`file`](Body::file). The blocking client cannot interrupt some system calls, such as opening a file on a
+    /// network file system whose server is gone: it notices a timeout only after the call.
     pub fn path(path: impl Into<PathBuf>) -> Body<'m> {
         let path = path.into();
         let what = path.display().to_string();
@@ -95,8 +95,8 @@ impl<'m> Body<'m> {
         Body::new(Content::Unopened(Opener { what, open }))
     }
 
-    /// Creates a body that takes time to open. It is opened when it is sent, before any command for it is sent; the async
-    /// client does it on a thread that may block.
+    /// Creates a body that takes time to open. It is opened when it is sent, before any command for it. The async
+    /// client opens it on a thread that may block.
     ///
     /// ```
     /// # use std::{fs::File, io::Seek};
@@ -112,62 +112,63 @@ impl<'m> Body<'m> {
         Body::new(Content::Unopened(Opener { what: "deferred".to_owned(), open: Box::new(open) }))
     }
 
-    /// Creates a body from an open file, from its current position. The length of the rest is announced to the server as the
-    /// size.
+    /// Creates a body from an open file, starting at its current position. The length of the rest is announced to the
+    /// server as the size.
     ///
-    /// It may be a pipe, such as standard input: timeouts apply to waiting for its content. Meanwhile, content that has
-    /// arrived is sent, and replies are read.
+    /// The file may be a pipe, such as standard input: timeouts apply to waiting for its content. Meanwhile, content
+    /// that has arrived is sent, and replies are read.
     pub fn file(mut file: File) -> Body<'m> {
         let size = size_of_rest(&mut file);
         Body { size, ..Body::new(Content::Reader(file::reader(file))) }
     }
 
-    /// Creates a body from a reader, which is read to its end while it is sent, a block at a time. An octet that may not be
-    /// sent is found only then, and closes the connection.
+    /// Creates a body from a reader, which is read to its end while it is sent, a block at a time. Content that the
+    /// server does not accept is noticed only then, and the connection is closed.
     ///
     /// A read that takes longer than [`block_timeout`](crate::Builder::block_timeout) is a timeout. The blocking client
     /// cannot interrupt a read, and notices the timeout when the read returns.
     ///
-    /// While a reader is slow, content that it has returned is sent and replies are read: in the async client within 100 ms,
-    /// in the blocking client before the next read. A reader that can wait with a limit should wait for about 50 ms, and then
-    /// fail with [`WouldBlock`](io::ErrorKind::WouldBlock): it is read again soon. The blocking client then keeps all
-    /// timeouts, too.
+    /// While a reader is slow, content that it has returned is sent and replies are read: by the async client within
+    /// 100 ms, by the blocking client before the next read. A reader that supports a wait limit should wait for about
+    /// 50 ms, and then fail with [`WouldBlock`](io::ErrorKind::WouldBlock): it is read again soon. The blocking client
+    /// then keeps all timeouts, too.
     pub fn reader(reader: impl Read + Send + 'static) -> Body<'m> {
         Body::new(Content::Reader(Box::new(reader)))
     }
 
-    /// Some of its content can be read once, by whoever has these claims.
+    /// Attaches the claims on content that can be read only once.
     pub(crate) fn claiming(mut self, claims: Vec<Claim>) -> Body<'m> {
         self.claims = claims;
         self
     }
 
-    /// Whether some of its content can be read only once, and another body cannot be had while this one lives.
+    /// Returns whether some content can be read only once, so that no other body can be opened while this one lives.
     pub(crate) fn is_read_once(&self) -> bool {
         !self.claims.is_empty()
     }
 
-    /// The server need not be told of 8-bit content.
+    /// Marks the content as needing no 8BITMIME.
     pub(crate) fn seven_bit(mut self) -> Body<'m> {
         self.seven_bit = true;
         self
     }
 
-    /// Only a server that offers 8BITMIME takes it, which is checked before anything is sent.
+    /// Marks the content as needing 8BITMIME, which is checked before anything is sent.
     pub(crate) fn eight_bit(mut self) -> Body<'m> {
         self.eight_bit = true;
         self
     }
 
-    /// Sends the body unchanged, with its line ends and NULs, to a server that offers BINARYMIME (RFC 3030 §3), if chunking is
-    /// on. Its parts must be labelled `Content-Transfer-Encoding: binary`. To other servers it is sent as any other body is.
+    /// Sends the body unchanged, with its line ends and NULs, to a server that offers BINARYMIME (RFC 3030 §3), if
+    /// chunking is on. Its parts must be labelled `Content-Transfer-Encoding: binary`. To other servers it is sent like
+    /// any other body.
     #[must_use]
     pub fn binary(mut self) -> Body<'m> {
         self.binary = true;
         self
     }
 
-    /// What must not be opened again to be read; only the callback is lost.
+    /// Returns a body that owns content that must not be opened again. Only the callback is lost.
     pub(crate) fn into_once(self) -> Option<Body<'static>> {
         let Body { size, seven_bit, eight_bit, binary, utf8, claims, .. } = self;
         let content = match self.content {
@@ -179,13 +180,13 @@ impl<'m> Body<'m> {
         Some(Body { size, seven_bit, eight_bit, binary, utf8, claims, ..Body::new(content) })
     }
 
-    /// What it holds; nothing is left.
+    /// Takes the content and leaves an empty body.
     #[cfg(feature = "dkim")]
     pub(crate) fn take_content(&mut self) -> Content<'m> {
         mem::replace(&mut self.content, Content::Bytes(Cow::Borrowed(b"")))
     }
 
-    /// Whether it can be read at once: there is nothing to open, and nothing to sign.
+    /// Returns whether the body can be read at once: there is nothing to open or sign.
     pub(crate) fn is_open(&self) -> bool {
         #[cfg(feature = "dkim")]
         if self.unsigned.is_some() {
@@ -194,20 +195,20 @@ impl<'m> Body<'m> {
         !matches!(self.content, Content::Unopened(_))
     }
 
-    /// Whether somebody is told of its progress.
+    /// Returns whether there is a progress callback.
     pub(crate) fn is_watched(&self) -> bool {
         self.progress.is_some()
     }
 
-    /// Declares that the headers have addresses in UTF-8 (RFC 6532), which needs a server that offers SMTPUTF8. Defaults to
-    /// headers that do not. Addresses of the envelope need no declaration.
+    /// Declares that the headers have addresses in UTF-8 (RFC 6532), which need a server that offers SMTPUTF8. By
+    /// default they have none. Addresses in the envelope need no declaration.
     #[must_use]
     pub fn utf8_headers(mut self) -> Body<'m> {
         self.utf8 = true;
         self
     }
 
-    /// Adds a callback for the progress, after those that are there already: see [`Progress`](super::Progress).
+    /// Adds a progress callback, called after existing ones: see [`Progress`](super::Progress).
     #[must_use]
     pub fn on_progress(mut self, mut callback: impl FnMut(u64, Option<u64>) + Send + 'm) -> Body<'m> {
         self.progress = Some(match self.progress.take() {
@@ -226,7 +227,7 @@ impl<'m> Body<'m> {
     ///
     /// # Errors
     ///
-    /// The system's error if a path cannot be opened, and any error of signing.
+    /// The system's error if a path cannot be opened, or any error of signing.
     pub fn into_reader(self) -> io::Result<Box<dyn Read + Send + 'm>> {
         let body = self;
         #[cfg(feature = "dkim")]
@@ -242,15 +243,16 @@ impl<'m> Body<'m> {
         Ok(Box::new(Claimed { reader, _claims: body.claims }))
     }
 
-    /// Sets the size in octets, which may be less than what is sent if line ends become CRLF. It is announced to the server,
-    /// and a message that is larger than the server accepts is not offered (RFC 1870). The size of bytes is known.
+    /// Sets the size in octets, which may be less than what is sent if line ends become CRLF. The size is announced to
+    /// the server, and a message larger than the server accepts is not offered (RFC 1870). For bytes, the size is
+    /// known.
     #[must_use]
     pub fn with_size(mut self, octets: u64) -> Body<'m> {
         self.size = Some(octets);
         self
     }
 
-    /// What has to be opened, which may take its time. [`opened`](Body::opened) takes what comes of it.
+    /// Takes the opener, if there is one, which may take time to run. Pass its result to [`opened`](Body::opened).
     pub(crate) fn take_opener(&mut self) -> Option<Opener> {
         match mem::replace(&mut self.content, Content::Bytes(Cow::Borrowed(b""))) {
             Content::Unopened(opener) => Some(opener),
@@ -261,7 +263,7 @@ impl<'m> Body<'m> {
         }
     }
 
-    /// The same with what was opened.
+    /// Replaces the content by that of an opened body.
     pub(crate) fn opened(mut self, opened: Body<'m>) -> Body<'m> {
         self.claims.extend(opened.claims);
         Body {
@@ -278,7 +280,7 @@ impl<'m> Body<'m> {
         }
     }
 
-    /// The same, opened, which may take its time.
+    /// Opens the body, which may take time.
     pub(crate) fn open(mut self) -> io::Result<Body<'m>> {
         match self.take_opener() {
             Some(opener) => Ok(self.opened(opener.open()?)),
@@ -286,8 +288,8 @@ impl<'m> Body<'m> {
         }
     }
 
-    /// What it holds, who is told how much of it has left, and what has to live while it is read. It is
-    /// [open](Body::open).
+    /// Splits an [open](Body::open) body into its content, its progress meter, and the claims that must live while it
+    /// is read.
     pub(crate) fn into_parts(self) -> (Content<'m>, Meter<'m>, Vec<Claim>) {
         let total = match &self.content {
             Content::Bytes(bytes) => Some(bytes.len() as u64),
@@ -297,7 +299,7 @@ impl<'m> Body<'m> {
     }
 }
 
-/// A reader of content that can be read once. The claims live as long as it does.
+/// A reader of content that can be read only once. The claims live as long as it does.
 struct Claimed<'m> {
     reader: Box<dyn Read + Send + 'm>,
     _claims: Vec<Claim>,
@@ -339,7 +341,8 @@ impl From<String> for Body<'_> {
     }
 }
 
-/// What is left of a regular file; nothing is known of others, and of those that claim to be empty (`/proc`).
+/// Returns the size of the rest of a regular file. It is unknown for others, and for files that claim to be empty
+/// (`/proc`).
 fn size_of_rest(file: &mut File) -> Option<u64> {
     let meta = file.metadata().ok().filter(fs::Metadata::is_file)?;
     let at = file.stream_position().ok()?;

@@ -15,12 +15,12 @@ use super::{
 };
 use crate::{Address, Envelope, Error};
 
-/// Most levels of messages attached to messages. Each level is looked through for the boundaries of those around it.
+/// Maximum nesting of messages attached to messages. Each level is searched for the boundaries of those around it.
 const MAX_LEVELS: usize = 50;
-/// What `List-Unsubscribe-Post` says (RFC 8058 §3.1).
+/// Value of `List-Unsubscribe-Post` (RFC 8058 §3.1).
 const ONE_CLICK: &str = "List-Unsubscribe=One-Click";
 
-/// What is no longer than this, and in memory, is encoded at once, in octets.
+/// Maximum size of a message in memory that is encoded at once, in octets.
 const MAX_AT_ONCE: u64 = 64 * 1024;
 
 /// A composed message: header fields, text, attachments. Made by [`Message::builder`], or from an [`Email`].
@@ -38,37 +38,38 @@ const MAX_AT_ONCE: u64 = 64 * 1024;
 /// # Ok::<(), postino::Error>(())
 /// ```
 ///
-/// It is sent as a stream: attachments from a path or reader are read and encoded on their way, in constant memory.
-/// It is sent as ASCII in lines of at most 998 octets (78 where they can be folded), so that any server takes it. Text
-/// beyond ASCII is sent as it is where the server offers 8BITMIME, unless that could change it (a line of more than 998
-/// octets, one that begins with `From `). An [attached](Attachment::content_type) `message/rfc822` part beyond ASCII needs
-/// 8BITMIME, as it may not be encoded.
+/// A message is sent as a stream: attachments from a path or reader are read and encoded while it is sent, in constant
+/// memory. It is sent as ASCII in lines of at most 998 octets (78 where they can be folded), so that any server accepts
+/// it. Text beyond ASCII is sent unencoded if the server offers 8BITMIME, unless that could change it (a line of more
+/// than 998 octets, or one that begins with `From `). An [attached](Attachment::content_type) `message/rfc822` part
+/// beyond ASCII needs 8BITMIME, because it may not be encoded.
 ///
-/// An address beyond ASCII is written as it is (RFC 6532) for a server that offers SMTPUTF8. For others, domains become
-/// A-labels, also in the header fields, with the feature `idna`. If that does not make every address ASCII, sending is an
-/// [`Error::Unsupported`] before MAIL. Names and subjects in any language need nothing.
+/// Addresses beyond ASCII are sent unchanged (RFC 6532) to a server that offers SMTPUTF8. For other servers, domains
+/// become A-labels, also in the header fields, with the feature `idna`. If that does not make every address ASCII,
+/// sending fails with [`Error::Unsupported`] before MAIL. Names and subjects in any language work with every server.
 ///
-/// Its envelope is what its fields name: the first of `Sender`, else of `From`, to all in `To`, `Cc` and `Bcc`;
-/// [`MessageBuilder::envelope`] sets another. `Bcc` is not sent. Clones share their content, readers too.
+/// The envelope is taken from the fields: the sender is the first address in `Sender`, or else in `From`, and the
+/// recipients are all addresses in `To`, `Cc` and `Bcc`. [`MessageBuilder::envelope`] overrides it. `Bcc` is not sent.
+/// Clones share their content, including readers.
 #[derive(Clone)]
 pub struct Message {
     fields: Arc<[Field]>,
-    /// So many fields at the start are the newest block of `Resent-` fields.
+    /// Number of fields at the start that form the newest block of `Resent-` fields.
     resent: usize,
     content: Arc<[Arc<Piece>]>,
     eight_bit: EightBit,
-    /// How many levels of messages there are in it.
+    /// Number of levels of messages in it.
     levels: usize,
     envelope: Option<Envelope>,
 }
 
 impl Message {
-    /// Starts to build a message.
+    /// Creates a builder for a message.
     pub fn builder() -> MessageBuilder {
         MessageBuilder::default()
     }
 
-    /// Returns the value of the first field of this name, as it is sent (encoded if it is not ASCII), but unfolded. The name is
+    /// Returns the value of the first field with this name, unfolded, and encoded if it is not ASCII. The name is
     /// case-insensitive.
     ///
     /// ```
@@ -83,11 +84,13 @@ impl Message {
         self.fields.iter().find(|field| field.name().eq_ignore_ascii_case(name)).map(Field::value)
     }
 
-    /// Returns the whole message as it is sent to any server, without `Bcc`: for a copy in the folder of sent mail, for instance.
+    /// Returns the whole message, without `Bcc`, as it is sent to any server: for a copy in the "Sent" folder, for
+    /// instance.
     ///
     /// # Errors
     ///
-    /// [`Error::Source`] if a file or reader fails; [`Error::Message`] if a reader was read already. It is read now.
+    /// [`Error::Source`] if a file or reader fails; [`Error::Message`] if a reader was already read. Readers are
+    /// consumed by this call.
     pub fn to_bytes(&self) -> Result<Vec<u8>, Error> {
         let mut bytes = Vec::new();
         let mut reader = self.body()?.into_reader().map_err(Error::Source)?;
@@ -95,8 +98,8 @@ impl Message {
         Ok(bytes)
     }
 
-    /// Returns the message with `Resent-` fields before all others, to send it on (RFC 5322 §3.6.6). The envelope is taken
-    /// from them. `Resent-Date` and `Resent-Message-ID` are added if they are missing.
+    /// Returns the message with a block of `Resent-` fields before all others, to resend it (RFC 5322 §3.6.6). The
+    /// envelope is taken from them. `Resent-Date` and `Resent-Message-ID` are added if they are missing.
     ///
     /// ```
     /// # use postino::{Mail, Message, message::Resent};
@@ -118,7 +121,7 @@ impl Message {
         Ok(Message { fields: block.into(), resent, envelope: None, ..self.clone() })
     }
 
-    /// What is sent as part of another message; `None` if an address in its header cannot be written in ASCII.
+    /// Returns the pieces for an attached message; `None` if an address in its header cannot be written in ASCII.
     pub(super) fn pieces_in_ascii(&self) -> Option<Vec<Arc<Piece>>> {
         self.fields_in_ascii().map(|fields| self.pieces(&fields))
     }
@@ -155,7 +158,7 @@ impl Message {
         let is_ascii = !needs_utf8 && !self.eight_bit.is_sent(eight_bit);
         let length = pieces.iter().try_fold(0_u64, |sum, piece| sum.checked_add(piece.length(eight_bit)?));
         let body = match length {
-            // What is small and at hand need not be read piece by piece, perhaps on another thread.
+            // A small message in memory need not be read piece by piece, perhaps on another thread.
             Some(..=MAX_AT_ONCE) => {
                 let mut bytes = Vec::new();
                 Stream::open(&pieces, readers, eight_bit)
@@ -178,7 +181,7 @@ impl Message {
         Ok(if needs_utf8 { body.utf8_headers() } else { body })
     }
 
-    /// Fields with all that is in them, `Bcc` too.
+    /// Returns the complete text of fields, including `Bcc`.
     fn header_text(fields: &[Field]) -> String {
         fields.iter().map(Field::as_str).collect()
     }
@@ -213,7 +216,7 @@ impl fmt::Debug for Message {
     }
 }
 
-/// Its fields on lines of our length, its body as it is. Nothing is added.
+/// Converts an [`Email`]: its fields are refolded to this crate's line length, and its body is kept. Nothing is added.
 impl From<Email> for Message {
     fn from(email: Email) -> Message {
         let mut whole = email.as_bytes();
@@ -226,7 +229,7 @@ impl From<Email> for Message {
     }
 }
 
-/// With `Bcc`, and with all of the body in memory.
+/// Converts a [`Message`], including `Bcc`, with the whole body in memory.
 ///
 /// # Errors
 ///
@@ -247,17 +250,17 @@ impl TryFrom<Message> for Email {
         whole.extend_from_slice(b"\r\n");
         whole.extend_from_slice(content);
         let (email, _) = Email::parse(&whole).map_err(|_| unreadable())?;
-        // Behind a field that it cannot read it sees no body.
+        // After a field that it cannot read, email-format finds no body.
         let is_whole = email.get_body().is_some_and(|body| body.0 == content);
         if is_whole { Ok(email) } else { Err(unreadable()) }
     }
 }
 
-/// Fields as they are being set.
+/// Fields that are being set.
 #[derive(Debug, Clone, Default)]
 struct Fields {
     all: Vec<(String, Value)>,
-    /// Where those are that a message has once: a few, however many others there are.
+    /// Positions of the fields that occur once: only a few, however many others there are.
     once: Vec<usize>,
 }
 
@@ -266,18 +269,18 @@ impl Fields {
         self.all.iter().find(|(other, _)| other.eq_ignore_ascii_case(name)).map(|(_, value)| value)
     }
 
-    /// One that was [set](Fields::set) or [added](Fields::add).
+    /// Finds a field that was [set](Fields::set) or [added](Fields::add).
     fn find(&mut self, name: &str) -> Option<&mut Value> {
         let at = self.once.iter().find(|at| self.all[**at].0.eq_ignore_ascii_case(name))?;
         Some(&mut self.all[*at].1)
     }
 
-    /// Behind all others.
+    /// Appends a field after all others.
     fn push(&mut self, name: &str, value: Value) {
         self.all.push((name.to_owned(), value));
     }
 
-    /// In the place of one that is there.
+    /// Sets a field, replacing an existing one.
     fn set(&mut self, name: &str, value: Value) {
         match self.find(name) {
             Some(there) => *there = value,
@@ -288,7 +291,7 @@ impl Fields {
         }
     }
 
-    /// Together with one that is there.
+    /// Adds to an existing field, or sets it.
     fn add(&mut self, name: &str, mut value: Value) {
         match (self.find(name), &mut value) {
             (None, _) => self.set(name, value),
@@ -307,7 +310,7 @@ impl Fields {
     }
 }
 
-/// Adds what is missing of date and identifier, to a block that has to have a From.
+/// Adds the date and the identifier to a block of fields if they are missing. The block must have a From.
 fn stamp(block: &mut Vec<Field>, names: [&str; 4], fields: &Fields) -> Result<(), Error> {
     let [from, sender, date, id] = names;
     let has = |block: &[Field], name: &str| block.iter().any(|field| field.name().eq_ignore_ascii_case(name));
@@ -333,11 +336,11 @@ fn stamp(block: &mut Vec<Field>, names: [&str; 4], fields: &Fields) -> Result<()
     Ok(())
 }
 
-/// Composes a [`Message`].
+/// Builds a [`Message`].
 ///
-/// Setters never fail: an invalid value is an error of [`build`](MessageBuilder::build). No value can add header fields: line
-/// ends and other control characters are refused everywhere except in texts, or left out of
-/// [identifiers of other messages](MessageBuilder::in_reply_to).
+/// Setters never fail: an invalid value is reported by [`build`](MessageBuilder::build). No value can inject header
+/// fields: line ends and other control characters are refused everywhere except in texts, or left out of [identifiers
+/// of other messages](MessageBuilder::in_reply_to).
 #[derive(Debug, Default)]
 #[must_use]
 pub struct MessageBuilder {
@@ -350,32 +353,32 @@ pub struct MessageBuilder {
 }
 
 impl MessageBuilder {
-    /// Adds authors (`From`). Several authors need a [`sender`](MessageBuilder::sender).
+    /// Adds authors (`From`). If there are several, [`sender`](MessageBuilder::sender) is required.
     pub fn from(mut self, mailboxes: impl Into<Mailboxes>) -> MessageBuilder {
         self.fields.add("From", Value::Mailboxes(mailboxes.into()));
         self
     }
 
-    /// Sets the one mailbox that sends the message, if it is not the author's (`Sender`).
+    /// Sets the one mailbox that sends the message, if it is not the author (`Sender`).
     pub fn sender(mut self, mailbox: impl Into<Mailboxes>) -> MessageBuilder {
         self.fields.set("Sender", Value::Mailboxes(mailbox.into()));
         self
     }
 
-    /// Adds mailboxes for replies, if they should not go to the author (`Reply-To`).
+    /// Adds mailboxes for replies, if replies should not be sent to the author (`Reply-To`).
     pub fn reply_to(mut self, mailboxes: impl Into<Mailboxes>) -> MessageBuilder {
         self.fields.add("Reply-To", Value::Mailboxes(mailboxes.into()));
         self
     }
 
-    /// Adds recipients (`To`). Text may name several: for input from others, use [`to_one`](MessageBuilder::to_one).
+    /// Adds recipients (`To`). Text may name several: for untrusted input, use [`to_one`](MessageBuilder::to_one).
     pub fn to(mut self, mailboxes: impl Into<Mailboxes>) -> MessageBuilder {
         self.fields.add("To", Value::Mailboxes(mailboxes.into()));
         self
     }
 
-    /// Adds exactly one recipient, for input from others, such as a web form. Text that names several recipients, a group or
-    /// nobody is an [`Error::Address`] of [`build`](MessageBuilder::build), and so is an address without a domain.
+    /// Adds exactly one recipient, for untrusted input, such as from a web form. Several recipients, a group, an empty
+    /// text or an address without a domain make [`build`](MessageBuilder::build) fail with [`Error::Address`].
     ///
     /// ```
     /// # use postino::{Error, Message};
@@ -400,7 +403,7 @@ impl MessageBuilder {
         self
     }
 
-    /// Sets the subject. An empty one is left out.
+    /// Sets the subject. An empty subject is omitted.
     pub fn subject(mut self, subject: impl Into<String>) -> MessageBuilder {
         self.fields.set("Subject", Value::Text(subject.into()));
         self
@@ -418,45 +421,49 @@ impl MessageBuilder {
         self
     }
 
-    /// Adds the identifiers of the messages that this one replies to, as those have them.
+    /// Adds the identifiers of the messages that this one replies to, exactly as those messages have them
+    /// (`In-Reply-To`).
     ///
-    /// Real identifiers break the grammar, and a reply must not fail for that. Printable ASCII is sent as it is; an identifier
-    /// of other characters, or too long for a line (998 octets), is left out with a `warn`. Identifiers without angle
-    /// brackets get them. Folds and tabs between identifiers are white space; any other line end is refused.
+    /// Real identifiers often break the grammar, and a reply must not fail because of that. Printable ASCII is sent
+    /// unchanged. An identifier with other characters, or too long for a line (998 octets), is left out, and a `warn`
+    /// is logged. Identifiers without angle brackets get them. Folds and tabs between identifiers count as white space;
+    /// any other line end is refused.
     pub fn in_reply_to(mut self, ids: impl Into<String>) -> MessageBuilder {
         self.fields.add("In-Reply-To", Value::Text(ids.into()));
         self
     }
 
     /// Adds the identifiers of the conversation, oldest first, in the same form as for
-    /// [`in_reply_to`](MessageBuilder::in_reply_to).
+    /// [`in_reply_to`](MessageBuilder::in_reply_to) (`References`).
     pub fn references(mut self, ids: impl Into<String>) -> MessageBuilder {
         self.fields.add("References", Value::Text(ids.into()));
         self
     }
 
-    /// Adds a URI to unsubscribe with (RFC 2369), `mailto:` or `https:`. A comma in it is sent as `%2C`.
+    /// Adds a URI for unsubscribing (`List-Unsubscribe`, RFC 2369), `mailto:` or `https:`. A comma in it is sent as
+    /// `%2C`.
     pub fn list_unsubscribe(mut self, uri: impl Into<String>) -> MessageBuilder {
         self.fields.add("List-Unsubscribe", Value::Uris(vec![uri.into()]));
         self
     }
 
-    /// An `https:` URI that unsubscribes at a POST, without asking again (`List-Unsubscribe-Post`, RFC 8058): just one,
-    /// and beside it only `mailto:`. Mail programs heed it in messages that are signed by DKIM.
+    /// Adds an `https:` URI that unsubscribes on a POST, without confirmation (`List-Unsubscribe-Post`, RFC 8058).
+    /// There can be only one, and any other URI must be `mailto:`. Mail programs honour it in messages with a DKIM
+    /// signature.
     pub fn one_click_unsubscribe(mut self, uri: impl Into<String>) -> MessageBuilder {
         self.fields.set("List-Unsubscribe-Post", Value::Text(ONE_CLICK.to_owned()));
         self.list_unsubscribe(uri)
     }
 
-    /// Any field. Those that a message has once take the place of what was set before, or add to it, as their own
-    /// setters do; others may be there many times.
+    /// Sets or adds any field. For a field that occurs once in a message, the value replaces the earlier one or is
+    /// added to it, as with the field's own setter. Other fields can be added several times.
     ///
-    /// The value of a field that is not known here is free text: it is encoded where it is not ASCII, where spaces stand in
-    /// a row or at an end (folding would lose them), and where it holds `=?` or more than 900 octets without a space.
-    /// `MIME-Version` and those `Content-…` fields that the composer writes are refused; `Content-Language` and others are
-    /// not. `Resent-…` is refused, too: those fields are in a block of their own, which [`Message::resend`] puts before all
-    /// others. `Keywords` are phrases with commas between them, in
-    /// quotes where a comma is a part of one; `List-Unsubscribe` is `<uri>, <uri>`.
+    /// The value of an unknown field is free text. It is encoded where it is not ASCII, where it has repeated, leading
+    /// or trailing spaces (folding would lose them), and where it has `=?` or more than 900 octets without a space.
+    /// `MIME-Version` and the `Content-…` fields that the builder writes are refused; `Content-Language` and others are
+    /// allowed. `Resent-…` fields are refused, too: [`Message::resend`] puts them in a block before all others.
+    /// `Keywords` takes phrases separated by commas, quoted if they contain a comma; `List-Unsubscribe` takes
+    /// `<uri>, <uri>`.
     pub fn header(mut self, name: &str, value: impl Into<String>) -> MessageBuilder {
         let value = value.into();
         match (Kind::of(name), &name.to_ascii_lowercase()[..]) {
@@ -481,21 +488,21 @@ impl MessageBuilder {
         self
     }
 
-    /// Sets the HTML text. If there is a plain text too, mail programs choose one (`multipart/alternative`).
+    /// Sets the HTML text. If there is also a plain text, mail programs choose one (`multipart/alternative`).
     pub fn html(mut self, html: impl Into<String>) -> MessageBuilder {
         self.html = Some(html.into());
         self
     }
 
-    /// A calendar part beside the text (RFC 6047): the method, as in `REQUEST`, `REPLY` or `CANCEL`, which also has to
-    /// stand in the iCalendar text.
+    /// Adds a calendar part (RFC 6047) as an alternative to the text. The method is `REQUEST`, `REPLY` or `CANCEL`, for
+    /// instance, and must also be in the iCalendar text.
     pub fn calendar(mut self, method: impl Into<String>, text: impl Into<String>) -> MessageBuilder {
         self.calendar = Some((method.into(), text.into()));
         self
     }
 
-    /// An image (or anything else) that the HTML text shows by `cid:` and this id. See [`Attachment::content_id`], which
-    /// does the same for files and readers.
+    /// Adds an image (or other content) that the HTML text shows as `cid:` with this id. For files and readers, use
+    /// [`Attachment::content_id`].
     pub fn inline(
         self,
         id: impl Into<String>,
@@ -511,7 +518,7 @@ impl MessageBuilder {
         self
     }
 
-    /// Sets the envelope, whatever the header fields say. Defaults to the envelope that they name.
+    /// Sets the envelope, regardless of the header fields. Defaults to the envelope taken from them.
     pub fn envelope(mut self, envelope: Envelope) -> MessageBuilder {
         self.envelope = Some(envelope);
         self
@@ -521,8 +528,8 @@ impl MessageBuilder {
     ///
     /// # Errors
     ///
-    /// [`Error::Address`] if an address is invalid. [`Error::Message`] if there is no `From`, if a value is not allowed in its
-    /// field (the text names the field), or if messages are attached to messages more than 50 levels deep.
+    /// [`Error::Address`] if an address is invalid. [`Error::Message`] if there is no `From`, if a value is not allowed
+    /// in its field (the text names the field), or if attached messages are nested more than 50 levels deep.
     pub fn build(self) -> Result<Message, Error> {
         if let Some((name, _)) = self.fields.all.iter().find(|(name, _)| is_resent(name)) {
             return Err(Error::Message(format!("the header {name} is made by Message::resend").into()));
@@ -549,7 +556,7 @@ impl MessageBuilder {
         })
     }
 
-    /// mixed(alternative(text, related(html, what it shows), calendar), attachments)
+    /// mixed(alternative(text, related(html, inline parts), calendar), attachments)
     fn entity(self) -> Result<Entity, Error> {
         let (shown, sent_along): (Vec<_>, Vec<_>) =
             self.attachments.into_iter().partition(|attachment| attachment.content_id.is_some());
@@ -592,7 +599,7 @@ fn is_resent(name: &str) -> bool {
     name.get(..7).is_some_and(|start| start.eq_ignore_ascii_case("Resent-"))
 }
 
-/// One click works at one `https:` URI, beside which there is no other of the web (RFC 8058 §3.1).
+/// Checks that one-click unsubscribing has exactly one `https:` URI, and no `http:` URI beside it (RFC 8058 §3.1).
 fn check_unsubscribe(fields: &[Field]) -> Result<(), Error> {
     let find = |name: &str| fields.iter().find(|field| field.name().eq_ignore_ascii_case(name));
     let Some(post) = find("List-Unsubscribe-Post") else { return Ok(()) };
@@ -611,54 +618,56 @@ fn with_line_end(mut content: Vec<Arc<Piece>>) -> Vec<Arc<Piece>> {
     content
 }
 
-/// The block of fields that a message gets when it is sent on: see [`Message::resend`].
+/// The fields that are added to a message when it is resent: see [`Message::resend`].
 #[derive(Debug, Clone, Default)]
 #[must_use]
 pub struct Resent(Fields);
 
 impl Resent {
-    /// An empty block.
+    /// Creates an empty block.
     pub fn new() -> Resent {
         Resent::default()
     }
 
-    /// Who sends it on. Adds to those before; several need a [`sender`](Resent::sender).
+    /// Adds the mailboxes that resend the message (`Resent-From`). If there are several, [`sender`](Resent::sender) is
+    /// required.
     pub fn from(mut self, mailboxes: impl Into<Mailboxes>) -> Resent {
         self.0.add("Resent-From", Value::Mailboxes(mailboxes.into()));
         self
     }
 
-    /// Who does the sending, if that is someone else: just one.
+    /// Sets the one mailbox that does the sending, if it is not that of `Resent-From` (`Resent-Sender`).
     pub fn sender(mut self, mailbox: impl Into<Mailboxes>) -> Resent {
         self.0.set("Resent-Sender", Value::Mailboxes(mailbox.into()));
         self
     }
 
-    /// Who gets it. Adds to those before.
+    /// Adds recipients (`Resent-To`).
     pub fn to(mut self, mailboxes: impl Into<Mailboxes>) -> Resent {
         self.0.add("Resent-To", Value::Mailboxes(mailboxes.into()));
         self
     }
 
-    /// Who else gets it. Adds to those before.
+    /// Adds recipients of a copy (`Resent-Cc`).
     pub fn cc(mut self, mailboxes: impl Into<Mailboxes>) -> Resent {
         self.0.add("Resent-Cc", Value::Mailboxes(mailboxes.into()));
         self
     }
 
-    /// Who else gets it, and is not named in what is sent. Adds to those before.
+    /// Adds recipients of a blind copy, who are not named in the message that is sent (`Resent-Bcc`).
     pub fn bcc(mut self, mailboxes: impl Into<Mailboxes>) -> Resent {
         self.0.add("Resent-Bcc", Value::Mailboxes(mailboxes.into()));
         self
     }
 
-    /// When it is sent on. Defaults to now.
+    /// Sets the date of resending (`Resent-Date`). Defaults to now.
     pub fn date(mut self, time: SystemTime) -> Resent {
         self.0.set("Resent-Date", Value::Date(time));
         self
     }
 
-    /// The identifier of this sending. Defaults to a new one in the domain of `Resent-From`.
+    /// Sets the identifier of this resending (`Resent-Message-ID`). Defaults to a new one in the domain of
+    /// `Resent-From`.
     pub fn message_id(mut self, id: impl Into<String>) -> Resent {
         self.0.set("Resent-Message-ID", Value::Text(id.into()));
         self
@@ -672,7 +681,7 @@ mod tests {
 
     const EIGHT_BIT: ServerSupport = ServerSupport { eight_bit: true, utf8_headers: false };
 
-    /// What the server is told.
+    /// Returns the size announced to the server.
     fn size(body: &Body<'_>) -> Option<u64> {
         match &body.content {
             Content::Bytes(bytes) => Some(Survey::of(bytes).octets),
@@ -682,7 +691,7 @@ mod tests {
 
     #[test]
     fn adding_to_a_field_behind_very_many_others_is_no_work() {
-        // If all of them were looked through each time, it would take minutes.
+        // If all fields were searched each time, this would take minutes.
         const MANY: usize = 200_000;
         let others = (0..MANY).fold(Message::builder(), |message, _| message.header("X-Other", "x"));
         let message = (0..MANY).fold(others, |message, _| message.to("a@example.org").subject("x"));
@@ -694,7 +703,7 @@ mod tests {
         let path = std::env::temp_dir().join(format!("postino-{}", super::super::stamp::unique()));
         let builder = || Message::builder().from("a@example.org");
         for length in [0, 1, 56, 57, 58, 1000, 100_000] {
-            // Of a file that says it is empty nothing is known.
+            // The size of a file that claims to be empty is unknown.
             std::fs::write(&path, vec![7; length.max(1)]).unwrap();
             for builder in [
                 builder().text("x".repeat(length)),

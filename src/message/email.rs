@@ -1,12 +1,11 @@
-//! The messages of email-format, as they are.
+//! `Mail` for the messages of email-format.
 
 use email_format::Email;
 
 use super::{Body, Mail, header_length, headers::lose_bcc};
 use crate::{Envelope, Error};
 
-/// The envelope is what the headers name ([`Envelope::from_headers`]). `Bcc` is left out of what is sent, and stays
-/// in the `Email`.
+/// The envelope is taken from the headers ([`Envelope::from_headers`]). `Bcc` is not sent, but stays in the `Email`.
 impl Mail for Email {
     fn envelope(&self) -> Result<Envelope, Error> {
         Envelope::from_headers(&self.as_bytes())
@@ -14,8 +13,7 @@ impl Mail for Email {
 
     fn body(&self) -> Result<Body<'_>, Error> {
         let mut text = lose_bcc(self.as_bytes());
-        // Without a body, email-format writes no empty line: a server that adds a line of its own would add it to
-        // the headers.
+        // Without a body, email-format writes no empty line: a line added by a server would be in the headers.
         if header_length(&text).is_none() {
             text.extend_from_slice(b"\r\n");
         }

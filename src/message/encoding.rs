@@ -1,4 +1,4 @@
-//! Content-Transfer-Encoding (RFC 2045 §6): which one a part gets, how long it becomes, and the encoders.
+//! Content-Transfer-Encoding (RFC 2045 §6): the choice for a part, its encoded length, and the encoders.
 
 use std::borrow::Cow;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
@@ -11,37 +11,37 @@ use base64::engine::general_purpose::STANDARD as ENGINE;
 use base64::engine::{Simd, general_purpose::PAD};
 use memchr::{memchr2, memmem};
 
-/// The longest line of ASCII text that goes out as it is (RFC 5322 §2.1.1), in octets.
+/// Maximum length of a line of ASCII text that is sent unencoded (RFC 5322 §2.1.1), in octets.
 const MAX_PLAIN_LINE: usize = 78;
-/// The longest line there may be (RFC 5322 §2.1.1).
+/// Maximum length of any line (RFC 5322 §2.1.1), in octets.
 pub(super) const MAX_LINE: usize = 998;
-/// The longest line of quoted-printable, with the `=` at its end.
+/// Maximum length of a line of quoted-printable, with the `=` at its end, in octets.
 const MAX_QUOTED_LINE: usize = 76;
-/// So many octets become one line of base64,
+/// Number of octets encoded in one line of base64.
 pub(super) const BASE64_LINE: usize = 57;
-/// of so many.
+/// Length of a full line of base64, in octets.
 const MAX_BASE64_LINE: usize = 76;
-/// So many octets are encoded at a time: whole lines of base64.
+/// Size of a block that is encoded at a time, in octets: whole lines of base64.
 pub(super) const BLOCK: usize = 512 * BASE64_LINE;
-/// So many of a file, which is there: fewer reads, and in the async world fewer trips to another thread.
+/// Size of a block of a file, in octets. Larger blocks need fewer reads, and fewer thread switches in the async client.
 pub(super) const FILE_BLOCK: usize = 4 * BLOCK;
 
-/// Finds out once what the processor can do. It is there for these two kinds only.
+/// Detects the processor's features once. Only these two architectures have it.
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 static ENGINE: LazyLock<Simd> = LazyLock::new(|| Simd::standard(PAD));
 
-/// How the octets of a part are written for any server. For one that offers 8BITMIME, [text](is_eight_bit_text) needs
-/// no encoding.
+/// How the octets of a part are encoded for any server. For a server that offers 8BITMIME, [text](is_eight_bit_text)
+/// needs no encoding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Encoding {
-    /// As they are.
+    /// Unencoded.
     SevenBit,
     QuotedPrintable,
     Base64,
 }
 
 impl Encoding {
-    /// The smallest that gives exactly these octets back, and how many octets it makes of them.
+    /// Chooses the shortest encoding that preserves these octets exactly, and returns the encoded length.
     pub fn choose(bytes: &[u8]) -> (Encoding, u64) {
         if is_mbox_safe(bytes) && is_plain(bytes, MAX_PLAIN_LINE) {
             return (Encoding::SevenBit, bytes.len() as u64);
@@ -49,7 +49,7 @@ impl Encoding {
         let base64 = base64_length(bytes.len() as u64);
         let escapes =
             bytes.iter().filter(|byte| !matches!(byte, b'\t' | b'\r' | b'\n' | b' '..=b'~')).count();
-        // This much it is at least, and quicker to know.
+        // This is a lower bound, and quicker to compute.
         if (bytes.len() + 2 * escapes) as u64 >= base64 {
             return (Encoding::Base64, base64);
         }
@@ -59,7 +59,7 @@ impl Encoding {
         }
     }
 
-    /// Its name in a header.
+    /// Returns the name used in the header.
     pub fn name(self) -> &'static str {
         match self {
             Encoding::SevenBit => "7bit",
@@ -69,23 +69,24 @@ impl Encoding {
     }
 }
 
-/// Some deliver to an mbox, and put a > before a From.
+/// Whether no line begins with `From `: servers that deliver to an mbox would put a > before it.
 fn is_mbox_safe(bytes: &[u8]) -> bool {
     !bytes.starts_with(b"From ") && memmem::find(bytes, b"\nFrom ").is_none()
 }
 
-/// Whether it is more than ASCII, and comes back the same when it goes out as it is (RFC 2045 §2.8).
+/// Whether this is more than ASCII, and arrives unchanged if it is sent unencoded (RFC 2045 §2.8).
 pub(super) fn is_eight_bit_text(bytes: &[u8]) -> bool {
     !bytes.is_ascii() && is_mbox_safe(bytes) && has_short_lines(bytes, MAX_LINE)
 }
 
-/// Whether it may go out as it is to any server: ASCII without NUL, no line too long, and no line end but CRLF.
+/// Whether this can be sent unencoded to any server: ASCII without NUL, no line too long, and CRLF as the only line
+/// end.
 pub(super) fn is_plain(bytes: &[u8], max_line: usize) -> bool {
     bytes.is_ascii() && has_short_lines(bytes, max_line)
 }
 
-/// Whether text needs `charset=utf-8`: it is UTF-8 and more than ASCII, as far as is known. Of text that `goes_on`, the last
-/// character may be incomplete, and what follows ASCII may not be ASCII.
+/// Whether text needs `charset=utf-8`: it is UTF-8 and not just ASCII, as far as is known. If the text `goes_on`, its
+/// last character may be incomplete, and what follows may not be ASCII.
 pub(super) fn needs_utf8_charset(text: &[u8], goes_on: bool) -> bool {
     let is_utf8 = match std::str::from_utf8(text) {
         Ok(_) => true,
@@ -94,7 +95,7 @@ pub(super) fn needs_utf8_charset(text: &[u8], goes_on: bool) -> bool {
     is_utf8 && (goes_on || !text.is_ascii()) && !text.contains(&0)
 }
 
-/// Whether every line is at most `max_line` octets long and ends with CRLF, and there is no NUL.
+/// Whether every line has at most `max_line` octets and ends with CRLF, and there is no NUL.
 pub(super) fn has_short_lines(bytes: &[u8], max_line: usize) -> bool {
     let mut lines = bytes.split(|byte| *byte == b'\n').peekable();
     while let Some(line) = lines.next() {
@@ -112,12 +113,12 @@ pub(super) fn has_short_lines(bytes: &[u8], max_line: usize) -> bool {
     true
 }
 
-/// The text with every line end made CRLF.
+/// Converts every line end of a text to CRLF.
 pub(super) fn with_crlf(text: &str) -> String {
     text.replace("\r\n", "\n").replace('\r', "\n").replace('\n', "\r\n")
 }
 
-/// The octets of a message with every line end made CRLF.
+/// Converts every line end of a message to CRLF.
 pub(super) fn bytes_with_crlf(bytes: Cow<'static, [u8]>) -> Cow<'static, [u8]> {
     let mut out = Vec::new();
     let (mut from, mut at) = (0, 0);
@@ -137,7 +138,7 @@ pub(super) fn bytes_with_crlf(bytes: Cow<'static, [u8]>) -> Cow<'static, [u8]> {
     out.into()
 }
 
-/// How many octets of base64 there are for so many, with the CRLF between lines.
+/// Returns the length of the base64 form of this many octets, including the CRLF between lines.
 pub(super) fn base64_length(octets: u64) -> u64 {
     let lines = octets.div_ceil(BASE64_LINE as u64);
     octets.div_ceil(3).saturating_mul(4).saturating_add(lines.saturating_sub(1) * 2)
@@ -154,7 +155,7 @@ fn quoted_length(bytes: &[u8]) -> u64 {
 
 /// Writes quoted-printable (RFC 2045 §6.7), a block at a time.
 ///
-/// A CRLF is a line end; a CR or LF alone is an octet like any other.
+/// CRLF is a line end; a lone CR or LF is an ordinary octet.
 #[derive(Debug, Default)]
 pub(super) struct Quoted {
     at: usize,
@@ -162,7 +163,7 @@ pub(super) struct Quoted {
 }
 
 impl Quoted {
-    /// Appends the next block of `bytes`, which are the same each time; false if there was none left.
+    /// Appends the next block of `bytes`, which must be the same in each call; returns false if there was none left.
     pub fn push(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> bool {
         let end = bytes.len().min(self.at + BLOCK);
         let more = self.at < end;
@@ -180,7 +181,7 @@ impl Quoted {
         }
         let is_last = rest.len() == 1 || rest[1..].starts_with(b"\r\n");
         let is_literal = match rest[0] {
-            b' ' | b'\t' => !is_last, // white space at the end of a line gets lost
+            b' ' | b'\t' => !is_last, // trailing white space could be lost in transit
             b'F' if self.column == 0 => !rest.starts_with(b"From "),
             b'=' => false,
             byte => byte.is_ascii_graphic(),
@@ -201,15 +202,15 @@ impl Quoted {
     }
 }
 
-/// Appends base64, in lines. Of several pieces all but the last are whole lines.
+/// Appends base64 in lines. All pieces except the last must be whole lines.
 ///
-/// It is encoded in one go, at the end of the room there is, and its lines then move up to their places: a call for each
-/// line takes half as long again. email-encoding does this too, at a third of the speed.
+/// The piece is encoded in one go, at the end of the reserved space, and its lines are then moved into place: one call
+/// per line takes 50 % longer. email-encoding works like that, too, at a third of the speed.
 pub(super) fn push_base64(piece: &[u8], is_first: bool, out: &mut Vec<u8>) {
     let start = out.len();
     let ends = 2 * piece.len().div_ceil(BASE64_LINE);
     out.resize(start + ends + piece.len().div_ceil(3) * 4, 0);
-    let encoded = ENGINE.encode_slice(piece, &mut out[start + ends..]).unwrap(); // the room was made above
+    let encoded = ENGINE.encode_slice(piece, &mut out[start + ends..]).unwrap(); // the space was reserved above
     let (mut from, mut to, end) = (start + ends, start, start + ends + encoded);
     while from < end {
         if !is_first || to > start {
@@ -349,7 +350,7 @@ mod tests {
         }
     }
 
-    /// Octets that matter here, mostly.
+    /// Octets that mostly matter here.
     fn octets() -> impl Strategy<Value = Vec<u8>> {
         let odd = prop::sample::select(b"\r\n =\tF\0a".as_slice());
         prop::collection::vec(prop_oneof![6 => odd, 4 => b'a'..=b'z', 1 => any::<u8>()], 0..400)

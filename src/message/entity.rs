@@ -1,8 +1,8 @@
 //! The MIME tree: parts with their headers, and multiparts (RFC 2045, RFC 2046, RFC 2231).
 //!
-//! File names are encoded here rather than by email-encoding, whose output would change messages that arrive correctly: it
-//! writes long ASCII names as quoted continuations, which fewer programs read, adds no plain `filename` for programs without
-//! RFC 2231, and leaves names with `=?` or `%` unencoded, which some programs decode.
+//! File names are encoded here rather than by email-encoding, whose output would change messages that arrive correctly.
+//! It writes long ASCII names as quoted continuations, which fewer programs support, adds no plain `filename` for
+//! programs without RFC 2231, and leaves names with `=?` or `%` unencoded, which some programs decode.
 
 use std::{borrow::Cow, collections::HashSet, iter, path::PathBuf, sync::Arc};
 
@@ -22,44 +22,44 @@ use super::{
 };
 use crate::Error;
 
-/// What says how a part is encoded.
+/// Name of the field that says how a part is encoded.
 const ENCODING: &str = "Content-Transfer-Encoding";
-/// So much of a parameter stands in one word.
+/// Maximum length of a word of a parameter, in octets.
 const MAX_PARAMETER: usize = 72;
 
-/// A part: the fields that describe it, and its content, which has no line end that is not its own.
+/// A part: the fields that describe it, and its content, without any added line end.
 pub(super) struct Entity {
     pub fields: Vec<Field>,
     pub content: Vec<Arc<Piece>>,
     pub eight_bit: EightBit,
-    /// The text file that is its content, and its Content-Type if that file turns out to be UTF-8.
+    /// The text file with the content, and the Content-Type for the case that the file is UTF-8.
     text_file: Option<(PathBuf, Field)>,
 }
 
-/// Whether there are octets beyond ASCII in what is sent. Of several parts, the greatest counts.
+/// Whether octets beyond ASCII are sent. For several parts, the maximum applies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum EightBit {
     Never,
-    /// Where the server offers 8BITMIME: it is encoded otherwise.
+    /// Only if the server offers 8BITMIME; otherwise they are encoded.
     IfOffered,
-    /// Always: it may not be encoded.
+    /// Always, because the content may not be encoded.
     Always,
 }
 
 impl EightBit {
-    /// Whether it has some in the form for a server that takes them, or does not.
+    /// Returns whether octets beyond ASCII are sent, given whether the server offers 8BITMIME.
     pub fn is_sent(self, offered: bool) -> bool {
         self == EightBit::Always || offered && self == EightBit::IfOffered
     }
 }
 
 impl Entity {
-    /// Text in UTF-8; its line ends become CRLF.
+    /// Creates a text part in UTF-8. Line ends become CRLF.
     pub fn text(content_type: &str, text: &str) -> Result<Entity, Error> {
         Entity::bytes(vec![media_type(content_type)?], with_crlf(text).into_bytes().into())
     }
 
-    /// `text/calendar`, with the method that is also in it (RFC 6047 §2.4).
+    /// Creates a `text/calendar` part, with the method that is also in the text (RFC 6047 §2.4).
     pub fn calendar(method: &str, text: &str) -> Result<Entity, Error> {
         if method.is_empty() || !method.bytes().all(is_token) {
             return Err(Error::Message(format!("{method:?} cannot be the method of a calendar part").into()));
@@ -68,7 +68,7 @@ impl Entity {
     }
 
     pub fn attachment(attachment: Attachment) -> Result<Entity, Error> {
-        // A guess says nothing about letters, and without a charset they are ASCII (RFC 2046 §4.1.2).
+        // A guessed type has no charset, and without one, text is ASCII (RFC 2046 §4.1.2).
         let is_guessed_text =
             attachment.content_type.is_none() && attachment.media_type().starts_with("text/");
         let utf8_text = format!("{}; charset=utf-8", attachment.media_type());
@@ -84,7 +84,7 @@ impl Entity {
         }
         let fields = attachment_fields(content_type, &attachment)?;
         let kind = attachment.media_type().to_ascii_lowercase();
-        // Only message/global and its like may be encoded (RFC 6532 §3.7, RFC 2046 §5.2).
+        // Only message/global and similar types may be encoded (RFC 6532 §3.7, RFC 2046 §5.2).
         let is_message = kind.starts_with("message/") && !kind.starts_with("message/global");
         let piece = match attachment.content {
             Content::Message(message) => {
@@ -112,7 +112,7 @@ impl Entity {
         Ok(Entity { fields, content: vec![Arc::new(piece)], eight_bit: EightBit::Never, text_file })
     }
 
-    /// The octets of a message, which may not be encoded (RFC 2046 §5.2.1). Their line ends become CRLF.
+    /// Creates a part from the octets of a message, which may not be encoded (RFC 2046 §5.2.1). Line ends become CRLF.
     fn message(kind: &str, fields: Vec<Field>, bytes: Cow<'static, [u8]>) -> Result<Entity, Error> {
         let bytes = bytes_with_crlf(bytes);
         let fail = |why: &str| {
@@ -128,13 +128,13 @@ impl Entity {
             return fail("octets beyond ASCII");
         }
         let eight_bit = if bytes.is_ascii() { EightBit::Never } else { EightBit::Always };
-        let fields = with_encoding(fields, Encoding::SevenBit)?; // unless the header says 8bit
+        let fields = with_encoding(fields, Encoding::SevenBit)?; // replaced by 8bit in the header if necessary
         let length = bytes.len() as u64;
         let piece = Piece::Bytes { bytes, encoding: Encoding::SevenBit, length, eight_bit: false };
         Ok(Entity { fields, content: vec![Arc::new(piece)], eight_bit, text_file: None })
     }
 
-    /// Several parts in one; with just one part, it is that part.
+    /// Combines several parts. A single part is returned as it is, except in a `multipart/mixed`.
     pub fn multipart(subtype: &str, mut parts: Vec<Entity>) -> Result<Entity, Error> {
         if parts.len() == 1 && subtype != "mixed" {
             return Ok(parts.remove(0));
@@ -142,7 +142,7 @@ impl Entity {
         let boundary = boundary(&parts);
         let mut words = vec![format!("multipart/{subtype};")];
         if subtype == "related" {
-            // RFC 2387 §3.1: the type of its first part.
+            // RFC 2387 §3.1: the type of the first part.
             let root = parts[0].fields[0].value();
             let root = root.split(';').next().unwrap_or_default();
             words.push(format!("type=\"{root}\";"));
@@ -160,7 +160,7 @@ impl Entity {
         Ok(Entity { fields, content, eight_bit, text_file: None })
     }
 
-    /// Its header, after `start`.
+    /// Returns the header, after `start`.
     fn header(&self, start: &str) -> Arc<Piece> {
         let Some((path, content_type)) = &self.text_file else {
             return header(start, &self.fields, self.eight_bit);
@@ -184,8 +184,8 @@ impl Entity {
     }
 }
 
-/// The fields after `start`, and the empty line. Where there is 8-bit text in the part, the form that has it says so, as does
-/// that of every part around it (RFC 2045 §6.4).
+/// Returns `start`, the fields and the empty line. If the part has 8-bit text, the 8-bit form is labelled as such, as
+/// is that of every part around it (RFC 2045 §6.4).
 pub(super) fn header(start: &str, fields: &[Field], eight_bit: EightBit) -> Arc<Piece> {
     let all = |fields: &mut dyn Iterator<Item = &Field>| fields.map(Field::as_str).collect::<String>();
     let seven = format!("{start}{}\r\n", all(&mut fields.iter()));
@@ -198,7 +198,7 @@ pub(super) fn header(start: &str, fields: &[Field], eight_bit: EightBit) -> Arc<
     })
 }
 
-/// One that occurs in none of the parts: encoded ones have no `=_`, others are looked through.
+/// Returns a boundary that occurs in none of the parts: encoded parts have no `=_`, and the others are searched.
 fn boundary(parts: &[Entity]) -> String {
     loop {
         let boundary = format!("=_{}", stamp::unique());
@@ -214,7 +214,8 @@ fn with_encoding(mut fields: Vec<Field>, encoding: Encoding) -> Result<Vec<Field
     Ok(fields)
 }
 
-/// The Content-Type of a part that is no multipart: `type/subtype; name=value; name="any value"` (RFC 2045 §5.1).
+/// Checks the Content-Type of a part that is not a multipart: `type/subtype; name=value; name="any value"` (RFC 2045
+/// §5.1).
 fn media_type(text: &str) -> Result<Field, Error> {
     let fail =
         |why: &str| Error::Message(format!("{text:?} cannot be the Content-Type of a part: {why}").into());
@@ -249,7 +250,7 @@ fn media_type(text: &str) -> Result<Field, Error> {
     }
 }
 
-/// How long a parameter's value is: a token, or a quoted string.
+/// Returns the length of a parameter's value: a token, or a quoted string.
 fn value_length(text: &str) -> Option<usize> {
     if !text.starts_with('"') {
         let length = text.bytes().take_while(|byte| is_token(*byte)).count();
@@ -273,7 +274,7 @@ fn attachment_fields(content_type: Field, attachment: &Attachment) -> Result<Vec
     let mut fields = vec![content_type, Field::of_words("Content-Disposition", &words)?];
     if let Some(id) = &attachment.content_id {
         let id = id.strip_prefix('<').and_then(|id| id.strip_suffix('>')).unwrap_or(id);
-        // What is forwarded has names of files in it: `image(2).png@01D5`.
+        // Forwarded messages have ids with file names: `image(2).png@01D5`.
         let is_bad = |byte: u8| !byte.is_ascii_graphic() || b"<>\"\\".contains(&byte);
         if id.is_empty() || id.bytes().any(is_bad) {
             return Err(Error::Message(format!("{id:?} cannot be a Content-ID").into()));
@@ -283,15 +284,15 @@ fn attachment_fields(content_type: Field, attachment: &Attachment) -> Result<Vec
     Ok(fields)
 }
 
-/// The `filename` parameter. Where it is not short, plain ASCII, it stands in percent-encoding (RFC 2231 §4), and a name
-/// that is behind it, for programs that do not know that; those that do take the first.
+/// Writes the `filename` parameter. If the name is not short, plain ASCII, it is percent-encoded (RFC 2231 §4),
+/// followed by a readable name for programs without RFC 2231. Programs with it use the first one.
 fn file_name(name: &str) -> Result<Vec<String>, Error> {
     if name.chars().any(char::is_control) {
         return Err(Error::Message(format!("the file name {name:?} has a control character").into()));
     }
     let is_plain = |c: char| c == ' ' || c.is_ascii_graphic() && !matches!(c, '"' | '\\' | '%');
     let is_short = name.len() + "filename=\"\"".len() <= MAX_PARAMETER;
-    // Some join spaces, or decode what looks like an encoded word.
+    // Some programs collapse spaces, or decode text that looks like an encoded word.
     let is_odd = name.starts_with(' ') || name.ends_with(' ') || name.contains("  ") || name.contains("=?");
     if name.chars().all(is_plain) && is_short && !is_odd {
         return Ok(vec![format!("filename={}", quoted(name))]);
@@ -305,7 +306,7 @@ fn file_name(name: &str) -> Result<Vec<String>, Error> {
     Ok(words)
 }
 
-/// The name in percent-encoding, in sections; no character is split.
+/// Percent-encodes a name in sections, without splitting a character.
 fn sections(name: &str) -> Vec<String> {
     let mut sections = vec!["utf-8''".to_owned()];
     for c in name.chars() {
@@ -327,7 +328,7 @@ fn sections(name: &str) -> Vec<String> {
     sections
 }
 
-/// The name as far as ASCII goes, and not too long, with its end.
+/// Returns an ASCII approximation of the name, shortened if necessary, with its extension.
 fn readable(name: &str) -> String {
     const MAX_READABLE: usize = 50;
     let plain = |c: char| if c.is_ascii_alphanumeric() || ".-_+()".contains(c) { c } else { '_' };
@@ -341,7 +342,7 @@ fn readable(name: &str) -> String {
     }
 }
 
-/// What the body of a message needs behind it, to end with a line end as SMTP wants it, in each of its forms.
+/// Returns the line end to append to the body of a message, in each of its forms, so that it ends as SMTP requires.
 pub(super) fn line_end(content: &[Arc<Piece>]) -> Option<Arc<Piece>> {
     let last = content.last()?;
     let [seven, eight] = [false, true].map(|eight| if last.ends_line(eight) { "" } else { "\r\n" });

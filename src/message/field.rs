@@ -1,4 +1,4 @@
-//! Header fields: from words to folded lines that email-format can read again (RFC 5322 §2.2, RFC 2047).
+//! Header fields: built from words into folded lines that email-format can parse (RFC 5322 §2.2, RFC 2047).
 
 use std::{borrow::Cow, iter, time::SystemTime};
 
@@ -11,36 +11,36 @@ use super::{
 };
 use crate::Error;
 
-/// The longest line where it can be folded (RFC 5322 §2.1.1), in octets without its end.
+/// Maximum length of a line that can be folded (RFC 5322 §2.1.1), in octets without its line end.
 const MAX_LINE: usize = 78;
-/// The longest line there may be.
+/// Maximum length of any line, in octets without its line end.
 const MAX_LONG_LINE: usize = 998;
-/// Why a `List-Unsubscribe` is refused.
+/// Error text for an invalid `List-Unsubscribe`.
 const NO_URIS: &str = "it is no list of URIs in angle brackets (RFC 2369)";
-/// The longest name of a field.
+/// Maximum length of a field name, in octets.
 const MAX_NAME: usize = 76;
-/// Deepest nesting of comments: email-format reads each level with a stack frame of its own.
+/// Maximum nesting of comments: email-format needs a stack frame for each level.
 const MAX_NESTED_COMMENTS: usize = 20;
-/// Words of text up to here are not encoded only to be folded: they may be meant for programs.
+/// Maximum octets of a word of text that is not encoded just to be folded: it may be meant for programs.
 const MAX_WORD: usize = 900;
 
-/// RFC 5322 §3.3 begins with the one; behind the other, years have five digits, which few expect.
+/// RFC 5322 §3.3 begins with the year 1900; after 9999, years have five digits, which few programs expect.
 const BAD_YEAR: &str = "the year is not between 1900 and 9999";
 
-/// Fields whose first word stays on the line of the name even if that makes the line longer than [`MAX_LINE`]: several
-/// receivers do not find an identifier that stands alone on the next line.
+/// Fields whose first word stays on the line of the name even if that line becomes longer than [`MAX_LINE`]: several
+/// receivers do not find an identifier that is alone on the next line.
 const UNFOLDED: [&str; 5] = ["Message-ID", "Resent-Message-ID", "In-Reply-To", "References", "Content-ID"];
 
-/// A header field as it goes out: folded, with its CRLF.
+/// A header field as it is sent: folded, with its CRLF.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Field {
     text: String,
     name: usize,
-    /// The same field in ASCII, if its addresses are not ASCII but can be written so: with A-labels for domains.
+    /// The field with A-labels for domains, if it is not ASCII but can be written so.
     ascii: Option<Box<str>>,
 }
 
-/// What a field is made of.
+/// The value that a field is built from.
 #[derive(Debug, Clone)]
 pub(super) enum Value {
     Text(String),
@@ -49,20 +49,20 @@ pub(super) enum Value {
     Date(SystemTime),
 }
 
-/// What may stand in a field, by its name.
+/// The syntax of a field, by its name.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Kind {
     Mailboxes,
     /// The identifier of this message.
     Id,
-    /// Identifiers of other messages, however those were written.
+    /// Identifiers of other messages, valid or not.
     References,
     Date,
-    /// Phrases with commas between them.
+    /// Phrases separated by commas.
     Phrases,
-    /// URIs in angle brackets, with commas between them.
+    /// URIs in angle brackets, separated by commas.
     Uris,
-    /// Fields about the content that only the composer may write.
+    /// Fields about the content that only the builder may write.
     Content,
     Text,
 }
@@ -86,7 +86,7 @@ impl Kind {
 }
 
 impl Field {
-    /// A field of the message itself; `None` if it would be empty, and may be left out then.
+    /// Creates a field of the message itself; `None` if it would be empty and can be left out.
     pub fn new(name: &str, value: &Value) -> Result<Option<Field>, Error> {
         if name.is_empty() || name.len() > MAX_NAME || !name.bytes().all(is_name) {
             return Err(Error::Message(format!("{name:?} cannot be the name of a header").into()));
@@ -133,7 +133,7 @@ impl Field {
             Value::Text(text) => match kind {
                 Kind::Content => return Err(fail("it is written by the composer")),
                 Kind::Id => text.split(' ').filter(|id| !id.is_empty()).map(bracketed).collect(),
-                Kind::References => Vec::new(), // they were read above
+                Kind::References => Vec::new(), // handled above
                 Kind::Phrases => {
                     let phrases = mailbox::split_phrases(text).map_err(fail)?;
                     listed(phrases.iter().map(|name| phrase(name)))
@@ -153,7 +153,7 @@ impl Field {
         }
     }
 
-    /// Words with a space between them, folded there where the line would be too long.
+    /// Creates a field from words separated by spaces, and folds it where a line would be too long.
     pub fn of_words(name: &str, words: &[String]) -> Result<Field, Error> {
         let mut text = format!("{name}:");
         let mut column = text.len();
@@ -174,7 +174,7 @@ impl Field {
         Ok(field)
     }
 
-    /// One that email-format has written, on lines of our length. It folds nothing, and no line end is left in it.
+    /// Refolds a line written by email-format, which does not fold and leaves no line ends in it.
     pub fn refolded(line: &str) -> Field {
         let (name, value) = line.split_once(':').unwrap_or((line, ""));
         let words = match Kind::of(name) {
@@ -187,14 +187,14 @@ impl Field {
         folded.unwrap_or_else(|| Field { text: format!("{line}\r\n"), name: name.len(), ascii: None })
     }
 
-    /// A date-time, now.
+    /// Creates a field with the current date-time.
     pub fn now(name: &str) -> Result<Field, Error> {
         let now = stamp::date_time(SystemTime::now());
         let now = now.ok_or_else(|| Error::Message(format!("the header {name}: {BAD_YEAR}").into()))?;
         Field::of_words(name, &plain_words(&now))
     }
 
-    /// A message identifier that nobody has used before.
+    /// Creates a field with a new, unique message identifier.
     pub fn unique_id(name: &str, domain: &str) -> Result<Field, Error> {
         Field::of_words(name, &[format!("<{}@{domain}>", stamp::unique())])
     }
@@ -203,17 +203,17 @@ impl Field {
         &self.text[..self.name]
     }
 
-    /// The value, unfolded.
+    /// Returns the value, unfolded.
     pub fn value(&self) -> String {
         self.text[self.name + 1..].replace("\r\n", "").trim_matches(' ').to_owned()
     }
 
-    /// As it goes out.
+    /// Returns the field as it is sent.
     pub fn as_str(&self) -> &str {
         &self.text
     }
 
-    /// The same field in ASCII, if it can be written so.
+    /// Returns the field in ASCII, if it can be written so.
     pub fn to_ascii(&self) -> Option<Field> {
         match &self.ascii {
             Some(ascii) => Some(Field { text: ascii.to_string(), ..self.clone() }),
@@ -221,24 +221,24 @@ impl Field {
         }
     }
 
-    /// It names who gets the message, and is not sent.
+    /// Returns whether the field is `Bcc` or `Resent-Bcc`, which is not sent.
     pub fn is_bcc(&self) -> bool {
         ["Bcc", "Resent-Bcc"].iter().any(|name| self.name().eq_ignore_ascii_case(name))
     }
 
-    /// email-format reads it, to its end, as what its name says. What is not right for its name becomes an optional
+    /// Checks that email-format parses the whole field as what its name says. An invalid one would become an optional
     /// field there.
     fn check(&self) -> Result<(), Error> {
         let name = self.name();
         if self.text.split("\r\n").any(|line| line.len() > MAX_LONG_LINE) {
             return Err(Error::Message(format!("the header {name} has a word too long for a line").into()));
         }
-        // They are sent as other messages had them.
+        // These are sent as other messages have them.
         if Kind::of(name) == Kind::References {
             return Ok(());
         }
-        // Letters beyond ASCII may stand in addresses wherever those of ASCII may (RFC 6532 §3.2), and email-format knows
-        // these only.
+        // Letters beyond ASCII are allowed in addresses wherever ASCII letters are (RFC 6532 §3.2), but email-format
+        // knows only ASCII.
         let stand_in = match Kind::of(name) {
             Kind::Mailboxes => self.text.chars().map(|c| if c.is_ascii() { c } else { 'x' }).collect(),
             _ => Cow::Borrowed(&self.text[..]),
@@ -256,26 +256,26 @@ impl Field {
     }
 }
 
-/// Whether email-format knows what may stand in it.
+/// Whether email-format knows the syntax of the field.
 fn is_structured(name: &str) -> bool {
     match Kind::of(name) {
         Kind::Mailboxes => !name.eq_ignore_ascii_case("Disposition-Notification-To"),
         Kind::Id | Kind::Date => true,
-        // It reads no commas in Keywords.
+        // It does not parse commas in Keywords.
         Kind::References | Kind::Phrases | Kind::Uris | Kind::Content | Kind::Text => false,
     }
 }
 
-/// Whether a reader looks for comments in text that was given for this field: email-format here, or the program of a
-/// recipient, which may have a stack as small.
+/// Whether a parser looks for comments in the value of this field: email-format here, or a recipient's program, whose
+/// stack may be as small.
 fn reads_comments(name: &str) -> bool {
     is_structured(name)
         || Kind::of(name) == Kind::References
         || ["Received", "Return-Path"].iter().any(|other| name.eq_ignore_ascii_case(other))
 }
 
-/// Whether comments may be nested deeper than email-format should be given them. No reading of the text finds more
-/// levels than this counts, whatever is a comment, a quoted string or a literal in it.
+/// Whether comments may be nested too deep for email-format. This is an upper bound: no parser finds more levels,
+/// whatever it takes for a comment, a quoted string or a literal.
 pub(super) fn is_nested_too_deep(text: &str) -> bool {
     let (mut depth, mut escaped) = (0_usize, false);
     text.bytes().any(|byte| {
@@ -298,12 +298,12 @@ fn is_name(byte: u8) -> bool {
     byte.is_ascii_graphic() && byte != b':'
 }
 
-/// Whether a URI can stand in angle brackets (RFC 2369 §2).
+/// Whether a URI can be put in angle brackets (RFC 2369 §2).
 fn is_uri(uri: &str) -> bool {
     uri.contains(':') && uri.bytes().all(|byte| byte.is_ascii_graphic() && !b"<>\"".contains(&byte))
 }
 
-/// The URIs of `<uri>, <uri>`; a comma in brackets is a part of its URI. Comments are not read.
+/// Parses `<uri>, <uri>`. A comma in brackets is part of its URI. Comments are not supported.
 pub(super) fn uris(text: &str) -> Option<Vec<String>> {
     let (mut uris, mut rest) = (Vec::new(), text.trim_matches(' '));
     loop {
@@ -317,7 +317,7 @@ pub(super) fn uris(text: &str) -> Option<Vec<String>> {
     }
 }
 
-/// An address field in ASCII, if that is not what it is already.
+/// Returns an address field in ASCII, unless it already is.
 fn in_ascii(name: &str, field: &Field, items: &[Item]) -> Option<Box<str>> {
     if field.text.is_ascii() {
         return None;
@@ -327,9 +327,9 @@ fn in_ascii(name: &str, field: &Field, items: &[Item]) -> Option<Box<str>> {
     field.text.is_ascii().then(|| field.text.into())
 }
 
-/// The identifiers of other messages, as words of a field. Those in angle brackets are sent as they are, whatever the grammar
-/// says of them; bare ones get brackets. What is not printable ASCII, or does not fit on a line, is left out: a message
-/// that is answered is not ours to mend.
+/// Splits the identifiers of other messages into words. Those in angle brackets are sent unchanged, even if they break
+/// the grammar; bare ones get brackets. Those that are not printable ASCII, or do not fit on a line, are left out: the
+/// errors of the message that is answered are not ours to fix.
 fn reference_words(name: &str, text: &str) -> Result<Vec<String>, &'static str> {
     let text = unfolded(text.trim_end_matches(['\r', '\n']));
     if text.contains(['\r', '\n']) {
@@ -351,7 +351,7 @@ fn reference_words(name: &str, text: &str) -> Result<Vec<String>, &'static str> 
         } else if whole.contains('@') || written.len() == 1 {
             words.extend(whole.split(',').filter(|id| !id.is_empty()).map(bracketed));
         } else if !whole.is_empty() {
-            words.push(whole); // of a phrase, such as `Your message of Friday`
+            words.push(whole); // part of a phrase, such as `Your message of Friday`
         }
     }
     Ok(words)
@@ -369,7 +369,7 @@ fn unfolded(text: &str) -> Cow<'_, str> {
     Cow::Owned(out)
 }
 
-/// `<a><b>` as `<a>`, `<b>`: with the text around brackets, nothing is lost.
+/// Splits `<a><b>` into `<a>` and `<b>`. Text around the brackets is kept.
 fn split_identifiers(word: &str) -> Vec<String> {
     let mut out = Vec::new();
     let mut rest = word;
@@ -382,7 +382,7 @@ fn split_identifiers(word: &str) -> Vec<String> {
     out
 }
 
-/// Identifiers without a space between them stay together, as they were written, unless that is too much for a line.
+/// Joins identifiers written without spaces between them, unless the result is too long for a line.
 fn fitting(ids: Vec<String>) -> Vec<String> {
     let whole = ids.concat();
     if whole.len() < MAX_LONG_LINE { vec![whole] } else { ids }
@@ -393,17 +393,17 @@ pub(super) fn is_atext(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-/=?^_`{|}~".contains(&byte)
 }
 
-/// In quotes, with backslashes where they are needed.
+/// Quotes a text, with backslashes where necessary.
 pub(super) fn quoted(text: &str) -> String {
     format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
 }
 
-/// An identifier in its angle brackets.
+/// Adds angle brackets to an identifier, unless it has them.
 fn bracketed(id: &str) -> String {
     if id.starts_with('<') { id.to_owned() } else { format!("<{id}>") }
 }
 
-/// Splits at spaces; of several in a row, all but the first stay with the word behind them. Those at the end go.
+/// Splits at spaces. Of repeated spaces, all but the first stay with the next word. Trailing ones are dropped.
 pub(super) fn plain_words(text: &str) -> Vec<String> {
     let mut words: Vec<String> = Vec::new();
     let mut spaces = String::new();
@@ -416,17 +416,17 @@ pub(super) fn plain_words(text: &str) -> Vec<String> {
     words
 }
 
-/// Text as encoded words (RFC 2047 §2): each of 75 octets at most, no character split. The first one is short enough
-/// for a line that is at `column` already.
+/// Splits a text into encoded words (RFC 2047 §2) of at most 75 octets, without splitting a character. The first one
+/// fits on a line that is already at `column`.
 fn encoded_words(text: &str, column: usize) -> Vec<String> {
     let mut out = String::new();
-    // A String takes all that is written to it.
+    // Writing to a String cannot fail.
     let _ = rfc2047::encode(text, &mut EmailWriter::new(&mut out, column, 0, false));
     out.split("\r\n ").map(str::to_owned).collect()
 }
 
-/// Free text. Words that are not ASCII, or could be taken for encoded ones, are encoded, as are spaces that would get
-/// lost in folding: encoded words next to each other are one text, so that what is between them is encoded with them.
+/// Encodes free text. Words that are not ASCII, or look like encoded words, are encoded, as are spaces that folding
+/// would lose: adjacent encoded words are one text, so that what is between them is encoded with them.
 fn unstructured(name: &str, text: &str) -> Vec<String> {
     let words: Vec<&str> = text.split(' ').collect();
     let is_odd = |i: usize| {
@@ -454,7 +454,7 @@ fn unstructured(name: &str, text: &str) -> Vec<String> {
     out
 }
 
-/// A display name: as it is if it can be, else in quotes, else encoded.
+/// Writes a display name: unchanged if possible, or else quoted, or else encoded.
 fn phrase(name: &str) -> Vec<String> {
     let words = || name.split(' ');
     let is_foldable = words().all(|word| !word.is_empty() && word.len() <= MAX_LINE / 2);
@@ -466,7 +466,7 @@ fn phrase(name: &str) -> Vec<String> {
     }
 }
 
-/// A list, with a comma behind every element but the last.
+/// Joins elements with commas.
 fn listed(elements: impl Iterator<Item = Vec<String>>) -> Vec<String> {
     let mut elements = elements.filter(|words| !words.is_empty()).peekable();
     let mut out = Vec::new();
@@ -490,7 +490,7 @@ fn mailbox_words(mailbox: &Mailbox) -> Result<Vec<String>, String> {
     })
 }
 
-/// An address list (RFC 5322 §3.4); a group is one element of it.
+/// Writes an address list (RFC 5322 §3.4). A group is one element of it.
 fn address_words(items: &[Item]) -> Result<Vec<String>, String> {
     let mut items = items.iter();
     let mut elements = Vec::new();
@@ -522,7 +522,8 @@ fn group_words(name: &str, members: &[&Item]) -> Result<Vec<String>, String> {
     Ok(words)
 }
 
-/// Puts a separator behind the last word; apart from an encoded one, which ends at white space only (RFC 2047 §5).
+/// Appends a separator to the last word, or as its own word after an encoded word, which ends only at white space (RFC
+/// 2047 §5).
 fn attach(words: &mut Vec<String>, separator: char) {
     match words.last_mut() {
         Some(last) if !last.ends_with("?=") => last.push(separator),
@@ -589,7 +590,7 @@ mod tests {
             to("Team: a@x.org, B <b@x.org>;, c@x.org"),
             "To: Team: a@x.org, B <b@x.org>;, c@x.org\r\n"
         );
-        // An encoded word ends at white space.
+        // An encoded word ends only at white space.
         assert_eq!(to("Jörg: a@x.org;"), "To: =?utf-8?b?SsO2cmc=?= : a@x.org;\r\n");
     }
 
@@ -678,7 +679,7 @@ mod tests {
         assert_eq!(field["References:".len()..].replace([' ', '\r', '\n'], ""), ids);
         let email = Field::refolded(&format!("References: {ids}"));
         assert_eq!(email.as_str(), field);
-        // What fits on a line is not changed.
+        // If they fit on a line, they are not changed.
         let few: String = (0..20).map(|i| format!("<number-{i}-of-few@example.org>")).collect();
         assert_eq!(self::field("References", &few), format!("References: {few}\r\n"));
     }

@@ -1,4 +1,4 @@
-//! Files, and what only has the name of one: pipes and devices, which may keep a reader waiting.
+//! Files, pipes and devices. Pipes and devices may keep a reader waiting.
 
 use std::{
     fs::File,
@@ -10,19 +10,19 @@ use std::{
 
 use crate::sys;
 
-/// Longest wait in one read of a pipe or a device.
+/// Maximum wait in one read of a pipe or a device.
 const WAIT: Duration = Duration::from_millis(50);
-/// Shortest time between two reads that find nothing.
+/// Minimum time between two reads that find nothing.
 const PAUSE: Duration = Duration::from_millis(10);
-/// Longest time that one block of a reader takes to fill, where some of it can go on its way.
+/// Maximum time to fill one block from a reader, if part of it can already be sent.
 pub(crate) const HELD: Duration = Duration::from_millis(10);
 
-/// Opens a file without waiting for the other end of a FIFO; an error names it.
+/// Opens a file without waiting for the other end of a FIFO. An error includes the path.
 pub(super) fn open(path: &Path) -> io::Result<File> {
     sys::open_file(path).map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", path.display())))
 }
 
-/// What is read from a file: never for longer than [`WAIT`] at a time.
+/// Creates a reader for a file. No read of a pipe or device waits longer than [`WAIT`].
 pub(super) fn reader(file: File) -> Box<dyn Read + Send> {
     match file.metadata() {
         Ok(meta) if !meta.is_file() => Box::new(Waiting { file, is_unheard: sys::may_lack_a_writer(&meta) }),
@@ -30,10 +30,10 @@ pub(super) fn reader(file: File) -> Box<dyn Read + Send> {
     }
 }
 
-/// A pipe or a device. [`ErrorKind::WouldBlock`] says that there is nothing yet.
+/// A pipe or a device. [`ErrorKind::WouldBlock`] means that there is no data yet.
 struct Waiting {
     file: File,
-    /// It is a FIFO, and nothing has come so far.
+    /// The file is a FIFO from which nothing has been read so far.
     is_unheard: bool,
 }
 
@@ -52,7 +52,7 @@ impl Read for Waiting {
     }
 }
 
-/// Reads once. `None` if there is nothing yet: then some time has passed, however soon the reader said so.
+/// Reads once. Returns `None` if there is no data yet, after waiting for at least [`PAUSE`] even if the reader did not.
 pub(crate) fn read_once(reader: &mut dyn Read, room: &mut [u8]) -> io::Result<Option<usize>> {
     let began = Instant::now();
     match reader.read(room) {
@@ -66,7 +66,7 @@ pub(crate) fn read_once(reader: &mut dyn Read, room: &mut [u8]) -> io::Result<Op
     }
 }
 
-/// Waits for what is not there yet, for as long as it takes: for those who read by [`Read`] alone.
+/// Waits for data as long as necessary, for callers that only use [`Read`].
 pub(super) struct Patient<R>(pub R);
 
 impl<R: Read> Read for Patient<R> {

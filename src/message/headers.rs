@@ -1,4 +1,4 @@
-//! Who a message's own headers say it is from and for. Reads what real mail looks like, not only what is right.
+//! The envelope and other information from a message's headers. Reads mail as it really is, not only valid mail.
 
 use std::{borrow::Cow, iter, mem, str};
 
@@ -14,14 +14,14 @@ const NO_FROM: &str = "the message has no From (or Sender) with an address";
 const NO_RESENT_FROM: &str = "the message has no Resent-From (or Resent-Sender) with an address";
 
 impl Envelope {
-    /// Creates the envelope that a message's own headers name.
+    /// Creates the envelope from the headers of a message.
     ///
     /// The sender is the first address in `Sender`, or else in `From`. The recipients are all addresses in `To`, `Cc` and
     /// `Bcc`, in this order. If there is a `Resent-Date`, the `Resent-` headers are used instead (RFC 5322 §3.6.6).
     ///
-    /// Headers are read leniently: obsolete syntax (RFC 5322 §4.4), any octets in display names, any line ends. The
-    /// addresses are taken as they are written. Text that may or may not be an address is an error, never skipped, and so is
-    /// an encoded word in the place of an address (RFC 2047 §5).
+    /// Headers are parsed leniently: obsolete syntax (RFC 5322 §4.4), any octets in display names, and any line ends
+    /// are allowed. Addresses are taken as written. Text that may or may not be an address is an error and is never
+    /// skipped, and so is an encoded word in place of an address (RFC 2047 §5).
     ///
     /// ```
     /// use postino::Envelope;
@@ -34,15 +34,16 @@ impl Envelope {
     ///
     /// # Errors
     ///
-    /// [`Error::Message`] if there is no sender, or if the message was resent more than once, so that its envelope cannot be
-    /// known; [`Error::Address`] if a header has an invalid address; [`Error::NoRecipients`] if there are none.
+    /// [`Error::Message`] if there is no sender, or if the message was resent more than once, so that its envelope is
+    /// ambiguous; [`Error::Address`] if a header has an invalid address; [`Error::NoRecipients`] if there are no
+    /// recipients.
     pub fn from_headers(message: &[u8]) -> Result<Envelope, Error> {
         let sender = sender_from_headers(message)?;
         Envelope::from_addresses(Some(sender), recipients_from_headers(message)?)
     }
 }
 
-/// Returns the sender of a message, as [`Envelope::from_headers`] finds it.
+/// Returns the sender of a message, as determined by [`Envelope::from_headers`].
 ///
 /// # Errors
 ///
@@ -62,12 +63,12 @@ pub fn sender_from_headers(message: &[u8]) -> Result<Address, Error> {
     Err(Error::Message(none.into()))
 }
 
-/// Returns the recipients of a message, as [`Envelope::from_headers`] finds them. One that is named twice is there twice.
+/// Returns the recipients of a message, as determined by [`Envelope::from_headers`]. Duplicates are kept.
 ///
 /// # Errors
 ///
-/// [`Error::NoRecipients`] if there are none; [`Error::Address`] if a header has an invalid address; [`Error::Message`] if
-/// the message was resent more than once.
+/// [`Error::NoRecipients`] if there are no recipients; [`Error::Address`] if a header has an invalid address;
+/// [`Error::Message`] if the message was resent more than once.
 pub fn recipients_from_headers(message: &[u8]) -> Result<Vec<Address>, Error> {
     let names =
         if is_resent(message)? { ["Resent-To", "Resent-Cc", "Resent-Bcc"] } else { ["To", "Cc", "Bcc"] };
@@ -81,7 +82,7 @@ pub fn recipients_from_headers(message: &[u8]) -> Result<Vec<Address>, Error> {
     Ok(recipients)
 }
 
-/// Returns the message without its `Bcc` and `Resent-Bcc` headers. Everything else stays as it is.
+/// Returns the message without its `Bcc` and `Resent-Bcc` headers. Everything else is unchanged.
 ///
 /// ```
 /// use postino::message::without_bcc;
@@ -101,7 +102,8 @@ pub fn without_bcc(message: &[u8]) -> Cow<'_, [u8]> {
         if is_bcc(field) {
             continue;
         }
-        // What stood between a CR and an LF may be gone: they would become one line end, and lose the empty line.
+        // If a field between a CR and an LF was removed, they would merge into one line end, and the empty line would
+        // be lost.
         if kept.ends_with(b"\r") && field.starts_with(b"\n") {
             kept.push(b'\n');
         }
@@ -111,7 +113,7 @@ pub fn without_bcc(message: &[u8]) -> Cow<'_, [u8]> {
     Cow::Owned(kept)
 }
 
-/// The same, without a copy if there is none.
+/// Removes `Bcc` and `Resent-Bcc` headers like [`without_bcc`], without a copy if there are none.
 pub(super) fn lose_bcc(message: Vec<u8>) -> Vec<u8> {
     let less = match without_bcc(&message) {
         Cow::Owned(less) => Some(less),
@@ -120,9 +122,10 @@ pub(super) fn lose_bcc(message: Vec<u8>) -> Vec<u8> {
     less.unwrap_or(message)
 }
 
-/// Returns the length of the headers in octets, including the empty line that ends them. `None` if no line is empty.
+/// Returns the length of the headers in octets, including the empty line that ends them. `None` if there is no empty
+/// line.
 ///
-/// Lines end with CRLF, LF or CR. A line of nothing but white space is not empty: it goes on with the header above.
+/// Lines end with CRLF, LF or CR. A line of only white space is not empty: it continues the header above.
 #[must_use]
 pub fn header_length(message: &[u8]) -> Option<usize> {
     let mut at = 0;
@@ -136,7 +139,7 @@ pub fn header_length(message: &[u8]) -> Option<usize> {
     None
 }
 
-/// The length of the first line, with its end.
+/// Returns the length of the first line, including its line end.
 fn line_length(text: &[u8]) -> usize {
     match memchr2(b'\r', b'\n', text) {
         Some(at) if text[at..].starts_with(b"\r\n") => at + 2,
@@ -145,8 +148,8 @@ fn line_length(text: &[u8]) -> usize {
     }
 }
 
-/// The header block in its pieces: header fields with their folded lines, whatever else stands there, and the empty
-/// line. Put together, they are the block again.
+/// Splits the header block into header fields with their folded lines, any other lines, and the empty line. Joined
+/// together, they are the block again.
 pub(super) fn fields(message: &[u8]) -> impl Iterator<Item = &[u8]> {
     let mut rest = &message[..header_length(message).unwrap_or(message.len())];
     iter::from_fn(move || {
@@ -160,9 +163,9 @@ pub(super) fn fields(message: &[u8]) -> impl Iterator<Item = &[u8]> {
     })
 }
 
-/// The value of a field, if it has this name.
+/// Returns the value of a field, if it has this name.
 ///
-/// White space before the colon is obsolete syntax (RFC 5322 §4.5). The `From ` line of an mbox has more than that
+/// White space before the colon is obsolete syntax (RFC 5322 §4.5). The `From ` line of an mbox has other text, too,
 /// before its first colon.
 fn value<'m>(field: &'m [u8], name: &str) -> Option<&'m [u8]> {
     let colon = memchr(b':', field)?;
@@ -173,7 +176,7 @@ fn is_bcc(field: &[u8]) -> bool {
     value(field, "Bcc").or(value(field, "Resent-Bcc")).is_some()
 }
 
-/// Whether the `Resent-` headers count. Of several blocks of them, it cannot be known which lines are whose.
+/// Returns whether the `Resent-` headers apply. With several blocks, it is unknown which line belongs to which block.
 fn is_resent(message: &[u8]) -> Result<bool, Error> {
     match fields(message).filter_map(|field| value(field, "Resent-Date")).count() {
         0 => Ok(false),
@@ -182,18 +185,18 @@ fn is_resent(message: &[u8]) -> Result<bool, Error> {
     }
 }
 
-/// The addresses in all fields of this name.
+/// Returns the addresses in all fields with this name.
 fn addresses(message: &[u8], name: &'static str) -> Result<Vec<Address>, Error> {
     let mut found = Vec::new();
     for value in fields(message).filter_map(|field| value(field, name)) {
-        // All line ends that are left in a value are folds, and mean nothing (RFC 5322 §2.2.3).
+        // All line ends left in a value are folds, which are ignored (RFC 5322 §2.2.3).
         let list: Vec<u8> = value.iter().copied().filter(|byte| !matches!(byte, b'\r' | b'\n')).collect();
         read_list(&list, &mut found).map_err(|unreadable| unreadable.into_error(name))?;
     }
     Ok(found)
 }
 
-/// A piece of an address list that names no address.
+/// An element of an address list that is not an address.
 struct Unreadable<'l> {
     text: &'l [u8],
     why: &'static str,
@@ -206,7 +209,7 @@ impl Unreadable<'_> {
     }
 }
 
-/// Reads an address list, unfolded, once from left to right: RFC 5322 §3.4 with the obsolete forms of §4.4.
+/// Parses an unfolded address list in one pass: RFC 5322 §3.4 with the obsolete forms of §4.4.
 fn read_list<'l>(list: &'l [u8], found: &mut Vec<Address>) -> Result<(), Unreadable<'l>> {
     let mut element = Element::default();
     let (mut start, mut at) = (0, 0);
@@ -226,14 +229,14 @@ fn read_list<'l>(list: &'l [u8], found: &mut Vec<Address>) -> Result<(), Unreada
     Ok(())
 }
 
-/// An element of a list without what separates it from the next one.
+/// Returns an element of a list without the separator after it.
 fn written(element: &[u8]) -> &[u8] {
     let element = element.trim_ascii();
     element.strip_suffix(b",").or(element.strip_suffix(b";")).unwrap_or(element)
 }
 
-/// The length of the first token: a comment, a quoted string, a domain literal, one of `<>,;:`, one white space, or
-/// all octets up to the next of these. `None` if it does not end.
+/// Returns the length of the first token: a comment, a quoted string, a domain literal, one of `<>,;:`, a white space,
+/// or all octets up to the next of these. `None` if it is unterminated.
 pub(super) fn token_length(text: &[u8]) -> Option<usize> {
     match text[0] {
         b'(' => comment_length(text),
@@ -248,7 +251,8 @@ fn is_special(byte: u8) -> bool {
     matches!(byte, b' ' | b'\t' | b'(' | b'"' | b'[' | b'<' | b'>' | b',' | b';' | b':')
 }
 
-/// Comments nest (RFC 5322 §3.2.2): counted, as a stack has an end.
+/// Returns the length of a comment. Nested comments (RFC 5322 §3.2.2) are counted, so that they cannot overflow the
+/// stack.
 fn comment_length(text: &[u8]) -> Option<usize> {
     let (mut depth, mut escaped) = (0, false);
     for (at, byte) in text.iter().enumerate() {
@@ -277,23 +281,23 @@ fn enclosed_length(text: &[u8], close: u8) -> Option<usize> {
     None
 }
 
-/// What was read of one element of an address list.
+/// The state of one element of an address list.
 #[derive(Default)]
 struct Element {
     angle: Angle,
-    /// A display name or an address, as written, less comments and the white space around them.
+    /// A display name or an address, as written, without comments and the white space around them.
     text: Vec<u8>,
-    /// There was white space, or a comment, since the last word.
+    /// There was white space, or a comment, after the last word.
     gap: bool,
     /// It has an `@` outside quotes.
     has_at: bool,
-    /// Two words stand side by side: no address does that.
+    /// Two words are side by side, which is never an address.
     is_phrase: bool,
-    /// It is quoted, or in pieces (`J. Doe`): an address only if it has an `@`.
+    /// The text is quoted, or in pieces (`J. Doe`): an address only if it has an `@`.
     is_doubtful: bool,
 }
 
-/// Where the reader is, as to the angle brackets.
+/// The position of the parser relative to the angle brackets.
 #[derive(Default, Clone, Copy, PartialEq)]
 enum Angle {
     #[default]
@@ -311,20 +315,20 @@ impl Element {
         self.angle == Angle::Before && self.text.is_empty()
     }
 
-    /// Takes one token, and gives the address that it completes.
+    /// Consumes one token, and returns the address that it completes, if any.
     fn take(&mut self, token: &[u8]) -> Result<Option<Address>, &'static str> {
         match (token[0], self.angle) {
             (b' ' | b'\t' | b'(', _) => self.gap = true,
             (b'>', Angle::Before) => return Err("it has a > without a <"),
-            // A ; ends a group; between addresses, some write it for the comma.
+            // A ; ends a group; between addresses, some senders write it in place of a comma.
             (b',' | b';', Angle::Before | Angle::Behind) => return self.end(),
             (_, Angle::Behind) => return Err("there is more behind its >"),
-            // It was a display name.
+            // The text so far was a display name.
             (b'<', Angle::Before) => *self = Element::at(Angle::Inside),
-            // It was the name of a group.
+            // The text so far was the name of a group.
             (b':', Angle::Before) if self.has_at => return Err("it has a : behind an address"),
             (b':', Angle::Before) => *self = Element::default(),
-            // It was a route (RFC 5322 §4.4), to be ignored.
+            // The text so far was a route (RFC 5322 §4.4), which is ignored.
             (b':', Angle::Inside) if matches!(self.text.first(), Some(b'@' | b',')) => {
                 *self = Element::at(Angle::Inside);
             }
@@ -336,7 +340,7 @@ impl Element {
         Ok(None)
     }
 
-    /// A separator, or the end of the list.
+    /// Ends the element at a separator, or at the end of the list.
     fn end(&mut self) -> Result<Option<Address>, &'static str> {
         let element = mem::take(self);
         match element.angle {
@@ -383,7 +387,7 @@ impl Element {
     }
 }
 
-/// Whether text without an `@` may be the name of a mailbox here: not a URL, a placeholder that nobody filled in, or a dash.
+/// Whether text without an `@` may be a local mailbox name: not a URL, an unfilled placeholder, or a dash.
 fn is_local_name(text: &str) -> bool {
     text.contains(char::is_alphanumeric) && !text.contains(['?', '{', '}', '`']) && !text.contains("//")
 }
@@ -394,7 +398,7 @@ mod tests {
 
     use super::*;
 
-    /// What a To of these octets names, unless the error is of interest.
+    /// Returns the recipients of a `To` with these octets, or the reason of the error.
     fn to(list: impl AsRef<[u8]>) -> Result<Vec<String>, String> {
         let message = [b"To: ", list.as_ref(), b"\r\n\r\n"].concat();
         match recipients_from_headers(&message) {
@@ -820,7 +824,7 @@ mod tests {
         vec(select(PIECES), 0..4).prop_map(|pieces| pieces.concat())
     }
 
-    /// An address in its pieces: obsolete syntax lets white space and comments stand between them.
+    /// An address in pieces: obsolete syntax allows white space and comments between them.
     fn address() -> impl Strategy<Value = Vec<String>> {
         let atom = "[a-z0-9!#$%&'*+/=?^_`{|}~é-]{1,6}";
         let quoted = "\"([a-z@<>,;:()\\[. é]|\\\\[\"\\\\a-z(]){0,6}\"";
@@ -844,7 +848,7 @@ mod tests {
         prop_oneof![9 => with_domain, 1 => alone]
     }
 
-    /// Pieces, and what stands around them.
+    /// The pieces with white space and comments around them.
     fn spaced(pieces: Vec<String>) -> impl Strategy<Value = Vec<u8>> {
         let gaps = vec(cfws(), pieces.len() + 1);
         gaps.prop_map(move |gaps| {
@@ -875,7 +879,7 @@ mod tests {
         })
     }
 
-    /// One element of a list, with the address that it names; empty elements name none.
+    /// An element of a list, with its address; empty elements have none.
     fn element() -> impl Strategy<Value = (Option<String>, Vec<u8>)> {
         let mailbox = (address(), display_name(), any::<bool>(), select(vec!["", "@r,@s.t:", ", @r :"]))
             .prop_flat_map(|(pieces, name, bare, route)| {
@@ -891,7 +895,7 @@ mod tests {
         prop_oneof![9 => mailbox, 1 => cfws().prop_map(|gap| (None, gap))]
     }
 
-    /// A list, some of it in a group, with the addresses that it names.
+    /// A list, part of it in a group, with its addresses.
     fn list() -> impl Strategy<Value = (Vec<String>, Vec<u8>)> {
         vec((vec(element(), 0..4), any::<bool>()), 1..4).prop_map(|parts| {
             let (mut addresses, mut texts) = (Vec::new(), Vec::new());

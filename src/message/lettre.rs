@@ -1,12 +1,12 @@
-//! The messages of lettre 0.11, as they are.
+//! `Mail` for the messages of lettre 0.11.
 
 use lettre::{Address as Theirs, Message};
 
 use super::{Body, Mail, headers::lose_bcc};
 use crate::{Address, Envelope, Error};
 
-/// The envelope is the message's own. `Bcc` is not sent, whatever `keep_bcc` says: that is for transports that read
-/// the recipients there. The message is written out in memory when it is sent.
+/// The envelope is that of the message. `Bcc` is not sent, whatever `keep_bcc` says: that is for transports that read
+/// the recipients there. The message is serialized in memory when it is sent.
 ///
 /// ```no_run
 /// let message = lettre::Message::builder()

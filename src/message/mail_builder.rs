@@ -1,14 +1,14 @@
-//! The messages of mail-builder 2, as they are.
+//! `Mail` for the messages of mail-builder 2.
 
 use mail_builder::MessageBuilder;
 
 use super::{Body, Mail, headers::lose_bcc};
 use crate::{Envelope, Error};
 
-/// The envelope is what the headers name ([`Envelope::from_headers`]), `Bcc` too, which is not sent. The message is
-/// written out in memory when it is sent.
+/// The envelope is taken from the headers ([`Envelope::from_headers`]), including `Bcc`, which is not sent. The message
+/// is serialized in memory when it is sent.
 ///
-/// What it lacks, mail-builder makes up each time: a message that is sent twice is the same for its readers only if
+/// mail-builder generates missing headers each time: a message that is sent twice is the same for its readers only if
 /// it has a `Message-ID`.
 ///
 /// ```no_run
@@ -25,7 +25,7 @@ use crate::{Envelope, Error};
 #[cfg_attr(docsrs, doc(cfg(feature = "mail-builder-2")))]
 impl Mail for MessageBuilder<'_> {
     fn envelope(&self) -> Result<Envelope, Error> {
-        // Without its parts, which may be large.
+        // The parts, which may be large, are left out.
         let headers = MessageBuilder { headers: self.headers.clone(), ..MessageBuilder::new() };
         Envelope::from_headers(&written(headers)?)
     }

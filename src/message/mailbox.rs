@@ -1,14 +1,14 @@
-//! Mailboxes as headers have them: an address with a name, in lists and groups (RFC 5322 §3.4).
+//! Mailboxes as in header fields: addresses with names, in lists and groups (RFC 5322 §3.4).
 
 use std::{fmt, mem, str::FromStr};
 
 use super::{field, headers};
 use crate::{Address, Error};
 
-/// An address with a display name, as header fields have it.
+/// An address with a display name, as in header fields.
 ///
-/// The name may have any letters, commas and quotes: it is quoted or encoded where necessary. Only control characters are
-/// refused, when the message is built.
+/// The name may contain any letters, commas and quotes: it is quoted or encoded where necessary. Only control
+/// characters are refused, when the message is built.
 ///
 /// ```
 /// use postino::message::Mailbox;
@@ -76,7 +76,7 @@ impl TryFrom<String> for Mailbox {
     }
 }
 
-/// The mailbox of a list that has just one, and no groups.
+/// Returns the mailbox of a list that consists of just one, without groups.
 fn only(items: Vec<Item>, text: &str) -> Result<Mailbox, Error> {
     let why = match <[Item; 1]>::try_from(items) {
         Ok([Item::Mailbox(mailbox)]) => return Ok(mailbox),
@@ -92,12 +92,12 @@ fn invalid(input: &str, why: &'static str) -> Error {
     Error::Address { input: input.to_owned(), why, header: None }
 }
 
-/// As it could be typed: the name in quotes where it needs them, not encoded.
+/// Formats the mailbox as one would type it: the name is quoted where necessary, but not encoded.
 impl fmt::Display for Mailbox {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.name[..] {
             "" => write!(f, "{}", self.address),
-            // Bare, it would be an encoded word.
+            // Unquoted, it would be an encoded word.
             name if name.split(' ').all(is_word) && !name.contains("=?") => {
                 write!(f, "{name} <{}>", self.address)
             }
@@ -106,18 +106,19 @@ impl fmt::Display for Mailbox {
     }
 }
 
-/// An atom, or letters beyond ASCII.
+/// Whether a word is an atom, or letters beyond ASCII.
 fn is_word(word: &str) -> bool {
     !word.is_empty() && word.bytes().all(|byte| !byte.is_ascii() || field::is_atext(byte))
 }
 
 /// The value of an address header: mailboxes as text, or as pairs of name and address.
 ///
-/// Text is parsed when the message is built. It may have several mailboxes and groups: `"Alice <alice@example.org>,
-/// bob@example.net"`, `"undisclosed-recipients:;"`. Names are in any letters; encoded words, as headers have them, are refused.
+/// Text is parsed when the message is built. It may contain several mailboxes and groups: `"Alice <alice@example.org>,
+/// bob@example.net"`, `"undisclosed-recipients:;"`. Names may be in any script. Encoded words, as in raw headers, are
+/// refused.
 ///
-/// **Do not put names or addresses from others into such text**: they may have commas and brackets, and so add recipients.
-/// Use a pair, `("Alice", "alice@example.org")`, a [`Mailbox`], or [`to_one`](super::MessageBuilder::to_one).
+/// **Do not put untrusted names or addresses into such text**: commas and brackets in them could add recipients. Use a
+/// pair, `("Alice", "alice@example.org")`, a [`Mailbox`], or [`to_one`](super::MessageBuilder::to_one).
 #[derive(Debug, Clone, Default)]
 pub struct Mailboxes(Vec<Given>);
 
@@ -131,7 +132,7 @@ enum Given {
 }
 
 impl Mailboxes {
-    /// Makes anything but exactly one mailbox an error.
+    /// Makes reading fail unless there is exactly one mailbox.
     pub(super) fn only_one(self) -> Mailboxes {
         Mailboxes(vec![Given::One(self)])
     }
@@ -155,7 +156,7 @@ impl Mailboxes {
         Ok(items)
     }
 
-    /// The text that was given, for errors.
+    /// Returns the given text, for errors.
     fn written(&self) -> String {
         let each = self.0.iter().map(|given| match given {
             Given::Text(text) => text.clone(),
@@ -191,7 +192,7 @@ impl From<&String> for Mailboxes {
     }
 }
 
-/// A name, taken as it is, and an address.
+/// Converts a name, taken literally, and an address.
 impl<N: Into<String>, A: Into<String>> From<(N, A)> for Mailboxes {
     fn from((name, address): (N, A)) -> Mailboxes {
         Mailboxes(vec![Given::Pair(name.into(), address.into())])
@@ -244,13 +245,13 @@ impl<M: Into<Mailboxes>> FromIterator<M> for Mailboxes {
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Item {
     Mailbox(Mailbox),
-    /// A group begins, with its name.
+    /// The start of a group, with its name.
     Group(String),
     GroupEnd,
 }
 
 impl Item {
-    /// The address, if it is a local name: header fields have addresses with a domain only (RFC 5322 §3.4.1).
+    /// Returns the address if it has no domain: addresses in header fields need one (RFC 5322 §3.4.1).
     pub(super) fn without_domain(&self) -> Option<&Address> {
         match self {
             Item::Mailbox(Mailbox { address, .. }) if address.domain().is_none() => Some(address),
@@ -269,13 +270,13 @@ impl Item {
     }
 }
 
-/// Reads an address list. Dots in names need no quotes; a comment is taken for a part of the name.
+/// Parses an address list. Dots in names need no quotes; a comment becomes part of the name.
 fn read_list(text: &str) -> Result<Vec<Item>, Error> {
     let mut reader = Reader::default();
     if text.chars().any(char::is_control) {
         return Err(invalid(text, "control character"));
     }
-    // The mailbox that is being read begins at `start`.
+    // The current mailbox begins at `start`.
     let (mut start, mut at) = (0, 0);
     while at < text.len() {
         let length = headers::token_length(&text.as_bytes()[at..]);
@@ -302,14 +303,14 @@ struct Reader {
     in_group: bool,
     /// The words of a name, unquoted.
     name: String,
-    /// There was white space since the last word.
+    /// There was white space after the last word.
     gap: bool,
-    /// The same as written: an address, if no angle bracket comes.
+    /// The text as written: the address, if there are no angle brackets.
     bare: String,
     comments: Vec<String>,
-    /// What stands in angle brackets.
+    /// The text in angle brackets.
     angle: Option<String>,
-    /// The bracket is open.
+    /// The angle bracket is open.
     is_open: bool,
 }
 
@@ -375,7 +376,7 @@ impl Reader {
         let name = self.display_name();
         let address = match angle {
             Some(address) => address,
-            // Lists have empty places: `a@example.org,`.
+            // Lists may have empty elements: `a@example.org,`.
             None if bare.trim_matches(' ').is_empty() => return Ok(()),
             None => bare,
         };
@@ -387,7 +388,8 @@ impl Reader {
         Ok(())
     }
 
-    /// The name with its comments; without a name they are it: `joerg@example.org (Jörg)`, as it was done long ago.
+    /// Takes the name with its comments. Without a name, the comments are the name: `joerg@example.org (Jörg)`, an old
+    /// form.
     fn display_name(&mut self) -> String {
         let name = mem::take(&mut self.name);
         let comments = mem::take(&mut self.comments);
@@ -400,10 +402,10 @@ impl Reader {
     }
 }
 
-/// For text that is copied from a header. People do not type encoded words, and recipients would see them as they are.
+/// Applies to text copied from a raw header. People do not type encoded words, and recipients would see them undecoded.
 const ENCODED: &str = "an encoded word: give the name itself, in any letters";
 
-/// Whether a token has an encoded word in it (RFC 2047 §2). Quoted text has none.
+/// Whether a token contains an encoded word (RFC 2047 §2). Quoted text never does.
 pub(super) fn has_encoded_word(token: &str) -> bool {
     let is_whole = |text: &str| {
         let mut parts = text.splitn(4, '?');
@@ -413,7 +415,7 @@ pub(super) fn has_encoded_word(token: &str) -> bool {
     !token.starts_with('"') && token.match_indices("=?").any(|(at, _)| is_whole(&token[at + 2..]))
 }
 
-/// Phrases with commas between them, without their quotes. A comma in quotes is a part of its phrase.
+/// Splits phrases separated by commas and removes their quotes. A quoted comma is part of its phrase.
 pub(super) fn split_phrases(text: &str) -> Result<Vec<String>, &'static str> {
     let (mut phrases, mut phrase, mut rest) = (Vec::new(), String::new(), text);
     while let Some(first) = rest.chars().next() {
@@ -435,12 +437,12 @@ pub(super) fn split_phrases(text: &str) -> Result<Vec<String>, &'static str> {
     Ok(phrases)
 }
 
-/// What stands behind backslashes, without them.
+/// Removes the backslashes of quoted pairs.
 fn unescaped(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut chars = text.chars();
     while let Some(c) = chars.next() {
-        // A token does not end with half a pair.
+        // A token never ends in half a pair.
         out.extend(if c == '\\' { chars.next() } else { Some(c) });
     }
     out

@@ -1,7 +1,7 @@
-//! Messages: composed ones, raw ones, and the trait for your own types.
+//! Messages: composed messages, raw messages, and the trait for your own types.
 //!
-//! [`Message`] composes a message: names and subjects in any language, text, HTML, images, attachments, calendars. Text may
-//! have LF or CRLF line ends. Attachments arrive unchanged.
+//! [`Message`] composes a message: names and subjects in any language, text, HTML, images, attachments, calendars. Text
+//! may have LF or CRLF line ends. Attachments arrive unchanged.
 //!
 //! ```no_run
 //! use postino::{Client, Message, message::Attachment};
@@ -21,16 +21,16 @@
 //! # Ok::<(), postino::Error>(())
 //! ```
 //!
-//! Files and readers are opened, read and encoded while they are sent, in constant memory. If one fails meanwhile, the
-//! connection is closed, so that the server has no complete message. Text is sent unencoded to a server that offers 8BITMIME.
-//! The repository's `examples` have a plain message, one in text and HTML, a raw one, and one with images, files and a
-//! progress bar.
+//! Files and readers are opened, read and encoded while the message is sent, in constant memory. If one fails, the
+//! connection is closed, so that the server has no complete message. Text is sent unencoded to a server that offers
+//! 8BITMIME. The repository's `examples` have a plain message, one in text and HTML, a raw message, and one with
+//! images, files and a progress bar.
 //!
-//! [`Mail::on_progress`] reports the progress of any of them to a callback.
+//! [`Mail::on_progress`] reports the progress of any message to a callback.
 //!
-//! [`Raw`] sends a finished message, and [`Mail`] is the trait for your own message types. With the features `lettre-0_11`
-//! and `mail-builder-2` it is implemented for `lettre::Message` and `mail_builder::MessageBuilder`. With `dkim`, `Dkim` signs
-//! any mail.
+//! [`Raw`] sends a finished message, and [`Mail`] is the trait for your own message types. With the features
+//! `lettre-0_11` and `mail-builder-2` it is implemented for `lettre::Message` and `mail_builder::MessageBuilder`. With
+//! `dkim`, `Dkim` signs any message.
 
 mod attachment;
 mod body;
@@ -71,14 +71,14 @@ pub use self::{
 pub(crate) use self::{body::Content, once::Claim, progress::Meter};
 use crate::{Envelope, Error};
 
-/// Error text for content that can be read only once and was read.
+/// Error text for content that can be read only once and was already read.
 const READ_ALREADY: &str = "the message has content from a reader, which can be read only once: it was read already, or is being sent";
 
 /// A message that can be sent: an envelope, and a body that can be opened (RFC 5322 text, headers first).
 ///
-/// The trait is implemented for a composed [`Message`], for [`email_format::Email`] (with the envelope from its headers), for
-/// [`Raw`] bytes, files and readers, for borrowed, boxed and shared (`Arc`) mails, and, with a feature each, for the
-/// messages of other libraries. Implement it for your own message type:
+/// The trait is implemented for a composed [`Message`], for [`email_format::Email`] (with the envelope from its
+/// headers), for [`Raw`] bytes, files and readers, for borrowed, boxed and shared (`Arc`) mails, and, with one
+/// feature each, for the messages of other libraries. Implement it for your own message type:
 ///
 /// ```
 /// use postino::{Envelope, Error, message::{Body, Mail}};
@@ -99,34 +99,35 @@ pub trait Mail: Send + Sync {
     ///
     /// # Errors
     ///
-    /// Any error; nothing is sent then.
+    /// Any error; the message is then not sent.
     fn envelope(&self) -> Result<Envelope, Error>;
 
-    /// Opens the body from its start, in a form that any server accepts if there is one. It may be called several times:
-    /// signing calls it twice in a row, and so does sending in parts. It must not block: give a file as a
-    /// [path](Body::path), and [defer](Body::deferred) other work that takes time.
+    /// Opens the body from its start, in a form that any server accepts if there is one. It may be called several
+    /// times: signing calls it twice in a row, and so does sending in parts. It must not block: return a
+    /// [path](Body::path) for a file, and [defer](Body::deferred) other work that takes time.
     ///
     /// A body may be dropped without being sent. A type whose content can be read only once should keep it in a
     /// [`Raw::reader`] and return that body: the reader is consumed only when its first octet is needed.
     ///
     /// # Errors
     ///
-    /// Any error; nothing is sent then.
+    /// Any error; the message is then not sent.
     fn body(&self) -> Result<Body<'_>, Error>;
 
-    /// Opens the body in the form that suits this server. Defaults to [`body`](Mail::body).
+    /// Opens the body in the form that suits the server. Defaults to [`body`](Mail::body).
     ///
     /// # Errors
     ///
-    /// Any error; nothing is sent then.
+    /// Any error; the message is then not sent.
     fn body_for(&self, offer: ServerSupport) -> Result<Body<'_>, Error> {
         let _ = offer;
         self.body()
     }
 
-    /// Wraps the mail so that `callback` is called while it is sent, with the octets sent and the total. See [`Progress`].
+    /// Wraps the mail so that `callback` is called with the octets sent and the total while it is sent. See
+    /// [`Progress`].
     ///
-    /// It takes the mail by value. To keep it, borrow it: `(&message).on_progress(…)`.
+    /// The mail is taken by value. To keep it, borrow it: `(&message).on_progress(…)`.
     fn on_progress<F>(self, callback: F) -> Progress<Self, F>
     where
         F: FnMut(u64, Option<u64>) + Send,
@@ -136,18 +137,18 @@ pub trait Mail: Send + Sync {
     }
 }
 
-/// Extensions of a server that change the form of a message. More may be added.
+/// The server's extensions that affect the form of a message. More may be added.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ServerSupport {
-    /// Octets beyond ASCII in lines of at most 998 octets: 8BITMIME (RFC 6152).
+    /// The server accepts octets beyond ASCII in lines of at most 998 octets: 8BITMIME (RFC 6152).
     pub eight_bit: bool,
-    /// Addresses beyond ASCII in header fields: SMTPUTF8 (RFC 6531) with 8BITMIME.
+    /// The server accepts addresses beyond ASCII in header fields: SMTPUTF8 (RFC 6531) with 8BITMIME.
     pub utf8_headers: bool,
 }
 
 impl ServerSupport {
-    /// Returns the support that every server has.
+    /// Returns the minimum support, which every server has.
     #[must_use]
     pub fn new() -> ServerSupport {
         ServerSupport::default()

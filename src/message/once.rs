@@ -1,23 +1,23 @@
-//! Readers that can be read once, and who may read them.
+//! Readers that can be read only once, and the claims on them.
 //!
-//! A body that is made of such a reader holds a [`Claim`] on it, so that no other body can be made of it. The reader itself
-//! stays where it is until its first octet is wanted. A body that is dropped before that gives its claim back, and the
-//! message can be sent again; also if another thread still has the [`Reader`], as when a future was dropped while a body
-//! was being opened.
+//! A body made from such a reader holds a [`Claim`] on it, so that no other body can be made from it. The reader itself
+//! stays in place until its first octet is needed. If the body is dropped before that, its claim is released, and the
+//! message can be sent again. That also works if another thread still has the [`Reader`], such as when a future was
+//! dropped while a body was being opened.
 
 use std::{
     io::{self, Read},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-/// A source that can be read once.
+/// A source that can be read only once.
 pub(super) struct Once(Arc<Mutex<State>>);
 
 struct State {
     reader: Option<Box<dyn Read + Send>>,
-    /// The number of the claim that is held, if one is.
+    /// The number of the current claim, if there is one.
     claimed: Option<u64>,
-    /// How many claims there have been: a number is never used again.
+    /// Total number of claims, so that no number is reused.
     claims: u64,
 }
 
@@ -28,11 +28,11 @@ pub(crate) struct Claim {
     number: u64,
 }
 
-/// Reads a claimed source, as long as the [`Claim`] lives or once the first octet was read.
+/// Reads a claimed source while the [`Claim`] lives, or after the first octet was read.
 pub(super) struct Reader {
     source: Arc<Mutex<State>>,
     number: u64,
-    /// Once the first octet was wanted.
+    /// The reader, taken when the first octet is needed.
     taken: Option<Box<dyn Read + Send>>,
 }
 
@@ -45,7 +45,7 @@ impl Once {
         Once(Arc::new(Mutex::new(State { reader: Some(Box::new(reader)), claimed: None, claims: 0 })))
     }
 
-    /// `None` if it was read already, or somebody else is about to read it.
+    /// Claims the source. Returns `None` if it was already read, or is claimed by somebody else.
     pub fn claim(&self) -> Option<(Claim, Reader)> {
         let mut state = lock(&self.0);
         if state.reader.is_none() || state.claimed.is_some() {

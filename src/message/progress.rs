@@ -8,15 +8,15 @@ use std::{
 use super::{Body, Mail, ServerSupport, body::Callback};
 use crate::{Envelope, Error};
 
-/// A mail that reports its progress to a callback while it is sent. Made by [`Mail::on_progress`].
+/// A mail that reports its progress to a callback while it is sent. Created by [`Mail::on_progress`].
 ///
-/// The callback gets the number of octets that the socket has accepted, and the total if it is known: it is unknown for
-/// readers without a [size](Body::with_size). Octets are counted as the mail has them, before line ends become CRLF and dots
-/// are doubled. Octets in the system's buffers count as sent. The callback is called about every 64 KiB, and once more at the
-/// end; never for an empty message. A mail that is sent again counts from 0.
+/// The callback gets the number of octets that the socket has accepted, and the total if it is known: for readers
+/// without a [size](Body::with_size), it is unknown. Octets are counted as in the mail, before line ends become CRLF
+/// and dots are doubled. Octets in the system's buffers count as sent. The callback is called about every 64 KiB, and
+/// once more at the end; never for an empty message. A mail that is sent again counts from 0.
 ///
-/// The callback runs on the sending thread between two writes, in both clients. It must not block: nothing is sent while it
-/// runs.
+/// The callback runs on the sending thread between two writes, in both clients. It must not block, because nothing is
+/// sent while it runs.
 ///
 /// ```no_run
 /// use postino::{Client, Mail, Message, message::Attachment};
@@ -45,7 +45,7 @@ impl<M: Mail, F: FnMut(u64, Option<u64>) + Send> Progress<M, F> {
     }
 
     fn tell<'p>(&'p self, body: Body<'p>) -> Body<'p> {
-        // A callback that panicked poisons the lock. If the caller goes on all the same, it is called again.
+        // A callback that panicked poisons the lock. If the caller continues anyway, the callback is called again.
         body.on_progress(|sent, total| {
             (self.callback.lock().unwrap_or_else(PoisonError::into_inner))(sent, total);
         })
@@ -76,9 +76,9 @@ impl<M, F> fmt::Debug for Progress<M, F> {
 pub(crate) struct Meter<'m> {
     callback: Option<Callback<'m>>,
     total: Option<u64>,
-    /// Where the content begins in the connection's stream.
+    /// Position in the connection's stream at which the content begins.
     start: Option<u64>,
-    /// Octets of the mail that were handed to the outbox.
+    /// Octets of the mail that were passed to the outbox.
     handed: u64,
     /// Octets that the callback was last called with.
     told: u64,
@@ -89,7 +89,7 @@ impl<'m> Meter<'m> {
         Meter { callback, total, start: None, handed: 0, told: 0 }
     }
 
-    /// Content comes next, at this place in the stream, unless there was content before.
+    /// Records that the content begins at this position in the stream, unless it began before.
     pub fn begin(&mut self, at: u64) {
         self.start.get_or_insert(at);
     }
@@ -98,10 +98,10 @@ impl<'m> Meter<'m> {
         self.handed += octets as u64;
     }
 
-    /// This many octets of the stream were sent.
+    /// Records that this many octets of the stream were sent.
     pub fn gone(&mut self, gone: u64) {
         let (Some(callback), Some(start)) = (&mut self.callback, self.start) else { return };
-        // The stream has doubled dots too, and the final one.
+        // The stream also has doubled dots, and the final dot.
         let sent = gone.saturating_sub(start).min(self.handed);
         if sent > self.told {
             self.told = sent;

@@ -37,17 +37,18 @@ impl<'m> Raw<'m> {
         Raw { envelope, content: Content::Bytes(Cow::Owned(bytes.into())) }
     }
 
-    /// Creates a message from a file, which is opened each time that it is sent, and read meanwhile in constant memory.
+    /// Creates a message from a file, which is opened each time it is sent, and read in constant memory meanwhile.
     pub fn path(envelope: Envelope, path: impl Into<PathBuf>) -> Raw<'m> {
         Raw { envelope, content: Content::Path(path.into()) }
     }
 
     /// Creates a message from a reader, which is read while the message is sent, and only once. See [`Body::reader`].
     ///
-    /// The reader is consumed when the server has accepted the sender and a recipient and is ready for the content. Until
-    /// then, after a refusal, a lost connection or a dropped future, the same message can be sent again. Sending it later, or
-    /// twice at the same time, is an [`Error::Message`]. So is [signing](super::Mail::body) it, and sending it to more
-    /// recipients than the server accepts for one message (LIMITS RCPTMAX, RFC 9422): both would read it twice.
+    /// The reader is consumed once the server has accepted the sender and a recipient and is ready for the content.
+    /// Until then, after a refusal, a lost connection or a dropped future, the same message can be sent again. Sending
+    /// it later, or twice at the same time, is an [`Error::Message`]. So is [signing](super::Mail::body) it, and
+    /// sending it to more recipients than the server accepts for one message (LIMITS RCPTMAX, RFC 9422): both would
+    /// read it twice.
     pub fn reader(envelope: Envelope, reader: impl Read + Send + 'static) -> Raw<'m> {
         Raw { envelope, content: Content::Reader(Once::new(reader)) }
     }

@@ -1,4 +1,4 @@
-//! What a message is stamped with: the time, and names that nobody has used before.
+//! Dates and unique identifiers for messages.
 
 use std::{
     hash::{BuildHasher, Hasher, RandomState},
@@ -12,11 +12,11 @@ const WEEKDAYS: [&str; 7] = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"];
 const MONTHS: [&str; 12] =
     ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
 
-/// The time as a date-time (RFC 5322 §3.3), in UTC; only years that mail knows, from 1900 to 9999.
+/// Formats a time as a date-time (RFC 5322 §3.3) in UTC. Only the years 1900 to 9999 are supported.
 pub(super) fn date_time(time: SystemTime) -> Option<String> {
     let seconds = match time.duration_since(UNIX_EPOCH) {
         Ok(since) => since.as_secs() as i64,
-        // The earliest one is 2^63 seconds before; parts of a second go down, as they do behind it.
+        // The earliest time is 2^63 seconds before. Fractions of a second are rounded down, as for times after 1970.
         Err(before) => {
             let before = before.duration();
             0_i64.wrapping_sub_unsigned(before.as_secs()).saturating_sub((before.subsec_nanos() > 0).into())
@@ -33,17 +33,17 @@ pub(super) fn date_time(time: SystemTime) -> Option<String> {
     Some(format!("{weekday}, {day} {month} {year} {hour:02}:{minute:02}:{second:02} +0000"))
 }
 
-/// Whether the year behind the month is one that mail knows, and of four digits, in what is meant to be a date-time.
+/// Whether the year after the month is from 1900 to 9999, in text that is meant to be a date-time.
 pub(super) fn has_known_year(text: &str) -> bool {
     let is_month = |word: &&str| MONTHS.iter().any(|month| month.eq_ignore_ascii_case(word));
     let mut words =
         text.split(' ').filter(|word| !word.is_empty()).skip_while(|word| !is_month(word)).skip(1);
-    // Without a month it is no date, and email-format says so.
+    // Without a month it is not a date, which email-format reports.
     words.next().is_none_or(|year| year.parse().is_ok_and(|year: u32| (1900..=9999).contains(&year)))
 }
 
-/// Year, month and day, from the days since 1970-01-01 (Howard Hinnant, "chrono-compatible low-level date
-/// algorithms", `civil_from_days`: years begin in March there, so that a leap day is the last of its year).
+/// Computes year, month and day from the days since 1970-01-01 (Howard Hinnant, "chrono-compatible low-level date
+/// algorithms", `civil_from_days`). Its years begin in March, so that a leap day is the last day of its year.
 fn civil(days: i64) -> (i64, usize, i64) {
     let days = days + 719_468;
     let (era, day) = (days.div_euclid(146_097), days.rem_euclid(146_097));
@@ -55,11 +55,11 @@ fn civil(days: i64) -> (i64, usize, i64) {
     (year + era * 400 + i64::from(month <= 2), month as usize, day)
 }
 
-/// 32 hexadecimal digits that nobody has seen before and nobody can guess.
+/// Returns 32 hexadecimal digits that are unique and cannot be guessed.
 pub(super) fn unique() -> String {
     static COUNT: AtomicU64 = AtomicU64::new(0);
     let time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
-    // Its keys are random; the rest keeps apart what a fork or a copy of the machine has made the same.
+    // The hasher's keys are random. The other values tell apart copies of the state made by a fork or a snapshot.
     let mut hasher = RandomState::new().build_hasher();
     hasher.write_u128(time);
     hasher.write_u32(process::id());

@@ -1,4 +1,4 @@
-//! The body of a composed message: pieces that are encoded while they are read.
+//! The body of a composed message: pieces that are encoded as they are read.
 
 use std::{
     borrow::Cow,
@@ -19,31 +19,32 @@ use super::{
 
 /// A piece of a message, not encoded yet. Pieces are shared, so that a stream need not borrow the message.
 pub(super) enum Piece {
-    /// Headers and boundaries: they go out as they are, in the second form where 8-bit text may go out.
+    /// Headers and boundaries, sent unencoded. The second form is used where 8-bit text is allowed.
     Text(String, Option<String>),
-    /// The header of a part whose content is a text file: the second form, which says so, if that file is UTF-8.
+    /// The header of a part whose content is a text file. If that file is UTF-8, the second form is used, which says
+    /// so.
     TextFile { path: PathBuf, plain: String, utf8: String },
     Bytes {
         bytes: Cow<'static, [u8]>,
         encoding: Encoding,
-        /// Once they are encoded.
+        /// Length after encoding, in octets.
         length: u64,
-        /// They go out as they are where 8-bit text may.
+        /// Sent unencoded where 8-bit text is allowed.
         eight_bit: bool,
     },
-    /// Becomes base64.
+    /// A file, sent as base64.
     Path(PathBuf),
-    /// Becomes base64.
+    /// A reader, sent as base64.
     Reader(Once),
 }
 
 impl Piece {
-    /// Text that goes out as it is.
+    /// Creates a piece of text that is sent unencoded.
     pub fn text(text: impl Into<String>) -> Arc<Piece> {
         Arc::new(Piece::Text(text.into(), None))
     }
 
-    /// What may go out as it is.
+    /// Returns the bytes, if they may be sent unencoded.
     pub fn plain(&self) -> Option<&[u8]> {
         match self {
             Piece::Text(text, _) => Some(text.as_bytes()),
@@ -53,7 +54,7 @@ impl Piece {
         }
     }
 
-    /// Whether the body of a message may end with it: base64 has no line end of its own.
+    /// Returns whether the body of a message may end with this piece. Base64 has no final line end.
     pub fn ends_line(&self, eight_bit: bool) -> bool {
         let bytes = self.bytes(eight_bit);
         match self.encoding(eight_bit) {
@@ -63,7 +64,7 @@ impl Piece {
         }
     }
 
-    /// How it goes out: as it is, or encoded.
+    /// Returns how the piece is encoded.
     fn encoding(&self, eight_bit: bool) -> Encoding {
         match self {
             Piece::Text(..) => Encoding::SevenBit,
@@ -73,7 +74,7 @@ impl Piece {
         }
     }
 
-    /// What it goes out as, or is encoded from; nothing for what is not in memory.
+    /// Returns the bytes before encoding; empty if they are not in memory.
     fn bytes(&self, eight_bit: bool) -> &[u8] {
         match self {
             Piece::Text(_, Some(text)) if eight_bit => text.as_bytes(),
@@ -83,7 +84,7 @@ impl Piece {
         }
     }
 
-    /// How many octets it will be, if it is in memory.
+    /// Returns the encoded length in octets, if the piece is in memory.
     pub fn length(&self, eight_bit: bool) -> Option<u64> {
         match self {
             Piece::Bytes { length, .. } if self.encoding(eight_bit) != Encoding::SevenBit => Some(*length),
@@ -93,8 +94,8 @@ impl Piece {
     }
 }
 
-/// The readers among the pieces, in their order, and the claims that keep them readable. `None` if one cannot be claimed:
-/// the others are given back then.
+/// Claims the readers among the pieces, in order. Returns `None` if one of them cannot be claimed; the other claims are
+/// then released.
 pub(super) fn claim_readers(pieces: &[Arc<Piece>]) -> Option<(Vec<Claim>, Vec<once::Reader>)> {
     let readers = pieces.iter().filter_map(|piece| match &**piece {
         Piece::Reader(reader) => Some(reader.claim()),
@@ -103,20 +104,20 @@ pub(super) fn claim_readers(pieces: &[Arc<Piece>]) -> Option<(Vec<Claim>, Vec<on
     readers.collect()
 }
 
-/// A message while it is read. It holds a block or two in memory, whatever its size.
+/// A message that is being read. Only a block or two are in memory, whatever its size.
 pub(super) struct Stream {
     pieces: VecDeque<Open>,
-    /// 8-bit text goes out as it is.
+    /// 8-bit text is sent unencoded.
     eight_bit: bool,
-    /// What is encoded and not handed out yet, from `at` on.
+    /// Encoded octets; those from `at` on have not been returned yet.
     out: Vec<u8>,
     at: usize,
-    /// A source failed: what would come next is not what belongs there.
+    /// A source failed, so that anything further would be out of place.
     failed: bool,
 }
 
 enum Open {
-    /// So much of it was handed out.
+    /// The number of octets returned so far.
     Plain(Arc<Piece>, usize),
     Quoted(Arc<Piece>, Quoted),
     Base64(Source, bool),
@@ -127,26 +128,26 @@ enum Source {
     Reader(Blocks),
 }
 
-/// What is read block by block.
+/// A source that is read block by block.
 struct Blocks {
-    /// Let go of at its end: what a file grows by later does not belong to it.
+    /// Dropped at its end: content appended to a file after that is not read.
     reader: Option<Box<dyn Read + Send>>,
     block: Vec<u8>,
-    /// The size of a block.
+    /// Size of a full block, in octets.
     size: usize,
-    /// How much of the block was read, and how much of that was handed out.
+    /// Octets in the block, and how many of them were returned.
     filled: usize,
     used: usize,
 }
 
-/// How much of a text file is looked at to tell its charset, in octets.
+/// How much of a text file is inspected to determine its charset, in octets.
 const INSPECTED: u64 = 64 * 1024;
 
-/// Whether a file is text in UTF-8, by how it begins. What is not a regular file is not read, since that could take
-/// content away from it. A file that cannot be read is reported when its content is opened.
+/// Returns whether a file seems to be UTF-8 text, judging by its beginning. Only regular files are read, because
+/// reading others could consume their content. A file that cannot be read is reported when its content is opened.
 fn is_utf8_file(path: &Path) -> bool {
     let size = |meta: fs::Metadata| if meta.is_file() { meta.len() } else { 0 };
-    // Looked at before it is opened: whoever writes to a FIFO would notice that.
+    // Checked before opening, which the writer of a FIFO would notice.
     if fs::metadata(path).map_or(0, size) == 0 {
         return false;
     }
@@ -158,7 +159,7 @@ fn is_utf8_file(path: &Path) -> bool {
         && encoding::needs_utf8_charset(&start, size > INSPECTED)
 }
 
-/// A file as long as it was when it was opened. One that became shorter is a failure, not a shorter attachment.
+/// A file with the length it had when it was opened. If it became shorter, that is an error, not a shorter attachment.
 struct Whole {
     file: File,
     left: u64,
@@ -177,8 +178,8 @@ impl Read for Whole {
 }
 
 impl Stream {
-    /// Opens all the pieces, which may take its time. The readers among them [were claimed](claim_readers). Returns the
-    /// size in octets, too, if it is known.
+    /// Opens all the pieces, which may take time. The readers among them must have been [claimed](claim_readers). Also
+    /// returns the size in octets, if it is known.
     pub fn open(
         pieces: &[Arc<Piece>],
         readers: Vec<once::Reader>,
@@ -195,10 +196,10 @@ impl Stream {
         Ok((Stream { pieces: opened, eight_bit, out: Vec::new(), at: 0, failed: false }, size))
     }
 
-    /// Hands out what is there already: how much, which may be nothing.
+    /// Copies octets that are available at once, and returns their number, which may be 0.
     fn take(&mut self, buf: &mut [u8]) -> usize {
         let (ready, at) = match self.pieces.front_mut() {
-            // What was encoded has been handed out before the next piece is the first.
+            // All encoded octets were returned before the next piece became the first.
             Some(Open::Plain(piece, at)) => (piece.bytes(self.eight_bit), at),
             _ => (&self.out[..], &mut self.at),
         };
@@ -230,7 +231,7 @@ impl Open {
             }
             Piece::Path(path) => {
                 let file = file::open(path)?;
-                // Nothing is known of those that claim to be empty (`/proc`).
+                // The size of files that claim to be empty (`/proc`) is unknown.
                 let meta = file.metadata().ok().filter(|meta| meta.is_file() && meta.len() > 0);
                 let reader: Box<dyn Read + Send> = match &meta {
                     Some(meta) => Box::new(Whole { file, left: meta.len() }),
@@ -244,12 +245,12 @@ impl Open {
                     let reader: Box<dyn Read + Send> = Box::new(reader);
                     (Open::Base64(Source::Reader(Blocks::new(reader, BLOCK)), true), None)
                 }
-                None => return Err(io::Error::other(READ_ALREADY)), // all of them were claimed
+                None => return Err(io::Error::other(READ_ALREADY)), // all readers were claimed
             },
         })
     }
 
-    /// Appends the next block, encoded, to `out`; false at the end.
+    /// Appends the next encoded block to `out`; returns false at the end.
     fn encode(&mut self, out: &mut Vec<u8>) -> io::Result<bool> {
         match self {
             Open::Plain(..) => Ok(false),
@@ -263,14 +264,14 @@ impl Open {
         }
     }
 
-    /// Whether it may have to wait for more.
+    /// Returns whether reading on may have to wait.
     fn may_wait(&self) -> bool {
         matches!(self, Open::Base64(Source::Reader(Blocks { reader: Some(_), .. }), _))
     }
 }
 
 impl Source {
-    /// The next block: whole lines of base64, but for the last one.
+    /// Returns the next block: whole lines of base64, except at the end.
     fn next(&mut self) -> io::Result<&[u8]> {
         match self {
             Source::Bytes(piece, at) => {
@@ -307,8 +308,8 @@ impl Blocks {
         Ok(&self.block[..self.used])
     }
 
-    /// Reads until the block is full; until there is no more, which gives true; or, where that takes its time, until there
-    /// is a line of base64.
+    /// Reads until the block is full. Returns true at the end of the input. If the reader is slow, returns early once
+    /// there is a line of base64.
     fn fill(&mut self, reader: &mut dyn Read) -> io::Result<bool> {
         let began = Instant::now();
         while self.filled < self.size {
@@ -330,7 +331,7 @@ impl Blocks {
 }
 
 impl Read for Stream {
-    /// Fills `buf` with what is in memory, but comes back with what it has before a file or reader is read once more.
+    /// Fills `buf` with what is in memory, but returns early rather than read from a file or reader again.
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         let mut length = 0;
         loop {
@@ -352,7 +353,7 @@ impl Read for Stream {
                 Ok(false) => drop(self.pieces.pop_front()),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Err(error),
                 Err(error) => {
-                    self.failed = true; // nothing was taken yet: see above
+                    self.failed = true; // nothing was returned in this call: see above
                     return Err(error);
                 }
             }
@@ -366,7 +367,7 @@ mod tests {
 
     use super::*;
 
-    /// A stream, its size, and what keeps its readers readable.
+    /// Returns a stream and its size. The claims on its readers are leaked, so that they stay readable.
     fn open(pieces: Vec<Piece>) -> (Stream, Option<u64>) {
         let pieces: Vec<_> = pieces.into_iter().map(Arc::new).collect();
         let (claims, readers) = claim_readers(&pieces).unwrap();
@@ -395,7 +396,7 @@ mod tests {
         Ok(String::from_utf8(out).unwrap())
     }
 
-    /// Gives one octet at a time, now and then none, and fails at the end if it is told to.
+    /// Returns one octet at a time, now and then none, and can be set to fail at the end.
     struct Slow {
         left: usize,
         fails: bool,

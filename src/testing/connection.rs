@@ -1,4 +1,4 @@
-//! One connection: reads commands, answers them, hands in what it has accepted.
+//! One connection: reads commands, answers them, and stores accepted messages.
 
 use std::{
     borrow::Cow,
@@ -12,18 +12,18 @@ use memchr::memchr;
 
 use super::{Parts, Shared, content::Content};
 
-/// The longest command line, with its CRLF, in octets.
+/// Maximum length of a command line, with its CRLF, in octets.
 const MAX_LINE: usize = 4096;
-/// The longest line of an AUTH exchange, with its CRLF, in octets (RFC 4954 §4).
+/// Maximum length of a line in an AUTH exchange, with its CRLF, in octets (RFC 4954 §4).
 const MAX_AUTH_LINE: usize = 12288;
 
-/// A reply without its last CRLF.
+/// A reply without its final CRLF.
 type Reply = Cow<'static, str>;
 
-/// Why a command was not carried out.
+/// The reason a command was not carried out.
 enum Stop {
     Refused(Reply),
-    /// The client has hung up.
+    /// The client has disconnected.
     Gone,
 }
 
@@ -50,7 +50,7 @@ pub(super) struct Connection {
     shared: Arc<Shared>,
     number: usize,
     input: BufReader<TcpStream>,
-    /// Replies that wait until there is nothing left to read.
+    /// Replies that are held back until there is nothing left to read.
     output: Vec<u8>,
     hello: Hello,
     user: Option<String>,
@@ -70,7 +70,7 @@ impl Connection {
         }
     }
 
-    /// Talks until QUIT or until the client is gone.
+    /// Serves the client until QUIT or until it disconnects.
     pub(super) fn serve(mut self) {
         self.say("220 localhost ESMTP postino::testing");
         loop {
@@ -80,7 +80,7 @@ impl Connection {
             };
             self.say(&reply);
             if reply.starts_with("221") {
-                // Whether the client still hears it is the client's business.
+                // Whether the client still receives it does not matter.
                 let _ = self.flush();
                 return;
             }
@@ -110,7 +110,7 @@ impl Connection {
     }
 }
 
-/// Hello and its offers.
+/// EHLO and HELO, and the offered extensions.
 impl Connection {
     fn ehlo(&mut self) -> Reply {
         self.transaction = None;
@@ -138,7 +138,7 @@ impl Connection {
     }
 }
 
-/// The transaction.
+/// Transactions.
 impl Connection {
     fn mail(&mut self, argument: &str) -> Result<Reply, Stop> {
         if self.hello == Hello::None {
@@ -177,7 +177,7 @@ impl Connection {
             _ => ("", false),
         };
         self.check_parameter(extension, well_formed)?;
-        // What no u64 holds is too great as well.
+        // A value that does not fit in a u64 is too large as well.
         if keyword == "SIZE" && self.shared.settings.is_too_great(value.parse().unwrap_or(u64::MAX)) {
             return Err(TOO_GREAT.into());
         }
@@ -256,7 +256,7 @@ impl Connection {
 
 const TOO_GREAT: &str = "552 5.3.4 Message too great";
 
-/// Reads `FROM:<address>` or `TO:<address>`, and the parameters behind it.
+/// Parses `FROM:<address>` or `TO:<address>`, and the parameters after it.
 fn path<'a>(argument: &'a str, start: &str) -> Option<(&'a str, Vec<String>)> {
     let (head, inside) = argument.split_at_checked(start.len())?;
     let end = end_of_path(inside)?;
@@ -268,7 +268,7 @@ fn path<'a>(argument: &'a str, start: &str) -> Option<(&'a str, Vec<String>)> {
     Some((address, parameters.map(str::to_owned).collect()))
 }
 
-/// Finds the `>` that no quotes hold: `<"a> b"@example.org>` is one path.
+/// Finds the `>` outside quotes: `<"a> b"@example.org>` is one path.
 fn end_of_path(inside: &str) -> Option<usize> {
     let (mut quoted, mut escaped) = (false, false);
     for (at, c) in inside.char_indices() {
@@ -284,7 +284,7 @@ fn end_of_path(inside: &str) -> Option<usize> {
     None
 }
 
-/// Letters beyond ASCII take the parameter SMTPUTF8 (RFC 6531 §3.4).
+/// Checks that an address beyond ASCII comes with the parameter SMTPUTF8 (RFC 6531 §3.4).
 fn check_letters(address: &str, mail_parameters: &[String]) -> Result<(), Stop> {
     let allowed = mail_parameters.iter().any(|parameter| parameter.eq_ignore_ascii_case("SMTPUTF8"));
     if address.is_ascii() || allowed {
@@ -298,12 +298,12 @@ fn split_parameter(parameter: &str) -> (String, &str) {
     (keyword.to_ascii_uppercase(), value)
 }
 
-/// 1 to 20 digits (RFC 1870 §3).
+/// Whether the value is 1 to 20 digits (RFC 1870 §3).
 fn is_size(value: &str) -> bool {
     (1..=20).contains(&value.len()) && value.bytes().all(|byte| byte.is_ascii_digit())
 }
 
-/// Logging in (RFC 4954).
+/// Authentication (RFC 4954).
 impl Connection {
     fn auth(&mut self, argument: &str) -> Result<Reply, Stop> {
         if !self.offers("AUTH") {
@@ -327,7 +327,7 @@ impl Connection {
     fn auth_plain(&mut self, initial: Option<&str>) -> Result<Reply, Stop> {
         let response = self.response(initial, "334 ")?;
         match response.split(|byte| *byte == 0).collect::<Vec<_>>()[..] {
-            // The first is whom to act for (RFC 4616 §2): nobody else.
+            // The first is the authorization identity (RFC 4616 §2), which must be the user.
             [other, user, password] if other.is_empty() || other == user => self.log_in(user, password),
             [_, _, _] => Err(BAD_LOGIN.into()),
             _ => Err("501 5.5.2 Not a PLAIN response".into()),
@@ -368,9 +368,9 @@ impl Connection {
 
 const BAD_LOGIN: &str = "535 5.7.8 Wrong user or password";
 
-/// Lines in and out.
+/// Input and output of lines.
 impl Connection {
-    /// Reads one line; of one that is too long no more than the longest is kept.
+    /// Reads one line. If it is too long, only its first [`MAX_AUTH_LINE`] octets are kept.
     fn line(&mut self, limit: usize) -> Result<String, Stop> {
         let (mut line, mut octets, mut ended) = (Vec::new(), 0, false);
         while !ended {
@@ -395,7 +395,7 @@ impl Connection {
         }
     }
 
-    /// What is there to read. Before it has to wait, the replies so far leave in one write (RFC 2920 §3.2).
+    /// Returns buffered input. Before it has to wait, it sends all replies so far in one write (RFC 2920 §3.2).
     fn more(&mut self) -> io::Result<&[u8]> {
         if self.input.buffer().is_empty() {
             self.flush()?;
@@ -430,11 +430,11 @@ impl Connection {
     }
 }
 
-/// Also when `on_line` panics: the client shall not wait for a thread that is gone.
+/// Runs even if `on_line` panics: the client must not wait for a thread that is gone.
 impl Drop for Connection {
     fn drop(&mut self) {
         self.shared.leave(self.number);
-        // It fails if the client was faster.
+        // This fails if the client was faster.
         let _ = self.input.get_ref().shutdown(Shutdown::Both);
     }
 }

@@ -1,10 +1,10 @@
-//! What comes after DATA: finds its end, takes the stuffed dots out.
+//! The content after DATA: finds its end and removes dot-stuffing.
 
 use memchr::memchr;
 
-/// The content of one message, while it arrives (RFC 5321 §4.5.2).
+/// The content of one message, as it arrives (RFC 5321 §4.5.2).
 ///
-/// Only CR LF ends a line; a CR or LF alone is content like any other.
+/// Only CRLF ends a line; a lone CR or LF is ordinary content.
 pub(super) struct Content {
     bytes: Vec<u8>,
     octets: u64,
@@ -15,9 +15,9 @@ pub(super) struct Content {
 #[derive(Clone, Copy, PartialEq)]
 enum State {
     LineStart,
-    /// Behind a dot at the start of a line, which is not content.
+    /// After a dot at the start of a line, which is not content.
     Dot,
-    /// Behind such a dot and a CR, which is content if no LF follows.
+    /// After such a dot and a CR, which is content if no LF follows.
     DotCr,
     Text,
     Cr,
@@ -25,12 +25,12 @@ enum State {
 }
 
 impl Content {
-    /// Keeps `limit` octets at most; of more than that, it keeps none.
+    /// Keeps at most `limit` octets; content that exceeds the limit is discarded entirely.
     pub(super) fn new(limit: u64) -> Content {
         Content { bytes: Vec::new(), octets: 0, limit, state: State::LineStart }
     }
 
-    /// Reads on, and says how many bytes of `input` belong to the message: all, unless it ends among them.
+    /// Reads `input` and returns how many bytes belong to the message: all of them, unless it ends there.
     pub(super) fn read(&mut self, input: &[u8]) -> usize {
         let mut used = 0;
         while used < input.len() && !self.has_ended() {
@@ -43,7 +43,7 @@ impl Content {
         used
     }
 
-    /// Takes text up to the next CR.
+    /// Reads text up to the next CR.
     fn text(&mut self, rest: &[u8]) -> usize {
         match memchr(b'\r', rest) {
             Some(0) => self.byte(b'\r'),
@@ -86,7 +86,7 @@ impl Content {
         self.state == State::End
     }
 
-    /// How many octets it has, kept or not.
+    /// Returns the size in octets, whether kept or not.
     pub(super) fn octets(&self) -> u64 {
         self.octets
     }
@@ -100,7 +100,7 @@ impl Content {
 mod tests {
     use super::*;
 
-    /// The content and how much of the input it took, fed in pieces of `size`.
+    /// Returns the content and the number of input bytes it used, when fed in pieces of `size`.
     fn read(input: &[u8], size: usize) -> Option<(Vec<u8>, usize)> {
         let (mut content, mut used) = (Content::new(1000), 0);
         for piece in input.chunks(size) {

@@ -1,4 +1,4 @@
-//! A small SMTP server in the process, for tests: it takes messages on a loopback port and remembers them.
+//! An in-process SMTP server for tests: it accepts messages on a loopback port and records them.
 //!
 //! ```
 //! use postino::testing::Server;
@@ -13,12 +13,12 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! It speaks ESMTP with PIPELINING, 8BITMIME, SIZE, SMTPUTF8 and ENHANCEDSTATUSCODES, and, once there are
-//! credentials, AUTH PLAIN and LOGIN; not TLS. It is strict, so that a mistake is seen: lines end in CRLF, and a
-//! parameter that was not offered is refused. [`Server::builder`] tells it to offer less and to refuse.
+//! The server speaks ESMTP with PIPELINING, 8BITMIME, SIZE, SMTPUTF8 and ENHANCEDSTATUSCODES, and, if credentials are
+//! set, AUTH PLAIN and LOGIN. It does not support TLS. It is strict, so that mistakes are noticed: lines must end in
+//! CRLF, and parameters that were not offered are refused. Use [`Server::builder`] to offer less or to refuse commands.
 //!
-//! Every connection has a plain thread of its own. What the server remembers it keeps until it is dropped; what it
-//! holds besides, for each connection, is limited by the greatest size of a message.
+//! Each connection has its own thread. Records are kept until the server is dropped. Other memory is bounded, for each
+//! connection, by the maximum message size.
 
 mod connection;
 mod content;
@@ -36,14 +36,14 @@ use std::{
 
 use connection::Connection;
 
-/// The longest wait for something that is about to happen.
+/// Maximum time to wait for something that is about to happen.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// The size limit of a server that was told no other, in octets.
+/// Default size limit for a message, in octets.
 const SIZE_LIMIT: u64 = 50 * 1024 * 1024;
 
-/// An SMTP server on a port of 127.0.0.1 that the system picks.
+/// An SMTP server on 127.0.0.1, on a port that the system picks.
 ///
-/// Dropping it shuts its connections down and ends its threads.
+/// Dropping the server shuts down its connections and ends its threads.
 pub struct Server {
     addr: SocketAddr,
     shared: Arc<Shared>,
@@ -51,16 +51,16 @@ pub struct Server {
 }
 
 impl Server {
-    /// Starts a server that takes everything.
+    /// Starts a server that accepts everything.
     ///
     /// # Errors
     ///
-    /// What the system says if it has no loopback port or no thread to give.
+    /// The system's error if no loopback port or no thread is available.
     pub fn start() -> io::Result<Server> {
         Server::builder().start()
     }
 
-    /// A server that offers or takes less.
+    /// Creates a builder for a server that offers or accepts less.
     pub fn builder() -> ServerBuilder {
         ServerBuilder {
             offered: vec!["PIPELINING", "8BITMIME", "SIZE", "SMTPUTF8", "ENHANCEDSTATUSCODES", "AUTH"],
@@ -74,35 +74,35 @@ impl Server {
         }
     }
 
-    /// Where it listens.
+    /// Returns the address that the server listens on.
     #[must_use]
     pub fn addr(&self) -> SocketAddr {
         self.addr
     }
 
-    /// The port it listens on.
+    /// Returns the port that the server listens on.
     #[must_use]
     pub fn port(&self) -> u16 {
         self.addr.port()
     }
 
-    /// `smtp://127.0.0.1:PORT`
+    /// Returns the server's URL, `smtp://127.0.0.1:PORT`.
     #[must_use]
     pub fn url(&self) -> String {
         format!("smtp://{}", self.addr)
     }
 
-    /// The messages it has accepted so far, in the order in which they ended.
+    /// Returns the messages accepted so far, in the order in which they ended.
     ///
-    /// A message is here before its 250 leaves.
+    /// A message is included before its 250 reply is sent.
     #[must_use]
     pub fn messages(&self) -> Vec<Message> {
         self.shared.lock().messages.clone()
     }
 
-    /// Waits until it has accepted `n` messages or more, and returns them all.
+    /// Waits until the server has accepted at least `n` messages, and returns all of them.
     ///
-    /// It waits 10 seconds at most; then it returns the messages that there are.
+    /// After 10 seconds, it returns the messages accepted so far.
     #[must_use]
     pub fn wait_for_messages(&self, n: usize) -> Vec<Message> {
         let too_few = |records: &mut Records| records.messages.len() < n;
@@ -110,10 +110,10 @@ impl Server {
         waited.unwrap_or_else(PoisonError::into_inner).0.messages.clone()
     }
 
-    /// What was said so far: the lines of the first connection, then those of the second, and so on.
+    /// Returns the lines exchanged so far: those of the first connection, then those of the second, and so on.
     ///
-    /// `C: ` stands before what the client said, `S: ` before what the server said. The content of a message is
-    /// one line: `C: (123 octets)`. So is a line that was too long. What a client sends to log in is not hidden.
+    /// The client's lines start with `C: `, the server's with `S: `. The content of a message, or a line that was too
+    /// long, is shown as one line: `C: (123 octets)`. Login credentials are not hidden.
     #[must_use]
     pub fn dialogue(&self) -> Vec<String> {
         self.shared.lock().dialogues.concat()
@@ -124,7 +124,7 @@ impl Drop for Server {
     fn drop(&mut self) {
         self.shared.stop();
         let acceptor = self.acceptor.take();
-        // The acceptor sleeps until somebody connects. If nobody can, it is left to sleep rather than waited for.
+        // The acceptor blocks until somebody connects. If nobody can connect, it is not waited for.
         if TcpStream::connect_timeout(&self.addr, PATIENCE).is_ok() {
             acceptor.map(JoinHandle::join);
         }
@@ -146,7 +146,7 @@ impl fmt::Debug for Server {
 
 type Tell = dyn Fn(&str) + Send + Sync;
 
-/// What a [`Server`] shall offer and refuse, before it starts.
+/// Configures what a [`Server`] offers and refuses, before it starts.
 #[must_use]
 pub struct ServerBuilder {
     offered: Vec<&'static str>,
@@ -163,8 +163,8 @@ impl ServerBuilder {
     /// Does not offer the extension with this EHLO keyword: `"PIPELINING"`, `"8BITMIME"`, `"SIZE"`, `"SMTPUTF8"`,
     /// `"ENHANCEDSTATUSCODES"` or `"AUTH"`.
     ///
-    /// The parameters to MAIL that come with it are refused then: 555 5.5.4. Without PIPELINING, commands sent
-    /// ahead are answered all the same, and without ENHANCEDSTATUSCODES, replies keep their codes.
+    /// The MAIL parameters of that extension are then refused with 555 5.5.4. Without PIPELINING, pipelined commands
+    /// are still answered, and without ENHANCEDSTATUSCODES, replies keep their codes.
     pub fn without(mut self, keyword: &str) -> ServerBuilder {
         self.offered.retain(|offered| !offered.eq_ignore_ascii_case(keyword));
         self
@@ -177,44 +177,44 @@ impl ServerBuilder {
         self
     }
 
-    /// The greatest message to take, in octets; 0 is no limit (RFC 1870 §4). Defaults to 50 MiB.
+    /// Sets the maximum size of a message, in octets; 0 means no limit (RFC 1870 §4). Defaults to 50 MiB.
     ///
-    /// A greater one is refused with 552 5.3.4: at MAIL if SIZE= says so, else at its end.
+    /// A larger message is refused with 552 5.3.4: at MAIL if SIZE= announces it, otherwise at its end.
     pub fn size_limit(mut self, octets: u64) -> ServerBuilder {
         self.size_limit = octets;
         self
     }
 
-    /// Offers AUTH PLAIN and LOGIN, and lets this user in. Defaults to no AUTH.
+    /// Offers AUTH PLAIN and LOGIN, and accepts this user. Defaults to no AUTH.
     pub fn credentials(mut self, user: impl Into<String>, password: impl Into<String>) -> ServerBuilder {
         self.credentials = Some((user.into(), password.into()));
         self
     }
 
-    /// Refuses MAIL with 530 5.7.0 before a login. Defaults to false.
+    /// Refuses MAIL with 530 5.7.0 until the client has logged in. Defaults to false.
     pub fn require_login(mut self, required: bool) -> ServerBuilder {
         self.login_required = required;
         self
     }
 
-    /// Refuses MAIL from this address (`""` is the null sender), letter case aside, with the given reply, such as
+    /// Refuses MAIL from this address (case-insensitive; `""` is the null sender) with the given reply, such as
     /// `550 5.7.1 Not you`. Defaults to no refusal.
     ///
     /// # Panics
     ///
-    /// If the reply is not one line of a code from 400 to 599, a space, and text.
+    /// If the reply is not a single line consisting of a code from 400 to 599, a space, and text.
     #[track_caller]
     pub fn refuse_sender(mut self, address: &str, reply: &str) -> ServerBuilder {
         self.refused_senders.insert(address.to_lowercase(), refusal(reply));
         self
     }
 
-    /// Refuses RCPT to this address, letter case aside, with the given reply, such as `550 5.1.1 No such user`.
-    /// Defaults to no refusal.
+    /// Refuses RCPT to this address (case-insensitive) with the given reply, such as `550 5.1.1 No such user`. Defaults
+    /// to no refusal.
     ///
     /// # Panics
     ///
-    /// If the reply is not one line of a code from 400 to 599, a space, and text.
+    /// If the reply is not a single line consisting of a code from 400 to 599, a space, and text.
     #[track_caller]
     pub fn refuse_recipient(mut self, address: &str, reply: &str) -> ServerBuilder {
         self.refused_recipients.insert(address.to_lowercase(), refusal(reply));
@@ -225,17 +225,17 @@ impl ServerBuilder {
     ///
     /// # Panics
     ///
-    /// If the reply is not one line of a code from 400 to 599, a space, and text.
+    /// If the reply is not a single line consisting of a code from 400 to 599, a space, and text.
     #[track_caller]
     pub fn refuse_message(mut self, reply: &str) -> ServerBuilder {
         self.refused_message = Some(refusal(reply));
         self
     }
 
-    /// Is told each line of [`Server::dialogue`] as it is said, from the thread of its connection. Defaults to
-    /// nobody.
+    /// Sets a callback for each line of [`Server::dialogue`], called on the thread of its connection as the line is
+    /// exchanged. Defaults to no callback.
     ///
-    /// The connection goes on when the function returns, and dropping the server waits for it.
+    /// The connection continues when the callback returns, and dropping the server waits for it.
     pub fn on_line(mut self, tell: impl Fn(&str) + Send + Sync + 'static) -> ServerBuilder {
         self.on_line = Some(Box::new(tell));
         self
@@ -245,7 +245,7 @@ impl ServerBuilder {
     ///
     /// # Errors
     ///
-    /// What the system says if it has no loopback port or no thread to give.
+    /// The system's error if no loopback port or no thread is available.
     pub fn start(self) -> io::Result<Server> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
         let addr = listener.local_addr()?;
@@ -305,39 +305,38 @@ struct Parts {
 }
 
 impl Message {
-    /// The address in MAIL, as it was sent; `""` is the null sender.
+    /// Returns the address in MAIL, as it was sent; `""` is the null sender.
     #[must_use]
     pub fn sender(&self) -> &str {
         &self.0.sender
     }
 
-    /// The addresses in RCPT, as they were sent; only those that were accepted.
+    /// Returns the addresses in RCPT that were accepted, as they were sent.
     #[must_use]
     pub fn recipients(&self) -> &[String] {
         &self.0.recipients
     }
 
-    /// The parameters of MAIL, as they were sent: `SIZE=10`, `BODY=8BITMIME`.
+    /// Returns the parameters of MAIL, as they were sent: `SIZE=10`, `BODY=8BITMIME`.
     #[must_use]
     pub fn mail_parameters(&self) -> &[String] {
         &self.0.mail_parameters
     }
 
-    /// The parameters of RCPT, as they were sent, for each of [`recipients`](Message::recipients) in turn. There
-    /// are none but with [`ServerBuilder::dsn`].
+    /// Returns the parameters of RCPT, as they were sent, for each of [`recipients`](Message::recipients) in turn. They
+    /// are empty without [`ServerBuilder::dsn`].
     #[must_use]
     pub fn recipient_parameters(&self) -> &[Vec<String>] {
         &self.0.recipient_parameters
     }
 
-    /// What came after DATA, without the dots that were stuffed and the one that ended it. Line ends are as they
-    /// arrived.
+    /// Returns the content sent after DATA, without dot-stuffing and the final dot. Line ends are as they arrived.
     #[must_use]
     pub fn content(&self) -> &[u8] {
         &self.0.content
     }
 
-    /// Who had logged in.
+    /// Returns the user who had logged in, if any.
     #[must_use]
     pub fn user(&self) -> Option<&str> {
         self.0.user.as_deref()
@@ -357,7 +356,7 @@ impl fmt::Debug for Message {
     }
 }
 
-/// What the server and its threads have in common.
+/// State shared by the server and its threads.
 struct Shared {
     settings: ServerBuilder,
     records: Mutex<Records>,
@@ -378,7 +377,7 @@ impl Shared {
         self.records.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Keeps a connection where [`Shared::stop`] finds it, under the number that it returns. After that, it fails.
+    /// Registers a connection so that [`Shared::stop`] finds it, and returns its number. Fails after `stop`.
     fn enter(&self, stream: &TcpStream) -> io::Result<usize> {
         let handle = stream.try_clone()?;
         let mut records = self.lock();
@@ -402,7 +401,7 @@ impl Shared {
         }
     }
 
-    /// Takes a message in, and says which one it is, from 1.
+    /// Stores a message and returns its number, counting from 1.
     fn deliver(&self, parts: Parts) -> usize {
         let mut records = self.lock();
         records.messages.push(Message(Arc::new(parts)));
@@ -414,13 +413,13 @@ impl Shared {
         let mut records = self.lock();
         records.stopped = true;
         for stream in records.live.values() {
-            // It fails if the client was faster.
+            // This fails if the client was faster.
             let _ = stream.shutdown(Shutdown::Both);
         }
     }
 }
 
-/// Gives each connection a thread until the server stops.
+/// Starts a thread for each connection until the server stops.
 fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
     loop {
         let accepted = listener.accept();
@@ -428,7 +427,7 @@ fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
             return;
         }
         if accepted.and_then(|(stream, _)| open(stream, shared)).is_err() {
-            // Too many open files do not go away at once, and accept() does not wait for that.
+            // Running out of file descriptors does not resolve at once, and accept() does not wait for that.
             thread::sleep(Duration::from_millis(10));
         }
     }

@@ -6,11 +6,11 @@ use std::{
 
 use super::*;
 
-/// A client that says what it is told to, and nothing else.
+/// A client that sends only what it is told to.
 struct Peer(BufReader<TcpStream>);
 
 impl Peer {
-    /// Connects, and hears the greeting.
+    /// Connects and reads the greeting.
     fn connect(server: &Server) -> Peer {
         let stream = TcpStream::connect(server.addr()).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -20,7 +20,7 @@ impl Peer {
         peer
     }
 
-    /// Connects, and has said EHLO.
+    /// Connects and sends EHLO.
     fn greeted(server: &Server) -> Peer {
         let mut peer = Peer::connect(server);
         peer.expect("EHLO client.example", "250");
@@ -31,7 +31,7 @@ impl Peer {
         self.0.get_mut().write_all(bytes.as_ref()).unwrap();
     }
 
-    /// One reply, its lines joined by LF.
+    /// Reads one reply, its lines joined by LF.
     fn reply(&mut self) -> String {
         let mut reply = String::new();
         loop {
@@ -550,7 +550,7 @@ fn dropping_the_server_does_not_wait_for_a_client_that_does_not_read() {
     let stream = Peer::greeted(&server).0.into_inner();
     stream.set_nonblocking(true).unwrap();
     let noops = "NOOP\r\n".repeat(10_000);
-    // The replies fill the way back, then the server reads no more, then the way there is full.
+    // First the replies fill one direction, then the server stops reading, then the other direction is full.
     while (&stream).write(noops.as_bytes()).is_ok() {}
     drop(server);
 }
@@ -636,7 +636,7 @@ fn no_input_makes_it_panic() {
             random ^= random << 17;
             input.extend_from_slice(WORDS[(random % 24) as usize]);
         }
-        // Wherever it is now, this ends it; a thread that had panicked would not say goodbye.
+        // Whatever state it is in, this ends it; a thread that had panicked would not send the 221.
         input.extend_from_slice(b"\r\n.\r\n*\r\nQUIT\r\n");
         peer.send(input);
         let mut replies = String::new();

@@ -1,21 +1,21 @@
-//! What is hashed: the relaxed form of header fields and of the body (RFC 6376 §3.4.2, §3.4.4), piece by piece.
+//! The hashed text: the relaxed form of header fields and of the body (RFC 6376 §3.4.2, §3.4.4), piece by piece.
 
 use memchr::{memchr, memchr2};
 use ring::digest::{Context, Digest, SHA256};
 
-/// So much is collected before it is hashed, in octets.
+/// Size of the blocks that are hashed, in octets.
 const BLOCK: usize = 32 * 1024;
 
-/// Cuts a message into lines, as the encoder does: CRLF, LF and CR each end one.
+/// Splits a message into lines as the encoder does: CRLF, LF and CR each end a line.
 #[derive(Default)]
 pub(super) struct Lines {
-    /// The last octet was a CR: an LF behind it belongs to it.
+    /// The last octet was a CR. An LF after it belongs to it.
     cr: bool,
-    /// The last line has text, and no end.
+    /// The last line has text, and no line end.
     open: bool,
 }
 
-/// What a message is made of.
+/// A token of a message.
 #[derive(Debug, PartialEq)]
 pub(super) enum Token<'t> {
     /// A piece of a line, not empty.
@@ -48,7 +48,7 @@ impl Lines {
         }
     }
 
-    /// The encoder ends a last line that has no end.
+    /// Ends a last line without a line end, as the encoder does.
     pub fn end(&self, mut take: impl FnMut(Token<'_>)) {
         if self.open {
             take(Token::End);
@@ -56,16 +56,16 @@ impl Lines {
     }
 }
 
-/// Hashes the relaxed form of a body. However long it is, this holds a block of it.
+/// Hashes the relaxed form of a body. At most one block is in memory, whatever the length.
 pub(super) struct BodyHash {
     context: Context,
-    /// Relaxed, and not hashed yet.
+    /// Relaxed text that is not hashed yet.
     out: Vec<u8>,
-    /// Empty lines that count only if something follows.
+    /// Number of empty lines, which count only if text follows.
     empty_lines: u64,
-    /// White space that counts only if something follows on its line.
+    /// There was white space, which counts only if text follows on its line.
     gap: bool,
-    /// The line has something.
+    /// The line has text.
     in_line: bool,
 }
 
@@ -128,14 +128,14 @@ impl BodyHash {
     }
 }
 
-/// Appends the relaxed form of a field, with its line end; what stands before its first colon is its name.
+/// Appends the relaxed form of a field, with its line end. The name is the text before the first colon.
 pub(super) fn relax_field(field: &[u8], out: &mut Vec<u8>) {
     let colon = memchr(b':', field).unwrap_or(field.len());
     out.extend(field[..colon].trim_ascii_end().iter().map(u8::to_ascii_lowercase));
     out.push(b':');
     let is_word = |word: &&[u8]| !word.is_empty();
     let value = field.get(colon + 1..).unwrap_or_default();
-    // White space follows every line end but the last one: folds go with it.
+    // Every line end except the last is followed by white space, so that folds are removed with it.
     let words = value.split(|byte| is_space(*byte) || matches!(byte, b'\r' | b'\n')).filter(is_word);
     for (i, word) in words.enumerate() {
         if i > 0 {
@@ -174,7 +174,7 @@ mod tests {
         digest(&SHA256, text).as_ref().to_vec()
     }
 
-    /// RFC 6376 §3.4.4, read aloud.
+    /// A literal, slow implementation of RFC 6376 §3.4.4.
     fn slowly(text: &[u8]) -> Vec<u8> {
         let text: String = text.iter().map(|byte| char::from(*byte)).collect();
         let text = text.replace("\r\n", "\n").replace('\r', "\n").replace('\t', " ");

@@ -1,4 +1,4 @@
-//! The private key: read from PEM, never shown.
+//! The private key: read from PEM, and never shown.
 
 use std::{borrow::Cow, fmt};
 
@@ -16,7 +16,7 @@ pub(super) enum Key {
 }
 
 impl Key {
-    /// Reads the first private key that there is.
+    /// Parses the first private key in the text.
     pub fn from_pem(pem: &str) -> Result<Key, Error> {
         let (label, text) = private_key(pem).ok_or_else(|| unusable("no private key in PEM form"))?;
         if label.starts_with("ENCRYPTED") || text.contains("ENCRYPTED") {
@@ -25,7 +25,7 @@ impl Key {
         let text: String = text.split_ascii_whitespace().collect();
         let der = STANDARD.decode(text).map_err(|_| unusable("it is not base64"))?;
         let rsa = match label {
-            // Without the public key is how OpenSSL writes them.
+            // OpenSSL writes Ed25519 keys without the public key.
             "" => match Ed25519KeyPair::from_pkcs8_maybe_unchecked(&der) {
                 Ok(key) => return Ok(Key::Ed25519(key)),
                 Err(_) => RsaKeyPair::from_pkcs8(&der),
@@ -37,7 +37,7 @@ impl Key {
             .map_err(|why| unusable(format!("it has to be RSA with 2048 to 4096 bits, or Ed25519 ({why})")))
     }
 
-    /// How it signs, as `a=` says it.
+    /// Returns the algorithm for `a=`.
     pub fn algorithm(&self) -> &'static str {
         match self {
             Key::Rsa(_) => "rsa-sha256",
@@ -54,7 +54,7 @@ impl Key {
                     .map_err(|_| Error::Config("the DKIM key cannot sign".into()))?;
                 Ok(signature)
             }
-            // RFC 8463 §3: what is signed is the hash.
+            // RFC 8463 §3: the hash is signed.
             Key::Ed25519(key) => {
                 let hash = ring::digest::digest(&ring::digest::SHA256, text);
                 Ok(key.sign(hash.as_ref()).as_ref().to_vec())
@@ -69,7 +69,8 @@ impl fmt::Debug for Key {
     }
 }
 
-/// What stands before `PRIVATE KEY` in its first line, and what stands between its lines (RFC 7468 §2).
+/// Returns the text before `PRIVATE KEY` in the first line, and the text between the first and last lines (RFC 7468
+/// §2).
 fn private_key(pem: &str) -> Option<(&str, &str)> {
     const KIND: &str = "PRIVATE KEY-----";
     let at = pem.find(KIND)?;

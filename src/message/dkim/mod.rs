@@ -13,8 +13,8 @@ pub(crate) use self::reading::Reading;
 use super::{Body, Content, Mail};
 use crate::{Envelope, Error};
 
-/// What is signed where a message has it: RFC 6376 §5.4.1, what says how the body is to be read, and what one click
-/// unsubscribes by (RFC 8058 §4).
+/// Headers that are signed by default: those of RFC 6376 §5.4.1, those that say how to interpret the body, and those
+/// for one-click unsubscribing (RFC 8058 §4).
 const HEADERS: [&str; 21] = [
     "From",
     "Sender",
@@ -42,13 +42,14 @@ const HEADERS: [&str; 21] = [
 /// Maximum length of a domain or selector in DNS, in octets.
 const MAX_NAME: usize = 253;
 
-/// Signs messages for a domain: DKIM (RFC 6376), by RSA or Ed25519 (RFC 8463) over SHA-256, `relaxed/relaxed`.
+/// Signs messages for a domain with DKIM (RFC 6376), using RSA or Ed25519 (RFC 8463) with SHA-256 and
+/// `relaxed/relaxed`.
 ///
-/// The key is a private one in PEM. `openssl genpkey -algorithm rsa -pkeyopt rsa_keygen_bits:2048` makes one, or
-/// `openssl genpkey -algorithm ed25519`. Its public half goes into DNS, in a TXT record at
-/// `SELECTOR._domainkey.DOMAIN`: `v=DKIM1; k=rsa; p=` and what
-/// `openssl pkey -in dkim.pem -pubout -outform DER | base64 -w0` prints; for Ed25519 `k=ed25519`, and only the last 32
-/// octets go through `base64` (`| tail -c 32`).
+/// The private key is in PEM. Create one with `openssl genpkey -algorithm rsa -pkeyopt rsa_keygen_bits:2048` or
+/// `openssl genpkey -algorithm ed25519`. Publish its public key in DNS, as a TXT record at
+/// `SELECTOR._domainkey.DOMAIN`: `v=DKIM1; k=rsa; p=`, followed by the output of `openssl pkey -in dkim.pem -pubout
+/// -outform DER | base64 -w0`. For Ed25519, use `k=ed25519`, and pass only the last 32 octets to `base64` (`| tail -c
+/// 32`).
 ///
 /// ```no_run
 /// use postino::{Message, message::Dkim};
@@ -61,11 +62,11 @@ const MAX_NAME: usize = 253;
 /// # }
 /// ```
 ///
-/// The body is signed whole (there is no `l=`), as it arrives: with CRLF at its line ends. Many domains sign twice, as
-/// not all receivers know Ed25519: `rsa.sign(&ed25519.sign(&message))`. A signature does not cover another one.
+/// The whole body is signed (there is no `l=`), as it arrives: with CRLF line ends. Many domains sign twice, because
+/// not all receivers support Ed25519: `rsa.sign(&ed25519.sign(&message))`. A signature does not cover another one.
 ///
-/// Relays that have no 8BITMIME change 8-bit content, and break its signature. A composed
-/// [`Message`](super::Message) is ASCII when it is signed; [`Raw`](super::Raw) ones are signed as they are.
+/// Relays without 8BITMIME re-encode 8-bit content, which breaks the signature. A composed [`Message`](super::Message)
+/// is therefore signed in its ASCII form. A [`Raw`](super::Raw) message is signed as it is.
 #[derive(Clone)]
 pub struct Dkim {
     domain: Arc<str>,
@@ -76,22 +77,22 @@ pub struct Dkim {
     expires_after: Option<Duration>,
 }
 
-/// A name that is signed.
+/// A header name that is signed.
 #[derive(Debug, Clone)]
 struct Header {
     name: String,
-    /// Once more than it is there: nobody can add another one (RFC 6376 §8.15).
+    /// Signed once more than it occurs, so that nobody can add another one (RFC 6376 §8.15).
     over: bool,
 }
 
 impl Dkim {
-    /// Creates a signer for a domain, with the private key that belongs to this selector. The key is PEM: PKCS#8 (`PRIVATE
-    /// KEY`), or for RSA also PKCS#1 (`RSA PRIVATE KEY`). RSA keys have 2048 to 4096 bits.
+    /// Creates a signer for a domain, with the private key for this selector. The key is PEM: PKCS#8 (`PRIVATE KEY`),
+    /// or for RSA also PKCS#1 (`RSA PRIVATE KEY`). RSA keys must have 2048 to 4096 bits.
     ///
     /// # Errors
     ///
-    /// [`Error::Config`] if the domain or the selector is not an ASCII name (give international domains as `xn--…`), or if
-    /// the key cannot be used. The text never shows the key.
+    /// [`Error::Config`] if the domain or the selector is not an ASCII name (write international domains as `xn--…`),
+    /// or if the key cannot be used. The text never shows the key.
     pub fn new(domain: &str, selector: &str, key: &str) -> Result<Dkim, Error> {
         for (what, name) in [("domain", domain), ("selector", selector)] {
             if !is_dns_name(name) {
@@ -109,13 +110,13 @@ impl Dkim {
         })
     }
 
-    /// Sets the headers to sign, each as often as the message has it. `From` is always signed. Defaults to `From`,
-    /// `Sender`, `Reply-To`, `Subject`, `Date`, `Message-ID`, `To`, `Cc`, `MIME-Version`, `Content-Type`,
+    /// Sets the headers to sign, each as often as it occurs in the message. `From` is always signed. Defaults to
+    /// `From`, `Sender`, `Reply-To`, `Subject`, `Date`, `Message-ID`, `To`, `Cc`, `MIME-Version`, `Content-Type`,
     /// `Content-Transfer-Encoding`, `In-Reply-To`, `References`, and the `List-` headers of RFC 2369, 2919 and 8058.
     ///
     /// # Errors
     ///
-    /// [`Error::Config`] if one is no name of a header, or is `DKIM-Signature`.
+    /// [`Error::Config`] if a name is not a valid header name, or is `DKIM-Signature`.
     pub fn headers<N: AsRef<str>>(mut self, names: impl IntoIterator<Item = N>) -> Result<Dkim, Error> {
         let mut headers = vec![Header { name: "From".to_owned(), over: true }];
         for name in names {
@@ -125,12 +126,12 @@ impl Dkim {
         Ok(self)
     }
 
-    /// Adds headers to sign in such a way that adding another one of that name breaks the signature (RFC 6376 §8.15).
-    /// Defaults to `From`, which is always signed this way.
+    /// Adds headers to oversign: adding another header with that name breaks the signature (RFC 6376 §8.15). Defaults
+    /// to `From`, which is always oversigned.
     ///
     /// # Errors
     ///
-    /// [`Error::Config`] if one is no name of a header, or is `DKIM-Signature`.
+    /// [`Error::Config`] if a name is not a valid header name, or is `DKIM-Signature`.
     pub fn oversign<N: AsRef<str>>(mut self, names: impl IntoIterator<Item = N>) -> Result<Dkim, Error> {
         let mut headers = self.headers.to_vec();
         for name in names {
@@ -140,7 +141,7 @@ impl Dkim {
         Ok(self)
     }
 
-    /// Sets whether the signature has the time of signing (`t=`). Defaults to true.
+    /// Sets whether the signature includes the time of signing (`t=`). Defaults to true.
     #[must_use]
     pub fn timestamp(mut self, said: bool) -> Dkim {
         self.timestamp = said;
@@ -154,9 +155,9 @@ impl Dkim {
         self
     }
 
-    /// Wraps a message, owned or borrowed, so that it is signed each time that it is sent.
+    /// Wraps a message, owned or borrowed, so that it is signed each time it is sent.
     ///
-    /// A newsletter, signed message by message while it is sent:
+    /// For example, sign each message of a newsletter as it is sent:
     ///
     /// ```no_run
     /// # use postino::{Client, Error, Message, message::Dkim};
@@ -187,15 +188,15 @@ impl fmt::Debug for Dkim {
 
 /// A message that is [signed](Dkim::sign) when it is sent: another [`Mail`], with the same envelope.
 ///
-/// The message is read twice, because the signature precedes the content. The first time is before anything of the message
-/// is sent. It fails if the message has no `From`, invalid header lines, or more than 1 MiB of headers. A file or reader is
-/// [opened](Mail::body) twice, and must have the same content both times, or the signature is wrong. Content that can be
-/// read only once, such as an attachment from a reader, is an error; the message can still be sent unsigned. Files and
-/// readers are never held in memory; bytes are copied.
+/// The message is read twice, because the signature precedes the content. The first reading is before anything of the
+/// message is sent. It fails if the message has no `From`, invalid header lines, or more than 1 MiB of headers. A file
+/// or reader is [opened](Mail::body) twice, and must have the same content both times, or the signature is wrong.
+/// Content that can be read only once, such as an attachment from a reader, is an error; the message can still be sent
+/// unsigned. Files and readers are never held in memory; bytes are copied.
 ///
-/// The first reading is limited by [`block_timeout`](crate::Builder::block_timeout) as a whole (60 seconds by default). It is
-/// about as fast as SHA-256: a gigabyte takes seconds of computing, on the caller's thread in the blocking client, and on the
-/// threads that read files in the async client. The connection is idle meanwhile.
+/// The first reading as a whole is limited by [`block_timeout`](crate::Builder::block_timeout) (60 seconds by default).
+/// It is about as fast as SHA-256: a gigabyte takes seconds of CPU time, on the caller's thread in the blocking client,
+/// and on the threads that read files in the async client. The connection is idle meanwhile.
 pub struct Signed<M> {
     mail: M,
     dkim: Dkim,
@@ -219,7 +220,7 @@ impl<M: Mail> Mail for Signed<M> {
             Content::Bytes(_) => None,
             Content::Unopened(_) | Content::Reader(_) => Some(self.mail.body().map_err(read_once)?.content),
         };
-        body.binary = false; // it is signed as lines
+        body.binary = false; // it is signed line by line
         body.unsigned = Some(Box::new(Unsigned { signers: vec![self.dkim.clone()], again }));
         Ok(body)
     }
@@ -231,17 +232,17 @@ impl<M> fmt::Debug for Signed<M> {
     }
 }
 
-/// What is to be done before a body can be sent.
+/// The signing to be done before a body can be sent.
 pub(crate) struct Unsigned<'m> {
     pub signers: Vec<Dkim>,
-    /// What is sent. The first reading uses the body's own content up, if it is not bytes.
+    /// The content to send, if the first reading consumes the body's own content, that is, if it is not bytes.
     pub again: Option<Content<'m>>,
 }
 
 const READ_ONCE: &str =
     "a signed message is read twice, and this one has content from a reader, which can be read only once";
 
-/// It could be opened, but not once more.
+/// Converts the error of opening a body that could be opened once, but not twice.
 fn read_once(error: Error) -> Error {
     match error {
         Error::Message(why) => {
@@ -251,7 +252,7 @@ fn read_once(error: Error) -> Error {
     }
 }
 
-/// Adds a name, or makes it one that nobody may add.
+/// Adds a name, or marks it as oversigned.
 fn add(headers: &mut Vec<Header>, name: &str, over: bool) -> Result<(), Error> {
     let is_name =
         !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_graphic() && !b":;".contains(&byte));

@@ -1,4 +1,4 @@
-//! The first reading of a message: at its end the signatures are made.
+//! The first reading of a message, at the end of which the signatures are made.
 
 use std::{
     io::{self, Cursor, Read},
@@ -17,18 +17,18 @@ use crate::{
     message::{Body, Content, headers},
 };
 
-/// How long the headers of a message may be, in octets: they are held in memory.
+/// Maximum size of the headers of a message, in octets. They are held in memory.
 const MAX_HEADERS: usize = 1024 * 1024;
-/// Where lines of the signature are folded (RFC 5322 §2.1.1).
+/// Length at which lines of the signature are folded, in octets (RFC 5322 §2.1.1).
 const FOLD: usize = 78;
 const TOO_LONG: &str = "the message has more than 1 MiB of headers, and cannot be signed";
 const NO_FROM: &str = "the message has no From, and cannot be signed";
-/// The last time that `x=` can say.
+/// Maximum time in `x=`, in seconds since 1970.
 const MAX_TIME: u64 = 999_999_999_999;
-/// How much of a line that is no header is shown, in octets.
+/// Maximum length of an invalid header line in an error, in octets.
 const MAX_SHOWN: usize = 60;
 
-/// A message that is read for the first time. Its headers are collected, its body is hashed.
+/// The first reading of a message. Its headers are collected, and its body is hashed.
 pub(crate) struct Reading {
     signers: Vec<Dkim>,
     lines: Lines,
@@ -38,7 +38,7 @@ pub(crate) struct Reading {
 struct Parts {
     /// Header fields, with CRLF at their line ends.
     headers: Vec<u8>,
-    /// Where the last line of the headers begins.
+    /// Position at which the last line of the headers begins.
     line: usize,
     in_body: bool,
     body: BodyHash,
@@ -51,7 +51,7 @@ impl Reading {
         Reading { signers, lines: Lines::default(), parts }
     }
 
-    /// The next piece. It takes its time: it is hashed.
+    /// Adds a piece of the message. This takes time, because the piece is hashed.
     ///
     /// # Errors
     ///
@@ -65,11 +65,11 @@ impl Reading {
         }
     }
 
-    /// Makes the signatures.
+    /// Creates the signatures.
     ///
     /// # Errors
     ///
-    /// There is no `From`, or a line among the headers is none.
+    /// There is no `From`, or a header line is invalid.
     pub fn end(mut self) -> io::Result<Signatures> {
         self.lines.end(|token| self.parts.take(token));
         self.sign().map_err(io::Error::other)
@@ -83,7 +83,7 @@ impl Reading {
         }
         let body_hash = body.end();
         let mut signatures = Vec::new();
-        // Who signed last stands first.
+        // The last signature comes first.
         for signer in self.signers.iter().rev() {
             signatures.append(&mut signer.signature(&fields, &body_hash, now())?);
         }
@@ -91,14 +91,14 @@ impl Reading {
     }
 }
 
-/// Header fields, and how long what they are for will be on the wire.
+/// Signature fields, and the length of the signed message on the wire.
 pub(crate) struct Signatures {
     fields: Vec<u8>,
     octets: u64,
 }
 
 impl Signatures {
-    /// The message with its signatures in front. It is open.
+    /// Puts the signatures before the message, which has been opened.
     pub fn before(self, body: Body<'_>) -> Body<'_> {
         let size = self.octets.saturating_add(self.fields.len() as u64);
         let (content, size) = match body.content {
@@ -106,7 +106,7 @@ impl Signatures {
             Content::Reader(reader) => {
                 (Content::Reader(Box::new(Cursor::new(self.fields).chain(reader))), Some(size))
             }
-            unopened @ Content::Unopened(_) => (unopened, body.size), // it was opened
+            unopened @ Content::Unopened(_) => (unopened, body.size), // it was already opened
         };
         Body { content, size, ..body }
     }
@@ -130,7 +130,7 @@ impl Parts {
     }
 }
 
-/// A header field as it stands in the message.
+/// A header field, unchanged from the message.
 pub(super) struct Field<'h> {
     name: &'h [u8],
     whole: &'h [u8],
@@ -139,7 +139,8 @@ pub(super) struct Field<'h> {
 impl<'h> Field<'h> {
     /// # Errors
     ///
-    /// Receivers do not agree where the headers end if a line is none: what is signed has to be beyond doubt.
+    /// The line is invalid. Receivers do not agree on where the headers end then, so that it would be unclear what is
+    /// signed.
     pub fn read(whole: &'h [u8]) -> Result<Field<'h>, Error> {
         let before_colon = &whole[..memchr(b':', whole).unwrap_or(0)];
         // White space before the colon is obsolete syntax (RFC 5322 §4.5).
@@ -160,7 +161,7 @@ impl<'h> Field<'h> {
 }
 
 impl Dkim {
-    /// The whole header field, as of this time in seconds since 1970.
+    /// Returns the whole signature field for this time, in seconds since 1970.
     pub(super) fn signature(
         &self,
         fields: &[Field<'_>],
@@ -180,7 +181,7 @@ impl Dkim {
         Ok(text.into_bytes())
     }
 
-    /// All of the field but what comes behind its `b=`.
+    /// Returns the field without the value of its `b=`.
     fn tags(&self, names: &[&str], body_hash: &str, time: u64) -> String {
         let (algorithm, domain, selector) = (self.key.algorithm(), &self.domain, &self.selector);
         let mut text = format!(
@@ -190,7 +191,7 @@ impl Dkim {
             text.push_str(&format!(" t={time};"));
         }
         if let Some(after) = self.expires_after {
-            // Later than `t=`, and 12 digits at most (RFC 6376 §3.5).
+            // Later than `t=`, with at most 12 digits (RFC 6376 §3.5).
             text.push_str(&format!(" x={};", time.saturating_add(after.as_secs().max(1)).min(MAX_TIME)));
         }
         text.push_str("\r\n h=");
@@ -212,8 +213,8 @@ impl Dkim {
     }
 }
 
-/// What is signed (RFC 6376 §3.7): the fields of each name, the last first, and the signature itself, without what it
-/// will say and without its line end. A field that is not there is signed as nothing (RFC 6376 §5.4).
+/// Returns the text to sign (RFC 6376 §3.7): for each name its fields, the last one first, and then the signature field
+/// without its value and its line end. A missing field is signed as an empty text (RFC 6376 §5.4).
 pub(super) fn signed_text<'n>(
     fields: &[Field<'_>],
     names: impl IntoIterator<Item = &'n str>,
@@ -230,7 +231,7 @@ pub(super) fn signed_text<'n>(
     text
 }
 
-/// Appends base64 behind `b=`. Nothing goes before its first letter: some do not look behind a fold there.
+/// Appends base64 to `b=`. There is no fold before its first letter, because some receivers do not look past it.
 pub(super) fn fold_base64(text: &mut String, mut base64: &str) {
     let mut room = FOLD - " b=".len();
     while base64.len() > room {
@@ -242,7 +243,7 @@ pub(super) fn fold_base64(text: &mut String, mut base64: &str) {
     text.push_str(base64);
 }
 
-/// Seconds since 1970.
+/// Returns the current time in seconds since 1970.
 fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs())
 }

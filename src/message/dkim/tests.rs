@@ -1,4 +1,5 @@
-//! Values of the standards; any message against a verifier that is slow and plain; what cannot be signed.
+//! Test vectors of the standards; arbitrary messages against a slow and simple verifier; messages that cannot be
+//! signed.
 
 use std::io::Read;
 
@@ -40,7 +41,7 @@ fn raw(text: &[u8]) -> Raw<'_> {
     Raw::bytes(Envelope::new("a@example.org", ["b@example.net"]).unwrap(), text)
 }
 
-/// What arrives: all of it, as the client's encoder leaves it, less the dots that the server takes away.
+/// Returns the message as it arrives: encoded by the client, without the dots that the server removes.
 fn wire(mail: &dyn Mail) -> Result<Vec<u8>, String> {
     let (mut text, mut out) = (Vec::new(), Vec::new());
     let body = mail.body().map_err(|e| e.to_string())?;
@@ -60,7 +61,7 @@ fn error(mail: &dyn Mail) -> String {
     wire(mail).unwrap_err()
 }
 
-/// Latin-1, so that any octets are a string.
+/// Decodes Latin-1, so that any octets become a string.
 fn letters(text: &[u8]) -> String {
     text.iter().map(|byte| char::from(*byte)).collect()
 }
@@ -69,7 +70,7 @@ fn octets(text: &str) -> Vec<u8> {
     text.chars().map(|c| u8::try_from(c).unwrap()).collect()
 }
 
-/// White space of a line made single spaces.
+/// Collapses the white space of a line into single spaces.
 fn squeezed(line: &str) -> String {
     let mut line = line.replace('\t', " ");
     while line.contains("  ") {
@@ -93,14 +94,14 @@ fn relaxed_header(field: &str) -> String {
     format!("{}:{}\r\n", name.trim_matches([' ', '\t']).to_lowercase(), value.trim_matches(' '))
 }
 
-/// The value of a tag, without its white space.
+/// Returns the value of a tag, without its white space.
 fn tag(field: &str, name: &str) -> Option<String> {
     let value = field.split_once(':').unwrap().1;
     let mut tags = value.split(';').filter_map(|tag| tag.split_once('='));
     tags.find(|tag| tag.0.trim() == name).map(|tag| tag.1.split_whitespace().collect())
 }
 
-/// Verifies the first signature, as RFC 6376 §6.1 says it, and takes it off. What arrives is Latin-1.
+/// Verifies the first signature according to RFC 6376 §6.1, and removes it. The message is in Latin-1.
 fn verify(message: &str) -> Result<String, String> {
     let (header, body) = message.split_once("\r\n\r\n").unwrap_or((message.trim_end_matches("\r\n"), ""));
     let mut fields: Vec<String> = Vec::new();
@@ -133,7 +134,7 @@ fn verify(message: &str) -> Result<String, String> {
     let decode = |text: &str| STANDARD.decode(text.trim()).unwrap();
     let signature_octets = decode(&tag("b"));
     let verified = match &tag("a")[..] {
-        // Behind the 24 octets that say it is RSA, of 2048 bits.
+        // After the 24 octets that identify an RSA key of 2048 bits.
         "rsa-sha256" => {
             check(&RSA_PKCS1_2048_8192_SHA256, &decode(RSA_PUBLIC)[24..], &octets(&text), &signature_octets)
         }
@@ -161,7 +162,7 @@ fn the_example_of_rfc_8463_appendix_a() {
     let header = &message[..message.find("\r\n\r\n").unwrap() + 2];
     let fields: Vec<Field<'_>> =
         headers::fields(header.as_bytes()).map(|field| Field::read(field).unwrap()).collect();
-    // Its second `from`, `subject` and `date` are signed as nothing.
+    // The second `from`, `subject` and `date` are signed as empty.
     let text = |tags: &str| {
         let text = format!(
             "DKIM-Signature: v=1; {tags} c=relaxed/relaxed;\r\n d=football.example.com; \
@@ -186,7 +187,7 @@ fn the_example_of_rfc_8463_appendix_a() {
         "/gCrinpcQOoIfuHNQIbq4pgh9kyIK3AQUdt9OdqQehSwhEIug4D11BusFa3bT3FY5OsU7ZbnKELq+eXdp1Q1Dw=="
     );
 
-    // Its RSA key is too short to sign with, but good enough to verify.
+    // The example's RSA key is too short for signing, but long enough for verification.
     let public = STANDARD
         .decode(
             "MIGfMA0GCSqGSIb3DQEBAQUAA4GNADCBiQKBgQDkHlOQoBTzWRiGs5V6NpP3idY6Wk08a5qhdR6wy5bdOKb2jLQiY/J16JYi0Qvx/byY\
@@ -401,7 +402,7 @@ fn content_that_can_be_read_only_once_cannot_be_signed_and_is_not_consumed() {
     }
 }
 
-/// A message that is written anew each time that it is asked for.
+/// A message whose content is different each time it is requested.
 struct Fickle(std::sync::atomic::AtomicU32);
 
 impl Mail for Fickle {
@@ -433,7 +434,7 @@ fn the_size_is_known_once_it_is_signed() {
     std::fs::remove_file(&path).unwrap();
 }
 
-/// Header lines that matter here, mostly.
+/// Header lines that mostly matter here.
 fn header() -> impl Strategy<Value = Vec<u8>> {
     let name =
         select(vec!["From", "fROM ", "To", "to", "Subject\t", "X-Odd", "List-Id", "Bcc", "DKIM-Signature"]);
