@@ -26,7 +26,7 @@ mod blocking {
         builder.oauth_token_with("u", move || Ok(ask()?))
     }
 
-    /// Refuses a login while the callback sleeps, once the callback has said what it waits for.
+    /// Connects with a token callback that does not return, and the limits of `set`. Returns the error.
     fn with_sleeping_callback(set: impl FnOnce(Builder) -> Builder) -> postino::Error {
         let double = crate::double::Double::start(&crate::double::hello("XOAUTH2"));
         let (wake, asleep) = std::sync::mpsc::channel::<()>();

@@ -142,8 +142,8 @@ impl Plan {
         let mut offer =
             |of: &[&'static str]| keywords.extend(Some(*dice.of(of)).filter(|word| !word.is_empty()));
         offer(&["PIPELINING", "PIPELINING", "PIPELINING", ""]);
-        // Whether something arrived with the end of a message or after it depends on timing. With content in the same
-        // flight, it would be impossible to tell which commands were swallowed.
+        // Whether commands arrived with the end of a message or after it depends on timing. With content in the same
+        // flight, nobody could tell what was swallowed from what was received.
         if behind_the_end != BehindTheEnd::Swallowed {
             offer(&["CHUNKING", "CHUNKING", ""]);
         }
