@@ -28,7 +28,7 @@ pub enum Fault {
     Lost(Phase),
     /// The server's octets are not TLS.
     Tls,
-    /// Either of the two above, as TLS is left: its library takes an octet in clear text for a broken connection.
+    /// `Tls` or `Lost`, as TLS is left: its library takes an octet in clear text for a broken connection.
     TlsBroken(Phase),
     Stopped(Phase),
     NotConnected,
