@@ -251,7 +251,7 @@ fn counted(server: &Server, (mut cell, token): Told) -> Cell {
     cell
 }
 
-/// Checks that the server lacks what the table says: otherwise, there is another way to test.
+/// Checks that the server lacks the extensions listed by `lacks`: otherwise, there is another way to test.
 #[maybe_async]
 async fn offers_no_more(server: &Server) -> Result<(), Error> {
     let lmtp = server.lmtp.map(|port| builder(port, Security::Plaintext, false).lmtp(true));

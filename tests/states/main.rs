@@ -5,8 +5,8 @@
 //!
 //! 1. the call returns in time;
 //! 2. it has the right outcome: accepted, refused, not sent, or in doubt for each recipient of a message; otherwise the
-//! right error in the right phase;
-//! 3. the client is either unusable, reports it, sends nothing more and has closed, or can be used again;
+//!    right error in the right phase;
+//! 3. the client can be used again, or it is unusable, says so, sends nothing more and has closed;
 //! 4. the server has received exactly the right octets.
 //!
 //! Most cells are several sessions: one for each place where the state occurs (step of a login, recipient, chunk), in
@@ -72,7 +72,7 @@ mod blocking {
         (builder.stop_handle(&stop_handle), stop_handle)
     }
 
-    /// Stops what an idle client may do.
+    /// Stops an idle client.
     fn cancel_idle(_: &mut Client, stop_handle: &StopHandle) {
         stop_handle.stop();
     }

@@ -126,7 +126,7 @@ impl Rules<'_> {
             Good => self.fine(),
             Split if !self.scene.is_unasked() => self.fine(),
             Later | Never => self.refused(code(event)),
-            Split => self.refused(code(Never)), // what is split where nothing is due
+            Split => self.refused(code(Never)), // split where no reply is due
             Closing if phase == Phase::Tls => self.broken(Fault::Tls),
             Closing => {
                 let refused = phase == Phase::End; // it answers the message as a whole, RFC 5321 §4.2.5

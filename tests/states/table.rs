@@ -181,7 +181,7 @@ const FLIGHT: Session = Session(
      C: .
      S: 250 ok",
 );
-/// A message of which the server has read the octets of `read` when the event happens.
+/// A message of which the server has read as many octets as `read` says when the event happens.
 const FROM_ITS_START: Session = Session(
     "S: 220 hi
      C: EHLO client.example.org

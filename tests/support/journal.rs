@@ -34,7 +34,7 @@ pub fn begin() {
 }
 
 /// Forgets all lines so far.
-#[allow(dead_code)] // most tests have few lines
+#[allow(dead_code)] // for tests that log a lot
 pub fn forget() {
     *LINES.lock().unwrap_or_else(PoisonError::into_inner) = Vec::new();
 }

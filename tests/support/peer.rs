@@ -46,7 +46,7 @@ impl Stream for openssl::ssl::SslStream<super::tls::Dripping> {}
 pub struct Peer {
     /// `None` once this side has ended the connection.
     stream: Option<Box<dyn Stream>>,
-    /// The socket below it.
+    /// The socket below the stream.
     socket: Option<TcpStream>,
     /// What was received and not looked at yet.
     inbox: Vec<u8>,
@@ -54,7 +54,7 @@ pub struct Peer {
     heard: Vec<u8>,
     /// Output to be sent in one segment.
     outbox: Vec<u8>,
-    /// The client may leave at any time.
+    /// Whether the client may leave at any time.
     pub may_leave: bool,
     /// Whether the client may send more than it was asked for.
     pub may_run_ahead: bool,

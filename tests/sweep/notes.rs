@@ -28,8 +28,7 @@ impl Letter {
         Raw::owned(envelope, self.content.clone())
     }
 
-    /// Returns the message with a wrapper: a batch takes the content of a small message at once, but not that of a
-    /// watched one.
+    /// Returns the message with a progress callback, so that a batch does not take its content at once.
     pub fn watched(&self) -> impl Mail + use<> {
         Watched(self.mail())
     }
