@@ -140,7 +140,7 @@ impl AsyncWrite for Roomy {
         let this = self.get_mut();
         this.writes.fetch_add(1, Ordering::Relaxed);
         let reply: &[u8] = match this.in_content {
-            true if !bytes.ends_with(b".\r\n") => b"", // no line of the content ends so
+            true if !bytes.ends_with(b".\r\n") => b"", // no line of the content ends like this
             false if bytes == b"DATA\r\n" => b"354 go on\r\n",
             _ => b"250 ok\r\n",
         };
@@ -353,7 +353,7 @@ fn a_reader_that_waits_is_given_up_at_the_deadline() {
     drop(tell);
 }
 
-/// Polls a future this many times, and then drops it. Returns `None` if it was not done.
+/// Polls a future this many times, and then drops it. Returns `None` if it did not complete.
 async fn dropped_after<T>(polls: usize, future: impl Future<Output = T>) -> Option<T> {
     let mut future = pin!(future);
     let mut left = polls;
@@ -857,7 +857,7 @@ impl Read for SlowReader {
     }
 }
 
-/// Drops a part of a split message within its content.
+/// Drops `next` within the content of the first part of a split message.
 fn dropped_within_a_part(
     then: impl FnOnce(postino::aio::Batch<&mut Client, Slow, std::vec::IntoIter<Slow>>),
 ) {

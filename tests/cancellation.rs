@@ -40,7 +40,7 @@ fn dress(wire: Wire) -> Wire {
     wire
 }
 
-/// Polls a future this many times, and then drops it. Returns `None` if it was not done.
+/// Polls a future this many times, and then drops it. Returns `None` if it did not complete.
 fn dropped_after<T>(polls: usize, future: impl Future<Output = T>) -> Option<T> {
     let mut future = pin!(future);
     let mut cx = Context::from_waker(Waker::noop());

@@ -25,7 +25,7 @@ fn assert_fair(served: &[usize]) {
     assert!(most * 2 <= least * 3, "{served:?}");
 }
 
-/// Whether another user may be served.
+/// Counts a service, and returns whether the test continues.
 fn goes_on(total: &AtomicUsize) -> bool {
     total.fetch_add(1, Ordering::Relaxed) < TOTAL
 }

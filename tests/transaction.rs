@@ -57,7 +57,7 @@ struct Server {
     ledger: Vec<Taken>,
     /// Whether it sent one reply too many, or mixes messages.
     odd: bool,
-    /// Whether it received something that is not a command: such a reply was taken for its permission to continue.
+    /// Whether it received something that is not a command: the client took a wrong reply for permission to continue.
     confused: bool,
     /// Whether something that had joined the end of a message was lost.
     swallowed: bool,
@@ -649,7 +649,7 @@ proptest! {
         prop_assert!(options.chunking || server.odd || server.ledger.iter().all(own), "{:?}", server.ledger);
         let learnt_by_chance = options.chunking && character != Character::Answers;
         if mood == 0 && cut_at == usize::MAX && !learnt_by_chance {
-            // Whatever became of what joined the end of a message costs a connection at most, and never a message.
+            // Losing what joined the end of a message costs a connection at most, and never a message.
             prop_assert!(story.in_step && story.results.iter().all(Result::is_ok), "{:?}", story.results);
             prop_assert!(options.joining != Joining::Off || story.joining == Joining::Off);
         }

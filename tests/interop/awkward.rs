@@ -23,8 +23,8 @@ fn two(token: &str, end: &str) -> Vec<u8> {
     ))
 }
 
-/// Sequences that some server takes for the end of data (names with `smuggling`), and ends and beginnings that are easy
-/// to get wrong.
+/// Sequences that some server takes for the end of data (names starting with `smuggling`), and ends and beginnings that
+/// are easy to get wrong.
 pub const MESSAGES: &[Awkward] = &[
     of("nothing at all", |_| Vec::new()),
     of("an empty line", |_| b"\r\n".to_vec()),

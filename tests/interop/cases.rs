@@ -243,7 +243,7 @@ fn said_to(port: u16, to: &str, message: &[u8]) -> String {
     said
 }
 
-/// Verifies a hazard that `messages.rs` and `a_nul_is_never_sent` rely on being avoided.
+/// Checks that the hazard is real that the client avoids in `messages.rs` and `a_nul_is_never_sent`.
 #[test]
 fn sendmail_refuses_what_a_careless_client_sends() {
     let port = SENDMAIL.open.unwrap();
@@ -258,7 +258,7 @@ fn sendmail_refuses_what_a_careless_client_sends() {
     }
 }
 
-/// Verifies another hazard, and that the second message would be seen: `messages.rs` sees one of the two.
+/// Checks another hazard, and that a second message would be found: `messages.rs` finds only one.
 #[test]
 fn a_careless_client_has_postfix_store_two_messages() {
     let port = POSTFIX.open.unwrap();

@@ -25,7 +25,7 @@ pub fn fate(server: &Server, path: &Path, name: &str, text: &[u8]) -> Fate {
     if text.contains(&0) {
         return RefusedHere("NUL", "SMTP cannot carry NUL");
     }
-    // The one of aiosmtpd offers 8BITMIME nevertheless.
+    // The port of aiosmtpd offers 8BITMIME nevertheless.
     if path.old && server.name != "aiosmtpd" && !text.is_ascii() {
         return RefusedHere("8BITMIME", "the server does not offer 8BITMIME");
     }

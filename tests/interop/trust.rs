@@ -93,7 +93,7 @@ fn recorded_by_smtpserver(client: Ipv4Addr) -> Option<String> {
     Some(lines[..closed].join(", "))
 }
 
-/// All that a server receives that is not trusted: only what leads to TLS.
+/// All that an untrusted server receives: only what precedes TLS.
 fn nothing_more(server: &Server, security: Security) -> &'static str {
     match (server.name, security) {
         ("postfix", Security::Implicit) => "commands=0/0",

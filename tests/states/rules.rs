@@ -94,7 +94,7 @@ pub fn code(event: Event) -> u16 {
     }
 }
 
-/// Precedes a line that the client may have sent, and nothing else.
+/// Precedes a line that the client may or may not have sent; it must have sent nothing else.
 pub const PERHAPS: &str = "-- perhaps";
 
 const NOOP: [&str; 2] = ["C: NOOP", "S: 250 ok"];

@@ -10,7 +10,7 @@ use std::{
     thread,
 };
 
-/// The server's mistake.
+/// How the server is careless.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Habit {
     /// Writes each reply separately, with Nagle's algorithm on.
