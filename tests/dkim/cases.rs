@@ -159,8 +159,8 @@ fn a_body_without_end_is_read_until_the_deadline_and_not_offered() {
     assert!(!server.dialogue().iter().any(|line| line.starts_with("C: MAIL")));
 }
 
-/// `tests/dkim/verify` sets `POSTINO_DKIMPY` to a Python that has dkimpy. Without it, the test is skipped with a note on
-/// stderr; if `POSTINO_INTEROP_REQUIRED` names `dkimpy`, it fails instead.
+/// `tests/dkim/verify` sets `POSTINO_DKIMPY` to a Python that has dkimpy. Without it, the test is skipped with a note
+/// on stderr; if `POSTINO_INTEROP_REQUIRED` names `dkimpy`, it fails instead.
 #[test]
 fn dkimpy_verifies_what_arrives_and_nothing_else() {
     let Some(python) = env::var_os("POSTINO_DKIMPY") else {
