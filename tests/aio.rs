@@ -1,4 +1,5 @@
-//! The dialogues, awaited; and what only futures can do. `blocking.rs` has the same ones with the other client.
+//! The dialogues with the async client, and what only futures can do. `blocking.rs` has the same ones with the blocking
+//! client.
 #![cfg(feature = "async")]
 
 use std::{
@@ -39,7 +40,7 @@ fn assert_send<T: Send>(future: T) -> T {
     future
 }
 
-/// What the caller brings, in the form that this world wants.
+/// The caller's connection, in the form that the async client needs.
 fn tcp(socket: TcpStream) -> impl AsyncRead + AsyncWrite + Send + 'static {
     Async::new(socket).unwrap()
 }
@@ -48,7 +49,7 @@ fn unix(socket: UnixStream) -> impl AsyncRead + AsyncWrite + Send + 'static {
     Async::new(socket).unwrap()
 }
 
-/// The same, and nobody can tell where it leads.
+/// The same connection, without a way to tell where it leads.
 fn opaque(socket: TcpStream) -> impl AsyncRead + AsyncWrite + Send + 'static {
     BufReader::new(Async::new(socket).unwrap())
 }
@@ -62,7 +63,7 @@ fn flood(flood: support::tls::Flood) -> impl AsyncRead + AsyncWrite + Send + 'st
 #[cfg(feature = "native-tls")]
 struct Flooded(support::tls::Flood);
 
-/// Nobody is woken: nothing comes here but in answer to what was written.
+/// Wakes no task: data arrives here only in answer to what was written.
 #[cfg(feature = "native-tls")]
 fn pending(moved: io::Result<usize>) -> Poll<io::Result<usize>> {
     match moved {
@@ -115,12 +116,12 @@ fn records_without_content_leave_the_executor_to_others() {
             result
         });
         assert!(block_on(counted).unwrap_err().is_timeout());
-        // Some calls are polled in a row: a read without waiting, a write, a read.
+        // Some calls are polled in a row: a non-blocking read, a write, a read.
         assert!(polls > 5 && most < 300, "{at:?}: up to {most} steps in one of {polls} polls");
     }
 }
 
-/// A server that always has room, and agrees to everything.
+/// A server that always has room, and accepts everything.
 struct Roomy {
     replies: VecDeque<u8>,
     in_content: bool,
@@ -139,7 +140,7 @@ impl AsyncWrite for Roomy {
         let this = self.get_mut();
         this.writes.fetch_add(1, Ordering::Relaxed);
         let reply: &[u8] = match this.in_content {
-            true if !bytes.ends_with(b".\r\n") => b"", // no line of the content ends so
+            true if !bytes.ends_with(b".\r\n") => b"", // no line of the content ends like this
             false if bytes == b"DATA\r\n" => b"354 go on\r\n",
             _ => b"250 ok\r\n",
         };
@@ -306,7 +307,7 @@ fn clients_on_one_thread_do_not_wait_for_each_other() {
     let (tell, told) = mpsc::channel();
     let slow = Server::running(move |peer| {
         peer.play("-- hello\nC: NOOP");
-        told.recv_timeout(PATIENCE).unwrap(); // until the other one is done
+        told.recv_timeout(PATIENCE).unwrap(); // until the other call is done
         peer.play("S: 250 ok");
     });
     let quick = Server::playing(format!("-- hello\n{TRANSACTION}"));
@@ -318,7 +319,7 @@ fn clients_on_one_thread_do_not_wait_for_each_other() {
     noop.unwrap();
 }
 
-/// Waits until it is told to go on, and has nothing then.
+/// Waits until it is told to continue, and then has no more content.
 struct Waits(mpsc::Receiver<()>);
 
 impl Read for Waits {
@@ -352,7 +353,7 @@ fn a_reader_that_waits_is_given_up_at_the_deadline() {
     drop(tell);
 }
 
-/// Polls it so often, and drops it then; none if it was not done.
+/// Polls a future this many times, and then drops it. Returns `None` if it did not complete.
 async fn dropped_after<T>(polls: usize, future: impl Future<Output = T>) -> Option<T> {
     let mut future = pin!(future);
     let mut left = polls;
@@ -369,7 +370,7 @@ async fn dropped_after<T>(polls: usize, future: impl Future<Output = T>) -> Opti
     .await
 }
 
-/// Plays the script as far as the client goes along.
+/// Plays the script until the client leaves.
 fn leaving(script: String) -> Server {
     Server::running(move |peer: &mut Peer| {
         peer.may_leave = true;
@@ -377,8 +378,8 @@ fn leaving(script: String) -> Server {
     })
 }
 
-/// Drops a send at each of its polls. The server must never hear anything but the beginning of `wire`, and the client
-/// never speak again.
+/// Drops a send at each of its polls. The server must never receive anything but the beginning of `wire`, and the
+/// client must never send anything again.
 fn drop_at_every_poll(
     hello: &str,
     transaction: &str,
@@ -408,7 +409,8 @@ fn drop_at_every_poll(
     }
 }
 
-/// The server takes one recipient of three, and the future is dropped while the second waits for the reply to its message.
+/// The server accepts one recipient of three, and the future is dropped while the second waits for the reply to its
+/// message.
 // Threat 81.
 #[test]
 fn a_message_in_parts_whose_next_is_dropped_is_told_of_for_each_recipient() {
@@ -446,7 +448,7 @@ fn a_message_in_parts_whose_next_is_dropped_is_told_of_for_each_recipient() {
         let mut client = connect(&server);
         let to = ["a@example.org", "b@example.org", "c@example.org"];
         let mail = Raw::bytes(envelope(&to), b"Hello\r\n");
-        let mut batch = client.send_all([mail.on_progress(|_, _| {})]); // so that its content is asked for
+        let mut batch = client.send_all([mail.on_progress(|_, _| {})]); // this makes the client read its content
         let cut = async {
             while told.try_recv().is_err() {
                 smol::Timer::after(Duration::from_millis(5)).await;
@@ -498,7 +500,7 @@ fn a_send_in_tls_dropped_at_any_poll_leaves_a_client_that_refuses() {
 /// Drops connecting at each of its polls.
 fn drop_connecting(script: &str, how: impl Fn(Builder) -> Builder) {
     for polls in 0.. {
-        // Never polled, it does not connect at all.
+        // A future that was never polled does not connect at all.
         let server = (polls > 0).then(|| leaving(script.to_owned()));
         let builder = match &server {
             Some(server) => how(builder(server)),
@@ -675,7 +677,7 @@ fn a_reconnect_cancelled_in_tls_leaves_a_client_that_can_connect() {
     });
 }
 
-/// Keeps back what is written until it is flushed.
+/// Holds back what is written until it is flushed.
 struct Buffered(ReadHalf<Async<TcpStream>>, BufWriter<WriteHalf<Async<TcpStream>>>);
 
 impl AsyncRead for Buffered {
@@ -753,8 +755,8 @@ const BATCH: &str = "C: MAIL FROM:<alice@example.org>
      -- pause
      S: 250 taken\n";
 
-/// Drops the first `next` of a batch at each of its polls, and asks on. Every message has one result, and the server
-/// hears nothing twice. Gives how often all three were accepted all the same.
+/// Drops the first `next` of a batch at each of its polls, and continues. Every message has one result, and the server
+/// receives nothing twice. Returns how often all three were accepted nevertheless.
 fn drop_next_at_every_poll(mails: impl Fn() -> Vec<Raw<'static>>) -> usize {
     let mut whole = 0;
     for polls in 1.. {
@@ -855,7 +857,7 @@ impl Read for SlowReader {
     }
 }
 
-/// A part of a message that goes by itself, dropped within its content.
+/// Drops `next` within the content of the first part of a split message.
 fn dropped_within_a_part(
     then: impl FnOnce(postino::aio::Batch<&mut Client, Slow, std::vec::IntoIter<Slow>>),
 ) {
@@ -971,7 +973,7 @@ fn the_results_of_a_batch_are_a_stream() {
     assert!(results.iter().all(|(_, result)| result.is_ok()), "{results:?}");
 }
 
-/// Whether it was woken since the last look.
+/// Whether the task was woken since the last look.
 #[derive(Default)]
 struct Woken(AtomicBool);
 
@@ -995,7 +997,7 @@ fn splitting_very_many_recipients_lets_other_tasks_run() {
     let waker = Waker::from(woken.clone());
     let mut sending = Box::pin(client.send(&mail));
     let mut turns = 0;
-    // It wakes itself as long as it has only given way.
+    // It wakes itself as long as it has only yielded.
     while sending.as_mut().poll(&mut Context::from_waker(&waker)).is_pending()
         && woken.0.swap(false, Ordering::Relaxed)
     {

@@ -1,8 +1,8 @@
-//! The tables in `tests/README.md` are whole, and the tests that they name are there.
+//! The tables in `tests/README.md` are complete, and the tests that they name exist.
 
 use std::{fs, path::Path};
 
-/// Of a table: what stands in the first column, and in the last.
+/// The rows of a table: the first column, and the last.
 type Rows<'r> = Vec<(&'r str, &'r str)>;
 
 fn rows(table: &str) -> Rows<'_> {

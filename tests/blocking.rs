@@ -1,4 +1,5 @@
-//! The dialogues, with the blocking client; and what only threads can do. `aio.rs` has the same ones with the other.
+//! The dialogues with the blocking client, and what only threads can do. `aio.rs` has the same ones with the async
+//! client.
 
 use std::{
     io::{self, Read},
@@ -21,12 +22,12 @@ use self::{
     support::{BlackHole, PATIENCE, Server, UnixBlackHole},
 };
 
-/// In the blocking world a "future" is its value already.
+/// In the blocking client, a "future" is already its value.
 fn block_on<T>(value: T) -> T {
     value
 }
 
-/// What the caller brings, in the form that this world wants.
+/// The caller's connection, in the form that the blocking client needs.
 fn tcp(socket: TcpStream) -> impl Transport + 'static {
     socket
 }
@@ -35,7 +36,7 @@ fn unix(socket: UnixStream) -> impl Transport + 'static {
     socket
 }
 
-/// The same, and nobody can tell where it leads.
+/// The same connection, without a way to tell where it leads.
 fn opaque(socket: TcpStream) -> impl Transport + 'static {
     NoTimeouts::new(socket)
 }
@@ -51,7 +52,7 @@ struct Flooded(support::tls::Flood);
 
 #[cfg(feature = "native-tls")]
 impl Transport for Flooded {
-    /// It has an end even where the client sees none: nothing comes here but in answer to what was written.
+    /// Ends even where the client sees no end: data arrives here only in answer to what was written.
     fn receive(&mut self, room: &mut [u8], _: Option<Instant>) -> io::Result<usize> {
         self.0.give(room)
     }
@@ -60,7 +61,7 @@ impl Transport for Flooded {
         self.0.take(bytes)
     }
 
-    /// There is always something to read.
+    /// Returns at once: there is always something to read.
     fn wait(&mut self, read: bool, _: bool, _: Instant) -> io::Result<()> {
         assert!(read, "no room will come");
         Ok(())
@@ -69,13 +70,13 @@ impl Transport for Flooded {
     fn shutdown(&mut self) {}
 }
 
-/// Works, and stops from another thread once the server has come to the end of its script.
+/// Works, and stops from another thread once the server has reached the end of its script.
 #[track_caller]
 fn stopped_behind<T: Send>(script: &str, work: impl FnOnce(Builder) -> Result<T, Error> + Send) -> Error {
     stopped_between(script, "-- silence", work)
 }
 
-/// The same, with what is still allowed then.
+/// Like `stopped_behind`, with a script for what the client may still do then.
 #[track_caller]
 fn stopped_between<T: Send>(
     script: &str,
@@ -155,7 +156,7 @@ fn a_stop_ends_a_write_that_waits() {
         peer.ignore();
     });
     let (read, reads) = mpsc::channel();
-    /// Says when it was read a few times: more than fits into the buffers of a socket.
+    /// Reports when it was read a few times, for more than fits into the buffers of a socket.
     struct Endless(mpsc::Sender<()>);
     impl Read for Endless {
         fn read(&mut self, room: &mut [u8]) -> io::Result<usize> {
@@ -170,7 +171,7 @@ fn a_stop_ends_a_write_that_waits() {
         let mut client = client;
         client.send(&Raw::reader(envelope(&["bob@example.org"]), Endless(read)))
     });
-    // It stands still when it reads no more.
+    // It makes no progress when it is not read any more.
     while reads.recv_timeout(Duration::from_millis(500)).is_ok() {}
     stop_handle.stop();
     let error = sending.join().unwrap().unwrap_err();
@@ -182,7 +183,7 @@ fn a_stop_ends_a_write_that_waits() {
 #[cfg(feature = "native-tls")]
 #[test]
 fn a_stop_ends_a_handshake() {
-    // Behind the first octets of its part, of which the rest may come.
+    // After the first octets of its part, of which the rest may come.
     let error = stopped_between("-- read 5", "-- ignore", |builder| {
         builder.security(postino::Security::Implicit).connect()
     });
@@ -214,7 +215,7 @@ fn a_stop_ends_connecting_and_says_nothing_to_later_addresses() {
         let builder = builder.stop_handle(&stop_handle).timeout(PATIENCE);
         let start = Instant::now();
         let connecting = thread::spawn(move || builder.connect());
-        thread::sleep(Duration::from_millis(100)); // long enough to be in the middle of it, mostly
+        thread::sleep(Duration::from_millis(100)); // mostly long enough to be in the middle of it
         stop_handle.stop();
         assert_stopped(&connecting.join().unwrap().unwrap_err(), Phase::Connect);
         assert!(start.elapsed() < PATIENCE / 2, "{:?}", start.elapsed());
@@ -262,7 +263,7 @@ fn a_stop_ends_a_connection_of_the_callers() {
         let mut client = if by_tcp {
             builder(&server).connect_over(socket).unwrap()
         } else {
-            // std's other type serves for the same socket.
+            // std's other type works for the same socket.
             builder(&server).connect_over(UnixStream::from(std::os::fd::OwnedFd::from(socket))).unwrap()
         };
         let stop_handle = client.stop_handle();
@@ -285,7 +286,7 @@ fn what_the_server_has_said_is_told_although_it_was_stopped() {
 
 #[test]
 fn a_limit_is_noticed_behind_an_untimed_read() {
-    /// Its reads take their time, and nobody can change that.
+    /// A transport whose reads are slow, and ignore the limit.
     struct Slow(TcpStream);
     impl Read for Slow {
         fn read(&mut self, room: &mut [u8]) -> io::Result<usize> {
@@ -303,7 +304,7 @@ fn a_limit_is_noticed_behind_an_untimed_read() {
     }
     let server = Server::playing("S: 220-hi\n-- silence");
     let slow = Slow(TcpStream::connect(server.address()).unwrap());
-    // The rest of the greeting never comes; the limit has passed when the first part is there.
+    // The rest of the greeting never arrives; the limit has passed when the first part is there.
     let builder = builder(&server).greeting_timeout(Duration::from_millis(100));
     let error = builder.connect_over(NoTimeouts::new(slow)).unwrap_err();
     assert!(matches!(error, Error::Timeout(Phase::Greeting)), "{error:?}");
@@ -318,7 +319,7 @@ fn the_limits_of_an_untimed_streams_own_count() {
     assert!(client.noop().unwrap_err().is_timeout());
 }
 
-/// Takes no long write, and keeps the limit of the wait for that.
+/// Accepts no long write, and records the limit of that wait.
 struct Stalling(TcpStream, mpsc::Sender<Instant>);
 
 impl Transport for Stalling {
@@ -355,7 +356,7 @@ fn a_message_of_a_batch_that_does_not_leave_has_the_limit_of_content() {
         let limits = builder(&server).timeout(Duration::from_secs(60));
         let limits = limits.final_reply_timeout(Duration::from_secs(600));
         let mut client = limits.connect_over(stalling).unwrap();
-        // As it leaves it is longer by a third: so the end of the shorter one fills the outbox, too.
+        // On the wire it is longer by a third: so the end of the shorter one fills the outbox, too.
         let mail = Raw::owned(envelope(&["bob@example.org"]), b".\r\n".repeat(octets / 3));
         let (_, result) = client.send_all([mail]).next().unwrap();
         let error = result.unwrap_err();
@@ -376,7 +377,7 @@ fn a_stop_ends_the_wait_for_a_connection_of_the_pool() {
         let pool = pool.clone();
         move || pool.client().map(drop)
     });
-    thread::sleep(Duration::from_millis(50)); // it waits by now, most of the times
+    thread::sleep(Duration::from_millis(50)); // mostly, it waits by now
     stop_handle.stop();
     assert_stopped(&waiting.join().unwrap().unwrap_err(), Phase::Pool);
     assert!(start.elapsed() < PATIENCE, "{:?}", start.elapsed());

@@ -1,7 +1,8 @@
-//! A future may be dropped at any of its awaits: a whole session is dropped at each of them, and the client used then.
+//! A future may be dropped at any of its awaits: a whole session is dropped at each of them, and then the client is
+//! used.
 //!
-//! Nothing here needs a reactor: the wire is in memory, each read and each write waits once before it goes, and the
-//! futures are polled by hand.
+//! Nothing here needs a reactor: the wire is in memory, each read and each write waits once first, and the futures are
+//! polled by hand.
 #![cfg(feature = "async")]
 
 mod sweep;
@@ -39,7 +40,7 @@ fn dress(wire: Wire) -> Wire {
     wire
 }
 
-/// Polls it so often, and drops it then; none if it was not done.
+/// Polls a future this many times, and then drops it. Returns `None` if it did not complete.
 fn dropped_after<T>(polls: usize, future: impl Future<Output = T>) -> Option<T> {
     let mut future = pin!(future);
     let mut cx = Context::from_waker(Waker::noop());
@@ -51,12 +52,12 @@ fn dropped_after<T>(polls: usize, future: impl Future<Output = T>) -> Option<T> 
     None
 }
 
-/// Polls it to its end; what hangs is noticed.
+/// Polls a future to its end, and panics if it hangs.
 fn done<T>(future: impl Future<Output = T>) -> T {
     dropped_after(1_000_000, future).expect("it hangs")
 }
 
-/// Each read of something, and each write, waits once before it goes; then so much moves.
+/// Returns a wire where each read of something, and each write, first waits once, and then moves this many octets.
 fn waiting(kind: Kind, octets: usize) -> Wire {
     let (mut read, mut write) = (false, false);
     Wire::new(kind, move |op| {
@@ -104,13 +105,13 @@ fn use_it(client: &mut Client, wire: &Wire, kind: Kind, notes: &mut Notes) -> bo
     works
 }
 
-/// Drops the session behind each of its polls, and uses the client then.
+/// Drops the session after each of its polls, and then uses the client.
 fn drop_everywhere(kind: Kind, octets: usize) {
     let builder = session::builder(kind);
     for polls in 0.. {
         let wire = waiting(kind, octets);
         let (mut client, mut notes) = (None, Notes::default());
-        // Each has to learn anew whether joining works.
+        // Each has to learn again whether joining works.
         let builder =
             builder.clone().join_envelopes(if kind.joining { JoinPolicy::Always } else { JoinPolicy::Never });
         let ended = dropped_after(polls, session::run(&builder, &wire, 0, &mut client, &mut notes));
@@ -118,7 +119,7 @@ fn drop_everywhere(kind: Kind, octets: usize) {
         notes.assert_true_to(&wire, kind);
         if ended.is_some() {
             notes.assert_all_told();
-            // Each write waits for itself, and so does each read that is not made on the side of a write.
+            // Each write waits separately, and so does each read that is not made alongside a write.
             let (reads, writes) = wire.moves();
             let least = if kind.pipelining { reads.max(writes) } else { reads + writes };
             assert!(polls > least, "{kind:?}: {polls} polls for {reads} reads and {writes} writes");
@@ -153,25 +154,25 @@ fn a_session_that_drips_can_be_dropped_at_any_poll() {
     }
 }
 
-/// A client that has said EHLO and logged in.
+/// Returns a client that has sent EHLO and logged in.
 fn connected(kind: Kind, octets: usize) -> (Client, Wire) {
     let wire = waiting(kind, octets);
     let client = done(session::builder(kind).connect_over(wire.clone())).unwrap();
     (client, wire)
 }
 
-/// How a batch went.
+/// The result of a batch.
 struct Batched {
-    /// So many futures were dropped.
+    /// Number of futures that were dropped.
     dropped: usize,
-    /// So many messages were lost with the connection.
+    /// Number of messages lost with the connection.
     lost: usize,
-    /// So often something was written.
+    /// Number of writes.
     writes: usize,
 }
 
-/// Sends the letters as a batch, of which every future of `next` is dropped that is not done by its turn: `polls` gives the
-/// patience with each. Every message has a result, and the server agrees.
+/// Sends the letters as a batch, and drops every future of `next` that is not done after its number of polls, taken
+/// from `polls`. Every message has a result, and the server agrees.
 fn drop_next<M: Mail>(
     kind: Kind,
     octets: usize,
@@ -233,7 +234,7 @@ fn a_batch_whose_next_was_dropped_at_any_poll_tells_of_each_message() {
     }
 }
 
-/// Drops the first `next` at each of its polls. Gives how many these are, and in how many of them nothing was lost.
+/// Drops the first `next` at each of its polls. Returns how many these are, and in how many of them nothing was lost.
 fn drop_next_everywhere<M: Mail>(
     kind: Kind,
     octets: usize,
@@ -270,17 +271,17 @@ fn a_batch_whose_every_next_is_dropped_gets_on() {
     }
 }
 
-/// A server at a Unix socket, on the same thread: it gets its turn between two polls. A pool makes its connections
-/// itself, and can have no wire of ours.
+/// A server at a Unix socket, on the same thread: it runs between two polls. A pool makes its connections itself, and
+/// cannot use a wire in memory.
 struct Neighbour {
     path: PathBuf,
     listener: UnixListener,
     connections: RefCell<Vec<(Option<UnixStream>, Server)>>,
-    /// In so many turns it has said something.
+    /// Number of turns in which it has sent something.
     drips: Cell<usize>,
 }
 
-/// So much it says in each turn.
+/// Number of octets that it sends in each turn.
 const DRIP: usize = 24;
 
 impl Neighbour {
@@ -317,7 +318,7 @@ impl Neighbour {
         }
     }
 
-    /// Polls it so often, with a turn of the server behind each poll.
+    /// Polls a future this many times, with a turn of the server after each poll.
     fn dropped_after<T>(&self, polls: usize, future: impl Future<Output = T>) -> Option<T> {
         let mut future = pin!(future);
         (0..polls).find_map(|_| {
@@ -331,14 +332,14 @@ impl Neighbour {
         self.dropped_after(100_000, future).expect("it hangs")
     }
 
-    /// How often it has accepted the letter, over all connections.
+    /// How often the server has accepted the letter, over all connections.
     fn accepted(&self, letter: &Letter) -> usize {
         let connections = self.connections.borrow();
         let all = connections.iter().flat_map(|(_, server)| &server.accepted);
         all.filter(|taken| taken.content == letter.content).count()
     }
 
-    /// How many clients have come.
+    /// Number of clients that have connected.
     fn clients(&self) -> usize {
         self.connections.borrow().len()
     }
@@ -350,7 +351,7 @@ impl Drop for Neighbour {
     }
 }
 
-/// How much it said; none when the client has left.
+/// Returns the number of octets sent; `None` when the client has left.
 fn serve(socket: &mut UnixStream, server: &mut Server) -> Option<usize> {
     let mut room = [0; 4096];
     match socket.read(&mut room) {
@@ -368,7 +369,7 @@ fn letter(name: &str) -> Letter {
     Letter::new(name, &["bob@example.org"], "Hello")
 }
 
-/// Drops a call of a pool for one connection at each of its polls, and sends a message then.
+/// Drops a call of a pool with a single connection at each of its polls, and then sends a message.
 fn drop_call_of_a_pool<T>(name: &str, warm: bool, call: impl AsyncFn(&Pool) -> T) {
     let (first, behind) = (letter("first"), letter("behind"));
     for polls in 0.. {
@@ -437,8 +438,8 @@ fn who_waits_for_a_place_in_a_pool_and_leaves_takes_none_with_him() {
     assert_eq!((pool.connections(), server.clients()), (1, 1));
 }
 
-/// Polls two users of a pool in turns, the first so often before and behind the moment at which a connection is given
-/// back, and drops it; the second has to be served.
+/// Polls two users of a pool in turns. The first is polled a number of times before and after a connection is returned,
+/// and is then dropped; the second has to be served.
 // Threat 81.
 #[test]
 fn who_waits_first_and_leaves_at_any_poll_does_not_hold_up_the_next() {
@@ -502,8 +503,9 @@ fn a_pool_whose_close_is_dropped_is_closed() {
     }
 }
 
-/// Sends the letters as a batch that they are pushed to, two at a time. Every future of `next` is dropped that is not done by
-/// its turn; [`postino::aio::Batch::finish`] tells of the last ones. Each has a result, and the server agrees.
+/// Sends the letters as a batch that they are pushed to, two at a time, and drops every future of `next` that is not
+/// done after its polls; [`postino::aio::Batch::finish`] returns the last results. Each letter has one, and the server
+/// agrees.
 fn drop_next_of_pushed(kind: Kind, octets: usize, patience: usize) -> usize {
     let (mut client, wire) = connected(kind, octets);
     let (letters, mut notes) = (session::crowd(), Notes::default());
@@ -577,7 +579,7 @@ fn a_batch_whose_finish_is_dropped_at_any_poll_leaves_a_client_that_is_in_step()
     }
 }
 
-/// Polls it so often, each time when there is a reason, and drops it then. Content is read on other threads.
+/// Polls a future this many times, each time after it was woken, and then drops it. Content is read on other threads.
 fn dropped_after_wakes<T>(polls: usize, future: impl Future<Output = T>) -> Option<T> {
     let (mut future, mut left) = (pin!(future), polls);
     smol::block_on(std::future::poll_fn(|cx| {
@@ -589,7 +591,7 @@ fn dropped_after_wakes<T>(polls: usize, future: impl Future<Output = T>) -> Opti
     }))
 }
 
-/// Content that tells when it is read.
+/// Content that reports when it is read.
 struct Told(Arc<AtomicBool>, &'static [u8]);
 
 impl Read for Told {
@@ -599,7 +601,7 @@ impl Read for Told {
     }
 }
 
-/// A message that can be read once, and whether it was: by itself, or with a file beside it, which has to be opened.
+/// A message that can be read once, and whether it was: alone, or with an attached file, which has to be opened.
 fn once(composed: bool) -> (Box<dyn Mail>, Arc<AtomicBool>) {
     let read = Arc::new(AtomicBool::new(false));
     let reader = Told(read.clone(), b"Hello\r\n");
@@ -616,7 +618,7 @@ fn once(composed: bool) -> (Box<dyn Mail>, Arc<AtomicBool>) {
     (Box::new(message.unwrap()), read)
 }
 
-/// After its future was dropped a message that was not read can be sent, at once, and one that was read cannot.
+/// After its future was dropped, a message that was not read can be sent at once, and one that was read cannot.
 fn send_what_is_left(kind: Kind, mail: &dyn Mail, read: &AtomicBool) -> bool {
     let unread = mail.body().is_ok();
     // Another thread may be about to read it.

@@ -1,4 +1,4 @@
-//! What is composed is what arrives, as an independent parser reads it; and nothing else.
+//! Composed messages arrive as composed, as read by an independent parser, and with nothing added.
 
 #[path = "readers/mod.rs"]
 mod readers;
@@ -26,7 +26,7 @@ use postino::{
 };
 use proptest::prelude::*;
 
-/// A message that lacks nothing.
+/// Returns a builder for a complete message.
 fn builder() -> MessageBuilder {
     Message::builder().from("alice@example.org").to("bob@example.net")
 }
@@ -47,7 +47,7 @@ fn header_block(text: &str) -> &str {
     &text[..text.find("\r\n\r\n").unwrap() + 2]
 }
 
-/// What holds for every message there is.
+/// Checks what holds for every message.
 fn check(message: &Message) -> String {
     let text = text(message);
     assert!(text.ends_with("\r\n") && text.is_ascii() && !text.contains('\0'));
@@ -55,7 +55,7 @@ fn check(message: &Message) -> String {
     assert_eq!(text.matches('\n').count(), text.matches("\r\n").count());
     assert!(text.lines().all(|line| line.len() <= 998));
     for line in text.lines().filter(|line| line.len() > 78) {
-        // No longer than the one word in it, and perhaps the name of a field that is not folded.
+        // A long line has only one word, and perhaps the name of a field that is not folded.
         let word = ["Message-ID: ", "Resent-Message-ID: ", "In-Reply-To: ", "References: ", "Content-ID: "]
             .iter()
             .find_map(|name| line.strip_prefix(name));
@@ -77,7 +77,7 @@ fn refused(builder: MessageBuilder) -> String {
     }
 }
 
-/// Names and addresses, groups flat.
+/// Names and addresses, with groups flattened.
 fn mailboxes(address: Option<&Address<'_>>) -> Vec<(String, String)> {
     let show = |a: &mail_parser::Addr<'_>| {
         (a.name().unwrap_or_default().to_owned(), a.address().unwrap_or_default().to_owned())
@@ -368,7 +368,7 @@ fn a_file_name_is_readable_to_old_programs_too() {
     assert_eq!(disposition(""), "attachment");
 }
 
-/// As it goes out to a server that offers 8BITMIME.
+/// The message as sent to a server that offers 8BITMIME.
 fn eight_bit_bytes(message: &Message) -> Vec<u8> {
     let mut offer = ServerSupport::new();
     offer.eight_bit = true;
@@ -383,7 +383,7 @@ fn eight_bit(message: &Message) -> String {
 
 #[test]
 fn text_ends_as_it_did_whatever_its_encoding() {
-    // In the first form, base64.
+    // In the first form: base64.
     for text in ["привет\r\n", "привет"] {
         let message = builder().text(text).build().unwrap();
         assert!(self::text(&message).contains("base64"));
@@ -593,7 +593,7 @@ fn a_composed_message_is_an_email_as_it_is() {
     assert_eq!(parse(&theirs).attachment(0).unwrap().contents(), [7; 10_000]);
 }
 
-/// Counts what was taken from it.
+/// Counts the octets read from it.
 struct Counted {
     left: usize,
     taken: Arc<AtomicUsize>,
@@ -674,7 +674,7 @@ fn a_file_is_attached_under_its_name_and_read_anew_each_time() {
     fs::remove_file(&path).unwrap();
 }
 
-/// Any text without control characters, of the letters that matter here, mostly.
+/// Any text without control characters, mostly of the letters that matter here.
 fn value() -> impl Strategy<Value = String> {
     let odd = prop::sample::select("  ,;:<>@\"\\()[]=?_.üß語👍\u{301}%'".chars().collect::<Vec<_>>());
     let any = any::<char>().prop_filter("a control character", |c| !c.is_control());
@@ -682,13 +682,13 @@ fn value() -> impl Strategy<Value = String> {
         .prop_map(|chars| chars.into_iter().collect())
 }
 
-/// Bytes as attachments are: text, nearly text, anything.
+/// Bytes as in attachments: text, nearly text, anything.
 fn content() -> impl Strategy<Value = Vec<u8>> {
     let odd = prop::sample::select(b"\r\n\r\n -=.F\0".as_slice());
     prop::collection::vec(prop_oneof![3 => odd, 6 => b'a'..=b'z', 1 => any::<u8>()], 0..600)
 }
 
-/// Line ends as mail has them.
+/// Converts line ends to those of mail.
 fn with_crlf(text: &str) -> String {
     text.replace("\r\n", "\n").replace('\r', "\n").replace('\n', "\r\n")
 }
@@ -750,7 +750,7 @@ proptest! {
         match builder().in_reply_to(&ids[..]).references(&ids[..]).build() {
             Ok(message) => {
                 let sent = check(&message);
-                // What stood between two of them may have been left out.
+                // What was between two of them may have been left out.
                 let references = message.header("References").unwrap_or_default().replace("><", "> <");
                 for id in references.split(' ') {
                     prop_assert!(ids.contains(id.trim_start_matches('<').trim_end_matches('>')), "{sent}");
@@ -793,7 +793,7 @@ proptest! {
     }
 }
 
-/// Through the client, to a server, in both worlds.
+/// Sends messages to a server, with both clients.
 #[cfg(feature = "testing")]
 mod sent {
     use postino::{Delivery, testing::Server};
@@ -833,7 +833,7 @@ mod sent {
             let arrived = server.wait_for_messages(1);
             assert_eq!(arrived[0].content(), bytes(&message));
             assert_eq!(arrived[0].recipients(), ["bob@example.net", "hidden@example.com"]);
-            // Nothing in it is 8-bit, and the size is known.
+            // None of it is 8-bit, and the size is known.
             assert_eq!(arrived[0].mail_parameters(), [format!("SIZE={}", bytes(&message).len())]);
         }
     }

@@ -1,4 +1,4 @@
-//! Users of a pool who ask again and again are served alike, whatever schedules them.
+//! Users of a pool who ask repeatedly are served equally, however they are scheduled.
 #![cfg(feature = "testing")]
 
 use std::sync::{
@@ -16,7 +16,8 @@ fn mail() -> Raw<'static> {
     Raw::bytes(Envelope::new("alice@example.org", ["bob@example.org"]).unwrap(), b"Hello\r\n")
 }
 
-/// The most served was served at most half as often again as the least: some are held up by the machine, not by the pool.
+/// The most served user was served at most half as often again as the least: some are delayed by the machine, not by
+/// the pool.
 #[track_caller]
 fn assert_fair(served: &[usize]) {
     let (least, most) = (served.iter().min().unwrap(), served.iter().max().unwrap());
@@ -24,7 +25,7 @@ fn assert_fair(served: &[usize]) {
     assert!(most * 2 <= least * 3, "{served:?}");
 }
 
-/// Whether one more may be served.
+/// Counts a service, and returns whether the test continues.
 fn goes_on(total: &AtomicUsize) -> bool {
     total.fetch_add(1, Ordering::Relaxed) < TOTAL
 }

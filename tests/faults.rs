@@ -1,11 +1,11 @@
-//! Every read and every write of a whole session fails once, in each way there is; in both worlds, over a wire in
+//! Every read and every write of a whole session fails once, in every possible way; with both clients, over a wire in
 //! memory.
 //!
 //! `sweep/session.rs` is the session, `sweep/faults.rs` is what goes wrong with it.
 
 mod sweep;
 
-/// Over a transport that keeps to limits.
+/// Over a transport that supports limits.
 #[path = "."]
 mod blocking {
     use ::maybe_async::must_be_sync as maybe_async;
@@ -44,10 +44,10 @@ mod untimed {
     }
 
     #[path = "sweep/faults.rs"]
-    #[allow(clippy::duplicate_mod)] // written once, compiled for each
+    #[allow(clippy::duplicate_mod)] // the same source, compiled for each
     mod faults;
     #[path = "sweep/session.rs"]
-    #[allow(clippy::duplicate_mod)] // written once, compiled for each
+    #[allow(clippy::duplicate_mod)] // the same source, compiled for each
     mod session;
 }
 
@@ -66,9 +66,9 @@ mod aio {
     }
 
     #[path = "sweep/faults.rs"]
-    #[allow(clippy::duplicate_mod)] // written once, compiled for each
+    #[allow(clippy::duplicate_mod)] // the same source, compiled for each
     mod faults;
     #[path = "sweep/session.rs"]
-    #[allow(clippy::duplicate_mod)] // written once, compiled for each
+    #[allow(clippy::duplicate_mod)] // the same source, compiled for each
     mod session;
 }

@@ -1,4 +1,4 @@
-//! What is allocated grows in proportion to what there is to do. `cargo bench --bench growth` counts instructions.
+//! Allocations grow in proportion to the work. `cargo bench --bench growth` counts instructions.
 
 use std::{
     alloc::{GlobalAlloc, Layout, System},
@@ -8,27 +8,27 @@ use std::{
 #[path = "../benches/growth/cases.rs"]
 mod cases;
 
-/// Counts what each thread allocates.
+/// An allocator that counts the allocations of each thread.
 struct Counting;
 
 thread_local! {
-    /// How often, and how many octets.
+    /// Number of allocations, and of octets.
     static ALLOCATED: Cell<(usize, usize)> = const { Cell::new((0, 0)) };
 }
 
-// SAFETY: all is left to the system's allocator.
+// SAFETY: everything is left to the system's allocator.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         let _gone_at_the_end = ALLOCATED.try_with(|allocated| {
             let (times, octets) = allocated.get();
             allocated.set((times + 1, octets + layout.size()));
         });
-        // SAFETY: as of this function.
+        // SAFETY: as for this function.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, there: *mut u8, layout: Layout) {
-        // SAFETY: as of this function.
+        // SAFETY: as for this function.
         unsafe { System.dealloc(there, layout) }
     }
 }
@@ -46,9 +46,9 @@ fn allocated(work: fn(usize), n: usize) -> (usize, usize) {
 #[test]
 fn allocations_grow_in_proportion() {
     for (name, n, work) in cases::CASES {
-        work(1); // what is built once is built
+        work(1); // builds what is built only once
         let (few, many) = (allocated(*work, *n), allocated(*work, 8 * n));
-        // Eight times, and half of that again for room that doubles.
+        // Eight times as much, and half of that again for buffers that double.
         assert!(many.0 <= 12 * few.0, "{name}: {few:?} for {n}, {many:?} for {}", 8 * n);
         assert!(many.1 <= 12 * few.1, "{name}: {few:?} for {n}, {many:?} for {}", 8 * n);
     }

@@ -1,5 +1,5 @@
-//! What the core promises for any server, without sockets: a session of `Hello`, `Auth`, `Transactions` and `Simple`
-//! against replies by chance. `transaction.rs` has the promises about messages, with pipelining and all that.
+//! The promises of the core for any server, without sockets: a session of `Hello`, `Auth`, `Transactions` and `Simple`
+//! against random replies. `transaction.rs` has the promises about messages, including pipelining.
 
 #[path = "support/options.rs"]
 mod options;
@@ -28,28 +28,28 @@ impl Tape {
     }
 }
 
-/// More is never kept for the wire.
+/// Maximum number of octets kept for the wire.
 const MOST_UNSENT: usize = 256 * 1024;
-/// More steps no session takes.
+/// Maximum number of steps of a session.
 const MOST_STEPS: usize = 100_000;
 
-/// A session against a server that answers one thing at a time.
+/// A session with a server that answers one command at a time.
 struct Session {
     inbox: Inbox,
     out: Outbox,
-    /// What the server says.
+    /// The server's replies.
     replies: Box<dyn FnMut(Phase, bool) -> Vec<u8>>,
-    /// Into what pieces reads and writes are cut; none if they are whole.
+    /// Source of the sizes of reads and writes; `None` if they are not cut.
     cuts: Option<Tape>,
     wire: Vec<u8>,
-    /// So much was said in clear.
+    /// Number of octets sent in clear text.
     clear: Option<usize>,
-    /// How many recipients the server has taken in this transaction, and how often it asked for content.
+    /// Number of recipients that the server has accepted in this transaction, and how often it asked for content.
     taken: usize,
     asked: usize,
     contents: Vec<Vec<u8>>,
     steps: usize,
-    /// What came of each dialogue.
+    /// The result of each dialogue.
     ends: Vec<String>,
 }
 
@@ -74,7 +74,7 @@ impl Session {
         }
     }
 
-    /// The size of the next piece of so much.
+    /// The size of the next piece of this many octets.
     fn piece(&mut self, all: usize) -> usize {
         self.cuts.as_mut().map_or(all, |cuts| all.min(1 + cuts.next() % 40))
     }
@@ -101,9 +101,9 @@ impl Session {
         }
     }
 
-    /// Writes what is there, in pieces.
+    /// Writes the pending octets, in pieces.
     fn write(&mut self) {
-        // Each command goes by itself, so its replies are known.
+        // Each command is sent separately, so its replies are known.
         let asks = [b"DATA\r\n".as_slice(), b"BDAT "].iter().any(|verb| self.out.unsent().starts_with(verb));
         assert!(!asks || self.taken > 0, "content is announced for nobody");
         while !self.out.unsent().is_empty() {
@@ -114,7 +114,7 @@ impl Session {
         }
     }
 
-    /// Carries a dialogue to its end.
+    /// Runs a dialogue to its end.
     fn carry(&mut self, talk: &mut dyn Dialogue) -> Result<Want, Error> {
         let mut arriving = Vec::new();
         loop {
@@ -170,7 +170,7 @@ impl Session {
         is_well
     }
 
-    /// The greeting and STARTTLS, a login, messages, QUIT.
+    /// Runs the greeting and STARTTLS, a login, messages, and QUIT.
     fn run(&mut self, options: Options) {
         let mut hello = Hello::new("me.example.org", Upgrade::Required, true).unwrap();
         let greeted = self.carry(&mut hello).map(drop);
@@ -232,7 +232,7 @@ impl Session {
     }
 }
 
-/// What a server says here: mostly what fits, sometimes anything.
+/// A server's reply: mostly one that fits, sometimes anything.
 fn reply(phase: Phase, secured: bool, roll: usize) -> Vec<u8> {
     const ODD: [&str; 14] = [
         "421 bye\r\n",
@@ -264,7 +264,7 @@ fn reply(phase: Phase, secured: bool, roll: usize) -> Vec<u8> {
     fits.as_bytes().to_vec()
 }
 
-/// A session with these replies.
+/// Runs a session with these replies.
 fn session(replies: &Tape, cuts: Option<Tape>, contents: &[Vec<u8>], options: Options) -> Session {
     let mut replies = replies.clone();
     let mut session =
@@ -284,7 +284,7 @@ fn contents() -> impl Strategy<Value = Vec<Vec<u8>>> {
     prop::collection::vec(content, 0..4)
 }
 
-/// Each command waits for its reply: what is said cannot depend on what happened to arrive together.
+/// Options without pipelining: what is sent cannot depend on which replies happened to arrive together.
 fn options() -> impl Strategy<Value = Options> {
     (any::<bool>(), any::<bool>()).prop_map(|(chunking, all_or_nothing)| Options {
         chunking,
@@ -324,7 +324,7 @@ proptest! {
     fn nothing_bare_leaves_and_no_message_ends_before_its_time(
         replies in tape(), cuts in tape(), contents in contents(),
     ) {
-        // Chunks are counted, and may hold such an end.
+        // Chunks are counted, and may contain such an end.
         let session = session(&replies, Some(cuts), &contents, Options::default());
         let count = |octets: &[u8]| memmem::find_iter(&session.wire, octets).count();
         prop_assert_eq!(count(b"\r"), count(b"\r\n"));
@@ -337,7 +337,7 @@ proptest! {
         said in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..80), 0..20),
         begin in 0usize..12, cuts in tape(), contents in contents(), options in options(),
     ) {
-        // It goes well for a while.
+        // At first, all goes well.
         let mut said = said.into_iter().enumerate();
         let mut count = 0;
         let replies = move |phase, secured| {

@@ -1,4 +1,4 @@
-//! Round trips, counted in virtual time: a network with a delay, and nobody sleeps.
+//! Round trips, counted in virtual time: a network with a delay, without sleeping.
 
 #[path = "support/options.rs"]
 mod options;
@@ -11,15 +11,15 @@ use postino::{
     proto::{Dialogue, Inbox, Joining, MailParameters, Outbox, Transaction, Transactions, Want},
 };
 
-/// At most so many replies are outstanding (`proto::transaction`).
+/// Maximum number of outstanding replies (`proto::transaction`).
 const WINDOW: usize = 512;
 
-/// A server that takes everything.
+/// A server that accepts everything.
 #[derive(Default)]
 struct Server {
     input: Vec<u8>,
     in_data: bool,
-    /// So much of a chunk is still to come, and whether it is the last of a message.
+    /// Number of octets of a chunk that are still to come, and whether it is the last of a message.
     chunk: Option<(usize, bool)>,
     taken: usize,
     recipients: usize,
@@ -27,7 +27,7 @@ struct Server {
 }
 
 impl Server {
-    /// Answers one command, if it is there.
+    /// Answers one command, if it is complete.
     fn answer(&mut self) -> Option<Vec<u8>> {
         if self.in_data {
             let start = self.input.starts_with(b".\r\n").then_some(0);
@@ -75,28 +75,28 @@ impl Server {
     }
 }
 
-/// What is sent, and how.
+/// The messages to be sent, and how.
 #[derive(Clone, Copy)]
 struct Load {
     options: Options,
     messages: usize,
     recipients: usize,
-    /// The size of each content, in octets.
+    /// Size of each content, in octets.
     octets: usize,
-    /// A transaction may be open from before.
+    /// Whether a transaction may be open from before.
     open: bool,
-    /// Messages come from where one may have to wait for them.
+    /// Whether messages come from a source that may make the client wait.
     unsure: bool,
 }
 
-/// The client's end: hands over messages, and tells what has to happen next.
+/// The client's end: hands over messages, and reports what has to happen next.
 struct Sender {
     talk: Transactions,
     inbox: Inbox,
     out: Outbox,
     load: Load,
     posted: usize,
-    /// What is left of the content that is being sent.
+    /// Number of octets left of the content that is being sent.
     left: Option<usize>,
     accepted: usize,
 }
@@ -114,7 +114,7 @@ impl Sender {
         }
     }
 
-    /// Goes on as far as it can without the network. False at the end.
+    /// Continues as far as possible without the network. False at the end.
     fn go_on(&mut self) -> bool {
         loop {
             while let Some(reply) = self.inbox.next_reply().unwrap() {
@@ -162,16 +162,16 @@ impl Sender {
     }
 }
 
-/// Sends it all over a network whose only cost is the way there and back; gives how often that was paid.
+/// Sends everything over a network whose only cost is the round trip; returns the number of round trips.
 fn round_trips(load: Load) -> usize {
     trips_and_writes(load).0
 }
 
-/// The same, and how often something was written.
+/// Returns the number of round trips, and of writes.
 fn trips_and_writes(load: Load) -> (usize, usize) {
     let mut sender = Sender::new(load);
     let mut server = Server { lmtp: load.options.lmtp, ..Server::default() };
-    // What is on its way back, and when it arrives; a round trip takes one.
+    // The replies on their way back, and when they arrive; a round trip takes one unit.
     let mut way: VecDeque<(usize, Vec<u8>)> = VecDeque::new();
     let (mut now, mut writes) = (0, 0);
     while sender.go_on() {
@@ -216,12 +216,12 @@ fn messages_that_may_have_to_be_waited_for_take_a_write_more_and_no_round_trip()
     for load in [small(joined, 10), Load { octets: 1024 * 1024, ..small(joined, 10) }] {
         let (trips, writes) = trips_and_writes(load);
         let unsure = trips_and_writes(Load { unsure: true, ..load });
-        // The last of them is followed by none.
+        // After the last of them, nothing follows.
         assert_eq!(unsure, (trips, writes + 9));
     }
     let one_by_one = small(options(true, Joining::Off), 10);
     assert_eq!(trips_and_writes(Load { unsure: true, ..one_by_one }), trips_and_writes(one_by_one));
-    // In chunks all of them leave at once, and one by one.
+    // With chunks, all of them leave at once; from an unsure source, one by one.
     let chunks = small(Options { chunking: true, ..joined }, 10);
     assert_eq!(trips_and_writes(chunks), (1, 1));
     assert_eq!(trips_and_writes(Load { unsure: true, ..chunks }), (1, 10));
@@ -231,7 +231,7 @@ fn messages_that_may_have_to_be_waited_for_take_a_write_more_and_no_round_trip()
 
 #[test]
 fn pipelined_messages_that_are_not_joined_take_two_round_trips_each() {
-    // So it is, unless the caller asks for more, wherever the server offers no CHUNKING.
+    // This applies wherever the server does not offer CHUNKING, unless the caller asks for more.
     assert_eq!(round_trips(small(options(true, Joining::Off), 10)), 20);
     assert_eq!(round_trips(small(options(true, Joining::Off), 1000)), 2000);
 }
@@ -245,7 +245,7 @@ fn without_pipelining_each_command_takes_a_round_trip() {
 
 #[test]
 fn small_messages_in_chunks_take_a_round_trip_for_each_window_of_replies() {
-    // RSET, MAIL, RCPT and BDAT are four replies; the first has no RSET.
+    // RSET, MAIL, RCPT and BDAT have four replies; the first message has no RSET.
     let chunking = Options { chunking: true, ..options(true, Joining::Works) };
     for (messages, trips) in [(1, 1), (100, 1), (128, 1), (129, 2), (1000, 8)] {
         assert_eq!(round_trips(small(chunking, messages)), trips, "{messages} messages");
@@ -258,7 +258,7 @@ fn small_messages_in_chunks_take_a_round_trip_for_each_window_of_replies() {
 #[test]
 fn chunks_are_joined_with_care_once_and_without_then() {
     let chunking = Options { chunking: true, ..options(true, Joining::Untried) };
-    // The first with the envelope of the second; the second's content with all the others.
+    // The first is sent with the envelope of the second; the second's content with all the others.
     assert_eq!(round_trips(small(chunking, 100)), 2);
     assert_eq!(round_trips(small(Options { joining: Joining::Off, ..chunking }, 10)), 10);
 }
@@ -299,8 +299,8 @@ fn many_recipients_take_a_round_trip_for_each_window() {
     assert_eq!(round_trips(crowds), 10 * 4 + 1);
 }
 
-/// A server that holds its answers back until so many are due, or it has read all there is (RFC 2920 §3.2), with
-/// little room for what comes in and for what goes out. It reads nothing while there are answers that have no room.
+/// Sends everything to a server that holds its replies back until `held` of them are due, or it has read all input (RFC
+/// 2920 §3.2), with little room for input and output. It reads nothing while there are replies without room.
 fn carry_to_a_cramped_server(load: Load, held: usize, room: usize) {
     let mut sender = Sender::new(load);
     let mut server = Server::default();

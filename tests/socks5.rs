@@ -1,4 +1,4 @@
-//! `examples/socks5.rs`, through a proxy in the process.
+//! `examples/socks5.rs`, through a proxy in this process.
 
 #[allow(dead_code)] // its main
 #[path = "../examples/socks5.rs"]
@@ -17,7 +17,7 @@ use self::support::{PATIENCE, Server};
 
 const LOGIN: (&str, &str) = ("proxy user", "proxy password");
 
-/// Takes one connection. It knows one host, and looks everything else up in vain.
+/// Accepts one connection. It knows one host, and fails to resolve all others.
 fn proxy(known: &'static str, to: SocketAddr, wants_login: bool) -> (SocketAddr, thread::JoinHandle<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
@@ -46,14 +46,14 @@ fn proxy(known: &'static str, to: SocketAddr, wants_login: bool) -> (SocketAddr,
             return client.write_all(&[5, 4, 0, 1, 0, 0, 0, 0, 0, 0]).unwrap();
         }
         let server = TcpStream::connect(to).unwrap();
-        // It names itself, and the server's first words may come in the same segment.
+        // The reply contains the proxy's name, and the server's first octets may come in the same segment.
         client.write_all(b"\x05\x00\x00\x03\x05proxy\x00\x00").unwrap();
         forward(&client, &server);
     });
     (address, proxy)
 }
 
-/// What is counted by the octet behind a beginning.
+/// Reads a field whose length is in the octet after this beginning.
 fn after(client: &mut TcpStream, beginning: &[u8]) -> Vec<u8> {
     let mut octets = vec![0; beginning.len() + 1];
     client.read_exact(&mut octets).unwrap();

@@ -1,4 +1,4 @@
-//! Messages against a server of any mood, without sockets: what is reported is what the server took.
+//! Messages against servers of every behaviour, without sockets: the reports match what the server accepted.
 
 #[path = "support/consistent.rs"]
 mod consistent;
@@ -26,19 +26,19 @@ impl Tape {
     }
 }
 
-/// What a server does with what it has read behind the end of a message.
+/// What a server does with input that it has read after the end of a message.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 enum Character {
     #[default]
     Answers,
-    /// Throws it away with its buffer.
+    /// Discards it with its buffer.
     Swallows,
-    /// Says 503 to each command.
+    /// Answers each command with 503.
     Refuses,
     HangsUp,
 }
 
-/// What a server was made to take.
+/// What a server was made to accept.
 #[derive(Debug, PartialEq)]
 struct Taken {
     sender: String,
@@ -47,19 +47,19 @@ struct Taken {
     content: Vec<u8>,
 }
 
-/// A server that answers as its mood has it. It lives on when its client connects again.
+/// A server that replies according to its mood. It persists when its client connects again.
 #[derive(Debug, Default)]
 struct Server {
-    /// 0 takes all; higher ones refuse more, and in odder ways.
+    /// 0 accepts everything; higher ones refuse more, and in odder ways.
     mood: usize,
     character: Character,
     lmtp: bool,
     ledger: Vec<Taken>,
-    /// It said one reply too many, or mixes messages.
+    /// Whether it sent one reply too many, or mixes messages.
     odd: bool,
-    /// It was told what is no command: such a reply was taken for its leave to go on.
+    /// Whether it received something that is not a command: the client took a wrong reply for permission to continue.
     confused: bool,
-    /// Something that had joined the end of a message was lost.
+    /// Whether something that had joined the end of a message was lost.
     swallowed: bool,
     now: Connection,
 }
@@ -68,16 +68,16 @@ struct Server {
 struct Connection {
     input: Vec<u8>,
     open: bool,
-    /// RSET was refused: what follows stands in the transaction before.
+    /// Whether RSET was refused: what follows is in the transaction before.
     kept: bool,
     sender: String,
     sender_refused: bool,
     recipients: Vec<String>,
     in_data: bool,
-    /// A chunk is to come: its octets, whether it is the last, and the reply if it is refused already.
+    /// The chunk to come: its octets, whether it is the last, and the reply if it is already refused.
     chunk: Option<(usize, bool, Option<usize>)>,
     chunks: Vec<u8>,
-    /// So many octets of the input get 503.
+    /// Number of octets of the input that are answered 503.
     refusing: usize,
     silent: bool,
     closed: bool,
@@ -133,7 +133,7 @@ impl Server {
                 now.chunks.clear(); // RFC 5321 §4.1.1.2: it clears all buffers
                 now.sender = line["MAIL FROM:<".len()..].split('>').next().unwrap().to_owned();
                 now.sender_refused = whim.is_some_and(|code| code >= 400);
-                // A server that refuses the sender and goes on as if it had not is broken, and exists.
+                // A server that refuses the sender and continues as if it had not is broken, but exists.
                 now.open = !now.sender_refused || self.mood > 2 && tape.next() < 64;
                 whim.unwrap_or(250)
             }
@@ -182,7 +182,7 @@ impl Server {
     fn data(&mut self, tape: &mut Tape) -> Option<Vec<usize>> {
         let input = &self.now.input;
         if self.now.recipients.is_empty() {
-            // Who had one reply too many from it may have taken that for a recipient.
+            // A client with one reply too many from it may have taken that for a recipient.
             let lone_dot = b".\r\n".starts_with(&input[..input.len().min(3)]);
             assert!(lone_dot || self.odd, "content for nobody");
         }
@@ -190,7 +190,7 @@ impl Server {
         let end = at_start.or_else(|| input.windows(5).position(|w| w == b"\r\n.\r\n").map(|at| at + 2));
         let Some(end) = end else {
             if self.mood > 1 && input.len() > 50 && tape.next() < 8 {
-                self.now.closed = true; // it will not have the rest
+                self.now.closed = true; // it will not read the rest
                 return Some(vec![552]);
             }
             return (self.mood > 3 && input.len() > 20 && tape.next() < 4).then(|| {
@@ -226,7 +226,7 @@ impl Server {
         if let Some(code) = refused.filter(|code| code / 100 != 2) {
             let each = if last && self.lmtp { self.now.recipients.len().max(1) } else { 1 };
             let codes = vec![code; each];
-            // Servers keep the transaction open; a bad one goes on with the rest of the content.
+            // Servers keep the transaction open; a bad one continues with the rest of the content.
             if self.mood < 3 || tape.next() < 200 {
                 self.now.recipients.clear();
             }
@@ -241,7 +241,7 @@ impl Server {
         }
     }
 
-    /// The replies to the end of a message.
+    /// Returns the replies to the end of a message.
     fn take(&mut self, content: Vec<u8>, tape: &mut Tape) -> Vec<usize> {
         let now = &mut self.now;
         let mut recipients = std::mem::take(&mut now.recipients);
@@ -258,7 +258,7 @@ impl Server {
         } else if codes != [250] {
             recipients.clear();
         }
-        now.open &= recipients.is_empty(); // only behind a refusal
+        now.open &= recipients.is_empty(); // only after a refusal
         if !recipients.is_empty() {
             let (sender, sender_refused) = (now.sender.clone(), now.sender_refused);
             self.ledger.push(Taken { sender, sender_refused, recipients, content });
@@ -266,7 +266,7 @@ impl Server {
         self.joined(codes)
     }
 
-    /// Does to what it has read behind the end of a message what its character is.
+    /// Handles what it has read after the end of a message, according to its behaviour.
     fn joined(&mut self, codes: Vec<usize>) -> Vec<usize> {
         let now = &mut self.now;
         match self.character {
@@ -287,20 +287,20 @@ struct Letter {
     recipients: Vec<String>,
     content: Vec<u8>,
     ahead: bool,
-    /// Its content is handed over with it.
+    /// Whether its content is handed over with it.
     at_hand: bool,
 }
 
-/// Hands over each message once, mostly when it is asked for.
+/// Hands over each message once, mostly when it is requested.
 struct Sender<'a> {
     letters: &'a [Letter],
     next: usize,
-    /// It may have none when it is asked, and have one later: so often.
+    /// Number of times that it has no message when it is asked, but has one later.
     late: usize,
     farewell: bool,
-    /// How much of each content was handed out.
+    /// Number of octets of each content that were handed out.
     at: Vec<usize>,
-    /// Where in the stream the end of each began.
+    /// Where in the stream the end of each message began.
     ended: Vec<Option<u64>>,
 }
 
@@ -330,7 +330,7 @@ impl Sender<'_> {
         }
     }
 
-    /// Looks for the ends of those whose content was at hand in what was just put into the outbox, from `start` on.
+    /// Looks for the ends of messages whose content was at hand in what was just put into the outbox, from `start` on.
     fn find_ends(&mut self, start: u64, out: &Outbox) {
         let put = &out.unsent()[out.unsent().len() - (out.end() - start) as usize..];
         for number in (0..self.next).filter(|number| self.letters[*number].at_hand) {
@@ -354,17 +354,17 @@ impl Sender<'_> {
     }
 }
 
-/// How it went.
+/// The course of a run.
 struct Story {
     results: Vec<Result<Delivery, Error>>,
     in_step: bool,
     said_farewell: bool,
     joining: Joining,
-    /// Of how many messages the end was offered when the connection broke.
+    /// Whether the end of each message was offered when the connection broke.
     offered: Vec<bool>,
 }
 
-/// What a carrier does, with every write and read as short as the tape has it.
+/// Acts as a carrier, with every write and read as short as the tape says.
 fn carry(
     mut talk: Transactions,
     server: &mut Server,
@@ -440,7 +440,7 @@ fn carry(
             let n = if short { offered.len().min(tape.next()) } else { offered.len() };
             moved += n;
             if moved > cut_at {
-                // The wire is cut: the server gets a part of it, and its answers are lost.
+                // The wire is cut: the server receives a part of it, and its replies are lost.
                 let part = offered[..tape.next() % (offered.len() + 1)].to_vec();
                 server.feed(&part, tape);
                 server.now.closed = true;
@@ -477,12 +477,12 @@ fn carry(
     Story { results, in_step, said_farewell, joining, offered }
 }
 
-/// What a content begins with, and nothing else has.
+/// The beginning of a content, which no other has.
 fn mark(number: usize) -> String {
     format!("m{number} ")
 }
 
-/// What must be true of a message, whatever the server did.
+/// Checks what must be true of a message, whatever the server did.
 fn judge(
     number: usize,
     result: &Result<Delivery, Error>,
@@ -513,7 +513,7 @@ fn judge(
         .collect();
     prop_assert_eq!(accepted.is_empty(), result.is_err());
 
-    // Where a reply that nobody asked for can pass for another one, or RSET does nothing, no more can be known.
+    // Where an unsolicited reply can pass for another one, or RSET does nothing, no more can be known.
     if server.odd && (options.chunking || options.lmtp || number > 0) {
         return Ok(());
     }
@@ -540,7 +540,8 @@ fn judge(
             prop_assert!(mine.len() <= 1);
             prop_assert!(!story.in_step);
         }
-        // A server that refuses the sender, and takes chunks all the same while the connection breaks, is not found out.
+        // A server that refuses the sender, and accepts chunks nevertheless while the connection breaks, is not
+        // detected.
         Outcome::Refused if options.chunking && !story.in_step => {
             prop_assert!(mine.iter().all(|taken| taken.sender_refused), "{:?}: {:?}", delivery, mine);
         }
@@ -581,7 +582,7 @@ fn options() -> impl Strategy<Value = Options> {
     )
 }
 
-/// How many recipients, what text, how much before it, and whether its content may go ahead, and is at hand.
+/// Number of recipients, text, octets of filler before it, and whether the content may be sent ahead, and is at hand.
 type Sketch = (usize, String, usize, (bool, bool));
 
 fn letters() -> impl Strategy<Value = Vec<Sketch>> {
@@ -589,7 +590,7 @@ fn letters() -> impl Strategy<Value = Vec<Sketch>> {
     prop::collection::vec((1usize..5, "[a.\n\r]{0,60}", filler, any::<(bool, bool)>()), 0..6)
 }
 
-/// So many cases that a debug build takes a few seconds; `CASES` for more.
+/// Number of cases: a few seconds in a debug build. Set `CASES` for more.
 fn cases() -> ProptestConfig {
     ProptestConfig::with_cases(std::env::var("CASES").map_or(3_000, |n| n.parse().unwrap()))
 }
@@ -641,14 +642,14 @@ proptest! {
             let last = server.now.verbs.last().map_or("", String::as_str);
             prop_assert!(!server.now.open || story.said_farewell, "{:?}", server.now.verbs);
             let failed = story.results.last().is_some_and(Result::is_err);
-            // Nobody waits until QUIT has left.
+            // The client does not wait until QUIT has been sent.
             prop_assert!(!failed || last == "RSET" || story.said_farewell, "{:?}", server.now.verbs);
         }
         let own = |taken: &Taken| taken.content.starts_with(b"m") && !taken.sender_refused;
         prop_assert!(options.chunking || server.odd || server.ledger.iter().all(own), "{:?}", server.ledger);
         let learnt_by_chance = options.chunking && character != Character::Answers;
         if mood == 0 && cut_at == usize::MAX && !learnt_by_chance {
-            // Whatever became of what joined the end of a message: that costs a connection, and never a message.
+            // Losing what joined the end of a message costs a connection at most, and never a message.
             prop_assert!(story.in_step && story.results.iter().all(Result::is_ok), "{:?}", story.results);
             prop_assert!(options.joining != Joining::Off || story.joining == Joining::Off);
         }
@@ -663,7 +664,7 @@ struct Line {
 }
 
 impl Line {
-    /// With messages from s0@x, s1@x … to so many recipients each.
+    /// Creates messages from s0@x, s1@x … to this many recipients each.
     fn new(options: Options, recipients: &[usize]) -> Line {
         let mut talk = Transactions::new(options.into(), false);
         for (number, count) in recipients.iter().enumerate() {
@@ -675,7 +676,7 @@ impl Line {
         Line { talk, inbox: Inbox::default(), out: Outbox::default() }
     }
 
-    /// The next thing that is wanted, with `text` as every content; the results are left where they are.
+    /// The next thing that is wanted, with `text` as every content; the results are not taken.
     fn want(&mut self, text: &str) -> Want {
         let mut left = text;
         loop {
@@ -689,7 +690,7 @@ impl Line {
         }
     }
 
-    /// What leaves now: all of it.
+    /// All output so far.
     fn said(&mut self, text: &str) -> String {
         self.want(text);
         let said = String::from_utf8(self.out.offer().to_vec()).unwrap();
@@ -710,7 +711,7 @@ impl Line {
         Ok(())
     }
 
-    /// What became of all of them, if the connection ends here.
+    /// The results of all messages, if the connection ends here.
     fn lost(mut self) -> Vec<Result<Delivery, Error>> {
         self.talk.lose(self.out.octets_offered(), Error::Closed(Phase::End));
         std::iter::from_fn(|| self.talk.next_result()).collect()
@@ -793,13 +794,13 @@ fn behind_a_421_nothing_is_in_doubt_and_nothing_is_said_again() {
 
 #[test]
 fn what_a_server_may_have_taken_against_its_word_is_in_doubt() {
-    // The sender is refused, a recipient taken, and the content is there; then the connection is lost.
+    // The sender is refused, a recipient accepted, and the content is there; then the connection is lost.
     let mut line = Line::new(CHUNKED, &[1]);
     line.said("Hello\r\n");
     line.hear("550 no\r\n250 ok\r\n").unwrap();
     assert_eq!(outcomes(&line.lost()), [Outcome::InDoubt]);
 
-    // A chunk is refused, and the last one may have left.
+    // A chunk is refused, and the last one may have been sent.
     for (last, outcome) in [(false, Outcome::Refused), (true, Outcome::InDoubt)] {
         let mut line = Line::new(CHUNKED, &[1]);
         assert_eq!(line.talk.fill(&mut line.out), Want::Body(0));
@@ -897,7 +898,7 @@ fn a_message_that_comes_while_the_last_rset_is_out_waits_for_its_reply() {
 
 #[test]
 fn no_message_is_asked_for_while_the_window_is_full() {
-    // MAIL and 510 recipients make 511 replies, BDAT the last.
+    // MAIL and 510 recipients have 511 replies, BDAT the last.
     let mut line = Line::new(CHUNKED, &[510]);
     line.said("Hello\r\n");
     line.talk.more();
@@ -1046,7 +1047,7 @@ fn a_great_many_long_refusals_are_not_kept_whole() {
     assert!(kept < 2 * 1024 * 1024, "{kept} octets");
 }
 
-/// Every line end a CRLF, the last line ended.
+/// The text with CRLF line ends, and one at its end.
 fn plain(text: &[u8]) -> Vec<u8> {
     let text = String::from_utf8(text.to_vec()).unwrap().replace("\r\n", "\n").replace('\r', "\n");
     let ended = if text.ends_with('\n') { text } else { text + "\n" };

@@ -1,4 +1,4 @@
-//! Who a message is for, and what of it arrives.
+//! The recipients of a message, and what of it arrives.
 
 use mail_parser::{MessageParser, MimeHeaders};
 use postino::{
@@ -22,7 +22,7 @@ fn text(message: &testing::Message) -> String {
     String::from_utf8(message.content().to_vec()).unwrap()
 }
 
-/// What an independent parser makes of it: the subject, the text, and what is attached.
+/// Checks the message with an independent parser: the subject, the text, and the attachments.
 #[track_caller]
 fn assert_reads(message: &testing::Message) {
     let parsed = MessageParser::default().parse(message.content()).unwrap();

@@ -1,11 +1,11 @@
-//! Messages of other libraries, as they arrive, in both worlds.
+//! Messages of other libraries, as they arrive, sent by both clients.
 #![cfg(all(feature = "testing", any(feature = "lettre-0_11", feature = "mail-builder-2")))]
 
 #[path = "."]
 mod blocking {
     use postino::Client;
 
-    /// In the blocking world a "future" is its value already.
+    /// In the blocking client, a "future" is already its value.
     fn block_on<T>(value: T) -> T {
         value
     }
@@ -21,6 +21,6 @@ mod aio {
     use smol::block_on;
 
     #[path = "cases.rs"]
-    #[allow(clippy::duplicate_mod)] // written once, compiled twice: that is the point
+    #[allow(clippy::duplicate_mod)] // the same source, compiled for both clients
     mod cases;
 }

@@ -1,4 +1,5 @@
-//! Messages that other composers and readers got wrong, as their users reported it. `tests/README.md` says where.
+//! Messages that other composers and readers got wrong, as reported by their users. `tests/README.md` lists the
+//! reports.
 
 use postino::{
     Envelope, Error, Mail, Message,
@@ -7,7 +8,7 @@ use postino::{
 
 use super::{builder, bytes, check, header_block, mailboxes, parse, refused};
 
-/// The lines of a field, as it is sent.
+/// The lines of a field, as sent.
 #[track_caller]
 fn lines(text: &str, name: &str) -> Vec<String> {
     let mut lines = header_block(text).lines().skip_while(|line| !line.starts_with(&format!("{name}:")));
@@ -16,7 +17,7 @@ fn lines(text: &str, name: &str) -> Vec<String> {
     [first].into_iter().chain(more).map(str::to_owned).collect()
 }
 
-/// What `Envelope::from_headers` reads in `To`, or why it does not.
+/// The addresses that `Envelope::from_headers` reads in `To`, or its error.
 fn recipients(to: &str) -> Result<Vec<String>, String> {
     let message = format!("From: a@example.org\nTo: {to}\n\n");
     let envelope = Envelope::from_headers(message.as_bytes()).map_err(|error| error.to_string())?;
@@ -404,7 +405,7 @@ fn an_a_label_is_made_of_the_domain_and_of_nothing_else() {
     }
 }
 
-// Messages that are sent on.
+// Resent messages.
 
 #[test]
 fn a_message_that_is_sent_on_keeps_its_author_and_goes_to_no_one_before() {

@@ -1,4 +1,4 @@
-//! What is counted. Compiled for both clients.
+//! The counted conversations. Compiled for both clients.
 
 use postino::{Envelope, Error, Raw, Security};
 
@@ -8,7 +8,7 @@ use crate::{
     network::{delayed_acks, is_own},
 };
 
-/// Enough for a cost of each message to stand out from what a busy machine adds.
+/// Enough messages for a cost of each to exceed what a busy machine adds.
 const MESSAGES: usize = 40;
 
 fn mails() -> Vec<Raw<'static>> {
@@ -43,7 +43,7 @@ fn name_of(test: &str) -> String {
     format!("{CLIENT}::cases::{test}")
 }
 
-/// How many delayed ACKs these messages cost.
+/// Number of delayed ACKs caused by these messages.
 fn cost_of(what: &str, server: &Careless, send: impl FnOnce() -> Result<(), Error>) -> u64 {
     let before = delayed_acks();
     send().unwrap();
@@ -67,8 +67,8 @@ fn a_flight_answered_reply_by_reply_costs_no_delayed_acks() {
     }
 }
 
-/// A server sends its session tickets at the end of the handshake, and Nagle's algorithm holds back the next reply until they
-/// are acknowledged.
+/// A server sends its session tickets at the end of the handshake, and Nagle's algorithm holds back the next reply
+/// until they are acknowledged.
 #[cfg(feature = "native-tls")]
 #[test]
 fn a_tls_connection_costs_no_delayed_acks() {
@@ -93,7 +93,7 @@ fn a_tls_connection_costs_no_delayed_acks() {
     assert!(cost < MESSAGES as u64 / 4);
 }
 
-/// Over a connection of the caller's, as on systems that cannot acknowledge at once.
+/// Uses a user-supplied connection, as on systems that cannot acknowledge at once.
 #[test]
 fn where_acks_are_delayed_a_connection_soon_goes_on_one_command_at_a_time() {
     if !is_own(&name_of("where_acks_are_delayed_a_connection_soon_goes_on_one_command_at_a_time")) {

@@ -1,8 +1,9 @@
-//! Pipelining costs no delayed ACKs at a server that writes each reply by itself, with Nagle's algorithm on. In both clients.
+//! Pipelining causes no delayed ACKs with a server that writes each reply separately, with Nagle's algorithm on. For
+//! both clients.
 //!
-//! Linux counts the delayed ACKs of a network namespace, so what counts them runs in a process with a namespace of its own.
-//! Where `unshare` may not make one, or there is no `ip` (Debian's iproute2), it is skipped, which is said on stderr, unless
-//! `POSTINO_INTEROP_REQUIRED` names `netns`: then it is a failure.
+//! Linux counts delayed ACKs per network namespace, so the counting test runs in a process with its own namespace. If
+//! `unshare` is not permitted, or `ip` (Debian's iproute2) is missing, the test is skipped with a note on stderr; if
+//! `POSTINO_INTEROP_REQUIRED` names `netns`, it fails instead.
 #![cfg(target_os = "linux")]
 
 mod network;
@@ -11,7 +12,7 @@ mod network;
 mod careless;
 #[cfg(feature = "native-tls")]
 #[path = "../support/tls.rs"]
-#[allow(dead_code)] // most of it is for the dialogues
+#[allow(dead_code)] // the dialogues use the rest
 mod tls;
 
 #[path = "."]
@@ -23,7 +24,7 @@ mod blocking {
 
     const CLIENT: &str = "blocking";
 
-    /// A value is its own future here.
+    /// In the blocking client, a "future" is already its value.
     fn block_on<T>(value: T) -> T {
         value
     }
@@ -54,6 +55,6 @@ mod aio {
     }
 
     #[path = "cases.rs"]
-    #[allow(clippy::duplicate_mod)] // written once, compiled twice: that is the point
+    #[allow(clippy::duplicate_mod)] // the same source, compiled for both clients
     mod cases;
 }

@@ -1,4 +1,4 @@
-//! A test in a process with a network of its own, whose counters nobody else changes.
+//! Runs a test in a process with a separate network, whose counters no other process changes.
 
 use std::{
     env, fs,
@@ -8,7 +8,7 @@ use std::{
 
 const OWN: &str = "POSTINO_OWN_NETWORK";
 
-/// Whether the test is to go on here. Elsewhere it runs itself in a process with a network of its own, if there can be one.
+/// Whether the test is to continue here. Otherwise it runs itself in a process with a separate network, if possible.
 pub fn is_own(test: &str) -> bool {
     if env::var_os(OWN).is_some() {
         return true;
@@ -33,21 +33,21 @@ pub fn is_own(test: &str) -> bool {
     false
 }
 
-/// A way to get a network of its own: as root, or as anyone.
+/// Options of `unshare` for a separate network: as root, or as any user.
 fn unshare() -> Option<&'static [&'static str]> {
     let works =
         |options: &&&[&str]| in_network(options, "true").output().is_ok_and(|done| done.status.success());
     [&["--net"][..], &["--net", "--map-root-user"]].iter().find(works).copied()
 }
 
-/// A shell that runs `script` where only a loopback interface is.
+/// A shell that runs `script` where there is only a loopback interface.
 fn in_network(unshare: &[&str], script: &str) -> Command {
     let mut command = Command::new("unshare");
     command.args(unshare).args(["sh", "-c", &format!("ip link set lo up && {script}")]);
     command
 }
 
-/// How many ACKs were delayed until their timer fired, by either end of any connection in this network.
+/// Number of ACKs that were delayed until their timer fired, by either end of any connection in this network.
 pub fn delayed_acks() -> u64 {
     let text = fs::read_to_string("/proc/self/net/netstat").unwrap();
     let mut lines = text.lines().filter(|line| line.starts_with("TcpExt:"));

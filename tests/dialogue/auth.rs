@@ -1,4 +1,4 @@
-//! Logins: mechanisms, refusals, and where secrets must not be seen.
+//! Logins: mechanisms, refusals, and places where secrets must not be seen.
 
 use std::{
     sync::mpsc,
@@ -349,7 +349,7 @@ fn a_line_of_auth_has_512_octets_at_most() {
 }
 
 const PASSWORD: &str = "hunter2-is-a-password";
-/// The password in base64, alone and in what PLAIN says for the user `carol`; and in hexadecimal.
+/// The password in base64, alone and in PLAIN's response for the user `carol`; and in hexadecimal.
 const FORMS: [&str; 5] = [
     PASSWORD,
     "aHVudGVyMi1pcy1hLXBhc3N3b3Jk",
@@ -486,7 +486,7 @@ fn offer_seen_by(security: postino::Security) -> &'static str {
     if may_have_tls { "-- hello AUTH PLAIN" } else { "" }
 }
 
-/// An address of this machine that is not loopback, if it has one. Nothing is sent.
+/// Returns an address of this machine that is not loopback, if it has one. Nothing is sent.
 fn own_address() -> Option<std::net::IpAddr> {
     let socket = std::net::UdpSocket::bind("0.0.0.0:0").ok()?;
     socket.connect("192.0.2.1:9").ok()?;

@@ -1,4 +1,4 @@
-//! Many messages over one connection: what leaves together, and what becomes of each when something goes wrong.
+//! Many messages over one connection: what is sent together, and the result of each message when something fails.
 
 use std::{
     cell::Cell,
@@ -19,12 +19,12 @@ fn mails(count: usize) -> Vec<Raw<'static>> {
     (1..=count).map(numbered).collect()
 }
 
-/// A message by itself, in as few flights as there can be.
+/// A message that is not joined, in as few flights as possible.
 fn alone(number: usize) -> String {
     format!("{ENVELOPE}{TAKEN}C: {number}\nC: .\nS: 250 taken\n")
 }
 
-/// The first two of three joined, and what the server says to that.
+/// The first two of three messages, joined, and the server's replies.
 fn two_joined(what: &str) -> String {
     format!("-- hello PIPELINING, CHUNKING\n{ENVELOPE}{TAKEN}C: 1\nC: .\n{ENVELOPE}{what}")
 }
@@ -62,8 +62,8 @@ fn nothing_is_joined_where_dovecots_submission_would_crash() {
     assert_eq!(outcomes(&send_all(&mut connect(&server), mails(3))), "AAA");
 }
 
-/// Sends three messages to a server that takes no joined envelope, and then two more with a clone of the builder, which
-/// knows that.
+/// Sends three messages to a server that accepts no joined envelope, and then two more with a clone of the builder,
+/// which remembers that.
 fn learns_not_to_join(sessions: &[String]) -> Duration {
     let next = format!("-- hello PIPELINING, CHUNKING\n{}{}", alone(1), alone(2));
     let server = Server::playing_each(sessions.iter().chain([&next]));
@@ -165,7 +165,7 @@ fn a_message_refused_at_its_end_does_not_touch_the_next_on_the_wire() {
     assert_eq!(retries, [Retry::Later, Retry::Never, Retry::Later]);
 }
 
-/// Three messages; the second is joined, and this comes in answer.
+/// Sends three messages; the second is joined, and gets this answer.
 fn three_with(answer: &str) -> Vec<Result<Delivery, Error>> {
     let server = Server::playing(two_joined(answer));
     let mut client = connect(&server);
@@ -319,7 +319,7 @@ fn readers_that_can_be_read_once_go_in_a_batch() {
     assert_eq!(outcomes(&send_all(&mut connect(&server), mails)), "AAA");
 }
 
-/// Some octets, and then an error.
+/// Content of some octets, and then an error.
 struct Fails(&'static [u8]);
 
 impl Read for Fails {
@@ -588,11 +588,11 @@ fn messages_that_cannot_be_sent_are_not_taken_without_end_before_a_result() {
 fn a_result_does_not_wait_for_what_is_said_of_the_next_message() {
     let (tell, told) = std::sync::mpsc::channel();
     let server = Server::running(move |peer| {
-        // A slow reply to EHLO: so the pause below does not pass for the server having lost the envelope.
+        // A slow reply to EHLO, so that the pause below does not look as if the server had lost the envelope.
         let hello = "S: 220 mail\nC: EHLO client.example.org\n-- pause\nS: 250-mail\nS: 250-PIPELINING\nS: 250 CHUNKING\n";
         let joined = two_joined("").replacen("-- hello PIPELINING, CHUNKING\n", hello, 1);
         peer.play(&format!("{joined}S: 250 taken\n-- pause"));
-        // The client has to have the first result to go on.
+        // The client needs the first result to continue.
         let early = told.recv_timeout(Duration::from_secs(5)).is_ok();
         assert!(early, "the result was kept back");
         peer.play(&format!("{TAKEN}C: 2\nC: .\nS: 250 taken"));
@@ -605,7 +605,7 @@ fn a_result_does_not_wait_for_what_is_said_of_the_next_message() {
     assert!(block_on(batch.next()).is_none());
 }
 
-/// An iterator that promises nothing, as that of a channel. It panics if it is asked after it has ended.
+/// An iterator without a size hint, as that of a channel. It panics if `next` is called after its end.
 struct Unsure<I>(I, bool);
 
 impl<I: Iterator> Iterator for Unsure<I> {
@@ -654,7 +654,7 @@ fn an_iterator_that_may_block_is_asked_when_the_chunk_before_has_left() {
         peer.play(&format!("-- hello PIPELINING, CHUNKING\n{envelope}C: BDAT 3 LAST\nC: 1"));
         give.send(numbered(2)).unwrap();
         drop(give);
-        // Joining is tried with care: no content leaves with the first envelope that joins.
+        // Joining is tried with care: no content is sent with the first envelope that joins.
         let taken = "S: 250 sender\nS: 250 recipient\n";
         peer.play(&format!("C: RSET\n{envelope}{taken}S: 250 taken\nS: 250 reset\n{taken}"));
         peer.play("C: BDAT 3 LAST\nC: 2\nS: 250 taken\nC: NOOP\nS: 250 ok");
@@ -701,7 +701,7 @@ fn an_iterator_is_not_asked_again_after_its_end() {
     assert!(block_on(batch.next()).is_none());
 }
 
-/// By hand: MAIL and RCPT.
+/// MAIL and RCPT, sent as single commands.
 const BEGUN: &str = "C: MAIL FROM:<carol@example.org>\nS: 250 ok\nC: RCPT TO:<dave@example.org>\nS: 250 ok\n";
 
 fn begin_by_hand(client: &mut Client) {
@@ -711,7 +711,7 @@ fn begin_by_hand(client: &mut Client) {
 
 #[test]
 fn a_batch_that_sends_nothing_changes_nothing() {
-    // By hand it goes on.
+    // The transaction continues with single commands.
     let by_hand = format!("{BEGUN}C: DATA\nS: 354 go on\nC: Hello\nC: .\nS: 250 ok\n");
     // A message begins with RSET.
     let reset = format!("{BEGUN}C: RSET\n{ENVELOPE}S: 250 ok\n{TAKEN}C: 1\nC: .\nS: 250 taken\n");
@@ -864,7 +864,7 @@ fn a_reader_is_under_way_once_at_a_time() {
     assert_eq!(outcomes(&results), "AEE");
 }
 
-/// A mail around another one, as somebody else may write it.
+/// A mail that wraps another one, as user code may do.
 struct Around<M>(M);
 
 impl<M: Mail> Mail for Around<M> {

@@ -1,4 +1,4 @@
-//! What goes out as the message: line ends, dots, and where it comes from.
+//! The content of messages on the wire: line ends, dots, and its sources.
 
 use std::{
     fs,
@@ -15,7 +15,7 @@ use postino::{Error, Mail, Outcome, Phase, message::Body};
 
 use super::*;
 
-/// What the server hears between 354 and the dot; `keywords` are what it offers.
+/// Returns what the server receives between 354 and the dot; `keywords` are its extensions.
 #[track_caller]
 fn wire(keywords: &str, mail: &dyn Mail) -> Vec<u8> {
     let keywords = keywords.to_owned();
@@ -47,7 +47,7 @@ fn assert_wire(sent: &[u8], expected: &[u8]) {
     }
 }
 
-/// So many octets at a time.
+/// A reader that returns this many octets at a time.
 struct InPieces(Vec<u8>, usize);
 
 impl Read for InPieces {
@@ -171,7 +171,7 @@ fn a_file_that_is_not_there_is_an_error_before_mail() {
 
 #[test]
 fn a_file_that_cannot_be_read_leaves_the_server_without_a_message() {
-    // A folder opens, and cannot be read.
+    // A folder can be opened, but not read.
     let error = no_message_arrives(&Raw::path(envelope(&["bob@example.org"]), env!("CARGO_TARGET_TMPDIR")));
     assert!(matches!(cause(&error), Error::Source(_)), "{error:?}");
 }
@@ -242,7 +242,7 @@ fn a_reader_is_not_consumed_before_the_server_is_ready_for_it() {
     accept(&mut client, &mail);
 }
 
-/// A message that fails on its way: the server gets no dot, and the connection ends.
+/// Sends a message whose content fails: the server gets no dot, and the connection ends.
 #[track_caller]
 fn no_message_arrives(mail: &dyn Mail) -> Error {
     no_message_arrives_at("-- hello", mail)
@@ -266,7 +266,7 @@ fn no_message_arrives_at(hello: &'static str, mail: &dyn Mail) -> Error {
     error
 }
 
-/// Something, and then a failure.
+/// A reader that returns some octets, and then fails.
 struct Fails(usize);
 
 impl Read for Fails {
@@ -343,7 +343,7 @@ fn a_reader_is_announced_as_8bitmime_wherever_that_is_offered() {
     accept(&mut connect(&server), &Raw::reader(envelope(&["bob@example.org"]), io::Cursor::new("Grüße")));
 }
 
-/// A message of a type of one's own.
+/// A message of a custom type.
 struct Own(Result<&'static str, &'static str>);
 
 impl Mail for Own {
@@ -444,7 +444,7 @@ fn octets_go_out_as_they_are_but_for_line_ends_and_dots() {
     assert_eq!(wire("8BITMIME", &reader), expected);
 }
 
-/// Counts what is read of it.
+/// A reader that counts the octets read.
 struct Counted(Arc<AtomicUsize>);
 
 impl Read for Counted {
@@ -468,7 +468,7 @@ fn a_reader_is_read_no_further_than_the_server_takes_it_and_what_buffers_hold() 
     assert!((10_000_000..100_000_000).contains(&read), "{read} octets are in memory, or were");
 }
 
-/// Gives so many octets at a time.
+/// A reader that returns this many octets at a time.
 struct Slices(io::Cursor<Vec<u8>>, usize);
 
 impl Read for Slices {

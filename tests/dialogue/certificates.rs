@@ -1,4 +1,4 @@
-//! Whom to trust, and how to show who we are.
+//! Which servers are trusted, and how the client authenticates itself with a certificate.
 
 use std::{io::Read, net::TcpListener, process::Command, thread};
 
@@ -13,7 +13,7 @@ use crate::{
     },
 };
 
-/// For any server; clones of it share a connector.
+/// A client for any server; clones of it share a connector.
 fn client() -> Builder {
     let builder = Client::builder("127.0.0.1").hello_name("client.example.org");
     builder.timeout(PATIENCE).final_reply_timeout(PATIENCE)
@@ -23,7 +23,7 @@ fn trusting() -> Builder {
     client().ca_certificate(CA)
 }
 
-/// TLS from the first octet, and by STARTTLS, with the certificate (and what else the double knows of).
+/// Connects with TLS from the first octet, and with STARTTLS, using this certificate (and the double's other options).
 #[track_caller]
 fn accepted(builder: &Builder, certificate: &str) {
     const HELLO: &str = "S: 250-mail.example.org\nS: 250 AUTH EXTERNAL\n";
@@ -46,7 +46,7 @@ fn accepted(builder: &Builder, certificate: &str) {
 
 const CONSENT: &str = "-- hello STARTTLS\nC: STARTTLS\nS: 220 go ahead\n";
 
-/// The errors of both ways to TLS.
+/// The errors with TLS from the first octet, and with STARTTLS.
 fn refused(builder: &Builder, certificate: &str) -> [Error; 2] {
     [(Security::Implicit, ""), (Security::StartTls, CONSENT)].map(|(security, before)| {
         let server = Server::playing(format!("{before}-- no tls {certificate}"));
@@ -54,7 +54,7 @@ fn refused(builder: &Builder, certificate: &str) -> [Error; 2] {
     })
 }
 
-/// Why the certificate is not trusted.
+/// The reasons why the certificate is not trusted.
 #[track_caller]
 fn reasons(builder: &Builder, certificate: &str, expected_name: &str) -> [String; 2] {
     refused(builder, certificate).map(|error| {
@@ -77,7 +77,7 @@ fn a_bad_certificate_is_an_error_with_the_reason() {
         ("self-signed", "self signed certificate"),
         ("unknown-issuer", "unable to get local issuer certificate"),
         ("without-issuer", "unable to get local issuer certificate"),
-        ("for-clients", "certificate purpose"), // unsupported or unsuitable, by the version
+        ("for-clients", "certificate purpose"), // unsupported or unsuitable, depending on the version
         ("other-host", "ip address mismatch"),
         ("other-host 1.2", "ip address mismatch"),
         ("expired 1.2", "certificate has expired"),
@@ -119,7 +119,7 @@ fn names_are_verified_as_names_and_addresses_as_addresses() {
     }
 }
 
-/// RFC 9525 §2 says no, but native-tls has no switch for it. Documented at `Builder::tls_name`.
+/// RFC 9525 §2 forbids this, but native-tls has no switch for it. Documented at `Builder::tls_name`.
 // Threat 8.
 #[test]
 fn a_common_name_counts_where_there_is_no_other_name() {
@@ -170,7 +170,7 @@ fn without_the_systems_cas_ones_own_are_trusted() {
     reasons(&trusting().system_roots(false), "unknown-issuer", "127.0.0.1");
 }
 
-/// Runs the test again in a process for which `SSL_CERT_FILE` makes the CA one of the system's. True in that one.
+/// Runs the test again in a process for which `SSL_CERT_FILE` makes the CA one of the system's. True in that process.
 fn with_the_ca_in_the_system(test: &str) -> bool {
     if std::env::var_os("POSTINO_TEST_IN_CHILD").is_some() {
         return true;
@@ -229,7 +229,7 @@ fn a_client_certificate_is_shown_to_servers_that_ask() {
         accepted(&builder, "good mutual");
         accepted(&builder, "good 1.2 mutual");
     }
-    accepted(&known(), "good"); // and is not in the way where nobody asks
+    accepted(&known(), "good"); // it does no harm if it is not requested
 }
 
 // Behaviour 61.
@@ -272,7 +272,7 @@ fn wrong_settings_of_tls_fail_before_connecting() {
     let encrypted = include_bytes!("../support/certs/client.encrypted.key");
     let convert = "openssl pkcs8 -topk8 -nocrypt";
     let broken = String::from_utf8_lossy(key).replace("\nM", "\n?");
-    // Nobody listens at this port, and nobody is asked.
+    // Nobody listens at this port, and no connection is attempted.
     let client = || client().port(1).security(Security::StartTls);
     for (builder, why) in [
         (client().ca_certificate("nonsense"), "the CA"),
@@ -303,7 +303,7 @@ fn wrong_settings_of_tls_fail_before_connecting() {
 // Behaviour 61.
 #[test]
 fn a_ca_that_is_broken_inside_fails_before_a_word_is_said() {
-    // It has the form of a certificate: only the TLS library sees what it is.
+    // The input has the form of a certificate: only the TLS library detects that it is invalid.
     let broken = str::from_utf8(CA).unwrap().replacen("\nM", "\nN", 1);
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let builder =
@@ -365,7 +365,7 @@ fn a_connector_of_ones_own_is_used_as_it_is() {
     }
 }
 
-/// How many connectors were built that trust so many CAs of one's own: no two tests have the same number.
+/// Number of connectors built that trust this many custom CAs: no two tests use the same number.
 fn built(cas: usize) -> usize {
     journal::lines_with(&format!("building a TLS connector: {cas} CAs")).len()
 }
@@ -383,7 +383,7 @@ fn clones_share_one_connector_also_at_once() {
     accepted(&builder, "good");
     accepted(&builder.clone().tls_name("mail.example.org"), "other-host");
     assert_eq!(built(41), 1);
-    // What it was built from has changed.
+    // The settings that it was built from have changed.
     accepted(&builder.clone().min_tls_version(TlsVersion::Tls1_3), "good");
     assert_eq!(built(41), 2);
     accepted(&builder, "good");

@@ -1,5 +1,4 @@
-//! Content by BDAT (RFC 3030): framing, refusals, many messages at once; and what keeps a flood of replies from a
-//! deadlock.
+//! Content by BDAT (RFC 3030): framing, refusals, batches, and avoiding a deadlock with a flood of replies.
 
 use postino::{Envelope, Error, Mail, Phase, Raw, message::Body};
 
@@ -33,7 +32,7 @@ fn chunking_needs_a_server_that_offers_it() {
     accept(&mut chunking(&server), &mail());
 }
 
-/// So many lines of 1,024 octets.
+/// This many lines of 1,024 octets.
 fn lines(count: usize) -> Vec<u8> {
     [&[b'x'; 1022][..], b"\r\n"].concat().repeat(count)
 }
@@ -97,7 +96,7 @@ fn a_refused_chunk_ends_the_message_and_the_next_begins_with_rset() {
         peer.play(&format!(
             "-- hello PIPELINING, CHUNKING\n{ENVELOPE}S: 250 ok\nS: 250 ok\nC: BDAT 65536\n-- read 65536\nS: 552 full"
         ));
-        // What was on its way already is refused, too.
+        // Chunks already on their way are refused, too.
         loop {
             let line = String::from_utf8(peer.line().unwrap()).unwrap();
             let Some(octets) = line.strip_prefix("BDAT ") else {
@@ -173,7 +172,7 @@ fn all_or_nothing_sends_no_chunk_before_all_are_taken() {
     assert_eq!(each, [Outcome::NotSent, Outcome::Refused]);
 }
 
-/// Whatever octets there are.
+/// Content of any octets.
 struct Binary(&'static [u8]);
 
 impl Mail for Binary {
@@ -291,8 +290,8 @@ fn a_server_that_refuses_a_joined_rset_gets_the_message_again() {
     assert_eq!(outcomes(&results), "AA");
 }
 
-/// A server with the smallest buffers that reads and answers line by line, and says much: whoever only writes, or only
-/// reads, never comes to an end.
+/// A server with the smallest buffers that reads and replies line by line, with long replies: a client that only
+/// writes, or only reads, never finishes.
 fn talkative(peer: &mut crate::support::Peer, messages: usize) {
     peer.may_run_ahead = true;
     let long = "x".repeat(400);

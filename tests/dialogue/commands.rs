@@ -1,4 +1,4 @@
-//! Single commands: what each says, what grants it, and what keeps it from being said.
+//! Single commands: what each sends, what accepts it, and what prevents sending it.
 
 use std::time::{Duration, Instant};
 
@@ -9,12 +9,12 @@ use crate::support::Peer;
 
 type Outcomes = Result<Reply, Error>;
 
-/// The client says this, and hears that.
+/// A server that expects this command, and sends this reply.
 fn one(command: &str, reply: &str) -> Server {
     Server::playing(format!("-- hello SMTPUTF8, 8BITMIME\nC: {command}\nS: {reply}"))
 }
 
-/// Every command that has a reply, as it goes out.
+/// Every command that has a reply, as it is sent.
 type Say = fn(&mut Client) -> Outcomes;
 const COMMANDS: [(&str, Say, Phase); 10] = [
     ("EHLO client.example.org", |client| block_on(client.ehlo(None)), Phase::Hello),
@@ -455,7 +455,7 @@ fn what_is_no_parameter_is_not_said() {
 
 const SHORT: Duration = Duration::from_millis(300);
 
-/// The work takes `SHORT`, or somewhat more, and then the client is closed.
+/// Asserts that the work takes `SHORT`, or somewhat more, and then closes the client.
 #[track_caller]
 fn ends_in_time<T>(client: &mut Client, work: impl FnOnce(&mut Client) -> Result<T, Error>) -> Error {
     let start = Instant::now();
@@ -631,7 +631,7 @@ fn a_second_reply_in_the_segment_is_not_for_the_next_command() {
     assert_closed(&mut client);
 }
 
-// Commands of the caller's own.
+// Custom commands.
 
 #[test]
 fn a_command_of_ones_own_gets_any_reply() {
@@ -711,7 +711,7 @@ fn what_is_more_than_a_command_is_not_said_as_one() {
     assert_open(&mut client);
 }
 
-// A transaction by hand.
+// Transactions by single commands.
 
 const BY_HAND: &str = "C: MAIL FROM:<alice@example.org> SIZE=12
      S: 250 ok
@@ -747,7 +747,7 @@ fn a_message_goes_out_command_by_command() {
     let mut client = connect(&server);
     begin_by_hand(&mut client);
     assert_eq!(block_on(client.data(".Hello\nyou")).unwrap().text(), "queued");
-    accept(&mut client, &mail()); // and no RSET before it
+    accept(&mut client, &mail()); // no RSET before it
 }
 
 #[test]
@@ -842,7 +842,7 @@ fn what_breaks_before_the_end_of_content_is_not_in_doubt() {
     let error = block_on(connect(&server).data("Hello")).unwrap_err();
     assert!(matches!(error, Error::Closed(Phase::Data)) && !error.in_doubt() && error.is_transient());
 
-    // Garbage with the 354 is noticed before the dot can leave.
+    // Garbage after the 354 is noticed before the dot can be sent.
     let server = Server::playing("-- hello\nC: DATA\nS: 354 go on\nS: 250 ok");
     let error = block_on(connect(&server).data("Hello")).unwrap_err();
     assert!(matches!(error, Error::Protocol { phase: Phase::Body, .. }) && !error.in_doubt(), "{error:?}");
@@ -931,7 +931,7 @@ fn a_send_resets_what_was_begun_by_hand() {
         ));
         let mut client = connect(&server);
         begin(&mut client);
-        assert!(matches!(send_error(&mut client, &text(b"\0")), Error::Message(_))); // and RSET is not said for it
+        assert!(matches!(send_error(&mut client, &text(b"\0")), Error::Message(_))); // no RSET is sent for it
         accept(&mut client, &mail());
         assert_eq!(outcome(&send_error(&mut client, &mail())), Outcome::Refused); // once is enough
     }
@@ -989,7 +989,7 @@ fn each_mechanism_can_be_asked_for_by_itself() {
         let server = Server::playing(format!("{all}{script}\nS: 535 no\nC: NOOP\nS: 250 ok"));
         let mut client = connect(&server);
         assert_eq!(log_in(&mut client).unwrap_err().reply().unwrap().code(), 535);
-        assert_open(&mut client); // and no other mechanism was tried
+        assert_open(&mut client); // no other mechanism was tried
 
         let server = Server::playing("-- hello AUTH X-OTHER\nC: NOOP\nS: 250 ok");
         let mut client = connect(&server);
@@ -1072,7 +1072,7 @@ fn a_mechanism_of_ones_own_needs_no_builder() {
     struct Ticket;
     impl postino::proto::Mechanism for Ticket {
         fn name(&self) -> &str {
-            "CRAM-MD5" // it may stand in for one of ours
+            "CRAM-MD5" // it may replace a built-in one
         }
         fn answer(&mut self, _: &[u8]) -> postino::proto::Answer {
             postino::proto::Answer::Respond(b"ticket".to_vec())
@@ -1190,7 +1190,7 @@ mod starttls {
         assert_eq!(client.hello_reply().unwrap().text_lines().next(), Some(&b"secure.example.org"[..]));
         assert_eq!(client.greeting().unwrap().code(), 220);
         block_on(client.login("user", "secret")).unwrap();
-        assert_eq!(outcome(&send_error(&mut client, &mail())), Outcome::Refused); // and no RSET before it
+        assert_eq!(outcome(&send_error(&mut client, &mail())), Outcome::Refused); // no RSET before it
     }
 
     // Behaviour 57.

@@ -1,4 +1,4 @@
-//! Composed messages: the form that suits the server, and how far the sending is.
+//! Composed messages: the form that suits the server, and progress reports.
 
 use std::{
     fs,
@@ -17,7 +17,7 @@ fn builder() -> MessageBuilder {
     Message::builder().from("alice@example.org").to("bob@example.org").message_id("1@example.org")
 }
 
-/// A server with these keywords takes it. What it heard: MAIL, and the content.
+/// Sends a message to a server with these keywords. Returns what it received: MAIL, and the content.
 #[track_caller]
 fn heard(keywords: &'static str, mail: &dyn Mail) -> (String, String) {
     let server = Server::running(move |peer| {
@@ -40,7 +40,7 @@ fn heard(keywords: &'static str, mail: &dyn Mail) -> (String, String) {
 #[test]
 fn text_is_encoded_without_8bitmime_and_goes_out_as_it_is_with_it() {
     let line = "Grüße an alle in diesem Haus\n";
-    let text = line.repeat(20_000); // more than is made in one go
+    let text = line.repeat(20_000); // more than is made at once
     for text in [line, &text] {
         let message = builder().text(text).attach(Attachment::bytes("a.bin", vec![0; 10])).build().unwrap();
         let (mail, seven) = heard("SIZE", &message);
@@ -72,7 +72,7 @@ fn an_address_beyond_ascii_needs_smtputf8_and_a_name_does_not() {
     assert_eq!(mail, "MAIL FROM:<alice@example.org>");
     assert!(sent.contains("Reply-To: =?utf-8?b?SsO2cmc=?= <joerg@example.org>\r\n"), "{sent}");
 
-    // In the headers alone, too.
+    // An address in the headers alone needs it, too.
     let message = builder().reply_to("jörg@example.org").build().unwrap();
     let (mail, sent) = heard(utf8, &message);
     assert_eq!(mail, "MAIL FROM:<alice@example.org> SMTPUTF8 BODY=8BITMIME");
@@ -144,7 +144,7 @@ fn one_local_part_beyond_ascii_needs_smtputf8_whatever_the_domains_are() {
     assert!(message.to_bytes().unwrap().windows(8).any(|bytes| bytes == "bücher.".as_bytes()));
 }
 
-/// A message with another one in it, given as bytes.
+/// A message that contains another one, given as bytes.
 fn around(inner: impl Into<Vec<u8>>) -> Message {
     let inner = Attachment::bytes("a.eml", inner.into()).content_type("message/rfc822");
     builder().text("See below.\n").attach(inner).build().unwrap()
@@ -184,7 +184,7 @@ fn an_attached_message_beyond_ascii_is_an_error_before_mail_without_8bitmime() {
     assert_open(&mut client);
 }
 
-/// A text file that is removed again.
+/// A text file that is removed when dropped.
 struct TextFile(PathBuf);
 
 impl TextFile {
@@ -193,7 +193,7 @@ impl TextFile {
         TextFile(PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(file))
     }
 
-    /// The Content-Type it is sent with.
+    /// The Content-Type with which it is sent.
     #[track_caller]
     fn content_type(&self, content: &[u8], attachment: impl Fn(Attachment) -> Attachment) -> String {
         fs::write(&self.0, content).unwrap();
@@ -265,7 +265,7 @@ fn an_attached_file_is_too_large_before_mail() {
     assert_open(&mut client);
 }
 
-/// A file with as many octets as it is said to have, and none of them on a disk.
+/// A sparse file of this size, which takes no disk space.
 #[cfg(target_os = "linux")]
 #[test]
 fn attached_files_that_are_too_large_together_for_any_number_are_too_large_before_mail() {
@@ -296,7 +296,7 @@ fn an_attached_reader_can_be_sent_once() {
     assert_open(&mut client);
 }
 
-/// Says on which thread it was opened.
+/// A body that reports on which thread it was opened.
 struct Deferred(std::sync::mpsc::SyncSender<std::thread::ThreadId>);
 
 impl Mail for Deferred {
@@ -324,7 +324,7 @@ fn what_is_deferred_is_opened_where_it_may_wait() {
     assert_eq!(here, env!("CARGO_CRATE_NAME") == "blocking");
 }
 
-/// All that the callback was told.
+/// All reports that the callback received.
 #[track_caller]
 fn told(mail: &dyn Mail) -> Vec<(u64, Option<u64>)> {
     let mut told = Vec::new();

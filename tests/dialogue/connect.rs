@@ -1,4 +1,4 @@
-//! Connecting: by which way, to whom, with what name; and once more.
+//! Connecting: by which way, to which address, with which name; and reconnecting.
 
 use std::{
     ffi::OsStr,
@@ -19,7 +19,7 @@ use crate::{
 
 const SHORT: Duration = Duration::from_millis(300);
 
-/// With the name that scripts expect, and limits that no test reaches by accident.
+/// Sets the name that scripts expect, and limits that no test reaches by accident.
 fn patient(builder: Builder) -> Builder {
     builder.hello_name("client.example.org").timeout(PATIENCE).final_reply_timeout(PATIENCE)
 }
@@ -121,7 +121,7 @@ fn after_a_loss_it_connects_again() {
         "-- hello\nC: NOOP\nS: 250 ok",
     ]);
     let mut client = connect(&server);
-    assert_open(&mut client); // and then the server closes while it is idle
+    assert_open(&mut client); // then the server closes while it is idle
     let start = Instant::now();
     while client.is_connected() {
         assert!(start.elapsed() < PATIENCE);
@@ -265,7 +265,7 @@ fn credentials_go_in_clear_only_where_nobody_can_listen() {
     block_on(plain(Client::builder("h")).connect_over(unix(socket))).unwrap();
     drop(server);
 
-    let server = Server::playing(""); // hears nothing at all
+    let server = Server::playing(""); // receives nothing at all
     let error =
         block_on(plain(Client::builder("localhost")).connect_over(opaque(dial(&server)))).unwrap_err();
     assert!(matches!(error, Error::Config(_)), "{error:?}");
@@ -284,7 +284,7 @@ fn credentials_go_in_clear_only_where_nobody_can_listen() {
 fn a_unix_socket_needs_no_starttls() {
     let server = Server::playing_unix("-- hello STARTTLS");
     assert!(!block_on(to_unix(&server).connect()).unwrap().is_encrypted());
-    // With credentials it would be taken, if there were a name to verify.
+    // With credentials it would be accepted, if there were a name to verify.
     let server =
         Server::playing_unix("-- hello STARTTLS, AUTH PLAIN\nC: AUTH PLAIN AHVzZXIAc2VjcmV0\nS: 235 welcome");
     block_on(to_unix(&server).credentials("user", "secret").connect()).unwrap();
@@ -324,7 +324,7 @@ mod tls {
         }
         let server = Server::playing_unix(SECURED);
         let auto = secured(&server, Security::Auto).credentials("u", "p");
-        assert!(matches!(block_on(auto.connect()), Err(Error::Auth { reply: None, .. }))); // it came to TLS
+        assert!(matches!(block_on(auto.connect()), Err(Error::Auth { reply: None, .. }))); // it got as far as TLS
     }
 
     #[test]
@@ -482,7 +482,7 @@ fn a_dead_address_does_not_eat_the_time_of_the_next() {
     let client = block_on(builder.connect()).unwrap();
     let took = start.elapsed();
     assert_eq!(client.peer_addr(), Some(server.address()));
-    // RFC 8305 §5 waits for 250 ms before it tries the next.
+    // The client waits for 250 ms before it tries the next address (RFC 8305 §5).
     assert!(took >= Duration::from_millis(250) && took < PATIENCE / 2, "{took:?}");
 }
 
@@ -541,7 +541,7 @@ fn each_connection_has_a_number_in_the_log() {
     assert_open(&mut client);
     assert!(second > first && first > 0);
     for (number, text) in [(first, "first to be numbered"), (second, "second to be numbered")] {
-        // The other world's test has numbers of its own.
+        // The other client's test has its own connection numbers.
         assert!(journal::lines_with(text).contains(&format!("DEBUG postino: #{number} S: 250 {text}")));
         let port = server.port();
         assert!(

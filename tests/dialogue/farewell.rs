@@ -1,4 +1,4 @@
-//! QUIT, by itself and with the end of a message; sending in one call.
+//! QUIT, alone and with the end of a message; sending in one call.
 
 use std::time::{Duration, Instant};
 
@@ -167,7 +167,7 @@ fn quit_says_goodbye_and_closes() {
     let mut client = connect(&server);
     block_on(client.quit()).unwrap();
     assert_closed(&mut client);
-    block_on(client.quit()).unwrap(); // and is safe to say again
+    block_on(client.quit()).unwrap(); // it can safely be sent again
 }
 
 // Threat 16.

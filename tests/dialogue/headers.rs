@@ -1,4 +1,4 @@
-//! Messages whose headers alone say who they are from and for: what of that goes out.
+//! Messages whose headers alone name their sender and recipients: what of them is sent.
 
 use std::borrow::Cow;
 
@@ -9,7 +9,7 @@ use postino::{
 
 use super::*;
 
-/// A message as it is typed into `sendmail -t`.
+/// A message as it is passed to `sendmail -t`.
 struct Typed(String);
 
 impl Typed {
@@ -31,7 +31,7 @@ impl Mail for Typed {
     }
 }
 
-/// What the server hears of a message with these headers: the paths of MAIL and RCPT, and the content.
+/// Returns what the server receives for a message with these headers: the paths of MAIL and RCPT, and the content.
 #[track_caller]
 fn heard(headers: &str) -> (Vec<String>, String) {
     heard_of(&Typed::new(headers))
@@ -51,11 +51,11 @@ fn heard_of(mail: &dyn Mail) -> (Vec<String>, String) {
     drop(client);
     let heard = String::from_utf8(server.finish()).unwrap();
     let (envelope, content) = heard.split_once("DATA\r\n").unwrap();
-    let envelope = envelope.lines().skip(1).map(str::to_owned).collect(); // behind EHLO
+    let envelope = envelope.lines().skip(1).map(str::to_owned).collect(); // after EHLO
     (envelope, content.to_owned())
 }
 
-/// Nothing is said of it, and the connection goes on.
+/// Asserts that nothing of the message is sent, and that the connection can still be used.
 #[track_caller]
 fn refused(mail: &dyn Mail) -> Error {
     let server = Server::playing("-- hello\nC: NOOP\nS: 250 ok");

@@ -269,7 +269,7 @@ fn an_end_inside_the_greeting_is_an_error() {
 #[test]
 fn a_reset_before_the_greeting_is_an_error() {
     let server = Server::playing("-- reset");
-    // A connection that is reset at once may never have been one.
+    // A connection that is reset at once may never have been established.
     let error = connect_error(&builder(&server));
     assert!(
         matches!(error, Error::Io { phase: Phase::Greeting, .. } | Error::Connect { .. } | Error::Io { .. }),
@@ -316,7 +316,7 @@ fn a_server_may_end_its_lines_with_lf_alone() {
 
 #[test]
 fn a_closed_first_address_does_not_stop_the_second() {
-    // localhost is ::1 and 127.0.0.1 on many machines, and the server has only the latter.
+    // On many machines localhost is ::1 and 127.0.0.1, and the server has only the latter.
     let server = Server::playing("-- hello");
     let client = block_on(named(&server, "localhost").connect()).unwrap();
     assert!(client.peer_addr().unwrap().is_ipv4() && !client.is_encrypted());
@@ -334,7 +334,7 @@ fn an_ipv6_address_stands_in_brackets_or_not() {
 
 #[test]
 fn what_cannot_be_is_refused_before_a_server_hears_of_it() {
-    let server = Server::playing("-- hello"); // the good one at the end is the only one that connects
+    let server = Server::playing("-- hello"); // only the good one at the end connects
     for bad in [
         builder(&server).hello_name("x\r\nMAIL FROM:<eve@example.org>"),
         builder(&server).hello_name(""),

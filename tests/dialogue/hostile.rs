@@ -1,4 +1,4 @@
-//! Replies that are late, early, too long, out of place, or none at all; and connections that end.
+//! Replies that are late, early, too long, out of place, or missing; and connections that end.
 
 use std::{
     io::{self, Read},
@@ -11,7 +11,7 @@ use postino::{Error, Outcome, Phase};
 use super::*;
 use crate::support::journal;
 
-/// A server that has got as far as the body of the usual message.
+/// A server up to the body of the usual message.
 const UP_TO_THE_BODY: &str = "-- hello
      -- envelope
      C: DATA
@@ -70,7 +70,7 @@ fn a_long_reply_within_the_limits_is_heard() {
     assert_eq!(block_on(client.noop()).unwrap().text_lines().count(), 401);
 }
 
-/// What NOOP makes of an answer that is no answer.
+/// Returns the error of NOOP for an invalid reply.
 #[track_caller]
 fn answered(answer: &str) {
     let answer = answer.to_owned();
@@ -208,7 +208,7 @@ fn a_reply_to_nothing_ends_an_idle_connection() {
     assert_closed(&mut client);
 }
 
-/// A client that has connected, and a server that has then gone on with `script` while nobody asked.
+/// Returns a connected client, and a server that has then continued with `script`, unsolicited.
 pub fn idle(script: &'static str, how: impl FnOnce(Builder) -> Builder) -> (Server, Client) {
     let (go, gone) = (mpsc::channel(), mpsc::channel());
     let server = Server::running(move |peer| {
@@ -395,7 +395,7 @@ fn an_extra_reply_under_pipelining_lets_no_body_out() {
     assert_closed(&mut client);
 }
 
-/// So large that no buffer holds it.
+/// A message too large for any buffer.
 fn large() -> Vec<u8> {
     b"0123456789abcdef0123456789abcde\n".repeat(1 << 18)
 }
@@ -561,14 +561,14 @@ fn a_refusal_that_comes_when_the_end_is_ready_and_not_yet_sent_is_a_refusal() {
         refused.send(()).unwrap();
     });
     let mut client = connect(&server);
-    // It ends once the refusal has been sent: the whole message is ready then, and none of it has left.
+    // The content ends after the refusal was sent: the whole message is ready then, and none of it was sent.
     let body = "Hello\r\n".as_bytes().chain(EndsWhenTold { asked, told: refusal_sent });
     let error = send_error(&mut client, &Raw::reader(envelope(&["bob@example.org"]), body));
     assert_eq!((outcome(&error), refusal(cause(&error))), (Outcome::Refused, (Phase::Body, 552)));
     assert_closed(&mut client);
 }
 
-/// Says that its end is asked for, and gives it when it is told to.
+/// A reader that reports when its end is asked for, and returns it when told to.
 struct EndsWhenTold {
     asked: mpsc::Sender<()>,
     told: mpsc::Receiver<()>,
@@ -595,7 +595,7 @@ fn a_client_knows_whether_it_is_connected() {
     assert!(!client.is_connected());
 }
 
-/// Once it was taken for the answer to the content that left behind it.
+/// Such a reply was once taken for the answer to the content sent after it.
 #[test]
 fn what_comes_unasked_while_the_next_message_is_awaited_answers_nothing() {
     let (tell, told) = mpsc::channel();
@@ -617,7 +617,7 @@ fn what_comes_unasked_while_the_next_message_is_awaited_answers_nothing() {
     let mut client = connect(&server);
     let slow = (0..2).map(|number| {
         if number == 1 {
-            told.recv_timeout(PATIENCE).unwrap(); // a pause later: longer than a moment
+            told.recv_timeout(PATIENCE).unwrap(); // after a pause of more than a moment
         }
         mail()
     });
@@ -630,7 +630,7 @@ fn what_comes_unasked_while_the_next_message_is_awaited_answers_nothing() {
     assert_closed(&mut client);
 }
 
-/// The same while the caller thinks about a result.
+/// An unsolicited reply arrives while the caller handles a result.
 #[test]
 fn what_comes_unasked_between_two_results_answers_nothing() {
     let (tell, told) = mpsc::channel();
@@ -662,7 +662,7 @@ fn what_comes_unasked_between_two_results_answers_nothing() {
     let mut batch = client.send_all([mail(), mail()]);
     let (_, first) = block_on(batch.next()).unwrap();
     assert_eq!(first.unwrap().outcome(), Outcome::Accepted);
-    told.recv_timeout(PATIENCE).unwrap(); // a pause later: longer than a moment
+    told.recv_timeout(PATIENCE).unwrap(); // after a pause of more than a moment
     let (_, second) = block_on(batch.next()).unwrap();
     let error = second.unwrap_err();
     assert_eq!(protocol_error(cause(&error)), Phase::Body);

@@ -1,4 +1,4 @@
-//! LIMITS (RFC 9422): messages in parts, and connections that are renewed.
+//! LIMITS (RFC 9422): split messages, and connections that are renewed.
 
 use std::sync::{
     Arc,
@@ -276,7 +276,7 @@ fn goodbye_goes_out_with_the_last_part_only() {
     assert!(delivery.recipients().all(|r| r.outcome() == Outcome::Accepted));
 }
 
-/// All recipients in one flight; the server takes the first `taken` and answers `refusal` to the others.
+/// All recipients in one flight; the server accepts the first `taken` and answers the others with `refusal`.
 fn in_part(recipients: &[&str], taken: usize, refusal: &str) -> String {
     let mut script = "C: MAIL FROM:<alice@example.org>\n".to_owned();
     recipients.iter().for_each(|recipient| script += &format!("C: RCPT TO:<{recipient}>\n"));
@@ -327,7 +327,7 @@ fn quit_waits_for_the_recipients_that_were_too_many() {
     assert!(delivery.recipients().all(|recipient| recipient.outcome() == Outcome::Accepted));
 }
 
-/// What became of each of the three recipients, and how many may have the message later.
+/// The outcome of each of the three recipients, and how many may be retried.
 fn each_of_three(client: &mut Client, mail: &dyn Mail) -> (Vec<Outcome>, usize) {
     let delivery = deliver(client, mail).unwrap();
     let each = delivery.recipients().map(|recipient| recipient.outcome()).collect();
@@ -478,7 +478,7 @@ fn a_part_that_was_refused_for_good_does_not_keep_the_others_from_being_retried(
     assert!(error.is_transient() && !error.is_permanent());
 }
 
-/// Where the replies of all recipients are.
+/// The addresses in memory of the replies of all recipients.
 fn places(delivery: &Delivery) -> Vec<*const u8> {
     delivery.recipients().map(|recipient| recipient.reply().unwrap().raw().as_ptr()).collect()
 }
@@ -530,7 +530,7 @@ fn content_that_can_be_read_only_once_is_not_sent_in_parts_and_not_consumed() {
         }
         assert_open(&mut client);
         drop(client);
-        // It goes to a server that takes all of it at once.
+        // The message is sent to a server that accepts all of it at once.
         let server = Server::running(|peer| {
             peer.play("-- hello");
             (0..3).for_each(|_| {
@@ -543,7 +543,7 @@ fn content_that_can_be_read_only_once_is_not_sent_in_parts_and_not_consumed() {
     }
 }
 
-/// A mail around another one, as somebody else may write it.
+/// A mail that wraps another one, as user code may do.
 struct Around<M>(M);
 
 impl<M: Mail> Mail for Around<M> {
@@ -556,7 +556,7 @@ impl<M: Mail> Mail for Around<M> {
     }
 }
 
-/// A mail that says how often its content was opened, and can be had as often as it is asked for.
+/// A mail that counts how often its content was opened, and allows that any number of times.
 struct Counted(Arc<AtomicUsize>);
 
 impl Mail for Counted {

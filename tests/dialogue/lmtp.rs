@@ -1,4 +1,4 @@
-//! LMTP (RFC 2033): the end of a message is answered once for each recipient that was taken.
+//! LMTP (RFC 2033): the end of a message has one reply for each accepted recipient.
 
 use postino::{Error, Outcome};
 
@@ -9,7 +9,7 @@ const HELLO: &str = "S: 220 mail.example.org LMTP
     S: 250-mail.example.org
     S: 250 PIPELINING\n";
 
-/// A message for a, b and c, of whom b is refused; the script goes on behind its end.
+/// A message for a, b and c, of whom b is refused; `then` follows its end.
 fn message(then: &str) -> String {
     format!(
         "{HELLO}C: MAIL FROM:<alice@example.org>
@@ -36,7 +36,7 @@ fn lmtp(server: &Server) -> Client {
     block_on(builder(server).lmtp(true).connect()).unwrap()
 }
 
-/// What became of each recipient: the first letters of the outcomes.
+/// The outcome of each recipient, as its first letter.
 fn each(delivery: &Delivery) -> String {
     let letter = |outcome: Outcome| format!("{outcome:?}").remove(0);
     delivery.recipients().map(|recipient| letter(recipient.outcome())).collect()
@@ -64,8 +64,8 @@ fn a_reply_too_few_leaves_the_rest_in_doubt() {
     assert_closed(&mut client);
 }
 
-/// Some servers refuse a message once for all of its recipients. The answers to an envelope that left with its end would be
-/// taken for the missing ones, and mail that was refused for accepted.
+/// Some servers send one refusal for all recipients of a message. Replies to an envelope sent with its end would be
+/// taken for the missing ones, and refused mail for accepted mail.
 // Threat 78.
 #[test]
 fn nothing_leaves_before_the_last_reply_of_a_message() {
@@ -131,7 +131,7 @@ fn data_by_hand_takes_one_recipient_and_is_refused_for_others_before_anything_is
             "C: DATA\nS: 354 go on\nC: Hello\nC: .\nS: 250 for bob\n",
             "C: MAIL FROM:<alice@example.org>\nS: 250 ok\n",
             &rcpt("bob", "250 ok"),
-            &rcpt("carol", "251 ok"), // as a command of one's own
+            &rcpt("carol", "251 ok"), // as a custom command
             "C: RSET\nS: 250 ok",
         ]
         .concat(),

@@ -1,4 +1,4 @@
-//! Conversations: client against script, each test compiled for both worlds (`crate::block_on` is the difference).
+//! Conversations of a client with a script, each compiled for both clients (`crate::block_on` is the difference).
 
 mod auth;
 mod batch;
@@ -36,7 +36,7 @@ use crate::{
     support::{PATIENCE, Server, consistent::is_consistent},
 };
 
-/// With the name that scripts expect, and limits that no test reaches by accident.
+/// Returns a builder with the name that scripts expect, and limits that no test reaches by accident.
 pub fn builder(server: &Server) -> Builder {
     named(server, "127.0.0.1")
 }
@@ -51,13 +51,13 @@ pub fn connect(server: &Server) -> Client {
     block_on(builder(server).connect()).unwrap()
 }
 
-/// What keeps it from connecting.
+/// Returns the error of connecting.
 #[track_caller]
 pub fn connect_error(builder: &Builder) -> Error {
     block_on(builder.connect()).unwrap_err()
 }
 
-/// The usual message: from Alice to Bob, in one line.
+/// The usual message: one line, from Alice to Bob.
 pub fn mail() -> Raw<'static> {
     text(b"Hello\r\n")
 }
@@ -80,25 +80,25 @@ pub fn deliver(client: &mut Client, mail: &dyn Mail) -> Result<Delivery, Error> 
     result
 }
 
-/// Sends what every recipient gets.
+/// Sends a message that every recipient gets.
 #[track_caller]
 pub fn accept(client: &mut Client, mail: &dyn Mail) {
     let delivery = deliver(client, mail).unwrap();
     assert!(delivery.recipients().all(|recipient| recipient.outcome() == Outcome::Accepted));
 }
 
-/// What keeps it from being sent.
+/// Returns the error of sending.
 #[track_caller]
 pub fn send_error(client: &mut Client, mail: &dyn Mail) -> Error {
     deliver(client, mail).unwrap_err()
 }
 
-/// From Alice to Bob, in one line: its number.
+/// A message from Alice to Bob whose only line is this number.
 pub fn numbered(number: usize) -> Raw<'static> {
     Raw::owned(envelope(&["bob@example.org"]), format!("{number}\r\n"))
 }
 
-/// What becomes of each message of a batch. After a loss the others are left in the iterator.
+/// Returns the result of each message of a batch. After the connection is lost, the others are left in the iterator.
 #[track_caller]
 pub fn send_all<M: Mail>(client: &mut Client, mails: Vec<M>) -> Vec<Result<Delivery, Error>> {
     let count = mails.len();
@@ -117,7 +117,7 @@ pub fn send_all<M: Mail>(client: &mut Client, mails: Vec<M>) -> Vec<Result<Deliv
     results
 }
 
-/// The outcomes in one word: each letter a message.
+/// Returns the outcomes as one word, with a letter for each message.
 pub fn outcomes(results: &[Result<Delivery, Error>]) -> String {
     let letter = |result: &Result<Delivery, Error>| match result {
         Ok(_) => 'A',
@@ -125,7 +125,7 @@ pub fn outcomes(results: &[Result<Delivery, Error>]) -> String {
             Some(Outcome::Refused) => 'R',
             Some(Outcome::NotSent) => 'N',
             Some(Outcome::InDoubt) => 'D',
-            _ => 'E', // an error of its own, and nothing was begun
+            _ => 'E', // another error: nothing was begun
         },
     };
     results.iter().map(letter).collect()
@@ -140,7 +140,7 @@ pub fn outcome(error: &Error) -> Outcome {
     error.delivery().unwrap().outcome()
 }
 
-/// The client is done for: it refuses, and says nothing.
+/// Asserts that the client is unusable: it returns an error, and sends nothing.
 #[track_caller]
 pub fn assert_closed(client: &mut Client) {
     assert!(matches!(block_on(client.noop()), Err(Error::NotConnected)));
@@ -151,7 +151,7 @@ pub fn assert_open(client: &mut Client) {
     block_on(client.noop()).unwrap();
 }
 
-/// The code of a refusal, and of what.
+/// Returns the code of a refusal, and its phase.
 #[track_caller]
 pub fn refusal(error: &Error) -> (postino::Phase, u16) {
     match error {

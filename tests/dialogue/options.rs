@@ -1,4 +1,4 @@
-//! What is asked of the server with MAIL and RCPT: on the wire, and refused where it is not offered.
+//! Parameters of MAIL and RCPT: on the wire, and refused if the server does not offer them.
 
 use std::time::Duration;
 
@@ -266,7 +266,7 @@ fn what_an_option_holds_goes_out_as_xtext_or_not_at_all() {
     accept(&mut connect(&server), &hello(id("a b+c=d").unwrap()));
 }
 
-/// A parameter of this many octets with the space before it.
+/// A parameter of this many octets, including the space before it.
 fn parameter(octets: usize) -> String {
     format!("X={}", "y".repeat(octets - " X=".len()))
 }
@@ -285,7 +285,7 @@ fn a_line_with_its_options_has_2048_octets_at_most_with_its_end() {
     ));
     let mut client = connect(&server);
     let both = |mail_octets: usize, rcpt_octets: usize| {
-        // In two, of which neither is too long.
+        // In two parameters, neither of which is too long.
         let half = mail_octets / 2;
         let envelope = bob()
             .option(MailOption::Raw(parameter(half)))

@@ -17,7 +17,7 @@ const MESSAGE: &str = "C: MAIL FROM:<alice@example.org>
      C: .
      S: 250 ok\n";
 
-/// A message, accepted with the envelope of the next behind it.
+/// An accepted message, followed by the envelope of the next.
 const JOINED: &str = "C: MAIL FROM:<alice@example.org>
      C: RCPT TO:<bob@example.org>
      C: DATA
@@ -38,7 +38,7 @@ fn pool(server: &Server) -> Pool {
     Pool::builder(builder(server)).build().unwrap()
 }
 
-#[allow(clippy::unit_arg)] // it is a future in the other world
+#[allow(clippy::unit_arg)] // it is a future in the async client
 fn close(pool: &Pool) {
     block_on(pool.close());
 }
@@ -159,7 +159,7 @@ fn who_waits_gets_the_connection_that_is_given_back() {
         let pool = pool.clone();
         move || send(&pool).map(drop)
     });
-    // Whether the other thread waits already or comes later: the result is the same.
+    // The result is the same whether the other thread waits already or comes later.
     std::thread::yield_now();
     drop(held);
     waiting.join().unwrap().unwrap();
@@ -272,7 +272,7 @@ fn the_limit_of_the_last_call_does_not_end_the_next_message() {
     let mut client = block_on(pool.client()).unwrap();
     block_on(client.next_call_deadline(limit).noop()).unwrap();
     drop(client);
-    std::thread::sleep(limit); // it is past then
+    std::thread::sleep(limit); // it has passed then
     accepted(&pool);
 }
 
@@ -282,7 +282,7 @@ fn a_deadline_begins_anew_with_each_message_over_the_same_connection() {
     let limit = Duration::from_secs(1);
     let pool = Pool::builder(builder(&server).deadline(limit)).build().unwrap();
     accepted(&pool);
-    std::thread::sleep(limit); // that of the first message is past then
+    std::thread::sleep(limit); // that of the first message has passed then
     accepted(&pool);
 }
 
@@ -335,7 +335,7 @@ fn closing_ends_the_wait_for_ones_turn() {
         let pool = pool.clone();
         move || send(&pool).map(drop)
     });
-    // Whether the other thread waits already or comes later: the result is the same.
+    // The result is the same whether the other thread waits already or comes later.
     std::thread::yield_now();
     close(&pool);
     assert!(matches!(waiting.join().unwrap(), Err(Error::PoolClosed)));
@@ -354,7 +354,7 @@ fn a_reader_that_was_not_read_goes_over_a_new_connection() {
     assert!(matches!(block_on(pool.send(&once)), Err(Error::Message(_))));
 }
 
-/// A mail that gives its content away, whatever becomes of it.
+/// A mail whose content can be taken only once, whatever becomes of it.
 struct GivenAway(std::sync::Mutex<Option<&'static [u8]>>);
 
 impl postino::Mail for GivenAway {
@@ -406,7 +406,7 @@ fn a_connection_that_its_user_has_changed_is_not_given_to_another() {
         "C: AUTH PLAIN AHVzZXIAc2VjcmV0\nS: 535 no\n",
         "C: MAIL FROM:<alice@example.org>\nS: 250 ok\n",
         "C: MAIL FROM:<alice@example.org>\nS: 250 ok\nC: RCPT TO:<bob@example.org>\nS: 550 no\n",
-        "C: NOOP\nS: 250 ok\n", // said as a command of one's own
+        "C: NOOP\nS: 250 ok\n", // sent as a custom command
     ] {
         let changed = ["-- hello PIPELINING, AUTH PLAIN\n", said, QUIT].concat();
         let server = Server::playing_each([changed, [HELLO, MESSAGE, QUIT].concat()]);

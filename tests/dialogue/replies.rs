@@ -1,4 +1,4 @@
-//! Reply codes: the first digit decides (RFC 5321 §4.2.1, §4.3.2), but for a few.
+//! Reply codes: the first digit decides (RFC 5321 §4.2.1, §4.3.2), with a few exceptions.
 
 use postino::{Error, Phase, Retry};
 
@@ -77,7 +77,7 @@ fn any_2yz_is_the_consent_of_a_recipient_of_lmtp() {
     }
 }
 
-/// Whether it is a 221 to this.
+/// Asserts that the error is a 221 in this phase.
 #[track_caller]
 fn assert_goodbye(error: &Error, phase: Phase) {
     assert_eq!(refusal(error), (phase, 221));

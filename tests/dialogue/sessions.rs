@@ -1,5 +1,5 @@
-//! Servers that end a session after some messages, that misread what is joined or pipelined: no message is lost, sent twice,
-//! or mixed with another.
+//! Servers that end a session after some messages, or that misread what is joined or pipelined: no message is lost,
+//! sent twice, or mixed with another.
 
 use std::time::{Duration, Instant};
 
@@ -26,7 +26,7 @@ fn rules(keywords: &[&'static str]) -> Rules {
     Rules { keywords: keywords.to_vec(), ..Rules::default() }
 }
 
-/// Sessions of two messages each.
+/// Rules for sessions of two messages each.
 fn of_two(enough: Enough, keywords: &[&'static str]) -> Rules {
     Rules { session: Some((2, enough)), ..rules(keywords) }
 }
@@ -35,7 +35,7 @@ fn mails(count: usize) -> Vec<Raw<'static>> {
     (1..=count).map(numbered).collect()
 }
 
-/// So many messages were stored, each once, in order, and as they were sent.
+/// Asserts that this many messages were stored, each once, in order, and as they were sent.
 #[track_caller]
 fn assert_stored(server: &Ruled, count: usize) {
     let stored: Vec<String> = server.stored().into_iter().map(|stored| stored.content).collect();
@@ -197,7 +197,7 @@ fn a_connection_without_progress_is_the_last() {
     }
 }
 
-/// Two messages, and a third that finds the session at its end.
+/// Sends two messages, and a third after the server has ended the session.
 #[track_caller]
 fn assert_not_replaced(server: &Ruled, client: &mut Client) {
     (1..=2).for_each(|number| accept(client, &numbered(number)));
@@ -287,7 +287,7 @@ fn a_message_in_parts_goes_on_over_another_connection() {
     }
 }
 
-/// All ways to send three messages to a careless server: they have to be stored as they were sent.
+/// Sends three messages in each way to a careless server: they must be stored as they were sent.
 fn all_ways(rules: &Rules, lmtp: bool) {
     let start = || {
         let server = Ruled::start(Rules { lmtp, careless: true, ..rules.clone() });
@@ -316,7 +316,7 @@ fn all_ways(rules: &Rules, lmtp: bool) {
         assert!(result.is_ok());
     }
     drop(batch);
-    #[allow(clippy::unit_arg)] // it is a future in the other client
+    #[allow(clippy::unit_arg)] // it is a future in the async client
     block_on(pool.close());
     assert_stored(&server, 3);
 }
@@ -326,7 +326,7 @@ fn a_server_that_takes_the_final_dot_off_only_at_the_end_of_a_read_stores_each_m
     all_ways(&rules(&["PIPELINING"]), false);
     all_ways(&rules(&["PIPELINING", "8BITMIME", "SIZE"]), true);
     all_ways(&rules(&[]), false);
-    // One that was seen to crash, and one whose offer is not believed.
+    // One server that is known to crash, and one whose offer is not trusted.
     all_ways(&rules(&["PIPELINING", "CHUNKING", "BURL imap"]), false);
     let server = Ruled::start(Rules { careless: true, ..rules(&["PIPELINING", "CHUNKING"]) });
     let builder = ruled_builder(&server).ignore_capability("CHUNKING");
@@ -351,7 +351,7 @@ fn pipelined_commands_that_are_misread_are_sent_once_more_one_at_a_time() {
     accept(&mut block_on(builder.connect()).unwrap(), &mail_to(&["a@example.org", "b@example.org"]));
     assert_eq!(server.stored()[0].recipients, ["a@example.org", "b@example.org"]);
     assert_eq!(server.count("MAIL"), 2);
-    // The builder and its clones know it now.
+    // The builder and its clones remember it now.
     accept(&mut block_on(builder.clone().connect()).unwrap(), &mail());
     assert_eq!(server.count("MAIL"), 3);
     drop(server);
@@ -387,14 +387,14 @@ fn content_that_left_with_a_misread_envelope_is_sent_once_more() {
     assert_stored(&server, 2);
 }
 
-/// What a recipient is told by a server that is asked again one command at a time, and by one that is not.
+/// Returns how often MAIL was sent, and the refusal, for a recipient that gets this reply.
 fn refused_with(reply: &'static str) -> (usize, (Phase, u16)) {
     let refuses = Some(("bob@example.org", reply));
     let server = Ruled::start(Rules { refuses, ..rules(&["PIPELINING"]) });
     let builder = ruled_builder(&server);
     let error = send_error(&mut block_on(builder.connect()).unwrap(), &mail());
     let asked = server.count("MAIL");
-    // It is not remembered.
+    // The reply is not remembered.
     accept(&mut block_on(builder.connect()).unwrap(), &mail_to(&["a@example.org", "b@example.org"]));
     assert_eq!(server.count("MAIL"), asked + 1);
     (asked, refusal(cause(&error)))
@@ -461,7 +461,7 @@ fn recipients_that_were_too_many_are_not_said_again_in_every_transaction() {
     }
 }
 
-/// An envelope with its content, and the consent to it.
+/// An accepted message, by pipelining.
 fn taken(number: usize) -> String {
     format!(
         "C: MAIL FROM:<alice@example.org>\nC: RCPT TO:<bob@example.org>\nC: DATA\nS: 250 ok\nS: 250 ok\nS: 354 go on
@@ -469,7 +469,7 @@ fn taken(number: usize) -> String {
     )
 }
 
-/// How a server may answer a flight that comes when the session has had enough.
+/// Possible replies to a flight that arrives after the last message of a session.
 const TURNED_AWAY: [&str; 3] = [
     "C: MAIL FROM:<alice@example.org>\nC: RCPT TO:<bob@example.org>\nC: DATA\nS: 421 enough\n-- close",
     "C: MAIL FROM:<alice@example.org>\nC: RCPT TO:<bob@example.org>\nC: DATA
@@ -477,7 +477,7 @@ const TURNED_AWAY: [&str; 3] = [
     "C: MAIL FROM:<alice@example.org>\nC: RCPT TO:<bob@example.org>\nC: DATA\n-- close",
 ];
 
-/// One message, and a second one that is turned away: there is no other connection.
+/// Sends one message, and a second one that is turned away: there is no other connection.
 #[track_caller]
 fn assert_kept(client: &mut Client) {
     let number = client.connection_number();
@@ -623,7 +623,7 @@ fn recipients_that_were_too_many_get_the_message_though_quit_has_left() {
     assert!(delivery.recipients().all(|recipient| recipient.outcome() == Outcome::Accepted), "{delivery:?}");
 }
 
-/// Whatever a server has had enough of, it is asked no more often than it makes progress.
+/// However a server ends its sessions, it is asked no more often than it makes progress.
 #[test]
 fn a_server_that_turns_away_all_that_comes_second_is_asked_once_for_each_message() {
     for enough in ENOUGH {

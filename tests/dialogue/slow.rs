@@ -1,4 +1,4 @@
-//! Content that is long in coming: what is there leaves, the server is heard, and every limit holds.
+//! Content that arrives slowly: available octets are sent, replies are read, and every limit holds.
 
 use std::{
     io::{self, Read, Write},
@@ -24,7 +24,7 @@ use crate::support::Peer;
 
 const SHORT: Duration = Duration::from_millis(300);
 
-/// Takes its time, and gives what it is sent by the server of the test.
+/// A slow reader of the octets that the test's server sends it.
 struct Slow {
     pieces: Receiver<Vec<u8>>,
 }
@@ -52,7 +52,7 @@ fn line(number: usize) -> Vec<u8> {
     format!("line {number} {:.<50}", "").into_bytes()
 }
 
-/// A message whose content is read from there.
+/// A message whose content is read from this reader.
 fn reading(reader: impl Read + Send + 'static) -> Raw<'static> {
     Raw::reader(envelope(&["bob@example.org"]), reader)
 }
@@ -86,7 +86,7 @@ fn a_chunk_leaves_before_the_next_piece_is_there() {
             peer.play("S: 250 ok");
         }
         drop(more);
-        // The end may come with the last line, or behind it.
+        // The end may come with the last line, or after it.
         match &peer.line().unwrap()[..] {
             b"BDAT 8 LAST\r\n" => peer.play("C: line 5\nS: 250 ok"),
             _ => peer.play("C: line 5\nS: 250 ok\nC: BDAT 0 LAST\nS: 250 ok"),
@@ -114,7 +114,7 @@ fn lines_of_an_attachment_leave_before_the_next_one_is_there() {
     accept(&mut connect(&server), &message);
 }
 
-/// How many lines of base64 there are. The end of one comes with the next one.
+/// Number of lines of base64. The end of one comes with the next one.
 fn encoded_lines(heard: &[u8]) -> usize {
     let start = b"\r\n\r\nbGluZS";
     let at = heard.windows(start.len()).position(|part| part == start);
@@ -135,7 +135,8 @@ fn a_refusal_is_heard_while_the_content_is_long_in_coming() {
             }
             assert_eq!(peer.line().unwrap(), b"line 0\r\n");
             peer.play("S: 421 4.3.2 shutting down");
-            // The content neither goes on after this line nor ends: a client that had not heard the refusal would wait here.
+            // The content neither continues after this line nor ends: a client that had not read the refusal would wait
+            // here.
             let _gone_already = more.send(b"line 1\r\n".to_vec());
             peer.ignore();
         });
@@ -146,18 +147,18 @@ fn a_refusal_is_heard_while_the_content_is_long_in_coming() {
     }
 }
 
-/// Takes a whole message.
+/// Reads a whole message.
 fn take(peer: &mut Peer) {
     peer.play("-- hello\n-- envelope\nC: DATA\nS: 354 go on\n-- body\nS: 250 ok");
 }
 
-/// Takes the envelope, and what comes.
+/// Reads the envelope, and whatever follows.
 fn swallow(peer: &mut Peer) {
     peer.may_run_ahead = true;
     peer.play("-- hello\n-- envelope\nC: DATA\nS: 354 go on\n-- ignore");
 }
 
-/// Counts what is asked of it.
+/// A reader that counts its reads.
 struct Counted<R>(R, Arc<AtomicUsize>);
 
 impl<R: Read> Read for Counted<R> {
@@ -192,7 +193,7 @@ fn a_reader_that_has_nothing_yet_is_asked_again_and_not_for_ever() {
     assert!(reads.load(Ordering::Relaxed) < 200, "{reads:?}");
 }
 
-/// For the usual envelope.
+/// A message with the usual envelope.
 struct Wrapped(Message);
 
 impl Mail for Wrapped {
@@ -236,7 +237,7 @@ fn base64(text: &str) -> String {
     STANDARD.encode(text)
 }
 
-/// A FIFO, gone when it is dropped.
+/// A FIFO, removed when dropped.
 struct Fifo(PathBuf);
 
 impl Fifo {
@@ -265,7 +266,7 @@ fn a_fifo_that_nobody_writes_to_ends_at_the_deadline() {
     let fifo = Fifo::new();
     assert_late(&Raw::path(envelope(&["bob@example.org"]), &fifo.0));
     assert_late(&fifo.message());
-    // Nor if somebody only holds it open.
+    // Nor if another process only holds it open.
     let _held = std::fs::OpenOptions::new().read(true).write(true).open(&fifo.0).unwrap();
     assert_late(&Raw::path(envelope(&["bob@example.org"]), &fifo.0));
 }

@@ -1,4 +1,4 @@
-//! Limits: of each wait, and of each call as a whole. Lower bounds are strict, ceilings are generous.
+//! Limits: of each wait, and of each call as a whole. Lower bounds are strict, upper bounds are generous.
 
 use std::{
     io,
@@ -12,7 +12,7 @@ use crate::support::Peer;
 
 const SHORT: Duration = Duration::from_millis(300);
 
-/// The work takes `SHORT`, or somewhat more.
+/// Asserts that the work takes `SHORT`, or somewhat more.
 #[track_caller]
 fn in_time<T>(work: impl FnOnce() -> T) -> T {
     let start = Instant::now();
@@ -22,7 +22,7 @@ fn in_time<T>(work: impl FnOnce() -> T) -> T {
     done
 }
 
-/// The work takes next to nothing.
+/// Asserts that the work takes hardly any time.
 #[track_caller]
 fn at_once<T>(work: impl FnOnce() -> T) -> T {
     let start = Instant::now();
@@ -43,7 +43,7 @@ fn timeout(error: &Error) -> Phase {
     }
 }
 
-/// After the script it begins a reply, and takes seconds for its first line.
+/// After the script, begins a reply whose first line takes seconds.
 fn dripping_at(script: &str, code: &str) -> Server {
     Server::playing(format!("{script}-- drip {code}-{:.<200}", ""))
 }
@@ -252,7 +252,7 @@ fn a_limit_of_zero_ends_at_once() {
     }
 }
 
-/// Reads on for ever.
+/// Reads forever.
 fn swallow(peer: &mut Peer) {
     peer.may_run_ahead = true;
     peer.play("-- hello\n-- envelope\nC: DATA\nS: 354 go on\n-- ignore");
@@ -293,7 +293,7 @@ fn a_body_that_comes_in_drops_ends_at_the_deadline() {
     assert_eq!((timeout(&error), outcome(&error)), (Phase::Body, Outcome::NotSent));
 }
 
-/// Takes the connection and the envelope, and then reads no more.
+/// Accepts the connection and the envelope, and then reads no more.
 fn black_hole(peer: &mut Peer, told: &std::sync::mpsc::Receiver<()>) {
     peer.play("-- hello\n-- envelope\nC: DATA\nS: 354 go on");
     told.recv_timeout(PATIENCE).unwrap();
@@ -363,6 +363,6 @@ fn a_conversation_on_this_machine_takes_no_time() {
     let mut client = connect(&server);
     let start = Instant::now();
     (0..20).for_each(|_| accept(&mut client, &mail()));
-    // With Nagle's algorithm against delayed acknowledgements each would take 40 ms and more.
+    // With Nagle's algorithm and delayed acknowledgements, each would take 40 ms or more.
     assert!(start.elapsed() < Duration::from_millis(20 * 40), "{:?}", start.elapsed());
 }

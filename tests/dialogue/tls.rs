@@ -1,4 +1,4 @@
-//! STARTTLS, TLS from the first octet, and what goes wrong with them.
+//! STARTTLS, TLS from the first octet, and their failures.
 
 use std::{
     sync::atomic::Ordering,
@@ -30,7 +30,7 @@ const SECURED: &str = "-- hello STARTTLS
      C: EHLO client.example.org
      S: 250 mail.example.org\n";
 
-/// What a double may speak: 1.3, or no more than 1.2.
+/// TLS versions of a double: 1.3, or at most 1.2.
 const VERSIONS: [&str; 2] = ["-- tls good\n", "-- tls good 1.2\n"];
 
 const TRANSACTION: &str = "-- envelope
@@ -237,7 +237,7 @@ fn a_reply_injected_behind_that_of_the_second_ehlo_is_an_error() {
     match block_on(starttls(&server).connect()) {
         Err(error) => assert!(matches!(error, Error::Protocol { .. }), "{error:?}"),
         Ok(mut client) => {
-            // It may come later than connecting takes; in this record layer it is then seen before MAIL is said.
+            // It may arrive after connecting; in this record layer, it is then seen before MAIL is sent.
             let error = send_error(&mut client, &mail());
             assert_eq!(outcome(&error), Outcome::NotSent);
         }
@@ -365,7 +365,7 @@ fn plaintext_does_not_upgrade() {
 
 const SHORT: Duration = Duration::from_millis(300);
 
-/// Fails in the handshake when the time is up, and not much later.
+/// Asserts that the handshake fails when it times out, and not much later.
 #[track_caller]
 fn ends_in_time(builder: &Builder) {
     let start = Instant::now();
@@ -508,9 +508,9 @@ fn clones_of_a_builder_connect_independently() {
 
 #[test]
 fn building_the_connector_counts_as_a_part_of_the_handshake() {
-    // The server hears nothing, so it is not the handshake that takes too long.
+    // The server receives nothing, so it is not the handshake that takes too long.
     let server = Server::playing(format!("{UP_TO_STARTTLS}S: 220 go ahead\n"));
-    // Where TLS is sure to come, the connector is built while the connection is on its way.
+    // Where TLS is certain, the connector is built while connecting.
     let builder = starttls(&server).security(Security::Opportunistic);
     let builder = builder.ca_certificate(CA.repeat(100)).tls_timeout(Duration::from_millis(1));
     let error = connect_error(&builder);
@@ -524,7 +524,7 @@ fn the_connector_is_built_while_the_connection_is_on_its_way() {
     let builder = Client::builder("127.0.0.1").port(hole.address().port());
     let builder = builder.ca_certificate(CA.repeat(43)).connect_timeout(Duration::from_millis(1500));
     let built = || journal::lines_with("building a TLS connector: 43 CAs").len();
-    // Where TLS may not come at all, it waits for the server to offer it.
+    // Where TLS is not certain, the connector is built only when the server offers it.
     for (security, expected) in
         [(Security::Opportunistic, 0), (Security::StartTls, 1), (Security::Implicit, 1)]
     {
@@ -534,7 +534,7 @@ fn the_connector_is_built_while_the_connection_is_on_its_way() {
     }
 }
 
-/// How long this thread has worked, of the time that has passed.
+/// The CPU time of this thread.
 #[cfg(target_os = "linux")]
 fn processor_time() -> Duration {
     let stat = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
@@ -547,7 +547,7 @@ fn a_handshake_on_request_does_not_keep_the_processor_busy() {
     const STALL: Duration = Duration::from_millis(1000);
     let server = Server::running(|peer| {
         peer.play("-- tls good 1.2\n-- hello\n-- envelope\nC: DATA\nS: 354 go on\n-- renegotiate");
-        // Writing has to wait for the server now, and the server takes its time.
+        // Writing has to wait for the server now, and the server is slow.
         std::thread::sleep(STALL);
         peer.play("C: Hello\nC: .\nS: 250 ok\nC: QUIT\nS: 221 bye\n-- close");
     });
@@ -560,7 +560,7 @@ fn a_handshake_on_request_does_not_keep_the_processor_busy() {
     block_on(client.quit()).unwrap();
 }
 
-/// For a [`Flood`]; what takes its time to build is built.
+/// A builder for a [`Flood`], whose connector is already built.
 pub fn flooded() -> Builder {
     let builder = Client::builder("localhost").hello_name("client.example.org");
     let builder = builder.security(Security::Implicit).ca_certificate(CA).system_roots(false);
@@ -587,7 +587,7 @@ fn records_without_content_do_not_outlast_the_deadline() {
             };
             assert!(error.is_timeout(), "{at:?} {record:?}: {error:?}");
             let (steps, late) = (steps.load(Ordering::Relaxed), late.load(Ordering::Relaxed));
-            // One poll, or one call that must not wait, may be under way when the time is up.
+            // One poll, or one non-blocking call, may be under way when the time is up.
             assert!(steps > 100 && late < 200, "{at:?} {record:?}: {late} of {steps} steps were late");
         }
     }

@@ -730,7 +730,7 @@ fn an_enhanced_code_of_another_class_is_none() {
     assert_eq!([code(), code(), code()], [None, None, Some("2.6.0".to_owned())]);
 }
 
-/// The usual message in a flight.
+/// The usual message in a single flight.
 const FLIGHT: &str = "C: MAIL FROM:<alice@example.org>
      C: RCPT TO:<bob@example.org>
      C: DATA

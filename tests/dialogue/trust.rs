@@ -1,5 +1,6 @@
-//! Each kind of certificate, by TLS from the first octet and by STARTTLS, in TLS 1.2 and 1.3: whether it is trusted, and if
-//! not why, and that the server then hears nothing more. (`tests/interop/trust.rs` asks real servers.)
+//! Each kind of certificate, with TLS from the first octet and with STARTTLS, in TLS 1.2 and 1.3: whether it is
+//! trusted, if not why, and that the server then receives nothing more. (`tests/interop/trust.rs` does this with real
+//! servers.)
 
 use postino::{Error, Security};
 
@@ -10,7 +11,7 @@ const TRUSTED: Option<&str> = None;
 const OTHER_NAME: Option<&str> = Some("hostname mismatch");
 const OTHER_ADDRESS: Option<&str> = Some("ip address mismatch");
 
-/// The certificate (in `tests/support/certs`), the name it has to be for, and why it is not trusted.
+/// The certificate (in `tests/support/certs`), the name to verify, and why it is not trusted.
 const CERTIFICATES: &[(&str, &str, Option<&str>)] = &[
     ("good", "127.0.0.1", TRUSTED),
     ("good", "::1", TRUSTED),
@@ -44,7 +45,7 @@ const CERTIFICATES: &[(&str, &str, Option<&str>)] = &[
     ("a-label", "bucher.test", OTHER_NAME),
 ];
 
-/// What the server says and hears before the handshake, and what it hears of that.
+/// The script before the handshake, and what the server receives of it.
 const WAYS: [(Security, &str, &str); 2] = [
     (Security::Implicit, "", ""),
     (
@@ -54,7 +55,7 @@ const WAYS: [(Security, &str, &str); 2] = [
     ),
 ];
 
-/// Connects where this certificate is shown; gives the error, and all that the server heard.
+/// Connects to a server with this certificate; returns the error, and all that the server received.
 fn connect_to(
     base: &Builder,
     certificate: &str,

@@ -1,4 +1,4 @@
-//! What is signed, what arrives, and what is not sent.
+//! The signed content, what arrives, and what is not sent.
 
 use std::{
     env, fs,
@@ -57,7 +57,7 @@ fn composed() -> Message {
         .unwrap()
 }
 
-/// Odd, and right.
+/// Unusual but valid messages.
 const RAW: [&[u8]; 9] = [
     b"From: a@example.org\r\n\r\nHello!\r\n",
     b"From: a@example.org\nSubject: folded\n\tby a tab \n  \n and  more\nTo:b@example.net\n\nbody\n \n\t\n\n\n",
@@ -70,12 +70,12 @@ const RAW: [&[u8]; 9] = [
     b"Received: by x\nX-Odd: b=; bh=; a=b\nDate: Wed, 5 Jan 2022 15:13:05 +0100\nFrom: a@example.org\n\n\n\n\n first\n",
 ];
 
-/// What arrives.
+/// The content that arrives.
 fn arrived(mail: &dyn Mail) -> Vec<u8> {
     let server = Server::start().unwrap();
     block_on(connect(&server).send(mail)).map(drop).unwrap();
     let message = &server.wait_for_messages(1)[0];
-    // SIZE is what arrives, to the octet.
+    // SIZE is the exact number of octets that arrive.
     assert!(message.mail_parameters().contains(&format!("SIZE={}", message.content().len())), "{message:?}");
     message.content().to_vec()
 }
@@ -159,8 +159,8 @@ fn a_body_without_end_is_read_until_the_deadline_and_not_offered() {
     assert!(!server.dialogue().iter().any(|line| line.starts_with("C: MAIL")));
 }
 
-/// `tests/dkim/verify` names the Python that has dkimpy. Where nobody does it is skipped, which is said on stderr, unless
-/// `POSTINO_INTEROP_REQUIRED` names `dkimpy`: then it is a failure.
+/// `tests/dkim/verify` sets `POSTINO_DKIMPY` to a Python that has dkimpy. Without it, the test is skipped with a note
+/// on stderr; if `POSTINO_INTEROP_REQUIRED` names `dkimpy`, it fails instead.
 #[test]
 fn dkimpy_verifies_what_arrives_and_nothing_else() {
     let Some(python) = env::var_os("POSTINO_DKIMPY") else {

@@ -1,11 +1,11 @@
-//! Signed messages as they arrive, in both worlds. The keys in `keys/` are for these tests only.
+//! Signed messages as they arrive, sent by both clients. The keys in `keys/` are for these tests only.
 #![cfg(all(feature = "dkim", feature = "testing"))]
 
 #[path = "."]
 mod blocking {
     use postino::{Builder, Client};
 
-    /// In the blocking world a "future" is its value already.
+    /// In the blocking client, a "future" is already its value.
     fn block_on<T>(value: T) -> T {
         value
     }
@@ -25,6 +25,6 @@ mod aio {
     const WORLD: &str = "aio";
 
     #[path = "cases.rs"]
-    #[allow(clippy::duplicate_mod)] // written once, compiled twice: that is the point
+    #[allow(clippy::duplicate_mod)] // the same source, compiled for both clients
     mod cases;
 }

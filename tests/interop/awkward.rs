@@ -1,6 +1,6 @@
-//! Messages that are hard to carry, and what of them is stored.
+//! Messages that are hard to transmit, and what of them is stored.
 
-/// One of them. Its name, and its text for a message with this token.
+/// An awkward message: its name, and its text for a message with this token.
 pub struct Awkward {
     pub name: &'static str,
     pub text: fn(&str) -> Vec<u8>,
@@ -10,12 +10,12 @@ const fn of(name: &'static str, text: fn(&str) -> Vec<u8>) -> Awkward {
     Awkward { name, text }
 }
 
-/// Behind a header.
+/// Puts a header before the body.
 fn body(body: &str) -> Vec<u8> {
     [b"Subject: x\r\n\r\n", body.as_bytes()].concat()
 }
 
-/// What a careless client and a careless server take for two messages.
+/// A text that a careless client and a careless server take for two messages.
 fn two(token: &str, end: &str) -> Vec<u8> {
     body(&format!(
         "one{end}MAIL FROM:<bob@lab.test>\r\nRCPT TO:<alice+{token}@lab.test>\r\nDATA\r\n\
@@ -23,8 +23,8 @@ fn two(token: &str, end: &str) -> Vec<u8> {
     ))
 }
 
-/// The ends of data that some server takes for one (those that begin with `smuggling`), and all that ends, or begins,
-/// where it is easy to be wrong.
+/// Sequences that some server takes for the end of data (names starting with `smuggling`), and ends and beginnings that
+/// are easy to get wrong.
 pub const MESSAGES: &[Awkward] = &[
     of("nothing at all", |_| Vec::new()),
     of("an empty line", |_| b"\r\n".to_vec()),
@@ -70,7 +70,7 @@ pub const MESSAGES: &[Awkward] = &[
     of("smuggling: CRLF.NUL CRLF", |token| two(token, "\r\n.\0\r\n")),
 ];
 
-/// Takes its time everywhere.
+/// A message that is slow to transmit everywhere.
 pub const LARGE: Awkward = of("10 MiB", |_| {
     let lines = b".\r\n..dots\n\xc3\xa9\xff eight\r".to_vec();
     let lines = [lines, vec![b'x'; 900], b"\r\n".to_vec()].concat();
@@ -78,8 +78,8 @@ pub const LARGE: Awkward = of("10 MiB", |_| {
     [body(""), lines, b".".to_vec()].concat()
 });
 
-/// With every line end made CRLF, and one at the end: what is to be seen on the wire, but for the dots. A message has one
-/// line at least.
+/// The text with every line end made CRLF, and one at the end: the octets on the wire, except for dot-stuffing. A
+/// message has at least one line.
 pub fn wire(text: &[u8]) -> Vec<u8> {
     let mut wire = Vec::with_capacity(text.len() + text.len() / 16);
     let mut last = 0;

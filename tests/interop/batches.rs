@@ -1,4 +1,4 @@
-//! Many messages over one connection, by DATA and by BDAT, and those of readers. Compiled for both worlds.
+//! Many messages over one connection, by DATA and by BDAT, and messages from readers. Compiled for both clients.
 
 use postino::{Error, JoinPolicy, Outcome, Raw, Security};
 
@@ -16,8 +16,8 @@ fn lmtp(port: u16) -> Builder {
     builder(port, Security::Plaintext, false).lmtp(true)
 }
 
-/// Sends five messages in one batch; each has to be accepted, once, and stored as it was sent. Gives what was said on the
-/// connection, which has to be one.
+/// Sends five messages in one batch; each must be accepted, once, and stored as it was sent. Returns the commands and
+/// replies of the connection, which must be the only one.
 #[maybe_async]
 async fn five(server: &Server, builder: &Builder) -> Result<Vec<String>, Error> {
     keep_a_journal();
@@ -47,8 +47,8 @@ async fn five(server: &Server, builder: &Builder) -> Result<Vec<String>, Error> 
     Ok(dialogue)
 }
 
-/// Of five messages four envelopes leave with the ends before them, over one connection, where the server offers CHUNKING or
-/// the caller asks for it: what was learnt from the first holds.
+/// Of five messages, four envelopes are sent with the ends before them, over one connection, if the server offers
+/// CHUNKING or the caller asks for it: the result of the first remains valid.
 #[test]
 fn a_batch_arrives_as_sent_and_joined_where_that_is_safe() {
     each(|server| {
@@ -106,7 +106,7 @@ fn chunking_that_is_not_offered_is_not_used() {
     });
 }
 
-/// Short lines, from a reader whose size is not known.
+/// Sends short lines from a reader whose size is not known.
 #[maybe_async]
 async fn by_a_reader(server: &Server, way: &Builder) -> Result<(), Error> {
     let token = servers::token();

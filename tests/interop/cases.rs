@@ -1,4 +1,4 @@
-//! What is sent to each server, and what must have arrived. Compiled for both worlds.
+//! The messages sent to each server, and what must have arrived. Compiled for both clients.
 
 use std::{
     io::{BufRead, BufReader, Read, Write},
@@ -16,7 +16,7 @@ use crate::{
     servers::{self, AIOSMTPD, ALL, DOVECOT, EXIM, PASSWORD, POSTFIX, SENDMAIL, SMTPSERVER, Server, USER},
 };
 
-/// All that makes a message hard to carry, with line ends as a Unix file has them.
+/// A message with everything that is hard to transmit, with line ends as in a Unix file.
 pub fn message(token: &str, eight_bit: bool) -> Vec<u8> {
     let mut text = format!(
         "From: Bob <bob@lab.test>\nTo: alice@lab.test\nSubject: {token}\nDate: Thu, 1 Jan 2026 00:00:00 +0000\n\
@@ -46,7 +46,7 @@ pub fn envelope(to: &str) -> Envelope {
 }
 
 pub fn builder(port: u16, security: Security, login: bool) -> Builder {
-    // Clones share a TLS connector, which is not made in no time.
+    // Clones share a TLS connector, which takes some time to build.
     static BASE: LazyLock<Builder> = LazyLock::new(|| {
         let builder = Client::builder("127.0.0.1").ca_certificate(servers::ca());
         builder.deadline(Duration::from_secs(60)).hello_name("client.lab.test")
@@ -121,7 +121,7 @@ fn aiosmtpd_gets_what_was_sent() {
     message_arrives_by_every_way(&AIOSMTPD);
 }
 
-/// Every server that is up, all at once.
+/// Runs the test with every server that is up, concurrently.
 pub fn each(test: impl Fn(&Server) + Sync) {
     std::thread::scope(|scope| {
         for server in ALL.iter().filter(|server| server.is_up()) {
@@ -131,7 +131,7 @@ pub fn each(test: impl Fn(&Server) + Sync) {
     });
 }
 
-/// The way in, where it does not matter which: STARTTLS, and a login where there must be one.
+/// The way to connect where it does not matter: STARTTLS, and a login if required.
 pub fn way(server: &Server) -> Builder {
     match server.open {
         Some(port) => builder(port, Security::StartTls, false),
@@ -187,7 +187,7 @@ async fn after_refusals(server: &Server) -> Result<(), Error> {
     let mut client = builder(server.implicit, Security::Implicit, false).connect().await?;
     let error = client.login(USER, "wrong").await.unwrap_err();
     assert_eq!(error.reply().unwrap().code(), 535, "{}: {error:?}", server.name);
-    client.quit().await?; // a connection has two logins that are refused, and no more
+    client.quit().await?; // a connection has two refused logins, and no more
     client.reconnect().await?;
     client.login(USER, PASSWORD).await?;
     client.quit().await
@@ -216,7 +216,7 @@ fn a_certificate_that_is_not_for_us_is_refused() {
     });
 }
 
-/// What a server says to the end of this message, unstuffed and unchanged.
+/// The server's reply to the end of this message, sent unstuffed and unchanged.
 fn said_to(port: u16, to: &str, message: &[u8]) -> String {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
@@ -243,7 +243,7 @@ fn said_to(port: u16, to: &str, message: &[u8]) -> String {
     said
 }
 
-/// The trap is set: `messages.rs` and `a_nul_is_never_sent` walk past it.
+/// Checks that the hazard is real that the client avoids in `messages.rs` and `a_nul_is_never_sent`.
 #[test]
 fn sendmail_refuses_what_a_careless_client_sends() {
     let port = SENDMAIL.open.unwrap();
@@ -258,7 +258,7 @@ fn sendmail_refuses_what_a_careless_client_sends() {
     }
 }
 
-/// Another trap, and that the second message would be seen: of these `messages.rs` sees one.
+/// Checks another hazard, and that a second message would be found: `messages.rs` finds only one.
 #[test]
 fn a_careless_client_has_postfix_store_two_messages() {
     let port = POSTFIX.open.unwrap();
@@ -288,7 +288,7 @@ async fn nul(server: &Server) -> Result<(), Error> {
     assert!(matches!(error, Error::Message(_)), "{}: {error:?}", server.name);
     client.noop().await?; // nothing was sent
 
-    // Found out on the way: without its end the server has no message.
+    // Detected while sending: without its end, the server has no message.
     let reader = std::io::Cursor::new(with_nul(&streamed));
     let error = client.send(&Raw::reader(envelope("alice@lab.test"), reader)).await.unwrap_err();
     assert!(!error.in_doubt() && error.delivery().is_some(), "{}: {error:?}", server.name);
@@ -323,7 +323,7 @@ fn a_greylisted_recipient_is_worth_another_try() {
     each(|server| block_on(greylisted(server)).unwrap());
 }
 
-/// The limit of the old ports.
+/// Maximum size of a message on the ports with few extensions, in octets.
 const LIMIT: u64 = 20_000;
 
 #[maybe_async]
@@ -335,7 +335,7 @@ async fn too_large(server: &Server, port: u16) -> Result<(), Error> {
     let error = client.send(&Raw::bytes(envelope("alice@lab.test"), &text)).await.unwrap_err();
     assert!(matches!(error, Error::TooLarge { limit: LIMIT, .. }), "{}: {error:?}", server.name);
 
-    // A reader's size is not known, so the server has to find out.
+    // The size of a reader is not known, so the server has to check it.
     let error =
         client.send(&Raw::reader(envelope("alice@lab.test"), std::io::Cursor::new(text))).await.unwrap_err();
     assert!(error.is_permanent() && !error.in_doubt(), "{}: {error:?}", server.name);

@@ -1,7 +1,8 @@
-//! The messages that CPython tests its `email` package with, good and bad, sent as they are. Compiled for both worlds.
+//! The messages with which CPython tests its `email` package, good and bad, sent unchanged. Compiled for both clients.
 //!
-//! They come from Debian's `libpython3.11-testsuite`, or from the folder that `POSTINO_CORPUS` names. If they are not there
-//! the tests are skipped, which is said on stderr, unless `POSTINO_INTEROP_REQUIRED` names `corpus`: then it is a failure.
+//! They come from Debian's `libpython3.11-testsuite`, or from the folder that `POSTINO_CORPUS` names. If they are
+//! missing, the tests are skipped with a note on stderr; if `POSTINO_INTEROP_REQUIRED` names `corpus`, they fail
+//! instead.
 
 use std::{
     env, fs,
@@ -16,7 +17,7 @@ use super::{Client, block_on, maybe_async};
 use crate::servers::{self, AIOSMTPD, EXIM, Server};
 
 const FOLDER: &str = "/usr/lib/python3.11/test/test_email/data";
-/// So many at least there are.
+/// Minimum number of messages.
 const MESSAGES: usize = 47;
 
 fn corpus() -> Option<Vec<PathBuf>> {
@@ -34,7 +35,7 @@ fn corpus() -> Option<Vec<PathBuf>> {
     Some(paths)
 }
 
-/// With every line end made CRLF, and one at the end.
+/// The text with every line end made CRLF, and one at the end.
 fn wire(text: &[u8]) -> Vec<u8> {
     let mut wire = Vec::new();
     let mut rest = text;
@@ -50,8 +51,8 @@ fn wire(text: &[u8]) -> Vec<u8> {
     wire
 }
 
-/// What Exim changes on its own account: it puts an empty line before the first line that is no header, and takes away
-/// `Delivery-Date`, as a server that delivers does.
+/// The message with Exim's own changes: it puts an empty line before the first line that is not a header, and removes
+/// `Delivery-Date`, as a delivering server does.
 fn as_stored(server: &Server, path: &Path, wire: Vec<u8>) -> Vec<u8> {
     let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
     let text = |from: &str, to: &str| {

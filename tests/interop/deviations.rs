@@ -1,22 +1,22 @@
-//! What becomes of an awkward message at each server: it is stored as it was sent, but for what stands here.
+//! The result of an awkward message at each server: it is stored as it was sent, with the exceptions below.
 
 use crate::{awkward::wire, servers::Server};
 
 pub enum Fate {
-    /// Stored like this behind the server's own first headers; and what the server did to it, if anything.
+    /// Stored like this after the server's own first headers; and what the server did to it, if anything.
     Stored(Vec<u8>, &'static str),
-    /// Nothing of it is said: the error has this word, because.
+    /// Not sent at all: a word of the error, and the reason.
     RefusedHere(&'static str, &'static str),
-    /// The server refuses it with this code, because.
+    /// Refused by the server: the code, and the reason.
     RefusedThere(u16, &'static str),
 }
 
 use Fate::{RefusedHere, RefusedThere, Stored};
 
-/// How a message travels, as far as it matters here.
+/// How a message is sent, as far as it matters here.
 pub struct Path {
     pub lmtp: bool,
-    /// To the port with few extensions.
+    /// Whether it is sent to the port with few extensions.
     pub old: bool,
 }
 
@@ -25,7 +25,7 @@ pub fn fate(server: &Server, path: &Path, name: &str, text: &[u8]) -> Fate {
     if text.contains(&0) {
         return RefusedHere("NUL", "SMTP cannot carry NUL");
     }
-    // aiosmtpd's has 8BITMIME all the same.
+    // The port of aiosmtpd offers 8BITMIME nevertheless.
     if path.old && server.name != "aiosmtpd" && !text.is_ascii() {
         return RefusedHere("8BITMIME", "the server does not offer 8BITMIME");
     }

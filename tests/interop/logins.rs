@@ -1,5 +1,5 @@
-//! Every server, every way in, every mechanism: the right secret lets a message through, a wrong one does not. Compiled for
-//! both worlds.
+//! Every server, every way to connect, every mechanism: the right secret lets a message through, a wrong one does not.
+//! Compiled for both clients.
 
 use postino::{Error, Outcome, Raw, Security};
 
@@ -24,9 +24,9 @@ const MECHANISMS: [&str; 8] = [
     "OAUTHBEARER",
     "XOAUTH2",
 ];
-/// What the login library of Postfix and Sendmail has, and what Exim is told to have.
+/// The mechanisms of the login library of Postfix and Sendmail, and those configured for Exim.
 const CYRUS: &[&str] = &["SCRAM-SHA-256", "SCRAM-SHA-1", "CRAM-MD5", "PLAIN", "LOGIN"];
-/// Of these, what keeps the password from the wire.
+/// Those that do not send the password.
 const CYRUS_IN_CLEAR: &[&str] = &["SCRAM-SHA-256", "SCRAM-SHA-1", "CRAM-MD5"];
 const OF_DOVECOT: &[&str] =
     &["SCRAM-SHA-256", "SCRAM-SHA-1", "CRAM-MD5", "PLAIN", "LOGIN", "OAUTHBEARER", "XOAUTH2"];
@@ -35,12 +35,12 @@ const OF_AIOSMTPD: &[&str] = &["SCRAM-SHA-256-PLUS", "PLAIN", "LOGIN"];
 
 /// The port has no STARTTLS.
 const PLAIN: &str = "plain";
-/// STARTTLS is offered, and is not said.
+/// STARTTLS is offered, but not used.
 const UNSECURED: &str = "plain, STARTTLS left alone";
 const STARTTLS: &str = "STARTTLS";
 const IMPLICIT: &str = "implicit TLS";
 
-/// A way in: whose, which, at what port if there is one, and all that is offered there.
+/// A way to connect: server, kind, port if there is one, and all mechanisms offered there.
 struct Way(Server, &'static str, Option<u16>, &'static [&'static str]);
 
 const WAYS: [Way; 24] = [
@@ -80,7 +80,7 @@ impl Way {
         builder(port, security, false)
     }
 
-    /// Why it is not offered there.
+    /// The reason why a mechanism is not offered there.
     fn lacks(&self, mechanism: &str) -> &'static str {
         match (self.0.name, self.1, mechanism) {
             (_, PLAIN, _) if self.2.is_none() => "it has no port for logins without STARTTLS",
@@ -103,7 +103,7 @@ impl Way {
         }
     }
 
-    /// Listed, and the server lets nobody in by it.
+    /// Whether the mechanisms are listed, but the server refuses every login with them.
     fn is_in_vain(&self) -> bool {
         self.0.name == SMTPSERVER.name && self.1 == UNSECURED
     }
@@ -128,7 +128,7 @@ async fn login(way: &Builder, mechanism: &str, user: &str, secret: &str) -> Resu
     }
 }
 
-/// The mechanisms that a server offers, of which the table has to have each.
+/// Checks that every mechanism the server offers is in the table.
 #[maybe_async]
 async fn offered(way: &Builder) -> Result<Vec<String>, Error> {
     let mut client = way.connect().await?;
@@ -139,7 +139,7 @@ async fn offered(way: &Builder) -> Result<Vec<String>, Error> {
     Ok(offered)
 }
 
-/// The right secret is answered with 235, and then a message arrives.
+/// Checks that the right secret is answered with 235, and that a message then arrives.
 #[maybe_async]
 async fn lets_in(server: &Server, way: &Builder, mechanism: &str) -> Result<(), String> {
     keep_a_journal();
@@ -170,7 +170,7 @@ async fn lets_in(server: &Server, way: &Builder, mechanism: &str) -> Result<(), 
     client.quit().await.map_err(|e| format!("{e:?}"))
 }
 
-/// A wrong secret and an unknown user are refused for good, and no error shows the secret.
+/// Checks that a wrong secret and an unknown user are refused permanently, and that no error shows the secret.
 #[maybe_async]
 async fn keeps_out(way: &Builder, mechanism: &str) -> Result<(), String> {
     for (user, secret) in [(USER, "wr0ng"), ("nobody@lab.test", right_secret(mechanism))] {
@@ -181,7 +181,7 @@ async fn keeps_out(way: &Builder, mechanism: &str) -> Result<(), String> {
         let Error::Auth { details, .. } = &error else { return Err(seen) };
         let refused = error.is_permanent() && error.reply().is_some_and(|reply| reply.code() == 535);
         let shown = [secret, PASSWORD, TOKEN].iter().any(|secret| seen.contains(secret));
-        // A token is refused with reasons.
+        // A refusal of a token comes with details.
         if !refused || shown || details.is_some() != is_for_tokens(mechanism) {
             return Err(seen);
         }
@@ -189,7 +189,7 @@ async fn keeps_out(way: &Builder, mechanism: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// Refused whatever the secret is.
+/// Checks that logins are refused whatever the secret is.
 #[maybe_async]
 async fn lets_nobody_in(way: &Builder, mechanism: &str, code: u16) -> Result<(), String> {
     match login(way, mechanism, USER, right_secret(mechanism)).await {
@@ -280,7 +280,7 @@ fn aiosmtpd_lets_in_by_each_mechanism_who_has_the_secret() {
     all_logins(&AIOSMTPD);
 }
 
-/// What does not fit into the line of AUTH is said after it.
+/// Checks that a response too long for the AUTH line is sent after it.
 #[maybe_async]
 async fn too_long(way: &Way) -> Result<(), Error> {
     let builder = way.builder(way.2.unwrap());

@@ -1,7 +1,8 @@
-//! Real servers: what is sent arrives, byte for byte. See `README.md` beside this file.
+//! Tests against real servers: what is sent arrives, byte for byte. See `README.md` in this folder.
 //!
-//! `tests/interop/servers up` starts the servers. Those that are not up are skipped, which is said on stderr, unless
-//! `POSTINO_INTEROP_REQUIRED` names them: then it is a failure. `POSTINO_INTEROP_RESULTS` names a file for the results.
+//! `tests/interop/servers up` starts the servers. Servers that are not running are skipped with a note on stderr; if
+//! `POSTINO_INTEROP_REQUIRED` names them, the test fails instead. `POSTINO_INTEROP_RESULTS` names a file for the
+//! results.
 #![cfg(all(feature = "native-tls", feature = "async"))]
 
 #[path = "../support/journal.rs"]
@@ -55,7 +56,7 @@ mod aio {
     const WORLD: &str = "async";
 
     #[path = "batches.rs"]
-    #[allow(clippy::duplicate_mod)] // written once, compiled twice: that is the point
+    #[allow(clippy::duplicate_mod)] // the same source, compiled for both clients
     mod batches;
 
     #[path = "cases.rs"]

@@ -1,5 +1,5 @@
-//! Every server, every way to carry a message, every awkward message: what is stored is what was sent, once. Compiled for both
-//! worlds.
+//! Every server, every way to transmit a message, every awkward message: each is stored once, as it was sent. Compiled
+//! for both clients.
 
 use std::{thread, time::Duration};
 
@@ -18,15 +18,15 @@ use crate::{
     servers::{self, AIOSMTPD, DOVECOT, EXIM, POSTFIX, SENDMAIL, SMTPSERVER, Server},
 };
 
-/// How messages are carried.
+/// A way to transmit messages.
 struct Way {
     name: &'static str,
     lmtp: bool,
     pipelining: bool,
     chunking: bool,
-    /// All in one batch, each joined to the one before where the server takes it.
+    /// Whether all are in one batch, each joined to the one before if the server accepts it.
     batch: bool,
-    /// To the port with hardly any extension.
+    /// Whether they are sent to the port with few extensions.
     old: bool,
 }
 
@@ -48,7 +48,7 @@ const WAYS: [Way; 11] = [
     Way { name: "LMTP batch of chunks", lmtp: true, chunking: true, batch: true, ..PIPELINED },
 ];
 
-/// What is offered by none of a server's ports for mail.
+/// Extensions that none of the server's mail ports offers.
 fn lacks(server: &Server) -> &'static [&'static str] {
     match server.name {
         "sendmail" | "smtpserver" => &["CHUNKING"],
@@ -58,7 +58,7 @@ fn lacks(server: &Server) -> &'static [&'static str] {
 }
 
 impl Way {
-    /// How to go it, or why it cannot be gone.
+    /// The builder for this way, or why the server does not have it.
     fn builder(&self, server: &Server) -> Result<Builder, String> {
         let lacking = lacks(server).iter().find(|keyword| self.needs().contains(keyword));
         let plain = |port| builder(port, Security::Plaintext, false);
@@ -77,11 +77,11 @@ impl Way {
         match (self.chunking, self.pipelining, self.batch) {
             (true, ..) => &["CHUNKING"],
             (_, true, false) => &["PIPELINING"],
-            _ => &[], // a batch goes one by one where it must
+            _ => &[], // a batch is sent one by one where it must be
         }
     }
 
-    /// Whether the messages of these conversations left as they were to.
+    /// Checks that the messages of this conversation were sent in this way.
     fn check(&self, server: &Server, dialogue: &[String]) -> Result<(), String> {
         let said = |verb: &str| dialogue.iter().filter(|line| line.starts_with(verb)).count();
         let pipelined =
@@ -102,7 +102,7 @@ impl Way {
     }
 }
 
-/// A message that was sent, and what is said to have become of it.
+/// A message that was sent, and its reported result.
 struct Sent {
     message: &'static Awkward,
     token: String,
@@ -111,11 +111,11 @@ struct Sent {
 }
 
 fn to(token: &str) -> Envelope {
-    // Not all messages have room for a token; every server tells whom a message was for.
+    // Not all messages have room for a token; every server records the recipient of a message.
     Envelope::new("bob@lab.test", [format!("alice+{token}@lab.test")]).unwrap()
 }
 
-/// One after the other, over as many connections as it takes. Gives the numbers of these, too.
+/// Sends the messages one after the other, over as many connections as needed. Also returns their numbers.
 #[maybe_async]
 async fn singly(
     builder: &Builder,
@@ -136,7 +136,7 @@ async fn singly(
     (results, numbers)
 }
 
-/// All in one batch.
+/// Sends all messages in one batch.
 #[maybe_async]
 async fn at_once(
     builder: &Builder,
@@ -184,7 +184,7 @@ fn send_all(
     Ok(sent.map(|(((message, token), text), result)| Sent { message, token, text, result }).collect())
 }
 
-/// What became of it, beside what was to.
+/// Compares the result of a message with the expected one.
 fn verdict(server: &Server, way: &Way, sent: &Sent) -> Verdict {
     let path = Path { lmtp: way.lmtp, old: way.old };
     match (fate(server, &path, sent.message.name, &sent.text), &sent.result) {
@@ -212,7 +212,7 @@ fn verdict(server: &Server, way: &Way, sent: &Sent) -> Verdict {
     }
 }
 
-/// Where they begin to differ.
+/// Where the two texts begin to differ.
 fn difference(stored: &[u8], expected: &[u8]) -> String {
     let same = stored.iter().zip(expected).take_while(|(a, b)| a == b).count();
     let around = |text: &[u8]| {
@@ -230,7 +230,7 @@ fn cells(server: &Server, way: &'static Way, messages: &'static [Awkward]) -> Ve
     let builder = match way.builder(server) {
         Ok(builder) => builder,
         Err(why) if messages.len() > 1 => return vec![(cell("", Verdict::Absent(why)), None)],
-        Err(_) => return Vec::new(), // it was said
+        Err(_) => return Vec::new(), // already reported
     };
     match send_all(server, way, &builder, messages) {
         Ok(sent) => {
@@ -241,7 +241,7 @@ fn cells(server: &Server, way: &'static Way, messages: &'static [Awkward]) -> Ve
     }
 }
 
-/// One message arrives for each that was accepted, and none for the others: looked at when all is done.
+/// Checks that one message arrived for each that was accepted, and none for the others, when all is done.
 fn counted(server: &Server, (mut cell, token): Told) -> Cell {
     let wanted = usize::from(matches!(cell.verdict, Verdict::Passed(_)));
     let count = token.map_or(wanted, |token| server.count(&token));
@@ -251,7 +251,7 @@ fn counted(server: &Server, (mut cell, token): Told) -> Cell {
     cell
 }
 
-/// What a server does not offer it does not offer: else there is a way more to go.
+/// Checks that the server lacks the extensions listed by `lacks`: otherwise, there is another way to test.
 #[maybe_async]
 async fn offers_no_more(server: &Server) -> Result<(), Error> {
     let lmtp = server.lmtp.map(|port| builder(port, Security::Plaintext, false).lmtp(true));
@@ -280,7 +280,7 @@ fn all_messages(server: &Server) {
         let ways: Vec<_> = WAYS.iter().map(|way| scope.spawn(|| cells(server, way, MESSAGES))).collect();
         ways.into_iter().flat_map(|way| way.join().unwrap()).collect()
     });
-    // One after the other, and half of the ways in each world.
+    // One after the other, and half of the ways with each client.
     let is_for_this_world = |number: usize| (number % 2 == 0) == (WORLD == "blocking");
     for (_, way) in WAYS.iter().enumerate().filter(|(number, _)| is_for_this_world(*number)) {
         told.extend(cells(server, way, &[LARGE]));

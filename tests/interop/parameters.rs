@@ -1,4 +1,4 @@
-//! LMTP's answers for each recipient, and what is asked for with MAIL and RCPT. Compiled for both worlds.
+//! LMTP's replies for each recipient, and parameters of MAIL and RCPT. Compiled for both clients.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ fn text(token: &str) -> String {
     format!("Subject: {token}\n\nx\n")
 }
 
-/// One recipient is accepted, one refused at RCPT, one at the end, where no other is.
+/// One recipient is accepted, one refused at RCPT, and one at the end, where no other is.
 #[maybe_async]
 async fn each_recipient(server: &Server, way: &Builder) -> Result<(), Error> {
     let mut client = way.connect().await?;
@@ -45,7 +45,7 @@ async fn each_recipient(server: &Server, way: &Builder) -> Result<(), Error> {
         assert_eq!(server.count(&token), 1, "{}", server.name);
     }
 
-    // Nobody is left at the end.
+    // No recipient is left at the end.
     let error = client.send(&Raw::bytes(envelope("reject@lab.test"), "Subject: x\n\nx\n")).await.unwrap_err();
     assert!(error.is_transient() && !error.in_doubt(), "{}: {error:?}", server.name);
     assert_eq!(error.reply().unwrap().code(), 452, "{}: {error:?}", server.name);
@@ -98,7 +98,7 @@ fn lmtp_answers_for_each_recipient_of_a_batch() {
     });
 }
 
-/// What MAIL and RCPT said of this envelope, without the SIZE that comes first.
+/// Returns the parameters of MAIL and RCPT for this envelope, without the SIZE that comes first.
 #[maybe_async]
 async fn said(server: &Server, way: &Builder, envelope: Envelope) -> Result<Vec<String>, Error> {
     let token = servers::token();
@@ -138,7 +138,7 @@ fn reports_are_asked_for_as_they_were_set() {
             server.name
         );
     }
-    // The others only have to take it.
+    // The other servers only have to accept it.
     each(|server| {
         let mut client = block_on(way(server).connect()).unwrap();
         let offered = client.supports("DSN");
@@ -217,7 +217,7 @@ async fn beyond_ascii(server: &Server, way: &Builder) -> Result<(), Error> {
     }
     assert_eq!(sent?.refused().count(), 0, "{}", server.name);
     match server.name {
-        // A file for each recipient, whose name is the folder's; the sender is in Return-Path, if anywhere.
+        // A file for each recipient, whose name is that of the folder; the sender is in Return-Path, if anywhere.
         "postfix" | "exim" => {
             let at = server.stored_at(&token, "/j\u{f6}rg/");
             assert!(at.ends_with(b"\nx\n") || at.ends_with(b"\nx\r\n"), "{}", at.escape_ascii());

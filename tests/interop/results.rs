@@ -1,4 +1,5 @@
-//! The cells of the matrices, and `RESULTS.md` out of them: it is written to the file that `POSTINO_INTEROP_RESULTS` names.
+//! The cells of the matrices, and the `RESULTS.md` made from them: it is written to the file that
+//! `POSTINO_INTEROP_RESULTS` names.
 
 use std::{collections::BTreeMap, env, fmt::Write, fs, process::Command, sync::Mutex};
 
@@ -13,21 +14,21 @@ pub enum Matrix {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
-    /// As it should be; and what the server does on its own account, if anything.
+    /// As expected; and what the server changed, if anything.
     Passed(String),
-    /// Refused, as it should be: who refuses it, and why.
+    /// Refused as expected: by which side, and why.
     Refused(String),
-    /// There is no such thing there: why.
+    /// Not available there, and why.
     Absent(String),
-    /// Not as it should be.
+    /// Not as expected.
     Failed(String),
 }
 
-/// What came of one thing, sent one way to one server.
+/// The result of one item, sent one way to one server.
 #[derive(Debug, Clone)]
 pub struct Cell {
     pub way: &'static str,
-    /// A mechanism, a message, a certificate; nothing if there is no such way.
+    /// A mechanism, a message, or a certificate; empty if there is no such way.
     pub what: &'static str,
     pub verdict: Verdict,
 }
@@ -44,7 +45,7 @@ type Run = (Matrix, usize, &'static str);
 /// In the order of the tables, whichever test ends first.
 static CELLS: Mutex<BTreeMap<Run, Vec<Cell>>> = Mutex::new(BTreeMap::new());
 
-/// Keeps what came of a server's part of a matrix, and fails if something failed.
+/// Stores the results of a server's part of a matrix, and panics if a cell failed.
 pub fn settle(matrix: Matrix, server: &str, world: &'static str, cells: Vec<Cell>) {
     let failed: Vec<_> =
         cells.iter().filter(|cell| matches!(cell.verdict, Verdict::Failed(_))).cloned().collect();
@@ -108,7 +109,7 @@ fn page(cells: &BTreeMap<Run, Vec<Cell>>) -> String {
     page
 }
 
-/// How many cells came to what, by server and in all.
+/// Number of cells by result, for each server and in total.
 fn counts(matrices: &[(&str, &Vec<Entry>)]) -> String {
     let mut text =
         "| server | version | cells of | passed | refused as expected | not applicable | failed |\n\
@@ -138,7 +139,7 @@ fn counts(matrices: &[(&str, &Vec<Entry>)]) -> String {
     text
 }
 
-/// How many passed, were refused, are not applicable, and failed.
+/// Number of cells that passed, were refused, are not applicable, and failed.
 fn tally(entries: &[&Entry]) -> [usize; 4] {
     let mut counts = [0; 4];
     for entry in entries {
@@ -152,7 +153,7 @@ fn tally(entries: &[&Entry]) -> [usize; 4] {
     counts
 }
 
-/// Tables, and behind them the notes that they refer to.
+/// Tables, followed by the notes that they refer to.
 fn section(tables: impl FnOnce(&mut Vec<String>) -> String) -> String {
     let mut notes = Vec::new();
     let mut text = tables(&mut notes);
@@ -163,7 +164,7 @@ fn section(tables: impl FnOnce(&mut Vec<String>) -> String) -> String {
     text
 }
 
-/// How many messages came to what, by server and way.
+/// Number of messages by result, for each server and way.
 fn ways(entries: &[Entry], notes: &mut Vec<String>) -> String {
     let count = |entries: &[&Entry], notes: &mut Vec<String>| {
         if let [Entry { cell: Cell { verdict: verdict @ Verdict::Absent(_), .. }, .. }, ..] = entries {
@@ -210,7 +211,7 @@ fn grid(
     text
 }
 
-/// What these came to, all together where they agree.
+/// The verdicts of these entries, merged where they agree.
 fn verdicts(entries: &[&Entry], notes: &mut Vec<String>) -> String {
     let texts: Vec<_> = entries.iter().map(|entry| shown(&entry.cell.verdict, notes)).collect();
     let kinds = distinct(texts.iter().cloned());

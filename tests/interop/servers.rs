@@ -1,4 +1,4 @@
-//! The servers that `tests/interop/servers` starts: where they listen, and what they do to a message they store.
+//! The servers that `tests/interop/servers` starts: their ports, and their changes to a message they store.
 
 use std::{
     collections::BTreeMap,
@@ -14,7 +14,8 @@ use std::{
 
 pub const USER: &str = "alice@lab.test";
 pub const PASSWORD: &str = "s3cret-p@ss";
-/// What Dovecot and smtp-server take for the user's OAuth token: a JSON Web Token that is good until the year 2100.
+/// Token that Dovecot and smtp-server accept as the user's OAuth token: a JSON Web Token that is valid until the year
+/// 2100.
 pub const TOKEN: &str = concat!(
     "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9.",
     "eyJzdWIiOiJhbGljZSIsImVtYWlsIjoiYWxpY2VAbGFiLnRlc3QiLCJpYXQiOjE1Nzc4MzY4MDAsImV4cCI6NDEwMjQ0NDgwMH0.",
@@ -23,19 +24,19 @@ pub const TOKEN: &str = concat!(
 
 pub struct Server {
     pub name: &'static str,
-    /// STARTTLS offered; no login. Dovecot takes nothing without one.
+    /// Port with STARTTLS and no login. Dovecot accepts nothing without a login.
     pub open: Option<u16>,
-    /// The same after a login under TLS (the open port again where that is one).
+    /// Port with STARTTLS and a login in TLS (the open port again if it has one).
     pub submission: u16,
-    /// TLS from the first octet, and a login.
+    /// Port with TLS from the first octet, and a login.
     pub implicit: u16,
-    /// A login in clear, by the same mechanisms.
+    /// Port with a login in clear text, by the same mechanisms.
     pub clear: Option<u16>,
-    /// Few extensions, and small messages only.
+    /// Port with few extensions, and a small limit on message size.
     pub old: Option<u16>,
-    /// LMTP, STARTTLS offered; no login.
+    /// Port with LMTP and STARTTLS, and no login.
     pub lmtp: Option<u16>,
-    /// Of five messages, how many envelopes it takes with the end before them; and over LMTP.
+    /// Of five messages, the number of envelopes it accepts with the end before them; and over LMTP.
     pub joins: usize,
     pub joins_lmtp: usize,
 }
@@ -108,7 +109,7 @@ pub const AIOSMTPD: Server = Server {
 };
 pub const ALL: [Server; 6] = [POSTFIX, DOVECOT, EXIM, SENDMAIL, SMTPSERVER, AIOSMTPD];
 
-/// Where the servers keep what the tests need.
+/// The folder where the servers keep what the tests need.
 pub fn state() -> PathBuf {
     let folder = |name| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from); // as the script reads it
     let cache =
@@ -121,7 +122,7 @@ pub fn ca() -> Vec<u8> {
 }
 
 impl Server {
-    /// Whether it is up. If it is not, says so where the test runner does not hide it.
+    /// Whether the server is up. If it is not, reports it where the test runner does not hide it.
     pub fn is_up(&self) -> bool {
         let up = self.is_running();
         if !up {
@@ -141,8 +142,8 @@ impl Server {
         up
     }
 
-    /// Whether the process that `run/NAME.up` names is the one that `servers` started. The file alone proves nothing: it
-    /// outlives a server that was killed, or a machine that was switched off.
+    /// Whether the process that `run/NAME.up` names is the one that `servers` started. The file alone proves nothing:
+    /// it outlives a server that was killed, or a machine that was switched off.
     fn is_running(&self) -> bool {
         let state = state();
         let Ok(pid) = fs::read_to_string(state.join(format!("run/{}.up", self.name))) else { return false };
@@ -150,19 +151,19 @@ impl Server {
         memchr::memmem::find(&command_line, state.as_os_str().as_bytes()).is_some()
     }
 
-    /// Waits for the message with this token to be stored, and gives it as it is there.
+    /// Waits for the message with this token to be stored, and returns it as stored.
     pub fn stored(&self, token: &str) -> Vec<u8> {
         self.wait_for(token).1
     }
 
-    /// The same of the copy whose path has this in it: where each recipient has one.
+    /// Like `stored`, for the copy whose path contains `part`: for servers that store one for each recipient.
     pub fn stored_at(&self, token: &str, part: &str) -> Vec<u8> {
         self.wait_until(token, || self.find_at(token, part)).1
     }
 
-    /// Waits for the message with this token to be stored, and gives what was recorded of it: `port N`, `tls yes|no`,
-    /// `hello NAME`, `login USER` after a login, and MAIL and RCPT as they were sent, the refused ones too. For
-    /// aiosmtpd, smtp-server and Dovecot's submission (as it hands them on).
+    /// Waits for the message with this token to be stored, and returns what was recorded of it: `port N`, `tls yes|no`,
+    /// `hello NAME`, `login USER` after a login, and MAIL and RCPT as sent, including refused ones. For aiosmtpd,
+    /// smtp-server and Dovecot's submission (as it forwards them).
     pub fn envelope(&self, token: &str) -> Vec<String> {
         let path = self.wait_for(token).0.with_extension("envelope");
         fs::read_to_string(path).unwrap().lines().map(str::to_owned).collect()
@@ -179,11 +180,11 @@ impl Server {
                 return found;
             }
             assert!(Instant::now() < end, "{} did not store {token}", self.name);
-            thread::sleep(Duration::from_millis(50)); // servers deliver behind their 250
+            thread::sleep(Duration::from_millis(50)); // servers deliver after their 250
         }
     }
 
-    /// The message with this token, if it is stored already.
+    /// The message with this token, if it is already stored.
     pub fn find(&self, token: &str) -> Option<(PathBuf, Vec<u8>)> {
         self.find_at(token, "")
     }
@@ -194,12 +195,12 @@ impl Server {
         Some((path, bytes))
     }
 
-    /// How often the message with this token is stored.
+    /// Number of times that the message with this token is stored.
     pub fn count(&self, token: &str) -> usize {
         self.paths(token).len()
     }
 
-    /// Where the message with this token is stored: the token stands in its headers or in what was recorded of it.
+    /// Paths of the message with this token: the token is in its headers or in what was recorded of it.
     fn paths(&self, token: &str) -> Vec<PathBuf> {
         let mut all = Vec::new();
         collect(&state().join("mail").join(self.name), &mut all);
@@ -211,7 +212,7 @@ impl Server {
         all
     }
 
-    /// What it is, and of which version.
+    /// The name of the server, and its version.
     pub fn version(&self) -> String {
         fs::read_to_string(state().join(format!("run/{}.version", self.name)))
             .unwrap_or_default()
@@ -219,7 +220,7 @@ impl Server {
             .into()
     }
 
-    /// A stored message without the headers that the server put before it.
+    /// Returns a stored message without the headers that the server put before it.
     pub fn without_its_own<'s>(&self, stored: &'s [u8]) -> &'s [u8] {
         let missing: &[&[u8]] = match self.name {
             "sendmail" => &[b"Date:", b"From:", b"Message-Id:"],
@@ -232,7 +233,7 @@ impl Server {
         rest
     }
 
-    /// What a message with these line ends becomes in this server's store: some have LF there.
+    /// Returns what the server stores for a message with these line ends: some use LF.
     pub fn as_stored(&self, wire: &[u8]) -> Vec<u8> {
         match self.name {
             "postfix" | "sendmail" => wire.iter().copied().filter(|b| *b != b'\r').collect(),
@@ -241,27 +242,27 @@ impl Server {
     }
 }
 
-/// Who had it and whom it is for: the headers that servers put first.
+/// The headers that servers put first, with the path and the recipients.
 const TRACE: [&[u8]; 4] = [b"Return-Path:", b"X-Original-To:", b"Delivered-To:", b"Received:"];
 
-/// How long the header field is that this begins with, all its lines and their ends.
+/// Length of the header field at the beginning, with all its lines and their ends.
 fn field(text: &[u8]) -> usize {
     let is_end = |at: &usize| text[*at] == b'\n' && !matches!(text.get(at + 1), Some(b' ' | b'\t'));
     (0..text.len()).find(is_end).map_or(text.len(), |at| at + 1)
 }
 
-/// The tokens of each message that was looked at: each is read once.
+/// The tokens of each message that was looked at: each is read only once.
 static SEEN: Mutex<BTreeMap<PathBuf, Vec<String>>> = Mutex::new(BTreeMap::new());
 
-/// The tokens stand in headers, near the beginning.
+/// Number of octets searched: the tokens are in headers, near the beginning.
 const HEAD: u64 = 16 * 1024;
 
-/// All messages below this folder.
+/// Finds all messages below this folder.
 fn collect(folder: &Path, found: &mut Vec<PathBuf>) {
     let in_maildir = folder.file_name().is_some_and(|name| name == "new");
     let Ok(entries) = fs::read_dir(folder) else { return };
     for entry in entries.flatten() {
-        // Beside the messages there are half-written ones, envelopes, and Dovecot's indices.
+        // Besides the messages, there are half-written ones, envelopes, and Dovecot's indices.
         let path = entry.path();
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
             collect(&path, found);
@@ -271,7 +272,7 @@ fn collect(folder: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
-/// The tokens in a message and in the envelope beside it. Messages appear whole, envelopes before them.
+/// The tokens in a message and in the envelope beside it. Messages appear at once, envelopes before them.
 fn tokens_of(path: &Path) -> Vec<String> {
     let text = [head(path), head(&path.with_extension("envelope"))].concat();
     let text = String::from_utf8_lossy(&text);
@@ -282,19 +283,19 @@ fn tokens_of(path: &Path) -> Vec<String> {
         .collect()
 }
 
-/// Empty for a file that is not there.
+/// The beginning of a file; empty if it does not exist.
 fn head(path: &Path) -> Vec<u8> {
     let mut head = Vec::new();
     drop(fs::File::open(path).and_then(|file| file.take(HEAD).read_to_end(&mut head)));
     head
 }
 
-/// Whether this build has the mechanism. A server that offers one with another name is a server to look at.
+/// Whether this build has the mechanism. A server that offers one with another name needs attention.
 pub fn has(mechanism: &str) -> bool {
     cfg!(feature = "sasl") || !(mechanism.starts_with("SCRAM-") || mechanism == "CRAM-MD5")
 }
 
-/// A word that no other message has.
+/// Returns a word that no other message has.
 pub fn token() -> String {
     static COUNT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos();
@@ -302,7 +303,7 @@ pub fn token() -> String {
     format!("token-{}-{now}-{count}", std::process::id())
 }
 
-/// An address of this machine that nobody connected from before: by it the server's log tells clients apart.
+/// An address of this machine that no client has used before: by it, the server's log tells clients apart.
 pub fn address() -> Ipv4Addr {
     static COUNT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();

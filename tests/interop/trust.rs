@@ -1,5 +1,5 @@
-//! Each odd certificate, shown by Postfix and by smtp-server: who is trusted, why the others are not, and that these hear
-//! nothing more. Compiled for both worlds. (`tests/dialogue/trust.rs` has the same without real servers.)
+//! Odd certificates of Postfix and smtp-server: whether each is trusted, if not why, and that the server then receives
+//! nothing more. Compiled for both clients. (`tests/dialogue/trust.rs` does this without real servers.)
 
 use std::{
     fs,
@@ -24,8 +24,7 @@ const TRUSTED: Option<&str> = None;
 const OTHER_NAME: Option<&str> = Some("hostname mismatch");
 const OTHER_ADDRESS: Option<&str> = Some("ip address mismatch");
 
-/// What it is; the number of the certificate in `servers` (0 is the usual one); the name it has to be for; and why it is not
-/// trusted.
+/// Description; number of the certificate in `servers` (0 is the usual one); name to verify; and why it is not trusted.
 const CERTIFICATES: [(&str, u16, &str, Option<&str>); 20] = [
     ("good, by address", 0, "127.0.0.1", TRUSTED),
     ("good, by name", 0, "mx.lab.test", TRUSTED),
@@ -61,7 +60,7 @@ fn port(server: &Server, certificate: u16, security: Security) -> u16 {
     }
 }
 
-/// All that the server heard from this client, once it is gone.
+/// All that the server received from this client, once it is gone.
 fn heard_by(server: &Server, client: Ipv4Addr) -> String {
     let end = Instant::now() + Duration::from_secs(30);
     loop {
@@ -77,7 +76,7 @@ fn heard_by(server: &Server, client: Ipv4Addr) -> String {
     }
 }
 
-/// As in `ehlo=1 starttls=0/1 commands=1/2`: what was done, of what was said.
+/// As in `ehlo=1 starttls=0/1 commands=1/2`: the commands accepted, and those sent.
 fn counted_by_postfix(client: Ipv4Addr) -> Option<String> {
     let log = fs::read_to_string(servers::state().join("log/postfix/log")).unwrap();
     let line = log
@@ -94,7 +93,7 @@ fn recorded_by_smtpserver(client: Ipv4Addr) -> Option<String> {
     Some(lines[..closed].join(", "))
 }
 
-/// What a server hears that is not trusted: nothing but what leads to TLS.
+/// All that an untrusted server receives: only what precedes TLS.
 fn nothing_more(server: &Server, security: Security) -> &'static str {
     match (server.name, security) {
         ("postfix", Security::Implicit) => "commands=0/0",
@@ -104,7 +103,7 @@ fn nothing_more(server: &Server, security: Security) -> &'static str {
     }
 }
 
-/// A message arrives.
+/// Checks that a message arrives.
 #[maybe_async]
 async fn sent(server: &Server, builder: &Builder) -> Result<(), Error> {
     let token = servers::token();

@@ -1,4 +1,4 @@
-//! What is said, and what becomes of it. Compiled for both worlds.
+//! The commands of logins, and their results. Compiled for both clients.
 
 use std::{
     error::Error as _,
@@ -20,7 +20,7 @@ use crate::{
     journal,
 };
 
-/// Logs in and hangs up, against a server that offers these mechanisms and plays on from there.
+/// Logs in and disconnects, against a server that offers these mechanisms and then plays the transcript.
 fn log_in(mechanisms: &str, transcript: &str, set: impl FnOnce(Builder) -> Builder) -> Result<(), Error> {
     against(Double::start(&format!("{}{transcript}", hello(mechanisms))), set)
 }
@@ -70,7 +70,7 @@ fn a_token_that_makes_the_line_too_long_waits_for_the_challenge() {
     log_in("XOAUTH2", &transcript, |b| b.oauth_token("u", token.as_str())).unwrap();
 }
 
-/// Gives `token-0`, `token-1` …, and counts.
+/// Returns `token-0`, `token-1` …, and counts the calls.
 fn counted(builder: Builder, asked: &Arc<AtomicUsize>) -> Builder {
     let asked = Arc::clone(asked);
     token_from(builder, move || Ok(format!("token-{}", asked.fetch_add(1, Ordering::SeqCst))))
@@ -161,7 +161,7 @@ fn the_last_login_that_was_set_counts() {
 
 #[test]
 fn what_cannot_be_fails_before_connecting() {
-    let builder = || Client::builder("127.0.0.1").port(1); // nobody is there
+    let builder = || Client::builder("127.0.0.1").port(1); // nobody listens there
     for (builder, why) in [
         (builder().credentials("u", "p").auth_mechanisms(["XOAUTH2"]), "fits the credentials"),
         (builder().credentials("u", "p").auth_mechanisms([""; 0]), "fits the credentials"),
@@ -228,7 +228,7 @@ fn after_a_refused_login_the_connection_goes_on() {
     block_on(goes_on(&format!("C: AUTH PLAIN {plain}\nS: 535 no\nC: NOOP\nS: 250 ok"))).unwrap();
 }
 
-/// One that asks for proof, and gets none.
+/// A mechanism that asks for proof, and gets none.
 #[derive(Clone)]
 struct Sceptic;
 

@@ -9,7 +9,7 @@ use std::{
 
 use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 
-/// The greeting and EHLO, offering these mechanisms.
+/// Returns the greeting and EHLO, offering these mechanisms.
 pub fn hello(mechanisms: &str) -> String {
     format!("S: 220 me\nC: EHLO\nS: 250-me\nS: 250 AUTH {mechanisms}\n")
 }
@@ -24,12 +24,12 @@ pub struct Double {
 }
 
 impl Double {
-    /// Plays one connection: `S:` lines are said, `C:` lines must come. The client hangs up behind the last line.
+    /// Plays one connection: `S:` lines are sent, `C:` lines are expected. The client disconnects after the last line.
     pub fn start(transcript: &str) -> Double {
         Double::with_port(|_| transcript.to_owned())
     }
 
-    /// The same, for a transcript in which the port stands.
+    /// Like [`start`](Double::start), for a transcript that contains the port.
     pub fn with_port(transcript: impl FnOnce(u16) -> String) -> Double {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
@@ -42,7 +42,7 @@ impl Double {
         self.port
     }
 
-    /// What it heard was what it should.
+    /// Asserts that it received what it expected.
     #[track_caller]
     pub fn finish(self) {
         self.thread.join().unwrap().unwrap();

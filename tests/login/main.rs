@@ -1,4 +1,4 @@
-//! Logins against a server that plays a transcript, in both worlds.
+//! Logins against a server that plays a transcript, with both clients.
 
 mod double;
 #[path = "../support/journal.rs"]
@@ -6,7 +6,7 @@ mod journal;
 mod parrot;
 #[cfg(feature = "native-tls")]
 #[path = "../support/tls.rs"]
-#[allow(dead_code)] // the dialogues use more of it
+#[allow(dead_code)] // the dialogues use the rest
 mod tls;
 
 #[path = "."]
@@ -18,7 +18,7 @@ mod blocking {
         value
     }
 
-    /// Logs in with what this function gives.
+    /// Logs in with the token that this function returns.
     fn token_from(
         builder: Builder,
         mut ask: impl FnMut() -> Result<String, &'static str> + Send + 'static,
@@ -26,7 +26,7 @@ mod blocking {
         builder.oauth_token_with("u", move || Ok(ask()?))
     }
 
-    /// Refused while the callback sleeps, for which it is told what the callback waits for.
+    /// Connects with a token callback that does not return, and the limits of `set`. Returns the error.
     fn with_sleeping_callback(set: impl FnOnce(Builder) -> Builder) -> postino::Error {
         let double = crate::double::Double::start(&crate::double::hello("XOAUTH2"));
         let (wake, asleep) = std::sync::mpsc::channel::<()>();
@@ -115,7 +115,7 @@ mod aio {
     }
 
     #[path = "cases.rs"]
-    #[allow(clippy::duplicate_mod)] // written once, compiled twice: that is the point
+    #[allow(clippy::duplicate_mod)] // the same source, compiled for both clients
     mod cases;
 
     #[path = "secrets.rs"]

@@ -1,4 +1,4 @@
-//! A server that repeats what it knows: the secret, in every form that it can think of, wherever a reply has room for it.
+//! A server that repeats the secret it knows, in every form, wherever a reply has room for it.
 
 use std::{
     io::{BufRead, BufReader, Read, Write},
@@ -10,10 +10,10 @@ use std::{
 use crate::double::b64;
 
 pub const USER: &str = "carol";
-/// To everything outside of AUTH it just says yes.
+/// The reply to everything outside of AUTH.
 const YES: &str = "250 ok\r\n";
 
-/// What becomes of a login.
+/// The result of a login.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fate {
     Accepted,
@@ -23,9 +23,9 @@ pub enum Fate {
     Closing,
     /// A challenge full of secrets, where another may be due, and then a refusal.
     Challenged,
-    /// The connection ends, in the middle of a reply.
+    /// The connection ends in the middle of a reply.
     BrokenOff,
-    /// What is no reply.
+    /// Octets that are not a reply.
     Junk,
 }
 
@@ -39,8 +39,8 @@ pub const FATES: [Fate; 7] = [
     Fate::Junk,
 ];
 
-/// So is a secret never to be seen: as it is, in hexadecimal, in base64, at each of the three places that it can have within
-/// more base64, and in what the mechanisms make of it.
+/// The forms in which a secret must never be seen: as it is, in hexadecimal, in base64 at each of the three offsets
+/// within more base64, and in what the mechanisms make of it.
 pub fn forms(secret: &str) -> Vec<String> {
     let hex: String = secret.bytes().map(|octet| format!("{octet:02x}")).collect();
     let mut forms = vec![secret.to_owned(), hex.to_uppercase(), hex];
@@ -59,7 +59,7 @@ fn xoauth2(token: &str) -> String {
     format!("user={USER}\x01auth=Bearer {token}\x01\x01")
 }
 
-/// All of it in one reply.
+/// Returns all of them in one reply.
 fn echo(code: u16, secret: &str) -> String {
     let mut lines: Vec<String> = forms(secret);
     for around in ["", "x", "xx"] {
@@ -78,7 +78,7 @@ pub struct Parrot {
 }
 
 impl Parrot {
-    /// Takes one connection.
+    /// Starts the server, for one connection.
     pub fn start(mechanism: &str, secret: &str, fate: Fate) -> Parrot {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
@@ -91,7 +91,7 @@ impl Parrot {
                 true => Session::new(crate::tls::acceptor("good").accept(socket).unwrap()),
                 _ => Session::new(socket),
             };
-            // Whoever leaves, leaves.
+            // The client may leave at any time.
             let _ = session.serve(&mechanism, &secret, fate);
             session.heard
         });
@@ -102,7 +102,7 @@ impl Parrot {
         self.port
     }
 
-    /// What the client has said.
+    /// Returns what the client has sent.
     pub fn finish(self) -> String {
         self.thread.join().unwrap()
     }
@@ -116,7 +116,7 @@ struct Session {
     heard: String,
 }
 
-/// The end of the connection, or of what there is to say over it.
+/// An error is the end of the connection, or of the session.
 type Said = Result<(), Over>;
 struct Over;
 
@@ -136,7 +136,7 @@ impl Session {
         line.strip_suffix("\r\n").map(str::to_owned).ok_or(Over)
     }
 
-    /// Asks, and hears the answer.
+    /// Sends a challenge, and reads the answer.
     fn ask(&mut self, challenge: impl AsRef<[u8]>) -> Result<String, Over> {
         self.say(&format!("334 {}\r\n", b64(challenge)))?;
         self.hear()
@@ -167,7 +167,7 @@ impl Session {
             }
             return self.say(&echo(535, secret));
         }
-        // Half of a login is as good as a whole one: what is said of it is the same.
+        // Half of a login is enough: its reports are the same as those of a whole one.
         match (mechanism, initial) {
             ("LOGIN", _) => {
                 self.ask("Username:")?;
@@ -210,7 +210,7 @@ impl Session {
     }
 }
 
-/// The server's side of SCRAM (RFC 5802 §3), which takes any proof.
+/// The server's side of SCRAM (RFC 5802 §3), which accepts any proof.
 #[cfg(feature = "sasl")]
 mod scram {
     use base64::{Engine, engine::general_purpose::STANDARD as BASE64};

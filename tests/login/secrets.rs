@@ -1,4 +1,4 @@
-//! What must not be seen of a password or a token, and where. Compiled for both worlds.
+//! What must not be seen of a password or a token, and where. Compiled for both clients.
 
 use std::error::Error as _;
 
@@ -10,7 +10,7 @@ use crate::{
     parrot::{FATES, Fate, Parrot, USER, forms},
 };
 
-/// How a login comes about.
+/// How a login is made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Way {
     /// `Client::login`, `Client::auth_…`.
@@ -23,7 +23,7 @@ enum Way {
     Pool,
 }
 
-/// All that anybody could print.
+/// Everything that could be printed.
 #[derive(Default)]
 struct Shown(String);
 
@@ -56,7 +56,7 @@ fn is_token(mechanism: &str) -> bool {
     mechanism.contains("OAUTH")
 }
 
-/// How to reach it, and to wait not too long. One mechanism needs TLS.
+/// Returns a builder for the server, with short limits. One mechanism needs TLS.
 fn plain(mechanism: &str, port: u16) -> Builder {
     reach(Client::builder("127.0.0.1").port(port), mechanism)
 }
@@ -102,7 +102,7 @@ async fn by_name(client: &mut Client, mechanism: &str, secret: &str) -> Result<(
     }
 }
 
-/// One login. Gives whether it went well.
+/// Makes one login. Returns whether it succeeded.
 #[maybe_async]
 async fn log_in(mechanism: &str, port: u16, secret: &str, way: Way, shown: &mut Shown) -> bool {
     let builder = match way {
@@ -133,7 +133,7 @@ async fn log_in(mechanism: &str, port: u16, secret: &str, way: Way, shown: &mut 
     in_
 }
 
-/// The secret is of this test alone, so that none of its forms is in the log for another reason.
+/// Returns a secret for this test alone, so that none of its forms is in the log for another reason.
 fn secret(length: usize) -> String {
     let world = std::any::type_name::<Client>().contains("aio");
     let start = if world { "hunter-of-tasks" } else { "hunter-of-threads" };
@@ -152,7 +152,7 @@ fn no_secret_is_seen_whatever_becomes_of_it() {
         }
     }
     let mut shown = Shown::default();
-    // The long one does not fit into the line of AUTH, and waits for a challenge.
+    // The long one does not fit into the AUTH line, and waits for a challenge.
     for (secret, long) in [(secret(1), false), (secret(32), true)] {
         let credentials = Credentials::new(USER, &secret).unwrap();
         shown.debug(&credentials);
@@ -182,7 +182,7 @@ fn no_secret_is_seen_whatever_becomes_of_it() {
     }
 }
 
-/// What cannot be is told without what it is.
+/// Invalid values are reported without showing them.
 // Threat 70.
 #[test]
 fn settings_that_cannot_be_show_no_secret() {

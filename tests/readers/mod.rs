@@ -1,8 +1,8 @@
-//! What is composed, read by three programs that are not ours: mail-parser, Python's `email` (`check_composed.py`) and Perl's
-//! Email::MIME (`check_composed.pl`). Random messages go to each, with what is in them.
+//! Composed messages, read by three independent programs: mail-parser, Python's `email` (`check_composed.py`) and
+//! Perl's Email::MIME (`check_composed.pl`). Each is given random messages, and what they contain.
 //!
-//! Where an interpreter is missing its test is skipped, which is said on stderr, unless `POSTINO_INTEROP_REQUIRED` names
-//! `python` or `perl`: then it is a failure.
+//! If an interpreter is missing, its test is skipped with a note on stderr; if `POSTINO_INTEROP_REQUIRED` names
+//! `python` or `perl`, it fails instead.
 
 use std::{
     env,
@@ -25,7 +25,7 @@ use postino::{
 
 const MESSAGES: usize = 300;
 
-/// What goes into a message.
+/// The parts of a message.
 #[derive(Debug, Clone)]
 struct Parts {
     author: String,
@@ -54,7 +54,7 @@ fn parts() -> impl Strategy<Value = Parts> {
 }
 
 impl Parts {
-    /// Perl makes U+FFFD of noncharacters in headers.
+    /// Whether the headers have no noncharacters, which Perl turns into U+FFFD.
     fn has_characters_only(&self) -> bool {
         let is_character = |c: char| {
             !matches!(u32::from(c) & 0xffff, 0xfffe | 0xffff) && !matches!(c, '\u{fdd0}'..='\u{fdef}')
@@ -87,7 +87,7 @@ impl Parts {
         builder.build().unwrap()
     }
 
-    /// What has to be found. A text that is the whole message ends with a line end, which base64 does without.
+    /// Lists what must be found. A text that is the whole message ends with a line end, which base64 does not need.
     fn manifest(&self, kind: &str, sent: &[u8]) -> String {
         let header = &sent[..header_length(sent).unwrap()];
         let is_base64 = String::from_utf8_lossy(header).contains("\r\nContent-Transfer-Encoding: base64\r\n");
@@ -132,7 +132,7 @@ impl Parts {
     }
 }
 
-/// In both forms, with what has to be found in them. Files are of this kind.
+/// Random messages in both forms, with what must be found in them. Attached files are of this kind.
 fn messages(kind: &'static str) -> impl Iterator<Item = (String, Vec<u8>, String)> {
     let mut runner = TestRunner::default();
     (0..MESSAGES).flat_map(move |number| {
@@ -147,7 +147,7 @@ fn messages(kind: &'static str) -> impl Iterator<Item = (String, Vec<u8>, String
     })
 }
 
-/// Whether an interpreter is there that runs this.
+/// Whether an interpreter is installed that runs this.
 fn has(name: &str, program: &str, args: &[&str]) -> bool {
     let has = Command::new(program).args(args).output().is_ok_and(|said| said.status.success());
     if !has {
@@ -159,7 +159,7 @@ fn has(name: &str, program: &str, args: &[&str]) -> bool {
     has
 }
 
-/// Gives random messages to a script in this folder.
+/// Passes random messages to a script in this folder.
 fn read_by(program: &str, script: &str) {
     let folder =
         PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("composed-{program}-{}", std::process::id()));
@@ -172,7 +172,7 @@ fn read_by(program: &str, script: &str) {
     let script = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/readers").join(script);
     let said = Command::new(program).arg(script).arg(&folder).output().unwrap();
     let text = String::from_utf8_lossy(&said.stdout);
-    // What differs stays, to be looked at.
+    // Messages that differ are kept for inspection.
     assert!(said.status.success(), "{text}{}", String::from_utf8_lossy(&said.stderr));
     assert!(text.contains(&format!("{} messages, 0 differences", 2 * MESSAGES)), "{text}");
     fs::remove_dir_all(&folder).unwrap();
@@ -194,7 +194,7 @@ fn perl_reads_what_was_composed() {
 
 #[test]
 fn mail_parser_reads_what_was_composed() {
-    // It decodes text, whose charset is not said here.
+    // The script decodes text, whose charset is not given here.
     for (name, sent, manifest) in messages("application/x-any") {
         let mut found = String::new();
         let mut line = |word: &str, values: &[&[u8]]| {

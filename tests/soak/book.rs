@@ -1,4 +1,4 @@
-//! What the clients were told of each message, held against what the server knows of it.
+//! The results that the clients got for each message, compared with what the server knows of it.
 
 use std::{
     ops::{AddAssign, Range},
@@ -12,7 +12,7 @@ use super::{
     server::Record,
 };
 
-/// What was told of a message.
+/// The result reported for a message.
 #[derive(Default, Clone)]
 struct Entry {
     told: u32,
@@ -25,7 +25,7 @@ pub struct Book {
     entries: Mutex<Vec<Entry>>,
 }
 
-/// Copies, by what was told of them.
+/// Copies, by reported result.
 #[derive(Debug, Default, Clone, Copy)]
 pub struct Sums {
     pub messages: u64,
@@ -34,7 +34,7 @@ pub struct Sums {
     pub refused: u64,
     pub not_sent: u64,
     pub in_doubt: u64,
-    /// In doubt, and stored.
+    /// In doubt, but stored.
     pub arrived: u64,
 }
 
@@ -55,7 +55,7 @@ impl Book {
         Book { first, entries: Mutex::new(vec![Entry::default(); messages]) }
     }
 
-    /// What a client was told of one message.
+    /// Enters the result that a client got for one message.
     pub fn enter(&self, message: usize, result: &Result<Delivery, Error>) {
         let entry = match result {
             Ok(delivery) => Entry { how: "sent".into(), ..Entry::told_of(delivery) },
@@ -66,7 +66,7 @@ impl Book {
         *old = Entry { told: old.told + entry.told, ..entry };
     }
 
-    /// None of them had a connection.
+    /// Enters messages for which there was no connection.
     pub fn enter_none(&self, messages: Range<usize>, why: &Error) {
         for message in messages {
             let entry = &mut self.entries.lock().unwrap()[message - self.first];
@@ -74,7 +74,7 @@ impl Book {
         }
     }
 
-    /// All is accounted for once, and as the server has it.
+    /// Checks that all messages are accounted for once, and as the server has them.
     pub fn check(&self, record: &Record) -> Result<Sums, String> {
         let entries = self.entries.lock().unwrap();
         let mut sums = Sums { messages: entries.len() as u64, ..Sums::default() };
@@ -134,7 +134,7 @@ impl Entry {
         Entry { told: 1, copies: [Some(Outcome::NotSent); COPIES], how: String::new() }
     }
 
-    /// The short answers have to be those of the long one.
+    /// Whether the short answers differ from those of the long one.
     fn contradicts(&self, result: &Result<Delivery, Error>) -> bool {
         let any = |outcome| self.copies.contains(&Some(outcome));
         match result {

@@ -1,4 +1,4 @@
-//! What each thread or task does. Compiled for both worlds.
+//! The work of each thread or task. Compiled for both clients.
 
 use postino::Error;
 
@@ -9,7 +9,7 @@ use crate::{
     mail::mail,
 };
 
-/// Sends until nothing is left to be sent.
+/// Sends until nothing is left to send.
 #[maybe_async]
 pub async fn work(pool: &Pool, jobs: &Jobs, book: &Book) {
     while let Some((way, messages)) = jobs.next() {

@@ -1,10 +1,10 @@
-//! Chance that can be had again: splitmix64.
+//! Reproducible randomness: splitmix64.
 
 #[derive(Debug, Clone)]
 pub struct Dice(u64);
 
 impl Dice {
-    /// Each stream of the same seed is its own.
+    /// Creates one of the independent streams of a seed.
     pub fn new(seed: u64, stream: u64) -> Dice {
         Dice(seed ^ Dice(stream).next().rotate_left(17))
     }

@@ -1,4 +1,4 @@
-//! Who sends what, and how: the work of one round.
+//! Distribution of the messages of one round, and the ways to send them.
 
 use std::{ops::Range, sync::Mutex};
 

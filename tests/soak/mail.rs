@@ -1,22 +1,22 @@
-//! The messages: each is known by its number, which stands in its sender, its recipients and its content.
+//! The messages: each is identified by its number, which is in its sender, its recipients and its content.
 
 use postino::{Envelope, Raw};
 
 use super::dice::Dice;
 
-/// A message has so many recipients at most. Each gets a copy, which is accounted for by itself.
+/// Maximum number of recipients of a message. Each gets a copy, which is accounted for separately.
 pub const COPIES: usize = 3;
 
 fn dice(message: usize) -> Dice {
     Dice::new(0x50a6, message as u64)
 }
 
-/// How many recipients it has.
+/// Number of recipients of a message.
 pub fn copies(message: usize) -> usize {
     *dice(message).of(&[1, 1, 1, 2, COPIES])
 }
 
-/// As it has to arrive. Most are short; one in 500 is longer than what a socket takes at once.
+/// The content as it must arrive. Most are short; one in 500 is longer than what a socket takes at once.
 pub fn content(message: usize) -> Vec<u8> {
     let mut dice = dice(message);
     let lines = if dice.one_in(500) { 4000 } else { dice.below(8) };
@@ -36,7 +36,7 @@ pub fn mail(message: usize) -> Raw<'static> {
     Raw::owned(envelope, content(message))
 }
 
-/// The message and the copy that a path stands for.
+/// The message and the copy that a path identifies.
 pub fn parse(path: &str) -> Option<(usize, usize)> {
     let (_, path) = path.split_once("<m")?;
     let (message, rest) = path.split_once('-')?;

@@ -1,5 +1,5 @@
-//! Many messages through a pool to a server of bad character, in both worlds. At the end all is accounted for, and nothing
-//! has grown.
+//! Sends many messages through a pool to a misbehaving server, with both clients. At the end, every message is
+//! accounted for and nothing has grown.
 //!
 //! ```sh
 //! cargo test --features async --test soak                                       # 20,000 messages in each world
@@ -7,11 +7,11 @@
 //! SEED=… ROUND=… cargo test --features async --test soak                        # the round that failed
 //! ```
 //!
-//! It goes in rounds of 2,000 messages, each with a server and a pool of its own: what they are like comes from the seed and
-//! the number of the round, and what the server does on a connection from that of the connection. Threads run as they like,
-//! so a round is never quite the same again; what has to hold, has to hold for all.
+//! A run consists of rounds of 2,000 messages, each with its own server and pool. The seed and the number of the round
+//! determine their configuration; the number of the connection determines what the server does on it. Threads are
+//! scheduled freely, so no two runs of a round are quite the same; the invariants must hold for all of them.
 //!
-//! For every copy of every message: *accepted* is stored once, *refused* and *not sent* never, *in doubt* once at most.
+//! For every copy of every message: *accepted* is stored once, *refused* and *not sent* never, *in doubt* at most once.
 
 use std::{
     env,
@@ -37,14 +37,14 @@ use self::{
 };
 
 const ROUND: usize = 2000;
-/// In so many rounds everything happens.
+/// Number of rounds after which everything has happened.
 const MANY: usize = 10;
-/// Who sends at a time, and over how many connections.
+/// Number of concurrent senders, and of connections they share.
 const SENDERS: usize = 8;
 const CONNECTIONS: usize = 6;
-/// No round takes so long, however busy the machine is.
+/// Maximum time for a round, however busy the machine is.
 const CEILING: Duration = Duration::from_secs(180);
-/// So much may the memory of the process differ from what it was after a tenth of the way, in KiB.
+/// Maximum difference between the memory of the process at the end and after a tenth of the run, in KiB.
 const MEMORY: usize = 16 * 1024;
 
 #[path = "."]
@@ -85,7 +85,7 @@ mod aio {
 
     use super::*;
 
-    /// Tasks on two threads.
+    /// Runs the tasks on two threads.
     fn run(pool: &Pool, jobs: &Jobs, book: &Book) {
         let executor = Executor::new();
         let tasks: Vec<_> = (0..SENDERS).map(|_| executor.spawn(cases::work(pool, jobs, book))).collect();
@@ -108,7 +108,7 @@ mod aio {
     }
 
     #[path = "cases.rs"]
-    #[allow(clippy::duplicate_mod)] // written once, compiled twice: that is the point
+    #[allow(clippy::duplicate_mod)] // the same source, compiled for both clients
     mod cases;
 
     #[path = "round.rs"]
@@ -117,15 +117,15 @@ mod aio {
     use round::send;
 }
 
-/// What a round is like.
+/// Configuration of a round.
 struct Plan {
     character: Character,
-    /// What of the server's offers the clients use.
+    /// Which of the server's offers the clients use.
     chunking: bool,
     pipelining: bool,
     joining: bool,
     all_or_nothing: bool,
-    /// A limit for each call as a whole.
+    /// Whether each call as a whole has a limit.
     deadline: bool,
     max_messages: Option<u64>,
 }
@@ -142,8 +142,8 @@ impl Plan {
         let mut offer =
             |of: &[&'static str]| keywords.extend(Some(*dice.of(of)).filter(|word| !word.is_empty()));
         offer(&["PIPELINING", "PIPELINING", "PIPELINING", ""]);
-        // Whether something came in with the end of a message, or behind it, is a matter of luck. With content in the same
-        // flight nobody could tell what was swallowed from what was heard.
+        // Whether commands arrived with the end of a message or after it depends on timing. With content in the same
+        // flight, nobody could tell what was swallowed from what was received.
         if behind_the_end != BehindTheEnd::Swallowed {
             offer(&["CHUNKING", "CHUNKING", ""]);
         }
@@ -169,7 +169,7 @@ impl Plan {
     }
 }
 
-/// One after the other: what is measured is of the whole process.
+/// Runs the tests one after the other: the measurements are of the whole process.
 static TURN: Mutex<()> = Mutex::new(());
 
 fn number(name: &str) -> Option<u64> {
@@ -205,13 +205,13 @@ fn soak(world: &str, send: Send) {
     );
     let told = sums.accepted + sums.refused + sums.not_sent + sums.in_doubt;
     assert_eq!(told, sums.copies, "SEED={seed}");
-    // Two servers or three may by chance be harmless, or all the same.
+    // Two or three servers may happen to be harmless, or all alike.
     let mixed = sums.accepted > sums.copies / 4 && sums.refused > 0 && sums.not_sent > 0;
     assert!(mixed || rounds < MANY, "SEED={seed}: {sums:?}");
     assert!(end.is_none_or(is_back), "SEED={seed}: {early:?}, then {end:?}");
 }
 
-/// One round. Gives what became of its messages, and how many connections the server saw.
+/// Plays one round. Returns the outcomes of its messages, and the number of connections that the server saw.
 fn play(seed: u64, number: usize, send: Send) -> (Sums, usize) {
     let first = number * ROUND;
     let (tell, told) = mpsc::channel();

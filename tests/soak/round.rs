@@ -1,4 +1,4 @@
-//! The pool of a round. Compiled for both worlds.
+//! The pool of a round. Compiled for both clients.
 
 use postino::JoinPolicy;
 
@@ -19,7 +19,7 @@ fn builder(plan: &Plan, port: u16) -> Builder {
     if plan.deadline { builder.deadline(2 * LIMIT) } else { builder }
 }
 
-/// Sends all that there is to send, and closes the pool.
+/// Sends all messages, and closes the pool.
 pub fn send(plan: &Plan, port: u16, jobs: &Jobs, book: &Book) {
     let pool = Pool::builder(builder(plan, port)).max_connections(CONNECTIONS);
     let pool = match plan.max_messages {

@@ -1,5 +1,5 @@
-//! A server of bad character. It refuses, dawdles, hangs up, closes, talks nonsense or falls silent wherever its dice say;
-//! what it has stored it knows for sure.
+//! A misbehaving server. It refuses, delays, disconnects, sends nonsense or stays silent at random; it knows exactly
+//! what it has stored.
 
 use std::{
     io::{Read, Write},
@@ -17,17 +17,17 @@ use super::{
     mail::{self, COPIES},
 };
 
-/// The limit of the clients' waits. Who is late, is later than this.
+/// The limit of the clients' waits. Late replies are later than this.
 pub const LIMIT: Duration = Duration::from_millis(400);
-/// So long no client takes to speak or to leave.
+/// Maximum time for a client to send something or to leave.
 const CEILING: Duration = Duration::from_secs(30);
 
-/// What kind of server it is, for the whole of its life.
+/// The kind of server, for its whole life.
 #[derive(Debug, Clone)]
 pub struct Character {
     pub seed: u64,
     pub lmtp: bool,
-    /// What it offers besides.
+    /// The other extensions it offers.
     pub keywords: Vec<&'static str>,
     pub behind_the_end: BehindTheEnd,
     /// How many of 10,000 replies go wrong, and how many of 10,000 requests are refused.
@@ -39,37 +39,37 @@ pub struct Character {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BehindTheEnd {
     Heard,
-    /// They are thrown away.
+    /// They are discarded.
     Swallowed,
     /// Each is answered 503.
     Refused,
 }
 
-/// What becomes of a reply.
+/// How a reply is sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fate {
     Said,
     Delayed,
-    /// So late that nobody waits for it any more.
+    /// So late that no client waits for it any more.
     Late,
-    /// Never said; the connection stays.
+    /// Never sent; the connection stays open.
     Silence,
     Dropped,
     Reset,
     /// The connection ends in the middle of it.
     Cut,
-    /// Said, and the connection ends.
+    /// Sent, and the connection ends.
     Last,
-    /// Said, and a moment later the connection ends, with or without a word.
+    /// Sent, and a moment later the connection ends, with or without a 421.
     Idle,
     IdleClosing,
     /// 421 instead.
     Closing,
-    /// Something else, that is no reply, instead.
+    /// Octets that are not a reply, instead.
     Junk,
 }
 
-/// One thing that a server did about a message.
+/// A server's action on a message.
 pub struct Event {
     pub message: usize,
     connection: usize,
@@ -85,12 +85,12 @@ impl Event {
     }
 }
 
-/// What it has stored and done, for the messages from `first` on.
+/// What the server has stored and done, for the messages from `first` on.
 pub struct Record {
     first: usize,
     stored: Vec<AtomicU32>,
     events: Mutex<Vec<Event>>,
-    /// What no client may do.
+    /// Violations by clients.
     complaints: Mutex<Vec<String>>,
 }
 
@@ -108,7 +108,7 @@ impl Record {
         self.stored[(message - self.first) * COPIES + copy].fetch_add(1, Ordering::SeqCst);
     }
 
-    /// How often this copy of a message was stored.
+    /// Number of times that this copy of a message was stored.
     pub fn stored(&self, message: usize, copy: usize) -> u32 {
         self.stored[(message - self.first) * COPIES + copy].load(Ordering::SeqCst)
     }
@@ -147,10 +147,10 @@ impl Server {
         self.address.port()
     }
 
-    /// Waits until all clients have left. Gives how many connections there were.
+    /// Waits until all clients have left. Returns the number of connections.
     pub fn finish(self) -> usize {
         self.over.store(true, Ordering::SeqCst);
-        drop(TcpStream::connect(self.address)); // so that it looks
+        drop(TcpStream::connect(self.address)); // so that it checks
         self.thread.join().unwrap()
     }
 }
@@ -185,21 +185,21 @@ enum Never {}
 struct Session {
     socket: TcpStream,
     inbox: Vec<u8>,
-    /// Those octets of the inbox that came in with the end of a message, and are not heard.
+    /// Number of octets of the inbox that came in with the end of a message, and are ignored.
     unheard: usize,
     dice: Dice,
     character: Character,
     record: Arc<Record>,
     number: usize,
     events: Vec<Event>,
-    /// Since MAIL.
+    /// The transaction since MAIL.
     transaction: Option<Transaction>,
 }
 
 #[derive(Default)]
 struct Transaction {
     message: usize,
-    /// The copies whose recipients were taken.
+    /// The copies whose recipients were accepted.
     taken: Vec<(usize, usize)>,
     content: Vec<u8>,
 }
@@ -286,7 +286,7 @@ impl Session {
 
     fn data(&mut self) -> Result<(), Over> {
         let nobody = self.transaction.as_ref().is_none_or(|transaction| transaction.taken.is_empty());
-        // Some say 354 all the same (RFC 2920 §3.1).
+        // Some servers send 354 nevertheless (RFC 2920 §3.1).
         if nobody && self.dice.one_in(2) {
             return self.reply("DATA", "554 for nobody");
         }
@@ -338,7 +338,7 @@ impl Session {
         }
     }
 
-    /// The message is there: what is to become of it is decided, done, and only then said.
+    /// Handles a complete message: what becomes of it is decided, done, and only then reported.
     fn end(&mut self, transaction: Transaction) -> Result<(), Over> {
         let Transaction { message, taken, content } = transaction;
         if content != mail::content(message) {
@@ -360,7 +360,7 @@ impl Session {
         self.look_behind();
         let last = answers.len() - 1;
         for (n, (answer, fate)) in answers.into_iter().enumerate() {
-            // With LMTP a 421 would be the answer for the next recipient.
+            // With LMTP, a 421 would be the reply for the next recipient.
             let fate = if fate == Fate::IdleClosing && n < last { Fate::Idle } else { fate };
             self.events.push(Event { message, connection: self.number, what: "end", answer, fate });
             self.say(answer, fate)?;
@@ -368,7 +368,7 @@ impl Session {
         Ok(())
     }
 
-    /// What came in with the end of the message.
+    /// Handles what came in with the end of the message.
     fn look_behind(&mut self) {
         match self.character.behind_the_end {
             BehindTheEnd::Heard => {}
@@ -377,7 +377,7 @@ impl Session {
         }
     }
 
-    /// Half of the content is enough: it says no, or nothing, and leaves.
+    /// Ends the connection after half of the content, with a refusal or without a reply.
     fn break_off(&mut self) -> Over {
         if let Some(Transaction { message, .. }) = self.transaction {
             let (connection, what) = (self.number, "in the content");
@@ -432,7 +432,7 @@ impl Session {
         }
     }
 
-    /// An answer that stores nothing.
+    /// Sends a reply that stores nothing.
     fn reply(&mut self, what: &'static str, answer: &str) -> Result<(), Over> {
         let fate = self.fate();
         if let Some(Transaction { message, .. }) = self.transaction {
@@ -503,7 +503,7 @@ impl Session {
         Over
     }
 
-    /// What is closed now ends in RST.
+    /// Makes the next close send RST.
     fn reset(&mut self) {
         let _ = rustix::net::sockopt::set_socket_linger(&self.socket, Some(Duration::ZERO));
     }

@@ -1,4 +1,4 @@
-//! A test in a process of its own, whose footprint nobody else changes.
+//! Runs a test in a separate process, whose footprint no other test changes.
 
 use std::{
     env,
@@ -12,8 +12,8 @@ pub fn is_own_process() -> bool {
     env::var_os(OWN).is_some()
 }
 
-/// Runs a test of this binary alone in a process. With one arena for all threads (glibc's word for where it allocates) its
-/// memory does not depend on which thread got which; and the first backtrace would take tens of MB, for good.
+/// Runs one test of this binary in a separate process. With a single malloc arena for all threads, its memory does not
+/// depend on which thread uses which arena; and the first backtrace would permanently take tens of MB.
 pub fn in_own_process(module: &str, test: &str) {
     let (_, module) = module.split_once("::").unwrap();
     let mut alone = Command::new(env::current_exe().unwrap());
@@ -26,7 +26,7 @@ pub fn in_own_process(module: &str, test: &str) {
     said.lines().filter(|line| line.contains("cells")).for_each(|line| println!("{line}"));
 }
 
-/// The process has one footprint: nobody else may run meanwhile.
+/// Takes the lock of the process, whose footprint is shared: no other test may run meanwhile.
 pub fn alone() -> MutexGuard<'static, ()> {
     static ALONE: Mutex<()> = Mutex::new(());
     ALONE.lock().unwrap_or_else(PoisonError::into_inner)

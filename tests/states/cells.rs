@@ -1,4 +1,4 @@
-//! Carries the cells out, in the world that the parent supplies.
+//! Runs the cells with the client that the parent module supplies.
 
 use std::{
     io::{self, Read},
@@ -24,29 +24,30 @@ use crate::{
     table::{EVENTS, Event, STATES, Scene, State},
 };
 
-/// The limit where one has to pass.
+/// The limit that has to pass.
 const SHORT: Duration = Duration::from_millis(300);
 /// All other limits: nothing here may come near them.
 const LONG: Duration = Duration::from_secs(60);
-/// Within this every call is back that waits for no limit.
+/// Maximum time for a call that waits for no limit.
 const CEILING: Duration = Duration::from_secs(15);
-/// So many sessions at once.
+/// Number of concurrent sessions.
 const WORKERS: usize = 16;
-/// So often a session is begun anew whose limit has passed before its state was reached, each time with twice the limit.
+/// Number of attempts, each with twice the limit of the one before, for a session whose limit passes before its state
+/// is reached.
 const ATTEMPTS: u32 = 4;
 
-/// So much the memory may grow, in KiB: it depends on how many sessions there were at once. An octet lost in each session of
-/// the long run would not be seen, a kilobyte would.
+/// Maximum growth of the memory, in KiB: it depends on how many sessions there were at once. In the long run, this
+/// detects a kilobyte lost in each session, but not an octet.
 const GROWTH: usize = 8 * 1024;
 
-/// So many threads more there may be: smol's pool keeps as many as were ever needed at once, which the chance decides, and no
-/// session needs two.
+/// Maximum number of additional threads: smol's pool keeps as many as were ever needed at once, which depends on
+/// timing, and no session needs two.
 const MORE_THREADS: usize = match WORLD {
     World::Blocking => 0,
     World::Aio => WORKERS,
 };
 
-/// What is sent where it does not fit into a line, in octets.
+/// Size of the content of a message that is not in the script, in octets.
 const CONTENT: usize = 200_000;
 
 fn content() -> &'static [u8] {
@@ -60,12 +61,12 @@ fn content() -> &'static [u8] {
 /// One way for an event to happen.
 #[derive(Debug, Clone)]
 enum Take {
-    /// There is only this one.
+    /// The only one.
     Only,
     Says(String),
     SplitAt(usize),
     Floods(&'static str),
-    /// The end of TLS is told.
+    /// TLS ends with close_notify.
     Notifies,
 }
 
@@ -73,7 +74,7 @@ fn takes(scene: &Scene, event: Event) -> Vec<Take> {
     let says = |texts: &[&str]| texts.iter().map(|text| Take::Says(text.to_string())).collect();
     match event {
         Event::WrongClass => wrong(scene).iter().map(|code| Take::Says(format!("{code} what"))).collect(),
-        // Less than five octets are not even the beginning of a record.
+        // Fewer than five octets are not even the beginning of a record.
         Event::Garbage if scene.phase == Phase::Tls => says(&["garbage", "\\xff\\xfe\\0what"]),
         Event::Garbage => {
             says(&["garbage", "25", "250garbage", "\\xff\\xfe\\0", "199 no", "600 no", "+25 no"])
@@ -90,7 +91,7 @@ fn takes(scene: &Scene, event: Event) -> Vec<Take> {
     }
 }
 
-/// The lines of the answer that is wanted; where nothing is due, those of a refusal.
+/// The lines of the expected reply; where no reply is due, those of a refusal.
 fn answer(scene: &Scene) -> Vec<String> {
     if scene.is_unasked() {
         vec![format!("{} no", code(Event::Never))]
@@ -107,14 +108,14 @@ struct Session {
     take: Take,
 }
 
-/// Why a session is no success.
+/// Why a session did not succeed.
 enum Trouble {
-    /// A limit has passed before the state was reached.
+    /// A limit passed before the state was reached.
     NotThere,
     Wrong(String),
 }
 
-/// What a call has done.
+/// What a call did.
 #[derive(Debug)]
 enum Done {
     Connected(Box<Client>),
@@ -128,21 +129,21 @@ impl Done {
     }
 }
 
-/// Its result; none if its future was dropped.
+/// The result of a call; `None` if its future was dropped.
 type Made = Option<Result<Done, Error>>;
 
-/// What the client connects over, if it does not connect by itself.
+/// The caller's connection for the client, if it does not connect itself.
 enum Link {
     None,
     Tcp(TcpStream),
     Unix(UnixStream),
 }
 
-/// What the client's side of a session has to tell, and is told.
+/// The channels of the client's side of a session.
 struct Ends {
     go: Sender<()>,
     told: Receiver<()>,
-    /// The same, for who cancels.
+    /// Like `told`, for whoever cancels.
     bell: Bell,
     give: Sender<UnixStream>,
     is_ready: Receiver<()>,
@@ -152,17 +153,17 @@ struct Ends {
 struct Part {
     session: Session,
     more: Vec<String>,
-    /// The client's end of a Unix socket, to be filled.
+    /// Receives the client's end of a Unix socket, to be filled.
     end: Option<Receiver<UnixStream>>,
-    /// It may begin.
+    /// Signals that the client may begin.
     ready: Sender<()>,
-    /// The client is idle, or within its content.
+    /// Signals that the client is idle, or within its content.
     go: Receiver<()>,
-    /// The state is reached.
+    /// Reports that the state is reached.
     told: Box<dyn Fn() + Send>,
-    /// The client has given up.
+    /// Signals that the client has given up.
     done: Receiver<()>,
-    /// What was left unread then, without what has filled the buffer.
+    /// What was left unread then, without the octets that fill the buffer.
     unread: Arc<Mutex<Vec<u8>>>,
 }
 
@@ -173,7 +174,7 @@ impl Part {
         let blocked_end = self.end.as_ref().map(|end| end.recv_timeout(PATIENCE).unwrap());
         let mut before = scene.before.clone();
         let words = before.iter().rev().take_while(|line| line.starts_with("S:")).count();
-        // What makes the client speak.
+        // What makes the client send something.
         let trigger = before.split_off(before.len() - if blocked && !scene.is_unasked() { words } else { 0 });
         if let (true, Some(end)) = (before.is_empty() && trigger.is_empty(), &blocked_end) {
             Peer::clog(end);
@@ -199,7 +200,7 @@ impl Part {
             return;
         }
         peer.play(&scene.asks.join("\n"));
-        // In a flight the client leaves as soon as it notices.
+        // In a flight, the client leaves as soon as it notices.
         peer.may_leave = scene.due() > 0 && *event == Event::ExtraLine;
         if scene.phase == Phase::Tls {
             self.happens_in_handshake(peer);
@@ -226,13 +227,13 @@ impl Part {
                 peer.may_leave |= scene.is_unasked();
                 peer.play(&format!("-- split {at} {}", answer(scene).join("\\r\\n")));
             }
-            // Longer than the ceiling: who starts the clock anew with each octet is not back in time.
+            // Longer than the ceiling: a client that restarts its clock with each octet does not return in time.
             (Event::Slow, _) => peer.play(&format!("-- drip {}-{:.<1000}", &answer(scene)[0][..3], "")),
             (Event::Fin, Take::Notifies) => peer.play("-- notify"),
             (Event::Fin, _) => peer.play("-- close"),
             (Event::Reset, _) => peer.play("-- reset"),
             (Event::HalfClose, _) => peer.play("-- fin"),
-            _ => {} // it is not the server that does something
+            _ => {} // not an event of the server
         }
     }
 
@@ -269,10 +270,10 @@ fn flood(peer: &mut Peer, text: &str) {
     assert!(said < 16 << 20, "the client listened to {said} octets");
 }
 
-/// The content of a message, which stops where the server should do something.
+/// The content of a message, which pauses where the server should do something.
 struct Stopping {
     at: usize,
-    /// How much comes before that.
+    /// Number of octets before the pause.
     stop: usize,
     wait: Option<Box<dyn FnOnce() + Send>>,
 }
@@ -333,27 +334,27 @@ impl Session {
         }
     }
 
-    /// What the message holds, if it does not stand in the script.
+    /// The content of the message, if it is not in the script.
     fn content(&self) -> &'static [u8] {
         match () {
-            () if self.scene.says("-- read") => content(), // of which more than one write is left where it stops
+            () if self.scene.says("-- read") => content(), // more than one write of it is left where it stops
             () if self.scene.says("-- chunk") => &content()[..100_000], // two chunks
             () => b"",
         }
     }
 
-    /// Nothing is under way.
+    /// Whether nothing is under way.
     fn is_idle(&self) -> bool {
         self.scene.is_unasked() && self.scene.phase == Phase::Noop
     }
 
-    /// The state is one of connecting.
+    /// Whether the state is one of connecting.
     fn connects(&self) -> bool {
         let phase = self.scene.phase;
         matches!(phase, Phase::Tls | Phase::Greeting | Phase::Hello | Phase::StartTls | Phase::Auth)
     }
 
-    /// The client sees something, before it says anything.
+    /// Whether the client can see the event before it sends anything.
     fn is_seen(&self) -> bool {
         let silent = [Event::Good, Event::Silence, Event::WriteBlocked, Event::Cancel, Event::Deadline];
         !silent.contains(&self.event)
@@ -401,7 +402,7 @@ impl Session {
         }
     }
 
-    /// All that the two sides tell each other besides.
+    /// Creates the channels between the two sides.
     fn line_up(&self, limit: Duration) -> (Part, Ends, Watch) {
         let (ready, is_ready) = mpsc::channel();
         let (go, may_go) = mpsc::channel();
@@ -429,7 +430,7 @@ impl Session {
         (part, Ends { go, told, bell, give, is_ready }, watch)
     }
 
-    /// Begins the server's part.
+    /// Starts the server's side.
     fn serve(&self, part: Part, ends: &Ends) -> (Server, Link) {
         let play = move |peer: &mut Peer| part.play(peer);
         if self.event == Event::WriteBlocked {
@@ -439,7 +440,7 @@ impl Session {
             return (server, Link::Unix(here));
         }
         let server = Server::running(play);
-        // So it is sure to be connected before the server does something, and its socket can be looked at.
+        // This ensures that the client is connected before the server does something, and its socket can be looked at.
         if self.scene.is_unasked() || self.scene.phase == Phase::Greeting {
             let socket = TcpStream::connect(server.address()).unwrap();
             socket.set_nodelay(true).unwrap();
@@ -448,7 +449,7 @@ impl Session {
         (server, Link::None)
     }
 
-    /// Makes the call of the state. Gives its result, and how long it took.
+    /// Makes the call of the state. Returns its result, and how long it took.
     fn call(
         &self,
         client: &mut Client,
@@ -490,7 +491,7 @@ impl Session {
         }
     }
 
-    /// Lets the event happen to a client that does nothing.
+    /// Lets the event happen to an idle client.
     fn idle(
         &self,
         client: &mut Client,
@@ -540,18 +541,18 @@ impl Session {
                 Event::Deadline => thread::sleep(limit * 6 / 5),
                 _ => drop(told.recv_timeout(PATIENCE)),
             }
-            // The async client hears it while the content is waited for, and then nothing is left to arrive here.
+            // The async client reads it while it waits for the content, and then nothing is left to arrive here.
             if let Some(lent) = lent {
                 let limit = Timespec { tv_sec: 1, tv_nsec: 0 };
                 let _heard_already = poll(&mut [PollFd::new(&lent, PollFlags::IN)], Some(&limit)).unwrap();
             }
         };
-        // Enough before it for a write, and no more than fits into the buffers while the server does not read.
+        // Enough before the pause for a write, and no more than fits into the buffers while the server does not read.
         let stop = if read == "0" { 0 } else { 70_000 };
         Raw::reader(envelope, Stopping { at: 0, stop, wait: Some(Box::new(wait)) })
     }
 
-    /// Whether all four are as they should be.
+    /// Checks the time, the result, the next call and the wire.
     fn judge(
         &self,
         watch: Watch,
@@ -570,7 +571,7 @@ impl Session {
             client = Some(*connected);
         }
         let usable = client.as_mut().map_or(Ok(()), |client| watch.check_next(client));
-        // Of a client that can be used no more, the server sees the end at once.
+        // If the client can no longer be used, the server sees the end at once.
         if watch.expected.next.is_ok() {
             client = None;
         }
@@ -599,19 +600,19 @@ impl Session {
     }
 }
 
-/// What is known of a session that is under way.
+/// What is known of a session under way.
 struct Watch {
     expected: Expected,
     limit: Duration,
     /// Tells the server that the client has given up.
     done: Sender<()>,
-    /// The state was reached.
+    /// Whether the state was reached.
     reached: Arc<AtomicBool>,
     unread: Arc<Mutex<Vec<u8>>>,
 }
 
 impl Watch {
-    /// A limit that has passed too early is nobody's fault.
+    /// Reports an error before the state was reached: `NotThere` if it is a timeout, which is no failure.
     fn not_there(self, server: Server, error: &Error) -> Trouble {
         drop(self.done);
         let why = server.outcome().err();
@@ -656,7 +657,7 @@ impl Watch {
         }
     }
 
-    /// What the next call does.
+    /// Checks the result of the next call.
     fn check_next(&self, client: &mut Client) -> Result<(), String> {
         let wanted = self.expected.next;
         if client.is_connected() != wanted.is_ok() {
@@ -680,7 +681,7 @@ fn plain() -> Builder {
     builder.timeout(LONG).final_reply_timeout(LONG)
 }
 
-/// A lookup: of `localhost`, which the system knows by itself.
+/// Resolves `localhost`, which the system knows without a server.
 fn resolving(event: Event) -> Result<(), String> {
     let hello = "S: 220 hi\nC: EHLO client.example.org\nS: 250 hi\nC: NOOP\nS: 250 ok";
     let named = |port: u16| {
@@ -697,7 +698,7 @@ fn resolving(event: Event) -> Result<(), String> {
             server.outcome()?;
             done.map(drop).map_err(|e| format!("{e:?}"))
         }
-        // It may pass anywhere on the way to the greeting, which never comes.
+        // The deadline may pass anywhere on the way to the greeting, which never comes.
         Event::Deadline => [0, 1, 20, 50, 100, 200, 400, 1000].into_iter().try_for_each(|limit| {
             let listener = silent();
             let start = Instant::now();
@@ -734,7 +735,7 @@ fn resolving(event: Event) -> Result<(), String> {
     }
 }
 
-/// Whether whoever has connected said nothing, and has left.
+/// Whether each client that connected sent nothing, and has left.
 fn nothing_came(listener: &TcpListener) -> bool {
     listener.set_nonblocking(true).unwrap();
     listener.incoming().map_while(Result::ok).all(|mut socket| {
@@ -746,7 +747,7 @@ fn nothing_came(listener: &TcpListener) -> bool {
 }
 
 fn connecting(event: Event) -> Result<(), String> {
-    /// One socket, and never another: its port stays taken.
+    /// A single socket that is never closed: its port stays taken.
     static CLOSED: OnceLock<std::net::SocketAddr> = OnceLock::new();
     let to = |address| plain().addresses([address]);
     let refused = |error: Error, is_timeout: bool, took: Duration, least: Duration| {
@@ -768,7 +769,7 @@ fn connecting(event: Event) -> Result<(), String> {
             server.outcome()?;
             done.map(drop).map_err(|e| format!("{e:?}"))
         }
-        // A port that nobody listens at answers with a reset.
+        // A port where nobody listens answers with a reset.
         Event::Reset => {
             let error = block_on(to(*CLOSED.get_or_init(closed)).connect()).unwrap_err();
             refused(error, false, start.elapsed(), Duration::ZERO)
@@ -789,7 +790,7 @@ fn connecting(event: Event) -> Result<(), String> {
             let (ring, bell) = bell();
             let (builder, stop_handle) = stoppable(to(hole.address()));
             let ringing = thread::spawn(move || {
-                thread::sleep(Duration::from_millis(50)); // it is under way then, mostly
+                thread::sleep(Duration::from_millis(50)); // mostly, it is under way by then
                 ring();
             });
             let (done, took) = cancelled(bell, &stop_handle, || {}, || builder.connect());
@@ -804,7 +805,7 @@ fn connecting(event: Event) -> Result<(), String> {
     }
 }
 
-/// What one worker does at a time.
+/// A unit of work for a worker.
 enum Work {
     Session(Session),
     Alone(fn(Event) -> Result<(), String>, Event),
@@ -842,7 +843,7 @@ impl Work {
     }
 }
 
-/// All that a cell does; in a round only one take of each place, each time another.
+/// All work of a cell; in a round, only one take of each place, a different one each time.
 fn work(state: &State, event: Event, round: Option<usize>) -> Vec<Work> {
     match state.name {
         "Resolving" => return vec![Work::Alone(resolving, event)],
@@ -862,7 +863,7 @@ fn work(state: &State, event: Event, round: Option<usize>) -> Vec<Work> {
     sessions.map(Work::Session).collect()
 }
 
-/// What has come of all cells.
+/// The results of all cells.
 #[derive(Debug, Default)]
 struct Tally {
     run: usize,
@@ -890,7 +891,7 @@ fn all_cells(round: Option<usize>) -> Tally {
         }
     }
     (tally.run, tally.sessions) = (names.len(), all.len());
-    all.sort_by_key(|(_, work)| !work.waits()); // what takes longest comes first
+    all.sort_by_key(|(_, work)| !work.waits()); // the slowest come first
     let next = AtomicUsize::new(0);
     let failures = Mutex::new(Vec::new());
     thread::scope(|scope| {
@@ -934,7 +935,7 @@ fn every_cell_of_the_state_table_holds() {
     assert_eq!(tally.run, if cfg!(feature = "native-tls") { 293 } else { 293 - 67 });
 }
 
-/// All cells, once to warm up and then as often as `CELLS` says, in a process of their own.
+/// Runs all cells in a separate process, once to warm up and then `CELLS` times.
 // Threat 91.
 #[test]
 fn hostile_sessions_leave_nothing_behind() {

@@ -1,24 +1,26 @@
-//! The state table: 19 states x 17 events = 323 cells, from one table (`table.rs`) and one set of rules (`rules.rs`), in
-//! both worlds.
+//! The state table: 19 states x 17 events = 323 cells, from one table (`table.rs`) and one set of rules (`rules.rs`),
+//! for both clients.
 //!
-//! A cell plays a session up to the state, in which the event happens, and sees that
+//! A cell plays a session up to the state, lets the event happen there, and checks that
 //!
-//! 1. the call comes back in time;
-//! 2. it has the right outcome: for a message accepted, refused, not sent, or in doubt, for each recipient; else
-//!    the right error of the right phase;
-//! 3. the client is of no further use, says so, says nothing more and has closed; or can be used again;
-//! 4. the server has heard exactly the right octets.
+//! 1. the call returns in time;
+//! 2. it has the right outcome: accepted, refused, not sent, or in doubt for each recipient of a message; otherwise the
+//!    right error in the right phase;
+//! 3. the client can be used again, or it is unusable, says so, sends nothing more and has closed;
+//! 4. the server has received exactly the right octets.
 //!
-//! Most cells are several sessions: each place where the state stands (step of a login, recipient, chunk), in clear and in
-//! TLS, each wrong code, each octet to split at. A cell that makes no sense has a reason in the table.
+//! Most cells are several sessions: one for each place where the state occurs (step of a login, recipient, chunk), in
+//! clear text and in TLS, for each wrong code, and for each octet to split at. A cell that makes no sense has a reason
+//! in the table.
 //!
 //! ```sh
 //! cargo test --features async --test states
 //! CELLS=30 cargo test --features async --test states hostile_sessions_leave_nothing_behind -- --nocapture    # minutes
 //! ```
 //!
-//! `hostile_sessions_leave_nothing_behind` repeats all cells, at each place in one way, in a separate process, and looks for
-//! leaked descriptors, threads and memory. `CELLS` sets the number of repetitions (default: one); 30 are 10,000 cells for each client.
+//! `hostile_sessions_leave_nothing_behind` repeats all cells, one variant at each place, in a separate process, and
+//! looks for leaked descriptors, threads and memory. `CELLS` sets the number of repetitions (default: one); 30 are
+//! 10,000 cells for each client.
 
 mod apart;
 #[path = "../support/footprint.rs"]
@@ -44,7 +46,7 @@ mod blocking {
 
     const WORLD: World = World::Blocking;
 
-    /// In the blocking world a "future" is its value already.
+    /// In the blocking client, a "future" is already its value.
     fn block_on<T>(value: T) -> T {
         value
     }
@@ -59,7 +61,7 @@ mod blocking {
 
     type Bell = mpsc::Receiver<()>;
 
-    /// What is rung when it is time to cancel.
+    /// Creates the signal that it is time to cancel.
     fn bell() -> (impl Fn() + Send + 'static, Bell) {
         let (ring, bell) = mpsc::channel();
         (move || _ = ring.send(()), bell)
@@ -70,12 +72,12 @@ mod blocking {
         (builder.stop_handle(&stop_handle), stop_handle)
     }
 
-    /// Stops what an idle client may do.
+    /// Stops an idle client.
     fn cancel_idle(_: &mut Client, stop_handle: &StopHandle) {
         stop_handle.stop();
     }
 
-    /// Makes a call, and cancels it when the bell rings. Gives its result, and how long it took from there.
+    /// Makes a call, and cancels it when the bell rings. Returns its result, and the time it took after that.
     fn cancelled<T>(
         bell: Bell,
         stop_handle: &StopHandle,
@@ -98,7 +100,7 @@ mod blocking {
         })
     }
 
-    /// Stops it at some time: in the lookup, or a little before or behind.
+    /// Stops the client at some time: during the lookup, or shortly before or after it.
     fn cancel_lookup(builder: Builder, number: u32) -> Option<Error> {
         let (builder, stop_handle) = stoppable(builder);
         thread::scope(|scope| {
@@ -142,7 +144,7 @@ mod aio {
 
     const WORLD: World = World::Aio;
 
-    /// Here one drops the future.
+    /// The async client is stopped by dropping the future.
     type StopHandle = ();
 
     fn tcp(socket: TcpStream) -> impl AsyncRead + AsyncWrite + Send + 'static {
@@ -192,6 +194,6 @@ mod aio {
     }
 
     #[path = "cells.rs"]
-    #[allow(clippy::duplicate_mod)] // written once, compiled twice: that is the point
+    #[allow(clippy::duplicate_mod)] // the same source, compiled for both clients
     mod cells;
 }

@@ -1,11 +1,12 @@
-//! What has to come of an event in a state. Nothing here is the library's: it follows from RFC 5321 and from what the
-//! library promises (P2 to P7 of its design; the decisions on outcomes).
+//! The expected results of an event in a state. Nothing here is taken from the library: it follows from RFC 5321 and
+//! from what the library promises (P2 to P7 of its design; the decisions on outcomes).
 
 use postino::{Error, Outcome, Phase};
 
 use crate::table::{Event, Scene, is_clients, said};
 
-/// What is done to the client is not the same in both worlds: one is stopped, in the other a future is dropped.
+/// The client under test, as cancelling differs: the blocking client is stopped, a future of the async client is
+/// dropped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum World {
     Blocking,
@@ -13,21 +14,21 @@ pub enum World {
     Aio,
 }
 
-/// The error that a call gives, as far as it matters.
+/// The error of a call, as far as it matters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
-    /// The server said no, with this code.
+    /// The server refused it, with this code.
     Refused(Phase, u16),
-    /// The same to a login.
+    /// The server refused a login, with this code.
     Auth(u16),
-    /// What the server said cannot be.
+    /// The server's reply is invalid.
     Protocol(Phase),
     Timeout(Phase),
-    /// The connection has ended, by an end or a reset.
+    /// The connection ended, with a FIN or a reset.
     Lost(Phase),
-    /// What came is no TLS.
+    /// The server's octets are not TLS.
     Tls,
-    /// One of these two, as TLS is left: its library takes an octet in clear for a broken connection.
+    /// `Tls` or `Lost`, as TLS is left: its library takes an octet in clear text for a broken connection.
     TlsBroken(Phase),
     Stopped(Phase),
     NotConnected,
@@ -54,20 +55,20 @@ impl Fault {
     }
 }
 
-/// What has to come of it.
+/// The expected results of an event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Expected {
-    /// None where the call has no end at all: its future was dropped.
+    /// `None` where the call never ends: its future was dropped.
     pub result: Option<Result<(), Fault>>,
-    /// Of each recipient, in a message.
+    /// The outcome of each recipient of a message.
     pub outcomes: Vec<Outcome>,
-    /// What the call behind it gives, NOOP. An error is followed by [`Fault::NotConnected`], or is that.
+    /// Result of the next call, NOOP. An error is followed by [`Fault::NotConnected`], or is that.
     pub next: Result<(), Fault>,
-    /// How the session goes on.
+    /// How the session continues.
     pub more: Vec<String>,
 }
 
-/// Whether the code grants, or continues, what is done here (RFC 5321 §4.2.1, §4.3.2, RFC 3207 §4, RFC 4954 §4).
+/// Whether the code accepts or continues what is done here (RFC 5321 §4.2.1, §4.3.2, RFC 3207 §4, RFC 4954 §4).
 fn is_granted(phase: Phase, code: u16) -> bool {
     match phase {
         Phase::Greeting | Phase::StartTls => code == 220,
@@ -78,7 +79,7 @@ fn is_granted(phase: Phase, code: u16) -> bool {
     }
 }
 
-/// Codes that mean something, and not here: nothing does where nobody has asked.
+/// Valid codes that have no meaning here: where no reply is due, none has.
 pub fn wrong(scene: &Scene) -> Vec<u16> {
     let codes = [211, 220, 235, 250, 252, 334, 354];
     codes.into_iter().filter(|code| scene.is_unasked() || !is_granted(scene.phase, *code)).collect()
@@ -93,7 +94,7 @@ pub fn code(event: Event) -> u16 {
     }
 }
 
-/// Behind this stands a line that the client may have said; nothing else.
+/// Precedes a line that the client may or may not have sent; it must have sent nothing else.
 pub const PERHAPS: &str = "-- perhaps";
 
 const NOOP: [&str; 2] = ["C: NOOP", "S: 250 ok"];
@@ -118,14 +119,14 @@ impl Rules<'_> {
     fn expected(&self, event: Event) -> Expected {
         use Event::*;
         let phase = self.phase;
-        // QUIT has its result whatever happens.
+        // QUIT succeeds whatever happens.
         let quit = phase == Phase::Quit && event != Cancel;
         match event {
             _ if quit => Expected { next: Err(Fault::NotConnected), ..self.fine() },
             Good => self.fine(),
             Split if !self.scene.is_unasked() => self.fine(),
             Later | Never => self.refused(code(event)),
-            Split => self.refused(code(Never)), // it is what is split where nothing is due
+            Split => self.refused(code(Never)), // split where no reply is due
             Closing if phase == Phase::Tls => self.broken(Fault::Tls),
             Closing => {
                 let refused = phase == Phase::End; // it answers the message as a whole, RFC 5321 §4.2.5
@@ -135,12 +136,12 @@ impl Rules<'_> {
             WrongClass | Garbage | Oversize if phase == Phase::Tls => self.broken(Fault::Tls),
             WrongClass | Garbage | Oversize => self.broken(Fault::Protocol(phase)),
             ExtraLine => self.one_too_many(),
-            // Nothing is awaited from an idle server, and no deadline runs.
+            // An idle client awaits nothing, and no deadline runs.
             Silence | Deadline if self.is_idle() => self.fine(),
             Slow | Silence | Deadline => self.broken(Fault::Timeout(phase)),
             Fin | Reset | HalfClose => self.broken(Fault::Lost(phase)),
             WriteBlocked => {
-                // What ends the message is still on its way, and may arrive: in doubt.
+                // The end of the message is still on its way, and may arrive: in doubt.
                 let phase = if phase == Phase::End { Phase::Body } else { phase };
                 self.broken(Fault::Timeout(phase))
             }
@@ -152,7 +153,7 @@ impl Rules<'_> {
         self.scene.is_unasked() && self.phase == Phase::Noop
     }
 
-    /// It goes on to its end, and the client can be used again.
+    /// The session continues to its end, and the client can be used again.
     fn fine(&self) -> Expected {
         let mut more = self.scene.rest.clone();
         if self.phase != Phase::Quit {
@@ -166,9 +167,9 @@ impl Rules<'_> {
         }
     }
 
-    /// It ends here, and the connection too.
+    /// The session ends here, and so does the connection.
     fn failed(&self, fault: Fault, outcome: Outcome) -> Expected {
-        // What is left of the content may be on its way; nothing else.
+        // Only the rest of the content may still be on its way.
         let content = self.scene.is_unasked() && !self.is_idle();
         let handshake = self.phase == Phase::Tls;
         let more = if content || handshake { lines(&["-- ignore"]) } else { Vec::new() };
@@ -180,14 +181,14 @@ impl Rules<'_> {
         }
     }
 
-    /// The same, and the server gave no answer. Behind the end of a message it may have been delivered (RFC 1047);
-    /// before that it cannot.
+    /// The session fails without a reply. After the end of a message it may have been delivered (RFC 1047); before
+    /// that, it cannot have been.
     fn broken(&self, fault: Fault) -> Expected {
         let outcome = if self.phase == Phase::End { Outcome::InDoubt } else { Outcome::NotSent };
         self.failed(fault, outcome)
     }
 
-    /// 4xx or 5xx, but for 421.
+    /// A reply of 4xx or 5xx, except 421.
     fn refused(&self, code: u16) -> Expected {
         let phase = self.phase;
         let refusal = Fault::Refused(phase, code);
@@ -201,16 +202,16 @@ impl Rules<'_> {
             Phase::Tls => self.broken(Fault::Tls),
             Phase::Greeting | Phase::StartTls => self.broken(refusal),
             Phase::Auth => self.broken(Fault::Auth(code)),
-            // RFC 5321 §4.1.1.1, but never behind STARTTLS, where it would be a way back.
+            // HELO follows (RFC 5321 §4.1.1.1), but never after STARTTLS, where it would be a downgrade.
             Phase::Hello if code >= 500 && !self.scene.says("STARTTLS") => {
                 let more = lines(&["C: HELO client.example.org", "S: 250 hi", "C: NOOP", "S: 250 ok"]);
                 Expected { more, ..self.fine() }
             }
             Phase::Hello => self.broken(refusal),
-            _ if self.is_idle() => self.broken(Fault::Protocol(phase)), // nobody asked
+            _ if self.is_idle() => self.broken(Fault::Protocol(phase)), // nothing was asked
             // The content cannot be taken back, so the connection ends.
             Phase::Body if self.scene.is_unasked() => self.failed(refusal, Outcome::Refused),
-            // The others get it.
+            // The other recipients get it.
             Phase::Recipient if self.outcomes > 1 => {
                 let mut expected = self.fine();
                 let own = self.scene.to.as_ref().unwrap();
@@ -219,7 +220,7 @@ impl Rules<'_> {
                 expected.outcomes[number] = Outcome::Refused;
                 expected
             }
-            // What was said with it fails, too. Whatever is left open is closed (RFC 5321 §4.1.1.5).
+            // The commands sent with it fail, too. An open transaction is reset (RFC 5321 §4.1.1.5).
             Phase::Mail | Phase::Recipient | Phase::Data | Phase::Body | Phase::End => {
                 goes_on(&[&vec!["S: 503 no"; self.scene.due()][..], &["C: RSET", "S: 250 ok"]].concat())
             }
@@ -227,15 +228,15 @@ impl Rules<'_> {
         }
     }
 
-    /// The answer that is wanted, and another one: nothing is said that it could be the answer to.
+    /// The expected reply and another one: the client sends nothing that the second could be taken to answer.
     fn one_too_many(&self) -> Expected {
         let next = self.scene.rest.iter().find(|line| is_clients(line));
         match (self.phase, next) {
-            // In clear behind a handshake: TLS cannot go on.
+            // In clear text after a handshake: TLS cannot continue.
             (Phase::Tls, Some(_)) => {
                 let greeting = self.scene.rest.first().is_some_and(|line| line.starts_with("S:"));
                 let phase = if greeting { Phase::Greeting } else { Phase::Hello };
-                // It may have said the next line before it could notice.
+                // The client may have sent the next line before it could notice.
                 let next = if phase == Phase::Hello {
                     self.scene.rest[0].replace("C:", PERHAPS)
                 } else {
@@ -244,15 +245,16 @@ impl Rules<'_> {
                 Expected { more: vec![next], ..self.broken(Fault::TlsBroken(phase)) }
             }
             (phase, _) if self.scene.is_unasked() => self.broken(Fault::Protocol(phase)),
-            // It stands in clear where TLS should begin (RFC 3207 §6).
+            // The reply is in clear text where TLS should begin (RFC 3207 §6).
             (Phase::StartTls, _) => self.broken(Fault::Protocol(Phase::Tls)),
-            // In a flight it is taken for the next answer, and then there is one too many for DATA, which takes no 250.
+            // In a flight, it is taken for the next reply, and then there is one too many for DATA, which does not
+            // accept 250.
             (_, Some(_)) if self.scene.due() > 0 => {
                 let more = self.scene.rest[..self.scene.due()].to_vec();
                 Expected { more, ..self.broken(Fault::Protocol(Phase::Data)) }
             }
             (_, Some(line)) => self.failed(Fault::Protocol(said(line)), Outcome::NotSent),
-            // A message that was accepted stays so.
+            // An accepted message stays accepted.
             (Phase::End, None) => {
                 Expected { next: Err(Fault::NotConnected), more: Vec::new(), ..self.fine() }
             }
@@ -277,7 +279,7 @@ impl Rules<'_> {
     }
 }
 
-/// Whether these are the octets that the client has to say in this session, and no others.
+/// Checks that the client sent exactly the octets that this session requires.
 pub fn check_wire(script: &[String], heard: &[u8], content: &[u8]) -> Result<(), String> {
     let (mut rest, mut left) = (heard, content);
     let shown = |bytes: &[u8]| bytes[..bytes.len().min(80)].escape_ascii().to_string();
@@ -301,7 +303,7 @@ pub fn check_wire(script: &[String], heard: &[u8], content: &[u8]) -> Result<(),
                     return Err("the first chunk was the last one".to_owned());
                 }
             }
-            // Content that is long in coming makes more chunks.
+            // Content that arrives slowly makes more chunks.
             "-- last" => {
                 while !take_chunk(&mut rest, &mut left)? {}
                 if !left.is_empty() {
@@ -311,7 +313,7 @@ pub fn check_wire(script: &[String], heard: &[u8], content: &[u8]) -> Result<(),
             "-- ignore" if rest.first() == Some(&22) || rest.first() == Some(&21) => {
                 rest = check_tls(rest)?;
             }
-            // Some of the content, and surely not its end.
+            // Some of the content, and certainly not its end.
             "-- ignore" => {
                 if left.starts_with(rest) {
                     rest = &[];
@@ -331,7 +333,7 @@ pub fn check_wire(script: &[String], heard: &[u8], content: &[u8]) -> Result<(),
     if rest.is_empty() { Ok(()) } else { Err(format!("the client also said \"{}\"", shown(rest))) }
 }
 
-/// A chunk of what is left of the content. Gives whether it says that it is the last one.
+/// Takes a chunk of the remaining content. Returns whether it is marked as the last one.
 fn take_chunk(rest: &mut &[u8], left: &mut &[u8]) -> Result<bool, String> {
     let end = rest.iter().position(|b| *b == b'\n').ok_or("no whole command")?;
     let (command, behind) = rest.split_at(end + 1);
@@ -348,7 +350,7 @@ fn take_chunk(rest: &mut &[u8], left: &mut &[u8]) -> Result<bool, String> {
     Ok(is_last)
 }
 
-/// Whether all of it is records of a handshake or alerts, the last one perhaps cut off (RFC 8446 §5.1).
+/// Checks that all of it is records of a handshake or alerts, the last one perhaps cut off (RFC 8446 §5.1).
 pub fn check_tls(mut rest: &[u8]) -> Result<&[u8], String> {
     while let [kind, 3, _, high, low, behind @ ..] = rest {
         if !(20..=23).contains(kind) {

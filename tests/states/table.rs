@@ -1,11 +1,11 @@
-//! The table: sessions, the states that stand in them, and what can happen there.
+//! The table: sessions, the states that occur in them, and the events that can happen there.
 
 use postino::Phase;
 
-/// What the server does, or the caller, or the clock.
+/// An event caused by the server, the caller, or the clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Event {
-    /// The answer that is wanted.
+    /// The expected reply.
     Good,
     /// 4xx.
     Later,
@@ -13,27 +13,27 @@ pub enum Event {
     Never,
     /// 421.
     Closing,
-    /// An answer that cannot stand here: a code that is for something else.
+    /// A reply that is not valid here: its code is for something else.
     WrongClass,
-    /// What is no reply.
+    /// Octets that are not a reply.
     Garbage,
     /// A line, or a reply, without an end.
     Oversize,
-    /// The answer that is wanted, and one more in the same segment.
+    /// The expected reply, and one more in the same segment.
     ExtraLine,
-    /// The answer that is wanted in two segments, at every octet.
+    /// The expected reply in two segments, split at every octet.
     Split,
-    /// An answer that comes octet by octet, and not in time.
+    /// A reply that arrives octet by octet, and not in time.
     Slow,
-    /// Nothing.
+    /// No reply.
     Silence,
     /// The server closes.
     Fin,
     /// The server resets.
     Reset,
-    /// The server says that it will say no more, and listens on.
+    /// The server ends its side of the connection, and continues to read.
     HalfClose,
-    /// The server reads no more, and the buffers are full.
+    /// The server stops reading, and the buffers are full.
     WriteBlocked,
     /// The caller stops the client, or drops its future.
     Cancel,
@@ -64,7 +64,7 @@ pub const EVENTS: [Event; 17] = {
     ]
 };
 
-/// A state, and where in sessions it stands: behind the line that is named, where the server has not said yet what follows.
+/// A state, and its places in sessions: after the named line, before the server has replied with what follows.
 pub struct State {
     pub name: &'static str,
     pub places: &'static [(&'static Session, &'static str)],
@@ -72,7 +72,8 @@ pub struct State {
     pub without: &'static [(Reason, &'static [Event])],
 }
 
-/// A whole session that goes well; a script of `support/peer.rs`. What the client is told to do is what it says there.
+/// A whole session without a fault, as a script of `support/peer.rs`. The client is made to send what the script
+/// expects.
 pub struct Session(pub &'static str);
 
 /// Why a cell makes no sense.
@@ -86,7 +87,7 @@ const NOTHING_TO_WRITE: Reason = Reason("the client writes nothing here");
 const NOTHING_DUE: Reason = Reason("within the content no reply is due, so that silence is what should be");
 const NOT_APART: Reason =
     Reason("this EHLO leaves right behind the handshake's last words, and nothing comes in between");
-/// Only where this build has none.
+/// For builds without TLS only.
 pub const NO_TLS: Reason = Reason("this build has no TLS");
 
 const HELLO: Session = Session(
@@ -131,7 +132,7 @@ const PLAIN: Session = Session(
      C: AUTH PLAIN AHVzZXIAc2VjcmV0
      S: 235 come in",
 );
-/// To two, so that one can be refused.
+/// A message to two recipients, so that one can be refused.
 const LETTER: Session = Session(
     "S: 220 hi
      C: EHLO client.example.org
@@ -162,7 +163,7 @@ const TO_ONE: Session = Session(
      C: .
      S: 250 ok",
 );
-/// The same to a server that wants it all at once (RFC 2920).
+/// The same message to a server that supports pipelining (RFC 2920).
 const FLIGHT: Session = Session(
     "S: 220 hi
      C: EHLO client.example.org
@@ -180,7 +181,7 @@ const FLIGHT: Session = Session(
      C: .
      S: 250 ok",
 );
-/// `read` is how much of the content the server has read when it happens.
+/// A message of which the server has read as many octets as `read` says when the event happens.
 const FROM_ITS_START: Session = Session(
     "S: 220 hi
      C: EHLO client.example.org
@@ -329,7 +330,7 @@ pub const STATES: [State; 19] = {
 };
 
 impl State {
-    /// Why this cell makes no sense, if it does not.
+    /// Why this cell makes no sense, or `None` if it does.
     pub fn reason(&self, event: Event) -> Option<Reason> {
         let mut given = self.without.iter().filter(|(_, events)| events.contains(&event));
         let reason = given.next().map(|(reason, _)| *reason);
@@ -339,7 +340,7 @@ impl State {
         reason.or((tls && !cfg!(feature = "native-tls")).then_some(NO_TLS))
     }
 
-    /// Each place, in clear and, where it is not about TLS itself, in TLS.
+    /// Each place, in clear text and, where it is not about TLS itself, in TLS.
     pub fn scenes(&self) -> Vec<Scene> {
         let in_clear = self.places.iter().map(|(session, behind)| Scene::new(self.name, session.0, behind));
         let mut scenes: Vec<_> = in_clear.collect();
@@ -354,21 +355,21 @@ impl State {
     }
 }
 
-/// A session, cut where the state stands.
+/// A session, cut at the state.
 #[derive(Debug, Clone)]
 pub struct Scene {
     pub name: String,
-    /// Up to there, but for what the client says last.
+    /// Everything before the state, except what the client sends last.
     pub before: Vec<String>,
-    /// What the client says last, all of it; nothing where the server has spoken since.
+    /// All that the client sends last; empty if the server has replied since.
     pub asks: Vec<String>,
-    /// The answer that is wanted; nothing where none is due.
+    /// The expected reply; empty if none is due.
     pub good: Vec<String>,
     /// The rest of the session.
     pub rest: Vec<String>,
-    /// The line that the answer is to, if there is one.
+    /// The line that the reply answers, if there is one.
     pub to: Option<String>,
-    /// What that is.
+    /// The phase of that line.
     pub phase: Phase,
 }
 
@@ -396,17 +397,18 @@ impl Scene {
         Scene { name: format!("{state}{place}{tls}"), before, asks, good, rest, to, phase }
     }
 
-    /// No answer is due.
+    /// Whether no reply is due.
     pub fn is_unasked(&self) -> bool {
         self.good.is_empty()
     }
 
-    /// How many answers the server owes besides, to what the client has said already.
+    /// Number of other replies that the server owes for what the client has sent already.
     pub fn due(&self) -> usize {
         self.rest.iter().take_while(|line| line.starts_with("S:")).filter(|line| is_last(line)).count()
     }
 
-    /// It stands between two answers to one flight: the client has nothing to write, and nobody can see how far it has read.
+    /// Whether the state is between two replies to one flight: the client has nothing to write, and nobody can see how
+    /// far it has read.
     pub fn is_mid_flight(&self) -> bool {
         self.asks.is_empty() && !self.is_unasked() && !matches!(self.phase, Phase::Tls | Phase::Greeting)
     }
@@ -430,7 +432,7 @@ impl Scene {
     }
 }
 
-/// How many lines the reply at the front has; none if it is not the server's turn.
+/// Number of lines of the reply at the front; 0 if it is not the server's turn.
 fn reply(lines: &[String]) -> usize {
     match lines.first() {
         Some(line) if line.starts_with("S:") => lines.iter().position(|line| is_last(line)).unwrap() + 1,
@@ -438,12 +440,12 @@ fn reply(lines: &[String]) -> usize {
     }
 }
 
-/// Whether a line of the server's is the last of its reply.
+/// Whether a line of the server is the last of its reply.
 fn is_last(line: &str) -> bool {
     line.as_bytes().get("S: 250".len()) != Some(&b'-')
 }
 
-/// The first of the client's lines that was not answered yet.
+/// The first of the client's lines that has no reply yet.
 fn unanswered(lines: &[String]) -> Option<String> {
     let mut said = std::collections::VecDeque::new();
     for line in lines {
@@ -456,13 +458,13 @@ fn unanswered(lines: &[String]) -> Option<String> {
     said.pop_front().cloned()
 }
 
-/// Whether the client says it.
+/// Whether the client sends this line.
 pub fn is_clients(line: &str) -> bool {
     line.starts_with("C:") || matches!(line, "-- body" | "-- chunk" | "-- last")
 }
 
-/// What is answered behind this line of the client's; where it is the server's, the client is idle, and NOOP is what it
-/// says next.
+/// Phase of the reply that follows this line of the client. If the line is the server's, the client is idle, and sends
+/// NOOP next.
 fn answered(line: &str) -> Phase {
     let words = line.strip_prefix("C: ").unwrap_or(line);
     match words.split(' ').next().unwrap_or_default() {
@@ -482,7 +484,7 @@ fn answered(line: &str) -> Phase {
     }
 }
 
-/// What the client is at when it says this.
+/// Phase of the client when it sends this.
 pub fn said(line: &str) -> Phase {
     match line {
         "C: Hello" | "-- body" | "-- last" => Phase::Body,

@@ -10,25 +10,25 @@ use std::{
     thread,
 };
 
-/// What it does wrong.
+/// How the server is careless.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Habit {
-    /// Writes each reply by itself, with Nagle's algorithm on.
+    /// Writes each reply separately, with Nagle's algorithm on.
     WritesReplyByReply,
-    /// Looks for the end of a message only at the end of what one read brought.
+    /// Looks for the end of a message only at the end of what one read returned.
     EndsMessagesWithReads,
 }
 
-/// What it has received, over all connections.
+/// Everything received, over all connections.
 #[derive(Debug, Default)]
 pub struct Received {
-    /// The content of each message, as it was stored: with its last line end, dots not unstuffed.
+    /// The content of each message as stored: with its last line end, dots not unstuffed.
     pub messages: Vec<Vec<u8>>,
-    /// How many command lines each read brought; reads without any are left out.
+    /// Number of command lines in each read; reads without any are left out.
     pub flights: Vec<usize>,
 }
 
-/// Serves any number of connections until the process ends.
+/// A server for any number of connections, which runs until the process ends.
 pub struct Careless {
     pub address: SocketAddr,
     received: Arc<Mutex<Received>>,
@@ -39,7 +39,7 @@ impl Careless {
         Careless::start_over(habit, Some)
     }
 
-    /// The same over what `secure` makes of each connection; nothing if that fails.
+    /// Like `start`, over the streams that `secure` makes of the connections. Those for which it fails are dropped.
     pub fn start_over<S: Read + Write>(
         habit: Habit,
         secure: impl Fn(TcpStream) -> Option<S> + Send + Sync + 'static,
@@ -65,7 +65,7 @@ impl Careless {
         self.address.port()
     }
 
-    /// What was received since the last call.
+    /// Returns what was received since the last call.
     pub fn take(&self) -> Received {
         std::mem::take(&mut self.received.lock().unwrap())
     }
@@ -122,7 +122,7 @@ impl<S: Read + Write> Connection<S> {
         }
     }
 
-    /// Where the content ends, and where the message with its dot does.
+    /// Where the content ends, and where the message ends with its dot.
     fn end_of_message(&self, inbox: &[u8]) -> Option<(usize, usize)> {
         if inbox.starts_with(b".\r\n") {
             return Some((0, 3));

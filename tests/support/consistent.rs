@@ -1,8 +1,8 @@
-//! What an error says of a message must follow from the outcomes of its recipients.
+//! What an error reports for a message must follow from the outcomes of its recipients.
 
 use postino::{Error, Outcome, Recipient, Retry};
 
-/// Whether what an error says of a message agrees with what it says of each recipient.
+/// Whether what an error reports for a message agrees with what it reports for each recipient.
 pub fn is_consistent(error: &Error) -> bool {
     let retry = error.retry();
     let again = matches!(retry, Retry::Now | Retry::Later);

@@ -1,8 +1,8 @@
-//! The programs in `examples/`, for who tries them from outside.
+//! The programs in `examples/`, for tests that run them as separate processes.
 
 use std::{ffi::OsStr, path::PathBuf, process::Command};
 
-/// The program, built with the features of this test: `cargo test --test NAME` alone builds no examples.
+/// Returns the program, built with the features of this test: `cargo test --test NAME` alone builds no examples.
 pub fn program(name: &str) -> PathBuf {
     // target/debug/deps/NAME-…, beside target/debug/examples/NAME
     let own = std::env::current_exe().unwrap();

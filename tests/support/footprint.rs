@@ -1,4 +1,4 @@
-//! What the process holds, as the system sees it.
+//! The resources that the process holds, as reported by the system.
 
 use std::{
     fs,
@@ -6,38 +6,39 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// So long what is on its way out may take.
+/// Maximum time for resources to be released.
 const SETTLING: Duration = Duration::from_secs(20);
 
 #[derive(Debug, Clone, Copy)]
 pub struct Footprint {
     pub descriptors: usize,
     pub threads: usize,
-    /// In KiB.
+    /// Resident memory, in KiB.
     pub resident: usize,
 }
 
 impl Footprint {
-    /// None where there is no such /proc.
+    /// Returns the current footprint, or `None` where there is no such /proc.
     pub fn now() -> Option<Footprint> {
         let status = fs::read_to_string("/proc/self/status").ok()?;
         let number = |name: &str| {
             let line = status.lines().find_map(|line| line.strip_prefix(name))?;
             line.split_whitespace().next()?.parse().ok()
         };
-        let descriptors = fs::read_dir("/proc/self/fd").ok()?.count() - 1; // but for the directory's own
+        let descriptors = fs::read_dir("/proc/self/fd").ok()?.count() - 1; // without the directory's own
         Some(Footprint { descriptors, threads: number("Threads:")?, resident: number("VmRSS:")? })
     }
 
-    /// Whether it is that of before again: in no more descriptors, so many more threads at most, and so much more memory.
+    /// Whether the footprint is back to `before`: with no more descriptors, and at most this many more threads and this
+    /// much more memory.
     pub fn is_back(self, before: Footprint, threads: usize, memory: usize) -> bool {
         self.descriptors <= before.descriptors
             && self.threads <= before.threads + threads
             && self.resident <= before.resident + memory
     }
 
-    /// Waits until nothing changes any more, and until it is `enough`: a thread is still counted for a moment when it has
-    /// been joined already.
+    /// Waits until nothing changes any more, and the footprint is `enough`. A thread is still counted for a moment
+    /// after it has been joined.
     pub fn settled(enough: impl Fn(Footprint) -> bool) -> Option<Footprint> {
         let start = Instant::now();
         let mut last = Footprint::now()?;

@@ -13,7 +13,7 @@ impl log::Log for Journal {
 
     fn log(&self, record: &log::Record<'_>) {
         let line = format!("{} {}: {}", record.level(), record.target(), record.args());
-        // Those of the tests with thousands of recipients would make every search slow.
+        // The lines of tests with thousands of recipients would make every search slow.
         let many = [" C: RCPT TO:<recipient-", " S: 250 a long answer"];
         if many.iter().any(|part| line.contains(part)) {
             return;
@@ -24,7 +24,7 @@ impl log::Log for Journal {
     fn flush(&self) {}
 }
 
-/// From now on. Safe to call often.
+/// Starts to keep lines. Can be called more than once.
 pub fn begin() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
@@ -34,12 +34,12 @@ pub fn begin() {
 }
 
 /// Forgets all lines so far.
-#[allow(dead_code)] // most have few
+#[allow(dead_code)] // for tests that log a lot
 pub fn forget() {
     *LINES.lock().unwrap_or_else(PoisonError::into_inner) = Vec::new();
 }
 
-/// The lines so far that hold `text`, whoever wrote them.
+/// Returns the lines so far that contain `text`, whichever test wrote them.
 pub fn lines_with(text: &str) -> Vec<String> {
     let lines = LINES.lock().unwrap_or_else(PoisonError::into_inner);
     lines.iter().filter(|line| line.contains(text)).cloned().collect()

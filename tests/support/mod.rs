@@ -1,8 +1,8 @@
-//! Server doubles: each takes one connection on a thread of its own and plays a script; see [`Peer::play`].
+//! Server doubles: each takes one connection on its own thread and plays a script; see [`Peer::play`].
 //!
-//! No wait is without an end: a double that hears nothing for [`PATIENCE`] gives up, and its test fails.
+//! Every wait is bounded: a double that receives nothing for [`PATIENCE`] gives up, and its test fails.
 
-#![allow(dead_code)] // without TLS some of it has no use
+#![allow(dead_code)] // without TLS, some of it is unused
 
 pub mod consistent;
 pub mod journal;
@@ -33,47 +33,47 @@ use rustix::{
 
 pub use self::peer::Peer;
 
-/// Far longer than anything here takes, and how long a double waits for a client that hangs.
+/// How long a double waits for a client that hangs: far longer than anything here takes.
 pub const PATIENCE: Duration = Duration::from_secs(10);
 
-/// What a double does with its connection.
+/// What a double does on its connection.
 pub type Script = Box<dyn FnOnce(&mut Peer) + Send>;
 
-/// A server for one connection, or for as many as it has scripts. When it is dropped it waits for the end of its script, and panics if the client did
-/// not keep to it; so the client has to be dropped first (which it is, if it was made later).
+/// A server for one connection, or for as many as it has scripts. Dropping it waits for the end of its script, and
+/// panics if the client did not keep to it; so the client must be dropped first (which it is, if it was created later).
 pub struct Server {
-    /// None over a Unix socket.
+    /// `None` over a Unix socket.
     address: Option<SocketAddr>,
-    /// Of the Unix socket, or where there is none.
+    /// Path of the Unix socket; empty if there is none.
     path: PathBuf,
     script: Option<JoinHandle<Vec<u8>>>,
 }
 
 impl Server {
-    /// Plays a script, and then waits for the client to leave without another word.
+    /// Plays a script, and then waits for the client to leave without sending anything more.
     pub fn playing(script: impl Into<String>) -> Server {
         let script = script.into();
         Server::running(move |peer| peer.play(&script))
     }
 
-    /// The same, for what no script can say.
+    /// Like [`playing`](Server::playing), for what a script cannot express.
     pub fn running(script: impl FnOnce(&mut Peer) + Send + 'static) -> Server {
         Server::listening(bind("127.0.0.1:0"), script)
     }
 
-    /// The same at `::1`.
+    /// Plays a script at `::1`.
     pub fn playing_v6(script: impl Into<String>) -> Server {
         let script = script.into();
         Server::listening(bind("[::1]:0"), move |peer| peer.play(&script))
     }
 
-    /// The same at this address of the machine, on any port.
+    /// Plays a script at this address of the machine, on any port.
     pub fn playing_at(address: IpAddr, script: impl Into<String>) -> Server {
         let script = script.into();
         Server::listening(bind((address, 0)), move |peer| peer.play(&script))
     }
 
-    /// The same with the smallest socket buffers that the system allows.
+    /// Runs with the smallest socket buffers that the system allows.
     pub fn cramped(script: impl FnOnce(&mut Peer) + Send + 'static) -> Server {
         let listener = bind("127.0.0.1:0");
         sockopt::set_socket_recv_buffer_size(&listener, 1).unwrap();
@@ -81,13 +81,13 @@ impl Server {
         Server::listening(listener, script)
     }
 
-    /// Plays these scripts at 127.0.0.1, to one connection after the other, each to its end.
+    /// Plays these scripts at 127.0.0.1, one connection after the other, each to its end.
     pub fn playing_in_turn<const N: usize>(scripts: [&'static str; N]) -> Server {
         let scripts = scripts.map(|script| Box::new(|peer: &mut Peer| peer.play(script)) as Script);
         Server::running_in_turn(scripts.into())
     }
 
-    /// Plays these scripts to one connection after the other; they may overlap, and each has to come.
+    /// Plays these scripts, one for each connection, in order. They may overlap, and each must be used.
     pub fn playing_each<T: Into<String>>(scripts: impl IntoIterator<Item = T>) -> Server {
         let scripts: Vec<String> = scripts.into_iter().map(Into::into).collect();
         let listener = bind("127.0.0.1:0");
@@ -108,14 +108,14 @@ impl Server {
         Server { address, path: PathBuf::new(), script: Some(all) }
     }
 
-    /// The same, for what no script can say.
+    /// Like [`playing_in_turn`](Server::playing_in_turn), for what scripts cannot express.
     pub fn running_in_turn(scripts: Vec<Script>) -> Server {
         let listener = bind("127.0.0.1:0");
         let address = listener.local_addr().ok();
         Server::serving(listener.into(), address, scripts)
     }
 
-    /// The same at a Unix socket.
+    /// Plays a script at a Unix socket.
     pub fn playing_unix(script: impl Into<String>) -> Server {
         let script = script.into();
         let path = socket_path();
@@ -126,13 +126,13 @@ impl Server {
         server
     }
 
-    /// The same at the other end of a pair of sockets, which is here.
+    /// Plays a script at one end of a pair of sockets, and returns the other.
     pub fn playing_pair(script: impl Into<String>) -> (Server, UnixStream) {
         let script = script.into();
         Server::running_pair(move |peer| peer.play(&script))
     }
 
-    /// The same, for what no script can say.
+    /// Like [`playing_pair`](Server::playing_pair), for what a script cannot express.
     pub fn running_pair(script: impl FnOnce(&mut Peer) + Send + 'static) -> (Server, UnixStream) {
         journal::begin();
         let (here, there) = UnixStream::pair().unwrap();
@@ -175,12 +175,12 @@ impl Server {
         &self.path
     }
 
-    /// Waits for the end, and gives all that the client said (in TLS: within it). The client has to be gone.
+    /// Waits for the end, and returns all that the client sent (with TLS, the plaintext). The client must be gone.
     pub fn finish(mut self) -> Vec<u8> {
         self.join().expect("the client kept to the script (what it did instead stands above)")
     }
 
-    /// The same; or what the client did against the script.
+    /// Like [`finish`](Server::finish), but returns an error if the client did not keep to the script.
     pub fn outcome(mut self) -> Result<Vec<u8>, String> {
         self.join().map_err(|panic| {
             let text = panic.downcast_ref::<String>().cloned();
@@ -211,16 +211,17 @@ fn next_peer(listener: &impl AsFd) -> Peer {
     Peer::new(accept(listener).unwrap().into())
 }
 
-/// Returns the path of a socket that does not exist yet. It is not in the target folder, whose path may be too long for one.
+/// Returns the path of a socket that does not exist yet. The target folder is avoided, as its path may be too long for
+/// a socket.
 pub fn socket_path() -> PathBuf {
     static LAST: AtomicU32 = AtomicU32::new(0);
     let number = LAST.fetch_add(1, Ordering::Relaxed);
     let path = std::env::temp_dir().join(format!("postino-{}-{number}.sock", process::id()));
-    drop(fs::remove_file(&path)); // a run that was killed may have had this process number, and left it
+    drop(fs::remove_file(&path)); // a killed run with this process number may have left it
     path
 }
 
-/// Where nobody listens, and nobody else can: the port stays taken.
+/// Returns an address where nobody listens, and nobody else can: the port stays taken.
 pub fn closed() -> SocketAddr {
     let socket = socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::CLOEXEC, None).unwrap();
     rustix::net::bind(&socket, &SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
@@ -230,7 +231,7 @@ pub fn closed() -> SocketAddr {
     address
 }
 
-/// An address that nobody answers at, for as long as this lives: its queue is full.
+/// An address that does not answer as long as this value lives: its queue is full.
 pub struct BlackHole {
     listener: TcpListener,
     _queue: Vec<TcpStream>,

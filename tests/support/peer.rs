@@ -11,7 +11,7 @@ use rustix::{fd::AsFd, net::SendFlags};
 
 use super::PATIENCE;
 
-/// One octet per this much time, and nobody could call it silence.
+/// Delay between octets that is far too short to pass for silence.
 pub const DRIP: Duration = Duration::from_millis(20);
 
 trait Stream: Read + Write + Send {
@@ -20,7 +20,7 @@ trait Stream: Read + Write + Send {
         panic!("there is no TLS to negotiate again");
     }
 
-    /// Says in TLS that no more comes (close_notify, RFC 8446 §6.1).
+    /// Sends close_notify (RFC 8446 §6.1): nothing more follows in TLS.
     fn notify(&mut self) {
         panic!("there is no TLS to close");
     }
@@ -42,31 +42,31 @@ impl Stream for openssl::ssl::SslStream<TcpStream> {
 #[cfg(feature = "native-tls")]
 impl Stream for openssl::ssl::SslStream<super::tls::Dripping> {}
 
-/// The client, seen from the server.
+/// The client, as seen by the server.
 pub struct Peer {
-    /// None once this side has ended the connection.
+    /// `None` once this side has ended the connection.
     stream: Option<Box<dyn Stream>>,
-    /// The socket below it.
+    /// The socket below the stream.
     socket: Option<TcpStream>,
-    /// What came and was not looked at yet.
+    /// What was received and not looked at yet.
     inbox: Vec<u8>,
-    /// All that ever came.
+    /// Everything received.
     heard: Vec<u8>,
-    /// What is to be said, in one segment.
+    /// Output to be sent in one segment.
     outbox: Vec<u8>,
-    /// The client may leave at any time.
+    /// Whether the client may leave at any time.
     pub may_leave: bool,
-    /// The client may say more than it was asked for.
+    /// Whether the client may send more than it was asked for.
     pub may_run_ahead: bool,
     gone: bool,
 }
 
 impl Peer {
-    /// std's type serves for any socket.
+    /// Creates the peer; std's type serves for any socket.
     pub(super) fn new(socket: TcpStream) -> Peer {
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
         socket.set_write_timeout(Some(PATIENCE)).unwrap();
-        drop(socket.set_nodelay(true)); // a Unix socket knows nothing of it
+        drop(socket.set_nodelay(true)); // not supported by Unix sockets
         Peer {
             stream: Some(Box::new(socket.try_clone().unwrap())),
             socket: Some(socket),
@@ -189,7 +189,7 @@ impl Peer {
         self.flush();
     }
 
-    /// Says these octets, now.
+    /// Sends these octets now.
     pub fn say(&mut self, bytes: impl AsRef<[u8]>) {
         let done = self.stream.as_mut().unwrap().write_all(bytes.as_ref());
         if let Err(e) = done {
@@ -223,21 +223,21 @@ impl Peer {
         }
     }
 
-    /// Says these octets in two segments.
+    /// Sends these octets in two segments.
     pub fn split(&mut self, bytes: &[u8], at: usize) {
         self.say(&bytes[..at]);
-        sleep(Duration::from_millis(2)); // long enough for the client to read the first one, mostly
+        sleep(Duration::from_millis(2)); // mostly long enough for the client to read the first one
         if !self.gone {
             self.say(&bytes[at..]);
         }
     }
 
-    /// Says these octets beside TLS.
+    /// Sends these octets outside TLS.
     pub fn say_in_clear(&mut self, bytes: &[u8]) {
         self.socket.as_ref().unwrap().write_all(bytes).unwrap();
     }
 
-    /// Takes what arrives next. False if the client has left.
+    /// Reads what arrives next. False if the client has left.
     fn fill(&mut self) -> bool {
         let mut room = [0; 65_536];
         match self.stream.as_mut().unwrap().read(&mut room) {
@@ -258,7 +258,7 @@ impl Peer {
         shown(&self.heard[from..])
     }
 
-    /// The next line with its end; none if the client has left.
+    /// Returns the next line with its end; `None` if the client has left.
     pub fn line(&mut self) -> Option<Vec<u8>> {
         let mut seen = 0;
         loop {
@@ -291,7 +291,7 @@ impl Peer {
         }
     }
 
-    /// Whatever the client says, up to the line of a dot and without it.
+    /// Reads whatever the client sends, up to the line with a dot, and returns it without that line.
     pub fn body(&mut self) -> Vec<u8> {
         let mut body = Vec::new();
         while let Some(line) = self.line() {
@@ -305,14 +305,14 @@ impl Peer {
         body
     }
 
-    /// Waits until what the client has said in all is enough. It is still to be read.
+    /// Waits until all that the client has sent is enough. It remains to be read.
     pub fn hear(&mut self, is_enough: impl Fn(&[u8]) -> bool) {
         while !is_enough(&self.heard) {
             assert!(self.fill(), "the client left before it had said enough: {}", self.recently());
         }
     }
 
-    /// So many octets of whatever the client says.
+    /// Reads this many octets of whatever the client sends.
     pub fn read(&mut self, octets: usize) {
         while self.inbox.len() < octets {
             assert!(self.fill(), "the client left after {} octets", self.inbox.len());
@@ -320,7 +320,7 @@ impl Peer {
         self.inbox.drain(..octets);
     }
 
-    /// A chunk: its command, and as many octets as that says. Gives whether it is the last one.
+    /// Reads a chunk: its command, and as many octets as that announces. Returns whether it is the last one.
     fn chunk(&mut self) -> bool {
         let line = self.line().map(|line| String::from_utf8_lossy(&line).into_owned());
         let line = line.unwrap_or_else(|| panic!("the client left, and was to say BDAT"));
@@ -331,7 +331,7 @@ impl Peer {
         octets != command
     }
 
-    /// The first record of a handshake, with which the client begins (RFC 8446 §5.1).
+    /// Reads the first record of a handshake, with which the client begins (RFC 8446 §5.1).
     fn client_hello(&mut self) {
         while self.inbox.len() < 5 {
             assert!(self.fill(), "the client left before its handshake");
@@ -341,8 +341,8 @@ impl Peer {
         self.read(5 + octets);
     }
 
-    /// Fills the sending buffer of the client's end of a Unix socket: as long as nobody reads the other end, nothing that
-    /// the client says fits.
+    /// Fills the send buffer of the client's end of a Unix socket: until the other end is read, nothing that the client
+    /// sends fits.
     pub fn clog(end: &impl AsFd) {
         let mut octets = 0;
         while let Ok(n) = rustix::net::send(end, Peer::CLOG, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
@@ -351,20 +351,20 @@ impl Peer {
         assert!(octets > 0, "nothing could be written");
     }
 
-    /// What it is filled with.
+    /// The octet that fills it.
     pub const CLOG: &[u8] = b"#";
 
-    /// Whatever the client has said beside TLS, until it leaves.
+    /// Returns whatever the client has sent outside TLS, until it leaves.
     pub fn rest_in_clear(&mut self) -> Vec<u8> {
         let mut rest = Vec::new();
-        self.inbox.clear(); // it was heard
-        // A reset behind it is an end, too.
+        self.inbox.clear(); // already recorded
+        // A reset after it is an end, too.
         drop(self.socket.as_ref().unwrap().read_to_end(&mut rest));
         self.gone = true;
         rest
     }
 
-    /// All that comes until the client leaves.
+    /// Reads everything until the client leaves.
     pub fn ignore(&mut self) {
         while self.fill() {
             self.inbox.clear();
@@ -373,7 +373,7 @@ impl Peer {
         self.gone = true;
     }
 
-    /// Says it again and again until the client leaves; gives how many octets that were.
+    /// Sends these octets repeatedly until the client leaves; returns how many octets were sent.
     pub fn flood(&mut self, bytes: &[u8], most: usize) -> usize {
         self.may_leave = true;
         let mut said = 0;
@@ -402,7 +402,7 @@ impl Peer {
         let accepted = super::tls::acceptor(certificate).accept(socket);
         assert!(accepted.is_err(), "the handshake went well");
         if certificate.contains("mutual") {
-            self.ignore(); // in TLS 1.3 the client goes on until it hears that its certificate was refused
+            self.ignore(); // in TLS 1.3 the client continues until it learns that its certificate was refused
         }
     }
 
@@ -414,7 +414,7 @@ impl Peer {
         self.stream = Some(Box::new(accepted.expect("the handshake failed")));
     }
 
-    /// A handshake, an octet per DRIP; the client has to break it off.
+    /// Performs a handshake with one octet per DRIP; the client has to break it off.
     #[cfg(feature = "native-tls")]
     pub fn drip_tls(&mut self) {
         let socket = self.socket.as_ref().unwrap().try_clone().unwrap();
@@ -423,7 +423,7 @@ impl Peer {
         self.gone = true;
     }
 
-    /// Nothing more comes.
+    /// Checks that nothing more arrives.
     pub(super) fn end(mut self) -> Vec<u8> {
         if self.stream.is_some() && !self.gone {
             while self.inbox.is_empty() && self.fill() {}
@@ -433,7 +433,7 @@ impl Peer {
     }
 }
 
-/// For a message of a test that failed.
+/// Formats octets for the message of a failed test.
 fn shown(bytes: &[u8]) -> String {
     let more = if bytes.len() > 300 { " …" } else { "" };
     format!("\"{}\"{more}", bytes[..bytes.len().min(300)].escape_ascii())

@@ -1,4 +1,4 @@
-//! A server double that follows rules, over any number of connections: what it takes, and when it has had enough.
+//! A server double that follows rules, over any number of connections: what it accepts, and when it ends a session.
 
 use std::{
     io::{Read, Write},
@@ -10,10 +10,10 @@ use std::{
 
 use super::PATIENCE;
 
-/// How a session ends once it has had its messages.
+/// How a session ends after its messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Enough {
-    /// The next MAIL is answered 452, as often as it comes.
+    /// The next MAIL, and every one after it, is answered 452.
     Refuses,
     /// The next MAIL is answered 421.
     Announces,
@@ -21,24 +21,24 @@ pub enum Enough {
     Closes,
 }
 
-/// What the server does.
+/// The server's behaviour.
 #[derive(Debug, Clone, Default)]
 pub struct Rules {
-    /// What it offers, such as `PIPELINING`.
+    /// The extensions it offers, such as `PIPELINING`.
     pub keywords: Vec<&'static str>,
     pub lmtp: bool,
-    /// The messages of a session, accepted or not, and what happens then.
+    /// Number of messages in a session, accepted or not, and what happens then.
     pub session: Option<(usize, Enough)>,
-    /// The connections that it accepts messages on; later ones have had enough from the start.
+    /// Number of connections on which it accepts messages; later ones are at their end from the start.
     pub connections: Option<usize>,
-    /// Commands that arrive behind another in one read are answered 503, although it offers PIPELINING.
+    /// Commands that arrive after another in one read are answered 503, although it offers PIPELINING.
     pub misreads: bool,
-    /// The line of the final dot is taken off only if it ends what one read brought; else it, and what follows it there,
-    /// is stored with the message. The replies are right all the same.
+    /// The line of the final dot is removed only if it ends what one read returned; otherwise it is stored with the
+    /// message, as is what follows it there. The replies are right all the same.
     pub careless: bool,
-    /// Addresses that RCPT answers with this.
+    /// Addresses for which RCPT gets this reply.
     pub refuses: Option<(&'static str, &'static str)>,
-    /// The most recipients of a transaction: the others are answered 452.
+    /// Maximum number of recipients of a transaction: the others are answered 452.
     pub room: Option<usize>,
 }
 
@@ -54,13 +54,13 @@ pub struct Stored {
 #[derive(Debug, Default)]
 struct Record {
     stored: Vec<Stored>,
-    /// What was said on each connection, without content.
+    /// The commands sent on each connection, without content.
     commands: Vec<Vec<String>>,
     live: Vec<TcpStream>,
     over: bool,
 }
 
-/// It runs until it is dropped.
+/// The server, which runs until it is dropped.
 pub struct Ruled {
     address: SocketAddr,
     record: Arc<Mutex<Record>>,
@@ -94,24 +94,24 @@ impl Ruled {
         self.address.port()
     }
 
-    /// What was accepted, in order.
+    /// Returns the accepted messages, in order.
     pub fn stored(&self) -> Vec<Stored> {
         lock(&self.record).stored.clone()
     }
 
-    /// How many connections were made.
+    /// Returns the number of connections made.
     pub fn connections(&self) -> usize {
         lock(&self.record).commands.len()
     }
 
-    /// How many messages each connection has had accepted.
+    /// Returns the number of messages accepted on each connection.
     pub fn stored_per_connection(&self) -> Vec<usize> {
         let record = lock(&self.record);
         let of = |number| record.stored.iter().filter(|stored| stored.connection == number).count();
         (0..record.commands.len()).map(of).collect()
     }
 
-    /// Waits until a command beginning with this was said so often: nobody waits for the reply to some.
+    /// Waits until commands with this prefix were sent this often: the client does not wait for the reply to some.
     #[track_caller]
     pub fn wait_for(&self, verb: &str, times: usize) {
         let start = Instant::now();
@@ -121,7 +121,7 @@ impl Ruled {
         assert_eq!(self.count(verb), times, "{verb}");
     }
 
-    /// How often a command beginning with this was said, over all connections.
+    /// Returns how often a command with this prefix was sent, over all connections.
     pub fn count(&self, verb: &str) -> usize {
         let record = lock(&self.record);
         record.commands.iter().flatten().filter(|command| command.starts_with(verb)).count()
@@ -181,7 +181,7 @@ impl Session {
 
     fn serve(mut self) {
         self.talk();
-        drop(self.stream.shutdown(Shutdown::Both)); // the record has a handle of it, too
+        drop(self.stream.shutdown(Shutdown::Both)); // the record has a handle to it, too
     }
 
     fn talk(&mut self) {
@@ -205,12 +205,12 @@ impl Session {
         self.replies.extend_from_slice(b"\r\n");
     }
 
-    /// All replies to what one read has brought, in one write. False if the client is gone.
+    /// Writes all replies to what one read returned at once. False if the client is gone.
     fn flush(&mut self) -> bool {
         self.stream.write_all(&std::mem::take(&mut self.replies)).is_ok()
     }
 
-    /// Waits for more. False if there is none.
+    /// Waits for more input. False if there is none.
     fn more(&mut self) -> bool {
         let mut room = [0; 65_536];
         match self.flush().then(|| self.stream.read(&mut room)) {
@@ -317,7 +317,7 @@ impl Session {
         }
     }
 
-    /// The octets that come behind BDAT.
+    /// Reads the octets that follow BDAT.
     fn chunk(&mut self, line: &str) -> Option<Vec<u8>> {
         let octets: usize = line.split(' ').nth(1).unwrap().parse().unwrap();
         while self.input.len() < octets {

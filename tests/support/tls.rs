@@ -1,7 +1,7 @@
 //! TLS for the doubles, and what clients trust. `certs/make.sh` made the certificates.
 //!
-//! The doubles stand on OpenSSL itself: the servers of native-tls neither ask for a client certificate, nor speak
-//! TLS 1.3, nor renegotiate.
+//! The doubles use OpenSSL directly: the servers of native-tls neither request a client certificate, nor speak TLS 1.3,
+//! nor renegotiate.
 
 use std::{
     collections::VecDeque,
@@ -39,16 +39,16 @@ macro_rules! identities {
     };
 }
 
-/// Certificate and key by their name in `certs/`. Servers' ones are for localhost, 127.0.0.1 and ::1, unless the name
-/// says otherwise.
+/// Returns certificate and key by their name in `certs/`. Those of servers are for localhost, 127.0.0.1 and ::1, unless
+/// the name says otherwise.
 pub fn identity(name: &str) -> (&'static [u8], &'static [u8]) {
     identities!(name,
         "good" "other-host" "expired" "not-yet-valid" "unknown-issuer" "self-signed" "ed25519" "wildcard" "name-only"
         "address-as-name" "address-only" "wildcard-of-all" "a-label" "common-name-only" "for-clients" "with-issuer" "without-issuer" "client" "unknown-client")
 }
 
-/// By the name of a certificate, and what else is wanted: `good`, `good 1.2` (TLS 1.2 only), `good mutual` (the client
-/// has to have a certificate of the authority).
+/// Returns an acceptor by the name of a certificate, and options: `good`, `good 1.2` (TLS 1.2 only), `good mutual` (the
+/// client must have a certificate of the authority).
 pub fn acceptor(what: &str) -> SslAcceptor {
     let mut words = what.split(' ');
     let (certificate, key) = identity(words.next().unwrap());
@@ -74,7 +74,7 @@ pub fn acceptor(what: &str) -> SslAcceptor {
     acceptor.build()
 }
 
-/// The hash of a certificate's DER: what binds a login to it, if it was signed with SHA-256 (RFC 5929 §4.1).
+/// Hash of a certificate's DER, which binds a login to it, if it was signed with SHA-256 (RFC 5929 §4.1).
 pub fn end_point(der: &[u8]) -> Vec<u8> {
     openssl::sha::sha256(der).to_vec()
 }
@@ -83,19 +83,19 @@ pub fn der(pem: &[u8]) -> Vec<u8> {
     X509::from_pem(pem).unwrap().to_der().unwrap()
 }
 
-/// Asks the client for another handshake on the same connection (RFC 5246 §7.4.1.1), and does not wait for it.
+/// Requests another handshake on the same connection (RFC 5246 §7.4.1.1), and does not wait for it.
 pub fn renegotiate(stream: &mut SslStream<TcpStream>) {
     unsafe extern "C" {
-        /// openssl-sys does not have it.
+        /// Declared here because openssl-sys lacks it.
         fn SSL_renegotiate(ssl: *mut openssl_sys::SSL) -> c_int;
     }
-    // SAFETY: the pointer is that of a live connection, which nobody else uses meanwhile.
+    // SAFETY: the pointer is that of a live connection, which is not used elsewhere meanwhile.
     let agreed = unsafe { SSL_renegotiate(stream.ssl().as_ptr()) };
     assert_eq!(agreed, 1);
     stream.do_handshake().unwrap();
 }
 
-/// A socket that writes one octet at a time, and takes its time for each.
+/// A socket that writes one octet at a time, with a delay for each.
 #[derive(Debug)]
 pub struct Dripping(pub TcpStream, pub Duration);
 
@@ -119,25 +119,25 @@ impl Write for Dripping {
 /// When a [`Flood`] begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stage {
-    /// In the handshake: a first message that never ends.
+    /// In the handshake: its first message never ends.
     Handshake,
-    /// Once the client is connected, and says nothing.
+    /// Once the client is connected and idle.
     Idle,
-    /// In answer to a command.
+    /// In reply to a command.
     Reply,
-    /// In the content of a message, of which it takes nothing.
+    /// In the content of a message, none of which is read.
     Content,
 }
 
-/// What a [`Flood`] sends without end. None of it brings the client an octet.
+/// What a [`Flood`] sends without end. None of it yields an octet to the client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Record {
     KeyUpdate,
     Ticket,
 }
 
-/// A connection in memory to a TLS 1.3 server, which from some moment on has as many records as the client cares to
-/// read. It counts the reads and writes that a client makes.
+/// A connection in memory to a TLS 1.3 server, which from some moment on sends as many records as the client reads. It
+/// counts the reads and writes of the client.
 #[derive(Debug)]
 pub struct Flood {
     server: SslStream<Pipe>,
@@ -147,7 +147,7 @@ pub struct Flood {
     heard: Vec<u8>,
     steps: Arc<AtomicUsize>,
     late: Arc<AtomicUsize>,
-    /// From then on steps are late.
+    /// Steps after this are late.
     limit: Instant,
 }
 
@@ -179,10 +179,10 @@ impl Write for Pipe {
 }
 
 impl Flood {
-    /// Fails a client that goes on for this long.
+    /// Number of steps after which the client fails.
     const TOO_MANY: usize = 10_000;
 
-    /// Steps behind the limit are late.
+    /// Creates a flood whose steps after the limit are late.
     pub fn new(at: Stage, record: Record, limit: Instant) -> Flood {
         let server = Ssl::new(acceptor("good").context()).unwrap();
         let mut server = SslStream::new(server, Pipe::default()).unwrap();
@@ -202,12 +202,12 @@ impl Flood {
         }
     }
 
-    /// How many reads and writes there were, in all.
+    /// Counter of all reads and writes.
     pub fn steps(&self) -> Arc<AtomicUsize> {
         self.steps.clone()
     }
 
-    /// How many of them were late.
+    /// Counter of the late ones.
     pub fn late(&self) -> Arc<AtomicUsize> {
         self.late.clone()
     }
@@ -220,7 +220,7 @@ impl Flood {
         Ok(())
     }
 
-    /// What the client reads; [`ErrorKind::WouldBlock`] if there is nothing.
+    /// Gives the client something to read; [`ErrorKind::WouldBlock`] if there is nothing.
     pub fn give(&mut self, room: &mut [u8]) -> io::Result<usize> {
         self.step()?;
         if self.flooding && self.server.get_ref().to_client.is_empty() {
@@ -234,7 +234,7 @@ impl Flood {
         if there.is_empty() { Err(ErrorKind::WouldBlock.into()) } else { there.read(room) }
     }
 
-    /// What the client writes; [`ErrorKind::WouldBlock`] if nothing of it is taken.
+    /// Takes what the client writes; [`ErrorKind::WouldBlock`] if none of it is taken.
     pub fn take(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.step()?;
         if self.flooding && self.at == Stage::Content {
@@ -247,7 +247,7 @@ impl Flood {
         Ok(bytes.len())
     }
 
-    /// A record that brings nothing.
+    /// Sends a record without content.
     fn say_nothing(&mut self) {
         unsafe extern "C" {
             fn SSL_key_update(ssl: *mut openssl_sys::SSL, kind: c_int) -> c_int;
@@ -258,7 +258,7 @@ impl Flood {
             return;
         }
         let ssl = self.server.ssl().as_ptr();
-        // SAFETY: the pointer is that of a live connection, which nobody else uses meanwhile.
+        // SAFETY: the pointer is that of a live connection, which is not used elsewhere meanwhile.
         let agreed = unsafe {
             match self.record {
                 Record::KeyUpdate => SSL_key_update(ssl, 0),
@@ -272,7 +272,7 @@ impl Flood {
     fn listen(&mut self) {
         if !self.server.ssl().is_init_finished() {
             if self.server.accept().is_err() {
-                return; // there is more to come
+                return; // more is to come
             }
             self.server.write_all(b"220 mail.example.org\r\n").unwrap();
         }

@@ -1,4 +1,4 @@
-//! What goes wrong with a session: the n-th read, or the n-th write, for every n.
+//! The faults of a session: the n-th read or the n-th write fails, for every n.
 
 use std::{
     io::ErrorKind,
@@ -16,12 +16,12 @@ use super::{
     sweep::{CHUNKED, JOINED, KINDS, Kind, Notes, Op, What, Wire},
 };
 
-/// So much goes at a time, in octets.
+/// Maximum size of a read or write, in octets.
 const PIECE: usize = 1024;
-/// The content of one message takes a few of them.
+/// Size of the content of one message, in octets: a few pieces.
 const OCTETS: usize = 3 * PIECE;
 
-/// A session over this wire.
+/// Runs a session over this wire.
 fn run(kind: Kind, octets: usize, wire: &Wire, limit: Duration) -> Notes {
     let mut notes = Notes::default();
     let builder = session::builder(kind).timeout(limit).final_reply_timeout(limit);
@@ -35,10 +35,10 @@ fn run(kind: Kind, octets: usize, wire: &Wire, limit: Duration) -> Notes {
 /// Far longer than anything here takes.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// For what has to be waited for.
+/// The limit in tests that have to wait for it.
 const SOON: Duration = Duration::from_millis(20);
 
-/// A session without a fault: what it is to be with those that do no harm.
+/// Runs a session without a fault, to compare with those whose fault does no harm.
 fn whole(kind: Kind) -> (Notes, Vec<u8>) {
     let wire = Wire::new(kind, |_| What::Go(PIECE));
     let notes = run(kind, OCTETS, &wire, PATIENCE);
@@ -61,14 +61,14 @@ impl Way {
     }
 }
 
-/// A wire whose n-th operation of this way has the fault, and those behind it too if it lasts. Also tells how many
-/// there were.
+/// Returns a wire whose n-th operation of this kind has the fault, as do all later ones if it lasts, and the counter of
+/// these operations.
 fn faulty(kind: Kind, way: Way, n: usize, fault: What, lasts: bool) -> (Wire, Arc<AtomicUsize>) {
     let count = Arc::new(AtomicUsize::new(0));
     let counter = Arc::clone(&count);
     let wire = Wire::new(kind, move |op| {
         if !way.is(op) {
-            // What has ended, has ended in both directions.
+            // A connection that has ended has ended in both directions.
             let ends = matches!(fault, What::Fail(ErrorKind::ConnectionReset | ErrorKind::BrokenPipe));
             let over = ends && counter.load(Ordering::Relaxed) > n;
             return if over { fault } else { What::Go(PIECE) };
@@ -79,14 +79,14 @@ fn faulty(kind: Kind, way: Way, n: usize, fault: What, lasts: bool) -> (Wire, Ar
     (wire, count)
 }
 
-/// For every n: a session whose n-th operation has the fault.
+/// Runs a session for every n, whose n-th operation has the fault.
 fn at_each(way: Way, fault: What, lasts: bool, limit: Duration, judge: impl Fn(Kind, usize, &Wire, &Notes)) {
     for kind in KINDS {
         for n in 0.. {
             let (wire, count) = faulty(kind, way, n, fault, lasts);
             let notes = run(kind, OCTETS, &wire, limit);
             let count = count.load(Ordering::Relaxed);
-            // On a busy machine a short limit may have ended it elsewhere.
+            // On a busy machine, a short limit may have ended it elsewhere.
             if count <= n && !notes.is_broken() {
                 assert!(n > 8, "{kind:?}: a session is more than {n} {way:?}");
                 break;
@@ -98,30 +98,30 @@ fn at_each(way: Way, fault: What, lasts: bool, limit: Duration, judge: impl Fn(K
     }
 }
 
-/// A fault that ends the connection: one message at most is lost in it, or those that went with it.
+/// A fault that ends the connection loses at most one message, or those sent together with it.
 fn breaks(way: Way, fault: What) {
     at_each(way, fault, true, PATIENCE, |kind, n, _, notes| {
         assert!(notes.is_broken() || n > 10, "{kind:?}, {n} {way:?}: nobody noticed: {:?}", notes.steps);
     });
 }
 
-/// One that is an end of the time.
+/// A fault that is a timeout.
 fn times_out(way: Way, fault: What) {
     at_each(way, fault, true, SOON, |kind, n, _, notes| {
         let Some((before, step)) = notes.broken_step() else {
             assert!(n > 10, "{kind:?}, {n} {way:?}: nobody noticed: {:?}", notes.steps);
             return;
         };
-        // A refusal stays what it is, though the RSET behind it fails; so does what one recipient of LMTP has got.
+        // A refusal stays a refusal, though the RSET after it fails; so does what a recipient with LMTP got.
         let first = before.contains("refused") || kind.lmtp && before.contains("done");
         let later = first && step.contains("the connection is closed");
-        // The silence of a server behind a joined envelope asks for another connection, which cannot be had here.
+        // If the server is silent after a joined envelope, another connection is needed, which cannot be made here.
         let told = later || step.contains("timed out") || step.contains("can make another");
         assert!(told, "{kind:?}, {n} {way:?}: {step}");
     });
 }
 
-/// A fault that does no harm, once in a session: nothing is different for it.
+/// A fault that does no harm, once in a session: the results are the same.
 fn harmless(way: Way, fault: What) {
     let wholes = KINDS.map(whole);
     at_each(way, fault, false, PATIENCE, |kind, n, wire, notes| {

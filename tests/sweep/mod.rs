@@ -1,4 +1,4 @@
-//! A session over a wire in memory, for who wants to try it at each of its points.
+//! A session over a wire in memory, for tests that try something at each of its points.
 #![allow(dead_code, unused_imports)] // each of the two tests uses a part
 
 mod notes;

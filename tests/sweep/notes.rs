@@ -1,4 +1,4 @@
-//! What the caller knows, step by step, and whether it is what the server knows.
+//! What the caller knows, step by step, and whether it agrees with the server.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,7 @@ use super::{
     wire::Wire,
 };
 
-/// A message: its name, who is to get it, and its content.
+/// A message: its name, its recipients, and its content.
 #[derive(Debug, Clone)]
 pub struct Letter {
     pub name: String,
@@ -28,7 +28,7 @@ impl Letter {
         Raw::owned(envelope, self.content.clone())
     }
 
-    /// A batch takes the content of a small message at once, but not of one that somebody watches.
+    /// Returns the message with a progress callback, so that a batch does not take its content at once.
     pub fn watched(&self) -> impl Mail + use<> {
         Watched(self.mail())
     }
@@ -46,22 +46,22 @@ impl Mail for Watched {
     }
 }
 
-/// What the caller has been told.
+/// What was reported to the caller.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Notes {
-    /// Of each message, and each of its recipients; `None` while it is under way.
+    /// The outcome of each message and recipient; `None` while it is under way.
     fates: BTreeMap<(String, String), Option<Outcome>>,
     contents: BTreeMap<String, Vec<u8>>,
-    /// What each step came to.
+    /// The result of each step.
     pub steps: Vec<String>,
-    /// How much the server had heard when a step failed.
+    /// Number of octets that the server had received when a step failed.
     broken_at: Option<usize>,
-    /// Which one that was.
+    /// The number of that step.
     broken_step: Option<usize>,
 }
 
 impl Notes {
-    /// The letter is handed over.
+    /// Notes that the letter is handed over.
     pub fn begin(&mut self, letter: &Letter) {
         self.contents.insert(letter.name.clone(), letter.content.clone());
         for recipient in &letter.recipients {
@@ -69,7 +69,7 @@ impl Notes {
         }
     }
 
-    /// A command has its reply, which has to be its own.
+    /// Notes the reply to a command, which must be the reply to that command.
     pub fn reply(&mut self, verb: &str, result: &Result<Reply, Error>, wire: &Wire) {
         if let Ok(reply) = result {
             assert!(reply.text().starts_with(verb), "{verb} was answered by {reply}");
@@ -99,7 +99,7 @@ impl Notes {
         self.step(&letter.name, result, wire);
     }
 
-    /// The same of one that single commands have sent.
+    /// Notes the result of a message sent by single commands.
     pub fn data(&mut self, letter: &Letter, result: &Result<Reply, Error>, wire: &Wire) {
         let outcome = match result {
             Ok(reply) => {
@@ -127,7 +127,7 @@ impl Notes {
         assert_eq!(fate.replace(outcome), None, "{} was told of twice", letter.name);
     }
 
-    /// Behind a step that broke the connection every other one fails.
+    /// Notes the result of a step. After a step that broke the connection, every other one fails.
     pub fn step<T>(&mut self, name: &str, result: &Result<T, Error>, wire: &Wire) {
         let came = match result {
             Ok(_) => "done".to_owned(),
@@ -151,19 +151,19 @@ impl Notes {
         self.broken_at.is_some()
     }
 
-    /// The first step that failed with the connection, behind the one before it.
+    /// The first step that failed with the connection, preceded by the one before it.
     pub fn broken_step(&self) -> Option<(&str, &str)> {
         let step = |number: usize| self.steps.get(number).map_or("", String::as_str);
         self.broken_step.map(|number| (number.checked_sub(1).map_or("", step), step(number)))
     }
 
-    /// Every message that was handed over has an outcome.
+    /// Asserts that every message that was handed over has an outcome.
     #[track_caller]
     pub fn assert_all_told(&self) {
         assert!(self.fates.values().all(Option::is_some), "{:?}", self.fates);
     }
 
-    /// What was reported is what the server has accepted, and behind its failure the client has said nothing.
+    /// Asserts that the reports agree with what the server accepted, and that the client sent nothing after a failure.
     #[track_caller]
     pub fn assert_true_to(&self, wire: &Wire, kind: Kind) {
         let (accepted, heard) = wire.with(|server| (server.accepted.clone(), server.heard.len()));
@@ -199,7 +199,7 @@ impl Notes {
         }
     }
 
-    /// How many messages ended this way.
+    /// Number of messages with this outcome.
     pub fn count(&self, outcome: Outcome) -> usize {
         self.fates.values().filter(|fate| **fate == Some(outcome)).count()
     }

@@ -1,10 +1,10 @@
-//! A server without sockets: it answers all it hears, at once and as it should, and writes down what it accepts.
+//! A server without sockets: it answers everything at once and correctly, and records what it accepts.
 //!
-//! It panics at whatever a client that is in step would not say. Each reply names what it answers.
+//! It panics at anything that a client in step would not send. Each reply names the command that it answers.
 
 use memchr::memmem;
 
-/// What it offers, and what its client does with that.
+/// The extensions it offers, and how its client uses them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Kind {
     pub pipelining: bool,
@@ -21,10 +21,10 @@ pub const CHUNKED_LOCK_STEP: Kind = Kind { chunking: true, ..LOCK_STEP };
 pub const LMTP: Kind = Kind { lmtp: true, ..JOINED };
 pub const LMTP_CHUNKED: Kind = Kind { lmtp: true, ..CHUNKED };
 
-/// All of them.
+/// All kinds.
 pub const KINDS: [Kind; 7] = [LOCK_STEP, PIPELINED, JOINED, CHUNKED, CHUNKED_LOCK_STEP, LMTP, LMTP_CHUNKED];
 
-/// What it accepted for one recipient.
+/// A message that it accepted for one recipient.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Accepted {
     pub recipient: String,
@@ -35,7 +35,7 @@ pub struct Accepted {
 enum Stage {
     Commands,
     Data,
-    /// So many octets of a chunk are to come, perhaps of the last one.
+    /// This many octets of a chunk are to come; true for the last chunk.
     Chunk(usize, bool),
     Gone,
 }
@@ -44,15 +44,15 @@ enum Stage {
 pub struct Server {
     kind: Kind,
     stage: Stage,
-    /// All that it heard.
+    /// Everything received.
     pub heard: Vec<u8>,
-    /// What of it was not looked at yet.
+    /// The part of it that was not looked at yet.
     input: Vec<u8>,
-    /// What it has said and nobody has read yet.
+    /// Output that was not read yet.
     pub output: Vec<u8>,
     pub accepted: Vec<Accepted>,
     hello: bool,
-    /// The recipients of the transaction that is open.
+    /// The recipients of the open transaction.
     transaction: Option<Vec<String>>,
     chunks: Vec<u8>,
 }
@@ -193,7 +193,7 @@ impl Server {
         } else if last {
             let content = std::mem::take(&mut self.chunks);
             if self.judge(recipients, content) {
-                self.transaction = None; // else it stays open, as with real ones
+                self.transaction = None; // else it stays open, as with real servers
             }
         } else {
             self.say("250 BDAT go on");
@@ -201,7 +201,7 @@ impl Server {
         true
     }
 
-    /// Answers the end of a message. True if somebody gets it.
+    /// Answers the end of a message. True if any recipient gets it.
     fn judge(&mut self, recipients: Vec<String>, content: Vec<u8>) -> bool {
         let refused = memmem::find(&content, b"refuse").is_some();
         let name = String::from_utf8_lossy(content.split(|b| *b == b'\r').next().unwrap_or_default());

@@ -1,4 +1,4 @@
-//! A whole session, from the greeting to QUIT, that notes what it is told; compiled for each world.
+//! A whole session, from the greeting to QUIT, which notes its results; compiled for each client.
 
 use postino::{Error, JoinPolicy, Mail};
 
@@ -7,7 +7,7 @@ use super::{
     sweep::{Kind, Letter, Notes, Wire},
 };
 
-/// What speaks with a server of this kind.
+/// Returns the builder for a server of this kind.
 pub fn builder(kind: Kind) -> Builder {
     Client::builder("mail.example.org")
         .hello_name("client.example.org")
@@ -20,7 +20,8 @@ pub fn builder(kind: Kind) -> Builder {
         .chunking(kind.chunking)
 }
 
-/// Goes on to the end, whatever fails; false if there was no connection. The client stays with the caller, who may drop the future.
+/// Continues to the end, whatever fails; false if there was no connection. The client stays with the caller, who may
+/// drop the future.
 #[maybe_async]
 pub async fn run(
     builder: &Builder,

@@ -1,4 +1,4 @@
-//! The way to the server and back, without sockets: each read and write does what it is told to.
+//! The path to the server and back, without sockets: each read and write does what it is told.
 
 use std::{
     fmt,
@@ -9,21 +9,21 @@ use std::{
 
 use super::server::{Kind, Server};
 
-/// What is to be done. A read finds something, or nothing yet.
+/// The operation to be done. A read either finds something, or nothing yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Op {
     Read { empty: bool },
     Write,
 }
 
-/// What comes of it.
+/// The effect of an operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum What {
-    /// So many octets move at most.
+    /// At most this many octets move.
     Go(usize),
-    /// Not yet; the next time perhaps.
+    /// Not yet, but perhaps the next time.
     Wait,
-    /// Nothing, and nobody will ever be woken.
+    /// Nothing, and the waiter is never woken.
     Hang,
     /// The end of a stream, or a write of nothing.
     Nothing,
@@ -32,10 +32,10 @@ pub enum What {
 
 pub type Mood = Box<dyn FnMut(Op) -> What + Send>;
 
-/// More than any session needs: a client that goes round and round is stopped.
+/// Maximum number of operations, to stop a client that loops. No session needs as many.
 const MOST: usize = 5_000_000;
 
-/// Both ends hold it.
+/// The wire, held by both ends.
 #[derive(Clone)]
 pub struct Wire(Arc<Mutex<State>>);
 
@@ -43,13 +43,13 @@ struct State {
     server: Server,
     mood: Mood,
     ops: usize,
-    /// How often something was read, and written.
+    /// Number of reads, and of writes.
     moves: (usize, usize),
-    /// The last read, and the last write, would never have ended.
+    /// Whether the last read, and the last write, would never have ended.
     hung: (bool, bool),
 }
 
-/// What a read or a write has come to.
+/// The result of a read or a write.
 pub enum Moved {
     Done(io::Result<usize>),
     Wait,
@@ -84,12 +84,12 @@ impl Wire {
         look(&self.state().server)
     }
 
-    /// How much the server has heard.
+    /// Number of octets that the server has received.
     pub fn heard(&self) -> usize {
         self.with(|server| server.heard.len())
     }
 
-    /// How often something was read, and written.
+    /// Number of reads, and of writes.
     pub fn moves(&self) -> (usize, usize) {
         self.state().moves
     }
@@ -153,7 +153,7 @@ impl fmt::Debug for Wire {
     }
 }
 
-/// Time does not pass here: a wait that would never end is at its limit at once.
+/// Time does not pass here: a wait that would never end reaches its limit at once.
 impl postino::Transport for Wire {
     fn receive(&mut self, room: &mut [u8], until: Option<Instant>) -> io::Result<usize> {
         loop {
