@@ -148,7 +148,7 @@
 //!   `Read` and `Write` wrapped in [`NoTimeouts`]. `examples/socks5.rs` connects through a proxy.
 //!
 //! If a host has several addresses, they are tried as RFC 8305 describes: IPv6 and IPv4 alternate, and the next one is
-//! tried when one has failed or has not answered for 250 ms. [`Client::reconnect`] connects again with the same
+//! tried when one has failed or has not answered for 250 ms. [`Client::reconnect`] makes a new connection with the same
 //! settings. A [`StopHandle`] stops a client from another thread, whatever it is waiting for.
 //!
 //! # Security

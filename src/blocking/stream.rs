@@ -83,7 +83,7 @@ impl Builder {
     /// already: a tunnel, a proxy, or a pair of pipes (with [`NoTimeouts`](crate::NoTimeouts)).
     ///
     /// The host is used only as the name for TLS. The port and the time limit for connecting are ignored.
-    /// Credentials are sent without TLS only if the transport says that it is [local](Transport::is_local). A
+    /// Credentials are sent without TLS only if the transport is [local](Transport::is_local). A
     /// `TcpStream` is never local, not even to a loopback address, because that may be a proxy or a tunnel. The
     /// client cannot [reconnect](Client::reconnect).
     ///
@@ -432,7 +432,7 @@ impl Write for Timed {
     }
 }
 
-/// The only error that TLS does not take for a broken transport.
+/// Returns the only error that TLS does not take for a broken transport.
 fn try_again(e: io::Error) -> io::Error {
     match e.kind() {
         ErrorKind::TimedOut => ErrorKind::WouldBlock.into(),

@@ -64,7 +64,7 @@ const MAX_ENTRIES: usize = 1024;
 /// from the iterator and is *not sent*.
 ///
 /// Some servers discard an envelope that was sent together with the end of the message before. If that is all that was
-/// lost, the batch connects again automatically, under the conditions described at [`send`](Client::send), and no
+/// lost, the batch reconnects automatically, under the conditions described at [`send`](Client::send), and no
 /// longer joins envelopes.
 ///
 /// # Dropping

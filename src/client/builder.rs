@@ -82,7 +82,7 @@ impl Builder {
         self.config.check()?.config.tls.read()
     }
 
-    /// For `oauth_token_with`, whose callback has another type in each client.
+    /// Sets the callback of `oauth_token_with`, whose type differs between the clients.
     pub(in super::super) fn token_from(self, user: String, tokens: Tokens) -> Builder {
         Builder { tokens: Some(tokens), ..self.login(Login::TokenLater(user)) }
     }
@@ -91,7 +91,7 @@ impl Builder {
         Builder { config, tokens: None, stop_handle: None }
     }
 
-    /// A client that is not connected yet.
+    /// Creates a client that is not connected yet.
     pub(super) fn client(&self, maker: Maker) -> Result<Client, Error> {
         let (settings, tokens) = (self.config.check()?, self.tokens.clone());
         let stop_handle = self.stop_handle.clone().unwrap_or_default();
@@ -211,10 +211,10 @@ impl Builder {
         self
     }
 
-    /// Sets the time limit for every wait except that for the final reply: lookup and connecting together, the TLS
+    /// Sets the time limit for every wait except that for the final reply: lookup and connecting combined, the TLS
     /// handshake, the greeting, each reply, and writing each block of content (64 KiB). A limit is not extended by
-    /// octets that trickle in. This replaces the limits of single waits that were set before; `Duration::MAX` means
-    /// no limit. Defaults to 60 seconds.
+    /// octets that trickle in. This replaces the limits of single waits that were set before; `Duration::MAX` means no
+    /// limit. Defaults to 60 seconds.
     pub fn timeout(mut self, limit: Duration) -> Builder {
         self.config.timeouts = Timeouts::all_but_the_final(limit, self.config.timeouts.final_reply);
         self

@@ -1,4 +1,4 @@
-//! How a connection is made, and with which settings: what stays the same when the client connects again.
+//! How a connection is made, and with which settings: what stays the same when the client reconnects.
 
 use std::time::Instant;
 

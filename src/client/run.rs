@@ -27,7 +27,7 @@ const DRAIN_GRACE: Duration = Duration::from_millis(1);
 /// this long for its turn, however fast its replies were before.
 const LEAST_PATIENCE: Duration = Duration::from_millis(50);
 
-/// How long silence after a joined envelope means that the server is only slow, if no reply on this connection has
+/// Returns how long silence after a joined envelope may just mean a slow server, if no reply on this connection has
 /// taken longer than `slowest`.
 fn patience(slowest: Duration) -> Duration {
     LEAST_PATIENCE.max(slowest.saturating_mul(10))
@@ -48,7 +48,7 @@ impl Link {
         Ok(())
     }
 
-    /// Tells the source how much was written; `all` if that is all that was held back.
+    /// Tells the source how much was written; `all` means everything that was held back.
     fn tell_progress(&self, source: &mut Option<(usize, &mut Source<'_>)>, all: bool) {
         if let Some((_, source)) = source {
             source.meter.gone(self.out.octets_written());

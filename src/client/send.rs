@@ -48,7 +48,7 @@ pub(super) enum Freshness {
 }
 
 impl Client {
-    /// How transactions are run on this connection.
+    /// Returns the options of transactions on this connection.
     pub(super) fn options(&self) -> Options {
         let config = &self.origin.settings.config;
         let chunking = self.known.capabilities.offers("CHUNKING");
@@ -76,7 +76,7 @@ impl Client {
         }
     }
 
-    /// The server's extensions that matter to a message.
+    /// Returns the server's extensions that matter to a message.
     pub(super) fn offer(&self) -> ServerSupport {
         let mut offer = ServerSupport::new();
         offer.eight_bit = self.known.capabilities.offers("8BITMIME");
@@ -353,7 +353,7 @@ impl Client {
         parts.finish()
     }
 
-    /// Splits the recipients, by their numbers, into as many parts as the server asks for. They may be very many, so
+    /// Splits the recipients, by their numbers, into as many parts as the server requires. They may be very many, so
     /// the deadline is checked from time to time, and other tasks can run.
     async fn split(&mut self, call: &Call, envelope: &Envelope) -> Result<Vec<Vec<usize>>, Error> {
         let (most, domains) = self.recipient_limits();

@@ -43,7 +43,7 @@ pub struct Client {
 }
 
 impl Client {
-    /// A client that is not connected yet.
+    /// Creates a client that is not connected yet.
     pub(super) fn new(origin: Origin) -> Client {
         Client {
             origin,
@@ -115,7 +115,7 @@ impl Client {
         self.origin.is_local(&self.link)
     }
 
-    /// For `stop_handle`, which only the blocking client has.
+    /// Returns the stop handle, for `stop_handle`, which only the blocking client has.
     #[allow(dead_code)]
     pub(in super::super) fn stopped_by(&self) -> &StopHandle {
         &self.origin.stop_handle

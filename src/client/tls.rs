@@ -4,7 +4,7 @@ use super::{builder::Builder, session::Client};
 use crate::{TlsVersion, tls::TlsSettings};
 
 impl Builder {
-    /// For `tls_connector`, which exists only with the feature `native-tls`.
+    /// Returns the TLS settings for `tls_connector`, which exists only with the feature `native-tls`.
     #[allow(dead_code)]
     pub(crate) fn tls_settings(&mut self) -> &mut TlsSettings {
         &mut self.config.tls

@@ -50,7 +50,7 @@ impl Host {
         }
     }
 
-    /// Returns whether the name says that the host is this machine: `localhost`, a name below it, or a loopback
+    /// Returns whether the name stands for this machine: `localhost`, a name below it, or a loopback
     /// address.
     pub fn is_local(&self) -> bool {
         match self.tls_name.parse::<IpAddr>() {

@@ -158,7 +158,7 @@ impl Learnt {
     }
 }
 
-/// Where the server is.
+/// The server, as it was set.
 #[derive(Debug, Clone)]
 pub(crate) enum Place {
     Host(String),
@@ -226,7 +226,7 @@ impl Timeouts {
     }
 }
 
-/// Settings that were checked: the results of the check, and the config for everything else.
+/// Settings that were checked: the results of the check, and the config for all else.
 #[derive(Debug, Clone)]
 pub(crate) struct Settings {
     pub config: Config,
@@ -287,9 +287,7 @@ impl Config {
         }
     }
 
-    /// # Errors
-    ///
-    /// [`Error::Config`] for invalid settings.
+    /// Checks the settings, or returns an [`Error::Config`].
     pub fn check(&self) -> Result<Settings, Error> {
         let settings = self.settings()?;
         match self.security {
@@ -335,7 +333,7 @@ impl Config {
         Ok(Settings { config, server, credentials, hello_name })
     }
 
-    /// Where the server is.
+    /// Returns where the server is.
     fn server(&self, login: bool) -> Result<Server, Error> {
         let bad = |why: &'static str| Err(Error::Config(why.into()));
         let addresses = self.addresses.as_deref();
@@ -376,7 +374,7 @@ fn check_path(path: &Path) -> Result<(), Error> {
 }
 
 impl Settings {
-    /// Returns whether to use STARTTLS. `local` says that nobody else can listen to the connection. Nothing has been
+    /// Returns whether to use STARTTLS. `local` means that nobody else can listen to the connection. Nothing has been
     /// sent yet.
     ///
     /// # Errors

@@ -89,8 +89,8 @@ fn octets(bytes: &[u8], crlf_only: bool) -> u64 {
     (octets + if rest > 0 { rest + 2 } else { 0 }) as u64
 }
 
-/// Length of the longest line of more than [`MAX_TEXT_LINE`]. Searches backwards from where a line would be too long,
-/// so that most line ends are not looked at.
+/// Returns the length of the longest line of more than [`MAX_TEXT_LINE`]. Searches backwards from where a line would be
+/// too long, so that most line ends are not looked at.
 fn long_line(bytes: &[u8]) -> Option<usize> {
     let (mut longest, mut start) = (None, 0);
     while bytes.len() - start > MAX_TEXT_LINE {

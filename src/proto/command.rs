@@ -1,4 +1,4 @@
-//! Commands to bytes. This is the only place that ends a command line, and each ends once.
+//! Turns commands into bytes. This is the only place that ends a command line, and each ends once.
 //!
 //! Nothing is checked here, because nothing needs to be: the types in a [`Command`] cannot hold a control character.
 
@@ -317,7 +317,7 @@ impl Outbox {
         self.farewell = true;
     }
 
-    /// Expects a reply without a command: the greeting.
+    /// Expects a reply without a command, which is the greeting.
     pub(crate) fn expect(&mut self) {
         self.due = self.due.saturating_add(1);
     }
@@ -341,7 +341,7 @@ impl Outbox {
         self.bytes.append(chunk);
     }
 
-    /// Returns whether there is so much to write that no more should be added before.
+    /// Returns whether the outbox is full: it should be written before more is added.
     #[must_use]
     pub(crate) fn is_full(&self) -> bool {
         self.bytes.len() >= FULL
@@ -353,7 +353,7 @@ impl Outbox {
         self.bytes.get(self.at..).unwrap_or_default()
     }
 
-    /// Returns the bytes that are written now. From here on they count as possibly sent, whatever the write returns.
+    /// Returns the bytes to write now. From here on they count as possibly sent, whatever the write returns.
     pub fn offer(&mut self) -> &[u8] {
         self.offered = self.end();
         self.due = self.due.saturating_add(std::mem::take(&mut self.coming));

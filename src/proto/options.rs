@@ -227,8 +227,9 @@ fn check_raw(text: &str, own: &[&str]) -> Result<(), Error> {
     }
 }
 
-/// The latest time until which a server holds a message: the date and time that it announces, or else the end of its
-/// longest interval in seconds by this machine's clock (RFC 4865 §4). The largest `DateTime` if it announces neither.
+/// Returns the latest time until which a server holds a message: the date and time that it announces, or else the end
+/// of its longest interval in seconds by this machine's clock (RFC 4865 §4). The largest `DateTime` if it announces
+/// neither.
 fn latest_release(parameters: &str, longest: Option<u64>) -> Option<DateTime> {
     let named = parameters.split([' ', ',']).find_map(date_time);
     let by_clock = || {

@@ -1,8 +1,8 @@
 //! The queue id of a message, read from the server's reply to the end of the message.
 //!
 //! No standard defines it. The forms here are those that servers and providers are known to use; the table in the tests
-//! has an example of each. If a reply has none of these forms, there is no id: a wrong one would send people looking
-//! for somebody else's message.
+//! has an example of each. If a reply has none of these forms, there is no id: a wrong id would send people looking for
+//! somebody else's message.
 
 /// Returns the queue id in one line of a reply, without its code.
 pub(crate) fn queue_id(line: &[u8]) -> Option<&str> {
@@ -94,7 +94,7 @@ fn is_hex(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|b| b.is_ascii_hexdigit())
 }
 
-/// An enhanced status code, possibly with a colon, as older OpenSMTPD wrote it.
+/// Returns whether it is an enhanced status code, possibly with a colon, as older OpenSMTPD wrote it.
 fn is_status(word: &str) -> bool {
     let word = word.strip_suffix(':').unwrap_or(word);
     word.split('.').count() == 3 && word.split('.').all(is_number)

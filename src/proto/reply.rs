@@ -1,4 +1,4 @@
-//! Bytes to replies, incrementally and within limits (RFC 5321 §4.2).
+//! Turns bytes into replies, incrementally and within limits (RFC 5321 §4.2).
 
 use std::{fmt, sync::Arc};
 
@@ -109,7 +109,7 @@ impl Reply {
         (u16::from(code.class) == self.code / 100).then_some(code)
     }
 
-    /// The same reply with every occurrence of these secrets in its text replaced by `***`.
+    /// Returns the reply with every occurrence of these secrets in its text replaced by `***`.
     pub(crate) fn redacted(self, secrets: &[Vec<u8>]) -> Reply {
         let lines = self.raw.split_inclusive(|b| *b == b'\n');
         let masked = lines.flat_map(|line| {
@@ -302,7 +302,7 @@ struct Partial {
 }
 
 impl Inbox {
-    /// Returns the space for the next bytes. It is never empty if every available reply has been taken.
+    /// Returns the space for the next bytes. It is never empty once every available reply has been taken.
     pub fn room(&mut self) -> &mut [u8] {
         self.buf.copy_within(self.from..self.to, 0);
         (self.from, self.to) = (0, self.to - self.from);
@@ -379,7 +379,7 @@ impl fmt::Debug for Inbox {
     }
 }
 
-/// One line with its LF: the code, and whether it is the last of its reply.
+/// Parses one line with its LF: returns the code, and whether it is the last of its reply.
 ///
 /// ```text
 /// Reply-line = *( Reply-code "-" [ textstring ] CRLF ) Reply-code [ SP textstring ] CRLF    (RFC 5321 §4.2)
@@ -401,7 +401,7 @@ impl Reply {
     ///
     /// # Errors
     ///
-    /// The errors of [`Inbox::next_reply`], or one that says that there is not exactly one reply.
+    /// The errors of [`Inbox::next_reply`], and an error unless there is exactly one reply.
     pub fn parse(bytes: &[u8]) -> Result<Reply, &'static str> {
         let mut inbox = Inbox { buf: bytes.to_vec(), to: bytes.len(), ..Inbox::default() };
         let reply = inbox.next_reply()?.ok_or("an incomplete reply")?.keep();

@@ -55,7 +55,7 @@ impl Simple {
         Simple::new(Phase::Quit, What::Fixed(Command::Quit))
     }
 
-    /// EHLO.
+    /// Creates EHLO.
     #[must_use]
     pub(crate) fn ehlo(name: &HelloName) -> Simple {
         Simple::line(Phase::Hello, &["EHLO ", name.as_str()])
@@ -67,7 +67,7 @@ impl Simple {
         Simple::line(Phase::Hello, &["LHLO ", name.as_str()])
     }
 
-    /// HELO.
+    /// Creates HELO.
     #[must_use]
     pub(crate) fn helo(name: &HelloName) -> Simple {
         Simple::line(Phase::Hello, &["HELO ", name.as_str()])
@@ -80,7 +80,7 @@ impl Simple {
         Simple::line(Phase::Mail, &["MAIL FROM:<", sender, ">", &parameters.text()])
     }
 
-    /// RCPT.
+    /// Creates RCPT.
     #[must_use]
     pub(crate) fn rcpt(recipient: &Address, parameters: &Parameters) -> Simple {
         Simple::line(Phase::Recipient, &["RCPT TO:<", recipient.as_str(), ">", &parameters.text()])

@@ -141,17 +141,13 @@ impl TlsSettings {
         self.options.identity.is_some()
     }
 
-    /// # Errors
-    ///
-    /// [`Error::Config`] if this build has no TLS.
+    /// Returns an [`Error::Config`] if this build has no TLS.
     pub fn available() -> Result<(), Error> {
         backend::available()
     }
 
-    /// # Errors
-    ///
-    /// [`Error::Config`] if a certificate or a key is invalid, or settings contradict each other. Errors in a CA that
-    /// only the library can detect are reported by [`read`](TlsSettings::read).
+    /// Returns an [`Error::Config`] if a certificate or a key is invalid, or settings contradict each other. Errors in
+    /// a CA that only the library can detect are reported by [`read`](TlsSettings::read).
     pub fn check(&self) -> Result<(), Error> {
         if !self.options.roots.is_empty() {
             TlsSettings::available()?;

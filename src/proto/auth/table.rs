@@ -131,7 +131,7 @@ fn anonymous(kind: &Kind, _: &Context<'_>) -> Made {
     made(Once::anonymous(trace))
 }
 
-/// Stands in for a mechanism that this build does not have.
+/// Takes the place of a mechanism that this build does not have.
 #[cfg(not(feature = "sasl"))]
 fn absent(_: &Kind, _: &Context<'_>) -> Made {
     Ok(None)
@@ -165,7 +165,7 @@ mod sasl {
         scram("SCRAM-SHA-1", Hash::Sha1, unbound(context), kind, context)
     }
 
-    /// What a mechanism that takes no channel binding says about it.
+    /// Returns what a mechanism without channel binding says about it.
     fn unbound(context: &Context<'_>) -> Binding {
         if context.options.channel_binding.is_some() && !context.plus_offered {
             Binding::NotOffered

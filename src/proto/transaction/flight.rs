@@ -34,9 +34,9 @@ pub(super) enum Stage {
 
 /// The content of a message.
 pub(super) enum Content {
-    /// All of it is at hand, encoded for DATA or BDAT.
+    /// All of it is available, encoded for DATA or BDAT.
     AtHand(Vec<u8>),
-    /// It has to be asked for.
+    /// It has yet to be asked for.
     ToCome,
     /// Some of it has arrived, or has been sent.
     Begun,
@@ -228,7 +228,7 @@ impl Flight {
         self.transaction.envelope.recipients().len()
     }
 
-    /// Takes the content that is at hand, if it is.
+    /// Takes the content, if it is available.
     pub fn take_content(&mut self) -> Option<Vec<u8>> {
         if !matches!(self.content, Content::AtHand(_)) {
             return None;
@@ -328,7 +328,7 @@ impl Flight {
         Some(Again::Rest(full.map(|(index, ..)| *index).collect()))
     }
 
-    /// Returns the recipients to whom it should be sent again one command at a time, if any.
+    /// Returns the recipients to which it should be sent again one command at a time, if any.
     fn one_by_one(&self, misread: usize, options: Options) -> Option<Again> {
         let as_a_whole = match self.answer.refusal() {
             // Its content was sent.

@@ -42,7 +42,8 @@ use crate::{Delivery, Envelope, Error, Phase, Reply, delivery::Again};
 const WINDOW: usize = 512;
 /// Size of a BDAT chunk, in octets. Content that came with its message is one chunk.
 const CHUNK: usize = 64 * 1024;
-/// Number of content buffers that are kept. While one message waits for the reply to DATA, the next is already at hand.
+/// Number of content buffers that are kept. While one message waits for the reply to DATA, the next is already
+/// available.
 const MAX_SPARE: usize = 2;
 /// Budget for storing recipient refusals in full, in octets. After it is used up, only the first line of each refusal
 /// is kept.
@@ -128,7 +129,7 @@ pub enum Joining {
 pub struct Transaction {
     envelope: Envelope,
     parameters: MailParameters,
-    /// The content is at hand, and small.
+    /// The content is available, and small.
     ahead: bool,
     /// One command is sent at a time, because the command with this number was refused when it was sent with others.
     one_by_one: Option<usize>,
@@ -207,12 +208,12 @@ pub struct Transactions {
     results: VecDeque<Result<Delivery, Error>>,
 }
 
-/// What is known about the message after those that were handed over.
+/// What is known about the next message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Supply {
     /// There may be one. It is wanted early, so that its envelope can be sent with the end of the message before.
     Open,
-    /// Asking for one may take time. It is wanted when everything at hand is written.
+    /// Asking for one may take time. It is wanted when everything available is written.
     Later,
     /// There is none, as far as is known.
     Dry,
@@ -442,7 +443,7 @@ impl Transactions {
         self.options.joins() && self.due < WINDOW && self.supply != Supply::Dry && !alone
     }
 
-    /// Everything at hand is written.
+    /// Decides what comes next when everything available is written.
     fn fill_between(&mut self, out: &mut Outbox) -> Want {
         let is_first = self.flights.is_empty();
         let may_follow = if is_first { self.supply != Supply::Dry } else { self.may_join() };
@@ -491,7 +492,7 @@ impl Transactions {
             Stage::Body if options.chunking && !flight.is_begun() && flight.is_pointless(options) => {
                 self.over();
             }
-            // The next message should be at hand when this one ends.
+            // The next message should be available when this one ends.
             Stage::Body
                 if !flight.is_begun() && self.is_last() && self.may_join() && self.supply == Supply::Open =>
             {
@@ -552,7 +553,7 @@ impl Transactions {
         }
     }
 
-    /// Sends all of a content that was at hand.
+    /// Sends all of the content at once.
     fn fill_content(&mut self, mut content: Vec<u8>, out: &mut Outbox) {
         if self.options.chunking {
             self.end(out, Command::Bdat(content.len(), true));
@@ -579,7 +580,7 @@ impl Transactions {
         self.due += replies;
     }
 
-    /// All of the end has been put into the outbox; QUIT may follow.
+    /// Ends the flight, all of which is in the outbox; QUIT may follow.
     fn ended(&mut self, out: &mut Outbox) {
         let flight = &mut self.flights[self.writing];
         flight.span.to = out.end();
@@ -592,7 +593,7 @@ impl Transactions {
         self.over();
     }
 
-    /// All of the flight being written is written.
+    /// Goes on to the next flight, because all of this one is written.
     fn over(&mut self) {
         let flight = &mut self.flights[self.writing];
         // Some servers keep a transaction open after a chunk that they refuse.
@@ -690,7 +691,7 @@ impl Transactions {
         }
     }
 
-    /// Returns whether the code says that the server takes no envelope together with the end of the message before. A
+    /// Returns whether the code means that the server takes no envelope together with the end of the message before. A
     /// 501 may also be about the sender.
     fn is_turned_away(&self, code: u16) -> bool {
         let flight = &self.flights[0];
