@@ -11,7 +11,7 @@ use std::{
 /// Delay between the starts of two attempts, unless the first one fails earlier (RFC 8305 §5).
 pub(crate) const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 
-/// Delay between two attempts to connect to a Unix socket whose queue is full. The system does not tell when there is
+/// Delay between two attempts to connect to a Unix socket whose queue is full. The system does not report when there is
 /// room.
 pub(crate) const QUEUE_DELAY: Duration = Duration::from_millis(10);
 

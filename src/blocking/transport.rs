@@ -23,7 +23,8 @@ pub trait Transport: Send {
     ///
     /// # Errors
     ///
-    /// These two, and whatever ends the connection. After [`ErrorKind::Interrupted`] the read is tried again.
+    /// As described above, and any error that ends the connection. After [`ErrorKind::Interrupted`] the read is
+    /// retried.
     fn receive(&mut self, room: &mut [u8], until: Option<Instant>) -> io::Result<usize>;
 
     /// Writes some octets, and returns how many, at least 1. It waits as [`receive`](Transport::receive) does. Written
@@ -34,8 +35,8 @@ pub trait Transport: Send {
     /// The errors of [`receive`](Transport::receive).
     fn send(&mut self, bytes: &[u8], until: Option<Instant>) -> io::Result<usize>;
 
-    /// Waits until octets can be read (`read`) or written (`write`), or either if both are set. It may return too
-    /// early, but not repeatedly: the client tries, and waits again.
+    /// Waits until octets can be read (`read`) or written (`write`), or either if both are set. It may return early,
+    /// but not repeatedly: the client then tries, and waits again.
     ///
     /// # Errors
     ///
@@ -63,7 +64,7 @@ pub trait Transport: Send {
     }
 
     /// Returns whether nobody else can listen, so that credentials may be sent without TLS. Defaults to false, because
-    /// a connection to this machine may lead to a proxy, and from there anywhere. It is true for Unix sockets.
+    /// a connection to this machine may lead to a proxy, and through it to anywhere. It is true for Unix sockets.
     fn is_local(&self) -> bool {
         false
     }
@@ -94,7 +95,7 @@ impl Transport for TcpStream {
         sys::end(self);
     }
 
-    /// Costs a file descriptor.
+    /// Duplicates the socket, which costs a file descriptor.
     fn stop_handle(&self) -> Option<Box<dyn Fn() + Send + Sync>> {
         let socket = self.try_clone().ok()?;
         Some(Box::new(move || sys::end(&socket)))
@@ -126,7 +127,7 @@ impl Transport for UnixStream {
         sys::end(self);
     }
 
-    /// Costs a file descriptor.
+    /// Duplicates the socket, which costs a file descriptor.
     fn stop_handle(&self) -> Option<Box<dyn Fn() + Send + Sync>> {
         let socket = self.try_clone().ok()?;
         Some(Box::new(move || sys::end(&socket)))

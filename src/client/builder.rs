@@ -107,9 +107,9 @@ impl Builder {
         self
     }
 
-    /// Sets the addresses to connect to, in this order, instead of looking up the host. Each has its own port, so
-    /// setting [`port`](Builder::port) as well is an error. The host is still the name that TLS verifies. Defaults to
-    /// the addresses that the lookup returns, IPv6 and IPv4 alternating (RFC 8305 §4).
+    /// Sets the addresses to connect to, in this order, instead of looking up the host. Each has its own port, so it is
+    /// an error to set [`port`](Builder::port) as well. The host is still the name that TLS verifies. Defaults to the
+    /// addresses that the lookup returns, IPv6 and IPv4 alternating (RFC 8305 §4).
     pub fn addresses(mut self, addresses: impl IntoIterator<Item = SocketAddr>) -> Builder {
         self.config.addresses = Some(addresses.into_iter().collect());
         self

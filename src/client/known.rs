@@ -13,7 +13,7 @@ pub(super) struct Known {
     pub greeting: Option<Reply>,
     /// The reply to the last EHLO or HELO.
     pub hello: Option<Reply>,
-    /// Whether that was EHLO.
+    /// Whether the last of them was EHLO.
     pub esmtp: bool,
     pub capabilities: Capabilities,
 }

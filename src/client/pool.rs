@@ -54,7 +54,7 @@ struct Shared {
     builder: Builder,
     limits: Limits,
     state: Mutex<State>,
-    /// Lets the stop handle wake those who wait.
+    /// Lets the stop handle wake the waiting callers.
     _watch: Option<Watch>,
 }
 
@@ -149,9 +149,9 @@ impl PoolBuilder {
         self
     }
 
-    /// Sets the maximum number of messages per second, over all connections: each begins at least `1 / per_second`
-    /// seconds after the one before. It must be greater than 0. Only [`Pool::send`] is limited. A call whose future
-    /// is dropped while it waits uses no turn. Defaults to no limit.
+    /// Sets the maximum number of messages per second, over all connections: each message starts at least
+    /// `1 / per_second` seconds after the one before. It must be greater than 0. Only [`Pool::send`] is limited. A call
+    /// whose future is dropped while it waits uses no turn. Defaults to no limit.
     pub fn max_rate(mut self, per_second: f64) -> PoolBuilder {
         let pace = Duration::try_from_secs_f64(1.0 / per_second);
         self.limits.pace = Some(pace.unwrap_or(Duration::MAX));

@@ -276,8 +276,9 @@ impl Client {
     ///
     /// If the server answers 452 to a recipient and to all that follow, because there are too many (RFC 5321
     /// §4.5.3.1.10), these get the message in further transactions. Each has at most as many recipients as the server
-    /// accepted in the one before, until it accepts none. If the content can be read only once, they count as refused
-    /// temporarily. With [`all_or_nothing`](super::Builder::all_or_nothing), a message is never split.
+    /// took in the one before (accepted, or refused for another reason), until it takes none. If the content can be
+    /// read only once, they count as refused temporarily. With [`all_or_nothing`](super::Builder::all_or_nothing), a
+    /// message is never split.
     ///
     /// If the server limits the messages of a connection, the message is sent over a new one. The server may announce
     /// such a limit (LIMITS). It may also end a session in which it has accepted a message: it answers MAIL with 421 or

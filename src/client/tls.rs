@@ -30,7 +30,7 @@ impl Builder {
 
     /// Presents this certificate to servers that ask for one. `chain` is PEM text: the client's certificate, followed
     /// by those that lead to its root. `key` is the private key in PEM, as PKCS#8 (`-----BEGIN PRIVATE KEY-----`)
-    /// without a password. Text that contains both may be passed for both. This replaces
+    /// without a password. Text that contains both may be passed as both arguments. This replaces
     /// [`client_pkcs12`](Builder::client_pkcs12). To log in with the certificate, use
     /// [`external`](Builder::external). Defaults to none.
     ///

@@ -50,8 +50,7 @@ impl Host {
         }
     }
 
-    /// Returns whether the name stands for this machine: `localhost`, a name below it, or a loopback
-    /// address.
+    /// Returns whether the name stands for this machine: `localhost`, a name below it, or a loopback address.
     pub fn is_local(&self) -> bool {
         match self.tls_name.parse::<IpAddr>() {
             Ok(address) => address.to_canonical().is_loopback(),

@@ -287,7 +287,11 @@ impl Config {
         }
     }
 
-    /// Checks the settings, or returns an [`Error::Config`].
+    /// Checks the settings.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Config`] for invalid settings.
     pub fn check(&self) -> Result<Settings, Error> {
         let settings = self.settings()?;
         match self.security {

@@ -8,7 +8,7 @@
 use super::{Command, Dialogue, Encoder, Forbidden, Outbox, ReplyErrors, ReplyRef, Want, verdict::Verdict};
 use crate::{Error, Phase, Reply};
 
-/// Dialogue for DATA, the content, and the reply to its end. If the recipients are known from the start, use a
+/// Dialogue for DATA, the content, and the reply to its end. If the recipients are known in advance, use a
 /// [`Transaction`](super::Transaction), which does more.
 #[derive(Debug)]
 pub(crate) struct Data {

@@ -1,6 +1,7 @@
 //! SMTP without I/O: replies in, bytes out. No sockets, no `async`, no clock, no log.
 //!
-//! Both clients of this crate are built on it. Use it directly to run SMTP over a transport that they do not support.
+//! Both clients of this crate are built on it. Use it directly to run SMTP over a transport that the clients do not
+//! support.
 //!
 //! A [`Dialogue`] is a state machine for one part of a session. It takes the server's replies and answers with what to
 //! do next. It never waits: its carrier writes, reads and waits.
@@ -122,15 +123,16 @@
 //!
 //! - After any error the connection is out of step and must be closed. The same applies if you stop in the middle of a
 //!   dialogue. Report the reason to [`Transactions::lose`]: it returns what became of the messages.
-//! - Every wait needs a time limit. [`phase`](Dialogue::phase) tells what is waited for. The reply to the end of a
+//! - Every wait needs a time limit. [`phase`](Dialogue::phase) tells what the wait is for. The reply to the end of a
 //!   message may take minutes (RFC 5321 §4.5.3.2).
 //! - Before you write while no reply is due, check whether the server has sent something unexpected. It could be
 //!   mistaken for the reply.
 //! - [`Transactions`] trusts its [`Options`]: enable only what the server offers. Check before you hand over a message
-//!   that the server supports it (SIZE, 8BITMIME, SMTPUTF8, and what its envelope asks for). [`Survey`] tells what a
-//!   message contains, and can be handed over [with it](Transactions::message_with).
+//!   that the server supports it (SIZE, 8BITMIME, SMTPUTF8, and what its envelope asks for). [`Survey`] describes what
+//!   a message contains, and can be handed over [with it](Transactions::message_with).
 //!
-//! A dialogue that wants [`Nothing`](Want::Nothing) has read every reply that it asked for; the next may begin.
+//! A dialogue that wants [`Nothing`](Want::Nothing) has read every reply that it asked for; the next dialogue may
+//! begin.
 
 mod auth;
 mod body;

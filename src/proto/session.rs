@@ -1,7 +1,7 @@
 //! Decides whether another connection takes over when the server ends a session.
 //!
-//! Servers limit the number of messages in a session, and few announce it (LIMITS MAILMAX, RFC 9422). They do this
-//! instead:
+//! Servers limit the number of messages in a session, and few announce it (LIMITS MAILMAX, RFC 9422). Instead, they end
+//! the session:
 //!
 //! | the server, before it has accepted MAIL | is | another connection takes over |
 //! |---|---|---|

@@ -141,12 +141,20 @@ impl TlsSettings {
         self.options.identity.is_some()
     }
 
-    /// Returns an [`Error::Config`] if this build has no TLS.
+    /// Checks that this build has TLS.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Config`] if it has not.
     pub fn available() -> Result<(), Error> {
         backend::available()
     }
 
-    /// Returns an [`Error::Config`] if a certificate or a key is invalid, or settings contradict each other. Errors in
+    /// Checks the settings, as far as possible without the TLS library.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Config`] if a certificate or a key is invalid, or settings contradict each other. Errors in
     /// a CA that only the library can detect are reported by [`read`](TlsSettings::read).
     pub fn check(&self) -> Result<(), Error> {
         if !self.options.roots.is_empty() {

@@ -1,5 +1,5 @@
-//! SCRAM (RFC 5802, 7677): the password is not sent. The client proves that it has it, and the server that it has its
-//! hash.
+//! SCRAM (RFC 5802, 7677): the password is not sent. The client proves that it knows the password, and the server that
+//! it has its hash.
 //!
 //! ```text
 //! First ─r=,s=,i=─▶ Proved ─v= in a challenge─▶ Verified ─235─▶ in

@@ -364,8 +364,8 @@ impl Flight {
         matches!(self.answer, Answer::Contradicted(..) | Answer::Refused(Phase::Body, _))
     }
 
-    /// Returns the result. With `in_doubt`, the end of the message may have been sent. `broke` is why the connection is
-    /// out of step, if it is.
+    /// Returns the result. `in_doubt` means that the end of the message may have been sent. `broke` is why the
+    /// connection is out of step, if it is.
     pub fn into_result(
         mut self,
         options: Options,
@@ -410,7 +410,7 @@ impl Flight {
         Err(Error::Transaction { delivery: Box::new(delivery), source: Box::new(source) })
     }
 
-    /// LMTP: records that the recipient whose turn it is gets the message.
+    /// Records that the recipient whose turn it is gets the message (LMTP).
     pub fn accept_final(&mut self, reply: ReplyRef<'_>) {
         let reply = self.recipients.answer_final(Outcome::Accepted, reply);
         if !self.answer.is_accepted() {
@@ -439,7 +439,7 @@ impl Recipients {
         self.at_rcpt.push((index, Outcome::Refused, Some(reply)));
     }
 
-    /// LMTP: records that the recipient whose turn it is does not get the message.
+    /// Records that the recipient whose turn it is does not get the message (LMTP).
     pub fn refuse_final(&mut self, reply: ReplyRef<'_>) {
         self.refused += 1;
         self.answer_final(Outcome::Refused, reply);
@@ -452,7 +452,7 @@ impl Recipients {
         reply
     }
 
-    /// LMTP: returns the recipient that a final reply is for. They come in the order of the accepted recipients.
+    /// Returns the recipient that a final reply is for (LMTP). They come in the order of the accepted recipients.
     fn next_final(&mut self) -> usize {
         while self.at_rcpt.get(self.passed_over).is_some_and(|(index, ..)| *index == self.next_final) {
             self.next_final += 1;
