@@ -11,7 +11,8 @@ use std::{
 /// Delay between the starts of two attempts, unless the first one fails earlier (RFC 8305 §5).
 pub(crate) const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 
-/// Delay between two attempts to connect to a Unix socket whose queue is full. The system does not tell when there is room.
+/// Delay between two attempts to connect to a Unix socket whose queue is full. The system does not report when there is
+/// room.
 pub(crate) const QUEUE_DELAY: Duration = Duration::from_millis(10);
 
 /// Returns the number of a new connection for the log, counted from 1. It is unique in the process.
@@ -20,8 +21,8 @@ pub(crate) fn next_number() -> u64 {
     LAST.fetch_add(1, Ordering::Relaxed) + 1
 }
 
-/// Orders addresses so that IPv6 and IPv4 alternate, beginning with the family that the resolver put first (RFC 8305 §4). A
-/// family that cannot be reached then costs one delay, and not one for each of its addresses.
+/// Orders addresses so that IPv6 and IPv4 alternate, beginning with the family that the resolver put first (RFC 8305
+/// §4). A family that cannot be reached then costs one delay, and not one for each of its addresses.
 pub(crate) fn interleave(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
     let first = addresses.first().is_some_and(SocketAddr::is_ipv6);
     let (ours, others): (Vec<_>, Vec<_>) = addresses.into_iter().partition(|a| a.is_ipv6() == first);

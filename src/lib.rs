@@ -1,7 +1,8 @@
 //! An SMTP client: blocking at the crate root, with an async client behind a feature.
 //!
 //! The blocking client works over `std::net`, without a runtime or background threads. The feature `async` adds
-//! [`aio`](#async), the same client with `async fn`. Coming from aiosmtplib? See [its names here](coming_from_aiosmtplib).
+//! [`aio`](#async), the same client with `async fn`. Coming from aiosmtplib? See [its names
+//! here](coming_from_aiosmtplib).
 //!
 //! # One call
 //!
@@ -18,10 +19,10 @@
 //! # Ok::<(), postino::Error>(())
 //! ```
 //!
-//! [`send`] returns `Ok` if the server accepted the message for **at least one** recipient, as SMTP does.
-//! [`require_all`](Delivery::require_all) makes a refused recipient an error, which names those who were refused and those
-//! who will get the message. Without it, look at [`Delivery::refused`]. With [`Builder::all_or_nothing`], nobody gets a
-//! message that was refused for somebody.
+//! [`send`] returns `Ok` if the server accepted the message for **at least one** recipient, as in SMTP.
+//! [`require_all`](Delivery::require_all) turns a refused recipient into an error that names the recipients who were
+//! refused and those who will get the message. Without it, look at [`Delivery::refused`]. With
+//! [`Builder::all_or_nothing`], a message is sent to nobody if one recipient is refused.
 //!
 //! # A session
 //!
@@ -48,18 +49,18 @@
 //! # }
 //! ```
 //!
-//! A message can be an [`email_format::Email`], whose envelope is taken from its headers. The module [`message`] describes
-//! everything that can be sent.
+//! A message can be an [`email_format::Email`], whose envelope is taken from its headers. The module [`message`]
+//! describes everything that can be sent.
 //!
 //! # Many messages
 //!
-//! [`Client::send_all`] sends messages over one connection, and returns a result for each. With PIPELINING a message takes
-//! two round trips. If the server offers CHUNKING too, the end of each message is sent together with the next envelope, so
-//! that a message takes about one round trip ([`JoinPolicy`]), and next to none with [`Builder::chunking`].
+//! [`Client::send_all`] sends messages over one connection, and returns a result for each. With PIPELINING, a message
+//! takes two round trips. If the server also offers CHUNKING, the end of each message is sent together with the next
+//! envelope, so that a message takes about one round trip ([`JoinPolicy`]), and almost none with [`Builder::chunking`].
 //!
-//! If the server ends the session after some messages, the client connects again ([`Client::send`]). If the connection is
-//! lost otherwise, the remaining messages stay in the iterator ([`Batch::is_lost`]). [`Client::batch`] is for messages that
-//! arrive one by one ([`Batch::push`]).
+//! If the server ends the session after some messages, the client reconnects ([`Client::send`]). If the connection is
+//! lost for another reason, the remaining messages stay in the iterator ([`Batch::is_lost`]). [`Client::batch`] is for
+//! messages that arrive one by one ([`Batch::push`]).
 //!
 //! ```no_run
 //! # use postino::{Client, Raw};
@@ -93,14 +94,15 @@
 //!
 //! # Per-message options
 //!
-//! Options of MAIL and RCPT are set on the [`Envelope`]: delivery reports (DSN), REQUIRETLS, a priority, a delivery time, and
-//! any other as text. See [`MailOption`] and [`RcptOption`]. If the server does not offer an option, sending fails with
-//! [`Error::Unsupported`] before MAIL. SIZE, 8BITMIME, SMTPUTF8, PIPELINING and LIMITS are used automatically.
+//! Options of MAIL and RCPT are set on the [`Envelope`]: delivery reports (DSN), REQUIRETLS, a priority, a delivery
+//! time, and any other as text. See [`MailOption`] and [`RcptOption`]. If the server does not offer an option, sending
+//! fails with [`Error::Unsupported`] before MAIL. SIZE, 8BITMIME, SMTPUTF8, PIPELINING and LIMITS are used
+//! automatically.
 //!
 //! # Command by command
 //!
-//! A [`Client`] can send each command individually: EHLO, MAIL, RCPT, DATA, RSET, NOOP, VRFY, EXPN, HELP, STARTTLS, each
-//! login mechanism, and [any other](Client::command).
+//! A [`Client`] can send each command individually: EHLO, MAIL, RCPT, DATA, RSET, NOOP, VRFY, EXPN, HELP, STARTTLS,
+//! each login mechanism, and [any other](Client::command).
 //!
 //! ```no_run
 //! use std::time::Duration;
@@ -142,30 +144,30 @@
 //! - A Unix socket: [`Client::unix`], `smtp+unix:/path`.
 //! - LMTP: [`Builder::lmtp`], `lmtp://host`, `lmtp+unix:/path`.
 //! - Addresses instead of a name lookup: [`Builder::addresses`]. A local address: [`Builder::bind`].
-//! - Your own connection, with TLS over it: [`Builder::connect_over`] takes a socket, a custom [`Transport`], or any `Read`
-//!   and `Write` wrapped in [`NoTimeouts`]. `examples/socks5.rs` connects through a proxy.
+//! - A custom connection, with TLS over it: [`Builder::connect_over`] takes a socket, a custom [`Transport`], or any
+//!   `Read` and `Write` wrapped in [`NoTimeouts`]. `examples/socks5.rs` connects through a proxy.
 //!
-//! If a host has several addresses, they are tried as RFC 8305 describes: IPv6 and IPv4 in turn, the next one when one has
-//! failed or has not answered for 250 ms. [`Client::reconnect`] connects again with the same settings. A [`StopHandle`]
-//! stops a client from another thread, whatever it is waiting for.
+//! If a host has several addresses, they are tried as RFC 8305 describes: IPv6 and IPv4 alternate, and the next one is
+//! tried when one has failed or has not answered for 250 ms. [`Client::reconnect`] makes a new connection with the same
+//! settings. A [`StopHandle`] stops a client from another thread, whatever it is waiting for.
 //!
 //! # Security
 //!
 //! - STARTTLS is used if the server offers it ([`Security::Auto`]). With credentials, TLS is required. A
 //!   [local](Security) connection needs no TLS; with credentials it uses STARTTLS if that is offered.
-//! - TLS is 1.2 or newer ([`Builder::min_tls_version`]). Certificates are verified for the host's name, against the CAs
-//!   that the system trusts and your own ([`Builder::ca_certificate`], [`Builder::system_roots`]).
-//!   [`Error::Certificate`] tells what is wrong with a certificate. A failed handshake is an error: there is no fallback to
-//!   plain text.
-//! - Methods that accept other certificates, or send credentials in clear text, have `danger` in their names. No URL can
-//!   enable them.
-//! - No text in an address, a name or a message can become a command.
-//! - All data from the server is limited in size, and every wait in time: 60 seconds, or 10 minutes for the reply to the
-//!   end of a message. See [`Builder::timeout`] and [`Builder::deadline`].
-//! - Passwords and tokens are in no log line, no `Debug` output and no error, even if the server repeats them in its
+//! - TLS 1.2 or newer is required ([`Builder::min_tls_version`]). Certificates are verified for the host's name,
+//!   against the CAs that the system trusts and your own ([`Builder::ca_certificate`], [`Builder::system_roots`]).
+//!   [`Error::Certificate`] says what is wrong with a certificate. A failed handshake is an error: there is no fallback
+//!   to plain text.
+//! - Methods that accept invalid certificates, or send credentials in plain text, have `danger` in their names. No URL
+//!   can enable them.
+//! - Text in an address, a name or a message can never become a command.
+//! - All data from the server is limited in size, and every wait has a time limit: 60 seconds, or 10 minutes for the
+//!   reply to the end of a message. See [`Builder::timeout`] and [`Builder::deadline`].
+//! - Passwords and tokens never appear in log lines, `Debug` output or errors, even if the server repeats them in its
 //!   replies to the login.
-//! - A login uses the strongest mechanism that both sides support. If it is refused, one other is tried. PLAIN and LOGIN,
-//!   which show the password, are tried only over TLS or a local connection ([`Builder::credentials`]).
+//! - A login uses the strongest mechanism that both sides support. If it is refused, one other is tried. PLAIN and
+//!   LOGIN, which reveal the password, are tried only over TLS or a local connection ([`Builder::credentials`]).
 //!
 //! A client certificate identifies the client to the server:
 //!
@@ -185,15 +187,16 @@
 //! # }
 //! ```
 //!
-//! Preparing TLS takes about 50 ms, because all CAs are read. It is done once for all clones of a [`Builder`], when the
-//! first of them needs it.
+//! Preparing TLS takes about 50 ms, because all CAs are read. It is done once for all clones of a [`Builder`], when one
+//! of them first needs it.
 //!
 //! # Logging
 //!
-//! Log lines use [`log`](https://docs.rs/log) with the target `postino`. `warn`: things that a server may object to, such as
-//! lines of more than 998 octets, and logins without TLS that [`Builder::danger_plaintext_credentials`] allows. `debug`: the
-//! dialogue, line by line, as `C:` and `S:`, with secrets masked and content only counted; connecting and closing; preparing
-//! TLS. Each line begins with the number of its connection in this process ([`Client::connection_number`]):
+//! Log lines use [`log`](https://docs.rs/log) with the target `postino`. `warn`: things that a server may object to,
+//! such as lines of more than 998 octets, and logins without TLS that [`Builder::danger_plaintext_credentials`] allows.
+//! `debug`: the dialogue, line by line, as `C:` and `S:`, with secrets masked and content only counted; connecting and
+//! closing; preparing TLS. Each line begins with the number of its connection in this process
+//! ([`Client::connection_number`]):
 //!
 //! ```text
 //! DEBUG postino: #7 connecting to mail.example.org:25
@@ -204,21 +207,21 @@
 //!
 //! # Features
 //!
-//! Features only add things.
+//! All features are additive.
 //!
 //! | feature | adds |
 //! |---|---|
-//! | `native-tls` (default) | TLS with the system's library; without it, plain text works, and asking for TLS is an error |
+//! | `native-tls` (default) | TLS with the system's library; without it, plain text works, and requesting TLS is an error |
 //! | `vendored` | builds OpenSSL and links it statically |
 //! | `async` | [`aio`](#async) |
-//! | `sasl` | logins by SCRAM and CRAM-MD5, which do not send the password; without it, asking for one is an error |
-//! | `idna` | host names beyond ASCII; where the server has no SMTPUTF8, domains beyond ASCII in envelopes and in the headers of composed messages become A-labels (`xn--…`). Without it, they are an error |
+//! | `sasl` | logins with SCRAM and CRAM-MD5, which do not send the password; without it, requesting one is an error |
+//! | `idna` | non-ASCII host names; if the server does not offer SMTPUTF8, non-ASCII domains in envelopes and in the headers of composed messages become A-labels (`xn--…`). Without it, they are an error |
 //! | `dkim` | signatures, `message::Dkim` |
 //! | `lettre-0_11`, `mail-builder-2` | sending the messages of these crates |
 //! | `testing` | `testing`, an in-process server for tests |
 //!
 //! <a id="async"></a>`aio` has the same names as the root: `postino::aio::Client` is `postino::Client` with `async fn`. Its
-//! documentation is there if the feature is on.
+//! documentation is included if the feature is enabled.
 //!
 //! # Overview
 //!
@@ -228,13 +231,13 @@
 //! | [`Builder`], [`Security`], [`TlsVersion`], [`JoinPolicy`] | how to reach a server and how to talk to it |
 //! | [`Client`] | a connection: sends messages and single commands |
 //! | [`Batch`], [`Pool`], [`PoolBuilder`], [`Pooled`] | many messages over one connection, or over several |
-//! | [`Transport`], [`NoTimeouts`], [`StopHandle`] | your own connections, and stopping a client |
+//! | [`Transport`], [`NoTimeouts`], [`StopHandle`] | custom connections, and stopping a client |
 //! | [`Address`], [`Envelope`], [`MailOption`], [`RcptOption`], [`Ret`], [`OnLate`] | the sender, the recipients, and per-message options |
 //! | [`message`] | what can be sent: a composed [`Message`], [`Raw`] ones, the trait [`Mail`], envelopes from headers |
 //! | [`Delivery`], [`Recipient`], [`Outcome`], [`Timings`] | the result for each recipient |
 //! | [`Error`], [`Phase`], [`Retry`] | why sending failed, and whether to try again |
 //! | [`Reply`], [`EnhancedCode`], [`Capabilities`] | the server's replies |
-//! | [`proto`] | SMTP without I/O, for your own client |
+//! | [`proto`] | SMTP without I/O, for a custom client |
 //! | [`coming_from_aiosmtplib`] | the counterparts of aiosmtplib's names |
 //! | `aio`, `testing` | the async client; a server for tests (with their features) |
 #![forbid(unsafe_code)]
@@ -286,11 +289,11 @@ pub use self::{
     tls::TlsVersion,
 };
 
-/// Sends one message over a new connection: connects to the server of the [URL](Client::from_url), logs in if the URL has
-/// credentials, sends the message, and sends QUIT.
+/// Sends one message over a new connection: connects to the server of the [URL](Client::from_url), logs in if the URL
+/// has credentials, sends the message, and sends QUIT.
 ///
-/// `Ok` means that the message was accepted for at least one recipient. Call [`Delivery::require_all`] to make a refused
-/// recipient an error:
+/// `Ok` means that the message was accepted for at least one recipient. Call [`Delivery::require_all`] to make a
+/// refused recipient an error:
 ///
 /// ```no_run
 /// use postino::{Envelope, Raw};
@@ -303,7 +306,7 @@ pub use self::{
 ///
 /// # Errors
 ///
-/// Those of [`Client::from_url`] and [`Builder::send`].
+/// The errors of [`Client::from_url`] and [`Builder::send`].
 pub fn send(url: &str, mail: &dyn Mail) -> Result<Delivery, Error> {
     Client::from_url(url)?.send(mail)
 }

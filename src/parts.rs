@@ -4,8 +4,8 @@ use std::collections::{HashMap, VecDeque};
 
 use crate::{Address, Delivery, Envelope, Error, Outcome, Phase, Reply, delivery::Again, proto::is_too_many};
 
-/// Splits recipients into parts, as a server with LIMITS requires (RFC 9422 §4): each part has a maximum number of recipients
-/// and of their domains. The time is proportional to the number of recipients.
+/// Splits recipients into parts, as a server with LIMITS requires (RFC 9422 §4): each part has a maximum number of
+/// recipients and of their domains. The time is proportional to the number of recipients.
 pub(crate) struct Splitter {
     most: usize,
     domains: usize,
@@ -59,8 +59,9 @@ pub(crate) struct Parts {
     envelope: Envelope,
     /// The beginning of the first part is under way, or comes next.
     left: VecDeque<Part>,
-    /// Maximum number of recipients of a transaction, as far as is known: as many as the server accepted or refused before it
-    /// answered that there are too many. If each transaction had all that are left, the number of RCPT would be quadratic.
+    /// Maximum number of recipients of a transaction, as far as is known: as many as the server accepted or refused
+    /// before it answered that there are too many. If each transaction had all that are left, the number of RCPT would
+    /// be quadratic.
     most: usize,
     done: Vec<(Vec<usize>, Delivery)>,
     /// The cause of the last part that was not accepted.
@@ -76,14 +77,14 @@ struct Part {
 }
 
 impl Parts {
-    /// A message that is sent in these parts.
+    /// Creates the state of a message that is sent in these parts.
     pub fn new(envelope: Envelope, parts: Vec<Vec<usize>>) -> Parts {
         let left =
             parts.into_iter().map(|numbers| Part { numbers: numbers.into(), one_by_one: None }).collect();
         Parts { envelope, left, most: usize::MAX, done: Vec::new(), source: None, failed: false }
     }
 
-    /// A message that was sent as a whole, with this result, and is sent again to some of its recipients.
+    /// Creates the state of a message that was sent as a whole, and is sent again to some of its recipients.
     pub fn after(envelope: Envelope, result: Result<Delivery, Error>, again: Again) -> Parts {
         let all = (0..envelope.recipients().len()).collect();
         let mut parts = Parts::new(envelope, vec![all]);
@@ -100,7 +101,7 @@ impl Parts {
         Some((envelope, part.one_by_one))
     }
 
-    /// Whether the next part is the last, as far as is known.
+    /// Returns whether the next part is the last, as far as is known.
     pub fn is_last(&self) -> bool {
         self.left.len() == 1 && self.left[0].numbers.len() <= self.most
     }
@@ -109,8 +110,8 @@ impl Parts {
         self.done.is_empty()
     }
 
-    /// Records the result of what was under way. Recipients that the message can be sent to again come next. After an error
-    /// that is not about recipients, nothing more is sent.
+    /// Records the result of what was under way. Recipients that the message can be sent to again come next. After an
+    /// error that is not about recipients, nothing more is sent.
     pub fn settle(&mut self, result: Result<Delivery, Error>, again: Option<Again>) {
         let delivery = match result {
             Ok(delivery) => delivery,
@@ -192,7 +193,7 @@ impl Parts {
     }
 }
 
-/// Whether the server accepted no recipient because there were too many.
+/// Returns whether the server accepted no recipient because there were too many.
 fn has_no_room(delivery: &Delivery) -> bool {
     let too_many = |reply: Option<&Reply>| reply.is_some_and(is_too_many);
     delivery.outcome() != Outcome::Accepted && delivery.refused().any(|recipient| too_many(recipient.reply()))
@@ -287,7 +288,8 @@ mod tests {
         assert_eq!(outcomes(&parts.finish().unwrap()), [Accepted; 4]);
     }
 
-    /// Returns the number of RCPT for a server that accepts `room` recipients in each transaction, the last number repeatedly.
+    /// Returns the number of RCPT for a server that accepts `room` recipients in each transaction, the last number
+    /// repeatedly.
     fn offered(count: usize, room: &[usize]) -> usize {
         let envelope = envelope(&(0..count).map(|n| format!("u@{n}.example")).collect::<Vec<_>>());
         let mut parts = Parts::new(envelope, vec![(0..count / 3).collect(), (count / 3..count).collect()]);

@@ -8,8 +8,9 @@
 //!                       gone, and what was granted goes to the next   put, release
 //! ```
 //!
-//! Whatever becomes free is granted at once, under the same lock, to the caller that has waited longest. Nobody who comes
-//! later can take it, however the threads or tasks are scheduled, and a waiter that is never polled again delays only itself.
+//! Whatever becomes free is granted at once, under the same lock, to the caller that has waited longest. Nobody who
+//! comes later can take it, however the threads or tasks are scheduled, and a waiter that is never polled again delays
+//! only itself.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -35,7 +36,7 @@ pub(crate) enum For {
 pub(crate) struct Rules {
     /// Maximum number of connections.
     pub connections: usize,
-    /// Connections that have been idle for this long are handed out first: they are to be closed.
+    /// Connections that have been idle for this long are handed out first, to be closed.
     pub idle: Duration,
     /// Time between the beginnings of two messages.
     pub pace: Option<Duration>,
@@ -46,8 +47,8 @@ pub(crate) struct Rules {
 /// The connections of a pool, and its waiters. `C` is a connection, and `B` wakes a waiter.
 pub(crate) struct Queue<C, B> {
     rules: Rules,
-    /// Idle connections, each with the time since when, the longest idle first. The last one returned is the first to be
-    /// used again.
+    /// Idle connections, each with the time since when, the longest idle first. The last one returned is the first to
+    /// be used again.
     idle: VecDeque<(Instant, C)>,
     /// Connections in use, being made, or idle.
     open: usize,
@@ -57,7 +58,8 @@ pub(crate) struct Queue<C, B> {
     next: Option<Instant>,
     /// The number of the last ticket.
     last: u64,
-    /// The waiters by the numbers of their tickets: for a connection only, for a turn as well, for the closing of the pool.
+    /// The waiters by the numbers of their tickets: for a connection only, for a turn as well, for the closing of the
+    /// pool.
     plain: BTreeMap<u64, Arc<B>>,
     paced: BTreeMap<u64, Arc<B>>,
     closing: BTreeMap<u64, Arc<B>>,
@@ -219,7 +221,7 @@ impl<C, B> Queue<C, B> {
         None
     }
 
-    /// Notes that a connection was closed, or could not be made.
+    /// Records that a connection was closed, or could not be made.
     pub fn release(&mut self, trial: bool, now: Instant) {
         self.gone(trial);
         self.settle(now);
@@ -235,20 +237,20 @@ impl<C, B> Queue<C, B> {
         }
     }
 
-    /// Notes that a connection was made, and its login worked.
+    /// Records that a connection was made, and its login worked.
     pub fn logged_in(&mut self, now: Instant) {
         self.login = Login::Works;
         self.settle(now);
     }
 
-    /// Notes that a login was refused. The connection still has to be [released](Queue::release).
+    /// Records that a login was refused. The connection still has to be [released](Queue::release).
     pub fn login_refused(&mut self, now: Instant) {
         if let Some(pause) = self.rules.login_pause {
             self.login = Login::Barred(later(now, pause));
         }
     }
 
-    /// Whether no login may be tried now.
+    /// Returns whether no login may be tried now.
     pub fn is_barred(&self, now: Instant) -> bool {
         matches!(self.login, Login::Barred(until) if now < until)
     }
@@ -369,7 +371,7 @@ mod tests {
             self.queue.take(ticket, self.now)
         }
 
-        /// Whether the wait of this one is over.
+        /// Returns whether the wait of this one is over.
         fn has(&mut self, ticket: u64) -> bool {
             self.take(ticket).is_some()
         }

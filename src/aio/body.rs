@@ -89,7 +89,7 @@ pub(super) struct Source<'m> {
 type Filled = (Box<dyn Read + Send>, Vec<u8>, io::Result<bool>);
 
 impl<'m> Source<'m> {
-    /// Creates the source of a body that is [open].
+    /// Creates a source from an [open] body.
     pub fn new(body: Body<'m>) -> Source<'m> {
         let (content, meter, claims) = body.into_parts();
         Source {
@@ -106,7 +106,7 @@ impl<'m> Source<'m> {
         }
     }
 
-    /// Whether the next [piece](Source::piece) is available without reading.
+    /// Returns whether the next [piece](Source::piece) is available without reading.
     pub fn is_at_hand(&self) -> bool {
         let in_memory = matches!(self.content, Content::Bytes(_));
         self.reading.is_none() && (in_memory || self.at < self.block.len())
@@ -125,7 +125,7 @@ impl<'m> Source<'m> {
         piece
     }
 
-    /// Whether content that was handed out should be written before the wait for the next piece.
+    /// Returns whether content that was handed out should be written before the wait for the next piece.
     pub fn is_late(&self, now: Instant) -> bool {
         self.is_late || self.held.is_some_and(|since| now.saturating_duration_since(since) >= MAX_HELD)
     }
@@ -135,17 +135,17 @@ impl<'m> Source<'m> {
         self.held.map_or(until, |since| until.min(now + MAX_WAIT).min(since + MAX_HELD))
     }
 
-    /// Notes that the next piece did not come soon.
+    /// Records that the next piece did not come soon.
     pub fn gave_up(&mut self) {
         self.is_late = true;
     }
 
-    /// Notes that everything handed out was written, except perhaps the beginning of a chunk.
+    /// Records that everything handed out was written, except perhaps the beginning of a chunk.
     pub fn left(&mut self) {
         self.held = self.held.map(|_| Instant::now());
     }
 
-    /// Notes that everything handed out was written.
+    /// Records that everything handed out was written.
     pub fn flushed(&mut self) {
         (self.held, self.is_late) = (None, false);
     }
@@ -171,7 +171,7 @@ impl<'m> Source<'m> {
         }
     }
 
-    /// Reads the next block, on another thread. Ready with false if there is nothing yet.
+    /// Reads the next block, on another thread. Returns ready with false if there is nothing yet.
     pub fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
         let mut reading = match self.reading.take() {
             Some(reading) => reading,

@@ -15,8 +15,8 @@
 //! # }
 //! ```
 //!
-//! Its futures are `Send` and work with any executor. With an executor other than smol's, the reactor of smol runs on its own
-//! thread.
+//! Its futures are `Send` and work with any executor. With an executor other than smol's, the reactor of smol runs on
+//! its own thread.
 //!
 //! # Many messages
 //!
@@ -40,18 +40,18 @@
 //!
 //! # Differences from the blocking client
 //!
-//! There is no [`StopHandle`](crate::StopHandle): drop the future instead. The function of [`Builder::oauth_token_with`] returns
-//! a future, and [`Builder::connect_over`] takes any `AsyncRead` and `AsyncWrite`. Files and readers of content are opened and
-//! read on separate threads, which may block.
+//! There is no [`StopHandle`](crate::StopHandle): drop the future instead. The function of
+//! [`Builder::oauth_token_with`] returns a future, and [`Builder::connect_over`] takes any `AsyncRead` and
+//! `AsyncWrite`. Files and readers of content are opened and read on separate threads, which may block.
 //!
 //! # Cancellation
 //!
-//! If a future is dropped, its client can no longer be used: every further call fails with [`Error::NotConnected`], until
-//! [`Client::reconnect`]. A command may have been sent in part, and its reply could be taken for that of the next one. A
-//! message whose future was dropped may have been delivered.
+//! If a future is dropped, its client can no longer be used: every further call fails with [`Error::NotConnected`],
+//! until [`Client::reconnect`]. A command may have been sent in part, and its reply could be taken for that of the next
+//! one. A message whose future was dropped may have been delivered.
 //!
-//! Only [`Batch::next`] can be called again: the batch still returns the result of each message. Content from a reader is
-//! consumed only when it is read, so a message whose future was dropped before that can be sent again.
+//! Only [`Batch::next`] can be called again: the batch still returns the result of each message. Content from a reader
+//! is consumed only when it is read, so a message whose future was dropped before that can be sent again.
 
 use ::maybe_async::must_be_async as maybe_async;
 
@@ -84,7 +84,7 @@ pub use client::{Batch, Builder, Client, Pool, PoolBuilder, Pooled};
 ///
 /// # Errors
 ///
-/// Those of [`Client::from_url`] and [`Builder::send`].
+/// The errors of [`Client::from_url`] and [`Builder::send`].
 pub async fn send(url: &str, mail: &dyn Mail) -> Result<Delivery, Error> {
     Client::from_url(url)?.send(mail).await
 }

@@ -1,4 +1,5 @@
-//! The async client has no stop handle: drop the future instead. These types take the place of those of the blocking client.
+//! The async client has no stop handle: drop the future instead. These types take the place of those of the blocking
+//! client.
 
 /// Takes the place of the blocking client's stop handle.
 #[derive(Debug, Clone, Default)]

@@ -1,7 +1,7 @@
 //! The stream of a connection: a transport, plain or in TLS, with a deadline on every wait.
 //!
-//! native-tls uses `Read` and `Write`. So an adapter polls the transport, which is any `AsyncRead` and `AsyncWrite`, with the
-//! waker of the current task, and turns "pending" into "would block".
+//! native-tls uses `Read` and `Write`. So an adapter polls the transport, which is any `AsyncRead` and `AsyncWrite`,
+//! with the waker of the current task, and turns "pending" into "would block".
 
 use std::{
     any::Any,
@@ -41,8 +41,8 @@ use crate::{
 trait Transport: AsyncRead + AsyncWrite + Send {}
 impl<T: AsyncRead + AsyncWrite + Send> Transport for T {}
 
-/// Maximum number of writes in a row that need no waiting, of some 64 KiB each, before other tasks can run. Content is encoded
-/// between them, so a server that reads fast would otherwise keep the executor's thread busy.
+/// Maximum number of writes in a row that need no waiting, of some 64 KiB each, before other tasks can run. Content is
+/// encoded between them, so a server that reads fast would otherwise keep the executor's thread busy.
 const MAX_WRITES: u32 = 16;
 
 pub(super) struct Stream {
@@ -65,15 +65,15 @@ enum Inner {
 
 /// A transport as `Read` and `Write`, as TLS needs it. The waker is set from outside.
 ///
-/// One read of the TLS library can be any number of reads here, because records without content (KeyUpdate, session tickets,
-/// renegotiation) are processed without returning. So a poll makes a limited number of them before the executor and the timer
-/// can run.
+/// One read of the TLS library can be any number of reads here, because records without content (KeyUpdate, session
+/// tickets, renegotiation) are processed without returning. So a poll makes a limited number of them before the
+/// executor and the timer can run.
 struct Polled {
     carrier: Carrier,
     waker: Waker,
     /// Number of reads and writes left in this poll.
     steps: u32,
-    /// Whether a stream of the caller's may have buffered what was written.
+    /// Whether a stream made by the caller may have buffered what was written.
     unflushed: bool,
 }
 
@@ -90,14 +90,14 @@ impl Builder {
     /// Does everything that [`connect`](Builder::connect) does after connecting, over a stream that exists already,
     /// such as a tunnel or a proxy. It may have a buffer: it is flushed before each wait for a reply.
     ///
-    /// Of the host, only the name is used, for TLS. The port and the time limit of connecting are ignored.
+    /// The host is used only as the name for TLS. The port and the time limit for connecting are ignored.
     /// Credentials are sent without TLS only if nobody else can listen: over a Unix socket of [`smol::Async`] or
     /// `smol::net`. A TCP socket is never local, because one to this machine may lead to a proxy. The client cannot
     /// [reconnect](Client::reconnect).
     ///
     /// # Errors
     ///
-    /// Those of [`connect`](Builder::connect). The connection is closed then.
+    /// The errors of [`connect`](Builder::connect). The connection is closed in that case.
     pub async fn connect_over(
         &self,
         stream: impl AsyncRead + AsyncWrite + Send + 'static,
@@ -107,8 +107,8 @@ impl Builder {
 }
 
 impl Stream {
-    /// Connects to the first of the addresses that answers. The next one is tried when one has failed, or has not answered for
-    /// [`ATTEMPT_DELAY`](crate::attempts::ATTEMPT_DELAY). `tls` is passed if TLS is certain to be used.
+    /// Connects to the first of the addresses that answers. The next one is tried when one has failed, or has not
+    /// answered for [`ATTEMPT_DELAY`](crate::attempts::ATTEMPT_DELAY). `tls` is passed if TLS is certain to be used.
     pub async fn connect(
         addresses: Vec<SocketAddr>,
         local: Option<SocketAddr>,
@@ -196,7 +196,7 @@ impl Stream {
         self.local
     }
 
-    /// A stream that is closed.
+    /// Creates a closed stream.
     pub fn closed() -> Stream {
         Stream {
             inner: Inner::Closed,
@@ -209,12 +209,12 @@ impl Stream {
         }
     }
 
-    /// Whether nobody else can listen to it.
+    /// Returns whether nobody else can listen to the connection.
     pub fn is_local(&self) -> bool {
         self.is_local
     }
 
-    /// Whether no delayed acknowledgement can hold up the server.
+    /// Returns whether no delayed acknowledgement can hold up the server.
     pub fn acknowledges_at_once(&self) -> bool {
         self.acknowledges_at_once
     }
@@ -230,7 +230,7 @@ impl Stream {
         matches!(self.inner, Inner::Tls(_))
     }
 
-    /// Returns what binds a login to this TLS connection (tls-server-end-point, RFC 5929 §4).
+    /// Returns the data that binds a login to this TLS connection (tls-server-end-point, RFC 5929 §4).
     pub fn channel_binding(&self) -> Option<Vec<u8>> {
         match &self.inner {
             Inner::Tls(stream) => end_point(stream),
@@ -331,7 +331,7 @@ impl Stream {
         }
     }
 
-    /// Builds the connector, if it was not needed before. The first one reads many certificates.
+    /// Returns the connector, and builds it if needed. Building it reads many certificates.
     pub async fn prepare_tls(tls: &TlsSettings, until: Instant) -> Result<Connector, Error> {
         if let Some(connector) = tls.built() {
             return Ok(connector);
@@ -496,7 +496,7 @@ impl Polled {
         self.steps = MAX_STEPS;
     }
 
-    /// Whether this poll may make another read or write.
+    /// Returns whether this poll may make another read or write.
     fn step(&mut self) -> io::Result<()> {
         match self.steps.checked_sub(1) {
             Some(left) => {
@@ -513,7 +513,7 @@ impl Polled {
         Err(ErrorKind::WouldBlock.into())
     }
 
-    /// Tries again after an interruption by a signal.
+    /// Polls again after an interruption by a signal.
     fn soon_again(&self, result: io::Result<usize>) -> io::Result<usize> {
         match result {
             Err(e) if e.kind() == ErrorKind::Interrupted => self.later(),
@@ -547,7 +547,7 @@ impl Write for Polled {
         }
     }
 
-    /// Never waits: the next read continues it.
+    /// Flushes without waiting: the next read continues it.
     fn flush(&mut self) -> io::Result<()> {
         if !self.unflushed {
             return Ok(());
@@ -595,7 +595,7 @@ impl Alarm {
         work.or(late).await
     }
 
-    /// Ready at the limit.
+    /// Returns ready once the limit has passed.
     fn poll(&mut self, until: Instant, cx: &mut Context<'_>) -> Poll<()> {
         loop {
             if self.rings.is_none_or(|rings| rings > until) {

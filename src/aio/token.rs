@@ -37,7 +37,7 @@ impl fmt::Debug for Tokens {
 }
 
 impl Builder {
-    /// Logs in after connecting with an OAuth access token that this function returns, by OAUTHBEARER, or by XOAUTH2
+    /// Logs in after connecting, with an OAuth access token from this function: by OAUTHBEARER, or by XOAUTH2
     /// if that is not offered. The function is called just before each login, and once more if the server refuses the
     /// token; the second token is used only if it differs. Defaults to no login.
     ///

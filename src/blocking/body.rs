@@ -71,7 +71,7 @@ pub(super) struct Source<'m> {
 }
 
 impl<'m> Source<'m> {
-    /// Creates the source of a body that is [open].
+    /// Creates a source from an [open] body.
     pub fn new(body: Body<'m>) -> Source<'m> {
         let (content, meter, claims) = body.into_parts();
         Source {
@@ -85,12 +85,13 @@ impl<'m> Source<'m> {
         }
     }
 
-    /// Whether the next [piece](Source::piece) is available without reading.
+    /// Returns whether the next [piece](Source::piece) is available without reading.
     pub fn is_at_hand(&self) -> bool {
         matches!(self.content, Content::Bytes(_)) || self.at < self.filled
     }
 
-    /// Returns the next piece; empty at the end. It [is available](Source::is_at_hand), or was just [read](Source::fill).
+    /// Returns the next piece; empty at the end. It [is available](Source::is_at_hand), or was just
+    /// [read](Source::fill).
     pub fn piece(&mut self) -> &[u8] {
         let all = match &self.content {
             Content::Bytes(bytes) => bytes,
@@ -102,7 +103,7 @@ impl<'m> Source<'m> {
         piece
     }
 
-    /// Whether content that was handed out should be written before the next read, because the last reads were slow.
+    /// Returns whether content that was handed out should be written before the next read, because the last were slow.
     pub fn is_late(&self, _: Instant) -> bool {
         self.waited >= HELD
     }
@@ -112,12 +113,12 @@ impl<'m> Source<'m> {
         until
     }
 
-    /// Notes that everything handed out was written, except perhaps the beginning of a chunk.
+    /// Records that everything handed out was written, except perhaps the beginning of a chunk.
     pub fn left(&mut self) {
         self.waited = Duration::ZERO;
     }
 
-    /// Notes that everything handed out was written.
+    /// Records that everything handed out was written.
     pub fn flushed(&mut self) {
         self.waited = Duration::ZERO;
     }

@@ -1,4 +1,5 @@
-//! Examples for the documentation of the types in `client/`, which cannot contain any: they would be the same for both clients.
+//! Examples for the documentation of the types in `client/`, which cannot contain any: they would be the same for both
+//! clients.
 
 macro_rules! example {
     (Client) => {

@@ -15,8 +15,9 @@ type End = Arc<dyn Fn() + Send + Sync>;
 /// Stops blocking clients from another thread, whatever they are waiting for.
 ///
 /// A stop is final. The call under way fails at once with [`Error::Stopped`](crate::Error::Stopped), and so does every
-/// later one, including [`connect`](Builder::connect) of a builder that has this stop handle. Nothing more is sent to the
-/// server, not even QUIT. The outcome of a message is reported as usual: it may be [in doubt](crate::Error::in_doubt).
+/// later one, including [`connect`](Builder::connect) of a builder that has this stop handle. Nothing more is sent to
+/// the server, not even QUIT. The outcome of a message is reported as usual: it may be [in
+/// doubt](crate::Error::in_doubt).
 ///
 /// Three things are not interrupted, and the stop is noticed after them: a reader of content, a
 /// [`NoTimeouts`](crate::NoTimeouts) stream, and a TLS library that is reading certificates.
@@ -108,8 +109,8 @@ impl fmt::Debug for StopHandle {
 }
 
 impl Builder {
-    /// Sets the stop handle of all clients of this builder, which stops them from another thread, even while they connect.
-    /// Defaults to a separate one for each client ([`Client::stop_handle`]).
+    /// Sets the stop handle of all clients of this builder, which stops them from another thread, even while they
+    /// connect. Defaults to a separate one for each client ([`Client::stop_handle`]).
     pub fn stop_handle(mut self, stop_handle: &StopHandle) -> Builder {
         self.stop_handle = Some(stop_handle.clone());
         self

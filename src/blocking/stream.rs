@@ -1,7 +1,7 @@
 //! The stream of a connection: a transport, plain or in TLS, with a deadline on every wait.
 //!
-//! The socket is a blocking one. A read that waits is one system call, limited by the socket's timeout. A read or write that
-//! must not wait uses `MSG_DONTWAIT`, and `poll` waits for either direction.
+//! The socket is a blocking one. A read that waits is one system call, limited by the socket's timeout. A read or write
+//! that must not wait uses `MSG_DONTWAIT`, and `poll` waits for either direction.
 
 use std::{
     fmt,
@@ -29,7 +29,7 @@ use crate::{
 /// How often work that cannot be interrupted checks whether it was stopped.
 pub(super) const GLANCE: Duration = Duration::from_millis(50);
 
-/// Minimum time left for building a TLS connector while connecting.
+/// Minimum remaining time in which to build a TLS connector while connecting.
 const LONG: Duration = Duration::from_secs(1);
 
 pub(super) struct Stream {
@@ -60,8 +60,9 @@ enum Acks {
 
 /// A transport as `Read` and `Write`, as TLS needs it. How long it waits is set from outside.
 ///
-/// One read of the TLS library can be any number of reads here, because records without content (KeyUpdate, session tickets,
-/// renegotiation) are processed without returning. So the clock, or the number of steps, is checked before each of them.
+/// One read of the TLS library can be any number of reads here, because records without content (KeyUpdate, session
+/// tickets, renegotiation) are processed without returning. So the clock, or the number of steps, is checked before
+/// each of them.
 struct Timed {
     transport: Box<dyn Transport>,
     until: Option<Instant>,
@@ -79,24 +80,24 @@ struct Blocked {
 
 impl Builder {
     /// Does everything that [`connect`](Builder::connect) does after connecting, over a connection that exists
-    /// already: a tunnel, a proxy, or a pair of pipes (by [`NoTimeouts`](crate::NoTimeouts)).
+    /// already: a tunnel, a proxy, or a pair of pipes (with [`NoTimeouts`](crate::NoTimeouts)).
     ///
-    /// Of the host, only the name is used, for TLS. The port and the time limit of connecting are ignored.
-    /// Credentials are sent without TLS only if the transport says that it is [local](Transport::is_local). A
+    /// The host is used only as the name for TLS. The port and the time limit for connecting are ignored.
+    /// Credentials are sent without TLS only if the transport is [local](Transport::is_local). A
     /// `TcpStream` is never local, not even to a loopback address, because that may be a proxy or a tunnel. The
     /// client cannot [reconnect](Client::reconnect).
     ///
     /// # Errors
     ///
-    /// Those of [`connect`](Builder::connect). The connection is closed then.
+    /// The errors of [`connect`](Builder::connect). The connection is closed in that case.
     pub fn connect_over(&self, transport: impl Transport + 'static) -> Result<Client, Error> {
         self.over(Stream::over(Box::new(transport)))
     }
 }
 
 impl Stream {
-    /// Connects to the first of the addresses that answers. The next one is tried when one has failed, or has not answered for
-    /// [`ATTEMPT_DELAY`](crate::attempts::ATTEMPT_DELAY). `tls` is passed if TLS is certain to be used.
+    /// Connects to the first of the addresses that answers. The next one is tried when one has failed, or has not
+    /// answered for [`ATTEMPT_DELAY`](crate::attempts::ATTEMPT_DELAY). `tls` is passed if TLS is certain to be used.
     pub fn connect(
         addresses: Vec<SocketAddr>,
         local: Option<SocketAddr>,
@@ -177,7 +178,7 @@ impl Stream {
         self.local
     }
 
-    /// A stream that is closed.
+    /// Creates a closed stream.
     pub fn closed() -> Stream {
         Stream {
             inner: Inner::Closed,
@@ -189,12 +190,12 @@ impl Stream {
         }
     }
 
-    /// Whether nobody else can listen to it.
+    /// Returns whether nobody else can listen to the connection.
     pub fn is_local(&self) -> bool {
         self.is_local
     }
 
-    /// Whether no delayed acknowledgement can hold up the server.
+    /// Returns whether no delayed acknowledgement can hold up the server.
     pub fn acknowledges_at_once(&self) -> bool {
         !matches!(self.acks, Acks::Delayed)
     }
@@ -212,7 +213,7 @@ impl Stream {
         matches!(self.inner, Inner::Tls(_))
     }
 
-    /// Returns what binds a login to this TLS connection (tls-server-end-point, RFC 5929 §4).
+    /// Returns the data that binds a login to this TLS connection (tls-server-end-point, RFC 5929 §4).
     pub fn channel_binding(&self) -> Option<Vec<u8>> {
         match &self.inner {
             Inner::Tls(stream) => end_point(stream),
@@ -282,7 +283,7 @@ impl Stream {
         source.fill(until).map(|filled| if filled { Fetched::Piece } else { Fetched::Nothing })
     }
 
-    /// Builds the connector, if it was not needed before. That cannot be interrupted, but it counts for the limit.
+    /// Returns the connector, and builds it if needed. Building cannot be interrupted, but counts towards the limit.
     pub fn prepare_tls(tls: &TlsSettings, until: Instant) -> Result<Connector, Error> {
         let connector = tls.connector()?;
         left(until).map_err(|_| Error::Timeout(Phase::Tls))?;
@@ -361,8 +362,8 @@ impl fmt::Debug for Stream {
     }
 }
 
-/// The part of `Read` and `Write` that is used here. A trait object with all their methods would add 9 kB to a small program.
-/// Errors of TLS are [translated](translate).
+/// The part of `Read` and `Write` that is used here. A trait object with all their methods would add 9 kB to a small
+/// program. Errors of TLS are [translated](translate).
 trait ReadWrite {
     fn read_some(&mut self, room: &mut [u8]) -> io::Result<usize>;
     fn write_some(&mut self, bytes: &[u8]) -> io::Result<usize>;
@@ -384,7 +385,7 @@ impl Timed {
         (self.until, self.steps, self.blocked) = (until, MAX_STEPS, Blocked::default());
     }
 
-    /// Whether another read or write may be made.
+    /// Returns whether another read or write may be made.
     fn step(&mut self) -> io::Result<()> {
         match (self.until, self.steps.checked_sub(1)) {
             (Some(until), _) => left(until).map(drop).map_err(try_again),
@@ -396,7 +397,7 @@ impl Timed {
         }
     }
 
-    /// Reads or writes. After an interruption by a signal it tries again.
+    /// Reads or writes, and retries after an interruption by a signal.
     fn carry(
         &mut self,
         mut work: impl FnMut(&mut dyn Transport, Option<Instant>) -> io::Result<usize>,
@@ -431,7 +432,7 @@ impl Write for Timed {
     }
 }
 
-/// The only error that TLS does not take for a broken transport.
+/// Returns the only error that TLS does not take for a broken transport.
 fn try_again(e: io::Error) -> io::Error {
     match e.kind() {
         ErrorKind::TimedOut => ErrorKind::WouldBlock.into(),

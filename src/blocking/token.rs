@@ -21,8 +21,8 @@ type Ask = dyn FnMut() -> Result<String, Box<dyn StdError + Send + Sync>> + Send
 pub(super) struct Tokens(Arc<Mutex<Ask>>);
 
 impl Tokens {
-    /// Calls the function. It cannot be interrupted, so it runs on a thread that is abandoned at the limit. The thread may still
-    /// hold the lock then; the next caller waits for it, up to its own limit.
+    /// Calls the function. It cannot be interrupted, so it runs on a thread that is abandoned at the limit. The thread
+    /// may still hold the lock then; the next caller waits for it, up to its own limit.
     pub fn ask(&self, until: Instant, stop_handle: &StopHandle) -> Result<String, Error> {
         let function = Arc::clone(&self.0);
         let ask = move || {
@@ -45,7 +45,7 @@ impl fmt::Debug for Tokens {
 }
 
 impl Builder {
-    /// Logs in after connecting with an OAuth access token that this function returns, by OAUTHBEARER, or by XOAUTH2
+    /// Logs in after connecting, with an OAuth access token from this function: by OAUTHBEARER, or by XOAUTH2
     /// if that is not offered. The function is called just before each login, and once more if the server refuses the
     /// token; the second token is used only if it differs. Defaults to no login.
     ///

@@ -18,36 +18,37 @@ use crate::sys::{self, OwnedSocket, UnixStream};
 ///
 /// No method may wait longer than its limit: all time limits of the client depend on that.
 pub trait Transport: Send {
-    /// Reads some octets; `Ok(0)` means the end. Without a limit it does not wait, and fails with [`ErrorKind::WouldBlock`].
-    /// With a limit it waits until then, and fails with [`ErrorKind::TimedOut`].
+    /// Reads some octets; `Ok(0)` means the end. Without a limit it does not wait, and fails with
+    /// [`ErrorKind::WouldBlock`]. With a limit it waits until then, and fails with [`ErrorKind::TimedOut`].
     ///
     /// # Errors
     ///
-    /// These two, and whatever ends the connection. After [`ErrorKind::Interrupted`] the read is tried again.
+    /// As described above, and any error that ends the connection. After [`ErrorKind::Interrupted`] the read is
+    /// retried.
     fn receive(&mut self, room: &mut [u8], until: Option<Instant>) -> io::Result<usize>;
 
-    /// Writes some octets, and returns how many, at least 1. It waits as [`receive`](Transport::receive) does. Octets that
-    /// are written must be on their way: nothing calls a `flush`.
+    /// Writes some octets, and returns how many, at least 1. It waits as [`receive`](Transport::receive) does. Written
+    /// octets must be sent without delay: no `flush` is ever called.
     ///
     /// # Errors
     ///
-    /// Those of [`receive`](Transport::receive).
+    /// The errors of [`receive`](Transport::receive).
     fn send(&mut self, bytes: &[u8], until: Option<Instant>) -> io::Result<usize>;
 
-    /// Waits until octets can be read (`read`) or written (`write`), or either if both are set. It may return too early, but
-    /// not repeatedly: the client tries, and waits again.
+    /// Waits until octets can be read (`read`) or written (`write`), or either if both are set. It may return early,
+    /// but not repeatedly: the client then tries, and waits again.
     ///
     /// # Errors
     ///
     /// [`ErrorKind::TimedOut`] at the limit.
     fn wait(&mut self, read: bool, write: bool, until: Instant) -> io::Result<()>;
 
-    /// Ends both directions. May be called twice.
+    /// Shuts down both directions. May be called twice.
     fn shutdown(&mut self);
 
-    /// Returns a function that ends both directions from another thread, so that a `receive`, `send` or `wait` that is under
-    /// way returns. A [`StopHandle`](crate::StopHandle) calls it, perhaps twice. Defaults to none: a stop is then noticed
-    /// after the wait.
+    /// Returns a function that ends both directions from another thread, so that a `receive`, `send` or `wait` that is
+    /// under way returns. A [`StopHandle`](crate::StopHandle) calls it, perhaps twice. Defaults to none: a stop is then
+    /// noticed after the wait.
     fn stop_handle(&self) -> Option<Box<dyn Fn() + Send + Sync>> {
         None
     }
@@ -62,8 +63,8 @@ pub trait Transport: Send {
         None
     }
 
-    /// Returns whether nobody else can listen, so that credentials may be sent without TLS. Defaults to false, because a
-    /// connection to this machine may lead to a proxy, and from there anywhere. It is true for Unix sockets.
+    /// Returns whether nobody else can listen, so that credentials may be sent without TLS. Defaults to false, because
+    /// a connection to this machine may lead to a proxy, and through it to anywhere. It is true for Unix sockets.
     fn is_local(&self) -> bool {
         false
     }
@@ -94,7 +95,7 @@ impl Transport for TcpStream {
         sys::end(self);
     }
 
-    /// Costs a file descriptor.
+    /// Duplicates the socket, which costs a file descriptor.
     fn stop_handle(&self) -> Option<Box<dyn Fn() + Send + Sync>> {
         let socket = self.try_clone().ok()?;
         Some(Box::new(move || sys::end(&socket)))
@@ -126,7 +127,7 @@ impl Transport for UnixStream {
         sys::end(self);
     }
 
-    /// Costs a file descriptor.
+    /// Duplicates the socket, which costs a file descriptor.
     fn stop_handle(&self) -> Option<Box<dyn Fn() + Send + Sync>> {
         let socket = self.try_clone().ok()?;
         Some(Box::new(move || sys::end(&socket)))
@@ -209,8 +210,8 @@ impl<S> fmt::Debug for NoTimeouts<S> {
     }
 }
 
-/// A socket that the client has opened. It is a blocking one: a read that waits is one system call, and the socket's timeout
-/// limits it.
+/// A socket that the client has opened. It is a blocking one: a read that waits is one system call, and the socket's
+/// timeout limits it.
 pub(super) struct Socket {
     /// Shared with the stop handle.
     socket: Arc<OwnedSocket>,
@@ -233,8 +234,8 @@ impl Socket {
         Arc::downgrade(&self.socket)
     }
 
-    /// Sets the socket's timeout so that it ends before the limit. This is a system call only if the current timeout does not
-    /// suit. The caller looks at the clock again, so a shorter timeout does no harm unless it is very short.
+    /// Sets the socket's timeout so that it ends before the limit. This is a system call only if the current timeout
+    /// does not suit. The caller looks at the clock again, so a shorter timeout does no harm unless it is very short.
     fn arm(&mut self, left: Duration) -> io::Result<()> {
         let often = |armed: Duration| armed < Duration::from_millis(500) && armed * 4 < left;
         if self.armed.is_some_and(|armed| armed <= left && !often(armed)) {

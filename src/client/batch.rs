@@ -1,4 +1,5 @@
-//! Many messages over one connection: each envelope is sent with the end of the message before, if the server allows it.
+//! Many messages over one connection: each envelope is sent with the end of the message before, if the server allows
+//! it.
 
 use std::{collections::VecDeque, fmt, ops::DerefMut, time::Instant};
 
@@ -19,10 +20,11 @@ use crate::{
     proto::{End, Joining, Transactions, Want},
 };
 
-/// Maximum number of messages that are under way or have results that were not taken. No other is begun until some are taken.
+/// Maximum number of messages that are under way or have results that were not taken. No further message is started
+/// until results are taken.
 const MAX_ENTRIES: usize = 1024;
 
-/// Messages that are sent over one connection; returned by [`Client::send_all`] and [`Client::batch`]. `C` is the
+/// A batch of messages sent over one connection; returned by [`Client::send_all`] and [`Client::batch`]. `C` is the
 /// connection: `&mut Client`, or a [`Pooled`](super::Pooled) one.
 ///
 /// [`next`](Batch::next) returns the result of each message, in order. While the server processes one message, the
@@ -47,9 +49,9 @@ const MAX_ENTRIES: usize = 1024;
 ///
 /// # When the server ends the session
 ///
-/// If the server accepts no more messages over the connection, another one takes over, under the conditions described
-/// at [`send`](Client::send), and the messages that were not accepted are sent over it. Recipients that were too many
-/// get their message in further transactions. The results keep their order.
+/// If the server accepts no more messages over the connection, the batch continues over a new one, under the conditions
+/// described at [`send`](Client::send), and the messages that were not accepted are sent over it. Recipients beyond the
+/// server's limit get the message in further transactions. The results keep their order.
 ///
 /// # When the connection is lost
 ///
@@ -61,16 +63,16 @@ const MAX_ENTRIES: usize = 1024;
 /// `send_all(mails.by_ref())`. At least one result always reports the loss: if no message was under way, one is taken
 /// from the iterator and is *not sent*.
 ///
-/// Some servers discard an envelope that was sent together with the end of the message before. If that is all that
-/// was lost, the batch connects again automatically, under the conditions described at [`send`](Client::send), and
-/// joins nothing from then on.
+/// Some servers discard an envelope that was sent together with the end of the message before. If that is all that was
+/// lost, the batch reconnects automatically, under the conditions described at [`send`](Client::send), and no
+/// longer joins envelopes.
 ///
 /// # Dropping
 ///
 /// Dropping a batch with messages under way closes the connection, and their results are lost. Use
 /// [`finish`](Batch::finish) to get them.
 ///
-/// A future of `next` that is dropped loses nothing: call `next` again. The connection is closed only if the future
+/// Dropping a future of `next` loses nothing: call `next` again. The connection is closed only if the future
 /// was dropped while it sent content that is long or has to be read, while it sent a message in parts, or while it
 /// connected again. The results report what happened to each message. Content that can be read only once, and was not
 /// read, can be sent again.
@@ -159,7 +161,7 @@ enum Entry<M> {
         /// The results so far, if the message takes several transactions and was lost with a dropped future.
         parts: Option<Box<Parts>>,
     },
-    /// To be passed to the machine again, with the result that it has if that fails.
+    /// To be passed to the machine again, and its result if that fails.
     Again(Letter<M>, Result<Delivery, Error>),
     Done(Result<Delivery, Error>),
 }
@@ -198,7 +200,7 @@ struct Opened {
 
 impl Client {
     /// Sends all messages of an iterator over this connection. Each takes about one round trip if the server offers
-    /// PIPELINING, and next to none with [`Builder::chunking`](super::Builder::chunking).
+    /// PIPELINING, and almost none with [`Builder::chunking`](super::Builder::chunking).
     ///
     /// Nothing happens until [`Batch::next`] is called. A message that cannot be sent to this server (see
     /// [`send`](Client::send)) has that error as its result; the others are sent.
@@ -250,7 +252,7 @@ impl<C: DerefMut<Target = Client>, M, I> Batch<C, M, I> {
         }
     }
 
-    /// Whether a future of `next` was dropped at a point where no other can continue.
+    /// Returns whether a future of `next` was dropped at a point from which no other future can continue.
     fn is_stuck(&self) -> bool {
         match &self.midway {
             Some(Midway::Content { number, .. }) => !self.machine.talk.is_said(*number), // else only its reply is waited for
@@ -275,7 +277,7 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
         self.supply.waiting.len() + under + usize::from(self.alone.is_some())
     }
 
-    /// Whether the next message, or the information that there is none, is available without waiting.
+    /// Returns whether the next message, or the information that there is none, is available without waiting.
     fn is_at_hand(&self) -> bool {
         let hint = self.supply.mails.as_ref().map(I::size_hint);
         !self.supply.waiting.is_empty() || matches!(hint, None | Some((1.., _) | (_, Some(0))))
@@ -455,7 +457,7 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
         (self.call.kind, self.call.clock) = (Kind::Batch, Clock::start());
     }
 
-    /// Whether there is a message to send.
+    /// Returns whether there is a message to send.
     fn has_more(&mut self) -> bool {
         self.first_again().is_some() || self.alone.is_some() || self.fetch()
     }
@@ -471,7 +473,7 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
         }
     }
 
-    /// Ends what a dropped future of `next` has left, where no other can continue.
+    /// Ends what a dropped future of `next` has left, if no other future can continue it.
     fn abandon(&mut self) {
         let was_alone = matches!(self.midway, Some(Midway::Alone));
         self.client.close();
@@ -484,7 +486,7 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
     }
 }
 
-/// Returns the result of a message with this last transaction, although others were left.
+/// Returns the result of a message that ends with this transaction, although others were left.
 fn end_of(mut parts: Parts, result: Result<Delivery, Error>) -> Result<Delivery, Error> {
     parts.settle(result, None);
     parts.finish()
@@ -532,7 +534,7 @@ fn hand_over(
 /// Takes the place of a result that was moved out, until another one is put there.
 const NO_RESULT: Error = Error::Internal("a message has no result");
 
-/// The error of a message that was not sent. `why` there is no connection, if that is known.
+/// Returns the error of a message that was not sent. `why` there is no connection, if that is known.
 fn not_sent<M: Mail>(mail: &M, why: Option<Error>) -> Error {
     let envelope = match mail.envelope() {
         Ok(envelope) => envelope,
@@ -551,7 +553,7 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
     /// (until one is [pushed](Batch::push)), or when the connection [is lost](Batch::is_lost) and all results were
     /// returned.
     ///
-    /// The builder's [`deadline`](super::Builder::deadline) is that of each call of `next`, not of the batch.
+    /// The builder's [`deadline`](super::Builder::deadline) applies to each call of `next`, not to the batch.
     #[allow(clippy::should_implement_trait)] // the blocking one is an `Iterator` as well
     pub async fn next(&mut self) -> Option<(usize, Result<Delivery, Error>)> {
         self.keep_parts();
@@ -602,7 +604,7 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
         }
     }
 
-    /// Takes nothing more from the iterator, and returns the remaining results, each with its index. Messages that
+    /// Stops taking messages from the iterator, and returns the remaining results, each with its index. Messages that
     /// were already taken from the iterator, and those that were pushed, are sent.
     pub async fn finish(mut self) -> Vec<(usize, Result<Delivery, Error>)> {
         self.supply.mails = None;

@@ -24,7 +24,7 @@ use crate::{
 };
 
 impl Client {
-    /// Returns a builder for the server with this host: a name (non-ASCII names need the feature `idna`), an IPv4
+    /// Returns a builder for the server on this host: a name (non-ASCII names need the feature `idna`), an IPv4
     /// address, or an IPv6 address with or without brackets.
     pub fn builder(host: &str) -> Builder {
         Builder::new(Config::new(host))
@@ -82,7 +82,7 @@ impl Builder {
         self.config.check()?.config.tls.read()
     }
 
-    /// For `oauth_token_with`, whose callback has another type in each client.
+    /// Sets the callback of `oauth_token_with`, whose type differs between the clients.
     pub(in super::super) fn token_from(self, user: String, tokens: Tokens) -> Builder {
         Builder { tokens: Some(tokens), ..self.login(Login::TokenLater(user)) }
     }
@@ -91,7 +91,7 @@ impl Builder {
         Builder { config, tokens: None, stop_handle: None }
     }
 
-    /// A client that is not connected yet.
+    /// Creates a client that is not connected yet.
     pub(super) fn client(&self, maker: Maker) -> Result<Client, Error> {
         let (settings, tokens) = (self.config.check()?, self.tokens.clone());
         let stop_handle = self.stop_handle.clone().unwrap_or_default();
@@ -107,9 +107,9 @@ impl Builder {
         self
     }
 
-    /// Sets the addresses to connect to, in this order, instead of looking up the host. Each has its own port, so
-    /// setting [`port`](Builder::port) as well is an error. The host is still the name that TLS verifies. Defaults to
-    /// the addresses that the lookup returns, IPv6 and IPv4 alternating (RFC 8305 §4).
+    /// Sets the addresses to connect to, in this order, instead of looking up the host. Each has its own port, so it is
+    /// an error to set [`port`](Builder::port) as well. The host is still the name that TLS verifies. Defaults to the
+    /// addresses that the lookup returns, IPv6 and IPv4 alternating (RFC 8305 §4).
     pub fn addresses(mut self, addresses: impl IntoIterator<Item = SocketAddr>) -> Builder {
         self.config.addresses = Some(addresses.into_iter().collect());
         self
@@ -123,7 +123,7 @@ impl Builder {
     }
 
     /// Sets whether to use LMTP (RFC 2033), which greets with LHLO and replies once per recipient after the message.
-    /// It is never used on port 25. Defaults to false, and to true for the URLs `lmtp:` and `lmtp+unix:`.
+    /// LMTP is never used on port 25. Defaults to false, and to true for the URLs `lmtp:` and `lmtp+unix:`.
     pub fn lmtp(mut self, wanted: bool) -> Builder {
         self.config.lmtp = wanted;
         self
@@ -135,15 +135,15 @@ impl Builder {
         self
     }
 
-    /// Logs in after connecting, by the strongest mechanism that both sides support: SCRAM-SHA-256-PLUS,
+    /// Logs in after connecting, with the strongest mechanism that both sides support: SCRAM-SHA-256-PLUS,
     /// SCRAM-SHA-256, SCRAM-SHA-1, CRAM-MD5 (these need the feature `sasl`), PLAIN, LOGIN. Text is sent as UTF-8 and
     /// octets unchanged, without normalisation (no SASLprep). Defaults to no login.
     ///
-    /// If a mechanism is refused, another is tried. At most two exchanges are refused per connection, so that a wrong
-    /// password does not lock the account: after a mechanism that hides the password, the second is PLAIN, or LOGIN
-    /// if PLAIN is not offered. These two are tried only over TLS or a local connection, unless nothing else is
-    /// offered. Replies that do not concern the password do not count: 504, 534 and 4yz. A [`Pool`](super::Pool) also
-    /// waits [for a while](super::PoolBuilder::login_pause) before it logs in again.
+    /// If a mechanism is refused, another is tried. The client stops after two refused exchanges per connection, so
+    /// that a wrong password does not lock the account: after a mechanism that hides the password, the second is PLAIN,
+    /// or LOGIN if PLAIN is not offered. These two are tried only over TLS or a local connection, unless nothing else
+    /// is offered. Replies that do not concern the password do not count: 504, 534 and 4yz. A [`Pool`](super::Pool)
+    /// also waits [for a while](super::PoolBuilder::login_pause) before it logs in again.
     ///
     /// Only one kind of login is used at a time: this setter, [`oauth_token`](Builder::oauth_token),
     /// [`oauth_token_with`](Builder::oauth_token_with), [`external`](Builder::external),
@@ -152,32 +152,32 @@ impl Builder {
         self.login(Login::Password(user.as_ref().into(), password.as_ref().into()))
     }
 
-    /// Logs in after connecting with an OAuth access token, by OAUTHBEARER, or by XOAUTH2 if that is not offered.
+    /// Logs in after connecting, with an OAuth access token: by OAUTHBEARER, or by XOAUTH2 if that is not offered.
     /// Defaults to no login.
     pub fn oauth_token(self, user: impl Into<String>, token: impl Into<String>) -> Builder {
         self.login(Login::Token(user.into(), token.into()))
     }
 
-    /// Logs in after connecting by EXTERNAL (RFC 4422 appendix A): the server identifies the client by other means,
+    /// Logs in with EXTERNAL (RFC 4422 appendix A) after connecting: the server identifies the client by other means,
     /// usually its TLS certificate. `authorization` names the user to act for; if it is empty, that is the user of
     /// the certificate. Defaults to no login.
     pub fn external(self, authorization: impl Into<String>) -> Builder {
         self.login(Login::External(authorization.into()))
     }
 
-    /// Logs in after connecting by ANONYMOUS (RFC 4505). `trace` identifies the user for the server's log, such as a
+    /// Logs in with ANONYMOUS (RFC 4505) after connecting. `trace` identifies the user for the server's log, such as a
     /// mail address; it may be empty. Defaults to no login.
     pub fn anonymous(self, trace: impl Into<String>) -> Builder {
         self.login(Login::Anonymous(trace.into()))
     }
 
-    /// Logs in after connecting by a custom mechanism. Each login uses a fresh clone of it. Defaults to no login.
+    /// Logs in with a custom mechanism after connecting. Each login uses a fresh clone of it. Defaults to no login.
     pub fn auth_mechanism(self, mechanism: impl Mechanism + Clone + 'static) -> Builder {
         self.login(Login::Own(Credentials::custom(mechanism).map_err(|e| e.to_string())))
     }
 
-    /// Sets the mechanisms to log in by, in this order; no other is tried. At most two of them are
-    /// [refused](Builder::credentials) per connection. Defaults to all mechanisms that suit the login, the strongest
+    /// Sets the mechanisms to log in with, in order of preference; no others are tried. The client stops after [two
+    /// refusals](Builder::credentials) per connection. Defaults to all mechanisms that suit the login, the strongest
     /// first.
     pub fn auth_mechanisms(mut self, names: impl IntoIterator<Item = impl AsRef<str>>) -> Builder {
         let names = names.into_iter().map(|name| name.as_ref().to_ascii_uppercase());
@@ -185,7 +185,7 @@ impl Builder {
         self
     }
 
-    /// Sets the maximum number of hash iterations that a server may demand in SCRAM, since each costs time. Fewer
+    /// Sets the maximum number of SCRAM hash iterations that a server may demand, since each takes time. Fewer
     /// than 4,096 are never accepted. Defaults to 100,000.
     pub fn max_scram_iterations(mut self, iterations: u32) -> Builder {
         self.config.max_scram_iterations = iterations;
@@ -211,34 +211,34 @@ impl Builder {
         self
     }
 
-    /// Sets the time limit of every wait except that for the final reply: lookup and connecting together, the TLS
+    /// Sets the time limit for every wait except that for the final reply: lookup and connecting combined, the TLS
     /// handshake, the greeting, each reply, and writing each block of content (64 KiB). A limit is not extended by
-    /// octets that trickle in. This replaces the limits of single waits that were set before; `Duration::MAX` means
-    /// no limit. Defaults to 60 seconds.
+    /// octets that trickle in. This replaces the limits of single waits that were set before; `Duration::MAX` means no
+    /// limit. Defaults to 60 seconds.
     pub fn timeout(mut self, limit: Duration) -> Builder {
         self.config.timeouts = Timeouts::all_but_the_final(limit, self.config.timeouts.final_reply);
         self
     }
 
-    /// Sets the time limit of the name lookup and connecting together. Defaults to 60 seconds.
+    /// Sets the combined time limit for the name lookup and connecting. Defaults to 60 seconds.
     pub fn connect_timeout(mut self, limit: Duration) -> Builder {
         self.config.timeouts.connect = limit;
         self
     }
 
-    /// Sets the time limit of a TLS handshake. Defaults to 60 seconds.
+    /// Sets the time limit for a TLS handshake. Defaults to 60 seconds.
     pub fn tls_timeout(mut self, limit: Duration) -> Builder {
         self.config.timeouts.tls = limit;
         self
     }
 
-    /// Sets the time limit of the wait for the greeting. Defaults to 60 seconds.
+    /// Sets the time limit for the greeting. Defaults to 60 seconds.
     pub fn greeting_timeout(mut self, limit: Duration) -> Builder {
         self.config.timeouts.greeting = limit;
         self
     }
 
-    /// Sets the time limit of the wait for each reply to a command. With pipelining, it restarts after each reply.
+    /// Sets the time limit for each reply to a command. With pipelining, it restarts after each reply.
     /// Defaults to 60 seconds.
     pub fn command_timeout(mut self, limit: Duration) -> Builder {
         self.config.timeouts.command = limit;
@@ -251,14 +251,14 @@ impl Builder {
         self
     }
 
-    /// Sets the time limit of the wait for the reply to the end of a message. Servers filter and store the message
+    /// Sets the time limit for the reply to the end of a message. Servers filter and store the message
     /// before they reply, and giving up too early leads to duplicates. Defaults to 10 minutes (RFC 5321 §4.5.3.2.6).
     pub fn final_reply_timeout(mut self, limit: Duration) -> Builder {
         self.config.timeouts.final_reply = limit;
         self
     }
 
-    /// Sets the time limit of each call as a whole, whatever it waits for: `connect` includes the name lookup, TLS
+    /// Sets the time limit for each call as a whole, whatever it waits for: `connect` includes the name lookup, TLS
     /// and the login, and [`send`](Builder::send) of the builder includes everything. Defaults to no limit.
     pub fn deadline(mut self, limit: Duration) -> Builder {
         self.config.deadline = Some(limit);
@@ -269,7 +269,7 @@ impl Builder {
     /// PIPELINING (RFC 2920). Defaults to true.
     ///
     /// If a server refuses pipelined commands as unknown or out of sequence (500 to 503), they are sent again, one at
-    /// a time. If the refused command is accepted then, this builder and its clones no longer pipeline.
+    /// a time. If the refused command is then accepted, this builder and its clones no longer pipeline.
     ///
     /// Over a connection whose acknowledgements the client cannot speed up (`connect_over`, or a system other than
     /// Linux and Android), pipelining stops when the replies to three flights in a row have arrived so late, one by
@@ -292,8 +292,8 @@ impl Builder {
         self
     }
 
-    /// Sets whether content is sent by BDAT if the server offers CHUNKING (RFC 3030), which saves a round trip per
-    /// message. Some servers offer it and lose or stall mail. Defaults to false.
+    /// Sets whether content is sent with BDAT if the server offers CHUNKING (RFC 3030), which saves a round trip per
+    /// message. Some servers offer it but lose or stall mail. Defaults to false.
     pub fn chunking(mut self, wanted: bool) -> Builder {
         self.config.chunking = wanted;
         self
@@ -325,7 +325,7 @@ impl Builder {
     ///
     /// [`Error::Config`] before connecting if a setting is invalid (but see
     /// [`ca_certificate`](Builder::ca_certificate)). Otherwise any failure of the name lookup, the connection, TLS,
-    /// the server or the login; the connection is closed then.
+    /// the server or the login; the connection is closed in that case.
     pub async fn connect(&self) -> Result<Client, Error> {
         let mut call = self.begin();
         let mut client = self.client(Maker::Client)?;
@@ -333,7 +333,7 @@ impl Builder {
         Ok(client)
     }
 
-    /// Sends EHLO and so on over a connection of the caller's.
+    /// Starts a session over a connection that the caller has made.
     pub(in super::super) async fn over(&self, stream: Stream) -> Result<Client, Error> {
         let mut call = self.begin();
         let mut client = self.client(Maker::Caller)?;
@@ -342,12 +342,12 @@ impl Builder {
         Ok(client)
     }
 
-    /// Sends one message over its own connection. QUIT costs no time: its reply is not waited for, and where
+    /// Sends one message over its own connection. QUIT costs no time: its reply is not waited for, and if
     /// [`join_envelopes`](Builder::join_envelopes) allows it, QUIT is sent together with the end of the message.
     ///
     /// # Errors
     ///
-    /// Those of [`connect`](Builder::connect) and of [`Client::send`].
+    /// The errors of [`connect`](Builder::connect) and of [`Client::send`].
     pub async fn send(&self, mail: &dyn Mail) -> Result<Delivery, Error> {
         let mut call = self.begin();
         let mut client = self.client(Maker::Client)?;

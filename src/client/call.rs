@@ -1,7 +1,7 @@
 //! The call under way: when it has to end, and where its time goes.
 //!
-//! Every public method begins with [`Client::begin`](super::Client::begin), which returns a `Call`. Whatever waits takes it as
-//! an argument, so that no method can run with the deadline of an earlier one.
+//! Every public method begins with [`Client::begin`](super::Client::begin), which returns a `Call`. Whatever waits
+//! takes it as an argument, so that no method can run with the deadline of an earlier one.
 
 use std::time::{Duration, Instant};
 
@@ -20,8 +20,8 @@ pub(super) struct Call {
 pub(super) enum Kind {
     /// One command, or one message. The time of each phase is measured.
     Single,
-    /// One step of a batch. Only the time between results is measured, and the look for unexpected replies before a write is
-    /// skipped if everything has been read a moment ago.
+    /// One step of a batch. Only the time between results is measured, and the check for unexpected replies before a
+    /// write is skipped if everything was read a moment ago.
     Batch,
 }
 
@@ -65,7 +65,7 @@ impl Clock {
         }
     }
 
-    /// Leaves out the last `spent`, which was not spent on the server.
+    /// Excludes the last `spent`, which was not spent on the server.
     pub fn skip(&mut self, spent: Duration) {
         self.since += spent;
     }

@@ -54,7 +54,7 @@ impl Client {
 
 /// # Time limits of a connected client
 impl Client {
-    /// Sets the time limit of the next call as a whole, whatever it waits for. It replaces the builder's
+    /// Sets the time limit for the next call as a whole, whatever it waits for. It replaces the builder's
     /// [`deadline`](super::Builder::deadline) for that call only. The limits of single waits still apply. With a
     /// limit of zero the call fails at once.
     ///
@@ -65,14 +65,14 @@ impl Client {
         self
     }
 
-    /// Sets the time limit of every wait except that for the final reply, from the next call on; see
+    /// Sets the time limit for every wait except that for the final reply, from the next call on; see
     /// [`Builder::timeout`](super::Builder::timeout).
     pub fn set_timeout(&mut self, limit: Duration) {
         let timeouts = &mut self.origin.settings.config.timeouts;
         *timeouts = Timeouts::all_but_the_final(limit, timeouts.final_reply);
     }
 
-    /// Sets the time limit of each call as a whole, from the next call on; `None` means no limit. See
+    /// Sets the time limit for each call as a whole, from the next call on; `None` means no limit. See
     /// [`Builder::deadline`](super::Builder::deadline).
     pub fn set_deadline(&mut self, limit: Option<Duration>) {
         self.origin.settings.config.deadline = limit;
@@ -96,7 +96,7 @@ impl Client {
         Ok(parameters)
     }
 
-    /// Fails if the content cannot be sent by DATA now. The content of a reader is not known yet.
+    /// Fails if the content cannot be sent with DATA now. The content of a reader is not known yet.
     fn check_content(&self, content: &Content<'_>, eight_bit: bool) -> Result<(), Error> {
         let Content::Bytes(bytes) = content else { return Ok(()) };
         match Survey::of(bytes) {
@@ -113,22 +113,23 @@ impl Client {
 
 /// # Single commands
 ///
-/// These are for special purposes: [`send`](Client::send) sends all commands that it needs. Each method waits for the reply.
+/// These are for special purposes: [`send`](Client::send) sends all commands that it needs. Each method waits for the
+/// reply.
 ///
 /// A refusal is an [`Error::Refused`] with the whole reply, and the client can still be used. The same is true after
-/// [`Error::Config`], [`Error::Address`] and [`Error::Unsupported`], which occur before anything is sent. After any other
-/// error, and after the codes 421 and 221, the connection is closed. A command line has at most 2,048 octets, including its
-/// parameters and CRLF.
+/// [`Error::Config`], [`Error::Address`] and [`Error::Unsupported`], which occur before anything is sent. After any
+/// other error, and after the codes 421 and 221, the connection is closed. A command line has at most 2,048 octets,
+/// including its parameters and CRLF.
 ///
 /// The first digit of the code decides (RFC 5321 §4.2.1): 2yz accepts a command, 4yz and 5yz refuse it.
 #[maybe_async]
 impl Client {
     /// Sends EHLO (LHLO to an LMTP server), and replaces what is known about the server's capabilities (RFC 5321
-    /// §4.1.1.1). Connecting has sent it already.
+    /// §4.1.1.1). The client has already sent it while connecting.
     ///
-    /// The name is used this time only; without one, it is that of
-    /// [`Builder::hello_name`](super::Builder::hello_name). The server discards a transaction that is under way (RFC
-    /// 5321 §4.1.4). Accepted by 2yz, except 220, which may be a second greeting.
+    /// The name is used for this call only; `None` means that of [`Builder::hello_name`](super::Builder::hello_name).
+    /// The server discards a transaction that is under way (RFC 5321 §4.1.4). Expects a 2yz reply other than 220, which
+    /// may be a second greeting.
     ///
     /// # Errors
     ///
@@ -148,12 +149,12 @@ impl Client {
         Ok(reply)
     }
 
-    /// Sends HELO. From then on the server counts as one without extensions. Otherwise it works like
+    /// Sends HELO. From then on the server is treated as having no extensions. Otherwise it works like
     /// [`ehlo`](Client::ehlo).
     ///
     /// # Errors
     ///
-    /// Those of [`ehlo`](Client::ehlo).
+    /// The errors of [`ehlo`](Client::ehlo).
     pub async fn helo(&mut self, name: Option<&str>) -> Result<Reply, Error> {
         let mut call = self.begin();
         let name = self.own_name(name)?;
@@ -169,13 +170,13 @@ impl Client {
 
     /// Sends STARTTLS, secures the connection with the builder's TLS settings, and sends EHLO again (RFC 3207).
     /// Everything that was known about the server is discarded, and so is a login. Connecting does this already,
-    /// depending on [`Builder::security`](super::Builder::security). Accepted by 220.
+    /// depending on [`Builder::security`](super::Builder::security). Expects a 220 reply.
     ///
     /// # Errors
     ///
     /// [`Error::Unsupported`] if the server does not offer STARTTLS, and [`Error::Config`] if the connection already
     /// uses TLS, or this build has none; nothing is sent then. After an [`Error::Refused`] for STARTTLS itself the
-    /// connection can still be used, in clear. It is closed if the handshake fails, if plaintext follows the 220, or
+    /// connection can still be used, without TLS. It is closed if the handshake fails, if plaintext follows the 220, or
     /// if EHLO is refused after the handshake.
     pub async fn starttls(&mut self) -> Result<(), Error> {
         let mut call = self.begin();
@@ -203,11 +204,12 @@ impl Client {
         Ok(())
     }
 
-    /// Sends MAIL, which begins a transaction (RFC 5321 §4.1.1.2). Parameters are text: `SIZE=1000`, `BODY=8BITMIME`.
+    /// Sends MAIL, which begins a transaction (RFC 5321 §4.1.1.2). Parameters are text, such as `SIZE=1000` or
+    /// `BODY=8BITMIME`.
     ///
     /// The sender is a mailbox; a display name before it is dropped. An empty string is the null sender. SMTPUTF8 is
-    /// added for a non-ASCII sender; if only a recipient or a header is not ASCII, pass it as a parameter. Accepted
-    /// by 2yz.
+    /// added for a non-ASCII sender; if only a recipient or a header is not ASCII, pass it as a parameter. Expects a
+    /// 2yz reply.
     ///
     /// A [`send`](Client::send) after this sends RSET first.
     ///
@@ -231,8 +233,8 @@ impl Client {
         Ok(reply)
     }
 
-    /// Sends RCPT, which adds a recipient to the transaction (RFC 5321 §4.1.1.3). Parameters are text:
-    /// `NOTIFY=NEVER`. The recipient is a mailbox; a display name before it is dropped. Accepted by 2yz.
+    /// Sends RCPT, which adds a recipient to the transaction (RFC 5321 §4.1.1.3). Parameters are text, such as
+    /// `NOTIFY=NEVER`. The recipient is a mailbox; a display name before it is dropped. Expects a 2yz reply.
     ///
     /// # Errors
     ///
@@ -259,8 +261,8 @@ impl Client {
     }
 
     /// Sends DATA and the content, to the recipients of the transaction (RFC 5321 §4.1.1.4). The content is bytes, or
-    /// any [`Body`]. Line ends become CRLF, and dots are escaped. Accepted by 3yz and then by 2yz; the latter is
-    /// returned.
+    /// any [`Body`]. Line ends become CRLF, and dots are escaped. Expects a 3yz reply and then a 2yz reply; the latter
+    /// is returned.
     ///
     /// # Errors
     ///
@@ -294,7 +296,7 @@ impl Client {
     }
 
     /// Sends RSET, which discards the transaction that is under way (RFC 5321 §4.1.1.5). [`send`](Client::send) does
-    /// this when it is needed. Accepted by 2yz.
+    /// this when it is needed. Expects a 2yz reply.
     ///
     /// # Errors
     ///
@@ -304,7 +306,7 @@ impl Client {
         self.reset(&mut call).await
     }
 
-    /// Sends NOOP, to find out whether the server still responds (RFC 5321 §4.1.1.9). Accepted by 2yz.
+    /// Sends NOOP, to find out whether the server still responds (RFC 5321 §4.1.1.9). Expects a 2yz reply.
     ///
     /// # Errors
     ///
@@ -315,7 +317,7 @@ impl Client {
     }
 
     /// Sends VRFY, which asks whether a user or mailbox exists (RFC 5321 §4.1.1.6). The text is sent unchanged.
-    /// SMTPUTF8 is added if it is not ASCII (RFC 6531 §3.7.4.2); no other parameter exists. Accepted by 2yz; many
+    /// SMTPUTF8 is added if it is not ASCII (RFC 6531 §3.7.4.2); no other parameter exists. Expects a 2yz reply; many
     /// servers reply 252 to everything.
     ///
     /// # Errors
@@ -329,11 +331,11 @@ impl Client {
     }
 
     /// Sends EXPN, which asks for the members of a mailing list (RFC 5321 §4.1.1.7); they are the lines of the reply.
-    /// The text is sent as by [`vrfy`](Client::vrfy). Accepted by 2yz.
+    /// The text is sent like that of [`vrfy`](Client::vrfy). Expects a 2yz reply.
     ///
     /// # Errors
     ///
-    /// Those of [`vrfy`](Client::vrfy).
+    /// The errors of [`vrfy`](Client::vrfy).
     pub async fn expn(&mut self, list: &str, parameters: &[&str]) -> Result<Reply, Error> {
         let mut call = self.begin();
         let parameters = self.with_utf8(list, parameters)?;
@@ -341,7 +343,7 @@ impl Client {
     }
 
     /// Sends HELP, on a topic or, if that is empty, in general (RFC 5321 §4.1.1.8). [`Reply::text`] returns the help.
-    /// Accepted by 2yz.
+    /// Expects a 2yz reply.
     ///
     /// # Errors
     ///
@@ -351,9 +353,9 @@ impl Client {
         self.say(&mut call, Simple::help(topic)?).await
     }
 
-    /// Sends any other command: text, or octets that need not be UTF-8, without the line end. A refusal is `Ok` too;
-    /// [`Reply::is_positive`] tells. Errors are 421 and 221, which close the connection, and 3yz, after which the
-    /// server would wait for more than a command.
+    /// Sends any other command: text, or octets that need not be UTF-8, without the line end. A refusal is returned as
+    /// `Ok` too: check [`Reply::is_positive`]. 421 and 221, which close the connection, are errors, and so is 3yz,
+    /// after which the server would wait for more than a command.
     ///
     /// The log shows the whole line. A [`send`](Client::send) after this sends RSET first, since the command may have
     /// begun a transaction.
@@ -399,7 +401,8 @@ impl Client {
         Ok(reply)
     }
 
-    /// Sends RSET if a message was refused in the middle of its transaction, which single commands would continue otherwise.
+    /// Sends RSET if a message was refused in the middle of its transaction, which single commands would continue
+    /// otherwise.
     async fn end_refused_message(&mut self, call: &mut Call) -> Result<(), Error> {
         if matches!(self.history.open, OpenTransaction::Refused) {
             self.reset(call).await?;
@@ -418,7 +421,7 @@ impl Client {
         self.history.open = OpenTransaction::None;
     }
 
-    /// The transaction that was begun by single commands, as far as it is known.
+    /// Returns the transaction that was begun by single commands, as far as it is known.
     fn transaction_by_hand(&self) -> ByHand {
         self.history.open.by_hand().unwrap_or_else(|| ByHand::unknown(&self.known.capabilities))
     }
@@ -434,7 +437,7 @@ impl Client {
         }
     }
 
-    /// Notes that there may be a transaction from here on, whatever the reply to the command is.
+    /// Records that there may be a transaction from here on, whatever the reply to the command is.
     fn note_by_hand(&mut self) {
         self.history.open = OpenTransaction::ByHand(self.transaction_by_hand());
     }
@@ -442,24 +445,24 @@ impl Client {
 
 /// # Logins
 ///
-/// These methods log in if the builder had no credentials. [`login`](Client::login) uses the strongest mechanism that both
-/// sides support. The others use one mechanism, and try nothing else. 2yz accepts a login (RFC 4954).
+/// These methods log in if the builder had no credentials. [`login`](Client::login) uses the strongest mechanism that
+/// both sides support. The others use one mechanism, and try nothing else. A 2yz reply accepts the login (RFC 4954).
 ///
 /// Their errors are:
 ///
 /// - [`Error::Config`] if the mechanism cannot encode the credentials; if the connection has no TLS and is not
 ///   [local](crate::Security) (see
-///   [`Builder::danger_plaintext_credentials`](super::Builder::danger_plaintext_credentials)); for SCRAM and CRAM-MD5 without
-///   the feature `sasl`.
-/// - [`Error::Auth`] if the server refuses the login or does not offer the mechanism; if there was a login already; if the
-///   server has refused two exchanges on this connection (nothing is sent then; see
+///   [`Builder::danger_plaintext_credentials`](super::Builder::danger_plaintext_credentials)); for SCRAM and CRAM-MD5
+///   without the feature `sasl`.
+/// - [`Error::Auth`] if the server refuses the login or does not offer the mechanism; if there was a login already; if
+///   the server has refused two exchanges on this connection (nothing is sent then; see
 ///   [`Builder::credentials`](super::Builder::credentials)).
 ///
-/// The client can still be used after them, except after a SCRAM login in which the server could not prove that it knows
-/// the password.
+/// The client can still be used after them, except after a SCRAM login in which the server could not prove that it
+/// knows the password.
 #[maybe_async]
 impl Client {
-    /// Logs in by the strongest mechanism that both sides support, or by those of
+    /// Logs in with the strongest mechanism that both sides support, or by those of
     /// [`Builder::auth_mechanisms`](super::Builder::auth_mechanisms); see
     /// [`Builder::credentials`](super::Builder::credentials).
     ///
@@ -473,7 +476,7 @@ impl Client {
         self.log_in(&mut call, credentials, mechanisms).await
     }
 
-    /// Logs in by PLAIN (RFC 4616).
+    /// Logs in with PLAIN (RFC 4616).
     ///
     /// # Errors
     ///
@@ -486,7 +489,7 @@ impl Client {
         self.log_in_by("PLAIN", Credentials::new(user, password)).await
     }
 
-    /// Logs in by LOGIN: user and password are the responses to two challenges, whatever these contain.
+    /// Logs in with LOGIN: user and password are the responses to two challenges, whatever these contain.
     ///
     /// # Errors
     ///
@@ -499,7 +502,7 @@ impl Client {
         self.log_in_by("LOGIN", Credentials::new(user, password)).await
     }
 
-    /// Logs in by CRAM-MD5 (RFC 2195). Needs the feature `sasl`.
+    /// Logs in with CRAM-MD5 (RFC 2195). Needs the feature `sasl`.
     ///
     /// # Errors
     ///
@@ -512,7 +515,7 @@ impl Client {
         self.log_in_by("CRAM-MD5", Credentials::new(user, password)).await
     }
 
-    /// Logs in by SCRAM-SHA-1 (RFC 5802). Needs the feature `sasl`.
+    /// Logs in with SCRAM-SHA-1 (RFC 5802). Needs the feature `sasl`.
     ///
     /// # Errors
     ///
@@ -525,7 +528,7 @@ impl Client {
         self.log_in_by("SCRAM-SHA-1", Credentials::new(user, password)).await
     }
 
-    /// Logs in by SCRAM-SHA-256 (RFC 7677). Needs the feature `sasl`.
+    /// Logs in with SCRAM-SHA-256 (RFC 7677). Needs the feature `sasl`.
     ///
     /// # Errors
     ///
@@ -538,12 +541,12 @@ impl Client {
         self.log_in_by("SCRAM-SHA-256", Credentials::new(user, password)).await
     }
 
-    /// Logs in by SCRAM-SHA-256-PLUS (RFC 7677), bound to the TLS connection by its certificate
+    /// Logs in with SCRAM-SHA-256-PLUS (RFC 7677), bound to the TLS connection by its certificate
     /// (tls-server-end-point, RFC 5929 §4). Needs the feature `sasl`.
     ///
     /// # Errors
     ///
-    /// [`Error::Config`], [`Error::Auth`]; see [above](#logins). The latter also if there is no TLS, or the
+    /// [`Error::Config`], [`Error::Auth`]; see [above](#logins). The latter is also returned without TLS, or if the
     /// certificate has no such binding.
     pub async fn auth_scram_sha_256_plus(
         &mut self,
@@ -553,7 +556,7 @@ impl Client {
         self.log_in_by("SCRAM-SHA-256-PLUS", Credentials::new(user, password)).await
     }
 
-    /// Logs in by XOAUTH2, with an access token.
+    /// Logs in with XOAUTH2 and an access token.
     ///
     /// # Errors
     ///
@@ -563,7 +566,7 @@ impl Client {
         self.log_in_by("XOAUTH2", Credentials::token(user, token)).await
     }
 
-    /// Logs in by OAUTHBEARER (RFC 7628), with an access token.
+    /// Logs in with OAUTHBEARER (RFC 7628) and an access token.
     ///
     /// # Errors
     ///
@@ -573,7 +576,7 @@ impl Client {
         self.log_in_by("OAUTHBEARER", Credentials::token(user, token)).await
     }
 
-    /// Logs in by EXTERNAL (RFC 4422 appendix A): the server identifies the client by other means, usually its TLS
+    /// Logs in with EXTERNAL (RFC 4422 appendix A): the server identifies the client by other means, usually its TLS
     /// certificate. `authorization` names the user to act for; if it is empty, that is the user of the certificate.
     ///
     /// # Errors
@@ -583,7 +586,7 @@ impl Client {
         self.log_in_by("EXTERNAL", Credentials::external(authorization)).await
     }
 
-    /// Logs in by ANONYMOUS (RFC 4505). `trace` identifies the user for the server's log, such as a mail address; it
+    /// Logs in with ANONYMOUS (RFC 4505). `trace` identifies the user for the server's log, such as a mail address; it
     /// may be empty.
     ///
     /// # Errors
@@ -593,7 +596,7 @@ impl Client {
         self.log_in_by("ANONYMOUS", Credentials::anonymous(trace)).await
     }
 
-    /// Logs in by a custom mechanism.
+    /// Logs in with a custom mechanism.
     ///
     /// # Errors
     ///

@@ -18,12 +18,12 @@ use crate::{
 };
 
 impl Client {
-    /// Whether a connection that the builder makes would be like this one.
+    /// Returns whether a connection that the builder makes would be like this one.
     pub(super) fn is_replaceable(&self) -> bool {
         self.origin.maker == Maker::Client && self.history.setup == Setup::Builder
     }
 
-    /// Takes a stream that is connected.
+    /// Uses a stream that is already connected.
     pub(super) fn usable_over(&mut self, stream: Stream) -> Result<(), Error> {
         (self.link.stream, self.link.condition) = (stream, Condition::Usable);
         self.link.stream.watched_by(&self.origin.stop_handle);
@@ -37,14 +37,14 @@ impl Client {
 impl Client {
     /// Connects again with the settings of the builder: after [`quit`](Client::quit), [`close`](Client::close), an
     /// error, a dropped future, or when the server has closed the connection. The new connection has its own
-    /// [number](Client::connection_number). TLS, EHLO and the builder's login are repeated; a [`login`](Client::login) by a
-    /// method call is not.
+    /// [number](Client::connection_number). TLS, EHLO and the builder's login are repeated; a [`login`](Client::login)
+    /// by a method call is not.
     ///
     /// # Errors
     ///
     /// [`Error::AlreadyConnected`] if [`is_connected`](Client::is_connected): the connection is not changed.
-    /// [`Error::Config`] if the caller made the connection (`connect_over`). Otherwise those of
-    /// [`Builder::connect`](super::Builder::connect); the client can be connected again after them.
+    /// [`Error::Config`] if the caller made the connection (`connect_over`). Otherwise the errors of
+    /// [`Builder::connect`](super::Builder::connect), after which `reconnect` may be called again.
     pub async fn reconnect(&mut self) -> Result<(), Error> {
         if self.is_connected() {
             return Err(Error::AlreadyConnected);
@@ -66,8 +66,8 @@ impl Client {
         self.open(call).await
     }
 
-    /// Connects again though the caller has not asked for it. This is refused if a method call has changed the old
-    /// connection, because mail would be sent in clear or without a login then; and if the caller has made it.
+    /// Connects again although the caller has not asked for it. Refuses if the caller made the old connection, or
+    /// changed it by a method call: mail would then be sent in plain text or without a login.
     pub(super) async fn again_unasked(&mut self, call: &mut Call) -> Result<(), Error> {
         if !self.is_replaceable() {
             log::debug!(
@@ -81,7 +81,7 @@ impl Client {
         self.again(call).await
     }
 
-    /// Connects, and does everything that follows.
+    /// Connects, and starts the session.
     pub(super) async fn open(&mut self, call: &mut Call) -> Result<(), Error> {
         let stream = self.origin.dial(call, self.link.number).await?;
         self.usable_over(stream)?;

@@ -1,13 +1,13 @@
-//! Dialing: from the settings to a stream. All connections that the client makes take this path, for [`Builder::connect`],
-//! [`Builder::send`], [`Pool`] and [`Client::reconnect`] alike.
+//! Dialing: from the settings to a stream. All connections that the client makes take this path, for
+//! [`Builder::connect`], [`Builder::send`], [`Pool`] and [`Client::reconnect`] alike.
 //!
 //! ```text
 //! name ─▶ addresses ─▶ race ─▶ (proxy) ─▶ TLS, at once or by STARTTLS
 //! ```
 //!
-//! Sockets and the race are in `blocking/stream.rs` and `aio/stream.rs`. A proxy would be a step of [`Origin::dial`]: the
-//! addresses are those of the proxy then, and the stream is passed on once the proxy has connected it. A new transport
-//! is another [`Server`] and another constructor of [`Stream`].
+//! Sockets and the race are in `blocking/stream.rs` and `aio/stream.rs`. A proxy would be a step of [`Origin::dial`]:
+//! the addresses are those of the proxy then, and the stream is passed on once the proxy has connected it. A new
+//! transport is another [`Server`] and another constructor of [`Stream`].
 //!
 //! [`Builder::connect`]: super::Builder::connect
 //! [`Builder::send`]: super::Builder::send
@@ -55,8 +55,8 @@ impl Origin {
         stream.map_err(|e| self.stopped_or(failed(e), Phase::Connect))
     }
 
-    /// Builds the TLS connector before connecting if there is a client certificate: only that shows whether the key belongs
-    /// to it.
+    /// Builds the TLS connector before connecting if there is a client certificate: only that shows whether the key
+    /// belongs to it.
     async fn check_identity(&self, call: &Call) -> Result<(), Error> {
         let config = &self.settings.config;
         if config.tls.has_identity() && config.security != Security::Plaintext {
@@ -66,7 +66,8 @@ impl Origin {
         Ok(())
     }
 
-    /// The addresses to try, in their order: those that were set, the loopback addresses, or those that the lookup finds.
+    /// Returns the addresses to try, in their order: those that were set, the loopback addresses, or those that the
+    /// lookup finds.
     async fn addresses(&self, host: &Host, port: u16, until: Instant) -> Result<Vec<SocketAddr>, Error> {
         if let Some(set) = &self.settings.config.addresses {
             return Ok(set.clone());

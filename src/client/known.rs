@@ -13,7 +13,7 @@ pub(super) struct Known {
     pub greeting: Option<Reply>,
     /// The reply to the last EHLO or HELO.
     pub hello: Option<Reply>,
-    /// Whether that was EHLO.
+    /// Whether the last of them was EHLO.
     pub esmtp: bool,
     pub capabilities: Capabilities,
 }
@@ -55,7 +55,7 @@ pub(super) enum OpenTransaction {
     None,
     /// What was left by a message that was refused: RSET comes before anything else.
     Refused,
-    /// One that was begun by single commands.
+    /// A transaction that was begun by single commands.
     ByHand(ByHand),
 }
 
@@ -71,14 +71,14 @@ pub(super) struct ByHand {
 }
 
 impl History {
-    /// That of a connection that takes over from this one.
+    /// Returns the history of a connection that takes over from this one.
     pub fn renewed(&self) -> History {
         History { session: self.session.renewed(), ..History::default() }
     }
 }
 
 impl OpenTransaction {
-    /// What a message leaves.
+    /// Returns what a message leaves open.
     pub fn left(is_open: bool) -> OpenTransaction {
         if is_open { OpenTransaction::Refused } else { OpenTransaction::None }
     }
@@ -90,7 +90,7 @@ impl OpenTransaction {
         }
     }
 
-    /// Whether the next message has to begin with RSET.
+    /// Returns whether the next message has to begin with RSET.
     pub fn needs_reset(&self) -> bool {
         !matches!(self, OpenTransaction::None)
     }
@@ -102,7 +102,8 @@ impl ByHand {
         ByHand { utf8, eight_bit: utf8 || parameters.contains("BODY=8BITMIME"), recipients: 0 }
     }
 
-    /// Begun by a custom command, or in an unknown way: anything that the server offers may have been announced.
+    /// Returns a transaction begun in an unknown way, such as by a custom command: anything that the server offers may
+    /// have been announced.
     pub fn unknown(capabilities: &Capabilities) -> ByHand {
         ByHand {
             utf8: capabilities.offers("SMTPUTF8"),

@@ -1,4 +1,4 @@
-//! The connection: the stream, what was read from it, and what is to be written to it. Knows no SMTP.
+//! The connection: the stream, what was read from it, and what is to be written to it. Independent of SMTP.
 
 use std::{
     io,
@@ -39,7 +39,7 @@ pub(super) enum Condition {
 }
 
 impl Link {
-    /// A connection that is not made yet.
+    /// Creates a link that is not connected.
     pub fn closed() -> Link {
         Link {
             stream: Stream::closed(),
@@ -93,7 +93,7 @@ impl Link {
         self.close();
     }
 
-    /// Whether the connection is open, as far as can be told without asking the server.
+    /// Returns whether the connection is open, as far as can be told without asking the server.
     pub fn is_connected(&mut self) -> bool {
         self.is_usable() && self.inbox.is_empty() && matches!(self.listen(Phase::Noop), Ok(0))
     }

@@ -1,4 +1,4 @@
-//! How a connection is made, and with which settings: what stays the same when the client connects again.
+//! How a connection is made, and with which settings: what stays the same when the client reconnects.
 
 use std::time::Instant;
 
@@ -57,8 +57,8 @@ impl Origin {
         Ok(limit)
     }
 
-    /// Turns the failure of a connection into [`Error::Stopped`] if a stop handle has ended it. What the server has said is
-    /// reported all the same.
+    /// Turns the failure of a connection into [`Error::Stopped`] if a stop handle has ended it. What the server has
+    /// said is reported all the same.
     pub fn stopped_or(&self, error: Error, phase: Phase) -> Error {
         match error {
             Error::Connect { .. }
@@ -74,9 +74,9 @@ impl Origin {
         }
     }
 
-    /// Whether the connection ends on this machine, so that nobody else can listen: a Unix socket, a connection of the
-    /// caller's that says so, or a peer with a loopback address, if the caller has named the host as local. An address
-    /// that somebody else has chosen, such as the DNS, proves nothing: a tunnel or a proxy may listen there.
+    /// Returns whether the connection ends on this machine, so that nobody else can listen: a Unix socket, a connection
+    /// made by the caller that says so, or a peer with a loopback address, if the caller has named the host as local.
+    /// An address that somebody else has chosen, such as the DNS, proves nothing: a tunnel or a proxy may listen there.
     pub fn is_local(&self, link: &Link) -> bool {
         let named_local = match &self.settings.server {
             Server::Host(host, _) => host.is_local(),
@@ -85,7 +85,7 @@ impl Origin {
         link.stream.is_local() && (named_local || self.maker == Maker::Caller)
     }
 
-    /// The name for EHLO.
+    /// Returns the name for EHLO.
     pub fn hello_name(&self, link: &Link) -> HelloName {
         let set = self.settings.hello_name.clone();
         let machine = || sys::machine_name().and_then(|name| HelloName::of_machine(&name));

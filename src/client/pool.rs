@@ -54,7 +54,7 @@ struct Shared {
     builder: Builder,
     limits: Limits,
     state: Mutex<State>,
-    /// Lets the stop handle wake those who wait.
+    /// Lets the stop handle wake the waiting callers.
     _watch: Option<Watch>,
 }
 
@@ -65,7 +65,7 @@ struct State {
     refused: Option<Box<Error>>,
 }
 
-/// Settings of a [`Pool`]; made by [`Pool::builder`].
+/// Settings of a [`Pool`]; created by [`Pool::builder`].
 #[derive(Debug, Clone)]
 #[must_use]
 pub struct PoolBuilder {
@@ -101,9 +101,8 @@ struct Ticket<'p> {
     turn: Instant,
 }
 
-/// A client from a [`Pool`]. Dropping it returns the connection to the pool. The pool closes it if it cannot be used
-/// any more, which is after an error or a dropped future that has left it unusable, or after a change described at
-/// [`Pool`].
+/// A client from a [`Pool`]. Dropping it returns the connection to the pool. The pool closes it if an error or a
+/// dropped future has left it unusable, or after a change described at [`Pool`].
 pub struct Pooled {
     pool: Arc<Shared>,
     /// `None` while it is being connected, and once it is returned.
@@ -122,8 +121,8 @@ impl PoolBuilder {
         self
     }
 
-    /// Sets how long to wait for a connection when all are in use. With a [rate](PoolBuilder::max_rate), this begins
-    /// when the message has its turn. Defaults to 60 seconds.
+    /// Sets how long to wait for a connection when all are in use. With a [rate](PoolBuilder::max_rate), this wait
+    /// begins when it is the message's turn. Defaults to 60 seconds.
     pub fn wait_limit(mut self, limit: Duration) -> PoolBuilder {
         self.limits.wait = limit;
         self
@@ -150,9 +149,9 @@ impl PoolBuilder {
         self
     }
 
-    /// Sets the maximum number of messages per second, over all connections: each begins at least `1 / per_second`
-    /// seconds after the one before. It must be greater than 0. Only [`Pool::send`] is limited. A call whose future
-    /// is dropped while it waits uses no turn. Defaults to no limit.
+    /// Sets the maximum number of messages per second, over all connections: each message starts at least
+    /// `1 / per_second` seconds after the one before. It must be greater than 0. Only [`Pool::send`] is limited. A call
+    /// whose future is dropped while it waits uses no turn. Defaults to no limit.
     pub fn max_rate(mut self, per_second: f64) -> PoolBuilder {
         let pace = Duration::try_from_secs_f64(1.0 / per_second);
         self.limits.pace = Some(pace.unwrap_or(Duration::MAX));
@@ -210,7 +209,7 @@ impl Shared {
         result
     }
 
-    /// Returns why nobody gets a connection any more, if that is so.
+    /// Returns the error for all callers once the pool hands out no more connections.
     fn over(&self, state: &State) -> Option<Error> {
         if self.builder.stop_handle.as_ref().is_some_and(StopHandle::is_stopped) {
             return Some(Error::Stopped(Phase::Pool));
@@ -246,7 +245,7 @@ impl Shared {
         })
     }
 
-    /// Whether a connection must not be used for another message.
+    /// Returns whether a connection must not be used for another message.
     fn is_spent(&self, client: &Client, born: Instant) -> bool {
         self.limits.messages.is_some_and(|most| client.link.begun >= most)
             || self.limits.age.is_some_and(|limit| born.elapsed() >= limit)
@@ -271,7 +270,7 @@ impl Ticket<'_> {
         })
     }
 
-    /// Returns when to look again, if the bell is not rung before.
+    /// Returns when to look again if the bell is not rung before then.
     fn alarm(&self) -> Instant {
         let alarm = self.pool.with(|state| state.queue.alarm(self.number));
         // Callers with earlier turns may never run again: each looks at the clock when its own turn has come.
@@ -381,7 +380,7 @@ impl Pool {
     ///
     /// # Errors
     ///
-    /// Those of [`client`](Pool::client).
+    /// The errors of [`client`](Pool::client).
     pub async fn send_all<M: Mail, J: IntoIterator<Item = M>>(
         &self,
         mails: J,
@@ -413,8 +412,8 @@ impl Pool {
     }
 
     /// Closes the pool. Callers that are waiting, or come later, get [`Error::PoolClosed`]. Idle connections are sent
-    /// QUIT and closed. Those in use are closed when they are returned; this call waits for that up to the
-    /// [limit](PoolBuilder::wait_limit) of the wait for a connection.
+    /// QUIT and closed. Those in use are closed when they are returned; this call waits for them, at most for the
+    /// [`wait_limit`](PoolBuilder::wait_limit).
     pub async fn close(&self) {
         let shared = &self.0;
         for Kept { mut client, .. } in shared.with(|state| state.queue.close()) {
@@ -465,7 +464,7 @@ impl Pool {
 
 #[maybe_async]
 impl Pooled {
-    /// Makes the connection for which it has a place.
+    /// Makes the connection for which this client has a place.
     async fn connect(&mut self, call: &mut Call) -> Result<(), Error> {
         let mut client = self.pool.builder.client(Maker::Client)?;
         let opened = client.open(call).await;

@@ -1,4 +1,4 @@
-//! The main loop: carries any dialogue over a [`Link`], and knows no SMTP.
+//! The main loop: runs any dialogue over a [`Link`], independent of SMTP.
 
 use std::{
     io,
@@ -19,22 +19,23 @@ use crate::{
     proto::{Dialogue, Want},
 };
 
-/// How long after a drained read the extra non-blocking read before a write is skipped: hardly anything can have arrived.
+/// How long after a drained read the extra non-blocking read before a write is skipped: hardly anything can have
+/// arrived.
 const DRAIN_GRACE: Duration = Duration::from_millis(1);
 
 /// Shortest silence after a joined envelope that is taken for an answer: on a busy machine a server's process may wait
 /// this long for its turn, however fast its replies were before.
 const LEAST_PATIENCE: Duration = Duration::from_millis(50);
 
-/// How long silence after a joined envelope means that the server is only slow, if no reply on this connection has taken
-/// longer than `slowest`.
+/// Returns how long silence after a joined envelope may just mean a slow server, if no reply on this connection has
+/// taken longer than `slowest`.
 fn patience(slowest: Duration) -> Duration {
     LEAST_PATIENCE.max(slowest.saturating_mul(10))
 }
 
 impl Link {
-    /// Whether the time that a reply takes is measured, for the trial of a joined envelope: this is done for the replies to
-    /// EHLO and to the first envelope. Others would only cost a look at the clock.
+    /// Returns whether the time that a reply takes is measured, for the trial of a joined envelope. Only replies to
+    /// EHLO and to the first envelope are. For others, reading the clock would be wasted.
     fn is_measured(&self, phase: Phase) -> bool {
         self.begun <= 1 && matches!(phase, Phase::Hello | Phase::Mail | Phase::Recipient | Phase::Data)
     }
@@ -47,7 +48,7 @@ impl Link {
         Ok(())
     }
 
-    /// Tells the source how much was written; `all` if that is all that was held back.
+    /// Tells the source how much was written; `all` means everything that was held back.
     fn tell_progress(&self, source: &mut Option<(usize, &mut Source<'_>)>, all: bool) {
         if let Some((_, source)) = source {
             source.meter.gone(self.out.octets_written());
@@ -58,8 +59,8 @@ impl Link {
     }
 }
 
-/// The phase whose limit counts for a write. Until everything is written that is the content's, though its end is in the
-/// outbox already: the limit of the final reply begins after that.
+/// Returns the phase whose limit applies to a write. It is the content's until everything is written, even if the end
+/// is in the outbox already: the limit of the final reply begins after that.
 fn while_writing(phase: Phase) -> Phase {
     match phase {
         Phase::End => Phase::Body,
@@ -67,7 +68,7 @@ fn while_writing(phase: Phase) -> Phase {
     }
 }
 
-/// The error of a source that fails, or takes too long.
+/// Returns the error of a source that fails, or takes too long.
 pub(super) fn source_error(e: io::Error) -> Error {
     match e.kind() {
         io::ErrorKind::TimedOut => Error::Timeout(Phase::Body),
@@ -78,11 +79,11 @@ pub(super) fn source_error(e: io::Error) -> Error {
 
 #[maybe_async]
 impl Link {
-    /// Carries a dialogue as far as it gets without its owner: to its end, or to what the owner has to provide. The content
-    /// of the message with this number comes from `source`.
+    /// Runs a dialogue as far as possible without its owner: to its end, or to what the owner has to provide. The
+    /// content of the message with this number comes from `source`.
     ///
-    /// Until the dialogue has ended, the connection is [`Condition::MidDialogue`]: if the future is dropped, the connection is
-    /// never used again. It is closed on an error.
+    /// Until the dialogue has ended, the connection is [`Condition::MidDialogue`]: if the future is dropped, the
+    /// connection is never used again. It is closed on an error.
     pub async fn go_on(
         &mut self,
         origin: &Origin,
@@ -114,8 +115,8 @@ impl Link {
         talk: &mut (dyn Dialogue + Send),
         mut source: Option<(usize, &mut Source<'_>)>,
     ) -> Result<Want, Error> {
-        // The limit counts for a whole reply, or for writing a whole buffer, however slowly the octets come. It is set when
-        // there is something to wait for: looking at the clock is not free.
+        // The limit counts for a whole reply, or for writing a whole buffer, however slowly the octets come. It is set
+        // when there is something to wait for: looking at the clock is not free.
         let mut until = None;
         // The same for reading a piece of content.
         let mut fetching = None;
@@ -241,8 +242,8 @@ impl Link {
 
     /// Writes everything in the outbox. Returns false if octets from the server came first.
     async fn write(&mut self, call: &Call, phase: Phase, until: Instant) -> Result<bool, Error> {
-        // While no reply is outstanding the server has no reason to send anything. If it does, that must not be taken for
-        // the reply to what is written now.
+        // While no reply is outstanding the server has no reason to send anything. If it does, that must not be taken
+        // for the reply to what is written now.
         let drained = self.drained.take().filter(|_| call.kind == Kind::Batch);
         let drained = || self.inbox.is_empty() && drained.is_some_and(|at| at.elapsed() < DRAIN_GRACE);
         if self.out.due() == 0 && !drained() {
@@ -313,7 +314,8 @@ fn log_reply(number: u64, reply: &Reply) {
 }
 
 impl Link {
-    /// The error for a line that is not a reply. It shows the line, except in a login: there it may repeat a password.
+    /// Returns the error for a line that is not a reply. It shows the line, except in a login: there it may repeat a
+    /// password.
     #[cold]
     fn no_reply(&self, phase: Phase, what: &'static str) -> Error {
         match phase {

@@ -25,10 +25,12 @@ use crate::{
     },
 };
 
-/// Maximum size of content that may be sent by BDAT before its envelope is answered, and is kept until then, in octets.
+/// Maximum size of content that may be sent with BDAT before its envelope is answered, and is kept until then, in
+/// octets.
 const MAX_AHEAD: u64 = 64 * 1024;
 
-/// Time without a message after which a connection counts as idle. Most firewalls and servers keep idle connections longer.
+/// Time without a message after which a connection counts as idle. Most firewalls and servers keep idle connections
+/// longer.
 const IDLE: Duration = Duration::from_secs(10);
 
 /// Number of recipients that are processed between two checks of the deadline.
@@ -46,7 +48,7 @@ pub(super) enum Freshness {
 }
 
 impl Client {
-    /// How transactions are run on this connection.
+    /// Returns the options of transactions on this connection.
     pub(super) fn options(&self) -> Options {
         let config = &self.origin.settings.config;
         let chunking = self.known.capabilities.offers("CHUNKING");
@@ -58,8 +60,8 @@ impl Client {
             // Some servers store what follows the end of a message as part of it; with RFC 3030 they must frame their
             // input exactly. Dovecot 2.3's submission service crashes on an envelope after a final dot that it has not
             // answered yet (an assertion in its smtp-server-transaction.c), and leaves the message in doubt. Hardly any
-            // other server offers BURL (RFC 4468). In LMTP, if a server refuses a message with one reply instead of one for
-            // each recipient, the replies to the next envelope would be taken for the missing ones.
+            // other server offers BURL (RFC 4468). In LMTP, if a server refuses a message with one reply instead of one
+            // for each recipient, the replies to the next envelope would be taken for the missing ones.
             JoinPolicy::Automatic => chunking && !config.lmtp && !self.known.capabilities.offers("BURL"),
             JoinPolicy::Always => true,
             JoinPolicy::Never => false,
@@ -74,7 +76,7 @@ impl Client {
         }
     }
 
-    /// What a message is told about the server.
+    /// Returns the server's extensions that matter to a message.
     pub(super) fn offer(&self) -> ServerSupport {
         let mut offer = ServerSupport::new();
         offer.eight_bit = self.known.capabilities.offers("8BITMIME");
@@ -83,7 +85,7 @@ impl Client {
         offer
     }
 
-    /// Whether the next transaction has to begin with RSET: one was left open, perhaps by single commands.
+    /// Returns whether the next transaction has to begin with RSET: one was left open, perhaps by single commands.
     pub(super) fn is_open(&self) -> bool {
         self.history.open.needs_reset()
     }
@@ -97,9 +99,9 @@ impl Client {
         Ok(envelope)
     }
 
-    /// Returns the transaction of this message, with the parameters of MAIL. The content is returned as well if it can be
-    /// passed on with the envelope: it is in memory, small ([`MAX_AHEAD`]), and has no progress callback. Fails if the server
-    /// cannot accept the message; nothing has been sent yet.
+    /// Returns the transaction of this message, with the parameters of MAIL. The content is returned as well if it can
+    /// be passed on with the envelope: it is in memory, small ([`MAX_AHEAD`]), and has no progress callback. Fails if
+    /// the server cannot accept the message; nothing has been sent yet.
     pub(super) fn transaction<'b>(
         &self,
         envelope: Envelope,
@@ -152,13 +154,14 @@ impl Client {
         Ok((transaction, survey))
     }
 
-    /// The maximum number of recipients of a message, and of their domains, that the server accepts (RFC 9422 §4).
+    /// Returns the maximum number of recipients of a message, and of their domains, that the server accepts (RFC 9422
+    /// §4).
     fn recipient_limits(&self) -> (usize, usize) {
         let limit = |name| self.known.capabilities.limit(name).unwrap_or(usize::MAX);
         (limit("RCPTMAX"), limit("RCPTDOMAINMAX"))
     }
 
-    /// Whether the server accepts all recipients in one transaction.
+    /// Returns whether the server accepts all recipients in one transaction.
     pub(super) fn is_one_part(&self, envelope: &Envelope) -> bool {
         let (most, domains) = self.recipient_limits();
         let recipients = envelope.recipients();
@@ -175,8 +178,8 @@ impl Client {
         }
     }
 
-    /// Fails if the content can be read only once, because then only the recipients of the first part could get it. Nothing is
-    /// opened or read.
+    /// Fails if the content can be read only once, because then only the recipients of the first part could get it.
+    /// Nothing is opened or read.
     fn check_readable_again(&self, mail: &dyn Mail) -> Result<(), Error> {
         let body = mail.body_for(self.offer())?;
         if body.is_read_once() {
@@ -192,7 +195,7 @@ impl Client {
         Ok(())
     }
 
-    /// Whether the server accepts no further message on this connection (LIMITS MAILMAX, RFC 9422 §4.1).
+    /// Returns whether the server accepts no further message on this connection (LIMITS MAILMAX, RFC 9422 §4.1).
     pub(super) fn is_used_up(&self) -> bool {
         self.history.session.is_used_up(self.link.begun, self.known.capabilities.limit("MAILMAX"))
     }
@@ -213,8 +216,8 @@ impl Client {
         }
     }
 
-    /// Returns which recipients the message can be sent to again over the same connection, and how. Both the server's replies
-    /// and the content have to allow it.
+    /// Returns which recipients the message can be sent to again over the same connection, and how. Both the server's
+    /// replies and the content have to allow it.
     pub(super) fn take_again(&self, result: &mut Result<Delivery, Error>, mail: &dyn Mail) -> Option<Again> {
         let again = match result {
             Ok(delivery) => delivery.take_again(),
@@ -233,19 +236,21 @@ impl Client {
         self.history.settled_at = Some(Instant::now());
     }
 
-    /// Returns whether another connection may take over after the server has ended the session before it accepted a message.
+    /// Returns whether another connection may take over after the server has ended the session before it accepted a
+    /// message.
     pub(super) fn may_take_over(&mut self, end: Option<End>) -> bool {
         let in_use = self.history.settled_at.is_some_and(|at| at.elapsed() < IDLE);
         end.is_some_and(|end| self.history.session.ends(end, in_use)) && self.is_replaceable()
     }
 }
 
-/// Whether the whole message may be sent over another connection.
+/// Returns whether the whole message may be sent over another connection.
 pub(super) fn goes_elsewhere(result: &Result<Delivery, Error>) -> bool {
     matches!(result, Err(Error::Transaction { delivery, .. }) if delivery.goes_elsewhere())
 }
 
-/// The result of a message that was turned away when there is no other connection either. A refusal remains the cause.
+/// Returns the result of a message that was turned away when there is no other connection either. A refusal remains the
+/// cause.
 pub(super) fn still_not_sent(mut result: Result<Delivery, Error>, why: Error) -> Result<Delivery, Error> {
     if let Err(Error::Transaction { source, .. }) = &mut result {
         if !matches!(**source, Error::Refused { .. }) {
@@ -270,20 +275,20 @@ impl Client {
     /// content can be read only once, it is refused with [`Error::Message`] instead.
     ///
     /// If the server answers 452 to a recipient and to all that follow, because there are too many (RFC 5321
-    /// §4.5.3.1.10), these get the message in further transactions. Each has no more recipients than the one before
-    /// had room for, until the server has room for none. If the content can be read only once, they count as refused
-    /// for now. With [`all_or_nothing`](super::Builder::all_or_nothing), a message is never split.
+    /// §4.5.3.1.10), these get the message in further transactions. Each has at most as many recipients as the server
+    /// took in the one before (accepted, or refused for another reason), until it takes none. If the content can be
+    /// read only once, they count as refused temporarily. With [`all_or_nothing`](super::Builder::all_or_nothing), a
+    /// message is never split.
     ///
     /// If the server limits the messages of a connection, the message is sent over a new one. The server may announce
-    /// such a limit (LIMITS). It may also end a session in which it has accepted a message: it answers MAIL with 421
-    /// or 452, or closes the connection before it answers MAIL. After a connection that was closed without a reply
-    /// while it was in use, no later connection carries more messages than that one did, until
-    /// [`reconnect`](Client::reconnect). The deadline covers all of it, and a message that is in doubt is never sent
-    /// again.
+    /// such a limit (LIMITS). It may also end a session in which it has accepted a message: it answers MAIL with 421 or
+    /// 452, or closes the connection before it answers MAIL. If a connection was closed without a reply while it was in
+    /// use, no later connection carries more messages than that one did, until [`reconnect`](Client::reconnect). The
+    /// deadline covers all of it, and a message that is in doubt is never sent again.
     ///
     /// No new connection is made if the caller made the old one ([`connect_over`](super::Builder::connect_over)), or
-    /// has changed it by [`starttls`](Client::starttls), [`login`](Client::login), [`helo`](Client::helo),
-    /// [`ehlo`](Client::ehlo) with another name, or [`command`](Client::command) with XCLIENT or the like.
+    /// has changed it with [`starttls`](Client::starttls), [`login`](Client::login), [`helo`](Client::helo),
+    /// [`ehlo`](Client::ehlo) with another name, or [`command`](Client::command) with XCLIENT or similar.
     ///
     /// # Errors
     ///
@@ -349,8 +354,8 @@ impl Client {
         parts.finish()
     }
 
-    /// Splits the recipients, by their numbers, into as many parts as the server asks for. They may be very many, so the deadline
-    /// is checked from time to time, and other tasks can run.
+    /// Splits the recipients, by their numbers, into as many parts as the server requires. They may be very many, so
+    /// the deadline is checked from time to time, and other tasks can run.
     async fn split(&mut self, call: &Call, envelope: &Envelope) -> Result<Vec<Vec<usize>>, Error> {
         let (most, domains) = self.recipient_limits();
         let mut splitter = Splitter::new(most, domains);
@@ -364,8 +369,8 @@ impl Client {
         Ok(splitter.finish())
     }
 
-    /// Delivers to recipients that are within the server's limits. If the server ends the session before it accepts the message,
-    /// another connection takes over.
+    /// Delivers to recipients that are within the server's limits. If the server ends the session before it accepts the
+    /// message, another connection takes over.
     async fn deliver_part(
         &mut self,
         call: &mut Call,

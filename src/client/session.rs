@@ -29,9 +29,9 @@ use crate::{
 /// [Unix socket](Client::unix). Then [send a message](Client::send), [many of them](Client::send_all), or use
 /// [single commands](#single-commands).
 ///
-/// After a lost connection, a timeout, a reply that is not SMTP, a 421, or a dropped future, every further call fails with
-/// [`Error::NotConnected`], until [`reconnect`](Client::reconnect). After a refusal the client can still be used. Dropping
-/// it closes the connection at once; [`quit`](Client::quit) sends QUIT first.
+/// After a lost connection, a timeout, a reply that is not SMTP, a 421, or a dropped future, every further call fails
+/// with [`Error::NotConnected`], until [`reconnect`](Client::reconnect). After a refusal the client can still be used.
+/// Dropping it closes the connection at once; [`quit`](Client::quit) sends QUIT first.
 #[doc = example!(Client)]
 pub struct Client {
     pub(super) origin: Origin,
@@ -43,7 +43,7 @@ pub struct Client {
 }
 
 impl Client {
-    /// A client that is not connected yet.
+    /// Creates a client that is not connected yet.
     pub(super) fn new(origin: Origin) -> Client {
         Client {
             origin,
@@ -54,27 +54,27 @@ impl Client {
         }
     }
 
-    /// Returns the server's greeting; `None` where connecting again has failed.
+    /// Returns the server's greeting; `None` if reconnecting has failed.
     #[must_use]
     pub fn greeting(&self) -> Option<&Reply> {
         self.known.greeting.as_ref()
     }
 
-    /// Returns the capabilities that the server offered in its reply to the last EHLO. They are empty if the server only
-    /// supports HELO.
+    /// Returns the capabilities that the server offered in its reply to the last EHLO. They are empty if the server
+    /// only supports HELO.
     #[must_use]
     pub fn capabilities(&self) -> &Capabilities {
         &self.known.capabilities
     }
 
-    /// Returns the server's address. It is `None` for a Unix socket, for a connection of the caller's that does not know its
-    /// peer, and where connecting again has failed.
+    /// Returns the server's address. It is `None` for a Unix socket, for a connection that the caller has made and that
+    /// does not know its peer, and if reconnecting has failed.
     #[must_use]
     pub fn peer_addr(&self) -> Option<SocketAddr> {
         self.link.stream.peer()
     }
 
-    /// Returns the number of the connection, with which its lines in the log begin, such as `#7`. It is unique in this
+    /// Returns the number of the connection, which its log lines begin with, such as `#7`. It is unique in this
     /// process; [`reconnect`](Client::reconnect) changes it.
     #[must_use]
     pub fn connection_number(&self) -> u64 {
@@ -86,8 +86,8 @@ impl Client {
         self.link.close();
     }
 
-    /// Whether the connection is open, as far as can be told without asking the server: neither side has closed it, no call
-    /// has left it unusable, and the server has not sent anything unexpected.
+    /// Returns whether the connection is open, as far as can be told without asking the server: neither side has closed
+    /// it, no call has left it unusable, and the server has not sent anything unexpected.
     pub fn is_connected(&mut self) -> bool {
         self.link.is_connected()
     }
@@ -115,13 +115,13 @@ impl Client {
         self.origin.is_local(&self.link)
     }
 
-    /// For `stop_handle`, which only the blocking client has.
+    /// Returns the stop handle, for `stop_handle`, which only the blocking client has.
     #[allow(dead_code)]
     pub(in super::super) fn stopped_by(&self) -> &StopHandle {
         &self.origin.stop_handle
     }
 
-    /// Whether the user has changed the connection in a way that the next user does not expect.
+    /// Returns whether the user has changed the connection in a way that the next user does not expect.
     pub(super) fn is_changed(&self) -> bool {
         self.history.setup == Setup::Changed || self.history.open.by_hand().is_some()
     }
@@ -145,7 +145,7 @@ impl fmt::Debug for Client {
 
 #[maybe_async]
 impl Client {
-    /// Carries a dialogue to its end; see [`Link::go_on`].
+    /// Runs a dialogue to its end; see [`Link::go_on`].
     pub(super) async fn run(
         &mut self,
         call: &mut Call,
@@ -158,7 +158,7 @@ impl Client {
         }
     }
 
-    /// Carries a dialogue as far as it gets; see [`Link::go_on`].
+    /// Runs a dialogue as far as possible; see [`Link::go_on`].
     pub(super) async fn go_on(
         &mut self,
         call: &mut Call,
@@ -168,7 +168,7 @@ impl Client {
         self.link.go_on(&self.origin, call, talk, source).await
     }
 
-    /// Logs in by these mechanisms only, if they are given.
+    /// Logs in, with these mechanisms only if they are given.
     pub(super) async fn auth(
         &mut self,
         call: &mut Call,
@@ -205,7 +205,7 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// None: everything sent before has its result already, and a failure of QUIT does not change it. It is logged.
+    /// None. Everything sent before already has its result, and a failure of QUIT does not change it; it is logged.
     pub async fn quit(&mut self) -> Result<(), Error> {
         let mut call = self.begin();
         if self.link.is_usable() {

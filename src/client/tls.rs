@@ -4,7 +4,7 @@ use super::{builder::Builder, session::Client};
 use crate::{TlsVersion, tls::TlsSettings};
 
 impl Builder {
-    /// For `tls_connector`, which exists only with the feature `native-tls`.
+    /// Returns the TLS settings for `tls_connector`, which exists only with the feature `native-tls`.
     #[allow(dead_code)]
     pub(crate) fn tls_settings(&mut self) -> &mut TlsSettings {
         &mut self.config.tls
@@ -30,7 +30,7 @@ impl Builder {
 
     /// Presents this certificate to servers that ask for one. `chain` is PEM text: the client's certificate, followed
     /// by those that lead to its root. `key` is the private key in PEM, as PKCS#8 (`-----BEGIN PRIVATE KEY-----`)
-    /// without a password. A text with both may be passed twice. This replaces
+    /// without a password. Text that contains both may be passed as both arguments. This replaces
     /// [`client_pkcs12`](Builder::client_pkcs12). To log in with the certificate, use
     /// [`external`](Builder::external). Defaults to none.
     ///
@@ -64,8 +64,8 @@ impl Builder {
         self
     }
 
-    /// Accepts any certificate: of any issuer, for any name, expired or not. Anybody on the network path can then
-    /// read and change the mail, and obtain the password. It is better to trust the one certificate by
+    /// Accepts any certificate: from any issuer, for any name, expired or not. Anybody on the network path can then
+    /// read and change the mail, and obtain the password. It is better to trust the one certificate with
     /// [`ca_certificate`](Builder::ca_certificate). Defaults to false.
     pub fn danger_accept_invalid_certs(mut self, accepted: bool) -> Builder {
         self.config.tls.accept_invalid_certs(accepted);
@@ -73,7 +73,7 @@ impl Builder {
     }
 
     /// Accepts a valid certificate for any name. Anybody can have one, so anybody on the network path can read and
-    /// change the mail. It is better to set the name by [`tls_name`](Builder::tls_name). Defaults to false.
+    /// change the mail. It is better to set the name with [`tls_name`](Builder::tls_name). Defaults to false.
     pub fn danger_accept_invalid_hostnames(mut self, accepted: bool) -> Builder {
         self.config.tls.accept_invalid_hostnames(accepted);
         self

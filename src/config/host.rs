@@ -50,7 +50,7 @@ impl Host {
         }
     }
 
-    /// Whether the name says that the host is this machine: `localhost`, a name below it, or a loopback address.
+    /// Returns whether the name stands for this machine: `localhost`, a name below it, or a loopback address.
     pub fn is_local(&self) -> bool {
         match self.tls_name.parse::<IpAddr>() {
             Ok(address) => address.to_canonical().is_loopback(),
@@ -62,8 +62,8 @@ impl Host {
         self.tls_name.rsplit('.').next().is_some_and(|label| label.eq_ignore_ascii_case("localhost"))
     }
 
-    /// Returns the addresses of `localhost` and the names below it, which need no lookup (RFC 6761 §6.3). Without a resolver
-    /// and a hosts file, a lookup would wait for a server that does not answer.
+    /// Returns the addresses of `localhost` and the names below it, which need no lookup (RFC 6761 §6.3). Without a
+    /// resolver and a hosts file, a lookup would wait for a server that does not answer.
     pub fn loopback(&self, port: u16) -> Option<Vec<SocketAddr>> {
         let addresses = [(Ipv6Addr::LOCALHOST, port).into(), (Ipv4Addr::LOCALHOST, port).into()];
         self.is_localhost().then(|| addresses.into())

@@ -41,31 +41,31 @@ const SMTP: u16 = 25;
 /// continue in plain text.
 ///
 /// A connection is local if nobody else can listen to it: a Unix socket; a host that the caller has named as local
-/// (`localhost`, a name that ends in `.localhost`, or a loopback address such as `127.0.0.1`) and whose peer address is a
-/// loopback address; or a connection made by the caller that says so (`connect_over`). Any other name is not local, even if it
-/// [resolves](crate::Builder::addresses) to a loopback address: a tunnel or a proxy may listen there.
+/// (`localhost`, a name that ends in `.localhost`, or a loopback address such as `127.0.0.1`) and whose peer address is
+/// a loopback address; or a connection made by the caller that says so (`connect_over`). Any other name is not local,
+/// even if it [resolves](crate::Builder::addresses) to a loopback address: a tunnel or a proxy may listen there.
 ///
 /// A Unix socket has no name to verify, so TLS over it needs [`Builder::tls_name`](crate::Builder::tls_name).
 /// Without that, requiring TLS is an error, and STARTTLS is not used even if it is offered.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Security {
-    /// STARTTLS if the server offers it (and this build has TLS); required if there are credentials. Over a local connection
-    /// TLS is not used without credentials, and with them only if STARTTLS is offered.
+    /// Uses STARTTLS if the server offers it and this build has TLS; requires it if there are credentials. Over a local
+    /// connection, TLS is used only if there are credentials and STARTTLS is offered.
     #[default]
     Auto,
-    /// No TLS. This is an error with credentials, except over a local connection.
+    /// Uses no TLS. Credentials are then an error, except over a local connection.
     Plaintext,
-    /// STARTTLS if the server offers it (RFC 3207), also over a local connection. It is required if there are credentials,
-    /// except over a local connection.
+    /// Uses STARTTLS if the server offers it (RFC 3207), also over a local connection. Requires it if there are
+    /// credentials, except over a local connection.
     Opportunistic,
-    /// STARTTLS. It is an error if the server does not offer it.
+    /// Requires STARTTLS. It is an error if the server does not offer it.
     StartTls,
-    /// TLS from the first octet (RFC 8314 §3.3).
+    /// Uses TLS from the first octet (RFC 8314 §3.3).
     Implicit,
 }
 
-/// The settings as they were set. [`check`](Config::check) finds out whether they are valid.
+/// The settings as the caller has set them. [`check`](Config::check) finds out whether they are valid.
 #[derive(Debug, Clone)]
 pub(crate) struct Config {
     pub place: Place,
@@ -92,20 +92,20 @@ pub(crate) struct Config {
     pub ignored_capabilities: Vec<String>,
 }
 
-/// Whether anything is sent together with the end of a message: the next envelope of a batch, or QUIT (RFC 2920 §3.1).
+/// Whether something is sent together with the end of a message: the next envelope of a batch, or QUIT (RFC 2920 §3.1).
 ///
 /// Joining saves one round trip per message. Servers have to support it, but several do not. A trial detects those that
-/// discard or refuse what follows the end of a message: the first joined envelope carries no content. If it is not answered
-/// properly, the message is sent again, and nothing is joined from then on. **No trial can detect a server that stores what
-/// follows as part of the message before**, because its replies are correct. Such servers exist.
+/// discard or refuse what follows the end of a message: the first joined envelope carries no content. If it is not
+/// answered properly, the message is sent again, and nothing is joined from then on. **No trial can detect a server
+/// that stores what follows as part of the message before**, because its replies are correct. Such servers exist.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum JoinPolicy {
     /// Joins, after a trial, only if the server offers PIPELINING and CHUNKING, and not BURL. A server with CHUNKING
-    /// (RFC 3030) has to frame its input exactly. BURL identifies Dovecot's submission service, which crashes on a joined
-    /// envelope. Never joins over LMTP: if a server refuses a message with one reply instead of one for each recipient, the
-    /// replies to the next envelope would be taken for the missing ones. If nothing is joined, QUIT follows the reply to the
-    /// message, which costs no round trip.
+    /// (RFC 3030) has to frame its input exactly. BURL identifies Dovecot's submission service, which crashes on a
+    /// joined envelope. Never joins over LMTP: if a server refuses a message with one reply instead of one for each
+    /// recipient, the replies to the next envelope would be taken for the missing ones. If nothing is joined, QUIT
+    /// follows the reply to the message, which costs no round trip.
     #[default]
     Automatic,
     /// Joins, after a trial, wherever the server offers PIPELINING. Only for servers that are known to handle it.
@@ -114,8 +114,8 @@ pub enum JoinPolicy {
     Never,
 }
 
-/// What was learnt about the server. Clones of a config share it. A config for another port starts without it, since host
-/// and port identify a server.
+/// What was learnt about the server. Clones of a config share it. A config for another port starts without it, since
+/// host and port identify a server.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Learnt(Arc<Knowledge>);
 
@@ -148,7 +148,7 @@ impl Learnt {
         }
     }
 
-    /// Whether the server reads pipelined commands correctly, as far as is known.
+    /// Returns whether the server reads pipelined commands correctly, as far as is known.
     pub fn pipelines(&self) -> bool {
         !self.0.misreads.load(Ordering::Relaxed)
     }
@@ -158,7 +158,7 @@ impl Learnt {
     }
 }
 
-/// Where the server is.
+/// The server, as it was set.
 #[derive(Debug, Clone)]
 pub(crate) enum Place {
     Host(String),
@@ -226,7 +226,7 @@ impl Timeouts {
     }
 }
 
-/// Settings that were checked: the results of the check, and the config for everything else.
+/// Settings that were checked: the results of the check, and the config for all else.
 #[derive(Debug, Clone)]
 pub(crate) struct Settings {
     pub config: Config,
@@ -287,6 +287,8 @@ impl Config {
         }
     }
 
+    /// Checks the settings.
+    ///
     /// # Errors
     ///
     /// [`Error::Config`] for invalid settings.
@@ -299,7 +301,7 @@ impl Config {
         Ok(settings)
     }
 
-    /// The name that TLS verifies.
+    /// Returns the name that TLS verifies.
     ///
     /// # Errors
     ///
@@ -309,7 +311,7 @@ impl Config {
         self.tls.name().ok_or(Error::Config(none.into()))
     }
 
-    /// Checks everything except that there is a name for TLS: a setter may still provide it.
+    /// Checks everything except whether there is a name for TLS: a setter may still provide it.
     fn settings(&self) -> Result<Settings, Error> {
         let tls_name = self.tls.name().map(Host::new).transpose()?;
         let credentials = self.login.as_ref().map(Login::check).transpose()?;
@@ -335,7 +337,7 @@ impl Config {
         Ok(Settings { config, server, credentials, hello_name })
     }
 
-    /// Where the server is.
+    /// Returns where the server is.
     fn server(&self, login: bool) -> Result<Server, Error> {
         let bad = |why: &'static str| Err(Error::Config(why.into()));
         let addresses = self.addresses.as_deref();
@@ -376,11 +378,12 @@ fn check_path(path: &Path) -> Result<(), Error> {
 }
 
 impl Settings {
-    /// Returns whether to use STARTTLS. `local` says that nobody else can listen to the connection. Nothing has been sent yet.
+    /// Returns whether to use STARTTLS. `local` means that nobody else can listen to the connection. Nothing has been
+    /// sent yet.
     ///
     /// # Errors
     ///
-    /// [`Error::Config`] if credentials would have to travel in clear.
+    /// [`Error::Config`] if credentials would be sent in plain text.
     pub fn upgrade(&self, local: bool) -> Result<Upgrade, Error> {
         let secret = self.credentials.is_some() && !self.config.danger_plaintext_credentials && !local;
         let possible = || TlsSettings::available().and_then(|()| self.config.tls_name());
@@ -400,7 +403,7 @@ impl Settings {
     }
 }
 
-/// The error for credentials without TLS. They have not been sent.
+/// Returns the error for credentials without TLS. They have not been sent.
 pub(crate) fn credentials_in_clear() -> Error {
     let text = "credentials are not sent without TLS, except to localhost, to a loopback address given as the host, and \
                 over a Unix socket";
@@ -411,7 +414,7 @@ pub(crate) fn credentials_in_clear() -> Error {
 mod tests {
     use super::*;
 
-    /// The name that is looked up, the port, and how it is secured.
+    /// Returns the name that is looked up, the port, and how it is secured.
     pub(super) fn told(settings: &Settings) -> (&str, u16, Security) {
         match &settings.server {
             Server::Host(host, port) => (&host.lookup, *port, settings.config.security),

@@ -1,14 +1,14 @@
 //! The URL form of the settings.
 //!
-//! Percent-encoding is decoded by hand: the crate `percent-encoding` passes on a `%` that is not followed by two digits, and
-//! here that has to be an error, so the same loop would be needed to find it.
+//! Percent-encoding is decoded by hand: the crate `percent-encoding` passes on a `%` that is not followed by two
+//! digits, and here that has to be an error, so the same loop would be needed to find it.
 
 use super::{Config, Login, Place, Security};
 use crate::{Error, sys};
 
 impl Config {
-    /// Reads `smtp://`, `smtps://` or `lmtp://`, with user and password percent-encoded, IPv6 in brackets, and `?tls=`; or
-    /// `smtp+unix:/path` or `lmtp+unix:/path`. No error contains the password.
+    /// Reads `smtp://`, `smtps://` or `lmtp://`, with user and password percent-encoded, IPv6 in brackets, and `?tls=`;
+    /// or `smtp+unix:/path` or `lmtp+unix:/path`. No error contains the password.
     pub fn from_url(url: &str) -> Result<Config, Error> {
         let bad = |why: &'static str| Error::Config(format!("invalid URL: {why}").into());
         if url.chars().any(|c| c.is_control() || c.is_whitespace()) {

@@ -16,7 +16,7 @@ const MAX_TEXT_LINE: usize = 998;
 pub(crate) enum Forbidden {
     /// A NUL (RFC 5321 §4.5.2).
     Nul,
-    /// An octet beyond ASCII, and the server does not offer 8BITMIME (RFC 6152).
+    /// A non-ASCII octet, and the server does not offer 8BITMIME (RFC 6152).
     EightBit,
 }
 
@@ -35,12 +35,12 @@ pub struct Survey<'b> {
     bytes: &'b [u8],
     /// Every line end is CRLF, except that a CR may be the last octet.
     crlf_only: bool,
-    /// Size of the message in octets, with CRLF at every line end and at the end of the last line. Doubled dots do not count
-    /// (RFC 1870 §3).
+    /// Size of the message in octets, with CRLF at every line end and at the end of the last line. Doubled dots do not
+    /// count (RFC 1870 §3).
     pub octets: u64,
     /// Whether the message has a NUL.
     pub nul: bool,
-    /// Whether the message has an octet beyond ASCII.
+    /// Whether the message has a non-ASCII octet.
     pub eight_bit: bool,
     /// Length of the longest line, in octets without its end, if it exceeds 998, the limit of RFC 5321 §4.5.3.1.6.
     pub long_line: Option<usize>,
@@ -69,7 +69,7 @@ impl fmt::Debug for Survey<'_> {
     }
 }
 
-/// The number of octets with CRLF at every line end.
+/// Returns the number of octets with CRLF at every line end.
 fn octets(bytes: &[u8], crlf_only: bool) -> u64 {
     let whole = match bytes {
         [.., b'\r', b'\n'] => bytes.len(),
@@ -89,8 +89,8 @@ fn octets(bytes: &[u8], crlf_only: bool) -> u64 {
     (octets + if rest > 0 { rest + 2 } else { 0 }) as u64
 }
 
-/// Length of the longest line of more than [`MAX_TEXT_LINE`]. Searches backwards from where a line would be too long, so that
-/// most line ends are not looked at.
+/// Returns the length of the longest line of more than [`MAX_TEXT_LINE`]. Searches backwards from where a line would be
+/// too long, so that most line ends are not looked at.
 fn long_line(bytes: &[u8]) -> Option<usize> {
     let (mut longest, mut start) = (None, 0);
     while bytes.len() - start > MAX_TEXT_LINE {
@@ -106,7 +106,7 @@ fn long_line(bytes: &[u8]) -> Option<usize> {
     longest
 }
 
-/// Whether there is a NUL, and whether there is an octet beyond ASCII.
+/// Returns whether there is a NUL, and whether there is a non-ASCII octet.
 fn odd_octets(bytes: &[u8]) -> (bool, bool) {
     // A plain fold becomes vector code.
     let (nul, all) = bytes.iter().fold((false, 0), |(nul, all), b| (nul | (*b == 0), all | *b));
@@ -115,8 +115,8 @@ fn odd_octets(bytes: &[u8]) -> (bool, bool) {
 
 /// Makes line ends CRLF and doubles dots at the start of lines, piece by piece, in one pass.
 ///
-/// The output does not depend on how the input is cut. It has no CR without an LF after it and no LF without a CR before it,
-/// so that no server can take a part of it for the end of the message.
+/// The output does not depend on how the input is cut. It has no CR without an LF after it and no LF without a CR
+/// before it, so that no server can take a part of it for the end of the message.
 #[derive(Debug)]
 pub(crate) struct Encoder {
     form: Form,
@@ -145,13 +145,14 @@ enum Place {
 }
 
 impl Encoder {
-    /// An encoder for DATA, at the start of a message.
+    /// Creates an encoder for DATA, at the start of a message.
     #[must_use]
     pub fn new(eight_bit: bool) -> Encoder {
         Encoder { form: Form::Dotted { eight_bit }, place: Place::Start }
     }
 
-    /// An encoder for what MAIL has announced. BDAT needs no doubled dots, and binary content is not changed at all.
+    /// Creates an encoder for what MAIL has announced. BDAT needs no doubled dots, and binary content is not changed at
+    /// all.
     pub(super) fn of(parameters: MailParameters, chunking: bool) -> Encoder {
         let MailParameters { eight_bit, binary, .. } = parameters;
         let form = match (chunking, binary) {
@@ -236,7 +237,8 @@ impl Encoder {
     }
 }
 
-/// Whether every CR is followed by an LF, and every LF follows a CR. The LF of a CR at the very end may come later.
+/// Returns whether every CR is followed by an LF, and every LF follows a CR. The LF of a CR at the very end may come
+/// later.
 fn has_crlf_only(piece: &[u8]) -> bool {
     // A plain fold becomes vector code, several times as fast as going from line end to line end.
     let pairs = piece.iter().zip(piece.get(1..).unwrap_or_default());
@@ -257,7 +259,7 @@ fn stuff(piece: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(&piece[from..]);
 }
 
-/// The slow way, line by line. A CR at the very end is copied as it is.
+/// Appends line by line, which is slow. A CR at the very end is copied as it is.
 fn normalise(mut piece: &[u8], dots: bool, out: &mut Vec<u8>) {
     while let Some(at) = memchr2(b'\r', b'\n', piece) {
         if &piece[at..] == b"\r" {
@@ -287,7 +289,7 @@ mod tests {
         out
     }
 
-    /// The same, written to be plainly right.
+    /// Does the same slowly, in a way that is obviously right.
     fn slowly(text: &[u8]) -> Vec<u8> {
         let mut text = text.to_vec();
         let mut at = 0;

@@ -12,7 +12,7 @@ const OFTEN: [&str; 8] =
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Capabilities {
     keywords: Vec<(String, String)>,
-    /// Bits of the keywords of [`OFTEN`] that are there.
+    /// Bits of the keywords of [`OFTEN`] that are offered.
     often: u8,
     size_limit: Option<u64>,
 }
@@ -46,7 +46,7 @@ impl Capabilities {
         all
     }
 
-    /// The same without these keywords, for servers that offer what they cannot do.
+    /// Returns the capabilities without these keywords, for servers that offer what they cannot do.
     #[must_use]
     pub(crate) fn without(mut self, keywords: &[impl AsRef<str>]) -> Capabilities {
         let is_ignored =
@@ -78,7 +78,8 @@ impl Capabilities {
 
     /// Returns the maximum size of a message, in octets (SIZE, RFC 1870), or `None` if the server announces none.
     ///
-    /// 0 and anything that is not a number mean no limit. A number that does not fit 64 bits counts as the largest that does.
+    /// 0 and anything that is not a number mean no limit. A number that does not fit 64 bits counts as the largest that
+    /// does.
     #[must_use]
     pub fn size_limit(&self) -> Option<u64> {
         self.size_limit
@@ -98,8 +99,8 @@ impl Capabilities {
         value.parse().ok().filter(|limit| *limit > 0)
     }
 
-    /// Returns the names of the login mechanisms (AUTH, RFC 4954), in upper case and in the server's order. Each is returned
-    /// once, although many servers list them twice.
+    /// Returns the names of the login mechanisms (AUTH, RFC 4954), in upper case and in the server's order. Each is
+    /// returned once, although many servers list them twice.
     pub fn auth_mechanisms(&self) -> impl Iterator<Item = String> {
         let lists = self.iter().filter(|(keyword, _)| *keyword == "AUTH");
         let names = lists.flat_map(|(_, list)| list.split_ascii_whitespace()).map(str::to_ascii_uppercase);

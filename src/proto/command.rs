@@ -1,4 +1,4 @@
-//! Commands to bytes. This is the only place that ends a command line, and each ends once.
+//! Turns commands into bytes. This is the only place that ends a command line, and each ends once.
 //!
 //! Nothing is checked here, because nothing needs to be: the types in a [`Command`] cannot hold a control character.
 
@@ -14,8 +14,9 @@ const CRLF: &[u8] = b"\r\n";
 /// Size at which the outbox should be written before more is put into it, in octets.
 const FULL: usize = 64 * 1024;
 
-/// Maximum length of a command line, in octets with its CRLF, except in a login. The options of MAIL and RCPT are included.
-/// RFC 5321 §4.5.3.1.4 guarantees 512, and extensions more. This is the limit of Postfix; some servers hang up on less.
+/// Maximum length of a command line, in octets with its CRLF, except in a login. The options of MAIL and RCPT are
+/// included. RFC 5321 §4.5.3.1.4 guarantees 512, and extensions more. This is the limit of Postfix; some servers hang
+/// up on less.
 const MAX_COMMAND_LINE: usize = 2_048;
 
 /// The client's name in EHLO: a domain or an address literal (RFC 5321 §4.1.1.1).
@@ -23,12 +24,12 @@ const MAX_COMMAND_LINE: usize = 2_048;
 pub struct HelloName(Box<str>);
 
 impl HelloName {
-    /// Takes a domain of letters, digits, hyphens and dots, or an address literal such as `[192.0.2.1]` or `[IPv6:::1]`. A
-    /// bare IP address becomes an address literal (RFC 5321 §4.1.3).
+    /// Takes a domain of letters, digits, hyphens and dots, or an address literal such as `[192.0.2.1]` or
+    /// `[IPv6:::1]`. A bare IP address becomes an address literal (RFC 5321 §4.1.3).
     ///
     /// # Errors
     ///
-    /// [`Error::Config`] for anything else, also for a name whose last label has only digits: no domain has one
+    /// [`Error::Config`] for anything else, including a name whose last label has only digits: no domain has one
     /// (RFC 3696 §2), and servers refuse it.
     pub fn new(text: &str) -> Result<HelloName, Error> {
         let text = text.trim_matches(' ');
@@ -55,8 +56,8 @@ impl HelloName {
         Err(Error::Config(format!("invalid name for EHLO: {text:?} is {why}").into()))
     }
 
-    /// Takes the name of this machine, if it is a full domain name. `localhost.localdomain` and its like are not: they are
-    /// the same on many machines.
+    /// Takes the name of this machine, if it is a full domain name. `localhost.localdomain` and its like are not: they
+    /// are the same on many machines.
     pub(crate) fn of_machine(name: &str) -> Option<HelloName> {
         let lower = name.to_ascii_lowercase();
         let (first, _) = lower.split_once('.')?;
@@ -83,7 +84,7 @@ impl HelloName {
 }
 
 /// A custom command line without its line end: not empty, and without control characters. The log shows it, so it must
-/// hold no secret.
+/// not contain a secret.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Line(Box<[u8]>);
 
@@ -177,7 +178,7 @@ impl Parameters {
         self
     }
 
-    /// The parameters as they are sent, each after a space.
+    /// Returns the parameters as they are sent, each after a space.
     pub(super) fn text(&self) -> String {
         self.0.iter().flat_map(|parameter| [" ", parameter]).collect()
     }
@@ -218,7 +219,7 @@ impl MailParameters {
         MailParameters { utf8, ..self }
     }
 
-    /// Sets BODY=8BITMIME: the message may have octets beyond ASCII (RFC 6152).
+    /// Sets BODY=8BITMIME: the message may have non-ASCII octets (RFC 6152).
     #[must_use]
     pub fn eight_bit(self, eight_bit: bool) -> MailParameters {
         MailParameters { eight_bit, ..self }
@@ -316,13 +317,13 @@ impl Outbox {
         self.farewell = true;
     }
 
-    /// Expects a reply without a command: the greeting.
+    /// Expects a reply without a command, which is the greeting.
     pub(crate) fn expect(&mut self) {
         self.due = self.due.saturating_add(1);
     }
 
-    /// Expects this number of further replies to the last command: LMTP answers the end of a message once for each recipient
-    /// (RFC 2033 §4.2).
+    /// Expects this number of further replies to the last command: LMTP answers the end of a message once for each
+    /// recipient (RFC 2033 §4.2).
     pub(crate) fn expect_more(&mut self, replies: usize) {
         self.coming = self.coming.saturating_add(replies);
     }
@@ -340,7 +341,7 @@ impl Outbox {
         self.bytes.append(chunk);
     }
 
-    /// Whether there is so much to write that no more should be added before.
+    /// Returns whether the outbox is full: it should be written before more is added.
     #[must_use]
     pub(crate) fn is_full(&self) -> bool {
         self.bytes.len() >= FULL
@@ -352,8 +353,7 @@ impl Outbox {
         self.bytes.get(self.at..).unwrap_or_default()
     }
 
-    /// Returns the bytes that have to be written, to be written now. From here on they count as possibly sent, whatever the
-    /// write returns.
+    /// Returns the bytes to write now. From here on they count as possibly sent, whatever the write returns.
     pub fn offer(&mut self) -> &[u8] {
         self.offered = self.end();
         self.due = self.due.saturating_add(std::mem::take(&mut self.coming));
@@ -371,7 +371,7 @@ impl Outbox {
         }
     }
 
-    /// The total number of octets that were written.
+    /// Returns the total number of octets that were written.
     #[must_use]
     pub(crate) fn octets_written(&self) -> u64 {
         self.base + self.at as u64
@@ -383,20 +383,21 @@ impl Outbox {
         self.base + self.bytes.len() as u64
     }
 
-    /// Returns the total number of octets that were ever [offered](Outbox::offer). The rest has surely not been sent.
+    /// Returns the total number of octets that were ever [offered](Outbox::offer). The rest has certainly not been
+    /// sent.
     #[must_use]
     pub fn octets_offered(&self) -> u64 {
         self.offered
     }
 
-    /// Returns whether QUIT was written without waiting for its reply. What arrives after the last reply that is due means
-    /// nothing then.
+    /// Returns whether QUIT was written without waiting for its reply. Anything that arrives after the last due reply
+    /// can then be ignored.
     #[must_use]
     pub fn said_farewell(&self) -> bool {
         self.farewell && self.unsent().is_empty()
     }
 
-    /// Whether nothing waits to be written and no reply is due.
+    /// Returns whether nothing waits to be written and no reply is due.
     #[must_use]
     pub(crate) fn is_quiet(&self) -> bool {
         self.unsent().is_empty() && self.due == 0
@@ -419,8 +420,8 @@ impl Outbox {
         (self.bytes, self.said, self.at) = (Vec::new(), Vec::new(), 0);
     }
 
-    /// Passes every line that was added since the last call to `log`, with secrets masked. Content is reported by its size.
-    /// Call it before writing.
+    /// Passes every line that was added since the last call to `log`, with secrets masked. Content is reported by its
+    /// size. Call it before writing.
     pub fn drain_log(&mut self, mut log: impl FnMut(fmt::Arguments<'_>)) {
         for said in self.said.drain(..) {
             match said {

@@ -8,7 +8,7 @@
 use super::{Command, Dialogue, Encoder, Forbidden, Outbox, ReplyErrors, ReplyRef, Want, verdict::Verdict};
 use crate::{Error, Phase, Reply};
 
-/// Dialogue for DATA, the content, and the reply to its end. If the recipients are known from the start, use a
+/// Dialogue for DATA, the content, and the reply to its end. If the recipients are known in advance, use a
 /// [`Transaction`](super::Transaction), which does more.
 #[derive(Debug)]
 pub(crate) struct Data {
@@ -31,19 +31,19 @@ enum State {
 }
 
 impl Data {
-    /// `eight_bit` allows octets beyond ASCII, which MAIL must have announced.
+    /// Creates the dialogue. `eight_bit` allows non-ASCII octets, which MAIL must have announced.
     #[must_use]
     pub fn new(eight_bit: bool) -> Data {
         Data { encoder: Encoder::new(eight_bit), state: State::Begin, dot: None, end: 0, answer: None }
     }
 
-    /// Returns the reply to the end of the content. `offered` is [how much](Outbox::octets_offered) of the stream may have left;
-    /// `broke` is why the connection is out of step, if it is.
+    /// Returns the reply to the end of the content. `offered` is [how much](Outbox::octets_offered) of the stream may
+    /// have left; `broke` is why the connection is out of step, if it is.
     ///
     /// # Errors
     ///
-    /// [`Error::Refused`]; [`Error::Internal`] if it is not over; or `broke`, in the phase [`Phase::End`] exactly if the message is
-    /// [in doubt](Error::in_doubt).
+    /// [`Error::Refused`]; [`Error::Internal`] if the dialogue is not over; or `broke`, in the phase [`Phase::End`]
+    /// exactly if the message is [in doubt](Error::in_doubt).
     pub fn into_result(self, offered: u64, broke: Option<Error>) -> Result<Reply, Error> {
         let in_doubt = self.dot.is_some_and(|dot| offered > dot);
         match (self.answer, broke) {
@@ -56,7 +56,8 @@ impl Data {
     }
 }
 
-/// The error for an octet that must not be sent by DATA alone. MAIL decided whether octets beyond ASCII are allowed.
+/// Returns the error for an octet that must not be sent with DATA alone. MAIL decided whether non-ASCII octets are
+/// allowed.
 pub(crate) fn refused_here(forbidden: Forbidden) -> Error {
     match forbidden {
         Forbidden::Nul => forbidden.into(),

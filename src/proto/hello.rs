@@ -10,7 +10,8 @@
 //! If HELO fails too, the error is the refusal of EHLO: it says why the server does not serve us. A server that refuses
 //! EHLO for now (4yz) would treat HELO no better.
 //!
-//! A [later](Hello::starttls) STARTTLS begins at `StartTls`. If it is refused, the dialogue is `Done` and nothing has changed.
+//! A [later](Hello::starttls) STARTTLS begins at `StartTls`. If it is refused, the dialogue is `Done` and nothing has
+//! changed.
 
 use super::{
     Capabilities, Command, Dialogue, HelloName, Outbox, ReplyErrors, ReplyRef, Want, verdict::Verdict,
@@ -95,19 +96,19 @@ enum State {
 impl Hello {
     /// Creates the dialogue for a new connection.
     ///
-    /// `name` is what the client calls itself in EHLO: a domain of letters, digits, hyphens and dots, or an address literal
-    /// such as `[192.0.2.1]` or `[IPv6:::1]` (RFC 5321 §4.1.3). A bare IP address becomes an address literal. Set
-    /// `needs_auth` if a login will follow: HELO is not tried then.
+    /// `name` is what the client calls itself in EHLO: a domain of letters, digits, hyphens and dots, or an address
+    /// literal such as `[192.0.2.1]` or `[IPv6:::1]` (RFC 5321 §4.1.3). A bare IP address becomes an address literal.
+    /// Set `needs_auth` if a login will follow: HELO is not tried then.
     ///
     /// # Errors
     ///
-    /// [`Error::Config`] for any other name, also if its last label has only digits: no domain has such a label
+    /// [`Error::Config`] for any other name, including one whose last label has only digits: no domain has such a label
     /// (RFC 3696 §2), and servers refuse it.
     pub fn new(name: &str, upgrade: Upgrade, needs_auth: bool) -> Result<Hello, Error> {
         Ok(Hello::named(HelloName::new(name)?, upgrade, needs_auth))
     }
 
-    /// The same with a name that was checked.
+    /// Creates the dialogue with a name that was checked.
     pub(crate) fn named(name: HelloName, upgrade: Upgrade, needs_auth: bool) -> Hello {
         let helo_will_do = upgrade != Upgrade::Required && !needs_auth;
         let fallback = if helo_will_do { Fallback::Helo } else { Fallback::None };
@@ -132,7 +133,7 @@ impl Hello {
     }
 
     /// Sends STARTTLS on a connection that is in use, and EHLO again. The server must offer it. After a
-    /// [refusal](Hello::refusal) the connection goes on as it was.
+    /// [refusal](Hello::refusal) the connection is unchanged.
     pub(crate) fn starttls(name: HelloName) -> Hello {
         let mut hello = Hello::named(name, Upgrade::Required, false);
         (hello.state, hello.wanted.fallback) = (State::StartTls, Fallback::AsItWas);
@@ -145,18 +146,18 @@ impl Hello {
         self
     }
 
-    /// The refusal of a later STARTTLS.
+    /// Returns the refusal of a later STARTTLS.
     pub(crate) fn refusal(&self) -> Option<&Reply> {
         self.refusals.starttls.as_ref()
     }
 
-    /// Whether the server knows EHLO.
+    /// Returns whether the server knows EHLO.
     pub(crate) fn is_esmtp(&self) -> bool {
         self.server.knows_ehlo
     }
 
-    /// Returns the error to report for `broke`, which ended the dialogue. If HELO has failed too, in whatever way, that is
-    /// the refusal of EHLO. A timeout and a stop are always reported as such.
+    /// Returns the error to report for `broke`, which ended the dialogue. If HELO has failed too, in whatever way, that
+    /// is the refusal of EHLO. A timeout and a stop are always reported as such.
     pub(crate) fn failure(self, broke: Error) -> Error {
         match (self.state, self.refusals.ehlo, broke) {
             (_, _, broke @ (Error::Timeout(_) | Error::Stopped(_))) => broke,

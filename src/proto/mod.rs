@@ -1,9 +1,10 @@
 //! SMTP without I/O: replies in, bytes out. No sockets, no `async`, no clock, no log.
 //!
-//! Both clients of this crate are built on it. Use it directly to run SMTP over a transport that they do not support.
+//! Both clients of this crate are built on it. Use it directly to run SMTP over a transport that the clients do not
+//! support.
 //!
-//! A [`Dialogue`] is a state machine for one part of a session. It takes the server's replies and answers with what to do
-//! next. It never waits: its carrier writes, reads and waits.
+//! A [`Dialogue`] is a state machine for one part of a session. It takes the server's replies and answers with what to
+//! do next. It never waits: its carrier writes, reads and waits.
 //!
 //! ```text
 //!            ┌─────────── on_reply ◀── Inbox ◀── bytes read
@@ -45,27 +46,27 @@
 //!
 //! # Stability
 //!
-//! Compatible releases (0.1.x, later 1.x) may add variants to [`Want`], [`Joining`], [`Upgrade`] and [`Answer`], methods to
-//! [`Dialogue`] (which cannot be implemented outside this crate), and options. They may also change what a dialogue sends and
-//! when, as far as the RFCs allow. A carrier should treat an unknown [`Want`] as an error.
+//! Compatible releases (0.1.x, later 1.x) may add variants to [`Want`], [`Joining`], [`Upgrade`] and [`Answer`],
+//! methods to [`Dialogue`] (which cannot be implemented outside this crate), and options. They may also change what a
+//! dialogue sends and when, as far as the RFCs allow. A carrier should treat an unknown [`Want`] as an error.
 //!
 //! # Custom transports
 //!
 //! One loop carries all dialogues. Keep one [`Inbox`] and one [`Outbox`] for the connection, across its dialogues, and
 //! repeat:
 //!
-//! 1. **Hear.** Take every [reply](Inbox::next_reply) that is at hand. If none is [due](Outbox::due), pass it to
-//!    [`on_early`](Dialogue::on_early) and fail with the error that it returns. After QUIT was sent without waiting for its
-//!    reply ([`said_farewell`](Outbox::said_farewell)), ignore it instead. If a reply is due, count it with
-//!    [`reply_arrived`](Outbox::reply_arrived) and pass it to [`on_reply`](Dialogue::on_reply). Send nothing after a reply that
-//!    [closes](ReplyRef::closes) the connection.
-//! 2. **Speak.** Call [`fill`](Dialogue::fill). Log what it has put into the outbox with [`drain_log`](Outbox::drain_log),
-//!    which masks secrets.
+//! 1. **Hear.** Take every [reply](Inbox::next_reply) that is available. If none is [due](Outbox::due), pass it to
+//!    [`on_early`](Dialogue::on_early) and fail with the error that it returns. After QUIT was sent without waiting for
+//!    its reply ([`said_farewell`](Outbox::said_farewell)), ignore it instead. If a reply is due, count it with
+//!    [`reply_arrived`](Outbox::reply_arrived) and pass it to [`on_reply`](Dialogue::on_reply). Send nothing after a
+//!    reply that [closes](ReplyRef::closes) the connection.
+//! 2. **Speak.** Call [`fill`](Dialogue::fill). Log what it has put into the outbox with
+//!    [`drain_log`](Outbox::drain_log), which masks secrets.
 //! 3. **Act** on the [`Want`].
 //!
 //! To write, take [`offer`](Outbox::offer), write as much of it as possible, and report the number of octets to
-//! [`written`](Outbox::written). While a write is blocked, read: a server may wait for its replies to be read. To read, use the
-//! inbox's [`room`](Inbox::room), and report the number of octets to [`arrived`](Inbox::arrived).
+//! [`written`](Outbox::written). While a write is blocked, read: a server may wait for its replies to be read. To read,
+//! use the inbox's [`room`](Inbox::room), and report the number of octets to [`arrived`](Inbox::arrived).
 //!
 //! ```no_run
 //! use postino::{Error, proto::{Dialogue, Inbox, Outbox, Want}};
@@ -122,15 +123,16 @@
 //!
 //! - After any error the connection is out of step and must be closed. The same applies if you stop in the middle of a
 //!   dialogue. Report the reason to [`Transactions::lose`]: it returns what became of the messages.
-//! - Every wait needs a time limit. [`phase`](Dialogue::phase) tells what is waited for. The reply to the end of a message may
-//!   take minutes (RFC 5321 §4.5.3.2).
-//! - Before you write while no reply is due, check whether the server has sent something unasked. It could be taken for the
-//!   answer.
-//! - [`Transactions`] trusts its [`Options`]: enable only what the server offers. Check before you hand over a message that
-//!   the server supports it (SIZE, 8BITMIME, SMTPUTF8, and what its envelope asks for). [`Survey`] tells what a message
-//!   contains, and can be handed over [with it](Transactions::message_with).
+//! - Every wait needs a time limit. [`phase`](Dialogue::phase) tells what the wait is for. The reply to the end of a
+//!   message may take minutes (RFC 5321 §4.5.3.2).
+//! - Before you write while no reply is due, check whether the server has sent something unexpected. It could be
+//!   mistaken for the reply.
+//! - [`Transactions`] trusts its [`Options`]: enable only what the server offers. Check before you hand over a message
+//!   that the server supports it (SIZE, 8BITMIME, SMTPUTF8, and what its envelope asks for). [`Survey`] describes what
+//!   a message contains, and can be handed over [with it](Transactions::message_with).
 //!
-//! A dialogue that wants [`Nothing`](Want::Nothing) has read every reply that it asked for; the next may begin.
+//! A dialogue that wants [`Nothing`](Want::Nothing) has read every reply that it asked for; the next dialogue may
+//! begin.
 
 mod auth;
 mod body;
@@ -173,7 +175,7 @@ use crate::{Error, Phase, Reply};
 ///
 /// The dialogues of this module implement it. It is sealed, so that it can grow.
 pub trait Dialogue: sealed::Sealed {
-    /// Returns what the next reply answers, or what is being written.
+    /// Returns the step that the next reply belongs to, or that is being written.
     fn phase(&self) -> Phase;
 
     /// Puts into `out` everything that can be sent now, and returns what is needed next.
@@ -200,24 +202,24 @@ pub trait Dialogue: sealed::Sealed {
         reply.keep()
     }
 
-    /// Takes the next piece of the content, or an empty piece at its end. Answers [`Want::Body`].
+    /// Takes the next piece of the content, or an empty piece at its end. Call it on [`Want::Body`].
     ///
     /// # Errors
     ///
-    /// [`Error::Message`] or [`Error::Unsupported`] if the piece has an octet that must not be sent. Close the connection
-    /// then, without sending what is left in the outbox.
+    /// [`Error::Message`] or [`Error::Unsupported`] if the piece has an octet that must not be sent. Close the
+    /// connection then, without sending what is left in the outbox.
     fn body(&mut self, _piece: &[u8], _out: &mut Outbox) -> Result<(), Error> {
         Ok(())
     }
 
-    /// Puts into `out` any content that was held back for a larger chunk. Call it before waiting for the next piece if that
-    /// takes long. Does nothing by default.
+    /// Puts into `out` any content that was held back for a larger chunk. Call it before waiting for the next piece if
+    /// that may take long. Does nothing by default.
     fn flush(&mut self, _out: &mut Outbox) {}
 
-    /// Reports that the TLS handshake is done. Answers [`Want::StartTls`].
+    /// Reports that the TLS handshake is done. Call it on [`Want::StartTls`].
     fn on_tls(&mut self) {}
 
-    /// Takes a new token. Answers [`Want::Token`].
+    /// Takes a new token. Call it on [`Want::Token`].
     ///
     /// # Errors
     ///
@@ -229,13 +231,13 @@ pub trait Dialogue: sealed::Sealed {
 
 /// The errors of a dialogue for replies, in its phase and without its secrets.
 pub(crate) trait ReplyErrors: Dialogue {
-    /// The error for a reply that refuses, or closes the connection.
+    /// Returns the error for a reply that refuses, or closes the connection.
     #[cold]
     fn refusal(&self, reply: ReplyRef<'_>) -> Error {
         Error::Refused { phase: self.phase(), reply: self.keep(reply) }
     }
 
-    /// The error for a reply that cannot answer what was sent.
+    /// Returns the error for a reply that cannot answer what was sent.
     #[cold]
     fn misplaced(&self, reply: ReplyRef<'_>) -> Error {
         Error::protocol(self.phase(), format!("unexpected reply: {}", self.keep(reply)))
@@ -255,46 +257,48 @@ mod sealed {
     impl Sealed for super::Transactions {}
 }
 
-/// What a dialogue needs before it can go on. [`fill`](Dialogue::fill) returns the same until it has that.
+/// What a dialogue needs before it can go on. [`fill`](Dialogue::fill) returns the same value until then.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Want {
     /// Write all of the outbox, then read until there is a reply.
     ///
-    /// If the server says something before everything is written, hear that first: it may be the reason to write no more.
+    /// If the server sends something before everything is written, process that first: it may be a reason to stop.
     Reply,
-    /// Like [`Reply`](Want::Reply), but silence is an answer, too: an envelope was sent with the end of the message before it
-    /// ([`Joining::Untried`]), and some servers discard it.
+    /// Like [`Reply`](Want::Reply), but silence is an answer, too: an envelope was sent with the end of the message
+    /// before it ([`Joining::Untried`]), and some servers discard it.
     ///
-    /// If nothing arrives for ten times as long as the slowest reply so far took, or if the server hangs up, close the
-    /// connection and call [`Transactions::on_silence`]. If it returns true, continue the same `Transactions` over a new
-    /// connection with a new inbox, outbox and [`Hello`]. If it returns false, call [`lose`](Transactions::lose).
+    /// If nothing arrives for ten times as long as the slowest reply has taken so far, or if the server hangs up, close
+    /// the connection and call [`Transactions::on_silence`]. If it returns true, continue the same `Transactions` over
+    /// a new connection with a new inbox, outbox and [`Hello`]. If it returns false, call [`lose`](Transactions::lose).
     Probe,
-    /// Write some of the outbox: it is full, or should be sent before the next message is asked for. Keep hearing what the
-    /// server says meanwhile.
+    /// Write some of the outbox: it is full, or should be sent before the next message is asked for. Keep reading the
+    /// server's replies meanwhile.
     Write,
-    /// Pass the next piece of the content to [`Dialogue::body`], or an empty piece at the end. Only for [`Transactions`].
+    /// Pass the next piece of the content to [`Dialogue::body`], or an empty piece at the end. Only for
+    /// [`Transactions`].
     ///
-    /// The number is that of the message, counted from 0 in the order in which messages were handed over. Lines may end in
-    /// CRLF or LF. Do not double dots: that is done later. It is not wanted for content that came
-    /// [with its message](Transactions::message_with).
+    /// The number is that of the message, counted from 0 in the order in which messages were handed over. Lines may end
+    /// in CRLF or LF. Do not double dots: that is done later. It is not wanted for content that came [with its
+    /// message](Transactions::message_with).
     Body(usize),
-    /// Pass the next message ([`Transactions::message`]), or say that there is none now ([`Transactions::no_more`]).
+    /// Pass the next message ([`Transactions::message`]), or report that there is none now ([`Transactions::no_more`]).
     ///
     /// The message before it may still be under way, and is held up while you wait. If there may be a wait, answer with
-    /// [`Transactions::later`] until [everything is written](Transactions::has_said_all). Or answer that there is none, and
-    /// report later that there are [more](Transactions::more).
+    /// [`Transactions::later`] until [everything is written](Transactions::has_said_all). Or answer that there is none,
+    /// and report later that there are [more](Transactions::more).
     Message,
     /// Take a result from [`Transactions::next_result`].
     Result,
     /// Do a TLS handshake at once, then call [`Dialogue::on_tls`]. Only for [`Hello`].
     ///
-    /// The server must not have sent anything more in clear text: the [inbox](Inbox::is_empty) must be empty, and nothing may
-    /// wait to be read. Anything else is an injection (RFC 3207 §6): close the connection.
+    /// The server must not have sent anything more in clear text: the [inbox](Inbox::is_empty) must be empty, and there
+    /// must be nothing left to read. Anything else is an injection (RFC 3207 §6): close the connection.
     StartTls,
     /// Pass a new OAuth token to [`Dialogue::on_token`]. Only for [`Auth`].
     Token,
-    /// Nothing: the dialogue is over, and every reply that was due has arrived. Take its result, and go on with the next.
+    /// Nothing is needed: the dialogue is over, and every reply that was due has arrived. Take its result, and start
+    /// the next.
     ///
     /// [`Transactions`] can continue if there is another message.
     Nothing,

@@ -32,11 +32,11 @@ pub enum OnLate {
 pub enum MailOption {
     /// RET: the part of the message that a bounce returns (RFC 3461 §4.3). Needs DSN.
     Ret(Ret),
-    /// ENVID: an identifier that bounces and reports repeat (RFC 3461 §4.4). It consists of printable ASCII characters, and has 1
-    /// to 100 octets once it is encoded. Needs DSN.
+    /// ENVID: an identifier that bounces and reports repeat (RFC 3461 §4.4). It consists of printable ASCII characters,
+    /// and has 1 to 100 octets once it is encoded. Needs DSN.
     EnvelopeId(String),
-    /// REQUIRETLS: no server on the way may relay the message without TLS (RFC 8689). Needs REQUIRETLS, and a connection
-    /// with TLS.
+    /// REQUIRETLS: no server on the way may relay the message without TLS (RFC 8689). Needs REQUIRETLS, and a
+    /// connection with TLS.
     RequireTls,
     /// MT-PRIORITY: a priority from -9 to 9, where 9 is the most urgent (RFC 6710). Needs MT-PRIORITY.
     Priority(i8),
@@ -54,12 +54,14 @@ pub enum MailOption {
     /// FUTURERELEASE.
     HoldFor(Duration),
     /// HOLDUNTIL: when the server releases the message, as a date and time of RFC 3339 such as `2027-01-31T08:00:00Z`
-    /// (RFC 4865). Needs FUTURERELEASE. A time after the server's latest one is an [`Error::Config`] before MAIL.
+    /// (RFC 4865). Needs FUTURERELEASE. A time beyond the server's limit is an [`Error::Config`] before MAIL.
     HoldUntil(String),
-    /// AUTH=: the original submitter of the message, or `None` if that is unknown or not trusted (RFC 4954 §5). Needs AUTH.
+    /// AUTH=: the original submitter of the message, or `None` if that is unknown or not trusted (RFC 4954 §5). Needs
+    /// AUTH.
     Auth(Option<Address>),
-    /// Any other parameter as it is sent: `KEYWORD` or `KEYWORD=value` (RFC 5321 §4.1.2). Whether the server offers it is not
-    /// checked. SIZE, BODY and SMTPUTF8 are not allowed here: they are added automatically where they are needed.
+    /// Any other parameter as it is sent: `KEYWORD` or `KEYWORD=value` (RFC 5321 §4.1.2). Whether the server offers it
+    /// is not checked. SIZE, BODY and SMTPUTF8 are not allowed here: they are added automatically where they are
+    /// needed.
     Raw(String),
 }
 
@@ -156,19 +158,20 @@ impl fmt::Display for MailOption {
 pub enum RcptOption {
     /// NOTIFY: the events to report (RFC 3461 §4.1). Needs DSN.
     Notify {
-        /// Report when the message was delivered.
+        /// Report when the message has been delivered.
         success: bool,
-        /// Report when it cannot be delivered.
+        /// Report when the message cannot be delivered.
         failure: bool,
-        /// Report when its delivery is delayed.
+        /// Report when the delivery is delayed.
         delay: bool,
     },
     /// NOTIFY=NEVER: no reports at all, not even a bounce. Needs DSN.
     NotifyNever,
-    /// ORCPT: the original recipient, before any mailing list or alias, with address type `rfc822` (RFC 3461 §4.2). Needs DSN.
+    /// ORCPT: the original recipient, before any mailing list or alias, with address type `rfc822` (RFC 3461 §4.2).
+    /// Needs DSN.
     OriginalRecipient(Address),
-    /// Any other parameter as it is sent: `KEYWORD` or `KEYWORD=value` (RFC 5321 §4.1.2). Whether the server offers it is not
-    /// checked.
+    /// Any other parameter as it is sent: `KEYWORD` or `KEYWORD=value` (RFC 5321 §4.1.2). Whether the server offers it
+    /// is not checked.
     Raw(String),
 }
 
@@ -224,8 +227,9 @@ fn check_raw(text: &str, own: &[&str]) -> Result<(), Error> {
     }
 }
 
-/// The latest time until which a server holds a message: the date and time that it announces, or else the end of its longest
-/// interval in seconds by this machine's clock (RFC 4865 §4). The largest `DateTime` if it announces neither.
+/// Returns the latest time until which a server holds a message: the date and time that it announces, or else the end
+/// of its longest interval in seconds by this machine's clock (RFC 4865 §4). The largest `DateTime` if it announces
+/// neither.
 fn latest_release(parameters: &str, longest: Option<u64>) -> Option<DateTime> {
     let named = parameters.split([' ', ',']).find_map(date_time);
     let by_clock = || {
@@ -242,7 +246,8 @@ struct DateTime {
     nanos: u32,
 }
 
-/// Reads a date and time such as `2027-01-31T08:00:00Z`, optionally with a fraction of a second or an offset (RFC 3339 §5.6).
+/// Reads a date and time such as `2027-01-31T08:00:00Z`, optionally with a fraction of a second or an offset (RFC 3339
+/// §5.6).
 fn date_time(text: &str) -> Option<DateTime> {
     const SHAPE: &str = "0000-00-00T00:00:00";
     let has_shape = |text: &str, shape: &str| {
@@ -280,8 +285,8 @@ fn number(digits: &str) -> Option<i64> {
     digits.parse().ok()
 }
 
-/// The number of days from 1970-01-01 to a day of the Gregorian calendar, or `None` if there is no such day. (Howard Hinnant,
-/// "chrono-compatible low-level date algorithms", `days_from_civil`.)
+/// Returns the number of days from 1970-01-01 to a day of the Gregorian calendar, or `None` if there is no such day.
+/// (Howard Hinnant, "chrono-compatible low-level date algorithms", `days_from_civil`.)
 fn days_since_1970(year: i64, month: i64, day: i64) -> Option<i64> {
     let is_leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
     let last = match month {

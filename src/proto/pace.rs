@@ -1,8 +1,8 @@
 //! Watches how the replies to each flight arrive, and decides whether pipelining pays on this connection.
 //!
-//! A server that writes each reply separately, with Nagle's algorithm on, holds back the second reply until the first is
-//! acknowledged (RFC 1122 §4.2.3.4). A client that has nothing to send delays that acknowledgement (§4.2.3.2). So each
-//! flight costs a delayed ACK, which is far more than the round trips that it saves on most networks.
+//! A server that writes each reply separately, with Nagle's algorithm on, holds back the second reply until the first
+//! is acknowledged (RFC 1122 §4.2.3.4). A client that has nothing to send delays that acknowledgement (§4.2.3.2). So
+//! each flight costs a delayed ACK, which is far more than the round trips that it saves on most networks.
 //!
 //! Where the client can acknowledge at once, it does so before each read for which [`Pace::is_reading_on`] holds.
 //! Elsewhere it reports how long each read took, and [`Pace::is_stalled`] tells when to go on one command at a time.
@@ -37,15 +37,15 @@ struct Flight {
 }
 
 impl Flight {
-    /// Whether pipelining has lost more than it saved. One at a time, each of the other replies would have taken about as
-    /// long as the first one.
+    /// Returns whether pipelining has lost more than it saved. One at a time, each of the other replies would have
+    /// taken about as long as the first one.
     fn is_stalled(&self) -> bool {
         self.others >= DELAYED_ACK && self.others > self.first.saturating_mul(self.replies - 1)
     }
 }
 
 impl Pace {
-    /// Octets were written: the flight before them, if it was answered, is over.
+    /// Records that octets were written: the flight before them, if it was answered, is over.
     pub fn wrote(&mut self) {
         if self.flight.reads == 0 {
             return;
@@ -57,13 +57,13 @@ impl Pace {
         }
     }
 
-    /// A TLS handshake is done. In TLS 1.3 the server may send session tickets before its next reply (RFC 8446 §4.6.1), so
-    /// that the next read counts as several.
+    /// Records that a TLS handshake is done. In TLS 1.3 the server may send session tickets before its next reply (RFC
+    /// 8446 §4.6.1), so that the next read counts as several.
     pub fn secured(&mut self) {
         self.is_fresh_tls = true;
     }
 
-    /// Octets arrived after a wait of `waited`, which is zero if it is not measured.
+    /// Records that octets arrived after a wait of `waited`, which is zero if it is not measured.
     pub fn arrived(&mut self, waited: Duration) {
         self.is_fresh_tls = false;
         self.flight.reads = self.flight.reads.saturating_add(1);
@@ -71,19 +71,19 @@ impl Pace {
         *total = total.saturating_add(waited);
     }
 
-    /// A reply is complete.
+    /// Records that a reply is complete.
     pub fn replied(&mut self) {
         self.flight.replies = self.flight.replies.saturating_add(1);
     }
 
-    /// Whether the next read follows a read, with nothing written in between. The server may be waiting for the
+    /// Returns whether the next read follows a read, with nothing written in between. The server may be waiting for the
     /// acknowledgement of what has arrived.
     pub fn is_reading_on(&self) -> bool {
         self.flight.reads > 0 || self.is_fresh_tls
     }
 
-    /// Whether the connection should go on one command at a time: the replies to several flights in a row arrived in
-    /// pieces, later than single commands would have brought them. Never goes back to false.
+    /// Returns whether the connection should go on one command at a time: the replies to several flights in a row
+    /// arrived in pieces, later than single commands would have brought them. Never goes back to false.
     pub fn is_stalled(&self) -> bool {
         self.stalls >= MAX_STALLS
     }

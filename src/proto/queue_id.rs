@@ -1,8 +1,8 @@
 //! The queue id of a message, read from the server's reply to the end of the message.
 //!
-//! No standard defines it. The forms here are those that servers and providers are known to use; the table in the tests has
-//! an example of each. If a reply has none of these forms, there is no id: a wrong one would send people looking for somebody
-//! else's message.
+//! No standard defines it. The forms here are those that servers and providers are known to use; the table in the tests
+//! has an example of each. If a reply has none of these forms, there is no id: a wrong id would send people looking for
+//! somebody else's message.
 
 /// Returns the queue id in one line of a reply, without its code.
 pub(crate) fn queue_id(line: &[u8]) -> Option<&str> {
@@ -10,8 +10,8 @@ pub(crate) fn queue_id(line: &[u8]) -> Option<&str> {
     marked(line).or_else(|| shaped(line))
 }
 
-/// Texts before an id, in lower case; the characters that may come before such a text, besides the start of the line; and the
-/// characters that end the id, besides white space.
+/// Texts before an id, in lower case; the characters that may come before such a text, besides the start of the line;
+/// and the characters that end the id, besides white space.
 const MARKS: [(&str, &str, &str); 6] = [
     // Postfix, and many after it. NetEase has a comma in its ids.
     ("queued as ", " (", ";>)"),
@@ -22,7 +22,7 @@ const MARKS: [(&str, &str, &str); 6] = [
     ("envid=", "#", ",;>)"),           // Alibaba Cloud
 ];
 
-/// The id after one of the marks.
+/// Returns the id after one of the marks.
 fn marked(line: &str) -> Option<&str> {
     let lower = line.to_ascii_lowercase(); // of the same length
     MARKS.iter().find_map(|(mark, before, ends)| {
@@ -34,7 +34,7 @@ fn marked(line: &str) -> Option<&str> {
     })
 }
 
-/// The id in a line that has one of these forms as a whole.
+/// Returns the id in a line that has one of these forms as a whole.
 fn shaped(line: &str) -> Option<&str> {
     let mut words = line.split_ascii_whitespace().peekable();
     words.next_if(|word| is_status(word));
@@ -75,7 +75,7 @@ fn shaped(line: &str) -> Option<&str> {
     }
 }
 
-/// Whether this is not simply a word: ids have digits, or letters of both cases.
+/// Returns whether this is not simply a word: ids have digits, or letters of both cases.
 fn is_id(text: &str) -> bool {
     let letters = |c: char| c.is_ascii_alphanumeric() || "-_.,@+/=:!$%*".contains(c);
     let mixed = text.len() >= 8 && text.chars().skip(1).any(|c| c.is_ascii_uppercase());
@@ -94,7 +94,7 @@ fn is_hex(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|b| b.is_ascii_hexdigit())
 }
 
-/// An enhanced status code, possibly with a colon, as older OpenSMTPD wrote it.
+/// Returns whether it is an enhanced status code, possibly with a colon, as older OpenSMTPD wrote it.
 fn is_status(word: &str) -> bool {
     let word = word.strip_suffix(':').unwrap_or(word);
     word.split('.').count() == 3 && word.split('.').all(is_number)
@@ -104,7 +104,7 @@ fn is_uuid(text: &str) -> bool {
     has_groups(text, &[8, 4, 4, 4, 12])
 }
 
-/// Whether it is hexadecimal numbers of these lengths, with hyphens between them.
+/// Returns whether it is hexadecimal numbers of these lengths, with hyphens between them.
 fn has_groups(text: &str, lengths: &[usize]) -> bool {
     let groups = text.split('-').map(|group| if is_hex(group) { group.len() } else { 0 });
     groups.eq(lengths.iter().copied())

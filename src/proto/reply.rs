@@ -1,11 +1,12 @@
-//! Bytes to replies, incrementally and within limits (RFC 5321 §4.2).
+//! Turns bytes into replies, incrementally and within limits (RFC 5321 §4.2).
 
 use std::{fmt, sync::Arc};
 
 use crate::Phase;
 pub(crate) use crate::search::find;
 
-/// Maximum length of a line of a reply, in octets with its line end. RFC 5321 §4.5.3.1.5 says 512; some servers exceed it.
+/// Maximum length of a line of a reply, in octets with its line end. RFC 5321 §4.5.3.1.5 says 512; some servers exceed
+/// it.
 const MAX_LINE: usize = 8_192;
 /// Maximum number of lines of a reply.
 const MAX_LINES: usize = 512;
@@ -23,8 +24,9 @@ const ROOM: usize = 4_096;
 
 /// A reply of the server: a code, and one or more lines of text (RFC 5321 §4.2).
 ///
-/// The text is kept as it arrived. Clones share it, so a reply to a message for many recipients is in memory once. `Display`
-/// shows the reply on one line with control characters escaped, so that a server cannot manipulate a terminal or a log.
+/// The text is kept as it arrived. Clones share it, so a reply to a message for many recipients is in memory once.
+/// `Display` shows the reply on one line with control characters escaped, so that a server cannot manipulate a terminal
+/// or a log.
 ///
 /// The codes (RFC 5321 §4.2.3, 3207, 4954, 7504). Treat a code that is not listed by its first digit:
 ///
@@ -35,10 +37,10 @@ const ROOM: usize = 4_096;
 /// | 220 | ready | 502 | command not implemented |
 /// | 221 | closing | 503 | bad sequence of commands |
 /// | 235 | login succeeded | 504 | parameter not implemented |
-/// | 250 | done | 521, 556 | takes no mail |
+/// | 250 | done | 521, 556 | accepts no mail |
 /// | 251 | user not local, will forward | 530 | login, or TLS, is required |
 /// | 252 | cannot verify, will try | 534 | mechanism too weak |
-/// | 334 | the login goes on | 535 | login failed |
+/// | 334 | the login continues | 535 | login failed |
 /// | 354 | send the content | 538 | mechanism needs TLS |
 /// | 421 | closing now | 550 | no such mailbox, or access denied |
 /// | 432 | password has to be changed | 551 | user not local |
@@ -97,8 +99,8 @@ impl Reply {
         &self.raw
     }
 
-    /// Returns the enhanced status code (RFC 3463, 2034) at the start of the first line, if there is one and its class is that
-    /// of the reply.
+    /// Returns the enhanced status code (RFC 3463, 2034) at the start of the first line, if there is one and its class
+    /// is that of the reply.
     #[must_use]
     pub fn enhanced(&self) -> Option<EnhancedCode> {
         let first = self.text_lines().next()?;
@@ -107,7 +109,7 @@ impl Reply {
         (u16::from(code.class) == self.code / 100).then_some(code)
     }
 
-    /// The same reply with every occurrence of these secrets in its text replaced by `***`.
+    /// Returns the reply with every occurrence of these secrets in its text replaced by `***`.
     pub(crate) fn redacted(self, secrets: &[Vec<u8>]) -> Reply {
         let lines = self.raw.split_inclusive(|b| *b == b'\n');
         let masked = lines.flat_map(|line| {
@@ -146,8 +148,8 @@ pub(crate) fn mask(mut text: Vec<u8>, secrets: &[Vec<u8>]) -> Vec<u8> {
     text
 }
 
-/// Masks one secret in one pass: however a mask and its neighbours make the secret anew, it is masked again when its last
-/// octet is written. A mask takes one octet at least that is no star, so their number is limited by the text.
+/// Masks one secret in one pass: however a mask and its neighbours make the secret anew, it is masked again when its
+/// last octet is written. A mask takes one octet at least that is no star, so their number is limited by the text.
 fn mask_one(text: &[u8], secret: &[u8]) -> Vec<u8> {
     let mut masked = Vec::with_capacity(text.len());
     for octet in text {
@@ -182,7 +184,7 @@ impl<'r> ReplyRef<'r> {
         self.code
     }
 
-    /// Whether the code is 4xx or 5xx.
+    /// Returns whether the code is 4xx or 5xx.
     #[must_use]
     pub(crate) fn is_negative(self) -> bool {
         self.code >= 400
@@ -278,8 +280,8 @@ impl fmt::Display for EnhancedCode {
 
 /// Buffer that turns bytes from the server into replies.
 ///
-/// Read into [`room`](Inbox::room), report how much [arrived](Inbox::arrived), and take [replies](Inbox::next_reply) until
-/// there are none.
+/// Read into [`room`](Inbox::room), report how much [arrived](Inbox::arrived), and take [replies](Inbox::next_reply)
+/// until there are none.
 #[derive(Default)]
 pub struct Inbox {
     buf: Vec<u8>,
@@ -300,7 +302,7 @@ struct Partial {
 }
 
 impl Inbox {
-    /// Returns the space for the next bytes. It is never empty if every available reply has been taken.
+    /// Returns the space for the next bytes. It is never empty once every available reply has been taken.
     pub fn room(&mut self) -> &mut [u8] {
         self.buf.copy_within(self.from..self.to, 0);
         (self.from, self.to) = (0, self.to - self.from);
@@ -325,8 +327,8 @@ impl Inbox {
     ///
     /// # Errors
     ///
-    /// What is wrong with the reply: its code, its separator, several codes in one reply, or one of the limits (8,192 octets in
-    /// a line, 512 lines, 65,536 octets in all). Nothing that follows can be trusted then.
+    /// What is wrong with the reply: its code, its separator, several codes in one reply, or one of the limits (8,192
+    /// octets in a line, 512 lines, 65,536 octets in all). Nothing that follows can be trusted then.
     pub fn next_reply(&mut self) -> Result<Option<ReplyRef<'_>>, &'static str> {
         let bytes = &self.buf[self.from..self.to];
         let partial = &mut self.partial;
@@ -359,8 +361,8 @@ impl Inbox {
         Ok(None)
     }
 
-    /// Returns the start of the line that [is not a reply](Inbox::next_reply), escaped for a terminal, to be shown in an error.
-    /// Do not show it if it answers a login: it may hold a password.
+    /// Returns the start of the line that [is not a reply](Inbox::next_reply), escaped for a terminal, to be shown in
+    /// an error. Do not show it if it answers a login: it may hold a password.
     #[must_use]
     pub fn rejected_line(&self) -> String {
         let line = &self.buf[self.from + self.partial.line..self.to];
@@ -377,7 +379,7 @@ impl fmt::Debug for Inbox {
     }
 }
 
-/// One line with its LF: the code, and whether it is the last of its reply.
+/// Parses one line with its LF: returns the code, and whether it is the last of its reply.
 ///
 /// ```text
 /// Reply-line = *( Reply-code "-" [ textstring ] CRLF ) Reply-code [ SP textstring ] CRLF    (RFC 5321 §4.2)
@@ -399,7 +401,7 @@ impl Reply {
     ///
     /// # Errors
     ///
-    /// What [`Inbox::next_reply`] returns, or that there is not exactly one reply.
+    /// The errors of [`Inbox::next_reply`], and an error unless there is exactly one reply.
     pub fn parse(bytes: &[u8]) -> Result<Reply, &'static str> {
         let mut inbox = Inbox { buf: bytes.to_vec(), to: bytes.len(), ..Inbox::default() };
         let reply = inbox.next_reply()?.ok_or("an incomplete reply")?.keep();

@@ -1,6 +1,7 @@
 //! Decides whether another connection takes over when the server ends a session.
 //!
-//! Servers limit the number of messages in a session, and few announce it (LIMITS MAILMAX, RFC 9422). They do this instead:
+//! Servers limit the number of messages in a session, and few announce it (LIMITS MAILMAX, RFC 9422). Instead, they end
+//! the session:
 //!
 //! | the server, before it has accepted MAIL | is | another connection takes over |
 //! |---|---|---|
@@ -8,12 +9,12 @@
 //! | closes or resets the connection | [`End::Unannounced`] | the same, and from then on no connection carries more messages than this one did, if it was in use |
 //! | is silent, or breaks the protocol | none | never |
 //!
-//! A connection that was idle for a while may have been lost for another reason: a timeout of the server, or of a firewall on
-//! the way. That says nothing about the number of messages in a session.
+//! A connection that was idle for a while may have been lost for another reason: a timeout of the server, or of a
+//! firewall on the way. That says nothing about the number of messages in a session.
 //!
-//! So a server that accepts nothing costs one connection, and each further connection has made progress. The client decides
-//! whether a connection can be replaced at all (not if its login was done by hand, for example) and which messages may be
-//! sent again (never one that is in doubt).
+//! So a server that accepts nothing costs one connection, and each further connection has made progress. The client
+//! decides whether a connection can be replaced at all (not if its login was done by hand, for example) and which
+//! messages may be sent again (never one that is in doubt).
 
 use crate::Error;
 
@@ -27,7 +28,7 @@ pub(crate) enum End {
 }
 
 impl End {
-    /// What an error of the connection says about the session.
+    /// Returns what an error of the connection says about the session.
     pub fn of(broke: &Error) -> Option<End> {
         match broke {
             Error::Refused { reply, .. } if reply.code() == 421 => Some(End::Announced),
@@ -49,14 +50,14 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    /// The last reply to a message has arrived.
+    /// Records that the last reply to a message has arrived.
     pub fn settle(&mut self, accepted: bool) {
         self.answered += 1;
         self.accepted += u64::from(accepted);
     }
 
-    /// The server ends the session. Returns whether another connection may take over. `in_use` means that the connection had its
-    /// last message a moment ago.
+    /// Records that the server ends the session. Returns whether another connection may take over. `in_use` means that
+    /// the connection had its last message a moment ago.
     pub fn ends(&mut self, end: End, in_use: bool) -> bool {
         if end == End::Unannounced && in_use && self.accepted > 0 {
             self.most = Some(self.most.map_or(self.answered, |most| most.min(self.answered)));
@@ -64,17 +65,18 @@ impl Session {
         self.accepted > 0
     }
 
-    /// Whether a message was accepted.
+    /// Returns whether a message was accepted.
     pub fn has_progress(&self) -> bool {
         self.accepted > 0
     }
 
-    /// Whether this connection may carry no more than the `begun` messages. `announced` is the server's limit (MAILMAX).
+    /// Returns whether this connection may carry no more than the `begun` messages. `announced` is the server's limit
+    /// (MAILMAX).
     pub fn is_used_up(&self, begun: u64, announced: Option<usize>) -> bool {
         announced.is_some_and(|most| begun >= most as u64) || self.most.is_some_and(|most| begun >= most)
     }
 
-    /// The session of the connection that takes over.
+    /// Returns the session of the connection that takes over.
     pub fn renewed(&self) -> Session {
         Session { most: self.most, ..Session::default() }
     }

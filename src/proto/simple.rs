@@ -5,7 +5,8 @@ use super::{
 };
 use crate::{Address, Error, Phase, Reply};
 
-/// Commands that lead on to more than one reply, or change what is known of the server. Each with the method to use instead.
+/// Commands that lead on to more than one reply, or change what is known of the server. Each with the method to use
+/// instead.
 const NOT_SIMPLE: [(&str, &str); 8] = [
     ("AUTH", "Client::login, or Client::auth_plain and its like"),
     ("BDAT", "Client::data"),
@@ -19,8 +20,8 @@ const NOT_SIMPLE: [(&str, &str); 8] = [
 
 /// Dialogue for one command and its reply.
 ///
-/// Any 2yz reply grants the command (RFC 5321 §4.3.2). 4yz and 5yz are refusals, and so is 221 in answer to anything except
-/// QUIT: the server closes the connection. After any other reply the connection is out of step.
+/// Any 2yz reply accepts the command (RFC 5321 §4.3.2). 4yz and 5yz are refusals, and so is 221 in answer to anything
+/// except QUIT: the server closes the connection. After any other reply the connection is out of step.
 #[derive(Debug)]
 pub struct Simple {
     phase: Phase,
@@ -54,38 +55,38 @@ impl Simple {
         Simple::new(Phase::Quit, What::Fixed(Command::Quit))
     }
 
-    /// EHLO.
+    /// Creates EHLO.
     #[must_use]
     pub(crate) fn ehlo(name: &HelloName) -> Simple {
         Simple::line(Phase::Hello, &["EHLO ", name.as_str()])
     }
 
-    /// LHLO, the EHLO of LMTP (RFC 2033 §4.1).
+    /// Creates LHLO, the EHLO of LMTP (RFC 2033 §4.1).
     #[must_use]
     pub(crate) fn lhlo(name: &HelloName) -> Simple {
         Simple::line(Phase::Hello, &["LHLO ", name.as_str()])
     }
 
-    /// HELO.
+    /// Creates HELO.
     #[must_use]
     pub(crate) fn helo(name: &HelloName) -> Simple {
         Simple::line(Phase::Hello, &["HELO ", name.as_str()])
     }
 
-    /// MAIL. No address means the null sender.
+    /// Creates MAIL. No address means the null sender.
     #[must_use]
     pub(crate) fn mail(sender: Option<&Address>, parameters: &Parameters) -> Simple {
         let sender = sender.map_or("", Address::as_str);
         Simple::line(Phase::Mail, &["MAIL FROM:<", sender, ">", &parameters.text()])
     }
 
-    /// RCPT.
+    /// Creates RCPT.
     #[must_use]
     pub(crate) fn rcpt(recipient: &Address, parameters: &Parameters) -> Simple {
         Simple::line(Phase::Recipient, &["RCPT TO:<", recipient.as_str(), ">", &parameters.text()])
     }
 
-    /// VRFY: whether there is such a user.
+    /// Creates VRFY, which asks whether there is such a user.
     ///
     /// # Errors
     ///
@@ -95,7 +96,7 @@ impl Simple {
         Ok(Simple::new(Phase::Vrfy, What::Line(line)))
     }
 
-    /// EXPN: the members of a list.
+    /// Creates EXPN, which asks for the members of a list.
     ///
     /// # Errors
     ///
@@ -105,7 +106,7 @@ impl Simple {
         Ok(Simple::new(Phase::Expn, What::Line(line)))
     }
 
-    /// HELP, optionally on a topic.
+    /// Creates HELP, optionally on a topic.
     ///
     /// # Errors
     ///
@@ -115,20 +116,20 @@ impl Simple {
         Ok(Simple::new(Phase::Help, What::Line(line)))
     }
 
-    /// Creates a custom command from its line, without the line end. The log shows it, so it must hold no secret.
+    /// Creates a custom command from its line, without the line end. The log shows it, so it must not contain a secret.
     ///
-    /// Its reply is not judged: [`into_result`](Simple::into_result) returns any.
+    /// Its reply is not judged: [`into_result`](Simple::into_result) returns any reply.
     ///
     /// # Errors
     ///
-    /// [`Error::Config`] if the line is empty, has a control character or more than 2,046 octets. The same for commands
+    /// [`Error::Config`] if the line is empty, has a control character or more than 2,046 octets. Also for commands
     /// that lead on to something else (AUTH, BDAT, DATA, STARTTLS), or change what is known of the server (EHLO, HELO,
     /// LHLO, QUIT).
     pub fn custom(line: impl AsRef<[u8]>) -> Result<Simple, Error> {
         Simple::of_line(Line::new(line)?)
     }
 
-    /// The same of a line that was checked.
+    /// Creates a custom command from a line that was checked.
     pub(crate) fn of_line(line: Line) -> Result<Simple, Error> {
         let verb = line.verb();
         if let Some((_, method)) = NOT_SIMPLE.iter().find(|(name, _)| *name == verb) {
@@ -159,7 +160,7 @@ impl Simple {
         Simple { phase, what, said: false, reply: None }
     }
 
-    /// Returns the reply, if it grants the command.
+    /// Returns the reply, if it accepts the command.
     ///
     /// # Errors
     ///

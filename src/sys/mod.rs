@@ -1,5 +1,5 @@
-//! Sockets, files, paths and the machine's name, as the operating system knows them. Nothing outside this directory names
-//! `rustix` or `std::os`. Another system is another file beside `unix.rs`, with the same items.
+//! Sockets, files, paths and the machine's name, as the operating system knows them. Nothing outside this directory
+//! names `rustix` or `std::os`. Another system is another file beside `unix.rs`, with the same items.
 
 #[cfg(unix)]
 mod unix;

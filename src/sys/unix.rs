@@ -26,8 +26,8 @@ use rustix::{
 pub(crate) use std::os::fd::AsFd as AsSocket;
 pub(crate) use std::os::{fd::OwnedFd as OwnedSocket, unix::net::UnixStream};
 
-/// Starts to connect to `peer`. The socket can be written to once it is connected, or has failed (`take_error` tells which).
-/// It is non-blocking.
+/// Starts to connect to `peer`. The socket can be written to once it is connected, or has failed (`take_error` tells
+/// which). It is non-blocking.
 pub(crate) fn start(peer: SocketAddr, local: Option<SocketAddr>) -> io::Result<TcpStream> {
     let socket = socket(if peer.is_ipv6() { AddressFamily::INET6 } else { AddressFamily::INET })?;
     if let Some(local) = local {
@@ -86,7 +86,8 @@ const SEND: SendFlags = SendFlags::DONTWAIT.union(SendFlags::NOSIGNAL);
 #[cfg(target_vendor = "apple")]
 const SEND: SendFlags = SendFlags::DONTWAIT;
 
-/// Reads some octets. Without a limit it does not wait, and fails with [`ErrorKind::WouldBlock`]; with one it waits up to it.
+/// Reads some octets. Without a limit it does not wait, and fails with [`ErrorKind::WouldBlock`]; with a limit it waits
+/// until then.
 pub(crate) fn receive(socket: impl AsSocket, room: &mut [u8], until: Option<Instant>) -> io::Result<usize> {
     loop {
         match recv(&socket, &mut *room, RecvFlags::DONTWAIT) {
@@ -100,8 +101,8 @@ pub(crate) fn receive(socket: impl AsSocket, room: &mut [u8], until: Option<Inst
     }
 }
 
-/// Reads some octets from a blocking socket, which waits up to its [receive timeout](set_receive_timeout). `None` if that
-/// has passed, or a signal came first.
+/// Reads some octets from a blocking socket, which waits up to its [receive timeout](set_receive_timeout). `None` if
+/// that has passed, or a signal came first.
 pub(crate) fn receive_blocking(socket: impl AsSocket, room: &mut [u8]) -> io::Result<Option<usize>> {
     match recv(&socket, &mut *room, RecvFlags::empty()) {
         Err(Errno::AGAIN | Errno::INTR) => Ok(None),
@@ -109,7 +110,7 @@ pub(crate) fn receive_blocking(socket: impl AsSocket, room: &mut [u8]) -> io::Re
     }
 }
 
-/// Sets how long a read from a blocking socket waits. It must not be zero, which would be for ever.
+/// Sets how long a read from a blocking socket waits. It must not be zero, which would mean no limit.
 pub(crate) fn set_receive_timeout(socket: impl AsSocket, limit: Duration) -> io::Result<()> {
     Ok(sockopt::set_socket_timeout(&socket, sockopt::Timeout::Recv, Some(limit))?)
 }
@@ -128,8 +129,8 @@ pub(crate) fn send(socket: impl AsSocket, bytes: &[u8], until: Option<Instant>) 
     }
 }
 
-/// Waits until the socket can be read from (`read`), or written to (`write`), or either if both are asked for. Fails with
-/// [`ErrorKind::TimedOut`] at the limit.
+/// Waits until the socket can be read from (`read`), or written to (`write`), or either if both are asked for. Fails
+/// with [`ErrorKind::TimedOut`] at the limit.
 pub(crate) fn wait(socket: impl AsSocket, read: bool, write: bool, until: Instant) -> io::Result<()> {
     let flag = |set, flag| if set { flag } else { PollFlags::empty() };
     poll_until(&socket, flag(read, PollFlags::IN) | flag(write, PollFlags::OUT), until)
@@ -143,8 +144,8 @@ fn poll_until(socket: impl AsSocket, flags: PollFlags, until: Instant) -> io::Re
     }
 }
 
-/// Waits until some of the sockets can be written to, or have failed: whether each of them is one of those. None is at the
-/// limit.
+/// Waits until some of the sockets can be written to, or have failed. Returns for each whether it has; at the limit,
+/// none has.
 pub(crate) fn wait_for_any<'s, S: AsSocket + 's>(
     sockets: impl Iterator<Item = &'s S>,
     until: Instant,
@@ -174,12 +175,12 @@ pub(crate) fn end(socket: impl AsSocket) {
     let _closed_already = shutdown(socket, Shutdown::Both);
 }
 
-/// The machine's name, if it is UTF-8.
+/// Returns the machine's name, if it is UTF-8.
 pub(crate) fn machine_name() -> Option<String> {
     rustix::system::uname().nodename().to_str().ok().map(str::to_owned)
 }
 
-/// Says why a path cannot be that of a Unix socket: the system has little room for it, and none for a NUL.
+/// Returns why a path cannot be that of a Unix socket: the system limits its length, and allows no NUL.
 pub(crate) fn check_socket_path(path: &Path) -> Result<(), &'static str> {
     match SocketAddrUnix::new(path) {
         _ if path.as_os_str().is_empty() => Err("it is empty"),
@@ -189,7 +190,7 @@ pub(crate) fn check_socket_path(path: &Path) -> Result<(), &'static str> {
     }
 }
 
-/// A path of these octets, as a percent-encoded URL holds them.
+/// Returns the path of these octets, which come from a percent-encoded URL.
 pub(crate) fn path_from_octets(octets: Box<[u8]>) -> PathBuf {
     OsString::from_vec(octets.into()).into()
 }
@@ -200,14 +201,14 @@ pub(crate) fn open_file(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).custom_flags(flags.bits() as i32).open(path)
 }
 
-/// Whether the end of a file, before its first octet, may mean that nobody writes to it yet: it is a FIFO, and the system is
-/// not Linux, which tells these apart.
+/// Returns whether the end of a file, before its first octet, may mean that nobody writes to it yet: it is a FIFO, and
+/// the system is not Linux, which tells these apart.
 pub(crate) fn may_lack_a_writer(meta: &Metadata) -> bool {
     meta.file_type().is_fifo() && !cfg!(any(target_os = "linux", target_os = "android"))
 }
 
-/// Waits until a pipe or a device can be read. Returns false at the limit, and fails with [`ErrorKind::Interrupted`] after a
-/// signal.
+/// Waits until a pipe or a device can be read. Returns false at the limit, and fails with [`ErrorKind::Interrupted`]
+/// after a signal.
 pub(crate) fn wait_for_file(file: &File, limit: Duration) -> io::Result<bool> {
     let limit = Timespec { tv_sec: limit.as_secs() as i64, tv_nsec: limit.subsec_nanos().into() };
     Ok(poll(&mut [PollFd::new(file, PollFlags::IN)], Some(&limit))? > 0)

@@ -1,8 +1,8 @@
 //! TLS: the settings, and one connector for all clones of them.
 //!
-//! Each backend is a file with the same items: `native.rs` (the feature `native-tls`) and `none.rs`. They provide `Connector`,
-//! `Handshake`, `Paused`, `TlsStream`, `Certificate`, `Identity`, and the functions `available`, `roots`, `end_point` and
-//! `peer_certificate`.
+//! Each backend is a file with the same items: `native.rs` (the feature `native-tls`) and `none.rs`. They provide
+//! `Connector`, `Handshake`, `Paused`, `TlsStream`, `Certificate`, `Identity`, and the functions `available`, `roots`,
+//! `end_point` and `peer_certificate`.
 
 use std::{
     fmt, io,
@@ -30,9 +30,9 @@ use self::{
 };
 use crate::Error;
 
-/// Maximum number of reads and writes of the transport in one call of the TLS library that must not wait, or in one poll. The
-/// next call continues. A record takes two reads; no well-behaved server sends this many records without content, and they
-/// take microseconds.
+/// Maximum number of reads and writes of the transport in one call of the TLS library that must not wait, or in one
+/// poll. The next call continues. A record takes two reads; no well-behaved server sends this many records without
+/// content, and they take microseconds.
 pub(crate) const MAX_STEPS: u32 = 64;
 
 /// A version of TLS. Older ones are not offered (RFC 8996).
@@ -136,22 +136,26 @@ impl TlsSettings {
         self.name.as_deref()
     }
 
-    /// Whether there is a client certificate. Only building a connector shows whether the key belongs to it.
+    /// Returns whether there is a client certificate. Only building a connector shows whether the key belongs to it.
     pub fn has_identity(&self) -> bool {
         self.options.identity.is_some()
     }
 
+    /// Checks that this build has TLS.
+    ///
     /// # Errors
     ///
-    /// [`Error::Config`] if this build has no TLS.
+    /// [`Error::Config`] if it has not.
     pub fn available() -> Result<(), Error> {
         backend::available()
     }
 
+    /// Checks the settings, as far as possible without the TLS library.
+    ///
     /// # Errors
     ///
-    /// [`Error::Config`] if a certificate or a key is invalid, or settings contradict each other. What only the library can
-    /// detect in a CA is reported by [`read`](TlsSettings::read).
+    /// [`Error::Config`] if a certificate or a key is invalid, or settings contradict each other. Errors in
+    /// a CA that only the library can detect are reported by [`read`](TlsSettings::read).
     pub fn check(&self) -> Result<(), Error> {
         if !self.options.roots.is_empty() {
             TlsSettings::available()?;
@@ -203,8 +207,8 @@ impl TlsSettings {
     ///
     /// # Errors
     ///
-    /// [`Error::Config`] if there is no TLS library, or it refuses a CA or the client certificate; [`Error::Tls`] if it refuses
-    /// other settings.
+    /// [`Error::Config`] if there is no TLS library, or it refuses a CA or the client certificate; [`Error::Tls`] if it
+    /// refuses other settings.
     pub fn connector(&self) -> Result<Connector, Error> {
         if let Some(ready) = &self.ready {
             return Ok(ready.clone());
@@ -225,7 +229,7 @@ impl TlsSettings {
     }
 }
 
-/// For the log.
+/// Formats the options for the log.
 impl fmt::Display for Options {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let own: usize = self.roots.iter().flatten().map(Root::count).sum();
@@ -259,9 +263,9 @@ impl fmt::Debug for TlsSettings {
     }
 }
 
-/// Translates the error of a read or write over TLS. A server that refuses our certificate, or wants one, says so after the
-/// handshake: in TLS 1.3 that is over for the client before the server has seen the certificate (RFC 8446 §4.4.2.4, §6.2).
-/// Only the text tells. Such an error becomes an [`Error::Tls`] inside the [`io::Error`].
+/// Translates the error of a read or write over TLS. A server that refuses our certificate, or wants one, says so after
+/// the handshake: in TLS 1.3 that is over for the client before the server has seen the certificate (RFC 8446 §4.4.2.4,
+/// §6.2). Only the text tells. Such an error becomes an [`Error::Tls`] inside the [`io::Error`].
 #[cold]
 pub(crate) fn translate(e: io::Error) -> io::Error {
     if e.kind() != io::ErrorKind::Other {
@@ -276,7 +280,7 @@ fn names_refusal(text: &str) -> bool {
     ["certificate", "unknown ca", "access denied"].iter().any(|what| alert.contains(what))
 }
 
-/// The error for such a refusal.
+/// Returns the error for such a refusal.
 fn refusal(text: &str) -> Error {
     let text = format!("the server refused the client certificate, or requires one that was not set: {text}");
     Error::Tls { source: text.into() }

@@ -85,7 +85,8 @@ impl<S: Read + Write> Handshake<S> {
     }
 }
 
-/// The error of a failed handshake. With native-tls, only the text tells an untrusted certificate from other failures.
+/// Returns the error of a failed handshake. With native-tls, only the text tells an untrusted certificate from other
+/// failures.
 fn failure(name: &str, e: native_tls::Error) -> Error {
     let text = e.to_string();
     if !text.contains("certificate verify failed") {
@@ -100,8 +101,8 @@ fn reason(text: &str) -> &str {
     inside.map_or(text, |(_, reason)| reason)
 }
 
-/// Returns the hash of the server's certificate (tls-server-end-point, RFC 5929 §4); `None` if there is none, such as for a
-/// certificate signed with Ed25519.
+/// Returns the hash of the server's certificate (tls-server-end-point, RFC 5929 §4); `None` if there is none, such as
+/// for a certificate signed with Ed25519.
 pub(crate) fn end_point<S: Read + Write>(stream: &TlsStream<S>) -> Option<Vec<u8>> {
     stream.tls_server_end_point().ok().flatten()
 }

@@ -1,5 +1,6 @@
-//! CA certificates as they are passed to the builder: PEM text (RFC 7468 §5), or one in DER. Only the TLS library can read
-//! them, and starting it takes a millisecond. Input that does not have the form of a certificate is refused without it.
+//! CA certificates as they are passed to the builder: PEM text (RFC 7468 §5), or one in DER. Only the TLS library can
+//! read them, and starting it takes a millisecond. Input that does not have the form of a certificate is refused
+//! without it.
 
 use std::sync::Arc;
 
@@ -35,7 +36,7 @@ impl Root {
         &self.0
     }
 
-    /// Returns the number of certificates. One in DER has no marks.
+    /// Returns the number of certificates: that of PEM blocks, or 1 for DER.
     pub fn count(&self) -> usize {
         marks(&self.0, BEGIN).max(1)
     }
@@ -50,14 +51,14 @@ pub(super) fn is_pem(bytes: &[u8]) -> bool {
     find(bytes, BEGIN).is_some()
 }
 
-/// Counts such lines of certificates, including `X509 CERTIFICATE` and `TRUSTED CERTIFICATE`.
+/// Counts the PEM lines of certificates that have this mark, including `X509 CERTIFICATE` and `TRUSTED CERTIFICATE`.
 fn marks(pem: &[u8], mark: &[u8]) -> usize {
     let behind = (mark.len()..=pem.len()).filter(|at| pem[..*at].ends_with(mark));
     let label = |at: usize| pem[at..].split(|b| *b == b'-').next().unwrap_or_default();
     behind.filter(|at| label(*at).ends_with(b"CERTIFICATE")).count()
 }
 
-/// Whether it is a complete SEQUENCE (X.690 §8.1).
+/// Returns whether it is a complete SEQUENCE (X.690 §8.1).
 fn is_der(bytes: &[u8]) -> bool {
     match bytes {
         [0x30, length @ ..=0x7f, content @ ..] => content.len() >= usize::from(*length),

@@ -1,5 +1,5 @@
-//! CRAM-MD5 (RFC 2195): the password is not sent, and each answer is valid for one challenge. MD5 is broken for other purposes
-//! and sufficient for this one, but SCRAM is better.
+//! CRAM-MD5 (RFC 2195): the password is not sent, and each answer is valid for one challenge. MD5 is broken for other
+//! purposes and sufficient for this one, but SCRAM is better.
 
 use std::fmt::Write;
 

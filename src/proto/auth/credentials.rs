@@ -11,7 +11,7 @@ use crate::Error;
 /// Maximum length of the trace of ANONYMOUS, in characters (RFC 4505 §2).
 const MAX_TRACE: usize = 255;
 
-/// Credentials of a login. They are never shown: not by `Debug`, not in a log, not in an error.
+/// Credentials of a login. They never appear in `Debug` output, logs or errors.
 #[derive(Clone)]
 pub struct Credentials(Kind);
 
@@ -25,7 +25,7 @@ pub(super) enum Kind {
 }
 
 impl Credentials {
-    /// Creates credentials from a user name and a password. Text is sent as UTF-8, octets as they are.
+    /// Creates credentials from a user name and a password. Text is sent as UTF-8, and octets unchanged.
     ///
     /// # Errors
     ///
@@ -45,16 +45,16 @@ impl Credentials {
     ///
     /// # Errors
     ///
-    /// [`Error::Config`] if the user is empty or has a control character, or if the token is empty or has anything except
-    /// visible ASCII characters (RFC 6750 §2.1), such as a line end.
+    /// [`Error::Config`] if the user is empty or has a control character, or if the token is empty or has anything
+    /// except visible ASCII characters (RFC 6750 §2.1), such as a line end.
     pub fn token(user: &str, token: &str) -> Result<Credentials, Error> {
         Credentials::token_later(user)?.with_token(token)
     }
 
     /// Creates credentials from a user name whose token is not known yet.
     ///
-    /// The dialogue asks for the token with [`Want::Token`](crate::proto::Want::Token) when it is needed, and once more if the
-    /// server refuses it. The second token is used only if it differs.
+    /// The dialogue asks for the token with [`Want::Token`](crate::proto::Want::Token) when it is needed, and once more
+    /// if the server refuses it. The second token is used only if it differs.
     ///
     /// # Errors
     ///
@@ -66,8 +66,8 @@ impl Credentials {
         Ok(Credentials(Kind::Token { user: user.into(), token: None }))
     }
 
-    /// Creates credentials for a client that the server already knows, usually by its TLS certificate (EXTERNAL, RFC 4422
-    /// appendix A). `authorization` is the identity to act as; leave it empty to act as the client itself.
+    /// Creates credentials for a client that the server already knows, usually by its TLS certificate (EXTERNAL, RFC
+    /// 4422 appendix A). `authorization` is the identity to act as; leave it empty to act as the client itself.
     ///
     /// # Errors
     ///
@@ -79,8 +79,8 @@ impl Credentials {
         Ok(Credentials(Kind::External(authorization.into())))
     }
 
-    /// Creates credentials for an anonymous login (ANONYMOUS, RFC 4505). `trace` is information for the server's log, such as
-    /// a mail address. It may be empty.
+    /// Creates credentials for an anonymous login (ANONYMOUS, RFC 4505). `trace` is information for the server's log,
+    /// such as a mail address. It may be empty.
     ///
     /// # Errors
     ///
@@ -114,7 +114,7 @@ impl Credentials {
         Err(Error::Config(format!("no allowed mechanism ({allowed}) fits the credentials").into()))
     }
 
-    /// The mechanisms that fit them, the preferred first.
+    /// Returns the mechanisms that fit the credentials, in order of preference.
     pub(super) fn names(&self) -> Vec<&str> {
         let uses = match &self.0 {
             Kind::Password { .. } => Uses::Password,
@@ -146,7 +146,7 @@ impl Credentials {
         Ok(self)
     }
 
-    /// The part of them that must not be shown.
+    /// Returns the part of the credentials that must not be shown.
     pub(super) fn secret(&self) -> &[u8] {
         match &self.0 {
             Kind::Password { password, .. } => password,

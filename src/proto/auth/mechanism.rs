@@ -1,4 +1,5 @@
-//! The interface of a mechanism (RFC 4422 §3): its initial response, its answers to challenges, and its check of the end.
+//! The interface of a mechanism (RFC 4422 §3): its initial response, its answers to challenges, and its check of the
+//! end.
 
 /// An AUTH mechanism. The dialogue does the rest: base64, long lines, cancelling, and masking of secrets.
 ///
@@ -30,19 +31,21 @@
 /// let builder = Client::builder("mail.example.org").auth_mechanism(Ticket("secret".to_owned()));
 /// ```
 pub trait Mechanism: Send + Sync {
-    /// Returns its name, as in AUTH and in the server's EHLO reply: up to 20 upper-case letters, digits, `-` and `_`.
+    /// Returns the name of the mechanism, as in AUTH and in the server's EHLO reply: up to 20 upper-case letters,
+    /// digits, `-` and `_`.
     fn name(&self) -> &str;
 
-    /// Returns the initial response, or `None` if the server speaks first. If it makes the line of AUTH too long, it is sent as
-    /// the answer to the first challenge instead (RFC 4954 §4). Defaults to `None`.
+    /// Returns the initial response, or `None` if the server speaks first. If it makes the line of AUTH too long, it is
+    /// sent as the answer to the first challenge instead (RFC 4954 §4). Defaults to `None`.
     fn initial(&mut self) -> Option<Vec<u8>> {
         None
     }
 
-    /// Answers a challenge, which is decoded already.
+    /// Answers a challenge, which is already decoded.
     fn answer(&mut self, challenge: &[u8]) -> Answer;
 
-    /// Checks whether to trust the server when it accepts the login. `text` is the text of its 235 reply. Defaults to trust.
+    /// Checks whether to trust the server when it accepts the login. `text` is the text of its 235 reply. Defaults to
+    /// trust.
     ///
     /// # Errors
     ///
@@ -51,14 +54,14 @@ pub trait Mechanism: Send + Sync {
         Ok(())
     }
 
-    /// Returns whether the text of a challenge matters. If it does, a challenge that is not valid base64 ends the mechanism.
-    /// Otherwise such a challenge counts as empty. Defaults to true.
+    /// Returns whether the text of a challenge matters. If it does, a challenge that is not valid base64 ends the
+    /// mechanism. Otherwise such a challenge counts as empty. Defaults to true.
     fn reads_challenges(&self) -> bool {
         true
     }
 
-    /// Returns secrets to be masked in logs and errors if the server repeats them, as they are or in base64. Whole answers are
-    /// always masked. Defaults to none.
+    /// Returns secrets to be masked in logs and errors if the server repeats them, as they are or in base64. Whole
+    /// answers are always masked. Defaults to none.
     fn secrets(&self) -> Vec<&[u8]> {
         Vec::new()
     }

@@ -36,8 +36,8 @@ use super::{
 };
 use crate::{Error, Phase, Reply};
 
-/// Maximum length of the line of AUTH, in octets with its end. A longer initial response is sent as the answer to an empty
-/// challenge (RFC 4954 §4).
+/// Maximum length of the line of AUTH, in octets with its end. A longer initial response is sent as the answer to an
+/// empty challenge (RFC 4954 §4).
 const MAX_LINE: usize = 512;
 /// Minimum number of iterations of SCRAM's hash. Fewer make a stolen hash cheap to break (RFC 7677 §4).
 pub(crate) const MIN_SCRAM_ITERATIONS: u32 = 4_096;
@@ -48,9 +48,9 @@ const MAX_REFUSALS: u8 = 2;
 /// Maximum number of challenges that are answered for one mechanism.
 const MAX_ANSWERS: usize = 16;
 
-/// Options of a login, and what it has to know about the connection.
+/// Options of a login, and what it needs to know about the connection.
 ///
-/// By default the connection is taken for one that others can read.
+/// By default, the connection counts as one that others can read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AuthOptions {
     pub(crate) encrypted: bool,
@@ -83,7 +83,7 @@ impl AuthOptions {
         AuthOptions { channel_binding: hash, ..self }
     }
 
-    /// Sets the host and port of the connection, which OAUTHBEARER sends along. Defaults to none.
+    /// Sets the host and port of the connection, which OAUTHBEARER sends. Defaults to none.
     #[must_use]
     pub fn server(self, host: impl Into<String>, port: u16) -> AuthOptions {
         AuthOptions { server: Some((host.into(), port)), ..self }
@@ -95,7 +95,7 @@ impl AuthOptions {
         AuthOptions { mechanisms: Some(names.into_iter().map(Into::into).collect()), ..self }
     }
 
-    /// Sets the maximum number of iterations of SCRAM's hash that a server may demand; each costs time. Defaults to
+    /// Sets the maximum number of iterations of SCRAM's hash that a server may demand; each takes time. Defaults to
     /// 100,000.
     #[must_use]
     pub fn max_scram_iterations(self, iterations: u32) -> AuthOptions {
@@ -117,12 +117,14 @@ impl Default for AuthOptions {
     }
 }
 
-/// Dialogue for a login. After a refused mechanism the next one is tried. If none is left, the last refusal is the result.
+/// Dialogue for a login. After a refused mechanism the next one is tried. If none is left, the last refusal is the
+/// result.
 ///
-/// After two exchanges that the server refused with a 5yz reply, no other is begun on the connection. After a mechanism that
-/// hides the password, the second is PLAIN or else LOGIN, because the server may lack what the other mechanisms need. An order
-/// that was set with [`mechanisms`](AuthOptions::mechanisms) is kept. Replies that say nothing about the password do not
-/// count: 504 (no such mechanism), 534 (mechanism too weak), 4yz, and the end of an exchange that was cancelled here.
+/// After two exchanges that the server refused with a 5yz reply, no further exchange is started on the connection.
+/// After a mechanism that hides the password, the second is PLAIN or else LOGIN, because the server may lack what the
+/// other mechanisms need. An order that was set with [`mechanisms`](AuthOptions::mechanisms) is kept. Replies that say
+/// nothing about the password do not count: 504 (no such mechanism), 534 (mechanism too weak), 4yz, and the end of an
+/// exchange that was cancelled here.
 ///
 /// After a mechanism that hides the password, PLAIN and LOGIN are tried only on a private connection (TLS or local).
 ///
@@ -130,7 +132,7 @@ impl Default for AuthOptions {
 pub struct Auth {
     credentials: Credentials,
     options: AuthOptions,
-    /// The mechanisms that both sides support, the preferred first.
+    /// The mechanisms that both sides support, in order of preference.
     names: Vec<String>,
     /// The server offers a mechanism that takes a channel binding.
     plus_offered: bool,
@@ -242,8 +244,8 @@ impl Auth {
         Error::Auth { what: what.into(), details: None, reply: None }
     }
 
-    /// Returns the result. `broke` is the error that ended the dialogue early, if one did. If the server hung up after it had
-    /// refused a mechanism, the login was refused.
+    /// Returns the result. `broke` is the error that ended the dialogue early, if one did. If the server hung up after
+    /// it had refused a mechanism, the login was refused.
     ///
     /// # Errors
     ///
@@ -259,7 +261,7 @@ impl Auth {
         }
     }
 
-    /// The number of exchanges that the server has refused permanently on this connection, including those
+    /// Returns the number of exchanges that the server has refused permanently on this connection, including those
     /// [before](AuthOptions::refusals) this login.
     pub(crate) fn refusals(&self) -> u8 {
         self.refusals
@@ -384,12 +386,12 @@ impl Auth {
         };
     }
 
-    /// The state for the next mechanism, if there is one.
+    /// Returns the state for the next mechanism, if there is one.
     fn next(&self) -> State {
         if self.queue.is_empty() { State::Refused } else { State::Begin }
     }
 
-    /// The name of the current mechanism.
+    /// Returns the name of the current mechanism.
     fn name(&self) -> &str {
         self.queue.front().map_or("", |mechanism| mechanism.name())
     }
@@ -427,8 +429,8 @@ impl Auth {
     }
 }
 
-/// The base64 of a secret within a longer text: the letters that depend only on the secret, for each of its three possible
-/// alignments. Short results are left out: they reveal little, and are found everywhere.
+/// The base64 of a secret within a longer text: the letters that depend only on the secret, for each of its three
+/// possible alignments. Short results are left out: they reveal little, and are found everywhere.
 fn within_base64(secret: &[u8]) -> Vec<Vec<u8>> {
     let letters = |before: usize| {
         let base64 = BASE64.encode([&[0; 2][..before], secret].concat());
@@ -494,7 +496,8 @@ impl Dialogue for Auth {
         Ok(())
     }
 
-    /// Masks secrets that the server repeats, so that they do not appear in an error or a log, not even in its own base64.
+    /// Masks secrets that the server repeats, so that they do not appear in an error or a log, not even in its own
+    /// base64.
     fn keep(&self, reply: ReplyRef<'_>) -> Reply {
         let mut secrets = self.secrets();
         let words = reply.text_lines().flat_map(|line| line.split(|b| *b == b' '));

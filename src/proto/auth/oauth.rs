@@ -10,7 +10,7 @@ pub(super) struct Bearer {
 }
 
 impl Bearer {
-    /// `server` is the host and port of the connection, if they are known.
+    /// Creates OAUTHBEARER. `server` is the host and port of the connection, if known.
     pub fn oauthbearer(user: &str, token: &str, server: Option<(&str, u16)>) -> Bearer {
         let server = server.map(|(host, port)| format!("host={host}\x01port={port}\x01")).unwrap_or_default();
         let rest = format!(",\x01{server}auth=Bearer {token}\x01\x01");

@@ -13,7 +13,7 @@ impl Once {
         Once { name: "PLAIN", message: [b"\0", user, b"\0", password].concat() }
     }
 
-    /// An empty authorization identity means that of the credentials, which are usually a certificate.
+    /// Creates EXTERNAL. An empty authorization identity means that of the credentials, usually a certificate.
     pub fn external(authorization: &str) -> Once {
         Once { name: "EXTERNAL", message: authorization.into() }
     }
@@ -39,8 +39,8 @@ impl Mechanism for Once {
 
 /// LOGIN: never standardised, and supported everywhere. It sends the user and then the password.
 ///
-/// The order of the challenges tells what they ask for, and not their text: in practice prompts are translated, decorated,
-/// empty or not even base64. There is no initial response, because many servers refuse it.
+/// The order of the challenges determines what they ask for, not their text: in practice prompts are translated,
+/// decorated, empty or not even base64. There is no initial response, because many servers refuse it.
 pub(super) struct Login {
     user: Option<Vec<u8>>,
     password: Option<Vec<u8>>,

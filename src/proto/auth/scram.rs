@@ -1,12 +1,13 @@
-//! SCRAM (RFC 5802, 7677): the password is not sent. The client proves that it has it, and the server that it has its hash.
+//! SCRAM (RFC 5802, 7677): the password is not sent. The client proves that it knows the password, and the server that
+//! it has its hash.
 //!
 //! ```text
 //! First ─r=,s=,i=─▶ Proved ─v= in a challenge─▶ Verified ─235─▶ in
 //!                      └────── 235 with v= ──────────────────▶ in
 //! ```
 //!
-//! Names and passwords are used as they are: SASLprep (RFC 4013) is not applied. It would not change ASCII. Other text must be
-//! UTF-8 and normalised in the same way as on the server.
+//! Names and passwords are used as they are: SASLprep (RFC 4013) is not applied. It would not change ASCII. Other text
+//! must be UTF-8 and normalised in the same way as on the server.
 
 use std::ops::RangeInclusive;
 
@@ -33,8 +34,8 @@ pub(super) enum Hash {
 pub(super) enum Binding {
     /// There is none, or it is not used: `n`.
     None,
-    /// There is one, and the server offers no mechanism that takes it: `y`. If it does offer one, somebody has tampered with the
-    /// list.
+    /// There is one, and the server offers no mechanism that takes it: `y`. If it does offer one, somebody has tampered
+    /// with the list.
     NotOffered,
     /// The hash of the server's certificate: `p=tls-server-end-point` (RFC 5929 §4).
     EndPoint(Vec<u8>),

@@ -73,17 +73,17 @@ fn find(name: &str) -> Option<&'static Entry> {
     TABLE.iter().find(|entry| entry.name == name)
 }
 
-/// The names of the mechanisms for these credentials, the preferred first.
+/// Returns the names of the mechanisms for these credentials, in order of preference.
 pub(super) fn names(uses: Uses) -> impl Iterator<Item = &'static str> {
     TABLE.iter().filter(move |entry| entry.uses == uses).map(|entry| entry.name)
 }
 
-/// Whether this mechanism is available only in builds with the feature `sasl`.
+/// Returns whether this mechanism is available only in builds with the feature `sasl`.
 pub(super) fn needs_sasl(name: &str) -> bool {
     find(name).is_some_and(|entry| entry.needs_sasl)
 }
 
-/// Whether an exchange of this mechanism shows the password to anyone who can read it.
+/// Returns whether an exchange of this mechanism shows the password to anyone who can read it.
 pub(super) fn shows_password(name: &str) -> bool {
     find(name).is_some_and(|entry| entry.shows_password)
 }
@@ -131,7 +131,7 @@ fn anonymous(kind: &Kind, _: &Context<'_>) -> Made {
     made(Once::anonymous(trace))
 }
 
-/// Stands in for a mechanism that this build does not have.
+/// Takes the place of a mechanism that this build does not have.
 #[cfg(not(feature = "sasl"))]
 fn absent(_: &Kind, _: &Context<'_>) -> Made {
     Ok(None)
@@ -165,7 +165,7 @@ mod sasl {
         scram("SCRAM-SHA-1", Hash::Sha1, unbound(context), kind, context)
     }
 
-    /// What a mechanism that takes no channel binding says about it.
+    /// Returns what a mechanism without channel binding says about it.
     fn unbound(context: &Context<'_>) -> Binding {
         if context.options.channel_binding.is_some() && !context.plus_offered {
             Binding::NotOffered

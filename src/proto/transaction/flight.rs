@@ -34,9 +34,9 @@ pub(super) enum Stage {
 
 /// The content of a message.
 pub(super) enum Content {
-    /// All of it is at hand, encoded for DATA or BDAT.
+    /// All of it is available, encoded for DATA or BDAT.
     AtHand(Vec<u8>),
-    /// It has to be asked for.
+    /// It has yet to be asked for.
     ToCome,
     /// Some of it has arrived, or has been sent.
     Begun,
@@ -141,7 +141,7 @@ impl Step {
 }
 
 impl Replies {
-    /// For a flight that does not begin with RSET: number 0 is skipped.
+    /// Creates the counters of a flight that does not begin with RSET: number 0 is skipped.
     pub fn without_reset() -> Replies {
         Replies { asked: 1, heard: 1, first: 1 }
     }
@@ -155,7 +155,7 @@ impl Answer {
         }
     }
 
-    /// A later command of the same transaction was accepted.
+    /// Records that a later command of the same transaction was accepted.
     pub fn contradict(&mut self) {
         *self = match std::mem::replace(self, Answer::Open) {
             Answer::Refused(phase, reply) => Answer::Contradicted(phase, reply),
@@ -190,7 +190,7 @@ impl Flight {
         }
     }
 
-    /// The same message again, from its envelope.
+    /// Returns a flight that sends the message again, from its envelope.
     pub fn restarted(self) -> Flight {
         let content = match self.content {
             Content::AtHand(content) => Some(content),
@@ -199,9 +199,9 @@ impl Flight {
         Flight::new(self.transaction, content)
     }
 
-    /// The command with this number, or the one that the reply with this number answers.
+    /// Returns the command with this number, or the one that the reply with this number answers.
     ///
-    /// | number | by DATA | by BDAT |
+    /// | number | with DATA | with BDAT |
     /// |---|---|---|
     /// | 0 | RSET | RSET |
     /// | 1 | MAIL | MAIL |
@@ -219,7 +219,7 @@ impl Flight {
         }
     }
 
-    /// The number of DATA, or of the first BDAT.
+    /// Returns the number of DATA, or of the first BDAT.
     pub fn content_number(&self) -> usize {
         FIRST_RECIPIENT + self.recipients()
     }
@@ -228,7 +228,7 @@ impl Flight {
         self.transaction.envelope.recipients().len()
     }
 
-    /// Takes the content that is at hand, if it is.
+    /// Takes the content, if it is available.
     pub fn take_content(&mut self) -> Option<Vec<u8>> {
         if !matches!(self.content, Content::AtHand(_)) {
             return None;
@@ -247,19 +247,19 @@ impl Flight {
         self.replies.asked == self.replies.heard
     }
 
-    /// Whether nobody will receive the message, as far as is known.
+    /// Returns whether nobody will receive the message, as far as is known.
     pub fn is_pointless(&self, options: Options) -> bool {
         self.answer.refusal().is_some()
             || self.recipients.refused == self.recipients()
             || options.all_or_nothing && self.span.reply.is_none() && self.recipients.refused > 0
     }
 
-    /// What its next reply answers.
+    /// Returns the phase of the next reply.
     pub fn phase(&self, options: Options) -> Phase {
         self.step(self.replies.heard, options).phase()
     }
 
-    /// Whether another command of this flight was sent together with this one, and before it.
+    /// Returns whether another command of this flight was sent together with this one, and before it.
     fn is_in_company(&self, number: usize, options: Options) -> bool {
         let sent_at_once = match self.step(number, options) {
             Step::Reset | Step::Mail | Step::Recipient(_) => true,
@@ -273,7 +273,7 @@ impl Flight {
             && sent_at_once
     }
 
-    /// Takes note of a refusal, before it counts: the server may have read pipelined commands out of their order, or
+    /// Records a refusal, before it counts: the server may have read pipelined commands out of their order, or
     /// may accept no more recipients (RFC 5321 §4.5.3.1.10).
     pub fn note_refusal(&mut self, number: usize, reply: ReplyRef<'_>, options: Options) {
         let reply = reply.keep_within(0); // the beginning of its first line will do
@@ -290,24 +290,24 @@ impl Flight {
         }
     }
 
-    /// Takes note that a recipient was accepted: those refused before it are not simply too many.
+    /// Records that a recipient was accepted: those refused before it are not simply too many.
     pub fn note_acceptance(&mut self, step: Step) {
         if let Step::Recipient(_) = step {
             self.hints.too_many = None;
         }
     }
 
-    /// Whether some recipients may need another transaction.
+    /// Returns whether some recipients may need another transaction.
     pub fn may_go_again(&self) -> bool {
         self.hints.too_many.is_some() || self.hints.misread.is_some()
     }
 
-    /// Whether MAIL was answered 452: the server takes no more messages in this session.
+    /// Returns whether MAIL was answered 452: the server takes no more messages in this session.
     pub fn is_session_full(&self) -> bool {
         matches!(self.answer.refusal(), Some((Phase::Mail, reply)) if reply.code() == 452)
     }
 
-    /// What may be sent again of it, now that all its replies have arrived.
+    /// Returns what may be sent again, now that all replies have arrived.
     pub fn again(&self, options: Options) -> Option<Again> {
         if self.is_session_full() {
             return Some(Again::Elsewhere);
@@ -328,7 +328,7 @@ impl Flight {
         Some(Again::Rest(full.map(|(index, ..)| *index).collect()))
     }
 
-    /// The recipients to whom it should be sent again one command at a time, if any.
+    /// Returns the recipients to which it should be sent again one command at a time, if any.
     fn one_by_one(&self, misread: usize, options: Options) -> Option<Again> {
         let as_a_whole = match self.answer.refusal() {
             // Its content was sent.
@@ -359,12 +359,13 @@ impl Flight {
         Some(Again::OneByOne { recipients, command })
     }
 
-    /// Whether a part of it was refused, and the server went on with the rest: what it accepts then is unknown.
+    /// Returns whether a part of it was refused, and the server went on with the rest: what it accepts then is unknown.
     pub fn is_contradicted(&self) -> bool {
         matches!(self.answer, Answer::Contradicted(..) | Answer::Refused(Phase::Body, _))
     }
 
-    /// What became of it. With `in_doubt`, its end may have left. `broke` is why the connection is out of step, if it is.
+    /// Returns the result. `in_doubt` means that the end of the message may have been sent. `broke` is why the
+    /// connection is out of step, if it is.
     pub fn into_result(
         mut self,
         options: Options,
@@ -409,7 +410,7 @@ impl Flight {
         Err(Error::Transaction { delivery: Box::new(delivery), source: Box::new(source) })
     }
 
-    /// LMTP: the recipient whose turn it is has the message.
+    /// Records that the recipient whose turn it is gets the message (LMTP).
     pub fn accept_final(&mut self, reply: ReplyRef<'_>) {
         let reply = self.recipients.answer_final(Outcome::Accepted, reply);
         if !self.answer.is_accepted() {
@@ -431,14 +432,14 @@ impl Recipients {
         }
     }
 
-    /// RCPT was refused. Recipients are answered in order.
+    /// Records that RCPT was refused. Recipients are answered in order.
     pub fn refuse(&mut self, index: usize, reply: ReplyRef<'_>) {
         let reply = self.kept(reply);
         self.refused += 1;
         self.at_rcpt.push((index, Outcome::Refused, Some(reply)));
     }
 
-    /// LMTP: the recipient whose turn it is does not get the message.
+    /// Records that the recipient whose turn it is does not get the message (LMTP).
     pub fn refuse_final(&mut self, reply: ReplyRef<'_>) {
         self.refused += 1;
         self.answer_final(Outcome::Refused, reply);
@@ -451,7 +452,7 @@ impl Recipients {
         reply
     }
 
-    /// LMTP: the recipient that a final reply is for. They come in the order of the accepted recipients.
+    /// Returns the recipient that a final reply is for (LMTP). They come in the order of the accepted recipients.
     fn next_final(&mut self) -> usize {
         while self.at_rcpt.get(self.passed_over).is_some_and(|(index, ..)| *index == self.next_final) {
             self.next_final += 1;
@@ -468,7 +469,7 @@ impl Recipients {
         kept
     }
 
-    /// Both lists as one, in order.
+    /// Returns both lists as one, in order.
     fn into_answers(self) -> Vec<Recipient> {
         if self.at_end.is_empty() {
             return self.at_rcpt;
@@ -487,7 +488,7 @@ impl Recipients {
     }
 }
 
-/// Whether a refusal says that the command is unknown or out of place, rather than why it is refused.
+/// Returns whether a refusal says that the command is unknown or out of place, rather than why it is refused.
 fn is_out_of_place(reply: &Reply) -> bool {
     match reply.code() {
         500 | 502 | 503 => true,
@@ -496,8 +497,8 @@ fn is_out_of_place(reply: &Reply) -> bool {
     }
 }
 
-/// Whether a refusal of RCPT means too many recipients (452 with 4.5.3 or no enhanced code), and not, say, a full mailbox
-/// (452 4.2.2).
+/// Returns whether a refusal of RCPT means too many recipients (452 with 4.5.3 or no enhanced code), and not, say, a
+/// full mailbox (452 4.2.2).
 pub(crate) fn is_too_many(reply: &Reply) -> bool {
     reply.code() == 452 && reply.enhanced().is_none_or(|code| (code.subject, code.detail) == (5, 3))
 }

@@ -1,8 +1,9 @@
 //! Dialogue for messages: MAIL, RCPT, DATA or BDAT, the content, and RSET where something is left open (RFC 5321 §3.3).
 //!
 //! Carries any number of messages, one after the other, over one connection. Each message is a flight of commands. With
-//! PIPELINING (RFC 2920) a flight may be sent before the replies to the previous one have arrived. Replies come in order,
-//! so the first flight and the number of replies it has heard tell what a reply answers: [`Flight::step`] is that table.
+//! PIPELINING (RFC 2920) a flight may be sent before the replies to the previous one have arrived. Replies come in
+//! order, so the first flight and the number of replies it has heard tell what a reply answers: [`Flight::step`] is
+//! that table.
 //!
 //! ```text
 //! Envelope ─all sent─▶ Hold ─3yz─▶ Body ─last piece─▶ Over ─all answered─▶ a result
@@ -12,12 +13,12 @@
 //!
 //! The rules that keep this safe:
 //!
-//! - With DATA, content is sent only after a recipient was accepted, and never together with its own envelope. With BDAT
-//!   it may be, if it is small and can be had again. If the envelope is refused, so is each BDAT.
-//! - A message is in doubt from the moment when the last line of its end, or the last chunk, is first offered to a write,
-//!   until its reply. That is also true if the server refused a part of it and accepts the rest.
-//! - A flight begins with RSET unless the transaction before it is surely over. With BDAT only a 2yz reply to the last
-//!   chunk proves that: servers keep a transaction open after a chunk that they refuse.
+//! - With DATA, content is sent only after a recipient was accepted, and never together with its own envelope. With
+//!   BDAT it may be, if it is small and can be provided again. If the envelope is refused, so is each BDAT.
+//! - A message is in doubt from the moment when the last line of its end, or the last chunk, is first offered to a
+//!   write, until its reply. That is also true if the server refused a part of it and accepts the rest.
+//! - A flight begins with RSET unless the transaction before it is certainly over. With BDAT only a 2yz reply to the
+//!   last chunk proves that: servers keep a transaction open after a chunk that they refuse.
 //! - A flight that joins the end of a message before that was seen to work ([`Joining::Untried`]) carries no content. A
 //!   server that discards it, or hangs up, costs a connection and never a message.
 //!
@@ -41,12 +42,15 @@ use crate::{Delivery, Envelope, Error, Phase, Reply, delivery::Again};
 const WINDOW: usize = 512;
 /// Size of a BDAT chunk, in octets. Content that came with its message is one chunk.
 const CHUNK: usize = 64 * 1024;
-/// Number of content buffers that are kept. While one message waits for the reply to DATA, the next is already at hand.
+/// Number of content buffers that are kept. While one message waits for the reply to DATA, the next is already
+/// available.
 const MAX_SPARE: usize = 2;
-/// Budget for storing recipient refusals in full, in octets. After it is used up, only the first line of each refusal is kept.
+/// Budget for storing recipient refusals in full, in octets. After it is used up, only the first line of each refusal
+/// is kept.
 const MAX_REFUSALS: usize = 1024 * 1024;
 
-/// How [`Transactions`] are carried out. By default: one command at a time, and content by DATA, as any server allows.
+/// How [`Transactions`] are carried out. By default: one command at a time, and content with DATA, as any server
+/// allows.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Options {
     pub(crate) pipelining: bool,
@@ -64,7 +68,7 @@ impl Options {
         Options { pipelining, ..self }
     }
 
-    /// Sets whether content is sent by BDAT instead of DATA. Requires CHUNKING (RFC 3030).
+    /// Sets whether content is sent with BDAT instead of DATA. Requires CHUNKING (RFC 3030).
     #[must_use]
     pub fn chunking(self, chunking: bool) -> Options {
         Options { chunking, ..self }
@@ -125,7 +129,7 @@ pub enum Joining {
 pub struct Transaction {
     envelope: Envelope,
     parameters: MailParameters,
-    /// The content is at hand, and small.
+    /// The content is available, and small.
     ahead: bool,
     /// One command is sent at a time, because the command with this number was refused when it was sent with others.
     one_by_one: Option<usize>,
@@ -162,8 +166,8 @@ impl Transaction {
         check_recipients(&self.envelope)
     }
 
-    /// Sets whether the content may be sent by BDAT before the envelope is answered. The content should be small, and
-    /// available again if it is asked for twice. Defaults to false.
+    /// Sets whether the content may be sent with BDAT before the envelope is answered. The content should be small, and
+    /// still available if it is asked for twice. Defaults to false.
     #[must_use]
     pub fn ahead(mut self, ahead: bool) -> Transaction {
         self.ahead = ahead;
@@ -204,12 +208,12 @@ pub struct Transactions {
     results: VecDeque<Result<Delivery, Error>>,
 }
 
-/// What is known about the message after those that were handed over.
+/// What is known about the next message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Supply {
     /// There may be one. It is wanted early, so that its envelope can be sent with the end of the message before.
     Open,
-    /// Asking for one may take time. It is wanted when everything at hand is written.
+    /// Asking for one may take time. It is wanted when everything available is written.
     Later,
     /// There is none, as far as is known.
     Dry,
@@ -221,7 +225,7 @@ enum Leftover {
     Nothing,
     /// The server may have a transaction open.
     Maybe,
-    /// The same, and a final RSET has been sent.
+    /// The server may have a transaction open, and a final RSET has been sent.
     Resetting,
 }
 
@@ -261,18 +265,19 @@ impl Transactions {
         }
     }
 
-    /// Adds a message. Answers [`Want::Message`].
+    /// Adds a message. Call it on [`Want::Message`].
     pub fn message(&mut self, transaction: Transaction) {
         self.add(transaction, None);
     }
 
-    /// Adds a message together with its content. Answers [`Want::Message`].
+    /// Adds a message together with its content. Call it on [`Want::Message`].
     ///
-    /// The content is kept here, encoded, until it is sent. With BDAT it is one chunk. It should be small: 64 KiB at most.
+    /// The content is kept here, encoded, until it is sent. With BDAT it is one chunk. It should be small: 64 KiB at
+    /// most.
     ///
     /// # Errors
     ///
-    /// [`Error::Message`] if the content has a NUL. [`Error::Unsupported`] if it has an octet beyond ASCII, and the
+    /// [`Error::Message`] if the content has a NUL. [`Error::Unsupported`] if it has a non-ASCII octet, and the
     /// transaction was created without 8BITMIME. The message is not added then.
     pub fn message_with(&mut self, transaction: Transaction, content: Survey<'_>) -> Result<(), Error> {
         let mut room = self.spare.pop().unwrap_or_default();
@@ -287,34 +292,35 @@ impl Transactions {
         self.supply = Supply::Open;
     }
 
-    /// Says that there is no further message now. Answers [`Want::Message`].
+    /// Reports that there is no further message now. Call it on [`Want::Message`].
     ///
     /// An open transaction is closed, until there are [more](Self::more) messages.
     pub fn no_more(&mut self) {
         self.supply = Supply::Dry;
     }
 
-    /// Says that it may take time to find out whether there is a further message. Answers [`Want::Message`].
+    /// Reports that it may take time to find out whether there is a further message. Call it on [`Want::Message`].
     ///
-    /// The next message is wanted again once [everything at hand is written](Self::has_said_all), and before any reply is
-    /// waited for. Its envelope takes a write of its own, and no round trip.
+    /// The next message is wanted again once [everything available is written](Self::has_said_all), and before any
+    /// reply is waited for. Its envelope takes a write of its own, and no round trip.
     pub fn later(&mut self) {
         self.supply = Supply::Later;
     }
 
-    /// Returns whether everything that can be sent of the messages at hand was written. Then waiting for the next message
-    /// delays nothing except the replies.
+    /// Returns whether everything that can be sent of the available messages was written. Then waiting for the next
+    /// message delays nothing except the replies.
     #[must_use]
     pub fn has_said_all(&self, out: &Outbox) -> bool {
         self.writing == self.flights.len() && out.unsent().is_empty()
     }
 
-    /// From here on each command waits for the reply to the one before it. What was written already is not affected.
+    /// Makes each command from here on wait for the reply to the one before it. What was written already is not
+    /// affected.
     pub(crate) fn one_at_a_time(&mut self) {
         self.options.pipelining = false;
     }
 
-    /// Says that there are messages again after [`no_more`](Self::no_more).
+    /// Reports that there are messages again after [`no_more`](Self::no_more).
     pub fn more(&mut self) {
         self.supply = Supply::Open;
     }
@@ -352,7 +358,7 @@ impl Transactions {
         self.options.joining
     }
 
-    /// Returns whether QUIT was sent: the connection must not be used again.
+    /// Returns whether QUIT was sent. If so, the connection must not be used again.
     #[must_use]
     pub fn said_farewell(&self) -> bool {
         self.said_farewell
@@ -360,8 +366,8 @@ impl Transactions {
 
     /// Reports that the server is silent in [`Want::Probe`], or hung up.
     ///
-    /// Returns true if all that is lost is an envelope that had joined the end of a message. It will be sent again, alone,
-    /// over a new connection.
+    /// Returns true if all that is lost is an envelope that had joined the end of a message. It will be sent again,
+    /// alone, over a new connection.
     pub fn on_silence(&mut self) -> bool {
         let Some(flight) = self.flights.front().filter(|_| self.is_next_unsaid()) else { return false };
         let lost = match flight.company {
@@ -379,8 +385,8 @@ impl Transactions {
 
     /// Ends all messages that are under way, because the connection is out of step.
     ///
-    /// `offered` is [how many octets](Outbox::octets_offered) of the stream may have left. It decides which messages are
-    /// in doubt. Each gets its result from [`next_result`](Transactions::next_result).
+    /// `offered` is [how many octets](Outbox::octets_offered) of the stream may have left. It decides which messages
+    /// are in doubt. Each gets its result from [`next_result`](Transactions::next_result).
     pub fn lose(&mut self, offered: u64, broke: Error) {
         let mut why = broke;
         while let Some(flight) = self.flights.pop_front() {
@@ -423,7 +429,7 @@ impl Transactions {
         })
     }
 
-    /// Some reply has to be waited for.
+    /// Returns how to wait for a reply.
     fn wait(&self) -> Want {
         match self.options.joining {
             Joining::Untried if self.is_unheard() => Want::Probe,
@@ -431,13 +437,13 @@ impl Transactions {
         }
     }
 
-    /// Whether another flight may be written after those that wait for replies.
+    /// Returns whether another flight may be written after those that wait for replies.
     fn may_join(&self) -> bool {
         let alone = self.flights.back().is_some_and(|flight| flight.transaction.one_by_one.is_some());
         self.options.joins() && self.due < WINDOW && self.supply != Supply::Dry && !alone
     }
 
-    /// Everything at hand is written.
+    /// Decides what comes next when everything available is written.
     fn fill_between(&mut self, out: &mut Outbox) -> Want {
         let is_first = self.flights.is_empty();
         let may_follow = if is_first { self.supply != Supply::Dry } else { self.may_join() };
@@ -486,7 +492,7 @@ impl Transactions {
             Stage::Body if options.chunking && !flight.is_begun() && flight.is_pointless(options) => {
                 self.over();
             }
-            // The next message should be at hand when this one ends.
+            // The next message should be available when this one ends.
             Stage::Body
                 if !flight.is_begun() && self.is_last() && self.may_join() && self.supply == Supply::Open =>
             {
@@ -501,7 +507,7 @@ impl Transactions {
         None
     }
 
-    /// Whether no other flight follows the one being written.
+    /// Returns whether no other flight follows the one being written.
     fn is_last(&self) -> bool {
         self.writing + 1 == self.flights.len()
     }
@@ -547,7 +553,7 @@ impl Transactions {
         }
     }
 
-    /// Sends all of a content that was at hand.
+    /// Sends all of the content at once.
     fn fill_content(&mut self, mut content: Vec<u8>, out: &mut Outbox) {
         if self.options.chunking {
             self.end(out, Command::Bdat(content.len(), true));
@@ -574,7 +580,7 @@ impl Transactions {
         self.due += replies;
     }
 
-    /// All of the end has been put into the outbox; QUIT may follow.
+    /// Ends the flight, all of which is in the outbox; QUIT may follow.
     fn ended(&mut self, out: &mut Outbox) {
         let flight = &mut self.flights[self.writing];
         flight.span.to = out.end();
@@ -587,7 +593,7 @@ impl Transactions {
         self.over();
     }
 
-    /// All of the flight being written is written.
+    /// Goes on to the next flight, because all of this one is written.
     fn over(&mut self) {
         let flight = &mut self.flights[self.writing];
         // Some servers keep a transaction open after a chunk that they refuse.
@@ -598,12 +604,12 @@ impl Transactions {
         self.settle();
     }
 
-    /// Whether nothing has been sent of the flight after the first.
+    /// Returns whether nothing has been sent of the flight after the first.
     fn is_next_unsaid(&self) -> bool {
         self.flights.get(1).is_none_or(|next| next.stage == Stage::Envelope(0))
     }
 
-    /// The first flight starts again from its envelope, alone.
+    /// Restarts the first flight from its envelope, alone.
     fn rearm(&mut self, leftover: Leftover) {
         if let Some(flight) = self.flights.pop_front() {
             self.flights.push_front(flight.restarted());
@@ -643,12 +649,12 @@ impl Transactions {
         }
     }
 
-    /// Whether the server takes pipelined commands, as far as is known.
+    /// Returns whether the server takes pipelined commands, as far as is known.
     pub(crate) fn pipelines(&self) -> bool {
         self.options.pipelining
     }
 
-    /// Takes note of what a reply to an envelope says about pipelining, and about the number of recipients.
+    /// Records what a reply to an envelope says about pipelining, and about the number of recipients.
     fn note(&mut self, number: usize, step: Step, reply: ReplyRef<'_>, verdict: Verdict) {
         let flight = &mut self.flights[0];
         if verdict == Verdict::Refused {
@@ -661,7 +667,7 @@ impl Transactions {
         }
     }
 
-    /// The reply to the RSET that an envelope begins with.
+    /// Takes the reply to the RSET that an envelope begins with.
     fn on_reset(&mut self, reply: ReplyRef<'_>, verdict: Verdict) -> Result<(), Error> {
         if verdict == Verdict::Done {
             return Ok(());
@@ -685,8 +691,8 @@ impl Transactions {
         }
     }
 
-    /// Whether the code says that the server takes no envelope together with the end of the message before. A 501 may also
-    /// be about the sender.
+    /// Returns whether the code means that the server takes no envelope together with the end of the message before. A
+    /// 501 may also be about the sender.
     fn is_turned_away(&self, code: u16) -> bool {
         let flight = &self.flights[0];
         let untried = self.options.joining == Joining::Untried;
@@ -745,7 +751,7 @@ impl Transactions {
         }
     }
 
-    /// The reply to a chunk that was not the last.
+    /// Takes the reply to a chunk that was not the last.
     fn on_chunk(&mut self, reply: ReplyRef<'_>, verdict: Verdict) -> Result<(), Error> {
         let options = self.options;
         let flight = &mut self.flights[0];
@@ -764,7 +770,7 @@ impl Transactions {
         }
     }
 
-    /// The reply to the end of the message, or with LMTP one of them.
+    /// Takes the reply to the end of the message, or with LMTP one of them.
     fn on_end(&mut self, reply: ReplyRef<'_>, verdict: Verdict, out: &Outbox) -> Result<(), Error> {
         let lmtp = self.options.lmtp;
         let flight = &mut self.flights[0];

@@ -23,7 +23,7 @@ impl Talk {
         self.all.message(letter(recipients));
     }
 
-    /// The first words of what is sent now, and what is wanted next.
+    /// Returns the first words of what is sent now, and what is wanted next.
     fn says(&mut self) -> (String, Want) {
         let want = self.all.fill(&mut self.out);
         let said = String::from_utf8(self.out.offer().to_vec()).unwrap();
