@@ -381,7 +381,7 @@ impl Stream {
         }
     }
 
-    /// Sends the close_notify of TLS if that needs no waiting, and closes the connection.
+    /// Sends the close_notify of TLS if that is possible without waiting, and closes the connection.
     pub fn close(&mut self) {
         if self.inner.wake(Waker::noop()).is_err() {
             return;

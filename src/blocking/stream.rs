@@ -308,7 +308,7 @@ impl Stream {
         }
     }
 
-    /// Sends the close_notify of TLS if that needs no waiting, and closes the connection.
+    /// Sends the close_notify of TLS if that is possible without waiting, and closes the connection.
     pub fn close(&mut self) {
         if let Inner::Tls(stream) = &mut self.inner {
             stream.get_mut().begin(None);

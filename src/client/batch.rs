@@ -89,7 +89,7 @@ pub struct Batch<C: DerefMut<Target = Client>, M, I> {
     /// Set while a step is under way that only the future that began it can continue.
     midway: Option<Midway>,
     line: Line,
-    /// Why there is no other connection, if no result has reported that.
+    /// Why there is no other connection, if no result has reported that yet.
     cause: Option<Error>,
 }
 
@@ -132,7 +132,7 @@ struct Ledger<M> {
     resume: usize,
 }
 
-/// The state of the connection, as far as it is known.
+/// The state of the connection, as far as known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Line {
     Works,

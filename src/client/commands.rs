@@ -175,9 +175,9 @@ impl Client {
     /// # Errors
     ///
     /// [`Error::Unsupported`] if the server does not offer STARTTLS, and [`Error::Config`] if the connection already
-    /// uses TLS, or this build has none; nothing is sent then. After an [`Error::Refused`] for STARTTLS itself the
-    /// connection can still be used, without TLS. It is closed if the handshake fails, if plaintext follows the 220, or
-    /// if EHLO is refused after the handshake.
+    /// uses TLS, or this build has none; in these cases nothing is sent. After an [`Error::Refused`] for STARTTLS
+    /// itself the connection can still be used, without TLS. It is closed if the handshake fails, if plaintext follows
+    /// the 220, or if EHLO is refused after the handshake.
     pub async fn starttls(&mut self) -> Result<(), Error> {
         let mut call = self.begin();
         self.usable(Phase::StartTls)?;

@@ -78,7 +78,7 @@ impl Link {
         self.stream.close();
     }
 
-    /// Sends QUIT, if that needs no waiting, and closes the connection. The reply is not waited for.
+    /// Sends QUIT, if that is possible without waiting, and closes the connection. The reply is not waited for.
     pub fn part(&mut self) {
         if self.is_usable() && self.out.is_quiet() {
             self.out.put_farewell();

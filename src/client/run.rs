@@ -72,7 +72,7 @@ fn while_writing(phase: Phase) -> Phase {
 pub(super) fn source_error(e: io::Error) -> Error {
     match e.kind() {
         io::ErrorKind::TimedOut => Error::Timeout(Phase::Body),
-        // An error of ours says what is wrong with the message itself.
+        // An `Error` of this crate says what is wrong with the message itself.
         _ => e.downcast().unwrap_or_else(Error::Source),
     }
 }

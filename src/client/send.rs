@@ -392,7 +392,7 @@ impl Client {
             let (transaction, _) = self.transaction(envelope, &body)?;
             let transaction = transaction.one_by_one(one_by_one);
             let (result, end) = self.attempt(call, transaction, Source::new(body), freshness).await;
-            // A connection that was lost while it was idle tells nothing about the number of messages per session.
+            // A connection that was lost while idle says nothing about the number of messages per session.
             let end = end.map(|end| if freshness == Freshness::Kept { End::Announced } else { end });
             if !goes_elsewhere(&result) || !self.may_take_over(end) {
                 return timed(result, call.clock.timings());

@@ -126,7 +126,7 @@ impl Client {
         self.history.setup == Setup::Changed || self.history.open.by_hand().is_some()
     }
 
-    /// Sends QUIT, if that needs no waiting, and closes the connection. The reply is not waited for.
+    /// Sends QUIT, if that is possible without waiting, and closes the connection. The reply is not waited for.
     pub(super) fn part(&mut self) {
         self.link.part();
     }

@@ -72,7 +72,7 @@ pub(crate) struct Config {
     pub port: Option<u16>,
     /// The addresses to connect to, instead of a lookup.
     pub addresses: Option<Vec<SocketAddr>>,
-    /// The local address.
+    /// The local address to connect from.
     pub bind: Option<SocketAddr>,
     pub lmtp: bool,
     pub security: Security,

@@ -131,7 +131,7 @@
 //!   that the server supports it (SIZE, 8BITMIME, SMTPUTF8, and what its envelope asks for). [`Survey`] describes what
 //!   a message contains, and can be handed over [with it](Transactions::message_with).
 //!
-//! A dialogue that wants [`Nothing`](Want::Nothing) has read every reply that it asked for; the next dialogue may
+//! A dialogue that wants [`Nothing`](Want::Nothing) has read every reply that it was waiting for; the next dialogue may
 //! begin.
 
 mod auth;
@@ -188,7 +188,7 @@ pub trait Dialogue: sealed::Sealed {
     /// The reply does not answer what was sent, or ends the session. The connection is out of step.
     fn on_reply(&mut self, reply: ReplyRef<'_>, out: &Outbox) -> Result<(), Error>;
 
-    /// Takes a reply that nobody asked for. Always returns an error: the connection is out of step.
+    /// Takes an unexpected reply, when none is due. Always returns an error: the connection is out of step.
     fn on_early(&mut self, reply: ReplyRef<'_>) -> Error {
         if reply.closes(self.phase()) {
             self.refusal(reply)
@@ -272,7 +272,7 @@ pub enum Want {
     /// the connection and call [`Transactions::on_silence`]. If it returns true, continue the same `Transactions` over
     /// a new connection with a new inbox, outbox and [`Hello`]. If it returns false, call [`lose`](Transactions::lose).
     Probe,
-    /// Write some of the outbox: it is full, or should be sent before the next message is asked for. Keep reading the
+    /// Write some of the outbox: it is full, or should be sent before the next message is requested. Keep reading the
     /// server's replies meanwhile.
     Write,
     /// Pass the next piece of the content to [`Dialogue::body`], or an empty piece at the end. Only for
@@ -284,7 +284,7 @@ pub enum Want {
     Body(usize),
     /// Pass the next message ([`Transactions::message`]), or report that there is none now ([`Transactions::no_more`]).
     ///
-    /// The message before it may still be under way, and is held up while you wait. If there may be a wait, answer with
+    /// The message before it may still be under way, and waiting here holds it up. If you may have to wait, answer with
     /// [`Transactions::later`] until [everything is written](Transactions::has_said_all). Or answer that there is none,
     /// and report later that there are [more](Transactions::more).
     Message,

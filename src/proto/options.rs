@@ -43,7 +43,7 @@ pub enum MailOption {
     /// BY: a time limit for the delivery, and what to do after it (RFC 2852). Needs DELIVERBY.
     DeliverBy {
         /// The time limit, 1 to 999,999,999 seconds. With [`OnLate::Notify`] it may also be 0 or negative, down to
-        /// -999,999,999: the time has passed already.
+        /// -999,999,999, if the time has passed already.
         seconds: i32,
         /// What to do if the message is late.
         late: OnLate,

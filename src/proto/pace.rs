@@ -51,7 +51,7 @@ impl Pace {
             return;
         }
         let flight = std::mem::take(&mut self.flight);
-        // A single reply tells nothing, however it arrives.
+        // A single reply says nothing, however it arrives.
         if flight.replies > 1 && !self.is_stalled() {
             self.stalls = if flight.is_stalled() { self.stalls + 1 } else { 0 };
         }

@@ -5,7 +5,7 @@ use super::{
 };
 use crate::{Address, Error, Phase, Reply};
 
-/// Commands that lead on to more than one reply, or change what is known of the server. Each with the method to use
+/// Commands that lead on to more than one reply, or change what is known about the server. Each with the method to use
 /// instead.
 const NOT_SIMPLE: [(&str, &str); 8] = [
     ("AUTH", "Client::login, or Client::auth_plain and its like"),
@@ -123,8 +123,8 @@ impl Simple {
     /// # Errors
     ///
     /// [`Error::Config`] if the line is empty, has a control character or more than 2,046 octets. Also for commands
-    /// that lead on to something else (AUTH, BDAT, DATA, STARTTLS), or change what is known of the server (EHLO, HELO,
-    /// LHLO, QUIT).
+    /// that lead on to something else (AUTH, BDAT, DATA, STARTTLS), or change what is known about the server (EHLO,
+    /// HELO, LHLO, QUIT).
     pub fn custom(line: impl AsRef<[u8]>) -> Result<Simple, Error> {
         Simple::of_line(Line::new(line)?)
     }

@@ -150,7 +150,7 @@ impl TlsSettings {
         backend::available()
     }
 
-    /// Checks the settings, as far as possible without the TLS library.
+    /// Checks the settings before a connection is made.
     ///
     /// # Errors
     ///
@@ -177,7 +177,7 @@ impl TlsSettings {
         Ok(())
     }
 
-    /// Reads the additional CAs, if that was not done before.
+    /// Reads the additional CAs, unless that was done before.
     ///
     /// # Errors
     ///
@@ -265,7 +265,7 @@ impl fmt::Debug for TlsSettings {
 
 /// Translates the error of a read or write over TLS. A server that refuses our certificate, or wants one, says so after
 /// the handshake: in TLS 1.3 that is over for the client before the server has seen the certificate (RFC 8446 §4.4.2.4,
-/// §6.2). Only the text tells. Such an error becomes an [`Error::Tls`] inside the [`io::Error`].
+/// §6.2). Only the text shows this. Such an error becomes an [`Error::Tls`] inside the [`io::Error`].
 #[cold]
 pub(crate) fn translate(e: io::Error) -> io::Error {
     if e.kind() != io::ErrorKind::Other {

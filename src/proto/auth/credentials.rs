@@ -53,7 +53,7 @@ impl Credentials {
 
     /// Creates credentials from a user name whose token is not known yet.
     ///
-    /// The dialogue asks for the token with [`Want::Token`](crate::proto::Want::Token) when it is needed, and once more
+    /// The dialogue requests the token with [`Want::Token`](crate::proto::Want::Token) when it is needed, and once more
     /// if the server refuses it. The second token is used only if it differs.
     ///
     /// # Errors

@@ -128,7 +128,7 @@ impl Default for AuthOptions {
 ///
 /// After a mechanism that hides the password, PLAIN and LOGIN are tried only on a private connection (TLS or local).
 ///
-/// After a refused token, a new one is asked for once. It is tried if it differs.
+/// After a refused token, a new one is requested once, and tried if it differs.
 pub struct Auth {
     credentials: Credentials,
     options: AuthOptions,
@@ -142,7 +142,7 @@ pub struct Auth {
     /// The initial response, if it was too long to be sent with AUTH.
     initial: Option<Vec<u8>>,
     answers: usize,
-    /// The token may be asked for again.
+    /// The token may be requested again.
     may_ask_again: bool,
     /// Why the current mechanism has failed, as far as is known: our reason, and the server's.
     failure: Option<String>,

@@ -36,7 +36,7 @@ pub(super) enum Stage {
 pub(super) enum Content {
     /// All of it is available, encoded for DATA or BDAT.
     AtHand(Vec<u8>),
-    /// It has yet to be asked for.
+    /// It has yet to be requested.
     ToCome,
     /// Some of it has arrived, or has been sent.
     Begun,

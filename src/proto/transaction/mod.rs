@@ -124,7 +124,7 @@ pub enum Joining {
 
 /// One message and its recipients, to be handed to [`Transactions`].
 ///
-/// Its content is asked for with [`Want::Body`], unless it came [with the message](Transactions::message_with).
+/// Its content is requested with [`Want::Body`], unless it came [with the message](Transactions::message_with).
 #[derive(Debug, Clone)]
 pub struct Transaction {
     envelope: Envelope,
@@ -167,7 +167,7 @@ impl Transaction {
     }
 
     /// Sets whether the content may be sent with BDAT before the envelope is answered. The content should be small, and
-    /// still available if it is asked for twice. Defaults to false.
+    /// still available if it is requested twice. Defaults to false.
     #[must_use]
     pub fn ahead(mut self, ahead: bool) -> Transaction {
         self.ahead = ahead;
