@@ -87,7 +87,7 @@ impl Way {
         let pipelined =
             dialogue.windows(2).filter(|two| two[0].starts_with("C: MAIL") && two[1].starts_with("C: RCPT"));
         let pipelined = pipelined.count() > 0;
-        let joins = if self.lmtp { server.joins_lmtp } else { server.joins };
+        let joins = if self.lmtp { 0 } else { server.joins };
         let is_as_it_was_to_be = if self.chunking {
             said("C: BDAT") > 0 && said("C: DATA") == 0 && pipelined
         } else {

@@ -36,9 +36,8 @@ pub struct Server {
     pub old: Option<u16>,
     /// Port with LMTP and STARTTLS, and no login.
     pub lmtp: Option<u16>,
-    /// Of five messages, the number of envelopes it accepts with the end before them; and over LMTP.
+    /// Of five messages, the number of envelopes it accepts with the end before them. Over LMTP, none is sent so.
     pub joins: usize,
-    pub joins_lmtp: usize,
 }
 
 pub const POSTFIX: Server = Server {
@@ -50,7 +49,6 @@ pub const POSTFIX: Server = Server {
     old: Some(12526),
     lmtp: None,
     joins: 4,
-    joins_lmtp: 0,
 };
 pub const DOVECOT: Server = Server {
     name: "dovecot",
@@ -61,7 +59,6 @@ pub const DOVECOT: Server = Server {
     old: None,
     lmtp: Some(14424),
     joins: 0, // BURL: see Client::options
-    joins_lmtp: 4,
 };
 pub const EXIM: Server = Server {
     name: "exim",
@@ -72,7 +69,6 @@ pub const EXIM: Server = Server {
     old: None,
     lmtp: None,
     joins: 4,
-    joins_lmtp: 0,
 };
 pub const SENDMAIL: Server = Server {
     name: "sendmail",
@@ -83,7 +79,6 @@ pub const SENDMAIL: Server = Server {
     old: None,
     lmtp: None,
     joins: 0, // no CHUNKING
-    joins_lmtp: 0,
 };
 pub const SMTPSERVER: Server = Server {
     name: "smtpserver",
@@ -94,7 +89,6 @@ pub const SMTPSERVER: Server = Server {
     old: Some(18526),
     lmtp: Some(18424),
     joins: 0, // no CHUNKING
-    joins_lmtp: 0,
 };
 pub const AIOSMTPD: Server = Server {
     name: "aiosmtpd",
@@ -105,7 +99,6 @@ pub const AIOSMTPD: Server = Server {
     old: Some(19526),
     lmtp: Some(19424),
     joins: 0,
-    joins_lmtp: 0,
 };
 pub const ALL: [Server; 6] = [POSTFIX, DOVECOT, EXIM, SENDMAIL, SMTPSERVER, AIOSMTPD];
 
