@@ -18,9 +18,12 @@ pub struct Walk {
 #[derive(Debug, Default)]
 pub struct Attempt {
     pub sender: String,
+    recipients: Vec<String>,
     /// The recipients that the server took, and those that have got the message.
-    pub taken: Vec<bool>,
-    pub accepted: Vec<bool>,
+    taken: Vec<bool>,
+    accepted: Vec<bool>,
+    /// The recipients that may have got the message: all of it was said, and was not refused.
+    may_have: Vec<bool>,
     /// All of the message was said.
     pub ended: bool,
     /// MAIL was granted.
@@ -28,9 +31,46 @@ pub struct Attempt {
 }
 
 impl Attempt {
-    fn take(&mut self, reply: Option<&Reply>) {
-        self.taken.push(self.open && is(reply, |code| code / 100 == 2));
+    /// Whether this recipient has got the message.
+    pub fn was_accepted(&self, recipient: &str) -> bool {
+        self.holds(&self.accepted, recipient)
+    }
+
+    /// Whether this recipient may have got the message.
+    pub fn may_have(&self, recipient: &str) -> bool {
+        self.holds(&self.may_have, recipient)
+    }
+
+    fn holds(&self, what: &[bool], recipient: &str) -> bool {
+        self.recipients.iter().zip(what).any(|(name, holds)| *holds && name == recipient)
+    }
+
+    fn take(&mut self, recipient: String, reply: Option<&Reply>) {
+        self.recipients.push(recipient);
+        self.taken.push(self.open && is(reply, grants));
         self.accepted.push(false);
+        self.may_have.push(false);
+    }
+}
+
+/// A reply that grants what was asked for (RFC 5321 §4.2.1). 221 closes the connection.
+fn grants(code: u16) -> bool {
+    code / 100 == 2 && code != 221
+}
+
+/// The replies of the server, until it has closed the session: it does nothing more after that.
+struct Replies<I> {
+    left: I,
+    closed: bool,
+}
+
+impl<'r, I: Iterator<Item = &'r Reply>> Iterator for Replies<I> {
+    type Item = &'r Reply;
+
+    fn next(&mut self) -> Option<&'r Reply> {
+        let reply = self.left.next().filter(|_| !self.closed)?;
+        self.closed = matches!(reply.code(), 221 | 421);
+        Some(reply)
     }
 }
 
@@ -42,7 +82,7 @@ impl Walk {
     /// Panics if what the client has said are not whole commands, one a line.
     pub fn new(mut said: &[u8], heard: &[u8], lmtp: bool) -> Walk {
         let (replies, ..) = replies(heard, usize::MAX);
-        let mut replies = replies.iter().skip(1); // the greeting
+        let mut replies = Replies { left: replies.iter().skip(1), closed: false }; // without the greeting
         let mut walk = Walk::default();
         let mut login = false;
         while let Some(end) = said.windows(2).position(|pair| pair == b"\r\n") {
@@ -70,15 +110,16 @@ impl Walk {
                 }
                 "MAIL" => {
                     let sender = between(line);
-                    let open = is(replies.next(), |code| code / 100 == 2);
+                    let open = is(replies.next(), grants);
                     walk.attempts.push(Attempt { sender, open, ..Attempt::default() });
                 }
                 "RCPT" => {
-                    assert!(between(line).starts_with('r'), "nobody has named {line:?}");
-                    walk.last().take(replies.next());
+                    let recipient = between(line);
+                    assert!(recipient.starts_with('r'), "nobody has named {line:?}");
+                    walk.last().take(recipient, replies.next());
                 }
                 "DATA" => {
-                    if is(replies.next(), |code| code == 354) {
+                    if is(replies.next(), |code| code / 100 == 3) {
                         let Some(length) = content_length(said) else { return walk };
                         said = &said[length..];
                         walk.last().end(&mut replies, lmtp);
@@ -108,15 +149,22 @@ impl Walk {
 
 impl Attempt {
     /// The whole message is there, and is answered: once, or in LMTP once for each recipient that was taken.
-    fn end<'r>(&mut self, replies: &mut impl Iterator<Item = &'r Reply>, lmtp: bool) {
+    fn end<'r>(&mut self, replies: &mut Replies<impl Iterator<Item = &'r Reply>>, lmtp: bool) {
         self.ended = true;
-        if !lmtp || !self.taken.contains(&true) {
-            let accepted = is(replies.next(), |code| code == 250);
-            self.accepted = self.taken.iter().map(|taken| *taken && accepted).collect();
+        if replies.closed {
             return;
         }
-        for (taken, accepted) in self.taken.iter().zip(&mut self.accepted) {
-            *accepted = *taken && is(replies.next(), |code| code == 250);
+        if !lmtp || !self.taken.contains(&true) {
+            let reply = replies.next();
+            let (accepted, refused) = (is(reply, grants), is(reply, |code| code >= 400));
+            self.accepted = self.taken.iter().map(|taken| *taken && accepted).collect();
+            self.may_have = self.taken.iter().map(|taken| *taken && !refused).collect();
+            return;
+        }
+        for (number, taken) in self.taken.iter().enumerate().filter(|(_, taken)| **taken) {
+            let reply = replies.next();
+            self.accepted[number] = *taken && is(reply, grants);
+            self.may_have[number] = *taken && !is(reply, |code| code >= 400);
         }
     }
 }
