@@ -62,7 +62,7 @@ pub fn tunnel(
     stream.set_nodelay(true)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
-    // Version 5, then the authentication methods: 0 is none, 2 is user name and password.
+    // Version 5, then the authentication methods: 0 for no authentication, 2 for user name and password.
     stream.write_all(if login.is_some() { &[5, 2, 0, 2] } else { &[5, 1, 0] })?;
     match (read(&mut stream)?, login) {
         ([5, 0], _) => {}

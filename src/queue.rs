@@ -73,7 +73,7 @@ pub(crate) struct Queue<C, B> {
 /// What is known about the pool's credentials.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Login {
-    /// The last login worked, or there is none.
+    /// The last login worked, or there are no credentials.
     Works,
     /// Unknown: one connection at a time tries, so that a wrong password is not used by all at once.
     Untried,

@@ -66,9 +66,9 @@ mod examples;
 mod client;
 
 #[cfg(feature = "native-tls")]
-#[path = "../client/native_tls.rs"]
+#[path = "../tls_connector.rs"]
 #[allow(clippy::duplicate_mod)]
-mod native_tls;
+mod tls_connector;
 
 mod batch;
 mod bell;

@@ -9,8 +9,8 @@ mod examples;
 mod client;
 
 #[cfg(feature = "native-tls")]
-#[path = "../client/native_tls.rs"]
-mod native_tls;
+#[path = "../tls_connector.rs"]
+mod tls_connector;
 
 mod aside;
 mod batch;

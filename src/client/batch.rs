@@ -277,13 +277,13 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
         self.supply.waiting.len() + under + usize::from(self.alone.is_some())
     }
 
-    /// Returns whether the next message, or the information that there is none, is available without waiting.
+    /// Returns whether asking for the next message cannot block, even if no message is left.
     fn is_at_hand(&self) -> bool {
         let hint = self.supply.mails.as_ref().map(I::size_hint);
         !self.supply.waiting.is_empty() || matches!(hint, None | Some((1.., _) | (_, Some(0))))
     }
 
-    /// Makes the next message available as the first that waits. Returns false if there is none.
+    /// Makes the next message available as the first that waits. Returns false if no message is left.
     fn fetch(&mut self) -> bool {
         let asked = if self.is_at_hand() { None } else { Some(Instant::now()) };
         if self.supply.waiting.is_empty() {

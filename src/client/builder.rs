@@ -205,7 +205,7 @@ impl Builder {
     ///
     /// Defaults to the machine's name if that is a fully qualified domain name, and not `localhost.localdomain` or
     /// similar. Otherwise it is the address literal of the connection's local address (RFC 5321 §4.1.4), or
-    /// `[127.0.0.1]` if there is none. The machine's name is read for each connection.
+    /// `[127.0.0.1]` over a connection without one. The machine's name is read for each connection.
     pub fn hello_name(mut self, name: impl Into<String>) -> Builder {
         self.config.hello_name = Some(name.into());
         self

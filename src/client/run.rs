@@ -193,7 +193,7 @@ impl Link {
         }
     }
 
-    /// Waits for the next piece of the content. Returns false if there is none yet.
+    /// Waits for the next piece of the content. Returns false if it has not arrived yet.
     ///
     /// While a slow source is waited for, what it has returned so far is written, and replies are read.
     async fn fetch(

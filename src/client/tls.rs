@@ -57,8 +57,8 @@ impl Builder {
     }
 
     /// Sets the name that the server's certificate must have, and that is sent to the server (SNI): a host name or an
-    /// IP address. Only the certificate's subjectAltName counts (RFC 9525 §2); OpenSSL uses the common name if there
-    /// is none. Defaults to the host.
+    /// IP address. Only the certificate's subjectAltName counts (RFC 9525 §2); without one,
+    /// OpenSSL uses the common name. Defaults to the host.
     pub fn tls_name(mut self, name: impl Into<String>) -> Builder {
         self.config.tls.set_name(name.into());
         self

@@ -305,7 +305,7 @@ impl Config {
     ///
     /// # Errors
     ///
-    /// [`Error::Config`] if there is none.
+    /// [`Error::Config`] over a Unix socket, if no name was set.
     pub fn tls_name(&self) -> Result<&str, Error> {
         let none = "TLS over a Unix socket needs the name of the server's certificate (Builder::tls_name)";
         self.tls.name().ok_or(Error::Config(none.into()))

@@ -101,8 +101,8 @@ fn reason(text: &str) -> &str {
     inside.map_or(text, |(_, reason)| reason)
 }
 
-/// Returns the hash of the server's certificate (tls-server-end-point, RFC 5929 §4); `None` if there is none, such as
-/// for a certificate signed with Ed25519.
+/// Returns the hash of the server's certificate (tls-server-end-point, RFC 5929 §4); `None` if its signature
+/// algorithm defines no such hash, as for Ed25519.
 pub(crate) fn end_point<S: Read + Write>(stream: &TlsStream<S>) -> Option<Vec<u8>> {
     stream.tls_server_end_point().ok().flatten()
 }

@@ -32,7 +32,7 @@ pub(super) enum Hash {
 /// How the channel binding is used (RFC 5802 §6).
 #[derive(Clone)]
 pub(super) enum Binding {
-    /// There is none, or it is not used: `n`.
+    /// No channel binding is available, or it is not used: `n`.
     None,
     /// There is one, and the server offers no mechanism that takes it: `y`. If it does offer one, somebody has tampered
     /// with the list.

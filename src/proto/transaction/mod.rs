@@ -215,7 +215,7 @@ enum Supply {
     Open,
     /// Asking for one may take time. It is wanted when everything available is written.
     Later,
-    /// There is none, as far as is known.
+    /// No further message is known.
     Dry,
 }
 

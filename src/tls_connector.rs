@@ -1,5 +1,5 @@
 //! The setter for a connector that the caller has built. It exists only with the feature `native-tls`, and `client/`
-//! has no `cfg`: `blocking/` and `aio/` mount this file themselves.
+//! has no `cfg`, so this file is outside. `blocking/` and `aio/` mount it, each for its own `Builder`.
 
 use native_tls::TlsConnector;
 
