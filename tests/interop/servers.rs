@@ -135,13 +135,14 @@ impl Server {
         up
     }
 
-    /// Whether the process that `run/NAME.up` names is the one that `servers` started. The file alone proves nothing:
-    /// it outlives a server that was killed, or a machine that was switched off.
+    /// Whether the process of `run/NAME.up` (its ID and start time) is still there. The file alone proves nothing: it
+    /// outlives a server that was killed, or a machine that was switched off.
     fn is_running(&self) -> bool {
-        let state = state();
-        let Ok(pid) = fs::read_to_string(state.join(format!("run/{}.up", self.name))) else { return false };
-        let command_line = fs::read(format!("/proc/{}/cmdline", pid.trim())).unwrap_or_default();
-        memchr::memmem::find(&command_line, state.as_os_str().as_bytes()).is_some()
+        let Ok(up) = fs::read_to_string(state().join(format!("run/{}.up", self.name))) else { return false };
+        let Some((pid, start)) = up.trim().split_once(' ') else { return false };
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        // The name of the program, in parentheses, may contain anything. The state follows it: field 3. The start is field 22.
+        stat.rsplit_once(") ").and_then(|(_, fields)| fields.split(' ').nth(22 - 3)) == Some(start)
     }
 
     /// Waits for the message with this token to be stored, and returns it as stored.
