@@ -255,18 +255,18 @@ pub mod aio;
 
 mod a_label;
 mod address;
-mod attempts;
 mod config;
-mod deadline;
 mod delivery;
 mod envelope;
 mod error;
 pub mod message;
-mod parts;
+mod pool_queue;
 pub mod proto;
-mod queue;
+mod race;
 mod search;
+mod split;
 mod sys;
+mod time;
 mod tls;
 
 #[cfg(feature = "testing")]

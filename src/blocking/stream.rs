@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     Error, Phase,
-    attempts::{QUEUE_DELAY, Race},
+    race::{QUEUE_DELAY, Race},
     sys::{CAN_ACKNOWLEDGE, OwnedSocket, acknowledge, start, start_unix, wait_for_any},
     tls::{Connector, Handshake, MAX_STEPS, TlsSettings, TlsStream, end_point, peer_certificate, translate},
 };
@@ -97,7 +97,7 @@ impl Builder {
 
 impl Stream {
     /// Connects to the first of the addresses that answers. The next one is tried when one has failed, or has not
-    /// answered for [`ATTEMPT_DELAY`](crate::attempts::ATTEMPT_DELAY). `tls` is passed if TLS is certain to be used.
+    /// answered for [`ATTEMPT_DELAY`](crate::race::ATTEMPT_DELAY). `tls` is passed if TLS is certain to be used.
     pub fn connect(
         addresses: Vec<SocketAddr>,
         local: Option<SocketAddr>,

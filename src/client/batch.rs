@@ -14,10 +14,10 @@ use super::{
 };
 use crate::{
     Delivery, Envelope, Error, Mail, Outcome, Phase,
-    deadline::later,
     message::Body,
-    parts::Parts,
     proto::{End, Joining, Transactions, Want},
+    split::Parts,
+    time::later,
 };
 
 /// Maximum number of messages that are under way or have results that were not taken. No further message is started

@@ -19,8 +19,8 @@ use super::{
 use crate::{
     Delivery, Error, JoinPolicy, Mail, Security,
     config::{Config, Learnt, Login, Timeouts},
-    deadline::later,
     proto::{Credentials, Mechanism},
+    time::later,
 };
 
 impl Client {

@@ -26,8 +26,8 @@ use super::{
 };
 use crate::{
     Error, Phase, Security,
-    attempts::interleave,
     config::{Host, Server},
+    race::interleave,
 };
 
 #[maybe_async]

@@ -8,8 +8,8 @@ use std::{
 use super::{stop::StopHandle, stream::Stream};
 use crate::{
     Error, Phase,
-    attempts::next_number,
     proto::{Inbox, Outbox, Pace},
+    race::next_number,
 };
 
 pub(super) struct Link {

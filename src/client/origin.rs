@@ -6,9 +6,9 @@ use super::{call::Call, link::Link, stop::StopHandle, token::Tokens};
 use crate::{
     Error, Phase,
     config::{Server, Settings},
-    deadline::later,
     proto::HelloName,
     sys,
+    time::later,
 };
 
 pub(super) struct Origin {

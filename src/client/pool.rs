@@ -22,8 +22,8 @@ use super::{
 use crate::{
     Delivery, Error, Mail, Phase,
     config::Config,
-    deadline::later,
-    queue::{For, Idle, Place, Queue, Rules},
+    pool_queue::{For, Idle, Place, Queue, Rules},
+    time::later,
 };
 
 /// A pool of connections to one server, shared by many threads or tasks. Each message uses a free connection, or a

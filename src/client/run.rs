@@ -15,8 +15,8 @@ use super::{
 };
 use crate::{
     Error, Phase, Reply,
-    deadline::later,
     proto::{Dialogue, Want},
+    time::later,
 };
 
 /// How long after a drained read the extra non-blocking read before a write is skipped: hardly anything can have

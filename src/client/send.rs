@@ -18,11 +18,11 @@ use crate::{
     Delivery, Envelope, Error, JoinPolicy, Mail, Phase, Timings,
     delivery::Again,
     message::{Body, Content, ServerSupport},
-    parts::{Parts, Splitter},
     proto::{
         End, Forbidden, Joining, MailParameters, Options, Survey, Transaction, Transactions, Want,
         check_recipients,
     },
+    split::{Parts, Splitter},
 };
 
 /// Maximum size of content that may be sent with BDAT before its envelope is answered, and is kept until then, in

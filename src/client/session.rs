@@ -19,8 +19,8 @@ use super::{
 use crate::{
     Capabilities, Error, Phase, Reply,
     config::{Server, Settings},
-    deadline::later,
     proto::{Auth, AuthOptions, Credentials, Dialogue, Simple, Want},
+    time::later,
 };
 
 /// A connection to an SMTP or LMTP server.

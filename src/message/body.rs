@@ -15,7 +15,7 @@ use std::{
 use super::dkim;
 use super::{Claim, Meter, file};
 #[cfg(feature = "dkim")]
-use crate::deadline::later;
+use crate::time::later;
 
 /// The content of a message to be sent: bytes, or something to read them from.
 ///

@@ -37,7 +37,7 @@ mod body;
 mod compose;
 #[cfg(feature = "dkim")]
 pub(crate) mod dkim;
-mod email;
+mod email_format;
 mod encoding;
 mod entity;
 mod field;

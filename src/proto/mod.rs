@@ -135,24 +135,24 @@
 //! begin.
 
 mod auth;
-mod body;
 pub(crate) mod capabilities;
 mod command;
 mod data;
+mod delayed_acks;
+mod encoder;
 mod hello;
 pub(crate) mod options;
-mod pace;
 mod queue_id;
 pub(crate) mod reply;
-mod session;
 mod simple;
+mod takeover;
 mod transaction;
 mod verdict;
 
 pub use self::{
     auth::{Answer, Auth, AuthOptions, Credentials, Mechanism},
-    body::Survey,
     command::{MailParameters, Outbox},
+    encoder::Survey,
     hello::{Hello, Upgrade},
     reply::{Inbox, ReplyRef},
     simple::Simple,
@@ -160,13 +160,13 @@ pub use self::{
 };
 pub(crate) use self::{
     auth::{MAX_SCRAM_ITERATIONS, MIN_SCRAM_ITERATIONS, check_pinned},
-    body::{Encoder, Forbidden},
     capabilities::Capabilities,
     command::{Command, HelloName, Line, Parameters},
     data::{Data, refused_here},
-    pace::Pace,
+    delayed_acks::Pace,
+    encoder::{Encoder, Forbidden},
     queue_id::queue_id,
-    session::{End, Session},
+    takeover::{End, Session},
     transaction::{check_recipients, is_too_many},
 };
 use crate::{Error, Phase, Reply};

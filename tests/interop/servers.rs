@@ -5,7 +5,6 @@ use std::{
     env, fs,
     io::{self, Read, Write},
     net::Ipv4Addr,
-    os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
     sync::Mutex,
     thread,
