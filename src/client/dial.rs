@@ -5,9 +5,19 @@
 //! name ─▶ addresses ─▶ race ─▶ (proxy) ─▶ TLS, at once or by STARTTLS
 //! ```
 //!
-//! Sockets and the race are in `blocking/stream.rs` and `aio/stream.rs`. A proxy would be a step of [`Origin::dial`]:
-//! the addresses are those of the proxy then, and the stream is passed on once the proxy has connected it. A new
-//! transport is another [`Server`] and another constructor of [`Stream`].
+//! Sockets and the race are in `blocking/stream.rs` and `aio/stream.rs`. A new transport is another [`Server`] and
+//! another constructor of [`Stream`].
+//!
+//! A proxy would be a step of [`Origin::dial`], between the race and TLS:
+//!
+//! - Its requests and replies belong to `proto`, in a file of their own, as a state machine without I/O. `dial` runs it
+//!   over the new [`Stream`], under the limit for connecting, and reads no octet beyond the proxy's reply: the greeting
+//!   may follow at once.
+//! - Its address and login are settings (`config/`, with a setter in `builder.rs` and a parameter of the URL).
+//! - [`Origin::addresses`] returns the addresses of the proxy. The name of the mail server goes to the proxy unresolved,
+//!   and stays the name that TLS verifies.
+//! - [`Origin::is_local`] must not hold because the proxy listens on a loopback address, and `Client::peer_addr` returns
+//!   the address of the proxy.
 //!
 //! [`Builder::connect`]: super::Builder::connect
 //! [`Builder::send`]: super::Builder::send
