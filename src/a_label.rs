@@ -4,7 +4,7 @@
 /// need no conversion.
 #[cfg(feature = "idna")]
 pub(crate) fn a_label(domain: &str) -> Result<String, &'static str> {
-    idna::domain_to_ascii_strict(domain).map_err(|_| "it is not an internationalized domain name")
+    idna::domain_to_ascii_strict(domain).map_err(|_| "it is not a valid internationalized domain name")
 }
 
 #[cfg(not(feature = "idna"))]

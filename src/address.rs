@@ -15,10 +15,10 @@ const MAX_PATH: usize = 254;
 ///
 /// An address is kept exactly as it was written, including quotes. It has no control characters, and outside a quoted
 /// local part no spaces, angle brackets or other special characters, so that it cannot end the SMTP command that
-/// contains it (RFC 5321 §4.1.2). Letters beyond ASCII are allowed (RFC 6531), but sending to such an address requires
-/// a server that offers SMTPUTF8.
+/// contains it (RFC 5321 §4.1.2). Non-ASCII letters are allowed (RFC 6531). Sending to such an address requires a
+/// server that offers SMTPUTF8, unless only the domain is non-ASCII and the feature `idna` is enabled.
 ///
-/// Addresses are compared octet by octet, also with strings, and are case-sensitive.
+/// Comparison, including with strings, is octet by octet and therefore case-sensitive.
 ///
 /// ```
 /// use postino::Address;
@@ -66,7 +66,7 @@ impl Address {
         split(&self.0).1
     }
 
-    /// Returns whether the address can be sent without SMTPUTF8.
+    /// Returns whether the address is ASCII, so that it can be sent without SMTPUTF8.
     #[must_use]
     pub fn is_ascii(&self) -> bool {
         self.0.is_ascii()
@@ -84,16 +84,16 @@ impl Address {
                 let domain = a_label(domain).map_err(|_| Error::Unsupported(NO_A_LABEL))?;
                 Address::new(&format!("{}@{domain}", self.local_part()))
             }
-            _ => Err(Error::Unsupported("SMTPUTF8, and an address is not ASCII")),
+            _ => Err(Error::Unsupported("SMTPUTF8, needed for a non-ASCII address")),
         }
     }
 }
 
 /// Error text for a domain that cannot be sent to a server without SMTPUTF8.
 const NO_A_LABEL: &str = if cfg!(feature = "idna") {
-    "SMTPUTF8, and the domain of an address is neither ASCII nor an internationalized name"
+    "SMTPUTF8, and a non-ASCII domain is not a valid internationalized domain name"
 } else {
-    "SMTPUTF8, and the domain of an address is not ASCII (write its A-label, xn--…, or build with the feature `idna`)"
+    "SMTPUTF8, needed for a non-ASCII domain (use its A-label, xn--…, or build with the feature `idna`)"
 };
 
 /// Turns `Name <mailbox>` and `<mailbox>` into `mailbox`. Other text is returned as it is.
@@ -163,7 +163,7 @@ fn check_dot_string(local: &str) -> Result<(), &'static str> {
         _ if local.contains(['<', '>']) => Err("angle bracket in the local part"),
         _ if local.contains('@') => Err("more than one @"),
         _ if local.contains(['"', '(', ')', ',', ':', ';', '[', ']', '\\']) => {
-            Err("special character in the local part, outside quotes")
+            Err("unquoted special character in the local part")
         }
         _ => Ok(()),
     }

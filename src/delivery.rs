@@ -36,8 +36,8 @@ impl fmt::Display for Outcome {
 ///
 /// If [`Client::send`](crate::Client::send) returns `Ok`, the message was accepted for at least one recipient. The
 /// server may have refused others: [`require_all`](Delivery::require_all) turns that into an error, and
-/// [`refused`](Delivery::refused) lists them. An [`Error::Transaction`], where the message was accepted for nobody, has
-/// a delivery too.
+/// [`refused`](Delivery::refused) lists them. An [`Error::Transaction`], which means that no recipient was accepted,
+/// also has a delivery.
 ///
 /// Over LMTP, or if the message was sent in parts, a lost connection can leave some recipients in doubt or not sent:
 /// [`recipients`](Delivery::recipients) returns the outcome of each one.
@@ -82,8 +82,8 @@ pub(crate) enum Again {
     OneByOne { recipients: Vec<usize>, command: usize },
 }
 
-/// The duration of each phase of sending a message. Messages of a batch overlap, so that only [`total`](Timings::total)
-/// is set for them: the time since the previous result.
+/// The duration of each phase of sending a message. Messages of a batch overlap, so only [`total`](Timings::total) is
+/// set for them: the time since the previous result.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Timings {
@@ -91,7 +91,7 @@ pub struct Timings {
     pub envelope: Duration,
     /// Time to send the content.
     pub content: Duration,
-    /// Time from the end of the content to the reply to it.
+    /// Time from the end of the content to the final reply.
     pub end: Duration,
     /// Time for the whole message, including RSET after a failure.
     pub total: Duration,
@@ -174,7 +174,7 @@ impl Delivery {
     /// # Errors
     ///
     /// [`Error::PartialDelivery`] if the message was refused for a recipient, was not sent to it, or is in doubt. The
-    /// text names these recipients.
+    /// error text names these recipients.
     pub fn require_all(self) -> Result<Delivery, Error> {
         if self.recipients().all(|recipient| recipient.outcome == Outcome::Accepted) {
             return Ok(self);

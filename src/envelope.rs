@@ -9,7 +9,7 @@ use crate::{Address, Capabilities, Error, MailOption, RcptOption};
 /// There is at least one recipient. Duplicate recipients are kept. Clones share their content.
 ///
 /// An envelope can have options for the server, such as delivery reports. If the server does not offer an option,
-/// sending fails with [`Error::Unsupported`] before anything of the message is sent.
+/// sending fails with [`Error::Unsupported`] before any part of the message is sent.
 ///
 /// ```
 /// use postino::{Envelope, MailOption, RcptOption, Ret};
@@ -54,7 +54,7 @@ impl Envelope {
         Envelope::from_addresses(sender, recipients?)
     }
 
-    /// Creates an envelope for exactly one recipient, for untrusted input, such as from a web form. `""` or `"<>"` is
+    /// Creates an envelope for exactly one recipient. Use it for untrusted input, such as a web form. `""` or `"<>"` is
     /// the null sender.
     ///
     /// ```
@@ -108,7 +108,7 @@ impl Envelope {
         &self.0.recipients
     }
 
-    /// Returns whether the envelope can be sent without SMTPUTF8 (RFC 6531).
+    /// Returns whether all addresses are ASCII, so that SMTPUTF8 is not needed (RFC 6531).
     #[must_use]
     pub fn is_ascii(&self) -> bool {
         self.0.sender.iter().chain(&self.0.recipients).all(Address::is_ascii)
@@ -153,7 +153,7 @@ impl Envelope {
     pub fn recipient_option(mut self, number: usize, option: RcptOption) -> Result<Envelope, Error> {
         option.check()?;
         if number >= self.recipients().len() {
-            return Err(Error::Config(format!("there is no recipient number {number}").into()));
+            return Err(Error::Config(format!("there is no recipient with index {number}").into()));
         }
         let all = &mut Arc::make_mut(&mut self.0).recipient_options;
         all.resize(all.len().max(number + 1), Vec::new());

@@ -19,7 +19,7 @@ type End = Arc<dyn Fn() + Send + Sync>;
 /// the server, not even QUIT. The outcome of a message is reported as usual: it may be [in
 /// doubt](crate::Error::in_doubt).
 ///
-/// Three things are not interrupted, and the stop is noticed after them: a reader of content, a
+/// Three things cannot be interrupted, so the stop takes effect only after them: a reader of content, a
 /// [`NoTimeouts`](crate::NoTimeouts) stream, and a TLS library that is reading certificates.
 ///
 /// ```no_run
@@ -63,7 +63,7 @@ impl StopHandle {
         StopHandle::default()
     }
 
-    /// Stops all clients that have this stop handle, and keeps others from connecting. Does not wait for them.
+    /// Stops all clients that have this stop handle, and prevents new ones from connecting. Does not wait for them.
     pub fn stop(&self) {
         self.0.stopped.store(true, Ordering::SeqCst);
         let ends: Vec<_> = self.live().ends.iter().map(|(_, end)| End::clone(end)).collect();

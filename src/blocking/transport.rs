@@ -13,13 +13,13 @@ use crate::sys::{self, OwnedSocket, UnixStream};
 
 /// A connection that the caller provides ([`Builder::connect_over`](crate::Builder::connect_over)).
 ///
-/// `TcpStream` and `UnixStream` are transports, and [`NoTimeouts`] makes one of any `Read` and `Write`. Implement
+/// `TcpStream` and `UnixStream` are transports, and [`NoTimeouts`] turns any `Read` and `Write` into one. Implement
 /// this trait for a tunnel or a serial line that supports time limits; the first four methods are sufficient.
 ///
 /// No method may wait longer than its limit: all time limits of the client depend on that.
 pub trait Transport: Send {
-    /// Reads some octets; `Ok(0)` means the end. Without a limit it does not wait, and fails with
-    /// [`ErrorKind::WouldBlock`]. With a limit it waits until then, and fails with [`ErrorKind::TimedOut`].
+    /// Reads some octets; `Ok(0)` means the end. Without a limit, fails with [`ErrorKind::WouldBlock`] instead of
+    /// waiting. With a limit, waits no longer than that, and then fails with [`ErrorKind::TimedOut`].
     ///
     /// # Errors
     ///
@@ -35,8 +35,8 @@ pub trait Transport: Send {
     /// The errors of [`receive`](Transport::receive).
     fn send(&mut self, bytes: &[u8], until: Option<Instant>) -> io::Result<usize>;
 
-    /// Waits until octets can be read (`read`) or written (`write`), or either if both are set. It may return early,
-    /// but not repeatedly: the client then tries, and waits again.
+    /// Waits until octets can be read (`read`) or written (`write`), or either if both are set. May return early now
+    /// and then: the client tries, and waits again.
     ///
     /// # Errors
     ///
@@ -46,9 +46,9 @@ pub trait Transport: Send {
     /// Shuts down both directions. May be called twice.
     fn shutdown(&mut self);
 
-    /// Returns a function that ends both directions from another thread, so that a `receive`, `send` or `wait` that is
-    /// under way returns. A [`StopHandle`](crate::StopHandle) calls it, perhaps twice. Defaults to none: a stop is then
-    /// noticed after the wait.
+    /// Returns a function that shuts down both directions from another thread, so that a `receive`, `send` or `wait`
+    /// that is under way returns. A [`StopHandle`](crate::StopHandle) calls it, possibly twice. Defaults to none: a
+    /// stop then takes effect only after the wait.
     fn stop_handle(&self) -> Option<Box<dyn Fn() + Send + Sync>> {
         None
     }
@@ -58,7 +58,7 @@ pub trait Transport: Send {
         None
     }
 
-    /// Returns the local address, which is the name in EHLO if the machine has none. Defaults to none.
+    /// Returns the local address, which is sent in EHLO if there is no suitable host name. Defaults to none.
     fn local_address(&self) -> Option<SocketAddr> {
         None
     }
@@ -138,12 +138,12 @@ impl Transport for UnixStream {
     }
 }
 
-/// Makes a [`Transport`] of any `Read` and `Write`, for streams without time limits, such as the pipes of a child
+/// Turns any `Read` and `Write` into a [`Transport`], for streams without time limits, such as the pipes of a child
 /// process.
 ///
 /// **A wait ends only when the stream returns.** No timeout, no deadline and no [`StopHandle`](crate::StopHandle) can
-/// interrupt a `read` or `write` that hangs; a limit is noticed after it. If the stream supports time limits, set
-/// them: an error of the kind `TimedOut` or `WouldBlock` ends the wait.
+/// interrupt a `read` or `write` that hangs; a limit takes effect only after it. If the stream supports time limits,
+/// set them: an error of the kind `TimedOut` or `WouldBlock` ends the wait.
 ///
 /// The client cannot check for replies without waiting either. While it writes, it does not read: a server that
 /// replies before the end of a message and stops reading blocks the connection. The client does not notice that the

@@ -41,8 +41,8 @@ const MAX_ENTRIES: usize = 1024;
 /// message before.
 ///
 /// Any other iterator may block, as the `iter` of a channel does. It is asked only when everything available has been
-/// written. The next message then takes one more write, but no more round trips. While the iterator blocks, no result
-/// is returned. The time it takes counts neither for the [`deadline`](super::Builder::deadline) nor for
+/// written. The next message then needs an extra write, but no extra round trip. While the iterator blocks, no result
+/// is returned. The time it takes counts towards neither the [`deadline`](super::Builder::deadline) nor
 /// [`Delivery::timings`]. If results must not wait for the next message, use [`push`](Batch::push).
 ///
 /// An iterator is not asked again after it has returned `None`.
@@ -50,7 +50,7 @@ const MAX_ENTRIES: usize = 1024;
 /// # When the server ends the session
 ///
 /// If the server accepts no more messages over the connection, the batch continues over a new one, under the conditions
-/// described at [`send`](Client::send), and the messages that were not accepted are sent over it. Recipients beyond the
+/// described in [`send`](Client::send), and the messages that were not accepted are sent over it. Recipients beyond the
 /// server's limit get the message in further transactions. The results keep their order.
 ///
 /// # When the connection is lost
@@ -63,18 +63,18 @@ const MAX_ENTRIES: usize = 1024;
 /// `send_all(mails.by_ref())`. At least one result always reports the loss: if no message was under way, one is taken
 /// from the iterator and is *not sent*.
 ///
-/// Some servers discard an envelope that was sent together with the end of the message before. If that is all that was
-/// lost, the batch reconnects automatically, under the conditions described at [`send`](Client::send), and no
-/// longer joins envelopes.
+/// Some servers discard an envelope that was sent together with the end of the message before. If nothing else was
+/// lost, the batch reconnects automatically, under the conditions described in [`send`](Client::send), and no longer
+/// joins envelopes.
 ///
 /// # Dropping
 ///
 /// Dropping a batch with messages under way closes the connection, and their results are lost. Use
 /// [`finish`](Batch::finish) to get them.
 ///
-/// Dropping a future of `next` loses nothing: call `next` again. The connection is closed only if the future
-/// was dropped while it sent content that is long or has to be read, while it sent a message in parts, or while it
-/// connected again. The results report what happened to each message. Content that can be read only once, and was not
+/// Dropping a future of `next` loses no results: call `next` again. The connection is closed only if the future was
+/// dropped while sending content that is long or must be read first, while sending a message in parts, or while
+/// reconnecting. The results report what happened to each message. Content that can be read only once, and has not been
 /// read, can be sent again.
 #[doc = example!(Batch)]
 #[must_use = "a batch sends only while `next` is called"]
@@ -199,8 +199,9 @@ struct Opened {
 }
 
 impl Client {
-    /// Sends all messages of an iterator over this connection. Each takes about one round trip if the server offers
-    /// PIPELINING, and almost none with [`Builder::chunking`](super::Builder::chunking).
+    /// Sends all messages of an iterator over this connection. With PIPELINING, each takes two round trips; about one
+    /// if [`JoinPolicy`](crate::JoinPolicy) allows joining, and almost none with
+    /// [`Builder::chunking`](super::Builder::chunking) too.
     ///
     /// Nothing happens until [`Batch::next`] is called. A message that cannot be sent to this server (see
     /// [`send`](Client::send)) has that error as its result; the others are sent.
@@ -270,7 +271,7 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
         self.machine.talk.more();
     }
 
-    /// Returns the number of messages that are waiting or under way, without those still in the iterator.
+    /// Returns the number of messages that are waiting or under way, not counting those still in the iterator.
     #[must_use]
     pub fn pending(&self) -> usize {
         let under = self.ledger.entries.iter().filter(|entry| !matches!(entry, Entry::Done(_))).count();
@@ -772,7 +773,7 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
         }
         log::debug!(
             target: "postino",
-            "#{} what was sent with the end of a message was lost: reconnecting, and joining nothing from now on",
+            "#{} a joined envelope was lost: reconnecting, and no longer joining envelopes",
             self.client.link.number
         );
         self.client.origin.settings.config.learnt.learn_joining(Joining::Off);
@@ -824,7 +825,7 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
 }
 
 impl<C: DerefMut<Target = Client>, M, I> Drop for Batch<C, M, I> {
-    /// Makes the connection usable again, unless it was left in the middle of something.
+    /// Makes the connection usable again, unless a message is still under way.
     fn drop(&mut self) {
         let over = matches!(self.line, Line::Works | Line::Spent) && self.midway.is_none();
         if over && self.machine.talk.under_way() == 0 && self.client.link.out.is_quiet() {

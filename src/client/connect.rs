@@ -72,7 +72,7 @@ impl Client {
         if !self.is_replaceable() {
             log::debug!(
                 target: "postino",
-                "#{} not reconnecting: a method call has changed the connection, or the caller made it",
+                "#{} not reconnecting: the connection was made by the caller, or changed by a method call",
                 self.link.number
             );
             self.close();
@@ -112,7 +112,7 @@ impl Client {
         {
             log::warn!(
                 target: "postino",
-                "#{} the server offers STARTTLS, but this build has no TLS: everything is sent in clear",
+                "#{} the server offers STARTTLS, but this build has no TLS: everything is sent in plain text",
                 self.link.number
             );
         }

@@ -29,11 +29,11 @@ use crate::{
 /// A pool of connections to one server, shared by many threads or tasks. Each message uses a free connection, or a
 /// new one if the maximum is not reached.
 ///
-/// When all connections are in use, callers are served in the order in which they came: a connection that becomes
+/// When all connections are in use, callers are served in the order in which they arrived: a connection that becomes
 /// free is given to the caller that has waited longest.
 ///
-/// Clones share the connections. A pool has no thread: a connection that has been idle for too long is closed when
-/// the pool is used the next time, or with the last clone.
+/// Clones share the connections. A pool has no background thread: a connection that has been idle for too long is
+/// closed when the pool is next used, or with the last clone.
 ///
 /// Before a connection is used again, the pool checks, without sending anything, whether it was closed and whether
 /// the server has sent something unexpected. If it turns out to be dead later, the message is sent over a new
@@ -42,7 +42,7 @@ use crate::{
 /// Changes that one user makes to a connection never affect the next. Time limits are reset when the connection is
 /// returned. The pool closes a connection on which its user has called [`helo`](Client::helo), [`ehlo`](Client::ehlo)
 /// with another name, [`command`](Client::command), [`login`](Client::login) or [`starttls`](Client::starttls), or
-/// has begun a transaction by [`mail`](Client::mail) and not ended it.
+/// has begun a transaction with [`mail`](Client::mail) and not ended it.
 ///
 /// Before the pool closes a connection, it sends QUIT (RFC 5321 §4.1.1.10). The reply is not waited for, and QUIT is
 /// omitted if it cannot be written without waiting.
@@ -102,7 +102,7 @@ struct Ticket<'p> {
 }
 
 /// A client from a [`Pool`]. Dropping it returns the connection to the pool. The pool closes it if an error or a
-/// dropped future has left it unusable, or after a change described at [`Pool`].
+/// dropped future has left it unusable, or after a change described in [`Pool`].
 pub struct Pooled {
     pool: Arc<Shared>,
     /// `None` while it is being connected, and once it is returned.
@@ -115,7 +115,7 @@ pub struct Pooled {
 }
 
 impl PoolBuilder {
-    /// Sets the maximum number of connections at a time, which is at least one. Defaults to 10.
+    /// Sets the maximum number of simultaneous connections; 0 means 1. Defaults to 10.
     pub fn max_connections(mut self, most: usize) -> PoolBuilder {
         self.limits.connections = most.max(1);
         self
@@ -158,10 +158,10 @@ impl PoolBuilder {
         self
     }
 
-    /// Sets how long no new login is tried after the server has refused one with a 5yz reply, so that a wrong
+    /// Sets how long to wait before the next login after the server has refused one with a 5yz reply, so that a wrong
     /// password does not lock the account. Meanwhile, calls that need a new connection fail at once with the error of
-    /// the refused login, and connections that are logged in are still used. Until a login has worked, only one
-    /// connection at a time is made. [`Duration::ZERO`] disables the pause. Defaults to one minute.
+    /// the refused login, and connections that are already logged in are still used. Until a login has succeeded, only
+    /// one connection at a time is made. [`Duration::ZERO`] disables the pause. Defaults to one minute.
     pub fn login_pause(mut self, pause: Duration) -> PoolBuilder {
         self.limits.login_pause = pause;
         self
@@ -175,7 +175,7 @@ impl PoolBuilder {
     pub fn build(self) -> Result<Pool, Error> {
         self.builder.check()?;
         if self.limits.pace == Some(Duration::MAX) {
-            return Err(Error::Config("the rate of a pool must be greater than 0".into()));
+            return Err(Error::Config("the pool's rate must be greater than 0".into()));
         }
         let PoolBuilder { builder, limits } = self;
         let rules = Rules {
@@ -339,15 +339,15 @@ impl Client {
 
 #[maybe_async]
 impl Pool {
-    /// Sends a message over a free connection, or a new one, when it has its turn by the
-    /// [rate](PoolBuilder::max_rate). The builder's [`deadline`](Builder::deadline) covers all of it, including the
+    /// Sends a message over a free connection, or a new one, as soon as the [rate](PoolBuilder::max_rate)
+    /// allows it. The builder's [`deadline`](Builder::deadline) covers the whole call, including the
     /// wait.
     ///
     /// # Errors
     ///
-    /// [`Error::Timeout`] with [`Phase::Pool`] if no connection became free in time, or its turn comes after the
-    /// deadline; nothing was sent then. [`Error::PoolClosed`]. The error of a [refused
-    /// login](PoolBuilder::login_pause). Those of [`Builder::connect`] and of [`Client::send`].
+    /// [`Error::Timeout`] with [`Phase::Pool`] if no connection becomes free in time, or the rate would delay the
+    /// message beyond the deadline; nothing is sent then. [`Error::PoolClosed`]. The error of a [refused
+    /// login](PoolBuilder::login_pause). The errors of [`Builder::connect`] and [`Client::send`].
     pub async fn send(&self, mail: &dyn Mail) -> Result<Delivery, Error> {
         let envelope = mail.envelope()?;
         let mut call = self.0.builder.begin();
@@ -366,7 +366,7 @@ impl Pool {
                     && e.is_before_content()
                     && mail.body_for(client.offer()).is_ok() =>
             {
-                log::debug!(target: "postino", "#{} was idle, and is dead: {e}; trying a new connection", client.link.number);
+                log::debug!(target: "postino", "#{} the idle connection is dead: {e}; trying a new one", client.link.number);
                 client.replace(&mut call).await?;
                 client.deliver(&mut call, mail, envelope, Freshness::New).await
             }
@@ -375,7 +375,7 @@ impl Pool {
     }
 
     /// Sends all messages of an iterator over one connection of the pool; see [`Client::send_all`], also for what
-    /// happens if that connection is lost. The pool's rate, and its limits for one connection, do not apply
+    /// happens if that connection is lost. The pool's rate limit and its per-connection limits do not apply
     /// meanwhile.
     ///
     /// # Errors
@@ -395,15 +395,15 @@ impl Pool {
     ///
     /// # Errors
     ///
-    /// [`Error::Timeout`] with [`Phase::Pool`] if none became free in time; [`Error::PoolClosed`]; the error of a
-    /// [refused login](PoolBuilder::login_pause); those of [`Builder::connect`].
+    /// [`Error::Timeout`] with [`Phase::Pool`] if no connection becomes free in time; [`Error::PoolClosed`]; the error
+    /// of a [refused login](PoolBuilder::login_pause); the errors of [`Builder::connect`].
     pub async fn client(&self) -> Result<Pooled, Error> {
         let mut call = self.0.builder.begin();
         let mut client = self.take(For::Connection, &mut call).await?;
         if matches!(client.history.open, OpenTransaction::Refused) {
             // The last message was refused in the middle of its transaction, which single commands would continue.
             if let Err(e) = client.reset(&mut call).await {
-                log::debug!(target: "postino", "#{} was idle, and cannot be used: {e}; trying a new connection", client.link.number);
+                log::debug!(target: "postino", "#{} the idle connection cannot be used: {e}; trying a new one", client.link.number);
                 client.part();
                 client.replace(&mut call).await?;
             }
@@ -411,8 +411,8 @@ impl Pool {
         Ok(client)
     }
 
-    /// Closes the pool. Callers that are waiting, or come later, get [`Error::PoolClosed`]. Idle connections are sent
-    /// QUIT and closed. Those in use are closed when they are returned; this call waits for them, at most for the
+    /// Closes the pool. Callers that are waiting, and all later ones, get [`Error::PoolClosed`]. Idle connections are
+    /// sent QUIT and closed. Those in use are closed when they are returned; this call waits for that, up to the
     /// [`wait_limit`](PoolBuilder::wait_limit).
     pub async fn close(&self) {
         let shared = &self.0;

@@ -119,7 +119,7 @@ impl Client {
         };
         if body.utf8 && !(offers("SMTPUTF8") && offers("8BITMIME")) {
             return Err(Error::Unsupported(
-                "SMTPUTF8 with 8BITMIME, and an address in the headers is not ASCII",
+                "SMTPUTF8 with 8BITMIME, needed for a non-ASCII address in the headers",
             ));
         }
         if body.eight_bit && !offers("8BITMIME") {
@@ -209,7 +209,7 @@ impl Client {
         }
         let began = self.options();
         if began.pipelining && !talk.pipelines() {
-            log::debug!(target: "postino", "#{} the server misreads pipelined commands: not pipelining any more", self.link.number);
+            log::debug!(target: "postino", "#{} the server misreads pipelined commands: no longer pipelining", self.link.number);
             learnt.learn_that_it_misreads();
         } else if let Some(joining) = joining.filter(|_| began.joining != Joining::Off) {
             learnt.learn_joining(joining);
@@ -265,26 +265,27 @@ impl Client {
     /// Sends a message to all of its recipients. Returns `Ok` if at least one of them was accepted.
     ///
     /// Content from a reader ([`Raw::reader`](crate::Raw::reader),
-    /// [`Attachment::reader`](crate::message::Attachment::reader)) is read only when the server is ready for it. If
-    /// the call ends earlier (by a refusal, a lost connection, or a dropped future), the content is unread and the
-    /// message can be sent again.
+    /// [`Attachment::reader`](crate::message::Attachment::reader)) is read only when the server is ready for it. If the
+    /// call ends earlier (because of a refusal, a lost connection, or a dropped future), the content remains unread and
+    /// the message can be sent again.
     ///
     /// # Limits of the server
     ///
     /// If the server limits the recipients of a message (LIMITS, RFC 9422), the message is sent in parts. If its
-    /// content can be read only once, it is refused with [`Error::Message`] instead.
+    /// content can be read only once, `send` fails with [`Error::Message`] instead.
     ///
     /// If the server answers 452 to a recipient and to all that follow, because there are too many (RFC 5321
-    /// §4.5.3.1.10), these get the message in further transactions. Each has at most as many recipients as the server
-    /// took in the one before (accepted, or refused for another reason), until it takes none. If the content can be
-    /// read only once, they count as refused temporarily. With [`all_or_nothing`](super::Builder::all_or_nothing), a
-    /// message is never split.
+    /// §4.5.3.1.10), these get the message in further transactions. None has more recipients than the server accepted,
+    /// or refused for another reason, in the one before. This ends when the server takes none. If the content can be
+    /// read only once, the remaining recipients count as refused temporarily. With
+    /// [`all_or_nothing`](super::Builder::all_or_nothing), a message is never split.
     ///
-    /// If the server limits the messages of a connection, the message is sent over a new one. The server may announce
-    /// such a limit (LIMITS). It may also end a session in which it has accepted a message: it answers MAIL with 421 or
-    /// 452, or closes the connection before it answers MAIL. If a connection was closed without a reply while it was in
-    /// use, no later connection carries more messages than that one did, until [`reconnect`](Client::reconnect). The
-    /// deadline covers all of it, and a message that is in doubt is never sent again.
+    /// If the server limits the number of messages per connection, the message is sent over a new one. The server may
+    /// announce such a limit (LIMITS). It may also end a session in which it has accepted a message: it answers MAIL
+    /// with 421 or 452, or closes the connection before it answers MAIL. If a connection was closed without a reply
+    /// while it was in use, no later connection carries more messages than that one did, until
+    /// [`reconnect`](Client::reconnect). The deadline covers the whole call. A message that is in doubt is never sent
+    /// again.
     ///
     /// No new connection is made if the caller made the old one ([`connect_over`](super::Builder::connect_over)), or
     /// has changed it with [`starttls`](Client::starttls), [`login`](Client::login), [`helo`](Client::helo),
@@ -316,7 +317,7 @@ impl Client {
             let Some(again) = self.take_again(&mut result, mail) else { return result };
             Parts::after(envelope, result, again)
         } else if self.origin.settings.config.all_or_nothing {
-            return Err(Error::Unsupported("this many recipients per message, and all_or_nothing is set"));
+            return Err(Error::Unsupported("this many recipients per message (all_or_nothing prevents splitting it)"));
         } else {
             self.check_readable_again(mail)?;
             match self.split(call, &envelope).await {
