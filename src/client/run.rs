@@ -184,9 +184,7 @@ impl Link {
                 }
                 Want::Token => {
                     let Some(tokens) = &origin.tokens else {
-                        return Err(Error::Internal(
-                            "a dialogue asked for a token, but no callback is set",
-                        ));
+                        return Err(Error::Internal("a dialogue asked for a token, but no callback is set"));
                     };
                     let token = tokens.ask(origin.limit(call, Phase::Auth)?, &origin.stop_handle).await?;
                     talk.on_token(&token)?;

@@ -317,7 +317,9 @@ impl Client {
             let Some(again) = self.take_again(&mut result, mail) else { return result };
             Parts::after(envelope, result, again)
         } else if self.origin.settings.config.all_or_nothing {
-            return Err(Error::Unsupported("this many recipients per message (all_or_nothing prevents splitting it)"));
+            return Err(Error::Unsupported(
+                "this many recipients per message (all_or_nothing prevents splitting it)",
+            ));
         } else {
             self.check_readable_again(mail)?;
             match self.split(call, &envelope).await {
