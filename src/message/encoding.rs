@@ -119,7 +119,7 @@ pub(super) fn with_crlf(text: &str) -> String {
 }
 
 /// Converts every line end of a message to CRLF.
-pub(super) fn bytes_with_crlf(bytes: Cow<'static, [u8]>) -> Cow<'static, [u8]> {
+pub(super) fn bytes_with_crlf(bytes: &[u8]) -> Cow<'_, [u8]> {
     let mut out = Vec::new();
     let (mut from, mut at) = (0, 0);
     while let Some(found) = memchr2(b'\r', b'\n', &bytes[at..]) {
@@ -132,7 +132,7 @@ pub(super) fn bytes_with_crlf(bytes: Cow<'static, [u8]>) -> Cow<'static, [u8]> {
         }
     }
     if from == 0 {
-        return bytes;
+        return bytes.into();
     }
     out.extend_from_slice(&bytes[from..]);
     out.into()
@@ -260,9 +260,9 @@ mod tests {
             (b"\n\n\r\r\n\n\r", b"\r\n\r\n\r\n\r\n\r\n\r\n"),
             (b"\xff\n", b"\xff\r\n"),
         ] {
-            assert_eq!(*bytes_with_crlf(bytes.into()), *expected, "{}", bytes.escape_ascii());
+            assert_eq!(*bytes_with_crlf(bytes), *expected, "{}", bytes.escape_ascii());
         }
-        assert!(matches!(bytes_with_crlf(b"a\r\n".into()), Cow::Borrowed(_)));
+        assert!(matches!(bytes_with_crlf(b"a\r\n"), Cow::Borrowed(_)));
     }
 
     #[test]

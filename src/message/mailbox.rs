@@ -2,7 +2,7 @@
 
 use std::{fmt, mem, str::FromStr};
 
-use super::{field, headers};
+use super::{header_reader, header_writer};
 use crate::{Address, Error};
 
 /// An address with a display name, as in header fields.
@@ -101,14 +101,14 @@ impl fmt::Display for Mailbox {
             name if name.split(' ').all(is_word) && !name.contains("=?") => {
                 write!(f, "{name} <{}>", self.address)
             }
-            name => write!(f, "{} <{}>", field::quoted(name), self.address),
+            name => write!(f, "{} <{}>", header_writer::quoted(name), self.address),
         }
     }
 }
 
-/// Whether a word is an atom, or letters beyond ASCII.
+/// Whether a word is an atom, or has non-ASCII letters.
 fn is_word(word: &str) -> bool {
-    !word.is_empty() && word.bytes().all(|byte| !byte.is_ascii() || field::is_atext(byte))
+    !word.is_empty() && word.bytes().all(|byte| !byte.is_ascii() || header_writer::is_atext(byte))
 }
 
 /// The value of an address header: mailboxes as text, or as pairs of name and address.
@@ -279,8 +279,8 @@ fn read_list(text: &str) -> Result<Vec<Item>, Error> {
     // The current mailbox begins at `start`.
     let (mut start, mut at) = (0, 0);
     while at < text.len() {
-        let length = headers::token_length(&text.as_bytes()[at..]);
-        let length = length.ok_or_else(|| invalid(text[start..].trim(), headers::UNTERMINATED))?;
+        let length = header_reader::token_length(&text.as_bytes()[at..]);
+        let length = length.ok_or_else(|| invalid(text[start..].trim(), header_reader::UNTERMINATED))?;
         let token = &text[at..at + length];
         at += length;
         reader
@@ -321,7 +321,7 @@ impl Reader {
             b'(' => self.comments.push(unescaped(&token[1..token.len() - 1])),
             b'>' if self.is_open => self.is_open = false,
             _ if self.is_open => self.angle.get_or_insert_default().push_str(token),
-            b'>' => return Err("> without <"),
+            b'>' => return Err("it has a > without a <"),
             b',' => self.end_mailbox()?,
             b';' if self.in_group => {
                 self.end_mailbox()?;
@@ -333,7 +333,7 @@ impl Reader {
                 self.gap = true;
                 self.bare.push(' ');
             }
-            _ if self.angle.is_some() => return Err("text after >"),
+            _ if self.angle.is_some() => return Err("there is more behind its >"),
             b'<' => (self.angle, self.is_open) = (Some(String::new()), true),
             b':' => self.begin_group()?,
             b'"' => self.word(token, &unescaped(&token[1..token.len() - 1])),
@@ -366,7 +366,7 @@ impl Reader {
 
     fn end_mailbox(&mut self) -> Result<(), &'static str> {
         if self.is_open {
-            return Err("< without >");
+            return Err("its < has no >");
         }
         let bare = mem::take(&mut self.bare);
         let angle = self.angle.take();
@@ -420,17 +420,17 @@ pub(super) fn split_phrases(text: &str) -> Result<Vec<String>, &'static str> {
     let (mut phrases, mut phrase, mut rest) = (Vec::new(), String::new(), text);
     while let Some(first) = rest.chars().next() {
         let length = match first {
-            '"' => headers::token_length(rest.as_bytes()).ok_or("a quote does not end")?,
+            '"' => header_reader::token_length(rest.as_bytes()).ok_or("a quote does not end")?,
             _ => first.len_utf8(),
         };
-        let (token, behind) = rest.split_at(length);
+        let (token, after) = rest.split_at(length);
         match first {
             ',' => phrases.push(mem::take(&mut phrase)),
             '"' => phrase.push_str(&unescaped(&token[1..length - 1])),
             ' ' if phrase.is_empty() => {}
             _ => phrase.push_str(token),
         }
-        rest = behind;
+        rest = after;
     }
     phrases.push(phrase);
     phrases.iter_mut().for_each(|phrase| phrase.truncate(phrase.trim_end_matches(' ').len()));

@@ -6,7 +6,7 @@ use postino::{
     message::{Attachment, Mailbox, Resent},
 };
 
-use super::{builder, bytes, check, header_block, mailboxes, parse, refused};
+use super::{builder, bytes, check, header_block, inline, mailboxes, parse, refused};
 
 /// The lines of a field, as sent.
 #[track_caller]
@@ -326,7 +326,7 @@ fn a_content_id_has_one_pair_of_brackets_and_one_line() {
         ("image001.png@01D5$A", "image001.png@01D5$A"),
         (&long, &long),
     ] {
-        let sent = check(&builder().html("x").inline(given, "image/png", "x").build().unwrap());
+        let sent = check(&builder().html("x").attach(inline(given, "image/png", "x")).build().unwrap());
         assert!(sent.contains(&format!("\r\nContent-ID: <{sent_as}>\r\n")), "{sent}");
     }
 }
@@ -382,7 +382,7 @@ fn a_forwarded_message_is_readable_as_a_message_and_has_no_line_more() {
     }
 }
 
-// Domains beyond ASCII.
+// Non-ASCII domains.
 
 #[cfg(feature = "idna")]
 #[test]
@@ -410,7 +410,7 @@ fn an_a_label_is_made_of_the_domain_and_of_nothing_else() {
 #[test]
 fn a_message_that_is_sent_on_keeps_its_author_and_goes_to_no_one_before() {
     let message = builder().subject("Hi").text("Hello\n").build().unwrap();
-    let again = message.resend(Resent::new().from("bob@example.net").to("carol@example.com")).unwrap();
+    let again = message.resend(Resent::by("bob@example.net").to("carol@example.com")).unwrap();
     let sent = check(&again);
     assert_eq!(lines(&sent, "From"), ["From: alice@example.org"]);
     assert!(sent.find("Resent-To: ").unwrap() < sent.find("From: alice").unwrap());

@@ -29,9 +29,9 @@ fn wire(keywords: &str, mail: &dyn Mail) -> Vec<u8> {
     let mut client = connect(&server);
     accept(&mut client, mail);
     drop(client);
-    let heard = server.finish();
-    let start = heard.windows(6).position(|bytes| bytes == b"DATA\r\n").unwrap() + 6;
-    heard[start..].strip_suffix(b".\r\n").unwrap().to_vec()
+    let received = server.finish();
+    let start = received.windows(6).position(|bytes| bytes == b"DATA\r\n").unwrap() + 6;
+    received[start..].strip_suffix(b".\r\n").unwrap().to_vec()
 }
 
 #[track_caller]
@@ -108,8 +108,8 @@ fn no_way_to_write_a_line_of_a_dot_ends_the_message() {
 fn a_long_line_passes_and_is_warned_of() {
     let line = [b"threat-33-".as_slice(), &[b'x'; 5000], b"\r\n"].concat();
     assert_eq!(wire("", &text(&line)), line);
-    let told = crate::support::journal::lines_with(" the message has a line of more than 998");
-    assert!(told.iter().any(|line| line.starts_with("WARN postino: #")), "{told:?}");
+    let logged = crate::support::journal::lines_with(" the message has a line of more than 998");
+    assert!(logged.iter().any(|line| line.starts_with("WARN postino: #")), "{logged:?}");
 }
 
 #[test]
@@ -261,8 +261,8 @@ fn no_message_arrives_at(hello: &'static str, mail: &dyn Mail) -> Error {
     assert!(!error.in_doubt());
     assert_closed(&mut client);
     drop(client);
-    let heard = server.finish();
-    assert!(!heard.windows(5).any(|bytes| bytes == b"\r\n.\r\n"), "a message arrived");
+    let received = server.finish();
+    assert!(!received.windows(5).any(|bytes| bytes == b"\r\n.\r\n"), "a message arrived");
     error
 }
 
@@ -344,9 +344,9 @@ fn a_reader_is_announced_as_8bitmime_wherever_that_is_offered() {
 }
 
 /// A message of a custom type.
-struct Own(Result<&'static str, &'static str>);
+struct Custom(Result<&'static str, &'static str>);
 
-impl Mail for Own {
+impl Mail for Custom {
     fn envelope(&self) -> Result<Envelope, Error> {
         Ok(envelope(&["bob@example.org"]))
     }
@@ -376,8 +376,8 @@ fn a_message_of_ones_own_tells_its_size() {
          S: 250 ok",
     );
     let mut client = connect(&server);
-    accept(&mut client, &Own(Ok("Hello")));
-    assert!(matches!(send_error(&mut client, &Own(Err("no"))), Error::Source(_)));
+    accept(&mut client, &Custom(Ok("Hello")));
+    assert!(matches!(send_error(&mut client, &Custom(Err("no"))), Error::Source(_)));
     assert_open(&mut client);
 }
 
@@ -486,11 +486,11 @@ fn content_in_any_slices_is_the_same_wire() {
     for slice in 1..=text.len() {
         let server = Server::running(move |peer| {
             peer.play("-- hello\n-- envelope\nC: DATA\nS: 354 go on");
-            let mut heard = Vec::new();
-            while !heard.ends_with(b"\r\n.\r\n") {
-                heard.extend(peer.line().unwrap());
+            let mut received = Vec::new();
+            while !received.ends_with(b"\r\n.\r\n") {
+                received.extend(peer.line().unwrap());
             }
-            assert_eq!(heard.escape_ascii().to_string(), wire.escape_ascii().to_string());
+            assert_eq!(received.escape_ascii().to_string(), wire.escape_ascii().to_string());
             peer.play("S: 250 ok");
         });
         let reader = Slices(io::Cursor::new(text.to_vec()), slice);

@@ -19,7 +19,7 @@ fn builder() -> MessageBuilder {
 
 /// Sends a message to a server with these keywords. Returns what it received: MAIL, and the content.
 #[track_caller]
-fn heard(keywords: &'static str, mail: &dyn Mail) -> (String, String) {
+fn received(keywords: &'static str, mail: &dyn Mail) -> (String, String) {
     let server = Server::running(move |peer| {
         peer.play(&format!("-- hello {keywords}"));
         peer.line().unwrap();
@@ -30,10 +30,10 @@ fn heard(keywords: &'static str, mail: &dyn Mail) -> (String, String) {
     let mut client = connect(&server);
     accept(&mut client, mail);
     drop(client);
-    let heard = String::from_utf8(server.finish()).unwrap();
-    let mail = heard.lines().find(|line| line.starts_with("MAIL")).unwrap().to_owned();
-    let start = heard.find("DATA\r\n").unwrap() + "DATA\r\n".len();
-    (mail, heard[start..].strip_suffix(".\r\n").unwrap().to_owned())
+    let received = String::from_utf8(server.finish()).unwrap();
+    let mail = received.lines().find(|line| line.starts_with("MAIL")).unwrap().to_owned();
+    let start = received.find("DATA\r\n").unwrap() + "DATA\r\n".len();
+    (mail, received[start..].strip_suffix(".\r\n").unwrap().to_owned())
 }
 
 // Behaviour 85.
@@ -43,14 +43,14 @@ fn text_is_encoded_without_8bitmime_and_goes_out_as_it_is_with_it() {
     let text = line.repeat(20_000); // more than is made at once
     for text in [line, &text] {
         let message = builder().text(text).attach(Attachment::bytes("a.bin", vec![0; 10])).build().unwrap();
-        let (mail, seven) = heard("SIZE", &message);
+        let (mail, seven) = received("SIZE", &message);
         assert_eq!(mail, format!("MAIL FROM:<alice@example.org> SIZE={}", seven.len()));
         assert!(
             seven.is_ascii() && seven.contains("\r\nGr=C3=BC=C3=9Fe an alle in diesem Haus\r\n"),
             "{seven}"
         );
 
-        let (mail, eight) = heard("SIZE, 8BITMIME", &message);
+        let (mail, eight) = received("SIZE, 8BITMIME", &message);
         assert_eq!(mail, format!("MAIL FROM:<alice@example.org> SIZE={} BODY=8BITMIME", eight.len()));
         assert!(eight.contains("\r\nGrüße an alle in diesem Haus\r\n"), "{eight}");
     }
@@ -61,20 +61,20 @@ fn text_is_encoded_without_8bitmime_and_goes_out_as_it_is_with_it() {
 fn what_is_ascii_anyway_is_not_announced_as_8bitmime() {
     let message =
         builder().text("Hello\n").attach(Attachment::bytes("a.bin", vec![200; 1000])).build().unwrap();
-    assert_eq!(heard("8BITMIME", &message).0, "MAIL FROM:<alice@example.org>");
+    assert_eq!(received("8BITMIME", &message).0, "MAIL FROM:<alice@example.org>");
 }
 
 // Behaviour 84.
 #[test]
 fn an_address_beyond_ascii_needs_smtputf8_and_a_name_does_not() {
     let utf8 = "8BITMIME, SMTPUTF8";
-    let (mail, sent) = heard(utf8, &builder().reply_to(("Jörg", "joerg@example.org")).build().unwrap());
+    let (mail, sent) = received(utf8, &builder().reply_to(("Jörg", "joerg@example.org")).build().unwrap());
     assert_eq!(mail, "MAIL FROM:<alice@example.org>");
     assert!(sent.contains("Reply-To: =?utf-8?b?SsO2cmc=?= <joerg@example.org>\r\n"), "{sent}");
 
     // An address in the headers alone needs it, too.
     let message = builder().reply_to("jörg@example.org").build().unwrap();
-    let (mail, sent) = heard(utf8, &message);
+    let (mail, sent) = received(utf8, &message);
     assert_eq!(mail, "MAIL FROM:<alice@example.org> SMTPUTF8 BODY=8BITMIME");
     assert!(sent.contains("Reply-To: jörg@example.org\r\n"), "{sent}");
 }
@@ -110,17 +110,17 @@ fn without_smtputf8_a_domain_beyond_ascii_is_an_a_label_in_the_header_too() {
         .unwrap();
     for large in [
         message.clone(),
-        message.resend(postino::message::Resent::new().from("a@ü.example").to("bob@例え.example")).unwrap(),
+        message.resend(postino::message::Resent::by("a@ü.example").to("bob@例え.example")).unwrap(),
     ] {
         for keywords in ["SIZE", "8BITMIME"] {
-            let (mail, sent) = heard(keywords, &large);
+            let (mail, sent) = received(keywords, &large);
             assert!(mail.contains("@xn--") && !mail.contains("SMTPUTF8") && sent.is_ascii(), "{mail}");
             assert!(sent.contains("From: =?utf-8?b?SsO2cmc=?= <joerg@xn--bcher-kva.example>\r\n"), "{sent}");
             assert!(sent.contains("\r\nTo: bob@xn--r8jz45g.example\r\n"), "{sent}");
             assert!(sent.contains("Reply-To: Team: a@xn--bcher-kva.example, b@example.org;\r\n"), "{sent}");
         }
     }
-    let (mail, sent) = heard("8BITMIME, SMTPUTF8", &message);
+    let (mail, sent) = received("8BITMIME, SMTPUTF8", &message);
     assert_eq!(mail, "MAIL FROM:<joerg@bücher.example> SMTPUTF8 BODY=8BITMIME");
     assert!(
         sent.contains("<joerg@bücher.example>\r\n") && sent.contains("To: bob@例え.example\r\n"),
@@ -130,7 +130,7 @@ fn without_smtputf8_a_domain_beyond_ascii_is_an_a_label_in_the_header_too() {
     assert_eq!(email_format::Email::try_from(message.clone()).unwrap().get_body().unwrap().0, b"\r\n"[..0]);
     // As a part of another message, it is in ASCII.
     let around = builder().attach(Attachment::message(message)).build().unwrap();
-    assert!(heard("SIZE", &around).1.contains("\r\nTo: bob@xn--r8jz45g.example\r\n"));
+    assert!(received("SIZE", &around).1.contains("\r\nTo: bob@xn--r8jz45g.example\r\n"));
 }
 
 #[cfg(feature = "idna")]
@@ -152,7 +152,7 @@ fn around(inner: impl Into<Vec<u8>>) -> Message {
 
 #[test]
 fn a_message_attached_as_bytes_has_crlf_and_is_never_encoded() {
-    let (mail, sent) = heard("SIZE", &around("From: a@example.org\n\nHello\n"));
+    let (mail, sent) = received("SIZE", &around("From: a@example.org\n\nHello\n"));
     assert_eq!(mail, format!("MAIL FROM:<alice@example.org> SIZE={}", sent.len()));
     assert!(
         sent.contains("Content-Transfer-Encoding: 7bit\r\n\r\nFrom: a@example.org\r\n\r\nHello\r\n\r\n--=_"),
@@ -161,7 +161,7 @@ fn a_message_attached_as_bytes_has_crlf_and_is_never_encoded() {
 
     let long = format!("From: a@example.org\n\n{}", "Grüße\n".repeat(20_000));
     for inner in ["From: a@example.org\n\nGrüße\n", &long] {
-        let (mail, sent) = heard("8BITMIME", &around(inner));
+        let (mail, sent) = received("8BITMIME", &around(inner));
         assert_eq!(mail, "MAIL FROM:<alice@example.org> BODY=8BITMIME");
         assert!(sent.contains(&inner.replace('\n', "\r\n")) && !sent.contains("base64"), "{sent}");
         assert_eq!(sent.matches("Content-Transfer-Encoding: 8bit\r\n").count(), 2, "{sent}");
@@ -198,7 +198,7 @@ impl TextFile {
     fn content_type(&self, content: &[u8], attachment: impl Fn(Attachment) -> Attachment) -> String {
         fs::write(&self.0, content).unwrap();
         let message = builder().attach(attachment(Attachment::path(&self.0))).build().unwrap();
-        let (mail, sent) = heard("SIZE", &message);
+        let (mail, sent) = received("SIZE", &message);
         assert!(mail.ends_with(&format!(" SIZE={}", sent.len())), "{mail}");
         let part = &sent[sent.find("\r\n--=_").unwrap()..];
         let start = part.find("Content-Type: ").unwrap() + "Content-Type: ".len();
@@ -237,7 +237,7 @@ fn a_fifo_is_not_read_to_find_its_charset() {
         let path = fifo.0.clone();
         std::thread::spawn(move || fs::write(path, "Grüße\n"))
     };
-    let (_, sent) = heard("SIZE", &builder().attach(Attachment::path(&fifo.0)).build().unwrap());
+    let (_, sent) = received("SIZE", &builder().attach(Attachment::path(&fifo.0)).build().unwrap());
     writer.join().unwrap().unwrap();
     assert!(sent.contains("Content-Type: text/plain\r\n") && sent.contains("\r\nR3LDvMOfZQo=\r\n"), "{sent}");
 }
@@ -317,7 +317,7 @@ impl Mail for Deferred {
 fn what_is_deferred_is_opened_where_it_may_wait() {
     let (tell, hear) = std::sync::mpsc::sync_channel(1);
     assert_eq!(
-        heard("SIZE", &Deferred(tell)),
+        received("SIZE", &Deferred(tell)),
         ("MAIL FROM:<alice@example.org> SIZE=5".to_owned(), "Hello\r\n".to_owned())
     );
     let here = std::thread::current().id() == hear.recv().unwrap();
@@ -326,17 +326,17 @@ fn what_is_deferred_is_opened_where_it_may_wait() {
 
 /// All reports that the callback received.
 #[track_caller]
-fn told(mail: &dyn Mail) -> Vec<(u64, Option<u64>)> {
-    let mut told = Vec::new();
-    heard("8BITMIME", &mail.on_progress(|sent, total| told.push((sent, total))));
-    assert!(told.windows(2).all(|two| two[0].0 < two[1].0), "{told:?}");
-    told
+fn reports(mail: &dyn Mail) -> Vec<(u64, Option<u64>)> {
+    let mut reports = Vec::new();
+    received("8BITMIME", &mail.on_progress(|sent, total| reports.push((sent, total))));
+    assert!(reports.windows(2).all(|two| two[0].0 < two[1].0), "{reports:?}");
+    reports
 }
 
 #[test]
 fn progress_is_told_until_all_has_left() {
     let text = b"0123456789abcdef0123456789abcd\r\n".repeat(10_000); // 320,000 octets
-    let all = told(&super::text(&text));
+    let all = reports(&super::text(&text));
     assert!(all.len() > 2, "{all:?}");
     assert!(all.iter().all(|(_, total)| *total == Some(320_000)));
     assert_eq!(all.last().unwrap().0, 320_000);
@@ -345,36 +345,36 @@ fn progress_is_told_until_all_has_left() {
 #[test]
 fn progress_counts_octets_as_the_mail_has_them() {
     // They become CRLF and two dots.
-    let all = told(&super::text(b".\n".repeat(100_000).as_slice()));
+    let all = reports(&super::text(b".\n".repeat(100_000).as_slice()));
     assert_eq!(all.last(), Some(&(200_000, Some(200_000))));
 }
 
 #[test]
 fn progress_of_a_reader_has_no_total_unless_it_was_told() {
     let content = || io::Cursor::new(vec![b'\n'; 100_000]);
-    let all = told(&Raw::reader(envelope(&["bob@example.org"]), content()));
+    let all = reports(&Raw::reader(envelope(&["bob@example.org"]), content()));
     assert_eq!(all.last(), Some(&(100_000, None)));
     let message = builder().attach(Attachment::reader("a", io::repeat(7).take(100_000))).build().unwrap();
-    assert_eq!(told(&message).last().unwrap().1, None);
+    assert_eq!(reports(&message).last().unwrap().1, None);
 }
 
 #[test]
 fn progress_of_a_composed_message_ends_at_its_size_and_begins_anew_when_it_is_sent_again() {
     let message = builder().attach(Attachment::bytes("a", vec![7; 200_000])).build().unwrap();
     let size = message.to_bytes().unwrap().len() as u64;
-    let mut told = Vec::new();
+    let mut reports = Vec::new();
     {
-        let mail = message.on_progress(|sent, total| told.push((sent, total)));
-        heard("", &mail);
-        heard("", &mail);
+        let mail = message.on_progress(|sent, total| reports.push((sent, total)));
+        received("", &mail);
+        received("", &mail);
     }
-    assert_eq!(told.iter().filter(|told| **told == (size, Some(size))).count(), 2, "{told:?}");
+    assert_eq!(reports.iter().filter(|report| **report == (size, Some(size))).count(), 2, "{reports:?}");
 }
 
 #[test]
 fn progress_around_progress_tells_both() {
     let (mut one, mut other) = (0, 0);
-    heard("", &mail().on_progress(|sent, _| one = sent).on_progress(|sent, _| other = sent));
+    received("", &mail().on_progress(|sent, _| one = sent).on_progress(|sent, _| other = sent));
     assert_eq!((one, other), (7, 7));
 }
 
@@ -382,18 +382,18 @@ fn progress_around_progress_tells_both() {
 fn progress_says_nothing_of_what_was_refused() {
     let server = Server::playing("-- hello\nC: MAIL FROM:<alice@example.org>\nS: 550 no\nC: RSET\nS: 250 ok");
     let mut client = connect(&server);
-    let mut told = 0;
-    send_error(&mut client, &mail().on_progress(|_, _| told += 1));
-    assert_eq!(told, 0);
+    let mut reports = 0;
+    send_error(&mut client, &mail().on_progress(|_, _| reports += 1));
+    assert_eq!(reports, 0);
 }
 
 #[test]
 fn what_is_behind_a_pointer_takes_the_same_form() {
     let message = builder().text("Grüße an alle in diesem Haus\n").build().unwrap();
-    let (mail, content) = heard("8BITMIME", &message);
+    let (mail, content) = received("8BITMIME", &message);
     assert!(mail.ends_with(" BODY=8BITMIME"), "{mail}");
     let boxed: Box<dyn Mail> = Box::new(message.clone());
-    for behind in [&boxed as &dyn Mail, &&message] {
-        assert_eq!(heard("8BITMIME", behind), (mail.clone(), content.clone()));
+    for pointer in [&boxed as &dyn Mail, &&message] {
+        assert_eq!(received("8BITMIME", pointer), (mail.clone(), content.clone()));
     }
 }

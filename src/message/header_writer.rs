@@ -6,8 +6,9 @@ use email_encoding::headers::{rfc2047, writer::EmailWriter};
 use email_format::rfc5322::{Field as Parsed, Parsable, ResentField};
 
 use super::{
+    date,
     mailbox::{self, Item, Mailbox, Mailboxes},
-    stamp,
+    unique_id::unique_id,
 };
 use crate::Error;
 
@@ -91,66 +92,41 @@ impl Field {
         if name.is_empty() || name.len() > MAX_NAME || !name.bytes().all(is_name) {
             return Err(Error::Message(format!("{name:?} cannot be the name of a header").into()));
         }
-        let fail = |why: &str| Error::Message(format!("the header {name}: {why}").into());
-        let kind = Kind::of(name);
+        let fail = |why: Cow<'_, str>| Error::Message(format!("the header {name}: {why}").into());
         let words = match value {
-            Value::Text(text)
-                if (kind == Kind::References || reads_comments(name)) && is_nested_too_deep(text) =>
-            {
-                return Err(fail("its comments are nested too deep"));
-            }
-            Value::Text(text) if kind == Kind::References => reference_words(name, text).map_err(fail)?,
-            Value::Text(text) if text.chars().any(char::is_control) => {
-                return Err(fail("it has a control character"));
-            }
-            Value::Mailboxes(mailboxes) => {
-                let items = mailboxes.read().map_err(|error| match error {
-                    Error::Address { input, why, .. } => {
-                        Error::Address { input, why, header: Some(name.to_owned()) }
-                    }
-                    error => error,
-                })?;
-                if let Some(local) =
-                    items.iter().find_map(Item::without_domain).filter(|_| is_structured(name))
-                {
-                    let (input, header) = (local.to_string(), Some(name.to_owned()));
-                    return Err(Error::Address { input, why: "no @", header });
-                }
-                let words = address_words(&items).map_err(|why| fail(&why))?;
-                if words.is_empty() {
-                    return Ok(None);
-                }
-                let mut field = Field::of_words(name, &words)?;
-                field.ascii = in_ascii(name, &field, &items);
-                return Ok(Some(field));
-            }
-            Value::Uris(uris) => match uris.iter().find(|uri| !is_uri(uri)) {
-                Some(uri) => return Err(fail(&format!("{uri:?} is no URI"))),
-                // A comma separates URIs (RFC 2369 §2).
-                None => listed(uris.iter().map(|uri| vec![format!("<{}>", uri.replace(',', "%2C"))])),
-            },
-            Value::Date(time) => plain_words(&stamp::date_time(*time).ok_or_else(|| fail(BAD_YEAR))?),
-            Value::Text(text) => match kind {
-                Kind::Content => return Err(fail("it is written by the composer")),
-                Kind::Id => text.split(' ').filter(|id| !id.is_empty()).map(bracketed).collect(),
-                Kind::References => Vec::new(), // handled above
-                Kind::Phrases => {
-                    let phrases = mailbox::split_phrases(text).map_err(fail)?;
-                    listed(phrases.iter().map(|name| phrase(name)))
-                }
-                Kind::Uris => {
-                    return Field::new(name, &Value::Uris(uris(text).ok_or_else(|| fail(NO_URIS))?));
-                }
-                Kind::Date if !stamp::has_known_year(text) => return Err(fail(BAD_YEAR)),
-                Kind::Mailboxes | Kind::Date => plain_words(text),
-                Kind::Text => unstructured(name, text),
-            },
+            Value::Mailboxes(mailboxes) => return Field::of_mailboxes(name, mailboxes),
+            Value::Uris(uris) => uri_words(uris).map_err(fail)?,
+            Value::Date(time) => plain_words(&date::date_time(*time).ok_or_else(|| fail(BAD_YEAR.into()))?),
+            Value::Text(text) => text_words(name, text).map_err(fail)?,
         };
-        match words.is_empty() {
-            true if kind == Kind::Text && !name.eq_ignore_ascii_case("Subject") => Err(fail("it is empty")),
-            true => Ok(None),
-            false => Field::of_words(name, &words).map(Some),
+        if !words.is_empty() {
+            Field::of_words(name, &words).map(Some)
+        } else if Kind::of(name) == Kind::Text && !name.eq_ignore_ascii_case("Subject") {
+            Err(fail("the value is empty".into()))
+        } else {
+            Ok(None)
         }
+    }
+
+    /// Creates a field of mailboxes; `None` if there are none.
+    fn of_mailboxes(name: &str, mailboxes: &Mailboxes) -> Result<Option<Field>, Error> {
+        let header = Some(name.to_owned());
+        let items = match mailboxes.read() {
+            Err(Error::Address { input, why, .. }) => return Err(Error::Address { input, why, header }),
+            read => read?,
+        };
+        let local = items.iter().find_map(Item::without_domain).filter(|_| is_structured(name));
+        if let Some(local) = local {
+            return Err(Error::Address { input: local.to_string(), why: "no @", header });
+        }
+        let words = address_words(&items)
+            .map_err(|why| Error::Message(format!("the header {name}: {why}").into()))?;
+        if words.is_empty() {
+            return Ok(None);
+        }
+        let mut field = Field::of_words(name, &words)?;
+        field.ascii = in_ascii(name, &field, &items);
+        Ok(Some(field))
     }
 
     /// Creates a field from words separated by spaces, and folds it where a line would be too long.
@@ -189,14 +165,14 @@ impl Field {
 
     /// Creates a field with the current date-time.
     pub fn now(name: &str) -> Result<Field, Error> {
-        let now = stamp::date_time(SystemTime::now());
+        let now = date::date_time(SystemTime::now());
         let now = now.ok_or_else(|| Error::Message(format!("the header {name}: {BAD_YEAR}").into()))?;
         Field::of_words(name, &plain_words(&now))
     }
 
     /// Creates a field with a new, unique message identifier.
     pub fn unique_id(name: &str, domain: &str) -> Result<Field, Error> {
-        Field::of_words(name, &[format!("<{}@{domain}>", stamp::unique())])
+        Field::of_words(name, &[format!("<{}@{domain}>", unique_id())])
     }
 
     pub fn name(&self) -> &str {
@@ -237,7 +213,7 @@ impl Field {
         if Kind::of(name) == Kind::References {
             return Ok(());
         }
-        // Letters beyond ASCII are allowed in addresses wherever ASCII letters are (RFC 6532 §3.2), but email-format
+        // Non-ASCII letters are allowed in addresses wherever ASCII letters are (RFC 6532 §3.2), but email-format
         // knows only ASCII.
         let stand_in = match Kind::of(name) {
             Kind::Mailboxes => self.text.chars().map(|c| if c.is_ascii() { c } else { 'x' }).collect(),
@@ -253,6 +229,40 @@ impl Field {
             return Ok(());
         }
         Err(Error::Message(format!("the header {name} cannot be {:?} (RFC 5322 §3.6)", self.value()).into()))
+    }
+}
+
+/// Converts text to the words of a field, depending on the syntax of the field.
+fn text_words(name: &str, text: &str) -> Result<Vec<String>, Cow<'static, str>> {
+    if reads_comments(name) && is_nested_too_deep(text) {
+        return Err("comments are nested too deeply".into());
+    }
+    let kind = Kind::of(name);
+    if kind == Kind::References {
+        return Ok(reference_words(name, text)?);
+    }
+    if text.chars().any(char::is_control) {
+        return Err("control character".into());
+    }
+    match kind {
+        Kind::Content => Err("it is written by the composer".into()),
+        Kind::Id => Ok(text.split(' ').filter(|id| !id.is_empty()).map(bracketed).collect()),
+        Kind::Phrases => {
+            let phrases = mailbox::split_phrases(text)?;
+            Ok(comma_separated(phrases.iter().map(|name| phrase(name))))
+        }
+        Kind::Uris => uri_words(&uris(text).ok_or(NO_URIS)?),
+        Kind::Date if !date::has_known_year(text) => Err(BAD_YEAR.into()),
+        Kind::Mailboxes | Kind::Date => Ok(plain_words(text)),
+        Kind::Text | Kind::References => Ok(unstructured(name, text)),
+    }
+}
+
+fn uri_words(uris: &[String]) -> Result<Vec<String>, Cow<'static, str>> {
+    match uris.iter().find(|uri| !is_uri(uri)) {
+        Some(uri) => Err(format!("{uri:?} is no URI").into()),
+        // A comma separates URIs (RFC 2369 §2).
+        None => Ok(comma_separated(uris.iter().map(|uri| vec![format!("<{}>", uri.replace(',', "%2C"))]))),
     }
 }
 
@@ -307,9 +317,9 @@ fn is_uri(uri: &str) -> bool {
 pub(super) fn uris(text: &str) -> Option<Vec<String>> {
     let (mut uris, mut rest) = (Vec::new(), text.trim_matches(' '));
     loop {
-        let (uri, behind) = rest.strip_prefix('<')?.split_once('>')?;
+        let (uri, after) = rest.strip_prefix('<')?.split_once('>')?;
         uris.push(uri.trim_matches(' ').to_owned());
-        rest = behind.trim_start_matches(' ');
+        rest = after.trim_start_matches(' ');
         if rest.is_empty() {
             return Some(uris);
         }
@@ -328,12 +338,12 @@ fn in_ascii(name: &str, field: &Field, items: &[Item]) -> Option<Box<str>> {
 }
 
 /// Splits the identifiers of other messages into words. Those in angle brackets are sent unchanged, even if they break
-/// the grammar; bare ones get brackets. Those that are not printable ASCII, or do not fit on a line, are left out: the
+/// the grammar; bare ones get brackets. Those that are it is not printable ASCII, or do not fit on a line, are left out: the
 /// errors of the message that is answered are not ours to fix.
 fn reference_words(name: &str, text: &str) -> Result<Vec<String>, &'static str> {
     let text = unfolded(text.trim_end_matches(['\r', '\n']));
     if text.contains(['\r', '\n']) {
-        return Err("it has a line end");
+        return Err("line break");
     }
     let written: Vec<&str> = text.split([' ', '\t']).filter(|word| !word.is_empty()).collect();
     let mut words = Vec::new();
@@ -347,7 +357,7 @@ fn reference_words(name: &str, text: &str) -> Result<Vec<String>, &'static str> 
         }
         let whole = good.concat();
         if whole.contains(['<', '>']) {
-            words.extend(fitting(good));
+            words.extend(join_if_short(good));
         } else if whole.contains('@') || written.len() == 1 {
             words.extend(whole.split(',').filter(|id| !id.is_empty()).map(bracketed));
         } else if !whole.is_empty() {
@@ -374,16 +384,16 @@ fn split_identifiers(word: &str) -> Vec<String> {
     let mut out = Vec::new();
     let mut rest = word;
     while let Some(at) = rest.find("><") {
-        let (id, behind) = rest.split_at(at + 1);
+        let (id, after) = rest.split_at(at + 1);
         out.push(id.to_owned());
-        rest = behind;
+        rest = after;
     }
     out.push(rest.to_owned());
     out
 }
 
 /// Joins identifiers written without spaces between them, unless the result is too long for a line.
-fn fitting(ids: Vec<String>) -> Vec<String> {
+fn join_if_short(ids: Vec<String>) -> Vec<String> {
     let whole = ids.concat();
     if whole.len() < MAX_LONG_LINE { vec![whole] } else { ids }
 }
@@ -467,22 +477,22 @@ fn phrase(name: &str) -> Vec<String> {
 }
 
 /// Joins elements with commas.
-fn listed(elements: impl Iterator<Item = Vec<String>>) -> Vec<String> {
+fn comma_separated(elements: impl Iterator<Item = Vec<String>>) -> Vec<String> {
     let mut elements = elements.filter(|words| !words.is_empty()).peekable();
     let mut out = Vec::new();
     while let Some(mut words) = elements.next() {
         if elements.peek().is_some() {
-            attach(&mut words, ',');
+            append_separator(&mut words, ',');
         }
         out.append(&mut words);
     }
     out
 }
 
-fn mailbox_words(mailbox: &Mailbox) -> Result<Vec<String>, String> {
+fn mailbox_words(mailbox: &Mailbox) -> Result<Vec<String>, &'static str> {
     let address = mailbox.address();
     if mailbox.name().chars().any(char::is_control) {
-        return Err("a name has a control character".to_owned());
+        return Err("a name has a control character");
     }
     Ok(match mailbox.name() {
         "" => vec![address.to_string()],
@@ -491,7 +501,7 @@ fn mailbox_words(mailbox: &Mailbox) -> Result<Vec<String>, String> {
 }
 
 /// Writes an address list (RFC 5322 §3.4). A group is one element of it.
-fn address_words(items: &[Item]) -> Result<Vec<String>, String> {
+fn address_words(items: &[Item]) -> Result<Vec<String>, &'static str> {
     let mut items = items.iter();
     let mut elements = Vec::new();
     while let Some(item) = items.next() {
@@ -505,10 +515,10 @@ fn address_words(items: &[Item]) -> Result<Vec<String>, String> {
             Item::GroupEnd => {}
         }
     }
-    Ok(listed(elements.into_iter()))
+    Ok(comma_separated(elements.into_iter()))
 }
 
-fn group_words(name: &str, members: &[&Item]) -> Result<Vec<String>, String> {
+fn group_words(name: &str, members: &[&Item]) -> Result<Vec<String>, &'static str> {
     let mut mailboxes = Vec::new();
     for member in members {
         if let Item::Mailbox(mailbox) = member {
@@ -516,15 +526,15 @@ fn group_words(name: &str, members: &[&Item]) -> Result<Vec<String>, String> {
         }
     }
     let mut words = phrase(name);
-    attach(&mut words, ':');
-    words.append(&mut listed(mailboxes.into_iter()));
-    attach(&mut words, ';');
+    append_separator(&mut words, ':');
+    words.append(&mut comma_separated(mailboxes.into_iter()));
+    append_separator(&mut words, ';');
     Ok(words)
 }
 
 /// Appends a separator to the last word, or as its own word after an encoded word, which ends only at white space (RFC
 /// 2047 §5).
-fn attach(words: &mut Vec<String>, separator: char) {
+fn append_separator(words: &mut Vec<String>, separator: char) {
     match words.last_mut() {
         Some(last) if !last.ends_with("?=") => last.push(separator),
         _ => words.push(separator.to_string()),
@@ -774,7 +784,10 @@ mod tests {
             for open in ["( ", "[\"] ( ", "(\\) "] {
                 let text = format!("{start} {}{}", open.repeat(100_000), ") ".repeat(100_000));
                 let error = Field::new(name, &Value::Text(text.clone())).unwrap_err();
-                assert_eq!(error.to_string(), format!("the header {name}: its comments are nested too deep"));
+                assert_eq!(
+                    error.to_string(),
+                    format!("invalid header {name}: comments are nested too deeply")
+                );
                 let kept = Field::refolded(&format!("{name}: {text}"));
                 assert_eq!(kept.as_str(), format!("{name}: {text}\r\n"));
             }

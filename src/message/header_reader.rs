@@ -38,48 +38,49 @@ impl Envelope {
     /// ambiguous; [`Error::Address`] if a header has an invalid address; [`Error::NoRecipients`] if there are no
     /// recipients.
     pub fn from_headers(message: &[u8]) -> Result<Envelope, Error> {
-        let sender = sender_from_headers(message)?;
-        Envelope::from_addresses(Some(sender), recipients_from_headers(message)?)
+        let sender = Envelope::sender_from_headers(message)?;
+        Envelope::from_addresses(Some(sender), Envelope::recipients_from_headers(message)?)
     }
-}
 
-/// Returns the sender of a message, as determined by [`Envelope::from_headers`].
-///
-/// # Errors
-///
-/// [`Error::Message`] if there is no sender, or if the message was resent more than once; [`Error::Address`] if the header
-/// has an invalid address.
-pub fn sender_from_headers(message: &[u8]) -> Result<Address, Error> {
-    let (names, none) = if is_resent(message)? {
-        (["Resent-Sender", "Resent-From"], NO_RESENT_FROM)
-    } else {
-        (["Sender", "From"], NO_FROM)
-    };
-    for name in names {
-        if let Some(sender) = addresses(message, name)?.into_iter().next() {
-            return Ok(sender);
+    /// Returns only the sender that [`from_headers`](Envelope::from_headers) would find, even if there are no recipients.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Message`] if there is no sender, or if the message was resent more than once; [`Error::Address`] if the
+    /// header has an invalid address.
+    pub fn sender_from_headers(message: &[u8]) -> Result<Address, Error> {
+        let (names, none) = if is_resent(message)? {
+            (["Resent-Sender", "Resent-From"], NO_RESENT_FROM)
+        } else {
+            (["Sender", "From"], NO_FROM)
+        };
+        for name in names {
+            if let Some(sender) = addresses(message, name)?.into_iter().next() {
+                return Ok(sender);
+            }
         }
+        Err(Error::Message(none.into()))
     }
-    Err(Error::Message(none.into()))
-}
 
-/// Returns the recipients of a message, as determined by [`Envelope::from_headers`]. Duplicates are kept.
-///
-/// # Errors
-///
-/// [`Error::NoRecipients`] if there are no recipients; [`Error::Address`] if a header has an invalid address;
-/// [`Error::Message`] if the message was resent more than once.
-pub fn recipients_from_headers(message: &[u8]) -> Result<Vec<Address>, Error> {
-    let names =
-        if is_resent(message)? { ["Resent-To", "Resent-Cc", "Resent-Bcc"] } else { ["To", "Cc", "Bcc"] };
-    let mut recipients = Vec::new();
-    for name in names {
-        recipients.append(&mut addresses(message, name)?);
+    /// Returns only the recipients that [`from_headers`](Envelope::from_headers) would find, even if there is no sender.
+    /// Duplicates are kept.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoRecipients`] if there are no recipients; [`Error::Address`] if a header has an invalid address;
+    /// [`Error::Message`] if the message was resent more than once.
+    pub fn recipients_from_headers(message: &[u8]) -> Result<Vec<Address>, Error> {
+        let names =
+            if is_resent(message)? { ["Resent-To", "Resent-Cc", "Resent-Bcc"] } else { ["To", "Cc", "Bcc"] };
+        let mut recipients = Vec::new();
+        for name in names {
+            recipients.append(&mut addresses(message, name)?);
+        }
+        if recipients.is_empty() {
+            return Err(Error::NoRecipients);
+        }
+        Ok(recipients)
     }
-    if recipients.is_empty() {
-        return Err(Error::NoRecipients);
-    }
-    Ok(recipients)
 }
 
 /// Returns the message without its `Bcc` and `Resent-Bcc` headers. Everything else is unchanged.
@@ -114,12 +115,11 @@ pub fn without_bcc(message: &[u8]) -> Cow<'_, [u8]> {
 }
 
 /// Removes `Bcc` and `Resent-Bcc` headers like [`without_bcc`], without a copy if there are none.
-pub(super) fn lose_bcc(message: Vec<u8>) -> Vec<u8> {
-    let less = match without_bcc(&message) {
-        Cow::Owned(less) => Some(less),
-        Cow::Borrowed(_) => None,
-    };
-    less.unwrap_or(message)
+pub(super) fn remove_bcc(message: Vec<u8>) -> Vec<u8> {
+    match without_bcc(&message) {
+        Cow::Owned(without) => without,
+        Cow::Borrowed(_) => message,
+    }
 }
 
 /// Returns the length of the headers in octets, including the empty line that ends them. `None` if there is no empty
@@ -157,8 +157,8 @@ pub(super) fn fields(message: &[u8]) -> impl Iterator<Item = &[u8]> {
         while let Some(b' ' | b'\t') = rest.get(length) {
             length += line_length(&rest[length..]);
         }
-        let (field, behind) = rest.split_at(length);
-        rest = behind;
+        let (field, after) = rest.split_at(length);
+        rest = after;
         (!field.is_empty()).then_some(field)
     })
 }
@@ -303,7 +303,7 @@ enum Angle {
     #[default]
     Before,
     Inside,
-    Behind,
+    After,
 }
 
 impl Element {
@@ -321,8 +321,8 @@ impl Element {
             (b' ' | b'\t' | b'(', _) => self.gap = true,
             (b'>', Angle::Before) => return Err("it has a > without a <"),
             // A ; ends a group; between addresses, some senders write it in place of a comma.
-            (b',' | b';', Angle::Before | Angle::Behind) => return self.end(),
-            (_, Angle::Behind) => return Err("there is more behind its >"),
+            (b',' | b';', Angle::Before | Angle::After) => return self.end(),
+            (_, Angle::After) => return Err("there is more behind its >"),
             // The text so far was a display name.
             (b'<', Angle::Before) => *self = Element::at(Angle::Inside),
             // The text so far was the name of a group.
@@ -333,7 +333,7 @@ impl Element {
                 *self = Element::at(Angle::Inside);
             }
             (b'>', Angle::Inside) => {
-                return mem::replace(self, Element::at(Angle::Behind)).address().map(Some);
+                return mem::replace(self, Element::at(Angle::After)).address().map(Some);
             }
             _ => self.word(token),
         }
@@ -347,7 +347,7 @@ impl Element {
             Angle::Before if element.text.is_empty() => Ok(None),
             Angle::Before => element.address().map(Some),
             Angle::Inside => Err("its < has no >"),
-            Angle::Behind => Ok(None),
+            Angle::After => Ok(None),
         }
     }
 
@@ -401,7 +401,7 @@ mod tests {
     /// Returns the recipients of a `To` with these octets, or the reason of the error.
     fn to(list: impl AsRef<[u8]>) -> Result<Vec<String>, String> {
         let message = [b"To: ", list.as_ref(), b"\r\n\r\n"].concat();
-        match recipients_from_headers(&message) {
+        match Envelope::recipients_from_headers(&message) {
             Ok(found) => Ok(found.iter().map(ToString::to_string).collect()),
             Err(Error::NoRecipients) => Ok(Vec::new()),
             Err(error) => Err(error.to_string()),
@@ -409,7 +409,7 @@ mod tests {
     }
 
     fn sender(message: &str) -> String {
-        match sender_from_headers(message.as_bytes()) {
+        match Envelope::sender_from_headers(message.as_bytes()) {
             Ok(sender) => sender.to_string(),
             Err(error) => error.to_string(),
         }
@@ -465,7 +465,7 @@ mod tests {
     fn recipients_are_in_the_order_to_cc_bcc_and_twice_is_twice() {
         let message =
             b"Bcc: same@x, same@x\ncc: same@x\nTO: one@x\nTo: two@x\nReply-To: no@x\n\nTo: body@x\n";
-        let found = recipients_from_headers(message).unwrap();
+        let found = Envelope::recipients_from_headers(message).unwrap();
         let found: Vec<&str> = found.iter().map(Address::as_str).collect();
         assert_eq!(found, ["one@x", "two@x", "same@x", "same@x", "same@x"]);
     }
@@ -499,7 +499,7 @@ mod tests {
     fn two_resent_dates_are_an_error() {
         let message = b"Resent-Date: now\nResent-To: a@b\nResent-Date: then\nFrom: a@b\nTo: c@d\n\n";
         assert_eq!(Envelope::from_headers(message).unwrap_err().to_string(), RESENT_TWICE);
-        assert_eq!(recipients_from_headers(message).unwrap_err().to_string(), RESENT_TWICE);
+        assert_eq!(Envelope::recipients_from_headers(message).unwrap_err().to_string(), RESENT_TWICE);
     }
 
     #[test]

@@ -1,11 +1,6 @@
-//! Dates and unique identifiers for messages.
+//! Dates in header fields (RFC 5322 §3.3).
 
-use std::{
-    hash::{BuildHasher, Hasher, RandomState},
-    process,
-    sync::atomic::{AtomicU64, Ordering},
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 const DAY: i64 = 86_400;
 const WEEKDAYS: [&str; 7] = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"];
@@ -55,23 +50,9 @@ fn civil(days: i64) -> (i64, usize, i64) {
     (year + era * 400 + i64::from(month <= 2), month as usize, day)
 }
 
-/// Returns 32 hexadecimal digits that are unique and cannot be guessed.
-pub(super) fn unique() -> String {
-    static COUNT: AtomicU64 = AtomicU64::new(0);
-    let time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
-    // The hasher's keys are random. The other values tell apart copies of the state made by a fork or a snapshot.
-    let mut hasher = RandomState::new().build_hasher();
-    hasher.write_u128(time);
-    hasher.write_u32(process::id());
-    hasher.write_u64(COUNT.fetch_add(1, Ordering::Relaxed));
-    let first = hasher.finish();
-    hasher.write_u64(first);
-    format!("{first:016x}{:016x}", hasher.finish())
-}
-
 #[cfg(test)]
 mod tests {
-    use std::{collections::HashSet, time::Duration};
+    use std::time::Duration;
 
     use super::*;
 
@@ -124,12 +105,5 @@ mod tests {
         if let Some(earliest) = UNIX_EPOCH.checked_sub(Duration::from_secs(1 << 63)) {
             assert_eq!(date_time(earliest), None);
         }
-    }
-
-    #[test]
-    fn what_is_unique_is_not_seen_twice() {
-        let seen: HashSet<String> = (0..10_000).map(|_| unique()).collect();
-        assert_eq!(seen.len(), 10_000);
-        assert!(seen.iter().all(|digits| digits.len() == 32));
     }
 }
