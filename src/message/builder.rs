@@ -199,14 +199,16 @@ impl MessageBuilder {
     /// # Errors
     ///
     /// [`Error::Address`] if an address is invalid. [`Error::Message`] if there is no `From`, if a value is not allowed
-    /// in its field (the text names the field), or if messages are attached to messages more than 50 levels deep.
+    /// in its field (the text names the field), or if attached messages are nested more than 50 levels deep.
     pub fn build(self) -> Result<Message, Error> {
         if let Some((name, _)) = self.fields.all.iter().find(|(name, _)| is_resent(name)) {
-            return Err(Error::Message(format!("the header {name} is made by Message::resend").into()));
+            return Err(Error::Message(
+                format!("the header {name} can be set only by Message::resend").into(),
+            ));
         }
         let levels = self.attachments.iter().map(Attachment::levels).max().unwrap_or(0);
         if levels > MAX_LEVELS {
-            return Err(Error::Message("messages are attached to messages more than 50 levels deep".into()));
+            return Err(Error::Message("attached messages are nested more than 50 levels deep".into()));
         }
         let mut fields = self.fields.build(&ORIGIN)?;
         check_unsubscribe(&fields)?;
@@ -236,7 +238,7 @@ impl MessageBuilder {
             }
             None if inline.is_empty() => {}
             None => {
-                return Err(Error::Message("a part with a Content-ID needs an HTML text to show it".into()));
+                return Err(Error::Message("an attachment with a Content-ID requires an HTML text".into()));
             }
         }
         if let Some((method, text)) = &self.calendar {
@@ -265,12 +267,14 @@ fn check_unsubscribe(fields: &[Field]) -> Result<(), Error> {
     let find = |name: &str| fields.iter().find(|field| field.name().eq_ignore_ascii_case(name));
     let Some(post) = find("List-Unsubscribe-Post") else { return Ok(()) };
     if post.value() != ONE_CLICK {
-        return Err(Error::Message(format!("List-Unsubscribe-Post can only be {ONE_CLICK:?}").into()));
+        return Err(Error::Message(format!("List-Unsubscribe-Post must be {ONE_CLICK:?}").into()));
     }
     let uris = find("List-Unsubscribe").map(Field::value).unwrap_or_default().to_ascii_lowercase();
     match uris.matches("<https://").count() {
         1 if !uris.contains("<http://") => Ok(()),
-        _ => Err(Error::Message("List-Unsubscribe-Post needs one https: URI in List-Unsubscribe".into())),
+        _ => Err(Error::Message(
+            "List-Unsubscribe-Post requires one https: URI and no http: URI in List-Unsubscribe".into(),
+        )),
     }
 }
 
@@ -299,7 +303,7 @@ mod tests {
         }
         assert!(message.resend(Resent::by("a@b")).is_ok_and(|resent| resent.levels() == MAX_LEVELS));
         let error = around(Some(message)).unwrap_err();
-        assert_eq!(error.to_string(), "messages are attached to messages more than 50 levels deep");
+        assert_eq!(error.to_string(), "attached messages are nested more than 50 levels deep");
     }
 
     #[test]

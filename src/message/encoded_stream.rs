@@ -296,7 +296,7 @@ impl Read for Stream {
                 return Ok(length);
             }
             if self.failed {
-                return Err(io::Error::other("a part of the message could not be read"));
+                return Err(io::Error::other("an earlier read of the message failed"));
             }
             let Some(piece) = self.pieces.front_mut() else { return Ok(length) };
             if length > 0 && piece.may_wait() {

@@ -83,7 +83,7 @@ impl FieldSet {
         if authors.len() > 1 && !has(&fields, names.sender) {
             // RFC 5322 §3.6.2
             let OriginNames { from, sender, .. } = names;
-            return Err(Error::Message(format!("several in {from} need a {sender}").into()));
+            return Err(Error::Message(format!("several addresses in {from} require a {sender}").into()));
         }
         if !has(&fields, names.date) {
             fields.push(Field::now(names.date)?);

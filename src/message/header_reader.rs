@@ -9,9 +9,9 @@ use crate::{Address, Envelope, Error};
 
 pub(super) const UNTERMINATED: &str = "unterminated quote, comment or bracket";
 
-const RESENT_TWICE: &str = "the message was resent more than once: its envelope has to be given";
-const NO_FROM: &str = "the message has no From (or Sender) with an address";
-const NO_RESENT_FROM: &str = "the message has no Resent-From (or Resent-Sender) with an address";
+const RESENT_TWICE: &str = "the message was resent more than once, so its envelope must be set explicitly";
+const NO_FROM: &str = "the message has no address in From or Sender";
+const NO_RESENT_FROM: &str = "the message has no address in Resent-From or Resent-Sender";
 
 impl Envelope {
     /// Creates the envelope from the headers of a message.
@@ -319,14 +319,14 @@ impl Element {
     fn take(&mut self, token: &[u8]) -> Result<Option<Address>, &'static str> {
         match (token[0], self.angle) {
             (b' ' | b'\t' | b'(', _) => self.gap = true,
-            (b'>', Angle::Before) => return Err("it has a > without a <"),
+            (b'>', Angle::Before) => return Err("> without a matching <"),
             // A ; ends a group; between addresses, some senders write it in place of a comma.
             (b',' | b';', Angle::Before | Angle::After) => return self.end(),
-            (_, Angle::After) => return Err("there is more behind its >"),
+            (_, Angle::After) => return Err("unexpected text after >"),
             // The text so far was a display name.
             (b'<', Angle::Before) => *self = Element::at(Angle::Inside),
             // The text so far was the name of a group.
-            (b':', Angle::Before) if self.has_at => return Err("it has a : behind an address"),
+            (b':', Angle::Before) if self.has_at => return Err("unexpected : after an address"),
             (b':', Angle::Before) => *self = Element::default(),
             // The text so far was a route (RFC 5322 §4.4), which is ignored.
             (b':', Angle::Inside) if matches!(self.text.first(), Some(b'@' | b',')) => {
@@ -346,7 +346,7 @@ impl Element {
         match element.angle {
             Angle::Before if element.text.is_empty() => Ok(None),
             Angle::Before => element.address().map(Some),
-            Angle::Inside => Err("its < has no >"),
+            Angle::Inside => Err("< without a matching >"),
             Angle::After => Ok(None),
         }
     }
@@ -378,7 +378,7 @@ impl Element {
             return Err("an encoded word is not an address (RFC 2047 §5)");
         }
         if !self.has_at && !is_local_name(text) {
-            return Err("no @, and not a local name");
+            return Err("no @, and not a local mailbox name");
         }
         Address::new(text).map_err(|error| match error {
             Error::Address { why, .. } => why,

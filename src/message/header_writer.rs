@@ -17,7 +17,7 @@ const MAX_LINE: usize = 78;
 /// Maximum length of any line, in octets without its line end.
 const MAX_LONG_LINE: usize = 998;
 /// Error text for an invalid `List-Unsubscribe`.
-const NO_URIS: &str = "it is no list of URIs in angle brackets (RFC 2369)";
+const NO_URIS: &str = "not a list of URIs in angle brackets (RFC 2369)";
 /// Maximum length of a field name, in octets.
 const MAX_NAME: usize = 76;
 /// Maximum nesting of comments: email-format needs a stack frame for each level.
@@ -90,9 +90,9 @@ impl Field {
     /// Creates a field of the message itself; `None` if it would be empty and can be left out.
     pub fn new(name: &str, value: &Value) -> Result<Option<Field>, Error> {
         if name.is_empty() || name.len() > MAX_NAME || !name.bytes().all(is_name) {
-            return Err(Error::Message(format!("{name:?} cannot be the name of a header").into()));
+            return Err(Error::Message(format!("invalid header name {name:?}").into()));
         }
-        let fail = |why: Cow<'_, str>| Error::Message(format!("the header {name}: {why}").into());
+        let fail = |why: Cow<'_, str>| Error::Message(format!("invalid header {name}: {why}").into());
         let words = match value {
             Value::Mailboxes(mailboxes) => return Field::of_mailboxes(name, mailboxes),
             Value::Uris(uris) => uri_words(uris).map_err(fail)?,
@@ -120,7 +120,7 @@ impl Field {
             return Err(Error::Address { input: local.to_string(), why: "no @", header });
         }
         let words = address_words(&items)
-            .map_err(|why| Error::Message(format!("the header {name}: {why}").into()))?;
+            .map_err(|why| Error::Message(format!("invalid header {name}: {why}").into()))?;
         if words.is_empty() {
             return Ok(None);
         }
@@ -166,7 +166,7 @@ impl Field {
     /// Creates a field with the current date-time.
     pub fn now(name: &str) -> Result<Field, Error> {
         let now = date::date_time(SystemTime::now());
-        let now = now.ok_or_else(|| Error::Message(format!("the header {name}: {BAD_YEAR}").into()))?;
+        let now = now.ok_or_else(|| Error::Message(format!("invalid header {name}: {BAD_YEAR}").into()))?;
         Field::of_words(name, &plain_words(&now))
     }
 
@@ -207,7 +207,9 @@ impl Field {
     fn check(&self) -> Result<(), Error> {
         let name = self.name();
         if self.text.split("\r\n").any(|line| line.len() > MAX_LONG_LINE) {
-            return Err(Error::Message(format!("the header {name} has a word too long for a line").into()));
+            return Err(Error::Message(
+                format!("invalid header {name}: a word is longer than a line may be").into(),
+            ));
         }
         // These are sent as other messages have them.
         if Kind::of(name) == Kind::References {
@@ -228,7 +230,9 @@ impl Field {
         if is_read {
             return Ok(());
         }
-        Err(Error::Message(format!("the header {name} cannot be {:?} (RFC 5322 §3.6)", self.value()).into()))
+        Err(Error::Message(
+            format!("the header {name} cannot have the value {:?} (RFC 5322 §3.6)", self.value()).into(),
+        ))
     }
 }
 
@@ -245,7 +249,7 @@ fn text_words(name: &str, text: &str) -> Result<Vec<String>, Cow<'static, str>> 
         return Err("control character".into());
     }
     match kind {
-        Kind::Content => Err("it is written by the composer".into()),
+        Kind::Content => Err("set automatically, cannot be overridden".into()),
         Kind::Id => Ok(text.split(' ').filter(|id| !id.is_empty()).map(bracketed).collect()),
         Kind::Phrases => {
             let phrases = mailbox::split_phrases(text)?;
@@ -260,7 +264,7 @@ fn text_words(name: &str, text: &str) -> Result<Vec<String>, Cow<'static, str>> 
 
 fn uri_words(uris: &[String]) -> Result<Vec<String>, Cow<'static, str>> {
     match uris.iter().find(|uri| !is_uri(uri)) {
-        Some(uri) => Err(format!("{uri:?} is no URI").into()),
+        Some(uri) => Err(format!("invalid URI {uri:?}").into()),
         // A comma separates URIs (RFC 2369 §2).
         None => Ok(comma_separated(uris.iter().map(|uri| vec![format!("<{}>", uri.replace(',', "%2C"))]))),
     }
@@ -338,7 +342,7 @@ fn in_ascii(name: &str, field: &Field, items: &[Item]) -> Option<Box<str>> {
 }
 
 /// Splits the identifiers of other messages into words. Those in angle brackets are sent unchanged, even if they break
-/// the grammar; bare ones get brackets. Those that are it is not printable ASCII, or do not fit on a line, are left out: the
+/// the grammar; bare ones get brackets. Those that are not printable ASCII, or do not fit on a line, are left out: the
 /// errors of the message that is answered are not ours to fix.
 fn reference_words(name: &str, text: &str) -> Result<Vec<String>, &'static str> {
     let text = unfolded(text.trim_end_matches(['\r', '\n']));
@@ -353,7 +357,7 @@ fn reference_words(name: &str, text: &str) -> Result<Vec<String>, &'static str> 
         });
         for id in bad {
             let shown: String = id.chars().take(MAX_NAME).collect();
-            log::warn!(target: "postino", "the header {name} is sent without an identifier that it cannot hold: {shown:?}");
+            log::warn!(target: "postino", "omitted an invalid identifier from the header {name}: {shown:?}");
         }
         let whole = good.concat();
         if whole.contains(['<', '>']) {
@@ -492,7 +496,7 @@ fn comma_separated(elements: impl Iterator<Item = Vec<String>>) -> Vec<String> {
 fn mailbox_words(mailbox: &Mailbox) -> Result<Vec<String>, &'static str> {
     let address = mailbox.address();
     if mailbox.name().chars().any(char::is_control) {
-        return Err("a name has a control character");
+        return Err("control character in a name");
     }
     Ok(match mailbox.name() {
         "" => vec![address.to_string()],
@@ -618,7 +622,10 @@ mod tests {
             [("Message-ID", "a b@c"), ("Message-ID", "<a>"), ("Resent-Message-ID", "x"), ("Date", "now")]
         {
             let error = Field::new(name, &Value::Text(text.to_owned())).unwrap_err();
-            assert!(error.to_string().starts_with(&format!("the header {name} cannot be ")), "{error}");
+            assert!(
+                error.to_string().starts_with(&format!("the header {name} cannot have the value ")),
+                "{error}"
+            );
         }
     }
 

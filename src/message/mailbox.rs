@@ -80,9 +80,9 @@ impl TryFrom<String> for Mailbox {
 fn only(items: Vec<Item>, text: &str) -> Result<Mailbox, Error> {
     let why = match <[Item; 1]>::try_from(items) {
         Ok([Item::Mailbox(mailbox)]) => return Ok(mailbox),
-        Ok(_) => "a group",
+        Ok(_) => "a group, not a single address",
         Err(items) if items.is_empty() => "empty",
-        Err(items) if items.contains(&Item::GroupEnd) => "a group",
+        Err(items) if items.contains(&Item::GroupEnd) => "a group, not a single address",
         Err(_) => "more than one address",
     };
     Err(invalid(text, why))
@@ -292,7 +292,7 @@ fn read_list(text: &str) -> Result<Vec<Item>, Error> {
     }
     reader.end_mailbox().map_err(|why| invalid(text[start..].trim(), why))?;
     if reader.in_group {
-        return Err(invalid(text, "a group without ; at its end"));
+        return Err(invalid(text, "a group without ; at the end"));
     }
     Ok(reader.items)
 }
@@ -321,7 +321,7 @@ impl Reader {
             b'(' => self.comments.push(unescaped(&token[1..token.len() - 1])),
             b'>' if self.is_open => self.is_open = false,
             _ if self.is_open => self.angle.get_or_insert_default().push_str(token),
-            b'>' => return Err("it has a > without a <"),
+            b'>' => return Err("> without a matching <"),
             b',' => self.end_mailbox()?,
             b';' if self.in_group => {
                 self.end_mailbox()?;
@@ -333,7 +333,7 @@ impl Reader {
                 self.gap = true;
                 self.bare.push(' ');
             }
-            _ if self.angle.is_some() => return Err("there is more behind its >"),
+            _ if self.angle.is_some() => return Err("unexpected text after >"),
             b'<' => (self.angle, self.is_open) = (Some(String::new()), true),
             b':' => self.begin_group()?,
             b'"' => self.word(token, &unescaped(&token[1..token.len() - 1])),
@@ -352,7 +352,7 @@ impl Reader {
 
     fn begin_group(&mut self) -> Result<(), &'static str> {
         if self.in_group {
-            return Err("a group in a group");
+            return Err("a group inside a group");
         }
         let name = self.display_name();
         if name.is_empty() {
@@ -366,7 +366,7 @@ impl Reader {
 
     fn end_mailbox(&mut self) -> Result<(), &'static str> {
         if self.is_open {
-            return Err("its < has no >");
+            return Err("< without a matching >");
         }
         let bare = mem::take(&mut self.bare);
         let angle = self.angle.take();
@@ -403,7 +403,7 @@ impl Reader {
 }
 
 /// Applies to text copied from a raw header. People do not type encoded words, and recipients would see them undecoded.
-const ENCODED: &str = "an encoded word: give the name itself, in any letters";
+const ENCODED: &str = "an encoded word: write the name itself, in any script";
 
 /// Whether a token contains an encoded word (RFC 2047 §2). Quoted text never does.
 pub(super) fn has_encoded_word(token: &str) -> bool {
@@ -420,7 +420,7 @@ pub(super) fn split_phrases(text: &str) -> Result<Vec<String>, &'static str> {
     let (mut phrases, mut phrase, mut rest) = (Vec::new(), String::new(), text);
     while let Some(first) = rest.chars().next() {
         let length = match first {
-            '"' => header_reader::token_length(rest.as_bytes()).ok_or("a quote does not end")?,
+            '"' => header_reader::token_length(rest.as_bytes()).ok_or("unterminated quote")?,
             _ => first.len_utf8(),
         };
         let (token, after) = rest.split_at(length);
@@ -577,7 +577,7 @@ mod tests {
         for (given, error) in [
             ("a@x, b@y".into(), "invalid address \"a@x, b@y\": more than one address"),
             (["a@x", "b@y"].into(), "invalid address \"a@x, b@y\": more than one address"),
-            ("Team: a@x;".into(), "invalid address \"Team: a@x;\": a group"),
+            ("Team: a@x;".into(), "invalid address \"Team: a@x;\": a group, not a single address"),
             ("".into(), "invalid address \"\": empty"),
             (("", "a@x, b@y").into(), "invalid address \"a@x, b@y\": more than one address"),
         ] {

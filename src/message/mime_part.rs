@@ -63,7 +63,7 @@ impl Part {
     /// Creates a `text/calendar` part, with the method that is also in the text (RFC 6047 §2.4).
     pub fn calendar(method: &str, text: &str) -> Result<Part, Error> {
         if method.is_empty() || !method.bytes().all(is_token) {
-            return Err(Error::Message(format!("{method:?} cannot be the method of a calendar part").into()));
+            return Err(Error::Message(format!("invalid calendar method {method:?}").into()));
         }
         Part::text(&format!("text/calendar; method={method}; charset=utf-8"), text)
     }
@@ -91,8 +91,7 @@ impl Part {
             Content::Message(message) => {
                 let Some(content) = message.pieces_in_ascii() else {
                     return Err(Error::Message(
-                        "a message with an address that is not ASCII cannot be attached (RFC 6532 §3.7)"
-                            .into(),
+                        "cannot attach a message with a non-ASCII address (RFC 6532 §3.7)".into(),
                     ));
                 };
                 let eight_bit = message.eight_bit();
@@ -102,7 +101,7 @@ impl Part {
             Content::Bytes(bytes) if is_message => return Part::message(&kind, fields, bytes),
             _ if is_message => {
                 return Err(Error::Message(
-                    "a message/… part has to be in memory, as it may not be encoded".into(),
+                    "a message/… attachment must be given as bytes, because it cannot be encoded".into(),
                 ));
             }
             Content::Bytes(bytes) => return Part::bytes(fields, bytes),
@@ -120,16 +119,16 @@ impl Part {
             Cow::Borrowed(_) => bytes,
         };
         let fail = |why: &str| {
-            Err(Error::Message(format!("a {kind} part has {why}, and may not be encoded").into()))
+            Err(Error::Message(format!("a {kind} attachment has {why}, but cannot be encoded").into()))
         };
         // RFC 2046 §5.2.2 and §5.2.3
         let is_seven_bit =
             ["message/partial", "message/external-body"].iter().any(|other| kind.starts_with(other));
         if !has_short_lines(&bytes, MAX_LINE) {
-            return fail("a NUL, or a line of more than 998 octets");
+            return fail("a NUL or a line of more than 998 octets");
         }
         if is_seven_bit && !bytes.is_ascii() {
-            return fail("octets beyond ASCII");
+            return fail("non-ASCII octets");
         }
         let eight_bit = if bytes.is_ascii() { EightBit::Never } else { EightBit::Always };
         let fields = with_encoding(fields, Encoding::SevenBit)?; // replaced by 8bit in the header if necessary
@@ -221,36 +220,35 @@ fn with_encoding(mut fields: Vec<Field>, encoding: Encoding) -> Result<Vec<Field
 /// Checks the Content-Type of a part that is not a multipart: `type/subtype; name=value; name="any value"` (RFC 2045
 /// §5.1).
 fn media_type(text: &str) -> Result<Field, Error> {
-    let fail =
-        |why: &str| Error::Message(format!("{text:?} cannot be the Content-Type of a part: {why}").into());
+    let fail = |why: &str| Error::Message(format!("invalid Content-Type {text:?}: {why}").into());
     if text.bytes().any(|byte| byte != b' ' && !byte.is_ascii_graphic()) {
-        return Err(fail("it is not printable ASCII"));
+        return Err(fail("not printable ASCII"));
     }
     let (name, mut parameters) = text.split_at(text.find(';').unwrap_or(text.len()));
-    let (kind, subtype) =
-        name.trim_end_matches(' ').split_once('/').ok_or_else(|| fail("it has no subtype"))?;
+    let (kind, subtype) = name.trim_end_matches(' ').split_once('/').ok_or_else(|| fail("no subtype"))?;
     if kind.is_empty() || subtype.is_empty() || !kind.bytes().chain(subtype.bytes()).all(is_token) {
-        return Err(fail("type and subtype are no tokens"));
+        return Err(fail("the type or subtype is not a token"));
     }
     if kind.eq_ignore_ascii_case("multipart") {
-        return Err(fail("it would have parts of its own"));
+        return Err(fail("an attachment cannot be a multipart"));
     }
     let mut seen = HashSet::new();
     while let Some(parameter) = parameters.strip_prefix(';') {
         let (name, value) = parameter.split_once('=').ok_or_else(|| fail("a parameter has no value"))?;
         let name = name.trim_start_matches(' ').to_ascii_lowercase();
         if name.is_empty() || !name.bytes().all(is_token) {
-            return Err(fail("the name of a parameter is no token"));
+            return Err(fail("a parameter name is not a token"));
         }
         if !seen.insert(name) {
-            return Err(fail("a parameter is there twice"));
+            return Err(fail("duplicate parameter"));
         }
-        let length = value_length(value).ok_or_else(|| fail("a value is neither a token nor in quotes"))?;
+        let length = value_length(value)
+            .ok_or_else(|| fail("a parameter value is neither a token nor a quoted string"))?;
         parameters = value[length..].trim_start_matches(' ');
     }
     match parameters {
         "" => Field::of_words("Content-Type", &plain_words(text)),
-        _ => Err(fail("there is more behind a value")),
+        _ => Err(fail("unexpected text after a parameter value")),
     }
 }
 
@@ -281,7 +279,7 @@ fn attachment_fields(content_type: Field, attachment: &Attachment) -> Result<Vec
         // Forwarded messages have ids with file names: `image(2).png@01D5`.
         let is_bad = |byte: u8| !byte.is_ascii_graphic() || b"<>\"\\".contains(&byte);
         if id.is_empty() || id.bytes().any(is_bad) {
-            return Err(Error::Message(format!("{id:?} cannot be a Content-ID").into()));
+            return Err(Error::Message(format!("invalid Content-ID {id:?}").into()));
         }
         fields.push(Field::of_words("Content-ID", &[format!("<{id}>")])?);
     }
@@ -292,7 +290,7 @@ fn attachment_fields(content_type: Field, attachment: &Attachment) -> Result<Vec
 /// followed by a readable name for programs without RFC 2231. Programs with it use the first one.
 fn file_name(name: &str) -> Result<Vec<String>, Error> {
     if name.chars().any(char::is_control) {
-        return Err(Error::Message(format!("the file name {name:?} has a control character").into()));
+        return Err(Error::Message(format!("control character in the file name {name:?}").into()));
     }
     let is_plain = |c: char| c == ' ' || c.is_ascii_graphic() && !matches!(c, '"' | '\\' | '%');
     let is_short = name.len() + "filename=\"\"".len() <= MAX_PARAMETER;

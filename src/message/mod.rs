@@ -101,7 +101,7 @@ pub(crate) use self::{body::Content, progress::Meter, single_use::Claim};
 use crate::{Envelope, Error};
 
 /// Error text for content that can be read only once and was already read.
-const READ_ALREADY: &str = "the message has content from a reader, which can be read only once: it was read already, or is being sent";
+const READ_ALREADY: &str = "the message has content from a reader that was already read or is being read";
 
 /// A message that can be sent: an envelope, and a body that can be opened (RFC 5322 text, headers first).
 ///

@@ -78,7 +78,7 @@ impl Read for Reader {
         }
         match &mut self.taken {
             Some(reader) => reader.read(buf),
-            None => Err(io::Error::other("the claim on a reader was given back")),
+            None => Err(io::Error::other("the claim on the reader was released")),
         }
     }
 }

@@ -50,7 +50,7 @@ impl TryFrom<Message> for Email {
     type Error = Error;
 
     fn try_from(message: Message) -> Result<Email, Error> {
-        let unreadable = || Error::Message("email-format cannot read the message".into());
+        let unreadable = || Error::Message("email-format cannot parse the message".into());
         if message.fields().iter().any(|field| is_nested_too_deep(field.as_str())) {
             return Err(unreadable());
         }

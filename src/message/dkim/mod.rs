@@ -96,7 +96,7 @@ impl Dkim {
     pub fn new(domain: &str, selector: &str, key: &str) -> Result<Dkim, Error> {
         for (what, name) in [("domain", domain), ("selector", selector)] {
             if !is_dns_name(name) {
-                return Err(Error::Config(format!("no {what} that can sign (DKIM): {name:?}").into()));
+                return Err(Error::Config(format!("invalid DKIM {what} {name:?}").into()));
             }
         }
         let headers = HEADERS.map(|name| Header { name: name.to_owned(), oversigned: name == "From" });
@@ -239,14 +239,13 @@ pub(crate) struct Unsigned<'m> {
     pub again: Option<Content<'m>>,
 }
 
-const READ_ONCE: &str =
-    "a signed message is read twice, and this one has content from a reader, which can be read only once";
+const READ_ONCE: &str = "cannot sign the message: it must be read twice, but has content from a reader";
 
 /// Converts the error of opening a body that could be opened once, but not twice.
 fn read_once(error: Error) -> Error {
     match error {
         Error::Message(why) => {
-            Error::Message(format!("a message that is signed is read twice: {why}").into())
+            Error::Message(format!("cannot sign the message, which must be read twice: {why}").into())
         }
         error => error,
     }
@@ -258,7 +257,7 @@ fn add(headers: &mut Vec<Header>, name: &str, oversigned: bool) -> Result<(), Er
         !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_graphic() && !b":;".contains(&byte));
     // RFC 6376 §3.5: a signature cannot sign itself.
     if !is_name || name.eq_ignore_ascii_case("DKIM-Signature") {
-        return Err(Error::Config(format!("no header that DKIM can sign: {name:?}").into()));
+        return Err(Error::Config(format!("DKIM cannot sign a header named {name:?}").into()));
     }
     match headers.iter_mut().find(|header| header.name.eq_ignore_ascii_case(name)) {
         Some(header) => header.oversigned |= oversigned,

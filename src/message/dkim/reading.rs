@@ -21,8 +21,8 @@ use crate::{
 const MAX_HEADERS: usize = 1024 * 1024;
 /// Length at which lines of the signature are folded, in octets (RFC 5322 §2.1.1).
 const FOLD: usize = 78;
-const TOO_LONG: &str = "the message has more than 1 MiB of headers, and cannot be signed";
-const NO_FROM: &str = "the message has no From, and cannot be signed";
+const TOO_LONG: &str = "cannot sign the message: more than 1 MiB of headers";
+const NO_FROM: &str = "cannot sign the message: no From";
 /// Maximum time in `x=`, in seconds since 1970.
 const MAX_TIME: u64 = 999_999_999_999;
 /// Maximum length of an invalid header line in an error, in octets.
@@ -196,7 +196,7 @@ impl<'h> Field<'h> {
             Ok(Field { name, whole })
         } else {
             let text = String::from_utf8_lossy(&whole[..whole.len().min(MAX_SHOWN)]);
-            let why = format!("the message cannot be signed: among its headers, this is none: {text:?}");
+            let why = format!("cannot sign the message: invalid header line {text:?}");
             Err(Error::Message(why.into()))
         }
     }

@@ -289,13 +289,13 @@ fn a_key_that_cannot_be_used_says_why_and_is_not_shown() {
         (include_str!("../../../tests/dkim/keys/encrypted.pem"), "it is encrypted"),
         (
             "-----BEGIN EC PRIVATE KEY-----\nAAAA\n-----END EC PRIVATE KEY-----",
-            "it is for neither RSA nor Ed25519",
+            "neither an RSA nor an Ed25519 key",
         ),
         ("-----BEGIN PRIVATE KEY-----\nsecret?\n-----END PRIVATE KEY-----", "invalid base64"),
-        ("-----BEGIN PRIVATE KEY-----\nAAAA", "no private key in PEM form"),
-        ("PRIVATE KEY-----", "no private key in PEM form"),
-        ("", "no private key in PEM form"),
-        ("nWGxne/9WmC6hEr0kuwsxERJxWl7MmkZcDusAxyuf2A=", "no private key in PEM form"),
+        ("-----BEGIN PRIVATE KEY-----\nAAAA", "no PEM private key found"),
+        ("PRIVATE KEY-----", "no PEM private key found"),
+        ("", "no PEM private key found"),
+        ("nWGxne/9WmC6hEr0kuwsxERJxWl7MmkZcDusAxyuf2A=", "no PEM private key found"),
     ] {
         let error = Dkim::new("example.org", "s", pem).unwrap_err();
         assert!(matches!(error, Error::Config(_)) && error.to_string().contains(why), "{error}");
@@ -369,7 +369,7 @@ fn times_are_said_if_they_are_asked_for() {
 #[test]
 fn what_cannot_be_signed_is_an_error() {
     for (message, why) in [
-        (&b""[..], "the message has no From, and cannot be signed"),
+        (&b""[..], "cannot sign the message: no From"),
         (b"\r\nFrom: a@example.org\r\n", "no From"),
         (b"To: a@example.org\n\nFrom: a@example.org\n", "no From"),
         (b" x\nFrom: a@example.org\n\n", "invalid header line \" x"),
