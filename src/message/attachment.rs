@@ -201,7 +201,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_type_is_guessed_by_the_end_of_the_name_unless_it_is_said() {
+    fn the_media_type_is_guessed_from_the_extension_unless_it_is_set() {
         assert_eq!(Attachment::path("/tmp/Report.PDF").media_type(), "application/pdf");
         assert_eq!(Attachment::bytes("pdf", "").media_type(), "application/octet-stream");
         assert_eq!(Attachment::bytes("a.eml", "").media_type(), "application/octet-stream");
@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn what_people_attach_has_a_type() {
+    fn common_attachments_have_a_media_type() {
         for (start, endings) in [
             ("text/", "txt log csv htm html ics md vcf"),
             ("image/", "gif jpeg jpg png svg tif tiff webp"),
@@ -225,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn a_path_gives_the_name_unless_it_is_said() {
+    fn a_path_provides_the_file_name_unless_one_is_set() {
         assert_eq!(Attachment::path("/tmp/a.pdf").file_name.as_deref(), Some("a.pdf"));
         assert_eq!(Attachment::path("/tmp/a.pdf").file_name("b.pdf").file_name.as_deref(), Some("b.pdf"));
         assert_eq!(Attachment::path("/tmp/..").file_name, None);

@@ -367,13 +367,13 @@ mod tests {
     }
 
     #[test]
-    fn what_is_opened_once_keeps_what_was_said_of_it() {
+    fn a_body_that_can_be_opened_once_keeps_its_flags_and_size() {
         let once = flagged().into_once().unwrap();
         assert_eq!((flags(&once), once.size), ([true; 4], Some(7)));
     }
 
     #[test]
-    fn what_was_said_before_it_was_opened_and_what_is_said_then_counts() {
+    fn opening_a_body_keeps_the_flags_of_both() {
         let plain = || Body::from(b"x");
         assert_eq!(flags(&flagged().opened(plain())), [true; 4]);
         assert_eq!(flags(&plain().opened(flagged())), [true; 4]);
@@ -381,17 +381,17 @@ mod tests {
     }
 
     #[test]
-    fn a_path_has_to_be_opened_and_bytes_have_not() {
+    fn a_path_must_be_opened_and_bytes_need_not_be() {
         assert!(flagged().is_open() && !Body::path("/no/such/file").is_open());
     }
 
     #[test]
-    fn it_is_watched_if_somebody_is_told() {
+    fn a_body_with_a_callback_is_watched() {
         assert!(!flagged().is_watched() && flagged().on_progress(|_, _| {}).is_watched());
     }
 
     #[test]
-    fn the_size_of_a_file_is_what_is_left_of_it() {
+    fn the_size_of_a_file_is_that_of_its_rest() {
         let path = std::env::temp_dir().join(format!("postino-{}", unique_id()));
         let size = |text: &str, at| {
             fs::write(&path, text).unwrap();

@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn the_size_is_what_goes_out_to_the_octet() {
+    fn the_announced_size_is_exact() {
         let path = std::env::temp_dir().join(format!("postino-{}", unique_id()));
         let builder = || Message::builder().from("a@example.org");
         for length in [0, 1, 56, 57, 58, 1000, 100_000] {
@@ -279,14 +279,14 @@ mod tests {
     }
 
     #[test]
-    fn the_size_is_unknown_if_a_part_of_it_is() {
+    fn the_size_is_unknown_if_the_size_of_a_part_is() {
         let reader = Attachment::reader("a", std::io::empty());
         let message = Message::builder().from("a@example.org").attach(reader).build().unwrap();
         assert_eq!(size(&message.body().unwrap().open().unwrap()), None);
     }
 
     #[test]
-    fn only_what_is_small_and_at_hand_is_encoded_at_once() {
+    fn only_small_messages_in_memory_are_encoded_at_once() {
         for (length, at_once) in [(1000, true), (100_000, false)] {
             let attachment = Attachment::bytes("a", vec![0; length]);
             let message = Message::builder().from("a@example.org").attach(attachment).build().unwrap();
@@ -296,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_in_a_message_is_said_to_have_8_bits_only_if_it_has() {
+    fn an_attached_message_is_labelled_8bit_only_if_it_is() {
         for (text, has) in [("Hello\n", false), ("Grüße\n", true)] {
             let inner = Message::builder().from("a@example.org").text(text).build().unwrap();
             let outer = Message::builder().from("a@example.org").attach(Attachment::message(inner));
@@ -308,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_that_is_sent_on_goes_to_whom_it_is_sent_on() {
+    fn a_resent_message_has_only_the_new_recipients() {
         let envelope = Envelope::new("a@example.org", ["b@example.net"]).unwrap();
         let message = Message::builder().from("a@example.org").envelope(envelope).build().unwrap();
         let resent = Resent::by("b@example.net").to("c@example.com").message_id("1@example.net");

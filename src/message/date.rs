@@ -57,7 +57,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_time_is_written_as_rfc_5322_has_it() {
+    fn a_time_is_written_as_an_rfc_5322_date() {
         for (seconds, text) in [
             (0, "Thu, 1 Jan 1970 00:00:00 +0000"),
             (951_782_400, "Tue, 29 Feb 2000 00:00:00 +0000"),
@@ -77,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn years_that_mail_does_not_know_are_none() {
+    fn years_outside_1900_to_9999_are_refused() {
         let (first, last) = (Duration::from_secs(2_208_988_800), Duration::from_secs(253_402_300_799));
         assert_eq!(date_time(UNIX_EPOCH - first).unwrap(), "Mon, 1 Jan 1900 00:00:00 +0000");
         assert_eq!(date_time(UNIX_EPOCH - first - Duration::from_nanos(1)), None);
@@ -86,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn a_year_in_text_is_known_or_not() {
+    fn years_in_text_are_checked() {
         for (text, is_known) in [
             ("Mon, 1 Jan 1900 00:00:00 +0000", true),
             ("31 dec  9999 23:59 +0000 (at last)", true),
@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn the_earliest_time_there_is_does_not_panic() {
+    fn the_earliest_possible_time_does_not_panic() {
         if let Some(earliest) = UNIX_EPOCH.checked_sub(Duration::from_secs(1 << 63)) {
             assert_eq!(date_time(earliest), None);
         }

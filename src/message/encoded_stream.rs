@@ -375,7 +375,7 @@ mod tests {
     }
 
     #[test]
-    fn pieces_come_one_after_the_other() {
+    fn pieces_are_read_in_order() {
         let quoted = bytes(b"a=b", Encoding::QuotedPrintable, 5);
         let base64 = bytes(b"abc", Encoding::Base64, 4);
         let text = || Arc::into_inner(Piece::text("\r\n--\r\n")).unwrap();
@@ -392,7 +392,7 @@ mod tests {
     }
 
     #[test]
-    fn what_may_be_8_bit_is_as_it_is_where_8_bits_may_go_out() {
+    fn eight_bit_text_is_unencoded_only_with_8bitmime() {
         let header = || Piece::Text("7bit\r\n".to_owned(), Some("8bit\r\n".to_owned()));
         let text = |eight_bit| {
             let bytes = Bytes::new("ü=\r\n");
@@ -409,7 +409,7 @@ mod tests {
     }
 
     #[test]
-    fn what_may_go_out_as_it_is_is_known() {
+    fn a_piece_that_may_be_sent_unencoded_is_plain() {
         let piece =
             |encoding, eight_bit| Piece::Bytes { bytes: Bytes::new("ab"), encoding, length: 2, eight_bit };
         assert_eq!(Piece::text("ab").plain(), Some(&b"ab"[..]));
@@ -420,7 +420,7 @@ mod tests {
     }
 
     #[test]
-    fn a_read_takes_what_is_at_hand_and_does_not_wait_for_more() {
+    fn a_read_returns_what_is_in_memory_without_waiting_for_more() {
         let text = || Arc::into_inner(Piece::text("x".repeat(100))).unwrap();
         let (mut stream, _) = open(vec![text(), text(), reader(&b"abc"[..]), text()]);
         let mut buf = [0; 1000];
@@ -430,7 +430,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reader_may_give_as_little_as_it_likes() {
+    fn a_reader_may_return_one_octet_at_a_time() {
         let (mut stream, size) = open(vec![reader(Slow { left: 100_000, fails: false })]);
         let (mut expected, bytes) = (Vec::new(), [b'x'; 99_900]);
         encoding::push_base64(&bytes, true, &mut expected);
@@ -439,7 +439,7 @@ mod tests {
     }
 
     #[test]
-    fn after_a_failure_nothing_more_comes() {
+    fn a_failed_stream_returns_nothing_more() {
         let (mut stream, _) = open(vec![reader(Slow { left: 100_000, fails: true }), reader(&b"more"[..])]);
         assert_eq!(read_all(&mut stream).unwrap_err().to_string(), "the disk is gone");
         assert!(stream.read(&mut [0; 10]).is_err());
@@ -447,7 +447,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reader_that_goes_on_behind_its_end_is_not_read_on() {
+    fn a_reader_is_not_read_again_after_its_end() {
         struct Grows(usize);
         impl Read for Grows {
             fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
@@ -460,7 +460,7 @@ mod tests {
     }
 
     #[test]
-    fn a_path_is_opened_each_time_and_its_length_is_known() {
+    fn a_path_is_opened_for_each_stream_and_its_length_is_known() {
         let path = std::env::temp_dir().join(format!("postino-{}", unique_id()));
         File::create(&path).unwrap().write_all(&[7; 1000]).unwrap();
         let piece = Arc::new(Piece::Path(path.clone()));
@@ -473,7 +473,7 @@ mod tests {
     }
 
     #[test]
-    fn a_text_file_is_looked_at_when_it_is_opened() {
+    fn the_charset_of_a_text_file_is_detected_when_it_is_opened() {
         let path = std::env::temp_dir().join(format!("postino-{}", unique_id()));
         let piece =
             || Piece::TextFile { path: path.clone(), plain: "plain".to_owned(), utf8: "utf8".to_owned() };
@@ -497,7 +497,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_changes_while_it_is_sent_is_whole_or_fails() {
+    fn a_file_that_grows_is_sent_as_opened_and_one_that_shrinks_fails() {
         let path = std::env::temp_dir().join(format!("postino-{}", unique_id()));
         let open_file = || open(vec![Piece::Path(path.clone())]);
         std::fs::write(&path, [7; 100_000]).unwrap();

@@ -558,7 +558,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_is_folded_where_it_would_pass_78() {
+    fn lines_longer_than_78_octets_are_folded() {
         let (just, over) = ("x".repeat(69), "x".repeat(70));
         assert_eq!(field("Subject", &just), format!("Subject: {just}\r\n"));
         assert_eq!(field("Subject", &over), format!("Subject:\r\n {over}\r\n"));
@@ -617,7 +617,7 @@ mod tests {
     }
 
     #[test]
-    fn what_email_format_takes_for_another_field_is_refused() {
+    fn a_value_that_email_format_cannot_parse_is_refused() {
         for (name, text) in
             [("Message-ID", "a b@c"), ("Message-ID", "<a>"), ("Resent-Message-ID", "x"), ("Date", "now")]
         {
@@ -635,7 +635,7 @@ mod tests {
     }
 
     #[test]
-    fn identifiers_of_other_messages_are_sent_as_they_came() {
+    fn identifiers_of_other_messages_are_sent_unchanged() {
         for text in [
             "<a@b>",
             "<a@b> <c@d>",
@@ -670,7 +670,7 @@ mod tests {
     }
 
     #[test]
-    fn an_identifier_that_no_header_can_hold_is_left_out() {
+    fn an_invalid_identifier_is_left_out() {
         let long = format!("<{}@x>", "y".repeat(990));
         for (text, sent) in [
             ("<jörg@x> <a@b>", Some("<a@b>")),
@@ -689,7 +689,7 @@ mod tests {
     }
 
     #[test]
-    fn identifiers_without_spaces_are_folded_where_a_line_cannot_hold_them() {
+    fn identifiers_without_spaces_are_folded_if_a_line_would_be_too_long() {
         let ids: String = (0..60).map(|i| format!("<number-{i}-of-many@example.org>")).collect();
         let field = field("References", &ids);
         assert!(field.lines().all(|line| line.len() <= 78), "{field}");
@@ -715,7 +715,7 @@ mod tests {
     }
 
     #[test]
-    fn a_comma_in_a_uri_is_encoded_and_one_between_uris_is_not() {
+    fn commas_are_encoded_in_uris_but_not_between_them() {
         for (text, sent) in [
             ("<https://x.org/?a=1,2>", "<https://x.org/?a=1%2C2>"),
             (
@@ -741,7 +741,7 @@ mod tests {
     }
 
     #[test]
-    fn only_fields_that_the_composer_writes_are_refused() {
+    fn only_content_fields_that_the_builder_writes_are_refused() {
         for name in ["Content-Language", "Content-Location", "Content-Description", "content-class"] {
             assert_eq!(field(name, "de, en"), format!("{name}: de, en\r\n"));
         }
@@ -760,7 +760,7 @@ mod tests {
 
     #[cfg(feature = "idna")]
     #[test]
-    fn a_field_of_addresses_can_be_written_in_ascii_if_only_domains_are_not() {
+    fn an_address_field_has_an_ascii_form_if_only_its_domains_are_not_ascii() {
         let ascii = |text: &str| {
             let field = Field::new("To", &Value::Mailboxes(text.into())).unwrap().unwrap();
             field.to_ascii().map(|field| field.as_str().to_owned())
@@ -777,7 +777,7 @@ mod tests {
     }
 
     #[test]
-    fn comments_in_comments_do_not_overflow_the_stack() {
+    fn deeply_nested_comments_do_not_overflow_the_stack() {
         for (name, start) in [
             ("Date", "Mon, 1 Jan 2024 00:00:00 +0000"),
             ("Message-ID", "<a@b>"),
@@ -802,7 +802,7 @@ mod tests {
     }
 
     #[test]
-    fn some_comments_in_comments_are_fine_and_any_number_side_by_side() {
+    fn comments_may_be_nested_a_little_and_repeated_at_will() {
         for (nested, beside) in [(1, 1), (MAX_NESTED_COMMENTS, 1), (1, 1000)] {
             let comments = format!("{}{} ", "( ".repeat(nested), ") ".repeat(nested)).repeat(beside);
             let text = format!("Mon, 1 Jan 2024 00:00:00 +0000 {comments}");
@@ -811,7 +811,7 @@ mod tests {
     }
 
     #[test]
-    fn spaces_in_a_row_are_kept_in_folding() {
+    fn folding_keeps_repeated_spaces() {
         let long = "x".repeat(60);
         let field = Field::refolded(&format!("X-A: {long}  {long} b "));
         assert_eq!(field.as_str(), format!("X-A: {long}\r\n  {long} b\r\n"));
@@ -819,14 +819,14 @@ mod tests {
     }
 
     #[test]
-    fn a_field_that_cannot_be_folded_again_stays_as_it_was() {
+    fn a_field_that_cannot_be_refolded_is_unchanged() {
         assert_eq!(Field::refolded("Bcc:").as_str(), "Bcc:\r\n");
         let long = format!("X-A: {}", "x".repeat(2000));
         assert_eq!(Field::refolded(&long).as_str(), format!("{long}\r\n"));
     }
 
     #[test]
-    fn no_line_passes_998() {
+    fn no_line_is_longer_than_998_octets() {
         let word = |length| Field::of_words("X-A", &["x".repeat(length)]);
         assert!(word(997).is_ok() && word(998).is_err());
     }
@@ -846,7 +846,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_of_long_words_is_encoded() {
+    fn a_name_with_long_words_is_encoded() {
         for (length, is_encoded) in [(39, false), (40, true)] {
             let text = to(("x".repeat(length), "a@x.org"));
             assert_eq!(text.contains("=?utf-8?"), is_encoded, "{text}");
@@ -854,7 +854,7 @@ mod tests {
     }
 
     #[test]
-    fn a_field_of_addresses_that_has_none_is_left_out() {
+    fn an_address_field_without_addresses_is_left_out() {
         let resent = ["Resent-From", "Resent-Sender", "Resent-To", "Resent-Cc", "Resent-Bcc"];
         for name in ["From", "To", "Bcc", "Disposition-Notification-To"].iter().chain(&resent) {
             assert_eq!(Field::new(name, &Value::Mailboxes("".into())).unwrap(), None, "{name}");

@@ -462,7 +462,7 @@ mod tests {
     }
 
     #[test]
-    fn mailboxes_are_read_as_people_write_them() {
+    fn mailboxes_are_parsed_as_people_write_them() {
         for (text, expected) in [
             ("a@x.org", &["|a@x.org"][..]),
             (" <a@x.org> ", &["|a@x.org"]),
@@ -490,7 +490,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_list_of_addresses_is_refused() {
+    fn an_invalid_address_list_is_refused() {
         for text in [
             "Müller, Jörg <a@x.org>x",
             "<a@x.org> <b@x.org>",
@@ -521,7 +521,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mailbox_shows_as_it_could_be_typed() {
+    fn a_displayed_mailbox_parses_as_the_same_mailbox() {
         for name in
             ["", "Jörg", "Jörg Müller", "Müller, Jörg", "J. \"Joe\" \\ Doe", " a", "a  b", "x <y@z>, <v@w>"]
         {
@@ -532,7 +532,7 @@ mod tests {
     }
 
     #[test]
-    fn what_only_looks_like_an_encoded_word_is_a_name() {
+    fn text_that_only_resembles_an_encoded_word_is_a_name() {
         for name in ["\"=?utf-8?q?x?=\"", "=?", "=?what?=", "=?utf-8?q?x", "=??q?x?=", "=?utf-8?quoted?x?="] {
             let mailbox: Mailbox = format!("{name} <a@x.org>").parse().unwrap();
             assert_eq!(mailbox.name(), name.trim_matches('"'));
@@ -551,14 +551,14 @@ mod tests {
     }
 
     #[test]
-    fn one_mailbox_is_not_two() {
+    fn parsing_a_mailbox_accepts_exactly_one() {
         assert!("a@x.org, b@x.org".parse::<Mailbox>().is_err());
         assert!("Team: a@x.org;".parse::<Mailbox>().is_err());
         assert!("".parse::<Mailbox>().is_err());
     }
 
     #[test]
-    fn the_error_of_a_list_shows_the_mailbox_that_is_wrong() {
+    fn the_error_of_a_list_quotes_the_invalid_mailbox() {
         for (text, error) in [
             ("a@x.org, Bob <b@>, c@x.org", "invalid address \"Bob <b@>\": no domain"),
             ("bob smith", "invalid address \"bob smith\": no @"),
@@ -570,7 +570,7 @@ mod tests {
     }
 
     #[test]
-    fn exactly_one_mailbox_is_not_two() {
+    fn only_one_accepts_exactly_one_mailbox() {
         let read = |given: Mailboxes| given.only_one().read().map_err(|error| error.to_string());
         assert_eq!(read("Bob <b@x.org>".into()).unwrap().len(), 1);
         assert_eq!(read(("Bob, a", "b@x.org").into()).unwrap().len(), 1);
@@ -586,7 +586,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_given_apart_names_no_one_else() {
+    fn addresses_in_a_separate_name_are_not_recipients() {
         let given = Mailboxes::from([("Eve <eve@x.org>, Bob", "a@x.org")]);
         let expected = Mailbox::new("Eve <eve@x.org>, Bob", "a@x.org").unwrap();
         assert_eq!(given.read().unwrap(), [Item::Mailbox(expected)]);

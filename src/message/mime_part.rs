@@ -357,7 +357,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_name_that_readers_would_change_stands_in_percent_encoding() {
+    fn a_file_name_that_readers_could_change_is_percent_encoded() {
         for name in ["a.txt", "a b.txt", "a=b.txt", "a?.txt"] {
             assert_eq!(file_name(name).unwrap(), [format!("filename={}", quoted(name))]);
         }
@@ -383,7 +383,7 @@ mod tests {
     }
 
     #[test]
-    fn a_readable_name_keeps_its_end() {
+    fn a_readable_name_keeps_its_extension() {
         for (name, expected) in [
             ("Größe.pdf", "Gr__e.pdf"),
             ("a/b c.txt", "a_b_c.txt"),
@@ -397,14 +397,14 @@ mod tests {
     }
 
     #[test]
-    fn a_boundary_is_not_in_the_parts_and_differs_each_time() {
+    fn boundaries_are_unique_and_do_not_occur_in_the_parts() {
         let part = || Part::text("text/plain", "--=_0123\n--\n").unwrap();
         let (one, other) = (boundary(&[part()]), boundary(&[part()]));
         assert!(one.starts_with("=_") && one.len() <= 70 && one != other);
     }
 
     #[test]
-    fn a_content_type_goes_out_as_it_was_given() {
+    fn a_valid_content_type_is_sent_unchanged() {
         for text in [
             "text/plain",
             "application/vnd.a+b; x=\"y  z\"",
@@ -440,13 +440,13 @@ mod tests {
     }
 
     #[test]
-    fn behind_a_body_that_ends_its_line_comes_nothing() {
+    fn no_line_end_is_added_to_a_body_that_has_one() {
         assert!(line_end(&[Piece::text("a\r\n")]).is_none() && line_end(&[]).is_none());
         assert_eq!(line_end(&[Piece::text("a")]).and_then(|piece| piece.length(false)), Some(2));
     }
 
     #[test]
-    fn bytes_that_are_a_message_are_not_encoded() {
+    fn a_message_attached_as_bytes_is_not_encoded() {
         let part = |bytes: &'static [u8]| {
             Part::attachment(Attachment::bytes("", bytes.to_vec()).content_type("message/rfc822"))
         };
@@ -468,7 +468,7 @@ mod tests {
     }
 
     #[test]
-    fn a_content_id_may_have_its_brackets_and_what_file_names_have() {
+    fn a_content_id_may_have_brackets_around_it_and_parentheses_in_it() {
         let id = |id: &str| {
             let part = Part::attachment(Attachment::bytes("", "x").content_id(id)).ok()?;
             Some(part.fields.iter().find(|field| field.name() == "Content-ID")?.value())

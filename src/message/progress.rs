@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_left_is_told_once_and_never_more_than_there_is() {
+    fn sent_octets_are_reported_once_and_never_exceed_the_total() {
         let seen = reports(Some(150), |meter| {
             meter.sent(70); // MAIL
             meter.begin(70);
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn a_total_that_was_too_small_grows() {
+    fn a_total_that_is_too_small_grows() {
         let count = |meter: &mut Meter<'_>| {
             meter.begin(0);
             meter.hand_out(10);

@@ -93,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn a_source_is_claimed_by_one_at_a_time() {
+    fn a_source_has_one_claim_at_a_time() {
         let source = SingleUse::new(&b"abc"[..]);
         let claimed = source.claim().unwrap();
         assert!(source.claim().is_none());
@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn a_source_that_was_read_is_not_claimed_again() {
+    fn a_source_that_was_read_cannot_be_claimed_again() {
         let source = SingleUse::new(&b"abc"[..]);
         let (claim, mut reader) = source.claim().unwrap();
         assert_eq!(reader.read(&mut [0]).unwrap(), 1);
@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reader_whose_claim_was_given_back_reads_nothing() {
+    fn a_reader_whose_claim_was_released_fails() {
         let source = SingleUse::new(&b"abc"[..]);
         let (claim, late) = source.claim().unwrap();
         drop(claim);

@@ -38,7 +38,7 @@ fn received(keywords: &'static str, mail: &dyn Mail) -> (String, String) {
 
 // Behaviour 85.
 #[test]
-fn text_is_encoded_without_8bitmime_and_goes_out_as_it_is_with_it() {
+fn text_is_encoded_without_8bitmime_and_sent_unencoded_with_it() {
     let line = "Grüße an alle in diesem Haus\n";
     let text = line.repeat(20_000); // more than is made at once
     for text in [line, &text] {
@@ -58,7 +58,7 @@ fn text_is_encoded_without_8bitmime_and_goes_out_as_it_is_with_it() {
 
 // Behaviour 85.
 #[test]
-fn what_is_ascii_anyway_is_not_announced_as_8bitmime() {
+fn an_ascii_message_is_not_announced_as_8bitmime() {
     let message =
         builder().text("Hello\n").attach(Attachment::bytes("a.bin", vec![200; 1000])).build().unwrap();
     assert_eq!(received("8BITMIME", &message).0, "MAIL FROM:<alice@example.org>");
@@ -66,7 +66,7 @@ fn what_is_ascii_anyway_is_not_announced_as_8bitmime() {
 
 // Behaviour 84.
 #[test]
-fn an_address_beyond_ascii_needs_smtputf8_and_a_name_does_not() {
+fn a_non_ascii_address_needs_smtputf8_and_a_name_does_not() {
     let utf8 = "8BITMIME, SMTPUTF8";
     let (mail, sent) = received(utf8, &builder().reply_to(("Jörg", "joerg@example.org")).build().unwrap());
     assert_eq!(mail, "MAIL FROM:<alice@example.org>");
@@ -81,7 +81,7 @@ fn an_address_beyond_ascii_needs_smtputf8_and_a_name_does_not() {
 
 // Behaviour 84.
 #[test]
-fn without_smtputf8_an_address_beyond_ascii_is_an_error_before_mail() {
+fn without_smtputf8_a_non_ascii_address_is_an_error_before_mail() {
     for keywords in ["8BITMIME", "SMTPUTF8"] {
         let server = Server::playing(format!("-- hello {keywords}\nC: NOOP\nS: 250 ok"));
         let mut client = connect(&server);
@@ -101,7 +101,7 @@ fn without_smtputf8_an_address_beyond_ascii_is_an_error_before_mail() {
 
 #[cfg(feature = "idna")]
 #[test]
-fn without_smtputf8_a_domain_beyond_ascii_is_an_a_label_in_the_header_too() {
+fn without_smtputf8_a_non_ascii_domain_is_an_a_label_in_the_header_too() {
     let message = Message::builder()
         .from("Jörg <joerg@bücher.example>")
         .to("bob@例え.example")
@@ -135,7 +135,7 @@ fn without_smtputf8_a_domain_beyond_ascii_is_an_a_label_in_the_header_too() {
 
 #[cfg(feature = "idna")]
 #[test]
-fn one_local_part_beyond_ascii_needs_smtputf8_whatever_the_domains_are() {
+fn a_non_ascii_local_part_needs_smtputf8_whatever_the_domains_are() {
     let server = Server::playing("-- hello 8BITMIME\nC: NOOP\nS: 250 ok");
     let mut client = connect(&server);
     let message = builder().reply_to("jörg@bücher.example").cc("a@bücher.example").build().unwrap();
@@ -169,7 +169,7 @@ fn a_message_attached_as_bytes_has_crlf_and_is_never_encoded() {
 }
 
 #[test]
-fn an_attached_message_beyond_ascii_is_an_error_before_mail_without_8bitmime() {
+fn a_non_ascii_attached_message_is_an_error_before_mail_without_8bitmime() {
     let server = Server::playing("-- hello SIZE, CHUNKING\nC: NOOP\nS: 250 ok");
     let mut client = connect(&server);
     let inner = || around("From: a@example.org\n\nGrüße\n");
@@ -213,7 +213,7 @@ impl Drop for TextFile {
 }
 
 #[test]
-fn a_text_file_says_that_it_is_utf_8() {
+fn a_utf_8_text_file_is_labelled_as_such() {
     let long = "x".repeat(64 * 1024 - 1) + "üü";
     for (end, kind) in [("csv", "text/csv"), ("txt", "text/plain"), ("log", "text/plain")] {
         let file = TextFile::new(&format!("charset.{end}"));
@@ -230,7 +230,7 @@ fn a_text_file_says_that_it_is_utf_8() {
 
 #[cfg(unix)]
 #[test]
-fn a_fifo_is_not_read_to_find_its_charset() {
+fn a_fifo_is_not_read_to_detect_its_charset() {
     let fifo = TextFile::new("fifo.txt");
     assert!(std::process::Command::new("mkfifo").arg(&fifo.0).status().unwrap().success());
     let writer = {
@@ -243,7 +243,7 @@ fn a_fifo_is_not_read_to_find_its_charset() {
 }
 
 #[test]
-fn an_attached_file_that_is_not_there_is_an_error_before_mail() {
+fn a_missing_attached_file_is_an_error_before_mail() {
     let server = Server::playing("-- hello\nC: NOOP\nS: 250 ok");
     let mut client = connect(&server);
     let message = builder().attach(Attachment::path("/nowhere/at/all")).build().unwrap();
@@ -253,7 +253,7 @@ fn an_attached_file_that_is_not_there_is_an_error_before_mail() {
 }
 
 #[test]
-fn an_attached_file_is_too_large_before_mail() {
+fn an_attached_file_that_is_too_large_is_an_error_before_mail() {
     let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
     let path = path.join(format!("{}-attached-{}", env!("CARGO_CRATE_NAME"), std::process::id()));
     fs::write(&path, [7; 100_000]).unwrap();
@@ -268,7 +268,7 @@ fn an_attached_file_is_too_large_before_mail() {
 /// A sparse file of this size, which takes no disk space.
 #[cfg(target_os = "linux")]
 #[test]
-fn attached_files_that_are_too_large_together_for_any_number_are_too_large_before_mail() {
+fn attached_files_whose_sizes_overflow_are_too_large_before_mail() {
     use std::os::fd::AsRawFd;
     let file = rustix::fs::memfd_create("postino", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
     rustix::fs::ftruncate(&file, i64::MAX as u64).unwrap();
@@ -314,7 +314,7 @@ impl Mail for Deferred {
 }
 
 #[test]
-fn what_is_deferred_is_opened_where_it_may_wait() {
+fn a_deferred_body_is_opened_where_it_may_wait() {
     let (tell, hear) = std::sync::mpsc::sync_channel(1);
     assert_eq!(
         received("SIZE", &Deferred(tell)),
@@ -334,7 +334,7 @@ fn reports(mail: &dyn Mail) -> Vec<(u64, Option<u64>)> {
 }
 
 #[test]
-fn progress_is_told_until_all_has_left() {
+fn progress_is_reported_until_everything_was_sent() {
     let text = b"0123456789abcdef0123456789abcd\r\n".repeat(10_000); // 320,000 octets
     let all = reports(&super::text(&text));
     assert!(all.len() > 2, "{all:?}");
@@ -343,14 +343,14 @@ fn progress_is_told_until_all_has_left() {
 }
 
 #[test]
-fn progress_counts_octets_as_the_mail_has_them() {
+fn progress_counts_the_octets_of_the_mail() {
     // They become CRLF and two dots.
     let all = reports(&super::text(b".\n".repeat(100_000).as_slice()));
     assert_eq!(all.last(), Some(&(200_000, Some(200_000))));
 }
 
 #[test]
-fn progress_of_a_reader_has_no_total_unless_it_was_told() {
+fn progress_of_a_reader_has_no_total_unless_a_size_is_set() {
     let content = || io::Cursor::new(vec![b'\n'; 100_000]);
     let all = reports(&Raw::reader(envelope(&["bob@example.org"]), content()));
     assert_eq!(all.last(), Some(&(100_000, None)));
@@ -359,7 +359,7 @@ fn progress_of_a_reader_has_no_total_unless_it_was_told() {
 }
 
 #[test]
-fn progress_of_a_composed_message_ends_at_its_size_and_begins_anew_when_it_is_sent_again() {
+fn progress_of_a_composed_message_ends_at_its_size_and_restarts_when_it_is_sent_again() {
     let message = builder().attach(Attachment::bytes("a", vec![7; 200_000])).build().unwrap();
     let size = message.to_bytes().unwrap().len() as u64;
     let mut reports = Vec::new();
@@ -372,14 +372,14 @@ fn progress_of_a_composed_message_ends_at_its_size_and_begins_anew_when_it_is_se
 }
 
 #[test]
-fn progress_around_progress_tells_both() {
+fn nested_progress_calls_both_callbacks() {
     let (mut one, mut other) = (0, 0);
     received("", &mail().on_progress(|sent, _| one = sent).on_progress(|sent, _| other = sent));
     assert_eq!((one, other), (7, 7));
 }
 
 #[test]
-fn progress_says_nothing_of_what_was_refused() {
+fn progress_is_not_reported_for_a_refused_message() {
     let server = Server::playing("-- hello\nC: MAIL FROM:<alice@example.org>\nS: 550 no\nC: RSET\nS: 250 ok");
     let mut client = connect(&server);
     let mut reports = 0;
@@ -388,7 +388,7 @@ fn progress_says_nothing_of_what_was_refused() {
 }
 
 #[test]
-fn what_is_behind_a_pointer_takes_the_same_form() {
+fn a_mail_behind_a_pointer_has_the_same_form() {
     let message = builder().text("Grüße an alle in diesem Haus\n").build().unwrap();
     let (mail, content) = received("8BITMIME", &message);
     assert!(mail.ends_with(" BODY=8BITMIME"), "{mail}");

@@ -62,7 +62,7 @@ fn refused(mail: &dyn Mail) -> Error {
 
 // Behaviour 79.
 #[test]
-fn recipients_go_out_in_the_order_to_cc_bcc_and_twice_is_twice() {
+fn recipients_are_sent_in_the_order_to_cc_bcc_with_duplicates() {
     let (envelope, _) = received("From: a@x\nBcc: carol@x\nCc: bob@x, carol@x\nTo: Ted <ted@x>");
     assert_eq!(
         envelope,
@@ -72,7 +72,7 @@ fn recipients_go_out_in_the_order_to_cc_bcc_and_twice_is_twice() {
 
 // Behaviour 80, threat 45.
 #[test]
-fn no_bcc_goes_out_and_the_callers_message_keeps_it() {
+fn bcc_is_not_sent_and_stays_in_the_callers_message() {
     let mail = Typed::new("From: a@x\nBcc: carol@x,\n dave@x\nTo: bob@x\nResent-Bcc: erin@x\nSubject: Hi");
     let (envelope, content) = received_from(&mail);
     assert_eq!(envelope, ["MAIL FROM:<a@x>", "RCPT TO:<bob@x>", "RCPT TO:<carol@x>", "RCPT TO:<dave@x>"]);
@@ -82,7 +82,7 @@ fn no_bcc_goes_out_and_the_callers_message_keeps_it() {
 
 // Behaviour 81.
 #[test]
-fn one_resent_date_makes_the_resent_headers_count() {
+fn a_resent_date_makes_the_resent_headers_apply() {
     let resent = "Resent-Date: now\nResent-From: f@x\nResent-Sender: s@x\nResent-To: t@x\nResent-Cc: c@x\n\
         Resent-Bcc: b@x\nFrom: a@x\nTo: bob@x";
     let (envelope, content) = received(resent);
@@ -99,7 +99,7 @@ fn two_resent_dates_are_an_error_before_mail() {
 
 // Behaviour 82.
 #[test]
-fn sender_beats_from_and_of_several_in_from_the_first_counts() {
+fn sender_takes_precedence_over_the_first_of_several_in_from() {
     let sender = |headers: &str| received(&format!("{headers}\nTo: bob@x")).0.remove(0);
     assert_eq!(sender("From: a@x\nSender: s@x"), "MAIL FROM:<s@x>");
     assert_eq!(sender("From: Al <a@x>, b@x"), "MAIL FROM:<a@x>");
@@ -107,7 +107,7 @@ fn sender_beats_from_and_of_several_in_from_the_first_counts() {
 
 // Behaviour 82.
 #[test]
-fn from_nobody_or_for_nobody_is_an_error_before_mail() {
+fn a_missing_sender_or_recipient_is_an_error_before_mail() {
     for from in ["From: nobody:;", "From:", "Subject: Hi"] {
         assert!(refused(&Typed::new(&format!("{from}\nTo: bob@x"))).to_string().contains("From"), "{from}");
     }
@@ -119,7 +119,7 @@ fn from_nobody_or_for_nobody_is_an_error_before_mail() {
 
 // Behaviour 83, threat 45.
 #[test]
-fn an_explicit_envelope_beats_the_headers() {
+fn an_explicit_envelope_takes_precedence_over_the_headers() {
     let text = "Sender: s@x\nFrom: a@x\nTo: t@x\nCc: c@x\nBcc: b@x\n\nHello\n";
     let (envelope, content) = received_from(&Raw::bytes(envelope(&["bob@example.org"]), text));
     assert_eq!(envelope, ["MAIL FROM:<alice@example.org>", "RCPT TO:<bob@example.org>"]);

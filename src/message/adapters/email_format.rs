@@ -90,12 +90,12 @@ mod tests {
     }
 
     #[test]
-    fn an_email_without_bcc_is_sent_as_it_is() {
+    fn an_email_without_bcc_is_sent_unchanged() {
         assert_eq!(sent(&email()), email().as_string());
     }
 
     #[test]
-    fn a_bcc_is_not_sent_and_stays_in_the_email() {
+    fn bcc_is_not_sent_but_stays_in_the_email() {
         let mut email = email();
         email.set_bcc("hidden@x.example,\r\n other@x.example").unwrap();
         let before = email.as_string();
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn an_email_without_a_body_has_an_end_of_its_headers() {
+    fn an_email_without_a_body_ends_with_an_empty_line() {
         let mut email = email();
         email.clear_body();
         assert!(sent(&email).ends_with("<you@x.example>\r\n\r\n"));
@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn the_envelope_is_what_the_headers_name() {
+    fn the_envelope_is_taken_from_the_headers() {
         let mut email = email();
         email.set_sender("sender@x.example").unwrap();
         email.set_cc("Group: cc@x.example;").unwrap();
@@ -134,14 +134,14 @@ mod tests {
     }
 
     #[test]
-    fn an_email_for_nobody_has_no_envelope() {
+    fn an_email_without_recipients_has_no_envelope() {
         let mut email = email();
         email.clear_to();
         assert!(matches!(email.envelope(), Err(Error::NoRecipients)));
     }
 
     #[test]
-    fn a_resent_email_goes_to_whom_it_was_resent() {
+    fn a_resent_email_has_only_the_new_recipients() {
         let text = b"Resent-Date: Wed, 5 Jan 2015 15:13:05 +1300\r\nResent-From: re@x.example\r\n\
             Resent-To: new@x.example\r\nResent-Bcc: hidden@x.example\r\n\
             Date: Wed, 5 Jan 2015 15:13:05 +1300\r\nFrom: me@x.example\r\nTo: you@x.example\r\n\r\nHello!\r\n";

@@ -226,7 +226,7 @@ fn a_composed_message_is_signed_by_both_algorithms() {
 }
 
 #[test]
-fn the_lines_of_a_signature_are_full_and_not_too_long() {
+fn signature_lines_are_full_and_not_too_long() {
     for length in 6..14 {
         let names: Vec<_> = (10..40).map(|n| format!("X-{n}{}", "f".repeat(length - 4))).collect();
         let names = || names.iter().map(String::as_str).chain(["From"]);
@@ -248,7 +248,7 @@ fn the_lines_of_a_signature_are_full_and_not_too_long() {
 }
 
 #[test]
-fn base64_is_folded_where_a_line_would_pass_78() {
+fn the_base64_of_a_signature_is_folded_at_78_octets() {
     for (length, lines) in [(75, &[75][..]), (76, &[75, 1]), (75 + 77, &[75, 77]), (75 + 78, &[75, 77, 1])] {
         let mut text = String::new();
         fold_base64(&mut text, &"x".repeat(length));
@@ -258,7 +258,7 @@ fn base64_is_folded_where_a_line_would_pass_78() {
 }
 
 #[test]
-fn headers_of_1_mib_can_be_signed_and_no_more() {
+fn at_most_1_mib_of_headers_can_be_signed() {
     let other = "From: a@example.org\r\nX: \r\n".len();
     for (more, is_signed) in [(0, true), (1, false)] {
         let long = "x".repeat(1024 * 1024 - other + more);
@@ -268,7 +268,7 @@ fn headers_of_1_mib_can_be_signed_and_no_more() {
 }
 
 #[test]
-fn all_forms_of_the_key_sign() {
+fn all_formats_of_a_key_can_sign() {
     let mail = raw(b"From: a@example.org\n\nHello!\n");
     let old = Dkim::new("example.org", "rsa", RSA_PKCS1).unwrap();
     let after_other_text =
@@ -279,7 +279,7 @@ fn all_forms_of_the_key_sign() {
 }
 
 #[test]
-fn a_key_that_cannot_be_used_says_why_and_is_not_shown() {
+fn the_error_of_an_unusable_key_has_the_reason_but_not_the_key() {
     for (pem, why) in [
         (
             include_str!("../../../tests/dkim/keys/short.pem"),
@@ -320,7 +320,7 @@ fn names_cannot_add_a_tag_or_a_line() {
 }
 
 #[test]
-fn headers_are_signed_as_often_as_they_are_there_and_from_once_more() {
+fn every_occurrence_of_a_header_is_signed_and_from_once_more() {
     let mail = raw(b"To: b@x\nX-Other: 1\nFROM: a@x\nTo: c@x\nReceived: x\nList-Unsubscribe-Post: x\n\n");
     let h = |dkim: Dkim| {
         let text = text(&dkim.sign(&mail));
@@ -337,7 +337,7 @@ fn headers_are_signed_as_often_as_they_are_there_and_from_once_more() {
 }
 
 #[test]
-fn another_from_breaks_the_signature_and_so_does_another_body() {
+fn changing_from_or_the_body_breaks_the_signature() {
     let mail = raw(b"From: a@example.org\nX: 1\n\nHello!\n");
     let signed = text(&ed25519().sign(&mail));
     assert!(verify(&signed).is_ok());
@@ -349,7 +349,7 @@ fn another_from_breaks_the_signature_and_so_does_another_body() {
 }
 
 #[test]
-fn times_are_said_if_they_are_asked_for() {
+fn signature_times_are_optional() {
     let mail = raw(b"From: a@example.org\n\n");
     let time =
         |dkim: Dkim, name| tag(&text(&dkim.sign(&mail)), name).map(|time| time.parse::<u64>().unwrap());
@@ -367,7 +367,7 @@ fn times_are_said_if_they_are_asked_for() {
 }
 
 #[test]
-fn what_cannot_be_signed_is_an_error() {
+fn an_invalid_message_cannot_be_signed() {
     for (message, why) in [
         (&b""[..], "cannot sign the message: no From"),
         (b"\r\nFrom: a@example.org\r\n", "no From"),
@@ -423,12 +423,12 @@ impl Mail for Fickle {
 }
 
 #[test]
-fn bytes_that_are_written_anew_each_time_are_sent_as_they_were_signed() {
+fn bytes_generated_for_each_send_are_sent_as_signed() {
     verify(&text(&rsa().sign(&ed25519().sign(&Fickle(0.into()))))).and_then(|once| verify(&once)).unwrap();
 }
 
 #[test]
-fn the_size_is_known_once_it_is_signed() {
+fn the_size_is_known_after_signing() {
     let envelope = Envelope::new("a@example.org", ["b@example.net"]).unwrap();
     let path = std::env::temp_dir().join(format!("postino-{}", super::super::unique_id::unique_id()));
     std::fs::write(&path, b"From: a@example.org\n\nHello!\rBob").unwrap();
