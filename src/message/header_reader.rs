@@ -1,4 +1,4 @@
-//! The envelope and other information from a message's headers. Reads mail as it really is, not only valid mail.
+//! The envelope and other information from a message's headers. Accepts real-world mail, not only valid mail.
 
 use std::{borrow::Cow, iter, mem, str};
 
@@ -20,8 +20,8 @@ impl Envelope {
     /// `Bcc`, in this order. If there is a `Resent-Date`, the `Resent-` headers are used instead (RFC 5322 §3.6.6).
     ///
     /// Headers are parsed leniently: obsolete syntax (RFC 5322 §4.4), any octets in display names, and any line ends
-    /// are allowed. Addresses are taken as written. Text that may or may not be an address is an error and is never
-    /// skipped, and so is an encoded word in place of an address (RFC 2047 §5).
+    /// are allowed. Addresses are taken as written. Ambiguous text is never skipped: it is an error, and so is an
+    /// encoded word in place of an address (RFC 2047 §5).
     ///
     /// ```
     /// use postino::Envelope;

@@ -342,8 +342,8 @@ fn in_ascii(name: &str, field: &Field, items: &[Item]) -> Option<Box<str>> {
 }
 
 /// Splits the identifiers of other messages into words. Those in angle brackets are sent unchanged, even if they break
-/// the grammar; bare ones get brackets. Those that are not printable ASCII, or do not fit on a line, are left out: the
-/// errors of the message that is answered are not ours to fix.
+/// the grammar; bare ones get brackets. Those that are not printable ASCII, or do not fit on a line, are left out: a
+/// reply must not fail because of an invalid identifier in the message that it answers.
 fn reference_words(name: &str, text: &str) -> Result<Vec<String>, &'static str> {
     let text = unfolded(text.trim_end_matches(['\r', '\n']));
     if text.contains(['\r', '\n']) {

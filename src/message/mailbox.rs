@@ -241,7 +241,7 @@ impl<M: Into<Mailboxes>> FromIterator<M> for Mailboxes {
     }
 }
 
-/// One step through an address list.
+/// An element of a parsed address list.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Item {
     Mailbox(Mailbox),

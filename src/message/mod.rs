@@ -166,8 +166,7 @@ pub trait Mail: Send + Sync {
     }
 }
 
-/// The server's extensions that affect the form of a message. More may be added. The default has none of them, as the
-/// most basic server.
+/// The server's extensions that affect the form of a message. More may be added. The default is a server without any.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ServerSupport {
