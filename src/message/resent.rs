@@ -16,7 +16,7 @@ const ORIGIN: OriginNames = OriginNames {
     id: "Resent-Message-ID",
 };
 
-/// The fields that are added to a message when it is resent: see [`Message::resend`].
+/// The fields that are added to a message when it is resent: see [`Message::resend`](super::Message::resend).
 #[derive(Debug, Clone)]
 #[must_use]
 pub struct Resent(FieldSet);
