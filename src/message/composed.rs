@@ -13,7 +13,7 @@ use crate::{Envelope, Error};
 /// Maximum size of a message in memory that is encoded at once, in octets.
 const MAX_AT_ONCE: u64 = 64 * 1024;
 
-/// A composed message: header fields, text, attachments. Created by [`Message::builder`], or from an [`Email`].
+/// A composed message: header fields, text, attachments. Created by [`Message::builder`], or from an [`Email`](email_format::Email).
 ///
 /// ```
 /// use postino::{Mail, Message};
