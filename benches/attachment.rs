@@ -39,7 +39,7 @@ fn main() -> Result<(), Failure> {
                 "file" => Box::new(message(Attachment::path(path))?),
                 "bytes" => Box::new(message(Attachment::bytes("a.bin", fs::read(path)?))?),
                 "raw-file" => Box::new(Raw::path(envelope()?, path)),
-                _ => Box::new(Raw::owned(envelope()?, fs::read(path)?)),
+                _ => Box::new(Raw::bytes(envelope()?, fs::read(path)?)),
             };
             carry(port.parse()?, security, client, &*mail)
         }

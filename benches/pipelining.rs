@@ -222,7 +222,7 @@ async fn awaited(target: &Target, call: Call, pipelining: bool) -> Result<Durati
 
 fn mail(target: &Target) -> Raw<'static> {
     let envelope = Envelope::new("bob@lab.test", [target.to]).expect("the addresses are valid");
-    Raw::owned(envelope, content())
+    Raw::bytes(envelope, content())
 }
 
 /// A message of 1 KiB.

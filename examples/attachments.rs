@@ -36,7 +36,7 @@ fn compose(table: &std::path::Path) -> Result<Message, Error> {
         .subject("Überstunden, wie versprochen")
         .text("Hallo Bob,\n\nanbei die Überstunden.\n\nJörg\n")
         .html("<p>Hallo Bob,</p><p>anbei die <b>Überstunden</b>.</p><p>Jörg <img src=\"cid:dot\"></p>\n")
-        .inline("dot", "image/png", DOT)
+        .attach(Attachment::bytes("dot.png", DOT).content_id("dot"))
         .attach(Attachment::path(table))
         .build()
 }

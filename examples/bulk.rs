@@ -237,7 +237,7 @@ impl Options {
         let envelope = Envelope::new(&self.from, &self.to)?;
         let size = std::fs::metadata(&self.file).map_err(Error::Source)?.len();
         Ok(if size <= HELD {
-            Raw::owned(envelope, std::fs::read(&self.file).map_err(Error::Source)?)
+            Raw::bytes(envelope, std::fs::read(&self.file).map_err(Error::Source)?)
         } else {
             Raw::path(envelope, &self.file)
         })

@@ -357,7 +357,7 @@ fn a_message_of_a_batch_that_does_not_leave_has_the_limit_of_content() {
         let limits = limits.final_reply_timeout(Duration::from_secs(600));
         let mut client = limits.connect_over(stalling).unwrap();
         // On the wire it is longer by a third: so the end of the shorter one fills the outbox, too.
-        let mail = Raw::owned(envelope(&["bob@example.org"]), b".\r\n".repeat(octets / 3));
+        let mail = Raw::bytes(envelope(&["bob@example.org"]), b".\r\n".repeat(octets / 3));
         let (_, result) = client.send_all([mail]).next().unwrap();
         let error = result.unwrap_err();
         assert!(matches!(cause(&error), Error::Timeout(Phase::Body)), "{octets}: {error:?}");

@@ -31,6 +31,11 @@ fn builder() -> MessageBuilder {
     Message::builder().from("alice@example.org").to("bob@example.net")
 }
 
+/// Returns a part that the HTML text shows.
+fn inline(id: &str, content_type: &str, bytes: impl AsRef<[u8]> + Send + Sync + 'static) -> Attachment {
+    Attachment::bytes("", bytes).content_type(content_type).content_id(id)
+}
+
 fn bytes(message: &Message) -> Vec<u8> {
     message.to_bytes().unwrap()
 }
@@ -110,7 +115,7 @@ fn a_plain_message_is_plain() {
 }
 
 #[test]
-fn date_and_message_id_are_made_when_they_are_missing() {
+fn a_missing_date_or_message_id_is_generated() {
     let message = builder().build().unwrap();
     let text = check(&message);
     let parsed = parse(text.as_bytes());
@@ -121,7 +126,7 @@ fn date_and_message_id_are_made_when_they_are_missing() {
 }
 
 #[test]
-fn the_envelope_is_what_the_fields_name_and_bcc_is_not_sent() {
+fn the_envelope_is_taken_from_the_fields_and_bcc_is_not_sent() {
     let message = builder()
         .sender("Sender <sender@example.org>")
         .bcc("Hidden <hidden@example.com>")
@@ -138,14 +143,14 @@ fn the_envelope_is_what_the_fields_name_and_bcc_is_not_sent() {
 }
 
 #[test]
-fn an_envelope_of_its_own_beats_the_fields() {
+fn an_explicit_envelope_takes_precedence_over_the_fields() {
     let envelope = Envelope::new("", ["carol@example.com"]).unwrap();
     let message = builder().envelope(envelope.clone()).build().unwrap();
     assert_eq!(message.envelope().unwrap(), envelope);
 }
 
 #[test]
-fn setters_that_may_repeat_add_and_the_others_replace() {
+fn repeated_setters_add_or_replace() {
     let message = builder()
         .to(("Müller, Jörg", "joerg@example.net"))
         .header("to", "carol@example.net")
@@ -177,7 +182,7 @@ fn an_empty_subject_is_left_out() {
 }
 
 #[test]
-fn what_lacks_an_author_is_refused() {
+fn a_missing_author_or_sender_is_refused() {
     assert!(refused(Message::builder().to("bob@example.net")).contains("From"));
     assert!(refused(builder().from("carol@example.org")).contains("Sender"));
     assert!(refused(builder().from("Team: a@x.org;")).contains("From"));
@@ -186,7 +191,7 @@ fn what_lacks_an_author_is_refused() {
 }
 
 #[test]
-fn what_a_field_cannot_hold_is_refused_and_the_field_is_named() {
+fn an_invalid_value_is_refused_and_its_field_named() {
     for (builder, name) in [
         (builder().to("Müller, Jörg <a@x.org>"), "To"),
         (builder().cc("root"), "Cc: invalid address \"root\": no @"),
@@ -217,9 +222,9 @@ fn what_a_field_cannot_hold_is_refused_and_the_field_is_named() {
         (builder().header("list-unsubscribe-post", "Yes"), "List-Unsubscribe-Post"),
         (builder().list_unsubscribe(format!("https://x.org/{}", "x".repeat(1000))), "List-Unsubscribe"),
         (builder().calendar("REQUEST; x=y", ""), "calendar"),
-        (builder().inline("logo", "image/png", b"x"), "Content-ID"),
-        (builder().html("").inline("a b", "image/png", b"x"), "Content-ID"),
-        (builder().html("").inline("", "image/png", b"x"), "Content-ID"),
+        (builder().attach(inline("logo", "image/png", b"x")), "Content-ID"),
+        (builder().html("").attach(inline("a b", "image/png", b"x")), "Content-ID"),
+        (builder().html("").attach(inline("", "image/png", b"x")), "Content-ID"),
         (builder().attach(Attachment::bytes("a", b"").content_type("text")), "Content-Type"),
         (builder().attach(Attachment::bytes("a", b"").content_type("te xt/plain")), "Content-Type"),
         (builder().attach(Attachment::bytes("a", b"").content_type("text/plain; x=\u{fc}")), "Content-Type"),
@@ -233,7 +238,7 @@ fn what_a_field_cannot_hold_is_refused_and_the_field_is_named() {
 }
 
 #[test]
-fn a_list_message_can_be_left_by_one_click() {
+fn one_click_unsubscribing_sets_both_fields() {
     let message = builder()
         .list_unsubscribe("mailto:leave@lists.example.org")
         .one_click_unsubscribe("https://lists.example.org/leave?id=1")
@@ -248,7 +253,7 @@ fn a_list_message_can_be_left_by_one_click() {
 }
 
 #[test]
-fn there_is_one_list_unsubscribe_however_it_was_set() {
+fn list_unsubscribe_occurs_once_however_it_is_set() {
     let message = builder()
         .header("list-unsubscribe", "<mailto:leave@x.org>, <HTTPS://x.org/leave>")
         .header("LIST-UNSUBSCRIBE-POST", "List-Unsubscribe=One-Click")
@@ -264,14 +269,14 @@ fn there_is_one_list_unsubscribe_however_it_was_set() {
 }
 
 #[test]
-fn all_that_can_be_in_a_message_is_in_it_where_it_belongs() {
+fn every_kind_of_part_is_in_its_place() {
     let inner = builder().subject("Inner").attach(Attachment::bytes("a.bin", vec![0; 100])).build().unwrap();
     let image: Vec<u8> = (0..=255).collect();
     let message = builder()
         .text("Plain: Grüße\n")
         .html("<p>Grüße <img src=\"cid:logo\"></p>\n")
         .calendar("REQUEST", "BEGIN:VCALENDAR\nMETHOD:REQUEST\nEND:VCALENDAR\n")
-        .inline("logo", "image/png", image.clone())
+        .attach(inline("logo", "image/png", image.clone()))
         .attach(Attachment::bytes("Preise € 2024.csv", "a;b\r\n"))
         .attach(Attachment::reader("zeros", io::repeat(0).take(100_000)))
         .attach(Attachment::message(inner))
@@ -314,7 +319,7 @@ fn all_that_can_be_in_a_message_is_in_it_where_it_belongs() {
 }
 
 #[test]
-fn a_message_of_one_thing_has_no_more_parts_than_it_needs() {
+fn a_message_has_no_more_parts_than_necessary() {
     let kind = |builder: MessageBuilder| builder.build().unwrap().header("Content-Type").unwrap();
     let is =
         |builder: MessageBuilder, expected: &str| assert!(kind(builder).starts_with(expected), "{expected}");
@@ -322,7 +327,7 @@ fn a_message_of_one_thing_has_no_more_parts_than_it_needs() {
     is(builder().html("x"), "text/html");
     is(builder().text("x").html("x"), "multipart/alternative");
     is(
-        builder().html("x").inline("a", "image/png", b"x"),
+        builder().html("x").attach(inline("a", "image/png", b"x")),
         "multipart/related; type=\"text/html\"; boundary=\"=_",
     );
     is(builder().calendar("REPLY", "x"), "text/calendar; method=REPLY");
@@ -330,7 +335,7 @@ fn a_message_of_one_thing_has_no_more_parts_than_it_needs() {
 }
 
 #[test]
-fn text_without_a_line_end_gets_one_and_attachments_do_not() {
+fn only_text_without_a_line_end_gets_one() {
     let message = builder().text("x").build().unwrap();
     assert!(text(&message).ends_with("\r\n\r\nx\r\n"));
     let message = builder().text("ü").build().unwrap();
@@ -347,7 +352,7 @@ fn text_without_a_line_end_gets_one_and_attachments_do_not() {
 }
 
 #[test]
-fn a_file_name_is_readable_to_old_programs_too() {
+fn a_file_name_also_has_a_form_for_old_programs() {
     let disposition = |name: &str| {
         let message = builder().attach(Attachment::bytes(name, b"x")).build().unwrap();
         let text = check(&message);
@@ -370,7 +375,7 @@ fn a_file_name_is_readable_to_old_programs_too() {
 
 /// The message as sent to a server that offers 8BITMIME.
 fn eight_bit_bytes(message: &Message) -> Vec<u8> {
-    let mut offer = ServerSupport::new();
+    let mut offer = ServerSupport::default();
     offer.eight_bit = true;
     let (mut reader, mut sent) = (message.body_for(offer).unwrap().into_reader().unwrap(), Vec::new());
     reader.read_to_end(&mut sent).unwrap();
@@ -382,7 +387,7 @@ fn eight_bit(message: &Message) -> String {
 }
 
 #[test]
-fn text_ends_as_it_did_whatever_its_encoding() {
+fn text_keeps_its_end_in_every_encoding() {
     // In the first form: base64.
     for text in ["привет\r\n", "привет"] {
         let message = builder().text(text).build().unwrap();
@@ -394,13 +399,13 @@ fn text_ends_as_it_did_whatever_its_encoding() {
 }
 
 #[test]
-fn text_goes_out_as_it_is_where_8_bits_may_and_all_around_it_says_so() {
+fn text_is_sent_unencoded_with_8bitmime_and_all_parts_around_it_are_labelled_8bit() {
     let image: Vec<u8> = (0..=255).collect();
     let inner = builder().subject("Grüße").text("Größe\n").build().unwrap();
     let message = builder()
         .text("Plain: Grüße\n")
         .html("<p>Hello <img src=\"cid:logo\"></p>\n")
-        .inline("logo", "image/png", image.clone())
+        .attach(inline("logo", "image/png", image.clone()))
         .attach(Attachment::bytes("a.csv", "ü;ö\r\n"))
         .attach(Attachment::bytes("a.bin", "ü;ö\r\n"))
         .attach(Attachment::bytes("b.txt", "ü\n"))
@@ -426,7 +431,7 @@ fn text_goes_out_as_it_is_where_8_bits_may_and_all_around_it_says_so() {
 }
 
 #[test]
-fn text_whose_lines_are_too_long_for_mail_is_encoded_where_8_bits_may_go_out_too() {
+fn text_with_overlong_lines_is_encoded_even_with_8bitmime() {
     for text in ["ü".repeat(500), "From ü".to_owned(), "ü\0".to_owned()] {
         let message = builder().text(text).build().unwrap();
         assert_eq!(eight_bit(&message), self::text(&message));
@@ -435,7 +440,7 @@ fn text_whose_lines_are_too_long_for_mail_is_encoded_where_8_bits_may_go_out_too
 
 // Behaviour 84.
 #[test]
-fn an_address_beyond_ascii_stands_in_its_field_as_it_is_and_nothing_else_does() {
+fn only_a_non_ascii_address_is_sent_unencoded_in_its_field() {
     let message = Message::builder()
         .from(("Jörg", "jörg@bücher.example"))
         .to("Bob <bob@example.net>, 用户 <用户@例え.example>")
@@ -455,11 +460,11 @@ fn an_address_beyond_ascii_stands_in_its_field_as_it_is_and_nothing_else_does() 
     assert_eq!(mailboxes(parsed.from()), [("Jörg".to_owned(), "jörg@bücher.example".to_owned())]);
     assert_eq!(message.envelope().unwrap().recipients().len(), 3);
     assert!(matches!(Email::try_from(message.clone()), Err(Error::Message(_))));
-    assert!(refused(builder().attach(Attachment::message(message))).contains("not ASCII"));
+    assert!(refused(builder().attach(Attachment::message(message))).contains("non-ASCII address"));
 }
 
 #[test]
-fn text_that_is_attached_as_bytes_says_that_it_is_utf_8() {
+fn utf_8_text_attached_as_bytes_is_labelled_as_such() {
     let kind = |name: &str, bytes: &'static [u8]| {
         let message = builder().attach(Attachment::bytes(name, bytes)).build().unwrap();
         let sent = check(&message);
@@ -473,7 +478,7 @@ fn text_that_is_attached_as_bytes_says_that_it_is_utf_8() {
 }
 
 #[test]
-fn subjects_are_encoded_where_they_have_to_be_and_folded() {
+fn subjects_are_encoded_where_necessary_and_folded() {
     let subject = |subject: &str| builder().subject(subject).build().unwrap();
     assert_eq!(subject("Hello, all of you!").header("Subject").unwrap(), "Hello, all of you!");
     assert_eq!(
@@ -500,7 +505,7 @@ fn subjects_are_encoded_where_they_have_to_be_and_folded() {
 }
 
 #[test]
-fn every_encoded_word_is_short_and_holds_whole_characters() {
+fn every_encoded_word_is_short_and_splits_no_character() {
     let message = builder().subject("語ü👍".repeat(100)).to(("語ü👍".repeat(30), "a@x.org")).build().unwrap();
     let text = check(&message);
     let words: Vec<&str> = text.split([' ', '\r', '\n']).filter(|word| word.starts_with("=?")).collect();
@@ -513,9 +518,8 @@ fn every_encoded_word_is_short_and_holds_whole_characters() {
 }
 
 #[test]
-fn who_sends_a_message_on_for_others_is_its_sender() {
-    let resent = Resent::new()
-        .from("Bob <bob@example.net>, carol@example.net")
+fn resent_sender_is_the_envelope_sender() {
+    let resent = Resent::by("Bob <bob@example.net>, carol@example.net")
         .sender("dave@example.net")
         .cc("erin@example.com")
         .date(UNIX_EPOCH);
@@ -532,10 +536,9 @@ fn who_sends_a_message_on_for_others_is_its_sender() {
 }
 
 #[test]
-fn a_message_is_sent_on_with_a_block_of_its_own() {
+fn each_resending_adds_a_block_of_fields() {
     let message = builder().bcc("hidden@example.com").subject("Hi").text("Hello\n").build().unwrap();
-    let resent =
-        Resent::new().from("Bob <bob@example.net>").to(("Çağrı", "cagri@example.com")).bcc("d@example.com");
+    let resent = Resent::by("Bob <bob@example.net>").to(("Çağrı", "cagri@example.com")).bcc("d@example.com");
     let again = message.resend(resent).unwrap();
     let envelope = Envelope::new("bob@example.net", ["cagri@example.com", "d@example.com"]).unwrap();
     assert_eq!(again.envelope().unwrap(), envelope);
@@ -544,18 +547,15 @@ fn a_message_is_sent_on_with_a_block_of_its_own() {
     assert!(sent.ends_with(&text(&message)) && !sent.contains("hidden") && !sent.contains("d@example.com"));
     assert!(sent.contains("\r\nResent-Date: ") && sent.contains("\r\nResent-Message-ID: <"));
 
-    let once_more = again.resend(Resent::new().from("c@example.com").to("e@example.com")).unwrap();
+    let once_more = again.resend(Resent::by("c@example.com").to("e@example.com")).unwrap();
     assert_eq!(once_more.envelope().unwrap(), Envelope::new("c@example.com", ["e@example.com"]).unwrap());
     assert!(check(&once_more).ends_with(&sent));
-    assert!(matches!(message.resend(Resent::new().to("e@example.com")), Err(Error::Message(_))));
-    assert!(matches!(
-        message.resend(Resent::new().from("c@x.org").message_id("a b")),
-        Err(Error::Message(_))
-    ));
+    assert!(matches!(message.resend(Resent::by("").to("e@example.com")), Err(Error::Message(_))));
+    assert!(matches!(message.resend(Resent::by("c@x.org").message_id("a b")), Err(Error::Message(_))));
 }
 
 #[test]
-fn an_email_becomes_a_message_and_a_message_an_email() {
+fn emails_and_messages_can_be_converted() {
     let mut email = Email::new("Me <me@x.example>", "Wed, 5 Jan 2015 15:13:05 +1300").unwrap();
     let many: Vec<String> = (0..50).map(|i| format!("Someone With A Name <number-{i}@x.example>")).collect();
     email.set_to(&many.join(", ")[..]).unwrap();
@@ -576,7 +576,7 @@ fn an_email_becomes_a_message_and_a_message_an_email() {
 }
 
 #[test]
-fn a_composed_message_is_an_email_as_it_is() {
+fn a_composed_message_parses_as_an_email() {
     let message = builder()
         .subject("Grüße")
         .bcc("hidden@x.example")
@@ -610,7 +610,7 @@ impl Read for Counted {
 }
 
 #[test]
-fn an_attachment_from_a_reader_is_read_as_it_is_sent() {
+fn an_attachment_from_a_reader_is_read_while_it_is_sent() {
     const SIZE: usize = 50 * 1024 * 1024;
     let taken = Arc::new(AtomicUsize::new(0));
     let reader = Counted { left: SIZE, taken: taken.clone() };
@@ -656,7 +656,7 @@ fn a_source_that_fails_is_an_error_and_never_a_short_message() {
 }
 
 #[test]
-fn a_file_is_attached_under_its_name_and_read_anew_each_time() {
+fn a_file_is_attached_under_its_name_and_read_again_for_each_send() {
     let path =
         std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{}-Grüße.pdf", std::process::id()));
     drop(fs::remove_file(&path)); // an earlier process with this number may have left it
@@ -695,7 +695,7 @@ fn with_crlf(text: &str) -> String {
 
 proptest! {
     #[test]
-    fn a_name_comes_back(name in value()) {
+    fn a_name_survives(name in value()) {
         let message = builder().cc((&name[..], "carol@example.net")).cc("d@example.net").build().unwrap();
         let sent = check(&message);
         let cc = mailboxes(parse(sent.as_bytes()).cc());
@@ -709,7 +709,7 @@ proptest! {
     }
 
     #[test]
-    fn a_subject_comes_back(subject in value()) {
+    fn a_subject_survives(subject in value()) {
         let message = builder().subject(&subject[..]).build().unwrap();
         let sent = check(&message);
         let expected = Some(&subject[..]).filter(|subject| !subject.trim_matches(' ').is_empty());
@@ -718,7 +718,7 @@ proptest! {
     }
 
     #[test]
-    fn attachments_come_back_under_their_names(files in prop::collection::vec((value(), content()), 1..4)) {
+    fn attachments_keep_their_content_and_names(files in prop::collection::vec((value(), content()), 1..4)) {
         let attach = |builder: MessageBuilder, (name, bytes): &(String, Vec<u8>)| {
             builder.attach(Attachment::bytes(&name[..], bytes.clone()))
         };
@@ -733,7 +733,7 @@ proptest! {
     }
 
     #[test]
-    fn texts_come_back(plain in content(), html in ".{0,300}", file in content()) {
+    fn texts_survive(plain in content(), html in ".{0,300}", file in content()) {
         let plain = String::from_utf8_lossy(&plain).into_owned();
         let message = builder().text(&plain[..]).html(&html[..]).attach(Attachment::bytes("f", file.clone())).build().unwrap();
         let sent = check(&message);
@@ -744,7 +744,7 @@ proptest! {
     }
 
     #[test]
-    fn whatever_identifiers_of_other_messages_are_the_header_is_whole(
+    fn identifiers_of_other_messages_never_break_the_header(
         ids in "(<[a-z@.é]{0,8}>|[a-z@.,(\"]{1,8}| |\t|\r\n |\n\t|\r\n|\n|\r|\u{0}|\u{85}|<|>|é|<[a-z]{300}@x>){0,24}"
     ) {
         match builder().in_reply_to(&ids[..]).references(&ids[..]).build() {
@@ -781,8 +781,8 @@ proptest! {
             builder().from(value),
             builder().list_unsubscribe(format!("https:{value}")),
             builder().calendar(value, "x"),
-            builder().html("x").inline(value, "image/png", b"x"),
-            builder().html("x").inline("x", value, b"x"),
+            builder().html("x").attach(inline(value, "image/png", b"x")),
+            builder().html("x").attach(inline("x", value, b"x")),
             builder().attach(Attachment::bytes(value, b"x")),
             builder().attach(Attachment::bytes("x", b"x").content_type(format!("text/plain;{value}"))),
         ];
@@ -805,7 +805,7 @@ mod sent {
     }
 
     #[cfg(feature = "async")]
-    fn awaited(server: &Server, message: &Message) -> Result<Delivery, Error> {
+    fn with_async(server: &Server, message: &Message) -> Result<Delivery, Error> {
         smol::block_on(postino::aio::send(&server.url(), message))
     }
 
@@ -814,7 +814,7 @@ mod sent {
     const WORLDS: &[Send] = &[
         blocking,
         #[cfg(feature = "async")]
-        awaited,
+        with_async,
     ];
 
     #[test]
@@ -839,7 +839,7 @@ mod sent {
     }
 
     #[test]
-    fn a_message_whose_reader_fails_does_not_arrive() {
+    fn a_message_whose_reader_fails_is_not_delivered() {
         struct Fails(usize);
         impl Read for Fails {
             fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {

@@ -7,9 +7,7 @@ use email_format::{Email, rfc5322::Parsable};
 use libfuzzer_sys::fuzz_target;
 use postino::{
     Address, Envelope, Error, Mail, Message, Raw,
-    message::{
-        Attachment, Dkim, Mailbox, header_length, recipients_from_headers, sender_from_headers, without_bcc,
-    },
+    message::{Attachment, Dkim, Mailbox, header_length, without_bcc},
 };
 
 fuzz_target!(|input: &[u8]| {
@@ -28,7 +26,8 @@ fn raw(message: &[u8]) {
     if let Some(length) = head {
         assert!(message[..length].ends_with(b"\n") || message[..length].ends_with(b"\r"));
     }
-    let (sender, recipients) = (sender_from_headers(message), recipients_from_headers(message));
+    let sender = Envelope::sender_from_headers(message);
+    let recipients = Envelope::recipients_from_headers(message);
     for address in sender.iter().chain(recipients.iter().flatten()) {
         check_address(address);
     }

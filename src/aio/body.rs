@@ -15,7 +15,7 @@ use smol::{Task, unblock};
 use super::stream::Alarm;
 #[cfg(feature = "dkim")]
 use crate::message::dkim::Reading;
-use crate::message::{Body, Claim, Content, Meter, file::read_once};
+use crate::message::{Body, Claim, Content, Meter, source::read_once};
 
 /// Maximum size of a piece, in octets.
 const BLOCK: usize = 32 * 1024;

@@ -6,10 +6,10 @@ use std::{
 };
 
 #[cfg(feature = "dkim")]
-use crate::message::dkim::Reading;
+use crate::message::dkim;
 use crate::message::{
     Body, Claim, Content, Meter,
-    file::{HELD, read_once},
+    source::{MAX_FILL_TIME, read_once},
 };
 
 /// Size of a read, in octets.
@@ -18,41 +18,10 @@ const BLOCK: usize = 64 * 1024;
 /// Opens a path, or whatever else takes time. Content that has to be signed is read through first.
 pub(super) fn open(body: Body<'_>, until: Instant) -> io::Result<Body<'_>> {
     #[cfg(feature = "dkim")]
-    let body = sign(body, until)?;
-    open_only(body, until)
-}
-
-fn open_only(body: Body<'_>, until: Instant) -> io::Result<Body<'_>> {
+    let body = dkim::sign(body, || in_time(until))?;
     let body = body.open()?;
     in_time(until)?;
     Ok(body)
-}
-
-/// Adds the signatures to the body, if it has to be signed.
-#[cfg(feature = "dkim")]
-pub(crate) fn sign(mut body: Body<'_>, until: Instant) -> io::Result<Body<'_>> {
-    let Some(unsigned) = body.unsigned.take() else { return Ok(body) };
-    let mut body = open_only(body, until)?;
-    // Content that can be opened only once fails here, and not after everything was read.
-    let again = match unsigned.again {
-        Some(again) => Some(open_only(Body::new(again), until)?.take_content()),
-        None => None,
-    };
-    let mut source = Source::new(Body::new(body.take_content()));
-    let mut reading = Reading::new(unsigned.signers);
-    loop {
-        in_time(until)?;
-        if !source.is_at_hand() && !source.fill(until)? {
-            continue;
-        }
-        let piece = source.piece();
-        if piece.is_empty() {
-            break;
-        }
-        reading.push(piece)?;
-    }
-    body.content = again.unwrap_or(source.content);
-    Ok(reading.end()?.before(body))
 }
 
 pub(super) struct Source<'m> {
@@ -105,7 +74,7 @@ impl<'m> Source<'m> {
 
     /// Returns whether content that was handed out should be written before the next read, because the last were slow.
     pub fn is_late(&self, _: Instant) -> bool {
-        self.waited >= HELD
+        self.waited >= MAX_FILL_TIME
     }
 
     /// Returns the limit: a read cannot be interrupted.

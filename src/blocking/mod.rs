@@ -22,8 +22,6 @@ mod stream;
 mod token;
 mod transport;
 
-#[cfg(feature = "dkim")]
-pub(crate) use body::sign;
 pub use client::{Batch, Builder, Client, Pool, PoolBuilder, Pooled};
 pub use stop::StopHandle;
 pub use transport::{NoTimeouts, Transport};

@@ -54,7 +54,7 @@ impl Link {
     /// Tells the source how much was written; `all` means everything that was held back.
     fn tell_progress(&self, source: &mut Option<(usize, &mut Source<'_>)>, all: bool) {
         if let Some((_, source)) = source {
-            source.meter.gone(self.out.octets_written());
+            source.meter.sent(self.out.octets_written());
             if all {
                 source.left();
             }
@@ -218,7 +218,7 @@ impl Link {
             if !self.out.unsent().is_empty() {
                 let limit = origin.limit(call, Phase::Body)?;
                 let all = self.write(call, Phase::Body, limit).await?;
-                source.meter.gone(self.out.octets_written());
+                source.meter.sent(self.out.octets_written());
                 if !all {
                     return Ok(false);
                 }

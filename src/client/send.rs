@@ -78,7 +78,7 @@ impl Client {
 
     /// Returns the server's extensions that matter to a message.
     pub(super) fn offer(&self) -> ServerSupport {
-        let mut offer = ServerSupport::new();
+        let mut offer = ServerSupport::default();
         offer.eight_bit = self.known.capabilities.offers("8BITMIME");
         // RFC 6531 §3.1: a server with SMTPUTF8 offers 8BITMIME too.
         offer.utf8_headers = offer.eight_bit && self.known.capabilities.offers("SMTPUTF8");

@@ -1,8 +1,12 @@
 //! Attachments: bytes, files, readers, other messages.
 
-use std::{borrow::Cow, fmt, io::Read, path::Path, path::PathBuf};
+use std::{
+    fmt,
+    io::Read,
+    path::{Path, PathBuf},
+};
 
-use super::Message;
+use super::{Message, bytes::Bytes};
 
 /// An attached file, or an image shown in the HTML text.
 ///
@@ -27,7 +31,7 @@ pub struct Attachment {
 }
 
 pub(super) enum Content {
-    Bytes(Cow<'static, [u8]>),
+    Bytes(Bytes<'static>),
     Path(PathBuf),
     Reader(Box<dyn Read + Send>),
     Message(Message),
@@ -38,9 +42,13 @@ impl Attachment {
         Attachment { content, content_type: None, file_name: None, content_id: None, is_inline: false }
     }
 
-    /// Attaches bytes under a file name. They arrive unchanged, including line ends.
-    pub fn bytes(file_name: impl Into<String>, bytes: impl Into<Bytes>) -> Attachment {
-        Attachment::new(Content::Bytes(bytes.into().0)).file_name(file_name)
+    /// Attaches bytes under a file name: a `Vec<u8>`, a `String`, a `&'static str` or anything like these. They arrive
+    /// unchanged, including line ends.
+    pub fn bytes(
+        file_name: impl Into<String>,
+        bytes: impl AsRef<[u8]> + Send + Sync + 'static,
+    ) -> Attachment {
+        Attachment::new(Content::Bytes(Bytes::new(bytes))).file_name(file_name)
     }
 
     /// Attaches a file under its own name. The file is opened each time the message is sent, and read and encoded in
@@ -62,20 +70,20 @@ impl Attachment {
         Attachment::new(Content::Reader(Box::new(reader))).file_name(file_name)
     }
 
-    /// Attaches another message as a `message/rfc822` part (RFC 2046 §5.2.1). Domains beyond ASCII in its fields become
-    /// A-labels (with the feature `idna`). Building the outer message fails if another address in those fields is
-    /// beyond ASCII, or if messages are nested more than 50 levels deep: many servers and programs give up before that.
+    /// Attaches another message as a `message/rfc822` part (RFC 2046 §5.2.1). Non-ASCII domains in its fields become
+    /// A-labels (with the feature `idna`). Building the outer message fails if an address in those fields is still not
+    /// ASCII, or if messages are nested more than 50 levels deep: many servers and programs give up before that.
     #[must_use]
     pub fn message(message: Message) -> Attachment {
         Attachment::new(Content::Message(message))
     }
 
     /// Sets the media type, such as `text/csv; charset=utf-8`. By default it is guessed from the extension of the file
-    /// name; if that is unknown, it is `application/octet-stream`. A guessed text type gets `charset=utf-8` if the
+    /// name, or `application/octet-stream` if that is unknown. A guessed text type gets `charset=utf-8` if the
     /// content is UTF-8: all of the bytes, or the first 64 KiB of a regular file when it is sent. Readers and FIFOs are
     /// not inspected.
     ///
-    /// A `message/…` part may not be encoded (RFC 2046 §5.2.1), except `message/global`. It must be given as bytes,
+    /// A `message/…` part must not be encoded (RFC 2046 §5.2.1), except `message/global`. It must be given as bytes,
     /// without a NUL or a line of more than 998 octets, or building the message fails. Its line ends become CRLF. If it
     /// is not ASCII, sending to a server without 8BITMIME fails with [`Error::Unsupported`](crate::Error::Unsupported)
     /// before MAIL. `multipart/…` is refused. Parameters are written as `; name=value`, where the value is a token or
@@ -144,47 +152,8 @@ impl fmt::Debug for Attachment {
     }
 }
 
-/// The bytes of an attachment, owned or `'static`. They are not copied.
-pub struct Bytes(Cow<'static, [u8]>);
-
-impl From<Vec<u8>> for Bytes {
-    fn from(bytes: Vec<u8>) -> Bytes {
-        Bytes(bytes.into())
-    }
-}
-
-impl From<String> for Bytes {
-    fn from(text: String) -> Bytes {
-        Bytes(text.into_bytes().into())
-    }
-}
-
-impl From<&'static [u8]> for Bytes {
-    fn from(bytes: &'static [u8]) -> Bytes {
-        Bytes(bytes.into())
-    }
-}
-
-impl<const N: usize> From<&'static [u8; N]> for Bytes {
-    fn from(bytes: &'static [u8; N]) -> Bytes {
-        Bytes(bytes.as_slice().into())
-    }
-}
-
-impl From<&'static str> for Bytes {
-    fn from(text: &'static str) -> Bytes {
-        Bytes(text.as_bytes().into())
-    }
-}
-
-impl fmt::Debug for Bytes {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} bytes", self.0.len())
-    }
-}
-
 /// Guesses the media type from the extension of a file name, for commonly attached types. `eml` is not one of them,
-/// because such a part may not be encoded.
+/// because such a part must not be encoded.
 fn guess(name: &str) -> &'static str {
     let end = name.rsplit_once('.').map_or("", |(_, end)| end);
     match &end.to_ascii_lowercase()[..] {
@@ -232,7 +201,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_type_is_guessed_by_the_end_of_the_name_unless_it_is_said() {
+    fn the_media_type_is_guessed_from_the_extension_unless_it_is_set() {
         assert_eq!(Attachment::path("/tmp/Report.PDF").media_type(), "application/pdf");
         assert_eq!(Attachment::bytes("pdf", "").media_type(), "application/octet-stream");
         assert_eq!(Attachment::bytes("a.eml", "").media_type(), "application/octet-stream");
@@ -240,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn what_people_attach_has_a_type() {
+    fn common_attachments_have_a_media_type() {
         for (start, endings) in [
             ("text/", "txt log csv htm html ics md vcf"),
             ("image/", "gif jpeg jpg png svg tif tiff webp"),
@@ -256,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn a_path_gives_the_name_unless_it_is_said() {
+    fn a_path_provides_the_file_name_unless_one_is_set() {
         assert_eq!(Attachment::path("/tmp/a.pdf").file_name.as_deref(), Some("a.pdf"));
         assert_eq!(Attachment::path("/tmp/a.pdf").file_name("b.pdf").file_name.as_deref(), Some("b.pdf"));
         assert_eq!(Attachment::path("/tmp/..").file_name, None);

@@ -1,23 +1,22 @@
 //! The content of a message to be sent: bytes, or something to open and read.
 
-#[cfg(feature = "dkim")]
-use std::time::{Duration, Instant};
 use std::{
     borrow::Cow,
     fmt,
-    fs::{self, File},
-    io::{self, Cursor, Read, Seek},
+    fs::File,
+    io::{self, Cursor, Read},
     mem,
     path::PathBuf,
 };
 
 #[cfg(feature = "dkim")]
 use super::dkim;
-use super::{Claim, Meter, file};
-#[cfg(feature = "dkim")]
-use crate::time::later;
+use super::{Claim, Meter, source};
 
 /// The content of a message to be sent: bytes, or something to read them from.
+///
+/// `Body::from` converts bytes and text, borrowed or owned, and an open [`File`], which is read while it is sent. Bytes are
+/// checked before anything is sent: content that the server does not accept is an error at that point.
 ///
 /// Line ends may be CRLF, LF or CR, and are sent as CRLF. Dots at the start of a line are escaped automatically.
 pub struct Body<'m> {
@@ -25,7 +24,7 @@ pub struct Body<'m> {
     pub(crate) size: Option<u64>,
     /// The content is all ASCII, without NUL, in lines that any server accepts.
     pub(crate) seven_bit: bool,
-    /// The content has octets beyond ASCII, and needs a server that offers 8BITMIME.
+    /// The content has non-ASCII octets, and needs a server that offers 8BITMIME.
     pub(crate) eight_bit: bool,
     /// The content may be sent unchanged if the server offers BINARYMIME.
     pub(crate) binary: bool,
@@ -77,21 +76,15 @@ impl<'m> Body<'m> {
         }
     }
 
-    /// Creates a body from bytes, borrowed or owned. They are checked before anything is sent, so that content the
-    /// server does not accept is an error at that point.
-    pub fn bytes(bytes: impl Into<Cow<'m, [u8]>>) -> Body<'m> {
-        Body::new(Content::Bytes(bytes.into()))
-    }
-
     /// Creates a body from a file that is opened when it is sent. Its length is announced to the server as the size.
     ///
     /// The path may be a FIFO or a device: opening it does not block, and timeouts apply to waiting for its content, as
-    /// for [`file`](Body::file). The blocking client cannot interrupt some system calls, such as opening a file on a
-    /// network file system whose server is gone: it notices a timeout only after the call.
+    /// for an open file, which `Body::from` converts. The blocking client cannot interrupt some system calls, such as
+    /// opening a file on a network file system whose server is gone: it notices a timeout only after the call.
     pub fn path(path: impl Into<PathBuf>) -> Body<'m> {
         let path = path.into();
         let what = path.display().to_string();
-        let open = Box::new(move || Ok(Body::file(file::open(&path)?)));
+        let open = Box::new(move || Ok(Body::from(source::open(&path)?)));
         Body::new(Content::Unopened(Opener { what, open }))
     }
 
@@ -104,22 +97,12 @@ impl<'m> Body<'m> {
     /// let body = Body::deferred(|| {
     ///     let mut file = File::open("/var/spool/7.eml")?;
     ///     file.seek_relative(512)?;
-    ///     Ok(Body::file(file))
+    ///     Ok(Body::from(file))
     /// });
     /// # let _ = body;
     /// ```
     pub fn deferred(open: impl FnOnce() -> io::Result<Body<'static>> + Send + 'static) -> Body<'m> {
         Body::new(Content::Unopened(Opener { what: "deferred".to_owned(), open: Box::new(open) }))
-    }
-
-    /// Creates a body from an open file, starting at its current position. The length of the rest is announced to the
-    /// server as the size.
-    ///
-    /// The file may be a pipe, such as standard input: timeouts apply to waiting for its content. Meanwhile, content
-    /// that has arrived is sent, and replies are read.
-    pub fn file(mut file: File) -> Body<'m> {
-        let size = size_of_rest(&mut file);
-        Body { size, ..Body::new(Content::Reader(file::reader(file))) }
     }
 
     /// Creates a body from a reader, which is read to its end while it is sent, a block at a time. Content that the
@@ -209,8 +192,7 @@ impl<'m> Body<'m> {
     }
 
     /// Adds a progress callback, called after existing ones: see [`Progress`](super::Progress).
-    #[must_use]
-    pub fn on_progress(mut self, mut callback: impl FnMut(u64, Option<u64>) + Send + 'm) -> Body<'m> {
+    pub(crate) fn on_progress(mut self, mut callback: impl FnMut(u64, Option<u64>) + Send + 'm) -> Body<'m> {
         self.progress = Some(match self.progress.take() {
             None => Box::new(callback),
             Some(mut first) => Box::new(move |sent, total| {
@@ -231,11 +213,11 @@ impl<'m> Body<'m> {
     pub fn into_reader(self) -> io::Result<Box<dyn Read + Send + 'm>> {
         let body = self;
         #[cfg(feature = "dkim")]
-        let body = crate::blocking::sign(body, later(Instant::now(), Duration::MAX))?;
+        let body = dkim::sign(body, || Ok(()))?;
         let reader: Box<dyn Read + Send + 'm> = match body.content {
             Content::Bytes(bytes) => Box::new(Cursor::new(bytes)),
             Content::Unopened(opener) => opener.open()?.into_reader()?,
-            Content::Reader(reader) => Box::new(file::Patient(reader)),
+            Content::Reader(reader) => Box::new(source::Patient(reader)),
         };
         if body.claims.is_empty() {
             return Ok(reader);
@@ -311,42 +293,52 @@ impl Read for Claimed<'_> {
     }
 }
 
+impl<'m> From<Cow<'m, [u8]>> for Body<'m> {
+    fn from(bytes: Cow<'m, [u8]>) -> Body<'m> {
+        Body::new(Content::Bytes(bytes))
+    }
+}
+
 impl<'m> From<&'m [u8]> for Body<'m> {
     fn from(bytes: &'m [u8]) -> Body<'m> {
-        Body::bytes(bytes)
+        Body::new(Content::Bytes(bytes.into()))
     }
 }
 
 impl<'m, const N: usize> From<&'m [u8; N]> for Body<'m> {
     fn from(bytes: &'m [u8; N]) -> Body<'m> {
-        Body::bytes(bytes.as_slice())
+        bytes.as_slice().into()
     }
 }
 
 impl<'m> From<&'m str> for Body<'m> {
     fn from(text: &'m str) -> Body<'m> {
-        Body::bytes(text.as_bytes())
+        text.as_bytes().into()
     }
 }
 
 impl From<Vec<u8>> for Body<'_> {
     fn from(bytes: Vec<u8>) -> Self {
-        Body::bytes(bytes)
+        Body::new(Content::Bytes(bytes.into()))
     }
 }
 
 impl From<String> for Body<'_> {
     fn from(text: String) -> Self {
-        Body::bytes(text.into_bytes())
+        text.into_bytes().into()
     }
 }
 
-/// Returns the size of the rest of a regular file. It is unknown for others, and for files that claim to be empty
-/// (`/proc`).
-fn size_of_rest(file: &mut File) -> Option<u64> {
-    let meta = file.metadata().ok().filter(fs::Metadata::is_file)?;
-    let at = file.stream_position().ok()?;
-    Some(meta.len().saturating_sub(at)).filter(|size| *size > 0)
+/// Converts an open file, starting at its current position. The length of the rest is announced to the server as the
+/// size.
+///
+/// The file may be a pipe, such as standard input: timeouts apply to waiting for its content. Meanwhile, content that
+/// has arrived is sent, and replies are read.
+impl From<File> for Body<'_> {
+    fn from(mut file: File) -> Self {
+        let size = source::size_of_rest(&mut file);
+        Body { size, ..Body::new(Content::Reader(source::reader(file))) }
+    }
 }
 
 impl fmt::Debug for Body<'_> {
@@ -362,48 +354,50 @@ impl fmt::Debug for Body<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::{super::stamp, *};
+    use std::{fs, io::Seek};
+
+    use super::{super::unique_id::unique_id, *};
 
     fn flags(body: &Body<'_>) -> [bool; 4] {
         [body.seven_bit, body.eight_bit, body.binary, body.utf8]
     }
 
     fn flagged() -> Body<'static> {
-        Body::bytes(b"x".to_vec()).with_size(7).seven_bit().eight_bit().binary().utf8_headers()
+        Body::from(b"x".to_vec()).with_size(7).seven_bit().eight_bit().binary().utf8_headers()
     }
 
     #[test]
-    fn what_is_opened_once_keeps_what_was_said_of_it() {
+    fn a_body_that_can_be_opened_once_keeps_its_flags_and_size() {
         let once = flagged().into_once().unwrap();
         assert_eq!((flags(&once), once.size), ([true; 4], Some(7)));
     }
 
     #[test]
-    fn what_was_said_before_it_was_opened_and_what_is_said_then_counts() {
-        let plain = || Body::bytes(b"x");
+    fn opening_a_body_keeps_the_flags_of_both() {
+        let plain = || Body::from(b"x");
         assert_eq!(flags(&flagged().opened(plain())), [true; 4]);
         assert_eq!(flags(&plain().opened(flagged())), [true; 4]);
         assert_eq!(flags(&plain().opened(plain())), [false; 4]);
     }
 
     #[test]
-    fn a_path_has_to_be_opened_and_bytes_have_not() {
+    fn a_path_must_be_opened_and_bytes_need_not_be() {
         assert!(flagged().is_open() && !Body::path("/no/such/file").is_open());
     }
 
     #[test]
-    fn it_is_watched_if_somebody_is_told() {
+    fn a_body_with_a_callback_is_watched() {
         assert!(!flagged().is_watched() && flagged().on_progress(|_, _| {}).is_watched());
     }
 
     #[test]
-    fn the_size_of_a_file_is_what_is_left_of_it() {
-        let path = std::env::temp_dir().join(format!("postino-{}", stamp::unique()));
+    fn the_size_of_a_file_is_that_of_its_rest() {
+        let path = std::env::temp_dir().join(format!("postino-{}", unique_id()));
         let size = |text: &str, at| {
             fs::write(&path, text).unwrap();
             let mut file = File::open(&path).unwrap();
             file.seek(io::SeekFrom::Start(at)).unwrap();
-            Body::file(file).size
+            Body::from(file).size
         };
         let sizes = [size("", 0), size("abc", 0), size("abc", 2), size("abc", 3)];
         fs::remove_file(&path).unwrap();

@@ -119,7 +119,7 @@ pub(super) fn with_crlf(text: &str) -> String {
 }
 
 /// Converts every line end of a message to CRLF.
-pub(super) fn bytes_with_crlf(bytes: Cow<'static, [u8]>) -> Cow<'static, [u8]> {
+pub(super) fn bytes_with_crlf(bytes: &[u8]) -> Cow<'_, [u8]> {
     let mut out = Vec::new();
     let (mut from, mut at) = (0, 0);
     while let Some(found) = memchr2(b'\r', b'\n', &bytes[at..]) {
@@ -132,7 +132,7 @@ pub(super) fn bytes_with_crlf(bytes: Cow<'static, [u8]>) -> Cow<'static, [u8]> {
         }
     }
     if from == 0 {
-        return bytes;
+        return bytes.into();
     }
     out.extend_from_slice(&bytes[from..]);
     out.into()
@@ -260,13 +260,13 @@ mod tests {
             (b"\n\n\r\r\n\n\r", b"\r\n\r\n\r\n\r\n\r\n\r\n"),
             (b"\xff\n", b"\xff\r\n"),
         ] {
-            assert_eq!(*bytes_with_crlf(bytes.into()), *expected, "{}", bytes.escape_ascii());
+            assert_eq!(*bytes_with_crlf(bytes), *expected, "{}", bytes.escape_ascii());
         }
-        assert!(matches!(bytes_with_crlf(b"a\r\n".into()), Cow::Borrowed(_)));
+        assert!(matches!(bytes_with_crlf(b"a\r\n"), Cow::Borrowed(_)));
     }
 
     #[test]
-    fn text_is_utf_8_as_far_as_it_is_known() {
+    fn incomplete_text_is_utf_8_if_its_beginning_is() {
         let cut = &"xü".as_bytes()[..2];
         for (text, goes_on, needs) in [
             ("Grüße".as_bytes(), false, true),
@@ -311,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn quoted_printable_is_as_rfc_2045_has_it() {
+    fn quoted_printable_follows_rfc_2045() {
         for (bytes, text) in [
             ("Grüße".as_bytes(), "Gr=C3=BC=C3=9Fe"),
             (b"a=b", "a=3Db"),
@@ -325,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_of_76_octets_is_not_broken_and_one_of_77_is() {
+    fn a_line_of_76_octets_is_kept_whole_and_one_of_77_is_broken() {
         let line = "x".repeat(76);
         assert_eq!(quoted(line.as_bytes()), line);
         assert_eq!(quoted(format!("{line}\r\n").as_bytes()), format!("{line}\r\n"));
@@ -333,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn text_needs_no_encoding_where_8_bits_may_go_out_unless_it_would_not_come_back_the_same() {
+    fn text_may_be_sent_unencoded_with_8bitmime_unless_it_could_change() {
         let long = |length: usize| "ü".repeat(length / 2).into_bytes();
         for (bytes, is_text) in [
             ("Grüße\r\nvon hier".as_bytes(), true),
@@ -358,7 +358,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn quoted_printable_comes_back_in_short_lines(bytes in octets()) {
+        fn quoted_printable_round_trips_in_short_lines(bytes in octets()) {
             let text = quoted(&bytes);
             prop_assert_eq!(unquoted(&text), &bytes[..]);
             prop_assert!(text.split("\r\n").all(|line| line.len() <= 76 && !line.ends_with([' ', '\t'])));
@@ -367,7 +367,7 @@ mod tests {
         }
 
         #[test]
-        fn what_is_chosen_makes_as_many_octets_as_it_says(bytes in octets()) {
+        fn the_chosen_encoding_has_the_reported_length(bytes in octets()) {
             let (encoding, length) = Encoding::choose(&bytes);
             let mut out = Vec::new();
             match encoding {
@@ -380,7 +380,7 @@ mod tests {
     }
 
     #[test]
-    fn base64_in_blocks_is_base64_in_one() {
+    fn base64_in_blocks_equals_base64_in_one_piece() {
         for length in [0, 1, 56, 57, 58, BLOCK - 1, BLOCK, BLOCK + 1, 3 * BLOCK, 3 * BLOCK + 40] {
             let bytes: Vec<u8> = (0..length).map(|i| (i * 7) as u8).collect();
             let (mut whole, mut pieces) = (Vec::new(), Vec::new());

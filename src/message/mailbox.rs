@@ -2,7 +2,7 @@
 
 use std::{fmt, mem, str::FromStr};
 
-use super::{field, headers};
+use super::{header_reader, header_writer};
 use crate::{Address, Error};
 
 /// An address with a display name, as in header fields.
@@ -80,9 +80,9 @@ impl TryFrom<String> for Mailbox {
 fn only(items: Vec<Item>, text: &str) -> Result<Mailbox, Error> {
     let why = match <[Item; 1]>::try_from(items) {
         Ok([Item::Mailbox(mailbox)]) => return Ok(mailbox),
-        Ok(_) => "a group",
+        Ok(_) => "a group, not a single address",
         Err(items) if items.is_empty() => "empty",
-        Err(items) if items.contains(&Item::GroupEnd) => "a group",
+        Err(items) if items.contains(&Item::GroupEnd) => "a group, not a single address",
         Err(_) => "more than one address",
     };
     Err(invalid(text, why))
@@ -101,14 +101,14 @@ impl fmt::Display for Mailbox {
             name if name.split(' ').all(is_word) && !name.contains("=?") => {
                 write!(f, "{name} <{}>", self.address)
             }
-            name => write!(f, "{} <{}>", field::quoted(name), self.address),
+            name => write!(f, "{} <{}>", header_writer::quoted(name), self.address),
         }
     }
 }
 
-/// Whether a word is an atom, or letters beyond ASCII.
+/// Whether a word is an atom, or has non-ASCII letters.
 fn is_word(word: &str) -> bool {
-    !word.is_empty() && word.bytes().all(|byte| !byte.is_ascii() || field::is_atext(byte))
+    !word.is_empty() && word.bytes().all(|byte| !byte.is_ascii() || header_writer::is_atext(byte))
 }
 
 /// The value of an address header: mailboxes as text, or as pairs of name and address.
@@ -241,7 +241,7 @@ impl<M: Into<Mailboxes>> FromIterator<M> for Mailboxes {
     }
 }
 
-/// One step through an address list.
+/// An element of a parsed address list.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Item {
     Mailbox(Mailbox),
@@ -279,8 +279,8 @@ fn read_list(text: &str) -> Result<Vec<Item>, Error> {
     // The current mailbox begins at `start`.
     let (mut start, mut at) = (0, 0);
     while at < text.len() {
-        let length = headers::token_length(&text.as_bytes()[at..]);
-        let length = length.ok_or_else(|| invalid(text[start..].trim(), headers::UNTERMINATED))?;
+        let length = header_reader::token_length(&text.as_bytes()[at..]);
+        let length = length.ok_or_else(|| invalid(text[start..].trim(), header_reader::UNTERMINATED))?;
         let token = &text[at..at + length];
         at += length;
         reader
@@ -292,7 +292,7 @@ fn read_list(text: &str) -> Result<Vec<Item>, Error> {
     }
     reader.end_mailbox().map_err(|why| invalid(text[start..].trim(), why))?;
     if reader.in_group {
-        return Err(invalid(text, "a group without ; at its end"));
+        return Err(invalid(text, "a group without ; at the end"));
     }
     Ok(reader.items)
 }
@@ -321,7 +321,7 @@ impl Reader {
             b'(' => self.comments.push(unescaped(&token[1..token.len() - 1])),
             b'>' if self.is_open => self.is_open = false,
             _ if self.is_open => self.angle.get_or_insert_default().push_str(token),
-            b'>' => return Err("> without <"),
+            b'>' => return Err("> without a matching <"),
             b',' => self.end_mailbox()?,
             b';' if self.in_group => {
                 self.end_mailbox()?;
@@ -333,7 +333,7 @@ impl Reader {
                 self.gap = true;
                 self.bare.push(' ');
             }
-            _ if self.angle.is_some() => return Err("text after >"),
+            _ if self.angle.is_some() => return Err("unexpected text after >"),
             b'<' => (self.angle, self.is_open) = (Some(String::new()), true),
             b':' => self.begin_group()?,
             b'"' => self.word(token, &unescaped(&token[1..token.len() - 1])),
@@ -352,7 +352,7 @@ impl Reader {
 
     fn begin_group(&mut self) -> Result<(), &'static str> {
         if self.in_group {
-            return Err("a group in a group");
+            return Err("a group inside a group");
         }
         let name = self.display_name();
         if name.is_empty() {
@@ -366,7 +366,7 @@ impl Reader {
 
     fn end_mailbox(&mut self) -> Result<(), &'static str> {
         if self.is_open {
-            return Err("< without >");
+            return Err("< without a matching >");
         }
         let bare = mem::take(&mut self.bare);
         let angle = self.angle.take();
@@ -403,7 +403,7 @@ impl Reader {
 }
 
 /// Applies to text copied from a raw header. People do not type encoded words, and recipients would see them undecoded.
-const ENCODED: &str = "an encoded word: give the name itself, in any letters";
+const ENCODED: &str = "an encoded word: write the name itself, in any script";
 
 /// Whether a token contains an encoded word (RFC 2047 §2). Quoted text never does.
 pub(super) fn has_encoded_word(token: &str) -> bool {
@@ -420,17 +420,17 @@ pub(super) fn split_phrases(text: &str) -> Result<Vec<String>, &'static str> {
     let (mut phrases, mut phrase, mut rest) = (Vec::new(), String::new(), text);
     while let Some(first) = rest.chars().next() {
         let length = match first {
-            '"' => headers::token_length(rest.as_bytes()).ok_or("a quote does not end")?,
+            '"' => header_reader::token_length(rest.as_bytes()).ok_or("unterminated quote")?,
             _ => first.len_utf8(),
         };
-        let (token, behind) = rest.split_at(length);
+        let (token, after) = rest.split_at(length);
         match first {
             ',' => phrases.push(mem::take(&mut phrase)),
             '"' => phrase.push_str(&unescaped(&token[1..length - 1])),
             ' ' if phrase.is_empty() => {}
             _ => phrase.push_str(token),
         }
-        rest = behind;
+        rest = after;
     }
     phrases.push(phrase);
     phrases.iter_mut().for_each(|phrase| phrase.truncate(phrase.trim_end_matches(' ').len()));
@@ -462,7 +462,7 @@ mod tests {
     }
 
     #[test]
-    fn mailboxes_are_read_as_people_write_them() {
+    fn mailboxes_are_parsed_as_people_write_them() {
         for (text, expected) in [
             ("a@x.org", &["|a@x.org"][..]),
             (" <a@x.org> ", &["|a@x.org"]),
@@ -490,7 +490,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_list_of_addresses_is_refused() {
+    fn an_invalid_address_list_is_refused() {
         for text in [
             "Müller, Jörg <a@x.org>x",
             "<a@x.org> <b@x.org>",
@@ -521,7 +521,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mailbox_shows_as_it_could_be_typed() {
+    fn a_displayed_mailbox_parses_as_the_same_mailbox() {
         for name in
             ["", "Jörg", "Jörg Müller", "Müller, Jörg", "J. \"Joe\" \\ Doe", " a", "a  b", "x <y@z>, <v@w>"]
         {
@@ -532,7 +532,7 @@ mod tests {
     }
 
     #[test]
-    fn what_only_looks_like_an_encoded_word_is_a_name() {
+    fn text_that_only_resembles_an_encoded_word_is_a_name() {
         for name in ["\"=?utf-8?q?x?=\"", "=?", "=?what?=", "=?utf-8?q?x", "=??q?x?=", "=?utf-8?quoted?x?="] {
             let mailbox: Mailbox = format!("{name} <a@x.org>").parse().unwrap();
             assert_eq!(mailbox.name(), name.trim_matches('"'));
@@ -551,14 +551,14 @@ mod tests {
     }
 
     #[test]
-    fn one_mailbox_is_not_two() {
+    fn parsing_a_mailbox_accepts_exactly_one() {
         assert!("a@x.org, b@x.org".parse::<Mailbox>().is_err());
         assert!("Team: a@x.org;".parse::<Mailbox>().is_err());
         assert!("".parse::<Mailbox>().is_err());
     }
 
     #[test]
-    fn the_error_of_a_list_shows_the_mailbox_that_is_wrong() {
+    fn the_error_of_a_list_quotes_the_invalid_mailbox() {
         for (text, error) in [
             ("a@x.org, Bob <b@>, c@x.org", "invalid address \"Bob <b@>\": no domain"),
             ("bob smith", "invalid address \"bob smith\": no @"),
@@ -570,14 +570,14 @@ mod tests {
     }
 
     #[test]
-    fn exactly_one_mailbox_is_not_two() {
+    fn only_one_accepts_exactly_one_mailbox() {
         let read = |given: Mailboxes| given.only_one().read().map_err(|error| error.to_string());
         assert_eq!(read("Bob <b@x.org>".into()).unwrap().len(), 1);
         assert_eq!(read(("Bob, a", "b@x.org").into()).unwrap().len(), 1);
         for (given, error) in [
             ("a@x, b@y".into(), "invalid address \"a@x, b@y\": more than one address"),
             (["a@x", "b@y"].into(), "invalid address \"a@x, b@y\": more than one address"),
-            ("Team: a@x;".into(), "invalid address \"Team: a@x;\": a group"),
+            ("Team: a@x;".into(), "invalid address \"Team: a@x;\": a group, not a single address"),
             ("".into(), "invalid address \"\": empty"),
             (("", "a@x, b@y").into(), "invalid address \"a@x, b@y\": more than one address"),
         ] {
@@ -586,7 +586,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_given_apart_names_no_one_else() {
+    fn addresses_in_a_separate_name_are_not_recipients() {
         let given = Mailboxes::from([("Eve <eve@x.org>, Bob", "a@x.org")]);
         let expected = Mailbox::new("Eve <eve@x.org>, Bob", "a@x.org").unwrap();
         assert_eq!(given.read().unwrap(), [Item::Mailbox(expected)]);

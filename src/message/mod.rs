@@ -6,7 +6,7 @@
 //! ```no_run
 //! use postino::{Client, Message, message::Attachment};
 //!
-//! # let logo = vec![];
+//! # let logo: Vec<u8> = vec![];
 //! let message = Message::builder()
 //!     .from("Jörg Müller <joerg@example.org>")
 //!     .to("Bob <bob@example.net>, carol@example.com")
@@ -14,7 +14,7 @@
 //!     .subject("Grüße aus Köln")
 //!     .text("Hello, Bob!\n")
 //!     .html("<p>Hello, <b>Bob</b>! <img src=\"cid:logo\"></p>")
-//!     .inline("logo", "image/png", logo)
+//!     .attach(Attachment::bytes("logo.png", logo).content_id("logo"))
 //!     .attach(Attachment::path("report.pdf"))
 //!     .build()?;
 //! Client::builder("mail.example.org").credentials("joerg", "secret").send(&message)?;
@@ -32,27 +32,54 @@
 //! `lettre-0_11` and `mail-builder-2` it is implemented for `lettre::Message` and `mail_builder::MessageBuilder`. With
 //! `dkim`, `Dkim` signs any message.
 
+// A map for contributors:
+//
+// | subject | files |
+// |---|---|
+// | setters of the builder, and the order of the parts in a message | `builder.rs`, `resent.rs`, `field_set.rs` |
+// | the finished message: envelope, forms for different servers | `composed.rs` |
+// | one part of a message: its MIME header, calendars, attached messages, multiparts | `mime_part.rs` |
+// | attachments as users give them: names, media types, content ids | `attachment.rs`, `bytes.rs` |
+// | writing a header field: syntax, encoded words, folding | `header_writer.rs` |
+// | reading the headers of any message: envelope, `Bcc` | `header_reader.rs` |
+// | addresses with names, and lists of them | `mailbox.rs` |
+// | `Date`; `Message-ID` and boundaries | `date.rs`, `unique_id.rs` |
+// | choosing an encoding, base64, quoted-printable | `encoding.rs` |
+// | encoding the parts while they are sent | `encoded_stream.rs` |
+// | reading files, pipes and slow readers: the only I/O here | `source.rs` |
+// | readers that can be read only once | `single_use.rs` |
+// | finished messages: bytes, files, readers | `raw.rs` |
+// | what is passed to the client, and what it may assume about it | `body.rs` |
+// | progress callbacks | `progress.rs` |
+// | DKIM signatures | `dkim/` |
+// | messages of email-format, lettre and mail-builder | `adapters/` |
+//
+// A new kind of part starts with a setter in `builder.rs` (`MessageBuilder::into_part` decides where the part belongs)
+// and a constructor of `Part` in `mime_part.rs`; a new header field starts with a setter, and with `Kind` in
+// `header_writer.rs` if it is not free text. None of this knows the network or a client.
+
+mod adapters;
 mod attachment;
 mod body;
-mod compose;
+mod builder;
+mod bytes;
+mod composed;
+mod date;
 #[cfg(feature = "dkim")]
 pub(crate) mod dkim;
-mod email_format;
+mod encoded_stream;
 mod encoding;
-mod entity;
-mod field;
-pub(crate) mod file;
-mod headers;
-#[cfg(feature = "lettre-0_11")]
-mod lettre;
-#[cfg(feature = "mail-builder-2")]
-mod mail_builder;
+mod field_set;
+mod header_reader;
+mod header_writer;
 mod mailbox;
-mod once;
+mod mime_part;
 mod progress;
 mod raw;
-mod stamp;
-mod stream;
+mod resent;
+mod single_use;
+pub(crate) mod source;
+mod unique_id;
 
 use std::sync::Arc;
 
@@ -60,19 +87,21 @@ use std::sync::Arc;
 #[cfg_attr(docsrs, doc(cfg(feature = "dkim")))]
 pub use self::dkim::{Dkim, Signed};
 pub use self::{
-    attachment::{Attachment, Bytes},
+    attachment::Attachment,
     body::Body,
-    compose::{Message, MessageBuilder, Resent},
-    headers::{header_length, recipients_from_headers, sender_from_headers, without_bcc},
+    builder::MessageBuilder,
+    composed::Message,
+    header_reader::{header_length, without_bcc},
     mailbox::{Mailbox, Mailboxes},
     progress::Progress,
     raw::Raw,
+    resent::Resent,
 };
-pub(crate) use self::{body::Content, once::Claim, progress::Meter};
+pub(crate) use self::{body::Content, progress::Meter, single_use::Claim};
 use crate::{Envelope, Error};
 
 /// Error text for content that can be read only once and was already read.
-const READ_ALREADY: &str = "the message has content from a reader, which can be read only once: it was read already, or is being sent";
+const READ_ALREADY: &str = "the message has content from a reader that was already read or is being read";
 
 /// A message that can be sent: an envelope, and a body that can be opened (RFC 5322 text, headers first).
 ///
@@ -90,7 +119,7 @@ const READ_ALREADY: &str = "the message has content from a reader, which can be 
 ///         Envelope::new("alarm@example.org", ["ops@example.org"])
 ///     }
 ///     fn body(&self) -> Result<Body<'_>, Error> {
-///         Ok(Body::bytes(format!("Subject: Alarm\r\n\r\n{}\r\n", self.0).into_bytes()))
+///         Ok(format!("Subject: Alarm\r\n\r\n{}\r\n", self.0).into())
 ///     }
 /// }
 /// ```
@@ -137,26 +166,18 @@ pub trait Mail: Send + Sync {
     }
 }
 
-/// The server's extensions that affect the form of a message. More may be added.
+/// The server's extensions that affect the form of a message. More may be added. The default is a server without any.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ServerSupport {
-    /// The server accepts octets beyond ASCII in lines of at most 998 octets: 8BITMIME (RFC 6152).
+    /// The server accepts non-ASCII octets in lines of at most 998 octets: 8BITMIME (RFC 6152).
     pub eight_bit: bool,
-    /// The server accepts addresses beyond ASCII in header fields: SMTPUTF8 (RFC 6531) with 8BITMIME.
+    /// The server accepts non-ASCII addresses in header fields: SMTPUTF8 (RFC 6531) with 8BITMIME.
     pub utf8_headers: bool,
 }
 
-impl ServerSupport {
-    /// Returns the minimum support, which every server has.
-    #[must_use]
-    pub fn new() -> ServerSupport {
-        ServerSupport::default()
-    }
-}
-
 /// Implements `Mail` for pointers, so that a message can be sent many times without a copy.
-macro_rules! mail_behind {
+macro_rules! mail_for_pointers {
     ($($pointer:ty),*) => {$(
         impl<M: Mail + ?Sized> Mail for $pointer {
             fn envelope(&self) -> Result<Envelope, Error> {
@@ -173,4 +194,4 @@ macro_rules! mail_behind {
         }
     )*};
 }
-mail_behind!(&M, Box<M>, Arc<M>);
+mail_for_pointers!(&M, Box<M>, Arc<M>);

@@ -44,7 +44,7 @@ impl<M: Mail, F: FnMut(u64, Option<u64>) + Send> Progress<M, F> {
         Progress { mail, callback: Mutex::new(callback) }
     }
 
-    fn tell<'p>(&'p self, body: Body<'p>) -> Body<'p> {
+    fn watch<'p>(&'p self, body: Body<'p>) -> Body<'p> {
         // A callback that panicked poisons the lock. If the caller continues anyway, the callback is called again.
         body.on_progress(|sent, total| {
             (self.callback.lock().unwrap_or_else(PoisonError::into_inner))(sent, total);
@@ -58,11 +58,11 @@ impl<M: Mail, F: FnMut(u64, Option<u64>) + Send> Mail for Progress<M, F> {
     }
 
     fn body(&self) -> Result<Body<'_>, Error> {
-        Ok(self.tell(self.mail.body()?))
+        Ok(self.watch(self.mail.body()?))
     }
 
     fn body_for(&self, offer: ServerSupport) -> Result<Body<'_>, Error> {
-        Ok(self.tell(self.mail.body_for(offer)?))
+        Ok(self.watch(self.mail.body_for(offer)?))
     }
 }
 
@@ -81,12 +81,12 @@ pub(crate) struct Meter<'m> {
     /// Octets of the mail that were passed to the outbox.
     handed: u64,
     /// Octets that the callback was last called with.
-    told: u64,
+    reported: u64,
 }
 
 impl<'m> Meter<'m> {
     pub(super) fn new(callback: Option<Callback<'m>>, total: Option<u64>) -> Meter<'m> {
-        Meter { callback, total, start: None, handed: 0, told: 0 }
+        Meter { callback, total, start: None, handed: 0, reported: 0 }
     }
 
     /// Records that the content begins at this position in the stream, unless it began before.
@@ -99,12 +99,12 @@ impl<'m> Meter<'m> {
     }
 
     /// Records that this many octets of the stream were sent.
-    pub fn gone(&mut self, gone: u64) {
+    pub fn sent(&mut self, octets: u64) {
         let (Some(callback), Some(start)) = (&mut self.callback, self.start) else { return };
         // The stream also has doubled dots, and the final dot.
-        let sent = gone.saturating_sub(start).min(self.handed);
-        if sent > self.told {
-            self.told = sent;
+        let sent = octets.saturating_sub(start).min(self.handed);
+        if sent > self.reported {
+            self.reported = sent;
             callback(sent, self.total.map(|total| total.max(sent)));
         }
     }
@@ -114,37 +114,37 @@ impl<'m> Meter<'m> {
 mod tests {
     use super::*;
 
-    fn told(total: Option<u64>, steps: impl FnOnce(&mut Meter<'_>)) -> Vec<(u64, Option<u64>)> {
-        let mut told = Vec::new();
-        steps(&mut Meter::new(Some(Box::new(|sent, total| told.push((sent, total)))), total));
-        told
+    fn reports(total: Option<u64>, steps: impl FnOnce(&mut Meter<'_>)) -> Vec<(u64, Option<u64>)> {
+        let mut reports = Vec::new();
+        steps(&mut Meter::new(Some(Box::new(|sent, total| reports.push((sent, total)))), total));
+        reports
     }
 
     #[test]
-    fn what_has_left_is_told_once_and_never_more_than_there_is() {
-        let seen = told(Some(150), |meter| {
-            meter.gone(70); // MAIL
+    fn sent_octets_are_reported_once_and_never_exceed_the_total() {
+        let seen = reports(Some(150), |meter| {
+            meter.sent(70); // MAIL
             meter.begin(70);
             meter.hand_out(100);
-            meter.gone(70);
-            meter.gone(120);
-            meter.gone(120);
+            meter.sent(70);
+            meter.sent(120);
+            meter.sent(120);
             meter.begin(172);
             meter.hand_out(50);
-            meter.gone(172); // two dots were doubled
-            meter.gone(227);
+            meter.sent(172); // two dots were doubled
+            meter.sent(227);
         });
         assert_eq!(seen, [50, 102, 150].map(|sent| (sent, Some(150))));
     }
 
     #[test]
-    fn a_total_that_was_too_small_grows() {
+    fn a_total_that_is_too_small_grows() {
         let count = |meter: &mut Meter<'_>| {
             meter.begin(0);
             meter.hand_out(10);
-            meter.gone(10);
+            meter.sent(10);
         };
-        assert_eq!(told(Some(5), count), [(10, Some(10))]);
-        assert_eq!(told(None, count), [(10, None)]);
+        assert_eq!(reports(Some(5), count), [(10, Some(10))]);
+        assert_eq!(reports(None, count), [(10, None)]);
     }
 }

@@ -1,8 +1,8 @@
 //! Finished messages: bytes, files or readers, each with its envelope.
 
-use std::{borrow::Cow, fmt, io::Read, path::PathBuf};
+use std::{fmt, io::Read, path::PathBuf};
 
-use super::{Body, Mail, READ_ALREADY, once::Once};
+use super::{Body, Mail, READ_ALREADY, bytes::Bytes, single_use::SingleUse};
 use crate::{Envelope, Error};
 
 /// A finished message with an explicit envelope. Its headers are neither read nor changed, not even `Bcc`.
@@ -21,20 +21,15 @@ pub struct Raw<'m> {
 }
 
 enum Content<'m> {
-    Bytes(Cow<'m, [u8]>),
+    Bytes(Bytes<'m>),
     Path(PathBuf),
-    Reader(Once),
+    Reader(SingleUse),
 }
 
 impl<'m> Raw<'m> {
-    /// Creates a message from borrowed bytes.
-    pub fn bytes<B: ?Sized + AsRef<[u8]>>(envelope: Envelope, bytes: &'m B) -> Raw<'m> {
-        Raw { envelope, content: Content::Bytes(Cow::Borrowed(bytes.as_ref())) }
-    }
-
-    /// Creates a message from owned bytes.
-    pub fn owned(envelope: Envelope, bytes: impl Into<Vec<u8>>) -> Raw<'static> {
-        Raw { envelope, content: Content::Bytes(Cow::Owned(bytes.into())) }
+    /// Creates a message from bytes or text, borrowed or owned.
+    pub fn bytes(envelope: Envelope, bytes: impl AsRef<[u8]> + Send + Sync + 'm) -> Raw<'m> {
+        Raw { envelope, content: Content::Bytes(Bytes::new(bytes)) }
     }
 
     /// Creates a message from a file, which is opened each time it is sent, and read in constant memory meanwhile.
@@ -50,7 +45,7 @@ impl<'m> Raw<'m> {
     /// sending it to more recipients than the server accepts for one message (LIMITS RCPTMAX, RFC 9422): both would
     /// read it twice.
     pub fn reader(envelope: Envelope, reader: impl Read + Send + 'static) -> Raw<'m> {
-        Raw { envelope, content: Content::Reader(Once::new(reader)) }
+        Raw { envelope, content: Content::Reader(SingleUse::new(reader)) }
     }
 }
 
@@ -61,9 +56,9 @@ impl Mail for Raw<'_> {
 
     fn body(&self) -> Result<Body<'_>, Error> {
         match &self.content {
-            Content::Bytes(bytes) => Ok(Body::bytes(&**bytes)),
+            Content::Bytes(bytes) => Ok(Body::from(&**bytes)),
             Content::Path(path) => Ok(Body::path(path)),
-            Content::Reader(once) => match once.claim() {
+            Content::Reader(source) => match source.claim() {
                 Some((claim, reader)) => Ok(Body::reader(reader).claiming(vec![claim])),
                 None => Err(Error::Message(READ_ALREADY.into())),
             },

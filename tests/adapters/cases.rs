@@ -58,7 +58,7 @@ mod lettre_0_11 {
     }
 
     #[test]
-    fn it_arrives_as_it_is() {
+    fn the_message_arrives_unchanged() {
         let message = builder()
             .multipart(
                 MultiPart::mixed()
@@ -77,7 +77,7 @@ mod lettre_0_11 {
     }
 
     #[test]
-    fn a_bcc_is_a_recipient_and_is_not_sent_also_if_it_is_kept() {
+    fn bcc_recipients_get_the_message_without_bcc_even_with_keep_bcc() {
         let builder = || builder().bcc("Dave <hidden@example.net>".parse().unwrap());
         let kept = builder().keep_bcc().body("Hello!\n".to_owned()).unwrap();
         assert!(String::from_utf8(kept.formatted()).unwrap().contains("hidden"));
@@ -89,7 +89,7 @@ mod lettre_0_11 {
     }
 
     #[test]
-    fn an_envelope_of_its_own_stands_above_the_headers() {
+    fn an_explicit_envelope_takes_precedence_over_the_headers() {
         let envelope = |sender| Envelope::new(sender, vec![address("other@example.com")]).unwrap();
         let message = |sender| builder().envelope(envelope(sender)).body("Hello!\n".to_owned()).unwrap();
         let bounced = arrived(&message(Some(address("bounces@example.org"))));
@@ -101,7 +101,7 @@ mod lettre_0_11 {
     }
 
     #[test]
-    fn addresses_beyond_ascii_go_out_by_smtputf8() {
+    fn non_ascii_addresses_are_sent_with_smtputf8() {
         let message = Message::builder()
             .from("jörg@bücher.example".parse().unwrap())
             .to("用户@例子.example".parse().unwrap())
@@ -117,7 +117,7 @@ mod lettre_0_11 {
 
     #[cfg(feature = "dkim")]
     #[test]
-    fn it_can_be_signed() {
+    fn the_message_can_be_signed() {
         let key = include_str!("../dkim/keys/ed25519.pem");
         let dkim = postino::message::Dkim::new("example.org", "s", key).unwrap();
         let message = builder().body("Hello!\n".to_owned()).unwrap();
@@ -143,7 +143,7 @@ mod mail_builder_2 {
     }
 
     #[test]
-    fn it_arrives_as_it_is_written() {
+    fn the_message_arrives_as_serialized() {
         let message = builder().message_id("1@x").date(1_641_391_985_i64);
         let message = message.attachment("application/x-a", "a.bin", vec![0, 255, b'\n', 7]);
         let arrived = arrived(&message);
@@ -154,7 +154,7 @@ mod mail_builder_2 {
     }
 
     #[test]
-    fn a_bcc_is_a_recipient_and_is_not_sent_however_it_is_written() {
+    fn bcc_recipients_get_the_message_without_bcc_in_any_spelling() {
         for name in ["Bcc", "bcc", "BCC"] {
             let arrived = arrived(&builder().header(name, Raw::new("Dave <hidden@example.net>")));
             assert_eq!(arrived.recipients(), ["bob@example.net", "carol@example.net", "hidden@example.net"]);
@@ -164,12 +164,12 @@ mod mail_builder_2 {
     }
 
     #[test]
-    fn a_sender_stands_above_from() {
+    fn sender_takes_precedence_over_from() {
         assert_eq!(arrived(&builder().sender("sender@example.org")).sender(), "sender@example.org");
     }
 
     #[test]
-    fn who_it_is_from_and_for_has_to_be_said() {
+    fn a_sender_and_recipients_are_required() {
         let from = MessageBuilder::new().from("a@example.org");
         assert!(matches!(send(&from.clone().text_body("x")), Err(Error::NoRecipients)));
         assert!(matches!(send(&MessageBuilder::new().to("b@example.net")), Err(Error::Message(_))));
@@ -177,7 +177,7 @@ mod mail_builder_2 {
     }
 
     #[test]
-    fn addresses_beyond_ascii_go_out_by_smtputf8() {
+    fn non_ascii_addresses_are_sent_with_smtputf8() {
         let message = MessageBuilder::new().from("jörg@bücher.example").to(("Üser", "用户@例子.example"));
         let arrived = arrived(&message.text_body("x"));
         assert_eq!(
@@ -189,7 +189,7 @@ mod mail_builder_2 {
 
     #[cfg(feature = "dkim")]
     #[test]
-    fn it_can_be_signed() {
+    fn the_message_can_be_signed() {
         let key = include_str!("../dkim/keys/ed25519.pem");
         let dkim = postino::message::Dkim::new("example.org", "s", key).unwrap();
         let arrived = text(&arrived(&dkim.sign(&builder())));

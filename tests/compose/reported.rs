@@ -6,7 +6,7 @@ use postino::{
     message::{Attachment, Mailbox, Resent},
 };
 
-use super::{builder, bytes, check, header_block, mailboxes, parse, refused};
+use super::{builder, bytes, check, header_block, inline, mailboxes, parse, refused};
 
 /// The lines of a field, as sent.
 #[track_caller]
@@ -56,7 +56,7 @@ fn a_long_conversation_is_folded_between_its_identifiers() {
 }
 
 #[test]
-fn identifiers_without_brackets_are_found_again() {
+fn identifiers_without_brackets_get_brackets() {
     let message = builder().in_reply_to("1@x.org").references("0@x.org 1@x.org").build().unwrap();
     let sent = check(&message);
     let parsed = parse(sent.as_bytes());
@@ -65,7 +65,7 @@ fn identifiers_without_brackets_are_found_again() {
 }
 
 #[test]
-fn an_identifier_of_ours_has_a_domain() {
+fn a_generated_identifier_has_a_domain() {
     for (from, domain) in [
         ("a@example.org", "example.org"),
         ("a@[192.0.2.1]", "[192.0.2.1]"),
@@ -106,7 +106,7 @@ fn a_long_uri_is_neither_encoded_nor_broken() {
 }
 
 #[test]
-fn a_uri_that_is_not_encoded_is_refused() {
+fn an_unencoded_uri_is_refused() {
     for uri in
         ["mailto:a@x.org?subject=Ab melden", "mailto:a@x.org?subject=Kündigen", "https://x.org/\"", "leave"]
     {
@@ -117,7 +117,7 @@ fn a_uri_that_is_not_encoded_is_refused() {
 // Names and addresses.
 
 #[test]
-fn a_name_with_specials_is_one_name() {
+fn a_name_with_special_characters_is_one_name() {
     let long =
         "A Name That Is Extremely Long And Will Force The Folding To Break It, Which Is Here Tested, Twice";
     for name in [
@@ -147,7 +147,7 @@ fn a_name_with_specials_is_one_name() {
 }
 
 #[test]
-fn no_fold_stands_in_an_address_and_no_comma_is_encoded() {
+fn addresses_are_not_folded_and_commas_are_not_encoded() {
     let long = format!("{}@example.org", "0".repeat(60));
     let sent = check(
         &builder().to(&long[..]).to(("ä", "foo@example.org")).to(("Long Name", &long[..])).build().unwrap(),
@@ -159,7 +159,7 @@ fn no_fold_stands_in_an_address_and_no_comma_is_encoded() {
 }
 
 #[test]
-fn a_name_in_a_comment_is_a_name() {
+fn a_comment_after_an_address_is_the_name() {
     for (typed, name) in [
         ("md@example.org (Marco d'Itri)", "Marco d'Itri"),
         ("John Doe (Comment) <john@example.org>", "John Doe (Comment)"),
@@ -175,7 +175,7 @@ fn a_name_in_a_comment_is_a_name() {
 }
 
 #[test]
-fn an_encoded_word_in_a_list_that_is_typed_is_refused() {
+fn an_encoded_word_in_an_address_list_of_the_caller_is_refused() {
     for to in
         ["=?utf-8?b?TmfGsOG7nWkgbmjhuq1uIGEgdmVyeSB2ZXJ5IGxvbmcs?= name <to@example.com>", "=?utf-8?q?Ann?="]
     {
@@ -184,7 +184,7 @@ fn an_encoded_word_in_a_list_that_is_typed_is_refused() {
 }
 
 #[test]
-fn addresses_are_read_in_what_real_programs_write() {
+fn addresses_written_by_real_programs_are_parsed() {
     for (to, expected) in [
         ("Joe (a, b; c) <j@x.org>", "j@x.org"),
         ("DHL Worldwide < dhl@x.org >", "dhl@x.org"),
@@ -207,7 +207,7 @@ fn addresses_are_read_in_what_real_programs_write() {
 }
 
 #[test]
-fn an_address_that_is_not_clear_is_an_error_and_is_not_guessed() {
+fn an_ambiguous_address_is_an_error() {
     for to in [
         "=?UTF-8?Q?r?= <info@x.org",
         "Jane Doe",
@@ -224,7 +224,7 @@ fn an_address_that_is_not_clear_is_an_error_and_is_not_guessed() {
 }
 
 #[test]
-fn an_empty_group_is_for_nobody_and_is_written_whole() {
+fn an_empty_group_has_no_recipients_and_is_written_whole() {
     let message = Message::builder()
         .from("a@example.org")
         .to("undisclosed-recipients:;")
@@ -242,7 +242,7 @@ fn an_empty_group_is_for_nobody_and_is_written_whole() {
 }
 
 #[test]
-fn an_empty_field_takes_nothing_from_the_next() {
+fn an_empty_field_does_not_absorb_the_next_one() {
     let error = Envelope::from_headers(b"From:\nTo: foo@x.org\nCc: bar@x.org\n\n").unwrap_err();
     assert!(error.to_string().contains("From"));
     let read = Envelope::from_headers(b"Sender:\nFrom: a@x.org\nTo:\nCc: bar@x.org\n\n").unwrap();
@@ -252,7 +252,7 @@ fn an_empty_field_takes_nothing_from_the_next() {
 // Subjects.
 
 #[test]
-fn encoded_words_are_short_whole_and_never_empty() {
+fn encoded_words_are_short_and_never_empty_and_split_no_character() {
     for subject in [
         "Re: some few filler words here RE: Routeraustausch und übriggebliebene Glasfaser",
         "INFO: Uživatel Martin Němec přidal...",
@@ -278,7 +278,7 @@ fn encoded_words_are_short_whole_and_never_empty() {
 // Texts and attachments.
 
 #[test]
-fn white_space_at_the_end_of_a_line_stays() {
+fn trailing_white_space_of_a_line_is_kept() {
     for signature in ["Bye\n-- \nA. Lice\n", "Grüße\n-- \nA. Lice\n", "tab\t\n \n"] {
         let message = builder().text(signature).build().unwrap();
         let expected = signature.replace('\n', "\r\n");
@@ -299,7 +299,7 @@ fn a_table_keeps_its_byte_order_mark() {
 }
 
 #[test]
-fn a_file_keeps_its_name_and_its_ending() {
+fn a_file_keeps_its_name_and_extension() {
     use mail_parser::MimeHeaders;
     for name in [
         "Größe.pdf",
@@ -326,13 +326,13 @@ fn a_content_id_has_one_pair_of_brackets_and_one_line() {
         ("image001.png@01D5$A", "image001.png@01D5$A"),
         (&long, &long),
     ] {
-        let sent = check(&builder().html("x").inline(given, "image/png", "x").build().unwrap());
+        let sent = check(&builder().html("x").attach(inline(given, "image/png", "x")).build().unwrap());
         assert!(sent.contains(&format!("\r\nContent-ID: <{sent_as}>\r\n")), "{sent}");
     }
 }
 
 #[test]
-fn an_invitation_stands_beside_the_text_with_its_method() {
+fn an_invitation_is_an_alternative_to_the_text_and_has_its_method() {
     use mail_parser::MimeHeaders;
     let calendar = "BEGIN:VCALENDAR\nMETHOD:REQUEST\nSUMMARY:Zürich\nEND:VCALENDAR\n";
     let message =
@@ -348,7 +348,7 @@ fn an_invitation_stands_beside_the_text_with_its_method() {
 }
 
 #[test]
-fn a_field_that_describes_the_content_stands_once() {
+fn fields_that_describe_the_content_occur_once() {
     let sent = check(&builder().text("x").attach(Attachment::bytes("a", "x")).build().unwrap());
     assert_eq!(header_block(&sent).matches("MIME-Version: 1.0\r\n").count(), 1);
     assert_eq!(header_block(&sent).matches("Content-Type: ").count(), 1);
@@ -361,7 +361,7 @@ fn a_field_that_describes_the_content_stands_once() {
 }
 
 #[test]
-fn a_forwarded_message_is_readable_as_a_message_and_has_no_line_more() {
+fn a_forwarded_message_is_not_encoded_and_gains_no_line() {
     use mail_parser::MimeHeaders;
     for inner in [
         "Subject: report\n\nreport_with_no_body\n\n",
@@ -382,11 +382,11 @@ fn a_forwarded_message_is_readable_as_a_message_and_has_no_line_more() {
     }
 }
 
-// Domains beyond ASCII.
+// Non-ASCII domains.
 
 #[cfg(feature = "idna")]
 #[test]
-fn an_a_label_is_made_of_the_domain_and_of_nothing_else() {
+fn only_domains_become_a_labels() {
     for (address, ascii) in [
         ("a@fußball.test", "a@xn--fuball-cta.test"),
         ("a@BÜCHER.Example", "a@xn--bcher-kva.example"),
@@ -408,9 +408,9 @@ fn an_a_label_is_made_of_the_domain_and_of_nothing_else() {
 // Resent messages.
 
 #[test]
-fn a_message_that_is_sent_on_keeps_its_author_and_goes_to_no_one_before() {
+fn a_resent_message_keeps_its_author_and_has_only_new_recipients() {
     let message = builder().subject("Hi").text("Hello\n").build().unwrap();
-    let again = message.resend(Resent::new().from("bob@example.net").to("carol@example.com")).unwrap();
+    let again = message.resend(Resent::by("bob@example.net").to("carol@example.com")).unwrap();
     let sent = check(&again);
     assert_eq!(lines(&sent, "From"), ["From: alice@example.org"]);
     assert!(sent.find("Resent-To: ").unwrap() < sent.find("From: alice").unwrap());

@@ -291,12 +291,12 @@ fn a_message_that_cannot_be_sent_here_has_its_own_error_and_the_others_go() {
         &mut connect(&server),
         vec![
             numbered(1),
-            Raw::owned(bob(), vec![b'x'; 11]),
-            Raw::owned(envelope(&["b\u{f6}b@example.org"]), "3\r\n"),
-            Raw::owned(bob(), "\0\r\n"),
+            Raw::bytes(bob(), vec![b'x'; 11]),
+            Raw::bytes(envelope(&["b\u{f6}b@example.org"]), "3\r\n"),
+            Raw::bytes(bob(), "\0\r\n"),
             Raw::path(bob(), "/nonexistent/mail"),
             numbered(6),
-            Raw::owned(bob(), "\u{e9}\r\n"),
+            Raw::bytes(bob(), "\u{e9}\r\n"),
         ],
     );
     assert_eq!(outcomes(&results), "AEEEEAE");
@@ -360,7 +360,7 @@ fn an_early_refusal_in_a_batch_is_heard_and_ends_it() {
         peer.play(&two_joined(&format!("S: 250 taken\n{TAKEN}-- read 10000\nS: 552 too large")));
         peer.ignore();
     });
-    let large = Raw::owned(envelope(&["bob@example.org"]), b"0123456789\r\n".repeat(1_000_000));
+    let large = Raw::bytes(envelope(&["bob@example.org"]), b"0123456789\r\n".repeat(1_000_000));
     let mut client = connect(&server);
     let results = send_all(&mut client, vec![numbered(1), large, numbered(3)]);
     assert_eq!(outcomes(&results), "ARN");
@@ -570,7 +570,7 @@ fn messages_that_cannot_be_sent_are_not_taken_without_end_before_a_result() {
     let taken = std::cell::Cell::new(0);
     let large = (0..20_000).map(|_| {
         taken.set(taken.get() + 1);
-        Raw::owned(envelope(&["bob@example.org"]), "far too large\r\n")
+        Raw::bytes(envelope(&["bob@example.org"]), "far too large\r\n")
     });
     let mut batch = client.send_all(std::iter::once(numbered(1)).chain(large));
     assert!(block_on(batch.next()).unwrap().1.is_ok());
@@ -724,7 +724,7 @@ fn a_batch_that_sends_nothing_changes_nothing() {
         },
         |client| assert!(block_on(client.batch::<Raw<'static>>().next()).is_none()),
         |client| {
-            let nul = Raw::owned(envelope(&["bob@example.org"]), "\0");
+            let nul = Raw::bytes(envelope(&["bob@example.org"]), "\0");
             let results = send_all(client, vec![nul, Raw::path(envelope(&["bob@example.org"]), "/no/such")]);
             assert_eq!(outcomes(&results), "EE");
         },

@@ -29,9 +29,9 @@ fn wire(keywords: &str, mail: &dyn Mail) -> Vec<u8> {
     let mut client = connect(&server);
     accept(&mut client, mail);
     drop(client);
-    let heard = server.finish();
-    let start = heard.windows(6).position(|bytes| bytes == b"DATA\r\n").unwrap() + 6;
-    heard[start..].strip_suffix(b".\r\n").unwrap().to_vec()
+    let received = server.finish();
+    let start = received.windows(6).position(|bytes| bytes == b"DATA\r\n").unwrap() + 6;
+    received[start..].strip_suffix(b".\r\n").unwrap().to_vec()
 }
 
 #[track_caller]
@@ -61,7 +61,7 @@ impl Read for InPieces {
 
 // Behaviour 89, threat 32.
 #[test]
-fn a_message_ends_in_one_line_end_whether_it_had_one_or_not() {
+fn a_message_ends_with_one_line_end_whether_it_had_one_or_not() {
     assert_wire(b"Hello", b"Hello\r\n");
     assert_wire(b"Hello\r\n", b"Hello\r\n");
     assert_wire(b"Hello\r\n\r\n", b"Hello\r\n\r\n");
@@ -69,7 +69,7 @@ fn a_message_ends_in_one_line_end_whether_it_had_one_or_not() {
 
 // Behaviour 89.
 #[test]
-fn an_empty_message_is_an_empty_line() {
+fn an_empty_message_is_sent_as_an_empty_line() {
     assert_wire(b"", b"\r\n");
 }
 
@@ -88,7 +88,7 @@ fn a_lone_cr_at_the_end_becomes_crlf() {
 
 // Threat 30.
 #[test]
-fn a_dot_that_begins_a_line_is_doubled() {
+fn a_dot_at_the_start_of_a_line_is_doubled() {
     assert_wire(b".", b"..\r\n");
     assert_wire(b".\r\n", b"..\r\n");
     assert_wire(b"..\r\n.a\r\nb.c\r\n", b"...\r\n..a\r\nb.c\r\n");
@@ -96,7 +96,7 @@ fn a_dot_that_begins_a_line_is_doubled() {
 
 // Threat 28.
 #[test]
-fn no_way_to_write_a_line_of_a_dot_ends_the_message() {
+fn a_line_with_a_single_dot_never_ends_the_message() {
     for smuggled in ["\n.\n", "\n.\r\n", "\r\n.\n", "\r.\r", "\r\n.\r", "\r.\r\n", "\r\n.\r\n", "\n.\r"] {
         let sent = format!("a{smuggled}MAIL FROM:<eve@example.org>\r\n");
         assert_wire(sent.as_bytes(), b"a\r\n..\r\nMAIL FROM:<eve@example.org>\r\n");
@@ -105,15 +105,15 @@ fn no_way_to_write_a_line_of_a_dot_ends_the_message() {
 
 // Threat 33.
 #[test]
-fn a_long_line_passes_and_is_warned_of() {
+fn a_long_line_is_sent_with_a_warning() {
     let line = [b"threat-33-".as_slice(), &[b'x'; 5000], b"\r\n"].concat();
     assert_eq!(wire("", &text(&line)), line);
-    let told = crate::support::journal::lines_with(" the message has a line of more than 998");
-    assert!(told.iter().any(|line| line.starts_with("WARN postino: #")), "{told:?}");
+    let logged = crate::support::journal::lines_with(" the message has a line of more than 998");
+    assert!(logged.iter().any(|line| line.starts_with("WARN postino: #")), "{logged:?}");
 }
 
 #[test]
-fn large_bodies_arrive_whole() {
+fn large_bodies_arrive_complete() {
     let sent = b".0123456789abcdef\n".repeat(200_000);
     let expected = b"..0123456789abcdef\r\n".repeat(200_000);
     assert!(wire("", &text(&sent)) == expected);
@@ -139,7 +139,7 @@ impl Drop for File {
 }
 
 #[test]
-fn a_file_is_sent_as_often_as_wanted_and_its_size_is_told() {
+fn a_file_can_be_sent_repeatedly_and_its_size_is_announced() {
     let file = File::of("often", b"Hello\r\n");
     let mail = Raw::path(envelope(&["bob@example.org"]), &file.0);
     let server = Server::playing(format!(
@@ -161,7 +161,7 @@ fn a_file_is_sent_as_often_as_wanted_and_its_size_is_told() {
 }
 
 #[test]
-fn a_file_that_is_not_there_is_an_error_before_mail() {
+fn a_missing_file_is_an_error_before_mail() {
     let server = Server::playing("-- hello\nC: NOOP\nS: 250 ok");
     let mut client = connect(&server);
     let error = send_error(&mut client, &Raw::path(envelope(&["bob@example.org"]), "/nowhere/at/all"));
@@ -261,8 +261,8 @@ fn no_message_arrives_at(hello: &'static str, mail: &dyn Mail) -> Error {
     assert!(!error.in_doubt());
     assert_closed(&mut client);
     drop(client);
-    let heard = server.finish();
-    assert!(!heard.windows(5).any(|bytes| bytes == b"\r\n.\r\n"), "a message arrived");
+    let received = server.finish();
+    assert!(!received.windows(5).any(|bytes| bytes == b"\r\n.\r\n"), "a message arrived");
     error
 }
 
@@ -295,7 +295,7 @@ fn a_reader_that_fails_leaves_the_server_without_a_message() {
 }
 
 #[test]
-fn a_reader_that_is_interrupted_goes_on() {
+fn an_interrupted_reader_is_read_again() {
     struct Interrupted(bool, io::Cursor<&'static [u8]>);
     impl Read for Interrupted {
         fn read(&mut self, room: &mut [u8]) -> io::Result<usize> {
@@ -320,7 +320,7 @@ fn a_nul_in_a_reader_leaves_the_server_without_a_message() {
 
 // Threat 35.
 #[test]
-fn eight_bits_in_a_reader_leave_a_server_without_8bitmime_without_a_message() {
+fn eight_bit_content_from_a_reader_is_not_delivered_without_8bitmime() {
     let reader = Raw::reader(envelope(&["bob@example.org"]), io::Cursor::new("Grüße"));
     let error = no_message_arrives(&reader);
     assert!(matches!(cause(&error), Error::Unsupported(_)), "{error:?}");
@@ -344,9 +344,9 @@ fn a_reader_is_announced_as_8bitmime_wherever_that_is_offered() {
 }
 
 /// A message of a custom type.
-struct Own(Result<&'static str, &'static str>);
+struct Custom(Result<&'static str, &'static str>);
 
-impl Mail for Own {
+impl Mail for Custom {
     fn envelope(&self) -> Result<Envelope, Error> {
         Ok(envelope(&["bob@example.org"]))
     }
@@ -360,7 +360,7 @@ impl Mail for Own {
 }
 
 #[test]
-fn a_message_of_ones_own_tells_its_size() {
+fn a_custom_message_can_announce_its_size() {
     let server = Server::playing(
         "-- hello SIZE
          C: MAIL FROM:<alice@example.org> SIZE=4711
@@ -376,8 +376,8 @@ fn a_message_of_ones_own_tells_its_size() {
          S: 250 ok",
     );
     let mut client = connect(&server);
-    accept(&mut client, &Own(Ok("Hello")));
-    assert!(matches!(send_error(&mut client, &Own(Err("no"))), Error::Source(_)));
+    accept(&mut client, &Custom(Ok("Hello")));
+    assert!(matches!(send_error(&mut client, &Custom(Err("no"))), Error::Source(_)));
     assert_open(&mut client);
 }
 
@@ -392,7 +392,7 @@ fn email() -> Email {
 
 // Behaviour 80.
 #[test]
-fn an_email_goes_to_its_bcc_without_saying_so() {
+fn an_email_is_sent_to_its_bcc_recipients_without_bcc() {
     let server = Server::running(|peer| {
         peer.play(
             "-- hello
@@ -411,7 +411,7 @@ fn an_email_goes_to_its_bcc_without_saying_so() {
 }
 
 #[test]
-fn a_message_for_nobody_is_refused_before_mail() {
+fn a_message_without_recipients_is_refused_before_mail() {
     let server = Server::playing("-- hello\nC: NOOP\nS: 250 ok");
     let mut client = connect(&server);
     let mut email = email();
@@ -422,7 +422,7 @@ fn a_message_for_nobody_is_refused_before_mail() {
 }
 
 #[test]
-fn a_refusal_in_the_midst_of_a_reader_ends_the_connection() {
+fn a_refusal_in_the_middle_of_a_reader_closes_the_connection() {
     let server = Server::running(|peer| {
         peer.may_run_ahead = true;
         peer.play("-- hello\n-- envelope\nC: DATA\nS: 354 go on\n-- read 1000\nS: 552 enough\n-- ignore");
@@ -435,7 +435,7 @@ fn a_refusal_in_the_midst_of_a_reader_ends_the_connection() {
 
 // Behaviour 88.
 #[test]
-fn octets_go_out_as_they_are_but_for_line_ends_and_dots() {
+fn only_line_ends_and_dots_of_content_are_changed() {
     let all: Vec<u8> = (1..=255).filter(|octet| !b"\r\n".contains(octet)).collect();
     let sent = [&all[..], b"\n.", &all, b"\n"].concat();
     let expected = [&all[..], b"\r\n..", &all, b"\r\n"].concat();
@@ -456,7 +456,7 @@ impl Read for Counted {
 }
 
 #[test]
-fn a_reader_is_read_no_further_than_the_server_takes_it_and_what_buffers_hold() {
+fn a_reader_is_read_only_as_far_as_the_server_and_the_buffers_accept_it() {
     let server = Server::cramped(|peer| {
         peer.may_run_ahead = true;
         peer.play("-- hello\n-- envelope\nC: DATA\nS: 354 go on\n-- read 10000000\nS: 552 enough\n-- ignore");
@@ -480,17 +480,17 @@ impl Read for Slices {
 
 // Threat 31.
 #[test]
-fn content_in_any_slices_is_the_same_wire() {
+fn the_slicing_of_content_does_not_change_what_is_sent() {
     let text = b".\r\n..\r\n\r\n.\r\n.a\n.\nb\r.\r\n\r.\n.";
     let wire = b"..\r\n...\r\n\r\n..\r\n..a\r\n..\r\nb\r\n..\r\n\r\n..\r\n..\r\n.\r\n";
     for slice in 1..=text.len() {
         let server = Server::running(move |peer| {
             peer.play("-- hello\n-- envelope\nC: DATA\nS: 354 go on");
-            let mut heard = Vec::new();
-            while !heard.ends_with(b"\r\n.\r\n") {
-                heard.extend(peer.line().unwrap());
+            let mut received = Vec::new();
+            while !received.ends_with(b"\r\n.\r\n") {
+                received.extend(peer.line().unwrap());
             }
-            assert_eq!(heard.escape_ascii().to_string(), wire.escape_ascii().to_string());
+            assert_eq!(received.escape_ascii().to_string(), wire.escape_ascii().to_string());
             peer.play("S: 250 ok");
         });
         let reader = Slices(io::Cursor::new(text.to_vec()), slice);

@@ -181,7 +181,7 @@ impl Mail for Binary {
     }
 
     fn body(&self) -> Result<Body<'_>, Error> {
-        Ok(Body::bytes(self.0).binary())
+        Ok(Body::from(self.0).binary())
     }
 }
 

@@ -19,7 +19,7 @@ fn builder() -> MessageBuilder {
 
 /// Sends a message to a server with these keywords. Returns what it received: MAIL, and the content.
 #[track_caller]
-fn heard(keywords: &'static str, mail: &dyn Mail) -> (String, String) {
+fn received(keywords: &'static str, mail: &dyn Mail) -> (String, String) {
     let server = Server::running(move |peer| {
         peer.play(&format!("-- hello {keywords}"));
         peer.line().unwrap();
@@ -30,27 +30,27 @@ fn heard(keywords: &'static str, mail: &dyn Mail) -> (String, String) {
     let mut client = connect(&server);
     accept(&mut client, mail);
     drop(client);
-    let heard = String::from_utf8(server.finish()).unwrap();
-    let mail = heard.lines().find(|line| line.starts_with("MAIL")).unwrap().to_owned();
-    let start = heard.find("DATA\r\n").unwrap() + "DATA\r\n".len();
-    (mail, heard[start..].strip_suffix(".\r\n").unwrap().to_owned())
+    let received = String::from_utf8(server.finish()).unwrap();
+    let mail = received.lines().find(|line| line.starts_with("MAIL")).unwrap().to_owned();
+    let start = received.find("DATA\r\n").unwrap() + "DATA\r\n".len();
+    (mail, received[start..].strip_suffix(".\r\n").unwrap().to_owned())
 }
 
 // Behaviour 85.
 #[test]
-fn text_is_encoded_without_8bitmime_and_goes_out_as_it_is_with_it() {
+fn text_is_encoded_without_8bitmime_and_sent_unencoded_with_it() {
     let line = "Grüße an alle in diesem Haus\n";
     let text = line.repeat(20_000); // more than is made at once
     for text in [line, &text] {
         let message = builder().text(text).attach(Attachment::bytes("a.bin", vec![0; 10])).build().unwrap();
-        let (mail, seven) = heard("SIZE", &message);
+        let (mail, seven) = received("SIZE", &message);
         assert_eq!(mail, format!("MAIL FROM:<alice@example.org> SIZE={}", seven.len()));
         assert!(
             seven.is_ascii() && seven.contains("\r\nGr=C3=BC=C3=9Fe an alle in diesem Haus\r\n"),
             "{seven}"
         );
 
-        let (mail, eight) = heard("SIZE, 8BITMIME", &message);
+        let (mail, eight) = received("SIZE, 8BITMIME", &message);
         assert_eq!(mail, format!("MAIL FROM:<alice@example.org> SIZE={} BODY=8BITMIME", eight.len()));
         assert!(eight.contains("\r\nGrüße an alle in diesem Haus\r\n"), "{eight}");
     }
@@ -58,30 +58,30 @@ fn text_is_encoded_without_8bitmime_and_goes_out_as_it_is_with_it() {
 
 // Behaviour 85.
 #[test]
-fn what_is_ascii_anyway_is_not_announced_as_8bitmime() {
+fn an_ascii_message_is_not_announced_as_8bitmime() {
     let message =
         builder().text("Hello\n").attach(Attachment::bytes("a.bin", vec![200; 1000])).build().unwrap();
-    assert_eq!(heard("8BITMIME", &message).0, "MAIL FROM:<alice@example.org>");
+    assert_eq!(received("8BITMIME", &message).0, "MAIL FROM:<alice@example.org>");
 }
 
 // Behaviour 84.
 #[test]
-fn an_address_beyond_ascii_needs_smtputf8_and_a_name_does_not() {
+fn a_non_ascii_address_needs_smtputf8_and_a_name_does_not() {
     let utf8 = "8BITMIME, SMTPUTF8";
-    let (mail, sent) = heard(utf8, &builder().reply_to(("Jörg", "joerg@example.org")).build().unwrap());
+    let (mail, sent) = received(utf8, &builder().reply_to(("Jörg", "joerg@example.org")).build().unwrap());
     assert_eq!(mail, "MAIL FROM:<alice@example.org>");
     assert!(sent.contains("Reply-To: =?utf-8?b?SsO2cmc=?= <joerg@example.org>\r\n"), "{sent}");
 
     // An address in the headers alone needs it, too.
     let message = builder().reply_to("jörg@example.org").build().unwrap();
-    let (mail, sent) = heard(utf8, &message);
+    let (mail, sent) = received(utf8, &message);
     assert_eq!(mail, "MAIL FROM:<alice@example.org> SMTPUTF8 BODY=8BITMIME");
     assert!(sent.contains("Reply-To: jörg@example.org\r\n"), "{sent}");
 }
 
 // Behaviour 84.
 #[test]
-fn without_smtputf8_an_address_beyond_ascii_is_an_error_before_mail() {
+fn without_smtputf8_a_non_ascii_address_is_an_error_before_mail() {
     for keywords in ["8BITMIME", "SMTPUTF8"] {
         let server = Server::playing(format!("-- hello {keywords}\nC: NOOP\nS: 250 ok"));
         let mut client = connect(&server);
@@ -101,7 +101,7 @@ fn without_smtputf8_an_address_beyond_ascii_is_an_error_before_mail() {
 
 #[cfg(feature = "idna")]
 #[test]
-fn without_smtputf8_a_domain_beyond_ascii_is_an_a_label_in_the_header_too() {
+fn without_smtputf8_a_non_ascii_domain_is_an_a_label_in_the_header_too() {
     let message = Message::builder()
         .from("Jörg <joerg@bücher.example>")
         .to("bob@例え.example")
@@ -110,17 +110,17 @@ fn without_smtputf8_a_domain_beyond_ascii_is_an_a_label_in_the_header_too() {
         .unwrap();
     for large in [
         message.clone(),
-        message.resend(postino::message::Resent::new().from("a@ü.example").to("bob@例え.example")).unwrap(),
+        message.resend(postino::message::Resent::by("a@ü.example").to("bob@例え.example")).unwrap(),
     ] {
         for keywords in ["SIZE", "8BITMIME"] {
-            let (mail, sent) = heard(keywords, &large);
+            let (mail, sent) = received(keywords, &large);
             assert!(mail.contains("@xn--") && !mail.contains("SMTPUTF8") && sent.is_ascii(), "{mail}");
             assert!(sent.contains("From: =?utf-8?b?SsO2cmc=?= <joerg@xn--bcher-kva.example>\r\n"), "{sent}");
             assert!(sent.contains("\r\nTo: bob@xn--r8jz45g.example\r\n"), "{sent}");
             assert!(sent.contains("Reply-To: Team: a@xn--bcher-kva.example, b@example.org;\r\n"), "{sent}");
         }
     }
-    let (mail, sent) = heard("8BITMIME, SMTPUTF8", &message);
+    let (mail, sent) = received("8BITMIME, SMTPUTF8", &message);
     assert_eq!(mail, "MAIL FROM:<joerg@bücher.example> SMTPUTF8 BODY=8BITMIME");
     assert!(
         sent.contains("<joerg@bücher.example>\r\n") && sent.contains("To: bob@例え.example\r\n"),
@@ -130,12 +130,12 @@ fn without_smtputf8_a_domain_beyond_ascii_is_an_a_label_in_the_header_too() {
     assert_eq!(email_format::Email::try_from(message.clone()).unwrap().get_body().unwrap().0, b"\r\n"[..0]);
     // As a part of another message, it is in ASCII.
     let around = builder().attach(Attachment::message(message)).build().unwrap();
-    assert!(heard("SIZE", &around).1.contains("\r\nTo: bob@xn--r8jz45g.example\r\n"));
+    assert!(received("SIZE", &around).1.contains("\r\nTo: bob@xn--r8jz45g.example\r\n"));
 }
 
 #[cfg(feature = "idna")]
 #[test]
-fn one_local_part_beyond_ascii_needs_smtputf8_whatever_the_domains_are() {
+fn a_non_ascii_local_part_needs_smtputf8_whatever_the_domains_are() {
     let server = Server::playing("-- hello 8BITMIME\nC: NOOP\nS: 250 ok");
     let mut client = connect(&server);
     let message = builder().reply_to("jörg@bücher.example").cc("a@bücher.example").build().unwrap();
@@ -152,7 +152,7 @@ fn around(inner: impl Into<Vec<u8>>) -> Message {
 
 #[test]
 fn a_message_attached_as_bytes_has_crlf_and_is_never_encoded() {
-    let (mail, sent) = heard("SIZE", &around("From: a@example.org\n\nHello\n"));
+    let (mail, sent) = received("SIZE", &around("From: a@example.org\n\nHello\n"));
     assert_eq!(mail, format!("MAIL FROM:<alice@example.org> SIZE={}", sent.len()));
     assert!(
         sent.contains("Content-Transfer-Encoding: 7bit\r\n\r\nFrom: a@example.org\r\n\r\nHello\r\n\r\n--=_"),
@@ -161,7 +161,7 @@ fn a_message_attached_as_bytes_has_crlf_and_is_never_encoded() {
 
     let long = format!("From: a@example.org\n\n{}", "Grüße\n".repeat(20_000));
     for inner in ["From: a@example.org\n\nGrüße\n", &long] {
-        let (mail, sent) = heard("8BITMIME", &around(inner));
+        let (mail, sent) = received("8BITMIME", &around(inner));
         assert_eq!(mail, "MAIL FROM:<alice@example.org> BODY=8BITMIME");
         assert!(sent.contains(&inner.replace('\n', "\r\n")) && !sent.contains("base64"), "{sent}");
         assert_eq!(sent.matches("Content-Transfer-Encoding: 8bit\r\n").count(), 2, "{sent}");
@@ -169,7 +169,7 @@ fn a_message_attached_as_bytes_has_crlf_and_is_never_encoded() {
 }
 
 #[test]
-fn an_attached_message_beyond_ascii_is_an_error_before_mail_without_8bitmime() {
+fn a_non_ascii_attached_message_is_an_error_before_mail_without_8bitmime() {
     let server = Server::playing("-- hello SIZE, CHUNKING\nC: NOOP\nS: 250 ok");
     let mut client = connect(&server);
     let inner = || around("From: a@example.org\n\nGrüße\n");
@@ -198,7 +198,7 @@ impl TextFile {
     fn content_type(&self, content: &[u8], attachment: impl Fn(Attachment) -> Attachment) -> String {
         fs::write(&self.0, content).unwrap();
         let message = builder().attach(attachment(Attachment::path(&self.0))).build().unwrap();
-        let (mail, sent) = heard("SIZE", &message);
+        let (mail, sent) = received("SIZE", &message);
         assert!(mail.ends_with(&format!(" SIZE={}", sent.len())), "{mail}");
         let part = &sent[sent.find("\r\n--=_").unwrap()..];
         let start = part.find("Content-Type: ").unwrap() + "Content-Type: ".len();
@@ -213,7 +213,7 @@ impl Drop for TextFile {
 }
 
 #[test]
-fn a_text_file_says_that_it_is_utf_8() {
+fn a_utf_8_text_file_is_labelled_as_such() {
     let long = "x".repeat(64 * 1024 - 1) + "üü";
     for (end, kind) in [("csv", "text/csv"), ("txt", "text/plain"), ("log", "text/plain")] {
         let file = TextFile::new(&format!("charset.{end}"));
@@ -230,20 +230,20 @@ fn a_text_file_says_that_it_is_utf_8() {
 
 #[cfg(unix)]
 #[test]
-fn a_fifo_is_not_read_to_find_its_charset() {
+fn a_fifo_is_not_read_to_detect_its_charset() {
     let fifo = TextFile::new("fifo.txt");
     assert!(std::process::Command::new("mkfifo").arg(&fifo.0).status().unwrap().success());
     let writer = {
         let path = fifo.0.clone();
         std::thread::spawn(move || fs::write(path, "Grüße\n"))
     };
-    let (_, sent) = heard("SIZE", &builder().attach(Attachment::path(&fifo.0)).build().unwrap());
+    let (_, sent) = received("SIZE", &builder().attach(Attachment::path(&fifo.0)).build().unwrap());
     writer.join().unwrap().unwrap();
     assert!(sent.contains("Content-Type: text/plain\r\n") && sent.contains("\r\nR3LDvMOfZQo=\r\n"), "{sent}");
 }
 
 #[test]
-fn an_attached_file_that_is_not_there_is_an_error_before_mail() {
+fn a_missing_attached_file_is_an_error_before_mail() {
     let server = Server::playing("-- hello\nC: NOOP\nS: 250 ok");
     let mut client = connect(&server);
     let message = builder().attach(Attachment::path("/nowhere/at/all")).build().unwrap();
@@ -253,7 +253,7 @@ fn an_attached_file_that_is_not_there_is_an_error_before_mail() {
 }
 
 #[test]
-fn an_attached_file_is_too_large_before_mail() {
+fn an_attached_file_that_is_too_large_is_an_error_before_mail() {
     let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
     let path = path.join(format!("{}-attached-{}", env!("CARGO_CRATE_NAME"), std::process::id()));
     fs::write(&path, [7; 100_000]).unwrap();
@@ -268,7 +268,7 @@ fn an_attached_file_is_too_large_before_mail() {
 /// A sparse file of this size, which takes no disk space.
 #[cfg(target_os = "linux")]
 #[test]
-fn attached_files_that_are_too_large_together_for_any_number_are_too_large_before_mail() {
+fn attached_files_whose_sizes_overflow_are_too_large_before_mail() {
     use std::os::fd::AsRawFd;
     let file = rustix::fs::memfd_create("postino", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
     rustix::fs::ftruncate(&file, i64::MAX as u64).unwrap();
@@ -314,10 +314,10 @@ impl Mail for Deferred {
 }
 
 #[test]
-fn what_is_deferred_is_opened_where_it_may_wait() {
+fn a_deferred_body_is_opened_where_it_may_wait() {
     let (tell, hear) = std::sync::mpsc::sync_channel(1);
     assert_eq!(
-        heard("SIZE", &Deferred(tell)),
+        received("SIZE", &Deferred(tell)),
         ("MAIL FROM:<alice@example.org> SIZE=5".to_owned(), "Hello\r\n".to_owned())
     );
     let here = std::thread::current().id() == hear.recv().unwrap();
@@ -326,74 +326,74 @@ fn what_is_deferred_is_opened_where_it_may_wait() {
 
 /// All reports that the callback received.
 #[track_caller]
-fn told(mail: &dyn Mail) -> Vec<(u64, Option<u64>)> {
-    let mut told = Vec::new();
-    heard("8BITMIME", &mail.on_progress(|sent, total| told.push((sent, total))));
-    assert!(told.windows(2).all(|two| two[0].0 < two[1].0), "{told:?}");
-    told
+fn reports(mail: &dyn Mail) -> Vec<(u64, Option<u64>)> {
+    let mut reports = Vec::new();
+    received("8BITMIME", &mail.on_progress(|sent, total| reports.push((sent, total))));
+    assert!(reports.windows(2).all(|two| two[0].0 < two[1].0), "{reports:?}");
+    reports
 }
 
 #[test]
-fn progress_is_told_until_all_has_left() {
+fn progress_is_reported_until_everything_was_sent() {
     let text = b"0123456789abcdef0123456789abcd\r\n".repeat(10_000); // 320,000 octets
-    let all = told(&super::text(&text));
+    let all = reports(&super::text(&text));
     assert!(all.len() > 2, "{all:?}");
     assert!(all.iter().all(|(_, total)| *total == Some(320_000)));
     assert_eq!(all.last().unwrap().0, 320_000);
 }
 
 #[test]
-fn progress_counts_octets_as_the_mail_has_them() {
+fn progress_counts_the_octets_of_the_mail() {
     // They become CRLF and two dots.
-    let all = told(&super::text(b".\n".repeat(100_000).as_slice()));
+    let all = reports(&super::text(b".\n".repeat(100_000).as_slice()));
     assert_eq!(all.last(), Some(&(200_000, Some(200_000))));
 }
 
 #[test]
-fn progress_of_a_reader_has_no_total_unless_it_was_told() {
+fn progress_of_a_reader_has_no_total_unless_a_size_is_set() {
     let content = || io::Cursor::new(vec![b'\n'; 100_000]);
-    let all = told(&Raw::reader(envelope(&["bob@example.org"]), content()));
+    let all = reports(&Raw::reader(envelope(&["bob@example.org"]), content()));
     assert_eq!(all.last(), Some(&(100_000, None)));
     let message = builder().attach(Attachment::reader("a", io::repeat(7).take(100_000))).build().unwrap();
-    assert_eq!(told(&message).last().unwrap().1, None);
+    assert_eq!(reports(&message).last().unwrap().1, None);
 }
 
 #[test]
-fn progress_of_a_composed_message_ends_at_its_size_and_begins_anew_when_it_is_sent_again() {
+fn progress_of_a_composed_message_ends_at_its_size_and_restarts_when_it_is_sent_again() {
     let message = builder().attach(Attachment::bytes("a", vec![7; 200_000])).build().unwrap();
     let size = message.to_bytes().unwrap().len() as u64;
-    let mut told = Vec::new();
+    let mut reports = Vec::new();
     {
-        let mail = message.on_progress(|sent, total| told.push((sent, total)));
-        heard("", &mail);
-        heard("", &mail);
+        let mail = message.on_progress(|sent, total| reports.push((sent, total)));
+        received("", &mail);
+        received("", &mail);
     }
-    assert_eq!(told.iter().filter(|told| **told == (size, Some(size))).count(), 2, "{told:?}");
+    assert_eq!(reports.iter().filter(|report| **report == (size, Some(size))).count(), 2, "{reports:?}");
 }
 
 #[test]
-fn progress_around_progress_tells_both() {
+fn nested_progress_calls_both_callbacks() {
     let (mut one, mut other) = (0, 0);
-    heard("", &mail().on_progress(|sent, _| one = sent).on_progress(|sent, _| other = sent));
+    received("", &mail().on_progress(|sent, _| one = sent).on_progress(|sent, _| other = sent));
     assert_eq!((one, other), (7, 7));
 }
 
 #[test]
-fn progress_says_nothing_of_what_was_refused() {
+fn progress_is_not_reported_for_a_refused_message() {
     let server = Server::playing("-- hello\nC: MAIL FROM:<alice@example.org>\nS: 550 no\nC: RSET\nS: 250 ok");
     let mut client = connect(&server);
-    let mut told = 0;
-    send_error(&mut client, &mail().on_progress(|_, _| told += 1));
-    assert_eq!(told, 0);
+    let mut reports = 0;
+    send_error(&mut client, &mail().on_progress(|_, _| reports += 1));
+    assert_eq!(reports, 0);
 }
 
 #[test]
-fn what_is_behind_a_pointer_takes_the_same_form() {
+fn a_mail_behind_a_pointer_has_the_same_form() {
     let message = builder().text("Grüße an alle in diesem Haus\n").build().unwrap();
-    let (mail, content) = heard("8BITMIME", &message);
+    let (mail, content) = received("8BITMIME", &message);
     assert!(mail.ends_with(" BODY=8BITMIME"), "{mail}");
     let boxed: Box<dyn Mail> = Box::new(message.clone());
-    for behind in [&boxed as &dyn Mail, &&message] {
-        assert_eq!(heard("8BITMIME", behind), (mail.clone(), content.clone()));
+    for pointer in [&boxed as &dyn Mail, &&message] {
+        assert_eq!(received("8BITMIME", pointer), (mail.clone(), content.clone()));
     }
 }

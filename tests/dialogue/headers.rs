@@ -1,7 +1,5 @@
 //! Messages whose headers alone name their sender and recipients: what of them is sent.
 
-use std::borrow::Cow;
-
 use postino::{
     Error, Mail,
     message::{Body, without_bcc},
@@ -24,21 +22,18 @@ impl Mail for Typed {
     }
 
     fn body(&self) -> Result<Body<'_>, Error> {
-        Ok(match without_bcc(self.0.as_bytes()) {
-            Cow::Borrowed(text) => Body::bytes(text),
-            Cow::Owned(text) => Body::bytes(text),
-        })
+        Ok(without_bcc(self.0.as_bytes()).into())
     }
 }
 
 /// Returns what the server receives for a message with these headers: the paths of MAIL and RCPT, and the content.
 #[track_caller]
-fn heard(headers: &str) -> (Vec<String>, String) {
-    heard_of(&Typed::new(headers))
+fn received(headers: &str) -> (Vec<String>, String) {
+    received_from(&Typed::new(headers))
 }
 
 #[track_caller]
-fn heard_of(mail: &dyn Mail) -> (Vec<String>, String) {
+fn received_from(mail: &dyn Mail) -> (Vec<String>, String) {
     let server = Server::running(|peer| {
         peer.play("-- hello");
         while peer.line().unwrap() != b"DATA\r\n" {
@@ -49,8 +44,8 @@ fn heard_of(mail: &dyn Mail) -> (Vec<String>, String) {
     let mut client = connect(&server);
     accept(&mut client, mail);
     drop(client);
-    let heard = String::from_utf8(server.finish()).unwrap();
-    let (envelope, content) = heard.split_once("DATA\r\n").unwrap();
+    let received = String::from_utf8(server.finish()).unwrap();
+    let (envelope, content) = received.split_once("DATA\r\n").unwrap();
     let envelope = envelope.lines().skip(1).map(str::to_owned).collect(); // after EHLO
     (envelope, content.to_owned())
 }
@@ -67,8 +62,8 @@ fn refused(mail: &dyn Mail) -> Error {
 
 // Behaviour 79.
 #[test]
-fn recipients_go_out_in_the_order_to_cc_bcc_and_twice_is_twice() {
-    let (envelope, _) = heard("From: a@x\nBcc: carol@x\nCc: bob@x, carol@x\nTo: Ted <ted@x>");
+fn recipients_are_sent_in_the_order_to_cc_bcc_with_duplicates() {
+    let (envelope, _) = received("From: a@x\nBcc: carol@x\nCc: bob@x, carol@x\nTo: Ted <ted@x>");
     assert_eq!(
         envelope,
         ["MAIL FROM:<a@x>", "RCPT TO:<ted@x>", "RCPT TO:<bob@x>", "RCPT TO:<carol@x>", "RCPT TO:<carol@x>"]
@@ -77,9 +72,9 @@ fn recipients_go_out_in_the_order_to_cc_bcc_and_twice_is_twice() {
 
 // Behaviour 80, threat 45.
 #[test]
-fn no_bcc_goes_out_and_the_callers_message_keeps_it() {
+fn bcc_is_not_sent_and_stays_in_the_callers_message() {
     let mail = Typed::new("From: a@x\nBcc: carol@x,\n dave@x\nTo: bob@x\nResent-Bcc: erin@x\nSubject: Hi");
-    let (envelope, content) = heard_of(&mail);
+    let (envelope, content) = received_from(&mail);
     assert_eq!(envelope, ["MAIL FROM:<a@x>", "RCPT TO:<bob@x>", "RCPT TO:<carol@x>", "RCPT TO:<dave@x>"]);
     assert_eq!(content, "From: a@x\r\nTo: bob@x\r\nSubject: Hi\r\n\r\nHello\r\n.\r\n");
     assert!(mail.0.contains("Bcc: carol@x,\n dave@x\n") && mail.0.contains("Resent-Bcc: erin@x\n"));
@@ -87,10 +82,10 @@ fn no_bcc_goes_out_and_the_callers_message_keeps_it() {
 
 // Behaviour 81.
 #[test]
-fn one_resent_date_makes_the_resent_headers_count() {
+fn a_resent_date_makes_the_resent_headers_apply() {
     let resent = "Resent-Date: now\nResent-From: f@x\nResent-Sender: s@x\nResent-To: t@x\nResent-Cc: c@x\n\
         Resent-Bcc: b@x\nFrom: a@x\nTo: bob@x";
-    let (envelope, content) = heard(resent);
+    let (envelope, content) = received(resent);
     assert_eq!(envelope, ["MAIL FROM:<s@x>", "RCPT TO:<t@x>", "RCPT TO:<c@x>", "RCPT TO:<b@x>"]);
     assert!(!content.contains("Bcc"), "{content}");
 }
@@ -104,15 +99,15 @@ fn two_resent_dates_are_an_error_before_mail() {
 
 // Behaviour 82.
 #[test]
-fn sender_beats_from_and_of_several_in_from_the_first_counts() {
-    let sender = |headers: &str| heard(&format!("{headers}\nTo: bob@x")).0.remove(0);
+fn sender_takes_precedence_over_the_first_of_several_in_from() {
+    let sender = |headers: &str| received(&format!("{headers}\nTo: bob@x")).0.remove(0);
     assert_eq!(sender("From: a@x\nSender: s@x"), "MAIL FROM:<s@x>");
     assert_eq!(sender("From: Al <a@x>, b@x"), "MAIL FROM:<a@x>");
 }
 
 // Behaviour 82.
 #[test]
-fn from_nobody_or_for_nobody_is_an_error_before_mail() {
+fn a_missing_sender_or_recipient_is_an_error_before_mail() {
     for from in ["From: nobody:;", "From:", "Subject: Hi"] {
         assert!(refused(&Typed::new(&format!("{from}\nTo: bob@x"))).to_string().contains("From"), "{from}");
     }
@@ -124,9 +119,9 @@ fn from_nobody_or_for_nobody_is_an_error_before_mail() {
 
 // Behaviour 83, threat 45.
 #[test]
-fn an_explicit_envelope_beats_the_headers() {
+fn an_explicit_envelope_takes_precedence_over_the_headers() {
     let text = "Sender: s@x\nFrom: a@x\nTo: t@x\nCc: c@x\nBcc: b@x\n\nHello\n";
-    let (envelope, content) = heard_of(&Raw::bytes(envelope(&["bob@example.org"]), text));
+    let (envelope, content) = received_from(&Raw::bytes(envelope(&["bob@example.org"]), text));
     assert_eq!(envelope, ["MAIL FROM:<alice@example.org>", "RCPT TO:<bob@example.org>"]);
     assert!(content.contains("Bcc: b@x\r\n"), "what comes with an envelope is not altered: {content}");
 }
@@ -143,7 +138,7 @@ fn commands_in_a_from_do_not_reach_the_wire() {
     ] {
         let mail = Typed::new(&format!("From: {from}\r\nTo: bob@x"));
         match mail.envelope() {
-            Ok(_) => assert_eq!(heard_of(&mail).0, ["MAIL FROM:<a@x>", "RCPT TO:<bob@x>"], "{from:?}"),
+            Ok(_) => assert_eq!(received_from(&mail).0, ["MAIL FROM:<a@x>", "RCPT TO:<bob@x>"], "{from:?}"),
             Err(_) => drop(refused(&mail)),
         }
     }

@@ -517,7 +517,7 @@ fn content_that_can_be_read_only_once_is_not_sent_in_parts_and_not_consumed() {
         Box::new(Arc::new(Around(
             builder().attach(Attachment::bytes("b", large)).attach(attachment()).build().unwrap(),
         ))),
-        Box::new(attached().resend(postino::message::Resent::new().from(A).to(format!("{A}, {B}"))).unwrap()),
+        Box::new(attached().resend(postino::message::Resent::by(A).to(format!("{A}, {B}"))).unwrap()),
     ];
     for mail in mails {
         let server = Server::playing("-- hello PIPELINING, LIMITS RCPTMAX=1\nC: NOOP\nS: 250 ok");

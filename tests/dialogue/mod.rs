@@ -95,7 +95,7 @@ pub fn send_error(client: &mut Client, mail: &dyn Mail) -> Error {
 
 /// A message from Alice to Bob whose only line is this number.
 pub fn numbered(number: usize) -> Raw<'static> {
-    Raw::owned(envelope(&["bob@example.org"]), format!("{number}\r\n"))
+    Raw::bytes(envelope(&["bob@example.org"]), format!("{number}\r\n"))
 }
 
 /// Returns the result of each message of a batch. After the connection is lost, the others are left in the iterator.

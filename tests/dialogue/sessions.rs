@@ -280,7 +280,7 @@ fn a_message_in_parts_goes_on_over_another_connection() {
     for enough in ENOUGH {
         let server = Ruled::start(of_two(enough, &["PIPELINING", "LIMITS RCPTMAX=1"]));
         let to: Vec<String> = (0..5).map(|n| format!("{n}@example.org")).collect();
-        let mail = Raw::owned(Envelope::new("alice@example.org", &to).unwrap(), "Hello\r\n");
+        let mail = Raw::bytes(Envelope::new("alice@example.org", &to).unwrap(), "Hello\r\n");
         accept(&mut ruled_client(&server), &mail);
         let stored: Vec<_> = server.stored().into_iter().flat_map(|stored| stored.recipients).collect();
         assert_eq!(stored, to, "{enough:?}");

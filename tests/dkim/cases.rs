@@ -87,7 +87,7 @@ fn replace(text: &[u8], from: &str, to: &str) -> Vec<u8> {
 }
 
 #[test]
-fn the_signature_goes_before_a_message_that_is_else_as_it_was() {
+fn the_signature_is_put_before_the_unchanged_message() {
     let message = composed();
     let signed = arrived(&ed25519().sign(&message));
     assert!(
@@ -99,7 +99,7 @@ fn the_signature_goes_before_a_message_that_is_else_as_it_was() {
 }
 
 #[test]
-fn a_composed_message_is_ascii_when_it_is_signed_and_the_server_is_told_so() {
+fn a_signed_composed_message_is_ascii_and_announced_as_such() {
     let server = Server::start().unwrap();
     block_on(connect(&server).send(&rsa().sign(&ed25519().sign(&composed())))).map(drop).unwrap();
     let message = &server.wait_for_messages(1)[0];
@@ -130,7 +130,7 @@ fn bytes_files_and_readers_that_can_be_opened_again_are_signed() {
 }
 
 #[test]
-fn what_cannot_be_signed_is_not_offered_and_the_connection_goes_on() {
+fn a_message_that_cannot_be_signed_is_not_offered_and_the_connection_stays_usable() {
     let server = Server::start().unwrap();
     let mut client = connect(&server);
     let mut refused = |mail: &dyn Mail| block_on(client.send(&ed25519().sign(mail))).unwrap_err();
@@ -142,7 +142,7 @@ fn what_cannot_be_signed_is_not_offered_and_the_connection_goes_on() {
 }
 
 #[test]
-fn a_body_without_end_is_read_until_the_deadline_and_not_offered() {
+fn an_endless_body_to_be_signed_is_read_until_the_deadline_and_not_offered() {
     struct Endless;
     impl Mail for Endless {
         fn envelope(&self) -> Result<Envelope, Error> {

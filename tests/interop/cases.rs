@@ -284,7 +284,7 @@ async fn nul(server: &Server) -> Result<(), Error> {
     let with_nul = |token: &str| format!("Subject: {token}\n\n{}\0{}\n", "x\n".repeat(9), "y\n".repeat(9));
     let mut client = way(server).connect().await?;
 
-    let error = client.send(&Raw::bytes(envelope("alice@lab.test"), &with_nul(&token))).await.unwrap_err();
+    let error = client.send(&Raw::bytes(envelope("alice@lab.test"), with_nul(&token))).await.unwrap_err();
     assert!(matches!(error, Error::Message(_)), "{}: {error:?}", server.name);
     client.noop().await?; // nothing was sent
 
@@ -296,7 +296,7 @@ async fn nul(server: &Server) -> Result<(), Error> {
     assert!(matches!(error, Error::NotConnected), "{}: {error:?}", server.name);
 
     let _ =
-        way(server).send(&Raw::bytes(envelope("alice@lab.test"), &format!("Subject: {last}\n\nx\n"))).await?;
+        way(server).send(&Raw::bytes(envelope("alice@lab.test"), format!("Subject: {last}\n\nx\n"))).await?;
     server.stored(&last);
     assert!(server.find(&token).is_none() && server.find(&streamed).is_none(), "{}", server.name);
     Ok(())
@@ -341,7 +341,7 @@ async fn too_large(server: &Server, port: u16) -> Result<(), Error> {
     assert!(error.is_permanent() && !error.in_doubt(), "{}: {error:?}", server.name);
     assert_eq!(error.reply().unwrap().code(), 552, "{}: {error:?}", server.name);
 
-    let _ = client.send(&Raw::bytes(envelope("alice@lab.test"), &format!("Subject: {last}\n\nx\n"))).await?;
+    let _ = client.send(&Raw::bytes(envelope("alice@lab.test"), format!("Subject: {last}\n\nx\n"))).await?;
     server.stored(&last);
     assert!(server.find(&large).is_none(), "{}", server.name);
     client.quit().await

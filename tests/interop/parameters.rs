@@ -72,7 +72,7 @@ async fn batch_by_lmtp(server: &Server, way: &Builder) -> Result<(), Error> {
     let mut client = way.connect().await?;
     let to = ["reject@lab.test", "alice@lab.test", "nobody@lab.test"];
     let mails =
-        tokens.iter().map(|token| Raw::owned(Envelope::new("bob@lab.test", to).unwrap(), text(token)));
+        tokens.iter().map(|token| Raw::bytes(Envelope::new("bob@lab.test", to).unwrap(), text(token)));
     let mut batch = client.send_all(mails);
     while let Some((_, result)) = batch.next().await {
         let delivery = result?;

@@ -77,7 +77,9 @@ impl Parts {
         if let Some(html) = &self.html {
             builder = builder.html(&html[..]);
             if let Some(image) = &self.image {
-                builder = builder.inline("image", "image/png", image.clone());
+                builder = builder.attach(
+                    Attachment::bytes("", image.clone()).content_type("image/png").content_id("image"),
+                );
             }
         }
         for (name, bytes) in &self.files {
@@ -149,7 +151,7 @@ fn messages(kind: &'static str) -> impl Iterator<Item = (String, Vec<u8>, String
 
 /// Whether an interpreter is installed that runs this.
 fn has(name: &str, program: &str, args: &[&str]) -> bool {
-    let has = Command::new(program).args(args).output().is_ok_and(|said| said.status.success());
+    let has = Command::new(program).args(args).output().is_ok_and(|output| output.status.success());
     if !has {
         let required = env::var("POSTINO_INTEROP_REQUIRED").unwrap_or_default();
         let args = args.join(" ");
@@ -170,10 +172,10 @@ fn read_by(program: &str, script: &str) {
         fs::write(folder.join(format!("{name}.eml")), sent).unwrap();
     }
     let script = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/readers").join(script);
-    let said = Command::new(program).arg(script).arg(&folder).output().unwrap();
-    let text = String::from_utf8_lossy(&said.stdout);
+    let output = Command::new(program).arg(script).arg(&folder).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
     // Messages that differ are kept for inspection.
-    assert!(said.status.success(), "{text}{}", String::from_utf8_lossy(&said.stderr));
+    assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
     assert!(text.contains(&format!("{} messages, 0 differences", 2 * MESSAGES)), "{text}");
     fs::remove_dir_all(&folder).unwrap();
 }

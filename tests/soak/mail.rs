@@ -33,7 +33,7 @@ pub fn content(message: usize) -> Vec<u8> {
 pub fn mail(message: usize) -> Raw<'static> {
     let to = (0..copies(message)).map(|copy| format!("m{message}-{copy}@example.org"));
     let envelope = Envelope::new(&format!("m{message}-0@example.com"), to).unwrap();
-    Raw::owned(envelope, content(message))
+    Raw::bytes(envelope, content(message))
 }
 
 /// The message and the copy that a path identifies.

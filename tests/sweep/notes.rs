@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use postino::{Delivery, Envelope, Error, Mail, Outcome, Raw, Reply, message::Body};
+use postino::{Delivery, Envelope, Error, Mail, Outcome, Raw, Reply};
 
 use super::{
     server::{Kind, shown},
@@ -25,24 +25,12 @@ impl Letter {
 
     pub fn mail(&self) -> Raw<'static> {
         let envelope = Envelope::new("alice@example.org", &self.recipients).unwrap();
-        Raw::owned(envelope, self.content.clone())
+        Raw::bytes(envelope, self.content.clone())
     }
 
     /// Returns the message with a progress callback, so that a batch does not take its content at once.
     pub fn watched(&self) -> impl Mail + use<> {
-        Watched(self.mail())
-    }
-}
-
-struct Watched(Raw<'static>);
-
-impl Mail for Watched {
-    fn envelope(&self) -> Result<Envelope, Error> {
-        self.0.envelope()
-    }
-
-    fn body(&self) -> Result<Body<'_>, Error> {
-        self.0.body().map(|body| body.on_progress(|_, _| {}))
+        self.mail().on_progress(|_, _| {})
     }
 }
 

@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn fields_lose_their_folds_and_no_more() {
+    fn relaxing_a_field_removes_only_its_folds_and_extra_spaces() {
         for (from, to) in [
             ("SubJect:  a  b\tc \r\n", "subject:a b c\r\n"),
             ("Subject:\r\n  a\r\n \r\n\tb\r\n", "subject:a b\r\n"),
@@ -231,7 +231,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_body_in_any_pieces(
+        fn the_body_hash_does_not_depend_on_the_pieces(
             text in vec(prop_oneof![Just(b'\r'), Just(b'\n'), Just(b' '), Just(b'\t'), Just(b'a'), any::<u8>()], 0..120),
             cuts in vec(any::<Index>(), 0..6),
         ) {
@@ -244,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_line_is_an_end_and_no_text() {
+    fn an_empty_line_has_a_line_end_and_no_text() {
         let (mut lines, mut ends) = (Lines::default(), 0);
         lines.push(b"\r\n\n\r", |token| {
             assert_eq!(token, Token::End);

@@ -18,12 +18,12 @@ pub(super) enum Key {
 impl Key {
     /// Parses the first private key in the text.
     pub fn from_pem(pem: &str) -> Result<Key, Error> {
-        let (label, text) = private_key(pem).ok_or_else(|| unusable("no private key in PEM form"))?;
+        let (label, text) = private_key(pem).ok_or_else(|| unusable("no PEM private key found"))?;
         if label.starts_with("ENCRYPTED") || text.contains("ENCRYPTED") {
             return Err(unusable("it is encrypted"));
         }
         let text: String = text.split_ascii_whitespace().collect();
-        let der = STANDARD.decode(text).map_err(|_| unusable("it is not base64"))?;
+        let der = STANDARD.decode(text).map_err(|_| unusable("invalid base64"))?;
         let rsa = match label {
             // OpenSSL writes Ed25519 keys without the public key.
             "" => match Ed25519KeyPair::from_pkcs8_maybe_unchecked(&der) {
@@ -31,10 +31,11 @@ impl Key {
                 Err(_) => RsaKeyPair::from_pkcs8(&der),
             },
             "RSA " => RsaKeyPair::from_der(&der),
-            _ => return Err(unusable("it is for neither RSA nor Ed25519")),
+            _ => return Err(unusable("neither an RSA nor an Ed25519 key")),
         };
-        rsa.map(Key::Rsa)
-            .map_err(|why| unusable(format!("it has to be RSA with 2048 to 4096 bits, or Ed25519 ({why})")))
+        rsa.map(Key::Rsa).map_err(|why| {
+            unusable(format!("it must be an RSA key of 2048 to 4096 bits, or an Ed25519 key ({why})"))
+        })
     }
 
     /// Returns the algorithm for `a=`.
@@ -51,7 +52,7 @@ impl Key {
             Key::Rsa(key) => {
                 let mut signature = vec![0; key.public().modulus_len()];
                 key.sign(&RSA_PKCS1_SHA256, &SystemRandom::new(), text, &mut signature)
-                    .map_err(|_| Error::Config("the DKIM key cannot sign".into()))?;
+                    .map_err(|_| Error::Config("could not sign with the DKIM key".into()))?;
                 Ok(signature)
             }
             // RFC 8463 §3: the hash is signed.
@@ -80,5 +81,5 @@ fn private_key(pem: &str) -> Option<(&str, &str)> {
 }
 
 fn unusable(why: impl Into<Cow<'static, str>>) -> Error {
-    Error::Config(format!("the DKIM key cannot be used: {}", why.into()).into())
+    Error::Config(format!("unusable DKIM key: {}", why.into()).into())
 }

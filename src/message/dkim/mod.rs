@@ -9,7 +9,7 @@ use std::{fmt, sync::Arc, time::Duration};
 use base64::{Engine, engine::general_purpose::STANDARD};
 
 use self::key::Key;
-pub(crate) use self::reading::Reading;
+pub(crate) use self::reading::{Reading, sign};
 use super::{Body, Content, Mail};
 use crate::{Envelope, Error};
 
@@ -82,7 +82,7 @@ pub struct Dkim {
 struct Header {
     name: String,
     /// Signed once more than it occurs, so that nobody can add another one (RFC 6376 §8.15).
-    over: bool,
+    oversigned: bool,
 }
 
 impl Dkim {
@@ -96,10 +96,10 @@ impl Dkim {
     pub fn new(domain: &str, selector: &str, key: &str) -> Result<Dkim, Error> {
         for (what, name) in [("domain", domain), ("selector", selector)] {
             if !is_dns_name(name) {
-                return Err(Error::Config(format!("no {what} that can sign (DKIM): {name:?}").into()));
+                return Err(Error::Config(format!("invalid DKIM {what} {name:?}").into()));
             }
         }
-        let headers = HEADERS.map(|name| Header { name: name.to_owned(), over: name == "From" });
+        let headers = HEADERS.map(|name| Header { name: name.to_owned(), oversigned: name == "From" });
         Ok(Dkim {
             domain: domain.into(),
             selector: selector.into(),
@@ -118,7 +118,7 @@ impl Dkim {
     ///
     /// [`Error::Config`] if a name is not a valid header name, or is `DKIM-Signature`.
     pub fn headers<N: AsRef<str>>(mut self, names: impl IntoIterator<Item = N>) -> Result<Dkim, Error> {
-        let mut headers = vec![Header { name: "From".to_owned(), over: true }];
+        let mut headers = vec![Header { name: "From".to_owned(), oversigned: true }];
         for name in names {
             add(&mut headers, name.as_ref(), false)?;
         }
@@ -143,8 +143,8 @@ impl Dkim {
 
     /// Sets whether the signature includes the time of signing (`t=`). Defaults to true.
     #[must_use]
-    pub fn timestamp(mut self, said: bool) -> Dkim {
-        self.timestamp = said;
+    pub fn timestamp(mut self, enabled: bool) -> Dkim {
+        self.timestamp = enabled;
         self
     }
 
@@ -239,30 +239,29 @@ pub(crate) struct Unsigned<'m> {
     pub again: Option<Content<'m>>,
 }
 
-const READ_ONCE: &str =
-    "a signed message is read twice, and this one has content from a reader, which can be read only once";
+const READ_ONCE: &str = "cannot sign the message: it must be read twice, but has content from a reader";
 
 /// Converts the error of opening a body that could be opened once, but not twice.
 fn read_once(error: Error) -> Error {
     match error {
         Error::Message(why) => {
-            Error::Message(format!("a message that is signed is read twice: {why}").into())
+            Error::Message(format!("cannot sign the message, which must be read twice: {why}").into())
         }
         error => error,
     }
 }
 
 /// Adds a name, or marks it as oversigned.
-fn add(headers: &mut Vec<Header>, name: &str, over: bool) -> Result<(), Error> {
+fn add(headers: &mut Vec<Header>, name: &str, oversigned: bool) -> Result<(), Error> {
     let is_name =
         !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_graphic() && !b":;".contains(&byte));
     // RFC 6376 §3.5: a signature cannot sign itself.
     if !is_name || name.eq_ignore_ascii_case("DKIM-Signature") {
-        return Err(Error::Config(format!("no header that DKIM can sign: {name:?}").into()));
+        return Err(Error::Config(format!("DKIM cannot sign a header named {name:?}").into()));
     }
     match headers.iter_mut().find(|header| header.name.eq_ignore_ascii_case(name)) {
-        Some(header) => header.over |= over,
-        None => headers.push(Header { name: name.to_owned(), over }),
+        Some(header) => header.oversigned |= oversigned,
+        None => headers.push(Header { name: name.to_owned(), oversigned }),
     }
     Ok(())
 }

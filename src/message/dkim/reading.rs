@@ -14,19 +14,65 @@ use super::{
 };
 use crate::{
     Error,
-    message::{Body, Content, headers},
+    message::{Body, Content, header_reader, source::read_once},
 };
 
 /// Maximum size of the headers of a message, in octets. They are held in memory.
 const MAX_HEADERS: usize = 1024 * 1024;
 /// Length at which lines of the signature are folded, in octets (RFC 5322 §2.1.1).
 const FOLD: usize = 78;
-const TOO_LONG: &str = "the message has more than 1 MiB of headers, and cannot be signed";
-const NO_FROM: &str = "the message has no From, and cannot be signed";
+const TOO_LONG: &str = "cannot sign the message: more than 1 MiB of headers";
+const NO_FROM: &str = "cannot sign the message: no From";
 /// Maximum time in `x=`, in seconds since 1970.
 const MAX_TIME: u64 = 999_999_999_999;
 /// Maximum length of an invalid header line in an error, in octets.
 const MAX_SHOWN: usize = 60;
+
+/// Size of a read, in octets.
+const BLOCK: usize = 64 * 1024;
+
+/// Adds the signatures to a body that has to be signed, after reading all of it. `in_time` is called before and after
+/// each step that may take time, and fails at the caller's limit.
+///
+/// The async client does the same, with each step on another thread.
+pub(crate) fn sign(mut body: Body<'_>, mut in_time: impl FnMut() -> io::Result<()>) -> io::Result<Body<'_>> {
+    let Some(unsigned) = body.unsigned.take() else { return Ok(body) };
+    let mut body = body.open()?;
+    in_time()?;
+    // Content that can be opened only once fails here, and not after everything was read.
+    let again = match unsigned.again {
+        Some(again) => Some(Body::new(again).open()?.take_content()),
+        None => None,
+    };
+    let mut content = body.take_content();
+    let mut reading = Reading::new(unsigned.signers);
+    match &mut content {
+        Content::Bytes(bytes) => {
+            for piece in bytes.chunks(BLOCK) {
+                in_time()?;
+                reading.push(piece)?;
+            }
+        }
+        Content::Reader(reader) => {
+            let mut block = vec![0; BLOCK];
+            loop {
+                in_time()?;
+                let read = read_once(reader, &mut block)?;
+                in_time()?;
+                match read {
+                    Some(0) => break,
+                    Some(n) => reading.push(&block[..n])?,
+                    None => {}
+                }
+            }
+        }
+        Content::Unopened(_) => {
+            return Err(io::Error::other(Error::Internal("content was not opened before it was signed")));
+        }
+    }
+    body.content = again.unwrap_or(content);
+    Ok(reading.end()?.before(body))
+}
 
 /// The first reading of a message. Its headers are collected, and its body is hashed.
 pub(crate) struct Reading {
@@ -77,7 +123,7 @@ impl Reading {
 
     fn sign(self) -> Result<Signatures, Error> {
         let Parts { headers, body, octets, .. } = self.parts;
-        let fields = headers::fields(&headers).map(Field::read).collect::<Result<Vec<_>, Error>>()?;
+        let fields = header_reader::fields(&headers).map(Field::read).collect::<Result<Vec<_>, Error>>()?;
         if !fields.iter().any(|field| field.is("From")) {
             return Err(Error::Message(NO_FROM.into()));
         }
@@ -150,7 +196,7 @@ impl<'h> Field<'h> {
             Ok(Field { name, whole })
         } else {
             let text = String::from_utf8_lossy(&whole[..whole.len().min(MAX_SHOWN)]);
-            let why = format!("the message cannot be signed: among its headers, this is none: {text:?}");
+            let why = format!("cannot sign the message: invalid header line {text:?}");
             Err(Error::Message(why.into()))
         }
     }
@@ -171,7 +217,7 @@ impl Dkim {
         let mut names = Vec::new();
         for header in self.headers.iter() {
             let count = fields.iter().filter(|field| field.is(&header.name)).count();
-            names.extend(vec![header.name.as_str(); count + usize::from(header.over)]);
+            names.extend(vec![header.name.as_str(); count + usize::from(header.oversigned)]);
         }
         let mut text = self.tags(&names, &base64(body_hash.as_ref()), time);
         let names = self.headers.iter().map(|header| header.name.as_str());
@@ -231,7 +277,7 @@ pub(super) fn signed_text<'n>(
     text
 }
 
-/// Appends base64 to `b=`. There is no fold before its first letter, because some receivers do not look past it.
+/// Appends base64 to `b=`. There is no fold before its first letter, because some receivers stop there.
 pub(super) fn fold_base64(text: &mut String, mut base64: &str) {
     let mut room = FOLD - " b=".len();
     while base64.len() > room {

@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     Message, Raw,
-    message::{Attachment, headers},
+    message::{Attachment, header_reader},
     proto::Encoder,
 };
 
@@ -121,11 +121,11 @@ fn verify(message: &str) -> Result<String, String> {
     let mut left = fields;
     let mut text = String::new();
     for name in tag("h").split(':') {
-        let is_it = |field: &String| {
+        let is_named = |field: &String| {
             let found = field.split_once(':').unwrap().0;
             found.trim_matches([' ', '\t']).eq_ignore_ascii_case(name)
         };
-        if let Some(at) = left.iter().rposition(is_it) {
+        if let Some(at) = left.iter().rposition(is_named) {
             text += &relaxed_header(&left.remove(at));
         }
     }
@@ -161,7 +161,7 @@ fn the_example_of_rfc_8463_appendix_a() {
 
     let header = &message[..message.find("\r\n\r\n").unwrap() + 2];
     let fields: Vec<Field<'_>> =
-        headers::fields(header.as_bytes()).map(|field| Field::read(field).unwrap()).collect();
+        header_reader::fields(header.as_bytes()).map(|field| Field::read(field).unwrap()).collect();
     // The second `from`, `subject` and `date` are signed as empty.
     let text = |tags: &str| {
         let text = format!(
@@ -226,7 +226,7 @@ fn a_composed_message_is_signed_by_both_algorithms() {
 }
 
 #[test]
-fn the_lines_of_a_signature_are_full_and_not_too_long() {
+fn signature_lines_are_full_and_not_too_long() {
     for length in 6..14 {
         let names: Vec<_> = (10..40).map(|n| format!("X-{n}{}", "f".repeat(length - 4))).collect();
         let names = || names.iter().map(String::as_str).chain(["From"]);
@@ -248,7 +248,7 @@ fn the_lines_of_a_signature_are_full_and_not_too_long() {
 }
 
 #[test]
-fn base64_is_folded_where_a_line_would_pass_78() {
+fn the_base64_of_a_signature_is_folded_at_78_octets() {
     for (length, lines) in [(75, &[75][..]), (76, &[75, 1]), (75 + 77, &[75, 77]), (75 + 78, &[75, 77, 1])] {
         let mut text = String::new();
         fold_base64(&mut text, &"x".repeat(length));
@@ -258,7 +258,7 @@ fn base64_is_folded_where_a_line_would_pass_78() {
 }
 
 #[test]
-fn headers_of_1_mib_can_be_signed_and_no_more() {
+fn at_most_1_mib_of_headers_can_be_signed() {
     let other = "From: a@example.org\r\nX: \r\n".len();
     for (more, is_signed) in [(0, true), (1, false)] {
         let long = "x".repeat(1024 * 1024 - other + more);
@@ -268,28 +268,34 @@ fn headers_of_1_mib_can_be_signed_and_no_more() {
 }
 
 #[test]
-fn all_forms_of_the_key_sign() {
+fn all_formats_of_a_key_can_sign() {
     let mail = raw(b"From: a@example.org\n\nHello!\n");
     let old = Dkim::new("example.org", "rsa", RSA_PKCS1).unwrap();
-    let behind_a_text =
+    let after_other_text =
         Dkim::new("example.org", "rsa", &format!("Bag Attributes\r\n{}", RSA.replace('\n', "\r\n")));
-    for dkim in [rsa(), old, behind_a_text.unwrap(), ed25519()] {
+    for dkim in [rsa(), old, after_other_text.unwrap(), ed25519()] {
         verify(&text(&dkim.sign(&mail))).unwrap();
     }
 }
 
 #[test]
-fn a_key_that_cannot_be_used_says_why_and_is_not_shown() {
+fn the_error_of_an_unusable_key_has_the_reason_but_not_the_key() {
     for (pem, why) in [
-        (include_str!("../../../tests/dkim/keys/short.pem"), "2048 to 4096 bits, or Ed25519 (TooSmall)"),
-        (include_str!("../../../tests/dkim/keys/ec.pem"), "or Ed25519 (WrongAlgorithm)"),
+        (
+            include_str!("../../../tests/dkim/keys/short.pem"),
+            "2048 to 4096 bits, or an Ed25519 key (TooSmall)",
+        ),
+        (include_str!("../../../tests/dkim/keys/ec.pem"), "or an Ed25519 key (WrongAlgorithm)"),
         (include_str!("../../../tests/dkim/keys/encrypted.pem"), "it is encrypted"),
-        ("-----BEGIN EC PRIVATE KEY-----\nAAAA\n-----END EC PRIVATE KEY-----", "neither RSA nor Ed25519"),
-        ("-----BEGIN PRIVATE KEY-----\nsecret?\n-----END PRIVATE KEY-----", "it is not base64"),
-        ("-----BEGIN PRIVATE KEY-----\nAAAA", "no private key in PEM form"),
-        ("PRIVATE KEY-----", "no private key in PEM form"),
-        ("", "no private key in PEM form"),
-        ("nWGxne/9WmC6hEr0kuwsxERJxWl7MmkZcDusAxyuf2A=", "no private key in PEM form"),
+        (
+            "-----BEGIN EC PRIVATE KEY-----\nAAAA\n-----END EC PRIVATE KEY-----",
+            "neither an RSA nor an Ed25519 key",
+        ),
+        ("-----BEGIN PRIVATE KEY-----\nsecret?\n-----END PRIVATE KEY-----", "invalid base64"),
+        ("-----BEGIN PRIVATE KEY-----\nAAAA", "no PEM private key found"),
+        ("PRIVATE KEY-----", "no PEM private key found"),
+        ("", "no PEM private key found"),
+        ("nWGxne/9WmC6hEr0kuwsxERJxWl7MmkZcDusAxyuf2A=", "no PEM private key found"),
     ] {
         let error = Dkim::new("example.org", "s", pem).unwrap_err();
         assert!(matches!(error, Error::Config(_)) && error.to_string().contains(why), "{error}");
@@ -314,7 +320,7 @@ fn names_cannot_add_a_tag_or_a_line() {
 }
 
 #[test]
-fn headers_are_signed_as_often_as_they_are_there_and_from_once_more() {
+fn every_occurrence_of_a_header_is_signed_and_from_once_more() {
     let mail = raw(b"To: b@x\nX-Other: 1\nFROM: a@x\nTo: c@x\nReceived: x\nList-Unsubscribe-Post: x\n\n");
     let h = |dkim: Dkim| {
         let text = text(&dkim.sign(&mail));
@@ -331,7 +337,7 @@ fn headers_are_signed_as_often_as_they_are_there_and_from_once_more() {
 }
 
 #[test]
-fn another_from_breaks_the_signature_and_so_does_another_body() {
+fn changing_from_or_the_body_breaks_the_signature() {
     let mail = raw(b"From: a@example.org\nX: 1\n\nHello!\n");
     let signed = text(&ed25519().sign(&mail));
     assert!(verify(&signed).is_ok());
@@ -343,7 +349,7 @@ fn another_from_breaks_the_signature_and_so_does_another_body() {
 }
 
 #[test]
-fn times_are_said_if_they_are_asked_for() {
+fn signature_times_are_optional() {
     let mail = raw(b"From: a@example.org\n\n");
     let time =
         |dkim: Dkim, name| tag(&text(&dkim.sign(&mail)), name).map(|time| time.parse::<u64>().unwrap());
@@ -361,17 +367,17 @@ fn times_are_said_if_they_are_asked_for() {
 }
 
 #[test]
-fn what_cannot_be_signed_is_an_error() {
+fn an_invalid_message_cannot_be_signed() {
     for (message, why) in [
-        (&b""[..], "the message has no From, and cannot be signed"),
+        (&b""[..], "cannot sign the message: no From"),
         (b"\r\nFrom: a@example.org\r\n", "no From"),
         (b"To: a@example.org\n\nFrom: a@example.org\n", "no From"),
-        (b" x\nFrom: a@example.org\n\n", "among its headers, this is none: \" x"),
-        (b"From a@example.org Thu\nFrom: a@example.org\n\n", "this is none: \"From a@example"),
-        (b"From: a@example.org\nHello!\n\n", "this is none: \"Hello!"),
-        (b"From: a@example.org\n: x\n\n", "this is none: \": x"),
-        (b"From\n : a@example.org\n\n", "this is none: \"From"),
-        (b"From: a@example.org\n\xfc: x\n\n", "this is none: "),
+        (b" x\nFrom: a@example.org\n\n", "invalid header line \" x"),
+        (b"From a@example.org Thu\nFrom: a@example.org\n\n", "invalid header line \"From a@example"),
+        (b"From: a@example.org\nHello!\n\n", "invalid header line \"Hello!"),
+        (b"From: a@example.org\n: x\n\n", "invalid header line \": x"),
+        (b"From\n : a@example.org\n\n", "invalid header line \"From"),
+        (b"From: a@example.org\n\xfc: x\n\n", "invalid header line "),
     ] {
         assert!(
             error(&ed25519().sign(&raw(message))).contains(why),
@@ -395,7 +401,7 @@ fn content_that_can_be_read_only_once_cannot_be_signed_and_is_not_consumed() {
     for mail in [&raw as &dyn Mail, &nested, &watched.on_progress(|_, _| {}), &Arc::new(attached())] {
         for signed in [rsa().sign(mail), rsa().sign(&ed25519().sign(mail))] {
             let error = signed.body().unwrap_err().to_string();
-            assert!(error.contains("can be read only once"), "{error}");
+            assert!(error.contains("must be read twice"), "{error}");
         }
         assert!(text(mail).contains("From: "));
         assert!(mail.body().is_err(), "it was read");
@@ -412,24 +418,23 @@ impl Mail for Fickle {
 
     fn body(&self) -> Result<Body<'_>, Error> {
         let id = self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        Ok(Body::bytes(format!("From: a@example.org\nMessage-ID: <{id}@x>\n\n{id}\n").into_bytes()))
+        Ok(format!("From: a@example.org\nMessage-ID: <{id}@x>\n\n{id}\n").into())
     }
 }
 
 #[test]
-fn bytes_that_are_written_anew_each_time_are_sent_as_they_were_signed() {
+fn bytes_generated_for_each_send_are_sent_as_signed() {
     verify(&text(&rsa().sign(&ed25519().sign(&Fickle(0.into()))))).and_then(|once| verify(&once)).unwrap();
 }
 
 #[test]
-fn the_size_is_known_once_it_is_signed() {
+fn the_size_is_known_after_signing() {
     let envelope = Envelope::new("a@example.org", ["b@example.net"]).unwrap();
-    let path = std::env::temp_dir().join(format!("postino-{}", super::super::stamp::unique()));
+    let path = std::env::temp_dir().join(format!("postino-{}", super::super::unique_id::unique_id()));
     std::fs::write(&path, b"From: a@example.org\n\nHello!\rBob").unwrap();
     let mail = Raw::path(envelope, &path);
     let signed = ed25519().sign(&mail);
-    let later = std::time::Instant::now() + Duration::from_secs(60);
-    let body = crate::blocking::sign(signed.body().unwrap(), later).unwrap();
+    let body = sign(signed.body().unwrap(), || Ok(())).unwrap();
     assert_eq!(body.size, Some(wire(&signed).unwrap().len() as u64));
     std::fs::remove_file(&path).unwrap();
 }
@@ -460,7 +465,7 @@ proptest! {
     }
 
     #[test]
-    fn no_message_is_too_odd(message in vec(prop_oneof![Just(b'\r'), Just(b'\n'), Just(b' '), Just(b':'), any::<u8>()], 0..60)) {
+    fn signing_never_panics(message in vec(prop_oneof![Just(b'\r'), Just(b'\n'), Just(b' '), Just(b':'), any::<u8>()], 0..60)) {
         let _ = wire(&ed25519().sign(&raw(&message)));
         let _ = wire(&ed25519().sign(&raw(&[b"From: a@x\n", &message[..]].concat())));
     }

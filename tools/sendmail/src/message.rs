@@ -8,7 +8,7 @@ use std::{
 
 use postino::{
     Address, Envelope, Error, Mail,
-    message::{Body, header_length, recipients_from_headers, sender_from_headers, without_bcc},
+    message::{Body, header_length, without_bcc},
 };
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
@@ -53,7 +53,7 @@ impl Message<'_> {
         if !self.options.from_headers {
             return Ok(Vec::new());
         }
-        match recipients_from_headers(self.headers()?) {
+        match Envelope::recipients_from_headers(self.headers()?) {
             Err(Error::NoRecipients) => Ok(Vec::new()), // the command line may name some
             found => found,
         }
@@ -88,7 +88,7 @@ impl Mail for Message<'_> {
     fn envelope(&self) -> Result<Envelope, Error> {
         let sender = match &self.options.from {
             Some(sender) => sender.clone(),
-            None => sender_from_headers(self.headers()?)?.to_string(),
+            None => Envelope::sender_from_headers(self.headers()?)?.to_string(),
         };
         let named = self.header_recipients()?;
         let given = self.options.recipients.iter().map(String::as_str);
@@ -106,7 +106,7 @@ impl Mail for Message<'_> {
     fn body(&self) -> Result<Body<'_>, Error> {
         let head =
             if self.options.from_headers { without_bcc(&self.head) } else { self.head.as_slice().into() };
-        let Some(rest) = &self.rest else { return Ok(Body::bytes(head)) };
+        let Some(rest) = &self.rest else { return Ok(head.into()) };
         let mut rest = rest.try_clone().map_err(Error::Source)?;
         let left = match rest.metadata() {
             Ok(file) if file.is_file() => rest.stream_position().ok().map(|at| file.len().saturating_sub(at)),

@@ -11,7 +11,7 @@ use std::{
 };
 
 /// A source that can be read only once.
-pub(super) struct Once(Arc<Mutex<State>>);
+pub(super) struct SingleUse(Arc<Mutex<State>>);
 
 struct State {
     reader: Option<Box<dyn Read + Send>>,
@@ -40,9 +40,9 @@ fn lock(source: &Mutex<State>) -> MutexGuard<'_, State> {
     source.lock().unwrap_or_else(PoisonError::into_inner) // nothing panics while it is locked
 }
 
-impl Once {
-    pub fn new(reader: impl Read + Send + 'static) -> Once {
-        Once(Arc::new(Mutex::new(State { reader: Some(Box::new(reader)), claimed: None, claims: 0 })))
+impl SingleUse {
+    pub fn new(reader: impl Read + Send + 'static) -> SingleUse {
+        SingleUse(Arc::new(Mutex::new(State { reader: Some(Box::new(reader)), claimed: None, claims: 0 })))
     }
 
     /// Claims the source. Returns `None` if it was already read, or is claimed by somebody else.
@@ -78,7 +78,7 @@ impl Read for Reader {
         }
         match &mut self.taken {
             Some(reader) => reader.read(buf),
-            None => Err(io::Error::other("the claim on a reader was given back")),
+            None => Err(io::Error::other("the claim on the reader was released")),
         }
     }
 }
@@ -93,30 +93,30 @@ mod tests {
     }
 
     #[test]
-    fn a_source_is_claimed_by_one_at_a_time() {
-        let once = Once::new(&b"abc"[..]);
-        let claimed = once.claim().unwrap();
-        assert!(once.claim().is_none());
+    fn a_source_has_one_claim_at_a_time() {
+        let source = SingleUse::new(&b"abc"[..]);
+        let claimed = source.claim().unwrap();
+        assert!(source.claim().is_none());
         drop(claimed);
-        let (_claim, reader) = once.claim().unwrap();
+        let (_claim, reader) = source.claim().unwrap();
         assert_eq!(read(reader).unwrap(), "abc");
     }
 
     #[test]
-    fn a_source_that_was_read_is_not_claimed_again() {
-        let once = Once::new(&b"abc"[..]);
-        let (claim, mut reader) = once.claim().unwrap();
+    fn a_source_that_was_read_cannot_be_claimed_again() {
+        let source = SingleUse::new(&b"abc"[..]);
+        let (claim, mut reader) = source.claim().unwrap();
         assert_eq!(reader.read(&mut [0]).unwrap(), 1);
         drop((claim, reader));
-        assert!(once.claim().is_none());
+        assert!(source.claim().is_none());
     }
 
     #[test]
-    fn a_reader_whose_claim_was_given_back_reads_nothing() {
-        let once = Once::new(&b"abc"[..]);
-        let (claim, late) = once.claim().unwrap();
+    fn a_reader_whose_claim_was_released_fails() {
+        let source = SingleUse::new(&b"abc"[..]);
+        let (claim, late) = source.claim().unwrap();
         drop(claim);
-        let (claim, reader) = once.claim().unwrap();
+        let (claim, reader) = source.claim().unwrap();
         assert!(read(late).is_err());
         assert_eq!(read(reader).unwrap(), "abc");
         drop(claim);

@@ -1,4 +1,4 @@
-//! The envelope and other information from a message's headers. Reads mail as it really is, not only valid mail.
+//! The envelope and other information from a message's headers. Accepts real-world mail, not only valid mail.
 
 use std::{borrow::Cow, iter, mem, str};
 
@@ -9,9 +9,9 @@ use crate::{Address, Envelope, Error};
 
 pub(super) const UNTERMINATED: &str = "unterminated quote, comment or bracket";
 
-const RESENT_TWICE: &str = "the message was resent more than once: its envelope has to be given";
-const NO_FROM: &str = "the message has no From (or Sender) with an address";
-const NO_RESENT_FROM: &str = "the message has no Resent-From (or Resent-Sender) with an address";
+const RESENT_TWICE: &str = "the message was resent more than once, so its envelope must be set explicitly";
+const NO_FROM: &str = "the message has no address in From or Sender";
+const NO_RESENT_FROM: &str = "the message has no address in Resent-From or Resent-Sender";
 
 impl Envelope {
     /// Creates the envelope from the headers of a message.
@@ -20,8 +20,8 @@ impl Envelope {
     /// `Bcc`, in this order. If there is a `Resent-Date`, the `Resent-` headers are used instead (RFC 5322 §3.6.6).
     ///
     /// Headers are parsed leniently: obsolete syntax (RFC 5322 §4.4), any octets in display names, and any line ends
-    /// are allowed. Addresses are taken as written. Text that may or may not be an address is an error and is never
-    /// skipped, and so is an encoded word in place of an address (RFC 2047 §5).
+    /// are allowed. Addresses are taken as written. Ambiguous text is never skipped: it is an error, and so is an
+    /// encoded word in place of an address (RFC 2047 §5).
     ///
     /// ```
     /// use postino::Envelope;
@@ -38,48 +38,49 @@ impl Envelope {
     /// ambiguous; [`Error::Address`] if a header has an invalid address; [`Error::NoRecipients`] if there are no
     /// recipients.
     pub fn from_headers(message: &[u8]) -> Result<Envelope, Error> {
-        let sender = sender_from_headers(message)?;
-        Envelope::from_addresses(Some(sender), recipients_from_headers(message)?)
+        let sender = Envelope::sender_from_headers(message)?;
+        Envelope::from_addresses(Some(sender), Envelope::recipients_from_headers(message)?)
     }
-}
 
-/// Returns the sender of a message, as determined by [`Envelope::from_headers`].
-///
-/// # Errors
-///
-/// [`Error::Message`] if there is no sender, or if the message was resent more than once; [`Error::Address`] if the header
-/// has an invalid address.
-pub fn sender_from_headers(message: &[u8]) -> Result<Address, Error> {
-    let (names, none) = if is_resent(message)? {
-        (["Resent-Sender", "Resent-From"], NO_RESENT_FROM)
-    } else {
-        (["Sender", "From"], NO_FROM)
-    };
-    for name in names {
-        if let Some(sender) = addresses(message, name)?.into_iter().next() {
-            return Ok(sender);
+    /// Returns only the sender that [`from_headers`](Envelope::from_headers) would find, even if there are no recipients.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Message`] if there is no sender, or if the message was resent more than once; [`Error::Address`] if the
+    /// header has an invalid address.
+    pub fn sender_from_headers(message: &[u8]) -> Result<Address, Error> {
+        let (names, none) = if is_resent(message)? {
+            (["Resent-Sender", "Resent-From"], NO_RESENT_FROM)
+        } else {
+            (["Sender", "From"], NO_FROM)
+        };
+        for name in names {
+            if let Some(sender) = addresses(message, name)?.into_iter().next() {
+                return Ok(sender);
+            }
         }
+        Err(Error::Message(none.into()))
     }
-    Err(Error::Message(none.into()))
-}
 
-/// Returns the recipients of a message, as determined by [`Envelope::from_headers`]. Duplicates are kept.
-///
-/// # Errors
-///
-/// [`Error::NoRecipients`] if there are no recipients; [`Error::Address`] if a header has an invalid address;
-/// [`Error::Message`] if the message was resent more than once.
-pub fn recipients_from_headers(message: &[u8]) -> Result<Vec<Address>, Error> {
-    let names =
-        if is_resent(message)? { ["Resent-To", "Resent-Cc", "Resent-Bcc"] } else { ["To", "Cc", "Bcc"] };
-    let mut recipients = Vec::new();
-    for name in names {
-        recipients.append(&mut addresses(message, name)?);
+    /// Returns only the recipients that [`from_headers`](Envelope::from_headers) would find, even if there is no sender.
+    /// Duplicates are kept.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoRecipients`] if there are no recipients; [`Error::Address`] if a header has an invalid address;
+    /// [`Error::Message`] if the message was resent more than once.
+    pub fn recipients_from_headers(message: &[u8]) -> Result<Vec<Address>, Error> {
+        let names =
+            if is_resent(message)? { ["Resent-To", "Resent-Cc", "Resent-Bcc"] } else { ["To", "Cc", "Bcc"] };
+        let mut recipients = Vec::new();
+        for name in names {
+            recipients.append(&mut addresses(message, name)?);
+        }
+        if recipients.is_empty() {
+            return Err(Error::NoRecipients);
+        }
+        Ok(recipients)
     }
-    if recipients.is_empty() {
-        return Err(Error::NoRecipients);
-    }
-    Ok(recipients)
 }
 
 /// Returns the message without its `Bcc` and `Resent-Bcc` headers. Everything else is unchanged.
@@ -114,12 +115,11 @@ pub fn without_bcc(message: &[u8]) -> Cow<'_, [u8]> {
 }
 
 /// Removes `Bcc` and `Resent-Bcc` headers like [`without_bcc`], without a copy if there are none.
-pub(super) fn lose_bcc(message: Vec<u8>) -> Vec<u8> {
-    let less = match without_bcc(&message) {
-        Cow::Owned(less) => Some(less),
-        Cow::Borrowed(_) => None,
-    };
-    less.unwrap_or(message)
+pub(super) fn remove_bcc(message: Vec<u8>) -> Vec<u8> {
+    match without_bcc(&message) {
+        Cow::Owned(without) => without,
+        Cow::Borrowed(_) => message,
+    }
 }
 
 /// Returns the length of the headers in octets, including the empty line that ends them. `None` if there is no empty
@@ -157,8 +157,8 @@ pub(super) fn fields(message: &[u8]) -> impl Iterator<Item = &[u8]> {
         while let Some(b' ' | b'\t') = rest.get(length) {
             length += line_length(&rest[length..]);
         }
-        let (field, behind) = rest.split_at(length);
-        rest = behind;
+        let (field, after) = rest.split_at(length);
+        rest = after;
         (!field.is_empty()).then_some(field)
     })
 }
@@ -303,7 +303,7 @@ enum Angle {
     #[default]
     Before,
     Inside,
-    Behind,
+    After,
 }
 
 impl Element {
@@ -319,21 +319,21 @@ impl Element {
     fn take(&mut self, token: &[u8]) -> Result<Option<Address>, &'static str> {
         match (token[0], self.angle) {
             (b' ' | b'\t' | b'(', _) => self.gap = true,
-            (b'>', Angle::Before) => return Err("it has a > without a <"),
+            (b'>', Angle::Before) => return Err("> without a matching <"),
             // A ; ends a group; between addresses, some senders write it in place of a comma.
-            (b',' | b';', Angle::Before | Angle::Behind) => return self.end(),
-            (_, Angle::Behind) => return Err("there is more behind its >"),
+            (b',' | b';', Angle::Before | Angle::After) => return self.end(),
+            (_, Angle::After) => return Err("unexpected text after >"),
             // The text so far was a display name.
             (b'<', Angle::Before) => *self = Element::at(Angle::Inside),
             // The text so far was the name of a group.
-            (b':', Angle::Before) if self.has_at => return Err("it has a : behind an address"),
+            (b':', Angle::Before) if self.has_at => return Err("unexpected : after an address"),
             (b':', Angle::Before) => *self = Element::default(),
             // The text so far was a route (RFC 5322 §4.4), which is ignored.
             (b':', Angle::Inside) if matches!(self.text.first(), Some(b'@' | b',')) => {
                 *self = Element::at(Angle::Inside);
             }
             (b'>', Angle::Inside) => {
-                return mem::replace(self, Element::at(Angle::Behind)).address().map(Some);
+                return mem::replace(self, Element::at(Angle::After)).address().map(Some);
             }
             _ => self.word(token),
         }
@@ -346,8 +346,8 @@ impl Element {
         match element.angle {
             Angle::Before if element.text.is_empty() => Ok(None),
             Angle::Before => element.address().map(Some),
-            Angle::Inside => Err("its < has no >"),
-            Angle::Behind => Ok(None),
+            Angle::Inside => Err("< without a matching >"),
+            Angle::After => Ok(None),
         }
     }
 
@@ -378,7 +378,7 @@ impl Element {
             return Err("an encoded word is not an address (RFC 2047 §5)");
         }
         if !self.has_at && !is_local_name(text) {
-            return Err("no @, and not a local name");
+            return Err("no @, and not a local mailbox name");
         }
         Address::new(text).map_err(|error| match error {
             Error::Address { why, .. } => why,
@@ -401,7 +401,7 @@ mod tests {
     /// Returns the recipients of a `To` with these octets, or the reason of the error.
     fn to(list: impl AsRef<[u8]>) -> Result<Vec<String>, String> {
         let message = [b"To: ", list.as_ref(), b"\r\n\r\n"].concat();
-        match recipients_from_headers(&message) {
+        match Envelope::recipients_from_headers(&message) {
             Ok(found) => Ok(found.iter().map(ToString::to_string).collect()),
             Err(Error::NoRecipients) => Ok(Vec::new()),
             Err(error) => Err(error.to_string()),
@@ -409,7 +409,7 @@ mod tests {
     }
 
     fn sender(message: &str) -> String {
-        match sender_from_headers(message.as_bytes()) {
+        match Envelope::sender_from_headers(message.as_bytes()) {
             Ok(sender) => sender.to_string(),
             Err(error) => error.to_string(),
         }
@@ -426,24 +426,24 @@ mod tests {
     }
 
     #[test]
-    fn sender_beats_from() {
+    fn sender_takes_precedence_over_from() {
         assert_eq!(sender("From: from@x\nSender: sender@x\n\n"), "sender@x");
         assert_eq!(sender("Sender: sender@x\nFrom: what is this?\n\n"), "sender@x");
     }
 
     #[test]
-    fn an_empty_sender_does_not_beat_from() {
+    fn from_applies_if_sender_is_empty() {
         assert_eq!(sender("Sender:\nFrom: from@x\n\n"), "from@x");
         assert_eq!(sender("Sender: (nobody)\nFrom: from@x\n\n"), "from@x");
     }
 
     #[test]
-    fn of_several_in_from_the_first_is_the_sender() {
+    fn the_first_of_several_in_from_is_the_sender() {
         assert_eq!(sender("From: One <one@x>, two@x\n\n"), "one@x");
     }
 
     #[test]
-    fn without_an_address_in_from_there_is_no_sender() {
+    fn a_from_without_an_address_has_no_sender() {
         for message in ["", "\n", "To: a@b\n\n", "From:\n\n", "From: nobody:;\n\n", "\nFrom: body@x\n"] {
             assert_eq!(sender(message), NO_FROM, "{message:?}");
         }
@@ -451,27 +451,27 @@ mod tests {
     }
 
     #[test]
-    fn a_value_begins_behind_the_colon() {
+    fn a_value_begins_after_the_colon() {
         assert_eq!(value(b"to : a@b\r\n", "To"), Some(&b" a@b\r\n"[..]));
     }
 
     #[test]
-    fn what_cannot_be_an_address_says_why() {
+    fn an_invalid_address_is_an_error_with_the_reason() {
         let error = to("a@").unwrap_err();
         assert_eq!(error, "To: invalid address \"a@\": no domain");
     }
 
     #[test]
-    fn recipients_are_in_the_order_to_cc_bcc_and_twice_is_twice() {
+    fn recipients_are_in_the_order_to_cc_bcc_with_duplicates() {
         let message =
             b"Bcc: same@x, same@x\ncc: same@x\nTO: one@x\nTo: two@x\nReply-To: no@x\n\nTo: body@x\n";
-        let found = recipients_from_headers(message).unwrap();
+        let found = Envelope::recipients_from_headers(message).unwrap();
         let found: Vec<&str> = found.iter().map(Address::as_str).collect();
         assert_eq!(found, ["one@x", "two@x", "same@x", "same@x", "same@x"]);
     }
 
     #[test]
-    fn without_recipients_there_is_no_envelope() {
+    fn headers_without_recipients_have_no_envelope() {
         for message in
             ["From: a@b\n\n", "From: a@b\nTo:\nCc: nobody:;\nBcc: , ,\n\n", "From: a@b\n\nTo: c@d\n"]
         {
@@ -481,7 +481,7 @@ mod tests {
     }
 
     #[test]
-    fn one_resent_date_makes_the_resent_headers_count() {
+    fn a_resent_date_makes_the_resent_headers_apply() {
         let message =
             b"Resent-From: f@re\nResent-Sender: s@re\nResent-Bcc: b@re\nResent-To: t@re\nResent-Cc: c@re\n\
             Resent-Date: now\nFrom: a@b\nTo: c@d\n\n";
@@ -490,7 +490,7 @@ mod tests {
     }
 
     #[test]
-    fn without_resent_date_the_resent_headers_do_not_count() {
+    fn without_a_resent_date_the_resent_headers_do_not_apply() {
         let message = b"Resent-From: f@re\nResent-To: t@re\nFrom: a@b\nTo: c@d\n\n";
         assert_eq!(Envelope::from_headers(message).unwrap(), Envelope::new("a@b", ["c@d"]).unwrap());
     }
@@ -499,11 +499,11 @@ mod tests {
     fn two_resent_dates_are_an_error() {
         let message = b"Resent-Date: now\nResent-To: a@b\nResent-Date: then\nFrom: a@b\nTo: c@d\n\n";
         assert_eq!(Envelope::from_headers(message).unwrap_err().to_string(), RESENT_TWICE);
-        assert_eq!(recipients_from_headers(message).unwrap_err().to_string(), RESENT_TWICE);
+        assert_eq!(Envelope::recipients_from_headers(message).unwrap_err().to_string(), RESENT_TWICE);
     }
 
     #[test]
-    fn a_from_with_a_newline_and_commands_puts_no_command_on_the_wire() {
+    fn commands_in_a_from_do_not_get_into_the_envelope() {
         for from in [
             "a@b>\r\nRCPT TO:<evil@x>",
             "a@b>\r\n RCPT TO:<evil@x>",
@@ -524,7 +524,7 @@ mod tests {
     }
 
     #[test]
-    fn the_examples_of_rfc_5322_are_read() {
+    fn the_examples_of_rfc_5322_are_parsed() {
         let group = "A Group:Ed Jones <c@a.test>,joe@where.test,John <jdoe@one.test>;";
         let comments = "A Group(Some people)\r\n     :Chris Jones <c@(Chris's host.)public.example>,\r\n         \
             joe@example.org,\r\n  John <jdoe@one.test> (my dear friend); (the end of the group)";
@@ -551,7 +551,7 @@ mod tests {
     }
 
     #[test]
-    fn display_names_may_be_anything_that_leaves_the_address_clear() {
+    fn display_names_may_be_anything_that_leaves_the_address_unambiguous() {
         for name in [
             "J.R. Doe",
             "=?utf-8?q?J=C3=B6rg?=",
@@ -581,7 +581,7 @@ mod tests {
     }
 
     #[test]
-    fn lists_may_be_folded_anyhow() {
+    fn lists_may_be_folded_in_any_way() {
         for fold in ["\r\n ", "\r\n\t", "\n \t ", "\r ", "\r\n \r\n ", "\n  \n\t\r "] {
             let list = format!("{fold}A{fold}B <a@b>,{fold}c@d{fold}, {fold}{fold}<e@f>{fold}");
             assert_eq!(to(list).unwrap(), ["a@b", "c@d", "e@f"], "{fold:?}");
@@ -589,7 +589,7 @@ mod tests {
     }
 
     #[test]
-    fn comments_hold_parentheses_quotes_and_addresses() {
+    fn comments_may_contain_parentheses_quotes_and_addresses() {
         reads(&[
             ("(a (b \\( c) \" <x@y>, ) a@b (;)", &["a@b"]),
             ("a@b (Alice)", &["a@b"]),
@@ -598,7 +598,7 @@ mod tests {
     }
 
     #[test]
-    fn groups_and_empty_elements_give_what_they_hold() {
+    fn groups_and_empty_elements_are_parsed() {
         reads(&[
             ("name: a@b, C <c@d>;, e@f", &["a@b", "c@d", "e@f"]),
             ("\"quoted, name\": a@b; other:;", &["a@b"]),
@@ -619,7 +619,7 @@ mod tests {
     }
 
     #[test]
-    fn white_space_may_stand_around_dots_and_at() {
+    fn white_space_is_allowed_around_dots_and_at() {
         reads(&[
             ("a . b @ c", &["a.b@c"]),
             ("<a .\r\n b@ c (x) . d>", &["a.b@c.d"]),
@@ -628,12 +628,12 @@ mod tests {
     }
 
     #[test]
-    fn a_local_part_may_stand_alone() {
+    fn a_local_part_without_a_domain_is_an_address() {
         reads(&[("root", &["root"]), ("root, <postmaster>, Bob <bob>", &["root", "postmaster", "bob"])]);
     }
 
     #[test]
-    fn a_name_without_an_address_is_no_recipient() {
+    fn a_name_without_an_address_is_an_error() {
         for list in ["foo bar", "J. Doe", "\"Alice\"", "\"a@b\"", "Alice a@b", "a@b Alice"] {
             assert!(to(list).unwrap_err().starts_with("To: invalid address \""), "{list:?}");
         }
@@ -662,7 +662,7 @@ mod tests {
     }
 
     #[test]
-    fn a_word_that_is_plainly_not_a_local_name_is_an_error() {
+    fn a_word_that_is_obviously_not_a_local_name_is_an_error() {
         for word in ["-", "--", "?", "http://example.org/unsubscribe", "//x", "{{email}}", "${EMAIL}", "`id`"]
         {
             assert!(to(word).is_err(), "{word} passed as {:?}", to(word));
@@ -675,7 +675,7 @@ mod tests {
 
     // Threat 21.
     #[test]
-    fn a_quoted_local_part_stays_as_it_is_written() {
+    fn a_quoted_local_part_is_unchanged() {
         for address in ["\"a b\"@x", "\"a@evil\"@x", "\"a\\\"> \\b\"@x", "\"a,b;c:d(e)\"@x", "\"\"@x"] {
             assert_eq!(to(address).unwrap(), [address]);
             assert_eq!(to(format!("Name <{address}>")).unwrap(), [address]);
@@ -685,7 +685,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_clear_is_an_error() {
+    fn ambiguous_addresses_are_errors() {
         for list in [
             "<>",
             "Alice <>",
@@ -716,7 +716,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_names_the_header_and_shows_what_it_is_about() {
+    fn an_error_names_the_header_and_quotes_the_text() {
         assert_eq!(to("a@b, \tfoo bar\x07, c@d").unwrap_err(), "To: invalid address \"foo bar\\u{7}\": no @");
         let long = to("x y".repeat(1000)).unwrap_err();
         assert!(long.contains("x y\"…: ") && long.len() < 200, "{long}");
@@ -724,7 +724,7 @@ mod tests {
     }
 
     #[test]
-    fn headers_may_look_as_real_ones_do() {
+    fn malformed_headers_of_real_messages_are_read() {
         for headers in [
             "From a@mbox Thu Jan  1 00:00:00 1970\nFrom: a@b\nTo: c@d\n\nbody",
             "From a@mbox Thu Jan  1 00:00:00 1970\n remote from x\nFROM :a@b\nto\t: c@d",
@@ -740,7 +740,7 @@ mod tests {
     }
 
     #[test]
-    fn headers_end_behind_the_first_empty_line() {
+    fn headers_end_after_the_first_empty_line() {
         for (message, length) in [
             ("", None),
             ("A: b", None),
@@ -760,7 +760,7 @@ mod tests {
     }
 
     #[test]
-    fn bcc_goes_by_its_name_with_its_folded_lines() {
+    fn bcc_is_removed_with_its_folded_lines() {
         for (message, expected) in [
             ("Bcc: a@b\r\nTo: c@d\r\n\r\nBcc: body\r\n", "To: c@d\r\n\r\nBcc: body\r\n"),
             ("To: c@d\nBCC :\n a@b,\n\t\n\tx@y\nbcc:\nCc: e@f\n\n", "To: c@d\nCc: e@f\n\n"),
@@ -786,12 +786,12 @@ mod tests {
     }
 
     #[test]
-    fn the_empty_line_stays_when_a_bcc_between_cr_and_lf_goes() {
+    fn removing_a_bcc_between_cr_and_lf_keeps_the_empty_line() {
         assert_eq!(*without_bcc(b"To: c@d\rBcc: a@b\n\nbody"), *b"To: c@d\r\n\nbody");
     }
 
     #[test]
-    fn deep_and_long_is_no_work() {
+    fn deep_nesting_and_long_input_take_linear_time() {
         const MANY: usize = 1 << 17;
         for piece in [
             "(", "((", ")", "\"", "[", "<", "<@a:", ",", ":", "a:", ".", "@", "a@b ", "a@b,", "\\", "\r ",
@@ -911,17 +911,17 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_list_gives_exactly_the_addresses_it_was_made_of((addresses, text) in list()) {
+        fn a_list_has_exactly_the_addresses_it_was_built_from((addresses, text) in list()) {
             prop_assert_eq!(to(&text), Ok(addresses), "{}", text.escape_ascii());
         }
 
         #[test]
-        fn no_octets_make_it_panic(message in vec(any::<u8>(), 0..200)) {
+        fn random_octets_do_not_panic(message in vec(any::<u8>(), 0..200)) {
             let _ = (Envelope::from_headers(&message), without_bcc(&message), to(&message));
         }
 
         #[test]
-        fn whatever_is_in_a_list_no_address_can_leave_its_command(
+        fn no_parsed_address_has_a_control_character(
             list in "([a-z@.<>,;:()\"\\[\\]\\\\ \t\r\n\u{0}é]|a@b|\r\n ){0,24}"
         ) {
             for address in to(&list).unwrap_or_default() {
@@ -930,7 +930,7 @@ mod tests {
         }
 
         #[test]
-        fn without_bcc_the_rest_is_as_it_was(
+        fn removing_bcc_keeps_everything_else(
             message in "(Bcc|To|Resent-Bcc|a| ?: ?|\r\n|\r|\n|\n ){0,30}"
         ) {
             let message = message.as_bytes();

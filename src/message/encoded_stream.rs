@@ -1,20 +1,19 @@
 //! The body of a composed message: pieces that are encoded as they are read.
 
 use std::{
-    borrow::Cow,
     collections::VecDeque,
-    fs::{self, File},
     io::{self, Read},
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::Arc,
     time::Instant,
 };
 
 use super::{
     READ_ALREADY,
+    bytes::Bytes,
     encoding::{self, BASE64_LINE, BLOCK, Encoding, FILE_BLOCK, Quoted},
-    file::{self, HELD},
-    once::{self, Claim, Once},
+    single_use::{self, Claim, SingleUse},
+    source::{self, MAX_FILL_TIME},
 };
 
 /// A piece of a message, not encoded yet. Pieces are shared, so that a stream need not borrow the message.
@@ -25,7 +24,7 @@ pub(super) enum Piece {
     /// so.
     TextFile { path: PathBuf, plain: String, utf8: String },
     Bytes {
-        bytes: Cow<'static, [u8]>,
+        bytes: Bytes<'static>,
         encoding: Encoding,
         /// Length after encoding, in octets.
         length: u64,
@@ -35,7 +34,7 @@ pub(super) enum Piece {
     /// A file, sent as base64.
     Path(PathBuf),
     /// A reader, sent as base64.
-    Reader(Once),
+    Reader(SingleUse),
 }
 
 impl Piece {
@@ -96,7 +95,7 @@ impl Piece {
 
 /// Claims the readers among the pieces, in order. Returns `None` if one of them cannot be claimed; the other claims are
 /// then released.
-pub(super) fn claim_readers(pieces: &[Arc<Piece>]) -> Option<(Vec<Claim>, Vec<once::Reader>)> {
+pub(super) fn claim_readers(pieces: &[Arc<Piece>]) -> Option<(Vec<Claim>, Vec<single_use::Reader>)> {
     let readers = pieces.iter().filter_map(|piece| match &**piece {
         Piece::Reader(reader) => Some(reader.claim()),
         _ => None,
@@ -140,49 +139,12 @@ struct Blocks {
     used: usize,
 }
 
-/// How much of a text file is inspected to determine its charset, in octets.
-const INSPECTED: u64 = 64 * 1024;
-
-/// Returns whether a file seems to be UTF-8 text, judging by its beginning. Only regular files are read, because
-/// reading others could consume their content. A file that cannot be read is reported when its content is opened.
-fn is_utf8_file(path: &Path) -> bool {
-    let size = |meta: fs::Metadata| if meta.is_file() { meta.len() } else { 0 };
-    // Checked before opening, which the writer of a FIFO would notice.
-    if fs::metadata(path).map_or(0, size) == 0 {
-        return false;
-    }
-    let Ok(file) = file::open(path) else { return false };
-    let size = file.metadata().map_or(0, size);
-    let mut start = Vec::new();
-    size > 0
-        && file.take(INSPECTED).read_to_end(&mut start).is_ok()
-        && encoding::needs_utf8_charset(&start, size > INSPECTED)
-}
-
-/// A file with the length it had when it was opened. If it became shorter, that is an error, not a shorter attachment.
-struct Whole {
-    file: File,
-    left: u64,
-}
-
-impl Read for Whole {
-    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        let n = (&mut self.file).take(self.left).read(buf)?;
-        if n == 0 && self.left > 0 && !buf.is_empty() {
-            let why = "a file became shorter while it was sent";
-            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, why));
-        }
-        self.left -= n as u64;
-        Ok(n)
-    }
-}
-
 impl Stream {
     /// Opens all the pieces, which may take time. The readers among them must have been [claimed](claim_readers). Also
     /// returns the size in octets, if it is known.
     pub fn open(
         pieces: &[Arc<Piece>],
-        readers: Vec<once::Reader>,
+        readers: Vec<single_use::Reader>,
         eight_bit: bool,
     ) -> io::Result<(Stream, Option<u64>)> {
         let mut readers = readers.into_iter();
@@ -213,12 +175,12 @@ impl Stream {
 impl Open {
     fn new(
         piece: &Arc<Piece>,
-        readers: &mut impl Iterator<Item = once::Reader>,
+        readers: &mut impl Iterator<Item = single_use::Reader>,
         eight_bit: bool,
     ) -> io::Result<(Open, Option<u64>)> {
         Ok(match &**piece {
             Piece::TextFile { path, plain, utf8 } => {
-                let text = if is_utf8_file(path) { utf8 } else { plain };
+                let text = if source::is_utf8_file(path) { utf8 } else { plain };
                 (Open::Plain(Piece::text(text), 0), Some(text.len() as u64))
             }
             Piece::Text(..) | Piece::Bytes { .. } => {
@@ -230,14 +192,8 @@ impl Open {
                 }
             }
             Piece::Path(path) => {
-                let file = file::open(path)?;
-                // The size of files that claim to be empty (`/proc`) is unknown.
-                let meta = file.metadata().ok().filter(|meta| meta.is_file() && meta.len() > 0);
-                let reader: Box<dyn Read + Send> = match &meta {
-                    Some(meta) => Box::new(Whole { file, left: meta.len() }),
-                    None => file::reader(file),
-                };
-                let length = meta.map(|meta| encoding::base64_length(meta.len()));
+                let (reader, length) = source::open_whole(path)?;
+                let length = length.map(encoding::base64_length);
                 (Open::Base64(Source::Reader(Blocks::new(reader, FILE_BLOCK)), true), length)
             }
             Piece::Reader(_) => match readers.next() {
@@ -322,7 +278,7 @@ impl Blocks {
                 }
                 Err(e) => return Err(e),
             }
-            if self.filled >= BASE64_LINE && self.filled < self.size && began.elapsed() >= HELD {
+            if self.filled >= BASE64_LINE && self.filled < self.size && began.elapsed() >= MAX_FILL_TIME {
                 return Ok(false);
             }
         }
@@ -340,7 +296,7 @@ impl Read for Stream {
                 return Ok(length);
             }
             if self.failed {
-                return Err(io::Error::other("a part of the message could not be read"));
+                return Err(io::Error::other("an earlier read of the message failed"));
             }
             let Some(piece) = self.pieces.front_mut() else { return Ok(length) };
             if length > 0 && piece.may_wait() {
@@ -363,9 +319,9 @@ impl Read for Stream {
 
 #[cfg(test)]
 mod tests {
-    use std::{io::Write, slice};
+    use std::{fs::File, io::Write, slice};
 
-    use super::*;
+    use super::{super::unique_id::unique_id, *};
 
     /// Returns a stream and its size. The claims on its readers are leaked, so that they stay readable.
     fn open(pieces: Vec<Piece>) -> (Stream, Option<u64>) {
@@ -376,11 +332,11 @@ mod tests {
     }
 
     fn bytes(bytes: &'static [u8], encoding: Encoding, length: u64) -> Piece {
-        Piece::Bytes { bytes: bytes.into(), encoding, length, eight_bit: false }
+        Piece::Bytes { bytes: Bytes::new(bytes), encoding, length, eight_bit: false }
     }
 
     fn reader(reader: impl Read + Send + 'static) -> Piece {
-        Piece::Reader(Once::new(reader))
+        Piece::Reader(SingleUse::new(reader))
     }
 
     /// Reads in pieces of odd sizes.
@@ -419,7 +375,7 @@ mod tests {
     }
 
     #[test]
-    fn pieces_come_one_after_the_other() {
+    fn pieces_are_read_in_order() {
         let quoted = bytes(b"a=b", Encoding::QuotedPrintable, 5);
         let base64 = bytes(b"abc", Encoding::Base64, 4);
         let text = || Arc::into_inner(Piece::text("\r\n--\r\n")).unwrap();
@@ -436,10 +392,10 @@ mod tests {
     }
 
     #[test]
-    fn what_may_be_8_bit_is_as_it_is_where_8_bits_may_go_out() {
+    fn eight_bit_text_is_unencoded_only_with_8bitmime() {
         let header = || Piece::Text("7bit\r\n".to_owned(), Some("8bit\r\n".to_owned()));
         let text = |eight_bit| {
-            let bytes = "ü=\r\n".as_bytes().into();
+            let bytes = Bytes::new("ü=\r\n");
             Piece::Bytes { bytes, encoding: Encoding::QuotedPrintable, length: 11, eight_bit }
         };
         let pieces = [header(), text(true), text(false)].map(Arc::new);
@@ -453,9 +409,9 @@ mod tests {
     }
 
     #[test]
-    fn what_may_go_out_as_it_is_is_known() {
+    fn a_piece_that_may_be_sent_unencoded_is_plain() {
         let piece =
-            |encoding, eight_bit| Piece::Bytes { bytes: b"ab".into(), encoding, length: 2, eight_bit };
+            |encoding, eight_bit| Piece::Bytes { bytes: Bytes::new("ab"), encoding, length: 2, eight_bit };
         assert_eq!(Piece::text("ab").plain(), Some(&b"ab"[..]));
         assert_eq!(piece(Encoding::SevenBit, false).plain(), Some(&b"ab"[..]));
         assert_eq!(piece(Encoding::Base64, true).plain(), Some(&b"ab"[..]));
@@ -464,7 +420,7 @@ mod tests {
     }
 
     #[test]
-    fn a_read_takes_what_is_at_hand_and_does_not_wait_for_more() {
+    fn a_read_returns_what_is_in_memory_without_waiting_for_more() {
         let text = || Arc::into_inner(Piece::text("x".repeat(100))).unwrap();
         let (mut stream, _) = open(vec![text(), text(), reader(&b"abc"[..]), text()]);
         let mut buf = [0; 1000];
@@ -474,7 +430,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reader_may_give_as_little_as_it_likes() {
+    fn a_reader_may_return_one_octet_at_a_time() {
         let (mut stream, size) = open(vec![reader(Slow { left: 100_000, fails: false })]);
         let (mut expected, bytes) = (Vec::new(), [b'x'; 99_900]);
         encoding::push_base64(&bytes, true, &mut expected);
@@ -483,7 +439,7 @@ mod tests {
     }
 
     #[test]
-    fn after_a_failure_nothing_more_comes() {
+    fn a_failed_stream_returns_nothing_more() {
         let (mut stream, _) = open(vec![reader(Slow { left: 100_000, fails: true }), reader(&b"more"[..])]);
         assert_eq!(read_all(&mut stream).unwrap_err().to_string(), "the disk is gone");
         assert!(stream.read(&mut [0; 10]).is_err());
@@ -491,7 +447,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reader_that_goes_on_behind_its_end_is_not_read_on() {
+    fn a_reader_is_not_read_again_after_its_end() {
         struct Grows(usize);
         impl Read for Grows {
             fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
@@ -504,8 +460,8 @@ mod tests {
     }
 
     #[test]
-    fn a_path_is_opened_each_time_and_its_length_is_known() {
-        let path = std::env::temp_dir().join(format!("postino-{}", super::super::stamp::unique()));
+    fn a_path_is_opened_for_each_stream_and_its_length_is_known() {
+        let path = std::env::temp_dir().join(format!("postino-{}", unique_id()));
         File::create(&path).unwrap().write_all(&[7; 1000]).unwrap();
         let piece = Arc::new(Piece::Path(path.clone()));
         for _ in 0..2 {
@@ -517,11 +473,11 @@ mod tests {
     }
 
     #[test]
-    fn a_text_file_is_looked_at_when_it_is_opened() {
-        let path = std::env::temp_dir().join(format!("postino-{}", super::super::stamp::unique()));
+    fn the_charset_of_a_text_file_is_detected_when_it_is_opened() {
+        let path = std::env::temp_dir().join(format!("postino-{}", unique_id()));
         let piece =
             || Piece::TextFile { path: path.clone(), plain: "plain".to_owned(), utf8: "utf8".to_owned() };
-        let long = |end: &str| "x".repeat(INSPECTED as usize - 1) + end;
+        let long = |end: &str| "x".repeat(source::INSPECTED as usize - 1) + end;
         for (content, expected) in [
             ("Grüße".as_bytes(), "utf8"),
             (b"", "plain"),
@@ -541,8 +497,8 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_changes_while_it_is_sent_is_whole_or_fails() {
-        let path = std::env::temp_dir().join(format!("postino-{}", super::super::stamp::unique()));
+    fn a_file_that_grows_is_sent_as_opened_and_one_that_shrinks_fails() {
+        let path = std::env::temp_dir().join(format!("postino-{}", unique_id()));
         let open_file = || open(vec![Piece::Path(path.clone())]);
         std::fs::write(&path, [7; 100_000]).unwrap();
         let ((mut grows, size), (mut shrinks, _)) = (open_file(), open_file());

@@ -10,15 +10,16 @@ use memchr::memmem;
 
 use super::{
     attachment::{Attachment, Content},
+    bytes::Bytes,
+    encoded_stream::Piece,
     encoding::{
         Encoding, MAX_LINE, bytes_with_crlf, has_short_lines, is_eight_bit_text, needs_utf8_charset,
         with_crlf,
     },
-    field::{Field, plain_words, quoted},
-    headers,
-    once::Once,
-    stamp,
-    stream::Piece,
+    header_reader,
+    header_writer::{Field, plain_words, quoted},
+    single_use::SingleUse,
+    unique_id::unique_id,
 };
 use crate::Error;
 
@@ -28,7 +29,7 @@ const ENCODING: &str = "Content-Transfer-Encoding";
 const MAX_PARAMETER: usize = 72;
 
 /// A part: the fields that describe it, and its content, without any added line end.
-pub(super) struct Entity {
+pub(super) struct Part {
     pub fields: Vec<Field>,
     pub content: Vec<Arc<Piece>>,
     pub eight_bit: EightBit,
@@ -36,38 +37,38 @@ pub(super) struct Entity {
     text_file: Option<(PathBuf, Field)>,
 }
 
-/// Whether octets beyond ASCII are sent. For several parts, the maximum applies.
+/// Whether non-ASCII octets are sent. For several parts, the maximum applies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum EightBit {
     Never,
     /// Only if the server offers 8BITMIME; otherwise they are encoded.
     IfOffered,
-    /// Always, because the content may not be encoded.
+    /// Always, because the content must not be encoded.
     Always,
 }
 
 impl EightBit {
-    /// Returns whether octets beyond ASCII are sent, given whether the server offers 8BITMIME.
+    /// Returns whether non-ASCII octets are sent, given whether the server offers 8BITMIME.
     pub fn is_sent(self, offered: bool) -> bool {
         self == EightBit::Always || offered && self == EightBit::IfOffered
     }
 }
 
-impl Entity {
+impl Part {
     /// Creates a text part in UTF-8. Line ends become CRLF.
-    pub fn text(content_type: &str, text: &str) -> Result<Entity, Error> {
-        Entity::bytes(vec![media_type(content_type)?], with_crlf(text).into_bytes().into())
+    pub fn text(content_type: &str, text: &str) -> Result<Part, Error> {
+        Part::bytes(vec![media_type(content_type)?], Bytes::new(with_crlf(text)))
     }
 
     /// Creates a `text/calendar` part, with the method that is also in the text (RFC 6047 §2.4).
-    pub fn calendar(method: &str, text: &str) -> Result<Entity, Error> {
+    pub fn calendar(method: &str, text: &str) -> Result<Part, Error> {
         if method.is_empty() || !method.bytes().all(is_token) {
-            return Err(Error::Message(format!("{method:?} cannot be the method of a calendar part").into()));
+            return Err(Error::Message(format!("invalid calendar method {method:?}").into()));
         }
-        Entity::text(&format!("text/calendar; method={method}; charset=utf-8"), text)
+        Part::text(&format!("text/calendar; method={method}; charset=utf-8"), text)
     }
 
-    pub fn attachment(attachment: Attachment) -> Result<Entity, Error> {
+    pub fn attachment(attachment: Attachment) -> Result<Part, Error> {
         // A guessed type has no charset, and without one, text is ASCII (RFC 2046 §4.1.2).
         let is_guessed_text =
             attachment.content_type.is_none() && attachment.media_type().starts_with("text/");
@@ -90,52 +91,54 @@ impl Entity {
             Content::Message(message) => {
                 let Some(content) = message.pieces_in_ascii() else {
                     return Err(Error::Message(
-                        "a message with an address that is not ASCII cannot be attached (RFC 6532 §3.7)"
-                            .into(),
+                        "cannot attach a message with a non-ASCII address (RFC 6532 §3.7)".into(),
                     ));
                 };
                 let eight_bit = message.eight_bit();
                 let fields = with_encoding(fields, Encoding::SevenBit)?;
-                return Ok(Entity { fields, content, eight_bit, text_file: None });
+                return Ok(Part { fields, content, eight_bit, text_file: None });
             }
-            Content::Bytes(bytes) if is_message => return Entity::message(&kind, fields, bytes),
+            Content::Bytes(bytes) if is_message => return Part::message(&kind, fields, bytes),
             _ if is_message => {
                 return Err(Error::Message(
-                    "a message/… part has to be in memory, as it may not be encoded".into(),
+                    "a message/… attachment must be given as bytes, because it cannot be encoded".into(),
                 ));
             }
-            Content::Bytes(bytes) => return Entity::bytes(fields, bytes),
+            Content::Bytes(bytes) => return Part::bytes(fields, bytes),
             Content::Path(path) => Piece::Path(path),
-            Content::Reader(reader) => Piece::Reader(Once::new(reader)),
+            Content::Reader(reader) => Piece::Reader(SingleUse::new(reader)),
         };
         let fields = with_encoding(fields, Encoding::Base64)?;
-        Ok(Entity { fields, content: vec![Arc::new(piece)], eight_bit: EightBit::Never, text_file })
+        Ok(Part { fields, content: vec![Arc::new(piece)], eight_bit: EightBit::Never, text_file })
     }
 
-    /// Creates a part from the octets of a message, which may not be encoded (RFC 2046 §5.2.1). Line ends become CRLF.
-    fn message(kind: &str, fields: Vec<Field>, bytes: Cow<'static, [u8]>) -> Result<Entity, Error> {
-        let bytes = bytes_with_crlf(bytes);
+    /// Creates a part from the octets of a message, which must not be encoded (RFC 2046 §5.2.1). Line ends become CRLF.
+    fn message(kind: &str, fields: Vec<Field>, bytes: Bytes<'static>) -> Result<Part, Error> {
+        let bytes = match bytes_with_crlf(&bytes) {
+            Cow::Owned(converted) => Bytes::new(converted),
+            Cow::Borrowed(_) => bytes,
+        };
         let fail = |why: &str| {
-            Err(Error::Message(format!("a {kind} part has {why}, and may not be encoded").into()))
+            Err(Error::Message(format!("a {kind} attachment has {why}, but cannot be encoded").into()))
         };
         // RFC 2046 §5.2.2 and §5.2.3
         let is_seven_bit =
             ["message/partial", "message/external-body"].iter().any(|other| kind.starts_with(other));
         if !has_short_lines(&bytes, MAX_LINE) {
-            return fail("a NUL, or a line of more than 998 octets");
+            return fail("a NUL or a line of more than 998 octets");
         }
         if is_seven_bit && !bytes.is_ascii() {
-            return fail("octets beyond ASCII");
+            return fail("non-ASCII octets");
         }
         let eight_bit = if bytes.is_ascii() { EightBit::Never } else { EightBit::Always };
         let fields = with_encoding(fields, Encoding::SevenBit)?; // replaced by 8bit in the header if necessary
         let length = bytes.len() as u64;
         let piece = Piece::Bytes { bytes, encoding: Encoding::SevenBit, length, eight_bit: false };
-        Ok(Entity { fields, content: vec![Arc::new(piece)], eight_bit, text_file: None })
+        Ok(Part { fields, content: vec![Arc::new(piece)], eight_bit, text_file: None })
     }
 
     /// Combines several parts. A single part is returned as it is, except in a `multipart/mixed`.
-    pub fn multipart(subtype: &str, mut parts: Vec<Entity>) -> Result<Entity, Error> {
+    pub fn multipart(subtype: &str, mut parts: Vec<Part>) -> Result<Part, Error> {
         if parts.len() == 1 && subtype != "mixed" {
             return Ok(parts.remove(0));
         }
@@ -157,7 +160,7 @@ impl Entity {
         }
         content.push(Piece::text(format!("\r\n--{boundary}--")));
         let fields = vec![Field::of_words("Content-Type", &words)?];
-        Ok(Entity { fields, content, eight_bit, text_file: None })
+        Ok(Part { fields, content, eight_bit, text_file: None })
     }
 
     /// Returns the header, after `start`.
@@ -173,14 +176,14 @@ impl Entity {
         Arc::new(Piece::TextFile { path: path.clone(), plain, utf8 })
     }
 
-    fn bytes(fields: Vec<Field>, bytes: Cow<'static, [u8]>) -> Result<Entity, Error> {
+    fn bytes(fields: Vec<Field>, bytes: Bytes<'static>) -> Result<Part, Error> {
         let (encoding, length) = Encoding::choose(&bytes);
         let is_text = fields[0].value().get(..5).is_some_and(|kind| kind.eq_ignore_ascii_case("text/"));
         let eight_bit = is_text && is_eight_bit_text(&bytes);
         let piece = Piece::Bytes { bytes, encoding, length, eight_bit };
         let eight_bit = if eight_bit { EightBit::IfOffered } else { EightBit::Never };
         let fields = with_encoding(fields, encoding)?;
-        Ok(Entity { fields, content: vec![Arc::new(piece)], eight_bit, text_file: None })
+        Ok(Part { fields, content: vec![Arc::new(piece)], eight_bit, text_file: None })
     }
 }
 
@@ -199,9 +202,9 @@ pub(super) fn header(start: &str, fields: &[Field], eight_bit: EightBit) -> Arc<
 }
 
 /// Returns a boundary that occurs in none of the parts: encoded parts have no `=_`, and the others are searched.
-fn boundary(parts: &[Entity]) -> String {
+fn boundary(parts: &[Part]) -> String {
     loop {
-        let boundary = format!("=_{}", stamp::unique());
+        let boundary = format!("=_{}", unique_id());
         let mut plain = parts.iter().flat_map(|part| &part.content).filter_map(|piece| piece.plain());
         if !plain.any(|text| memmem::find(text, boundary.as_bytes()).is_some()) {
             return boundary;
@@ -217,36 +220,35 @@ fn with_encoding(mut fields: Vec<Field>, encoding: Encoding) -> Result<Vec<Field
 /// Checks the Content-Type of a part that is not a multipart: `type/subtype; name=value; name="any value"` (RFC 2045
 /// §5.1).
 fn media_type(text: &str) -> Result<Field, Error> {
-    let fail =
-        |why: &str| Error::Message(format!("{text:?} cannot be the Content-Type of a part: {why}").into());
+    let fail = |why: &str| Error::Message(format!("invalid Content-Type {text:?}: {why}").into());
     if text.bytes().any(|byte| byte != b' ' && !byte.is_ascii_graphic()) {
-        return Err(fail("it is not printable ASCII"));
+        return Err(fail("not printable ASCII"));
     }
     let (name, mut parameters) = text.split_at(text.find(';').unwrap_or(text.len()));
-    let (kind, subtype) =
-        name.trim_end_matches(' ').split_once('/').ok_or_else(|| fail("it has no subtype"))?;
+    let (kind, subtype) = name.trim_end_matches(' ').split_once('/').ok_or_else(|| fail("no subtype"))?;
     if kind.is_empty() || subtype.is_empty() || !kind.bytes().chain(subtype.bytes()).all(is_token) {
-        return Err(fail("type and subtype are no tokens"));
+        return Err(fail("the type or subtype is not a token"));
     }
     if kind.eq_ignore_ascii_case("multipart") {
-        return Err(fail("it would have parts of its own"));
+        return Err(fail("an attachment cannot be a multipart"));
     }
     let mut seen = HashSet::new();
     while let Some(parameter) = parameters.strip_prefix(';') {
         let (name, value) = parameter.split_once('=').ok_or_else(|| fail("a parameter has no value"))?;
         let name = name.trim_start_matches(' ').to_ascii_lowercase();
         if name.is_empty() || !name.bytes().all(is_token) {
-            return Err(fail("the name of a parameter is no token"));
+            return Err(fail("a parameter name is not a token"));
         }
         if !seen.insert(name) {
-            return Err(fail("a parameter is there twice"));
+            return Err(fail("duplicate parameter"));
         }
-        let length = value_length(value).ok_or_else(|| fail("a value is neither a token nor in quotes"))?;
+        let length = value_length(value)
+            .ok_or_else(|| fail("a parameter value is neither a token nor a quoted string"))?;
         parameters = value[length..].trim_start_matches(' ');
     }
     match parameters {
         "" => Field::of_words("Content-Type", &plain_words(text)),
-        _ => Err(fail("there is more behind a value")),
+        _ => Err(fail("unexpected text after a parameter value")),
     }
 }
 
@@ -256,7 +258,7 @@ fn value_length(text: &str) -> Option<usize> {
         let length = text.bytes().take_while(|byte| is_token(*byte)).count();
         return Some(length).filter(|length| *length > 0);
     }
-    headers::token_length(text.as_bytes())
+    header_reader::token_length(text.as_bytes())
 }
 
 /// `token` (RFC 2045 §5.1).
@@ -277,7 +279,7 @@ fn attachment_fields(content_type: Field, attachment: &Attachment) -> Result<Vec
         // Forwarded messages have ids with file names: `image(2).png@01D5`.
         let is_bad = |byte: u8| !byte.is_ascii_graphic() || b"<>\"\\".contains(&byte);
         if id.is_empty() || id.bytes().any(is_bad) {
-            return Err(Error::Message(format!("{id:?} cannot be a Content-ID").into()));
+            return Err(Error::Message(format!("invalid Content-ID {id:?}").into()));
         }
         fields.push(Field::of_words("Content-ID", &[format!("<{id}>")])?);
     }
@@ -288,7 +290,7 @@ fn attachment_fields(content_type: Field, attachment: &Attachment) -> Result<Vec
 /// followed by a readable name for programs without RFC 2231. Programs with it use the first one.
 fn file_name(name: &str) -> Result<Vec<String>, Error> {
     if name.chars().any(char::is_control) {
-        return Err(Error::Message(format!("the file name {name:?} has a control character").into()));
+        return Err(Error::Message(format!("control character in the file name {name:?}").into()));
     }
     let is_plain = |c: char| c == ' ' || c.is_ascii_graphic() && !matches!(c, '"' | '\\' | '%');
     let is_short = name.len() + "filename=\"\"".len() <= MAX_PARAMETER;
@@ -355,7 +357,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_name_that_readers_would_change_stands_in_percent_encoding() {
+    fn a_file_name_that_readers_could_change_is_percent_encoded() {
         for name in ["a.txt", "a b.txt", "a=b.txt", "a?.txt"] {
             assert_eq!(file_name(name).unwrap(), [format!("filename={}", quoted(name))]);
         }
@@ -381,7 +383,7 @@ mod tests {
     }
 
     #[test]
-    fn a_readable_name_keeps_its_end() {
+    fn a_readable_name_keeps_its_extension() {
         for (name, expected) in [
             ("Größe.pdf", "Gr__e.pdf"),
             ("a/b c.txt", "a_b_c.txt"),
@@ -395,14 +397,14 @@ mod tests {
     }
 
     #[test]
-    fn a_boundary_is_not_in_the_parts_and_differs_each_time() {
-        let part = || Entity::text("text/plain", "--=_0123\n--\n").unwrap();
+    fn boundaries_are_unique_and_do_not_occur_in_the_parts() {
+        let part = || Part::text("text/plain", "--=_0123\n--\n").unwrap();
         let (one, other) = (boundary(&[part()]), boundary(&[part()]));
         assert!(one.starts_with("=_") && one.len() <= 70 && one != other);
     }
 
     #[test]
-    fn a_content_type_goes_out_as_it_was_given() {
+    fn a_valid_content_type_is_sent_unchanged() {
         for text in [
             "text/plain",
             "application/vnd.a+b; x=\"y  z\"",
@@ -438,17 +440,17 @@ mod tests {
     }
 
     #[test]
-    fn behind_a_body_that_ends_its_line_comes_nothing() {
+    fn no_line_end_is_added_to_a_body_that_has_one() {
         assert!(line_end(&[Piece::text("a\r\n")]).is_none() && line_end(&[]).is_none());
         assert_eq!(line_end(&[Piece::text("a")]).and_then(|piece| piece.length(false)), Some(2));
     }
 
     #[test]
-    fn bytes_that_are_a_message_are_not_encoded() {
+    fn a_message_attached_as_bytes_is_not_encoded() {
         let part = |bytes: &'static [u8]| {
-            Entity::attachment(Attachment::bytes("", bytes.to_vec()).content_type("message/rfc822"))
+            Part::attachment(Attachment::bytes("", bytes.to_vec()).content_type("message/rfc822"))
         };
-        let written = |entity: &Entity| match &*entity.header("") {
+        let written = |part: &Part| match &*part.header("") {
             Piece::Text(text, None) => text.clone(),
             _ => panic!("it has one form"),
         };
@@ -460,16 +462,16 @@ mod tests {
         assert_eq!(eight.eight_bit, EightBit::Always);
         assert!(part(b"a\0").is_err() && part(&[b'x'; 999]).is_err() && part(&[b'x'; 998]).is_ok());
         let partial = Attachment::bytes("", "ü").content_type("message/partial; id=\"a\"; number=1");
-        assert!(Entity::attachment(partial).is_err());
+        assert!(Part::attachment(partial).is_err());
         let global = Attachment::bytes("", "Subject: ü\n\nü\n").content_type("message/global");
-        assert!(written(&Entity::attachment(global).unwrap()).contains("base64"));
+        assert!(written(&Part::attachment(global).unwrap()).contains("base64"));
     }
 
     #[test]
-    fn a_content_id_may_have_its_brackets_and_what_file_names_have() {
+    fn a_content_id_may_have_brackets_around_it_and_parentheses_in_it() {
         let id = |id: &str| {
-            let entity = Entity::attachment(Attachment::bytes("", "x").content_id(id)).ok()?;
-            Some(entity.fields.iter().find(|field| field.name() == "Content-ID")?.value())
+            let part = Part::attachment(Attachment::bytes("", "x").content_id(id)).ok()?;
+            Some(part.fields.iter().find(|field| field.name() == "Content-ID")?.value())
         };
         for (given, sent) in
             [("a", "<a>"), ("<a@b>", "<a@b>"), ("image(2).png@01D5$", "<image(2).png@01D5$>")]

@@ -2,11 +2,13 @@
 
 use lettre::{Address as Theirs, Message};
 
-use super::{Body, Mail, headers::lose_bcc};
-use crate::{Address, Envelope, Error};
+use crate::{
+    Address, Envelope, Error,
+    message::{Body, Mail, header_reader::remove_bcc},
+};
 
-/// The envelope is that of the message. `Bcc` is not sent, whatever `keep_bcc` says: that is for transports that read
-/// the recipients there. The message is serialized in memory when it is sent.
+/// The envelope is that of the message. `Bcc` is never sent, not even with `keep_bcc`, which is for transports that take
+/// the recipients from it. The message is serialized in memory when it is sent.
 ///
 /// ```no_run
 /// let message = lettre::Message::builder()
@@ -27,6 +29,6 @@ impl Mail for Message {
     }
 
     fn body(&self) -> Result<Body<'_>, Error> {
-        Ok(Body::bytes(lose_bcc(self.formatted())))
+        Ok(Body::from(remove_bcc(self.formatted())))
     }
 }

@@ -2,8 +2,10 @@
 
 use mail_builder::MessageBuilder;
 
-use super::{Body, Mail, headers::lose_bcc};
-use crate::{Envelope, Error};
+use crate::{
+    Envelope, Error,
+    message::{Body, Mail, header_reader::remove_bcc},
+};
 
 /// The envelope is taken from the headers ([`Envelope::from_headers`]), including `Bcc`, which is not sent. The message
 /// is serialized in memory when it is sent.
@@ -31,7 +33,7 @@ impl Mail for MessageBuilder<'_> {
     }
 
     fn body(&self) -> Result<Body<'_>, Error> {
-        Ok(Body::bytes(lose_bcc(written(self.clone())?)))
+        Ok(Body::from(remove_bcc(written(self.clone())?)))
     }
 }
 

@@ -1,11 +1,6 @@
-//! Dates and unique identifiers for messages.
+//! Dates in header fields (RFC 5322 §3.3).
 
-use std::{
-    hash::{BuildHasher, Hasher, RandomState},
-    process,
-    sync::atomic::{AtomicU64, Ordering},
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 const DAY: i64 = 86_400;
 const WEEKDAYS: [&str; 7] = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"];
@@ -55,28 +50,14 @@ fn civil(days: i64) -> (i64, usize, i64) {
     (year + era * 400 + i64::from(month <= 2), month as usize, day)
 }
 
-/// Returns 32 hexadecimal digits that are unique and cannot be guessed.
-pub(super) fn unique() -> String {
-    static COUNT: AtomicU64 = AtomicU64::new(0);
-    let time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
-    // The hasher's keys are random. The other values tell apart copies of the state made by a fork or a snapshot.
-    let mut hasher = RandomState::new().build_hasher();
-    hasher.write_u128(time);
-    hasher.write_u32(process::id());
-    hasher.write_u64(COUNT.fetch_add(1, Ordering::Relaxed));
-    let first = hasher.finish();
-    hasher.write_u64(first);
-    format!("{first:016x}{:016x}", hasher.finish())
-}
-
 #[cfg(test)]
 mod tests {
-    use std::{collections::HashSet, time::Duration};
+    use std::time::Duration;
 
     use super::*;
 
     #[test]
-    fn a_time_is_written_as_rfc_5322_has_it() {
+    fn a_time_is_written_as_an_rfc_5322_date() {
         for (seconds, text) in [
             (0, "Thu, 1 Jan 1970 00:00:00 +0000"),
             (951_782_400, "Tue, 29 Feb 2000 00:00:00 +0000"),
@@ -96,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn years_that_mail_does_not_know_are_none() {
+    fn years_outside_1900_to_9999_are_refused() {
         let (first, last) = (Duration::from_secs(2_208_988_800), Duration::from_secs(253_402_300_799));
         assert_eq!(date_time(UNIX_EPOCH - first).unwrap(), "Mon, 1 Jan 1900 00:00:00 +0000");
         assert_eq!(date_time(UNIX_EPOCH - first - Duration::from_nanos(1)), None);
@@ -105,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn a_year_in_text_is_known_or_not() {
+    fn years_in_text_are_checked() {
         for (text, is_known) in [
             ("Mon, 1 Jan 1900 00:00:00 +0000", true),
             ("31 dec  9999 23:59 +0000 (at last)", true),
@@ -120,16 +101,9 @@ mod tests {
     }
 
     #[test]
-    fn the_earliest_time_there_is_does_not_panic() {
+    fn the_earliest_possible_time_does_not_panic() {
         if let Some(earliest) = UNIX_EPOCH.checked_sub(Duration::from_secs(1 << 63)) {
             assert_eq!(date_time(earliest), None);
         }
-    }
-
-    #[test]
-    fn what_is_unique_is_not_seen_twice() {
-        let seen: HashSet<String> = (0..10_000).map(|_| unique()).collect();
-        assert_eq!(seen.len(), 10_000);
-        assert!(seen.iter().all(|digits| digits.len() == 32));
     }
 }

@@ -1,9 +1,18 @@
-//! `Mail` for the messages of email-format.
+//! `Mail` for the messages of email-format, and conversions between them and a [`Message`].
 
-use email_format::Email;
+use email_format::{Email, rfc5322::Parsable};
 
-use super::{Body, Mail, header_length, headers::lose_bcc};
-use crate::{Envelope, Error};
+use crate::{
+    Envelope, Error,
+    message::{
+        Body, Mail, Message,
+        encoded_stream::Piece,
+        header_length,
+        header_reader::remove_bcc,
+        header_writer::{Field, is_nested_too_deep},
+        mime_part::EightBit,
+    },
+};
 
 /// The envelope is taken from the headers ([`Envelope::from_headers`]). `Bcc` is not sent, but stays in the `Email`.
 impl Mail for Email {
@@ -12,12 +21,50 @@ impl Mail for Email {
     }
 
     fn body(&self) -> Result<Body<'_>, Error> {
-        let mut text = lose_bcc(self.as_bytes());
+        let mut text = remove_bcc(self.as_bytes());
         // Without a body, email-format writes no empty line: a line added by a server would be in the headers.
         if header_length(&text).is_none() {
             text.extend_from_slice(b"\r\n");
         }
-        Ok(Body::bytes(text))
+        Ok(Body::from(text))
+    }
+}
+
+/// Converts an [`Email`]: its fields are refolded to this crate's line length, and its body is kept. Nothing is added.
+impl From<Email> for Message {
+    fn from(email: Email) -> Message {
+        let mut whole = email.as_bytes();
+        let content = whole.split_off(header_length(&whole).unwrap_or(whole.len()));
+        let header = String::from_utf8_lossy(&whole);
+        let fields = header.split("\r\n").filter(|line| !line.is_empty()).map(Field::refolded).collect();
+        Message::new(fields, vec![Piece::text(String::from_utf8_lossy(&content))], EightBit::Never)
+    }
+}
+
+/// Converts a [`Message`], including `Bcc`, with the whole body in memory.
+///
+/// # Errors
+///
+/// Those of [`Message::to_bytes`]; [`Error::Message`] if email-format cannot read it.
+impl TryFrom<Message> for Email {
+    type Error = Error;
+
+    fn try_from(message: Message) -> Result<Email, Error> {
+        let unreadable = || Error::Message("email-format cannot parse the message".into());
+        if message.fields().iter().any(|field| is_nested_too_deep(field.as_str())) {
+            return Err(unreadable());
+        }
+        let sent = message.to_bytes()?;
+        let content = &sent[header_length(&sent).unwrap_or(sent.len())..];
+        let fields: Vec<Field> =
+            message.fields().iter().map(|field| field.to_ascii().unwrap_or_else(|| field.clone())).collect();
+        let mut whole = Message::header_text(&fields).into_bytes();
+        whole.extend_from_slice(b"\r\n");
+        whole.extend_from_slice(content);
+        let (email, _) = Email::parse(&whole).map_err(|_| unreadable())?;
+        // After a field that it cannot read, email-format finds no body.
+        let is_whole = email.get_body().is_some_and(|body| body.0 == content);
+        if is_whole { Ok(email) } else { Err(unreadable()) }
     }
 }
 
@@ -43,12 +90,12 @@ mod tests {
     }
 
     #[test]
-    fn an_email_without_bcc_is_sent_as_it_is() {
+    fn an_email_without_bcc_is_sent_unchanged() {
         assert_eq!(sent(&email()), email().as_string());
     }
 
     #[test]
-    fn a_bcc_is_not_sent_and_stays_in_the_email() {
+    fn bcc_is_not_sent_but_stays_in_the_email() {
         let mut email = email();
         email.set_bcc("hidden@x.example,\r\n other@x.example").unwrap();
         let before = email.as_string();
@@ -67,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn an_email_without_a_body_has_an_end_of_its_headers() {
+    fn an_email_without_a_body_ends_with_an_empty_line() {
         let mut email = email();
         email.clear_body();
         assert!(sent(&email).ends_with("<you@x.example>\r\n\r\n"));
@@ -77,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn the_envelope_is_what_the_headers_name() {
+    fn the_envelope_is_taken_from_the_headers() {
         let mut email = email();
         email.set_sender("sender@x.example").unwrap();
         email.set_cc("Group: cc@x.example;").unwrap();
@@ -87,14 +134,14 @@ mod tests {
     }
 
     #[test]
-    fn an_email_for_nobody_has_no_envelope() {
+    fn an_email_without_recipients_has_no_envelope() {
         let mut email = email();
         email.clear_to();
         assert!(matches!(email.envelope(), Err(Error::NoRecipients)));
     }
 
     #[test]
-    fn a_resent_email_goes_to_whom_it_was_resent() {
+    fn a_resent_email_has_only_the_new_recipients() {
         let text = b"Resent-Date: Wed, 5 Jan 2015 15:13:05 +1300\r\nResent-From: re@x.example\r\n\
             Resent-To: new@x.example\r\nResent-Bcc: hidden@x.example\r\n\
             Date: Wed, 5 Jan 2015 15:13:05 +1300\r\nFrom: me@x.example\r\nTo: you@x.example\r\n\r\nHello!\r\n";

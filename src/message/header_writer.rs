@@ -6,8 +6,9 @@ use email_encoding::headers::{rfc2047, writer::EmailWriter};
 use email_format::rfc5322::{Field as Parsed, Parsable, ResentField};
 
 use super::{
+    date,
     mailbox::{self, Item, Mailbox, Mailboxes},
-    stamp,
+    unique_id::unique_id,
 };
 use crate::Error;
 
@@ -16,7 +17,7 @@ const MAX_LINE: usize = 78;
 /// Maximum length of any line, in octets without its line end.
 const MAX_LONG_LINE: usize = 998;
 /// Error text for an invalid `List-Unsubscribe`.
-const NO_URIS: &str = "it is no list of URIs in angle brackets (RFC 2369)";
+const NO_URIS: &str = "not a list of URIs in angle brackets (RFC 2369)";
 /// Maximum length of a field name, in octets.
 const MAX_NAME: usize = 76;
 /// Maximum nesting of comments: email-format needs a stack frame for each level.
@@ -89,68 +90,43 @@ impl Field {
     /// Creates a field of the message itself; `None` if it would be empty and can be left out.
     pub fn new(name: &str, value: &Value) -> Result<Option<Field>, Error> {
         if name.is_empty() || name.len() > MAX_NAME || !name.bytes().all(is_name) {
-            return Err(Error::Message(format!("{name:?} cannot be the name of a header").into()));
+            return Err(Error::Message(format!("invalid header name {name:?}").into()));
         }
-        let fail = |why: &str| Error::Message(format!("the header {name}: {why}").into());
-        let kind = Kind::of(name);
+        let fail = |why: Cow<'_, str>| Error::Message(format!("invalid header {name}: {why}").into());
         let words = match value {
-            Value::Text(text)
-                if (kind == Kind::References || reads_comments(name)) && is_nested_too_deep(text) =>
-            {
-                return Err(fail("its comments are nested too deep"));
-            }
-            Value::Text(text) if kind == Kind::References => reference_words(name, text).map_err(fail)?,
-            Value::Text(text) if text.chars().any(char::is_control) => {
-                return Err(fail("it has a control character"));
-            }
-            Value::Mailboxes(mailboxes) => {
-                let items = mailboxes.read().map_err(|error| match error {
-                    Error::Address { input, why, .. } => {
-                        Error::Address { input, why, header: Some(name.to_owned()) }
-                    }
-                    error => error,
-                })?;
-                if let Some(local) =
-                    items.iter().find_map(Item::without_domain).filter(|_| is_structured(name))
-                {
-                    let (input, header) = (local.to_string(), Some(name.to_owned()));
-                    return Err(Error::Address { input, why: "no @", header });
-                }
-                let words = address_words(&items).map_err(|why| fail(&why))?;
-                if words.is_empty() {
-                    return Ok(None);
-                }
-                let mut field = Field::of_words(name, &words)?;
-                field.ascii = in_ascii(name, &field, &items);
-                return Ok(Some(field));
-            }
-            Value::Uris(uris) => match uris.iter().find(|uri| !is_uri(uri)) {
-                Some(uri) => return Err(fail(&format!("{uri:?} is no URI"))),
-                // A comma separates URIs (RFC 2369 §2).
-                None => listed(uris.iter().map(|uri| vec![format!("<{}>", uri.replace(',', "%2C"))])),
-            },
-            Value::Date(time) => plain_words(&stamp::date_time(*time).ok_or_else(|| fail(BAD_YEAR))?),
-            Value::Text(text) => match kind {
-                Kind::Content => return Err(fail("it is written by the composer")),
-                Kind::Id => text.split(' ').filter(|id| !id.is_empty()).map(bracketed).collect(),
-                Kind::References => Vec::new(), // handled above
-                Kind::Phrases => {
-                    let phrases = mailbox::split_phrases(text).map_err(fail)?;
-                    listed(phrases.iter().map(|name| phrase(name)))
-                }
-                Kind::Uris => {
-                    return Field::new(name, &Value::Uris(uris(text).ok_or_else(|| fail(NO_URIS))?));
-                }
-                Kind::Date if !stamp::has_known_year(text) => return Err(fail(BAD_YEAR)),
-                Kind::Mailboxes | Kind::Date => plain_words(text),
-                Kind::Text => unstructured(name, text),
-            },
+            Value::Mailboxes(mailboxes) => return Field::of_mailboxes(name, mailboxes),
+            Value::Uris(uris) => uri_words(uris).map_err(fail)?,
+            Value::Date(time) => plain_words(&date::date_time(*time).ok_or_else(|| fail(BAD_YEAR.into()))?),
+            Value::Text(text) => text_words(name, text).map_err(fail)?,
         };
-        match words.is_empty() {
-            true if kind == Kind::Text && !name.eq_ignore_ascii_case("Subject") => Err(fail("it is empty")),
-            true => Ok(None),
-            false => Field::of_words(name, &words).map(Some),
+        if !words.is_empty() {
+            Field::of_words(name, &words).map(Some)
+        } else if Kind::of(name) == Kind::Text && !name.eq_ignore_ascii_case("Subject") {
+            Err(fail("the value is empty".into()))
+        } else {
+            Ok(None)
         }
+    }
+
+    /// Creates a field of mailboxes; `None` if there are none.
+    fn of_mailboxes(name: &str, mailboxes: &Mailboxes) -> Result<Option<Field>, Error> {
+        let header = Some(name.to_owned());
+        let items = match mailboxes.read() {
+            Err(Error::Address { input, why, .. }) => return Err(Error::Address { input, why, header }),
+            read => read?,
+        };
+        let local = items.iter().find_map(Item::without_domain).filter(|_| is_structured(name));
+        if let Some(local) = local {
+            return Err(Error::Address { input: local.to_string(), why: "no @", header });
+        }
+        let words = address_words(&items)
+            .map_err(|why| Error::Message(format!("invalid header {name}: {why}").into()))?;
+        if words.is_empty() {
+            return Ok(None);
+        }
+        let mut field = Field::of_words(name, &words)?;
+        field.ascii = in_ascii(name, &field, &items);
+        Ok(Some(field))
     }
 
     /// Creates a field from words separated by spaces, and folds it where a line would be too long.
@@ -189,14 +165,14 @@ impl Field {
 
     /// Creates a field with the current date-time.
     pub fn now(name: &str) -> Result<Field, Error> {
-        let now = stamp::date_time(SystemTime::now());
-        let now = now.ok_or_else(|| Error::Message(format!("the header {name}: {BAD_YEAR}").into()))?;
+        let now = date::date_time(SystemTime::now());
+        let now = now.ok_or_else(|| Error::Message(format!("invalid header {name}: {BAD_YEAR}").into()))?;
         Field::of_words(name, &plain_words(&now))
     }
 
     /// Creates a field with a new, unique message identifier.
     pub fn unique_id(name: &str, domain: &str) -> Result<Field, Error> {
-        Field::of_words(name, &[format!("<{}@{domain}>", stamp::unique())])
+        Field::of_words(name, &[format!("<{}@{domain}>", unique_id())])
     }
 
     pub fn name(&self) -> &str {
@@ -231,13 +207,15 @@ impl Field {
     fn check(&self) -> Result<(), Error> {
         let name = self.name();
         if self.text.split("\r\n").any(|line| line.len() > MAX_LONG_LINE) {
-            return Err(Error::Message(format!("the header {name} has a word too long for a line").into()));
+            return Err(Error::Message(
+                format!("invalid header {name}: a word is longer than a line may be").into(),
+            ));
         }
         // These are sent as other messages have them.
         if Kind::of(name) == Kind::References {
             return Ok(());
         }
-        // Letters beyond ASCII are allowed in addresses wherever ASCII letters are (RFC 6532 §3.2), but email-format
+        // Non-ASCII letters are allowed in addresses wherever ASCII letters are (RFC 6532 §3.2), but email-format
         // knows only ASCII.
         let stand_in = match Kind::of(name) {
             Kind::Mailboxes => self.text.chars().map(|c| if c.is_ascii() { c } else { 'x' }).collect(),
@@ -252,7 +230,43 @@ impl Field {
         if is_read {
             return Ok(());
         }
-        Err(Error::Message(format!("the header {name} cannot be {:?} (RFC 5322 §3.6)", self.value()).into()))
+        Err(Error::Message(
+            format!("the header {name} cannot have the value {:?} (RFC 5322 §3.6)", self.value()).into(),
+        ))
+    }
+}
+
+/// Converts text to the words of a field, depending on the syntax of the field.
+fn text_words(name: &str, text: &str) -> Result<Vec<String>, Cow<'static, str>> {
+    if reads_comments(name) && is_nested_too_deep(text) {
+        return Err("comments are nested too deeply".into());
+    }
+    let kind = Kind::of(name);
+    if kind == Kind::References {
+        return Ok(reference_words(name, text)?);
+    }
+    if text.chars().any(char::is_control) {
+        return Err("control character".into());
+    }
+    match kind {
+        Kind::Content => Err("set automatically, cannot be overridden".into()),
+        Kind::Id => Ok(text.split(' ').filter(|id| !id.is_empty()).map(bracketed).collect()),
+        Kind::Phrases => {
+            let phrases = mailbox::split_phrases(text)?;
+            Ok(comma_separated(phrases.iter().map(|name| phrase(name))))
+        }
+        Kind::Uris => uri_words(&uris(text).ok_or(NO_URIS)?),
+        Kind::Date if !date::has_known_year(text) => Err(BAD_YEAR.into()),
+        Kind::Mailboxes | Kind::Date => Ok(plain_words(text)),
+        Kind::Text | Kind::References => Ok(unstructured(name, text)),
+    }
+}
+
+fn uri_words(uris: &[String]) -> Result<Vec<String>, Cow<'static, str>> {
+    match uris.iter().find(|uri| !is_uri(uri)) {
+        Some(uri) => Err(format!("invalid URI {uri:?}").into()),
+        // A comma separates URIs (RFC 2369 §2).
+        None => Ok(comma_separated(uris.iter().map(|uri| vec![format!("<{}>", uri.replace(',', "%2C"))]))),
     }
 }
 
@@ -307,9 +321,9 @@ fn is_uri(uri: &str) -> bool {
 pub(super) fn uris(text: &str) -> Option<Vec<String>> {
     let (mut uris, mut rest) = (Vec::new(), text.trim_matches(' '));
     loop {
-        let (uri, behind) = rest.strip_prefix('<')?.split_once('>')?;
+        let (uri, after) = rest.strip_prefix('<')?.split_once('>')?;
         uris.push(uri.trim_matches(' ').to_owned());
-        rest = behind.trim_start_matches(' ');
+        rest = after.trim_start_matches(' ');
         if rest.is_empty() {
             return Some(uris);
         }
@@ -328,12 +342,12 @@ fn in_ascii(name: &str, field: &Field, items: &[Item]) -> Option<Box<str>> {
 }
 
 /// Splits the identifiers of other messages into words. Those in angle brackets are sent unchanged, even if they break
-/// the grammar; bare ones get brackets. Those that are not printable ASCII, or do not fit on a line, are left out: the
-/// errors of the message that is answered are not ours to fix.
+/// the grammar; bare ones get brackets. Those that are not printable ASCII, or do not fit on a line, are left out: a
+/// reply must not fail because of an invalid identifier in the message that it answers.
 fn reference_words(name: &str, text: &str) -> Result<Vec<String>, &'static str> {
     let text = unfolded(text.trim_end_matches(['\r', '\n']));
     if text.contains(['\r', '\n']) {
-        return Err("it has a line end");
+        return Err("line break");
     }
     let written: Vec<&str> = text.split([' ', '\t']).filter(|word| !word.is_empty()).collect();
     let mut words = Vec::new();
@@ -343,11 +357,11 @@ fn reference_words(name: &str, text: &str) -> Result<Vec<String>, &'static str> 
         });
         for id in bad {
             let shown: String = id.chars().take(MAX_NAME).collect();
-            log::warn!(target: "postino", "the header {name} is sent without an identifier that it cannot hold: {shown:?}");
+            log::warn!(target: "postino", "omitted an invalid identifier from the header {name}: {shown:?}");
         }
         let whole = good.concat();
         if whole.contains(['<', '>']) {
-            words.extend(fitting(good));
+            words.extend(join_if_short(good));
         } else if whole.contains('@') || written.len() == 1 {
             words.extend(whole.split(',').filter(|id| !id.is_empty()).map(bracketed));
         } else if !whole.is_empty() {
@@ -374,16 +388,16 @@ fn split_identifiers(word: &str) -> Vec<String> {
     let mut out = Vec::new();
     let mut rest = word;
     while let Some(at) = rest.find("><") {
-        let (id, behind) = rest.split_at(at + 1);
+        let (id, after) = rest.split_at(at + 1);
         out.push(id.to_owned());
-        rest = behind;
+        rest = after;
     }
     out.push(rest.to_owned());
     out
 }
 
 /// Joins identifiers written without spaces between them, unless the result is too long for a line.
-fn fitting(ids: Vec<String>) -> Vec<String> {
+fn join_if_short(ids: Vec<String>) -> Vec<String> {
     let whole = ids.concat();
     if whole.len() < MAX_LONG_LINE { vec![whole] } else { ids }
 }
@@ -467,22 +481,22 @@ fn phrase(name: &str) -> Vec<String> {
 }
 
 /// Joins elements with commas.
-fn listed(elements: impl Iterator<Item = Vec<String>>) -> Vec<String> {
+fn comma_separated(elements: impl Iterator<Item = Vec<String>>) -> Vec<String> {
     let mut elements = elements.filter(|words| !words.is_empty()).peekable();
     let mut out = Vec::new();
     while let Some(mut words) = elements.next() {
         if elements.peek().is_some() {
-            attach(&mut words, ',');
+            append_separator(&mut words, ',');
         }
         out.append(&mut words);
     }
     out
 }
 
-fn mailbox_words(mailbox: &Mailbox) -> Result<Vec<String>, String> {
+fn mailbox_words(mailbox: &Mailbox) -> Result<Vec<String>, &'static str> {
     let address = mailbox.address();
     if mailbox.name().chars().any(char::is_control) {
-        return Err("a name has a control character".to_owned());
+        return Err("control character in a name");
     }
     Ok(match mailbox.name() {
         "" => vec![address.to_string()],
@@ -491,7 +505,7 @@ fn mailbox_words(mailbox: &Mailbox) -> Result<Vec<String>, String> {
 }
 
 /// Writes an address list (RFC 5322 §3.4). A group is one element of it.
-fn address_words(items: &[Item]) -> Result<Vec<String>, String> {
+fn address_words(items: &[Item]) -> Result<Vec<String>, &'static str> {
     let mut items = items.iter();
     let mut elements = Vec::new();
     while let Some(item) = items.next() {
@@ -505,10 +519,10 @@ fn address_words(items: &[Item]) -> Result<Vec<String>, String> {
             Item::GroupEnd => {}
         }
     }
-    Ok(listed(elements.into_iter()))
+    Ok(comma_separated(elements.into_iter()))
 }
 
-fn group_words(name: &str, members: &[&Item]) -> Result<Vec<String>, String> {
+fn group_words(name: &str, members: &[&Item]) -> Result<Vec<String>, &'static str> {
     let mut mailboxes = Vec::new();
     for member in members {
         if let Item::Mailbox(mailbox) = member {
@@ -516,15 +530,15 @@ fn group_words(name: &str, members: &[&Item]) -> Result<Vec<String>, String> {
         }
     }
     let mut words = phrase(name);
-    attach(&mut words, ':');
-    words.append(&mut listed(mailboxes.into_iter()));
-    attach(&mut words, ';');
+    append_separator(&mut words, ':');
+    words.append(&mut comma_separated(mailboxes.into_iter()));
+    append_separator(&mut words, ';');
     Ok(words)
 }
 
 /// Appends a separator to the last word, or as its own word after an encoded word, which ends only at white space (RFC
 /// 2047 §5).
-fn attach(words: &mut Vec<String>, separator: char) {
+fn append_separator(words: &mut Vec<String>, separator: char) {
     match words.last_mut() {
         Some(last) if !last.ends_with("?=") => last.push(separator),
         _ => words.push(separator.to_string()),
@@ -544,7 +558,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_is_folded_where_it_would_pass_78() {
+    fn lines_longer_than_78_octets_are_folded() {
         let (just, over) = ("x".repeat(69), "x".repeat(70));
         assert_eq!(field("Subject", &just), format!("Subject: {just}\r\n"));
         assert_eq!(field("Subject", &over), format!("Subject:\r\n {over}\r\n"));
@@ -603,12 +617,15 @@ mod tests {
     }
 
     #[test]
-    fn what_email_format_takes_for_another_field_is_refused() {
+    fn a_value_that_email_format_cannot_parse_is_refused() {
         for (name, text) in
             [("Message-ID", "a b@c"), ("Message-ID", "<a>"), ("Resent-Message-ID", "x"), ("Date", "now")]
         {
             let error = Field::new(name, &Value::Text(text.to_owned())).unwrap_err();
-            assert!(error.to_string().starts_with(&format!("the header {name} cannot be ")), "{error}");
+            assert!(
+                error.to_string().starts_with(&format!("the header {name} cannot have the value ")),
+                "{error}"
+            );
         }
     }
 
@@ -618,7 +635,7 @@ mod tests {
     }
 
     #[test]
-    fn identifiers_of_other_messages_are_sent_as_they_came() {
+    fn identifiers_of_other_messages_are_sent_unchanged() {
         for text in [
             "<a@b>",
             "<a@b> <c@d>",
@@ -653,7 +670,7 @@ mod tests {
     }
 
     #[test]
-    fn an_identifier_that_no_header_can_hold_is_left_out() {
+    fn an_invalid_identifier_is_left_out() {
         let long = format!("<{}@x>", "y".repeat(990));
         for (text, sent) in [
             ("<jörg@x> <a@b>", Some("<a@b>")),
@@ -672,7 +689,7 @@ mod tests {
     }
 
     #[test]
-    fn identifiers_without_spaces_are_folded_where_a_line_cannot_hold_them() {
+    fn identifiers_without_spaces_are_folded_if_a_line_would_be_too_long() {
         let ids: String = (0..60).map(|i| format!("<number-{i}-of-many@example.org>")).collect();
         let field = field("References", &ids);
         assert!(field.lines().all(|line| line.len() <= 78), "{field}");
@@ -698,7 +715,7 @@ mod tests {
     }
 
     #[test]
-    fn a_comma_in_a_uri_is_encoded_and_one_between_uris_is_not() {
+    fn commas_are_encoded_in_uris_but_not_between_them() {
         for (text, sent) in [
             ("<https://x.org/?a=1,2>", "<https://x.org/?a=1%2C2>"),
             (
@@ -724,7 +741,7 @@ mod tests {
     }
 
     #[test]
-    fn only_fields_that_the_composer_writes_are_refused() {
+    fn only_content_fields_that_the_builder_writes_are_refused() {
         for name in ["Content-Language", "Content-Location", "Content-Description", "content-class"] {
             assert_eq!(field(name, "de, en"), format!("{name}: de, en\r\n"));
         }
@@ -743,7 +760,7 @@ mod tests {
 
     #[cfg(feature = "idna")]
     #[test]
-    fn a_field_of_addresses_can_be_written_in_ascii_if_only_domains_are_not() {
+    fn an_address_field_has_an_ascii_form_if_only_its_domains_are_not_ascii() {
         let ascii = |text: &str| {
             let field = Field::new("To", &Value::Mailboxes(text.into())).unwrap().unwrap();
             field.to_ascii().map(|field| field.as_str().to_owned())
@@ -760,7 +777,7 @@ mod tests {
     }
 
     #[test]
-    fn comments_in_comments_do_not_overflow_the_stack() {
+    fn deeply_nested_comments_do_not_overflow_the_stack() {
         for (name, start) in [
             ("Date", "Mon, 1 Jan 2024 00:00:00 +0000"),
             ("Message-ID", "<a@b>"),
@@ -774,7 +791,10 @@ mod tests {
             for open in ["( ", "[\"] ( ", "(\\) "] {
                 let text = format!("{start} {}{}", open.repeat(100_000), ") ".repeat(100_000));
                 let error = Field::new(name, &Value::Text(text.clone())).unwrap_err();
-                assert_eq!(error.to_string(), format!("the header {name}: its comments are nested too deep"));
+                assert_eq!(
+                    error.to_string(),
+                    format!("invalid header {name}: comments are nested too deeply")
+                );
                 let kept = Field::refolded(&format!("{name}: {text}"));
                 assert_eq!(kept.as_str(), format!("{name}: {text}\r\n"));
             }
@@ -782,7 +802,7 @@ mod tests {
     }
 
     #[test]
-    fn some_comments_in_comments_are_fine_and_any_number_side_by_side() {
+    fn comments_may_be_nested_a_little_and_repeated_at_will() {
         for (nested, beside) in [(1, 1), (MAX_NESTED_COMMENTS, 1), (1, 1000)] {
             let comments = format!("{}{} ", "( ".repeat(nested), ") ".repeat(nested)).repeat(beside);
             let text = format!("Mon, 1 Jan 2024 00:00:00 +0000 {comments}");
@@ -791,7 +811,7 @@ mod tests {
     }
 
     #[test]
-    fn spaces_in_a_row_are_kept_in_folding() {
+    fn folding_keeps_repeated_spaces() {
         let long = "x".repeat(60);
         let field = Field::refolded(&format!("X-A: {long}  {long} b "));
         assert_eq!(field.as_str(), format!("X-A: {long}\r\n  {long} b\r\n"));
@@ -799,14 +819,14 @@ mod tests {
     }
 
     #[test]
-    fn a_field_that_cannot_be_folded_again_stays_as_it_was() {
+    fn a_field_that_cannot_be_refolded_is_unchanged() {
         assert_eq!(Field::refolded("Bcc:").as_str(), "Bcc:\r\n");
         let long = format!("X-A: {}", "x".repeat(2000));
         assert_eq!(Field::refolded(&long).as_str(), format!("{long}\r\n"));
     }
 
     #[test]
-    fn no_line_passes_998() {
+    fn no_line_is_longer_than_998_octets() {
         let word = |length| Field::of_words("X-A", &["x".repeat(length)]);
         assert!(word(997).is_ok() && word(998).is_err());
     }
@@ -826,7 +846,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_of_long_words_is_encoded() {
+    fn a_name_with_long_words_is_encoded() {
         for (length, is_encoded) in [(39, false), (40, true)] {
             let text = to(("x".repeat(length), "a@x.org"));
             assert_eq!(text.contains("=?utf-8?"), is_encoded, "{text}");
@@ -834,7 +854,7 @@ mod tests {
     }
 
     #[test]
-    fn a_field_of_addresses_that_has_none_is_left_out() {
+    fn an_address_field_without_addresses_is_left_out() {
         let resent = ["Resent-From", "Resent-Sender", "Resent-To", "Resent-Cc", "Resent-Bcc"];
         for name in ["From", "To", "Bcc", "Disposition-Notification-To"].iter().chain(&resent) {
             assert_eq!(Field::new(name, &Value::Mailboxes("".into())).unwrap(), None, "{name}");

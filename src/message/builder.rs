@@ -1,0 +1,322 @@
+//! The builder of a [`Message`]: its setters, and the tree of parts that it makes of text and attachments.
+
+use std::time::SystemTime;
+
+use super::{
+    Attachment, Mailboxes, Message,
+    field_set::{FieldSet, OriginNames},
+    header_writer::{Field, Kind, Value, uris},
+    mime_part::Part,
+};
+use crate::{Envelope, Error};
+
+/// Maximum nesting of messages attached to messages. Each level is searched for the boundaries of those around it.
+const MAX_LEVELS: usize = 50;
+/// Value of `List-Unsubscribe-Post` (RFC 8058 §3.1).
+const ONE_CLICK: &str = "List-Unsubscribe=One-Click";
+
+const ORIGIN: OriginNames = OriginNames { from: "From", sender: "Sender", date: "Date", id: "Message-ID" };
+
+/// Builds a [`Message`].
+///
+/// Setters never fail: an invalid value is reported by [`build`](MessageBuilder::build). No value can inject header
+/// fields: line ends and other control characters are refused everywhere except in texts, or left out of [identifiers
+/// of other messages](MessageBuilder::in_reply_to).
+#[derive(Debug, Default)]
+#[must_use]
+pub struct MessageBuilder {
+    fields: FieldSet,
+    text: Option<String>,
+    html: Option<String>,
+    calendar: Option<(String, String)>,
+    attachments: Vec<Attachment>,
+    envelope: Option<Envelope>,
+}
+
+impl MessageBuilder {
+    /// Adds authors (`From`). If there are several, [`sender`](MessageBuilder::sender) is required.
+    pub fn from(mut self, mailboxes: impl Into<Mailboxes>) -> MessageBuilder {
+        self.fields.add("From", Value::Mailboxes(mailboxes.into()));
+        self
+    }
+
+    /// Sets the mailbox of the sender, if it is not the author (`Sender`).
+    pub fn sender(mut self, mailbox: impl Into<Mailboxes>) -> MessageBuilder {
+        self.fields.set("Sender", Value::Mailboxes(mailbox.into()));
+        self
+    }
+
+    /// Adds mailboxes for replies, if replies should not be sent to the author (`Reply-To`).
+    pub fn reply_to(mut self, mailboxes: impl Into<Mailboxes>) -> MessageBuilder {
+        self.fields.add("Reply-To", Value::Mailboxes(mailboxes.into()));
+        self
+    }
+
+    /// Adds recipients (`To`). Text may name several: for untrusted input, use [`to_one`](MessageBuilder::to_one).
+    pub fn to(mut self, mailboxes: impl Into<Mailboxes>) -> MessageBuilder {
+        self.fields.add("To", Value::Mailboxes(mailboxes.into()));
+        self
+    }
+
+    /// Adds exactly one recipient, for untrusted input, such as from a web form. Several recipients, a group, an empty
+    /// text or an address without a domain make [`build`](MessageBuilder::build) fail with [`Error::Address`].
+    ///
+    /// ```
+    /// # use postino::{Error, Message};
+    /// let input = "bob@example.net, everybody@example.net";
+    /// let built = Message::builder().from("shop@example.org").to_one(input).build();
+    /// assert!(matches!(built, Err(Error::Address { .. })));
+    /// ```
+    pub fn to_one(mut self, mailbox: impl Into<Mailboxes>) -> MessageBuilder {
+        self.fields.add("To", Value::Mailboxes(mailbox.into().only_one()));
+        self
+    }
+
+    /// Adds recipients of a copy (`Cc`).
+    pub fn cc(mut self, mailboxes: impl Into<Mailboxes>) -> MessageBuilder {
+        self.fields.add("Cc", Value::Mailboxes(mailboxes.into()));
+        self
+    }
+
+    /// Adds recipients of a blind copy, who are not named in the message that is sent (`Bcc`).
+    pub fn bcc(mut self, mailboxes: impl Into<Mailboxes>) -> MessageBuilder {
+        self.fields.add("Bcc", Value::Mailboxes(mailboxes.into()));
+        self
+    }
+
+    /// Sets the subject. An empty subject is omitted.
+    pub fn subject(mut self, subject: impl Into<String>) -> MessageBuilder {
+        self.fields.set("Subject", Value::Text(subject.into()));
+        self
+    }
+
+    /// Sets the date, in the years 1900 to 9999. Defaults to the time of [`build`](MessageBuilder::build).
+    pub fn date(mut self, time: SystemTime) -> MessageBuilder {
+        self.fields.set("Date", Value::Date(time));
+        self
+    }
+
+    /// Sets the `Message-ID`, with or without angle brackets. Defaults to a new one in the domain of `From`.
+    pub fn message_id(mut self, id: impl Into<String>) -> MessageBuilder {
+        self.fields.set("Message-ID", Value::Text(id.into()));
+        self
+    }
+
+    /// Adds the identifiers of the messages that this one replies to, exactly as those messages have them
+    /// (`In-Reply-To`).
+    ///
+    /// Real identifiers often break the grammar, and a reply must not fail because of that. Printable ASCII is sent
+    /// unchanged. An identifier with other characters, or too long for a line (998 octets), is left out, and a `warn`
+    /// is logged. Identifiers without angle brackets get them. Folds and tabs between identifiers count as white space;
+    /// any other line end is refused.
+    pub fn in_reply_to(mut self, ids: impl Into<String>) -> MessageBuilder {
+        self.fields.add("In-Reply-To", Value::Text(ids.into()));
+        self
+    }
+
+    /// Adds the identifiers of the conversation, oldest first, in the same form as for
+    /// [`in_reply_to`](MessageBuilder::in_reply_to) (`References`).
+    pub fn references(mut self, ids: impl Into<String>) -> MessageBuilder {
+        self.fields.add("References", Value::Text(ids.into()));
+        self
+    }
+
+    /// Adds a URI for unsubscribing (`List-Unsubscribe`, RFC 2369), `mailto:` or `https:`. A comma in it is sent as
+    /// `%2C`.
+    pub fn list_unsubscribe(mut self, uri: impl Into<String>) -> MessageBuilder {
+        self.fields.add("List-Unsubscribe", Value::Uris(vec![uri.into()]));
+        self
+    }
+
+    /// Adds an `https:` URI that unsubscribes on a POST, without confirmation (`List-Unsubscribe-Post`, RFC 8058).
+    /// There can be only one, and any other URI must be `mailto:`. Mail programs honour it only in messages with a DKIM
+    /// signature.
+    pub fn one_click_unsubscribe(mut self, uri: impl Into<String>) -> MessageBuilder {
+        self.fields.set("List-Unsubscribe-Post", Value::Text(ONE_CLICK.to_owned()));
+        self.list_unsubscribe(uri)
+    }
+
+    /// Sets or adds any field. For a field that occurs once in a message, the value replaces the earlier one or is
+    /// added to it, as with the field's own setter. Other fields can be added several times.
+    ///
+    /// The value of an unknown field is free text. It is encoded where it is not ASCII, where it has repeated, leading
+    /// or trailing spaces (folding would lose them), and where it has `=?` or more than 900 octets without a space.
+    /// `MIME-Version` and the `Content-…` fields that the builder writes are refused; `Content-Language` and others are
+    /// allowed. `Resent-…` fields are refused, too: [`Message::resend`] puts them in a block before all others.
+    /// `Keywords` takes phrases separated by commas, quoted if they contain a comma; `List-Unsubscribe` takes
+    /// `<uri>, <uri>`.
+    pub fn header(mut self, name: &str, value: impl Into<String>) -> MessageBuilder {
+        let value = value.into();
+        match (Kind::of(name), &name.to_ascii_lowercase()[..]) {
+            (_, "sender") => self.fields.set(name, Value::Mailboxes(value.into())),
+            (Kind::Mailboxes, _) => self.fields.add(name, Value::Mailboxes(value.into())),
+            (Kind::Date, _) | (_, "subject" | "message-id" | "list-unsubscribe-post") => {
+                self.fields.set(name, Value::Text(value));
+            }
+            (Kind::Uris, _) => match uris(&value) {
+                Some(uris) => self.fields.add(name, Value::Uris(uris)),
+                None => self.fields.add(name, Value::Text(value)), // refused when it is built
+            },
+            (Kind::Id | Kind::References | Kind::Phrases, _) => self.fields.add(name, Value::Text(value)),
+            _ => self.fields.push(name, Value::Text(value)),
+        }
+        self
+    }
+
+    /// Sets the plain text. Line ends may be LF or CRLF.
+    pub fn text(mut self, text: impl Into<String>) -> MessageBuilder {
+        self.text = Some(text.into());
+        self
+    }
+
+    /// Sets the HTML text. If there is also a plain text, mail programs choose one (`multipart/alternative`).
+    pub fn html(mut self, html: impl Into<String>) -> MessageBuilder {
+        self.html = Some(html.into());
+        self
+    }
+
+    /// Adds a calendar part (RFC 6047) as an alternative to the text. The method is `REQUEST`, `REPLY` or `CANCEL`, for
+    /// instance, and must also be in the iCalendar text.
+    pub fn calendar(mut self, method: impl Into<String>, text: impl Into<String>) -> MessageBuilder {
+        self.calendar = Some((method.into(), text.into()));
+        self
+    }
+
+    /// Adds an attachment, or an image (or other content) that the HTML text shows: see [`Attachment::content_id`].
+    pub fn attach(mut self, attachment: Attachment) -> MessageBuilder {
+        self.attachments.push(attachment);
+        self
+    }
+
+    /// Sets the envelope, regardless of the header fields. Defaults to the envelope taken from them.
+    pub fn envelope(mut self, envelope: Envelope) -> MessageBuilder {
+        self.envelope = Some(envelope);
+        self
+    }
+
+    /// Builds the message. Bytes are inspected to choose an encoding; files and readers are not opened.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Address`] if an address is invalid. [`Error::Message`] if there is no `From`, if a value is not allowed
+    /// in its field (the text names the field), or if attached messages are nested more than 50 levels deep.
+    pub fn build(self) -> Result<Message, Error> {
+        if let Some((name, _)) = self.fields.all.iter().find(|(name, _)| is_resent(name)) {
+            return Err(Error::Message(
+                format!("the header {name} can be set only by Message::resend").into(),
+            ));
+        }
+        let levels = self.attachments.iter().map(Attachment::levels).max().unwrap_or(0);
+        if levels > MAX_LEVELS {
+            return Err(Error::Message("attached messages are nested more than 50 levels deep".into()));
+        }
+        let mut fields = self.fields.build(&ORIGIN)?;
+        check_unsubscribe(&fields)?;
+        let envelope = self.envelope.clone();
+        let part = self.into_part()?;
+        fields.push(Field::of_words("MIME-Version", &["1.0".to_owned()])?);
+        fields.extend(part.fields);
+        Ok(Message::new(fields, part.content, part.eight_bit).with_levels(levels).with_envelope(envelope))
+    }
+
+    /// mixed(alternative(text, related(html, inline parts), calendar), attachments)
+    fn into_part(self) -> Result<Part, Error> {
+        let (inline, attached): (Vec<_>, Vec<_>) =
+            self.attachments.into_iter().partition(|attachment| attachment.content_id.is_some());
+        let mut alternatives = Vec::new();
+        let has_other = self.html.is_some() || self.calendar.is_some() || !attached.is_empty();
+        if self.text.is_some() || !has_other {
+            alternatives.push(Part::text("text/plain; charset=utf-8", &self.text.unwrap_or_default())?);
+        }
+        match self.html {
+            Some(html) => {
+                let mut related = vec![Part::text("text/html; charset=utf-8", &html)?];
+                for attachment in inline {
+                    related.push(Part::attachment(attachment)?);
+                }
+                alternatives.push(Part::multipart("related", related)?);
+            }
+            None if inline.is_empty() => {}
+            None => {
+                return Err(Error::Message("an attachment with a Content-ID requires an HTML text".into()));
+            }
+        }
+        if let Some((method, text)) = &self.calendar {
+            alternatives.push(Part::calendar(method, text)?);
+        }
+        if attached.is_empty() {
+            return Part::multipart("alternative", alternatives);
+        }
+        let mut parts = Vec::new();
+        if !alternatives.is_empty() {
+            parts.push(Part::multipart("alternative", alternatives)?);
+        }
+        for attachment in attached {
+            parts.push(Part::attachment(attachment)?);
+        }
+        Part::multipart("mixed", parts)
+    }
+}
+
+fn is_resent(name: &str) -> bool {
+    name.get(..7).is_some_and(|start| start.eq_ignore_ascii_case("Resent-"))
+}
+
+/// Checks that one-click unsubscribing has exactly one `https:` URI, and no `http:` URI beside it (RFC 8058 §3.1).
+fn check_unsubscribe(fields: &[Field]) -> Result<(), Error> {
+    let find = |name: &str| fields.iter().find(|field| field.name().eq_ignore_ascii_case(name));
+    let Some(post) = find("List-Unsubscribe-Post") else { return Ok(()) };
+    if post.value() != ONE_CLICK {
+        return Err(Error::Message(format!("List-Unsubscribe-Post must be {ONE_CLICK:?}").into()));
+    }
+    let uris = find("List-Unsubscribe").map(Field::value).unwrap_or_default().to_ascii_lowercase();
+    match uris.matches("<https://").count() {
+        1 if !uris.contains("<http://") => Ok(()),
+        _ => Err(Error::Message(
+            "List-Unsubscribe-Post requires one https: URI and no http: URI in List-Unsubscribe".into(),
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::Resent, *};
+
+    #[test]
+    fn adding_to_a_field_after_many_others_is_fast() {
+        // If all fields were searched each time, this would take minutes.
+        const MANY: usize = 200_000;
+        let others = (0..MANY).fold(Message::builder(), |message, _| message.header("X-Other", "x"));
+        let message = (0..MANY).fold(others, |message, _| message.to("a@example.org").subject("x"));
+        assert_eq!(message.fields.all.len(), MANY + 2);
+    }
+
+    #[test]
+    fn messages_are_nested_up_to_a_limit() {
+        let around = |inner: Option<Message>| {
+            let outer = Message::builder().from("a@example.org");
+            inner.into_iter().fold(outer, |outer, inner| outer.attach(Attachment::message(inner))).build()
+        };
+        let mut message = around(None).unwrap();
+        for _ in 0..MAX_LEVELS {
+            message = around(Some(message)).unwrap();
+        }
+        assert!(message.resend(Resent::by("a@b")).is_ok_and(|resent| resent.levels() == MAX_LEVELS));
+        let error = around(Some(message)).unwrap_err();
+        assert_eq!(error.to_string(), "attached messages are nested more than 50 levels deep");
+    }
+
+    #[test]
+    fn a_second_sender_replaces_the_first() {
+        let message = Message::builder().from("a@example.org").sender("b@example.org");
+        let message = message.header("sender", "c@example.org").build().unwrap();
+        assert_eq!(message.header("Sender").as_deref(), Some("c@example.org"));
+    }
+
+    #[test]
+    fn repeated_reply_to_mailboxes_add_up() {
+        let message = Message::builder().from("a@example.org").reply_to("b@example.org");
+        let message = message.reply_to("c@example.org").build().unwrap();
+        assert_eq!(message.header("Reply-To").as_deref(), Some("b@example.org, c@example.org"));
+    }
+}
