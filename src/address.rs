@@ -68,7 +68,7 @@ impl Address {
 
     /// Returns whether the address can be sent without SMTPUTF8.
     #[must_use]
-    pub fn is_ascii(&self) -> bool {
+    pub(crate) fn is_ascii(&self) -> bool {
         self.0.is_ascii()
     }
 
@@ -93,7 +93,7 @@ impl Address {
 const NO_A_LABEL: &str = if cfg!(feature = "idna") {
     "SMTPUTF8, and the domain of an address is neither ASCII nor an internationalized name"
 } else {
-    "SMTPUTF8, and the domain of an address is not ASCII (write its A-label, xn--…, or build with the feature `idna`)"
+    "SMTPUTF8, and the domain of an address contains non-ASCII characters (write its A-label, xn--…, or build with the feature `idna`)"
 };
 
 /// Turns `Name <mailbox>` and `<mailbox>` into `mailbox`. Other text is returned as it is.

@@ -260,7 +260,7 @@ pub enum Error {
     NotConnected,
     /// The pool is closed.
     PoolClosed,
-    /// A bug in postino, or a [`proto`](crate::proto) type used out of order. Please report bugs with this text.
+    /// A bug in postino. Please report it with this text.
     Internal(&'static str),
     /// The message was not accepted for any recipient. The delivery has the outcome of each recipient: refused, not
     /// sent, or in doubt.

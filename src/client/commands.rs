@@ -16,7 +16,7 @@ use crate::{
     message::{Body, Content},
     proto::{
         Credentials, Data, Forbidden, Hello, HelloName, Line, Mechanism, Parameters, Simple, Survey,
-        check_pinned, refused_here,
+        refused_here,
     },
     tls::TlsSettings,
 };
@@ -44,11 +44,6 @@ impl Client {
     #[must_use]
     pub fn supports(&self, keyword: &str) -> bool {
         self.known.capabilities.offers(keyword)
-    }
-
-    /// Returns the login mechanisms that the server offers (RFC 4954 §3), in upper case and in the server's order.
-    pub fn auth_mechanisms(&self) -> impl Iterator<Item = String> {
-        self.known.capabilities.auth_mechanisms()
     }
 }
 
@@ -375,7 +370,7 @@ impl Client {
                 "BURL is not supported in LMTP, where it may have one reply per recipient".into(),
             ));
         }
-        let own = Simple::of_line(line)?;
+        let own = Simple::custom(line)?;
         self.usable(Phase::Command)?;
         self.end_refused_message(&mut call).await?;
         self.note_by_hand();
@@ -450,10 +445,9 @@ impl Client {
 ///
 /// Their errors are:
 ///
-/// - [`Error::Config`] if the mechanism cannot encode the credentials; if the connection has no TLS and is not
-///   [local](crate::Security) (see
-///   [`Builder::danger_plaintext_credentials`](super::Builder::danger_plaintext_credentials)); for SCRAM and CRAM-MD5
-///   without the feature `sasl`.
+/// - [`Error::Config`], before anything is sent, for invalid credentials; for a mechanism that does not exist, does not
+///   fit the credentials, or needs the feature `sasl`; if the connection has no TLS and is not [local](crate::Security)
+///   (see [`Builder::danger_plaintext_credentials`](super::Builder::danger_plaintext_credentials)).
 /// - [`Error::Auth`] if the server refuses the login or does not offer the mechanism; if there was a login already; if
 ///   the server has refused two exchanges on this connection (nothing is sent then; see
 ///   [`Builder::credentials`](super::Builder::credentials)).
@@ -476,127 +470,31 @@ impl Client {
         self.log_in(&mut call, credentials, mechanisms).await
     }
 
-    /// Logs in with PLAIN (RFC 4616).
+    /// Logs in with one mechanism, by its name in any case.
+    ///
+    /// | credentials | mechanisms |
+    /// |---|---|
+    /// | [`Credentials::new`] | `PLAIN` (RFC 4616), `LOGIN`; with the feature `sasl` also `CRAM-MD5` (RFC 2195), `SCRAM-SHA-1` (RFC 5802), `SCRAM-SHA-256` and `SCRAM-SHA-256-PLUS` (RFC 7677) |
+    /// | [`Credentials::token`] | `OAUTHBEARER` (RFC 7628), `XOAUTH2` |
+    /// | [`Credentials::external`] | `EXTERNAL` (RFC 4422 appendix A) |
+    /// | [`Credentials::anonymous`] | `ANONYMOUS` (RFC 4505) |
+    ///
+    /// SCRAM-SHA-256-PLUS is bound to the server's certificate (tls-server-end-point, RFC 5929 §4). Without TLS, or if
+    /// the certificate has no such binding, it is an [`Error::Auth`]. If a server refuses a token, the `details` of the
+    /// [`Error::Auth`] are its explanation.
     ///
     /// # Errors
     ///
     /// [`Error::Config`], [`Error::Auth`]; see [above](#logins).
-    pub async fn auth_plain(
-        &mut self,
-        user: impl AsRef<[u8]>,
-        password: impl AsRef<[u8]>,
-    ) -> Result<(), Error> {
-        self.log_in_by("PLAIN", Credentials::new(user, password)).await
+    #[doc = example!(auth)]
+    pub async fn auth(&mut self, mechanism: &str, credentials: &Credentials) -> Result<(), Error> {
+        let mut call = self.begin();
+        let name = mechanism.to_ascii_uppercase();
+        credentials.check_mechanism(&name)?;
+        self.log_in(&mut call, credentials.clone(), Some(vec![name])).await
     }
 
-    /// Logs in with LOGIN: user and password are the responses to two challenges, whatever these contain.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Config`], [`Error::Auth`]; see [above](#logins).
-    pub async fn auth_login(
-        &mut self,
-        user: impl AsRef<[u8]>,
-        password: impl AsRef<[u8]>,
-    ) -> Result<(), Error> {
-        self.log_in_by("LOGIN", Credentials::new(user, password)).await
-    }
-
-    /// Logs in with CRAM-MD5 (RFC 2195). Needs the feature `sasl`.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Config`], [`Error::Auth`]; see [above](#logins).
-    pub async fn auth_cram_md5(
-        &mut self,
-        user: impl AsRef<[u8]>,
-        password: impl AsRef<[u8]>,
-    ) -> Result<(), Error> {
-        self.log_in_by("CRAM-MD5", Credentials::new(user, password)).await
-    }
-
-    /// Logs in with SCRAM-SHA-1 (RFC 5802). Needs the feature `sasl`.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Config`], [`Error::Auth`]; see [above](#logins).
-    pub async fn auth_scram_sha_1(
-        &mut self,
-        user: impl AsRef<[u8]>,
-        password: impl AsRef<[u8]>,
-    ) -> Result<(), Error> {
-        self.log_in_by("SCRAM-SHA-1", Credentials::new(user, password)).await
-    }
-
-    /// Logs in with SCRAM-SHA-256 (RFC 7677). Needs the feature `sasl`.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Config`], [`Error::Auth`]; see [above](#logins).
-    pub async fn auth_scram_sha_256(
-        &mut self,
-        user: impl AsRef<[u8]>,
-        password: impl AsRef<[u8]>,
-    ) -> Result<(), Error> {
-        self.log_in_by("SCRAM-SHA-256", Credentials::new(user, password)).await
-    }
-
-    /// Logs in with SCRAM-SHA-256-PLUS (RFC 7677), bound to the TLS connection by its certificate
-    /// (tls-server-end-point, RFC 5929 §4). Needs the feature `sasl`.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Config`], [`Error::Auth`]; see [above](#logins). The latter is also returned without TLS, or if the
-    /// certificate has no such binding.
-    pub async fn auth_scram_sha_256_plus(
-        &mut self,
-        user: impl AsRef<[u8]>,
-        password: impl AsRef<[u8]>,
-    ) -> Result<(), Error> {
-        self.log_in_by("SCRAM-SHA-256-PLUS", Credentials::new(user, password)).await
-    }
-
-    /// Logs in with XOAUTH2 and an access token.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Config`], [`Error::Auth`]; see [above](#logins). The `details` of the latter are the server's
-    /// explanation.
-    pub async fn auth_xoauth2(&mut self, user: &str, token: &str) -> Result<(), Error> {
-        self.log_in_by("XOAUTH2", Credentials::token(user, token)).await
-    }
-
-    /// Logs in with OAUTHBEARER (RFC 7628) and an access token.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Config`], [`Error::Auth`]; see [above](#logins). The `details` of the latter are the server's
-    /// explanation.
-    pub async fn auth_oauthbearer(&mut self, user: &str, token: &str) -> Result<(), Error> {
-        self.log_in_by("OAUTHBEARER", Credentials::token(user, token)).await
-    }
-
-    /// Logs in with EXTERNAL (RFC 4422 appendix A): the server identifies the client by other means, usually its TLS
-    /// certificate. `authorization` names the user to act for; if it is empty, that is the user of the certificate.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Config`], [`Error::Auth`]; see [above](#logins).
-    pub async fn auth_external(&mut self, authorization: &str) -> Result<(), Error> {
-        self.log_in_by("EXTERNAL", Credentials::external(authorization)).await
-    }
-
-    /// Logs in with ANONYMOUS (RFC 4505). `trace` identifies the user for the server's log, such as a mail address; it
-    /// may be empty.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Config`], [`Error::Auth`]; see [above](#logins).
-    pub async fn auth_anonymous(&mut self, trace: &str) -> Result<(), Error> {
-        self.log_in_by("ANONYMOUS", Credentials::anonymous(trace)).await
-    }
-
-    /// Logs in with a custom mechanism.
+    /// Logs in with a custom mechanism; see [`auth`](crate::auth#custom-mechanisms).
     ///
     /// # Errors
     ///
@@ -604,18 +502,6 @@ impl Client {
     pub async fn auth_mechanism(&mut self, mechanism: impl Mechanism + Clone + 'static) -> Result<(), Error> {
         let mut call = self.begin();
         self.log_in(&mut call, Credentials::custom(mechanism)?, None).await
-    }
-
-    async fn log_in_by(
-        &mut self,
-        mechanism: &str,
-        credentials: Result<Credentials, Error>,
-    ) -> Result<(), Error> {
-        let mut call = self.begin();
-        let credentials = credentials?;
-        let pinned = vec![mechanism.to_owned()];
-        check_pinned(&pinned)?;
-        self.log_in(&mut call, credentials, Some(pinned)).await
     }
 
     async fn log_in(
@@ -635,6 +521,6 @@ impl Client {
             return Err(Error::Auth { what: "already logged in".into(), details: None, reply: None });
         }
         self.history.setup = Setup::Changed; // even if it is refused: the server may count refusals per connection
-        self.auth(call, credentials, mechanisms).await
+        self.exchange_credentials(call, credentials, mechanisms).await
     }
 }

@@ -169,7 +169,7 @@ impl Client {
     }
 
     /// Logs in, with these mechanisms only if they are given.
-    pub(super) async fn auth(
+    pub(super) async fn exchange_credentials(
         &mut self,
         call: &mut Call,
         credentials: Credentials,

@@ -207,18 +207,6 @@ pub struct MailParameters {
 }
 
 impl MailParameters {
-    /// Sets SIZE: the approximate size of the message, in octets (RFC 1870).
-    #[must_use]
-    pub fn size(self, octets: Option<u64>) -> MailParameters {
-        MailParameters { size: octets, ..self }
-    }
-
-    /// Sets SMTPUTF8: an address or a header is not ASCII (RFC 6531).
-    #[must_use]
-    pub fn utf8(self, utf8: bool) -> MailParameters {
-        MailParameters { utf8, ..self }
-    }
-
     /// Sets BODY=8BITMIME: the message may have non-ASCII octets (RFC 6152).
     #[must_use]
     pub fn eight_bit(self, eight_bit: bool) -> MailParameters {
@@ -379,7 +367,7 @@ impl Outbox {
 
     /// Returns the total number of octets that were ever put into the outbox.
     #[must_use]
-    pub fn end(&self) -> u64 {
+    pub(crate) fn end(&self) -> u64 {
         self.base + self.bytes.len() as u64
     }
 

@@ -11,7 +11,7 @@ use std::{
 
 use postino::{
     Error,
-    proto::{Answer, Mechanism},
+    auth::{Answer, Mechanism},
 };
 
 use super::{Builder, Client, block_on, maybe_async, token_from};

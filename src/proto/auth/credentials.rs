@@ -11,7 +11,8 @@ use crate::Error;
 /// Maximum length of the trace of ANONYMOUS, in characters (RFC 4505 §2).
 const MAX_TRACE: usize = 255;
 
-/// Credentials of a login. They never appear in `Debug` output, logs or errors.
+/// Credentials of a login, for [`Client::auth`](crate::Client::auth). They never appear in `Debug` output, logs or
+/// errors.
 #[derive(Clone)]
 pub struct Credentials(Kind);
 
@@ -51,17 +52,19 @@ impl Credentials {
         Credentials::token_later(user)?.with_token(token)
     }
 
-    /// Creates credentials from a user name whose token is not known yet.
-    ///
-    /// The dialogue requests the token with [`Want::Token`](crate::proto::Want::Token) when it is needed, and once more
-    /// if the server refuses it. The second token is used only if it differs.
+    /// Creates credentials from a user name whose token is not known yet. Hidden, because only a dialogue can ask for the
+    /// token ([`Want::Token`](crate::proto::Want::Token)): when it is needed, and once more if the server refuses it. The
+    /// second token is used only if it differs.
     ///
     /// # Errors
     ///
     /// [`Error::Config`] if the user is empty or has a control character.
+    #[doc(hidden)]
     pub fn token_later(user: &str) -> Result<Credentials, Error> {
         if user.is_empty() || user.contains(char::is_control) {
-            return Err(Error::Config("the user of the token is empty or has a control character".into()));
+            return Err(Error::Config(
+                "the user of the token is empty or has a control character".into(),
+            ));
         }
         Ok(Credentials(Kind::Token { user: user.into(), token: None }))
     }
@@ -88,7 +91,8 @@ impl Credentials {
     pub fn anonymous(trace: &str) -> Result<Credentials, Error> {
         if trace.contains(char::is_control) || trace.chars().count() > MAX_TRACE {
             return Err(Error::Config(
-                "the trace for ANONYMOUS has a control character or is too long".into(),
+                "the trace for ANONYMOUS has a control character or is too long"
+                    .into(),
             ));
         }
         Ok(Credentials(Kind::Anonymous(trace.into())))
@@ -99,10 +103,20 @@ impl Credentials {
     /// # Errors
     ///
     /// [`Error::Config`] if its name is invalid (RFC 4422 §3.1).
-    pub fn custom(mechanism: impl Mechanism + Clone + 'static) -> Result<Credentials, Error> {
+    pub(crate) fn custom(mechanism: impl Mechanism + Clone + 'static) -> Result<Credentials, Error> {
         let name: Box<str> = mechanism.name().into();
         check_name(&name)?;
         Ok(Credentials(Kind::Custom { name, new: Arc::new(move || Box::new(mechanism.clone())) }))
+    }
+
+    /// Returns an error unless this build has the mechanism and it fits the credentials.
+    pub(crate) fn check_mechanism(&self, name: &str) -> Result<(), Error> {
+        check_pinned(std::slice::from_ref(&name))?;
+        if self.names().contains(&name) {
+            return Ok(());
+        }
+        let why = if table::is_known(name) { "does not fit the credentials" } else { "is unknown" };
+        Err(Error::Config(format!("the AUTH mechanism {name} {why}").into()))
     }
 
     /// Returns an error unless at least one of these mechanisms fits the credentials.
@@ -176,8 +190,9 @@ impl fmt::Debug for Credentials {
 }
 
 /// Returns an error if one of these names is invalid, or if this build lacks the mechanism.
-pub(crate) fn check_pinned(names: &[String]) -> Result<(), Error> {
+pub(crate) fn check_pinned(names: &[impl AsRef<str>]) -> Result<(), Error> {
     for name in names {
+        let name = name.as_ref();
         check_name(name)?;
         if cfg!(not(feature = "sasl")) && table::needs_sasl(name) {
             return Err(Error::Config(format!("{name} needs postino's feature `sasl`").into()));

@@ -319,9 +319,9 @@ impl Auth {
         };
         self.state = match answer {
             Answer::Respond(answer) => State::Say(answer),
-            Answer::AcceptFailure { say, details } => {
+            Answer::AcceptFailure { response, details } => {
                 self.details = Some(self.masked(details));
-                State::Concede(say)
+                State::Concede(response)
             }
             Answer::Cancel(why) => {
                 self.failure = Some(self.masked(why));
