@@ -84,7 +84,7 @@ impl Address {
                 let domain = a_label(domain).map_err(|_| Error::Unsupported(NO_A_LABEL))?;
                 Address::new(&format!("{}@{domain}", self.local_part()))
             }
-            _ => Err(Error::Unsupported("SMTPUTF8, and an address is not ASCII")),
+            _ => Err(Error::Unsupported("SMTPUTF8, and an address contains non-ASCII characters")),
         }
     }
 }

@@ -538,7 +538,7 @@ impl fmt::Display for Error {
                 "the certificate for {name} is not trusted: {reason} (Builder::ca_certificate adds an issuer, Builder::tls_name sets another name)"
             ),
             Error::Tls { source } => write!(f, "TLS handshake failed: {source}"),
-            Error::TlsRequired => f.write_str("TLS is required, and the server does not offer STARTTLS"),
+            Error::TlsRequired => f.write_str("TLS is required, but the server does not offer STARTTLS"),
             Error::Auth { what, reply: None, .. } => f.write_str(what),
             Error::Auth { what, reply: Some(reply), .. } => write!(f, "{what}: {reply}"),
             Error::Token { source } => write!(f, "could not obtain a token: {source}"),

@@ -86,7 +86,7 @@ impl Client {
             return Err(Error::Unsupported("SMTPUTF8"));
         }
         if !text.is_ascii() {
-            return Err(Error::Unsupported("SMTPUTF8, and the command is not all ASCII"));
+            return Err(Error::Unsupported("SMTPUTF8, and the command contains non-ASCII characters"));
         }
         Ok(parameters)
     }
@@ -241,7 +241,7 @@ impl Client {
         let (recipient, parameters) = (Address::new(recipient)?, Parameters::new(parameters)?);
         if !recipient.is_ascii() {
             if !self.supports("SMTPUTF8") {
-                return Err(Error::Unsupported("SMTPUTF8, and an address is not ASCII"));
+                return Err(Error::Unsupported("SMTPUTF8, and an address contains non-ASCII characters"));
             }
             if self.history.open.by_hand().is_some_and(|transaction| !transaction.utf8) {
                 return Err(Error::Config("a non-ASCII recipient needs SMTPUTF8 in MAIL".into()));

@@ -119,7 +119,7 @@ impl Client {
         };
         if body.utf8 && !(offers("SMTPUTF8") && offers("8BITMIME")) {
             return Err(Error::Unsupported(
-                "SMTPUTF8 with 8BITMIME, and an address in the headers is not ASCII",
+                "SMTPUTF8 with 8BITMIME, and an address in the headers contains non-ASCII characters",
             ));
         }
         if body.eight_bit && !offers("8BITMIME") {

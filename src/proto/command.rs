@@ -100,10 +100,10 @@ impl Line {
         let (text, bad) = (text.as_ref(), |why: &'static str| Err(Error::Config(why.into())));
         match text {
             _ if String::from_utf8_lossy(text).contains(char::is_control) => {
-                bad("the command has a control character (its line end is added)")
+                bad("the command contains a control character (the line end is added automatically)")
             }
             _ if text.iter().all(|b| *b == b' ') => bad("the command is empty"),
-            _ if text.len() + CRLF.len() > MAX_COMMAND_LINE => bad("the command has more than 2,046 octets"),
+            _ if text.len() + CRLF.len() > MAX_COMMAND_LINE => bad("the command is longer than 2,046 octets"),
             _ => Ok(Line(text.into())),
         }
     }
@@ -154,7 +154,7 @@ impl Parameters {
         for parameter in parameters {
             let parameter = parameter.as_ref();
             if !is_parameter(parameter) {
-                return Err(Error::Config(format!("invalid parameter of a command: {parameter:?}").into()));
+                return Err(Error::Config(format!("invalid command parameter: {parameter:?}").into()));
             }
             octets = parameter.len().saturating_add(1 + octets);
             check_length(octets)?;
@@ -519,7 +519,7 @@ pub(super) fn check_line(command: Command<'_>) -> Result<(), Error> {
 
 fn check_length(octets: usize) -> Result<(), Error> {
     if octets > MAX_COMMAND_LINE {
-        return Err(Error::Config("a command with its options has more than 2,048 octets".into()));
+        return Err(Error::Config("the command with its options is longer than 2,048 octets".into()));
     }
     Ok(())
 }

@@ -128,7 +128,7 @@ impl Simple {
         let verb = line.verb();
         if let Some((_, method)) = NOT_SIMPLE.iter().find(|(name, _)| *name == verb) {
             return Err(Error::Config(
-                format!("{verb} is more than one command and its reply: use {method}").into(),
+                format!("{verb} cannot be sent as a single command: use {method}").into(),
             ));
         }
         Ok(Simple::new(Phase::Command, What::Line(line)))

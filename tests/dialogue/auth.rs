@@ -635,7 +635,7 @@ fn without_a_mechanism_in_common_the_error_names_those_of_the_server() {
     let mut client = connect(&server);
     let error = block_on(client.login("user", "secret")).unwrap_err().to_string();
     assert!(
-        error.contains("no login mechanism fits both sides") && error.contains("GSSAPI NTLM"),
+        error.contains("no login mechanism is supported by both sides") && error.contains("GSSAPI NTLM"),
         "{error}"
     );
     assert_open(&mut client);

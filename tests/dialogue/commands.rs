@@ -1110,8 +1110,8 @@ fn a_mechanism_that_does_not_exist_or_fit_the_credentials_is_not_sent() {
         ("DIGEST-MD5", &token, "the AUTH mechanism DIGEST-MD5 is unknown"),
         ("plain", &token, "the AUTH mechanism PLAIN does not fit the credentials"),
         ("XOAUTH2", &password(), "the AUTH mechanism XOAUTH2 does not fit the credentials"),
-        ("PLAIN\r\nRSET", &token, "invalid name of an AUTH mechanism: \"PLAIN\\r\\nRSET\""),
-        ("", &token, "invalid name of an AUTH mechanism: \"\""),
+        ("PLAIN\r\nRSET", &token, "invalid AUTH mechanism name: \"PLAIN\\r\\nRSET\""),
+        ("", &token, "invalid AUTH mechanism name: \"\""),
     ] {
         let error = block_on(client.auth(mechanism, credentials)).unwrap_err();
         assert!(matches!(&error, Error::Config(text) if text == why), "{mechanism:?}: {error}");

@@ -34,10 +34,10 @@ impl Credentials {
     pub fn new(user: impl AsRef<[u8]>, password: impl AsRef<[u8]>) -> Result<Credentials, Error> {
         let (user, password) = (user.as_ref(), password.as_ref());
         if user.is_empty() {
-            return Err(Error::Config("the user name of the credentials is empty".into()));
+            return Err(Error::Config("the user name is empty".into()));
         }
         if user.contains(&0) || password.contains(&0) {
-            return Err(Error::Config("the credentials have a NUL".into()));
+            return Err(Error::Config("the user name or the password contains a NUL byte".into()));
         }
         Ok(Credentials(Kind::Password { user: user.into(), password: password.into() }))
     }
@@ -63,7 +63,7 @@ impl Credentials {
     pub fn token_later(user: &str) -> Result<Credentials, Error> {
         if user.is_empty() || user.contains(char::is_control) {
             return Err(Error::Config(
-                "the user of the token is empty or has a control character".into(),
+                "the user name for the token is empty or contains a control character".into(),
             ));
         }
         Ok(Credentials(Kind::Token { user: user.into(), token: None }))
@@ -77,7 +77,7 @@ impl Credentials {
     /// [`Error::Config`] if it has a NUL.
     pub fn external(authorization: &str) -> Result<Credentials, Error> {
         if authorization.contains('\0') {
-            return Err(Error::Config("the authorization for EXTERNAL has a NUL".into()));
+            return Err(Error::Config("the authorization identity for EXTERNAL contains a NUL byte".into()));
         }
         Ok(Credentials(Kind::External(authorization.into())))
     }
@@ -91,7 +91,7 @@ impl Credentials {
     pub fn anonymous(trace: &str) -> Result<Credentials, Error> {
         if trace.contains(char::is_control) || trace.chars().count() > MAX_TRACE {
             return Err(Error::Config(
-                "the trace for ANONYMOUS has a control character or is too long"
+                "the trace for ANONYMOUS contains a control character or is longer than 255 characters"
                     .into(),
             ));
         }
@@ -152,7 +152,7 @@ impl Credentials {
         if let Kind::Token { token, .. } = &mut self.0 {
             if new.is_empty() || !new.bytes().all(|b| b.is_ascii_graphic()) {
                 return Err(Error::Config(
-                    "the token is empty or has characters other than visible ASCII".into(),
+                    "the token is empty or contains characters other than visible ASCII".into(),
                 ));
             }
             *token = Some(new.into());
@@ -207,7 +207,7 @@ fn check_name(name: &str) -> Result<(), Error> {
     if (1..=20).contains(&name.len()) && name.bytes().all(fits) {
         return Ok(());
     }
-    Err(Error::Config(format!("invalid name of an AUTH mechanism: {name:?}").into()))
+    Err(Error::Config(format!("invalid AUTH mechanism name: {name:?}").into()))
 }
 
 #[cfg(test)]

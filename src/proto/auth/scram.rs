@@ -134,7 +134,7 @@ impl Scram {
         let (nonce, salt, iterations) = (part("r=")?, part("s=")?, part("i=")?);
         let extended = nonce.strip_prefix(&self.nonce).is_some_and(|more| !more.is_empty());
         if !extended || !nonce.bytes().all(|b| b.is_ascii_graphic()) {
-            return Err("the server has not extended the nonce".to_owned());
+            return Err("the server did not extend the nonce".to_owned());
         }
         let salt = BASE64
             .decode(salt)
@@ -210,7 +210,7 @@ impl Mechanism for Scram {
         }
         match self.state {
             State::Verified => Ok(()),
-            _ => Err("the server has not proved that it knows the password".to_owned()),
+            _ => Err("the server did not prove that it knows the password".to_owned()),
         }
     }
 

@@ -907,7 +907,7 @@ impl Dialogue for Transactions {
             flight.stage == Stage::Body && !at_hand && (chunking || flight.recipients.accepted > 0)
         };
         let Some(flight) = self.flights.get_mut(self.writing).filter(wanted) else {
-            return Err(Error::Internal("content was passed that was not wanted"));
+            return Err(Error::Internal("content was passed when none was wanted"));
         };
         flight.content = Content::Begun;
         match (chunking, piece.is_empty()) {
