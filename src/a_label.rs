@@ -9,7 +9,7 @@ pub(crate) fn a_label(domain: &str) -> Result<String, &'static str> {
 
 #[cfg(not(feature = "idna"))]
 pub(crate) fn a_label(_: &str) -> Result<String, &'static str> {
-    Err("it is not ASCII (use its A-label, xn--…, or build with the feature `idna`)")
+    Err("it contains non-ASCII characters (use its A-label, xn--…, or build with the feature `idna`)")
 }
 
 #[cfg(all(test, feature = "idna"))]

@@ -68,7 +68,7 @@ impl Address {
 
     /// Returns whether the address is ASCII, so that it can be sent without SMTPUTF8.
     #[must_use]
-    pub fn is_ascii(&self) -> bool {
+    pub(crate) fn is_ascii(&self) -> bool {
         self.0.is_ascii()
     }
 

@@ -110,7 +110,7 @@ impl Envelope {
 
     /// Returns whether all addresses are ASCII, so that SMTPUTF8 is not needed (RFC 6531).
     #[must_use]
-    pub fn is_ascii(&self) -> bool {
+    pub(crate) fn is_ascii(&self) -> bool {
         self.0.sender.iter().chain(&self.0.recipients).all(Address::is_ascii)
     }
 
@@ -134,12 +134,13 @@ impl Envelope {
     ///
     /// # Errors
     ///
-    /// [`Error::Config`] if the value is invalid.
+    /// [`Error::Config`] if the value is invalid, or if the envelope has an option that contradicts it: the same keyword
+    /// as [`MailOption::Raw`], or HOLDFOR and HOLDUNTIL.
     pub fn option(mut self, option: MailOption) -> Result<Envelope, Error> {
         option.check()?;
         let options = &mut Arc::make_mut(&mut self.0).options;
-        let kind = std::mem::discriminant(&option);
-        options.retain(|old| matches!(old, MailOption::Raw(_)) || std::mem::discriminant(old) != kind);
+        options.retain(|old| !old.is_replaced_by(&option));
+        options.iter().try_for_each(|old| option.check_beside(old))?;
         options.push(option);
         Ok(self)
     }
@@ -149,7 +150,8 @@ impl Envelope {
     ///
     /// # Errors
     ///
-    /// [`Error::Config`] if the value is invalid, or if there is no such recipient.
+    /// [`Error::Config`] if the value is invalid, if the recipient has a [`RcptOption::Raw`] with the same keyword, or if
+    /// there is no such recipient.
     pub fn recipient_option(mut self, number: usize, option: RcptOption) -> Result<Envelope, Error> {
         option.check()?;
         if number >= self.recipients().len() {
@@ -157,8 +159,10 @@ impl Envelope {
         }
         let all = &mut Arc::make_mut(&mut self.0).recipient_options;
         all.resize(all.len().max(number + 1), Vec::new());
-        all[number].retain(|old| !old.is_replaced_by(&option));
-        all[number].push(option);
+        let own = &mut all[number];
+        own.retain(|old| !old.is_replaced_by(&option));
+        own.iter().try_for_each(|old| option.check_beside(old))?;
+        own.push(option);
         Ok(self)
     }
 
@@ -166,7 +170,7 @@ impl Envelope {
     ///
     /// # Errors
     ///
-    /// [`Error::Config`] if the value is invalid.
+    /// [`Error::Config`] if the value is invalid, or if a recipient has a [`RcptOption::Raw`] with the same keyword.
     pub fn recipient_options(self, option: RcptOption) -> Result<Envelope, Error> {
         (0..self.recipients().len())
             .try_fold(self, |envelope, number| envelope.recipient_option(number, option.clone()))

@@ -17,7 +17,7 @@ const MAX_SHOWN: usize = 60;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Phase {
-    /// Waiting for a connection of a pool.
+    /// Waiting for a connection from a pool.
     Pool,
     /// Looking up the host's addresses.
     Resolve,
@@ -100,7 +100,7 @@ impl Phase {
     }
 }
 
-/// An error of any operation in this crate.
+/// The error type of all operations in this crate.
 ///
 /// `Display` says what happened, in which phase, to whom, and why: it includes the server's reply, the recipients of a
 /// message that was not accepted, and the text of the cause. `{:?}` prints the same text, and `{:#?}` the structure.
@@ -142,9 +142,9 @@ pub enum Error {
     /// Invalid configuration: an invalid URL or host name, contradictory settings, or TLS in a build without it.
     /// Nothing was sent.
     Config(Cow<'static, str>),
-    /// An invalid mail address in an envelope, a message that is built, or the header of a message. Nothing was sent.
+    /// An invalid mail address in an envelope, in a message being built, or in a header. Nothing was sent.
     Address {
-        /// The text that should be an address, or a list of them.
+        /// The text that should have been an address or a list of addresses.
         input: String,
         /// What is wrong with it, such as `no @`, `no domain` or `space in the local part`.
         why: &'static str,
@@ -156,17 +156,17 @@ pub enum Error {
     /// The message cannot be built, read or sent: it contains a NUL, for instance, or has no `From`.
     Message(Cow<'static, str>),
     /// The server does not offer what the message, an option of its envelope, or the command requires: 8BITMIME for
-    /// content beyond ASCII, SMTPUTF8 for addresses beyond ASCII, DSN, STARTTLS. Nothing of the message was accepted.
+    /// non-ASCII content, SMTPUTF8 for non-ASCII addresses, DSN, STARTTLS. No part of the message was accepted.
     Unsupported(&'static str),
-    /// The message is larger than the server accepts (RFC 1870). It was not offered.
+    /// The message is larger than the server accepts (RFC 1870). It was not sent.
     TooLarge {
         /// The message's size in octets.
         size: u64,
         /// The server's limit in octets.
         limit: u64,
     },
-    /// The file or reader that provides the message failed. The connection was closed, so that the server has no
-    /// complete message.
+    /// The file or reader that provides the message failed. If some of it had been sent already, the connection was
+    /// closed, so that the server did not get a complete message.
     Source(io::Error),
     /// The host name could not be resolved.
     Resolve {
@@ -175,7 +175,7 @@ pub enum Error {
         /// The resolver's error.
         source: io::Error,
     },
-    /// None of the host's addresses could be connected to.
+    /// Could not connect to any of the host's addresses.
     Connect {
         /// The server: `host:port`, or the path of its Unix socket.
         server: String,
@@ -204,8 +204,8 @@ pub enum Error {
     /// TLS is required, by a setting or because there are credentials, but the server does not offer STARTTLS. No
     /// secret was sent.
     TlsRequired,
-    /// The login failed: the server refused it, or there is no mechanism that both sides support. A session never
-    /// continues without its login.
+    /// The login failed: the server refused it, or there is no mechanism that both sides support. Connecting never
+    /// continues without the login that the builder asks for.
     Auth {
         /// What failed.
         what: Cow<'static, str>,
@@ -260,7 +260,7 @@ pub enum Error {
     NotConnected,
     /// The pool is closed.
     PoolClosed,
-    /// A bug in postino, or a [`proto`](crate::proto) type used out of order. Please report bugs with this text.
+    /// A bug in postino. Please report it with this text.
     Internal(&'static str),
     /// The message was not accepted for any recipient. The delivery has the outcome of each recipient: refused, not
     /// sent, or in doubt.
@@ -306,8 +306,8 @@ impl Retry {
 
 impl Error {
     /// Returns whether retrying may help and cannot duplicate the mail: after 4yz replies, timeouts, lost connections,
-    /// and failed name lookups. After anything except a 4yz reply, and after 421, the client is closed and has to be
-    /// connected again.
+    /// and failed name lookups. The client is then closed and has to reconnect, unless the error is a 4yz reply other
+    /// than 421.
     ///
     /// An [`Error::Transaction`] is transient if no recipient is [in doubt](Error::in_doubt) and
     /// [`Delivery::retry_envelope`] returns an envelope. An [`Error::PartialDelivery`] never is.
@@ -407,7 +407,7 @@ impl Error {
     /// - [`Never`](Retry::Never): everything else.
     ///
     /// For an [`Error::Transaction`], the outcomes of its recipients decide; the cause only decides between `Now` and
-    /// `Later`. The result is `Never` if every recipient was refused permanently. Otherwise, and if none is in doubt,
+    /// `Later`. The result is `Never` if every recipient was refused permanently. If it is `Now` or `Later`,
     /// [`Delivery::retry_envelope`] returns the envelope to resend the message to.
     #[must_use]
     pub fn retry(&self) -> Retry {
@@ -520,7 +520,7 @@ impl fmt::Display for Error {
             Error::NoRecipients => f.write_str("there are no recipients"),
             Error::Unsupported(what) => write!(f, "the server does not offer {what}"),
             Error::TooLarge { size, limit } => {
-                write!(f, "the message has {size} octets, and the server accepts at most {limit}")
+                write!(f, "the message has {size} octets, but the server accepts at most {limit}")
             }
             Error::Source(source) => write!(f, "could not read the message: {source}"),
             Error::Resolve { host, source } if source.kind() == io::ErrorKind::TimedOut => {
@@ -538,7 +538,7 @@ impl fmt::Display for Error {
                 "the certificate for {name} is not trusted: {reason} (Builder::ca_certificate adds an issuer, Builder::tls_name sets another name)"
             ),
             Error::Tls { source } => write!(f, "TLS handshake failed: {source}"),
-            Error::TlsRequired => f.write_str("TLS is required, and the server does not offer STARTTLS"),
+            Error::TlsRequired => f.write_str("TLS is required, but the server does not offer STARTTLS"),
             Error::Auth { what, reply: None, .. } => f.write_str(what),
             Error::Auth { what, reply: Some(reply), .. } => write!(f, "{what}: {reply}"),
             Error::Token { source } => write!(f, "could not obtain a token: {source}"),
@@ -547,6 +547,9 @@ impl fmt::Display for Error {
             }
             Error::Refused { phase: Phase::Body | Phase::End, reply } => {
                 write!(f, "the server refused the message: {reply}")
+            }
+            Error::Refused { phase: Phase::Greeting, reply } => {
+                write!(f, "the server refused the connection: {reply}")
             }
             Error::Refused { phase, reply } => write!(f, "the server refused {phase}: {reply}"),
             Error::Timeout(phase) => {

@@ -237,7 +237,7 @@
 //! | [`Delivery`], [`Recipient`], [`Outcome`], [`Timings`] | the result for each recipient |
 //! | [`Error`], [`Phase`], [`Retry`] | why sending failed, and whether to try again |
 //! | [`Reply`], [`EnhancedCode`], [`Capabilities`] | the server's replies |
-//! | [`proto`] | SMTP without I/O, for a custom client |
+//! | [`auth`] | credentials for [`Client::auth`], and custom login mechanisms |
 //! | [`coming_from_aiosmtplib`] | the counterparts of aiosmtplib's names |
 //! | `aio`, `testing` | the async client; a server for tests (with their features) |
 #![forbid(unsafe_code)]
@@ -255,12 +255,14 @@ pub mod aio;
 
 mod a_label;
 mod address;
+pub mod auth;
 mod config;
 mod delivery;
 mod envelope;
 mod error;
 pub mod message;
 mod pool_queue;
+#[doc(hidden)] // not public: see its head
 pub mod proto;
 mod race;
 mod search;

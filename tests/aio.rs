@@ -21,6 +21,7 @@ use std::{
 use postino::{
     Delivery, Envelope, Error, Mail, Outcome, Raw,
     aio::{Builder, Client, Pool, send},
+    auth::Credentials,
 };
 use smol::{
     Async, block_on,
@@ -219,8 +220,7 @@ fn every_future_is_send() {
     drop(assert_send(client.help("")));
     drop(assert_send(client.command("XYZZY")));
     drop(assert_send(client.starttls()));
-    drop(assert_send(client.auth_plain("user", "secret")));
-    drop(assert_send(client.auth_xoauth2("user", "token")));
+    drop(assert_send(client.auth("PLAIN", &Credentials::new("user", "secret").unwrap())));
     drop(assert_send(client.next_call_deadline(PATIENCE).noop()));
     let mut batch = client.send_all([numbered(1)]);
     drop(assert_send(batch.next()));

@@ -92,4 +92,18 @@ pool.close().await;
 ```
 "##
     };
+    (auth) => {
+        r##"
+# Example
+
+```no_run
+# async fn example(mut client: postino::aio::Client) -> Result<(), postino::Error> {
+use postino::auth::Credentials;
+
+client.auth("PLAIN", &Credentials::new("alice", "secret")?).await?;
+# Ok(())
+# }
+```
+"##
+    };
 }

@@ -348,7 +348,7 @@ impl Stream {
         let connector = Stream::prepare_tls(tls, until).await?;
         let name = tls.name().unwrap_or_default();
         let Inner::Plain(polled) = std::mem::replace(&mut self.inner, Inner::Closed) else {
-            return Err(Error::Internal("TLS on a connection that is closed, or has it already"));
+            return Err(Error::Internal("TLS handshake on a closed or already encrypted connection"));
         };
         let mut step = Some(Step::First(polled));
         let handshake = poll_fn(|cx| {

@@ -90,4 +90,18 @@ pool.close();
 ```
 "##
     };
+    (auth) => {
+        r##"
+# Example
+
+```no_run
+# fn example(mut client: postino::Client) -> Result<(), postino::Error> {
+use postino::auth::Credentials;
+
+client.auth("PLAIN", &Credentials::new("alice", "secret")?)?;
+# Ok(())
+# }
+```
+"##
+    };
 }

@@ -79,8 +79,8 @@ struct Blocked {
 }
 
 impl Builder {
-    /// Does everything that [`connect`](Builder::connect) does after connecting, over a connection that exists
-    /// already: a tunnel, a proxy, or a pair of pipes (with [`NoTimeouts`](crate::NoTimeouts)).
+    /// Does everything that [`connect`](Builder::connect) does after connecting, but over an existing connection: a
+    /// tunnel, a proxy, or a pair of pipes (with [`NoTimeouts`](crate::NoTimeouts)).
     ///
     /// The host is used only as the name for TLS. The port and the time limit for connecting are ignored.
     /// Credentials are sent without TLS only if the transport is [local](Transport::is_local). A
@@ -294,7 +294,7 @@ impl Stream {
         let connector = Stream::prepare_tls(tls, until)?;
         let name = tls.name().unwrap_or_default();
         let Inner::Plain(mut timed) = std::mem::replace(&mut self.inner, Inner::Closed) else {
-            return Err(Error::Internal("TLS on a connection that is closed, or has it already"));
+            return Err(Error::Internal("TLS handshake on a closed or already encrypted connection"));
         };
         timed.begin(Some(until));
         match connector.connect(name, timed) {

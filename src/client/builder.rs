@@ -40,8 +40,8 @@ impl Client {
     /// ([`Builder::lmtp`]), `smtp+unix:/path` or `lmtp+unix:/path` ([`Client::unix`]).
     ///
     /// The query `?tls=required`, `?tls=opportunistic` or `?tls=none` sets the [security](Builder::security). User,
-    /// password and path are percent-encoded, and an IPv6 address is in brackets. A URL of a Unix socket has no
-    /// credentials; use a setter for them.
+    /// password and path are percent-encoded, and an IPv6 address is in brackets. The URL of a Unix socket cannot
+    /// contain credentials; use a setter for them.
     ///
     /// # Errors
     ///
@@ -98,9 +98,9 @@ impl Builder {
         Ok(Client::new(Origin { settings, tokens, stop_handle, maker }))
     }
 
-    /// Sets the port. Defaults to 465 with [`Security::Implicit`], to 587 with [`Security::StartTls`], to 587 with
-    /// credentials except with [`Security::Plaintext`], to 24 with [`lmtp`](Builder::lmtp), and to 25 otherwise. A
-    /// Unix socket has no port.
+    /// Sets the port. Defaults to 24 with [`lmtp`](Builder::lmtp). Otherwise it is 465 with [`Security::Implicit`], 587
+    /// with [`Security::StartTls`], 587 with credentials unless [`Security::Plaintext`] is set, and 25 in all other
+    /// cases. A Unix socket has no port.
     pub fn port(mut self, port: u16) -> Builder {
         self.config.port = Some(port);
         self.config.learnt = Learnt::default();
@@ -116,14 +116,15 @@ impl Builder {
     }
 
     /// Sets the local address to connect from, such as `(Ipv4Addr::new(192, 0, 2, 1), 0)`; port 0 means any port.
-    /// Only servers of the same address family can be reached then. Defaults to the system's choice.
+    /// Only servers with an address of the same family can then be reached. Defaults to the system's choice.
     pub fn bind(mut self, address: impl Into<SocketAddr>) -> Builder {
         self.config.bind = Some(address.into());
         self
     }
 
-    /// Sets whether to use LMTP (RFC 2033), which greets with LHLO and replies once per recipient after the message.
-    /// LMTP is never used on port 25. Defaults to false, and to true for the URLs `lmtp:` and `lmtp+unix:`.
+    /// Sets whether to use LMTP (RFC 2033): the client sends LHLO, and the server replies to a message once per
+    /// recipient. LMTP is never used on port 25. Defaults to true for the URLs `lmtp:` and `lmtp+unix:`, and to false
+    /// otherwise.
     pub fn lmtp(mut self, wanted: bool) -> Builder {
         self.config.lmtp = wanted;
         self
@@ -140,10 +141,11 @@ impl Builder {
     /// octets unchanged, without normalisation (no SASLprep). Defaults to no login.
     ///
     /// If a mechanism is refused, another is tried. The client stops after two refused exchanges per connection, so
-    /// that a wrong password does not lock the account: after a mechanism that hides the password, the second is PLAIN,
-    /// or LOGIN if PLAIN is not offered. These two are tried only over TLS or a local connection, unless nothing else
-    /// is offered. Replies that do not concern the password do not count: 504, 534 and 4yz. A [`Pool`](super::Pool)
-    /// also waits [for a while](super::PoolBuilder::login_pause) before it logs in again.
+    /// that a wrong password does not lock the account. If the first mechanism hid the password, the second is PLAIN,
+    /// or LOGIN if PLAIN is not offered. This fallback needs TLS or a local connection, even with
+    /// [`danger_plaintext_credentials`](Builder::danger_plaintext_credentials). Replies that do not concern the
+    /// password do not count: 504, 534 and 4yz. A [`Pool`](super::Pool) also waits [for a
+    /// while](super::PoolBuilder::login_pause) before it logs in again.
     ///
     /// Only one kind of login is used at a time: this setter, [`oauth_token`](Builder::oauth_token),
     /// [`oauth_token_with`](Builder::oauth_token_with), [`external`](Builder::external),
@@ -152,14 +154,14 @@ impl Builder {
         self.login(Login::Password(user.as_ref().into(), password.as_ref().into()))
     }
 
-    /// Logs in after connecting, with an OAuth access token: by OAUTHBEARER, or by XOAUTH2 if that is not offered.
+    /// Logs in after connecting, with an OAuth access token, using OAUTHBEARER, or XOAUTH2 if only that is offered.
     /// Defaults to no login.
     pub fn oauth_token(self, user: impl Into<String>, token: impl Into<String>) -> Builder {
         self.login(Login::Token(user.into(), token.into()))
     }
 
     /// Logs in with EXTERNAL (RFC 4422 appendix A) after connecting: the server identifies the client by other means,
-    /// usually its TLS certificate. `authorization` names the user to act for; if it is empty, that is the user of
+    /// usually its TLS certificate. `authorization` names the user to act for; if it is empty, it is the user of
     /// the certificate. Defaults to no login.
     pub fn external(self, authorization: impl Into<String>) -> Builder {
         self.login(Login::External(authorization.into()))
@@ -211,9 +213,9 @@ impl Builder {
         self
     }
 
-    /// Sets the time limit for every wait except that for the final reply: lookup and connecting combined, the TLS
+    /// Sets the time limit for every wait except the one for the final reply: lookup and connecting combined, the TLS
     /// handshake, the greeting, each reply, and writing each block of content (64 KiB). A limit is not extended by
-    /// octets that trickle in. This replaces the limits of single waits that were set before; `Duration::MAX` means no
+    /// octets that trickle in. This overrides any individual limits that were set before; `Duration::MAX` means no
     /// limit. Defaults to 60 seconds.
     pub fn timeout(mut self, limit: Duration) -> Builder {
         self.config.timeouts = Timeouts::all_but_the_final(limit, self.config.timeouts.final_reply);
@@ -259,7 +261,7 @@ impl Builder {
     }
 
     /// Sets the time limit for each call as a whole, whatever it waits for: `connect` includes the name lookup, TLS
-    /// and the login, and [`send`](Builder::send) of the builder includes everything. Defaults to no limit.
+    /// and the login, and [`Builder::send`] includes everything. Defaults to no limit.
     pub fn deadline(mut self, limit: Duration) -> Builder {
         self.config.deadline = Some(limit);
         self
@@ -271,9 +273,9 @@ impl Builder {
     /// If a server refuses pipelined commands as unknown or out of sequence (500 to 503), they are sent again, one at
     /// a time. If the refused command is then accepted, this builder and its clones no longer pipeline.
     ///
-    /// Over a connection whose acknowledgements the client cannot speed up (`connect_over`, or a system other than
-    /// Linux and Android), pipelining stops when the replies to three flights in a row have arrived so late, one by
-    /// one, that single commands would have been faster.
+    /// On some connections the client cannot hasten TCP acknowledgements: those made with `connect_over`, and all on
+    /// systems other than Linux and Android. There, pipelining stops after three groups of commands in a row whose
+    /// replies trickled in so slowly that single commands would have been faster.
     pub fn pipelining(mut self, allowed: bool) -> Builder {
         self.config.pipelining = allowed;
         self
@@ -306,8 +308,8 @@ impl Builder {
         self
     }
 
-    /// Treats this capability (`PIPELINING`, `SIZE`, `8BITMIME`, …) as not offered, for servers that offer something
-    /// that does not work. Case is ignored. It may be called more than once. [`hello_reply`](Client::hello_reply)
+    /// Treats this capability (`PIPELINING`, `SIZE`, `8BITMIME`, …) as not offered, for servers that offer it although
+    /// it does not work. Case is ignored. May be called more than once. [`hello_reply`](Client::hello_reply)
     /// still returns the whole reply. Defaults to none.
     pub fn ignore_capability(mut self, keyword: impl Into<String>) -> Builder {
         self.config.ignored_capabilities.push(keyword.into());

@@ -16,7 +16,7 @@ use crate::{
     message::{Body, Content},
     proto::{
         Credentials, Data, Forbidden, Hello, HelloName, Line, Mechanism, Parameters, Simple, Survey,
-        check_pinned, refused_here,
+        refused_here,
     },
     tls::TlsSettings,
 };
@@ -26,7 +26,7 @@ const HARMLESS: [&str; 7] = ["EXPN", "HELP", "MAIL", "NOOP", "RCPT", "RSET", "VR
 
 /// # What is known about the server
 impl Client {
-    /// Returns the server's reply to the last EHLO or HELO, unchanged: it also shows what is
+    /// Returns the server's reply to the last EHLO or HELO, unchanged, including capabilities that are
     /// [ignored](super::Builder::ignore_capability).
     #[must_use]
     pub fn hello_reply(&self) -> Option<&Reply> {
@@ -45,11 +45,6 @@ impl Client {
     pub fn supports(&self, keyword: &str) -> bool {
         self.known.capabilities.offers(keyword)
     }
-
-    /// Returns the login mechanisms that the server offers (RFC 4954 §3), in upper case and in the server's order.
-    pub fn auth_mechanisms(&self) -> impl Iterator<Item = String> {
-        self.known.capabilities.auth_mechanisms()
-    }
 }
 
 /// # Time limits of a connected client
@@ -65,7 +60,7 @@ impl Client {
         self
     }
 
-    /// Sets the time limit for every wait except that for the final reply, from the next call on; see
+    /// Sets the time limit for every wait except the one for the final reply, from the next call on; see
     /// [`Builder::timeout`](super::Builder::timeout).
     pub fn set_timeout(&mut self, limit: Duration) {
         let timeouts = &mut self.origin.settings.config.timeouts;
@@ -91,7 +86,7 @@ impl Client {
             return Err(Error::Unsupported("SMTPUTF8"));
         }
         if !text.is_ascii() {
-            return Err(Error::Unsupported("SMTPUTF8, and the command is not all ASCII"));
+            return Err(Error::Unsupported("SMTPUTF8, and the command contains non-ASCII characters"));
         }
         Ok(parameters)
     }
@@ -117,9 +112,9 @@ impl Client {
 /// reply.
 ///
 /// A refusal is an [`Error::Refused`] with the whole reply, and the client can still be used. The same is true after
-/// [`Error::Config`], [`Error::Address`] and [`Error::Unsupported`], which occur before anything is sent. After any
-/// other error, and after the codes 421 and 221, the connection is closed. A command line has at most 2,048 octets,
-/// including its parameters and CRLF.
+/// errors that occur before anything is sent, such as [`Error::Config`], [`Error::Address`] and [`Error::Unsupported`].
+/// After any other error, and after the codes 421 and 221, the connection is closed. A command line has at most 2,048
+/// octets, including its parameters and CRLF.
 ///
 /// The first digit of the code decides (RFC 5321 §4.2.1): 2yz accepts a command, 4yz and 5yz refuse it.
 #[maybe_async]
@@ -133,8 +128,8 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// [`Error::Config`] for an invalid name. [`Error::Refused`]: the capabilities are not changed then, and HELO is
-    /// not tried.
+    /// [`Error::Config`] for an invalid name. [`Error::Refused`] if the server refuses the command; the known
+    /// capabilities are then unchanged, and HELO is not tried.
     pub async fn ehlo(&mut self, name: Option<&str>) -> Result<Reply, Error> {
         let mut call = self.begin();
         let (own, name) = (name.is_none(), self.own_name(name)?);
@@ -154,7 +149,7 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// The errors of [`ehlo`](Client::ehlo).
+    /// The errors of [`ehlo`](Client::ehlo), and [`Error::Config`] over LMTP.
     pub async fn helo(&mut self, name: Option<&str>) -> Result<Reply, Error> {
         let mut call = self.begin();
         let name = self.own_name(name)?;
@@ -175,9 +170,9 @@ impl Client {
     /// # Errors
     ///
     /// [`Error::Unsupported`] if the server does not offer STARTTLS, and [`Error::Config`] if the connection already
-    /// uses TLS, or this build has none; in these cases nothing is sent. After an [`Error::Refused`] for STARTTLS
-    /// itself the connection can still be used, without TLS. It is closed if the handshake fails, if plaintext follows
-    /// the 220, or if EHLO is refused after the handshake.
+    /// uses TLS or this build does not support it; in these cases nothing is sent. After an [`Error::Refused`] for
+    /// STARTTLS itself the connection can still be used, without TLS. It is closed if the handshake fails, if plaintext
+    /// follows the 220, or if EHLO is refused after the handshake.
     pub async fn starttls(&mut self) -> Result<(), Error> {
         let mut call = self.begin();
         self.usable(Phase::StartTls)?;
@@ -215,8 +210,8 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// [`Error::Address`]; [`Error::Config`] for an invalid parameter; [`Error::Unsupported`] if SMTPUTF8 is needed
-    /// and not offered; [`Error::Refused`].
+    /// [`Error::Address`] for an invalid sender; [`Error::Config`] for an invalid parameter; [`Error::Unsupported`] if
+    /// SMTPUTF8 is needed and not offered; [`Error::Refused`].
     pub async fn mail(&mut self, sender: &str, parameters: &[&str]) -> Result<Reply, Error> {
         let mut call = self.begin();
         let sender = match sender.trim_matches(' ') {
@@ -246,7 +241,7 @@ impl Client {
         let (recipient, parameters) = (Address::new(recipient)?, Parameters::new(parameters)?);
         if !recipient.is_ascii() {
             if !self.supports("SMTPUTF8") {
-                return Err(Error::Unsupported("SMTPUTF8, and an address is not ASCII"));
+                return Err(Error::Unsupported("SMTPUTF8, and an address contains non-ASCII characters"));
             }
             if self.history.open.by_hand().is_some_and(|transaction| !transaction.utf8) {
                 return Err(Error::Config("a non-ASCII recipient needs SMTPUTF8 in MAIL".into()));
@@ -271,8 +266,8 @@ impl Client {
     /// cannot be opened or read. [`Error::Refused`] for DATA or for the content. If the connection breaks after the
     /// content, the message is [in doubt](Error::in_doubt).
     ///
-    /// Over LMTP the server replies once per accepted recipient (RFC 2033 §4.2). Any number other than one is an
-    /// [`Error::Config`] before anything is sent: use [`send`](Client::send).
+    /// Over LMTP the server replies once per accepted recipient (RFC 2033 §4.2). Unless there is exactly one, `data`
+    /// fails with [`Error::Config`] before anything is sent: use [`send`](Client::send).
     pub async fn data<'m>(&mut self, content: impl Into<Body<'m>>) -> Result<Reply, Error> {
         let mut call = self.begin();
         self.usable(Phase::Data)?;
@@ -342,7 +337,7 @@ impl Client {
         self.say(&mut call, Simple::expn(list, &parameters)?).await
     }
 
-    /// Sends HELP, on a topic or, if that is empty, in general (RFC 5321 §4.1.1.8). [`Reply::text`] returns the help.
+    /// Sends HELP, with a topic unless `topic` is empty (RFC 5321 §4.1.1.8). [`Reply::text`] returns the help.
     /// Expects a 2yz reply.
     ///
     /// # Errors
@@ -364,7 +359,7 @@ impl Client {
     ///
     /// [`Error::Config`] for a control character, for more than 2,046 octets, and for an empty line; for AUTH, BDAT,
     /// DATA, EHLO, HELO, LHLO, QUIT and STARTTLS, which have their own methods; over LMTP for BURL, which may have
-    /// several replies. [`Error::Refused`] for 421; [`Error::Protocol`] for 3yz.
+    /// several replies. [`Error::Refused`] for 421 and 221; [`Error::Protocol`] for 3yz.
     pub async fn command(&mut self, line: impl AsRef<[u8]>) -> Result<Reply, Error> {
         let mut call = self.begin();
         let line = Line::new(line)?;
@@ -375,7 +370,7 @@ impl Client {
                 "BURL is not supported in LMTP, where it may have one reply per recipient".into(),
             ));
         }
-        let own = Simple::of_line(line)?;
+        let own = Simple::custom(line)?;
         self.usable(Phase::Command)?;
         self.end_refused_message(&mut call).await?;
         self.note_by_hand();
@@ -450,19 +445,18 @@ impl Client {
 ///
 /// Their errors are:
 ///
-/// - [`Error::Config`] if the mechanism cannot encode the credentials; if the connection has no TLS and is not
-///   [local](crate::Security) (see
-///   [`Builder::danger_plaintext_credentials`](super::Builder::danger_plaintext_credentials)); for SCRAM and CRAM-MD5
-///   without the feature `sasl`.
-/// - [`Error::Auth`] if the server refuses the login or does not offer the mechanism; if there was a login already; if
-///   the server has refused two exchanges on this connection (nothing is sent then; see
+/// - [`Error::Config`], before anything is sent, for invalid credentials; for a mechanism that does not exist, does not
+///   fit the credentials, or needs the feature `sasl`; if the connection has no TLS and is not [local](crate::Security)
+///   (see [`Builder::danger_plaintext_credentials`](super::Builder::danger_plaintext_credentials)).
+/// - [`Error::Auth`] if the server refuses the login or does not offer the mechanism; if the client is already logged
+///   in; if the server has refused two exchanges on this connection (nothing is sent then; see
 ///   [`Builder::credentials`](super::Builder::credentials)).
 ///
-/// The client can still be used after them, except after a SCRAM login in which the server could not prove that it
-/// knows the password.
+/// The client can still be used after these errors, except after a SCRAM login in which the server could not prove that
+/// it knows the password.
 #[maybe_async]
 impl Client {
-    /// Logs in with the strongest mechanism that both sides support, or by those of
+    /// Logs in with the strongest mechanism that both sides support, or with those set by
     /// [`Builder::auth_mechanisms`](super::Builder::auth_mechanisms); see
     /// [`Builder::credentials`](super::Builder::credentials).
     ///
@@ -476,127 +470,31 @@ impl Client {
         self.log_in(&mut call, credentials, mechanisms).await
     }
 
-    /// Logs in with PLAIN (RFC 4616).
+    /// Logs in with one mechanism, by its name in any case.
+    ///
+    /// | credentials | mechanisms |
+    /// |---|---|
+    /// | [`Credentials::new`] | `PLAIN` (RFC 4616), `LOGIN`; with the feature `sasl` also `CRAM-MD5` (RFC 2195), `SCRAM-SHA-1` (RFC 5802), `SCRAM-SHA-256` and `SCRAM-SHA-256-PLUS` (RFC 7677) |
+    /// | [`Credentials::token`] | `OAUTHBEARER` (RFC 7628), `XOAUTH2` |
+    /// | [`Credentials::external`] | `EXTERNAL` (RFC 4422 appendix A) |
+    /// | [`Credentials::anonymous`] | `ANONYMOUS` (RFC 4505) |
+    ///
+    /// SCRAM-SHA-256-PLUS is bound to the server's certificate (tls-server-end-point, RFC 5929 §4). Without TLS, or if
+    /// the certificate has no such binding, it is an [`Error::Auth`]. If a server refuses a token, the `details` of the
+    /// [`Error::Auth`] are its explanation.
     ///
     /// # Errors
     ///
     /// [`Error::Config`], [`Error::Auth`]; see [above](#logins).
-    pub async fn auth_plain(
-        &mut self,
-        user: impl AsRef<[u8]>,
-        password: impl AsRef<[u8]>,
-    ) -> Result<(), Error> {
-        self.log_in_by("PLAIN", Credentials::new(user, password)).await
+    #[doc = example!(auth)]
+    pub async fn auth(&mut self, mechanism: &str, credentials: &Credentials) -> Result<(), Error> {
+        let mut call = self.begin();
+        let name = mechanism.to_ascii_uppercase();
+        credentials.check_mechanism(&name)?;
+        self.log_in(&mut call, credentials.clone(), Some(vec![name])).await
     }
 
-    /// Logs in with LOGIN: user and password are the responses to two challenges, whatever these contain.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Config`], [`Error::Auth`]; see [above](#logins).
-    pub async fn auth_login(
-        &mut self,
-        user: impl AsRef<[u8]>,
-        password: impl AsRef<[u8]>,
-    ) -> Result<(), Error> {
-        self.log_in_by("LOGIN", Credentials::new(user, password)).await
-    }
-
-    /// Logs in with CRAM-MD5 (RFC 2195). Needs the feature `sasl`.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Config`], [`Error::Auth`]; see [above](#logins).
-    pub async fn auth_cram_md5(
-        &mut self,
-        user: impl AsRef<[u8]>,
-        password: impl AsRef<[u8]>,
-    ) -> Result<(), Error> {
-        self.log_in_by("CRAM-MD5", Credentials::new(user, password)).await
-    }
-
-    /// Logs in with SCRAM-SHA-1 (RFC 5802). Needs the feature `sasl`.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Config`], [`Error::Auth`]; see [above](#logins).
-    pub async fn auth_scram_sha_1(
-        &mut self,
-        user: impl AsRef<[u8]>,
-        password: impl AsRef<[u8]>,
-    ) -> Result<(), Error> {
-        self.log_in_by("SCRAM-SHA-1", Credentials::new(user, password)).await
-    }
-
-    /// Logs in with SCRAM-SHA-256 (RFC 7677). Needs the feature `sasl`.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Config`], [`Error::Auth`]; see [above](#logins).
-    pub async fn auth_scram_sha_256(
-        &mut self,
-        user: impl AsRef<[u8]>,
-        password: impl AsRef<[u8]>,
-    ) -> Result<(), Error> {
-        self.log_in_by("SCRAM-SHA-256", Credentials::new(user, password)).await
-    }
-
-    /// Logs in with SCRAM-SHA-256-PLUS (RFC 7677), bound to the TLS connection by its certificate
-    /// (tls-server-end-point, RFC 5929 §4). Needs the feature `sasl`.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Config`], [`Error::Auth`]; see [above](#logins). The latter is also returned without TLS, or if the
-    /// certificate has no such binding.
-    pub async fn auth_scram_sha_256_plus(
-        &mut self,
-        user: impl AsRef<[u8]>,
-        password: impl AsRef<[u8]>,
-    ) -> Result<(), Error> {
-        self.log_in_by("SCRAM-SHA-256-PLUS", Credentials::new(user, password)).await
-    }
-
-    /// Logs in with XOAUTH2 and an access token.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Config`], [`Error::Auth`]; see [above](#logins). The `details` of the latter are the server's
-    /// explanation.
-    pub async fn auth_xoauth2(&mut self, user: &str, token: &str) -> Result<(), Error> {
-        self.log_in_by("XOAUTH2", Credentials::token(user, token)).await
-    }
-
-    /// Logs in with OAUTHBEARER (RFC 7628) and an access token.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Config`], [`Error::Auth`]; see [above](#logins). The `details` of the latter are the server's
-    /// explanation.
-    pub async fn auth_oauthbearer(&mut self, user: &str, token: &str) -> Result<(), Error> {
-        self.log_in_by("OAUTHBEARER", Credentials::token(user, token)).await
-    }
-
-    /// Logs in with EXTERNAL (RFC 4422 appendix A): the server identifies the client by other means, usually its TLS
-    /// certificate. `authorization` names the user to act for; if it is empty, that is the user of the certificate.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Config`], [`Error::Auth`]; see [above](#logins).
-    pub async fn auth_external(&mut self, authorization: &str) -> Result<(), Error> {
-        self.log_in_by("EXTERNAL", Credentials::external(authorization)).await
-    }
-
-    /// Logs in with ANONYMOUS (RFC 4505). `trace` identifies the user for the server's log, such as a mail address; it
-    /// may be empty.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Config`], [`Error::Auth`]; see [above](#logins).
-    pub async fn auth_anonymous(&mut self, trace: &str) -> Result<(), Error> {
-        self.log_in_by("ANONYMOUS", Credentials::anonymous(trace)).await
-    }
-
-    /// Logs in with a custom mechanism.
+    /// Logs in with a custom mechanism; see [`auth`](crate::auth#custom-mechanisms).
     ///
     /// # Errors
     ///
@@ -604,18 +502,6 @@ impl Client {
     pub async fn auth_mechanism(&mut self, mechanism: impl Mechanism + Clone + 'static) -> Result<(), Error> {
         let mut call = self.begin();
         self.log_in(&mut call, Credentials::custom(mechanism)?, None).await
-    }
-
-    async fn log_in_by(
-        &mut self,
-        mechanism: &str,
-        credentials: Result<Credentials, Error>,
-    ) -> Result<(), Error> {
-        let mut call = self.begin();
-        let credentials = credentials?;
-        let pinned = vec![mechanism.to_owned()];
-        check_pinned(&pinned)?;
-        self.log_in(&mut call, credentials, Some(pinned)).await
     }
 
     async fn log_in(
@@ -635,6 +521,6 @@ impl Client {
             return Err(Error::Auth { what: "already logged in".into(), details: None, reply: None });
         }
         self.history.setup = Setup::Changed; // even if it is refused: the server may count refusals per connection
-        self.auth(call, credentials, mechanisms).await
+        self.exchange_credentials(call, credentials, mechanisms).await
     }
 }

@@ -118,7 +118,7 @@ impl Client {
         }
         if let Some(credentials) = self.origin.settings.credentials.clone() {
             let mechanisms = self.origin.settings.config.auth_mechanisms.clone();
-            self.auth(call, credentials, mechanisms).await?;
+            self.exchange_credentials(call, credentials, mechanisms).await?;
         }
         Ok(())
     }

@@ -25,7 +25,7 @@ use crate::{
 
 /// A connection to an SMTP or LMTP server.
 ///
-/// Make one with a [`Builder`](super::Builder), from a [host](Client::builder), a [URL](Client::from_url) or a
+/// Create one with a [`Builder`](super::Builder), from a [host](Client::builder), a [URL](Client::from_url) or a
 /// [Unix socket](Client::unix). Then [send a message](Client::send), [many of them](Client::send_all), or use
 /// [single commands](#single-commands).
 ///
@@ -67,14 +67,14 @@ impl Client {
         &self.known.capabilities
     }
 
-    /// Returns the server's address. It is `None` for a Unix socket, for a connection that the caller has made and that
-    /// does not know its peer, and if reconnecting has failed.
+    /// Returns the server's address. It is `None` for a Unix socket, for a connection made by the caller that does not
+    /// know its peer, and after a failed attempt to reconnect.
     #[must_use]
     pub fn peer_addr(&self) -> Option<SocketAddr> {
         self.link.stream.peer()
     }
 
-    /// Returns the number of the connection, which its log lines begin with, such as `#7`. It is unique in this
+    /// Returns the number of the connection, such as `#7`, with which its log lines begin. It is unique in this
     /// process; [`reconnect`](Client::reconnect) changes it.
     #[must_use]
     pub fn connection_number(&self) -> u64 {
@@ -154,7 +154,7 @@ impl Client {
         self.usable(talk.phase())?;
         match self.go_on(call, talk, None).await? {
             Want::Nothing => Ok(()),
-            _ => Err(Error::Internal("a dialogue asked for something that its owner does not have")),
+            _ => Err(Error::Internal("a dialogue asked for something that its owner cannot provide")),
         }
     }
 
@@ -169,7 +169,7 @@ impl Client {
     }
 
     /// Logs in, with these mechanisms only if they are given.
-    pub(super) async fn auth(
+    pub(super) async fn exchange_credentials(
         &mut self,
         call: &mut Call,
         credentials: Credentials,
@@ -205,7 +205,7 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// None. Everything sent before already has its result, and a failure of QUIT does not change it; it is logged.
+    /// None. Everything sent before already has its result, so a failure of QUIT is only logged.
     pub async fn quit(&mut self) -> Result<(), Error> {
         let mut call = self.begin();
         if self.link.is_usable() {

@@ -65,14 +65,14 @@ impl Builder {
     }
 
     /// Accepts any certificate: from any issuer, for any name, expired or not. Anybody on the network path can then
-    /// read and change the mail, and obtain the password. It is better to trust the one certificate with
+    /// read and change the mail, and obtain the password. It is better to trust that one certificate with
     /// [`ca_certificate`](Builder::ca_certificate). Defaults to false.
     pub fn danger_accept_invalid_certs(mut self, accepted: bool) -> Builder {
         self.config.tls.accept_invalid_certs(accepted);
         self
     }
 
-    /// Accepts a valid certificate for any name. Anybody can have one, so anybody on the network path can read and
+    /// Accepts a valid certificate for any name. Anybody can get one, so anybody on the network path can read and
     /// change the mail. It is better to set the name with [`tls_name`](Builder::tls_name). Defaults to false.
     pub fn danger_accept_invalid_hostnames(mut self, accepted: bool) -> Builder {
         self.config.tls.accept_invalid_hostnames(accepted);

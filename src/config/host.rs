@@ -19,13 +19,13 @@ impl Host {
         let host =
             |lookup: &str, name: &str| Ok(Host { lookup: lookup.to_owned(), tls_name: name.to_owned() });
         if let Some(inside) = text.strip_prefix('[') {
-            let inside = inside.strip_suffix(']').ok_or_else(|| bad("its bracket is not closed"))?;
+            let inside = inside.strip_suffix(']').ok_or_else(|| bad("its closing bracket is missing"))?;
             let (address, zone) = inside.split_once('%').unwrap_or((inside, "none"));
             let is_zone =
                 !zone.is_empty() && zone.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b));
             return match address.parse::<Ipv6Addr>() {
                 Ok(_) if is_zone => host(inside, address),
-                _ => Err(bad("there is no IPv6 address in its brackets")),
+                _ => Err(bad("it has no valid IPv6 address in its brackets")),
             };
         }
         if text.parse::<IpAddr>().is_ok() {

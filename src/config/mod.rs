@@ -56,7 +56,7 @@ pub enum Security {
     Auto,
     /// Uses no TLS. Credentials are then an error, except over a local connection.
     Plaintext,
-    /// Uses STARTTLS if the server offers it (RFC 3207), also over a local connection. Requires it if there are
+    /// Uses STARTTLS if the server offers it (RFC 3207), even over a local connection. Requires it if there are
     /// credentials, except over a local connection.
     Opportunistic,
     /// Requires STARTTLS. It is an error if the server does not offer it.
@@ -94,7 +94,7 @@ pub(crate) struct Config {
 
 /// Whether something is sent together with the end of a message: the next envelope of a batch, or QUIT (RFC 2920 §3.1).
 ///
-/// Joining saves one round trip per message. Servers have to support it, but several do not. A trial detects those that
+/// Joining saves one round trip per message. Servers have to support it, but some do not. A trial detects those that
 /// discard or refuse what follows the end of a message: the first joined envelope carries no content. If it is not
 /// answered properly, the message is sent again, and nothing is joined from then on. **No trial can detect a server
 /// that stores what follows as part of the message before**, because its replies are correct. Such servers exist.
@@ -108,7 +108,7 @@ pub enum JoinPolicy {
     /// follows the reply to the message, which costs no round trip.
     #[default]
     Automatic,
-    /// Joins, after a trial, wherever the server offers PIPELINING. Only for servers that are known to handle it.
+    /// Joins, after a trial, wherever the server offers PIPELINING. Use it only with servers known to handle it.
     Always,
     /// Sends nothing together with the end of a message.
     Never,
@@ -320,7 +320,7 @@ impl Config {
             credentials.iter().try_for_each(|credentials| credentials.check(pinned))?;
         }
         if self.max_scram_iterations < MIN_SCRAM_ITERATIONS {
-            return Err(Error::Config("max_scram_iterations is less than 4096, the minimum".into()));
+            return Err(Error::Config("max_scram_iterations is below the minimum of 4096".into()));
         }
         let server = self.server(credentials.is_some())?;
         self.tls.check()?;
@@ -343,7 +343,7 @@ impl Config {
         let addresses = self.addresses.as_deref();
         let (host, port) = match &self.place {
             Place::Unix(_) if self.port.is_some() || addresses.is_some() || self.bind.is_some() => {
-                return bad("a Unix socket has no port and no addresses");
+                return bad("port, addresses and bind cannot be used with a Unix socket");
             }
             Place::Unix(path) => return check_path(path).map(|()| Server::Unix(path.clone())),
             Place::Host(host) => (Host::new(host)?, self.port),
@@ -373,7 +373,7 @@ impl Config {
 }
 
 fn check_path(path: &Path) -> Result<(), Error> {
-    let refused = |why| Error::Config(format!("invalid path of a Unix socket, {path:?}: {why}").into());
+    let refused = |why| Error::Config(format!("invalid Unix socket path {path:?}: {why}").into());
     sys::check_socket_path(path).map_err(refused)
 }
 

@@ -19,6 +19,7 @@ pub struct Capabilities {
 
 impl Capabilities {
     /// Reads the reply to EHLO. Its first line is the name of the server and not a keyword.
+    #[doc(hidden)] // takes a type of `proto`
     #[must_use]
     pub fn parse(reply: ReplyRef<'_>) -> Capabilities {
         let lines = reply.text_lines().skip(1).map(String::from_utf8_lossy);

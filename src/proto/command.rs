@@ -100,10 +100,10 @@ impl Line {
         let (text, bad) = (text.as_ref(), |why: &'static str| Err(Error::Config(why.into())));
         match text {
             _ if String::from_utf8_lossy(text).contains(char::is_control) => {
-                bad("the command has a control character (its line end is added)")
+                bad("the command contains a control character (the line end is added automatically)")
             }
             _ if text.iter().all(|b| *b == b' ') => bad("the command is empty"),
-            _ if text.len() + CRLF.len() > MAX_COMMAND_LINE => bad("the command has more than 2,046 octets"),
+            _ if text.len() + CRLF.len() > MAX_COMMAND_LINE => bad("the command is longer than 2,046 octets"),
             _ => Ok(Line(text.into())),
         }
     }
@@ -154,7 +154,7 @@ impl Parameters {
         for parameter in parameters {
             let parameter = parameter.as_ref();
             if !is_parameter(parameter) {
-                return Err(Error::Config(format!("invalid parameter of a command: {parameter:?}").into()));
+                return Err(Error::Config(format!("invalid command parameter: {parameter:?}").into()));
             }
             octets = parameter.len().saturating_add(1 + octets);
             check_length(octets)?;
@@ -207,18 +207,6 @@ pub struct MailParameters {
 }
 
 impl MailParameters {
-    /// Sets SIZE: the approximate size of the message, in octets (RFC 1870).
-    #[must_use]
-    pub fn size(self, octets: Option<u64>) -> MailParameters {
-        MailParameters { size: octets, ..self }
-    }
-
-    /// Sets SMTPUTF8: an address or a header is not ASCII (RFC 6531).
-    #[must_use]
-    pub fn utf8(self, utf8: bool) -> MailParameters {
-        MailParameters { utf8, ..self }
-    }
-
     /// Sets BODY=8BITMIME: the message may have non-ASCII octets (RFC 6152).
     #[must_use]
     pub fn eight_bit(self, eight_bit: bool) -> MailParameters {
@@ -379,7 +367,7 @@ impl Outbox {
 
     /// Returns the total number of octets that were ever put into the outbox.
     #[must_use]
-    pub fn end(&self) -> u64 {
+    pub(crate) fn end(&self) -> u64 {
         self.base + self.bytes.len() as u64
     }
 
@@ -531,14 +519,14 @@ pub(super) fn check_line(command: Command<'_>) -> Result<(), Error> {
 
 fn check_length(octets: usize) -> Result<(), Error> {
     if octets > MAX_COMMAND_LINE {
-        return Err(Error::Config("a command with its options has more than 2,048 octets".into()));
+        return Err(Error::Config("the command with its options is longer than 2,048 octets".into()));
     }
     Ok(())
 }
 
 fn line(out: &mut Vec<u8>, parts: &[&str]) {
     for part in parts {
-        debug_assert!(!part.contains(char::is_control), "the types let it pass");
+        debug_assert!(!part.contains(char::is_control), "the types allowed a control character");
         out.extend_from_slice(part.as_bytes());
     }
 }

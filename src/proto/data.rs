@@ -62,7 +62,7 @@ pub(crate) fn refused_here(forbidden: Forbidden) -> Error {
     match forbidden {
         Forbidden::Nul => forbidden.into(),
         Forbidden::EightBit => Error::Message(
-            "the message has octets beyond ASCII, and MAIL was sent without BODY=8BITMIME".into(),
+            "the message contains non-ASCII bytes, but MAIL was sent without BODY=8BITMIME".into(),
         ),
     }
 }
@@ -124,7 +124,7 @@ impl Dialogue for Data {
 
     fn body(&mut self, piece: &[u8], out: &mut Outbox) -> Result<(), Error> {
         if self.state != State::Body {
-            return Err(Error::Internal("content was passed that was not wanted"));
+            return Err(Error::Internal("content was passed when none was wanted"));
         }
         if !piece.is_empty() {
             return out.put_content(|out| self.encoder.push(piece, out)).map_err(refused_here);

@@ -23,8 +23,10 @@ pub(crate) enum Forbidden {
 impl From<Forbidden> for Error {
     fn from(forbidden: Forbidden) -> Error {
         match forbidden {
-            Forbidden::Nul => Error::Message("the message has a NUL, which SMTP cannot carry".into()),
-            Forbidden::EightBit => Error::Unsupported("8BITMIME, and the message has octets beyond ASCII"),
+            Forbidden::Nul => {
+                Error::Message("the message contains a NUL byte, which SMTP does not allow".into())
+            }
+            Forbidden::EightBit => Error::Unsupported("8BITMIME, and the message contains non-ASCII bytes"),
         }
     }
 }

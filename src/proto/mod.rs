@@ -1,10 +1,12 @@
 //! SMTP without I/O: replies in, bytes out. No sockets, no `async`, no clock, no log.
 //!
-//! Both clients of this crate are built on it. Use it directly to run SMTP over a transport that the clients do not
-//! support.
+//! **This module is not part of the public API.** It is exempt from semantic versioning: any release may change or remove
+//! anything in it. It can be reached from outside only for this project's own tests, fuzz targets and benchmarks. For a
+//! custom connection, use [`Builder::connect_over`](crate::Builder::connect_over) with a
+//! [`Transport`](crate::Transport).
 //!
 //! A [`Dialogue`] is a state machine for one part of a session. It takes the server's replies and answers with what to
-//! do next. It never waits: its carrier writes, reads and waits.
+//! do next. It never waits: its carrier writes, reads and waits. The carrier of both clients is in `client/run.rs`.
 //!
 //! ```text
 //!            ┌─────────── on_reply ◀── Inbox ◀── bytes read
@@ -44,13 +46,7 @@
 //! # Ok::<(), postino::Error>(())
 //! ```
 //!
-//! # Stability
-//!
-//! Compatible releases (0.1.x, later 1.x) may add variants to [`Want`], [`Joining`], [`Upgrade`] and [`Answer`],
-//! methods to [`Dialogue`] (which cannot be implemented outside this crate), and options. They may also change what a
-//! dialogue sends and when, as far as the RFCs allow. A carrier should treat an unknown [`Want`] as an error.
-//!
-//! # Custom transports
+//! # Carriers
 //!
 //! One loop carries all dialogues. Keep one [`Inbox`] and one [`Outbox`] for the connection, across its dialogues, and
 //! repeat:
@@ -59,7 +55,7 @@
 //!    [`on_early`](Dialogue::on_early) and fail with the error that it returns. After QUIT was sent without waiting for
 //!    its reply ([`said_farewell`](Outbox::said_farewell)), ignore it instead. If a reply is due, count it with
 //!    [`reply_arrived`](Outbox::reply_arrived) and pass it to [`on_reply`](Dialogue::on_reply). Send nothing after a
-//!    reply that [closes](ReplyRef::closes) the connection.
+//!    reply that closes the connection (421, or 221 except in answer to QUIT).
 //! 2. **Speak.** Call [`fill`](Dialogue::fill). Log what it has put into the outbox with
 //!    [`drain_log`](Outbox::drain_log), which masks secrets.
 //! 3. **Act** on the [`Want`].
@@ -67,57 +63,6 @@
 //! To write, take [`offer`](Outbox::offer), write as much of it as possible, and report the number of octets to
 //! [`written`](Outbox::written). While a write is blocked, read: a server may wait for its replies to be read. To read,
 //! use the inbox's [`room`](Inbox::room), and report the number of octets to [`arrived`](Inbox::arrived).
-//!
-//! ```no_run
-//! use postino::{Error, proto::{Dialogue, Inbox, Outbox, Want}};
-//! use std::io::{Read, Write};
-//!
-//! /// Carries a dialogue until it wants something other than reading and writing.
-//! fn carry(
-//!     stream: &mut (impl Read + Write),
-//!     (inbox, out): (&mut Inbox, &mut Outbox),
-//!     talk: &mut dyn Dialogue,
-//! ) -> Result<Want, Error> {
-//!     loop {
-//!         let phase = talk.phase();
-//!         let wrong = |what: &'static str| Error::Protocol { phase, what: what.into() };
-//!         while let Some(reply) = inbox.next_reply().map_err(wrong)? {
-//!             if out.due() == 0 {
-//!                 if out.said_farewell() {
-//!                     continue;
-//!                 }
-//!                 return Err(talk.on_early(reply));
-//!             }
-//!             out.reply_arrived();
-//!             talk.on_reply(reply, out)?;
-//!             if reply.closes(phase) {
-//!                 return Err(Error::Refused { phase, reply: talk.keep(reply) });
-//!             }
-//!         }
-//!         let want = talk.fill(out);
-//!         out.drain_log(|line| println!("C: {line}"));
-//!         let broken = |source| Error::Io { phase: talk.phase(), source };
-//!         match want {
-//!             Want::Write | Want::Reply | Want::Probe => {
-//!                 let bytes = out.offer();
-//!                 stream.write_all(bytes).map_err(broken)?;
-//!                 let n = bytes.len();
-//!                 out.written(n);
-//!             }
-//!             want => return Ok(want),
-//!         }
-//!         if want != Want::Write {
-//!             match stream.read(inbox.room()).map_err(broken)? {
-//!                 0 => return Err(Error::Closed(talk.phase())),
-//!                 n => inbox.arrived(n),
-//!             }
-//!         }
-//!     }
-//! }
-//! ```
-//!
-//! `cargo run --example transcript` runs two messages through such a loop without a socket, and prints both sides;
-//! [its source](https://docs.rs/crate/postino/latest/source/examples/transcript.rs) is the place to start.
 //!
 //! Since nothing here waits or reads a clock, the carrier is responsible for the following:
 //!

@@ -51,49 +51,92 @@ pub enum MailOption {
         trace: bool,
     },
     /// HOLDFOR: how long the server holds the message, in whole seconds from 1 to 999,999,999 (RFC 4865). Needs
-    /// FUTURERELEASE.
+    /// FUTURERELEASE, and excludes [`HoldUntil`](MailOption::HoldUntil).
     HoldFor(Duration),
     /// HOLDUNTIL: when the server releases the message, as a date and time of RFC 3339 such as `2027-01-31T08:00:00Z`
-    /// (RFC 4865). Needs FUTURERELEASE. A time beyond the server's limit is an [`Error::Config`] before MAIL.
+    /// (RFC 4865). Needs FUTURERELEASE, and excludes [`HoldFor`](MailOption::HoldFor). A time beyond the server's limit
+    /// is an [`Error::Config`] before MAIL.
     HoldUntil(String),
     /// AUTH=: the original submitter of the message, or `None` if that is unknown or not trusted (RFC 4954 §5). Needs
     /// AUTH.
     Auth(Option<Address>),
-    /// Any other parameter as it is sent: `KEYWORD` or `KEYWORD=value` (RFC 5321 §4.1.2). Whether the server offers it
-    /// is not checked. SIZE, BODY and SMTPUTF8 are not allowed here: they are added automatically where they are
-    /// needed.
+    /// Any other parameter as it is sent: `KEYWORD` or `KEYWORD=value` (RFC 5321 §4.1.2). Each keyword can be set once.
+    /// Whether the server offers it is not checked. SIZE, BODY and SMTPUTF8 are not allowed here: they are added
+    /// automatically where they are needed.
     Raw(String),
 }
 
 impl MailOption {
     pub(crate) fn check(&self) -> Result<(), Error> {
-        let seconds = 1..=999_999_999;
+        // Without `_`: a new option does not compile until it is checked.
         match self {
+            MailOption::Ret(Ret::Full | Ret::Headers) | MailOption::RequireTls | MailOption::Auth(_) => {
+                Ok(())
+            }
             MailOption::EnvelopeId(id) => {
                 if id.is_empty() {
                     Err(wrong("ENVID: the envelope id is empty"))
                 } else if !id.bytes().all(|b| matches!(b, 32..=126)) {
-                    Err(wrong("ENVID: the envelope id has characters other than printable ASCII"))
+                    Err(wrong("ENVID: the envelope id contains characters other than printable ASCII"))
                 } else if xtext_len(id) > 100 {
-                    Err(wrong("ENVID: the envelope id has more than 100 octets"))
+                    Err(wrong("ENVID: the envelope id is longer than 100 octets"))
                 } else {
                     Ok(())
                 }
             }
-            MailOption::Priority(level) if !(-9..=9).contains(level) => {
-                Err(wrong("MT-PRIORITY: the priority is not between -9 and 9"))
+            MailOption::Priority(-9..=9) => Ok(()),
+            MailOption::Priority(_) => Err(wrong("MT-PRIORITY: the priority is not between -9 and 9")),
+            MailOption::DeliverBy { seconds: 1..=999_999_999, late: OnLate::Return, trace: _ }
+            | MailOption::DeliverBy { seconds: -999_999_999..=999_999_999, late: OnLate::Notify, trace: _ } => {
+                Ok(())
             }
-            MailOption::DeliverBy { seconds: 1..=999_999_999, .. }
-            | MailOption::DeliverBy { seconds: -999_999_999..=0, late: OnLate::Notify, .. } => Ok(()),
             MailOption::DeliverBy { .. } => Err(wrong("DELIVERBY: seconds out of range")),
-            MailOption::HoldFor(time) if !seconds.contains(&time.as_secs()) => {
-                Err(wrong("HOLDFOR: the time is not between 1 and 999,999,999 seconds"))
+            MailOption::HoldFor(time) => {
+                if (1..=999_999_999).contains(&time.as_secs()) {
+                    Ok(())
+                } else {
+                    Err(wrong("HOLDFOR: the time is not between 1 and 999,999,999 seconds"))
+                }
             }
-            MailOption::HoldUntil(time) if date_time(time).is_none() => {
-                Err(wrong("HOLDUNTIL: not a date and time of RFC 3339"))
-            }
+            MailOption::HoldUntil(time) => match date_time(time) {
+                Some(_) => Ok(()),
+                None => Err(wrong("HOLDUNTIL: not an RFC 3339 date and time")),
+            },
             MailOption::Raw(text) => check_raw(text, &["SIZE", "BODY", "SMTPUTF8"]),
-            _ => Ok(()),
+        }
+    }
+
+    /// Returns whether a later option takes the place of this one: it is of the same kind, and not raw.
+    pub(crate) fn is_replaced_by(&self, new: &MailOption) -> bool {
+        !matches!(self, MailOption::Raw(_)) && std::mem::discriminant(self) == std::mem::discriminant(new)
+    }
+
+    /// Checks that another option may be in the same command.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Config`] if both have the same keyword, or if they are HOLDFOR and HOLDUNTIL (RFC 4865).
+    pub(crate) fn check_beside(&self, other: &MailOption) -> Result<(), Error> {
+        let (own, others) = (self.keyword(), other.keyword());
+        check_keywords(own, others)?;
+        let is = |keyword: &str, expected: &str| keyword.eq_ignore_ascii_case(expected);
+        if is(own, "HOLDFOR") && is(others, "HOLDUNTIL") || is(own, "HOLDUNTIL") && is(others, "HOLDFOR") {
+            return Err(wrong("HOLDFOR and HOLDUNTIL exclude each other"));
+        }
+        Ok(())
+    }
+
+    fn keyword(&self) -> &str {
+        match self {
+            MailOption::Ret(_) => "RET",
+            MailOption::EnvelopeId(_) => "ENVID",
+            MailOption::RequireTls => "REQUIRETLS",
+            MailOption::Priority(_) => "MT-PRIORITY",
+            MailOption::DeliverBy { .. } => "BY",
+            MailOption::HoldFor(_) => "HOLDFOR",
+            MailOption::HoldUntil(_) => "HOLDUNTIL",
+            MailOption::Auth(_) => "AUTH",
+            MailOption::Raw(text) => raw_keyword(text),
         }
     }
 
@@ -111,7 +154,7 @@ impl MailOption {
         let limit = parameters.split([' ', ',']).next().and_then(|word| word.parse::<u64>().ok());
         match (self, limit) {
             (MailOption::RequireTls, _) if !encrypted => {
-                Err(Error::Unsupported("REQUIRETLS without TLS on this connection"))
+                Err(Error::Unsupported("REQUIRETLS on a connection without TLS"))
             }
             // RFC 2852 §2: the shortest time limit that the server accepts.
             (MailOption::DeliverBy { seconds, late: OnLate::Return, .. }, Some(least))
@@ -123,7 +166,7 @@ impl MailOption {
                 Err(wrong(&format!("HOLDFOR: the time is above the server's maximum of {most} seconds")))
             }
             (MailOption::HoldUntil(time), limit) if date_time(time) > latest_release(parameters, limit) => {
-                Err(wrong("HOLDUNTIL: the time is after the server's latest"))
+                Err(wrong("HOLDUNTIL: the time is later than the server allows"))
             }
             _ => Ok(()),
         }
@@ -170,19 +213,16 @@ pub enum RcptOption {
     /// ORCPT: the original recipient, before any mailing list or alias, with address type `rfc822` (RFC 3461 §4.2).
     /// Needs DSN.
     OriginalRecipient(Address),
-    /// Any other parameter as it is sent: `KEYWORD` or `KEYWORD=value` (RFC 5321 §4.1.2). Whether the server offers it
-    /// is not checked.
+    /// Any other parameter as it is sent: `KEYWORD` or `KEYWORD=value` (RFC 5321 §4.1.2). Each keyword can be set once.
+    /// Whether the server offers it is not checked.
     Raw(String),
 }
 
 impl RcptOption {
+    /// Returns whether a later option takes the place of this one: it has the same keyword, and is not raw.
     pub(crate) fn is_replaced_by(&self, new: &RcptOption) -> bool {
-        let kind = |option: &RcptOption| match option {
-            RcptOption::Notify { .. } | RcptOption::NotifyNever => Some(0),
-            RcptOption::OriginalRecipient(_) => Some(1),
-            RcptOption::Raw(_) => None,
-        };
-        kind(self).is_some() && kind(self) == kind(new)
+        let is_raw = |option: &RcptOption| matches!(option, RcptOption::Raw(_));
+        !is_raw(self) && !is_raw(new) && self.keyword() == new.keyword()
     }
 
     pub(crate) fn check(&self) -> Result<(), Error> {
@@ -190,11 +230,32 @@ impl RcptOption {
             RcptOption::Notify { success: false, failure: false, delay: false } => {
                 Err(wrong("NOTIFY: no event is set (use NotifyNever)"))
             }
-            RcptOption::OriginalRecipient(address) if !address.is_ascii() => {
-                Err(wrong("ORCPT: the original recipient is not ASCII"))
+            RcptOption::Notify { success: _, failure: _, delay: _ } | RcptOption::NotifyNever => Ok(()),
+            RcptOption::OriginalRecipient(address) => {
+                if address.as_str().is_ascii() {
+                    Ok(())
+                } else {
+                    Err(wrong("ORCPT: the original recipient contains non-ASCII characters"))
+                }
             }
             RcptOption::Raw(text) => check_raw(text, &[]),
-            _ => Ok(()),
+        }
+    }
+
+    /// Checks that another option may be in the same command.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Config`] if both have the same keyword.
+    pub(crate) fn check_beside(&self, other: &RcptOption) -> Result<(), Error> {
+        check_keywords(self.keyword(), other.keyword())
+    }
+
+    fn keyword(&self) -> &str {
+        match self {
+            RcptOption::Notify { .. } | RcptOption::NotifyNever => "NOTIFY",
+            RcptOption::OriginalRecipient(_) => "ORCPT",
+            RcptOption::Raw(text) => raw_keyword(text),
         }
     }
 }
@@ -216,11 +277,23 @@ impl fmt::Display for RcptOption {
 }
 
 fn wrong(what: &str) -> Error {
-    Error::Config(format!("invalid option of the envelope: {what}").into())
+    Error::Config(format!("invalid envelope option: {what}").into())
+}
+
+/// Checks that two options of one command have different keywords.
+fn check_keywords(one: &str, other: &str) -> Result<(), Error> {
+    if one.eq_ignore_ascii_case(other) {
+        return Err(wrong(&format!("{one} is set twice")));
+    }
+    Ok(())
+}
+
+fn raw_keyword(text: &str) -> &str {
+    text.split_once('=').map_or(text, |(keyword, _)| keyword)
 }
 
 fn check_raw(text: &str, own: &[&str]) -> Result<(), Error> {
-    let keyword = text.split_once('=').map_or(text, |(keyword, _)| keyword);
+    let keyword = raw_keyword(text);
     match own.iter().find(|own| keyword.eq_ignore_ascii_case(own)) {
         Some(own) => Err(wrong(&format!("{own} is added automatically where it is needed"))),
         None => Parameters::new([text]).map(drop),
@@ -401,6 +474,49 @@ mod tests {
         assert!(envelope().recipient_option(2, RcptOption::NotifyNever).is_err());
         let beyond = RcptOption::OriginalRecipient(Address::new("ü@x").unwrap());
         assert!(envelope().recipient_options(beyond).is_err());
+    }
+
+    #[test]
+    fn no_keyword_is_in_one_command_twice_and_only_one_release_time() {
+        let (hold_for, hold_until) = (
+            MailOption::HoldFor(Duration::from_secs(60)),
+            MailOption::HoldUntil("2027-01-31T08:00:00Z".into()),
+        );
+        let raw = |text: &str| MailOption::Raw(text.into());
+        for (first, second) in [
+            (hold_for.clone(), hold_until.clone()),
+            (hold_for.clone(), raw("HoldUntil=2027-01-31T08:00:00Z")),
+            (hold_until, raw("HOLDFOR=60")),
+            (hold_for, raw("holdfor=60")),
+            (MailOption::Ret(Ret::Full), raw("ret=HDRS")),
+            (MailOption::EnvelopeId("x".into()), raw("ENVID=x")),
+            (MailOption::RequireTls, raw("REQUIRETLS")),
+            (MailOption::Priority(1), raw("MT-PRIORITY=1")),
+            (MailOption::DeliverBy { seconds: 60, late: OnLate::Notify, trace: true }, raw("BY=60;N")),
+            (MailOption::Auth(None), raw("AUTH=<>")),
+            (raw("X-OWN"), raw("x-own=1")),
+        ] {
+            for (first, second) in [(&first, &second), (&second, &first)] {
+                let once = envelope().option(first.clone()).unwrap();
+                let twice = once.option(second.clone());
+                assert!(matches!(twice, Err(Error::Config(_))), "{first}, {second}: {twice:?}");
+            }
+        }
+        let address = Address::new("a@x").unwrap();
+        let raw = |text: &str| RcptOption::Raw(text.into());
+        for (first, second) in [
+            (RcptOption::Notify { success: true, failure: true, delay: true }, raw("notify=NEVER")),
+            (RcptOption::NotifyNever, raw("NOTIFY=NEVER")),
+            (RcptOption::OriginalRecipient(address), raw("ORCPT=rfc822;a@x")),
+            (raw("X-OWN"), raw("X-Own")),
+        ] {
+            for (first, second) in [(&first, &second), (&second, &first)] {
+                let once = envelope().recipient_option(1, first.clone()).unwrap();
+                assert!(once.clone().recipient_option(0, second.clone()).is_ok(), "another recipient");
+                let twice = once.recipient_option(1, second.clone());
+                assert!(matches!(twice, Err(Error::Config(_))), "{first}, {second}: {twice:?}");
+            }
+        }
     }
 
     #[test]

@@ -193,7 +193,7 @@ impl<'r> ReplyRef<'r> {
     /// Returns whether the server closes the connection with this reply: 421, and 221 except in answer to QUIT
     /// (RFC 5321 §4.2.3). `phase` is the phase of the command that it answers.
     #[must_use]
-    pub fn closes(self, phase: Phase) -> bool {
+    pub(crate) fn closes(self, phase: Phase) -> bool {
         self.code == 421 || self.code == 221 && phase != Phase::Quit
     }
 

@@ -8,7 +8,7 @@ use crate::{Address, Error, Phase, Reply};
 /// Commands that lead on to more than one reply, or change what is known about the server. Each with the method to use
 /// instead.
 const NOT_SIMPLE: [(&str, &str); 8] = [
-    ("AUTH", "Client::login, or Client::auth_plain and its like"),
+    ("AUTH", "Client::login or Client::auth"),
     ("BDAT", "Client::data"),
     ("DATA", "Client::data"),
     ("EHLO", "Client::ehlo"),
@@ -39,7 +39,7 @@ enum What {
 impl Simple {
     /// Creates RSET, which ends a transaction that is under way.
     #[must_use]
-    pub fn reset() -> Simple {
+    pub(crate) fn reset() -> Simple {
         Simple::new(Phase::Reset, What::Fixed(Command::Reset))
     }
 
@@ -116,25 +116,19 @@ impl Simple {
         Ok(Simple::new(Phase::Help, What::Line(line)))
     }
 
-    /// Creates a custom command from its line, without the line end. The log shows it, so it must not contain a secret.
+    /// Creates a custom command. The log shows it, so it must not contain a secret.
     ///
     /// Its reply is not judged: [`into_result`](Simple::into_result) returns any reply.
     ///
     /// # Errors
     ///
-    /// [`Error::Config`] if the line is empty, has a control character or more than 2,046 octets. Also for commands
-    /// that lead on to something else (AUTH, BDAT, DATA, STARTTLS), or change what is known about the server (EHLO,
-    /// HELO, LHLO, QUIT).
-    pub fn custom(line: impl AsRef<[u8]>) -> Result<Simple, Error> {
-        Simple::of_line(Line::new(line)?)
-    }
-
-    /// Creates a custom command from a line that was checked.
-    pub(crate) fn of_line(line: Line) -> Result<Simple, Error> {
+    /// [`Error::Config`] for commands that lead on to something else (AUTH, BDAT, DATA, STARTTLS), or change what is
+    /// known about the server (EHLO, HELO, LHLO, QUIT).
+    pub(crate) fn custom(line: Line) -> Result<Simple, Error> {
         let verb = line.verb();
         if let Some((_, method)) = NOT_SIMPLE.iter().find(|(name, _)| *name == verb) {
             return Err(Error::Config(
-                format!("{verb} is more than one command and its reply: use {method}").into(),
+                format!("{verb} cannot be sent as a single command: use {method}").into(),
             ));
         }
         Ok(Simple::new(Phase::Command, What::Line(line)))

@@ -184,7 +184,7 @@ pub(crate) fn machine_name() -> Option<String> {
 pub(crate) fn check_socket_path(path: &Path) -> Result<(), &'static str> {
     match SocketAddrUnix::new(path) {
         _ if path.as_os_str().is_empty() => Err("it is empty"),
-        _ if path.as_os_str().as_bytes().contains(&0) => Err("it has a NUL"),
+        _ if path.as_os_str().as_bytes().contains(&0) => Err("it contains a NUL"),
         Ok(_) => Ok(()),
         Err(_) => Err("it is too long"),
     }

@@ -2,7 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use postino::{Error, Outcome, Phase, Reply};
+use postino::{
+    Error, Outcome, Phase, Reply,
+    auth::{Answer, Credentials, Mechanism},
+};
 
 use super::*;
 use crate::support::Peer;
@@ -88,7 +91,7 @@ fn a_closed_client_says_nothing() {
         assert!(matches!(block_on(client.data("Hello")), Err(Error::NotConnected)));
         assert!(matches!(block_on(client.command("XYZZY")), Err(Error::NotConnected)));
         assert!(matches!(block_on(client.starttls()), Err(Error::NotConnected)));
-        assert!(matches!(block_on(client.auth_plain("user", "secret")), Err(Error::NotConnected)));
+        assert!(matches!(block_on(client.auth("PLAIN", &password())), Err(Error::NotConnected)));
     }
 }
 
@@ -223,7 +226,7 @@ fn both_forms_of_auth_count() {
     let server = Server::playing("-- hello AUTH=PLAIN LOGIN, AUTH cram-md5 PLAIN, X-AUTH=JUNK, xAUTH=MORE");
     let client = connect(&server);
     assert!(client.supports("auth"));
-    assert_eq!(client.auth_mechanisms().collect::<Vec<_>>(), ["PLAIN", "LOGIN", "CRAM-MD5"]);
+    assert_eq!(client.capabilities().auth_mechanisms().collect::<Vec<_>>(), ["PLAIN", "LOGIN", "CRAM-MD5"]);
 }
 
 // Behaviour 33.
@@ -964,22 +967,25 @@ fn rset_and_ehlo_end_what_was_begun_by_hand() {
 
 // Logins.
 
+fn password() -> Credentials {
+    Credentials::new("user", "secret").unwrap()
+}
+
 #[test]
 fn each_mechanism_can_be_asked_for_by_itself() {
-    type LogIn = fn(&mut Client) -> Result<(), Error>;
     let all = "-- hello AUTH PLAIN LOGIN XOAUTH2 OAUTHBEARER EXTERNAL ANONYMOUS SCRAM-SHA-256 CRAM-MD5\n";
-    let mechanisms: [(&str, LogIn); 5] = [
-        ("C: AUTH PLAIN AHVzZXIAc2VjcmV0", |client| block_on(client.auth_plain("user", "secret"))),
-        ("C: AUTH LOGIN\nS: 334 eA==\nC: dXNlcg==\nS: 334 eQ==\nC: c2VjcmV0", |client| {
-            block_on(client.auth_login("user", "secret"))
-        }),
-        ("C: AUTH XOAUTH2 dXNlcj11c2VyAWF1dGg9QmVhcmVyIHRva2VuAQE=", |client| {
-            block_on(client.auth_xoauth2("user", "token"))
-        }),
-        ("C: AUTH EXTERNAL =", |client| block_on(client.auth_external(""))),
-        ("C: AUTH ANONYMOUS bWU=", |client| block_on(client.auth_anonymous("me"))),
+    let (password, token) = (password(), Credentials::token("user", "token").unwrap());
+    let (external, anonymous) = (Credentials::external("").unwrap(), Credentials::anonymous("me").unwrap());
+    let mechanisms = [
+        ("PLAIN", &password, "C: AUTH PLAIN AHVzZXIAc2VjcmV0"),
+        ("plain", &password, "C: AUTH PLAIN AHVzZXIAc2VjcmV0"),
+        ("LOGIN", &password, "C: AUTH LOGIN\nS: 334 eA==\nC: dXNlcg==\nS: 334 eQ==\nC: c2VjcmV0"),
+        ("XOAuth2", &token, "C: AUTH XOAUTH2 dXNlcj11c2VyAWF1dGg9QmVhcmVyIHRva2VuAQE="),
+        ("EXTERNAL", &external, "C: AUTH EXTERNAL ="),
+        ("ANONYMOUS", &anonymous, "C: AUTH ANONYMOUS bWU="),
     ];
-    for (script, log_in) in mechanisms {
+    for (mechanism, credentials, script) in mechanisms {
+        let log_in = |client: &mut Client| block_on(client.auth(mechanism, credentials));
         let server = Server::playing(format!("{all}{script}\nS: 235 welcome\nC: NOOP\nS: 250 ok"));
         let mut client = connect(&server);
         log_in(&mut client).unwrap();
@@ -1006,7 +1012,7 @@ fn oauthbearer_by_itself_names_the_server() {
         assert!(peer.line().unwrap().starts_with(b"AUTH OAUTHBEARER bixhPXVzZXIs"));
         peer.say("235 welcome\r\n");
     });
-    block_on(connect(&server).auth_oauthbearer("user", "token")).unwrap();
+    block_on(connect(&server).auth("OAUTHBEARER", &Credentials::token("user", "token").unwrap())).unwrap();
 }
 
 // Behaviour 69.
@@ -1021,32 +1027,29 @@ fn cram_md5_by_itself_answers_the_challenge() {
          C: dGltIGI5MTNhNjAyYzdlZGE3YTQ5NWI0ZTZlNzMzNGQzODkw
          S: 235 welcome",
     );
-    block_on(connect(&server).auth_cram_md5("tim", "tanstaaftanstaaf")).unwrap();
+    let credentials = Credentials::new("tim", "tanstaaftanstaaf").unwrap();
+    block_on(connect(&server).auth("CRAM-MD5", &credentials)).unwrap();
 }
 
 #[cfg(feature = "sasl")]
 #[test]
 fn scram_by_itself_is_the_one_that_was_asked_for() {
-    type LogIn = fn(&mut Client) -> Result<(), Error>;
-    let mechanisms: [(&str, LogIn); 2] = [
-        ("SCRAM-SHA-1", |client| block_on(client.auth_scram_sha_1("user", "secret"))),
-        ("SCRAM-SHA-256", |client| block_on(client.auth_scram_sha_256("user", "secret"))),
-    ];
-    for (name, log_in) in mechanisms {
+    for name in ["SCRAM-SHA-1", "SCRAM-SHA-256"] {
         let server = Server::running(move |peer| {
             peer.play("-- hello AUTH PLAIN SCRAM-SHA-1 SCRAM-SHA-256 SCRAM-SHA-256-PLUS");
             assert!(peer.line().unwrap().starts_with(format!("AUTH {name} biws").as_bytes()));
             peer.play("S: 535 no\nC: NOOP\nS: 250 ok");
         });
         let mut client = connect(&server);
-        assert_eq!(log_in(&mut client).unwrap_err().reply().unwrap().code(), 535);
+        let error = block_on(client.auth(name, &password())).unwrap_err();
+        assert_eq!(error.reply().unwrap().code(), 535);
         assert_open(&mut client);
     }
     // There is no TLS to bind to.
     let server = Server::playing("-- hello AUTH SCRAM-SHA-256 SCRAM-SHA-256-PLUS\nC: NOOP\nS: 250 ok");
     let mut client = connect(&server);
     assert!(matches!(
-        block_on(client.auth_scram_sha_256_plus("user", "secret")),
+        block_on(client.auth("SCRAM-SHA-256-PLUS", &password())),
         Err(Error::Auth { reply: None, .. })
     ));
     assert_open(&mut client);
@@ -1057,10 +1060,8 @@ fn scram_by_itself_is_the_one_that_was_asked_for() {
 fn a_mechanism_that_this_build_has_not_is_a_clear_error() {
     let server = Server::playing("-- hello AUTH CRAM-MD5 SCRAM-SHA-256\nC: NOOP\nS: 250 ok");
     let mut client = connect(&server);
-    for error in [
-        block_on(client.auth_cram_md5("user", "secret")).unwrap_err(),
-        block_on(client.auth_scram_sha_256("user", "secret")).unwrap_err(),
-    ] {
+    for name in ["CRAM-MD5", "scram-sha-256"] {
+        let error = block_on(client.auth(name, &password())).unwrap_err();
         assert!(matches!(error, Error::Config(_)) && error.to_string().contains("`sasl`"), "{error}");
     }
     assert_open(&mut client);
@@ -1070,12 +1071,12 @@ fn a_mechanism_that_this_build_has_not_is_a_clear_error() {
 fn a_mechanism_of_ones_own_needs_no_builder() {
     #[derive(Clone)]
     struct Ticket;
-    impl postino::proto::Mechanism for Ticket {
+    impl Mechanism for Ticket {
         fn name(&self) -> &str {
             "CRAM-MD5" // it may replace a built-in one
         }
-        fn answer(&mut self, _: &[u8]) -> postino::proto::Answer {
-            postino::proto::Answer::Respond(b"ticket".to_vec())
+        fn answer(&mut self, _: &[u8]) -> Answer {
+            Answer::Respond(b"ticket".to_vec())
         }
     }
     let server =
@@ -1085,14 +1086,35 @@ fn a_mechanism_of_ones_own_needs_no_builder() {
 
 #[test]
 fn what_no_mechanism_can_carry_is_not_sent() {
+    for credentials in [
+        Credentials::new("us\0er", "secret"),
+        Credentials::token("user", "to\nken"),
+        Credentials::anonymous("a\nb"),
+    ] {
+        assert!(matches!(credentials, Err(Error::Config(_))), "{credentials:?}");
+    }
     let server = Server::playing("-- hello AUTH PLAIN XOAUTH2 ANONYMOUS\nC: NOOP\nS: 250 ok");
     let mut client = connect(&server);
-    for error in [
-        block_on(client.auth_plain("us\0er", "secret")).unwrap_err(),
-        block_on(client.auth_xoauth2("user", "to\nken")).unwrap_err(),
-        block_on(client.auth_anonymous("a\nb")).unwrap_err(),
+    let error = block_on(client.login("us\0er", "secret")).unwrap_err();
+    assert!(matches!(error, Error::Config(_)), "{error:?}");
+    assert_open(&mut client);
+}
+
+#[test]
+fn a_mechanism_that_does_not_exist_or_fit_the_credentials_is_not_sent() {
+    let server = Server::playing("-- hello AUTH PLAIN XOAUTH2 X-OTHER DIGEST-MD5\nC: NOOP\nS: 250 ok");
+    let mut client = connect(&server);
+    let token = Credentials::token("user", "token").unwrap();
+    for (mechanism, credentials, why) in [
+        ("x-other", &password(), "the AUTH mechanism X-OTHER is unknown"),
+        ("DIGEST-MD5", &token, "the AUTH mechanism DIGEST-MD5 is unknown"),
+        ("plain", &token, "the AUTH mechanism PLAIN does not fit the credentials"),
+        ("XOAUTH2", &password(), "the AUTH mechanism XOAUTH2 does not fit the credentials"),
+        ("PLAIN\r\nRSET", &token, "invalid AUTH mechanism name: \"PLAIN\\r\\nRSET\""),
+        ("", &token, "invalid AUTH mechanism name: \"\""),
     ] {
-        assert!(matches!(error, Error::Config(_)), "{error:?}");
+        let error = block_on(client.auth(mechanism, credentials)).unwrap_err();
+        assert!(matches!(&error, Error::Config(text) if text == why), "{mechanism:?}: {error}");
     }
     assert_open(&mut client);
 }
@@ -1186,7 +1208,7 @@ mod starttls {
         block_on(client.mail("a@b", &[])).unwrap();
         block_on(client.starttls()).unwrap();
         assert!(client.is_encrypted() && client.supports("CHUNKING") && !client.supports("SIZE"));
-        assert_eq!(client.auth_mechanisms().collect::<Vec<_>>(), ["LOGIN"]);
+        assert_eq!(client.capabilities().auth_mechanisms().collect::<Vec<_>>(), ["LOGIN"]);
         assert_eq!(client.hello_reply().unwrap().text_lines().next(), Some(&b"secure.example.org"[..]));
         assert_eq!(client.greeting().unwrap().code(), 220);
         block_on(client.login("user", "secret")).unwrap();
@@ -1271,7 +1293,7 @@ mod starttls {
         });
         let builder = builder(&server).security(Security::Implicit).ca_certificate(CA);
         let mut client = block_on(builder.connect()).unwrap();
-        assert!(block_on(client.auth_scram_sha_256_plus("user", "secret")).is_err());
+        assert!(block_on(client.auth("SCRAM-SHA-256-PLUS", &password())).is_err());
         assert_open(&mut client);
     }
 }

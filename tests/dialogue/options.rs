@@ -71,6 +71,53 @@ fn what_the_server_does_not_offer_is_refused_before_anything_is_sent() {
     assert_open(&mut client);
 }
 
+#[test]
+fn options_that_contradict_each_other_are_refused_before_anything_is_sent() {
+    let server = Server::playing(
+        "-- hello FUTURERELEASE 3600 2027-01-31T08:00:00Z, DSN
+         C: NOOP
+         S: 250 ok
+         C: MAIL FROM:<alice@example.org> HOLDFOR=60
+         S: 250 ok
+         C: RCPT TO:<bob@example.org> NOTIFY=NEVER
+         S: 250 ok
+         C: DATA
+         S: 354 go on
+         C: Hello
+         C: .
+         S: 250 ok",
+    );
+    let mut client = connect(&server);
+    let (hold_for, hold_until) =
+        (MailOption::HoldFor(Duration::from_secs(60)), MailOption::HoldUntil("2027-01-31T08:00:00Z".into()));
+    let both = |first: &MailOption, second: &MailOption| {
+        bob().option(first.clone()).and_then(|envelope| envelope.option(second.clone()))
+    };
+    let exclude = "HOLDFOR and HOLDUNTIL exclude each other";
+    for (envelope, why) in [
+        (both(&hold_for, &hold_until), exclude),
+        (both(&hold_until, &hold_for), exclude),
+        (both(&MailOption::Raw("HOLDFOR=60".into()), &hold_until), exclude),
+        (both(&hold_for, &MailOption::Raw("holdfor=61".into())), "holdfor is set twice"),
+        (
+            bob()
+                .recipient_options(RcptOption::NotifyNever)
+                .and_then(|e| e.recipient_options(RcptOption::Raw("NOTIFY=SUCCESS".into()))),
+            "NOTIFY is set twice",
+        ),
+    ] {
+        let result = envelope.and_then(|envelope| block_on(client.send(&hello(envelope))));
+        assert!(matches!(&result, Err(Error::Config(text)) if text.ends_with(why)), "{result:?}");
+    }
+    assert_open(&mut client);
+    // A later option of the same kind replaces the earlier one.
+    let report = RcptOption::Notify { success: true, failure: false, delay: false };
+    let envelope = both(&MailOption::HoldFor(Duration::from_secs(3)), &hold_for)
+        .and_then(|e| e.recipient_options(report))
+        .and_then(|e| e.recipient_options(RcptOption::NotifyNever));
+    accept(&mut client, &hello(envelope.unwrap()));
+}
+
 // Threat 19.
 #[test]
 fn requiretls_needs_tls_on_this_connection() {
@@ -287,9 +334,9 @@ fn a_line_with_its_options_has_2048_octets_at_most_with_its_end() {
     let both = |mail_octets: usize, rcpt_octets: usize| {
         // In two parameters, neither of which is too long.
         let half = mail_octets / 2;
-        let envelope = bob()
-            .option(MailOption::Raw(parameter(half)))
-            .and_then(|envelope| envelope.option(MailOption::Raw(parameter(mail_octets - half))));
+        let envelope = bob().option(MailOption::Raw(parameter(half))).and_then(|envelope| {
+            envelope.option(MailOption::Raw(parameter(mail_octets - half).replace('X', "Y")))
+        });
         let raw = RcptOption::Raw(parameter(rcpt_octets));
         hello(envelope.unwrap().recipient_options(raw).unwrap())
     };

@@ -11,7 +11,7 @@ use std::{
 
 use postino::{
     Error,
-    proto::{Answer, Mechanism},
+    auth::{Answer, Mechanism},
 };
 
 use super::{Builder, Client, block_on, maybe_async, token_from};
@@ -165,7 +165,7 @@ fn what_cannot_be_fails_before_connecting() {
     for (builder, why) in [
         (builder().credentials("u", "p").auth_mechanisms(["XOAUTH2"]), "fits the credentials"),
         (builder().credentials("u", "p").auth_mechanisms([""; 0]), "fits the credentials"),
-        (builder().credentials("u", "p").auth_mechanisms(["a b"]), "name of an AUTH mechanism"),
+        (builder().credentials("u", "p").auth_mechanisms(["a b"]), "AUTH mechanism name"),
         (builder().credentials("u", "p").max_scram_iterations(4095), "4096"),
         (builder().oauth_token("u", "t\n"), "token"),
         (builder().oauth_token("", "t"), "user"),

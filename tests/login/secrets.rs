@@ -2,7 +2,7 @@
 
 use std::error::Error as _;
 
-use postino::{Envelope, Error, Raw, proto::Credentials};
+use postino::{Envelope, Error, Raw, auth::Credentials};
 
 use super::{Builder, Client, Pool, block_on, maybe_async, token_from};
 use crate::{
@@ -13,7 +13,7 @@ use crate::{
 /// How a login is made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Way {
-    /// `Client::login`, `Client::auth_…`.
+    /// `Client::login`.
     Login,
     ByName,
     /// `Builder::credentials`, `Builder::oauth_token`, or in the URL, or from a callback.
@@ -89,17 +89,9 @@ fn with_secret(mechanism: &str, port: u16, secret: &str, way: Way) -> Builder {
 
 #[maybe_async]
 async fn by_name(client: &mut Client, mechanism: &str, secret: &str) -> Result<(), Error> {
-    match mechanism {
-        "PLAIN" => client.auth_plain(USER, secret).await,
-        "LOGIN" => client.auth_login(USER, secret).await,
-        "CRAM-MD5" => client.auth_cram_md5(USER, secret).await,
-        "SCRAM-SHA-1" => client.auth_scram_sha_1(USER, secret).await,
-        "SCRAM-SHA-256" => client.auth_scram_sha_256(USER, secret).await,
-        "SCRAM-SHA-256-PLUS" => client.auth_scram_sha_256_plus(USER, secret).await,
-        "XOAUTH2" => client.auth_xoauth2(USER, secret).await,
-        "OAUTHBEARER" => client.auth_oauthbearer(USER, secret).await,
-        other => panic!("nobody knows {other}"),
-    }
+    let credentials =
+        if is_token(mechanism) { Credentials::token(USER, secret)? } else { Credentials::new(USER, secret)? };
+    client.auth(mechanism, &credentials).await
 }
 
 /// Makes one login. Returns whether it succeeded.

@@ -33,7 +33,10 @@ impl Mechanism for Cram {
             return Answer::Cancel("unexpected challenge".to_owned());
         }
         if challenge.is_empty() || challenge.len() > MAX_CHALLENGE {
-            return Answer::Cancel(format!("a challenge of {} octets", challenge.len()));
+            return Answer::Cancel(format!(
+                "the challenge has {} octets (1 to {MAX_CHALLENGE} are allowed)",
+                challenge.len()
+            ));
         }
         let mut mac =
             Hmac::<md5::Md5>::new_from_slice(&self.password).expect("HMAC takes keys of any length");

@@ -11,7 +11,8 @@ use crate::Error;
 /// Maximum length of the trace of ANONYMOUS, in characters (RFC 4505 §2).
 const MAX_TRACE: usize = 255;
 
-/// Credentials of a login. They never appear in `Debug` output, logs or errors.
+/// Credentials of a login, for [`Client::auth`](crate::Client::auth). They never appear in `Debug` output, logs or
+/// errors.
 #[derive(Clone)]
 pub struct Credentials(Kind);
 
@@ -33,10 +34,10 @@ impl Credentials {
     pub fn new(user: impl AsRef<[u8]>, password: impl AsRef<[u8]>) -> Result<Credentials, Error> {
         let (user, password) = (user.as_ref(), password.as_ref());
         if user.is_empty() {
-            return Err(Error::Config("the user name of the credentials is empty".into()));
+            return Err(Error::Config("the user name is empty".into()));
         }
         if user.contains(&0) || password.contains(&0) {
-            return Err(Error::Config("the credentials have a NUL".into()));
+            return Err(Error::Config("the user name or the password contains a NUL byte".into()));
         }
         Ok(Credentials(Kind::Password { user: user.into(), password: password.into() }))
     }
@@ -51,17 +52,19 @@ impl Credentials {
         Credentials::token_later(user)?.with_token(token)
     }
 
-    /// Creates credentials from a user name whose token is not known yet.
-    ///
-    /// The dialogue requests the token with [`Want::Token`](crate::proto::Want::Token) when it is needed, and once more
-    /// if the server refuses it. The second token is used only if it differs.
+    /// Creates credentials from a user name whose token is not known yet. Hidden, because only a dialogue can ask for the
+    /// token ([`Want::Token`](crate::proto::Want::Token)): when it is needed, and once more if the server refuses it. The
+    /// second token is used only if it differs.
     ///
     /// # Errors
     ///
     /// [`Error::Config`] if the user is empty or has a control character.
+    #[doc(hidden)]
     pub fn token_later(user: &str) -> Result<Credentials, Error> {
         if user.is_empty() || user.contains(char::is_control) {
-            return Err(Error::Config("the user of the token is empty or has a control character".into()));
+            return Err(Error::Config(
+                "the user name for the token is empty or contains a control character".into(),
+            ));
         }
         Ok(Credentials(Kind::Token { user: user.into(), token: None }))
     }
@@ -74,7 +77,7 @@ impl Credentials {
     /// [`Error::Config`] if it has a NUL.
     pub fn external(authorization: &str) -> Result<Credentials, Error> {
         if authorization.contains('\0') {
-            return Err(Error::Config("the authorization for EXTERNAL has a NUL".into()));
+            return Err(Error::Config("the authorization identity for EXTERNAL contains a NUL byte".into()));
         }
         Ok(Credentials(Kind::External(authorization.into())))
     }
@@ -88,7 +91,8 @@ impl Credentials {
     pub fn anonymous(trace: &str) -> Result<Credentials, Error> {
         if trace.contains(char::is_control) || trace.chars().count() > MAX_TRACE {
             return Err(Error::Config(
-                "the trace for ANONYMOUS has a control character or is too long".into(),
+                "the trace for ANONYMOUS contains a control character or is longer than 255 characters"
+                    .into(),
             ));
         }
         Ok(Credentials(Kind::Anonymous(trace.into())))
@@ -99,10 +103,20 @@ impl Credentials {
     /// # Errors
     ///
     /// [`Error::Config`] if its name is invalid (RFC 4422 §3.1).
-    pub fn custom(mechanism: impl Mechanism + Clone + 'static) -> Result<Credentials, Error> {
+    pub(crate) fn custom(mechanism: impl Mechanism + Clone + 'static) -> Result<Credentials, Error> {
         let name: Box<str> = mechanism.name().into();
         check_name(&name)?;
         Ok(Credentials(Kind::Custom { name, new: Arc::new(move || Box::new(mechanism.clone())) }))
+    }
+
+    /// Returns an error unless this build has the mechanism and it fits the credentials.
+    pub(crate) fn check_mechanism(&self, name: &str) -> Result<(), Error> {
+        check_pinned(std::slice::from_ref(&name))?;
+        if self.names().contains(&name) {
+            return Ok(());
+        }
+        let why = if table::is_known(name) { "does not fit the credentials" } else { "is unknown" };
+        Err(Error::Config(format!("the AUTH mechanism {name} {why}").into()))
     }
 
     /// Returns an error unless at least one of these mechanisms fits the credentials.
@@ -111,7 +125,7 @@ impl Credentials {
             return Ok(());
         }
         let allowed = pinned.join(" ");
-        Err(Error::Config(format!("no allowed mechanism ({allowed}) fits the credentials").into()))
+        Err(Error::Config(format!("none of the allowed mechanisms ({allowed}) fits the credentials").into()))
     }
 
     /// Returns the mechanisms that fit the credentials, in order of preference.
@@ -138,7 +152,7 @@ impl Credentials {
         if let Kind::Token { token, .. } = &mut self.0 {
             if new.is_empty() || !new.bytes().all(|b| b.is_ascii_graphic()) {
                 return Err(Error::Config(
-                    "the token is empty or has characters other than visible ASCII".into(),
+                    "the token is empty or contains characters other than visible ASCII".into(),
                 ));
             }
             *token = Some(new.into());
@@ -176,8 +190,9 @@ impl fmt::Debug for Credentials {
 }
 
 /// Returns an error if one of these names is invalid, or if this build lacks the mechanism.
-pub(crate) fn check_pinned(names: &[String]) -> Result<(), Error> {
+pub(crate) fn check_pinned(names: &[impl AsRef<str>]) -> Result<(), Error> {
     for name in names {
+        let name = name.as_ref();
         check_name(name)?;
         if cfg!(not(feature = "sasl")) && table::needs_sasl(name) {
             return Err(Error::Config(format!("{name} needs postino's feature `sasl`").into()));
@@ -192,7 +207,7 @@ fn check_name(name: &str) -> Result<(), Error> {
     if (1..=20).contains(&name.len()) && name.bytes().all(fits) {
         return Ok(());
     }
-    Err(Error::Config(format!("invalid name of an AUTH mechanism: {name:?}").into()))
+    Err(Error::Config(format!("invalid AUTH mechanism name: {name:?}").into()))
 }
 
 #[cfg(test)]

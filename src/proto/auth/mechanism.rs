@@ -4,32 +4,9 @@
 /// An AUTH mechanism. The dialogue does the rest: base64, long lines, cancelling, and masking of secrets.
 ///
 /// A value is used for one login. To log in with a custom mechanism, pass it to
-/// [`Builder::auth_mechanism`](crate::Builder::auth_mechanism). Every login begins with a clone of it.
-///
-/// ```
-/// use postino::{Client, proto::{Answer, Mechanism}};
-///
-/// /// Sends a ticket, and nothing else.
-/// #[derive(Clone)]
-/// struct Ticket(String);
-///
-/// impl Mechanism for Ticket {
-///     fn name(&self) -> &str {
-///         "X-TICKET"
-///     }
-///     fn initial(&mut self) -> Option<Vec<u8>> {
-///         Some(self.0.clone().into_bytes())
-///     }
-///     fn answer(&mut self, _challenge: &[u8]) -> Answer {
-///         Answer::Cancel("unexpected challenge".to_owned())
-///     }
-///     fn secrets(&self) -> Vec<&[u8]> {
-///         vec![self.0.as_bytes()]
-///     }
-/// }
-///
-/// let builder = Client::builder("mail.example.org").auth_mechanism(Ticket("secret".to_owned()));
-/// ```
+/// [`Builder::auth_mechanism`](crate::Builder::auth_mechanism) or
+/// [`Client::auth_mechanism`](crate::Client::auth_mechanism). Every login begins with a clone of it. The
+/// [module](crate::auth#custom-mechanisms) has an example.
 pub trait Mechanism: Send + Sync {
     /// Returns the name of the mechanism, as in AUTH and in the server's EHLO reply: up to 20 upper-case letters,
     /// digits, `-` and `_`.
@@ -76,7 +53,7 @@ pub enum Answer {
     /// The challenge explained why the login fails. A response is sent, and the server's refusal follows.
     AcceptFailure {
         /// The response.
-        say: Vec<u8>,
+        response: Vec<u8>,
         /// The explanation. It becomes the `details` of [`Error::Auth`](crate::Error::Auth).
         details: String,
     },

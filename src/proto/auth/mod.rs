@@ -232,14 +232,14 @@ impl Auth {
             [] => "the server offers no login".to_owned(),
             _ => {
                 let offered = offered.join(" ").escape_debug().to_string();
-                format!("no login mechanism fits both sides (the server offers {offered})")
+                format!("no login mechanism is supported by both sides (the server offers {offered})")
             }
         };
         if !self.options.encrypted {
             what.push_str("; it may offer more over TLS");
         }
         if cfg!(not(feature = "sasl")) && offered.iter().any(|name| table::needs_sasl(name)) {
-            what.push_str("; postino was built without its feature `sasl`");
+            what.push_str("; postino was built without the feature `sasl`");
         }
         Error::Auth { what: what.into(), details: None, reply: None }
     }
@@ -319,9 +319,9 @@ impl Auth {
         };
         self.state = match answer {
             Answer::Respond(answer) => State::Say(answer),
-            Answer::AcceptFailure { say, details } => {
+            Answer::AcceptFailure { response, details } => {
                 self.details = Some(self.masked(details));
-                State::Concede(say)
+                State::Concede(response)
             }
             Answer::Cancel(why) => {
                 self.failure = Some(self.masked(why));
@@ -482,7 +482,7 @@ impl Dialogue for Auth {
 
     fn on_token(&mut self, token: &str) -> Result<(), Error> {
         if self.state != State::Token {
-            return Err(Error::Internal("a token was passed that was not wanted"));
+            return Err(Error::Internal("a token was passed when none was wanted"));
         }
         if self.credentials.have_token(token) {
             self.state = self.next(); // that one was refused

@@ -41,7 +41,7 @@ impl Mechanism for Bearer {
 
     fn answer(&mut self, challenge: &[u8]) -> Answer {
         let details = String::from_utf8_lossy(challenge).into_owned();
-        Answer::AcceptFailure { say: self.concede.into(), details }
+        Answer::AcceptFailure { response: self.concede.into(), details }
     }
 }
 
@@ -64,10 +64,11 @@ mod tests {
         );
         let challenge = "eyJzdGF0dXMiOiJpbnZhbGlkX3Rva2VuIiwic2NoZW1lcyI6ImJlYXJlciIsInNjb3BlIjoiaHR0cHM6Ly9tYWlsLmV4\
                          YW1wbGUuY29tLyJ9";
-        let Answer::AcceptFailure { say, details } = bearer.answer(&BASE64.decode(challenge).unwrap()) else {
+        let Answer::AcceptFailure { response, details } = bearer.answer(&BASE64.decode(challenge).unwrap())
+        else {
             panic!("not conceded")
         };
-        assert_eq!(BASE64.encode(say), "AQ==");
+        assert_eq!(BASE64.encode(response), "AQ==");
         assert_eq!(
             details,
             r#"{"status":"invalid_token","schemes":"bearer","scope":"https://mail.example.com/"}"#
@@ -88,9 +89,9 @@ mod tests {
             "dXNlcj1zb21ldXNlckBleGFtcGxlLmNvbQFhdXRoPUJlYXJlciB2RjlkZnQ0cW1UYzJOdmIzUmxja0JoYkhSaGRtbHpkR0V1WTI5dENn\
              PT0BAQ=="
         );
-        let Answer::AcceptFailure { say, .. } = Bearer::xoauth2("u", "t").answer(b"{}") else {
+        let Answer::AcceptFailure { response, .. } = Bearer::xoauth2("u", "t").answer(b"{}") else {
             panic!("not conceded")
         };
-        assert_eq!(say, b"");
+        assert_eq!(response, b"");
     }
 }

@@ -134,7 +134,7 @@ impl Scram {
         let (nonce, salt, iterations) = (part("r=")?, part("s=")?, part("i=")?);
         let extended = nonce.strip_prefix(&self.nonce).is_some_and(|more| !more.is_empty());
         if !extended || !nonce.bytes().all(|b| b.is_ascii_graphic()) {
-            return Err("the server has not extended the nonce".to_owned());
+            return Err("the server did not extend the nonce".to_owned());
         }
         let salt = BASE64
             .decode(salt)
@@ -146,7 +146,7 @@ impl Scram {
         let Some(iterations) = iterations else {
             let (least, most) = (self.iterations.start(), self.iterations.end());
             return Err(format!(
-                "the server demands a number of hash iterations that is not between {least} and {most}"
+                "the server demands an iteration count that is not between {least} and {most}"
             ));
         };
 
@@ -165,7 +165,7 @@ impl Scram {
     /// Checks the server's last message (RFC 5802 §7).
     fn verify(&mut self, server_final: &[u8], due: &[u8]) -> Answer {
         if let Some(error) = server_final.strip_prefix(b"e=") {
-            return Answer::Cancel(format!("the server says {}", error.escape_ascii()));
+            return Answer::Cancel(format!("the server reported {}", error.escape_ascii()));
         }
         let signature = server_final.strip_prefix(b"v=").unwrap_or_default();
         let signature = signature.split(|b| *b == b',').next().unwrap_or_default(); // extensions may follow
@@ -210,7 +210,7 @@ impl Mechanism for Scram {
         }
         match self.state {
             State::Verified => Ok(()),
-            _ => Err("the server has not proved that it knows the password".to_owned()),
+            _ => Err("the server did not prove that it knows the password".to_owned()),
         }
     }
 

@@ -46,7 +46,7 @@ struct Entry {
 
 /// All mechanisms. Those for the same credentials are in the order of preference.
 #[rustfmt::skip]
-const TABLE: [Entry; 10] = [
+const TABLE: &[Entry] = &[
     entry("SCRAM-SHA-256-PLUS", Uses::Password,  true,  false, scram_sha_256_plus),
     entry("SCRAM-SHA-256",      Uses::Password,  true,  false, scram_sha_256),
     entry("SCRAM-SHA-1",        Uses::Password,  true,  false, scram_sha_1),
@@ -76,6 +76,11 @@ fn find(name: &str) -> Option<&'static Entry> {
 /// Returns the names of the mechanisms for these credentials, in order of preference.
 pub(super) fn names(uses: Uses) -> impl Iterator<Item = &'static str> {
     TABLE.iter().filter(move |entry| entry.uses == uses).map(|entry| entry.name)
+}
+
+/// Returns whether the table has this mechanism, even if this build does not.
+pub(super) fn is_known(name: &str) -> bool {
+    find(name).is_some()
 }
 
 /// Returns whether this mechanism is available only in builds with the feature `sasl`.

@@ -160,7 +160,7 @@ impl Transaction {
     /// # Errors
     ///
     /// [`Error::Config`] if one is longer.
-    pub fn check(&self) -> Result<(), Error> {
+    pub(crate) fn check(&self) -> Result<(), Error> {
         let options = self.envelope.mail_options();
         check_line(Command::Mail(self.envelope.sender(), self.parameters, options))?;
         check_recipients(&self.envelope)
@@ -336,7 +336,7 @@ impl Transactions {
 
     /// Returns the number of messages that have no result yet.
     #[must_use]
-    pub fn under_way(&self) -> usize {
+    pub(crate) fn under_way(&self) -> usize {
         self.flights.len()
     }
 
@@ -348,7 +348,7 @@ impl Transactions {
 
     /// Returns whether the server may have a transaction open. If it has, the next transaction must begin with RSET.
     #[must_use]
-    pub fn is_open(&self) -> bool {
+    pub(crate) fn is_open(&self) -> bool {
         self.leftover != Leftover::Nothing
     }
 
@@ -421,7 +421,7 @@ impl Transactions {
     /// Returns whether the first reply to an envelope that joined the end of a message is due. If silence follows, the
     /// envelope was lost: see [`on_silence`](Self::on_silence).
     #[must_use]
-    pub fn is_unheard(&self) -> bool {
+    pub(crate) fn is_unheard(&self) -> bool {
         self.flights.front().is_some_and(|first| match first.company {
             Company::Alone => false,
             Company::Joined => first.replies.heard <= 1,
@@ -907,7 +907,7 @@ impl Dialogue for Transactions {
             flight.stage == Stage::Body && !at_hand && (chunking || flight.recipients.accepted > 0)
         };
         let Some(flight) = self.flights.get_mut(self.writing).filter(wanted) else {
-            return Err(Error::Internal("content was passed that was not wanted"));
+            return Err(Error::Internal("content was passed when none was wanted"));
         };
         flight.content = Content::Begun;
         match (chunking, piece.is_empty()) {

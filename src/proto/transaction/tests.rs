@@ -412,6 +412,8 @@ fn an_envelope_has_joined_however_long_it_is() {
     assert_eq!(talk.outcome(), Outcome::Accepted);
     talk.says();
     assert!(talk.all.is_unheard());
+    talk.hears("250").unwrap();
+    assert!(!talk.all.is_unheard());
 }
 
 #[test]

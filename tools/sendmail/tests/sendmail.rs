@@ -619,7 +619,7 @@ fn json_is_escaped() {
         &["--json", "-f", "a@example.org", r#""q\"\\ \x"@example.org"#],
         HI,
     );
-    let expected = r#"{"outcome":"not_sent","reply":"554 \"a\\b\" é\\u{1}","refused":[],"recipients":[{"recipient":"\"q\\\"\\\\ \\x\"@example.org","outcome":"not_sent","reply":null}],"error":"the server refused the greeting: 554 \"a\\b\" é\\u{1}"}"#;
+    let expected = r#"{"outcome":"not_sent","reply":"554 \"a\\b\" é\\u{1}","refused":[],"recipients":[{"recipient":"\"q\\\"\\\\ \\x\"@example.org","outcome":"not_sent","reply":null}],"error":"the server refused the connection: 554 \"a\\b\" é\\u{1}"}"#;
     assert_eq!((done.code, done.out), (Some(69), format!("{expected}\n")));
 }
 
