@@ -8,12 +8,16 @@ use postino::{Envelope, Error, JoinPolicy, Phase, Raw};
 use super::*;
 use crate::{
     Pool,
-    support::rules::{Enough, Ruled, Rules},
+    support::{
+        journal,
+        rules::{Enough, Joined, Ruled, Rules},
+    },
 };
 
 const ENOUGH: [Enough; 3] = [Enough::Refuses, Enough::Announces, Enough::Closes];
 
 fn ruled_builder(server: &Ruled) -> Builder {
+    journal::begin();
     let builder = Client::builder("127.0.0.1").port(server.port()).hello_name("client.example.org");
     builder.timeout(PATIENCE).final_reply_timeout(PATIENCE)
 }
@@ -290,7 +294,7 @@ fn a_message_in_parts_goes_on_over_another_connection() {
 /// Sends three messages in each way to a careless server: they must be stored as they were sent.
 fn all_ways(rules: &Rules, lmtp: bool) {
     let start = || {
-        let server = Ruled::start(Rules { lmtp, careless: true, ..rules.clone() });
+        let server = Ruled::start(Rules { lmtp, joined: Joined::Stored, ..rules.clone() });
         let builder = ruled_builder(&server).lmtp(lmtp);
         (server, builder)
     };
@@ -328,7 +332,7 @@ fn a_server_that_takes_the_final_dot_off_only_at_the_end_of_a_read_stores_each_m
     all_ways(&rules(&[]), false);
     // One server that is known to crash, and one whose offer is not trusted.
     all_ways(&rules(&["PIPELINING", "CHUNKING", "BURL imap"]), false);
-    let server = Ruled::start(Rules { careless: true, ..rules(&["PIPELINING", "CHUNKING"]) });
+    let server = Ruled::start(Rules { joined: Joined::Stored, ..rules(&["PIPELINING", "CHUNKING"]) });
     let builder = ruled_builder(&server).ignore_capability("CHUNKING");
     assert_eq!(outcomes(&send_all(&mut block_on(builder.connect()).unwrap(), mails(3))), "AAA");
     assert_stored(&server, 3);
@@ -336,7 +340,7 @@ fn a_server_that_takes_the_final_dot_off_only_at_the_end_of_a_read_stores_each_m
 
 #[test]
 fn a_caller_who_asks_for_it_gets_what_such_a_server_does() {
-    let server = Ruled::start(Rules { careless: true, ..rules(&["PIPELINING"]) });
+    let server = Ruled::start(Rules { joined: Joined::Stored, ..rules(&["PIPELINING"]) });
     let builder = ruled_builder(&server).join_envelopes(JoinPolicy::Always);
     assert_eq!(outcomes(&send_all(&mut block_on(builder.connect()).unwrap(), mails(2))), "AA");
     let stored = server.stored();
@@ -345,7 +349,7 @@ fn a_caller_who_asks_for_it_gets_what_such_a_server_does() {
 
 #[test]
 fn pipelined_commands_that_are_misread_are_sent_once_more_one_at_a_time() {
-    let misreads = || Ruled::start(Rules { misreads: true, ..rules(&["PIPELINING"]) });
+    let misreads = || Ruled::start(Rules { joined: Joined::Refused, ..rules(&["PIPELINING"]) });
     let server = misreads();
     let builder = ruled_builder(&server);
     accept(&mut block_on(builder.connect()).unwrap(), &mail_to(&["a@example.org", "b@example.org"]));
@@ -380,7 +384,7 @@ fn pipelined_commands_that_are_misread_are_sent_once_more_one_at_a_time() {
 
 #[test]
 fn content_that_left_with_a_misread_envelope_is_sent_once_more() {
-    let server = Ruled::start(Rules { misreads: true, ..rules(&["PIPELINING", "CHUNKING"]) });
+    let server = Ruled::start(Rules { joined: Joined::Refused, ..rules(&["PIPELINING", "CHUNKING"]) });
     let builder = ruled_builder(&server).chunking(true);
     let results = send_all(&mut block_on(builder.connect()).unwrap(), mails(2));
     assert!(results.iter().all(|result| result.is_ok()), "{results:?}");
