@@ -284,7 +284,7 @@ fn all_or_nothing_costs_a_round_trip_for_each_message() {
 }
 
 #[test]
-fn lmtp_takes_no_more_than_smtp() {
+fn lmtp_takes_as_many_round_trips_as_smtp() {
     let lmtp = Options { lmtp: true, ..options(true, Joining::Works) };
     assert_eq!(round_trips(Load { recipients: 5, ..small(lmtp, 10) }), 11);
     let large = Load { octets: 1024 * 1024, ..small(Options { chunking: true, ..lmtp }, 1) };

@@ -160,7 +160,7 @@ fn the_last_login_that_was_set_counts() {
 }
 
 #[test]
-fn what_cannot_be_fails_before_connecting() {
+fn invalid_logins_fail_before_connecting() {
     let builder = || Client::builder("127.0.0.1").port(1); // nobody listens there
     for (builder, why) in [
         (builder().credentials("u", "p").auth_mechanisms(["XOAUTH2"]), "fits the credentials"),
@@ -223,7 +223,7 @@ async fn goes_on(transcript: &str) -> Result<(), Error> {
 }
 
 #[test]
-fn after_a_refused_login_the_connection_goes_on() {
+fn after_a_refused_login_the_connection_can_be_used() {
     let plain = b64("\0u\0p");
     block_on(goes_on(&format!("C: AUTH PLAIN {plain}\nS: 535 no\nC: NOOP\nS: 250 ok"))).unwrap();
 }

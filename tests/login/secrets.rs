@@ -135,8 +135,8 @@ async fn log_in(mechanism: &str, port: u16, secret: &str, way: Way, shown: &mut 
 
 /// Returns a secret for this test alone, so that none of its forms is in the log for another reason.
 fn secret(length: usize) -> String {
-    let world = std::any::type_name::<Client>().contains("aio");
-    let start = if world { "hunter-of-tasks" } else { "hunter-of-threads" };
+    let is_async = std::any::type_name::<Client>().contains("aio");
+    let start = if is_async { "hunter-of-tasks" } else { "hunter-of-threads" };
     format!("{start}-{}", "0123456789abcdef".repeat(length))
 }
 

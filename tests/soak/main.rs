@@ -2,7 +2,7 @@
 //! accounted for and nothing has grown.
 //!
 //! ```sh
-//! cargo test --features async --test soak                                       # 20,000 messages in each world
+//! cargo test --features async --test soak                                       # 20,000 messages with each client
 //! MESSAGES=1000000 cargo test --features async --test soak -- --nocapture       # the long one
 //! SEED=… ROUND=… cargo test --features async --test soak                        # the round that failed
 //! ```
@@ -178,7 +178,7 @@ fn number(name: &str) -> Option<u64> {
 
 type Send = fn(&Plan, u16, &Jobs, &Book);
 
-fn soak(world: &str, send: Send) {
+fn soak(client: &str, send: Send) {
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     let now = || SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_micros() as u64;
     let seed = number("SEED").unwrap_or_else(now);
@@ -201,7 +201,7 @@ fn soak(world: &str, send: Send) {
     let is_back = |now: Footprint| early.is_none_or(|early| now.is_back(early, 0, MEMORY));
     let end = Footprint::settled(is_back);
     println!(
-        "{world}: SEED={seed}: {sums:?} over {connections} connections in {took:?}; {early:?}, then {end:?}"
+        "{client}: SEED={seed}: {sums:?} over {connections} connections in {took:?}; {early:?}, then {end:?}"
     );
     let told = sums.accepted + sums.refused + sums.not_sent + sums.in_doubt;
     assert_eq!(told, sums.copies, "SEED={seed}");
