@@ -8,13 +8,13 @@
 //! ```
 //!
 //! Prints a Markdown table: 60 messages of 1 KiB to each real server that is running, and to two doubles that are careless in
-//! the same ways as some real servers (`tests/support/careless.rs`), with both clients, by `send` and by `send_all`. In each
+//! the same ways as some real servers (`tests/support/rules`), with both clients, by `send` and by `send_all`. In each
 //! round, each row is measured twice, pipelined and not, in turns. The medians are in milliseconds per message. The ratio is
 //! the median of the ratios of the pairs, and should be at most 1.1 everywhere. Connecting and the first message are not
 //! measured.
 
-#[path = "../tests/support/careless.rs"]
-mod careless;
+#[path = "../tests/support/rules/mod.rs"]
+mod rules;
 #[path = "../tests/interop/servers.rs"]
 #[allow(dead_code)] // most of it is for tests
 mod servers;
@@ -27,7 +27,7 @@ use std::{
 
 use postino::{Envelope, Error, Raw, Security, aio};
 
-use careless::{Careless, Habit};
+use rules::{Joined, Ruled, Rules};
 use servers::Server;
 
 const MESSAGES: usize = 60;
@@ -64,14 +64,14 @@ struct Target {
     login: bool,
     to: &'static str,
     /// A double, which reports what it has stored.
-    careless: Option<Careless>,
+    careless: Option<Ruled>,
 }
 
 impl Target {
     /// Number of messages of the last measurement that arrived damaged. Unknown for real servers.
     fn damaged(&self) -> Option<usize> {
-        let (sent, stored) = (content(), self.careless.as_ref()?.take().messages);
-        Some(MESSAGES + 1 - stored.iter().filter(|message| **message == sent).count())
+        let (sent, stored) = (content(), self.careless.as_ref()?.take().stored);
+        Some(MESSAGES + 1 - stored.iter().filter(|message| message.content.as_bytes() == sent).count())
     }
 }
 
@@ -90,11 +90,14 @@ fn targets() -> Vec<Target> {
         [target(", in the clear", Security::Plaintext), target(", STARTTLS", Security::StartTls)]
     });
     let own = [
-        ("careless: writes reply by reply, Nagle on", Habit::WritesReplyByReply),
-        ("careless: ends messages with reads", Habit::EndsMessagesWithReads),
+        (
+            "careless: writes reply by reply, Nagle on",
+            Rules { writes_reply_by_reply: true, ..Rules::default() },
+        ),
+        ("careless: ends messages with reads", Rules { joined: Joined::Stored, ..Rules::default() }),
     ];
-    let own = own.map(|(name, habit)| {
-        let careless = Careless::start(habit);
+    let own = own.map(|(name, rules)| {
+        let careless = Ruled::start(Rules { keywords: vec!["PIPELINING", "8BITMIME"], ..rules });
         let (port, security) = (careless.port(), Security::Plaintext);
         Target {
             name: name.into(),

@@ -17,7 +17,7 @@ use postino::{Client, Envelope, Error, Raw, Transport, testing::Server};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let server = Server::builder().refuse_recipient("eve@x.example", "550 5.1.1 No such user").start()?;
-    let stream = TcpStream::connect(server.addr())?;
+    let stream = TcpStream::connect(("127.0.0.1", server.port()))?;
     stream.set_nodelay(true)?; // as `Transport::send` requires: without delay
     let transport = Transcript { stream, said: Lines::new("C: "), heard: Lines::new("\nS: ") };
 

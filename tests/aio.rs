@@ -413,7 +413,7 @@ fn drop_at_every_poll(
 /// message.
 // Threat 81.
 #[test]
-fn a_message_in_parts_whose_next_is_dropped_is_told_of_for_each_recipient() {
+fn a_message_in_parts_whose_next_is_dropped_has_an_outcome_for_each_recipient() {
     use Outcome::{Accepted, InDoubt, NotSent};
     for (answer, second) in [("S: 250 taken", Accepted), ("-- close", InDoubt)] {
         let (tell, told) = mpsc::channel();
@@ -902,7 +902,7 @@ fn a_message_in_parts_that_was_dropped_is_not_forgotten() {
 }
 
 #[test]
-fn a_batch_dropped_while_it_connects_again_says_nothing_of_a_message_before_its_time() {
+fn a_batch_dropped_while_it_reconnects_reports_no_message_too_early() {
     let envelope = "C: MAIL FROM:<alice@example.org>\nC: RCPT TO:<bob@example.org>\nC: DATA\n";
     let taken = "S: 250 ok\nS: 250 ok\nS: 354 go on\n";
     for polls in 1.. {
@@ -944,7 +944,7 @@ fn a_batch_dropped_while_it_connects_again_says_nothing_of_a_message_before_its_
 }
 
 #[test]
-fn a_batch_dropped_while_it_waits_for_the_last_reply_goes_on() {
+fn a_batch_dropped_while_it_waits_for_the_last_reply_leaves_a_usable_client() {
     for polls in 1.. {
         let server = Server::playing(format!("-- hello PIPELINING\n{FLIGHT}"));
         let mut client = connect(&server);

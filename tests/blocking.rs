@@ -132,7 +132,7 @@ fn a_stop_ends_the_wait_for_a_reply_and_the_server_hears_no_more() {
 }
 
 #[test]
-fn a_stop_behind_the_message_leaves_it_in_doubt() {
+fn a_stop_after_the_message_leaves_it_in_doubt() {
     let error = stopped_behind("-- hello\n-- envelope\nC: DATA\nS: 354 go on\nC: Hello\nC: .", |builder| {
         builder.connect()?.send(&mail())
     });
@@ -206,7 +206,7 @@ fn a_stop_ends_a_wait_in_tls() {
 }
 
 #[test]
-fn a_stop_ends_connecting_and_says_nothing_to_later_addresses() {
+fn a_stop_ends_connecting_and_tries_no_further_addresses() {
     let (hole, unix) = (BlackHole::new(), UnixBlackHole::new());
     let unreached = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let slow = [hole.address(); 100].into_iter().chain([unreached.local_addr().unwrap()]);
@@ -275,7 +275,7 @@ fn a_stop_ends_a_connection_of_the_callers() {
 }
 
 #[test]
-fn what_the_server_has_said_is_told_although_it_was_stopped() {
+fn replies_that_have_arrived_are_reported_after_a_stop() {
     let server = Server::playing("-- hello\nC: NOOP\nS: 250 ok");
     let mut client = connect(&server);
     let stop_handle = client.stop_handle();
@@ -285,7 +285,7 @@ fn what_the_server_has_said_is_told_although_it_was_stopped() {
 }
 
 #[test]
-fn a_limit_is_noticed_behind_an_untimed_read() {
+fn a_limit_is_noticed_after_an_untimed_read() {
     /// A transport whose reads are slow, and ignore the limit.
     struct Slow(TcpStream);
     impl Read for Slow {

@@ -38,12 +38,12 @@ fn file(name: &str, content: &[u8]) -> String {
 }
 
 /// Runs the program with each client, with a separate server.
-fn in_both_worlds(server: impl Fn() -> Server, args: &[&str], check: impl Fn(&Server, &Done)) {
-    for world in [&[][..], &["--async"]] {
-        if world.is_empty() || cfg!(feature = "async") {
+fn with_both_clients(server: impl Fn() -> Server, args: &[&str], check: impl Fn(&Server, &Done)) {
+    for client in [&[][..], &["--async"]] {
+        if client.is_empty() || cfg!(feature = "async") {
             let server = server();
             let url = server.url();
-            let done = run(&[&["--server", &url], world, args].concat());
+            let done = run(&[&["--server", &url], client, args].concat());
             check(&server, &done);
         }
     }
@@ -57,7 +57,7 @@ fn accepting() -> Server {
 fn every_message_arrives_and_the_json_counts_them() {
     let file = file("json", b"Subject: Hi\n\n.dot\n");
     let args = [ADDRESSES, &["--count", "25", "--connections", "4", "--json", &file]].concat();
-    in_both_worlds(accepting, &args, |server, done| {
+    with_both_clients(accepting, &args, |server, done| {
         assert_eq!((done.code, done.err.as_str()), (Some(0), ""));
         let start = "{\"sent\":25,\"accepted\":25,\"refused\":0,\"in_doubt\":0,\"seconds\":";
         let seconds = done.out.strip_prefix(start).and_then(|rest| rest.strip_suffix("}\n"));
@@ -73,7 +73,7 @@ fn every_message_arrives_and_the_json_counts_them() {
 fn without_pipelining_and_with_chunking_not_offered_it_is_the_same() {
     let file = file("plain", b"Subject: Hi\n\nHello!\n");
     let args = [ADDRESSES, &["--count", "3", "--no-pipelining", "--chunking", &file]].concat();
-    in_both_worlds(accepting, &args, |server, done| {
+    with_both_clients(accepting, &args, |server, done| {
         assert_eq!(done.code, Some(0), "{}", done.err);
         assert!(done.out.starts_with("3 of 3 sent in ") && done.out.contains("3 accepted"), "{}", done.out);
         assert_eq!(server.messages().len(), 3);
@@ -87,7 +87,7 @@ fn a_large_file_arrives_each_time() {
     let content = line.repeat(20_000);
     let file = file("large", &content);
     let args = [ADDRESSES, &["--count", "2", &file]].concat();
-    in_both_worlds(accepting, &args, |server, done| {
+    with_both_clients(accepting, &args, |server, done| {
         assert_eq!(done.code, Some(0), "{}", done.err);
         assert!(server.messages().iter().all(|message| message.content() == content));
         assert_eq!(server.messages().len(), 2);
@@ -96,11 +96,11 @@ fn a_large_file_arrives_each_time() {
 }
 
 #[test]
-fn what_is_refused_is_counted_and_told_by_the_exit_code() {
+fn refusals_are_counted_and_change_the_exit_code() {
     let file = file("refused", b"Subject: Hi\n\nHello!\n");
     let server = || Server::builder().refuse_recipient("b@example.net", "550 no such user").start().unwrap();
     let args = [ADDRESSES, &["--count", "5", "--connections", "2", "--json", &file]].concat();
-    in_both_worlds(server, &args, |server, done| {
+    with_both_clients(server, &args, |server, done| {
         assert_eq!(done.code, Some(1));
         assert!(
             done.out.starts_with("{\"sent\":5,\"accepted\":0,\"refused\":5,\"in_doubt\":0,"),
@@ -113,12 +113,12 @@ fn what_is_refused_is_counted_and_told_by_the_exit_code() {
 }
 
 #[test]
-fn where_nobody_listens_nothing_was_sent_and_it_is_said_why() {
+fn where_nobody_listens_nothing_is_sent_and_the_reason_is_printed() {
     let file = file("nobody", b"Subject: Hi\n\nHello!\n");
-    for world in [&[][..], &["--async"]] {
-        if world.is_empty() || cfg!(feature = "async") {
+    for client in [&[][..], &["--async"]] {
+        if client.is_empty() || cfg!(feature = "async") {
             let server = ["--server", "smtp://127.0.0.1:1", "--count", "5", "--json", &file];
-            let done = run(&[world, ADDRESSES, &server].concat());
+            let done = run(&[client, ADDRESSES, &server].concat());
             assert_eq!(done.code, Some(1));
             assert!(done.out.starts_with("{\"sent\":0,\"accepted\":0,"), "{}", done.out);
             assert!(done.err.contains("127.0.0.1:1"), "{}", done.err);
@@ -128,7 +128,7 @@ fn where_nobody_listens_nothing_was_sent_and_it_is_said_why() {
 }
 
 #[test]
-fn usage_is_told_from_failure() {
+fn usage_errors_and_failures_have_different_exit_codes() {
     let file = file("usage", b"");
     for args in [
         &["--to", "b@example.net"][..],

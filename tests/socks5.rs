@@ -96,7 +96,7 @@ fn a_message_goes_through_a_proxy() {
 }
 
 #[test]
-fn what_the_proxy_does_not_want_is_told() {
+fn a_refusal_of_the_proxy_is_reported() {
     let nowhere = support::closed();
     for (login, host, why) in [
         (Some(("proxy user", "wrong")), "mail.example.org", "the password"),
@@ -111,7 +111,7 @@ fn what_the_proxy_does_not_want_is_told() {
 }
 
 #[test]
-fn a_proxy_that_wants_a_password_is_told_from_one_that_does_not() {
+fn a_proxy_is_given_the_password_only_if_it_asks_for_one() {
     let nowhere = support::closed();
     let (address, proxy) = proxy("mail.example.org", nowhere, true);
     let error = example::tunnel(address, None, "mail.example.org", nowhere.port()).unwrap_err();

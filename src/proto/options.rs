@@ -66,6 +66,34 @@ pub enum MailOption {
     Raw(String),
 }
 
+/// The parameters of MAIL, and the EHLO keyword of the extension that each belongs to.
+const MAIL_PARAMETERS: [(&str, &str); 11] = [
+    ("SIZE", "SIZE"),
+    ("BODY", "8BITMIME"),
+    ("SMTPUTF8", "SMTPUTF8"),
+    ("RET", "DSN"),
+    ("ENVID", "DSN"),
+    ("REQUIRETLS", "REQUIRETLS"),
+    ("MT-PRIORITY", "MT-PRIORITY"),
+    ("BY", "DELIVERBY"),
+    ("HOLDFOR", "FUTURERELEASE"),
+    ("HOLDUNTIL", "FUTURERELEASE"),
+    ("AUTH", "AUTH"),
+];
+
+/// Returns the EHLO keyword of the extension that a parameter of MAIL belongs to, such as `DSN` for `RET=FULL`.
+pub(crate) fn mail_extension(parameter: &str) -> Option<&'static str> {
+    let keyword = parameter.split_once('=').map_or(parameter, |(keyword, _)| keyword);
+    let row = MAIL_PARAMETERS.iter().find(|(parameter, _)| parameter.eq_ignore_ascii_case(keyword));
+    row.map(|(_, extension)| *extension)
+}
+
+/// Returns the EHLO keywords of all extensions that have parameters of MAIL.
+#[cfg(feature = "testing")]
+pub(crate) fn mail_extensions() -> impl Iterator<Item = &'static str> {
+    MAIL_PARAMETERS.iter().map(|(_, extension)| *extension)
+}
+
 impl MailOption {
     pub(crate) fn check(&self) -> Result<(), Error> {
         // Without `_`: a new option does not compile until it is checked.
@@ -142,13 +170,8 @@ impl MailOption {
 
     pub(crate) fn check_offered(&self, offered: &Capabilities, encrypted: bool) -> Result<(), Error> {
         let keyword = match self {
-            MailOption::Ret(_) | MailOption::EnvelopeId(_) => "DSN",
-            MailOption::RequireTls => "REQUIRETLS",
-            MailOption::Priority(_) => "MT-PRIORITY",
-            MailOption::DeliverBy { .. } => "DELIVERBY",
-            MailOption::HoldFor(_) | MailOption::HoldUntil(_) => "FUTURERELEASE",
-            MailOption::Auth(_) => "AUTH",
             MailOption::Raw(_) => return Ok(()),
+            option => mail_extension(&option.to_string()).unwrap_or("an extension that has this option"),
         };
         let Some(parameters) = offered.parameters(keyword) else { return Err(Error::Unsupported(keyword)) };
         let limit = parameters.split([' ', ',']).next().and_then(|word| word.parse::<u64>().ok());
@@ -397,6 +420,35 @@ impl fmt::Display for Xtext<'_> {
     }
 }
 
+/// Returns at least one of each option for a message. A new variant has to be added here: `match` makes sure of that.
+#[cfg(test)]
+pub(crate) fn one_of_each() -> Vec<MailOption> {
+    let all = vec![
+        MailOption::Ret(Ret::Headers),
+        MailOption::EnvelopeId("id".into()),
+        MailOption::RequireTls,
+        MailOption::Priority(1),
+        MailOption::DeliverBy { seconds: 60, late: OnLate::Return, trace: true },
+        MailOption::HoldFor(Duration::from_secs(60)),
+        MailOption::HoldUntil("2027-01-31T08:00:00Z".into()),
+        MailOption::Auth(None),
+        MailOption::Raw("XFOO=bar".into()),
+    ];
+    let number = |option: &MailOption| match option {
+        MailOption::Ret(_) => 0,
+        MailOption::EnvelopeId(_) => 1,
+        MailOption::RequireTls => 2,
+        MailOption::Priority(_) => 3,
+        MailOption::DeliverBy { .. } => 4,
+        MailOption::HoldFor(_) => 5,
+        MailOption::HoldUntil(_) => 6,
+        MailOption::Auth(_) => 7,
+        MailOption::Raw(_) => 8,
+    };
+    assert!(all.iter().map(number).eq(0..all.len()));
+    all
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -438,6 +490,27 @@ mod tests {
         ] {
             option.check().unwrap();
             assert_eq!(option.to_string(), wire);
+        }
+    }
+
+    #[test]
+    fn an_option_needs_the_extension_of_its_parameter() {
+        let nothing = Capabilities::default();
+        for option in one_of_each() {
+            let extension = match option {
+                MailOption::Ret(_) | MailOption::EnvelopeId(_) => "DSN",
+                MailOption::RequireTls => "REQUIRETLS",
+                MailOption::Priority(_) => "MT-PRIORITY",
+                MailOption::DeliverBy { .. } => "DELIVERBY",
+                MailOption::HoldFor(_) | MailOption::HoldUntil(_) => "FUTURERELEASE",
+                MailOption::Auth(_) => "AUTH",
+                MailOption::Raw(_) => {
+                    option.check_offered(&nothing, true).unwrap();
+                    continue;
+                }
+            };
+            let error = option.check_offered(&nothing, true).unwrap_err();
+            assert!(matches!(error, Error::Unsupported(keyword) if keyword == extension), "{error:?}");
         }
     }
 

@@ -11,6 +11,7 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use memchr::memchr;
 
 use super::{Parts, Shared, content::Content};
+use crate::proto::options::mail_extension;
 
 /// Maximum length of a command line, with its CRLF, in octets.
 const MAX_LINE: usize = 4096;
@@ -167,16 +168,14 @@ impl Connection {
     fn check_mail_parameter(&self, parameter: &str) -> Result<(), Stop> {
         let (keyword, value) = split_parameter(parameter);
         let is = |words: &[&str]| words.iter().any(|word| word.eq_ignore_ascii_case(value));
-        let (extension, well_formed) = match keyword.as_str() {
-            "SIZE" => ("SIZE", is_size(value)),
-            "BODY" => ("8BITMIME", is(&["7BIT", "8BITMIME"])),
-            "SMTPUTF8" => ("SMTPUTF8", parameter.len() == keyword.len()),
-            "AUTH" => ("AUTH", !value.is_empty()),
-            "RET" => ("DSN", is(&["FULL", "HDRS"])),
-            "ENVID" => ("DSN", !value.is_empty()),
-            _ => ("", false),
+        let well_formed = match keyword.as_str() {
+            "SIZE" => is_size(value),
+            "BODY" => is(&["7BIT", "8BITMIME"]),
+            "SMTPUTF8" | "REQUIRETLS" => parameter.len() == keyword.len(),
+            "RET" => is(&["FULL", "HDRS"]),
+            _ => !value.is_empty(),
         };
-        self.check_parameter(extension, well_formed)?;
+        self.check_parameter(mail_extension(parameter).unwrap_or_default(), well_formed)?;
         // A value that does not fit in a u64 is too large as well.
         if keyword == "SIZE" && self.shared.settings.is_too_great(value.parse().unwrap_or(u64::MAX)) {
             return Err(TOO_GREAT.into());

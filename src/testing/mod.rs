@@ -34,6 +34,7 @@ use std::{
     time::Duration,
 };
 
+use crate::proto::options::mail_extensions;
 use connection::Connection;
 
 /// Maximum time to wait for something that is about to happen.
@@ -72,12 +73,6 @@ impl Server {
             refused_message: None,
             on_line: None,
         }
-    }
-
-    /// Returns the address that the server listens on.
-    #[must_use]
-    pub fn addr(&self) -> SocketAddr {
-        self.addr
     }
 
     /// Returns the port that the server listens on.
@@ -160,20 +155,26 @@ pub struct ServerBuilder {
 }
 
 impl ServerBuilder {
-    /// Does not offer the extension with this EHLO keyword: `"PIPELINING"`, `"8BITMIME"`, `"SIZE"`, `"SMTPUTF8"`,
-    /// `"ENHANCEDSTATUSCODES"` or `"AUTH"`.
+    /// Sets whether the extension with this EHLO keyword is offered.
     ///
-    /// The MAIL parameters of that extension are then refused with 555 5.5.4. Without PIPELINING, pipelined commands
-    /// are still answered, and without ENHANCEDSTATUSCODES, replies keep their codes.
-    pub fn without(mut self, keyword: &str) -> ServerBuilder {
-        self.offered.retain(|offered| !offered.eq_ignore_ascii_case(keyword));
-        self
-    }
-
-    /// Offers DSN: RET and ENVID with MAIL, NOTIFY and ORCPT with RCPT (RFC 3461). Defaults to false.
-    pub fn dsn(mut self, offered: bool) -> ServerBuilder {
-        self = self.without("DSN");
-        self.offered.extend(offered.then_some("DSN"));
+    /// Offered by default: `"PIPELINING"`, `"8BITMIME"`, `"SIZE"`, `"SMTPUTF8"`, `"ENHANCEDSTATUSCODES"`, and, if
+    /// [`credentials`](ServerBuilder::credentials) are set, `"AUTH"`. Not offered by default: `"DSN"` (RFC 3461),
+    /// `"REQUIRETLS"`, `"MT-PRIORITY"`, `"DELIVERBY"` and `"FUTURERELEASE"`.
+    ///
+    /// The parameters of an extension that is not offered are refused with 555 5.5.4. Those of an offered one are
+    /// recorded, and have no further effect except SIZE. Without PIPELINING, pipelined commands are still answered, and
+    /// without ENHANCEDSTATUSCODES, replies keep their codes.
+    ///
+    /// # Panics
+    ///
+    /// If the keyword is none of these. Case does not matter.
+    #[track_caller]
+    pub fn extension(mut self, keyword: &str, offered: bool) -> ServerBuilder {
+        let mut known = ["PIPELINING", "ENHANCEDSTATUSCODES"].into_iter().chain(mail_extensions());
+        let keyword = known.find(|known| known.eq_ignore_ascii_case(keyword));
+        let keyword = keyword.expect("not an extension that this server can offer");
+        self.offered.retain(|offered| *offered != keyword);
+        self.offered.extend(offered.then_some(keyword));
         self
     }
 
@@ -324,7 +325,7 @@ impl Message {
     }
 
     /// Returns the parameters of RCPT, as they were sent, for each of [`recipients`](Message::recipients) in turn. They
-    /// are empty without [`ServerBuilder::dsn`].
+    /// are empty unless DSN is offered: [`ServerBuilder::extension`].
     #[must_use]
     pub fn recipient_parameters(&self) -> &[Vec<String>] {
         &self.0.recipient_parameters

@@ -5,6 +5,7 @@ use std::{
 };
 
 use super::*;
+use crate::{MailOption, proto::options::one_of_each};
 
 /// A client that sends only what it is told to.
 struct Peer(BufReader<TcpStream>);
@@ -12,7 +13,7 @@ struct Peer(BufReader<TcpStream>);
 impl Peer {
     /// Connects and reads the greeting.
     fn connect(server: &Server) -> Peer {
-        let stream = TcpStream::connect(server.addr()).unwrap();
+        let stream = TcpStream::connect(server.addr).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.set_write_timeout(Some(PATIENCE)).unwrap();
         let mut peer = Peer(BufReader::new(stream));
@@ -133,7 +134,7 @@ fn connections_do_not_wait_for_each_other() {
 fn the_url_names_the_port() {
     let server = server();
     assert_eq!(server.url(), format!("smtp://127.0.0.1:{}", server.port()));
-    assert_eq!(server.addr().port(), server.port());
+    assert_eq!(server.addr.port(), server.port());
 }
 
 #[test]
@@ -179,23 +180,51 @@ fn the_dialogue_is_recorded_for_each_connection_and_told_as_it_happens() {
     assert_eq!(told, [&[greeting, greeting], &second_lines[..], &first_lines[..]].concat());
 }
 
+fn without(builder: ServerBuilder, keywords: &[&str]) -> ServerBuilder {
+    keywords.iter().fold(builder, |builder, keyword| builder.extension(keyword, false))
+}
+
+#[test]
+#[should_panic = "not an extension"]
+fn an_extension_that_the_server_does_not_know_is_a_panic() {
+    let _unknown = Server::builder().extension("PIPELINE", true);
+}
+
+#[test]
+fn each_mail_option_is_accepted_by_a_server_that_offers_its_extension() {
+    let server = server_with_login();
+    let offered = mail_extensions()
+        .fold(Server::builder().credentials("user", "secret"), |builder, keyword| {
+            builder.extension(keyword, true)
+        });
+    let offered = offered.start().unwrap();
+    for option in one_of_each() {
+        let mail = format!("MAIL FROM:<a@b> {option}");
+        let is_raw = matches!(option, MailOption::Raw(_));
+        let is_default = matches!(option, MailOption::Auth(_));
+        Peer::greeted(&server).expect(&mail, if is_default { "250" } else { "555 5.5.4" });
+        Peer::greeted(&offered).expect(&mail, if is_raw { "555 5.5.4" } else { "250" });
+    }
+}
+
 #[test]
 fn ehlo_offers_what_there_is() {
     let ehlo = |server: &Server| Peer::connect(server).ask("EHLO x");
     let all = "250-localhost\n250-PIPELINING\n250-8BITMIME\n250-SIZE 52428800\n250-SMTPUTF8\n250 ENHANCEDSTATUSCODES";
     assert_eq!(ehlo(&server()), all);
     assert!(ehlo(&server_with_login()).ends_with("\n250 AUTH PLAIN LOGIN"));
-    let little = Server::builder().credentials("u", "p").size_limit(7).dsn(true).without("auth");
-    let little = little.without("PIPELINING").without("SMTPUTF8").without("EnhancedStatusCodes");
+    let little =
+        Server::builder().credentials("u", "p").size_limit(7).extension("DSN", true).extension("auth", false);
+    let little = without(little, &["PIPELINING", "SMTPUTF8", "EnhancedStatusCodes"]);
     assert_eq!(ehlo(&little.start().unwrap()), "250-localhost\n250-8BITMIME\n250-SIZE 7\n250 DSN");
-    let nothing = ["PIPELINING", "8BITMIME", "SIZE", "SMTPUTF8", "ENHANCEDSTATUSCODES"];
-    let nothing = nothing.into_iter().fold(Server::builder(), ServerBuilder::without);
+    let nothing =
+        without(Server::builder(), &["PIPELINING", "8BITMIME", "SIZE", "SMTPUTF8", "ENHANCEDSTATUSCODES"]);
     assert_eq!(ehlo(&nothing.start().unwrap()), "250 localhost");
 }
 
 #[test]
 fn a_parameter_that_is_not_offered_is_refused() {
-    let bare = Server::builder().without("8BITMIME").without("SMTPUTF8").without("SIZE").start().unwrap();
+    let bare = without(Server::builder(), &["8BITMIME", "SMTPUTF8", "SIZE"]).start().unwrap();
     let mut peer = Peer::greeted(&bare);
     for parameter in
         ["BODY=8BITMIME", "SMTPUTF8", "SIZE=1", "AUTH=<>", "RET=FULL", "ENVID=x", "FOO", "=", "FOO=1"]
@@ -210,7 +239,7 @@ fn a_parameter_that_is_not_offered_is_refused() {
 
 #[test]
 fn a_parameter_that_is_not_well_formed_is_refused() {
-    let server = Server::builder().dsn(true).start().unwrap();
+    let server = Server::builder().extension("DSN", true).start().unwrap();
     let mut peer = Peer::greeted(&server);
     for parameter in
         ["BODY=9BIT", "BODY", "SMTPUTF8=1", "SMTPUTF8=", "SIZE", "SIZE=", "SIZE=-1", "RET=x", "ENVID="]
@@ -222,7 +251,7 @@ fn a_parameter_that_is_not_well_formed_is_refused() {
 
 #[test]
 fn with_dsn_its_parameters_are_recorded() {
-    let server = Server::builder().dsn(true).start().unwrap();
+    let server = Server::builder().extension("DSN", true).start().unwrap();
     let mut peer = Peer::greeted(&server);
     peer.expect_all(&[
         ("MAIL FROM:<a@b> RET=HDRS ENVID=QQ", "250"),
@@ -534,7 +563,7 @@ fn a_message_that_is_cut_off_is_not_recorded() {
 #[test]
 fn dropping_the_server_hangs_up_on_everybody() {
     let server = server();
-    let addr = server.addr();
+    let addr = server.addr;
     let mut idle = Peer::connect(&server);
     let mut in_data = Peer::greeted(&server);
     in_data.expect_all(&[("MAIL FROM:<a@b>", "250"), ("RCPT TO:<c@d>", "250"), ("DATA", "354")]);

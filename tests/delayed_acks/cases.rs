@@ -4,12 +4,17 @@ use postino::{Envelope, Error, Raw, Security};
 
 use super::{CLIENT, Client, block_on, connect_over, maybe_async};
 use crate::{
-    careless::{Careless, Habit},
     network::{delayed_acks, is_own},
+    rules::{Ruled, Rules},
 };
 
 /// Enough messages for a cost of each to exceed what a busy machine adds.
 const MESSAGES: usize = 40;
+
+/// Rules of a server that writes each reply separately, with Nagle's algorithm on.
+fn rules() -> Rules {
+    Rules { keywords: vec!["PIPELINING", "8BITMIME"], writes_reply_by_reply: true, ..Rules::default() }
+}
 
 fn mails() -> Vec<Raw<'static>> {
     let mail = || Raw::bytes(Envelope::new("a@example.org", ["b@example.net"]).unwrap(), "Subject: x\n\nx\n");
@@ -17,7 +22,7 @@ fn mails() -> Vec<Raw<'static>> {
 }
 
 #[maybe_async]
-async fn connect(server: &Careless, pipelining: bool) -> Result<Client, Error> {
+async fn connect(server: &Ruled, pipelining: bool) -> Result<Client, Error> {
     let builder = Client::builder("127.0.0.1").port(server.port()).security(Security::Plaintext);
     builder.hello_name("client.example.org").pipelining(pipelining).connect().await
 }
@@ -44,11 +49,11 @@ fn name_of(test: &str) -> String {
 }
 
 /// Number of delayed ACKs caused by these messages.
-fn cost_of(what: &str, server: &Careless, send: impl FnOnce() -> Result<(), Error>) -> u64 {
+fn cost_of(what: &str, server: &Ruled, send: impl FnOnce() -> Result<(), Error>) -> u64 {
     let before = delayed_acks();
     send().unwrap();
     let cost = delayed_acks() - before;
-    assert_eq!(server.take().messages.len(), MESSAGES);
+    assert_eq!(server.take().stored.len(), MESSAGES);
     println!("{CLIENT}, {what}: {cost} delayed ACKs in {MESSAGES} messages");
     cost
 }
@@ -58,7 +63,7 @@ fn a_flight_answered_reply_by_reply_costs_no_delayed_acks() {
     if !is_own(&name_of("a_flight_answered_reply_by_reply_costs_no_delayed_acks")) {
         return;
     }
-    let server = Careless::start(Habit::WritesReplyByReply);
+    let server = Ruled::start(rules());
     for pipelining in [true, false] {
         let mut client = block_on(connect(&server, pipelining)).unwrap();
         let each = cost_of("one by one", &server, || block_on(send_each(&mut client)));
@@ -75,9 +80,7 @@ fn a_tls_connection_costs_no_delayed_acks() {
     if !is_own(&name_of("a_tls_connection_costs_no_delayed_acks")) {
         return;
     }
-    let server = Careless::start_over(Habit::WritesReplyByReply, |socket| {
-        crate::tls::acceptor("good").accept(socket).ok()
-    });
+    let server = Ruled::start_over(rules(), |socket| crate::tls::acceptor("good").accept(socket).ok());
     let builder = Client::builder("127.0.0.1").port(server.port()).security(Security::Implicit);
     let builder = builder.hello_name("client.example.org").ca_certificate(crate::tls::CA);
     let before = delayed_acks();
@@ -95,13 +98,13 @@ fn a_tls_connection_costs_no_delayed_acks() {
 
 /// Uses a user-supplied connection, as on systems that cannot acknowledge at once.
 #[test]
-fn where_acks_are_delayed_a_connection_soon_goes_on_one_command_at_a_time() {
-    if !is_own(&name_of("where_acks_are_delayed_a_connection_soon_goes_on_one_command_at_a_time")) {
+fn where_acks_are_delayed_a_connection_soon_sends_one_command_at_a_time() {
+    if !is_own(&name_of("where_acks_are_delayed_a_connection_soon_sends_one_command_at_a_time")) {
         return;
     }
-    let server = Careless::start(Habit::WritesReplyByReply);
+    let server = Ruled::start(rules());
     for batch in [false, true] {
-        let mut client = block_on(connect_over(server.address)).unwrap();
+        let mut client = block_on(connect_over(server.address())).unwrap();
         let cost = cost_of("acknowledged late", &server, || {
             if batch { block_on(send_all(&mut client)) } else { block_on(send_each(&mut client)) }
         });
@@ -111,8 +114,8 @@ fn where_acks_are_delayed_a_connection_soon_goes_on_one_command_at_a_time() {
 
 /// The same, seen by what arrives.
 #[test]
-fn a_connection_that_stalls_stops_pipelining_and_one_that_does_not_goes_on() {
-    let server = Careless::start(Habit::WritesReplyByReply);
+fn a_connection_that_stalls_stops_pipelining_and_others_do_not() {
+    let server = Ruled::start(rules());
     for batch in [false, true] {
         let flights = |mut client: Client| {
             server.take();
@@ -123,7 +126,7 @@ fn a_connection_that_stalls_stops_pipelining_and_one_that_does_not_goes_on() {
             }
             server.take().flights
         };
-        let late = flights(block_on(connect_over(server.address)).unwrap());
+        let late = flights(block_on(connect_over(server.address())).unwrap());
         let (pipelined, last) = (late.iter().filter(|commands| **commands > 1).count(), late.last());
         assert!((3..=MESSAGES / 2).contains(&pipelined), "{late:?}");
         assert_eq!(last, Some(&1), "{late:?}");

@@ -8,8 +8,8 @@
 
 mod network;
 
-#[path = "../support/careless.rs"]
-mod careless;
+#[path = "../support/rules/mod.rs"]
+mod rules;
 #[cfg(feature = "native-tls")]
 #[path = "../support/tls.rs"]
 #[allow(dead_code)] // the dialogues use the rest

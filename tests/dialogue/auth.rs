@@ -154,7 +154,7 @@ fn the_last_refusal_is_the_error() {
 
 // Threat 64.
 #[test]
-fn what_was_refused_is_not_cancelled() {
+fn a_refused_login_is_not_cancelled() {
     for refusal in ["502 what?", "535 no", "454 not now", "530 TLS first"] {
         let server = Server::playing(format!(
             "-- hello AUTH PLAIN
@@ -248,7 +248,7 @@ fn a_235_in_the_midst_of_login_is_believed_at_its_place_only() {
 
 // Threat 90.
 #[test]
-fn without_a_way_to_log_in_nothing_goes_on() {
+fn without_a_way_to_log_in_nothing_more_is_sent() {
     for keywords in ["", "AUTH", "AUTH GSSAPI NTLM", "XAUTH PLAIN", "AUTH=GSSAPI"] {
         let server = Server::playing(format!("-- hello {keywords}"));
         let error = connect_error(&login(&server));
@@ -681,7 +681,7 @@ fn a_server_that_repeats_the_password_in_what_is_no_reply_puts_it_into_no_error_
 
 // Threat 24.
 #[test]
-fn what_no_mechanism_can_carry_is_refused_before_connecting() {
+fn credentials_that_no_mechanism_can_carry_are_refused_before_connecting() {
     let nobody = || Client::builder("127.0.0.1").port(9);
     for builder in [
         nobody().credentials("user\0", "secret"),

@@ -205,7 +205,7 @@ fn a_connection_lost_in_a_batch_leaves_what_was_sent_in_doubt() {
 }
 
 #[test]
-fn what_was_only_announced_when_a_message_became_doubtful_can_be_sent_at_once() {
+fn messages_that_were_only_announced_when_another_became_doubtful_can_be_sent_at_once() {
     for end in ["-- fin", "-- reset"] {
         let results = three_with(end);
         let retries: Vec<_> = results.iter().map(|r| r.as_ref().unwrap_err().retry()).collect();
@@ -426,7 +426,7 @@ fn a_batch_dropped_with_messages_under_way_leaves_a_client_that_refuses() {
 }
 
 #[test]
-fn a_batch_dropped_with_none_under_way_leaves_a_client_that_goes_on() {
+fn a_batch_dropped_between_messages_leaves_a_usable_client() {
     let server = Server::playing(format!(
         "-- hello PIPELINING, CHUNKING\n{}C: NOOP\nS: 250 ok\n{}",
         alone(1),
@@ -442,7 +442,7 @@ fn a_batch_dropped_with_none_under_way_leaves_a_client_that_goes_on() {
 }
 
 #[test]
-fn a_batch_dropped_behind_a_refusal_leaves_a_client_that_begins_with_rset() {
+fn a_batch_dropped_after_a_refusal_leaves_a_client_that_begins_with_rset() {
     let server = Server::playing(format!(
         "-- hello PIPELINING, CHUNKING\n{ENVELOPE}S: 550 no\nS: 503 no\nS: 503 no
          C: RSET
@@ -536,7 +536,7 @@ fn an_envelope_of_what_is_unsent_leaves_out_what_is_done_or_hopeless() {
 }
 
 #[test]
-fn retry_says_what_may_be_done() {
+fn retry_tells_what_may_be_retried() {
     let retry_of = |script: &str| {
         let server = Server::playing(format!("-- hello\n{script}"));
         let error = send_error(&mut connect(&server), &mail());
@@ -585,7 +585,7 @@ fn messages_that_cannot_be_sent_are_not_taken_without_end_before_a_result() {
 }
 
 #[test]
-fn a_result_does_not_wait_for_what_is_said_of_the_next_message() {
+fn a_result_does_not_wait_for_replies_about_the_next_message() {
     let (tell, told) = std::sync::mpsc::channel();
     let server = Server::running(move |peer| {
         // A slow reply to EHLO, so that the pause below does not look as if the server had lost the envelope.
@@ -791,7 +791,7 @@ fn when_the_connection_is_lost_the_rest_stays_in_the_iterator() {
 }
 
 #[test]
-fn what_was_pushed_is_told_of_when_the_connection_is_lost() {
+fn pushed_messages_are_reported_when_the_connection_is_lost() {
     let server = Server::playing(two_joined("-- reset"));
     let mut client = connect(&server);
     let mut batch = client.batch();
@@ -878,7 +878,7 @@ impl<M: Mail> Mail for Around<M> {
 }
 
 #[test]
-fn what_was_taken_from_an_iterator_that_may_block_takes_no_more_round_trips() {
+fn messages_from_an_iterator_that_may_block_take_as_few_round_trips() {
     let server = Server::playing(format!(
         "{}{TAKEN}C: 2\nC: .\n{ENVELOPE}S: 250 taken\n{TAKEN}C: 3\nC: .\nS: 250 taken",
         two_joined("S: 250 taken\n")

@@ -239,7 +239,7 @@ fn once_joining_works_many_messages_leave_without_waiting() {
 }
 
 #[test]
-fn a_421_among_many_chunks_leaves_those_behind_it_unsent() {
+fn a_421_among_many_chunks_leaves_the_later_messages_unsent() {
     let one = |n| format!("{ENVELOPE}C: BDAT 3 LAST\nC: {n}\n");
     let server = Server::playing(format!(
         "-- hello PIPELINING, CHUNKING

@@ -53,7 +53,7 @@ fn any_2yz_grants_a_command_but_220_to_ehlo() {
 }
 
 #[test]
-fn behind_a_refusal_of_any_command_the_connection_goes_on() {
+fn after_a_refusal_of_any_command_the_connection_can_be_used() {
     for (line, say, phase) in COMMANDS {
         for code in [450, 500, 550] {
             let server = Server::playing(format!(
@@ -82,7 +82,7 @@ fn a_421_to_any_command_is_kept_and_closes() {
 
 // Behaviour 41.
 #[test]
-fn a_closed_client_says_nothing() {
+fn a_closed_client_sends_nothing() {
     for (line, say, _) in COMMANDS {
         let server = Server::playing("-- hello");
         let mut client = connect(&server);
@@ -104,7 +104,7 @@ fn quit_needs_no_greeting_before_it() {
 
 // Behaviour 23.
 #[test]
-fn a_connection_lost_behind_quit_is_a_goodbye_at_once() {
+fn a_connection_lost_after_quit_counts_as_a_reply_to_it() {
     for end in ["-- fin", "-- reset", "-- close"] {
         let server = Server::playing(format!("-- hello\nC: QUIT\n{end}"));
         let mut client = connect(&server);
@@ -207,7 +207,7 @@ fn a_server_without_ehlo_offers_nothing() {
 
 // Behaviour 31.
 #[test]
-fn keywords_are_words_behind_the_first_line() {
+fn keywords_are_read_from_the_second_line_on() {
     let server = Server::playing(
         "S: 220 hi
          C: EHLO client.example.org
@@ -269,7 +269,7 @@ fn ehlo_by_hand_learns_anew_unless_it_is_refused_and_helo_forgets() {
 
 // Behaviour 14.
 #[test]
-fn a_name_that_is_none_is_not_said() {
+fn an_invalid_ehlo_name_is_not_sent() {
     let server = Server::playing("-- hello\nC: NOOP\nS: 250 ok");
     let mut client = connect(&server);
     for name in ["", "a b", "a\r\nMAIL FROM:<e@x>", "a\tb", "my_host"] {
@@ -424,7 +424,7 @@ fn no_part_of_a_command_has_a_control_character() {
 
 // Behaviour 40.
 #[test]
-fn what_is_special_in_an_address_stands_in_quotes() {
+fn special_characters_in_an_address_are_quoted() {
     let server = Server::playing(
         r#"-- hello
            C: MAIL FROM:<"a b"@x>
@@ -445,7 +445,7 @@ fn what_is_special_in_an_address_stands_in_quotes() {
 
 // Threat 22.
 #[test]
-fn what_is_no_parameter_is_not_said() {
+fn an_invalid_parameter_is_not_sent() {
     let server = Server::playing("-- hello\nC: NOOP\nS: 250 ok");
     let mut client = connect(&server);
     let long = format!("ENVID={}", "x".repeat(2048));
@@ -503,7 +503,7 @@ fn a_call_can_have_less_time_than_the_others() {
 }
 
 #[test]
-fn the_limit_of_a_call_is_used_up_by_one_that_says_nothing() {
+fn the_limit_of_a_call_is_used_up_by_a_call_that_sends_nothing() {
     let server = Server::playing("-- hello\nC: NOOP\nS: 250 ok");
     let mut client = connect(&server);
     assert!(matches!(
@@ -552,7 +552,7 @@ fn limits_can_be_set_on_a_client_that_is_connected() {
 
 // Behaviour 45.
 #[test]
-fn a_reply_that_is_too_long_is_none() {
+fn a_reply_that_is_too_long_is_an_error() {
     let server = Server::running(|peer| {
         peer.play("-- hello\nC: VRFY bob");
         peer.may_leave = true;
@@ -610,7 +610,7 @@ fn lines_are_joined_and_may_end_in_lf_or_be_empty() {
 
 // Behaviour 50.
 #[test]
-fn what_comes_unasked_answers_nothing() {
+fn an_unsolicited_reply_answers_nothing() {
     for unasked in ["S: 250 ok", "S: 250-ok\nS: 250 ok", "S... 250 o\n-- pause\nS: k"] {
         let server = Server::playing(format!("-- hello\nC: VRFY bob\nS: 252 perhaps\n-- pause\n{unasked}"));
         let mut client = connect(&server);
@@ -688,7 +688,7 @@ fn a_server_that_waits_for_more_than_a_command_waits_in_vain() {
 }
 
 #[test]
-fn what_is_more_than_a_command_is_not_said_as_one() {
+fn text_of_more_than_one_command_is_not_sent() {
     let server = Server::playing("-- hello STARTTLS, CHUNKING, AUTH PLAIN\nC: NOOP\nS: 250 ok");
     let mut client = connect(&server);
     for (command, method) in [
@@ -840,7 +840,7 @@ fn a_lost_answer_to_content_is_in_doubt() {
 }
 
 #[test]
-fn what_breaks_before_the_end_of_content_is_not_in_doubt() {
+fn a_message_cut_off_before_the_end_of_its_content_is_not_in_doubt() {
     let server = Server::playing("-- hello\nC: DATA\n-- fin");
     let error = block_on(connect(&server).data("Hello")).unwrap_err();
     assert!(matches!(error, Error::Closed(Phase::Data)) && !error.in_doubt() && error.is_transient());
@@ -1085,7 +1085,7 @@ fn a_mechanism_of_ones_own_needs_no_builder() {
 }
 
 #[test]
-fn what_no_mechanism_can_carry_is_not_sent() {
+fn credentials_that_no_mechanism_can_carry_are_not_sent() {
     for credentials in [
         Credentials::new("us\0er", "secret"),
         Credentials::token("user", "to\nken"),
@@ -1123,7 +1123,7 @@ fn a_mechanism_that_does_not_exist_or_fit_the_credentials_is_not_sent() {
 
 // Behaviour 54.
 #[test]
-fn starttls_that_is_not_offered_is_not_said() {
+fn starttls_that_is_not_offered_is_not_sent() {
     for ignored in ["X", "STARTTLS"] {
         let keyword = if ignored == "X" { "SIZE" } else { "STARTTLS" };
         let server = Server::playing(format!("-- hello {keyword}\nC: NOOP\nS: 250 ok"));
@@ -1217,7 +1217,7 @@ mod starttls {
 
     // Behaviour 57.
     #[test]
-    fn octets_behind_the_consent_are_an_injection() {
+    fn octets_after_the_reply_to_starttls_are_an_injection() {
         let server =
             Server::playing("-- hello STARTTLS\nC: STARTTLS\nS: 220 go\nS: 250-evil\nS: 250 AUTH PLAIN");
         let mut client = plain(&server);
@@ -1258,7 +1258,7 @@ mod starttls {
 
     // Behaviour 60.
     #[test]
-    fn a_bad_certificate_behind_starttls_is_an_error() {
+    fn a_bad_certificate_after_starttls_is_an_error() {
         let server = Server::playing("-- hello STARTTLS\nC: STARTTLS\nS: 220 go\n-- no tls unknown-issuer");
         let mut client = plain(&server);
         let error = block_on(client.starttls()).unwrap_err();
@@ -1267,7 +1267,7 @@ mod starttls {
     }
 
     #[test]
-    fn ehlo_refused_behind_starttls_closes() {
+    fn ehlo_refused_after_starttls_closes() {
         let server = Server::playing(
             "-- hello STARTTLS
              C: STARTTLS

@@ -36,7 +36,7 @@ const TRANSACTION: &str = "-- envelope\nC: DATA\nS: 354 go on\nC: Hello\nC: .\nS
 
 // Behaviour 1.
 #[test]
-fn a_greeting_that_refuses_is_told_and_closes() {
+fn a_greeting_that_refuses_is_reported_and_closes_the_connection() {
     let server = Server::playing_in_turn(["-- hello\nC: QUIT\nS: 221 bye", "S: 554 not you"]);
     let mut client = connect(&server);
     block_on(client.quit()).unwrap();
@@ -86,7 +86,7 @@ fn after_failures_the_same_builder_and_client_can_connect() {
 
 // Behaviour 7.
 #[test]
-fn a_connection_that_stands_is_left_as_it_is() {
+fn an_open_connection_is_not_replaced() {
     let server = Server::playing("-- hello\nC: NOOP\nS: 250 ok");
     let mut client = connect(&server);
     let number = client.connection_number();
@@ -419,7 +419,7 @@ fn a_unix_socket_whose_queue_is_full_is_waited_for_up_to_the_limit() {
 }
 
 #[test]
-fn lmtp_says_lhlo() {
+fn lmtp_sends_lhlo() {
     let script = "S: 220 mail.example.org LMTP\nC: LHLO client.example.org\nS: 250-hi\nS: 250 PIPELINING\nC: QUIT\nS: 221 bye";
     let talk = |builder: Builder| {
         let mut client = block_on(patient(builder).connect()).unwrap();
@@ -499,7 +499,7 @@ fn an_address_that_refuses_is_followed_by_the_next_at_once() {
 
 // Threat 86.
 #[test]
-fn what_was_tried_when_the_time_was_up_is_told() {
+fn a_timeout_of_connecting_reports_what_was_tried() {
     let (hole, refusing) = (BlackHole::new(), closed());
     let builder = Client::builder("h").addresses([refusing, hole.address()]).connect_timeout(SHORT);
     let error = connect_error(&builder);

@@ -38,7 +38,7 @@ fn quit_that_left_with_the_message_is_not_waited_for() {
 
 // Threat 42.
 #[test]
-fn what_comes_for_the_quit_changes_nothing() {
+fn the_reply_to_quit_changes_nothing() {
     for end in ["S: 500 what?", "S: garbage", "-- fin", "-- reset", "S: 421 bye"] {
         let server = Server::playing(format!("{FLIGHT}-- body\nC: QUIT\nS: 250 ok\n{end}"));
         block_on(builder(&server).send(&mail())).map(drop).unwrap();
@@ -125,7 +125,7 @@ fn a_lone_dot_for_nobody_takes_quit_with_it() {
 }
 
 #[test]
-fn a_message_that_cannot_be_sent_says_quit_only() {
+fn for_a_message_that_cannot_be_sent_only_quit_is_sent() {
     let server = Server::playing(
         "-- hello
          C: QUIT
@@ -162,7 +162,7 @@ fn the_url_is_all_it_takes() {
 
 // Behaviour 18.
 #[test]
-fn quit_says_goodbye_and_closes() {
+fn quit_sends_quit_and_closes() {
     let server = Server::playing("-- hello\nC: QUIT\nS: 221 bye");
     let mut client = connect(&server);
     block_on(client.quit()).unwrap();
@@ -216,7 +216,7 @@ fn quit_succeeds_without_a_goodbye_in_tls() {
 }
 
 #[test]
-fn close_says_nothing() {
+fn close_sends_nothing() {
     let server = Server::playing("-- hello");
     let mut client = connect(&server);
     client.close();
@@ -227,7 +227,7 @@ fn close_says_nothing() {
 
 // Behaviour 18.
 #[test]
-fn dropping_says_nothing() {
+fn dropping_sends_nothing() {
     let server = Server::playing("-- hello");
     drop(connect(&server));
 }
@@ -256,7 +256,7 @@ fn a_goodbye_that_is_answered_with_the_message_is_no_protocol_error() {
 
 // Behaviour 20.
 #[test]
-fn quit_behind_a_quit_or_a_loss_says_nothing_and_is_no_error() {
+fn quit_after_a_quit_or_a_loss_sends_nothing_and_is_not_an_error() {
     let server = Server::playing("-- hello\nC: QUIT\nS: 221 bye");
     let mut client = connect(&server);
     block_on(client.quit()).unwrap();
@@ -271,7 +271,7 @@ fn quit_behind_a_quit_or_a_loss_says_nothing_and_is_no_error() {
 
 // Behaviour 93.
 #[test]
-fn one_call_connects_sends_and_says_goodbye_and_another_does_it_again() {
+fn each_call_connects_sends_and_quits() {
     let session =
         "-- hello\n-- envelope\nC: DATA\nS: 354 go on\nC: Hello\nC: .\nS: 250 ok\nC: QUIT\nS: 221 bye";
     let server = Server::playing_in_turn([session, session]);

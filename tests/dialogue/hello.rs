@@ -201,7 +201,7 @@ fn a_greeting_that_refuses_is_an_error() {
 
 // Threat 56.
 #[test]
-fn a_greeting_that_is_none_is_an_error() {
+fn an_invalid_greeting_is_an_error() {
     for greeting in
         ["250 mail.example.org", "354 go", "hello", "SSH-2.0-OpenSSH_9.9", "+OK", "120 soon", "22"]
     {
@@ -235,7 +235,7 @@ fn part_of_a_reply_in_the_segment_of_the_greeting_is_an_error() {
 
 // Threat 54.
 #[test]
-fn a_reply_behind_that_of_ehlo_is_an_error() {
+fn a_second_reply_to_ehlo_is_an_error() {
     let server = Server::playing(
         "S: 220 mail.example.org
          C: EHLO client.example.org
@@ -324,7 +324,7 @@ fn a_closed_first_address_does_not_stop_the_second() {
 
 // Threat 9.
 #[test]
-fn an_ipv6_address_stands_in_brackets_or_not() {
+fn an_ipv6_address_is_accepted_with_and_without_brackets() {
     for host in ["[::1]", "::1"] {
         let server = Server::playing_v6("-- hello");
         let client = block_on(named(&server, host).connect()).unwrap();
@@ -333,7 +333,7 @@ fn an_ipv6_address_stands_in_brackets_or_not() {
 }
 
 #[test]
-fn what_cannot_be_is_refused_before_a_server_hears_of_it() {
+fn invalid_settings_are_refused_before_connecting() {
     let server = Server::playing("-- hello"); // only the good one at the end connects
     for bad in [
         builder(&server).hello_name("x\r\nMAIL FROM:<eve@example.org>"),

@@ -90,7 +90,7 @@ fn several_codes_in_one_reply_are_an_error() {
 
 // Threat 49.
 #[test]
-fn what_is_no_code_is_an_error() {
+fn an_invalid_code_is_an_error() {
     for code in
         ["25", "2500", "abc", "099", "150", "600", "+25", "-25", " 250", "25O", "٢٥٠", r"250\0", "250x"]
     {
@@ -102,7 +102,7 @@ fn what_is_no_code_is_an_error() {
 
 // Threat 49.
 #[test]
-fn a_tab_behind_the_code_is_an_error() {
+fn a_tab_after_the_code_is_an_error() {
     answered("S: 250\ttext");
 }
 
@@ -225,7 +225,7 @@ pub fn idle(script: &'static str, how: impl FnOnce(Builder) -> Builder) -> (Serv
 
 // Threat 53.
 #[test]
-fn what_comes_in_between_commands_ends_the_connection() {
+fn a_reply_between_commands_ends_the_connection() {
     for says in ["S: 250 extra", "S: 550 extra", "S: junk"] {
         let (_server, mut client) = idle(says, |builder| builder);
         let error = send_error(&mut client, &mail());
@@ -258,7 +258,7 @@ fn a_421_while_idle_is_the_servers_goodbye() {
 
 // Threat 83.
 #[test]
-fn an_idle_connection_that_was_closed_is_noticed_before_anything_is_said() {
+fn an_idle_connection_that_was_closed_is_noticed_before_anything_is_sent() {
     let (_server, mut client) = idle("-- fin", |builder| builder);
     let error = send_error(&mut client, &mail());
     assert!(matches!(cause(&error), Error::Closed(_)), "{error:?}");
@@ -340,7 +340,7 @@ fn a_421_to_noop_and_rset_is_kept() {
 
 // Threat 55.
 #[test]
-fn a_421_to_the_rset_behind_a_refusal_keeps_the_refusal() {
+fn a_421_to_the_rset_after_a_refusal_keeps_the_refusal() {
     let server = Server::playing(
         "-- hello
          C: MAIL FROM:<alice@example.org>
@@ -597,7 +597,7 @@ fn a_client_knows_whether_it_is_connected() {
 
 /// Such a reply was once taken for the answer to the content sent after it.
 #[test]
-fn what_comes_unasked_while_the_next_message_is_awaited_answers_nothing() {
+fn an_unsolicited_reply_while_the_next_message_is_awaited_answers_nothing() {
     let (tell, told) = mpsc::channel();
     let server = Server::running(move |peer| {
         peer.play(
@@ -632,7 +632,7 @@ fn what_comes_unasked_while_the_next_message_is_awaited_answers_nothing() {
 
 /// An unsolicited reply arrives while the caller handles a result.
 #[test]
-fn what_comes_unasked_between_two_results_answers_nothing() {
+fn an_unsolicited_reply_between_two_results_answers_nothing() {
     let (tell, told) = mpsc::channel();
     let server = Server::running(move |peer| {
         peer.play(

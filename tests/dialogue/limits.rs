@@ -153,7 +153,7 @@ fn a_connection_lost_between_parts_leaves_the_rest_unsent() {
 }
 
 #[test]
-fn what_can_be_read_once_is_not_sent_in_parts() {
+fn content_that_can_be_read_once_is_not_sent_in_parts() {
     let server = Server::playing("-- hello PIPELINING, LIMITS RCPTMAX=1\nC: NOOP\nS: 250 ok");
     let mut client = connect(&server);
     let mail = Raw::reader(envelope(&[A, B]), b"Hello\r\n".as_slice());

@@ -44,7 +44,7 @@ fn each(delivery: &Delivery) -> String {
 
 // Threat 78.
 #[test]
-fn each_recipient_that_was_taken_has_a_reply_of_its_own() {
+fn each_accepted_recipient_has_its_final_reply() {
     let server = Server::playing(message("S: 250 for a\nS: 452 for c\nC: NOOP\nS: 250 ok"));
     let mut client = lmtp(&server);
     let delivery = deliver(&mut client, &to_three()).unwrap();
@@ -61,6 +61,7 @@ fn a_reply_too_few_leaves_the_rest_in_doubt() {
     let mut client = lmtp(&server);
     let delivery = deliver(&mut client, &to_three()).unwrap();
     assert_eq!(each(&delivery), "ARI");
+    assert_eq!(delivery.retry_envelope(), None);
     assert_closed(&mut client);
 }
 

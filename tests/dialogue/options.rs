@@ -48,7 +48,7 @@ fn size_comes_first_and_what_was_asked_for_before_smtputf8_and_body() {
 }
 
 #[test]
-fn what_the_server_does_not_offer_is_refused_before_anything_is_sent() {
+fn options_that_the_server_does_not_offer_are_refused_before_anything_is_sent() {
     let server = Server::playing("-- hello SIZE, 8BITMIME, SMTPUTF8\nC: NOOP\nS: 250 ok");
     let mut client = connect(&server);
     let late = OnLate::Return;
@@ -269,7 +269,7 @@ fn an_option_of_a_recipient_that_the_server_does_not_know_is_its_refusal() {
 
 // Behaviour 84.
 #[test]
-fn smtputf8_is_said_by_itself_and_cannot_be_said_twice() {
+fn smtputf8_is_added_automatically_and_cannot_be_added_twice() {
     for option in ["SMTPUTF8", "smtputf8", "SIZE=1", "BODY=8BITMIME"] {
         let error = bob().option(MailOption::Raw(option.into())).unwrap_err();
         assert!(matches!(error, Error::Config(_)), "{option}: {error:?}");
@@ -292,7 +292,7 @@ fn smtputf8_is_said_by_itself_and_cannot_be_said_twice() {
 
 // Threat 22.
 #[test]
-fn what_an_option_holds_goes_out_as_xtext_or_not_at_all() {
+fn the_value_of_an_option_is_sent_as_xtext_or_refused() {
     let server = Server::playing(
         "-- hello DSN
          C: MAIL FROM:<alice@example.org> ENVID=a+20b+2Bc+3Dd

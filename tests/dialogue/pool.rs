@@ -151,7 +151,7 @@ fn there_are_no_more_connections_than_allowed() {
 }
 
 #[test]
-fn who_waits_gets_the_connection_that_is_given_back() {
+fn a_waiter_gets_the_connection_that_is_returned() {
     let server = Server::playing([HELLO, MESSAGE, QUIT].concat());
     let pool = Pool::builder(builder(&server)).max_connections(1).build().unwrap();
     let held = block_on(pool.client()).unwrap();
@@ -196,7 +196,7 @@ fn an_old_connection_is_not_kept() {
 }
 
 #[test]
-fn one_that_was_idle_for_too_long_says_goodbye() {
+fn a_connection_that_was_idle_for_too_long_is_closed_with_quit() {
     let server = Server::playing_each([[HELLO, MESSAGE, QUIT].concat(), [HELLO, MESSAGE, QUIT].concat()]);
     let pool = Pool::builder(builder(&server)).idle_limit(Duration::ZERO).build().unwrap();
     accepted(&pool);

@@ -148,7 +148,7 @@ fn a_221_that_nobody_asked_for_is_the_goodbye_of_a_server() {
 }
 
 #[test]
-fn a_server_that_says_221_to_ehlo_is_not_greeted_again() {
+fn a_server_that_answers_ehlo_with_221_gets_no_helo() {
     let server = Server::playing("S: 220 hi\nC: EHLO client.example.org\nS: 221 bye");
     let error = connect_error(&builder(&server));
     assert_goodbye(&error, Phase::Hello);

@@ -8,12 +8,16 @@ use postino::{Envelope, Error, JoinPolicy, Phase, Raw};
 use super::*;
 use crate::{
     Pool,
-    support::rules::{Enough, Ruled, Rules},
+    support::{
+        journal,
+        rules::{Enough, Joined, Ruled, Rules},
+    },
 };
 
 const ENOUGH: [Enough; 3] = [Enough::Refuses, Enough::Announces, Enough::Closes];
 
 fn ruled_builder(server: &Ruled) -> Builder {
+    journal::begin();
     let builder = Client::builder("127.0.0.1").port(server.port()).hello_name("client.example.org");
     builder.timeout(PATIENCE).final_reply_timeout(PATIENCE)
 }
@@ -44,7 +48,7 @@ fn assert_stored(server: &Ruled, count: usize) {
 }
 
 #[test]
-fn a_batch_goes_on_over_another_connection_when_the_server_ends_the_session() {
+fn a_batch_continues_over_another_connection_when_the_server_ends_the_session() {
     for keywords in [&[][..], &["PIPELINING"], &["PIPELINING", "CHUNKING"]] {
         for enough in ENOUGH {
             let server = Ruled::start(of_two(enough, keywords));
@@ -56,7 +60,7 @@ fn a_batch_goes_on_over_another_connection_when_the_server_ends_the_session() {
 }
 
 #[test]
-fn a_batch_goes_on_with_joined_envelopes() {
+fn a_batch_with_joined_envelopes_continues_over_another_connection() {
     for enough in ENOUGH {
         let server = Ruled::start(of_two(enough, &["PIPELINING"]));
         let builder = ruled_builder(&server).join_envelopes(JoinPolicy::Always);
@@ -68,7 +72,7 @@ fn a_batch_goes_on_with_joined_envelopes() {
 }
 
 #[test]
-fn single_messages_go_on_over_another_connection_when_the_server_ends_the_session() {
+fn single_messages_continue_over_another_connection_when_the_server_ends_the_session() {
     for enough in ENOUGH {
         let server = Ruled::start(of_two(enough, &["PIPELINING"]));
         let mut client = ruled_client(&server);
@@ -79,7 +83,7 @@ fn single_messages_go_on_over_another_connection_when_the_server_ends_the_sessio
 }
 
 #[test]
-fn a_pool_goes_on_over_another_connection_when_the_server_ends_the_session() {
+fn a_pool_continues_over_another_connection_when_the_server_ends_the_session() {
     for enough in ENOUGH {
         let server = Ruled::start(of_two(enough, &["PIPELINING"]));
         let pool = Pool::builder(ruled_builder(&server)).max_connections(1).build().unwrap();
@@ -97,7 +101,7 @@ fn a_pool_goes_on_over_another_connection_when_the_server_ends_the_session() {
 }
 
 #[test]
-fn lmtp_goes_on_over_another_connection_when_the_server_ends_the_session() {
+fn lmtp_continues_over_another_connection_when_the_server_ends_the_session() {
     for enough in ENOUGH {
         let server = Ruled::start(Rules { lmtp: true, ..of_two(enough, &["PIPELINING"]) });
         let mut client = block_on(ruled_builder(&server).lmtp(true).connect()).unwrap();
@@ -107,7 +111,7 @@ fn lmtp_goes_on_over_another_connection_when_the_server_ends_the_session() {
 }
 
 #[test]
-fn a_server_that_closes_after_each_message_gets_each_over_a_connection_of_its_own() {
+fn a_server_that_closes_after_each_message_gets_each_over_a_separate_connection() {
     let server = Ruled::start(Rules { session: Some((1, Enough::Closes)), ..rules(&["PIPELINING"]) });
     assert_eq!(outcomes(&send_all(&mut ruled_client(&server), mails(4))), "AAAA");
     assert_eq!(server.stored_per_connection(), [1, 1, 1, 1]);
@@ -154,7 +158,7 @@ fn a_452_among_many_chunks_loses_nothing() {
 }
 
 #[test]
-fn content_that_can_be_read_once_goes_on_over_another_connection() {
+fn content_that_can_be_read_once_is_sent_over_another_connection() {
     for enough in ENOUGH {
         let server = Ruled::start(of_two(enough, &["PIPELINING"]));
         let reader = |number| {
@@ -265,7 +269,7 @@ fn the_deadline_covers_the_other_connection() {
 }
 
 #[test]
-fn what_is_in_doubt_is_not_sent_again() {
+fn a_message_in_doubt_is_not_sent_again() {
     let message = "C: MAIL FROM:<alice@example.org>\nC: RCPT TO:<bob@example.org>\nC: DATA\nS: 250 ok\nS: 250 ok\nS: 354 go on\n";
     let server = Server::playing_each([
         format!("-- hello PIPELINING\n{message}C: 1\nC: .\nS: 250 ok\n{message}C: 2\nC: .\n-- close"),
@@ -276,7 +280,7 @@ fn what_is_in_doubt_is_not_sent_again() {
 }
 
 #[test]
-fn a_message_in_parts_goes_on_over_another_connection() {
+fn a_message_in_parts_continues_over_another_connection() {
     for enough in ENOUGH {
         let server = Ruled::start(of_two(enough, &["PIPELINING", "LIMITS RCPTMAX=1"]));
         let to: Vec<String> = (0..5).map(|n| format!("{n}@example.org")).collect();
@@ -290,7 +294,7 @@ fn a_message_in_parts_goes_on_over_another_connection() {
 /// Sends three messages in each way to a careless server: they must be stored as they were sent.
 fn all_ways(rules: &Rules, lmtp: bool) {
     let start = || {
-        let server = Ruled::start(Rules { lmtp, careless: true, ..rules.clone() });
+        let server = Ruled::start(Rules { lmtp, joined: Joined::Stored, ..rules.clone() });
         let builder = ruled_builder(&server).lmtp(lmtp);
         (server, builder)
     };
@@ -328,7 +332,7 @@ fn a_server_that_takes_the_final_dot_off_only_at_the_end_of_a_read_stores_each_m
     all_ways(&rules(&[]), false);
     // One server that is known to crash, and one whose offer is not trusted.
     all_ways(&rules(&["PIPELINING", "CHUNKING", "BURL imap"]), false);
-    let server = Ruled::start(Rules { careless: true, ..rules(&["PIPELINING", "CHUNKING"]) });
+    let server = Ruled::start(Rules { joined: Joined::Stored, ..rules(&["PIPELINING", "CHUNKING"]) });
     let builder = ruled_builder(&server).ignore_capability("CHUNKING");
     assert_eq!(outcomes(&send_all(&mut block_on(builder.connect()).unwrap(), mails(3))), "AAA");
     assert_stored(&server, 3);
@@ -336,7 +340,7 @@ fn a_server_that_takes_the_final_dot_off_only_at_the_end_of_a_read_stores_each_m
 
 #[test]
 fn a_caller_who_asks_for_it_gets_what_such_a_server_does() {
-    let server = Ruled::start(Rules { careless: true, ..rules(&["PIPELINING"]) });
+    let server = Ruled::start(Rules { joined: Joined::Stored, ..rules(&["PIPELINING"]) });
     let builder = ruled_builder(&server).join_envelopes(JoinPolicy::Always);
     assert_eq!(outcomes(&send_all(&mut block_on(builder.connect()).unwrap(), mails(2))), "AA");
     let stored = server.stored();
@@ -345,7 +349,7 @@ fn a_caller_who_asks_for_it_gets_what_such_a_server_does() {
 
 #[test]
 fn pipelined_commands_that_are_misread_are_sent_once_more_one_at_a_time() {
-    let misreads = || Ruled::start(Rules { misreads: true, ..rules(&["PIPELINING"]) });
+    let misreads = || Ruled::start(Rules { joined: Joined::Refused, ..rules(&["PIPELINING"]) });
     let server = misreads();
     let builder = ruled_builder(&server);
     accept(&mut block_on(builder.connect()).unwrap(), &mail_to(&["a@example.org", "b@example.org"]));
@@ -380,7 +384,7 @@ fn pipelined_commands_that_are_misread_are_sent_once_more_one_at_a_time() {
 
 #[test]
 fn content_that_left_with_a_misread_envelope_is_sent_once_more() {
-    let server = Ruled::start(Rules { misreads: true, ..rules(&["PIPELINING", "CHUNKING"]) });
+    let server = Ruled::start(Rules { joined: Joined::Refused, ..rules(&["PIPELINING", "CHUNKING"]) });
     let builder = ruled_builder(&server).chunking(true);
     let results = send_all(&mut block_on(builder.connect()).unwrap(), mails(2));
     assert!(results.iter().all(|result| result.is_ok()), "{results:?}");
@@ -401,7 +405,7 @@ fn refused_with(reply: &'static str) -> (usize, (Phase, u16)) {
 }
 
 #[test]
-fn only_what_says_out_of_place_is_asked_again_and_it_is_remembered_only_if_it_helps() {
+fn only_replies_that_mean_out_of_place_cause_a_second_try_and_only_a_success_is_remembered() {
     for (reply, code) in
         [("500 what", 500), ("501 5.5.4 no", 501), ("501 no", 501), ("502 no", 502), ("503 5.5.1 no", 503)]
     {
@@ -413,7 +417,7 @@ fn only_what_says_out_of_place_is_asked_again_and_it_is_remembered_only_if_it_he
 }
 
 #[test]
-fn what_is_out_of_place_behind_a_refusal_is_not_asked_again() {
+fn a_reply_of_out_of_place_after_a_refusal_causes_no_second_try() {
     for refused in
         ["S: 550 no\nS: 503 MAIL first\nS: 503 MAIL first", "S: 250 ok\nS: 550 no\nS: 503 RCPT first"]
     {
@@ -445,7 +449,7 @@ fn recipients_that_were_misread_get_the_message_after_those_that_were_not() {
 }
 
 #[test]
-fn recipients_that_were_too_many_are_not_said_again_in_every_transaction() {
+fn recipients_that_were_too_many_are_not_repeated_in_every_transaction() {
     const COUNT: usize = 300;
     let to: Vec<String> = (0..COUNT).map(|number| format!("u{number}@example.org")).collect();
     let mail = || Raw::bytes(Envelope::new("alice@example.org", &to).unwrap(), b"Hello\r\n");
@@ -596,7 +600,7 @@ fn the_deadline_of_a_call_covers_the_other_connection_of_a_batch() {
 }
 
 #[test]
-fn the_first_message_without_a_connection_tells_why_there_is_none() {
+fn the_first_message_without_a_connection_reports_why_connecting_failed() {
     let server = Server::playing_each([
         format!("-- hello PIPELINING, LIMITS MAILMAX=1\n{}C: QUIT\nS: 221 bye", taken(1)),
         "S: 554 go away".to_owned(),

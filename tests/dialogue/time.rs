@@ -130,7 +130,7 @@ const UP_TO_THE_END: &str = "-- hello\n-- envelope\nC: DATA\nS: 354 go on\n-- bo
 
 // Threat 40.
 #[test]
-fn silence_behind_the_message_ends_at_its_limit_and_in_doubt() {
+fn silence_after_the_message_ends_at_its_limit_and_in_doubt() {
     let server = Server::playing(format!("{UP_TO_THE_END}-- silence"));
     let mut client = block_on(builder(&server).final_reply_timeout(SHORT).connect()).unwrap();
     let error = in_time(|| send_error(&mut client, &mail()));
@@ -158,7 +158,7 @@ fn a_dripping_final_reply_ends_at_its_limit() {
 
 // Threat 41.
 #[test]
-fn the_final_reply_has_a_limit_of_its_own() {
+fn the_final_reply_has_a_separate_limit() {
     let server = Server::playing(format!("{UP_TO_THE_END}-- pause\n-- pause\n-- pause\n-- pause\nS: 250 ok"));
     let mut client =
         block_on(builder(&server).timeout(SHORT / 3).final_reply_timeout(PATIENCE).connect()).unwrap();

@@ -207,7 +207,7 @@ fn a_refused_sender_is_followed_by_rset() {
 }
 
 #[test]
-fn behind_a_refused_sender_the_other_refusals_say_nothing() {
+fn after_a_refused_sender_the_other_refusals_are_ignored() {
     let server = Server::playing(
         "-- hello PIPELINING
          C: MAIL FROM:<alice@example.org>
@@ -380,7 +380,7 @@ fn the_size_counts_line_ends_as_crlf_and_no_doubled_dots() {
 
 // Threat 44.
 #[test]
-fn what_is_too_large_is_not_offered() {
+fn a_message_that_is_too_large_is_not_sent() {
     let server = Server::playing(
         "-- hello SIZE 6
          C: NOOP
@@ -427,7 +427,7 @@ fn a_552_to_mail_is_a_refusal() {
 }
 
 #[test]
-fn body_8bitmime_is_said_when_it_is_needed_only() {
+fn body_8bitmime_is_sent_only_when_it_is_needed() {
     let script = "-- hello 8BITMIME
          C: MAIL FROM:<alice@example.org>
          S: 250 ok
@@ -483,7 +483,7 @@ fn a_nul_is_refused_before_mail() {
 
 // Behaviour 84.
 #[test]
-fn smtputf8_is_said_when_an_address_needs_it_only() {
+fn smtputf8_is_sent_only_when_an_address_needs_it() {
     let server = Server::playing(
         "-- hello SMTPUTF8
          -- envelope
@@ -623,7 +623,7 @@ const DATA: &str = "C: DATA\nS: 354 go on\nC: Hello\nC: .\n";
 
 // Behaviour 90.
 #[test]
-fn what_happens_to_one_client_does_not_touch_another() {
+fn clients_are_independent_of_each_other() {
     let servers = [
         Server::playing(format!(
             "-- hello\n-- envelope\nC: NOOP\nS: 250 ok\n-- envelope\n{DATA}S: 250 first"
@@ -715,7 +715,7 @@ fn a_quoted_local_part_goes_out_as_it_was_written() {
 
 // Threat 60.
 #[test]
-fn an_enhanced_code_of_another_class_is_none() {
+fn an_enhanced_code_of_another_class_is_ignored() {
     let server = Server::playing(format!(
         "-- hello PIPELINING\n{}{}{}",
         FLIGHT.replace("250 taken", "250 2.0.0abc taken"),

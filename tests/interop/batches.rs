@@ -126,7 +126,7 @@ async fn by_a_reader(server: &Server, way: &Builder) -> Result<(), Error> {
 }
 
 #[test]
-fn what_a_reader_gives_arrives_as_it_is() {
+fn content_from_a_reader_arrives_unchanged() {
     each(|server| {
         block_on(by_a_reader(server, &way(server))).unwrap();
         block_on(by_a_reader(server, &way(server).chunking(true))).unwrap();

@@ -178,7 +178,7 @@ async fn refusals(server: &Server) -> Result<(), Error> {
 }
 
 #[test]
-fn refused_recipients_are_told_apart_and_the_session_goes_on() {
+fn refused_recipients_are_reported_separately_and_the_session_continues() {
     each(|server| block_on(refusals(server)).unwrap());
 }
 
@@ -348,7 +348,7 @@ async fn too_large(server: &Server, port: u16) -> Result<(), Error> {
 }
 
 #[test]
-fn a_message_over_the_limit_is_refused_here_or_there_and_the_session_goes_on() {
+fn a_message_over_the_limit_is_refused_by_client_or_server_and_the_session_continues() {
     each(|server| {
         if let Some(port) = server.old {
             block_on(too_large(server, port)).unwrap();

@@ -4,7 +4,7 @@
 use postino::{Error, Outcome, Raw, Security};
 
 use super::{
-    Builder, Client, WORLD, block_on,
+    Builder, CLIENT, Client, block_on,
     cases::{builder, envelope},
     maybe_async,
 };
@@ -247,7 +247,7 @@ fn all_logins(server: &Server) {
         let ways: Vec<_> = ways.map(|way| scope.spawn(|| cells(way))).collect();
         ways.into_iter().flat_map(|way| way.join().unwrap()).collect()
     });
-    settle(Matrix::Logins, server.name, WORLD, cells);
+    settle(Matrix::Logins, server.name, CLIENT, cells);
 }
 
 #[test]

@@ -19,7 +19,7 @@ mod blocking {
     use ::maybe_async::must_be_sync as maybe_async;
     use postino::{Builder, Client};
 
-    const WORLD: &str = "blocking";
+    const CLIENT: &str = "blocking";
 
     fn block_on<T>(value: T) -> T {
         value
@@ -53,7 +53,7 @@ mod aio {
     use postino::aio::{Builder, Client};
     use smol::block_on;
 
-    const WORLD: &str = "async";
+    const CLIENT: &str = "async";
 
     #[path = "batches.rs"]
     #[allow(clippy::duplicate_mod)] // the same source, compiled for both clients

@@ -6,7 +6,7 @@ use std::{thread, time::Duration};
 use postino::{Delivery, Envelope, Error, Outcome, Raw, Security};
 
 use super::{
-    Builder, Client, WORLD, block_on,
+    Builder, CLIENT, Client, block_on,
     cases::{builder, way},
     maybe_async,
 };
@@ -281,14 +281,14 @@ fn all_messages(server: &Server) {
         ways.into_iter().flat_map(|way| way.join().unwrap()).collect()
     });
     // One after the other, and half of the ways with each client.
-    let is_for_this_world = |number: usize| (number % 2 == 0) == (WORLD == "blocking");
-    for (_, way) in WAYS.iter().enumerate().filter(|(number, _)| is_for_this_world(*number)) {
+    let is_for_this_client = |number: usize| (number % 2 == 0) == (CLIENT == "blocking");
+    for (_, way) in WAYS.iter().enumerate().filter(|(number, _)| is_for_this_client(*number)) {
         told.extend(cells(server, way, &[LARGE]));
     }
     settle(
         Matrix::Messages,
         server.name,
-        WORLD,
+        CLIENT,
         told.into_iter().map(|told| counted(server, told)).collect(),
     );
 }

@@ -152,7 +152,7 @@ fn reports_are_asked_for_as_they_were_set() {
 }
 
 #[test]
-fn what_else_is_asked_for_arrives_as_it_was_set() {
+fn further_parameters_arrive_as_they_were_set() {
     let late = |seconds, late, trace| MailOption::DeliverBy { seconds, late, trace };
     let options = [
         (MailOption::Priority(-9), "MT-PRIORITY=-9"),

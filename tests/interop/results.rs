@@ -36,7 +36,7 @@ pub struct Cell {
 #[derive(Debug)]
 struct Entry {
     server: &'static str,
-    world: &'static str,
+    client: &'static str,
     cell: Cell,
 }
 
@@ -46,13 +46,13 @@ type Run = (Matrix, usize, &'static str);
 static CELLS: Mutex<BTreeMap<Run, Vec<Cell>>> = Mutex::new(BTreeMap::new());
 
 /// Stores the results of a server's part of a matrix, and panics if a cell failed.
-pub fn settle(matrix: Matrix, server: &str, world: &'static str, cells: Vec<Cell>) {
+pub fn settle(matrix: Matrix, server: &str, client: &'static str, cells: Vec<Cell>) {
     let failed: Vec<_> =
         cells.iter().filter(|cell| matches!(cell.verdict, Verdict::Failed(_))).cloned().collect();
     let number = ALL.iter().position(|other| other.name == server).unwrap();
     {
         let mut all = CELLS.lock().unwrap();
-        all.insert((matrix, number, world), cells);
+        all.insert((matrix, number, client), cells);
         if let Some(path) = env::var_os("POSTINO_INTEROP_RESULTS") {
             fs::write(path, page(&all)).unwrap();
         }
@@ -63,8 +63,8 @@ pub fn settle(matrix: Matrix, server: &str, world: &'static str, cells: Vec<Cell
 fn page(cells: &BTreeMap<Run, Vec<Cell>>) -> String {
     let of = |matrix| {
         let runs = cells.iter().filter(move |((other, ..), _)| *other == matrix);
-        runs.flat_map(|((_, server, world), cells)| {
-            cells.iter().map(|cell| Entry { server: ALL[*server].name, world, cell: cell.clone() })
+        runs.flat_map(|((_, server, client), cells)| {
+            cells.iter().map(|cell| Entry { server: ALL[*server].name, client, cell: cell.clone() })
         })
         .collect::<Vec<_>>()
     };
@@ -222,8 +222,8 @@ fn verdicts(entries: &[&Entry], notes: &mut Vec<String>) -> String {
         let of_it = entries.iter().zip(&texts).filter(|(_, text)| *text == kind);
         let ways = distinct(of_it.map(|(entry, _)| {
             let way = entry.cell.way;
-            let in_one_world = entries.iter().zip(&texts).any(|(e, text)| e.cell.way == way && text != kind);
-            if in_one_world { format!("{way} ({})", entry.world) } else { way.to_owned() }
+            let in_one_client = entries.iter().zip(&texts).any(|(e, text)| e.cell.way == way && text != kind);
+            if in_one_client { format!("{way} ({})", entry.client) } else { way.to_owned() }
         }));
         format!("{kind}: {}", ways.join(", "))
     });

@@ -11,7 +11,7 @@ use std::{
 use postino::{Error, Outcome, Raw, Security};
 
 use super::{
-    Builder, WORLD, block_on,
+    Builder, CLIENT, block_on,
     cases::{builder, envelope},
     maybe_async,
 };
@@ -148,7 +148,7 @@ fn all_certificates(server: &Server) {
             cells.push(Cell { way, what: row.0, verdict: verdict(server, security, row) });
         }
     }
-    settle(Matrix::Certificates, server.name, WORLD, cells);
+    settle(Matrix::Certificates, server.name, CLIENT, cells);
 }
 
 #[test]

@@ -16,19 +16,19 @@ use postino::{
 
 use super::{Builder, Client, block_on, maybe_async, token_from};
 use crate::{
-    double::{Double, b64, hello},
-    journal,
+    b64, hello,
+    support::{Server, journal},
 };
 
 /// Logs in and disconnects, against a server that offers these mechanisms and then plays the transcript.
 fn log_in(mechanisms: &str, transcript: &str, set: impl FnOnce(Builder) -> Builder) -> Result<(), Error> {
-    against(Double::start(&format!("{}{transcript}", hello(mechanisms))), set)
+    against(Server::playing(hello(mechanisms) + transcript), set)
 }
 
-fn against(double: Double, set: impl FnOnce(Builder) -> Builder) -> Result<(), Error> {
-    let builder = Client::builder("127.0.0.1").port(double.port()).deadline(Duration::from_secs(20));
+fn against(server: Server, set: impl FnOnce(Builder) -> Builder) -> Result<(), Error> {
+    let builder = crate::builder!(Client, server).deadline(Duration::from_secs(20));
     let result = block_on(set(builder).connect()).map(|mut client| client.close());
-    double.finish();
+    server.finish();
     result
 }
 
@@ -44,11 +44,11 @@ fn a_token_goes_by_xoauth2() {
 
 #[test]
 fn a_token_rather_goes_by_oauthbearer_which_names_the_server() {
-    let double = Double::with_port(|port| {
+    let server = Server::playing_with_port(|port| {
         let initial = b64(format!("n,a=u,\x01host=127.0.0.1\x01port={port}\x01auth=Bearer t0ken\x01\x01"));
         format!("{}C: AUTH OAUTHBEARER {initial}\nS: 235 in", hello("XOAUTH2 OAUTHBEARER"))
     });
-    against(double, |b| b.oauth_token("u", "t0ken")).unwrap();
+    against(server, |b| b.oauth_token("u", "t0ken")).unwrap();
 }
 
 // Behaviour 70.
@@ -98,7 +98,7 @@ fn a_token_is_asked_for_and_once_more_if_it_is_refused() {
 
 #[test]
 fn a_token_that_oauthbearer_refuses_is_asked_for_once_more() {
-    let double = Double::with_port(|port| {
+    let server = Server::playing_with_port(|port| {
         let initial = |token: &str| {
             b64(format!("n,a=u,\x01host=127.0.0.1\x01port={port}\x01auth=Bearer {token}\x01\x01"))
         };
@@ -109,7 +109,7 @@ fn a_token_that_oauthbearer_refuses_is_asked_for_once_more() {
         hello("PLAIN OAUTHBEARER") + &login
     });
     let count = Arc::new(AtomicUsize::new(0));
-    against(double, |b| counted(b, &count)).unwrap();
+    against(server, |b| counted(b, &count)).unwrap();
     assert_eq!(count.load(Ordering::SeqCst), 2);
 }
 
@@ -160,7 +160,7 @@ fn the_last_login_that_was_set_counts() {
 }
 
 #[test]
-fn what_cannot_be_fails_before_connecting() {
+fn invalid_logins_fail_before_connecting() {
     let builder = || Client::builder("127.0.0.1").port(1); // nobody listens there
     for (builder, why) in [
         (builder().credentials("u", "p").auth_mechanisms(["XOAUTH2"]), "fits the credentials"),
@@ -212,18 +212,18 @@ fn neither_log_nor_debug_nor_error_show_a_secret() {
 
 #[maybe_async]
 async fn goes_on(transcript: &str) -> Result<(), Error> {
-    let double = Double::start(&format!("{}{transcript}", hello("X-TICKET PLAIN")));
-    let mut client = Client::builder("127.0.0.1").port(double.port()).connect().await?;
+    let server = Server::playing(hello("X-TICKET PLAIN") + transcript);
+    let mut client = crate::builder!(Client, server).connect().await?;
     let error = client.login("u", "p").await.unwrap_err();
     assert!(matches!(error, Error::Auth { .. }), "{error:?}");
     client.noop().await?;
     client.close();
-    double.finish();
+    server.finish();
     Ok(())
 }
 
 #[test]
-fn after_a_refused_login_the_connection_goes_on() {
+fn after_a_refused_login_the_connection_can_be_used() {
     let plain = b64("\0u\0p");
     block_on(goes_on(&format!("C: AUTH PLAIN {plain}\nS: 535 no\nC: NOOP\nS: 250 ok"))).unwrap();
 }

@@ -1,18 +1,34 @@
-//! Logins against a server that plays a transcript, with both clients.
+//! Logins against a scripted server, with both clients.
 
-mod double;
-#[path = "../support/journal.rs"]
-mod journal;
 mod parrot;
-#[cfg(feature = "native-tls")]
-#[path = "../support/tls.rs"]
-#[allow(dead_code)] // the dialogues use the rest
-mod tls;
+#[path = "../support/mod.rs"]
+mod support;
+
+use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
+
+/// Returns the script of the greeting and of EHLO, offering these mechanisms.
+fn hello(mechanisms: &str) -> String {
+    format!("-- hello AUTH {mechanisms}\n")
+}
+
+fn b64(text: impl AsRef<[u8]>) -> String {
+    BASE64.encode(text)
+}
+
+/// A builder for the server, with the EHLO name that scripts expect.
+macro_rules! builder {
+    ($client:ty, $server:expr) => {
+        <$client>::builder("127.0.0.1").port($server.port()).hello_name("client.example.org")
+    };
+}
+use builder;
 
 #[path = "."]
 mod blocking {
     use ::maybe_async::must_be_sync as maybe_async;
     use postino::{Builder, Client, Pool};
+
+    use crate::support::Server;
 
     fn block_on<T>(value: T) -> T {
         value
@@ -28,15 +44,15 @@ mod blocking {
 
     /// Connects with a token callback that does not return, and the limits of `set`. Returns the error.
     fn with_sleeping_callback(set: impl FnOnce(Builder) -> Builder) -> postino::Error {
-        let double = crate::double::Double::start(&crate::double::hello("XOAUTH2"));
+        let server = Server::playing(crate::hello("XOAUTH2"));
         let (wake, asleep) = std::sync::mpsc::channel::<()>();
-        let builder = set(Client::builder("127.0.0.1").port(double.port()));
+        let builder = set(crate::builder!(Client, server));
         let builder = builder.oauth_token_with("u", move || {
             let _woken = asleep.recv();
             Ok("too late".to_owned())
         });
         let error = builder.connect().unwrap_err();
-        double.finish();
+        server.finish();
         drop(wake);
         error
     }
@@ -65,13 +81,13 @@ mod blocking {
 
     #[test]
     fn a_callback_that_panics_does_so_here() {
-        let double = crate::double::Double::start(&crate::double::hello("XOAUTH2"));
-        let builder = Client::builder("127.0.0.1").port(double.port());
+        let server = Server::playing(crate::hello("XOAUTH2"));
+        let builder = crate::builder!(Client, server);
         let builder = builder.oauth_token_with("u", || panic!("no token today"));
         let connect = std::panic::AssertUnwindSafe(|| builder.connect());
         let panic = std::panic::catch_unwind(connect).unwrap_err();
         assert_eq!(panic.downcast_ref::<&str>(), Some(&"no token today"));
-        double.finish();
+        server.finish();
     }
 
     #[path = "cases.rs"]
@@ -87,6 +103,8 @@ mod aio {
     use ::maybe_async::must_be_async as maybe_async;
     use postino::aio::{Builder, Client, Pool};
     use smol::block_on;
+
+    use crate::support::Server;
 
     fn token_from(
         builder: Builder,
@@ -105,12 +123,12 @@ mod aio {
     fn a_callback_that_does_not_come_back_is_waited_for_as_long_as_for_a_reply() {
         let limit = std::time::Duration::from_millis(200);
         for set in [|b: Builder, limit| b.command_timeout(limit), |b: Builder, limit| b.deadline(limit)] {
-            let double = crate::double::Double::start(&crate::double::hello("XOAUTH2"));
-            let builder = set(Client::builder("127.0.0.1").port(double.port()), limit);
+            let server = Server::playing(crate::hello("XOAUTH2"));
+            let builder = set(crate::builder!(Client, server), limit);
             let builder = builder.oauth_token_with("u", std::future::pending);
             let error = block_on(builder.connect()).unwrap_err();
             assert!(matches!(error, postino::Error::Timeout(postino::Phase::Auth)), "{error:?}");
-            double.finish();
+            server.finish();
         }
     }
 

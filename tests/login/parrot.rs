@@ -1,13 +1,9 @@
-//! A server that repeats the secret it knows, in every form, wherever a reply has room for it.
+//! What a server says to a login, if it repeats the secret in every form, wherever a reply has room for it.
 
-use std::{
-    io::{BufRead, BufReader, Read, Write},
-    net::TcpListener,
-    thread::{self, JoinHandle},
-    time::Duration,
+use crate::{
+    b64,
+    support::{Peer, Server},
 };
-
-use crate::double::b64;
 
 pub const USER: &str = "carol";
 /// The reply to everything outside of AUTH.
@@ -72,100 +68,70 @@ fn echo(code: u16, secret: &str) -> String {
     format!("{lines}{code} and that was {secret}\r\n")
 }
 
-pub struct Parrot {
-    port: u16,
-    thread: JoinHandle<String>,
+/// Returns a server for one connection, with this outcome of a login.
+pub fn parrot(mechanism: &str, secret: &str, fate: Fate) -> Server {
+    let (mechanism, secret) = (mechanism.to_owned(), secret.to_owned());
+    Server::running(move |peer| {
+        peer.may_leave = true;
+        if mechanism.ends_with("-PLUS") {
+            peer.play("-- tls good");
+        }
+        let mut parrot = Parrot { peer, mechanism: &mechanism, secret: &secret, fate };
+        if parrot.serve().is_err() {
+            parrot.peer.play("-- close");
+        }
+    })
 }
 
-impl Parrot {
-    /// Starts the server, for one connection.
-    pub fn start(mechanism: &str, secret: &str, fate: Fate) -> Parrot {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = listener.local_addr().unwrap().port();
-        let (mechanism, secret) = (mechanism.to_owned(), secret.to_owned());
-        let thread = thread::spawn(move || {
-            let (socket, _) = listener.accept().unwrap();
-            socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-            let mut session = match mechanism.ends_with("-PLUS") {
-                #[cfg(feature = "native-tls")]
-                true => Session::new(crate::tls::acceptor("good").accept(socket).unwrap()),
-                _ => Session::new(socket),
-            };
-            // The client may leave at any time.
-            let _ = session.serve(&mechanism, &secret, fate);
-            session.heard
-        });
-        Parrot { port, thread }
-    }
+/// The server has ended the connection.
+struct Closed;
 
-    pub fn port(&self) -> u16 {
-        self.port
-    }
-
-    /// Returns what the client has sent.
-    pub fn finish(self) -> String {
-        self.thread.join().unwrap()
-    }
+struct Parrot<'a> {
+    peer: &'a mut Peer,
+    mechanism: &'a str,
+    secret: &'a str,
+    fate: Fate,
 }
 
-trait Both: Read + Write + Send {}
-impl<S: Read + Write + Send> Both for S {}
-
-struct Session {
-    stream: BufReader<Box<dyn Both>>,
-    heard: String,
-}
-
-/// An error is the end of the connection, or of the session.
-type Said = Result<(), Over>;
-struct Over;
-
-impl Session {
-    fn new(stream: impl Both + 'static) -> Session {
-        Session { stream: BufReader::new(Box::new(stream)), heard: String::new() }
-    }
-
-    fn say(&mut self, text: &str) -> Said {
-        self.stream.get_mut().write_all(text.as_bytes()).map_err(|_| Over)
-    }
-
-    fn hear(&mut self) -> Result<String, Over> {
-        let mut line = String::new();
-        self.stream.read_line(&mut line).map_err(|_| Over)?;
-        self.heard.push_str(&line);
-        line.strip_suffix("\r\n").map(str::to_owned).ok_or(Over)
+impl Parrot<'_> {
+    fn line(&mut self) -> Option<String> {
+        let line = String::from_utf8(self.peer.line()?).unwrap();
+        line.strip_suffix("\r\n").map(str::to_owned)
     }
 
     /// Sends a challenge, and reads the answer.
-    fn ask(&mut self, challenge: impl AsRef<[u8]>) -> Result<String, Over> {
-        self.say(&format!("334 {}\r\n", b64(challenge)))?;
-        self.hear()
+    fn ask(&mut self, challenge: impl AsRef<[u8]>) -> Result<String, Closed> {
+        self.peer.say(format!("334 {}\r\n", b64(challenge)));
+        self.line().ok_or(Closed)
     }
 
-    fn serve(&mut self, mechanism: &str, secret: &str, fate: Fate) -> Said {
-        self.say("220 here\r\n")?;
-        loop {
-            let line = self.hear()?;
+    /// Answers until the client leaves.
+    fn serve(&mut self) -> Result<(), Closed> {
+        self.peer.say("220 here\r\n");
+        while let Some(line) = self.line() {
             match line.split(' ').next().unwrap_or_default() {
-                "EHLO" => self.say(&format!("250-here\r\n250 AUTH {mechanism}\r\n"))?,
-                "AUTH" => self.log_in(line.split(' ').nth(2), mechanism, secret, fate)?,
+                "EHLO" => self.peer.say(format!("250-here\r\n250 AUTH {}\r\n", self.mechanism)),
+                "AUTH" => self.log_in(line.split(' ').nth(2))?,
                 "DATA" => {
-                    self.say("354 go on\r\n")?;
-                    while self.hear()? != "." {}
-                    self.say(YES)?;
+                    self.peer.say("354 go on\r\n");
+                    self.peer.body();
+                    self.peer.say(YES);
                 }
-                _ => self.say(YES)?,
+                _ => self.peer.say(YES),
             }
         }
+        Ok(())
     }
 
-    fn log_in(&mut self, initial: Option<&str>, mechanism: &str, secret: &str, fate: Fate) -> Said {
+    fn log_in(&mut self, initial: Option<&str>) -> Result<(), Closed> {
+        let (mechanism, secret, fate) = (self.mechanism, self.secret, self.fate);
         if fate == Fate::Challenged {
             let challenge = format!("{secret} {}", b64(secret));
             if self.ask(challenge)? != "*" {
                 self.ask(secret)?;
             }
-            return self.say(&echo(535, secret));
+            self.peer.say(echo(535, secret));
+            return Ok(());
         }
         // Half of a login is enough: its reports are the same as those of a whole one.
         match (mechanism, initial) {
@@ -183,30 +149,31 @@ impl Session {
             _ => {}
         }
         match fate {
-            Fate::Accepted => self.say(&echo(235, secret)),
+            Fate::Accepted => self.peer.say(echo(235, secret)),
             Fate::Refused if mechanism.contains("OAUTH") => {
                 self.ask(format!(
                     "{{\"status\":\"401\",\"token\":\"{secret}\",\"again\":\"{}\"}}",
                     b64(secret)
                 ))?;
-                self.say(&echo(535, secret))
+                self.peer.say(echo(535, secret));
             }
-            Fate::Refused | Fate::Challenged => self.say(&echo(535, secret)),
-            Fate::RefusedForNow => self.say(&echo(454, secret)),
+            Fate::Refused | Fate::Challenged => self.peer.say(echo(535, secret)),
+            Fate::RefusedForNow => self.peer.say(echo(454, secret)),
             Fate::Closing => {
-                self.say(&echo(421, secret))?;
-                Err(Over)
+                self.peer.say(echo(421, secret));
+                return Err(Closed);
             }
             Fate::BrokenOff => {
                 let echo = echo(535, secret);
-                self.say(&echo[..echo.len() / 2])?;
-                Err(Over)
+                self.peer.say(&echo[..echo.len() / 2]);
+                return Err(Closed);
             }
             Fate::Junk => {
-                self.say(&format!("{secret} {}\r\n", echo(535, secret)))?;
-                Err(Over)
+                self.peer.say(format!("{secret} {}\r\n", echo(535, secret)));
+                return Err(Closed);
             }
         }
+        Ok(())
     }
 }
 
@@ -216,7 +183,7 @@ mod scram {
     use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
     use openssl::{hash::MessageDigest, pkcs5::pbkdf2_hmac, pkey::PKey, sign::Signer};
 
-    use super::Over;
+    use super::Closed;
 
     fn mac(digest: MessageDigest, key: &[u8], text: &[u8]) -> Vec<u8> {
         let key = PKey::hmac(key).unwrap();
@@ -224,28 +191,28 @@ mod scram {
         signer.sign_oneshot_to_vec(text).unwrap()
     }
 
-    fn decoded(base64: &str) -> Result<String, Over> {
-        let octets = BASE64.decode(base64).map_err(|_| Over)?;
-        String::from_utf8(octets).map_err(|_| Over)
+    fn decoded(base64: &str) -> Result<String, Closed> {
+        let octets = BASE64.decode(base64).map_err(|_| Closed)?;
+        String::from_utf8(octets).map_err(|_| Closed)
     }
 
     pub fn serve(
         name: &str,
         initial: &str,
         password: &str,
-        mut ask: impl FnMut(String) -> Result<String, Over>,
+        mut ask: impl FnMut(String) -> Result<String, Closed>,
         fail: bool,
-    ) -> Result<(), Over> {
+    ) -> Result<(), Closed> {
         let digest = match name {
             "SCRAM-SHA-1" => MessageDigest::sha1(),
             _ => MessageDigest::sha256(),
         };
         let first = decoded(initial)?;
-        let bare = &first[first.find("n=").ok_or(Over)?..];
-        let nonce = &bare[bare.find("r=").ok_or(Over)?..];
+        let bare = &first[first.find("n=").ok_or(Closed)?..];
+        let nonce = &bare[bare.find("r=").ok_or(Closed)?..];
         let server_first = format!("{nonce}more,s=c2FsdA==,i=4096");
         let last = decoded(&ask(server_first.clone())?)?;
-        let (unproved, _) = last.rsplit_once(",p=").ok_or(Over)?;
+        let (unproved, _) = last.rsplit_once(",p=").ok_or(Closed)?;
         let mut salted = vec![0; digest.size()];
         pbkdf2_hmac(password.as_bytes(), b"salt", 4096, digest, &mut salted).unwrap();
         let message = format!("{bare},{server_first},{unproved}");

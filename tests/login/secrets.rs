@@ -6,8 +6,8 @@ use postino::{Envelope, Error, Raw, auth::Credentials};
 
 use super::{Builder, Client, Pool, block_on, maybe_async, token_from};
 use crate::{
-    journal,
-    parrot::{FATES, Fate, Parrot, USER, forms},
+    parrot::{FATES, Fate, USER, forms, parrot},
+    support::journal,
 };
 
 /// How a login is made.
@@ -65,7 +65,7 @@ fn reach(builder: Builder, mechanism: &str) -> Builder {
     let builder = builder.deadline(std::time::Duration::from_secs(30)).auth_mechanisms([mechanism]);
     #[cfg(feature = "native-tls")]
     if mechanism.ends_with("-PLUS") {
-        return builder.security(postino::Security::Implicit).ca_certificate(crate::tls::CA);
+        return builder.security(postino::Security::Implicit).ca_certificate(crate::support::tls::CA);
     }
     builder
 }
@@ -127,8 +127,8 @@ async fn log_in(mechanism: &str, port: u16, secret: &str, way: Way, shown: &mut 
 
 /// Returns a secret for this test alone, so that none of its forms is in the log for another reason.
 fn secret(length: usize) -> String {
-    let world = std::any::type_name::<Client>().contains("aio");
-    let start = if world { "hunter-of-tasks" } else { "hunter-of-threads" };
+    let is_async = std::any::type_name::<Client>().contains("aio");
+    let start = if is_async { "hunter-of-tasks" } else { "hunter-of-threads" };
     format!("{start}-{}", "0123456789abcdef".repeat(length))
 }
 
@@ -156,9 +156,9 @@ fn no_secret_is_seen_whatever_becomes_of_it() {
                 &[Way::Login, Way::ByName, Way::Builder, Way::Url, Way::Pool]
             };
             for (fate, way) in FATES.iter().flat_map(|fate| ways.iter().map(move |way| (*fate, *way))) {
-                let parrot = Parrot::start(mechanism, &secret, fate);
-                let in_ = block_on(log_in(mechanism, parrot.port(), &secret, way, &mut shown));
-                let heard = parrot.finish();
+                let server = parrot(mechanism, &secret, fate);
+                let in_ = block_on(log_in(mechanism, server.port(), &secret, way, &mut shown));
+                let heard = String::from_utf8(server.finish()).unwrap();
                 let what = format!("{mechanism} {fate:?} {way:?} {long}");
                 assert_eq!(in_, fate == Fate::Accepted, "{what}: {heard}\n{}", shown.0);
                 assert!(heard.contains(&format!("AUTH {mechanism}")), "{what}: {heard}");

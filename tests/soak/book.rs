@@ -1,16 +1,15 @@
 //! The results that the clients got for each message, compared with what the server knows of it.
 
 use std::{
+    collections::HashMap,
     ops::{AddAssign, Range},
     sync::Mutex,
 };
 
 use postino::{Delivery, Error, Outcome};
 
-use super::{
-    mail::{self, COPIES},
-    server::Record,
-};
+use super::mail::{self, COPIES};
+use crate::rules::Ruled;
 
 /// The result reported for a message.
 #[derive(Default, Clone)]
@@ -75,19 +74,21 @@ impl Book {
     }
 
     /// Checks that all messages are accounted for once, and as the server has them.
-    pub fn check(&self, record: &Record) -> Result<Sums, String> {
+    pub fn check(&self, server: &Ruled) -> Result<Sums, String> {
+        let stored = count(server)?;
         let entries = self.entries.lock().unwrap();
         let mut sums = Sums { messages: entries.len() as u64, ..Sums::default() };
         for (message, entry) in (self.first..).zip(&*entries) {
             let wrong = |what: &str| {
-                let history = record.history(message).join("\n  ");
+                let history = server.history(&format!("MAIL FROM:<m{message}-")).join("\n  ");
                 format!("message {message}, {}: {what}\n  {history}", entry.how)
             };
             if entry.told != 1 {
-                return Err(wrong("it was not told of it once, or in words that contradict each other"));
+                return Err(wrong("not exactly one result was reported, or one that contradicts itself"));
             }
             for copy in 0..mail::copies(message) {
-                let (outcome, stored) = (entry.copies[copy], record.stored(message, copy));
+                let outcome = entry.copies[copy];
+                let stored = stored.get(&(message, copy)).copied().unwrap_or(0);
                 sums.copies += 1;
                 let right = match outcome {
                     Some(Outcome::Accepted) => {
@@ -114,11 +115,26 @@ impl Book {
                 }
             }
         }
-        match record.complaint() {
-            Some(complaint) => Err(complaint),
-            None => Ok(sums),
+        server.violation().map_or(Ok(sums), Err)
+    }
+}
+
+/// Returns how often the server has stored each copy of a message, if all of them are as they were sent.
+fn count(server: &Ruled) -> Result<HashMap<(usize, usize), u32>, String> {
+    let mut counts = HashMap::new();
+    for stored in server.take().stored {
+        let (message, _) = mail::parse(&stored.sender).ok_or(format!("nobody sent {stored:?}"))?;
+        if stored.content.as_bytes() != mail::content(message) {
+            return Err(format!("message {message} is not as it was: {stored:.300?}"));
+        }
+        for recipient in &stored.recipients {
+            match mail::parse(recipient) {
+                Some(copy) if copy.0 == message => *counts.entry(copy).or_default() += 1,
+                _ => return Err(format!("message {message} goes to {recipient}")),
+            }
         }
     }
+    Ok(counts)
 }
 
 impl Entry {

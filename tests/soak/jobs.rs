@@ -2,7 +2,7 @@
 
 use std::{ops::Range, sync::Mutex};
 
-use super::dice::Dice;
+use crate::rules::dice::Dice;
 
 /// How some messages are sent.
 #[derive(Debug, Clone, Copy)]

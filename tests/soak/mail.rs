@@ -2,7 +2,7 @@
 
 use postino::{Envelope, Raw};
 
-use super::dice::Dice;
+use crate::rules::dice::Dice;
 
 /// Maximum number of recipients of a message. Each gets a copy, which is accounted for separately.
 pub const COPIES: usize = 3;
@@ -36,10 +36,9 @@ pub fn mail(message: usize) -> Raw<'static> {
     Raw::bytes(envelope, content(message))
 }
 
-/// The message and the copy that a path identifies.
-pub fn parse(path: &str) -> Option<(usize, usize)> {
-    let (_, path) = path.split_once("<m")?;
-    let (message, rest) = path.split_once('-')?;
+/// The message and the copy that an address identifies.
+pub fn parse(address: &str) -> Option<(usize, usize)> {
+    let (message, rest) = address.strip_prefix('m')?.split_once('-')?;
     let (copy, _) = rest.split_once('@')?;
     Some((message.parse().ok()?, copy.parse().ok()?))
 }

@@ -2,7 +2,7 @@
 //! accounted for and nothing has grown.
 //!
 //! ```sh
-//! cargo test --features async --test soak                                       # 20,000 messages in each world
+//! cargo test --features async --test soak                                       # 20,000 messages with each client
 //! MESSAGES=1000000 cargo test --features async --test soak -- --nocapture       # the long one
 //! SEED=… ROUND=… cargo test --features async --test soak                        # the round that failed
 //! ```
@@ -15,25 +15,24 @@
 
 use std::{
     env,
-    sync::{Arc, Mutex, PoisonError, mpsc},
+    sync::{Mutex, PoisonError, mpsc},
     thread,
     time::{Duration, Instant, SystemTime},
 };
 
 mod book;
-mod dice;
 #[path = "../support/footprint.rs"]
 mod footprint;
 mod jobs;
 mod mail;
-mod server;
+#[path = "../support/rules/mod.rs"]
+mod rules;
 
 use self::{
     book::{Book, Sums},
-    dice::Dice,
     footprint::Footprint,
     jobs::Jobs,
-    server::{BehindTheEnd, Character, LIMIT, Record, Server},
+    rules::{Joined, Odds, Ruled, Rules, dice::Dice},
 };
 
 const ROUND: usize = 2000;
@@ -42,6 +41,8 @@ const MANY: usize = 10;
 /// Number of concurrent senders, and of connections they share.
 const SENDERS: usize = 8;
 const CONNECTIONS: usize = 6;
+/// The limit of the clients' waits.
+const LIMIT: Duration = Duration::from_millis(400);
 /// Maximum time for a round, however busy the machine is.
 const CEILING: Duration = Duration::from_secs(180);
 /// Maximum difference between the memory of the process at the end and after a tenth of the run, in KiB.
@@ -119,7 +120,7 @@ mod aio {
 
 /// Configuration of a round.
 struct Plan {
-    character: Character,
+    rules: Rules,
     /// Which of the server's offers the clients use.
     chunking: bool,
     pipelining: bool,
@@ -133,32 +134,31 @@ struct Plan {
 impl Plan {
     fn new(seed: u64, number: usize) -> Plan {
         let mut dice = Dice::new(seed, number as u64);
-        let behind_the_end = match dice.below(8) {
-            0 => BehindTheEnd::Swallowed,
-            1 => BehindTheEnd::Refused,
-            _ => BehindTheEnd::Heard,
+        let joined = match dice.below(8) {
+            0 => Joined::Swallowed,
+            1 => Joined::RefusedAfterMessage,
+            _ => Joined::Heard,
         };
-        let mut keywords = Vec::new();
+        let mut keywords = vec!["8BITMIME"];
         let mut offer =
             |of: &[&'static str]| keywords.extend(Some(*dice.of(of)).filter(|word| !word.is_empty()));
         offer(&["PIPELINING", "PIPELINING", "PIPELINING", ""]);
         // Whether commands arrived with the end of a message or after it depends on timing. With content in the same
         // flight, nobody could tell what was swallowed from what was received.
-        if behind_the_end != BehindTheEnd::Swallowed {
+        if joined != Joined::Swallowed {
             offer(&["CHUNKING", "CHUNKING", ""]);
         }
         offer(&["SIZE 10000000", "SIZE", ""]);
         offer(&["LIMITS RCPTMAX=2", "LIMITS MAILMAX=20", "", "", "", "", "", ""]);
-        let character = Character {
+        let odds = Odds {
             seed: dice.next(),
-            lmtp: dice.one_in(6),
-            keywords,
-            behind_the_end,
             trouble: *dice.of(&[0, 20, 100, 200, 500]),
             refusals: *dice.of(&[0, 100, 500, 1500]),
+            late: LIMIT,
         };
+        let rules = Rules { lmtp: dice.one_in(6), keywords, joined, odds: Some(odds), ..Rules::default() };
         Plan {
-            character,
+            rules,
             chunking: !dice.one_in(3),
             pipelining: !dice.one_in(8),
             joining: !dice.one_in(8),
@@ -178,7 +178,7 @@ fn number(name: &str) -> Option<u64> {
 
 type Send = fn(&Plan, u16, &Jobs, &Book);
 
-fn soak(world: &str, send: Send) {
+fn soak(client: &str, send: Send) {
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     let now = || SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_micros() as u64;
     let seed = number("SEED").unwrap_or_else(now);
@@ -201,7 +201,7 @@ fn soak(world: &str, send: Send) {
     let is_back = |now: Footprint| early.is_none_or(|early| now.is_back(early, 0, MEMORY));
     let end = Footprint::settled(is_back);
     println!(
-        "{world}: SEED={seed}: {sums:?} over {connections} connections in {took:?}; {early:?}, then {end:?}"
+        "{client}: SEED={seed}: {sums:?} over {connections} connections in {took:?}; {early:?}, then {end:?}"
     );
     let told = sums.accepted + sums.refused + sums.not_sent + sums.in_doubt;
     assert_eq!(told, sums.copies, "SEED={seed}");
@@ -217,13 +217,12 @@ fn play(seed: u64, number: usize, send: Send) -> (Sums, usize) {
     let (tell, told) = mpsc::channel();
     let round = thread::spawn(move || {
         let plan = Plan::new(seed, number);
-        let record = Arc::new(Record::new(first, ROUND));
         let book = Book::new(first, ROUND);
-        let jobs = Jobs::new(Dice::new(plan.character.seed, u64::MAX), first..first + ROUND);
-        let server = Server::start(plan.character.clone(), &record);
+        let jobs = Jobs::new(Dice::new(seed, u64::MAX - number as u64), first..first + ROUND);
+        let mut server = Ruled::start(plan.rules.clone());
         send(&plan, server.port(), &jobs, &book);
-        let connections = server.finish();
-        let _ = tell.send(book.check(&record).map(|sums| (sums, connections)));
+        server.wait_for_clients();
+        let _ = tell.send(book.check(&server).map(|sums| (sums, server.connections())));
     });
     let which = format!("SEED={seed} ROUND={number}");
     match told.recv_timeout(CEILING) {

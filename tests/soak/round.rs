@@ -9,7 +9,7 @@ fn builder(plan: &Plan, port: u16) -> Builder {
     let builder = Client::builder("127.0.0.1")
         .port(port)
         .hello_name("soak.example.org")
-        .lmtp(plan.character.lmtp)
+        .lmtp(plan.rules.lmtp)
         .chunking(plan.chunking)
         .pipelining(plan.pipelining)
         .join_envelopes(if plan.joining { JoinPolicy::Always } else { JoinPolicy::Never })

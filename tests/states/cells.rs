@@ -42,9 +42,9 @@ const GROWTH: usize = 8 * 1024;
 
 /// Maximum number of additional threads: smol's pool keeps as many as were ever needed at once, which depends on
 /// timing, and no session needs two.
-const MORE_THREADS: usize = match WORLD {
-    World::Blocking => 0,
-    World::Aio => WORKERS,
+const MORE_THREADS: usize = match CLIENT {
+    ClientKind::Blocking => 0,
+    ClientKind::Aio => WORKERS,
 };
 
 /// Size of the content of a message that is not in the script, in octets.
@@ -410,7 +410,7 @@ impl Session {
         let (done, is_done) = mpsc::channel();
         let (give, end) = mpsc::channel();
         let (ring, bell) = bell();
-        let expected = expected(&self.scene, self.event, WORLD);
+        let expected = expected(&self.scene, self.event, CLIENT);
         let watch = Watch { expected, limit, done, reached: Arc::default(), unread: Arc::default() };
         let reached = Arc::clone(&watch.reached);
         let part = Part {
@@ -722,7 +722,7 @@ fn resolving(event: Event) -> Result<(), String> {
             let stopped =
                 error.as_ref().is_none_or(|e| matches!(e, Error::Stopped(at) if phases.contains(at)));
             if stopped
-                && error.is_some() == (WORLD == World::Blocking)
+                && error.is_some() == (CLIENT == ClientKind::Blocking)
                 && start.elapsed() < CEILING
                 && nothing_came(&listener)
             {
@@ -795,9 +795,9 @@ fn connecting(event: Event) -> Result<(), String> {
             });
             let (done, took) = cancelled(bell, &stop_handle, || {}, || builder.connect());
             ringing.join().unwrap();
-            match (done, WORLD) {
-                (None, World::Aio) if took < CEILING => Ok(()),
-                (Some(Err(Error::Stopped(Phase::Connect))), World::Blocking) if took < CEILING => Ok(()),
+            match (done, CLIENT) {
+                (None, ClientKind::Aio) if took < CEILING => Ok(()),
+                (Some(Err(Error::Stopped(Phase::Connect))), ClientKind::Blocking) if took < CEILING => Ok(()),
                 (done, _) => Err(format!("{:?} after {took:?}", done.map(std::result::Result::err))),
             }
         }
@@ -920,7 +920,7 @@ fn all_cells(round: Option<usize>) -> Tally {
 #[track_caller]
 fn assert_all_pass(tally: &Tally) {
     let Tally { run, passed, reasons, sessions, failures } = tally;
-    println!("{WORLD:?}: {run} cells run, {passed} passed, {reasons} have a reason; {sessions} sessions");
+    println!("{CLIENT:?}: {run} cells run, {passed} passed, {reasons} have a reason; {sessions} sessions");
     assert!(failures.is_empty(), "{passed} of {run} cells passed:\n{}", failures.join("\n"));
     assert_eq!(run + reasons, STATES.len() * EVENTS.len());
 }
@@ -961,6 +961,6 @@ fn all_cells_again_and_again() {
     }
     let is_back = |now: Footprint| now.is_back(before, MORE_THREADS, GROWTH);
     let after = Footprint::settled(is_back).unwrap();
-    println!("{WORLD:?}: all cells {loops} times, {sessions} sessions: {before:?} before, {after:?} behind");
+    println!("{CLIENT:?}: all cells {loops} times, {sessions} sessions: {before:?} before, {after:?} behind");
     assert!(is_back(after), "{before:?} {after:?}");
 }

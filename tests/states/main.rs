@@ -42,9 +42,9 @@ mod blocking {
 
     use postino::{Builder, Client, Error, StopHandle, Transport};
 
-    use crate::{rules::World, support::PATIENCE};
+    use crate::{rules::ClientKind, support::PATIENCE};
 
-    const WORLD: World = World::Blocking;
+    const CLIENT: ClientKind = ClientKind::Blocking;
 
     /// In the blocking client, a "future" is already its value.
     fn block_on<T>(value: T) -> T {
@@ -140,9 +140,9 @@ mod aio {
         io::{AsyncRead, AsyncWrite},
     };
 
-    use crate::rules::World;
+    use crate::rules::ClientKind;
 
-    const WORLD: World = World::Aio;
+    const CLIENT: ClientKind = ClientKind::Aio;
 
     /// The async client is stopped by dropping the future.
     type StopHandle = ();

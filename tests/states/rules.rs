@@ -8,7 +8,7 @@ use crate::table::{Event, Scene, is_clients, said};
 /// The client under test, as cancelling differs: the blocking client is stopped, a future of the async client is
 /// dropped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum World {
+pub enum ClientKind {
     Blocking,
     #[cfg_attr(not(feature = "async"), allow(dead_code))]
     Aio,
@@ -103,16 +103,16 @@ fn lines(script: &[&str]) -> Vec<String> {
     script.iter().map(ToString::to_string).collect()
 }
 
-pub fn expected(scene: &Scene, event: Event, world: World) -> Expected {
+pub fn expected(scene: &Scene, event: Event, client: ClientKind) -> Expected {
     let outcomes = scene.recipients().len();
-    Rules { scene, phase: scene.phase, outcomes, world }.expected(event)
+    Rules { scene, phase: scene.phase, outcomes, client }.expected(event)
 }
 
 struct Rules<'s> {
     scene: &'s Scene,
     phase: Phase,
     outcomes: usize,
-    world: World,
+    client: ClientKind,
 }
 
 impl Rules<'_> {
@@ -266,11 +266,11 @@ impl Rules<'_> {
         let phase = self.phase;
         let connects =
             matches!(phase, Phase::Tls | Phase::Greeting | Phase::Hello | Phase::StartTls | Phase::Auth);
-        match self.world {
+        match self.client {
             // A future that was never polled has done nothing.
-            World::Aio if self.is_idle() => self.fine(),
-            World::Aio => Expected { result: None, ..self.broken(Fault::NotConnected) },
-            World::Blocking => {
+            ClientKind::Aio if self.is_idle() => self.fine(),
+            ClientKind::Aio => Expected { result: None, ..self.broken(Fault::NotConnected) },
+            ClientKind::Blocking => {
                 let result = if phase == Phase::Quit { Ok(()) } else { Err(Fault::Stopped(phase)) };
                 let next = if connects { Fault::NotConnected } else { Fault::Stopped(Phase::Noop) };
                 Expected { result: Some(result), next: Err(next), ..self.broken(Fault::Stopped(phase)) }

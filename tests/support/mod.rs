@@ -61,6 +61,13 @@ impl Server {
         Server::listening(bind("127.0.0.1:0"), script)
     }
 
+    /// Plays the script that this function returns for the server's port.
+    pub fn playing_with_port(script: impl FnOnce(u16) -> String) -> Server {
+        let listener = bind("127.0.0.1:0");
+        let script = script(listener.local_addr().unwrap().port());
+        Server::listening(listener, move |peer| peer.play(&script))
+    }
+
     /// Plays a script at `::1`.
     pub fn playing_v6(script: impl Into<String>) -> Server {
         let script = script.into();

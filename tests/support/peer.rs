@@ -82,31 +82,31 @@ impl Peer {
     /// Plays a script, line by line:
     ///
     /// ```text
-    /// S: 250 ok          says this line; several in a row leave in one segment, once the client has said no more
-    ///                    than it should (\xe9, \n … mean that octet)
-    /// S... 250 o         the same without the end of the line
-    /// C: NOOP            the client says this line
-    /// -- hello A, B 1    the greeting, and EHLO with these keywords
-    /// -- envelope        MAIL and RCPT of the usual message, one after the other
-    /// -- body            the client says whatever ends in a line of a dot
-    /// -- read 1000       the client says so many octets of anything
-    /// -- chunk           the client says BDAT and so many octets
-    /// -- last            the same with LAST; chunks before it are granted: content that is long in coming makes more
-    /// -- tls good        the client agrees to a handshake with this certificate
-    /// -- tls good 1.2 mutual   the same in TLS 1.2, and the client has a certificate of its own
-    /// -- no tls expired  the handshake with this certificate fails, and the client leaves
-    /// -- crumbs good     the handshake too, and each octet of this side leaves by itself
-    /// -- client hello    the client's first words of a handshake, and nothing is said to them
-    /// -- renegotiate     asks for another handshake (TLS 1.2)
-    /// -- drip 250 ok     says this line, an octet per DRIP
-    /// -- split 3 250 ok  says this line in two segments, the first of so many octets
-    /// -- pause           lets 50 ms pass
-    /// -- silence         nothing: the client has to leave by itself, as at the end of every script
-    /// -- ignore          the client may say what it likes until it leaves
-    /// -- fin             no more will be said (without a word in TLS), and the client leaves
-    /// -- close           ends the connection, politely (without a word in TLS)
-    /// -- notify          says in TLS that it ends the connection, and does
-    /// -- reset           ends the connection, rudely
+    /// S: 250 ok          Sends this line. Consecutive S: lines are sent in one segment; before that, the client must not
+    ///                    have sent more than the script expects. \xe9, \n, \r and \0 stand for that octet.
+    /// S... 250 o         Sends this text without a line end.
+    /// C: NOOP            Expects exactly this line.
+    /// -- hello A, B 1    Sends the greeting, and answers EHLO with these keywords.
+    /// -- envelope        Accepts MAIL and RCPT of the usual message, one after the other.
+    /// -- body            Reads content up to the line with a single dot.
+    /// -- read 1000       Reads 1000 octets, whatever they are.
+    /// -- chunk           Reads a BDAT command without LAST, and its chunk.
+    /// -- last            Accepts chunks up to and including the one with LAST. (Slow content is sent in more chunks.)
+    /// -- tls good        Completes a TLS handshake with this certificate.
+    /// -- tls good 1.2 mutual   The same with TLS 1.2, and requires a client certificate.
+    /// -- no tls expired  Offers this certificate in a handshake, which must fail.
+    /// -- crumbs good     Completes a TLS handshake, sending each octet in a separate segment.
+    /// -- client hello    Reads the first record of a handshake, without an answer.
+    /// -- renegotiate     Starts a renegotiation (TLS 1.2).
+    /// -- drip 250 ok     Sends this line with a delay of DRIP before each octet. The client may leave meanwhile.
+    /// -- split 3 250 ok  Sends this line in two segments, of which the first has 3 octets.
+    /// -- pause           Waits for 50 ms.
+    /// -- silence         Does nothing. As at the end of every script, the client must leave without sending more.
+    /// -- ignore          Reads whatever the client sends, until it leaves.
+    /// -- fin             Closes the sending direction (without close_notify). The client must leave.
+    /// -- close           Closes the connection (in TLS, without close_notify).
+    /// -- notify          Closes the TLS session with close_notify, and then the connection.
+    /// -- reset           Resets the connection (RST).
     /// ```
     pub fn play(&mut self, script: &str) {
         for line in script.lines().map(str::trim_start).filter(|line| !line.is_empty()) {
@@ -118,7 +118,7 @@ impl Peer {
                 ("S...", text) => self.outbox.extend(unescape(text)),
                 ("C:", text) => self.expect(text),
                 ("--", what) => self.follow(what),
-                _ => panic!("neither S: nor C: nor -- in {line:?}"),
+                _ => panic!("not an S:, C: or -- line: {line:?}"),
             }
         }
         self.flush();
@@ -136,7 +136,7 @@ impl Peer {
             ),
             ("body", "") => drop(self.body()),
             ("read", octets) => self.read(octets.parse().unwrap()),
-            ("chunk", "") => assert!(!self.chunk(), "the client said LAST"),
+            ("chunk", "") => assert!(!self.chunk(), "the client sent LAST"),
             ("last", "") => {
                 while !self.chunk() {
                     self.say("250 ok\r\n");
@@ -169,7 +169,7 @@ impl Peer {
                 rustix::net::sockopt::set_socket_linger(&socket, Some(Duration::ZERO)).unwrap();
                 self.stream = None;
             }
-            _ => panic!("nobody knows what {what:?} means"),
+            _ => panic!("unknown instruction: {what:?}"),
         }
     }
 
@@ -193,7 +193,7 @@ impl Peer {
     pub fn say(&mut self, bytes: impl AsRef<[u8]>) {
         let done = self.stream.as_mut().unwrap().write_all(bytes.as_ref());
         if let Err(e) = done {
-            assert!(self.may_leave, "nobody heard {}: {e}", shown(bytes.as_ref()));
+            assert!(self.may_leave, "the client left before it received {}: {e}", shown(bytes.as_ref()));
             self.gone = true;
         }
     }
@@ -205,7 +205,7 @@ impl Peer {
         }
         assert!(
             self.inbox.is_empty() || self.may_run_ahead,
-            "the client said {} before it heard {}",
+            "the client sent {} before it received {}",
             shown(&self.inbox),
             shown(&out),
         );
@@ -247,7 +247,7 @@ impl Peer {
                 n > 0
             }
             Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
-                panic!("the client neither spoke nor left; it had said {}", self.recently())
+                panic!("the client neither sent anything nor left; it had sent {}", self.recently())
             }
             Err(_) => false,
         }
@@ -277,17 +277,17 @@ impl Peer {
         let expected = format!("{text}\r\n");
         match self.line() {
             Some(line) => {
-                assert!(line == expected.as_bytes(), "the client said {}, not {expected:?}", shown(&line));
+                assert!(line == expected.as_bytes(), "the client sent {}, not {expected:?}", shown(&line));
             }
             None if self.may_leave => {
                 assert!(
                     expected.as_bytes().starts_with(&self.inbox),
-                    "it said {}, not {expected:?}",
+                    "the client sent {}, not {expected:?}",
                     shown(&self.inbox)
                 );
                 self.gone = true;
             }
-            None => panic!("the client left, and was to say {text:?}; it had said {}", self.recently()),
+            None => panic!("the client left instead of sending {text:?}; it had sent {}", self.recently()),
         }
     }
 
@@ -308,7 +308,7 @@ impl Peer {
     /// Waits until all that the client has sent is enough. It remains to be read.
     pub fn hear(&mut self, is_enough: impl Fn(&[u8]) -> bool) {
         while !is_enough(&self.heard) {
-            assert!(self.fill(), "the client left before it had said enough: {}", self.recently());
+            assert!(self.fill(), "the client left too early: {}", self.recently());
         }
     }
 
@@ -323,9 +323,9 @@ impl Peer {
     /// Reads a chunk: its command, and as many octets as that announces. Returns whether it is the last one.
     fn chunk(&mut self) -> bool {
         let line = self.line().map(|line| String::from_utf8_lossy(&line).into_owned());
-        let line = line.unwrap_or_else(|| panic!("the client left, and was to say BDAT"));
+        let line = line.unwrap_or_else(|| panic!("the client left instead of sending BDAT"));
         let command = line.strip_prefix("BDAT ").and_then(|line| line.strip_suffix("\r\n"));
-        let command = command.unwrap_or_else(|| panic!("the client said {line:?}, and not BDAT"));
+        let command = command.unwrap_or_else(|| panic!("the client sent {line:?}, not BDAT"));
         let octets = command.strip_suffix(" LAST").unwrap_or(command);
         self.read(octets.parse().unwrap());
         octets != command
@@ -336,7 +336,7 @@ impl Peer {
         while self.inbox.len() < 5 {
             assert!(self.fill(), "the client left before its handshake");
         }
-        assert_eq!(self.inbox[0], 22, "no handshake: {}", shown(&self.inbox));
+        assert_eq!(self.inbox[0], 22, "not a handshake: {}", shown(&self.inbox));
         let octets = usize::from(u16::from_be_bytes([self.inbox[3], self.inbox[4]]));
         self.read(5 + octets);
     }
@@ -400,7 +400,7 @@ impl Peer {
         assert!(self.inbox.is_empty(), "{} before the handshake", shown(&self.inbox));
         let socket = self.socket.as_ref().unwrap().try_clone().unwrap();
         let accepted = super::tls::acceptor(certificate).accept(socket);
-        assert!(accepted.is_err(), "the handshake went well");
+        assert!(accepted.is_err(), "the handshake succeeded");
         if certificate.contains("mutual") {
             self.ignore(); // in TLS 1.3 the client continues until it learns that its certificate was refused
         }
@@ -419,7 +419,7 @@ impl Peer {
     pub fn drip_tls(&mut self) {
         let socket = self.socket.as_ref().unwrap().try_clone().unwrap();
         let accepted = super::tls::acceptor("good").accept(super::tls::Dripping(socket, DRIP));
-        assert!(accepted.is_err(), "the client sat through it");
+        assert!(accepted.is_err(), "the client waited to its end");
         self.gone = true;
     }
 
@@ -427,7 +427,7 @@ impl Peer {
     pub(super) fn end(mut self) -> Vec<u8> {
         if self.stream.is_some() && !self.gone {
             while self.inbox.is_empty() && self.fill() {}
-            assert!(self.inbox.is_empty(), "the client went on, and said {}", shown(&self.inbox));
+            assert!(self.inbox.is_empty(), "the client continued, and sent {}", shown(&self.inbox));
         }
         self.heard
     }

@@ -206,18 +206,6 @@ fn an_interrupted_write_is_tried_again() {
 
 // Threat 31.
 #[test]
-fn a_read_of_one_octet_changes_nothing() {
-    harmless(Way::Reads, What::Go(1));
-}
-
-// Threat 31.
-#[test]
-fn a_write_of_one_octet_changes_nothing() {
-    harmless(Way::Writes, What::Go(1));
-}
-
-// Threat 31.
-#[test]
 fn octet_by_octet_in_both_directions_changes_nothing() {
     for kind in KINDS {
         let (ends, heard) = whole(kind);

@@ -2,6 +2,8 @@
 #![allow(dead_code, unused_imports)] // each of the two tests uses a part
 
 mod notes;
+#[path = "../support/rules/mod.rs"]
+mod rules;
 mod server;
 mod wire;
 

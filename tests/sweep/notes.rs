@@ -4,10 +4,7 @@ use std::collections::BTreeMap;
 
 use postino::{Delivery, Envelope, Error, Mail, Outcome, Raw, Reply};
 
-use super::{
-    server::{Kind, shown},
-    wire::Wire,
-};
+use super::{rules::shown, server::Kind, wire::Wire};
 
 /// A message: its name, its recipients, and its content.
 #[derive(Debug, Clone)]
@@ -154,15 +151,15 @@ impl Notes {
     /// Asserts that the reports agree with what the server accepted, and that the client sent nothing after a failure.
     #[track_caller]
     pub fn assert_true_to(&self, wire: &Wire, kind: Kind) {
-        let (accepted, heard) = wire.with(|server| (server.accepted.clone(), server.heard.len()));
+        let (accepted, heard) = wire.with(|server| (server.accepted().to_vec(), server.heard.len()));
         let mut counts: BTreeMap<(String, String), usize> = BTreeMap::new();
         for taken in accepted {
-            let name =
-                String::from_utf8_lossy(taken.content.split(|b| *b == b'\r').next().unwrap()).into_owned();
-            let whole = self.contents.get(&name);
-            let right = whole == Some(&taken.content);
-            assert!(right, "{kind:?}: {name}, and its content is {}", shown(&taken.content));
-            *counts.entry((name, taken.recipient)).or_default() += 1;
+            let name = taken.content.lines().next().unwrap_or_default().to_owned();
+            let right = self.contents.get(&name).map(Vec::as_slice) == Some(taken.content.as_bytes());
+            assert!(right, "{kind:?}: {name}, and its content is {}", shown(taken.content.as_bytes()));
+            for recipient in taken.recipients {
+                *counts.entry((name.clone(), recipient)).or_default() += 1;
+            }
         }
         for (who, fate) in &self.fates {
             let count = counts.remove(who).unwrap_or_default();
