@@ -3,6 +3,7 @@
 mod message;
 mod options;
 mod report;
+mod spool;
 
 use std::{
     io::{self, Write},
