@@ -117,22 +117,19 @@ pub fn outcomes(entry: &Entry, result: &Result<Delivery, Error>, has_expired: bo
     };
     let reason = error.map(Error::to_string).unwrap_or_default();
     let left = |reason: &str| {
-        if error.is_some_and(is_hopeless) {
-            State::Refused(reason.to_owned())
-        } else if has_expired {
-            State::Refused(format!("gave up; the last attempt: {reason}"))
-        } else {
-            State::Due
-        }
+        if has_expired { State::Refused(format!("gave up; the last attempt: {reason}")) } else { State::Due }
+    };
+    let not_sent = || {
+        if error.is_some_and(is_hopeless) { State::Refused(reason.clone()) } else { left(&reason) }
     };
     let due = entry.record().recipients.iter().filter(|state| **state == State::Due).count();
-    let Some(delivery) = delivery else { return (vec![left(&reason); due], reason) };
+    let Some(delivery) = delivery else { return (vec![not_sent(); due], reason) };
     let one = |recipient: postino::Recipient<'_>| match (recipient.outcome(), recipient.reply()) {
         (Outcome::Accepted, _) => State::Accepted,
         (Outcome::InDoubt, _) => State::Doubt(reason.clone()),
         (Outcome::Refused, Some(reply)) if reply.is_permanent() => State::Refused(reply.to_string()),
         (_, Some(reply)) => left(&reply.to_string()),
-        (_, None) => left(&reason),
+        (_, None) => not_sent(),
     };
     let states: Vec<_> = delivery.recipients().map(one).collect();
     let refusal =
@@ -141,14 +138,13 @@ pub fn outcomes(entry: &Entry, result: &Result<Delivery, Error>, has_expired: bo
     (states, reason)
 }
 
-/// Whether no later attempt can send the message: it is the message or its envelope that is refused. Settings, logins
-/// and certificates can be put right.
+/// Whether no later attempt can send the message: it is the message or its sender that is refused. Settings, logins
+/// and certificates can be put right. Recipients have their own replies.
 fn is_hopeless(error: &Error) -> bool {
     match error {
         Error::Transaction { source, .. } => is_hopeless(source),
         Error::Refused { phase, reply } => {
-            let is_about_message =
-                matches!(phase, Phase::Mail | Phase::Recipient | Phase::Data | Phase::Body | Phase::End);
+            let is_about_message = matches!(phase, Phase::Mail | Phase::Data | Phase::Body | Phase::End);
             reply.is_permanent() && is_about_message
         }
         Error::Message(_) | Error::Unsupported(_) | Error::TooLarge { .. } | Error::Address { .. } => true,
