@@ -2,11 +2,71 @@
 
 use postino::{Delivery, Error, Outcome, Phase, Reply};
 
-use crate::tell;
+use crate::{accounts::Trouble, options::Options, say, tell};
 
-/// Reports each recipient that the message was not accepted for, and returns the exit code.
-pub fn tell_recipients(delivery: &Delivery) -> u8 {
-    let mut codes = [0; 3];
+/// The result of sending one message.
+pub struct Report {
+    pub result: Result<Delivery, Error>,
+    pub code: u8,
+    /// One line for each recipient that the message was not accepted for, or for the error.
+    pub lines: Vec<String>,
+}
+
+impl Report {
+    pub fn new(options: &Options, result: Result<Delivery, Trouble>) -> Report {
+        match result {
+            Ok(delivery) => {
+                let (code, lines) = refused_recipients(&delivery);
+                Report { result: Ok(delivery), code, lines }
+            }
+            Err(Trouble::Config(failure)) => Report {
+                code: failure.code,
+                lines: vec![failure.text.clone()],
+                result: Err(Error::Config(failure.text.into())),
+            },
+            Err(Trouble::Smtp(error)) => {
+                let code = match error {
+                    Error::NoRecipients if !options.from_headers => 64, // they belong on the command line
+                    _ => exit_code(&error),
+                };
+                Report { code, lines: vec![error.to_string()], result: Err(error) }
+            }
+        }
+    }
+
+    /// Returns the final reply, or the refusal.
+    pub fn reply(&self) -> Option<&Reply> {
+        match &self.result {
+            Ok(delivery) => delivery.reply(),
+            Err(e) => e.reply(),
+        }
+    }
+
+    /// Returns the result for the log and for a reply.
+    pub fn summary(&self) -> String {
+        match self.reply() {
+            Some(reply) if self.code == 0 => reply.to_string(),
+            _ => self.lines.join("; "),
+        }
+    }
+
+    /// Prints the result, and returns the exit code.
+    pub fn print(&self, options: &Options, known: &[String]) -> u8 {
+        match self.reply() {
+            reply if options.json => say(&json(&self.result, known, reply)),
+            Some(reply) if options.verbose > 0 => say(&reply.to_string()),
+            _ => {}
+        }
+        for line in &self.lines {
+            tell(line);
+        }
+        self.code
+    }
+}
+
+/// Returns the exit code, and a line for each recipient that the message was not accepted for.
+fn refused_recipients(delivery: &Delivery) -> (u8, Vec<String>) {
+    let (mut codes, mut lines) = ([0; 3], Vec::new());
     for recipient in delivery.recipients() {
         let (i, code, what) = match recipient.outcome() {
             Outcome::Accepted => continue,
@@ -18,10 +78,10 @@ pub fn tell_recipients(delivery: &Delivery) -> u8 {
             ),
             _ => (2, 75, "was not sent the message".to_owned()),
         };
-        tell(&format!("{} {what}", recipient.address()));
+        lines.push(format!("{} {what}", recipient.address()));
         codes[i] = code;
     }
-    codes.into_iter().find(|code| *code != 0).unwrap_or(0)
+    (codes.into_iter().find(|code| *code != 0).unwrap_or(0), lines)
 }
 
 /// The exit code for an error (sysexits.h).
