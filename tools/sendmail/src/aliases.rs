@@ -139,9 +139,9 @@ impl Aliases {
         Ok(())
     }
 
-    /// Finds the alias of a recipient: one without a domain, or at `localhost`.
+    /// Finds the alias of a local recipient.
     fn entry(&self, recipient: &Address) -> Option<(String, &Entry)> {
-        if recipient.domain().is_some_and(|domain| !domain.eq_ignore_ascii_case("localhost")) {
+        if !is_local(recipient) {
             return None;
         }
         let name = unquoted(recipient.local_part()).to_ascii_lowercase();
@@ -150,6 +150,11 @@ impl Aliases {
             None => self.entries.get(DEFAULT).map(|entry| (DEFAULT.to_owned(), entry)),
         }
     }
+}
+
+/// Whether a recipient can have an alias: one without a domain, or at `localhost`.
+pub fn is_local(recipient: &Address) -> bool {
+    recipient.domain().is_none_or(|domain| domain.eq_ignore_ascii_case("localhost"))
 }
 
 /// Joins each line with its continuation lines, which begin with white space. Comments and empty lines are left out.

@@ -5,7 +5,6 @@ use rustix::{process::getuid, system::uname};
 use crate::paths::{Paths, read_text};
 
 /// The calling user.
-#[derive(Default)]
 pub struct User {
     pub name: String,
     /// The name of the person, from the user database. It can be empty.

@@ -81,38 +81,37 @@ fn run() -> Result<u8, Failure> {
     }
     match options.mode {
         Mode::Serve => serve(&options, lent),
-        Mode::CheckAliases => Ok(print(&load(&options, lent)?.local.aliases.summary())),
+        Mode::CheckAliases => Ok(print(&load(&options, lent)?.1.aliases?.summary())),
         Mode::Check => check(&options, lent),
         Mode::PrintConfig => {
-            let submitter = load(&options, lent)?;
-            Ok(print(&check::print_config(&submitter.config, &submitter.local)))
+            let (submitter, local) = load(&options, lent)?;
+            Ok(print(&check::print_config(&submitter.config, &local)))
         }
         _ => Ok(send(&options, lent)),
     }
 }
 
 /// Reads all files of the configuration.
-fn load(options: &Options, lent: Option<Lent>) -> Result<Submitter, Failure> {
+fn load(options: &Options, lent: Option<Lent>) -> Result<(Submitter, Local), Failure> {
     let paths = Paths::from_env();
     let has_server = !matches!(options.server(), Ok(None));
     let config = Config::load(&paths, lent, options.config.as_deref(), has_server)?;
     if config.spool.folder.is_some() {
         return Err(Failure::config(format!("{}: spool: {NO_SPOOL}", config.origin())));
     }
-    let local = Local::load(&config, &paths)?;
+    let local = Local::load(&config, &paths);
     let logger = Logger::new(&config.log, &paths);
-    Ok(Submitter { config, lent, local, logger })
+    Ok((Submitter { config, lent, logger }, local))
 }
 
 /// Sends the message on stdin.
 fn send(options: &Options, lent: Option<Lent>) -> u8 {
-    let mut submitter = match load(options, lent) {
-        Ok(submitter) => submitter,
+    let (mut submitter, local) = match load(options, lent) {
+        Ok(loaded) => loaded,
         Err(failure) => {
             return Report::new(options, Err(Trouble::Config(failure))).print(options, &options.recipients);
         }
     };
-    let local = std::mem::take(&mut submitter.local);
     match Message::read(options, &local) {
         Ok(mut message) => {
             let report = submitter.submit(options, &mut message);
@@ -124,9 +123,8 @@ fn send(options: &Options, lent: Option<Lent>) -> u8 {
 
 /// Serves SMTP on stdin and stdout. Each message can have another account, so the group is suspended and not given up.
 fn serve(options: &Options, lent: Option<Lent>) -> Result<u8, Failure> {
-    let mut submitter = load(options, lent)?;
+    let (mut submitter, local) = load(options, lent)?;
     submitter.lent = None;
-    let local = std::mem::take(&mut submitter.local);
     let name = if local.domain.is_empty() { "localhost" } else { &local.domain };
     let reply = |submission| submit::reply_to(&mut submitter, options, &local, submission);
     match smtp_server::serve(smtp_server::Stdin, io::stdout(), name, smtp_server::Limits::default(), reply) {
@@ -138,7 +136,7 @@ fn serve(options: &Options, lent: Option<Lent>) -> Result<u8, Failure> {
 
 /// Connects and logs in, and prints what was found.
 fn check(options: &Options, lent: Option<Lent>) -> Result<u8, Failure> {
-    let mut submitter = load(options, lent)?;
+    let (mut submitter, _) = load(options, lent)?;
     let sender = options.from.as_deref().and_then(|from| Address::new(from).ok());
     let account = submitter.config.choose(options.account.as_deref(), sender.as_ref())?;
     say(&format!("configuration: {} ({})", submitter.config.origin(), account.title()));

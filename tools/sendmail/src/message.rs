@@ -14,7 +14,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::{
     accounts::{Account, Trouble},
-    aliases::Aliases,
+    aliases::{Aliases, is_local},
     compose::{Author, Domains, complete},
     config::Config,
     failure::Failure,
@@ -28,22 +28,22 @@ use crate::{
 const HEAD: u64 = 1024 * 1024;
 
 /// What the machine and the configuration say about senders and recipients.
-#[derive(Default)]
 pub struct Local {
     pub user: User,
     pub domain: String,
-    pub aliases: Aliases,
+    /// An error matters only to a local recipient.
+    pub aliases: Result<Aliases, Failure>,
     pub rewrite: Vec<(String, String)>,
 }
 
 impl Local {
-    pub fn load(config: &Config, paths: &Paths) -> Result<Local, Failure> {
-        Ok(Local {
+    pub fn load(config: &Config, paths: &Paths) -> Local {
+        Local {
             user: User::calling(paths),
             domain: config.domain.clone().unwrap_or_else(|| default_domain(paths)),
-            aliases: Aliases::load(config, paths)?,
+            aliases: Aliases::load(config, paths),
             rewrite: config.rewrite.clone(),
-        })
+        }
     }
 
     fn domains(&self) -> Domains<'_> {
@@ -58,7 +58,11 @@ impl Local {
 
     /// Replaces aliases, and completes addresses without a domain.
     fn recipients(&self, recipient: Address) -> Result<Vec<Address>, Trouble> {
-        let mut found = self.aliases.expand(recipient)?;
+        if !is_local(&recipient) {
+            return Ok(vec![recipient]);
+        }
+        let aliases = self.aliases.as_ref().map_err(Failure::clone)?;
+        let mut found = aliases.expand(recipient)?;
         for address in &mut found {
             if let Some(qualified) = self.domains().qualified(address.as_str()) {
                 *address = Address::new(&qualified)?;

@@ -19,7 +19,6 @@ pub struct Submitter {
     pub config: Config,
     /// The group of set-group-ID mode, until it is given up.
     pub lent: Option<Lent>,
-    pub local: Local,
     pub logger: Logger,
 }
 

@@ -287,6 +287,25 @@ fn cron_s_message_gets_domains_and_aliases() {
 }
 
 #[test]
+fn a_broken_header_is_sent_as_well() {
+    let (world, sink) = (World::new(), Sink::start());
+    for (message, end) in [
+        ("no header at all\nsecond line\n", "\n\nno header at all\nsecond line\n"),
+        ("Subject: x\nbroken line\nX: y\n\nbody\n", "\nSubject: x\nbroken line\nX: y\n\nbody\n"),
+        ("Subject: x\n", "\nSubject: x\n"),
+        ("", ">\n\n"),
+    ] {
+        is_sent(&world.run(&["-s", &sink.url(), "b@example.org"], message.as_bytes()));
+        let received = sink.one();
+        assert!(
+            received.content.starts_with("From: Tess Ter <tester@host.example.org>\nDate: "),
+            "{received:?}"
+        );
+        assert!(received.content.ends_with(end), "{received:?}");
+    }
+}
+
+#[test]
 fn the_domain_is_that_of_mailname_or_of_the_host() {
     let (world, sink) = (World::new(), Sink::start());
     let url = sink.url();

@@ -171,7 +171,7 @@ fn a_user_s_file_is_read_with_the_user_s_rights() {
     for key in ["password-file", "ca-file", "client-certificate", "aliases"] {
         let user = if key == "password-file" { "user = \"u\"\n" } else { "" };
         installed.user(&format!("url = \"{}\"\n{user}{key} = \"{}\"\n", thief.url(), secret.display()));
-        let done = installed.run(&["b@example.org"]);
+        let done = installed.run(&["root"]);
         assert!(done.code == Some(78) && done.err.contains("Permission denied"), "{key}: {done:?}");
     }
     // A link to the system's file is not a way to read it: it is used as if the user had none.
