@@ -40,7 +40,7 @@ use postino::Address;
 
 use crate::{
     accounts::Trouble,
-    config::Config,
+    config::{Config, Log},
     failure::{Failure, UNAVAILABLE, USAGE},
     message::{Local, Message},
     options::{Mode, Options},
@@ -48,7 +48,7 @@ use crate::{
     privilege::Lent,
     report::Report,
     submit::Submitter,
-    syslog::Logger,
+    syslog::{Entry, Logger},
 };
 
 /// The spool will replace this.
@@ -64,7 +64,8 @@ fn main() -> ExitCode {
 
 fn run() -> Result<u8, Failure> {
     let lent = privilege::enter()?;
-    let options = Options::parse().map_err(|e| Failure::new(USAGE, format!("{e} (see --help)")))?;
+    let options =
+        Options::parse().map_err(|e| log_failure(Failure::new(USAGE, format!("{e} (see --help)"))))?;
     match options.mode {
         Mode::Help => return Ok(print(options::USAGE)),
         Mode::Version => return Ok(print(concat!("postino-sendmail ", env!("CARGO_PKG_VERSION")))),
@@ -109,6 +110,7 @@ fn send(options: &Options, lent: Option<Lent>) -> u8 {
     let (mut submitter, local) = match load(options, lent) {
         Ok(loaded) => loaded,
         Err(failure) => {
+            let failure = log_failure(failure);
             return Report::new(options, Err(Trouble::Config(failure))).print(options, &options.recipients);
         }
     };
@@ -121,9 +123,16 @@ fn send(options: &Options, lent: Option<Lent>) -> u8 {
     }
 }
 
+/// Writes a failure to the log of the system. Callers such as cron do not show what they are told on standard error.
+fn log_failure(failure: Failure) -> Failure {
+    let logger = Logger::new(&Log::Syslog, &Paths::from_env());
+    logger.log(&Entry { id: "-", envelope: None, relay: "", code: failure.code, result: &failure.text });
+    failure
+}
+
 /// Serves SMTP on stdin and stdout. Each message can have another account, so the group is suspended and not given up.
 fn serve(options: &Options, lent: Option<Lent>) -> Result<u8, Failure> {
-    let (mut submitter, local) = load(options, lent)?;
+    let (mut submitter, local) = load(options, lent).map_err(log_failure)?;
     submitter.lent = None;
     let name = if local.domain.is_empty() { "localhost" } else { &local.domain };
     let reply = |submission| submit::reply_to(&mut submitter, options, &local, submission);
@@ -141,8 +150,10 @@ fn check(options: &Options, lent: Option<Lent>) -> Result<u8, Failure> {
     let account = submitter.config.choose(options.account.as_deref(), sender.as_ref())?;
     say(&format!("configuration: {} ({})", submitter.config.origin(), account.title()));
     let found = submitter.server(options, &account).and_then(|server| {
-        let client = submit::builder(options, &server)?.connect()?;
-        Ok(check::describe(&server, &client))
+        let mut client = submit::builder(options, &server)?.connect()?;
+        let found = check::describe(&server, &client);
+        drop(client.quit()); // nothing depends on its reply
+        Ok(found)
     });
     match found {
         Ok(text) => Ok(print(&text)),

@@ -9,7 +9,7 @@ use std::{
     process::{Command, Stdio},
 };
 
-use world::{PROGRAM, Received, Sink, World, finish};
+use world::{PROGRAM, Received, Sink, World, finish, skipped};
 
 /// One call.
 struct Call<'c> {
@@ -48,7 +48,7 @@ fn with(check: &[&str], test: impl FnOnce(&Call<'_>)) {
     let mut command = Command::new(check[0]);
     command.args(&check[1..]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     if !command.status().is_ok_and(|status| status.success()) {
-        eprintln!("SKIPPED: {check:?} does not work here");
+        skipped(&format!("{check:?} does not work here"));
         return;
     }
     let (world, sink) = (World::new(), Sink::start());
@@ -262,7 +262,7 @@ fn the_manual_page_is_complete() {
     }
     assert!(count > 20, "{count} keys were found");
     let Ok(output) = Command::new("mandoc").args(["-T", "lint", "-W", "warning"]).arg(&page).output() else {
-        eprintln!("SKIPPED: mandoc is not installed");
+        skipped("mandoc is not installed");
         return;
     };
     assert_eq!(String::from_utf8_lossy(&output.stdout), "");

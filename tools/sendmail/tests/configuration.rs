@@ -442,6 +442,16 @@ fn each_message_is_one_line_in_the_log() {
     assert!(failed.starts_with("<19>") && failed.contains("status=failed code=67"), "{failed}");
     assert!(failed.contains("550 5.1.1 no such user"), "{failed}");
 
+    world.user("x = 1\n");
+    assert_eq!(world.run(&["b@example.org"], HI).code, Some(78));
+    let unknown = line();
+    assert!(
+        unknown.contains("status=failed code=78") && unknown.contains("line 1: unknown key"),
+        "{unknown}"
+    );
+    assert_eq!(world.run(&["--nonsense"], HI).code, Some(64));
+    assert!(line().contains("code=64 (invalid option '--nonsense'"));
+
     let file = world.root.join("mail.log");
     world.user(&format!("url = \"{}\"\nlog = \"{}\"\n", sink.url(), file.display()));
     is_sent(&world.run(&["b@example.org"], HI));

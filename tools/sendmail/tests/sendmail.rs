@@ -1268,6 +1268,26 @@ mod tls {
     }
 
     #[test]
+    fn check_tells_of_tls() {
+        let check = |script: &str| {
+            let server = support::Server::playing(script);
+            let url = format!("smtps://127.0.0.1:{}", server.port());
+            let args = ["-s", &url, "--cafile", certs!("ca.pem"), "--name", "client.example.org", "--check"];
+            let done = run(&args, b"");
+            drop(server.outcome());
+            done
+        };
+        let done = check("-- tls good\n-- hello SIZE 100\nC: QUIT\nS: 221 Bye");
+        assert_eq!((done.code, &*done.err), (Some(0), ""));
+        assert!(
+            done.out.contains("\nTLS: yes, and the certificate is valid\ncapabilities: SIZE 100\n"),
+            "{done:?}"
+        );
+        let done = check("-- tls expired\n-- hello SIZE");
+        assert!(done.code == Some(77) && done.err.contains("expired"), "{done:?}");
+    }
+
+    #[test]
     fn tls_can_be_asked_for_all_the_way() {
         let args = [&["--requiretls"], URL].concat();
         let script = format!("-- tls good\n{}", taking("REQUIRETLS", " REQUIRETLS"));

@@ -13,7 +13,7 @@ use std::{
     sync::atomic::{AtomicU32, Ordering},
 };
 
-use world::{Done, PROGRAM, Sink, finish};
+use world::{Done, PROGRAM, Sink, finish, skipped};
 
 const HI: &[u8] = b"From: a@example.org\nTo: b@example.org\nSubject: Hi\n\nHello!\n";
 
@@ -30,12 +30,12 @@ impl Installed {
     /// Returns `None`, and says why, where it cannot be installed.
     fn new(config: &str) -> Option<Installed> {
         if !rustix::process::geteuid().is_root() {
-            eprintln!("SKIPPED: this test needs root");
+            skipped("this test needs root");
             return None;
         }
         let works = Command::new("unshare").args(["--mount", "setpriv", "--version"]).output();
         if !works.is_ok_and(|output| output.status.success()) {
-            eprintln!("SKIPPED: this test needs unshare and setpriv (util-linux), and the right to mount");
+            skipped("this test needs unshare and setpriv (util-linux), and the right to mount");
             return None;
         }
         static COUNT: AtomicU32 = AtomicU32::new(0);

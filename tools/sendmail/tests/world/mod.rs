@@ -90,6 +90,11 @@ impl Drop for World {
     }
 }
 
+/// Says why a test is skipped, even if the output of tests is captured.
+pub fn skipped(why: &str) {
+    drop(writeln!(std::io::stderr(), "SKIPPED: {why}"));
+}
+
 pub fn finish(mut command: Command, stdin: &[u8]) -> Done {
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();
