@@ -88,6 +88,10 @@ impl Spool {
         Ok(Spool { folder: folder.to_owned(), max_messages, max_octets })
     }
 
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
     fn path(&self, place: Place, id: &str) -> PathBuf {
         self.folder.join(place.name()).join(id)
     }

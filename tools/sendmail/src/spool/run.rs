@@ -27,7 +27,7 @@ impl Default for Waits {
 
 impl Waits {
     /// When the next attempt after this number of them is due, in seconds since 1970.
-    fn next(&self, tries: usize) -> u64 {
+    pub fn next(&self, tries: usize) -> u64 {
         let wait = self.waits.get(tries).or(self.waits.last());
         now().saturating_add(wait.map_or(0, Duration::as_secs))
     }
