@@ -262,10 +262,8 @@ impl Spool {
     ) -> io::Result<bool> {
         for place in [Place::Doubt, Place::Failed, Place::Queue].into_iter().filter(|_| is_id(id)) {
             if let Some(entry) = self.lock(place, id)? {
-                return match uid.is_none_or(|uid| entry.request().uid == uid) {
-                    true => act(entry).map(|()| true),
-                    false => Ok(false),
-                };
+                let is_theirs = uid.is_none_or(|uid| entry.request().uid == uid);
+                return if is_theirs { act(entry).map(|()| true) } else { Ok(false) };
             }
         }
         Ok(false)
