@@ -1,106 +1,168 @@
 //! A small `sendmail`: reads the message from stdin, and reports the result by its exit code. See `--help`.
+//!
+//! | module | task |
+//! |---|---|
+//! | `options` | the command line |
+//! | `privilege` | set-group-ID mode |
+//! | `config`, `paths`, `duration` | the configuration file and its place |
+//! | `accounts` | the choice of the account, and its login |
+//! | `identity` | the calling user and the domain |
+//! | `message`, `aliases` | the message and its envelope |
+//! | `compose`, `headers` | completing the headers |
+//! | `submit`, `report`, `syslog` | sending, and what is said about it |
+//! | `queue`, `spool` | messages that cannot be sent now: storing them, `-q`, `mailq` |
+//! | `smtp_server` | `-bs` |
+//! | `check` | `--check` and `--print-config` |
 
+mod accounts;
+mod aliases;
+mod check;
+mod compose;
+mod config;
+mod duration;
+mod failure;
+mod headers;
+mod identity;
 mod message;
 mod options;
+mod paths;
+mod privilege;
+mod queue;
 mod report;
+mod smtp_server;
+mod spool;
+mod submit;
+mod syslog;
 
 use std::{
     io::{self, Write},
     process::ExitCode,
 };
 
-use postino::{Delivery, Error};
+use postino::Address;
 
 use crate::{
-    message::Message,
-    options::{Options, USAGE, read},
-    report::{exit_code, json, tell_recipients},
+    accounts::Trouble,
+    config::{Config, Log},
+    failure::{Failure, USAGE},
+    message::{Local, Message},
+    options::{Mode, Options},
+    paths::Paths,
+    privilege::Lent,
+    report::Report,
+    submit::Submitter,
+    syslog::{Entry, Logger},
 };
 
 fn main() -> ExitCode {
-    let options = match Options::parse() {
-        Ok(Some(options)) => options,
-        Ok(None) => {
-            say(USAGE.trim_end());
-            return ExitCode::SUCCESS;
-        }
-        Err(e) => {
-            tell(&format!("{e} (see --help)"));
-            return 64.into();
-        }
-    };
-    if options.verbose > 1 && log::set_logger(&ToStderr).is_ok() {
-        log::set_max_level(log::LevelFilter::Debug);
-    }
-
-    let message = Message::read(&options);
-    let known = message.as_ref().map_or_else(|_| options.recipients.clone(), Message::known_recipients);
-    let result = message.and_then(|message| send(&options, &message));
-
-    let reply = match &result {
-        Ok(delivery) => delivery.reply(),
-        Err(e) => e.reply(),
-    };
-    match reply {
-        _ if options.json => say(&json(&result, &known, reply)),
-        Some(reply) if options.verbose > 0 => say(&reply.to_string()),
-        _ => {}
-    }
-    let code = match &result {
-        Ok(delivery) => tell_recipients(delivery),
-        Err(e) => {
-            tell(&e.to_string());
-            match e {
-                Error::NoRecipients if !options.from_headers => 64, // they belong on the command line
-                _ => exit_code(e),
-            }
-        }
-    };
+    let code = run().unwrap_or_else(|failure| {
+        tell(&failure.text);
+        failure.code
+    });
     code.into()
 }
 
-/// Sets up the builder of one of the two clients. Only their paths differ.
-macro_rules! builder {
-    ($client:ty, $options:expr) => {{
-        let options = $options;
-        let mut builder = <$client>::from_url(&options.server()?)?
-            .pipelining(!options.no_pipelining)
-            .chunking(options.chunking)
-            .all_or_nothing(options.all_or_nothing);
-        if let Some(limit) = options.timeout {
-            builder = builder.timeout(limit).final_reply_timeout(limit);
+fn run() -> Result<u8, Failure> {
+    let lent = privilege::enter()?;
+    let options =
+        Options::parse().map_err(|e| log_failure(Failure::new(USAGE, format!("{e} (see --help)"))))?;
+    match options.mode {
+        Mode::Help => return Ok(print(options::USAGE)),
+        Mode::Version => return Ok(print(concat!("postino-sendmail ", env!("CARGO_PKG_VERSION")))),
+        _ => {}
+    }
+    if let (Some(_), Some(name)) = (lent, options.privileged()) {
+        let why = "is not allowed: the program is set-group-ID, and protects the password of the system's configuration";
+        return Err(Failure::new(USAGE, format!("{name} {why} (use ~/.config/postino.conf)")));
+    }
+    if options.verbose > 1 && log::set_logger(&ToStderr).is_ok() {
+        log::set_max_level(log::LevelFilter::Debug);
+    }
+    match options.mode {
+        Mode::Serve => serve(&options, lent),
+        Mode::CheckAliases => Ok(print(&load(&options, lent)?.1.aliases?.summary())),
+        Mode::Check => check(&options, lent),
+        Mode::ListSpool => Ok(queue::list(&load(&options, lent)?.0)?),
+        Mode::RunSpool => {
+            let (mut submitter, local) = load(&options, lent)?;
+            queue::run(&mut submitter, &options, &local)
         }
-        if let Some(limit) = options.deadline {
-            builder = builder.deadline(limit);
+        Mode::ResendSpooled | Mode::RemoveSpooled => queue::change(&load(&options, lent)?.0, &options),
+        Mode::PrintConfig => {
+            let (submitter, local) = load(&options, lent)?;
+            Ok(print(&check::print_config(&submitter.config, &local)))
         }
-        if let Some(name) = &options.name {
-            builder = builder.hello_name(name);
-        }
-        if let Some(path) = &options.cafile {
-            builder = builder.ca_certificate(read(path)?);
-        }
-        if let Some(path) = &options.cert {
-            builder = builder.client_certificate(read(path)?, read(options.key.as_ref().unwrap_or(path))?);
-        }
-        if options.is_external() {
-            builder = builder.external("");
-        }
-        if let Some(user) = &options.user {
-            builder = builder.oauth_token(user, options.token()?);
-        }
-        if let Some(names) = &options.auth {
-            builder = builder.auth_mechanisms(names.split(','));
-        }
-        builder
-    }};
+        _ => Ok(send(&options, lent)),
+    }
 }
 
-fn send(options: &Options, message: &Message) -> Result<Delivery, Error> {
-    #[cfg(feature = "async")]
-    if options.is_async {
-        return smol::block_on(builder!(postino::aio::Client, options).send(message));
+/// Reads all files of the configuration.
+fn load(options: &Options, lent: Option<Lent>) -> Result<(Submitter, Local), Failure> {
+    let paths = Paths::from_env();
+    let has_server = !matches!(options.server(), Ok(None));
+    let mut config = Config::load(&paths, lent, options.config.as_deref(), has_server)?;
+    if options.queue {
+        config.spool.folder.get_or_insert_with(|| paths.system("var/spool/postino"));
     }
-    builder!(postino::Client, options).send(message)
+    let local = Local::load(&config, &paths);
+    let logger = Logger::new(&config.log, &paths);
+    Ok((Submitter { config, lent, logger }, local))
+}
+
+/// Sends the message on stdin.
+fn send(options: &Options, lent: Option<Lent>) -> u8 {
+    let (mut submitter, local) = match load(options, lent) {
+        Ok(loaded) => loaded,
+        Err(failure) => {
+            let failure = log_failure(failure);
+            return Report::new(options, Err(Trouble::Config(failure))).print(options, &options.recipients);
+        }
+    };
+    match Message::read(options, &local) {
+        Ok(mut message) => {
+            let report = submitter.submit(options, &mut message);
+            report.print(options, &message.known_recipients())
+        }
+        Err(e) => Report::new(options, Err(Trouble::Smtp(e))).print(options, &options.recipients),
+    }
+}
+
+/// Writes a failure to the log of the system. Callers such as cron do not show what they are told on standard error.
+fn log_failure(failure: Failure) -> Failure {
+    let logger = Logger::new(&Log::Syslog, &Paths::from_env());
+    logger.log(&Entry { id: "-", envelope: None, relay: "", code: failure.code, result: &failure.text });
+    failure
+}
+
+/// Serves SMTP on stdin and stdout. Each message can have another account, so the group is suspended and not given up.
+fn serve(options: &Options, lent: Option<Lent>) -> Result<u8, Failure> {
+    let (mut submitter, local) = load(options, lent).map_err(log_failure)?;
+    submitter.lent = None;
+    let name = if local.domain.is_empty() { "localhost" } else { &local.domain };
+    let reply = |submission| submit::reply_to(&mut submitter, options, &local, submission);
+    match smtp_server::serve(smtp_server::Stdin, io::stdout(), name, smtp_server::Limits::default(), reply) {
+        Ok(smtp_server::End::Done) => Ok(0),
+        Ok(smtp_server::End::Aborted) => Ok(75),
+        Err(e) => Err(Failure::new(74, format!("the SMTP session failed: {e}"))),
+    }
+}
+
+/// Connects and logs in, and prints what was found.
+fn check(options: &Options, lent: Option<Lent>) -> Result<u8, Failure> {
+    let (mut submitter, _) = load(options, lent)?;
+    let sender = options.from.as_deref().and_then(|from| Address::new(from).ok());
+    let account = submitter.config.choose(options.account.as_deref(), sender.as_ref())?;
+    say(&format!("configuration: {} ({})", submitter.config.origin(), account.title()));
+    let found = submitter.server(options, &account).and_then(|server| {
+        let mut client = submit::builder(options, &server)?.connect()?;
+        let found = check::describe(&server, &client);
+        drop(client.quit()); // nothing depends on its reply
+        Ok(found)
+    });
+    match found {
+        Ok(text) => Ok(print(&text)),
+        Err(trouble) => Ok(Report::new(options, Err(trouble)).print(options, &[])),
+    }
 }
 
 /// Logs the dialogue to stderr.
@@ -123,6 +185,12 @@ impl log::Log for ToStderr {
 /// Prints a line on stdout. If stdout is closed, the message is sent nevertheless.
 fn say(text: &str) {
     drop(writeln!(io::stdout(), "{text}"));
+}
+
+/// Prints text on stdout, and returns the exit code for success.
+fn print(text: &str) -> u8 {
+    say(text.trim_end());
+    0
 }
 
 /// Prints one line on stderr.

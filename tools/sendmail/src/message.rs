@@ -1,4 +1,4 @@
-//! The message on standard input.
+//! The message and its envelope.
 
 use std::{
     fs::File,
@@ -12,22 +12,82 @@ use postino::{
 };
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use crate::options::Options;
+use crate::{
+    accounts::{Account, Trouble},
+    aliases::{Aliases, is_local},
+    compose::{Author, Domains, complete},
+    config::Config,
+    failure::Failure,
+    headers::{fields, value},
+    identity::{User, default_domain},
+    options::Options,
+    paths::Paths,
+};
 
 /// How much of the message is read before connecting, in octets: all of it in most cases.
 const HEAD: u64 = 1024 * 1024;
 
-/// The message on stdin.
+/// What the machine and the configuration say about senders and recipients.
+pub struct Local {
+    pub user: User,
+    pub domain: String,
+    /// An error matters only to a local recipient.
+    pub aliases: Result<Aliases, Failure>,
+    pub rewrite: Vec<(String, String)>,
+}
+
+impl Local {
+    pub fn load(config: &Config, paths: &Paths) -> Local {
+        Local {
+            user: User::calling(paths),
+            domain: config.domain.clone().unwrap_or_else(|| default_domain(paths)),
+            aliases: Aliases::load(config, paths),
+            rewrite: config.rewrite.clone(),
+        }
+    }
+
+    fn domains(&self) -> Domains<'_> {
+        Domains { domain: &self.domain, rewrite: &self.rewrite }
+    }
+
+    /// Returns the calling user's address.
+    fn user_address(&self) -> Result<Address, Error> {
+        let name = &self.user.name;
+        Address::new(&self.domains().qualified(name).unwrap_or_else(|| name.clone()))
+    }
+
+    /// Replaces aliases, and completes addresses without a domain.
+    fn recipients(&self, recipient: Address) -> Result<Vec<Address>, Trouble> {
+        if !is_local(&recipient) {
+            return Ok(vec![recipient]);
+        }
+        let aliases = self.aliases.as_ref().map_err(Failure::clone)?;
+        let mut found = aliases.expand(recipient)?;
+        for address in &mut found {
+            if let Some(qualified) = self.domains().qualified(address.as_str()) {
+                *address = Address::new(&qualified)?;
+            }
+        }
+        Ok(found)
+    }
+}
+
+/// A message to be sent.
 pub struct Message<'o> {
     options: &'o Options,
+    local: &'o Local,
+    /// The envelope sender of the account.
+    from: Option<String>,
+    envelope: Option<Envelope>,
     /// The whole message, or its first MiB and one octet.
     head: Vec<u8>,
     /// The source of the rest, if there is more.
     rest: Option<File>,
 }
 
-impl Message<'_> {
-    pub fn read(options: &Options) -> Result<Message<'_>, Error> {
+impl<'o> Message<'o> {
+    /// Reads the message on stdin.
+    pub fn read(options: &'o Options, local: &'o Local) -> Result<Message<'o>, Error> {
         let mut head = Vec::new();
         let mut read = || {
             let stdin = File::from(io::stdin().as_fd().try_clone_to_owned()?);
@@ -36,13 +96,23 @@ impl Message<'_> {
         };
         let stdin = read().map_err(Error::Source)?;
         let rest = (head.len() as u64 > HEAD).then_some(stdin);
+        Ok(Message { rest, ..Message::whole(options, local, head) })
+    }
+
+    /// Takes a message that is in memory.
+    pub fn whole(options: &'o Options, local: &'o Local, mut head: Vec<u8>) -> Message<'o> {
         head.drain(..mbox_lines(&head));
-        Ok(Message { options, head, rest })
+        Message { options, local, from: None, envelope: None, head, rest: None }
+    }
+
+    /// Whether all headers were read.
+    fn has_all_headers(&self) -> bool {
+        self.rest.is_none() || header_length(&self.head).is_some()
     }
 
     /// The part of the message that contains all headers.
     fn headers(&self) -> Result<&[u8], Error> {
-        if self.rest.is_none() || header_length(&self.head).is_some() {
+        if self.has_all_headers() {
             Ok(&self.head)
         } else {
             Err(Error::Message("the headers do not end within the first MiB".into()))
@@ -59,13 +129,120 @@ impl Message<'_> {
         }
     }
 
+    /// Returns the envelope sender: that of the command line, of the account, of the headers, or the calling user.
+    pub fn sender(&self) -> Result<Option<Address>, Error> {
+        let sender = match (&self.options.from, &self.from) {
+            (Some(given), _) if matches!(given.trim_matches(' '), "" | "<>") => return Ok(None),
+            (Some(given), _) | (None, Some(given)) => Address::new(given)?,
+            (None, None) => self.header_sender()?,
+        };
+        match self.local.domains().sender(sender.as_str()) {
+            Some(changed) => Address::new(&changed).map(Some),
+            None => Ok(Some(sender)),
+        }
+    }
+
+    fn header_sender(&self) -> Result<Address, Error> {
+        let headers = self.headers()?;
+        match Envelope::sender_from_headers(headers) {
+            Err(Error::Message(_)) if !is_resent_twice(headers) => self.local.user_address(),
+            found => found,
+        }
+    }
+
+    /// Sets the account, and determines the envelope and the message as it is sent.
+    pub fn prepare(&mut self, account: &Account) -> Result<(), Trouble> {
+        self.from.clone_from(&account.from);
+        let sender = self.sender()?;
+        let mut recipients = Vec::new();
+        for recipient in self.header_recipients()? {
+            recipients.extend(self.local.recipients(recipient)?);
+        }
+        for text in &self.options.recipients {
+            for recipient in list(text)? {
+                recipients.extend(self.local.recipients(recipient)?);
+            }
+        }
+        let mut envelope = Envelope::from_addresses(sender, recipients)?;
+        for option in &self.options.mail_options {
+            envelope = envelope.option(option.clone())?;
+        }
+        if let Some(notify) = &self.options.notify {
+            envelope = envelope.recipient_options(notify.clone())?;
+        }
+        self.complete(&envelope)?;
+        self.envelope = Some(envelope);
+        Ok(())
+    }
+
+    /// Removes Bcc if the recipients are in the headers, and adds what is missing.
+    fn complete(&mut self, envelope: &Envelope) -> Result<(), Error> {
+        if self.options.from_headers {
+            self.head = without_bcc(&self.head).into_owned();
+        }
+        if self.options.as_is || !self.has_all_headers() {
+            return Ok(());
+        }
+        let address = match envelope.sender() {
+            Some(sender) => sender.clone(),
+            None => self.local.user_address()?,
+        };
+        let full_name = match (&self.options.full_name, &self.options.from) {
+            (Some(name), _) => name,
+            (None, None) => &self.local.user.full_name,
+            (None, Some(_)) => "", // another person
+        };
+        let author = Author { full_name, address: address.as_str() };
+        self.head = complete(&self.head, &author, &self.local.domains());
+        Ok(())
+    }
+
     /// All recipients that can be reported, even if there is no valid envelope.
     pub fn known_recipients(&self) -> Vec<String> {
+        if let Some(envelope) = &self.envelope {
+            return envelope.recipients().iter().map(Address::to_string).collect();
+        }
         let named = self.header_recipients().unwrap_or_default();
         let given = self.options.recipients.iter();
         let given = given.map(|text| Address::new(text).map_or_else(|_| text.clone(), |a| a.to_string()));
         named.iter().map(Address::to_string).chain(given).collect()
     }
+
+    /// The envelope, if the message is prepared.
+    pub fn prepared_envelope(&self) -> Option<&Envelope> {
+        self.envelope.as_ref()
+    }
+}
+
+fn is_resent_twice(headers: &[u8]) -> bool {
+    fields(headers).filter(|field| value(field, "Resent-Date").is_some()).count() > 1
+}
+
+/// Reads the addresses of one argument, which are separated by commas or white space.
+fn list(text: &str) -> Result<Vec<Address>, Error> {
+    let has_separator = text.contains([',', ' ', '\t']);
+    if !has_separator || text.contains(|c: char| c.is_control() && c != '\t') {
+        return Ok(vec![Address::new(text)?]);
+    }
+    if text.contains('<') {
+        return Envelope::recipients_from_headers(format!("To: {text}\n\n").as_bytes());
+    }
+    words(text).into_iter().map(Address::new).collect()
+}
+
+/// Splits at commas and white space outside quotes.
+fn words(text: &str) -> Vec<&str> {
+    let (mut quoted, mut escaped) = (false, false);
+    let is_separator = |c: char| {
+        match c {
+            _ if escaped => escaped = false,
+            '\\' => escaped = true,
+            '"' => quoted = !quoted,
+            _ => return !quoted && matches!(c, ',' | ' ' | '\t'),
+        }
+        false
+    };
+    text.split(is_separator).filter(|word| !word.is_empty()).collect()
 }
 
 /// Length of the mbox lines before the first header of a message: `From ` or `>From `, each with its continuation lines.
@@ -86,34 +263,19 @@ fn mbox_lines(message: &[u8]) -> usize {
 
 impl Mail for Message<'_> {
     fn envelope(&self) -> Result<Envelope, Error> {
-        let sender = match &self.options.from {
-            Some(sender) => sender.clone(),
-            None => Envelope::sender_from_headers(self.headers()?)?.to_string(),
-        };
-        let named = self.header_recipients()?;
-        let given = self.options.recipients.iter().map(String::as_str);
-        let mut envelope = Envelope::new(&sender, named.iter().map(Address::as_str).chain(given))?;
-        for option in &self.options.mail_options {
-            envelope = envelope.option(option.clone())?;
-        }
-        match &self.options.notify {
-            Some(notify) => envelope.recipient_options(notify.clone()),
-            None => Ok(envelope),
-        }
+        self.envelope.clone().ok_or_else(|| Error::Message("it was not prepared".into()))
     }
 
     /// Can be opened only once if there is a rest, because stdin cannot be rewound.
     fn body(&self) -> Result<Body<'_>, Error> {
-        let head =
-            if self.options.from_headers { without_bcc(&self.head) } else { self.head.as_slice().into() };
-        let Some(rest) = &self.rest else { return Ok(head.into()) };
+        let Some(rest) = &self.rest else { return Ok(self.head.as_slice().into()) };
         let mut rest = rest.try_clone().map_err(Error::Source)?;
         let left = match rest.metadata() {
             Ok(file) if file.is_file() => rest.stream_position().ok().map(|at| file.len().saturating_sub(at)),
             _ => None, // the length of a pipe is unknown
         };
-        let size = left.map(|left| left + head.len() as u64);
-        let body = Body::reader(Cursor::new(head.into_owned()).chain(Polled(rest)));
+        let size = left.map(|left| left + self.head.len() as u64);
+        let body = Body::reader(Cursor::new(self.head.clone()).chain(Polled(rest)));
         Ok(match size {
             Some(size) => body.with_size(size),
             None => body,
@@ -130,6 +292,30 @@ impl Read for Polled {
         match poll(&mut [PollFd::new(&self.0, PollFlags::IN)], Some(&limit)) {
             Ok(0) => Err(io::ErrorKind::WouldBlock.into()),
             _ => self.0.read(room),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_argument_can_hold_several_recipients() {
+        for (text, expected) in [
+            ("a@x", &["a@x"][..]),
+            ("a@x,b@y", &["a@x", "b@y"]),
+            (" a@x ,  b ", &["a@x", "b"]),
+            ("a b\tc", &["a", "b", "c"]),
+            ("Bob <b@x>, \"C, D\" <c@y>", &["b@x", "c@y"]),
+            ("\"j d\"@x e@x", &["\"j d\"@x", "e@x"]),
+            ("<a@x>", &["a@x"]),
+        ] {
+            let found = list(text).unwrap();
+            assert_eq!(found.iter().map(Address::as_str).collect::<Vec<_>>(), expected, "{text}");
+        }
+        for text in ["a@x\r\nb@y", "a@x, b@@", "Bob <b@x>, <", ""] {
+            assert!(list(text).is_err(), "{text:?}");
         }
     }
 }

@@ -5,12 +5,20 @@ use std::{env, time::Duration};
 use lexopt::{Arg::*, ValueExt};
 use postino::{Error, MailOption, RcptOption, Ret};
 
+use crate::duration;
+
 pub const USAGE: &str = "\
 sendmail [OPTIONS] [RECIPIENT...] < message
-  -f, -r, --from ADDR   envelope sender; default: from the headers; \"\" is the null sender
+  -f, -r, --from ADDR   envelope sender; default: that of the account, else from the headers,
+                        else the calling user; \"\" is the null sender
+  -F NAME               full name of the sender, if From is missing
   -t                    recipients from To, Cc, Bcc (Bcc is not sent), then each RECIPIENT
-  -s, --server URL      default $SMTP_URL, else smtp://localhost; also smtps://, lmtp://,
-                        smtp+unix:/path, lmtp+unix:/path; $SMTP_URL keeps a password out of ps
+  -a, --account NAME    account of the configuration; default: chosen by the sender
+  -C, --config FILE     configuration; default: ~/.config/postino.conf, else /etc/postino.conf
+      --as-is           add no header fields and no domains to the message
+  -s, --server URL      default $SMTP_URL, else the account's, else smtp://localhost; also
+                        smtps://, lmtp://, smtp+unix:/path, lmtp+unix:/path; $SMTP_URL keeps a
+                        password out of ps
       --async           through postino::aio (built with --features async)
       --name NAME       name to send in EHLO
       --auth MECH[,...] only these mechanisms, in this order
@@ -28,15 +36,29 @@ sendmail [OPTIONS] [RECIPIENT...] < message
       --all-or-nothing  send to nobody if one recipient is refused
       --timeout SECS    limit of each wait; fractions are allowed
       --deadline SECS   limit of the whole send
+      --queue           keep the message in the spool if it cannot be sent now
   -v                    print the final reply, or the refusal, on stdout
   -vv                   also print the dialogue on stderr, with secrets masked
       --json            print the result as one line of JSON on stdout instead of the reply
+other modes:
+  -bs                   serve SMTP on stdin and stdout
+  -bp                   list the spool; also by the name mailq
+  -q[INTERVAL]          send what is due in the spool; --flush sends everything in it
+      --resend ID...    put messages that are in doubt or undeliverable back into the queue
+      --remove ID...    remove messages from the spool
+  -bi                   check the aliases; also by the name newaliases
+      --check           connect, log in, and print what was found
+      --print-config    print the settings, with secrets masked
+      --version         print the version
       --help            print this help
   ignored: -i, -oi (a lone dot never ends the input), -oe* (errors go to stderr), -od* (the
-      message is sent immediately), -om, -m, -n, -bm, -A*, -G, -U, -B TYPE, -F NAME, -h N, -L TAG
+      message is sent immediately), -o*, -O*, -m, -n, -bm, -A*, -d*, -e*, -G, -U, -B TYPE, -h N,
+      -L TAG, -p NAME, -X FILE
   removed from the message: \"From \" and \">From \" lines of an mbox before the first header
+  added (except with --as-is): missing From, Date, Message-ID; the domain of addresses without one
 exit codes, the first that applies:
   64  usage
+  78  the configuration, or a file that it names
   65  invalid message or address, or one that the server does not support
   77  TLS or login refused permanently
   68  no such host
@@ -49,11 +71,36 @@ exit codes, the first that applies:
    0  accepted by all
 ";
 
-#[derive(Default)]
+/// What the program does.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+pub enum Mode {
+    #[default]
+    Send,
+    Serve,
+    ListSpool,
+    RunSpool,
+    ResendSpooled,
+    RemoveSpooled,
+    CheckAliases,
+    Check,
+    PrintConfig,
+    Version,
+    Help,
+}
+
+#[derive(Clone, Default)]
 pub struct Options {
+    pub mode: Mode,
     pub from: Option<String>,
+    pub full_name: Option<String>,
     /// -t
     pub from_headers: bool,
+    pub account: Option<String>,
+    pub config: Option<String>,
+    pub as_is: bool,
+    pub queue: bool,
+    /// Everything in the spool is due.
+    pub flush: bool,
     pub server: Option<String>,
     pub is_async: bool,
     pub auth: Option<String>,
@@ -76,25 +123,35 @@ pub struct Options {
 }
 
 impl Options {
-    /// Returns `None` if help is requested.
-    pub fn parse() -> Result<Option<Options>, lexopt::Error> {
+    pub fn parse() -> Result<Options, lexopt::Error> {
         let mut options = Options::default();
         let mut args = lexopt::Parser::from_env();
+        options.mode = args.bin_name().map_or(Mode::Send, mode_of_name);
         while let Some(arg) = args.next()? {
             match arg {
                 Short('f' | 'r') | Long("from") => options.from = Some(text(&mut args)?),
                 Short('t') => options.from_headers = true,
+                Short('F') => options.full_name = Some(text(&mut args)?),
+                Short('a') | Long("account") => options.account = Some(text(&mut args)?),
+                Short('C') | Long("config") => options.config = Some(text(&mut args)?),
+                Long("as-is") => options.as_is = true,
+                Long("queue") => options.queue = true,
+                Long("check") => options.mode = Mode::Check,
+                Long("print-config") => options.mode = Mode::PrintConfig,
+                Long("version") => options.mode = Mode::Version,
+                Long("help") => options.mode = Mode::Help,
+                // Its value is in the same argument, or there is none.
+                Short('d' | 'e') => drop(args.optional_value()),
+                Short('q') => {
+                    drop(args.optional_value());
+                    options.mode = Mode::RunSpool;
+                }
+                Long("flush") => (options.mode, options.flush) = (Mode::RunSpool, true),
+                Long("resend") => options.mode = Mode::ResendSpooled,
+                Long("remove") => options.mode = Mode::RemoveSpooled,
                 Short('i' | 'm' | 'n' | 'G' | 'U') => {}
-                Short('A' | 'B' | 'F' | 'h' | 'L') => drop(args.value()?),
-                Short('o') => match text(&mut args)?.as_str() {
-                    "i" | "m" => {}
-                    other if other.starts_with(['d', 'e']) => {}
-                    other => return Err(format!("unknown option -o{other}").into()),
-                },
-                Short('b') => match text(&mut args)?.as_str() {
-                    "m" => {}
-                    other => return Err(format!("unknown option -b{other}").into()),
-                },
+                Short('A' | 'B' | 'h' | 'L' | 'O' | 'X' | 'o' | 'p') => drop(args.value()?),
+                Short('b') => options.mode = mode(&text(&mut args)?)?,
                 Short('N') | Long("dsn") => options.notify = Some(args.value()?.parse_with(notify)?),
                 Short('R') | Long("ret") => {
                     options.mail_options.push(MailOption::Ret(args.value()?.parse_with(ret)?));
@@ -120,7 +177,6 @@ impl Options {
                 Long("no-pipelining") => options.no_pipelining = true,
                 Short('v') => options.verbose = options.verbose.saturating_add(1),
                 Long("json") => options.json = true,
-                Long("help") => return Ok(None),
                 Value(recipient) => options.recipients.push(recipient.string()?),
                 _ => return Err(arg.unexpected()),
             }
@@ -128,28 +184,33 @@ impl Options {
         match &options {
             Options { user: None, oauth_token: Some(_), .. } => Err("--oauth-token needs --user".into()),
             Options { cert: None, key: Some(_), .. } => Err("--key needs --cert".into()),
-            _ => Ok(Some(options)),
+            _ => Ok(options),
         }
     }
 
-    pub fn server(&self) -> Result<String, Error> {
-        let url = match (&self.server, env::var_os("SMTP_URL")) {
-            (Some(url), _) => Ok(url.clone()),
-            (None, Some(url)) if !url.is_empty() => url.into_string(),
-            _ => Ok("smtp://localhost".to_owned()),
-        };
-        let url = url.map_err(|_| Error::Config("SMTP_URL is not UTF-8".into()))?; // its value is secret
-        let has_login = url.contains('@') && !url.contains("+unix:");
-        if self.auth.is_none() || has_login || self.user.is_some() || self.is_external() {
-            Ok(url)
-        } else {
-            Err(Error::Config("--auth needs a user and a password in the URL, or --user".into()))
+    /// Returns the URL of the command line or the environment.
+    pub fn server(&self) -> Result<Option<String>, Error> {
+        match (&self.server, env::var_os("SMTP_URL")) {
+            (Some(url), _) => Ok(Some(url.clone())),
+            (None, Some(url)) if !url.is_empty() => {
+                url.into_string().map(Some).map_err(|_| Error::Config("SMTP_URL is not UTF-8".into())) // its value is secret
+            }
+            _ => Ok(None),
         }
     }
 
-    /// Whether the login is by the client certificate, or by another identity that the server already knows.
-    pub fn is_external(&self) -> bool {
-        self.auth.as_deref() == Some("EXTERNAL")
+    /// Returns an option that must not be used in set-group-ID mode: one that chooses where the password of the system's
+    /// configuration is sent, or how it is protected.
+    pub fn privileged(&self) -> Option<&'static str> {
+        let given = [
+            ("-C", self.config.is_some()),
+            ("--server", self.server.is_some()),
+            ("--auth", self.auth.is_some()),
+            ("--user", self.user.is_some()),
+            ("--cafile", self.cafile.is_some()),
+            ("--cert", self.cert.is_some()),
+        ];
+        given.into_iter().find_map(|(name, is_given)| is_given.then_some(name))
     }
 
     pub fn token(&self) -> Result<String, Error> {
@@ -160,6 +221,26 @@ impl Options {
         };
         let token = token.ok_or_else(|| Error::Config("the OAuth token is missing or not UTF-8".into()))?;
         Ok(token.trim_end().to_owned())
+    }
+}
+
+/// Returns the mode for the name of the program.
+fn mode_of_name(name: &str) -> Mode {
+    match name.rsplit('/').next() {
+        Some("mailq") => Mode::ListSpool,
+        Some("newaliases") => Mode::CheckAliases,
+        _ => Mode::Send,
+    }
+}
+
+/// Returns the mode of the option `-b`.
+fn mode(letter: &str) -> Result<Mode, lexopt::Error> {
+    match letter {
+        "m" => Ok(Mode::Send),
+        "s" => Ok(Mode::Serve),
+        "p" => Ok(Mode::ListSpool),
+        "i" => Ok(Mode::CheckAliases),
+        _ => Err(format!("unknown option -b{letter}").into()),
     }
 }
 
@@ -197,22 +278,5 @@ fn ret(text: &str) -> Result<Ret, &'static str> {
 }
 
 fn seconds(text: &str) -> Result<Duration, &'static str> {
-    decimal(text).ok_or("expected a number of seconds")
-}
-
-/// Parses a decimal number such as `2`, `0.5` or `1e3`. Parsing an f64 would add 16 kB to the program.
-fn decimal(text: &str) -> Option<Duration> {
-    let (number, exponent) = text.split_once(['e', 'E']).unwrap_or((text, "0"));
-    let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
-    let digits = [whole, fraction].concat();
-    if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_digit()) {
-        return None;
-    }
-    let digit =
-        |at| usize::try_from(at).ok().and_then(|at| digits.as_bytes().get(at)).map_or(0, |b| b - b'0');
-    let places =
-        |from: i64, to| (from..to).try_fold(0_u64, |n, at| n.checked_mul(10)?.checked_add(digit(at).into()));
-    let point = whole.len() as i64 + i64::from(exponent.parse::<i16>().ok()?);
-    let nanos = u32::try_from(places(point, point + 9)?).ok()?;
-    Some(Duration::new(places(0, point)?, nanos))
+    duration::seconds(text).ok_or("expected a number of seconds")
 }

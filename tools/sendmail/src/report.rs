@@ -2,11 +2,102 @@
 
 use postino::{Delivery, Error, Outcome, Phase, Reply};
 
-use crate::tell;
+use crate::{accounts::Trouble, options::Options, say, tell};
 
-/// Reports each recipient that the message was not accepted for, and returns the exit code.
-pub fn tell_recipients(delivery: &Delivery) -> u8 {
-    let mut codes = [0; 3];
+/// The result of sending one message.
+pub struct Report {
+    pub result: Result<Delivery, Error>,
+    pub code: u8,
+    /// One line for each recipient that the message was not accepted for, or for the error.
+    pub lines: Vec<String>,
+    /// The identifier in the spool, if the message is there.
+    pub spooled: Option<String>,
+}
+
+impl Report {
+    pub fn new(options: &Options, result: Result<Delivery, Trouble>) -> Report {
+        match result {
+            Ok(delivery) => {
+                let (code, lines) = refused_recipients(&delivery);
+                Report { result: Ok(delivery), code, lines, spooled: None }
+            }
+            Err(Trouble::Config(failure)) => Report {
+                code: failure.code,
+                lines: vec![failure.text.clone()],
+                result: Err(Error::Config(failure.text.into())),
+                spooled: None,
+            },
+            Err(Trouble::Smtp(error)) => {
+                let code = match error {
+                    Error::NoRecipients if !options.from_headers => 64, // they belong on the command line
+                    _ => exit_code(&error),
+                };
+                Report { code, lines: vec![error.to_string()], result: Err(error), spooled: None }
+            }
+        }
+    }
+
+    /// Returns the final reply, or the refusal.
+    pub fn reply(&self) -> Option<&Reply> {
+        match &self.result {
+            Ok(delivery) => delivery.reply(),
+            Err(e) => e.reply(),
+        }
+    }
+
+    /// Returns the result for the log and for a reply.
+    pub fn summary(&self) -> String {
+        let result = match self.reply() {
+            Some(reply) if self.code == 0 && self.spooled.is_none() => reply.to_string(),
+            _ => self.lines.join("; "),
+        };
+        match &self.spooled {
+            Some(id) => format!("in the spool as {id}: {result}"),
+            None => result,
+        }
+    }
+
+    /// Notes that what was not sent is in the spool. Only refusals and doubt are failures then.
+    pub fn spooled(mut self, id: &str, is_refused: bool, is_in_doubt: bool) -> Report {
+        self.code = match self.code {
+            _ if is_in_doubt => 74,
+            75 if is_refused => 67,
+            code if is_refused => code,
+            _ => 0,
+        };
+        self.spooled = Some(id.to_owned());
+        self
+    }
+
+    fn json(&self, known: &[String], reply: Option<&Reply>) -> String {
+        let json = json(&self.result, known, reply);
+        match (&self.spooled, json.strip_suffix('}')) {
+            (Some(id), Some(json)) => format!(r#"{json},"spooled":{}}}"#, quoted(Some(id))),
+            _ => json,
+        }
+    }
+
+    /// Prints the result, and returns the exit code.
+    pub fn print(&self, options: &Options, known: &[String]) -> u8 {
+        match self.reply() {
+            reply if options.json => say(&self.json(known, reply)),
+            Some(reply) if options.verbose > 0 => say(&reply.to_string()),
+            _ => {}
+        }
+        if let Some(id) = self.spooled.as_ref().filter(|_| options.verbose > 0 && !options.json) {
+            say(&format!("in the spool as {id}"));
+        }
+        // Callers such as cron send what is printed to somebody, who can do nothing about a message that waits.
+        for line in self.lines.iter().filter(|_| self.code != 0 || options.verbose > 0) {
+            tell(line);
+        }
+        self.code
+    }
+}
+
+/// Returns the exit code, and a line for each recipient that the message was not accepted for.
+fn refused_recipients(delivery: &Delivery) -> (u8, Vec<String>) {
+    let (mut codes, mut lines) = ([0; 3], Vec::new());
     for recipient in delivery.recipients() {
         let (i, code, what) = match recipient.outcome() {
             Outcome::Accepted => continue,
@@ -18,10 +109,10 @@ pub fn tell_recipients(delivery: &Delivery) -> u8 {
             ),
             _ => (2, 75, "was not sent the message".to_owned()),
         };
-        tell(&format!("{} {what}", recipient.address()));
+        lines.push(format!("{} {what}", recipient.address()));
         codes[i] = code;
     }
-    codes.into_iter().find(|code| *code != 0).unwrap_or(0)
+    (codes.into_iter().find(|code| *code != 0).unwrap_or(0), lines)
 }
 
 /// The exit code for an error (sysexits.h).

@@ -1,0 +1,165 @@
+//! `--check` and `--print-config`: what the program would do.
+
+use std::{fmt::Write, time::Duration};
+
+use postino::{Capabilities, Client};
+
+use crate::{
+    accounts::{Account, Login, Secret, Server},
+    config::{Aliases, Config, Log},
+    message::Local,
+};
+
+const MASK: &str = "********";
+
+/// Describes a connection that is logged in.
+pub fn describe(server: &Server, client: &Client) -> String {
+    let mut text = format!("server: {}\n", server.relay());
+    if let Some(address) = client.peer_addr() {
+        add(&mut text, "connected to", &address.to_string());
+    }
+    if let Some(greeting) = client.greeting() {
+        add(&mut text, "greeting", &greeting.to_string());
+    }
+    let tls = if client.is_encrypted() { "yes, and the certificate is valid" } else { "no" };
+    add(&mut text, "TLS", tls);
+    add(&mut text, "capabilities", &capabilities(client.capabilities()));
+    let login = match &server.login {
+        Login::Password(user, _) => format!("accepted for {user}"),
+        Login::Token(user, _) => format!("token accepted for {user}"),
+        Login::External => "accepted by certificate".to_owned(),
+        Login::None if crate::accounts::has_login(&server.url) => "accepted".to_owned(),
+        Login::None => "none configured".to_owned(),
+    };
+    add(&mut text, "login", &login);
+    text
+}
+
+fn capabilities(capabilities: &Capabilities) -> String {
+    let all =
+        capabilities.iter().map(|(keyword, parameters)| format!("{keyword} {parameters}").trim().to_owned());
+    all.collect::<Vec<_>>().join(", ")
+}
+
+fn add(text: &mut String, name: &str, value: &str) {
+    let value: String = value.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    let _infallible = writeln!(text, "{name}: {value}");
+}
+
+/// Writes the configuration as TOML, with all secrets masked, and the values that apply without it as comments.
+pub fn print_config(config: &Config, local: &Local) -> String {
+    let mut text = format!("# {}\n", config.origin());
+    let mut line = |line: String| text += &(line + "\n");
+    match &config.domain {
+        Some(domain) => line(format!("domain = {}", quoted(domain))),
+        None => line(format!("# domain = {}", quoted(&local.domain))),
+    }
+    match &config.aliases {
+        Aliases::Default => line("# aliases = \"/etc/aliases\"".to_owned()),
+        Aliases::None => line("aliases = \"\"".to_owned()),
+        Aliases::File(file) => line(format!("aliases = {}", quoted(&file.to_string_lossy()))),
+    }
+    match &config.log {
+        Log::Syslog => line("log = \"syslog\"".to_owned()),
+        Log::None => line("log = \"none\"".to_owned()),
+        Log::File(file) => line(format!("log = {}", quoted(&file.to_string_lossy()))),
+    }
+    if let Some(name) = &config.default_account {
+        line(format!("default-account = {}", quoted(name)));
+    }
+    for entry in spool(config) {
+        line(entry);
+    }
+    for entry in account(&config.base) {
+        line(entry);
+    }
+    for entry in &config.accounts {
+        line(format!("\n[account.{}]", quoted(&entry.name)));
+        for entry in account(entry) {
+            line(entry);
+        }
+    }
+    if !config.rewrite.is_empty() {
+        line("\n[rewrite]".to_owned());
+        for (from, to) in &config.rewrite {
+            line(format!("{} = {}", quoted(from), quoted(to)));
+        }
+    }
+    text
+}
+
+fn spool(config: &Config) -> Vec<String> {
+    let spool = &config.spool;
+    let mut lines = Vec::new();
+    if let Some(folder) = &spool.folder {
+        lines.push(format!("spool = {}", quoted(&folder.to_string_lossy())));
+    }
+    lines.extend(spool.max_messages.map(|count| format!("spool-max-messages = {count}")));
+    lines.extend(spool.max_bytes.map(|count| format!("spool-max-bytes = {count}")));
+    if !spool.retry.is_empty() {
+        let waits: Vec<_> = spool.retry.iter().map(|wait| seconds(*wait)).collect();
+        lines.push(format!("retry = [{}]", waits.join(", ")));
+    }
+    lines.extend(spool.give_up_after.map(|limit| format!("give-up-after = {}", seconds(limit))));
+    lines
+}
+
+fn account(account: &Account) -> Vec<String> {
+    let mut lines = Vec::new();
+    let mut text = |key: &str, value: Option<&str>| {
+        lines.extend(value.map(|value| format!("{key} = {}", quoted(value))));
+    };
+    text("url", account.url.as_deref().map(masked).as_deref());
+    text("user", account.user.as_deref());
+    for (name, secret) in [("password", &account.password), ("token", &account.token)] {
+        match secret {
+            None => {}
+            Some(Secret::Inline(_)) => text(name, Some(MASK)),
+            Some(Secret::File(file)) => text(&format!("{name}-file"), Some(&file.to_string_lossy())),
+            // Its arguments can be secret.
+            Some(Secret::Command(_)) => text(&format!("{name}-command"), Some(MASK)),
+        }
+    }
+    text("auth", account.auth.as_deref());
+    for (key, file) in [
+        ("ca-file", &account.ca_file),
+        ("client-certificate", &account.certificate),
+        ("client-key", &account.key),
+    ] {
+        text(key, file.as_ref().map(|file| file.to_string_lossy()).as_deref());
+    }
+    text("from", account.from.as_deref());
+    text("hello-name", account.hello_name.as_deref());
+    if !account.senders.is_empty() {
+        let senders: Vec<_> = account.senders.iter().map(|sender| quoted(sender)).collect();
+        lines.push(format!("senders = [{}]", senders.join(", ")));
+    }
+    lines.extend(account.timeout.map(|limit| format!("timeout = {}", seconds(limit))));
+    lines.extend(account.deadline.map(|limit| format!("deadline = {}", seconds(limit))));
+    lines
+}
+
+/// Masks the password of a URL.
+fn masked(url: &str) -> String {
+    if !crate::accounts::has_login(url) {
+        return url.to_owned();
+    }
+    let user = url.split_once("//").and_then(|(scheme, rest)| Some((scheme, rest.split_once(':')?.0)));
+    let server = url.rsplit_once('@').map_or("", |(_, server)| server);
+    match user {
+        Some((scheme, user)) => format!("{scheme}//{user}:{MASK}@{server}"),
+        None => MASK.to_owned(),
+    }
+}
+
+fn seconds(duration: Duration) -> String {
+    match duration.subsec_nanos() {
+        0 => duration.as_secs().to_string(),
+        nanos => format!("{}.{nanos:09}", duration.as_secs()),
+    }
+}
+
+/// A basic string of TOML.
+fn quoted(text: &str) -> String {
+    format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
+}

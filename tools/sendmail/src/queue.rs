@@ -1,0 +1,261 @@
+//! The spool on the command line: storing a message that cannot be sent now, `-q`, `mailq`.
+
+use std::{
+    io,
+    path::Path,
+    time::{Duration, UNIX_EPOCH},
+};
+
+use postino::{Address, Delivery, Envelope, Error, Mail, MailOption, RcptOption, Ret};
+use rustix::process::{geteuid, getuid};
+
+use crate::{
+    accounts::{Account, Trouble},
+    compose::date,
+    config::Config,
+    failure::{CONFIG, Failure, TEMPORARY, USAGE},
+    message::{Local, Message},
+    options::{Mode, Options},
+    privilege::{self, Lent},
+    report::Report,
+    say,
+    spool::{Entry, Fate, Place, Request, Runner, Spool, State, Waits, outcomes},
+    submit::{Sender, Submitter},
+    syslog, tell,
+};
+
+/// Defaults of the limits of the spool.
+const MAX_MESSAGES: u64 = 1000;
+const MAX_OCTETS: u64 = 256 * 1024 * 1024;
+
+/// The spool, and what the configuration says of it.
+pub struct Queue {
+    spool: Spool,
+    /// The group that may use it, in set-group-ID mode.
+    lent: Option<Lent>,
+    waits: Waits,
+}
+
+impl Queue {
+    /// Opens the spool, if there is one. A user's own configuration uses a spool with the user's rights.
+    pub fn open(config: &Config) -> Result<Option<Queue>, Failure> {
+        let Some(folder) = &config.spool.folder else { return Ok(None) };
+        let messages = config.spool.max_messages.unwrap_or(MAX_MESSAGES);
+        let octets = config.spool.max_bytes.unwrap_or(MAX_OCTETS);
+        let messages = usize::try_from(messages).unwrap_or(usize::MAX);
+        let spool = privilege::with(config.lent, || Spool::open(folder, messages, octets))?;
+        let spool = spool.map_err(|e| in_spool(folder, &e))?;
+        let mut waits = Waits::default();
+        if !config.spool.retry.is_empty() {
+            waits.waits.clone_from(&config.spool.retry);
+        }
+        if let Some(age) = config.spool.give_up_after {
+            waits.give_up_after = age;
+        }
+        Ok(Some(Queue { spool, lent: config.lent, waits }))
+    }
+
+    /// The spool of a mode that is about it.
+    fn required(config: &Config) -> Result<Queue, Failure> {
+        let missing = || Failure::new(CONFIG, format!("{}: there is no spool (key spool)", config.origin()));
+        Queue::open(config)?.ok_or_else(missing)
+    }
+
+    fn with<T>(&self, work: impl FnOnce() -> io::Result<T>) -> Result<T, Failure> {
+        privilege::with(self.lent, work)?.map_err(|e| in_spool(self.spool.folder(), &e))
+    }
+
+    /// Stores a message, and tries to send it. What cannot be sent now stays in the spool.
+    pub fn submit(
+        self,
+        options: &Options,
+        account: &Account,
+        message: &Message<'_>,
+        sender: Sender,
+    ) -> Result<Report, Trouble> {
+        let request = request(options, account, &message.envelope()?);
+        let mut content = message.body()?.into_reader().map_err(Error::Source)?;
+        let mut entry = self.with(|| self.spool.receive(&request, &mut content))?;
+        let result = sender.send(&entry);
+        let (states, reason) = outcomes(&entry, &result, false);
+        let id = entry.id().to_owned();
+        let next = self.waits.next(0);
+        let fate = self.with(|| {
+            entry.settle(&states, next, &reason)?;
+            if entry.record().fate() == Fate::Bounce {
+                entry.told()?; // by the exit code
+            }
+            entry.finish()
+        })?;
+        let report = Report::new(options, result.map_err(Trouble::Smtp));
+        Ok(match fate {
+            Fate::Done => report,
+            _ => {
+                let any = |is: fn(&State) -> bool| states.iter().any(is);
+                report.spooled(
+                    &id,
+                    any(|state| matches!(state, State::Refused(_))),
+                    any(|state| matches!(state, State::Doubt(_))),
+                )
+            }
+        })
+    }
+}
+
+fn in_spool(folder: &Path, e: &io::Error) -> Failure {
+    Failure::new(TEMPORARY, format!("spool {}: {e}", folder.display()))
+}
+
+fn request(options: &Options, account: &Account, envelope: &Envelope) -> Request {
+    let mut request = Request::new(getuid().as_raw(), &account.name, envelope);
+    for option in &options.mail_options {
+        match option {
+            MailOption::Ret(Ret::Headers) => request.ret = Some("hdrs".to_owned()),
+            MailOption::Ret(_) => request.ret = Some("full".to_owned()),
+            MailOption::EnvelopeId(id) => request.envid = Some(id.clone()),
+            MailOption::RequireTls => request.requires_tls = true,
+            _ => {} // the command line has no others
+        }
+    }
+    request.notify = options.notify.as_ref().map(|notify| match notify {
+        RcptOption::Notify { success, failure, delay } => {
+            let words = [("success", success), ("failure", failure), ("delay", delay)];
+            let words: Vec<_> = words.iter().filter(|(_, is_set)| **is_set).map(|(word, _)| *word).collect();
+            words.join(",")
+        }
+        _ => "never".to_owned(),
+    });
+    request
+}
+
+/// `-q`: sends what is due.
+pub fn run(submitter: &mut Submitter, options: &Options, local: &Local) -> Result<u8, Failure> {
+    let queue = Queue::required(&submitter.config)?;
+    if queue.lent.is_some() && !getuid().is_root() {
+        return Err(Failure::new(USAGE, "-q is not for every user: the spool belongs to the system"));
+    }
+    let domain = if local.domain.is_empty() { "localhost" } else { &local.domain };
+    let submitter = std::cell::RefCell::new(submitter);
+    let relay = std::cell::RefCell::new(String::new());
+    let mut code = 0;
+    let mut send = |entry: &Entry| {
+        let sent = privilege::without(queue.lent, || {
+            let mut submitter = submitter.borrow_mut();
+            let server = submitter.server_for(entry, options)?;
+            server.relay().clone_into(&mut relay.borrow_mut());
+            Ok(Sender::new(options, &server)?.send(entry)?)
+        });
+        match sent {
+            Ok(Ok(delivery)) => Ok(delivery),
+            Ok(Err(Trouble::Smtp(e))) => Err(e),
+            Ok(Err(Trouble::Config(failure))) | Err(failure) => Err(Error::Config(failure.text.into())),
+        }
+    };
+    let mut report = |entry: &Entry, result: &Result<Delivery, Error>| {
+        let envelope = entry.envelope().ok();
+        let text = match result {
+            Ok(delivery) => delivery.reply().map(ToString::to_string).unwrap_or_default(),
+            Err(e) => e.to_string(),
+        };
+        let failed = u8::from(result.is_err());
+        let (id, envelope, relay) = (entry.id(), envelope.as_ref(), &*relay.borrow());
+        submitter.borrow().logger.log(&syslog::Entry { id, envelope, relay, code: failed, result: &text });
+        if options.verbose > 0 {
+            say(&format!("{id}: {text}"));
+        }
+    };
+    let mut complain = |id: &str, e: &io::Error| {
+        code = TEMPORARY;
+        tell(&format!("spool: {id}: {e}"));
+    };
+    let runner = Runner {
+        spool: &queue.spool,
+        waits: &queue.waits,
+        everything: options.flush,
+        domain,
+        send: &mut send,
+        report: &mut report,
+        complain: &mut complain,
+    };
+    queue.with(|| runner.run())?;
+    Ok(code)
+}
+
+/// The user whose messages may be seen and changed; `None` for all.
+fn user() -> Option<u32> {
+    let uid = getuid();
+    (!uid.is_root() && geteuid() == uid).then(|| uid.as_raw())
+}
+
+/// `mailq`: lists the messages of the calling user, or all of them for root.
+pub fn list(submitter: &Submitter) -> Result<u8, Failure> {
+    let queue = Queue::required(&submitter.config)?;
+    let entries = queue.with(|| queue.spool.list(user()))?;
+    for (place, entry) in &entries {
+        let record = entry.record();
+        let state = match (place, record.fate()) {
+            (Place::Doubt, _) | (_, Fate::Doubt) => "IN DOUBT: it may have been delivered".to_owned(),
+            (Place::Failed, _) => "UNDELIVERABLE".to_owned(),
+            _ if record.tries == 0 => "waiting".to_owned(),
+            _ => format!("tried {} times, next at {}", record.tries, at(record.next)),
+        };
+        let request = entry.request();
+        say(&format!("{}  {} octets, {}", entry.id(), entry.content_len(), at(request.time)));
+        say(&format!("    from <{}>, {state}", request.from));
+        if !record.reason.is_empty() {
+            say(&format!("    {}", record.reason));
+        }
+        for (to, recipient) in request.to.iter().zip(&record.recipients) {
+            let what = match recipient {
+                State::Due => String::new(),
+                State::Accepted => ": accepted".to_owned(),
+                State::Refused(reason) => format!(": refused: {reason}"),
+                State::Returned => ": refused, the sender knows".to_owned(),
+                State::Doubt(_) => ": in doubt".to_owned(),
+            };
+            say(&format!("      <{to}>{what}"));
+        }
+    }
+    match entries.len() {
+        0 => say("The spool is empty."),
+        n => say(&format!("{n} in the spool.")),
+    }
+    Ok(0)
+}
+
+/// Formats a time in seconds since 1970.
+fn at(seconds: u64) -> String {
+    date(UNIX_EPOCH + Duration::from_secs(seconds.min(253_402_300_799))) // until the year 9999
+}
+
+/// `--resend`, `--remove`: changes the messages with the given identifiers.
+pub fn change(submitter: &Submitter, options: &Options) -> Result<u8, Failure> {
+    let queue = Queue::required(&submitter.config)?;
+    if options.recipients.is_empty() {
+        return Err(Failure::new(USAGE, "expected identifiers of messages in the spool (see mailq)"));
+    }
+    let mut code = 0;
+    for id in &options.recipients {
+        let changed = queue.with(|| match options.mode {
+            Mode::RemoveSpooled => queue.spool.remove(id, user()),
+            _ => queue.spool.resend(id, user()),
+        })?;
+        if !changed {
+            tell(&format!("{id}: no such message, or it is being sent right now"));
+            code = USAGE;
+        }
+    }
+    Ok(code)
+}
+
+impl Submitter {
+    /// Returns the server for a message of the spool: that of its account if there still is one, else that of its sender.
+    fn server_for(&mut self, entry: &Entry, options: &Options) -> Result<crate::accounts::Server, Trouble> {
+        let request = entry.request();
+        let is_known = self.config.accounts.iter().any(|account| account.name == request.account);
+        let name = Some(request.account.as_str()).filter(|_| is_known);
+        let sender = Address::new(&request.from).ok();
+        let account = self.config.choose(name, sender.as_ref())?;
+        self.server(options, &account)
+    }
+}

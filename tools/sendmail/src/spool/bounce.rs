@@ -1,0 +1,107 @@
+//! Bounces: messages that tell the sender which recipients were refused (RFC 3464).
+
+use std::{fmt::Write, io};
+
+use postino::{Error, Message, message::header_length};
+
+use super::{Entry, Request, Spool, record::State};
+
+/// Maximum length of a reason, in octets, so that no line gets too long.
+const MAX_REASON: usize = 700;
+
+/// Stores the bounce for the refusals that the sender does not know of. It has the null sender, so that nothing answers
+/// it (RFC 5321 §4.5.5). Its identifier follows from that of the message and the number of attempts, so that it is
+/// stored once, even if the program is killed before it can record that.
+pub fn bounce(spool: &Spool, entry: &Entry, domain: &str) -> io::Result<()> {
+    let content = compose(entry, domain).map_err(io::Error::other)?;
+    let request = Request {
+        uid: entry.request().uid,
+        time: super::now(),
+        account: entry.request().account.clone(),
+        to: vec![entry.request().from.clone()],
+        ..Request::default()
+    };
+    spool.store_as(&format!("{}B{}", entry.id(), entry.record().tries), &request, &content)
+}
+
+fn compose(entry: &Entry, domain: &str) -> Result<Vec<u8>, Error> {
+    let refused: Vec<_> = entry
+        .request()
+        .to
+        .iter()
+        .zip(&entry.record().recipients)
+        .filter_map(|(to, state)| match state {
+            State::Refused(reason) => Some((to.as_str(), ascii(reason))),
+            _ => None,
+        })
+        .collect();
+    let mut list = String::new();
+    let mut status = format!("Reporting-MTA: dns; {domain}\r\nX-Spool-ID: {}\r\n", entry.id());
+    for (to, reason) in &refused {
+        let _ = write!(list, "  <{to}>\r\n    {reason}\r\n");
+        let kind = if to.is_ascii() { "rfc822" } else { "utf-8" }; // RFC 6533
+        let _ = write!(
+            status,
+            "\r\nFinal-Recipient: {kind}; {to}\r\nAction: failed\r\nStatus: {}\r\nDiagnostic-Code: smtp; {reason}\r\n",
+            enhanced(reason)
+        );
+    }
+
+    // The library makes the header fields.
+    let from = format!("Mail Delivery System <MAILER-DAEMON@{domain}>");
+    let stamp = Message::builder()
+        .from(from.as_str())
+        .to(entry.request().from.as_str())
+        .subject("Undelivered mail returned to sender")
+        .header("Auto-Submitted", "auto-replied")
+        .text("")
+        .build()?;
+    let mut text = String::new();
+    for name in ["From", "To", "Subject", "Date", "Message-ID", "Auto-Submitted"] {
+        if let Some(value) = stamp.header(name) {
+            let _ = write!(text, "{name}: {value}\r\n");
+        }
+    }
+    let boundary = format!("postino-{}", entry.id());
+    let part = |kind: &str| format!("\r\n--{boundary}\r\nContent-Type: {kind}\r\n\r\n");
+    let _ = write!(
+        text,
+        "MIME-Version: 1.0\r\n\
+         Content-Type: multipart/report; report-type=delivery-status;\r\n boundary=\"{boundary}\"\r\n{}\
+         Your message could not be delivered to these recipients:\r\n\r\n{list}\r\n\
+         It will not be tried again. The header of the message follows.\r\n{}{status}{}{}\r\n--{boundary}--\r\n",
+        part("text/plain; charset=utf-8"),
+        part("message/delivery-status"),
+        part("text/rfc822-headers"),
+        header(entry)?,
+    );
+    Ok(text.into_bytes())
+}
+
+/// Returns the header of the message, in ASCII, with CRLF.
+fn header(entry: &Entry) -> Result<String, Error> {
+    let head = entry.head().map_err(Error::Source)?;
+    let end = header_length(&head).unwrap_or(head.len());
+    let text = String::from_utf8_lossy(&head[..end]);
+    let lines = text.lines().map(|line| line.chars().map(printable).collect::<String>() + "\r\n");
+    Ok(lines.collect::<String>().trim_end().to_owned())
+}
+
+fn ascii(reason: &str) -> String {
+    reason.chars().map(printable).take(MAX_REASON).collect()
+}
+
+fn printable(c: char) -> char {
+    if matches!(c, ' '..='~' | '\t') { c } else { '?' }
+}
+
+/// Returns the enhanced status code of a reply such as `550 5.1.1 no such user` (RFC 3463), or the general one.
+fn enhanced(reason: &str) -> &str {
+    let is_code = |word: &&str| {
+        let mut parts = word.split('.');
+        parts.next() == Some("5")
+            && parts.clone().count() == 2
+            && parts.all(|part| (1..=3).contains(&part.len()) && part.bytes().all(|b| b.is_ascii_digit()))
+    };
+    reason.split([' ', ':']).find(is_code).unwrap_or("5.0.0")
+}

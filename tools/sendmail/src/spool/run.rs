@@ -1,0 +1,153 @@
+//! Sending what is in the spool.
+
+use std::{io, time::Duration};
+
+use postino::{Delivery, Error, Outcome, Phase, Reply};
+
+use super::{Entry, Fate, Place, Spool, bounce, now, record::State};
+
+/// When a message is tried again, and for how long.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Waits {
+    /// The waits after the first attempts; the last one repeats.
+    pub waits: Vec<Duration>,
+    /// Age at which a message is returned to its sender.
+    pub give_up_after: Duration,
+}
+
+impl Default for Waits {
+    fn default() -> Waits {
+        let minutes = [5, 10, 20, 30, 60, 120, 240];
+        Waits {
+            waits: minutes.iter().map(|minutes| Duration::from_secs(minutes * 60)).collect(),
+            give_up_after: Duration::from_secs(5 * 24 * 3600),
+        }
+    }
+}
+
+impl Waits {
+    /// When the next attempt after this number of them is due, in seconds since 1970.
+    pub fn next(&self, tries: usize) -> u64 {
+        let wait = self.waits.get(tries).or(self.waits.last());
+        now().saturating_add(wait.map_or(0, Duration::as_secs))
+    }
+}
+
+/// Sends what is in the spool.
+pub struct Runner<'r> {
+    pub spool: &'r Spool,
+    pub waits: &'r Waits,
+    /// Whether messages are tried that are not due yet.
+    pub everything: bool,
+    /// The domain of this machine, for bounces.
+    pub domain: &'r str,
+    pub send: &'r mut dyn FnMut(&Entry) -> Result<Delivery, Error>,
+    /// Is told of each attempt.
+    pub report: &'r mut dyn FnMut(&Entry, &Result<Delivery, Error>),
+    /// Is told of a message, by its identifier, whose file cannot be read or written. It is skipped.
+    pub complain: &'r mut dyn FnMut(&str, &io::Error),
+}
+
+impl Runner<'_> {
+    /// Tries each message once. Several processes may do so at the same time.
+    ///
+    /// If the server of an account cannot be reached, or refuses the login, the other messages for it are left for the
+    /// next run.
+    ///
+    /// # Errors
+    ///
+    /// Errors of the folders of the spool.
+    pub fn run(mut self) -> io::Result<()> {
+        self.spool.clean()?;
+        let mut unreachable = Vec::new();
+        for (id, _) in self.spool.files(Place::Queue)? {
+            let tried = match self.spool.lock(Place::Queue, &id) {
+                Ok(Some(entry)) => self.attempt(entry, &mut unreachable),
+                Ok(None) => Ok(()),
+                Err(e) => Err(e),
+            };
+            if let Err(e) = tried {
+                (self.complain)(&id, &e);
+            }
+        }
+        Ok(())
+    }
+
+    fn attempt(&mut self, mut entry: Entry, unreachable: &mut Vec<String>) -> io::Result<()> {
+        if entry.record().fate() == Fate::Bounce {
+            self.tell(&mut entry)?; // the program was killed before it could
+        }
+        if entry.record().fate() == Fate::Due {
+            let is_due = self.everything || entry.record().next <= now();
+            if !is_due || unreachable.contains(&entry.request().account) {
+                return Ok(());
+            }
+            let result = (self.send)(&entry);
+            (self.report)(&entry, &result);
+            if result.as_ref().is_err_and(|e| e.delivery().is_none() && !is_hopeless(e)) {
+                unreachable.push(entry.request().account.clone());
+            }
+            let has_expired =
+                now() >= entry.request().time.saturating_add(self.waits.give_up_after.as_secs());
+            let (states, reason) = outcomes(&entry, &result, has_expired);
+            let next = self.waits.next(entry.record().tries);
+            entry.settle(&states, next, &reason)?;
+        }
+        if entry.record().fate() == Fate::Bounce {
+            self.tell(&mut entry)?;
+        }
+        entry.finish().map(drop)
+    }
+
+    /// Tells the sender of refusals.
+    fn tell(&mut self, entry: &mut Entry) -> io::Result<()> {
+        if !entry.request().from.is_empty() {
+            bounce(self.spool, entry, self.domain)?;
+            entry.told()?;
+        }
+        Ok(())
+    }
+}
+
+/// Returns what became of each recipient that was left, and why it is not all delivered.
+pub fn outcomes(entry: &Entry, result: &Result<Delivery, Error>, has_expired: bool) -> (Vec<State>, String) {
+    let (delivery, error) = match result {
+        Ok(delivery) => (Some(delivery), None),
+        Err(e) => (e.delivery(), Some(e)),
+    };
+    let reason = error.map(Error::to_string).unwrap_or_default();
+    let left = |reason: &str| {
+        if has_expired { State::Refused(format!("gave up; the last attempt: {reason}")) } else { State::Due }
+    };
+    let not_sent = || {
+        if error.is_some_and(is_hopeless) { State::Refused(reason.clone()) } else { left(&reason) }
+    };
+    let due = entry.record().recipients.iter().filter(|state| **state == State::Due).count();
+    let Some(delivery) = delivery else { return (vec![not_sent(); due], reason) };
+    let one = |recipient: postino::Recipient<'_>| match (recipient.outcome(), recipient.reply()) {
+        (Outcome::Accepted, _) => State::Accepted,
+        (Outcome::InDoubt, _) => State::Doubt(reason.clone()),
+        (Outcome::Refused, Some(reply)) if reply.is_permanent() => State::Refused(reply.to_string()),
+        (_, Some(reply)) => left(&reply.to_string()),
+        (_, None) => not_sent(),
+    };
+    let states: Vec<_> = delivery.recipients().map(one).collect();
+    let refusal =
+        || delivery.recipients().find_map(|r| r.reply().filter(|r| !r.is_positive()).map(Reply::to_string));
+    let reason = if reason.is_empty() { refusal().unwrap_or_default() } else { reason };
+    (states, reason)
+}
+
+/// Whether no later attempt can send the message: it is the message or its sender that is refused. Settings, logins
+/// and certificates can be put right. Recipients have their own replies.
+fn is_hopeless(error: &Error) -> bool {
+    match error {
+        Error::Transaction { source, .. } => is_hopeless(source),
+        Error::Refused { phase, reply } => {
+            let is_about_message = matches!(phase, Phase::Mail | Phase::Data | Phase::Body | Phase::End);
+            reply.is_permanent() && is_about_message
+        }
+        Error::Message(_) | Error::Unsupported(_) | Error::TooLarge { .. } | Error::Address { .. } => true,
+        _ => false,
+    }
+}

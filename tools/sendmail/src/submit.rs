@@ -1,0 +1,171 @@
+//! Sending one message: the account, the connection, the result.
+
+use postino::{Delivery, Error, Mail};
+
+use crate::{
+    accounts::{Account, Login, Server, Trouble},
+    compose::unique,
+    config::Config,
+    message::{Local, Message},
+    options::Options,
+    privilege::Lent,
+    queue::Queue,
+    report::Report,
+    smtp_server::Submission,
+    syslog::{Entry, Logger},
+};
+
+/// What is needed to send messages.
+pub struct Submitter {
+    pub config: Config,
+    /// The group of set-group-ID mode, until it is given up.
+    pub lent: Option<Lent>,
+    pub logger: Logger,
+}
+
+/// Sets up the builder of one of the two clients. Only their paths differ.
+macro_rules! builder {
+    ($client:ty, $options:expr, $server:expr) => {{
+        let (options, server) = ($options, $server);
+        let mut builder = <$client>::from_url(&server.url)?
+            .pipelining(!options.no_pipelining)
+            .chunking(options.chunking)
+            .all_or_nothing(options.all_or_nothing);
+        if let Some(limit) = server.timeout {
+            builder = builder.timeout(limit).final_reply_timeout(limit);
+        }
+        if let Some(limit) = server.deadline {
+            builder = builder.deadline(limit);
+        }
+        if let Some(name) = &server.hello_name {
+            builder = builder.hello_name(name);
+        }
+        if let Some(ca) = &server.ca {
+            builder = builder.ca_certificate(ca);
+        }
+        if let Some(pair) = &server.client_certificate {
+            builder = builder.client_certificate(&pair.chain, &pair.key);
+        }
+        builder = match &server.login {
+            Login::None => builder,
+            Login::Password(user, password) => builder.credentials(user, password),
+            Login::Token(user, token) => builder.oauth_token(user, token),
+            Login::External => builder.external(""),
+        };
+        if let Some(names) = &server.auth {
+            builder = builder.auth_mechanisms(names.split(','));
+        }
+        builder
+    }};
+}
+
+/// Sets up the blocking client.
+pub fn builder(options: &Options, server: &Server) -> Result<postino::Builder, Error> {
+    Ok(builder!(postino::Client, options, server))
+}
+
+impl Submitter {
+    /// Sends a message, and writes a line to the log.
+    pub fn submit(&mut self, options: &Options, message: &mut Message<'_>) -> Report {
+        let mut id = unique();
+        let mut relay = String::new();
+        let report = match self.send(options, message, &mut relay) {
+            Ok(Sent::Once(result)) => Report::new(options, result.map_err(Trouble::Smtp)),
+            Ok(Sent::Spooled(report)) => report,
+            Err(trouble) => Report::new(options, Err(trouble)),
+        };
+        if let Some(spooled) = &report.spooled {
+            id.clone_from(spooled);
+        }
+        self.logger.log(&Entry {
+            id: &id,
+            envelope: message.prepared_envelope(),
+            relay: &relay,
+            code: report.code,
+            result: &report.summary(),
+        });
+        report
+    }
+
+    fn send(
+        &mut self,
+        options: &Options,
+        message: &mut Message<'_>,
+        relay: &mut String,
+    ) -> Result<Sent, Trouble> {
+        let sender = message.sender();
+        let account = self.config.choose(options.account.as_deref(), sender.ok().flatten().as_ref())?;
+        let spool = Queue::open(&self.config)?;
+        let server = self.server(options, &account)?;
+        server.relay().clone_into(relay);
+        // An invalid setting is reported before an invalid message.
+        let send = Sender::new(options, &server)?;
+        message.prepare(&account)?;
+        match spool {
+            None => Ok(Sent::Once(send.send(message))),
+            Some(spool) => spool.submit(options, &account, message, send).map(Sent::Spooled),
+        }
+    }
+
+    pub fn server(&mut self, options: &Options, account: &Account) -> Result<Server, Trouble> {
+        Server::new(options, &mut self.config, account, self.lent)
+    }
+}
+
+/// How a message was sent.
+enum Sent {
+    /// Directly.
+    Once(Result<Delivery, Error>),
+    /// By way of the spool.
+    Spooled(Report),
+}
+
+/// One of the two clients, ready to send one message.
+pub enum Sender {
+    Blocking(postino::Builder),
+    #[cfg(feature = "async")]
+    Async(postino::aio::Builder),
+}
+
+impl Sender {
+    pub fn new(options: &Options, server: &Server) -> Result<Sender, Error> {
+        #[cfg(feature = "async")]
+        if options.is_async {
+            return Ok(Sender::Async(builder!(postino::aio::Client, options, server)));
+        }
+        Ok(Sender::Blocking(builder(options, server)?))
+    }
+
+    pub fn send(self, mail: &impl Mail) -> Result<Delivery, Error> {
+        match self {
+            Sender::Blocking(builder) => builder.send(mail),
+            #[cfg(feature = "async")]
+            Sender::Async(builder) => smol::block_on(builder.send(mail)),
+        }
+    }
+}
+
+/// Sends a message of an SMTP session, and returns the reply for it.
+pub fn reply_to(
+    submitter: &mut Submitter,
+    options: &Options,
+    local: &Local,
+    submission: Submission,
+) -> String {
+    let Submission { sender, recipients, content } = submission;
+    // One reply cannot report several results.
+    let options = Options {
+        from: Some(sender),
+        recipients,
+        from_headers: false,
+        all_or_nothing: true,
+        ..options.clone()
+    };
+    let report = submitter.submit(&options, &mut Message::whole(&options, local, content));
+    match report.code {
+        0 => format!("250 2.0.0 {}", report.summary()),
+        75 => format!("451 4.3.0 {}", report.summary()),
+        // In doubt as well: the client must not simply send it again.
+        _ => format!("554 5.3.0 {}", report.summary()),
+    }
+}

@@ -1,0 +1,465 @@
+//! The configuration, and what the program adds to messages.
+
+mod world;
+
+use std::{fs, os::unix::net::UnixDatagram, time::Duration};
+
+use world::{Done, Sink, World, finish};
+
+const HI: &[u8] = b"From: a@example.org\nTo: b@example.org\nSubject: Hi\n\nHello!\n";
+
+#[track_caller]
+fn is_sent(done: &Done) {
+    assert_eq!((done.code, &*done.err), (Some(0), ""), "{done:?}");
+}
+
+#[track_caller]
+fn fails(done: &Done, code: i32, why: &str) {
+    assert_eq!(done.code, Some(code), "{done:?}");
+    assert!(done.err.contains(why) && done.err.lines().count() == 1, "{why}: {done:?}");
+}
+
+// Which file and which account.
+
+#[test]
+fn the_user_s_file_is_used_instead_of_the_system_s() {
+    let (world, system, user) = (World::new(), Sink::start(), Sink::start());
+    world.system(&format!("url = \"{}\"\nfrom = \"system@example.org\"\n", system.url()));
+    is_sent(&world.run(&["b@example.org"], HI));
+    assert_eq!(system.one().sender, "system@example.org");
+    world.user(&format!("url = \"{}\"\n", user.url()));
+    is_sent(&world.run(&["b@example.org"], HI));
+    assert_eq!(user.one().sender, "a@example.org", "nothing of the other file applies");
+    assert!(system.take().is_empty());
+
+    let third = world.write("third.conf", &format!("url = \"{}\"\n", system.url()));
+    is_sent(&world.run(&["-C", third.to_str().unwrap(), "b@example.org"], HI));
+    system.one();
+    assert!(user.take().is_empty());
+}
+
+#[test]
+fn the_command_line_comes_before_the_environment_and_that_before_the_file() {
+    let (world, file, env, line) = (World::new(), Sink::start(), Sink::start(), Sink::start());
+    world.user(&format!("url = \"{}\"\nuser = \"u\"\npassword = \"hunter2\"\n", file.url()));
+    let mut command = world.command(&["-s", &line.url(), "b@example.org"]);
+    command.env("SMTP_URL", env.url());
+    is_sent(&finish(command, HI));
+    assert_eq!(line.one().auth, "", "the password belongs to another server");
+    let mut command = world.command(&["b@example.org"]);
+    command.env("SMTP_URL", env.url());
+    is_sent(&finish(command, HI));
+    assert_eq!(env.one().auth, "", "the password belongs to another server");
+    is_sent(&world.run(&["b@example.org"], HI));
+    assert_eq!(file.one().auth, "PLAIN AHUAaHVudGVyMg==");
+}
+
+#[test]
+fn accounts_are_chosen_by_sender_or_name() {
+    let (world, work, home) = (World::new(), Sink::start(), Sink::start());
+    world.user(&format!(
+        "default-account = \"home\"\n[account.work]\nurl = \"{}\"\nsenders = [\"@work.example\"]\n\
+        [account.home]\nurl = \"{}\"\nfrom = \"me@home.example\"\n",
+        work.url(),
+        home.url()
+    ));
+    is_sent(&world.run(&["-f", "x@work.example", "b@example.org"], HI));
+    assert_eq!(work.one().sender, "x@work.example");
+    is_sent(&world.run(&["b@example.org"], HI));
+    assert_eq!(home.one().sender, "me@home.example");
+    is_sent(&world.run(&["-a", "work", "b@example.org"], HI));
+    assert_eq!(work.one().sender, "a@example.org");
+    fails(&world.run(&["-a", "other", "b@example.org"], HI), 64, "no account other in ");
+}
+
+#[test]
+fn passwords_come_from_files_and_commands() {
+    let (world, sink) = (World::new(), Sink::start());
+    let file = world.write("password", "hunter2\nsecond line\n");
+    let file = file.display();
+    for (keys, auth) in [
+        ("password = \"hunter2\"".to_owned(), "PLAIN AHUAaHVudGVyMg=="),
+        (format!("password-file = \"{file}\""), "PLAIN AHUAaHVudGVyMg=="),
+        (format!("password-command = [\"head\", \"-n1\", \"{file}\"]"), "PLAIN AHUAaHVudGVyMg=="),
+        ("password-command = [\"sh\", \"-c\", \"echo hunter2\"]".to_owned(), "PLAIN AHUAaHVudGVyMg=="),
+        ("token-command = [\"echo\", \"t0ken\"]".to_owned(), "XOAUTH2 dXNlcj11AWF1dGg9QmVhcmVyIHQwa2VuAQE="),
+    ] {
+        world.user(&format!("url = \"{}\"\nuser = \"u\"\n{keys}\n", sink.url()));
+        let done = world.run(&["-vv", "b@example.org"], HI);
+        assert_eq!(done.code, Some(0), "{keys}: {}", done.err);
+        assert_eq!(sink.one().auth, auth, "{keys}");
+        for secret in ["hunter2", "t0ken"] {
+            assert!(!done.err.contains(secret) && !done.out.contains(secret), "{done:?}");
+        }
+    }
+    for (command, why) in [
+        ("[\"false\"]", "command false: it failed (exit status: 1)"),
+        ("[\"/nowhere/at/all\"]", "command /nowhere/at/all: "),
+        ("[\"true\"]", "the first line is empty"),
+        ("[\"head\", \"-c\", \"200000\", \"/dev/zero\"]", "its output is too long"),
+    ] {
+        world.user(&format!("url = \"{}\"\nuser = \"u\"\npassword-command = {command}\n", sink.url()));
+        fails(&world.run(&["b@example.org"], HI), 78, why);
+    }
+    assert!(sink.take().is_empty());
+}
+
+// Errors of the file.
+
+#[test]
+fn errors_name_the_file_and_the_line() {
+    let world = World::new();
+    for (text, why) in [
+        ("\n\nurll = \"x\"\n", "postino.conf, line 3: unknown key \"urll\""),
+        ("[account.x]\nurl = \"smtp://h\"\npasword = \"hunter2\"\n", "line 3: unknown key \"pasword\""),
+        ("url = \"smtp://h\"\nurl = \"smtp://i\"\n", "line 2: duplicate key"),
+        ("# x\nurl = smtp://h\n", "line 2: "),
+        ("url = \"http://h\"\n", "line 1: invalid URL: its scheme"),
+        ("url = \"smtp://u:hunter2@h:x\"\n", "line 1: invalid URL: its port"),
+        ("url = 25\n", "line 1: expected a text in quotes"),
+        ("timeout = \"soon\"\n", "line 1: expected seconds"),
+        ("domain = \"a b\"\n", "line 1: not a domain"),
+        ("from = \"a b@c\"\n", "line 1: "),
+        ("aliases = \"aliases\"\n", "line 1: not an absolute path"),
+        ("log = \"tty\"\n", "line 1: log is not"),
+        ("\n[rewrite]\nroot = \"x y\"\n", "line 3: neither an address nor @domain"),
+        ("user = \"u\"\n", "user needs a password"),
+        ("password = \"hunter2\"\n", "needs a user"),
+        ("user = \"u\"\npassword = \"hunter2\"\npassword-file = \"/x\"\n", "already given by another key"),
+        ("user = \"u\"\npassword-command = \"pass show hunter2\"\n", "line 2: write a list"),
+        ("[account.x]\nuser = \"u\"\npassword = \"hunter2\"\n", "account x: a login belongs to a server"),
+        ("default-account = \"x\"\n", "there is no such account"),
+        ("spool = \"/var/spool/postino\"\n", "there is no spool in this build"),
+        ("spool-max-messages = -1\n", "line 1: expected a whole number"),
+        ("retry = [\"5m\", \"x\"]\n", "line 1: expected seconds"),
+        ("domain = \"\\u0000\"\n", "line 1: the text contains a control character"),
+    ] {
+        world.user(text);
+        let done = world.run(&["b@example.org"], HI);
+        fails(&done, 78, why);
+        assert!(done.err.contains("/home/.config/postino.conf") && !done.err.contains("hunter2"), "{done:?}");
+    }
+    world.user("spool = \"off\"\nspool-max-messages = 10\nspool-max-bytes = 1000\nretry = [\"5m\", 3600]\ngive-up-after = \"5d\"\n");
+    assert_eq!(world.run(&["--print-config"], b"").code, Some(0), "the keys of the spool are known");
+}
+
+#[test]
+fn the_result_is_json_for_errors_of_the_file_as_well() {
+    let world = World::new();
+    world.user("x = 1\n");
+    let done = world.run(&["--json", "b@example.org"], HI);
+    assert_eq!(done.code, Some(78));
+    let expected = r#"{"outcome":"not_sent","reply":null,"refused":[],"recipients":[{"recipient":"b@example.org","outcome":"not_sent","reply":null}],"error":"#;
+    assert!(done.out.starts_with(expected), "{}", done.out);
+}
+
+#[test]
+fn a_file_with_a_password_that_everyone_can_read_is_refused() {
+    let (world, sink) = (World::new(), Sink::start());
+    let url = sink.url();
+    let with_login = url.replace("//", "//u:hunter2@");
+    for text in [
+        format!("url = \"{url}\"\nuser = \"u\"\npassword = \"hunter2\"\n"),
+        format!("url = \"{with_login}\"\n"),
+        format!("url = \"{url}\"\n[account.x]\nurl = \"{url}\"\nuser = \"u\"\npassword = \"hunter2\"\n"),
+    ] {
+        world.user(&text);
+        world.chmod("home/.config/postino.conf", 0o644);
+        fails(&world.run(&["b@example.org"], HI), 78, "can be read by everyone");
+        world.chmod("home/.config/postino.conf", 0o600);
+        is_sent(&world.run(&["b@example.org"], HI));
+        sink.one();
+    }
+    world.user(&format!("url = \"{url}\"\n"));
+    world.chmod("home/.config/postino.conf", 0o644);
+    is_sent(&world.run(&["b@example.org"], HI));
+    world.chmod("home/.config/postino.conf", 0o646);
+    fails(&world.run(&["b@example.org"], HI), 78, "can be written by everyone");
+
+    let file = world.write("password", "hunter2\n");
+    world.user(&format!("url = \"{url}\"\nuser = \"u\"\npassword-file = \"{}\"\n", file.display()));
+    world.chmod("password", 0o644);
+    fails(
+        &world.run(&["b@example.org"], HI),
+        78,
+        "password: it contains a password and can be read by everyone",
+    );
+}
+
+#[test]
+fn the_configuration_is_printed_without_secrets() {
+    let world = World::new();
+    world.user(
+        "url = \"smtp://u:hunter%402@h:25\"\naliases = \"\"\nlog = \"none\"\n[account.a]\nurl = \"smtp://i\"\nuser = \"u\"\n\
+        password = \"hunter2\"\ntimeout = 1.5\nsenders = [\"@x\"]\n[account.b]\nurl = \"smtp://j\"\nuser = \"u\"\n\
+        token-command = [\"echo\", \"hunter2\"]\n[rewrite]\n\"@router\" = \"me@example.org\"\n",
+    );
+    let done = world.run(&["--print-config"], b"");
+    is_sent(&done);
+    assert!(!done.out.contains("hunter"), "{}", done.out);
+    for line in [
+        "url = \"smtp://u:********@h:25\"",
+        "# domain = \"host.example.org\"",
+        "aliases = \"\"",
+        "log = \"none\"",
+        "[account.\"a\"]",
+        "password = \"********\"",
+        "timeout = 1.500000000",
+        "senders = [\"@x\"]",
+        "token-command = \"********\"",
+        "\"@router\" = \"me@example.org\"",
+    ] {
+        assert!(done.out.lines().any(|found| found == line), "{line} is not in {}", done.out);
+    }
+    world.user(&done.out);
+    let again = world.run(&["--print-config"], b"");
+    assert_eq!((again.code, again.out), (Some(0), done.out), "it is a configuration");
+}
+
+#[test]
+fn check_connects_and_logs_in() {
+    let (world, sink) = (World::new(), Sink::start());
+    world.user(&format!("url = \"{}\"\nuser = \"u\"\npassword = \"hunter2\"\n", sink.url()));
+    let done = world.run(&["--check"], b"");
+    is_sent(&done);
+    for line in [
+        format!("server: 127.0.0.1:{}", sink.port),
+        "greeting: 220 sink.example ESMTP".to_owned(),
+        "TLS: no".to_owned(),
+        "capabilities: 8BITMIME, AUTH PLAIN XOAUTH2".to_owned(),
+        "login: accepted for u".to_owned(),
+    ] {
+        assert!(done.out.lines().any(|found| found == line), "{line} is not in {}", done.out);
+    }
+    assert!(!done.out.contains("hunter2") && sink.take().is_empty());
+    world.user("url = \"smtp://127.0.0.1:1\"\n");
+    fails(&world.run(&["--check"], b""), 75, "could not connect");
+}
+
+// What is added.
+
+#[test]
+fn missing_fields_are_added() {
+    let (world, sink) = (World::new(), Sink::start());
+    let url = sink.url();
+    for (args, from) in [
+        (&["root"][..], "From: Tess Ter <tester@host.example.org>"),
+        (&["-F", "Cron", "root"], "From: Cron <tester@host.example.org>"),
+        (&["-f", "other", "root"], "From: other@host.example.org"),
+        (&["-f", "x@example.org", "-FMe", "root"], "From: Me <x@example.org>"),
+        (&["-f", "", "root"], "From: tester@host.example.org"),
+    ] {
+        is_sent(&world.run(&[&["-s", &url], args].concat(), b"Subject: Hi\n\nbody\n"));
+        let received = sink.one();
+        let lines: Vec<_> = received.content.lines().collect();
+        assert_eq!(lines[0], from, "{args:?}");
+        assert!(lines[1].starts_with("Date: ") && lines[2].starts_with("Message-ID: <"), "{lines:?}");
+        assert!(lines[2].ends_with("@host.example.org>"), "{lines:?}");
+        assert_eq!(lines[3..], ["Subject: Hi", "", "body"]);
+        assert_eq!(received.recipients, ["root@host.example.org"]);
+    }
+    is_sent(&world.run(&["-s", &url, "root"], HI));
+    assert_eq!(sink.one().content.matches("From:").count(), 1);
+    is_sent(&world.run(&["-s", &url, "--as-is", "root"], b"Subject: Hi\n\nbody\n"));
+    let received = sink.one();
+    assert_eq!((&*received.sender, &*received.content), ("tester@host.example.org", "Subject: Hi\n\nbody\n"));
+}
+
+#[test]
+fn cron_s_message_gets_domains_and_aliases() {
+    let (world, sink) = (World::new(), Sink::start());
+    world.write("etc/aliases", "root: admin@example.org, ops\nops: o1@example.org\n");
+    let message = b"From: root (Cron Daemon)\nTo: root\nSubject: Cron <root@host> date\n\nFrom here\n";
+    is_sent(&world.run(&["-s", &sink.url(), "-FCronDaemon", "-i", "-B8BITMIME", "-oem", "root"], message));
+    let received = sink.one();
+    assert_eq!(received.sender, "root@host.example.org");
+    assert_eq!(received.recipients, ["admin@example.org", "o1@example.org"]);
+    assert!(received.content.contains("\nFrom: root@host.example.org (Cron Daemon)\nTo: root@host.example.org\nSubject: Cron <root@host> date\n\nFrom here\n"), "{received:?}");
+    is_sent(&world.run(&["-s", &sink.url(), "-t"], message));
+    assert_eq!(sink.one().recipients, ["admin@example.org", "o1@example.org"]);
+
+    world.write("etc/aliases", "root: root\n");
+    fails(
+        &world.run(&["-s", &sink.url(), "root"], message),
+        78,
+        "etc/aliases, line 1: alias loop: root -> root",
+    );
+}
+
+#[test]
+fn a_broken_header_is_sent_as_well() {
+    let (world, sink) = (World::new(), Sink::start());
+    for (message, end) in [
+        ("no header at all\nsecond line\n", "\n\nno header at all\nsecond line\n"),
+        ("Subject: x\nbroken line\nX: y\n\nbody\n", "\nSubject: x\nbroken line\nX: y\n\nbody\n"),
+        ("Subject: x\n", "\nSubject: x\n"),
+        ("", ">\n\n"),
+    ] {
+        is_sent(&world.run(&["-s", &sink.url(), "b@example.org"], message.as_bytes()));
+        let received = sink.one();
+        assert!(
+            received.content.starts_with("From: Tess Ter <tester@host.example.org>\nDate: "),
+            "{received:?}"
+        );
+        assert!(received.content.ends_with(end), "{received:?}");
+    }
+}
+
+#[test]
+fn the_domain_is_that_of_mailname_or_of_the_host() {
+    let (world, sink) = (World::new(), Sink::start());
+    let url = sink.url();
+    world.user(&format!("url = \"{url}\"\ndomain = \"conf.example\"\n"));
+    is_sent(&world.run(&["root"], HI));
+    assert_eq!(sink.one().recipients, ["root@conf.example"]);
+    world.user(&format!("url = \"{url}\"\ndomain = \"\"\n"));
+    is_sent(&world.run(&["root"], HI));
+    assert_eq!(sink.one().recipients, ["root"]);
+    fs::remove_file(world.root.join("home/.config/postino.conf")).unwrap();
+    fs::remove_file(world.root.join("etc/mailname")).unwrap();
+    let node = rustix::system::uname().nodename().to_str().unwrap().to_owned();
+    if !node.contains('.') {
+        world.write("etc/hosts", &format!("127.0.1.1 {node}.hosts.example {node}\n"));
+        is_sent(&world.run(&["-s", &url, "root"], HI));
+        assert_eq!(sink.one().recipients, [format!("root@{node}.hosts.example")]);
+    }
+}
+
+#[test]
+fn senders_are_rewritten() {
+    let (world, sink) = (World::new(), Sink::start());
+    world.user(&format!(
+        "url = \"{}\"\n[rewrite]\n\"root@host.example.org\" = \"alerts@example.org\"\n\"@local\" = \"@example.org\"\n",
+        sink.url()
+    ));
+    is_sent(&world.run(&["b@example.org"], b"From: Root <root>\nReply-To: root\n\n"));
+    let received = sink.one();
+    assert_eq!(received.sender, "alerts@example.org");
+    assert!(
+        received.content.contains("\nFrom: Root <alerts@example.org>\nReply-To: root@host.example.org\n\n"),
+        "{received:?}"
+    );
+    is_sent(&world.run(&["-f", "bob@local", "b@example.org"], b"From: bob@local\n\n"));
+    let received = sink.one();
+    assert_eq!(received.sender, "bob@example.org");
+    assert!(received.content.contains("\nFrom: bob@example.org\n"), "{received:?}");
+    is_sent(&world.run(&["-f", "", "b@example.org"], HI));
+    assert_eq!(sink.one().sender, "", "the null sender stays");
+}
+
+#[test]
+fn one_argument_can_hold_several_recipients() {
+    let (world, sink) = (World::new(), Sink::start());
+    is_sent(&world.run(&["-s", &sink.url(), "a@x.example, b@y.example", "c d", "Eve <e@z.example>,f"], HI));
+    let expected = [
+        "a@x.example",
+        "b@y.example",
+        "c@host.example.org",
+        "d@host.example.org",
+        "e@z.example",
+        "f@host.example.org",
+    ];
+    assert_eq!(sink.one().recipients, expected);
+}
+
+// Other modes.
+
+#[test]
+fn names_and_options_choose_the_mode() {
+    let world = World::new();
+    world.write("etc/aliases", "root: admin@example.org\n");
+    for (name, code, text) in [("mailq", 69, "no spool"), ("newaliases", 0, "aliases: 1 aliases")] {
+        let link = world.root.join(name);
+        std::os::unix::fs::symlink(world::PROGRAM, &link).unwrap();
+        let mut command = std::process::Command::new(&link);
+        command.env("POSTINO_ROOT", &world.root).env("HOME", "/nowhere");
+        let done = finish(command, b"");
+        assert!(done.code == Some(code) && (done.out.clone() + &done.err).contains(text), "{name}: {done:?}");
+    }
+    world.write("etc/aliases", "root\n");
+    fails(&world.run(&["-bi"], b""), 78, "etc/aliases, line 1: expected NAME: ADDRESS");
+    let version = world.run(&["--version"], b"");
+    assert_eq!(version.out, concat!("postino-sendmail ", env!("CARGO_PKG_VERSION"), "\n"));
+}
+
+#[test]
+fn bs_serves_smtp() {
+    let (world, sink) = (World::new(), Sink::start());
+    let session = b"EHLO [127.0.0.1]\r\nMAIL FROM:<a@example.org>\r\nRCPT TO:<root>\r\nRCPT TO:<b@example.org>\r\nDATA\r\n\
+        Subject: Hi\r\n\r\n..dot\r\n.\r\nMAIL FROM:<>\r\nRCPT TO:<x@refused.example>\r\nRCPT TO:<b@example.org>\r\nDATA\r\n\
+        \r\n.\r\nQUIT\r\n";
+    let done = world.run(&["-s", &sink.url(), "-bs"], session);
+    is_sent(&done);
+    let replies: Vec<_> =
+        done.out.lines().filter(|line| line.as_bytes()[3] == b' ').map(|line| &line[..3]).collect();
+    assert_eq!(
+        replies,
+        ["220", "250", "250", "250", "250", "354", "250", "250", "250", "250", "354", "554", "221"],
+        "{done:?}"
+    );
+    assert!(
+        done.out.contains("250 2.0.0 250 2.0.0 queued as 4711")
+            && done.out.contains("550 5.1.1 no such user"),
+        "{done:?}"
+    );
+    let received = sink.one();
+    assert_eq!(received.recipients, ["root@host.example.org", "b@example.org"]);
+    assert!(
+        received.content.starts_with("From: a@example.org\nDate: ")
+            && received.content.ends_with("\n\n.dot\n")
+    );
+
+    let down = world.run(&["-s", "smtp://127.0.0.1:1", "-bs"], &session[..]);
+    assert!(down.code == Some(0) && down.out.contains("\r\n451 4.3.0 could not connect"), "{down:?}");
+    let cut = world.run(&["-s", &sink.url(), "-bs"], &session[..100]);
+    assert!(cut.code == Some(75) && sink.take().is_empty(), "{cut:?}");
+}
+
+// The log.
+
+#[test]
+fn each_message_is_one_line_in_the_log() {
+    let (world, sink) = (World::new(), Sink::start());
+    let socket = UnixDatagram::bind(world.root.join("dev/log")).unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    let mut room = [0; 4096];
+    let mut line = || {
+        let length = socket.recv(&mut room).unwrap();
+        String::from_utf8(room[..length].to_vec()).unwrap()
+    };
+    world.user(&format!("url = \"{}\"\n", sink.url().replace("//", "//u:hunter2@")));
+    is_sent(&world.run(&["b@example.org", "c@example.org"], HI));
+    let sent = line();
+    assert!(sent.starts_with("<22>postino-sendmail["), "{sent}");
+    let facts = format!(
+        "from=<a@example.org> to=<b@example.org>,<c@example.org> relay=127.0.0.1:{} status=sent code=0 (250 2.0.0 queued as 4711)",
+        sink.port
+    );
+    assert!(sent.contains(&facts) && !sent.contains("hunter2"), "{sent}");
+
+    assert_eq!(world.run(&["x@refused.example"], HI).code, Some(67));
+    let failed = line();
+    assert!(failed.starts_with("<19>") && failed.contains("status=failed code=67"), "{failed}");
+    assert!(failed.contains("550 5.1.1 no such user"), "{failed}");
+
+    world.user("x = 1\n");
+    assert_eq!(world.run(&["b@example.org"], HI).code, Some(78));
+    let unknown = line();
+    assert!(
+        unknown.contains("status=failed code=78") && unknown.contains("line 1: unknown key"),
+        "{unknown}"
+    );
+    assert_eq!(world.run(&["--nonsense"], HI).code, Some(64));
+    assert!(line().contains("code=64 (invalid option '--nonsense'"));
+
+    let file = world.root.join("mail.log");
+    world.user(&format!("url = \"{}\"\nlog = \"{}\"\n", sink.url(), file.display()));
+    is_sent(&world.run(&["b@example.org"], HI));
+    is_sent(&world.run(&["b@example.org"], HI));
+    let text = fs::read_to_string(&file).unwrap();
+    assert_eq!(
+        text.lines().filter(|line| line.contains("+0000 [") && line.contains("status=sent")).count(),
+        2,
+        "{text}"
+    );
+}

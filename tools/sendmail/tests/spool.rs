@@ -1,0 +1,288 @@
+//! The spool of the program: what cannot be sent is kept, and nothing is lost or sent twice, whenever the program is killed.
+
+mod world;
+
+use std::{
+    collections::HashMap,
+    env, fs,
+    io::{BufRead, BufReader, Write},
+    net::{TcpListener, TcpStream},
+    process::{Child, Stdio},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::Duration,
+};
+
+use world::World;
+
+/// A small generator of random numbers (splitmix64), so that a seed repeats a run.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, limit: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        (z ^ (z >> 31)) % limit
+    }
+}
+
+/// A server that counts the messages with each token. Until it is told to behave, it refuses, closes and delays at random.
+#[derive(Clone)]
+struct Server {
+    port: u16,
+    state: Arc<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// Number of stored messages for each token; bounces have the token of the message that they return.
+    stored: Mutex<HashMap<String, usize>>,
+    bounces: Mutex<HashMap<String, usize>>,
+    behaves: AtomicBool,
+}
+
+impl Server {
+    fn start(seed: u64) -> Server {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let server = Server { port: listener.local_addr().unwrap().port(), state: Arc::default() };
+        let state = Arc::clone(&server.state);
+        thread::spawn(move || {
+            for (n, socket) in listener.incoming().enumerate() {
+                let state = Arc::clone(&state);
+                let mut random = Random(seed ^ n as u64);
+                // A client that was killed ends the conversation with an error.
+                thread::spawn(move || drop(state.talk(&socket.unwrap(), &mut random)));
+            }
+        });
+        server
+    }
+}
+
+impl State {
+    fn talk(&self, socket: &TcpStream, random: &mut Random) -> std::io::Result<()> {
+        let mut out = socket;
+        let mut lines = BufReader::new(socket).lines();
+        out.write_all(b"220 localhost ESMTP\r\n")?;
+        let (mut is_bounce, mut has_recipient) = (false, false);
+        while let Some(line) = lines.next() {
+            let line = line?;
+            let mood = if self.behaves.load(Ordering::Relaxed) { 99 } else { random.below(20) };
+            let reply = match (&line.to_ascii_uppercase()[..4.min(line.len())], mood) {
+                (_, 0) => return Ok(()), // closes
+                ("MAIL" | "RCPT", 1) => "451 4.3.0 later",
+                ("RCPT", 2) if !is_bounce => "550 5.1.1 no such user",
+                ("DATA", _) if !has_recipient => "503 5.5.1 no recipients",
+                ("DATA", _) => {
+                    out.write_all(b"354 go on\r\n")?;
+                    let token = read_message(&mut lines)?;
+                    match mood {
+                        3 => "452 4.3.1 full",
+                        _ => {
+                            let place = if is_bounce { &self.bounces } else { &self.stored };
+                            *place.lock().unwrap().entry(token).or_default() += 1;
+                            thread::sleep(Duration::from_micros(random.below(2000)));
+                            if mood == 4 {
+                                return Ok(()); // stored, and nobody is told
+                            }
+                            "250 2.0.0 stored"
+                        }
+                    }
+                }
+                ("EHLO", _) => "250-localhost\r\n250-PIPELINING\r\n250 8BITMIME",
+                ("QUIT", _) => "221 bye",
+                _ => "250 ok",
+            };
+            if line.starts_with("MAIL") {
+                (is_bounce, has_recipient) = (line.contains("<>"), false);
+            }
+            has_recipient |= line.starts_with("RCPT") && reply == "250 ok";
+            out.write_all(format!("{reply}\r\n").as_bytes())?;
+        }
+        Ok(())
+    }
+}
+
+/// Reads a message to its end, and returns its token.
+fn read_message(lines: &mut impl Iterator<Item = std::io::Result<String>>) -> std::io::Result<String> {
+    let mut token = String::new();
+    for line in lines {
+        let line = line?;
+        if line == "." {
+            return Ok(token);
+        }
+        if let Some(found) = line.strip_prefix("X-Token: ") {
+            found.clone_into(&mut token);
+        }
+    }
+    Err(std::io::ErrorKind::UnexpectedEof.into())
+}
+
+/// Writes a configuration with a spool whose messages are always due.
+fn configure(world: &World, port: u16) {
+    let spool = world.root.join("spool");
+    let spool = spool.display();
+    world.system(&format!(
+        "url = \"smtp://127.0.0.1:{port}\"\nspool = \"{spool}\"\nretry = [\"0s\"]\nlog = \"none\"\n"
+    ));
+}
+
+fn spawn(world: &World, args: &[&str], message: &str) -> Child {
+    let mut command = world.command(args);
+    let mut child =
+        command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    // A child that is killed does not read to the end.
+    let mut stdin = child.stdin.take().unwrap();
+    let message = message.to_owned();
+    thread::spawn(move || drop(stdin.write_all(message.as_bytes())));
+    child
+}
+
+/// Kills the child after a random time, or lets it end. Returns whether it ended with exit code 0.
+fn end(mut child: Child, random: &mut Random) -> bool {
+    if random.below(2) == 0 {
+        thread::sleep(Duration::from_micros(random.below(12_000)));
+        child.kill().unwrap();
+    }
+    child.wait().unwrap().success()
+}
+
+/// The tokens of the messages in a folder of the spool.
+fn tokens(world: &World, folder: &str) -> Vec<String> {
+    let files = fs::read_dir(world.root.join("spool").join(folder)).unwrap();
+    let text =
+        files.map(|file| String::from_utf8_lossy(&fs::read(file.unwrap().path()).unwrap()).into_owned());
+    text.filter_map(|text| Some(text.split_once("X-Token: ")?.1.lines().next()?.to_owned())).collect()
+}
+
+/// The number of kills is that of `$KILLS`, else 200.
+#[test]
+fn nothing_is_lost_or_sent_twice_whenever_the_program_is_killed() {
+    let setting = |name: &str, default| env::var(name).map_or(default, |text| text.parse().unwrap());
+    let (rounds, seed): (u64, u64) = (setting("KILLS", 200), setting("SEED", 1));
+    let (world, mut random, server) = (World::new(), Random(seed), Server::start(seed));
+    configure(&world, server.port);
+    let mut accepted = Vec::new();
+    for n in 0..rounds {
+        let token = format!("token-{n}");
+        let body = "A line of text.\n".repeat(1 + random.below(2000) as usize);
+        let message = format!("From: a@example.org\nTo: b@example.net\nX-Token: {token}\n\n{body}");
+        let child = spawn(&world, &["-f", "a@example.org", "b@example.net"], &message);
+        if end(child, &mut random) {
+            accepted.push(token);
+        }
+        if random.below(2) == 0 {
+            let others = [spawn(&world, &["-q"], ""), spawn(&world, &["-q"], "")];
+            for child in others {
+                end(child, &mut random);
+            }
+        }
+    }
+    server.state.behaves.store(true, Ordering::Relaxed);
+    for _ in 0..5 {
+        assert!(spawn(&world, &["-q"], "").wait().unwrap().success());
+    }
+
+    assert_eq!(tokens(&world, "queue"), <[String; 0]>::default());
+    let (doubt, failed) = (tokens(&world, "doubt"), tokens(&world, "failed"));
+    let (stored, bounces) = (server.state.stored.lock().unwrap(), server.state.bounces.lock().unwrap());
+    let count = |list: &[String], token: &str| list.iter().filter(|found| *found == token).count();
+    let mut sums = [0; 3];
+    for token in &accepted {
+        let sent = stored.get(token).copied().unwrap_or(0);
+        let returned = bounces.get(token).copied().unwrap_or(0) + count(&failed, token);
+        let fate = (sent, count(&doubt, token), returned);
+        match fate {
+            (1, 0, 0) => sums[0] += 1,
+            (0 | 1, 1, 0) => sums[1] += 1,
+            // A bounce can be in doubt itself, and then shows in that folder.
+            (0, 0 | 1, 0 | 1) if fate != (0, 0, 0) => sums[2] += 1,
+            _ => panic!("{token}: stored {sent} times, in doubt and returned: {fate:?} (seed {seed})"),
+        }
+    }
+    for (token, sent) in stored.iter() {
+        assert!(*sent <= 1, "{token} was stored {sent} times (seed {seed})");
+    }
+    println!(
+        "{rounds} messages, accepted: {}, of these stored once {}, in doubt {}, returned {}",
+        accepted.len(),
+        sums[0],
+        sums[1],
+        sums[2]
+    );
+    assert!(sums[0] > 0 && accepted.len() < rounds as usize, "the test killed nothing, or everything");
+}
+
+#[test]
+fn what_cannot_be_sent_now_is_kept_and_shown_by_mailq() {
+    let world = World::new();
+    configure(&world, 1);
+    let message = b"From: a@example.org\nTo: b@example.net\nX-Token: 1\n\nHello\n";
+    let done = world.run(&["-v", "-f", "a@example.org", "b@example.net"], message);
+    assert_eq!(done.code, Some(0), "{done:?}");
+    let list = world.run(&["-bp"], b"");
+    assert!(
+        list.out.contains("from <a@example.org>, tried 1 times") && list.out.contains("<b@example.net>"),
+        "{list:?}"
+    );
+
+    let server = Server::start(1);
+    server.state.behaves.store(true, Ordering::Relaxed);
+    configure(&world, server.port);
+    assert_eq!(world.run(&["-q"], b"").code, Some(0));
+    assert_eq!(world.run(&["-bp"], b"").out, "The spool is empty.\n");
+    assert_eq!(server.state.stored.lock().unwrap()["1"], 1);
+}
+
+#[test]
+fn without_a_spool_its_options_say_so() {
+    let world = World::new();
+    world.system("url = \"smtp://127.0.0.1:1\"\n");
+    for args in [&["-q"][..], &["-bp"], &["--resend", "X"]] {
+        let done = world.run(args, b"");
+        assert_eq!(
+            (done.code, done.err.contains("there is no spool")),
+            (Some(78), true),
+            "{args:?}: {done:?}"
+        );
+    }
+    let done = world.run(&["-f", "a@example.org", "b@example.net"], b"Subject: x\n\n");
+    assert_eq!(done.code, Some(75), "{done:?}");
+}
+
+#[test]
+fn a_permanent_refusal_is_the_exit_code_and_nothing_is_kept() {
+    let world = World::new();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    configure(&world, listener.local_addr().unwrap().port());
+    thread::spawn(move || {
+        let (socket, _) = listener.accept().unwrap();
+        let mut out = &socket;
+        out.write_all(b"220 localhost\r\n").unwrap();
+        for line in BufReader::new(&socket).lines().map_while(Result::ok) {
+            let reply = if line.starts_with("RCPT") { "550 5.1.1 no such user\r\n" } else { "250 ok\r\n" };
+            if out.write_all(reply.as_bytes()).is_err() {
+                return;
+            }
+        }
+    });
+    let done = world.run(&["-f", "a@example.org", "b@example.net"], b"Subject: x\n\n");
+    assert_eq!(done.code, Some(67), "{done:?}");
+    assert_eq!(world.run(&["-bp"], b"").out, "The spool is empty.\n");
+}
+
+#[test]
+fn a_spool_that_is_full_accepts_nothing() {
+    let world = World::new();
+    configure(&world, 1);
+    let config = fs::read_to_string(world.root.join("etc/postino.conf")).unwrap();
+    world.system(&format!("{config}spool-max-messages = 1\n"));
+    let send = || world.run(&["-f", "a@example.org", "b@example.net"], b"Subject: x\n\n");
+    assert_eq!(send().code, Some(0));
+    let done = send();
+    assert_eq!((done.code, done.err.contains("the spool is full")), (Some(75), true), "{done:?}");
+}
