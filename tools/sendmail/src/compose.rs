@@ -197,6 +197,8 @@ pub fn unique() -> String {
 mod tests {
     use std::time::Duration;
 
+    use postino::message::header_length;
+
     use super::*;
 
     fn rules(rules: &[(&str, &str)]) -> Vec<(String, String)> {
@@ -240,6 +242,41 @@ mod tests {
             let author = Author { full_name: "", address: "z@z" };
             let domains = Domains { domain: "router", rewrite: &[] };
             assert_eq!(complete(message.as_bytes(), &author, &domains), message.as_bytes(), "{message:?}");
+        }
+    }
+
+    #[test]
+    fn the_body_never_changes() {
+        let mut state = 1_u64;
+        let mut random = move |below: usize| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 33) as usize % below
+        };
+        let pieces = [
+            "To: ", "From: ", "a", "@", "b", ":", " ", "\t", "\r\n", "\n", "\r", "\n\n", "<", ">", ",", ";",
+            "\"", "(", ")", "\\", "\u{e9}",
+        ];
+        let author = Author { full_name: "", address: "z@z" };
+        let (as_is, domains) =
+            (Domains { domain: "", rewrite: &[] }, Domains { domain: "router", rewrite: &[] });
+        for _ in 0..20_000 {
+            let text: String = (0..random(40)).map(|_| pieces[random(pieces.len())]).collect();
+            let message = format!("{STAMPS}From: a@b\nSubject: x\n{text}");
+            let unchanged = complete(message.as_bytes(), &author, &as_is);
+            let body = header_length(message.as_bytes()).map_or("", |length| &message[length..]);
+            // An empty From is left out.
+            if !fields(text.as_bytes())
+                .any(|field| value(field, "From").is_some_and(|text| text.trim_ascii().is_empty()))
+            {
+                assert_eq!(
+                    unchanged.escape_ascii().to_string(),
+                    message.as_bytes().escape_ascii().to_string()
+                );
+            }
+            let completed = complete(message.as_bytes(), &author, &domains);
+            assert!(completed.ends_with(body.as_bytes()), "{message:?} {}", completed.escape_ascii());
+            let added = completed.iter().filter(|octet| **octet == b'\n').count();
+            assert!(added <= message.matches('\n').count(), "{message:?}: nothing is broken into more lines");
         }
     }
 

@@ -96,7 +96,7 @@ impl Config {
         if let Some(file) = paths.user_config() {
             match File::open(&file) {
                 Ok(opened) => return read(&file, &opened, paths, &Source::User(lent)),
-                // `$HOME` can be that of another user, whose files are none of our business.
+                // `$HOME` can belong to another user, whose configuration does not apply.
                 Err(e) if is_absent(&e) || e.kind() == ErrorKind::PermissionDenied => {}
                 Err(e) => return Err(Failure::file(&file, e)),
             }

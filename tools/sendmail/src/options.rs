@@ -16,9 +16,9 @@ sendmail [OPTIONS] [RECIPIENT...] < message
   -a, --account NAME    account of the configuration; default: chosen by the sender
   -C, --config FILE     configuration; default: ~/.config/postino.conf, else /etc/postino.conf
       --as-is           add no header fields and no domains to the message
-  -s, --server URL      default $SMTP_URL, else the account's, else smtp://localhost; also
-                        smtps://, lmtp://, smtp+unix:/path, lmtp+unix:/path; $SMTP_URL keeps a
-                        password out of ps
+  -s, --server URL      default $SMTP_URL (without -a and -C), else the account's, else
+                        smtp://localhost; also smtps://, lmtp://, smtp+unix:/path,
+                        lmtp+unix:/path; $SMTP_URL keeps a password out of ps
       --async           through postino::aio (built with --features async)
       --name NAME       name to send in EHLO
       --auth MECH[,...] only these mechanisms, in this order
@@ -188,12 +188,16 @@ impl Options {
         }
     }
 
-    /// Returns the URL of the command line or the environment.
+    /// Returns the URL of the command line or the environment. An account or a configuration on the command line comes before the
+    /// environment.
     pub fn server(&self) -> Result<Option<String>, Error> {
-        match (&self.server, env::var_os("SMTP_URL")) {
-            (Some(url), _) => Ok(Some(url.clone())),
-            (None, Some(url)) if !url.is_empty() => {
-                url.into_string().map(Some).map_err(|_| Error::Config("SMTP_URL is not UTF-8".into())) // its value is secret
+        if self.server.is_some() || self.account.is_some() || self.config.is_some() {
+            return Ok(self.server.clone());
+        }
+        match env::var_os("SMTP_URL") {
+            Some(url) if !url.is_empty() => {
+                // Its value is secret.
+                url.into_string().map(Some).map_err(|_| Error::Config("SMTP_URL is not UTF-8".into()))
             }
             _ => Ok(None),
         }

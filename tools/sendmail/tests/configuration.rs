@@ -52,6 +52,16 @@ fn the_command_line_comes_before_the_environment_and_that_before_the_file() {
     assert_eq!(env.one().auth, "", "the password belongs to another server");
     is_sent(&world.run(&["b@example.org"], HI));
     assert_eq!(file.one().auth, "PLAIN AHUAaHVudGVyMg==");
+
+    world.user(&format!("[account.named]\nurl = \"{}\"\n", file.url()));
+    let config = world.root.join("home/.config/postino.conf");
+    for args in [["-a", "named"], ["-C", config.to_str().unwrap()]] {
+        let mut command = world.command(&[&args[..], &["b@example.org"]].concat());
+        command.env("SMTP_URL", env.url());
+        is_sent(&finish(command, HI));
+        file.one();
+    }
+    assert!(env.take().is_empty());
 }
 
 #[test]
