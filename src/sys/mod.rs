@@ -58,6 +58,11 @@ mod tests {
         (client, listener.accept().unwrap().0)
     }
 
+    /// Writes until the buffers of both ends are full.
+    fn fill(socket: &TcpStream) {
+        while send(socket, &[0; 1 << 16], Some(Instant::now() + Duration::from_millis(200))).is_ok() {}
+    }
+
     #[test]
     fn a_connection_starts_from_the_local_address() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -75,8 +80,7 @@ mod tests {
         // Some systems report it at once.
         if let Ok(refused) = start(closed, None) {
             let (waits, _server) = pair();
-            // Its own buffer is full, so that it cannot be written to.
-            while send(&waits, &[0; 1 << 16], None).is_ok() {}
+            fill(&waits);
             assert_eq!(wait_for_any([&waits, &refused].into_iter(), soon()).unwrap(), [false, true]);
             assert_eq!(refused.take_error().unwrap().unwrap().kind(), ErrorKind::ConnectionRefused);
         }
@@ -100,7 +104,7 @@ mod tests {
     fn a_wait_ends_at_its_limit() {
         let (client, server) = pair();
         let limit = || Instant::now() + Duration::from_millis(120);
-        while send(&server, &[0; 1 << 16], None).is_ok() {}
+        fill(&server);
         let late = |until: Instant, waited: std::io::Error| {
             assert_eq!(waited.kind(), ErrorKind::TimedOut);
             assert!(Instant::now() >= until && Instant::now() < until + PATIENCE / 2);
@@ -148,7 +152,7 @@ mod tests {
             |socket| drop(receive(socket, &mut [0; 9], Some(soon()))),
             |socket| drop(wait(socket, true, false, soon())),
             |socket| {
-                while send(socket, &[0; 1 << 16], None).is_ok() {}
+                fill(socket);
                 drop(send(socket, b"x", Some(soon())));
             },
             |socket| {

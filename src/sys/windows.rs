@@ -201,3 +201,18 @@ pub(crate) fn may_lack_a_writer(_: &Metadata) -> bool {
 pub(crate) fn wait_for_file(_: &File, _: Duration) -> io::Result<bool> {
     Ok(true)
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::{Client, Error};
+
+    #[test]
+    fn a_unix_socket_is_an_error_that_says_so() {
+        let built = Client::unix("/run/smtp").connect().map(drop);
+        for refused in [built, Client::from_url("lmtp+unix:/run/lmtp").map(drop)] {
+            let error = refused.unwrap_err();
+            assert!(matches!(error, Error::Config(_)), "{error:?}");
+            assert!(error.to_string().contains("no Unix sockets"), "{error}");
+        }
+    }
+}
