@@ -141,7 +141,7 @@
 //!
 //! # Other connections
 //!
-//! - A Unix socket: [`Client::unix`], `smtp+unix:/path`.
+//! - A Unix socket: [`Client::unix`], `smtp+unix:/path`. On Windows, connecting to one is an [`Error::Config`].
 //! - LMTP: [`Builder::lmtp`], `lmtp://host`, `lmtp+unix:/path`.
 //! - Addresses instead of a name lookup: [`Builder::addresses`]. A local address: [`Builder::bind`].
 //! - A custom connection, with TLS over it: [`Builder::connect_over`] takes a socket, a custom [`Transport`], or any
@@ -243,9 +243,6 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
-
-#[cfg(not(unix))]
-compile_error!("postino supports only Unix systems so far");
 
 mod blocking;
 

@@ -3,7 +3,7 @@
 use std::{
     error, fmt, io,
     net::SocketAddr,
-    sync::atomic::{AtomicU64, Ordering},
+    sync::atomic::{AtomicUsize, Ordering},
     time::{Duration, Instant},
     vec,
 };
@@ -15,10 +15,11 @@ pub(crate) const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 /// room.
 pub(crate) const QUEUE_DELAY: Duration = Duration::from_millis(10);
 
-/// Returns the number of a new connection for the log, counted from 1. It is unique in the process.
+/// Returns the number of a new connection for the log, counted from 1. It is unique in the process (for 2^32 connections
+/// on a 32-bit CPU, some of which have no larger atomics).
 pub(crate) fn next_number() -> u64 {
-    static LAST: AtomicU64 = AtomicU64::new(0);
-    LAST.fetch_add(1, Ordering::Relaxed) + 1
+    static LAST: AtomicUsize = AtomicUsize::new(0);
+    LAST.fetch_add(1, Ordering::Relaxed) as u64 + 1
 }
 
 /// Orders addresses so that IPv6 and IPv4 alternate, beginning with the family that the resolver put first (RFC 8305

@@ -30,7 +30,7 @@ use super::{
 use crate::{
     Error, Phase,
     race::{QUEUE_DELAY, Race},
-    sys::{CAN_ACKNOWLEDGE, UnixStream, acknowledge, start, start_unix},
+    sys::{CAN_ACKNOWLEDGE, acknowledge, is_unix_socket, start, start_unix},
     tls::{
         Connector, Handshake, MAX_STEPS, Paused, TlsSettings, TlsStream, end_point, peer_certificate,
         translate,
@@ -414,8 +414,7 @@ impl Ends {
         if let Some(socket) = stream.downcast_ref::<smol::net::TcpStream>() {
             return tcp(socket.peer_addr(), socket.local_addr());
         }
-        let is_local = stream.is::<Async<UnixStream>>() || stream.is::<smol::net::unix::UnixStream>();
-        Ends { is_local, ..Ends::default() }
+        Ends { is_local: is_unix_socket(stream), ..Ends::default() }
     }
 }
 

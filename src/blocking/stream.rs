@@ -1,7 +1,6 @@
 //! The stream of a connection: a transport, plain or in TLS, with a deadline on every wait.
 //!
-//! The socket is a blocking one. A read that waits is one system call, limited by the socket's timeout. A read or write
-//! that must not wait uses `MSG_DONTWAIT`, and `poll` waits for either direction.
+//! How a socket is read without waiting, or until a limit, differs between systems: see `sys`.
 
 use std::{
     fmt,
@@ -129,9 +128,8 @@ impl Stream {
             let turn = race.next_turn().unwrap_or(until);
             let glance = until.min(turn).min(now + GLANCE);
             if let Some(socket) = first_to_arrive(&mut running, &mut race, glance)? {
-                socket.set_nonblocking(false)?;
                 socket.set_nodelay(true)?;
-                let socket = Socket::new(socket);
+                let socket = Socket::new(socket)?;
                 let acks = if CAN_ACKNOWLEDGE { Acks::Own(socket.handle()) } else { Acks::Delayed };
                 let stream = Stream::over(Box::new(socket));
                 let is_local = stream.peer.is_some_and(|peer| peer.ip().to_canonical().is_loopback());
@@ -149,9 +147,8 @@ impl Stream {
             match start_unix(path) {
                 Err(e) if e.kind() == ErrorKind::WouldBlock => sleep(QUEUE_DELAY.min(until - now)),
                 socket => {
-                    let socket = socket?;
-                    socket.set_nonblocking(false)?;
-                    return Ok(Stream { acks: Acks::None, ..Stream::over(Box::new(Socket::new(socket))) });
+                    let socket = Socket::new(socket?)?;
+                    return Ok(Stream { acks: Acks::None, ..Stream::over(Box::new(socket)) });
                 }
             }
         }

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::sys::{self, OwnedSocket, UnixStream};
+use crate::sys::{self, OwnedSocket};
 
 /// A connection that the caller provides ([`Builder::connect_over`](crate::Builder::connect_over)).
 ///
@@ -110,34 +110,6 @@ impl Transport for TcpStream {
     }
 }
 
-impl Transport for UnixStream {
-    fn receive(&mut self, room: &mut [u8], until: Option<Instant>) -> io::Result<usize> {
-        sys::receive(self, room, until)
-    }
-
-    fn send(&mut self, bytes: &[u8], until: Option<Instant>) -> io::Result<usize> {
-        sys::send(self, bytes, until)
-    }
-
-    fn wait(&mut self, read: bool, write: bool, until: Instant) -> io::Result<()> {
-        sys::wait(self, read, write, until)
-    }
-
-    fn shutdown(&mut self) {
-        sys::end(self);
-    }
-
-    /// Duplicates the socket, which costs a file descriptor.
-    fn stop_handle(&self) -> Option<Box<dyn Fn() + Send + Sync>> {
-        let socket = self.try_clone().ok()?;
-        Some(Box::new(move || sys::end(&socket)))
-    }
-
-    fn is_local(&self) -> bool {
-        true
-    }
-}
-
 /// Turns any `Read` and `Write` into a [`Transport`], for streams without time limits, such as the pipes of a child
 /// process.
 ///
@@ -210,53 +182,36 @@ impl<S> fmt::Debug for NoTimeouts<S> {
     }
 }
 
-/// A socket that the client has opened. It is a blocking one: a read that waits is one system call, and the socket's
-/// timeout limits it.
+/// A socket that the client has opened.
 pub(super) struct Socket {
     /// Shared with the stop handle.
     socket: Arc<OwnedSocket>,
-    /// The socket's current read timeout.
-    armed: Option<Duration>,
+    receiver: sys::Receiver,
     peer: Option<SocketAddr>,
     local: Option<SocketAddr>,
     is_local: bool,
 }
 
 impl Socket {
-    /// Takes a blocking socket.
-    pub fn new(socket: impl Transport + Into<OwnedSocket>) -> Socket {
+    /// Takes a socket that `sys` has opened, once it is connected.
+    pub fn new(socket: impl Transport + Into<OwnedSocket>) -> io::Result<Socket> {
         let (peer, local, is_local) = (socket.peer_address(), socket.local_address(), socket.is_local());
-        Socket { socket: Arc::new(socket.into()), armed: None, peer, local, is_local }
+        let socket = socket.into();
+        let receiver = sys::Receiver::new(&socket)?;
+        Ok(Socket { socket: Arc::new(socket), receiver, peer, local, is_local })
     }
 
     /// Returns a reference to the socket, which is valid for as long as `self` exists.
     pub fn handle(&self) -> Weak<OwnedSocket> {
         Arc::downgrade(&self.socket)
     }
-
-    /// Sets the socket's timeout so that it ends before the limit. This is a system call only if the current timeout
-    /// does not suit. The caller looks at the clock again, so a shorter timeout does no harm unless it is very short.
-    fn arm(&mut self, left: Duration) -> io::Result<()> {
-        let often = |armed: Duration| armed < Duration::from_millis(500) && armed * 4 < left;
-        if self.armed.is_some_and(|armed| armed <= left && !often(armed)) {
-            return Ok(());
-        }
-        let wait = if left > Duration::from_secs(1) { left / 2 } else { left };
-        let wait = wait.max(Duration::from_micros(1)); // zero would mean no timeout
-        sys::set_receive_timeout(&self.socket, wait)?;
-        self.armed = Some(wait);
-        Ok(())
-    }
 }
 
 impl Transport for Socket {
     fn receive(&mut self, room: &mut [u8], until: Option<Instant>) -> io::Result<usize> {
-        let Some(until) = until else { return sys::receive(&self.socket, room, None) };
-        loop {
-            self.arm(left(until)?)?;
-            if let Some(read) = sys::receive_blocking(&self.socket, room)? {
-                return Ok(read);
-            }
+        match until {
+            Some(until) => self.receiver.receive(&self.socket, room, until),
+            None => sys::receive(&self.socket, room, None),
         }
     }
 

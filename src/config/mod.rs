@@ -453,7 +453,7 @@ mod tests {
         }
     }
 
-    #[cfg(feature = "native-tls")]
+    #[cfg(all(unix, feature = "native-tls"))]
     #[test]
     fn tls_over_a_unix_socket_needs_a_name() {
         for url in ["smtp+unix:/run/smtp?tls=required", "lmtp+unix:/run/lmtp?tls=required"] {

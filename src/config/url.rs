@@ -143,6 +143,7 @@ mod tests {
         assert_eq!((&*user, &*password), (&b"us@er"[..], &b"p:/s%"[..]));
     }
 
+    #[cfg(unix)]
     #[test]
     fn urls_name_unix_sockets() {
         for (url, path, lmtp) in [

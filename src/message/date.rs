@@ -80,7 +80,8 @@ mod tests {
     fn years_outside_1900_to_9999_are_refused() {
         let (first, last) = (Duration::from_secs(2_208_988_800), Duration::from_secs(253_402_300_799));
         assert_eq!(date_time(UNIX_EPOCH - first).unwrap(), "Mon, 1 Jan 1900 00:00:00 +0000");
-        assert_eq!(date_time(UNIX_EPOCH - first - Duration::from_nanos(1)), None);
+        // 100 ns are the smallest step of the clock on Windows.
+        assert_eq!(date_time(UNIX_EPOCH - first - Duration::from_nanos(100)), None);
         assert_eq!(date_time(UNIX_EPOCH + last).unwrap(), "Fri, 31 Dec 9999 23:59:59 +0000");
         assert_eq!(date_time(UNIX_EPOCH + last + Duration::from_secs(1)), None);
     }

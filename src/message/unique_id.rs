@@ -3,19 +3,19 @@
 use std::{
     hash::{BuildHasher, Hasher, RandomState},
     process,
-    sync::atomic::{AtomicU64, Ordering},
+    sync::atomic::{AtomicUsize, Ordering},
     time::{SystemTime, UNIX_EPOCH},
 };
 
 /// Returns 32 hexadecimal digits that are unique and cannot be guessed.
 pub(super) fn unique_id() -> String {
-    static COUNT: AtomicU64 = AtomicU64::new(0);
+    static COUNT: AtomicUsize = AtomicUsize::new(0);
     let time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
     // The hasher's keys are random. The other values tell apart copies of the state made by a fork or a snapshot.
     let mut hasher = RandomState::new().build_hasher();
     hasher.write_u128(time);
     hasher.write_u32(process::id());
-    hasher.write_u64(COUNT.fetch_add(1, Ordering::Relaxed));
+    hasher.write_usize(COUNT.fetch_add(1, Ordering::Relaxed));
     let first = hasher.finish();
     hasher.write_u64(first);
     format!("{first:016x}{:016x}", hasher.finish())

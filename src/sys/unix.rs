@@ -1,13 +1,22 @@
 //! Unix.
+//!
+//! A socket that the client has opened is a blocking one. A read that waits is then one system call, limited by the
+//! socket's timeout; one that must not wait uses `MSG_DONTWAIT`.
 
+#[cfg(feature = "async")]
+use std::any::Any;
 use std::{
     ffi::OsString,
     fs::{File, Metadata, OpenOptions},
     io::{self, ErrorKind},
     net::{SocketAddr, TcpStream},
-    os::unix::{
-        ffi::{OsStrExt, OsStringExt},
-        fs::{FileTypeExt, OpenOptionsExt},
+    os::{
+        fd::AsFd as AsSocket,
+        unix::{
+            ffi::{OsStrExt, OsStringExt},
+            fs::{FileTypeExt, OpenOptionsExt},
+            net::UnixStream,
+        },
     },
     path::{Path, PathBuf},
     time::{Duration, Instant},
@@ -16,15 +25,20 @@ use std::{
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     fs::OFlags,
-    io::Errno,
+    io::{Errno, ioctl_fionbio},
     net::{
         AddressFamily, RecvFlags, SendFlags, Shutdown, SocketAddrUnix, bind, connect, recv, shutdown, sockopt,
     },
 };
 
-/// A socket of any kind, owned and borrowed.
-pub(crate) use std::os::fd::AsFd as AsSocket;
-pub(crate) use std::os::{fd::OwnedFd as OwnedSocket, unix::net::UnixStream};
+use crate::Transport;
+
+/// A socket of any kind.
+pub(crate) use std::os::fd::OwnedFd as OwnedSocket;
+
+/// Maximum time of one wait, after which it begins again. Systems without `ppoll` count milliseconds in 32 bits, and some
+/// refuse a large socket timeout.
+const LONGEST: Duration = Duration::from_secs(3600);
 
 /// Starts to connect to `peer`. The socket can be written to once it is connected, or has failed (`take_error` tells
 /// which). It is non-blocking.
@@ -59,7 +73,7 @@ fn socket(family: AddressFamily) -> io::Result<OwnedSocket> {
 #[cfg(target_vendor = "apple")]
 fn socket(family: AddressFamily) -> io::Result<OwnedSocket> {
     use rustix::{
-        io::{FdFlags, fcntl_setfd, ioctl_fionbio},
+        io::{FdFlags, fcntl_setfd},
         net::SocketType,
     };
 
@@ -101,18 +115,48 @@ pub(crate) fn receive(socket: impl AsSocket, room: &mut [u8], until: Option<Inst
     }
 }
 
-/// Reads some octets from a blocking socket, which waits up to its [receive timeout](set_receive_timeout). `None` if
-/// that has passed, or a signal came first.
-pub(crate) fn receive_blocking(socket: impl AsSocket, room: &mut [u8]) -> io::Result<Option<usize>> {
-    match recv(&socket, &mut *room, RecvFlags::empty()) {
-        Err(Errno::AGAIN | Errno::INTR) => Ok(None),
-        done => Ok(Some(done?.0)),
-    }
+/// Reads from a socket that the client has opened. It is a blocking one: a read that waits is one system call, limited
+/// by the socket's timeout.
+pub(crate) struct Receiver {
+    /// The socket's current read timeout.
+    armed: Option<Duration>,
 }
 
-/// Sets how long a read from a blocking socket waits. It must not be zero, which would mean no limit.
-pub(crate) fn set_receive_timeout(socket: impl AsSocket, limit: Duration) -> io::Result<()> {
-    Ok(sockopt::set_socket_timeout(&socket, sockopt::Timeout::Recv, Some(limit))?)
+impl Receiver {
+    /// Prepares a socket that [`start`] or [`start_unix`] has opened, and that is connected now.
+    pub fn new(socket: &OwnedSocket) -> io::Result<Receiver> {
+        ioctl_fionbio(socket, false)?;
+        Ok(Receiver { armed: None })
+    }
+
+    /// Reads some octets, and waits until the limit. Fails with [`ErrorKind::TimedOut`] then.
+    pub fn receive(&mut self, socket: &OwnedSocket, room: &mut [u8], until: Instant) -> io::Result<usize> {
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(ErrorKind::TimedOut.into());
+            }
+            self.arm(socket, left)?;
+            match recv(socket, &mut *room, RecvFlags::empty()) {
+                Err(Errno::AGAIN | Errno::INTR) => {} // the timeout has passed, or a signal came first
+                done => return Ok(done?.0),
+            }
+        }
+    }
+
+    /// Sets the socket's timeout so that it ends before the limit. This is a system call only if the current timeout
+    /// does not suit. The caller looks at the clock again, so a shorter timeout does no harm unless it is very short.
+    fn arm(&mut self, socket: &OwnedSocket, left: Duration) -> io::Result<()> {
+        let often = |armed: Duration| armed < Duration::from_millis(500) && armed * 4 < left;
+        if self.armed.is_some_and(|armed| armed <= left && !often(armed)) {
+            return Ok(());
+        }
+        let wait = if left > Duration::from_secs(1) { left / 2 } else { left };
+        let wait = wait.clamp(Duration::from_micros(1), LONGEST); // zero would mean no timeout
+        sockopt::set_socket_timeout(socket, sockopt::Timeout::Recv, Some(wait))?;
+        self.armed = Some(wait);
+        Ok(())
+    }
 }
 
 /// Writes some octets. It waits as [`receive`] does.
@@ -162,12 +206,15 @@ fn poll_all(fds: &mut [PollFd<'_>], until: Instant) -> io::Result<bool> {
         if left.is_zero() {
             return Ok(false);
         }
-        let limit = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
-        match poll(fds, Some(&limit)) {
-            Err(Errno::INTR) => {}
+        match poll(fds, Some(&timespec(left.min(LONGEST)))) {
+            Ok(0) | Err(Errno::INTR) => {}
             ready => return Ok(ready? > 0),
         }
     }
+}
+
+fn timespec(time: Duration) -> Timespec {
+    Timespec { tv_sec: time.as_secs() as i64, tv_nsec: time.subsec_nanos() as _ }
 }
 
 /// Ends both directions of a connection. It may be closed already.
@@ -210,6 +257,39 @@ pub(crate) fn may_lack_a_writer(meta: &Metadata) -> bool {
 /// Waits until a pipe or a device can be read. Returns false at the limit, and fails with [`ErrorKind::Interrupted`]
 /// after a signal.
 pub(crate) fn wait_for_file(file: &File, limit: Duration) -> io::Result<bool> {
-    let limit = Timespec { tv_sec: limit.as_secs() as i64, tv_nsec: limit.subsec_nanos().into() };
-    Ok(poll(&mut [PollFd::new(file, PollFlags::IN)], Some(&limit))? > 0)
+    Ok(poll(&mut [PollFd::new(file, PollFlags::IN)], Some(&timespec(limit)))? > 0)
+}
+
+/// Returns whether a stream of the async client is a Unix socket.
+#[cfg(feature = "async")]
+pub(crate) fn is_unix_socket(stream: &dyn Any) -> bool {
+    stream.is::<smol::Async<UnixStream>>() || stream.is::<smol::net::unix::UnixStream>()
+}
+
+impl Transport for UnixStream {
+    fn receive(&mut self, room: &mut [u8], until: Option<Instant>) -> io::Result<usize> {
+        receive(self, room, until)
+    }
+
+    fn send(&mut self, bytes: &[u8], until: Option<Instant>) -> io::Result<usize> {
+        send(self, bytes, until)
+    }
+
+    fn wait(&mut self, read: bool, write: bool, until: Instant) -> io::Result<()> {
+        wait(self, read, write, until)
+    }
+
+    fn shutdown(&mut self) {
+        end(self);
+    }
+
+    /// Duplicates the socket, which costs a file descriptor.
+    fn stop_handle(&self) -> Option<Box<dyn Fn() + Send + Sync>> {
+        let socket = self.try_clone().ok()?;
+        Some(Box::new(move || end(&socket)))
+    }
+
+    fn is_local(&self) -> bool {
+        true
+    }
 }

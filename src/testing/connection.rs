@@ -2,16 +2,17 @@
 
 use std::{
     borrow::Cow,
-    io::{self, BufRead, BufReader, Write},
+    io::{self, BufRead, BufReader, Read, Write},
     net::{Shutdown, TcpStream},
     sync::Arc,
+    time::{Duration, Instant},
 };
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use memchr::memchr;
 
 use super::{Parts, Shared, content::Content};
-use crate::proto::options::mail_extension;
+use crate::{proto::options::mail_extension, sys, time::later};
 
 /// Maximum length of a command line, with its CRLF, in octets.
 const MAX_LINE: usize = 4096;
@@ -50,7 +51,7 @@ enum Hello {
 pub(super) struct Connection {
     shared: Arc<Shared>,
     number: usize,
-    input: BufReader<TcpStream>,
+    input: BufReader<Socket>,
     /// Replies that are held back until there is nothing left to read.
     output: Vec<u8>,
     hello: Hello,
@@ -58,12 +59,36 @@ pub(super) struct Connection {
     transaction: Option<Parts>,
 }
 
+/// The socket of a connection. Another thread can end its waits by shutting it down. On Windows, that does not end a
+/// wait of a `TcpStream`.
+struct Socket(TcpStream);
+
+impl Read for Socket {
+    fn read(&mut self, room: &mut [u8]) -> io::Result<usize> {
+        sys::receive(&self.0, room, Some(never()))
+    }
+}
+
+impl Write for Socket {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        sys::send(&self.0, bytes, Some(never()))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn never() -> Instant {
+    later(Instant::now(), Duration::MAX)
+}
+
 impl Connection {
     pub(super) fn new(stream: TcpStream, number: usize, shared: Arc<Shared>) -> Connection {
         Connection {
             shared,
             number,
-            input: BufReader::new(stream),
+            input: BufReader::new(Socket(stream)),
             output: Vec::new(),
             hello: Hello::None,
             user: None,
@@ -434,6 +459,6 @@ impl Drop for Connection {
     fn drop(&mut self) {
         self.shared.leave(self.number);
         // This fails if the client was faster.
-        let _ = self.input.get_ref().shutdown(Shutdown::Both);
+        let _ = self.input.get_ref().0.shutdown(Shutdown::Both);
     }
 }

@@ -322,6 +322,16 @@ fn a_closed_first_address_does_not_stop_the_second() {
     assert!(client.peer_addr().unwrap().is_ipv4() && !client.is_encrypted());
 }
 
+#[test]
+fn localhost_is_both_loopback_addresses_without_a_lookup() {
+    // The hosts file of many machines has only one of the addresses, and none for a name below `localhost`.
+    for host in ["localhost", "mail.localhost"] {
+        for server in [Server::playing("-- hello"), Server::playing_v6("-- hello")] {
+            block_on(named(&server, host).connect()).unwrap();
+        }
+    }
+}
+
 // Threat 9.
 #[test]
 fn an_ipv6_address_is_accepted_with_and_without_brackets() {

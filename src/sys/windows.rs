@@ -1,0 +1,218 @@
+//! Windows, by Winsock.
+//!
+//! All sockets are non-blocking. There is no `MSG_DONTWAIT`, and a socket must not be used any more after its own timeout
+//! (`SO_RCVTIMEO`) has passed. So a wait is a poll, and every [`GLANCE`] the socket itself is tried, because it is not
+//! documented that a shutdown by another thread ends a poll.
+//!
+//! There are no Unix sockets in `std` here, no wait for pipes, and a machine's name says nothing about its domain. Before
+//! Windows 10 version 2004, a poll does not report that a connection was refused: the attempt then fails at its limit,
+//! and the next address is tried after the usual delay.
+
+#[cfg(feature = "async")]
+use std::any::Any;
+use std::{
+    fs::{File, Metadata},
+    io::{self, ErrorKind},
+    net::{SocketAddr, TcpStream},
+    os::windows::io::AsSocket,
+    path::{Path, PathBuf},
+    sync::OnceLock,
+    thread::sleep,
+    time::{Duration, Instant},
+};
+
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    io::{Errno, ioctl_fionbio},
+    net::{
+        AddressFamily, RecvFlags, SendFlags, Shutdown, SocketType, bind, connect, recv, shutdown, socket,
+        wsa_startup,
+    },
+};
+
+/// A socket of any kind.
+pub(crate) use std::os::windows::io::OwnedSocket;
+
+/// Maximum time of one poll.
+const GLANCE: Duration = Duration::from_millis(50);
+
+/// Starts to connect to `peer`. The socket can be written to once it is connected, or has failed (`take_error` tells
+/// which). It is non-blocking.
+pub(crate) fn start(peer: SocketAddr, local: Option<SocketAddr>) -> io::Result<TcpStream> {
+    static WINSOCK: OnceLock<Result<(), Errno>> = OnceLock::new();
+    (*WINSOCK.get_or_init(|| wsa_startup().map(drop)))?;
+    let family = if peer.is_ipv6() { AddressFamily::INET6 } else { AddressFamily::INET };
+    // Child processes inherit the first handle, but not its duplicate.
+    let socket = socket(family, SocketType::STREAM, None)?.try_clone()?;
+    ioctl_fionbio(&socket, true)?;
+    if let Some(local) = local {
+        // Without SO_REUSEADDR, which would take the port from another program here. A connection that lingers does not
+        // occupy its port.
+        bind(&socket, &local)?;
+    }
+    match connect(&socket, &peer) {
+        Ok(()) | Err(Errno::WOULDBLOCK | Errno::INPROGRESS) => Ok(socket.into()),
+        Err(e) => Err(e.into()),
+    }
+}
+
+/// Fails: this system has no Unix sockets. [`check_socket_path`] has already said so.
+pub(crate) fn start_unix(_: &Path) -> io::Result<TcpStream> {
+    Err(ErrorKind::Unsupported.into())
+}
+
+/// Returns whether a stream of the async client is a Unix socket: never.
+#[cfg(feature = "async")]
+pub(crate) fn is_unix_socket(_: &dyn Any) -> bool {
+    false
+}
+
+/// Whether [`acknowledge`] does anything on this system.
+pub(crate) const CAN_ACKNOWLEDGE: bool = false;
+
+/// Does nothing: this system cannot acknowledge at once for one read.
+pub(crate) fn acknowledge(_: impl AsSocket) {}
+
+/// Reads some octets. Without a limit it does not wait, and fails with [`ErrorKind::WouldBlock`]; with a limit it waits
+/// until then.
+pub(crate) fn receive(socket: impl AsSocket, room: &mut [u8], until: Option<Instant>) -> io::Result<usize> {
+    attempt(&socket, PollFlags::IN, until, || Ok(recv(&socket, &mut *room, RecvFlags::empty())?.0))
+}
+
+/// Writes some octets. It waits as [`receive`] does.
+pub(crate) fn send(socket: impl AsSocket, bytes: &[u8], until: Option<Instant>) -> io::Result<usize> {
+    attempt(&socket, PollFlags::OUT, until, || rustix::net::send(&socket, bytes, SendFlags::empty()))
+}
+
+/// Reads or writes, until it does not have to wait or the limit has passed. The caller's socket may be a blocking one.
+fn attempt(
+    socket: &impl AsSocket,
+    flags: PollFlags,
+    until: Option<Instant>,
+    mut work: impl FnMut() -> Result<usize, Errno>,
+) -> io::Result<usize> {
+    ioctl_fionbio(socket, true)?;
+    loop {
+        match (work(), until) {
+            (Err(Errno::WOULDBLOCK), None) => return Err(ErrorKind::WouldBlock.into()),
+            (Err(Errno::WOULDBLOCK), Some(until)) => drop(glance(&mut [PollFd::new(socket, flags)], until)?),
+            (Err(Errno::INTR), _) => {}
+            (done, _) => return Ok(done?),
+        }
+    }
+}
+
+/// Reads from a socket that the client has opened.
+pub(crate) struct Receiver;
+
+impl Receiver {
+    /// Prepares a socket that [`start`] has opened, and that is connected now.
+    pub fn new(_: &OwnedSocket) -> io::Result<Receiver> {
+        Ok(Receiver)
+    }
+
+    /// Reads some octets, and waits until the limit. Fails with [`ErrorKind::TimedOut`] then.
+    pub fn receive(&mut self, socket: &OwnedSocket, room: &mut [u8], until: Instant) -> io::Result<usize> {
+        receive(socket, room, Some(until))
+    }
+}
+
+/// Waits until the socket can be read from (`read`), or written to (`write`), or either if both are asked for. Fails
+/// with [`ErrorKind::TimedOut`] at the limit.
+pub(crate) fn wait(socket: impl AsSocket, read: bool, write: bool, until: Instant) -> io::Result<()> {
+    ioctl_fionbio(&socket, true)?;
+    let flag = |set, flag| if set { flag } else { PollFlags::empty() };
+    let flags = flag(read, PollFlags::IN) | flag(write, PollFlags::OUT);
+    while !glance(&mut [PollFd::new(&socket, flags)], until)? {
+        match recv(&socket, &mut [0; 1], RecvFlags::PEEK) {
+            Ok(_) | Err(Errno::WOULDBLOCK) => {}
+            Err(_) => break, // reading or writing reports it
+        }
+    }
+    Ok(())
+}
+
+/// Waits until some of the sockets can be written to, or have failed. Returns for each whether it has; at the limit,
+/// none has.
+pub(crate) fn wait_for_any<'s, S: AsSocket + 's>(
+    sockets: impl Iterator<Item = &'s S>,
+    until: Instant,
+) -> io::Result<Vec<bool>> {
+    let mut fds: Vec<_> = sockets.map(|socket| PollFd::new(socket, PollFlags::OUT)).collect();
+    loop {
+        match glance(&mut fds, until) {
+            Ok(false) => {}
+            Err(e) if e.kind() != ErrorKind::TimedOut => return Err(e),
+            _ => break,
+        }
+    }
+    Ok(fds.iter().map(|fd| !fd.revents().is_empty()).collect())
+}
+
+/// Polls once, for a moment at most. Returns whether anything has happened; fails with [`ErrorKind::TimedOut`] if the
+/// limit has passed already.
+fn glance(fds: &mut [PollFd<'_>], until: Instant) -> io::Result<bool> {
+    let left = until.saturating_duration_since(Instant::now()).min(GLANCE);
+    if left.is_zero() {
+        return Err(ErrorKind::TimedOut.into());
+    }
+    if fds.is_empty() {
+        sleep(left); // nothing to poll is an error
+        return Ok(false);
+    }
+    let limit = Timespec { tv_sec: 0, tv_nsec: left.subsec_nanos() as _ };
+    match poll(fds, Some(&limit)) {
+        Err(Errno::INTR) => Ok(false),
+        ready => Ok(ready? > 0),
+    }
+}
+
+/// Ends both directions of a connection. It may be closed already.
+pub(crate) fn end(socket: impl AsSocket) {
+    let _closed_already = shutdown(socket, Shutdown::Both);
+}
+
+/// Returns `None`: the machine's name here is without its domain, and EHLO needs both.
+pub(crate) fn machine_name() -> Option<String> {
+    None
+}
+
+/// Returns why a path cannot be that of a Unix socket.
+pub(crate) fn check_socket_path(_: &Path) -> Result<(), &'static str> {
+    Err("this system has no Unix sockets")
+}
+
+/// Returns the path of these octets, which come from a percent-encoded URL.
+pub(crate) fn path_from_octets(octets: Box<[u8]>) -> PathBuf {
+    String::from_utf8_lossy(&octets).into_owned().into()
+}
+
+/// Opens a file for reading.
+pub(crate) fn open_file(path: &Path) -> io::Result<File> {
+    File::open(path)
+}
+
+/// Returns false: a pipe without a writer cannot be opened.
+pub(crate) fn may_lack_a_writer(_: &Metadata) -> bool {
+    false
+}
+
+/// Returns true: whether a pipe or a device can be read is not known, so a read may wait.
+pub(crate) fn wait_for_file(_: &File, _: Duration) -> io::Result<bool> {
+    Ok(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::{Client, Error};
+
+    #[test]
+    fn a_unix_socket_is_an_error_that_says_so() {
+        let built = Client::unix("/run/smtp").connect().map(drop);
+        for refused in [built, Client::from_url("lmtp+unix:/run/lmtp").map(drop)] {
+            let error = refused.unwrap_err();
+            assert!(matches!(error, Error::Config(_)), "{error:?}");
+            assert!(error.to_string().contains("no Unix sockets"), "{error}");
+        }
+    }
+}
