@@ -286,7 +286,7 @@ pub use self::{
         options::{MailOption, OnLate, RcptOption, Ret},
         reply::{EnhancedCode, Reply},
     },
-    tls::TlsVersion,
+    tls::{TlsBackend, TlsVersion},
 };
 
 /// Sends one message over a new connection: connects to the server of the [URL](Client::from_url), logs in if the URL
