@@ -88,7 +88,7 @@ fn measure_with(attachment: &Path, whole: &Path) -> Result<(), Failure> {
     println!("{octets} octets go out; the best of {rounds}");
     println!("{:10} {:9} {:18} {:>8} {:>8} {:>9} {:>10}", "", "", "", "seconds", "cpu", "MiB/s", "peak KiB");
     for security in ["plain", "tls"] {
-        if security == "tls" && cfg!(not(feature = "native-tls")) {
+        if security == "tls" && !cfg!(any(feature = "native-tls", feature = "rustls")) {
             continue;
         }
         for client in ["blocking", "aio"] {
@@ -168,7 +168,7 @@ fn serve(listener: &TcpListener, secure: bool) -> Result<(), Failure> {
     if secure { talk(handshake(socket)?) } else { talk(socket) }
 }
 
-#[cfg(feature = "native-tls")]
+#[cfg(any(feature = "native-tls", feature = "rustls"))]
 fn handshake(socket: TcpStream) -> Result<native_tls::TlsStream<TcpStream>, Failure> {
     let certificate = include_bytes!("../tests/support/certs/good.pem");
     let key = include_bytes!("../tests/support/certs/good.key");
@@ -176,7 +176,7 @@ fn handshake(socket: TcpStream) -> Result<native_tls::TlsStream<TcpStream>, Fail
     Ok(native_tls::TlsAcceptor::new(identity)?.accept(socket)?)
 }
 
-#[cfg(not(feature = "native-tls"))]
+#[cfg(not(any(feature = "native-tls", feature = "rustls")))]
 fn handshake(_: TcpStream) -> Result<TcpStream, Failure> {
     Err("there is no TLS in this build".into())
 }

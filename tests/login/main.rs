@@ -4,7 +4,7 @@ mod double;
 #[path = "../support/journal.rs"]
 mod journal;
 mod parrot;
-#[cfg(feature = "native-tls")]
+#[cfg(any(feature = "native-tls", feature = "rustls"))]
 #[path = "../support/tls.rs"]
 #[allow(dead_code)] // the dialogues use the rest
 mod tls;

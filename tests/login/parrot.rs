@@ -87,7 +87,7 @@ impl Parrot {
             let (socket, _) = listener.accept().unwrap();
             socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
             let mut session = match mechanism.ends_with("-PLUS") {
-                #[cfg(feature = "native-tls")]
+                #[cfg(any(feature = "native-tls", feature = "rustls"))]
                 true => Session::new(crate::tls::acceptor("good").accept(socket).unwrap()),
                 _ => Session::new(socket),
             };
