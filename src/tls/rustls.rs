@@ -247,6 +247,7 @@ fn reason(name: &str, flaw: &CertificateError) -> String {
             "unsuitable certificate purpose"
         }
         CertificateError::Revoked => "certificate revoked",
+        CertificateError::Other(OtherError(e)) => return e.to_string(),
         other => return other.to_string(),
     };
     words.to_owned()
@@ -481,5 +482,141 @@ fn end_point_hash(certificate: &[u8]) -> Option<&'static Algorithm> {
         [3, 3] => Some(&SHA384),
         [3, 4] => Some(&SHA512),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ::rustls::RootCertStore;
+
+    use super::*;
+    use crate::tls::TlsSettings;
+
+    const CA: &[u8] = include_bytes!("../../tests/support/certs/ca.pem");
+
+    fn certificate(pem: &[u8]) -> Certificate {
+        CertificateDer::from_pem_slice(pem).unwrap()
+    }
+
+    #[test]
+    fn truncated_certificates_and_keys_are_refused() {
+        let ca: &[u8] = include_bytes!("../../tests/support/certs/ca.der");
+        assert!(roots(ca).is_ok());
+        assert!((0..ca.len()).all(|n| roots(&ca[..n]).is_err()));
+        let pem: &[u8] = include_bytes!("../../tests/support/certs/client.pem");
+        let key: &[u8] = include_bytes!("../../tests/support/certs/client.key");
+        assert!(roots(pem).is_ok() && Identity::pem(pem, key).is_ok());
+        let end = "-----\n".len(); // the last line may lack these
+        assert!(
+            (0..pem.len() - end).all(|n| roots(&pem[..n]).is_err() && Identity::pem(&pem[..n], key).is_err())
+        );
+        assert!((0..key.len() - end).all(|n| Identity::pem(pem, &key[..n]).is_err()));
+    }
+
+    #[test]
+    fn the_hash_and_the_issuer_of_a_certificate_are_read() {
+        for (pem, is_self_signed, hash) in [
+            (CA, true, Some(&SHA256)),
+            (include_bytes!("../../tests/support/certs/good.pem"), false, Some(&SHA256)),
+            (include_bytes!("../../tests/support/certs/self-signed.pem"), true, Some(&SHA256)),
+            (include_bytes!("../../tests/support/certs/ed25519.pem"), true, None),
+            (include_bytes!("../../tests/support/certs/common-name-only.pem"), false, Some(&SHA256)),
+        ] {
+            let certificate = certificate(pem);
+            assert_eq!(is_self_issued(&certificate), Some(is_self_signed));
+            assert!(end_point_hash(&certificate) == hash);
+            for n in 0..certificate.len() {
+                assert_eq!(
+                    (is_self_issued(&certificate[..n]), end_point_hash(&certificate[..n]).is_none()),
+                    (None, true)
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn each_signature_algorithm_has_its_hash() {
+        let hash = |identifier: &[u8]| {
+            let algorithm =
+                [&[0x30, identifier.len() as u8 + 2, 6, identifier.len() as u8], identifier].concat();
+            let content = [&[0x30, 0][..], &algorithm].concat();
+            end_point_hash(&[&[0x30, content.len() as u8], &content[..]].concat())
+        };
+        let rsa = |last: u8| hash(&[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 1, 1, last]);
+        let ecdsa = |last: &[u8]| hash(&[&[0x2a, 0x86, 0x48, 0xce, 0x3d, 4], last].concat());
+        assert!([4, 5, 11].into_iter().all(|last| rsa(last) == Some(&SHA256)));
+        assert!(rsa(12) == Some(&SHA384) && rsa(13) == Some(&SHA512));
+        assert!(rsa(10).is_none(), "RSASSA-PSS has its hash elsewhere");
+        assert!(ecdsa(&[1]) == Some(&SHA256) && ecdsa(&[3, 2]) == Some(&SHA256));
+        assert!(ecdsa(&[3, 3]) == Some(&SHA384) && ecdsa(&[3, 4]) == Some(&SHA512));
+    }
+
+    /// OpenSSL's command `req -x509` makes such certificates for servers.
+    #[test]
+    fn a_server_may_present_a_ca_that_was_added() {
+        let settings = |change: fn(&mut TlsSettings)| {
+            let mut settings = TlsSettings::default();
+            settings.set_system_roots(false);
+            change(&mut settings);
+            settings.options
+        };
+        let verified = |options: &Options, roots: &[u8], presented: &[u8]| {
+            let algorithms = provider::default_provider().signature_verification_algorithms;
+            let verifier = Verifier::new(options, &pem(roots).unwrap(), algorithms).unwrap();
+            let name = ServerName::try_from("localhost").unwrap();
+            verifier.verify_server_cert(&certificate(presented), &[], &name, &[], UnixTime::now())
+        };
+        let any_name = settings(|settings| settings.accept_invalid_hostnames(true));
+        verified(&any_name, CA, CA).unwrap();
+        // Its name is verified too, and another CA is not enough.
+        let e = verified(&settings(|_| {}), CA, CA).unwrap_err();
+        assert!(
+            matches!(
+                &e,
+                ::rustls::Error::InvalidCertificate(CertificateError::NotValidForNameContext { .. })
+            ),
+            "{e:?}"
+        );
+        let other = include_bytes!("../../tests/support/certs/self-signed.pem");
+        let e = verified(&any_name, other, CA).unwrap_err();
+        assert!(format!("{e:?}").contains("CaUsedAsEndEntity"), "{e:?}");
+    }
+
+    /// A transport that always has to wait.
+    #[derive(Debug)]
+    struct Waiting;
+
+    impl Read for Waiting {
+        fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+            Err(ErrorKind::WouldBlock.into())
+        }
+    }
+
+    impl Write for Waiting {
+        fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+            Err(ErrorKind::WouldBlock.into())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn odd_names_are_errors() {
+        let config = ClientConfig::builder_with_provider(Arc::new(provider::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(RootCertStore::empty())
+            .with_no_client_auth();
+        let connector = Connector(Arc::new(config));
+        for name in ["localhost", "a_b.example", "127.0.0.1", "::1", "xn--bcher-kva.test"] {
+            assert!(matches!(connector.connect(name, Waiting), Handshake::Paused(_)), "{name}");
+        }
+        let long = "a".repeat(300);
+        for name in ["", "a\0b", "a b", "\u{fc}.test", "[::1]", "*.example", "1.2.3", "-a", &long] {
+            let failed = connector.connect(name, Waiting);
+            assert!(matches!(failed, Handshake::Failed(Error::Config(_))), "{name}");
+        }
     }
 }

@@ -27,7 +27,7 @@ mod transaction;
 #[cfg(any(feature = "native-tls", feature = "rustls"))]
 mod trust;
 #[cfg(all(feature = "native-tls", feature = "rustls"))]
-mod with_rustls;
+pub mod with_rustls;
 
 use std::error::Error as _;
 

@@ -642,6 +642,12 @@ fn records_without_content_do_not_outlast_the_deadline() {
                 (Ok(mut client), Stage::Content) => send_error(&mut client, &super::text(&[b'x'; 1 << 20])),
                 (Ok(mut client), _) => block_on(client.noop()).unwrap_err(),
             };
+            // rustls counts them.
+            let counts = record == Record::KeyUpdate && backend() == TlsBackend::Rustls;
+            if counts && error.to_string().contains("TooManyKeyUpdateRequests") {
+                assert!(steps.load(Ordering::Relaxed) < 1000, "{at:?}");
+                continue;
+            }
             assert!(error.is_timeout(), "{at:?} {record:?}: {error:?}");
             let (steps, late) = (steps.load(Ordering::Relaxed), late.load(Ordering::Relaxed));
             // One poll, or one non-blocking call, may be under way when the time is up.
