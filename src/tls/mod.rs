@@ -82,6 +82,7 @@ pub enum TlsVersion {
 /// | | native-tls with OpenSSL | rustls |
 /// |---|---|---|
 /// | common name of a certificate without other names | counts | does not count (RFC 9525 §2) |
+/// | certificates of X.509 version 1 | yes | no, not even with [`danger_accept_invalid_certs`](crate::Builder::danger_accept_invalid_certs) |
 /// | [`client_pkcs12`](crate::Builder::client_pkcs12) | yes | no: an [`Error::Config`](crate::Error::Config) |
 /// | resuming the session of an earlier connection | no | yes, among clones of a builder |
 /// | [`tls_version`](crate::Client::tls_version), [`tls_cipher_suite`](crate::Client::tls_cipher_suite) | `None` | yes |

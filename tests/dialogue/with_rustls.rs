@@ -26,3 +26,6 @@ mod certificates;
 #[path = "tls.rs"]
 #[allow(clippy::duplicate_mod)]
 pub mod tls;
+#[path = "trust.rs"]
+#[allow(clippy::duplicate_mod)]
+mod trust;
