@@ -176,9 +176,10 @@ fn serve(listener: &TcpListener, secure: bool) -> Result<(), Failure> {
 /// With OpenSSL, whichever library the client has.
 fn handshake(socket: TcpStream) -> Result<SslStream<TcpStream>, Failure> {
     let mut acceptor = SslAcceptor::mozilla_intermediate(SslMethod::tls())?;
-    acceptor.set_certificate(&X509::from_pem(include_bytes!("../tests/support/certs/good.pem"))?)?;
-    acceptor
-        .set_private_key(&PKey::private_key_from_pem(include_bytes!("../tests/support/certs/good.key"))?)?;
+    let certificate = X509::from_pem(include_bytes!("../tests/support/certs/good.pem"))?;
+    let key = PKey::private_key_from_pem(include_bytes!("../tests/support/certs/good.key"))?;
+    acceptor.set_certificate(&certificate)?;
+    acceptor.set_private_key(&key)?;
     Ok(acceptor.build().accept(socket)?)
 }
 

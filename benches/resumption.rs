@@ -96,9 +96,10 @@ fn median(mut figures: Vec<Duration>) -> u128 {
 /// Starts a server that greets each client, answers its EHLO, and waits until it leaves.
 fn serve(version: SslVersion) -> Result<SocketAddr, Failure> {
     let mut acceptor = SslAcceptor::mozilla_intermediate_v5(SslMethod::tls())?;
-    acceptor.set_certificate(&X509::from_pem(include_bytes!("../tests/support/certs/good.pem"))?)?;
-    acceptor
-        .set_private_key(&PKey::private_key_from_pem(include_bytes!("../tests/support/certs/good.key"))?)?;
+    let certificate = X509::from_pem(include_bytes!("../tests/support/certs/good.pem"))?;
+    let key = PKey::private_key_from_pem(include_bytes!("../tests/support/certs/good.key"))?;
+    acceptor.set_certificate(&certificate)?;
+    acceptor.set_private_key(&key)?;
     acceptor.set_max_proto_version(Some(version))?;
     let (acceptor, listener) = (acceptor.build(), TcpListener::bind("127.0.0.1:0")?);
     let address = listener.local_addr()?;
