@@ -21,6 +21,11 @@ use std::{
     time::{Duration, Instant},
 };
 
+use openssl::{
+    pkey::PKey,
+    ssl::{SslAcceptor, SslMethod, SslStream},
+    x509::X509,
+};
 use postino::{Client, Envelope, Error, Mail, Message, Raw, Security, message::Attachment};
 
 /// Runs per line when speed is measured; the best one counts.
@@ -88,7 +93,7 @@ fn measure_with(attachment: &Path, whole: &Path) -> Result<(), Failure> {
     println!("{octets} octets go out; the best of {rounds}");
     println!("{:10} {:9} {:18} {:>8} {:>8} {:>9} {:>10}", "", "", "", "seconds", "cpu", "MiB/s", "peak KiB");
     for security in ["plain", "tls"] {
-        if security == "tls" && cfg!(not(feature = "native-tls")) {
+        if security == "tls" && !cfg!(any(feature = "native-tls", feature = "rustls")) {
             continue;
         }
         for client in ["blocking", "aio"] {
@@ -168,17 +173,14 @@ fn serve(listener: &TcpListener, secure: bool) -> Result<(), Failure> {
     if secure { talk(handshake(socket)?) } else { talk(socket) }
 }
 
-#[cfg(feature = "native-tls")]
-fn handshake(socket: TcpStream) -> Result<native_tls::TlsStream<TcpStream>, Failure> {
-    let certificate = include_bytes!("../tests/support/certs/good.pem");
-    let key = include_bytes!("../tests/support/certs/good.key");
-    let identity = native_tls::Identity::from_pkcs8(certificate, key)?;
-    Ok(native_tls::TlsAcceptor::new(identity)?.accept(socket)?)
-}
-
-#[cfg(not(feature = "native-tls"))]
-fn handshake(_: TcpStream) -> Result<TcpStream, Failure> {
-    Err("there is no TLS in this build".into())
+/// With OpenSSL, whichever library the client has.
+fn handshake(socket: TcpStream) -> Result<SslStream<TcpStream>, Failure> {
+    let mut acceptor = SslAcceptor::mozilla_intermediate(SslMethod::tls())?;
+    let certificate = X509::from_pem(include_bytes!("../tests/support/certs/good.pem"))?;
+    let key = PKey::private_key_from_pem(include_bytes!("../tests/support/certs/good.key"))?;
+    acceptor.set_certificate(&certificate)?;
+    acceptor.set_private_key(&key)?;
+    Ok(acceptor.build().accept(socket)?)
 }
 
 /// Receives one message and QUIT.

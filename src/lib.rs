@@ -187,8 +187,9 @@
 //! # }
 //! ```
 //!
-//! Preparing TLS takes about 50 ms, because all CAs are read. It is done once for all clones of a [`Builder`], when one
-//! of them first needs it.
+//! Preparing TLS takes about 50 ms with OpenSSL, because all CAs are read. It is done once for all clones of a
+//! [`Builder`], when one of them first needs it. With rustls ([`TlsBackend`]) they also share the sessions that can be
+//! resumed.
 //!
 //! # Logging
 //!
@@ -212,6 +213,7 @@
 //! | feature | adds |
 //! |---|---|
 //! | `native-tls` (default) | TLS with the system's library; without it, plain text works, and requesting TLS is an error |
+//! | `rustls` | TLS with rustls, which needs no OpenSSL if `native-tls` is off; with both, [`Builder::tls_backend`] chooses |
 //! | `vendored` | builds OpenSSL and links it statically |
 //! | `async` | [`aio`](#async) |
 //! | `sasl` | logins with SCRAM and CRAM-MD5, which do not send the password; without it, requesting one is an error |
@@ -228,7 +230,7 @@
 //! | items | purpose |
 //! |---|---|
 //! | [`send`] | sends one message in one call |
-//! | [`Builder`], [`Security`], [`TlsVersion`], [`JoinPolicy`] | how to reach a server and how to talk to it |
+//! | [`Builder`], [`Security`], [`TlsBackend`], [`TlsVersion`], [`JoinPolicy`] | how to reach a server and how to talk to it |
 //! | [`Client`] | a connection: sends messages and single commands |
 //! | [`Batch`], [`Pool`], [`PoolBuilder`], [`Pooled`] | many messages over one connection, or over several |
 //! | [`Transport`], [`NoTimeouts`], [`StopHandle`] | custom connections, and stopping a client |
@@ -285,7 +287,7 @@ pub use self::{
         options::{MailOption, OnLate, RcptOption, Ret},
         reply::{EnhancedCode, Reply},
     },
-    tls::TlsVersion,
+    tls::{TlsBackend, TlsVersion},
 };
 
 /// Sends one message over a new connection: connects to the server of the [URL](Client::from_url), logs in if the URL

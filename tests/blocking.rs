@@ -42,15 +42,15 @@ fn opaque(socket: TcpStream) -> impl Transport + 'static {
 }
 
 /// A server in memory that floods its client.
-#[cfg(feature = "native-tls")]
+#[cfg(any(feature = "native-tls", feature = "rustls"))]
 fn flood(flood: support::tls::Flood) -> impl Transport + 'static {
     Flooded(flood)
 }
 
-#[cfg(feature = "native-tls")]
+#[cfg(any(feature = "native-tls", feature = "rustls"))]
 struct Flooded(support::tls::Flood);
 
-#[cfg(feature = "native-tls")]
+#[cfg(any(feature = "native-tls", feature = "rustls"))]
 impl Transport for Flooded {
     /// Ends even where the client sees no end: data arrives here only in answer to what was written.
     fn receive(&mut self, room: &mut [u8], _: Option<Instant>) -> io::Result<usize> {
@@ -180,7 +180,7 @@ fn a_stop_ends_a_write_that_waits() {
     tell.send(()).unwrap();
 }
 
-#[cfg(feature = "native-tls")]
+#[cfg(any(feature = "native-tls", feature = "rustls"))]
 #[test]
 fn a_stop_ends_a_handshake() {
     // After the first octets of its part, of which the rest may come.
@@ -195,7 +195,7 @@ fn a_stop_ends_a_handshake() {
     assert_stopped(&error, Phase::Tls);
 }
 
-#[cfg(feature = "native-tls")]
+#[cfg(any(feature = "native-tls", feature = "rustls"))]
 #[test]
 fn a_stop_ends_a_wait_in_tls() {
     let error = stopped_behind("-- tls good\n-- hello\nC: NOOP", |builder| {

@@ -65,7 +65,7 @@ mod examples;
 #[allow(clippy::duplicate_mod)] // written once, compiled twice on purpose
 mod client;
 
-#[cfg(feature = "native-tls")]
+#[cfg(any(feature = "native-tls", feature = "rustls"))]
 #[path = "../tls_connector.rs"]
 #[allow(clippy::duplicate_mod)]
 mod tls_connector;

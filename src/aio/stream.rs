@@ -1,6 +1,6 @@
 //! The stream of a connection: a transport, plain or in TLS, with a deadline on every wait.
 //!
-//! native-tls uses `Read` and `Write`. So an adapter polls the transport, which is any `AsyncRead` and `AsyncWrite`,
+//! TLS uses `Read` and `Write`. So an adapter polls the transport, which is any `AsyncRead` and `AsyncWrite`,
 //! with the waker of the current task, and turns "pending" into "would block".
 
 use std::{
@@ -31,10 +31,7 @@ use crate::{
     Error, Phase,
     race::{QUEUE_DELAY, Race},
     sys::{CAN_ACKNOWLEDGE, acknowledge, is_unix_socket, start, start_unix},
-    tls::{
-        Connector, Handshake, MAX_STEPS, Paused, TlsSettings, TlsStream, end_point, peer_certificate,
-        translate,
-    },
+    tls::{Connector, Handshake, MAX_STEPS, Paused, TlsSettings, TlsStream},
 };
 
 /// Any asynchronous stream.
@@ -230,18 +227,10 @@ impl Stream {
         matches!(self.inner, Inner::Tls(_))
     }
 
-    /// Returns the data that binds a login to this TLS connection (tls-server-end-point, RFC 5929 §4).
-    pub fn channel_binding(&self) -> Option<Vec<u8>> {
+    /// Returns the TLS of the connection, if it has it.
+    pub fn tls(&self) -> Option<&TlsStream<impl Read + Write>> {
         match &self.inner {
-            Inner::Tls(stream) => end_point(stream),
-            _ => None,
-        }
-    }
-
-    /// Returns the server's certificate, in DER.
-    pub fn peer_certificate(&self) -> Option<Vec<u8>> {
-        match &self.inner {
-            Inner::Tls(stream) => peer_certificate(stream),
+            Inner::Tls(stream) => Some(stream),
             _ => None,
         }
     }
@@ -249,14 +238,14 @@ impl Stream {
     /// Reads what has arrived, without waiting.
     pub fn try_read(&mut self, room: &mut [u8]) -> io::Result<usize> {
         self.inner.wake(Waker::noop())?;
-        self.inner.io()?.read(room).map_err(translate)
+        self.inner.io()?.read(room)
     }
 
     /// Writes what can be written without waiting.
     pub fn try_write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.inner.wake(Waker::noop())?;
         let io = self.inner.io()?;
-        let written = io.write(bytes).map_err(translate)?;
+        let written = io.write(bytes)?;
         io.flush()?; // does not wait
         Ok(written)
     }
@@ -562,11 +551,11 @@ impl Write for Polled {
     }
 }
 
-/// Turns "would block" into "pending", and [translates](translate) errors of TLS.
+/// Turns "would block" into "pending".
 fn ready<T>(result: io::Result<T>) -> Poll<io::Result<T>> {
     match result {
         Err(e) if e.kind() == ErrorKind::WouldBlock => Poll::Pending,
-        done => Poll::Ready(done.map_err(translate)),
+        done => Poll::Ready(done),
     }
 }
 

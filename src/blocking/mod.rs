@@ -8,7 +8,7 @@ mod examples;
 #[path = "../client/mod.rs"]
 mod client;
 
-#[cfg(feature = "native-tls")]
+#[cfg(any(feature = "native-tls", feature = "rustls"))]
 #[path = "../tls_connector.rs"]
 mod tls_connector;
 

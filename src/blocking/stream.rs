@@ -22,7 +22,7 @@ use crate::{
     Error, Phase,
     race::{QUEUE_DELAY, Race},
     sys::{CAN_ACKNOWLEDGE, OwnedSocket, acknowledge, start, start_unix, wait_for_any},
-    tls::{Connector, Handshake, MAX_STEPS, TlsSettings, TlsStream, end_point, peer_certificate, translate},
+    tls::{Connector, Handshake, MAX_STEPS, TlsSettings, TlsStream},
 };
 
 /// How often work that cannot be interrupted checks whether it was stopped.
@@ -210,18 +210,10 @@ impl Stream {
         matches!(self.inner, Inner::Tls(_))
     }
 
-    /// Returns the data that binds a login to this TLS connection (tls-server-end-point, RFC 5929 §4).
-    pub fn channel_binding(&self) -> Option<Vec<u8>> {
+    /// Returns the TLS of the connection, if it has it.
+    pub fn tls(&self) -> Option<&TlsStream<impl Read + Write>> {
         match &self.inner {
-            Inner::Tls(stream) => end_point(stream),
-            _ => None,
-        }
-    }
-
-    /// Returns the server's certificate, in DER.
-    pub fn peer_certificate(&self) -> Option<Vec<u8>> {
-        match &self.inner {
-            Inner::Tls(stream) => peer_certificate(stream),
+            Inner::Tls(stream) => Some(stream),
             _ => None,
         }
     }
@@ -360,7 +352,7 @@ impl fmt::Debug for Stream {
 }
 
 /// The part of `Read` and `Write` that is used here. A trait object with all their methods would add 9 kB to a small
-/// program. Errors of TLS are [translated](translate).
+/// program.
 trait ReadWrite {
     fn read_some(&mut self, room: &mut [u8]) -> io::Result<usize>;
     fn write_some(&mut self, bytes: &[u8]) -> io::Result<usize>;
@@ -368,11 +360,11 @@ trait ReadWrite {
 
 impl<T: Read + Write> ReadWrite for T {
     fn read_some(&mut self, room: &mut [u8]) -> io::Result<usize> {
-        self.read(room).map_err(translate)
+        self.read(room)
     }
 
     fn write_some(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.write(bytes).map_err(translate)
+        self.write(bytes)
     }
 }
 

@@ -179,7 +179,7 @@ impl Client {
         let options = AuthOptions {
             encrypted: self.is_encrypted(),
             local: self.is_local(),
-            channel_binding: self.link.stream.channel_binding(),
+            channel_binding: self.channel_binding(),
             server: match &self.settings().server {
                 Server::Host(host, port) => Some((host.tls_name.clone(), *port)),
                 Server::Unix(_) => None,

@@ -1,13 +1,25 @@
 //! TLS settings of the builder, and what a client reports about TLS.
 
 use super::{builder::Builder, session::Client};
-use crate::{TlsVersion, tls::TlsSettings};
+use crate::{
+    TlsBackend, TlsVersion,
+    tls::{TlsSettings, TlsStream},
+};
 
 impl Builder {
-    /// Returns the TLS settings for `tls_connector`, which exists only with the feature `native-tls`.
+    /// Returns the TLS settings for the setters that exist only with the feature of a TLS library.
     #[allow(dead_code)]
     pub(crate) fn tls_settings(&mut self) -> &mut TlsSettings {
         &mut self.config.tls
+    }
+
+    /// Sets the TLS library to use, which matters only if the build has both. It is an
+    /// [`Error::Config`](crate::Error::Config) if the build does not have this one; see
+    /// [`TlsBackend::is_available`]. Defaults to native-tls if the build has it, otherwise rustls
+    /// ([`TlsBackend::default`]).
+    pub fn tls_backend(mut self, backend: TlsBackend) -> Builder {
+        self.config.tls.set_backend(backend);
+        self
     }
 
     /// Trusts these certificate authorities in addition to those of the system: PEM text with one or more
@@ -43,14 +55,15 @@ impl Builder {
     }
 
     /// Presents the certificate of this PKCS#12 archive (RFC 7292; `.p12`, `.pfx`) to servers that ask for one. This
-    /// replaces [`client_certificate`](Builder::client_certificate). Defaults to none.
+    /// replaces [`client_certificate`](Builder::client_certificate). Only [`TlsBackend::NativeTls`] can read archives:
+    /// with rustls, it is an [`Error::Config`](crate::Error::Config). Defaults to none.
     pub fn client_pkcs12(mut self, der: impl AsRef<[u8]>, password: impl AsRef<str>) -> Builder {
         self.config.tls.set_identity_pkcs12(der.as_ref(), password.as_ref());
         self
     }
 
     /// Sets the oldest TLS version to use. Versions older than those of [`TlsVersion`] need a custom connector
-    /// (`tls_connector`). On macOS, TLS 1.3 is not available. Defaults to [`TlsVersion::Tls1_2`].
+    /// (`tls_connector`). On macOS, TLS 1.3 is available only with rustls. Defaults to [`TlsVersion::Tls1_2`].
     pub fn min_tls_version(mut self, version: TlsVersion) -> Builder {
         self.config.tls.set_min_version(version);
         self
@@ -58,7 +71,7 @@ impl Builder {
 
     /// Sets the name that the server's certificate must have, and that is sent to the server (SNI): a host name or an
     /// IP address. Only the certificate's subjectAltName counts (RFC 9525 §2); without one,
-    /// OpenSSL uses the common name. Defaults to the host.
+    /// OpenSSL uses the common name, and rustls refuses the certificate. Defaults to the host.
     pub fn tls_name(mut self, name: impl Into<String>) -> Builder {
         self.config.tls.set_name(name.into());
         self
@@ -87,10 +100,25 @@ impl Client {
         self.link.stream.is_encrypted()
     }
 
+    /// Returns the version of TLS that was negotiated; `None` without TLS, on a closed connection, and with
+    /// [`TlsBackend::NativeTls`], which does not tell.
+    #[must_use]
+    pub fn tls_version(&self) -> Option<TlsVersion> {
+        self.link.stream.tls().and_then(TlsStream::version)
+    }
+
+    /// Returns the name of the cipher suite that was negotiated, as registered with IANA, such as
+    /// `TLS_AES_256_GCM_SHA384`; `None` without TLS, on a closed connection, and with [`TlsBackend::NativeTls`], which
+    /// does not tell.
+    #[must_use]
+    pub fn tls_cipher_suite(&self) -> Option<String> {
+        self.link.stream.tls().and_then(TlsStream::cipher_suite)
+    }
+
     /// Returns the server's certificate in DER, without its chain; `None` without TLS, and on a closed connection.
     #[must_use]
     pub fn peer_certificate(&self) -> Option<Vec<u8>> {
-        self.link.stream.peer_certificate()
+        self.link.stream.tls().and_then(TlsStream::peer_certificate)
     }
 
     /// Returns the data that binds a login to this TLS connection: the hash of the server's certificate
@@ -98,6 +126,6 @@ impl Client {
     /// without such a hash, such as those signed with Ed25519.
     #[must_use]
     pub fn channel_binding(&self) -> Option<Vec<u8>> {
-        self.link.stream.channel_binding()
+        self.link.stream.tls().and_then(TlsStream::end_point)
     }
 }

@@ -423,7 +423,7 @@ mod tests {
     }
 
     // Behaviour 12.
-    #[cfg(feature = "native-tls")]
+    #[cfg(any(feature = "native-tls", feature = "rustls"))]
     #[test]
     fn default_ports() {
         let port = |text: &str| told(&Config::from_url(text).unwrap().check().unwrap()).1;
@@ -453,7 +453,7 @@ mod tests {
         }
     }
 
-    #[cfg(all(unix, feature = "native-tls"))]
+    #[cfg(all(unix, any(feature = "native-tls", feature = "rustls")))]
     #[test]
     fn tls_over_a_unix_socket_needs_a_name() {
         for url in ["smtp+unix:/run/smtp?tls=required", "lmtp+unix:/run/lmtp?tls=required"] {
@@ -488,7 +488,7 @@ mod tests {
         assert_eq!(told(&given), ("h", 2525, Security::Auto));
     }
 
-    #[cfg(not(feature = "native-tls"))]
+    #[cfg(not(any(feature = "native-tls", feature = "rustls")))]
     #[test]
     fn tls_without_the_feature_is_a_clear_error() {
         for url in ["smtps://h", "smtp://h?tls=required"] {
@@ -512,11 +512,11 @@ mod tests {
     fn credentials_need_tls_except_over_a_local_connection() {
         let mut config = Config::new("h");
         let upgrade = |config: &Config, loopback| config.check().unwrap().upgrade(loopback).ok();
-        let if_offered = if cfg!(feature = "native-tls") { Upgrade::IfOffered } else { Upgrade::Never };
+        let if_offered = if TlsSettings::available().is_ok() { Upgrade::IfOffered } else { Upgrade::Never };
         assert_eq!(upgrade(&config, false), Some(if_offered));
         assert_eq!(upgrade(&config, true), Some(Upgrade::Never));
         config.login = Some(Login::Password(b"u".as_slice().into(), b"p".as_slice().into()));
-        let required = cfg!(feature = "native-tls").then_some(Upgrade::Required);
+        let required = TlsSettings::available().is_ok().then_some(Upgrade::Required);
         assert_eq!(upgrade(&config, false), required);
         assert_eq!(upgrade(&config, true), Some(if_offered));
         config.security = Security::Plaintext;

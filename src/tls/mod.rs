@@ -1,32 +1,60 @@
 //! TLS: the settings, and one connector for all clones of them.
 //!
-//! Each backend is a file with the same items: `native.rs` (the feature `native-tls`) and `none.rs`. They provide
-//! `Connector`, `Handshake`, `Paused`, `TlsStream`, `Certificate`, `Identity`, and the functions `available`, `roots`,
-//! `end_point` and `peer_certificate`.
+//! Each TLS library is a file: `native.rs` (the feature `native-tls`) and `rustls.rs` (the feature `rustls`). `none.rs`
+//! takes the place of each one that is not compiled. With both, native-tls is used unless
+//! [`Builder::tls_backend`](crate::Builder::tls_backend) says otherwise: enabling a feature must not change what
+//! another part of the program gets. `either.rs` is the one place that has to know which library a value belongs to.
+//!
+//! A new library needs a feature, a [`TlsBackend`], a variant in `either.rs`, and a file with these items:
+//!
+//! | item | what it is |
+//! |---|---|
+//! | `AVAILABLE` | `true` |
+//! | `Certificate` | a CA to trust, read |
+//! | `roots(&[u8])` | reads CAs whose form was checked: PEM, or one in DER |
+//! | `Identity` | a client certificate with its key: `pem(chain, key)`, `pkcs12(der, password)`; no `Debug` |
+//! | `Connector` | built from the options by `new`; cheap to clone; `connect` begins a handshake |
+//! | `Paused<S>` | a handshake that would have to wait: `get_mut`, `resume` |
+//! | `TlsStream<S>` | `Read` and `Write`; `get_mut`, `shutdown`, `end_point`, `peer_certificate`, `version`, `cipher_suite` |
+//!
+//! The stream below is a `Read` and `Write` that may fail with [`WouldBlock`](std::io::ErrorKind::WouldBlock) at any
+//! time, in either direction: the deadlines and limits of the clients are in there. So
+//!
+//! - `connect`, `resume`, `read` and `write` pass `WouldBlock` on, and can be called again afterwards;
+//! - they make no more than a bounded number of steps without calling the stream below;
+//! - `write` returns only when all that it took has been written below. After `WouldBlock` it is called with the same
+//!   octets again;
+//! - `read` returns octets that have arrived even if writing below would block;
+//! - an end without close_notify is an error;
+//! - a certificate that is not trusted is an [`Error::Certificate`] with a reason in OpenSSL's words; any other failure
+//!   of TLS is an [`Error::Tls`], inside an [`io::Error`](std::io::Error) if it occurs after the handshake.
 
 use std::{
-    fmt, io,
+    fmt,
     sync::{Arc, OnceLock},
 };
 
+mod either;
 mod key;
 #[cfg(feature = "native-tls")]
 mod native;
-#[cfg(not(feature = "native-tls"))]
+#[cfg(not(all(feature = "native-tls", feature = "rustls")))]
 mod none;
 mod root;
+#[cfg(feature = "rustls")]
+mod rustls;
 
-#[cfg(feature = "native-tls")]
-use self::native as backend;
 #[cfg(not(feature = "native-tls"))]
-use self::none as backend;
+use self::none as native;
+#[cfg(not(feature = "rustls"))]
+use self::none as rustls;
 
 #[cfg(feature = "async")]
-pub(crate) use self::backend::Paused;
-pub(crate) use self::backend::{Connector, Handshake, TlsStream, end_point, peer_certificate};
+pub(crate) use self::either::Paused;
+pub(crate) use self::either::{Connector, TlsStream};
 use self::{
-    backend::{Certificate, Identity},
-    root::Root,
+    either::{Identity, Roots},
+    root::{MAX_FILE, Root},
 };
 use crate::Error;
 
@@ -46,6 +74,63 @@ pub enum TlsVersion {
     Tls1_3,
 }
 
+/// A TLS library, which [`Builder::tls_backend`](crate::Builder::tls_backend) chooses.
+///
+/// Both verify certificates against the CAs of the system, and report what is wrong with one in the same words. They
+/// differ in this:
+///
+/// | | native-tls with OpenSSL | rustls |
+/// |---|---|---|
+/// | common name of a certificate without other names | counts | does not count (RFC 9525 §2) |
+/// | certificates of X.509 version 1 | yes | no, not even with [`danger_accept_invalid_certs`](crate::Builder::danger_accept_invalid_certs) |
+/// | [`client_pkcs12`](crate::Builder::client_pkcs12) | yes | no: an [`Error::Config`](crate::Error::Config) |
+/// | resuming the session of an earlier connection | no | yes, among clones of a builder |
+/// | [`tls_version`](crate::Client::tls_version), [`tls_cipher_suite`](crate::Client::tls_cipher_suite) | `None` | yes |
+/// | renegotiation in TLS 1.2 | yes | no |
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum TlsBackend {
+    /// The library of the system, OpenSSL on Linux, through native-tls. Needs the feature `native-tls`.
+    NativeTls,
+    /// rustls with ring. Needs the feature `rustls`.
+    Rustls,
+}
+
+impl TlsBackend {
+    /// Returns whether this build has the library.
+    #[must_use]
+    pub const fn is_available(self) -> bool {
+        match self {
+            TlsBackend::NativeTls => native::AVAILABLE,
+            TlsBackend::Rustls => rustls::AVAILABLE,
+        }
+    }
+
+    /// Returns the name of the feature.
+    fn feature(self) -> &'static str {
+        match self {
+            TlsBackend::NativeTls => "native-tls",
+            TlsBackend::Rustls => "rustls",
+        }
+    }
+}
+
+/// Returns the library that is used if none is chosen: native-tls if the build has it, otherwise rustls.
+impl Default for TlsBackend {
+    fn default() -> TlsBackend {
+        if rustls::AVAILABLE && !native::AVAILABLE { TlsBackend::Rustls } else { TlsBackend::NativeTls }
+    }
+}
+
+/// The state of a handshake: `T` is the stream, and `P` the paused handshake.
+#[allow(dead_code)] // without TLS
+pub(crate) enum Handshake<T, P> {
+    Done(T),
+    /// The transport would have to wait.
+    Paused(P),
+    Failed(Error),
+}
+
 /// Why a setting is invalid; reported when it is used.
 type Flaw = String;
 
@@ -57,7 +142,9 @@ pub(crate) struct TlsSettings {
     /// A connector that the caller has built.
     ready: Option<Connector>,
     /// The additional CAs. They are read when they are first needed: until then the library is not started.
-    roots: Arc<OnceLock<Result<Vec<Certificate>, Flaw>>>,
+    roots: Arc<OnceLock<Result<Roots, Flaw>>>,
+    /// The client certificate. It is read when the settings are checked, because the library may be chosen last.
+    identity: Arc<OnceLock<Result<Option<Identity>, Flaw>>>,
     /// Built when it is first needed, and then shared: reading the system's certificates takes some 50 ms.
     connector: Arc<OnceLock<Result<Connector, Flaw>>>,
 }
@@ -65,18 +152,27 @@ pub(crate) struct TlsSettings {
 /// The settings that a connector is built from.
 #[derive(Clone, Default)]
 struct Options {
+    backend: Option<TlsBackend>,
     /// CAs to trust in addition to those of the system.
     roots: Vec<Result<Root, Flaw>>,
     no_system_roots: bool,
-    identity: Option<Result<Identity, Flaw>>,
+    identity: Option<Result<Archive, Flaw>>,
     min_version: TlsVersion,
     accept_invalid_certs: bool,
     accept_invalid_hostnames: bool,
 }
 
+/// A client certificate with its key, as it is passed to the builder. It has no `Debug`.
+#[derive(Clone)]
+enum Archive {
+    Pem { chain: Arc<[u8]>, key: Arc<[u8]> },
+    Pkcs12 { der: Arc<[u8]>, password: Arc<str> },
+}
+
 impl Options {
     fn are_defaults(&self) -> bool {
-        self.roots.is_empty()
+        self.backend.is_none()
+            && self.roots.is_empty()
             && !self.no_system_roots
             && self.identity.is_none()
             && self.min_version == TlsVersion::default()
@@ -84,17 +180,20 @@ impl Options {
             && !self.accept_invalid_hostnames
     }
 
-    fn flaw(&self) -> Option<&Flaw> {
-        let roots = self.roots.iter().find_map(|root| root.as_ref().err());
-        roots.or_else(|| self.identity.as_ref()?.as_ref().err())
+    fn backend(&self) -> TlsBackend {
+        self.backend.unwrap_or_default()
     }
 }
 
 impl TlsSettings {
     /// Returns the options for a change. What was read or built from the old ones is discarded.
     fn options(&mut self) -> &mut Options {
-        (self.roots, self.connector) = (Arc::default(), Arc::default());
+        (self.roots, self.identity, self.connector) = (Arc::default(), Arc::default(), Arc::default());
         &mut self.options
+    }
+
+    pub fn set_backend(&mut self, backend: TlsBackend) {
+        self.options().backend = Some(backend);
     }
 
     /// Adds certificates in PEM, or one in DER.
@@ -107,12 +206,22 @@ impl TlsSettings {
     }
 
     pub fn set_identity_pem(&mut self, chain: &[u8], key: &[u8]) {
-        let identity = key::pkcs8(key).map_err(str::to_owned).and_then(|key| Identity::pem(chain, key));
+        let identity = key::pkcs8(key).map_err(str::to_owned).and_then(|key| {
+            if chain.len() > MAX_FILE || key.len() > MAX_FILE {
+                return Err("the client certificate or its key is too large".into());
+            }
+            Ok(Archive::Pem { chain: chain.into(), key: key.into() })
+        });
         self.options().identity = Some(identity);
     }
 
     pub fn set_identity_pkcs12(&mut self, der: &[u8], password: &str) {
-        self.options().identity = Some(Identity::pkcs12(der, password));
+        let identity = if der.len() > MAX_FILE || password.contains('\0') {
+            Err("the PKCS#12 archive is too large, or its password contains a NUL".into())
+        } else {
+            Ok(Archive::Pkcs12 { der: der.into(), password: password.into() })
+        };
+        self.options().identity = Some(identity);
     }
 
     pub fn set_min_version(&mut self, version: TlsVersion) {
@@ -141,31 +250,52 @@ impl TlsSettings {
         self.options.identity.is_some()
     }
 
+    /// Uses a connector that the caller has built.
+    #[allow(dead_code)] // without TLS there is none
+    pub fn set_ready(&mut self, connector: Connector) {
+        self.ready = Some(connector);
+        self.connector = Arc::default();
+    }
+
     /// Checks that this build has TLS.
     ///
     /// # Errors
     ///
     /// [`Error::Config`] if it has not.
     pub fn available() -> Result<(), Error> {
-        backend::available()
+        if TlsBackend::default().is_available() {
+            return Ok(());
+        }
+        Err(Error::Config(
+            "TLS is required, but postino was built without its features `native-tls` and `rustls`".into(),
+        ))
     }
 
     /// Checks the settings before a connection is made.
     ///
     /// # Errors
     ///
-    /// [`Error::Config`] if a certificate or a key is invalid, or settings contradict each other. Errors in
-    /// a CA that only the library can detect are reported by [`read`](TlsSettings::read).
+    /// [`Error::Config`] if a certificate or a key is invalid, settings contradict each other, or the chosen library is
+    /// not part of this build. Errors in a CA that only the library can detect are reported by
+    /// [`read`](TlsSettings::read).
     pub fn check(&self) -> Result<(), Error> {
-        if !self.options.roots.is_empty() {
+        if let Some(missing) = self.options.backend.filter(|backend| !backend.is_available()) {
+            let feature = missing.feature();
+            return Err(Error::Config(
+                format!("tls_backend: postino was built without its feature `{feature}`").into(),
+            ));
+        }
+        if !self.options.roots.is_empty() || self.has_identity() {
             TlsSettings::available()?;
         }
-        if let Some(flaw) = self.options.flaw() {
+        let flaw = self.options.roots.iter().find_map(|root| root.as_ref().err());
+        if let Some(flaw) = flaw.or_else(|| self.identity().err()) {
             return Err(Error::Config(flaw.clone().into()));
         }
         if self.ready.is_some() && !self.options.are_defaults() {
             return Err(Error::Config(
-                "with tls_connector, no other TLS setting except tls_name can be used".into(),
+                "with tls_connector or rustls_config, no other TLS setting except tls_name can be used"
+                    .into(),
             ));
         }
         let Options { no_system_roots, roots, accept_invalid_certs, .. } = &self.options;
@@ -186,15 +316,19 @@ impl TlsSettings {
         self.roots().map(drop)
     }
 
-    fn roots(&self) -> Result<&[Certificate], Error> {
+    fn roots(&self) -> Result<&Roots, Error> {
         let read = self.roots.get_or_init(|| {
-            let mut all = Vec::new();
-            for root in self.options.roots.iter().flatten() {
-                all.append(&mut backend::roots(root.bytes())?);
-            }
-            Ok(all)
+            Roots::read(self.options.backend(), self.options.roots.iter().flatten().map(Root::bytes))
         });
-        read.as_deref().map_err(|flaw| Error::Config(flaw.clone().into()))
+        read.as_ref().map_err(|flaw| Error::Config(flaw.clone().into()))
+    }
+
+    fn identity(&self) -> Result<Option<&Identity>, &Flaw> {
+        let read = self.identity.get_or_init(|| {
+            let archive = self.options.identity.clone().transpose()?;
+            archive.map(|archive| Identity::read(self.options.backend(), &archive)).transpose()
+        });
+        read.as_ref().map(Option::as_ref)
     }
 
     /// Returns the connector, if it was built before, or set by the caller.
@@ -217,7 +351,7 @@ impl TlsSettings {
         let roots = self.roots()?;
         let built = self.connector.get_or_init(|| {
             log::debug!(target: "postino", "building a TLS connector: {}", self.options);
-            Connector::new(&self.options, roots)
+            Connector::new(&self.options, roots, self.identity().map_err(Flaw::clone)?)
         });
         match built {
             Ok(connector) => Ok(connector.clone()),
@@ -251,6 +385,7 @@ impl fmt::Display for Options {
 impl fmt::Debug for TlsSettings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TlsSettings")
+            .field("backend", &self.options.backend())
             .field("roots", &self.options.roots.len())
             .field("system_roots", &!self.options.no_system_roots)
             .field("client_certificate", &self.has_identity())
@@ -263,25 +398,19 @@ impl fmt::Debug for TlsSettings {
     }
 }
 
-/// Translates the error of a read or write over TLS. A server that refuses our certificate, or wants one, says so after
-/// the handshake: in TLS 1.3 that is over for the client before the server has seen the certificate (RFC 8446 §4.4.2.4,
-/// §6.2). Only the text shows this. Such an error becomes an [`Error::Tls`] inside the [`io::Error`].
-#[cold]
-pub(crate) fn translate(e: io::Error) -> io::Error {
-    if e.kind() != io::ErrorKind::Other {
-        return e;
-    }
-    let text = e.to_string();
-    if names_refusal(&text) { io::Error::other(refusal(&text)) } else { e }
-}
-
-fn names_refusal(text: &str) -> bool {
-    let alert = text.split_once(" alert ").map_or("", |(_, alert)| alert);
-    ["certificate", "unknown ca", "access denied"].iter().any(|what| alert.contains(what))
-}
-
-/// Returns the error for such a refusal.
+/// Returns the error for a server that refuses our certificate, or wants one. It says so after the handshake: in TLS 1.3
+/// that is over for the client before the server has seen the certificate (RFC 8446 §4.4.2.4, §6.2).
+#[allow(dead_code)] // without TLS
 fn refusal(text: &str) -> Error {
     let text = format!("the server refused the client certificate, or requires one that was not set: {text}");
+    Error::Tls { source: text.into() }
+}
+
+/// Returns the error for a server that answers with something else than TLS.
+#[allow(dead_code)] // without TLS
+fn not_tls(text: &str) -> Error {
+    let text = format!(
+        "the server does not use TLS from the start (is this a port for STARTTLS or plain text?): {text}"
+    );
     Error::Tls { source: text.into() }
 }

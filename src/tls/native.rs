@@ -1,19 +1,15 @@
 //! TLS by native-tls: the system's library (OpenSSL on Linux).
 #![cfg_attr(not(feature = "async"), allow(dead_code))] // the blocking client never resumes a paused handshake
 
-use std::{
-    io::{self, Read, Write},
-    sync::Arc,
-};
+use std::io::{self, Read, Write};
 
 use native_tls::{HandshakeError, MidHandshakeTlsStream, Protocol};
 
 pub(super) use native_tls::Certificate;
-pub(crate) use native_tls::TlsStream;
 
 use super::{
-    Flaw, Options, TlsSettings, TlsVersion, names_refusal, refusal,
-    root::{MAX_FILE, NONE, is_pem},
+    Flaw, Options, TlsVersion, not_tls, refusal,
+    root::{NONE, is_pem},
 };
 use crate::{Error, Phase};
 
@@ -21,12 +17,7 @@ use crate::{Error, Phase};
 pub(crate) struct Connector(native_tls::TlsConnector);
 
 /// The state of a handshake.
-pub(crate) enum Handshake<S> {
-    Done(TlsStream<S>),
-    /// The transport would have to wait.
-    Paused(Paused<S>),
-    Failed(Error),
-}
+type Handshake<S> = super::Handshake<TlsStream<S>, Paused<S>>;
 
 /// A handshake that is not finished.
 pub(crate) struct Paused<S>(MidHandshakeTlsStream<S>);
@@ -37,18 +28,22 @@ impl<S: Read + Write> Paused<S> {
     }
 
     pub fn resume(self, name: &str) -> Handshake<S> {
-        Handshake::from(name, self.0.handshake())
+        handshake(name, self.0.handshake())
     }
 }
 
 impl Connector {
     /// Builds a connector. The options are valid, and the roots are theirs.
-    pub(super) fn new(options: &Options, roots: &[Certificate]) -> Result<Connector, Flaw> {
+    pub(super) fn new(
+        options: &Options,
+        roots: &[Certificate],
+        identity: Option<&Identity>,
+    ) -> Result<Connector, Flaw> {
         let mut builder = native_tls::TlsConnector::builder();
         for root in roots {
             builder.add_root_certificate(root.clone());
         }
-        if let Some(Ok(identity)) = &options.identity {
+        if let Some(identity) = identity {
             builder.identity(identity.0.clone());
         }
         builder
@@ -63,25 +58,24 @@ impl Connector {
     }
 
     pub fn connect<S: Read + Write>(&self, name: &str, stream: S) -> Handshake<S> {
-        Handshake::from(name, self.0.connect(name, stream))
+        handshake(name, self.0.connect(name, stream))
     }
 }
 
-impl TlsSettings {
-    /// Uses a connector that the caller has built.
-    pub fn set_ready(&mut self, connector: native_tls::TlsConnector) {
-        self.ready = Some(Connector(connector));
-        self.connector = Arc::default();
+impl From<native_tls::TlsConnector> for super::Connector {
+    fn from(connector: native_tls::TlsConnector) -> super::Connector {
+        super::Connector::Native(Connector(connector))
     }
 }
 
-impl<S: Read + Write> Handshake<S> {
-    fn from(name: &str, result: Result<TlsStream<S>, HandshakeError<S>>) -> Handshake<S> {
-        match result {
-            Ok(stream) => Handshake::Done(stream),
-            Err(HandshakeError::WouldBlock(paused)) => Handshake::Paused(Paused(paused)),
-            Err(HandshakeError::Failure(e)) => Handshake::Failed(failure(name, e)),
-        }
+fn handshake<S: Read + Write>(
+    name: &str,
+    result: Result<native_tls::TlsStream<S>, HandshakeError<S>>,
+) -> Handshake<S> {
+    match result {
+        Ok(stream) => Handshake::Done(TlsStream(stream)),
+        Err(HandshakeError::WouldBlock(paused)) => Handshake::Paused(Paused(paused)),
+        Err(HandshakeError::Failure(e)) => Handshake::Failed(failure(name, e)),
     }
 }
 
@@ -101,15 +95,68 @@ fn reason(text: &str) -> &str {
     inside.map_or(text, |(_, reason)| reason)
 }
 
-/// Returns the hash of the server's certificate (tls-server-end-point, RFC 5929 §4); `None` if its signature
-/// algorithm defines no such hash, as for Ed25519.
-pub(crate) fn end_point<S: Read + Write>(stream: &TlsStream<S>) -> Option<Vec<u8>> {
-    stream.tls_server_end_point().ok().flatten()
+pub(crate) struct TlsStream<S>(native_tls::TlsStream<S>);
+
+impl<S: Read + Write> TlsStream<S> {
+    pub fn get_mut(&mut self) -> &mut S {
+        self.0.get_mut()
+    }
+
+    pub fn shutdown(&mut self) -> io::Result<()> {
+        self.0.shutdown()
+    }
+
+    /// Returns the hash of the server's certificate (tls-server-end-point, RFC 5929 §4); `None` if its signature
+    /// algorithm defines no such hash, as for Ed25519.
+    pub fn end_point(&self) -> Option<Vec<u8>> {
+        self.0.tls_server_end_point().ok().flatten()
+    }
+
+    /// Returns the server's certificate, in DER.
+    pub fn peer_certificate(&self) -> Option<Vec<u8>> {
+        self.0.peer_certificate().ok().flatten()?.to_der().ok()
+    }
+
+    /// Returns `None`: native-tls does not tell.
+    pub fn version(&self) -> Option<TlsVersion> {
+        None
+    }
+
+    /// Returns `None`: native-tls does not tell.
+    pub fn cipher_suite(&self) -> Option<String> {
+        None
+    }
 }
 
-/// Returns the server's certificate, in DER.
-pub(crate) fn peer_certificate<S: Read + Write>(stream: &TlsStream<S>) -> Option<Vec<u8>> {
-    stream.peer_certificate().ok().flatten()?.to_der().ok()
+impl<S: Read + Write> Read for TlsStream<S> {
+    fn read(&mut self, room: &mut [u8]) -> io::Result<usize> {
+        self.0.read(room).map_err(translate)
+    }
+}
+
+impl<S: Read + Write> Write for TlsStream<S> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.write(bytes).map_err(translate)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
+
+/// Translates the error of a read or write. Only the text shows that the server refuses our certificate, or wants one.
+#[cold]
+fn translate(e: io::Error) -> io::Error {
+    if e.kind() != io::ErrorKind::Other {
+        return e;
+    }
+    let text = e.to_string();
+    if names_refusal(&text) { io::Error::other(refusal(&text)) } else { e }
+}
+
+fn names_refusal(text: &str) -> bool {
+    let alert = text.split_once(" alert ").map_or("", |(_, alert)| alert);
+    ["certificate", "unknown ca", "access denied"].iter().any(|what| alert.contains(what))
 }
 
 fn tls(e: native_tls::Error) -> Error {
@@ -122,18 +169,13 @@ fn tls(e: native_tls::Error) -> Error {
     }
     match e.to_string() {
         text if text.to_ascii_lowercase().contains("unexpected eof") => Error::Closed(Phase::Tls),
-        text if text.contains("wrong version number") => Error::Tls {
-            source: format!("the server does not use TLS from the start (is this a port for STARTTLS or plain text?): {text}")
-                .into(),
-        },
+        text if text.contains("wrong version number") => not_tls(&text),
         text if names_refusal(&text) => refusal(&text),
         _ => Error::Tls { source: e.into() },
     }
 }
 
-pub(super) fn available() -> Result<(), Error> {
-    Ok(())
-}
+pub(super) const AVAILABLE: bool = true;
 
 /// Reads certificates whose form was checked: one or more in PEM, or one in DER.
 pub(super) fn roots(certificates: &[u8]) -> Result<Vec<Certificate>, Flaw> {
@@ -155,9 +197,6 @@ pub(super) struct Identity(native_tls::Identity);
 
 impl Identity {
     pub fn pem(chain: &[u8], key: &[u8]) -> Result<Identity, Flaw> {
-        if chain.len() > MAX_FILE || key.len() > MAX_FILE {
-            return Err("the client certificate or its key is too large".into());
-        }
         match native_tls::Identity::from_pkcs8(chain, key) {
             Ok(identity) => Ok(Identity(identity)),
             Err(e) => Err(format!("invalid client certificate or key: {e}")),
@@ -165,9 +204,6 @@ impl Identity {
     }
 
     pub fn pkcs12(der: &[u8], password: &str) -> Result<Identity, Flaw> {
-        if der.len() > MAX_FILE || password.contains('\0') {
-            return Err("the PKCS#12 archive is too large, or its password contains a NUL".into());
-        }
         match native_tls::Identity::from_pkcs12(der, password) {
             Ok(identity) => Ok(Identity(identity)),
             Err(e) => Err(format!(

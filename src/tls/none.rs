@@ -1,4 +1,4 @@
-//! No TLS: types without values in place of those of a TLS library, so that nothing else needs a `cfg`.
+//! Takes the place of a TLS library that is not compiled: types without values, so that nothing else needs a `cfg`.
 #![allow(dead_code)] // the same shape as with the library
 
 use std::{
@@ -7,8 +7,9 @@ use std::{
     marker::PhantomData,
 };
 
-use super::{Flaw, Options};
-use crate::Error;
+use super::{Flaw, Options, TlsVersion};
+
+pub(super) const AVAILABLE: bool = false;
 
 pub(super) type Certificate = Infallible;
 
@@ -21,11 +22,7 @@ pub(super) struct Identity(Infallible);
 #[derive(Debug)]
 pub(crate) struct TlsStream<S>(Infallible, PhantomData<S>);
 
-pub(crate) enum Handshake<S> {
-    Done(TlsStream<S>),
-    Paused(Paused<S>),
-    Failed(Error),
-}
+type Handshake<S> = super::Handshake<TlsStream<S>, Paused<S>>;
 
 pub(crate) struct Paused<S>(Infallible, PhantomData<S>);
 
@@ -40,7 +37,7 @@ impl<S> Paused<S> {
 }
 
 impl Connector {
-    pub(super) fn new(_: &Options, _: &[Certificate]) -> Result<Connector, Flaw> {
+    pub(super) fn new(_: &Options, _: &[Certificate], _: Option<&Identity>) -> Result<Connector, Flaw> {
         Err(NONE.into())
     }
 
@@ -67,6 +64,22 @@ impl<S> TlsStream<S> {
     pub fn shutdown(&mut self) -> io::Result<()> {
         match self.0 {}
     }
+
+    pub fn end_point(&self) -> Option<Vec<u8>> {
+        match self.0 {}
+    }
+
+    pub fn peer_certificate(&self) -> Option<Vec<u8>> {
+        match self.0 {}
+    }
+
+    pub fn version(&self) -> Option<TlsVersion> {
+        match self.0 {}
+    }
+
+    pub fn cipher_suite(&self) -> Option<String> {
+        match self.0 {}
+    }
 }
 
 impl<S> Read for TlsStream<S> {
@@ -85,19 +98,8 @@ impl<S> Write for TlsStream<S> {
     }
 }
 
-pub(crate) fn end_point<S>(stream: &TlsStream<S>) -> Option<Vec<u8>> {
-    match stream.0 {}
-}
-
-pub(crate) fn peer_certificate<S>(stream: &TlsStream<S>) -> Option<Vec<u8>> {
-    match stream.0 {}
-}
-
-const NONE: &str = "TLS is required, but postino was built without its feature `native-tls`";
-
-pub(super) fn available() -> Result<(), Error> {
-    Err(Error::Config(NONE.into()))
-}
+/// Nobody sees this: the settings are checked before.
+const NONE: &str = "the TLS library is not part of this build";
 
 pub(super) fn roots(_: &[u8]) -> Result<Vec<Certificate>, Flaw> {
     Err(NONE.into())

@@ -74,7 +74,7 @@ fn a_flight_answered_reply_by_reply_costs_no_delayed_acks() {
 
 /// A server sends its session tickets at the end of the handshake, and Nagle's algorithm holds back the next reply
 /// until they are acknowledged.
-#[cfg(feature = "native-tls")]
+#[cfg(any(feature = "native-tls", feature = "rustls"))]
 #[test]
 fn a_tls_connection_costs_no_delayed_acks() {
     if !is_own(&name_of("a_tls_connection_costs_no_delayed_acks")) {

@@ -10,7 +10,7 @@ mod network;
 
 #[path = "../support/rules/mod.rs"]
 mod rules;
-#[cfg(feature = "native-tls")]
+#[cfg(any(feature = "native-tls", feature = "rustls"))]
 #[path = "../support/tls.rs"]
 #[allow(dead_code)] // the dialogues use the rest
 mod tls;

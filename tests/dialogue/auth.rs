@@ -482,7 +482,8 @@ fn a_name_that_leads_to_loopback_is_not_local() {
 /// Plays the server for a client that must not log in without TLS. If it is certain in advance that there will be no TLS, the
 /// connection is closed before anything is sent.
 fn offer_seen_by(security: postino::Security) -> &'static str {
-    let may_have_tls = cfg!(feature = "native-tls") && security == postino::Security::Auto;
+    let may_have_tls =
+        cfg!(any(feature = "native-tls", feature = "rustls")) && security == postino::Security::Auto;
     if may_have_tls { "-- hello AUTH PLAIN" } else { "" }
 }
 
@@ -617,7 +618,7 @@ fn without_auth_the_error_says_so_and_in_clear_it_hints_at_tls() {
 }
 
 // Behaviour 64.
-#[cfg(feature = "native-tls")]
+#[cfg(any(feature = "native-tls", feature = "rustls"))]
 #[test]
 fn without_auth_under_tls_there_is_no_such_hint() {
     let server = Server::playing("-- tls good\n-- hello\nC: NOOP\nS: 250 ok");

@@ -15,6 +15,10 @@ use crate::{
 
 /// A client for any server; clones of it share a connector.
 fn client() -> Builder {
+    default_client().tls_backend(backend())
+}
+
+fn default_client() -> Builder {
     let builder = Client::builder("127.0.0.1").hello_name("client.example.org");
     builder.timeout(PATIENCE).final_reply_timeout(PATIENCE)
 }
@@ -123,6 +127,10 @@ fn names_are_verified_as_names_and_addresses_as_addresses() {
 // Threat 8.
 #[test]
 fn a_common_name_counts_where_there_is_no_other_name() {
+    if backend() == TlsBackend::Rustls {
+        reasons(&trusting().tls_name("localhost"), "common-name-only", "localhost");
+        return;
+    }
     accepted(&trusting().tls_name("localhost"), "common-name-only");
     reasons(&trusting().tls_name("mail.example.org"), "common-name-only", "mail.example.org");
 }
@@ -176,8 +184,9 @@ fn with_the_ca_in_the_system(test: &str) -> bool {
         return true;
     }
     let file = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/certs/ca.pem");
+    let (_, module) = module_path!().split_once("::").unwrap();
     let mut child = Command::new(std::env::current_exe().unwrap());
-    child.args(["--exact", &format!("dialogue::certificates::{test}"), "--nocapture"]);
+    child.args(["--exact", &format!("{module}::{test}"), "--nocapture"]);
     let output = child.env("SSL_CERT_FILE", file).env("POSTINO_TEST_IN_CHILD", "1").output().unwrap();
     let said = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success() && said.contains("1 passed"), "{said}");
@@ -218,14 +227,19 @@ const P12: &[u8] = include_bytes!("../support/certs/client.p12");
 fn a_client_certificate_is_shown_to_servers_that_ask() {
     let (chain, key) = identity("client");
     let one_file = [key, chain].concat();
-    for builder in [
+    let mut builders = vec![
         known(),
         trusting().client_certificate(&one_file, &one_file),
-        trusting().client_pkcs12(P12, "secret"),
         // The last one counts.
-        trusting().client_certificate("nonsense", "nonsense").client_pkcs12(P12, "secret"),
         trusting().client_pkcs12(P12, "secret").client_certificate(chain, key),
-    ] {
+    ];
+    if backend() == TlsBackend::NativeTls {
+        builders.extend([
+            trusting().client_pkcs12(P12, "secret"),
+            trusting().client_certificate("nonsense", "nonsense").client_pkcs12(P12, "secret"),
+        ]);
+    }
+    for builder in builders {
         accepted(&builder, "good mutual");
         accepted(&builder, "good 1.2 mutual");
     }
@@ -272,6 +286,7 @@ fn wrong_settings_of_tls_fail_before_connecting() {
     let encrypted = include_bytes!("../support/certs/client.encrypted.key");
     let convert = "openssl pkcs8 -topk8 -nocrypt";
     let broken = String::from_utf8_lossy(key).replace("\nM", "\n?");
+    let archives = backend() == TlsBackend::NativeTls;
     // Nobody listens at this port, and no connection is attempted.
     let client = || client().port(1).security(Security::StartTls);
     for (builder, why) in [
@@ -287,7 +302,7 @@ fn wrong_settings_of_tls_fail_before_connecting() {
         (client().client_certificate("", key), "client certificate"),
         (client().client_certificate(chain, broken.as_bytes()), "client certificate"),
         (client().client_certificate(chain, identity("good").1), "its key"),
-        (client().client_pkcs12(P12, "wrong secret"), "password"),
+        (client().client_pkcs12(P12, "wrong secret"), if archives { "password" } else { "native-tls" }),
         (client().client_pkcs12(P12, "sec\0ret"), "NUL"),
         (client().client_pkcs12("nonsense", "secret"), "PKCS#12"),
         (client().client_pkcs12("", ""), "PKCS#12"),
@@ -340,39 +355,80 @@ fn no_key_and_no_password_is_shown() {
     assert_eq!(journal::lines_with("hunter2"), [""; 0]);
 }
 
+/// Sets a connector, or a configuration, that was built with the library itself.
+fn ready(builder: Builder) -> Builder {
+    #[cfg(feature = "native-tls")]
+    if backend() == TlsBackend::NativeTls {
+        let root = native_tls::Certificate::from_pem(CA).unwrap();
+        let connector = native_tls::TlsConnector::builder().add_root_certificate(root).build();
+        return builder.tls_connector(connector.unwrap());
+    }
+    #[cfg(feature = "rustls")]
+    if backend() == TlsBackend::Rustls {
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(der(CA).into()).unwrap();
+        let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
+        let config =
+            rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+        return builder
+            .rustls_config(config.unwrap().with_root_certificates(roots).with_no_client_auth().into());
+    }
+    unreachable!("there is no other backend")
+}
+
 #[test]
 fn a_connector_of_ones_own_is_used_as_it_is() {
-    let root = native_tls::Certificate::from_pem(CA).unwrap();
-    let connector = native_tls::TlsConnector::builder().add_root_certificate(root).build().unwrap();
-    let ready = client().tls_connector(connector.clone());
-    accepted(&ready, "good");
-    accepted(&ready.clone().tls_name("mail.example.org"), "other-host");
-    reasons(&ready, "self-signed", "127.0.0.1");
+    let used = ready(default_client());
+    accepted(&used, "good");
+    accepted(&used.clone().tls_name("mail.example.org"), "other-host");
+    reasons(&used, "self-signed", "127.0.0.1");
 
     let (chain, key) = identity("client");
     for both in [
-        ready.clone().ca_certificate(CA),
-        trusting().tls_connector(connector),
-        ready.clone().system_roots(false),
-        ready.clone().client_certificate(chain, key),
-        ready.clone().client_pkcs12(P12, "secret"),
-        ready.clone().min_tls_version(TlsVersion::Tls1_3),
-        ready.clone().danger_accept_invalid_certs(true),
-        ready.clone().danger_accept_invalid_hostnames(true),
+        used.clone().ca_certificate(CA),
+        ready(trusting()),
+        used.clone().system_roots(false),
+        used.clone().client_certificate(chain, key),
+        used.clone().client_pkcs12(P12, "secret"),
+        used.clone().min_tls_version(TlsVersion::Tls1_3),
+        used.clone().tls_backend(backend()),
+        used.clone().danger_accept_invalid_certs(true),
+        used.clone().danger_accept_invalid_hostnames(true),
     ] {
         let error = connect_error(&both.port(1));
-        assert!(matches!(&error, Error::Config(why) if why.contains("with tls_connector")), "{error:?}");
+        assert!(
+            matches!(&error, Error::Config(why) if why.contains("with tls_connector") || why.contains("PKCS#12")),
+            "{error:?}"
+        );
+    }
+}
+
+#[test]
+fn a_library_that_was_not_compiled_is_an_error() {
+    for library in [TlsBackend::NativeTls, TlsBackend::Rustls] {
+        let server = Server::playing("-- hello");
+        let builder = builder(&server).security(Security::Plaintext).tls_backend(library);
+        if library.is_available() {
+            block_on(builder.connect()).unwrap();
+            continue;
+        }
+        let error = connect_error(&builder);
+        assert!(
+            matches!(&error, Error::Config(why) if why.contains("built without its feature")),
+            "{error:?}"
+        );
+        connect(&server);
     }
 }
 
 /// Number of connectors built that trust this many custom CAs: no two tests use the same number.
 fn built(cas: usize) -> usize {
-    journal::lines_with(&format!("building a TLS connector: {cas} CAs")).len()
+    journal::lines_with(&format!("building a TLS connector: {} CAs", cas + MORE_CAS)).len()
 }
 
 #[test]
 fn clones_share_one_connector_also_at_once() {
-    let builder = client().ca_certificate(CA.repeat(41));
+    let builder = client().ca_certificate(CA.repeat(41 + MORE_CAS));
     let clients = [(); 4].map(|()| {
         let builder = builder.clone();
         thread::spawn(move || accepted(&builder, "good"))
@@ -392,7 +448,7 @@ fn clones_share_one_connector_also_at_once() {
 
 #[test]
 fn without_tls_no_connector_is_built() {
-    let builder = client().ca_certificate(CA.repeat(42));
+    let builder = client().ca_certificate(CA.repeat(42 + MORE_CAS));
     for (security, hello) in [
         (Security::Auto, "-- hello STARTTLS"),
         (Security::Plaintext, "-- hello STARTTLS"),

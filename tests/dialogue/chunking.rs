@@ -324,7 +324,7 @@ fn a_server_with_tiny_buffers_and_long_answers_does_not_wedge_a_batch() {
     assert_eq!(outcomes(&send_all(&mut connect(&server), vec![crowd(0), crowd(5_000)])), "AA");
 }
 
-#[cfg(feature = "native-tls")]
+#[cfg(any(feature = "native-tls", feature = "rustls"))]
 #[test]
 fn a_server_with_tiny_buffers_and_long_answers_does_not_wedge_a_batch_in_tls() {
     let server = Server::cramped(|peer| {

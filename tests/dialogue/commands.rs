@@ -1129,13 +1129,14 @@ fn starttls_that_is_not_offered_is_not_sent() {
         let server = Server::playing(format!("-- hello {keyword}\nC: NOOP\nS: 250 ok"));
         let mut client = block_on(builder(&server).ignore_capability(ignored).connect()).unwrap();
         let error = block_on(client.starttls()).unwrap_err();
-        let named = if cfg!(feature = "native-tls") { "STARTTLS" } else { "native-tls" };
+        let named =
+            if cfg!(any(feature = "native-tls", feature = "rustls")) { "STARTTLS" } else { "native-tls" };
         assert!(error.to_string().contains(named), "{error}");
         assert_open(&mut client);
     }
 }
 
-#[cfg(feature = "native-tls")]
+#[cfg(any(feature = "native-tls", feature = "rustls"))]
 mod starttls {
     use postino::Security;
 

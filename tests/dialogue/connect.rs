@@ -135,7 +135,7 @@ fn after_a_loss_it_connects_again() {
 }
 
 // Behaviour 9.
-#[cfg(feature = "native-tls")]
+#[cfg(any(feature = "native-tls", feature = "rustls"))]
 #[test]
 fn after_a_loss_in_starttls_it_connects_again() {
     let server = Server::playing_in_turn([
@@ -290,7 +290,7 @@ fn a_unix_socket_needs_no_starttls() {
     block_on(to_unix(&server).credentials("user", "secret").connect()).unwrap();
 }
 
-#[cfg(feature = "native-tls")]
+#[cfg(any(feature = "native-tls", feature = "rustls"))]
 mod tls {
     use super::*;
     use crate::support::tls::CA;

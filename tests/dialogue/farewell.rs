@@ -203,7 +203,7 @@ fn quit_waits_for_a_second_at_most() {
 }
 
 // Threat 16.
-#[cfg(feature = "native-tls")]
+#[cfg(any(feature = "native-tls", feature = "rustls"))]
 #[test]
 fn quit_succeeds_without_a_goodbye_in_tls() {
     for end in ["-- fin", "-- reset", "-- close", "S: 221 bye\n-- fin", "S: 221 bye\n-- close"] {

@@ -147,7 +147,7 @@ const NO_EHLO: &str = "S: 220 mail.example.org
      S: 500 what?";
 
 // Threat 4.
-#[cfg(feature = "native-tls")]
+#[cfg(any(feature = "native-tls", feature = "rustls"))]
 #[test]
 fn no_helo_when_tls_is_required() {
     let server = Server::playing(NO_EHLO);

@@ -3,7 +3,7 @@
 mod auth;
 mod batch;
 mod body;
-#[cfg(feature = "native-tls")]
+#[cfg(any(feature = "native-tls", feature = "rustls"))]
 mod certificates;
 mod chunking;
 mod commands;
@@ -21,14 +21,18 @@ mod replies;
 mod sessions;
 mod slow;
 mod time;
-#[cfg(feature = "native-tls")]
+#[cfg(any(feature = "native-tls", feature = "rustls"))]
 pub mod tls;
 mod transaction;
-#[cfg(feature = "native-tls")]
+#[cfg(any(feature = "native-tls", feature = "rustls"))]
 mod trust;
+#[cfg(all(feature = "native-tls", feature = "rustls"))]
+pub mod with_rustls;
 
 use std::error::Error as _;
 
+#[cfg(any(feature = "native-tls", feature = "rustls"))]
+use postino::TlsBackend;
 use postino::{Delivery, Envelope, Error, Mail, Outcome, Raw};
 
 use crate::{
@@ -45,6 +49,16 @@ pub fn named(server: &Server, host: &str) -> Builder {
     let builder = Client::builder(host).port(server.port()).hello_name("client.example.org");
     builder.timeout(PATIENCE).final_reply_timeout(PATIENCE)
 }
+
+/// The TLS library of `certificates` and `tls`; `with_rustls` has another one.
+#[cfg(any(feature = "native-tls", feature = "rustls"))]
+fn backend() -> TlsBackend {
+    TlsBackend::default()
+}
+
+/// Is added to a number of CAs by which a test finds its own lines in the log.
+#[cfg(any(feature = "native-tls", feature = "rustls"))]
+const MORE_CAS: usize = 0;
 
 #[track_caller]
 pub fn connect(server: &Server) -> Client {

@@ -131,7 +131,7 @@ fn requiretls_needs_tls_on_this_connection() {
 }
 
 // Threat 19.
-#[cfg(feature = "native-tls")]
+#[cfg(any(feature = "native-tls", feature = "rustls"))]
 #[test]
 fn requiretls_goes_out_in_tls() {
     let server = Server::playing(

@@ -505,7 +505,7 @@ fn a_connection_that_a_call_has_logged_in_is_not_replaced() {
     }
 }
 
-#[cfg(feature = "native-tls")]
+#[cfg(any(feature = "native-tls", feature = "rustls"))]
 #[test]
 fn a_connection_that_a_call_has_secured_is_not_replaced() {
     for end in TURNED_AWAY {
@@ -562,7 +562,7 @@ fn nothing_goes_over_another_connection_that_takes_no_login() {
     }
 }
 
-#[cfg(feature = "native-tls")]
+#[cfg(any(feature = "native-tls", feature = "rustls"))]
 #[test]
 fn the_other_connection_is_secured_by_the_builder() {
     for end in TURNED_AWAY {

@@ -330,7 +330,7 @@ fn dropping_a_client_waits_for_nothing() {
 }
 
 // Threat 88.
-#[cfg(feature = "native-tls")]
+#[cfg(any(feature = "native-tls", feature = "rustls"))]
 #[test]
 fn dropping_a_client_in_tls_waits_for_nothing() {
     let (tell, told) = std::sync::mpsc::channel::<()>();

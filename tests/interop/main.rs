@@ -3,7 +3,7 @@
 //! `tests/interop/servers up` starts the servers. Servers that are not running are skipped with a note on stderr; if
 //! `POSTINO_INTEROP_REQUIRED` names them, the test fails instead. `POSTINO_INTEROP_RESULTS` names a file for the
 //! results.
-#![cfg(all(feature = "native-tls", feature = "async"))]
+#![cfg(all(any(feature = "native-tls", feature = "rustls"), feature = "async"))]
 
 #[path = "../support/journal.rs"]
 mod journal;

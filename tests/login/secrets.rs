@@ -63,7 +63,7 @@ fn plain(mechanism: &str, port: u16) -> Builder {
 
 fn reach(builder: Builder, mechanism: &str) -> Builder {
     let builder = builder.deadline(std::time::Duration::from_secs(30)).auth_mechanisms([mechanism]);
-    #[cfg(feature = "native-tls")]
+    #[cfg(any(feature = "native-tls", feature = "rustls"))]
     if mechanism.ends_with("-PLUS") {
         return builder.security(postino::Security::Implicit).ca_certificate(crate::support::tls::CA);
     }
@@ -139,7 +139,7 @@ fn no_secret_is_seen_whatever_becomes_of_it() {
     let mut mechanisms = vec!["PLAIN", "LOGIN", "XOAUTH2", "OAUTHBEARER"];
     if cfg!(feature = "sasl") {
         mechanisms.extend(["CRAM-MD5", "SCRAM-SHA-1", "SCRAM-SHA-256"]);
-        if cfg!(feature = "native-tls") {
+        if cfg!(any(feature = "native-tls", feature = "rustls")) {
             mechanisms.push("SCRAM-SHA-256-PLUS");
         }
     }

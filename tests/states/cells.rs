@@ -255,7 +255,7 @@ impl Part {
                 peer.play("-- tls good");
                 peer.say_in_clear(b"250 and more\r\n");
             }
-            #[cfg(feature = "native-tls")]
+            #[cfg(any(feature = "native-tls", feature = "rustls"))]
             (Event::Slow, _) => peer.drip_tls(),
             (Event::Fin, _) => peer.play("-- close"),
             (Event::Reset, _) => peer.play("-- reset"),
@@ -303,9 +303,9 @@ impl Session {
     fn builder(&self, limit: Duration) -> Builder {
         static TLS: OnceLock<Builder> = OnceLock::new();
         let tls = TLS.get_or_init(|| {
-            #[cfg(feature = "native-tls")]
+            #[cfg(any(feature = "native-tls", feature = "rustls"))]
             return plain().ca_certificate(crate::support::tls::CA).system_roots(false);
-            #[cfg(not(feature = "native-tls"))]
+            #[cfg(not(any(feature = "native-tls", feature = "rustls")))]
             plain()
         });
         let scene = &self.scene;
@@ -932,7 +932,7 @@ fn every_cell_of_the_state_table_holds() {
     let tally = all_cells(None);
     assert_all_pass(&tally);
     assert_eq!((STATES.len(), EVENTS.len()), (19, 17));
-    assert_eq!(tally.run, if cfg!(feature = "native-tls") { 293 } else { 293 - 67 });
+    assert_eq!(tally.run, if cfg!(any(feature = "native-tls", feature = "rustls")) { 293 } else { 293 - 67 });
 }
 
 /// Runs all cells in a separate process, once to warm up and then `CELLS` times.

@@ -337,7 +337,7 @@ impl State {
         assert!(given.next().is_none(), "{} x {event:?} has two reasons", self.name);
         let tls =
             self.places.iter().all(|(session, _)| session.0.contains("-- tls")) && !self.places.is_empty();
-        reason.or((tls && !cfg!(feature = "native-tls")).then_some(NO_TLS))
+        reason.or((tls && !cfg!(any(feature = "native-tls", feature = "rustls"))).then_some(NO_TLS))
     }
 
     /// Each place, in clear text and, where it is not about TLS itself, in TLS.
@@ -345,7 +345,7 @@ impl State {
         let in_clear = self.places.iter().map(|(session, behind)| Scene::new(self.name, session.0, behind));
         let mut scenes: Vec<_> = in_clear.collect();
         for (session, behind) in self.places {
-            if cfg!(feature = "native-tls") && !session.0.contains("-- tls") {
+            if cfg!(any(feature = "native-tls", feature = "rustls")) && !session.0.contains("-- tls") {
                 let session = format!("{}\n{}", IMPLICIT.0.lines().next().unwrap(), session.0);
                 let behind = if behind.is_empty() { "-- tls good" } else { behind };
                 scenes.push(Scene::new(self.name, &session, behind));

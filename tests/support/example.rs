@@ -13,6 +13,7 @@ pub fn program(name: &str) -> PathBuf {
     };
     let features = [
         ("native-tls", cfg!(feature = "native-tls")),
+        ("rustls", cfg!(feature = "rustls")),
         ("async", cfg!(feature = "async")),
         ("testing", cfg!(feature = "testing")),
         ("sasl", cfg!(feature = "sasl")),

@@ -8,7 +8,7 @@ pub mod consistent;
 pub mod journal;
 mod peer;
 pub mod rules;
-#[cfg(feature = "native-tls")]
+#[cfg(any(feature = "native-tls", feature = "rustls"))]
 pub mod tls;
 
 use std::{

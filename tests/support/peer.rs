@@ -28,7 +28,7 @@ trait Stream: Read + Write + Send {
 
 impl Stream for TcpStream {}
 
-#[cfg(feature = "native-tls")]
+#[cfg(any(feature = "native-tls", feature = "rustls"))]
 impl Stream for openssl::ssl::SslStream<TcpStream> {
     fn renegotiate(&mut self) {
         super::tls::renegotiate(self);
@@ -39,7 +39,7 @@ impl Stream for openssl::ssl::SslStream<TcpStream> {
     }
 }
 
-#[cfg(feature = "native-tls")]
+#[cfg(any(feature = "native-tls", feature = "rustls"))]
 impl Stream for openssl::ssl::SslStream<super::tls::Dripping> {}
 
 /// The client, as seen by the server.
@@ -142,11 +142,11 @@ impl Peer {
                     self.say("250 ok\r\n");
                 }
             }
-            #[cfg(feature = "native-tls")]
+            #[cfg(any(feature = "native-tls", feature = "rustls"))]
             ("tls", certificate) => self.accept_tls(certificate),
-            #[cfg(feature = "native-tls")]
+            #[cfg(any(feature = "native-tls", feature = "rustls"))]
             ("no", refused) => self.offer_tls(refused.strip_prefix("tls ").unwrap()),
-            #[cfg(feature = "native-tls")]
+            #[cfg(any(feature = "native-tls", feature = "rustls"))]
             ("crumbs", certificate) => self.accept_tls_in_crumbs(certificate),
             ("client", "hello") => self.client_hello(),
             ("renegotiate", "") => self.stream.as_mut().unwrap().renegotiate(),
@@ -384,7 +384,7 @@ impl Peer {
         said
     }
 
-    #[cfg(feature = "native-tls")]
+    #[cfg(any(feature = "native-tls", feature = "rustls"))]
     fn accept_tls(&mut self, certificate: &str) {
         assert!(self.inbox.is_empty(), "{} before the handshake", shown(&self.inbox));
         let socket = self.socket.as_ref().unwrap().try_clone().unwrap();
@@ -395,7 +395,7 @@ impl Peer {
         }
     }
 
-    #[cfg(feature = "native-tls")]
+    #[cfg(any(feature = "native-tls", feature = "rustls"))]
     fn offer_tls(&mut self, certificate: &str) {
         assert!(self.inbox.is_empty(), "{} before the handshake", shown(&self.inbox));
         let socket = self.socket.as_ref().unwrap().try_clone().unwrap();
@@ -406,7 +406,7 @@ impl Peer {
         }
     }
 
-    #[cfg(feature = "native-tls")]
+    #[cfg(any(feature = "native-tls", feature = "rustls"))]
     fn accept_tls_in_crumbs(&mut self, certificate: &str) {
         let socket = self.socket.as_ref().unwrap().try_clone().unwrap();
         let crumbs = super::tls::Dripping(socket, Duration::ZERO);
@@ -415,7 +415,7 @@ impl Peer {
     }
 
     /// Performs a handshake with one octet per DRIP; the client has to break it off.
-    #[cfg(feature = "native-tls")]
+    #[cfg(any(feature = "native-tls", feature = "rustls"))]
     pub fn drip_tls(&mut self) {
         let socket = self.socket.as_ref().unwrap().try_clone().unwrap();
         let accepted = super::tls::acceptor("good").accept(super::tls::Dripping(socket, DRIP));

@@ -774,7 +774,7 @@ fn a_login_that_is_refused_for_good_is_77_and_for_now_75() {
     assert_eq!(done.code, Some(77), "{}", done.err);
 }
 
-#[cfg(feature = "native-tls")]
+#[cfg(any(feature = "native-tls", feature = "rustls"))]
 #[test]
 fn tls_that_cannot_be_had_is_77() {
     let url = ["-s", "smtp://127.0.0.1:PORT?tls=required"];
@@ -798,7 +798,7 @@ fn tls_that_cannot_be_had_is_77() {
     assert_eq!(done.code, Some(77), "{}", done.err);
 }
 
-#[cfg(not(feature = "native-tls"))]
+#[cfg(not(any(feature = "native-tls", feature = "rustls")))]
 #[test]
 fn tls_in_a_build_without_it_is_usage() {
     for url in ["smtps://127.0.0.1:1", "smtp://127.0.0.1:1?tls=required"] {
@@ -1219,7 +1219,7 @@ fn a_token_is_given_as_text_in_a_file_or_in_the_environment() {
     fs::remove_file(&path).unwrap();
 }
 
-#[cfg(feature = "native-tls")]
+#[cfg(any(feature = "native-tls", feature = "rustls"))]
 mod tls {
     use super::*;
 
