@@ -105,7 +105,7 @@ const READ_ALREADY: &str = "the message has content from a reader that was alrea
 
 /// A message that can be sent: an envelope, and a body that can be opened (RFC 5322 text, headers first).
 ///
-/// The trait is implemented for a composed [`Message`], for [`email_format::Email`](::email_format::Email) (with the envelope from its
+/// The trait is implemented for a composed [`Message`], for [`email_format::Email`] (with the envelope from its
 /// headers), for [`Raw`] bytes, files and readers, for borrowed, boxed and shared (`Arc`) mails, and, with one
 /// feature each, for the messages of other libraries. Implement it for your own message type:
 ///
