@@ -139,7 +139,7 @@ fn errors_name_the_file_and_the_line() {
         ("user = \"u\"\npassword-command = \"pass show hunter2\"\n", "line 2: write a list"),
         ("[account.x]\nuser = \"u\"\npassword = \"hunter2\"\n", "account x: a login belongs to a server"),
         ("default-account = \"x\"\n", "there is no such account"),
-        ("spool = \"/var/spool/postino\"\n", "there is no spool in this build"),
+        ("spool = \"var/spool\"\n", "line 1: not an absolute path"),
         ("spool-max-messages = -1\n", "line 1: expected a whole number"),
         ("retry = [\"5m\", \"x\"]\n", "line 1: expected seconds"),
         ("domain = \"\\u0000\"\n", "line 1: the text contains a control character"),
@@ -378,7 +378,7 @@ fn one_argument_can_hold_several_recipients() {
 fn names_and_options_choose_the_mode() {
     let world = World::new();
     world.write("etc/aliases", "root: admin@example.org\n");
-    for (name, code, text) in [("mailq", 69, "no spool"), ("newaliases", 0, "aliases: 1 aliases")] {
+    for (name, code, text) in [("mailq", 78, "there is no spool"), ("newaliases", 0, "aliases: 1 aliases")] {
         let link = world.root.join(name);
         std::os::unix::fs::symlink(world::PROGRAM, &link).unwrap();
         let mut command = std::process::Command::new(&link);

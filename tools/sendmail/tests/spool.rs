@@ -239,6 +239,15 @@ fn what_cannot_be_sent_now_is_kept_and_shown_by_mailq() {
 }
 
 #[test]
+fn queue_turns_the_spool_on() {
+    let world = World::new();
+    world.system("url = \"smtp://127.0.0.1:1\"\n");
+    let done = world.run(&["--queue", "-f", "a@example.org", "b@example.net"], b"Subject: x\n\n");
+    assert_eq!((done.code, &*done.err), (Some(0), ""), "{done:?}");
+    assert_eq!(fs::read_dir(world.root.join("var/spool/postino/queue")).unwrap().count(), 1);
+}
+
+#[test]
 fn without_a_spool_its_options_say_so() {
     let world = World::new();
     world.system("url = \"smtp://127.0.0.1:1\"\n");
