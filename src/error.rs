@@ -21,7 +21,7 @@ pub enum Phase {
     Pool,
     /// Looking up the host's addresses.
     Resolve,
-    /// Connecting by TCP or to a Unix socket.
+    /// Connecting over TCP or to a Unix socket.
     Connect,
     /// The TLS handshake.
     Tls,
@@ -229,8 +229,8 @@ pub enum Error {
         /// The whole reply.
         reply: Reply,
     },
-    /// A timeout or the deadline has expired. The connection is closed. Timeouts of the name lookup and of connecting
-    /// are [`Resolve`](Error::Resolve) and [`Connect`](Error::Connect), which have the server's name.
+    /// A timeout or the deadline has expired. The connection is closed. A timeout while resolving or connecting is
+    /// reported as [`Resolve`](Error::Resolve) or [`Connect`](Error::Connect), which include the server's name.
     /// [`is_timeout`](Error::is_timeout) is true for all of these.
     Timeout(Phase),
     /// Another thread has used the client's [`StopHandle`](crate::StopHandle), in this phase or before. The connection
@@ -287,7 +287,7 @@ pub enum Retry {
     Never,
     /// Retrying may help after a while, over a new connection.
     Later,
-    /// Retrying may help at once, over a new connection: only the old connection was lost.
+    /// Retrying at once may help, over a new connection: only the old connection was lost.
     Now,
     /// Retrying may duplicate the message: it was or may have been delivered to somebody.
     MayDuplicate,
@@ -329,7 +329,7 @@ impl Error {
         }
     }
 
-    /// Returns whether retrying without changes cannot help: after 5yz replies, for invalid addresses, messages and
+    /// Returns whether retrying without changes is pointless: after 5yz replies, for invalid addresses, messages and
     /// settings, and for untrusted certificates. It is false when the delivery is [in doubt](Error::in_doubt), and when
     /// the server violated the protocol.
     ///
@@ -402,13 +402,13 @@ impl Error {
     /// - [`MayDuplicate`](Retry::MayDuplicate): the delivery is [in doubt](Error::in_doubt), or this is an
     ///   [`Error::PartialDelivery`] with recipients that could be retried.
     /// - [`Now`](Retry::Now): the connection was lost, and nothing was accepted.
-    /// - [`Later`](Retry::Later): a 4yz reply, a timeout, a server that could not be reached or violated the protocol,
-    ///   or a source or token that could not be obtained.
+    /// - [`Later`](Retry::Later): a 4yz reply, a timeout, a failed TLS handshake, a server that could not be reached or
+    ///   violated the protocol, content that could not be read, or a token that could not be obtained.
     /// - [`Never`](Retry::Never): everything else.
     ///
     /// For an [`Error::Transaction`], the outcomes of its recipients decide; the cause only decides between `Now` and
     /// `Later`. The result is `Never` if every recipient was refused permanently. If it is `Now` or `Later`,
-    /// [`Delivery::retry_envelope`] returns the envelope to resend the message to.
+    /// [`Delivery::retry_envelope`] returns the envelope to resend the message with.
     #[must_use]
     pub fn retry(&self) -> Retry {
         match self {

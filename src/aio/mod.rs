@@ -1,4 +1,4 @@
-//! The async client, over smol: the same names and the same behaviour as in the blocking client (feature `async`).
+//! The async client, built on smol: the same names and behaviour as the blocking client (feature `async`).
 //!
 //! ```no_run
 //! # fn main() -> Result<(), postino::Error> {
@@ -15,7 +15,7 @@
 //! # }
 //! ```
 //!
-//! Its futures are `Send` and work with any executor. With an executor other than smol's, the reactor of smol runs on
+//! Its futures are `Send` and work with any executor. With an executor other than smol's, smol's reactor runs on
 //! its own thread.
 //!
 //! # Many messages
@@ -40,9 +40,9 @@
 //!
 //! # Differences from the blocking client
 //!
-//! There is no [`StopHandle`](crate::StopHandle): drop the future instead. The function of
+//! There is no [`StopHandle`](crate::StopHandle): drop the future instead. The callback given to
 //! [`Builder::oauth_token_with`] returns a future, and [`Builder::connect_over`] takes any `AsyncRead` and
-//! `AsyncWrite`. Files and readers of content are opened and read on separate threads, which may block.
+//! `AsyncWrite`. Files and content readers may block: they are opened and read on separate threads.
 //!
 //! # Cancellation
 //!

@@ -84,8 +84,8 @@ enum Carrier {
 type Attempt = Pin<Box<dyn Future<Output = io::Result<Async<TcpStream>>> + Send>>;
 
 impl Builder {
-    /// Does everything that [`connect`](Builder::connect) does after connecting, over a stream that exists already,
-    /// such as a tunnel or a proxy. It may have a buffer: it is flushed before each wait for a reply.
+    /// Does everything that [`connect`](Builder::connect) does after connecting, over an existing stream,
+    /// such as a tunnel or a proxy. A buffered stream is fine: it is flushed before each wait for a reply.
     ///
     /// The host is used only as the name for TLS. The port and the time limit for connecting are ignored.
     /// Credentials are sent without TLS only if nobody else can listen: over a Unix socket of [`smol::Async`] or

@@ -15,7 +15,7 @@ type End = Arc<dyn Fn() + Send + Sync>;
 /// Stops blocking clients from another thread, whatever they are waiting for.
 ///
 /// A stop is final. The call under way fails at once with [`Error::Stopped`](crate::Error::Stopped), and so does every
-/// later one, including [`connect`](Builder::connect) of a builder that has this stop handle. Nothing more is sent to
+/// later one, including [`connect`](Builder::connect) on a builder with this stop handle. Nothing more is sent to
 /// the server, not even QUIT. The outcome of a message is reported as usual: it may be [in
 /// doubt](crate::Error::in_doubt).
 ///

@@ -18,8 +18,8 @@ use crate::sys::{self, OwnedSocket};
 ///
 /// No method may wait longer than its limit: all time limits of the client depend on that.
 pub trait Transport: Send {
-    /// Reads some octets; `Ok(0)` means the end. Without a limit, fails with [`ErrorKind::WouldBlock`] instead of
-    /// waiting. With a limit, waits no longer than that, and then fails with [`ErrorKind::TimedOut`].
+    /// Reads some octets; `Ok(0)` means the end. If `until` is `None`, fails with [`ErrorKind::WouldBlock`] instead of
+    /// waiting. Otherwise waits no longer than `until`, and then fails with [`ErrorKind::TimedOut`].
     ///
     /// # Errors
     ///

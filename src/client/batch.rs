@@ -199,14 +199,14 @@ struct Opened {
 }
 
 impl Client {
-    /// Sends all messages of an iterator over this connection. With PIPELINING, each takes two round trips; about one
+    /// Sends all messages from an iterator over this connection. With PIPELINING, each takes two round trips; about one
     /// if [`JoinPolicy`](crate::JoinPolicy) allows joining, and almost none with
     /// [`Builder::chunking`](super::Builder::chunking) too.
     ///
     /// Nothing happens until [`Batch::next`] is called. A message that cannot be sent to this server (see
     /// [`send`](Client::send)) has that error as its result; the others are sent.
     ///
-    /// An iterator that may block, or whose `size_hint` does not promise another message, is asked later than others;
+    /// An iterator whose `size_hint` does not promise another message may block, so it is asked later than others;
     /// see [`Batch`]. If the connection is lost, the rest stays in the iterator. Pass it by reference to keep it.
     pub fn send_all<M: Mail, I: IntoIterator<Item = M>>(
         &mut self,

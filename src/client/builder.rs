@@ -167,8 +167,8 @@ impl Builder {
         self.login(Login::External(authorization.into()))
     }
 
-    /// Logs in with ANONYMOUS (RFC 4505) after connecting. `trace` identifies the user for the server's log, such as a
-    /// mail address; it may be empty. Defaults to no login.
+    /// Logs in with ANONYMOUS (RFC 4505) after connecting. `trace`, such as an email address, identifies the user in
+    /// the server's log; it may be empty. Defaults to no login.
     pub fn anonymous(self, trace: impl Into<String>) -> Builder {
         self.login(Login::Anonymous(trace.into()))
     }

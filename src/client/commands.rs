@@ -350,7 +350,7 @@ impl Client {
 
     /// Sends any other command: text, or octets that need not be UTF-8, without the line end. A refusal is returned as
     /// `Ok` too: check [`Reply::is_positive`]. 421 and 221, which close the connection, are errors, and so is 3yz,
-    /// after which the server would wait for more than a command.
+    /// after which the server expects something other than a command.
     ///
     /// The log shows the whole line. A [`send`](Client::send) after this sends RSET first, since the command may have
     /// begun a transaction.
@@ -470,7 +470,7 @@ impl Client {
         self.log_in(&mut call, credentials, mechanisms).await
     }
 
-    /// Logs in with one mechanism, by its name in any case.
+    /// Logs in with one mechanism, given by name (case-insensitive).
     ///
     /// | credentials | mechanisms |
     /// |---|---|
@@ -480,8 +480,8 @@ impl Client {
     /// | [`Credentials::anonymous`] | `ANONYMOUS` (RFC 4505) |
     ///
     /// SCRAM-SHA-256-PLUS is bound to the server's certificate (tls-server-end-point, RFC 5929 §4). Without TLS, or if
-    /// the certificate has no such binding, it is an [`Error::Auth`]. If a server refuses a token, the `details` of the
-    /// [`Error::Auth`] are its explanation.
+    /// the certificate has no such binding, it fails with [`Error::Auth`]. If a server refuses a token, the `details`
+    /// of the [`Error::Auth`] are its explanation.
     ///
     /// # Errors
     ///

@@ -16,6 +16,10 @@
 //! - Its address and login are settings (`config/`, with a setter in `builder.rs` and a parameter of the URL).
 //! - [`Origin::addresses`] returns the addresses of the proxy. The name of the mail server goes to the proxy unresolved,
 //!   and stays the name that TLS verifies.
+//! - `Link::go_on` reads SMTP replies only, so the exchange has a loop of its own. [`Stream::watched_by`] comes before it:
+//!   otherwise a stop handle cannot end it.
+//! - A refusal by the proxy is an error of its own, because `Error::Connect` always counts as transient. Addresses set by
+//!   [`Builder::addresses`](super::Builder::addresses) contradict a proxy.
 //! - [`Origin::is_local`] must not hold because the proxy listens on a loopback address, and `Client::peer_addr` returns
 //!   the address of the proxy.
 //!

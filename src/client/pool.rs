@@ -27,13 +27,13 @@ use crate::{
 };
 
 /// A pool of connections to one server, shared by many threads or tasks. Each message uses a free connection, or a
-/// new one if the maximum is not reached.
+/// new one if the maximum has not been reached.
 ///
 /// When all connections are in use, callers are served in the order in which they arrived: a connection that becomes
 /// free is given to the caller that has waited longest.
 ///
 /// Clones share the connections. A pool has no background thread: a connection that has been idle for too long is
-/// closed when the pool is next used, or with the last clone.
+/// closed when the pool is next used, or when its last clone is dropped.
 ///
 /// Before a connection is used again, the pool checks, without sending anything, whether it was closed and whether
 /// the server has sent something unexpected. If it turns out to be dead later, the message is sent over a new
@@ -44,7 +44,7 @@ use crate::{
 /// with another name, [`command`](Client::command), [`login`](Client::login) or [`starttls`](Client::starttls), or
 /// has begun a transaction with [`mail`](Client::mail) and not ended it.
 ///
-/// Before the pool closes a connection, it sends QUIT (RFC 5321 §4.1.1.10). The reply is not waited for, and QUIT is
+/// Before the pool closes a connection, it sends QUIT (RFC 5321 §4.1.1.10). It does not wait for the reply, and QUIT is
 /// omitted if it cannot be written without waiting.
 #[doc = example!(Pool)]
 #[derive(Clone)]
@@ -151,7 +151,7 @@ impl PoolBuilder {
 
     /// Sets the maximum number of messages per second, over all connections: each message starts at least
     /// `1 / per_second` seconds after the one before. It must be greater than 0. Only [`Pool::send`] is limited. A call
-    /// whose future is dropped while it waits uses no turn. Defaults to no limit.
+    /// whose future is dropped while it waits does not count. Defaults to no limit.
     pub fn max_rate(mut self, per_second: f64) -> PoolBuilder {
         let pace = Duration::try_from_secs_f64(1.0 / per_second);
         self.limits.pace = Some(pace.unwrap_or(Duration::MAX));

@@ -266,7 +266,7 @@ impl Client {
     ///
     /// Content from a reader ([`Raw::reader`](crate::Raw::reader),
     /// [`Attachment::reader`](crate::message::Attachment::reader)) is read only when the server is ready for it. If the
-    /// call ends earlier (because of a refusal, a lost connection, or a dropped future), the content remains unread and
+    /// call ends early (because of a refusal, a lost connection, or a dropped future), the content remains unread and
     /// the message can be sent again.
     ///
     /// # Limits of the server
@@ -274,9 +274,9 @@ impl Client {
     /// If the server limits the recipients of a message (LIMITS, RFC 9422), the message is sent in parts. If its
     /// content can be read only once, `send` fails with [`Error::Message`] instead.
     ///
-    /// If the server answers 452 to a recipient and to all that follow, because there are too many (RFC 5321
-    /// §4.5.3.1.10), these get the message in further transactions. None has more recipients than the server accepted,
-    /// or refused for another reason, in the one before. This ends when the server takes none. If the content can be
+    /// If the server answers 452 to a recipient and to all that follow, because there are too many of them (RFC 5321
+    /// §4.5.3.1.10), the message is sent to these in further transactions, each with no more recipients than the server
+    /// handled before the 452 replies in the previous one. This stops once the server accepts none. If the content can be
     /// read only once, the remaining recipients count as refused temporarily. With
     /// [`all_or_nothing`](super::Builder::all_or_nothing), a message is never split.
     ///

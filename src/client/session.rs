@@ -74,7 +74,7 @@ impl Client {
         self.link.stream.peer()
     }
 
-    /// Returns the number of the connection, such as `#7`, with which its log lines begin. It is unique in this
+    /// Returns the number of the connection, which its log lines begin with (`#7`). It is unique in this
     /// process; [`reconnect`](Client::reconnect) changes it.
     #[must_use]
     pub fn connection_number(&self) -> u64 {
@@ -205,7 +205,7 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// None. Everything sent before already has its result, so a failure of QUIT is only logged.
+    /// None. The outcome of every message is already known by then, so a failure of QUIT is only logged.
     pub async fn quit(&mut self) -> Result<(), Error> {
         let mut call = self.begin();
         if self.link.is_usable() {

@@ -23,7 +23,7 @@ impl Builder {
     }
 
     /// Trusts these certificate authorities in addition to those of the system: PEM text with one or more
-    /// certificates, or one certificate in DER. A server's self-signed certificate is accepted too. It may be called
+    /// certificates, or one certificate in DER. A server's self-signed certificate is accepted too. May be called
     /// more than once. Defaults to none.
     ///
     /// Malformed input, or more than 16 MiB, is an [`Error::Config`](crate::Error::Config) before connecting. Errors
@@ -78,7 +78,7 @@ impl Builder {
     }
 
     /// Accepts any certificate: from any issuer, for any name, expired or not. Anybody on the network path can then
-    /// read and change the mail, and obtain the password. It is better to trust that one certificate with
+    /// read and change the mail, and obtain the password. It is better to trust just the server's certificate with
     /// [`ca_certificate`](Builder::ca_certificate). Defaults to false.
     pub fn danger_accept_invalid_certs(mut self, accepted: bool) -> Builder {
         self.config.tls.accept_invalid_certs(accepted);

@@ -101,7 +101,7 @@ pub(crate) struct Config {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum JoinPolicy {
-    /// Joins, after a trial, only if the server offers PIPELINING and CHUNKING, and not BURL. A server with CHUNKING
+    /// Joins only if the server offers PIPELINING and CHUNKING but not BURL, and passes a trial. A server with CHUNKING
     /// (RFC 3030) has to frame its input exactly. BURL identifies Dovecot's submission service, which crashes on a
     /// joined envelope. Never joins over LMTP: if a server refuses a message with one reply instead of one for each
     /// recipient, the replies to the next envelope would be taken for the missing ones. If nothing is joined, QUIT

@@ -42,7 +42,7 @@ impl Attachment {
         Attachment { content, content_type: None, file_name: None, content_id: None, is_inline: false }
     }
 
-    /// Attaches bytes under a file name: a `Vec<u8>`, a `String`, a `&'static str` or anything like these. They arrive
+    /// Attaches bytes under a file name: a `Vec<u8>`, a `String`, a `&'static str` or similar. They arrive
     /// unchanged, including line ends.
     pub fn bytes(
         file_name: impl Into<String>,
@@ -51,8 +51,8 @@ impl Attachment {
         Attachment::new(Content::Bytes(Bytes::new(bytes))).file_name(file_name)
     }
 
-    /// Attaches a file under its own name. The file is opened each time the message is sent, and read and encoded in
-    /// constant memory meanwhile.
+    /// Attaches a file under its own name. The file is opened each time the message is sent, and is read and encoded
+    /// piece by piece, in constant memory.
     pub fn path(path: impl AsRef<Path>) -> Attachment {
         let path = path.as_ref();
         let name = path.file_name().map(|name| name.to_string_lossy().into_owned());
@@ -102,7 +102,7 @@ impl Attachment {
     }
 
     /// Makes the attachment a part of the HTML text, which shows it with `<img src="cid:…">` (RFC 2392). The id is
-    /// printable ASCII without spaces, quotes and backslashes; angle brackets around it are removed.
+    /// printable ASCII without spaces, quotes or backslashes; angle brackets around it are removed.
     #[must_use]
     pub fn content_id(mut self, id: impl Into<String>) -> Attachment {
         self.content_id = Some(id.into());

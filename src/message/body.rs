@@ -209,7 +209,7 @@ impl<'m> Body<'m> {
     ///
     /// # Errors
     ///
-    /// The system's error if a path cannot be opened, or any error of signing.
+    /// The system's error if a path cannot be opened, or any signing error.
     pub fn into_reader(self) -> io::Result<Box<dyn Read + Send + 'm>> {
         let body = self;
         #[cfg(feature = "dkim")]

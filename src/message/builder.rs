@@ -90,7 +90,7 @@ impl MessageBuilder {
         self
     }
 
-    /// Sets the date, in the years 1900 to 9999. Defaults to the time of [`build`](MessageBuilder::build).
+    /// Sets the date; the year must be from 1900 to 9999. Defaults to the time of [`build`](MessageBuilder::build).
     pub fn date(mut self, time: SystemTime) -> MessageBuilder {
         self.fields.set("Date", Value::Date(time));
         self
@@ -169,7 +169,7 @@ impl MessageBuilder {
         self
     }
 
-    /// Sets the HTML text. If there is also a plain text, mail programs choose one (`multipart/alternative`).
+    /// Sets the HTML text. If there is also plain text, mail programs choose one (`multipart/alternative`).
     pub fn html(mut self, html: impl Into<String>) -> MessageBuilder {
         self.html = Some(html.into());
         self

@@ -88,7 +88,7 @@ impl Message {
         Ok(bytes)
     }
 
-    /// Returns the message with a block of `Resent-` fields before all others, to resend it (RFC 5322 §3.6.6). The
+    /// Returns the message, ready to be resent: with a block of `Resent-` fields at the top (RFC 5322 §3.6.6). The
     /// envelope is taken from them. `Resent-Date` and `Resent-Message-ID` are added if they are missing.
     ///
     /// ```
@@ -102,7 +102,7 @@ impl Message {
     /// # Errors
     ///
     /// [`Error::Address`] if an address is invalid; [`Error::Message`] if there is no `Resent-From`, or if a value is not
-    /// allowed in its field. The text names the field.
+    /// allowed in its field. The error text names the field.
     pub fn resend(&self, resent: Resent) -> Result<Message, Error> {
         let mut fields = resent.build()?;
         let resent = fields.len();

@@ -153,7 +153,7 @@ pub trait Mail: Send + Sync {
         self.body()
     }
 
-    /// Wraps the mail so that `callback` is called with the octets sent and the total while it is sent. See
+    /// Wraps the mail so that, while it is sent, `callback` gets the number of octets sent so far and the total. See
     /// [`Progress`].
     ///
     /// The mail is taken by value. To keep it, borrow it: `(&message).on_progress(…)`.

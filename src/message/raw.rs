@@ -32,7 +32,7 @@ impl<'m> Raw<'m> {
         Raw { envelope, content: Content::Bytes(Bytes::new(bytes)) }
     }
 
-    /// Creates a message from a file, which is opened each time it is sent, and read in constant memory meanwhile.
+    /// Creates a message from a file, which is opened each time the message is sent, and read using constant memory.
     pub fn path(envelope: Envelope, path: impl Into<PathBuf>) -> Raw<'m> {
         Raw { envelope, content: Content::Path(path.into()) }
     }

@@ -46,7 +46,7 @@ impl Resent {
         self
     }
 
-    /// Adds recipients of a copy (`Resent-Cc`).
+    /// Adds carbon-copy recipients (`Resent-Cc`).
     pub fn cc(mut self, mailboxes: impl Into<Mailboxes>) -> Resent {
         self.0.add("Resent-Cc", Value::Mailboxes(mailboxes.into()));
         self

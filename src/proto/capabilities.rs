@@ -79,7 +79,7 @@ impl Capabilities {
 
     /// Returns the maximum size of a message, in octets (SIZE, RFC 1870), or `None` if the server announces none.
     ///
-    /// 0 and anything that is not a number mean no limit. A number that does not fit 64 bits counts as the largest that
+    /// 0 or a non-number means no limit. A number that does not fit in 64 bits counts as the largest that
     /// does.
     #[must_use]
     pub fn size_limit(&self) -> Option<u64> {

@@ -250,7 +250,7 @@ fn show(octets: &[u8], f: &mut dyn fmt::Write) -> fmt::Result {
 /// An enhanced status code: class, subject, detail (RFC 3463), as in `5.1.1`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct EnhancedCode {
-    /// Class: 2, 4 or 5, as the first digit of the reply.
+    /// Class: 2, 4 or 5, like the first digit of the reply code.
     pub class: u8,
     /// Subject: 1 addresses, 2 mailboxes, 3 systems, 4 networks, 5 protocol, 6 content, 7 policy; 0 other.
     pub subject: u16,
@@ -328,7 +328,7 @@ impl Inbox {
     /// # Errors
     ///
     /// What is wrong with the reply: its code, its separator, several codes in one reply, or one of the limits (8,192
-    /// octets in a line, 512 lines, 65,536 octets in all). Nothing that follows can be trusted then.
+    /// octets in a line, 512 lines, 65,536 octets in all). After that, nothing that follows can be trusted.
     pub fn next_reply(&mut self) -> Result<Option<ReplyRef<'_>>, &'static str> {
         let bytes = &self.buf[self.from..self.to];
         let partial = &mut self.partial;

@@ -119,7 +119,7 @@ impl Connection {
         match (verb.to_ascii_uppercase().as_str(), argument) {
             ("EHLO" | "HELO" | "VRFY", "") => Err("501 5.5.4 An argument is missing".into()),
             ("RSET" | "DATA" | "QUIT", argument) if !argument.is_empty() => {
-                Err("501 5.5.4 There is no argument".into())
+                Err("501 5.5.4 No argument is allowed".into())
             }
             ("EHLO", _) => Ok(self.ehlo()),
             ("HELO", _) => Ok(self.helo()),
@@ -174,7 +174,7 @@ impl Connection {
             return Err("530 5.7.0 Authentication required".into());
         }
         if self.transaction.is_some() {
-            return Err("503 5.5.1 There is a transaction already".into());
+            return Err("503 5.5.1 Transaction already in progress".into());
         }
         let (sender, parameters) =
             path(argument, "FROM:<").ok_or("501 5.5.4 Syntax: MAIL FROM:<address> parameters")?;
@@ -415,7 +415,7 @@ impl Connection {
         self.record(&format!("C: {}", String::from_utf8_lossy(&line).trim_end_matches(['\r', '\n'])));
         match line.strip_suffix(b"\r\n").map(std::str::from_utf8) {
             Some(Ok(text)) if !text.contains(char::is_control) => Ok(text.to_owned()),
-            _ => Err("500 5.5.2 A line is UTF-8, holds no control characters, and ends in CRLF".into()),
+            _ => Err("500 5.5.2 A line must be UTF-8, without control characters, and end in CRLF".into()),
         }
     }
 

@@ -61,7 +61,7 @@ impl Server {
         Server::builder().start()
     }
 
-    /// Creates a builder for a server that offers or accepts less.
+    /// Creates a builder to configure what the server offers and accepts.
     pub fn builder() -> ServerBuilder {
         ServerBuilder {
             offered: vec!["PIPELINING", "8BITMIME", "SIZE", "SMTPUTF8", "ENHANCEDSTATUSCODES", "AUTH"],
@@ -87,7 +87,7 @@ impl Server {
         format!("smtp://{}", self.addr)
     }
 
-    /// Returns the messages accepted so far, in the order in which they ended.
+    /// Returns the messages accepted so far, in the order in which they were completed.
     ///
     /// A message is included before its 250 reply is sent.
     #[must_use]
@@ -162,7 +162,7 @@ impl ServerBuilder {
     /// `"REQUIRETLS"`, `"MT-PRIORITY"`, `"DELIVERBY"` and `"FUTURERELEASE"`.
     ///
     /// The parameters of an extension that is not offered are refused with 555 5.5.4. Those of an offered one are
-    /// recorded, and have no further effect except SIZE. Without PIPELINING, pipelined commands are still answered, and
+    /// recorded and, except for SIZE, otherwise ignored. Without PIPELINING, pipelined commands are still answered, and
     /// without ENHANCEDSTATUSCODES, replies keep their codes.
     ///
     /// # Panics
@@ -210,8 +210,8 @@ impl ServerBuilder {
         self
     }
 
-    /// Refuses RCPT to this address (case-insensitive) with the given reply, such as `550 5.1.1 No such user`. Defaults
-    /// to no refusal.
+    /// Refuses RCPT to this address (case-insensitive) with the given reply, such as `550 5.1.1 No such user`. By
+    /// default, no recipient is refused.
     ///
     /// # Panics
     ///
@@ -325,7 +325,7 @@ impl Message {
     }
 
     /// Returns the parameters of RCPT, as they were sent, for each of [`recipients`](Message::recipients) in turn. They
-    /// are empty unless DSN is offered: [`ServerBuilder::extension`].
+    /// are empty unless DSN is offered (see [`ServerBuilder::extension`]).
     #[must_use]
     pub fn recipient_parameters(&self) -> &[Vec<String>] {
         &self.0.recipient_parameters

@@ -17,6 +17,9 @@
 //! | `Paused<S>` | a handshake that would have to wait: `get_mut`, `resume` |
 //! | `TlsStream<S>` | `Read` and `Write`; `get_mut`, `shutdown`, `end_point`, `peer_certificate`, `version`, `cipher_suite` |
 //!
+//! It also needs a third type in `either.rs`, the setters in `src/tls_connector.rs` for what its users build themselves, its
+//! name in every `cfg(any(feature = …))`, and in the lists of features in `.ci/run` and `tests/all`.
+//!
 //! The stream below is a `Read` and `Write` that may fail with [`WouldBlock`](std::io::ErrorKind::WouldBlock) at any
 //! time, in either direction: the deadlines and limits of the clients are in there. So
 //!
@@ -90,7 +93,7 @@ pub enum TlsVersion {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum TlsBackend {
-    /// The library of the system, OpenSSL on Linux, through native-tls. Needs the feature `native-tls`.
+    /// The system's TLS library (OpenSSL on Linux), through native-tls. Needs the feature `native-tls`.
     NativeTls,
     /// rustls with ring. Needs the feature `rustls`.
     Rustls,

@@ -649,6 +649,11 @@ fn records_without_content_do_not_outlast_the_deadline() {
                 assert!(steps.load(Ordering::Relaxed) < 1000, "{at:?}");
                 continue;
             }
+            // It buffers at most 64 KiB of a handshake message, which a fast server exceeds before the limit.
+            let is_full = at == Stage::Handshake && error.to_string().contains("message buffer full");
+            if is_full && backend() == TlsBackend::Rustls {
+                continue;
+            }
             assert!(error.is_timeout(), "{at:?} {record:?}: {error:?}");
             let (steps, late) = (steps.load(Ordering::Relaxed), late.load(Ordering::Relaxed));
             // One poll, or one non-blocking call, may be under way when the time is up.

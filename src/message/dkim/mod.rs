@@ -63,10 +63,10 @@ const MAX_NAME: usize = 253;
 /// ```
 ///
 /// The whole body is signed (there is no `l=`), as it arrives: with CRLF line ends. Many domains sign twice, because
-/// not all receivers support Ed25519: `rsa.sign(&ed25519.sign(&message))`. A signature does not cover another one.
+/// not all receivers support Ed25519: `rsa.sign(&ed25519.sign(&message))`. Neither signature covers the other.
 ///
 /// Relays without 8BITMIME re-encode 8-bit content, which breaks the signature. A composed [`Message`](super::Message)
-/// is therefore signed in its ASCII form. A [`Raw`](super::Raw) message is signed as it is.
+/// is therefore signed in its ASCII form. A [`Raw`](super::Raw) message is signed as is.
 #[derive(Clone)]
 pub struct Dkim {
     domain: Arc<str>,

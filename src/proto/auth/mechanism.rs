@@ -1,7 +1,7 @@
 //! The interface of a mechanism (RFC 4422 §3): its initial response, its answers to challenges, and its check of the
 //! end.
 
-/// An AUTH mechanism. The dialogue does the rest: base64, long lines, cancelling, and masking of secrets.
+/// An AUTH mechanism. The library does the rest: base64, long lines, cancellation, and masking of secrets.
 ///
 /// A value is used for one login. To log in with a custom mechanism, pass it to
 /// [`Builder::auth_mechanism`](crate::Builder::auth_mechanism) or
@@ -21,18 +21,18 @@ pub trait Mechanism: Send + Sync {
     /// Answers a challenge, which is already decoded.
     fn answer(&mut self, challenge: &[u8]) -> Answer;
 
-    /// Checks whether to trust the server when it accepts the login. `text` is the text of its 235 reply. Defaults to
-    /// trust.
+    /// Checks whether to trust the server when it accepts the login. `text` is the text of its 235 reply. By default,
+    /// the server is trusted.
     ///
     /// # Errors
     ///
-    /// The reason why the server is not trusted. The login fails then, and the connection is closed.
+    /// The reason why the server is not trusted. The login then fails, and the connection is closed.
     fn finish(&mut self, _text: &str) -> Result<(), String> {
         Ok(())
     }
 
     /// Returns whether the text of a challenge matters. If it does, a challenge that is not valid base64 ends the
-    /// mechanism. Otherwise such a challenge counts as empty. Defaults to true.
+    /// exchange. Otherwise such a challenge counts as empty. Defaults to true.
     fn reads_challenges(&self) -> bool {
         true
     }
@@ -63,7 +63,7 @@ pub enum Answer {
     RejectServer(String),
 }
 
-/// Shows no response.
+/// Responses are not shown, as they may contain secrets.
 impl std::fmt::Debug for Answer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {

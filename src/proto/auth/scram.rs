@@ -126,7 +126,7 @@ impl Scram {
             let part = parts.next().unwrap_or_default();
             part.strip_prefix(key).ok_or_else(|| {
                 if part.starts_with("m=") {
-                    return "the server demands an extension".to_owned(); // RFC 5802 §5.1: `m=` is a failure
+                    return "the server requires an unknown SCRAM extension".to_owned(); // RFC 5802 §5.1: `m=`
                 }
                 format!("the server's first message lacks {key}")
             })
