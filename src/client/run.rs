@@ -1,7 +1,8 @@
 //! The main loop: runs any dialogue over a [`Link`], independent of SMTP.
 //!
-//! All reading and writing of a dialogue passes through it (not TLS handshakes), so this is where time limits are applied, where the pace of replies is
-//! measured, and where a limit on the rate of data would be. The limits themselves are settings (`config/`).
+//! All reading and writing of a dialogue passes through it (not TLS handshakes), so this is where time limits are
+//! applied, where the pace of replies is measured, and where a limit on the rate of data would be. The limits themselves
+//! are settings (`config/`).
 
 use std::{
     io,
