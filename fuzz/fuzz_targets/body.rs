@@ -55,7 +55,10 @@ fn dots(pieces: &[&[u8]], plain: &[u8], nul: bool, eight_bit: bool) {
         let pushed = pieces.iter().filter(|piece| !piece.is_empty()).try_for_each(|piece| {
             let before = out.unsent().len();
             let pushed = talk.body(piece, &mut out);
-            assert!(pushed.is_ok() || out.unsent().len() == before, "of a piece that is refused nothing goes out");
+            assert!(
+                pushed.is_ok() || out.unsent().len() == before,
+                "of a piece that is refused nothing goes out"
+            );
             pushed
         });
         let forbidden = nul || eight_bit && !allowed;
