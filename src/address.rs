@@ -36,8 +36,8 @@ impl Address {
     ///
     /// # Errors
     ///
-    /// [`Error::Address`] if it is empty, too long (64 octets for the local part, 254 for the whole address), or not a
-    /// valid address.
+    /// [`Error::Address`] if the address is empty, too long (64 octets for the local part, 254 for the whole address),
+    /// or invalid.
     pub fn new(text: &str) -> Result<Address, Error> {
         let refuse = |why| Error::Address { input: text.to_owned(), why, header: None };
         if text.chars().any(char::is_control) {
@@ -54,13 +54,13 @@ impl Address {
         &self.0
     }
 
-    /// Returns the part before the last `@`, with its quotes if it has any.
+    /// Returns the local part: what is before the last `@`, including any quotes. A local name is returned whole.
     #[must_use]
     pub fn local_part(&self) -> &str {
         split(&self.0).0
     }
 
-    /// Returns the part after the last `@`; `None` for a local name such as `postmaster`.
+    /// Returns the part after the last `@`, or `None` for a local name such as `postmaster`.
     #[must_use]
     pub fn domain(&self) -> Option<&str> {
         split(&self.0).1
@@ -84,16 +84,16 @@ impl Address {
                 let domain = a_label(domain).map_err(|_| Error::Unsupported(NO_A_LABEL))?;
                 Address::new(&format!("{}@{domain}", self.local_part()))
             }
-            _ => Err(Error::Unsupported("SMTPUTF8, needed for a non-ASCII address")),
+            _ => Err(Error::Unsupported("SMTPUTF8, which is needed for a non-ASCII address")),
         }
     }
 }
 
 /// Error text for a domain that cannot be sent to a server without SMTPUTF8.
 const NO_A_LABEL: &str = if cfg!(feature = "idna") {
-    "SMTPUTF8, and a non-ASCII domain is not a valid internationalized domain name"
+    "SMTPUTF8, and the domain of an address is not a valid internationalized domain name"
 } else {
-    "SMTPUTF8, needed for a non-ASCII domain (use its A-label, xn--…, or build with the feature `idna`)"
+    "SMTPUTF8, which is needed for a non-ASCII domain (use its A-label, xn--…, or build with the feature `idna`)"
 };
 
 /// Turns `Name <mailbox>` and `<mailbox>` into `mailbox`. Other text is returned as it is.

@@ -1,4 +1,4 @@
-//! Logins: credentials, and the interface of a mechanism.
+//! Logins: credentials, and the trait for custom mechanisms.
 //!
 //! Usually none of this is needed: [`Builder::credentials`](crate::Builder::credentials) and its siblings log in while
 //! connecting, and [`Client::login`](crate::Client::login) logs in later. [`Client::auth`](crate::Client::auth) logs in
@@ -26,8 +26,8 @@
 //!
 //! Implement [`Mechanism`] for a mechanism that this crate does not have, and pass it to
 //! [`Builder::auth_mechanism`](crate::Builder::auth_mechanism) or
-//! [`Client::auth_mechanism`](crate::Client::auth_mechanism). It provides only the contents of the messages. The client
-//! encodes them in base64, sends them, and masks them in logs and errors.
+//! [`Client::auth_mechanism`](crate::Client::auth_mechanism). The mechanism provides only the contents of the messages.
+//! The client encodes them in base64, sends them, and masks them in logs and errors.
 //!
 //! ```
 //! use postino::{

@@ -7,7 +7,7 @@ use crate::{Address, Envelope, Error, Reply, Retry, proto::queue_id};
 /// Maximum number of recipients that a text names in a row; the others are counted.
 const MAX_NAMED: usize = 3;
 
-/// The result of sending a message, as a whole or to one recipient.
+/// The result of sending a message, either as a whole or to one recipient.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Outcome {
@@ -15,9 +15,9 @@ pub enum Outcome {
     Accepted,
     /// The server refused the message. Its reply says why, and whether the refusal is transient or permanent.
     Refused,
-    /// The message was certainly not delivered: sending it again cannot duplicate it.
+    /// The message was certainly not delivered, so sending it again cannot duplicate it.
     NotSent,
-    /// The message may have been delivered: its end was sent, and no reply came (RFC 1047).
+    /// The message may have been delivered: its end was sent, but no reply arrived (RFC 1047).
     InDoubt,
 }
 
@@ -37,10 +37,10 @@ impl fmt::Display for Outcome {
 /// If [`Client::send`](crate::Client::send) returns `Ok`, the message was accepted for at least one recipient. The
 /// server may have refused others: [`require_all`](Delivery::require_all) turns that into an error, and
 /// [`refused`](Delivery::refused) lists them. An [`Error::Transaction`], which means that no recipient was accepted,
-/// also has a delivery.
+/// also contains a delivery.
 ///
 /// Over LMTP, or if the message was sent in parts, a lost connection can leave some recipients in doubt or not sent:
-/// [`recipients`](Delivery::recipients) returns the outcome of each one.
+/// [`recipients`](Delivery::recipients) returns the outcome for each of them.
 ///
 /// ```no_run
 /// # let mail = postino::Raw::bytes(postino::Envelope::new("", ["b@c"])?, "");
@@ -82,7 +82,7 @@ pub(crate) enum Again {
     OneByOne { recipients: Vec<usize>, command: usize },
 }
 
-/// The duration of each phase of sending a message. Messages of a batch overlap, so only [`total`](Timings::total) is
+/// The duration of each phase of sending a message. Messages in a batch overlap, so only [`total`](Timings::total) is
 /// set for them: the time since the previous result.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -130,7 +130,7 @@ impl Delivery {
         self.took = took;
     }
 
-    /// Returns the outcome of the message as a whole: it is accepted if it was accepted for any recipient.
+    /// Returns the outcome of the message as a whole, which counts as accepted if it was accepted for any recipient.
     #[must_use]
     pub fn outcome(&self) -> Outcome {
         self.outcome
@@ -148,20 +148,20 @@ impl Delivery {
         &self.envelope
     }
 
-    /// Returns the server's queue ID for the message, which identifies it in the server's logs. `None` if the message
+    /// Returns the server's queue ID for the message, which identifies it in the server's logs; `None` if the message
     /// was not accepted, or if the reply has no queue ID in a known form.
     ///
-    /// The known forms are those of Postfix, Exim, Sendmail, OpenSMTPD, qmail, Courier, Haraka, Exchange and Microsoft
-    /// 365, Gmail, Amazon SES, Yandex, NetEase and others. Text that may be something else is never returned.
+    /// The known forms are those of Postfix, Exim, Sendmail, OpenSMTPD, qmail, Courier, Haraka, Exchange, Microsoft
+    /// 365, Gmail, Amazon SES, Yandex, NetEase and others. Text that might be something else is never returned.
     #[must_use]
     pub fn queue_id(&self) -> Option<&str> {
         let reply = self.reply.as_ref().filter(|_| self.outcome == Outcome::Accepted)?;
         reply.text_lines().find_map(queue_id)
     }
 
-    /// Turns partial acceptance into an error: returns the delivery if every recipient was accepted.
+    /// Returns the delivery if the message was accepted for every recipient; turns partial acceptance into an error.
     ///
-    /// Without this, a message that was accepted for one of two recipients is an `Ok`. The option
+    /// Without this, the result is `Ok` even if a message was accepted for only one of two recipients. The option
     /// [`all_or_nothing`](crate::Builder::all_or_nothing) goes further: if one recipient is refused, the message is
     /// sent to nobody.
     ///
@@ -173,7 +173,7 @@ impl Delivery {
     ///
     /// # Errors
     ///
-    /// [`Error::PartialDelivery`] if the message was refused for a recipient, was not sent to it, or is in doubt. The
+    /// [`Error::PartialDelivery`] if a recipient was refused, was not sent the message, or is in doubt. The
     /// error text names these recipients.
     pub fn require_all(self) -> Result<Delivery, Error> {
         if self.recipients().all(|recipient| recipient.outcome == Outcome::Accepted) {
@@ -195,8 +195,8 @@ impl Delivery {
         })
     }
 
-    /// Returns the recipients that the server refused individually, while others may have been accepted. If the message
-    /// was refused as a whole, this is empty, and [`reply`](Delivery::reply) returns the refusal.
+    /// Returns the recipients that the server refused individually; others may have been accepted. If the message
+    /// was refused as a whole, there are none, and [`reply`](Delivery::reply) returns the refusal.
     pub fn refused(&self) -> impl Iterator<Item = Recipient<'_>> {
         let refused = self.own.iter().filter(|(_, outcome, _)| *outcome == Outcome::Refused);
         refused.map(|(number, outcome, reply)| Recipient {
@@ -207,7 +207,7 @@ impl Delivery {
     }
 
     /// Returns an envelope for the recipients that can safely be retried: those to whom the message was not sent, and
-    /// those refused with 4yz. Retrying them cannot cause duplicates. `None` if there are no such recipients.
+    /// those refused with 4yz. Retrying them cannot cause duplicates. Returns `None` if there are no such recipients.
     #[must_use]
     pub fn retry_envelope(&self) -> Option<Envelope> {
         let unsent = self.recipients().enumerate().filter(|(_, recipient)| recipient.can_be_retried());
@@ -376,7 +376,7 @@ impl fmt::Display for Names<'_> {
     }
 }
 
-/// One recipient of a [`Delivery`] with its outcome.
+/// One recipient of a [`Delivery`], with its outcome.
 #[derive(Debug, Clone, Copy)]
 pub struct Recipient<'d> {
     address: &'d Address,
@@ -406,7 +406,7 @@ impl<'d> Recipient<'d> {
         }
     }
 
-    /// Returns the reply that decided the outcome: the reply to the recipient, or the reply to the message.
+    /// Returns the reply that decided the outcome: the reply for this recipient, or the reply to the message.
     #[must_use]
     pub fn reply(&self) -> Option<&'d Reply> {
         self.reply

@@ -6,9 +6,9 @@ use crate::{Address, Capabilities, Error, MailOption, RcptOption};
 
 /// The sender and the recipients of a message, independent of its headers (RFC 5321 §2.3.1).
 ///
-/// There is at least one recipient. Duplicate recipients are kept. Clones share their content.
+/// There is at least one recipient. Duplicate recipients are kept. Clones share their data.
 ///
-/// An envelope can have options for the server, such as delivery reports. If the server does not offer an option,
+/// An envelope can have options for the server, such as requests for reports. If the server does not offer an option,
 /// sending fails with [`Error::Unsupported`] before any part of the message is sent.
 ///
 /// ```
@@ -40,7 +40,7 @@ impl Envelope {
     ///
     /// # Errors
     ///
-    /// [`Error::Address`] for the first invalid address, [`Error::NoRecipients`] if there are no recipients.
+    /// [`Error::Address`] for the first invalid address; [`Error::NoRecipients`] if there are no recipients.
     pub fn new<T: AsRef<str>>(
         sender: &str,
         recipients: impl IntoIterator<Item = T>,
@@ -54,7 +54,7 @@ impl Envelope {
         Envelope::from_addresses(sender, recipients?)
     }
 
-    /// Creates an envelope for exactly one recipient. Use it for untrusted input, such as a web form. `""` or `"<>"` is
+    /// Creates an envelope for exactly one recipient. Use it for untrusted input, as from a web form. `""` or `"<>"` is
     /// the null sender.
     ///
     /// ```
@@ -96,7 +96,7 @@ impl Envelope {
         })))
     }
 
-    /// Returns the sender, to whom bounces are sent; `None` is the null sender.
+    /// Returns the sender, to whom bounces are sent; `None` means the null sender.
     #[must_use]
     pub fn sender(&self) -> Option<&Address> {
         self.0.sender.as_ref()
@@ -129,13 +129,13 @@ impl Envelope {
         Ok(self)
     }
 
-    /// Adds an option of MAIL. It replaces an earlier option of the same kind, except that there can be several of
+    /// Adds an option to MAIL. It replaces an earlier option of the same kind, but an envelope may have more than one
     /// [`MailOption::Raw`].
     ///
     /// # Errors
     ///
-    /// [`Error::Config`] if the value is invalid, or if the envelope has an option that contradicts it: the same keyword
-    /// as [`MailOption::Raw`], or HOLDFOR and HOLDUNTIL.
+    /// [`Error::Config`] if the value is invalid, or if the envelope has an option that conflicts with it: one with the
+    /// same keyword where either is a [`MailOption::Raw`], or HOLDUNTIL for HOLDFOR and vice versa.
     pub fn option(mut self, option: MailOption) -> Result<Envelope, Error> {
         option.check()?;
         let options = &mut Arc::make_mut(&mut self.0).options;
@@ -145,13 +145,13 @@ impl Envelope {
         Ok(self)
     }
 
-    /// Adds an option of RCPT for one recipient, by its index in [`recipients`](Envelope::recipients). It replaces an
-    /// earlier option of the same kind, except that there can be several of [`RcptOption::Raw`].
+    /// Adds an option to RCPT for one recipient, by its index in [`recipients`](Envelope::recipients). It replaces an
+    /// earlier option of the same kind, but a recipient may have more than one [`RcptOption::Raw`].
     ///
     /// # Errors
     ///
-    /// [`Error::Config`] if the value is invalid, if the recipient has a [`RcptOption::Raw`] with the same keyword, or if
-    /// there is no such recipient.
+    /// [`Error::Config`] if the value is invalid, if the recipient has an option with the same keyword and either is a
+    /// [`RcptOption::Raw`], or if there is no such recipient.
     pub fn recipient_option(mut self, number: usize, option: RcptOption) -> Result<Envelope, Error> {
         option.check()?;
         if number >= self.recipients().len() {
@@ -166,11 +166,11 @@ impl Envelope {
         Ok(self)
     }
 
-    /// Adds an option of RCPT for every recipient.
+    /// Adds an option to RCPT for every recipient; see [`recipient_option`](Envelope::recipient_option).
     ///
     /// # Errors
     ///
-    /// [`Error::Config`] if the value is invalid, or if a recipient has a [`RcptOption::Raw`] with the same keyword.
+    /// [`Error::Config`] if the value is invalid, or conflicts with an option that a recipient already has.
     pub fn recipient_options(self, option: RcptOption) -> Result<Envelope, Error> {
         (0..self.recipients().len())
             .try_fold(self, |envelope, number| envelope.recipient_option(number, option.clone()))

@@ -31,7 +31,7 @@ pub enum Phase {
     Hello,
     /// STARTTLS.
     StartTls,
-    /// AUTH, in any of its steps.
+    /// AUTH, at any of its steps.
     Auth,
     /// MAIL FROM.
     Mail,
@@ -107,7 +107,7 @@ impl Phase {
 /// [`source`](error::Error::source) returns the cause as a value. No variant contains a secret.
 ///
 /// [`retry`](Error::retry) tells whether sending again can help, and whether it can duplicate the mail. Errors before
-/// MAIL are returned as they are. From MAIL on, a message that was not accepted is an [`Error::Transaction`] with one
+/// MAIL are returned unchanged. From MAIL on, a message that was not accepted is an [`Error::Transaction`] with one
 /// of the other variants as its cause. Single commands, such as [`Client::mail`](crate::Client::mail), return the other
 /// variants.
 ///
@@ -139,7 +139,7 @@ impl Phase {
 /// A [table](crate::coming_from_aiosmtplib#exceptions) lists the counterpart of each aiosmtplib exception.
 #[non_exhaustive]
 pub enum Error {
-    /// Invalid configuration: an invalid URL or host name, contradictory settings, or TLS in a build without it.
+    /// Invalid configuration: an invalid URL or host name, contradictory settings, or use of TLS in a build without it.
     /// Nothing was sent.
     Config(Cow<'static, str>),
     /// An invalid mail address in an envelope, in a message being built, or in a header. Nothing was sent.
@@ -148,15 +148,15 @@ pub enum Error {
         input: String,
         /// What is wrong with it, such as `no @`, `no domain` or `space in the local part`.
         why: &'static str,
-        /// The header field that contains it, if it is from a header.
+        /// The header field that contains the text, if it is from a header.
         header: Option<String>,
     },
     /// The envelope has no recipients. Nothing was sent.
     NoRecipients,
-    /// The message cannot be built, read or sent: it contains a NUL, for instance, or has no `From`.
+    /// The message cannot be built, read or sent: for example, it contains a NUL or has no `From`.
     Message(Cow<'static, str>),
-    /// The server does not offer what the message, an option of its envelope, or the command requires: 8BITMIME for
-    /// non-ASCII content, SMTPUTF8 for non-ASCII addresses, DSN, STARTTLS. No part of the message was accepted.
+    /// The server does not offer what the message, an option of its envelope, or the command requires, such as 8BITMIME
+    /// for non-ASCII content, SMTPUTF8 for non-ASCII addresses, DSN or STARTTLS. No part of the message was accepted.
     Unsupported(&'static str),
     /// The message is larger than the server accepts (RFC 1870). It was not sent.
     TooLarge {
@@ -165,8 +165,8 @@ pub enum Error {
         /// The server's limit in octets.
         limit: u64,
     },
-    /// The file or reader that provides the message failed. If some of it had been sent already, the connection was
-    /// closed, so that the server did not get a complete message.
+    /// The file or reader that provides the message failed. If part of the message had been sent, the connection was
+    /// closed so that the server would not take it for a complete message.
     Source(io::Error),
     /// The host name could not be resolved.
     Resolve {
@@ -180,7 +180,7 @@ pub enum Error {
         /// The server: `host:port`, or the path of its Unix socket.
         server: String,
         /// The reason. If there was more than one address, the text lists the reason for each; the kind is that of the
-        /// last one, or `TimedOut`.
+        /// last one, or `TimedOut` if some addresses were not tried.
         source: io::Error,
     },
     /// The server's certificate is not trusted: wrong name, unknown issuer, or expired. To fix it, add the issuer with
@@ -195,7 +195,7 @@ pub enum Error {
         /// The TLS library's error.
         source: Cause,
     },
-    /// The TLS handshake failed, or the server refused the client certificate (in TLS 1.3 it says so only after the
+    /// The TLS handshake failed, or the server refused the client certificate (in TLS 1.3, it does so only after the
     /// handshake). There is no fallback to plain text.
     Tls {
         /// The TLS library's error.
@@ -209,7 +209,7 @@ pub enum Error {
     Auth {
         /// What failed.
         what: Cow<'static, str>,
-        /// The explanation, mostly JSON, that OAUTHBEARER and XOAUTH2 servers send before they refuse a token. It is not
+        /// The explanation, usually JSON, that OAUTHBEARER and XOAUTH2 servers send before refusing a token. It is not
         /// part of `Display`.
         details: Option<String>,
         /// The server's last refusal, if there was one.
@@ -233,7 +233,7 @@ pub enum Error {
     /// reported as [`Resolve`](Error::Resolve) or [`Connect`](Error::Connect), which include the server's name.
     /// [`is_timeout`](Error::is_timeout) is true for all of these.
     Timeout(Phase),
-    /// Another thread has used the client's [`StopHandle`](crate::StopHandle), in this phase or before. The connection
+    /// Another thread has used the client's [`StopHandle`](crate::StopHandle), in this phase or earlier. The connection
     /// is closed, and clients with this stop handle do not connect again. This is neither transient nor permanent.
     Stopped(Phase),
     /// The client is already connected, so it cannot connect again. The connection is unchanged.
@@ -262,7 +262,7 @@ pub enum Error {
     PoolClosed,
     /// A bug in postino. Please report it with this text.
     Internal(&'static str),
-    /// The message was not accepted for any recipient. The delivery has the outcome of each recipient: refused, not
+    /// The message was not accepted for any recipient. The delivery has the outcome for each recipient: refused, not
     /// sent, or in doubt.
     Transaction {
         /// The outcome of each recipient.
@@ -271,8 +271,8 @@ pub enum Error {
         source: Box<Error>,
     },
     /// The message was accepted for some recipients but not for all, and [`Delivery::require_all`] was called. Sending
-    /// it to the same envelope again would duplicate it for those who have it; [`Delivery::retry_envelope`] returns the
-    /// recipients to retry.
+    /// it to the same envelope again would duplicate it for those who have it; [`Delivery::retry_envelope`] returns an
+    /// envelope for the recipients to retry.
     PartialDelivery {
         /// The outcome of each recipient.
         delivery: Box<Delivery>,
@@ -289,7 +289,7 @@ pub enum Retry {
     Later,
     /// Retrying at once may help, over a new connection: only the old connection was lost.
     Now,
-    /// Retrying may duplicate the message: it was or may have been delivered to somebody.
+    /// Retrying may duplicate the message: it was, or may have been, delivered to somebody.
     MayDuplicate,
 }
 
@@ -329,9 +329,9 @@ impl Error {
         }
     }
 
-    /// Returns whether retrying without changes is pointless: after 5yz replies, for invalid addresses, messages and
-    /// settings, and for untrusted certificates. It is false when the delivery is [in doubt](Error::in_doubt), and when
-    /// the server violated the protocol.
+    /// Returns whether retrying without changes is pointless, for instance after 5yz replies, for invalid addresses,
+    /// messages and settings, and for untrusted certificates. Returns `false` when the delivery is [in
+    /// doubt](Error::in_doubt), and when the server violated the protocol.
     ///
     /// An [`Error::Transaction`] is permanent if every recipient was refused permanently.
     #[must_use]
@@ -368,8 +368,8 @@ impl Error {
         }
     }
 
-    /// Returns whether the message may have been delivered: the connection was lost after its last octet was sent and
-    /// before the reply (RFC 1047). Sending it again may duplicate it.
+    /// Returns whether the message may have been delivered: its last octet was sent, but the final reply did not arrive
+    /// (RFC 1047). Sending the message again may duplicate it.
     ///
     /// An [`Error::Transaction`] is in doubt if a recipient is [`Outcome::InDoubt`].
     #[must_use]
@@ -406,9 +406,9 @@ impl Error {
     ///   violated the protocol, content that could not be read, or a token that could not be obtained.
     /// - [`Never`](Retry::Never): everything else.
     ///
-    /// For an [`Error::Transaction`], the outcomes of its recipients decide; the cause only decides between `Now` and
-    /// `Later`. The result is `Never` if every recipient was refused permanently. If it is `Now` or `Later`,
-    /// [`Delivery::retry_envelope`] returns the envelope to resend the message with.
+    /// For an [`Error::Transaction`], the outcomes of its recipients determine the result; the cause only decides
+    /// between `Now` and `Later`. The result is `Never` if every recipient was refused permanently. If the result is
+    /// `Now` or `Later`, [`Delivery::retry_envelope`] returns the envelope to resend the message with.
     #[must_use]
     pub fn retry(&self) -> Retry {
         match self {
@@ -585,8 +585,8 @@ impl fmt::Display for Error {
     }
 }
 
-/// Prints the text of `Display`, because `fn main() -> Result<(), postino::Error>` and `unwrap` use `Debug`. `{:#?}`
-/// prints the structure.
+/// Prints the same text as `Display`, because `fn main() -> Result<(), postino::Error>` and `unwrap` use `Debug`.
+/// `{:#?}` prints the structure.
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if !f.alternate() {

@@ -1,8 +1,8 @@
 //! An SMTP client: blocking at the crate root, with an async client behind a feature.
 //!
-//! The blocking client works over `std::net`, without a runtime or background threads. The feature `async` adds
-//! [`aio`](#async), the same client with `async fn`. Coming from aiosmtplib? See [its names
-//! here](coming_from_aiosmtplib).
+//! The blocking client uses `std::net`, without a runtime or background threads. The feature `async` adds
+//! [`aio`](#async), the same client with `async fn`. Coming from aiosmtplib? See [the counterparts of its
+//! names](coming_from_aiosmtplib).
 //!
 //! # One call
 //!
@@ -19,10 +19,10 @@
 //! # Ok::<(), postino::Error>(())
 //! ```
 //!
-//! [`send`] returns `Ok` if the server accepted the message for **at least one** recipient, as in SMTP.
+//! [`send`] returns `Ok` if the server accepted the message for **at least one** recipient, as is usual in SMTP.
 //! [`require_all`](Delivery::require_all) turns a refused recipient into an error that names the recipients who were
-//! refused and those who will get the message. Without it, look at [`Delivery::refused`]. With
-//! [`Builder::all_or_nothing`], a message is sent to nobody if one recipient is refused.
+//! refused and those who will get the message. Without it, check [`Delivery::refused`]. With
+//! [`Builder::all_or_nothing`], a message is sent to nobody if any recipient is refused.
 //!
 //! # A session
 //!
@@ -76,7 +76,7 @@
 //! # }
 //! ```
 //!
-//! A [`Pool`] keeps a limited number of connections for many threads, and can limit the rate:
+//! A [`Pool`] keeps a limited number of connections for many threads, and can limit the rate of messages:
 //!
 //! ```no_run
 //! # use postino::{Client, Mail, Pool};
@@ -95,8 +95,8 @@
 //! # Per-message options
 //!
 //! Options of MAIL and RCPT are set on the [`Envelope`]: delivery reports (DSN), REQUIRETLS, a priority, a delivery
-//! time, and any other as text. See [`MailOption`] and [`RcptOption`]. If the server does not offer an option, sending
-//! fails with [`Error::Unsupported`] before MAIL. SIZE, 8BITMIME, SMTPUTF8, PIPELINING and LIMITS are used
+//! time, and any other option as text. See [`MailOption`] and [`RcptOption`]. If the server does not offer an option,
+//! sending fails with [`Error::Unsupported`] before MAIL. SIZE, 8BITMIME, SMTPUTF8, PIPELINING and LIMITS are used
 //! automatically.
 //!
 //! # Command by command
@@ -141,32 +141,32 @@
 //!
 //! # Other connections
 //!
-//! - A Unix socket: [`Client::unix`], `smtp+unix:/path`. On Windows, connecting to one is an [`Error::Config`].
+//! - A Unix socket: [`Client::unix`], `smtp+unix:/path`. On Windows, connecting to one fails with [`Error::Config`].
 //! - LMTP: [`Builder::lmtp`], `lmtp://host`, `lmtp+unix:/path`.
-//! - Addresses instead of a name lookup: [`Builder::addresses`]. A local address: [`Builder::bind`].
+//! - Fixed addresses instead of a name lookup: [`Builder::addresses`]. A fixed local address: [`Builder::bind`].
 //! - A custom connection, with TLS over it: [`Builder::connect_over`] takes a socket, a custom [`Transport`], or any
-//!   `Read` and `Write` wrapped in [`NoTimeouts`]. `examples/socks5.rs` connects through a proxy.
+//!   `Read + Write` type wrapped in [`NoTimeouts`]. `examples/socks5.rs` connects through a proxy.
 //!
-//! If a host has several addresses, they are tried as RFC 8305 describes: IPv6 and IPv4 alternate, and the next one is
-//! tried when one has failed or has not answered for 250 ms. [`Client::reconnect`] makes a new connection with the same
-//! settings. A [`StopHandle`] stops a client from another thread, whatever it is waiting for.
+//! If a host has several addresses, they are tried as RFC 8305 describes: IPv6 and IPv4 alternate, and the next is
+//! tried when the previous one has failed or has not answered for 250 ms. [`Client::reconnect`] makes a new connection
+//! with the same settings. A [`StopHandle`] lets another thread stop a client, whatever the client is waiting for.
 //!
 //! # Security
 //!
-//! - STARTTLS is used if the server offers it ([`Security::Auto`]). With credentials, TLS is required. A
-//!   [local](Security) connection needs no TLS; with credentials it uses STARTTLS if that is offered.
-//! - TLS 1.2 or newer is required ([`Builder::min_tls_version`]). Certificates are verified for the host's name,
-//!   against the CAs that the system trusts and your own ([`Builder::ca_certificate`], [`Builder::system_roots`]).
-//!   [`Error::Certificate`] says what is wrong with a certificate. A failed handshake is an error: there is no fallback
-//!   to plain text.
-//! - Methods that accept invalid certificates, or send credentials in plain text, have `danger` in their names. No URL
-//!   can enable them.
+//! - STARTTLS is used if the server offers it ([`Security::Auto`]). With credentials, TLS is required. TLS is optional
+//!   over a [local](Security) connection, which uses STARTTLS only with credentials, and only if it is offered.
+//! - TLS 1.2 or newer is required ([`Builder::min_tls_version`]). Certificates must match the host's name, and are
+//!   verified against the CAs that the system trusts and your own ([`Builder::ca_certificate`],
+//!   [`Builder::system_roots`]). [`Error::Certificate`] says what is wrong with a certificate. A failed handshake is an
+//!   error: there is no fallback to plain text.
+//! - Methods that allow invalid certificates or credentials in plain text have `danger` in their names. No URL can
+//!   enable them.
 //! - Text in an address, a name or a message can never become a command.
 //! - All data from the server is limited in size, and every wait has a time limit: 60 seconds, or 10 minutes for the
 //!   reply to the end of a message. See [`Builder::timeout`] and [`Builder::deadline`].
 //! - Passwords and tokens never appear in log lines, `Debug` output or errors, even if the server repeats them in its
-//!   replies to the login.
-//! - A login uses the strongest mechanism that both sides support. If it is refused, one other is tried. PLAIN and
+//!   replies during the login.
+//! - A login uses the strongest mechanism that both sides support. If that is refused, one other is tried. PLAIN and
 //!   LOGIN, which reveal the password, are tried only over TLS or a local connection ([`Builder::credentials`]).
 //!
 //! A client certificate identifies the client to the server:
@@ -187,17 +187,17 @@
 //! # }
 //! ```
 //!
-//! Preparing TLS takes about 50 ms with OpenSSL, because all CAs are read. It is done once for all clones of a
-//! [`Builder`], when one of them first needs it. With rustls ([`TlsBackend`]) they also share the sessions that can be
-//! resumed.
+//! Preparing TLS takes about 50 ms with OpenSSL, because all CAs are read. This is done once for all clones of a
+//! [`Builder`], when one of them first needs TLS. With rustls ([`TlsBackend`]), the clones also share the sessions that
+//! can be resumed.
 //!
 //! # Logging
 //!
-//! Log lines use [`log`](https://docs.rs/log) with the target `postino`. `warn`: things that a server may object to,
-//! such as lines of more than 998 octets, and logins without TLS that [`Builder::danger_plaintext_credentials`] allows.
-//! `debug`: the dialogue, line by line, as `C:` and `S:`, with secrets masked and content only counted; connecting and
-//! closing; preparing TLS. Each line begins with the number of its connection in this process
-//! ([`Client::connection_number`]):
+//! Log lines are written through the crate [`log`](https://docs.rs/log), with the target `postino`. The level `warn` is
+//! used for things that a server may object to, such as lines of more than 998 octets, and for logins without TLS that
+//! [`Builder::danger_plaintext_credentials`] allows. The level `debug` shows connecting, preparing TLS, closing, and
+//! the dialogue line by line, as `C:` and `S:`, with secrets masked and content only counted. Each line begins with the
+//! number of its connection in this process ([`Client::connection_number`]):
 //!
 //! ```text
 //! DEBUG postino: #7 connecting to mail.example.org:25
@@ -212,13 +212,13 @@
 //!
 //! | feature | adds |
 //! |---|---|
-//! | `native-tls` (default) | TLS with the system's library; without it, plain text works, and requesting TLS is an error |
-//! | `rustls` | TLS with rustls, which needs no OpenSSL if `native-tls` is off; with both, [`Builder::tls_backend`] chooses |
-//! | `vendored` | builds OpenSSL and links it statically |
+//! | `native-tls` (default) | TLS with the system's library; without this feature or `rustls`, plain text works, and requesting TLS is an error |
+//! | `rustls` | TLS with rustls, which needs no OpenSSL if `native-tls` is off; with both features, [`Builder::tls_backend`] selects one |
+//! | `vendored` | an OpenSSL that is built from source and linked statically |
 //! | `async` | [`aio`](#async) |
-//! | `sasl` | logins with SCRAM and CRAM-MD5, which do not send the password; without it, requesting one is an error |
-//! | `idna` | non-ASCII host names; if the server does not offer SMTPUTF8, non-ASCII domains in envelopes and in the headers of composed messages become A-labels (`xn--…`). Without it, they are an error |
-//! | `dkim` | signatures, `message::Dkim` |
+//! | `sasl` | logins with SCRAM and CRAM-MD5, which do not send the password; without this feature, requesting one of them is an error |
+//! | `idna` | non-ASCII host names; if the server does not offer SMTPUTF8, non-ASCII domains in envelopes and in the headers of composed messages become A-labels (`xn--…`). Without this feature, they are an error |
+//! | `dkim` | DKIM signatures, `message::Dkim` |
 //! | `lettre-0_11`, `mail-builder-2` | sending the messages of these crates |
 //! | `testing` | `testing`, an in-process server for tests |
 //!
@@ -235,13 +235,13 @@
 //! | [`Batch`], [`Pool`], [`PoolBuilder`], [`Pooled`] | many messages over one connection, or over several |
 //! | [`Transport`], [`NoTimeouts`], [`StopHandle`] | custom connections, and stopping a client |
 //! | [`Address`], [`Envelope`], [`MailOption`], [`RcptOption`], [`Ret`], [`OnLate`] | the sender, the recipients, and per-message options |
-//! | [`message`] | what can be sent: a composed [`Message`], [`Raw`] ones, the trait [`Mail`], envelopes from headers |
+//! | [`message`] | what can be sent: a composed [`Message`], a [`Raw`] message, or any type with the trait [`Mail`]; envelopes from headers |
 //! | [`Delivery`], [`Recipient`], [`Outcome`], [`Timings`] | the result for each recipient |
 //! | [`Error`], [`Phase`], [`Retry`] | why sending failed, and whether to try again |
 //! | [`Reply`], [`EnhancedCode`], [`Capabilities`] | the server's replies |
 //! | [`auth`] | credentials for [`Client::auth`], and custom login mechanisms |
 //! | [`coming_from_aiosmtplib`] | the counterparts of aiosmtplib's names |
-//! | `aio`, `testing` | the async client; a server for tests (with their features) |
+//! | `aio`, `testing` | the async client; a server for tests (with the features `async` and `testing`) |
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
@@ -293,8 +293,8 @@ pub use self::{
 /// Sends one message over a new connection: connects to the server of the [URL](Client::from_url), logs in if the URL
 /// has credentials, sends the message, and sends QUIT.
 ///
-/// `Ok` means that the message was accepted for at least one recipient. Call [`Delivery::require_all`] to make a
-/// refused recipient an error:
+/// `Ok` means that the message was accepted for at least one recipient. Call [`Delivery::require_all`] to turn a
+/// refused recipient into an error:
 ///
 /// ```no_run
 /// use postino::{Envelope, Raw};

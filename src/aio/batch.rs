@@ -8,7 +8,7 @@ use super::client::{Batch, Client};
 use crate::{Delivery, Error, Mail};
 
 impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I> {
-    /// Turns the batch into a stream of the results, each with its index.
+    /// Turns the batch into a stream of its results, each with its index.
     pub fn into_stream(self) -> impl Stream<Item = (usize, Result<Delivery, Error>)> {
         stream::unfold(self, |mut batch| async {
             let result = batch.next().await?;

@@ -1,4 +1,4 @@
-//! The async client, built on smol: the same names and behaviour as the blocking client (feature `async`).
+//! The async client, built on smol, with the same names and behaviour as the blocking client (feature `async`).
 //!
 //! ```no_run
 //! # fn main() -> Result<(), postino::Error> {
@@ -15,8 +15,8 @@
 //! # }
 //! ```
 //!
-//! Its futures are `Send` and work with any executor. With an executor other than smol's, smol's reactor runs on
-//! its own thread.
+//! The futures of this module are `Send` and work with any executor. With an executor other than smol's, smol's reactor
+//! runs on its own thread.
 //!
 //! # Many messages
 //!
@@ -36,22 +36,22 @@
 //! # }
 //! ```
 //!
-//! [`Batch::into_stream`] turns a batch into a `Stream`. Use a [`Pool`] for many tasks.
+//! [`Batch::into_stream`] turns a batch into a `Stream`. To send from many tasks, use a [`Pool`].
 //!
 //! # Differences from the blocking client
 //!
 //! There is no [`StopHandle`](crate::StopHandle): drop the future instead. The callback given to
-//! [`Builder::oauth_token_with`] returns a future, and [`Builder::connect_over`] takes any `AsyncRead` and
-//! `AsyncWrite`. Files and content readers may block: they are opened and read on separate threads.
+//! [`Builder::oauth_token_with`] returns a future, and [`Builder::connect_over`] takes any stream that implements
+//! `AsyncRead` and `AsyncWrite`. Files and content readers may block, so they are opened and read on separate threads.
 //!
 //! # Cancellation
 //!
-//! If a future is dropped, its client can no longer be used: every further call fails with [`Error::NotConnected`],
-//! until [`Client::reconnect`]. A command may have been sent in part, and its reply could be taken for that of the next
-//! one. A message whose future was dropped may have been delivered.
+//! If a future is dropped, its client can no longer be used: every further call fails with [`Error::NotConnected`]
+//! until [`Client::reconnect`] is called. This is because a command may have been sent only in part, or its reply could
+//! be mistaken for the reply to the next command. A message whose future was dropped may have been delivered.
 //!
-//! Only [`Batch::next`] can be called again: the batch still returns the result of each message. Content from a reader
-//! is consumed only when it is read, so a message whose future was dropped before that can be sent again.
+//! However, [`Batch::next`] can be called again: the batch still returns the result of each message. Content from a
+//! reader is consumed only when read, so a message whose future was dropped before that can be sent again.
 
 use ::maybe_async::must_be_async as maybe_async;
 

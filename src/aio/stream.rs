@@ -84,13 +84,13 @@ enum Carrier {
 type Attempt = Pin<Box<dyn Future<Output = io::Result<Async<TcpStream>>> + Send>>;
 
 impl Builder {
-    /// Does everything that [`connect`](Builder::connect) does after connecting, over an existing stream,
-    /// such as a tunnel or a proxy. A buffered stream is fine: it is flushed before each wait for a reply.
+    /// Does everything that [`connect`](Builder::connect) does after connecting, but over an existing stream, such as
+    /// one through a tunnel or a proxy. A buffered stream is fine: it is flushed before each wait for a reply.
     ///
-    /// The host is used only as the name for TLS. The port and the time limit for connecting are ignored.
-    /// Credentials are sent without TLS only if nobody else can listen: over a Unix socket of [`smol::Async`] or
-    /// `smol::net`. A TCP socket is never local, because one to this machine may lead to a proxy. The client cannot
-    /// [reconnect](Client::reconnect).
+    /// The host is used only as the name for TLS. The port and the time limit for connecting are ignored. By default,
+    /// credentials are sent without TLS only if nobody else can listen, that is, over a Unix socket of [`smol::Async`]
+    /// or `smol::net`. A TCP socket never counts as local, because even a connection to this machine may lead to a
+    /// proxy. The client cannot [reconnect](Client::reconnect).
     ///
     /// # Errors
     ///

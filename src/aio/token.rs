@@ -37,11 +37,11 @@ impl fmt::Debug for Tokens {
 }
 
 impl Builder {
-    /// Logs in after connecting, with an OAuth access token from this function: by OAUTHBEARER, or by XOAUTH2
-    /// if that is not offered. The function is called just before each login, and once more if the server refuses the
-    /// token; the second token is used only if it differs. Defaults to no login.
+    /// Logs in after connecting, with an OAuth access token from this function, using OAUTHBEARER, or XOAUTH2 if
+    /// OAUTHBEARER is not offered. The function is called just before each login, and once more if the server refuses
+    /// the token; the second token is used only if it differs. Defaults to no login.
     ///
-    /// If the future takes longer than the [`command_timeout`](Builder::command_timeout) or the
+    /// If the returned future takes longer than the [`command_timeout`](Builder::command_timeout) or the
     /// [`deadline`](Builder::deadline), it is dropped, and the login fails with [`Error::Timeout`].
     pub fn oauth_token_with<F>(
         self,

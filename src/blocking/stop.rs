@@ -15,12 +15,12 @@ type End = Arc<dyn Fn() + Send + Sync>;
 /// Stops blocking clients from another thread, whatever they are waiting for.
 ///
 /// A stop is final. The call under way fails at once with [`Error::Stopped`](crate::Error::Stopped), and so does every
-/// later one, including [`connect`](Builder::connect) on a builder with this stop handle. Nothing more is sent to
-/// the server, not even QUIT. The outcome of a message is reported as usual: it may be [in
+/// later one, including [`connect`](Builder::connect) on a builder with this stop handle. Nothing more is sent to the
+/// server, not even QUIT. The outcome of a message is reported as usual; the message may be [in
 /// doubt](crate::Error::in_doubt).
 ///
-/// Three things cannot be interrupted, so the stop takes effect only after them: a reader of content, a
-/// [`NoTimeouts`](crate::NoTimeouts) stream, and a TLS library that is reading certificates.
+/// A stop cannot interrupt a content reader, a [`NoTimeouts`](crate::NoTimeouts) stream, or a TLS library that is
+/// reading certificates. The stop takes effect only after they return.
 ///
 /// ```no_run
 /// use postino::{Client, StopHandle};
@@ -32,7 +32,7 @@ type End = Arc<dyn Fn() + Send + Sync>;
 /// assert!(matches!(work.join().unwrap(), Err(postino::Error::Stopped(_))));
 /// ```
 ///
-/// Clones refer to the same stop handle. [`aio`](crate#async) has none: drop the future instead.
+/// Clones refer to the same stop handle. The async client ([`aio`](crate#async)) has none: drop the future instead.
 #[derive(Clone, Default)]
 pub struct StopHandle(Arc<State>);
 
@@ -57,20 +57,20 @@ pub(super) struct Watch {
 }
 
 impl StopHandle {
-    /// Creates a stop handle. One is enough for any number of clients that stop together.
+    /// Creates a stop handle. One is enough for any number of clients that are to be stopped together.
     #[must_use]
     pub fn new() -> StopHandle {
         StopHandle::default()
     }
 
-    /// Stops all clients that have this stop handle, and prevents new ones from connecting. Does not wait for them.
+    /// Stops all clients that have this stop handle, and prevents new ones from connecting. Returns without waiting.
     pub fn stop(&self) {
         self.0.stopped.store(true, Ordering::SeqCst);
         let ends: Vec<_> = self.live().ends.iter().map(|(_, end)| End::clone(end)).collect();
         ends.iter().for_each(|end| end());
     }
 
-    /// Returns whether [`stop`](StopHandle::stop) was called.
+    /// Returns whether [`stop`](StopHandle::stop) has been called.
     #[must_use]
     pub fn is_stopped(&self) -> bool {
         self.0.stopped.load(Ordering::SeqCst)
@@ -109,8 +109,8 @@ impl fmt::Debug for StopHandle {
 }
 
 impl Builder {
-    /// Sets the stop handle of all clients of this builder, which stops them from another thread, even while they
-    /// connect. Defaults to a separate one for each client ([`Client::stop_handle`]).
+    /// Sets the stop handle for all clients of this builder, so that they can be stopped from another thread, even
+    /// while they connect. Defaults to a separate handle for each client ([`Client::stop_handle`]).
     pub fn stop_handle(mut self, stop_handle: &StopHandle) -> Builder {
         self.stop_handle = Some(stop_handle.clone());
         self
@@ -118,7 +118,7 @@ impl Builder {
 }
 
 impl Client {
-    /// Returns the stop handle of this client, which stops it from another thread.
+    /// Returns the stop handle of this client, which can stop it from another thread.
     #[must_use]
     pub fn stop_handle(&self) -> StopHandle {
         self.stopped_by().clone()

@@ -78,13 +78,13 @@ struct Blocked {
 }
 
 impl Builder {
-    /// Does everything that [`connect`](Builder::connect) does after connecting, but over an existing connection: a
-    /// tunnel, a proxy, or a pair of pipes (with [`NoTimeouts`](crate::NoTimeouts)).
+    /// Does everything that [`connect`](Builder::connect) does after connecting, but over an existing connection, such
+    /// as one through a tunnel or a proxy, or a pair of pipes (with [`NoTimeouts`](crate::NoTimeouts)).
     ///
-    /// The host is used only as the name for TLS. The port and the time limit for connecting are ignored.
-    /// Credentials are sent without TLS only if the transport is [local](Transport::is_local). A
-    /// `TcpStream` is never local, not even to a loopback address, because that may be a proxy or a tunnel. The
-    /// client cannot [reconnect](Client::reconnect).
+    /// The host is used only as the name for TLS. The port and the time limit for connecting are ignored. By default,
+    /// credentials are sent without TLS only if the transport is [local](Transport::is_local). A `TcpStream` never
+    /// counts as local, not even if it is connected to a loopback address, because the peer may be a proxy or a tunnel.
+    /// The client cannot [reconnect](Client::reconnect).
     ///
     /// # Errors
     ///

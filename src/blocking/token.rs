@@ -50,8 +50,8 @@ impl Builder {
     /// the token; the second token is used only if it differs. Defaults to no login.
     ///
     /// The function runs on its own thread. If it takes longer than the [`command_timeout`](Builder::command_timeout)
-    /// or the [`deadline`](Builder::deadline), the login fails with [`Error::Timeout`], and the result of the
-    /// function is not used. Clones of the builder call it one at a time.
+    /// or the [`deadline`](Builder::deadline), the login fails with [`Error::Timeout`], and the function's result is
+    /// discarded. Clones of the builder share the function and call it one at a time.
     pub fn oauth_token_with(
         self,
         user: impl Into<String>,

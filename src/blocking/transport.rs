@@ -11,60 +11,62 @@ use std::{
 
 use crate::sys::{self, OwnedSocket};
 
-/// A connection that the caller provides ([`Builder::connect_over`](crate::Builder::connect_over)).
+/// A connection provided by the caller, for [`Builder::connect_over`](crate::Builder::connect_over).
 ///
-/// `TcpStream` and `UnixStream` are transports, and [`NoTimeouts`] turns any `Read` and `Write` into one. Implement
-/// this trait for a tunnel or a serial line that supports time limits; the first four methods are sufficient.
+/// `TcpStream` and `UnixStream` are transports, and [`NoTimeouts`] turns any `Read + Write` type into one. Implement
+/// this trait for a tunnel or a serial line that supports time limits; only the first four methods are required.
 ///
-/// No method may wait longer than its limit: all time limits of the client depend on that.
+/// No method may wait longer than its limit: all time limits of the client depend on this.
 pub trait Transport: Send {
-    /// Reads some octets; `Ok(0)` means the end. If `until` is `None`, fails with [`ErrorKind::WouldBlock`] instead of
-    /// waiting. Otherwise waits no longer than `until`, and then fails with [`ErrorKind::TimedOut`].
+    /// Reads some octets; `Ok(0)` means the end of the stream. If `until` is `None`, fails with
+    /// [`ErrorKind::WouldBlock`] instead of waiting. Otherwise, waits no longer than `until`, and then fails with
+    /// [`ErrorKind::TimedOut`].
     ///
     /// # Errors
     ///
-    /// As described above, and any error that ends the connection. After [`ErrorKind::Interrupted`] the read is
-    /// retried.
+    /// As described above, and any error that ends the connection. After [`ErrorKind::Interrupted`], the client retries
+    /// the read.
     fn receive(&mut self, room: &mut [u8], until: Option<Instant>) -> io::Result<usize>;
 
-    /// Writes some octets, and returns how many, at least 1. It waits as [`receive`](Transport::receive) does. Written
-    /// octets must be sent without delay: no `flush` is ever called.
+    /// Writes some octets, and returns their number, which is at least 1. Waits as [`receive`](Transport::receive)
+    /// does. Written octets must be sent without delay, because the client never flushes.
     ///
     /// # Errors
     ///
     /// The errors of [`receive`](Transport::receive).
     fn send(&mut self, bytes: &[u8], until: Option<Instant>) -> io::Result<usize>;
 
-    /// Waits until octets can be read (`read`) or written (`write`), or either if both are set. May return early now
-    /// and then: the client tries, and waits again.
+    /// Waits until octets can be read (if `read` is set) or written (if `write` is set). If both are set, waits for
+    /// either. May occasionally return early: the client then tries, and waits again if necessary.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::TimedOut`] at the limit.
+    /// [`ErrorKind::TimedOut`] once `until` has passed.
     fn wait(&mut self, read: bool, write: bool, until: Instant) -> io::Result<()>;
 
     /// Shuts down both directions. May be called twice.
     fn shutdown(&mut self);
 
     /// Returns a function that shuts down both directions from another thread, so that a `receive`, `send` or `wait`
-    /// that is under way returns. A [`StopHandle`](crate::StopHandle) calls it, possibly twice. Defaults to none: a
-    /// stop then takes effect only after the wait.
+    /// that is under way returns. A [`StopHandle`](crate::StopHandle) calls that function, possibly twice. Defaults to
+    /// `None`: a stop then takes effect only after the wait.
     fn stop_handle(&self) -> Option<Box<dyn Fn() + Send + Sync>> {
         None
     }
 
-    /// Returns the address of the peer, if it identifies the server. Defaults to none.
+    /// Returns the address of the peer, if that address identifies the server. Defaults to `None`.
     fn peer_address(&self) -> Option<SocketAddr> {
         None
     }
 
-    /// Returns the local address, which is sent in EHLO if there is no suitable host name. Defaults to none.
+    /// Returns the local address, which is sent in EHLO if there is no suitable host name. Defaults to `None`.
     fn local_address(&self) -> Option<SocketAddr> {
         None
     }
 
-    /// Returns whether nobody else can listen, so that credentials may be sent without TLS. Defaults to false, because
-    /// a connection to this machine may lead to a proxy, and through it to anywhere. It is true for Unix sockets.
+    /// Returns whether nobody else can listen to the connection, so that credentials may be sent without TLS. Defaults
+    /// to false, because even a connection to this machine may lead to a proxy, and from there to anywhere. Returns
+    /// true for Unix sockets.
     fn is_local(&self) -> bool {
         false
     }
@@ -110,18 +112,18 @@ impl Transport for TcpStream {
     }
 }
 
-/// Turns any `Read` and `Write` into a [`Transport`], for streams without time limits, such as the pipes of a child
+/// Turns any `Read + Write` type into a [`Transport`], for streams without time limits, such as the pipes of a child
 /// process.
 ///
-/// **A wait ends only when the stream returns.** No timeout, no deadline and no [`StopHandle`](crate::StopHandle) can
-/// interrupt a `read` or `write` that hangs; a limit takes effect only after it. If the stream supports time limits,
-/// set them: an error of the kind `TimedOut` or `WouldBlock` ends the wait.
+/// **A wait ends only when the stream returns.** No timeout, deadline or [`StopHandle`](crate::StopHandle) can
+/// interrupt a `read` or `write` that hangs; a limit takes effect only after that call returns. If the stream supports
+/// time limits, set them: an error of the kind `TimedOut` or `WouldBlock` ends the wait.
 ///
-/// The client cannot check for replies without waiting either. While it writes, it does not read: a server that
-/// replies before the end of a message and stops reading blocks the connection. The client does not notice that the
-/// server has closed the connection, or has sent something unexpected, before it reads the next reply. An unexpected
-/// reply is then taken for the reply to the next command, whereas any other transport would detect it. `flush` is
-/// called after each `write`.
+/// The client cannot check for replies without waiting. While it writes, it does not read, so a server that replies
+/// before the end of a message and stops reading blocks the connection. The client does not notice that the server has
+/// closed the connection, or has sent something unexpected, until it reads the next reply. An unexpected reply is then
+/// taken for the reply to the next command, whereas it would be detected with any other transport. `flush` is called
+/// after each `write`.
 pub struct NoTimeouts<S> {
     stream: S,
     /// Whether the next read without a limit may wait, because TLS has to read before it can write.
@@ -172,7 +174,7 @@ impl<S: Read + Write + Send> Transport for NoTimeouts<S> {
         Ok(())
     }
 
-    /// Does nothing: only dropping the stream ends it.
+    /// Does nothing: the stream is closed only by dropping it.
     fn shutdown(&mut self) {}
 }
 

@@ -27,22 +27,22 @@ const MAX_ENTRIES: usize = 1024;
 /// A batch of messages sent over one connection; returned by [`Client::send_all`] and [`Client::batch`]. `C` is the
 /// connection: `&mut Client`, or a [`Pooled`](super::Pooled) one.
 ///
-/// [`next`](Batch::next) returns the result of each message, in order. While the server processes one message, the
-/// next one is already being sent. A message that is refused, or cannot be sent to this server, does not affect the
-/// others; its error is that of [`Client::send`].
+/// [`next`](Batch::next) returns the result of each message, in order. While the server processes one message, the next
+/// one is already being sent. A message that is refused, or cannot be sent to this server, does not affect the others;
+/// its result is the error that [`Client::send`] would return.
 ///
-/// A batch that sends nothing changes nothing: the client can even continue a transaction that was begun by [single
+/// A batch that sends nothing changes nothing: the client can even continue a transaction that was begun with [single
 /// commands](Client::mail).
 ///
 /// # The iterator
 ///
 /// An iterator that is certain to have another message (the lower bound of its [`size_hint`](Iterator::size_hint) is
 /// above 0, as for a `Vec`) is asked for it early, so that its envelope can be sent together with the end of the
-/// message before.
+/// previous message.
 ///
-/// Any other iterator may block, as the `iter` of a channel does. It is asked only when everything available has been
-/// written. The next message then needs an extra write, but no extra round trip. While the iterator blocks, no result
-/// is returned. The time it takes counts towards neither the [`deadline`](super::Builder::deadline) nor
+/// Any other iterator may block, as a channel's `iter` does. It is asked only after everything available has been
+/// written. The next message then needs an extra write, but no extra round trip. While the iterator blocks, no results
+/// are returned. The time it takes counts towards neither the [`deadline`](super::Builder::deadline) nor
 /// [`Delivery::timings`]. If results must not wait for the next message, use [`push`](Batch::push).
 ///
 /// An iterator is not asked again after it has returned `None`.
@@ -50,34 +50,34 @@ const MAX_ENTRIES: usize = 1024;
 /// # When the server ends the session
 ///
 /// If the server accepts no more messages over the connection, the batch continues over a new one, under the conditions
-/// described in [`send`](Client::send), and the messages that were not accepted are sent over it. Recipients beyond the
-/// server's limit get the message in further transactions. The results keep their order.
+/// described in [`send`](Client::send). Messages that were not accepted are sent over the new connection. Recipients
+/// beyond the server's limit get the message in later transactions. The results stay in order.
 ///
 /// # When the connection is lost
 ///
-/// The messages that were under way are then *not sent* or *in doubt*, and those that were [pushed](Batch::push) are
-/// *not sent*: each has its result. After these results `next` returns `None`, and [`is_lost`](Batch::is_lost) is
-/// true.
+/// When the connection is lost, the messages that were under way are *not sent* or *in doubt*, and those that were
+/// [pushed](Batch::push) are *not sent*. Each of them has a result. After these results, `next` returns `None`, and
+/// [`is_lost`](Batch::is_lost) returns true.
 ///
 /// Nothing more is taken from the iterator. To keep what is left in it, pass it by reference:
 /// `send_all(mails.by_ref())`. At least one result always reports the loss: if no message was under way, one is taken
-/// from the iterator and is *not sent*.
+/// from the iterator and reported as *not sent*.
 ///
-/// Some servers discard an envelope that was sent together with the end of the message before. If nothing else was
+/// Some servers discard an envelope that was sent together with the end of the previous message. If nothing else was
 /// lost, the batch reconnects automatically, under the conditions described in [`send`](Client::send), and no longer
 /// joins envelopes.
 ///
 /// # Dropping
 ///
-/// Dropping a batch with messages under way closes the connection, and their results are lost. Use
-/// [`finish`](Batch::finish) to get them.
+/// Dropping a batch with messages under way closes the connection, and their results are lost. To get the results, call
+/// [`finish`](Batch::finish) first.
 ///
-/// Dropping a future of `next` loses no results: call `next` again. The connection is closed only if the future was
-/// dropped while sending content that is long or must be read first, while sending a message in parts, or while
-/// reconnecting. The results report what happened to each message. Content that can be read only once, and has not been
-/// read, can be sent again.
+/// In the async client, dropping a future of `next` loses no results: call `next` again. The connection is closed only
+/// if the dropped future was sending content that is long or must be read first, was sending a message in several
+/// transactions, or was reconnecting. The results report what happened to each message. Content that can be read only
+/// once can be sent again if it has not been read.
 #[doc = example!(Batch)]
-#[must_use = "a batch sends only while `next` is called"]
+#[must_use = "a batch sends nothing unless `next` is called"]
 pub struct Batch<C: DerefMut<Target = Client>, M, I> {
     client: C,
     call: Call,
@@ -199,15 +199,15 @@ struct Opened {
 }
 
 impl Client {
-    /// Sends all messages from an iterator over this connection. With PIPELINING, each takes two round trips; about one
-    /// if [`JoinPolicy`](crate::JoinPolicy) allows joining, and almost none with
-    /// [`Builder::chunking`](super::Builder::chunking) too.
+    /// Sends all messages from an iterator over this connection. With PIPELINING, each message takes two round trips,
+    /// or about one if [`JoinPolicy`](crate::JoinPolicy) allows joining, or almost none if
+    /// [`Builder::chunking`](super::Builder::chunking) is also set.
     ///
-    /// Nothing happens until [`Batch::next`] is called. A message that cannot be sent to this server (see
-    /// [`send`](Client::send)) has that error as its result; the others are sent.
+    /// Nothing happens until [`Batch::next`] is called. If a message cannot be sent to this server (see
+    /// [`send`](Client::send)), its result is an error; the others are sent.
     ///
-    /// An iterator whose `size_hint` does not promise another message may block, so it is asked later than others;
-    /// see [`Batch`]. If the connection is lost, the rest stays in the iterator. Pass it by reference to keep it.
+    /// An iterator whose `size_hint` does not promise another message may block, so it is asked later; see [`Batch`].
+    /// If the connection is lost, the rest stays in the iterator. To keep it, pass the iterator by reference.
     pub fn send_all<M: Mail, I: IntoIterator<Item = M>>(
         &mut self,
         mails: I,
@@ -215,8 +215,8 @@ impl Client {
         Batch::new(self, mails.into_iter())
     }
 
-    /// Sends messages that become available one by one over this connection, as [`send_all`](Client::send_all) does.
-    /// [`Batch::push`] adds them.
+    /// Sends messages over this connection as they become available, in the same way as [`send_all`](Client::send_all).
+    /// Add them with [`Batch::push`].
     pub fn batch<M: Mail>(&mut self) -> Batch<&mut Client, M, std::iter::Empty<M>> {
         self.send_all(std::iter::empty())
     }
@@ -239,7 +239,7 @@ impl<C: DerefMut<Target = Client>, M, I> Batch<C, M, I> {
         }
     }
 
-    /// Returns whether the connection is lost. Nothing more is sent then, and nothing more is taken from the
+    /// Returns whether the connection is lost. If so, nothing more is sent, and nothing more is taken from the
     /// iterator; [`next`](Batch::next) returns the remaining results.
     #[must_use]
     pub fn is_lost(&self) -> bool {
@@ -264,8 +264,8 @@ impl<C: DerefMut<Target = Client>, M, I> Batch<C, M, I> {
 }
 
 impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I> {
-    /// Adds a message, which is sent when [`next`](Batch::next) is called: after those that were pushed before, and
-    /// before the rest of the iterator.
+    /// Adds a message, which is sent when [`next`](Batch::next) is called, after those that were pushed earlier and
+    /// before the remaining messages of the iterator.
     pub fn push(&mut self, mail: M) {
         self.supply.waiting.push_back(mail);
         self.machine.talk.more();
@@ -551,7 +551,7 @@ fn lost(delivery: Delivery, why: Error) -> Error {
 #[maybe_async]
 impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I> {
     /// Returns the result of the next message, with its index, counted from 0. Returns `None` when no message is left
-    /// (until one is [pushed](Batch::push)), or when the connection [is lost](Batch::is_lost) and all results were
+    /// (until one is [pushed](Batch::push)), or when the connection [is lost](Batch::is_lost) and all results have been
     /// returned.
     ///
     /// The builder's [`deadline`](super::Builder::deadline) applies to each call of `next`, not to the batch.
@@ -606,7 +606,7 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
     }
 
     /// Stops taking messages from the iterator, and returns the remaining results, each with its index. Messages that
-    /// were already taken from the iterator, and those that were pushed, are sent.
+    /// were already taken from the iterator, and those that were pushed, are still sent.
     pub async fn finish(mut self) -> Vec<(usize, Result<Delivery, Error>)> {
         self.supply.mails = None;
         let mut results = Vec::new();

@@ -24,7 +24,7 @@ use crate::{
 };
 
 impl Client {
-    /// Returns a builder for the server on this host: a name (non-ASCII names need the feature `idna`), an IPv4
+    /// Returns a builder for the server on the given host: a name (non-ASCII names need the feature `idna`), an IPv4
     /// address, or an IPv6 address with or without brackets.
     pub fn builder(host: &str) -> Builder {
         Builder::new(Config::new(host))
@@ -40,18 +40,18 @@ impl Client {
     /// ([`Builder::lmtp`]), `smtp+unix:/path` or `lmtp+unix:/path` ([`Client::unix`]).
     ///
     /// The query `?tls=required`, `?tls=opportunistic` or `?tls=none` sets the [security](Builder::security). User,
-    /// password and path are percent-encoded, and an IPv6 address is in brackets. The URL of a Unix socket cannot
-    /// contain credentials; use a setter for them.
+    /// password and path must be percent-encoded, and an IPv6 address must be in brackets. The URL of a Unix socket
+    /// cannot contain credentials; use a setter instead.
     ///
     /// # Errors
     ///
-    /// [`Error::Config`] if the URL is invalid. The text never contains the password.
+    /// [`Error::Config`] if the URL is invalid. The error text never contains the password.
     pub fn from_url(url: &str) -> Result<Builder, Error> {
         Ok(Builder::new(Config::from_url(url)?))
     }
 }
 
-/// Settings of a connection. Clones share one TLS connector.
+/// Settings for connections to a server. Clones share one TLS connector.
 ///
 /// Start with [`Client::builder`], [`Client::from_url`] or [`Client::unix`], and use the builder for any number of
 /// connections. Settings are checked by [`connect`](Builder::connect) and [`send`](Builder::send), before a
@@ -98,9 +98,9 @@ impl Builder {
         Ok(Client::new(Origin { settings, tokens, stop_handle, maker }))
     }
 
-    /// Sets the port. Defaults to 24 with [`lmtp`](Builder::lmtp). Otherwise it is 465 with [`Security::Implicit`], 587
-    /// with [`Security::StartTls`], 587 with credentials unless [`Security::Plaintext`] is set, and 25 in all other
-    /// cases. A Unix socket has no port.
+    /// Sets the port. Defaults to 24 with [`lmtp`](Builder::lmtp). Otherwise, defaults to 465 with
+    /// [`Security::Implicit`], 587 with [`Security::StartTls`], 587 with credentials unless [`Security::Plaintext`] is
+    /// set, and 25 in all other cases. A Unix socket has no port.
     pub fn port(mut self, port: u16) -> Builder {
         self.config.port = Some(port);
         self.config.learnt = Learnt::default();
@@ -109,7 +109,7 @@ impl Builder {
 
     /// Sets the addresses to connect to, in this order, instead of looking up the host. Each has its own port, so it is
     /// an error to set [`port`](Builder::port) as well. The host is still the name that TLS verifies. Defaults to the
-    /// addresses that the lookup returns, IPv6 and IPv4 alternating (RFC 8305 §4).
+    /// addresses that the lookup returns, with IPv6 and IPv4 alternating (RFC 8305 §4).
     pub fn addresses(mut self, addresses: impl IntoIterator<Item = SocketAddr>) -> Builder {
         self.config.addresses = Some(addresses.into_iter().collect());
         self
@@ -123,7 +123,7 @@ impl Builder {
     }
 
     /// Sets whether to use LMTP (RFC 2033): the client sends LHLO, and the server replies to a message once per
-    /// recipient. LMTP is never used on port 25. Defaults to true for the URLs `lmtp:` and `lmtp+unix:`, and to false
+    /// recipient. LMTP on port 25 is an error. Defaults to true for the URLs `lmtp:` and `lmtp+unix:`, and to false
     /// otherwise.
     pub fn lmtp(mut self, wanted: bool) -> Builder {
         self.config.lmtp = wanted;
@@ -136,33 +136,33 @@ impl Builder {
         self
     }
 
-    /// Logs in after connecting, with the strongest mechanism that both sides support: SCRAM-SHA-256-PLUS,
-    /// SCRAM-SHA-256, SCRAM-SHA-1, CRAM-MD5 (these need the feature `sasl`), PLAIN, LOGIN. Text is sent as UTF-8 and
-    /// octets unchanged, without normalisation (no SASLprep). Defaults to no login.
+    /// Logs in after connecting, with the strongest mechanism that both sides support, in this order:
+    /// SCRAM-SHA-256-PLUS, SCRAM-SHA-256, SCRAM-SHA-1, CRAM-MD5 (these four need the feature `sasl`), PLAIN, LOGIN.
+    /// Text is sent as UTF-8, and octets are sent unchanged, without normalisation (no SASLprep). Defaults to no login.
     ///
     /// If a mechanism is refused, another is tried. The client stops after two refused exchanges per connection, so
     /// that a wrong password does not lock the account. If the first mechanism hid the password, the second is PLAIN,
     /// or LOGIN if PLAIN is not offered. This fallback needs TLS or a local connection, even with
-    /// [`danger_plaintext_credentials`](Builder::danger_plaintext_credentials). Replies that do not concern the
-    /// password do not count: 504, 534 and 4yz. A [`Pool`](super::Pool) also waits [for a
-    /// while](super::PoolBuilder::login_pause) before it logs in again.
+    /// [`danger_plaintext_credentials`](Builder::danger_plaintext_credentials). The replies 504, 534 and 4yz do not
+    /// count towards the limit of two, because they do not concern the password. A [`Pool`](super::Pool) also waits
+    /// [for a while](super::PoolBuilder::login_pause) before it logs in again.
     ///
-    /// Only one kind of login is used at a time: this setter, [`oauth_token`](Builder::oauth_token),
+    /// Only the login that was set last is used: this setter, [`oauth_token`](Builder::oauth_token),
     /// [`oauth_token_with`](Builder::oauth_token_with), [`external`](Builder::external),
-    /// [`anonymous`](Builder::anonymous) and [`auth_mechanism`](Builder::auth_mechanism) replace each other.
+    /// [`anonymous`](Builder::anonymous) and [`auth_mechanism`](Builder::auth_mechanism) replace one another.
     pub fn credentials(self, user: impl AsRef<[u8]>, password: impl AsRef<[u8]>) -> Builder {
         self.login(Login::Password(user.as_ref().into(), password.as_ref().into()))
     }
 
-    /// Logs in after connecting, with an OAuth access token, using OAUTHBEARER, or XOAUTH2 if only that is offered.
-    /// Defaults to no login.
+    /// Logs in after connecting, with an OAuth access token, using OAUTHBEARER, or XOAUTH2 if OAUTHBEARER is not
+    /// offered. Defaults to no login.
     pub fn oauth_token(self, user: impl Into<String>, token: impl Into<String>) -> Builder {
         self.login(Login::Token(user.into(), token.into()))
     }
 
     /// Logs in with EXTERNAL (RFC 4422 appendix A) after connecting: the server identifies the client by other means,
-    /// usually its TLS certificate. `authorization` names the user to act for; if it is empty, it is the user of
-    /// the certificate. Defaults to no login.
+    /// usually by its TLS certificate. `authorization` names the user to act for; if it is empty, the client acts for
+    /// the user of the certificate. Defaults to no login.
     pub fn external(self, authorization: impl Into<String>) -> Builder {
         self.login(Login::External(authorization.into()))
     }
@@ -187,8 +187,8 @@ impl Builder {
         self
     }
 
-    /// Sets the maximum number of SCRAM hash iterations that a server may demand, since each takes time. Fewer
-    /// than 4,096 are never accepted. Defaults to 100,000.
+    /// Sets the maximum number of SCRAM hash iterations that a server may demand, since each takes time. A demand for
+    /// fewer than 4,096 is never accepted. Defaults to 100,000.
     pub fn max_scram_iterations(mut self, iterations: u32) -> Builder {
         self.config.max_scram_iterations = iterations;
         self
@@ -202,12 +202,12 @@ impl Builder {
         self
     }
 
-    /// Sets the name of this client in EHLO: a domain, or an address literal such as `[192.0.2.1]`, which may be
-    /// given without brackets.
+    /// Sets the name that this client sends in EHLO: a domain, or an address literal such as `[192.0.2.1]`, which may
+    /// be given without brackets.
     ///
     /// Defaults to the machine's name if that is a fully qualified domain name, and not `localhost.localdomain` or
-    /// similar. Otherwise it is the address literal of the connection's local address (RFC 5321 §4.1.4), or
-    /// `[127.0.0.1]` over a connection without one. The machine's name is read for each connection.
+    /// similar. Otherwise, defaults to the connection's local address as an address literal (RFC 5321 §4.1.4), or to
+    /// `[127.0.0.1]` if the connection has no local address. The machine's name is read for each connection.
     pub fn hello_name(mut self, name: impl Into<String>) -> Builder {
         self.config.hello_name = Some(name.into());
         self
@@ -270,23 +270,23 @@ impl Builder {
     /// Sets whether commands are sent without waiting for the replies to earlier ones, if the server offers
     /// PIPELINING (RFC 2920). Defaults to true.
     ///
-    /// If a server refuses pipelined commands as unknown or out of sequence (500 to 503), they are sent again, one at
-    /// a time. If the refused command is then accepted, this builder and its clones no longer pipeline.
+    /// If a server refuses pipelined commands as unknown or out of sequence (500 to 503), they are sent again, one at a
+    /// time. If the refused command is accepted this time, this builder and its clones no longer pipeline.
     ///
-    /// On some connections the client cannot hasten TCP acknowledgements: those made with `connect_over`, and all on
-    /// systems other than Linux and Android. There, pipelining stops after three groups of commands in a row whose
-    /// replies trickled in so slowly that single commands would have been faster.
+    /// On some connections the client cannot speed up TCP acknowledgements: those made with `connect_over`, and all
+    /// connections on systems other than Linux and Android. There, pipelining stops after three groups of commands in a
+    /// row whose replies trickled in so slowly that sending one command at a time would have been faster.
     pub fn pipelining(mut self, allowed: bool) -> Builder {
         self.config.pipelining = allowed;
         self
     }
 
     /// Sets whether the next envelope of a [`Batch`](super::Batch), or QUIT, is sent together with the end of a
-    /// message (RFC 2920 §3.1). Clones of this builder share the result of a trial. Defaults to
-    /// [`JoinPolicy::Automatic`]: only if the server offers PIPELINING and CHUNKING, and not BURL, and not over
-    /// LMTP.
+    /// message (RFC 2920 §3.1). Defaults to [`JoinPolicy::Automatic`], which joins only if the server offers
+    /// PIPELINING and CHUNKING but not BURL and passes a trial, and never over LMTP. Clones of this builder share the
+    /// trial's result.
     ///
-    /// A trial detects servers that discard or refuse what follows the end of a message. It cannot detect a server
+    /// The trial detects servers that discard or refuse what follows the end of a message. It cannot detect a server
     /// that stores what follows as part of the message: see [`JoinPolicy`] before you choose [`JoinPolicy::Always`].
     pub fn join_envelopes(mut self, policy: JoinPolicy) -> Builder {
         self.config.joining = policy;
@@ -295,21 +295,21 @@ impl Builder {
     }
 
     /// Sets whether content is sent with BDAT if the server offers CHUNKING (RFC 3030), which saves a round trip per
-    /// message. Some servers offer it but lose or stall mail. Defaults to false.
+    /// message. Some servers offer CHUNKING but lose or stall mail that is sent with it. Defaults to false.
     pub fn chunking(mut self, wanted: bool) -> Builder {
         self.config.chunking = wanted;
         self
     }
 
-    /// Sets whether a message is sent to nobody if one recipient is refused. This costs a round trip. Defaults to
-    /// false: the other recipients get the message.
+    /// Sets whether a message is sent to no recipient at all if any of them is refused. This costs a round trip.
+    /// Defaults to false: the other recipients get the message.
     pub fn all_or_nothing(mut self, wanted: bool) -> Builder {
         self.config.all_or_nothing = wanted;
         self
     }
 
-    /// Treats this capability (`PIPELINING`, `SIZE`, `8BITMIME`, …) as not offered, for servers that offer it although
-    /// it does not work. Case is ignored. May be called more than once. [`hello_reply`](Client::hello_reply)
+    /// Treats this capability (`PIPELINING`, `SIZE`, `8BITMIME`, …) as not offered, for servers on which it does not
+    /// work although they offer it. Case is ignored. May be called more than once. [`hello_reply`](Client::hello_reply)
     /// still returns the whole reply. Defaults to none.
     pub fn ignore_capability(mut self, keyword: impl Into<String>) -> Builder {
         self.config.ignored_capabilities.push(keyword.into());
@@ -320,14 +320,14 @@ impl Builder {
 #[maybe_async]
 impl Builder {
     /// Connects, sends EHLO, secures the connection, and logs in if there are credentials. If the host has several
-    /// addresses, the next is tried when one has failed or has not answered for 250 ms (RFC 8305 §5), and the first
+    /// addresses, the next is tried when one has failed or has not answered within 250 ms (RFC 8305 §5), and the first
     /// that answers is used.
     ///
     /// # Errors
     ///
     /// [`Error::Config`] before connecting if a setting is invalid (but see
-    /// [`ca_certificate`](Builder::ca_certificate)). Otherwise any failure of the name lookup, the connection, TLS,
-    /// the server or the login; the connection is closed in that case.
+    /// [`ca_certificate`](Builder::ca_certificate)). Otherwise, the error of the name lookup, the connection, TLS, the
+    /// server or the login that failed; the connection is closed in that case.
     pub async fn connect(&self) -> Result<Client, Error> {
         let mut call = self.begin();
         let mut client = self.client(Maker::Client)?;
@@ -344,8 +344,8 @@ impl Builder {
         Ok(client)
     }
 
-    /// Sends one message over its own connection. QUIT costs no time: its reply is not waited for, and if
-    /// [`join_envelopes`](Builder::join_envelopes) allows it, QUIT is sent together with the end of the message.
+    /// Sends one message over its own connection. QUIT takes no extra time: the client does not wait for its reply, and
+    /// if [`join_envelopes`](Builder::join_envelopes) allows it, QUIT is sent together with the end of the message.
     ///
     /// # Errors
     ///

@@ -33,7 +33,7 @@ impl Client {
         self.known.hello.as_ref()
     }
 
-    /// Returns whether the server supports EHLO (RFC 5321 §3.2). With HELO there are no capabilities.
+    /// Returns whether the server supports EHLO (RFC 5321 §3.2). After HELO, there are no capabilities.
     #[must_use]
     pub fn is_esmtp(&self) -> bool {
         self.known.esmtp
@@ -50,8 +50,8 @@ impl Client {
 /// # Time limits of a connected client
 impl Client {
     /// Sets the time limit for the next call as a whole, whatever it waits for. It replaces the builder's
-    /// [`deadline`](super::Builder::deadline) for that call only. The limits of single waits still apply. With a
-    /// limit of zero the call fails at once.
+    /// [`deadline`](super::Builder::deadline) for that call only. The limits of individual waits still apply. With a
+    /// limit of zero, the call fails at once.
     ///
     /// When the time has passed, the call fails with [`Error::Timeout`], and the connection is closed without sending
     /// QUIT.
@@ -98,7 +98,7 @@ impl Client {
             Survey { nul: true, .. } => return Err(refused_here(Forbidden::Nul)),
             Survey { eight_bit: true, .. } if !eight_bit => return Err(refused_here(Forbidden::EightBit)),
             Survey { long_line: Some(line), .. } => {
-                log::warn!(target: "postino", "the message has a line of more than 998 octets: {line}");
+                log::warn!(target: "postino", "the message has a line of more than 998 octets ({line} octets)");
             }
             _ => {}
         }
@@ -108,23 +108,23 @@ impl Client {
 
 /// # Single commands
 ///
-/// These are for special purposes: [`send`](Client::send) sends all commands that it needs. Each method waits for the
-/// reply.
+/// These methods are for special purposes: [`send`](Client::send) sends all the commands that it needs. Each method
+/// waits for the reply.
 ///
-/// A refusal is an [`Error::Refused`] with the whole reply, and the client can still be used. The same is true after
-/// errors that occur before anything is sent, such as [`Error::Config`], [`Error::Address`] and [`Error::Unsupported`].
-/// After any other error, and after the codes 421 and 221, the connection is closed. A command line has at most 2,048
-/// octets, including its parameters and CRLF.
+/// A refusal is returned as [`Error::Refused`] with the whole reply, and the client can still be used. The same is true
+/// after errors that occur before anything is sent, such as [`Error::Config`], [`Error::Address`] and
+/// [`Error::Unsupported`]. After any other error, and after the codes 421 and 221, the connection is closed. A command
+/// line may have at most 2,048 octets, including its parameters and CRLF.
 ///
-/// The first digit of the code decides (RFC 5321 §4.2.1): 2yz accepts a command, 4yz and 5yz refuse it.
+/// The first digit of the code decides (RFC 5321 §4.2.1): 2yz accepts a command; 4yz and 5yz refuse it.
 #[maybe_async]
 impl Client {
     /// Sends EHLO (LHLO to an LMTP server), and replaces what is known about the server's capabilities (RFC 5321
     /// §4.1.1.1). The client has already sent it while connecting.
     ///
-    /// The name is used for this call only; `None` means that of [`Builder::hello_name`](super::Builder::hello_name).
-    /// The server discards a transaction that is under way (RFC 5321 §4.1.4). Expects a 2yz reply other than 220, which
-    /// may be a second greeting.
+    /// The name is used for this call only; `None` means the name set by
+    /// [`Builder::hello_name`](super::Builder::hello_name). The server discards a transaction that is under way (RFC
+    /// 5321 §4.1.4). Expects a 2yz reply other than 220, because a 220 may be a second greeting.
     ///
     /// # Errors
     ///
@@ -144,7 +144,7 @@ impl Client {
         Ok(reply)
     }
 
-    /// Sends HELO. From then on the server is treated as having no extensions. Otherwise it works like
+    /// Sends HELO. From then on, the server is treated as having no extensions. Otherwise, this works like
     /// [`ehlo`](Client::ehlo).
     ///
     /// # Errors
@@ -164,15 +164,16 @@ impl Client {
     }
 
     /// Sends STARTTLS, secures the connection with the builder's TLS settings, and sends EHLO again (RFC 3207).
-    /// Everything that was known about the server is discarded, and so is a login. Connecting does this already,
-    /// depending on [`Builder::security`](super::Builder::security). Expects a 220 reply.
+    /// Everything that was known about the server is discarded, and any earlier login is lost.
+    /// [`connect`](super::Builder::connect) already does this, depending on
+    /// [`Builder::security`](super::Builder::security). Expects a 220 reply.
     ///
     /// # Errors
     ///
     /// [`Error::Unsupported`] if the server does not offer STARTTLS, and [`Error::Config`] if the connection already
-    /// uses TLS or this build does not support it; in these cases nothing is sent. After an [`Error::Refused`] for
-    /// STARTTLS itself the connection can still be used, without TLS. It is closed if the handshake fails, if plaintext
-    /// follows the 220, or if EHLO is refused after the handshake.
+    /// uses TLS or this build does not support TLS; in these cases nothing is sent. If STARTTLS itself is refused
+    /// ([`Error::Refused`]), the connection can still be used, without TLS. The connection is closed if the handshake
+    /// fails, if plaintext follows the 220, or if EHLO is refused after the handshake.
     pub async fn starttls(&mut self) -> Result<(), Error> {
         let mut call = self.begin();
         self.usable(Phase::StartTls)?;
@@ -199,19 +200,19 @@ impl Client {
         Ok(())
     }
 
-    /// Sends MAIL, which begins a transaction (RFC 5321 §4.1.1.2). Parameters are text, such as `SIZE=1000` or
+    /// Sends MAIL, which begins a transaction (RFC 5321 §4.1.1.2). Each parameter is a string such as `SIZE=1000` or
     /// `BODY=8BITMIME`.
     ///
-    /// The sender is a mailbox; a display name before it is dropped. An empty string is the null sender. SMTPUTF8 is
-    /// added for a non-ASCII sender; if only a recipient or a header is not ASCII, pass it as a parameter. Expects a
+    /// The sender is a mailbox; any display name is dropped. An empty string means the null sender. SMTPUTF8 is added
+    /// for a non-ASCII sender; if only a recipient or a header is not ASCII, pass SMTPUTF8 as a parameter. Expects a
     /// 2yz reply.
     ///
-    /// A [`send`](Client::send) after this sends RSET first.
+    /// If [`send`](Client::send) is called after this, it sends RSET first.
     ///
     /// # Errors
     ///
     /// [`Error::Address`] for an invalid sender; [`Error::Config`] for an invalid parameter; [`Error::Unsupported`] if
-    /// SMTPUTF8 is needed and not offered; [`Error::Refused`].
+    /// SMTPUTF8 is needed and not offered; [`Error::Refused`] if the server refuses the command.
     pub async fn mail(&mut self, sender: &str, parameters: &[&str]) -> Result<Reply, Error> {
         let mut call = self.begin();
         let sender = match sender.trim_matches(' ') {
@@ -228,13 +229,13 @@ impl Client {
         Ok(reply)
     }
 
-    /// Sends RCPT, which adds a recipient to the transaction (RFC 5321 §4.1.1.3). Parameters are text, such as
-    /// `NOTIFY=NEVER`. The recipient is a mailbox; a display name before it is dropped. Expects a 2yz reply.
+    /// Sends RCPT, which adds a recipient to the transaction (RFC 5321 §4.1.1.3). Each parameter is a string such as
+    /// `NOTIFY=NEVER`. The recipient is a mailbox; any display name is dropped. Expects a 2yz reply.
     ///
     /// # Errors
     ///
-    /// [`Error::Address`]; [`Error::Config`] for an invalid parameter, and for a non-ASCII recipient if
-    /// [`mail`](Client::mail) was sent without SMTPUTF8; [`Error::Unsupported`] if SMTPUTF8 is not offered at all;
+    /// [`Error::Address`] for an invalid recipient; [`Error::Config`] for an invalid parameter, and for a non-ASCII
+    /// recipient after a [`mail`](Client::mail) without SMTPUTF8; [`Error::Unsupported`] if it is not offered at all;
     /// [`Error::Refused`].
     pub async fn rcpt(&mut self, recipient: &str, parameters: &[&str]) -> Result<Reply, Error> {
         let mut call = self.begin();
@@ -255,25 +256,25 @@ impl Client {
         Ok(reply)
     }
 
-    /// Sends DATA and the content, to the recipients of the transaction (RFC 5321 §4.1.1.4). The content is bytes, or
-    /// any [`Body`]. Line ends become CRLF, and dots are escaped. Expects a 3yz reply and then a 2yz reply; the latter
-    /// is returned.
+    /// Sends DATA and the content to the recipients of the transaction (RFC 5321 §4.1.1.4). The content is bytes, or
+    /// any [`Body`]. Line ends become CRLF, and leading dots are escaped. Expects a 3yz reply and then a 2yz reply; the
+    /// latter is returned.
     ///
     /// # Errors
     ///
     /// [`Error::Message`] for a NUL, and for non-ASCII octets that were not announced in MAIL by `BODY=8BITMIME` or
     /// SMTPUTF8; if the content is bytes, this is checked before anything is sent. [`Error::Source`] if the content
-    /// cannot be opened or read. [`Error::Refused`] for DATA or for the content. If the connection breaks after the
-    /// content, the message is [in doubt](Error::in_doubt).
+    /// cannot be opened or read. [`Error::Refused`] if the server refuses DATA or the content. If the connection is
+    /// lost after the content was sent, the message is [in doubt](Error::in_doubt).
     ///
-    /// Over LMTP the server replies once per accepted recipient (RFC 2033 §4.2). Unless there is exactly one, `data`
-    /// fails with [`Error::Config`] before anything is sent: use [`send`](Client::send).
+    /// Over LMTP, the server replies once per accepted recipient (RFC 2033 §4.2). Unless there is exactly one accepted
+    /// recipient, `data` fails with [`Error::Config`] before anything is sent: use [`send`](Client::send).
     pub async fn data<'m>(&mut self, content: impl Into<Body<'m>>) -> Result<Reply, Error> {
         let mut call = self.begin();
         self.usable(Phase::Data)?;
         let recipients = self.history.open.by_hand().map_or(0, |transaction| transaction.recipients);
         if self.origin.settings.config.lmtp && recipients != 1 {
-            let why = "DATA as a single command needs exactly one accepted recipient in LMTP, which replies once per recipient";
+            let why = "LMTP replies once per recipient, so DATA as a single command needs exactly one accepted recipient";
             return Err(Error::Config(format!("{why} (there are {recipients}); use Client::send").into()));
         }
         self.end_refused_message(&mut call).await?;
@@ -291,7 +292,7 @@ impl Client {
     }
 
     /// Sends RSET, which discards the transaction that is under way (RFC 5321 §4.1.1.5). [`send`](Client::send) does
-    /// this when it is needed. Expects a 2yz reply.
+    /// this when needed. Expects a 2yz reply.
     ///
     /// # Errors
     ///
@@ -312,12 +313,12 @@ impl Client {
     }
 
     /// Sends VRFY, which asks whether a user or mailbox exists (RFC 5321 §4.1.1.6). The text is sent unchanged.
-    /// SMTPUTF8 is added if it is not ASCII (RFC 6531 §3.7.4.2); no other parameter exists. Expects a 2yz reply; many
-    /// servers reply 252 to everything.
+    /// SMTPUTF8 is added if the text is not ASCII (RFC 6531 §3.7.4.2); there are no other parameters. Expects a 2yz
+    /// reply; many servers reply 252 to everything.
     ///
     /// # Errors
     ///
-    /// [`Error::Config`] for a control character; [`Error::Unsupported`] if SMTPUTF8 is needed or passed, and not
+    /// [`Error::Config`] for a control character; [`Error::Unsupported`] if SMTPUTF8 is needed or passed but not
     /// offered; [`Error::Refused`].
     pub async fn vrfy(&mut self, user: &str, parameters: &[&str]) -> Result<Reply, Error> {
         let mut call = self.begin();
@@ -325,8 +326,8 @@ impl Client {
         self.say(&mut call, Simple::vrfy(user, &parameters)?).await
     }
 
-    /// Sends EXPN, which asks for the members of a mailing list (RFC 5321 §4.1.1.7); they are the lines of the reply.
-    /// The text is sent like that of [`vrfy`](Client::vrfy). Expects a 2yz reply.
+    /// Sends EXPN, which asks for the members of a mailing list (RFC 5321 §4.1.1.7); the reply has one line for each.
+    /// The text is sent in the same way as by [`vrfy`](Client::vrfy). Expects a 2yz reply.
     ///
     /// # Errors
     ///
@@ -337,7 +338,7 @@ impl Client {
         self.say(&mut call, Simple::expn(list, &parameters)?).await
     }
 
-    /// Sends HELP, with a topic unless `topic` is empty (RFC 5321 §4.1.1.8). [`Reply::text`] returns the help.
+    /// Sends HELP, followed by `topic` unless it is empty (RFC 5321 §4.1.1.8). [`Reply::text`] returns the help text.
     /// Expects a 2yz reply.
     ///
     /// # Errors
@@ -348,17 +349,17 @@ impl Client {
         self.say(&mut call, Simple::help(topic)?).await
     }
 
-    /// Sends any other command: text, or octets that need not be UTF-8, without the line end. A refusal is returned as
-    /// `Ok` too: check [`Reply::is_positive`]. 421 and 221, which close the connection, are errors, and so is 3yz,
-    /// after which the server expects something other than a command.
+    /// Sends any other command, without the line end. It can be text, or octets that need not be UTF-8. A refusal is
+    /// also returned as `Ok`: check [`Reply::is_positive`]. 421 and 221, which close the connection, are errors, as is
+    /// 3yz, after which the server expects something other than a command.
     ///
-    /// The log shows the whole line. A [`send`](Client::send) after this sends RSET first, since the command may have
-    /// begun a transaction.
+    /// The log shows the whole line. The next [`send`](Client::send) begins with RSET, since the command may have
+    /// started a transaction.
     ///
     /// # Errors
     ///
-    /// [`Error::Config`] for a control character, for more than 2,046 octets, and for an empty line; for AUTH, BDAT,
-    /// DATA, EHLO, HELO, LHLO, QUIT and STARTTLS, which have their own methods; over LMTP for BURL, which may have
+    /// [`Error::Config`] for a control character, for more than 2,046 octets, or for an empty line; for AUTH, BDAT,
+    /// DATA, EHLO, HELO, LHLO, QUIT and STARTTLS, which have their own methods; over LMTP, for BURL, which may get
     /// several replies. [`Error::Refused`] for 421 and 221; [`Error::Protocol`] for 3yz.
     pub async fn command(&mut self, line: impl AsRef<[u8]>) -> Result<Reply, Error> {
         let mut call = self.begin();
@@ -367,7 +368,7 @@ impl Client {
         let changes_session = !HARMLESS.contains(&verb.as_str());
         if self.origin.settings.config.lmtp && verb == "BURL" {
             return Err(Error::Config(
-                "BURL is not supported in LMTP, where it may have one reply per recipient".into(),
+                "BURL is not supported over LMTP, where it may get one reply per recipient".into(),
             ));
         }
         let own = Simple::custom(line)?;
@@ -440,24 +441,24 @@ impl Client {
 
 /// # Logins
 ///
-/// These methods log in if the builder had no credentials. [`login`](Client::login) uses the strongest mechanism that
-/// both sides support. The others use one mechanism, and try nothing else. A 2yz reply accepts the login (RFC 4954).
+/// Use these methods if the builder had no credentials. [`login`](Client::login) uses the strongest mechanism that
+/// both sides support. The others use only one mechanism. A 2yz reply accepts the login (RFC 4954).
 ///
 /// Their errors are:
 ///
-/// - [`Error::Config`], before anything is sent, for invalid credentials; for a mechanism that does not exist, does not
-///   fit the credentials, or needs the feature `sasl`; if the connection has no TLS and is not [local](crate::Security)
+/// - [`Error::Config`], before anything is sent: for invalid credentials; for a mechanism that is unknown, does not fit
+///   the credentials, or needs the feature `sasl`; or if the connection has no TLS and is not [local](crate::Security)
 ///   (see [`Builder::danger_plaintext_credentials`](super::Builder::danger_plaintext_credentials)).
 /// - [`Error::Auth`] if the server refuses the login or does not offer the mechanism; if the client is already logged
-///   in; if the server has refused two exchanges on this connection (nothing is sent then; see
+///   in; or if the server has refused two exchanges on this connection (nothing is sent then; see
 ///   [`Builder::credentials`](super::Builder::credentials)).
 ///
 /// The client can still be used after these errors, except after a SCRAM login in which the server could not prove that
 /// it knows the password.
 #[maybe_async]
 impl Client {
-    /// Logs in with the strongest mechanism that both sides support, or with those set by
-    /// [`Builder::auth_mechanisms`](super::Builder::auth_mechanisms); see
+    /// Logs in with the strongest mechanism that both sides support, or tries the mechanisms set by
+    /// [`Builder::auth_mechanisms`](super::Builder::auth_mechanisms) in their order; see
     /// [`Builder::credentials`](super::Builder::credentials).
     ///
     /// # Errors
@@ -480,8 +481,8 @@ impl Client {
     /// | [`Credentials::anonymous`] | `ANONYMOUS` (RFC 4505) |
     ///
     /// SCRAM-SHA-256-PLUS is bound to the server's certificate (tls-server-end-point, RFC 5929 §4). Without TLS, or if
-    /// the certificate has no such binding, it fails with [`Error::Auth`]. If a server refuses a token, the `details`
-    /// of the [`Error::Auth`] are its explanation.
+    /// the certificate has no such binding, it fails with [`Error::Auth`]. If a server refuses a token, its explanation
+    /// is in the `details` of the [`Error::Auth`].
     ///
     /// # Errors
     ///

@@ -35,14 +35,14 @@ impl Client {
 
 #[maybe_async]
 impl Client {
-    /// Connects again with the settings of the builder: after [`quit`](Client::quit), [`close`](Client::close), an
-    /// error, a dropped future, or when the server has closed the connection. The new connection has its own
-    /// [number](Client::connection_number). TLS, EHLO and the builder's login are repeated; a [`login`](Client::login)
-    /// by a method call is not.
+    /// Connects again with the builder's settings. Use this after [`quit`](Client::quit), [`close`](Client::close), an
+    /// error or a dropped future, or when the server has closed the connection. The new connection has its own
+    /// [number](Client::connection_number). TLS, EHLO and the builder's login are repeated, but not a
+    /// [`login`](Client::login) made by a method call.
     ///
     /// # Errors
     ///
-    /// [`Error::AlreadyConnected`] if [`is_connected`](Client::is_connected): the connection is not changed.
+    /// [`Error::AlreadyConnected`] if the client [is connected](Client::is_connected); the connection is not changed.
     /// [`Error::Config`] if the caller made the connection (`connect_over`). Otherwise the errors of
     /// [`Builder::connect`](super::Builder::connect), after which `reconnect` may be called again.
     pub async fn reconnect(&mut self) -> Result<(), Error> {

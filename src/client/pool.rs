@@ -36,7 +36,7 @@ use crate::{
 /// closed when the pool is next used, or when its last clone is dropped.
 ///
 /// Before a connection is used again, the pool checks, without sending anything, whether it was closed and whether
-/// the server has sent something unexpected. If it turns out to be dead later, the message is sent over a new
+/// the server has sent something unexpected. If it later turns out to be dead, the message is sent over a new
 /// connection, as long as none of its content has been sent.
 ///
 /// Changes that one user makes to a connection never affect the next. Time limits are reset when the connection is
@@ -44,8 +44,8 @@ use crate::{
 /// with another name, [`command`](Client::command), [`login`](Client::login) or [`starttls`](Client::starttls), or
 /// has begun a transaction with [`mail`](Client::mail) and not ended it.
 ///
-/// Before the pool closes a connection, it sends QUIT (RFC 5321 §4.1.1.10). It does not wait for the reply, and QUIT is
-/// omitted if it cannot be written without waiting.
+/// Before the pool closes a connection, it sends QUIT (RFC 5321 §4.1.1.10). It does not wait for the reply, and omits
+/// QUIT if that cannot be written without waiting.
 #[doc = example!(Pool)]
 #[derive(Clone)]
 pub struct Pool(Arc<Shared>);
@@ -65,7 +65,7 @@ struct State {
     refused: Option<Box<Error>>,
 }
 
-/// Settings of a [`Pool`]; created by [`Pool::builder`].
+/// The settings of a [`Pool`]; created by [`Pool::builder`].
 #[derive(Debug, Clone)]
 #[must_use]
 pub struct PoolBuilder {
@@ -101,8 +101,8 @@ struct Ticket<'p> {
     turn: Instant,
 }
 
-/// A client from a [`Pool`]. Dropping it returns the connection to the pool. The pool closes it if an error or a
-/// dropped future has left it unusable, or after a change described in [`Pool`].
+/// A client from a [`Pool`]. Dropping it returns its connection to the pool, which closes it if an error or a
+/// dropped future has left it unusable, or after one of the changes described in [`Pool`].
 pub struct Pooled {
     pool: Arc<Shared>,
     /// `None` while it is being connected, and once it is returned.
@@ -128,29 +128,29 @@ impl PoolBuilder {
         self
     }
 
-    /// Sets the maximum number of messages per connection. Defaults to the server's limit (LIMITS MAILMAX, RFC 9422),
-    /// or none.
+    /// Sets the maximum number of messages per connection. The server's limit (LIMITS MAILMAX, RFC 9422) also
+    /// applies. Defaults to no further limit.
     pub fn max_messages(mut self, most: u64) -> PoolBuilder {
         self.limits.messages = Some(most);
         self
     }
 
-    /// Sets the maximum age of a connection. When it is reached, the connection is not used for another message.
+    /// Sets the maximum age of a connection. Once it is reached, the connection is not used for any further message.
     /// Defaults to no limit.
     pub fn max_age(mut self, limit: Duration) -> PoolBuilder {
         self.limits.age = Some(limit);
         self
     }
 
-    /// Sets how long an unused connection is kept. Servers close idle connections after five minutes (RFC 5321
-    /// §4.5.3.2.7), and sooner in practice. Defaults to 60 seconds.
+    /// Sets how long an unused connection is kept. Servers may close idle connections after five minutes (RFC 5321
+    /// §4.5.3.2.7), and in practice many do so sooner. Defaults to 60 seconds.
     pub fn idle_limit(mut self, limit: Duration) -> PoolBuilder {
         self.limits.idle = limit;
         self
     }
 
     /// Sets the maximum number of messages per second, over all connections: each message starts at least
-    /// `1 / per_second` seconds after the one before. It must be greater than 0. Only [`Pool::send`] is limited. A call
+    /// `1 / per_second` seconds after the one before. The rate must be positive. Only [`Pool::send`] is limited. A call
     /// whose future is dropped while it waits does not count. Defaults to no limit.
     pub fn max_rate(mut self, per_second: f64) -> PoolBuilder {
         let pace = Duration::try_from_secs_f64(1.0 / per_second);
@@ -160,8 +160,8 @@ impl PoolBuilder {
 
     /// Sets how long to wait before the next login after the server has refused one with a 5yz reply, so that a wrong
     /// password does not lock the account. Meanwhile, calls that need a new connection fail at once with the error of
-    /// the refused login, and connections that are already logged in are still used. Until a login has succeeded, only
-    /// one connection at a time is made. [`Duration::ZERO`] disables the pause. Defaults to one minute.
+    /// the refused login, and connections that are already logged in are still used. Until a login has succeeded,
+    /// connections are made one at a time. [`Duration::ZERO`] disables the pause. Defaults to one minute.
     pub fn login_pause(mut self, pause: Duration) -> PoolBuilder {
         self.limits.login_pause = pause;
         self
@@ -171,7 +171,7 @@ impl PoolBuilder {
     ///
     /// # Errors
     ///
-    /// [`Error::Config`] if a setting of the builder, or the rate, is invalid.
+    /// [`Error::Config`] if the rate or a setting of the server's builder is invalid.
     pub fn build(self) -> Result<Pool, Error> {
         self.builder.check()?;
         if self.limits.pace == Some(Duration::MAX) {
@@ -306,7 +306,7 @@ impl Pool {
         PoolBuilder { builder: server, limits }
     }
 
-    /// Returns the number of connections: in use, idle, or being made.
+    /// Returns the number of connections, whether in use, idle, or being made.
     #[must_use]
     pub fn connections(&self) -> usize {
         self.0.with(|state| state.queue.open())
@@ -345,7 +345,7 @@ impl Pool {
     ///
     /// # Errors
     ///
-    /// [`Error::Timeout`] with [`Phase::Pool`] if no connection becomes free in time, or the rate would delay the
+    /// [`Error::Timeout`] with [`Phase::Pool`] if no connection becomes free in time, or if the rate would delay the
     /// message beyond the deadline; nothing is sent then. [`Error::PoolClosed`]. The error of a [refused
     /// login](PoolBuilder::login_pause). The errors of [`Builder::connect`] and [`Client::send`].
     pub async fn send(&self, mail: &dyn Mail) -> Result<Delivery, Error> {
@@ -374,8 +374,8 @@ impl Pool {
         }
     }
 
-    /// Sends all messages of an iterator over one connection of the pool; see [`Client::send_all`], also for what
-    /// happens if that connection is lost. The pool's rate limit and its per-connection limits do not apply
+    /// Sends all messages from an iterator over one connection of the pool. [`Client::send_all`] describes the details,
+    /// and what happens if that connection is lost. The pool's rate limit and its per-connection limits do not apply
     /// meanwhile.
     ///
     /// # Errors
@@ -390,7 +390,7 @@ impl Pool {
         Ok(Batch::new(client, mails.into_iter()))
     }
 
-    /// Takes a client out of the pool, to be used like any other. [`Pool`] describes what happens to the connection
+    /// Takes a client out of the pool. It can be used like any other; [`Pool`] describes what happens to the connection
     /// when it is returned.
     ///
     /// # Errors
@@ -412,7 +412,7 @@ impl Pool {
     }
 
     /// Closes the pool. Callers that are waiting, and all later ones, get [`Error::PoolClosed`]. Idle connections are
-    /// sent QUIT and closed. Those in use are closed when they are returned; this call waits for that, up to the
+    /// closed with QUIT. Those in use are closed when they are returned; this call waits for that, up to the
     /// [`wait_limit`](PoolBuilder::wait_limit).
     pub async fn close(&self) {
         let shared = &self.0;

@@ -119,7 +119,7 @@ impl Client {
         };
         if body.utf8 && !(offers("SMTPUTF8") && offers("8BITMIME")) {
             return Err(Error::Unsupported(
-                "SMTPUTF8 with 8BITMIME, needed for a non-ASCII address in the headers",
+                "SMTPUTF8 with 8BITMIME, which is needed for a non-ASCII address in the headers",
             ));
         }
         if body.eight_bit && !offers("8BITMIME") {
@@ -131,7 +131,7 @@ impl Client {
                 return Err(Forbidden::EightBit.into());
             }
             Some(Survey { long_line: Some(line), .. }) => {
-                log::warn!(target: "postino", "#{} the message has a line of more than 998 octets: {line}", self.link.number);
+                log::warn!(target: "postino", "#{} the message has a line of more than 998 octets ({line} octets)", self.link.number);
             }
             _ => {}
         }
@@ -262,7 +262,7 @@ pub(super) fn still_not_sent(mut result: Result<Delivery, Error>, why: Error) ->
 
 #[maybe_async]
 impl Client {
-    /// Sends a message to all of its recipients. Returns `Ok` if at least one of them was accepted.
+    /// Sends a message to all of its recipients. Returns `Ok` if it was accepted for at least one of them.
     ///
     /// Content from a reader ([`Raw::reader`](crate::Raw::reader),
     /// [`Attachment::reader`](crate::message::Attachment::reader)) is read only when the server is ready for it. If the
@@ -271,31 +271,31 @@ impl Client {
     ///
     /// # Limits of the server
     ///
-    /// If the server limits the recipients of a message (LIMITS, RFC 9422), the message is sent in parts. If its
-    /// content can be read only once, `send` fails with [`Error::Message`] instead.
+    /// If a message has more recipients or domains than the server allows (LIMITS, RFC 9422), it is sent in parts. If
+    /// its content can be read only once, `send` fails with [`Error::Message`] instead.
     ///
     /// If the server answers 452 to a recipient and to all that follow, because there are too many of them (RFC 5321
-    /// §4.5.3.1.10), the message is sent to these in further transactions, each with no more recipients than the server
-    /// handled before the 452 replies in the previous one. This stops once the server accepts none. If the content can be
-    /// read only once, the remaining recipients count as refused temporarily. With
+    /// §4.5.3.1.10), the message is sent to these in further transactions. Each has no more recipients than the server
+    /// handled before the 452 replies in the previous one. This stops once the server accepts none. If the content can
+    /// be read only once, the remaining recipients count as temporarily refused. With
     /// [`all_or_nothing`](super::Builder::all_or_nothing), a message is never split.
     ///
-    /// If the server limits the number of messages per connection, the message is sent over a new one. The server may
-    /// announce such a limit (LIMITS). It may also end a session in which it has accepted a message: it answers MAIL
-    /// with 421 or 452, or closes the connection before it answers MAIL. If a connection was closed without a reply
+    /// If the connection has reached the server's limit of messages, a new connection is made. The server may
+    /// announce such a limit (LIMITS). It may also end a session in which it has accepted a message, by answering MAIL
+    /// with 421 or 452, or by closing the connection before it answers MAIL. If a connection was closed without a reply
     /// while it was in use, no later connection carries more messages than that one did, until
     /// [`reconnect`](Client::reconnect). The deadline covers the whole call. A message that is in doubt is never sent
     /// again.
     ///
     /// No new connection is made if the caller made the old one ([`connect_over`](super::Builder::connect_over)), or
     /// has changed it with [`starttls`](Client::starttls), [`login`](Client::login), [`helo`](Client::helo),
-    /// [`ehlo`](Client::ehlo) with another name, or [`command`](Client::command) with XCLIENT or similar.
+    /// [`ehlo`](Client::ehlo) with another name, or [`command`](Client::command) with XCLIENT or the like.
     ///
     /// # Errors
     ///
     /// Before anything is sent: [`Error::Message`], [`Error::Unsupported`], [`Error::TooLarge`], [`Error::Source`],
-    /// and those of the message itself. Afterwards [`Error::Transaction`], which reports the outcome for each
-    /// recipient and whether the delivery is [in doubt](Error::in_doubt). After a refusal the client can still be
+    /// and the errors of the message itself. Afterwards: [`Error::Transaction`], which reports the outcome for each
+    /// recipient and whether the delivery is [in doubt](Error::in_doubt). After a refusal, the client can still be
     /// used.
     pub async fn send(&mut self, mail: &dyn Mail) -> Result<Delivery, Error> {
         let mut call = self.begin();
@@ -318,7 +318,7 @@ impl Client {
             Parts::after(envelope, result, again)
         } else if self.origin.settings.config.all_or_nothing {
             return Err(Error::Unsupported(
-                "this many recipients per message (all_or_nothing prevents splitting it)",
+                "a high enough recipient limit for this message (all_or_nothing prevents splitting it)",
             ));
         } else {
             self.check_readable_again(mail)?;

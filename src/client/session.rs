@@ -29,9 +29,9 @@ use crate::{
 /// [Unix socket](Client::unix). Then [send a message](Client::send), [many of them](Client::send_all), or use
 /// [single commands](#single-commands).
 ///
-/// After a lost connection, a timeout, a reply that is not SMTP, a 421, or a dropped future, every further call fails
-/// with [`Error::NotConnected`], until [`reconnect`](Client::reconnect). After a refusal the client can still be used.
-/// Dropping it closes the connection at once; [`quit`](Client::quit) sends QUIT first.
+/// After a lost connection, a timeout, an invalid reply, a 421 reply, or a dropped future, every further call fails
+/// with [`Error::NotConnected`] until [`reconnect`](Client::reconnect). After a refusal, the client can still be used.
+/// Dropping the client closes the connection at once; [`quit`](Client::quit) sends QUIT first.
 #[doc = example!(Client)]
 pub struct Client {
     pub(super) origin: Origin,
@@ -54,21 +54,21 @@ impl Client {
         }
     }
 
-    /// Returns the server's greeting; `None` if reconnecting has failed.
+    /// Returns the server's greeting, or `None` if reconnecting has failed.
     #[must_use]
     pub fn greeting(&self) -> Option<&Reply> {
         self.known.greeting.as_ref()
     }
 
-    /// Returns the capabilities that the server offered in its reply to the last EHLO. They are empty if the server
-    /// only supports HELO.
+    /// Returns the capabilities that the server offered in its reply to the last EHLO. There are none if the server
+    /// supports only HELO.
     #[must_use]
     pub fn capabilities(&self) -> &Capabilities {
         &self.known.capabilities
     }
 
-    /// Returns the server's address. It is `None` for a Unix socket, for a connection made by the caller that does not
-    /// know its peer, and after a failed attempt to reconnect.
+    /// Returns the server's address. It is `None` for a Unix socket, for a connection made by the caller if its peer is
+    /// not known, and after a failed attempt to reconnect.
     #[must_use]
     pub fn peer_addr(&self) -> Option<SocketAddr> {
         self.link.stream.peer()

@@ -13,8 +13,8 @@ impl Builder {
         &mut self.config.tls
     }
 
-    /// Sets the TLS library to use, which matters only if the build has both. It is an
-    /// [`Error::Config`](crate::Error::Config) if the build does not have this one; see
+    /// Sets the TLS library to use, which matters only if the build has both. Choosing one that is not available is an
+    /// [`Error::Config`](crate::Error::Config); see
     /// [`TlsBackend::is_available`]. Defaults to native-tls if the build has it, otherwise rustls
     /// ([`TlsBackend::default`]).
     pub fn tls_backend(mut self, backend: TlsBackend) -> Builder {
@@ -42,13 +42,13 @@ impl Builder {
 
     /// Presents this certificate to servers that ask for one. `chain` is PEM text: the client's certificate, followed
     /// by those that lead to its root. `key` is the private key in PEM, as PKCS#8 (`-----BEGIN PRIVATE KEY-----`)
-    /// without a password. Text that contains both may be passed as both arguments. This replaces
+    /// without a password. Text that contains both may be passed as both arguments. This setting replaces
     /// [`client_pkcs12`](Builder::client_pkcs12). To log in with the certificate, use
     /// [`external`](Builder::external). Defaults to none.
     ///
-    /// The error for another kind of key says how to convert it. Unless there is no TLS
-    /// ([`Security::Plaintext`](crate::Security::Plaintext)), the TLS connector is built before connecting, because
-    /// only that shows whether the key belongs to the certificate.
+    /// For another kind of key, the error says how to convert it. Except with
+    /// [`Security::Plaintext`](crate::Security::Plaintext), the TLS connector is built before connecting, because
+    /// only then is it known whether the key belongs to the certificate.
     pub fn client_certificate(mut self, chain: impl AsRef<[u8]>, key: impl AsRef<[u8]>) -> Builder {
         self.config.tls.set_identity_pem(chain.as_ref(), key.as_ref());
         self
@@ -56,37 +56,37 @@ impl Builder {
 
     /// Presents the certificate of this PKCS#12 archive (RFC 7292; `.p12`, `.pfx`) to servers that ask for one. This
     /// replaces [`client_certificate`](Builder::client_certificate). Only [`TlsBackend::NativeTls`] can read archives:
-    /// with rustls, it is an [`Error::Config`](crate::Error::Config). Defaults to none.
+    /// with rustls, this setting is an [`Error::Config`](crate::Error::Config). Defaults to none.
     pub fn client_pkcs12(mut self, der: impl AsRef<[u8]>, password: impl AsRef<str>) -> Builder {
         self.config.tls.set_identity_pkcs12(der.as_ref(), password.as_ref());
         self
     }
 
-    /// Sets the oldest TLS version to use. Versions older than those of [`TlsVersion`] need a custom connector
+    /// Sets the oldest TLS version to use. Versions older than those in [`TlsVersion`] need a custom connector
     /// (`tls_connector`). On macOS, TLS 1.3 is available only with rustls. Defaults to [`TlsVersion::Tls1_2`].
     pub fn min_tls_version(mut self, version: TlsVersion) -> Builder {
         self.config.tls.set_min_version(version);
         self
     }
 
-    /// Sets the name that the server's certificate must have, and that is sent to the server (SNI): a host name or an
-    /// IP address. Only the certificate's subjectAltName counts (RFC 9525 §2); without one,
+    /// Sets the name for which the server's certificate must be valid: a host name, which is also sent to the server
+    /// (SNI), or an IP address. It is compared with the certificate's subjectAltName (RFC 9525 §2). If there is none,
     /// OpenSSL uses the common name, and rustls refuses the certificate. Defaults to the host.
     pub fn tls_name(mut self, name: impl Into<String>) -> Builder {
         self.config.tls.set_name(name.into());
         self
     }
 
-    /// Accepts any certificate: from any issuer, for any name, expired or not. Anybody on the network path can then
-    /// read and change the mail, and obtain the password. It is better to trust just the server's certificate with
-    /// [`ca_certificate`](Builder::ca_certificate). Defaults to false.
+    /// Sets whether to accept any certificate: from any issuer, for any name, expired or not. Anybody on the network
+    /// path can then read and change the mail, and obtain the password. It is better to trust the server's certificate
+    /// with [`ca_certificate`](Builder::ca_certificate). Defaults to false.
     pub fn danger_accept_invalid_certs(mut self, accepted: bool) -> Builder {
         self.config.tls.accept_invalid_certs(accepted);
         self
     }
 
-    /// Accepts a valid certificate for any name. Anybody can get one, so anybody on the network path can read and
-    /// change the mail. It is better to set the name with [`tls_name`](Builder::tls_name). Defaults to false.
+    /// Sets whether to accept a valid certificate for any name. Anybody can get one, so anybody on the network path can
+    /// then read and change the mail. Instead, set the name with [`tls_name`](Builder::tls_name). Defaults to false.
     pub fn danger_accept_invalid_hostnames(mut self, accepted: bool) -> Builder {
         self.config.tls.accept_invalid_hostnames(accepted);
         self
@@ -101,7 +101,7 @@ impl Client {
     }
 
     /// Returns the version of TLS that was negotiated; `None` without TLS, on a closed connection, and with
-    /// [`TlsBackend::NativeTls`], which does not tell.
+    /// [`TlsBackend::NativeTls`], which does not report it.
     #[must_use]
     pub fn tls_version(&self) -> Option<TlsVersion> {
         self.link.stream.tls().and_then(TlsStream::version)
@@ -109,13 +109,13 @@ impl Client {
 
     /// Returns the name of the cipher suite that was negotiated, as registered with IANA, such as
     /// `TLS_AES_256_GCM_SHA384`; `None` without TLS, on a closed connection, and with [`TlsBackend::NativeTls`], which
-    /// does not tell.
+    /// does not report it.
     #[must_use]
     pub fn tls_cipher_suite(&self) -> Option<String> {
         self.link.stream.tls().and_then(TlsStream::cipher_suite)
     }
 
-    /// Returns the server's certificate in DER, without its chain; `None` without TLS, and on a closed connection.
+    /// Returns the server's certificate in DER, without its chain; `None` without TLS or on a closed connection.
     #[must_use]
     pub fn peer_certificate(&self) -> Option<Vec<u8>> {
         self.link.stream.tls().and_then(TlsStream::peer_certificate)

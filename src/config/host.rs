@@ -42,7 +42,7 @@ impl Host {
                 Err(bad("it contains an invalid character"))
             }
             _ if name.len() > 253 || name.split('.').any(|l| l.is_empty() || l.len() > 63) => {
-                Err(bad("it has an empty label, or is too long"))
+                Err(bad("it is too long, or one of its labels is empty or too long"))
             }
             // It is always the loopback address (RFC 6761 §6.3), but the hosts file does not contain it with a dot.
             _ if name.eq_ignore_ascii_case("localhost") => host(name, name),

@@ -40,13 +40,13 @@ const SMTP: u16 = 25;
 /// Credentials require TLS, except over a local connection. A failed handshake is always an error, never a reason to
 /// continue in plain text.
 ///
-/// A connection is local if nobody else can listen to it: a Unix socket; a host that the caller has named as local
-/// (`localhost`, a name that ends in `.localhost`, or a loopback address such as `127.0.0.1`) and whose peer address is
-/// a loopback address; or a connection made by the caller that says so (`connect_over`). Any other name is not local,
-/// even if it [resolves](crate::Builder::addresses) to a loopback address: a tunnel or a proxy may listen there.
+/// A connection is local if nobody else can eavesdrop on it. This applies to a Unix socket; to a host given as local
+/// (`localhost`, a name that ends in `.localhost`, or a loopback address such as `127.0.0.1`) if the peer address is
+/// a loopback address; and to a connection made with `connect_over` and declared local. Any other name is not local,
+/// even if it [resolves](crate::Builder::addresses) to a loopback address, where a tunnel or a proxy may listen.
 ///
 /// A Unix socket has no name to verify, so TLS over it needs [`Builder::tls_name`](crate::Builder::tls_name).
-/// Without that, requiring TLS is an error, and STARTTLS is not used even if it is offered.
+/// If it is not set, requiring TLS is an error, and STARTTLS is not used even if it is offered.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Security {
@@ -59,7 +59,7 @@ pub enum Security {
     /// Uses STARTTLS if the server offers it (RFC 3207), even over a local connection. Requires it if there are
     /// credentials, except over a local connection.
     Opportunistic,
-    /// Requires STARTTLS. It is an error if the server does not offer it.
+    /// Requires STARTTLS. Connecting fails if the server does not offer it.
     StartTls,
     /// Uses TLS from the first octet (RFC 8314 §3.3).
     Implicit,
@@ -94,18 +94,18 @@ pub(crate) struct Config {
 
 /// Whether something is sent together with the end of a message: the next envelope of a batch, or QUIT (RFC 2920 §3.1).
 ///
-/// Joining saves one round trip per message. Servers have to support it, but some do not. A trial detects those that
-/// discard or refuse what follows the end of a message: the first joined envelope carries no content. If it is not
+/// Joining saves one round trip per message. Servers are required to support it, but some do not. A trial detects those
+/// that discard or refuse what follows the end of a message: the first joined envelope carries no content. If it is not
 /// answered properly, the message is sent again, and nothing is joined from then on. **No trial can detect a server
-/// that stores what follows as part of the message before**, because its replies are correct. Such servers exist.
+/// that stores what follows as part of the previous message**, because its replies are correct. Such servers exist.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum JoinPolicy {
     /// Joins only if the server offers PIPELINING and CHUNKING but not BURL, and passes a trial. A server with CHUNKING
     /// (RFC 3030) has to frame its input exactly. BURL identifies Dovecot's submission service, which crashes on a
     /// joined envelope. Never joins over LMTP: if a server refuses a message with one reply instead of one for each
-    /// recipient, the replies to the next envelope would be taken for the missing ones. If nothing is joined, QUIT
-    /// follows the reply to the message, which costs no round trip.
+    /// recipient, the replies to the next envelope would be mistaken for the missing ones. If nothing is joined,
+    /// QUIT is sent after the reply to the message; this costs no additional round trip.
     #[default]
     Automatic,
     /// Joins, after a trial, wherever the server offers PIPELINING. Use it only with servers known to handle it.

@@ -64,7 +64,7 @@ fn unix_path(rest: &str) -> Result<&str, &'static str> {
         Some(_) => return Err("a Unix socket has no host: write smtp+unix:/path"),
         None => rest,
     };
-    if path.starts_with('/') { Ok(path) } else { Err("the path of a Unix socket begins with a /") }
+    if path.starts_with('/') { Ok(path) } else { Err("the path of a Unix socket must begin with a /") }
 }
 
 fn split_port(server: &str) -> Result<(&str, Option<u16>), &'static str> {
@@ -93,7 +93,7 @@ fn security(implicit: bool, query: &str) -> Result<Security, &'static str> {
             ("tls=opportunistic" | "tls=none", true) => {
                 return Err("smtps:// always uses TLS, but tls= says otherwise");
             }
-            _ if pair.starts_with("tls=") => return Err("tls= is not one of required, opportunistic, none"),
+            _ if pair.starts_with("tls=") => return Err("tls= must be required, opportunistic or none"),
             _ => return Err("it contains a parameter other than tls="),
         };
         if security.replace(one).is_some() {
@@ -156,8 +156,8 @@ mod tests {
             assert_eq!(told(&config.check().unwrap()).0, path);
         }
         for (url, why) in [
-            ("smtp+unix:run/smtp", "begins with a /"),
-            ("smtp+unix:", "begins with a /"),
+            ("smtp+unix:run/smtp", "must begin with a /"),
+            ("smtp+unix:", "must begin with a /"),
             ("smtp+unix://host/run", "has no host"),
             ("smtp+unix:/run/%00", "NUL"),
             ("smtp+unix:/run/%zz", "two hexadecimal digits"),

@@ -42,7 +42,7 @@ impl Attachment {
         Attachment { content, content_type: None, file_name: None, content_id: None, is_inline: false }
     }
 
-    /// Attaches bytes under a file name: a `Vec<u8>`, a `String`, a `&'static str` or similar. They arrive
+    /// Attaches bytes under a file name: a `Vec<u8>`, a `String`, a `&'static str` or similar. The bytes arrive
     /// unchanged, including line ends.
     pub fn bytes(
         file_name: impl Into<String>,
@@ -63,7 +63,7 @@ impl Attachment {
     /// only once.
     ///
     /// Until its first octet is read, the message can be sent again; [`Raw::reader`](super::Raw::reader) explains when
-    /// that is, and the limits of such a message. Clones of the message share the reader.
+    /// that happens, and the restrictions on such a message. Clones of the message share the reader.
     ///
     /// The blocking client cannot interrupt a read: a reader that hangs blocks the send.
     pub fn reader(file_name: impl Into<String>, reader: impl Read + Send + 'static) -> Attachment {
@@ -72,22 +72,22 @@ impl Attachment {
 
     /// Attaches another message as a `message/rfc822` part (RFC 2046 §5.2.1). Non-ASCII domains in its fields become
     /// A-labels (with the feature `idna`). Building the outer message fails if an address in those fields is still not
-    /// ASCII, or if messages are nested more than 50 levels deep: many servers and programs give up before that.
+    /// ASCII, or if messages are nested more than 50 levels deep: many servers and programs give up even earlier.
     #[must_use]
     pub fn message(message: Message) -> Attachment {
         Attachment::new(Content::Message(message))
     }
 
-    /// Sets the media type, such as `text/csv; charset=utf-8`. By default it is guessed from the extension of the file
-    /// name, or `application/octet-stream` if that is unknown. A guessed text type gets `charset=utf-8` if the
-    /// content is UTF-8: all of the bytes, or the first 64 KiB of a regular file when it is sent. Readers and FIFOs are
-    /// not inspected.
+    /// Sets the media type, such as `text/csv; charset=utf-8`. By default, it is guessed from the extension of the file
+    /// name, or is `application/octet-stream` if the extension is unknown. A guessed text type gets `charset=utf-8` if
+    /// the content is UTF-8. All bytes are checked, or the first 64 KiB of a regular file when it is sent; readers and
+    /// FIFOs are not inspected.
     ///
-    /// A `message/…` part must not be encoded (RFC 2046 §5.2.1), except `message/global`. It must be given as bytes,
+    /// A `message/…` part other than `message/global` must not be encoded (RFC 2046 §5.2.1). It must be given as bytes,
     /// without a NUL or a line of more than 998 octets, or building the message fails. Its line ends become CRLF. If it
     /// is not ASCII, sending to a server without 8BITMIME fails with [`Error::Unsupported`](crate::Error::Unsupported)
-    /// before MAIL. `multipart/…` is refused. Parameters are written as `; name=value`, where the value is a token or
-    /// quoted.
+    /// before MAIL. `multipart/…` is refused. Parameters are written as `; name=value`, where the value is a token or a
+    /// quoted string.
     #[must_use]
     pub fn content_type(mut self, content_type: impl Into<String>) -> Attachment {
         self.content_type = Some(content_type.into());
@@ -101,7 +101,7 @@ impl Attachment {
         self
     }
 
-    /// Makes the attachment a part of the HTML text, which shows it with `<img src="cid:…">` (RFC 2392). The id is
+    /// Makes the attachment a part of the HTML text, which shows it with `<img src="cid:…">` (RFC 2392). The id must be
     /// printable ASCII without spaces, quotes or backslashes; angle brackets around it are removed.
     #[must_use]
     pub fn content_id(mut self, id: impl Into<String>) -> Attachment {
@@ -109,7 +109,7 @@ impl Attachment {
         self.inline()
     }
 
-    /// Asks mail programs to display the attachment inline (RFC 2183). Defaults to `attachment`.
+    /// Asks mail programs to display the attachment inline (RFC 2183). By default, the disposition is `attachment`.
     #[must_use]
     pub fn inline(mut self) -> Attachment {
         self.is_inline = true;

@@ -78,9 +78,10 @@ impl<'m> Body<'m> {
 
     /// Creates a body from a file that is opened when it is sent. Its length is announced to the server as the size.
     ///
-    /// The path may be a FIFO or a device: opening it does not block, and timeouts apply to waiting for its content, as
-    /// for an open file, which `Body::from` converts. The blocking client cannot interrupt some system calls, such as
-    /// opening a file on a network file system whose server is gone: it notices a timeout only after the call.
+    /// The path may be a FIFO or a device: opening it does not block, and timeouts apply while waiting for content.
+    /// This also holds for a [`File`] passed to `Body::from`. The blocking client cannot interrupt some system calls,
+    /// such as opening a file on a network file system whose server is gone: it notices a timeout only after the call
+    /// returns.
     pub fn path(path: impl Into<PathBuf>) -> Body<'m> {
         let path = path.into();
         let what = path.display().to_string();
@@ -88,8 +89,8 @@ impl<'m> Body<'m> {
         Body::new(Content::Unopened(Opener { what, open }))
     }
 
-    /// Creates a body that takes time to open. It is opened when it is sent, before any command for it. The async
-    /// client opens it on a thread that may block.
+    /// Creates a body that takes time to open. It is opened when it is sent, before the first command for the message.
+    /// The async client opens it on a thread that may block.
     ///
     /// ```
     /// # use std::{fs::File, io::Seek};
@@ -108,13 +109,13 @@ impl<'m> Body<'m> {
     /// Creates a body from a reader, which is read to its end while it is sent, a block at a time. Content that the
     /// server does not accept is noticed only then, and the connection is closed.
     ///
-    /// A read that takes longer than [`block_timeout`](crate::Builder::block_timeout) is a timeout. The blocking client
-    /// cannot interrupt a read, and notices the timeout when the read returns.
+    /// A read that takes longer than [`block_timeout`](crate::Builder::block_timeout) counts as a timeout. The blocking
+    /// client cannot interrupt a read, and notices the timeout when the read returns.
     ///
-    /// While a reader is slow, content that it has returned is sent and replies are read: by the async client within
-    /// 100 ms, by the blocking client before the next read. A reader that supports a wait limit should wait for about
-    /// 50 ms, and then fail with [`WouldBlock`](io::ErrorKind::WouldBlock): it is read again soon. The blocking client
-    /// then keeps all timeouts, too.
+    /// While a reader is slow, the client sends the content returned so far and reads replies: the async client within
+    /// 100 ms, the blocking client before the next read. A reader that can limit its waiting time should wait for about
+    /// 50 ms, and then fail with [`WouldBlock`](io::ErrorKind::WouldBlock): it is read again soon afterwards. With such
+    /// a reader, the blocking client keeps all timeouts, too.
     pub fn reader(reader: impl Read + Send + 'static) -> Body<'m> {
         Body::new(Content::Reader(Box::new(reader)))
     }
@@ -143,8 +144,8 @@ impl<'m> Body<'m> {
     }
 
     /// Sends the body unchanged, with its line ends and NULs, to a server that offers BINARYMIME (RFC 3030 §3), if
-    /// chunking is on. Its parts must be labelled `Content-Transfer-Encoding: binary`. To other servers it is sent like
-    /// any other body.
+    /// chunking is on. The body's parts must be labelled `Content-Transfer-Encoding: binary`. To other servers, the
+    /// body is sent like any other.
     #[must_use]
     pub fn binary(mut self) -> Body<'m> {
         self.binary = true;
@@ -184,7 +185,7 @@ impl<'m> Body<'m> {
     }
 
     /// Declares that the headers have addresses in UTF-8 (RFC 6532), which need a server that offers SMTPUTF8. By
-    /// default they have none. Addresses in the envelope need no declaration.
+    /// default, the headers are taken to have none. Addresses in the envelope need no declaration.
     #[must_use]
     pub fn utf8_headers(mut self) -> Body<'m> {
         self.utf8 = true;
@@ -203,8 +204,8 @@ impl<'m> Body<'m> {
         self
     }
 
-    /// Returns a reader of the content, for a [`Mail`](super::Mail) that wraps another one. A body to be signed is read
-    /// completely first. Reads block for as long as necessary, and never fail with
+    /// Returns a reader for the content, for use in a [`Mail`](super::Mail) that wraps another one. If the body is to
+    /// be signed, it is first read to its end. Reads block for as long as necessary, and never fail with
     /// [`WouldBlock`](io::ErrorKind::WouldBlock).
     ///
     /// # Errors
@@ -225,9 +226,9 @@ impl<'m> Body<'m> {
         Ok(Box::new(Claimed { reader, _claims: body.claims }))
     }
 
-    /// Sets the size in octets, which may be less than what is sent if line ends become CRLF. The size is announced to
-    /// the server, and a message larger than the server accepts is not offered (RFC 1870). For bytes, the size is
-    /// known.
+    /// Sets the size of the content in octets, before line ends are converted to CRLF. The size is announced to the
+    /// server, and a message that is larger than the server accepts is not sent (RFC 1870). There is no need to set the
+    /// size of a body that was created from bytes.
     #[must_use]
     pub fn with_size(mut self, octets: u64) -> Body<'m> {
         self.size = Some(octets);
@@ -329,11 +330,11 @@ impl From<String> for Body<'_> {
     }
 }
 
-/// Converts an open file, starting at its current position. The length of the rest is announced to the server as the
-/// size.
+/// Converts an open file, which is sent from its current position to its end. The remaining length is announced to the
+/// server as the size.
 ///
-/// The file may be a pipe, such as standard input: timeouts apply to waiting for its content. Meanwhile, content that
-/// has arrived is sent, and replies are read.
+/// The file may be a pipe, such as standard input. Timeouts apply while the client waits for its content. Meanwhile,
+/// content that has already arrived is sent, and replies are read.
 impl From<File> for Body<'_> {
     fn from(mut file: File) -> Self {
         let size = source::size_of_rest(&mut file);

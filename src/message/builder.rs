@@ -20,8 +20,8 @@ const ORIGIN: OriginNames = OriginNames { from: "From", sender: "Sender", date: 
 /// Builds a [`Message`].
 ///
 /// Setters never fail: an invalid value is reported by [`build`](MessageBuilder::build). No value can inject header
-/// fields: line ends and other control characters are refused everywhere except in texts, or left out of [identifiers
-/// of other messages](MessageBuilder::in_reply_to).
+/// fields: line ends and other control characters are refused everywhere except in the text, HTML and calendar parts.
+/// [Identifiers of other messages](MessageBuilder::in_reply_to) that contain control characters are left out.
 #[derive(Debug, Default)]
 #[must_use]
 pub struct MessageBuilder {
@@ -40,7 +40,7 @@ impl MessageBuilder {
         self
     }
 
-    /// Sets the mailbox of the sender, if it is not the author (`Sender`).
+    /// Sets the mailbox of the sender, if the sender is not the author (`Sender`).
     pub fn sender(mut self, mailbox: impl Into<Mailboxes>) -> MessageBuilder {
         self.fields.set("Sender", Value::Mailboxes(mailbox.into()));
         self
@@ -52,14 +52,14 @@ impl MessageBuilder {
         self
     }
 
-    /// Adds recipients (`To`). Text may name several: for untrusted input, use [`to_one`](MessageBuilder::to_one).
+    /// Adds recipients (`To`). A string can name several; for untrusted input, use [`to_one`](MessageBuilder::to_one).
     pub fn to(mut self, mailboxes: impl Into<Mailboxes>) -> MessageBuilder {
         self.fields.add("To", Value::Mailboxes(mailboxes.into()));
         self
     }
 
-    /// Adds exactly one recipient, for untrusted input, such as from a web form. Several recipients, a group, an empty
-    /// text or an address without a domain make [`build`](MessageBuilder::build) fail with [`Error::Address`].
+    /// Adds exactly one recipient, for untrusted input such as a web form. Several recipients, a group, an empty
+    /// string or an address without a domain make [`build`](MessageBuilder::build) fail with [`Error::Address`].
     ///
     /// ```
     /// # use postino::{Error, Message};
@@ -72,13 +72,13 @@ impl MessageBuilder {
         self
     }
 
-    /// Adds recipients of a copy (`Cc`).
+    /// Adds carbon-copy recipients (`Cc`).
     pub fn cc(mut self, mailboxes: impl Into<Mailboxes>) -> MessageBuilder {
         self.fields.add("Cc", Value::Mailboxes(mailboxes.into()));
         self
     }
 
-    /// Adds recipients of a blind copy, who are not named in the message that is sent (`Bcc`).
+    /// Adds blind-carbon-copy recipients, who are not named in the message that is sent (`Bcc`).
     pub fn bcc(mut self, mailboxes: impl Into<Mailboxes>) -> MessageBuilder {
         self.fields.add("Bcc", Value::Mailboxes(mailboxes.into()));
         self
@@ -96,54 +96,54 @@ impl MessageBuilder {
         self
     }
 
-    /// Sets the `Message-ID`, with or without angle brackets. Defaults to a new one in the domain of `From`.
+    /// Sets the `Message-ID`, with or without angle brackets. Defaults to a new identifier in the domain of `From`.
     pub fn message_id(mut self, id: impl Into<String>) -> MessageBuilder {
         self.fields.set("Message-ID", Value::Text(id.into()));
         self
     }
 
-    /// Adds the identifiers of the messages that this one replies to, exactly as those messages have them
+    /// Adds the identifiers of the messages that this one replies to, exactly as they appear in those messages
     /// (`In-Reply-To`).
     ///
-    /// Real identifiers often break the grammar, and a reply must not fail because of that. Printable ASCII is sent
-    /// unchanged. An identifier with other characters, or too long for a line (998 octets), is left out, and a `warn`
-    /// is logged. Identifiers without angle brackets get them. Folds and tabs between identifiers count as white space;
-    /// any other line end is refused.
+    /// Real-world identifiers often violate the grammar, and a reply must not fail because of that. Printable ASCII is
+    /// sent unchanged. An identifier that has other characters, or is too long for a line (998 octets), is left out,
+    /// and a warning is logged. Missing angle brackets are added. Folds and tabs between identifiers count as white
+    /// space; any other line end is refused.
     pub fn in_reply_to(mut self, ids: impl Into<String>) -> MessageBuilder {
         self.fields.add("In-Reply-To", Value::Text(ids.into()));
         self
     }
 
-    /// Adds the identifiers of the conversation, oldest first, in the same form as for
+    /// Adds the identifiers of the messages in the conversation, oldest first, in the same form as for
     /// [`in_reply_to`](MessageBuilder::in_reply_to) (`References`).
     pub fn references(mut self, ids: impl Into<String>) -> MessageBuilder {
         self.fields.add("References", Value::Text(ids.into()));
         self
     }
 
-    /// Adds a URI for unsubscribing (`List-Unsubscribe`, RFC 2369), `mailto:` or `https:`. A comma in it is sent as
+    /// Adds a `mailto:` or `https:` URI for unsubscribing (`List-Unsubscribe`, RFC 2369). A comma in the URI is sent as
     /// `%2C`.
     pub fn list_unsubscribe(mut self, uri: impl Into<String>) -> MessageBuilder {
         self.fields.add("List-Unsubscribe", Value::Uris(vec![uri.into()]));
         self
     }
 
-    /// Adds an `https:` URI that unsubscribes on a POST, without confirmation (`List-Unsubscribe-Post`, RFC 8058).
-    /// There can be only one, and any other URI must be `mailto:`. Mail programs honour it only in messages with a DKIM
-    /// signature.
+    /// Adds an `https:` URI to which a POST request unsubscribes the recipient, without confirmation
+    /// (`List-Unsubscribe-Post`, RFC 8058). There can be only one such URI, and all others must be `mailto:`. Mail
+    /// programs honour it only in messages with a DKIM signature.
     pub fn one_click_unsubscribe(mut self, uri: impl Into<String>) -> MessageBuilder {
         self.fields.set("List-Unsubscribe-Post", Value::Text(ONE_CLICK.to_owned()));
         self.list_unsubscribe(uri)
     }
 
-    /// Sets or adds any field. For a field that occurs once in a message, the value replaces the earlier one or is
-    /// added to it, as with the field's own setter. Other fields can be added several times.
+    /// Sets or adds any header field. If the field can occur only once in a message, the value replaces the earlier one
+    /// or is added to it, as with the field's own setter. Other fields can be added several times.
     ///
     /// The value of an unknown field is free text. It is encoded where it is not ASCII, where it has repeated, leading
-    /// or trailing spaces (folding would lose them), and where it has `=?` or more than 900 octets without a space.
+    /// or trailing spaces (folding would lose them), or where it contains `=?` or over 900 octets without a space.
     /// `MIME-Version` and the `Content-…` fields that the builder writes are refused; `Content-Language` and others are
-    /// allowed. `Resent-…` fields are refused, too: [`Message::resend`] puts them in a block before all others.
-    /// `Keywords` takes phrases separated by commas, quoted if they contain a comma; `List-Unsubscribe` takes
+    /// allowed. `Resent-…` fields are also refused: [`Message::resend`] puts them in a block before all other fields.
+    /// `Keywords` takes comma-separated phrases, which must be quoted if they contain a comma; `List-Unsubscribe` takes
     /// `<uri>, <uri>`.
     pub fn header(mut self, name: &str, value: impl Into<String>) -> MessageBuilder {
         let value = value.into();
@@ -175,8 +175,8 @@ impl MessageBuilder {
         self
     }
 
-    /// Adds a calendar part (RFC 6047) as an alternative to the text. The method is `REQUEST`, `REPLY` or `CANCEL`, for
-    /// instance, and must also be in the iCalendar text.
+    /// Adds a calendar part (RFC 6047) as an alternative to the text. The method, such as `REQUEST`, `REPLY` or
+    /// `CANCEL`, must be the same as in the iCalendar text.
     pub fn calendar(mut self, method: impl Into<String>, text: impl Into<String>) -> MessageBuilder {
         self.calendar = Some((method.into(), text.into()));
         self
@@ -188,7 +188,7 @@ impl MessageBuilder {
         self
     }
 
-    /// Sets the envelope, regardless of the header fields. Defaults to the envelope taken from them.
+    /// Sets the envelope explicitly. By default, the envelope is taken from the header fields.
     pub fn envelope(mut self, envelope: Envelope) -> MessageBuilder {
         self.envelope = Some(envelope);
         self
@@ -199,7 +199,7 @@ impl MessageBuilder {
     /// # Errors
     ///
     /// [`Error::Address`] if an address is invalid. [`Error::Message`] if there is no `From`, if a value is not allowed
-    /// in its field (the text names the field), or if attached messages are nested more than 50 levels deep.
+    /// in its field (the error text names the field), or if attached messages are nested more than 50 levels deep.
     pub fn build(self) -> Result<Message, Error> {
         if let Some((name, _)) = self.fields.all.iter().find(|(name, _)| is_resent(name)) {
             return Err(Error::Message(
@@ -238,7 +238,7 @@ impl MessageBuilder {
             }
             None if inline.is_empty() => {}
             None => {
-                return Err(Error::Message("an attachment with a Content-ID requires an HTML text".into()));
+                return Err(Error::Message("an attachment with a Content-ID requires HTML text".into()));
             }
         }
         if let Some((method, text)) = &self.calendar {

@@ -13,7 +13,8 @@ use crate::{Envelope, Error};
 /// Maximum size of a message in memory that is encoded at once, in octets.
 const MAX_AT_ONCE: u64 = 64 * 1024;
 
-/// A composed message: header fields, text, attachments. Created by [`Message::builder`], or from an [`Email`](email_format::Email).
+/// A composed message: header fields, text and attachments. Created by [`Message::builder`], or from an
+/// [`Email`](email_format::Email).
 ///
 /// ```
 /// use postino::{Mail, Message};
@@ -28,14 +29,14 @@ const MAX_AT_ONCE: u64 = 64 * 1024;
 /// # Ok::<(), postino::Error>(())
 /// ```
 ///
-/// A message is sent as a stream: attachments from a path or reader are read and encoded while it is sent, in constant
-/// memory. It is sent as ASCII in lines of at most 998 octets (78 where they can be folded), so that any server accepts
-/// it. Non-ASCII text is sent unencoded if the server offers 8BITMIME, unless that could change it (a line of more
-/// than 998 octets, or one that begins with `From `). A non-ASCII `message/rfc822`
+/// A message is sent as a stream: attachments from a path or reader are read and encoded while the message is sent,
+/// using constant memory. It is sent as ASCII in lines of at most 998 octets (78 where they can be folded), so that any
+/// server accepts it. Non-ASCII text is sent unencoded if the server offers 8BITMIME, unless the text could be altered
+/// on the way (if a line has more than 998 octets, or begins with `From `). A non-ASCII `message/rfc822`
 /// [attachment](super::Attachment::content_type) needs 8BITMIME, because it must not be encoded.
 ///
-/// Non-ASCII addresses are sent unchanged (RFC 6532) to a server that offers SMTPUTF8. For other servers, domains
-/// become A-labels, also in the header fields, with the feature `idna`. If that does not make every address ASCII,
+/// Non-ASCII addresses are sent unchanged (RFC 6532) to a server that offers SMTPUTF8. For other servers, the feature
+/// `idna` converts domains to A-labels, including those in the header fields. If an address is still not ASCII,
 /// sending fails with [`Error::Unsupported`] before MAIL. Names and subjects in any language work with every server.
 ///
 /// The envelope is taken from the fields: the sender is the first address in `Sender`, or else in `From`, and the
@@ -74,13 +75,13 @@ impl Message {
         self.fields.iter().find(|field| field.name().eq_ignore_ascii_case(name)).map(Field::value)
     }
 
-    /// Returns the whole message, without `Bcc`, as it is sent to any server, for example to store a copy in the
-    /// "Sent" folder.
+    /// Returns the whole message, without `Bcc`, in the form that any server accepts, for example to store a copy in
+    /// the "Sent" folder.
     ///
     /// # Errors
     ///
-    /// [`Error::Source`] if a file or reader fails; [`Error::Message`] if a reader was already read. Readers are
-    /// consumed by this call.
+    /// [`Error::Source`] if a file or reader fails; [`Error::Message`] if a reader has already been read. This call
+    /// consumes the readers.
     pub fn to_bytes(&self) -> Result<Vec<u8>, Error> {
         let mut bytes = Vec::new();
         let mut reader = self.body()?.into_reader().map_err(Error::Source)?;
@@ -88,8 +89,8 @@ impl Message {
         Ok(bytes)
     }
 
-    /// Returns the message, ready to be resent: with a block of `Resent-` fields at the top (RFC 5322 §3.6.6). The
-    /// envelope is taken from them. `Resent-Date` and `Resent-Message-ID` are added if they are missing.
+    /// Returns the message, ready to be resent, with a block of `Resent-` fields at the top (RFC 5322 §3.6.6). The
+    /// envelope is taken from these fields. `Resent-Date` and `Resent-Message-ID` are added if they are missing.
     ///
     /// ```
     /// # use postino::{Mail, Message, message::Resent};

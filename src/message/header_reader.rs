@@ -34,7 +34,7 @@ impl Envelope {
     ///
     /// # Errors
     ///
-    /// [`Error::Message`] if there is no sender, or if the message was resent more than once, so that its envelope is
+    /// [`Error::Message`] if there is no sender, or if the message was resent more than once, which makes its envelope
     /// ambiguous; [`Error::Address`] if a header has an invalid address; [`Error::NoRecipients`] if there are no
     /// recipients.
     pub fn from_headers(message: &[u8]) -> Result<Envelope, Error> {
@@ -47,7 +47,7 @@ impl Envelope {
     /// # Errors
     ///
     /// [`Error::Message`] if there is no sender, or if the message was resent more than once; [`Error::Address`] if the
-    /// header has an invalid address.
+    /// sender's header has an invalid address.
     pub fn sender_from_headers(message: &[u8]) -> Result<Address, Error> {
         let (names, none) = if is_resent(message)? {
             (["Resent-Sender", "Resent-From"], NO_RESENT_FROM)
@@ -122,10 +122,10 @@ pub(super) fn remove_bcc(message: Vec<u8>) -> Vec<u8> {
     }
 }
 
-/// Returns the length of the headers in octets, including the empty line that ends them. `None` if there is no empty
-/// line.
+/// Returns the length of the headers in octets, including the empty line that ends them, or `None` if there is no
+/// empty line.
 ///
-/// Lines end with CRLF, LF or CR. A line of only white space is not empty: it continues the header above.
+/// Lines end with CRLF, LF or CR. A line that has only white space is not empty: it continues the header above.
 #[must_use]
 pub fn header_length(message: &[u8]) -> Option<usize> {
     let mut at = 0;

@@ -208,7 +208,7 @@ impl Field {
         let name = self.name();
         if self.text.split("\r\n").any(|line| line.len() > MAX_LONG_LINE) {
             return Err(Error::Message(
-                format!("invalid header {name}: a word is longer than a line may be").into(),
+                format!("invalid header {name}: a word does not fit on a line of 998 octets").into(),
             ));
         }
         // These are sent as other messages have them.
@@ -249,7 +249,7 @@ fn text_words(name: &str, text: &str) -> Result<Vec<String>, Cow<'static, str>> 
         return Err("control character".into());
     }
     match kind {
-        Kind::Content => Err("set automatically, cannot be overridden".into()),
+        Kind::Content => Err("it is set automatically and cannot be overridden".into()),
         Kind::Id => Ok(text.split(' ').filter(|id| !id.is_empty()).map(bracketed).collect()),
         Kind::Phrases => {
             let phrases = mailbox::split_phrases(text)?;

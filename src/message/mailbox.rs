@@ -5,10 +5,10 @@ use std::{fmt, mem, str::FromStr};
 use super::{header_reader, header_writer};
 use crate::{Address, Error};
 
-/// An address with a display name, as in header fields.
+/// An address with an optional display name, as in header fields.
 ///
-/// The name may contain any letters, commas and quotes: it is quoted or encoded where necessary. Only control
-/// characters are refused, when the message is built.
+/// The name may contain any characters except control characters, which are refused when the message is built. It is
+/// quoted or encoded where necessary.
 ///
 /// ```
 /// use postino::message::Mailbox;
@@ -92,7 +92,7 @@ fn invalid(input: &str, why: &'static str) -> Error {
     Error::Address { input: input.to_owned(), why, header: None }
 }
 
-/// Formats the mailbox as one would type it: the name is quoted where necessary, but not encoded.
+/// Formats the mailbox as a person would type it: the name is quoted where necessary, but not encoded.
 impl fmt::Display for Mailbox {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.name[..] {
@@ -113,12 +113,13 @@ fn is_word(word: &str) -> bool {
 
 /// The value of an address header: mailboxes as text, or as pairs of name and address.
 ///
-/// Text is parsed when the message is built. It may contain several mailboxes and groups: `"Alice <alice@example.org>,
-/// bob@example.net"`, `"undisclosed-recipients:;"`. Names may be in any script. Encoded words, as in raw headers, are
-/// refused.
+/// Text is parsed when the message is built. It may contain several mailboxes and groups, such as
+/// `"Alice <alice@example.org>, bob@example.net"` or `"undisclosed-recipients:;"`. Names may be in any script. Encoded
+/// words, as found in raw headers, are refused.
 ///
-/// **Do not put untrusted names or addresses into such text**: commas and brackets in them could add recipients. Use a
-/// pair, `("Alice", "alice@example.org")`, a [`Mailbox`], or [`to_one`](super::MessageBuilder::to_one).
+/// **Do not put untrusted names or addresses into such text**: commas and brackets in them could add recipients.
+/// Instead, use a pair such as `("Alice", "alice@example.org")`, a [`Mailbox`], or
+/// [`to_one`](super::MessageBuilder::to_one).
 #[derive(Debug, Clone, Default)]
 pub struct Mailboxes(Vec<Given>);
 
@@ -192,7 +193,7 @@ impl From<&String> for Mailboxes {
     }
 }
 
-/// Converts a name, taken literally, and an address.
+/// Converts a pair of a display name, which is taken literally, and an address.
 impl<N: Into<String>, A: Into<String>> From<(N, A)> for Mailboxes {
     fn from((name, address): (N, A)) -> Mailboxes {
         Mailboxes(vec![Given::Pair(name.into(), address.into())])
@@ -403,7 +404,7 @@ impl Reader {
 }
 
 /// Applies to text copied from a raw header. People do not type encoded words, and recipients would see them undecoded.
-const ENCODED: &str = "an encoded word: write the name itself, in any script";
+const ENCODED: &str = "an encoded word (write the name itself, in any script)";
 
 /// Whether a token contains an encoded word (RFC 2047 §2). Quoted text never does.
 pub(super) fn has_encoded_word(token: &str) -> bool {

@@ -1,7 +1,7 @@
 //! Messages: composed messages, raw messages, and the trait for your own types.
 //!
-//! [`Message`] composes a message: names and subjects in any language, text, HTML, images, attachments, calendars. Text
-//! may have LF or CRLF line ends. Attachments arrive unchanged.
+//! [`Message`] composes a message, with names and subjects in any language, text, HTML, images, attachments and
+//! calendars. Text may have LF or CRLF line ends. Attachments arrive unchanged.
 //!
 //! ```no_run
 //! use postino::{Client, Message, message::Attachment};
@@ -21,16 +21,16 @@
 //! # Ok::<(), postino::Error>(())
 //! ```
 //!
-//! Files and readers are opened, read and encoded while the message is sent, in constant memory. If one fails, the
-//! connection is closed, so that the server has no complete message. Text is sent unencoded to a server that offers
-//! 8BITMIME. The repository's `examples` have a plain message, one in text and HTML, a raw message, and one with
-//! images, files and a progress bar.
+//! Files and readers are opened, read and encoded while the message is sent, using constant memory. If one of them
+//! fails, the connection is closed, so that the server does not receive a complete message. Text is sent unencoded to a
+//! server that offers 8BITMIME. The `examples` folder of the repository shows how to send a plain message, one with
+//! text and HTML, a raw message, and one with images, files and a progress bar.
 //!
 //! [`Mail::on_progress`] reports the progress of any message to a callback.
 //!
-//! [`Raw`] sends a finished message, and [`Mail`] is the trait for your own message types. With the features
-//! `lettre-0_11` and `mail-builder-2` it is implemented for `lettre::Message` and `mail_builder::MessageBuilder`. With
-//! `dkim`, `Dkim` signs any message.
+//! [`Raw`] is a finished message, and [`Mail`] is the trait for your own message types. With the features `lettre-0_11`
+//! and `mail-builder-2`, the trait is also implemented for `lettre::Message` and `mail_builder::MessageBuilder`. With
+//! the feature `dkim`, `Dkim` signs any message.
 
 // A map for contributors:
 //
@@ -106,8 +106,8 @@ const READ_ALREADY: &str = "the message has content from a reader that was alrea
 /// A message that can be sent: an envelope, and a body that can be opened (RFC 5322 text, headers first).
 ///
 /// The trait is implemented for a composed [`Message`], for [`email_format::Email`] (with the envelope from its
-/// headers), for [`Raw`] bytes, files and readers, for borrowed, boxed and shared (`Arc`) mails, and, with one
-/// feature each, for the messages of other libraries. Implement it for your own message type:
+/// headers), for [`Raw`] bytes, files and readers, for borrowed, boxed and shared (`Arc`) mails, and for the message
+/// types of other libraries (one feature each). Implement it for your own message type:
 ///
 /// ```
 /// use postino::{Envelope, Error, message::{Body, Mail}};
@@ -131,8 +131,8 @@ pub trait Mail: Send + Sync {
     /// Any error; the message is then not sent.
     fn envelope(&self) -> Result<Envelope, Error>;
 
-    /// Opens the body from its start, in a form that any server accepts if there is one. It may be called several
-    /// times: signing calls it twice in a row, and so does sending in parts. It must not block: return a
+    /// Opens the body from its start, if possible in a form that any server accepts. This method may be called several
+    /// times: signing calls it twice in a row, and so may sending in several transactions. It must not block: return a
     /// [path](Body::path) for a file, and [defer](Body::deferred) other work that takes time.
     ///
     /// A body may be dropped without being sent. A type whose content can be read only once should keep it in a
@@ -166,7 +166,7 @@ pub trait Mail: Send + Sync {
     }
 }
 
-/// The server's extensions that affect the form of a message. More may be added. The default is a server without any.
+/// The server's extensions that affect the form of a message. By default, there are none. More fields may be added.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ServerSupport {

@@ -10,10 +10,10 @@ use crate::{Envelope, Error};
 
 /// A mail that reports its progress to a callback while it is sent. Created by [`Mail::on_progress`].
 ///
-/// The callback gets the number of octets that the socket has accepted, and the total if it is known: for readers
-/// without a [size](Body::with_size), it is unknown. Octets are counted as in the mail, before line ends become CRLF
-/// and dots are doubled. Octets in the system's buffers count as sent. The callback is called about every 64 KiB, and
-/// once more at the end; never for an empty message. A mail that is sent again counts from 0.
+/// The callback gets the number of octets that the socket has accepted, and the total, which is unknown for readers
+/// without a [size](Body::with_size). Octets are counted as they are in the mail, before line ends become CRLF and dots
+/// are doubled. Octets in the system's buffers count as sent. The callback is called about every 64 KiB and once more
+/// at the end, but never for an empty message. When a mail is sent again, the count restarts at 0.
 ///
 /// The callback runs on the sending thread between two writes, in both clients. It must not block, because nothing is
 /// sent while it runs.

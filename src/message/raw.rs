@@ -40,10 +40,10 @@ impl<'m> Raw<'m> {
     /// Creates a message from a reader, which is read while the message is sent, and only once. See [`Body::reader`].
     ///
     /// The reader is consumed once the server has accepted the sender and a recipient and is ready for the content.
-    /// Until then, after a refusal, a lost connection or a dropped future, the same message can be sent again. Sending
-    /// it later, or twice at the same time, is an [`Error::Message`]. So is [signing](super::Mail::body) it, and
-    /// sending it to more recipients than the server accepts for one message (LIMITS RCPTMAX, RFC 9422): both would
-    /// read it twice.
+    /// Until then, the same message can be sent again after a refusal, a lost connection or a dropped future. Sending
+    /// it after that, or twice at the same time, fails with [`Error::Message`]. So does [signing](super::Mail::body) it
+    /// or sending it to more recipients than the server accepts for one message (LIMITS RCPTMAX, RFC 9422): both would
+    /// have to read it twice.
     pub fn reader(envelope: Envelope, reader: impl Read + Send + 'static) -> Raw<'m> {
         Raw { envelope, content: Content::Reader(SingleUse::new(reader)) }
     }

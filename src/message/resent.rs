@@ -34,7 +34,7 @@ impl Resent {
         self.0.build(&ORIGIN)
     }
 
-    /// Sets the mailbox of the sender, if it differs from `Resent-From` (`Resent-Sender`).
+    /// Sets the mailbox of the sender, if the sender differs from `Resent-From` (`Resent-Sender`).
     pub fn sender(mut self, mailbox: impl Into<Mailboxes>) -> Resent {
         self.0.set("Resent-Sender", Value::Mailboxes(mailbox.into()));
         self
@@ -52,19 +52,19 @@ impl Resent {
         self
     }
 
-    /// Adds recipients of a blind copy, who are not named in the message that is sent (`Resent-Bcc`).
+    /// Adds blind-carbon-copy recipients, who are not named in the message that is sent (`Resent-Bcc`).
     pub fn bcc(mut self, mailboxes: impl Into<Mailboxes>) -> Resent {
         self.0.add("Resent-Bcc", Value::Mailboxes(mailboxes.into()));
         self
     }
 
-    /// Sets the date of resending (`Resent-Date`). Defaults to now.
+    /// Sets the date of resending (`Resent-Date`). Defaults to the time of [`Message::resend`](super::Message::resend).
     pub fn date(mut self, time: SystemTime) -> Resent {
         self.0.set("Resent-Date", Value::Date(time));
         self
     }
 
-    /// Sets the identifier of this resending (`Resent-Message-ID`). Defaults to a new one in the domain of
+    /// Sets the identifier of the resent message (`Resent-Message-ID`). Defaults to a new identifier in the domain of
     /// `Resent-From`.
     pub fn message_id(mut self, id: impl Into<String>) -> Resent {
         self.0.set("Resent-Message-ID", Value::Text(id.into()));

@@ -8,7 +8,7 @@ use super::ReplyRef;
 const OFTEN: [&str; 8] =
     ["PIPELINING", "CHUNKING", "8BITMIME", "SMTPUTF8", "SIZE", "BINARYMIME", "BURL", "LIMITS"];
 
-/// Extensions that a server offers in its reply to EHLO: keywords with parameters. Keywords are compared ignoring case.
+/// Extensions that a server offers in its reply to EHLO: keywords with parameters. Keywords are case-insensitive.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Capabilities {
     keywords: Vec<(String, String)>,
@@ -66,7 +66,7 @@ impl Capabilities {
         }
     }
 
-    /// Returns the text after a keyword. It is empty if the keyword has no parameters, and `None` if it is not offered.
+    /// Returns the text after a keyword: empty if it has no parameters, and `None` if the keyword is not offered.
     #[must_use]
     pub fn parameters(&self, keyword: &str) -> Option<&str> {
         self.iter().find(|(k, _)| k.eq_ignore_ascii_case(keyword)).map(|(_, parameters)| parameters)
@@ -88,7 +88,7 @@ impl Capabilities {
 
     /// Returns a limit of the server by its name: `RCPTMAX`, `MAILMAX` or `RCPTDOMAINMAX` (LIMITS, RFC 9422).
     ///
-    /// `None` if the server does not announce it, or if its value is 0 or not a number.
+    /// Returns `None` if the server does not announce the limit, or if its value is 0 or not a number.
     #[must_use]
     pub fn limit(&self, name: &str) -> Option<usize> {
         if !self.offers("LIMITS") {
@@ -101,7 +101,7 @@ impl Capabilities {
     }
 
     /// Returns the names of the login mechanisms (AUTH, RFC 4954), in upper case and in the server's order. Each is
-    /// returned once, although many servers list them twice.
+    /// returned only once, even if the server lists it twice, as many servers do.
     pub fn auth_mechanisms(&self) -> impl Iterator<Item = String> {
         let lists = self.iter().filter(|(keyword, _)| *keyword == "AUTH");
         let names = lists.flat_map(|(_, list)| list.split_ascii_whitespace()).map(str::to_ascii_uppercase);

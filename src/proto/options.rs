@@ -17,12 +17,12 @@ pub enum Ret {
     Headers,
 }
 
-/// What a server does with a message that was not delivered in time (RFC 2852 §4.1.1).
+/// What a server does with a message that has not been delivered in time (RFC 2852 §4.1.1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum OnLate {
-    /// Returns it to the sender.
+    /// Returns the message to the sender.
     Return,
-    /// Notifies the sender, and delivers it anyway.
+    /// Notifies the sender, and keeps trying to deliver the message.
     Notify,
 }
 
@@ -33,32 +33,32 @@ pub enum MailOption {
     /// RET: the part of the message that a bounce returns (RFC 3461 §4.3). Needs DSN.
     Ret(Ret),
     /// ENVID: an identifier that bounces and reports repeat (RFC 3461 §4.4). It consists of printable ASCII characters,
-    /// and has 1 to 100 octets once it is encoded. Needs DSN.
+    /// and is 1 to 100 octets long once it is encoded. Needs DSN.
     EnvelopeId(String),
     /// REQUIRETLS: no server on the way may relay the message without TLS (RFC 8689). Needs REQUIRETLS, and a
     /// connection with TLS.
     RequireTls,
     /// MT-PRIORITY: a priority from -9 to 9, where 9 is the most urgent (RFC 6710). Needs MT-PRIORITY.
     Priority(i8),
-    /// BY: a time limit for the delivery, and what to do after it (RFC 2852). Needs DELIVERBY.
+    /// BY: a time limit for the delivery, and what to do when it has passed (RFC 2852). Needs DELIVERBY.
     DeliverBy {
-        /// The time limit, 1 to 999,999,999 seconds. With [`OnLate::Notify`] it may also be 0 or negative, down to
-        /// -999,999,999, if the time has passed already.
+        /// The time limit, from 1 to 999,999,999 seconds. With [`OnLate::Notify`], it may also be 0 or negative, down
+        /// to -999,999,999, if the time has already passed.
         seconds: i32,
         /// What to do if the message is late.
         late: OnLate,
-        /// Whether every server on the way reports that it relayed the message.
+        /// Whether every server on the way reports that it has relayed the message.
         trace: bool,
     },
     /// HOLDFOR: how long the server holds the message, in whole seconds from 1 to 999,999,999 (RFC 4865). Needs
-    /// FUTURERELEASE, and excludes [`HoldUntil`](MailOption::HoldUntil).
+    /// FUTURERELEASE, and cannot be combined with [`HoldUntil`](MailOption::HoldUntil).
     HoldFor(Duration),
-    /// HOLDUNTIL: when the server releases the message, as a date and time of RFC 3339 such as `2027-01-31T08:00:00Z`
-    /// (RFC 4865). Needs FUTURERELEASE, and excludes [`HoldFor`](MailOption::HoldFor). A time beyond the server's limit
-    /// is an [`Error::Config`] before MAIL.
+    /// HOLDUNTIL: when the server releases the message, as an RFC 3339 date and time such as `2027-01-31T08:00:00Z`
+    /// (RFC 4865). Needs FUTURERELEASE, and cannot be combined with [`HoldFor`](MailOption::HoldFor). A time beyond the
+    /// server's limit is an [`Error::Config`] before MAIL.
     HoldUntil(String),
-    /// AUTH=: the original submitter of the message, or `None` if that is unknown or not trusted (RFC 4954 §5). Needs
-    /// AUTH.
+    /// AUTH=: the original submitter of the message, or `None` if the submitter is unknown or not trusted (RFC 4954
+    /// §5). Needs AUTH.
     Auth(Option<Address>),
     /// Any other parameter as it is sent: `KEYWORD` or `KEYWORD=value` (RFC 5321 §4.1.2). Each keyword can be set once.
     /// Whether the server offers it is not checked. SIZE, BODY and SMTPUTF8 are not allowed here: they are added
@@ -149,7 +149,7 @@ impl MailOption {
         check_keywords(own, others)?;
         let is = |keyword: &str, expected: &str| keyword.eq_ignore_ascii_case(expected);
         if is(own, "HOLDFOR") && is(others, "HOLDUNTIL") || is(own, "HOLDUNTIL") && is(others, "HOLDFOR") {
-            return Err(wrong("HOLDFOR and HOLDUNTIL exclude each other"));
+            return Err(wrong("HOLDFOR and HOLDUNTIL are mutually exclusive"));
         }
         Ok(())
     }
@@ -224,16 +224,16 @@ impl fmt::Display for MailOption {
 pub enum RcptOption {
     /// NOTIFY: the events to report (RFC 3461 §4.1). Needs DSN.
     Notify {
-        /// Report when the message has been delivered.
+        /// Whether to report that the message has been delivered.
         success: bool,
-        /// Report when the message cannot be delivered.
+        /// Whether to report that the message cannot be delivered.
         failure: bool,
-        /// Report when the delivery is delayed.
+        /// Whether to report that the delivery is delayed.
         delay: bool,
     },
     /// NOTIFY=NEVER: no reports at all, not even a bounce. Needs DSN.
     NotifyNever,
-    /// ORCPT: the original recipient, before any mailing list or alias, with address type `rfc822` (RFC 3461 §4.2).
+    /// ORCPT: the original recipient, before any mailing list or alias, with the address type `rfc822` (RFC 3461 §4.2).
     /// Needs DSN.
     OriginalRecipient(Address),
     /// Any other parameter as it is sent: `KEYWORD` or `KEYWORD=value` (RFC 5321 §4.1.2). Each keyword can be set once.

@@ -22,13 +22,14 @@ const SHORT: usize = 128;
 /// Initial size of the buffer, in octets. It grows up to [`MAX_REPLY`].
 const ROOM: usize = 4_096;
 
-/// A reply of the server: a code, and one or more lines of text (RFC 5321 §4.2).
+/// A reply from the server: a code, and one or more lines of text (RFC 5321 §4.2).
 ///
-/// The text is kept as it arrived. Clones share it, so a reply to a message for many recipients is in memory once.
+/// The text is kept as it arrived. Clones share it, so a reply to a message for many recipients is in memory only once.
 /// `Display` shows the reply on one line with control characters escaped, so that a server cannot manipulate a terminal
 /// or a log.
 ///
-/// The codes (RFC 5321 §4.2.3, 3207, 4954, 7504). Treat a code that is not listed by its first digit:
+/// These codes are defined in RFC 5321 §4.2.3, RFC 3207, RFC 4954 and RFC 7504. Treat any other code according to its
+/// first digit.
 ///
 /// | | | | |
 /// |---|---|---|---|
@@ -37,18 +38,18 @@ const ROOM: usize = 4_096;
 /// | 220 | ready | 502 | command not implemented |
 /// | 221 | closing | 503 | bad sequence of commands |
 /// | 235 | login succeeded | 504 | parameter not implemented |
-/// | 250 | done | 521, 556 | accepts no mail |
-/// | 251 | user not local, will forward | 530 | login, or TLS, is required |
+/// | 250 | done | 521, 556 | mail not accepted |
+/// | 251 | user not local, will forward | 530 | login or TLS required |
 /// | 252 | cannot verify, will try | 534 | mechanism too weak |
-/// | 334 | the login continues | 535 | login failed |
+/// | 334 | login continues | 535 | login failed |
 /// | 354 | send the content | 538 | mechanism needs TLS |
-/// | 421 | closing now | 550 | no such mailbox, or access denied |
-/// | 432 | password has to be changed | 551 | user not local |
-/// | 450 | mailbox not available now | 552 | too much |
+/// | 421 | not available, closing | 550 | no such mailbox, or access denied |
+/// | 432 | password must be changed | 551 | user not local |
+/// | 450 | mailbox temporarily unavailable | 552 | storage or size limit exceeded |
 /// | 451 | local error | 553 | mailbox name not allowed |
-/// | 452 | no room, or too many recipients | 554 | failed |
-/// | 454 | no TLS, or no login, for now | 555 | parameter of MAIL or RCPT unknown |
-/// | 455 | parameters not possible now | | |
+/// | 452 | not enough storage, or too many recipients | 554 | transaction failed |
+/// | 454 | TLS or login temporarily unavailable | 555 | unknown parameter of MAIL or RCPT |
+/// | 455 | parameters temporarily not supported | | |
 #[derive(Clone, PartialEq, Eq)]
 pub struct Reply {
     code: u16,
@@ -100,7 +101,7 @@ impl Reply {
     }
 
     /// Returns the enhanced status code (RFC 3463, 2034) at the start of the first line, if there is one and its class
-    /// is that of the reply.
+    /// matches the code of the reply.
     #[must_use]
     pub fn enhanced(&self) -> Option<EnhancedCode> {
         let first = self.text_lines().next()?;
@@ -170,7 +171,7 @@ fn mask_one(text: &[u8], secret: &[u8]) -> Vec<u8> {
     masked
 }
 
-/// A reply that is borrowed from the [`Inbox`]. Reading it costs nothing; [`keep`](ReplyRef::keep) copies it.
+/// A reply that is borrowed from the [`Inbox`]. Reading it copies nothing; [`keep`](ReplyRef::keep) copies it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReplyRef<'r> {
     code: u16,
@@ -203,7 +204,7 @@ impl<'r> ReplyRef<'r> {
         lines.map(|line| line.get(4..).unwrap_or_default().trim_ascii())
     }
 
-    /// Copies the reply.
+    /// Copies the reply into an owned one.
     #[must_use]
     pub fn keep(self) -> Reply {
         Reply { code: self.code, raw: self.raw.into() }
@@ -278,7 +279,7 @@ impl fmt::Display for EnhancedCode {
     }
 }
 
-/// Buffer that turns bytes from the server into replies.
+/// A buffer that turns bytes from the server into replies.
 ///
 /// Read into [`room`](Inbox::room), report how much [arrived](Inbox::arrived), and take [replies](Inbox::next_reply)
 /// until there are none.
@@ -312,7 +313,7 @@ impl Inbox {
         &mut self.buf[self.to..]
     }
 
-    /// Reports that this number of bytes was read into [`room`](Inbox::room).
+    /// Reports that this many bytes were read into [`room`](Inbox::room).
     pub fn arrived(&mut self, n: usize) {
         self.to = self.buf.len().min(self.to.saturating_add(n));
     }
@@ -327,8 +328,8 @@ impl Inbox {
     ///
     /// # Errors
     ///
-    /// What is wrong with the reply: its code, its separator, several codes in one reply, or one of the limits (8,192
-    /// octets in a line, 512 lines, 65,536 octets in all). After that, nothing that follows can be trusted.
+    /// What is wrong with the reply: an invalid code or separator, several codes in one reply, or a limit exceeded
+    /// (8,192 octets in a line, 512 lines, 65,536 octets in all). After that, nothing that follows can be trusted.
     pub fn next_reply(&mut self) -> Result<Option<ReplyRef<'_>>, &'static str> {
         let bytes = &self.buf[self.from..self.to];
         let partial = &mut self.partial;
@@ -340,7 +341,7 @@ impl Inbox {
             let line = &bytes[partial.line..end];
             let (code, last) = parse_line(line)?;
             if *partial.code.get_or_insert(code) != code {
-                return Err("a reply with several codes");
+                return Err("a reply whose lines have different codes");
             }
             partial.lines += 1;
             if line.len() > MAX_LINE || end > MAX_REPLY || partial.lines > MAX_LINES {
@@ -361,8 +362,8 @@ impl Inbox {
         Ok(None)
     }
 
-    /// Returns the start of the line that [is not a reply](Inbox::next_reply), escaped for a terminal, to be shown in
-    /// an error. Do not show it if it answers a login: it may hold a password.
+    /// Returns the start of the line that [is not a reply](Inbox::next_reply), escaped for a terminal, for use in an
+    /// error message. Do not show the line if it answers a login: it may contain a password.
     #[must_use]
     pub fn rejected_line(&self) -> String {
         let line = &self.buf[self.from + self.partial.line..self.to];
@@ -397,11 +398,11 @@ fn parse_line(line: &[u8]) -> Result<(u16, bool), &'static str> {
 }
 
 impl Reply {
-    /// Reads exactly one reply, for tests and transcripts.
+    /// Parses exactly one reply, for tests and transcripts.
     ///
     /// # Errors
     ///
-    /// The errors of [`Inbox::next_reply`], and an error unless there is exactly one reply.
+    /// Any error of [`Inbox::next_reply`], or an error if there is not exactly one reply.
     pub fn parse(bytes: &[u8]) -> Result<Reply, &'static str> {
         let mut inbox = Inbox { buf: bytes.to_vec(), to: bytes.len(), ..Inbox::default() };
         let reply = inbox.next_reply()?.ok_or("an incomplete reply")?.keep();
@@ -517,7 +518,7 @@ mod tests {
     // Threat 48.
     #[test]
     fn codes_that_differ_are_refused() {
-        assert_eq!(Reply::parse(b"250-a\r\n550 b\r\n"), Err("a reply with several codes"));
+        assert_eq!(Reply::parse(b"250-a\r\n550 b\r\n"), Err("a reply whose lines have different codes"));
     }
 
     // Threats 46 and 47.

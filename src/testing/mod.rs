@@ -15,10 +15,10 @@
 //!
 //! The server speaks ESMTP with PIPELINING, 8BITMIME, SIZE, SMTPUTF8 and ENHANCEDSTATUSCODES, and, if credentials are
 //! set, AUTH PLAIN and LOGIN. It does not support TLS. It is strict, so that mistakes are noticed: lines must end in
-//! CRLF, and parameters that were not offered are refused. Use [`Server::builder`] to offer less or to refuse commands.
+//! CRLF, and parameters that were not offered are refused. Use [`Server::builder`] to change what it offers or refuses.
 //!
-//! Each connection has its own thread. Records are kept until the server is dropped. Other memory is bounded, for each
-//! connection, by the maximum message size.
+//! Each connection has its own thread. Records are kept until the server is dropped. The other memory that a connection
+//! uses is bounded by the maximum message size.
 
 mod connection;
 mod content;
@@ -52,7 +52,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// Starts a server that accepts everything.
+    /// Starts a server with the default settings, which accepts every sender and recipient.
     ///
     /// # Errors
     ///
@@ -97,7 +97,7 @@ impl Server {
 
     /// Waits until the server has accepted at least `n` messages, and returns all of them.
     ///
-    /// After 10 seconds, it returns the messages accepted so far.
+    /// After 10 seconds, it returns the messages accepted so far, even if there are fewer.
     #[must_use]
     pub fn wait_for_messages(&self, n: usize) -> Vec<Message> {
         let too_few = |records: &mut Records| records.messages.len() < n;
@@ -167,7 +167,7 @@ impl ServerBuilder {
     ///
     /// # Panics
     ///
-    /// If the keyword is none of these. Case does not matter.
+    /// If the keyword is not one of those above. Case is ignored.
     #[track_caller]
     pub fn extension(mut self, keyword: &str, offered: bool) -> ServerBuilder {
         let mut known = ["PIPELINING", "ENHANCEDSTATUSCODES"].into_iter().chain(mail_extensions());
@@ -180,13 +180,13 @@ impl ServerBuilder {
 
     /// Sets the maximum size of a message, in octets; 0 means no limit (RFC 1870 §4). Defaults to 50 MiB.
     ///
-    /// A larger message is refused with 552 5.3.4: at MAIL if SIZE= announces it, otherwise at its end.
+    /// A larger message is refused with 552 5.3.4: at MAIL if SIZE= gives its size, otherwise at its end.
     pub fn size_limit(mut self, octets: u64) -> ServerBuilder {
         self.size_limit = octets;
         self
     }
 
-    /// Offers AUTH PLAIN and LOGIN, and accepts this user. Defaults to no AUTH.
+    /// Offers AUTH PLAIN and LOGIN, and accepts these credentials. By default, AUTH is not offered.
     pub fn credentials(mut self, user: impl Into<String>, password: impl Into<String>) -> ServerBuilder {
         self.credentials = Some((user.into(), password.into()));
         self
@@ -199,7 +199,7 @@ impl ServerBuilder {
     }
 
     /// Refuses MAIL from this address (case-insensitive; `""` is the null sender) with the given reply, such as
-    /// `550 5.7.1 Not you`. Defaults to no refusal.
+    /// `550 5.7.1 Not you`. By default, no sender is refused.
     ///
     /// # Panics
     ///
@@ -222,7 +222,8 @@ impl ServerBuilder {
         self
     }
 
-    /// Refuses every message at its end with the given reply, such as `554 5.6.0 Not that`. Defaults to no refusal.
+    /// Refuses every message at its end with the given reply, such as `554 5.6.0 Not that`. By default, no message is
+    /// refused.
     ///
     /// # Panics
     ///
@@ -233,10 +234,10 @@ impl ServerBuilder {
         self
     }
 
-    /// Sets a callback for each line of [`Server::dialogue`], called on the thread of its connection as the line is
-    /// exchanged. Defaults to no callback.
+    /// Sets a callback that is called for each line of [`Server::dialogue`] as the line is exchanged, on the thread of
+    /// its connection. By default, there is no callback.
     ///
-    /// The connection continues when the callback returns, and dropping the server waits for it.
+    /// The connection waits until the callback returns, and so does dropping the server.
     pub fn on_line(mut self, tell: impl Fn(&str) + Send + Sync + 'static) -> ServerBuilder {
         self.on_line = Some(Box::new(tell));
         self
@@ -306,19 +307,19 @@ struct Parts {
 }
 
 impl Message {
-    /// Returns the address in MAIL, as it was sent; `""` is the null sender.
+    /// Returns the address given in MAIL, as it was sent; `""` is the null sender.
     #[must_use]
     pub fn sender(&self) -> &str {
         &self.0.sender
     }
 
-    /// Returns the addresses in RCPT that were accepted, as they were sent.
+    /// Returns the accepted addresses from the RCPT commands, as they were sent.
     #[must_use]
     pub fn recipients(&self) -> &[String] {
         &self.0.recipients
     }
 
-    /// Returns the parameters of MAIL, as they were sent: `SIZE=10`, `BODY=8BITMIME`.
+    /// Returns the parameters of MAIL, as they were sent, such as `SIZE=10` and `BODY=8BITMIME`.
     #[must_use]
     pub fn mail_parameters(&self) -> &[String] {
         &self.0.mail_parameters
@@ -331,13 +332,13 @@ impl Message {
         &self.0.recipient_parameters
     }
 
-    /// Returns the content sent after DATA, without dot-stuffing and the final dot. Line ends are as they arrived.
+    /// Returns the content sent after DATA, without dot-stuffing or the final dot. Line ends are kept as they arrived.
     #[must_use]
     pub fn content(&self) -> &[u8] {
         &self.0.content
     }
 
-    /// Returns the user who had logged in, if any.
+    /// Returns the name of the user who had logged in, if any.
     #[must_use]
     pub fn user(&self) -> Option<&str> {
         self.0.user.as_deref()

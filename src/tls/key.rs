@@ -47,10 +47,10 @@ const KNOWN: [(&str, &str); 7] = [
         "the client key is in OpenSSH format, not PKCS#8; to convert a copy: \
          ssh-keygen -p -N '' -m PKCS8 -f key.copy",
     ),
-    ("-----BEGIN PUBLIC KEY-----", "the client key is a public key; the private one is needed"),
+    ("-----BEGIN PUBLIC KEY-----", "the client key is a public key; the private key is needed"),
     (
         "-----BEGIN CERTIFICATE-----",
-        "the client key is a certificate: the certificate comes first, then its key",
+        "the client key is a certificate: pass the certificate first, then its key",
     ),
 ];
 
@@ -80,8 +80,8 @@ mod tests {
             ("DSA PRIVATE KEY", convert),
             ("ENCRYPTED PRIVATE KEY", convert),
             ("OPENSSH PRIVATE KEY", "ssh-keygen"),
-            ("PUBLIC KEY", "private one"),
-            ("CERTIFICATE", "certificate comes first"),
+            ("PUBLIC KEY", "private key is needed"),
+            ("CERTIFICATE", "pass the certificate first"),
             ("SOMETHING ELSE", convert),
         ] {
             let text = format!("-----BEGIN {kind}-----\nc2VjcmV0\n-----END {kind}-----\n");

@@ -66,7 +66,7 @@ use crate::Error;
 /// content, and they take microseconds.
 pub(crate) const MAX_STEPS: u32 = 64;
 
-/// A version of TLS. Older ones are not offered (RFC 8996).
+/// A TLS version. Versions before 1.2 are not offered (RFC 8996).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum TlsVersion {
@@ -77,14 +77,14 @@ pub enum TlsVersion {
     Tls1_3,
 }
 
-/// A TLS library, which [`Builder::tls_backend`](crate::Builder::tls_backend) chooses.
+/// A TLS library, chosen with [`Builder::tls_backend`](crate::Builder::tls_backend).
 ///
-/// Both verify certificates against the CAs of the system, and report what is wrong with one in the same words. They
-/// differ in this:
+/// Both libraries verify certificates against the system's CAs, and report what is wrong with a certificate in the same
+/// words. They differ as follows:
 ///
 /// | | native-tls with OpenSSL | rustls |
 /// |---|---|---|
-/// | common name of a certificate without other names | counts | does not count (RFC 9525 §2) |
+/// | common name of a certificate without other names | used | ignored (RFC 9525 §2) |
 /// | certificates of X.509 version 1 | yes | no, not even with [`danger_accept_invalid_certs`](crate::Builder::danger_accept_invalid_certs) |
 /// | [`client_pkcs12`](crate::Builder::client_pkcs12) | yes | no: an [`Error::Config`](crate::Error::Config) |
 /// | resuming the session of an earlier connection | no | yes, among clones of a builder |
@@ -100,7 +100,7 @@ pub enum TlsBackend {
 }
 
 impl TlsBackend {
-    /// Returns whether this build has the library.
+    /// Returns whether this build includes the library.
     #[must_use]
     pub const fn is_available(self) -> bool {
         match self {
@@ -118,7 +118,7 @@ impl TlsBackend {
     }
 }
 
-/// Returns the library that is used if none is chosen: native-tls if the build has it, otherwise rustls.
+/// Returns the library that is used if none is chosen: native-tls if the build includes it, otherwise rustls.
 impl Default for TlsBackend {
     fn default() -> TlsBackend {
         if rustls::AVAILABLE && !native::AVAILABLE { TlsBackend::Rustls } else { TlsBackend::NativeTls }
@@ -297,14 +297,14 @@ impl TlsSettings {
         }
         if self.ready.is_some() && !self.options.are_defaults() {
             return Err(Error::Config(
-                "with tls_connector or rustls_config, no other TLS setting except tls_name can be used"
+                "with tls_connector or rustls_config, tls_name is the only other TLS setting that can be used"
                     .into(),
             ));
         }
         let Options { no_system_roots, roots, accept_invalid_certs, .. } = &self.options;
         if *no_system_roots && roots.is_empty() && !accept_invalid_certs {
             return Err(Error::Config(
-                "no certificate could be trusted: system_roots is off, and there is no ca_certificate".into(),
+                "no certificate could be trusted: system_roots is off, and no ca_certificate was set".into(),
             ));
         }
         Ok(())

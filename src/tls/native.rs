@@ -187,7 +187,7 @@ pub(super) fn roots(certificates: &[u8]) -> Result<Vec<Certificate>, Flaw> {
     match read {
         Ok(certificates) if !certificates.is_empty() => Ok(certificates),
         Ok(_) => Err(NONE.into()),
-        Err(e) => Err(format!("the CA certificate is invalid: neither PEM nor DER: {e}")),
+        Err(e) => Err(format!("the CA certificate is invalid: {e}")),
     }
 }
 

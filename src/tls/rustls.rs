@@ -70,7 +70,7 @@ impl Connector {
 
     pub fn connect<S: Read + Write>(&self, name: &str, stream: S) -> Handshake<S> {
         let Ok(server) = ServerName::try_from(name.to_owned()) else {
-            let text = format!("{name:?} cannot be the name of a certificate");
+            let text = format!("{name:?} is not a valid TLS server name");
             return Handshake::Failed(Error::Config(text.into()));
         };
         match ClientConnection::new(self.0.clone(), server) {
@@ -273,7 +273,7 @@ fn tls(e: ::rustls::Error) -> Error {
 
 /// Reads certificates whose form was checked: one or more in PEM, or one in DER.
 pub(super) fn roots(certificates: &[u8]) -> Result<Vec<Certificate>, Flaw> {
-    let invalid = |e: String| format!("the CA certificate is invalid: neither PEM nor DER: {e}");
+    let invalid = |e: String| format!("the CA certificate is invalid: {e}");
     let read = if is_pem(certificates) {
         pem(certificates).map_err(invalid)?
     } else {
@@ -350,7 +350,7 @@ fn webpki(options: &Options, roots: &[Certificate]) -> Result<Arc<WebPkiServerVe
     }
     store.add_parsable_certificates(roots.iter().cloned());
     if store.is_empty() {
-        return Err("no CA certificate was found on this system, and there is no ca_certificate".into());
+        return Err("no CA certificate was found on this system, and no ca_certificate was set".into());
     }
     let provider = Arc::new(provider::default_provider());
     WebPkiServerVerifier::builder_with_provider(Arc::new(store), provider).build().map_err(|e| e.to_string())

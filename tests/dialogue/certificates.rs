@@ -297,7 +297,7 @@ fn wrong_settings_of_tls_fail_before_connecting() {
         (client().ca_certificate(key), "the CA"),
         (client().client_certificate(chain, sec1), convert),
         (client().client_certificate(chain, encrypted), convert),
-        (client().client_certificate(chain, chain), "certificate comes first"),
+        (client().client_certificate(chain, chain), "pass the certificate first"),
         (client().client_certificate(key, key), "client certificate"),
         (client().client_certificate("", key), "client certificate"),
         (client().client_certificate(chain, broken.as_bytes()), "client certificate"),

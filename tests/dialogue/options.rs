@@ -93,7 +93,7 @@ fn options_that_contradict_each_other_are_refused_before_anything_is_sent() {
     let both = |first: &MailOption, second: &MailOption| {
         bob().option(first.clone()).and_then(|envelope| envelope.option(second.clone()))
     };
-    let exclude = "HOLDFOR and HOLDUNTIL exclude each other";
+    let exclude = "HOLDFOR and HOLDUNTIL are mutually exclusive";
     for (envelope, why) in [
         (both(&hold_for, &hold_until), exclude),
         (both(&hold_until, &hold_for), exclude),

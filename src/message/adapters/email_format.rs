@@ -41,11 +41,11 @@ impl From<Email> for Message {
     }
 }
 
-/// Converts a [`Message`], including `Bcc`, with the whole body in memory.
+/// Converts a [`Message`], including `Bcc`, keeping the whole body in memory.
 ///
 /// # Errors
 ///
-/// Those of [`Message::to_bytes`]; [`Error::Message`] if email-format cannot read it.
+/// The errors of [`Message::to_bytes`], and [`Error::Message`] if email-format cannot parse the message.
 impl TryFrom<Message> for Email {
     type Error = Error;
 

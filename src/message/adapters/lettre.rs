@@ -7,8 +7,8 @@ use crate::{
     message::{Body, Mail, header_reader::remove_bcc},
 };
 
-/// The envelope is that of the message. `Bcc` is never sent, not even with `keep_bcc`, which is for transports that take
-/// the recipients from it. The message is serialized in memory when it is sent.
+/// The envelope is that of the lettre message. `Bcc` is never sent, not even with `keep_bcc`, which is for transports
+/// that take the recipients from that header. The message is serialized in memory when it is sent.
 ///
 /// ```no_run
 /// let message = lettre::Message::builder()

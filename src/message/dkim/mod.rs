@@ -9,7 +9,9 @@ use std::{fmt, sync::Arc, time::Duration};
 use base64::{Engine, engine::general_purpose::STANDARD};
 
 use self::key::Key;
-pub(crate) use self::reading::{Reading, sign};
+#[cfg(feature = "async")]
+pub(crate) use self::reading::Reading;
+pub(crate) use self::reading::sign;
 use super::{Body, Content, Mail};
 use crate::{Envelope, Error};
 
@@ -45,8 +47,8 @@ const MAX_NAME: usize = 253;
 /// Signs messages for a domain with DKIM (RFC 6376), using RSA or Ed25519 (RFC 8463) with SHA-256 and
 /// `relaxed/relaxed`.
 ///
-/// The private key is in PEM. Create one with `openssl genpkey -algorithm rsa -pkeyopt rsa_keygen_bits:2048` or
-/// `openssl genpkey -algorithm ed25519`. Publish its public key in DNS, as a TXT record at
+/// The private key is in PEM format. Create one with `openssl genpkey -algorithm rsa -pkeyopt rsa_keygen_bits:2048`
+/// or `openssl genpkey -algorithm ed25519`. Publish its public key in DNS, as a TXT record at
 /// `SELECTOR._domainkey.DOMAIN`: `v=DKIM1; k=rsa; p=`, followed by the output of `openssl pkey -in dkim.pem -pubout
 /// -outform DER | base64 -w0`. For Ed25519, use `k=ed25519`, and pass only the last 32 octets to `base64` (`| tail -c
 /// 32`).
@@ -62,8 +64,9 @@ const MAX_NAME: usize = 253;
 /// # }
 /// ```
 ///
-/// The whole body is signed (there is no `l=`), as it arrives: with CRLF line ends. Many domains sign twice, because
-/// not all receivers support Ed25519: `rsa.sign(&ed25519.sign(&message))`. Neither signature covers the other.
+/// The whole body is signed (without `l=`) in the form in which it arrives, with CRLF line ends. Many domains sign
+/// twice, because not all receivers support Ed25519: `rsa.sign(&ed25519.sign(&message))`. Neither signature covers the
+/// other.
 ///
 /// Relays without 8BITMIME re-encode 8-bit content, which breaks the signature. A composed [`Message`](super::Message)
 /// is therefore signed in its ASCII form. A [`Raw`](super::Raw) message is signed as is.
@@ -86,13 +89,13 @@ struct Header {
 }
 
 impl Dkim {
-    /// Creates a signer for a domain, with the private key for this selector. The key is PEM: PKCS#8 (`PRIVATE KEY`),
-    /// or for RSA also PKCS#1 (`RSA PRIVATE KEY`). RSA keys must have 2048 to 4096 bits.
+    /// Creates a signer for a domain, with the private key for this selector. The key is in PEM format: PKCS#8
+    /// (`PRIVATE KEY`) or, for RSA, also PKCS#1 (`RSA PRIVATE KEY`). RSA keys must have 2048 to 4096 bits.
     ///
     /// # Errors
     ///
     /// [`Error::Config`] if the domain or the selector is not an ASCII name (write international domains as `xn--…`),
-    /// or if the key cannot be used. The text never shows the key.
+    /// or if the key cannot be used. The error text never shows the key.
     pub fn new(domain: &str, selector: &str, key: &str) -> Result<Dkim, Error> {
         for (what, name) in [("domain", domain), ("selector", selector)] {
             if !is_dns_name(name) {
@@ -110,9 +113,9 @@ impl Dkim {
         })
     }
 
-    /// Sets the headers to sign, each as often as it occurs in the message. `From` is always signed. Defaults to
+    /// Sets the headers to sign. All occurrences in the message are signed. `From` is always signed. Defaults to
     /// `From`, `Sender`, `Reply-To`, `Subject`, `Date`, `Message-ID`, `To`, `Cc`, `MIME-Version`, `Content-Type`,
-    /// `Content-Transfer-Encoding`, `In-Reply-To`, `References`, and the `List-` headers of RFC 2369, 2919 and 8058.
+    /// `Content-Transfer-Encoding`, `In-Reply-To`, `References`, and the `List-` headers of RFCs 2369, 2919 and 8058.
     ///
     /// # Errors
     ///
@@ -126,8 +129,8 @@ impl Dkim {
         Ok(self)
     }
 
-    /// Adds headers to oversign: adding another header with that name breaks the signature (RFC 6376 §8.15). Defaults
-    /// to `From`, which is always oversigned.
+    /// Adds headers to oversign, so that adding another header with the same name breaks the signature (RFC 6376
+    /// §8.15). `From` is always oversigned. By default, no other header is.
     ///
     /// # Errors
     ///
@@ -148,7 +151,7 @@ impl Dkim {
         self
     }
 
-    /// Sets how long the signature is valid (`x=`), in whole seconds, at least one. Defaults to no limit.
+    /// Sets how long the signature is valid (`x=`), rounded down to whole seconds (at least one). Defaults to no limit.
     #[must_use]
     pub fn expires_after(mut self, time: Duration) -> Dkim {
         self.expires_after = Some(time);
@@ -186,17 +189,17 @@ impl fmt::Debug for Dkim {
     }
 }
 
-/// A message that is [signed](Dkim::sign) when it is sent: another [`Mail`], with the same envelope.
+/// A message that is [signed](Dkim::sign) when it is sent. Implements [`Mail`] with the envelope of that message.
 ///
-/// The message is read twice, because the signature precedes the content. The first reading is before anything of the
-/// message is sent. It fails if the message has no `From`, invalid header lines, or more than 1 MiB of headers. A file
-/// or reader is [opened](Mail::body) twice, and must have the same content both times, or the signature is wrong.
-/// Content that can be read only once, such as an attachment from a reader, is an error; the message can still be sent
-/// unsigned. Files and readers are never held in memory; bytes are copied.
+/// The message is read twice, because the signature precedes the content. The first reading takes place before any
+/// part of the message is sent. It fails if the message has no `From`, invalid header lines, or more than 1 MiB of
+/// headers. A file or reader is [opened](Mail::body) twice, and must have the same content both times; otherwise, the
+/// signature is invalid. Content that can be read only once, such as an attachment from a reader, is an error; such a
+/// message can still be sent unsigned. Files and readers are never held in memory; bytes are copied.
 ///
 /// The first reading as a whole is limited by [`block_timeout`](crate::Builder::block_timeout) (60 seconds by default).
-/// It is about as fast as SHA-256: a gigabyte takes seconds of CPU time, on the caller's thread in the blocking client,
-/// and on the threads that read files in the async client. The connection is idle meanwhile.
+/// It is about as fast as SHA-256: a gigabyte takes seconds of CPU time, on the caller's thread in the blocking client
+/// and on the threads that read files in the async client. Meanwhile, the connection is idle.
 pub struct Signed<M> {
     mail: M,
     dkim: Dkim,
@@ -239,7 +242,7 @@ pub(crate) struct Unsigned<'m> {
     pub again: Option<Content<'m>>,
 }
 
-const READ_ONCE: &str = "cannot sign the message: it must be read twice, but has content from a reader";
+const READ_ONCE: &str = "cannot sign the message: it must be read twice, but its content comes from a reader";
 
 /// Converts the error of opening a body that could be opened once, but not twice.
 fn read_once(error: Error) -> Error {

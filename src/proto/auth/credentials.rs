@@ -11,7 +11,7 @@ use crate::Error;
 /// Maximum length of the trace of ANONYMOUS, in characters (RFC 4505 §2).
 const MAX_TRACE: usize = 255;
 
-/// Credentials of a login, for [`Client::auth`](crate::Client::auth). They never appear in `Debug` output, logs or
+/// Login credentials for [`Client::auth`](crate::Client::auth). They never appear in `Debug` output, logs or
 /// errors.
 #[derive(Clone)]
 pub struct Credentials(Kind);
@@ -26,11 +26,11 @@ pub(super) enum Kind {
 }
 
 impl Credentials {
-    /// Creates credentials from a user name and a password. Text is sent as UTF-8, and octets unchanged.
+    /// Creates credentials from a user name and a password. Text is sent as UTF-8; octets are sent unchanged.
     ///
     /// # Errors
     ///
-    /// [`Error::Config`] if one of them has a NUL, which PLAIN cannot carry (RFC 4616), or the user is empty.
+    /// [`Error::Config`] if the user name is empty, or if either contains a NUL, which PLAIN cannot carry (RFC 4616).
     pub fn new(user: impl AsRef<[u8]>, password: impl AsRef<[u8]>) -> Result<Credentials, Error> {
         let (user, password) = (user.as_ref(), password.as_ref());
         if user.is_empty() {
@@ -46,8 +46,8 @@ impl Credentials {
     ///
     /// # Errors
     ///
-    /// [`Error::Config`] if the user is empty or has a control character, or if the token is empty or has anything
-    /// except visible ASCII characters (RFC 6750 §2.1), such as a line end.
+    /// [`Error::Config`] if the user name is empty or contains a control character, or if the token is empty or
+    /// contains anything other than visible ASCII characters (RFC 6750 §2.1), such as a line end.
     pub fn token(user: &str, token: &str) -> Result<Credentials, Error> {
         Credentials::token_later(user)?.with_token(token)
     }
@@ -74,7 +74,7 @@ impl Credentials {
     ///
     /// # Errors
     ///
-    /// [`Error::Config`] if it has a NUL.
+    /// [`Error::Config`] if `authorization` contains a NUL.
     pub fn external(authorization: &str) -> Result<Credentials, Error> {
         if authorization.contains('\0') {
             return Err(Error::Config("the authorization identity for EXTERNAL contains a NUL byte".into()));
@@ -87,7 +87,7 @@ impl Credentials {
     ///
     /// # Errors
     ///
-    /// [`Error::Config`] if it has a control character or more than 255 characters.
+    /// [`Error::Config`] if `trace` contains a control character or more than 255 characters.
     pub fn anonymous(trace: &str) -> Result<Credentials, Error> {
         if trace.contains(char::is_control) || trace.chars().count() > MAX_TRACE {
             return Err(Error::Config(

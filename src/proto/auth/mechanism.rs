@@ -3,22 +3,22 @@
 
 /// An AUTH mechanism. The library does the rest: base64, long lines, cancellation, and masking of secrets.
 ///
-/// A value is used for one login. To log in with a custom mechanism, pass it to
+/// Each value is used for a single login. To log in with a custom mechanism, pass it to
 /// [`Builder::auth_mechanism`](crate::Builder::auth_mechanism) or
-/// [`Client::auth_mechanism`](crate::Client::auth_mechanism). Every login begins with a clone of it. The
+/// [`Client::auth_mechanism`](crate::Client::auth_mechanism). Every login uses a new clone of it. The
 /// [module](crate::auth#custom-mechanisms) has an example.
 pub trait Mechanism: Send + Sync {
-    /// Returns the name of the mechanism, as in AUTH and in the server's EHLO reply: up to 20 upper-case letters,
-    /// digits, `-` and `_`.
+    /// Returns the name of the mechanism, as it appears in AUTH and in the server's EHLO reply: up to 20 upper-case
+    /// letters, digits, `-` and `_`.
     fn name(&self) -> &str;
 
-    /// Returns the initial response, or `None` if the server speaks first. If it makes the line of AUTH too long, it is
-    /// sent as the answer to the first challenge instead (RFC 4954 §4). Defaults to `None`.
+    /// Returns the initial response, or `None` if the server speaks first. If the response would make the AUTH line too
+    /// long, it is sent as the answer to the first challenge instead (RFC 4954 §4). Defaults to `None`.
     fn initial(&mut self) -> Option<Vec<u8>> {
         None
     }
 
-    /// Answers a challenge, which is already decoded.
+    /// Answers a challenge, which has already been decoded from base64.
     fn answer(&mut self, challenge: &[u8]) -> Answer;
 
     /// Checks whether to trust the server when it accepts the login. `text` is the text of its 235 reply. By default,
@@ -37,7 +37,7 @@ pub trait Mechanism: Send + Sync {
         true
     }
 
-    /// Returns secrets to be masked in logs and errors if the server repeats them, as they are or in base64. Whole
+    /// Returns secrets to be masked in logs and errors if the server repeats them, verbatim or in base64. Whole
     /// answers are always masked. Defaults to none.
     fn secrets(&self) -> Vec<&[u8]> {
         Vec::new()
@@ -50,16 +50,16 @@ pub trait Mechanism: Send + Sync {
 pub enum Answer {
     /// Sends this response.
     Respond(Vec<u8>),
-    /// The challenge explained why the login fails. A response is sent, and the server's refusal follows.
+    /// The challenge explained why the login failed. The response is sent, and the server then refuses the login.
     AcceptFailure {
         /// The response.
         response: Vec<u8>,
         /// The explanation. It becomes the `details` of [`Error::Auth`](crate::Error::Auth).
         details: String,
     },
-    /// Cancels the mechanism for this reason. The next one is tried.
+    /// Cancels the mechanism for this reason. The next mechanism is then tried.
     Cancel(String),
-    /// Rejects the server as an impostor for this reason. Nothing more is tried, and the connection is closed.
+    /// Rejects the server as an impostor for this reason. No other mechanism is tried, and the connection is closed.
     RejectServer(String),
 }
 
