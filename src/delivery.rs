@@ -87,7 +87,7 @@ pub(crate) enum Again {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Timings {
-    /// Time from MAIL to the server's 354 reply.
+    /// Time from MAIL to the server's 354 reply or, with BDAT, to the reply to the last RCPT.
     pub envelope: Duration,
     /// Time to send the content.
     pub content: Duration,

@@ -187,7 +187,7 @@ pub enum Error {
     /// [`ca_certificate`](crate::Builder::ca_certificate), set [`tls_name`](crate::Builder::tls_name), or (insecurely)
     /// disable TLS.
     Certificate {
-        /// The name that was verified.
+        /// The name that the certificate was checked against.
         name: String,
         /// What is wrong, in the words of the TLS library, such as `certificate has expired`, `self-signed
         /// certificate`, `hostname mismatch`, or `unable to get local issuer certificate` for an unknown CA.

@@ -193,10 +193,10 @@
 //!
 //! # Logging
 //!
-//! Log lines are written through the crate [`log`](https://docs.rs/log), with the target `postino`. The level `warn` is
+//! Log lines go through the [`log`](https://docs.rs/log) crate, with the target `postino`. The `warn` level is
 //! used for things that a server may object to, such as lines of more than 998 octets, and for logins without TLS that
 //! [`Builder::danger_plaintext_credentials`] allows. The level `debug` shows connecting, preparing TLS, closing, and
-//! the dialogue line by line, as `C:` and `S:`, with secrets masked and content only counted. Each line begins with the
+//! the dialogue line by line (`C:`, `S:`), with secrets masked and only the size of content. Each line begins with the
 //! number of its connection in this process ([`Client::connection_number`]):
 //!
 //! ```text
@@ -219,7 +219,7 @@
 //! | `sasl` | logins with SCRAM and CRAM-MD5, which do not send the password; without this feature, requesting one of them is an error |
 //! | `idna` | non-ASCII host names; if the server does not offer SMTPUTF8, non-ASCII domains in envelopes and in the headers of composed messages become A-labels (`xn--…`). Without this feature, they are an error |
 //! | `dkim` | DKIM signatures, `message::Dkim` |
-//! | `lettre-0_11`, `mail-builder-2` | sending the messages of these crates |
+//! | `lettre-0_11`, `mail-builder-2` | sending messages built with these crates |
 //! | `testing` | `testing`, an in-process server for tests |
 //!
 //! <a id="async"></a>`aio` has the same names as the root: `postino::aio::Client` is `postino::Client` with `async fn`. Its

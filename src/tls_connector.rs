@@ -12,7 +12,7 @@ use super::client::Builder;
 impl Builder {
     /// Uses this native-tls connector for every handshake: it determines which certificates are trusted, which TLS
     /// versions are used, and which client certificate is sent. No other TLS setting except
-    /// [`tls_name`](Self::tls_name) can be combined with it: that is an [`Error::Config`](crate::Error::Config).
+    /// [`tls_name`](Self::tls_name) can be combined with it: doing so is an [`Error::Config`](crate::Error::Config).
     /// Defaults to a connector that is built from the other settings when it is first needed.
     pub fn tls_connector(mut self, connector: native_tls::TlsConnector) -> Self {
         self.tls_settings().set_ready(connector.into());
@@ -26,8 +26,8 @@ impl Builder {
     /// Uses rustls with this configuration for every handshake: it determines which certificates are trusted, which
     /// TLS versions and which cryptography are used, which client certificate is sent, and where sessions are kept for
     /// resuming. ALPN and early data should be off. No other TLS setting except [`tls_name`](Self::tls_name) can be
-    /// combined with it: that is an [`Error::Config`](crate::Error::Config). Defaults to a configuration that is built
-    /// from the other settings when it is first needed.
+    /// combined with it: doing so is an [`Error::Config`](crate::Error::Config). Defaults to a configuration that is
+    /// built from the other settings when it is first needed.
     pub fn rustls_config(mut self, config: Arc<rustls::ClientConfig>) -> Self {
         self.tls_settings().set_ready(config.into());
         self

@@ -88,7 +88,7 @@ impl Builder {
     /// one through a tunnel or a proxy. A buffered stream is fine: it is flushed before each wait for a reply.
     ///
     /// The host is used only as the name for TLS. The port and the time limit for connecting are ignored. By default,
-    /// credentials are sent without TLS only if nobody else can listen, that is, over a Unix socket of [`smol::Async`]
+    /// credentials are sent without TLS only if nobody can eavesdrop, that is, over a Unix socket from [`smol::Async`]
     /// or `smol::net`. A TCP socket never counts as local, because even a connection to this machine may lead to a
     /// proxy. The client cannot [reconnect](Client::reconnect).
     ///
@@ -206,7 +206,7 @@ impl Stream {
         }
     }
 
-    /// Returns whether nobody else can listen to the connection.
+    /// Returns whether nobody else can eavesdrop on the connection.
     pub fn is_local(&self) -> bool {
         self.is_local
     }

@@ -187,7 +187,7 @@ impl Stream {
         }
     }
 
-    /// Returns whether nobody else can listen to the connection.
+    /// Returns whether nobody else can eavesdrop on the connection.
     pub fn is_local(&self) -> bool {
         self.is_local
     }

@@ -64,7 +64,7 @@ pub trait Transport: Send {
         None
     }
 
-    /// Returns whether nobody else can listen to the connection, so that credentials may be sent without TLS. Defaults
+    /// Returns whether nobody else can eavesdrop on the connection, so credentials may be sent without TLS. Defaults
     /// to false, because even a connection to this machine may lead to a proxy, and from there to anywhere. Returns
     /// true for Unix sockets.
     fn is_local(&self) -> bool {

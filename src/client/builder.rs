@@ -30,13 +30,13 @@ impl Client {
         Builder::new(Config::new(host))
     }
 
-    /// Returns a builder for a server that listens on this Unix socket. Nobody else can listen to such a connection,
+    /// Returns a builder for a server that listens on this Unix socket. Nobody else can eavesdrop on such a connection,
     /// so credentials need no TLS. To use TLS over it, set [`Builder::tls_name`].
     pub fn unix(path: impl AsRef<Path>) -> Builder {
         Builder::new(Config::unix(path.as_ref()))
     }
 
-    /// Returns a builder for the server of this URL: `smtp://host`, `smtps://user:password@host:port`, `lmtp://host`
+    /// Returns a builder for the server at this URL: `smtp://host`, `smtps://user:password@host:port`, `lmtp://host`
     /// ([`Builder::lmtp`]), `smtp+unix:/path` or `lmtp+unix:/path` ([`Client::unix`]).
     ///
     /// The query `?tls=required`, `?tls=opportunistic` or `?tls=none` sets the [security](Builder::security). User,
@@ -283,8 +283,8 @@ impl Builder {
 
     /// Sets whether the next envelope of a [`Batch`](super::Batch), or QUIT, is sent together with the end of a
     /// message (RFC 2920 §3.1). Defaults to [`JoinPolicy::Automatic`], which joins only if the server offers
-    /// PIPELINING and CHUNKING but not BURL and passes a trial, and never over LMTP. Clones of this builder share the
-    /// trial's result.
+    /// PIPELINING and CHUNKING but not BURL, and passes a trial; it never joins over LMTP. Clones of this builder share
+    /// the trial's result.
     ///
     /// The trial detects servers that discard or refuse what follows the end of a message. It cannot detect a server
     /// that stores what follows as part of the message: see [`JoinPolicy`] before you choose [`JoinPolicy::Always`].

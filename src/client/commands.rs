@@ -349,7 +349,7 @@ impl Client {
         self.say(&mut call, Simple::help(topic)?).await
     }
 
-    /// Sends any other command, without the line end. It can be text, or octets that need not be UTF-8. A refusal is
+    /// Sends any other command, given without its line end, as text or as octets that need not be UTF-8. A refusal is
     /// also returned as `Ok`: check [`Reply::is_positive`]. 421 and 221, which close the connection, are errors, as is
     /// 3yz, after which the server expects something other than a command.
     ///

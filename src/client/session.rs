@@ -26,7 +26,7 @@ use crate::{
 /// A connection to an SMTP or LMTP server.
 ///
 /// Create one with a [`Builder`](super::Builder), from a [host](Client::builder), a [URL](Client::from_url) or a
-/// [Unix socket](Client::unix). Then [send a message](Client::send), [many of them](Client::send_all), or use
+/// [Unix socket](Client::unix). Then [send one message](Client::send) or [many](Client::send_all), or use
 /// [single commands](#single-commands).
 ///
 /// After a lost connection, a timeout, an invalid reply, a 421 reply, or a dropped future, every further call fails
@@ -74,7 +74,7 @@ impl Client {
         self.link.stream.peer()
     }
 
-    /// Returns the number of the connection, which its log lines begin with (`#7`). It is unique in this
+    /// Returns the connection number, shown at the start of its log lines (`#7`). It is unique in this
     /// process; [`reconnect`](Client::reconnect) changes it.
     #[must_use]
     pub fn connection_number(&self) -> u64 {

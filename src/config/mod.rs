@@ -50,14 +50,16 @@ const SMTP: u16 = 25;
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Security {
-    /// Uses STARTTLS if the server offers it and this build has TLS; requires it if there are credentials. Over a local
-    /// connection, TLS is used only if there are credentials and STARTTLS is offered.
+    /// Uses STARTTLS if the server offers it and this build has TLS; requires it if there are credentials, except as for
+    /// [`Plaintext`](Security::Plaintext). Over a local connection, TLS is used only if there are credentials and STARTTLS
+    /// is offered.
     #[default]
     Auto,
-    /// Uses no TLS. Credentials are then an error, except over a local connection.
+    /// Uses no TLS. Credentials are then an error, except over a local connection or with
+    /// [`danger_plaintext_credentials`](crate::Builder::danger_plaintext_credentials).
     Plaintext,
     /// Uses STARTTLS if the server offers it (RFC 3207), even over a local connection. Requires it if there are
-    /// credentials, except over a local connection.
+    /// credentials, except as for `Plaintext`.
     Opportunistic,
     /// Requires STARTTLS. Connecting fails if the server does not offer it.
     StartTls,

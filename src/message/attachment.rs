@@ -80,7 +80,7 @@ impl Attachment {
 
     /// Sets the media type, such as `text/csv; charset=utf-8`. By default, it is guessed from the extension of the file
     /// name, or is `application/octet-stream` if the extension is unknown. A guessed text type gets `charset=utf-8` if
-    /// the content is UTF-8. All bytes are checked, or the first 64 KiB of a regular file when it is sent; readers and
+    /// the content is UTF-8. Bytes are checked in full, files only in their first 64 KiB, when sent; readers and
     /// FIFOs are not inspected.
     ///
     /// A `message/…` part other than `message/global` must not be encoded (RFC 2046 §5.2.1). It must be given as bytes,

@@ -128,7 +128,7 @@ impl MessageBuilder {
         self
     }
 
-    /// Adds an `https:` URI to which a POST request unsubscribes the recipient, without confirmation
+    /// Adds an `https:` URI that unsubscribes the recipient on a POST request, without confirmation
     /// (`List-Unsubscribe-Post`, RFC 8058). There can be only one such URI, and all others must be `mailto:`. Mail
     /// programs honour it only in messages with a DKIM signature.
     pub fn one_click_unsubscribe(mut self, uri: impl Into<String>) -> MessageBuilder {
@@ -182,7 +182,7 @@ impl MessageBuilder {
         self
     }
 
-    /// Adds an attachment, or an image (or other content) that the HTML text shows: see [`Attachment::content_id`].
+    /// Adds an attachment, or an image (or other content) embedded in the HTML text: see [`Attachment::content_id`].
     pub fn attach(mut self, attachment: Attachment) -> MessageBuilder {
         self.attachments.push(attachment);
         self

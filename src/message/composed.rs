@@ -75,7 +75,7 @@ impl Message {
         self.fields.iter().find(|field| field.name().eq_ignore_ascii_case(name)).map(Field::value)
     }
 
-    /// Returns the whole message, without `Bcc`, in the form that any server accepts, for example to store a copy in
+    /// Returns the whole message, without `Bcc`, in a form that any server accepts, for example to store a copy in
     /// the "Sent" folder.
     ///
     /// # Errors

@@ -193,7 +193,7 @@ impl From<&String> for Mailboxes {
     }
 }
 
-/// Converts a pair of a display name, which is taken literally, and an address.
+/// Converts a (display name, address) pair. The display name is taken literally.
 impl<N: Into<String>, A: Into<String>> From<(N, A)> for Mailboxes {
     fn from((name, address): (N, A)) -> Mailboxes {
         Mailboxes(vec![Given::Pair(name.into(), address.into())])

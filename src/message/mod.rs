@@ -132,7 +132,7 @@ pub trait Mail: Send + Sync {
     fn envelope(&self) -> Result<Envelope, Error>;
 
     /// Opens the body from its start, if possible in a form that any server accepts. This method may be called several
-    /// times: signing calls it twice in a row, and so may sending in several transactions. It must not block: return a
+    /// times: signing calls it twice in a row, and sending once per transaction. It must not block: return a
     /// [path](Body::path) for a file, and [defer](Body::deferred) other work that takes time.
     ///
     /// A body may be dropped without being sent. A type whose content can be read only once should keep it in a

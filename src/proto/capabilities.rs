@@ -79,8 +79,8 @@ impl Capabilities {
 
     /// Returns the maximum size of a message, in octets (SIZE, RFC 1870), or `None` if the server announces none.
     ///
-    /// 0 or a non-number means no limit. A number that does not fit in 64 bits counts as the largest that
-    /// does.
+    /// Also returns `None` if the value is 0 (no limit) or not a number. A number that does not fit in 64 bits counts
+    /// as the largest that does.
     #[must_use]
     pub fn size_limit(&self) -> Option<u64> {
         self.size_limit

@@ -107,7 +107,7 @@ impl MailOption {
                 } else if !id.bytes().all(|b| matches!(b, 32..=126)) {
                     Err(wrong("ENVID: the envelope id contains characters other than printable ASCII"))
                 } else if xtext_len(id) > 100 {
-                    Err(wrong("ENVID: the envelope id is longer than 100 octets"))
+                    Err(wrong("ENVID: the encoded envelope id is longer than 100 octets"))
                 } else {
                     Ok(())
                 }
@@ -177,7 +177,7 @@ impl MailOption {
         let limit = parameters.split([' ', ',']).next().and_then(|word| word.parse::<u64>().ok());
         match (self, limit) {
             (MailOption::RequireTls, _) if !encrypted => {
-                Err(Error::Unsupported("REQUIRETLS on a connection without TLS"))
+                Err(Error::Unsupported("a usable REQUIRETLS, because the connection has no TLS"))
             }
             // RFC 2852 §2: the shortest time limit that the server accepts.
             (MailOption::DeliverBy { seconds, late: OnLate::Return, .. }, Some(least))

@@ -70,7 +70,7 @@ impl Reply {
         self.code / 100 == 2
     }
 
-    /// Returns whether the code is 4xx: a transient failure, which may succeed later.
+    /// Returns whether the code is 4xx: a transient failure; the command may succeed later.
     #[must_use]
     pub fn is_transient(&self) -> bool {
         self.code / 100 == 4

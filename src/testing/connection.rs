@@ -278,7 +278,7 @@ impl Connection {
     }
 }
 
-const TOO_GREAT: &str = "552 5.3.4 Message too great";
+const TOO_GREAT: &str = "552 5.3.4 Message too large";
 
 /// Parses `FROM:<address>` or `TO:<address>`, and the parameters after it.
 fn path<'a>(argument: &'a str, start: &str) -> Option<(&'a str, Vec<String>)> {
@@ -334,7 +334,7 @@ impl Connection {
             return Err("502 5.5.1 AUTH not offered".into());
         }
         if self.user.is_some() || self.transaction.is_some() {
-            return Err("503 5.5.1 Not now".into());
+            return Err("503 5.5.1 AUTH not allowed now".into());
         }
         let (mechanism, initial) = match argument.split_once(' ') {
             Some((mechanism, initial)) => (mechanism, Some(initial)),

@@ -285,7 +285,7 @@ impl TlsSettings {
         if let Some(missing) = self.options.backend.filter(|backend| !backend.is_available()) {
             let feature = missing.feature();
             return Err(Error::Config(
-                format!("tls_backend: postino was built without its feature `{feature}`").into(),
+                format!("tls_backend: postino was built without the feature `{feature}`").into(),
             ));
         }
         if !self.options.roots.is_empty() || self.has_identity() {

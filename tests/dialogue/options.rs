@@ -125,7 +125,7 @@ fn requiretls_needs_tls_on_this_connection() {
     let mut client = connect(&server);
     let mail = hello(bob().option(MailOption::RequireTls).unwrap());
     assert!(
-        matches!(send_error(&mut client, &mail), Error::Unsupported(what) if what.contains("without TLS"))
+        matches!(send_error(&mut client, &mail), Error::Unsupported(what) if what.contains("has no TLS"))
     );
     assert_open(&mut client);
 }
