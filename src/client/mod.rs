@@ -2,8 +2,8 @@
 //!
 //! The parent provides these items, with the same names and signatures in both: `maybe_async`, `stream::Stream`
 //! (sockets and TLS), `resolve::resolve` (the name lookup), `body::open` and `body::Source` (content), `token::Tokens`
-//! (OAuth tokens), `bell::Bell` (wakes a waiter of a pool), `breathe` (lets other tasks run), and `stop::StopHandle`
-//! (stops the blocking client from another thread; it does nothing in `aio`).
+//! (OAuth tokens), `bell::Bell` (wakes a waiter; a stop handle ends the wait only if it rings the bell), `breathe` (lets
+//! other tasks run), and `stop::StopHandle` (stops the blocking client from another thread; it does nothing in `aio`).
 //!
 //! Every call is awaited where it is written. There are no `async` blocks, closures, spawns, selects, traits or
 //! recursion, no `.await` inside a macro, and no `cfg`.
