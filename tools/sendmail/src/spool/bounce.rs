@@ -1,10 +1,11 @@
 //! Bounces: messages that tell the sender which recipients were refused (RFC 3464).
 
-use std::{fmt::Write, io};
+use std::{fmt::Write, io, time::SystemTime};
 
-use postino::{Error, Message, message::header_length};
+use postino::message::header_length;
 
 use super::{Entry, Request, Spool, record::State};
+use crate::compose::{date, unique};
 
 /// Maximum length of a reason, in octets, so that no line gets too long.
 const MAX_REASON: usize = 700;
@@ -13,7 +14,7 @@ const MAX_REASON: usize = 700;
 /// it (RFC 5321 §4.5.5). Its identifier follows from that of the message and the number of attempts, so that it is
 /// stored once, even if the program is killed before it can record that.
 pub fn bounce(spool: &Spool, entry: &Entry, domain: &str) -> io::Result<()> {
-    let content = compose(entry, domain).map_err(io::Error::other)?;
+    let content = compose(entry, domain)?;
     let request = Request {
         uid: entry.request().uid,
         time: super::now(),
@@ -24,7 +25,7 @@ pub fn bounce(spool: &Spool, entry: &Entry, domain: &str) -> io::Result<()> {
     spool.store_as(&format!("{}B{}", entry.id(), entry.record().tries), &request, &content)
 }
 
-fn compose(entry: &Entry, domain: &str) -> Result<Vec<u8>, Error> {
+fn compose(entry: &Entry, domain: &str) -> io::Result<Vec<u8>> {
     let refused: Vec<_> = entry
         .request()
         .to
@@ -47,21 +48,20 @@ fn compose(entry: &Entry, domain: &str) -> Result<Vec<u8>, Error> {
         );
     }
 
-    // The library makes the header fields.
-    let from = format!("Mail Delivery System <MAILER-DAEMON@{domain}>");
-    let stamp = Message::builder()
-        .from(from.as_str())
-        .to(entry.request().from.as_str())
-        .subject("Undelivered mail returned to sender")
-        .header("Auto-Submitted", "auto-replied")
-        .text("")
-        .build()?;
+    // Not composed by the library, whose composer would add 230 kB to the program.
     let mut text = String::new();
-    for name in ["From", "To", "Subject", "Date", "Message-ID", "Auto-Submitted"] {
-        if let Some(value) = stamp.header(name) {
-            let _ = write!(text, "{name}: {value}\r\n");
-        }
+    let (from, id) = (format!("MAILER-DAEMON@{domain}"), unique());
+    let _ = write!(text, "From: Mail Delivery System <{from}>\r\n");
+    let sender = &entry.request().from;
+    if sender.is_ascii() {
+        let _ = write!(text, "To: {sender}\r\n");
     }
+    let date = date(SystemTime::now());
+    let _ = write!(
+        text,
+        "Subject: Undelivered mail returned to sender\r\nDate: {date}\r\nMessage-ID: <{id}@{domain}>\r\n\
+         Auto-Submitted: auto-replied\r\n"
+    );
     let boundary = format!("postino-{}", entry.id());
     let part = |kind: &str| format!("\r\n--{boundary}\r\nContent-Type: {kind}\r\n\r\n");
     let _ = write!(
@@ -79,8 +79,8 @@ fn compose(entry: &Entry, domain: &str) -> Result<Vec<u8>, Error> {
 }
 
 /// Returns the header of the message, in ASCII, with CRLF.
-fn header(entry: &Entry) -> Result<String, Error> {
-    let head = entry.head().map_err(Error::Source)?;
+fn header(entry: &Entry) -> io::Result<String> {
+    let head = entry.head()?;
     let end = header_length(&head).unwrap_or(head.len());
     let text = String::from_utf8_lossy(&head[..end]);
     let lines = text.lines().map(|line| line.chars().map(printable).collect::<String>() + "\r\n");
