@@ -414,7 +414,7 @@ fn a_library_that_was_not_compiled_is_an_error() {
         }
         let error = connect_error(&builder);
         assert!(
-            matches!(&error, Error::Config(why) if why.contains("built without its feature")),
+            matches!(&error, Error::Config(why) if why.contains("built without the feature")),
             "{error:?}"
         );
         connect(&server);
