@@ -70,7 +70,7 @@ impl Builder {
     }
 
     /// Sets the name for which the server's certificate must be valid: a host name, which is also sent to the server
-    /// (SNI), or an IP address. It is compared with the certificate's subjectAltName (RFC 9525 §2). If there is none,
+    /// (SNI), or an IP address. It is compared with the certificate's subjectAltName (RFC 9525 §2). Without one,
     /// OpenSSL uses the common name, and rustls refuses the certificate. Defaults to the host.
     pub fn tls_name(mut self, name: impl Into<String>) -> Builder {
         self.config.tls.set_name(name.into());

@@ -254,7 +254,7 @@ impl TlsSettings {
     }
 
     /// Uses a connector that the caller has built.
-    #[allow(dead_code)] // without TLS there is none
+    #[allow(dead_code)] // unused in builds without TLS
     pub fn set_ready(&mut self, connector: Connector) {
         self.ready = Some(connector);
         self.connector = Arc::default();

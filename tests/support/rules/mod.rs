@@ -168,7 +168,7 @@ pub struct Session {
     hello: bool,
     /// The transaction since MAIL.
     transaction: Option<Transaction>,
-    /// Whether the client may send RCPT, DATA or BDAT without a transaction, as it may not know yet that there is none.
+    /// Whether the client may send RCPT, DATA or BDAT without a transaction, as it may not have read the refusal yet.
     excused: bool,
     /// Whether nothing has been found yet in what the last read returned.
     first: bool,

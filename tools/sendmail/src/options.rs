@@ -140,7 +140,7 @@ impl Options {
                 Long("print-config") => options.mode = Mode::PrintConfig,
                 Long("version") => options.mode = Mode::Version,
                 Long("help") => options.mode = Mode::Help,
-                // Its value is in the same argument, or there is none.
+                // The value is optional, and must be in the same argument.
                 Short('d' | 'e') => drop(args.optional_value()),
                 Short('q') => {
                     drop(args.optional_value());

@@ -57,7 +57,7 @@ pub fn read_small(file: &File) -> io::Result<Vec<u8>> {
     Ok(octets)
 }
 
-/// Reads a small text file of the system. Returns `None` if there is none, or if it cannot be read.
+/// Reads a small text file of the system. Returns `None` if the file does not exist or cannot be read.
 pub fn read_text(path: &Path) -> Option<String> {
     let octets = read_small(&File::open(path).ok()?).ok()?;
     Some(String::from_utf8_lossy(&octets).into_owned())

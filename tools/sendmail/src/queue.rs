@@ -65,7 +65,7 @@ impl Queue {
         privilege::with(self.lent, work)?.map_err(|e| in_spool(self.spool.folder(), &e))
     }
 
-    /// Stores a message, and tries to send it. What cannot be sent now stays in the spool.
+    /// Stores a message, and tries to send it. If the server does not accept it now, it stays in the spool.
     pub fn submit(
         self,
         options: &Options,

@@ -104,7 +104,7 @@ impl Input for Stdin {
     }
 }
 
-/// A line, or the reason why there is none.
+/// A line, or the reason why no line could be read.
 enum Line {
     /// Its octets with the line end.
     Text(Vec<u8>),

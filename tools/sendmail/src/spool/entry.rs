@@ -343,7 +343,7 @@ impl Entry {
 /// Length of the line with the length of the content, and of the empty line after it.
 const CONTENT_LINE: u64 = "content 00000000000000001234\n\n".len() as u64;
 
-/// Reads the header up to the empty line, which is left out. Returns `None` if there is none.
+/// Reads the header up to the empty line, which is left out. Returns `None` if the file has no empty line.
 fn read_header(file: &File) -> io::Result<Option<Vec<u8>>> {
     let mut header = Vec::new();
     let mut block = [0; 4096];

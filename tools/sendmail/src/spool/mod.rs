@@ -240,8 +240,8 @@ impl Spool {
         Ok(entries)
     }
 
-    /// Puts a message that was set aside back into the queue, due at once. Returns false if there is none that the user
-    /// may touch.
+    /// Puts a message that was set aside back into the queue, due at once. Returns false if the user has no such
+    /// message.
     pub fn resend(&self, id: &str, uid: Option<u32>) -> io::Result<bool> {
         self.with_set_aside(id, uid, |entry| {
             entry.try_again()?;
@@ -249,7 +249,7 @@ impl Spool {
         })
     }
 
-    /// Removes a message, wherever it is. Returns false if there is none that the user may touch.
+    /// Removes a message, wherever it is. Returns false if the user has no such message.
     pub fn remove(&self, id: &str, uid: Option<u32>) -> io::Result<bool> {
         self.with_set_aside(id, uid, Entry::remove)
     }
