@@ -19,7 +19,10 @@ use email_format::{
     Email,
     rfc5322::{Fields, Parsable},
 };
-use mail_parser::{Address, MessageParser, MimeHeaders, PartType};
+use mail_parser::{
+    Address, Encoding, MessageParser, MessagePart, MimeHeaders, PartType,
+    decoders::{base64::base64_decode, quoted_printable::quoted_printable_decode},
+};
 use postino::{
     Envelope, Error, Mail, Message,
     message::{Attachment, Mailbox, MessageBuilder, Resent, ServerSupport},
@@ -46,6 +49,17 @@ fn text(message: &Message) -> String {
 
 fn parse(bytes: &[u8]) -> mail_parser::Message<'_> {
     MessageParser::default().parse(bytes).unwrap()
+}
+
+/// Returns the octets of an attachment. [`MimeHeaders`] has only the characters of a text, and not those that do not belong to
+/// its charset.
+fn octets(message: &str, attachment: &MessagePart<'_>) -> Vec<u8> {
+    let body = &message.as_bytes()[attachment.offset_body as usize..attachment.offset_end as usize];
+    match attachment.encoding {
+        Encoding::None => body.to_vec(),
+        Encoding::QuotedPrintable => quoted_printable_decode(body).unwrap(),
+        Encoding::Base64 => base64_decode(body).unwrap(),
+    }
 }
 
 fn header_block(text: &str) -> &str {
@@ -656,6 +670,16 @@ fn a_source_that_fails_is_an_error_and_never_a_short_message() {
 }
 
 #[test]
+fn text_in_an_unknown_charset_keeps_its_octets() {
+    for octets_of_file in [&b"Gr\xFC\xDFe\r\n"[..], b"\x80", b"a\xC3", b"\xFF\xFEa\0\n\0"] {
+        let message = builder().attach(Attachment::bytes("a.md", octets_of_file)).build().unwrap();
+        let sent = check(&message);
+        assert!(sent.contains("Content-Type: text/markdown\r\n"), "{sent}");
+        assert_eq!(octets(&sent, parse(sent.as_bytes()).attachment(0).unwrap()), octets_of_file, "{sent}");
+    }
+}
+
+#[test]
 fn a_file_is_attached_under_its_name_and_read_again_for_each_send() {
     let path =
         std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{}-Grüße.pdf", std::process::id()));
@@ -727,7 +751,7 @@ proptest! {
         let parsed = parse(sent.as_bytes());
         prop_assert_eq!(parsed.attachment_count(), files.len());
         for (attachment, (name, bytes)) in parsed.attachments().zip(&files) {
-            prop_assert_eq!(attachment.contents(), &bytes[..], "{}", &sent);
+            prop_assert_eq!(octets(&sent, attachment), &bytes[..], "{}", &sent);
             prop_assert_eq!(attachment.attachment_name().unwrap_or_default(), name, "{}", &sent);
         }
     }
