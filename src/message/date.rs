@@ -7,8 +7,18 @@ const WEEKDAYS: [&str; 7] = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"];
 const MONTHS: [&str; 12] =
     ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
 
-/// Formats a time as a date-time (RFC 5322 §3.3) in UTC. Only the years 1900 to 9999 are supported.
-pub(super) fn date_time(time: SystemTime) -> Option<String> {
+/// Formats a time as in a `Date` header (RFC 5322 §3.3), in UTC. Returns `None` if the year is not between 1900 and 9999.
+///
+/// ```
+/// use std::time::{Duration, UNIX_EPOCH};
+///
+/// use postino::message::date_time;
+///
+/// let time = UNIX_EPOCH + Duration::from_secs(951_782_400);
+/// assert_eq!(date_time(time).as_deref(), Some("Tue, 29 Feb 2000 00:00:00 +0000"));
+/// ```
+#[must_use]
+pub fn date_time(time: SystemTime) -> Option<String> {
     let seconds = match time.duration_since(UNIX_EPOCH) {
         Ok(since) => since.as_secs() as i64,
         // The earliest time is 2^63 seconds before. Fractions of a second are rounded down, as for times after 1970.

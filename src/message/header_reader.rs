@@ -103,15 +103,19 @@ pub fn without_bcc(message: &[u8]) -> Cow<'_, [u8]> {
         if is_bcc(field) {
             continue;
         }
-        // If a field between a CR and an LF was removed, they would merge into one line end, and the empty line would
-        // be lost.
-        if kept.ends_with(b"\r") && field.starts_with(b"\n") {
-            kept.push(b'\n');
-        }
-        kept.extend_from_slice(field);
+        push_field(&mut kept, field);
     }
     kept.extend_from_slice(&message[read..]);
     Cow::Owned(kept)
+}
+
+/// Appends a field, or the rest of a message. If a field between a CR and an LF was removed, they would merge into one
+/// line end, and the empty line would be lost.
+pub(super) fn push_field(kept: &mut Vec<u8>, field: &[u8]) {
+    if kept.ends_with(b"\r") && field.starts_with(b"\n") {
+        kept.push(b'\n');
+    }
+    kept.extend_from_slice(field);
 }
 
 /// Removes `Bcc` and `Resent-Bcc` headers like [`without_bcc`], without a copy if there are none.
@@ -167,7 +171,7 @@ pub(super) fn fields(message: &[u8]) -> impl Iterator<Item = &[u8]> {
 ///
 /// White space before the colon is obsolete syntax (RFC 5322 §4.5). The `From ` line of an mbox has other text, too,
 /// before its first colon.
-fn value<'m>(field: &'m [u8], name: &str) -> Option<&'m [u8]> {
+pub(super) fn value<'m>(field: &'m [u8], name: &str) -> Option<&'m [u8]> {
     let colon = memchr(b':', field)?;
     field[..colon].trim_ascii().eq_ignore_ascii_case(name.as_bytes()).then(|| &field[colon + 1..])
 }

@@ -26,7 +26,7 @@ const MAX_NESTED_COMMENTS: usize = 20;
 const MAX_WORD: usize = 900;
 
 /// RFC 5322 §3.3 begins with the year 1900; after 9999, years have five digits, which few programs expect.
-const BAD_YEAR: &str = "the year is not between 1900 and 9999";
+pub(super) const BAD_YEAR: &str = "the year is not between 1900 and 9999";
 
 /// Fields whose first word stays on the line of the name even if that line becomes longer than [`MAX_LINE`]: several
 /// receivers do not find an identifier that is alone on the next line.
@@ -131,21 +131,7 @@ impl Field {
 
     /// Creates a field from words separated by spaces, and folds it where a line would be too long.
     pub fn of_words(name: &str, words: &[String]) -> Result<Field, Error> {
-        let mut text = format!("{name}:");
-        let mut column = text.len();
-        let is_unfolded = UNFOLDED.iter().any(|other| other.eq_ignore_ascii_case(name));
-        for (at, word) in words.iter().enumerate() {
-            let limit = if at == 0 && is_unfolded { MAX_LONG_LINE } else { MAX_LINE };
-            if column + 1 + word.len() > limit {
-                text.push_str("\r\n");
-                column = 0;
-            }
-            text.push(' ');
-            text.push_str(word);
-            column += 1 + word.len();
-        }
-        text.push_str("\r\n");
-        let field = Field { text, name: name.len(), ascii: None };
+        let field = Field { text: folded(name, words), name: name.len(), ascii: None };
         field.check()?;
         Ok(field)
     }
@@ -234,6 +220,25 @@ impl Field {
             format!("the header {name} cannot have the value {:?} (RFC 5322 §3.6)", self.value()).into(),
         ))
     }
+}
+
+/// Writes a field from words separated by spaces, and folds it where a line would be too long.
+pub(super) fn folded(name: &str, words: &[String]) -> String {
+    let mut text = format!("{name}:");
+    let mut column = text.len();
+    let is_unfolded = UNFOLDED.iter().any(|other| other.eq_ignore_ascii_case(name));
+    for (at, word) in words.iter().enumerate() {
+        let limit = if at == 0 && is_unfolded { MAX_LONG_LINE } else { MAX_LINE };
+        if column + 1 + word.len() > limit {
+            text.push_str("\r\n");
+            column = 0;
+        }
+        text.push(' ');
+        text.push_str(word);
+        column += 1 + word.len();
+    }
+    text.push_str("\r\n");
+    text
 }
 
 /// Converts text to the words of a field, depending on the syntax of the field.
@@ -493,7 +498,7 @@ fn comma_separated(elements: impl Iterator<Item = Vec<String>>) -> Vec<String> {
     out
 }
 
-fn mailbox_words(mailbox: &Mailbox) -> Result<Vec<String>, &'static str> {
+pub(super) fn mailbox_words(mailbox: &Mailbox) -> Result<Vec<String>, &'static str> {
     let address = mailbox.address();
     if mailbox.name().chars().any(char::is_control) {
         return Err("control character in a name");

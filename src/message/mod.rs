@@ -28,7 +28,7 @@
 //!
 //! [`Mail::on_progress`] reports the progress of any message to a callback.
 //!
-//! [`Raw`] is a finished message, and [`Mail`] is the trait for your own message types. With the features `lettre-0_11`
+//! [`Raw`] is a finished message, [`HeaderCompletion`] adds the headers that one lacks, and [`Mail`] is the trait for your own message types. With the features `lettre-0_11`
 //! and `mail-builder-2`, the trait is also implemented for `lettre::Message` and `mail_builder::MessageBuilder`. With
 //! the feature `dkim`, `Dkim` signs any message.
 
@@ -49,6 +49,7 @@
 // | reading files, pipes and slow readers: the only I/O here | `source.rs` |
 // | readers that can be read only once | `single_use.rs` |
 // | finished messages: bytes, files, readers | `raw.rs` |
+// | adding missing headers to finished messages | `completion.rs` |
 // | what is passed to the client, and what it may assume about it | `body.rs` |
 // | progress callbacks | `progress.rs` |
 // | DKIM signatures | `dkim/` |
@@ -63,6 +64,7 @@ mod attachment;
 mod body;
 mod builder;
 mod bytes;
+mod completion;
 mod composed;
 mod date;
 #[cfg(feature = "dkim")]
@@ -90,7 +92,9 @@ pub use self::{
     attachment::Attachment,
     body::Body,
     builder::MessageBuilder,
+    completion::HeaderCompletion,
     composed::Message,
+    date::date_time,
     header_reader::{header_length, without_bcc},
     mailbox::{Mailbox, Mailboxes},
     progress::Progress,

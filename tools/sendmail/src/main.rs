@@ -8,21 +8,21 @@
 //! | `accounts` | the choice of the account, and its login |
 //! | `identity` | the calling user and the domain |
 //! | `message`, `aliases` | the message and its envelope |
-//! | `compose`, `headers` | completing the headers |
+//! | `domains` | completing the headers |
 //! | `submit`, `report`, `syslog` | sending, and what is said about it |
 //! | `queue`, `spool` | messages that cannot be sent now: storing them, `-q`, `mailq` |
 //! | `smtp_server` | `-bs` |
-//! | `check` | `--check` and `--print-config` |
+//! | `check`, `import` | `--check`, `--print-config` and `--import-msmtprc` |
 
 mod accounts;
 mod aliases;
 mod check;
-mod compose;
 mod config;
+mod domains;
 mod duration;
 mod failure;
-mod headers;
 mod identity;
+mod import;
 mod message;
 mod options;
 mod paths;
@@ -35,7 +35,9 @@ mod submit;
 mod syslog;
 
 use std::{
-    io::{self, Write},
+    fs::File,
+    io::{self, IsTerminal, Write},
+    path::PathBuf,
     process::ExitCode,
 };
 
@@ -92,6 +94,7 @@ fn run() -> Result<u8, Failure> {
             let (submitter, local) = load(&options, lent)?;
             Ok(print(&check::print_config(&submitter.config, &local)))
         }
+        Mode::ImportMsmtprc => import(&options),
         _ => Ok(send(&options, lent)),
     }
 }
@@ -145,6 +148,21 @@ fn serve(options: &Options, lent: Option<Lent>) -> Result<u8, Failure> {
         Ok(smtp_server::End::Aborted) => Ok(75),
         Err(e) => Err(Failure::new(74, format!("the SMTP session failed: {e}"))),
     }
+}
+
+/// Prints the configuration of msmtp as one of this program.
+fn import(options: &Options) -> Result<u8, Failure> {
+    let paths = Paths::from_env();
+    let places = match &options.msmtprc {
+        Some(file) => vec![PathBuf::from(file)],
+        None => paths.msmtprc(),
+    };
+    let found = places.iter().find(|file| file.exists()).or(places.last());
+    let Some(file) = found else { return Err(Failure::config("$HOME is not set")) };
+    let octets = File::open(file).and_then(|opened| paths::read_small(&opened));
+    let octets = octets.map_err(|e| Failure::file(file, e))?;
+    let converted = import::convert(&String::from_utf8_lossy(&octets), !io::stdout().is_terminal());
+    Ok(print(&converted.map_err(|e| Failure::config(format!("{}, {e}", file.display())))?))
 }
 
 /// Connects and logs in, and prints what was found.

@@ -15,10 +15,9 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use crate::{
     accounts::{Account, Trouble},
     aliases::{Aliases, is_local},
-    compose::{Author, Domains, complete},
     config::Config,
+    domains::{Domains, complete},
     failure::Failure,
-    headers::{fields, value},
     identity::{User, default_domain},
     options::Options,
     paths::Paths,
@@ -145,7 +144,7 @@ impl<'o> Message<'o> {
     fn header_sender(&self) -> Result<Address, Error> {
         let headers = self.headers()?;
         match Envelope::sender_from_headers(headers) {
-            Err(Error::Message(_)) if !is_resent_twice(headers) => self.local.user_address(),
+            Err(Error::Message(_)) if !is_ambiguous(headers) => self.local.user_address(),
             found => found,
         }
     }
@@ -192,8 +191,7 @@ impl<'o> Message<'o> {
             (None, None) => &self.local.user.full_name,
             (None, Some(_)) => "", // another person
         };
-        let author = Author { full_name, address: address.as_str() };
-        self.head = complete(&self.head, &author, &self.local.domains());
+        self.head = complete(&self.head, full_name, &address, &self.local.domains())?;
         Ok(())
     }
 
@@ -214,8 +212,9 @@ impl<'o> Message<'o> {
     }
 }
 
-fn is_resent_twice(headers: &[u8]) -> bool {
-    fields(headers).filter(|field| value(field, "Resent-Date").is_some()).count() > 1
+/// Whether the message was resent more than once.
+fn is_ambiguous(headers: &[u8]) -> bool {
+    matches!(Envelope::recipients_from_headers(headers), Err(Error::Message(_)))
 }
 
 /// Reads the addresses of one argument, which are separated by commas or white space.

@@ -49,6 +49,8 @@ other modes:
   -bi                   check the aliases; also by the name newaliases
       --check           connect, log in, and print what was found
       --print-config    print the settings, with secrets masked
+      --import-msmtprc[=FILE]  print the configuration of msmtp as one of this program;
+                        passwords only if the output is redirected
       --version         print the version
       --help            print this help
   ignored: -i, -oi (a lone dot never ends the input), -oe* (errors go to stderr), -od* (the
@@ -84,6 +86,7 @@ pub enum Mode {
     CheckAliases,
     Check,
     PrintConfig,
+    ImportMsmtprc,
     Version,
     Help,
 }
@@ -98,6 +101,8 @@ pub struct Options {
     pub account: Option<String>,
     pub config: Option<String>,
     pub as_is: bool,
+    /// The file of `--import-msmtprc`.
+    pub msmtprc: Option<String>,
     pub queue: bool,
     /// Everything in the spool is due.
     pub flush: bool,
@@ -138,6 +143,10 @@ impl Options {
                 Long("queue") => options.queue = true,
                 Long("check") => options.mode = Mode::Check,
                 Long("print-config") => options.mode = Mode::PrintConfig,
+                Long("import-msmtprc") => {
+                    options.msmtprc = args.optional_value().map(ValueExt::string).transpose()?;
+                    options.mode = Mode::ImportMsmtprc;
+                }
                 Long("version") => options.mode = Mode::Version,
                 Long("help") => options.mode = Mode::Help,
                 // The value is optional, and must be in the same argument.

@@ -38,6 +38,13 @@ impl Paths {
         Some(self.home.as_ref()?.join(".config/postino.conf"))
     }
 
+    /// Returns the places of msmtp's configuration, in the order in which it looks for them.
+    pub fn msmtprc(&self) -> Vec<PathBuf> {
+        let home = |file: &str| Some(self.home.as_ref()?.join(file));
+        let users = [".msmtprc", ".config/msmtp/config"].into_iter().filter_map(home);
+        users.chain([self.system("etc/msmtprc")]).collect()
+    }
+
     /// Returns a path of a configuration, with `~/` replaced by the user's home folder. `None` if it is relative.
     pub fn expand(&self, text: &str) -> Option<PathBuf> {
         match text.strip_prefix("~/") {

@@ -6,24 +6,25 @@ use std::{
     time::{Duration, UNIX_EPOCH},
 };
 
-use postino::{Address, Delivery, Envelope, Error, Mail, MailOption, RcptOption, Ret};
+use postino::{Address, Delivery, Envelope, Error, Mail, MailOption, RcptOption, Ret, message::date_time};
 use rustix::process::{geteuid, getuid};
 
 use crate::{
     accounts::{Account, Trouble},
-    compose::date,
     config::Config,
     failure::{CONFIG, Failure, TEMPORARY, USAGE},
     message::{Local, Message},
     options::{Mode, Options},
     privilege::{self, Lent},
-    report::Report,
+    report::{Report, exit_code},
     say,
     spool::{Entry, Fate, Place, Request, Runner, Spool, State, Waits, outcomes},
     submit::{Sender, Submitter},
     syslog, tell,
 };
 
+/// The exit code for a permanent refusal, for the log.
+const REFUSED: u8 = 69;
 /// Defaults of the limits of the spool.
 const MAX_MESSAGES: u64 = 1000;
 const MAX_OCTETS: u64 = 256 * 1024 * 1024;
@@ -82,7 +83,7 @@ impl Queue {
         let next = self.waits.next(0);
         let fate = self.with(|| {
             entry.settle(&states, next, &reason)?;
-            if entry.record().fate() == Fate::Bounce {
+            if entry.record().has_refusals() {
                 entry.told()?; // by the exit code
             }
             entry.finish()
@@ -157,9 +158,23 @@ pub fn run(submitter: &mut Submitter, options: &Options, local: &Local) -> Resul
             Ok(delivery) => delivery.reply().map(ToString::to_string).unwrap_or_default(),
             Err(e) => e.to_string(),
         };
-        let failed = u8::from(result.is_err());
+        let code = result.as_ref().err().map_or(0, exit_code);
         let (id, envelope, relay) = (entry.id(), envelope.as_ref(), &*relay.borrow());
-        submitter.borrow().logger.log(&syslog::Entry { id, envelope, relay, code: failed, result: &text });
+        submitter.borrow().logger.log(&syslog::Entry { id, envelope, relay, code, result: &text });
+        if options.verbose > 0 {
+            say(&format!("{id}: {text}"));
+        }
+    };
+    let mut note = |entry: &Entry, text: &str| {
+        let envelope = entry.request().whole_envelope().ok();
+        let (id, envelope) = (entry.id(), envelope.as_ref());
+        submitter.borrow().logger.log(&syslog::Entry {
+            id,
+            envelope,
+            relay: "",
+            code: REFUSED,
+            result: text,
+        });
         if options.verbose > 0 {
             say(&format!("{id}: {text}"));
         }
@@ -175,6 +190,7 @@ pub fn run(submitter: &mut Submitter, options: &Options, local: &Local) -> Resul
         domain,
         send: &mut send,
         report: &mut report,
+        note: &mut note,
         complain: &mut complain,
     };
     queue.with(|| runner.run())?;
@@ -190,8 +206,16 @@ fn user() -> Option<u32> {
 /// `mailq`: lists the messages of the calling user, or all of them for root.
 pub fn list(submitter: &Submitter) -> Result<u8, Failure> {
     let queue = Queue::required(&submitter.config)?;
-    let entries = queue.with(|| queue.spool.list(user()))?;
-    for (place, entry) in &entries {
+    let (mut count, mut code) = (0, 0);
+    let show = |place, id: &str, entry: io::Result<Entry>| {
+        count += 1;
+        let entry = match entry {
+            Ok(entry) => entry,
+            Err(e) => {
+                code = TEMPORARY;
+                return say(&format!("{id}  UNREADABLE: {e}"));
+            }
+        };
         let record = entry.record();
         let state = match (place, record.fate()) {
             (Place::Doubt, _) | (_, Fate::Doubt) => "IN DOUBT: it may have been delivered".to_owned(),
@@ -215,17 +239,19 @@ pub fn list(submitter: &Submitter) -> Result<u8, Failure> {
             };
             say(&format!("      <{to}>{what}"));
         }
-    }
-    match entries.len() {
+    };
+    queue.with(|| queue.spool.list(user(), show))?;
+    match count {
         0 => say("The spool is empty."),
         n => say(&format!("{n} in the spool.")),
     }
-    Ok(0)
+    Ok(code)
 }
 
 /// Formats a time in seconds since 1970.
 fn at(seconds: u64) -> String {
-    date(UNIX_EPOCH + Duration::from_secs(seconds.min(253_402_300_799))) // until the year 9999
+    let time = UNIX_EPOCH.checked_add(Duration::from_secs(seconds));
+    time.and_then(date_time).unwrap_or_else(|| "an unknown time".to_owned())
 }
 
 /// `--resend`, `--remove`: changes the messages with the given identifiers.

@@ -4,7 +4,6 @@ use postino::{Delivery, Error, Mail};
 
 use crate::{
     accounts::{Account, Login, Server, Trouble},
-    compose::unique,
     config::Config,
     message::{Local, Message},
     options::Options,
@@ -12,6 +11,7 @@ use crate::{
     queue::Queue,
     report::Report,
     smtp_server::Submission,
+    spool::new_id,
     syslog::{Entry, Logger},
 };
 
@@ -67,7 +67,7 @@ pub fn builder(options: &Options, server: &Server) -> Result<postino::Builder, E
 impl Submitter {
     /// Sends a message, and writes a line to the log.
     pub fn submit(&mut self, options: &Options, message: &mut Message<'_>) -> Report {
-        let mut id = unique();
+        let mut id = new_id();
         let mut relay = String::new();
         let report = match self.send(options, message, &mut relay) {
             Ok(Sent::Once(result)) => Report::new(options, result.map_err(Trouble::Smtp)),

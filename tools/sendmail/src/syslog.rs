@@ -9,9 +9,9 @@ use std::{
     time::SystemTime,
 };
 
-use postino::Envelope;
+use postino::{Envelope, message::date_time};
 
-use crate::{compose::date, config::Log, paths::Paths};
+use crate::{config::Log, paths::Paths};
 
 /// Facility `mail`, severities `info` and `err` (RFC 3164 §4.1.1).
 const INFO: u8 = 2 * 8 + 6;
@@ -71,7 +71,8 @@ fn send(socket: &Path, priority: u8, line: &str) -> std::io::Result<()> {
 
 fn append(file: &Path, line: &str) -> std::io::Result<()> {
     let mut file = OpenOptions::new().append(true).create(true).open(file)?;
-    file.write_all(format!("{} [{}] {line}\n", date(SystemTime::now()), process::id()).as_bytes())
+    let now = date_time(SystemTime::now()).unwrap_or_default();
+    file.write_all(format!("{now} [{}] {line}\n", process::id()).as_bytes())
 }
 
 impl Entry<'_> {

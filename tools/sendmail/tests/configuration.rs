@@ -473,3 +473,73 @@ fn each_message_is_one_line_in_the_log() {
         "{text}"
     );
 }
+
+// The configuration of msmtp.
+
+#[test]
+fn the_configuration_of_msmtp_becomes_one_of_this_program() {
+    let (world, sink) = (World::new(), Sink::start());
+    let port = sink.port;
+    let rc = format!(
+        "# comment\ndefaults\ntls on\ntls_trust_file /etc/ssl/certs/ca-certificates.crt\nlogfile ~/.msmtp.log\ntimeout 30\n\
+        account base\nhost mail.example.org\nport 587\nauth on\nuser joe\npassword \"hunter 2\\\"\nfrom joe@example.org\n\
+        account other : base\nhost ::1\ntls_starttls off\nfrom *@example.net\nport 465\nauth scram-sha-256\n\
+        passwordeval pass show \"mail\"\ntls_trust_file ~/ca.pem\ntls_fingerprint 01:23\nset_from_header on\n\
+        allow_from_override on\nlogfile /other.log\ndomain box.example\n\
+        account plain\nhost 127.0.0.1\nport {port}\ntls off\nauth off\nuser x\npassword y\nproxy_host 10.0.0.1\n\
+        account token : base\nauth xoauth2\npassword t\n\
+        account default : plain\naliases /etc/aliases.msmtp\nauto_from on\nmaildomain example.com\nsyslog LOG_MAIL\n"
+    );
+    let file = world.write("home/.msmtprc", &rc);
+    let done = world.run(&["--import-msmtprc"], b"");
+    let expected = format!(
+        "# Converted from the configuration of msmtp.\ndefault-account = \"default\"\n\
+        aliases = \"/etc/aliases.msmtp\"\ndomain = \"example.com\"\nlog = \"~/.msmtp.log\"\n\
+        # account other: log = \"/other.log\" (not supported: one for all accounts)\n\n\
+        [account.\"default\"]\nurl = \"smtp://127.0.0.1:{port}?tls=none\"\ntimeout = 30\n# not supported: proxy_host 10.0.0.1\n\n\
+        [account.\"base\"]\nurl = \"smtp://mail.example.org:587?tls=required\"\nuser = \"joe\"\n\
+        password = \"hunter 2\\\\\"\nfrom = \"joe@example.org\"\ntimeout = 30\n\n\
+        [account.\"other\"]\nurl = \"smtps://[::1]:465\"\nauth = \"SCRAM-SHA-256\"\nuser = \"joe\"\n\
+        password-command = [\"sh\", \"-c\", \"pass show \\\"mail\\\"\"]\nca-file = \"~/ca.pem\" # and the authorities of the system\n\
+        senders = [\"@example.net\"]\nhello-name = \"box.example\"\ntimeout = 30\n\
+        # not supported: tls_fingerprint 01:23\n# not supported: set_from_header on\n\n\
+        [account.\"plain\"]\nurl = \"smtp://127.0.0.1:{port}?tls=none\"\ntimeout = 30\n# not supported: proxy_host 10.0.0.1\n\n\
+        [account.\"token\"]\nurl = \"smtp://mail.example.org:587?tls=required\"\nauth = \"XOAUTH2\"\n\
+        # user = \"joe\" # add token-command or token-file\nfrom = \"joe@example.org\"\ntimeout = 30\n"
+    );
+    assert_eq!((done.code, done.out, &*done.err), (Some(0), expected.clone(), ""));
+
+    // It is a valid configuration, and the one that it says.
+    world.user(&expected.replace("log = \"~/.msmtp.log\"", "log = \"none\""));
+    is_sent(&world.run(&["-f", "a@example.org", "-a", "plain", "b@example.org"], HI));
+    assert_eq!((sink.one().auth.as_str(), world.run(&["--print-config"], b"").code), ("", Some(0)));
+
+    let named = format!("--import-msmtprc={}", file.display());
+    world.write("home/.msmtprc", "host mail.example.org\naccount x : y\n");
+    fails(
+        &world.run(&[&named], b""),
+        78,
+        "/home/.msmtprc, line 2: an account inherits from one that is not known",
+    );
+    world.write("home/.msmtprc", "host mail.example.org\nsocket /run/x\neval echo\n");
+    let done = world.run(&[&named], b"");
+    assert!(
+        done.out.contains("[account.\"default\"]\nurl = \"smtp+unix:/run/x\"\n# not supported: eval echo\n"),
+        "{done:?}"
+    );
+    fails(&world.run(&["--import-msmtprc=/nowhere"], b""), 78, "/nowhere: No such file");
+}
+
+/// `script` runs the program with a terminal as its standard output.
+#[test]
+fn a_password_of_msmtp_is_not_printed_on_a_terminal() {
+    let world = World::new();
+    world.write("home/.msmtprc", "host h\nauth on\nuser joe\npassword hunter2\n");
+    let mut command = std::process::Command::new("script");
+    let line = format!("{} --import-msmtprc", world::PROGRAM);
+    command.args(["-qec", &line, "/dev/null"]).env("HOME", world.root.join("home"));
+    let Ok(output) = command.output() else { return world::skipped("script is not installed") };
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(text.contains("password = \"********\" # written only if the output is redirected"), "{text}");
+    assert!(!text.contains("hunter2"), "{text}");
+}

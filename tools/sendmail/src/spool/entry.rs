@@ -20,7 +20,7 @@ use std::{
     os::unix::fs::FileExt,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
@@ -113,6 +113,16 @@ impl Request {
         Some((request, length?))
     }
 
+    /// Whether the sender is told of refusals (RFC 3461 §4.1).
+    pub(super) fn wants_bounce(&self) -> bool {
+        !self.from.is_empty() && self.notify.as_ref().is_none_or(|words| words.contains("failure"))
+    }
+
+    /// Returns the envelope for all recipients.
+    pub fn whole_envelope(&self) -> Result<Envelope, Error> {
+        self.envelope(0..self.to.len())
+    }
+
     /// Returns the envelope for the recipients with these numbers.
     fn envelope(&self, numbers: impl Iterator<Item = usize>) -> Result<Envelope, Error> {
         let recipients = numbers.filter_map(|n| self.to.get(n)).map(String::as_str);
@@ -160,9 +170,15 @@ struct SpoolFile {
     length: u64,
     /// Where the next line of the record goes.
     end: AtomicU64,
+    /// The content was read to its end since the file was opened.
+    was_read: AtomicBool,
 }
 
 impl SpoolFile {
+    fn new(file: File, start: u64, length: u64, end: u64) -> SpoolFile {
+        SpoolFile { file, start, length, end: AtomicU64::new(end), was_read: AtomicBool::new(false) }
+    }
+
     /// Appends lines to the record, permanently.
     fn append(&self, lines: &Lines) -> io::Result<()> {
         let end = self.end.load(Ordering::Relaxed);
@@ -205,7 +221,7 @@ impl Entry {
             spool: spool.clone(),
             place: Place::Tmp,
             id: id.to_owned(),
-            file: Arc::new(SpoolFile { file, start, length, end: AtomicU64::new(at) }),
+            file: Arc::new(SpoolFile::new(file, start, length, at)),
             request: request.clone(),
             record: Record::new(request.to.len()),
         })
@@ -224,8 +240,7 @@ impl Entry {
         let mut lines = vec![0; usize::try_from(size - lines_at).map_err(|_| bad())?];
         file.read_exact_at(&mut lines, lines_at)?;
         let record = Record::read(request.to.len(), &lines);
-        let end = AtomicU64::new(lines_at + record.length as u64);
-        let file = Arc::new(SpoolFile { file, start, length, end });
+        let file = Arc::new(SpoolFile::new(file, start, length, lines_at + record.length as u64));
         Ok(Entry { spool: spool.clone(), place, id: id.to_owned(), file, request, record })
     }
 
@@ -239,6 +254,11 @@ impl Entry {
 
     pub fn record(&self) -> &Record {
         &self.record
+    }
+
+    /// Whether the content was read to its end since the message was opened, so that it may be delivered.
+    pub(super) fn was_read(&self) -> bool {
+        self.file.was_read.load(Ordering::Relaxed)
     }
 
     /// Length of the content in octets.
@@ -302,7 +322,7 @@ impl Entry {
                 lines.push(number, &State::Due);
             }
         }
-        lines.tried(now(), now(), "to be sent again by order of a person");
+        lines.tried(now(), 0, "to be sent again by order of a person");
         self.file.append(&lines)
     }
 
@@ -325,14 +345,13 @@ impl Entry {
         self.spool.sync(self.place)
     }
 
-    /// Moves or removes the message if nobody is left, and returns what became of it. A bounce that was refused is set
-    /// aside: it does not bounce.
+    /// Moves or removes the message if nobody is left, and returns what became of it.
     pub fn finish(self) -> io::Result<Fate> {
         let fate = self.record.fate();
         match fate {
             Fate::Due if self.place == Place::Tmp => self.accept()?,
             Fate::Due => {}
-            Fate::Bounce => self.set_aside(Place::Failed)?,
+            Fate::Failed => self.set_aside(Place::Failed)?,
             Fate::Doubt => self.set_aside(Place::Doubt)?,
             Fate::Done => self.remove()?,
         }
@@ -392,6 +411,7 @@ impl Read for Content {
         self.at += n as u64;
         if self.at == self.file.length && !self.is_marked {
             self.file.append(&Lines::sending(now()))?;
+            self.file.was_read.store(true, Ordering::Relaxed);
             self.is_marked = true;
         }
         Ok(n)

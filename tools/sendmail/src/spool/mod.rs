@@ -3,7 +3,7 @@
 //! ```text
 //! receive ─▶ tmp/ID ──▶ queue/ID ─▶ (sent: removed)
 //!               │           ├─────▶ doubt/ID   may have been delivered; a person decides
-//!               ▼           └─────▶ failed/ID  a bounce that cannot be delivered
+//!               ▼           └─────▶ failed/ID  cannot be delivered, and the sender cannot be told
 //!           (removed)
 //! ```
 //!
@@ -32,7 +32,10 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use rustix::fs::{FlockOperation, flock};
+use rustix::{
+    fs::{FlockOperation, OFlags, flock},
+    process::{getegid, geteuid, getgid},
+};
 
 pub use self::{
     bounce::bounce,
@@ -77,12 +80,22 @@ pub struct Spool {
 impl Spool {
     /// Opens the spool, and creates its folders if they are missing.
     pub fn open(folder: &Path, max_messages: usize, max_octets: u64) -> io::Result<Spool> {
+        // Users write to a shared spool through a set-group-ID program.
+        let is_shared = geteuid().is_root() || getegid() != getgid();
+        let mode = if is_shared { 0o2770 } else { 0o700 };
         for place in [Place::Tmp, Place::Queue, Place::Doubt, Place::Failed] {
             let path = folder.join(place.name());
-            if !path.is_dir() {
-                DirBuilder::new().recursive(true).mode(0o2770).create(&path)?;
-                // The umask does not apply: users write through a set-group-ID program.
-                drop(fs::set_permissions(&path, Permissions::from_mode(0o2770)));
+            match fs::symlink_metadata(&path) {
+                Err(e) if e.kind() == ErrorKind::NotFound => {
+                    DirBuilder::new().recursive(true).mode(mode).create(&path)?;
+                    drop(fs::set_permissions(&path, Permissions::from_mode(mode))); // whatever the umask is
+                }
+                // Others could add messages, which would be sent with the login of the system.
+                Ok(there) if !there.is_dir() || there.mode() & 0o002 != 0 => {
+                    let why = format!("{} is not a folder, or can be written by everyone", path.display());
+                    return Err(io::Error::new(ErrorKind::PermissionDenied, why));
+                }
+                there => drop(there?),
             }
         }
         Ok(Spool { folder: folder.to_owned(), max_messages, max_octets })
@@ -139,11 +152,10 @@ impl Spool {
         Entry::write(self, id, file, request, &mut &content[..])?.accept()
     }
 
-    /// Creates a file with a new identifier: the time, and a random part.
+    /// Creates a file with a new identifier.
     fn create(&self) -> io::Result<(String, File)> {
         loop {
-            let random = RandomState::new().hash_one(std::process::id()) & 0xFF_FFFF;
-            let id = format!("{:08X}{random:06X}", now());
+            let id = new_id();
             match self.create_as(&id) {
                 Err(e) if e.kind() == ErrorKind::AlreadyExists => {}
                 created => return Ok((id, created?)),
@@ -166,7 +178,7 @@ impl Spool {
         for place in [Place::Tmp, Place::Queue, Place::Doubt, Place::Failed] {
             for (_, path) in self.files(place)? {
                 // Another process may have sent it meanwhile.
-                if let Ok(file) = fs::metadata(path) {
+                if let Ok(file) = fs::symlink_metadata(path) {
                     sum = (sum.0 + 1, sum.1 + file.len());
                 }
             }
@@ -191,7 +203,7 @@ impl Spool {
     fn lock(&self, place: Place, id: &str) -> io::Result<Option<Entry>> {
         let path = self.path(place, id);
         let gone = |e: &io::Error| e.kind() == ErrorKind::NotFound;
-        let file = match OpenOptions::new().read(true).write(true).open(&path) {
+        let file = match open(&path, true) {
             Err(e) if gone(&e) => return Ok(None),
             file => file?,
         };
@@ -200,7 +212,7 @@ impl Spool {
             locked => locked?,
         }
         // Between opening and locking it, another process may have finished with it.
-        match fs::metadata(&path) {
+        match fs::symlink_metadata(&path) {
             Ok(there) if there.ino() == file.metadata()?.ino() => {}
             Err(e) if !gone(&e) => return Err(e),
             _ => return Ok(None),
@@ -216,7 +228,7 @@ impl Spool {
             match self.lock(Place::Tmp, &id) {
                 Ok(Some(entry)) if entry.record().fate() == Fate::Doubt => entry.set_aside(Place::Doubt)?,
                 // What cannot be read was not written to its end.
-                Ok(Some(_)) | Err(_) if fs::metadata(&path).is_ok_and(|file| is_old(&file)) => {
+                Ok(Some(_)) | Err(_) if fs::symlink_metadata(&path).is_ok_and(|file| is_old(&file)) => {
                     drop(fs::remove_file(&path));
                 }
                 _ => {}
@@ -225,19 +237,24 @@ impl Spool {
         Ok(())
     }
 
-    /// Returns the messages that are stored, for `mailq`: those of the user, or all.
-    pub fn list(&self, uid: Option<u32>) -> io::Result<Vec<(Place, Entry)>> {
-        let mut entries = Vec::new();
+    /// Passes the messages that are stored to a function, for `mailq`: those of the user, or all. Only one of them is
+    /// open at a time.
+    pub fn list(
+        &self,
+        uid: Option<u32>,
+        mut show: impl FnMut(Place, &str, io::Result<Entry>),
+    ) -> io::Result<()> {
         for place in [Place::Queue, Place::Doubt, Place::Failed] {
             for (id, path) in self.files(place)? {
-                let entry = File::open(path).and_then(|file| Entry::read(self, place, &id, file));
-                // One that cannot be read has just been removed, or is not ours.
-                entries.extend(
-                    entry.ok().filter(|e| uid.is_none_or(|uid| e.request().uid == uid)).map(|e| (place, e)),
-                );
+                match open(&path, false).and_then(|file| Entry::read(self, place, &id, file)) {
+                    Ok(entry) if uid.is_some_and(|uid| entry.request().uid != uid) => {}
+                    // It has just been sent, or is not theirs.
+                    Err(e) if e.kind() == ErrorKind::NotFound || uid.is_some() => {}
+                    entry => show(place, &id, entry),
+                }
             }
         }
-        Ok(entries)
+        Ok(())
     }
 
     /// Puts a message that was set aside back into the queue, due at once. Returns false if the user has no such
@@ -268,6 +285,24 @@ impl Spool {
         }
         Ok(false)
     }
+}
+
+/// Opens the file of a message. Anything else by this name, such as a link, is an error.
+fn open(path: &Path, write: bool) -> io::Result<File> {
+    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK; // a pipe must not block
+    let file = OpenOptions::new().read(true).write(write).custom_flags(flags.bits() as i32).open(path)?;
+    if file.metadata()?.is_file() {
+        Ok(file)
+    } else {
+        Err(io::Error::new(ErrorKind::InvalidData, "not a regular file"))
+    }
+}
+
+/// Returns a new identifier: the time, and a random part.
+pub fn new_id() -> String {
+    // The keys of the hasher are random.
+    let random = RandomState::new().hash_one(std::process::id()) & 0xFF_FFFF;
+    format!("{:08X}{random:06X}", now())
 }
 
 /// Whether a file name is that of a message: anything else in the folders is left alone.

@@ -10,7 +10,7 @@
 //! | `told` | the sender knows of all refusals so far |
 //! | `due N` | it is due again, by order of a person |
 //!
-//! `sending` without a line after it is that of a process that was killed. A last line without its end was being
+//! `sending` without `tried` after it is that of a process that was killed. A last line without its end was being
 //! written when that happened, so what it announces had not begun.
 
 use std::fmt::Write;
@@ -32,12 +32,12 @@ pub enum State {
 /// What is to be done with a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fate {
-    /// The sender has to be told of some refusals.
-    Bounce,
     /// Some recipients are left.
     Due,
     /// None is left, and some may have received it.
     Doubt,
+    /// None is left, and the sender was not told of some refusals.
+    Failed,
     /// None is left.
     Done,
 }
@@ -69,7 +69,12 @@ impl Record {
             record.length += line.len();
             let line = String::from_utf8_lossy(line);
             let line = line.trim_end_matches('\n');
-            is_sending = line.starts_with("sending ");
+            match line.split(' ').next() {
+                Some("sending") => is_sending = true,
+                // Only this line says that all before it is complete.
+                Some("tried") => is_sending = false,
+                _ => {}
+            }
             record.apply(line);
         }
         if is_sending {
@@ -117,15 +122,20 @@ impl Record {
 
     pub fn fate(&self) -> Fate {
         let any = |wanted: fn(&State) -> bool| self.recipients.iter().any(wanted);
-        if any(|r| matches!(r, State::Refused(_))) {
-            Fate::Bounce
-        } else if any(|r| matches!(r, State::Due)) {
+        if any(|r| matches!(r, State::Due)) {
             Fate::Due
         } else if any(|r| matches!(r, State::Doubt(_))) {
             Fate::Doubt
+        } else if self.has_refusals() {
+            Fate::Failed
         } else {
             Fate::Done
         }
+    }
+
+    /// Whether there are refusals that the sender was not told of.
+    pub fn has_refusals(&self) -> bool {
+        self.recipients.iter().any(|state| matches!(state, State::Refused(_)))
     }
 }
 
@@ -187,6 +197,9 @@ mod tests {
         assert_eq!(fate(1, "sending 7\n"), Fate::Doubt);
         assert_eq!(fate(1, "sending 7\ntried 8 9 451 later\n"), Fate::Due);
         assert_eq!(fate(1, "tried 8 9 451 later\nsending 7\n"), Fate::Doubt);
+        // The lines of the result were being written.
+        assert_eq!(fate(2, "sending 7\naccepted 0\n"), Fate::Doubt);
+        assert_eq!(fate(2, "sending 7\naccepted 0\ndue 1\ntried 8"), Fate::Doubt);
     }
 
     #[test]
@@ -205,12 +218,17 @@ mod tests {
 
     #[test]
     fn refusals_are_told_once() {
-        assert_eq!(fate(2, "accepted 0\nrefused 1 550 no\n"), Fate::Bounce);
-        assert_eq!(fate(2, "accepted 0\nrefused 1 550 no\ntold\n"), Fate::Done);
-        assert_eq!(fate(2, "doubt 0 lost\nrefused 1 550 no\n"), Fate::Bounce);
-        assert_eq!(fate(2, "doubt 0 lost\nrefused 1 550 no\ntold\n"), Fate::Doubt);
-        assert_eq!(fate(2, "refused 1 550 no\n"), Fate::Bounce);
-        assert_eq!(fate(2, "refused 1 550 no\ntold\n"), Fate::Due);
+        for (text, expected) in [
+            ("accepted 0\nrefused 1 550 no\n", Fate::Failed),
+            ("doubt 0 lost\nrefused 1 550 no\n", Fate::Doubt),
+            ("refused 1 550 no\n", Fate::Due),
+        ] {
+            let record = Record::read(2, text.as_bytes());
+            assert!(record.has_refusals() && record.fate() == expected, "{text}");
+            let told = Record::read(2, format!("{text}told\n").as_bytes());
+            let expected = if expected == Fate::Failed { Fate::Done } else { expected };
+            assert!(!told.has_refusals() && told.fate() == expected, "{text}");
+        }
     }
 
     #[test]

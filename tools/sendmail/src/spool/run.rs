@@ -1,17 +1,21 @@
 //! Sending what is in the spool.
 
-use std::{io, time::Duration};
+use std::{
+    fs::{self, Metadata},
+    io,
+    time::Duration,
+};
 
 use postino::{Delivery, Error, Outcome, Phase, Reply};
 
-use super::{Entry, Fate, Place, Spool, bounce, now, record::State};
+use super::{Entry, Fate, Place, Spool, age, bounce, now, record::State};
 
 /// When a message is tried again, and for how long.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Waits {
     /// The waits after the first attempts; the last one repeats.
     pub waits: Vec<Duration>,
-    /// Age at which a message is returned to its sender.
+    /// Age at which a message is returned to its sender, once all waits have passed.
     pub give_up_after: Duration,
 }
 
@@ -31,6 +35,19 @@ impl Waits {
         let wait = self.waits.get(tries).or(self.waits.last());
         now().saturating_add(wait.map_or(0, Duration::as_secs))
     }
+
+    /// Whether an attempt is due. A time farther away than the longest wait was set before the clock was put back.
+    fn is_due(&self, next: u64) -> bool {
+        let longest = self.waits.iter().max().map_or(0, Duration::as_secs);
+        next <= now() || next - now() > longest
+    }
+
+    /// Whether this attempt is the last one. The number of attempts must fit, too: small machines often get the right
+    /// time only after messages are submitted.
+    fn have_ended(&self, entry: &Entry) -> bool {
+        let end = entry.request().time.saturating_add(self.give_up_after.as_secs());
+        now() >= end && entry.record().tries >= self.waits.len()
+    }
 }
 
 /// Sends what is in the spool.
@@ -44,6 +61,8 @@ pub struct Runner<'r> {
     pub send: &'r mut dyn FnMut(&Entry) -> Result<Delivery, Error>,
     /// Is told of each attempt.
     pub report: &'r mut dyn FnMut(&Entry, &Result<Delivery, Error>),
+    /// Is told of messages that nobody else is told of: those that cannot be returned, and those that are removed.
+    pub note: &'r mut dyn FnMut(&Entry, &str),
     /// Is told of a message, by its identifier, whose file cannot be read or written. It is skipped.
     pub complain: &'r mut dyn FnMut(&str, &io::Error),
 }
@@ -59,6 +78,7 @@ impl Runner<'_> {
     /// Errors of the folders of the spool.
     pub fn run(mut self) -> io::Result<()> {
         self.spool.clean()?;
+        self.forget_failed()?;
         let mut unreachable = Vec::new();
         for (id, _) in self.spool.files(Place::Queue)? {
             let tried = match self.spool.lock(Place::Queue, &id) {
@@ -74,11 +94,9 @@ impl Runner<'_> {
     }
 
     fn attempt(&mut self, mut entry: Entry, unreachable: &mut Vec<String>) -> io::Result<()> {
-        if entry.record().fate() == Fate::Bounce {
-            self.tell(&mut entry)?; // the program was killed before it could
-        }
+        self.tell(&mut entry)?; // the program may have been killed before it could
         if entry.record().fate() == Fate::Due {
-            let is_due = self.everything || entry.record().next <= now();
+            let is_due = self.everything || self.waits.is_due(entry.record().next);
             if !is_due || unreachable.contains(&entry.request().account) {
                 return Ok(());
             }
@@ -87,29 +105,55 @@ impl Runner<'_> {
             if result.as_ref().is_err_and(|e| e.delivery().is_none() && !is_hopeless(e)) {
                 unreachable.push(entry.request().account.clone());
             }
-            let has_expired =
-                now() >= entry.request().time.saturating_add(self.waits.give_up_after.as_secs());
+            let has_expired = self.waits.have_ended(&entry);
             let (states, reason) = outcomes(&entry, &result, has_expired);
             let next = self.waits.next(entry.record().tries);
             entry.settle(&states, next, &reason)?;
         }
-        if entry.record().fate() == Fate::Bounce {
-            self.tell(&mut entry)?;
+        self.tell(&mut entry)?;
+        if entry.record().fate() == Fate::Failed {
+            (self.note)(&entry, "undeliverable, and not returned: kept for --resend or --remove");
         }
         entry.finish().map(drop)
     }
 
-    /// Tells the sender of refusals.
+    /// Tells the sender of refusals. Bounces have no sender, so they do not bounce.
     fn tell(&mut self, entry: &mut Entry) -> io::Result<()> {
-        if !entry.request().from.is_empty() {
+        if entry.record().has_refusals() && entry.request().wants_bounce() {
             bounce(self.spool, entry, self.domain)?;
             entry.told()?;
+        }
+        Ok(())
+    }
+
+    /// Removes what could not be returned, after the time that messages have to be delivered. Otherwise it would fill
+    /// the spool.
+    fn forget_failed(&mut self) -> io::Result<()> {
+        for (id, path) in self.spool.files(Place::Failed)? {
+            let is_old = |file: &Metadata| file.modified().is_ok_and(|at| age(at) > self.waits.give_up_after);
+            if !fs::symlink_metadata(path).is_ok_and(|file| is_old(&file)) {
+                continue;
+            }
+            let forgotten = match self.spool.lock(Place::Failed, &id) {
+                Ok(Some(entry)) => {
+                    (self.note)(&entry, "undeliverable, and removed");
+                    entry.remove()
+                }
+                Ok(None) => Ok(()),
+                Err(e) => Err(e),
+            };
+            if let Err(e) = forgotten {
+                (self.complain)(&id, &e);
+            }
         }
         Ok(())
     }
 }
 
 /// Returns what became of each recipient that was left, and why it is not all delivered.
+///
+/// A recipient is due again only if the delivery says so, or if there is none and the content was not read to its end.
+/// In all other cases it is in doubt.
 pub fn outcomes(entry: &Entry, result: &Result<Delivery, Error>, has_expired: bool) -> (Vec<State>, String) {
     let (delivery, error) = match result {
         Ok(delivery) => (Some(delivery), None),
@@ -119,8 +163,15 @@ pub fn outcomes(entry: &Entry, result: &Result<Delivery, Error>, has_expired: bo
     let left = |reason: &str| {
         if has_expired { State::Refused(format!("gave up; the last attempt: {reason}")) } else { State::Due }
     };
+    let may_be_sent = delivery.is_none() && (entry.was_read() || error.is_some_and(Error::in_doubt));
     let not_sent = || {
-        if error.is_some_and(is_hopeless) { State::Refused(reason.clone()) } else { left(&reason) }
+        if may_be_sent {
+            State::Doubt(reason.clone())
+        } else if error.is_some_and(is_hopeless) {
+            State::Refused(reason.clone())
+        } else {
+            left(&reason)
+        }
     };
     let due = entry.record().recipients.iter().filter(|state| **state == State::Due).count();
     let Some(delivery) = delivery else { return (vec![not_sent(); due], reason) };
@@ -131,7 +182,8 @@ pub fn outcomes(entry: &Entry, result: &Result<Delivery, Error>, has_expired: bo
         (_, Some(reply)) => left(&reply.to_string()),
         (_, None) => not_sent(),
     };
-    let states: Vec<_> = delivery.recipients().map(one).collect();
+    let mut states: Vec<_> = delivery.recipients().map(one).collect();
+    states.resize(due, State::Doubt("the result is unknown".to_owned()));
     let refusal =
         || delivery.recipients().find_map(|r| r.reply().filter(|r| !r.is_positive()).map(Reply::to_string));
     let reason = if reason.is_empty() { refusal().unwrap_or_default() } else { reason };

@@ -1,12 +1,14 @@
 use std::{
+    cell::RefCell,
     env, fs,
+    os::unix::fs::symlink,
     path::PathBuf,
     process,
     sync::atomic::{AtomicUsize, Ordering},
     time::Duration,
 };
 
-use postino::{Client, Delivery, Error, Mail, testing::Server};
+use postino::{Client, Delivery, Error, Mail, Phase, testing::Server};
 
 use super::*;
 
@@ -14,6 +16,8 @@ use super::*;
 struct Scratch {
     folder: PathBuf,
     spool: Spool,
+    /// What was noted.
+    notes: RefCell<Vec<String>>,
 }
 
 impl Scratch {
@@ -26,16 +30,27 @@ impl Scratch {
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let folder = env::temp_dir().join(format!("postino-spool-{}-{number}", process::id()));
         let spool = Spool::open(&folder, messages, octets).unwrap();
-        Scratch { folder, spool }
+        Scratch { folder, spool, notes: RefCell::default() }
     }
 
     fn queue(&self, from: &str, to: &[&str]) -> String {
-        let to = to.iter().map(|to| (*to).to_owned()).collect();
-        let request = Request { uid: 7, time: now(), from: from.to_owned(), to, ..Request::default() };
-        let entry = self.spool.receive(&request, &mut &b"Subject: Hi\n\nHello\n"[..]).unwrap();
+        self.queue_request(&request(from, to))
+    }
+
+    fn queue_request(&self, request: &Request) -> String {
+        let entry = self.spool.receive(request, &mut &b"Subject: Hi\n\nHello\n"[..]).unwrap();
         let id = entry.id().to_owned();
         entry.accept().unwrap();
         id
+    }
+
+    /// All messages that can be read.
+    fn entries(&self) -> Vec<(Place, Entry)> {
+        let mut entries = Vec::new();
+        self.spool
+            .list(None, |place, _, entry| entries.extend(entry.ok().map(|entry| (place, entry))))
+            .unwrap();
+        entries
     }
 
     /// Runs the queue once, and returns the number of attempts.
@@ -48,6 +63,7 @@ impl Scratch {
             domain: "box.example",
             send,
             report: &mut |_, _| tried += 1,
+            note: &mut |_, text| self.notes.borrow_mut().push(text.to_owned()),
             complain: &mut |id, e| panic!("{id}: {e}"),
         };
         runner.run().unwrap();
@@ -69,6 +85,11 @@ impl Drop for Scratch {
     fn drop(&mut self) {
         drop(fs::remove_dir_all(&self.folder));
     }
+}
+
+fn request(from: &str, to: &[&str]) -> Request {
+    let to = to.iter().map(|to| (*to).to_owned()).collect();
+    Request { uid: 7, time: now(), from: from.to_owned(), to, ..Request::default() }
 }
 
 const AT_ONCE: Waits = Waits { waits: Vec::new(), give_up_after: Duration::from_secs(3600) };
@@ -99,7 +120,7 @@ fn a_message_is_tried_again_when_it_is_due() {
     scratch.queue("alice@example.org", &["bob@example.org"]);
     assert_eq!(scratch.run(&Waits::default(), &mut nowhere), 1);
     assert_eq!(scratch.run(&Waits::default(), &mut via(&server)), 0);
-    let (_, entry) = scratch.spool.list(None).unwrap().pop().unwrap();
+    let (_, entry) = scratch.entries().pop().unwrap();
     assert_eq!((entry.record().tries, entry.record().fate()), (1, Fate::Due));
     assert!((290..=300).contains(&(entry.record().next - now())));
     assert!(entry.record().reason.contains("127.0.0.1"), "{}", entry.record().reason);
@@ -139,7 +160,7 @@ fn refusals_are_returned_to_the_sender_and_a_bounce_does_not_bounce() {
     let other = Server::builder().refuse_recipient("alice@example.org", "550 5.1.1 unknown").start().unwrap();
     scratch.run(&AT_ONCE, &mut via(&other));
     assert_eq!(scratch.counts(), (0, 0, 1));
-    let (_, bounce) = scratch.spool.list(None).unwrap().pop().unwrap();
+    let (_, bounce) = scratch.entries().pop().unwrap();
     assert_eq!(bounce.envelope().unwrap_err().to_string(), Error::NoRecipients.to_string());
     let text = String::from_utf8(bounce.head().unwrap()).unwrap();
     for part in [
@@ -190,7 +211,7 @@ fn a_process_killed_while_it_was_sending_leaves_doubt_and_one_killed_before_does
     reader.read_exact(&mut [0; 5]).unwrap();
     drop(reader);
     drop(entry); // the lock goes with the process
-    assert_eq!(scratch.spool.list(None).unwrap()[0].1.record().fate(), Fate::Due);
+    assert_eq!(scratch.entries()[0].1.record().fate(), Fate::Due);
 
     let entry = scratch.spool.lock(Place::Queue, &id).unwrap().unwrap();
     let mut reader = entry.body().unwrap().into_reader().unwrap();
@@ -244,8 +265,236 @@ fn what_is_not_a_message_is_left_alone() {
         domain: "box.example",
         send: &mut nowhere,
         report: &mut |_, _| panic!("nothing to send"),
+        note: &mut |_, _| panic!("nothing to note"),
         complain: &mut |_, _| complaints += 1,
     };
     runner.run().unwrap();
     assert_eq!((complaints, scratch.counts()), (1, (1, 0, 0)));
+}
+
+/// Runs the queue with a server that refuses some recipients permanently.
+fn refusing(scratch: &Scratch, recipients: &[&str]) {
+    let server = recipients
+        .iter()
+        .fold(Server::builder(), |server, to| server.refuse_recipient(*to, "550 5.1.1 no such user"))
+        .start()
+        .unwrap();
+    scratch.run(&AT_ONCE, &mut via(&server));
+}
+
+fn is_bounce(id: &str) -> bool {
+    id.len() > 14
+}
+
+/// The only bounce in the queue.
+fn bounce_text(scratch: &Scratch) -> String {
+    let id = scratch.ids(Place::Queue).into_iter().find(|id| is_bounce(id)).unwrap();
+    let text = fs::read_to_string(scratch.spool.path(Place::Queue, &id)).unwrap();
+    text.split_once("\n\n").unwrap().1.to_owned()
+}
+
+#[test]
+fn a_bounce_for_an_address_beyond_ascii_is_ascii() {
+    let scratch = Scratch::new();
+    let request =
+        Request { envid: Some("id=1".into()), ..request("alice@example.org", &["jörg@example.org"]) };
+    scratch.queue_request(&request);
+    refusing(&scratch, &["jörg@example.org"]);
+    let text = bounce_text(&scratch);
+    for part in [
+        "\r\nContent-Transfer-Encoding: quoted-printable\r\n\r\n",
+        "  <j=C3=B6rg@example.org>\r\n",
+        "\r\nOriginal-Envelope-Id: id=1\r\n",
+        "\r\nFinal-Recipient: utf-8; j\\x{F6}rg@example.org\r\nAction: failed\r\n",
+    ] {
+        assert!(text.contains(part) && text.is_ascii(), "{part:?} is missing in {text}");
+    }
+    let server = Server::start().unwrap();
+    scratch.run(&AT_ONCE, &mut via(&server));
+    assert_eq!(server.messages()[0].recipients(), ["alice@example.org"]);
+}
+
+#[test]
+fn a_bounce_of_many_recipients_is_limited() {
+    let scratch = Scratch::new();
+    let recipients: Vec<_> = (0..500).map(|n| format!("user{n}@example.org")).collect();
+    let recipients: Vec<_> = recipients.iter().map(String::as_str).collect();
+    let id = scratch.queue("alice@example.org", &recipients);
+    let mut entry = scratch.spool.lock(Place::Queue, &id).unwrap().unwrap();
+    let reason = format!("550 5.1.1 {}", "no ".repeat(1000));
+    entry.settle(&vec![State::Refused(reason); 500], 0, "").unwrap();
+    drop(entry);
+    scratch.run(&AT_ONCE, &mut nowhere);
+    let text = bounce_text(&scratch);
+    assert!(text.len() < 300_000, "{}", text.len());
+    assert!(text.lines().all(|line| line.len() <= 998));
+    assert_eq!(text.matches("Final-Recipient: rfc822; user").count(), 500);
+    assert_eq!((text.matches("  <user").count(), text.matches("Diagnostic-Code").count()), (500, 100));
+}
+
+#[test]
+fn each_message_has_its_own_bounce() {
+    let scratch = Scratch::new();
+    for sender in ["alice@example.org", "carol@example.org", "dave@example.org"] {
+        scratch.queue(sender, &["bob@example.org", "eve@example.org"]);
+    }
+    refusing(&scratch, &["bob@example.org", "eve@example.org"]);
+    assert_eq!(scratch.counts(), (3, 0, 0));
+    let server = Server::start().unwrap();
+    assert_eq!(scratch.run(&AT_ONCE, &mut via(&server)), 3);
+    let mut to: Vec<_> = server.messages().iter().map(|m| m.recipients().concat()).collect();
+    to.sort();
+    assert_eq!(to, ["alice@example.org", "carol@example.org", "dave@example.org"]);
+    assert!(server.messages().iter().all(|message| message.sender().is_empty()));
+}
+
+#[test]
+fn what_cannot_be_returned_is_noted_and_later_removed() {
+    let never =
+        Request { notify: Some("never".into()), ..request("alice@example.org", &["bob@example.org"]) };
+    let success = Request { notify: Some("success,delay".into()), ..never.clone() };
+    for request in [never, success, request("", &["bob@example.org"])] {
+        let scratch = Scratch::new();
+        scratch.queue_request(&request);
+        refusing(&scratch, &["bob@example.org"]);
+        assert_eq!(scratch.counts(), (0, 0, 1));
+        assert_eq!(
+            *scratch.notes.borrow(),
+            ["undeliverable, and not returned: kept for --resend or --remove"]
+        );
+
+        scratch.run(&AT_ONCE, &mut nowhere);
+        assert_eq!(scratch.counts(), (0, 0, 1));
+        let path = scratch.spool.path(Place::Failed, &scratch.ids(Place::Failed)[0]);
+        let file = fs::File::options().write(true).open(path).unwrap();
+        file.set_modified(SystemTime::now() - Duration::from_secs(3700)).unwrap();
+        scratch.run(&AT_ONCE, &mut nowhere);
+        assert_eq!(scratch.counts(), (0, 0, 0));
+        assert_eq!(scratch.notes.borrow()[1..], ["undeliverable, and removed"]);
+    }
+    let scratch = Scratch::new();
+    let failure =
+        Request { notify: Some("failure".into()), ..request("alice@example.org", &["bob@example.org"]) };
+    scratch.queue_request(&failure);
+    refusing(&scratch, &["bob@example.org"]);
+    assert_eq!((scratch.counts(), scratch.notes.borrow().len()), ((1, 0, 0), 0));
+}
+
+#[test]
+fn a_refusal_that_cannot_be_returned_does_not_stop_the_other_recipients() {
+    let server = Server::builder()
+        .refuse_recipient("bob@example.org", "550 5.1.1 no such user")
+        .refuse_recipient("carol@example.org", "450 4.2.0 greylisted")
+        .start()
+        .unwrap();
+    let (scratch, other) = (Scratch::new(), Server::start().unwrap());
+    scratch.queue("", &["bob@example.org", "carol@example.org"]);
+    scratch.run(&AT_ONCE, &mut via(&server));
+    assert_eq!(scratch.counts(), (1, 0, 0));
+    scratch.run(&AT_ONCE, &mut via(&other));
+    assert_eq!(other.messages()[0].recipients(), ["carol@example.org"]);
+    assert_eq!(scratch.counts(), (0, 0, 1));
+}
+
+#[test]
+fn an_error_without_a_delivery_is_not_resent_if_the_message_may_be_delivered() {
+    // All errors that are in doubt, before the content was read.
+    for error in [
+        Error::Timeout(Phase::End),
+        Error::Closed(Phase::End),
+        Error::Stopped(Phase::End),
+        Error::Io { phase: Phase::End, source: ErrorKind::ConnectionReset.into() },
+        Error::Protocol { phase: Phase::End, what: "?".into() },
+    ] {
+        assert!(error.in_doubt() && error.delivery().is_none());
+        let scratch = Scratch::new();
+        scratch.queue("alice@example.org", &["bob@example.org", "carol@example.org"]);
+        let mut error = Some(error);
+        scratch.run(&AT_ONCE, &mut |_| Err(error.take().unwrap()));
+        assert_eq!(scratch.counts(), (0, 1, 0));
+        assert!(
+            scratch.entries()[0].1.record().recipients.iter().all(|state| matches!(state, State::Doubt(_)))
+        );
+    }
+    // Any error, after the content was read to its end.
+    let scratch = Scratch::new();
+    scratch.queue("alice@example.org", &["bob@example.org"]);
+    scratch.run(&AT_ONCE, &mut |entry| {
+        entry.body()?.into_reader().and_then(|mut reader| reader.read_to_end(&mut Vec::new())).unwrap();
+        Err(Error::NotConnected)
+    });
+    assert_eq!(scratch.counts(), (0, 1, 0));
+    assert_eq!(scratch.run(&AT_ONCE, &mut nowhere), 0);
+}
+
+#[test]
+fn a_clock_that_is_put_back_does_not_delay_a_message() {
+    let (scratch, server) = (Scratch::new(), Server::start().unwrap());
+    let id = scratch.queue("alice@example.org", &["bob@example.org"]);
+    let mut entry = scratch.spool.lock(Place::Queue, &id).unwrap().unwrap();
+    let next = |entry: &mut Entry, wait| entry.settle(&[State::Due], now() + wait, "busy").unwrap();
+    next(&mut entry, 4 * 3600 - 5);
+    drop(entry);
+    assert_eq!(scratch.run(&Waits::default(), &mut via(&server)), 0);
+    let mut entry = scratch.spool.lock(Place::Queue, &id).unwrap().unwrap();
+    next(&mut entry, 5 * 3600);
+    drop(entry);
+    assert_eq!(scratch.run(&Waits::default(), &mut via(&server)), 1);
+    assert_eq!(scratch.counts(), (0, 0, 0));
+}
+
+#[test]
+fn a_clock_that_is_put_forward_does_not_end_the_attempts() {
+    let scratch = Scratch::new();
+    scratch.queue_request(&Request { time: 0, ..request("alice@example.org", &["bob@example.org"]) });
+    let waits = Waits { waits: vec![Duration::ZERO; 3], ..AT_ONCE };
+    for _ in 0..3 {
+        scratch.run(&waits, &mut nowhere);
+        assert!(!is_bounce(&scratch.ids(Place::Queue)[0]));
+    }
+    scratch.run(&waits, &mut nowhere);
+    assert!(scratch.ids(Place::Queue)[0].ends_with("B4"));
+}
+
+#[test]
+fn links_pipes_and_folders_are_reported_and_skipped() {
+    let (scratch, server) = (Scratch::new(), Server::start().unwrap());
+    let id = scratch.queue("alice@example.org", &["bob@example.org"]);
+    let queue = scratch.folder.join("queue");
+    fs::rename(queue.join(&id), scratch.folder.join("moved")).unwrap();
+    symlink(scratch.folder.join("moved"), queue.join("AAAAAAAAAAAAAA")).unwrap();
+    symlink("/dev/zero", queue.join("BBBBBBBBBBBBBB")).unwrap();
+    fs::create_dir(queue.join("CCCCCCCCCCCCCC")).unwrap();
+    let mode = rustix::fs::Mode::RWXU;
+    rustix::fs::mkfifoat(rustix::fs::CWD, queue.join("DDDDDDDDDDDDDD"), mode).unwrap();
+    fs::write(queue.join("EEEEEEEEEEEEEE"), "").unwrap();
+    fs::write(queue.join("FFFFFFFFFFFFFF"), "postino spool 1\ncontent 18446744073709551615\n\n").unwrap();
+    scratch.queue("alice@example.org", &["bob@example.org"]);
+    let complaints = RefCell::new(Vec::new());
+    let runner = Runner {
+        spool: &scratch.spool,
+        waits: &AT_ONCE,
+        everything: true,
+        domain: "box.example",
+        send: &mut via(&server),
+        report: &mut |_, _| {},
+        note: &mut |_, _| panic!("nothing to note"),
+        complain: &mut |id, _| complaints.borrow_mut().push(id[..1].to_owned()),
+    };
+    runner.run().unwrap();
+    assert_eq!(complaints.borrow().concat(), "ABCDEF");
+    assert_eq!(server.messages().len(), 1);
+    let mut unreadable = String::new();
+    scratch.spool.list(None, |_, id, entry| unreadable.extend(entry.is_err().then(|| &id[..1]))).unwrap();
+    assert_eq!(unreadable, "ABCDEF");
+    // They count, so that they do not go unnoticed.
+    assert_eq!(scratch.spool.contents().unwrap().0, 6);
+}
+
+#[test]
+fn a_folder_that_everyone_can_write_is_not_used() {
+    let scratch = Scratch::new();
+    fs::set_permissions(scratch.folder.join("queue"), Permissions::from_mode(0o2777)).unwrap();
+    let error = Spool::open(&scratch.folder, 1, 1).unwrap_err();
+    assert!(error.to_string().ends_with("queue is not a folder, or can be written by everyone"), "{error}");
 }
