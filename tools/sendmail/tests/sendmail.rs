@@ -35,7 +35,7 @@ struct Done {
 /// it adds.
 fn program() -> Command {
     let mut command = Command::new(PROGRAM);
-    command.args(["--as-is"]).env("POSTINO_ROOT", "/nowhere").env("HOME", "/nowhere");
+    command.args(["--as-is"]).env("POSTINO_ROOT", "/dev/null/nowhere").env("HOME", "/dev/null/nowhere");
     command
 }
 
