@@ -7,7 +7,7 @@ mod world;
 
 use std::{
     fs,
-    os::unix::fs::{PermissionsExt, chown},
+    os::unix::fs::{MetadataExt, PermissionsExt, chown},
     path::{Path, PathBuf},
     process::Command,
     sync::atomic::{AtomicU32, Ordering},
@@ -72,10 +72,16 @@ impl Installed {
 
     /// Runs a program as nobody, with the system's files replaced.
     fn command(&self, program: &str, args: &[&str]) -> Command {
+        self.command_as(NOBODY, program, args)
+    }
+
+    /// Runs a program as a user, whose group has the same number.
+    fn command_as(&self, user: u32, program: &str, args: &[&str]) -> Command {
         let mut command = Command::new("unshare");
-        let script =
-            "mount --bind \"$0/etc\" /etc && exec setpriv --reuid 65534 --regid 65534 --clear-groups \"$@\"";
-        command.args(["--mount", "sh", "-c", script]).arg(&self.folder).arg(program).args(args);
+        let script = format!(
+            "mount --bind \"$0/etc\" /etc && exec setpriv --reuid {user} --regid {user} --clear-groups \"$@\""
+        );
+        command.args(["--mount", "sh", "-c", &script]).arg(&self.folder).arg(program).args(args);
         command.env("HOME", self.folder.join("home")).env_remove("SMTP_URL").env_remove("POSTINO_ROOT");
         command
     }
@@ -86,6 +92,10 @@ impl Installed {
 
     fn run(&self, args: &[&str]) -> Done {
         finish(self.sendmail(args), HI)
+    }
+
+    fn run_as(&self, user: u32, args: &[&str]) -> Done {
+        finish(self.command_as(user, self.folder.join("sendmail").to_str().unwrap(), args), HI)
     }
 }
 
@@ -239,4 +249,81 @@ fn a_set_user_id_program_does_nothing() {
     fs::set_permissions(installed.folder.join("sendmail"), fs::Permissions::from_mode(0o4755)).unwrap();
     let done = installed.run(&["b@example.org"]);
     assert!(done.code == Some(78) && done.err.contains("must not be set-user-ID"), "{done:?}");
+}
+
+/// Debian's users root and daemon.
+const ROOT: u32 = 0;
+const DAEMON: u32 = 1;
+
+#[test]
+fn users_share_the_spool_and_see_only_their_own_messages() {
+    let sink = Sink::start();
+    let Some(installed) = Installed::new("") else { return };
+    let spool = installed.folder.join("spool");
+    let configure = |url: &str| {
+        let text =
+            format!("url = \"{url}\"\nspool = \"{}\"\nretry = [\"0s\"]\nlog = \"none\"\n", spool.display());
+        installed.write("etc/postino.conf", &text, 0, GROUP, 0o640);
+    };
+    fs::create_dir(&spool).unwrap();
+    chown(&spool, Some(0), Some(GROUP)).unwrap();
+    fs::set_permissions(&spool, fs::Permissions::from_mode(0o2770)).unwrap();
+    configure("smtp://127.0.0.1:1");
+
+    for user in [NOBODY, DAEMON] {
+        let done = installed.run_as(user, &["-f", "a@example.org", "b@example.org"]);
+        assert_eq!((done.code, &*done.err), (Some(0), ""), "{done:?}");
+    }
+    let mut ids = Vec::new();
+    for file in fs::read_dir(spool.join("queue")).unwrap() {
+        let (name, meta) = file.map(|file| (file.file_name(), file.metadata().unwrap())).unwrap();
+        assert_eq!((meta.gid(), meta.mode() & 0o7777), (GROUP, 0o660));
+        ids.push((meta.uid(), name.into_string().unwrap()));
+    }
+    ids.sort();
+    let [(DAEMON, daemons), (NOBODY, nobodys)] = &ids[..] else { panic!("{ids:?}") };
+
+    // Everything is done through the program only.
+    for (program, path) in
+        [("ls", spool.join("queue")), ("cat", spool.join("queue").join(nobodys)), ("ls", spool.clone())]
+    {
+        let output = installed.command(program, &[path.to_str().unwrap()]).output().unwrap();
+        assert!(!output.status.success() && output.stdout.is_empty(), "{output:?}");
+    }
+    let list = installed.run(&["-bp"]).out;
+    assert!(
+        list.contains(nobodys) && !list.contains(daemons) && list.ends_with("1 in the spool.\n"),
+        "{list}"
+    );
+    let list = installed.run_as(ROOT, &["-bp"]).out;
+    assert!(list.contains(nobodys) && list.contains(daemons), "{list}");
+    for args in [["--remove", daemons], ["--resend", daemons], ["--remove", "../queue/x"]] {
+        let done = installed.run(&args);
+        assert!(done.code == Some(64) && done.err.contains("no such message"), "{args:?}: {done:?}");
+    }
+    for args in [["-q"], ["--flush"]] {
+        let done = installed.run(&args);
+        assert!(done.code == Some(64) && done.err.contains("-q is not for every user"), "{done:?}");
+    }
+    assert_eq!(installed.run(&["--remove", nobodys]).code, Some(0));
+    assert_eq!(installed.run(&["-bp"]).out, "The spool is empty.\n");
+
+    configure(&sink.url());
+    let done = installed.run_as(ROOT, &["-q"]);
+    assert_eq!((done.code, &*done.err), (Some(0), ""), "{done:?}");
+    assert_eq!(sink.one().recipients, ["b@example.org"]);
+    assert_eq!(installed.run_as(ROOT, &["-bp"]).out, "The spool is empty.\n");
+}
+
+#[test]
+fn a_user_s_own_spool_is_not_open_to_the_group() {
+    let Some(installed) = Installed::new("") else { return };
+    let home = installed.folder.join("home");
+    chown(&home, Some(NOBODY), Some(NOBODY)).unwrap();
+    installed.user("url = \"smtp://127.0.0.1:1\"\nspool = \"~/spool\"\n");
+    fs::set_permissions(installed.folder.join("sendmail"), fs::Permissions::from_mode(0o755)).unwrap();
+    assert_eq!(installed.run(&["-f", "a@example.org", "b@example.org"]).code, Some(0));
+    let meta = fs::metadata(home.join("spool/queue")).unwrap();
+    assert_eq!((meta.uid(), meta.mode() & 0o7777), (NOBODY, 0o700));
+    assert_eq!(installed.run(&["-q"]).code, Some(0));
 }
