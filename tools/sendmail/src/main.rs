@@ -9,7 +9,7 @@
 //! | `identity` | the calling user and the domain |
 //! | `message`, `aliases` | the message and its envelope |
 //! | `domains` | completing the headers |
-//! | `submit`, `report`, `syslog` | sending, and what is said about it |
+//! | `submit`, `report`, `syslog`, `id` | sending, and what is said about it |
 //! | `queue`, `spool` | messages that cannot be sent now: storing them, `-q`, `mailq` |
 //! | `smtp_server` | `-bs` |
 //! | `check`, `import` | `--check`, `--print-config` and `--import-msmtprc` |
@@ -21,6 +21,7 @@ mod config;
 mod domains;
 mod duration;
 mod failure;
+mod id;
 mod identity;
 mod import;
 mod message;

@@ -5,13 +5,13 @@ use postino::{Delivery, Error, Mail};
 use crate::{
     accounts::{Account, Login, Server, Trouble},
     config::Config,
+    id::new_id,
     message::{Local, Message},
     options::Options,
     privilege::Lent,
     queue::Queue,
     report::Report,
     smtp_server::Submission,
-    spool::new_id,
     syslog::{Entry, Logger},
 };
 

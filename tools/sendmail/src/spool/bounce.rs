@@ -9,7 +9,8 @@ use std::{
 
 use postino::message::{date_time, header_length};
 
-use super::{Entry, Request, Spool, new_id, record::State};
+use super::{Entry, Request, Spool, record::State};
+use crate::id::new_id;
 
 /// Maximum length of a reason, in octets, so that no line gets too long.
 const MAX_REASON: usize = 700;

@@ -25,7 +25,6 @@ mod tests;
 use std::{
     ffi::OsStr,
     fs::{self, DirBuilder, File, OpenOptions, Permissions},
-    hash::{BuildHasher, RandomState},
     io::{self, ErrorKind, Read},
     os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
@@ -36,6 +35,8 @@ use rustix::{
     fs::{FlockOperation, OFlags, flock},
     process::{getegid, geteuid, getgid},
 };
+
+use crate::id::new_id;
 
 pub use self::{
     bounce::bounce,
@@ -89,6 +90,9 @@ impl Spool {
                 Err(e) if e.kind() == ErrorKind::NotFound => {
                     DirBuilder::new().recursive(true).mode(mode).create(&path)?;
                     drop(fs::set_permissions(&path, Permissions::from_mode(mode))); // whatever the umask is
+                    for created in [Some(folder), folder.parent()].into_iter().flatten() {
+                        drop(File::open(created).and_then(|folder| folder.sync_all()));
+                    }
                 }
                 // Others could add messages, which would be sent with the login of the system.
                 Ok(there) if !there.is_dir() || there.mode() & 0o002 != 0 => {
@@ -126,7 +130,7 @@ impl Spool {
             return Err(full(&format!("it contains {messages} messages")));
         }
         let room = self.max_octets.saturating_sub(octets);
-        let (id, file) = self.create()?;
+        let (id, file) = self.create(new_id)?;
         let stored = Entry::write(self, &id, file, request, &mut content.take(room.saturating_add(1)));
         match stored {
             Ok(entry) if entry.content_len() > room => {
@@ -144,7 +148,7 @@ impl Spool {
     /// Stores a message with this identifier in the queue. Does nothing if there is one: a process that was killed may
     /// have got this far.
     fn store_as(&self, id: &str, request: &Request, content: &[u8]) -> io::Result<()> {
-        if [Place::Queue, Place::Doubt, Place::Failed].iter().any(|place| self.path(*place, id).exists()) {
+        if self.is_stored(id) {
             return Ok(());
         }
         drop(fs::remove_file(self.path(Place::Tmp, id))); // left by a process that was killed
@@ -153,14 +157,23 @@ impl Spool {
     }
 
     /// Creates a file with a new identifier.
-    fn create(&self) -> io::Result<(String, File)> {
+    fn create(&self, mut new_id: impl FnMut() -> String) -> io::Result<(String, File)> {
         loop {
             let id = new_id();
             match self.create_as(&id) {
                 Err(e) if e.kind() == ErrorKind::AlreadyExists => {}
-                created => return Ok((id, created?)),
+                Err(e) => return Err(e),
+                // Nothing must be replaced when it is accepted. No other process can move one by this name there now.
+                Ok(_) if self.is_stored(&id) => fs::remove_file(self.path(Place::Tmp, &id))?,
+                Ok(file) => return Ok((id, file)),
             }
         }
+    }
+
+    /// Whether there is a message with this identifier that was accepted.
+    fn is_stored(&self, id: &str) -> bool {
+        let mut places = [Place::Queue, Place::Doubt, Place::Failed].into_iter();
+        places.any(|place| fs::symlink_metadata(self.path(place, id)).is_ok())
     }
 
     /// Creates a file in `tmp`, locked.
@@ -296,13 +309,6 @@ fn open(path: &Path, write: bool) -> io::Result<File> {
     } else {
         Err(io::Error::new(ErrorKind::InvalidData, "not a regular file"))
     }
-}
-
-/// Returns a new identifier: the time, and a random part.
-pub fn new_id() -> String {
-    // The keys of the hasher are random.
-    let random = RandomState::new().hash_one(std::process::id()) & 0xFF_FFFF;
-    format!("{:08X}{random:06X}", now())
 }
 
 /// Whether a file name is that of a message: anything else in the folders is left alone.

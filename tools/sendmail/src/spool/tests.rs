@@ -498,3 +498,14 @@ fn a_folder_that_everyone_can_write_is_not_used() {
     let error = Spool::open(&scratch.folder, 1, 1).unwrap_err();
     assert!(error.to_string().ends_with("queue is not a folder, or can be written by everyone"), "{error}");
 }
+
+#[test]
+fn a_new_message_never_replaces_one_that_is_stored() {
+    let scratch = Scratch::new();
+    let stored = scratch.queue("alice@example.org", &["bob@example.org"]);
+    let mut ids = vec!["0123456789ABCD".to_owned(), stored.clone(), stored];
+    let (id, _) = scratch.spool.create(|| ids.pop().unwrap()).unwrap();
+    assert_eq!(id, "0123456789ABCD");
+    assert_eq!(scratch.ids(Place::Tmp), [id]);
+    assert_eq!(scratch.ids(Place::Queue).len(), 1);
+}
