@@ -1,6 +1,6 @@
 //! Completing the headers of finished messages: missing header fields, and addresses without a domain.
 
-use std::{fmt, ops::Range, time::SystemTime};
+use std::{fmt, ops::Range, str, time::SystemTime};
 
 use super::{
     Mailbox, date,
