@@ -99,7 +99,8 @@ impl Spool {
                     let why = format!("{} is not a folder, or can be written by everyone", path.display());
                     return Err(io::Error::new(ErrorKind::PermissionDenied, why));
                 }
-                there => drop(there?),
+                Ok(_) => {}
+                Err(e) => return Err(e),
             }
         }
         Ok(Spool { folder: folder.to_owned(), max_messages, max_octets })

@@ -276,7 +276,7 @@ fn what_is_not_a_message_is_left_alone() {
 fn refusing(scratch: &Scratch, recipients: &[&str]) {
     let server = recipients
         .iter()
-        .fold(Server::builder(), |server, to| server.refuse_recipient(*to, "550 5.1.1 no such user"))
+        .fold(Server::builder(), |server, to| server.refuse_recipient(to, "550 5.1.1 no such user"))
         .start()
         .unwrap();
     scratch.run(&AT_ONCE, &mut via(&server));
