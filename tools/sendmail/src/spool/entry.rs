@@ -274,7 +274,7 @@ impl Entry {
     }
 
     /// The recipients that are left, by their numbers.
-    fn due(&self) -> impl Iterator<Item = usize> + '_ {
+    pub(super) fn due(&self) -> impl Iterator<Item = usize> + '_ {
         self.record.recipients.iter().enumerate().filter(|(_, state)| **state == State::Due).map(|(n, _)| n)
     }
 

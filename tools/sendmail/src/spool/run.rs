@@ -1,6 +1,7 @@
 //! Sending what is in the spool.
 
 use std::{
+    collections::HashMap,
     fs::{self, Metadata},
     io,
     time::Duration,
@@ -45,8 +46,11 @@ impl Waits {
     /// Whether this attempt is the last one. The number of attempts must fit, too: small machines often get the right
     /// time only after messages are submitted.
     fn have_ended(&self, entry: &Entry) -> bool {
-        let end = entry.request().time.saturating_add(self.give_up_after.as_secs());
-        now() >= end && entry.record().tries >= self.waits.len()
+        self.is_over_age(entry) && entry.record().tries >= self.waits.len()
+    }
+
+    fn is_over_age(&self, entry: &Entry) -> bool {
+        now() >= entry.request().time.saturating_add(self.give_up_after.as_secs())
     }
 }
 
@@ -79,7 +83,7 @@ impl Runner<'_> {
     pub fn run(mut self) -> io::Result<()> {
         self.spool.clean()?;
         self.forget_failed()?;
-        let mut unreachable = Vec::new();
+        let mut unreachable = HashMap::new();
         for (id, _) in self.spool.files(Place::Queue)? {
             let tried = match self.spool.lock(Place::Queue, &id) {
                 Ok(Some(entry)) => self.attempt(entry, &mut unreachable),
@@ -93,20 +97,29 @@ impl Runner<'_> {
         Ok(())
     }
 
-    fn attempt(&mut self, mut entry: Entry, unreachable: &mut Vec<String>) -> io::Result<()> {
+    /// Tries one message. `unreachable` has the accounts whose server cannot be reached, and the reasons.
+    fn attempt(&mut self, mut entry: Entry, unreachable: &mut HashMap<String, String>) -> io::Result<()> {
         self.tell(&mut entry)?; // the program may have been killed before it could
         if entry.record().fate() == Fate::Due {
-            let is_due = self.everything || self.waits.is_due(entry.record().next);
-            if !is_due || unreachable.contains(&entry.request().account) {
+            if !self.everything && !self.waits.is_due(entry.record().next) {
                 return Ok(());
             }
-            let result = (self.send)(&entry);
-            (self.report)(&entry, &result);
-            if result.as_ref().is_err_and(|e| e.delivery().is_none() && !is_hopeless(e)) {
-                unreachable.push(entry.request().account.clone());
-            }
             let has_expired = self.waits.have_ended(&entry);
-            let (states, reason) = outcomes(&entry, &result, has_expired);
+            let (states, reason) = match unreachable.get(&entry.request().account) {
+                // It is sent as soon as the server can be reached, so no wait begins.
+                Some(_) if !self.waits.is_over_age(&entry) => return Ok(()),
+                Some(reason) => (vec![left(reason, has_expired); entry.due().count()], reason.clone()),
+                None => {
+                    let result = (self.send)(&entry);
+                    (self.report)(&entry, &result);
+                    if let Some(e) =
+                        result.as_ref().err().filter(|e| e.delivery().is_none() && !is_hopeless(e))
+                    {
+                        unreachable.insert(entry.request().account.clone(), e.to_string());
+                    }
+                    outcomes(&entry, &result, has_expired)
+                }
+            };
             let next = self.waits.next(entry.record().tries);
             entry.settle(&states, next, &reason)?;
         }
@@ -160,9 +173,6 @@ pub fn outcomes(entry: &Entry, result: &Result<Delivery, Error>, has_expired: bo
         Err(e) => (e.delivery(), Some(e)),
     };
     let reason = error.map(Error::to_string).unwrap_or_default();
-    let left = |reason: &str| {
-        if has_expired { State::Refused(format!("gave up; the last attempt: {reason}")) } else { State::Due }
-    };
     let may_be_sent = delivery.is_none() && (entry.was_read() || error.is_some_and(Error::in_doubt));
     let not_sent = || {
         if may_be_sent {
@@ -170,7 +180,7 @@ pub fn outcomes(entry: &Entry, result: &Result<Delivery, Error>, has_expired: bo
         } else if error.is_some_and(is_hopeless) {
             State::Refused(reason.clone())
         } else {
-            left(&reason)
+            left(&reason, has_expired)
         }
     };
     let due = entry.record().recipients.iter().filter(|state| **state == State::Due).count();
@@ -179,7 +189,7 @@ pub fn outcomes(entry: &Entry, result: &Result<Delivery, Error>, has_expired: bo
         (Outcome::Accepted, _) => State::Accepted,
         (Outcome::InDoubt, _) => State::Doubt(reason.clone()),
         (Outcome::Refused, Some(reply)) if reply.is_permanent() => State::Refused(reply.to_string()),
-        (_, Some(reply)) => left(&reply.to_string()),
+        (_, Some(reply)) => left(&reply.to_string(), has_expired),
         (_, None) => not_sent(),
     };
     let mut states: Vec<_> = delivery.recipients().map(one).collect();
@@ -188,6 +198,11 @@ pub fn outcomes(entry: &Entry, result: &Result<Delivery, Error>, has_expired: bo
         || delivery.recipients().find_map(|r| r.reply().filter(|r| !r.is_positive()).map(Reply::to_string));
     let reason = if reason.is_empty() { refusal().unwrap_or_default() } else { reason };
     (states, reason)
+}
+
+/// Returns what becomes of a recipient that can be tried again.
+fn left(reason: &str, has_expired: bool) -> State {
+    if has_expired { State::Refused(format!("gave up; the last attempt: {reason}")) } else { State::Due }
 }
 
 /// Whether no later attempt can send the message: it is the message or its sender that is refused. Settings, logins

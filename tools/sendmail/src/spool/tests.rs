@@ -509,3 +509,19 @@ fn a_new_message_never_replaces_one_that_is_stored() {
     assert_eq!(scratch.ids(Place::Tmp), [id]);
     assert_eq!(scratch.ids(Place::Queue).len(), 1);
 }
+
+#[test]
+fn all_messages_for_a_server_that_cannot_be_reached_are_returned_in_time() {
+    let scratch = Scratch::new();
+    for _ in 0..5 {
+        scratch.queue_request(&Request { time: 0, ..request("alice@example.org", &["bob@example.org"]) });
+    }
+    let waits = Waits { waits: vec![Duration::ZERO; 2], ..AT_ONCE };
+    for _ in 0..2 {
+        assert_eq!(scratch.run(&waits, &mut nowhere), 1);
+    }
+    assert!(scratch.ids(Place::Queue).iter().all(|id| !is_bounce(id)));
+    scratch.run(&waits, &mut nowhere);
+    let ids = scratch.ids(Place::Queue);
+    assert!(ids.len() == 5 && ids.iter().all(|id| is_bounce(id)), "{ids:?}");
+}
