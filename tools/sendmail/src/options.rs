@@ -49,7 +49,7 @@ other modes:
   -bi                   check the aliases; also by the name newaliases
       --check           connect, log in, and print what was found
       --print-config    print the settings, with secrets masked
-      --import-msmtprc[=FILE]  print the configuration of msmtp as one of this program;
+      --import-msmtprc  print the configuration of msmtp, or the file in =FILE, as one of this program;
                         passwords only if the output is redirected
       --version         print the version
       --help            print this help

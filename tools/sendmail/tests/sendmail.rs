@@ -1297,7 +1297,12 @@ mod tls {
         assert_eq!((done.code, done.err.contains("REQUIRETLS")), (Some(65), true), "{}", done.err);
         let clear = ["-s", "smtp://127.0.0.1:PORT", "--requiretls", "b@example.org"];
         let done = with(playing("-- hello REQUIRETLS\nC: QUIT\nS: 221 Bye"), None, &clear);
-        assert_eq!((done.code, done.err.contains("without TLS")), (Some(65), true), "{}", done.err);
+        assert_eq!(
+            (done.code, done.err.contains("the connection has no TLS")),
+            (Some(65), true),
+            "{}",
+            done.err
+        );
     }
 }
 
