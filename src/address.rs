@@ -13,8 +13,8 @@ const MAX_PATH: usize = 254;
 /// A mail address as used in an envelope: `alice@example.org`, `"a b"@example.org`, or a local name such as
 /// `postmaster`.
 ///
-/// An address is kept exactly as it was written, including quotes. It has no control characters, and outside a quoted
-/// local part no spaces, angle brackets or other special characters, so that it cannot end the SMTP command that
+/// An address is kept exactly as it was written, including quotes. It has no control characters, and no spaces, angle
+/// brackets or other special characters outside a quoted local part, so it cannot end the SMTP command that
 /// contains it (RFC 5321 §4.1.2). Non-ASCII letters are allowed (RFC 6531). Sending to such an address requires a
 /// server that offers SMTPUTF8, unless only the domain is non-ASCII and the feature `idna` is enabled.
 ///

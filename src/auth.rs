@@ -26,7 +26,7 @@
 //!
 //! Implement [`Mechanism`] for a mechanism that this crate does not have, and pass it to
 //! [`Builder::auth_mechanism`](crate::Builder::auth_mechanism) or
-//! [`Client::auth_mechanism`](crate::Client::auth_mechanism). The mechanism provides only the contents of the messages.
+//! [`Client::auth_mechanism`](crate::Client::auth_mechanism). The mechanism provides only its raw responses.
 //! The client encodes them in base64, sends them, and masks them in logs and errors.
 //!
 //! ```

@@ -134,8 +134,9 @@ impl Envelope {
     ///
     /// # Errors
     ///
-    /// [`Error::Config`] if the value is invalid, or if the envelope has an option that conflicts with it: one with the
-    /// same keyword where either is a [`MailOption::Raw`], or HOLDUNTIL for HOLDFOR and vice versa.
+    /// [`Error::Config`] if the value is invalid, or if the envelope already has an option that conflicts with it. Two
+    /// options conflict if one is HOLDFOR and the other HOLDUNTIL, or if they have the same keyword and at least one of
+    /// them is a [`MailOption::Raw`].
     pub fn option(mut self, option: MailOption) -> Result<Envelope, Error> {
         option.check()?;
         let options = &mut Arc::make_mut(&mut self.0).options;

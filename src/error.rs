@@ -279,7 +279,7 @@ pub enum Error {
     },
 }
 
-/// Whether sending the same message to the same envelope again can help. Returned by [`Error::retry`].
+/// Whether sending the same message again with the same envelope can help. Returned by [`Error::retry`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Retry {
@@ -306,8 +306,8 @@ impl Retry {
 
 impl Error {
     /// Returns whether retrying may help and cannot duplicate the mail: after 4yz replies, timeouts, lost connections,
-    /// and failed name lookups. The client is then closed and has to reconnect, unless the error is a 4yz reply other
-    /// than 421.
+    /// and failed name lookups. The client is then closed and has to reconnect, unless the cause is a 4yz or 5yz reply
+    /// other than 421.
     ///
     /// An [`Error::Transaction`] is transient if no recipient is [in doubt](Error::in_doubt) and
     /// [`Delivery::retry_envelope`] returns an envelope. An [`Error::PartialDelivery`] never is.

@@ -1,6 +1,6 @@
 //! An SMTP client: blocking at the crate root, with an async client behind a feature.
 //!
-//! The blocking client uses `std::net`, without a runtime or background threads. The feature `async` adds
+//! The blocking client uses `std::net`, without a runtime or long-lived threads. The feature `async` adds
 //! [`aio`](#async), the same client with `async fn`. Coming from aiosmtplib? See [the counterparts of its
 //! names](coming_from_aiosmtplib).
 //!
@@ -96,8 +96,8 @@
 //!
 //! Options of MAIL and RCPT are set on the [`Envelope`]: delivery reports (DSN), REQUIRETLS, a priority, a delivery
 //! time, and any other option as text. See [`MailOption`] and [`RcptOption`]. If the server does not offer an option,
-//! sending fails with [`Error::Unsupported`] before MAIL. SIZE, 8BITMIME, SMTPUTF8, PIPELINING and LIMITS are used
-//! automatically.
+//! sending fails with [`Error::Unsupported`] before MAIL; options given as text are not checked. SIZE, 8BITMIME,
+//! SMTPUTF8, PIPELINING and LIMITS are used automatically.
 //!
 //! # Command by command
 //!
@@ -166,8 +166,9 @@
 //!   reply to the end of a message. See [`Builder::timeout`] and [`Builder::deadline`].
 //! - Passwords and tokens never appear in log lines, `Debug` output or errors, even if the server repeats them in its
 //!   replies during the login.
-//! - A login uses the strongest mechanism that both sides support. If that is refused, one other is tried. PLAIN and
-//!   LOGIN, which reveal the password, are tried only over TLS or a local connection ([`Builder::credentials`]).
+//! - A login uses the strongest mechanism that both sides support. If that is refused, one other is tried. Falling
+//!   back to PLAIN or LOGIN from a mechanism that hides the password needs TLS or a local connection
+//!   ([`Builder::credentials`]).
 //!
 //! A client certificate identifies the client to the server:
 //!
@@ -196,8 +197,8 @@
 //! Log lines go through the [`log`](https://docs.rs/log) crate, with the target `postino`. The `warn` level is
 //! used for things that a server may object to, such as lines of more than 998 octets, and for logins without TLS that
 //! [`Builder::danger_plaintext_credentials`] allows. The level `debug` shows connecting, preparing TLS, closing, and
-//! the dialogue line by line (`C:`, `S:`), with secrets masked and only the size of content. Each line begins with the
-//! number of its connection in this process ([`Client::connection_number`]):
+//! the dialogue line by line (`C:`, `S:`), with secrets masked and only the size of content shown. Each line begins
+//! with the number of its connection in this process ([`Client::connection_number`]):
 //!
 //! ```text
 //! DEBUG postino: #7 connecting to mail.example.org:25
@@ -217,7 +218,7 @@
 //! | `vendored` | an OpenSSL that is built from source and linked statically |
 //! | `async` | [`aio`](#async) |
 //! | `sasl` | logins with SCRAM and CRAM-MD5, which do not send the password; without this feature, requesting one of them is an error |
-//! | `idna` | non-ASCII host names; if the server does not offer SMTPUTF8, non-ASCII domains in envelopes and in the headers of composed messages become A-labels (`xn--…`). Without this feature, they are an error |
+//! | `idna` | non-ASCII host names; if the server does not offer SMTPUTF8, non-ASCII domains in envelopes and in the headers of composed messages become A-labels (`xn--…`). Without this feature, both cases are errors |
 //! | `dkim` | DKIM signatures, `message::Dkim` |
 //! | `lettre-0_11`, `mail-builder-2` | sending messages built with these crates |
 //! | `testing` | `testing`, an in-process server for tests |
@@ -235,7 +236,7 @@
 //! | [`Batch`], [`Pool`], [`PoolBuilder`], [`Pooled`] | many messages over one connection, or over several |
 //! | [`Transport`], [`NoTimeouts`], [`StopHandle`] | custom connections, and stopping a client |
 //! | [`Address`], [`Envelope`], [`MailOption`], [`RcptOption`], [`Ret`], [`OnLate`] | the sender, the recipients, and per-message options |
-//! | [`message`] | what can be sent: a composed [`Message`], a [`Raw`] message, or any type with the trait [`Mail`]; envelopes from headers |
+//! | [`message`] | what can be sent: a composed [`Message`], a [`Raw`] message, or any type that implements [`Mail`]; envelopes from headers |
 //! | [`Delivery`], [`Recipient`], [`Outcome`], [`Timings`] | the result for each recipient |
 //! | [`Error`], [`Phase`], [`Retry`] | why sending failed, and whether to try again |
 //! | [`Reply`], [`EnhancedCode`], [`Capabilities`] | the server's replies |

@@ -45,7 +45,7 @@ impl fmt::Debug for Tokens {
 }
 
 impl Builder {
-    /// Logs in after connecting, with an OAuth access token from this function, using OAUTHBEARER, or XOAUTH2 if
+    /// Logs in after connecting, with an OAuth access token obtained from `ask`, using OAUTHBEARER, or XOAUTH2 if
     /// OAUTHBEARER is not offered. The function is called just before each login, and once more if the server refuses
     /// the token; the second token is used only if it differs. Defaults to no login.
     ///

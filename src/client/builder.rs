@@ -283,8 +283,8 @@ impl Builder {
 
     /// Sets whether the next envelope of a [`Batch`](super::Batch), or QUIT, is sent together with the end of a
     /// message (RFC 2920 §3.1). Defaults to [`JoinPolicy::Automatic`], which joins only if the server offers
-    /// PIPELINING and CHUNKING but not BURL, and passes a trial; it never joins over LMTP. Clones of this builder share
-    /// the trial's result.
+    /// PIPELINING and CHUNKING but not BURL, and has not failed a trial; it never joins over LMTP. Clones of this
+    /// builder share the trial's result.
     ///
     /// The trial detects servers that discard or refuse what follows the end of a message. It cannot detect a server
     /// that stores what follows as part of the message: see [`JoinPolicy`] before you choose [`JoinPolicy::Always`].
@@ -326,8 +326,8 @@ impl Builder {
     /// # Errors
     ///
     /// [`Error::Config`] before connecting if a setting is invalid (but see
-    /// [`ca_certificate`](Builder::ca_certificate)). Otherwise, the error of the name lookup, the connection, TLS, the
-    /// server or the login that failed; the connection is closed in that case.
+    /// [`ca_certificate`](Builder::ca_certificate)). Otherwise, the error from the step that failed: the name
+    /// lookup, connecting, TLS, the greeting, EHLO or the login; the connection is closed in that case.
     pub async fn connect(&self) -> Result<Client, Error> {
         let mut call = self.begin();
         let mut client = self.client(Maker::Client)?;

@@ -116,7 +116,7 @@ impl Client {
 /// [`Error::Unsupported`]. After any other error, and after the codes 421 and 221, the connection is closed. A command
 /// line may have at most 2,048 octets, including its parameters and CRLF.
 ///
-/// The first digit of the code decides (RFC 5321 §4.2.1): 2yz accepts a command; 4yz and 5yz refuse it.
+/// The first digit of the code determines the outcome (RFC 5321 §4.2.1): 2yz accepts a command; 4yz and 5yz refuse it.
 #[maybe_async]
 impl Client {
     /// Sends EHLO (LHLO to an LMTP server), and replaces what is known about the server's capabilities (RFC 5321
@@ -447,14 +447,15 @@ impl Client {
 /// Their errors are:
 ///
 /// - [`Error::Config`], before anything is sent: for invalid credentials; for a mechanism that is unknown, does not fit
-///   the credentials, or needs the feature `sasl`; or if the connection has no TLS and is not [local](crate::Security)
+///   the credentials, or needs the feature `sasl`, which is off; or if the connection has no TLS and is not
+///   [local](crate::Security)
 ///   (see [`Builder::danger_plaintext_credentials`](super::Builder::danger_plaintext_credentials)).
 /// - [`Error::Auth`] if the server refuses the login or does not offer the mechanism; if the client is already logged
 ///   in; or if the server has refused two exchanges on this connection (nothing is sent then; see
 ///   [`Builder::credentials`](super::Builder::credentials)).
 ///
-/// The client can still be used after these errors, except after a SCRAM login in which the server could not prove that
-/// it knows the password.
+/// The client can still be used after these errors, unless the server closes the connection, or the mechanism rejects
+/// the server: SCRAM does so if the server cannot prove that it knows the password.
 #[maybe_async]
 impl Client {
     /// Logs in with the strongest mechanism that both sides support, or tries the mechanisms set by

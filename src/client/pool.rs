@@ -375,7 +375,8 @@ impl Pool {
     }
 
     /// Sends all messages from an iterator over one connection of the pool. [`Client::send_all`] describes the details,
-    /// and what happens if that connection is lost. The pool's rate limit and its per-connection limits do not apply
+    /// and what happens if that connection is lost. The batch keeps the connection until it is dropped; the pool's rate
+    /// limit and its limits per connection (such as [`max_messages`](PoolBuilder::max_messages)) do not apply
     /// meanwhile.
     ///
     /// # Errors

@@ -74,7 +74,7 @@ impl Client {
         self.link.stream.peer()
     }
 
-    /// Returns the connection number, shown at the start of its log lines (`#7`). It is unique in this
+    /// Returns the number that is shown at the start of the connection's log lines (`#7`). It is unique in this
     /// process; [`reconnect`](Client::reconnect) changes it.
     #[must_use]
     pub fn connection_number(&self) -> u64 {

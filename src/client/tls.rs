@@ -23,7 +23,7 @@ impl Builder {
     }
 
     /// Trusts these certificate authorities in addition to those of the system: PEM text with one or more
-    /// certificates, or one certificate in DER. A server's self-signed certificate is accepted too. May be called
+    /// certificates, or one certificate in DER. A server's self-signed certificate can be passed as well. May be called
     /// more than once. Defaults to none.
     ///
     /// Malformed input, or more than 16 MiB, is an [`Error::Config`](crate::Error::Config) before connecting. Errors

@@ -31,8 +31,8 @@ const MAX_AT_ONCE: u64 = 64 * 1024;
 ///
 /// A message is sent as a stream: attachments from a path or reader are read and encoded while the message is sent,
 /// using constant memory. It is sent as ASCII in lines of at most 998 octets (78 where they can be folded), so that any
-/// server accepts it. Non-ASCII text is sent unencoded if the server offers 8BITMIME, unless the text could be altered
-/// on the way (if a line has more than 998 octets, or begins with `From `). A non-ASCII `message/rfc822`
+/// server accepts it. If the server offers 8BITMIME, however, non-ASCII text is sent unencoded, unless it could be
+/// altered on the way (if a line has more than 998 octets, or begins with `From `). A non-ASCII `message/rfc822`
 /// [attachment](super::Attachment::content_type) needs 8BITMIME, because it must not be encoded.
 ///
 /// Non-ASCII addresses are sent unchanged (RFC 6532) to a server that offers SMTPUTF8. For other servers, the feature

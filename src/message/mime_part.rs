@@ -101,7 +101,7 @@ impl Part {
             Content::Bytes(bytes) if is_message => return Part::message(&kind, fields, bytes),
             _ if is_message => {
                 return Err(Error::Message(
-                    "a message/… attachment must be given as bytes: it cannot be encoded, so is checked first".into(),
+                    "a message/… attachment must be given as bytes: it cannot be encoded, so it is checked before sending".into(),
                 ));
             }
             Content::Bytes(bytes) => return Part::bytes(fields, bytes),

@@ -106,8 +106,8 @@ const READ_ALREADY: &str = "the message has content from a reader that was alrea
 /// A message that can be sent: an envelope, and a body that can be opened (RFC 5322 text, headers first).
 ///
 /// The trait is implemented for a composed [`Message`], for [`email_format::Email`] (with the envelope from its
-/// headers), for [`Raw`] bytes, files and readers, for borrowed, boxed and shared (`Arc`) mails, and for the message
-/// types of other libraries (one feature each). Implement it for your own message type:
+/// headers), for [`Raw`] bytes, files and readers, for borrowed, boxed and shared (`Arc`) messages, and for the
+/// message types of other libraries (one feature each). Implement it for your own message type:
 ///
 /// ```
 /// use postino::{Envelope, Error, message::{Body, Mail}};

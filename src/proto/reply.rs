@@ -328,7 +328,7 @@ impl Inbox {
     ///
     /// # Errors
     ///
-    /// What is wrong with the reply: an invalid code or separator, several codes in one reply, or a limit exceeded
+    /// What is wrong with the reply: an invalid code or separator, different codes in one reply, or a limit exceeded
     /// (8,192 octets in a line, 512 lines, 65,536 octets in all). After that, nothing that follows can be trusted.
     pub fn next_reply(&mut self) -> Result<Option<ReplyRef<'_>>, &'static str> {
         let bytes = &self.buf[self.from..self.to];

@@ -170,7 +170,7 @@ fn the_dialogue_is_recorded_for_each_connection_and_told_as_it_happens() {
         "C: RCPT TO:<c@d>",
         "S: 250 2.1.5 Ok",
         "C: DATA",
-        "S: 354 End it with <CRLF>.<CRLF>",
+        "S: 354 End data with <CRLF>.<CRLF>",
         "C: (7 octets)",
         "S: 250 2.0.0 Ok: queued as T1",
     ];

@@ -64,12 +64,12 @@ const MAX_NAME: usize = 253;
 /// # }
 /// ```
 ///
-/// The whole body is signed (without `l=`) in the form in which it arrives, with CRLF line ends. Many domains sign
+/// The whole body is signed (without `l=`) in the form that the receiver gets, with CRLF line ends. Many domains sign
 /// twice, because not all receivers support Ed25519: `rsa.sign(&ed25519.sign(&message))`. Neither signature covers the
 /// other.
 ///
-/// Relays without 8BITMIME re-encode 8-bit content, which breaks the signature. A composed [`Message`](super::Message)
-/// is therefore signed in its ASCII form. A [`Raw`](super::Raw) message is signed as is.
+/// Relays re-encode 8-bit content for servers without 8BITMIME, which breaks the signature. A composed
+/// [`Message`](super::Message) is therefore signed in its ASCII form. A [`Raw`](super::Raw) message is signed as is.
 #[derive(Clone)]
 pub struct Dkim {
     domain: Arc<str>,
@@ -192,10 +192,11 @@ impl fmt::Debug for Dkim {
 /// A message that is [signed](Dkim::sign) when it is sent. Implements [`Mail`] with the envelope of that message.
 ///
 /// The message is read twice, because the signature precedes the content. The first reading takes place before any
-/// part of the message is sent. It fails if the message has no `From`, invalid header lines, or more than 1 MiB of
-/// headers. A file or reader is [opened](Mail::body) twice, and must have the same content both times; otherwise, the
-/// signature is invalid. Content that can be read only once, such as an attachment from a reader, is an error; such a
-/// message can still be sent unsigned. Files and readers are never held in memory; bytes are copied.
+/// part of the message is sent. It fails if the message has no `From`, has an invalid header line, or has more than
+/// 1 MiB of headers. A file or reader is [opened](Mail::body) twice, and must have the same content both times;
+/// otherwise, the signature is invalid. Content that can be read only once, such as an attachment from a reader, is an
+/// error; such a message can still be sent unsigned. The content of files and readers is never held in memory as a
+/// whole; a body that consists of bytes is copied.
 ///
 /// The first reading as a whole is limited by [`block_timeout`](crate::Builder::block_timeout) (60 seconds by default).
 /// It is about as fast as SHA-256: a gigabyte takes seconds of CPU time, on the caller's thread in the blocking client
