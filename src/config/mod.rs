@@ -20,9 +20,10 @@ use crate::{
 };
 
 mod host;
+mod proxy;
 mod url;
 
-pub(crate) use self::host::Host;
+pub(crate) use self::{host::Host, proxy::Proxy};
 
 /// Default time limit of every wait except that for the final reply.
 const TIMEOUT: Duration = Duration::from_secs(60);
@@ -76,6 +77,8 @@ pub(crate) struct Config {
     pub addresses: Option<Vec<SocketAddr>>,
     /// The local address to connect from.
     pub bind: Option<SocketAddr>,
+    /// The proxy, or why its URL is invalid.
+    pub proxy: Option<Result<Proxy, String>>,
     pub lmtp: bool,
     pub security: Security,
     pub tls: TlsSettings,
@@ -271,6 +274,7 @@ impl Config {
             port: None,
             addresses: None,
             bind: None,
+            proxy: None,
             lmtp: false,
             security: Security::default(),
             tls: TlsSettings::default(),
@@ -348,9 +352,19 @@ impl Config {
             Place::Unix(_) if self.port.is_some() || addresses.is_some() || self.bind.is_some() => {
                 return bad("port, addresses and bind cannot be used with a Unix socket");
             }
+            Place::Unix(_) if self.proxy.is_some() => {
+                return bad("a Unix socket cannot be reached through a proxy");
+            }
             Place::Unix(path) => return check_path(path).map(|()| Server::Unix(path.clone())),
             Place::Host(host) => (Host::new(host)?, self.port),
         };
+        if let Some(proxy) = &self.proxy {
+            let proxy = proxy.as_ref().map_err(|why| Error::Config(why.clone().into()))?;
+            if addresses.is_some() {
+                return bad("addresses and a proxy are both set, but the proxy looks up the host");
+            }
+            proxy.check(&host)?;
+        }
         let port = match (addresses, port) {
             (Some([]), _) => return bad("the list of addresses is empty"),
             (Some(_), Some(_)) => {
@@ -381,6 +395,10 @@ fn check_path(path: &Path) -> Result<(), Error> {
 }
 
 impl Settings {
+    pub fn proxy(&self) -> Option<&Proxy> {
+        self.config.proxy.as_ref()?.as_ref().ok()
+    }
+
     /// Returns whether to use STARTTLS. `local` means that nobody else can listen to the connection. Nothing has been
     /// sent yet.
     ///
@@ -476,6 +494,7 @@ mod tests {
     fn contradictory_settings_of_the_server_are_refused() {
         let one = || Some(vec!["127.0.0.1:2525".parse().unwrap()]);
         let unix = || Config::unix(Path::new("/run/smtp"));
+        let proxy = || Some(Ok(Proxy::from_url("socks5://h").unwrap()));
         for config in [
             Config { addresses: Some(vec![]), ..Config::new("h") },
             Config { addresses: one(), port: Some(25), ..Config::new("h") },
@@ -483,6 +502,10 @@ mod tests {
             Config { port: Some(25), ..unix() },
             Config { addresses: one(), ..unix() },
             Config { bind: Some("127.0.0.1:0".parse().unwrap()), ..unix() },
+            Config { proxy: proxy(), ..unix() },
+            Config { proxy: proxy(), addresses: one(), ..Config::new("h") },
+            Config { proxy: proxy(), ..Config::new("fe80::1%eth0") },
+            Config { proxy: Some(Err("invalid".into())), ..Config::new("h") },
             Config::unix(Path::new("")),
         ] {
             assert!(matches!(config.check(), Err(Error::Config(_))), "{config:?}");
