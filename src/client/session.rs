@@ -215,7 +215,7 @@ impl Client {
                 Err(e) => Some(e),
             };
             if let Some(e) = end {
-                log::debug!(target: "postino", "#{} QUIT: {e}", self.link.number);
+                log::debug!(target: "postino", "#{} QUIT failed: {e}", self.link.number);
             }
         }
         self.close();

@@ -345,7 +345,7 @@ fn webpki(options: &Options, roots: &[Certificate]) -> Result<Arc<WebPkiServerVe
         let system = ::rustls_native_certs::load_native_certs();
         store.add_parsable_certificates(system.certs);
         for e in &system.errors {
-            log::debug!(target: "postino", "reading the system's CAs: {e}");
+            log::debug!(target: "postino", "could not read system CAs: {e}");
         }
     }
     store.add_parsable_certificates(roots.iter().cloned());

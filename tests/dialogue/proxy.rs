@@ -12,7 +12,7 @@ use postino::{Error, Retry, Security};
 use super::{accept, connect_error, mail};
 use crate::{
     Builder, Client, block_on,
-    support::{DRIP, PATIENCE, Server, closed},
+    support::{PATIENCE, Server, closed, peer::DRIP},
 };
 
 const LOGIN: &str = "proxy%20user:proxy%20password@";
