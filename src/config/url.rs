@@ -168,7 +168,7 @@ mod tests {
         for (url, why) in [
             ("smtp://h?proxy=", "scheme"),
             ("smtp://h?proxy=socks5://h&proxy=socks5://h", "more than once"),
-            ("smtp://h?proxy=socks5://u:secret%2525@h", "two hexadecimal digits"),
+            ("smtp://h?proxy=socks5://u:secret%25@h", "two hexadecimal digits"),
             ("smtp://h?proxy=%FF", "UTF-8"),
             ("smtp://[fe80::1%eth0]?proxy=socks5://h", "zone"),
             ("smtp+unix:/run/smtp?proxy=socks5://h", "Unix socket"),
