@@ -1019,3 +1019,38 @@ fn splitting_very_many_recipients_lets_other_tasks_run() {
     }
     assert!(turns >= 10, "{turns}");
 }
+
+// Behaviours 18 to 20.
+#[test]
+fn a_session_ends_with_quit_whatever_its_code_returns() {
+    let script = "-- hello\nC: NOOP\nS: 250 ok\nC: QUIT\nS: 221 bye\n-- close";
+    for fails in [false, true] {
+        let server = Server::playing(script);
+        let result = block_on(builder(&server).session(async |client| {
+            client.noop().await?;
+            if fails { Err(Error::NoRecipients) } else { Ok(client.connection_number()) }
+        }));
+        assert!(if fails { matches!(result, Err(Error::NoRecipients)) } else { result.is_ok() });
+        server.finish();
+    }
+}
+
+#[test]
+fn a_session_whose_connection_is_lost_or_closed_sends_no_quit() {
+    for (script, quits) in
+        [("-- hello\nC: NOOP\n-- close", false), ("-- hello\nC: QUIT\nS: 221 bye\n-- close", true)]
+    {
+        let server = Server::playing(script);
+        let result =
+            block_on(builder(&server).session(async |client| {
+                if quits { client.quit().await } else { client.noop().await.map(drop) }
+            }));
+        assert!(if quits { result.is_ok() } else { matches!(result, Err(Error::Closed(_))) }, "{result:?}");
+        server.finish();
+    }
+    let server = Server::playing("S: 554 no");
+    let result = block_on(
+        builder(&server).session(async |_| -> Result<(), Error> { panic!("there is no connection") }),
+    );
+    assert!(matches!(result, Err(Error::Refused { .. })));
+}

@@ -135,12 +135,6 @@ impl Builder {
     /// A proxy cannot be combined with [`addresses`](Builder::addresses), a Unix socket, or an IPv6 address with a zone.
     /// In a URL, the proxy is a parameter: `smtp://mail.example.org?proxy=socks5://127.0.0.1:1080`. Its `%` and `&` are
     /// then written `%25` and `%26`.
-    ///
-    /// ```no_run
-    /// # use postino::Client;
-    /// let client = Client::builder("mail.example.org").proxy("socks5://127.0.0.1:1080").connect()?;
-    /// # Ok::<(), postino::Error>(())
-    /// ```
     pub fn proxy(mut self, url: impl AsRef<str>) -> Builder {
         self.config.proxy = Some(Proxy::from_url(url.as_ref()).map_err(|e| e.to_string()));
         self
