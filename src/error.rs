@@ -183,6 +183,16 @@ pub enum Error {
         /// last one, or `TimedOut` if some addresses were not tried.
         source: io::Error,
     },
+    /// The [proxy](crate::Builder::proxy) refused to connect to the server, or does not speak its protocol. Nothing was
+    /// sent to the server. A proxy that cannot be reached, or hangs up, is reported as [`Connect`](Error::Connect).
+    Proxy {
+        /// The proxy, such as `socks5://proxy.example.org:1080`, without user and password.
+        proxy: String,
+        /// What failed, such as `host unreachable`, or the status line of an HTTP proxy.
+        what: Cow<'static, str>,
+        /// Whether the proxy may connect to the server later.
+        is_transient: bool,
+    },
     /// The server's certificate is not trusted: wrong name, unknown issuer, or expired. To fix it, add the issuer with
     /// [`ca_certificate`](crate::Builder::ca_certificate), set [`tls_name`](crate::Builder::tls_name), or (insecurely)
     /// disable TLS.
@@ -319,6 +329,7 @@ impl Error {
             Error::PartialDelivery { .. } => false,
             Error::Auth { reply: Some(reply), .. } => reply.is_transient(),
             Error::Refused { reply, .. } => !reply.is_permanent(),
+            Error::Proxy { is_transient, .. } => *is_transient,
             Error::Resolve { .. }
             | Error::Connect { .. }
             | Error::Timeout(_)
@@ -339,6 +350,7 @@ impl Error {
         match self {
             Error::Transaction { .. } | Error::PartialDelivery { .. } => self.retry() == Retry::Never,
             Error::Auth { reply: Some(reply), .. } | Error::Refused { reply, .. } => reply.is_permanent(),
+            Error::Proxy { is_transient, .. } => !is_transient,
             Error::Config(_)
             | Error::Address { .. }
             | Error::NoRecipients
@@ -533,6 +545,7 @@ impl fmt::Display for Error {
                 source.get_ref().map_or(Ok(()), |each| write!(f, ": {each}"))
             }
             Error::Connect { server, source } => write!(f, "could not connect to {server}: {source}"),
+            Error::Proxy { proxy, what, .. } => write!(f, "the proxy {proxy} did not connect: {what}"),
             Error::Certificate { name, reason, .. } => write!(
                 f,
                 "the certificate for {name} is not trusted: {reason} (Builder::ca_certificate adds an issuer, Builder::tls_name sets another name)"
@@ -620,6 +633,7 @@ impl Error {
             Error::Source(_) => "Source",
             Error::Resolve { .. } => "Resolve",
             Error::Connect { .. } => "Connect",
+            Error::Proxy { .. } => "Proxy",
             Error::Certificate { .. } => "Certificate",
             Error::Tls { .. } => "Tls",
             Error::TlsRequired => "TlsRequired",

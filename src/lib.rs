@@ -145,7 +145,8 @@
 //! - LMTP: [`Builder::lmtp`], `lmtp://host`, `lmtp+unix:/path`.
 //! - Fixed addresses instead of a name lookup: [`Builder::addresses`]. A fixed local address: [`Builder::bind`].
 //! - A custom connection, with TLS over it: [`Builder::connect_over`] takes a socket, a custom [`Transport`], or any
-//!   `Read + Write` type wrapped in [`NoTimeouts`]. `examples/socks5.rs` connects through a proxy.
+//!   `Read + Write` type wrapped in [`NoTimeouts`].
+//! - A proxy, SOCKS5 or HTTP CONNECT: [`Builder::proxy`], `smtp://host?proxy=socks5://proxy:1080`.
 //!
 //! If a host has several addresses, they are tried as RFC 8305 describes: IPv6 and IPv4 alternate, and the next is
 //! tried when the previous one has failed or has not answered for 250 ms. [`Client::reconnect`] makes a new connection

@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     Delivery, Error, JoinPolicy, Mail, Security,
-    config::{Config, Learnt, Login, Timeouts},
+    config::{Config, Learnt, Login, Proxy, Timeouts},
     proto::{Credentials, Mechanism},
     time::later,
 };
@@ -39,13 +39,13 @@ impl Client {
     /// Returns a builder for the server at this URL: `smtp://host`, `smtps://user:password@host:port`, `lmtp://host`
     /// ([`Builder::lmtp`]), `smtp+unix:/path` or `lmtp+unix:/path` ([`Client::unix`]).
     ///
-    /// The query `?tls=required`, `?tls=opportunistic` or `?tls=none` sets the [security](Builder::security). User,
-    /// password and path must be percent-encoded, and an IPv6 address must be in brackets. The URL of a Unix socket
-    /// cannot contain credentials; use a setter instead.
+    /// The query `?tls=required`, `?tls=opportunistic` or `?tls=none` sets the [security](Builder::security), and
+    /// `proxy=` sets a [proxy](Builder::proxy). User, password and path must be percent-encoded, and an IPv6 address must
+    /// be in brackets. The URL of a Unix socket cannot contain credentials; use a setter instead.
     ///
     /// # Errors
     ///
-    /// [`Error::Config`] if the URL is invalid. The error text never contains the password.
+    /// [`Error::Config`] if the URL is invalid. The error text never contains a password.
     pub fn from_url(url: &str) -> Result<Builder, Error> {
         Ok(Builder::new(Config::from_url(url)?))
     }
@@ -119,6 +119,24 @@ impl Builder {
     /// Only servers with an address of the same family can then be reached. Defaults to the system's choice.
     pub fn bind(mut self, address: impl Into<SocketAddr>) -> Builder {
         self.config.bind = Some(address.into());
+        self
+    }
+
+    /// Sets a proxy to connect through: `socks5://host:1080` (RFC 1928), or `http://host:port`, which gets a CONNECT
+    /// request (RFC 9110 §9.3.6). A user and a password may precede the host, both percent-encoded
+    /// (`socks5://user:password@host`). The port of SOCKS5 defaults to 1080. The scheme `socks5h` means the same as
+    /// `socks5`. The environment is not consulted. Defaults to no proxy.
+    ///
+    /// The proxy looks up the host. TLS is established with the server, through the proxy, and verifies the name of the
+    /// server. The connection to the proxy itself is not encrypted, so the proxy's password can be read on that path,
+    /// and the connection never counts as [local](Security). [`Client::peer_addr`] returns the address of the proxy. The
+    /// time limit for connecting includes the exchange with the proxy.
+    ///
+    /// A proxy cannot be combined with [`addresses`](Builder::addresses), a Unix socket, or an IPv6 address with a zone.
+    /// In a URL, the proxy is a parameter: `smtp://mail.example.org?proxy=socks5://127.0.0.1:1080`. Its `%` and `&` are
+    /// then written `%25` and `%26`.
+    pub fn proxy(mut self, url: impl AsRef<str>) -> Builder {
+        self.config.proxy = Some(Proxy::from_url(url.as_ref()).map_err(|e| e.to_string()));
         self
     }
 

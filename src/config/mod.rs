@@ -20,9 +20,10 @@ use crate::{
 };
 
 mod host;
+mod proxy;
 mod url;
 
-pub(crate) use self::host::Host;
+pub(crate) use self::{host::Host, proxy::Proxy};
 
 /// Default time limit of every wait except that for the final reply.
 const TIMEOUT: Duration = Duration::from_secs(60);
@@ -76,6 +77,8 @@ pub(crate) struct Config {
     pub addresses: Option<Vec<SocketAddr>>,
     /// The local address to connect from.
     pub bind: Option<SocketAddr>,
+    /// The proxy, or why its URL is invalid.
+    pub proxy: Option<Result<Proxy, String>>,
     pub lmtp: bool,
     pub security: Security,
     pub tls: TlsSettings,
@@ -271,6 +274,7 @@ impl Config {
             port: None,
             addresses: None,
             bind: None,
+            proxy: None,
             lmtp: false,
             security: Security::default(),
             tls: TlsSettings::default(),
@@ -348,9 +352,19 @@ impl Config {
             Place::Unix(_) if self.port.is_some() || addresses.is_some() || self.bind.is_some() => {
                 return bad("port, addresses and bind cannot be used with a Unix socket");
             }
+            Place::Unix(_) if self.proxy.is_some() => {
+                return bad("a Unix socket cannot be reached through a proxy");
+            }
             Place::Unix(path) => return check_path(path).map(|()| Server::Unix(path.clone())),
             Place::Host(host) => (Host::new(host)?, self.port),
         };
+        if let Some(proxy) = &self.proxy {
+            let proxy = proxy.as_ref().map_err(|why| Error::Config(why.clone().into()))?;
+            if addresses.is_some() {
+                return bad("addresses and a proxy are both set, but the proxy looks up the host");
+            }
+            proxy.check(&host)?;
+        }
         let port = match (addresses, port) {
             (Some([]), _) => return bad("the list of addresses is empty"),
             (Some(_), Some(_)) => {
@@ -381,6 +395,10 @@ fn check_path(path: &Path) -> Result<(), Error> {
 }
 
 impl Settings {
+    pub fn proxy(&self) -> Option<&Proxy> {
+        self.config.proxy.as_ref()?.as_ref().ok()
+    }
+
     /// Returns whether to use STARTTLS. `local` means that nobody else can listen to the connection. Nothing has been
     /// sent yet.
     ///
@@ -428,7 +446,7 @@ mod tests {
     // Behaviour 12.
     #[cfg(any(feature = "native-tls", feature = "rustls"))]
     #[test]
-    fn default_ports() {
+    fn default_ports_follow_the_scheme_and_security() {
         let port = |text: &str| told(&Config::from_url(text).unwrap().check().unwrap()).1;
         assert_eq!(port("smtps://h"), 465);
         assert_eq!(port("smtps://u:p@h"), 465);
@@ -440,7 +458,7 @@ mod tests {
     }
 
     #[test]
-    fn lmtp_is_never_on_port_25() {
+    fn lmtp_on_port_25_is_refused() {
         assert_eq!(told(&Config::from_url("lmtp://h:2424").unwrap().check().unwrap()).1, 2424);
         assert!(Config::from_url("lmtp://h").unwrap().lmtp);
         for config in [
@@ -473,9 +491,10 @@ mod tests {
     }
 
     #[test]
-    fn contradictory_settings_of_the_server_are_refused() {
+    fn contradictory_server_settings_are_refused() {
         let one = || Some(vec!["127.0.0.1:2525".parse().unwrap()]);
         let unix = || Config::unix(Path::new("/run/smtp"));
+        let proxy = || Some(Ok(Proxy::from_url("socks5://h").unwrap()));
         for config in [
             Config { addresses: Some(vec![]), ..Config::new("h") },
             Config { addresses: one(), port: Some(25), ..Config::new("h") },
@@ -483,6 +502,10 @@ mod tests {
             Config { port: Some(25), ..unix() },
             Config { addresses: one(), ..unix() },
             Config { bind: Some("127.0.0.1:0".parse().unwrap()), ..unix() },
+            Config { proxy: proxy(), ..unix() },
+            Config { proxy: proxy(), addresses: one(), ..Config::new("h") },
+            Config { proxy: proxy(), ..Config::new("fe80::1%eth0") },
+            Config { proxy: Some(Err("invalid".into())), ..Config::new("h") },
             Config::unix(Path::new("")),
         ] {
             assert!(matches!(config.check(), Err(Error::Config(_))), "{config:?}");
@@ -493,7 +516,7 @@ mod tests {
 
     #[cfg(not(any(feature = "native-tls", feature = "rustls")))]
     #[test]
-    fn tls_without_the_feature_is_a_clear_error() {
+    fn requiring_tls_without_a_tls_feature_names_the_missing_feature() {
         for url in ["smtps://h", "smtp://h?tls=required"] {
             let error = Config::from_url(url).and_then(|config| config.check()).unwrap_err();
             assert!(error.to_string().contains("native-tls"), "{error}");
@@ -503,7 +526,7 @@ mod tests {
     // Threat 11.
     #[cfg(not(feature = "idna"))]
     #[test]
-    fn a_host_beyond_ascii_is_refused_and_told_the_way_out() {
+    fn the_error_for_a_non_ascii_host_suggests_punycode_or_idna() {
         let error = Config::from_url("smtp://bücher.test").unwrap_err();
         assert!(
             matches!(&error, Error::Config(text) if text.contains("xn--") && text.contains("idna")),
@@ -530,7 +553,7 @@ mod tests {
     }
 
     #[test]
-    fn credentials_are_not_shown() {
+    fn debug_output_of_the_config_hides_credentials() {
         let config = Config::from_url("smtp://user:hunter2@h").unwrap();
         assert!(!format!("{config:?} {:?}", config.check().unwrap()).contains("hunter2"));
     }
