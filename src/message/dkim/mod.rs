@@ -113,15 +113,16 @@ impl Dkim {
         })
     }
 
-    /// Sets the headers to sign. All occurrences of each header are signed. `From` is always signed. Defaults to
-    /// `From`, `Sender`, `Reply-To`, `Subject`, `Date`, `Message-ID`, `To`, `Cc`, `MIME-Version`, `Content-Type`,
-    /// `Content-Transfer-Encoding`, `In-Reply-To`, `References`, and the `List-` headers of RFCs 2369, 2919 and 8058.
+    /// Sets the headers to sign. All occurrences of each header are signed. `From` and the headers that were passed to
+    /// [`oversign`](Dkim::oversign) are always signed. Defaults to `From`, `Sender`, `Reply-To`, `Subject`, `Date`,
+    /// `Message-ID`, `To`, `Cc`, `MIME-Version`, `Content-Type`, `Content-Transfer-Encoding`, `In-Reply-To`, `References`,
+    /// and the `List-` headers of RFCs 2369, 2919 and 8058.
     ///
     /// # Errors
     ///
     /// [`Error::Config`] if a name is not a valid header name, or is `DKIM-Signature`.
     pub fn headers<N: AsRef<str>>(mut self, names: impl IntoIterator<Item = N>) -> Result<Dkim, Error> {
-        let mut headers = vec![Header { name: "From".to_owned(), oversigned: true }];
+        let mut headers: Vec<_> = self.headers.iter().filter(|header| header.oversigned).cloned().collect();
         for name in names {
             add(&mut headers, name.as_ref(), false)?;
         }
