@@ -13,9 +13,9 @@ const MAX_PATH: usize = 254;
 /// A mail address as used in an envelope: `alice@example.org`, `"a b"@example.org`, or a local name such as
 /// `postmaster`.
 ///
-/// An address is kept exactly as it was written, including quotes. It has no control characters, and outside a quoted
-/// local part no spaces, angle brackets or other special characters, so that it cannot end the SMTP command that
-/// contains it (RFC 5321 §4.1.2). Non-ASCII letters are allowed (RFC 6531). Sending to such an address requires a
+/// An address is kept exactly as it was written, including quotes. It contains no control characters and, outside a
+/// quoted local part, no spaces, angle brackets or other special characters, so it cannot end the SMTP command that
+/// contains it (RFC 5321 §4.1.2). Non-ASCII letters are allowed (RFC 6531). Mail from or to such an address requires a
 /// server that offers SMTPUTF8, unless only the domain is non-ASCII and the feature `idna` is enabled.
 ///
 /// Comparison, including with strings, is octet by octet and therefore case-sensitive.
@@ -36,8 +36,8 @@ impl Address {
     ///
     /// # Errors
     ///
-    /// [`Error::Address`] if the address is empty, too long (64 octets for the local part, 254 for the whole address),
-    /// or invalid.
+    /// [`Error::Address`] if the address is empty, too long (more than 64 octets in the local part, or more than 254 in
+    /// total), or invalid.
     pub fn new(text: &str) -> Result<Address, Error> {
         let refuse = |why| Error::Address { input: text.to_owned(), why, header: None };
         if text.chars().any(char::is_control) {
@@ -54,7 +54,8 @@ impl Address {
         &self.0
     }
 
-    /// Returns the local part: what is before the last `@`, including any quotes. A local name is returned whole.
+    /// Returns the local part, which is everything before the last `@`, including any quotes. A local name is returned
+    /// whole.
     #[must_use]
     pub fn local_part(&self) -> &str {
         split(&self.0).0
@@ -259,7 +260,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_an_address_stays_as_it_was_written() {
+    fn valid_addresses_are_kept_verbatim() {
         for text in [
             "a@b",
             "postmaster",
@@ -289,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn an_at_within_quotes_is_not_where_the_domain_begins() {
+    fn a_quoted_at_sign_does_not_start_the_domain() {
         let address = Address::new("\"a@b\"").unwrap();
         assert_eq!((address.local_part(), address.domain()), ("\"a@b\"", None));
         let address = Address::new("\"a@b\"@x").unwrap();
@@ -297,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_said() {
+    fn address_errors_state_the_reason() {
         for (text, why) in [
             ("bob smith", "\"bob smith\": no @"),
             ("a b@x", "\"a b@x\": space in the local part"),
@@ -317,7 +318,7 @@ mod tests {
 
     // Threats 20 and 21.
     #[test]
-    fn what_could_smuggle_is_refused() {
+    fn malformed_addresses_and_injection_attempts_are_refused() {
         for text in [
             "",
             " ",
@@ -363,7 +364,7 @@ mod tests {
 
     // Threat 26.
     #[test]
-    fn long_ones_are_refused() {
+    fn overlong_addresses_are_refused() {
         assert!(Address::new(&format!("{}@x", "l".repeat(64))).is_ok());
         assert!(Address::new(&format!("{}@x", "l".repeat(65))).is_err());
         assert!(Address::new(&format!("{}@x", "l".repeat(300))).is_err());
@@ -372,7 +373,7 @@ mod tests {
 
     #[cfg(feature = "idna")]
     #[test]
-    fn without_smtputf8_a_domain_becomes_its_a_label() {
+    fn without_smtputf8_a_domain_is_converted_to_a_labels() {
         let ascii = |text: &str| Address::new(text).unwrap().without_utf8();
         assert_eq!(ascii("\"b c\"@bücher.example").unwrap().as_str(), "\"b c\"@xn--bcher-kva.example");
         assert_eq!(ascii("postmaster").unwrap().as_str(), "postmaster");
@@ -383,7 +384,7 @@ mod tests {
 
     #[cfg(not(feature = "idna"))]
     #[test]
-    fn without_smtputf8_the_error_names_the_feature() {
+    fn without_smtputf8_the_error_names_the_idna_feature() {
         let error = Address::new("b@bücher.example").unwrap().without_utf8().unwrap_err();
         assert!(matches!(error, Error::Unsupported(text) if text.contains("`idna`")));
     }

@@ -8,8 +8,9 @@ use crate::{Address, Capabilities, Error, MailOption, RcptOption};
 ///
 /// There is at least one recipient. Duplicate recipients are kept. Clones share their data.
 ///
-/// An envelope can have options for the server, such as requests for reports. If the server does not offer an option,
-/// sending fails with [`Error::Unsupported`] before any part of the message is sent.
+/// An envelope can have options for the server, such as requests for delivery reports. If the server does not offer an
+/// option, sending fails with [`Error::Unsupported`] before any part of the message is sent. Raw options are not
+/// checked.
 ///
 /// ```
 /// use postino::{Envelope, MailOption, RcptOption, Ret};
@@ -35,8 +36,8 @@ struct Parts {
 }
 
 impl Envelope {
-    /// Creates an envelope from text. Each recipient must be exactly one address. `""` or `"<>"` is the null sender,
-    /// for bounces (RFC 5321 §4.5.5).
+    /// Creates an envelope from text. Each recipient must be exactly one address. If `sender` is `""` or `"<>"`, the
+    /// envelope has the null sender, which is for bounces (RFC 5321 §4.5.5).
     ///
     /// # Errors
     ///
@@ -54,8 +55,8 @@ impl Envelope {
         Envelope::from_addresses(sender, recipients?)
     }
 
-    /// Creates an envelope for exactly one recipient. Use it for untrusted input, as from a web form. `""` or `"<>"` is
-    /// the null sender.
+    /// Creates an envelope for exactly one recipient. Use this for untrusted input, such as an address from a web form.
+    /// If `sender` is `""` or `"<>"`, the envelope has the null sender.
     ///
     /// ```
     /// use postino::{Envelope, Error};
@@ -78,7 +79,7 @@ impl Envelope {
         Ok(envelope)
     }
 
-    /// Creates an envelope from addresses. `None` is the null sender.
+    /// Creates an envelope from addresses. If `sender` is `None`, the envelope has the null sender.
     ///
     /// # Errors
     ///
@@ -129,13 +130,14 @@ impl Envelope {
         Ok(self)
     }
 
-    /// Adds an option to MAIL. It replaces an earlier option of the same kind, but an envelope may have more than one
-    /// [`MailOption::Raw`].
+    /// Adds an option to MAIL. The option replaces an earlier one of the same kind, but an envelope may have more than
+    /// one [`MailOption::Raw`].
     ///
     /// # Errors
     ///
-    /// [`Error::Config`] if the value is invalid, or if the envelope has an option that conflicts with it: one with the
-    /// same keyword where either is a [`MailOption::Raw`], or HOLDUNTIL for HOLDFOR and vice versa.
+    /// [`Error::Config`] if the value is invalid, or if the envelope already has an option that conflicts with it. Two
+    /// options conflict if one is HOLDFOR and the other HOLDUNTIL, or if they have the same keyword and at least one of
+    /// them is a [`MailOption::Raw`].
     pub fn option(mut self, option: MailOption) -> Result<Envelope, Error> {
         option.check()?;
         let options = &mut Arc::make_mut(&mut self.0).options;
@@ -145,13 +147,13 @@ impl Envelope {
         Ok(self)
     }
 
-    /// Adds an option to RCPT for one recipient, by its index in [`recipients`](Envelope::recipients). It replaces an
-    /// earlier option of the same kind, but a recipient may have more than one [`RcptOption::Raw`].
+    /// Adds an option to RCPT for the recipient with index `number` in [`recipients`](Envelope::recipients). The option
+    /// replaces an earlier one of the same kind, but a recipient may have more than one [`RcptOption::Raw`].
     ///
     /// # Errors
     ///
-    /// [`Error::Config`] if the value is invalid, if the recipient has an option with the same keyword and either is a
-    /// [`RcptOption::Raw`], or if there is no such recipient.
+    /// [`Error::Config`] if the value is invalid, if there is no such recipient, or if the recipient already has an
+    /// option with the same keyword and at least one of the two is a [`RcptOption::Raw`].
     pub fn recipient_option(mut self, number: usize, option: RcptOption) -> Result<Envelope, Error> {
         option.check()?;
         if number >= self.recipients().len() {
@@ -222,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn an_envelope_has_recipients() {
+    fn an_envelope_needs_at_least_one_recipient() {
         assert!(matches!(Envelope::new("a@b", [] as [&str; 0]), Err(Error::NoRecipients)));
         let bounce = Envelope::new("", ["a@b"]).unwrap();
         assert_eq!(bounce.sender(), None);
@@ -230,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn a_later_option_of_a_kind_replaces_the_one_before() {
+    fn a_later_option_replaces_an_earlier_one_of_the_same_kind() {
         let report = RcptOption::Notify { success: true, failure: false, delay: false };
         let envelope = envelope()
             .option(MailOption::Priority(1))

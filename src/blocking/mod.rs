@@ -17,6 +17,7 @@ mod batch;
 mod bell;
 mod body;
 mod resolve;
+mod session;
 mod stop;
 mod stream;
 mod token;

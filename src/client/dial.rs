@@ -8,29 +8,23 @@
 //! Sockets and the race are in `blocking/stream.rs` and `aio/stream.rs`. A new transport is another [`Server`] and
 //! another constructor of [`Stream`].
 //!
-//! A proxy would be a step of [`Origin::dial`], between the race and TLS:
-//!
-//! - Its requests and replies belong to `proto`, in a file of their own, as a state machine without I/O. `dial` runs it
-//!   over the new [`Stream`], under the limit for connecting, and reads no octet beyond the proxy's reply: the greeting
-//!   may follow at once.
-//! - Its address and login are settings (`config/`, with a setter in `builder.rs` and a parameter of the URL).
-//! - [`Origin::addresses`] returns the addresses of the proxy. The name of the mail server goes to the proxy unresolved,
-//!   and stays the name that TLS verifies.
-//! - `Link::go_on` reads SMTP replies only, so the exchange has a loop of its own. [`Stream::watched_by`] comes before it:
-//!   otherwise a stop handle cannot end it.
-//! - A refusal by the proxy is an error of its own, because `Error::Connect` always counts as transient. Addresses set by
-//!   [`Builder::addresses`](super::Builder::addresses) contradict a proxy.
-//! - [`Origin::is_local`] must not hold because the proxy listens on a loopback address, and `Client::peer_addr` returns
-//!   the address of the proxy.
+//! A proxy is a step between the race and TLS. Its protocol is in `proto/proxy.rs`, and its address and login are settings
+//! (`config/proxy.rs`). The client connects to the addresses of the proxy, which gets the name of the mail server
+//! unresolved. That name stays the one that TLS verifies.
 //!
 //! [`Builder::connect`]: super::Builder::connect
 //! [`Builder::send`]: super::Builder::send
 //! [`Client::reconnect`]: super::Client::reconnect
 //! [`Pool`]: super::Pool
 
-use std::{io, net::SocketAddr, time::Instant};
+use std::{
+    io::{self, ErrorKind},
+    net::SocketAddr,
+    time::Instant,
+};
 
 use super::{
+    Moved,
     call::Call,
     link::{Condition, Link},
     maybe_async,
@@ -40,33 +34,94 @@ use super::{
 };
 use crate::{
     Error, Phase, Security,
-    config::{Host, Server},
+    config::{Host, Proxy, Server},
+    proto::{ProxyFailure, Step},
     race::interleave,
 };
+
+impl Origin {
+    /// Returns the error for a connection to the server, or to its proxy, that could not be made.
+    fn unreachable(&self, source: io::Error) -> Error {
+        let server = match self.settings.proxy() {
+            Some(proxy) => format!("the proxy {proxy}"),
+            None => self.settings.server.to_string(),
+        };
+        Error::Connect { server, source }
+    }
+}
 
 #[maybe_async]
 impl Origin {
     /// Connects to the server, without TLS yet. `number` identifies the connection in the log.
     pub async fn dial(&self, call: &Call, number: u64) -> Result<Stream, Error> {
         self.check_identity(call).await?;
-        let server = self.settings.server.to_string();
-        let failed = |source| Error::Connect { server, source };
         let until = match self.limit(call, Phase::Connect) {
-            Err(Error::Timeout(_)) => return Err(failed(io::ErrorKind::TimedOut.into())),
+            Err(Error::Timeout(_)) => return Err(self.unreachable(ErrorKind::TimedOut.into())),
             until => until?,
         };
-        log::debug!(target: "postino", "#{number} connecting to {}", self.settings.server);
+        let proxy = self.settings.proxy();
+        let through = proxy.map_or_else(String::new, |proxy| format!(" through {proxy}"));
+        log::debug!(target: "postino", "#{number} connecting to {}{through}", self.settings.server);
         let stream = match &self.settings.server {
             Server::Unix(path) => Stream::connect_unix(path, until, &self.stop_handle).await,
             Server::Host(host, port) => {
-                let addresses = self.addresses(host, *port, until).await?;
+                let (next, port) = proxy.map_or((host, *port), |proxy| (&proxy.host, proxy.port));
+                let addresses = self.addresses(next, port, until).await?;
                 let config = &self.settings.config;
                 let needs_tls = matches!(config.security, Security::Implicit | Security::StartTls);
                 let tls = needs_tls.then_some(&config.tls);
                 Stream::connect(addresses, config.bind, until, &self.stop_handle, tls).await
             }
         };
-        stream.map_err(|e| self.stopped_or(failed(e), Phase::Connect))
+        let mut stream = stream.map_err(|e| self.stopped_or(self.unreachable(e), Phase::Connect))?;
+        if let (Some(proxy), Server::Host(host, port)) = (proxy, &self.settings.server) {
+            stream.watched_by(&self.stop_handle);
+            self.tunnel(&mut stream, proxy, (host, *port), until).await?;
+        }
+        Ok(stream)
+    }
+
+    /// Asks the proxy to connect to the server. Reads nothing that comes from the server.
+    async fn tunnel(
+        &self,
+        stream: &mut Stream,
+        proxy: &Proxy,
+        (host, port): (&Host, u16),
+        until: Instant,
+    ) -> Result<(), Error> {
+        let failed = |e| self.stopped_or(self.unreachable(e), Phase::Connect);
+        let refused = |ProxyFailure { what, is_transient }| Error::Proxy {
+            proxy: proxy.to_string(),
+            what,
+            is_transient,
+        };
+        let mut exchange = proxy.exchange(host, port);
+        let mut room = [0; 512];
+        loop {
+            match exchange.step() {
+                Step::Done => return Ok(()),
+                Step::Write(octets) => {
+                    let mut unsent = &octets[..];
+                    while !unsent.is_empty() {
+                        let moved = stream.write_or_read(unsent, &mut room[..1], until).await;
+                        match moved.map_err(failed)? {
+                            Moved::Written(0) => return Err(failed(ErrorKind::WriteZero.into())),
+                            Moved::Written(n) => unsent = &unsent[n..],
+                            Moved::Read(0) => return Err(failed(ErrorKind::UnexpectedEof.into())),
+                            Moved::Read(_) => return Err(refused(ProxyFailure::spoke_first())),
+                        }
+                    }
+                }
+                Step::Read(most) => {
+                    let most = most.min(room.len());
+                    let read = stream.read(&mut room[..most], until).await.map_err(failed)?;
+                    if read == 0 {
+                        return Err(failed(ErrorKind::UnexpectedEof.into()));
+                    }
+                    exchange.on_octets(&room[..read]).map_err(refused)?;
+                }
+            }
+        }
     }
 
     /// Builds the TLS connector before connecting if there is a client certificate: only that shows whether the key

@@ -77,12 +77,15 @@ impl Origin {
     /// Returns whether the connection ends on this machine, so that nobody else can listen: a Unix socket, a connection
     /// made by the caller that says so, or a peer with a loopback address, if the caller has named the host as local.
     /// An address that somebody else has chosen, such as the DNS, proves nothing: a tunnel or a proxy may listen there.
+    /// A connection through a proxy is never local, wherever the proxy runs.
     pub fn is_local(&self, link: &Link) -> bool {
         let named_local = match &self.settings.server {
             Server::Host(host, _) => host.is_local(),
             Server::Unix(_) => true,
         };
-        link.stream.is_local() && (named_local || self.maker == Maker::Caller)
+        self.settings.proxy().is_none()
+            && link.stream.is_local()
+            && (named_local || self.maker == Maker::Caller)
     }
 
     /// Returns the name for EHLO.

@@ -20,9 +20,10 @@ use crate::{
 };
 
 mod host;
+mod proxy;
 mod url;
 
-pub(crate) use self::host::Host;
+pub(crate) use self::{host::Host, proxy::Proxy};
 
 /// Default time limit of every wait except that for the final reply.
 const TIMEOUT: Duration = Duration::from_secs(60);
@@ -41,25 +42,26 @@ const SMTP: u16 = 25;
 /// continue in plain text.
 ///
 /// A connection is local if nobody else can eavesdrop on it. This applies to a Unix socket; to a host given as local
-/// (`localhost`, a name that ends in `.localhost`, or a loopback address such as `127.0.0.1`) if the peer address is
-/// a loopback address; and to a connection made with `connect_over` and declared local. Any other name is not local,
-/// even if it [resolves](crate::Builder::addresses) to a loopback address, where a tunnel or a proxy may listen.
+/// (`localhost`, a name that ends in `.localhost`, or a loopback address such as `127.0.0.1`) if the peer address is a
+/// loopback address; and to a connection made with `connect_over` and declared local. Any other name is not local, even
+/// if it [resolves](crate::Builder::addresses) to a loopback address, because a tunnel or a proxy may listen there. A
+/// connection through a [proxy](crate::Builder::proxy) is never local.
 ///
-/// A Unix socket has no name to verify, so TLS over it needs [`Builder::tls_name`](crate::Builder::tls_name).
-/// If it is not set, requiring TLS is an error, and STARTTLS is not used even if it is offered.
+/// A Unix socket has no name to verify, so TLS over it needs [`Builder::tls_name`](crate::Builder::tls_name). If no
+/// name is set, requiring TLS is an error, and STARTTLS is not used even if it is offered.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Security {
-    /// Uses STARTTLS if the server offers it and this build has TLS; requires it if there are credentials, except as for
-    /// [`Plaintext`](Security::Plaintext). Over a local connection, TLS is used only if there are credentials and STARTTLS
-    /// is offered.
+    /// Uses STARTTLS if the server offers it and this build has TLS. Requires STARTTLS if there are credentials, with
+    /// the same exceptions as for [`Plaintext`](Security::Plaintext). Over a local connection, TLS is used only if
+    /// there are credentials and STARTTLS is offered.
     #[default]
     Auto,
     /// Uses no TLS. Credentials are then an error, except over a local connection or with
     /// [`danger_plaintext_credentials`](crate::Builder::danger_plaintext_credentials).
     Plaintext,
-    /// Uses STARTTLS if the server offers it (RFC 3207), even over a local connection. Requires it if there are
-    /// credentials, except as for `Plaintext`.
+    /// Uses STARTTLS if the server offers it (RFC 3207) and this build has TLS, even over a local connection. Requires
+    /// STARTTLS if there are credentials, with the same exceptions as for `Plaintext`.
     Opportunistic,
     /// Requires STARTTLS. Connecting fails if the server does not offer it.
     StartTls,
@@ -76,6 +78,8 @@ pub(crate) struct Config {
     pub addresses: Option<Vec<SocketAddr>>,
     /// The local address to connect from.
     pub bind: Option<SocketAddr>,
+    /// The proxy, or why its URL is invalid.
+    pub proxy: Option<Result<Proxy, String>>,
     pub lmtp: bool,
     pub security: Security,
     pub tls: TlsSettings,
@@ -94,23 +98,26 @@ pub(crate) struct Config {
     pub ignored_capabilities: Vec<String>,
 }
 
-/// Whether something is sent together with the end of a message: the next envelope of a batch, or QUIT (RFC 2920 §3.1).
+/// Whether the next envelope of a batch, or QUIT, is sent together with the end of a message (RFC 2920 §3.1).
 ///
 /// Joining saves one round trip per message. Servers are required to support it, but some do not. A trial detects those
-/// that discard or refuse what follows the end of a message: the first joined envelope carries no content. If it is not
-/// answered properly, the message is sent again, and nothing is joined from then on. **No trial can detect a server
-/// that stores what follows as part of the previous message**, because its replies are correct. Such servers exist.
+/// that discard or refuse what follows the end of a message: the first joined envelope is sent without its content. If
+/// that envelope is not answered properly, its message is sent again, and nothing is joined from then on. **No trial
+/// can detect a server that stores what follows as part of the previous message**, because its replies are correct.
+/// Such servers exist.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum JoinPolicy {
-    /// Joins only if the server offers PIPELINING and CHUNKING but not BURL, and passes a trial. A server with CHUNKING
-    /// (RFC 3030) has to frame its input exactly. BURL identifies Dovecot's submission service, which crashes on a
-    /// joined envelope. Never joins over LMTP: if a server refuses a message with one reply instead of one for each
-    /// recipient, the replies to the next envelope would be mistaken for the missing ones. If nothing is joined,
-    /// QUIT is sent after the reply to the message; this costs no additional round trip.
+    /// Joins only if the server offers PIPELINING and CHUNKING but not BURL, and has not failed a trial. A server with
+    /// CHUNKING (RFC 3030) has to frame its input exactly. BURL identifies Dovecot's submission service, which crashes
+    /// on a joined envelope. Never joins over LMTP: if a server refuses a message with one reply instead of one for
+    /// each recipient, the replies to the next envelope would be mistaken for the missing ones. If nothing is joined,
+    /// [`Builder::send`](crate::Builder::send) sends QUIT after the reply to the message. It does not wait for the
+    /// reply to QUIT, so this costs no additional round trip.
     #[default]
     Automatic,
-    /// Joins, after a trial, wherever the server offers PIPELINING. Use it only with servers known to handle it.
+    /// Joins whenever the server offers PIPELINING and has not failed a trial. Use this only with servers that are
+    /// known to handle joined commands.
     Always,
     /// Sends nothing together with the end of a message.
     Never,
@@ -270,6 +277,7 @@ impl Config {
             port: None,
             addresses: None,
             bind: None,
+            proxy: None,
             lmtp: false,
             security: Security::default(),
             tls: TlsSettings::default(),
@@ -347,9 +355,19 @@ impl Config {
             Place::Unix(_) if self.port.is_some() || addresses.is_some() || self.bind.is_some() => {
                 return bad("port, addresses and bind cannot be used with a Unix socket");
             }
+            Place::Unix(_) if self.proxy.is_some() => {
+                return bad("a Unix socket cannot be reached through a proxy");
+            }
             Place::Unix(path) => return check_path(path).map(|()| Server::Unix(path.clone())),
             Place::Host(host) => (Host::new(host)?, self.port),
         };
+        if let Some(proxy) = &self.proxy {
+            let proxy = proxy.as_ref().map_err(|why| Error::Config(why.clone().into()))?;
+            if addresses.is_some() {
+                return bad("addresses and a proxy are both set, but the proxy looks up the host");
+            }
+            proxy.check(&host)?;
+        }
         let port = match (addresses, port) {
             (Some([]), _) => return bad("the list of addresses is empty"),
             (Some(_), Some(_)) => {
@@ -380,6 +398,10 @@ fn check_path(path: &Path) -> Result<(), Error> {
 }
 
 impl Settings {
+    pub fn proxy(&self) -> Option<&Proxy> {
+        self.config.proxy.as_ref()?.as_ref().ok()
+    }
+
     /// Returns whether to use STARTTLS. `local` means that nobody else can listen to the connection. Nothing has been
     /// sent yet.
     ///
@@ -427,7 +449,7 @@ mod tests {
     // Behaviour 12.
     #[cfg(any(feature = "native-tls", feature = "rustls"))]
     #[test]
-    fn default_ports() {
+    fn default_ports_follow_the_scheme_and_security() {
         let port = |text: &str| told(&Config::from_url(text).unwrap().check().unwrap()).1;
         assert_eq!(port("smtps://h"), 465);
         assert_eq!(port("smtps://u:p@h"), 465);
@@ -439,7 +461,7 @@ mod tests {
     }
 
     #[test]
-    fn lmtp_is_never_on_port_25() {
+    fn lmtp_on_port_25_is_refused() {
         assert_eq!(told(&Config::from_url("lmtp://h:2424").unwrap().check().unwrap()).1, 2424);
         assert!(Config::from_url("lmtp://h").unwrap().lmtp);
         for config in [
@@ -472,9 +494,10 @@ mod tests {
     }
 
     #[test]
-    fn contradictory_settings_of_the_server_are_refused() {
+    fn contradictory_server_settings_are_refused() {
         let one = || Some(vec!["127.0.0.1:2525".parse().unwrap()]);
         let unix = || Config::unix(Path::new("/run/smtp"));
+        let proxy = || Some(Ok(Proxy::from_url("socks5://h").unwrap()));
         for config in [
             Config { addresses: Some(vec![]), ..Config::new("h") },
             Config { addresses: one(), port: Some(25), ..Config::new("h") },
@@ -482,6 +505,10 @@ mod tests {
             Config { port: Some(25), ..unix() },
             Config { addresses: one(), ..unix() },
             Config { bind: Some("127.0.0.1:0".parse().unwrap()), ..unix() },
+            Config { proxy: proxy(), ..unix() },
+            Config { proxy: proxy(), addresses: one(), ..Config::new("h") },
+            Config { proxy: proxy(), ..Config::new("fe80::1%eth0") },
+            Config { proxy: Some(Err("invalid".into())), ..Config::new("h") },
             Config::unix(Path::new("")),
         ] {
             assert!(matches!(config.check(), Err(Error::Config(_))), "{config:?}");
@@ -492,7 +519,7 @@ mod tests {
 
     #[cfg(not(any(feature = "native-tls", feature = "rustls")))]
     #[test]
-    fn tls_without_the_feature_is_a_clear_error() {
+    fn requiring_tls_without_a_tls_feature_names_the_missing_feature() {
         for url in ["smtps://h", "smtp://h?tls=required"] {
             let error = Config::from_url(url).and_then(|config| config.check()).unwrap_err();
             assert!(error.to_string().contains("native-tls"), "{error}");
@@ -502,7 +529,7 @@ mod tests {
     // Threat 11.
     #[cfg(not(feature = "idna"))]
     #[test]
-    fn a_host_beyond_ascii_is_refused_and_told_the_way_out() {
+    fn the_error_for_a_non_ascii_host_suggests_punycode_or_idna() {
         let error = Config::from_url("smtp://bücher.test").unwrap_err();
         assert!(
             matches!(&error, Error::Config(text) if text.contains("xn--") && text.contains("idna")),
@@ -529,7 +556,7 @@ mod tests {
     }
 
     #[test]
-    fn credentials_are_not_shown() {
+    fn debug_output_of_the_config_hides_credentials() {
         let config = Config::from_url("smtp://user:hunter2@h").unwrap();
         assert!(!format!("{config:?} {:?}", config.check().unwrap()).contains("hunter2"));
     }

@@ -3,14 +3,13 @@
 //! Percent-encoding is decoded by hand: the crate `percent-encoding` passes on a `%` that is not followed by two
 //! digits, and here that has to be an error, so the same loop would be needed to find it.
 
-use super::{Config, Login, Place, Security};
+use super::{Config, Login, Place, Proxy, Security};
 use crate::{Error, sys};
 
 impl Config {
-    /// Reads `smtp://`, `smtps://` or `lmtp://`, with user and password percent-encoded, IPv6 in brackets, and `?tls=`;
-    /// or `smtp+unix:/path` or `lmtp+unix:/path`. No error contains the password.
+    /// Reads `smtp://`, `smtps://` or `lmtp://`, with user and password percent-encoded, IPv6 in brackets, `?tls=` and
+    /// `?proxy=`; or `smtp+unix:/path` or `lmtp+unix:/path`. No error contains a password.
     pub fn from_url(url: &str) -> Result<Config, Error> {
-        let bad = |why: &'static str| Error::Config(format!("invalid URL: {why}").into());
         if url.chars().any(|c| c.is_control() || c.is_whitespace()) {
             return Err(bad("it contains white space or a control character"));
         }
@@ -28,11 +27,11 @@ impl Config {
             return Err(bad("it contains a # (write %23 in a password)"));
         }
         let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
-        let security = security(implicit, query).map_err(bad)?;
+        let (security, proxy) = parameters(implicit, query)?;
         if unix {
             let path = decode(unix_path(rest).map_err(bad)?).map_err(bad)?;
             let place = Place::Unix(sys::path_from_octets(path));
-            let config = Config { security, lmtp, ..Config::at(place) };
+            let config = Config { security, lmtp, proxy: proxy.map(Ok), ..Config::at(place) };
             config.settings()?;
             return Ok(config);
         }
@@ -46,7 +45,7 @@ impl Config {
             return Err(bad("it contains a path (write %2F for a / in a password)"));
         }
         let (host, port) = split_port(server).map_err(bad)?;
-        let mut config = Config { port, security, lmtp, ..Config::new(host) };
+        let mut config = Config { port, security, lmtp, proxy: proxy.map(Ok), ..Config::new(host) };
         if let Some(user_info) = user_info {
             let (user, password) =
                 user_info.split_once(':').ok_or_else(|| bad("it contains a user without a password"))?;
@@ -55,6 +54,10 @@ impl Config {
         config.check()?;
         Ok(config)
     }
+}
+
+fn bad(why: &'static str) -> Error {
+    Error::Config(format!("invalid URL: {why}").into())
 }
 
 /// Returns the path after the scheme. There may be an empty authority before it.
@@ -67,7 +70,8 @@ fn unix_path(rest: &str) -> Result<&str, &'static str> {
     if path.starts_with('/') { Ok(path) } else { Err("the path of a Unix socket must begin with a /") }
 }
 
-fn split_port(server: &str) -> Result<(&str, Option<u16>), &'static str> {
+/// Splits a port off a host.
+pub(super) fn split_port(server: &str) -> Result<(&str, Option<u16>), &'static str> {
     let (host, port) = match server.rfind(']') {
         Some(end) => server.split_at(end + 1),
         None => server.split_at(server.find(':').unwrap_or(server.len())),
@@ -82,29 +86,38 @@ fn split_port(server: &str) -> Result<(&str, Option<u16>), &'static str> {
     }
 }
 
-fn security(implicit: bool, query: &str) -> Result<Security, &'static str> {
-    let mut security = None;
+/// Reads the parameters after the `?`.
+fn parameters(implicit: bool, query: &str) -> Result<(Security, Option<Proxy>), Error> {
+    let (mut security, mut proxy) = (None, None);
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {
-        let one = match (pair, implicit) {
-            ("tls=required", false) => Security::StartTls,
-            ("tls=required", true) => Security::Implicit,
-            ("tls=opportunistic", false) => Security::Opportunistic,
-            ("tls=none", false) => Security::Plaintext,
-            ("tls=opportunistic" | "tls=none", true) => {
-                return Err("smtps:// always uses TLS, but tls= says otherwise");
+        let is_repeated = match pair.split_once('=').unwrap_or((pair, "")) {
+            ("tls", value) => security.replace(tls(implicit, value).map_err(bad)?).is_some(),
+            ("proxy", value) => {
+                let url = String::from_utf8(decode(value).map_err(bad)?.into());
+                proxy.replace(Proxy::from_url(&url.map_err(|_| bad("its proxy is not UTF-8"))?)?).is_some()
             }
-            _ if pair.starts_with("tls=") => return Err("tls= must be required, opportunistic or none"),
-            _ => return Err("it contains a parameter other than tls="),
+            _ => return Err(bad("it contains a parameter other than tls= and proxy=")),
         };
-        if security.replace(one).is_some() {
-            return Err("it contains tls= more than once");
+        if is_repeated {
+            return Err(bad("it contains a parameter more than once"));
         }
     }
-    Ok(security.unwrap_or(if implicit { Security::Implicit } else { Security::Auto }))
+    Ok((security.unwrap_or(if implicit { Security::Implicit } else { Security::Auto }), proxy))
+}
+
+fn tls(implicit: bool, value: &str) -> Result<Security, &'static str> {
+    match (value, implicit) {
+        ("required", false) => Ok(Security::StartTls),
+        ("required", true) => Ok(Security::Implicit),
+        ("opportunistic", false) => Ok(Security::Opportunistic),
+        ("none", false) => Ok(Security::Plaintext),
+        ("opportunistic" | "none", true) => Err("smtps:// always uses TLS, but tls= says otherwise"),
+        _ => Err("tls= must be required, opportunistic or none"),
+    }
 }
 
 /// Decodes percent-encoding (RFC 3986 §2.1). A `%` without two hexadecimal digits is an error.
-fn decode(text: &str) -> Result<Box<[u8]>, &'static str> {
+pub(super) fn decode(text: &str) -> Result<Box<[u8]>, &'static str> {
     let mut octets = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let [first, tail @ ..] = rest {
@@ -129,7 +142,7 @@ mod tests {
     use super::{super::tests::told, *};
 
     #[test]
-    fn urls_are_read() {
+    fn urls_are_parsed() {
         let url = |text: &str| Config::from_url(text).and_then(|config| config.check());
         let plain = url("smtp://localhost").unwrap();
         assert_eq!(told(&plain), ("localhost", 25, Security::Auto));
@@ -143,9 +156,32 @@ mod tests {
         assert_eq!((&*user, &*password), (&b"us@er"[..], &b"p:/s%"[..]));
     }
 
+    #[test]
+    fn urls_name_a_proxy() {
+        for (url, proxy) in [
+            ("smtp://h?proxy=socks5://127.0.0.1", "socks5://127.0.0.1:1080"),
+            ("smtp://h?tls=none&proxy=http%3A%2F%2Fu%2525%3Ap%40[::1]%3A3128", "http://[::1]:3128"),
+        ] {
+            let settings = Config::from_url(url).unwrap().check().unwrap();
+            assert_eq!(settings.proxy().unwrap().to_string(), proxy);
+        }
+        for (url, why) in [
+            ("smtp://h?proxy=", "scheme"),
+            ("smtp://h?proxy=socks5://h&proxy=socks5://h", "more than once"),
+            ("smtp://h?proxy=socks5://u:secret%25@h", "two hexadecimal digits"),
+            ("smtp://h?proxy=%FF", "UTF-8"),
+            ("smtp://[fe80::1%eth0]?proxy=socks5://h", "zone"),
+            ("smtp+unix:/run/smtp?proxy=socks5://h", "Unix socket"),
+        ] {
+            let error = Config::from_url(url).unwrap_err();
+            assert!(matches!(&error, Error::Config(text) if text.contains(why)), "{url}: {error}");
+            assert!(!error.to_string().contains("secret"), "{error}");
+        }
+    }
+
     #[cfg(unix)]
     #[test]
-    fn urls_name_unix_sockets() {
+    fn urls_can_name_unix_sockets() {
         for (url, path, lmtp) in [
             ("smtp+unix:/run/smtp", "/run/smtp", false),
             ("LMTP+UNIX:/run/l%20m%2Ftp%3F", "/run/l m/tp?", true),
@@ -173,7 +209,7 @@ mod tests {
 
     // Threat 13.
     #[test]
-    fn no_url_turns_a_danger_switch() {
+    fn urls_cannot_set_danger_options() {
         for switch in ["accept_invalid_certs", "accept_invalid_hostnames", "plaintext_credentials"] {
             for query in
                 [format!("danger_{switch}=true"), format!("tls=required&danger_{switch}"), switch.into()]
@@ -187,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn bad_urls_are_refused_and_not_shown() {
+    fn invalid_urls_are_refused_without_revealing_the_password() {
         for text in [
             "",
             "localhost",

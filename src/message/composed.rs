@@ -31,8 +31,8 @@ const MAX_AT_ONCE: u64 = 64 * 1024;
 ///
 /// A message is sent as a stream: attachments from a path or reader are read and encoded while the message is sent,
 /// using constant memory. It is sent as ASCII in lines of at most 998 octets (78 where they can be folded), so that any
-/// server accepts it. Non-ASCII text is sent unencoded if the server offers 8BITMIME, unless the text could be altered
-/// on the way (if a line has more than 998 octets, or begins with `From `). A non-ASCII `message/rfc822`
+/// server accepts it. If the server offers 8BITMIME, however, non-ASCII text is sent unencoded, unless it could be
+/// altered on the way (if a line has more than 998 octets, or begins with `From `). A non-ASCII `message/rfc822`
 /// [attachment](super::Attachment::content_type) needs 8BITMIME, because it must not be encoded.
 ///
 /// Non-ASCII addresses are sent unchanged (RFC 6532) to a server that offers SMTPUTF8. For other servers, the feature
@@ -60,7 +60,7 @@ impl Message {
         MessageBuilder::default()
     }
 
-    /// Returns the value of the first field with this name, unfolded, and encoded if it is not ASCII. The name is
+    /// Returns the value of the first field with this name, unfolded but not decoded (RFC 2047). The name is
     /// case-insensitive.
     ///
     /// ```
@@ -75,8 +75,8 @@ impl Message {
         self.fields.iter().find(|field| field.name().eq_ignore_ascii_case(name)).map(Field::value)
     }
 
-    /// Returns the whole message, without `Bcc`, in a form that any server accepts, for example to store a copy in
-    /// the "Sent" folder.
+    /// Returns the whole message, without `Bcc`, if possible in a form that any server accepts. It can be used, for
+    /// example, to store a copy in the "Sent" folder.
     ///
     /// # Errors
     ///
@@ -102,8 +102,8 @@ impl Message {
     ///
     /// # Errors
     ///
-    /// [`Error::Address`] if an address is invalid; [`Error::Message`] if there is no `Resent-From`, or if a value is not
-    /// allowed in its field. The error text names the field.
+    /// [`Error::Address`] if an address is invalid; [`Error::Message`] if there is no `Resent-From`, or if a value is
+    /// not allowed in its field. The error text names the field.
     pub fn resend(&self, resent: Resent) -> Result<Message, Error> {
         let mut fields = resent.build()?;
         let resent = fields.len();
@@ -280,14 +280,14 @@ mod tests {
     }
 
     #[test]
-    fn the_size_is_unknown_if_the_size_of_a_part_is() {
+    fn a_part_of_unknown_size_makes_the_total_size_unknown() {
         let reader = Attachment::reader("a", std::io::empty());
         let message = Message::builder().from("a@example.org").attach(reader).build().unwrap();
         assert_eq!(size(&message.body().unwrap().open().unwrap()), None);
     }
 
     #[test]
-    fn only_small_messages_in_memory_are_encoded_at_once() {
+    fn only_small_in_memory_messages_are_encoded_up_front() {
         for (length, at_once) in [(1000, true), (100_000, false)] {
             let attachment = Attachment::bytes("a", vec![0; length]);
             let message = Message::builder().from("a@example.org").attach(attachment).build().unwrap();

@@ -34,7 +34,7 @@ impl Resent {
         self.0.build(&ORIGIN)
     }
 
-    /// Sets the mailbox of the sender, if the sender differs from `Resent-From` (`Resent-Sender`).
+    /// Sets the mailbox of the sender (`Resent-Sender`), if the sender differs from `Resent-From`.
     pub fn sender(mut self, mailbox: impl Into<Mailboxes>) -> Resent {
         self.0.set("Resent-Sender", Value::Mailboxes(mailbox.into()));
         self

@@ -87,6 +87,7 @@ mod delayed_acks;
 mod encoder;
 mod hello;
 pub(crate) mod options;
+mod proxy;
 mod queue_id;
 pub(crate) mod reply;
 mod simple;
@@ -110,6 +111,7 @@ pub(crate) use self::{
     data::{Data, refused_here},
     delayed_acks::Pace,
     encoder::{Encoder, Forbidden},
+    proxy::{MAX_SOCKS_FIELD, ProxyExchange, ProxyFailure, ProxyLogin, ProxyProtocol, Step, Target},
     queue_id::queue_id,
     takeover::{End, Session},
     transaction::{check_recipients, is_too_many},

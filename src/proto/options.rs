@@ -32,15 +32,15 @@ pub enum OnLate {
 pub enum MailOption {
     /// RET: the part of the message that a bounce returns (RFC 3461 §4.3). Needs DSN.
     Ret(Ret),
-    /// ENVID: an identifier that bounces and reports repeat (RFC 3461 §4.4). It consists of printable ASCII characters,
-    /// and is 1 to 100 octets long once it is encoded. Needs DSN.
+    /// ENVID: an identifier that is included in bounces and reports (RFC 3461 §4.4). It consists of printable ASCII
+    /// characters, and is 1 to 100 octets long after encoding. Needs DSN.
     EnvelopeId(String),
     /// REQUIRETLS: no server on the way may relay the message without TLS (RFC 8689). Needs REQUIRETLS, and a
     /// connection with TLS.
     RequireTls,
     /// MT-PRIORITY: a priority from -9 to 9, where 9 is the most urgent (RFC 6710). Needs MT-PRIORITY.
     Priority(i8),
-    /// BY: a time limit for the delivery, and what to do when it has passed (RFC 2852). Needs DELIVERBY.
+    /// BY: a time limit for the delivery, and what to do once the limit has passed (RFC 2852). Needs DELIVERBY.
     DeliverBy {
         /// The time limit, from 1 to 999,999,999 seconds. With [`OnLate::Notify`], it may also be 0 or negative, down
         /// to -999,999,999, if the time has already passed.
@@ -57,7 +57,7 @@ pub enum MailOption {
     /// (RFC 4865). Needs FUTURERELEASE, and cannot be combined with [`HoldFor`](MailOption::HoldFor). A time beyond the
     /// server's limit is an [`Error::Config`] before MAIL.
     HoldUntil(String),
-    /// AUTH=: the original submitter of the message, or `None` if the submitter is unknown or not trusted (RFC 4954
+    /// AUTH: the original submitter of the message, or `None` if the submitter is unknown or not trusted (RFC 4954
     /// §5). Needs AUTH.
     Auth(Option<Address>),
     /// Any other parameter as it is sent: `KEYWORD` or `KEYWORD=value` (RFC 5321 §4.1.2). Each keyword can be set once.
@@ -461,7 +461,7 @@ mod tests {
     }
 
     #[test]
-    fn options_stand_on_the_wire_as_their_rfcs_say() {
+    fn options_are_formatted_as_their_rfcs_specify() {
         let address = Address::new("\"a b+c\"@x").unwrap();
         for (option, wire) in [
             (MailOption::Ret(Ret::Full), "RET=FULL"),
@@ -494,7 +494,7 @@ mod tests {
     }
 
     #[test]
-    fn an_option_needs_the_extension_of_its_parameter() {
+    fn each_mail_option_requires_its_extension() {
         let nothing = Capabilities::default();
         for option in one_of_each() {
             let extension = match option {
@@ -515,7 +515,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_asked_for_is_refused_at_once() {
+    fn invalid_options_are_refused_immediately() {
         for option in [
             MailOption::EnvelopeId(String::new()),
             MailOption::EnvelopeId("ü".into()),
@@ -550,7 +550,7 @@ mod tests {
     }
 
     #[test]
-    fn no_keyword_is_in_one_command_twice_and_only_one_release_time() {
+    fn duplicate_keywords_and_release_times_are_refused() {
         let (hold_for, hold_until) = (
             MailOption::HoldFor(Duration::from_secs(60)),
             MailOption::HoldUntil("2027-01-31T08:00:00Z".into()),
@@ -593,7 +593,7 @@ mod tests {
     }
 
     #[test]
-    fn a_date_and_time_is_an_instant_whatever_its_offset() {
+    fn dates_are_compared_as_instants_regardless_of_offset() {
         let seconds = |text: &str| date_time(text).unwrap().seconds;
         for (text, expected) in [
             ("1970-01-01T00:00:00Z", 0),
@@ -616,7 +616,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_is_held_until_the_servers_latest_time_at_most() {
+    fn hold_until_must_not_exceed_the_latest_time_of_the_server() {
         let check = |time: &str, parameters: &str| {
             let text = format!("250-me\r\n250 FUTURERELEASE {parameters}\r\n");
             let mut inbox = Inbox::default();
@@ -636,7 +636,7 @@ mod tests {
     proptest! {
         // Threats 20 and 22.
         #[test]
-        fn no_option_holds_more_than_one_word(text in any::<String>()) {
+        fn no_valid_option_contains_a_space_or_control_character(text in any::<String>()) {
             for option in [
                 MailOption::EnvelopeId(text.clone()),
                 MailOption::HoldUntil(text.clone()),

@@ -24,7 +24,7 @@ const ROOM: usize = 4_096;
 
 /// A reply from the server: a code, and one or more lines of text (RFC 5321 §4.2).
 ///
-/// The text is kept as it arrived. Clones share it, so a reply to a message for many recipients is in memory only once.
+/// The text is kept as it arrived. Clones share it, so a reply that applies to many recipients is stored only once.
 /// `Display` shows the reply on one line with control characters escaped, so that a server cannot manipulate a terminal
 /// or a log.
 ///
@@ -64,19 +64,19 @@ impl Reply {
         self.code
     }
 
-    /// Returns whether the code is 2xx: the command was carried out.
+    /// Returns whether the code is 2xx, which means that the command was carried out.
     #[must_use]
     pub fn is_positive(&self) -> bool {
         self.code / 100 == 2
     }
 
-    /// Returns whether the code is 4xx: a transient failure; the command may succeed later.
+    /// Returns whether the code is 4xx, a transient failure: the command may succeed later.
     #[must_use]
     pub fn is_transient(&self) -> bool {
         self.code / 100 == 4
     }
 
-    /// Returns whether the code is 5xx: a permanent failure.
+    /// Returns whether the code is 5xx, a permanent failure.
     #[must_use]
     pub fn is_permanent(&self) -> bool {
         self.code / 100 == 5
@@ -100,8 +100,8 @@ impl Reply {
         &self.raw
     }
 
-    /// Returns the enhanced status code (RFC 3463, 2034) at the start of the first line, if there is one and its class
-    /// matches the code of the reply.
+    /// Returns the enhanced status code (RFC 2034, RFC 3463) at the start of the first line, if there is one and its
+    /// class matches the code of the reply.
     #[must_use]
     pub fn enhanced(&self) -> Option<EnhancedCode> {
         let first = self.text_lines().next()?;
@@ -251,7 +251,7 @@ fn show(octets: &[u8], f: &mut dyn fmt::Write) -> fmt::Result {
 /// An enhanced status code: class, subject, detail (RFC 3463), as in `5.1.1`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct EnhancedCode {
-    /// Class: 2, 4 or 5, like the first digit of the reply code.
+    /// Class: 2, 4 or 5, which is also the first digit of the reply code.
     pub class: u8,
     /// Subject: 1 addresses, 2 mailboxes, 3 systems, 4 networks, 5 protocol, 6 content, 7 policy; 0 other.
     pub subject: u16,
@@ -328,8 +328,8 @@ impl Inbox {
     ///
     /// # Errors
     ///
-    /// What is wrong with the reply: an invalid code or separator, several codes in one reply, or a limit exceeded
-    /// (8,192 octets in a line, 512 lines, 65,536 octets in all). After that, nothing that follows can be trusted.
+    /// The reason for the failure: an invalid code or separator, different codes in one reply, or an exceeded limit
+    /// (8,192 octets in a line, 512 lines, 65,536 octets in all). After an error, trust nothing that follows.
     pub fn next_reply(&mut self) -> Result<Option<ReplyRef<'_>>, &'static str> {
         let bytes = &self.buf[self.from..self.to];
         let partial = &mut self.partial;
@@ -362,8 +362,8 @@ impl Inbox {
         Ok(None)
     }
 
-    /// Returns the start of the line that [is not a reply](Inbox::next_reply), escaped for a terminal, for use in an
-    /// error message. Do not show the line if it answers a login: it may contain a password.
+    /// Returns the start of the line that [was rejected](Inbox::next_reply), escaped for a terminal, for use in an
+    /// error message. Do not show the line if it is a reply to a login: it may contain a password.
     #[must_use]
     pub fn rejected_line(&self) -> String {
         let line = &self.buf[self.from + self.partial.line..self.to];
@@ -439,7 +439,7 @@ mod tests {
     }
 
     #[test]
-    fn replies_are_read() {
+    fn replies_are_parsed() {
         for (bytes, code, text) in [
             (&b"250 ok\r\n"[..], 250, "ok"),
             (b"250\r\n", 250, ""),
@@ -457,7 +457,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_digit_is_the_class() {
+    fn the_first_digit_determines_the_class_of_a_reply() {
         for (code, positive, transient, permanent) in [
             (211, true, false, false),
             (299, true, false, false),
@@ -477,7 +477,7 @@ mod tests {
     }
 
     #[test]
-    fn the_limits_of_a_reply_are_these() {
+    fn replies_are_limited_in_line_length_lines_and_total_size() {
         let line = |octets: usize| [b"250-".as_slice(), &vec![b'x'; octets - 6], b"\r\n"].concat();
         let replies = |text: &[u8]| Reply::parse(&[text, b"250 ok\r\n"].concat()).map(|reply| reply.code());
         assert_eq!(replies(&line(MAX_LINE)), Ok(250));
@@ -495,7 +495,7 @@ mod tests {
 
     // Threat 49.
     #[test]
-    fn what_is_no_reply_is_refused() {
+    fn malformed_replies_are_refused() {
         for bytes in [
             &b"25\r\n"[..],
             b"2500 ok\r\n",
@@ -517,13 +517,13 @@ mod tests {
 
     // Threat 48.
     #[test]
-    fn codes_that_differ_are_refused() {
+    fn a_reply_with_differing_codes_is_refused() {
         assert_eq!(Reply::parse(b"250-a\r\n550 b\r\n"), Err("a reply whose lines have different codes"));
     }
 
     // Threats 46 and 47.
     #[test]
-    fn a_server_that_never_stops_is_stopped() {
+    fn an_endless_reply_is_refused() {
         let line = [b"250 ".as_slice(), &[b'x'; MAX_LINE]].concat();
         assert_eq!(feed(&mut Inbox::default(), &line), Err("a reply that is too long"));
         let lines = b"250-x\r\n".repeat(MAX_LINES + 1);
@@ -535,7 +535,7 @@ mod tests {
     }
 
     #[test]
-    fn the_limits_themselves_are_within() {
+    fn a_reply_exactly_at_a_limit_is_accepted() {
         let line = [b"250 ".as_slice(), &vec![b'x'; MAX_LINE - 6], b"\r\n"].concat();
         assert_eq!(line.len(), MAX_LINE);
         assert_eq!(feed(&mut Inbox::default(), &line).unwrap().len(), 1);
@@ -545,7 +545,7 @@ mod tests {
 
     // Threat 60.
     #[test]
-    fn an_enhanced_code_has_the_class_of_its_reply() {
+    fn an_enhanced_code_must_match_the_class_of_its_reply() {
         let enhanced = |bytes: &[u8]| Reply::parse(bytes).unwrap().enhanced().map(|code| code.to_string());
         assert_eq!(enhanced(b"550 5.1.1 who?\r\n").as_deref(), Some("5.1.1"));
         assert_eq!(enhanced(b"250 2.0.0\r\n").as_deref(), Some("2.0.0"));
@@ -559,14 +559,14 @@ mod tests {
 
     // Threat 27.
     #[test]
-    fn a_reply_cannot_play_with_the_terminal() {
+    fn control_characters_in_displayed_replies_are_escaped() {
         let reply = Reply::parse(b"550-\x1b[2J\r\n550 a\rb \xc2\x9b c\r\n").unwrap();
         assert_eq!(reply.to_string(), "550 \\u{1b}[2J a\\rb \\u{9b} c");
     }
 
     // Behaviour 46.
     #[test]
-    fn the_start_of_a_line_that_is_no_reply_can_be_shown() {
+    fn the_start_of_an_invalid_reply_line_can_be_shown() {
         let rejected = |bytes: &[u8]| {
             let mut inbox = Inbox { buf: bytes.to_vec(), to: bytes.len(), ..Inbox::default() };
             while let Ok(Some(_)) = inbox.next_reply() {}
@@ -584,7 +584,7 @@ mod tests {
 
     // Threat 71.
     #[test]
-    fn secrets_are_taken_out() {
+    fn secrets_are_redacted_from_replies() {
         let redacted = |text: &[u8], secret: &[u8]| {
             Reply::parse(text).unwrap().redacted(&[secret.to_vec(), Vec::new()]).to_string()
         };
@@ -600,7 +600,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_mask_and_its_neighbours_make_is_masked_too() {
+    fn a_secret_formed_by_a_mask_and_its_neighbours_is_masked_too() {
         let masked =
             |text: &[u8], secret: &[u8]| String::from_utf8(mask(text.to_vec(), &[secret.to_vec()])).unwrap();
         assert_eq!(masked(b"say *ab", b"*a"), "say ***b");
@@ -619,7 +619,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_kept_has_a_limit() {
+    fn a_kept_reply_is_truncated_to_the_limit() {
         let reply = [b"550-".as_slice(), &[b'x'; 5000], b"\r\n550 y\r\n"].concat();
         let mut inbox = Inbox { buf: reply.clone(), to: reply.len(), ..Inbox::default() };
         let lent = inbox.next_reply().unwrap().unwrap();
@@ -633,7 +633,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_in_any_pieces_are_the_same_replies(
+        fn splitting_the_input_does_not_change_the_replies(
             bytes in prop_oneof![
                 prop::collection::vec(any::<u8>(), 0..300),
                 "([2-6]5[0-9][- ][a-z\r]{0,9}\r?\n){0,20}".prop_map(String::into_bytes),

@@ -261,7 +261,7 @@ impl Connection {
     }
 
     fn content(&mut self) -> Result<Content, Stop> {
-        self.say("354 End it with <CRLF>.<CRLF>");
+        self.say("354 End data with <CRLF>.<CRLF>");
         let limit = self.shared.settings.size_limit;
         let mut content = Content::new(if limit == 0 { u64::MAX } else { limit });
         while !content.has_ended() {

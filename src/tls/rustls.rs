@@ -345,7 +345,7 @@ fn webpki(options: &Options, roots: &[Certificate]) -> Result<Arc<WebPkiServerVe
         let system = ::rustls_native_certs::load_native_certs();
         store.add_parsable_certificates(system.certs);
         for e in &system.errors {
-            log::debug!(target: "postino", "reading the system's CAs: {e}");
+            log::debug!(target: "postino", "could not read system CAs: {e}");
         }
     }
     store.add_parsable_certificates(roots.iter().cloned());
@@ -553,7 +553,7 @@ mod tests {
 
     /// OpenSSL's command `req -x509` makes such certificates for servers.
     #[test]
-    fn a_server_may_present_a_ca_that_was_added() {
+    fn a_server_may_present_an_added_ca_as_its_own_certificate() {
         let settings = |change: fn(&mut TlsSettings)| {
             let mut settings = TlsSettings::default();
             settings.set_system_roots(false);
@@ -603,7 +603,7 @@ mod tests {
     }
 
     #[test]
-    fn odd_names_are_errors() {
+    fn invalid_server_names_are_config_errors() {
         let config = ClientConfig::builder_with_provider(Arc::new(provider::default_provider()))
             .with_safe_default_protocol_versions()
             .unwrap()

@@ -17,6 +17,7 @@ mod limits;
 mod lmtp;
 mod options;
 mod pool;
+mod proxy;
 mod replies;
 mod sessions;
 mod slow;

@@ -30,7 +30,7 @@ impl Mail for Email {
     }
 }
 
-/// Converts an [`Email`]: its fields are refolded to this crate's line length, and its body is kept. Nothing is added.
+/// Converts an [`Email`]. Its fields are refolded to this crate's line length. Only a missing final line end is added.
 impl From<Email> for Message {
     fn from(email: Email) -> Message {
         let mut whole = email.as_bytes();
@@ -41,7 +41,7 @@ impl From<Email> for Message {
     }
 }
 
-/// Converts a [`Message`], including `Bcc`, keeping the whole body in memory.
+/// Converts a [`Message`], including `Bcc`. The whole body is held in memory.
 ///
 /// # Errors
 ///
@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn an_optional_field_named_bcc_is_a_bcc() {
+    fn an_optional_field_named_bcc_is_treated_as_bcc() {
         let mut email = email();
         email.add_optional_field(("bCC", "hidden@x.example")).unwrap();
         assert!(!sent(&email).contains("hidden"));

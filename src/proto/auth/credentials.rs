@@ -30,7 +30,7 @@ impl Credentials {
     ///
     /// # Errors
     ///
-    /// [`Error::Config`] if the user name is empty, or if either contains a NUL, which PLAIN cannot carry (RFC 4616).
+    /// [`Error::Config`] if the user name is empty, or if it or the password contains a NUL (RFC 4616 forbids it).
     pub fn new(user: impl AsRef<[u8]>, password: impl AsRef<[u8]>) -> Result<Credentials, Error> {
         let (user, password) = (user.as_ref(), password.as_ref());
         if user.is_empty() {
@@ -83,7 +83,7 @@ impl Credentials {
     }
 
     /// Creates credentials for an anonymous login (ANONYMOUS, RFC 4505). `trace` is information for the server's log,
-    /// such as a mail address. It may be empty.
+    /// such as an email address. It may be empty.
     ///
     /// # Errors
     ///
@@ -216,7 +216,7 @@ mod tests {
 
     // Threat 24.
     #[test]
-    fn what_no_mechanism_can_carry_is_refused() {
+    fn credentials_that_no_mechanism_can_carry_are_refused() {
         for credentials in [
             Credentials::new("", "p"),
             Credentials::new("u\0", "p"),
@@ -244,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_that_is_pinned_must_go_with_the_credentials() {
+    fn pinned_mechanisms_must_suit_the_credentials() {
         let (password, token) = (Credentials::new("u", "p").unwrap(), Credentials::token("u", "t").unwrap());
         let list = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
         assert!(password.check(&list(&["XOAUTH2", "PLAIN"])).is_ok());
