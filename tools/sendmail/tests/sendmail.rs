@@ -1344,7 +1344,7 @@ fn the_options_that_cron_and_mail_readers_pass_are_accepted() {
         let done = send(&accepting(), args, HI);
         assert_eq!((done.code, &*done.out, &*done.err), (Some(0), "", ""), "{args:?}");
     }
-    for (args, code) in [(["-bd"], 64), (["-bt"], 64), (["-bp"], 78), (["-q"], 78), (["-q30m"], 78)] {
+    for (args, code) in [(["-bd"], 64), (["-bt"], 64), (["-bp"], 0), (["-q"], 78), (["-q30m"], 78)] {
         assert_eq!(run(&[ARGS, &args].concat(), HI).code, Some(code), "{args:?}");
     }
 }
