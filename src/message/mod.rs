@@ -89,7 +89,7 @@ pub use self::dkim::{Dkim, Signed};
 pub use self::{
     attachment::Attachment,
     body::Body,
-    builder::MessageBuilder,
+    builder::{Importance, MessageBuilder},
     composed::Message,
     header_reader::{header_length, without_bcc},
     mailbox::{Mailbox, Mailboxes},
