@@ -13,9 +13,9 @@ const MAX_PATH: usize = 254;
 /// A mail address as used in an envelope: `alice@example.org`, `"a b"@example.org`, or a local name such as
 /// `postmaster`.
 ///
-/// An address is kept exactly as it was written, including quotes. It has no control characters, and no spaces, angle
-/// brackets or other special characters outside a quoted local part, so it cannot end the SMTP command that
-/// contains it (RFC 5321 §4.1.2). Non-ASCII letters are allowed (RFC 6531). Sending to such an address requires a
+/// An address is kept exactly as it was written, including quotes. It contains no control characters and, outside a
+/// quoted local part, no spaces, angle brackets or other special characters, so it cannot end the SMTP command that
+/// contains it (RFC 5321 §4.1.2). Non-ASCII letters are allowed (RFC 6531). Mail from or to such an address requires a
 /// server that offers SMTPUTF8, unless only the domain is non-ASCII and the feature `idna` is enabled.
 ///
 /// Comparison, including with strings, is octet by octet and therefore case-sensitive.
@@ -36,8 +36,8 @@ impl Address {
     ///
     /// # Errors
     ///
-    /// [`Error::Address`] if the address is empty, too long (64 octets for the local part, 254 for the whole address),
-    /// or invalid.
+    /// [`Error::Address`] if the address is empty, too long (more than 64 octets in the local part, or more than 254 in
+    /// total), or invalid.
     pub fn new(text: &str) -> Result<Address, Error> {
         let refuse = |why| Error::Address { input: text.to_owned(), why, header: None };
         if text.chars().any(char::is_control) {
@@ -54,7 +54,8 @@ impl Address {
         &self.0
     }
 
-    /// Returns the local part: what is before the last `@`, including any quotes. A local name is returned whole.
+    /// Returns the local part, which is everything before the last `@`, including any quotes. A local name is returned
+    /// whole.
     #[must_use]
     pub fn local_part(&self) -> &str {
         split(&self.0).0

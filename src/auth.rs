@@ -1,4 +1,4 @@
-//! Logins: credentials, and the trait for custom mechanisms.
+//! Login credentials, and the trait for custom login mechanisms.
 //!
 //! Usually none of this is needed: [`Builder::credentials`](crate::Builder::credentials) and its siblings log in while
 //! connecting, and [`Client::login`](crate::Client::login) logs in later. [`Client::auth`](crate::Client::auth) logs in
@@ -11,13 +11,13 @@
 //!
 //! | credentials | mechanisms, in order of preference |
 //! |---|---|
-//! | [`Credentials::new`]: user and password | SCRAM-SHA-256-PLUS, SCRAM-SHA-256, SCRAM-SHA-1, CRAM-MD5 (these need the feature `sasl`), PLAIN, LOGIN |
+//! | [`Credentials::new`]: user and password | SCRAM-SHA-256-PLUS, SCRAM-SHA-256, SCRAM-SHA-1, CRAM-MD5 (these four need the feature `sasl`), PLAIN, LOGIN |
 //! | [`Credentials::token`]: user and OAuth token | OAUTHBEARER, XOAUTH2 |
 //! | [`Credentials::external`]: a TLS certificate, for instance | EXTERNAL |
 //! | [`Credentials::anonymous`] | ANONYMOUS |
 //!
-//! [`Builder::auth_mechanisms`](crate::Builder::auth_mechanisms) sets other mechanisms or another order. If a mechanism
-//! is refused, another may be tried: see [`Builder::credentials`](crate::Builder::credentials).
+//! [`Builder::auth_mechanisms`](crate::Builder::auth_mechanisms) restricts the mechanisms or changes their order. If a
+//! mechanism is refused, another may be tried: see [`Builder::credentials`](crate::Builder::credentials).
 //!
 //! Credentials are sent only over TLS or a [local](crate::Security) connection, unless
 //! [`Builder::danger_plaintext_credentials`](crate::Builder::danger_plaintext_credentials) allows otherwise.

@@ -39,8 +39,8 @@ impl fmt::Display for Outcome {
 /// [`refused`](Delivery::refused) lists them. An [`Error::Transaction`], which means that no recipient was accepted,
 /// also contains a delivery.
 ///
-/// Over LMTP, or if the message was sent in parts, a lost connection can leave some recipients in doubt or not sent:
-/// [`recipients`](Delivery::recipients) returns the outcome for each of them.
+/// Over LMTP, or if the message was sent in parts, a lost connection can leave some recipients with the outcome
+/// [`InDoubt`](Outcome::InDoubt) or [`NotSent`](Outcome::NotSent); see [`recipients`](Delivery::recipients).
 ///
 /// ```no_run
 /// # let mail = postino::Raw::bytes(postino::Envelope::new("", ["b@c"])?, "");
@@ -136,7 +136,8 @@ impl Delivery {
         self.outcome
     }
 
-    /// Returns the reply that decided the outcome: the reply to the end of the message if sending got that far.
+    /// Returns the reply that decided the outcome, which is the reply to the end of the message if sending got that
+    /// far. Returns `None` if no single reply did, for example because each recipient was refused individually.
     #[must_use]
     pub fn reply(&self) -> Option<&Reply> {
         self.reply.as_ref()
@@ -195,8 +196,8 @@ impl Delivery {
         })
     }
 
-    /// Returns the recipients that the server refused individually; others may have been accepted. If the message
-    /// was refused as a whole, there are none, and [`reply`](Delivery::reply) returns the refusal.
+    /// Returns the recipients that the server refused individually; others may have been accepted. Recipients for whom
+    /// the message was refused as a whole are not included: [`reply`](Delivery::reply) returns that refusal.
     pub fn refused(&self) -> impl Iterator<Item = Recipient<'_>> {
         let refused = self.own.iter().filter(|(_, outcome, _)| *outcome == Outcome::Refused);
         refused.map(|(number, outcome, reply)| Recipient {

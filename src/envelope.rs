@@ -8,8 +8,9 @@ use crate::{Address, Capabilities, Error, MailOption, RcptOption};
 ///
 /// There is at least one recipient. Duplicate recipients are kept. Clones share their data.
 ///
-/// An envelope can have options for the server, such as requests for reports. If the server does not offer an option,
-/// sending fails with [`Error::Unsupported`] before any part of the message is sent.
+/// An envelope can have options for the server, such as requests for delivery reports. If the server does not offer an
+/// option, sending fails with [`Error::Unsupported`] before any part of the message is sent. Raw options are not
+/// checked.
 ///
 /// ```
 /// use postino::{Envelope, MailOption, RcptOption, Ret};
@@ -35,8 +36,8 @@ struct Parts {
 }
 
 impl Envelope {
-    /// Creates an envelope from text. Each recipient must be exactly one address. `""` or `"<>"` is the null sender,
-    /// for bounces (RFC 5321 §4.5.5).
+    /// Creates an envelope from text. Each recipient must be exactly one address. If `sender` is `""` or `"<>"`, the
+    /// envelope has the null sender, which is for bounces (RFC 5321 §4.5.5).
     ///
     /// # Errors
     ///
@@ -54,8 +55,8 @@ impl Envelope {
         Envelope::from_addresses(sender, recipients?)
     }
 
-    /// Creates an envelope for exactly one recipient. Use it for untrusted input, as from a web form. `""` or `"<>"` is
-    /// the null sender.
+    /// Creates an envelope for exactly one recipient. Use this for untrusted input, such as an address from a web form.
+    /// If `sender` is `""` or `"<>"`, the envelope has the null sender.
     ///
     /// ```
     /// use postino::{Envelope, Error};
@@ -78,7 +79,7 @@ impl Envelope {
         Ok(envelope)
     }
 
-    /// Creates an envelope from addresses. `None` is the null sender.
+    /// Creates an envelope from addresses. If `sender` is `None`, the envelope has the null sender.
     ///
     /// # Errors
     ///
@@ -129,8 +130,8 @@ impl Envelope {
         Ok(self)
     }
 
-    /// Adds an option to MAIL. It replaces an earlier option of the same kind, but an envelope may have more than one
-    /// [`MailOption::Raw`].
+    /// Adds an option to MAIL. The option replaces an earlier one of the same kind, but an envelope may have more than
+    /// one [`MailOption::Raw`].
     ///
     /// # Errors
     ///
@@ -146,13 +147,13 @@ impl Envelope {
         Ok(self)
     }
 
-    /// Adds an option to RCPT for one recipient, by its index in [`recipients`](Envelope::recipients). It replaces an
-    /// earlier option of the same kind, but a recipient may have more than one [`RcptOption::Raw`].
+    /// Adds an option to RCPT for the recipient with index `number` in [`recipients`](Envelope::recipients). The option
+    /// replaces an earlier one of the same kind, but a recipient may have more than one [`RcptOption::Raw`].
     ///
     /// # Errors
     ///
-    /// [`Error::Config`] if the value is invalid, if the recipient has an option with the same keyword and either is a
-    /// [`RcptOption::Raw`], or if there is no such recipient.
+    /// [`Error::Config`] if the value is invalid, if there is no such recipient, or if the recipient already has an
+    /// option with the same keyword and at least one of the two is a [`RcptOption::Raw`].
     pub fn recipient_option(mut self, number: usize, option: RcptOption) -> Result<Envelope, Error> {
         option.check()?;
         if number >= self.recipients().len() {

@@ -103,13 +103,13 @@ impl Phase {
 /// The error type of all operations in this crate.
 ///
 /// `Display` says what happened, in which phase, to whom, and why: it includes the server's reply, the recipients of a
-/// message that was not accepted, and the text of the cause. `{:?}` prints the same text, and `{:#?}` the structure.
-/// [`source`](error::Error::source) returns the cause as a value. No variant contains a secret.
+/// message that was not accepted, and the text of the cause. `{:?}` prints the same text, and `{:#?}` prints the
+/// structure. [`source`](error::Error::source) returns the cause as a value. No variant contains a secret.
 ///
-/// [`retry`](Error::retry) tells whether sending again can help, and whether it can duplicate the mail. Errors before
-/// MAIL are returned unchanged. From MAIL on, a message that was not accepted is an [`Error::Transaction`] with one
-/// of the other variants as its cause. Single commands, such as [`Client::mail`](crate::Client::mail), return the other
-/// variants.
+/// [`retry`](Error::retry) returns whether sending again can help, and whether it can duplicate the mail. An error
+/// before MAIL is returned directly. From MAIL on, a message that was not accepted results in an
+/// [`Error::Transaction`], which has one of the other variants as its cause. Single commands, such as
+/// [`Client::mail`](crate::Client::mail), return the other variants directly.
 ///
 /// ```
 /// use postino::{Envelope, Error};
@@ -166,7 +166,7 @@ pub enum Error {
         limit: u64,
     },
     /// The file or reader that provides the message failed. If part of the message had been sent, the connection was
-    /// closed so that the server would not take it for a complete message.
+    /// closed so that the server would not take that part for a complete message.
     Source(io::Error),
     /// The host name could not be resolved.
     Resolve {
@@ -177,29 +177,30 @@ pub enum Error {
     },
     /// Could not connect to any of the host's addresses.
     Connect {
-        /// The server: `host:port`, or the path of its Unix socket.
+        /// What the client tried to connect to: the server (`host:port`), its Unix socket, or the proxy.
         server: String,
         /// The reason. If there was more than one address, the text lists the reason for each; the kind is that of the
         /// last one, or `TimedOut` if some addresses were not tried.
         source: io::Error,
     },
-    /// The [proxy](crate::Builder::proxy) refused to connect to the server, or does not speak its protocol. Nothing was
-    /// sent to the server. A proxy that cannot be reached, or hangs up, is reported as [`Connect`](Error::Connect).
+    /// The [proxy](crate::Builder::proxy) did not connect to the server, or does not speak the expected protocol.
+    /// Nothing was sent to the server. A proxy that cannot be reached, or hangs up, is reported as
+    /// [`Connect`](Error::Connect).
     Proxy {
-        /// The proxy, such as `socks5://proxy.example.org:1080`, without user and password.
+        /// The proxy, such as `socks5://proxy.example.org:1080`, without the user name and the password.
         proxy: String,
         /// What failed, such as `host unreachable`, or the status line of an HTTP proxy.
         what: Cow<'static, str>,
-        /// Whether the proxy may connect to the server later.
+        /// Whether the proxy may be able to connect to the server later.
         is_transient: bool,
     },
-    /// The server's certificate is not trusted: wrong name, unknown issuer, or expired. To fix it, add the issuer with
-    /// [`ca_certificate`](crate::Builder::ca_certificate), set [`tls_name`](crate::Builder::tls_name), or (insecurely)
-    /// disable TLS.
+    /// The server's certificate is not trusted: its name does not match, its issuer is unknown, or it has expired, for
+    /// example. To fix this, add the issuer with [`ca_certificate`](crate::Builder::ca_certificate), set
+    /// [`tls_name`](crate::Builder::tls_name), or (insecurely) disable TLS.
     Certificate {
         /// The name that the certificate was checked against.
         name: String,
-        /// What is wrong, in the words of the TLS library, such as `certificate has expired`, `self-signed
+        /// What is wrong with it, usually in OpenSSL's words, such as `certificate has expired`, `self-signed
         /// certificate`, `hostname mismatch`, or `unable to get local issuer certificate` for an unknown CA.
         reason: String,
         /// The TLS library's error.
@@ -215,7 +216,7 @@ pub enum Error {
     /// secret was sent.
     TlsRequired,
     /// The login failed: the server refused it, or there is no mechanism that both sides support. Connecting never
-    /// continues without the login that the builder asks for.
+    /// succeeds without the login that the builder asks for.
     Auth {
         /// What failed.
         what: Cow<'static, str>,
@@ -231,20 +232,21 @@ pub enum Error {
         /// The callback's error.
         source: Cause,
     },
-    /// The server refused a command (4yz: transient, 5yz: permanent), or is closing the connection (421, or 221 without
-    /// a QUIT).
+    /// The server refused a command (4yz: transient, 5yz: permanent), or is closing the connection (421, or 221
+    /// although no QUIT was sent).
     Refused {
-        /// The command that was refused.
+        /// The step that was refused, usually a command.
         phase: Phase,
         /// The whole reply.
         reply: Reply,
     },
     /// A timeout or the deadline has expired. The connection is closed. A timeout while resolving or connecting is
     /// reported as [`Resolve`](Error::Resolve) or [`Connect`](Error::Connect), which include the server's name.
-    /// [`is_timeout`](Error::is_timeout) is true for all of these.
+    /// [`is_timeout`](Error::is_timeout) returns `true` for all of these.
     Timeout(Phase),
-    /// Another thread has used the client's [`StopHandle`](crate::StopHandle), in this phase or earlier. The connection
-    /// is closed, and clients with this stop handle do not connect again. This is neither transient nor permanent.
+    /// Another thread has stopped the client with its [`StopHandle`](crate::StopHandle), in this phase or earlier. The
+    /// connection is closed, and clients with this stop handle do not connect again. This is neither transient nor
+    /// permanent.
     Stopped(Phase),
     /// The client is already connected, so it cannot connect again. The connection is unchanged.
     AlreadyConnected,
@@ -252,7 +254,7 @@ pub enum Error {
     Io {
         /// The step during which it failed.
         phase: Phase,
-        /// The system's error.
+        /// The operating system's error.
         source: io::Error,
     },
     /// The server closed the connection without a reply.
@@ -272,8 +274,8 @@ pub enum Error {
     PoolClosed,
     /// A bug in postino. Please report it with this text.
     Internal(&'static str),
-    /// The message was not accepted for any recipient. The delivery has the outcome for each recipient: refused, not
-    /// sent, or in doubt.
+    /// The message was not accepted for any recipient. The delivery contains the outcome for each recipient: refused,
+    /// not sent, or in doubt.
     Transaction {
         /// The outcome of each recipient.
         delivery: Box<Delivery>,
@@ -281,8 +283,8 @@ pub enum Error {
         source: Box<Error>,
     },
     /// The message was accepted for some recipients but not for all, and [`Delivery::require_all`] was called. Sending
-    /// it to the same envelope again would duplicate it for those who have it; [`Delivery::retry_envelope`] returns an
-    /// envelope for the recipients to retry.
+    /// it with the same envelope again would duplicate it for the recipients that already have it;
+    /// [`Delivery::retry_envelope`] returns an envelope for the recipients to retry.
     PartialDelivery {
         /// The outcome of each recipient.
         delivery: Box<Delivery>,
@@ -315,9 +317,9 @@ impl Retry {
 }
 
 impl Error {
-    /// Returns whether retrying may help and cannot duplicate the mail: after 4yz replies, timeouts, lost connections,
-    /// and failed name lookups. The client is then closed and has to reconnect, unless the cause is a 4yz or 5yz reply
-    /// other than 421.
+    /// Returns whether retrying may help and cannot duplicate the mail, for instance after 4yz replies, timeouts, lost
+    /// connections, and failed name lookups. The client is then closed and has to reconnect, unless the cause is a 4yz
+    /// or 5yz reply other than 421.
     ///
     /// An [`Error::Transaction`] is transient if no recipient is [in doubt](Error::in_doubt) and
     /// [`Delivery::retry_envelope`] returns an envelope. An [`Error::PartialDelivery`] never is.
@@ -383,7 +385,7 @@ impl Error {
     /// Returns whether the message may have been delivered: its last octet was sent, but the final reply did not arrive
     /// (RFC 1047). Sending the message again may duplicate it.
     ///
-    /// An [`Error::Transaction`] is in doubt if a recipient is [`Outcome::InDoubt`].
+    /// An [`Error::Transaction`] is in doubt if the outcome for any recipient is [`Outcome::InDoubt`].
     #[must_use]
     pub fn in_doubt(&self) -> bool {
         match self {
@@ -420,7 +422,7 @@ impl Error {
     ///
     /// For an [`Error::Transaction`], the outcomes of its recipients determine the result; the cause only decides
     /// between `Now` and `Later`. The result is `Never` if every recipient was refused permanently. If the result is
-    /// `Now` or `Later`, [`Delivery::retry_envelope`] returns the envelope to resend the message with.
+    /// `Now` or `Later`, [`Delivery::retry_envelope`] returns an envelope with which to resend the message.
     #[must_use]
     pub fn retry(&self) -> Retry {
         match self {
@@ -444,7 +446,7 @@ impl Error {
         matches!(self, Error::Closed(_) | Error::NotConnected | Error::Io { .. })
     }
 
-    /// Returns the outcome of each recipient, if a transaction had begun.
+    /// Returns the outcome of each recipient, if this is an [`Error::Transaction`] or [`Error::PartialDelivery`].
     #[must_use]
     pub fn delivery(&self) -> Option<&Delivery> {
         match self {

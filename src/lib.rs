@@ -135,7 +135,7 @@
 //! The text of an [`Error`] names the step, the recipients, the server's [`Reply`] and the cause, for instance
 //! `nouser@example.net refused: 550 5.1.1 no such user here (retrying will not help)`. `{:?}` prints the same text.
 //!
-//! An [`Error::Transaction`] has the outcome of each recipient: accepted, refused, not sent, or in doubt.
+//! An [`Error::Transaction`] contains the outcome of each recipient: refused, not sent, or in doubt.
 //! [`Delivery::retry_envelope`] returns an envelope for the recipients that can safely be retried, and
 //! [`Delivery::timings`] shows how long each phase took.
 //!
@@ -144,31 +144,32 @@
 //! - A Unix socket: [`Client::unix`], `smtp+unix:/path`. On Windows, connecting to one fails with [`Error::Config`].
 //! - LMTP: [`Builder::lmtp`], `lmtp://host`, `lmtp+unix:/path`.
 //! - Fixed addresses instead of a name lookup: [`Builder::addresses`]. A fixed local address: [`Builder::bind`].
-//! - A custom connection, with TLS over it: [`Builder::connect_over`] takes a socket, a custom [`Transport`], or any
-//!   `Read + Write` type wrapped in [`NoTimeouts`].
+//! - A custom connection, optionally with TLS over it: [`Builder::connect_over`] takes a socket, a custom
+//!   [`Transport`], or any `Read + Write` type wrapped in [`NoTimeouts`].
 //! - A proxy, SOCKS5 or HTTP CONNECT: [`Builder::proxy`], `smtp://host?proxy=socks5://proxy:1080`.
 //!
-//! If a host has several addresses, they are tried as RFC 8305 describes: IPv6 and IPv4 alternate, and the next is
-//! tried when the previous one has failed or has not answered for 250 ms. [`Client::reconnect`] makes a new connection
-//! with the same settings. A [`StopHandle`] lets another thread stop a client, whatever the client is waiting for.
+//! If a host has several addresses, they are tried as RFC 8305 describes: IPv6 and IPv4 alternate, and the next address
+//! is tried when the previous one has failed or has not answered for 250 ms. [`Client::reconnect`] makes a new
+//! connection with the same settings. A [`StopHandle`] lets another thread stop a client, whatever the client is
+//! waiting for.
 //!
 //! # Security
 //!
 //! - STARTTLS is used if the server offers it ([`Security::Auto`]). With credentials, TLS is required. TLS is optional
 //!   over a [local](Security) connection, which uses STARTTLS only with credentials, and only if it is offered.
 //! - TLS 1.2 or newer is required ([`Builder::min_tls_version`]). Certificates must match the host's name, and are
-//!   verified against the CAs that the system trusts and your own ([`Builder::ca_certificate`],
+//!   verified against your own CAs and those that the system trusts ([`Builder::ca_certificate`],
 //!   [`Builder::system_roots`]). [`Error::Certificate`] says what is wrong with a certificate. A failed handshake is an
 //!   error: there is no fallback to plain text.
 //! - Methods that allow invalid certificates or credentials in plain text have `danger` in their names. No URL can
-//!   enable them.
+//!   enable these settings.
 //! - Text in an address, a name or a message can never become a command.
-//! - All data from the server is limited in size, and every wait has a time limit: 60 seconds, or 10 minutes for the
-//!   reply to the end of a message. See [`Builder::timeout`] and [`Builder::deadline`].
+//! - All data from the server is limited in size, and every wait has a time limit: by default 60 seconds, or 10 minutes
+//!   for the reply to the end of a message. See [`Builder::timeout`] and [`Builder::deadline`].
 //! - Passwords and tokens never appear in log lines, `Debug` output or errors, even if the server repeats them in its
 //!   replies during the login.
-//! - A login uses the strongest mechanism that both sides support. If that is refused, one other is tried. Falling
-//!   back to PLAIN or LOGIN from a mechanism that hides the password needs TLS or a local connection
+//! - A login uses the strongest mechanism that both sides support. If it is refused, one other mechanism is tried.
+//!   Falling back to PLAIN or LOGIN from a mechanism that hides the password needs TLS or a local connection
 //!   ([`Builder::credentials`]).
 //!
 //! A client certificate identifies the client to the server:
@@ -190,16 +191,16 @@
 //! ```
 //!
 //! Preparing TLS takes about 50 ms with OpenSSL, because all CAs are read. This is done once for all clones of a
-//! [`Builder`], when one of them first needs TLS. With rustls ([`TlsBackend`]), the clones also share the sessions that
-//! can be resumed.
+//! [`Builder`], when one of them first needs TLS. With rustls ([`TlsBackend`]), the clones also share TLS sessions,
+//! which can then be resumed.
 //!
 //! # Logging
 //!
-//! Log lines go through the [`log`](https://docs.rs/log) crate, with the target `postino`. The `warn` level is
-//! used for things that a server may object to, such as lines of more than 998 octets, and for logins without TLS that
-//! [`Builder::danger_plaintext_credentials`] allows. The level `debug` shows connecting, preparing TLS, closing, and
-//! the dialogue line by line (`C:`, `S:`), with secrets masked and only the size of content shown. Each line begins
-//! with the number of its connection in this process ([`Client::connection_number`]):
+//! Log lines go through the [`log`](https://docs.rs/log) crate, with the target `postino`. The `warn` level is used for
+//! things that a server may object to, such as lines of more than 998 octets, and for logins without TLS that
+//! [`Builder::danger_plaintext_credentials`] allows. The `debug` level shows connecting, preparing TLS, closing, and
+//! the dialogue line by line (`C:`, `S:`). Secrets are masked, and of a message's content, only the size is shown. Each
+//! line about a connection begins with the number of that connection in this process ([`Client::connection_number`]):
 //!
 //! ```text
 //! DEBUG postino: #7 connecting to mail.example.org:25
@@ -214,7 +215,7 @@
 //!
 //! | feature | adds |
 //! |---|---|
-//! | `native-tls` (default) | TLS with the system's library; without this feature or `rustls`, plain text works, and requesting TLS is an error |
+//! | `native-tls` (default) | TLS with the system's library; with neither this feature nor `rustls`, only plain text works, and requesting TLS is an error |
 //! | `rustls` | TLS with rustls, which needs no OpenSSL if `native-tls` is off; with both features, [`Builder::tls_backend`] selects one |
 //! | `vendored` | an OpenSSL that is built from source and linked statically |
 //! | `async` | [`aio`](#async) |
@@ -292,7 +293,7 @@ pub use self::{
     tls::{TlsBackend, TlsVersion},
 };
 
-/// Sends one message over a new connection: connects to the server of the [URL](Client::from_url), logs in if the URL
+/// Sends one message over a new connection: connects to the server in the [URL](Client::from_url), logs in if the URL
 /// has credentials, sends the message, and sends QUIT.
 ///
 /// `Ok` means that the message was accepted for at least one recipient. Call [`Delivery::require_all`] to turn a

@@ -11,8 +11,8 @@ use super::client::Builder;
 #[cfg_attr(docsrs, doc(cfg(feature = "native-tls")))]
 impl Builder {
     /// Uses this native-tls connector for every handshake: it determines which certificates are trusted, which TLS
-    /// versions are used, and which client certificate is sent. No other TLS setting except
-    /// [`tls_name`](Self::tls_name) can be combined with it: doing so is an [`Error::Config`](crate::Error::Config).
+    /// versions are used, and which client certificate is sent. Of the other TLS settings, only
+    /// [`tls_name`](Self::tls_name) can be combined with it; any other is an [`Error::Config`](crate::Error::Config).
     /// Defaults to a connector that is built from the other settings when it is first needed.
     pub fn tls_connector(mut self, connector: native_tls::TlsConnector) -> Self {
         self.tls_settings().set_ready(connector.into());
@@ -24,10 +24,10 @@ impl Builder {
 #[cfg_attr(docsrs, doc(cfg(feature = "rustls")))]
 impl Builder {
     /// Uses rustls with this configuration for every handshake: it determines which certificates are trusted, which
-    /// TLS versions and which cryptography are used, which client certificate is sent, and where sessions are kept for
-    /// resuming. ALPN and early data should be off. No other TLS setting except [`tls_name`](Self::tls_name) can be
-    /// combined with it: doing so is an [`Error::Config`](crate::Error::Config). Defaults to a configuration that is
-    /// built from the other settings when it is first needed.
+    /// TLS versions and cryptography are used, which client certificate is sent, and where sessions are stored for
+    /// resumption. ALPN and early data should be off. Of the other TLS settings, only [`tls_name`](Self::tls_name) can
+    /// be combined with it; any other is an [`Error::Config`](crate::Error::Config). Defaults to a configuration that
+    /// is built from the other settings when it is first needed.
     pub fn rustls_config(mut self, config: Arc<rustls::ClientConfig>) -> Self {
         self.tls_settings().set_ready(config.into());
         self

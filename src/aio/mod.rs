@@ -46,12 +46,14 @@
 //!
 //! # Cancellation
 //!
-//! If a future is dropped, its client can no longer be used: every further call fails with [`Error::NotConnected`]
-//! until [`Client::reconnect`] is called. This is because a command may have been sent only in part, or its reply could
-//! be mistaken for the reply to the next command. A message whose future was dropped may have been delivered.
+//! If a future is dropped before it completes, its client can no longer be used: every further call fails with
+//! [`Error::NotConnected`] until [`Client::reconnect`] is called. This is because a command may have been sent only in
+//! part, or its reply could be mistaken for the reply to the next command. A message whose future was dropped may have
+//! been delivered.
 //!
-//! However, [`Batch::next`] can be called again: the batch still returns the result of each message. Content from a
-//! reader is consumed only when read, so a message whose future was dropped before that can be sent again.
+//! [`Batch::next`] is an exception: it can be called again, and the batch still returns the result of each message.
+//! Content from a reader is consumed only when it is read, so if a future is dropped before that, its message can be
+//! sent again.
 
 use ::maybe_async::must_be_async as maybe_async;
 

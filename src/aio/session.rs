@@ -4,9 +4,10 @@ use super::{Builder, Client};
 use crate::Error;
 
 impl Builder {
-    /// Connects, calls `work` with the client, and sends QUIT, whatever `work` has returned. Returns what `work` has
-    /// returned. QUIT is not sent over a connection that can no longer be used, and its failure is not reported: it does
-    /// not change what was sent.
+    /// Connects, calls `work` with the client, and then sends QUIT, whatever `work` returns. Returns the result of
+    /// `work`. QUIT is not sent over a connection that can no longer be used. A failure of QUIT is not reported,
+    /// because it does not affect the messages.
+    ///
     /// If the future is dropped, or `work` panics, the connection is closed without QUIT.
     ///
     /// ```no_run

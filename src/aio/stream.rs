@@ -87,14 +87,14 @@ impl Builder {
     /// Does everything that [`connect`](Builder::connect) does after connecting, but over an existing stream, such as
     /// one through a tunnel or a proxy. A buffered stream is fine: it is flushed before each wait for a reply.
     ///
-    /// The host is used only as the name for TLS. The port and the time limit for connecting are ignored. By default,
-    /// credentials are sent without TLS only if nobody can eavesdrop, that is, over a Unix socket from [`smol::Async`]
-    /// or `smol::net`. A TCP socket never counts as local, because even a connection to this machine may lead to a
-    /// proxy. The client cannot [reconnect](Client::reconnect).
+    /// The host is used only as the name for TLS and, together with the port, in OAUTHBEARER. The time limit for
+    /// connecting is ignored. By default, credentials are sent without TLS only if nobody can eavesdrop, that is, over
+    /// a Unix socket from [`smol::Async`] or `smol::net`. A TCP socket never counts as local, because even a connection
+    /// to this machine may lead to a proxy. The client cannot [reconnect](Client::reconnect).
     ///
     /// # Errors
     ///
-    /// The errors of [`connect`](Builder::connect). The connection is closed in that case.
+    /// The errors of [`connect`](Builder::connect), after which the connection is closed.
     pub async fn connect_over(
         &self,
         stream: impl AsyncRead + AsyncWrite + Send + 'static,

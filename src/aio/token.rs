@@ -37,12 +37,12 @@ impl fmt::Debug for Tokens {
 }
 
 impl Builder {
-    /// Logs in after connecting, with an OAuth access token obtained from `ask`, using OAUTHBEARER, or XOAUTH2 if
-    /// OAUTHBEARER is not offered. The function is called just before each login, and once more if the server refuses
+    /// Logs in after connecting, with an OAuth access token obtained from `ask`. Uses OAUTHBEARER, or XOAUTH2 if the
+    /// server does not offer OAUTHBEARER. `ask` is called just before each login, and once more if the server refuses
     /// the token; the second token is used only if it differs. Defaults to no login.
     ///
     /// If the returned future takes longer than the [`command_timeout`](Builder::command_timeout) or the
-    /// [`deadline`](Builder::deadline), it is dropped, and the login fails with [`Error::Timeout`].
+    /// [`deadline`](Builder::deadline) allows, it is dropped, and the login fails with [`Error::Timeout`].
     pub fn oauth_token_with<F>(
         self,
         user: impl Into<String>,

@@ -16,7 +16,8 @@ type End = Arc<dyn Fn() + Send + Sync>;
 ///
 /// A stop is final. The call under way fails at once with [`Error::Stopped`](crate::Error::Stopped), and so does every
 /// later one, including [`connect`](Builder::connect) on a builder with this stop handle. Nothing more is sent to the
-/// server, not even QUIT. The outcome of a message is reported as usual; the message may be [in
+/// server, not even QUIT. If a message was being sent, its outcome is reported as usual, in an
+/// [`Error::Transaction`](crate::Error::Transaction) whose source is `Stopped`; the message may be [in
 /// doubt](crate::Error::in_doubt).
 ///
 /// A stop cannot interrupt a content reader, a [`NoTimeouts`](crate::NoTimeouts) stream, or a TLS library that is
@@ -63,7 +64,7 @@ impl StopHandle {
         StopHandle::default()
     }
 
-    /// Stops all clients that have this stop handle, and prevents new ones from connecting. Returns without waiting.
+    /// Stops all clients that use this stop handle, and prevents new ones from connecting. Returns without waiting.
     pub fn stop(&self) {
         self.0.stopped.store(true, Ordering::SeqCst);
         let ends: Vec<_> = self.live().ends.iter().map(|(_, end)| End::clone(end)).collect();
@@ -110,7 +111,7 @@ impl fmt::Debug for StopHandle {
 
 impl Builder {
     /// Sets the stop handle for all clients of this builder, so that they can be stopped from another thread, even
-    /// while they connect. Defaults to a separate handle for each client ([`Client::stop_handle`]).
+    /// while they are connecting. Defaults to a separate handle for each client (see [`Client::stop_handle`]).
     pub fn stop_handle(mut self, stop_handle: &StopHandle) -> Builder {
         self.stop_handle = Some(stop_handle.clone());
         self
@@ -118,7 +119,7 @@ impl Builder {
 }
 
 impl Client {
-    /// Returns the stop handle of this client, which can stop it from another thread.
+    /// Returns the stop handle of this client, for stopping it from another thread.
     #[must_use]
     pub fn stop_handle(&self) -> StopHandle {
         self.stopped_by().clone()

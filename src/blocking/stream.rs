@@ -81,14 +81,14 @@ impl Builder {
     /// Does everything that [`connect`](Builder::connect) does after connecting, but over an existing connection, such
     /// as one through a tunnel or a proxy, or a pair of pipes (with [`NoTimeouts`](crate::NoTimeouts)).
     ///
-    /// The host is used only as the name for TLS. The port and the time limit for connecting are ignored. By default,
-    /// credentials are sent without TLS only if the transport is [local](Transport::is_local). A `TcpStream` never
-    /// counts as local, not even if it is connected to a loopback address, because the peer may be a proxy or a tunnel.
-    /// The client cannot [reconnect](Client::reconnect).
+    /// The host is used only as the name for TLS and, together with the port, in OAUTHBEARER. The time limit for
+    /// connecting is ignored. By default, credentials are sent without TLS only if the transport is
+    /// [local](Transport::is_local). A `TcpStream` never counts as local, not even if it is connected to a loopback
+    /// address, because the peer may be a proxy or a tunnel. The client cannot [reconnect](Client::reconnect).
     ///
     /// # Errors
     ///
-    /// The errors of [`connect`](Builder::connect). The connection is closed in that case.
+    /// The errors of [`connect`](Builder::connect), after which the connection is closed.
     pub fn connect_over(&self, transport: impl Transport + 'static) -> Result<Client, Error> {
         self.over(Stream::over(Box::new(transport)))
     }

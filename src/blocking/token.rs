@@ -45,13 +45,13 @@ impl fmt::Debug for Tokens {
 }
 
 impl Builder {
-    /// Logs in after connecting, with an OAuth access token obtained from `ask`, using OAUTHBEARER, or XOAUTH2 if
-    /// OAUTHBEARER is not offered. The function is called just before each login, and once more if the server refuses
+    /// Logs in after connecting, with an OAuth access token obtained from `ask`. Uses OAUTHBEARER, or XOAUTH2 if the
+    /// server does not offer OAUTHBEARER. `ask` is called just before each login, and once more if the server refuses
     /// the token; the second token is used only if it differs. Defaults to no login.
     ///
     /// The function runs on its own thread. If it takes longer than the [`command_timeout`](Builder::command_timeout)
-    /// or the [`deadline`](Builder::deadline), the login fails with [`Error::Timeout`], and the function's result is
-    /// discarded. Clones of the builder share the function and call it one at a time.
+    /// or the [`deadline`](Builder::deadline) allows, the login fails with [`Error::Timeout`], and the function's
+    /// result is discarded. Clones of the builder share the function and call it one at a time.
     pub fn oauth_token_with(
         self,
         user: impl Into<String>,

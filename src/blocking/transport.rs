@@ -16,11 +16,11 @@ use crate::sys::{self, OwnedSocket};
 /// `TcpStream` and `UnixStream` are transports, and [`NoTimeouts`] turns any `Read + Write` type into one. Implement
 /// this trait for a tunnel or a serial line that supports time limits; only the first four methods are required.
 ///
-/// No method may wait longer than its limit: all time limits of the client depend on this.
+/// No method may wait beyond its `until`: all time limits of the client depend on this.
 pub trait Transport: Send {
     /// Reads some octets; `Ok(0)` means the end of the stream. If `until` is `None`, fails with
-    /// [`ErrorKind::WouldBlock`] instead of waiting. Otherwise, waits no longer than `until`, and then fails with
-    /// [`ErrorKind::TimedOut`].
+    /// [`ErrorKind::WouldBlock`] instead of waiting. Otherwise, waits for octets, and fails with
+    /// [`ErrorKind::TimedOut`] once `until` has passed.
     ///
     /// # Errors
     ///
@@ -48,8 +48,8 @@ pub trait Transport: Send {
     fn shutdown(&mut self);
 
     /// Returns a function that shuts down both directions from another thread, so that a `receive`, `send` or `wait`
-    /// that is under way returns. A [`StopHandle`](crate::StopHandle) calls that function, possibly twice. Defaults to
-    /// `None`: a stop then takes effect only after the wait.
+    /// that is under way returns. A [`StopHandle`](crate::StopHandle) calls that function, possibly more than once.
+    /// Defaults to `None`: a stop then takes effect only after the wait.
     fn stop_handle(&self) -> Option<Box<dyn Fn() + Send + Sync>> {
         None
     }
@@ -64,9 +64,9 @@ pub trait Transport: Send {
         None
     }
 
-    /// Returns whether nobody else can eavesdrop on the connection, so credentials may be sent without TLS. Defaults
-    /// to false, because even a connection to this machine may lead to a proxy, and from there to anywhere. Returns
-    /// true for Unix sockets.
+    /// Returns whether nobody else can eavesdrop on the connection, so that credentials may be sent without TLS.
+    /// Defaults to false, because even a connection to this machine may lead to a proxy, and from there to anywhere.
+    /// For Unix sockets, it returns true.
     fn is_local(&self) -> bool {
         false
     }
@@ -115,9 +115,9 @@ impl Transport for TcpStream {
 /// Turns any `Read + Write` type into a [`Transport`], for streams without time limits, such as the pipes of a child
 /// process.
 ///
-/// **A wait ends only when the stream returns.** No timeout, deadline or [`StopHandle`](crate::StopHandle) can
-/// interrupt a `read` or `write` that hangs; a limit takes effect only after that call returns. If the stream supports
-/// time limits, set them: an error of the kind `TimedOut` or `WouldBlock` ends the wait.
+/// **A wait ends only when the call to the stream returns.** No timeout, deadline or [`StopHandle`](crate::StopHandle)
+/// can interrupt a `read` or `write` that hangs; a limit takes effect only after that call returns. If the stream
+/// supports time limits, set them: an error of the kind `TimedOut` or `WouldBlock` ends the wait.
 ///
 /// The client cannot check for replies without waiting. While it writes, it does not read, so a server that replies
 /// before the end of a message and stops reading blocks the connection. The client does not notice that the server has

@@ -25,7 +25,7 @@ use crate::{
 const MAX_ENTRIES: usize = 1024;
 
 /// A batch of messages sent over one connection; returned by [`Client::send_all`] and [`Client::batch`]. `C` is the
-/// connection: `&mut Client`, or a [`Pooled`](super::Pooled) one.
+/// client: `&mut Client` or [`Pooled`](super::Pooled).
 ///
 /// [`next`](Batch::next) returns the result of each message, in order. While the server processes one message, the next
 /// one is already being sent. A message that is refused, or cannot be sent to this server, does not affect the others;
@@ -42,7 +42,7 @@ const MAX_ENTRIES: usize = 1024;
 ///
 /// Any other iterator may block, as a channel's `iter` does. It is asked only after everything available has been
 /// written. The next message then needs an extra write, but no extra round trip. While the iterator blocks, no results
-/// are returned. The time it takes counts towards neither the [`deadline`](super::Builder::deadline) nor
+/// are returned. The time that the iterator takes counts towards neither the [`deadline`](super::Builder::deadline) nor
 /// [`Delivery::timings`]. If results must not wait for the next message, use [`push`](Batch::push).
 ///
 /// An iterator is not asked again after it has returned `None`.
@@ -50,18 +50,18 @@ const MAX_ENTRIES: usize = 1024;
 /// # When the server ends the session
 ///
 /// If the server accepts no more messages over the connection, the batch continues over a new one, under the conditions
-/// described in [`send`](Client::send). Messages that were not accepted are sent over the new connection. Recipients
-/// beyond the server's limit get the message in later transactions. The results stay in order.
+/// described in [`send`](Client::send). Messages that the server turned away in this way are sent over the new
+/// connection. Recipients beyond the server's limit get the message in later transactions. The results stay in order.
 ///
 /// # When the connection is lost
 ///
 /// When the connection is lost, the messages that were under way are *not sent* or *in doubt*, and those that were
-/// [pushed](Batch::push) are *not sent*. Each of them has a result. After these results, `next` returns `None`, and
+/// [pushed](Batch::push) are *not sent*. Each of them gets a result. After these results, `next` returns `None`, and
 /// [`is_lost`](Batch::is_lost) returns true.
 ///
-/// Nothing more is taken from the iterator. To keep what is left in it, pass it by reference:
-/// `send_all(mails.by_ref())`. At least one result always reports the loss: if no message was under way, one is taken
-/// from the iterator and reported as *not sent*.
+/// Nothing more is taken from the iterator, with one exception: if no message was under way or waiting, the next one is
+/// taken and reported as *not sent*, so that a result reports the loss. To keep what is left in the iterator, pass it
+/// by reference: `send_all(mails.by_ref())`.
 ///
 /// Some servers discard an envelope that was sent together with the end of the previous message. If nothing else was
 /// lost, the batch reconnects automatically, under the conditions described in [`send`](Client::send), and no longer
@@ -73,9 +73,9 @@ const MAX_ENTRIES: usize = 1024;
 /// [`finish`](Batch::finish) first.
 ///
 /// In the async client, dropping a future of `next` loses no results: call `next` again. The connection is closed only
-/// if the dropped future was sending content that is long or must be read first, was sending a message in several
-/// transactions, or was reconnecting. The results report what happened to each message. Content that can be read only
-/// once can be sent again if it has not been read.
+/// if the dropped future was sending content that is long or is read from a file or a reader, was sending a message in
+/// several transactions, or was reconnecting. The results report what happened to each message. Content that can be
+/// read only once can be sent again if it has not been read.
 #[doc = example!(Batch)]
 #[must_use = "a batch sends nothing unless `next` is called"]
 pub struct Batch<C: DerefMut<Target = Client>, M, I> {
@@ -207,7 +207,8 @@ impl Client {
     /// [`send`](Client::send)), its result is an error; the others are sent.
     ///
     /// An iterator whose `size_hint` does not promise another message may block, so it is asked later; see [`Batch`].
-    /// If the connection is lost, the rest stays in the iterator. To keep it, pass the iterator by reference.
+    /// If the connection is lost, the remaining messages stay in the iterator. To keep them, pass the iterator by
+    /// reference.
     pub fn send_all<M: Mail, I: IntoIterator<Item = M>>(
         &mut self,
         mails: I,
@@ -239,8 +240,8 @@ impl<C: DerefMut<Target = Client>, M, I> Batch<C, M, I> {
         }
     }
 
-    /// Returns whether the connection is lost. If so, nothing more is sent, and nothing more is taken from the
-    /// iterator; [`next`](Batch::next) returns the remaining results.
+    /// Returns whether the connection is lost. If so, nothing more is sent. [`next`](Batch::next) returns the remaining
+    /// results, and takes at most one more message from the iterator, to report the loss.
     #[must_use]
     pub fn is_lost(&self) -> bool {
         matches!(self.line, Line::Lost | Line::LossTold) || self.is_stuck()

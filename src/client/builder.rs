@@ -125,7 +125,7 @@ impl Builder {
     /// Sets a proxy to connect through: `socks5://host:1080` (RFC 1928), or `http://host:port`, which gets a CONNECT
     /// request (RFC 9110 §9.3.6). A user and a password may precede the host, both percent-encoded
     /// (`socks5://user:password@host`). The port of SOCKS5 defaults to 1080. The scheme `socks5h` means the same as
-    /// `socks5`. The environment is not consulted. Defaults to no proxy.
+    /// `socks5`. Environment variables are not consulted. Defaults to no proxy.
     ///
     /// The proxy looks up the host. TLS is established with the server, through the proxy, and verifies the name of the
     /// server. The connection to the proxy itself is not encrypted, so the proxy's password can be read on that path,
@@ -133,8 +133,8 @@ impl Builder {
     /// time limit for connecting includes the exchange with the proxy.
     ///
     /// A proxy cannot be combined with [`addresses`](Builder::addresses), a Unix socket, or an IPv6 address with a zone.
-    /// In a URL, the proxy is a parameter: `smtp://mail.example.org?proxy=socks5://127.0.0.1:1080`. Its `%` and `&` are
-    /// then written `%25` and `%26`.
+    /// In a URL, the proxy is a parameter: `smtp://mail.example.org?proxy=socks5://127.0.0.1:1080`. There, `%` and `&`
+    /// in the URL of the proxy are written as `%25` and `%26`.
     pub fn proxy(mut self, url: impl AsRef<str>) -> Builder {
         self.config.proxy = Some(Proxy::from_url(url.as_ref()).map_err(|e| e.to_string()));
         self
@@ -160,7 +160,8 @@ impl Builder {
     ///
     /// If a mechanism is refused, another is tried. The client stops after two refused exchanges per connection, so
     /// that a wrong password does not lock the account. If the first mechanism hid the password, the second is PLAIN,
-    /// or LOGIN if PLAIN is not offered. This fallback needs TLS or a local connection, even with
+    /// or LOGIN if PLAIN is not offered, unless [`auth_mechanisms`](Builder::auth_mechanisms) is set. This fallback
+    /// needs TLS or a local connection, even with
     /// [`danger_plaintext_credentials`](Builder::danger_plaintext_credentials). The replies 504, 534 and 4yz do not
     /// count towards the limit of two, because they do not concern the password. A [`Pool`](super::Pool) also waits
     /// [for a while](super::PoolBuilder::login_pause) before it logs in again.
@@ -172,8 +173,8 @@ impl Builder {
         self.login(Login::Password(user.as_ref().into(), password.as_ref().into()))
     }
 
-    /// Logs in after connecting, with an OAuth access token, using OAUTHBEARER, or XOAUTH2 if OAUTHBEARER is not
-    /// offered. Defaults to no login.
+    /// Logs in after connecting, with an OAuth access token. Uses OAUTHBEARER, or XOAUTH2 if the server does not offer
+    /// OAUTHBEARER. Defaults to no login.
     pub fn oauth_token(self, user: impl Into<String>, token: impl Into<String>) -> Builder {
         self.login(Login::Token(user.into(), token.into()))
     }
@@ -205,8 +206,8 @@ impl Builder {
         self
     }
 
-    /// Sets the maximum number of SCRAM hash iterations that a server may demand, since each takes time. A demand for
-    /// fewer than 4,096 is never accepted. Defaults to 100,000.
+    /// Sets the maximum number of SCRAM hash iterations that a server may demand, because each iteration takes time. A
+    /// demand for fewer than 4,096 is never accepted. Defaults to 100,000.
     pub fn max_scram_iterations(mut self, iterations: u32) -> Builder {
         self.config.max_scram_iterations = iterations;
         self
@@ -231,10 +232,10 @@ impl Builder {
         self
     }
 
-    /// Sets the time limit for every wait except the one for the final reply: lookup and connecting combined, the TLS
-    /// handshake, the greeting, each reply, and writing each block of content (64 KiB). A limit is not extended by
-    /// octets that trickle in. This overrides any individual limits that were set before; `Duration::MAX` means no
-    /// limit. Defaults to 60 seconds.
+    /// Sets the time limit for every wait except the one for the final reply. The limit applies separately to the name
+    /// lookup and connecting (combined), the TLS handshake, the greeting, each reply, and writing each block of content
+    /// (64 KiB). Octets that trickle in do not extend it. If any of these limits was set individually before, it is
+    /// overridden. `Duration::MAX` means no limit. Defaults to 60 seconds.
     pub fn timeout(mut self, limit: Duration) -> Builder {
         self.config.timeouts = Timeouts::all_but_the_final(limit, self.config.timeouts.final_reply);
         self
@@ -278,8 +279,8 @@ impl Builder {
         self
     }
 
-    /// Sets the time limit for each call as a whole, whatever it waits for: `connect` includes the name lookup, TLS
-    /// and the login, and [`Builder::send`] includes everything. Defaults to no limit.
+    /// Sets the time limit for each call as a whole, whatever it waits for. For `connect`, it covers the name lookup,
+    /// TLS and the login; for [`Builder::send`], it covers everything. Defaults to no limit.
     pub fn deadline(mut self, limit: Duration) -> Builder {
         self.config.deadline = Some(limit);
         self
@@ -289,7 +290,8 @@ impl Builder {
     /// PIPELINING (RFC 2920). Defaults to true.
     ///
     /// If a server refuses pipelined commands as unknown or out of sequence (500 to 503), they are sent again, one at a
-    /// time. If the refused command is accepted this time, this builder and its clones no longer pipeline.
+    /// time. If the server then accepts the command that it had refused, this builder and its clones no longer
+    /// pipeline.
     ///
     /// On some connections the client cannot speed up TCP acknowledgements: those made with `connect_over`, and all
     /// connections on systems other than Linux and Android. There, pipelining stops after three groups of commands in a
@@ -312,22 +314,22 @@ impl Builder {
         self
     }
 
-    /// Sets whether content is sent with BDAT if the server offers CHUNKING (RFC 3030), which saves a round trip per
+    /// Sets whether content is sent with BDAT if the server offers CHUNKING (RFC 3030). This saves a round trip per
     /// message. Some servers offer CHUNKING but lose or stall mail that is sent with it. Defaults to false.
     pub fn chunking(mut self, wanted: bool) -> Builder {
         self.config.chunking = wanted;
         self
     }
 
-    /// Sets whether a message is sent to no recipient at all if any of them is refused. This costs a round trip.
+    /// Sets whether a message is sent to nobody if any of its recipients is refused. This costs a round trip.
     /// Defaults to false: the other recipients get the message.
     pub fn all_or_nothing(mut self, wanted: bool) -> Builder {
         self.config.all_or_nothing = wanted;
         self
     }
 
-    /// Treats this capability (`PIPELINING`, `SIZE`, `8BITMIME`, …) as not offered, for servers on which it does not
-    /// work although they offer it. Case is ignored. May be called more than once. [`hello_reply`](Client::hello_reply)
+    /// Treats this capability (`PIPELINING`, `SIZE`, `8BITMIME`, …) as not offered, for servers that offer it although
+    /// it does not work. Case is ignored. May be called more than once. [`hello_reply`](Client::hello_reply)
     /// still returns the whole reply. Defaults to none.
     pub fn ignore_capability(mut self, keyword: impl Into<String>) -> Builder {
         self.config.ignored_capabilities.push(keyword.into());
@@ -338,8 +340,8 @@ impl Builder {
 #[maybe_async]
 impl Builder {
     /// Connects, sends EHLO, secures the connection, and logs in if there are credentials. If the host has several
-    /// addresses, the next is tried when one has failed or has not answered within 250 ms (RFC 8305 §5), and the first
-    /// that answers is used.
+    /// addresses, the next one is tried when the previous one has failed or has not answered within 250 ms (RFC 8305
+    /// §5), and the first that answers is used.
     ///
     /// # Errors
     ///

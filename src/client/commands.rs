@@ -27,13 +27,13 @@ const HARMLESS: [&str; 7] = ["EXPN", "HELP", "MAIL", "NOOP", "RCPT", "RSET", "VR
 /// # What is known about the server
 impl Client {
     /// Returns the server's reply to the last EHLO or HELO, unchanged, including capabilities that are
-    /// [ignored](super::Builder::ignore_capability).
+    /// [ignored](super::Builder::ignore_capability). Returns `None` if reconnecting has failed.
     #[must_use]
     pub fn hello_reply(&self) -> Option<&Reply> {
         self.known.hello.as_ref()
     }
 
-    /// Returns whether the server supports EHLO (RFC 5321 §3.2). After HELO, there are no capabilities.
+    /// Returns whether the session uses EHLO (RFC 5321 §3.2) rather than HELO. With HELO, there are no capabilities.
     #[must_use]
     pub fn is_esmtp(&self) -> bool {
         self.known.esmtp
@@ -49,7 +49,7 @@ impl Client {
 
 /// # Time limits of a connected client
 impl Client {
-    /// Sets the time limit for the next call as a whole, whatever it waits for. It replaces the builder's
+    /// Sets the time limit for the next call as a whole, whatever it waits for. This limit replaces the builder's
     /// [`deadline`](super::Builder::deadline) for that call only. The limits of individual waits still apply. With a
     /// limit of zero, the call fails at once.
     ///
@@ -111,8 +111,8 @@ impl Client {
 /// These methods are for special purposes: [`send`](Client::send) sends all the commands that it needs. Each method
 /// waits for the reply.
 ///
-/// A refusal is returned as [`Error::Refused`] with the whole reply, and the client can still be used. The same is true
-/// after errors that occur before anything is sent, such as [`Error::Config`], [`Error::Address`] and
+/// A refusal is returned as [`Error::Refused`] with the whole reply, and the client can still be used. The client can
+/// also be used after errors that occur before anything is sent, such as [`Error::Config`], [`Error::Address`] and
 /// [`Error::Unsupported`]. After any other error, and after the codes 421 and 221, the connection is closed. A command
 /// line may have at most 2,048 octets, including its parameters and CRLF.
 ///
@@ -120,7 +120,7 @@ impl Client {
 #[maybe_async]
 impl Client {
     /// Sends EHLO (LHLO to an LMTP server), and replaces what is known about the server's capabilities (RFC 5321
-    /// §4.1.1.1). The client has already sent it while connecting.
+    /// §4.1.1.1). [`connect`](super::Builder::connect) already does this.
     ///
     /// The name is used for this call only; `None` means the name set by
     /// [`Builder::hello_name`](super::Builder::hello_name). The server discards a transaction that is under way (RFC
@@ -171,9 +171,10 @@ impl Client {
     /// # Errors
     ///
     /// [`Error::Unsupported`] if the server does not offer STARTTLS, and [`Error::Config`] if the connection already
-    /// uses TLS or this build does not support TLS; in these cases nothing is sent. If STARTTLS itself is refused
-    /// ([`Error::Refused`]), the connection can still be used, without TLS. The connection is closed if the handshake
-    /// fails, if plaintext follows the 220, or if EHLO is refused after the handshake.
+    /// uses TLS, if this build does not support TLS, or if a Unix socket has no [`tls_name`](super::Builder::tls_name);
+    /// in these cases nothing is sent. If STARTTLS itself is refused ([`Error::Refused`]), the connection can still be
+    /// used, without TLS. The connection is closed if the handshake fails, if plaintext follows the 220, or if EHLO is
+    /// refused after the handshake.
     pub async fn starttls(&mut self) -> Result<(), Error> {
         let mut call = self.begin();
         self.usable(Phase::StartTls)?;
@@ -212,7 +213,7 @@ impl Client {
     /// # Errors
     ///
     /// [`Error::Address`] for an invalid sender; [`Error::Config`] for an invalid parameter; [`Error::Unsupported`] if
-    /// SMTPUTF8 is needed and not offered; [`Error::Refused`] if the server refuses the command.
+    /// SMTPUTF8 is needed or passed but not offered; [`Error::Refused`] if the server refuses the command.
     pub async fn mail(&mut self, sender: &str, parameters: &[&str]) -> Result<Reply, Error> {
         let mut call = self.begin();
         let sender = match sender.trim_matches(' ') {
@@ -235,7 +236,7 @@ impl Client {
     /// # Errors
     ///
     /// [`Error::Address`] for an invalid recipient; [`Error::Config`] for an invalid parameter, and for a non-ASCII
-    /// recipient after a [`mail`](Client::mail) without SMTPUTF8; [`Error::Unsupported`] if it is not offered at all;
+    /// recipient after a [`mail`](Client::mail) without SMTPUTF8; [`Error::Unsupported`] if SMTPUTF8 is not offered;
     /// [`Error::Refused`].
     pub async fn rcpt(&mut self, recipient: &str, parameters: &[&str]) -> Result<Reply, Error> {
         let mut call = self.begin();
@@ -256,9 +257,9 @@ impl Client {
         Ok(reply)
     }
 
-    /// Sends DATA and the content to the recipients of the transaction (RFC 5321 §4.1.1.4). The content is bytes, or
-    /// any [`Body`]. Line ends become CRLF, and leading dots are escaped. Expects a 3yz reply and then a 2yz reply; the
-    /// latter is returned.
+    /// Sends DATA and the content, for the recipients of the transaction (RFC 5321 §4.1.1.4). The content can be bytes
+    /// or any [`Body`]. Line ends become CRLF, and leading dots are escaped. Expects a 3yz reply and then a 2yz reply;
+    /// the latter is returned.
     ///
     /// # Errors
     ///
@@ -313,13 +314,13 @@ impl Client {
     }
 
     /// Sends VRFY, which asks whether a user or mailbox exists (RFC 5321 §4.1.1.6). The text is sent unchanged.
-    /// SMTPUTF8 is added if the text is not ASCII (RFC 6531 §3.7.4.2); there are no other parameters. Expects a 2yz
+    /// SMTPUTF8 is added if the text is not ASCII (RFC 6531 §3.7.4.2); no other parameters are defined. Expects a 2yz
     /// reply; many servers reply 252 to everything.
     ///
     /// # Errors
     ///
-    /// [`Error::Config`] for a control character; [`Error::Unsupported`] if SMTPUTF8 is needed or passed but not
-    /// offered; [`Error::Refused`].
+    /// [`Error::Config`] for a control character or an invalid parameter; [`Error::Unsupported`] if SMTPUTF8 is needed
+    /// or passed but not offered; [`Error::Refused`].
     pub async fn vrfy(&mut self, user: &str, parameters: &[&str]) -> Result<Reply, Error> {
         let mut call = self.begin();
         let parameters = self.with_utf8(user, parameters)?;
@@ -349,9 +350,9 @@ impl Client {
         self.say(&mut call, Simple::help(topic)?).await
     }
 
-    /// Sends any other command, given without its line end, as text or as octets that need not be UTF-8. A refusal is
-    /// also returned as `Ok`: check [`Reply::is_positive`]. 421 and 221, which close the connection, are errors, as is
-    /// 3yz, after which the server expects something other than a command.
+    /// Sends an arbitrary command, given without its line end, as text or as octets that need not be UTF-8. A refusal
+    /// is also returned as `Ok`: check [`Reply::is_positive`]. The replies 421 and 221, which close the connection, are
+    /// errors, and so is a 3yz reply, after which the server expects something other than a command.
     ///
     /// The log shows the whole line. The next [`send`](Client::send) begins with RSET, since the command may have
     /// started a transaction.
@@ -359,8 +360,8 @@ impl Client {
     /// # Errors
     ///
     /// [`Error::Config`] for a control character, for more than 2,046 octets, or for an empty line; for AUTH, BDAT,
-    /// DATA, EHLO, HELO, LHLO, QUIT and STARTTLS, which have their own methods; over LMTP, for BURL, which may get
-    /// several replies. [`Error::Refused`] for 421 and 221; [`Error::Protocol`] for 3yz.
+    /// DATA, EHLO, HELO, LHLO, QUIT and STARTTLS, for which there are other methods; and, over LMTP, for BURL, which
+    /// may get several replies. [`Error::Refused`] for 421 and 221; [`Error::Protocol`] for 3yz.
     pub async fn command(&mut self, line: impl AsRef<[u8]>) -> Result<Reply, Error> {
         let mut call = self.begin();
         let line = Line::new(line)?;
@@ -446,8 +447,8 @@ impl Client {
 ///
 /// Their errors are:
 ///
-/// - [`Error::Config`], before anything is sent: for invalid credentials; for a mechanism that is unknown, does not fit
-///   the credentials, or needs the feature `sasl`, which is off; or if the connection has no TLS and is not
+/// - [`Error::Config`], before anything is sent: if the credentials are invalid; if the mechanism is unknown, does not
+///   fit the credentials, or needs the feature `sasl`, which is off; or if the connection has no TLS and is not
 ///   [local](crate::Security)
 ///   (see [`Builder::danger_plaintext_credentials`](super::Builder::danger_plaintext_credentials)).
 /// - [`Error::Auth`] if the server refuses the login or does not offer the mechanism; if the client is already logged

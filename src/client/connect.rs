@@ -43,7 +43,7 @@ impl Client {
     /// # Errors
     ///
     /// [`Error::AlreadyConnected`] if the client [is connected](Client::is_connected); the connection is not changed.
-    /// [`Error::Config`] if the caller made the connection (`connect_over`). Otherwise the errors of
+    /// [`Error::Config`] if the caller made the connection (`connect_over`). Otherwise, the errors of
     /// [`Builder::connect`](super::Builder::connect), after which `reconnect` may be called again.
     pub async fn reconnect(&mut self) -> Result<(), Error> {
         if self.is_connected() {

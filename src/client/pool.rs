@@ -33,19 +33,19 @@ use crate::{
 /// free is given to the caller that has waited longest.
 ///
 /// Clones share the connections. A pool has no background thread: a connection that has been idle for too long is
-/// closed when the pool is next used, or when its last clone is dropped.
+/// closed when the pool is next used, or when the last clone of the pool is dropped.
 ///
 /// Before a connection is used again, the pool checks, without sending anything, whether it was closed and whether
-/// the server has sent something unexpected. If it later turns out to be dead, the message is sent over a new
-/// connection, as long as none of its content has been sent.
+/// the server has sent something unexpected. If the connection later turns out to be dead, the message is sent over a
+/// new connection, as long as none of its content has been sent.
 ///
-/// Changes that one user makes to a connection never affect the next. Time limits are reset when the connection is
+/// Changes that one user makes to a connection never affect the next user. Time limits are reset when the connection is
 /// returned. The pool closes a connection on which its user has called [`helo`](Client::helo), [`ehlo`](Client::ehlo)
-/// with another name, [`command`](Client::command), [`login`](Client::login) or [`starttls`](Client::starttls), or
-/// has begun a transaction with [`mail`](Client::mail) and not ended it.
+/// with another name, [`command`](Client::command), [`starttls`](Client::starttls) or a [login method](Client#logins),
+/// or has begun a transaction with [`mail`](Client::mail) and not ended it.
 ///
 /// Before the pool closes a connection, it sends QUIT (RFC 5321 §4.1.1.10). It does not wait for the reply, and omits
-/// QUIT if that cannot be written without waiting.
+/// QUIT if the command cannot be written without waiting.
 #[doc = example!(Pool)]
 #[derive(Clone)]
 pub struct Pool(Arc<Shared>);
@@ -101,8 +101,8 @@ struct Ticket<'p> {
     turn: Instant,
 }
 
-/// A client from a [`Pool`]. Dropping it returns its connection to the pool, which closes it if an error or a
-/// dropped future has left it unusable, or after one of the changes described in [`Pool`].
+/// A client from a [`Pool`]. Dropping the client returns its connection to the pool, which closes the connection if an
+/// error or a dropped future has left it unusable, or after one of the changes described in [`Pool`].
 pub struct Pooled {
     pool: Arc<Shared>,
     /// `None` while it is being connected, and once it is returned.
@@ -135,8 +135,8 @@ impl PoolBuilder {
         self
     }
 
-    /// Sets the maximum age of a connection. Once it is reached, the connection is not used for any further message.
-    /// Defaults to no limit.
+    /// Sets the maximum age of a connection. A connection that has reached this age is not used for any further
+    /// message. Defaults to no limit.
     pub fn max_age(mut self, limit: Duration) -> PoolBuilder {
         self.limits.age = Some(limit);
         self
@@ -150,18 +150,19 @@ impl PoolBuilder {
     }
 
     /// Sets the maximum number of messages per second, over all connections: each message starts at least
-    /// `1 / per_second` seconds after the one before. The rate must be positive. Only [`Pool::send`] is limited. A call
-    /// whose future is dropped while it waits does not count. Defaults to no limit.
+    /// `1 / per_second` seconds after the previous one. The rate must be positive. Only [`Pool::send`] is limited. A
+    /// call whose future is dropped while it waits does not count. Defaults to no limit.
     pub fn max_rate(mut self, per_second: f64) -> PoolBuilder {
         let pace = Duration::try_from_secs_f64(1.0 / per_second);
         self.limits.pace = Some(pace.unwrap_or(Duration::MAX));
         self
     }
 
-    /// Sets how long to wait before the next login after the server has refused one with a 5yz reply, so that a wrong
-    /// password does not lock the account. Meanwhile, calls that need a new connection fail at once with the error of
-    /// the refused login, and connections that are already logged in are still used. Until a login has succeeded,
-    /// connections are made one at a time. [`Duration::ZERO`] disables the pause. Defaults to one minute.
+    /// Sets how long to wait before the next login after the server has refused one with a 5yz reply (other than 504
+    /// and 534), so that a wrong password does not lock the account. Meanwhile, calls that need a new connection fail
+    /// at once with the error of the refused login, and connections that are already logged in are still used. Until a
+    /// login has succeeded, connections are made one at a time. [`Duration::ZERO`] disables the pause. Defaults to one
+    /// minute.
     pub fn login_pause(mut self, pause: Duration) -> PoolBuilder {
         self.limits.login_pause = pause;
         self
@@ -346,8 +347,8 @@ impl Pool {
     /// # Errors
     ///
     /// [`Error::Timeout`] with [`Phase::Pool`] if no connection becomes free in time, or if the rate would delay the
-    /// message beyond the deadline; nothing is sent then. [`Error::PoolClosed`]. The error of a [refused
-    /// login](PoolBuilder::login_pause). The errors of [`Builder::connect`] and [`Client::send`].
+    /// message beyond the deadline; nothing is sent then. [`Error::PoolClosed`] after [`close`](Pool::close). The error
+    /// of a [refused login](PoolBuilder::login_pause). The errors of [`Builder::connect`] and [`Client::send`].
     pub async fn send(&self, mail: &dyn Mail) -> Result<Delivery, Error> {
         let envelope = mail.envelope()?;
         let mut call = self.0.builder.begin();
@@ -375,8 +376,8 @@ impl Pool {
     }
 
     /// Sends all messages from an iterator over one connection of the pool. [`Client::send_all`] describes the details,
-    /// and what happens if that connection is lost. The batch keeps the connection until it is dropped; the pool's rate
-    /// limit and its limits per connection (such as [`max_messages`](PoolBuilder::max_messages)) do not apply
+    /// and what happens if that connection is lost. The batch keeps the connection until the batch is dropped; the
+    /// pool's rate limit and per-connection limits (such as [`max_messages`](PoolBuilder::max_messages)) do not apply
     /// meanwhile.
     ///
     /// # Errors
@@ -391,8 +392,8 @@ impl Pool {
         Ok(Batch::new(client, mails.into_iter()))
     }
 
-    /// Takes a client out of the pool. It can be used like any other; [`Pool`] describes what happens to the connection
-    /// when it is returned.
+    /// Takes a client out of the pool. It can be used like any other client; [`Pool`] describes what happens to the
+    /// connection when the client is returned.
     ///
     /// # Errors
     ///
@@ -413,8 +414,8 @@ impl Pool {
     }
 
     /// Closes the pool. Callers that are waiting, and all later ones, get [`Error::PoolClosed`]. Idle connections are
-    /// closed with QUIT. Those in use are closed when they are returned; this call waits for that, up to the
-    /// [`wait_limit`](PoolBuilder::wait_limit).
+    /// closed with QUIT. Connections in use are closed when they are returned; this call waits for them, but no longer
+    /// than the [`wait_limit`](PoolBuilder::wait_limit).
     pub async fn close(&self) {
         let shared = &self.0;
         for Kept { mut client, .. } in shared.with(|state| state.queue.close()) {

@@ -266,36 +266,37 @@ impl Client {
     ///
     /// Content from a reader ([`Raw::reader`](crate::Raw::reader),
     /// [`Attachment::reader`](crate::message::Attachment::reader)) is read only when the server is ready for it. If the
-    /// call ends early (because of a refusal, a lost connection, or a dropped future), the content remains unread and
-    /// the message can be sent again.
+    /// call ends before that (because of a refusal, a lost connection, or a dropped future), the content remains unread
+    /// and the message can be sent again.
     ///
     /// # Limits of the server
     ///
     /// If a message has more recipients or domains than the server allows (LIMITS, RFC 9422), it is sent in parts. If
     /// its content can be read only once, `send` fails with [`Error::Message`] instead.
     ///
-    /// If the server answers 452 to a recipient and to all that follow, because there are too many of them (RFC 5321
-    /// §4.5.3.1.10), the message is sent to these in further transactions. Each has no more recipients than the server
-    /// handled before the 452 replies in the previous one. This stops once the server accepts none. If the content can
-    /// be read only once, the remaining recipients count as temporarily refused. With
-    /// [`all_or_nothing`](super::Builder::all_or_nothing), a message is never split.
+    /// If the server answers 452 to a recipient and to all that follow, because there are too many recipients (RFC 5321
+    /// §4.5.3.1.10), the message is sent to these recipients in further transactions. No such transaction has more
+    /// recipients than the server handled in the previous one before it answered 452. This stops once the server
+    /// accepts no recipient of a transaction. If the content can be read only once, the remaining recipients count as
+    /// temporarily refused. With [`all_or_nothing`](super::Builder::all_or_nothing), a message is never split.
     ///
-    /// If the connection has reached the server's limit of messages, a new connection is made. The server may
-    /// announce such a limit (LIMITS). It may also end a session in which it has accepted a message, by answering MAIL
-    /// with 421 or 452, or by closing the connection before it answers MAIL. If a connection was closed without a reply
-    /// while it was in use, no later connection carries more messages than that one did, until
-    /// [`reconnect`](Client::reconnect). The deadline covers the whole call. A message that is in doubt is never sent
-    /// again.
+    /// If the connection has reached the server's limit on the number of messages, a new connection is made. The server
+    /// may announce such a limit (LIMITS), or enforce it by ending a session in which it has accepted a message: it
+    /// answers MAIL with 421 or 452, or closes the connection before it answers MAIL. If a connection was closed
+    /// without a reply while it was in use, no later connection carries more messages than that one did, until
+    /// [`reconnect`](Client::reconnect) is called. The deadline covers the whole call. A message that is in doubt is
+    /// never sent again automatically.
     ///
     /// No new connection is made if the caller made the old one ([`connect_over`](super::Builder::connect_over)), or
     /// has changed it with [`starttls`](Client::starttls), [`login`](Client::login), [`helo`](Client::helo),
-    /// [`ehlo`](Client::ehlo) with another name, or [`command`](Client::command) with XCLIENT or the like.
+    /// [`ehlo`](Client::ehlo) with another name, or a [`command`](Client::command) such as XCLIENT.
     ///
     /// # Errors
     ///
     /// Before anything is sent: [`Error::Message`], [`Error::Unsupported`], [`Error::TooLarge`], [`Error::Source`],
-    /// and the errors of the message itself. Afterwards: [`Error::Transaction`], which reports the outcome for each
-    /// recipient and whether the delivery is [in doubt](Error::in_doubt). After a refusal, the client can still be
+    /// [`Error::NotConnected`], the errors of the message itself, and those of [`reconnect`](Client::reconnect) if a
+    /// new connection is needed. Afterwards: [`Error::Transaction`], which reports the outcome for each recipient and
+    /// whether the delivery is [in doubt](Error::in_doubt). After a refusal other than 421, the client can still be
     /// used.
     pub async fn send(&mut self, mail: &dyn Mail) -> Result<Delivery, Error> {
         let mut call = self.begin();

@@ -29,9 +29,10 @@ use crate::{
 /// [Unix socket](Client::unix). Then [send one message](Client::send) or [many](Client::send_all), or use
 /// [single commands](#single-commands).
 ///
-/// After a lost connection, a timeout, an invalid reply, a 421 reply, or a dropped future, every further call fails
-/// with [`Error::NotConnected`] until [`reconnect`](Client::reconnect). After a refusal, the client can still be used.
-/// Dropping the client closes the connection at once; [`quit`](Client::quit) sends QUIT first.
+/// After a lost connection, a timeout, an invalid reply, a 421 reply, or a dropped future, every call that needs the
+/// connection fails with [`Error::NotConnected`] until [`reconnect`](Client::reconnect) is called. After any other
+/// refusal, the client can still be used. Dropping the client closes the connection at once; [`quit`](Client::quit)
+/// sends QUIT first.
 #[doc = example!(Client)]
 pub struct Client {
     pub(super) origin: Origin,
@@ -54,34 +55,34 @@ impl Client {
         }
     }
 
-    /// Returns the server's greeting, or `None` if reconnecting has failed.
+    /// Returns the server's greeting, or `None` if an attempt to reconnect failed before the login.
     #[must_use]
     pub fn greeting(&self) -> Option<&Reply> {
         self.known.greeting.as_ref()
     }
 
-    /// Returns the capabilities that the server offered in its reply to the last EHLO. There are none if the server
-    /// supports only HELO.
+    /// Returns the capabilities that the server offered in its reply to the last EHLO, except those that are
+    /// [ignored](super::Builder::ignore_capability). There are none if the server supports only HELO.
     #[must_use]
     pub fn capabilities(&self) -> &Capabilities {
         &self.known.capabilities
     }
 
-    /// Returns the server's address. It is `None` for a Unix socket, for a connection made by the caller if its peer is
-    /// not known, and after a failed attempt to reconnect.
+    /// Returns the server's address, or that of the [proxy](super::Builder::proxy). Returns `None` for a Unix socket,
+    /// for a connection made by the caller if its peer is not known, and if an attempt to reconnect made no connection.
     #[must_use]
     pub fn peer_addr(&self) -> Option<SocketAddr> {
         self.link.stream.peer()
     }
 
     /// Returns the number that is shown at the start of the connection's log lines (`#7`). It is unique in this
-    /// process; [`reconnect`](Client::reconnect) changes it.
+    /// process, and changes whenever the client [reconnects](Client::reconnect).
     #[must_use]
     pub fn connection_number(&self) -> u64 {
         self.link.number
     }
 
-    /// Closes the connection without sending QUIT. It may be called at any time, and more than once.
+    /// Closes the connection without sending QUIT. This method may be called at any time, and more than once.
     pub fn close(&mut self) {
         self.link.close();
     }

@@ -13,21 +13,21 @@ impl Builder {
         &mut self.config.tls
     }
 
-    /// Sets the TLS library to use, which matters only if the build has both. Choosing one that is not available is an
-    /// [`Error::Config`](crate::Error::Config); see
-    /// [`TlsBackend::is_available`]. Defaults to native-tls if the build has it, otherwise rustls
+    /// Sets the TLS library to use, which matters only if the build includes both native-tls and rustls. Choosing a
+    /// library that the build does not include is an [`Error::Config`](crate::Error::Config); see
+    /// [`TlsBackend::is_available`]. Defaults to native-tls if the build includes it, otherwise to rustls
     /// ([`TlsBackend::default`]).
     pub fn tls_backend(mut self, backend: TlsBackend) -> Builder {
         self.config.tls.set_backend(backend);
         self
     }
 
-    /// Trusts these certificate authorities in addition to those of the system: PEM text with one or more
-    /// certificates, or one certificate in DER. A server's self-signed certificate can be passed as well. May be called
-    /// more than once. Defaults to none.
+    /// Trusts these certificate authorities in addition to those of the system. The input is PEM text with one or more
+    /// certificates, or one certificate in DER. A server's self-signed certificate can be passed as well. Repeated
+    /// calls add further certificates. Defaults to none.
     ///
     /// Malformed input, or more than 16 MiB, is an [`Error::Config`](crate::Error::Config) before connecting. Errors
-    /// that only the TLS library can detect are reported after the TCP connect and before any SMTP command.
+    /// that only the TLS library can detect may be reported after the TCP connect, but always before any SMTP command.
     pub fn ca_certificate(mut self, certificates: impl AsRef<[u8]>) -> Builder {
         self.config.tls.add_root(certificates.as_ref());
         self
@@ -42,27 +42,27 @@ impl Builder {
 
     /// Presents this certificate to servers that ask for one. `chain` is PEM text: the client's certificate, followed
     /// by those that lead to its root. `key` is the private key in PEM, as PKCS#8 (`-----BEGIN PRIVATE KEY-----`)
-    /// without a password. Text that contains both may be passed as both arguments. This setting replaces
-    /// [`client_pkcs12`](Builder::client_pkcs12). To log in with the certificate, use
-    /// [`external`](Builder::external). Defaults to none.
+    /// without a password. If one text contains both, pass it as both arguments. This setting replaces
+    /// [`client_pkcs12`](Builder::client_pkcs12). To log in with the certificate, use [`external`](Builder::external).
+    /// Defaults to none.
     ///
-    /// For another kind of key, the error says how to convert it. Except with
-    /// [`Security::Plaintext`](crate::Security::Plaintext), the TLS connector is built before connecting, because
-    /// only then is it known whether the key belongs to the certificate.
+    /// If the key is in another format, the error text says how to convert it. Except with
+    /// [`Security::Plaintext`](crate::Security::Plaintext), the TLS connector is built before connecting, because only
+    /// building it shows whether the key belongs to the certificate.
     pub fn client_certificate(mut self, chain: impl AsRef<[u8]>, key: impl AsRef<[u8]>) -> Builder {
         self.config.tls.set_identity_pem(chain.as_ref(), key.as_ref());
         self
     }
 
-    /// Presents the certificate of this PKCS#12 archive (RFC 7292; `.p12`, `.pfx`) to servers that ask for one. This
-    /// replaces [`client_certificate`](Builder::client_certificate). Only [`TlsBackend::NativeTls`] can read archives:
-    /// with rustls, this setting is an [`Error::Config`](crate::Error::Config). Defaults to none.
+    /// Presents the certificate in this PKCS#12 archive (RFC 7292; `.p12`, `.pfx`) to servers that ask for one. This
+    /// setting replaces [`client_certificate`](Builder::client_certificate). Only [`TlsBackend::NativeTls`] can read
+    /// archives: with rustls, this setting is an [`Error::Config`](crate::Error::Config). Defaults to none.
     pub fn client_pkcs12(mut self, der: impl AsRef<[u8]>, password: impl AsRef<str>) -> Builder {
         self.config.tls.set_identity_pkcs12(der.as_ref(), password.as_ref());
         self
     }
 
-    /// Sets the oldest TLS version to use. Versions older than those in [`TlsVersion`] need a custom connector
+    /// Sets the minimum TLS version. Versions older than those in [`TlsVersion`] need a custom connector
     /// (`tls_connector`). On macOS, TLS 1.3 is available only with rustls. Defaults to [`TlsVersion::Tls1_2`].
     pub fn min_tls_version(mut self, version: TlsVersion) -> Builder {
         self.config.tls.set_min_version(version);
@@ -70,8 +70,8 @@ impl Builder {
     }
 
     /// Sets the name for which the server's certificate must be valid: a host name, which is also sent to the server
-    /// (SNI), or an IP address. It is compared with the certificate's subjectAltName (RFC 9525 §2). Without one,
-    /// OpenSSL uses the common name, and rustls refuses the certificate. Defaults to the host.
+    /// (SNI), or an IP address. The name is compared with the certificate's subjectAltName (RFC 9525 §2). If a
+    /// certificate has none, OpenSSL uses its common name, and rustls refuses it. Defaults to the host.
     pub fn tls_name(mut self, name: impl Into<String>) -> Builder {
         self.config.tls.set_name(name.into());
         self
@@ -85,8 +85,9 @@ impl Builder {
         self
     }
 
-    /// Sets whether to accept a valid certificate for any name. Anybody can get one, so anybody on the network path can
-    /// then read and change the mail. Instead, set the name with [`tls_name`](Builder::tls_name). Defaults to false.
+    /// Sets whether to accept a certificate that is valid, but for a different name. Anybody can get one, so anybody on
+    /// the network path can then read and change the mail, and obtain the password. It is better to set the right name
+    /// with [`tls_name`](Builder::tls_name). Defaults to false.
     pub fn danger_accept_invalid_hostnames(mut self, accepted: bool) -> Builder {
         self.config.tls.accept_invalid_hostnames(accepted);
         self
@@ -94,7 +95,7 @@ impl Builder {
 }
 
 impl Client {
-    /// Returns whether the connection is secured by TLS. A closed connection is not.
+    /// Returns whether the connection is secured by TLS. Returns `false` if the connection is closed.
     #[must_use]
     pub fn is_encrypted(&self) -> bool {
         self.link.stream.is_encrypted()

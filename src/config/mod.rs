@@ -42,18 +42,19 @@ const SMTP: u16 = 25;
 /// continue in plain text.
 ///
 /// A connection is local if nobody else can eavesdrop on it. This applies to a Unix socket; to a host given as local
-/// (`localhost`, a name that ends in `.localhost`, or a loopback address such as `127.0.0.1`) if the peer address is
-/// a loopback address; and to a connection made with `connect_over` and declared local. Any other name is not local,
-/// even if it [resolves](crate::Builder::addresses) to a loopback address, where a tunnel or a proxy may listen.
+/// (`localhost`, a name that ends in `.localhost`, or a loopback address such as `127.0.0.1`) if the peer address is a
+/// loopback address; and to a connection made with `connect_over` and declared local. Any other name is not local, even
+/// if it [resolves](crate::Builder::addresses) to a loopback address, because a tunnel or a proxy may listen there. A
+/// connection through a [proxy](crate::Builder::proxy) is never local.
 ///
-/// A Unix socket has no name to verify, so TLS over it needs [`Builder::tls_name`](crate::Builder::tls_name).
-/// If it is not set, requiring TLS is an error, and STARTTLS is not used even if it is offered.
+/// A Unix socket has no name to verify, so TLS over it needs [`Builder::tls_name`](crate::Builder::tls_name). If no
+/// name is set, requiring TLS is an error, and STARTTLS is not used even if it is offered.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Security {
-    /// Uses STARTTLS if the server offers it and this build has TLS; requires it if there are credentials, with the
-    /// same exceptions as for [`Plaintext`](Security::Plaintext). Over a local connection, TLS is used only if there
-    /// are credentials and STARTTLS is offered.
+    /// Uses STARTTLS if the server offers it and this build has TLS. Requires STARTTLS if there are credentials, with
+    /// the same exceptions as for [`Plaintext`](Security::Plaintext). Over a local connection, TLS is used only if
+    /// there are credentials and STARTTLS is offered.
     #[default]
     Auto,
     /// Uses no TLS. Credentials are then an error, except over a local connection or with
@@ -97,12 +98,13 @@ pub(crate) struct Config {
     pub ignored_capabilities: Vec<String>,
 }
 
-/// Whether something is sent together with the end of a message: the next envelope of a batch, or QUIT (RFC 2920 §3.1).
+/// Whether the next envelope of a batch, or QUIT, is sent together with the end of a message (RFC 2920 §3.1).
 ///
 /// Joining saves one round trip per message. Servers are required to support it, but some do not. A trial detects those
-/// that discard or refuse what follows the end of a message: the first joined envelope carries no content. If it is not
-/// answered properly, the message is sent again, and nothing is joined from then on. **No trial can detect a server
-/// that stores what follows as part of the previous message**, because its replies are correct. Such servers exist.
+/// that discard or refuse what follows the end of a message: the first joined envelope is sent without its content. If
+/// that envelope is not answered properly, its message is sent again, and nothing is joined from then on. **No trial
+/// can detect a server that stores what follows as part of the previous message**, because its replies are correct.
+/// Such servers exist.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum JoinPolicy {
@@ -110,7 +112,8 @@ pub enum JoinPolicy {
     /// CHUNKING (RFC 3030) has to frame its input exactly. BURL identifies Dovecot's submission service, which crashes
     /// on a joined envelope. Never joins over LMTP: if a server refuses a message with one reply instead of one for
     /// each recipient, the replies to the next envelope would be mistaken for the missing ones. If nothing is joined,
-    /// QUIT is sent after the reply to the message; this costs no additional round trip.
+    /// [`Builder::send`](crate::Builder::send) sends QUIT after the reply to the message. It does not wait for the
+    /// reply to QUIT, so this costs no additional round trip.
     #[default]
     Automatic,
     /// Joins whenever the server offers PIPELINING and has not failed a trial. Use this only with servers that are

@@ -42,8 +42,8 @@ impl Attachment {
         Attachment { content, content_type: None, file_name: None, content_id: None, is_inline: false }
     }
 
-    /// Attaches bytes under a file name: a `Vec<u8>`, a `String`, a `&'static str` or similar. The bytes arrive
-    /// unchanged, including line ends.
+    /// Attaches bytes (a `Vec<u8>`, a `String`, a `&'static str` or similar) under a file name. The bytes arrive
+    /// unchanged, including line ends, unless the content type is [`message/…`](Attachment::content_type).
     pub fn bytes(
         file_name: impl Into<String>,
         bytes: impl AsRef<[u8]> + Send + Sync + 'static,
@@ -59,11 +59,11 @@ impl Attachment {
         Attachment { file_name: name, ..Attachment::new(Content::Path(path.to_owned())) }
     }
 
-    /// Attaches the content of a reader under a file name. The reader is read to its end while the message is sent, and
-    /// only once.
+    /// Attaches the content of a reader under a file name. The reader is read once, to its end, while the message is
+    /// sent.
     ///
-    /// Until its first octet is read, the message can be sent again; [`Raw::reader`](super::Raw::reader) explains when
-    /// that happens, and the restrictions on such a message. Clones of the message share the reader.
+    /// Until the first octet is read, the message can be sent again. [`Raw::reader`](super::Raw::reader) explains when
+    /// the reader is consumed, and which restrictions apply to such a message. Clones of a message share the reader.
     ///
     /// The blocking client cannot interrupt a read: a reader that hangs blocks the send.
     pub fn reader(file_name: impl Into<String>, reader: impl Read + Send + 'static) -> Attachment {
@@ -79,15 +79,15 @@ impl Attachment {
     }
 
     /// Sets the media type, such as `text/csv; charset=utf-8`. By default, it is guessed from the extension of the file
-    /// name, or is `application/octet-stream` if the extension is unknown. A guessed text type gets `charset=utf-8` if
-    /// the content is UTF-8. Bytes are checked in full, files only in their first 64 KiB, when sent; readers and
-    /// FIFOs are not inspected.
+    /// name, or is `application/octet-stream` if the extension is unknown. `charset=utf-8` is added to a guessed text
+    /// type if the content is UTF-8. Bytes are checked in full. Of a file, only the first 64 KiB are checked, when the
+    /// message is sent. Readers and FIFOs are not inspected.
     ///
     /// A `message/…` part other than `message/global` must not be encoded (RFC 2046 §5.2.1). It must be given as bytes,
-    /// without a NUL or a line of more than 998 octets, or building the message fails. Its line ends become CRLF. If it
-    /// is not ASCII, sending to a server without 8BITMIME fails with [`Error::Unsupported`](crate::Error::Unsupported)
-    /// before MAIL. `multipart/…` is refused. Parameters are written as `; name=value`, where the value is a token or a
-    /// quoted string.
+    /// without a NUL or a line of over 998 octets; otherwise, building the message fails. Its line ends become CRLF.
+    /// If it is not ASCII, sending to a server without 8BITMIME fails before MAIL with
+    /// [`Error::Unsupported`](crate::Error::Unsupported). `multipart/…` is refused. Parameters are written as
+    /// `; name=value`, where the value is a token or a quoted string.
     #[must_use]
     pub fn content_type(mut self, content_type: impl Into<String>) -> Attachment {
         self.content_type = Some(content_type.into());
@@ -101,8 +101,8 @@ impl Attachment {
         self
     }
 
-    /// Makes the attachment a part of the HTML text, which shows it with `<img src="cid:…">` (RFC 2392). The id must be
-    /// printable ASCII without spaces, quotes or backslashes; angle brackets around it are removed.
+    /// Embeds the attachment in the HTML text, which refers to it with `<img src="cid:…">` (RFC 2392). The id must be
+    /// printable ASCII without spaces, double quotes or backslashes; enclosing angle brackets are removed.
     #[must_use]
     pub fn content_id(mut self, id: impl Into<String>) -> Attachment {
         self.content_id = Some(id.into());

@@ -15,8 +15,8 @@ use super::{Claim, Meter, source};
 
 /// The content of a message to be sent: bytes, or something to read them from.
 ///
-/// `Body::from` converts bytes and text, borrowed or owned, and an open [`File`], which is read while it is sent. Bytes are
-/// checked before anything is sent: content that the server does not accept is an error at that point.
+/// `Body::from` converts bytes and text, borrowed or owned, and an open [`File`], which is read while it is sent. Bytes
+/// are checked before anything is sent: content that the server does not accept is an error at that point.
 ///
 /// Line ends may be CRLF, LF or CR, and are sent as CRLF. Dots at the start of a line are escaped automatically.
 pub struct Body<'m> {
@@ -76,12 +76,12 @@ impl<'m> Body<'m> {
         }
     }
 
-    /// Creates a body from a file that is opened when it is sent. Its length is announced to the server as the size.
+    /// Creates a body from a file that is opened when the body is sent. The file's length is announced to the server.
     ///
-    /// The path may be a FIFO or a device: opening it does not block, and timeouts apply while waiting for content.
-    /// This also holds for a [`File`] passed to `Body::from`. The blocking client cannot interrupt some system calls,
-    /// such as opening a file on a network file system whose server is gone: it notices a timeout only after the call
-    /// returns.
+    /// The path may be a FIFO or a device: opening it does not block, and timeouts apply while the client waits for
+    /// content. This also holds for a [`File`] passed to `Body::from`. The blocking client cannot interrupt some system
+    /// calls, such as opening a file on a network file system whose server is gone: it notices a timeout only after the
+    /// call returns.
     pub fn path(path: impl Into<PathBuf>) -> Body<'m> {
         let path = path.into();
         let what = path.display().to_string();
@@ -90,7 +90,7 @@ impl<'m> Body<'m> {
     }
 
     /// Creates a body that takes time to open. It is opened when it is sent, before the first command for the message.
-    /// The async client opens it on a thread that may block.
+    /// The async client opens it on a thread that is allowed to block.
     ///
     /// ```
     /// # use std::{fs::File, io::Seek};
@@ -107,15 +107,15 @@ impl<'m> Body<'m> {
     }
 
     /// Creates a body from a reader, which is read to its end while it is sent, a block at a time. Content that the
-    /// server does not accept is noticed only then, and the connection is closed.
+    /// server does not accept is noticed only then, in which case the connection is closed.
     ///
     /// A read that takes longer than [`block_timeout`](crate::Builder::block_timeout) counts as a timeout. The blocking
     /// client cannot interrupt a read, and notices the timeout when the read returns.
     ///
-    /// While a reader is slow, the client sends the content returned so far and reads replies: the async client within
+    /// If the reader is slow, the client sends the content returned so far and reads replies: the async client within
     /// 100 ms, the blocking client before the next read. A reader that can limit its waiting time should wait for about
     /// 50 ms, and then fail with [`WouldBlock`](io::ErrorKind::WouldBlock): it is read again soon afterwards. With such
-    /// a reader, the blocking client keeps all timeouts, too.
+    /// a reader, the blocking client also observes all timeouts.
     pub fn reader(reader: impl Read + Send + 'static) -> Body<'m> {
         Body::new(Content::Reader(Box::new(reader)))
     }
@@ -143,9 +143,9 @@ impl<'m> Body<'m> {
         self
     }
 
-    /// Sends the body unchanged, with its line ends and NULs, to a server that offers BINARYMIME (RFC 3030 §3), if
-    /// chunking is on. The body's parts must be labelled `Content-Transfer-Encoding: binary`. To other servers, the
-    /// body is sent like any other.
+    /// Allows the body to be sent unchanged, with its line ends and NULs, to a server that offers BINARYMIME (RFC 3030
+    /// §3), if [`chunking`](crate::Builder::chunking) is on. The body's parts must be labelled
+    /// `Content-Transfer-Encoding: binary`. To other servers, the body is sent like any other.
     #[must_use]
     pub fn binary(mut self) -> Body<'m> {
         self.binary = true;
@@ -185,7 +185,7 @@ impl<'m> Body<'m> {
     }
 
     /// Declares that the headers have addresses in UTF-8 (RFC 6532), which need a server that offers SMTPUTF8. By
-    /// default, the headers are taken to have none. Addresses in the envelope need no declaration.
+    /// default, the headers are assumed to have none. Addresses in the envelope need no declaration.
     #[must_use]
     pub fn utf8_headers(mut self) -> Body<'m> {
         self.utf8 = true;
@@ -204,7 +204,7 @@ impl<'m> Body<'m> {
         self
     }
 
-    /// Returns a reader for the content, for use in a [`Mail`](super::Mail) that wraps another one. If the body is to
+    /// Returns a reader for the content, for use in a [`Mail`](super::Mail) that wraps another. If the body has yet to
     /// be signed, it is first read to its end. Reads block for as long as necessary, and never fail with
     /// [`WouldBlock`](io::ErrorKind::WouldBlock).
     ///
@@ -333,7 +333,7 @@ impl From<String> for Body<'_> {
 /// Converts an open file, which is sent from its current position to its end. The remaining length is announced to the
 /// server as the size.
 ///
-/// The file may be a pipe, such as standard input. Timeouts apply while the client waits for its content. Meanwhile,
+/// The file may be a pipe, such as standard input. Timeouts apply while the client waits for content. Meanwhile,
 /// content that has already arrived is sent, and replies are read.
 impl From<File> for Body<'_> {
     fn from(mut file: File) -> Self {

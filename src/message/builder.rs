@@ -33,7 +33,7 @@ pub enum Importance {
 ///
 /// Setters never fail: an invalid value is reported by [`build`](MessageBuilder::build). No value can inject header
 /// fields: line ends and other control characters are refused everywhere except in the text, HTML and calendar parts.
-/// [Identifiers of other messages](MessageBuilder::in_reply_to) that contain control characters are left out.
+/// An [identifier of another message](MessageBuilder::in_reply_to) is left out if it contains a control character.
 #[derive(Debug, Default)]
 #[must_use]
 pub struct MessageBuilder {
@@ -121,8 +121,8 @@ impl MessageBuilder {
     ///
     /// Real-world identifiers often violate the grammar, and a reply must not fail because of that. Printable ASCII is
     /// sent unchanged. An identifier that has other characters, or is too long for a line (998 octets), is left out,
-    /// and a warning is logged. Missing angle brackets are added. Folds and tabs between identifiers count as white
-    /// space; any other line end is refused.
+    /// and a warning is logged. Missing angle brackets are added. Folds and tabs between identifiers count as spaces;
+    /// any other line end is refused.
     pub fn in_reply_to(mut self, ids: impl Into<String>) -> MessageBuilder {
         self.fields.add("In-Reply-To", Value::Text(ids.into()));
         self
@@ -142,7 +142,7 @@ impl MessageBuilder {
         self
     }
 
-    /// Adds an `https:` URI that unsubscribes the recipient on a POST request, without confirmation
+    /// Adds an `https:` URI at which a POST request unsubscribes the recipient without confirmation
     /// (`List-Unsubscribe-Post`, RFC 8058). There can be only one such URI, and all others must be `mailto:`. Mail
     /// programs honour it only in messages with a DKIM signature.
     pub fn one_click_unsubscribe(mut self, uri: impl Into<String>) -> MessageBuilder {
@@ -165,15 +165,15 @@ impl MessageBuilder {
         self
     }
 
-    /// Sets or adds any header field. If the field can occur only once in a message, the value replaces the earlier one
+    /// Sets or adds a header field. If the field can occur only once in a message, the value replaces the earlier one
     /// or is added to it, as with the field's own setter. Other fields can be added several times.
     ///
     /// The value of an unknown field is free text. It is encoded where it is not ASCII, where it has repeated, leading
     /// or trailing spaces (folding would lose them), or where it contains `=?` or over 900 octets without a space.
-    /// `MIME-Version` and the `Content-…` fields that the builder writes are refused; `Content-Language` and others are
-    /// allowed. `Resent-…` fields are also refused: [`Message::resend`] puts them in a block before all other fields.
-    /// `Keywords` takes comma-separated phrases, which must be quoted if they contain a comma; `List-Unsubscribe` takes
-    /// `<uri>, <uri>`.
+    /// `MIME-Version`, `Content-Length`, `Content-MD5` and the `Content-…` fields that the builder writes are refused;
+    /// others, such as `Content-Language`, are allowed. `Resent-…` fields are also refused: [`Message::resend`] puts
+    /// them in a block before all other fields. `Keywords` takes comma-separated phrases, which must be quoted if they
+    /// contain a comma; `List-Unsubscribe` takes `<uri>, <uri>`.
     pub fn header(mut self, name: &str, value: impl Into<String>) -> MessageBuilder {
         let value = value.into();
         match (Kind::of(name), &name.to_ascii_lowercase()[..]) {
@@ -198,7 +198,7 @@ impl MessageBuilder {
         self
     }
 
-    /// Sets the HTML text. If there is also plain text, mail programs choose one (`multipart/alternative`).
+    /// Sets the HTML text. If there is also plain text, mail programs show one of the two (`multipart/alternative`).
     pub fn html(mut self, html: impl Into<String>) -> MessageBuilder {
         self.html = Some(html.into());
         self
@@ -234,8 +234,8 @@ impl MessageBuilder {
     ///
     /// # Errors
     ///
-    /// [`Error::Address`] if an address is invalid. [`Error::Message`] if there is no `From`, if a value is not allowed
-    /// in its field (the error text names the field), or if attached messages are nested more than 50 levels deep.
+    /// [`Error::Address`] if an address is invalid. [`Error::Message`] for anything else: a missing `From`, a value
+    /// that its field does not allow (the error text names the field), or messages nested more than 50 levels deep.
     pub fn build(mut self) -> Result<Message, Error> {
         if let Some((name, _)) = self.fields.all.iter().find(|(name, _)| is_resent(name)) {
             return Err(Error::Message(

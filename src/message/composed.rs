@@ -60,7 +60,7 @@ impl Message {
         MessageBuilder::default()
     }
 
-    /// Returns the value of the first field with this name, unfolded, and encoded if it is not ASCII. The name is
+    /// Returns the value of the first field with this name, unfolded but not decoded (RFC 2047). The name is
     /// case-insensitive.
     ///
     /// ```
@@ -75,8 +75,8 @@ impl Message {
         self.fields.iter().find(|field| field.name().eq_ignore_ascii_case(name)).map(Field::value)
     }
 
-    /// Returns the whole message, without `Bcc`, in a form that any server accepts, for example to store a copy in
-    /// the "Sent" folder.
+    /// Returns the whole message, without `Bcc`, if possible in a form that any server accepts. It can be used, for
+    /// example, to store a copy in the "Sent" folder.
     ///
     /// # Errors
     ///
@@ -102,8 +102,8 @@ impl Message {
     ///
     /// # Errors
     ///
-    /// [`Error::Address`] if an address is invalid; [`Error::Message`] if there is no `Resent-From`, or if a value is not
-    /// allowed in its field. The error text names the field.
+    /// [`Error::Address`] if an address is invalid; [`Error::Message`] if there is no `Resent-From`, or if a value is
+    /// not allowed in its field. The error text names the field.
     pub fn resend(&self, resent: Resent) -> Result<Message, Error> {
         let mut fields = resent.build()?;
         let resent = fields.len();

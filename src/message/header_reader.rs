@@ -16,8 +16,8 @@ const NO_RESENT_FROM: &str = "the message has no address in Resent-From or Resen
 impl Envelope {
     /// Creates the envelope from the headers of a message.
     ///
-    /// The sender is the first address in `Sender`, or else in `From`. The recipients are all addresses in `To`, `Cc` and
-    /// `Bcc`, in this order. If there is a `Resent-Date`, the `Resent-` headers are used instead (RFC 5322 §3.6.6).
+    /// The sender is the first address in `Sender`, or else in `From`. The recipients are all addresses in `To`, `Cc`
+    /// and `Bcc`, in this order. If there is a `Resent-Date`, the `Resent-` headers are used instead (RFC 5322 §3.6.6).
     ///
     /// Headers are parsed leniently: obsolete syntax (RFC 5322 §4.4), any octets in display names, and any line ends
     /// are allowed. Addresses are taken as written. Ambiguous text is never skipped: it is an error, and so is an
@@ -42,7 +42,7 @@ impl Envelope {
         Envelope::from_addresses(Some(sender), Envelope::recipients_from_headers(message)?)
     }
 
-    /// Returns only the sender that [`from_headers`](Envelope::from_headers) would find, even if there are no recipients.
+    /// Returns only the sender that [`from_headers`](Envelope::from_headers) would find. Recipients are not required.
     ///
     /// # Errors
     ///
@@ -62,7 +62,7 @@ impl Envelope {
         Err(Error::Message(none.into()))
     }
 
-    /// Returns only the recipients that [`from_headers`](Envelope::from_headers) would find, even if there is no sender.
+    /// Returns only the recipients that [`from_headers`](Envelope::from_headers) would find. A sender is not required.
     /// Duplicates are kept.
     ///
     /// # Errors

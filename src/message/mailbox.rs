@@ -7,8 +7,8 @@ use crate::{Address, Error};
 
 /// An address with an optional display name, as in header fields.
 ///
-/// The name may contain any characters except control characters, which are refused when the message is built. It is
-/// quoted or encoded where necessary.
+/// The name may contain any characters except control characters, which are refused when the message is built. The name
+/// is quoted or encoded where necessary.
 ///
 /// ```
 /// use postino::message::Mailbox;

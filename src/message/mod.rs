@@ -1,7 +1,7 @@
 //! Messages: composed messages, raw messages, and the trait for your own types.
 //!
-//! [`Message`] composes a message, with names and subjects in any language, text, HTML, images, attachments and
-//! calendars. Text may have LF or CRLF line ends. Attachments arrive unchanged.
+//! [`Message`] is composed of text, HTML, images, attachments and calendars, with names and subjects in any language.
+//! Text may have LF or CRLF line ends. Attachments arrive unchanged.
 //!
 //! ```no_run
 //! use postino::{Client, Message, message::Attachment};
@@ -107,7 +107,7 @@ const READ_ALREADY: &str = "the message has content from a reader that was alrea
 ///
 /// The trait is implemented for a composed [`Message`], for [`email_format::Email`] (with the envelope from its
 /// headers), for [`Raw`] bytes, files and readers, for borrowed, boxed and shared (`Arc`) messages, and for the
-/// message types of other libraries (one feature each). Implement it for your own message type:
+/// message types of other libraries (each with its own feature). Implement it for your own message type:
 ///
 /// ```
 /// use postino::{Envelope, Error, message::{Body, Mail}};
@@ -131,12 +131,12 @@ pub trait Mail: Send + Sync {
     /// Any error; the message is then not sent.
     fn envelope(&self) -> Result<Envelope, Error>;
 
-    /// Opens the body from its start, if possible in a form that any server accepts. This method may be called several
-    /// times: signing calls it twice in a row, and sending once per transaction. It must not block: return a
-    /// [path](Body::path) for a file, and [defer](Body::deferred) other work that takes time.
+    /// Opens the body at its start, if possible in a form that any server accepts. This method may be called several
+    /// times: signing may call it twice in a row, and sending calls it once per transaction. It must not block:
+    /// return a [path](Body::path) for a file, and [defer](Body::deferred) other work that takes time.
     ///
     /// A body may be dropped without being sent. A type whose content can be read only once should keep it in a
-    /// [`Raw::reader`] and return that body: the reader is consumed only when its first octet is needed.
+    /// [`Raw::reader`] and return its body: the reader is consumed only when its first octet is needed.
     ///
     /// # Errors
     ///
@@ -153,10 +153,10 @@ pub trait Mail: Send + Sync {
         self.body()
     }
 
-    /// Wraps the mail so that, while it is sent, `callback` gets the number of octets sent so far and the total. See
+    /// Wraps the message so that, while it is sent, `callback` gets the number of octets sent so far and the total. See
     /// [`Progress`].
     ///
-    /// The mail is taken by value. To keep it, borrow it: `(&message).on_progress(…)`.
+    /// The message is taken by value. To keep it, pass a reference: `(&message).on_progress(…)`.
     fn on_progress<F>(self, callback: F) -> Progress<Self, F>
     where
         F: FnMut(u64, Option<u64>) + Send,
@@ -166,13 +166,13 @@ pub trait Mail: Send + Sync {
     }
 }
 
-/// The server's extensions that affect the form of a message. By default, there are none. More fields may be added.
+/// The server's extensions that affect the form of a message. The default value has none. Fields may be added later.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ServerSupport {
-    /// The server accepts non-ASCII octets in lines of at most 998 octets: 8BITMIME (RFC 6152).
+    /// Whether the server accepts non-ASCII octets in lines of at most 998 octets: 8BITMIME (RFC 6152).
     pub eight_bit: bool,
-    /// The server accepts non-ASCII addresses in header fields: SMTPUTF8 (RFC 6531) with 8BITMIME.
+    /// Whether the server accepts non-ASCII addresses in header fields: SMTPUTF8 (RFC 6531) with 8BITMIME.
     pub utf8_headers: bool,
 }
 

@@ -8,12 +8,12 @@ use std::{
 use super::{Body, Mail, ServerSupport, body::Callback};
 use crate::{Envelope, Error};
 
-/// A mail that reports its progress to a callback while it is sent. Created by [`Mail::on_progress`].
+/// A message that reports its progress to a callback while it is sent. Created by [`Mail::on_progress`].
 ///
-/// The callback gets the number of octets that the socket has accepted, and the total, which is unknown for readers
-/// without a [size](Body::with_size). Octets are counted as they are in the mail, before line ends become CRLF and dots
+/// The callback gets the number of octets that the socket has accepted, and the total, which is unknown for a reader
+/// without a [size](Body::with_size). The octets are those of the message before line ends become CRLF and dots
 /// are doubled. Octets in the system's buffers count as sent. The callback is called about every 64 KiB and once more
-/// at the end, but never for an empty message. When a mail is sent again, the count restarts at 0.
+/// at the end, but never for an empty message. When a message is sent again, the count restarts at 0.
 ///
 /// The callback runs on the sending thread between two writes, in both clients. It must not block, because nothing is
 /// sent while it runs.

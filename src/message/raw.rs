@@ -5,7 +5,7 @@ use std::{fmt, io::Read, path::PathBuf};
 use super::{Body, Mail, READ_ALREADY, bytes::Bytes, single_use::SingleUse};
 use crate::{Envelope, Error};
 
-/// A finished message with an explicit envelope. Its headers are neither read nor changed, not even `Bcc`.
+/// A finished message with an explicit envelope. Its headers are neither read nor changed: even `Bcc` is sent.
 ///
 /// ```
 /// use postino::{Envelope, Raw};
@@ -42,8 +42,8 @@ impl<'m> Raw<'m> {
     /// The reader is consumed once the server has accepted the sender and a recipient and is ready for the content.
     /// Until then, the same message can be sent again after a refusal, a lost connection or a dropped future. Sending
     /// it after that, or twice at the same time, fails with [`Error::Message`]. So does [signing](super::Mail::body) it
-    /// or sending it to more recipients than the server accepts for one message (LIMITS RCPTMAX, RFC 9422): both would
-    /// have to read it twice.
+    /// or sending it to more recipients or domains than the server accepts for one message (LIMITS, RFC 9422): both
+    /// would require reading it twice.
     pub fn reader(envelope: Envelope, reader: impl Read + Send + 'static) -> Raw<'m> {
         Raw { envelope, content: Content::Reader(SingleUse::new(reader)) }
     }

@@ -86,7 +86,7 @@ impl Capabilities {
         self.size_limit
     }
 
-    /// Returns a limit of the server by its name: `RCPTMAX`, `MAILMAX` or `RCPTDOMAINMAX` (LIMITS, RFC 9422).
+    /// Returns one of the server's limits by name: `RCPTMAX`, `MAILMAX` or `RCPTDOMAINMAX` (LIMITS, RFC 9422).
     ///
     /// Returns `None` if the server does not announce the limit, or if its value is 0 or not a number.
     #[must_use]

@@ -32,15 +32,15 @@ pub enum OnLate {
 pub enum MailOption {
     /// RET: the part of the message that a bounce returns (RFC 3461 §4.3). Needs DSN.
     Ret(Ret),
-    /// ENVID: an identifier that bounces and reports repeat (RFC 3461 §4.4). It consists of printable ASCII characters,
-    /// and is 1 to 100 octets long once it is encoded. Needs DSN.
+    /// ENVID: an identifier that is included in bounces and reports (RFC 3461 §4.4). It consists of printable ASCII
+    /// characters, and is 1 to 100 octets long after encoding. Needs DSN.
     EnvelopeId(String),
     /// REQUIRETLS: no server on the way may relay the message without TLS (RFC 8689). Needs REQUIRETLS, and a
     /// connection with TLS.
     RequireTls,
     /// MT-PRIORITY: a priority from -9 to 9, where 9 is the most urgent (RFC 6710). Needs MT-PRIORITY.
     Priority(i8),
-    /// BY: a time limit for the delivery, and what to do when it has passed (RFC 2852). Needs DELIVERBY.
+    /// BY: a time limit for the delivery, and what to do once the limit has passed (RFC 2852). Needs DELIVERBY.
     DeliverBy {
         /// The time limit, from 1 to 999,999,999 seconds. With [`OnLate::Notify`], it may also be 0 or negative, down
         /// to -999,999,999, if the time has already passed.
@@ -57,7 +57,7 @@ pub enum MailOption {
     /// (RFC 4865). Needs FUTURERELEASE, and cannot be combined with [`HoldFor`](MailOption::HoldFor). A time beyond the
     /// server's limit is an [`Error::Config`] before MAIL.
     HoldUntil(String),
-    /// AUTH=: the original submitter of the message, or `None` if the submitter is unknown or not trusted (RFC 4954
+    /// AUTH: the original submitter of the message, or `None` if the submitter is unknown or not trusted (RFC 4954
     /// §5). Needs AUTH.
     Auth(Option<Address>),
     /// Any other parameter as it is sent: `KEYWORD` or `KEYWORD=value` (RFC 5321 §4.1.2). Each keyword can be set once.

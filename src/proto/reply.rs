@@ -24,7 +24,7 @@ const ROOM: usize = 4_096;
 
 /// A reply from the server: a code, and one or more lines of text (RFC 5321 §4.2).
 ///
-/// The text is kept as it arrived. Clones share it, so a reply to a message for many recipients is in memory only once.
+/// The text is kept as it arrived. Clones share it, so a reply that applies to many recipients is stored only once.
 /// `Display` shows the reply on one line with control characters escaped, so that a server cannot manipulate a terminal
 /// or a log.
 ///
@@ -64,19 +64,19 @@ impl Reply {
         self.code
     }
 
-    /// Returns whether the code is 2xx: the command was carried out.
+    /// Returns whether the code is 2xx, which means that the command was carried out.
     #[must_use]
     pub fn is_positive(&self) -> bool {
         self.code / 100 == 2
     }
 
-    /// Returns whether the code is 4xx: a transient failure; the command may succeed later.
+    /// Returns whether the code is 4xx, a transient failure: the command may succeed later.
     #[must_use]
     pub fn is_transient(&self) -> bool {
         self.code / 100 == 4
     }
 
-    /// Returns whether the code is 5xx: a permanent failure.
+    /// Returns whether the code is 5xx, a permanent failure.
     #[must_use]
     pub fn is_permanent(&self) -> bool {
         self.code / 100 == 5
@@ -100,8 +100,8 @@ impl Reply {
         &self.raw
     }
 
-    /// Returns the enhanced status code (RFC 3463, 2034) at the start of the first line, if there is one and its class
-    /// matches the code of the reply.
+    /// Returns the enhanced status code (RFC 2034, RFC 3463) at the start of the first line, if there is one and its
+    /// class matches the code of the reply.
     #[must_use]
     pub fn enhanced(&self) -> Option<EnhancedCode> {
         let first = self.text_lines().next()?;
@@ -251,7 +251,7 @@ fn show(octets: &[u8], f: &mut dyn fmt::Write) -> fmt::Result {
 /// An enhanced status code: class, subject, detail (RFC 3463), as in `5.1.1`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct EnhancedCode {
-    /// Class: 2, 4 or 5, like the first digit of the reply code.
+    /// Class: 2, 4 or 5, which is also the first digit of the reply code.
     pub class: u8,
     /// Subject: 1 addresses, 2 mailboxes, 3 systems, 4 networks, 5 protocol, 6 content, 7 policy; 0 other.
     pub subject: u16,
@@ -328,8 +328,8 @@ impl Inbox {
     ///
     /// # Errors
     ///
-    /// What is wrong with the reply: an invalid code or separator, different codes in one reply, or a limit exceeded
-    /// (8,192 octets in a line, 512 lines, 65,536 octets in all). After that, nothing that follows can be trusted.
+    /// The reason for the failure: an invalid code or separator, different codes in one reply, or an exceeded limit
+    /// (8,192 octets in a line, 512 lines, 65,536 octets in all). After an error, trust nothing that follows.
     pub fn next_reply(&mut self) -> Result<Option<ReplyRef<'_>>, &'static str> {
         let bytes = &self.buf[self.from..self.to];
         let partial = &mut self.partial;
@@ -362,8 +362,8 @@ impl Inbox {
         Ok(None)
     }
 
-    /// Returns the start of the line that [is not a reply](Inbox::next_reply), escaped for a terminal, for use in an
-    /// error message. Do not show the line if it answers a login: it may contain a password.
+    /// Returns the start of the line that [was rejected](Inbox::next_reply), escaped for a terminal, for use in an
+    /// error message. Do not show the line if it is a reply to a login: it may contain a password.
     #[must_use]
     pub fn rejected_line(&self) -> String {
         let line = &self.buf[self.from + self.partial.line..self.to];

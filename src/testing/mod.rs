@@ -14,10 +14,10 @@
 //! ```
 //!
 //! The server speaks ESMTP with PIPELINING, 8BITMIME, SIZE, SMTPUTF8 and ENHANCEDSTATUSCODES, and, if credentials are
-//! set, AUTH PLAIN and LOGIN. It does not support TLS. It is strict, so that mistakes are noticed: lines must end in
+//! set, AUTH PLAIN and LOGIN. It does not support TLS. It is strict, so that mistakes are noticed: commands must end in
 //! CRLF, and parameters that were not offered are refused. Use [`Server::builder`] to change what it offers or refuses.
 //!
-//! Each connection has its own thread. Records are kept until the server is dropped. The other memory that a connection
+//! Each connection has its own thread. Records are kept until the server is dropped. All other memory that a connection
 //! uses is bounded by the maximum message size.
 
 mod connection;
@@ -161,9 +161,9 @@ impl ServerBuilder {
     /// [`credentials`](ServerBuilder::credentials) are set, `"AUTH"`. Not offered by default: `"DSN"` (RFC 3461),
     /// `"REQUIRETLS"`, `"MT-PRIORITY"`, `"DELIVERBY"` and `"FUTURERELEASE"`.
     ///
-    /// The parameters of an extension that is not offered are refused with 555 5.5.4. Those of an offered one are
-    /// recorded and, except for SIZE, otherwise ignored. Without PIPELINING, pipelined commands are still answered, and
-    /// without ENHANCEDSTATUSCODES, replies keep their codes.
+    /// The parameters of an extension that is not offered are refused with 555 5.5.4. Those of an offered extension are
+    /// checked and recorded, but only SIZE and SMTPUTF8 have an effect. Without PIPELINING, pipelined commands are
+    /// still answered, and without ENHANCEDSTATUSCODES, replies still have enhanced status codes.
     ///
     /// # Panics
     ///
@@ -180,7 +180,7 @@ impl ServerBuilder {
 
     /// Sets the maximum size of a message, in octets; 0 means no limit (RFC 1870 §4). Defaults to 50 MiB.
     ///
-    /// A larger message is refused with 552 5.3.4: at MAIL if SIZE= gives its size, otherwise at its end.
+    /// A larger message is refused with 552 5.3.4: at MAIL if SIZE= gives its size, otherwise after its content.
     pub fn size_limit(mut self, octets: u64) -> ServerBuilder {
         self.size_limit = octets;
         self
@@ -192,7 +192,7 @@ impl ServerBuilder {
         self
     }
 
-    /// Refuses MAIL with 530 5.7.0 until the client has logged in. Defaults to false.
+    /// Sets whether MAIL is refused with 530 5.7.0 until the client has logged in. Defaults to false.
     pub fn require_login(mut self, required: bool) -> ServerBuilder {
         self.login_required = required;
         self
@@ -237,7 +237,7 @@ impl ServerBuilder {
     /// Sets a callback that is called for each line of [`Server::dialogue`] as the line is exchanged, on the thread of
     /// its connection. By default, there is no callback.
     ///
-    /// The connection waits until the callback returns, and so does dropping the server.
+    /// The connection waits until the callback returns. Dropping the server waits for it, too.
     pub fn on_line(mut self, tell: impl Fn(&str) + Send + Sync + 'static) -> ServerBuilder {
         self.on_line = Some(Box::new(tell));
         self
@@ -338,7 +338,7 @@ impl Message {
         &self.0.content
     }
 
-    /// Returns the name of the user who had logged in, if any.
+    /// Returns the name of the user who was logged in, if any.
     #[must_use]
     pub fn user(&self) -> Option<&str> {
         self.0.user.as_deref()

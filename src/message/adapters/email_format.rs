@@ -30,7 +30,7 @@ impl Mail for Email {
     }
 }
 
-/// Converts an [`Email`]: its fields are refolded to this crate's line length, and its body is kept. Nothing is added.
+/// Converts an [`Email`]. Its fields are refolded to this crate's line length. Only a missing final line end is added.
 impl From<Email> for Message {
     fn from(email: Email) -> Message {
         let mut whole = email.as_bytes();
@@ -41,7 +41,7 @@ impl From<Email> for Message {
     }
 }
 
-/// Converts a [`Message`], including `Bcc`, keeping the whole body in memory.
+/// Converts a [`Message`], including `Bcc`. The whole body is held in memory.
 ///
 /// # Errors
 ///

@@ -10,8 +10,8 @@ use crate::{
 /// The envelope is taken from the headers ([`Envelope::from_headers`]), including `Bcc`, which is not sent. The message
 /// is serialized in memory when it is sent.
 ///
-/// mail-builder generates missing headers anew each time a message is serialized. If it is sent twice, the copies
-/// can be recognized as duplicates only if the message has a `Message-ID`.
+/// mail-builder generates missing headers anew each time a message is serialized. If a message is sent twice, the
+/// copies can be recognized as duplicates only if a `Message-ID` was set explicitly.
 ///
 /// ```no_run
 /// use mail_builder::MessageBuilder;

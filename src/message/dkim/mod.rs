@@ -48,7 +48,7 @@ const MAX_NAME: usize = 253;
 /// `relaxed/relaxed`.
 ///
 /// The private key is in PEM format. Create one with `openssl genpkey -algorithm rsa -pkeyopt rsa_keygen_bits:2048`
-/// or `openssl genpkey -algorithm ed25519`. Publish its public key in DNS, as a TXT record at
+/// or `openssl genpkey -algorithm ed25519`. Publish the public key in DNS, as a TXT record at
 /// `SELECTOR._domainkey.DOMAIN`: `v=DKIM1; k=rsa; p=`, followed by the output of `openssl pkey -in dkim.pem -pubout
 /// -outform DER | base64 -w0`. For Ed25519, use `k=ed25519`, and pass only the last 32 octets to `base64` (`| tail -c
 /// 32`).
@@ -113,15 +113,16 @@ impl Dkim {
         })
     }
 
-    /// Sets the headers to sign. All occurrences in the message are signed. `From` is always signed. Defaults to
-    /// `From`, `Sender`, `Reply-To`, `Subject`, `Date`, `Message-ID`, `To`, `Cc`, `MIME-Version`, `Content-Type`,
-    /// `Content-Transfer-Encoding`, `In-Reply-To`, `References`, and the `List-` headers of RFCs 2369, 2919 and 8058.
+    /// Sets the headers to sign. All occurrences of each header are signed. `From` and the headers that were passed to
+    /// [`oversign`](Dkim::oversign) are always signed. Defaults to `From`, `Sender`, `Reply-To`, `Subject`, `Date`,
+    /// `Message-ID`, `To`, `Cc`, `MIME-Version`, `Content-Type`, `Content-Transfer-Encoding`, `In-Reply-To`, `References`,
+    /// and the `List-` headers of RFCs 2369, 2919 and 8058.
     ///
     /// # Errors
     ///
     /// [`Error::Config`] if a name is not a valid header name, or is `DKIM-Signature`.
     pub fn headers<N: AsRef<str>>(mut self, names: impl IntoIterator<Item = N>) -> Result<Dkim, Error> {
-        let mut headers = vec![Header { name: "From".to_owned(), oversigned: true }];
+        let mut headers: Vec<_> = self.headers.iter().filter(|header| header.oversigned).cloned().collect();
         for name in names {
             add(&mut headers, name.as_ref(), false)?;
         }
@@ -189,18 +190,18 @@ impl fmt::Debug for Dkim {
     }
 }
 
-/// A message that is [signed](Dkim::sign) when it is sent. Implements [`Mail`] with the envelope of that message.
+/// A message that is [signed](Dkim::sign) when it is sent. Implements [`Mail`] with the original envelope.
 ///
 /// The message is read twice, because the signature precedes the content. The first reading takes place before any
 /// part of the message is sent. It fails if the message has no `From`, has an invalid header line, or has more than
-/// 1 MiB of headers. A file or reader is [opened](Mail::body) twice, and must have the same content both times;
-/// otherwise, the signature is invalid. Content that can be read only once, such as an attachment from a reader, is an
-/// error; such a message can still be sent unsigned. The content of files and readers is never held in memory as a
-/// whole; a body that consists of bytes is copied.
+/// 1 MiB of headers. A body that does not consist of bytes is [opened](Mail::body) twice, and must have the same
+/// content both times; otherwise, the signature is invalid. A message whose content can be read only once, such as one
+/// with an attachment from a reader, cannot be signed. Sending it fails, but it can still be sent unsigned. The
+/// content of files and readers is never held in memory as a whole; a body that consists of bytes is copied.
 ///
 /// The first reading as a whole is limited by [`block_timeout`](crate::Builder::block_timeout) (60 seconds by default).
-/// It is about as fast as SHA-256: a gigabyte takes seconds of CPU time, on the caller's thread in the blocking client
-/// and on the threads that read files in the async client. Meanwhile, the connection is idle.
+/// It is about as fast as SHA-256: a gigabyte takes a few seconds of CPU time. The blocking client reads on the
+/// caller's thread, the async client on the threads that read files. Meanwhile, the connection is idle.
 pub struct Signed<M> {
     mail: M,
     dkim: Dkim,

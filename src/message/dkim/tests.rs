@@ -334,6 +334,8 @@ fn every_occurrence_of_a_header_is_signed_and_from_is_oversigned() {
     );
     let few = ed25519().headers(["x-other", "Cc", "from"]).unwrap();
     assert_eq!(h(few.oversign(["X-New"]).unwrap()), "From:From:x-other:X-New");
+    let oversigned_first = ed25519().oversign(["X-New"]).unwrap().headers(["x-other"]).unwrap();
+    assert_eq!(h(oversigned_first), "From:From:X-New:x-other");
 }
 
 #[test]

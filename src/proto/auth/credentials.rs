@@ -30,7 +30,7 @@ impl Credentials {
     ///
     /// # Errors
     ///
-    /// [`Error::Config`] if the user name is empty, or if either contains a NUL, which PLAIN cannot carry (RFC 4616).
+    /// [`Error::Config`] if the user name is empty, or if it or the password contains a NUL (RFC 4616 forbids it).
     pub fn new(user: impl AsRef<[u8]>, password: impl AsRef<[u8]>) -> Result<Credentials, Error> {
         let (user, password) = (user.as_ref(), password.as_ref());
         if user.is_empty() {
@@ -83,7 +83,7 @@ impl Credentials {
     }
 
     /// Creates credentials for an anonymous login (ANONYMOUS, RFC 4505). `trace` is information for the server's log,
-    /// such as a mail address. It may be empty.
+    /// such as an email address. It may be empty.
     ///
     /// # Errors
     ///

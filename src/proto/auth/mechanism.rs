@@ -6,7 +6,7 @@
 /// Each value is used for a single login. To log in with a custom mechanism, pass it to
 /// [`Builder::auth_mechanism`](crate::Builder::auth_mechanism) or
 /// [`Client::auth_mechanism`](crate::Client::auth_mechanism). Every login uses a new clone of it. The
-/// [module](crate::auth#custom-mechanisms) has an example.
+/// [module documentation](crate::auth#custom-mechanisms) has an example.
 pub trait Mechanism: Send + Sync {
     /// Returns the name of the mechanism, as it appears in AUTH and in the server's EHLO reply: up to 20 upper-case
     /// letters, digits, `-` and `_`.
@@ -31,14 +31,14 @@ pub trait Mechanism: Send + Sync {
         Ok(())
     }
 
-    /// Returns whether the text of a challenge matters. If it does, a challenge that is not valid base64 ends the
-    /// exchange. Otherwise such a challenge counts as empty. Defaults to true.
+    /// Returns whether the content of a challenge matters. If it does, a challenge that is not valid base64 ends the
+    /// exchange. Otherwise, such a challenge counts as empty. Defaults to true.
     fn reads_challenges(&self) -> bool {
         true
     }
 
     /// Returns secrets to be masked in logs and errors if the server repeats them, verbatim or in base64. Whole
-    /// answers are always masked. Defaults to none.
+    /// answers are always masked. By default, there are no other secrets.
     fn secrets(&self) -> Vec<&[u8]> {
         Vec::new()
     }
@@ -50,7 +50,7 @@ pub trait Mechanism: Send + Sync {
 pub enum Answer {
     /// Sends this response.
     Respond(Vec<u8>),
-    /// The challenge explained why the login failed. The response is sent, and the server then refuses the login.
+    /// Accepts the failure that the challenge explained. The response is sent, and the server then refuses the login.
     AcceptFailure {
         /// The response.
         response: Vec<u8>,
