@@ -267,6 +267,7 @@ mod pool_queue;
 #[doc(hidden)] // not public: see its head
 pub mod proto;
 mod race;
+mod retry_policy;
 mod search;
 mod split;
 mod sys;
@@ -279,7 +280,10 @@ pub mod testing;
 
 pub use self::{
     address::Address,
-    blocking::{Batch, Builder, Client, NoTimeouts, Pool, PoolBuilder, Pooled, StopHandle, Transport},
+    blocking::{
+        Batch, Builder, Client, Failover, Mailer, NoTimeouts, Pool, PoolBuilder, Pooled, Retrying,
+        StopHandle, Transport,
+    },
     config::{JoinPolicy, Security},
     delivery::{Delivery, Outcome, Recipient, Timings},
     envelope::Envelope,
@@ -290,6 +294,7 @@ pub use self::{
         options::{MailOption, OnLate, RcptOption, Ret},
         reply::{EnhancedCode, Reply},
     },
+    retry_policy::{RetryPolicy, RetryWait},
     tls::{TlsBackend, TlsVersion},
 };
 
