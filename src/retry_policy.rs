@@ -252,3 +252,167 @@ impl Mail for Addressed<'_> {
         self.mail.body_for(offer)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Phase, Raw};
+
+    const POLICY: [u64; 2] = [2, 10]; // first and longest wait, in seconds
+
+    fn policy(attempts: u32) -> RetryPolicy {
+        let [first, longest] = POLICY.map(Duration::from_secs);
+        RetryPolicy::default().attempts(attempts).first_wait(first).longest_wait(longest)
+    }
+
+    fn envelope() -> Envelope {
+        Envelope::new("a@example.org", ["b@example.net", "c@example.net", "d@example.net"]).unwrap()
+    }
+
+    fn reply(code: u16) -> Reply {
+        Reply::parse(format!("{code} text {code}\r\n").as_bytes()).unwrap()
+    }
+
+    /// Returns the result of an attempt, with a code for each recipient; 0 is not sent, 1 is in doubt.
+    fn result(envelope: &Envelope, codes: &[u16]) -> Result<Delivery, Error> {
+        assert_eq!(codes.len(), envelope.recipients().len());
+        let outcomes = codes.iter().map(|code| match code {
+            0 => (Outcome::NotSent, None),
+            1 => (Outcome::InDoubt, None),
+            200..300 => (Outcome::Accepted, Some(reply(*code))),
+            _ => (Outcome::Refused, Some(reply(*code))),
+        });
+        let delivery = Delivery::gathered(envelope.clone(), outcomes.collect(), Timings::default());
+        match delivery.outcome() {
+            Outcome::Accepted => Ok(delivery),
+            Outcome::InDoubt => failed(delivery, Error::Closed(Phase::End)),
+            Outcome::NotSent => failed(delivery, Error::Closed(Phase::Mail)),
+            Outcome::Refused => {
+                let reply = delivery.reply().unwrap().clone();
+                failed(delivery, Error::Refused { phase: Phase::Recipient, reply })
+            }
+        }
+    }
+
+    fn failed(delivery: Delivery, source: Error) -> Result<Delivery, Error> {
+        Err(Error::Transaction { delivery: Box::new(delivery), source: Box::new(source) })
+    }
+
+    /// Makes attempts with these results. Returns the recipients of each attempt by their first letters, and the result of all.
+    fn attempts(policy: &RetryPolicy, results: &[&[u16]]) -> (Vec<String>, Result<Delivery, Error>) {
+        let mail = Raw::bytes(envelope(), "");
+        let mut attempts = Attempts::new(policy, envelope(), Instant::now());
+        let mut tried = Vec::new();
+        for codes in results {
+            let envelope = attempts.mail(&mail).envelope().unwrap();
+            tried.push(envelope.recipients().iter().map(|recipient| &recipient.as_str()[..1]).collect());
+            if let Next::Done(result) = attempts.settle(result(&envelope, codes), Instant::now()) {
+                return (tried, result);
+            }
+        }
+        panic!("another attempt is made");
+    }
+
+    fn outcomes(result: &Result<Delivery, Error>) -> Vec<Outcome> {
+        let delivery = result.as_ref().unwrap_or_else(|error| error.delivery().unwrap());
+        delivery.recipients().map(|recipient| recipient.outcome()).collect()
+    }
+
+    #[test]
+    fn only_recipients_that_cannot_get_a_duplicate_are_tried_again() {
+        use Outcome::{Accepted, InDoubt, NotSent, Refused};
+        for (results, tried, all) in [
+            (&[&[250, 450, 550][..], &[250]][..], &["bcd", "c"][..], [Accepted, Accepted, Refused]),
+            (
+                &[&[1, 0, 450], &[450, 250], &[0], &[550]],
+                &["bcd", "cd", "c", "c"],
+                [InDoubt, Refused, Accepted],
+            ),
+            (
+                &[&[450, 450, 450], &[0, 0, 0], &[250, 1, 550]],
+                &["bcd", "bcd", "bcd"],
+                [Accepted, InDoubt, Refused],
+            ),
+            (&[&[1, 1, 1]], &["bcd"], [InDoubt; 3]),
+            (&[&[550, 550, 550]], &["bcd"], [Refused; 3]),
+            (&[&[450, 1, 1], &[0], &[0], &[0]], &["bcd", "b", "b", "b"], [NotSent, InDoubt, InDoubt]),
+        ] {
+            let (made, result) = attempts(&policy(4), results);
+            assert_eq!(
+                (made, outcomes(&result)),
+                (tried.iter().map(ToString::to_string).collect(), all.to_vec())
+            );
+            assert_eq!(result.is_ok(), all.contains(&Accepted));
+        }
+    }
+
+    #[test]
+    fn the_error_of_all_attempts_has_the_cause_of_the_last_transaction() {
+        let (_, result) = attempts(&policy(2), &[&[450, 0, 0], &[451, 0, 0]]);
+        let error = result.unwrap_err();
+        assert_eq!(error.reply().unwrap().code(), 451);
+        assert_eq!((error.retry(), error.is_transient()), (Retry::Later, true));
+    }
+
+    #[test]
+    fn errors_before_a_transaction_are_tried_again_only_if_that_can_help() {
+        let connect =
+            || Error::Connect { server: "h:25".into(), source: std::io::ErrorKind::ConnectionRefused.into() };
+        for (error, is_tried_again) in [
+            (connect(), true),
+            (Error::Timeout(Phase::Greeting), true),
+            (Error::Refused { phase: Phase::Greeting, reply: reply(421) }, true),
+            (Error::Refused { phase: Phase::Greeting, reply: reply(554) }, false),
+            (Error::Config("no".into()), false),
+            (Error::NotConnected, false),
+            (Error::Stopped(Phase::Connect), false),
+        ] {
+            let (policy, text) = (policy(3), error.to_string());
+            let mut attempts = Attempts::new(&policy, envelope(), Instant::now());
+            match attempts.settle(Err(error), Instant::now()) {
+                Next::Wait(wait) => {
+                    assert!(is_tried_again);
+                    assert_eq!((wait.attempts, wait.recipients, wait.reason), (1, 3, text));
+                    // What an earlier attempt has achieved is not lost.
+                    let partly = result(&envelope(), &[250, 450, 550]);
+                    assert!(matches!(attempts.settle(partly, Instant::now()), Next::Wait(_)));
+                    let Next::Done(result) = attempts.settle(Err(connect()), Instant::now()) else {
+                        panic!()
+                    };
+                    assert_eq!(outcomes(&result), [Outcome::Accepted, Outcome::Refused, Outcome::Refused]);
+                }
+                Next::Done(result) => {
+                    assert!(!is_tried_again);
+                    assert_eq!(result.unwrap_err().to_string(), text);
+                }
+            }
+        }
+        let policy = policy(1);
+        let mut attempts = Attempts::new(&policy, envelope(), Instant::now());
+        assert!(matches!(
+            attempts.settle(Err(connect()), Instant::now()),
+            Next::Done(Err(Error::Connect { .. }))
+        ));
+    }
+
+    #[test]
+    fn waits_double_up_to_a_limit_and_are_shortened_by_up_to_a_half() {
+        let seconds = |attempts, random| policy(9).wait(attempts, random).as_secs_f64().round() as u64;
+        assert_eq!([1, 2, 3, 4, 100].map(|attempts| seconds(attempts, 0)), [2, 4, 8, 10, 10]);
+        assert_eq!([1, 2, 3, 4, 100].map(|attempts| seconds(attempts, u32::MAX)), [1, 2, 4, 5, 5]);
+        let endless = RetryPolicy::default().first_wait(Duration::MAX).longest_wait(Duration::MAX);
+        assert_eq!(endless.wait(7, 0), Duration::MAX);
+    }
+
+    #[test]
+    fn no_attempt_is_begun_after_the_limit() {
+        let policy = policy(9).give_up_after(Duration::from_secs(60));
+        for (passed, is_begun) in [(0, true), (50, true), (59, false), (61, false)] {
+            let begun = Instant::now();
+            let mut attempts = Attempts::new(&policy, envelope(), begun);
+            let now = begun + Duration::from_secs(passed);
+            let next = attempts.settle(result(&envelope(), &[450, 450, 450]), now);
+            assert_eq!(matches!(next, Next::Wait(_)), is_begun);
+        }
+    }
+}
