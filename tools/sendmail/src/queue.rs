@@ -187,9 +187,13 @@ fn user() -> Option<u32> {
     (!uid.is_root() && geteuid() == uid).then(|| uid.as_raw())
 }
 
-/// `mailq`: lists the messages of the calling user, or all of them for root.
+/// `mailq`: lists the messages of the calling user, or all of them for root. Monitoring tools read the last line, which is that of
+/// Sendmail.
 pub fn list(submitter: &Submitter) -> Result<u8, Failure> {
-    let queue = Queue::required(&submitter.config)?;
+    let Some(queue) = Queue::open(&submitter.config)? else {
+        say("Mail queue is empty (there is no spool)\n\t\tTotal requests: 0");
+        return Ok(0);
+    };
     let entries = queue.with(|| queue.spool.list(user()))?;
     for (place, entry) in &entries {
         let record = entry.record();
@@ -216,10 +220,10 @@ pub fn list(submitter: &Submitter) -> Result<u8, Failure> {
             say(&format!("      <{to}>{what}"));
         }
     }
-    match entries.len() {
-        0 => say("The spool is empty."),
-        n => say(&format!("{n} in the spool.")),
+    if entries.is_empty() {
+        say("Mail queue is empty");
     }
+    say(&format!("\t\tTotal requests: {}", entries.len()));
     Ok(0)
 }
 

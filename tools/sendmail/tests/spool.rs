@@ -234,7 +234,7 @@ fn messages_that_cannot_be_sent_now_are_kept_and_shown_by_mailq() {
     server.state.behaves.store(true, Ordering::Relaxed);
     configure(&world, server.port);
     assert_eq!(world.run(&["-q"], b"").code, Some(0));
-    assert_eq!(world.run(&["-bp"], b"").out, "The spool is empty.\n");
+    assert_eq!(world.run(&["-bp"], b"").out, "Mail queue is empty\n\t\tTotal requests: 0\n");
     assert_eq!(server.state.stored.lock().unwrap()["1"], 1);
 }
 
@@ -247,11 +247,28 @@ fn queue_turns_the_spool_on() {
     assert_eq!(fs::read_dir(world.root.join("var/spool/postino/queue")).unwrap().count(), 1);
 }
 
+/// monitoring-plugins' `check_mailq` fails if the exit code is not 0, and counts by this line.
+#[test]
+fn mailq_ends_with_the_number_of_messages() {
+    let world = World::new();
+    world.system("url = \"smtp://127.0.0.1:1\"\n");
+    let done = world.run(&["-bp"], b"");
+    let expected = "Mail queue is empty (there is no spool)\n\t\tTotal requests: 0\n";
+    assert_eq!((done.code, &*done.out, &*done.err), (Some(0), expected, ""), "{done:?}");
+    configure(&world, 1);
+    for number in 1..=2 {
+        world.run(&["-f", "a@example.org", "b@example.net"], b"Subject: x\n\n");
+        let done = world.run(&["-bp"], b"");
+        assert!(done.code == Some(0) && done.out.contains("from <a@example.org>"), "{done:?}");
+        assert!(done.out.ends_with(&format!("\n\t\tTotal requests: {number}\n")), "{done:?}");
+    }
+}
+
 #[test]
 fn without_a_spool_its_options_are_an_error() {
     let world = World::new();
     world.system("url = \"smtp://127.0.0.1:1\"\n");
-    for args in [&["-q"][..], &["-bp"], &["--resend", "X"]] {
+    for args in [&["-q"][..], &["--resend", "X"]] {
         let done = world.run(args, b"");
         assert_eq!(
             (done.code, done.err.contains("there is no spool")),
@@ -281,7 +298,7 @@ fn a_permanent_refusal_sets_the_exit_code_and_nothing_is_kept() {
     });
     let done = world.run(&["-f", "a@example.org", "b@example.net"], b"Subject: x\n\n");
     assert_eq!(done.code, Some(67), "{done:?}");
-    assert_eq!(world.run(&["-bp"], b"").out, "The spool is empty.\n");
+    assert_eq!(world.run(&["-bp"], b"").out, "Mail queue is empty\n\t\tTotal requests: 0\n");
 }
 
 #[test]
