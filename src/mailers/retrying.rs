@@ -13,7 +13,7 @@ use crate::{
 ///
 /// The result has the last outcome of each recipient. It is an error if the message was accepted for none of them.
 ///
-/// While it waits, nothing can stop it but the end of the wait (in `aio`, the future can be dropped).
+/// A wait cannot be ended early, except that a future of `aio` can be dropped.
 pub struct Retrying<M> {
     mailer: M,
     policy: RetryPolicy,
