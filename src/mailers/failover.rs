@@ -17,6 +17,7 @@ use crate::{
 /// message, are returned at once.
 ///
 /// The result has the last outcome of each recipient. It is an error if the message was accepted for none of them.
+#[doc = example!(Failover)]
 pub struct Failover {
     mailers: Vec<Box<dyn Mailer>>,
     /// The mailer to begin with.

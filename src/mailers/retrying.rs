@@ -14,6 +14,7 @@ use crate::{
 /// The result has the last outcome of each recipient. It is an error if the message was accepted for none of them.
 ///
 /// A wait cannot be ended early, except that a future of `aio` can be dropped.
+#[doc = example!(Retrying)]
 pub struct Retrying<M> {
     mailer: M,
     policy: RetryPolicy,
