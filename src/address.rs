@@ -67,6 +67,35 @@ impl Address {
         split(&self.0).1
     }
 
+    /// Returns this address with a recipient in its local part, as `bounces+bob=example.net@example.org` (variable
+    /// envelope return path). Used as the sender, it tells for which recipient a message bounced, whatever the bounce
+    /// says. Each recipient then needs an envelope of its own. Servers that receive for this address must pass on
+    /// whatever follows the `+`.
+    ///
+    /// ```
+    /// # use postino::Address;
+    /// let sender = Address::new("bounces@example.org")?.verp(&Address::new("bob@example.net")?)?;
+    /// assert_eq!(sender, "bounces+bob=example.net@example.org");
+    /// # Ok::<(), postino::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Address`] if one of them is a local name or has a quoted local part, or if the result is too long (64
+    /// octets for the local part, 254 for the whole address).
+    pub fn verp(&self, recipient: &Address) -> Result<Address, Error> {
+        let refuse = |address: &Address, why| {
+            Err(Error::Address { input: address.as_str().to_owned(), why, header: None })
+        };
+        let parts = |address: &'_ Address| match address.domain() {
+            None => refuse(address, "no @"),
+            Some(_) if address.local_part().starts_with('"') => refuse(address, "quoted local part"),
+            Some(domain) => Ok((address.local_part().to_owned(), domain.to_owned())),
+        };
+        let ((sender, own_domain), (local, domain)) = (parts(self)?, parts(recipient)?);
+        Address::new(&format!("{sender}+{local}={domain}@{own_domain}"))
+    }
+
     /// Returns whether the address is ASCII, so that it can be sent without SMTPUTF8.
     #[must_use]
     pub(crate) fn is_ascii(&self) -> bool {
@@ -258,6 +287,27 @@ impl fmt::Debug for Address {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn verp_puts_the_recipient_into_the_local_part() {
+        let address = |text: &str| Address::new(text).unwrap();
+        let sender = address("bounces@example.org");
+        assert_eq!(
+            sender.verp(&address("b.ob@example.net")).unwrap(),
+            "bounces+b.ob=example.net@example.org"
+        );
+        for (sender, recipient, why) in [
+            ("bounces@a", "postmaster", "no @"),
+            ("postmaster", "a@b", "no @"),
+            ("bounces@a", "\"x y\"@b", "quoted local part"),
+            ("\"x y\"@b", "a@b", "quoted local part"),
+        ] {
+            let error = address(sender).verp(&address(recipient)).unwrap_err();
+            assert!(error.to_string().ends_with(why), "{error}");
+        }
+        let long = address(&format!("{}@example.net", "x".repeat(60)));
+        assert!(matches!(sender.verp(&long), Err(Error::Address { .. })));
+    }
 
     #[test]
     fn valid_addresses_are_kept_verbatim() {

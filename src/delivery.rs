@@ -21,6 +21,18 @@ pub enum Outcome {
     InDoubt,
 }
 
+impl Outcome {
+    /// Orders outcomes: the best of its recipients is the outcome of a message.
+    fn rank(self) -> u8 {
+        match self {
+            Outcome::Accepted => 0,
+            Outcome::InDoubt => 1,
+            Outcome::Refused => 2,
+            Outcome::NotSent => 3,
+        }
+    }
+}
+
 impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -249,13 +261,7 @@ impl Delivery {
     /// Joins the parts of a message that were sent to different recipients. The numbers are the indices of a part's
     /// recipients in `envelope`. The outcome is the best one of all parts.
     pub(crate) fn whole(envelope: Envelope, parts: Vec<(Vec<usize>, Delivery)>) -> Delivery {
-        let rank = |outcome: Outcome| match outcome {
-            Outcome::Accepted => 0,
-            Outcome::InDoubt => 1,
-            Outcome::Refused => 2,
-            Outcome::NotSent => 3,
-        };
-        let best = parts.iter().min_by_key(|(_, part)| rank(part.outcome));
+        let best = parts.iter().min_by_key(|(_, part)| part.outcome.rank());
         let (outcome, reply) =
             best.map_or((Outcome::NotSent, None), |(_, part)| (part.outcome, part.reply.clone()));
         let mut took = Timings::default();
@@ -270,6 +276,20 @@ impl Delivery {
             took.total += part.took.total;
         }
         let own = own.into_iter().flatten().collect();
+        Delivery { envelope, outcome, others: Outcome::NotSent, reply, own, again: None, took }
+    }
+
+    /// Creates the delivery of a message that was sent in several attempts, with the last result of each recipient. The
+    /// outcome is the best of them.
+    pub(crate) fn gathered(
+        envelope: Envelope,
+        last: Vec<(Outcome, Option<Reply>)>,
+        took: Timings,
+    ) -> Delivery {
+        let best = last.iter().min_by_key(|(outcome, _)| outcome.rank());
+        let (outcome, reply) = best.cloned().unwrap_or((Outcome::NotSent, None));
+        let own = last.into_iter().enumerate();
+        let own = own.map(|(number, (outcome, reply))| (number, outcome, reply)).collect();
         Delivery { envelope, outcome, others: Outcome::NotSent, reply, own, again: None, took }
     }
 }
@@ -399,7 +419,7 @@ impl<'d> Recipient<'d> {
     }
 
     /// Whether the message was certainly not delivered to this recipient, and was not refused permanently.
-    fn can_be_retried(&self) -> bool {
+    pub(crate) fn can_be_retried(&self) -> bool {
         match self.outcome {
             Outcome::NotSent => true,
             Outcome::Refused => self.reply.is_some_and(Reply::is_transient),

@@ -236,6 +236,7 @@
 //! | [`Builder`], [`Security`], [`TlsBackend`], [`TlsVersion`], [`JoinPolicy`] | how to reach a server and how to talk to it |
 //! | [`Client`] | a connection: sends messages and single commands |
 //! | [`Batch`], [`Pool`], [`PoolBuilder`], [`Pooled`] | many messages over one connection, or over several |
+//! | [`Mailer`], [`Retrying`], [`RetryPolicy`], [`RetryWait`], [`Failover`] | a trait over everything that can send; sending again, and over several servers |
 //! | [`Transport`], [`NoTimeouts`], [`StopHandle`] | custom connections, and stopping a client |
 //! | [`Address`], [`Envelope`], [`MailOption`], [`RcptOption`], [`Ret`], [`OnLate`] | the sender, the recipients, and per-message options |
 //! | [`message`] | what can be sent: a composed [`Message`], a [`Raw`] message, or any type that implements [`Mail`]; envelopes from headers |
@@ -267,6 +268,7 @@ mod pool_queue;
 #[doc(hidden)] // not public: see its head
 pub mod proto;
 mod race;
+mod retry_policy;
 mod search;
 mod split;
 mod sys;
@@ -279,7 +281,10 @@ pub mod testing;
 
 pub use self::{
     address::Address,
-    blocking::{Batch, Builder, Client, NoTimeouts, Pool, PoolBuilder, Pooled, StopHandle, Transport},
+    blocking::{
+        Batch, Builder, Client, Failover, Mailer, NoTimeouts, Pool, PoolBuilder, Pooled, Retrying,
+        StopHandle, Transport,
+    },
     config::{JoinPolicy, Security},
     delivery::{Delivery, Outcome, Recipient, Timings},
     envelope::Envelope,
@@ -290,6 +295,7 @@ pub use self::{
         options::{MailOption, OnLate, RcptOption, Ret},
         reply::{EnhancedCode, Reply},
     },
+    retry_policy::{RetryPolicy, RetryWait},
     tls::{TlsBackend, TlsVersion},
 };
 

@@ -20,7 +20,7 @@ use std::{
 
 use postino::{
     Delivery, Envelope, Error, Mail, Outcome, Raw,
-    aio::{Builder, Client, Pool, send},
+    aio::{Builder, Client, Failover, Mailer, Pool, Retrying, send},
     auth::Credentials,
 };
 use smol::{

@@ -11,7 +11,8 @@ use std::{
 };
 
 use postino::{
-    Builder, Client, Delivery, Error, NoTimeouts, Outcome, Phase, Pool, Raw, StopHandle, Transport, send,
+    Builder, Client, Delivery, Error, Failover, Mailer, NoTimeouts, Outcome, Phase, Pool, Raw, Retrying,
+    StopHandle, Transport, send,
 };
 
 mod dialogue;

@@ -67,6 +67,10 @@ mod examples;
 #[allow(clippy::duplicate_mod)] // written once, compiled twice on purpose
 mod client;
 
+#[path = "../mailers/mod.rs"]
+#[allow(clippy::duplicate_mod)]
+mod mailers;
+
 #[cfg(any(feature = "native-tls", feature = "rustls"))]
 #[path = "../tls_connector.rs"]
 #[allow(clippy::duplicate_mod)]
@@ -75,6 +79,7 @@ mod tls_connector;
 mod batch;
 mod bell;
 mod body;
+mod mailer;
 mod resolve;
 mod session;
 mod stop;
@@ -82,6 +87,8 @@ mod stream;
 mod token;
 
 pub use client::{Batch, Builder, Client, Pool, PoolBuilder, Pooled};
+pub use mailer::{Mailer, Sending};
+pub use mailers::{Failover, Retrying};
 
 /// Sends one message over its own connection; see [`postino::send`](crate::send).
 ///

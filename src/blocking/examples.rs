@@ -90,6 +90,42 @@ pool.close();
 ```
 "##
     };
+    (Retrying) => {
+        r##"
+# Example
+
+```no_run
+# fn example() -> Result<(), postino::Error> {
+use postino::{Client, Envelope, Mailer, Raw, RetryPolicy, Retrying};
+
+let server = Client::builder("mail.example.org").credentials("alice", "secret");
+let mut mailer = Retrying::new(server, RetryPolicy::default().attempts(4))
+    .before_wait(|wait| eprintln!("trying again in {:?}: {}", wait.duration, wait.reason));
+let envelope = Envelope::new("alice@example.org", ["bob@example.net"])?;
+mailer.send(&Raw::bytes(envelope, "Subject: Hi\n\nHello, Bob!\n"))?;
+# Ok(())
+# }
+```
+"##
+    };
+    (Failover) => {
+        r##"
+# Example
+
+```no_run
+# fn example() -> Result<(), postino::Error> {
+use postino::{Client, Envelope, Mailer, Raw, Failover};
+
+let mut mailer = Failover::new(["mx1.example.org", "mx2.example.org"].map(|host| -> Box<dyn Mailer> {
+    Box::new(Client::builder(host).credentials("alice", "secret"))
+}));
+let envelope = Envelope::new("alice@example.org", ["bob@example.net"])?;
+mailer.send(&Raw::bytes(envelope, "Subject: Hi\n\nHello, Bob!\n"))?;
+# Ok(())
+# }
+```
+"##
+    };
     (auth) => {
         r##"
 # Example

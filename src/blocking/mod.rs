@@ -8,6 +8,9 @@ mod examples;
 #[path = "../client/mod.rs"]
 mod client;
 
+#[path = "../mailers/mod.rs"]
+mod mailers;
+
 #[cfg(any(feature = "native-tls", feature = "rustls"))]
 #[path = "../tls_connector.rs"]
 mod tls_connector;
@@ -16,6 +19,7 @@ mod aside;
 mod batch;
 mod bell;
 mod body;
+mod mailer;
 mod resolve;
 mod session;
 mod stop;
@@ -24,6 +28,8 @@ mod token;
 mod transport;
 
 pub use client::{Batch, Builder, Client, Pool, PoolBuilder, Pooled};
+pub use mailer::Mailer;
+pub use mailers::{Failover, Retrying};
 pub use stop::StopHandle;
 pub use transport::{NoTimeouts, Transport};
 

@@ -304,6 +304,17 @@ impl Client {
         self.deliver(&mut call, mail, envelope, Freshness::New).await
     }
 
+    /// Sends a message, and connects again first if the connection is closed. See [`Client::again_unasked`] for when that
+    /// is refused.
+    pub(in super::super) async fn send_reconnected(&mut self, mail: &dyn Mail) -> Result<Delivery, Error> {
+        let mut call = self.begin();
+        let envelope = mail.envelope()?;
+        if !self.is_connected() {
+            self.again_unasked(&mut call).await?;
+        }
+        self.deliver(&mut call, mail, envelope, Freshness::New).await
+    }
+
     pub(super) async fn deliver(
         &mut self,
         call: &mut Call,

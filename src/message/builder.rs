@@ -17,6 +17,18 @@ const ONE_CLICK: &str = "List-Unsubscribe=One-Click";
 
 const ORIGIN: OriginNames = OriginNames { from: "From", sender: "Sender", date: "Date", id: "Message-ID" };
 
+/// How important a message is, for mail programs that show it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Importance {
+    /// Less important than most messages.
+    Low,
+    /// As important as most messages. Nothing is written.
+    Normal,
+    /// More important than most messages.
+    High,
+}
+
 /// Builds a [`Message`].
 ///
 /// Setters never fail: an invalid value is reported by [`build`](MessageBuilder::build). No value can inject header
@@ -26,7 +38,9 @@ const ORIGIN: OriginNames = OriginNames { from: "From", sender: "Sender", date: 
 #[must_use]
 pub struct MessageBuilder {
     fields: FieldSet,
+    importance: Option<Importance>,
     text: Option<String>,
+    amp_html: Option<String>,
     html: Option<String>,
     calendar: Option<(String, String)>,
     attachments: Vec<Attachment>,
@@ -136,6 +150,21 @@ impl MessageBuilder {
         self.list_unsubscribe(uri)
     }
 
+    /// Sets the importance (`Importance`, RFC 2156 §5.3.4, and `X-Priority`, which some programs read instead). It does
+    /// not affect delivery; for that, see [`MailOption::Priority`](crate::MailOption::Priority).
+    pub fn importance(mut self, importance: Importance) -> MessageBuilder {
+        self.importance = Some(importance);
+        self
+    }
+
+    /// Asks the recipients' mail programs for a read receipt, to be sent to these mailboxes
+    /// (`Disposition-Notification-To`, RFC 8098 §2.1). Most programs ask their user first, or ignore it. Whether a message
+    /// has arrived is better learnt from a delivery report: [`RcptOption`](crate::RcptOption).
+    pub fn read_receipt_to(mut self, mailboxes: impl Into<Mailboxes>) -> MessageBuilder {
+        self.fields.add("Disposition-Notification-To", Value::Mailboxes(mailboxes.into()));
+        self
+    }
+
     /// Sets or adds a header field. If the field can occur only once in a message, the value replaces the earlier one
     /// or is added to it, as with the field's own setter. Other fields can be added several times.
     ///
@@ -175,6 +204,13 @@ impl MessageBuilder {
         self
     }
 
+    /// Sets AMP for Email (`text/x-amp-html`) as an alternative to the text and the HTML. There must be HTML too, for
+    /// programs that do not support AMP.
+    pub fn amp_html(mut self, html: impl Into<String>) -> MessageBuilder {
+        self.amp_html = Some(html.into());
+        self
+    }
+
     /// Adds a calendar part (RFC 6047) as an alternative to the text. The method, such as `REQUEST`, `REPLY` or
     /// `CANCEL`, must be the same as in the iCalendar text.
     pub fn calendar(mut self, method: impl Into<String>, text: impl Into<String>) -> MessageBuilder {
@@ -200,7 +236,7 @@ impl MessageBuilder {
     ///
     /// [`Error::Address`] if an address is invalid. [`Error::Message`] for anything else: a missing `From`, a value
     /// that its field does not allow (the error text names the field), or messages nested more than 50 levels deep.
-    pub fn build(self) -> Result<Message, Error> {
+    pub fn build(mut self) -> Result<Message, Error> {
         if let Some((name, _)) = self.fields.all.iter().find(|(name, _)| is_resent(name)) {
             return Err(Error::Message(
                 format!("the header {name} can be set only by Message::resend").into(),
@@ -209,6 +245,15 @@ impl MessageBuilder {
         let levels = self.attachments.iter().map(Attachment::levels).max().unwrap_or(0);
         if levels > MAX_LEVELS {
             return Err(Error::Message("attached messages are nested more than 50 levels deep".into()));
+        }
+        let importance = match self.importance {
+            Some(Importance::High) => Some(("high", "1")),
+            Some(Importance::Low) => Some(("low", "5")),
+            Some(Importance::Normal) | None => None,
+        };
+        if let Some((importance, priority)) = importance {
+            self.fields.set("Importance", Value::Text(importance.to_owned()));
+            self.fields.set("X-Priority", Value::Text(priority.to_owned()));
         }
         let mut fields = self.fields.build(&ORIGIN)?;
         check_unsubscribe(&fields)?;
@@ -219,7 +264,7 @@ impl MessageBuilder {
         Ok(Message::new(fields, part.content, part.eight_bit).with_levels(levels).with_envelope(envelope))
     }
 
-    /// mixed(alternative(text, related(html, inline parts), calendar), attachments)
+    /// mixed(alternative(text, AMP, related(html, inline parts), calendar), attachments)
     fn into_part(self) -> Result<Part, Error> {
         let (inline, attached): (Vec<_>, Vec<_>) =
             self.attachments.into_iter().partition(|attachment| attachment.content_id.is_some());
@@ -227,6 +272,15 @@ impl MessageBuilder {
         let has_other = self.html.is_some() || self.calendar.is_some() || !attached.is_empty();
         if self.text.is_some() || !has_other {
             alternatives.push(Part::text("text/plain; charset=utf-8", &self.text.unwrap_or_default())?);
+        }
+        match &self.amp_html {
+            Some(_) if self.html.is_none() => {
+                return Err(Error::Message(
+                    "AMP requires HTML text, for programs that do not support it".into(),
+                ));
+            }
+            Some(amp_html) => alternatives.push(Part::text("text/x-amp-html; charset=utf-8", amp_html)?),
+            None => {}
         }
         match self.html {
             Some(html) => {
@@ -311,6 +365,40 @@ mod tests {
         let message = Message::builder().from("a@example.org").sender("b@example.org");
         let message = message.header("sender", "c@example.org").build().unwrap();
         assert_eq!(message.header("Sender").as_deref(), Some("c@example.org"));
+    }
+
+    #[test]
+    fn importance_is_written_for_all_programs_or_not_at_all() {
+        let values = |importance: Option<Importance>| {
+            let message = Message::builder().from("a@example.org").importance(Importance::High);
+            let message = importance.into_iter().fold(message, MessageBuilder::importance).build().unwrap();
+            ["Importance", "X-Priority"].map(|name| message.header(name).unwrap_or_default())
+        };
+        assert_eq!(values(None), ["high", "1"]);
+        assert_eq!(values(Some(Importance::Low)), ["low", "5"]);
+        assert_eq!(values(Some(Importance::Normal)), ["", ""]);
+    }
+
+    #[test]
+    fn a_read_receipt_goes_to_mailboxes_that_are_checked() {
+        let message = Message::builder().from("a@example.org").read_receipt_to("Alice <a@example.org>");
+        let message = message.build().unwrap();
+        assert_eq!(message.header("Disposition-Notification-To").as_deref(), Some("Alice <a@example.org>"));
+        let invalid = Message::builder().from("a@example.org").read_receipt_to("a@").build();
+        assert!(
+            matches!(invalid, Err(Error::Address { header: Some(name), .. }) if name.starts_with("Disposition"))
+        );
+    }
+
+    #[test]
+    fn amp_stands_between_text_and_html_and_needs_html() {
+        let message = || Message::builder().from("a@example.org").text("t").amp_html("<html \u{26a1}4email>");
+        let error = message().build().unwrap_err();
+        assert!(error.to_string().contains("AMP requires HTML"), "{error}");
+        let sent = String::from_utf8(message().html("<p>").build().unwrap().to_bytes().unwrap()).unwrap();
+        let kinds = ["multipart/alternative", "text/plain", "text/x-amp-html", "text/html"];
+        let places = kinds.map(|kind| sent.find(&format!("Content-Type: {kind}")).unwrap());
+        assert!(places.is_sorted(), "{sent}");
     }
 
     #[test]

@@ -91,7 +91,7 @@ pub use self::dkim::{Dkim, Signed};
 pub use self::{
     attachment::Attachment,
     body::Body,
-    builder::MessageBuilder,
+    builder::{Importance, MessageBuilder},
     completion::HeaderCompletion,
     composed::Message,
     date::date_time,

@@ -15,6 +15,7 @@ mod hello;
 mod hostile;
 mod limits;
 mod lmtp;
+mod mailers;
 mod options;
 mod pool;
 mod proxy;

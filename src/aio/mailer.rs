@@ -1,0 +1,85 @@
+//! The trait over everything that can send a message.
+
+use std::pin::Pin;
+
+use super::{
+    Builder, Client, Pool,
+    mailers::{Failover, Retrying},
+};
+use crate::{Delivery, Error, Mail};
+
+/// The future of [`Mailer::send`].
+pub type Sending<'a> = Pin<Box<dyn Future<Output = Result<Delivery, Error>> + Send + 'a>>;
+
+/// Something that sends messages: a [`Client`], a [`Builder`] or a [`Pool`], one of the mailers made of others
+/// ([`Retrying`], [`Failover`]), or your own type.
+///
+/// The future is boxed, so that the trait can be used as a value: an application takes a `&mut dyn Mailer`, and its tests
+/// pass another one.
+///
+/// ```no_run
+/// use postino::{Error, Message, aio::{Client, Mailer}};
+///
+/// async fn welcome(mailer: &mut dyn Mailer, user: &str) -> Result<(), Error> {
+///     let message = Message::builder().from("shop@example.org").to_one(user).text("Welcome!\n").build()?;
+///     mailer.send(&message).await?.require_all()?;
+///     Ok(())
+/// }
+///
+/// # async fn example() -> Result<(), Error> {
+/// welcome(&mut Client::from_url("smtp://mail.example.org")?, "bob@example.net").await
+/// # }
+/// ```
+pub trait Mailer: Send {
+    /// Sends a message to all of its recipients. Returns `Ok` if it was accepted for at least one of them.
+    ///
+    /// # Errors
+    ///
+    /// See [`Error::retry`]. An error with a [`delivery`](Error::delivery) has the outcome of each recipient.
+    fn send<'a>(&'a mut self, mail: &'a dyn Mail) -> Sending<'a>;
+}
+
+/// Connects again first if the connection is closed, unless the caller made it (`connect_over`) or changed it by a method
+/// call.
+impl Mailer for Client {
+    fn send<'a>(&'a mut self, mail: &'a dyn Mail) -> Sending<'a> {
+        Box::pin(self.send_reconnected(mail))
+    }
+}
+
+/// Sends each message over its own connection.
+impl Mailer for Builder {
+    fn send<'a>(&'a mut self, mail: &'a dyn Mail) -> Sending<'a> {
+        Box::pin(Builder::send(self, mail))
+    }
+}
+
+impl Mailer for Pool {
+    fn send<'a>(&'a mut self, mail: &'a dyn Mail) -> Sending<'a> {
+        Box::pin(Pool::send(self, mail))
+    }
+}
+
+impl<M: Mailer> Mailer for Retrying<M> {
+    fn send<'a>(&'a mut self, mail: &'a dyn Mail) -> Sending<'a> {
+        Box::pin(self.attempt(mail))
+    }
+}
+
+impl Mailer for Failover {
+    fn send<'a>(&'a mut self, mail: &'a dyn Mail) -> Sending<'a> {
+        Box::pin(self.attempt(mail))
+    }
+}
+
+impl<M: Mailer + ?Sized> Mailer for &mut M {
+    fn send<'a>(&'a mut self, mail: &'a dyn Mail) -> Sending<'a> {
+        (**self).send(mail)
+    }
+}
+
+impl<M: Mailer + ?Sized> Mailer for Box<M> {
+    fn send<'a>(&'a mut self, mail: &'a dyn Mail) -> Sending<'a> {
+        (**self).send(mail)
+    }
+}

@@ -1,0 +1,78 @@
+//! The trait over everything that can send a message.
+
+use super::{
+    Builder, Client, Pool,
+    mailers::{Failover, Retrying},
+};
+use crate::{Delivery, Error, Mail};
+
+/// Something that sends messages: a [`Client`], a [`Builder`] or a [`Pool`], one of the mailers made of others
+/// ([`Retrying`], [`Failover`]), or your own type.
+///
+/// An application takes a `&mut dyn Mailer`, and its tests pass another one:
+///
+/// ```no_run
+/// use postino::{Client, Error, Mailer, Message};
+///
+/// fn welcome(mailer: &mut dyn Mailer, user: &str) -> Result<(), Error> {
+///     let message = Message::builder().from("shop@example.org").to_one(user).text("Welcome!\n").build()?;
+///     mailer.send(&message)?.require_all()?;
+///     Ok(())
+/// }
+///
+/// welcome(&mut Client::from_url("smtp://mail.example.org")?, "bob@example.net")?;
+/// # Ok::<(), Error>(())
+/// ```
+pub trait Mailer: Send {
+    /// Sends a message to all of its recipients. Returns `Ok` if it was accepted for at least one of them.
+    ///
+    /// # Errors
+    ///
+    /// See [`Error::retry`]. An error with a [`delivery`](Error::delivery) has the outcome of each recipient.
+    fn send(&mut self, mail: &dyn Mail) -> Result<Delivery, Error>;
+}
+
+/// Connects again first if the connection is closed, unless the caller made it (`connect_over`) or changed it by a method
+/// call.
+impl Mailer for Client {
+    fn send(&mut self, mail: &dyn Mail) -> Result<Delivery, Error> {
+        self.send_reconnected(mail)
+    }
+}
+
+/// Sends each message over its own connection.
+impl Mailer for Builder {
+    fn send(&mut self, mail: &dyn Mail) -> Result<Delivery, Error> {
+        Builder::send(self, mail)
+    }
+}
+
+impl Mailer for Pool {
+    fn send(&mut self, mail: &dyn Mail) -> Result<Delivery, Error> {
+        Pool::send(self, mail)
+    }
+}
+
+impl<M: Mailer> Mailer for Retrying<M> {
+    fn send(&mut self, mail: &dyn Mail) -> Result<Delivery, Error> {
+        self.attempt(mail)
+    }
+}
+
+impl Mailer for Failover {
+    fn send(&mut self, mail: &dyn Mail) -> Result<Delivery, Error> {
+        self.attempt(mail)
+    }
+}
+
+impl<M: Mailer + ?Sized> Mailer for &mut M {
+    fn send(&mut self, mail: &dyn Mail) -> Result<Delivery, Error> {
+        (**self).send(mail)
+    }
+}
+
+impl<M: Mailer + ?Sized> Mailer for Box<M> {
+    fn send(&mut self, mail: &dyn Mail) -> Result<Delivery, Error> {
+        (**self).send(mail)
+    }
+}

@@ -1,0 +1,74 @@
+//! A mailer that tries several others.
+
+use std::{fmt, time::Instant};
+
+use super::{mailer::Mailer, maybe_async};
+use crate::{
+    Delivery, Error, Mail,
+    retry_policy::{Attempts, Next, RetryPolicy},
+};
+
+/// A mailer that sends each message by the first of several mailers that accepts it.
+///
+/// The next mailer is tried without a wait, and only for the recipients that can still get the message without a
+/// duplicate: those that it was not sent to, and those that were refused with 4yz. A recipient that was accepted, that is
+/// in doubt, or that was refused with 5yz is never offered to another mailer. If no connection can be made, the next
+/// mailer gets the whole message; other errors before a transaction that trying again cannot help, such as an invalid
+/// message, are returned at once.
+///
+/// The result has the last outcome of each recipient. It is an error if the message was accepted for none of them.
+#[doc = example!(Failover)]
+pub struct Failover {
+    mailers: Vec<Box<dyn Mailer>>,
+    /// The mailer to begin with.
+    first: usize,
+    rotates: bool,
+}
+
+impl Failover {
+    /// Creates a mailer that always begins with the first of these. Without any, sending fails with [`Error::Config`].
+    pub fn new(mailers: impl IntoIterator<Item = Box<dyn Mailer>>) -> Failover {
+        Failover { mailers: mailers.into_iter().collect(), first: 0, rotates: false }
+    }
+
+    /// Creates a mailer that begins with the next of these for each message (round robin).
+    pub fn round_robin(mailers: impl IntoIterator<Item = Box<dyn Mailer>>) -> Failover {
+        Failover { rotates: true, ..Failover::new(mailers) }
+    }
+}
+
+#[maybe_async]
+impl Failover {
+    pub(in super::super) async fn attempt(&mut self, mail: &dyn Mail) -> Result<Delivery, Error> {
+        let count = self.mailers.len();
+        if count == 0 {
+            return Err(Error::Config("a failover needs at least one mailer".into()));
+        }
+        let first = self.first;
+        if self.rotates {
+            self.first = (first + 1) % count;
+        }
+        let policy = RetryPolicy::at_once(count);
+        let mut attempts = Attempts::new(&policy, mail.envelope()?, Instant::now());
+        let mut number = first;
+        loop {
+            let addressed = attempts.mail(mail);
+            let result = self.mailers[number].send(&addressed).await;
+            match attempts.settle(result, Instant::now()) {
+                Next::Done(result) => return result,
+                Next::Wait(wait) => {
+                    log::debug!(target: "postino", "mailer {number} failed, trying the next: {}", wait.reason);
+                }
+            }
+            number = (number + 1) % count;
+        }
+    }
+}
+
+impl fmt::Debug for Failover {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Failover { mailers, first, rotates } = self;
+        let mut shown = f.debug_struct("Failover");
+        shown.field("mailers", &mailers.len()).field("first", first).field("rotates", rotates).finish()
+    }
+}

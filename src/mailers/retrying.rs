@@ -1,0 +1,83 @@
+//! A mailer that sends again what was not accepted.
+
+use std::{fmt, time::Instant};
+
+use super::{bell::Bell, mailer::Mailer, maybe_async};
+use crate::{
+    Delivery, Error, Mail,
+    retry_policy::{Attempts, Next, RetryPolicy, RetryWait},
+    time::later,
+};
+
+/// A mailer that sends again what another mailer could not send, as a [`RetryPolicy`] says.
+///
+/// The result has the last outcome of each recipient. It is an error if the message was accepted for none of them.
+///
+/// A wait cannot be ended early, except that a future of `aio` can be dropped.
+#[doc = example!(Retrying)]
+pub struct Retrying<M> {
+    mailer: M,
+    policy: RetryPolicy,
+    before_wait: Option<BeforeWait>,
+}
+
+type BeforeWait = Box<dyn FnMut(&RetryWait) + Send>;
+
+impl<M> Retrying<M> {
+    /// Creates a mailer that sends by way of another one: a client, a builder, a pool or any other mailer. A
+    /// [`Client`](super::Client) connects again if its connection is lost.
+    pub fn new(mailer: M, policy: RetryPolicy) -> Retrying<M> {
+        Retrying { mailer, policy, before_wait: None }
+    }
+
+    /// Sets a callback that is called before each wait. It must not block. Defaults to none.
+    #[must_use]
+    pub fn before_wait(mut self, callback: impl FnMut(&RetryWait) + Send + 'static) -> Retrying<M> {
+        self.before_wait = Some(Box::new(callback));
+        self
+    }
+
+    /// Returns the other mailer.
+    pub fn into_inner(self) -> M {
+        self.mailer
+    }
+}
+
+#[maybe_async]
+impl<M: Mailer> Retrying<M> {
+    pub(in super::super) async fn attempt(&mut self, mail: &dyn Mail) -> Result<Delivery, Error> {
+        let mut attempts = Attempts::new(&self.policy, mail.envelope()?, Instant::now());
+        loop {
+            let addressed = attempts.mail(mail);
+            let result = self.mailer.send(&addressed).await;
+            let now = Instant::now();
+            match attempts.settle(result, now) {
+                Next::Done(result) => return result,
+                Next::Wait(wait) => {
+                    log::debug!(
+                        target: "postino",
+                        "attempt {} failed, waiting for {:?}: {}",
+                        wait.attempts, wait.duration, wait.reason
+                    );
+                    if let Some(callback) = &mut self.before_wait {
+                        callback(&wait);
+                    }
+                    let until = later(now, wait.duration);
+                    let bell = Bell::default(); // nobody rings it
+                    while Instant::now() < until {
+                        bell.wait(until).await;
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl<M: fmt::Debug> fmt::Debug for Retrying<M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Retrying")
+            .field("mailer", &self.mailer)
+            .field("policy", &self.policy)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,147 @@
+//! Mailers made of other mailers: sending again, and failover.
+
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use postino::{Error, Outcome, RetryPolicy, RetryWait};
+
+use super::{builder, connect, mail, mail_to, named};
+use crate::{
+    Builder, Failover, Mailer, Retrying, block_on,
+    support::{Server, closed},
+};
+
+const ACCEPTED: &str =
+    "-- hello\n-- envelope\nC: DATA\nS: 354 go on\nC: Hello\nC: .\nS: 250 ok\nC: QUIT\nS: 221 bye";
+const LATER: &str =
+    "-- hello\nC: MAIL FROM:<alice@example.org>\nS: 450 later\nC: RSET\nS: 250 ok\nC: QUIT\nS: 221 bye";
+const NEVER: &str =
+    "-- hello\nC: MAIL FROM:<alice@example.org>\nS: 550 never\nC: RSET\nS: 250 ok\nC: QUIT\nS: 221 bye";
+const DOUBT: &str = "-- hello\n-- envelope\nC: DATA\nS: 354 go on\nC: Hello\nC: .\n-- close";
+
+fn quick(attempts: u32) -> RetryPolicy {
+    RetryPolicy::default().attempts(attempts).first_wait(Duration::from_millis(2))
+}
+
+fn boxed(builder: &Builder) -> Box<dyn Mailer> {
+    Box::new(builder.clone())
+}
+
+#[test]
+fn a_message_is_sent_again_until_it_is_accepted() {
+    let server = Server::playing_each([LATER, LATER, ACCEPTED]);
+    let waits = Arc::new(Mutex::new(Vec::<RetryWait>::new()));
+    let seen = Arc::clone(&waits);
+    let mut mailer = Retrying::new(builder(&server), quick(5))
+        .before_wait(move |wait| seen.lock().unwrap().push(wait.clone()));
+    let delivery = block_on(mailer.send(&mail())).unwrap();
+    assert_eq!(delivery.outcome(), Outcome::Accepted);
+    let waits = waits.lock().unwrap();
+    assert_eq!(waits.iter().map(|wait| wait.attempts).collect::<Vec<_>>(), [1, 2]);
+    assert!(waits.iter().all(|wait| wait.reason.contains("450 later") && wait.recipients == 1));
+    server.finish();
+}
+
+#[test]
+fn a_message_is_not_sent_again_if_that_is_pointless_or_could_duplicate_it() {
+    for (script, outcome) in [(NEVER, Outcome::Refused), (DOUBT, Outcome::InDoubt)] {
+        let server = Server::playing(script);
+        let error = block_on(Retrying::new(builder(&server), quick(5)).send(&mail())).unwrap_err();
+        assert_eq!(error.delivery().unwrap().outcome(), outcome);
+        server.finish();
+    }
+}
+
+#[test]
+fn the_last_attempt_is_the_last() {
+    let server = Server::playing_each([LATER; 3]);
+    let error = block_on(Retrying::new(builder(&server), quick(3)).send(&mail())).unwrap_err();
+    assert!(error.is_transient() && error.to_string().contains("450 later"), "{error}");
+    server.finish();
+}
+
+#[test]
+fn a_client_connects_again_before_the_next_attempt() {
+    let server = Server::playing_each(["-- hello\n-- envelope\nC: DATA\n-- close", ACCEPTED]);
+    let mut mailer = Retrying::new(connect(&server), quick(2));
+    block_on(mailer.send(&mail())).unwrap();
+    block_on(mailer.into_inner().quit()).unwrap();
+    server.finish();
+}
+
+#[test]
+fn a_client_that_was_changed_does_not_connect_again() {
+    let server = Server::playing("-- hello\nC: HELO me.example.org\nS: 250 ok\nC: NOOP\n-- close");
+    let mut client = connect(&server);
+    block_on(client.helo(Some("me.example.org"))).unwrap();
+    assert!(block_on(client.noop()).is_err());
+    let error = block_on(Retrying::new(&mut client, quick(5)).send(&mail())).unwrap_err();
+    assert!(matches!(error, Error::NotConnected), "{error}");
+    server.finish();
+}
+
+#[test]
+fn the_next_mailer_gets_only_the_recipients_that_no_other_may_have_delivered_to() {
+    let first = Server::playing(
+        "-- hello
+         C: MAIL FROM:<alice@example.org>
+         S: 250 ok
+         C: RCPT TO:<bob@example.org>
+         S: 250 ok
+         C: RCPT TO:<carol@example.org>
+         S: 451 not now
+         C: RCPT TO:<dave@example.org>
+         S: 550 no such user
+         C: DATA
+         S: 354 go on
+         C: Hello
+         C: .
+         -- close",
+    );
+    let second = Server::playing(
+        "-- hello
+         C: MAIL FROM:<alice@example.org>
+         S: 250 ok
+         C: RCPT TO:<carol@example.org>
+         S: 250 ok
+         C: DATA
+         S: 354 go on
+         C: Hello
+         C: .
+         S: 250 ok
+         C: QUIT
+         S: 221 bye",
+    );
+    let mut mailer = Failover::new([boxed(&builder(&first)), boxed(&builder(&second))]);
+    let recipients = ["bob@example.org", "carol@example.org", "dave@example.org"];
+    let delivery = block_on(mailer.send(&mail_to(&recipients))).unwrap();
+    let outcomes: Vec<_> = delivery.recipients().map(|recipient| recipient.outcome()).collect();
+    assert_eq!(outcomes, [Outcome::InDoubt, Outcome::Accepted, Outcome::Refused]);
+    first.finish();
+    second.finish();
+}
+
+#[test]
+fn an_unreachable_server_is_passed_over() {
+    let server = Server::playing(ACCEPTED);
+    let unreachable = named(&server, "127.0.0.1").port(closed().port());
+    let mut mailer = Failover::new([boxed(&unreachable), boxed(&builder(&server))]);
+    assert!(block_on(mailer.send(&mail())).is_ok());
+    server.finish();
+    let error = block_on(mailer.send(&mail())).unwrap_err();
+    assert!(matches!(error, Error::Connect { .. }), "{error}");
+    let error = block_on(Failover::new([]).send(&mail())).unwrap_err();
+    assert!(matches!(error, Error::Config(_)), "{error}");
+}
+
+#[test]
+fn round_robin_begins_with_each_in_turn() {
+    let servers = [Server::playing_each([ACCEPTED; 2]), Server::playing_each([ACCEPTED])];
+    let mut mailer = Failover::round_robin(servers.iter().map(|server| boxed(&builder(server))));
+    for _ in 0..3 {
+        block_on(mailer.send(&mail())).unwrap();
+    }
+    servers.map(Server::finish);
+}
