@@ -19,9 +19,11 @@ pub(crate) struct Proxy {
     protocol: ProxyProtocol,
     pub host: Host,
     pub port: u16,
-    /// User and password.
-    login: Option<(Box<[u8]>, Box<[u8]>)>,
+    login: Option<Login>,
 }
+
+/// A user and a password.
+type Login = (Box<[u8]>, Box<[u8]>);
 
 impl Proxy {
     /// Reads `socks5://`, `socks5h://` or `http://`, with user and password percent-encoded. No error contains the

@@ -24,8 +24,8 @@ pub struct Retrying<M> {
 type BeforeWait = Box<dyn FnMut(&RetryWait) + Send>;
 
 impl<M> Retrying<M> {
-    /// Creates a mailer that sends by way of another one: a client, a builder, a pool or any other mailer. A
-    /// [`Client`](super::Client) connects again if its connection is lost.
+    /// Creates a mailer that sends by way of another one: a client, a builder, a pool or any other mailer. A client
+    /// connects again if its connection is lost.
     pub fn new(mailer: M, policy: RetryPolicy) -> Retrying<M> {
         Retrying { mailer, policy, before_wait: None }
     }
