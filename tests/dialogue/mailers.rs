@@ -143,5 +143,7 @@ fn round_robin_begins_with_each_in_turn() {
     for _ in 0..3 {
         block_on(mailer.send(&mail())).unwrap();
     }
-    servers.map(Server::finish);
+    for server in servers {
+        server.finish();
+    }
 }
