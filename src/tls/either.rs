@@ -154,6 +154,11 @@ impl<S: Read + Write> TlsStream<S> {
         each!(self, stream => stream.end_point())
     }
 
+    /// Returns the data that binds to this connection (tls-exporter, RFC 9266), in TLS 1.3 and if the library has it.
+    pub fn exporter(&self) -> Option<Vec<u8>> {
+        each!(self, stream => stream.exporter())
+    }
+
     /// Returns the server's certificate, in DER.
     pub fn peer_certificate(&self) -> Option<Vec<u8>> {
         each!(self, stream => stream.peer_certificate())

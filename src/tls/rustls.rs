@@ -24,12 +24,17 @@ use ::rustls::{
 use ring::digest::{Algorithm, SHA256, SHA384, SHA512, digest};
 
 use super::{
-    Flaw, Options, TlsVersion, not_tls, refusal,
+    Flaw, Options, TlsVersion,
+    der::{Fields, element, parts},
+    not_tls,
+    pin::{self, Pin},
+    refusal,
     root::{NONE, is_pem},
 };
 use crate::{Error, Phase};
 
 pub(super) const AVAILABLE: bool = true;
+pub(super) const PINS: bool = true;
 
 pub(super) type Certificate = CertificateDer<'static>;
 
@@ -165,6 +170,15 @@ impl<S: Read + Write> TlsStream<S> {
     pub fn end_point(&self) -> Option<Vec<u8>> {
         let certificate = self.certificate()?;
         Some(digest(end_point_hash(certificate)?, certificate).as_ref().to_vec())
+    }
+
+    /// Returns the data that binds to this connection (tls-exporter, RFC 9266 §2): only in TLS 1.3, because rustls does
+    /// not tell whether a connection in TLS 1.2 has what §4.2 requires, the extended master secret.
+    pub fn exporter(&self) -> Option<Vec<u8>> {
+        self.version().filter(|version| *version == TlsVersion::Tls1_3)?;
+        let exported =
+            self.connection.export_keying_material([0; 32], b"EXPORTER-Channel-Binding", Some(b""));
+        exported.ok().map(|data| data.to_vec())
     }
 
     /// Returns the server's certificate, in DER.
@@ -317,14 +331,23 @@ impl Identity {
 }
 
 /// Verifies the server's certificate, as far as the options want it.
-#[derive(Debug)]
 struct Verifier {
-    /// `None` accepts any certificate.
-    webpki: Option<Arc<WebPkiServerVerifier>>,
-    /// The CAs that were added.
-    added: Vec<Certificate>,
-    any_name: bool,
+    trust: Trust,
     algorithms: WebPkiSupportedAlgorithms,
+}
+
+enum Trust {
+    /// Any certificate.
+    Blind,
+    /// A certificate that has one of these pins.
+    Pins(Vec<Pin>),
+    /// A certificate of one of the CAs.
+    Cas {
+        webpki: Arc<WebPkiServerVerifier>,
+        /// The CAs that were added.
+        added: Vec<Certificate>,
+        any_name: bool,
+    },
 }
 
 impl Verifier {
@@ -333,9 +356,15 @@ impl Verifier {
         roots: &[Certificate],
         algorithms: WebPkiSupportedAlgorithms,
     ) -> Result<Verifier, Flaw> {
-        let webpki = if options.accept_invalid_certs { None } else { Some(webpki(options, roots)?) };
-        let any_name = options.accept_invalid_hostnames;
-        Ok(Verifier { webpki, added: roots.to_vec(), any_name, algorithms })
+        let trust = if options.accept_invalid_certs {
+            Trust::Blind
+        } else if !options.pins.is_empty() {
+            Trust::Pins(options.pins.iter().flatten().copied().collect())
+        } else {
+            let any_name = options.accept_invalid_hostnames;
+            Trust::Cas { webpki: webpki(options, roots)?, added: roots.to_vec(), any_name }
+        };
+        Ok(Verifier { trust, algorithms })
     }
 }
 
@@ -366,13 +395,22 @@ impl ServerCertVerifier for Verifier {
         now: UnixTime,
     ) -> Result<ServerCertVerified, ::rustls::Error> {
         use CertificateError::{NotValidForName, NotValidForNameContext, Other, UnknownIssuer};
-        let Some(webpki) = &self.webpki else { return Ok(ServerCertVerified::assertion()) };
+        let (webpki, added, any_name) = match &self.trust {
+            Trust::Blind => return Ok(ServerCertVerified::assertion()),
+            Trust::Pins(pins) => {
+                return match pin::verify(pins, certificate, sha256) {
+                    Ok(()) => Ok(ServerCertVerified::assertion()),
+                    Err(reason) => Err(Other(OtherError(Arc::new(Distrust(reason)))).into()),
+                };
+            }
+            Trust::Cas { webpki, added, any_name } => (webpki, added, *any_name),
+        };
         let verified = match webpki.verify_server_cert(certificate, chain, name, ocsp, now) {
             // The server presents the certificate that was added as a CA, and that says that it is one. All else was
             // verified except the name.
             Err(::rustls::Error::InvalidCertificate(Other(e)))
                 if format!("{e:?}").contains("CaUsedAsEndEntity")
-                    && self.added.iter().any(|ca| ca == certificate) =>
+                    && added.iter().any(|ca| ca == certificate) =>
             {
                 verify_server_name(&ParsedCertificate::try_from(certificate)?, name)
                     .map(|()| ServerCertVerified::assertion())
@@ -380,14 +418,14 @@ impl ServerCertVerifier for Verifier {
             Err(::rustls::Error::InvalidCertificate(UnknownIssuer))
                 if is_self_issued(certificate) == Some(true) =>
             {
-                Err(Other(OtherError(Arc::new(SelfSigned))).into())
+                Err(Other(OtherError(Arc::new(Distrust("self-signed certificate".into())))).into())
             }
             verified => verified,
         };
         match verified {
             // The name is verified last.
             Err(::rustls::Error::InvalidCertificate(NotValidForName | NotValidForNameContext { .. }))
-                if self.any_name =>
+                if any_name =>
             {
                 Ok(ServerCertVerified::assertion())
             }
@@ -418,51 +456,31 @@ impl ServerCertVerifier for Verifier {
     }
 }
 
-/// The certificate is signed with its own key, or at least says so.
-#[derive(Debug)]
-struct SelfSigned;
-
-impl fmt::Display for SelfSigned {
+impl fmt::Debug for Verifier {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("self-signed certificate")
+        f.debug_struct("Verifier").finish_non_exhaustive()
     }
 }
 
-impl std::error::Error for SelfSigned {}
+/// Why a certificate is not trusted, if webpki has no error for it.
+#[derive(Debug)]
+struct Distrust(String);
 
-/// Reads the tag and the content of the next DER element (X.690 §8.1), and leaves the rest.
-fn element<'d>(der: &mut &'d [u8]) -> Option<(u8, &'d [u8])> {
-    let (&[tag, length], mut rest) = der.split_first_chunk()?;
-    let mut length = usize::from(length);
-    if length > 0x84 {
-        return None;
+impl fmt::Display for Distrust {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
     }
-    if length >= 0x80 {
-        let (digits, behind) = rest.split_at_checked(length - 0x80)?;
-        length = digits.iter().fold(0, |length, digit| length << 8 | usize::from(*digit));
-        rest = behind;
-    }
-    let (content, behind) = rest.split_at_checked(length)?;
-    *der = behind;
-    Some((tag, content))
 }
 
-/// Returns the two parts of a certificate before its signature (RFC 5280 §4.1): the content, and the algorithm.
-fn parts(mut certificate: &[u8]) -> Option<(&[u8], &[u8])> {
-    let (_, mut parts) = element(&mut certificate)?;
-    Some((element(&mut parts)?.1, element(&mut parts)?.1))
+impl std::error::Error for Distrust {}
+
+fn sha256(octets: &[u8]) -> pin::Hash {
+    digest(&SHA256, octets).as_ref().try_into().unwrap_or_default()
 }
 
 /// Returns whether issuer and subject are the same.
 fn is_self_issued(certificate: &[u8]) -> Option<bool> {
-    let mut rest = parts(certificate)?.0;
-    if rest.first() == Some(&0xa0) {
-        element(&mut rest)?; // the version
-    }
-    let mut field = || element(&mut rest);
-    let (_serial, _algorithm, issuer, _validity, subject) =
-        (field()?, field()?, field()?, field()?, field()?);
-    Some(issuer == subject)
+    Fields::read(certificate).map(|fields| fields.issuer == fields.subject)
 }
 
 /// Returns the hash function of tls-server-end-point: that of the signature, except that SHA-256 replaces MD5 and SHA-1.
