@@ -5,7 +5,8 @@ use std::{
     fmt,
     io::{self, ErrorKind, Read, Write},
     net::IpAddr,
-    sync::Arc,
+    path::PathBuf,
+    sync::{Arc, OnceLock},
 };
 
 use ::rustls::{
@@ -342,12 +343,7 @@ enum Trust {
     /// A certificate that has one of these pins.
     Pins(Vec<Pin>),
     /// A certificate of one of the CAs.
-    Cas {
-        webpki: Arc<WebPkiServerVerifier>,
-        /// The CAs that were added.
-        added: Vec<Certificate>,
-        any_name: bool,
-    },
+    Cas { cas: Cas, any_name: bool },
 }
 
 impl Verifier {
@@ -362,27 +358,126 @@ impl Verifier {
             Trust::Pins(options.pins.iter().flatten().copied().collect())
         } else {
             let any_name = options.accept_invalid_hostnames;
-            Trust::Cas { webpki: webpki(options, roots)?, added: roots.to_vec(), any_name }
+            Trust::Cas { cas: Cas::new(options, roots)?, any_name }
         };
         Ok(Verifier { trust, algorithms })
     }
 }
 
-fn webpki(options: &Options, roots: &[Certificate]) -> Result<Arc<WebPkiServerVerifier>, Flaw> {
-    let mut store = RootCertStore::empty();
-    if !options.no_system_roots {
-        let system = ::rustls_native_certs::load_native_certs();
-        store.add_parsable_certificates(system.certs);
-        for e in &system.errors {
-            log::debug!(target: "postino", "reading the system's CAs: {e}");
+/// The CAs. The system has most of them twice: together in a file, and one by one in a folder. The folder takes longer to
+/// read, so that is done only if the file does not contain the issuer. (OpenSSL too reads of the folder what it needs.)
+struct Cas {
+    first: Store,
+    /// With the folder, if `first` is without it.
+    all: Option<OnceLock<Option<Store>>>,
+    added: Vec<Certificate>,
+}
+
+struct Store {
+    roots: Arc<RootCertStore>,
+    webpki: Arc<WebPkiServerVerifier>,
+}
+
+impl Cas {
+    fn new(options: &Options, added: &[Certificate]) -> Result<Cas, Flaw> {
+        let file = if options.no_system_roots { Vec::new() } else { system_file() };
+        let has_more = !file.is_empty();
+        let system = if has_more || options.no_system_roots { file } else { whole_system() };
+        let first = Store::new(system, added)?;
+        Ok(Cas { first, all: has_more.then(OnceLock::new), added: added.to_vec() })
+    }
+
+    /// Verifies with the CAs that are read, and if these do not include the issuer, with all.
+    fn verify(
+        &self,
+        verify: impl Fn(&Store) -> Result<ServerCertVerified, ::rustls::Error>,
+    ) -> Result<ServerCertVerified, ::rustls::Error> {
+        match verify(&self.first) {
+            Err(::rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer)) => {}
+            verified => return verified,
+        }
+        let all = self
+            .all
+            .as_ref()
+            .and_then(|all| all.get_or_init(|| Store::new(whole_system(), &self.added).ok()).as_ref());
+        all.map_or_else(|| Err(CertificateError::UnknownIssuer.into()), verify)
+    }
+}
+
+impl Store {
+    fn new(system: Vec<Certificate>, added: &[Certificate]) -> Result<Store, Flaw> {
+        let mut roots = RootCertStore::empty();
+        roots.add_parsable_certificates(system);
+        roots.add_parsable_certificates(added.iter().cloned());
+        if roots.is_empty() {
+            return Err("no CA certificate was found on this system, and no ca_certificate was set".into());
+        }
+        let (roots, provider) = (Arc::new(roots), Arc::new(provider::default_provider()));
+        let webpki = WebPkiServerVerifier::builder_with_provider(roots.clone(), provider).build();
+        Ok(Store { roots, webpki: webpki.map_err(|e| e.to_string())? })
+    }
+
+    fn verify(
+        &self,
+        certificate: &CertificateDer<'_>,
+        chain: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, ::rustls::Error> {
+        match self.webpki.verify_server_cert(certificate, chain, name, ocsp, now) {
+            // The certificate says that it is a CA's, as those made by OpenSSL's command `req -x509` do. It was valid at
+            // this time; the name was not verified yet.
+            Err(::rustls::Error::InvalidCertificate(CertificateError::Other(e)))
+                if format!("{e:?}").contains("CaUsedAsEndEntity") =>
+            {
+                match self.holds(certificate) {
+                    Some(true) => verify_server_name(&ParsedCertificate::try_from(certificate)?, name)
+                        .map(|()| ServerCertVerified::assertion()),
+                    _ if is_self_issued(certificate) == Some(true) => {
+                        Err(CertificateError::UnknownIssuer.into())
+                    }
+                    _ => Err(CertificateError::Other(e).into()),
+                }
+            }
+            verified => verified,
         }
     }
-    store.add_parsable_certificates(roots.iter().cloned());
-    if store.is_empty() {
-        return Err("no CA certificate was found on this system, and no ca_certificate was set".into());
+
+    /// Returns whether it is the certificate of one of the CAs, or at least has its name and its key. Who has the key could
+    /// issue any certificate anyway, and the handshake proves that the server has it.
+    fn holds(&self, certificate: &[u8]) -> Option<bool> {
+        let mut fields = Fields::read(certificate)?;
+        let (_, key) = element(&mut fields.public_key)?;
+        Some(
+            self.roots
+                .roots
+                .iter()
+                .any(|ca| *ca.subject == *fields.subject && *ca.subject_public_key_info == *key),
+        )
     }
-    let provider = Arc::new(provider::default_provider());
-    WebPkiServerVerifier::builder_with_provider(Arc::new(store), provider).build().map_err(|e| e.to_string())
+}
+
+/// Reads the CAs of the system from the file that contains them all, if there is one.
+fn system_file() -> Vec<Certificate> {
+    let set = |variable| std::env::var_os(variable).map(PathBuf::from);
+    let file = match (set("SSL_CERT_FILE"), set("SSL_CERT_DIR")) {
+        (None, None) if cfg!(not(any(windows, target_vendor = "apple"))) => {
+            ::openssl_probe::probe().cert_file
+        }
+        (file, _) => file,
+    };
+    let read = file.and_then(|file| CertificateDer::pem_file_iter(file).ok());
+    read.map(|all| all.flatten().collect()).unwrap_or_default()
+}
+
+/// Reads the CAs of the system from everywhere.
+fn whole_system() -> Vec<Certificate> {
+    let system = ::rustls_native_certs::load_native_certs();
+    for e in &system.errors {
+        log::debug!(target: "postino", "reading the system's CAs: {e}");
+    }
+    system.certs
 }
 
 impl ServerCertVerifier for Verifier {
@@ -395,30 +490,20 @@ impl ServerCertVerifier for Verifier {
         now: UnixTime,
     ) -> Result<ServerCertVerified, ::rustls::Error> {
         use CertificateError::{NotValidForName, NotValidForNameContext, Other, UnknownIssuer};
-        let (webpki, added, any_name) = match &self.trust {
+        let distrust = |reason| Err(Other(OtherError(Arc::new(Distrust(reason)))).into());
+        let (cas, any_name) = match &self.trust {
             Trust::Blind => return Ok(ServerCertVerified::assertion()),
             Trust::Pins(pins) => {
-                return match pin::verify(pins, certificate, sha256) {
-                    Ok(()) => Ok(ServerCertVerified::assertion()),
-                    Err(reason) => Err(Other(OtherError(Arc::new(Distrust(reason)))).into()),
-                };
+                return pin::verify(pins, certificate, sha256)
+                    .map_or_else(distrust, |()| Ok(ServerCertVerified::assertion()));
             }
-            Trust::Cas { webpki, added, any_name } => (webpki, added, *any_name),
+            Trust::Cas { cas, any_name } => (cas, *any_name),
         };
-        let verified = match webpki.verify_server_cert(certificate, chain, name, ocsp, now) {
-            // The server presents the certificate that was added as a CA, and that says that it is one. All else was
-            // verified except the name.
-            Err(::rustls::Error::InvalidCertificate(Other(e)))
-                if format!("{e:?}").contains("CaUsedAsEndEntity")
-                    && added.iter().any(|ca| ca == certificate) =>
-            {
-                verify_server_name(&ParsedCertificate::try_from(certificate)?, name)
-                    .map(|()| ServerCertVerified::assertion())
-            }
+        let verified = match cas.verify(|store| store.verify(certificate, chain, name, ocsp, now)) {
             Err(::rustls::Error::InvalidCertificate(UnknownIssuer))
                 if is_self_issued(certificate) == Some(true) =>
             {
-                Err(Other(OtherError(Arc::new(Distrust("self-signed certificate".into())))).into())
+                distrust("self-signed certificate".to_owned())
             }
             verified => verified,
         };
@@ -597,7 +682,7 @@ mod tests {
         );
         let other = include_bytes!("../../tests/support/certs/self-signed.pem");
         let e = verified(&any_name, other, CA).unwrap_err();
-        assert!(format!("{e:?}").contains("CaUsedAsEndEntity"), "{e:?}");
+        assert!(format!("{e:?}").contains("self-signed certificate"), "{e:?}");
     }
 
     /// A transport that always has to wait.

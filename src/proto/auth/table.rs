@@ -149,8 +149,7 @@ mod sasl {
             cram::Cram,
             scram::{Binding, Hash, Scram},
         },
-        AuthOptions,
-        Context, Kind, Made, made,
+        AuthOptions, Context, Kind, Made, made,
     };
 
     pub fn cram_md5(kind: &Kind, _: &Context<'_>) -> Made {
