@@ -270,23 +270,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn truncated_certificates_and_keys_are_refused() {
-        let ca: &[u8] = include_bytes!("../../tests/support/certs/ca.der");
-        let archive: &[u8] = include_bytes!("../../tests/support/certs/client.p12");
-        assert!(roots(ca).is_ok() && Identity::pkcs12(archive, "secret").is_ok());
-        assert!((0..ca.len()).all(|n| roots(&ca[..n]).is_err()));
-        assert!((0..archive.len()).all(|n| Identity::pkcs12(&archive[..n], "secret").is_err()));
-        let pem: &[u8] = include_bytes!("../../tests/support/certs/client.pem");
-        let key: &[u8] = include_bytes!("../../tests/support/certs/client.key");
-        assert!(roots(pem).is_ok() && Identity::pem(pem, key).is_ok());
-        let end = "-\n".len(); // the last line may lack these
-        assert!(
-            (0..pem.len() - end).all(|n| roots(&pem[..n]).is_err() && Identity::pem(&pem[..n], key).is_err())
-        );
-        assert!((0..key.len() - end).all(|n| Identity::pem(pem, &key[..n]).is_err()));
-    }
-
-    #[test]
     fn the_reason_is_the_text_in_parentheses_at_the_end() {
         let text =
             "error:0A000086:SSL routines:(x):certificate verify failed:a.c:1889: (certificate has expired)";

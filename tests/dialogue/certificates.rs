@@ -495,6 +495,100 @@ fn a_connector_of_ones_own_is_used_as_it_is() {
     }
 }
 
+/// The verifier in the documentation of `rustls_config`.
+#[cfg(feature = "rustls")]
+mod verifier {
+    use std::sync::Arc;
+
+    use rustls::{
+        CertificateError, ClientConfig, DigitallySignedStruct, Error, OtherError, RootCertStore,
+        SignatureScheme,
+        client::{
+            WebPkiServerVerifier,
+            danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+        },
+        crypto::ring::default_provider,
+        pki_types::{CertificateDer, ServerName, UnixTime},
+    };
+
+    use super::{CA, der};
+
+    #[derive(Debug)]
+    struct Both {
+        cas: Arc<WebPkiServerVerifier>,
+        agrees: fn(&[u8]) -> Result<(), std::io::Error>,
+    }
+
+    impl ServerCertVerifier for Both {
+        fn verify_server_cert(
+            &self,
+            certificate: &CertificateDer<'_>,
+            chain: &[CertificateDer<'_>],
+            name: &ServerName<'_>,
+            ocsp: &[u8],
+            now: UnixTime,
+        ) -> Result<ServerCertVerified, Error> {
+            self.cas.verify_server_cert(certificate, chain, name, ocsp, now)?;
+            (self.agrees)(certificate).map_err(|e| CertificateError::Other(OtherError(Arc::new(e))))?;
+            Ok(ServerCertVerified::assertion())
+        }
+
+        fn verify_tls12_signature(
+            &self,
+            message: &[u8],
+            certificate: &CertificateDer<'_>,
+            signature: &DigitallySignedStruct,
+        ) -> Result<HandshakeSignatureValid, Error> {
+            self.cas.verify_tls12_signature(message, certificate, signature)
+        }
+
+        fn verify_tls13_signature(
+            &self,
+            message: &[u8],
+            certificate: &CertificateDer<'_>,
+            signature: &DigitallySignedStruct,
+        ) -> Result<HandshakeSignatureValid, Error> {
+            self.cas.verify_tls13_signature(message, certificate, signature)
+        }
+
+        fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+            self.cas.supported_verify_schemes()
+        }
+    }
+
+    pub fn config(agrees: fn(&[u8]) -> Result<(), std::io::Error>) -> Arc<ClientConfig> {
+        let mut roots = RootCertStore::empty();
+        roots.add(der(CA).into()).unwrap();
+        let provider = Arc::new(default_provider());
+        let cas =
+            WebPkiServerVerifier::builder_with_provider(roots.into(), provider.clone()).build().unwrap();
+        let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+        let verifier = Arc::new(Both { cas, agrees });
+        let config = config.unwrap().dangerous().with_custom_certificate_verifier(verifier);
+        Arc::new(config.with_no_client_auth())
+    }
+}
+
+#[cfg(feature = "rustls")]
+#[test]
+fn a_verifier_of_ones_own_decides_and_its_reason_is_reported() {
+    if backend() != TlsBackend::Rustls {
+        return;
+    }
+    let good = |certificate: &[u8]| {
+        assert_eq!(certificate, der(identity("good").0));
+        Ok(())
+    };
+    accepted(&default_client().rustls_config(verifier::config(good)), "good");
+    accepted(&default_client().rustls_config(verifier::config(good)), "good 1.2");
+    // Here it is not even called.
+    reasons(&default_client().rustls_config(verifier::config(good)), "self-signed", "127.0.0.1");
+    let not_today = |_: &[u8]| Err(std::io::Error::other("not today"));
+    for reason in reasons(&default_client().rustls_config(verifier::config(not_today)), "good", "127.0.0.1") {
+        assert_eq!(reason, "not today");
+    }
+}
+
 #[test]
 fn a_library_that_was_not_compiled_is_an_error() {
     for library in [TlsBackend::NativeTls, TlsBackend::Rustls] {
