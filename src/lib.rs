@@ -157,8 +157,8 @@
 //!   over a [local](Security) connection, which uses STARTTLS only with credentials, and only if it is offered.
 //! - TLS 1.2 or newer is required ([`Builder::min_tls_version`]). Certificates must match the host's name, and are
 //!   verified against the CAs that the system trusts and your own ([`Builder::ca_certificate`],
-//!   [`Builder::system_roots`]). [`Error::Certificate`] says what is wrong with a certificate. A failed handshake is an
-//!   error: there is no fallback to plain text.
+//!   [`Builder::system_roots`]), or only compared with a pin ([`Builder::pinned_certificate`]). [`Error::Certificate`]
+//!   says what is wrong with a certificate. A failed handshake is an error: there is no fallback to plain text.
 //! - Methods that allow invalid certificates or credentials in plain text have `danger` in their names. No URL can
 //!   enable them.
 //! - Text in an address, a name or a message can never become a command.

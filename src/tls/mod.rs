@@ -93,7 +93,7 @@ pub enum TlsVersion {
 /// | [`client_pkcs12`](crate::Builder::client_pkcs12) | yes | no: an [`Error::Config`](crate::Error::Config) |
 /// | [pins](crate::Builder::pinned_certificate) are compared | after the handshake (not on macOS, iOS and Windows) | during the handshake |
 /// | [`Client::tls_exporter`](crate::Client::tls_exporter), for SCRAM-SHA-256-PLUS | `None` | with TLS 1.3 |
-/// | resuming the session of an earlier connection | no | yes, among clones of a builder |
+/// | resuming the session of an earlier connection | no | yes, among clones of a builder, with the server of the same name on any port: it proves that it is the one whose certificate was verified |
 /// | [`tls_version`](crate::Client::tls_version), [`tls_cipher_suite`](crate::Client::tls_cipher_suite) | `None` | yes |
 /// | renegotiation in TLS 1.2 | yes | no |
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

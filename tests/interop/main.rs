@@ -46,6 +46,26 @@ mod blocking {
 
     #[path = "trust.rs"]
     mod trust;
+
+    /// What depends on the TLS library, with the one that is not the default.
+    #[cfg(all(feature = "native-tls", feature = "rustls"))]
+    #[path = "."]
+    #[allow(clippy::duplicate_mod)]
+    mod with_rustls {
+        use super::{Builder, Client, block_on, maybe_async};
+
+        const CLIENT: &str = "blocking, rustls";
+        const LIBRARY: Option<postino::TlsBackend> = Some(postino::TlsBackend::Rustls);
+
+        #[path = "cases.rs"]
+        mod cases;
+
+        #[path = "logins.rs"]
+        mod logins;
+
+        #[path = "trust.rs"]
+        mod trust;
+    }
 }
 
 #[path = "."]
@@ -84,38 +104,16 @@ mod aio {
     #[path = "trust.rs"]
     #[allow(clippy::duplicate_mod)]
     mod trust;
-}
 
-/// What depends on the TLS library, with the one that is not the default.
-#[cfg(all(feature = "native-tls", feature = "rustls"))]
-#[path = "."]
-#[allow(clippy::duplicate_mod)]
-mod with_rustls {
-    const LIBRARY: Option<postino::TlsBackend> = Some(postino::TlsBackend::Rustls);
-
+    /// What depends on the TLS library, with the one that is not the default.
+    #[cfg(all(feature = "native-tls", feature = "rustls"))]
     #[path = "."]
-    mod blocking {
-        use super::LIBRARY;
-        use crate::blocking::{Builder, Client, block_on, maybe_async};
-
-        const CLIENT: &str = "blocking, rustls";
-
-        #[path = "cases.rs"]
-        mod cases;
-
-        #[path = "logins.rs"]
-        mod logins;
-
-        #[path = "trust.rs"]
-        mod trust;
-    }
-
-    #[path = "."]
-    mod aio {
-        use super::LIBRARY;
-        use crate::aio::{Builder, Client, block_on, maybe_async};
+    #[allow(clippy::duplicate_mod)]
+    mod with_rustls {
+        use super::{Builder, Client, block_on, maybe_async};
 
         const CLIENT: &str = "async, rustls";
+        const LIBRARY: Option<postino::TlsBackend> = Some(postino::TlsBackend::Rustls);
 
         #[path = "cases.rs"]
         mod cases;
