@@ -183,14 +183,16 @@ pub enum Error {
         /// last one, or `TimedOut` if some addresses were not tried.
         source: io::Error,
     },
-    /// The server's certificate is not trusted: wrong name, unknown issuer, or expired. To fix it, add the issuer with
-    /// [`ca_certificate`](crate::Builder::ca_certificate), set [`tls_name`](crate::Builder::tls_name), or (insecurely)
-    /// disable TLS.
+    /// The server's certificate is not trusted: wrong name, unknown issuer, expired, or not among the pins. To fix it, add
+    /// the issuer with [`ca_certificate`](crate::Builder::ca_certificate), trust this certificate with
+    /// [`pinned_certificate`](crate::Builder::pinned_certificate), set [`tls_name`](crate::Builder::tls_name), or
+    /// (insecurely) disable TLS.
     Certificate {
         /// The name that the certificate was checked against.
         name: String,
         /// What is wrong, in the words of the TLS library, such as `certificate has expired`, `self-signed
-        /// certificate`, `hostname mismatch`, or `unable to get local issuer certificate` for an unknown CA.
+        /// certificate`, `hostname mismatch`, or `unable to get local issuer certificate` for an unknown CA. If it is
+        /// not pinned, the text contains its hashes.
         reason: String,
         /// The TLS library's error.
         source: Cause,
@@ -535,7 +537,7 @@ impl fmt::Display for Error {
             Error::Connect { server, source } => write!(f, "could not connect to {server}: {source}"),
             Error::Certificate { name, reason, .. } => write!(
                 f,
-                "the certificate for {name} is not trusted: {reason} (Builder::ca_certificate adds an issuer, Builder::tls_name sets another name)"
+                "the certificate for {name} is not trusted: {reason} (Builder::ca_certificate adds an issuer, Builder::pinned_certificate trusts one certificate, Builder::tls_name sets another name)"
             ),
             Error::Tls { source } => write!(f, "TLS handshake failed: {source}"),
             Error::TlsRequired => f.write_str("TLS is required, but the server does not offer STARTTLS"),
