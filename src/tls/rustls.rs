@@ -365,7 +365,8 @@ impl Verifier {
 }
 
 /// The CAs. The system has most of them twice: together in a file, and one by one in a folder. The folder takes longer to
-/// read, so that is done only if the file does not contain the issuer. (OpenSSL too reads of the folder what it needs.)
+/// read, so that is done only if the file does not contain the issuer: once, in the handshake. (OpenSSL too reads of the
+/// folder what it needs.)
 struct Cas {
     first: Store,
     /// With the folder, if `first` is without it.
@@ -383,7 +384,10 @@ impl Cas {
         let file = if options.no_system_roots { Vec::new() } else { system_file() };
         let has_more = !file.is_empty();
         let system = if has_more || options.no_system_roots { file } else { whole_system() };
-        let first = Store::new(system, added)?;
+        let first = match Store::new(system, added) {
+            Err(_) if has_more => Store::new(whole_system(), added)?, // the file has none that can be used
+            first => first?,
+        };
         Ok(Cas { first, all: has_more.then(OnceLock::new), added: added.to_vec() })
     }
 
