@@ -17,7 +17,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_domain_becomes_its_a_label() {
+    fn unicode_domains_are_converted_to_a_labels() {
         for (domain, ascii) in [
             ("bücher.example", "xn--bcher-kva.example"),
             ("BÜCHER.Example", "xn--bcher-kva.example"),
@@ -29,7 +29,7 @@ mod tests {
     }
 
     #[test]
-    fn an_invalid_domain_has_no_a_label() {
+    fn invalid_domains_cannot_be_converted_to_a_labels() {
         for domain in
             ["bü cher.example", "bü\0cher", "bü..cher", "-bü.example", "xn--ü", "\u{301}a.example", "bü/x"]
         {

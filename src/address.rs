@@ -259,7 +259,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_an_address_stays_as_it_was_written() {
+    fn valid_addresses_are_kept_verbatim() {
         for text in [
             "a@b",
             "postmaster",
@@ -289,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn an_at_within_quotes_is_not_where_the_domain_begins() {
+    fn a_quoted_at_sign_does_not_start_the_domain() {
         let address = Address::new("\"a@b\"").unwrap();
         assert_eq!((address.local_part(), address.domain()), ("\"a@b\"", None));
         let address = Address::new("\"a@b\"@x").unwrap();
@@ -297,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_said() {
+    fn address_errors_state_the_reason() {
         for (text, why) in [
             ("bob smith", "\"bob smith\": no @"),
             ("a b@x", "\"a b@x\": space in the local part"),
@@ -317,7 +317,7 @@ mod tests {
 
     // Threats 20 and 21.
     #[test]
-    fn what_could_smuggle_is_refused() {
+    fn malformed_addresses_and_injection_attempts_are_refused() {
         for text in [
             "",
             " ",
@@ -363,7 +363,7 @@ mod tests {
 
     // Threat 26.
     #[test]
-    fn long_ones_are_refused() {
+    fn overlong_addresses_are_refused() {
         assert!(Address::new(&format!("{}@x", "l".repeat(64))).is_ok());
         assert!(Address::new(&format!("{}@x", "l".repeat(65))).is_err());
         assert!(Address::new(&format!("{}@x", "l".repeat(300))).is_err());
@@ -372,7 +372,7 @@ mod tests {
 
     #[cfg(feature = "idna")]
     #[test]
-    fn without_smtputf8_a_domain_becomes_its_a_label() {
+    fn without_smtputf8_a_domain_is_converted_to_a_labels() {
         let ascii = |text: &str| Address::new(text).unwrap().without_utf8();
         assert_eq!(ascii("\"b c\"@bücher.example").unwrap().as_str(), "\"b c\"@xn--bcher-kva.example");
         assert_eq!(ascii("postmaster").unwrap().as_str(), "postmaster");
@@ -383,7 +383,7 @@ mod tests {
 
     #[cfg(not(feature = "idna"))]
     #[test]
-    fn without_smtputf8_the_error_names_the_feature() {
+    fn without_smtputf8_the_error_names_the_idna_feature() {
         let error = Address::new("b@bücher.example").unwrap().without_utf8().unwrap_err();
         assert!(matches!(error, Error::Unsupported(text) if text.contains("`idna`")));
     }

@@ -553,7 +553,7 @@ mod tests {
     }
 
     #[test]
-    fn what_an_error_says_of_a_message_follows_from_the_outcomes() {
+    fn a_transaction_error_agrees_with_the_recipient_outcomes() {
         for count in 1..=3_u32 {
             for number in 0..FATES.len().pow(count) {
                 let digit = |place: u32| FATES[number / FATES.len().pow(place) % FATES.len()];
@@ -568,7 +568,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_that_one_reply_decides_says_the_same_of_all_its_recipients() {
+    fn a_single_reply_gives_all_recipients_the_same_outcome() {
         let envelope = Envelope::new("s@a.example", ["0@x.example", "1@x.example"]).unwrap();
         for fate in FATES {
             for cause in causes() {
@@ -598,7 +598,7 @@ mod tests {
     }
 
     #[test]
-    fn the_text_of_a_failed_delivery_names_recipients_replies_and_what_to_do() {
+    fn a_failed_delivery_lists_recipients_replies_and_retry_advice() {
         let no = "550 5.1.1 no such user here";
         let full = "452 4.2.2 full";
         assert_eq!(
@@ -632,7 +632,7 @@ mod tests {
     }
 
     #[test]
-    fn the_text_says_at_which_step_a_message_was_refused_or_is_in_doubt() {
+    fn the_error_text_says_at_which_step_a_message_failed() {
         let envelope = Envelope::new("s@x", ["0@x", "1@x"]).unwrap();
         let whole = |outcome, reply| Delivery::new(envelope.clone(), outcome, outcome, reply, Vec::new());
         let spam = refusal(Phase::End, "554 5.7.1 spam");
@@ -649,7 +649,7 @@ mod tests {
     }
 
     #[test]
-    fn a_delivery_to_some_is_an_error_only_if_all_are_required() {
+    fn a_partial_delivery_is_an_error_only_with_require_all() {
         let envelope = Envelope::new("s@x", ["0@x", "1@x"]).unwrap();
         let reply = |text: &str| Some(Reply::parse(text.as_bytes()).unwrap());
         let taken = reply("250 2.0.0 queued as A\r\n");
@@ -670,7 +670,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_without_a_message_does_not_contradict_itself() {
+    fn retry_is_consistent_with_the_other_properties_of_an_error() {
         for error in causes() {
             let retry = error.retry();
             assert_eq!(error.in_doubt(), retry == Retry::MayDuplicate, "{error:?}");
@@ -681,7 +681,7 @@ mod tests {
     }
 
     #[test]
-    fn behind_parts_each_recipient_has_its_own_answer_in_the_order_of_the_envelope() {
+    fn outcomes_of_parts_are_merged_in_envelope_order() {
         let envelope = Envelope::new("s@a.example", ["0@x.example", "1@y.example", "2@x.example"]).unwrap();
         let refused = |number| vec![(number, Outcome::Refused, Some(Reply::parse(b"550 no\r\n").unwrap()))];
         let part = |numbers: &[usize], own| {

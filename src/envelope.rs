@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn an_envelope_has_recipients() {
+    fn an_envelope_needs_at_least_one_recipient() {
         assert!(matches!(Envelope::new("a@b", [] as [&str; 0]), Err(Error::NoRecipients)));
         let bounce = Envelope::new("", ["a@b"]).unwrap();
         assert_eq!(bounce.sender(), None);
@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn a_later_option_of_a_kind_replaces_the_one_before() {
+    fn a_later_option_replaces_an_earlier_one_of_the_same_kind() {
         let report = RcptOption::Notify { success: true, failure: false, delay: false };
         let envelope = envelope()
             .option(MailOption::Priority(1))

@@ -378,7 +378,7 @@ mod tests {
     }
 
     #[test]
-    fn whatever_becomes_free_is_granted_to_the_longest_waiter() {
+    fn a_freed_place_goes_to_the_longest_waiter() {
         let mut pool = Pool::new(1);
         let holder = pool.draw(For::Connection);
         assert_eq!(pool.take(holder), Some(Place::Connect { trial: false }));
@@ -407,7 +407,7 @@ mod tests {
     }
 
     #[test]
-    fn a_waiter_whose_connection_was_dead_is_served_before_those_who_came_later() {
+    fn a_waiter_given_a_dead_connection_is_served_before_later_waiters() {
         let mut pool = Pool::new(1);
         let first = pool.draw(For::Connection);
         assert!(pool.has(first));
@@ -418,7 +418,7 @@ mod tests {
     }
 
     #[test]
-    fn turns_come_at_the_pace_and_in_order() {
+    fn turns_are_granted_in_order_at_the_set_pace() {
         let mut pool = Pool::paced();
         let tickets: Vec<u64> = (0..4).map(|_| pool.draw(For::Turn)).collect();
         for (n, ticket) in tickets.iter().enumerate() {
@@ -439,7 +439,7 @@ mod tests {
     }
 
     #[test]
-    fn a_waiter_for_a_turn_that_leaves_takes_none() {
+    fn a_waiter_that_leaves_gives_up_its_turn() {
         let mut pool = Pool::paced();
         let tickets: Vec<u64> = (0..30).map(|_| pool.draw(For::Turn)).collect();
         let due = pool.queue.turn(pool.now);
@@ -479,7 +479,7 @@ mod tests {
     }
 
     #[test]
-    fn one_login_at_a_time_until_one_has_worked() {
+    fn logins_are_tried_one_at_a_time_until_one_succeeds() {
         let rules = Rules { connections: 3, idle: SECOND, pace: None, login_pause: Some(SECOND * 60) };
         let mut pool = Pool::with(rules);
         let tickets = [(); 3].map(|()| pool.draw(For::Connection));
@@ -492,7 +492,7 @@ mod tests {
     }
 
     #[test]
-    fn after_a_refused_login_no_other_is_tried_for_a_while() {
+    fn a_refused_login_suspends_further_logins_for_a_while() {
         let rules = Rules { connections: 3, idle: SECOND * 600, pace: None, login_pause: Some(SECOND * 60) };
         let mut pool = Pool::with(rules);
         let first = pool.draw(For::Connection);
@@ -515,7 +515,7 @@ mod tests {
     }
 
     #[test]
-    fn connections_that_were_idle_for_too_long_are_handed_out_first() {
+    fn stale_connections_are_handed_out_first() {
         let mut pool = Pool::new(2);
         let held = [(); 2].map(|()| pool.draw(For::Connection));
         assert!(held.iter().all(|ticket| pool.has(*ticket)));
@@ -535,7 +535,7 @@ mod tests {
     }
 
     #[test]
-    fn closing_wakes_all_waiters_and_the_last_connection_wakes_the_caller_of_close() {
+    fn close_wakes_all_waiters_and_the_last_connection_wakes_its_caller() {
         let mut pool = Pool::new(1);
         let holder = pool.draw(For::Connection);
         assert!(pool.has(holder));

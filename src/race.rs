@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn no_error_of_an_address_is_lost() {
+    fn the_connect_error_reports_the_failure_of_each_address() {
         let start = Instant::now();
         let all = addresses("[::1]:25 127.0.0.1:25 127.0.0.2:25");
         let refused = || io::Error::from(io::ErrorKind::ConnectionRefused);

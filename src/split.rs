@@ -262,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn recipients_that_are_tried_again_come_next_and_their_last_result_counts() {
+    fn retried_recipients_come_next_and_their_last_result_counts() {
         use Outcome::{Accepted, NotSent, Refused};
         let envelope = envelope(&named(&["a", "b", "c", "d"]));
         let first = || {
@@ -307,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn however_few_recipients_a_server_accepts_the_number_of_rcpt_is_linear() {
+    fn the_number_of_rcpt_commands_is_linear_however_few_are_accepted() {
         let falling: Vec<usize> = (1..200).rev().collect();
         for room in [&[1][..], &[1, 100], &[50, 49], &[7], &[99, 3, 2, 1], &falling] {
             let offered = offered(3_000, room);
@@ -316,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn a_server_without_room_for_any_recipient_is_not_asked_for_the_others() {
+    fn splitting_stops_when_a_server_has_no_room_for_any_recipient() {
         let envelope = envelope(&named(&["a", "b", "c", "d"]));
         let accepted = Outcome::Accepted;
         let first = || Ok(Delivery::new(envelope.clone(), accepted, accepted, None, own(452, &[1, 2, 3])));
@@ -333,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn a_whole_message_keeps_the_cause_of_its_refusal() {
+    fn an_unsplit_message_keeps_the_cause_of_its_refusal() {
         let envelope = envelope(&named(&["a"]));
         let reply = Reply::parse(b"554 no\r\n").unwrap();
         let delivery = Delivery::new(

@@ -70,7 +70,7 @@ fn every_message_arrives_and_the_json_counts_them() {
 }
 
 #[test]
-fn without_pipelining_and_with_chunking_not_offered_it_is_the_same() {
+fn messages_arrive_without_pipelining_and_when_chunking_is_not_offered() {
     let file = file("plain", b"Subject: Hi\n\nHello!\n");
     let args = [ADDRESSES, &["--count", "3", "--no-pipelining", "--chunking", &file]].concat();
     with_both_clients(accepting, &args, |server, done| {
@@ -82,7 +82,7 @@ fn without_pipelining_and_with_chunking_not_offered_it_is_the_same() {
 }
 
 #[test]
-fn a_large_file_arrives_each_time() {
+fn a_large_file_arrives_intact_every_time() {
     let line = b"0123456789012345678901234567890123456789012345678901234567890123456789\r\n";
     let content = line.repeat(20_000);
     let file = file("large", &content);
@@ -113,7 +113,7 @@ fn refusals_are_counted_and_change_the_exit_code() {
 }
 
 #[test]
-fn where_nobody_listens_nothing_is_sent_and_the_reason_is_printed() {
+fn without_a_server_nothing_is_sent_and_the_reason_is_printed() {
     let file = file("nobody", b"Subject: Hi\n\nHello!\n");
     for client in [&[][..], &["--async"]] {
         if client.is_empty() || cfg!(feature = "async") {

@@ -105,7 +105,7 @@ fn mailboxes(address: Option<&Address<'_>>) -> Vec<(String, String)> {
 }
 
 #[test]
-fn a_plain_message_is_plain() {
+fn a_text_only_message_is_written_as_expected() {
     let message = Message::builder()
         .from("Alice <alice@example.org>")
         .to("Bob <bob@example.net>")
@@ -252,7 +252,7 @@ fn an_invalid_value_is_refused_and_its_field_named() {
 }
 
 #[test]
-fn one_click_unsubscribing_sets_both_fields() {
+fn one_click_unsubscribe_sets_both_fields() {
     let message = builder()
         .list_unsubscribe("mailto:leave@lists.example.org")
         .one_click_unsubscribe("https://lists.example.org/leave?id=1")
@@ -349,7 +349,7 @@ fn a_message_has_no_more_parts_than_necessary() {
 }
 
 #[test]
-fn only_text_without_a_line_end_gets_one() {
+fn a_final_line_end_is_added_to_text_but_not_to_attachments() {
     let message = builder().text("x").build().unwrap();
     assert!(text(&message).ends_with("\r\n\r\nx\r\n"));
     let message = builder().text("ü").build().unwrap();
@@ -366,7 +366,7 @@ fn only_text_without_a_line_end_gets_one() {
 }
 
 #[test]
-fn a_file_name_also_has_a_form_for_old_programs() {
+fn a_non_ascii_file_name_also_has_an_ascii_form() {
     let disposition = |name: &str| {
         let message = builder().attach(Attachment::bytes(name, b"x")).build().unwrap();
         let text = check(&message);
@@ -401,7 +401,7 @@ fn eight_bit(message: &Message) -> String {
 }
 
 #[test]
-fn text_keeps_its_end_in_every_encoding() {
+fn text_keeps_its_ending_in_every_encoding() {
     // In the first form: base64.
     for text in ["привет\r\n", "привет"] {
         let message = builder().text(text).build().unwrap();
@@ -647,7 +647,7 @@ fn an_attachment_from_a_reader_is_read_while_it_is_sent() {
 }
 
 #[test]
-fn a_source_that_fails_is_an_error_and_never_a_short_message() {
+fn a_failing_attachment_reader_is_an_error_and_not_a_truncated_message() {
     struct Fails(usize);
     impl Read for Fails {
         fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
@@ -719,7 +719,7 @@ fn with_crlf(text: &str) -> String {
 
 proptest! {
     #[test]
-    fn a_name_survives(name in value()) {
+    fn any_display_name_round_trips(name in value()) {
         let message = builder().cc((&name[..], "carol@example.net")).cc("d@example.net").build().unwrap();
         let sent = check(&message);
         let cc = mailboxes(parse(sent.as_bytes()).cc());
@@ -733,7 +733,7 @@ proptest! {
     }
 
     #[test]
-    fn a_subject_survives(subject in value()) {
+    fn any_subject_round_trips(subject in value()) {
         let message = builder().subject(&subject[..]).build().unwrap();
         let sent = check(&message);
         let expected = Some(&subject[..]).filter(|subject| !subject.trim_matches(' ').is_empty());
@@ -757,7 +757,7 @@ proptest! {
     }
 
     #[test]
-    fn texts_survive(plain in content(), html in ".{0,300}", file in content()) {
+    fn any_text_html_and_attachment_round_trip(plain in content(), html in ".{0,300}", file in content()) {
         let plain = String::from_utf8_lossy(&plain).into_owned();
         let message = builder().text(&plain[..]).html(&html[..]).attach(Attachment::bytes("f", file.clone())).build().unwrap();
         let sent = check(&message);

@@ -44,7 +44,7 @@ fn allocated(work: fn(usize), n: usize) -> (usize, usize) {
 }
 
 #[test]
-fn allocations_grow_in_proportion() {
+fn allocations_grow_linearly() {
     for (name, n, work) in cases::CASES {
         work(1); // builds what is built only once
         let (few, many) = (allocated(*work, *n), allocated(*work, 8 * n));

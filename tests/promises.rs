@@ -296,7 +296,7 @@ fn options() -> impl Strategy<Value = Options> {
 proptest! {
     // Threat 31.
     #[test]
-    fn reads_and_writes_in_any_pieces_are_the_same_session(
+    fn how_reads_and_writes_are_split_does_not_change_a_session(
         replies in tape(), cuts in tape(), contents in contents(), options in options(),
     ) {
         if options.chunking && contents.iter().any(|content| content.len() > 60_000) {
@@ -309,7 +309,7 @@ proptest! {
     }
 
     #[test]
-    fn no_login_and_no_message_leave_before_tls_that_is_required(
+    fn no_login_and_no_message_is_sent_before_required_tls(
         replies in tape(), cuts in tape(), contents in contents(), options in options(),
     ) {
         let session = session(&replies, Some(cuts), &contents, options);
@@ -321,7 +321,7 @@ proptest! {
     }
 
     #[test]
-    fn nothing_bare_leaves_and_no_message_ends_before_its_time(
+    fn no_bare_cr_or_lf_is_sent_and_no_message_ends_early(
         replies in tape(), cuts in tape(), contents in contents(),
     ) {
         // Chunks are counted, and may contain such an end.
@@ -333,7 +333,7 @@ proptest! {
     }
 
     #[test]
-    fn any_octets_at_all_bring_each_dialogue_to_an_end(
+    fn every_dialogue_ends_whatever_octets_the_server_sends(
         said in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..80), 0..20),
         begin in 0usize..12, cuts in tape(), contents in contents(), options in options(),
     ) {
@@ -351,7 +351,7 @@ proptest! {
 }
 
 #[test]
-fn a_session_against_a_server_that_always_fits_is_whole() {
+fn a_session_with_a_cooperative_server_is_completed() {
     let contents = [b"Hello\r\n".to_vec(), b".\r\n".to_vec()];
     let mut session = Session::new(|phase, secured| reply(phase, secured, 1), None, contents.to_vec());
     session.run(Options::default());

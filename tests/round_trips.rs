@@ -162,7 +162,7 @@ fn small(options: Options, messages: usize) -> Load {
 }
 
 #[test]
-fn joined_messages_take_one_round_trip_each_and_one_more() {
+fn joined_messages_take_one_round_trip_each_plus_one() {
     for joining in [Joining::Untried, Joining::Works] {
         for messages in [1, 2, 10, 1000] {
             assert_eq!(round_trips(small(options(true, joining), messages)), messages + 1);
@@ -171,7 +171,7 @@ fn joined_messages_take_one_round_trip_each_and_one_more() {
 }
 
 #[test]
-fn messages_that_may_have_to_be_waited_for_take_a_write_more_and_no_round_trip() {
+fn messages_of_a_blocking_source_cost_an_extra_write_but_no_round_trip() {
     let joined = options(true, Joining::Works);
     for load in [small(joined, 10), Load { octets: 1024 * 1024, ..small(joined, 10) }] {
         let (trips, writes) = trips_and_writes(load);
@@ -216,7 +216,7 @@ fn small_messages_in_chunks_take_a_round_trip_for_each_window_of_replies() {
 }
 
 #[test]
-fn chunks_are_joined_with_care_once_and_without_then() {
+fn chunked_messages_wait_only_once_to_see_if_joining_works() {
     let chunking = Options { chunking: true, ..options(true, Joining::Untried) };
     // The first is sent with the envelope of the second; the second's content with all the others.
     assert_eq!(round_trips(small(chunking, 100)), 2);
@@ -289,7 +289,7 @@ fn carry_to_a_cramped_server(load: Load, held: usize, room: usize) {
 }
 
 #[test]
-fn a_server_that_answers_late_and_has_no_room_does_not_wedge_it() {
+fn a_server_with_late_replies_and_small_buffers_causes_no_deadlock() {
     for chunking in [false, true] {
         let options = Options { chunking, ..options(true, Joining::Works) };
         for (held, room) in [(1, 100), (1000, 100), (1000, 1_000_000), (1, 1)] {

@@ -120,7 +120,7 @@ fn a_proxy_is_given_the_password_only_if_it_asks_for_one() {
 }
 
 #[test]
-fn a_proxy_that_hangs_up_is_an_error() {
+fn a_proxy_that_closes_the_connection_is_an_error() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     let proxy = thread::spawn(move || drop(listener.accept().unwrap()));

@@ -605,7 +605,7 @@ proptest! {
     #![proptest_config(cases())]
 
     #[test]
-    fn what_is_reported_is_what_the_server_took(
+    fn the_reported_outcomes_match_what_the_server_accepted(
         tape in prop::collection::vec(any::<u8>(), 30..200),
         options in options(),
         mood in 0usize..5,
@@ -744,7 +744,7 @@ fn outcomes(results: &[Result<Delivery, Error>]) -> Vec<Outcome> {
 
 // Threat 38.
 #[test]
-fn a_reply_before_the_end_has_left_accepts_nothing() {
+fn a_reply_before_the_end_is_fully_sent_accepts_nothing() {
     for (reply, outcome) in [("250 ok\r\n", Outcome::InDoubt), ("552 full\r\n", Outcome::Refused)] {
         let mut line = Line::new(JOINED, &[1]);
         line.said("");
@@ -853,7 +853,7 @@ fn an_envelope_that_was_refused_is_not_sent_again_when_the_connection_is_lost() 
 }
 
 #[test]
-fn messages_that_were_handed_over_unasked_wait_for_their_turn() {
+fn messages_passed_in_before_they_are_wanted_wait_for_their_turn() {
     let lock_step = Options { pipelining: false, joining: Joining::Off, ..JOINED };
     let mut line = Line::new(lock_step, &[1, 1]);
     for (said, reply) in [
@@ -875,7 +875,7 @@ fn messages_that_were_handed_over_unasked_wait_for_their_turn() {
 }
 
 #[test]
-fn a_message_that_comes_while_the_last_rset_is_out_waits_for_its_reply() {
+fn a_message_that_comes_during_the_last_rset_waits_for_its_reply() {
     let mut line = Line::new(JOINED, &[1]);
     line.said("");
     line.hear("550 no\r\n503 no\r\n503 no\r\n").unwrap();
@@ -900,7 +900,7 @@ fn no_message_is_asked_for_while_the_window_is_full() {
 }
 
 #[test]
-fn content_that_nobody_wants_is_refused() {
+fn content_passed_in_before_it_is_wanted_is_an_error() {
     let mut line = Line::new(JOINED, &[1]);
     assert!(line.talk.body(b"Hello\r\n", &mut line.out).is_err());
     line.said("");
@@ -908,7 +908,7 @@ fn content_that_nobody_wants_is_refused() {
 }
 
 #[test]
-fn lmtp_answers_for_each_recipient_that_was_taken() {
+fn lmtp_answers_for_each_accepted_recipient() {
     for chunking in [false, true] {
         let mut line = Line::new(Options { lmtp: true, chunking, ..JOINED }, &[4]);
         line.said("");
@@ -933,7 +933,7 @@ fn lmtp_answers_for_each_recipient_that_was_taken() {
 }
 
 #[test]
-fn lmtp_refused_by_all_is_refused_and_what_is_transient_is_to_be_sent_again() {
+fn lmtp_refused_for_all_is_refused_and_can_be_retried_where_temporary() {
     let mut line = Line::new(Options { lmtp: true, ..JOINED }, &[2]);
     line.said("");
     line.hear("250 ok\r\n250 ok\r\n250 ok\r\n354 go on\r\n").unwrap();
@@ -947,7 +947,7 @@ fn lmtp_refused_by_all_is_refused_and_what_is_transient_is_to_be_sent_again() {
 }
 
 #[test]
-fn lmtp_with_a_354_for_nobody_is_out_of_step() {
+fn an_lmtp_354_without_recipients_is_a_protocol_error() {
     let mut line = Line::new(Options { lmtp: true, ..JOINED }, &[1]);
     line.said("");
     assert!(matches!(
@@ -958,7 +958,7 @@ fn lmtp_with_a_354_for_nobody_is_out_of_step() {
 }
 
 #[test]
-fn lmtp_sends_no_chunk_that_nobody_gets() {
+fn lmtp_sends_no_chunk_without_an_accepted_recipient() {
     let mut line = Line::new(Options { lmtp: true, ..CHUNKED }, &[1]);
     assert!(!line.said("Hello\r\n").contains("BDAT"));
     line.hear("250 ok\r\n550 nobody\r\n").unwrap();
@@ -968,7 +968,7 @@ fn lmtp_sends_no_chunk_that_nobody_gets() {
 }
 
 #[test]
-fn a_501_is_about_the_sender_once_joining_is_known_to_work() {
+fn once_joining_works_a_501_refuses_the_sender() {
     for (joining, again) in [(Joining::Untried, true), (Joining::Works, false)] {
         let mut line = Line::new(Options { joining, ..JOINED }, &[1, 1]);
         line.said("");
@@ -982,7 +982,7 @@ fn a_501_is_about_the_sender_once_joining_is_known_to_work() {
 }
 
 #[test]
-fn an_envelope_that_was_alone_and_got_503_is_refused() {
+fn an_envelope_sent_alone_that_gets_503_is_refused() {
     let mut line = Line::new(JOINED, &[1]);
     line.said("");
     line.hear("503 no\r\n503 no\r\n503 no\r\n").unwrap();
@@ -1008,7 +1008,7 @@ fn only_the_first_reply_to_a_joined_envelope_is_probed_for() {
 }
 
 #[test]
-fn a_great_many_long_refusals_are_not_kept_whole() {
+fn many_long_refusals_are_kept_only_up_to_a_limit() {
     let mut line = Line::new(Options { pipelining: false, joining: Joining::Off, ..JOINED }, &[3_000]);
     line.said("");
     line.hear("250 ok\r\n").unwrap();

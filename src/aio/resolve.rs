@@ -47,7 +47,7 @@ mod tests {
 
     // Threat 87.
     #[test]
-    fn a_lookup_that_sleeps_holds_neither_the_limit_nor_the_executor() {
+    fn a_hanging_lookup_times_out_without_blocking_the_executor() {
         let (wake, asleep) = mpsc::channel::<()>();
         let start = Instant::now();
         let until = start + Duration::from_millis(200);

@@ -51,7 +51,7 @@ mod tests {
 
     // Threat 87.
     #[test]
-    fn a_lookup_that_sleeps_is_given_up_at_the_limit() {
+    fn a_hanging_lookup_times_out() {
         let (wake, asleep) = mpsc::channel::<()>();
         let start = Instant::now();
         let until = start + Duration::from_millis(200);
@@ -67,7 +67,7 @@ mod tests {
 
     // Threat 87.
     #[test]
-    fn a_lookup_that_sleeps_does_not_hold_a_stop() {
+    fn a_stop_does_not_wait_for_a_hanging_lookup() {
         let (wake, asleep) = mpsc::channel::<()>();
         let (stop_handle, start) = (StopHandle::new(), Instant::now());
         let until = start + Duration::from_secs(60);

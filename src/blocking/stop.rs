@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stop_ends_open_connections_and_those_made_after_it() {
+    fn a_stop_ends_open_connections_and_any_made_later() {
         let stop_handle = StopHandle::new();
         let ((early, end_early), (gone, end_gone), (late, end_late)) = (counting(), counting(), counting());
         let _early = stop_handle.watch(end_early);

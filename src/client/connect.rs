@@ -144,7 +144,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn connecting_to_a_closed_port_names_it() {
+    fn the_error_for_a_closed_port_names_the_address() {
         let port = {
             let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
             listener.local_addr().unwrap().port()

@@ -561,7 +561,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_message_whose_turn_comes_after_its_deadline_takes_none() {
+    fn a_message_takes_no_turn_beyond_its_deadline() {
         let server = Client::builder("127.0.0.1").deadline(Duration::from_secs(1));
         let pool = Pool::builder(server).max_rate(0.001).build().unwrap();
         let turn = || pool.0.with(|state| state.queue.turn(Instant::now()));

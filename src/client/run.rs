@@ -360,7 +360,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn patience_is_in_proportion_to_the_slowest_reply_and_never_absurdly_short() {
+    fn patience_scales_with_the_slowest_reply_and_has_a_minimum() {
         let ms = Duration::from_millis;
         for (slowest, expected) in [(ms(0), ms(50)), (ms(1), ms(50)), (ms(50), ms(500)), (ms(300), ms(3_000))]
         {

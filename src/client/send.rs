@@ -491,7 +491,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_connection_that_was_lost_while_it_was_idle_does_not_limit_the_next_one() {
+    fn a_connection_lost_while_idle_does_not_limit_the_next_one() {
         for (answered, limits) in [(Some(Instant::now()), true), (Instant::now().checked_sub(IDLE), false)] {
             let mut client = Client::builder("127.0.0.1").client(Maker::Client).unwrap();
             client.settle(true);

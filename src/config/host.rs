@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn a_host_is_local_if_its_name_says_so() {
+    fn only_localhost_names_and_loopback_addresses_are_local() {
         for (text, local, looked_up) in [
             ("localhost", true, false),
             ("LocalHost.", true, false),
@@ -142,7 +142,7 @@ mod tests {
     // Threat 11.
     #[cfg(feature = "idna")]
     #[test]
-    fn a_host_beyond_ascii_becomes_its_a_label() {
+    fn a_non_ascii_host_is_converted_to_a_labels() {
         for (text, lookup, name) in [
             ("Bücher.test", "xn--bcher-kva.test", "xn--bcher-kva.test"),
             ("bücher.test.", "xn--bcher-kva.test.", "xn--bcher-kva.test"),

@@ -427,7 +427,7 @@ mod tests {
     // Behaviour 12.
     #[cfg(any(feature = "native-tls", feature = "rustls"))]
     #[test]
-    fn default_ports() {
+    fn default_ports_follow_the_scheme_and_security() {
         let port = |text: &str| told(&Config::from_url(text).unwrap().check().unwrap()).1;
         assert_eq!(port("smtps://h"), 465);
         assert_eq!(port("smtps://u:p@h"), 465);
@@ -439,7 +439,7 @@ mod tests {
     }
 
     #[test]
-    fn lmtp_is_never_on_port_25() {
+    fn lmtp_on_port_25_is_refused() {
         assert_eq!(told(&Config::from_url("lmtp://h:2424").unwrap().check().unwrap()).1, 2424);
         assert!(Config::from_url("lmtp://h").unwrap().lmtp);
         for config in [
@@ -472,7 +472,7 @@ mod tests {
     }
 
     #[test]
-    fn contradictory_settings_of_the_server_are_refused() {
+    fn contradictory_server_settings_are_refused() {
         let one = || Some(vec!["127.0.0.1:2525".parse().unwrap()]);
         let unix = || Config::unix(Path::new("/run/smtp"));
         for config in [
@@ -492,7 +492,7 @@ mod tests {
 
     #[cfg(not(any(feature = "native-tls", feature = "rustls")))]
     #[test]
-    fn tls_without_the_feature_is_a_clear_error() {
+    fn requiring_tls_without_a_tls_feature_names_the_missing_feature() {
         for url in ["smtps://h", "smtp://h?tls=required"] {
             let error = Config::from_url(url).and_then(|config| config.check()).unwrap_err();
             assert!(error.to_string().contains("native-tls"), "{error}");
@@ -502,7 +502,7 @@ mod tests {
     // Threat 11.
     #[cfg(not(feature = "idna"))]
     #[test]
-    fn a_host_beyond_ascii_is_refused_and_told_the_way_out() {
+    fn the_error_for_a_non_ascii_host_suggests_punycode_or_idna() {
         let error = Config::from_url("smtp://bücher.test").unwrap_err();
         assert!(
             matches!(&error, Error::Config(text) if text.contains("xn--") && text.contains("idna")),
@@ -529,7 +529,7 @@ mod tests {
     }
 
     #[test]
-    fn credentials_are_not_shown() {
+    fn debug_output_of_the_config_hides_credentials() {
         let config = Config::from_url("smtp://user:hunter2@h").unwrap();
         assert!(!format!("{config:?} {:?}", config.check().unwrap()).contains("hunter2"));
     }

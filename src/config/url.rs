@@ -129,7 +129,7 @@ mod tests {
     use super::{super::tests::told, *};
 
     #[test]
-    fn urls_are_read() {
+    fn urls_are_parsed() {
         let url = |text: &str| Config::from_url(text).and_then(|config| config.check());
         let plain = url("smtp://localhost").unwrap();
         assert_eq!(told(&plain), ("localhost", 25, Security::Auto));
@@ -145,7 +145,7 @@ mod tests {
 
     #[cfg(unix)]
     #[test]
-    fn urls_name_unix_sockets() {
+    fn urls_can_name_unix_sockets() {
         for (url, path, lmtp) in [
             ("smtp+unix:/run/smtp", "/run/smtp", false),
             ("LMTP+UNIX:/run/l%20m%2Ftp%3F", "/run/l m/tp?", true),
@@ -173,7 +173,7 @@ mod tests {
 
     // Threat 13.
     #[test]
-    fn no_url_turns_a_danger_switch() {
+    fn urls_cannot_set_danger_options() {
         for switch in ["accept_invalid_certs", "accept_invalid_hostnames", "plaintext_credentials"] {
             for query in
                 [format!("danger_{switch}=true"), format!("tls=required&danger_{switch}"), switch.into()]
@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn bad_urls_are_refused_and_not_shown() {
+    fn invalid_urls_are_refused_without_revealing_the_password() {
         for text in [
             "",
             "localhost",

@@ -368,13 +368,13 @@ mod tests {
     }
 
     #[test]
-    fn a_body_that_can_be_opened_once_keeps_its_flags_and_size() {
+    fn a_single_use_body_keeps_its_flags_and_size() {
         let once = flagged().into_once().unwrap();
         assert_eq!((flags(&once), once.size), ([true; 4], Some(7)));
     }
 
     #[test]
-    fn opening_a_body_keeps_the_flags_of_both() {
+    fn opening_a_body_merges_the_flags_of_both() {
         let plain = || Body::from(b"x");
         assert_eq!(flags(&flagged().opened(plain())), [true; 4]);
         assert_eq!(flags(&plain().opened(flagged())), [true; 4]);
@@ -382,7 +382,7 @@ mod tests {
     }
 
     #[test]
-    fn a_path_must_be_opened_and_bytes_need_not_be() {
+    fn a_path_needs_opening_but_bytes_do_not() {
         assert!(flagged().is_open() && !Body::path("/no/such/file").is_open());
     }
 
@@ -392,7 +392,7 @@ mod tests {
     }
 
     #[test]
-    fn the_size_of_a_file_is_that_of_its_rest() {
+    fn the_size_of_a_file_counts_only_what_is_left_to_read() {
         let path = std::env::temp_dir().join(format!("postino-{}", unique_id()));
         let size = |text: &str, at| {
             fs::write(&path, text).unwrap();

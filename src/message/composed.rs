@@ -280,14 +280,14 @@ mod tests {
     }
 
     #[test]
-    fn the_size_is_unknown_if_the_size_of_a_part_is() {
+    fn a_part_of_unknown_size_makes_the_total_size_unknown() {
         let reader = Attachment::reader("a", std::io::empty());
         let message = Message::builder().from("a@example.org").attach(reader).build().unwrap();
         assert_eq!(size(&message.body().unwrap().open().unwrap()), None);
     }
 
     #[test]
-    fn only_small_messages_in_memory_are_encoded_at_once() {
+    fn only_small_in_memory_messages_are_encoded_up_front() {
         for (length, at_once) in [(1000, true), (100_000, false)] {
             let attachment = Attachment::bytes("a", vec![0; length]);
             let message = Message::builder().from("a@example.org").attach(attachment).build().unwrap();

@@ -385,7 +385,7 @@ mod tests {
     }
 
     #[test]
-    fn sizes_that_do_not_fit_into_64_bits_count_as_the_largest() {
+    fn sizes_saturate_at_64_bits() {
         let part = || bytes(b"a", Encoding::Base64, u64::MAX - 1);
         assert_eq!(open(vec![part(), part()]).1, Some(u64::MAX));
         assert_eq!(encoding::base64_length(u64::MAX), u64::MAX);
@@ -439,7 +439,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failed_stream_returns_nothing_more() {
+    fn a_failed_stream_keeps_failing() {
         let (mut stream, _) = open(vec![reader(Slow { left: 100_000, fails: true }), reader(&b"more"[..])]);
         assert_eq!(read_all(&mut stream).unwrap_err().to_string(), "the disk is gone");
         assert!(stream.read(&mut [0; 10]).is_err());
@@ -497,7 +497,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_grows_is_sent_as_opened_and_one_that_shrinks_fails() {
+    fn a_growing_file_is_sent_at_its_initial_size_and_a_shrinking_one_fails() {
         let path = std::env::temp_dir().join(format!("postino-{}", unique_id()));
         let open_file = || open(vec![Piece::Path(path.clone())]);
         std::fs::write(&path, [7; 100_000]).unwrap();
@@ -517,7 +517,7 @@ mod tests {
     }
 
     #[test]
-    fn all_readers_are_claimed_or_none() {
+    fn either_all_readers_are_claimed_or_none() {
         let pieces = [Arc::new(reader(&b"x"[..])), Piece::text("a"), Arc::new(reader(&b"y"[..]))];
         let (claims, readers) = claim_readers(&pieces).unwrap();
         assert_eq!((claims.len(), readers.len()), (2, 2));

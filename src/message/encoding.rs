@@ -252,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn lone_line_ends_become_crlf() {
+    fn bare_cr_and_lf_become_crlf() {
         for (bytes, expected) in [
             (&b""[..], &b""[..]),
             (b"a\r\nb\r\n", b"a\r\nb\r\n"),
@@ -266,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn incomplete_text_is_utf_8_if_its_beginning_is() {
+    fn truncated_text_counts_as_utf_8_if_its_beginning_is_valid() {
         let cut = &"xü".as_bytes()[..2];
         for (text, goes_on, needs) in [
             ("Grüße".as_bytes(), false, true),
@@ -333,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn text_may_be_sent_unencoded_with_8bitmime_unless_it_could_change() {
+    fn text_may_be_sent_as_8bit_unless_it_could_be_altered_in_transit() {
         let long = |length: usize| "ü".repeat(length / 2).into_bytes();
         for (bytes, is_text) in [
             ("Grüße\r\nvon hier".as_bytes(), true),

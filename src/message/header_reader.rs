@@ -438,12 +438,12 @@ mod tests {
     }
 
     #[test]
-    fn the_first_of_several_in_from_is_the_sender() {
+    fn the_first_of_several_from_addresses_is_the_sender() {
         assert_eq!(sender("From: One <one@x>, two@x\n\n"), "one@x");
     }
 
     #[test]
-    fn a_from_without_an_address_has_no_sender() {
+    fn a_message_without_a_from_address_has_no_sender() {
         for message in ["", "\n", "To: a@b\n\n", "From:\n\n", "From: nobody:;\n\n", "\nFrom: body@x\n"] {
             assert_eq!(sender(message), NO_FROM, "{message:?}");
         }
@@ -503,7 +503,7 @@ mod tests {
     }
 
     #[test]
-    fn commands_in_a_from_do_not_get_into_the_envelope() {
+    fn commands_in_from_do_not_reach_the_envelope() {
         for from in [
             "a@b>\r\nRCPT TO:<evil@x>",
             "a@b>\r\n RCPT TO:<evil@x>",
@@ -610,7 +610,7 @@ mod tests {
     }
 
     #[test]
-    fn routes_are_ignored() {
+    fn source_routes_are_ignored() {
         reads(&[
             ("<@a,@b:c@d>", &["c@d"]),
             ("X <@a , , @[1.2.3.4] : \"c\"@d>", &["\"c\"@d"]),

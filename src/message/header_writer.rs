@@ -635,7 +635,7 @@ mod tests {
     }
 
     #[test]
-    fn identifiers_of_other_messages_are_sent_unchanged() {
+    fn references_are_kept_and_bare_identifiers_gain_brackets() {
         for text in [
             "<a@b>",
             "<a@b> <c@d>",
@@ -702,7 +702,7 @@ mod tests {
     }
 
     #[test]
-    fn an_identifier_stays_on_the_line_of_its_name() {
+    fn an_identifier_stays_on_the_line_of_the_header_name() {
         let id = format!("<{}@example.org>", "x".repeat(100));
         for name in ["Message-ID", "resent-message-id", "In-Reply-To", "References", "Content-ID"] {
             let field = Field::of_words(name, std::slice::from_ref(&id)).unwrap();
@@ -802,7 +802,7 @@ mod tests {
     }
 
     #[test]
-    fn comments_may_be_nested_a_little_and_repeated_at_will() {
+    fn comments_may_be_nested_a_few_levels_and_repeated_freely() {
         for (nested, beside) in [(1, 1), (MAX_NESTED_COMMENTS, 1), (1, 1000)] {
             let comments = format!("{}{} ", "( ".repeat(nested), ") ".repeat(nested)).repeat(beside);
             let text = format!("Mon, 1 Jan 2024 00:00:00 +0000 {comments}");
@@ -832,7 +832,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_of_encoded_words_are_full_and_not_longer_than_76() {
+    fn lines_of_encoded_words_are_filled_up_to_76_octets() {
         // RFC 2047 §2
         let lines = |name: usize| {
             let text = field(&"X".repeat(name), &"ü".repeat(100));

@@ -559,7 +559,7 @@ mod tests {
     }
 
     #[test]
-    fn the_error_of_a_list_quotes_the_invalid_mailbox() {
+    fn the_error_for_a_list_quotes_the_invalid_mailbox() {
         for (text, error) in [
             ("a@x.org, Bob <b@>, c@x.org", "invalid address \"Bob <b@>\": no domain"),
             ("bob smith", "invalid address \"bob smith\": no @"),
@@ -587,7 +587,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_in_a_separate_name_are_not_recipients() {
+    fn addresses_inside_a_separately_given_name_are_not_recipients() {
         let given = Mailboxes::from([("Eve <eve@x.org>, Bob", "a@x.org")]);
         let expected = Mailbox::new("Eve <eve@x.org>, Bob", "a@x.org").unwrap();
         assert_eq!(given.read().unwrap(), [Item::Mailbox(expected)]);

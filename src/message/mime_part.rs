@@ -357,7 +357,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_name_that_readers_could_change_is_percent_encoded() {
+    fn a_file_name_that_mail_clients_could_alter_is_percent_encoded() {
         for name in ["a.txt", "a b.txt", "a=b.txt", "a?.txt"] {
             assert_eq!(file_name(name).unwrap(), [format!("filename={}", quoted(name))]);
         }
@@ -369,7 +369,7 @@ mod tests {
     }
 
     #[test]
-    fn no_character_of_a_file_name_is_split() {
+    fn no_character_is_split_between_file_name_sections() {
         let name = "x語👍".repeat(20);
         let sections = sections(&name);
         assert!(sections.len() > 5 && sections[0].starts_with("utf-8''x%E8%AA%9E%F0%9F%91%8D"));
@@ -383,7 +383,7 @@ mod tests {
     }
 
     #[test]
-    fn a_readable_name_keeps_its_extension() {
+    fn an_ascii_fallback_file_name_keeps_its_extension() {
         for (name, expected) in [
             ("Größe.pdf", "Gr__e.pdf"),
             ("a/b c.txt", "a_b_c.txt"),
@@ -397,7 +397,7 @@ mod tests {
     }
 
     #[test]
-    fn boundaries_are_unique_and_do_not_occur_in_the_parts() {
+    fn boundaries_are_unique_and_at_most_70_octets_long() {
         let part = || Part::text("text/plain", "--=_0123\n--\n").unwrap();
         let (one, other) = (boundary(&[part()]), boundary(&[part()]));
         assert!(one.starts_with("=_") && one.len() <= 70 && one != other);
@@ -440,7 +440,7 @@ mod tests {
     }
 
     #[test]
-    fn no_line_end_is_added_to_a_body_that_has_one() {
+    fn a_line_ending_is_added_only_to_a_body_without_one() {
         assert!(line_end(&[Piece::text("a\r\n")]).is_none() && line_end(&[]).is_none());
         assert_eq!(line_end(&[Piece::text("a")]).and_then(|piece| piece.length(false)), Some(2));
     }
@@ -468,7 +468,7 @@ mod tests {
     }
 
     #[test]
-    fn a_content_id_may_have_brackets_around_it_and_parentheses_in_it() {
+    fn a_content_id_may_be_bracketed_and_contain_parentheses() {
         let id = |id: &str| {
             let part = Part::attachment(Attachment::bytes("", "x").content_id(id)).ok()?;
             Some(part.fields.iter().find(|field| field.name() == "Content-ID")?.value())

@@ -130,7 +130,7 @@ mod tests {
 
     // Threat 59.
     #[test]
-    fn odd_lines_are_read() {
+    fn unusual_ehlo_lines_are_parsed() {
         let offered = capabilities(
             "250-STARTTLS is my name\r\n250-size\r\n250- Pipelining\r\n250-XSECURITY=NONE,STARTTLS\r\n250-\r\n\
              250-AUTH=PLAIN\r\n250-auth LOGIN plain\r\n250-X-AUTH=JUNK\r\n250 8bitmime \r\n",
@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_ignored_is_not_offered() {
+    fn ignored_extensions_do_not_count_as_offered() {
         let offered =
             capabilities("250-me\r\n250-CHUNKING\r\n250-AUTH=PLAIN\r\n250-AUTH LOGIN\r\n250 SIZE 5\r\n");
         let left = offered.without(&["chunking", "AUTH"]);
@@ -152,7 +152,7 @@ mod tests {
 
     // Threat 44.
     #[test]
-    fn any_size_is_a_limit_or_none() {
+    fn a_size_that_is_zero_or_invalid_sets_no_limit() {
         for (line, limit) in [
             ("SIZE", None),
             ("SIZE 0", None),
@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn any_limit_is_a_number_or_none() {
+    fn a_limit_that_is_zero_or_invalid_is_ignored() {
         for (line, limit) in [
             ("LIMITS RCPTMAX=5", Some(5)),
             ("LIMITS MAILMAX=2 rcptmax=1", Some(1)),

@@ -567,7 +567,7 @@ mod tests {
     }
 
     #[test]
-    fn commands_are_written() {
+    fn commands_are_formatted_as_smtp_lines() {
         let (a, name) = (Address::new("a@b").unwrap(), HelloName::new("me.example").unwrap());
         let all = MailParameters { size: Some(7), utf8: true, eight_bit: true, binary: false };
         for (command, expected) in [
@@ -587,7 +587,7 @@ mod tests {
     }
 
     #[test]
-    fn the_log_gets_no_secret() {
+    fn the_command_log_contains_no_secret() {
         let mut out = Outbox::default();
         out.put(Command::Auth("PLAIN", Some(b"\0u\0p")));
         out.put(Command::Answer(b"secret"));
@@ -614,7 +614,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_quiet_when_all_is_written_and_answered() {
+    fn the_outbox_is_quiet_once_everything_is_written_and_answered() {
         let mut out = Outbox::default();
         assert!(out.is_quiet());
         out.put(Command::Noop);
@@ -627,7 +627,7 @@ mod tests {
     }
 
     #[test]
-    fn counts_that_cannot_be_do_not_wrap() {
+    fn impossible_counts_do_not_overflow() {
         let mut out = Outbox::default();
         out.put(Command::Noop);
         out.expect_more(usize::MAX);
@@ -647,7 +647,7 @@ mod tests {
     }
 
     #[test]
-    fn the_log_is_told_nothing_wrong_where_it_is_told_too_late() {
+    fn a_log_drained_too_late_omits_written_commands() {
         let mut out = Outbox::default();
         out.put(Command::Auth("PLAIN", Some(b"secret")));
         out.written(100);
@@ -658,12 +658,12 @@ mod tests {
     }
 
     #[test]
-    fn a_mechanism_cannot_end_its_line() {
+    fn a_mechanism_name_cannot_end_the_command_line() {
         assert_eq!(wire(Command::Auth("PLAIN\r\nQUIT", None)), "AUTH PLAINQUIT\r\n");
     }
 
     #[test]
-    fn goodbye_is_said_when_it_is_written() {
+    fn the_farewell_counts_as_said_once_it_is_written() {
         let mut out = Outbox::default();
         assert!(!out.said_farewell());
         out.put_farewell();
@@ -674,7 +674,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_forgotten_is_never_written() {
+    fn forgotten_commands_are_never_written() {
         let mut out = Outbox::default();
         out.put(Command::Noop);
         out.offer();
@@ -688,7 +688,7 @@ mod tests {
 
     // Threat 23.
     #[test]
-    fn a_name_for_ehlo_is_a_domain_or_a_literal() {
+    fn an_ehlo_name_is_a_domain_or_an_address_literal() {
         for good in [
             "localhost",
             "mail.example.org",
@@ -717,7 +717,7 @@ mod tests {
     }
 
     #[test]
-    fn a_machine_has_a_name_only_if_it_is_a_full_domain_name_of_its_own() {
+    fn only_a_fully_qualified_machine_name_is_used_for_ehlo() {
         for good in ["mail.example.org", "Mail-1.Example", "localhosts.example"] {
             assert_eq!(HelloName::of_machine(good).unwrap().as_str(), good);
         }
@@ -746,7 +746,7 @@ mod tests {
 
     // Behaviour 39.
     #[test]
-    fn a_line_has_no_control_character() {
+    fn a_command_line_with_a_control_character_is_refused() {
         for bad in ["", "  ", "NOOP\r\n", "NOOP\r", "NOOP\n", "NO\0OP", "NOOP\tx", "NOOP\x7f", "NOOP \u{85}"]
         {
             assert!(matches!(Line::new(bad), Err(Error::Config(_))), "{bad:?}");
@@ -760,7 +760,7 @@ mod tests {
 
     // Threat 22.
     #[test]
-    fn parameters_have_the_form_of_parameters() {
+    fn only_well_formed_parameters_are_accepted() {
         for good in ["SMTPUTF8", "SIZE=10", "BODY=8BITMIME", "8X-y", "ORCPT=rfc822;a+3Db@c", "AUTH=<>", "X=ü"]
         {
             assert_eq!(Parameters::new([good]).unwrap().text(), format!(" {good}"));
@@ -795,7 +795,7 @@ mod tests {
     proptest! {
         // Threat 20.
         #[test]
-        fn any_string_makes_one_line_or_none(text in any::<String>(), octets in any::<Vec<u8>>()) {
+        fn any_string_makes_at_most_one_command_line(text in any::<String>(), octets in any::<Vec<u8>>()) {
             let mut lines = vec![wire(Command::Answer(&octets)), wire(Command::Auth("PLAIN", Some(&octets)))];
             if let Ok(address) = Address::new(&text) {
                 lines.push(wire(Command::Rcpt(&address, &[])));

@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_before_all_has_left_is_of_the_content_on_its_way() {
+    fn a_refusal_before_all_content_is_written_belongs_to_the_body_phase() {
         for (written, at) in [(0, Phase::Body), (9, Phase::Body), (10, Phase::End)] {
             let error = answer(|offered| written.min(offered.len()), b"552 too much\r\n").unwrap_err();
             assert!(matches!(error, Error::Refused { phase, .. } if phase == at), "{written}: {error:?}");
@@ -175,14 +175,14 @@ mod tests {
     }
 
     #[test]
-    fn consent_before_all_has_left_is_in_doubt() {
+    fn acceptance_before_all_content_is_written_is_in_doubt() {
         assert!(answer(<[u8]>::len, b"250 ok\r\n").is_ok());
         let error = answer(|offered| offered.len() - 1, b"250 ok\r\n").unwrap_err();
         assert!(matches!(error, Error::Protocol { phase: Phase::End, .. }) && error.in_doubt(), "{error:?}");
     }
 
     #[test]
-    fn what_breaks_is_in_doubt_only_if_the_dot_was_offered() {
+    fn a_lost_message_is_in_doubt_only_if_the_dot_was_offered() {
         let broke = || Some(Error::Closed(Phase::End));
         let (data, out) = ended(|_| 0);
         assert!(data.into_result(out.octets_offered(), broke()).unwrap_err().in_doubt());
@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_stopped_behind_the_dot_is_in_doubt() {
+    fn a_message_stopped_after_the_dot_was_offered_is_in_doubt() {
         for phase in [Phase::Body, Phase::End] {
             let broke = || Some(Error::Stopped(phase));
             let (data, out) = ended(|_| 0);
@@ -207,14 +207,14 @@ mod tests {
     }
 
     #[test]
-    fn a_421_that_nobody_asked_for_is_a_refusal() {
+    fn an_unsolicited_421_during_data_is_a_refusal() {
         let reply = Reply::parse(b"421 bye\r\n").unwrap();
         let error = Data::new(false).on_early(reply.borrow());
         assert!(matches!(error, Error::Refused { phase: Phase::Data, .. }), "{error:?}");
     }
 
     #[test]
-    fn a_full_outbox_is_written_before_more_is_wanted() {
+    fn a_full_outbox_is_written_before_more_content_is_wanted() {
         let mut out = Outbox::default();
         out.put_content(|out| out.resize(64 * 1024, b'x'));
         let mut data = Data { state: State::Body, ..Data::new(false) };

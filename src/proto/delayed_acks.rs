@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_read_after_a_read_reads_on() {
+    fn only_a_read_directly_after_a_read_counts_as_reading_on() {
         let mut pace = Pace::default();
         assert!(!pace.is_reading_on());
         pace.wrote();
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_read_in_tls_reads_on_whatever_was_written() {
+    fn the_first_read_in_tls_counts_as_reading_on_even_after_a_write() {
         let mut pace = Pace::default();
         pace.secured();
         assert!(pace.is_reading_on());
@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn flights_that_save_more_than_they_wait_go_on() {
+    fn pipelining_continues_while_it_saves_more_than_it_waits() {
         for waits in [
             &[100, 40, 0][..], // a delayed ACK, and a far server
             &[30, 30, 30],     // a server that takes its time for each command
@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_overflows() {
+    fn huge_waiting_times_do_not_overflow() {
         let mut pace = Pace::default();
         for _ in 0..2 {
             pace.arrived(Duration::MAX);
@@ -280,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn messages_under_way_survive_the_change_to_one_command_at_a_time() {
+    fn messages_in_progress_survive_the_end_of_pipelining() {
         for chunking in [false, true] {
             for joining in [Joining::Off, Joining::Untried, Joining::Works] {
                 let options = Options { pipelining: true, chunking, joining, ..Options::default() };

@@ -336,7 +336,7 @@ mod tests {
     }
 
     #[test]
-    fn what_may_not_go_out_does_not() {
+    fn forbidden_octets_are_not_encoded() {
         let mut out = b"x".to_vec();
         assert_eq!(Encoder::new(true).push(b"a\0", &mut out), Err(Forbidden::Nul));
         assert_eq!(Encoder::new(false).push(b"\xc3\xa9", &mut out), Err(Forbidden::EightBit));
@@ -353,7 +353,7 @@ mod tests {
     proptest! {
         // Threats 28 to 32.
         #[test]
-        fn any_text_in_any_pieces(text in text(), cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..6)) {
+        fn any_text_in_any_pieces_is_encoded_correctly(text in text(), cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..6)) {
             let mut cuts: Vec<usize> = cuts.iter().map(|cut| cut.index(text.len() + 1)).chain([0, text.len()]).collect();
             cuts.sort_unstable();
             let wire = encode(cuts.windows(2).map(|cut| &text[cut[0]..cut[1]]));
@@ -367,7 +367,7 @@ mod tests {
         }
 
         #[test]
-        fn at_once_is_as_in_pieces_in_every_form(text in text(), nul in any::<bool>(), chunking in any::<bool>(), eight_bit in any::<bool>(), binary in any::<bool>()) {
+        fn encoding_at_once_equals_encoding_in_pieces(text in text(), nul in any::<bool>(), chunking in any::<bool>(), eight_bit in any::<bool>(), binary in any::<bool>()) {
             let text = if nul { [&text[..], b"\0"].concat() } else { text };
             let encoder = || Encoder::of(MailParameters { eight_bit, binary, ..MailParameters::default() }, chunking);
             let (mut pieces, mut whole) = (b"x".to_vec(), b"x".to_vec());
@@ -388,7 +388,7 @@ mod tests {
 
         // Behaviour 74.
         #[test]
-        fn the_survey_counts_what_is_sent_but_for_doubled_dots(text in text()) {
+        fn the_survey_counts_the_sent_octets_except_doubled_dots(text in text()) {
             let wire = slowly(&text);
             let dots = wire.split_inclusive(|b| *b == b'\n').filter(|line| line.starts_with(b".")).count();
             let survey = Survey::of(&text);
@@ -400,13 +400,13 @@ mod tests {
     }
 
     #[test]
-    fn two_odd_octets_are_odd() {
+    fn repeated_nul_or_8bit_octets_are_still_found() {
         assert_eq!(odd_octets(b"a\0\0"), (true, false));
         assert_eq!(odd_octets(b"a\xff\xff"), (false, true));
     }
 
     #[test]
-    fn a_line_is_long_from_one_octet_more_than_may_be() {
+    fn a_line_is_too_long_one_octet_beyond_the_limit() {
         let line = |length| long_line(&vec![b'x'; length]);
         assert_eq!(line(MAX_TEXT_LINE), None);
         assert_eq!(line(MAX_TEXT_LINE + 1), Some(MAX_TEXT_LINE + 1));

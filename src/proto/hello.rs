@@ -292,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn tls_that_is_required_is_begun_or_nothing_is() {
+    fn required_tls_is_started_or_the_connection_fails() {
         let (said, done) =
             talk(new(Upgrade::Required), &["220 hi", "250-hi\r\n250 STARTTLS", "220 go", "250 hi"]);
         assert_eq!(said, ["", "EHLO me\r\n", "STARTTLS\r\n", "EHLO me\r\n"]);
@@ -303,21 +303,21 @@ mod tests {
     }
 
     #[test]
-    fn tls_that_is_not_offered_is_not_begun() {
+    fn optional_tls_is_skipped_if_it_is_not_offered() {
         let (said, done) = talk(new(Upgrade::IfOffered), &["220 hi", "250 hi"]);
         assert_eq!(said, ["", "EHLO me\r\n"]);
         assert!(done.is_ok());
     }
 
     #[test]
-    fn who_knows_no_ehlo_is_no_esmtp() {
+    fn a_server_that_refuses_ehlo_is_not_esmtp() {
         let (said, done) = talk(new(Upgrade::IfOffered), &["220 hi", "500 what", "250 hi"]);
         assert_eq!(said, ["", "EHLO me\r\n", "HELO me\r\n"]);
         assert!(!done.unwrap().is_esmtp());
     }
 
     #[test]
-    fn a_starttls_of_its_own_may_be_refused_but_not_by_421() {
+    fn a_separate_starttls_may_be_refused_but_not_with_421() {
         let starttls = || Hello::starttls(HelloName::new("me").unwrap());
         let (said, done) = talk(starttls(), &["454 not now"]);
         assert_eq!(said, ["STARTTLS\r\n"]);
@@ -329,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn lmtp_says_lhlo() {
+    fn lmtp_greets_with_lhlo() {
         let (said, done) = talk(lmtp(Upgrade::Never), &["220 hi", "250-hi\r\n250 PIPELINING"]);
         assert_eq!(said, ["", "LHLO me\r\n"]);
         let (greeting, _, capabilities) = done.unwrap().into_parts();
@@ -338,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn lmtp_says_lhlo_again_behind_starttls_and_forgets_what_was_before() {
+    fn lmtp_repeats_lhlo_after_starttls_and_drops_old_capabilities() {
         let replies = ["220 hi", "250-hi\r\n250-SIZE 1\r\n250 STARTTLS", "220 go", "250 hi"];
         let (said, done) = talk(lmtp(Upgrade::IfOffered), &replies);
         assert_eq!(said, ["", "LHLO me\r\n", "STARTTLS\r\n", "LHLO me\r\n"]);
@@ -346,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn lhlo_refused_is_an_error_and_never_followed_by_helo() {
+    fn a_refused_lhlo_is_an_error_and_never_followed_by_helo() {
         for code in ["421", "450", "500", "502", "550"] {
             let (said, done) = talk(lmtp(Upgrade::Never), &["220 hi", &format!("{code} no")]);
             assert_eq!(said, ["", "LHLO me\r\n"]);

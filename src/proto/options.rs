@@ -461,7 +461,7 @@ mod tests {
     }
 
     #[test]
-    fn options_stand_on_the_wire_as_their_rfcs_say() {
+    fn options_are_formatted_as_their_rfcs_specify() {
         let address = Address::new("\"a b+c\"@x").unwrap();
         for (option, wire) in [
             (MailOption::Ret(Ret::Full), "RET=FULL"),
@@ -494,7 +494,7 @@ mod tests {
     }
 
     #[test]
-    fn an_option_needs_the_extension_of_its_parameter() {
+    fn each_mail_option_requires_its_extension() {
         let nothing = Capabilities::default();
         for option in one_of_each() {
             let extension = match option {
@@ -515,7 +515,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_asked_for_is_refused_at_once() {
+    fn invalid_options_are_refused_immediately() {
         for option in [
             MailOption::EnvelopeId(String::new()),
             MailOption::EnvelopeId("ü".into()),
@@ -550,7 +550,7 @@ mod tests {
     }
 
     #[test]
-    fn no_keyword_is_in_one_command_twice_and_only_one_release_time() {
+    fn duplicate_keywords_and_release_times_are_refused() {
         let (hold_for, hold_until) = (
             MailOption::HoldFor(Duration::from_secs(60)),
             MailOption::HoldUntil("2027-01-31T08:00:00Z".into()),
@@ -593,7 +593,7 @@ mod tests {
     }
 
     #[test]
-    fn a_date_and_time_is_an_instant_whatever_its_offset() {
+    fn dates_are_compared_as_instants_regardless_of_offset() {
         let seconds = |text: &str| date_time(text).unwrap().seconds;
         for (text, expected) in [
             ("1970-01-01T00:00:00Z", 0),
@@ -616,7 +616,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_is_held_until_the_servers_latest_time_at_most() {
+    fn hold_until_must_not_exceed_the_latest_time_of_the_server() {
         let check = |time: &str, parameters: &str| {
             let text = format!("250-me\r\n250 FUTURERELEASE {parameters}\r\n");
             let mut inbox = Inbox::default();
@@ -636,7 +636,7 @@ mod tests {
     proptest! {
         // Threats 20 and 22.
         #[test]
-        fn no_option_holds_more_than_one_word(text in any::<String>()) {
+        fn no_valid_option_contains_a_space_or_control_character(text in any::<String>()) {
             for option in [
                 MailOption::EnvelopeId(text.clone()),
                 MailOption::HoldUntil(text.clone()),

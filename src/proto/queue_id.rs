@@ -270,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn what_may_not_be_the_queue_id_is_not_given_as_one() {
+    fn doubtful_text_is_not_taken_for_a_queue_id() {
         for line in NONE {
             assert_eq!(queue_id(line.as_bytes()), None, "{line}");
         }
@@ -278,7 +278,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_line_has_an_id_of_its_own_octets_or_none(
+        fn a_queue_id_is_never_empty_and_is_ascii_without_spaces(
             line in prop_oneof!["\\PC{0,60}", "(queued|as|on|id=|ok|OK|[.]|[(]|[)]|-|gsmtp|qp|1| |\u{e4}|<){0,12}"],
         ) {
             let id = queue_id(line.as_bytes()).unwrap_or("1");

@@ -439,7 +439,7 @@ mod tests {
     }
 
     #[test]
-    fn replies_are_read() {
+    fn replies_are_parsed() {
         for (bytes, code, text) in [
             (&b"250 ok\r\n"[..], 250, "ok"),
             (b"250\r\n", 250, ""),
@@ -457,7 +457,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_digit_is_the_class() {
+    fn the_first_digit_determines_the_class_of_a_reply() {
         for (code, positive, transient, permanent) in [
             (211, true, false, false),
             (299, true, false, false),
@@ -477,7 +477,7 @@ mod tests {
     }
 
     #[test]
-    fn the_limits_of_a_reply_are_these() {
+    fn replies_are_limited_in_line_length_lines_and_total_size() {
         let line = |octets: usize| [b"250-".as_slice(), &vec![b'x'; octets - 6], b"\r\n"].concat();
         let replies = |text: &[u8]| Reply::parse(&[text, b"250 ok\r\n"].concat()).map(|reply| reply.code());
         assert_eq!(replies(&line(MAX_LINE)), Ok(250));
@@ -495,7 +495,7 @@ mod tests {
 
     // Threat 49.
     #[test]
-    fn what_is_no_reply_is_refused() {
+    fn malformed_replies_are_refused() {
         for bytes in [
             &b"25\r\n"[..],
             b"2500 ok\r\n",
@@ -517,13 +517,13 @@ mod tests {
 
     // Threat 48.
     #[test]
-    fn codes_that_differ_are_refused() {
+    fn a_reply_with_differing_codes_is_refused() {
         assert_eq!(Reply::parse(b"250-a\r\n550 b\r\n"), Err("a reply whose lines have different codes"));
     }
 
     // Threats 46 and 47.
     #[test]
-    fn a_server_that_never_stops_is_stopped() {
+    fn an_endless_reply_is_refused() {
         let line = [b"250 ".as_slice(), &[b'x'; MAX_LINE]].concat();
         assert_eq!(feed(&mut Inbox::default(), &line), Err("a reply that is too long"));
         let lines = b"250-x\r\n".repeat(MAX_LINES + 1);
@@ -535,7 +535,7 @@ mod tests {
     }
 
     #[test]
-    fn the_limits_themselves_are_within() {
+    fn a_reply_exactly_at_a_limit_is_accepted() {
         let line = [b"250 ".as_slice(), &vec![b'x'; MAX_LINE - 6], b"\r\n"].concat();
         assert_eq!(line.len(), MAX_LINE);
         assert_eq!(feed(&mut Inbox::default(), &line).unwrap().len(), 1);
@@ -545,7 +545,7 @@ mod tests {
 
     // Threat 60.
     #[test]
-    fn an_enhanced_code_has_the_class_of_its_reply() {
+    fn an_enhanced_code_must_match_the_class_of_its_reply() {
         let enhanced = |bytes: &[u8]| Reply::parse(bytes).unwrap().enhanced().map(|code| code.to_string());
         assert_eq!(enhanced(b"550 5.1.1 who?\r\n").as_deref(), Some("5.1.1"));
         assert_eq!(enhanced(b"250 2.0.0\r\n").as_deref(), Some("2.0.0"));
@@ -559,14 +559,14 @@ mod tests {
 
     // Threat 27.
     #[test]
-    fn a_reply_cannot_play_with_the_terminal() {
+    fn control_characters_in_displayed_replies_are_escaped() {
         let reply = Reply::parse(b"550-\x1b[2J\r\n550 a\rb \xc2\x9b c\r\n").unwrap();
         assert_eq!(reply.to_string(), "550 \\u{1b}[2J a\\rb \\u{9b} c");
     }
 
     // Behaviour 46.
     #[test]
-    fn the_start_of_a_line_that_is_no_reply_can_be_shown() {
+    fn the_start_of_an_invalid_reply_line_can_be_shown() {
         let rejected = |bytes: &[u8]| {
             let mut inbox = Inbox { buf: bytes.to_vec(), to: bytes.len(), ..Inbox::default() };
             while let Ok(Some(_)) = inbox.next_reply() {}
@@ -584,7 +584,7 @@ mod tests {
 
     // Threat 71.
     #[test]
-    fn secrets_are_taken_out() {
+    fn secrets_are_redacted_from_replies() {
         let redacted = |text: &[u8], secret: &[u8]| {
             Reply::parse(text).unwrap().redacted(&[secret.to_vec(), Vec::new()]).to_string()
         };
@@ -600,7 +600,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_mask_and_its_neighbours_make_is_masked_too() {
+    fn a_secret_formed_by_a_mask_and_its_neighbours_is_masked_too() {
         let masked =
             |text: &[u8], secret: &[u8]| String::from_utf8(mask(text.to_vec(), &[secret.to_vec()])).unwrap();
         assert_eq!(masked(b"say *ab", b"*a"), "say ***b");
@@ -619,7 +619,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_kept_has_a_limit() {
+    fn a_kept_reply_is_truncated_to_the_limit() {
         let reply = [b"550-".as_slice(), &[b'x'; 5000], b"\r\n550 y\r\n"].concat();
         let mut inbox = Inbox { buf: reply.clone(), to: reply.len(), ..Inbox::default() };
         let lent = inbox.next_reply().unwrap().unwrap();
@@ -633,7 +633,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_in_any_pieces_are_the_same_replies(
+        fn splitting_the_input_does_not_change_the_replies(
             bytes in prop_oneof![
                 prop::collection::vec(any::<u8>(), 0..300),
                 "([2-6]5[0-9][- ][a-z\r]{0,9}\r?\n){0,20}".prop_map(String::into_bytes),

@@ -209,14 +209,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_421_that_nobody_asked_for_is_a_refusal_and_all_else_is_out_of_step() {
+    fn an_unsolicited_421_is_a_refusal_and_other_replies_are_protocol_errors() {
         let early = |text: &[u8]| Simple::noop().on_early(Reply::parse(text).unwrap().borrow());
         assert!(matches!(early(b"421 bye\r\n"), Error::Refused { phase: Phase::Noop, .. }));
         assert!(matches!(early(b"450 what\r\n"), Error::Protocol { phase: Phase::Noop, .. }));
     }
 
     #[test]
-    fn any_2yz_grants_a_command() {
+    fn any_2yz_reply_except_221_accepts_a_command() {
         let result = |text: &[u8]| {
             let (mut noop, reply) = (Simple::noop(), Reply::parse(text).unwrap());
             noop.on_reply(reply.borrow(), &Outbox::default()).and_then(|()| noop.into_result())

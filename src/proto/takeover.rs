@@ -94,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn a_session_is_replaced_if_it_had_a_message_accepted() {
+    fn a_session_is_replaced_only_if_it_had_a_message_accepted() {
         for end in [End::Announced, End::Unannounced] {
             assert!(!after(&[]).ends(end, true));
             assert!(!after(&[false, false]).ends(end, true));
@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn a_421_announces_the_end_and_a_timeout_is_none() {
+    fn a_421_announces_the_end_and_a_timeout_is_not_an_end() {
         let refused = |text: &[u8]| Error::Refused { phase: Phase::End, reply: Reply::parse(text).unwrap() };
         assert_eq!(End::of(&refused(b"421 closing\r\n")), Some(End::Announced));
         assert_eq!(End::of(&Error::Closed(Phase::Mail)), Some(End::Unannounced));

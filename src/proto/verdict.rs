@@ -94,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn goodbye_is_an_answer_to_quit_only() {
+    fn quit_accepts_any_2yz_reply_including_221() {
         assert_eq!(verdict(Phase::Quit, 221), Verdict::Done);
         assert_eq!(verdict(Phase::Quit, 250), Verdict::Done);
         assert_eq!(verdict(Phase::Quit, 354), Verdict::Misplaced);

@@ -64,7 +64,7 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_starts_from_the_local_address() {
+    fn a_connection_is_bound_to_the_local_address() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let local = "127.0.0.1:0".parse().unwrap();
         let client = start(listener.local_addr().unwrap(), Some(local)).unwrap();
@@ -75,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refused_connection_is_noticed_and_one_that_waits_is_not() {
+    fn a_refused_connection_is_reported_and_a_waiting_one_is_not() {
         let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         // Some systems report it at once.
         if let Ok(refused) = start(closed, None) {
@@ -88,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_limit_nothing_waits() {
+    fn without_a_limit_reads_and_writes_do_not_block() {
         let (client, server) = pair();
         // Not even on a blocking socket, such as one that the caller has made.
         for socket in [&client, &server] {
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn another_thread_can_end_each_wait() {
+    fn another_thread_can_end_any_wait() {
         let waits: [fn(&TcpStream); 4] = [
             |socket| drop(receive(socket, &mut [0; 9], Some(soon()))),
             |socket| drop(wait(socket, true, false, soon())),

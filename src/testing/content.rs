@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn dots_are_unstuffed_and_all_else_stays_however_it_is_cut() {
+    fn only_dot_stuffing_is_removed_however_the_input_is_split() {
         for (input, content) in [
             (".\r\n", ""),
             ("\r\n.\r\n", "\r\n"),
@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn only_crlf_dot_crlf_ends_it() {
+    fn only_crlf_dot_crlf_ends_the_content() {
         for input in ["", ".", ".\r", ".\n", "a\n.\n", "a\n.\r\n", "a\r\n.\n", "a\r.\r", "a\r\n.\r", "a.\r\n"]
         {
             assert_eq!(read(input.as_bytes(), 1), None, "{input:?}");
@@ -143,12 +143,12 @@ mod tests {
     }
 
     #[test]
-    fn what_follows_the_end_is_left() {
+    fn input_after_the_end_of_the_content_is_left_unread() {
         assert_eq!(read(b"a\r\n.\r\nQUIT\r\n", 100), Some((b"a\r\n".to_vec(), 6)));
     }
 
     #[test]
-    fn of_what_is_too_great_nothing_is_kept() {
+    fn content_over_the_size_limit_is_not_kept() {
         let mut content = Content::new(4);
         content.read(b"123\r\n");
         assert_eq!((content.octets(), content.bytes.capacity()), (5, 0));

@@ -138,7 +138,7 @@ fn the_url_names_the_port() {
 }
 
 #[test]
-fn wait_for_messages_waits_until_they_are_there() {
+fn wait_for_messages_waits_until_they_arrive() {
     let server = server();
     assert!(server.wait_for_messages(0).is_empty());
     let mut peer = Peer::greeted(&server);
@@ -152,7 +152,7 @@ fn wait_for_messages_waits_until_they_are_there() {
 }
 
 #[test]
-fn the_dialogue_is_recorded_for_each_connection_and_told_as_it_happens() {
+fn the_dialogue_is_recorded_per_connection_and_passed_to_on_line() {
     let (sender, heard) = mpsc::channel();
     let tell = move |line: &str| sender.send(line.to_owned()).unwrap();
     let server = Server::builder().on_line(tell).start().unwrap();
@@ -186,7 +186,7 @@ fn without(builder: ServerBuilder, keywords: &[&str]) -> ServerBuilder {
 
 #[test]
 #[should_panic = "not an extension"]
-fn an_extension_that_the_server_does_not_know_is_a_panic() {
+fn setting_an_unknown_extension_panics() {
     let _unknown = Server::builder().extension("PIPELINE", true);
 }
 
@@ -208,7 +208,7 @@ fn each_mail_option_is_accepted_by_a_server_that_offers_its_extension() {
 }
 
 #[test]
-fn ehlo_offers_what_there_is() {
+fn ehlo_lists_the_enabled_extensions() {
     let ehlo = |server: &Server| Peer::connect(server).ask("EHLO x");
     let all = "250-localhost\n250-PIPELINING\n250-8BITMIME\n250-SIZE 52428800\n250-SMTPUTF8\n250 ENHANCEDSTATUSCODES";
     assert_eq!(ehlo(&server()), all);
@@ -238,7 +238,7 @@ fn a_parameter_that_is_not_offered_is_refused() {
 }
 
 #[test]
-fn a_parameter_that_is_not_well_formed_is_refused() {
+fn a_malformed_parameter_is_refused() {
     let server = Server::builder().extension("DSN", true).start().unwrap();
     let mut peer = Peer::greeted(&server);
     for parameter in
@@ -250,7 +250,7 @@ fn a_parameter_that_is_not_well_formed_is_refused() {
 }
 
 #[test]
-fn with_dsn_its_parameters_are_recorded() {
+fn dsn_parameters_are_recorded() {
     let server = Server::builder().extension("DSN", true).start().unwrap();
     let mut peer = Peer::greeted(&server);
     peer.expect_all(&[
@@ -268,7 +268,7 @@ fn with_dsn_its_parameters_are_recorded() {
 }
 
 #[test]
-fn what_exceeds_the_size_limit_is_refused() {
+fn messages_over_the_size_limit_are_refused() {
     let server = Server::builder().size_limit(10).start().unwrap();
     let mut peer = Peer::greeted(&server);
     peer.expect_all(&[
@@ -285,7 +285,7 @@ fn what_exceeds_the_size_limit_is_refused() {
 }
 
 #[test]
-fn a_size_limit_of_0_is_none() {
+fn a_size_limit_of_0_means_no_limit() {
     let server = Server::builder().size_limit(0).start().unwrap();
     let mut peer = Peer::greeted(&server);
     peer.expect_all(&[("MAIL FROM:<a@b> SIZE=99999999999999999999", "250"), ("RSET", "250")]);
@@ -294,7 +294,7 @@ fn a_size_limit_of_0_is_none() {
 }
 
 #[test]
-fn a_great_message_arrives_whole() {
+fn a_large_message_arrives_intact() {
     let server = server();
     let content = ".. line\r\n".repeat(300_000);
     Peer::greeted(&server).post(&content);
@@ -325,7 +325,7 @@ fn a_login_is_recorded_with_the_message() {
 }
 
 #[test]
-fn a_bad_login_is_refused_and_another_may_follow() {
+fn a_failed_login_may_be_followed_by_another() {
     let server = server_with_login();
     let mut peer = Peer::greeted(&server);
     peer.expect_all(&[
@@ -352,7 +352,7 @@ fn a_bad_login_is_refused_and_another_may_follow() {
 }
 
 #[test]
-fn auth_has_its_time() {
+fn auth_is_refused_out_of_sequence() {
     let server = server_with_login();
     let mut peer = Peer::connect(&server);
     peer.expect_all(&[
@@ -367,7 +367,7 @@ fn auth_has_its_time() {
 }
 
 #[test]
-fn a_required_login_comes_before_mail() {
+fn a_required_login_must_precede_mail() {
     let server = Server::builder().credentials("user", "secret").require_login(true).start().unwrap();
     let mut peer = Peer::greeted(&server);
     peer.expect_all(&[
@@ -379,7 +379,7 @@ fn a_required_login_comes_before_mail() {
 }
 
 #[test]
-fn what_shall_be_refused_is_refused_in_the_given_words() {
+fn configured_refusals_are_sent_as_given() {
     let server = Server::builder()
         .refuse_sender("Spam@Example.org", "550 5.7.1 not you")
         .refuse_sender("", "450 4.7.1 no bounces")
@@ -405,7 +405,7 @@ fn a_refused_message_is_not_recorded() {
 }
 
 #[test]
-fn a_refusal_looks_like_one() {
+fn a_configured_refusal_must_be_a_4yz_or_5yz_reply() {
     assert_eq!(refusal("450 4.2.0 Later"), "450 4.2.0 Later");
     for reply in ["", "550", "550 ", "550-No", "250 Ok", "5x0 No", "No", "550 No\r\n250 Ok", "600 No"] {
         assert!(std::panic::catch_unwind(|| refusal(reply)).is_err(), "{reply:?}");
@@ -413,7 +413,7 @@ fn a_refusal_looks_like_one() {
 }
 
 #[test]
-fn commands_have_their_order() {
+fn commands_out_of_sequence_are_refused() {
     let server = server();
     let mut peer = Peer::connect(&server);
     peer.expect_all(&[
@@ -438,7 +438,7 @@ fn commands_have_their_order() {
 }
 
 #[test]
-fn small_commands_are_answered() {
+fn simple_commands_are_answered() {
     let server = server();
     let mut peer = Peer::connect(&server);
     peer.expect_all(&[
@@ -452,7 +452,7 @@ fn small_commands_are_answered() {
 }
 
 #[test]
-fn what_is_no_command_is_refused() {
+fn unknown_and_malformed_commands_are_refused() {
     let server = server();
     let mut peer = Peer::greeted(&server);
     for line in ["", " ", "FOO", "MAILFROM:<a@b>", "STARTTLS", "Ä"] {
@@ -473,7 +473,7 @@ fn what_is_no_command_is_refused() {
 }
 
 #[test]
-fn addresses_beyond_ascii_take_smtputf8() {
+fn non_ascii_addresses_require_smtputf8() {
     let server = server();
     let mut peer = Peer::greeted(&server);
     peer.expect_all(&[
@@ -490,7 +490,7 @@ fn addresses_beyond_ascii_take_smtputf8() {
 }
 
 #[test]
-fn lines_end_in_crlf_and_hold_no_control_characters() {
+fn lines_must_end_in_crlf_and_contain_no_control_characters() {
     let server = server();
     let mut peer = Peer::greeted(&server);
     for line in [&b"NOOP\n"[..], b"NO\0OP\r\n", b"NO\rOP\r\n", b"NOOP\r\r\n", b"NOOP \xff\r\n", b"\n"] {
@@ -501,7 +501,7 @@ fn lines_end_in_crlf_and_hold_no_control_characters() {
 }
 
 #[test]
-fn a_long_line_is_dropped_whole() {
+fn an_overlong_line_is_discarded_as_a_whole() {
     let server = server_with_login();
     let mut peer = Peer::greeted(&server);
     let long = |start: &str, octets: usize| format!("{start}{}", "x".repeat(octets - 2 - start.len()));
@@ -521,7 +521,7 @@ fn a_long_line_is_dropped_whole() {
 }
 
 #[test]
-fn a_line_may_come_octet_by_octet() {
+fn a_line_may_arrive_one_octet_at_a_time() {
     let server = server();
     let mut peer = Peer::greeted(&server);
     for octet in b"NOOP\r\n" {
@@ -531,7 +531,7 @@ fn a_line_may_come_octet_by_octet() {
 }
 
 #[test]
-fn a_flight_of_commands_is_answered_in_order() {
+fn pipelined_commands_are_answered_in_order() {
     let server = server();
     let mut peer = Peer::greeted(&server);
     peer.send("MAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\nFOO\r\nDATA\r\nHi\r\n.\r\nRSET\r\nNOOP\r\nQUIT\r\n");
@@ -561,7 +561,7 @@ fn a_message_that_is_cut_off_is_not_recorded() {
 }
 
 #[test]
-fn dropping_the_server_hangs_up_on_everybody() {
+fn dropping_the_server_closes_all_connections() {
     let server = server();
     let addr = server.addr;
     let mut idle = Peer::connect(&server);
@@ -616,7 +616,7 @@ fn a_panic_in_on_line_ends_only_its_connection() {
 }
 
 #[test]
-fn debug_shows_no_password_and_readable_content() {
+fn debug_hides_the_password_and_shows_readable_content() {
     let builder = Server::builder().credentials("user", "secret");
     let shown = format!("{builder:?}");
     assert!(shown.contains("user") && !shown.contains("secret"), "{shown}");
@@ -626,7 +626,7 @@ fn debug_shows_no_password_and_readable_content() {
 }
 
 #[test]
-fn no_input_makes_it_panic() {
+fn no_input_makes_the_test_server_panic() {
     const WORDS: [&[u8]; 24] = [
         b"EHLO x",
         b"HELO",

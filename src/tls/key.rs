@@ -72,7 +72,7 @@ mod tests {
     }
 
     #[test]
-    fn another_key_is_refused_with_the_way_to_convert_it() {
+    fn other_keys_are_refused_with_advice_on_what_to_do() {
         let convert = "openssl pkcs8 -topk8 -nocrypt";
         for (kind, way_out) in [
             ("RSA PRIVATE KEY", convert),

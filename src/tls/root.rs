@@ -79,7 +79,7 @@ mod tests {
     const DER: &[u8] = include_bytes!("../../tests/support/certs/ca.der");
 
     #[test]
-    fn certificates_are_counted_by_their_form() {
+    fn pem_and_der_certificates_are_counted() {
         let count = |bytes: &[u8]| Root::new(bytes).map(|root| root.count()).ok();
         assert_eq!((count(PEM), count(DER), count(&PEM.repeat(3))), (Some(1), Some(1), Some(3)));
         let trusted = String::from_utf8_lossy(PEM).replace(" CERTIFICATE", " TRUSTED CERTIFICATE");
@@ -94,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn truncated_certificates_do_not_have_the_form() {
+    fn truncated_certificates_are_not_recognized() {
         assert!((0..DER.len()).all(|n| Root::new(&DER[..n]).is_err()));
         let end = "-----\n".len(); // the last line may lack these
         assert!((0..PEM.len() - end).all(|n| Root::new(&PEM[..n]).is_err()));

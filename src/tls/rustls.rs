@@ -649,7 +649,7 @@ mod tests {
 
     /// OpenSSL's command `req -x509` makes such certificates for servers.
     #[test]
-    fn a_server_may_present_a_ca_that_was_added() {
+    fn a_server_may_present_an_added_ca_as_its_own_certificate() {
         let settings = |change: fn(&mut TlsSettings)| {
             let mut settings = TlsSettings::default();
             settings.set_system_roots(false);
@@ -699,7 +699,7 @@ mod tests {
     }
 
     #[test]
-    fn odd_names_are_errors() {
+    fn invalid_server_names_are_config_errors() {
         let config = ClientConfig::builder_with_provider(Arc::new(provider::default_provider()))
             .with_safe_default_protocol_versions()
             .unwrap()

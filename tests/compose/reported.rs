@@ -33,7 +33,7 @@ const LONG_ID: &str = "<AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA
 // Identifiers.
 
 #[test]
-fn a_long_identifier_is_neither_encoded_nor_folded_away_from_its_name() {
+fn a_long_identifier_stays_unencoded_on_the_line_of_its_field_name() {
     let message = builder().message_id(LONG_ID).in_reply_to(LONG_ID).references(LONG_ID).build().unwrap();
     let sent = check(&message);
     for name in ["Message-ID", "In-Reply-To", "References"] {
@@ -175,7 +175,7 @@ fn a_comment_after_an_address_is_the_name() {
 }
 
 #[test]
-fn an_encoded_word_in_an_address_list_of_the_caller_is_refused() {
+fn an_encoded_word_in_a_callers_address_list_is_refused() {
     for to in
         ["=?utf-8?b?TmfGsOG7nWkgbmjhuq1uIGEgdmVyeSB2ZXJ5IGxvbmcs?= name <to@example.com>", "=?utf-8?q?Ann?="]
     {
@@ -289,7 +289,7 @@ fn trailing_white_space_of_a_line_is_kept() {
 }
 
 #[test]
-fn a_table_keeps_its_byte_order_mark() {
+fn a_csv_attachment_keeps_its_byte_order_mark() {
     let content = "\u{feff}Straße;Größe\r\n";
     let sent = check(&builder().attach(Attachment::bytes("a.csv", content)).build().unwrap());
     let parsed = parse(sent.as_bytes());
@@ -332,7 +332,7 @@ fn a_content_id_has_one_pair_of_brackets_and_one_line() {
 }
 
 #[test]
-fn an_invitation_is_an_alternative_to_the_text_and_has_its_method() {
+fn an_invitation_is_an_alternative_part_that_names_its_method() {
     use mail_parser::MimeHeaders;
     let calendar = "BEGIN:VCALENDAR\nMETHOD:REQUEST\nSUMMARY:Zürich\nEND:VCALENDAR\n";
     let message =
@@ -386,7 +386,7 @@ fn a_forwarded_message_is_not_encoded_and_gains_no_line() {
 
 #[cfg(feature = "idna")]
 #[test]
-fn only_domains_become_a_labels() {
+fn only_domains_are_converted_to_a_labels() {
     for (address, ascii) in [
         ("a@fußball.test", "a@xn--fuball-cta.test"),
         ("a@BÜCHER.Example", "a@xn--bcher-kva.example"),

@@ -98,8 +98,8 @@ fn a_tls_connection_costs_no_delayed_acks() {
 
 /// Uses a user-supplied connection, as on systems that cannot acknowledge at once.
 #[test]
-fn where_acks_are_delayed_a_connection_soon_sends_one_command_at_a_time() {
-    if !is_own(&name_of("where_acks_are_delayed_a_connection_soon_sends_one_command_at_a_time")) {
+fn with_delayed_acks_a_connection_soon_sends_one_command_at_a_time() {
+    if !is_own(&name_of("with_delayed_acks_a_connection_soon_sends_one_command_at_a_time")) {
         return;
     }
     let server = Ruled::start(rules());
@@ -114,7 +114,7 @@ fn where_acks_are_delayed_a_connection_soon_sends_one_command_at_a_time() {
 
 /// The same, seen by what arrives.
 #[test]
-fn a_connection_that_stalls_stops_pipelining_and_others_do_not() {
+fn only_a_connection_that_stalls_stops_pipelining() {
     let server = Ruled::start(rules());
     for batch in [false, true] {
         let flights = |mut client: Client| {

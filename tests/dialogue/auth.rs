@@ -15,7 +15,7 @@ fn login(server: &Server) -> Builder {
 }
 
 #[test]
-fn plain_goes_out_with_auth() {
+fn plain_is_sent_as_an_initial_response() {
     let server = Server::playing(
         "-- hello AUTH LOGIN PLAIN
          C: AUTH PLAIN AHVzZXIAc2VjcmV0
@@ -27,7 +27,7 @@ fn plain_goes_out_with_auth() {
 }
 
 #[test]
-fn login_by_hand_is_the_same() {
+fn login_by_hand_can_follow_a_refusal_but_not_a_success() {
     let server = Server::playing(
         "-- hello AUTH PLAIN
          C: AUTH PLAIN AHVzZXIAc2VjcmV0
@@ -47,7 +47,7 @@ fn login_by_hand_is_the_same() {
 }
 
 #[test]
-fn text_goes_out_as_utf_8_and_octets_as_they_are() {
+fn text_credentials_are_sent_as_utf_8_and_octets_unchanged() {
     let server = Server::playing(
         "-- hello AUTH PLAIN
          C: AUTH PLAIN AGrDtnJnAHDDpHNz
@@ -66,7 +66,7 @@ fn text_goes_out_as_utf_8_and_octets_as_they_are() {
 
 // Behaviour 67, threat 66.
 #[test]
-fn login_prompts_are_answered_by_their_place() {
+fn login_prompts_are_answered_in_order_whatever_they_say() {
     for (first, second) in [
         ("VXNlcm5hbWU6", "UGFzc3dvcmQ6"),
         ("", ""),
@@ -104,7 +104,7 @@ fn a_challenge_needs_no_text() {
 }
 
 #[test]
-fn an_empty_password_is_an_empty_line() {
+fn an_empty_password_is_sent_as_an_empty_line() {
     let server = Server::playing(
         "-- hello AUTH LOGIN
          C: AUTH LOGIN
@@ -168,7 +168,7 @@ fn a_refused_login_is_not_cancelled() {
 
 // Behaviour 68, threat 64.
 #[test]
-fn a_challenge_too_many_is_cancelled_once() {
+fn an_unexpected_extra_challenge_is_cancelled_once() {
     let server = Server::playing(
         "-- hello AUTH PLAIN
          C: AUTH PLAIN AHVzZXIAc2VjcmV0
@@ -186,7 +186,7 @@ fn a_challenge_too_many_is_cancelled_once() {
 
 // Threat 65.
 #[test]
-fn challenges_without_end_are_given_up() {
+fn a_server_that_never_stops_challenging_is_given_up() {
     let server = Server::playing(
         "-- hello AUTH LOGIN
          C: AUTH LOGIN
@@ -206,7 +206,7 @@ fn challenges_without_end_are_given_up() {
 
 // Threat 52.
 #[test]
-fn a_login_is_continued_by_334_only() {
+fn only_334_continues_a_login() {
     for answer in ["354 go on", "335 go on", "300 well"] {
         let server = Server::playing(format!(
             "-- hello AUTH PLAIN
@@ -220,7 +220,7 @@ fn a_login_is_continued_by_334_only() {
 
 // Behaviour 68.
 #[test]
-fn any_2yz_grants_a_login() {
+fn any_2yz_reply_completes_a_login() {
     for code in [200, 220, 235, 250, 299] {
         let server = Server::playing(format!(
             "-- hello AUTH PLAIN
@@ -235,7 +235,7 @@ fn any_2yz_grants_a_login() {
 
 // Threat 52.
 #[test]
-fn a_235_in_the_midst_of_login_is_believed_at_its_place_only() {
+fn a_235_before_the_last_step_of_auth_login_is_a_protocol_error() {
     let server = Server::playing(
         "-- hello AUTH LOGIN
          C: AUTH LOGIN
@@ -259,7 +259,7 @@ fn without_a_way_to_log_in_nothing_more_is_sent() {
 
 // Threat 90.
 #[test]
-fn a_login_by_hand_that_has_no_way_leaves_the_connection_as_it_is() {
+fn a_login_by_hand_where_auth_is_not_offered_leaves_the_connection_open() {
     let server = Server::playing(
         "-- hello
          C: NOOP
@@ -272,7 +272,7 @@ fn a_login_by_hand_that_has_no_way_leaves_the_connection_as_it_is() {
 
 // Threat 59.
 #[test]
-fn the_old_form_of_auth_is_known() {
+fn the_old_auth_keyword_with_an_equals_sign_is_recognised() {
     let server = Server::playing(
         "-- hello AUTH=LOGIN plain
          C: AUTH PLAIN AHVzZXIAc2VjcmV0
@@ -283,7 +283,7 @@ fn the_old_form_of_auth_is_known() {
 
 // Threat 72.
 #[test]
-fn a_refusal_for_now_is_not_one_for_good() {
+fn temporary_and_permanent_refusals_of_a_login_are_distinguished() {
     for (answer, transient) in [
         ("454 4.7.0 temporary failure", true),
         ("432 4.7.12 change your password", true),
@@ -332,7 +332,7 @@ fn long_credentials_wait_for_a_challenge() {
 }
 
 #[test]
-fn a_line_of_auth_has_512_octets_at_most() {
+fn an_auth_line_has_at_most_512_octets() {
     for length in 360..380 {
         let server = Server::running(|peer| {
             peer.play("-- hello AUTH PLAIN");
@@ -400,7 +400,7 @@ fn no_log_shows_a_password() {
 
 // Threat 71.
 #[test]
-fn a_server_that_repeats_the_password_puts_it_into_no_error_and_no_log() {
+fn a_password_repeated_in_a_refusal_is_in_no_error_and_no_log() {
     for form in FORMS {
         for code in [535, 454, 421, 354, 221] {
             let server = Server::running(move |peer| {
@@ -418,7 +418,7 @@ fn a_server_that_repeats_the_password_puts_it_into_no_error_and_no_log() {
 
 // Threat 71.
 #[test]
-fn a_server_that_repeats_the_password_in_its_welcome_puts_it_into_no_log() {
+fn a_password_repeated_in_the_reply_to_a_login_is_not_logged() {
     let server = Server::running(|peer| {
         peer.play("-- hello AUTH PLAIN");
         peer.line().unwrap();
@@ -430,7 +430,7 @@ fn a_server_that_repeats_the_password_in_its_welcome_puts_it_into_no_log() {
 
 // Threat 71.
 #[test]
-fn a_server_that_repeats_the_password_in_a_challenge_puts_it_into_no_log() {
+fn a_password_repeated_in_a_challenge_is_not_logged() {
     let server = Server::playing(
         "-- hello AUTH LOGIN
          C: AUTH LOGIN
@@ -446,7 +446,7 @@ fn a_server_that_repeats_the_password_in_a_challenge_puts_it_into_no_log() {
 
 // Threat 61.
 #[test]
-fn credentials_go_in_clear_to_a_host_that_was_named_as_local() {
+fn credentials_are_sent_in_clear_to_a_host_with_a_local_name() {
     for host in ["127.0.0.1", "localhost", "LOCALHOST.", "mail.localhost", "::ffff:127.0.0.1"] {
         for security in [postino::Security::Plaintext, postino::Security::Auto] {
             let server = Server::playing(
@@ -463,7 +463,7 @@ fn credentials_go_in_clear_to_a_host_that_was_named_as_local() {
 
 // Threat 61.
 #[test]
-fn a_name_that_leads_to_loopback_is_not_local() {
+fn a_name_that_merely_resolves_to_loopback_does_not_count_as_local() {
     for host in ["mail.example.org", "localhost.example.org", "localhost.localdomain"] {
         let server = Server::playing("");
         let plain =
@@ -496,7 +496,7 @@ fn own_address() -> Option<std::net::IpAddr> {
 
 // Threat 61.
 #[test]
-fn a_local_name_that_leads_elsewhere_is_not_local() {
+fn a_local_host_name_with_another_address_does_not_count_as_local() {
     let Some(own) = own_address() else { return println!("this machine has loopback addresses only") };
     for security in [postino::Security::Plaintext, postino::Security::Auto] {
         for host in ["localhost", "127.0.0.1"] {
@@ -511,7 +511,7 @@ fn a_local_name_that_leads_elsewhere_is_not_local() {
 
 // Threat 61.
 #[test]
-fn a_login_by_hand_needs_a_local_name_too() {
+fn a_login_by_hand_without_tls_needs_a_local_name_too() {
     let server = Server::playing("-- hello AUTH PLAIN\nC: NOOP\nS: 250 ok");
     let builder = Client::builder("mail.example.org").addresses([server.address()]);
     let builder = builder.security(postino::Security::Plaintext).hello_name("client.example.org");
@@ -522,7 +522,7 @@ fn a_login_by_hand_needs_a_local_name_too() {
 }
 
 #[test]
-fn credentials_that_go_in_clear_because_the_caller_allowed_it_are_logged_as_a_warning() {
+fn a_login_in_clear_that_the_caller_allowed_is_logged_as_a_warning() {
     let server = Server::playing(
         "-- hello AUTH PLAIN
          C: AUTH PLAIN AHVzZXIAc2VjcmV0
@@ -554,7 +554,7 @@ fn login_allowed(server: &Server) -> Builder {
 }
 
 #[test]
-fn two_refused_logins_by_hand_are_enough_for_a_connection() {
+fn after_two_refused_logins_by_hand_no_third_is_sent() {
     let server = Server::playing(
         "-- hello AUTH PLAIN LOGIN
          C: AUTH PLAIN AHVzZXIAc2VjcmV0
@@ -580,7 +580,7 @@ fn two_refused_logins_by_hand_are_enough_for_a_connection() {
 
 // Threat 70.
 #[test]
-fn a_client_that_died_in_a_login_shows_no_secret() {
+fn debug_of_a_client_after_a_broken_login_shows_no_secret() {
     let (ready, go) = mpsc::channel();
     let (said, heard) = mpsc::channel();
     let server = Server::running(move |peer| {
@@ -599,7 +599,7 @@ fn a_client_that_died_in_a_login_shows_no_secret() {
 }
 
 #[test]
-fn a_login_over_a_closed_connection_is_not_refused_for_good() {
+fn a_login_over_a_closed_connection_is_a_transient_error() {
     let server = Server::playing("-- hello");
     let mut client = connect(&server);
     client.close();
@@ -609,7 +609,7 @@ fn a_login_over_a_closed_connection_is_not_refused_for_good() {
 
 // Behaviour 64.
 #[test]
-fn without_auth_the_error_says_so_and_in_clear_it_hints_at_tls() {
+fn without_auth_the_error_says_so_and_without_tls_suggests_tls() {
     let server = Server::playing("-- hello\nC: NOOP\nS: 250 ok");
     let mut client = connect(&server);
     let error = block_on(client.login("user", "secret")).unwrap_err();
@@ -620,7 +620,7 @@ fn without_auth_the_error_says_so_and_in_clear_it_hints_at_tls() {
 // Behaviour 64.
 #[cfg(any(feature = "native-tls", feature = "rustls"))]
 #[test]
-fn without_auth_under_tls_there_is_no_such_hint() {
+fn without_auth_over_tls_the_error_does_not_suggest_tls() {
     let server = Server::playing("-- tls good\n-- hello\nC: NOOP\nS: 250 ok");
     let builder = builder(&server).security(postino::Security::Implicit);
     let mut client = block_on(builder.ca_certificate(crate::support::tls::CA).connect()).unwrap();
@@ -631,7 +631,7 @@ fn without_auth_under_tls_there_is_no_such_hint() {
 
 // Behaviour 65.
 #[test]
-fn without_a_mechanism_in_common_the_error_names_those_of_the_server() {
+fn without_a_common_mechanism_the_error_lists_those_of_the_server() {
     let server = Server::playing("-- hello AUTH GSSAPI NTLM\nC: NOOP\nS: 250 ok");
     let mut client = connect(&server);
     let error = block_on(client.login("user", "secret")).unwrap_err().to_string();
@@ -644,7 +644,7 @@ fn without_a_mechanism_in_common_the_error_names_those_of_the_server() {
 
 // Behaviour 69.
 #[test]
-fn each_step_of_a_login_has_its_limit() {
+fn each_step_of_a_login_has_a_time_limit() {
     let limit = Duration::from_millis(300);
     for steps in [
         "C: AUTH LOGIN",
@@ -663,7 +663,7 @@ fn each_step_of_a_login_has_its_limit() {
 
 // Threat 71.
 #[test]
-fn a_server_that_repeats_the_password_in_what_is_no_reply_puts_it_into_no_error_and_no_log() {
+fn a_password_repeated_in_an_invalid_reply_is_in_no_error_and_no_log() {
     for form in FORMS {
         for start in ["no reply: ", "235-welcome\r\n", "235 welcome\r\n"] {
             let server = Server::running(move |peer| {

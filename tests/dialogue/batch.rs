@@ -41,7 +41,7 @@ fn the_end_of_a_message_and_the_next_envelope_leave_together() {
 }
 
 #[test]
-fn without_pipelining_a_batch_goes_step_by_step() {
+fn without_pipelining_a_batch_is_sent_step_by_step() {
     let one = |n| format!("-- envelope\nC: DATA\nS: 354 go on\nC: {n}\nC: .\nS: 250 taken\n");
     let server = Server::playing(format!("-- hello\n{}{}{}", one(1), one(2), one(3)));
     assert_eq!(outcomes(&send_all(&mut connect(&server), mails(3))), "AAA");
@@ -79,7 +79,7 @@ fn learns_not_to_join(sessions: &[String]) -> Duration {
 }
 
 #[test]
-fn a_server_that_swallows_what_was_joined_costs_a_connection() {
+fn a_joined_envelope_that_is_swallowed_is_sent_over_a_new_connection() {
     let took = learns_not_to_join(&[
         two_joined("S: 250 taken"),
         format!("-- hello PIPELINING, CHUNKING\n{}{}", alone(2), alone(3)),
@@ -88,7 +88,7 @@ fn a_server_that_swallows_what_was_joined_costs_a_connection() {
 }
 
 #[test]
-fn a_server_that_hangs_up_costs_a_connection() {
+fn a_server_that_hangs_up_on_a_joined_envelope_is_not_joined_again() {
     learns_not_to_join(&[
         two_joined("S: 250 taken\n-- close"),
         format!("-- hello PIPELINING, CHUNKING\n{}{}", alone(2), alone(3)),
@@ -96,14 +96,14 @@ fn a_server_that_hangs_up_costs_a_connection() {
 }
 
 #[test]
-fn a_server_that_refuses_what_was_joined_gets_it_again_alone() {
+fn a_joined_envelope_that_is_refused_is_sent_again_alone() {
     let refused = two_joined(&format!("S: 250 taken\n{REFUSED}"));
     let again = format!("C: RSET\n{ENVELOPE}S: 250 ok\n{TAKEN}C: 2\nC: .\nS: 250 taken\n");
     learns_not_to_join(&[format!("{refused}{again}{}", alone(3))]);
 }
 
 #[test]
-fn a_server_that_answers_is_joined_from_the_first_by_the_next_client() {
+fn a_server_that_answers_joined_envelopes_is_joined_by_the_next_client_too() {
     let two = format!("{}{TAKEN}C: 2\nC: .\nS: 250 taken", two_joined("S: 250 taken\n"));
     let server = Server::playing_each([two.clone(), two]);
     let builder = builder(&server);
@@ -114,7 +114,7 @@ fn a_server_that_answers_is_joined_from_the_first_by_the_next_client() {
 }
 
 #[test]
-fn a_server_that_offers_something_else_on_the_new_connection_gets_nothing_that_was_meant_for_the_old() {
+fn a_message_meant_for_other_extensions_is_not_sent_over_a_renewed_connection() {
     let server = Server::playing_each([
         two_joined("S: 250 taken\n-- close"),
         "-- hello\n-- envelope\nC: DATA\nS: 354 go on\nC: 3\nC: .\nS: 250 taken".to_owned(),
@@ -123,7 +123,7 @@ fn a_server_that_offers_something_else_on_the_new_connection_gets_nothing_that_w
 }
 
 #[test]
-fn a_refused_sender_in_a_batch_is_only_its_own() {
+fn a_refused_sender_in_a_batch_affects_only_its_own_message() {
     let server = Server::playing(format!(
         "{}C: RSET
          C: MAIL FROM:<alice@example.org>
@@ -142,7 +142,7 @@ fn a_refused_sender_in_a_batch_is_only_its_own() {
 
 // Threat 73.
 #[test]
-fn a_354_for_nobody_in_a_batch_gets_a_lone_dot_and_the_next_envelope() {
+fn a_354_without_recipients_in_a_batch_gets_a_lone_dot_and_the_next_envelope() {
     let server = Server::playing(format!(
         "{}C: .\n{ENVELOPE}S: 554 no recipients\n{TAKEN}C: 3\nC: .\nS: 250 taken",
         two_joined("S: 250 taken\nS: 250 ok\nS: 550 nobody\nS: 354 go on\n")
@@ -153,7 +153,7 @@ fn a_354_for_nobody_in_a_batch_gets_a_lone_dot_and_the_next_envelope() {
 }
 
 #[test]
-fn a_message_refused_at_its_end_does_not_touch_the_next_on_the_wire() {
+fn a_message_refused_at_its_end_does_not_affect_the_next_under_way() {
     let server = Server::playing(format!(
         "{}{TAKEN}C: 2\nC: .\n{ENVELOPE}S: 554 spam\n{TAKEN}C: 3\nC: .\nS: 451 later\nC: RSET\nS: 250 ok",
         two_joined("S: 451 later\n")
@@ -191,7 +191,7 @@ fn a_421_to_the_end_of_a_message_refuses_it_and_the_others_are_not_sent() {
 }
 
 #[test]
-fn junk_in_the_middle_of_a_batch_leaves_what_it_answers_in_doubt() {
+fn an_invalid_reply_in_a_batch_leaves_the_message_it_answers_in_doubt() {
     let results = three_with("S: what?");
     assert_eq!(outcomes(&results), "DN");
     assert_eq!(results[0].as_ref().unwrap_err().retry(), Retry::MayDuplicate);
@@ -205,7 +205,7 @@ fn a_connection_lost_in_a_batch_leaves_what_was_sent_in_doubt() {
 }
 
 #[test]
-fn messages_that_were_only_announced_when_another_became_doubtful_can_be_sent_at_once() {
+fn a_message_of_which_only_the_envelope_had_left_can_be_retried_at_once() {
     for end in ["-- fin", "-- reset"] {
         let results = three_with(end);
         let retries: Vec<_> = results.iter().map(|r| r.as_ref().unwrap_err().retry()).collect();
@@ -223,7 +223,7 @@ fn messages_that_were_only_announced_when_another_became_doubtful_can_be_sent_at
 }
 
 #[test]
-fn a_connection_lost_within_a_joined_envelope_that_was_partly_answered_costs_a_connection() {
+fn a_connection_lost_within_a_partly_answered_joined_envelope_is_renewed() {
     let server = Server::playing_each([
         two_joined("S: 250 taken\nS: 250 sender\n-- reset"),
         format!("-- hello PIPELINING, CHUNKING\n{}", alone(2)),
@@ -238,7 +238,7 @@ fn a_connection_lost_before_anything_was_joined_is_not_renewed() {
 }
 
 #[test]
-fn a_connection_that_is_lost_twice_is_renewed_once() {
+fn a_batch_renews_a_lost_connection_only_once() {
     let server = Server::playing_each([
         two_joined("S: 250 taken\n-- close"),
         format!("-- hello PIPELINING, CHUNKING\n{ENVELOPE}-- close"),
@@ -260,7 +260,7 @@ fn a_timeout_in_a_batch_leaves_what_was_sent_in_doubt() {
 }
 
 #[test]
-fn the_deadline_is_that_of_each_call() {
+fn a_deadline_ends_a_silent_batch_with_its_message_in_doubt() {
     let server = Server::playing(two_joined(""));
     let builder = builder(&server).deadline(Duration::from_millis(300));
     let mut client = block_on(builder.connect()).unwrap();
@@ -270,7 +270,7 @@ fn the_deadline_is_that_of_each_call() {
 }
 
 #[test]
-fn a_message_that_cannot_be_sent_here_has_its_own_error_and_the_others_go() {
+fn a_message_that_cannot_be_sent_here_fails_alone_and_the_others_are_sent() {
     let server = Server::playing(format!(
         "-- hello PIPELINING, CHUNKING, SIZE 10
          C: MAIL FROM:<alice@example.org> SIZE=3
@@ -309,7 +309,7 @@ fn a_message_that_cannot_be_sent_here_has_its_own_error_and_the_others_go() {
 }
 
 #[test]
-fn readers_that_can_be_read_once_go_in_a_batch() {
+fn single_use_readers_can_be_sent_in_a_batch() {
     let reader = |text: &'static str| Raw::reader(envelope(&["bob@example.org"]), text.as_bytes());
     let server = Server::playing_each([
         two_joined("S: 250 taken\n-- close"),
@@ -332,7 +332,7 @@ impl Read for Fails {
 }
 
 #[test]
-fn a_source_that_fails_midway_ends_the_batch_and_sends_no_whole_message() {
+fn a_source_that_fails_midway_ends_the_batch_with_its_message_unfinished() {
     let server = Server::running(|peer| {
         peer.may_leave = true;
         peer.play(&two_joined(&format!("S: 250 taken\n{TAKEN}C: 2\nC: .")));
@@ -396,7 +396,7 @@ fn messages_are_pushed_one_by_one() {
 }
 
 #[test]
-fn finish_tells_of_what_was_taken_and_takes_no_more() {
+fn finish_reports_the_messages_taken_and_takes_no_more() {
     let server = Server::playing(format!(
         "{}{TAKEN}C: 2\nC: .\nS: 250 taken\nC: NOOP\nS: 250 ok",
         two_joined("S: 250 taken\n")
@@ -413,7 +413,7 @@ fn finish_tells_of_what_was_taken_and_takes_no_more() {
 
 // Threat 81.
 #[test]
-fn a_batch_dropped_with_messages_under_way_leaves_a_client_that_refuses() {
+fn a_batch_dropped_with_messages_under_way_leaves_the_client_closed() {
     let server = Server::running(|peer| {
         peer.may_leave = true;
         peer.play(&two_joined("S: 250 taken"));
@@ -468,7 +468,7 @@ fn two_batches_over_two_connections_do_not_mix() {
 }
 
 #[test]
-fn the_next_message_is_taken_before_the_one_before_it_leaves() {
+fn the_next_message_is_taken_before_the_previous_one_leaves() {
     let (tell, told) = std::sync::mpsc::channel();
     let server = Server::running(move |peer| {
         peer.play(&format!("-- hello PIPELINING, CHUNKING\n{ENVELOPE}{TAKEN}"));
@@ -489,7 +489,7 @@ fn the_next_message_is_taken_before_the_one_before_it_leaves() {
 }
 
 #[test]
-fn messages_of_a_batch_tell_how_long_they_took_as_a_whole() {
+fn messages_of_a_batch_report_only_their_total_time() {
     let server = Server::playing(format!(
         "-- hello PIPELINING, CHUNKING\n{ENVELOPE}-- pause\n{TAKEN}C: 1\nC: .\n-- pause\nS: 250 taken"
     ));
@@ -500,7 +500,7 @@ fn messages_of_a_batch_tell_how_long_they_took_as_a_whole() {
 }
 
 #[test]
-fn a_single_message_tells_how_long_each_of_its_phases_took() {
+fn a_single_message_reports_how_long_each_phase_took() {
     let server = Server::playing(format!(
         "-- hello PIPELINING, CHUNKING\n{ENVELOPE}-- pause\n{TAKEN}C: 1\nC: .\n-- pause\nS: 250 taken"
     ));
@@ -511,7 +511,7 @@ fn a_single_message_tells_how_long_each_of_its_phases_took() {
 }
 
 #[test]
-fn an_envelope_of_what_is_unsent_leaves_out_what_is_done_or_hopeless() {
+fn a_retry_envelope_omits_accepted_and_permanently_refused_recipients() {
     let server = Server::playing(
         "-- hello PIPELINING, CHUNKING
          C: MAIL FROM:<alice@example.org>
@@ -536,7 +536,7 @@ fn an_envelope_of_what_is_unsent_leaves_out_what_is_done_or_hopeless() {
 }
 
 #[test]
-fn retry_tells_what_may_be_retried() {
+fn retry_says_whether_and_when_to_retry_a_message() {
     let retry_of = |script: &str| {
         let server = Server::playing(format!("-- hello\n{script}"));
         let error = send_error(&mut connect(&server), &mail());
@@ -553,7 +553,7 @@ fn retry_tells_what_may_be_retried() {
 }
 
 #[test]
-fn messages_that_cannot_be_sent_are_not_taken_without_end_before_a_result() {
+fn a_batch_does_not_take_endless_unsendable_messages_before_a_result() {
     let server = Server::playing(
         "-- hello PIPELINING, CHUNKING, SIZE 10
          C: MAIL FROM:<alice@example.org> SIZE=3
@@ -624,7 +624,7 @@ fn unsure<M>(mails: impl IntoIterator<Item = M>) -> impl Iterator<Item = M> {
 }
 
 #[test]
-fn an_iterator_that_may_block_is_asked_when_the_message_before_has_left() {
+fn a_blocking_iterator_is_advanced_once_the_previous_message_has_left() {
     let (give, given) = mpsc::channel();
     give.send(numbered(1)).unwrap();
     let server = Server::running(move |peer| {
@@ -646,7 +646,7 @@ fn an_iterator_that_may_block_is_asked_when_the_message_before_has_left() {
 }
 
 #[test]
-fn an_iterator_that_may_block_is_asked_when_the_chunk_before_has_left() {
+fn a_blocking_iterator_is_advanced_once_the_previous_chunk_has_left() {
     let (give, given) = mpsc::channel();
     give.send(numbered(1)).unwrap();
     let envelope = "C: MAIL FROM:<alice@example.org>\nC: RCPT TO:<bob@example.org>\n";
@@ -672,7 +672,7 @@ fn an_iterator_that_may_block_is_asked_when_the_chunk_before_has_left() {
 }
 
 #[test]
-fn the_time_that_an_iterator_takes_is_not_that_of_the_call() {
+fn the_time_an_iterator_takes_does_not_count_against_the_deadline() {
     let (give, given) = mpsc::channel();
     give.send(numbered(1)).unwrap();
     let server = Server::running(move |peer| {
@@ -690,7 +690,7 @@ fn the_time_that_an_iterator_takes_is_not_that_of_the_call() {
 }
 
 #[test]
-fn an_iterator_is_not_asked_again_after_its_end() {
+fn an_iterator_is_not_advanced_after_its_end() {
     let server = Server::playing(format!("-- hello PIPELINING\n{}{}", alone(1), alone(2)));
     let mut client = connect(&server);
     let mut batch = client.send_all(unsure([numbered(1)]));
@@ -744,7 +744,7 @@ fn a_batch_that_sends_nothing_changes_nothing() {
 }
 
 #[test]
-fn a_batch_forgets_a_transaction_that_was_begun_by_hand_once() {
+fn a_batch_resets_a_transaction_begun_by_hand_exactly_once() {
     let again = format!("C: RSET\n{ENVELOPE}S: 250 ok\n{TAKEN}C: 1\nC: .\nS: 250 taken\n");
     let server = Server::playing(format!("-- hello PIPELINING\n{BEGUN}{again}{}{}", alone(2), alone(3)));
     let mut client = connect(&server);
@@ -755,7 +755,7 @@ fn a_batch_forgets_a_transaction_that_was_begun_by_hand_once() {
 }
 
 #[test]
-fn a_batch_of_parts_forgets_a_transaction_that_was_begun_by_hand_once() {
+fn a_batch_in_parts_resets_a_transaction_begun_by_hand_exactly_once() {
     let part = |to: &str, reset: &str, done: &str| {
         format!(
             "{reset}C: MAIL FROM:<alice@example.org>\nC: RCPT TO:<{to}>\nC: DATA\n{done}{TAKEN}C: Hello\nC: .\nS: 250 ok\n"
@@ -806,7 +806,7 @@ fn pushed_messages_are_reported_when_the_connection_is_lost() {
 }
 
 #[test]
-fn at_least_one_result_tells_that_the_connection_is_lost() {
+fn at_least_one_result_reports_that_the_connection_is_lost() {
     // The first message has its result, and none is under way when the server closes.
     let one = "-- hello\n-- envelope\nC: DATA\nS: 354 go on\nC: 1\nC: .\nS: 421 closing";
     let server = Server::playing(one);
@@ -820,7 +820,7 @@ fn at_least_one_result_tells_that_the_connection_is_lost() {
 }
 
 #[test]
-fn a_batch_of_a_client_that_is_done_for_takes_one_message_to_tell_so() {
+fn a_batch_of_a_lost_client_takes_one_message_to_report_it() {
     let server = Server::playing("-- hello\nC: NOOP\nS: 421 closing");
     let mut client = connect(&server);
     block_on(client.noop()).unwrap_err();
@@ -857,7 +857,7 @@ fn a_reader_whose_message_was_refused_or_lost_in_a_batch_can_be_sent_again() {
 }
 
 #[test]
-fn a_reader_is_under_way_once_at_a_time() {
+fn a_reader_cannot_be_under_way_twice_at_once() {
     let server = Server::playing(format!("-- hello PIPELINING\n{}", alone(1)));
     let once = Arc::new(reader("1\r\n"));
     let results = send_all(&mut connect(&server), vec![once.clone(), once.clone(), once]);
@@ -878,7 +878,7 @@ impl<M: Mail> Mail for Around<M> {
 }
 
 #[test]
-fn messages_from_an_iterator_that_may_block_take_as_few_round_trips() {
+fn a_blocking_iterator_costs_no_extra_round_trips() {
     let server = Server::playing(format!(
         "{}{TAKEN}C: 2\nC: .\n{ENVELOPE}S: 250 taken\n{TAKEN}C: 3\nC: .\nS: 250 taken",
         two_joined("S: 250 taken\n")

@@ -126,7 +126,7 @@ fn names_are_verified_as_names_and_addresses_as_addresses() {
 /// RFC 9525 §2 forbids this, but native-tls has no switch for it. Documented at `Builder::tls_name`.
 // Threat 8.
 #[test]
-fn a_common_name_counts_where_there_is_no_other_name() {
+fn only_native_tls_accepts_a_common_name_where_there_is_no_other_name() {
     if backend() == TlsBackend::Rustls {
         reasons(&trusting().tls_name("localhost"), "common-name-only", "localhost");
         return;
@@ -136,13 +136,13 @@ fn a_common_name_counts_where_there_is_no_other_name() {
 }
 
 #[test]
-fn a_certificate_comes_with_its_chain() {
+fn a_certificate_sent_with_its_issuer_is_accepted() {
     accepted(&trusting(), "with-issuer");
 }
 
 // Behaviour 60.
 #[test]
-fn any_certificate_is_accepted_if_danger_is() {
+fn danger_accept_invalid_certs_accepts_any_certificate() {
     let careless = client().danger_accept_invalid_certs(true);
     for certificate in
         ["good", "expired", "not-yet-valid", "self-signed", "unknown-issuer", "other-host", "for-clients"]
@@ -153,7 +153,7 @@ fn any_certificate_is_accepted_if_danger_is() {
 }
 
 #[test]
-fn any_name_is_accepted_if_danger_is_but_no_bad_certificate() {
+fn danger_accept_invalid_hostnames_accepts_any_name_but_no_bad_certificate() {
     let careless = trusting().danger_accept_invalid_hostnames(true);
     accepted(&careless, "other-host");
     for certificate in ["expired", "self-signed", "unknown-issuer"] {
@@ -163,7 +163,7 @@ fn any_name_is_accepted_if_danger_is_but_no_bad_certificate() {
 }
 
 #[test]
-fn cas_are_given_in_pem_one_or_more_or_in_der() {
+fn ca_certificates_are_pem_with_one_or_more_or_der() {
     let both = [identity("self-signed").0, b"some text between\n", CA].concat();
     for trusting in [client().ca_certificate(both), trusting().ca_certificate(identity("self-signed").0)] {
         accepted(&trusting, "good");
@@ -173,7 +173,7 @@ fn cas_are_given_in_pem_one_or_more_or_in_der() {
 }
 
 #[test]
-fn without_the_systems_cas_ones_own_are_trusted() {
+fn without_the_systems_cas_the_given_ones_are_still_trusted() {
     accepted(&trusting().system_roots(false), "good");
     reasons(&trusting().system_roots(false), "unknown-issuer", "127.0.0.1");
 }
@@ -218,8 +218,8 @@ fn a_ca_of_the_system_may_be_in_the_folder_only() {
 }
 
 #[test]
-fn the_systems_cas_are_trusted_unless_switched_off() {
-    if with_cas_of_the_system("the_systems_cas_are_trusted_unless_switched_off", "ca.pem", None) {
+fn the_systems_cas_are_trusted_unless_turned_off() {
+    if with_cas_of_the_system("the_systems_cas_are_trusted_unless_turned_off", "ca.pem", None) {
         accepted(&client(), "good");
         accepted(&client().ca_certificate(identity("self-signed").0), "good");
         let own_only = client().ca_certificate(identity("self-signed").0).system_roots(false);
@@ -290,7 +290,7 @@ fn a_server_that_is_not_pinned_gets_nothing_but_the_handshake() {
 }
 
 #[test]
-fn the_oldest_version_is_1_2_unless_set() {
+fn the_minimum_tls_version_is_1_2_unless_set() {
     accepted(&trusting(), "good 1.2");
     accepted(&trusting().min_tls_version(TlsVersion::Tls1_2), "good 1.2");
     let newer = trusting().min_tls_version(TlsVersion::Tls1_3);
@@ -309,7 +309,7 @@ const P12: &[u8] = include_bytes!("../support/certs/client.p12");
 
 // Behaviour 61.
 #[test]
-fn a_client_certificate_is_shown_to_servers_that_ask() {
+fn a_client_certificate_is_presented_to_servers_that_request_one() {
     let (chain, key) = identity("client");
     let one_file = [key, chain].concat();
     let mut builders = vec![
@@ -333,7 +333,7 @@ fn a_client_certificate_is_shown_to_servers_that_ask() {
 
 // Behaviour 61.
 #[test]
-fn a_client_certificate_that_the_server_refuses_is_an_error_that_says_so() {
+fn a_client_certificate_refused_by_the_server_is_an_error_that_says_so() {
     let (chain, key) = identity("unknown-client");
     let unknown = trusting().client_certificate(chain, key);
     let missing = trusting();
@@ -352,7 +352,7 @@ fn a_client_certificate_that_the_server_refuses_is_an_error_that_says_so() {
 }
 
 #[test]
-fn a_client_certificate_logs_in_by_external() {
+fn a_client_certificate_logs_in_with_external() {
     let server = Server::playing(
         "-- tls good mutual
          -- hello AUTH EXTERNAL
@@ -365,7 +365,7 @@ fn a_client_certificate_logs_in_by_external() {
 
 // Behaviour 61.
 #[test]
-fn wrong_settings_of_tls_fail_before_connecting() {
+fn invalid_tls_settings_fail_before_connecting() {
     let (chain, key) = identity("client");
     let sec1 = include_bytes!("../support/certs/client.sec1.key");
     let encrypted = include_bytes!("../support/certs/client.encrypted.key");
@@ -408,7 +408,7 @@ fn wrong_settings_of_tls_fail_before_connecting() {
 
 // Behaviour 61.
 #[test]
-fn a_ca_that_is_broken_inside_fails_before_a_word_is_said() {
+fn a_malformed_ca_certificate_fails_before_anything_is_sent() {
     // The input has the form of a certificate: only the TLS library detects that it is invalid.
     let broken = str::from_utf8(CA).unwrap().replacen("\nM", "\nN", 1);
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -426,7 +426,7 @@ fn a_ca_that_is_broken_inside_fails_before_a_word_is_said() {
 }
 
 #[test]
-fn no_key_and_no_password_is_shown() {
+fn client_keys_and_passwords_are_never_shown() {
     let (chain, key) = identity("client");
     let secret = str::from_utf8(key).unwrap().lines().nth(1).unwrap();
     let other_key = identity("good").1;
@@ -468,7 +468,7 @@ fn ready(builder: Builder) -> Builder {
 }
 
 #[test]
-fn a_connector_of_ones_own_is_used_as_it_is() {
+fn a_custom_tls_connector_is_used_unchanged() {
     let used = ready(default_client());
     accepted(&used, "good");
     accepted(&used.clone().tls_name("mail.example.org"), "other-host");
@@ -590,7 +590,7 @@ fn a_verifier_of_ones_own_decides_and_its_reason_is_reported() {
 }
 
 #[test]
-fn a_library_that_was_not_compiled_is_an_error() {
+fn a_tls_library_that_is_not_compiled_in_is_an_error() {
     for library in [TlsBackend::NativeTls, TlsBackend::Rustls] {
         let server = Server::playing("-- hello");
         let builder = builder(&server).security(Security::Plaintext).tls_backend(library);
@@ -613,7 +613,7 @@ fn built(cas: usize) -> usize {
 }
 
 #[test]
-fn clones_share_one_connector_also_at_once() {
+fn clones_share_one_connector_even_when_connecting_at_once() {
     let builder = client().ca_certificate(CA.repeat(41 + MORE_CAS));
     let clients = [(); 4].map(|()| {
         let builder = builder.clone();
@@ -660,7 +660,7 @@ fn without_tls_no_connector_is_built() {
 }
 
 #[test]
-fn the_servers_certificate_can_be_seen() {
+fn the_servers_certificate_can_be_inspected() {
     for (security, before) in [(Security::Implicit, ""), (Security::StartTls, CONSENT)] {
         for (certificate, bound) in [("good", true), ("with-issuer", true), ("ed25519", false)] {
             let hello = "C: EHLO client.example.org\nS: 250 mail.example.org";

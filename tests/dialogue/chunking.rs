@@ -11,7 +11,7 @@ fn chunking(server: &Server) -> Client {
 const ENVELOPE: &str = "C: MAIL FROM:<alice@example.org>\nC: RCPT TO:<bob@example.org>\n";
 
 #[test]
-fn a_small_message_is_one_flight_with_its_envelope() {
+fn a_small_message_leaves_in_one_flight_with_its_envelope() {
     let server = Server::playing(format!(
         "-- hello PIPELINING, CHUNKING\n{ENVELOPE}C: BDAT 7 LAST\nC: Hello\nS: 250 ok\nS: 250 ok\nS: 250 taken"
     ));
@@ -19,7 +19,7 @@ fn a_small_message_is_one_flight_with_its_envelope() {
 }
 
 #[test]
-fn chunking_has_to_be_asked_for() {
+fn chunking_is_off_by_default() {
     let server = Server::playing(format!(
         "-- hello PIPELINING, CHUNKING\n{ENVELOPE}C: DATA\nS: 250 ok\nS: 250 ok\nS: 354 go on\nC: Hello\nC: .\nS: 250 ok"
     ));
@@ -38,7 +38,7 @@ fn lines(count: usize) -> Vec<u8> {
 }
 
 #[test]
-fn without_pipelining_each_chunk_waits_for_the_one_before() {
+fn without_pipelining_each_chunk_waits_for_the_previous_reply() {
     let server = Server::playing(
         "-- hello CHUNKING
          -- envelope
@@ -53,7 +53,7 @@ fn without_pipelining_each_chunk_waits_for_the_one_before() {
 }
 
 #[test]
-fn a_large_message_waits_for_its_recipients_and_not_for_its_chunks() {
+fn a_large_message_waits_for_its_recipients_but_not_between_chunks() {
     let server = Server::playing(format!(
         "-- hello PIPELINING, CHUNKING
          {ENVELOPE}S: 250 ok
@@ -73,7 +73,7 @@ fn a_large_message_waits_for_its_recipients_and_not_for_its_chunks() {
 
 // Threat 36.
 #[test]
-fn dots_are_not_doubled_and_the_last_line_is_ended() {
+fn chunks_do_not_double_dots_but_end_the_last_line() {
     let server = Server::playing(format!(
         "-- hello PIPELINING, CHUNKING\n{ENVELOPE}C: BDAT 12 LAST\nC: .a\nC: .\nC: ..b\nS: 250 ok\nS: 250 ok\nS: 250 ok"
     ));
@@ -81,7 +81,7 @@ fn dots_are_not_doubled_and_the_last_line_is_ended() {
 }
 
 #[test]
-fn an_empty_message_is_an_empty_line() {
+fn an_empty_message_is_sent_in_one_chunk_as_an_empty_line() {
     let server = Server::playing(format!(
         "-- hello PIPELINING, CHUNKING\n{ENVELOPE}C: BDAT 2 LAST\n-- read 2\nS: 250 ok\nS: 250 ok\nS: 250 ok"
     ));
@@ -119,7 +119,7 @@ fn a_refused_chunk_ends_the_message_and_the_next_begins_with_rset() {
 
 // Threat 36.
 #[test]
-fn a_refused_last_chunk_is_a_refused_message_and_rset_follows() {
+fn a_refused_last_chunk_refuses_the_message_and_is_followed_by_rset() {
     let server = Server::playing(format!(
         "-- hello PIPELINING, CHUNKING\n{ENVELOPE}C: BDAT 7 LAST\nC: Hello\nS: 250 ok\nS: 250 ok\nS: 451 later
          C: RSET\nS: 250 ok\nC: NOOP\nS: 250 ok"
@@ -131,7 +131,7 @@ fn a_refused_last_chunk_is_a_refused_message_and_rset_follows() {
 }
 
 #[test]
-fn a_message_whose_recipients_are_all_refused_is_refused_though_its_content_is_there() {
+fn a_message_with_all_recipients_refused_is_refused_despite_its_sent_content() {
     let server = Server::playing(format!(
         "-- hello PIPELINING, CHUNKING\n{ENVELOPE}C: BDAT 7 LAST\nC: Hello\nS: 250 ok\nS: 550 no\nS: 503 nobody
          C: RSET\nS: 250 ok"
@@ -142,7 +142,7 @@ fn a_message_whose_recipients_are_all_refused_is_refused_though_its_content_is_t
 }
 
 #[test]
-fn a_server_that_takes_the_content_of_a_refused_sender_leaves_it_in_doubt() {
+fn content_that_is_accepted_after_a_refused_sender_is_in_doubt() {
     let server = Server::playing(format!(
         "-- hello PIPELINING, CHUNKING\n{ENVELOPE}C: BDAT 7 LAST\nC: Hello\nS: 550 no\nS: 250 ok\nS: 250 taken"
     ));
@@ -152,7 +152,7 @@ fn a_server_that_takes_the_content_of_a_refused_sender_leaves_it_in_doubt() {
 }
 
 #[test]
-fn all_or_nothing_sends_no_chunk_before_all_are_taken() {
+fn all_or_nothing_sends_no_chunk_before_all_recipients_are_accepted() {
     let server = Server::playing(
         "-- hello PIPELINING, CHUNKING
          C: MAIL FROM:<alice@example.org>
@@ -186,7 +186,7 @@ impl Mail for Binary {
 }
 
 #[test]
-fn a_binary_body_goes_octet_for_octet() {
+fn a_binary_body_is_sent_octet_for_octet() {
     let octets = b"\n.\r\0\xff.\r\n.\r\nMAIL";
     let server = Server::running(move |peer| {
         peer.play(
@@ -208,7 +208,7 @@ fn a_binary_body_goes_octet_for_octet() {
 }
 
 #[test]
-fn a_binary_body_is_as_any_other_where_the_server_does_not_take_it() {
+fn without_binarymime_a_binary_body_is_treated_like_any_other() {
     let server = Server::playing(format!(
         "-- hello PIPELINING, CHUNKING\n{ENVELOPE}C: BDAT 5 LAST\nC: .\n-- read 2\nS: 250 ok\nS: 250 ok\nS: 250 ok"
     ));
@@ -239,7 +239,7 @@ fn once_joining_works_many_messages_leave_without_waiting() {
 }
 
 #[test]
-fn a_421_among_many_chunks_leaves_the_later_messages_unsent() {
+fn a_421_between_many_chunks_leaves_the_later_messages_unsent() {
     let one = |n| format!("{ENVELOPE}C: BDAT 3 LAST\nC: {n}\n");
     let server = Server::playing(format!(
         "-- hello PIPELINING, CHUNKING
@@ -257,7 +257,7 @@ fn a_421_among_many_chunks_leaves_the_later_messages_unsent() {
 }
 
 #[test]
-fn a_connection_lost_among_many_chunks_leaves_all_that_left_in_doubt() {
+fn a_connection_lost_between_many_chunks_leaves_all_that_was_sent_in_doubt() {
     let one = |n| format!("{ENVELOPE}C: BDAT 3 LAST\nC: {n}\n");
     let server = Server::playing(format!(
         "-- hello PIPELINING, CHUNKING
@@ -338,7 +338,7 @@ fn a_server_with_tiny_buffers_and_long_answers_does_not_wedge_a_batch_in_tls() {
 }
 
 #[test]
-fn a_server_that_reads_nothing_for_a_while_does_not_wedge_many_chunks() {
+fn long_replies_and_small_buffers_do_not_wedge_many_chunks() {
     let server = Server::cramped(|peer| {
         peer.may_run_ahead = true;
         peer.play("-- hello PIPELINING, CHUNKING");

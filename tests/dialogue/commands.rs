@@ -34,7 +34,7 @@ const COMMANDS: [(&str, Say, Phase); 10] = [
 
 // Behaviours 29 and 34.
 #[test]
-fn any_2yz_grants_a_command_but_220_to_ehlo() {
+fn any_2yz_reply_accepts_a_command_except_220_to_ehlo() {
     for (line, say, phase) in COMMANDS {
         for code in [200, 211, 214, 220, 235, 250, 251, 252, 299, 300, 334, 354] {
             let granted = code < 300 && (code, phase) != (220, Phase::Hello);
@@ -53,7 +53,7 @@ fn any_2yz_grants_a_command_but_220_to_ehlo() {
 }
 
 #[test]
-fn after_a_refusal_of_any_command_the_connection_can_be_used() {
+fn the_connection_remains_usable_after_a_refusal_of_any_command() {
     for (line, say, phase) in COMMANDS {
         for code in [450, 500, 550] {
             let server = Server::playing(format!(
@@ -70,7 +70,7 @@ fn after_a_refusal_of_any_command_the_connection_can_be_used() {
 
 // Behaviour 44.
 #[test]
-fn a_421_to_any_command_is_kept_and_closes() {
+fn a_421_to_any_command_is_kept_and_closes_the_connection() {
     for (line, say, phase) in COMMANDS {
         let server = Server::playing(format!("-- hello\nC: {line}\nS: 421 going down"));
         let mut client = connect(&server);
@@ -97,14 +97,14 @@ fn a_closed_client_sends_nothing() {
 
 // Behaviour 22.
 #[test]
-fn quit_needs_no_greeting_before_it() {
+fn quit_can_be_the_first_command_after_connecting() {
     let server = Server::playing("-- hello\nC: QUIT\nS: 221 bye");
     block_on(connect(&server).quit()).unwrap();
 }
 
 // Behaviour 23.
 #[test]
-fn a_connection_lost_after_quit_counts_as_a_reply_to_it() {
+fn quit_succeeds_if_the_connection_is_lost_instead_of_a_reply() {
     for end in ["-- fin", "-- reset", "-- close"] {
         let server = Server::playing(format!("-- hello\nC: QUIT\n{end}"));
         let mut client = connect(&server);
@@ -116,7 +116,7 @@ fn a_connection_lost_after_quit_counts_as_a_reply_to_it() {
 
 // Behaviour 24.
 #[test]
-fn the_same_loss_without_quit_is_an_error() {
+fn a_connection_lost_in_any_command_but_quit_is_an_error() {
     for end in ["-- fin", "-- reset", "-- close"] {
         let server = Server::playing(format!("-- hello\nC: NOOP\n{end}"));
         let mut client = connect(&server);
@@ -131,7 +131,7 @@ fn the_same_loss_without_quit_is_an_error() {
 
 // Behaviour 25.
 #[test]
-fn quit_closes_whatever_its_answer() {
+fn quit_closes_the_connection_whatever_the_reply() {
     for answer in ["250 ok", "500 what?", "421 bye", "354 go on"] {
         let server = Server::playing(format!("-- hello\nC: QUIT\nS: {answer}"));
         let mut client = connect(&server);
@@ -154,7 +154,7 @@ fn closing_is_safe_at_any_time() {
 
 // Behaviour 27.
 #[test]
-fn if_helo_is_refused_too_the_refusal_of_ehlo_counts() {
+fn if_both_ehlo_and_helo_are_refused_the_error_is_that_of_ehlo() {
     let server = Server::playing(
         "S: 220 hi
          C: EHLO client.example.org
@@ -167,7 +167,7 @@ fn if_helo_is_refused_too_the_refusal_of_ehlo_counts() {
 
 // Behaviour 28.
 #[test]
-fn behind_a_421_or_a_loss_in_ehlo_there_is_no_helo() {
+fn helo_is_not_sent_after_a_421_or_a_lost_connection() {
     let ehlo = "S: 220 hi\nC: EHLO client.example.org\n";
     let server = Server::playing(format!("{ehlo}S: 421 going down"));
     assert_eq!(refusal(&connect_error(&builder(&server))), (Phase::Hello, 421));
@@ -177,7 +177,7 @@ fn behind_a_421_or_a_loss_in_ehlo_there_is_no_helo() {
 
 // Behaviour 29.
 #[test]
-fn a_greeting_in_answer_to_ehlo_is_out_of_step() {
+fn a_220_in_reply_to_ehlo_is_a_protocol_error() {
     let server = Server::playing("S: 220 hi\nC: EHLO client.example.org\nS: 220 hi");
     assert!(matches!(connect_error(&builder(&server)), Error::Protocol { phase: Phase::Hello, .. }));
     for script in ["S: 251 hi", "S: 502 what?\nC: HELO client.example.org\nS: 200 hi"] {
@@ -189,7 +189,7 @@ fn a_greeting_in_answer_to_ehlo_is_out_of_step() {
 
 // Behaviour 30.
 #[test]
-fn a_server_without_ehlo_offers_nothing() {
+fn a_server_without_ehlo_has_no_capabilities() {
     let server = Server::playing(
         "S: 220 hi
          C: EHLO client.example.org
@@ -207,7 +207,7 @@ fn a_server_without_ehlo_offers_nothing() {
 
 // Behaviour 31.
 #[test]
-fn keywords_are_read_from_the_second_line_on() {
+fn ehlo_keywords_are_read_from_the_second_line_on() {
     let server = Server::playing(
         "S: 220 hi
          C: EHLO client.example.org
@@ -222,7 +222,7 @@ fn keywords_are_read_from_the_second_line_on() {
 
 // Behaviour 32.
 #[test]
-fn both_forms_of_auth_count() {
+fn both_forms_of_the_auth_keyword_are_read() {
     let server = Server::playing("-- hello AUTH=PLAIN LOGIN, AUTH cram-md5 PLAIN, X-AUTH=JUNK, xAUTH=MORE");
     let client = connect(&server);
     assert!(client.supports("auth"));
@@ -231,7 +231,7 @@ fn both_forms_of_auth_count() {
 
 // Behaviour 33.
 #[test]
-fn case_does_not_matter() {
+fn capability_names_are_case_insensitive() {
     let server = Server::playing("-- hello Pipelining");
     let client = connect(&server);
     assert!(client.supports("PIPELINING") && client.supports("pipelining") && !client.supports("PIPE"));
@@ -240,7 +240,7 @@ fn case_does_not_matter() {
 
 // Behaviour 30.
 #[test]
-fn ehlo_by_hand_learns_anew_unless_it_is_refused_and_helo_forgets() {
+fn ehlo_by_hand_replaces_the_capabilities_and_helo_clears_them() {
     let server = Server::playing(
         "-- hello SIZE 5, CHUNKING
          C: EHLO other.example.org
@@ -280,7 +280,7 @@ fn an_invalid_ehlo_name_is_not_sent() {
 }
 
 #[test]
-fn what_is_ignored_is_not_offered() {
+fn ignored_extensions_do_not_count_as_offered() {
     let server = Server::playing(
         "-- hello PIPELINING, chunking, SIZE 5
          C: EHLO client.example.org
@@ -298,21 +298,21 @@ fn what_is_ignored_is_not_offered() {
 
 // Behaviour 34.
 #[test]
-fn the_lines_of_help_are_its_text() {
+fn the_lines_of_a_help_reply_are_joined() {
     let server = Server::playing("-- hello\nC: HELP DATA\nS: 214-Ends with\nS: 214 a dot.");
     assert_eq!(block_on(connect(&server).help("DATA")).unwrap().text(), "Ends with\na dot.");
 }
 
 // Behaviour 35.
 #[test]
-fn an_empty_vrfy_goes_out() {
+fn a_vrfy_without_an_argument_is_sent() {
     let server = one("VRFY", "501 whom?");
     assert_eq!(refusal(&block_on(connect(&server).vrfy("", &[])).unwrap_err()), (Phase::Vrfy, 501));
 }
 
 // Behaviour 36.
 #[test]
-fn smtputf8_that_is_not_offered_is_not_asked_for() {
+fn smtputf8_is_not_added_if_it_is_not_offered() {
     let server = Server::playing("-- hello\nC: NOOP\nS: 250 ok");
     let mut client = connect(&server);
     for (text, parameters) in [("bob", &["SMTPUTF8"][..]), ("bob", &["smtputf8"]), ("jörg", &[])] {
@@ -355,7 +355,7 @@ fn smtputf8_is_added_once_where_it_is_needed() {
 
 // Behaviour 37.
 #[test]
-fn an_address_beyond_ascii_needs_smtputf8() {
+fn a_command_with_a_non_ascii_address_needs_smtputf8() {
     let server = Server::playing("-- hello\nC: NOOP\nS: 250 ok");
     let mut client = connect(&server);
     assert!(matches!(block_on(client.mail("jörg@example.org", &[])), Err(Error::Unsupported(_))));
@@ -473,7 +473,7 @@ fn ends_in_time<T>(client: &mut Client, work: impl FnOnce(&mut Client) -> Result
 
 // Behaviour 42.
 #[test]
-fn the_limit_of_a_call_is_for_that_call() {
+fn a_call_deadline_applies_only_to_that_call() {
     let server = Server::playing(
         "-- hello
          C: NOOP
@@ -496,14 +496,14 @@ fn the_limit_of_a_call_is_for_that_call() {
 
 // Behaviour 42.
 #[test]
-fn a_call_can_have_less_time_than_the_others() {
+fn a_single_call_can_have_a_shorter_deadline() {
     let server = Server::playing("-- hello\nC: MAIL FROM:<alice@example.org>\n-- silence");
     let mut client = connect(&server);
     ends_in_time(&mut client, |client| block_on(client.next_call_deadline(SHORT).send(&mail())));
 }
 
 #[test]
-fn the_limit_of_a_call_is_used_up_by_a_call_that_sends_nothing() {
+fn a_call_deadline_is_used_up_by_a_call_that_sends_nothing() {
     let server = Server::playing("-- hello\nC: NOOP\nS: 250 ok");
     let mut client = connect(&server);
     assert!(matches!(
@@ -519,7 +519,7 @@ fn the_limit_of_a_call_is_used_up_by_a_call_that_sends_nothing() {
 
 // Behaviour 42.
 #[test]
-fn a_call_without_time_ends_at_once() {
+fn a_call_with_a_deadline_of_zero_ends_at_once() {
     for (line, say, phase) in COMMANDS {
         let server = Server::playing("-- hello");
         let mut client = connect(&server);
@@ -566,7 +566,7 @@ fn a_reply_that_is_too_long_is_an_error() {
 
 // Behaviour 46.
 #[test]
-fn a_line_without_a_code_is_no_reply() {
+fn a_line_without_a_code_is_a_protocol_error() {
     for line in ["hello", "+25 ok", "25 ok", "2500 ok", "\\n"] {
         let server = one("NOOP", line);
         let mut client = connect(&server);
@@ -579,7 +579,7 @@ fn a_line_without_a_code_is_no_reply() {
 
 // Behaviour 47.
 #[test]
-fn half_a_line_and_an_end_is_an_end() {
+fn a_connection_that_ends_within_a_line_is_closed() {
     let server = Server::playing("-- hello\nC: NOOP\nS... 250 o\n-- fin");
     assert!(matches!(block_on(connect(&server).noop()), Err(Error::Closed(Phase::Noop))));
 }
@@ -595,7 +595,7 @@ fn a_reply_need_not_be_utf_8() {
 
 // Behaviour 49.
 #[test]
-fn lines_are_joined_and_may_end_in_lf_or_be_empty() {
+fn reply_lines_are_joined_and_may_end_in_lf_or_be_empty() {
     let server = Server::playing(
         r"-- hello
           C: EXPN list
@@ -610,7 +610,7 @@ fn lines_are_joined_and_may_end_in_lf_or_be_empty() {
 
 // Behaviour 50.
 #[test]
-fn an_unsolicited_reply_answers_nothing() {
+fn an_unsolicited_reply_is_not_taken_as_an_answer() {
     for unasked in ["S: 250 ok", "S: 250-ok\nS: 250 ok", "S... 250 o\n-- pause\nS: k"] {
         let server = Server::playing(format!("-- hello\nC: VRFY bob\nS: 252 perhaps\n-- pause\n{unasked}"));
         let mut client = connect(&server);
@@ -626,7 +626,7 @@ fn an_unsolicited_reply_answers_nothing() {
 
 // Behaviour 51.
 #[test]
-fn a_second_reply_in_the_segment_is_not_for_the_next_command() {
+fn a_second_reply_in_the_same_segment_is_a_protocol_error() {
     let server = Server::playing("-- hello\nC: MAIL FROM:<a@b>\nS: 250 ok\nS: 250 and more");
     let mut client = connect(&server);
     let first = block_on(client.mail("a@b", &[]));
@@ -637,7 +637,7 @@ fn a_second_reply_in_the_segment_is_not_for_the_next_command() {
 // Custom commands.
 
 #[test]
-fn a_command_of_ones_own_gets_any_reply() {
+fn a_custom_command_returns_any_reply() {
     let server = Server::playing(
         r"-- hello
          C: ETRN example.org
@@ -659,7 +659,7 @@ fn a_command_of_ones_own_gets_any_reply() {
 }
 
 #[test]
-fn octets_of_ones_own_need_not_be_utf_8() {
+fn a_custom_command_need_not_be_utf_8() {
     let server = Server::running(|peer| {
         peer.play("-- hello");
         assert_eq!(peer.line().unwrap(), b"X \xe9\r\n");
@@ -669,7 +669,7 @@ fn octets_of_ones_own_need_not_be_utf_8() {
 }
 
 #[test]
-fn a_421_to_a_command_of_ones_own_closes() {
+fn a_421_to_a_custom_command_closes_the_connection() {
     let server = one("XYZZY", "421 bye");
     let mut client = connect(&server);
     assert_eq!(refusal(&block_on(client.command("XYZZY")).unwrap_err()), (Phase::Command, 421));
@@ -677,7 +677,7 @@ fn a_421_to_a_command_of_ones_own_closes() {
 }
 
 #[test]
-fn a_server_that_waits_for_more_than_a_command_waits_in_vain() {
+fn a_3yz_reply_to_a_custom_command_is_a_protocol_error() {
     for code in [334, 354] {
         let server = one("XDATA", &format!("{code} go on"));
         let mut client = connect(&server);
@@ -688,7 +688,7 @@ fn a_server_that_waits_for_more_than_a_command_waits_in_vain() {
 }
 
 #[test]
-fn text_of_more_than_one_command_is_not_sent() {
+fn a_custom_command_that_has_its_own_method_is_refused() {
     let server = Server::playing("-- hello STARTTLS, CHUNKING, AUTH PLAIN\nC: NOOP\nS: 250 ok");
     let mut client = connect(&server);
     for (command, method) in [
@@ -732,7 +732,7 @@ fn begin_by_hand(client: &mut Client) {
 
 // Behaviour 34.
 #[test]
-fn a_message_goes_out_command_by_command() {
+fn a_message_can_be_sent_command_by_command() {
     let server = Server::playing(format!(
         "-- hello
          {BY_HAND}S: 354 go on
@@ -771,7 +771,7 @@ fn content_may_be_octets_text_or_a_reader() {
 
 // Behaviour 34.
 #[test]
-fn data_is_granted_by_3yz_and_then_by_2yz() {
+fn data_is_accepted_by_any_3yz_and_then_by_any_2yz() {
     for (leave, end) in [(354, 250), (300, 200), (334, 251), (399, 299)] {
         let server = Server::playing(format!(
             "-- hello\nC: DATA\nS: {leave} go\n-- body\nS: {end} well\nC: NOOP\nS: 250 ok"
@@ -815,7 +815,7 @@ fn refused_content_leaves_the_connection_in_step() {
 }
 
 #[test]
-fn a_421_to_content_is_its_refusal_and_closes() {
+fn a_421_to_content_refuses_it_and_closes_the_connection() {
     let server = Server::playing("-- hello\nC: DATA\nS: 354 go on\n-- body\nS: 421 bye");
     let mut client = connect(&server);
     let error = block_on(client.data("Hello")).unwrap_err();
@@ -825,7 +825,7 @@ fn a_421_to_content_is_its_refusal_and_closes() {
 }
 
 #[test]
-fn a_lost_answer_to_content_is_in_doubt() {
+fn content_whose_reply_is_lost_or_invalid_is_in_doubt() {
     for end in ["-- fin", "-- reset", "S... 250 o\n-- fin", "S: nonsense"] {
         let server = Server::playing(format!("-- hello\nC: DATA\nS: 354 go on\n-- body\n{end}"));
         let mut client = connect(&server);
@@ -856,7 +856,7 @@ fn a_message_cut_off_before_the_end_of_its_content_is_not_in_doubt() {
 }
 
 #[test]
-fn success_of_content_is_final() {
+fn acceptance_of_content_is_final() {
     let server = Server::playing("-- hello\nC: DATA\nS: 354 go on\n-- body\nS: 250 queued\nS: garbage");
     let mut client = connect(&server);
     assert_eq!(block_on(client.data("Hello")).unwrap().text(), "queued");
@@ -864,7 +864,7 @@ fn success_of_content_is_final() {
 }
 
 #[test]
-fn content_beyond_ascii_has_to_be_announced() {
+fn non_ascii_content_has_to_be_announced() {
     let server = Server::playing(
         "-- hello 8BITMIME
          C: MAIL FROM:<a@b>
@@ -890,7 +890,7 @@ fn content_beyond_ascii_has_to_be_announced() {
 }
 
 #[test]
-fn a_reader_beyond_ascii_that_was_not_announced_leaves_no_message() {
+fn an_unannounced_non_ascii_reader_leaves_the_server_without_a_message() {
     let server = Server::running(|peer: &mut Peer| {
         peer.may_leave = true;
         peer.play("-- hello 8BITMIME\nC: MAIL FROM:<a@b>\nS: 250 ok\nC: DATA\nS: 354 go on");
@@ -905,7 +905,7 @@ fn a_reader_beyond_ascii_that_was_not_announced_leaves_no_message() {
 }
 
 #[test]
-fn a_send_resets_what_was_begun_by_hand() {
+fn a_send_resets_a_transaction_begun_by_hand() {
     type Begin = fn(&mut Client);
     let begin: [(&str, Begin); 4] = [
         ("C: MAIL FROM:<a@b>\nS: 250 ok", |client| drop(block_on(client.mail("a@b", &[])).unwrap())),
@@ -941,7 +941,7 @@ fn a_send_resets_what_was_begun_by_hand() {
 }
 
 #[test]
-fn a_reset_that_is_refused_keeps_the_message_from_being_sent() {
+fn after_a_refused_rset_the_message_is_not_sent() {
     let server = Server::playing("-- hello\nC: MAIL FROM:<a@b>\nS: 250 ok\nC: RSET\nS: 550 no");
     let mut client = connect(&server);
     block_on(client.mail("a@b", &[])).unwrap();
@@ -950,7 +950,7 @@ fn a_reset_that_is_refused_keeps_the_message_from_being_sent() {
 }
 
 #[test]
-fn rset_and_ehlo_end_what_was_begun_by_hand() {
+fn rset_and_ehlo_end_a_transaction_begun_by_hand() {
     for end in ["RSET", "EHLO client.example.org"] {
         let server = Server::playing(format!(
             "-- hello\nC: MAIL FROM:<a@b>\nS: 250 ok\nC: {end}\nS: 250 ok\nC: MAIL FROM:<alice@example.org>\nS: 550 no\nC: RSET\nS: 250 ok"
@@ -972,7 +972,7 @@ fn password() -> Credentials {
 }
 
 #[test]
-fn each_mechanism_can_be_asked_for_by_itself() {
+fn each_mechanism_can_be_requested_explicitly() {
     let all = "-- hello AUTH PLAIN LOGIN XOAUTH2 OAUTHBEARER EXTERNAL ANONYMOUS SCRAM-SHA-256 CRAM-MD5\n";
     let (password, token) = (password(), Credentials::token("user", "token").unwrap());
     let (external, anonymous) = (Credentials::external("").unwrap(), Credentials::anonymous("me").unwrap());
@@ -1006,7 +1006,7 @@ fn each_mechanism_can_be_asked_for_by_itself() {
 }
 
 #[test]
-fn oauthbearer_by_itself_names_the_server() {
+fn oauthbearer_can_be_requested_and_names_the_server() {
     let server = Server::running(|peer| {
         peer.play("-- hello AUTH PLAIN OAUTHBEARER");
         assert!(peer.line().unwrap().starts_with(b"AUTH OAUTHBEARER bixhPXVzZXIs"));
@@ -1018,7 +1018,7 @@ fn oauthbearer_by_itself_names_the_server() {
 // Behaviour 69.
 #[cfg(feature = "sasl")]
 #[test]
-fn cram_md5_by_itself_answers_the_challenge() {
+fn cram_md5_can_be_requested_and_answers_the_challenge() {
     // RFC 2195 §2
     let server = Server::playing(
         "-- hello AUTH PLAIN CRAM-MD5
@@ -1033,7 +1033,7 @@ fn cram_md5_by_itself_answers_the_challenge() {
 
 #[cfg(feature = "sasl")]
 #[test]
-fn scram_by_itself_is_the_one_that_was_asked_for() {
+fn a_requested_scram_mechanism_is_the_one_used() {
     for name in ["SCRAM-SHA-1", "SCRAM-SHA-256"] {
         let server = Server::running(move |peer| {
             peer.play("-- hello AUTH PLAIN SCRAM-SHA-1 SCRAM-SHA-256 SCRAM-SHA-256-PLUS");
@@ -1057,7 +1057,7 @@ fn scram_by_itself_is_the_one_that_was_asked_for() {
 
 #[cfg(not(feature = "sasl"))]
 #[test]
-fn a_mechanism_that_this_build_has_not_is_a_clear_error() {
+fn a_mechanism_missing_from_this_build_is_a_clear_error() {
     let server = Server::playing("-- hello AUTH CRAM-MD5 SCRAM-SHA-256\nC: NOOP\nS: 250 ok");
     let mut client = connect(&server);
     for name in ["CRAM-MD5", "scram-sha-256"] {
@@ -1068,7 +1068,7 @@ fn a_mechanism_that_this_build_has_not_is_a_clear_error() {
 }
 
 #[test]
-fn a_mechanism_of_ones_own_needs_no_builder() {
+fn a_custom_mechanism_can_be_used_on_a_connected_client() {
     #[derive(Clone)]
     struct Ticket;
     impl Mechanism for Ticket {
@@ -1101,7 +1101,7 @@ fn credentials_that_no_mechanism_can_carry_are_not_sent() {
 }
 
 #[test]
-fn a_mechanism_that_does_not_exist_or_fit_the_credentials_is_not_sent() {
+fn an_unknown_or_unsuitable_mechanism_is_not_sent() {
     let server = Server::playing("-- hello AUTH PLAIN XOAUTH2 X-OTHER DIGEST-MD5\nC: NOOP\nS: 250 ok");
     let mut client = connect(&server);
     let token = Credentials::token("user", "token").unwrap();
@@ -1165,7 +1165,7 @@ mod starttls {
 
     // Threat 3.
     #[test]
-    fn starttls_by_hand_takes_220_only() {
+    fn starttls_by_hand_accepts_only_220() {
         for code in [250, 235, 334, 354, 421] {
             let server = Server::playing(format!("-- hello STARTTLS\nC: STARTTLS\nS: {code} well"));
             let mut client = plain(&server);
@@ -1179,7 +1179,7 @@ mod starttls {
 
     // Behaviour 56.
     #[test]
-    fn behind_starttls_all_is_learnt_anew() {
+    fn everything_is_learnt_anew_after_starttls() {
         let server = Server::playing(
             "-- hello STARTTLS, SIZE 5, AUTH PLAIN
              C: AUTH PLAIN AHVzZXIAc2VjcmV0
@@ -1218,7 +1218,7 @@ mod starttls {
 
     // Behaviour 57.
     #[test]
-    fn octets_after_the_reply_to_starttls_are_an_injection() {
+    fn octets_after_the_reply_to_starttls_are_treated_as_an_injection() {
         let server =
             Server::playing("-- hello STARTTLS\nC: STARTTLS\nS: 220 go\nS: 250-evil\nS: 250 AUTH PLAIN");
         let mut client = plain(&server);
@@ -1229,7 +1229,7 @@ mod starttls {
 
     // Behaviour 58.
     #[test]
-    fn there_is_no_tls_within_tls() {
+    fn starttls_by_hand_within_tls_is_an_error() {
         let server = Server::playing("-- tls good\n-- hello STARTTLS\nC: NOOP\nS: 250 ok");
         let builder = builder(&server).security(Security::Implicit).ca_certificate(CA);
         let mut client = block_on(builder.connect()).unwrap();
@@ -1268,7 +1268,7 @@ mod starttls {
     }
 
     #[test]
-    fn ehlo_refused_after_starttls_closes() {
+    fn an_ehlo_refused_after_starttls_closes_the_connection() {
         let server = Server::playing(
             "-- hello STARTTLS
              C: STARTTLS
@@ -1284,7 +1284,7 @@ mod starttls {
 
     #[cfg(feature = "sasl")]
     #[test]
-    fn scram_plus_by_itself_binds_to_the_connection() {
+    fn a_requested_scram_plus_mechanism_binds_to_the_connection() {
         let server = Server::running(|peer| {
             peer.play("-- tls good 1.2\n-- hello AUTH PLAIN SCRAM-SHA-256-PLUS");
             // p=tls-server-end-point, the only one in TLS 1.2

@@ -151,7 +151,7 @@ fn around(inner: impl Into<Vec<u8>>) -> Message {
 }
 
 #[test]
-fn a_message_attached_as_bytes_has_crlf_and_is_never_encoded() {
+fn a_message_attached_as_bytes_gets_crlf_and_is_never_encoded() {
     let (mail, sent) = received("SIZE", &around("From: a@example.org\n\nHello\n"));
     assert_eq!(mail, format!("MAIL FROM:<alice@example.org> SIZE={}", sent.len()));
     assert!(
@@ -314,7 +314,7 @@ impl Mail for Deferred {
 }
 
 #[test]
-fn a_deferred_body_is_opened_where_it_may_wait() {
+fn a_deferred_body_is_opened_on_a_thread_that_may_block() {
     let (tell, hear) = std::sync::mpsc::sync_channel(1);
     assert_eq!(
         received("SIZE", &Deferred(tell)),
@@ -388,7 +388,7 @@ fn progress_is_not_reported_for_a_refused_message() {
 }
 
 #[test]
-fn a_mail_behind_a_pointer_has_the_same_form() {
+fn a_boxed_or_borrowed_mail_is_sent_the_same_way() {
     let message = builder().text("Grüße an alle in diesem Haus\n").build().unwrap();
     let (mail, content) = received("8BITMIME", &message);
     assert!(mail.ends_with(" BODY=8BITMIME"), "{mail}");

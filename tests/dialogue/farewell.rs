@@ -29,7 +29,7 @@ fn quit_leaves_with_the_end_of_the_last_message() {
 }
 
 #[test]
-fn quit_that_left_with_the_message_is_not_waited_for() {
+fn the_reply_to_a_quit_that_left_with_the_message_is_not_awaited() {
     let server = Server::playing(format!("{FLIGHT}-- body\nC: QUIT\nS: 250 ok\n-- silence"));
     let start = Instant::now();
     block_on(builder(&server).send(&mail())).map(drop).unwrap();
@@ -63,7 +63,7 @@ fn without_pipelining_quit_waits_for_the_end_of_the_message() {
 }
 
 #[test]
-fn a_message_that_is_refused_at_its_end_is_refused_though_quit_left_with_it() {
+fn a_message_refused_at_its_end_is_refused_even_if_quit_left_with_it() {
     let server = Server::playing(format!("{FLIGHT}-- body\nC: QUIT\nS: 550 spam\nS: 221 bye"));
     let error = block_on(builder(&server).send(&mail())).unwrap_err();
     assert_eq!((outcome(&error), refusal(cause(&error))), (Outcome::Refused, (Phase::End, 550)));
@@ -71,7 +71,7 @@ fn a_message_that_is_refused_at_its_end_is_refused_though_quit_left_with_it() {
 
 // Threat 40.
 #[test]
-fn a_lost_answer_is_in_doubt_though_quit_left_with_the_message() {
+fn a_message_whose_reply_is_lost_is_in_doubt_even_if_quit_left_with_it() {
     for end in ["-- fin", "-- reset", "S... 250 o\n-- fin"] {
         let server = Server::playing(format!("{FLIGHT}-- body\nC: QUIT\n{end}"));
         assert!(block_on(builder(&server).send(&mail())).unwrap_err().in_doubt(), "{end}");
@@ -79,14 +79,14 @@ fn a_lost_answer_is_in_doubt_though_quit_left_with_the_message() {
 }
 
 #[test]
-fn the_answer_to_quit_is_not_taken_for_the_answer_to_the_message() {
+fn the_reply_to_quit_is_not_taken_for_the_reply_to_the_message() {
     let server = Server::playing(format!("{FLIGHT}-- body\nC: QUIT\nS: 221 bye"));
     let error = block_on(builder(&server).send(&mail())).unwrap_err();
     assert!(error.in_doubt(), "{error:?}");
 }
 
 #[test]
-fn behind_a_refused_envelope_comes_rset_and_quit() {
+fn a_refused_envelope_is_followed_by_rset_and_quit() {
     let server = Server::playing(
         "-- hello PIPELINING, CHUNKING
          C: MAIL FROM:<alice@example.org>
@@ -106,7 +106,7 @@ fn behind_a_refused_envelope_comes_rset_and_quit() {
 
 // Threat 73.
 #[test]
-fn a_lone_dot_for_nobody_takes_quit_with_it() {
+fn a_lone_dot_without_recipients_leaves_together_with_quit() {
     let server = Server::playing(
         "-- hello PIPELINING, CHUNKING
          C: MAIL FROM:<alice@example.org>
@@ -125,7 +125,7 @@ fn a_lone_dot_for_nobody_takes_quit_with_it() {
 }
 
 #[test]
-fn for_a_message_that_cannot_be_sent_only_quit_is_sent() {
+fn if_a_message_cannot_be_sent_only_quit_is_sent() {
     let server = Server::playing(
         "-- hello
          C: QUIT
@@ -136,7 +136,7 @@ fn for_a_message_that_cannot_be_sent_only_quit_is_sent() {
 }
 
 #[test]
-fn the_url_is_all_it_takes() {
+fn a_message_can_be_sent_with_nothing_but_a_url() {
     let server = Server::running(|peer| {
         peer.say("220 hi\r\n");
         assert!(peer.line().unwrap().starts_with(b"EHLO "));
@@ -205,7 +205,7 @@ fn quit_waits_for_a_second_at_most() {
 // Threat 16.
 #[cfg(any(feature = "native-tls", feature = "rustls"))]
 #[test]
-fn quit_succeeds_without_a_goodbye_in_tls() {
+fn quit_succeeds_without_a_tls_close_notify() {
     for end in ["-- fin", "-- reset", "-- close", "S: 221 bye\n-- fin", "S: 221 bye\n-- close"] {
         let server = Server::playing(format!("-- tls good\n-- hello\nC: QUIT\n{end}"));
         let builder = builder(&server).security(postino::Security::Implicit);
@@ -233,7 +233,7 @@ fn dropping_sends_nothing() {
 }
 
 #[test]
-fn a_goodbye_that_is_answered_with_the_message_is_no_protocol_error() {
+fn a_reply_to_quit_together_with_that_to_the_message_is_no_error() {
     let server = Server::playing(
         "-- hello PIPELINING, CHUNKING
          C: MAIL FROM:<alice@example.org>

@@ -40,7 +40,7 @@ fn a_server_without_ehlo_gets_helo() {
 }
 
 #[test]
-fn ehlo_and_helo_refused_is_an_error() {
+fn a_refusal_of_both_ehlo_and_helo_is_an_error() {
     let server = Server::playing(
         "S: 220 mail.example.org
          C: EHLO client.example.org
@@ -56,7 +56,7 @@ fn ehlo_and_helo_refused_is_an_error() {
 }
 
 #[test]
-fn a_refused_ehlo_is_the_error_however_helo_fails() {
+fn the_error_is_the_refusal_of_ehlo_however_helo_fails() {
     for end in [
         "-- fin",
         "-- close",
@@ -80,7 +80,7 @@ fn a_refused_ehlo_is_the_error_however_helo_fails() {
 }
 
 #[test]
-fn a_server_that_refuses_ehlo_and_hangs_up_has_refused() {
+fn a_server_that_refuses_ehlo_and_hangs_up_counts_as_refusing() {
     for code in [450, 501, 550, 554] {
         let server = Server::running(move |peer| {
             peer.may_run_ahead = true; // HELO, perhaps
@@ -102,7 +102,7 @@ fn a_helo_that_is_never_answered_times_out() {
 }
 
 #[test]
-fn an_ehlo_refused_for_now_is_not_followed_by_helo() {
+fn a_temporarily_refused_ehlo_is_not_followed_by_helo() {
     for code in [450, 451, 499] {
         let server = Server::playing(format!("S: 220 hi\nC: EHLO client.example.org\nS: {code} later"));
         let error = connect_error(&builder(&server));
@@ -149,7 +149,7 @@ const NO_EHLO: &str = "S: 220 mail.example.org
 // Threat 4.
 #[cfg(any(feature = "native-tls", feature = "rustls"))]
 #[test]
-fn no_helo_when_tls_is_required() {
+fn helo_is_not_sent_when_tls_is_required() {
     let server = Server::playing(NO_EHLO);
     let error = connect_error(&builder(&server).security(Security::StartTls));
     assert_eq!(refusal(&error), (Phase::Hello, 500));
@@ -157,7 +157,7 @@ fn no_helo_when_tls_is_required() {
 
 // Threat 4.
 #[test]
-fn no_helo_when_there_are_credentials() {
+fn helo_is_not_sent_when_there_are_credentials() {
     let server = Server::playing(NO_EHLO);
     let error = connect_error(&builder(&server).security(Security::Plaintext).credentials("user", "secret"));
     assert_eq!(refusal(&error), (Phase::Hello, 500));
@@ -213,7 +213,7 @@ fn an_invalid_greeting_is_an_error() {
 
 // Threat 54.
 #[test]
-fn a_reply_in_the_segment_of_the_greeting_is_an_error() {
+fn a_reply_in_the_same_segment_as_the_greeting_is_an_error() {
     let server = Server::playing(
         "S: 220 mail.example.org
          S: 250 you need not ask",
@@ -223,7 +223,7 @@ fn a_reply_in_the_segment_of_the_greeting_is_an_error() {
 
 // Threat 54.
 #[test]
-fn part_of_a_reply_in_the_segment_of_the_greeting_is_an_error() {
+fn part_of_a_reply_in_the_same_segment_as_the_greeting_is_an_error() {
     let server = Server::playing(
         "S: 220 mail.example.org
          S... 250 you
@@ -279,7 +279,7 @@ fn a_reset_before_the_greeting_is_an_error() {
 }
 
 #[test]
-fn the_name_in_ehlo_is_a_domain_or_the_address_of_this_end() {
+fn the_name_in_ehlo_is_a_domain_or_the_local_address() {
     let server = Server::running(|peer| {
         peer.say("220 mail.example.org\r\n");
         let line = String::from_utf8(peer.line().unwrap()).unwrap();
@@ -378,7 +378,7 @@ fn a_bare_address_is_sent_as_an_address_literal() {
 }
 
 #[test]
-fn a_name_of_digits_is_refused_before_connecting() {
+fn an_ehlo_name_that_ends_in_digits_is_refused_before_connecting() {
     for name in ["12345", "10.0.0", "1.2.3.4.5", "mail.example.25"] {
         let error = block_on(Client::builder("127.0.0.1").port(9).hello_name(name).connect()).unwrap_err();
         assert!(matches!(&error, Error::Config(what) if what.contains(name)), "{error:?}");

@@ -26,7 +26,7 @@ fn protocol_error(error: &Error) -> Phase {
 
 // Threat 46.
 #[test]
-fn a_line_without_an_end_is_given_up_early() {
+fn an_endless_line_is_given_up_early() {
     let server = Server::running(|peer| {
         peer.play("-- hello\nC: NOOP");
         let said = peer.flood(&[b'2'; 65_536], 64 << 20);
@@ -39,7 +39,7 @@ fn a_line_without_an_end_is_given_up_early() {
 
 // Threat 47.
 #[test]
-fn a_reply_without_an_end_is_given_up_early() {
+fn an_endless_reply_is_given_up_early() {
     let server = Server::running(|peer| {
         peer.play("-- hello\nC: NOOP");
         let said = peer.flood("250-and more\r\n".repeat(1000).as_bytes(), 64 << 20);
@@ -52,7 +52,7 @@ fn a_reply_without_an_end_is_given_up_early() {
 
 // Threat 46.
 #[test]
-fn a_greeting_without_an_end_is_given_up_early() {
+fn an_endless_greeting_is_given_up_early() {
     let server = Server::running(|peer| {
         let said = peer.flood(&[b'2'; 65_536], 64 << 20);
         assert!(said < 16 << 20, "the client listened to {said} octets");
@@ -133,7 +133,7 @@ fn a_reply_need_not_be_utf_8() {
 
 // Threat 27.
 #[test]
-fn a_reply_cannot_play_with_the_terminal() {
+fn control_characters_in_displayed_replies_are_escaped() {
     let server = Server::playing(format!("-- hello\nC: NOOP\n{}", r"S: 550 \x1b[2J\x07gone\x1b[0m\rC: fake"));
     let error = block_on(connect(&server).noop()).unwrap_err();
     let shown = format!("{error} {error:?}");
@@ -144,7 +144,7 @@ fn a_reply_cannot_play_with_the_terminal() {
 
 // Threat 52.
 #[test]
-fn an_answer_of_the_wrong_kind_is_an_error() {
+fn a_reply_of_the_wrong_class_is_an_error() {
     let (hello, envelope) = ("-- hello\n", "-- hello\n-- envelope\nC: DATA\n");
     let mail = "C: MAIL FROM:<alice@example.org>\n";
     let rcpt = "S: 250 ok\nC: RCPT TO:<bob@example.org>\n";
@@ -167,7 +167,7 @@ fn an_answer_of_the_wrong_kind_is_an_error() {
 
 // Threat 52.
 #[test]
-fn an_odd_answer_to_the_end_of_the_message_is_in_doubt() {
+fn a_message_whose_final_reply_is_unexpected_is_in_doubt() {
     for answer in ["354 go on", "300 ok", "garbage"] {
         let server = Server::playing(format!("{UP_TO_THE_BODY}-- body\nS: {answer}"));
         let mut client = connect(&server);
@@ -196,7 +196,7 @@ fn an_extra_reply_is_not_the_answer_to_the_next_command() {
 
 // Threat 53.
 #[test]
-fn a_reply_to_nothing_ends_an_idle_connection() {
+fn an_extra_reply_with_that_to_noop_ends_the_connection() {
     let server = Server::playing(
         "-- hello
          C: NOOP
@@ -236,7 +236,7 @@ fn a_reply_between_commands_ends_the_connection() {
 
 // Threat 53.
 #[test]
-fn part_of_a_reply_in_between_commands_lets_nothing_out() {
+fn after_part_of_a_reply_between_commands_nothing_is_sent() {
     let (_server, mut client) =
         idle("S... 25", |builder| builder.command_timeout(Duration::from_millis(200)));
     let error = send_error(&mut client, &mail());
@@ -247,7 +247,7 @@ fn part_of_a_reply_in_between_commands_lets_nothing_out() {
 
 // Threat 55.
 #[test]
-fn a_421_while_idle_is_the_servers_goodbye() {
+fn a_421_while_idle_means_that_the_server_closes_the_session() {
     let (_server, mut client) = idle("S: 421 idle for too long\n-- fin", |builder| builder);
     let error = send_error(&mut client, &mail());
     assert_eq!(error.reply().unwrap().code(), 421);
@@ -303,7 +303,7 @@ fn a_421_to_the_end_of_the_message_is_a_refusal() {
 
 // Threat 55.
 #[test]
-fn a_421_under_pipelining_is_not_the_recipients_refusal() {
+fn a_pipelined_421_is_not_taken_as_the_recipients_refusal() {
     let server = Server::playing(
         "-- hello PIPELINING
          C: MAIL FROM:<alice@example.org>
@@ -356,7 +356,7 @@ fn a_421_to_the_rset_after_a_refusal_keeps_the_refusal() {
 
 // Threat 75.
 #[test]
-fn garbage_between_pipelined_replies_shifts_nothing() {
+fn garbage_between_pipelined_replies_does_not_shift_the_others() {
     let server = Server::playing(
         "-- hello PIPELINING
          C: MAIL FROM:<alice@example.org>
@@ -378,7 +378,7 @@ fn garbage_between_pipelined_replies_shifts_nothing() {
 
 // Threat 53.
 #[test]
-fn an_extra_reply_under_pipelining_lets_no_body_out() {
+fn after_an_extra_pipelined_reply_no_body_is_sent() {
     let server = Server::playing(
         "-- hello PIPELINING
          C: MAIL FROM:<alice@example.org>
@@ -402,7 +402,7 @@ fn large() -> Vec<u8> {
 
 // Threat 38.
 #[test]
-fn a_refusal_while_the_body_is_on_its_way_is_heard_though_nobody_reads() {
+fn a_refusal_within_the_body_is_heard_even_if_the_server_stops_reading() {
     let server = Server::cramped(|peer| {
         peer.play(UP_TO_THE_BODY);
         peer.play("-- read 10000");
@@ -435,7 +435,7 @@ fn a_refusal_before_the_connection_breaks_is_heard() {
 
 // Threat 55.
 #[test]
-fn a_421_while_the_body_is_on_its_way_is_not_sent() {
+fn after_a_421_within_the_body_the_message_is_not_sent() {
     let server = Server::running(|peer| {
         peer.may_run_ahead = true;
         peer.play(UP_TO_THE_BODY);
@@ -452,7 +452,7 @@ fn a_421_while_the_body_is_on_its_way_is_not_sent() {
 
 // Threat 39.
 #[test]
-fn an_end_within_the_body_is_not_sent() {
+fn a_message_whose_connection_ends_within_the_body_is_not_sent() {
     for end in ["-- close", "-- reset", "-- read 10000\n-- close", "-- read 10000\n-- reset"] {
         let server = Server::running(move |peer| {
             peer.may_run_ahead = true;
@@ -468,7 +468,7 @@ fn an_end_within_the_body_is_not_sent() {
 
 // Threat 58.
 #[test]
-fn an_end_before_the_body_is_not_sent() {
+fn a_message_whose_connection_ends_before_the_body_is_not_sent() {
     let (mail, rcpt) = ("-- hello\nC: MAIL FROM:<alice@example.org>\n", "C: RCPT TO:<bob@example.org>\n");
     for end in ["-- fin", "-- reset", "S... 25\n-- fin"] {
         for script in [
@@ -489,7 +489,7 @@ fn an_end_before_the_body_is_not_sent() {
 
 // Threat 40.
 #[test]
-fn a_lost_answer_to_the_end_of_the_message_is_in_doubt() {
+fn a_message_whose_final_reply_is_lost_is_in_doubt() {
     for end in ["-- fin", "-- close", "-- reset", "S... 250 o\n-- fin", "S: 250-ok\n-- fin"] {
         let server = Server::playing(format!("{UP_TO_THE_BODY}-- body\n{end}"));
         let mut client = connect(&server);
@@ -503,7 +503,7 @@ fn a_lost_answer_to_the_end_of_the_message_is_in_doubt() {
 
 // Threat 40.
 #[test]
-fn the_refused_are_not_in_doubt() {
+fn refused_recipients_are_not_in_doubt() {
     let server = Server::playing(
         "-- hello PIPELINING
          C: MAIL FROM:<alice@example.org>
@@ -524,7 +524,7 @@ fn the_refused_are_not_in_doubt() {
 
 // Threat 42.
 #[test]
-fn success_is_final_whatever_the_connection_does_then() {
+fn success_is_final_whatever_happens_to_the_connection_afterwards() {
     for end in ["-- reset", "-- fin", "S: garbage", "S: 550 no after all"] {
         let server = Server::running(move |peer| {
             peer.play(&format!("{UP_TO_THE_BODY}-- body\nS: 250 ok"));
@@ -541,7 +541,7 @@ fn success_is_final_whatever_the_connection_does_then() {
 
 // Threat 42.
 #[test]
-fn success_is_final_though_garbage_follows_in_its_segment() {
+fn success_is_final_even_if_more_follows_in_the_same_segment() {
     for extra in ["550 no after all", "421 bye", "250 ok", "garbage"] {
         let server = Server::playing(format!("{UP_TO_THE_BODY}-- body\nS: 250 ok\nS: {extra}"));
         let mut client = connect(&server);
@@ -551,7 +551,7 @@ fn success_is_final_though_garbage_follows_in_its_segment() {
 }
 
 #[test]
-fn a_refusal_that_comes_when_the_end_is_ready_and_not_yet_sent_is_a_refusal() {
+fn a_refusal_that_arrives_before_the_final_dot_is_sent_is_a_refusal() {
     let (asked, ask) = mpsc::channel();
     let (refused, refusal_sent) = mpsc::channel();
     let server = Server::running(move |peer| {
@@ -597,7 +597,7 @@ fn a_client_knows_whether_it_is_connected() {
 
 /// Such a reply was once taken for the answer to the content sent after it.
 #[test]
-fn an_unsolicited_reply_while_the_next_message_is_awaited_answers_nothing() {
+fn an_unsolicited_reply_while_awaiting_a_message_is_not_taken_as_an_answer() {
     let (tell, told) = mpsc::channel();
     let server = Server::running(move |peer| {
         peer.play(
@@ -632,7 +632,7 @@ fn an_unsolicited_reply_while_the_next_message_is_awaited_answers_nothing() {
 
 /// An unsolicited reply arrives while the caller handles a result.
 #[test]
-fn an_unsolicited_reply_between_two_results_answers_nothing() {
+fn an_unsolicited_reply_between_two_results_is_not_taken_as_an_answer() {
     let (tell, told) = mpsc::channel();
     let server = Server::running(move |peer| {
         peer.play(

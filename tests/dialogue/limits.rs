@@ -67,7 +67,7 @@ fn mailmax_renews_the_connection_of_a_batch() {
 }
 
 #[test]
-fn mailmax_counts_the_message_that_a_lost_connection_is_renewed_for() {
+fn mailmax_counts_the_message_sent_again_over_a_renewed_connection() {
     let envelope = "C: MAIL FROM:<alice@example.org>\nC: RCPT TO:<bob@example.org>\nC: DATA\n";
     let hello = "-- hello PIPELINING, CHUNKING, LIMITS MAILMAX=2\n";
     let server = Server::playing_each([
@@ -106,7 +106,7 @@ fn rcptdomainmax_sends_a_part_for_each_domain() {
 }
 
 #[test]
-fn rcptmax_sends_parts_in_a_batch_between_the_others() {
+fn rcptmax_sends_the_parts_of_a_message_between_the_others_of_a_batch() {
     let server = Server::playing(format!(
         "-- hello PIPELINING, LIMITS RCPTMAX=2\n{}{}{}{}",
         one(1),
@@ -119,7 +119,7 @@ fn rcptmax_sends_parts_in_a_batch_between_the_others() {
 }
 
 #[test]
-fn a_refused_part_does_not_keep_the_message_from_the_others() {
+fn a_refused_part_does_not_keep_the_others_from_being_sent() {
     let server = Server::playing(format!(
         "-- hello PIPELINING, LIMITS RCPTMAX=1
          C: MAIL FROM:<alice@example.org>
@@ -153,7 +153,7 @@ fn a_connection_lost_between_parts_leaves_the_rest_unsent() {
 }
 
 #[test]
-fn content_that_can_be_read_once_is_not_sent_in_parts() {
+fn a_single_use_reader_is_not_sent_in_parts() {
     let server = Server::playing("-- hello PIPELINING, LIMITS RCPTMAX=1\nC: NOOP\nS: 250 ok");
     let mut client = connect(&server);
     let mail = Raw::reader(envelope(&[A, B]), b"Hello\r\n".as_slice());
@@ -164,7 +164,7 @@ fn content_that_can_be_read_once_is_not_sent_in_parts() {
 }
 
 #[test]
-fn all_or_nothing_and_parts_do_not_go_together() {
+fn all_or_nothing_cannot_be_combined_with_parts() {
     let server = Server::playing("-- hello PIPELINING, LIMITS RCPTMAX=1\nC: NOOP\nS: 250 ok");
     let mut client = block_on(builder(&server).all_or_nothing(true).connect()).unwrap();
     assert!(matches!(send_error(&mut client, &mail_to(&[A, B])), Error::Unsupported(_)));
@@ -187,7 +187,7 @@ fn mailmax_does_not_renew_a_connection_that_a_call_has_logged_in() {
 }
 
 #[test]
-fn mailmax_ends_a_connection_that_the_caller_has_made() {
+fn mailmax_ends_a_user_supplied_connection() {
     let server =
         Server::playing(format!("-- hello PIPELINING, LIMITS MAILMAX=1\n{}C: QUIT\nS: 221 bye", one(1)));
     let mut client = block_on(builder(&server).connect_over(crate::tcp(connect::dial(&server)))).unwrap();
@@ -197,7 +197,7 @@ fn mailmax_ends_a_connection_that_the_caller_has_made() {
 }
 
 #[test]
-fn the_server_of_a_renewed_connection_is_not_asked_for_what_only_the_old_one_offered() {
+fn extensions_offered_only_by_the_old_connection_are_not_used_on_the_new_one() {
     let server = Server::playing_each([
         format!("-- hello PIPELINING, SMTPUTF8, 8BITMIME, LIMITS MAILMAX=1\n{}C: QUIT\nS: 221 bye", one(1)),
         "-- hello PIPELINING".to_owned(),
@@ -231,7 +231,7 @@ fn a_message_that_is_refused_in_every_part_is_refused() {
 }
 
 #[test]
-fn a_connection_lost_in_the_first_part_leaves_all_unsent_and_is_the_cause() {
+fn a_connection_lost_in_the_first_part_leaves_all_recipients_unsent() {
     let server = Server::playing(format!(
         "-- hello PIPELINING, LIMITS RCPTMAX=1\n\
          C: MAIL FROM:<alice@example.org>\nC: RCPT TO:<{A}>\nC: DATA\n-- close"
@@ -243,7 +243,7 @@ fn a_connection_lost_in_the_first_part_leaves_all_unsent_and_is_the_cause() {
 }
 
 #[test]
-fn parts_for_which_no_connection_can_be_had_are_not_sent() {
+fn parts_without_a_connection_are_not_sent() {
     let server = Server::playing_each([
         format!(
             "-- hello PIPELINING, LIMITS RCPTMAX=1 MAILMAX=1\n{}C: QUIT\nS: 221 bye",
@@ -257,7 +257,7 @@ fn parts_for_which_no_connection_can_be_had_are_not_sent() {
 }
 
 #[test]
-fn a_message_that_cannot_go_out_is_not_begun_in_parts() {
+fn a_message_that_cannot_be_sent_is_not_begun_in_parts() {
     let server = Server::playing("-- hello PIPELINING, LIMITS RCPTMAX=1\nC: NOOP\nS: 250 ok");
     let mut client = connect(&server);
     let error = send_error(&mut client, &Raw::bytes(envelope(&[A, B]), "Gr\u{fc}\u{df}e\r\n"));
@@ -266,7 +266,7 @@ fn a_message_that_cannot_go_out_is_not_begun_in_parts() {
 }
 
 #[test]
-fn goodbye_goes_out_with_the_last_part_only() {
+fn quit_leaves_only_with_the_last_part() {
     let server = Server::playing(format!(
         "-- hello PIPELINING, CHUNKING, LIMITS RCPTMAX=1\n{}{}",
         message(&[A], "Hello"),
@@ -288,7 +288,7 @@ fn in_part(recipients: &[&str], taken: usize, refusal: &str) -> String {
 
 // Threat 79.
 #[test]
-fn recipients_that_were_too_many_get_the_message_in_further_transactions() {
+fn excess_recipients_get_the_message_in_further_transactions() {
     for refusal in ["452 4.5.3 too many", "452 too many"] {
         let server = Server::playing(format!(
             "-- hello PIPELINING\n{}{}{}C: NOOP\nS: 250 ok",
@@ -303,7 +303,7 @@ fn recipients_that_were_too_many_get_the_message_in_further_transactions() {
 }
 
 #[test]
-fn recipients_that_were_too_many_get_the_message_in_further_transactions_in_a_batch() {
+fn excess_recipients_in_a_batch_get_the_message_in_further_transactions() {
     let server = Server::playing(format!(
         "-- hello PIPELINING\n{}{}{}",
         in_part(&[A, B], 1, "452 4.5.3 too many"),
@@ -317,7 +317,7 @@ fn recipients_that_were_too_many_get_the_message_in_further_transactions_in_a_ba
 }
 
 #[test]
-fn quit_waits_for_the_recipients_that_were_too_many() {
+fn quit_waits_until_excess_recipients_have_been_sent_to() {
     let server = Server::playing(format!(
         "-- hello PIPELINING, CHUNKING\n{}{}",
         in_part(&[A, B], 1, "452 4.5.3 too many"),
@@ -335,7 +335,7 @@ fn each_of_three(client: &mut Client, mail: &dyn Mail) -> (Vec<Outcome>, usize) 
 }
 
 #[test]
-fn a_full_mailbox_is_not_one_recipient_too_many() {
+fn a_full_mailbox_does_not_mean_too_many_recipients() {
     use Outcome::{Accepted, Refused};
     let full = "452 4.2.2 mailbox full";
     let server = Server::playing(format!("-- hello PIPELINING\n{}", in_part(&[A, B, C], 1, full)));
@@ -346,7 +346,7 @@ fn a_full_mailbox_is_not_one_recipient_too_many() {
 }
 
 #[test]
-fn a_452_that_is_followed_by_an_accepted_recipient_is_about_its_own() {
+fn a_452_before_an_accepted_recipient_applies_to_that_recipient_only() {
     let server = Server::playing(format!(
         "-- hello PIPELINING
          C: MAIL FROM:<alice@example.org>
@@ -368,7 +368,7 @@ fn a_452_that_is_followed_by_an_accepted_recipient_is_about_its_own() {
 }
 
 #[test]
-fn a_452_that_is_followed_by_another_refusal_is_about_its_own() {
+fn a_452_before_another_refusal_applies_to_its_own_recipient_only() {
     for refusal in ["550 5.1.1 nobody", "450 4.2.1 later", "451 later"] {
         let server = Server::playing(format!(
             "-- hello PIPELINING
@@ -392,7 +392,7 @@ fn a_452_that_is_followed_by_another_refusal_is_about_its_own() {
 }
 
 #[test]
-fn a_further_transaction_that_accepts_nobody_is_the_last() {
+fn a_further_transaction_that_accepts_no_recipient_is_the_last() {
     let server = Server::playing(format!(
         "-- hello PIPELINING\n{}C: MAIL FROM:<alice@example.org>\nC: RCPT TO:<{B}>\nC: DATA
          S: 250 ok\nS: 452 4.5.3 too many\nS: 554 nobody\nC: RSET\nS: 250 ok",
@@ -403,7 +403,7 @@ fn a_further_transaction_that_accepts_nobody_is_the_last() {
 }
 
 #[test]
-fn content_that_can_be_read_once_goes_to_no_further_transaction() {
+fn single_use_content_is_not_sent_in_a_further_transaction() {
     let reader = || Raw::reader(envelope(&[A, B, C]), b"Hello\r\n".as_slice());
     let script = format!("-- hello PIPELINING\n{}", in_part(&[A, B, C], 2, "452 4.5.3 too many"));
     let server = Server::playing(script.clone());
@@ -415,7 +415,7 @@ fn content_that_can_be_read_once_goes_to_no_further_transaction() {
 }
 
 #[test]
-fn all_or_nothing_goes_to_no_further_transaction() {
+fn all_or_nothing_uses_no_further_transaction() {
     let server = Server::playing(format!(
         "-- hello PIPELINING\nC: MAIL FROM:<alice@example.org>\nC: RCPT TO:<{A}>\nC: RCPT TO:<{B}>
          S: 250 ok\nS: 250 ok\nS: 452 4.5.3 too many\nC: RSET\nS: 250 ok",
@@ -426,7 +426,7 @@ fn all_or_nothing_goes_to_no_further_transaction() {
 }
 
 #[test]
-fn lmtp_counts_recipients_at_rcpt_only() {
+fn lmtp_can_have_too_many_recipients_only_at_rcpt() {
     let hello = "S: 220 hi\nC: LHLO client.example.org\nS: 250-hi\nS: 250 PIPELINING\n";
     let lmtp = |script: String| {
         let server = Server::playing(format!("{hello}{script}"));
@@ -455,7 +455,7 @@ fn splitting_very_many_recipients_ends_at_the_deadline() {
 }
 
 #[test]
-fn a_part_that_was_refused_for_good_does_not_keep_the_others_from_being_retried() {
+fn a_permanently_refused_part_does_not_keep_the_others_from_being_retried() {
     let server = Server::playing(format!(
         "-- hello PIPELINING, LIMITS RCPTMAX=1
          C: MAIL FROM:<alice@example.org>
@@ -484,7 +484,7 @@ fn places(delivery: &Delivery) -> Vec<*const u8> {
 }
 
 #[test]
-fn recipients_share_the_reply_to_their_message() {
+fn recipients_of_one_part_share_the_reply_to_it() {
     let server = Server::playing(format!(
         "-- hello PIPELINING, LIMITS RCPTMAX=2\n{}{}",
         message(&[A, B], "Hello"),
@@ -503,7 +503,7 @@ fn recipients_share_the_reply_to_their_message() {
 }
 
 #[test]
-fn content_that_can_be_read_only_once_is_not_sent_in_parts_and_not_consumed() {
+fn single_use_content_is_neither_sent_in_parts_nor_consumed() {
     let attachment = || Attachment::reader("a", &b"data"[..]);
     let builder = || Message::builder().from("alice@example.org").to(format!("{A}, {B}")).text("Hello\n");
     let attached = || builder().attach(attachment()).build().unwrap();
@@ -574,7 +574,7 @@ impl Mail for Counted {
 }
 
 #[test]
-fn whether_a_message_can_go_in_parts_is_found_out_without_opening_it() {
+fn a_message_sent_in_parts_is_opened_only_once_for_each_part() {
     let server = Server::playing(format!(
         "-- hello PIPELINING, LIMITS RCPTMAX=1\n{}{}",
         message(&[A], "Hello"),

@@ -44,7 +44,7 @@ fn each(delivery: &Delivery) -> String {
 
 // Threat 78.
 #[test]
-fn each_accepted_recipient_has_its_final_reply() {
+fn each_accepted_lmtp_recipient_has_its_own_final_reply() {
     let server = Server::playing(message("S: 250 for a\nS: 452 for c\nC: NOOP\nS: 250 ok"));
     let mut client = lmtp(&server);
     let delivery = deliver(&mut client, &to_three()).unwrap();
@@ -56,7 +56,7 @@ fn each_accepted_recipient_has_its_final_reply() {
 
 // Threat 78.
 #[test]
-fn a_reply_too_few_leaves_the_rest_in_doubt() {
+fn a_missing_reply_leaves_the_remaining_lmtp_recipients_in_doubt() {
     let server = Server::playing(message("S: 250 for a\n-- close"));
     let mut client = lmtp(&server);
     let delivery = deliver(&mut client, &to_three()).unwrap();
@@ -69,7 +69,7 @@ fn a_reply_too_few_leaves_the_rest_in_doubt() {
 /// taken for the missing ones, and refused mail for accepted mail.
 // Threat 78.
 #[test]
-fn nothing_leaves_before_the_last_reply_of_a_message() {
+fn nothing_more_is_sent_before_the_last_lmtp_reply_to_a_message() {
     let one = "C: MAIL FROM:<alice@example.org>
          C: RCPT TO:<a@example.org>
          C: RCPT TO:<c@example.org>
@@ -92,7 +92,7 @@ fn nothing_leaves_before_the_last_reply_of_a_message() {
 
 // Threat 78.
 #[test]
-fn a_refusal_and_then_silence_leaves_the_rest_in_doubt() {
+fn silence_after_a_refusal_leaves_the_remaining_lmtp_recipients_in_doubt() {
     let server = Server::playing(message("S: 452 for a\n-- close"));
     let mut client = lmtp(&server);
     let error = send_error(&mut client, &to_three());
@@ -103,7 +103,7 @@ fn a_refusal_and_then_silence_leaves_the_rest_in_doubt() {
 
 // Threat 78.
 #[test]
-fn a_reply_too_many_changes_nothing_and_is_not_the_answer_to_the_next_command() {
+fn an_extra_lmtp_reply_changes_nothing_and_closes_the_connection() {
     let server = Server::playing(message("S: 250 for a\nS: 452 for c\nS: 250 for nobody"));
     let mut client = lmtp(&server);
     assert_eq!(each(&deliver(&mut client, &to_three()).unwrap()), "ARR");
@@ -112,7 +112,7 @@ fn a_reply_too_many_changes_nothing_and_is_not_the_answer_to_the_next_command() 
 
 // Threat 78.
 #[test]
-fn an_odd_reply_among_them_leaves_the_rest_in_doubt() {
+fn an_unexpected_reply_leaves_the_remaining_lmtp_recipients_in_doubt() {
     let server = Server::playing(message("S: 250 for a\nS: 354 for c"));
     let mut client = lmtp(&server);
     assert_eq!(each(&deliver(&mut client, &to_three()).unwrap()), "ARI");
@@ -120,7 +120,7 @@ fn an_odd_reply_among_them_leaves_the_rest_in_doubt() {
 }
 
 #[test]
-fn data_by_hand_takes_one_recipient_and_is_refused_for_others_before_anything_is_sent() {
+fn data_by_hand_over_lmtp_is_refused_for_more_than_one_recipient() {
     let rcpt = |name: &str, reply: &str| format!("C: RCPT TO:<{name}@example.org>\nS: {reply}\n");
     let begin =
         "S: 220 hi\nC: LHLO client.example.org\nS: 250 hi\nC: MAIL FROM:<alice@example.org>\nS: 250 ok\n";

@@ -16,7 +16,7 @@ fn bob() -> Envelope {
 
 // Behaviour 73.
 #[test]
-fn size_comes_first_and_what_was_asked_for_before_smtputf8_and_body() {
+fn size_comes_first_and_options_come_before_smtputf8_and_body() {
     let server = Server::playing(
         "-- hello SIZE, 8BITMIME, SMTPUTF8, DSN, MT-PRIORITY, AUTH PLAIN
          C: MAIL FROM:<alice@example.org> SIZE=8 RET=HDRS ENVID=a+20b MT-PRIORITY=3 AUTH=<> X-OWN=1 SMTPUTF8 BODY=8BITMIME
@@ -120,7 +120,7 @@ fn options_that_contradict_each_other_are_refused_before_anything_is_sent() {
 
 // Threat 19.
 #[test]
-fn requiretls_needs_tls_on_this_connection() {
+fn requiretls_is_refused_on_a_connection_without_tls() {
     let server = Server::playing("-- hello REQUIRETLS\nC: NOOP\nS: 250 ok");
     let mut client = connect(&server);
     let mail = hello(bob().option(MailOption::RequireTls).unwrap());
@@ -133,7 +133,7 @@ fn requiretls_needs_tls_on_this_connection() {
 // Threat 19.
 #[cfg(any(feature = "native-tls", feature = "rustls"))]
 #[test]
-fn requiretls_goes_out_in_tls() {
+fn requiretls_is_sent_over_tls() {
     let server = Server::playing(
         "-- tls good
          -- hello REQUIRETLS
@@ -154,7 +154,7 @@ fn requiretls_goes_out_in_tls() {
 }
 
 #[test]
-fn times_beyond_what_the_server_takes_are_refused_before_anything_is_sent() {
+fn times_outside_the_servers_limits_are_refused_before_anything_is_sent() {
     let server = Server::playing(
         "-- hello DELIVERBY 240, FUTURERELEASE 3600 2027-01-31T08:00:00Z\nC: NOOP\nS: 250 ok",
     );
@@ -203,7 +203,7 @@ fn options_go_with_each_part_of_a_message() {
 
 // Behaviour 72.
 #[test]
-fn one_recipient_is_enough_and_a_message_keeps_what_was_asked_for() {
+fn a_message_keeps_its_options_when_it_is_sent_again() {
     let one = "C: MAIL FROM:<alice@example.org> RET=HDRS X-OWN=1
          S: 250 ok
          C: RCPT TO:<bob@example.org> NOTIFY=NEVER
@@ -228,7 +228,7 @@ fn one_recipient_is_enough_and_a_message_keeps_what_was_asked_for() {
 
 // Behaviour 78.
 #[test]
-fn an_option_that_the_server_does_not_know_is_its_refusal_of_the_sender() {
+fn an_unknown_mail_option_is_a_refusal_of_the_sender() {
     let server = Server::playing(
         "-- hello
          C: MAIL FROM:<alice@example.org> X-OWN=1
@@ -247,7 +247,7 @@ fn an_option_that_the_server_does_not_know_is_its_refusal_of_the_sender() {
 
 // Behaviour 78.
 #[test]
-fn an_option_of_a_recipient_that_the_server_does_not_know_is_its_refusal() {
+fn an_unknown_recipient_option_is_a_refusal_of_the_recipient() {
     let server = Server::playing(
         "-- hello
          C: MAIL FROM:<alice@example.org>
@@ -319,7 +319,7 @@ fn parameter(octets: usize) -> String {
 }
 
 #[test]
-fn a_line_with_its_options_has_2048_octets_at_most_with_its_end() {
+fn a_command_line_with_options_has_at_most_2048_octets() {
     let room = |line: &str| 2048 - line.len() - "\r\n".len();
     let (mail, rcpt) = ("MAIL FROM:<alice@example.org>", "RCPT TO:<bob@example.org>");
     let script = format!(
@@ -359,7 +359,7 @@ fn a_line_with_its_options_has_2048_octets_at_most_with_its_end() {
 }
 
 #[test]
-fn a_line_that_is_too_long_in_any_part_is_refused_before_the_first_part_is_sent() {
+fn a_line_too_long_in_any_part_is_refused_before_the_first_part_is_sent() {
     let server = Server::playing("-- hello LIMITS RCPTMAX=1\nC: NOOP\nS: 250 ok");
     let mut client = connect(&server);
     let long = RcptOption::Raw(parameter(2040));

@@ -53,7 +53,7 @@ fn accepted(pool: &Pool) {
 }
 
 #[test]
-fn a_connection_is_used_again() {
+fn a_pool_reuses_its_connection() {
     let server = Server::playing([HELLO, MESSAGE, MESSAGE, QUIT].concat());
     let pool = pool(&server);
     accepted(&pool);
@@ -64,7 +64,7 @@ fn a_connection_is_used_again() {
 }
 
 #[test]
-fn a_closed_pool_refuses() {
+fn a_closed_pool_refuses_messages_and_clients() {
     let server = Server::playing([HELLO, MESSAGE, QUIT].concat());
     let pool = pool(&server);
     accepted(&pool);
@@ -74,7 +74,7 @@ fn a_closed_pool_refuses() {
 }
 
 #[test]
-fn a_client_that_is_given_back_to_a_closed_pool_is_closed() {
+fn a_client_returned_to_a_closed_pool_is_closed() {
     let server = Server::playing([HELLO, QUIT].concat());
     let pool = Pool::builder(builder(&server)).wait_limit(Duration::ZERO).build().unwrap();
     let client = block_on(pool.client()).unwrap();
@@ -85,7 +85,7 @@ fn a_client_that_is_given_back_to_a_closed_pool_is_closed() {
 }
 
 #[test]
-fn a_connection_that_was_closed_meanwhile_is_not_used() {
+fn an_idle_connection_that_the_server_closed_is_not_used() {
     let server =
         Server::playing_each([[HELLO, MESSAGE, "-- close"].concat(), [HELLO, MESSAGE, QUIT].concat()]);
     let pool = pool(&server);
@@ -94,7 +94,7 @@ fn a_connection_that_was_closed_meanwhile_is_not_used() {
 }
 
 #[test]
-fn a_connection_that_dies_under_the_envelope_is_replaced() {
+fn a_pooled_connection_that_dies_within_the_envelope_is_replaced() {
     let envelope = "C: MAIL FROM:<alice@example.org>\nC: RCPT TO:<bob@example.org>\nC: DATA\n";
     for end in ["-- close", "-- reset", "S: 421 idle for too long\n-- close"] {
         let dying = [HELLO, MESSAGE, envelope, end].concat();
@@ -107,7 +107,7 @@ fn a_connection_that_dies_under_the_envelope_is_replaced() {
 }
 
 #[test]
-fn a_message_whose_content_has_left_is_not_sent_again() {
+fn a_message_whose_content_was_sent_is_not_sent_again() {
     let half = "C: MAIL FROM:<alice@example.org>
          C: RCPT TO:<bob@example.org>
          C: DATA
@@ -125,7 +125,7 @@ fn a_message_whose_content_has_left_is_not_sent_again() {
 }
 
 #[test]
-fn a_new_connection_that_dies_is_not_tried_again() {
+fn a_new_connection_that_dies_is_not_replaced() {
     let server = Server::playing(
         [HELLO, "C: MAIL FROM:<alice@example.org>\nC: RCPT TO:<bob@example.org>\nC: DATA\n-- close"].concat(),
     );
@@ -136,7 +136,7 @@ fn a_new_connection_that_dies_is_not_tried_again() {
 }
 
 #[test]
-fn there_are_no_more_connections_than_allowed() {
+fn a_pool_opens_no_more_connections_than_allowed() {
     let server = Server::playing_each([[HELLO, QUIT].concat(), [HELLO, QUIT].concat()]);
     let pool = Pool::builder(builder(&server)).max_connections(2).wait_limit(Duration::from_millis(50));
     let pool = pool.build().unwrap();
@@ -188,7 +188,7 @@ fn a_connection_takes_no_more_messages_than_allowed() {
 }
 
 #[test]
-fn an_old_connection_is_not_kept() {
+fn a_connection_past_its_maximum_age_is_not_kept() {
     let server = Server::playing([HELLO, MESSAGE, QUIT].concat());
     let pool = Pool::builder(builder(&server)).max_age(Duration::ZERO).build().unwrap();
     accepted(&pool);
@@ -204,7 +204,7 @@ fn a_connection_that_was_idle_for_too_long_is_closed_with_quit() {
 }
 
 #[test]
-fn a_client_left_in_the_middle_is_not_kept() {
+fn a_client_that_lost_its_connection_is_not_kept_in_the_pool() {
     let server = Server::playing([HELLO, "C: NOOP\nS: 250-what\n-- close"].concat());
     let pool = pool(&server);
     let mut client = block_on(pool.client()).unwrap();
@@ -214,7 +214,7 @@ fn a_client_left_in_the_middle_is_not_kept() {
 }
 
 #[test]
-fn a_server_that_cannot_be_reached_takes_no_place() {
+fn a_failed_connection_takes_no_place_in_the_pool() {
     let server = Server::playing("S: 554 no");
     let pool = Pool::builder(builder(&server)).max_connections(1).build().unwrap();
     send(&pool).unwrap_err();
@@ -222,7 +222,7 @@ fn a_server_that_cannot_be_reached_takes_no_place() {
 }
 
 #[test]
-fn the_rate_holds_for_all() {
+fn a_pool_keeps_to_its_rate_and_refuses_invalid_rates() {
     let server = Server::playing([HELLO, MESSAGE, MESSAGE, MESSAGE, QUIT].concat());
     let pool = Pool::builder(builder(&server)).max_rate(20.0).build().unwrap();
     let start = Instant::now();
@@ -234,7 +234,7 @@ fn the_rate_holds_for_all() {
 }
 
 #[test]
-fn settings_that_cannot_be_fail_at_once() {
+fn invalid_pool_settings_fail_at_once() {
     assert!(matches!(Pool::builder(Client::builder("a\0b")).build(), Err(Error::Config(_))));
 }
 
@@ -255,7 +255,7 @@ fn a_batch_goes_over_one_connection_of_the_pool() {
 }
 
 #[test]
-fn a_batch_that_is_dropped_under_way_takes_its_connection_with_it() {
+fn dropping_a_batch_of_a_pool_midway_closes_its_connection() {
     let server = Server::playing([HELLO, JOINED].concat());
     let pool = pool(&server);
     let mut batch = block_on(pool.send_all([mail(), mail()])).unwrap();
@@ -265,7 +265,7 @@ fn a_batch_that_is_dropped_under_way_takes_its_connection_with_it() {
 }
 
 #[test]
-fn the_limit_of_the_last_call_does_not_end_the_next_message() {
+fn the_deadline_of_the_last_call_does_not_apply_to_the_next_message() {
     let server = Server::playing([HELLO, "C: NOOP\nS: 250 ok\n", MESSAGE, QUIT].concat());
     let pool = pool(&server);
     let limit = Duration::from_millis(500);
@@ -277,7 +277,7 @@ fn the_limit_of_the_last_call_does_not_end_the_next_message() {
 }
 
 #[test]
-fn a_deadline_begins_anew_with_each_message_over_the_same_connection() {
+fn a_deadline_restarts_with_each_message_over_the_same_connection() {
     let server = Server::playing([HELLO, MESSAGE, MESSAGE, QUIT].concat());
     let limit = Duration::from_secs(1);
     let pool = Pool::builder(builder(&server).deadline(limit)).build().unwrap();
@@ -287,7 +287,7 @@ fn a_deadline_begins_anew_with_each_message_over_the_same_connection() {
 }
 
 #[test]
-fn limits_that_were_set_on_a_client_end_when_it_is_given_back() {
+fn time_limits_set_on_a_client_end_when_it_is_returned() {
     let server = Server::playing([HELLO, MESSAGE, "C: NOOP\nS: 250 ok\n", QUIT].concat());
     let pool = pool(&server);
     let mut client = block_on(pool.client()).unwrap();
@@ -312,7 +312,7 @@ fn a_client_that_was_logged_in_by_its_user_is_not_given_to_another() {
 }
 
 #[test]
-fn one_that_was_idle_for_too_long_goes_though_another_is_used() {
+fn a_connection_idle_for_too_long_is_closed_even_if_another_is_used() {
     let server = Server::playing_each([[HELLO, QUIT].concat(), [HELLO, MESSAGE, QUIT].concat()]);
     let limit = Duration::from_secs(1);
     let pool = Pool::builder(builder(&server)).idle_limit(limit).build().unwrap();
@@ -326,7 +326,7 @@ fn one_that_was_idle_for_too_long_goes_though_another_is_used() {
 }
 
 #[test]
-fn closing_ends_the_wait_for_ones_turn() {
+fn closing_a_pool_ends_the_wait_for_a_turn() {
     let server = Server::playing([HELLO, MESSAGE, QUIT].concat());
     let pool = Pool::builder(builder(&server)).max_rate(0.1).build().unwrap();
     accepted(&pool);
@@ -343,7 +343,7 @@ fn closing_ends_the_wait_for_ones_turn() {
 }
 
 #[test]
-fn a_reader_that_was_not_read_goes_over_a_new_connection() {
+fn an_unread_reader_is_sent_over_a_new_connection() {
     let envelope_only = "C: MAIL FROM:<alice@example.org>\nC: RCPT TO:<bob@example.org>\nC: DATA\n-- close";
     let server =
         Server::playing_each([[HELLO, MESSAGE, envelope_only].concat(), [HELLO, MESSAGE, QUIT].concat()]);
@@ -369,7 +369,7 @@ impl postino::Mail for GivenAway {
 }
 
 #[test]
-fn a_message_that_gave_its_content_away_keeps_the_error_of_the_dead_connection() {
+fn a_message_without_its_content_keeps_the_error_of_the_dead_connection() {
     let envelope_only = "C: MAIL FROM:<alice@example.org>\nC: RCPT TO:<bob@example.org>\nC: DATA\n-- close";
     let server = Server::playing_each([[HELLO, MESSAGE, envelope_only].concat(), [HELLO, QUIT].concat()]);
     let pool = pool(&server);
@@ -455,7 +455,7 @@ fn a_connection_that_its_user_has_left_as_it_was_is_kept() {
 }
 
 #[test]
-fn a_message_that_was_refused_in_mid_transaction_does_not_reach_the_next_user() {
+fn a_transaction_with_a_refusal_does_not_affect_the_next_user_of_a_connection() {
     let refused = "C: MAIL FROM:<alice@example.org>
          C: RCPT TO:<bob@example.org>
          C: DATA
@@ -509,7 +509,7 @@ fn a_pool_logs_in_again_after_the_pause() {
 }
 
 #[test]
-fn a_connection_that_is_logged_in_serves_while_new_logins_are_refused() {
+fn a_logged_in_connection_serves_while_new_logins_are_refused() {
     let server = Server::playing_each([[LOGIN, MESSAGE, MESSAGE, QUIT].concat(), NO_LOGIN.to_owned()]);
     let pool = Pool::builder(builder(&server).credentials("user", "secret")).build().unwrap();
     let first = block_on(pool.client()).unwrap();
@@ -537,7 +537,7 @@ fn many_users_of_a_pool_do_not_try_a_wrong_password_at_once() {
 }
 
 #[test]
-fn a_login_that_could_not_be_judged_does_not_hold_up_the_next() {
+fn a_temporarily_refused_login_does_not_delay_the_next() {
     let later = "-- hello AUTH PLAIN\nC: AUTH PLAIN AHVzZXIAc2VjcmV0\nS: 454 not now\n";
     let login = [LOGIN, MESSAGE, QUIT].concat();
     let server = Server::playing_each([later.to_owned(), login]);
@@ -547,7 +547,7 @@ fn a_login_that_could_not_be_judged_does_not_hold_up_the_next() {
 }
 
 #[test]
-fn a_dead_connection_is_replaced_though_others_wait() {
+fn a_dead_connection_is_replaced_even_if_others_are_waiting() {
     let dying = "C: MAIL FROM:<alice@example.org>\nC: RCPT TO:<bob@example.org>\nC: DATA\n-- close";
     let server =
         Server::playing_each([[HELLO, MESSAGE, dying].concat(), [HELLO, MESSAGE, MESSAGE, QUIT].concat()]);

@@ -7,7 +7,7 @@ use super::*;
 const CODES: [u16; 5] = [200, 220, 251, 253, 299];
 
 #[test]
-fn any_2yz_carries_a_command_of_a_transaction_out_and_any_3yz_asks_for_content() {
+fn any_2yz_accepts_a_transaction_command_and_any_3yz_asks_for_content() {
     for code in CODES {
         let server = Server::playing(format!(
             "-- hello PIPELINING
@@ -34,7 +34,7 @@ fn any_2yz_carries_a_command_of_a_transaction_out_and_any_3yz_asks_for_content()
 }
 
 #[test]
-fn any_2yz_takes_a_chunk() {
+fn any_2yz_accepts_a_chunk() {
     for code in CODES {
         let server = Server::playing(format!(
             "-- hello CHUNKING
@@ -52,7 +52,7 @@ fn any_2yz_takes_a_chunk() {
 }
 
 #[test]
-fn any_2yz_is_the_consent_of_a_recipient_of_lmtp() {
+fn any_2yz_accepts_a_message_for_an_lmtp_recipient() {
     for code in CODES {
         let server = Server::playing(format!(
             "S: 220 hi
@@ -85,7 +85,7 @@ fn assert_goodbye(error: &Error, phase: Phase) {
 }
 
 #[test]
-fn a_221_before_the_end_of_a_message_closes_and_nothing_was_sent() {
+fn a_221_before_the_end_of_a_message_closes_and_leaves_it_unsent() {
     for (script, phase) in [
         ("S: 221 bye", Phase::Mail),
         ("S: 250 ok\nC: RCPT TO:<bob@example.org>\nS: 221 bye", Phase::Recipient),
@@ -139,7 +139,7 @@ fn a_221_closes_a_connection_that_is_used_by_hand() {
 }
 
 #[test]
-fn a_221_that_nobody_asked_for_is_the_goodbye_of_a_server() {
+fn an_unsolicited_221_means_that_the_server_closes_the_session() {
     let (_server, mut client) = hostile::idle("S: 221 idle for too long\n-- fin", |builder| builder);
     let error = send_error(&mut client, &mail());
     assert_goodbye(cause(&error), Phase::Mail);

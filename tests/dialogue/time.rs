@@ -97,7 +97,7 @@ fn a_dripping_ehlo_ends_at_the_deadline() {
 
 // Behaviour 19, threat 85.
 #[test]
-fn silence_costs_one_limit_and_is_followed_by_nothing() {
+fn silence_costs_one_time_limit_and_nothing_more_is_sent() {
     let server = Server::playing("-- hello\nC: MAIL FROM:<alice@example.org>\n-- silence");
     let mut client = block_on(builder(&server).timeout(SHORT).connect()).unwrap();
     let error = in_time(|| {
@@ -110,7 +110,7 @@ fn silence_costs_one_limit_and_is_followed_by_nothing() {
 
 // Behaviour 43.
 #[test]
-fn behind_a_timeout_the_connection_is_closed() {
+fn a_timeout_closes_the_connection() {
     let server = Server::playing("-- hello\nC: NOOP\n-- silence");
     let mut client = block_on(builder(&server).timeout(SHORT).connect()).unwrap();
     assert_eq!(timeout(&in_time(|| block_on(client.noop()).unwrap_err())), Phase::Noop);
@@ -130,7 +130,7 @@ const UP_TO_THE_END: &str = "-- hello\n-- envelope\nC: DATA\nS: 354 go on\n-- bo
 
 // Threat 40.
 #[test]
-fn silence_after_the_message_ends_at_its_limit_and_in_doubt() {
+fn silence_after_the_message_ends_at_its_limit_with_the_message_in_doubt() {
     let server = Server::playing(format!("{UP_TO_THE_END}-- silence"));
     let mut client = block_on(builder(&server).final_reply_timeout(SHORT).connect()).unwrap();
     let error = in_time(|| send_error(&mut client, &mail()));
@@ -140,7 +140,7 @@ fn silence_after_the_message_ends_at_its_limit_and_in_doubt() {
 
 // Threat 57.
 #[test]
-fn a_dripping_final_reply_ends_at_the_deadline_and_in_doubt() {
+fn a_dripping_final_reply_ends_at_the_deadline_with_the_message_in_doubt() {
     let server = dripping_at(UP_TO_THE_END, "250");
     let mut client = block_on(builder(&server).deadline(SHORT).connect()).unwrap();
     let error = in_time(|| send_error(&mut client, &mail()));
@@ -166,7 +166,7 @@ fn the_final_reply_has_a_separate_limit() {
 }
 
 #[test]
-fn the_limit_of_a_reply_begins_anew_with_each_under_pipelining() {
+fn the_time_limit_restarts_with_each_pipelined_reply() {
     let mut script = "-- hello PIPELINING\nC: MAIL FROM:<alice@example.org>\n".to_owned();
     (0..9).for_each(|i| script += &format!("C: RCPT TO:<r{i}@example.org>\n"));
     script += "C: DATA\nS: 250 ok\n";
@@ -180,7 +180,7 @@ fn the_limit_of_a_reply_begins_anew_with_each_under_pipelining() {
 }
 
 #[test]
-fn the_deadline_is_for_all_replies_together() {
+fn the_deadline_covers_all_replies_together() {
     let server = Server::running(|peer| {
         peer.may_leave = true;
         peer.may_run_ahead = true;
@@ -198,7 +198,7 @@ fn the_deadline_is_for_all_replies_together() {
 }
 
 #[test]
-fn the_deadline_begins_anew_with_each_call() {
+fn the_deadline_restarts_with_each_call() {
     let server = Server::playing(format!("-- hello\n{}", "C: NOOP\n-- pause\nS: 250 ok\n".repeat(8)));
     let mut client = block_on(builder(&server).deadline(SHORT).connect()).unwrap();
     for _ in 0..8 {
@@ -207,7 +207,7 @@ fn the_deadline_begins_anew_with_each_call() {
 }
 
 #[test]
-fn the_deadline_is_for_the_whole_of_a_send_by_the_builder() {
+fn the_deadline_covers_the_whole_of_a_send_by_the_builder() {
     let server = Server::running(|peer| {
         peer.may_leave = true;
         peer.play(
@@ -260,7 +260,7 @@ fn swallow(peer: &mut Peer) {
 
 // Behaviour 42.
 #[test]
-fn the_longest_duration_is_no_limit() {
+fn the_maximum_duration_means_no_time_limit() {
     let server = Server::playing("-- hello\nC: NOOP\n-- pause\nS: 250 ok\nC: NOOP\n-- pause\nS: 250 ok");
     let builder = builder(&server).timeout(Duration::MAX).final_reply_timeout(Duration::MAX);
     let mut client = block_on(builder.deadline(Duration::MAX).connect()).unwrap();
@@ -278,7 +278,7 @@ fn a_body_without_end_that_never_blocks_ends_at_the_deadline() {
 }
 
 #[test]
-fn a_body_that_comes_in_drops_ends_at_the_deadline() {
+fn a_trickling_body_ends_at_the_deadline() {
     struct Drips;
     impl io::Read for Drips {
         fn read(&mut self, room: &mut [u8]) -> io::Result<usize> {
@@ -301,7 +301,7 @@ fn black_hole(peer: &mut Peer, told: &std::sync::mpsc::Receiver<()>) {
 }
 
 #[test]
-fn a_block_that_does_not_move_ends_at_its_limit() {
+fn a_stalled_write_ends_at_its_limit() {
     for deadline in [false, true] {
         let (tell, told) = std::sync::mpsc::channel();
         let server = Server::cramped(move |peer| black_hole(peer, &told));
@@ -357,7 +357,7 @@ fn a_closed_port_is_an_error_at_once() {
 
 // Threat 89.
 #[test]
-fn a_conversation_on_this_machine_takes_no_time() {
+fn local_messages_are_not_slowed_by_delayed_acks() {
     let one = "-- envelope\nC: DATA\nS: 354 go on\nC: Hello\nC: .\nS: 250 ok\n";
     let server = Server::playing(format!("-- hello\n{}", one.repeat(20)));
     let mut client = connect(&server);

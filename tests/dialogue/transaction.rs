@@ -32,7 +32,7 @@ fn without_pipelining_every_command_waits_for_its_reply() {
 }
 
 #[test]
-fn with_pipelining_the_envelope_is_one_flight() {
+fn with_pipelining_the_envelope_leaves_in_one_flight() {
     let server = Server::playing(
         "-- hello PIPELINING
          C: MAIL FROM:<alice@example.org>
@@ -140,7 +140,7 @@ fn all_recipients_refused_is_an_error_with_every_reply() {
 
 // Threat 73.
 #[test]
-fn a_354_for_nobody_is_answered_by_a_lone_dot() {
+fn a_354_without_recipients_is_answered_with_a_lone_dot() {
     for end in ["554 no valid recipients", "250 ok"] {
         let server = Server::playing(format!(
             "-- hello PIPELINING
@@ -170,7 +170,7 @@ fn a_354_for_nobody_is_answered_by_a_lone_dot() {
 
 // Threat 73.
 #[test]
-fn data_refused_for_nobody_is_the_recipients_refusal() {
+fn if_data_is_refused_without_recipients_the_error_is_their_refusal() {
     let server = Server::playing(
         "-- hello PIPELINING
          C: MAIL FROM:<alice@example.org>
@@ -300,7 +300,7 @@ fn a_failing_rset_keeps_the_first_error() {
 }
 
 #[test]
-fn all_or_nothing_asks_for_data_only_when_all_were_taken() {
+fn all_or_nothing_sends_data_only_if_all_recipients_are_accepted() {
     let server = Server::playing(
         "-- hello PIPELINING
          C: MAIL FROM:<alice@example.org>
@@ -395,7 +395,7 @@ fn a_message_that_is_too_large_is_not_sent() {
 
 // Threat 44.
 #[test]
-fn a_size_of_nothing_or_0_is_no_limit() {
+fn a_missing_or_zero_size_means_no_size_limit() {
     for size in ["SIZE", "SIZE 0"] {
         let server = Server::playing(format!(
             "-- hello {size}
@@ -455,7 +455,7 @@ fn body_8bitmime_is_sent_only_when_it_is_needed() {
 
 // Threat 35.
 #[test]
-fn eight_bits_without_8bitmime_are_refused_before_mail() {
+fn eight_bit_content_without_8bitmime_is_refused_before_mail() {
     let server = Server::playing(
         "-- hello
          C: NOOP
@@ -483,7 +483,7 @@ fn a_nul_is_refused_before_mail() {
 
 // Behaviour 84.
 #[test]
-fn smtputf8_is_sent_only_when_an_address_needs_it() {
+fn smtputf8_is_sent_only_if_an_address_needs_it() {
     let server = Server::playing(
         "-- hello SMTPUTF8
          -- envelope
@@ -507,7 +507,7 @@ fn smtputf8_is_sent_only_when_an_address_needs_it() {
 
 // Behaviour 75, threat 80.
 #[test]
-fn an_address_beyond_ascii_without_smtputf8_is_refused_before_mail() {
+fn a_non_ascii_address_without_smtputf8_is_refused_before_mail() {
     let server = Server::playing(
         "-- hello 8BITMIME
          C: NOOP
@@ -527,7 +527,7 @@ fn many() -> Vec<String> {
 
 // Threat 76.
 #[test]
-fn ten_thousand_recipients_do_not_wedge_a_server_that_answers_each_at_once() {
+fn ten_thousand_recipients_do_not_deadlock_with_a_talkative_server() {
     let server = Server::cramped(|peer| {
         peer.may_run_ahead = true;
         peer.play("-- hello PIPELINING");
@@ -555,7 +555,7 @@ fn ten_thousand_recipients_do_not_wedge_a_server_that_answers_each_at_once() {
 
 // Threat 76.
 #[test]
-fn a_server_that_reads_on_before_it_answers_gets_what_it_waits_for() {
+fn a_server_that_reads_ahead_before_answering_does_not_deadlock() {
     let server = Server::cramped(|peer| {
         peer.may_run_ahead = true;
         peer.play("-- hello PIPELINING");
@@ -576,7 +576,7 @@ fn a_server_that_reads_on_before_it_answers_gets_what_it_waits_for() {
 }
 
 #[test]
-fn noop_and_rset_take_250_only() {
+fn noop_and_rset_report_success_and_refusal() {
     let server = Server::playing(
         "-- hello
          C: NOOP
@@ -596,7 +596,7 @@ fn noop_and_rset_take_250_only() {
 }
 
 #[test]
-fn a_message_refused_for_good_can_be_retried_for_a_recipient_that_was_refused_for_now() {
+fn a_refused_message_can_be_retried_for_a_temporarily_refused_recipient() {
     let server = Server::playing(
         "-- hello
          C: MAIL FROM:<alice@example.org>
@@ -698,7 +698,7 @@ fn refused_recipients_are_named_in_the_text_of_the_error() {
 
 // Threat 21.
 #[test]
-fn a_quoted_local_part_goes_out_as_it_was_written() {
+fn a_quoted_local_part_is_sent_as_written() {
     for address in ["\"a b\"@example.org", "\"a> ORCPT=x\"@example.org", "\"a\\\"b\"@example.org"] {
         // `\` begins an escape of the script.
         let server = Server::running(move |peer| {

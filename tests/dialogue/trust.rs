@@ -75,7 +75,7 @@ fn connect_to(
 
 // Threats 7 and 8.
 #[test]
-fn each_certificate_has_its_verdict_and_who_is_not_trusted_hears_nothing() {
+fn each_certificate_gets_its_verdict_and_untrusted_servers_hear_nothing() {
     let trusting = Client::builder("127.0.0.1").hello_name("client.example.org").ca_certificate(CA);
     let trusting = trusting.timeout(PATIENCE).final_reply_timeout(PATIENCE).tls_backend(backend());
     for (certificate, name, why) in CERTIFICATES {

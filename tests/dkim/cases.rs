@@ -162,7 +162,7 @@ fn an_endless_body_to_be_signed_is_read_until_the_deadline_and_not_offered() {
 /// `tests/dkim/verify` sets `POSTINO_DKIMPY` to a Python that has dkimpy. Without it, the test is skipped with a note
 /// on stderr; if `POSTINO_INTEROP_REQUIRED` names `dkimpy`, it fails instead.
 #[test]
-fn dkimpy_verifies_what_arrives_and_nothing_else() {
+fn dkimpy_verifies_messages_as_they_arrive_and_rejects_altered_ones() {
     let Some(python) = env::var_os("POSTINO_DKIMPY") else {
         let required = env::var("POSTINO_INTEROP_REQUIRED").unwrap_or_default();
         assert!(!required.split(',').any(|name| name == "dkimpy"), "no POSTINO_DKIMPY");

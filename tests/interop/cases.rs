@@ -199,12 +199,12 @@ async fn after_refusals(server: &Server) -> Result<(), Error> {
 }
 
 #[test]
-fn a_login_that_every_mechanism_refused_may_be_followed_by_another_over_a_new_connection() {
+fn a_login_refused_by_every_mechanism_can_be_repeated_on_a_new_connection() {
     each(|server| block_on(after_refusals(server)).unwrap());
 }
 
 #[test]
-fn a_certificate_that_is_not_for_us_is_refused() {
+fn a_certificate_for_another_name_or_of_an_unknown_ca_is_refused() {
     let no_ca = client("127.0.0.1");
     let by_name = LazyLock::new(|| client("localhost.").ca_certificate(servers::ca()));
     each(|server| {
@@ -265,7 +265,7 @@ fn sendmail_refuses_what_a_careless_client_sends() {
 
 /// Checks another hazard, and that a second message would be found: `messages.rs` finds only one.
 #[test]
-fn a_careless_client_has_postfix_store_two_messages() {
+fn a_careless_client_makes_postfix_store_two_messages() {
     let port = POSTFIX.open.unwrap();
     if POSTFIX.is_up() {
         for end in ["LF.LF", "CRLF.LF", "LF.CRLF"] {
@@ -324,7 +324,7 @@ async fn greylisted(server: &Server) -> Result<(), Error> {
 }
 
 #[test]
-fn a_greylisted_recipient_is_worth_another_try() {
+fn a_greylisted_recipient_can_be_retried() {
     each(|server| block_on(greylisted(server)).unwrap());
 }
 

@@ -95,11 +95,11 @@ fn corpus_arrives(server: &Server) {
 }
 
 #[test]
-fn aiosmtpd_gets_the_corpus_as_it_is() {
+fn aiosmtpd_receives_the_corpus_unchanged() {
     corpus_arrives(&AIOSMTPD);
 }
 
 #[test]
-fn exim_gets_the_corpus_as_it_is() {
+fn exim_receives_the_corpus_unchanged() {
     corpus_arrives(&EXIM);
 }

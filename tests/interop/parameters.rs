@@ -111,7 +111,7 @@ async fn said(server: &Server, way: &Builder, envelope: Envelope) -> Result<Vec<
 }
 
 #[test]
-fn reports_are_asked_for_as_they_were_set() {
+fn delivery_reports_are_requested_as_they_were_set() {
     let notify = |success, failure, delay| RcptOption::Notify { success, failure, delay };
     let envelope = Envelope::new("bob@lab.test", ["alice@lab.test", "bob@lab.test", "alice+b@lab.test"])
         .and_then(|envelope| envelope.option(MailOption::Ret(Ret::Headers)))
@@ -190,7 +190,7 @@ fn further_parameters_arrive_as_they_were_set() {
 }
 
 #[test]
-fn tls_all_the_way_is_not_asked_for_in_the_clear() {
+fn requiretls_is_not_requested_without_tls() {
     for server in [SMTPSERVER, AIOSMTPD].iter().filter(|server| server.is_up()) {
         let way = builder(server.open.unwrap(), Security::Plaintext, false);
         let envelope = envelope("alice@lab.test").option(MailOption::RequireTls).unwrap();
@@ -237,7 +237,7 @@ async fn beyond_ascii(server: &Server, way: &Builder) -> Result<(), Error> {
 }
 
 #[test]
-fn addresses_beyond_ascii_arrive_as_they_are_where_that_is_offered() {
+fn non_ascii_addresses_arrive_unchanged_where_smtputf8_is_offered() {
     each(|server| {
         block_on(beyond_ascii(server, &way(server))).unwrap();
         if let Some(port) = server.lmtp {
@@ -247,7 +247,7 @@ fn addresses_beyond_ascii_arrive_as_they_are_where_that_is_offered() {
 }
 
 #[test]
-fn dovecot_hands_on_what_was_asked_for() {
+fn dovecot_passes_on_the_requested_options() {
     if DOVECOT.is_up() {
         let client = block_on(way(&DOVECOT).connect()).unwrap();
         if client.supports("DSN") {

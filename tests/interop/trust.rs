@@ -158,11 +158,11 @@ fn all_certificates(server: &Server) {
 }
 
 #[test]
-fn postfix_is_trusted_with_good_certificates_only() {
+fn postfix_is_trusted_only_with_good_certificates() {
     all_certificates(&POSTFIX);
 }
 
 #[test]
-fn smtpserver_is_trusted_with_good_certificates_only() {
+fn smtpserver_is_trusted_only_with_good_certificates() {
     all_certificates(&SMTPSERVER);
 }

@@ -37,13 +37,13 @@ fn xoauth2(token: &str) -> String {
 }
 
 #[test]
-fn a_token_goes_by_xoauth2() {
+fn a_token_is_sent_with_xoauth2() {
     let transcript = xoauth2("t0ken") + "S: 235 in";
     log_in("PLAIN XOAUTH2", &transcript, |b| b.oauth_token("u", "t0ken")).unwrap();
 }
 
 #[test]
-fn a_token_rather_goes_by_oauthbearer_which_names_the_server() {
+fn a_token_is_preferably_sent_with_oauthbearer_which_names_the_server() {
     let server = Server::playing_with_port(|port| {
         let initial = b64(format!("n,a=u,\x01host=127.0.0.1\x01port={port}\x01auth=Bearer t0ken\x01\x01"));
         format!("{}C: AUTH OAUTHBEARER {initial}\nS: 235 in", hello("XOAUTH2 OAUTHBEARER"))
@@ -78,7 +78,7 @@ fn counted(builder: Builder, asked: &Arc<AtomicUsize>) -> Builder {
 
 // Behaviour 71.
 #[test]
-fn a_token_is_asked_for_and_once_more_if_it_is_refused() {
+fn a_token_is_requested_once_more_if_it_is_refused() {
     let refused = "S: 334 e30=\nC: \nS: 535 5.7.8 expired\n";
     for (transcript, asked, good) in [
         (xoauth2("token-0") + "S: 235 in", 1, true),
@@ -114,7 +114,7 @@ fn a_token_that_oauthbearer_refuses_is_asked_for_once_more() {
 }
 
 #[test]
-fn a_callback_that_fails_is_the_reason() {
+fn the_error_of_a_failed_token_callback_is_reported() {
     let error = log_in("XOAUTH2", "", |b| token_from(b, || Err("no network"))).unwrap_err();
     assert!(matches!(error, Error::Token { .. }), "{error:?}");
     assert_eq!(error.source().unwrap().to_string(), "no network");
@@ -137,7 +137,7 @@ impl Mechanism for Ticket {
 }
 
 #[test]
-fn external_anonymous_and_one_of_our_own() {
+fn external_anonymous_and_custom_mechanisms_log_in() {
     log_in("PLAIN EXTERNAL", "C: AUTH EXTERNAL =\nS: 235 in", |b| b.external("")).unwrap();
     let transcript = format!("C: AUTH ANONYMOUS {}\nS: 235 in", b64("a@b"));
     log_in("PLAIN ANONYMOUS", &transcript, |b| b.anonymous("a@b")).unwrap();
@@ -185,7 +185,7 @@ fn invalid_logins_fail_before_connecting() {
 
 // Threat 70.
 #[test]
-fn neither_log_nor_debug_nor_error_show_a_secret() {
+fn neither_log_nor_debug_nor_error_shows_a_secret() {
     journal::begin();
     let (password, token) = ("hunter2-password", "hunter2-token");
     let plain = b64(format!("\0u\0{password}"));
@@ -251,7 +251,7 @@ impl Mechanism for Sceptic {
 }
 
 #[test]
-fn a_server_that_proves_nothing_is_not_gone_on_with() {
+fn a_custom_mechanism_can_reject_a_server_that_proves_nothing() {
     let play = |text: &str| {
         let transcript = format!("C: AUTH X-SCEPTIC =\nS: 235 {text}");
         log_in("X-SCEPTIC PLAIN", &transcript, |b| b.auth_mechanism(Sceptic))

@@ -134,7 +134,7 @@ fn secret(length: usize) -> String {
 
 // Threats 70 and 71.
 #[test]
-fn no_secret_is_seen_whatever_becomes_of_it() {
+fn no_secret_is_shown_however_a_login_ends() {
     journal::begin();
     let mut mechanisms = vec!["PLAIN", "LOGIN", "XOAUTH2", "OAUTHBEARER"];
     if cfg!(feature = "sasl") {
@@ -177,7 +177,7 @@ fn no_secret_is_seen_whatever_becomes_of_it() {
 /// Invalid values are reported without showing them.
 // Threat 70.
 #[test]
-fn settings_that_cannot_be_show_no_secret() {
+fn errors_of_invalid_settings_show_no_secret() {
     let secret = secret(1);
     let mut shown = Shown::default();
     for url in [

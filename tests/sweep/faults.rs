@@ -132,51 +132,51 @@ fn harmless(way: Way, fault: What) {
 }
 
 #[test]
-fn a_reset_at_any_read_loses_nothing_in_silence() {
+fn a_reset_at_any_read_loses_nothing_silently() {
     breaks(Way::Reads, What::Fail(ErrorKind::ConnectionReset));
 }
 
 #[test]
-fn a_reset_at_any_write_loses_nothing_in_silence() {
+fn a_reset_at_any_write_loses_nothing_silently() {
     breaks(Way::Writes, What::Fail(ErrorKind::ConnectionReset));
 }
 
 #[test]
-fn a_broken_pipe_at_any_write_loses_nothing_in_silence() {
+fn a_broken_pipe_at_any_write_loses_nothing_silently() {
     breaks(Way::Writes, What::Fail(ErrorKind::BrokenPipe));
 }
 
 #[test]
-fn an_end_at_any_read_loses_nothing_in_silence() {
+fn an_end_at_any_read_loses_nothing_silently() {
     breaks(Way::Reads, What::Nothing);
 }
 
 #[test]
-fn a_transport_that_takes_nothing_at_any_write_loses_nothing_in_silence() {
+fn a_transport_that_accepts_nothing_at_any_write_loses_nothing_silently() {
     breaks(Way::Writes, What::Nothing);
 }
 
 // Threat 84.
 #[test]
-fn timed_out_at_any_read_is_a_timeout() {
+fn a_timed_out_error_at_any_read_is_a_timeout() {
     times_out(Way::Reads, What::Fail(ErrorKind::TimedOut));
 }
 
 // Threat 84.
 #[test]
-fn timed_out_at_any_write_is_a_timeout() {
+fn a_timed_out_error_at_any_write_is_a_timeout() {
     times_out(Way::Writes, What::Fail(ErrorKind::TimedOut));
 }
 
 // Threat 84.
 #[test]
-fn would_block_at_any_read_is_a_timeout() {
+fn a_would_block_error_at_any_read_is_a_timeout() {
     times_out(Way::Reads, What::Fail(ErrorKind::WouldBlock));
 }
 
 // Threat 84.
 #[test]
-fn would_block_at_any_write_is_a_timeout() {
+fn a_would_block_error_at_any_write_is_a_timeout() {
     times_out(Way::Writes, What::Fail(ErrorKind::WouldBlock));
 }
 
@@ -188,7 +188,7 @@ fn silence_at_any_read_loses_nothing() {
 
 // Threat 84.
 #[test]
-fn a_write_in_part_and_then_none_loses_nothing() {
+fn a_write_that_stalls_partway_loses_nothing() {
     times_out(Way::Writes, What::Hang);
 }
 
@@ -226,7 +226,7 @@ fn a_write_that_is_not_ready_changes_nothing() {
 }
 
 #[test]
-fn a_reset_within_a_large_message_loses_nothing_in_silence() {
+fn a_reset_within_a_large_message_loses_nothing_silently() {
     const LARGE: usize = 100 * PIECE; // two chunks
     for kind in [JOINED, CHUNKED] {
         for n in (0..).step_by(7) {

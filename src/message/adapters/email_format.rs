@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn an_optional_field_named_bcc_is_a_bcc() {
+    fn an_optional_field_named_bcc_is_treated_as_bcc() {
         let mut email = email();
         email.add_optional_field(("bCC", "hidden@x.example")).unwrap();
         assert!(!sent(&email).contains("hidden"));

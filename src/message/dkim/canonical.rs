@@ -193,14 +193,14 @@ mod tests {
     }
 
     #[test]
-    fn the_examples_of_rfc_6376_3_4_5() {
+    fn canonicalization_matches_the_examples_of_rfc_6376_3_4_5() {
         assert_eq!(field("A: X\r\n"), "a:X\r\n");
         assert_eq!(field("B : Y\t\r\n\tZ  \r\n"), "b:Y Z\r\n");
         assert_eq!(hash([&b" C \r\nD \t E\r\n\r\n\r\n"[..]]), sha256(b" C\r\nD E\r\n"));
     }
 
     #[test]
-    fn an_empty_body_is_hashed_as_nothing() {
+    fn an_empty_body_hashes_like_empty_input() {
         // RFC 6376 §3.4.4
         let expected = sha256(b"");
         assert_eq!(super::super::base64(&expected), "47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=");
@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn relaxing_a_field_removes_only_its_folds_and_extra_spaces() {
+    fn relaxing_a_field_unfolds_it_and_collapses_white_space() {
         for (from, to) in [
             ("SubJect:  a  b\tc \r\n", "subject:a b c\r\n"),
             ("Subject:\r\n  a\r\n \r\n\tb\r\n", "subject:a b\r\n"),
@@ -224,14 +224,14 @@ mod tests {
     }
 
     #[test]
-    fn many_empty_lines_and_long_lines_are_hashed_in_blocks() {
+    fn long_lines_and_runs_of_empty_lines_are_hashed_correctly() {
         let text = ["x".repeat(3 * BLOCK), "\r\n".repeat(3 * BLOCK), "y\r\n".to_owned()].concat();
         assert_eq!(hash([text.as_bytes()]), sha256(text.as_bytes()));
     }
 
     proptest! {
         #[test]
-        fn the_body_hash_does_not_depend_on_the_pieces(
+        fn the_body_hash_does_not_depend_on_how_the_body_is_split(
             text in vec(prop_oneof![Just(b'\r'), Just(b'\n'), Just(b' '), Just(b'\t'), Just(b'a'), any::<u8>()], 0..120),
             cuts in vec(any::<Index>(), 0..6),
         ) {

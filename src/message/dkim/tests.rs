@@ -151,7 +151,7 @@ fn check(algorithm: &'static dyn VerificationAlgorithm, key: &[u8], text: &[u8],
 }
 
 #[test]
-fn the_example_of_rfc_8463_appendix_a() {
+fn signatures_match_the_example_of_rfc_8463_appendix_a() {
     let message = "From: Joe SixPack <joe@football.example.com>\r\nTo: Suzie Q <suzie@shopping.example.net>\r\n\
         Subject: Is dinner ready?\r\nDate: Fri, 11 Jul 2003 21:00:37 -0700 (PDT)\r\n\
         Message-ID: <20030712040037.46341.5F8J@football.example.com>\r\n\r\n\
@@ -206,7 +206,7 @@ fn the_example_of_rfc_8463_appendix_a() {
 }
 
 #[test]
-fn a_composed_message_is_signed_by_both_algorithms() {
+fn a_composed_message_can_be_signed_with_both_algorithms() {
     let message = Message::builder()
         .from("Jörg <joerg@example.org>")
         .to("bob@example.net")
@@ -226,7 +226,7 @@ fn a_composed_message_is_signed_by_both_algorithms() {
 }
 
 #[test]
-fn signature_lines_are_full_and_not_too_long() {
+fn signature_lines_are_filled_up_to_78_octets() {
     for length in 6..14 {
         let names: Vec<_> = (10..40).map(|n| format!("X-{n}{}", "f".repeat(length - 4))).collect();
         let names = || names.iter().map(String::as_str).chain(["From"]);
@@ -268,7 +268,7 @@ fn at_most_1_mib_of_headers_can_be_signed() {
 }
 
 #[test]
-fn all_formats_of_a_key_can_sign() {
+fn keys_of_all_supported_formats_can_sign() {
     let mail = raw(b"From: a@example.org\n\nHello!\n");
     let old = Dkim::new("example.org", "rsa", RSA_PKCS1).unwrap();
     let after_other_text =
@@ -279,7 +279,7 @@ fn all_formats_of_a_key_can_sign() {
 }
 
 #[test]
-fn the_error_of_an_unusable_key_has_the_reason_but_not_the_key() {
+fn the_error_for_an_unusable_key_gives_the_reason_but_not_the_key() {
     for (pem, why) in [
         (
             include_str!("../../../tests/dkim/keys/short.pem"),
@@ -308,7 +308,7 @@ fn the_error_of_an_unusable_key_has_the_reason_but_not_the_key() {
 }
 
 #[test]
-fn names_cannot_add_a_tag_or_a_line() {
+fn domain_selector_and_header_names_cannot_inject_tags_or_lines() {
     for name in ["", "a;b", "a b", "a\r\nb", ".", "a..b", "bücher.example", "=", &"a".repeat(254)] {
         assert!(Dkim::new(name, "s", ED25519_KEY).is_err(), "{name:?}");
         assert!(Dkim::new("example.org", name, ED25519_KEY).is_err(), "{name:?}");
@@ -320,7 +320,7 @@ fn names_cannot_add_a_tag_or_a_line() {
 }
 
 #[test]
-fn every_occurrence_of_a_header_is_signed_and_from_once_more() {
+fn every_occurrence_of_a_header_is_signed_and_from_is_oversigned() {
     let mail = raw(b"To: b@x\nX-Other: 1\nFROM: a@x\nTo: c@x\nReceived: x\nList-Unsubscribe-Post: x\n\n");
     let h = |dkim: Dkim| {
         let text = text(&dkim.sign(&mail));
@@ -390,7 +390,7 @@ fn an_invalid_message_cannot_be_signed() {
 }
 
 #[test]
-fn content_that_can_be_read_only_once_cannot_be_signed_and_is_not_consumed() {
+fn single_use_content_is_neither_signed_nor_consumed() {
     let envelope = Envelope::new("a@example.org", ["b@example.net"]).unwrap();
     let raw = Raw::reader(envelope, &b"From: a@example.org\n\n"[..]);
     let reader = || Attachment::reader("a", &b"abc"[..]);
@@ -423,7 +423,7 @@ impl Mail for Fickle {
 }
 
 #[test]
-fn bytes_generated_for_each_send_are_sent_as_signed() {
+fn a_mail_that_generates_new_bytes_each_time_is_sent_as_signed() {
     verify(&text(&rsa().sign(&ed25519().sign(&Fickle(0.into()))))).and_then(|once| verify(&once)).unwrap();
 }
 
@@ -453,7 +453,7 @@ fn header() -> impl Strategy<Value = Vec<u8>> {
 
 proptest! {
     #[test]
-    fn any_message_verifies(
+    fn any_signed_message_verifies(
         headers in vec(header(), 0..8),
         end in select(vec!["\n", "\r\n", "\r"]),
         body in vec(prop_oneof![Just(b'\r'), Just(b'\n'), Just(b' '), Just(b'\t'), Just(b'.'), Just(b'a'), 1u8..], 0..100),

@@ -57,7 +57,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rfc_2195_its_example() {
+    fn rfc_2195_example_challenge_gets_the_expected_digest() {
         let mut cram = Cram::new(b"tim", b"tanstaaftanstaaf");
         let answer = cram.answer(b"<1896.697170952@postoffice.reston.mci.net>");
         assert_eq!(answer, Answer::Respond(b"tim b913a602c7eda7a495b4e6e7334d3890".into()));
@@ -66,7 +66,7 @@ mod tests {
 
     // Behaviour 69.
     #[test]
-    fn octets_that_are_not_utf_8_are_hashed_as_they_are() {
+    fn non_utf_8_credentials_are_hashed_unchanged() {
         let mut cram = Cram::new(b"\xca\xc7", b"\xcb\xb5");
         let Answer::Respond(answer) = cram.answer(b"<x>") else { panic!("no answer") };
         assert!(answer.starts_with(b"\xca\xc7 ") && answer.len() == 3 + 32);
@@ -74,14 +74,14 @@ mod tests {
 
     // Threat 69.
     #[test]
-    fn a_challenge_is_neither_empty_nor_huge() {
+    fn empty_and_oversized_cram_md5_challenges_are_cancelled() {
         for challenge in [&b""[..], &[b'x'; MAX_CHALLENGE + 1]] {
             assert!(matches!(Cram::new(b"u", b"p").answer(challenge), Answer::Cancel(_)));
         }
     }
 
     #[test]
-    fn the_digest_is_as_secret_as_the_password() {
+    fn the_digest_is_treated_as_a_secret() {
         let mut cram = Cram::new(b"user", b"secret");
         assert!(matches!(cram.answer(&[b'x'; MAX_CHALLENGE]), Answer::Respond(_)), "the longest");
         assert_eq!(cram.secrets(), [cram.digest.as_bytes()]);

@@ -216,7 +216,7 @@ mod tests {
 
     // Threat 24.
     #[test]
-    fn what_no_mechanism_can_carry_is_refused() {
+    fn credentials_that_no_mechanism_can_carry_are_refused() {
         for credentials in [
             Credentials::new("", "p"),
             Credentials::new("u\0", "p"),
@@ -244,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_that_is_pinned_must_go_with_the_credentials() {
+    fn pinned_mechanisms_must_suit_the_credentials() {
         let (password, token) = (Credentials::new("u", "p").unwrap(), Credentials::token("u", "t").unwrap());
         let list = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
         assert!(password.check(&list(&["XOAUTH2", "PLAIN"])).is_ok());

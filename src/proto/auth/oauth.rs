@@ -54,7 +54,7 @@ mod tests {
     const TOKEN: &str = "vF9dft4qmTc2Nvb3RlckBhbHRhdmlzdGEuY29tCg==";
 
     #[test]
-    fn rfc_7628_the_failed_exchange_over_smtp() {
+    fn rfc_7628_failed_smtp_exchange_is_reproduced() {
         let server = Some(("server.example.com", 587));
         let mut bearer = Bearer::oauthbearer("user@example.com", TOKEN, server);
         assert_eq!(
@@ -76,13 +76,13 @@ mod tests {
     }
 
     #[test]
-    fn rfc_7628_the_user_is_escaped() {
+    fn rfc_7628_user_names_are_escaped() {
         let message = Bearer::oauthbearer("a=b,c", "t", None).initial().unwrap();
         assert_eq!(message, b"n,a=a=3Db=2Cc,\x01auth=Bearer t\x01\x01");
     }
 
     #[test]
-    fn xoauth2_as_google_has_it() {
+    fn xoauth2_matches_the_example_published_by_google() {
         let message = Bearer::xoauth2("someuser@example.com", TOKEN).initial().unwrap();
         assert_eq!(
             BASE64.encode(message),

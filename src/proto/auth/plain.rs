@@ -74,12 +74,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rfc_4616_its_examples() {
+    fn rfc_4616_example_message_is_reproduced() {
         assert_eq!(Once::plain(b"tim", b"tanstaaftanstaaf").initial().unwrap(), b"\0tim\0tanstaaftanstaaf");
     }
 
     #[test]
-    fn login_says_the_user_and_then_the_password_whatever_the_prompts_say() {
+    fn login_sends_user_then_password_whatever_the_prompts_say() {
         let mut login = Login::new(b"u", b"");
         assert_eq!(login.initial(), None);
         assert_eq!(login.answer(b"Password:"), Answer::Respond(b"u".into()));

@@ -285,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn rfc_5802_its_example() {
+    fn rfc_5802_example_exchange_is_reproduced() {
         let mut scram = scram("SCRAM-SHA-1", "fyko+d2lbbFgONRv9qkxdawL", Binding::None);
         assert_eq!(scram.initial().unwrap(), b"n,,n=user,r=fyko+d2lbbFgONRv9qkxdawL");
         let first = b"r=fyko+d2lbbFgONRv9qkxdawL3rfcNHYJY1ZVvWVs7j,s=QSXCR+Q6sek8bf92,i=4096";
@@ -299,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn rfc_7677_its_example() {
+    fn rfc_7677_example_exchange_is_reproduced() {
         let mut scram = rfc_7677();
         assert_eq!(scram.initial().unwrap(), b"n,,n=user,r=rOprNGfwEbeRWgbNEkqO");
         let last = "c=biws,r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,\
@@ -311,7 +311,7 @@ mod tests {
 
     // Threat 67.
     #[test]
-    fn the_signature_may_stand_behind_the_235() {
+    fn the_server_signature_may_follow_the_235_code() {
         let text = |v: &[u8]| format!("2.7.0 {} welcome", BASE64.encode(v));
         assert_eq!(proved().finish(&text(SERVER_FINAL)), Ok(()));
         assert!(proved().finish(&text(b"v=AAAA")).is_err());
@@ -321,7 +321,7 @@ mod tests {
 
     // Threat 67.
     #[test]
-    fn a_wrong_signature_is_the_wrong_server() {
+    fn a_wrong_server_signature_is_rejected() {
         for wrong in ["v=7rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4=", "v=", "", "v=?", "x=1", "m=1"] {
             let mut scram = proved();
             assert!(matches!(scram.answer(wrong.as_bytes()), Answer::RejectServer(_)), "{wrong}");
@@ -334,7 +334,7 @@ mod tests {
 
     // Threats 67 and 68.
     #[test]
-    fn what_the_server_says_first_is_looked_at_before_it_is_hashed() {
+    fn the_server_first_message_is_validated_before_hashing() {
         for (first, why) in [
             ("r=rOprNGfwEbeRWgbNEkqO,s=W22Z,i=4096", "nonce"),
             ("r=another,s=W22Z,i=4096", "nonce"),
@@ -364,14 +364,14 @@ mod tests {
     }
 
     #[test]
-    fn extensions_behind_what_is_known_are_let_be() {
+    fn unknown_trailing_scram_extensions_are_ignored() {
         let mut scram = rfc_7677();
         let first = [SERVER_FIRST, b",x=unknown"].concat();
         assert!(matches!(scram.answer(&first), Answer::Respond(_)));
     }
 
     #[test]
-    fn the_binding_stands_in_the_first_message_and_in_the_last() {
+    fn the_channel_binding_is_in_the_first_and_the_final_message() {
         for (binding, header, c) in [
             (Binding::NotOffered, "y,,", "c=eSws,"),
             (
@@ -389,7 +389,7 @@ mod tests {
     }
 
     #[test]
-    fn every_login_has_a_nonce_of_its_own() {
+    fn each_login_uses_a_new_nonce() {
         let new = || Scram::new("SCRAM-SHA-1", Hash::Sha1, b"a=b,c", b"p", Binding::None, 100_000).unwrap();
         let (one, other) = (new().initial().unwrap(), new().initial().unwrap());
         assert!(one.starts_with(b"n,,n=a=3Db=2Cc,r=") && one.len() == 17 + NONCE / 3 * 4);

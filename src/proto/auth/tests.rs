@@ -100,7 +100,7 @@ fn refused(result: Result<(), Error>) -> (String, Option<u16>) {
 }
 
 #[test]
-fn plain_speaks_first() {
+fn plain_is_preferred_to_login_and_sends_an_initial_response() {
     Talk::new(password(), tls(), "LOGIN PLAIN").end("C: AUTH PLAIN AHVzZXIAczNjcmV0\nS: 235 in").unwrap();
 }
 
@@ -122,7 +122,7 @@ fn a_long_initial_response_waits_for_an_empty_challenge() {
 }
 
 #[test]
-fn a_line_of_512_octets_is_not_too_long() {
+fn an_initial_response_is_sent_only_within_a_line_of_512_octets() {
     for (octets, length) in [(372, MAX_LINE), (373, "AUTH EXTERNAL\r\n".len())] {
         let (said, _) =
             Talk::new(Credentials::external(&"x".repeat(octets)).unwrap(), tls(), "EXTERNAL").fill();
@@ -132,7 +132,7 @@ fn a_line_of_512_octets_is_not_too_long() {
 
 // Threat 66.
 #[test]
-fn login_takes_any_prompt() {
+fn login_accepts_any_prompt() {
     for (first, second) in [
         ("VXNlcm5hbWU6", "UGFzc3dvcmQ6"),
         ("UGFzc3dvcmQ6", "VXNlcm5hbWU6"),
@@ -148,7 +148,7 @@ fn login_takes_any_prompt() {
 
 // Behaviour 66.
 #[test]
-fn the_order_is_ours_and_the_last_refusal_counts() {
+fn our_mechanism_order_applies_and_the_last_refusal_is_reported() {
     let end = Talk::new(password(), tls(), "LOGIN PLAIN").end(
         "C: AUTH PLAIN AHVzZXIAczNjcmV0
          S: 454 4.7.0 not now
@@ -161,7 +161,7 @@ fn the_order_is_ours_and_the_last_refusal_counts() {
 
 // Behaviour 68.
 #[test]
-fn plain_answered_334_is_cancelled() {
+fn plain_is_cancelled_if_answered_with_334() {
     let end = Talk::new(password(), pinned(&["PLAIN"]), "LOGIN PLAIN").end(
         "C: AUTH PLAIN AHVzZXIAczNjcmV0
          S: 334 more?
@@ -173,7 +173,7 @@ fn plain_answered_334_is_cancelled() {
 }
 
 #[test]
-fn why_one_mechanism_failed_is_not_said_of_the_next() {
+fn the_failure_of_one_mechanism_is_not_attributed_to_the_next() {
     let end = Talk::new(password(), tls(), "LOGIN PLAIN").end(
         "C: AUTH PLAIN AHVzZXIAczNjcmV0
          S: 334-bW9y|334 ZQ==
@@ -186,7 +186,7 @@ fn why_one_mechanism_failed_is_not_said_of_the_next() {
 }
 
 #[test]
-fn a_challenge_has_one_line() {
+fn a_multiline_challenge_is_cancelled() {
     let end = Talk::new(Credentials::custom(Chatter).unwrap(), tls(), "X-CHATTER")
         .end("C: AUTH X-CHATTER\nS: 334-aGk=|334 aGk=\nC: *\nS: 501 cancelled");
     assert!(refused(end).0.contains("not valid base64"));
@@ -194,14 +194,14 @@ fn a_challenge_has_one_line() {
 
 // Threat 64.
 #[test]
-fn nothing_is_cancelled_that_is_over() {
+fn a_finished_login_exchange_is_not_cancelled() {
     let end =
         Talk::new(password(), pinned(&["PLAIN"]), "PLAIN").end("C: AUTH PLAIN AHVzZXIAczNjcmV0\nS: 502 no");
     assert_eq!(refused(end).1, Some(502));
 }
 
 #[test]
-fn what_cannot_stand_there_breaks_the_connection() {
+fn misplaced_replies_to_auth_are_protocol_errors() {
     for transcript in [
         "C: AUTH PLAIN AHVzZXIAczNjcmV0\nS: 354 go on",
         "C: AUTH PLAIN AHVzZXIAczNjcmV0\nS: 335 go on",
@@ -214,14 +214,14 @@ fn what_cannot_stand_there_breaks_the_connection() {
 }
 
 #[test]
-fn a_login_that_is_not_over_is_none() {
+fn the_result_of_an_unfinished_login_is_an_error() {
     let mut talk = Talk::new(password(), tls(), "PLAIN");
     talk.fill();
     assert!(matches!(talk.auth.into_result(None), Err(Error::Internal(_))));
 }
 
 #[test]
-fn what_is_no_secret_is_not_masked() {
+fn text_that_is_not_secret_is_not_masked() {
     let mut talk = Talk::new(password(), tls(), "PLAIN");
     talk.play("C: AUTH PLAIN AHVzZXIAczNjcmV0\nS: 535 AA 00 AQ 01").unwrap();
     let Err(Error::Auth { reply: Some(reply), .. }) = talk.auth.into_result(None) else { panic!() };
@@ -230,13 +230,13 @@ fn what_is_no_secret_is_not_masked() {
 
 #[cfg(feature = "sasl")]
 #[test]
-fn no_feature_is_missed_that_is_there() {
+fn an_enabled_feature_is_not_reported_as_missing() {
     let error = Auth::new(password(), pinned(&["PLAIN"]), &capabilities("CRAM-MD5")).unwrap_err();
     assert!(!error.to_string().contains("feature"), "{error}");
 }
 
 #[test]
-fn a_timeout_behind_a_refusal_is_a_timeout() {
+fn a_timeout_after_a_refusal_is_reported_as_a_timeout() {
     let mut talk = Talk::new(password(), tls(), "LOGIN PLAIN");
     talk.play("C: AUTH PLAIN AHVzZXIAczNjcmV0\nS: 535 no").unwrap();
     let result = talk.auth.into_result(Some(Error::Timeout(Phase::Auth)));
@@ -244,7 +244,7 @@ fn a_timeout_behind_a_refusal_is_a_timeout() {
 }
 
 #[test]
-fn a_server_that_hangs_up_behind_its_refusal_has_refused() {
+fn hanging_up_after_a_refused_login_still_counts_as_a_refusal() {
     let play = "C: AUTH PLAIN AHVzZXIAczNjcmV0\nS: 535 no\nC: AUTH LOGIN\n";
     let end = Talk::new(password(), tls(), "PLAIN LOGIN").end(&format!("{play}S: 421 too many"));
     assert_eq!(refused(end).1, Some(535));
@@ -257,7 +257,7 @@ fn a_server_that_hangs_up_behind_its_refusal_has_refused() {
 
 // Threat 90.
 #[test]
-fn without_a_common_mechanism_there_is_no_going_on() {
+fn without_a_common_mechanism_the_login_fails() {
     let none = |options: AuthOptions, offered: &str| {
         refused(Auth::new(password(), options, &capabilities(offered)).map(drop)).0
     };
@@ -272,7 +272,7 @@ fn without_a_common_mechanism_there_is_no_going_on() {
 }
 
 #[test]
-fn a_pinned_list_has_its_own_order() {
+fn pinned_mechanisms_are_tried_in_the_given_order() {
     Talk::new(password(), pinned(&["LOGIN", "PLAIN"]), "PLAIN LOGIN")
         .end(
             "C: AUTH LOGIN
@@ -284,7 +284,7 @@ fn a_pinned_list_has_its_own_order() {
 }
 
 #[test]
-fn external_and_anonymous_say_one_thing() {
+fn external_and_anonymous_send_a_single_response() {
     let talk = |credentials, offered| Talk::new(credentials, tls(), offered);
     talk(Credentials::external("").unwrap(), "PLAIN EXTERNAL").end("C: AUTH EXTERNAL =\nS: 235 in").unwrap();
     talk(Credentials::external("al").unwrap(), "EXTERNAL").end("C: AUTH EXTERNAL YWw=\nS: 235 in").unwrap();
@@ -295,7 +295,7 @@ fn external_and_anonymous_say_one_thing() {
 
 // Threat 63.
 #[test]
-fn an_oauth_failure_is_conceded_and_explained() {
+fn an_oauth_failure_is_acknowledged_and_its_details_are_reported() {
     let json = "eyJzdGF0dXMiOiI0MDEifQ==";
     for (name, initial, concession) in [
         ("OAUTHBEARER", "bixhPXUsAWhvc3Q9aAFwb3J0PTI1AWF1dGg9QmVhcmVyIFQBAQ==", "AQ=="),
@@ -311,7 +311,7 @@ fn an_oauth_failure_is_conceded_and_explained() {
 }
 
 #[test]
-fn oauthbearer_comes_first_and_a_token_that_was_looked_at_is_not_shown_again() {
+fn oauthbearer_comes_first_and_an_examined_token_is_not_resent() {
     let talk = || Talk::new(Credentials::token("u", "t").unwrap(), tls(), "XOAUTH2 PLAIN OAUTHBEARER");
     talk()
         .end(
@@ -331,7 +331,7 @@ fn oauthbearer_comes_first_and_a_token_that_was_looked_at_is_not_shown_again() {
 }
 
 #[test]
-fn a_refused_token_is_asked_for_once_more() {
+fn a_new_token_is_requested_once_after_a_refused_one() {
     let talk = || Talk::new(Credentials::token_later("u").unwrap(), tls(), "XOAUTH2");
     let old = "T: old\nC: AUTH XOAUTH2 dXNlcj11AWF1dGg9QmVhcmVyIG9sZAEB\n";
     let new = "T: new\nC: AUTH XOAUTH2 dXNlcj11AWF1dGg9QmVhcmVyIG5ldwEB\n";
@@ -373,7 +373,7 @@ fn a_second_token_is_used_only_if_it_differs() {
 }
 
 #[test]
-fn two_refusals_on_a_connection_are_enough() {
+fn no_login_is_tried_after_two_refusals_on_a_connection() {
     let plain = "C: AUTH PLAIN AHVzZXIAczNjcmV0\n";
     let mut talk = Talk::new(password(), tls(), "PLAIN");
     talk.play(&format!("{plain}S: 535 no")).unwrap();
@@ -386,7 +386,7 @@ fn two_refusals_on_a_connection_are_enough() {
 }
 
 #[test]
-fn replies_that_say_nothing_of_the_password_do_not_count() {
+fn replies_unrelated_to_the_password_do_not_count_as_refusals() {
     for reply in ["504 no such mechanism", "534 too weak", "454 not now", "432 change it first"] {
         let mut talk = Talk::new(password(), tls(), "PLAIN LOGIN");
         talk.play(&format!("C: AUTH PLAIN AHVzZXIAczNjcmV0\nS: {reply}\nC: AUTH LOGIN\nS: {reply}")).unwrap();
@@ -399,14 +399,14 @@ fn replies_that_say_nothing_of_the_password_do_not_count() {
 }
 
 #[test]
-fn no_token_is_asked_for_that_nobody_wants() {
+fn no_token_is_requested_if_no_mechanism_takes_one() {
     let later = Credentials::token_later("u").unwrap();
     assert!(refused(Auth::new(later, tls(), &capabilities("PLAIN")).map(drop)).0.contains("PLAIN"));
 }
 
 // Threats 70 and 71.
 #[test]
-fn nothing_secret_is_logged_or_kept() {
+fn no_secret_of_a_login_is_logged_or_kept() {
     let b64 = |text: &str| BASE64.encode(text);
     let echo = format!(
         "535-you said s3cret, {}, {}, {}|535 and {} \0user\0s3cret",
@@ -445,7 +445,7 @@ fn nothing_secret_is_logged_or_kept() {
 
 // Threat 71.
 #[test]
-fn a_short_password_does_not_tear_a_long_mask_to_pieces() {
+fn masking_a_short_password_does_not_break_up_a_longer_masked_secret() {
     let mut talk = Talk::new(Credentials::new("u", "A").unwrap(), pinned(&["PLAIN"]), "PLAIN");
     talk.play("C: AUTH PLAIN AHUAQQ==\nS: 535 you said (AHUAQQ==)").unwrap();
     assert_eq!(talk.log[1], "S: 535 you said (***)");
@@ -453,7 +453,7 @@ fn a_short_password_does_not_tear_a_long_mask_to_pieces() {
 
 // Threat 71.
 #[test]
-fn a_secret_is_masked_without_the_white_space_around_it() {
+fn a_secret_is_masked_even_without_its_surrounding_white_space() {
     for secret in ["s3cret\n", "s3cret\r\n", "s3cret ", "\ts3cret", " s3cret "] {
         for echo in ["s3cret", "s3cret, ", &BASE64.encode("s3cret"), &BASE64.encode("s3cret!")] {
             let credentials = Credentials::new("u", secret).unwrap();
@@ -467,7 +467,7 @@ fn a_secret_is_masked_without_the_white_space_around_it() {
 
 // Threat 71.
 #[test]
-fn a_secret_within_more_base64_is_masked_even_without_its_padding() {
+fn a_secret_inside_longer_base64_is_masked_even_without_padding() {
     for before in ["", "x", "xx", "xxx"] {
         for behind in ["", "x", "xx", "xxx"] {
             let longer = BASE64.encode(format!("{before}s3cret{behind}"));
@@ -483,7 +483,7 @@ fn a_secret_within_more_base64_is_masked_even_without_its_padding() {
 
 // Threat 70.
 #[test]
-fn tokens_are_masked_where_they_are_explained() {
+fn tokens_echoed_by_the_server_are_masked() {
     let challenge = BASE64.encode(r#"{"token":"t0ken"}"#);
     let mut talk = Talk::new(Credentials::token("u", "t0ken").unwrap(), tls(), "XOAUTH2");
     talk.fill();
@@ -513,7 +513,7 @@ impl Mechanism for Chatter {
 }
 
 #[test]
-fn a_mechanism_of_the_callers_own() {
+fn a_custom_mechanism_can_succeed_or_fail() {
     let talk = || Talk::new(Credentials::custom(Chatter).unwrap(), tls(), "PLAIN X-CHATTER");
     talk().end("C: AUTH X-CHATTER\nS: 334 aGk=\nC: aGk=\nS: 235 in").unwrap();
     let end = talk().end("C: AUTH X-CHATTER\nS: 334 what?\nC: *\nS: 501 cancelled");
@@ -524,7 +524,7 @@ fn a_mechanism_of_the_callers_own() {
 
 // Threat 65.
 #[test]
-fn challenges_without_end_are_ended() {
+fn an_endless_series_of_challenges_is_cancelled() {
     let endless = "S: 334 aGk=\nC: aGk=\n".repeat(MAX_ANSWERS);
     let end = Talk::new(Credentials::custom(Chatter).unwrap(), tls(), "X-CHATTER")
         .end(&format!("C: AUTH X-CHATTER\n{endless}S: 334 aGk=\nC: *\nS: 501 cancelled"));
@@ -537,7 +537,7 @@ mod sasl {
 
     // Threat 62.
     #[test]
-    fn the_password_is_not_shown_where_others_listen() {
+    fn cram_md5_does_not_fall_back_to_plain_where_others_can_listen() {
         let refusals = "C: AUTH CRAM-MD5\nS: 504 no\n";
         let offered = "LOGIN PLAIN CRAM-MD5";
         let end = Talk::new(password(), AuthOptions::default(), offered).end(refusals);
@@ -554,7 +554,7 @@ mod sasl {
     }
 
     #[test]
-    fn after_a_mechanism_that_hides_the_password_the_next_is_plain_and_no_third_comes() {
+    fn at_most_one_plaintext_login_follows_a_refused_cram_md5_login() {
         let cram = "C: AUTH CRAM-MD5\nS: 535 no\n";
         let plain = "C: AUTH PLAIN AHVzZXIAczNjcmV0\n";
         let all = "LOGIN CRAM-MD5 PLAIN";
@@ -571,7 +571,7 @@ mod sasl {
     }
 
     #[test]
-    fn weaker_mechanisms_that_hide_the_password_are_passed_over() {
+    fn a_refused_hashed_password_is_not_tried_with_weaker_hashes() {
         let proof = |names: &[&str], offered| {
             let options = if names.is_empty() { tls() } else { pinned(names) };
             let mut talk = Talk::new(password(), options, offered);
@@ -589,7 +589,7 @@ mod sasl {
 
     // Behaviour 69.
     #[test]
-    fn a_challenge_that_is_no_base64_leads_to_the_next() {
+    fn an_invalid_base64_challenge_leads_to_the_next_mechanism() {
         Talk::new(password(), tls(), "PLAIN CRAM-MD5")
             .end(
                 "C: AUTH CRAM-MD5
@@ -603,7 +603,7 @@ mod sasl {
     }
 
     #[test]
-    fn rfc_2195_in_a_dialogue() {
+    fn rfc_2195_example_succeeds_in_a_dialogue() {
         Talk::new(Credentials::new("tim", "tanstaaftanstaaf").unwrap(), tls(), "CRAM-MD5")
             .end(
                 "C: AUTH CRAM-MD5
@@ -624,7 +624,7 @@ mod sasl {
     }
 
     #[test]
-    fn the_channel_is_bound_where_both_sides_can() {
+    fn the_channel_is_bound_if_both_sides_support_it() {
         let bound = AuthOptions { channel_binding: Some(vec![7; 32]), ..tls() };
         let exported = AuthOptions { tls_exporter: Some(vec![8; 32]), ..tls() };
         let both = AuthOptions { tls_exporter: Some(vec![8; 32]), ..bound.clone() };
@@ -681,7 +681,7 @@ mod sasl {
 
     // Threat 67.
     #[test]
-    fn a_server_that_proves_nothing_is_not_believed() {
+    fn a_server_that_does_not_prove_itself_is_rejected() {
         for reply in ["235 in", "235 dj1BQUFB", "334 dj1BQUFB", "334"] {
             let mut talk = proved();
             let error = talk.hear(reply).unwrap_err();
@@ -691,7 +691,7 @@ mod sasl {
     }
 
     #[test]
-    fn a_refused_proof_leads_to_the_next() {
+    fn a_refused_scram_proof_leads_to_the_next_mechanism() {
         proved().end("S: 535 no\nC: AUTH PLAIN AHVzZXIAczNjcmV0\nS: 235 in").unwrap();
         let mut told = proved();
         told.play("S: 334 ZT1zM2NyZXQ=\nC: *\nS: 501 e").unwrap(); // e=s3cret
@@ -702,7 +702,7 @@ mod sasl {
 
     // Threat 68.
     #[test]
-    fn too_many_iterations_end_the_mechanism() {
+    fn an_excessive_iteration_count_cancels_the_mechanism() {
         let mut talk = Talk::new(password(), pinned(&["SCRAM-SHA-1"]), "SCRAM-SHA-1");
         let (said, _) = talk.fill();
         let first = BASE64.decode(said.trim_end().rsplit(' ').next().unwrap()).unwrap();
@@ -726,7 +726,7 @@ fn reply() -> impl Strategy<Value = String> {
 
 proptest! {
     #[test]
-    fn any_server_comes_to_an_end_and_a_star_answers_a_challenge(
+    fn any_login_dialogue_ends_and_cancels_only_a_challenge(
         replies in proptest::collection::vec(reply(), 1..9),
         kind in 0..6,
         encrypted in any::<bool>(),

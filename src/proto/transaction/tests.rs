@@ -96,7 +96,7 @@ fn one_by_one(recipients: &[usize], command: usize) -> Option<Again> {
 }
 
 #[test]
-fn a_run_of_452_at_the_end_of_the_recipients_may_have_the_message_in_a_further_transaction() {
+fn trailing_recipients_refused_with_452_go_in_another_transaction() {
     let rest = |rcpt: [&str; 3], end: &str| {
         let replies = [&["250"][..], &rcpt, &["354", end]].concat();
         again(PIPELINING, false, &replies)
@@ -115,7 +115,7 @@ fn a_run_of_452_at_the_end_of_the_recipients_may_have_the_message_in_a_further_t
 }
 
 #[test]
-fn lmtp_has_too_many_recipients_at_rcpt_only() {
+fn only_a_452_to_rcpt_means_too_many_lmtp_recipients() {
     let lmtp = Options { lmtp: true, ..PIPELINING };
     let full = "452 4.5.3 too many";
     let replies = ["250", "250", "250", "250", "354", "250", full, full];
@@ -125,7 +125,7 @@ fn lmtp_has_too_many_recipients_at_rcpt_only() {
 }
 
 #[test]
-fn commands_that_are_misread_in_company_may_be_sent_one_by_one() {
+fn commands_misread_when_pipelined_may_be_resent_one_by_one() {
     let odd = "503 5.5.1 what?";
     let alone = |open, replies: &[&str]| again(PIPELINING, open, replies);
     assert_eq!(alone(false, &["250", odd, odd, odd, odd]), one_by_one(&[0, 1, 2], 2));
@@ -155,7 +155,7 @@ fn commands_that_are_misread_in_company_may_be_sent_one_by_one() {
 }
 
 #[test]
-fn a_command_that_is_accepted_alone_shows_that_the_server_does_not_pipeline() {
+fn a_command_accepted_only_when_sent_alone_disables_pipelining() {
     for (reply, pipelines) in [("250", false), ("503 no", true)] {
         let mut talk = Talk::new(PIPELINING);
         talk.all.message(letter(1).one_by_one(Some(2)));
@@ -170,7 +170,7 @@ fn a_command_that_is_accepted_alone_shows_that_the_server_does_not_pipeline() {
 }
 
 #[test]
-fn what_was_not_answered_may_go_elsewhere_unless_it_is_in_doubt() {
+fn unanswered_messages_may_go_elsewhere_unless_they_are_in_doubt() {
     let chunking = Options { chunking: true, ..PIPELINING };
     let mut talk = Talk::new(chunking);
     for content in ["one", "two"] {
@@ -193,7 +193,7 @@ fn what_was_not_answered_may_go_elsewhere_unless_it_is_in_doubt() {
 }
 
 #[test]
-fn half_of_a_great_many_recipients_of_lmtp_may_be_refused() {
+fn refusing_half_of_very_many_lmtp_recipients_is_fast() {
     // Inserting each answer into a sorted list would take minutes.
     const MANY: usize = 200_000;
     let mut talk = Talk::new(Options { lmtp: true, ..PIPELINING });
@@ -235,7 +235,7 @@ fn half_of_a_great_many_recipients_of_lmtp_may_be_refused() {
 }
 
 #[test]
-fn a_reply_that_is_not_due_is_out_of_step() {
+fn a_reply_that_is_not_due_is_an_error() {
     let mut talk = Talk::new(PIPELINING);
     assert!(talk.hears("250").is_err());
     talk.message(1);
@@ -272,7 +272,7 @@ fn each_reply_has_its_phase() {
 }
 
 #[test]
-fn content_goes_in_chunks_if_a_recipient_was_taken() {
+fn content_goes_in_chunks_only_if_a_recipient_was_accepted() {
     for (reply, want) in [("250", Want::Body(0)), ("550", Want::Result)] {
         let mut talk = Talk::new(Options { chunking: true, ..Options::default() });
         talk.message(1);
@@ -282,7 +282,7 @@ fn content_goes_in_chunks_if_a_recipient_was_taken() {
 }
 
 #[test]
-fn the_reply_to_a_chunk_is_of_the_content() {
+fn the_reply_to_a_chunk_belongs_to_the_body_phase() {
     let mut talk = Talk::new(Options { chunking: true, ..Options::default() });
     talk.message(1);
     talk.play(&["250", "250"]);
@@ -296,7 +296,7 @@ fn the_reply_to_a_chunk_is_of_the_content() {
 }
 
 #[test]
-fn what_all_recipients_refuse_at_the_end_is_refused_there() {
+fn an_lmtp_message_refused_for_all_at_the_end_fails_in_the_end_phase() {
     let mut talk = Talk::new(Options { lmtp: true, ..Options::default() });
     talk.message(1);
     talk.play(&["250", "250", "354"]);
@@ -308,7 +308,7 @@ fn what_all_recipients_refuse_at_the_end_is_refused_there() {
 }
 
 #[test]
-fn a_message_is_said_when_its_end_is() {
+fn a_message_counts_as_said_once_its_end_is_queued() {
     let mut talk = Talk::new(Options::default());
     talk.message(1);
     talk.play(&["250", "250", "354"]);
@@ -333,7 +333,7 @@ fn a_message_is_in_doubt_from_the_first_octet_of_its_last_line() {
 }
 
 #[test]
-fn messages_that_were_lost_are_counted() {
+fn lost_messages_are_counted() {
     let mut talk = Talk::new(Options::default());
     talk.message(1);
     talk.says();
@@ -356,7 +356,7 @@ fn the_next_message_is_wanted_before_the_content_of_this_one() {
 }
 
 #[test]
-fn a_message_that_may_be_waited_for_is_wanted_when_all_is_written() {
+fn a_deferred_message_is_wanted_once_everything_is_written() {
     let mut talk = Talk::new(PIPELINING);
     assert!(talk.all.has_said_all(&talk.out));
     talk.message(1);
@@ -387,7 +387,7 @@ fn a_message_that_may_be_waited_for_is_wanted_when_all_is_written() {
 }
 
 #[test]
-fn behind_a_last_chunk_that_was_taken_nothing_is_open() {
+fn no_transaction_is_open_after_an_accepted_last_chunk() {
     let mut talk = Talk::new(Options { chunking: true, ..Options::default() });
     talk.message(1);
     talk.message(1);
@@ -400,7 +400,7 @@ fn behind_a_last_chunk_that_was_taken_nothing_is_open() {
 }
 
 #[test]
-fn an_envelope_has_joined_however_long_it_is() {
+fn a_joined_envelope_of_any_length_is_unheard_until_its_first_reply() {
     let mut talk = Talk::new(PIPELINING);
     talk.message(1);
     talk.play(&["250", "250", "354"]);
@@ -417,7 +417,7 @@ fn an_envelope_has_joined_however_long_it_is() {
 }
 
 #[test]
-fn a_sender_that_is_taken_behind_a_refused_reset_is_another_transaction() {
+fn a_sender_accepted_after_a_refused_rset_starts_a_new_transaction() {
     let mut talk = Talk::new(Options { chunking: true, ..PIPELINING });
     talk.all.message(letter(1).ahead(true));
     assert_eq!(talk.says(), ("MAIL RCPT".to_owned(), Want::Message));
@@ -435,7 +435,7 @@ fn a_sender_that_is_taken_behind_a_refused_reset_is_another_transaction() {
 }
 
 #[test]
-fn the_reply_to_the_end_is_kept_whole() {
+fn the_reply_to_the_end_of_a_message_is_not_truncated() {
     let mut talk = Talk::new(Options::default());
     talk.message(1);
     talk.play(&["250", "250", "354"]);
@@ -448,7 +448,7 @@ fn the_reply_to_the_end_is_kept_whole() {
 }
 
 #[test]
-fn a_421_to_the_dot_of_a_message_for_nobody_decides_nothing() {
+fn a_421_to_the_dot_of_a_message_without_recipients_is_an_error() {
     let mut talk = Talk::new(PIPELINING);
     talk.message(1);
     talk.all.no_more();
@@ -458,7 +458,7 @@ fn a_421_to_the_dot_of_a_message_for_nobody_decides_nothing() {
 }
 
 #[test]
-fn a_refusal_of_content_for_nobody_that_nobody_asked_for_is_out_of_step() {
+fn an_unsolicited_refusal_without_recipients_is_a_protocol_error() {
     let mut talk = Talk::new(PIPELINING);
     talk.message(1);
     talk.all.no_more();
@@ -468,14 +468,14 @@ fn a_refusal_of_content_for_nobody_that_nobody_asked_for_is_out_of_step() {
 }
 
 #[test]
-fn the_last_reset_has_its_phase() {
+fn a_final_rset_is_in_the_reset_phase() {
     let mut talk = Talk { all: Transactions::new(PIPELINING, true), out: Outbox::default() };
     talk.all.no_more();
     assert_eq!((talk.says().0, talk.all.phase()), ("RSET".to_owned(), Phase::Reset));
 }
 
 #[test]
-fn what_a_server_says_into_the_content_is_its_refusal() {
+fn a_reply_sent_during_the_content_is_a_refusal() {
     for (code, outcome) in [(451, Outcome::Refused), (421, Outcome::NotSent)] {
         let mut talk = Talk::new(Options::default());
         talk.message(1);
@@ -491,7 +491,7 @@ fn what_a_server_says_into_the_content_is_its_refusal() {
 }
 
 #[test]
-fn silence_costs_no_more_than_an_envelope() {
+fn silence_is_not_excused_once_a_second_envelope_is_out() {
     let mut talk = Talk::new(PIPELINING);
     talk.message(1);
     talk.play(&["250", "250", "354"]);
@@ -512,7 +512,7 @@ fn at_hand(talk: &mut Talk, content: &str) {
 }
 
 #[test]
-fn content_that_came_with_a_message_is_not_asked_for_when_it_goes_again() {
+fn content_supplied_with_a_message_is_not_requested_again_on_a_retry() {
     let mut talk = Talk::new(Options { chunking: true, ..PIPELINING });
     at_hand(&mut talk, "one");
     assert_eq!(talk.says(), ("MAIL RCPT".to_owned(), Want::Message));
@@ -534,7 +534,7 @@ fn debug_shows_no_content() {
 }
 
 #[test]
-fn what_was_gathered_of_a_lost_message_does_not_begin_the_next() {
+fn content_of_a_lost_message_does_not_leak_into_the_next() {
     let mut talk = Talk::new(Options { chunking: true, ..Options::default() });
     talk.message(1);
     talk.play(&["250", "250"]);
@@ -552,7 +552,7 @@ fn what_was_gathered_of_a_lost_message_does_not_begin_the_next() {
 }
 
 #[test]
-fn room_of_content_that_has_left_is_not_hoarded() {
+fn only_a_limited_number_of_content_buffers_is_kept() {
     let mut talk = Talk::new(Options { chunking: true, ..PIPELINING });
     (0..100).for_each(|_| at_hand(&mut talk, "Hello"));
     talk.all.no_more();

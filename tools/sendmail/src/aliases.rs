@@ -250,7 +250,7 @@ bad: a@b@c
     }
 
     #[test]
-    fn the_default_is_for_local_recipients_without_an_alias() {
+    fn the_default_alias_applies_to_local_recipients_without_an_alias() {
         for default in ["default: all@example.org", "default: all, all@example.org"] {
             let text = format!("{FILE}{default}\n");
             assert!(expanded(&text, "nobody").unwrap().contains(&"all@example.org".to_owned()));

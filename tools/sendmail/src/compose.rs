@@ -352,7 +352,7 @@ mod tests {
     }
 
     #[test]
-    fn dates_are_those_of_rfc_5322() {
+    fn dates_have_the_form_of_rfc_5322() {
         for (seconds, expected) in [
             (0, "Thu, 1 Jan 1970 00:00:00 +0000"),
             (951_827_696, "Tue, 29 Feb 2000 12:34:56 +0000"),

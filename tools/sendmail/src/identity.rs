@@ -89,7 +89,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn users_are_found_by_number() {
+    fn users_are_found_by_user_id() {
         let passwd = "root:x:0:0:root:/root:/bin/sh\ntoor:x:0:0:The & Other,room 1,555:/root:/bin/sh\nbad\n\
             bob:x:7:7::/:/bin/sh\n";
         let found = |number, logname| find(passwd, number, logname).map(|user| (user.name, user.full_name));
@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn the_full_name_of_a_host_is_in_hosts() {
+    fn the_full_name_of_a_host_is_read_from_the_hosts_file() {
         let hosts = "127.0.0.1 localhost localhost.localdomain\n::1 router # router.example.org\n\
             127.0.1.1 router.example.org router\n10.0.0.1 other.example.org other\n";
         assert_eq!(canonical(hosts, "ROUTER").as_deref(), Some("router.example.org"));

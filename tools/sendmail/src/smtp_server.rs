@@ -516,7 +516,7 @@ mod tests {
     const START: &str = "HELO x\r\nMAIL FROM:<a@x>\r\nRCPT TO:<b@y>\r\n";
 
     #[test]
-    fn every_limit_holds() {
+    fn every_limit_of_the_smtp_server_is_enforced() {
         let limits = Limits { command: 100, recipients: 2, message: 1000, errors: 3, ..Limits::default() };
         let long = session(format!("NOOP {}\r\nNOOP\r\n", "x".repeat(10_000)).as_bytes(), limits);
         assert_eq!(codes(&long), ["220", "500", "250"]);

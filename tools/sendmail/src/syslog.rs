@@ -112,7 +112,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_has_all_facts_and_no_control_character() {
+    fn a_log_line_has_all_facts_and_no_control_character() {
         let envelope = Envelope::new("a@x", ["b@y", "c@z"]).unwrap();
         let entry = Entry {
             id: "1f",
@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_is_bounded() {
+    fn a_log_line_has_a_maximum_length() {
         let recipients: Vec<_> = (0..1000).map(|i| format!("user{i}@example.org")).collect();
         let envelope = Envelope::new("", &recipients).unwrap();
         let result = "é".repeat(1000);

@@ -22,7 +22,7 @@ fn fails(done: &Done, code: i32, why: &str) {
 // Which file and which account.
 
 #[test]
-fn the_user_s_file_is_used_instead_of_the_system_s() {
+fn the_users_file_is_used_instead_of_the_systems() {
     let (world, system, user) = (World::new(), Sink::start(), Sink::start());
     world.system(&format!("url = \"{}\"\nfrom = \"system@example.org\"\n", system.url()));
     is_sent(&world.run(&["b@example.org"], HI));
@@ -39,7 +39,7 @@ fn the_user_s_file_is_used_instead_of_the_system_s() {
 }
 
 #[test]
-fn the_command_line_comes_before_the_environment_and_that_before_the_file() {
+fn the_command_line_overrides_the_environment_which_overrides_the_file() {
     let (world, file, env, line) = (World::new(), Sink::start(), Sink::start(), Sink::start());
     world.user(&format!("url = \"{}\"\nuser = \"u\"\npassword = \"hunter2\"\n", file.url()));
     let mut command = world.command(&["-s", &line.url(), "b@example.org"]);
@@ -154,7 +154,7 @@ fn errors_name_the_file_and_the_line() {
 }
 
 #[test]
-fn the_result_is_json_for_errors_of_the_file_as_well() {
+fn the_result_is_json_even_for_configuration_errors() {
     let world = World::new();
     world.user("x = 1\n");
     let done = world.run(&["--json", "b@example.org"], HI);
@@ -276,7 +276,7 @@ fn missing_fields_are_added() {
 }
 
 #[test]
-fn cron_s_message_gets_domains_and_aliases() {
+fn a_message_from_cron_gets_domains_and_aliases() {
     let (world, sink) = (World::new(), Sink::start());
     world.write("etc/aliases", "root: admin@example.org, ops\nops: o1@example.org\n");
     let message = b"From: root (Cron Daemon)\nTo: root\nSubject: Cron <root@host> date\n\nFrom here\n";
@@ -297,7 +297,7 @@ fn cron_s_message_gets_domains_and_aliases() {
 }
 
 #[test]
-fn a_broken_header_is_sent_as_well() {
+fn a_message_with_a_broken_header_is_still_sent() {
     let (world, sink) = (World::new(), Sink::start());
     for (message, end) in [
         ("no header at all\nsecond line\n", "\n\nno header at all\nsecond line\n"),

@@ -232,14 +232,14 @@ fn json(args: &[&'static str]) -> Vec<&'static str> {
 // The message, octet by octet.
 
 #[test]
-fn a_message_is_sent_and_nothing_is_said() {
+fn a_message_is_sent_without_any_output() {
     let done = send(&accepting(), &["b@example.org"], HI);
     let wire = b"From: a@example.org\r\nTo: b@example.org\r\nSubject: Hi\r\n\r\nHello!\r\n".to_vec();
     assert_eq!(done, Done { code: Some(0), out: String::new(), err: String::new(), wire });
 }
 
 #[test]
-fn octets_beyond_ascii_arrive_as_they_are() {
+fn non_ascii_octets_arrive_unchanged() {
     let script = accepting_from("MAIL FROM:<a@example.org> BODY=8BITMIME");
     let message = b"Subject: caf\xc3\xa9\r\n\r\n\xff\xfe\x80 \x7f\x01\r\n";
     let done = send(&script, ARGS, message);
@@ -301,7 +301,7 @@ fn megabytes_through_a_pipe_arrive_intact() {
 }
 
 #[test]
-fn megabytes_in_a_file_arrive_intact_and_their_size_is_told() {
+fn megabytes_in_a_file_arrive_intact_and_their_size_is_announced() {
     let (message, wire) = big();
     let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("sendmail-big-{}", std::process::id()));
     fs::write(&path, &message).unwrap();
@@ -329,7 +329,7 @@ fn megabytes_in_a_file_arrive_intact_and_their_size_is_told() {
 
 /// Stdin stays open, and nothing more comes from it.
 #[test]
-fn a_server_that_says_goodbye_is_heard_while_stdin_is_long_in_coming() {
+fn a_server_that_closes_is_noticed_while_waiting_for_stdin() {
     let message = [b"From: a@example.org\r\n\r\n", &b"Some line of text\r\n".repeat(80_000)[..]].concat();
     for world in [None, Some("--async").filter(|_| cfg!(feature = "async"))] {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -364,7 +364,7 @@ fn a_server_that_says_goodbye_is_heard_while_stdin_is_long_in_coming() {
 }
 
 #[test]
-fn exactly_one_mebibyte_and_one_more_octet_arrive() {
+fn messages_just_below_and_above_one_mebibyte_arrive() {
     for more in [-1i32, 0, 1, 2] {
         let mut message = b"From: a@example.org\r\n\r\n".to_vec();
         message.resize(((1 << 20) + more) as usize - 2, b'x');
@@ -379,7 +379,7 @@ fn exactly_one_mebibyte_and_one_more_octet_arrive() {
 }
 
 #[test]
-fn the_lines_of_an_mbox_before_the_headers_are_left_out() {
+fn mbox_lines_before_the_headers_are_removed() {
     const FROM: &str = "From 0a0ae3e955ae Mon Sep 17 00:00:00 2001";
     let wire = send(&accepting(), ARGS, HI).wire;
     for before in [
@@ -399,7 +399,7 @@ fn the_lines_of_an_mbox_before_the_headers_are_left_out() {
 }
 
 #[test]
-fn what_only_looks_like_a_line_of_an_mbox_is_sent() {
+fn a_line_that_only_resembles_an_mbox_line_is_sent() {
     for message in [
         &b"From: a@example.org\r\nFrom x\r\n\r\nFrom y\r\n"[..],
         b"From\tx: 1\r\n\r\nFrom y\r\n",
@@ -412,7 +412,7 @@ fn what_only_looks_like_a_line_of_an_mbox_is_sent() {
 }
 
 #[test]
-fn a_line_of_an_mbox_is_left_out_of_what_is_too_big_for_memory() {
+fn an_mbox_line_is_removed_from_a_message_too_large_for_memory() {
     let (message, wire) = big();
     let message = [b"From x Mon Sep 17 00:00:00 2001\n", &*message].concat();
     let done = send(&accepting_from("MAIL FROM:<a@example.org> BODY=8BITMIME"), &["b@example.org"], &message);
@@ -468,12 +468,12 @@ fn bcc_stays_when_the_recipients_are_given() {
 }
 
 #[test]
-fn with_t_and_no_recipients_in_the_headers_the_arguments_will_do() {
+fn with_t_and_no_recipients_in_the_headers_the_arguments_are_used() {
     assert_eq!(send(&accepting(), &["-t", "b@example.org"], b"From: a@example.org\n\n").code, Some(0));
 }
 
 #[test]
-fn bcc_is_removed_from_what_is_too_big_for_memory() {
+fn bcc_is_removed_from_a_message_too_large_for_memory() {
     let (message, wire) = big();
     let message = [b"Bcc: b@example.org\r\n", &*message].concat();
     let done = send(&accepting_from("MAIL FROM:<a@example.org> BODY=8BITMIME"), &["-t"], &message);
@@ -491,7 +491,7 @@ fn the_sender_is_taken_from_the_headers_unless_given() {
 }
 
 #[test]
-fn the_null_sender() {
+fn an_empty_sender_is_the_null_sender() {
     for sender in ["", "<>"] {
         let done = send(&accepting_from("MAIL FROM:<>"), &["-f", sender, "b@example.org"], HI);
         assert_eq!(done.code, Some(0), "{}", done.err);
@@ -499,13 +499,13 @@ fn the_null_sender() {
 }
 
 #[test]
-fn behind_two_dashes_everything_is_a_recipient() {
+fn after_two_dashes_everything_is_a_recipient() {
     let script = [HELLO, MAIL, "C: RCPT TO:<-t@example.org>\nS: 250 OK\n", DATA, QUIT].concat();
     assert_eq!(send(&script, &["-f", "a@example.org", "--", "-t@example.org"], HI).code, Some(0));
 }
 
 #[test]
-fn headers_without_end_are_an_error_only_for_who_needs_them() {
+fn endless_headers_are_an_error_only_if_they_are_needed() {
     let message = [b"From: a@example.org\r\nX: ", "x\r\n ".repeat(600_000).as_bytes()].concat();
     let done = run(&["-s", "smtp://127.0.0.1:1", "b@example.org"], &message);
     assert_eq!((done.code, done.err.contains("headers")), (Some(65), true), "{}", done.err);
@@ -516,7 +516,7 @@ fn headers_without_end_are_an_error_only_for_who_needs_them() {
 // Output.
 
 #[test]
-fn v_tells_the_final_reply() {
+fn v_prints_the_final_reply() {
     let done = send(&accepting(), &[&["-v"], ARGS].concat(), HI);
     assert_eq!((done.code, &*done.out, &*done.err), (Some(0), "250 OK queued as 4711\n", ""));
     let done = send("S: 554-No\nS: 554 service", &[&["-v"], ARGS].concat(), HI);
@@ -524,7 +524,7 @@ fn v_tells_the_final_reply() {
 }
 
 #[test]
-fn vv_tells_the_dialogue() {
+fn vv_prints_the_dialogue() {
     let done = send(&accepting(), &[&["-vv"], ARGS].concat(), HI);
     assert_eq!((done.code, &*done.out), (Some(0), "250 OK queued as 4711\n"));
     let lines: Vec<_> = done.err.lines().collect();
@@ -550,7 +550,7 @@ fn has_no_secret(done: &Done) {
 }
 
 #[test]
-fn no_secret_is_ever_told() {
+fn no_secret_is_ever_printed() {
     let hello = "
         S: 220 mail.example.org
         C: EHLO *
@@ -576,7 +576,7 @@ fn no_secret_is_ever_told() {
 }
 
 #[test]
-fn a_secret_that_the_server_repeats_is_not_told() {
+fn a_secret_that_the_server_repeats_is_not_printed() {
     for code in ["535", "454", "421", "250"] {
         let script = format!(
             "
@@ -614,7 +614,7 @@ fn help_goes_to_stdout() {
 // JSON.
 
 #[test]
-fn json_of_an_accepted_message() {
+fn an_accepted_message_is_reported_as_json() {
     let done = send(&accepting(), &json(ARGS), HI);
     let expected = r#"{"outcome":"accepted","reply":"250 OK queued as 4711","refused":[],"recipients":[{"recipient":"b@example.org","outcome":"accepted","reply":"250 OK queued as 4711"}],"error":null}"#;
     assert_eq!((done.code, done.out), (Some(0), format!("{expected}\n")));
@@ -632,7 +632,7 @@ fn json_is_escaped() {
 }
 
 #[test]
-fn json_tells_all_recipients_that_are_known() {
+fn json_lists_all_known_recipients() {
     let not_sent = |address| format!(r#"{{"recipient":"{address}","outcome":"not_sent","reply":null}}"#);
     let message = b"From: a@example.org\nTo: T <t@example.org>\n\n";
     let address = "a\\u0007@b";
@@ -661,7 +661,7 @@ fn json_tells_all_recipients_that_are_known() {
 // Exit codes.
 
 #[test]
-fn usage_is_64() {
+fn a_usage_error_exits_with_64() {
     for args in [
         &["--nonsense"][..],
         &["-x"],
@@ -688,7 +688,7 @@ fn usage_is_64() {
 }
 
 #[test]
-fn what_is_usage_comes_before_what_is_wrong_with_the_message() {
+fn usage_errors_take_precedence_over_errors_in_the_message() {
     for args in [["-s", "http://x", "a b"], ["--name", "a b", "a b"]] {
         assert_eq!(run(&args, b"").code, Some(64), "{args:?}");
     }
@@ -696,13 +696,13 @@ fn what_is_usage_comes_before_what_is_wrong_with_the_message() {
 
 #[cfg(not(feature = "async"))]
 #[test]
-fn async_is_usage_in_a_build_without_it() {
+fn async_in_a_build_without_it_is_a_usage_error() {
     let done = run(&["--async", "b@example.org"], HI);
     assert_eq!((done.code, done.err.contains("--features async")), (Some(64), true));
 }
 
 #[test]
-fn an_empty_smtp_url_is_none() {
+fn an_empty_smtp_url_counts_as_unset() {
     for (url, why) in [("", "EHLO"), ("smtp:/x", "URL")] {
         let mut command = program();
         command.args(["--name", "a b", "-f", "a@example.org", "b@example.org"]).env("SMTP_URL", url);
@@ -713,7 +713,7 @@ fn an_empty_smtp_url_is_none() {
 }
 
 #[test]
-fn smtp_url_is_the_server() {
+fn smtp_url_names_the_server() {
     let server = Server::plays(&accepting());
     let mut command = program();
     command.args(ARGS).env("SMTP_URL", format!("smtp://127.0.0.1:{}", server.port));
@@ -724,7 +724,7 @@ fn smtp_url_is_the_server() {
 }
 
 #[test]
-fn a_bad_message_or_address_is_65() {
+fn a_bad_message_or_address_exits_with_65() {
     for (args, message) in [
         (&["-f", "a@example.org", "b@c@example.org"][..], HI),
         (&["-f", "a@example.org> SIZE=1", "b@example.org"], HI),
@@ -737,7 +737,7 @@ fn a_bad_message_or_address_is_65() {
 }
 
 #[test]
-fn what_the_server_cannot_take_is_65() {
+fn a_message_the_server_cannot_take_exits_with_65() {
     let plain = "S: 220 mail.example.org\nC: EHLO *\nS: 250-mail.example.org\nS: 250 SIZE 100\n";
     let long = "x".repeat(200);
     for message in [&b"\n\xe9\n"[..], b"\n\0\n", long.as_bytes()] {
@@ -751,7 +751,7 @@ fn what_the_server_cannot_take_is_65() {
 }
 
 #[test]
-fn an_octet_found_late_is_65_and_the_message_is_not_sent() {
+fn a_nul_found_late_exits_with_65_and_the_message_is_not_sent() {
     let (mut message, _) = big();
     message.push(0);
     let script =
@@ -762,7 +762,7 @@ fn an_octet_found_late_is_65_and_the_message_is_not_sent() {
 }
 
 #[test]
-fn a_login_that_is_refused_for_good_is_77_and_for_now_75() {
+fn a_login_refused_permanently_exits_with_77_and_temporarily_with_75() {
     let hello =
         "S: 220 mail.example.org\nC: EHLO *\nS: 250-mail.example.org\nS: 250 AUTH PLAIN\nC: AUTH PLAIN *\n";
     for (reply, code) in [("535 No", 77), ("454 Later", 75), ("421 Bye", 75)] {
@@ -776,7 +776,7 @@ fn a_login_that_is_refused_for_good_is_77_and_for_now_75() {
 
 #[cfg(any(feature = "native-tls", feature = "rustls"))]
 #[test]
-fn tls_that_cannot_be_had_is_77() {
+fn unavailable_tls_exits_with_77() {
     let url = ["-s", "smtp://127.0.0.1:PORT?tls=required"];
     let starttls = "
         S: 220 mail.example.org
@@ -800,14 +800,14 @@ fn tls_that_cannot_be_had_is_77() {
 
 #[cfg(not(any(feature = "native-tls", feature = "rustls")))]
 #[test]
-fn tls_in_a_build_without_it_is_usage() {
+fn tls_in_a_build_without_it_is_a_usage_error() {
     for url in ["smtps://127.0.0.1:1", "smtp://127.0.0.1:1?tls=required"] {
         assert_eq!(run(&[&["-s", url], ARGS].concat(), HI).code, Some(64));
     }
 }
 
 #[test]
-fn a_certificate_that_is_none_is_usage() {
+fn an_invalid_ca_file_is_a_usage_error() {
     for path in ["/nowhere/at/all", concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml")] {
         let done = run(&[&["--cafile", path], ARGS].concat(), HI);
         assert_eq!((done.code, done.err.lines().count()), (Some(64), 1), "{}", done.err);
@@ -815,14 +815,14 @@ fn a_certificate_that_is_none_is_usage() {
 }
 
 #[test]
-fn no_such_host_is_68() {
+fn an_unknown_host_exits_with_68() {
     // An interface that does not exist, so that no name server is asked.
     let done = run(&[&["-s", "smtp://[fe80::1%nowhere]"], ARGS].concat(), HI);
     assert_eq!((done.code, done.err.lines().count()), (Some(68), 1), "{}", done.err);
 }
 
 #[test]
-fn a_connection_lost_after_the_dot_is_74() {
+fn a_connection_lost_after_the_dot_exits_with_74() {
     let script = [HELLO, MAIL, RCPT, "C: DATA\nS: 354 Go on\nC: (the message)\n(closes)"].concat();
     let done = send(&script, &json(ARGS), HI);
     assert_eq!(done.code, Some(74));
@@ -832,13 +832,13 @@ fn a_connection_lost_after_the_dot_is_74() {
 }
 
 #[test]
-fn a_final_reply_that_does_not_come_is_74() {
+fn a_missing_final_reply_exits_with_74() {
     let script = [HELLO, MAIL, RCPT, "C: DATA\nS: 354 Go on\nC: (the message)\n"].concat();
     assert_eq!(send(&script, &[&["--timeout", "0.2"], ARGS].concat(), HI).code, Some(74));
 }
 
 #[test]
-fn a_connection_lost_before_the_dot_is_75() {
+fn a_connection_lost_before_the_dot_exits_with_75() {
     for script in [
         "(closes)".to_owned(),
         [HELLO, "(closes)"].concat(),
@@ -854,7 +854,7 @@ fn a_connection_lost_before_the_dot_is_75() {
 const TWO: &[&str] = &["-f", "a@example.org", "b@example.org", "c@example.org"];
 
 #[test]
-fn some_recipients_refused_is_67_also_when_only_for_now() {
+fn some_recipients_refused_exits_with_67_even_if_only_temporarily() {
     for reply in ["550 5.1.1 No such user", "450 Try again"] {
         let refused = format!("C: RCPT TO:<c@example.org>\nS: {reply}\n");
         let done = send(&[HELLO, MAIL, RCPT, &refused, DATA, QUIT].concat(), &json(TWO), HI);
@@ -868,7 +868,7 @@ fn some_recipients_refused_is_67_also_when_only_for_now() {
 }
 
 #[test]
-fn all_recipients_refused_is_67_and_all_for_now_75() {
+fn all_recipients_refused_exits_with_67_or_temporarily_with_75() {
     for (first, second, code) in [(550, 550, 67), (450, 550, 67), (450, 451, 75)] {
         let rcpt = format!(
             "
@@ -889,7 +889,7 @@ fn all_recipients_refused_is_67_and_all_for_now_75() {
 }
 
 #[test]
-fn all_or_nothing_keeps_it_from_all() {
+fn all_or_nothing_sends_to_nobody_if_one_recipient_is_refused() {
     for (reply, code) in [("550 No", 67), ("450 No", 75)] {
         let refused = format!("C: RCPT TO:<c@example.org>\nS: {reply}\n");
         let script = [HELLO, MAIL, RCPT, &refused, RSET, QUIT].concat();
@@ -900,7 +900,7 @@ fn all_or_nothing_keeps_it_from_all() {
 }
 
 #[test]
-fn a_refusal_for_good_is_69_and_for_now_75() {
+fn a_permanent_refusal_exits_with_69_and_a_temporary_one_with_75() {
     for (digit, code) in [('5', 69), ('4', 75)] {
         let reply = format!("S: {digit}52 No\n");
         for script in [
@@ -919,7 +919,7 @@ fn a_refusal_for_good_is_69_and_for_now_75() {
 }
 
 #[test]
-fn a_refused_ehlo_is_69_or_75_whatever_follows() {
+fn a_refused_ehlo_exits_with_69_or_75_whatever_follows() {
     let greeting = "S: 220 hi\nC: EHLO *\n";
     for (script, code, reply) in [
         ("S: 550 5.7.1 Not you\nC: HELO *\nS: 503 What?\n", 69, "550 5.7.1 Not you"),
@@ -935,7 +935,7 @@ fn a_refused_ehlo_is_69_or_75_whatever_follows() {
 }
 
 #[test]
-fn no_server_is_75() {
+fn an_unreachable_server_exits_with_75() {
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let url = format!("smtp://127.0.0.1:{port}");
     let done = run(&[&["-s", &url], ARGS].concat(), HI);
@@ -944,13 +944,13 @@ fn no_server_is_75() {
 }
 
 #[test]
-fn a_silent_server_is_75_when_the_time_is_up() {
+fn a_silent_server_exits_with_75_at_the_timeout() {
     let done = send("", &[&["--timeout", "0.2"], ARGS].concat(), HI);
     assert_eq!((done.code, done.err.contains("timed out")), (Some(75), true), "{}", done.err);
 }
 
 #[test]
-fn a_dripping_server_is_75_at_the_deadline() {
+fn a_dripping_server_exits_with_75_at_the_deadline() {
     let begin = Instant::now();
     let script = ["S: 220 mail.example.org\nC: EHLO *\n", "(drips)"].concat();
     let done = send(&script, &[&["--deadline", "0.5"], ARGS].concat(), HI);
@@ -969,13 +969,13 @@ fn times_may_be_fractions_however_they_are_written() {
 }
 
 #[test]
-fn times_may_be_long() {
+fn very_long_times_are_accepted() {
     let args = ["--timeout", "1e18", "--deadline", "99999999999.5"];
     assert_eq!(send(&accepting(), &[&args, ARGS].concat(), HI).code, Some(0));
 }
 
 #[test]
-fn what_is_no_smtp_is_76() {
+fn a_server_that_does_not_speak_smtp_exits_with_76() {
     for script in ["S: HTTP/1.1 400 Bad Request", "S: 220-mail\nS: 250 mail", "S: 250 mail"] {
         assert_eq!(send(script, ARGS, HI).code, Some(76), "{script}");
     }
@@ -986,7 +986,7 @@ fn what_is_no_smtp_is_76() {
 const PIPELINING: &str = "S: 220 mail.example.org\nC: EHLO *\nS: 250-mail.example.org\nS: 250 PIPELINING\n";
 
 #[test]
-fn commands_go_ahead_of_the_replies_where_that_is_offered() {
+fn commands_are_pipelined_where_pipelining_is_offered() {
     let script = "
         C: MAIL FROM:<a@example.org>
         C: RCPT TO:<b@example.org>
@@ -1002,7 +1002,7 @@ fn commands_go_ahead_of_the_replies_where_that_is_offered() {
 }
 
 #[test]
-fn without_pipelining_each_waits_for_the_one_before() {
+fn without_pipelining_each_command_waits_for_the_previous_reply() {
     let script = [PIPELINING, MAIL, RCPT, DATA, QUIT].concat();
     assert_eq!(send(&script, &[&["--no-pipelining"], ARGS].concat(), HI).code, Some(0));
 }
@@ -1055,7 +1055,7 @@ fn taking(keywords: &str, parameters: &str) -> String {
 }
 
 #[test]
-fn lmtp_tells_of_each_recipient() {
+fn lmtp_reports_the_result_for_each_recipient() {
     let begin = "
         S: 220 mail.example.org
         C: LHLO client.example.org
@@ -1103,7 +1103,7 @@ fn unix_sockets_are_reached_by_url() {
 }
 
 #[test]
-fn a_message_goes_by_bdat_where_that_is_wanted_and_offered() {
+fn a_message_is_sent_by_bdat_where_it_is_requested_and_offered() {
     let args = ["-s", "smtp://127.0.0.1:PORT", "--chunking", "b@example.org"];
     let content = "From: a@example.org\r\nTo: b@example.org\r\nSubject: Hi\r\n\r\nHello!\r\n";
     let bdat = format!("C: BDAT {0} LAST\n-- read {0}\n", content.len());
@@ -1120,7 +1120,7 @@ fn a_message_goes_by_bdat_where_that_is_wanted_and_offered() {
 }
 
 #[test]
-fn reports_are_asked_for_as_sendmail_does_or_by_name() {
+fn delivery_reports_are_requested_with_sendmails_options_or_by_name() {
     let server = ["-s", "smtp://127.0.0.1:PORT"];
     for (args, mail, rcpt) in [
         (&["-N", "success,delay", "-R", "hdrs", "-V", "QQ+1"][..], " RET=HDRS ENVID=QQ+2B1", "SUCCESS,DELAY"),
@@ -1232,7 +1232,7 @@ mod tls {
     const URL: &[&str] = &["-s", "smtps://127.0.0.1:PORT", "--cafile", certs!("ca.pem"), "b@example.org"];
 
     #[test]
-    fn a_client_certificate_is_shown_and_logs_in() {
+    fn a_client_certificate_is_presented_and_can_log_in() {
         let script =
             taking("AUTH EXTERNAL", "").replacen("C: MAIL", "C: AUTH EXTERNAL =\nS: 235 Yes\nC: MAIL", 1);
         let script = format!("-- tls good mutual\n{script}");
@@ -1252,7 +1252,7 @@ mod tls {
     }
 
     #[test]
-    fn a_client_certificate_that_is_none_is_usage() {
+    fn an_invalid_client_certificate_is_a_usage_error() {
         let url = ["-s", "smtps://127.0.0.1:1"];
         for args in [
             &["--key", certs!("client.key")][..],
@@ -1268,7 +1268,7 @@ mod tls {
     }
 
     #[test]
-    fn check_tells_of_tls() {
+    fn check_reports_whether_tls_is_used() {
         let check = |script: &str| {
             let server = support::Server::playing(script);
             let url = format!("smtps://127.0.0.1:{}", server.port());
@@ -1288,7 +1288,7 @@ mod tls {
     }
 
     #[test]
-    fn tls_can_be_asked_for_all_the_way() {
+    fn requiretls_can_be_requested() {
         let args = [&["--requiretls"], URL].concat();
         let script = format!("-- tls good\n{}", taking("REQUIRETLS", " REQUIRETLS"));
         assert_eq!(with(playing(&script), None, &args).code, Some(0));
@@ -1302,7 +1302,7 @@ mod tls {
 }
 
 #[test]
-fn what_cron_and_mail_readers_pass_is_taken() {
+fn the_options_that_cron_and_mail_readers_pass_are_accepted() {
     for args in [
         &["-FCronDaemon", "-i", "-B8BITMIME", "-oem", "-fa@example.org", "b@example.org"][..],
         &["-FCronDaemon", "-i", "-odi", "-oem", "-oi", "-t", "-f", "a@example.org"],
@@ -1345,7 +1345,7 @@ fn what_cron_and_mail_readers_pass_is_taken() {
 }
 
 #[test]
-fn whatever_help_names_is_known() {
+fn every_option_named_in_the_help_is_known() {
     let help = run(&["--help"], b"").out;
     let words =
         help.split(|c: char| c.is_whitespace() || ",*()".contains(c)).filter(|word| word.starts_with('-'));
@@ -1360,7 +1360,7 @@ fn whatever_help_names_is_known() {
 }
 
 #[test]
-fn recipients_that_the_message_was_not_sent_to_are_told() {
+fn recipients_that_the_message_was_not_sent_to_are_reported() {
     let first = "
         -- hello LIMITS RCPTMAX=1
         C: MAIL FROM:<a@example.org>

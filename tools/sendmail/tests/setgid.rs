@@ -110,7 +110,7 @@ fn shows_no_secret(done: &Done) {
 }
 
 #[test]
-fn another_user_sends_with_the_system_s_password_and_never_sees_it() {
+fn another_user_sends_with_the_systems_password_and_never_sees_it() {
     let sink = Sink::start();
     let Some(installed) = Installed::new(&config(&sink)) else { return };
     let cat = finish(installed.command("cat", &["/etc/postino.conf"]), b"");
@@ -158,7 +158,7 @@ fn the_server_and_the_login_of_the_system_cannot_be_replaced() {
 }
 
 #[test]
-fn a_user_s_file_is_read_with_the_user_s_rights() {
+fn a_users_file_is_read_with_the_users_rights() {
     let (sink, thief) = (Sink::start(), Sink::start());
     let Some(installed) = Installed::new(&config(&sink)) else { return };
     // The user's server gets nothing of the system's configuration.
@@ -184,7 +184,7 @@ fn a_user_s_file_is_read_with_the_user_s_rights() {
 }
 
 #[test]
-fn commands_never_have_the_group() {
+fn password_commands_never_run_with_the_group() {
     let sink = Sink::start();
     let start = format!("url = \"{}\"\nuser = \"u\"\n", sink.url());
     let Some(installed) = Installed::new("") else { return };
@@ -213,7 +213,7 @@ fn commands_never_have_the_group() {
 }
 
 #[test]
-fn errors_of_the_system_s_file_show_nothing_of_it() {
+fn errors_in_the_systems_file_reveal_nothing_of_it() {
     for text in ["password = hunter2\n", "url = \"x\"\nhunter2 = 1\n", "hunter2\n", "user = \"hunter2\"\n"] {
         let Some(installed) = Installed::new(text) else { return };
         let done = installed.run(&["b@example.org"]);
@@ -223,7 +223,7 @@ fn errors_of_the_system_s_file_show_nothing_of_it() {
 }
 
 #[test]
-fn without_the_group_the_system_s_file_is_an_error_and_not_ignored() {
+fn without_the_group_the_systems_file_is_an_error_and_not_ignored() {
     let sink = Sink::start();
     let Some(installed) = Installed::new(&config(&sink)) else { return };
     fs::set_permissions(installed.folder.join("sendmail"), fs::Permissions::from_mode(0o755)).unwrap();
@@ -234,7 +234,7 @@ fn without_the_group_the_system_s_file_is_an_error_and_not_ignored() {
 }
 
 #[test]
-fn a_set_user_id_program_does_nothing() {
+fn a_set_user_id_program_refuses_to_run() {
     let Some(installed) = Installed::new("") else { return };
     fs::set_permissions(installed.folder.join("sendmail"), fs::Permissions::from_mode(0o4755)).unwrap();
     let done = installed.run(&["b@example.org"]);

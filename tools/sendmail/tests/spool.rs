@@ -218,7 +218,7 @@ fn nothing_is_lost_or_sent_twice_whenever_the_program_is_killed() {
 }
 
 #[test]
-fn what_cannot_be_sent_now_is_kept_and_shown_by_mailq() {
+fn messages_that_cannot_be_sent_now_are_kept_and_shown_by_mailq() {
     let world = World::new();
     configure(&world, 1);
     let message = b"From: a@example.org\nTo: b@example.net\nX-Token: 1\n\nHello\n";
@@ -248,7 +248,7 @@ fn queue_turns_the_spool_on() {
 }
 
 #[test]
-fn without_a_spool_its_options_say_so() {
+fn without_a_spool_its_options_are_an_error() {
     let world = World::new();
     world.system("url = \"smtp://127.0.0.1:1\"\n");
     for args in [&["-q"][..], &["-bp"], &["--resend", "X"]] {
@@ -264,7 +264,7 @@ fn without_a_spool_its_options_say_so() {
 }
 
 #[test]
-fn a_permanent_refusal_is_the_exit_code_and_nothing_is_kept() {
+fn a_permanent_refusal_sets_the_exit_code_and_nothing_is_kept() {
     let world = World::new();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     configure(&world, listener.local_addr().unwrap().port());

@@ -177,34 +177,34 @@ mod tests {
     }
 
     #[test]
-    fn a_message_without_lines_is_due() {
+    fn a_message_without_lines_in_its_record_is_due() {
         assert_eq!(fate(2, ""), Fate::Due);
         assert_eq!(Record::read(2, b"").next, 0);
     }
 
     #[test]
-    fn a_process_that_was_killed_while_sending_leaves_doubt() {
+    fn a_process_killed_while_sending_leaves_the_message_in_doubt() {
         assert_eq!(fate(1, "sending 7\n"), Fate::Doubt);
         assert_eq!(fate(1, "sending 7\ntried 8 9 451 later\n"), Fate::Due);
         assert_eq!(fate(1, "tried 8 9 451 later\nsending 7\n"), Fate::Doubt);
     }
 
     #[test]
-    fn a_torn_line_counts_for_nothing() {
+    fn an_incomplete_line_is_ignored() {
         let record = Record::read(1, b"tried 8 9 451 later\nsending 10");
         assert_eq!((record.fate(), record.next, record.tries), (Fate::Due, 9, 1));
         assert_eq!(record.length, b"tried 8 9 451 later\n".len());
     }
 
     #[test]
-    fn only_recipients_that_are_left_are_in_doubt() {
+    fn only_the_remaining_recipients_are_in_doubt() {
         let record = Record::read(2, b"accepted 0\ntried 1 2 busy\nsending 3\n");
         assert_eq!(record.recipients[0], State::Accepted);
         assert!(matches!(record.recipients[1], State::Doubt(_)));
     }
 
     #[test]
-    fn refusals_are_told_once() {
+    fn refusals_are_reported_only_once() {
         assert_eq!(fate(2, "accepted 0\nrefused 1 550 no\n"), Fate::Bounce);
         assert_eq!(fate(2, "accepted 0\nrefused 1 550 no\ntold\n"), Fate::Done);
         assert_eq!(fate(2, "doubt 0 lost\nrefused 1 550 no\n"), Fate::Bounce);
@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn whatever_the_file_contains_is_read() {
+    fn a_record_with_any_content_can_be_read() {
         for text in [
             "\n\n",
             "accepted\n",

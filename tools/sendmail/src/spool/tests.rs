@@ -115,7 +115,7 @@ fn a_server_that_cannot_be_reached_is_tried_once_in_a_run() {
 }
 
 #[test]
-fn only_the_rest_is_sent_again() {
+fn a_message_is_sent_again_only_to_the_remaining_recipients() {
     let server =
         Server::builder().refuse_recipient("bob@example.org", "450 4.2.0 greylisted").start().unwrap();
     let (scratch, other) = (Scratch::new(), Server::start().unwrap());
@@ -182,7 +182,7 @@ fn a_message_that_is_too_old_is_returned() {
 }
 
 #[test]
-fn a_process_killed_while_it_was_sending_leaves_doubt_and_one_killed_before_does_not() {
+fn only_a_process_killed_while_sending_leaves_a_message_in_doubt() {
     let (scratch, server) = (Scratch::new(), Server::start().unwrap());
     let id = scratch.queue("alice@example.org", &["bob@example.org"]);
     let entry = scratch.spool.lock(Place::Queue, &id).unwrap().unwrap();
@@ -207,7 +207,7 @@ fn a_process_killed_while_it_was_sending_leaves_doubt_and_one_killed_before_does
 }
 
 #[test]
-fn a_message_that_another_process_works_on_is_left_alone() {
+fn a_message_in_use_by_another_process_is_left_alone() {
     let scratch = Scratch::new();
     let id = scratch.queue("alice@example.org", &["bob@example.org"]);
     let entry = scratch.spool.lock(Place::Queue, &id).unwrap().unwrap();
@@ -218,7 +218,7 @@ fn a_message_that_another_process_works_on_is_left_alone() {
 }
 
 #[test]
-fn the_limits_hold() {
+fn the_limits_of_the_spool_are_enforced() {
     let scratch = Scratch::with_limits(1, 1 << 20);
     scratch.queue("alice@example.org", &["bob@example.org"]);
     let request = Request { to: vec!["bob@example.org".into()], ..Request::default() };
@@ -232,7 +232,7 @@ fn the_limits_hold() {
 }
 
 #[test]
-fn what_is_not_a_message_is_left_alone() {
+fn files_that_are_not_messages_are_left_alone() {
     let scratch = Scratch::new();
     fs::write(scratch.folder.join("queue/README"), "").unwrap();
     fs::write(scratch.folder.join("queue/00000000000000"), "postino spool 9\ncontent 5\n\n").unwrap();
