@@ -194,14 +194,16 @@ pub enum Error {
         /// Whether the proxy may be able to connect to the server later.
         is_transient: bool,
     },
-    /// The server's certificate is not trusted: its name does not match, its issuer is unknown, or it has expired, for
-    /// example. To fix this, add the issuer with [`ca_certificate`](crate::Builder::ca_certificate), set
+    /// The server's certificate is not trusted: its name does not match, its issuer is unknown, it has expired, or it is
+    /// not pinned, for example. To fix this, add the issuer with [`ca_certificate`](crate::Builder::ca_certificate), trust
+    /// this certificate with [`pinned_certificate`](crate::Builder::pinned_certificate), set
     /// [`tls_name`](crate::Builder::tls_name), or (insecurely) disable TLS.
     Certificate {
         /// The name that the certificate was checked against.
         name: String,
         /// What is wrong with it, usually in OpenSSL's words, such as `certificate has expired`, `self-signed
-        /// certificate`, `hostname mismatch`, or `unable to get local issuer certificate` for an unknown CA.
+        /// certificate`, `hostname mismatch`, or `unable to get local issuer certificate` for an unknown CA. If
+        /// it is not pinned, the text contains its hashes.
         reason: String,
         /// The TLS library's error.
         source: Cause,
@@ -550,7 +552,7 @@ impl fmt::Display for Error {
             Error::Proxy { proxy, what, .. } => write!(f, "the proxy {proxy} did not connect: {what}"),
             Error::Certificate { name, reason, .. } => write!(
                 f,
-                "the certificate for {name} is not trusted: {reason} (Builder::ca_certificate adds an issuer, Builder::tls_name sets another name)"
+                "the certificate for {name} is not trusted: {reason} (Builder::ca_certificate adds an issuer, Builder::pinned_certificate trusts one certificate, Builder::tls_name sets another name)"
             ),
             Error::Tls { source } => write!(f, "TLS handshake failed: {source}"),
             Error::TlsRequired => f.write_str("TLS is required, but the server does not offer STARTTLS"),

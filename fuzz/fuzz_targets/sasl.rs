@@ -48,6 +48,7 @@ fuzz_target!(|input: &[u8]| {
         .encrypted(encrypted)
         .local(local)
         .channel_binding((connection & 4 != 0).then(|| vec![7; 32]))
+        .tls_exporter((connection & 16 != 0).then(|| vec![8; 32]))
         .max_scram_iterations(4_100); // the fuzzer has no time
     if connection & 8 != 0 {
         options = options.server("mail.example.org", 587);

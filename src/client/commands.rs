@@ -482,9 +482,11 @@ impl Client {
     /// | [`Credentials::external`] | `EXTERNAL` (RFC 4422 appendix A) |
     /// | [`Credentials::anonymous`] | `ANONYMOUS` (RFC 4505) |
     ///
-    /// SCRAM-SHA-256-PLUS is bound to the server's certificate (tls-server-end-point, RFC 5929 §4). Without TLS, or if
-    /// the certificate has no such binding, it fails with [`Error::Auth`]. If a server refuses a token, its explanation
-    /// is in the `details` of the [`Error::Auth`].
+    /// SCRAM-SHA-256-PLUS is bound to the TLS connection (tls-exporter, RFC 9266) with TLS 1.3 and
+    /// [`TlsBackend::Rustls`](crate::TlsBackend::Rustls), and otherwise to the server's certificate (tls-server-end-point,
+    /// RFC 5929 §4). SMTP servers do not say which of these they take: Dovecot 2.4 takes only the first. If a server
+    /// refuses the first, the second is tried. Without TLS, or if there is neither, the login fails with
+    /// [`Error::Auth`]. If a server refuses a token, its explanation is in the `details` of the [`Error::Auth`].
     ///
     /// # Errors
     ///

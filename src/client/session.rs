@@ -181,6 +181,7 @@ impl Client {
             encrypted: self.is_encrypted(),
             local: self.is_local(),
             channel_binding: self.channel_binding(),
+            tls_exporter: self.tls_exporter(),
             server: match &self.settings().server {
                 Server::Host(host, port) => Some((host.tls_name.clone(), *port)),
                 Server::Unix(_) => None,

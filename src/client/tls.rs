@@ -40,6 +40,47 @@ impl Builder {
         self
     }
 
+    /// Trusts the server if its certificate has this SHA-256 (of the whole certificate, in DER), whoever has issued it:
+    /// 64 hexadecimal digits, with or without colons, or base64. For servers with a self-signed certificate, and for
+    /// devices without a clock or without CAs. May be called more than once, also together with
+    /// [`pinned_public_key`](Builder::pinned_public_key): one pin that matches is enough. Defaults to none.
+    ///
+    /// A pin takes the place of everything else that is verified: the issuer, the name and the validity period do not
+    /// count (as for the certificates of DANE-EE, RFC 7671 §5.1), and the CAs of the system are not read. The server still
+    /// has to prove that it has the private key. Any other certificate is an
+    /// [`Error::Certificate`](crate::Error::Certificate) whose text contains its hashes; nothing is sent to that server.
+    /// A certificate that is renewed has another hash, so pin its successor as well, or pin the public key. To require a
+    /// pin *and* a trusted issuer, use a custom verifier (`rustls_config`).
+    ///
+    /// OpenSSL's command prints the hash of a certificate: `openssl x509 -in server.pem -noout -fingerprint -sha256`.
+    ///
+    /// A malformed hash is an [`Error::Config`](crate::Error::Config) before connecting, and so are pins together with
+    /// [`ca_certificate`](Builder::ca_certificate),
+    /// [`danger_accept_invalid_certs`](Builder::danger_accept_invalid_certs) or
+    /// [`danger_accept_invalid_hostnames`](Builder::danger_accept_invalid_hostnames). With [`TlsBackend::NativeTls`], the
+    /// pins are compared after the handshake: a server that is not pinned gets nothing but the
+    /// [`client_certificate`](Builder::client_certificate), if it asks for one. On macOS, iOS and Windows, pins need
+    /// [`TlsBackend::Rustls`].
+    pub fn pinned_certificate(mut self, sha256: impl AsRef<str>) -> Builder {
+        self.config.tls.pin_certificate(sha256.as_ref());
+        self
+    }
+
+    /// Trusts the server if the public key of its certificate has this SHA-256 (of the SubjectPublicKeyInfo in DER, as in
+    /// RFC 7469 §2.4), in base64 or as 64 hexadecimal digits. Unlike the pin of a certificate, this one outlives a
+    /// renewal that keeps the key. The rest is as with [`pinned_certificate`](Builder::pinned_certificate). Defaults to
+    /// none.
+    ///
+    /// These commands print the hash:
+    ///
+    /// ```sh
+    /// openssl x509 -in server.pem -noout -pubkey | openssl pkey -pubin -outform DER | openssl dgst -sha256
+    /// ```
+    pub fn pinned_public_key(mut self, sha256: impl AsRef<str>) -> Builder {
+        self.config.tls.pin_public_key(sha256.as_ref());
+        self
+    }
+
     /// Presents this certificate to servers that ask for one. `chain` is PEM text: the client's certificate, followed
     /// by those that lead to its root. `key` is the private key in PEM, as PKCS#8 (`-----BEGIN PRIVATE KEY-----`)
     /// without a password. If one text contains both, pass it as both arguments. This setting replaces
@@ -128,5 +169,12 @@ impl Client {
     #[must_use]
     pub fn channel_binding(&self) -> Option<Vec<u8>> {
         self.link.stream.tls().and_then(TlsStream::end_point)
+    }
+
+    /// Returns 32 octets that bind a login to this TLS connection alone (`tls-exporter`, RFC 9266 §2). They are `None`
+    /// without TLS 1.3, on a closed connection, and with [`TlsBackend::NativeTls`], which cannot export them.
+    #[must_use]
+    pub fn tls_exporter(&self) -> Option<Vec<u8>> {
+        self.link.stream.tls().and_then(TlsStream::exporter)
     }
 }

@@ -154,6 +154,11 @@ impl<S: Read + Write> TlsStream<S> {
         each!(self, stream => stream.end_point())
     }
 
+    /// Returns the data that binds to this connection (tls-exporter, RFC 9266), in TLS 1.3 and if the library has it.
+    pub fn exporter(&self) -> Option<Vec<u8>> {
+        each!(self, stream => stream.exporter())
+    }
+
     /// Returns the server's certificate, in DER.
     pub fn peer_certificate(&self) -> Option<Vec<u8>> {
         each!(self, stream => stream.peer_certificate())
@@ -183,5 +188,36 @@ impl<S: Read + Write> Write for TlsStream<S> {
 
     fn flush(&mut self) -> io::Result<()> {
         each!(self, stream => stream.flush())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn truncated_certificates_and_keys_are_refused() {
+        let ca: &[u8] = include_bytes!("../../tests/support/certs/ca.der");
+        let pem: &[u8] = include_bytes!("../../tests/support/certs/client.pem");
+        let key: &[u8] = include_bytes!("../../tests/support/certs/client.key");
+        let archive: &[u8] = include_bytes!("../../tests/support/certs/client.p12");
+        // The last line may lack these.
+        for (backend, end) in [(TlsBackend::NativeTls, "-\n".len()), (TlsBackend::Rustls, "-----\n".len())] {
+            if !backend.is_available() {
+                continue;
+            }
+            let is_root = |root: &[u8]| Roots::read(backend, [root].into_iter()).is_ok();
+            let is_identity = |archive| Identity::read(backend, &archive).is_ok();
+            let is_pair =
+                |chain: &[u8], key: &[u8]| is_identity(Archive::Pem { chain: chain.into(), key: key.into() });
+            let is_pkcs12 =
+                |der: &[u8]| is_identity(Archive::Pkcs12 { der: der.into(), password: "secret".into() });
+            assert!(is_root(ca) && is_root(pem) && is_pair(pem, key));
+            assert_eq!(is_pkcs12(archive), backend == TlsBackend::NativeTls);
+            assert!((0..ca.len()).all(|n| !is_root(&ca[..n])));
+            assert!((0..pem.len() - end).all(|n| !is_root(&pem[..n]) && !is_pair(&pem[..n], key)));
+            assert!((0..key.len() - end).all(|n| !is_pair(pem, &key[..n])));
+            assert!((0..archive.len()).all(|n| !is_pkcs12(&archive[..n])));
+        }
     }
 }

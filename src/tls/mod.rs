@@ -10,12 +10,13 @@
 //! | item | what it is |
 //! |---|---|
 //! | `AVAILABLE` | `true` |
+//! | `PINS` | whether it can compare the server's certificate with pins |
 //! | `Certificate` | a CA to trust, read |
 //! | `roots(&[u8])` | reads CAs whose form was checked: PEM, or one in DER |
 //! | `Identity` | a client certificate with its key: `pem(chain, key)`, `pkcs12(der, password)`; no `Debug` |
 //! | `Connector` | built from the options by `new`; cheap to clone; `connect` begins a handshake |
 //! | `Paused<S>` | a handshake that would have to wait: `get_mut`, `resume` |
-//! | `TlsStream<S>` | `Read` and `Write`; `get_mut`, `shutdown`, `end_point`, `peer_certificate`, `version`, `cipher_suite` |
+//! | `TlsStream<S>` | `Read` and `Write`; `get_mut`, `shutdown`, `end_point`, `exporter`, `peer_certificate`, `version`, `cipher_suite` |
 //!
 //! It also needs a third type in `either.rs`, the setters in `src/tls_connector.rs` for what its users build themselves, its
 //! name in every `cfg(any(feature = …))`, and in the lists of features in `.ci/run` and `tests/all`.
@@ -37,12 +38,14 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
+mod der;
 mod either;
 mod key;
 #[cfg(feature = "native-tls")]
 mod native;
 #[cfg(not(all(feature = "native-tls", feature = "rustls")))]
 mod none;
+mod pin;
 mod root;
 #[cfg(feature = "rustls")]
 mod rustls;
@@ -57,6 +60,7 @@ pub(crate) use self::either::Paused;
 pub(crate) use self::either::{Connector, TlsStream};
 use self::{
     either::{Identity, Roots},
+    pin::Pin,
     root::{MAX_FILE, Root},
 };
 use crate::Error;
@@ -85,9 +89,11 @@ pub enum TlsVersion {
 /// | | native-tls with OpenSSL | rustls |
 /// |---|---|---|
 /// | common name of a certificate without other names | used | ignored (RFC 9525 §2) |
-/// | certificates of X.509 version 1 | yes | no, not even with [`danger_accept_invalid_certs`](crate::Builder::danger_accept_invalid_certs) |
+/// | certificates of X.509 version 1 | yes | no, not even with a pin or [`danger_accept_invalid_certs`](crate::Builder::danger_accept_invalid_certs) |
 /// | [`client_pkcs12`](crate::Builder::client_pkcs12) | yes | no: an [`Error::Config`](crate::Error::Config) |
-/// | resuming the session of an earlier connection | no | yes, among clones of a builder |
+/// | [pins](crate::Builder::pinned_certificate) are compared | after the handshake (not on macOS, iOS and Windows) | during the handshake |
+/// | [`Client::tls_exporter`](crate::Client::tls_exporter), for SCRAM-SHA-256-PLUS | `None` | with TLS 1.3 |
+/// | resuming the session of an earlier connection | no | yes, among clones of a builder, with the server of the same name on any port: it proves that it is the one whose certificate was verified |
 /// | [`tls_version`](crate::Client::tls_version), [`tls_cipher_suite`](crate::Client::tls_cipher_suite) | `None` | yes |
 /// | renegotiation in TLS 1.2 | yes | no |
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -106,6 +112,14 @@ impl TlsBackend {
         match self {
             TlsBackend::NativeTls => native::AVAILABLE,
             TlsBackend::Rustls => rustls::AVAILABLE,
+        }
+    }
+
+    /// Returns whether it can compare a certificate with pins on this system.
+    fn has_pins(self) -> bool {
+        match self {
+            TlsBackend::NativeTls => native::PINS,
+            TlsBackend::Rustls => rustls::PINS,
         }
     }
 
@@ -159,6 +173,8 @@ struct Options {
     /// CAs to trust in addition to those of the system.
     roots: Vec<Result<Root, Flaw>>,
     no_system_roots: bool,
+    /// If there are any, the CAs are not used.
+    pins: Vec<Result<Pin, Flaw>>,
     identity: Option<Result<Archive, Flaw>>,
     min_version: TlsVersion,
     accept_invalid_certs: bool,
@@ -177,6 +193,7 @@ impl Options {
         self.backend.is_none()
             && self.roots.is_empty()
             && !self.no_system_roots
+            && self.pins.is_empty()
             && self.identity.is_none()
             && self.min_version == TlsVersion::default()
             && !self.accept_invalid_certs
@@ -206,6 +223,14 @@ impl TlsSettings {
 
     pub fn set_system_roots(&mut self, trusted: bool) {
         self.options().no_system_roots = !trusted;
+    }
+
+    pub fn pin_certificate(&mut self, sha256: &str) {
+        self.options().pins.push(pin::hash(sha256).map(Pin::Certificate));
+    }
+
+    pub fn pin_public_key(&mut self, sha256: &str) {
+        self.options().pins.push(pin::hash(sha256).map(Pin::PublicKey));
     }
 
     pub fn set_identity_pem(&mut self, chain: &[u8], key: &[u8]) {
@@ -288,10 +313,12 @@ impl TlsSettings {
                 format!("tls_backend: postino was built without the feature `{feature}`").into(),
             ));
         }
-        if !self.options.roots.is_empty() || self.has_identity() {
+        let Options { roots, pins, .. } = &self.options;
+        if !roots.is_empty() || !pins.is_empty() || self.has_identity() {
             TlsSettings::available()?;
         }
-        let flaw = self.options.roots.iter().find_map(|root| root.as_ref().err());
+        let flaw = roots.iter().find_map(|root| root.as_ref().err());
+        let flaw = flaw.or_else(|| pins.iter().find_map(|pin| pin.as_ref().err()));
         if let Some(flaw) = flaw.or_else(|| self.identity().err()) {
             return Err(Error::Config(flaw.clone().into()));
         }
@@ -301,10 +328,30 @@ impl TlsSettings {
                     .into(),
             ));
         }
-        let Options { no_system_roots, roots, accept_invalid_certs, .. } = &self.options;
+        let Options { no_system_roots, accept_invalid_certs, accept_invalid_hostnames, .. } = &self.options;
+        if !pins.is_empty() {
+            return self.check_pins(roots.is_empty() && !accept_invalid_certs && !accept_invalid_hostnames);
+        }
         if *no_system_roots && roots.is_empty() && !accept_invalid_certs {
             return Err(Error::Config(
                 "no certificate could be trusted: system_roots is off, and no ca_certificate was set".into(),
+            ));
+        }
+        Ok(())
+    }
+
+    /// Checks that there may be pins; `alone` says whether nothing else determines which certificates are trusted.
+    fn check_pins(&self, alone: bool) -> Result<(), Error> {
+        if !self.options.backend().has_pins() {
+            return Err(Error::Config(
+                "on this system, pinned_certificate and pinned_public_key need TlsBackend::Rustls".into(),
+            ));
+        }
+        if !alone {
+            return Err(Error::Config(
+                "pinned_certificate and pinned_public_key take the place of ca_certificate, \
+                 danger_accept_invalid_certs and danger_accept_invalid_hostnames, and cannot be combined with them"
+                    .into(),
             ));
         }
         Ok(())
@@ -373,6 +420,7 @@ impl fmt::Display for Options {
         write!(f, "{own} CAs added")?;
         for (set, what) in [
             (self.no_system_roots, "system CAs not trusted"),
+            (!self.pins.is_empty(), "pins instead of CAs"),
             (self.identity.is_some(), "a client certificate"),
             (self.accept_invalid_certs, "INVALID CERTIFICATES ACCEPTED"),
             (self.accept_invalid_hostnames, "INVALID HOST NAMES ACCEPTED"),
@@ -391,6 +439,7 @@ impl fmt::Debug for TlsSettings {
             .field("backend", &self.options.backend())
             .field("roots", &self.options.roots.len())
             .field("system_roots", &!self.options.no_system_roots)
+            .field("pins", &self.options.pins.len())
             .field("client_certificate", &self.has_identity())
             .field("min_version", &self.options.min_version)
             .field("accept_invalid_certs", &self.options.accept_invalid_certs)

@@ -5,7 +5,8 @@ use std::{
     fmt,
     io::{self, ErrorKind, Read, Write},
     net::IpAddr,
-    sync::Arc,
+    path::PathBuf,
+    sync::{Arc, OnceLock},
 };
 
 use ::rustls::{
@@ -24,12 +25,17 @@ use ::rustls::{
 use ring::digest::{Algorithm, SHA256, SHA384, SHA512, digest};
 
 use super::{
-    Flaw, Options, TlsVersion, not_tls, refusal,
+    Flaw, Options, TlsVersion,
+    der::{Fields, element, parts},
+    not_tls,
+    pin::{self, Pin},
+    refusal,
     root::{NONE, is_pem},
 };
 use crate::{Error, Phase};
 
 pub(super) const AVAILABLE: bool = true;
+pub(super) const PINS: bool = true;
 
 pub(super) type Certificate = CertificateDer<'static>;
 
@@ -165,6 +171,15 @@ impl<S: Read + Write> TlsStream<S> {
     pub fn end_point(&self) -> Option<Vec<u8>> {
         let certificate = self.certificate()?;
         Some(digest(end_point_hash(certificate)?, certificate).as_ref().to_vec())
+    }
+
+    /// Returns the data that binds to this connection (tls-exporter, RFC 9266 §2): only in TLS 1.3, because rustls does
+    /// not tell whether a connection in TLS 1.2 has what §4.2 requires, the extended master secret.
+    pub fn exporter(&self) -> Option<Vec<u8>> {
+        self.version().filter(|version| *version == TlsVersion::Tls1_3)?;
+        let exported =
+            self.connection.export_keying_material([0; 32], b"EXPORTER-Channel-Binding", Some(b""));
+        exported.ok().map(|data| data.to_vec())
     }
 
     /// Returns the server's certificate, in DER.
@@ -317,14 +332,18 @@ impl Identity {
 }
 
 /// Verifies the server's certificate, as far as the options want it.
-#[derive(Debug)]
 struct Verifier {
-    /// `None` accepts any certificate.
-    webpki: Option<Arc<WebPkiServerVerifier>>,
-    /// The CAs that were added.
-    added: Vec<Certificate>,
-    any_name: bool,
+    trust: Trust,
     algorithms: WebPkiSupportedAlgorithms,
+}
+
+enum Trust {
+    /// Any certificate.
+    Blind,
+    /// A certificate that has one of these pins.
+    Pins(Vec<Pin>),
+    /// A certificate of one of the CAs.
+    Cas { cas: Cas, any_name: bool },
 }
 
 impl Verifier {
@@ -333,27 +352,136 @@ impl Verifier {
         roots: &[Certificate],
         algorithms: WebPkiSupportedAlgorithms,
     ) -> Result<Verifier, Flaw> {
-        let webpki = if options.accept_invalid_certs { None } else { Some(webpki(options, roots)?) };
-        let any_name = options.accept_invalid_hostnames;
-        Ok(Verifier { webpki, added: roots.to_vec(), any_name, algorithms })
+        let trust = if options.accept_invalid_certs {
+            Trust::Blind
+        } else if !options.pins.is_empty() {
+            Trust::Pins(options.pins.iter().flatten().copied().collect())
+        } else {
+            let any_name = options.accept_invalid_hostnames;
+            Trust::Cas { cas: Cas::new(options, roots)?, any_name }
+        };
+        Ok(Verifier { trust, algorithms })
     }
 }
 
-fn webpki(options: &Options, roots: &[Certificate]) -> Result<Arc<WebPkiServerVerifier>, Flaw> {
-    let mut store = RootCertStore::empty();
-    if !options.no_system_roots {
-        let system = ::rustls_native_certs::load_native_certs();
-        store.add_parsable_certificates(system.certs);
-        for e in &system.errors {
-            log::debug!(target: "postino", "could not read system CAs: {e}");
+/// The CAs. The system has most of them twice: together in a file, and one by one in a folder. The folder takes longer to
+/// read, so that is done only if the file does not contain the issuer: once, in the handshake. (OpenSSL too reads of the
+/// folder what it needs.)
+struct Cas {
+    first: Store,
+    /// With the folder, if `first` is without it.
+    all: Option<OnceLock<Option<Store>>>,
+    added: Vec<Certificate>,
+}
+
+struct Store {
+    roots: Arc<RootCertStore>,
+    webpki: Arc<WebPkiServerVerifier>,
+}
+
+impl Cas {
+    fn new(options: &Options, added: &[Certificate]) -> Result<Cas, Flaw> {
+        let file = if options.no_system_roots { Vec::new() } else { system_file() };
+        let has_more = !file.is_empty();
+        let system = if has_more || options.no_system_roots { file } else { whole_system() };
+        let first = match Store::new(system, added) {
+            Err(_) if has_more => Store::new(whole_system(), added)?, // the file has none that can be used
+            first => first?,
+        };
+        Ok(Cas { first, all: has_more.then(OnceLock::new), added: added.to_vec() })
+    }
+
+    /// Verifies with the CAs that are read, and if these do not include the issuer, with all.
+    fn verify(
+        &self,
+        verify: impl Fn(&Store) -> Result<ServerCertVerified, ::rustls::Error>,
+    ) -> Result<ServerCertVerified, ::rustls::Error> {
+        match verify(&self.first) {
+            Err(::rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer)) => {}
+            verified => return verified,
+        }
+        let all = self
+            .all
+            .as_ref()
+            .and_then(|all| all.get_or_init(|| Store::new(whole_system(), &self.added).ok()).as_ref());
+        all.map_or_else(|| Err(CertificateError::UnknownIssuer.into()), verify)
+    }
+}
+
+impl Store {
+    fn new(system: Vec<Certificate>, added: &[Certificate]) -> Result<Store, Flaw> {
+        let mut roots = RootCertStore::empty();
+        roots.add_parsable_certificates(system);
+        roots.add_parsable_certificates(added.iter().cloned());
+        if roots.is_empty() {
+            return Err("no CA certificate was found on this system, and no ca_certificate was set".into());
+        }
+        let (roots, provider) = (Arc::new(roots), Arc::new(provider::default_provider()));
+        let webpki = WebPkiServerVerifier::builder_with_provider(roots.clone(), provider).build();
+        Ok(Store { roots, webpki: webpki.map_err(|e| e.to_string())? })
+    }
+
+    fn verify(
+        &self,
+        certificate: &CertificateDer<'_>,
+        chain: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, ::rustls::Error> {
+        match self.webpki.verify_server_cert(certificate, chain, name, ocsp, now) {
+            // The certificate says that it is a CA's, as those made by OpenSSL's command `req -x509` do. It was valid at
+            // this time; the name was not verified yet.
+            Err(::rustls::Error::InvalidCertificate(CertificateError::Other(e)))
+                if format!("{e:?}").contains("CaUsedAsEndEntity") =>
+            {
+                match self.holds(certificate) {
+                    Some(true) => verify_server_name(&ParsedCertificate::try_from(certificate)?, name)
+                        .map(|()| ServerCertVerified::assertion()),
+                    _ if is_self_issued(certificate) == Some(true) => {
+                        Err(CertificateError::UnknownIssuer.into())
+                    }
+                    _ => Err(CertificateError::Other(e).into()),
+                }
+            }
+            verified => verified,
         }
     }
-    store.add_parsable_certificates(roots.iter().cloned());
-    if store.is_empty() {
-        return Err("no CA certificate was found on this system, and no ca_certificate was set".into());
+
+    /// Returns whether it is the certificate of one of the CAs, or at least has its name and its key. Who has the key could
+    /// issue any certificate anyway, and the handshake proves that the server has it.
+    fn holds(&self, certificate: &[u8]) -> Option<bool> {
+        let mut fields = Fields::read(certificate)?;
+        let (_, key) = element(&mut fields.public_key)?;
+        Some(
+            self.roots
+                .roots
+                .iter()
+                .any(|ca| *ca.subject == *fields.subject && *ca.subject_public_key_info == *key),
+        )
     }
-    let provider = Arc::new(provider::default_provider());
-    WebPkiServerVerifier::builder_with_provider(Arc::new(store), provider).build().map_err(|e| e.to_string())
+}
+
+/// Reads the CAs of the system from the file that contains them all, if there is one.
+fn system_file() -> Vec<Certificate> {
+    let set = |variable| std::env::var_os(variable).map(PathBuf::from);
+    let file = match (set("SSL_CERT_FILE"), set("SSL_CERT_DIR")) {
+        (None, None) if cfg!(not(any(windows, target_vendor = "apple"))) => {
+            ::openssl_probe::probe().cert_file
+        }
+        (file, _) => file,
+    };
+    let read = file.and_then(|file| CertificateDer::pem_file_iter(file).ok());
+    read.map(|all| all.flatten().collect()).unwrap_or_default()
+}
+
+/// Reads the CAs of the system from everywhere.
+fn whole_system() -> Vec<Certificate> {
+    let system = ::rustls_native_certs::load_native_certs();
+    for e in &system.errors {
+        log::debug!(target: "postino", "reading the system's CAs: {e}");
+    }
+    system.certs
 }
 
 impl ServerCertVerifier for Verifier {
@@ -366,28 +494,31 @@ impl ServerCertVerifier for Verifier {
         now: UnixTime,
     ) -> Result<ServerCertVerified, ::rustls::Error> {
         use CertificateError::{NotValidForName, NotValidForNameContext, Other, UnknownIssuer};
-        let Some(webpki) = &self.webpki else { return Ok(ServerCertVerified::assertion()) };
-        let verified = match webpki.verify_server_cert(certificate, chain, name, ocsp, now) {
-            // The server presents the certificate that was added as a CA, and that says that it is one. All else was
-            // verified except the name.
-            Err(::rustls::Error::InvalidCertificate(Other(e)))
-                if format!("{e:?}").contains("CaUsedAsEndEntity")
-                    && self.added.iter().any(|ca| ca == certificate) =>
-            {
-                verify_server_name(&ParsedCertificate::try_from(certificate)?, name)
-                    .map(|()| ServerCertVerified::assertion())
+        let distrust = |reason| Err(Other(OtherError(Arc::new(Distrust(reason)))).into());
+        let (cas, any_name) = match &self.trust {
+            Trust::Blind => return Ok(ServerCertVerified::assertion()),
+            Trust::Pins(pins) => {
+                return pin::verify(pins, certificate, sha256)
+                    .map_or_else(distrust, |()| Ok(ServerCertVerified::assertion()));
             }
-            Err(::rustls::Error::InvalidCertificate(UnknownIssuer))
-                if is_self_issued(certificate) == Some(true) =>
-            {
-                Err(Other(OtherError(Arc::new(SelfSigned))).into())
+            Trust::Cas { cas, any_name } => (cas, *any_name),
+        };
+        let verified = match cas.verify(|store| store.verify(certificate, chain, name, ocsp, now)) {
+            Err(::rustls::Error::InvalidCertificate(UnknownIssuer)) => {
+                if is_self_issued(certificate) == Some(true) {
+                    distrust("self-signed certificate".to_owned())
+                } else if chain.iter().any(|issuer| is_self_issued(issuer) == Some(true)) {
+                    distrust("self-signed certificate in certificate chain".to_owned())
+                } else {
+                    Err(UnknownIssuer.into())
+                }
             }
             verified => verified,
         };
         match verified {
             // The name is verified last.
             Err(::rustls::Error::InvalidCertificate(NotValidForName | NotValidForNameContext { .. }))
-                if self.any_name =>
+                if any_name =>
             {
                 Ok(ServerCertVerified::assertion())
             }
@@ -418,51 +549,31 @@ impl ServerCertVerifier for Verifier {
     }
 }
 
-/// The certificate is signed with its own key, or at least says so.
-#[derive(Debug)]
-struct SelfSigned;
-
-impl fmt::Display for SelfSigned {
+impl fmt::Debug for Verifier {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("self-signed certificate")
+        f.debug_struct("Verifier").finish_non_exhaustive()
     }
 }
 
-impl std::error::Error for SelfSigned {}
+/// Why a certificate is not trusted, if webpki has no error for it.
+#[derive(Debug)]
+struct Distrust(String);
 
-/// Reads the tag and the content of the next DER element (X.690 §8.1), and leaves the rest.
-fn element<'d>(der: &mut &'d [u8]) -> Option<(u8, &'d [u8])> {
-    let (&[tag, length], mut rest) = der.split_first_chunk()?;
-    let mut length = usize::from(length);
-    if length > 0x84 {
-        return None;
+impl fmt::Display for Distrust {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
     }
-    if length >= 0x80 {
-        let (digits, behind) = rest.split_at_checked(length - 0x80)?;
-        length = digits.iter().fold(0, |length, digit| length << 8 | usize::from(*digit));
-        rest = behind;
-    }
-    let (content, behind) = rest.split_at_checked(length)?;
-    *der = behind;
-    Some((tag, content))
 }
 
-/// Returns the two parts of a certificate before its signature (RFC 5280 §4.1): the content, and the algorithm.
-fn parts(mut certificate: &[u8]) -> Option<(&[u8], &[u8])> {
-    let (_, mut parts) = element(&mut certificate)?;
-    Some((element(&mut parts)?.1, element(&mut parts)?.1))
+impl std::error::Error for Distrust {}
+
+fn sha256(octets: &[u8]) -> pin::Hash {
+    digest(&SHA256, octets).as_ref().try_into().unwrap_or_default()
 }
 
 /// Returns whether issuer and subject are the same.
 fn is_self_issued(certificate: &[u8]) -> Option<bool> {
-    let mut rest = parts(certificate)?.0;
-    if rest.first() == Some(&0xa0) {
-        element(&mut rest)?; // the version
-    }
-    let mut field = || element(&mut rest);
-    let (_serial, _algorithm, issuer, _validity, subject) =
-        (field()?, field()?, field()?, field()?, field()?);
-    Some(issuer == subject)
+    Fields::read(certificate).map(|fields| fields.issuer == fields.subject)
 }
 
 /// Returns the hash function of tls-server-end-point: that of the signature, except that SHA-256 replaces MD5 and SHA-1.
@@ -496,21 +607,6 @@ mod tests {
 
     fn certificate(pem: &[u8]) -> Certificate {
         CertificateDer::from_pem_slice(pem).unwrap()
-    }
-
-    #[test]
-    fn truncated_certificates_and_keys_are_refused() {
-        let ca: &[u8] = include_bytes!("../../tests/support/certs/ca.der");
-        assert!(roots(ca).is_ok());
-        assert!((0..ca.len()).all(|n| roots(&ca[..n]).is_err()));
-        let pem: &[u8] = include_bytes!("../../tests/support/certs/client.pem");
-        let key: &[u8] = include_bytes!("../../tests/support/certs/client.key");
-        assert!(roots(pem).is_ok() && Identity::pem(pem, key).is_ok());
-        let end = "-----\n".len(); // the last line may lack these
-        assert!(
-            (0..pem.len() - end).all(|n| roots(&pem[..n]).is_err() && Identity::pem(&pem[..n], key).is_err())
-        );
-        assert!((0..key.len() - end).all(|n| Identity::pem(pem, &key[..n]).is_err()));
     }
 
     #[test]
@@ -579,7 +675,7 @@ mod tests {
         );
         let other = include_bytes!("../../tests/support/certs/self-signed.pem");
         let e = verified(&any_name, other, CA).unwrap_err();
-        assert!(format!("{e:?}").contains("CaUsedAsEndEntity"), "{e:?}");
+        assert!(format!("{e:?}").contains("self-signed certificate"), "{e:?}");
     }
 
     /// A transport that always has to wait.

@@ -1,6 +1,6 @@
 //! Which servers are trusted, and how the client authenticates itself with a certificate.
 
-use std::{io::Read, net::TcpListener, process::Command, thread};
+use std::{io::Read, net::TcpListener, path::Path, process::Command, thread};
 
 use postino::{Error, Security, TlsVersion};
 
@@ -9,7 +9,7 @@ use crate::{
     Pool,
     support::{
         journal,
-        tls::{CA, der, end_point, identity},
+        tls::{CA, der, end_point, file_name, fingerprints, identity},
     },
 };
 
@@ -178,29 +178,114 @@ fn without_the_systems_cas_the_given_ones_are_still_trusted() {
     reasons(&trusting().system_roots(false), "unknown-issuer", "127.0.0.1");
 }
 
-/// Runs the test again in a process for which `SSL_CERT_FILE` makes the CA one of the system's. True in that process.
-fn with_the_ca_in_the_system(test: &str) -> bool {
+/// Runs the test again in a process for which this file and this folder contain the CAs of the system. True in that
+/// process.
+fn with_cas_of_the_system(test: &str, file: &str, folder: Option<&Path>) -> bool {
     if std::env::var_os("POSTINO_TEST_IN_CHILD").is_some() {
         return true;
     }
-    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/certs/ca.pem");
+    let file = format!("{}/tests/support/certs/{file}", env!("CARGO_MANIFEST_DIR"));
     let (_, module) = module_path!().split_once("::").unwrap();
     let mut child = Command::new(std::env::current_exe().unwrap());
     child.args(["--exact", &format!("{module}::{test}"), "--nocapture"]);
-    let output = child.env("SSL_CERT_FILE", file).env("POSTINO_TEST_IN_CHILD", "1").output().unwrap();
+    child.env("SSL_CERT_FILE", file).env("POSTINO_TEST_IN_CHILD", "1").env_remove("SSL_CERT_DIR");
+    let output = child.envs(folder.map(|folder| ("SSL_CERT_DIR", folder))).output().unwrap();
     let said = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success() && said.contains("1 passed"), "{said}");
     false
 }
 
+/// OpenSSL looks into the folder only for what the file does not contain, and rustls is made to do the same.
+#[test]
+fn a_ca_of_the_system_may_be_in_the_folder_only() {
+    let folder = std::env::temp_dir().join(format!("postino-{}-{:?}", std::process::id(), backend()));
+    std::fs::create_dir_all(&folder).unwrap();
+    std::fs::write(folder.join(file_name(CA)), CA).unwrap();
+    if with_cas_of_the_system(
+        "a_ca_of_the_system_may_be_in_the_folder_only",
+        "unknown-client.pem",
+        Some(&folder),
+    ) {
+        let client = client();
+        accepted(&client, "good");
+        reasons(&client, "unknown-issuer", "127.0.0.1");
+        reasons(&client, "self-signed", "127.0.0.1");
+        accepted(&client.clone().ca_certificate(identity("self-signed").0), "good");
+        accepted(&client.clone().ca_certificate(identity("self-signed").0), "self-signed");
+        reasons(&client.ca_certificate(identity("self-signed").0).system_roots(false), "good", "127.0.0.1");
+    }
+    std::fs::remove_dir_all(&folder).unwrap();
+}
+
 #[test]
 fn the_systems_cas_are_trusted_unless_turned_off() {
-    if with_the_ca_in_the_system("the_systems_cas_are_trusted_unless_turned_off") {
+    if with_cas_of_the_system("the_systems_cas_are_trusted_unless_turned_off", "ca.pem", None) {
         accepted(&client(), "good");
         accepted(&client().ca_certificate(identity("self-signed").0), "good");
         let own_only = client().ca_certificate(identity("self-signed").0).system_roots(false);
         reasons(&own_only, "good", "127.0.0.1");
         accepted(&own_only.system_roots(true), "good");
+    }
+}
+
+/// The hashes of a certificate and of its public key.
+fn pins(certificate: &str) -> [String; 2] {
+    let (whole, key) = fingerprints(identity(certificate).0);
+    [whole, key].map(|hash| hash.iter().map(|octet| format!("{octet:02x}")).collect())
+}
+
+// Behaviour 60, threat 7.
+#[test]
+fn a_pinned_server_is_trusted_whatever_else_its_certificate_says() {
+    for certificate in
+        ["self-signed", "expired", "not-yet-valid", "unknown-issuer", "other-host", "for-clients"]
+    {
+        let [whole, key] = pins(certificate);
+        for builder in [
+            client().pinned_certificate(&whole),
+            client().pinned_public_key(&key).system_roots(false),
+            client().pinned_certificate(&key).pinned_public_key(&whole).pinned_public_key(&key),
+        ] {
+            accepted(&builder, certificate);
+            accepted(&builder, &format!("{certificate} 1.2"));
+        }
+    }
+    let (chain, key) = identity("client");
+    let known = client().client_certificate(chain, key).pinned_certificate(&pins("self-signed")[0]);
+    accepted(&known, "self-signed mutual");
+}
+
+/// With native-tls, the server has completed the handshake by then.
+// Behaviour 60, threat 7.
+#[test]
+fn a_server_that_is_not_pinned_gets_nothing_but_the_handshake() {
+    let [whole, key] = pins("good");
+    let [other_whole, other_key] = pins("self-signed");
+    for builder in [
+        client().pinned_certificate(&other_whole).pinned_public_key(&other_key),
+        // Each is a hash of the other kind.
+        client().pinned_certificate(&key).pinned_public_key(&whole),
+    ] {
+        for version in ["good", "good 1.2"] {
+            for (security, before) in [(Security::Implicit, ""), (Security::StartTls, CONSENT)] {
+                let server = Server::playing(match backend() {
+                    TlsBackend::Rustls => format!("{before}-- no tls {version}"),
+                    _ => format!("{before}-- tls {version}\n-- ignore"),
+                });
+                let builder =
+                    builder.clone().port(server.port()).security(security).credentials("user", "secret");
+                let error = connect_error(&builder);
+                assert!(error.is_permanent() && error.source().is_some());
+                let Error::Certificate { reason, .. } = error else { panic!("{error:?}") };
+                assert!(
+                    reason.contains("not pinned") && reason.contains(&whole) && reason.contains(&key),
+                    "{reason}"
+                );
+                let heard = String::from_utf8(server.finish()).unwrap();
+                let expected = if before.is_empty() { "" } else { "EHLO client.example.org\r\nSTARTTLS\r\n" };
+                assert_eq!(heard, expected);
+            }
+        }
     }
 }
 
@@ -287,6 +372,7 @@ fn invalid_tls_settings_fail_before_connecting() {
     let convert = "openssl pkcs8 -topk8 -nocrypt";
     let broken = String::from_utf8_lossy(key).replace("\nM", "\n?");
     let archives = backend() == TlsBackend::NativeTls;
+    let [pin, _] = pins("good");
     // Nobody listens at this port, and no connection is attempted.
     let client = || client().port(1).security(Security::StartTls);
     for (builder, why) in [
@@ -307,6 +393,11 @@ fn invalid_tls_settings_fail_before_connecting() {
         (client().client_pkcs12("nonsense", "secret"), "PKCS#12"),
         (client().client_pkcs12("", ""), "PKCS#12"),
         (client().system_roots(false), "no certificate could be trusted"),
+        (client().pinned_certificate(""), "SHA-256"),
+        (client().pinned_public_key("nonsense"), "SHA-256"),
+        (client().pinned_certificate(&pin).ca_certificate(CA), "take the place of"),
+        (client().pinned_certificate(&pin).danger_accept_invalid_certs(true), "take the place of"),
+        (client().pinned_public_key(&pin).danger_accept_invalid_hostnames(true), "take the place of"),
     ] {
         match connect_error(&builder) {
             Error::Config(text) => assert!(text.contains(why), "{text}"),
@@ -391,6 +482,7 @@ fn a_custom_tls_connector_is_used_unchanged() {
         used.clone().client_certificate(chain, key),
         used.clone().client_pkcs12(P12, "secret"),
         used.clone().min_tls_version(TlsVersion::Tls1_3),
+        used.clone().pinned_certificate(&pins("good")[0]),
         used.clone().tls_backend(backend()),
         used.clone().danger_accept_invalid_certs(true),
         used.clone().danger_accept_invalid_hostnames(true),
@@ -400,6 +492,100 @@ fn a_custom_tls_connector_is_used_unchanged() {
             matches!(&error, Error::Config(why) if why.contains("with tls_connector") || why.contains("PKCS#12")),
             "{error:?}"
         );
+    }
+}
+
+/// The verifier in the documentation of `rustls_config`.
+#[cfg(feature = "rustls")]
+mod verifier {
+    use std::sync::Arc;
+
+    use rustls::{
+        CertificateError, ClientConfig, DigitallySignedStruct, Error, OtherError, RootCertStore,
+        SignatureScheme,
+        client::{
+            WebPkiServerVerifier,
+            danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+        },
+        crypto::ring::default_provider,
+        pki_types::{CertificateDer, ServerName, UnixTime},
+    };
+
+    use super::{CA, der};
+
+    #[derive(Debug)]
+    struct Both {
+        cas: Arc<WebPkiServerVerifier>,
+        agrees: fn(&[u8]) -> Result<(), std::io::Error>,
+    }
+
+    impl ServerCertVerifier for Both {
+        fn verify_server_cert(
+            &self,
+            certificate: &CertificateDer<'_>,
+            chain: &[CertificateDer<'_>],
+            name: &ServerName<'_>,
+            ocsp: &[u8],
+            now: UnixTime,
+        ) -> Result<ServerCertVerified, Error> {
+            self.cas.verify_server_cert(certificate, chain, name, ocsp, now)?;
+            (self.agrees)(certificate).map_err(|e| CertificateError::Other(OtherError(Arc::new(e))))?;
+            Ok(ServerCertVerified::assertion())
+        }
+
+        fn verify_tls12_signature(
+            &self,
+            message: &[u8],
+            certificate: &CertificateDer<'_>,
+            signature: &DigitallySignedStruct,
+        ) -> Result<HandshakeSignatureValid, Error> {
+            self.cas.verify_tls12_signature(message, certificate, signature)
+        }
+
+        fn verify_tls13_signature(
+            &self,
+            message: &[u8],
+            certificate: &CertificateDer<'_>,
+            signature: &DigitallySignedStruct,
+        ) -> Result<HandshakeSignatureValid, Error> {
+            self.cas.verify_tls13_signature(message, certificate, signature)
+        }
+
+        fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+            self.cas.supported_verify_schemes()
+        }
+    }
+
+    pub fn config(agrees: fn(&[u8]) -> Result<(), std::io::Error>) -> Arc<ClientConfig> {
+        let mut roots = RootCertStore::empty();
+        roots.add(der(CA).into()).unwrap();
+        let provider = Arc::new(default_provider());
+        let cas =
+            WebPkiServerVerifier::builder_with_provider(roots.into(), provider.clone()).build().unwrap();
+        let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+        let verifier = Arc::new(Both { cas, agrees });
+        let config = config.unwrap().dangerous().with_custom_certificate_verifier(verifier);
+        Arc::new(config.with_no_client_auth())
+    }
+}
+
+#[cfg(feature = "rustls")]
+#[test]
+fn a_verifier_of_ones_own_decides_and_its_reason_is_reported() {
+    if backend() != TlsBackend::Rustls {
+        return;
+    }
+    let good = |certificate: &[u8]| {
+        assert_eq!(certificate, der(identity("good").0));
+        Ok(())
+    };
+    accepted(&default_client().rustls_config(verifier::config(good)), "good");
+    accepted(&default_client().rustls_config(verifier::config(good)), "good 1.2");
+    // Here it is not even called.
+    reasons(&default_client().rustls_config(verifier::config(good)), "self-signed", "127.0.0.1");
+    let not_today = |_: &[u8]| Err(std::io::Error::other("not today"));
+    for reason in reasons(&default_client().rustls_config(verifier::config(not_today)), "good", "127.0.0.1") {
+        assert_eq!(reason, "not today");
     }
 }
 

@@ -1286,8 +1286,8 @@ mod starttls {
     #[test]
     fn a_requested_scram_plus_mechanism_binds_to_the_connection() {
         let server = Server::running(|peer| {
-            peer.play("-- tls good\n-- hello AUTH PLAIN SCRAM-SHA-256-PLUS");
-            // p=tls-server-end-point,
+            peer.play("-- tls good 1.2\n-- hello AUTH PLAIN SCRAM-SHA-256-PLUS");
+            // p=tls-server-end-point, the only one in TLS 1.2
             let start = b"AUTH SCRAM-SHA-256-PLUS cD10bHMtc2VydmVyLWVuZC1wb2ludCws";
             assert!(peer.line().unwrap().starts_with(start));
             peer.play("S: 535 no\nC: NOOP\nS: 250 ok");

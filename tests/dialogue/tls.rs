@@ -580,8 +580,11 @@ fn version_and_cipher_suite_are_known_with_rustls() {
             let name = client.tls_cipher_suite().unwrap();
             assert!(name.starts_with(suite), "{name}");
         }
+        let exports = backend() == TlsBackend::Rustls && expected == TlsVersion::Tls1_3;
+        assert_eq!(client.tls_exporter().is_some(), exports);
         client.close();
         assert_eq!((client.tls_version(), client.tls_cipher_suite()), (None, None));
+        assert_eq!(client.tls_exporter(), None);
     }
 }
 
@@ -658,6 +661,207 @@ fn tls_records_without_content_do_not_outlast_the_deadline() {
             let (steps, late) = (steps.load(Ordering::Relaxed), late.load(Ordering::Relaxed));
             // One poll, or one non-blocking call, may be under way when the time is up.
             assert!(steps > 100 && late < 200, "{at:?} {record:?}: {late} of {steps} steps were late");
+        }
+    }
+}
+
+/// A server that lets a user in by SCRAM-SHA-256-PLUS, bound as it wants.
+#[cfg(feature = "sasl")]
+mod bound {
+    use std::net::TcpStream;
+
+    use openssl::{
+        base64::{decode_block, encode_block},
+        hash::MessageDigest,
+        pkcs5::pbkdf2_hmac,
+        pkey::PKey,
+        sha::sha256,
+        sign::Signer,
+        ssl::SslStream,
+    };
+
+    use super::*;
+    use crate::support::tls::{der, end_point, identity};
+
+    const END_POINT: &str = "tls-server-end-point";
+    const EXPORTER: &str = "tls-exporter";
+
+    /// When a binding is refused.
+    #[derive(Debug, Clone, Copy)]
+    enum Refusal {
+        /// As soon as it is named.
+        Early,
+        /// When the proof is checked.
+        Late,
+        /// As RFC 5802 §7 wants it: `e=unsupported-channel-binding-type`.
+        Explained,
+    }
+
+    struct Bound {
+        stream: SslStream<TcpStream>,
+        takes: &'static [&'static str],
+        refusal: Refusal,
+        /// The bindings that were named, and other mechanisms.
+        seen: Vec<String>,
+    }
+
+    impl Bound {
+        fn say(&mut self, line: &str) {
+            self.stream.write_all(format!("{line}\r\n").as_bytes()).unwrap();
+        }
+
+        fn line(&mut self) -> String {
+            let mut line = Vec::new();
+            let mut octet = [0];
+            while !line.ends_with(b"\r\n") && self.stream.read(&mut octet).is_ok_and(|n| n > 0) {
+                line.push(octet[0]);
+            }
+            String::from_utf8(line).unwrap().trim_end().to_owned()
+        }
+
+        /// What OpenSSL takes for the channel at this end.
+        fn data(&self, binding: &str) -> Vec<u8> {
+            if binding == END_POINT {
+                return end_point(&der(identity("good").0));
+            }
+            let mut exported = vec![0; 32];
+            self.stream
+                .ssl()
+                .export_keying_material(&mut exported, "EXPORTER-Channel-Binding", Some(b""))
+                .unwrap();
+            exported
+        }
+
+        fn scram(&mut self, initial: &str) -> bool {
+            let first = String::from_utf8(decode_block(initial).unwrap()).unwrap();
+            let (header, bare) = first.split_once(",,").unwrap();
+            let binding = header.strip_prefix("p=").unwrap().to_owned();
+            self.seen.push(binding.clone());
+            let taken = self.takes.contains(&&*binding);
+            match self.refusal {
+                Refusal::Early if !taken => return false,
+                Refusal::Explained if !taken => {
+                    self.say(&format!("334 {}", encode_block(b"e=unsupported-channel-binding-type")));
+                    assert_eq!(self.line(), "*");
+                    return false;
+                }
+                _ => {}
+            }
+            let (_, nonce) = bare.split_once(",r=").unwrap();
+            let nonce = format!("{nonce}more");
+            let server_first = format!("r={nonce},s={},i=4096", encode_block(b"salt"));
+            self.say(&format!("334 {}", encode_block(server_first.as_bytes())));
+            let last = String::from_utf8(decode_block(&self.line()).unwrap()).unwrap();
+            let (last, proof) = last.split_once(",p=").unwrap();
+
+            let mac = |key: &[u8], text: &[u8]| {
+                let key = PKey::hmac(key).unwrap();
+                Signer::new(MessageDigest::sha256(), &key).unwrap().sign_oneshot_to_vec(text).unwrap()
+            };
+            let mut salted = [0; 32];
+            pbkdf2_hmac(b"secret", b"salt", 4096, MessageDigest::sha256(), &mut salted).unwrap();
+            let message = format!("{bare},{server_first},{last}");
+            let client_key = mac(&salted, b"Client Key");
+            let signature = mac(&sha256(&client_key), message.as_bytes());
+            let right: Vec<u8> = client_key.iter().zip(signature).map(|(key, sign)| key ^ sign).collect();
+            let channel = [header.as_bytes(), b",,", &self.data(&binding)].concat();
+            let bound = last == format!("c={},r={nonce}", encode_block(&channel));
+            if !bound || !taken || decode_block(proof).unwrap() != right {
+                assert!(bound && !taken, "{last}: not {}", channel.escape_ascii());
+                return false;
+            }
+            let signature = mac(&mac(&salted, b"Server Key"), message.as_bytes());
+            self.say(&format!("334 {}", encode_block(format!("v={}", encode_block(&signature)).as_bytes())));
+            self.line().is_empty()
+        }
+
+        fn run(mut self, offers: &str) -> Vec<String> {
+            self.say("220 mail.example.org");
+            loop {
+                let line = self.line();
+                let accepted = match line.split(' ').collect::<Vec<_>>()[..] {
+                    ["EHLO", _] => {
+                        self.say(&format!("250-mail.example.org\r\n250 AUTH {offers}"));
+                        continue;
+                    }
+                    ["AUTH", "SCRAM-SHA-256-PLUS", initial] => self.scram(initial),
+                    ["AUTH", other, ..] => {
+                        self.seen.push(other.to_owned());
+                        true
+                    }
+                    _ => return self.seen,
+                };
+                self.say(if accepted { "235 in" } else { "535 no" });
+            }
+        }
+    }
+
+    /// Logs in with TLS 1.3 (`good`) or 1.2; returns whether the server let the client in, and what it saw.
+    fn log_in(
+        version: &str,
+        offers: &'static str,
+        takes: &'static [&'static str],
+        refusal: Refusal,
+    ) -> (bool, Vec<String>) {
+        let acceptor = acceptor(version);
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let server = std::thread::spawn(move || {
+            let stream = acceptor.accept(listener.accept().unwrap().0).unwrap();
+            Bound { stream, takes, refusal, seen: Vec::new() }.run(offers)
+        });
+        let builder = Client::builder("127.0.0.1").port(port).security(Security::Implicit).ca_certificate(CA);
+        let builder = builder.timeout(crate::support::PATIENCE).tls_backend(backend());
+        let connected = block_on(builder.credentials("user", "secret").connect());
+        let is_in = connected.is_ok();
+        drop(connected);
+        (is_in, server.join().unwrap())
+    }
+
+    #[test]
+    fn scram_plus_is_bound_to_the_connection_if_possible_and_else_to_the_certificate() {
+        const PLUS: &str = "SCRAM-SHA-256-PLUS";
+        const ALL: &str = "PLAIN SCRAM-SHA-256-PLUS";
+        const BOTH: &[&str] = &[EXPORTER, END_POINT];
+        let exports = backend() == TlsBackend::Rustls;
+        for refusal in [Refusal::Early, Refusal::Late, Refusal::Explained] {
+            let explained = matches!(refusal, Refusal::Explained);
+            for (version, offers, takes, seen) in [
+                ("good", ALL, BOTH, &[if exports { EXPORTER } else { END_POINT }][..]),
+                ("good 1.2", ALL, BOTH, &[END_POINT]),
+                // Takes the other binding only.
+                ("good", PLUS, &[END_POINT], if exports { BOTH } else { &[END_POINT] }),
+                // A refusal without a reason may be about the password, and only two are risked.
+                (
+                    "good",
+                    ALL,
+                    &[END_POINT],
+                    match (exports, explained) {
+                        (true, true) => BOTH,
+                        (true, false) => &[EXPORTER, "PLAIN"],
+                        (false, _) => &[END_POINT],
+                    },
+                ),
+                (
+                    "good",
+                    ALL,
+                    &[],
+                    match (exports, explained) {
+                        (true, true) => &[EXPORTER, END_POINT, "PLAIN"],
+                        (true, false) => &[EXPORTER, "PLAIN"],
+                        (false, _) => &[END_POINT, "PLAIN"],
+                    },
+                ),
+            ] {
+                let what = format!("{version}, {offers}, {takes:?}, {refusal:?}");
+                assert_eq!(
+                    log_in(version, offers, takes, refusal),
+                    (true, seen.iter().map(|s| (*s).to_owned()).collect()),
+                    "{what}"
+                );
+            }
+            let (is_in, seen) = log_in("good", PLUS, &[], refusal);
+            assert_eq!((is_in, seen.len()), (false, if exports { 2 } else { 1 }));
         }
     }
 }

@@ -10,7 +10,7 @@ use std::{
 use email_format::Email;
 use postino::{Envelope, Error, Outcome, Raw, Security};
 
-use super::{Builder, Client, block_on, maybe_async};
+use super::{Builder, Client, LIBRARY, block_on, maybe_async};
 use crate::{
     awkward::MESSAGES,
     servers::{self, AIOSMTPD, ALL, DOVECOT, EXIM, PASSWORD, POSTFIX, SENDMAIL, SMTPSERVER, Server, USER},
@@ -45,10 +45,15 @@ pub fn envelope(to: &str) -> Envelope {
     Envelope::new("bob@lab.test", [to]).unwrap()
 }
 
+fn client(host: &str) -> Builder {
+    let builder = Client::builder(host);
+    if let Some(library) = LIBRARY { builder.tls_backend(library) } else { builder }
+}
+
 pub fn builder(port: u16, security: Security, login: bool) -> Builder {
     // Clones share a TLS connector, which takes some time to build.
     static BASE: LazyLock<Builder> = LazyLock::new(|| {
-        let builder = Client::builder("127.0.0.1").ca_certificate(servers::ca());
+        let builder = client("127.0.0.1").ca_certificate(servers::ca());
         builder.deadline(Duration::from_secs(60)).hello_name("client.lab.test")
     });
     let builder = BASE.clone().port(port).security(security);
@@ -200,8 +205,8 @@ fn a_login_refused_by_every_mechanism_can_be_repeated_on_a_new_connection() {
 
 #[test]
 fn a_certificate_for_another_name_or_of_an_unknown_ca_is_refused() {
-    let no_ca = Client::builder("127.0.0.1");
-    let by_name = LazyLock::new(|| Client::builder("localhost.").ca_certificate(servers::ca()));
+    let no_ca = client("127.0.0.1");
+    let by_name = LazyLock::new(|| client("localhost.").ca_certificate(servers::ca()));
     each(|server| {
         for (port, security) in
             [(server.submission, Security::StartTls), (server.implicit, Security::Implicit)]

@@ -20,6 +20,7 @@ mod blocking {
     use postino::{Builder, Client};
 
     const CLIENT: &str = "blocking";
+    const LIBRARY: Option<postino::TlsBackend> = None;
 
     fn block_on<T>(value: T) -> T {
         value
@@ -45,6 +46,26 @@ mod blocking {
 
     #[path = "trust.rs"]
     mod trust;
+
+    /// What depends on the TLS library, with the one that is not the default.
+    #[cfg(all(feature = "native-tls", feature = "rustls"))]
+    #[path = "."]
+    #[allow(clippy::duplicate_mod)]
+    mod with_rustls {
+        use super::{Builder, Client, block_on, maybe_async};
+
+        const CLIENT: &str = "blocking, rustls";
+        const LIBRARY: Option<postino::TlsBackend> = Some(postino::TlsBackend::Rustls);
+
+        #[path = "cases.rs"]
+        mod cases;
+
+        #[path = "logins.rs"]
+        mod logins;
+
+        #[path = "trust.rs"]
+        mod trust;
+    }
 }
 
 #[path = "."]
@@ -54,6 +75,7 @@ mod aio {
     use smol::block_on;
 
     const CLIENT: &str = "async";
+    const LIBRARY: Option<postino::TlsBackend> = None;
 
     #[path = "batches.rs"]
     #[allow(clippy::duplicate_mod)] // the same source, compiled for both clients
@@ -82,4 +104,24 @@ mod aio {
     #[path = "trust.rs"]
     #[allow(clippy::duplicate_mod)]
     mod trust;
+
+    /// What depends on the TLS library, with the one that is not the default.
+    #[cfg(all(feature = "native-tls", feature = "rustls"))]
+    #[path = "."]
+    #[allow(clippy::duplicate_mod)]
+    mod with_rustls {
+        use super::{Builder, Client, block_on, maybe_async};
+
+        const CLIENT: &str = "async, rustls";
+        const LIBRARY: Option<postino::TlsBackend> = Some(postino::TlsBackend::Rustls);
+
+        #[path = "cases.rs"]
+        mod cases;
+
+        #[path = "logins.rs"]
+        mod logins;
+
+        #[path = "trust.rs"]
+        mod trust;
+    }
 }

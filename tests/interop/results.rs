@@ -73,7 +73,8 @@ fn page(cells: &BTreeMap<Run, Vec<Cell>>) -> String {
     let mut page = format!(
         "# What came of it at real servers\n\n\
          Written by the tests on {}; not edited by hand (see `README.md` beside it). Each cell is run with the blocking\n\
-         client and with the async one and counts once for each; a message of 10 MiB goes every way with one of them.\n\n",
+         client and with the async one and counts once for each; a message of 10 MiB goes every way with one of them.\n\
+         Logins and certificates are run with native-tls and with rustls, and count once for each.\n\n",
         String::from_utf8_lossy(&date).trim(),
     );
     page += &counts(&[("logins", &logins), ("messages", &messages), ("certificates", &certificates)]);

@@ -79,6 +79,18 @@ pub fn end_point(der: &[u8]) -> Vec<u8> {
     openssl::sha::sha256(der).to_vec()
 }
 
+/// The SHA-256 of a certificate and of its public key (SubjectPublicKeyInfo), both in DER.
+pub fn fingerprints(pem: &[u8]) -> ([u8; 32], [u8; 32]) {
+    let certificate = X509::from_pem(pem).unwrap();
+    let key = certificate.public_key().unwrap().public_key_to_der().unwrap();
+    (openssl::sha::sha256(&certificate.to_der().unwrap()), openssl::sha::sha256(&key))
+}
+
+/// The name of the file of this CA in a folder where OpenSSL looks for it.
+pub fn file_name(ca: &[u8]) -> String {
+    format!("{:08x}.0", X509::from_pem(ca).unwrap().subject_name_hash())
+}
+
 pub fn der(pem: &[u8]) -> Vec<u8> {
     X509::from_pem(pem).unwrap().to_der().unwrap()
 }

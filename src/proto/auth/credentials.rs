@@ -169,16 +169,16 @@ impl Credentials {
         }
     }
 
-    /// Creates the mechanism of this name, which must be one of [`names`](Credentials::names). Returns `None` if it
-    /// cannot be used here.
-    pub(super) fn mechanism(
+    /// Creates the mechanism of this name, which must be one of [`names`](Credentials::names), once for each way to use it
+    /// here. Returns none if it cannot be used here.
+    pub(super) fn mechanisms(
         &self,
         name: &str,
         context: &Context<'_>,
-    ) -> Result<Option<Box<dyn Mechanism>>, Error> {
+    ) -> Result<Vec<Box<dyn Mechanism>>, Error> {
         match &self.0 {
-            Kind::Custom { new, .. } => Ok(Some(new())),
-            kind => table::mechanism(name, kind, context),
+            Kind::Custom { new, .. } => Ok(vec![new()]),
+            kind => table::mechanisms(name, kind, context),
         }
     }
 }

@@ -56,6 +56,7 @@ pub struct AuthOptions {
     pub(crate) encrypted: bool,
     pub(crate) local: bool,
     pub(crate) channel_binding: Option<Vec<u8>>,
+    pub(crate) tls_exporter: Option<Vec<u8>>,
     pub(crate) server: Option<(String, u16)>,
     pub(crate) mechanisms: Option<Vec<String>>,
     pub(crate) max_scram_iterations: u32,
@@ -76,11 +77,18 @@ impl AuthOptions {
         AuthOptions { local, ..self }
     }
 
-    /// Sets the hash of the server's certificate (tls-server-end-point, RFC 5929 §4), which SCRAM-SHA-256-PLUS needs.
-    /// Defaults to none.
+    /// Sets the hash of the server's certificate (tls-server-end-point, RFC 5929 §4). SCRAM-SHA-256-PLUS needs this or
+    /// [`tls_exporter`](AuthOptions::tls_exporter). Defaults to none.
     #[must_use]
     pub fn channel_binding(self, hash: Option<Vec<u8>>) -> AuthOptions {
         AuthOptions { channel_binding: hash, ..self }
+    }
+
+    /// Sets keying material of the TLS connection (tls-exporter, RFC 9266 §2), to which SCRAM-SHA-256-PLUS binds the login
+    /// first, if there is any. Defaults to none.
+    #[must_use]
+    pub fn tls_exporter(self, data: Option<Vec<u8>>) -> AuthOptions {
+        AuthOptions { tls_exporter: data, ..self }
     }
 
     /// Sets the host and port of the connection, which OAUTHBEARER sends. Defaults to none.
@@ -109,6 +117,7 @@ impl Default for AuthOptions {
             encrypted: false,
             local: false,
             channel_binding: None,
+            tls_exporter: None,
             server: None,
             mechanisms: None,
             max_scram_iterations: MAX_SCRAM_ITERATIONS,
@@ -127,6 +136,9 @@ impl Default for AuthOptions {
 /// exchange that was cancelled here.
 ///
 /// After a mechanism that hides the password, PLAIN and LOGIN are tried only on a private connection (TLS or local).
+///
+/// SCRAM-SHA-256-PLUS is up to two exchanges: first with tls-exporter, then with tls-server-end-point, as far as the
+/// options have them. Both count.
 ///
 /// After a refused token, a new one is requested once, and tried if it differs.
 pub struct Auth {
@@ -222,7 +234,7 @@ impl Auth {
     fn line_up(&mut self) -> Result<(), Error> {
         let context = table::Context { options: &self.options, plus_offered: self.plus_offered };
         for name in &self.names {
-            self.queue.extend(self.credentials.mechanism(name, &context)?);
+            self.queue.extend(self.credentials.mechanisms(name, &context)?);
         }
         Ok(())
     }

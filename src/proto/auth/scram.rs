@@ -39,6 +39,8 @@ pub(super) enum Binding {
     NotOffered,
     /// The hash of the server's certificate: `p=tls-server-end-point` (RFC 5929 §4).
     EndPoint(Vec<u8>),
+    /// Keying material of the connection: `p=tls-exporter` (RFC 9266 §2).
+    Exporter(Vec<u8>),
 }
 
 pub(super) struct Scram {
@@ -101,6 +103,7 @@ impl Scram {
             Binding::None => ("n,,", Vec::new()),
             Binding::NotOffered => ("y,,", Vec::new()),
             Binding::EndPoint(data) => ("p=tls-server-end-point,,", data),
+            Binding::Exporter(data) => ("p=tls-exporter,,", data),
         };
         Scram {
             name,
@@ -376,6 +379,7 @@ mod tests {
                 "p=tls-server-end-point,,",
                 "c=cD10bHMtc2VydmVyLWVuZC1wb2ludCwsAQI=,",
             ),
+            (Binding::Exporter(vec![1, 2]), "p=tls-exporter,,", "c=cD10bHMtZXhwb3J0ZXIsLAEC,"),
         ] {
             let mut scram = scram("SCRAM-SHA-256-PLUS", "rOprNGfwEbeRWgbNEkqO", binding);
             assert!(scram.initial().unwrap().starts_with(format!("{header}n=user,r=").as_bytes()));

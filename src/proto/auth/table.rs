@@ -31,8 +31,8 @@ pub(super) struct Context<'a> {
     pub plus_offered: bool,
 }
 
-/// A mechanism that is ready to be used, or none if it lacks something, such as a channel to bind to.
-type Made = Result<Option<Box<dyn Mechanism>>, Error>;
+/// Mechanisms that are ready to be used, in order of preference: none if something is missing, such as a channel to bind to.
+type Made = Result<Vec<Box<dyn Mechanism>>, Error>;
 
 struct Entry {
     name: &'static str,
@@ -93,53 +93,53 @@ pub(super) fn shows_password(name: &str) -> bool {
     find(name).is_some_and(|entry| entry.shows_password)
 }
 
-/// Creates the mechanism of this name for one login.
-pub(super) fn mechanism(name: &str, kind: &Kind, context: &Context<'_>) -> Made {
+/// Creates the mechanism of this name for one login, once for each way to use it.
+pub(super) fn mechanisms(name: &str, kind: &Kind, context: &Context<'_>) -> Made {
     match find(name) {
         Some(entry) => (entry.new)(kind, context),
-        None => Ok(None),
+        None => Ok(Vec::new()),
     }
 }
 
 fn made(mechanism: impl Mechanism + 'static) -> Made {
-    Ok(Some(Box::new(mechanism)))
+    Ok(vec![Box::new(mechanism)])
 }
 
 fn plain(kind: &Kind, _: &Context<'_>) -> Made {
-    let Kind::Password { user, password } = kind else { return Ok(None) };
+    let Kind::Password { user, password } = kind else { return Ok(Vec::new()) };
     made(Once::plain(user, password))
 }
 
 fn login(kind: &Kind, _: &Context<'_>) -> Made {
-    let Kind::Password { user, password } = kind else { return Ok(None) };
+    let Kind::Password { user, password } = kind else { return Ok(Vec::new()) };
     made(Login::new(user, password))
 }
 
 fn oauthbearer(kind: &Kind, context: &Context<'_>) -> Made {
-    let Kind::Token { user, token: Some(token) } = kind else { return Ok(None) };
+    let Kind::Token { user, token: Some(token) } = kind else { return Ok(Vec::new()) };
     let server = context.options.server.as_ref().map(|(host, port)| (host.as_str(), *port));
     made(Bearer::oauthbearer(user, token, server))
 }
 
 fn xoauth2(kind: &Kind, _: &Context<'_>) -> Made {
-    let Kind::Token { user, token: Some(token) } = kind else { return Ok(None) };
+    let Kind::Token { user, token: Some(token) } = kind else { return Ok(Vec::new()) };
     made(Bearer::xoauth2(user, token))
 }
 
 fn external(kind: &Kind, _: &Context<'_>) -> Made {
-    let Kind::External(authorization) = kind else { return Ok(None) };
+    let Kind::External(authorization) = kind else { return Ok(Vec::new()) };
     made(Once::external(authorization))
 }
 
 fn anonymous(kind: &Kind, _: &Context<'_>) -> Made {
-    let Kind::Anonymous(trace) = kind else { return Ok(None) };
+    let Kind::Anonymous(trace) = kind else { return Ok(Vec::new()) };
     made(Once::anonymous(trace))
 }
 
 /// Takes the place of a mechanism that this build does not have.
 #[cfg(not(feature = "sasl"))]
 fn absent(_: &Kind, _: &Context<'_>) -> Made {
-    Ok(None)
+    Ok(Vec::new())
 }
 
 #[cfg(feature = "sasl")]
@@ -149,17 +149,25 @@ mod sasl {
             cram::Cram,
             scram::{Binding, Hash, Scram},
         },
-        Context, Kind, Made, made,
+        AuthOptions, Context, Kind, Made, made,
     };
 
     pub fn cram_md5(kind: &Kind, _: &Context<'_>) -> Made {
-        let Kind::Password { user, password } = kind else { return Ok(None) };
+        let Kind::Password { user, password } = kind else { return Ok(Vec::new()) };
         made(Cram::new(user, password))
     }
 
+    /// Bound to the connection where that is possible, which is the default in TLS 1.3 (RFC 9266 §3). No server says which
+    /// bindings it takes, so the one to its certificate follows.
     pub fn scram_sha_256_plus(kind: &Kind, context: &Context<'_>) -> Made {
-        let Some(data) = &context.options.channel_binding else { return Ok(None) };
-        scram("SCRAM-SHA-256-PLUS", Hash::Sha256, Binding::EndPoint(data.clone()), kind, context)
+        let AuthOptions { channel_binding, tls_exporter, .. } = context.options;
+        let exporter = tls_exporter.clone().map(Binding::Exporter);
+        let end_point = channel_binding.clone().map(Binding::EndPoint);
+        let mut bound = Vec::new();
+        for binding in exporter.into_iter().chain(end_point) {
+            bound.append(&mut scram("SCRAM-SHA-256-PLUS", Hash::Sha256, binding, kind, context)?);
+        }
+        Ok(bound)
     }
 
     pub fn scram_sha_256(kind: &Kind, context: &Context<'_>) -> Made {
@@ -172,7 +180,8 @@ mod sasl {
 
     /// Returns what a mechanism without channel binding says about it.
     fn unbound(context: &Context<'_>) -> Binding {
-        if context.options.channel_binding.is_some() && !context.plus_offered {
+        let AuthOptions { channel_binding, tls_exporter, .. } = context.options;
+        if (channel_binding.is_some() || tls_exporter.is_some()) && !context.plus_offered {
             Binding::NotOffered
         } else {
             Binding::None
@@ -180,7 +189,7 @@ mod sasl {
     }
 
     fn scram(name: &'static str, hash: Hash, binding: Binding, kind: &Kind, context: &Context<'_>) -> Made {
-        let Kind::Password { user, password } = kind else { return Ok(None) };
+        let Kind::Password { user, password } = kind else { return Ok(Vec::new()) };
         made(Scram::new(name, hash, user, password, binding, context.options.max_scram_iterations)?)
     }
 }

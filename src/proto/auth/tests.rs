@@ -626,9 +626,14 @@ mod sasl {
     #[test]
     fn the_channel_is_bound_if_both_sides_support_it() {
         let bound = AuthOptions { channel_binding: Some(vec![7; 32]), ..tls() };
+        let exported = AuthOptions { tls_exporter: Some(vec![8; 32]), ..tls() };
+        let both = AuthOptions { tls_exporter: Some(vec![8; 32]), ..bound.clone() };
         let all = "PLAIN SCRAM-SHA-1 SCRAM-SHA-256-PLUS SCRAM-SHA-256";
         for (options, offered, name, flag) in [
             (&bound, all, "SCRAM-SHA-256-PLUS", "p=tls-server-end-point"),
+            (&exported, all, "SCRAM-SHA-256-PLUS", "p=tls-exporter"),
+            (&both, all, "SCRAM-SHA-256-PLUS", "p=tls-exporter"),
+            (&exported, "SCRAM-SHA-256", "SCRAM-SHA-256", "y"),
             (&bound, "SCRAM-SHA-256 SCRAM-SHA-1", "SCRAM-SHA-256", "y"),
             (&bound, "SCRAM-SHA-1", "SCRAM-SHA-1", "y"),
             (&bound, "SCRAM-SHA-1 SCRAM-SHA-1-PLUS", "SCRAM-SHA-1", "n"),
@@ -639,6 +644,27 @@ mod sasl {
         }
         let pin = AuthOptions { mechanisms: Some(vec!["SCRAM-SHA-256".into()]), ..bound };
         assert_eq!(first(pin, all).1, "n", "who can and will not has not been tricked");
+    }
+
+    /// Two refusals are the limit, and a refusal without a reason may be about the password.
+    #[test]
+    fn a_refused_binding_to_the_connection_is_followed_by_one_to_the_certificate() {
+        let both = AuthOptions {
+            channel_binding: Some(vec![7; 32]),
+            tls_exporter: Some(vec![8; 32]),
+            ..pinned(&["SCRAM-SHA-256-PLUS"])
+        };
+        let named = |talk: &mut Talk| {
+            let (said, _) = talk.fill();
+            let initial = said.trim_end().rsplit(' ').next().unwrap().to_owned();
+            String::from_utf8(BASE64.decode(initial).unwrap()).unwrap().split(',').next().unwrap().to_owned()
+        };
+        let mut talk = Talk::new(password(), both, "SCRAM-SHA-256-PLUS PLAIN");
+        assert_eq!(named(&mut talk), "p=tls-exporter");
+        talk.hear("535 no").unwrap();
+        assert_eq!(named(&mut talk), "p=tls-server-end-point");
+        talk.hear("535 no").unwrap();
+        assert!(talk.auth.into_result(None).is_err());
     }
 
     /// Up to the point where the server has to prove itself.
