@@ -22,6 +22,7 @@ mod pool;
 mod replies;
 mod sessions;
 mod slow;
+mod stalls;
 mod time;
 #[cfg(any(feature = "native-tls", feature = "rustls"))]
 mod tls;

@@ -144,11 +144,6 @@ fn a_refusal_is_heard_while_the_content_is_long_in_coming() {
     }
 }
 
-/// Reads a whole message.
-fn take(peer: &mut Peer) {
-    peer.play("-- hello\n-- envelope\nC: DATA\nS: 354 go on\n-- body\nS: 250 ok");
-}
-
 /// Reads the envelope, and whatever follows.
 fn swallow(peer: &mut Peer) {
     peer.may_run_ahead = true;
@@ -242,6 +237,11 @@ mod fifo {
     };
 
     use super::*;
+
+    /// Reads a whole message.
+    fn take(peer: &mut Peer) {
+        peer.play("-- hello\n-- envelope\nC: DATA\nS: 354 go on\n-- body\nS: 250 ok");
+    }
 
     /// A FIFO, removed when dropped.
     struct Fifo(PathBuf);

@@ -185,7 +185,7 @@ fn next_peer(listener: &impl AsFd) -> Peer {
     let limit = Timespec::try_from(PATIENCE).unwrap();
     let came = poll(&mut [PollFd::new(listener, PollFlags::IN)], Some(&limit)).unwrap();
     assert!(came > 0, "nobody connected");
-    Peer::new(accept(listener).unwrap().into())
+    Peer::new(accept(listener.as_fd()).unwrap().into())
 }
 
 /// Returns an address where nobody listens, and nobody else can: the port stays taken.

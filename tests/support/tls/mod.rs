@@ -13,6 +13,7 @@ use std::{
     time::Duration,
 };
 
+#[allow(unused_imports)] // each user needs a part
 pub use self::double::{TlsStream, acceptor, der, end_point, is_resumed, notify, renegotiate};
 
 /// The authority of the good certificate.
