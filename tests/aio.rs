@@ -14,7 +14,7 @@ use std::{
         mpsc,
     },
     task::{Context, Poll, Wake, Waker},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use postino::{
@@ -58,6 +58,8 @@ fn opaque(socket: TcpStream) -> impl AsyncRead + AsyncWrite + Send + 'static {
 /// A server in memory that floods its client.
 #[cfg(all(unix, any(feature = "native-tls", feature = "rustls")))]
 mod flooding {
+    use std::time::Instant;
+
     use super::*;
     use crate::support::tls::flood::{Flood, Record, Stage};
 
@@ -611,13 +613,14 @@ fn single_commands_dropped_at_any_poll_leave_a_client_that_refuses() {
     });
 }
 
+#[cfg(unix)]
 #[test]
 fn a_fifo_that_nobody_writes_to_holds_neither_the_executor_nor_the_deadline() {
     let fifo = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("fifo-{}", std::process::id()));
     drop(std::fs::remove_file(&fifo)); // an earlier process with this number may have left it
     assert!(std::process::Command::new("mkfifo").arg(&fifo).status().unwrap().success());
     let server = Server::playing("-- hello\n-- envelope\nC: DATA\nS: 354 go on");
-    let start = Instant::now();
+    let start = std::time::Instant::now();
     block_on(async {
         let mut client = builder(&server).deadline(Duration::from_millis(200)).connect().await.unwrap();
         let mail = Raw::path(envelope(&["bob@example.org"]), &fifo);
