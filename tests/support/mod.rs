@@ -30,6 +30,7 @@ use rustix::{
 
 pub use self::peer::Peer;
 #[cfg(unix)]
+#[allow(unused_imports)] // each user needs a part
 pub use self::unix::{UnixBlackHole, socket_path};
 
 /// How long a double waits for a client that hangs: far longer than anything here takes.
