@@ -98,7 +98,7 @@ mod flooding {
     }
 
     #[test]
-    fn records_without_content_leave_the_executor_to_others() {
+    fn tls_records_without_content_do_not_starve_the_executor() {
         // rustls counts KeyUpdates, and gives up.
         let record = if cfg!(feature = "native-tls") { Record::KeyUpdate } else { Record::Ticket };
         leave_the_executor_to_others(&dialogue::floods::flooded(), record);
@@ -171,7 +171,7 @@ impl AsyncWrite for Roomy {
 }
 
 #[test]
-fn a_server_that_always_has_room_leaves_the_executor_to_others() {
+fn a_server_that_is_always_writable_does_not_starve_the_executor() {
     let writes = Arc::new(AtomicUsize::new(0));
     let replies = b"220 mail.example.org\r\n".iter().copied().collect();
     let server = Roomy { replies, in_content: false, writes: writes.clone() };
@@ -193,7 +193,7 @@ fn a_server_that_always_has_room_leaves_the_executor_to_others() {
 }
 
 #[test]
-fn a_refusal_is_heard_while_a_reader_hangs() {
+fn a_refusal_is_noticed_while_a_reader_hangs() {
     struct Hanging(mpsc::Receiver<()>);
 
     impl Read for Hanging {
@@ -268,7 +268,7 @@ const FLIGHT: &str = "C: MAIL FROM:<alice@example.org>
      S: 250 ok\n";
 
 #[test]
-fn tokio_can_drive_it() {
+fn tokio_can_drive_a_client() {
     let server = Server::playing(format!("-- hello\n{TRANSACTION}C: QUIT\nS: 221 bye"));
     let tokio = tokio::runtime::Builder::new_current_thread().build().unwrap();
     tokio.block_on(async {
@@ -279,7 +279,7 @@ fn tokio_can_drive_it() {
 }
 
 #[test]
-fn tokio_can_drive_it_as_a_task() {
+fn a_send_can_run_as_a_tokio_task() {
     let server = Server::playing(format!(
         "-- hello PIPELINING, CHUNKING\n{}",
         FLIGHT.replace("C: .", "C: .\nC: QUIT")
@@ -292,7 +292,7 @@ fn tokio_can_drive_it_as_a_task() {
 }
 
 #[test]
-fn limits_hold_under_tokio() {
+fn timeouts_work_under_tokio() {
     let server = Server::playing("-- silence");
     let tokio = tokio::runtime::Builder::new_current_thread().build().unwrap();
     let builder = builder(&server).timeout(Duration::from_millis(100));
@@ -340,7 +340,7 @@ impl Read for Waits {
 }
 
 #[test]
-fn a_reader_that_waits_does_not_hold_the_thread() {
+fn a_blocked_reader_does_not_block_the_thread() {
     let server = Server::playing(format!("-- hello\n{}", TRANSACTION.replace("C: Hello", "C:")));
     let (tell, told) = mpsc::channel();
     let mail = Raw::reader(envelope(&["bob@example.org"]), Waits(told));
@@ -353,7 +353,7 @@ fn a_reader_that_waits_does_not_hold_the_thread() {
 }
 
 #[test]
-fn a_reader_that_waits_is_given_up_at_the_deadline() {
+fn a_blocked_reader_is_abandoned_at_the_deadline() {
     let server = Server::playing("-- hello\n-- envelope\nC: DATA\nS: 354 go on\n-- ignore");
     let (tell, told) = mpsc::channel();
     let mail = Raw::reader(envelope(&["bob@example.org"]), Waits(told));
@@ -424,7 +424,7 @@ fn drop_at_every_poll(
 /// message.
 // Threat 81.
 #[test]
-fn a_message_in_parts_whose_next_is_dropped_has_an_outcome_for_each_recipient() {
+fn a_split_message_whose_next_is_dropped_has_an_outcome_per_recipient() {
     use Outcome::{Accepted, InDoubt, NotSent};
     for (answer, second) in [("S: 250 taken", Accepted), ("-- close", InDoubt)] {
         let (tell, told) = mpsc::channel();
@@ -479,19 +479,19 @@ const WIRE: &[u8] = b"MAIL FROM:<alice@example.org>\r\nRCPT TO:<bob@example.org>
 
 // Threat 81.
 #[test]
-fn a_send_dropped_at_any_poll_leaves_a_client_that_refuses() {
+fn a_send_dropped_at_any_poll_leaves_the_client_disconnected() {
     drop_at_every_poll("-- hello", TRANSACTION, |builder| builder, &mail(), WIRE);
 }
 
 // Threat 81.
 #[test]
-fn a_pipelined_send_dropped_at_any_poll_leaves_a_client_that_refuses() {
+fn a_pipelined_send_dropped_at_any_poll_leaves_the_client_disconnected() {
     drop_at_every_poll("-- hello PIPELINING", FLIGHT, |builder| builder, &mail(), WIRE);
 }
 
 // Threat 81.
 #[test]
-fn a_send_dropped_within_its_body_leaves_no_message() {
+fn a_send_dropped_within_its_body_sends_only_a_prefix() {
     let body = b"0123456789abcdef0123456789abcd\r\n".repeat(1 << 15);
     let wire = [WIRE.strip_suffix(b"Hello\r\n.\r\n").unwrap(), &body, b".\r\n"].concat();
     let transaction = "-- envelope\nC: DATA\n-- pause\nS: 354 go on\n-- body\nS: 250 ok";
@@ -502,7 +502,7 @@ fn a_send_dropped_within_its_body_leaves_no_message() {
 // Threat 81.
 #[cfg(any(feature = "native-tls", feature = "rustls"))]
 #[test]
-fn a_send_in_tls_dropped_at_any_poll_leaves_a_client_that_refuses() {
+fn a_send_in_tls_dropped_at_any_poll_leaves_the_client_disconnected() {
     let implicit =
         |builder: Builder| builder.security(postino::Security::Implicit).ca_certificate(support::tls::CA);
     drop_at_every_poll("-- tls good\n-- hello", TRANSACTION, implicit, &mail(), WIRE);
@@ -559,7 +559,7 @@ fn starttls_can_be_dropped_at_any_poll() {
 
 // Threat 81.
 #[test]
-fn a_small_command_dropped_on_its_way_leaves_a_client_that_refuses() {
+fn a_noop_dropped_in_flight_leaves_the_client_disconnected() {
     let server = Server::playing("-- hello\nC: NOOP\n-- pause\nS: 250 ok\n-- silence");
     let mut client = connect(&server);
     assert!(block_on(dropped_after(1, client.noop())).is_none());
@@ -596,7 +596,7 @@ fn drop_call_at_every_poll<T>(
 
 // Threat 81.
 #[test]
-fn single_commands_dropped_at_any_poll_leave_a_client_that_refuses() {
+fn single_commands_dropped_at_any_poll_leave_the_client_disconnected() {
     drop_call_at_every_poll("-- hello", "C: VRFY bob\n-- pause\nS: 252 perhaps", async |client| {
         client.vrfy("bob", &[]).await
     });
@@ -615,7 +615,7 @@ fn single_commands_dropped_at_any_poll_leave_a_client_that_refuses() {
 
 #[cfg(unix)]
 #[test]
-fn a_fifo_that_nobody_writes_to_holds_neither_the_executor_nor_the_deadline() {
+fn a_fifo_without_a_writer_does_not_delay_the_deadline() {
     let fifo = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("fifo-{}", std::process::id()));
     drop(std::fs::remove_file(&fifo)); // an earlier process with this number may have left it
     assert!(std::process::Command::new("mkfifo").arg(&fifo).status().unwrap().success());
@@ -718,7 +718,7 @@ fn buffered(server: &Server) -> Buffered {
 }
 
 #[test]
-fn a_stream_with_a_buffer_is_flushed() {
+fn a_buffered_stream_is_flushed() {
     let server = Server::playing(format!("-- hello\n{TRANSACTION}C: QUIT\nS: 221 bye"));
     let mut client = block_on(builder(&server).connect_over(buffered(&server))).unwrap();
     block_on(client.send(&mail())).map(drop).unwrap();
@@ -727,7 +727,7 @@ fn a_stream_with_a_buffer_is_flushed() {
 
 #[cfg(any(feature = "native-tls", feature = "rustls"))]
 #[test]
-fn a_stream_with_a_buffer_is_flushed_in_tls() {
+fn a_buffered_stream_is_flushed_in_tls() {
     let server = Server::playing(format!("-- tls good\n-- hello\n{TRANSACTION}C: QUIT\nS: 221 bye"));
     let builder = builder(&server).security(postino::Security::Implicit).ca_certificate(support::tls::CA);
     let mut client = block_on(builder.connect_over(buffered(&server))).unwrap();
@@ -807,14 +807,14 @@ fn drop_next_at_every_poll(mails: impl Fn() -> Vec<Raw<'static>>) -> usize {
 
 // Threat 81.
 #[test]
-fn a_dropped_next_of_a_batch_can_be_asked_again() {
+fn next_of_a_batch_can_be_called_again_after_it_was_dropped() {
     let whole = drop_next_at_every_poll(|| vec![mail(), mail(), mail()]);
     assert!(whole > 1, "waiting for a reply can be taken up again");
 }
 
 // Threat 81.
 #[test]
-fn a_dropped_next_forgets_no_message_whose_file_was_being_opened() {
+fn a_next_dropped_while_a_file_is_opened_loses_no_message() {
     let path =
         std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("batch-{}", std::process::id()));
     std::fs::write(&path, "Hello\r\n").unwrap();
@@ -826,7 +826,7 @@ fn a_dropped_next_forgets_no_message_whose_file_was_being_opened() {
 
 // Threat 81.
 #[test]
-fn a_next_dropped_within_content_does_not_send_it_again() {
+fn content_is_not_sent_again_after_next_is_dropped_within_it() {
     let server = leaving("-- hello PIPELINING, CHUNKING, LIMITS RCPTMAX=1\nC: MAIL FROM:<alice@example.org>\nC: RCPT TO:<bob@example.org>\nC: DATA\nS: 250 ok\nS: 250 ok\nS: 354 go on\nC: Hello".into());
     let (tell, told) = mpsc::channel();
     let slow = Raw::reader(envelope(&["bob@example.org"]), b"Hello\r\n".chain(Waits(told)));
@@ -900,13 +900,13 @@ fn dropped_within_a_part(
 
 // Threat 81.
 #[test]
-fn a_batch_dropped_within_a_part_leaves_a_client_that_refuses() {
+fn a_batch_dropped_within_a_part_leaves_the_client_disconnected() {
     dropped_within_a_part(|batch| drop(batch));
 }
 
 // Threat 81.
 #[test]
-fn a_message_in_parts_that_was_dropped_is_not_forgotten() {
+fn finish_reports_a_split_message_that_was_dropped_as_in_doubt() {
     dropped_within_a_part(|batch| {
         let results = block_on(batch.finish());
         assert!(matches!(results.as_slice(), [(0, Err(e))] if e.in_doubt()), "{results:?}");
@@ -914,7 +914,7 @@ fn a_message_in_parts_that_was_dropped_is_not_forgotten() {
 }
 
 #[test]
-fn a_batch_dropped_while_it_reconnects_reports_no_message_too_early() {
+fn a_next_dropped_during_a_reconnect_reports_its_message_only_once() {
     let envelope = "C: MAIL FROM:<alice@example.org>\nC: RCPT TO:<bob@example.org>\nC: DATA\n";
     let taken = "S: 250 ok\nS: 250 ok\nS: 354 go on\n";
     for polls in 1.. {
@@ -956,7 +956,7 @@ fn a_batch_dropped_while_it_reconnects_reports_no_message_too_early() {
 }
 
 #[test]
-fn a_batch_dropped_while_it_waits_for_the_last_reply_leaves_a_usable_client() {
+fn a_next_dropped_while_waiting_for_the_last_reply_loses_no_result() {
     for polls in 1.. {
         let server = Server::playing(format!("-- hello PIPELINING\n{FLIGHT}"));
         let mut client = connect(&server);

@@ -71,7 +71,7 @@ fn threats(comment: &str) -> Vec<u8> {
 }
 
 #[test]
-fn the_threats_in_a_comment_are_found() {
+fn threat_numbers_are_found_in_comments() {
     for (comment, numbers) in [
         ("// Threat 12.", vec![12]),
         ("// Behaviour 5, threat 7.", vec![7]),
@@ -128,7 +128,7 @@ fn each_threat_has_tests_that_name_it_or_a_reason_why_not() {
 }
 
 #[test]
-fn the_tests_in_the_tables_are_there() {
+fn the_tests_named_in_the_tables_exist() {
     for row in readme().lines().filter(|line| line.starts_with("| ")) {
         for (file, test) in tests(row) {
             assert!(above_test(&source_of(file), test).is_some(), "there is no test {test} in {file}");

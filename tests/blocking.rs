@@ -120,7 +120,7 @@ fn a_stop_ends_the_wait_for_a_greeting() {
 }
 
 #[test]
-fn a_stop_ends_the_wait_for_a_reply_and_the_server_hears_no_more() {
+fn a_stop_ends_the_wait_for_a_reply_and_nothing_more_is_sent() {
     let error = stopped_behind("-- hello\nC: NOOP", |builder| {
         let mut client = builder.connect()?;
         let error = client.noop().unwrap_err();
@@ -151,7 +151,7 @@ fn a_stop_before_the_end_of_the_message_leaves_it_unsent() {
 }
 
 #[test]
-fn a_stop_ends_a_write_that_waits() {
+fn a_stop_ends_a_blocked_write() {
     let (tell, told) = mpsc::channel();
     let server = Server::cramped(move |peer| {
         peer.play("-- hello\n-- envelope\nC: DATA\nS: 354 go on");
@@ -238,7 +238,7 @@ fn assert_stopped_while_connecting(builder: Builder) {
 }
 
 #[test]
-fn a_stop_before_connecting_keeps_from_it() {
+fn a_stop_before_connecting_prevents_the_connection() {
     let stop_handle = StopHandle::new();
     stop_handle.stop();
     let error = Client::builder("127.0.0.1").port(9).stop_handle(&stop_handle).connect().unwrap_err();
@@ -250,7 +250,7 @@ fn a_stop_before_connecting_keeps_from_it() {
 }
 
 #[test]
-fn a_stop_ends_all_that_share_it_and_nobody_else() {
+fn a_stop_ends_only_the_clients_that_share_its_handle() {
     let (first, second) = (Server::playing("-- hello"), Server::playing("-- hello"));
     let other = Server::playing("-- hello\nC: NOOP\nS: 250 ok");
     let stop_handle = StopHandle::new();
@@ -266,7 +266,7 @@ fn a_stop_ends_all_that_share_it_and_nobody_else() {
 }
 
 #[test]
-fn a_stop_ends_a_connection_of_the_callers() {
+fn a_stop_ends_a_connection_supplied_by_the_caller() {
     assert_stopped_over(tcp);
 }
 
@@ -304,7 +304,7 @@ fn replies_that_have_arrived_are_reported_after_a_stop() {
 }
 
 #[test]
-fn a_limit_is_noticed_after_an_untimed_read() {
+fn a_timeout_is_noticed_after_a_read_that_ignored_it() {
     /// A transport whose reads are slow, and ignore the limit.
     struct Slow(TcpStream);
     impl Read for Slow {
@@ -330,7 +330,7 @@ fn a_limit_is_noticed_after_an_untimed_read() {
 }
 
 #[test]
-fn the_limits_of_an_untimed_streams_own_count() {
+fn a_timeout_of_an_untimed_stream_itself_is_reported_as_a_timeout() {
     let server = Server::playing("-- hello\nC: NOOP");
     let socket = TcpStream::connect(server.address()).unwrap();
     socket.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
@@ -364,7 +364,7 @@ impl Transport for Stalling {
 }
 
 #[test]
-fn a_message_of_a_batch_that_does_not_leave_has_the_limit_of_content() {
+fn a_stalled_batch_message_is_subject_to_the_content_timeout() {
     for octets in [60_000, 66_000] {
         let envelope_only = "C: MAIL FROM:<alice@example.org>\nC: RCPT TO:<bob@example.org>\nC: DATA\n";
         let server = Server::playing(format!(
@@ -386,7 +386,7 @@ fn a_message_of_a_batch_that_does_not_leave_has_the_limit_of_content() {
 }
 
 #[test]
-fn a_stop_ends_the_wait_for_a_connection_of_the_pool() {
+fn a_stop_ends_the_wait_for_a_pooled_connection() {
     let server = Server::playing("-- hello");
     let stop_handle = StopHandle::new();
     let pool = Pool::builder(builder(&server).stop_handle(&stop_handle)).max_connections(1).build().unwrap();

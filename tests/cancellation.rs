@@ -140,7 +140,7 @@ fn drop_everywhere(kind: Kind, octets: usize) {
 
 // Threat 81.
 #[test]
-fn a_session_dropped_at_any_poll_leaves_a_client_that_refuses() {
+fn a_session_dropped_at_any_poll_leaves_a_client_that_refuses_to_send() {
     for kind in KINDS {
         drop_everywhere(kind, usize::MAX);
     }
@@ -148,7 +148,7 @@ fn a_session_dropped_at_any_poll_leaves_a_client_that_refuses() {
 
 // Threat 81.
 #[test]
-fn a_session_that_drips_can_be_dropped_at_any_poll() {
+fn a_session_over_a_trickling_connection_can_be_dropped_at_any_poll() {
     for kind in KINDS {
         drop_everywhere(kind, 24);
     }
@@ -215,7 +215,7 @@ fn drop_next<M: Mail>(
 
 // Threat 81.
 #[test]
-fn a_batch_whose_next_was_dropped_at_any_poll_tells_of_each_message() {
+fn a_batch_whose_next_is_dropped_at_any_poll_reports_each_message() {
     for kind in KINDS {
         let short = session::crowd();
         for (places, whole) in [
@@ -258,7 +258,7 @@ fn drop_next_everywhere<M: Mail>(
 
 // Threat 81.
 #[test]
-fn a_batch_whose_every_next_is_dropped_gets_on() {
+fn a_batch_makes_progress_even_if_every_next_is_dropped() {
     for kind in KINDS {
         for patience in 1..5 {
             for batch in [
@@ -425,7 +425,7 @@ fn a_pool_whose_batch_is_dropped_at_any_poll_stays_usable() {
 
 // Threat 81.
 #[test]
-fn a_dropped_waiter_for_a_pool_takes_no_place_with_it() {
+fn a_dropped_waiter_for_a_pool_gives_up_its_place() {
     let server = Neighbour::new("wait");
     let pool = server.pool();
     for polls in 1..4 {
@@ -442,7 +442,7 @@ fn a_dropped_waiter_for_a_pool_takes_no_place_with_it() {
 /// and is then dropped; the second has to be served.
 // Threat 81.
 #[test]
-fn the_first_waiter_does_not_hold_up_the_next_if_it_is_dropped_at_any_poll() {
+fn a_first_waiter_dropped_at_any_poll_does_not_hold_up_the_next() {
     let server = Neighbour::new("queue");
     let pool = server.pool();
     for (before, behind) in (0..4).flat_map(|before| (0..4).map(move |behind| (before, behind))) {
@@ -463,7 +463,7 @@ fn the_first_waiter_does_not_hold_up_the_next_if_it_is_dropped_at_any_poll() {
 
 // Threat 81.
 #[test]
-fn a_dropped_waiter_for_the_rate_takes_no_turn() {
+fn a_dropped_waiter_for_the_rate_limit_uses_no_turn() {
     const PACE: Duration = Duration::from_millis(200);
     let server = Neighbour::new("rate");
     let pool = server.pool_with(|pool| pool.max_rate(1.0 / PACE.as_secs_f64()));
@@ -489,7 +489,7 @@ fn a_dropped_waiter_for_the_rate_takes_no_turn() {
 
 // Threat 81.
 #[test]
-fn a_pool_whose_close_is_dropped_is_closed() {
+fn a_pool_is_closed_even_if_the_call_to_close_is_dropped() {
     for polls in 1..4 {
         let server = Neighbour::new("close");
         let pool = server.pool();
@@ -542,7 +542,7 @@ fn drop_next_of_pushed(kind: Kind, octets: usize, patience: usize) -> usize {
 }
 
 #[test]
-fn a_batch_of_pushed_messages_whose_next_is_dropped_tells_of_each() {
+fn a_batch_reports_each_pushed_message_despite_dropped_next_calls() {
     for kind in KINDS {
         for patience in 1..5 {
             assert!(drop_next_of_pushed(kind, 24, patience) > 0, "{kind:?}, {patience} polls");
@@ -551,7 +551,7 @@ fn a_batch_of_pushed_messages_whose_next_is_dropped_tells_of_each() {
 }
 
 #[test]
-fn a_batch_whose_finish_is_dropped_at_any_poll_leaves_a_client_that_is_in_step() {
+fn a_batch_whose_finish_is_dropped_at_any_poll_leaves_the_client_in_step() {
     for kind in KINDS {
         let mut worked = 0;
         for polls in 0.. {
@@ -676,7 +676,7 @@ fn a_batch_that_is_dropped_does_not_consume_content_that_was_not_read() {
 }
 
 #[test]
-fn a_batch_whose_every_next_is_dropped_reads_each_content_once() {
+fn a_batch_reads_each_content_once_even_if_every_next_is_dropped() {
     for (kind, composed) in KINDS.into_iter().flat_map(|kind| [(kind, false), (kind, true)]) {
         for patience in 2..5 {
             let mails = [composed; 3].map(once);

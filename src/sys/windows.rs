@@ -210,7 +210,7 @@ mod tests {
     use crate::{Client, Error};
 
     #[test]
-    fn a_unix_socket_is_an_error_that_says_so() {
+    fn unix_sockets_are_refused_with_a_clear_error_on_windows() {
         let built = Client::unix("/run/smtp").connect().map(drop);
         for refused in [built, Client::from_url("lmtp+unix:/run/lmtp").map(drop)] {
             let error = refused.unwrap_err();

@@ -61,7 +61,7 @@ impl Read for InPieces {
 
 // Behaviour 89, threat 32.
 #[test]
-fn a_message_ends_with_one_line_end_whether_it_had_one_or_not() {
+fn a_final_line_end_is_added_only_where_it_is_missing() {
     assert_wire(b"Hello", b"Hello\r\n");
     assert_wire(b"Hello\r\n", b"Hello\r\n");
     assert_wire(b"Hello\r\n\r\n", b"Hello\r\n\r\n");
@@ -75,7 +75,7 @@ fn an_empty_message_is_sent_as_an_empty_line() {
 
 // Threat 28.
 #[test]
-fn lone_line_ends_become_crlf() {
+fn bare_cr_and_lf_become_crlf() {
     assert_wire(b"a\nb\rc\r\nd\n\re", b"a\r\nb\r\nc\r\nd\r\n\r\ne\r\n");
 }
 
@@ -178,7 +178,7 @@ fn a_file_that_cannot_be_read_leaves_the_server_without_a_message() {
 }
 
 #[test]
-fn a_file_that_is_too_large_is_not_offered() {
+fn a_file_over_the_size_limit_is_refused_before_mail() {
     let file = File::of("large", &[b'x'; 100]);
     let server = Server::playing("-- hello SIZE 50\nC: NOOP\nS: 250 ok");
     let mut client = connect(&server);
@@ -436,7 +436,7 @@ fn a_refusal_in_the_middle_of_a_reader_closes_the_connection() {
 
 // Behaviour 88.
 #[test]
-fn only_line_ends_and_dots_of_content_are_changed() {
+fn only_line_ends_and_leading_dots_of_content_are_changed() {
     let all: Vec<u8> = (1..=255).filter(|octet| !b"\r\n".contains(octet)).collect();
     let sent = [&all[..], b"\n.", &all, b"\n"].concat();
     let expected = [&all[..], b"\r\n..", &all, b"\r\n"].concat();
@@ -481,7 +481,7 @@ impl Read for Slices {
 
 // Threat 31.
 #[test]
-fn the_slicing_of_content_does_not_change_what_is_sent() {
+fn how_content_is_split_into_reads_does_not_change_what_is_sent() {
     let text = b".\r\n..\r\n\r\n.\r\n.a\n.\nb\r.\r\n\r.\n.";
     let wire = b"..\r\n...\r\n\r\n..\r\n..a\r\n..\r\nb\r\n..\r\n\r\n..\r\n..\r\n.\r\n";
     for slice in 1..=text.len() {

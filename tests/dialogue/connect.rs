@@ -43,7 +43,7 @@ fn a_greeting_that_refuses_is_reported_and_closes_the_connection() {
 
 // Behaviour 4.
 #[test]
-fn the_end_of_the_time_for_connecting_names_host_and_port() {
+fn a_connect_timeout_names_host_and_port() {
     let hole = BlackHole::new();
     let port = hole.address().port();
     let start = Instant::now();
@@ -57,7 +57,7 @@ fn the_end_of_the_time_for_connecting_names_host_and_port() {
 
 // Behaviour 4.
 #[test]
-fn no_time_for_connecting_ends_at_once() {
+fn a_connect_timeout_of_zero_ends_at_once() {
     let server = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = server.local_addr().unwrap().port();
     let error = connect_error(&Client::builder("127.0.0.1").port(port).connect_timeout(Duration::ZERO));
@@ -91,7 +91,7 @@ fn an_open_connection_is_not_replaced() {
 
 // Behaviour 8.
 #[test]
-fn after_quit_it_connects_again_with_its_settings() {
+fn a_client_can_reconnect_after_quit_with_its_settings() {
     let once = "-- hello AUTH PLAIN
          C: AUTH PLAIN AHVzZXIAc2VjcmV0
          S: 235 welcome
@@ -107,7 +107,7 @@ fn after_quit_it_connects_again_with_its_settings() {
 
 // Behaviour 9.
 #[test]
-fn after_a_loss_it_connects_again() {
+fn a_client_can_reconnect_after_a_lost_connection() {
     let server = Server::playing_in_turn([
         "-- hello\nC: NOOP\nS: 250 ok\n-- close",
         "S: 220 hi\nC: EHLO client.example.org\n-- fin",
@@ -131,7 +131,7 @@ fn after_a_loss_it_connects_again() {
 // Behaviour 9.
 #[cfg(any(feature = "native-tls", feature = "rustls"))]
 #[test]
-fn after_a_loss_in_starttls_it_connects_again() {
+fn a_client_can_reconnect_after_a_loss_in_starttls() {
     let server = Server::playing_in_turn([
         "-- hello\nC: QUIT\nS: 221 bye",
         "-- hello STARTTLS\nC: STARTTLS\n-- fin",
@@ -166,7 +166,7 @@ fn setters_are_kept_for_the_next_connection() {
 
 // Behaviour 11.
 #[test]
-fn limits_are_kept_for_the_next_connection() {
+fn time_limits_are_kept_for_the_next_connection() {
     let server = Server::playing_in_turn(["-- hello", "-- hello\nC: NOOP\n-- silence"]);
     let mut client = block_on(builder(&server).timeout(SHORT).connect()).unwrap();
     client.close();
@@ -178,7 +178,7 @@ fn limits_are_kept_for_the_next_connection() {
 
 // Behaviour 14, threat 12.
 #[test]
-fn names_that_could_smuggle_are_refused() {
+fn names_that_could_smuggle_commands_are_refused() {
     for name in ["", " ", "a b", "a\nb", "a\r\nMAIL FROM:<x@y>", "a\tb", "a\0b", "a\x7fb"] {
         let refused = Client::builder("127.0.0.1").port(closed().port()).hello_name(name);
         assert!(matches!(connect_error(&refused), Error::Config(_)), "{name:?}");
@@ -190,7 +190,7 @@ fn names_that_could_smuggle_are_refused() {
 
 // Behaviour 15.
 #[test]
-fn a_connected_socket_of_the_callers_will_do() {
+fn a_socket_connected_by_the_caller_can_be_used() {
     let server = Server::playing(format!("-- hello\n{TRANSACTION}C: QUIT\nS: 221 bye"));
     let mut client = block_on(builder(&server).connect_over(tcp(dial(&server)))).unwrap();
     assert_eq!(client.peer_addr(), Some(server.address()));
@@ -199,7 +199,7 @@ fn a_connected_socket_of_the_callers_will_do() {
 }
 
 #[test]
-fn any_stream_will_do_and_nothing_is_known_of_it() {
+fn any_stream_can_be_used_and_has_no_peer_address() {
     let server = Server::playing(format!("-- hello\n{TRANSACTION}C: QUIT\nS: 221 bye"));
     let mut client = block_on(builder(&server).connect_over(opaque(dial(&server)))).unwrap();
     assert_eq!(client.peer_addr(), None);
@@ -210,7 +210,7 @@ fn any_stream_will_do_and_nothing_is_known_of_it() {
 }
 
 #[test]
-fn a_connection_of_the_callers_cannot_be_made_again() {
+fn a_user_supplied_connection_cannot_be_reconnected() {
     let server = Server::playing("-- hello\nC: QUIT\nS: 221 bye");
     let mut client = block_on(builder(&server).connect_over(tcp(dial(&server)))).unwrap();
     block_on(client.quit()).unwrap();
@@ -222,7 +222,7 @@ pub const LOGIN: &str = "-- hello AUTH PLAIN\nC: AUTH PLAIN AHVzZXIAc2VjcmV0\nS:
 
 // Threat 18.
 #[test]
-fn credentials_go_in_clear_only_where_nobody_can_listen() {
+fn credentials_are_sent_in_clear_only_where_nobody_can_eavesdrop() {
     let plain =
         |builder: Builder| patient(builder).security(Security::Plaintext).credentials("user", "secret");
     let server = Server::playing(""); // receives nothing at all
@@ -258,7 +258,7 @@ mod tls {
 
     // Behaviour 15.
     #[test]
-    fn tls_over_a_connection_of_the_callers_verifies_the_host() {
+    fn tls_over_a_user_supplied_connection_verifies_the_host() {
         let over = |host: &str, security, server: &Server| {
             block_on(trusting(Client::builder(host), security).connect_over(tcp(dial(server))))
         };
@@ -270,7 +270,7 @@ mod tls {
     }
 
     #[test]
-    fn tls_goes_over_any_stream_with_large_messages_too() {
+    fn tls_works_over_any_stream_even_with_large_messages() {
         let server = Server::running(|peer| {
             peer.play(&format!("{SECURED}-- envelope\nC: DATA\nS: 354 go on"));
             assert_eq!(peer.body().len(), 33 << 14);
@@ -284,7 +284,7 @@ mod tls {
     }
 
     #[test]
-    fn the_host_is_verified_at_addresses_that_were_given() {
+    fn the_host_name_is_verified_at_given_addresses() {
         let to = |host: &str, server: &Server| {
             trusting(Client::builder(host), Security::Implicit).addresses([server.address()])
         };
@@ -327,7 +327,7 @@ fn lmtp_is_never_spoken_on_port_25() {
 }
 
 #[test]
-fn addresses_that_were_given_are_not_looked_up() {
+fn given_addresses_are_not_looked_up() {
     let server = Server::playing("-- hello");
     // No resolver knows it (RFC 6761 §6.4).
     let builder = patient(Client::builder("mail.invalid")).addresses([closed(), server.address()]);
@@ -337,7 +337,7 @@ fn addresses_that_were_given_are_not_looked_up() {
 
 // Threat 86.
 #[test]
-fn no_error_of_an_address_is_lost() {
+fn the_connect_error_reports_the_failure_of_each_address() {
     let (first, second) = (closed(), closed());
     let error = connect_error(&Client::builder("mail.example.org").addresses([first, second]));
     let Error::Connect { server, source } = &error else { panic!("{error:?}") };
@@ -350,7 +350,7 @@ fn no_error_of_an_address_is_lost() {
 
 // Threat 86.
 #[test]
-fn a_dead_address_does_not_eat_the_time_of_the_next() {
+fn an_unresponsive_address_does_not_use_up_the_time_of_the_next() {
     let hole = BlackHole::new();
     let server = Server::playing("-- hello");
     let start = Instant::now();
@@ -375,7 +375,7 @@ fn an_address_that_refuses_is_followed_by_the_next_at_once() {
 
 // Threat 86.
 #[test]
-fn a_timeout_of_connecting_reports_what_was_tried() {
+fn a_connect_timeout_reports_the_addresses_tried() {
     let (hole, refusing) = (BlackHole::new(), closed());
     let builder = Client::builder("h").addresses([refusing, hole.address()]).connect_timeout(SHORT);
     let error = connect_error(&builder);
@@ -385,7 +385,7 @@ fn a_timeout_of_connecting_reports_what_was_tried() {
 }
 
 #[test]
-fn a_local_address_can_be_given() {
+fn a_local_address_can_be_set() {
     let server = Server::running(|peer| {
         assert_eq!(peer.client().ip(), Ipv4Addr::new(127, 0, 0, 2));
         peer.play("-- hello");
@@ -431,7 +431,7 @@ fn each_connection_has_a_number_in_the_log() {
 
 #[cfg(feature = "idna")]
 #[test]
-fn without_smtputf8_domains_go_out_as_a_labels() {
+fn without_smtputf8_domains_are_sent_as_a_labels() {
     let server = Server::playing(
         "-- hello 8BITMIME
          C: MAIL FROM:<alice@example.org>
@@ -448,7 +448,7 @@ fn without_smtputf8_domains_go_out_as_a_labels() {
 }
 
 #[test]
-fn without_smtputf8_a_local_part_beyond_ascii_is_refused_before_mail() {
+fn without_smtputf8_a_non_ascii_local_part_is_refused_before_mail() {
     let server = Server::playing("-- hello 8BITMIME\nC: NOOP\nS: 250 ok");
     let mut client = connect(&server);
     let error = send_error(&mut client, &mail_to(&["jörg@example.org"]));
@@ -457,7 +457,7 @@ fn without_smtputf8_a_local_part_beyond_ascii_is_refused_before_mail() {
 }
 
 #[test]
-fn a_path_that_cannot_be_a_socket_is_refused() {
+fn a_path_that_cannot_name_a_socket_is_refused() {
     for path in ["", "a\0b", &"x".repeat(200)] {
         assert!(matches!(connect_error(&Client::unix(Path::new(path))), Error::Config(_)), "{path:?}");
     }

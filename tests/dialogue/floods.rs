@@ -23,7 +23,7 @@ pub fn flooded() -> Builder {
 }
 
 #[test]
-fn records_without_content_do_not_outlast_the_deadline() {
+fn tls_records_without_content_do_not_outlast_the_deadline() {
     let builder = flooded();
     for at in [Stage::Handshake, Stage::Idle, Stage::Reply, Stage::Content] {
         for record in [Record::KeyUpdate, Record::Ticket] {

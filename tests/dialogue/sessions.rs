@@ -118,7 +118,7 @@ fn a_server_that_closes_after_each_message_gets_each_over_a_separate_connection(
 }
 
 #[test]
-fn after_a_close_no_later_connection_carries_more_messages() {
+fn after_a_close_no_later_connection_is_given_more_messages() {
     let server = Ruled::start(of_two(Enough::Closes, &["PIPELINING"]));
     assert_eq!(outcomes(&send_all(&mut ruled_client(&server), mails(8))), "AAAAAAAA");
     assert_eq!(server.stored_per_connection(), [2, 2, 2, 2]);
@@ -126,7 +126,7 @@ fn after_a_close_no_later_connection_carries_more_messages() {
 }
 
 #[test]
-fn a_close_among_many_chunks_leaves_a_window_in_doubt_once_and_nothing_is_sent_twice() {
+fn a_close_between_chunks_leaves_one_window_in_doubt_and_sends_nothing_twice() {
     let server =
         Ruled::start(Rules { session: Some((5, Enough::Closes)), ..rules(&["PIPELINING", "CHUNKING"]) });
     let builder = ruled_builder(&server).chunking(true);
@@ -147,7 +147,7 @@ fn a_close_among_many_chunks_leaves_a_window_in_doubt_once_and_nothing_is_sent_t
 }
 
 #[test]
-fn a_452_among_many_chunks_loses_nothing() {
+fn a_452_between_many_chunks_loses_no_message() {
     let server =
         Ruled::start(Rules { session: Some((5, Enough::Refuses)), ..rules(&["PIPELINING", "CHUNKING"]) });
     let builder = ruled_builder(&server).chunking(true);
@@ -158,7 +158,7 @@ fn a_452_among_many_chunks_loses_nothing() {
 }
 
 #[test]
-fn content_that_can_be_read_once_is_sent_over_another_connection() {
+fn single_use_content_is_sent_over_another_connection() {
     for enough in ENOUGH {
         let server = Ruled::start(of_two(enough, &["PIPELINING"]));
         let reader = |number| {
@@ -186,7 +186,7 @@ fn a_connection_that_has_carried_no_message_is_not_replaced() {
 }
 
 #[test]
-fn a_connection_without_progress_is_the_last() {
+fn a_connection_that_takes_no_message_is_not_replaced() {
     for enough in ENOUGH {
         let server = Ruled::start(Rules { connections: Some(1), ..of_two(enough, &["PIPELINING"]) });
         let results = send_all(&mut ruled_client(&server), mails(5));
@@ -237,7 +237,7 @@ fn a_connection_that_the_caller_made_is_not_replaced() {
 }
 
 #[test]
-fn a_client_that_was_broken_before_still_needs_reconnect() {
+fn a_closed_client_still_needs_reconnect() {
     let server = Ruled::start(of_two(Enough::Closes, &["PIPELINING"]));
     let mut client = ruled_client(&server);
     accept(&mut client, &numbered(1));
@@ -326,7 +326,7 @@ fn all_ways(rules: &Rules, lmtp: bool) {
 }
 
 #[test]
-fn a_server_that_takes_the_final_dot_off_only_at_the_end_of_a_read_stores_each_message_as_it_was_sent() {
+fn a_server_that_finds_the_dot_only_at_the_end_of_a_read_stores_whole_messages() {
     all_ways(&rules(&["PIPELINING"]), false);
     all_ways(&rules(&["PIPELINING", "8BITMIME", "SIZE"]), true);
     all_ways(&rules(&[]), false);
@@ -339,7 +339,7 @@ fn a_server_that_takes_the_final_dot_off_only_at_the_end_of_a_read_stores_each_m
 }
 
 #[test]
-fn a_caller_who_asks_for_it_gets_what_such_a_server_does() {
+fn always_joining_lets_a_faulty_server_store_commands_in_a_message() {
     let server = Ruled::start(Rules { joined: Joined::Stored, ..rules(&["PIPELINING"]) });
     let builder = ruled_builder(&server).join_envelopes(JoinPolicy::Always);
     assert_eq!(outcomes(&send_all(&mut block_on(builder.connect()).unwrap(), mails(2))), "AA");
@@ -348,7 +348,7 @@ fn a_caller_who_asks_for_it_gets_what_such_a_server_does() {
 }
 
 #[test]
-fn pipelined_commands_that_are_misread_are_sent_once_more_one_at_a_time() {
+fn misread_pipelined_commands_are_sent_again_one_at_a_time() {
     let misreads = || Ruled::start(Rules { joined: Joined::Refused, ..rules(&["PIPELINING"]) });
     let server = misreads();
     let builder = ruled_builder(&server);
@@ -383,7 +383,7 @@ fn pipelined_commands_that_are_misread_are_sent_once_more_one_at_a_time() {
 }
 
 #[test]
-fn content_that_left_with_a_misread_envelope_is_sent_once_more() {
+fn content_sent_with_a_misread_envelope_is_sent_again() {
     let server = Ruled::start(Rules { joined: Joined::Refused, ..rules(&["PIPELINING", "CHUNKING"]) });
     let builder = ruled_builder(&server).chunking(true);
     let results = send_all(&mut block_on(builder.connect()).unwrap(), mails(2));
@@ -405,7 +405,7 @@ fn refused_with(reply: &'static str) -> (usize, (Phase, u16)) {
 }
 
 #[test]
-fn only_replies_that_mean_out_of_place_cause_a_second_try_and_only_a_success_is_remembered() {
+fn only_replies_that_mean_a_misread_command_cause_a_second_attempt() {
     for (reply, code) in
         [("500 what", 500), ("501 5.5.4 no", 501), ("501 no", 501), ("502 no", 502), ("503 5.5.1 no", 503)]
     {
@@ -417,7 +417,7 @@ fn only_replies_that_mean_out_of_place_cause_a_second_try_and_only_a_success_is_
 }
 
 #[test]
-fn a_reply_of_out_of_place_after_a_refusal_causes_no_second_try() {
+fn a_503_after_a_refusal_causes_no_second_attempt() {
     for refused in
         ["S: 550 no\nS: 503 MAIL first\nS: 503 MAIL first", "S: 250 ok\nS: 550 no\nS: 503 RCPT first"]
     {
@@ -429,7 +429,7 @@ fn a_reply_of_out_of_place_after_a_refusal_causes_no_second_try() {
 }
 
 #[test]
-fn recipients_that_were_misread_get_the_message_after_those_that_were_not() {
+fn misread_recipients_get_the_message_after_the_others() {
     let flight = |recipients: &[&str], replies: &str| {
         let rcpt: String = recipients.iter().map(|to| format!("C: RCPT TO:<{to}@example.org>\n")).collect();
         format!("C: MAIL FROM:<alice@example.org>\n{rcpt}C: DATA\n{replies}")
@@ -449,7 +449,7 @@ fn recipients_that_were_misread_get_the_message_after_those_that_were_not() {
 }
 
 #[test]
-fn recipients_that_were_too_many_are_not_repeated_in_every_transaction() {
+fn excess_recipients_are_not_repeated_in_every_transaction() {
     const COUNT: usize = 300;
     let to: Vec<String> = (0..COUNT).map(|number| format!("u{number}@example.org")).collect();
     let mail = || Raw::bytes(Envelope::new("alice@example.org", &to).unwrap(), b"Hello\r\n");
@@ -524,7 +524,7 @@ fn a_connection_that_a_call_has_secured_is_not_replaced() {
 }
 
 #[test]
-fn the_other_connection_is_logged_in_by_the_builder() {
+fn the_other_connection_logs_in_with_the_builders_credentials() {
     let hello = "-- hello PIPELINING, AUTH PLAIN\nC: AUTH PLAIN AHVzZXIAc2VjcmV0\nS: 235 welcome\n";
     for end in TURNED_AWAY {
         for batch in [false, true] {
@@ -542,7 +542,7 @@ fn the_other_connection_is_logged_in_by_the_builder() {
 }
 
 #[test]
-fn nothing_goes_over_another_connection_that_takes_no_login() {
+fn nothing_is_sent_over_another_connection_that_offers_no_login() {
     for end in TURNED_AWAY {
         for batch in [false, true] {
             let hello = "-- hello PIPELINING, AUTH PLAIN\nC: AUTH PLAIN AHVzZXIAc2VjcmV0\nS: 235 welcome\n";
@@ -564,7 +564,7 @@ fn nothing_goes_over_another_connection_that_takes_no_login() {
 
 #[cfg(any(feature = "native-tls", feature = "rustls"))]
 #[test]
-fn the_other_connection_is_secured_by_the_builder() {
+fn the_other_connection_uses_the_tls_settings_of_the_builder() {
     for end in TURNED_AWAY {
         let hello = "-- hello STARTTLS\nC: STARTTLS\nS: 220 go ahead\n-- tls good
              C: EHLO client.example.org\nS: 250-hi\nS: 250 PIPELINING\n";
@@ -611,7 +611,7 @@ fn the_first_message_without_a_connection_reports_why_connecting_failed() {
 }
 
 #[test]
-fn recipients_that_were_too_many_get_the_message_though_quit_has_left() {
+fn excess_recipients_get_the_message_even_if_quit_has_left() {
     let all = ["a@example.org", "b@example.org"];
     let flight = |recipients: &[&str]| {
         let rcpt: String = recipients.iter().map(|to| format!("C: RCPT TO:<{to}>\n")).collect();
@@ -629,7 +629,7 @@ fn recipients_that_were_too_many_get_the_message_though_quit_has_left() {
 
 /// However a server ends its sessions, it is asked no more often than it makes progress.
 #[test]
-fn a_server_that_turns_away_all_that_comes_second_is_asked_once_for_each_message() {
+fn a_server_that_takes_one_message_per_session_is_not_asked_too_often() {
     for enough in ENOUGH {
         let server = Ruled::start(Rules { session: Some((1, enough)), ..rules(&["PIPELINING"]) });
         assert_eq!(outcomes(&send_all(&mut ruled_client(&server), mails(20))), "A".repeat(20));

@@ -55,7 +55,7 @@ fn reading(reader: impl Read + Send + 'static) -> Raw<'static> {
 }
 
 #[test]
-fn a_line_leaves_before_the_next_one_is_there() {
+fn a_line_is_sent_before_the_next_one_is_available() {
     let (more, slow) = slow();
     more.send(b"line 0\r\n".to_vec()).unwrap();
     let server = Server::running(move |peer| {
@@ -71,7 +71,7 @@ fn a_line_leaves_before_the_next_one_is_there() {
 }
 
 #[test]
-fn a_chunk_leaves_before_the_next_piece_is_there() {
+fn a_chunk_is_sent_before_the_next_piece_is_available() {
     let (more, slow) = slow();
     more.send(b"line 0\r\n".to_vec()).unwrap();
     let server = Server::running(move |peer| {
@@ -94,7 +94,7 @@ fn a_chunk_leaves_before_the_next_piece_is_there() {
 }
 
 #[test]
-fn lines_of_an_attachment_leave_before_the_next_one_is_there() {
+fn lines_of_an_attachment_are_sent_before_the_next_one_is_available() {
     let (more, slow) = slow();
     more.send(line(0)).unwrap();
     let server = Server::running(move |peer| {
@@ -119,7 +119,7 @@ fn encoded_lines(heard: &[u8]) -> usize {
 }
 
 #[test]
-fn a_refusal_is_heard_while_the_content_is_long_in_coming() {
+fn a_refusal_is_heard_while_waiting_for_slow_content() {
     for chunking in [false, true] {
         let (more, slow) = slow();
         more.send(b"line 0\r\n".to_vec()).unwrap();
@@ -171,7 +171,7 @@ fn assert_late(mail: &dyn Mail) {
 }
 
 #[test]
-fn a_reader_that_has_nothing_yet_is_asked_again_and_not_for_ever() {
+fn a_reader_that_would_block_is_retried_until_the_deadline() {
     let (ours, mut theirs) = pair();
     ours.set_nonblocking(true).unwrap();
     let reads = Arc::new(AtomicUsize::new(0));
@@ -199,7 +199,7 @@ impl Mail for Wrapped {
 }
 
 #[test]
-fn a_reader_that_has_nothing_yet_loses_nothing() {
+fn a_reader_that_would_block_loses_no_content() {
     let (ours, mut theirs) = pair();
     ours.set_nonblocking(true).unwrap();
     let writing = thread::spawn(move || {
@@ -278,7 +278,7 @@ mod fifo {
     }
 
     #[test]
-    fn a_fifo_is_read_to_the_end_of_its_writer() {
+    fn a_fifo_is_read_until_its_writer_closes_it() {
         for attached in [false, true] {
             let fifo = Fifo::new();
             let path = fifo.0.clone();

@@ -42,7 +42,7 @@ const TRANSACTION: &str = "-- envelope
 
 // Behaviour 56.
 #[test]
-fn starttls_secures_the_connection_and_says_ehlo_again() {
+fn starttls_secures_the_connection_and_sends_ehlo_again() {
     let server = Server::playing(format!("{SECURED}{TRANSACTION}S: 250 ok\nC: QUIT\nS: 221 bye\n-- close"));
     let mut client = block_on(starttls(&server).connect()).unwrap();
     assert!(client.is_encrypted());
@@ -76,7 +76,7 @@ fn a_large_message_goes_through_tls() {
 
 // Threat 76.
 #[test]
-fn a_flight_through_tls_does_not_wedge_a_server_that_answers_each_at_once() {
+fn a_pipelined_flight_over_tls_does_not_deadlock_with_a_talkative_server() {
     let recipients: Vec<_> = (0..1000).map(|i| format!("recipient-{i}@example.org")).collect();
     let recipients: Vec<_> = recipients.iter().map(String::as_str).collect();
     for version in VERSIONS {
@@ -95,7 +95,7 @@ fn a_flight_through_tls_does_not_wedge_a_server_that_answers_each_at_once() {
 
 // Behaviour 57, threat 1.
 #[test]
-fn octets_behind_the_220_are_an_injection() {
+fn octets_after_the_220_are_treated_as_an_injection() {
     for injected in [
         r"S: 220 go ahead\r\n250-evil\r\n250 AUTH PLAIN",
         r"S... 220 go ahead\r\n250-evil\r\n250 AUTH",
@@ -114,7 +114,7 @@ fn octets_behind_the_220_are_an_injection() {
 
 // Threat 1.
 #[test]
-fn octets_in_a_segment_behind_that_of_the_220_are_no_tls() {
+fn octets_in_a_later_segment_than_the_220_break_the_handshake() {
     let server = Server::playing(format!(
         "{UP_TO_STARTTLS}S: 220 go ahead
          -- pause
@@ -128,7 +128,7 @@ fn octets_in_a_segment_behind_that_of_the_220_are_no_tls() {
 
 // Behaviour 53, threat 2.
 #[test]
-fn starttls_that_is_required_and_missing_is_an_error_behind_ehlo() {
+fn a_missing_required_starttls_is_an_error_after_ehlo() {
     let server = Server::playing("-- hello AUTH PLAIN, XSECURITY=NONE, XSTARTTLS");
     let error = connect_error(&starttls(&server).credentials("user", "secret"));
     assert!(matches!(error, Error::TlsRequired), "{error:?}");
@@ -137,7 +137,7 @@ fn starttls_that_is_required_and_missing_is_an_error_behind_ehlo() {
 
 // Threat 3.
 #[test]
-fn starttls_takes_220_only() {
+fn starttls_accepts_only_220() {
     for (answer, is_refusal) in [
         ("454 TLS not available", true),
         ("500 what?", true),
@@ -168,7 +168,7 @@ fn starttls_takes_220_only() {
 
 // Threat 3.
 #[test]
-fn a_220_of_several_lines_is_yes() {
+fn a_220_of_several_lines_starts_tls() {
     let server = Server::playing(
         "-- hello STARTTLS
          C: STARTTLS
@@ -183,7 +183,7 @@ fn a_220_of_several_lines_is_yes() {
 
 // Behaviour 56, threat 5.
 #[test]
-fn what_was_offered_before_tls_is_forgotten() {
+fn capabilities_from_before_tls_are_forgotten() {
     let server = Server::playing(format!(
         "{UP_TO_STARTTLS}S: 220 go ahead
          -- tls good
@@ -197,7 +197,7 @@ fn what_was_offered_before_tls_is_forgotten() {
 
 // Threat 5.
 #[test]
-fn a_login_that_was_offered_before_tls_only_is_none() {
+fn a_login_offered_only_before_tls_is_not_used() {
     let server = Server::playing(format!(
         "{UP_TO_STARTTLS}S: 220 go ahead
          -- tls good
@@ -209,7 +209,7 @@ fn a_login_that_was_offered_before_tls_only_is_none() {
 }
 
 #[test]
-fn starttls_that_is_offered_within_tls_is_not_taken() {
+fn starttls_offered_within_tls_is_not_used() {
     let server = Server::playing(
         "-- tls good
          -- hello STARTTLS",
@@ -219,7 +219,7 @@ fn starttls_that_is_offered_within_tls_is_not_taken() {
 
 // Threat 4.
 #[test]
-fn ehlo_refused_within_tls_is_an_error_though_helo_would_do() {
+fn an_ehlo_refused_within_tls_is_not_followed_by_helo() {
     let server = Server::playing(
         "-- hello STARTTLS
          C: STARTTLS
@@ -233,7 +233,7 @@ fn ehlo_refused_within_tls_is_an_error_though_helo_would_do() {
 
 // Threat 6.
 #[test]
-fn a_reply_injected_behind_that_of_the_second_ehlo_is_an_error() {
+fn a_reply_injected_after_that_to_the_second_ehlo_is_an_error() {
     let server = Server::playing(format!("{SECURED}S: 250 ok"));
     match block_on(starttls(&server).connect()) {
         Err(error) => assert!(matches!(error, Error::Protocol { .. }), "{error:?}"),
@@ -247,7 +247,7 @@ fn a_reply_injected_behind_that_of_the_second_ehlo_is_an_error() {
 
 // Threat 7.
 #[test]
-fn a_certificate_that_is_not_to_be_trusted_gets_nothing_but_the_handshake() {
+fn a_server_with_an_untrusted_certificate_gets_nothing_but_the_handshake() {
     for certificate in ["other-host", "expired", "unknown-issuer", "self-signed"] {
         let server = Server::playing(format!("{UP_TO_STARTTLS}S: 220 go ahead\n-- no tls {certificate}"));
         let error = connect_error(&starttls(&server).credentials("user", "secret"));
@@ -271,7 +271,7 @@ fn opportunistic_tls_does_not_fall_back_to_plain_text() {
 }
 
 #[test]
-fn a_certificate_of_an_authority_that_was_not_given_is_not_trusted() {
+fn a_certificate_of_an_unknown_ca_is_not_trusted() {
     let server = Server::playing("-- no tls good");
     let error = connect_error(&builder(&server).security(Security::Implicit));
     assert!(matches!(error, Error::Certificate { .. }), "{error:?}");
@@ -314,20 +314,20 @@ fn a_name_is_verified_as_a_name() {
 
 // Threat 10.
 #[test]
-fn a_trailing_dot_is_not_verified() {
+fn a_trailing_dot_is_ignored_when_verifying_a_name() {
     let server = Server::playing("-- tls good\n-- hello");
     block_on(implicit(&server).tls_name("localhost.").connect()).unwrap();
 }
 
 #[test]
-fn auto_does_not_upgrade_to_a_loopback_address_without_credentials() {
+fn auto_does_not_use_starttls_to_loopback_without_credentials() {
     let server = Server::playing("-- hello STARTTLS");
     let client = block_on(builder(&server).security(Security::Auto).connect()).unwrap();
     assert!(!client.is_encrypted());
 }
 
 #[test]
-fn auto_upgrades_with_credentials_where_it_is_offered() {
+fn auto_uses_starttls_with_credentials_where_it_is_offered() {
     let server = Server::playing(
         "-- hello STARTTLS, AUTH PLAIN
          C: STARTTLS
@@ -345,7 +345,7 @@ fn auto_upgrades_with_credentials_where_it_is_offered() {
 
 // Behaviour 53.
 #[test]
-fn opportunistic_tls_is_taken_where_it_is_offered() {
+fn opportunistic_tls_is_used_where_it_is_offered() {
     let server = Server::playing(SECURED);
     let client = block_on(starttls(&server).security(Security::Opportunistic).connect()).unwrap();
     assert!(client.is_encrypted());
@@ -358,7 +358,7 @@ fn opportunistic_tls_is_taken_where_it_is_offered() {
 
 // Behaviour 53.
 #[test]
-fn plaintext_does_not_upgrade() {
+fn plaintext_does_not_use_starttls() {
     let server = Server::playing("-- hello STARTTLS");
     let client = block_on(builder(&server).security(Security::Plaintext).connect()).unwrap();
     assert!(!client.is_encrypted());
@@ -425,7 +425,7 @@ fn an_end_before_the_handshake_is_an_error() {
 
 // Threat 15.
 #[test]
-fn an_end_without_goodbye_is_neither_data_nor_success() {
+fn an_end_without_close_notify_leaves_a_message_in_doubt() {
     for version in VERSIONS {
         for end in ["-- fin", "-- close", "-- reset", "S... 250 o\n-- fin"] {
             let secured = SECURED.replace(VERSIONS[0], version);
@@ -444,7 +444,7 @@ fn an_end_without_goodbye_is_neither_data_nor_success() {
 
 // Threat 15.
 #[test]
-fn an_end_without_goodbye_before_the_message_is_not_sent() {
+fn an_end_without_close_notify_before_the_message_leaves_it_unsent() {
     let server = Server::playing(format!("{SECURED}C: MAIL FROM:<alice@example.org>\n-- fin"));
     let mut client = block_on(starttls(&server).connect()).unwrap();
     let error = send_error(&mut client, &mail());
@@ -454,7 +454,7 @@ fn an_end_without_goodbye_before_the_message_is_not_sent() {
 
 // Threat 15.
 #[test]
-fn an_end_without_goodbye_before_the_greeting_is_an_error() {
+fn an_end_without_close_notify_before_the_greeting_is_an_error() {
     let server = Server::playing("-- tls good\n-- fin");
     let error = connect_error(&implicit(&server));
     assert!(
@@ -465,7 +465,7 @@ fn an_end_without_goodbye_before_the_greeting_is_an_error() {
 
 // Threat 17.
 #[test]
-fn a_port_without_tls_is_named_as_such() {
+fn the_error_says_if_a_port_does_not_use_tls() {
     let server = Server::playing("S: 220 mail.example.org ESMTP\n-- ignore");
     let error = connect_error(&implicit(&server));
     assert!(matches!(error, Error::Tls { .. }), "{error:?}");
@@ -474,7 +474,7 @@ fn a_port_without_tls_is_named_as_such() {
 
 // Behaviour 63.
 #[test]
-fn tls_to_a_plain_server_is_an_error_and_no_hang() {
+fn tls_to_a_plain_server_is_an_error_and_does_not_hang() {
     for then in ["-- ignore", "-- fin\n-- ignore"] {
         let server = Server::playing(format!("S: 220 mail.example.org ESMTP\n{then}"));
         assert!(matches!(connect_error(&implicit(&server)), Error::Tls { .. }), "{then}");
@@ -491,7 +491,7 @@ fn tls_to_a_plain_server_is_an_error_and_no_hang() {
 
 // Threat 17.
 #[test]
-fn a_port_with_tls_is_hinted_at() {
+fn the_timeout_of_a_silent_greeting_suggests_tls() {
     let server = Server::playing("-- silence");
     let error = connect_error(&builder(&server).greeting_timeout(Duration::from_millis(100)));
     assert!(matches!(error, Error::Timeout(Phase::Greeting)) && error.to_string().contains("TLS"), "{error}");
@@ -508,7 +508,7 @@ fn clones_of_a_builder_connect_independently() {
 }
 
 #[test]
-fn building_the_connector_counts_as_a_part_of_the_handshake() {
+fn the_handshake_timeout_includes_building_the_connector() {
     // The server receives nothing, so it is not the handshake that takes too long.
     let server = Server::playing(format!("{UP_TO_STARTTLS}S: 220 go ahead\n"));
     // Where TLS is certain, the connector is built while connecting.
@@ -519,7 +519,7 @@ fn building_the_connector_counts_as_a_part_of_the_handshake() {
 }
 
 #[test]
-fn the_connector_is_built_while_the_connection_is_on_its_way() {
+fn the_tls_connector_is_built_while_connecting() {
     journal::begin();
     let hole = BlackHole::new();
     let builder = Client::builder("127.0.0.1").port(hole.address().port()).tls_backend(backend());
@@ -546,7 +546,7 @@ fn processor_time() -> Duration {
 /// rustls refuses such a handshake.
 #[cfg(target_os = "linux")]
 #[test]
-fn a_handshake_on_request_does_not_keep_the_processor_busy() {
+fn a_renegotiation_does_not_keep_the_cpu_busy() {
     const STALL: Duration = Duration::from_millis(1000);
     if backend() == TlsBackend::Rustls {
         return;
@@ -585,7 +585,7 @@ fn version_and_cipher_suite_are_known_with_rustls() {
 }
 
 #[test]
-fn with_rustls_clones_of_a_builder_resume_sessions() {
+fn clones_of_a_builder_with_rustls_resume_sessions() {
     if backend() != TlsBackend::Rustls {
         return;
     }

@@ -25,7 +25,7 @@ fn to_unix(server: &Server) -> Builder {
 
 // Behaviour 15.
 #[test]
-fn a_unix_socket_is_named_by_any_kind_of_path() {
+fn a_unix_socket_can_be_given_by_any_kind_of_path() {
     let server = || Server::playing_unix(format!("-- hello\n{TRANSACTION}C: QUIT\nS: 221 bye"));
     let talk = |builder: Builder| {
         let mut client = block_on(patient(builder).connect()).unwrap();
@@ -95,7 +95,7 @@ mod tls {
 
     // Behaviour 15.
     #[test]
-    fn tls_over_a_unix_socket_with_a_name_to_verify() {
+    fn tls_over_a_unix_socket_works_with_a_name_to_verify() {
         let secured =
             |server: &Server, security| trusting(Client::unix(server.path()), security).tls_name("localhost");
         let server = Server::playing_unix(format!("-- tls good\n-- hello\n{TRANSACTION}"));
@@ -133,7 +133,7 @@ mod tls {
 }
 
 #[test]
-fn the_name_in_ehlo_over_a_unix_socket_is_the_machines_or_its_loopback() {
+fn over_a_unix_socket_ehlo_names_the_machine_or_its_loopback_address() {
     let path = socket_path();
     let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
     let server = std::thread::spawn(move || {
@@ -154,7 +154,7 @@ fn the_name_in_ehlo_over_a_unix_socket_is_the_machines_or_its_loopback() {
 }
 
 #[test]
-fn a_unix_socket_that_is_not_there_is_named() {
+fn the_error_of_a_missing_unix_socket_names_its_path() {
     let path = socket_path();
     let error = connect_error(&Client::unix(&path));
     assert!(matches!(error, Error::Connect { .. }) && !error.is_timeout());

@@ -59,7 +59,7 @@ mod blocking {
     }
 
     #[test]
-    fn a_callback_that_does_not_come_back_is_waited_for_as_long_as_for_a_reply() {
+    fn a_callback_that_does_not_return_is_subject_to_the_time_limits() {
         let limit = std::time::Duration::from_millis(200);
         for set in [|b: Builder, limit| b.command_timeout(limit), |b: Builder, limit| b.deadline(limit)] {
             let error = with_sleeping_callback(|builder| set(builder, limit));
@@ -68,7 +68,7 @@ mod blocking {
     }
 
     #[test]
-    fn a_callback_that_does_not_come_back_does_not_hold_a_stop() {
+    fn a_callback_that_does_not_return_does_not_delay_a_stop() {
         let stop_handle = postino::StopHandle::new();
         let stop = stop_handle.clone();
         let other = std::thread::spawn(move || {
@@ -81,7 +81,7 @@ mod blocking {
     }
 
     #[test]
-    fn a_callback_that_panics_does_so_here() {
+    fn a_panic_in_a_callback_reaches_the_caller() {
         let server = Server::playing(crate::hello("XOAUTH2"));
         let builder = crate::builder!(Client, server);
         let builder = builder.oauth_token_with("u", || panic!("no token today"));
@@ -121,7 +121,7 @@ mod aio {
     }
 
     #[test]
-    fn a_callback_that_does_not_come_back_is_waited_for_as_long_as_for_a_reply() {
+    fn a_callback_that_does_not_return_is_subject_to_the_time_limits() {
         let limit = std::time::Duration::from_millis(200);
         for set in [|b: Builder, limit| b.command_timeout(limit), |b: Builder, limit| b.deadline(limit)] {
             let server = Server::playing(crate::hello("XOAUTH2"));
