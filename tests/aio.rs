@@ -7,7 +7,6 @@ use std::{
     future::{Future, poll_fn},
     io::{self, Read},
     net::TcpStream,
-    os::unix::net::UnixStream,
     pin::{Pin, pin},
     sync::{
         Arc,
@@ -15,7 +14,7 @@ use std::{
         mpsc,
     },
     task::{Context, Poll, Wake, Waker},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use postino::{
@@ -46,7 +45,8 @@ fn tcp(socket: TcpStream) -> impl AsyncRead + AsyncWrite + Send + 'static {
     Async::new(socket).unwrap()
 }
 
-fn unix(socket: UnixStream) -> impl AsyncRead + AsyncWrite + Send + 'static {
+#[cfg(unix)]
+fn unix(socket: std::os::unix::net::UnixStream) -> impl AsyncRead + AsyncWrite + Send + 'static {
     Async::new(socket).unwrap()
 }
 
@@ -56,83 +56,80 @@ fn opaque(socket: TcpStream) -> impl AsyncRead + AsyncWrite + Send + 'static {
 }
 
 /// A server in memory that floods its client.
-#[cfg(any(feature = "native-tls", feature = "rustls"))]
-fn flood(flood: support::tls::Flood) -> impl AsyncRead + AsyncWrite + Send + 'static {
-    Flooded(flood)
-}
+#[cfg(all(unix, any(feature = "native-tls", feature = "rustls")))]
+mod flooding {
+    use std::time::Instant;
 
-#[cfg(any(feature = "native-tls", feature = "rustls"))]
-struct Flooded(support::tls::Flood);
+    use super::*;
+    use crate::support::tls::flood::{Flood, Record, Stage};
 
-/// Wakes no task: data arrives here only in answer to what was written.
-#[cfg(any(feature = "native-tls", feature = "rustls"))]
-fn pending(moved: io::Result<usize>) -> Poll<io::Result<usize>> {
-    match moved {
-        Err(e) if e.kind() == io::ErrorKind::WouldBlock => Poll::Pending,
-        done => Poll::Ready(done),
-    }
-}
-
-#[cfg(any(feature = "native-tls", feature = "rustls"))]
-impl AsyncRead for Flooded {
-    fn poll_read(self: Pin<&mut Self>, _: &mut Context<'_>, room: &mut [u8]) -> Poll<io::Result<usize>> {
-        pending(self.get_mut().0.give(room))
-    }
-}
-
-#[cfg(any(feature = "native-tls", feature = "rustls"))]
-impl AsyncWrite for Flooded {
-    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        pending(self.get_mut().0.take(bytes))
+    pub fn over(flood: Flood) -> impl AsyncRead + AsyncWrite + Send + 'static {
+        Flooded(flood)
     }
 
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
+    struct Flooded(Flood);
+
+    /// Wakes no task: data arrives here only in answer to what was written.
+    fn pending(moved: io::Result<usize>) -> Poll<io::Result<usize>> {
+        match moved {
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => Poll::Pending,
+            done => Poll::Ready(done),
+        }
     }
 
-    fn poll_close(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
+    impl AsyncRead for Flooded {
+        fn poll_read(self: Pin<&mut Self>, _: &mut Context<'_>, room: &mut [u8]) -> Poll<io::Result<usize>> {
+            pending(self.get_mut().0.give(room))
+        }
     }
-}
 
-#[cfg(any(feature = "native-tls", feature = "rustls"))]
-#[test]
-fn tls_records_without_content_do_not_starve_the_executor() {
-    use support::tls::Record;
+    impl AsyncWrite for Flooded {
+        fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+            pending(self.get_mut().0.take(bytes))
+        }
 
-    // rustls counts KeyUpdates, and gives up.
-    let record = if cfg!(feature = "native-tls") { Record::KeyUpdate } else { Record::Ticket };
-    leave_the_executor_to_others(&dialogue::tls::flooded(), record);
-    #[cfg(all(feature = "native-tls", feature = "rustls"))]
-    leave_the_executor_to_others(&dialogue::with_rustls::tls::flooded(), Record::Ticket);
-}
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
 
-#[cfg(any(feature = "native-tls", feature = "rustls"))]
-#[track_caller]
-fn leave_the_executor_to_others(builder: &Builder, record: support::tls::Record) {
-    use support::tls::{Flood, Record, Stage};
+        fn poll_close(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
 
-    for at in [Stage::Handshake, Stage::Idle, Stage::Reply] {
-        let limit = match (at, record) {
-            (Stage::Handshake, _) => Duration::from_millis(25),
-            (_, Record::KeyUpdate) => Duration::from_millis(100),
-            (_, Record::Ticket) => Duration::from_millis(1000), // more work for both sides
-        };
-        let server = Flood::new(at, record, Instant::now() + 100 * limit);
-        let steps = server.steps();
-        let builder = builder.clone().deadline(limit);
-        let mut call = pin!(async { builder.connect_over(flood(server)).await?.noop().await.map(drop) });
-        let (mut polls, mut most) = (0, 0);
-        let counted = poll_fn(|cx| {
-            let before = steps.load(Ordering::Relaxed);
-            let result = call.as_mut().poll(cx);
-            polls += 1;
-            most = most.max(steps.load(Ordering::Relaxed) - before);
-            result
-        });
-        assert!(block_on(counted).unwrap_err().is_timeout());
-        // Some calls are polled in a row: a non-blocking read, a write, a read.
-        assert!(polls > 5 && most < 300, "{at:?}: up to {most} steps in one of {polls} polls");
+    #[test]
+    fn tls_records_without_content_do_not_starve_the_executor() {
+        // rustls counts KeyUpdates, and gives up.
+        let record = if cfg!(feature = "native-tls") { Record::KeyUpdate } else { Record::Ticket };
+        leave_the_executor_to_others(&dialogue::floods::flooded(), record);
+        #[cfg(all(feature = "native-tls", feature = "rustls"))]
+        leave_the_executor_to_others(&dialogue::with_rustls::floods::flooded(), Record::Ticket);
+    }
+
+    #[track_caller]
+    fn leave_the_executor_to_others(builder: &Builder, record: Record) {
+        for at in [Stage::Handshake, Stage::Idle, Stage::Reply] {
+            let limit = match (at, record) {
+                (Stage::Handshake, _) => Duration::from_millis(25),
+                (_, Record::KeyUpdate) => Duration::from_millis(100),
+                (_, Record::Ticket) => Duration::from_millis(1000), // more work for both sides
+            };
+            let server = Flood::new(at, record, Instant::now() + 100 * limit);
+            let steps = server.steps();
+            let builder = builder.clone().deadline(limit);
+            let mut call = pin!(async { builder.connect_over(over(server)).await?.noop().await.map(drop) });
+            let (mut polls, mut most) = (0, 0);
+            let counted = poll_fn(|cx| {
+                let before = steps.load(Ordering::Relaxed);
+                let result = call.as_mut().poll(cx);
+                polls += 1;
+                most = most.max(steps.load(Ordering::Relaxed) - before);
+                result
+            });
+            assert!(block_on(counted).unwrap_err().is_timeout());
+            // Some calls are polled in a row: a non-blocking read, a write, a read.
+            assert!(polls > 5 && most < 300, "{at:?}: up to {most} steps in one of {polls} polls");
+        }
     }
 }
 
@@ -241,7 +238,7 @@ fn every_future_is_send() {
     drop(assert_send(batch.finish()));
     drop(assert_send(client.quit()));
     drop(assert_send(client.reconnect()));
-    drop(assert_send(builder.connect_over(unix(UnixStream::pair().unwrap().0))));
+    drop(assert_send(builder.connect_over(tcp(support::pair().0))));
     drop(assert_send(builder.send(&mail)));
     drop(assert_send(send("smtp://localhost", &mail)));
 }
@@ -616,13 +613,14 @@ fn single_commands_dropped_at_any_poll_leave_the_client_disconnected() {
     });
 }
 
+#[cfg(unix)]
 #[test]
 fn a_fifo_without_a_writer_does_not_delay_the_deadline() {
     let fifo = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("fifo-{}", std::process::id()));
     drop(std::fs::remove_file(&fifo)); // an earlier process with this number may have left it
     assert!(std::process::Command::new("mkfifo").arg(&fifo).status().unwrap().success());
     let server = Server::playing("-- hello\n-- envelope\nC: DATA\nS: 354 go on");
-    let start = Instant::now();
+    let start = std::time::Instant::now();
     block_on(async {
         let mut client = builder(&server).deadline(Duration::from_millis(200)).connect().await.unwrap();
         let mail = Raw::path(envelope(&["bob@example.org"]), &fifo);

@@ -1,6 +1,10 @@
-//! The tables in `tests/README.md` are complete, and the tests that they name exist.
+//! The tables in `tests/README.md` are complete, and the tests that they name exist. What differs between operating
+//! systems is in its place.
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 /// The rows of a table: the first column, and the last.
 type Rows<'r> = Vec<(&'r str, &'r str)>;
@@ -130,4 +134,46 @@ fn the_tests_named_in_the_tables_exist() {
             assert!(above_test(&source_of(file), test).is_some(), "there is no test {test} in {file}");
         }
     }
+}
+
+/// The source files below this folder.
+fn sources(folder: &Path) -> Vec<PathBuf> {
+    let paths = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let all = paths.flat_map(|path| if path.is_dir() { sources(&path) } else { vec![path] });
+    all.filter(|path| path.extension().is_some_and(|extension| extension == "rs")).collect()
+}
+
+/// Returns whether a line of code depends on the operating system.
+fn names_a_system(line: &str) -> bool {
+    let conditional = line.split_once("cfg").is_some_and(|(_, condition)| {
+        let mut words = condition.split(|c: char| !c.is_alphanumeric() && c != '_');
+        words.any(|word| {
+            ["unix", "windows", "target_os", "target_family", "target_vendor", "target_env"].contains(&word)
+        })
+    });
+    let code = line.trim_start();
+    let apis = ["rustix", "std::os::", "os::unix", "os::windows", "os::fd"];
+    !code.starts_with("//") && (conditional || apis.iter().any(|api| code.contains(api)))
+}
+
+#[test]
+fn only_the_folder_sys_depends_on_the_operating_system() {
+    for line in ["#[cfg(unix)]", "#[cfg_attr(windows, path = \"x.rs\")]", "if cfg!(target_os = \"linux\") {"]
+    {
+        assert!(names_a_system(line), "{line}");
+    }
+    assert!(!names_a_system("#[cfg(feature = \"async\")]") && !names_a_system("//! [`Client::unix`]"));
+
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let (inside, outside): (Vec<_>, Vec<_>) =
+        sources(&src).into_iter().partition(|path| path.starts_with(src.join("sys")));
+    for path in &outside {
+        let text = fs::read_to_string(path).unwrap();
+        let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap();
+        let lines = code.lines().enumerate().filter(|(_, line)| names_a_system(line));
+        let found: Vec<_> = lines.map(|(number, line)| format!("{}: {line}", number + 1)).collect();
+        assert!(found.is_empty(), "{}: {found:#?}", path.display());
+    }
+    let depends = |path: &PathBuf| fs::read_to_string(path).unwrap().lines().any(names_a_system);
+    assert!(outside.len() > 100 && inside.iter().any(depends), "{} files", outside.len());
 }

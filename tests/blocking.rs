@@ -4,7 +4,6 @@
 use std::{
     io::{self, Read},
     net::TcpStream,
-    os::unix::net::UnixStream,
     sync::mpsc,
     thread,
     time::{Duration, Instant},
@@ -20,7 +19,7 @@ mod support;
 
 use self::{
     dialogue::{assert_open, builder, cause, connect, envelope, mail},
-    support::{BlackHole, PATIENCE, Server, UnixBlackHole},
+    support::{BlackHole, PATIENCE, Server},
 };
 
 /// In the blocking client, a "future" is already its value.
@@ -33,7 +32,8 @@ fn tcp(socket: TcpStream) -> impl Transport + 'static {
     socket
 }
 
-fn unix(socket: UnixStream) -> impl Transport + 'static {
+#[cfg(unix)]
+fn unix(socket: std::os::unix::net::UnixStream) -> impl Transport + 'static {
     socket
 }
 
@@ -43,32 +43,35 @@ fn opaque(socket: TcpStream) -> impl Transport + 'static {
 }
 
 /// A server in memory that floods its client.
-#[cfg(any(feature = "native-tls", feature = "rustls"))]
-fn flood(flood: support::tls::Flood) -> impl Transport + 'static {
-    Flooded(flood)
-}
+#[cfg(all(unix, any(feature = "native-tls", feature = "rustls")))]
+mod flooding {
+    use super::*;
+    use crate::support::tls::flood::Flood;
 
-#[cfg(any(feature = "native-tls", feature = "rustls"))]
-struct Flooded(support::tls::Flood);
-
-#[cfg(any(feature = "native-tls", feature = "rustls"))]
-impl Transport for Flooded {
-    /// Ends even where the client sees no end: data arrives here only in answer to what was written.
-    fn receive(&mut self, room: &mut [u8], _: Option<Instant>) -> io::Result<usize> {
-        self.0.give(room)
+    pub fn over(flood: Flood) -> impl Transport + 'static {
+        Flooded(flood)
     }
 
-    fn send(&mut self, bytes: &[u8], _: Option<Instant>) -> io::Result<usize> {
-        self.0.take(bytes)
-    }
+    struct Flooded(Flood);
 
-    /// Returns at once: there is always something to read.
-    fn wait(&mut self, read: bool, _: bool, _: Instant) -> io::Result<()> {
-        assert!(read, "no room will come");
-        Ok(())
-    }
+    impl Transport for Flooded {
+        /// Ends even where the client sees no end: data arrives here only in answer to what was written.
+        fn receive(&mut self, room: &mut [u8], _: Option<Instant>) -> io::Result<usize> {
+            self.0.give(room)
+        }
 
-    fn shutdown(&mut self) {}
+        fn send(&mut self, bytes: &[u8], _: Option<Instant>) -> io::Result<usize> {
+            self.0.take(bytes)
+        }
+
+        /// Returns at once: there is always something to read.
+        fn wait(&mut self, read: bool, _: bool, _: Instant) -> io::Result<()> {
+            assert!(read, "no room will come");
+            Ok(())
+        }
+
+        fn shutdown(&mut self) {}
+    }
 }
 
 /// Works, and stops from another thread once the server has reached the end of its script.
@@ -208,21 +211,31 @@ fn a_stop_ends_a_wait_in_tls() {
 
 #[test]
 fn a_stop_ends_connecting_and_tries_no_further_addresses() {
-    let (hole, unix) = (BlackHole::new(), UnixBlackHole::new());
+    let hole = BlackHole::new();
     let unreached = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let slow = [hole.address(); 100].into_iter().chain([unreached.local_addr().unwrap()]);
-    for builder in [Client::builder("h").addresses(slow), Client::unix(&unix.path)] {
-        let stop_handle = StopHandle::new();
-        let builder = builder.stop_handle(&stop_handle).timeout(PATIENCE);
-        let start = Instant::now();
-        let connecting = thread::spawn(move || builder.connect());
-        thread::sleep(Duration::from_millis(100)); // mostly long enough to be in the middle of it
-        stop_handle.stop();
-        assert_stopped(&connecting.join().unwrap().unwrap_err(), Phase::Connect);
-        assert!(start.elapsed() < PATIENCE / 2, "{:?}", start.elapsed());
-    }
+    assert_stopped_while_connecting(Client::builder("h").addresses(slow));
     unreached.set_nonblocking(true).unwrap();
     assert_eq!(unreached.accept().unwrap_err().kind(), io::ErrorKind::WouldBlock);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_stop_ends_connecting_to_a_unix_socket() {
+    let hole = support::UnixBlackHole::new();
+    assert_stopped_while_connecting(Client::unix(&hole.path));
+}
+
+#[track_caller]
+fn assert_stopped_while_connecting(builder: Builder) {
+    let stop_handle = StopHandle::new();
+    let builder = builder.stop_handle(&stop_handle).timeout(PATIENCE);
+    let start = Instant::now();
+    let connecting = thread::spawn(move || builder.connect());
+    thread::sleep(Duration::from_millis(100)); // mostly long enough to be in the middle of it
+    stop_handle.stop();
+    assert_stopped(&connecting.join().unwrap().unwrap_err(), Phase::Connect);
+    assert!(start.elapsed() < PATIENCE / 2, "{:?}", start.elapsed());
 }
 
 #[test]
@@ -231,7 +244,8 @@ fn a_stop_before_connecting_prevents_the_connection() {
     stop_handle.stop();
     let error = Client::builder("127.0.0.1").port(9).stop_handle(&stop_handle).connect().unwrap_err();
     assert_stopped(&error, Phase::Connect);
-    let (_server, socket) = Server::playing_pair("");
+    let server = Server::playing("");
+    let socket = TcpStream::connect(server.address()).unwrap();
     let error = Client::builder("h").stop_handle(&stop_handle).connect_over(socket).unwrap_err();
     assert_stopped(&error, Phase::Connect);
 }
@@ -254,25 +268,30 @@ fn a_stop_ends_only_the_clients_that_share_its_handle() {
 
 #[test]
 fn a_stop_ends_a_connection_supplied_by_the_caller() {
-    for by_tcp in [false, true] {
-        let (tell, told) = mpsc::channel();
-        let server = Server::running(move |peer| {
-            peer.play("-- hello\nC: NOOP");
-            tell.send(()).unwrap();
-        });
-        let socket = TcpStream::connect(server.address()).unwrap();
-        let mut client = if by_tcp {
-            builder(&server).connect_over(socket).unwrap()
-        } else {
-            // std's other type works for the same socket.
-            builder(&server).connect_over(UnixStream::from(std::os::fd::OwnedFd::from(socket))).unwrap()
-        };
-        let stop_handle = client.stop_handle();
-        let waiting = thread::spawn(move || client.noop());
-        told.recv_timeout(PATIENCE).unwrap();
-        stop_handle.stop();
-        assert_stopped(&waiting.join().unwrap().unwrap_err(), Phase::Noop);
-    }
+    assert_stopped_over(tcp);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_stop_ends_a_connection_of_the_callers_of_another_type() {
+    // std's other type works for the same socket.
+    assert_stopped_over(|socket| unix(std::os::fd::OwnedFd::from(socket).into()));
+}
+
+#[track_caller]
+fn assert_stopped_over<T: Transport + 'static>(over: impl FnOnce(TcpStream) -> T) {
+    let (tell, told) = mpsc::channel();
+    let server = Server::running(move |peer| {
+        peer.play("-- hello\nC: NOOP");
+        tell.send(()).unwrap();
+    });
+    let socket = TcpStream::connect(server.address()).unwrap();
+    let mut client = builder(&server).connect_over(over(socket)).unwrap();
+    let stop_handle = client.stop_handle();
+    let waiting = thread::spawn(move || client.noop());
+    told.recv_timeout(PATIENCE).unwrap();
+    stop_handle.stop();
+    assert_stopped(&waiting.join().unwrap().unwrap_err(), Phase::Noop);
 }
 
 #[test]

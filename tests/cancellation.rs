@@ -3,7 +3,7 @@
 //!
 //! Nothing here needs a reactor: the wire is in memory, each read and each write waits once first, and the futures are
 //! polled by hand.
-#![cfg(feature = "async")]
+#![cfg(all(unix, feature = "async"))] // a pool connects to a Unix socket
 
 mod sweep;
 

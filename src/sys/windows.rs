@@ -26,7 +26,7 @@ use rustix::{
     io::{Errno, ioctl_fionbio},
     net::{
         AddressFamily, RecvFlags, SendFlags, Shutdown, SocketType, bind, connect, recv, shutdown, socket,
-        wsa_startup,
+        sockopt, wsa_startup,
     },
 };
 
@@ -45,6 +45,9 @@ pub(crate) fn start(peer: SocketAddr, local: Option<SocketAddr>) -> io::Result<T
     // Child processes inherit the first handle, but not its duplicate.
     let socket = socket(family, SocketType::STREAM, None)?.try_clone()?;
     ioctl_fionbio(&socket, true)?;
+    if peer.is_ipv6() {
+        sockopt::set_ipv6_v6only(&socket, false)?; // unlike elsewhere, `::ffff:192.0.2.1` is unreachable by default
+    }
     if let Some(local) = local {
         // Without SO_REUSEADDR, which would take the port from another program here. A connection that lingers does not
         // occupy its port.

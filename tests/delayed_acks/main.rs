@@ -11,7 +11,7 @@ mod network;
 #[path = "../support/rules/mod.rs"]
 mod rules;
 #[cfg(any(feature = "native-tls", feature = "rustls"))]
-#[path = "../support/tls.rs"]
+#[path = "../support/tls/mod.rs"]
 #[allow(dead_code)] // the dialogues use the rest
 mod tls;
 

@@ -9,7 +9,7 @@ use crate::{
     Pool,
     support::{
         journal,
-        tls::{CA, der, end_point, file_name, fingerprints, identity},
+        tls::{CA, der, end_point, identity},
     },
 };
 
@@ -196,11 +196,12 @@ fn with_cas_of_the_system(test: &str, file: &str, folder: Option<&Path>) -> bool
 }
 
 /// OpenSSL looks into the folder only for what the file does not contain, and rustls is made to do the same.
+#[cfg(unix)]
 #[test]
 fn a_ca_of_the_system_may_be_in_the_folder_only() {
     let folder = std::env::temp_dir().join(format!("postino-{}-{:?}", std::process::id(), backend()));
     std::fs::create_dir_all(&folder).unwrap();
-    std::fs::write(folder.join(file_name(CA)), CA).unwrap();
+    std::fs::write(folder.join(crate::support::tls::file_name(CA)), CA).unwrap();
     if with_cas_of_the_system(
         "a_ca_of_the_system_may_be_in_the_folder_only",
         "unknown-client.pem",
@@ -229,12 +230,14 @@ fn the_systems_cas_are_trusted_unless_turned_off() {
 }
 
 /// The hashes of a certificate and of its public key.
+#[cfg(unix)]
 fn pins(certificate: &str) -> [String; 2] {
-    let (whole, key) = fingerprints(identity(certificate).0);
+    let (whole, key) = crate::support::tls::fingerprints(identity(certificate).0);
     [whole, key].map(|hash| hash.iter().map(|octet| format!("{octet:02x}")).collect())
 }
 
 // Behaviour 60, threat 7.
+#[cfg(unix)]
 #[test]
 fn a_pinned_server_is_trusted_whatever_else_its_certificate_says() {
     for certificate in
@@ -257,6 +260,7 @@ fn a_pinned_server_is_trusted_whatever_else_its_certificate_says() {
 
 /// With native-tls, the server has completed the handshake by then.
 // Behaviour 60, threat 7.
+#[cfg(unix)]
 #[test]
 fn a_server_that_is_not_pinned_gets_nothing_but_the_handshake() {
     let [whole, key] = pins("good");

@@ -1,9 +1,7 @@
 //! Connecting: by which way, to which address, with which name; and reconnecting.
 
 use std::{
-    ffi::OsStr,
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
-    os::unix::ffi::OsStrExt,
     path::Path,
     time::{Duration, Instant},
 };
@@ -13,26 +11,22 @@ use postino::{Error, Phase, Security};
 use super::*;
 use crate::{
     opaque,
-    support::{BlackHole, UnixBlackHole, closed, journal, socket_path},
-    tcp, unix,
+    support::{BlackHole, closed, journal},
+    tcp,
 };
 
 const SHORT: Duration = Duration::from_millis(300);
 
 /// Sets the name that scripts expect, and limits that no test reaches by accident.
-fn patient(builder: Builder) -> Builder {
+pub fn patient(builder: Builder) -> Builder {
     builder.hello_name("client.example.org").timeout(PATIENCE).final_reply_timeout(PATIENCE)
-}
-
-fn to_unix(server: &Server) -> Builder {
-    patient(Client::unix(server.path()))
 }
 
 pub fn dial(server: &Server) -> TcpStream {
     TcpStream::connect(server.address()).unwrap()
 }
 
-const TRANSACTION: &str = "-- envelope\nC: DATA\nS: 354 go on\nC: Hello\nC: .\nS: 250 ok\n";
+pub const TRANSACTION: &str = "-- envelope\nC: DATA\nS: 354 go on\nC: Hello\nC: .\nS: 250 ok\n";
 
 // Behaviour 1.
 #[test]
@@ -196,39 +190,12 @@ fn names_that_could_smuggle_commands_are_refused() {
 
 // Behaviour 15.
 #[test]
-fn a_unix_socket_can_be_given_by_any_kind_of_path() {
-    let server = || Server::playing_unix(format!("-- hello\n{TRANSACTION}C: QUIT\nS: 221 bye"));
-    let talk = |builder: Builder| {
-        let mut client = block_on(patient(builder).connect()).unwrap();
-        assert_eq!((client.peer_addr(), client.is_encrypted()), (None, false));
-        accept(&mut client, &mail());
-        block_on(client.quit()).unwrap();
-    };
-    let at = server();
-    talk(Client::unix(at.path().to_str().unwrap()));
-    let at = server();
-    talk(Client::unix(at.path().as_path()));
-    let at = server();
-    talk(Client::unix(OsStr::from_bytes(at.path().as_os_str().as_bytes())));
-    let at = server();
-    talk(Client::from_url(&format!("smtp+unix:{}", at.path().display())).unwrap());
-}
-
-// Behaviour 15.
-#[test]
 fn a_socket_connected_by_the_caller_can_be_used() {
     let server = Server::playing(format!("-- hello\n{TRANSACTION}C: QUIT\nS: 221 bye"));
     let mut client = block_on(builder(&server).connect_over(tcp(dial(&server)))).unwrap();
     assert_eq!(client.peer_addr(), Some(server.address()));
     accept(&mut client, &mail());
     block_on(client.quit()).unwrap();
-
-    let (server, socket) = Server::playing_pair(format!("-- hello\n{TRANSACTION}C: QUIT\nS: 221 bye"));
-    let mut client = block_on(patient(Client::builder("h")).connect_over(unix(socket))).unwrap();
-    assert_eq!(client.peer_addr(), None);
-    accept(&mut client, &mail());
-    block_on(client.quit()).unwrap();
-    drop(server);
 }
 
 #[test]
@@ -251,20 +218,13 @@ fn a_user_supplied_connection_cannot_be_reconnected() {
     assert!(matches!(&error, Error::Config(text) if text.contains("connect_over")), "{error:?}");
 }
 
-const LOGIN: &str = "-- hello AUTH PLAIN\nC: AUTH PLAIN AHVzZXIAc2VjcmV0\nS: 235 welcome";
+pub const LOGIN: &str = "-- hello AUTH PLAIN\nC: AUTH PLAIN AHVzZXIAc2VjcmV0\nS: 235 welcome";
 
 // Threat 18.
 #[test]
 fn credentials_are_sent_in_clear_only_where_nobody_can_eavesdrop() {
-    let server = Server::playing_unix(LOGIN);
     let plain =
         |builder: Builder| patient(builder).security(Security::Plaintext).credentials("user", "secret");
-    block_on(plain(Client::unix(server.path())).connect()).unwrap();
-
-    let (server, socket) = Server::playing_pair(LOGIN);
-    block_on(plain(Client::builder("h")).connect_over(unix(socket))).unwrap();
-    drop(server);
-
     let server = Server::playing(""); // receives nothing at all
     let error =
         block_on(plain(Client::builder("localhost")).connect_over(opaque(dial(&server)))).unwrap_err();
@@ -278,16 +238,6 @@ fn credentials_are_sent_in_clear_only_where_nobody_can_eavesdrop() {
     let server = Server::playing(LOGIN);
     let told = plain(Client::builder("h")).danger_plaintext_credentials(true);
     block_on(told.connect_over(opaque(dial(&server)))).unwrap();
-}
-
-#[test]
-fn a_unix_socket_needs_no_starttls() {
-    let server = Server::playing_unix("-- hello STARTTLS");
-    assert!(!block_on(to_unix(&server).connect()).unwrap().is_encrypted());
-    // With credentials it would be accepted, if there were a name to verify.
-    let server =
-        Server::playing_unix("-- hello STARTTLS, AUTH PLAIN\nC: AUTH PLAIN AHVzZXIAc2VjcmV0\nS: 235 welcome");
-    block_on(to_unix(&server).credentials("user", "secret").connect()).unwrap();
 }
 
 #[cfg(any(feature = "native-tls", feature = "rustls"))]
@@ -308,35 +258,6 @@ mod tls {
 
     // Behaviour 15.
     #[test]
-    fn tls_over_a_unix_socket_works_with_a_name_to_verify() {
-        let secured =
-            |server: &Server, security| trusting(Client::unix(server.path()), security).tls_name("localhost");
-        let server = Server::playing_unix(format!("-- tls good\n-- hello\n{TRANSACTION}"));
-        let mut client = block_on(secured(&server, Security::Implicit).connect()).unwrap();
-        assert!(client.is_encrypted());
-        accept(&mut client, &mail());
-        drop(client);
-        for security in [Security::StartTls, Security::Opportunistic] {
-            let server = Server::playing_unix(format!("{SECURED}{TRANSACTION}"));
-            let mut client = block_on(secured(&server, security).connect()).unwrap();
-            assert!(client.is_encrypted());
-            accept(&mut client, &mail());
-        }
-        let server = Server::playing_unix(SECURED);
-        let auto = secured(&server, Security::Auto).credentials("u", "p");
-        assert!(matches!(block_on(auto.connect()), Err(Error::Auth { reply: None, .. }))); // it got as far as TLS
-    }
-
-    #[test]
-    fn tls_over_a_unix_socket_without_a_name_fails_before_connecting() {
-        for security in [Security::StartTls, Security::Implicit] {
-            let error = connect_error(&Client::unix("/nowhere/at/all").security(security));
-            assert!(matches!(&error, Error::Config(text) if text.contains("tls_name")), "{error:?}");
-        }
-    }
-
-    // Behaviour 15.
-    #[test]
     fn tls_over_a_user_supplied_connection_verifies_the_host() {
         let over = |host: &str, security, server: &Server| {
             block_on(trusting(Client::builder(host), security).connect_over(tcp(dial(server))))
@@ -346,11 +267,6 @@ mod tls {
         let server = Server::playing("-- no tls good");
         let error = over("mail.example.org", Security::Implicit, &server).unwrap_err();
         assert!(matches!(&error, Error::Certificate { name, .. } if name == "mail.example.org"), "{error:?}");
-
-        let (server, socket) = Server::playing_pair(format!("{SECURED}{TRANSACTION}"));
-        let builder = trusting(Client::builder("localhost"), Security::StartTls);
-        accept(&mut block_on(builder.connect_over(unix(socket))).unwrap(), &mail());
-        drop(server);
     }
 
     #[test]
@@ -381,44 +297,6 @@ mod tls {
 }
 
 #[test]
-fn over_a_unix_socket_ehlo_names_the_machine_or_its_loopback_address() {
-    let path = socket_path();
-    let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
-    let server = std::thread::spawn(move || {
-        use std::io::{BufRead, BufReader, Write};
-        let (mut socket, _) = listener.accept().unwrap();
-        socket.write_all(b"220 hi\r\n").unwrap();
-        let mut line = String::new();
-        BufReader::new(&socket).read_line(&mut line).unwrap();
-        socket.write_all(b"250 hi\r\n").unwrap();
-        line
-    });
-    drop(block_on(Client::unix(&path).timeout(PATIENCE).connect()).unwrap());
-    std::fs::remove_file(&path).unwrap();
-    let line = server.join().unwrap();
-    let name = line.strip_prefix("EHLO ").unwrap().strip_suffix("\r\n").unwrap();
-    let is_domain = name.contains('.') && !name.contains(['[', '_', ' ']);
-    assert!(name == "[127.0.0.1]" || is_domain, "{line}");
-}
-
-#[test]
-fn the_error_of_a_missing_unix_socket_names_its_path() {
-    let path = socket_path();
-    let error = connect_error(&Client::unix(&path));
-    assert!(matches!(error, Error::Connect { .. }) && !error.is_timeout());
-    assert!(error.to_string().contains(path.to_str().unwrap()), "{error}");
-}
-
-#[test]
-fn a_unix_socket_whose_queue_is_full_is_waited_for_up_to_the_limit() {
-    let hole = UnixBlackHole::new();
-    let start = Instant::now();
-    let error = connect_error(&Client::unix(&hole.path).connect_timeout(SHORT));
-    let took = start.elapsed();
-    assert!(error.is_timeout() && took >= SHORT && took < SHORT * 10, "{error:?} {took:?}");
-}
-
-#[test]
 fn lmtp_sends_lhlo() {
     let script = "S: 220 mail.example.org LMTP\nC: LHLO client.example.org\nS: 250-hi\nS: 250 PIPELINING\nC: QUIT\nS: 221 bye";
     let talk = |builder: Builder| {
@@ -430,8 +308,6 @@ fn lmtp_sends_lhlo() {
     talk(Client::from_url(&format!("lmtp://127.0.0.1:{}", server.port())).unwrap());
     let server = Server::playing(script);
     talk(builder(&server).lmtp(true));
-    let server = Server::playing_unix(script);
-    talk(Client::from_url(&format!("lmtp+unix:{}", server.path().display())).unwrap());
 }
 
 #[test]
@@ -584,5 +460,14 @@ fn without_smtputf8_a_non_ascii_local_part_is_refused_before_mail() {
 fn a_path_that_cannot_name_a_socket_is_refused() {
     for path in ["", "a\0b", &"x".repeat(200)] {
         assert!(matches!(connect_error(&Client::unix(Path::new(path))), Error::Config(_)), "{path:?}");
+    }
+}
+
+#[cfg(windows)]
+#[test]
+fn windows_has_no_unix_sockets() {
+    for builder in [Client::unix("/run/smtp"), Client::unix(r"C:\smtp.sock")] {
+        let error = connect_error(&builder);
+        assert!(matches!(&error, Error::Config(why) if why.contains("no Unix sockets")), "{error:?}");
     }
 }

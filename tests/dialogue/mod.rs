@@ -10,6 +10,8 @@ mod commands;
 mod compose;
 mod connect;
 mod farewell;
+#[cfg(all(unix, any(feature = "native-tls", feature = "rustls")))]
+pub mod floods;
 mod headers;
 mod hello;
 mod hostile;
@@ -22,12 +24,15 @@ mod proxy;
 mod replies;
 mod sessions;
 mod slow;
+mod stalls;
 mod time;
 #[cfg(any(feature = "native-tls", feature = "rustls"))]
-pub mod tls;
+mod tls;
 mod transaction;
 #[cfg(any(feature = "native-tls", feature = "rustls"))]
 mod trust;
+#[cfg(unix)]
+mod unix_sockets;
 #[cfg(all(feature = "native-tls", feature = "rustls"))]
 pub mod with_rustls;
 

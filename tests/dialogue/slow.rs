@@ -2,9 +2,6 @@
 
 use std::{
     io::{self, Read, Write},
-    os::unix::net::UnixStream,
-    path::PathBuf,
-    process::{self, Command},
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -20,7 +17,7 @@ use postino::{
 };
 
 use super::*;
-use crate::support::Peer;
+use crate::support::{Peer, pair};
 
 const SHORT: Duration = Duration::from_millis(300);
 
@@ -147,11 +144,6 @@ fn a_refusal_is_heard_while_waiting_for_slow_content() {
     }
 }
 
-/// Reads a whole message.
-fn take(peer: &mut Peer) {
-    peer.play("-- hello\n-- envelope\nC: DATA\nS: 354 go on\n-- body\nS: 250 ok");
-}
-
 /// Reads the envelope, and whatever follows.
 fn swallow(peer: &mut Peer) {
     peer.may_run_ahead = true;
@@ -180,7 +172,7 @@ fn assert_late(mail: &dyn Mail) {
 
 #[test]
 fn a_reader_that_would_block_is_retried_until_the_deadline() {
-    let (ours, mut theirs) = UnixStream::pair().unwrap();
+    let (ours, mut theirs) = pair();
     ours.set_nonblocking(true).unwrap();
     let reads = Arc::new(AtomicUsize::new(0));
     theirs.write_all(b"Subject: never").unwrap();
@@ -208,7 +200,7 @@ impl Mail for Wrapped {
 
 #[test]
 fn a_reader_that_would_block_loses_no_content() {
-    let (ours, mut theirs) = UnixStream::pair().unwrap();
+    let (ours, mut theirs) = pair();
     ours.set_nonblocking(true).unwrap();
     let writing = thread::spawn(move || {
         for number in 0..10 {
@@ -237,59 +229,74 @@ fn base64(text: &str) -> String {
     STANDARD.encode(text)
 }
 
-/// A FIFO, removed when dropped.
-struct Fifo(PathBuf);
+#[cfg(unix)]
+mod fifo {
+    use std::{
+        path::PathBuf,
+        process::{self, Command},
+    };
 
-impl Fifo {
-    fn new() -> Fifo {
-        static NUMBER: AtomicUsize = AtomicUsize::new(0);
-        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let path = std::env::temp_dir().join(format!("postino-fifo-{}-{number}", process::id()));
-        assert!(Command::new("mkfifo").arg(&path).status().unwrap().success());
-        Fifo(path)
+    use super::*;
+
+    /// Reads a whole message.
+    fn take(peer: &mut Peer) {
+        peer.play("-- hello\n-- envelope\nC: DATA\nS: 354 go on\n-- body\nS: 250 ok");
     }
 
-    fn message(&self) -> Wrapped {
-        let attached = Attachment::path(&self.0);
-        Wrapped(Message::builder().from("a@b").to("c@d").attach(attached).build().unwrap())
-    }
-}
+    /// A FIFO, removed when dropped.
+    struct Fifo(PathBuf);
 
-impl Drop for Fifo {
-    fn drop(&mut self) {
-        let _gone_already = std::fs::remove_file(&self.0);
-    }
-}
-
-#[test]
-fn a_fifo_that_nobody_writes_to_ends_at_the_deadline() {
-    let fifo = Fifo::new();
-    assert_late(&Raw::path(envelope(&["bob@example.org"]), &fifo.0));
-    assert_late(&fifo.message());
-    // Nor if another process only holds it open.
-    let _held = std::fs::OpenOptions::new().read(true).write(true).open(&fifo.0).unwrap();
-    assert_late(&Raw::path(envelope(&["bob@example.org"]), &fifo.0));
-}
-
-#[test]
-fn a_fifo_is_read_until_its_writer_closes_it() {
-    for attached in [false, true] {
-        let fifo = Fifo::new();
-        let path = fifo.0.clone();
-        let server = Server::running(take);
-        let writing = thread::spawn(move || {
-            thread::sleep(Duration::from_millis(50)); // mostly, it is opened by then
-            let mut end = std::fs::OpenOptions::new().write(true).open(path).unwrap();
-            for _ in 0..3 {
-                end.write_all(b"Hello\r\n").unwrap();
-                thread::sleep(Duration::from_millis(30));
-            }
-        });
-        if attached {
-            accept(&mut connect(&server), &fifo.message());
-        } else {
-            accept(&mut connect(&server), &Raw::path(envelope(&["bob@example.org"]), &fifo.0));
+    impl Fifo {
+        fn new() -> Fifo {
+            static NUMBER: AtomicUsize = AtomicUsize::new(0);
+            let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+            let path = std::env::temp_dir().join(format!("postino-fifo-{}-{number}", process::id()));
+            assert!(Command::new("mkfifo").arg(&path).status().unwrap().success());
+            Fifo(path)
         }
-        writing.join().unwrap();
+
+        fn message(&self) -> Wrapped {
+            let attached = Attachment::path(&self.0);
+            Wrapped(Message::builder().from("a@b").to("c@d").attach(attached).build().unwrap())
+        }
+    }
+
+    impl Drop for Fifo {
+        fn drop(&mut self) {
+            let _gone_already = std::fs::remove_file(&self.0);
+        }
+    }
+
+    #[test]
+    fn a_fifo_that_nobody_writes_to_ends_at_the_deadline() {
+        let fifo = Fifo::new();
+        assert_late(&Raw::path(envelope(&["bob@example.org"]), &fifo.0));
+        assert_late(&fifo.message());
+        // Nor if another process only holds it open.
+        let _held = std::fs::OpenOptions::new().read(true).write(true).open(&fifo.0).unwrap();
+        assert_late(&Raw::path(envelope(&["bob@example.org"]), &fifo.0));
+    }
+
+    #[test]
+    fn a_fifo_is_read_until_its_writer_closes_it() {
+        for attached in [false, true] {
+            let fifo = Fifo::new();
+            let path = fifo.0.clone();
+            let server = Server::running(take);
+            let writing = thread::spawn(move || {
+                thread::sleep(Duration::from_millis(50)); // mostly, it is opened by then
+                let mut end = std::fs::OpenOptions::new().write(true).open(path).unwrap();
+                for _ in 0..3 {
+                    end.write_all(b"Hello\r\n").unwrap();
+                    thread::sleep(Duration::from_millis(30));
+                }
+            });
+            if attached {
+                accept(&mut connect(&server), &fifo.message());
+            } else {
+                accept(&mut connect(&server), &Raw::path(envelope(&["bob@example.org"]), &fifo.0));
+            }
+            writing.join().unwrap();
+        }
     }
 }

@@ -3,7 +3,6 @@
 use std::{
     io::{Read, Write},
     net::TcpListener,
-    sync::atomic::Ordering,
     time::{Duration, Instant},
 };
 
@@ -12,7 +11,7 @@ use postino::{Error, Outcome, Phase, Security, TlsVersion};
 use super::*;
 use crate::support::{
     BlackHole, journal,
-    tls::{CA, Flood, Record, Stage, acceptor},
+    tls::{CA, acceptor, is_resumed},
 };
 
 fn starttls(server: &Server) -> Builder {
@@ -605,7 +604,7 @@ fn clones_of_a_builder_with_rustls_resume_sessions() {
                 assert!(stream.read(&mut heard).unwrap() > 0);
                 stream.write_all(b"250 mail.example.org\r\n").unwrap();
                 while stream.read(&mut heard).is_ok_and(|n| n > 0) {}
-                stream.ssl().session_reused()
+                is_resumed(&stream)
             })
         });
         let builder = Client::builder("127.0.0.1").port(port).security(Security::Implicit).ca_certificate(CA);
@@ -620,53 +619,8 @@ fn clones_of_a_builder_with_rustls_resume_sessions() {
     }
 }
 
-/// A builder for a [`Flood`], whose connector is already built.
-pub fn flooded() -> Builder {
-    let builder = Client::builder("localhost").hello_name("client.example.org").tls_backend(backend());
-    let builder = builder.security(Security::Implicit).ca_certificate(CA).system_roots(false);
-    let harmless = Flood::new(Stage::Content, Record::Ticket, Instant::now() + crate::support::PATIENCE);
-    block_on(builder.connect_over(crate::flood(harmless))).unwrap();
-    builder
-}
-
-#[test]
-fn tls_records_without_content_do_not_outlast_the_deadline() {
-    let builder = flooded();
-    for at in [Stage::Handshake, Stage::Idle, Stage::Reply, Stage::Content] {
-        for record in [Record::KeyUpdate, Record::Ticket] {
-            // The message of the handshake has an end after all. Without optimization, rustls is slower than OpenSSL.
-            let slower = if backend() == TlsBackend::Rustls { 3 } else { 1 };
-            let limit = slower * Duration::from_millis(if at == Stage::Handshake { 25 } else { 200 });
-            // Twice the limit: the client's own clock starts a little later than this one.
-            let flood = Flood::new(at, record, Instant::now() + 2 * limit);
-            let (steps, late) = (flood.steps(), flood.late());
-            let client = block_on(builder.clone().deadline(limit).connect_over(crate::flood(flood)));
-            let error = match (client, at) {
-                (Err(error), _) => error,
-                (Ok(mut client), Stage::Content) => send_error(&mut client, &super::text(&[b'x'; 1 << 20])),
-                (Ok(mut client), _) => block_on(client.noop()).unwrap_err(),
-            };
-            // rustls counts them.
-            let counts = record == Record::KeyUpdate && backend() == TlsBackend::Rustls;
-            if counts && error.to_string().contains("TooManyKeyUpdateRequests") {
-                assert!(steps.load(Ordering::Relaxed) < 1000, "{at:?}");
-                continue;
-            }
-            // It buffers at most 64 KiB of a handshake message, which a fast server exceeds before the limit.
-            let is_full = at == Stage::Handshake && error.to_string().contains("message buffer full");
-            if is_full && backend() == TlsBackend::Rustls {
-                continue;
-            }
-            assert!(error.is_timeout(), "{at:?} {record:?}: {error:?}");
-            let (steps, late) = (steps.load(Ordering::Relaxed), late.load(Ordering::Relaxed));
-            // One poll, or one non-blocking call, may be under way when the time is up.
-            assert!(steps > 100 && late < 200, "{at:?} {record:?}: {late} of {steps} steps were late");
-        }
-    }
-}
-
 /// A server that lets a user in by SCRAM-SHA-256-PLUS, bound as it wants.
-#[cfg(feature = "sasl")]
+#[cfg(all(unix, feature = "sasl"))]
 mod bound {
     use std::net::TcpStream;
 

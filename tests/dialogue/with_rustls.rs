@@ -23,9 +23,13 @@ fn named(server: &Server, host: &str) -> Builder {
 #[path = "certificates.rs"]
 #[allow(clippy::duplicate_mod)] // written once, compiled twice on purpose
 mod certificates;
+#[cfg(unix)]
+#[path = "floods.rs"]
+#[allow(clippy::duplicate_mod)]
+pub mod floods;
 #[path = "tls.rs"]
 #[allow(clippy::duplicate_mod)]
-pub mod tls;
+mod tls;
 #[path = "trust.rs"]
 #[allow(clippy::duplicate_mod)]
 mod trust;

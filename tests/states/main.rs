@@ -21,6 +21,7 @@
 //! `hostile_sessions_leave_nothing_behind` repeats all cells, one variant at each place, in a separate process, and
 //! looks for leaked descriptors, threads and memory. `CELLS` sets the number of repetitions (default: one); 30 are
 //! 10,000 cells for each client.
+#![cfg(unix)] // its doubles need Unix sockets
 
 mod apart;
 #[path = "../support/footprint.rs"]

@@ -10,28 +10,28 @@ mod peer;
 pub mod rules;
 #[cfg(any(feature = "native-tls", feature = "rustls"))]
 pub mod tls;
+#[cfg(unix)]
+mod unix;
 
 use std::{
     fs,
-    io::ErrorKind,
     net::{IpAddr, SocketAddr, TcpListener, TcpStream, ToSocketAddrs},
-    os::{
-        fd::{AsFd, OwnedFd},
-        unix::net::{UnixListener, UnixStream},
-    },
     path::PathBuf,
-    process,
-    sync::atomic::{AtomicU32, Ordering},
     thread::{self, JoinHandle},
     time::Duration,
 };
 
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
-    net::{AddressFamily, SocketFlags, SocketType, accept, connect, listen, socket_with, sockopt},
+    fd::{AsFd, OwnedFd},
+    io::ioctl_fionbio,
+    net::{AddressFamily, SocketType, accept, connect, listen, sockopt},
 };
 
 pub use self::peer::Peer;
+#[cfg(unix)]
+#[allow(unused_imports)] // each user needs a part
+pub use self::unix::{UnixBlackHole, socket_path};
 
 /// How long a double waits for a client that hangs: far longer than anything here takes.
 pub const PATIENCE: Duration = Duration::from_secs(10);
@@ -122,35 +122,6 @@ impl Server {
         Server::serving(listener.into(), address, scripts)
     }
 
-    /// Plays a script at a Unix socket.
-    pub fn playing_unix(script: impl Into<String>) -> Server {
-        let script = script.into();
-        let path = socket_path();
-        let listener = UnixListener::bind(&path).unwrap();
-        let script = Box::new(move |peer: &mut Peer| peer.play(&script)) as Script;
-        let mut server = Server::serving(listener.into(), None, vec![script]);
-        server.path = path;
-        server
-    }
-
-    /// Plays a script at one end of a pair of sockets, and returns the other.
-    pub fn playing_pair(script: impl Into<String>) -> (Server, UnixStream) {
-        let script = script.into();
-        Server::running_pair(move |peer| peer.play(&script))
-    }
-
-    /// Like [`playing_pair`](Server::playing_pair), for what a script cannot express.
-    pub fn running_pair(script: impl FnOnce(&mut Peer) + Send + 'static) -> (Server, UnixStream) {
-        journal::begin();
-        let (here, there) = UnixStream::pair().unwrap();
-        let script = thread::spawn(move || {
-            let mut peer = Peer::new(OwnedFd::from(there).into());
-            script(&mut peer);
-            peer.end()
-        });
-        (Server { address: None, path: PathBuf::new(), script: Some(script) }, here)
-    }
-
     fn listening(listener: TcpListener, script: impl FnOnce(&mut Peer) + Send + 'static) -> Server {
         let address = listener.local_addr().ok();
         Server::serving(listener.into(), address, vec![Box::new(script)])
@@ -215,22 +186,12 @@ fn next_peer(listener: &impl AsFd) -> Peer {
     let limit = Timespec::try_from(PATIENCE).unwrap();
     let came = poll(&mut [PollFd::new(listener, PollFlags::IN)], Some(&limit)).unwrap();
     assert!(came > 0, "nobody connected");
-    Peer::new(accept(listener).unwrap().into())
-}
-
-/// Returns the path of a socket that does not exist yet. The target folder is avoided, as its path may be too long for
-/// a socket.
-pub fn socket_path() -> PathBuf {
-    static LAST: AtomicU32 = AtomicU32::new(0);
-    let number = LAST.fetch_add(1, Ordering::Relaxed);
-    let path = std::env::temp_dir().join(format!("postino-{}-{number}.sock", process::id()));
-    drop(fs::remove_file(&path)); // a killed run with this process number may have left it
-    path
+    Peer::new(accept(listener.as_fd()).unwrap().into())
 }
 
 /// Returns an address where nobody listens, and nobody else can: the port stays taken.
 pub fn closed() -> SocketAddr {
-    let socket = socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::CLOEXEC, None).unwrap();
+    let socket = socket();
     rustix::net::bind(&socket, &SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
     let socket = TcpListener::from(socket); // it does not listen
     let address = socket.local_addr().unwrap();
@@ -251,8 +212,8 @@ impl BlackHole {
         let address = listener.local_addr().unwrap();
         let mut queue = Vec::new();
         loop {
-            let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-            let socket = socket_with(AddressFamily::INET, SocketType::STREAM, flags, None).unwrap();
+            let socket = socket();
+            ioctl_fionbio(&socket, true).unwrap();
             let _on_its_way = connect(&socket, &address);
             let limit = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
             let arrived = poll(&mut [PollFd::new(&socket, PollFlags::OUT)], Some(&limit)).unwrap() > 0;
@@ -268,38 +229,24 @@ impl BlackHole {
     }
 }
 
-/// A Unix socket whose queue is full.
-pub struct UnixBlackHole {
-    _listener: UnixListener,
-    _queue: Vec<OwnedFd>,
-    pub path: PathBuf,
+/// Returns both ends of a TCP connection.
+pub fn pair() -> (TcpStream, TcpStream) {
+    let listener = bind("127.0.0.1:0");
+    let here = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    (here, listener.accept().unwrap().0)
 }
 
-impl UnixBlackHole {
-    pub fn new() -> UnixBlackHole {
-        let path = socket_path();
-        let listener = UnixListener::bind(&path).unwrap();
-        listen(&listener, 0).unwrap();
-        let address = rustix::net::SocketAddrUnix::new(&path).unwrap();
-        let mut queue = Vec::new();
-        loop {
-            let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-            let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None).unwrap();
-            match connect(&socket, &address) {
-                Err(e) if e.kind() == ErrorKind::WouldBlock => {
-                    return UnixBlackHole { _listener: listener, _queue: queue, path };
-                }
-                done => done.unwrap(),
-            }
-            queue.push(socket);
-        }
-    }
+/// Returns a socket for TCP over IPv4, which child processes do not inherit.
+#[cfg(unix)]
+fn socket() -> OwnedFd {
+    let flags = rustix::net::SocketFlags::CLOEXEC;
+    rustix::net::socket_with(AddressFamily::INET, SocketType::STREAM, flags, None).unwrap()
 }
 
-impl Drop for UnixBlackHole {
-    fn drop(&mut self) {
-        drop(fs::remove_file(&self.path));
-    }
+#[cfg(windows)]
+fn socket() -> OwnedFd {
+    let _started_for_good = rustix::net::wsa_startup().unwrap();
+    rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None).unwrap()
 }
 
 fn bind(address: impl ToSocketAddrs) -> TcpListener {

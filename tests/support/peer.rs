@@ -7,8 +7,6 @@ use std::{
     time::Duration,
 };
 
-use rustix::{fd::AsFd, net::SendFlags};
-
 use super::PATIENCE;
 
 /// Delay between octets that is far too short to pass for silence.
@@ -29,18 +27,18 @@ trait Stream: Read + Write + Send {
 impl Stream for TcpStream {}
 
 #[cfg(any(feature = "native-tls", feature = "rustls"))]
-impl Stream for openssl::ssl::SslStream<TcpStream> {
+impl Stream for super::tls::TlsStream<TcpStream> {
     fn renegotiate(&mut self) {
         super::tls::renegotiate(self);
     }
 
     fn notify(&mut self) {
-        drop(self.shutdown()); // the client may have left
+        super::tls::notify(self);
     }
 }
 
 #[cfg(any(feature = "native-tls", feature = "rustls"))]
-impl Stream for openssl::ssl::SslStream<super::tls::Dripping> {}
+impl Stream for super::tls::TlsStream<super::tls::Dripping> {}
 
 /// The client, as seen by the server.
 pub struct Peer {
@@ -340,19 +338,6 @@ impl Peer {
         let octets = usize::from(u16::from_be_bytes([self.inbox[3], self.inbox[4]]));
         self.read(5 + octets);
     }
-
-    /// Fills the send buffer of the client's end of a Unix socket: until the other end is read, nothing that the client
-    /// sends fits.
-    pub fn clog(end: &impl AsFd) {
-        let mut octets = 0;
-        while let Ok(n) = rustix::net::send(end, Peer::CLOG, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
-            octets += n;
-        }
-        assert!(octets > 0, "nothing could be written");
-    }
-
-    /// The octet that fills it.
-    pub const CLOG: &[u8] = b"#";
 
     /// Returns whatever the client has sent outside TLS, until it leaves.
     pub fn rest_in_clear(&mut self) -> Vec<u8> {

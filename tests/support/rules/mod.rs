@@ -70,6 +70,8 @@ pub struct Rules {
     pub joined: Joined,
     /// Writes each reply separately, with Nagle's algorithm on.
     pub writes_reply_by_reply: bool,
+    /// Waits this long between two replies to commands that were read together.
+    pub pause_between_replies: Duration,
     /// A recipient for which RCPT gets this reply.
     pub refuses: Option<(&'static str, &'static str)>,
     /// Maximum number of recipients of a transaction: the others are answered 452.
@@ -620,6 +622,10 @@ impl Session {
     }
 
     fn write(&mut self, octets: &[u8]) {
+        let pause = self.rules.pause_between_replies;
+        if !pause.is_zero() && self.acts.iter().any(|act| matches!(act, Act::Write(_))) {
+            self.acts.push(Act::Wait(pause));
+        }
         match self.acts.last_mut() {
             Some(Act::Write(all)) if !self.rules.writes_reply_by_reply => all.extend_from_slice(octets),
             _ => self.acts.push(Act::Write(octets.to_vec())),
