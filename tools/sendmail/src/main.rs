@@ -5,7 +5,7 @@
 //! | `options` | the command line |
 //! | `privilege` | set-group-ID mode |
 //! | `config`, `paths`, `duration` | the configuration file and its place |
-//! | `accounts` | the choice of the account, and its login |
+//! | `accounts`, `secret` | the choice of the account, and its login |
 //! | `identity` | the calling user and the domain |
 //! | `message`, `aliases` | the message and its envelope |
 //! | `compose`, `headers` | completing the headers |
@@ -13,9 +13,16 @@
 //! | `queue`, `spool` | messages that cannot be sent now: storing them, `-q`, `mailq` |
 //! | `smtp_server` | `-bs` |
 //! | `check` | `--check` and `--print-config` |
+//!
+//! The features `config`, `smtp-server` and `spool` leave out modules. Three small ones (`without_*`) take the place of those
+//! that the rest needs, so that the rest has no conditions.
+
+// A program with fewer features leaves some of what the modules share unused.
+#![cfg_attr(not(all(feature = "config", feature = "smtp-server", feature = "spool")), allow(dead_code))]
 
 mod accounts;
 mod aliases;
+#[cfg(feature = "config")]
 mod check;
 mod compose;
 mod config;
@@ -27,9 +34,20 @@ mod message;
 mod options;
 mod paths;
 mod privilege;
+#[cfg(feature = "spool")]
+mod queue;
+#[cfg(not(feature = "spool"))]
+#[path = "without_queue.rs"]
 mod queue;
 mod report;
+#[cfg(feature = "config")]
+mod secret;
+#[cfg(not(feature = "config"))]
+#[path = "without_secret.rs"]
+mod secret;
+#[cfg(feature = "smtp-server")]
 mod smtp_server;
+#[cfg(feature = "spool")]
 mod spool;
 mod submit;
 mod syslog;
@@ -38,8 +56,6 @@ use std::{
     io::{self, Write},
     process::ExitCode,
 };
-
-use postino::Address;
 
 use crate::{
     accounts::Trouble,
@@ -79,8 +95,10 @@ fn run() -> Result<u8, Failure> {
         log::set_max_level(log::LevelFilter::Debug);
     }
     match options.mode {
+        #[cfg(feature = "smtp-server")]
         Mode::Serve => serve(&options, lent),
         Mode::CheckAliases => Ok(print(&load(&options, lent)?.1.aliases?.summary())),
+        #[cfg(feature = "config")]
         Mode::Check => check(&options, lent),
         Mode::ListSpool => Ok(queue::list(&load(&options, lent)?.0)?),
         Mode::RunSpool => {
@@ -88,11 +106,16 @@ fn run() -> Result<u8, Failure> {
             queue::run(&mut submitter, &options, &local)
         }
         Mode::ResendSpooled | Mode::RemoveSpooled => queue::change(&load(&options, lent)?.0, &options),
+        #[cfg(feature = "config")]
         Mode::PrintConfig => {
             let (submitter, local) = load(&options, lent)?;
             Ok(print(&check::print_config(&submitter.config, &local)))
         }
-        _ => Ok(send(&options, lent)),
+        Mode::Send => Ok(send(&options, lent)),
+        _ => Err(Failure::new(
+            USAGE,
+            "this program was built without this option (features config, smtp-server)",
+        )),
     }
 }
 
@@ -135,6 +158,7 @@ fn log_failure(failure: Failure) -> Failure {
 }
 
 /// Serves SMTP on stdin and stdout. Each message can have another account, so the group is suspended and not given up.
+#[cfg(feature = "smtp-server")]
 fn serve(options: &Options, lent: Option<Lent>) -> Result<u8, Failure> {
     let (mut submitter, local) = load(options, lent).map_err(log_failure)?;
     submitter.lent = None;
@@ -148,9 +172,10 @@ fn serve(options: &Options, lent: Option<Lent>) -> Result<u8, Failure> {
 }
 
 /// Connects and logs in, and prints what was found.
+#[cfg(feature = "config")]
 fn check(options: &Options, lent: Option<Lent>) -> Result<u8, Failure> {
     let (mut submitter, _) = load(options, lent)?;
-    let sender = options.from.as_deref().and_then(|from| Address::new(from).ok());
+    let sender = options.from.as_deref().and_then(|from| postino::Address::new(from).ok());
     let account = submitter.config.choose(options.account.as_deref(), sender.as_ref())?;
     say(&format!("configuration: {} ({})", submitter.config.origin(), account.title()));
     let found = submitter.server(options, &account).and_then(|server| {
