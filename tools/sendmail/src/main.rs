@@ -14,7 +14,7 @@
 //! | `smtp_server` | `-bs` |
 //! | `check` | `--check` and `--print-config` |
 //!
-//! The features `config`, `smtp-server` and `spool` leave out modules. Three small ones (`without_*`) take the place of those
+//! The features `config`, `smtp-server` and `spool` leave out modules. Small ones (`without_*`) take the place of those
 //! that the rest needs, so that the rest has no conditions.
 
 // A program with fewer features leaves some of what the modules share unused.
@@ -33,6 +33,10 @@ mod identity;
 mod message;
 mod options;
 mod paths;
+#[cfg(feature = "config")]
+mod privilege;
+#[cfg(not(feature = "config"))]
+#[path = "without_privilege.rs"]
 mod privilege;
 #[cfg(feature = "spool")]
 mod queue;
