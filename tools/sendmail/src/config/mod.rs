@@ -90,11 +90,11 @@ impl Config {
         if let Some(given) = given {
             let file = Path::new(given);
             let opened = File::open(file).map_err(|e| Failure::file(file, e))?;
-            return read(file, &opened, paths, &Source::User(lent));
+            return reader::read(file, &opened, paths, &Source::User(lent));
         }
         if let Some(file) = paths.user_config() {
             match File::open(&file) {
-                Ok(opened) => return read(&file, &opened, paths, &Source::User(lent)),
+                Ok(opened) => return reader::read(&file, &opened, paths, &Source::User(lent)),
                 // `$HOME` can belong to another user, whose configuration does not apply.
                 Err(e) if is_absent(&e) || e.kind() == ErrorKind::PermissionDenied => {}
                 Err(e) => return Err(Failure::file(&file, e)),
@@ -102,7 +102,7 @@ impl Config {
         }
         let file = paths.system_config();
         match privilege::with(lent, || File::open(&file))? {
-            Ok(opened) => read(&file, &opened, paths, &Source::System(lent)),
+            Ok(opened) => reader::read(&file, &opened, paths, &Source::System(lent)),
             Err(e) if is_absent(&e) || has_server && e.kind() == ErrorKind::PermissionDenied => {
                 Ok(Config::default())
             }
@@ -128,49 +128,11 @@ enum Source {
     System(Option<Lent>),
 }
 
-/// Reads an open file.
-fn read(file: &Path, opened: &File, paths: &Paths, source: &Source) -> Result<Config, Failure> {
-    let meta = opened.metadata().map_err(|e| Failure::file(file, e))?;
-    check_owner(file, &meta, matches!(source, Source::System(_)))?;
-    let octets = read_small(opened).map_err(|e| Failure::file(file, e))?;
-    let text = String::from_utf8(octets).map_err(|_| Failure::file(file, "not UTF-8"))?;
-    let hides_text = matches!(source, Source::System(Some(_)));
-    let mut config = reader::read(file, &text, paths, hides_text)?;
-    if config.all_accounts().any(Account::contains_secret) {
-        check_secrecy(file, &meta)?;
-    }
-    match source {
-        Source::User(Some(_)) if config.all_accounts().any(Account::has_command) => {
-            let why = "the program is set-group-ID and runs no commands of users (use password-file)";
-            return Err(Failure::file(file, why));
-        }
-        Source::User(_) => {}
-        Source::System(lent) => config.lent = *lent,
-    }
-    config.file = Some(file.to_owned());
-    Ok(config)
-}
-
 fn check_secrecy(file: &Path, meta: &Metadata) -> Result<(), Failure> {
     if meta.mode() & 0o004 == 0 {
         return Ok(());
     }
     Err(Failure::file(file, "it contains a password and can be read by everyone (fix: chmod o-r)"))
-}
-
-/// A file that others can write could choose the server and the commands.
-fn check_owner(file: &Path, meta: &Metadata, is_system: bool) -> Result<(), Failure> {
-    let user = rustix::process::geteuid().as_raw();
-    if !meta.is_file() {
-        return Err(Failure::file(file, "not a regular file"));
-    }
-    if meta.mode() & 0o002 != 0 {
-        return Err(Failure::file(file, "it can be written by everyone (fix: chmod o-w)"));
-    }
-    if !is_system && meta.uid() != user && meta.uid() != 0 {
-        return Err(Failure::file(file, format!("it belongs to user {}, not to you", meta.uid())));
-    }
-    Ok(())
 }
 
 impl Config {

@@ -1,7 +1,9 @@
-//! The keys of the configuration file.
+//! Reads a configuration file: whether it may be used, and its keys.
 
 use std::{
+    fs::{File, Metadata},
     ops::Range,
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -11,12 +13,51 @@ use toml::{
     de::{DeTable, DeValue},
 };
 
-use super::{Aliases, Config, Log, Spool};
-use crate::{accounts::Account, duration, failure::Failure, paths::Paths, secret::Secret};
+use super::{Aliases, Config, Log, Source, Spool, check_secrecy};
+use crate::{
+    accounts::Account,
+    duration,
+    failure::Failure,
+    paths::{Paths, read_small},
+    secret::Secret,
+};
 
-/// Reads the keys of a file. With `hides_text`, the user may not read the file, so no error may contain a part of it.
-pub(super) fn read(file: &Path, text: &str, paths: &Paths, hides_text: bool) -> Result<Config, Failure> {
-    Reader { file, text, paths, hides_text }.config()
+/// Reads an open file.
+pub(super) fn read(file: &Path, opened: &File, paths: &Paths, source: &Source) -> Result<Config, Failure> {
+    let meta = opened.metadata().map_err(|e| Failure::file(file, e))?;
+    check_owner(file, &meta, matches!(source, Source::System(_)))?;
+    let octets = read_small(opened).map_err(|e| Failure::file(file, e))?;
+    let text = String::from_utf8(octets).map_err(|_| Failure::file(file, "not UTF-8"))?;
+    let hides_text = matches!(source, Source::System(Some(_)));
+    let mut config = Reader { file, text: &text, paths, hides_text }.config()?;
+    if config.all_accounts().any(Account::contains_secret) {
+        check_secrecy(file, &meta)?;
+    }
+    match source {
+        Source::User(Some(_)) if config.all_accounts().any(Account::has_command) => {
+            let why = "the program is set-group-ID and runs no commands of users (use password-file)";
+            return Err(Failure::file(file, why));
+        }
+        Source::User(_) => {}
+        Source::System(lent) => config.lent = *lent,
+    }
+    config.file = Some(file.to_owned());
+    Ok(config)
+}
+
+/// A file that others can write could choose the server and the commands.
+fn check_owner(file: &Path, meta: &Metadata, is_system: bool) -> Result<(), Failure> {
+    let user = rustix::process::geteuid().as_raw();
+    if !meta.is_file() {
+        return Err(Failure::file(file, "not a regular file"));
+    }
+    if meta.mode() & 0o002 != 0 {
+        return Err(Failure::file(file, "it can be written by everyone (fix: chmod o-w)"));
+    }
+    if !is_system && meta.uid() != user && meta.uid() != 0 {
+        return Err(Failure::file(file, format!("it belongs to user {}, not to you", meta.uid())));
+    }
+    Ok(())
 }
 
 type Value<'t> = Spanned<DeValue<'t>>;
