@@ -301,7 +301,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_relay_of_a_url_has_no_login() {
+    fn the_relay_taken_from_a_url_contains_no_login() {
         for (url, expected) in [
             ("smtp://u:p@mail.example.org:587?tls=required", "mail.example.org:587"),
             ("smtp://u%40x:p@a@h/", "h"),

@@ -166,7 +166,7 @@ fn python() {
 
 /// Speaks SMTP with the program's standard input and output, as Symfony and alpine do.
 #[test]
-fn python_s_smtp_client_with_bs() {
+fn the_smtp_client_of_python_with_bs() {
     with(&["python3", "--version"], |call| {
         let script = format!(
             "import smtplib, socket, subprocess\nours, theirs = socket.socketpair()\n\
@@ -231,7 +231,7 @@ fn mpack() {
 
 /// mdadm pipes a message with From and To without domains into `sendmail -t`.
 #[test]
-fn mdadm_s_message() {
+fn the_message_of_mdadm() {
     let (world, sink) = (World::new(), Sink::start());
     world.system(&format!("url = \"{}\"\n", sink.url()));
     world.write("etc/aliases", "root: admin@example.org\n");
