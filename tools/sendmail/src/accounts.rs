@@ -1,26 +1,16 @@
 //! Accounts of the configuration: which one is used, and how it logs in.
 
-use std::{
-    io::Read,
-    path::PathBuf,
-    process::{Child, Command, Stdio},
-    time::{Duration, Instant},
-};
+use std::{path::PathBuf, time::Duration};
 
 use postino::{Address, Error};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::{
-    config::{Config, first_line},
+    config::Config,
     failure::{CONFIG, Failure, USAGE},
     options::{Options, read},
     privilege::Lent,
+    secret::Secret,
 };
-
-/// How long a command may take to print a password or a token.
-const COMMAND_LIMIT: Duration = Duration::from_secs(60);
-/// Maximum output of such a command, in octets.
-const MAX_OUTPUT: usize = 64 * 1024;
 
 /// A server, its login, and the senders that it is used for.
 #[derive(Clone, Default)]
@@ -44,66 +34,6 @@ pub struct Account {
     pub deadline: Option<Duration>,
 }
 
-/// Where a password or a token is. It has no `Debug`.
-#[derive(Clone)]
-pub enum Secret {
-    Inline(String),
-    File(PathBuf),
-    /// A program and its arguments.
-    Command(Vec<String>),
-}
-
-impl Secret {
-    /// Returns the password or the token. A command runs with the caller's rights only.
-    fn reveal(&self, config: &Config) -> Result<String, Failure> {
-        match self {
-            Secret::Inline(text) => Ok(text.clone()),
-            Secret::File(path) => config.read_secret(path),
-            Secret::Command(words) => {
-                output(words).map_err(|why| Failure::config(format!("command {}: {why}", words[0])))
-            }
-        }
-    }
-}
-
-/// Runs a command and returns the first line of its output.
-fn output(words: &[String]) -> Result<String, String> {
-    let mut command = Command::new(&words[0]);
-    command.args(&words[1..]).stdin(Stdio::null()).stdout(Stdio::piped());
-    let mut child = command.spawn().map_err(|e| e.to_string())?;
-    let read = read_output(&mut child);
-    if read.is_err() {
-        drop(child.kill());
-    }
-    let status = child.wait().map_err(|e| e.to_string())?;
-    let octets = read?;
-    if !status.success() {
-        return Err(format!("it failed ({status})"));
-    }
-    first_line(octets).map_err(str::to_owned)
-}
-
-fn read_output(child: &mut Child) -> Result<Vec<u8>, String> {
-    let Some(mut pipe) = child.stdout.take() else { return Ok(Vec::new()) };
-    let end = Instant::now() + COMMAND_LIMIT;
-    let mut octets = Vec::new();
-    loop {
-        let left = end.saturating_duration_since(Instant::now());
-        let limit = Timespec { tv_sec: left.as_secs() as _, tv_nsec: left.subsec_nanos() as _ };
-        match poll(&mut [PollFd::new(&pipe, PollFlags::IN)], Some(&limit)) {
-            Ok(0) => return Err(format!("no output within {} seconds", COMMAND_LIMIT.as_secs())),
-            Err(rustix::io::Errno::INTR) => continue,
-            _ => {}
-        }
-        let mut room = [0; 4096];
-        match pipe.read(&mut room).map_err(|e| e.to_string())? {
-            0 => return Ok(octets),
-            _ if octets.len() > MAX_OUTPUT => return Err("its output is too long".into()),
-            n => octets.extend_from_slice(&room[..n]),
-        }
-    }
-}
-
 impl Account {
     /// Returns the account's name for messages.
     pub fn title(&self) -> String {
@@ -112,13 +42,12 @@ impl Account {
 
     /// Whether the file itself contains a password.
     pub fn contains_secret(&self) -> bool {
-        let is_inline = |secret: &Option<Secret>| matches!(secret, Some(Secret::Inline(_)));
-        is_inline(&self.password) || is_inline(&self.token) || self.url.as_deref().is_some_and(has_login)
+        let mut secrets = [&self.password, &self.token].into_iter().flatten();
+        secrets.any(Secret::is_inline) || self.url.as_deref().is_some_and(has_login)
     }
 
     pub fn has_command(&self) -> bool {
-        let mut secrets = [&self.password, &self.token].into_iter();
-        secrets.any(|secret| matches!(secret, Some(Secret::Command(_))))
+        [&self.password, &self.token].into_iter().flatten().any(Secret::is_command)
     }
 
     /// Finds keys that contradict each other.
@@ -181,11 +110,14 @@ pub fn has_login(url: &str) -> bool {
 impl Config {
     /// Chooses the account: by its name, else by the sender, else the default one.
     pub fn choose(&self, name: Option<&str>, sender: Option<&Address>) -> Result<Account, Failure> {
+        let unknown = |name| Failure::new(USAGE, format!("no account {name} in {}", self.origin()));
+        // Known when compiling, so that a program without configuration files does not contain the rest.
+        if cfg!(not(feature = "config")) {
+            return name.map_or_else(|| Ok(Account::default()), |name| Err(unknown(name)));
+        }
         let named = |name: &str| self.accounts.iter().find(|account| account.name == name);
         if let Some(name) = name {
-            let account = named(name)
-                .ok_or_else(|| Failure::new(USAGE, format!("no account {name} in {}", self.origin())))?;
-            return Ok(account.inheriting(&self.base));
+            return Ok(named(name).ok_or_else(|| unknown(name))?.inheriting(&self.base));
         }
         let by_sender =
             sender.and_then(|sender| self.accounts.iter().find(|account| account.is_for(sender.as_str())));
@@ -364,7 +296,7 @@ fn client_certificate(
     Ok(Some(ClientCertificate { chain: config.read(path)?, key }))
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "config"))]
 mod tests {
     use super::*;
 

@@ -5,9 +5,10 @@ use std::{fmt::Write, time::Duration};
 use postino::{Capabilities, Client};
 
 use crate::{
-    accounts::{Account, Login, Secret, Server},
+    accounts::{Account, Login, Server},
     config::{Aliases, Config, Log},
     message::Local,
+    secret::Secret,
 };
 
 const MASK: &str = "********";

@@ -1,8 +1,18 @@
 //! `--import-msmtprc`: writes the configuration of msmtp as one of this program.
 
-use std::fmt::Write;
+use std::{
+    fmt::Write,
+    fs::File,
+    io::{self, IsTerminal},
+    path::PathBuf,
+};
 
-use crate::check::quoted;
+use crate::{
+    check::quoted,
+    failure::Failure,
+    options::Options,
+    paths::{self, Paths},
+};
 
 /// Replaces passwords in output that is not redirected.
 const MASK: &str = "********";
@@ -43,8 +53,23 @@ impl Settings {
     }
 }
 
+/// Converts the msmtprc that the options name, or that of the user or the system.
+pub fn read(options: &Options) -> Result<String, Failure> {
+    let paths = Paths::from_env();
+    let places = match &options.msmtprc {
+        Some(file) => vec![PathBuf::from(file)],
+        None => paths.msmtprc(),
+    };
+    let found = places.iter().find(|file| file.exists()).or(places.last());
+    let Some(file) = found else { return Err(Failure::config("$HOME is not set")) };
+    let octets = File::open(file).and_then(|opened| paths::read_small(&opened));
+    let octets = octets.map_err(|e| Failure::file(file, e))?;
+    let converted = convert(&String::from_utf8_lossy(&octets), !io::stdout().is_terminal());
+    converted.map_err(|e| Failure::config(format!("{}, {e}", file.display())))
+}
+
 /// Converts an msmtprc. Passwords are written only if `shows_secrets`.
-pub fn convert(text: &str, shows_secrets: bool) -> Result<String, String> {
+fn convert(text: &str, shows_secrets: bool) -> Result<String, String> {
     let mut accounts = accounts(text)?;
     let mut global = String::from("# Converted from the configuration of msmtp.\n");
     let mut tables = String::new();

@@ -5,7 +5,7 @@
 //! | `options` | the command line |
 //! | `privilege` | set-group-ID mode |
 //! | `config`, `paths`, `duration` | the configuration file and its place |
-//! | `accounts` | the choice of the account, and its login |
+//! | `accounts`, `secret` | the choice of the account, and its login |
 //! | `identity` | the calling user and the domain |
 //! | `message`, `aliases` | the message and its envelope |
 //! | `domains` | completing the headers |
@@ -13,9 +13,16 @@
 //! | `queue`, `spool` | messages that cannot be sent now: storing them, `-q`, `mailq` |
 //! | `smtp_server` | `-bs` |
 //! | `check`, `import` | `--check`, `--print-config` and `--import-msmtprc` |
+//!
+//! The features `config`, `smtp-server` and `spool` leave out modules. Small ones (`without_*`) take the place of those
+//! that the rest needs, so that the rest has no conditions.
+
+// A program with fewer features leaves some of what the modules share unused.
+#![cfg_attr(not(all(feature = "config", feature = "smtp-server", feature = "spool")), allow(dead_code))]
 
 mod accounts;
 mod aliases;
+#[cfg(feature = "config")]
 mod check;
 mod config;
 mod domains;
@@ -23,26 +30,38 @@ mod duration;
 mod failure;
 mod id;
 mod identity;
+#[cfg(feature = "config")]
 mod import;
 mod message;
 mod options;
 mod paths;
+#[cfg(feature = "config")]
 mod privilege;
+#[cfg(not(feature = "config"))]
+#[path = "without_privilege.rs"]
+mod privilege;
+#[cfg(feature = "spool")]
+mod queue;
+#[cfg(not(feature = "spool"))]
+#[path = "without_queue.rs"]
 mod queue;
 mod report;
+#[cfg(feature = "config")]
+mod secret;
+#[cfg(not(feature = "config"))]
+#[path = "without_secret.rs"]
+mod secret;
+#[cfg(feature = "smtp-server")]
 mod smtp_server;
+#[cfg(feature = "spool")]
 mod spool;
 mod submit;
 mod syslog;
 
 use std::{
-    fs::File,
-    io::{self, IsTerminal, Write},
-    path::PathBuf,
+    io::{self, Write},
     process::ExitCode,
 };
-
-use postino::Address;
 
 use crate::{
     accounts::Trouble,
@@ -82,8 +101,10 @@ fn run() -> Result<u8, Failure> {
         log::set_max_level(log::LevelFilter::Debug);
     }
     match options.mode {
+        #[cfg(feature = "smtp-server")]
         Mode::Serve => serve(&options, lent),
         Mode::CheckAliases => Ok(print(&load(&options, lent)?.1.aliases?.summary())),
+        #[cfg(feature = "config")]
         Mode::Check => check(&options, lent),
         Mode::ListSpool => Ok(queue::list(&load(&options, lent)?.0)?),
         Mode::RunSpool => {
@@ -91,12 +112,20 @@ fn run() -> Result<u8, Failure> {
             queue::run(&mut submitter, &options, &local)
         }
         Mode::ResendSpooled | Mode::RemoveSpooled => queue::change(&load(&options, lent)?.0, &options),
+        #[cfg(feature = "config")]
         Mode::PrintConfig => {
             let (submitter, local) = load(&options, lent)?;
             Ok(print(&check::print_config(&submitter.config, &local)))
         }
-        Mode::ImportMsmtprc => import(&options),
-        _ => Ok(send(&options, lent)),
+        #[cfg(feature = "config")]
+        Mode::ImportMsmtprc => Ok(print(&import::read(&options)?)),
+        Mode::Send => Ok(send(&options, lent)),
+        // Not all features are on.
+        #[allow(unreachable_patterns)]
+        _ => Err(Failure::new(
+            USAGE,
+            "this program was built without this option (features config, smtp-server)",
+        )),
     }
 }
 
@@ -139,6 +168,7 @@ fn log_failure(failure: Failure) -> Failure {
 }
 
 /// Serves SMTP on stdin and stdout. Each message can have another account, so the group is suspended and not given up.
+#[cfg(feature = "smtp-server")]
 fn serve(options: &Options, lent: Option<Lent>) -> Result<u8, Failure> {
     let (mut submitter, local) = load(options, lent).map_err(log_failure)?;
     submitter.lent = None;
@@ -151,25 +181,11 @@ fn serve(options: &Options, lent: Option<Lent>) -> Result<u8, Failure> {
     }
 }
 
-/// Prints the configuration of msmtp as one of this program.
-fn import(options: &Options) -> Result<u8, Failure> {
-    let paths = Paths::from_env();
-    let places = match &options.msmtprc {
-        Some(file) => vec![PathBuf::from(file)],
-        None => paths.msmtprc(),
-    };
-    let found = places.iter().find(|file| file.exists()).or(places.last());
-    let Some(file) = found else { return Err(Failure::config("$HOME is not set")) };
-    let octets = File::open(file).and_then(|opened| paths::read_small(&opened));
-    let octets = octets.map_err(|e| Failure::file(file, e))?;
-    let converted = import::convert(&String::from_utf8_lossy(&octets), !io::stdout().is_terminal());
-    Ok(print(&converted.map_err(|e| Failure::config(format!("{}, {e}", file.display())))?))
-}
-
 /// Connects and logs in, and prints what was found.
+#[cfg(feature = "config")]
 fn check(options: &Options, lent: Option<Lent>) -> Result<u8, Failure> {
     let (mut submitter, _) = load(options, lent)?;
-    let sender = options.from.as_deref().and_then(|from| Address::new(from).ok());
+    let sender = options.from.as_deref().and_then(|from| postino::Address::new(from).ok());
     let account = submitter.config.choose(options.account.as_deref(), sender.as_ref())?;
     say(&format!("configuration: {} ({})", submitter.config.origin(), account.title()));
     let found = submitter.server(options, &account).and_then(|server| {

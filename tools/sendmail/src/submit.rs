@@ -6,14 +6,15 @@ use crate::{
     accounts::{Account, Login, Server, Trouble},
     config::Config,
     id::new_id,
-    message::{Local, Message},
+    message::Message,
     options::Options,
     privilege::Lent,
     queue::Queue,
     report::Report,
-    smtp_server::Submission,
     syslog::{Entry, Logger},
 };
+#[cfg(feature = "smtp-server")]
+use crate::{message::Local, smtp_server::Submission};
 
 /// What is needed to send messages.
 pub struct Submitter {
@@ -146,6 +147,7 @@ impl Sender {
 }
 
 /// Sends a message of an SMTP session, and returns the reply for it.
+#[cfg(feature = "smtp-server")]
 pub fn reply_to(
     submitter: &mut Submitter,
     options: &Options,

@@ -265,7 +265,8 @@ fn the_message_of_mdadm() {
 fn the_manual_page_is_complete() {
     let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("sendmail.8");
     let text = fs::read_to_string(&page).unwrap();
-    let source = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/config.rs")).unwrap();
+    let source =
+        fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/config/reader.rs")).unwrap();
     let keys = source
         .lines()
         .filter_map(|line| line.trim().strip_prefix('"')?.split_once("\" "))
