@@ -21,7 +21,7 @@ mod tests {
         for (domain, ascii) in [
             ("bücher.example", "xn--bcher-kva.example"),
             ("BÜCHER.Example", "xn--bcher-kva.example"),
-            ("faß.de", "xn--fa-hia.de"), // as of UTS 46 without its transition
+            ("faß.de", "xn--fa-hia.de"), // UTS 46, non-transitional processing
             ("例え.テスト", "xn--r8jz45g.xn--zckzah"),
         ] {
             assert_eq!(a_label(domain).as_deref(), Ok(ascii));

@@ -171,7 +171,7 @@ fn check(mailbox: &str) -> Result<(), &'static str> {
     domain.map_or(Ok(()), check_domain)
 }
 
-/// Checks the rest of a quoted local part, after its first quote: `qtext`, `\x`, and one last quote.
+/// Checks the rest of a quoted local part, after its first quote: `qtext`, `\x`, and the closing quote.
 fn check_quoted(rest: &str) -> Result<(), &'static str> {
     let mut chars = rest.chars();
     while let Some(c) = chars.next() {
@@ -336,7 +336,7 @@ mod tests {
             assert_eq!(Address::new(text).unwrap().as_str(), "a@b", "{text}");
         }
         let address = Address::new("\\<a@b>").unwrap();
-        assert_eq!(AsRef::<str>::as_ref(&address), "a@b", "outside of quotes nothing is escaped");
+        assert_eq!(AsRef::<str>::as_ref(&address), "a@b", "nothing is escaped outside quotes");
     }
 
     #[test]

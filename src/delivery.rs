@@ -4,7 +4,7 @@ use std::{fmt, time::Duration, vec};
 
 use crate::{Address, Envelope, Error, Reply, Retry, proto::queue_id};
 
-/// Maximum number of recipients that a text names in a row; the others are counted.
+/// Maximum number of recipients that a text lists by name; the others are only counted.
 const MAX_NAMED: usize = 3;
 
 /// The result of sending a message, either as a whole or to one recipient.
@@ -323,7 +323,7 @@ impl Delivery {
             Names(those.map(|(_, one)| one.address).collect())
         };
         let mut clauses = self.refusals();
-        // The reason of an individual refusal is not repeated as the overall cause.
+        // The reason for an individual refusal is not repeated as the overall cause.
         let is_told =
             |cause: &Error| cause.reply().is_some_and(|reply| self.refused().any(|r| r.reply == Some(reply)));
         let mut cause = cause.filter(|cause| !is_told(cause));
@@ -525,7 +525,7 @@ mod tests {
         causes
     }
 
-    /// Checks that the answers are consistent with each other and with these fates.
+    /// Checks that the error's methods are consistent with each other and with these fates.
     fn check(error: &Error, fates: &[Fate]) {
         let retry = error.retry();
         let again = matches!(retry, Retry::Now | Retry::Later);

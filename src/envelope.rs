@@ -115,7 +115,7 @@ impl Envelope {
         self.0.sender.iter().chain(&self.0.recipients).all(Address::is_ascii)
     }
 
-    /// Converts domains beyond ASCII to A-labels, for a server without SMTPUTF8.
+    /// Converts non-ASCII domains to A-labels, for a server without SMTPUTF8.
     ///
     /// # Errors
     ///

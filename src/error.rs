@@ -395,7 +395,7 @@ impl Error {
             // Outside a transaction, from `Client::data`: see `Data::into_result`.
             Error::Timeout(phase) | Error::Closed(phase) | Error::Stopped(phase) => *phase == Phase::End,
             Error::Io { phase, .. } | Error::Protocol { phase, .. } => *phase == Phase::End,
-            // 221: the server is closing, and has not said whether it accepted the message.
+            // 221: the server is closing the connection, without reporting whether it accepted the message.
             Error::Refused { phase, reply } => *phase == Phase::End && reply.is_positive(),
             _ => false,
         }
@@ -490,7 +490,7 @@ impl Error {
             && matches!(phase, Phase::Reset | Phase::Mail | Phase::Recipient | Phase::Data)
     }
 
-    /// Moves a connection failure to another phase.
+    /// Changes the phase of a connection failure.
     pub(crate) fn at(self, phase: Phase) -> Error {
         match self {
             Error::Timeout(_) => Error::Timeout(phase),
@@ -498,7 +498,7 @@ impl Error {
             Error::Stopped(_) => Error::Stopped(phase),
             Error::Io { source, .. } => Error::Io { phase, source },
             Error::Protocol { what, .. } => Error::Protocol { phase, what },
-            // 221: the server is closing, and has not answered the command.
+            // 221: the server is closing the connection, and has not answered the command.
             Error::Refused { reply, .. } if reply.is_positive() => Error::Refused { phase, reply },
             other => other,
         }
@@ -515,7 +515,7 @@ impl Error {
         match source.kind() {
             io::ErrorKind::TimedOut => Error::Timeout(phase),
             io::ErrorKind::UnexpectedEof => Error::Closed(phase),
-            // An error of this crate says more than the failed operation.
+            // An error of this crate is more specific than the failed operation.
             _ => source.downcast().unwrap_or_else(|source| Error::Io { phase, source }),
         }
     }

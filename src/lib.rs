@@ -266,7 +266,7 @@ mod envelope;
 mod error;
 pub mod message;
 mod pool_queue;
-#[doc(hidden)] // not public: see its head
+#[doc(hidden)] // not public: see the top of that file
 pub mod proto;
 mod race;
 mod retry_policy;
@@ -327,7 +327,7 @@ pub fn send(url: &str, mail: &dyn Mail) -> Result<Delivery, Error> {
 #[doc = include_str!("coming_from_aiosmtplib.md")]
 pub mod coming_from_aiosmtplib {}
 
-/// The examples in README compile.
+/// Checks that the examples in the README compile.
 #[cfg(all(doctest, feature = "async"))]
 #[doc = include_str!("../README.md")]
 struct Readme;

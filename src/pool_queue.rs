@@ -31,7 +31,7 @@ pub(crate) enum For {
     End,
 }
 
-/// Limits of the pool that the queue keeps.
+/// Limits of the pool that the queue enforces.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Rules {
     /// Maximum number of connections.
@@ -40,15 +40,15 @@ pub(crate) struct Rules {
     pub idle: Duration,
     /// Time between the beginnings of two messages.
     pub pace: Option<Duration>,
-    /// How long no login is tried after one was refused; `None` if new connections do not log in.
+    /// Pause after a refused login before the next one is tried; `None` if new connections do not log in.
     pub login_pause: Option<Duration>,
 }
 
 /// The connections of a pool, and its waiters. `C` is a connection, and `B` wakes a waiter.
 pub(crate) struct Queue<C, B> {
     rules: Rules,
-    /// Idle connections, each with the time since when, the longest idle first. The last one returned is the first to
-    /// be used again.
+    /// Idle connections, each with the time since when it has been idle, the oldest first. The last one returned is the
+    /// first to be used again.
     idle: VecDeque<(Instant, C)>,
     /// Connections in use, being made, or idle.
     open: usize,
@@ -58,12 +58,12 @@ pub(crate) struct Queue<C, B> {
     next: Option<Instant>,
     /// The number of the last ticket.
     last: u64,
-    /// The waiters by the numbers of their tickets: for a connection only, for a turn as well, for the closing of the
-    /// pool.
+    /// The waiters by ticket number: `plain` for a connection, `paced` for a connection and a turn, and `closing` for
+    /// the closing of the last connection.
     plain: BTreeMap<u64, Arc<B>>,
     paced: BTreeMap<u64, Arc<B>>,
     closing: BTreeMap<u64, Arc<B>>,
-    /// The waiter for a turn that has to look at the clock.
+    /// The ticket of the waiter that has to look at the clock for the next turn.
     timekeeper: Option<u64>,
     granted: BTreeMap<u64, Granted<C>>,
     /// Waiters to wake once the lock is released: a waker may run code that takes the lock.
@@ -75,10 +75,10 @@ pub(crate) struct Queue<C, B> {
 enum Login {
     /// The last login worked, or there are no credentials.
     Works,
-    /// Unknown: one connection at a time tries, so that a wrong password is not used by all at once.
+    /// Unknown: only one connection at a time tries to log in, so that not all of them send a wrong password at once.
     Untried,
     UnderWay,
-    /// Refused: no login is tried until then.
+    /// Refused: no login is tried until this time.
     Barred(Instant),
 }
 
@@ -91,11 +91,11 @@ struct Granted<C> {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Place<C> {
     Reuse(Idle<C>),
-    /// Room for a new connection. `trial` if it is to find out whether the login works.
+    /// Room for a new connection. `trial` means that this connection tests whether the login works.
     Connect {
         trial: bool,
     },
-    /// A new connection would have to log in, and that was refused a short while ago.
+    /// A new connection would have to log in, but a login was refused a short while ago.
     Barred,
 }
 
@@ -141,14 +141,14 @@ impl<C, B> Queue<C, B> {
         self.closed
     }
 
-    /// Returns when a message that joins the queue now has its turn according to the rate, at the latest.
+    /// Returns the latest time at which a message that joins the queue now has its turn according to the rate.
     pub fn turn(&self, now: Instant) -> Instant {
         let Some(pace) = self.rules.pace else { return now };
         let before = u32::try_from(self.paced.len()).unwrap_or(u32::MAX);
         later(self.next.map_or(now, |next| next.max(now)), pace.saturating_mul(before))
     }
 
-    /// Joins the queue. [`take`](Queue::take) tells whether something was granted already.
+    /// Joins the queue. [`take`](Queue::take) returns what was granted, if anything.
     pub fn draw(&mut self, what: For, bell: Arc<B>, now: Instant) -> u64 {
         self.last += 1;
         let ticket = self.last;
@@ -157,7 +157,7 @@ impl<C, B> Queue<C, B> {
         ticket
     }
 
-    /// Joins the queue again with an old ticket, before all that came later. What was granted with it is gone.
+    /// Joins the queue again with an old ticket, ahead of all later ones. The connection granted with it is gone.
     pub fn again(&mut self, ticket: u64, bell: Arc<B>, now: Instant) {
         self.gone(false);
         self.plain.insert(ticket, bell); // it keeps the turn that it had
@@ -178,12 +178,12 @@ impl<C, B> Queue<C, B> {
         self.granted.remove(&ticket).map(|granted| granted.place)
     }
 
-    /// Returns when this waiter has to look at the clock for all others, if it is the one that does.
+    /// Returns when this waiter has to look at the clock for all others, if it is the timekeeper.
     pub fn alarm(&self, ticket: u64) -> Option<Instant> {
         self.next.filter(|_| self.timekeeper == Some(ticket) && self.paced.contains_key(&ticket))
     }
 
-    /// Leaves the queue. What was granted and not taken is granted to the next.
+    /// Leaves the queue. What was granted but not taken is granted to the next waiter.
     pub fn leave(&mut self, ticket: u64, now: Instant) {
         self.plain.remove(&ticket);
         self.paced.remove(&ticket);
@@ -195,7 +195,7 @@ impl<C, B> Queue<C, B> {
             }
             match place {
                 Place::Reuse(Idle { connection, since, .. }) => {
-                    // It returns to the end of the idle connections from which it was taken.
+                    // The connection returns to the end of the queue from which it was taken.
                     if self.idle.front().is_some_and(|(first, _)| since <= *first) {
                         self.idle.push_front((since, connection));
                     } else {
@@ -277,7 +277,7 @@ impl<C, B> Queue<C, B> {
             self.login = Login::Untried;
         }
         if self.is_barred(now) && self.idle.is_empty() && self.open < self.rules.connections {
-            // An error uses no turn.
+            // Reporting an error uses no turn.
             for line in [&mut self.plain, &mut self.paced] {
                 for (ticket, bell) in std::mem::take(line) {
                     self.granted.insert(ticket, Granted { place: Place::Barred, turn: None });
@@ -305,7 +305,7 @@ impl<C, B> Queue<C, B> {
         }
     }
 
-    /// Returns whether the caller that has waited longest waits for a turn according to the rate, which has come.
+    /// Returns whether the next waiter to be served is in `paced` (and its turn has come), or `None` if there is none.
     fn longest_waiter(&self, now: Instant) -> Option<bool> {
         let plain = self.plain.first_key_value().map(|(ticket, _)| (*ticket, false));
         let paced = self.paced.first_key_value().map(|(ticket, _)| (*ticket, true));
@@ -371,7 +371,7 @@ mod tests {
             self.queue.take(ticket, self.now)
         }
 
-        /// Returns whether the wait of this one is over.
+        /// Takes what was granted to this ticket, and returns whether there was anything.
         fn has(&mut self, ticket: u64) -> bool {
             self.take(ticket).is_some()
         }
@@ -385,7 +385,7 @@ mod tests {
         let (first, second) = (pool.draw(For::Connection), pool.draw(For::Turn));
         assert!(pool.queue.put("a", pool.now).is_none());
         let newcomer = pool.draw(For::Connection);
-        assert!(!pool.has(newcomer) && !pool.has(second), "nobody passes");
+        assert!(!pool.has(newcomer) && !pool.has(second), "nobody overtakes the first waiter");
         assert!(matches!(pool.take(first), Some(Place::Reuse(Idle { connection: "a", stale: false, .. }))));
         pool.queue.release(false, pool.now);
         assert_eq!(pool.take(second), Some(Place::Connect { trial: false }));
@@ -402,7 +402,7 @@ mod tests {
         pool.queue.leave(waiters[0], pool.now); // with a grant
         assert!(matches!(pool.take(waiters[2]), Some(Place::Reuse(_))));
         pool.queue.release(false, pool.now);
-        pool.queue.leave(waiters[3], pool.now); // with room for a new one
+        pool.queue.leave(waiters[3], pool.now); // with room for a new connection
         assert_eq!(pool.queue.open(), 0);
     }
 
@@ -447,7 +447,7 @@ mod tests {
         for gone in &tickets[..28] {
             pool.queue.leave(*gone, pool.now);
         }
-        assert!(pool.has(tickets[28]), "also the turn of one that had it already");
+        assert!(pool.has(tickets[28]), "a turn that was already granted is given up too");
         assert!(pool.queue.alarm(tickets[29]).is_some());
         pool.now += SECOND;
         assert!(pool.has(tickets[29]));
@@ -485,7 +485,7 @@ mod tests {
         let tickets = [(); 3].map(|()| pool.draw(For::Connection));
         assert_eq!(pool.take(tickets[0]), Some(Place::Connect { trial: true }));
         assert!(!pool.has(tickets[1]));
-        pool.queue.release(true, pool.now); // it could not be reached
+        pool.queue.release(true, pool.now); // the server could not be reached
         assert_eq!(pool.take(tickets[1]), Some(Place::Connect { trial: true }));
         pool.queue.logged_in(pool.now);
         assert_eq!(pool.take(tickets[2]), Some(Place::Connect { trial: false }));
@@ -503,10 +503,13 @@ mod tests {
         let waiting = pool.draw(For::Turn);
         pool.queue.login_refused(pool.now);
         pool.queue.release(false, pool.now);
-        assert_eq!(pool.take(waiting), Some(Place::Barred), "who waits learns of it");
+        assert_eq!(pool.take(waiting), Some(Place::Barred), "waiting callers get the error");
         assert!(pool.queue.put("a", pool.now).is_none());
         let lucky = pool.draw(For::Connection);
-        assert!(matches!(pool.take(lucky), Some(Place::Reuse(_))), "what is logged in serves");
+        assert!(
+            matches!(pool.take(lucky), Some(Place::Reuse(_))),
+            "a connection that is logged in can be used"
+        );
         let late = pool.draw(For::Connection);
         assert_eq!(pool.take(late), Some(Place::Barred));
         pool.now += SECOND * 60;
@@ -522,7 +525,7 @@ mod tests {
         for name in ["old", "new"] {
             assert!(pool.queue.put(name, pool.now).is_none());
             let [first, second] = [(); 2].map(|()| pool.draw(For::Connection));
-            pool.queue.leave(first, pool.now); // what it was granted and gives back is as old as it was
+            pool.queue.leave(first, pool.now); // the connection that it gives back keeps its age
             pool.queue.leave(second, pool.now);
             pool.now += SECOND * 40;
         }

@@ -15,8 +15,8 @@ pub(crate) const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 /// room.
 pub(crate) const QUEUE_DELAY: Duration = Duration::from_millis(10);
 
-/// Returns the number of a new connection for the log, counted from 1. It is unique in the process (for 2^32 connections
-/// on a 32-bit CPU, some of which have no larger atomics).
+/// Returns the number of a new connection for the log, counted from 1. It is unique within the process (on 32-bit CPUs,
+/// some of which lack 64-bit atomics, only among 2^32 connections).
 pub(crate) fn next_number() -> u64 {
     static LAST: AtomicUsize = AtomicUsize::new(0);
     LAST.fetch_add(1, Ordering::Relaxed) as u64 + 1

@@ -1,7 +1,7 @@
 //! Byte search for rare cases: certificates, keys, and secrets in replies.
 
-/// Returns the position of the first occurrence of `part`, which must not be empty. Not by `memchr::memmem`, which would add
-/// 10 kB to a small program for something that is searched for once in a login or a certificate.
+/// Returns the position of the first occurrence of `part`, which must not be empty. `memchr::memmem` would add 10 kB
+/// to a small program, for something that is needed only once per login or certificate.
 pub(crate) fn find(text: &[u8], part: &[u8]) -> Option<usize> {
     text.windows(part.len()).position(|octets| octets == part)
 }

@@ -57,10 +57,10 @@ impl Splitter {
 /// A message in several transactions: the parts that are left, and the results of the others.
 pub(crate) struct Parts {
     envelope: Envelope,
-    /// The beginning of the first part is under way, or comes next.
+    /// The parts that are left. The beginning of the first one is under way, or comes next.
     left: VecDeque<Part>,
     /// Maximum number of recipients of a transaction, as far as is known: as many as the server accepted or refused
-    /// before it answered that there are too many. If each transaction had all that are left, the number of RCPT would
+    /// before it replied that there are too many. If each transaction tried all that are left, the RCPT count would
     /// be quadratic.
     most: usize,
     done: Vec<(Vec<usize>, Delivery)>,
@@ -70,7 +70,7 @@ pub(crate) struct Parts {
     failed: bool,
 }
 
-/// The numbers of its recipients, and whether it is sent one command at a time: see [`Again::OneByOne`].
+/// The numbers of a part's recipients, and whether it is sent one command at a time: see [`Again::OneByOne`].
 struct Part {
     numbers: VecDeque<usize>,
     one_by_one: Option<usize>,
@@ -138,7 +138,7 @@ impl Parts {
                 self.put_back(part);
                 part = Part { numbers: those(&recipients), one_by_one: Some(command) };
             }
-            // For the others, the reply that there were too many remains.
+            // The other recipients keep the reply that there were too many.
             Some(Again::Elsewhere) | None if has_no_room(&delivery) => part.numbers.clear(),
             Some(Again::Elsewhere) | None => {}
         }
@@ -278,7 +278,7 @@ mod tests {
         assert!(parts.next().is_none());
         assert_eq!(outcomes(&parts.finish().unwrap()), [Accepted, Accepted, NotSent, NotSent]);
 
-        // All of it, one command at a time: the first result means nothing then.
+        // The whole part is sent one command at a time, so the first result no longer counts.
         let refused = Delivery::new(envelope.clone(), Refused, Refused, None, Vec::new());
         let again = Again::OneByOne { recipients: vec![0, 1, 2, 3], command: 2 };
         let mut parts = Parts::after(envelope.clone(), Ok(refused), again);

@@ -1,5 +1,5 @@
 //! The setters for TLS settings that the caller has built with a TLS library. They exist only with the feature of that
-//! library, and `client/` has no `cfg`, so this file is outside. `blocking/` and `aio/` mount it, each for its own
+//! library, and `client/` has no `cfg`, so this file is not in it. `blocking/` and `aio/` mount it, each for its own
 //! `Builder`.
 
 #[cfg(feature = "rustls")]

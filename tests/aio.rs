@@ -1,5 +1,5 @@
-//! The dialogues with the async client, and what only futures can do. `blocking.rs` has the same ones with the blocking
-//! client.
+//! The dialogues with the async client, and what only futures can do. `blocking.rs` runs the same dialogues with the
+//! blocking client.
 #![cfg(feature = "async")]
 
 use std::{
@@ -50,12 +50,12 @@ fn unix(socket: std::os::unix::net::UnixStream) -> impl AsyncRead + AsyncWrite +
     Async::new(socket).unwrap()
 }
 
-/// The same connection, without a way to tell where it leads.
+/// The same connection, wrapped so that its addresses are unknown.
 fn opaque(socket: TcpStream) -> impl AsyncRead + AsyncWrite + Send + 'static {
     BufReader::new(Async::new(socket).unwrap())
 }
 
-/// A server in memory that floods its client.
+/// An in-memory server that floods its client.
 #[cfg(all(unix, any(feature = "native-tls", feature = "rustls")))]
 mod flooding {
     use std::time::Instant;
@@ -69,7 +69,7 @@ mod flooding {
 
     struct Flooded(Flood);
 
-    /// Wakes no task: data arrives here only in answer to what was written.
+    /// Turns `WouldBlock` into `Pending`. No waker is kept: data arrives here only in response to what was written.
     fn pending(moved: io::Result<usize>) -> Poll<io::Result<usize>> {
         match moved {
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => Poll::Pending,
@@ -99,7 +99,7 @@ mod flooding {
 
     #[test]
     fn tls_records_without_content_do_not_starve_the_executor() {
-        // rustls counts KeyUpdates, and gives up.
+        // rustls limits the number of KeyUpdates.
         let record = if cfg!(feature = "native-tls") { Record::KeyUpdate } else { Record::Ticket };
         leave_the_executor_to_others(&dialogue::floods::flooded(), record);
         #[cfg(all(feature = "native-tls", feature = "rustls"))]
@@ -127,13 +127,13 @@ mod flooding {
                 result
             });
             assert!(block_on(counted).unwrap_err().is_timeout());
-            // Some calls are polled in a row: a non-blocking read, a write, a read.
+            // Several operations run in one poll: a non-blocking read, a write, a read.
             assert!(polls > 5 && most < 300, "{at:?}: up to {most} steps in one of {polls} polls");
         }
     }
 }
 
-/// A server that always has room, and accepts everything.
+/// A server that can always be written to, and accepts everything.
 struct Roomy {
     replies: VecDeque<u8>,
     in_content: bool,
@@ -330,7 +330,7 @@ fn clients_on_one_thread_do_not_wait_for_each_other() {
     noop.unwrap();
 }
 
-/// Waits until it is told to continue, and then has no more content.
+/// A reader that waits until it is told to continue, and then ends.
 struct Waits(mpsc::Receiver<()>);
 
 impl Read for Waits {
@@ -389,7 +389,7 @@ fn leaving(script: String) -> Server {
     })
 }
 
-/// Drops a send at each of its polls. The server must never receive anything but the beginning of `wire`, and the
+/// Drops a send at each of its polls. The server must never receive anything but a prefix of `wire`, and the
 /// client must never send anything again.
 fn drop_at_every_poll(
     hello: &str,
@@ -404,7 +404,7 @@ fn drop_at_every_poll(
         let mut client = block_on(how(builder(&server)).connect()).unwrap();
         let done = block_on(dropped_after(polls, client.send(mail)));
         match (polls, &done) {
-            (0, _) => assert_open(&mut client), // nothing was begun
+            (0, _) => assert_open(&mut client), // nothing had begun
             (_, None) => assert_closed(&mut client),
             (_, Some(result)) => assert!(result.is_ok(), "{result:?}"),
         }
@@ -420,7 +420,7 @@ fn drop_at_every_poll(
     }
 }
 
-/// The server accepts one recipient of three, and the future is dropped while the second waits for the reply to its
+/// The server accepts one recipient of three. The future is dropped while the second one waits for the reply to its
 /// message.
 // Threat 81.
 #[test]
@@ -508,7 +508,7 @@ fn a_send_in_tls_dropped_at_any_poll_leaves_the_client_disconnected() {
     drop_at_every_poll("-- tls good\n-- hello", TRANSACTION, implicit, &mail(), WIRE);
 }
 
-/// Drops connecting at each of its polls.
+/// Drops the future of a connect at each of its polls.
 fn drop_connecting(script: &str, how: impl Fn(Builder) -> Builder) {
     for polls in 0.. {
         // A future that was never polled does not connect at all.
@@ -617,7 +617,7 @@ fn single_commands_dropped_at_any_poll_leave_the_client_disconnected() {
 #[test]
 fn a_fifo_without_a_writer_does_not_delay_the_deadline() {
     let fifo = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("fifo-{}", std::process::id()));
-    drop(std::fs::remove_file(&fifo)); // an earlier process with this number may have left it
+    drop(std::fs::remove_file(&fifo)); // an earlier process with this ID may have left it
     assert!(std::process::Command::new("mkfifo").arg(&fifo).status().unwrap().success());
     let server = Server::playing("-- hello\n-- envelope\nC: DATA\nS: 354 go on");
     let start = std::time::Instant::now();
@@ -734,7 +734,7 @@ fn a_buffered_stream_is_flushed_in_tls() {
     block_on(client.send(&mail())).map(drop).unwrap();
     block_on(client.quit()).unwrap();
 }
-/// Three messages of a batch, joined.
+/// A batch of three messages, joined.
 const BATCH: &str = "C: MAIL FROM:<alice@example.org>
      C: RCPT TO:<bob@example.org>
      C: DATA
@@ -768,7 +768,7 @@ const BATCH: &str = "C: MAIL FROM:<alice@example.org>
      S: 250 taken\n";
 
 /// Drops the first `next` of a batch at each of its polls, and continues. Every message has one result, and the server
-/// receives nothing twice. Returns how often all three were accepted nevertheless.
+/// receives nothing twice. Returns how often all three were accepted despite the drop.
 fn drop_next_at_every_poll(mails: impl Fn() -> Vec<Raw<'static>>) -> usize {
     let mut whole = 0;
     for polls in 1.. {
@@ -809,7 +809,7 @@ fn drop_next_at_every_poll(mails: impl Fn() -> Vec<Raw<'static>>) -> usize {
 #[test]
 fn next_of_a_batch_can_be_called_again_after_it_was_dropped() {
     let whole = drop_next_at_every_poll(|| vec![mail(), mail(), mail()]);
-    assert!(whole > 1, "waiting for a reply can be taken up again");
+    assert!(whole > 1, "waiting for a reply was never resumed");
 }
 
 // Threat 81.
@@ -820,7 +820,7 @@ fn a_next_dropped_while_a_file_is_opened_loses_no_message() {
     std::fs::write(&path, "Hello\r\n").unwrap();
     let file = || Raw::path(envelope(&["bob@example.org"]), path.clone());
     let whole = drop_next_at_every_poll(|| vec![file(), file(), file()]);
-    assert!(whole > 1, "opening a file can be taken up again");
+    assert!(whole > 1, "opening a file was never resumed");
     std::fs::remove_file(&path).unwrap();
 }
 
@@ -985,7 +985,7 @@ fn the_results_of_a_batch_are_a_stream() {
     assert!(results.iter().all(|(_, result)| result.is_ok()), "{results:?}");
 }
 
-/// Whether the task was woken since the last look.
+/// Whether the task was woken since the last check.
 #[derive(Default)]
 struct Woken(AtomicBool);
 
@@ -1009,7 +1009,7 @@ fn splitting_very_many_recipients_lets_other_tasks_run() {
     let waker = Waker::from(woken.clone());
     let mut sending = Box::pin(client.send(&mail));
     let mut turns = 0;
-    // It wakes itself as long as it has only yielded.
+    // If the future has merely yielded, it has already woken its task.
     while sending.as_mut().poll(&mut Context::from_waker(&waker)).is_pending()
         && woken.0.swap(false, Ordering::Relaxed)
     {

@@ -25,7 +25,7 @@ fn source_of(file: &str) -> String {
     fs::read_to_string(path).unwrap_or_else(|e| panic!("{file}: {e}"))
 }
 
-/// The table of the behaviours, and that of the threats.
+/// The table of behaviours and the table of threats.
 fn tables(readme: &str) -> (Rows<'_>, Rows<'_>) {
     let (behaviours, threats) = readme.split_once("\n## The threats\n").unwrap();
     (rows(behaviours), rows(threats))
@@ -93,10 +93,10 @@ fn the_table_has_each_behaviour_once() {
     assert_eq!(numbers, (1..=93).collect::<Vec<u8>>());
     let mut betters: Vec<&str> =
         rows.iter().map(|(name, _)| *name).filter(|name| name.starts_with("better_")).collect();
-    assert_eq!(betters.len(), 17, "what the model lacks");
+    assert_eq!(betters.len(), 17, "number of rows named better_…");
     betters.sort_unstable();
     betters.dedup();
-    assert_eq!(betters.len(), 17, "each has a name of its own");
+    assert_eq!(betters.len(), 17, "a name occurs twice");
 }
 
 #[test]

@@ -1,5 +1,5 @@
-//! The dialogues with the blocking client, and what only threads can do. `aio.rs` has the same ones with the async
-//! client.
+//! The dialogues with the blocking client, and what only threads can do. `aio.rs` runs the same dialogues with the
+//! async client.
 
 use std::{
     io::{self, Read},
@@ -22,7 +22,7 @@ use self::{
     support::{BlackHole, PATIENCE, Server},
 };
 
-/// In the blocking client, a "future" is already its value.
+/// With the blocking client, a "future" is already its value.
 fn block_on<T>(value: T) -> T {
     value
 }
@@ -37,12 +37,12 @@ fn unix(socket: std::os::unix::net::UnixStream) -> impl Transport + 'static {
     socket
 }
 
-/// The same connection, without a way to tell where it leads.
+/// The same connection, wrapped so that its addresses are unknown.
 fn opaque(socket: TcpStream) -> impl Transport + 'static {
     NoTimeouts::new(socket)
 }
 
-/// A server in memory that floods its client.
+/// An in-memory server that floods its client.
 #[cfg(all(unix, any(feature = "native-tls", feature = "rustls")))]
 mod flooding {
     use super::*;
@@ -55,7 +55,7 @@ mod flooding {
     struct Flooded(Flood);
 
     impl Transport for Flooded {
-        /// Ends even where the client sees no end: data arrives here only in answer to what was written.
+        /// Never waits, and ignores the limit: data arrives here only in response to what was written.
         fn receive(&mut self, room: &mut [u8], _: Option<Instant>) -> io::Result<usize> {
             self.0.give(room)
         }
@@ -66,7 +66,7 @@ mod flooding {
 
         /// Returns at once: there is always something to read.
         fn wait(&mut self, read: bool, _: bool, _: Instant) -> io::Result<()> {
-            assert!(read, "no room will come");
+            assert!(read, "waiting to write would never end");
             Ok(())
         }
 
@@ -74,13 +74,13 @@ mod flooding {
     }
 }
 
-/// Works, and stops from another thread once the server has reached the end of its script.
+/// Runs `work`, and stops it from another thread once the server has reached the end of its script.
 #[track_caller]
 fn stopped_behind<T: Send>(script: &str, work: impl FnOnce(Builder) -> Result<T, Error> + Send) -> Error {
     stopped_between(script, "-- silence", work)
 }
 
-/// Like `stopped_behind`, with a script for what the client may still do then.
+/// Like `stopped_behind`, but with a script for what the client may still do after the stop.
 #[track_caller]
 fn stopped_between<T: Send>(
     script: &str,
@@ -116,7 +116,7 @@ fn assert_stopped(error: &Error, phase: Phase) {
 #[test]
 fn a_stop_ends_the_wait_for_a_greeting() {
     let error = stopped_behind("", |builder| builder.connect());
-    // The server cannot see that the client has noticed that it is connected.
+    // The server cannot tell whether the client has already noticed that it is connected.
     assert!(matches!(error, Error::Stopped(Phase::Greeting | Phase::Connect)), "{error:?}");
 }
 
@@ -125,7 +125,7 @@ fn a_stop_ends_the_wait_for_a_reply_and_nothing_more_is_sent() {
     let error = stopped_behind("-- hello\nC: NOOP", |builder| {
         let mut client = builder.connect()?;
         let error = client.noop().unwrap_err();
-        assert_stopped(&client.noop().unwrap_err(), Phase::Noop); // and so does every later call
+        assert_stopped(&client.noop().unwrap_err(), Phase::Noop); // every later call fails, too
         assert_stopped(&client.login("u", "p").unwrap_err(), Phase::Auth);
         assert_stopped(&client.send(&mail()).unwrap_err(), Phase::Mail);
         assert_stopped(&client.reconnect().unwrap_err(), Phase::Connect);
@@ -156,11 +156,11 @@ fn a_stop_ends_a_blocked_write() {
     let (tell, told) = mpsc::channel();
     let server = Server::cramped(move |peer| {
         peer.play("-- hello\n-- envelope\nC: DATA\nS: 354 go on");
-        told.recv_timeout(PATIENCE).unwrap(); // reads no more
+        told.recv_timeout(PATIENCE).unwrap(); // stops reading
         peer.ignore();
     });
     let (read, reads) = mpsc::channel();
-    /// Reports when it was read a few times, for more than fits into the buffers of a socket.
+    /// Endless content that reports each read.
     struct Endless(mpsc::Sender<()>);
     impl Read for Endless {
         fn read(&mut self, room: &mut [u8]) -> io::Result<usize> {
@@ -175,7 +175,7 @@ fn a_stop_ends_a_blocked_write() {
         let mut client = client;
         client.send(&Raw::reader(envelope(&["bob@example.org"]), Endless(read)))
     });
-    // It makes no progress when it is not read any more.
+    // The client is blocked once it no longer reads the content.
     while reads.recv_timeout(Duration::from_millis(500)).is_ok() {}
     stop_handle.stop();
     let error = sending.join().unwrap().unwrap_err();
@@ -187,7 +187,7 @@ fn a_stop_ends_a_blocked_write() {
 #[cfg(any(feature = "native-tls", feature = "rustls"))]
 #[test]
 fn a_stop_ends_a_handshake() {
-    // After the first octets of its part, of which the rest may come.
+    // Stops after the first octets of the ClientHello, whose other octets may still arrive.
     let error = stopped_between("-- read 5", "-- ignore", |builder| {
         builder.security(postino::Security::Implicit).connect()
     });
@@ -232,7 +232,7 @@ fn assert_stopped_while_connecting(builder: Builder) {
     let builder = builder.stop_handle(&stop_handle).timeout(PATIENCE);
     let start = Instant::now();
     let connecting = thread::spawn(move || builder.connect());
-    thread::sleep(Duration::from_millis(100)); // mostly long enough to be in the middle of it
+    thread::sleep(Duration::from_millis(100)); // usually long enough to be in the middle of it
     stop_handle.stop();
     assert_stopped(&connecting.join().unwrap().unwrap_err(), Phase::Connect);
     assert!(start.elapsed() < PATIENCE / 2, "{:?}", start.elapsed());
@@ -274,7 +274,7 @@ fn a_stop_ends_a_connection_supplied_by_the_caller() {
 #[cfg(unix)]
 #[test]
 fn a_stop_ends_a_connection_of_the_callers_of_another_type() {
-    // std's other type works for the same socket.
+    // A `UnixStream` can wrap the same socket.
     assert_stopped_over(|socket| unix(std::os::fd::OwnedFd::from(socket).into()));
 }
 
@@ -306,7 +306,7 @@ fn replies_that_have_arrived_are_reported_after_a_stop() {
 
 #[test]
 fn a_timeout_is_noticed_after_a_read_that_ignored_it() {
-    /// A transport whose reads are slow, and ignore the limit.
+    /// A stream whose reads are slow and ignore the limit.
     struct Slow(TcpStream);
     impl Read for Slow {
         fn read(&mut self, room: &mut [u8]) -> io::Result<usize> {
@@ -324,7 +324,7 @@ fn a_timeout_is_noticed_after_a_read_that_ignored_it() {
     }
     let server = Server::playing("S: 220-hi\n-- silence");
     let slow = Slow(TcpStream::connect(server.address()).unwrap());
-    // The rest of the greeting never arrives; the limit has passed when the first part is there.
+    // The rest of the greeting never arrives. The limit has passed by the time the first part is read.
     let builder = builder(&server).greeting_timeout(Duration::from_millis(100));
     let error = builder.connect_over(NoTimeouts::new(slow)).unwrap_err();
     assert!(matches!(error, Error::Timeout(Phase::Greeting)), "{error:?}");
@@ -339,7 +339,7 @@ fn a_timeout_of_an_untimed_stream_itself_is_reported_as_a_timeout() {
     assert!(client.noop().unwrap_err().is_timeout());
 }
 
-/// Accepts no long write, and records the limit of that wait.
+/// A transport that accepts no long writes, and records the limit of each wait.
 struct Stalling(TcpStream, mpsc::Sender<Instant>);
 
 impl Transport for Stalling {
@@ -376,7 +376,7 @@ fn a_stalled_batch_message_is_subject_to_the_content_timeout() {
         let limits = builder(&server).timeout(Duration::from_secs(60));
         let limits = limits.final_reply_timeout(Duration::from_secs(600));
         let mut client = limits.connect_over(stalling).unwrap();
-        // On the wire it is longer by a third: so the end of the shorter one fills the outbox, too.
+        // Dot-stuffing makes it longer by a third, so the end of the shorter message also fills the outbox.
         let mail = Raw::bytes(envelope(&["bob@example.org"]), b".\r\n".repeat(octets / 3));
         let (_, result) = client.send_all([mail]).next().unwrap();
         let error = result.unwrap_err();
@@ -397,7 +397,7 @@ fn a_stop_ends_the_wait_for_a_pooled_connection() {
         let pool = pool.clone();
         move || pool.client().map(drop)
     });
-    thread::sleep(Duration::from_millis(50)); // mostly, it waits by now
+    thread::sleep(Duration::from_millis(50)); // by now, it is usually waiting
     stop_handle.stop();
     assert_stopped(&waiting.join().unwrap().unwrap_err(), Phase::Pool);
     assert!(start.elapsed() < PATIENCE, "{:?}", start.elapsed());

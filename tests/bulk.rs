@@ -37,7 +37,7 @@ fn file(name: &str, content: &[u8]) -> String {
     path.into_os_string().into_string().unwrap()
 }
 
-/// Runs the program with each client, with a separate server.
+/// Runs the program with each client, each time against a new server.
 fn with_both_clients(server: impl Fn() -> Server, args: &[&str], check: impl Fn(&Server, &Done)) {
     for client in [&[][..], &["--async"]] {
         if client.is_empty() || cfg!(feature = "async") {

@@ -54,10 +54,10 @@ fn dropped_after<T>(polls: usize, future: impl Future<Output = T>) -> Option<T> 
 
 /// Polls a future to its end, and panics if it hangs.
 fn done<T>(future: impl Future<Output = T>) -> T {
-    dropped_after(1_000_000, future).expect("it hangs")
+    dropped_after(1_000_000, future).expect("the future should complete")
 }
 
-/// Returns a wire where each read of something, and each write, first waits once, and then moves this many octets.
+/// Returns a wire on which each read of data and each write first waits once, and then moves this many octets.
 fn waiting(kind: Kind, octets: usize) -> Wire {
     let (mut read, mut write) = (false, false);
     Wire::new(kind, move |op| {
@@ -71,7 +71,7 @@ fn waiting(kind: Kind, octets: usize) -> Wire {
     })
 }
 
-/// Uses a client whose future was dropped. True if it could be used.
+/// Uses a client whose future was dropped. Returns whether it could be used.
 fn use_it(client: &mut Client, wire: &Wire, kind: Kind, notes: &mut Notes) -> bool {
     wire.be(|_| What::Go(usize::MAX));
     let (before, not_sent) = (wire.heard(), notes.count(Outcome::NotSent));
@@ -90,18 +90,18 @@ fn use_it(client: &mut Client, wire: &Wire, kind: Kind, notes: &mut Notes) -> bo
             assert!(!client.is_connected());
             false
         }
-        Err(other) => panic!("{kind:?}: neither works it nor does it refuse: {other}"),
+        Err(other) => panic!("{kind:?}: the client neither works nor refuses: {other}"),
     };
     let sent = done(client.send(&letters[0].mail()));
     notes.delivery(&letters[0], &sent, wire);
     let mut batch = client.send_all([letters[1].mail()]);
     assert_eq!(batch.is_lost(), !works);
-    let (_, result) = done(batch.next()).expect("one message tells of the loss");
+    let (_, result) = done(batch.next()).expect("one message should report the loss");
     notes.delivery(&letters[1], &result, wire);
     drop(batch);
     done(client.quit()).unwrap();
     assert_eq!(notes.count(Outcome::NotSent) - not_sent, if works { 0 } else { 2 }, "{kind:?}");
-    assert_eq!(wire.heard() > before, works, "{kind:?}: what refuses says nothing");
+    assert_eq!(wire.heard() > before, works, "{kind:?}: the client sends something if and only if it works");
     works
 }
 
@@ -111,7 +111,7 @@ fn drop_everywhere(kind: Kind, octets: usize) {
     for polls in 0.. {
         let wire = waiting(kind, octets);
         let (mut client, mut notes) = (None, Notes::default());
-        // Each has to learn again whether joining works.
+        // Each client has to find out again whether joining works.
         let builder =
             builder.clone().join_envelopes(if kind.joining { JoinPolicy::Always } else { JoinPolicy::Never });
         let ended = dropped_after(polls, session::run(&builder, &wire, 0, &mut client, &mut notes));
@@ -131,8 +131,11 @@ fn drop_everywhere(kind: Kind, octets: usize) {
             return;
         }
         if let Some(client) = &mut client {
-            // It was dropped within a call.
-            assert!(!use_it(client, &wire, kind, &mut notes), "{kind:?}, {polls} polls: it goes on");
+            // The future was dropped during a call.
+            assert!(
+                !use_it(client, &wire, kind, &mut notes),
+                "{kind:?}, {polls} polls: the client continues"
+            );
             notes.assert_true_to(&wire, kind);
         }
     }
@@ -190,7 +193,7 @@ fn drop_next<M: Mail>(
     loop {
         let Some(result) = dropped_after(polls(), batch.next()) else {
             dropped += 1;
-            assert!(dropped < 100_000, "{kind:?}: it does not get on");
+            assert!(dropped < 100_000, "{kind:?}: the batch makes no progress");
             continue;
         };
         let Some((number, result)) = result else { break };
@@ -201,7 +204,7 @@ fn drop_next<M: Mail>(
     assert!(done(batch.next()).is_none());
     let is_lost = batch.is_lost();
     drop(batch);
-    assert_eq!(told + mails.len(), letters.len(), "{kind:?}: each has a result, or was not taken");
+    assert_eq!(told + mails.len(), letters.len(), "{kind:?}: a letter that was taken has no result");
     assert!(is_lost || mails.len() == 0, "{kind:?}");
     letters[told..].iter().for_each(|letter| notes.not_sent(letter));
     let writes = wire.moves().1 - before;
@@ -222,19 +225,16 @@ fn a_batch_whose_next_is_dropped_at_any_poll_reports_each_message() {
             drop_next_everywhere(kind, 64, &short, Letter::mail),
             drop_next_everywhere(kind, 64, &short, Letter::watched),
         ] {
-            assert_eq!(places, whole, "{kind:?}: with so short contents, any wait can be taken up again");
+            assert_eq!(places, whole, "{kind:?}: with such short content, every wait should be resumable");
         }
         let long = ["one", "two"]
             .map(|name| Letter::new(name, &["bob@example.org"], &"0123456789\r\n".repeat(20_000)));
         let (places, whole) = drop_next_everywhere(kind, 10_000, &long, Letter::mail);
-        assert!(
-            1 < whole && whole < places,
-            "{kind:?}: {whole} of {places}, nobody goes on within a content"
-        );
+        assert!(1 < whole && whole < places, "{kind:?}: {whole} of {places}, but content cannot be resumed");
     }
 }
 
-/// Drops the first `next` at each of its polls. Returns how many these are, and in how many of them nothing was lost.
+/// Drops the first `next` at each of its polls. Returns the number of polls, and at how many of them nothing was lost.
 fn drop_next_everywhere<M: Mail>(
     kind: Kind,
     octets: usize,
@@ -251,7 +251,7 @@ fn drop_next_everywhere<M: Mail>(
         places += 1;
         whole += usize::from(batch.lost == 0);
     };
-    // The first `next` ends with the first result, and others are on their way by then.
+    // The first `next` ends with the first result, while other messages are already being sent.
     assert!(places > 2 && writes > 2, "{kind:?}: {places} places, {writes} writes");
     (places, whole)
 }
@@ -271,7 +271,7 @@ fn a_batch_makes_progress_even_if_every_next_is_dropped() {
     }
 }
 
-/// A server at a Unix socket, on the same thread: it runs between two polls. A pool makes its connections itself, and
+/// A server at a Unix socket, on the same thread: it runs between polls. A pool makes its connections itself, and
 /// cannot use a wire in memory.
 struct Neighbour {
     path: PathBuf,
@@ -329,7 +329,7 @@ impl Neighbour {
     }
 
     fn done<T>(&self, future: impl Future<Output = T>) -> T {
-        self.dropped_after(100_000, future).expect("it hangs")
+        self.dropped_after(100_000, future).expect("the future should complete")
     }
 
     /// How often the server has accepted the letter, over all connections.
@@ -351,7 +351,7 @@ impl Drop for Neighbour {
     }
 }
 
-/// Returns the number of octets sent; `None` when the client has left.
+/// Lets the server read and reply. Returns the number of octets it sent; `None` if the client has left.
 fn serve(socket: &mut UnixStream, server: &mut Server) -> Option<usize> {
     let mut room = [0; 4096];
     match socket.read(&mut room) {
@@ -384,11 +384,11 @@ fn drop_call_of_a_pool<T>(name: &str, warm: bool, call: impl AsyncFn(&Pool) -> T
         assert!(pool.connections() <= 1);
         let delivery = server.done(pool.send(&behind.mail())).unwrap();
         assert_eq!(delivery.outcome(), Outcome::Accepted);
-        assert_eq!((server.accepted(&behind), pool.connections()), (1, 1), "behind {polls} polls");
+        assert_eq!((server.accepted(&behind), pool.connections()), (1, 1), "after {polls} polls");
         assert_eq!(server.accepted(&first), usize::from(warm));
         assert!(server.accepted(&letter("dropped")) <= 1);
         server.done(pool.close());
-        assert_eq!(pool.connections(), 0, "every place was given back");
+        assert_eq!(pool.connections(), 0, "a place was not given back");
         if done {
             assert!(polls > drips && drips > 3, "{name}: {polls} polls for {drips} pieces of replies");
             return;
@@ -474,7 +474,7 @@ fn a_dropped_waiter_for_the_rate_limit_uses_no_turn() {
     for polls in 0..100 {
         assert!(server.dropped_after(polls % 4, pool.send(&gone)).is_none());
     }
-    // Those in front leave while the last one waits.
+    // The waiters in front leave while the last one waits.
     let mut waiting: Vec<_> = (0..100).map(|_| Box::pin(pool.send(&gone))).collect();
     waiting.iter_mut().for_each(|send| assert!(server.dropped_after(1, send.as_mut()).is_none()));
     let mut last = Box::pin(pool.send(&next));
@@ -483,7 +483,7 @@ fn a_dropped_waiter_for_the_rate_limit_uses_no_turn() {
     while server.dropped_after(1, last.as_mut()).is_none() {
         std::thread::sleep(Duration::from_millis(1));
     }
-    assert!(start.elapsed() < PACE * 50, "{:?}: of 200 turns", start.elapsed());
+    assert!(start.elapsed() < PACE * 50, "the dropped sends used turns: {:?}", start.elapsed());
     assert_eq!((server.accepted(&letter("dropped")), server.accepted(&letter("next"))), (0, 1));
 }
 
@@ -494,7 +494,10 @@ fn a_pool_is_closed_even_if_the_call_to_close_is_dropped() {
         let server = Neighbour::new("close");
         let pool = server.pool();
         let held = server.done(pool.client()).unwrap();
-        assert!(server.dropped_after(polls, pool.close()).is_none(), "it waits for the client in use");
+        assert!(
+            server.dropped_after(polls, pool.close()).is_none(),
+            "close should wait for the client in use"
+        );
         let late = server.done(pool.send(&letter("late").mail()));
         assert!(matches!(late, Err(Error::PoolClosed)), "{late:?}");
         assert_eq!(pool.connections(), 1);
@@ -503,8 +506,8 @@ fn a_pool_is_closed_even_if_the_call_to_close_is_dropped() {
     }
 }
 
-/// Sends the letters as a batch that they are pushed to, two at a time, and drops every future of `next` that is not
-/// done after its polls; [`postino::aio::Batch::finish`] returns the last results. Each letter has one, and the server
+/// Pushes the letters to a batch, two at a time, and drops every future of `next` that is not done after `patience`
+/// polls. [`postino::aio::Batch::finish`] returns the last results. Each letter has one result, and the server
 /// agrees.
 fn drop_next_of_pushed(kind: Kind, octets: usize, patience: usize) -> usize {
     let (mut client, wire) = connected(kind, octets);
@@ -534,7 +537,7 @@ fn drop_next_of_pushed(kind: Kind, octets: usize, patience: usize) -> usize {
         notes.delivery(&letters[number], &result, &wire);
         told += 1;
     }
-    assert_eq!(told, letters.len(), "{kind:?}: what was pushed has a result");
+    assert_eq!(told, letters.len(), "{kind:?}: a pushed letter has no result");
     notes.assert_all_told();
     notes.assert_true_to(&wire, kind);
     assert!(use_it(&mut client, &wire, kind, &mut notes) || lost, "{kind:?}: {:?}", notes.steps);
@@ -601,7 +604,7 @@ impl Read for Told {
     }
 }
 
-/// A message that can be read once, and whether it was: alone, or with an attached file, which has to be opened.
+/// A message that can be read once, and whether it was. If composed, it also has a file, which has to be opened.
 fn once(composed: bool) -> (Box<dyn Mail>, Arc<AtomicBool>) {
     let read = Arc::new(AtomicBool::new(false));
     let reader = Told(read.clone(), b"Hello\r\n");
@@ -670,7 +673,7 @@ fn a_batch_that_is_dropped_does_not_consume_content_that_was_not_read() {
                 break;
             }
         }
-        // The first `next` ends with the first result.
+        // The first `next` ends with the first result, so the last message may be unread at any poll.
         assert!(3 < unread[0] && unread[0] < unread[2], "{kind:?}: {unread:?}");
     }
 }
@@ -692,7 +695,7 @@ fn a_batch_reads_each_content_once_even_if_every_next_is_dropped() {
             }
             assert!(
                 dropped_after_wakes(1_000, batch.next()).unwrap().is_none(),
-                "{kind:?}: it does not get on"
+                "{kind:?}: the batch makes no progress"
             );
             drop(batch);
             let taken = wire.with(|server| server.accepted().len());

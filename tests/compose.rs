@@ -51,8 +51,8 @@ fn parse(bytes: &[u8]) -> mail_parser::Message<'_> {
     MessageParser::default().parse(bytes).unwrap()
 }
 
-/// Returns the octets of an attachment. [`MimeHeaders`] has only the characters of a text, and not those that do not belong to
-/// its charset.
+/// Returns the octets of an attachment. [`MessagePart::contents`] has only the decoded characters of a text, without
+/// octets that are invalid in its charset.
 fn octets(message: &str, attachment: &MessagePart<'_>) -> Vec<u8> {
     let body = &message.as_bytes()[attachment.offset_body as usize..attachment.offset_end as usize];
     match attachment.encoding {
@@ -66,7 +66,7 @@ fn header_block(text: &str) -> &str {
     &text[..text.find("\r\n\r\n").unwrap() + 2]
 }
 
-/// Checks what holds for every message.
+/// Checks what must hold for every message, and returns its text.
 fn check(message: &Message) -> String {
     let text = text(message);
     assert!(text.ends_with("\r\n") && text.is_ascii() && !text.contains('\0'));
@@ -74,7 +74,7 @@ fn check(message: &Message) -> String {
     assert_eq!(text.matches('\n').count(), text.matches("\r\n").count());
     assert!(text.lines().all(|line| line.len() <= 998));
     for line in text.lines().filter(|line| line.len() > 78) {
-        // A long line has only one word, and perhaps the name of a field that is not folded.
+        // A long line has only one word, possibly after the name of a field that is not folded.
         let word = ["Message-ID: ", "Resent-Message-ID: ", "In-Reply-To: ", "References: ", "Content-ID: "]
             .iter()
             .find_map(|name| line.strip_prefix(name));
@@ -402,7 +402,7 @@ fn eight_bit(message: &Message) -> String {
 
 #[test]
 fn text_keeps_its_ending_in_every_encoding() {
-    // In the first form: base64.
+    // Without 8BITMIME, the text is sent as base64.
     for text in ["привет\r\n", "привет"] {
         let message = builder().text(text).build().unwrap();
         assert!(self::text(&message).contains("base64"));
@@ -607,7 +607,7 @@ fn a_composed_message_parses_as_an_email() {
     assert_eq!(parse(&theirs).attachment(0).unwrap().contents(), [7; 10_000]);
 }
 
-/// Counts the octets read from it.
+/// A reader that counts the octets read from it.
 struct Counted {
     left: usize,
     taken: Arc<AtomicUsize>,
@@ -683,7 +683,7 @@ fn text_in_an_unknown_charset_keeps_its_octets() {
 fn a_file_is_attached_under_its_name_and_read_again_for_each_send() {
     let path =
         std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{}-Grüße.pdf", std::process::id()));
-    drop(fs::remove_file(&path)); // an earlier process with this number may have left it
+    drop(fs::remove_file(&path)); // an earlier process with this ID may have left it
     let message = builder().attach(Attachment::path(&path)).build().unwrap();
     assert!(matches!(message.to_bytes(), Err(Error::Source(e)) if e.kind() == io::ErrorKind::NotFound));
     for content in [&b"one"[..], b"another, longer", b""] {
@@ -698,7 +698,7 @@ fn a_file_is_attached_under_its_name_and_read_again_for_each_send() {
     fs::remove_file(&path).unwrap();
 }
 
-/// Any text without control characters, mostly of the letters that matter here.
+/// Any text without control characters, mostly made of characters that matter here.
 fn value() -> impl Strategy<Value = String> {
     let odd = prop::sample::select("  ,;:<>@\"\\()[]=?_.üß語👍\u{301}%'".chars().collect::<Vec<_>>());
     let any = any::<char>().prop_filter("a control character", |c| !c.is_control());
@@ -712,7 +712,7 @@ fn content() -> impl Strategy<Value = Vec<u8>> {
     prop::collection::vec(prop_oneof![3 => odd, 6 => b'a'..=b'z', 1 => any::<u8>()], 0..600)
 }
 
-/// Converts line ends to those of mail.
+/// Converts line ends to CRLF.
 fn with_crlf(text: &str) -> String {
     text.replace("\r\n", "\n").replace('\r', "\n").replace('\n', "\r\n")
 }
@@ -774,7 +774,7 @@ proptest! {
         match builder().in_reply_to(&ids[..]).references(&ids[..]).build() {
             Ok(message) => {
                 let sent = check(&message);
-                // What was between two of them may have been left out.
+                // Text between two identifiers may have been left out.
                 let references = message.header("References").unwrap_or_default().replace("><", "> <");
                 for id in references.split(' ') {
                     prop_assert!(ids.contains(id.trim_start_matches('<').trim_end_matches('>')), "{sent}");

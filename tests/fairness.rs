@@ -16,8 +16,8 @@ fn mail() -> Raw<'static> {
     Raw::bytes(Envelope::new("alice@example.org", ["bob@example.org"]).unwrap(), b"Hello\r\n")
 }
 
-/// The most served user was served at most half as often again as the least: some are delayed by the machine, not by
-/// the pool.
+/// Asserts that the most served user was served at most 1.5 times as often as the least. Some are delayed by the
+/// machine, not by the pool.
 #[track_caller]
 fn assert_fair(served: &[usize]) {
     let (least, most) = (served.iter().min().unwrap(), served.iter().max().unwrap());
@@ -25,12 +25,12 @@ fn assert_fair(served: &[usize]) {
     assert!(most * 2 <= least * 3, "{served:?}");
 }
 
-/// Counts a service, and returns whether the test continues.
+/// Counts one more service, and returns whether the test continues.
 fn goes_on(total: &AtomicUsize) -> bool {
     total.fetch_add(1, Ordering::Relaxed) < TOTAL
 }
 
-/// `mixed`: every second user takes a client, the others send.
+/// If `mixed`, every second user takes a client, and the others send.
 fn threads(mixed: bool) {
     let server = Server::start().unwrap();
     let builder = postino::Client::from_url(&server.url()).unwrap();

@@ -1,7 +1,7 @@
 //! Every read and every write of a whole session fails once, in every possible way; with both clients, over a wire in
 //! memory.
 //!
-//! `sweep/session.rs` is the session, `sweep/faults.rs` is what goes wrong with it.
+//! `sweep/session.rs` is the session, and `sweep/faults.rs` makes it fail.
 
 mod sweep;
 

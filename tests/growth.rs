@@ -12,11 +12,11 @@ mod cases;
 struct Counting;
 
 thread_local! {
-    /// Number of allocations, and of octets.
+    /// Number of allocations, and of allocated octets.
     static ALLOCATED: Cell<(usize, usize)> = const { Cell::new((0, 0)) };
 }
 
-// SAFETY: everything is left to the system's allocator.
+// SAFETY: all calls are forwarded to the system's allocator.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         let _gone_at_the_end = ALLOCATED.try_with(|allocated| {
@@ -48,7 +48,7 @@ fn allocations_grow_linearly() {
     for (name, n, work) in cases::CASES {
         work(1); // builds what is built only once
         let (few, many) = (allocated(*work, *n), allocated(*work, 8 * n));
-        // Eight times as much, and half of that again for buffers that double.
+        // Eight times as much, plus half of that for buffers that double in size.
         assert!(many.0 <= 12 * few.0, "{name}: {few:?} for {n}, {many:?} for {}", 8 * n);
         assert!(many.1 <= 12 * few.1, "{name}: {few:?} for {n}, {many:?} for {}", 8 * n);
     }

@@ -28,7 +28,7 @@ impl Tape {
     }
 }
 
-/// Maximum number of octets kept for the wire.
+/// Maximum number of octets waiting to be sent.
 const MOST_UNSENT: usize = 256 * 1024;
 /// Maximum number of steps of a session.
 const MOST_STEPS: usize = 100_000;
@@ -39,12 +39,12 @@ struct Session {
     out: Outbox,
     /// The server's replies.
     replies: Box<dyn FnMut(Phase, bool) -> Vec<u8>>,
-    /// Source of the sizes of reads and writes; `None` if they are not cut.
+    /// Source of the sizes of reads and writes; `None` if they are not split.
     cuts: Option<Tape>,
     wire: Vec<u8>,
     /// Number of octets sent in clear text.
     clear: Option<usize>,
-    /// Number of recipients that the server has accepted in this transaction, and how often it asked for content.
+    /// Number of recipients that the server has accepted in this transaction, and how often it has asked for content.
     taken: usize,
     asked: usize,
     contents: Vec<Vec<u8>>,
@@ -74,7 +74,7 @@ impl Session {
         }
     }
 
-    /// The size of the next piece of this many octets.
+    /// Returns the size of the next piece of this many octets.
     fn piece(&mut self, all: usize) -> usize {
         self.cuts.as_mut().map_or(all, |cuts| all.min(1 + cuts.next() % 40))
     }
@@ -103,9 +103,9 @@ impl Session {
 
     /// Writes the pending octets, in pieces.
     fn write(&mut self) {
-        // Each command is sent separately, so its replies are known.
+        // Each command is sent separately, so the replies to the earlier ones are known.
         let asks = [b"DATA\r\n".as_slice(), b"BDAT "].iter().any(|verb| self.out.unsent().starts_with(verb));
-        assert!(!asks || self.taken > 0, "content is announced for nobody");
+        assert!(!asks || self.taken > 0, "content is announced although no recipient was accepted");
         while !self.out.unsent().is_empty() {
             let n = self.piece(self.out.unsent().len());
             let offered = self.out.offer();
@@ -119,10 +119,10 @@ impl Session {
         let mut arriving = Vec::new();
         loop {
             self.steps += 1;
-            assert!(self.steps < MOST_STEPS, "it does not come to an end");
+            assert!(self.steps < MOST_STEPS, "the session does not end");
             self.hear(talk)?;
             let want = talk.fill(&mut self.out);
-            assert!(self.out.unsent().len() < MOST_UNSENT, "it gathers too much");
+            assert!(self.out.unsent().len() < MOST_UNSENT, "too many octets are waiting to be sent");
             match want {
                 Want::Write => self.write(),
                 Want::Reply | Want::Probe => {
@@ -142,13 +142,13 @@ impl Session {
                 }
                 Want::StartTls => {
                     if !self.inbox.is_empty() || !arriving.is_empty() {
-                        return Err(Error::NotConnected); // an injection
+                        return Err(Error::NotConnected); // an injected reply
                     }
                     self.clear = Some(self.wire.len());
                     talk.on_tls();
                 }
                 Want::Body(number) => {
-                    assert!(self.taken > 0, "content for nobody");
+                    assert!(self.taken > 0, "content is sent although no recipient was accepted");
                     let rest = self.contents[number].len();
                     let n = self.piece(rest);
                     let piece: Vec<u8> = self.contents[number].drain(..n).collect();
@@ -156,7 +156,7 @@ impl Session {
                 }
                 Want::Nothing => {
                     assert_eq!(self.out.due(), 0, "a reply was left unread");
-                    assert!(self.out.unsent().is_empty(), "something was left unsaid");
+                    assert!(self.out.unsent().is_empty(), "something was left unsent");
                     return Ok(want);
                 }
                 want => return Ok(want),
@@ -177,7 +177,7 @@ impl Session {
         if !self.end("hello", greeted) {
             return;
         }
-        assert!(self.clear.is_some(), "it is done, and there is no TLS");
+        assert!(self.clear.is_some(), "the dialogue ended without TLS");
         let (_, _, capabilities) = hello.into_parts();
         if self.log_in(&capabilities) && self.send(options) {
             let mut quit = Simple::quit();
@@ -232,7 +232,7 @@ impl Session {
     }
 }
 
-/// A server's reply: mostly one that fits, sometimes anything.
+/// A server's reply: usually a fitting one, sometimes any other.
 fn reply(phase: Phase, secured: bool, roll: usize) -> Vec<u8> {
     const ODD: [&str; 14] = [
         "421 bye\r\n",
@@ -300,7 +300,7 @@ proptest! {
         replies in tape(), cuts in tape(), contents in contents(), options in options(),
     ) {
         if options.chunking && contents.iter().any(|content| content.len() > 60_000) {
-            return Ok(()); // where a chunk ends depends on the pieces of the content
+            return Ok(()); // the ends of chunks depend on how the content is split
         }
         let whole = session(&replies, None, &contents, options);
         let pieces = session(&replies, Some(cuts), &contents, options);
@@ -324,7 +324,7 @@ proptest! {
     fn no_bare_cr_or_lf_is_sent_and_no_message_ends_early(
         replies in tape(), cuts in tape(), contents in contents(),
     ) {
-        // Chunks are counted, and may contain such an end.
+        // CHUNKING is off: a chunk has a length, and may contain what looks like the end of a message.
         let session = session(&replies, Some(cuts), &contents, Options::default());
         let count = |octets: &[u8]| memmem::find_iter(&session.wire, octets).count();
         prop_assert_eq!(count(b"\r"), count(b"\r\n"));
@@ -337,7 +337,7 @@ proptest! {
         said in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..80), 0..20),
         begin in 0usize..12, cuts in tape(), contents in contents(), options in options(),
     ) {
-        // At first, all goes well.
+        // At first, everything goes well.
         let mut said = said.into_iter().enumerate();
         let mut count = 0;
         let replies = move |phase, secured| {

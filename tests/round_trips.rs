@@ -41,9 +41,9 @@ struct Load {
     options: Options,
     messages: usize,
     recipients: usize,
-    /// Size of each content, in octets.
+    /// Size of the content of each message, in octets.
     octets: usize,
-    /// Whether a transaction may be open from before.
+    /// Whether an earlier transaction may still be open.
     open: bool,
     /// Whether messages come from a source that may make the client wait.
     unsure: bool,
@@ -56,7 +56,7 @@ struct Sender {
     out: Outbox,
     load: Load,
     posted: usize,
-    /// Number of octets left of the content that is being sent.
+    /// Number of octets that are left of the content being sent.
     left: Option<usize>,
     accepted: usize,
 }
@@ -74,7 +74,7 @@ impl Sender {
         }
     }
 
-    /// Continues as far as possible without the network. False at the end.
+    /// Continues as far as possible without the network. Returns false at the end.
     fn go_on(&mut self) -> bool {
         loop {
             while let Some(reply) = self.inbox.next_reply().unwrap() {
@@ -82,7 +82,7 @@ impl Sender {
                 self.talk.on_reply(reply, &self.out).unwrap();
             }
             let want = self.talk.fill(&mut self.out);
-            assert!(self.out.unsent().len() < 256 * 1024, "it gathers too much");
+            assert!(self.out.unsent().len() < 256 * 1024, "too many octets are waiting to be sent");
             match want {
                 Want::Nothing => return false,
                 Want::Message if self.load.unsure && !self.talk.has_said_all(&self.out) => self.talk.later(),
@@ -131,7 +131,7 @@ fn round_trips(load: Load) -> usize {
 fn trips_and_writes(load: Load) -> (usize, usize) {
     let mut sender = Sender::new(load);
     let mut server = server(load.options);
-    // The replies on their way back, and when they arrive; a round trip takes one unit.
+    // The replies on their way back, and when they arrive. A round trip takes one unit of time.
     let mut way: VecDeque<(usize, Vec<u8>)> = VecDeque::new();
     let (mut now, mut writes) = (0, 0);
     while sender.go_on() {
@@ -145,7 +145,7 @@ fn trips_and_writes(load: Load) -> (usize, usize) {
             way.push_back((now + 1, replies));
             continue;
         }
-        let (then, replies) = way.pop_front().expect("it waits for something that is on its way");
+        let (then, replies) = way.pop_front().expect("the client should wait only for replies that are due");
         now = then;
         sender.hear(&replies);
     }
@@ -176,12 +176,12 @@ fn messages_of_a_blocking_source_cost_an_extra_write_but_no_round_trip() {
     for load in [small(joined, 10), Load { octets: 1024 * 1024, ..small(joined, 10) }] {
         let (trips, writes) = trips_and_writes(load);
         let unsure = trips_and_writes(Load { unsure: true, ..load });
-        // After the last of them, nothing follows.
+        // There is one extra write for each message except the last.
         assert_eq!(unsure, (trips, writes + 9));
     }
     let one_by_one = small(options(true, Joining::Off), 10);
     assert_eq!(trips_and_writes(Load { unsure: true, ..one_by_one }), trips_and_writes(one_by_one));
-    // With chunks, all of them leave at once; from an unsure source, one by one.
+    // With chunks, all messages are sent in one write; from an unsure source, one by one.
     let chunks = small(Options { chunking: true, ..joined }, 10);
     assert_eq!(trips_and_writes(chunks), (1, 1));
     assert_eq!(trips_and_writes(Load { unsure: true, ..chunks }), (1, 10));
@@ -191,7 +191,7 @@ fn messages_of_a_blocking_source_cost_an_extra_write_but_no_round_trip() {
 
 #[test]
 fn pipelined_messages_that_are_not_joined_take_two_round_trips_each() {
-    // This applies wherever the server does not offer CHUNKING, unless the caller asks for more.
+    // This applies if the server does not offer CHUNKING, unless the caller asks for joining.
     assert_eq!(round_trips(small(options(true, Joining::Off), 10)), 20);
     assert_eq!(round_trips(small(options(true, Joining::Off), 1000)), 2000);
 }
@@ -210,7 +210,7 @@ fn small_messages_in_chunks_take_a_round_trip_for_each_window_of_replies() {
     for (messages, trips) in [(1, 1), (100, 1), (128, 1), (129, 2), (1000, 8)] {
         assert_eq!(round_trips(small(chunking, messages)), trips, "{messages} messages");
     }
-    // A window that ends with a message.
+    // With one more RSET, a window ends exactly with a message.
     assert_eq!(round_trips(Load { open: true, ..small(chunking, 128) }), 1);
     assert_eq!(round_trips(Load { open: true, ..small(chunking, 129) }), 2);
 }
@@ -218,7 +218,7 @@ fn small_messages_in_chunks_take_a_round_trip_for_each_window_of_replies() {
 #[test]
 fn chunked_messages_wait_only_once_to_see_if_joining_works() {
     let chunking = Options { chunking: true, ..options(true, Joining::Untried) };
-    // The first is sent with the envelope of the second; the second's content with all the others.
+    // The first message is sent with the envelope of the second; the second content is sent with all other messages.
     assert_eq!(round_trips(small(chunking, 100)), 2);
     assert_eq!(round_trips(small(Options { joining: Joining::Off, ..chunking }, 10)), 10);
 }
@@ -248,7 +248,7 @@ fn lmtp_takes_as_many_round_trips_as_smtp() {
     let lmtp = Options { lmtp: true, ..options(true, Joining::Works) };
     assert_eq!(round_trips(Load { recipients: 5, ..small(lmtp, 10) }), 11);
     let large = Load { octets: 1024 * 1024, ..small(Options { chunking: true, ..lmtp }, 1) };
-    assert_eq!(round_trips(large), 17, "each of 16 chunks is waited for");
+    assert_eq!(round_trips(large), 17, "the client should wait for each of the 16 chunks");
 }
 
 #[test]
@@ -260,7 +260,7 @@ fn many_recipients_take_a_round_trip_for_each_window() {
 }
 
 /// Sends everything to a server that holds its replies back until `held` of them are due, or it has read all input (RFC
-/// 2920 §3.2), with little room for input and output. It reads nothing while there are replies without room.
+/// 2920 §3.2), with little room for input and output. It reads nothing while it has no room for replies.
 fn carry_to_a_cramped_server(load: Load, held: usize, room: usize) {
     let mut sender = Sender::new(load);
     let mut server = server(load.options);
@@ -271,12 +271,12 @@ fn carry_to_a_cramped_server(load: Load, held: usize, room: usize) {
         arrived.extend_from_slice(&offered[..n]);
         sender.out.written(n);
         if n == 0 {
-            assert!(!outgoing.is_empty(), "wedged: there is nothing to read, and no room to write");
+            assert!(!outgoing.is_empty(), "deadlock: there is nothing to read, and no room to write");
             let heard = std::mem::take(&mut outgoing);
             sender.hear(&heard);
         }
         while outgoing.len() < room && !(arrived.is_empty() && waiting.is_empty()) {
-            // A line has one reply at most.
+            // A line gets at most one reply.
             let line = arrived.iter().position(|octet| *octet == b'\n').map_or(arrived.len(), |at| at + 1);
             let line: Vec<u8> = arrived.drain(..line).collect();
             waiting.extend(Some(answers(&mut server, &line)).filter(|reply| !reply.is_empty()));

@@ -1,4 +1,4 @@
-//! Messages against servers of every behaviour, without sockets: the reports match what the server accepted.
+//! Messages to servers of every behaviour, without sockets: the reports match what the server accepted.
 
 #[path = "support/consistent.rs"]
 mod consistent;
@@ -38,7 +38,7 @@ enum Character {
     HangsUp,
 }
 
-/// What a server was made to accept.
+/// A message that a server has accepted.
 #[derive(Debug, PartialEq)]
 struct Taken {
     sender: String,
@@ -47,19 +47,19 @@ struct Taken {
     content: Vec<u8>,
 }
 
-/// A server that replies according to its mood. It persists when its client connects again.
+/// A server that replies according to its mood. It keeps its state when its client connects again.
 #[derive(Debug, Default)]
 struct RandomServer {
-    /// 0 accepts everything; higher ones refuse more, and in odder ways.
+    /// Mood 0 accepts everything; higher moods refuse more, and in stranger ways.
     mood: usize,
     character: Character,
     lmtp: bool,
     ledger: Vec<Taken>,
-    /// Whether it sent one reply too many, or mixes messages.
+    /// Whether it sent one reply too many, or may have mixed messages.
     odd: bool,
     /// Whether it received something that is not a command: the client took a wrong reply for permission to continue.
     confused: bool,
-    /// Whether something that had joined the end of a message was lost.
+    /// Whether input that was joined to the end of a message was lost.
     swallowed: bool,
     now: Connection,
 }
@@ -68,16 +68,16 @@ struct RandomServer {
 struct Connection {
     input: Vec<u8>,
     open: bool,
-    /// Whether RSET was refused: what follows is in the transaction before.
+    /// Whether RSET was refused: what follows belongs to the previous transaction.
     kept: bool,
     sender: String,
     sender_refused: bool,
     recipients: Vec<String>,
     in_data: bool,
-    /// The chunk to come: its octets, whether it is the last, and the reply if it is already refused.
+    /// The expected chunk: its length, whether it is the last, and the reply to it, if that is already decided.
     chunk: Option<(usize, bool, Option<usize>)>,
     chunks: Vec<u8>,
-    /// Number of octets of the input that are answered 503.
+    /// Number of octets of input whose commands are answered 503.
     refusing: usize,
     silent: bool,
     closed: bool,
@@ -130,10 +130,10 @@ impl RandomServer {
             "MAIL" if refusing || now.kept || self.swallowed && now.open => 503,
             "MAIL" => {
                 assert!(!now.open, "MAIL in a transaction");
-                now.chunks.clear(); // RFC 5321 §4.1.1.2: it clears all buffers
+                now.chunks.clear(); // RFC 5321 §4.1.1.2: MAIL clears all buffers
                 now.sender = line["MAIL FROM:<".len()..].split('>').next().unwrap().to_owned();
                 now.sender_refused = whim.is_some_and(|code| code >= 400);
-                // A server that refuses the sender and continues as if it had not is broken, but exists.
+                // Servers that refuse the sender but continue as if they had accepted it are broken, but exist.
                 now.open = !now.sender_refused || self.mood > 2 && tape.next() < 64;
                 whim.unwrap_or(250)
             }
@@ -182,9 +182,9 @@ impl RandomServer {
     fn data(&mut self, tape: &mut Tape) -> Option<Vec<usize>> {
         let input = &self.now.input;
         if self.now.recipients.is_empty() {
-            // A client with one reply too many from it may have taken that for a recipient.
+            // If the server sent one reply too many, the client may have taken it for an accepted recipient.
             let lone_dot = b".\r\n".starts_with(&input[..input.len().min(3)]);
-            assert!(lone_dot || self.odd, "content for nobody");
+            assert!(lone_dot || self.odd, "content is sent although no recipient was accepted");
         }
         let at_start = input.starts_with(b".\r\n").then_some(0);
         let end = at_start.or_else(|| input.windows(5).position(|w| w == b"\r\n.\r\n").map(|at| at + 2));
@@ -226,7 +226,7 @@ impl RandomServer {
         if let Some(code) = refused.filter(|code| code / 100 != 2) {
             let each = if last && self.lmtp { self.now.recipients.len().max(1) } else { 1 };
             let codes = vec![code; each];
-            // Servers keep the transaction open; a bad one continues with the rest of the content.
+            // Servers keep the transaction open. A broken one accepts the rest of the content.
             if self.mood < 3 || tape.next() < 200 {
                 self.now.recipients.clear();
             }
@@ -266,7 +266,7 @@ impl RandomServer {
         self.joined(codes)
     }
 
-    /// Handles what it has read after the end of a message, according to its behaviour.
+    /// Handles input that was read after the end of a message, according to the character of the server.
     fn joined(&mut self, codes: Vec<usize>) -> Vec<usize> {
         let now = &mut self.now;
         match self.character {
@@ -287,18 +287,18 @@ struct Letter {
     recipients: Vec<String>,
     content: Vec<u8>,
     ahead: bool,
-    /// Whether its content is handed over with it.
+    /// Whether the content is handed over together with the envelope.
     at_hand: bool,
 }
 
-/// Hands over each message once, mostly when it is requested.
+/// Hands over each message once, usually when it is requested.
 struct Sender<'a> {
     letters: &'a [Letter],
     next: usize,
-    /// Number of times that it has no message when it is asked, but has one later.
+    /// Maximum number of times that it has no message when it is asked, but has one later.
     late: usize,
     farewell: bool,
-    /// Number of octets of each content that were handed out.
+    /// Number of octets handed over from the content of each message.
     at: Vec<usize>,
     /// Where in the stream the end of each message began.
     ended: Vec<Option<u64>>,
@@ -330,8 +330,8 @@ impl Sender<'_> {
         }
     }
 
-    /// Looks for the ends of messages whose content was at hand in what was just put into the outbox, after the first
-    /// octets that are unsent. `written` is the number of octets that were sent before.
+    /// Looks for the ends of messages whose content was at hand in what was just added to the outbox, that is, after
+    /// the first `unsent` octets. `written` is the number of octets that were already sent.
     fn find_ends(&mut self, written: usize, unsent: usize, out: &Outbox) {
         let (put, start) = (&out.unsent()[unsent..], (written + unsent) as u64);
         for number in (0..self.next).filter(|number| self.letters[*number].at_hand) {
@@ -350,7 +350,7 @@ impl Sender<'_> {
         written: usize,
         tape: &mut Tape,
     ) {
-        assert!(!self.letters[number].at_hand, "it was handed over");
+        assert!(!self.letters[number].at_hand, "the content was already handed over");
         let rest = &self.letters[number].content[self.at[number]..];
         let most = if rest.len() > 1000 { 30_000 } else { 1 + tape.next() % 50 };
         let piece = &rest[..rest.len().min(most)];
@@ -372,7 +372,7 @@ struct Story {
     offered: Vec<bool>,
 }
 
-/// Acts as a carrier, with every write and read as short as the tape says.
+/// Moves octets between the client and the server, in reads and writes whose sizes the tape determines.
 fn carry(
     mut talk: Transactions,
     server: &mut RandomServer,
@@ -388,7 +388,7 @@ fn carry(
             loop {
                 match inbox.next_reply() {
                     Ok(None) => break,
-                    Err(what) => panic!("the server's replies are well formed: {what}"),
+                    Err(what) => panic!("the server's replies should be well formed: {what}"),
                     Ok(Some(_)) if out.due() == 0 && out.said_farewell() => {}
                     Ok(Some(reply)) if out.due() == 0 => break 'broke Some(talk.on_early(reply)),
                     Ok(Some(reply)) => {
@@ -437,7 +437,10 @@ fn carry(
                 continue;
             }
             if out.unsent().is_empty() {
-                assert!(server.now.closed || server.now.silent, "waits for a reply that nobody owes");
+                assert!(
+                    server.now.closed || server.now.silent,
+                    "the client waits for a reply that is not due"
+                );
                 break Some(if server.now.closed {
                     Error::Closed(talk.phase())
                 } else {
@@ -449,7 +452,7 @@ fn carry(
             let n = if short { offered.len().min(tape.next()) } else { offered.len() };
             moved += n;
             if moved > cut_at {
-                // The wire is cut: the server receives a part of it, and its replies are lost.
+                // The connection is cut: the server receives part of the octets, and its replies are lost.
                 let part = offered[..tape.next() % (offered.len() + 1)].to_vec();
                 server.feed(&part, tape);
                 server.now.closed = true;
@@ -483,7 +486,7 @@ fn carry(
     Story { results, in_step, said_farewell, joining, offered }
 }
 
-/// The beginning of a content, which no other has.
+/// The beginning of the content of a message, which no other message has.
 fn mark(number: usize) -> String {
     format!("m{number} ")
 }
@@ -499,7 +502,7 @@ fn judge(
 ) -> Result<(), TestCaseError> {
     let delivery = match result {
         Ok(delivery) => delivery,
-        Err(error) => error.delivery().expect("an error of a transaction has a delivery"),
+        Err(error) => error.delivery().expect("an error of a transaction should have a delivery"),
     };
     prop_assert!(result.as_ref().err().is_none_or(is_consistent), "{:?}", result);
     let sender = format!("s{number}@x");
@@ -507,7 +510,7 @@ fn judge(
     prop_assert_eq!(result.is_ok(), delivery.outcome() == Outcome::Accepted);
     prop_assert_eq!(delivery.recipients().count(), letter.recipients.len());
     if delivery.outcome() == Outcome::InDoubt {
-        prop_assert!(story.offered[number], "message {} is in doubt, and its end was never offered", number);
+        prop_assert!(story.offered[number], "message {} is in doubt, but its end was never offered", number);
     }
     if delivery.refused().count() == letter.recipients.len() {
         prop_assert_eq!(delivery.outcome(), Outcome::Refused);
@@ -519,7 +522,7 @@ fn judge(
         .collect();
     prop_assert_eq!(accepted.is_empty(), result.is_err());
 
-    // Where an unsolicited reply can pass for another one, or RSET does nothing, no more can be known.
+    // If an unsolicited reply can be mistaken for another one, or RSET has no effect, nothing more is certain.
     if server.odd && (options.chunking || options.lmtp || number > 0) {
         return Ok(());
     }
@@ -546,8 +549,8 @@ fn judge(
             prop_assert!(mine.len() <= 1);
             prop_assert!(!story.in_step);
         }
-        // A server that refuses the sender, and accepts chunks nevertheless while the connection breaks, is not
-        // detected.
+        // If the server refuses the sender but still accepts chunks, and the connection breaks, the client does not
+        // notice it.
         Outcome::Refused if options.chunking && !story.in_step => {
             prop_assert!(mine.iter().all(|taken| taken.sender_refused), "{:?}: {:?}", delivery, mine);
         }
@@ -555,7 +558,7 @@ fn judge(
     }
     if delivery.outcome() == Outcome::Refused {
         let Some(Error::Transaction { source, .. }) = result.as_ref().err() else { unreachable!() };
-        let Error::Refused { phase, reply } = &**source else { panic!("refused by nobody: {source:?}") };
+        let Error::Refused { phase, reply } = &**source else { panic!("not a refusal: {source:?}") };
         prop_assert!(reply.code() != 421 || *phase == Phase::End);
     }
     Ok(())
@@ -588,7 +591,7 @@ fn options() -> impl Strategy<Value = Options> {
     )
 }
 
-/// Number of recipients, text, octets of filler before it, and whether the content may be sent ahead, and is at hand.
+/// Number of recipients, text, octets of filler before it, and whether the content may be sent ahead and is at hand.
 type Sketch = (usize, String, usize, (bool, bool));
 
 fn letters() -> impl Strategy<Value = Vec<Sketch>> {
@@ -639,7 +642,7 @@ proptest! {
         prop_assert_eq!(story.results.len(), sender.next, "one result for each message");
         prop_assert!(!story.in_step || sender.next == count);
         if server.confused || server.swallowed && options.chunking {
-            return Ok(()); // nobody can make sense of such a server
+            return Ok(()); // nothing is certain with such a server
         }
         for (number, (result, letter)) in story.results.iter().zip(&letters).enumerate() {
             judge(number, result, letter, &story, &server, options)?;
@@ -648,21 +651,21 @@ proptest! {
             let last = server.now.verbs.last().map_or("", String::as_str);
             prop_assert!(!server.now.open || story.said_farewell, "{:?}", server.now.verbs);
             let failed = story.results.last().is_some_and(Result::is_err);
-            // The client does not wait until QUIT has been sent.
+            // With a farewell, QUIT is sent before the client knows of the failure.
             prop_assert!(!failed || last == "RSET" || story.said_farewell, "{:?}", server.now.verbs);
         }
         let own = |taken: &Taken| taken.content.starts_with(b"m") && !taken.sender_refused;
         prop_assert!(options.chunking || server.odd || server.ledger.iter().all(own), "{:?}", server.ledger);
         let learnt_by_chance = options.chunking && character != Character::Answers;
         if mood == 0 && cut_at == usize::MAX && !learnt_by_chance {
-            // Losing what joined the end of a message costs a connection at most, and never a message.
+            // Losing input that was joined to the end of a message costs at most a connection, never a message.
             prop_assert!(story.in_step && story.results.iter().all(Result::is_ok), "{:?}", story.results);
             prop_assert!(options.joining != Joining::Off || story.joining == Joining::Off);
         }
     }
 }
 
-/// A conversation by hand.
+/// A dialogue that a test drives step by step.
 struct Line {
     talk: Transactions,
     inbox: Inbox,
@@ -682,7 +685,7 @@ impl Line {
         Line { talk, inbox: Inbox::default(), out: Outbox::default() }
     }
 
-    /// The next thing that is wanted, with `text` as every content; the results are not taken.
+    /// Returns what is wanted next, using `text` as the content of each message. Results are not taken.
     fn want(&mut self, text: &str) -> Want {
         let mut left = text;
         loop {
@@ -696,7 +699,7 @@ impl Line {
         }
     }
 
-    /// All output so far.
+    /// Writes and returns all pending output.
     fn said(&mut self, text: &str) -> String {
         self.want(text);
         let said = String::from_utf8(self.out.offer().to_vec()).unwrap();
@@ -717,7 +720,7 @@ impl Line {
         Ok(())
     }
 
-    /// The results of all messages, if the connection ends here.
+    /// Returns the results of all messages if the connection ends here.
     fn lost(mut self) -> Vec<Result<Delivery, Error>> {
         self.talk.lose(self.out.octets_offered(), Error::Closed(Phase::End));
         std::iter::from_fn(|| self.talk.next_result()).collect()
@@ -786,7 +789,7 @@ fn after_a_421_nothing_is_in_doubt_and_nothing_is_sent_again() {
 
 #[test]
 fn a_message_that_a_server_may_have_stored_despite_its_refusal_is_in_doubt() {
-    // The sender is refused, a recipient accepted, and the content is there; then the connection is lost.
+    // The sender is refused, a recipient is accepted, and the content was sent; then the connection is lost.
     let mut line = Line::new(CHUNKED, &[1]);
     line.said("Hello\r\n");
     line.hear("550 no\r\n250 ok\r\n").unwrap();
@@ -815,7 +818,7 @@ fn gathered_content_of_a_refused_message_does_not_begin_the_next() {
     let mut line = Line::new(CHUNKED, &[1, 1]);
     assert_eq!(line.talk.fill(&mut line.out), Want::Body(0));
     line.talk.body(&[b'x'; 40_000], &mut line.out).unwrap();
-    line.talk.body(&[b'x'; 40_000], &mut line.out).unwrap(); // the first has left, this one waits
+    line.talk.body(&[b'x'; 40_000], &mut line.out).unwrap(); // the first chunk is sent, this one waits
     let left = line.out.offer().len();
     line.out.written(left);
     line.hear("250 ok\r\n250 ok\r\n552 full\r\n").unwrap();
@@ -890,7 +893,7 @@ fn a_message_that_comes_during_the_last_rset_waits_for_its_reply() {
 
 #[test]
 fn no_message_is_asked_for_while_the_window_is_full() {
-    // MAIL and 510 recipients have 511 replies, BDAT the last.
+    // MAIL and 510 recipients get 511 replies; BDAT gets the last one of the window.
     let mut line = Line::new(CHUNKED, &[510]);
     line.said("Hello\r\n");
     line.talk.more();
@@ -916,7 +919,7 @@ fn lmtp_answers_for_each_accepted_recipient() {
         line.hear(&format!("250 ok\r\n250 ok\r\n550 nobody\r\n250 ok\r\n250 ok\r\n{leave}")).unwrap();
         line.said("Hello\r\n");
         line.hear("452 full\r\n250 taken by the third\r\n").unwrap();
-        assert!(line.talk.next_result().is_none(), "one is due");
+        assert!(line.talk.next_result().is_none(), "a reply is still due");
         line.hear("250 taken by the fourth\r\n").unwrap();
         let delivery = line.talk.next_result().unwrap().unwrap();
         let each: Vec<_> = delivery.recipients().map(|r| (r.outcome(), r.reply().unwrap().text())).collect();
@@ -1023,7 +1026,7 @@ fn many_long_refusals_are_kept_only_up_to_a_limit() {
     assert!(kept < 2 * 1024 * 1024, "{kept} octets");
 }
 
-/// The text with CRLF line ends, and one at its end.
+/// Returns the text with CRLF line ends, including one at its end.
 fn plain(text: &[u8]) -> Vec<u8> {
     let text = String::from_utf8(text.to_vec()).unwrap().replace("\r\n", "\n").replace('\r', "\n");
     let ended = if text.ends_with('\n') { text } else { text + "\n" };

@@ -20,7 +20,7 @@ struct State {
 }
 
 impl Bell {
-    /// Waits until the bell is rung, or was rung since the last wait, at most until `until`.
+    /// Waits until the bell is rung or `until` has passed. Returns at once if it was rung since the last wait.
     pub async fn wait(&self, until: Instant) {
         let rung = poll_fn(|cx| {
             let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);

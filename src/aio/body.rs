@@ -19,14 +19,14 @@ use crate::message::{Body, Claim, Content, Meter, source::read_once};
 
 /// Maximum size of a piece, in octets.
 const BLOCK: usize = 32 * 1024;
-/// Size of a read, in octets. It is larger, because each read is done by another thread.
+/// Size of a read, in octets. It is larger than a piece, because each read is done by another thread.
 const READ: usize = 8 * BLOCK;
 /// Maximum time to wait for more content while some of it could be written.
 const MAX_WAIT: Duration = Duration::from_millis(40);
-/// Maximum time for which content is held back, however slowly more of it comes.
+/// Maximum time for which content is held back, however slowly more of it arrives.
 const MAX_HELD: Duration = Duration::from_millis(80);
 
-/// Opens a path, or whatever else takes time. Content that has to be signed is read through first.
+/// Opens the content, such as a file. Content that has to be signed is first read to the end.
 pub(super) async fn open(body: Body<'_>, until: Instant) -> io::Result<Body<'_>> {
     #[cfg(feature = "dkim")]
     let body = sign(body, until).await?;
@@ -39,13 +39,13 @@ async fn open_only(mut body: Body<'_>, until: Instant) -> io::Result<Body<'_>> {
     Ok(body.opened(opened))
 }
 
-/// Adds the signatures to the body, if it has to be signed. It is read and hashed on other threads, block by block.
+/// Adds the signatures to a body that has to be signed. The body is read and hashed on other threads, block by block.
 #[cfg(feature = "dkim")]
 async fn sign(mut body: Body<'_>, until: Instant) -> io::Result<Body<'_>> {
     let Some(unsigned) = body.unsigned.take() else { return Ok(body) };
     let mut body = open_only(body, until).await?;
     let mut alarm = Alarm::default();
-    // Content that can be opened only once fails here, and not after everything was read.
+    // Content that can be opened only once fails here, before everything is read.
     let again = match unsigned.again {
         Some(again) => Some(open_only(Body::new(again), until).await?.take_content()),
         None => None,
@@ -67,9 +67,9 @@ async fn sign(mut body: Body<'_>, until: Instant) -> io::Result<Body<'_>> {
 
 pub(super) struct Source<'m> {
     content: Content<'m>,
-    /// Reserve content that can be read only once for this source.
+    /// Claims that reserve read-once content for this source.
     _claims: Vec<Claim>,
-    /// Number of octets of the bytes, or of the block, that were handed out.
+    /// Number of octets, of the bytes in memory or of the block, that were handed out.
     at: usize,
     /// The octets that were read.
     block: Vec<u8>,
@@ -77,15 +77,15 @@ pub(super) struct Source<'m> {
     reading: Option<Task<Filled>>,
     #[cfg(feature = "dkim")]
     alarm: Alarm,
-    /// Since when content that was handed out may have been waiting for the next before it is written.
+    /// Since when content that was handed out may have been waiting for the next piece, unwritten.
     held: Option<Instant>,
-    /// Whether it has waited long enough.
+    /// Whether that content has waited long enough.
     is_late: bool,
     /// Reports progress to the callback.
     pub meter: Meter<'m>,
 }
 
-/// A reader, its block, and whether anything was there.
+/// A reader, its block, and whether the read returned anything (which includes the end).
 type Filled = (Box<dyn Read + Send>, Vec<u8>, io::Result<bool>);
 
 impl<'m> Source<'m> {
@@ -130,12 +130,12 @@ impl<'m> Source<'m> {
         self.is_late || self.held.is_some_and(|since| now.saturating_duration_since(since) >= MAX_HELD)
     }
 
-    /// Returns how long to wait for the next piece while content is held back.
+    /// Returns the time until which to wait for the next piece while content is held back.
     pub fn soon(&self, now: Instant, until: Instant) -> Instant {
         self.held.map_or(until, |since| until.min(now + MAX_WAIT).min(since + MAX_HELD))
     }
 
-    /// Records that the next piece did not come soon.
+    /// Records that the next piece did not arrive soon enough.
     pub fn gave_up(&mut self) {
         self.is_late = true;
     }
@@ -150,7 +150,7 @@ impl<'m> Source<'m> {
         (self.held, self.is_late) = (None, false);
     }
 
-    /// Returns the next block, owned; empty at the end. It is larger than a piece, because another thread processes it.
+    /// Returns the next block, which is empty at the end. It is owned, because another thread processes it.
     #[cfg(feature = "dkim")]
     async fn block(&mut self, until: Instant) -> io::Result<Vec<u8>> {
         if let (Content::Bytes(bytes), None) = (&self.content, &self.reading) {

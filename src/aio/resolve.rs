@@ -62,7 +62,7 @@ mod tests {
         let error = found.unwrap_err();
         assert!(error.is_timeout() && error.to_string().contains("mail.example"), "{error:?}");
         assert!(Instant::now() >= until && start.elapsed() < Duration::from_secs(5));
-        assert!(others < Instant::now(), "another task went on meanwhile");
+        assert!(others < Instant::now(), "another task ran during the lookup");
         drop(wake);
     }
 }

@@ -1,4 +1,4 @@
-//! A session that ends with QUIT. It is written for each client, because the types of their closures differ.
+//! A session that ends with QUIT. It is written once for each client, because the closure types differ.
 
 use super::{Builder, Client};
 use crate::Error;

@@ -1,6 +1,6 @@
-//! The stream of a connection: a transport, plain or in TLS, with a deadline on every wait.
+//! The stream of a connection: a transport, with or without TLS, and with a deadline for every wait.
 //!
-//! TLS uses `Read` and `Write`. So an adapter polls the transport, which is any `AsyncRead` and `AsyncWrite`,
+//! TLS uses `Read` and `Write`. So an adapter polls the transport (any `AsyncRead` and `AsyncWrite` type)
 //! with the waker of the current task, and turns "pending" into "would block".
 
 use std::{
@@ -38,14 +38,14 @@ use crate::{
 trait Transport: AsyncRead + AsyncWrite + Send {}
 impl<T: AsyncRead + AsyncWrite + Send> Transport for T {}
 
-/// Maximum number of writes in a row that need no waiting, of some 64 KiB each, before other tasks can run. Content is
+/// Maximum number of consecutive writes without waiting, of about 64 KiB each, before other tasks can run. Content is
 /// encoded between them, so a server that reads fast would otherwise keep the executor's thread busy.
 const MAX_WRITES: u32 = 16;
 
 pub(super) struct Stream {
     inner: Inner,
     alarm: Alarm,
-    /// Number of writes in a row that needed no waiting.
+    /// Number of consecutive writes that did not have to wait.
     writes: u32,
     peer: Option<SocketAddr>,
     local: Option<SocketAddr>,
@@ -60,9 +60,9 @@ enum Inner {
     Closed,
 }
 
-/// A transport as `Read` and `Write`, as TLS needs it. The waker is set from outside.
+/// Adapts a transport to `Read` and `Write`, which TLS needs. The waker is set from outside.
 ///
-/// One read of the TLS library can be any number of reads here, because records without content (KeyUpdate, session
+/// One read by the TLS library can cause any number of reads here, because records without content (KeyUpdate, session
 /// tickets, renegotiation) are processed without returning. So a poll makes a limited number of them before the
 /// executor and the timer can run.
 struct Polled {
@@ -70,7 +70,7 @@ struct Polled {
     waker: Waker,
     /// Number of reads and writes left in this poll.
     steps: u32,
-    /// Whether a stream made by the caller may have buffered what was written.
+    /// Whether written octets may still be buffered, as in a stream made by the caller.
     unflushed: bool,
 }
 
@@ -104,7 +104,7 @@ impl Builder {
 }
 
 impl Stream {
-    /// Connects to the first of the addresses that answers. The next one is tried when one has failed, or has not
+    /// Connects to the first address that answers. The next address is tried when the previous one has failed or not
     /// answered for [`ATTEMPT_DELAY`](crate::race::ATTEMPT_DELAY). `tls` is passed if TLS is certain to be used.
     pub async fn connect(
         addresses: Vec<SocketAddr>,
@@ -216,7 +216,7 @@ impl Stream {
         self.acknowledges_at_once
     }
 
-    /// Acknowledges what has arrived, unless the system does that.
+    /// Acknowledges what has arrived, unless that is left to the system.
     pub fn acknowledge(&mut self) {
         if let Ok(Polled { carrier: Carrier::Own(socket), .. }) = self.inner.polled() {
             acknowledge(socket);
@@ -227,7 +227,7 @@ impl Stream {
         matches!(self.inner, Inner::Tls(_))
     }
 
-    /// Returns the TLS of the connection, if it has it.
+    /// Returns the TLS stream, if the connection uses TLS.
     pub fn tls(&self) -> Option<&TlsStream<impl Read + Write>> {
         match &self.inner {
             Inner::Tls(stream) => Some(stream),
@@ -263,7 +263,7 @@ impl Stream {
         self.alarm.within(until, read).await
     }
 
-    /// Writes some of `bytes`. If that has to wait, it reads instead when octets arrive first.
+    /// Writes some of `bytes`. If the write has to wait and octets arrive first, reads those instead.
     pub async fn write_or_read(
         &mut self,
         bytes: &[u8],
@@ -300,7 +300,7 @@ impl Stream {
         until: Instant,
     ) -> io::Result<Fetched> {
         let inner = &mut self.inner;
-        // Errors of the source are nested, so that they can be told from a timeout of the wait.
+        // Errors of the source are nested, so that they can be distinguished from a timeout of the wait.
         let fetched = poll_fn(|cx| {
             if let Poll::Ready(filled) = source.poll_fill(cx) {
                 return Poll::Ready(Ok(
@@ -370,7 +370,7 @@ impl Stream {
         }
     }
 
-    /// Sends the close_notify of TLS if that is possible without waiting, and closes the connection.
+    /// Sends close_notify over TLS if that is possible without waiting, and closes the connection.
     pub fn close(&mut self) {
         if self.inner.wake(Waker::noop()).is_err() {
             return;
@@ -484,7 +484,7 @@ impl Polled {
         self.steps = MAX_STEPS;
     }
 
-    /// Returns whether this poll may make another read or write.
+    /// Fails if this poll may make no further read or write.
     fn step(&mut self) -> io::Result<()> {
         match self.steps.checked_sub(1) {
             Some(left) => {
@@ -535,7 +535,7 @@ impl Write for Polled {
         }
     }
 
-    /// Flushes without waiting: the next read continues it.
+    /// Flushes without waiting: the next read continues the flush.
     fn flush(&mut self) -> io::Result<()> {
         if !self.unflushed {
             return Ok(());
@@ -565,7 +565,7 @@ impl fmt::Debug for Stream {
     }
 }
 
-/// A timer that is set again only after it has fired, or must fire sooner, so that a wait costs no system call.
+/// A timer that is reset only after it has fired, or if it must fire sooner, so that most waits need no system call.
 #[derive(Default)]
 pub(super) struct Alarm {
     timer: Option<Timer>,
@@ -597,7 +597,7 @@ impl Alarm {
             if Instant::now() >= until {
                 return Poll::Ready(());
             }
-            // It was set for an earlier wait.
+            // The timer was set for an earlier wait.
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Runs work that cannot be interrupted on a thread, which is abandoned at the limit.
+//! Runs uninterruptible work on a separate thread, which is abandoned at the time limit.
 
 use std::{
     io,
@@ -18,14 +18,14 @@ pub(super) enum GivenUp {
     NoThread(io::Error),
 }
 
-/// Runs the work on another thread. A panic there is resumed here.
+/// Runs the work on another thread. A panic of the work is resumed on this thread.
 pub(super) fn aside<T: Send + 'static>(
     name: &str,
     until: Instant,
     stop_handle: &StopHandle,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, GivenUp> {
-    // A channel would do, but adds 12 kB to a small program.
+    // A channel would also work, but would add 12 kB to a small program.
     let told = Arc::new((Mutex::new(None), Condvar::new()));
     let answer = Arc::clone(&told);
     let tell = move || {

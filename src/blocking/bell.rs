@@ -12,7 +12,7 @@ pub(super) struct Bell {
 }
 
 impl Bell {
-    /// Waits until the bell is rung, or was rung since the last wait, at most until `until`.
+    /// Waits until the bell is rung or `until` has passed. Returns at once if it was rung since the last wait.
     pub fn wait(&self, until: Instant) {
         let left = until.saturating_duration_since(Instant::now());
         let rung = self.rung.lock().unwrap_or_else(PoisonError::into_inner);

@@ -15,7 +15,7 @@ use crate::message::{
 /// Size of a read, in octets.
 const BLOCK: usize = 64 * 1024;
 
-/// Opens a path, or whatever else takes time. Content that has to be signed is read through first.
+/// Opens the content, such as a file. Content that has to be signed is first read to the end.
 pub(super) fn open(body: Body<'_>, until: Instant) -> io::Result<Body<'_>> {
     #[cfg(feature = "dkim")]
     let body = dkim::sign(body, || in_time(until))?;
@@ -26,14 +26,14 @@ pub(super) fn open(body: Body<'_>, until: Instant) -> io::Result<Body<'_>> {
 
 pub(super) struct Source<'m> {
     content: Content<'m>,
-    /// Reserve content that can be read only once for this source.
+    /// Claims that reserve read-once content for this source.
     _claims: Vec<Claim>,
-    /// Number of octets of the bytes, or of the block, that were handed out.
+    /// Number of octets, of the bytes in memory or of the block, that were handed out.
     at: usize,
     /// The octets that were read; empty before the first read.
     block: Vec<u8>,
     filled: usize,
-    /// How long content that was handed out has waited for the next, all reads together.
+    /// Total time for which content that was handed out has waited for further reads.
     waited: Duration,
     /// Reports progress to the callback.
     pub meter: Meter<'m>,
@@ -72,7 +72,7 @@ impl<'m> Source<'m> {
         piece
     }
 
-    /// Returns whether content that was handed out should be written before the next read, because the last were slow.
+    /// Returns whether content that was handed out should be written before the next read: the last reads were slow.
     pub fn is_late(&self, _: Instant) -> bool {
         self.waited >= MAX_FILL_TIME
     }
@@ -109,7 +109,7 @@ impl<'m> Source<'m> {
     }
 }
 
-/// Fails if the limit has passed. Files and readers cannot be interrupted, so this is noticed after the read.
+/// Fails if the limit has passed. Reads cannot be interrupted, so this is checked after each of them.
 fn in_time(until: Instant) -> io::Result<()> {
     if Instant::now() < until { Ok(()) } else { Err(io::ErrorKind::TimedOut.into()) }
 }

@@ -1,4 +1,4 @@
-//! The blocking client: `client/` compiled without `async`, over `std::net`. No runtime, and no thread that lasts.
+//! The blocking client: `client/` compiled without `async`, over `std::net`. No runtime, and no long-lived thread.
 
 use ::maybe_async::must_be_sync as maybe_async;
 
@@ -33,10 +33,10 @@ pub use mailers::{Failover, Retrying};
 pub use stop::StopHandle;
 pub use transport::{NoTimeouts, Transport};
 
-/// Lets other tasks run. There are none on this thread.
+/// Does nothing: there are no other tasks on this thread.
 fn breathe() {}
 
-/// In the blocking client, a "future" is already its value.
+/// Returns the value: in the blocking client, a "future" is already its own output.
 #[cfg(test)]
 fn block_on<T>(value: T) -> T {
     value

@@ -47,11 +47,11 @@ struct State {
 #[derive(Default)]
 struct Live {
     next: u64,
-    /// Each with the key of its watch.
+    /// The functions that end the connections, each with the key of its watch.
     ends: Vec<(u64, End)>,
 }
 
-/// Registers a connection with the stop handle until it is dropped.
+/// Keeps a connection registered with the stop handle until this value is dropped.
 pub(super) struct Watch {
     stop_handle: StopHandle,
     key: u64,
@@ -77,7 +77,7 @@ impl StopHandle {
         self.0.stopped.load(Ordering::SeqCst)
     }
 
-    /// Registers a connection, which is ended by a stop, or at once if that has happened.
+    /// Registers a connection. `end` is called by a stop, or at once if the handle is already stopped.
     pub(super) fn watch(&self, end: Box<dyn Fn() + Send + Sync>) -> Watch {
         let end = End::from(end);
         let mut live = self.live();
@@ -85,7 +85,7 @@ impl StopHandle {
         live.next += 1;
         live.ends.push((key, End::clone(&end)));
         drop(live);
-        // A stop from here on finds it in the list.
+        // From here on, a stop finds the connection in the list.
         if self.is_stopped() {
             end();
         }

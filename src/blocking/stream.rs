@@ -1,4 +1,4 @@
-//! The stream of a connection: a transport, plain or in TLS, with a deadline on every wait.
+//! The stream of a connection: a transport, with or without TLS, and with a deadline for every wait.
 //!
 //! How a socket is read without waiting, or until a limit, differs between systems: see `sys`.
 
@@ -28,7 +28,7 @@ use crate::{
 /// How often work that cannot be interrupted checks whether it was stopped.
 pub(super) const GLANCE: Duration = Duration::from_millis(50);
 
-/// Minimum remaining time in which to build a TLS connector while connecting.
+/// Minimum time that must remain for a TLS connector to be built while connecting.
 const LONG: Duration = Duration::from_secs(1);
 
 pub(super) struct Stream {
@@ -37,7 +37,7 @@ pub(super) struct Stream {
     local: Option<SocketAddr>,
     is_local: bool,
     acks: Acks,
-    /// Registers it with a stop handle.
+    /// Registers the connection with a stop handle.
     watch: Option<Watch>,
 }
 
@@ -49,7 +49,7 @@ enum Inner {
 
 /// Who acknowledges TCP segments, and when.
 enum Acks {
-    /// The system, perhaps late: the caller made the transport, or the system has no other way.
+    /// The system, perhaps late: the caller made the transport, or the system cannot acknowledge at once.
     Delayed,
     /// Nobody: a Unix socket needs no acknowledgements.
     None,
@@ -57,15 +57,15 @@ enum Acks {
     Own(Weak<OwnedSocket>),
 }
 
-/// A transport as `Read` and `Write`, as TLS needs it. How long it waits is set from outside.
+/// Adapts a transport to `Read` and `Write`, which TLS needs. The time limit is set from outside.
 ///
-/// One read of the TLS library can be any number of reads here, because records without content (KeyUpdate, session
+/// One read by the TLS library can cause any number of reads here, because records without content (KeyUpdate, session
 /// tickets, renegotiation) are processed without returning. So the clock, or the number of steps, is checked before
 /// each of them.
 struct Timed {
     transport: Box<dyn Transport>,
     until: Option<Instant>,
-    /// Number of reads and writes left without a limit: a call that must not wait must not work for long either.
+    /// Number of reads and writes left in a call without a limit, which must neither wait nor work for long.
     steps: u32,
     blocked: Blocked,
 }
@@ -95,7 +95,7 @@ impl Builder {
 }
 
 impl Stream {
-    /// Connects to the first of the addresses that answers. The next one is tried when one has failed, or has not
+    /// Connects to the first address that answers. The next address is tried when the previous one has failed or not
     /// answered for [`ATTEMPT_DELAY`](crate::race::ATTEMPT_DELAY). `tls` is passed if TLS is certain to be used.
     pub fn connect(
         addresses: Vec<SocketAddr>,
@@ -115,8 +115,8 @@ impl Stream {
                 match start(address, local) {
                     Ok(socket) => {
                         running.push((address, socket));
-                        // The answer takes a round trip: time to build the connector, which takes some 50 ms. The
-                        // handshake reports its errors.
+                        // The answer takes a round trip. Meanwhile, the connector is built, which takes some 50 ms. The
+                        // handshake reports any errors.
                         let tls = tls.take().filter(|_| until - now > LONG);
                         let _built_or_told_later = tls.map(TlsSettings::connector);
                     }
@@ -197,7 +197,7 @@ impl Stream {
         !matches!(self.acks, Acks::Delayed)
     }
 
-    /// Acknowledges what has arrived, unless the system does that.
+    /// Acknowledges what has arrived, unless that is left to the system.
     pub fn acknowledge(&mut self) {
         if let Acks::Own(socket) = &self.acks {
             if let Some(socket) = socket.upgrade() {
@@ -210,7 +210,7 @@ impl Stream {
         matches!(self.inner, Inner::Tls(_))
     }
 
-    /// Returns the TLS of the connection, if it has it.
+    /// Returns the TLS stream, if the connection uses TLS.
     pub fn tls(&self) -> Option<&TlsStream<impl Read + Write>> {
         match &self.inner {
             Inner::Tls(stream) => Some(stream),
@@ -238,7 +238,7 @@ impl Stream {
         }
     }
 
-    /// Writes some of `bytes`. If that has to wait, it reads instead when octets arrive first.
+    /// Writes some of `bytes`. If the write has to wait and octets arrive first, reads those instead.
     pub fn write_or_read(&mut self, bytes: &[u8], room: &mut [u8], until: Instant) -> io::Result<Moved> {
         loop {
             self.timed()?.begin(None);
@@ -254,7 +254,7 @@ impl Stream {
                         Err(e) if e.kind() == ErrorKind::Interrupted => {}
                         done => done?,
                     }
-                    left(until)?; // records without content could arrive for ever
+                    left(until)?; // records without content could arrive indefinitely
                 }
                 done => return done.map(Moved::Read),
             }
@@ -297,7 +297,7 @@ impl Stream {
         }
     }
 
-    /// Sends the close_notify of TLS if that is possible without waiting, and closes the connection.
+    /// Sends close_notify over TLS if that is possible without waiting, and closes the connection.
     pub fn close(&mut self) {
         if let Inner::Tls(stream) = &mut self.inner {
             stream.get_mut().begin(None);
@@ -374,7 +374,7 @@ impl Timed {
         (self.until, self.steps, self.blocked) = (until, MAX_STEPS, Blocked::default());
     }
 
-    /// Returns whether another read or write may be made.
+    /// Fails if no further read or write may be made.
     fn step(&mut self) -> io::Result<()> {
         match (self.until, self.steps.checked_sub(1)) {
             (Some(until), _) => left(until).map(drop).map_err(try_again),
@@ -421,7 +421,7 @@ impl Write for Timed {
     }
 }
 
-/// Returns the only error that TLS does not take for a broken transport.
+/// Turns a timeout into "would block", the only error that TLS does not take for a broken transport.
 fn try_again(e: io::Error) -> io::Error {
     match e.kind() {
         ErrorKind::TimedOut => ErrorKind::WouldBlock.into(),

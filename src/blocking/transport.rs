@@ -165,7 +165,7 @@ impl<S: Read + Write + Send> Transport for NoTimeouts<S> {
     }
 
     fn wait(&mut self, read: bool, write: bool, until: Instant) -> io::Result<()> {
-        // A failed write can be tried again; a read would wait for octets that may never come.
+        // A failed write can simply be retried, but a read would wait for octets that may never arrive.
         self.asked = read && !write;
         let left = left(until)?;
         if write {
@@ -195,7 +195,7 @@ pub(super) struct Socket {
 }
 
 impl Socket {
-    /// Takes a socket that `sys` has opened, once it is connected.
+    /// Wraps a socket that `sys` has opened, and that is now connected.
     pub fn new(socket: impl Transport + Into<OwnedSocket>) -> io::Result<Socket> {
         let (peer, local, is_local) = (socket.peer_address(), socket.local_address(), socket.is_local());
         let socket = socket.into();

@@ -1,5 +1,5 @@
-//! Many messages over one connection: each envelope is sent with the end of the message before, if the server allows
-//! it.
+//! Sends many messages over one connection: each envelope is sent with the end of the previous message, if the server
+//! allows it.
 
 use std::{collections::VecDeque, fmt, ops::DerefMut, time::Instant};
 
@@ -20,7 +20,7 @@ use crate::{
     time::later,
 };
 
-/// Maximum number of messages that are under way or have results that were not taken. No further message is started
+/// Maximum number of messages that are under way or whose results have not been taken. No further message is started
 /// until results are taken.
 const MAX_ENTRIES: usize = 1024;
 
@@ -86,28 +86,28 @@ pub struct Batch<C: DerefMut<Target = Client>, M, I> {
     ledger: Ledger<M>,
     /// A message that has to be sent alone, once the others have their results.
     alone: Option<(M, Envelope)>,
-    /// Set while a step is under way that only the future that began it can continue.
+    /// The step under way, if only the future that began it can continue it.
     midway: Option<Midway>,
     line: Line,
-    /// Why there is no other connection, if no result has reported that yet.
+    /// Why no other connection could be made, if no result has reported the reason yet.
     cause: Option<Error>,
 }
 
 /// The dialogue of all messages on one connection.
 struct Machine {
-    /// Created again with the first message that is passed to it.
+    /// Created again when the first message is passed to the machine.
     talk: Transactions,
-    /// Number of messages passed to it.
+    /// Number of messages passed to the machine.
     posted: usize,
-    /// Number of results taken from it.
+    /// Number of results taken from the machine.
     answered: usize,
 }
 
 /// Where messages come from.
 struct Supply<M, I> {
-    /// `None` once it must not be asked again.
+    /// The caller's iterator; `None` once it must not be asked again.
     mails: Option<I>,
-    /// Taken by [`Batch::push`], or from the iterator, and not yet under way.
+    /// Messages that were pushed, or taken from the iterator, and are not yet under way.
     waiting: VecDeque<M>,
     intake: Intake,
 }
@@ -116,37 +116,37 @@ struct Supply<M, I> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Intake {
     Open,
-    /// Not before the caller has taken some results: there are [`MAX_ENTRIES`].
+    /// No message is taken until the caller takes a result: there are [`MAX_ENTRIES`] entries.
     Paused,
 }
 
-/// The messages under way, and the results, in their order.
+/// The messages under way and the results not yet returned, in the order of the messages.
 struct Ledger<M> {
-    /// Under way, or with a result that was not returned yet.
+    /// Messages that are under way, or whose result has not been returned yet.
     entries: VecDeque<Entry<M>>,
     /// Number of entries at the front that have their result.
     settled: usize,
-    /// Number of results that were returned.
+    /// Number of results returned so far.
     given: usize,
-    /// No entry before this one has to be passed to the machine again.
+    /// No entry before this index has to be passed to the machine again.
     resume: usize,
 }
 
-/// The state of the connection, as far as known.
+/// The state of the connection, as far as is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Line {
     Works,
-    /// It accepts no more messages. Another connection takes over if there is one.
+    /// The server accepts no more messages over this connection. Another connection takes over if a message is left.
     Spent,
-    /// The server has ended it. Another connection takes over if there is a message.
+    /// The server has ended the session. Another connection takes over if a message is left.
     Ended,
-    /// It is lost, and no result has reported that.
+    /// The connection is lost, and no result has reported the loss yet.
     Lost,
     LossTold,
 }
 
 impl Line {
-    /// Returns the state after this result was returned, which may report the loss.
+    /// Returns the state after this result was recorded, which may report the loss of the connection.
     fn after(self, result: &Result<Delivery, Error>) -> Line {
         let tells = |error: &Error| error.delivery().is_some_and(|d| d.outcome() != Outcome::Refused);
         if self == Line::Lost && result.as_ref().is_err_and(tells) { Line::LossTold } else { self }
@@ -154,14 +154,14 @@ impl Line {
 }
 
 enum Entry<M> {
-    /// Under way, with its number in the machine. `letter` is `None` while its content is being sent.
+    /// Under way. `number` is the message's number in the machine. `letter` is `None` while the content is being sent.
     Under {
         number: usize,
         letter: Option<Letter<M>>,
-        /// The results so far, if the message takes several transactions and was lost with a dropped future.
+        /// The results so far, if the message takes several transactions and its letter was lost with a dropped future.
         parts: Option<Box<Parts>>,
     },
-    /// To be passed to the machine again, and its result if that fails.
+    /// A message to be passed to the machine again, and the result to return if that fails.
     Again(Letter<M>, Result<Delivery, Error>),
     Done(Result<Delivery, Error>),
 }
@@ -175,12 +175,12 @@ struct Letter<M> {
     parts: Option<Box<Parts>>,
 }
 
-/// A step that only its own future can continue.
+/// A step that only the future that began it can continue.
 enum Midway {
     /// Sending the content of the message with this number in the machine.
     Content {
         number: usize,
-        /// Its position in the ledger.
+        /// The message's position in the ledger.
         at: usize,
         /// The results so far, if the message takes several transactions.
         parts: Option<Box<Parts>>,
@@ -247,7 +247,7 @@ impl<C: DerefMut<Target = Client>, M, I> Batch<C, M, I> {
         matches!(self.line, Line::Lost | Line::LossTold) || self.is_stuck()
     }
 
-    /// Tells the client whether the server may have a transaction open, if anything was sent.
+    /// Records in the client whether the server may have a transaction open, if anything was sent.
     fn give_back(&mut self) {
         if self.machine.posted > 0 {
             self.client.history.open = OpenTransaction::left(self.machine.talk.is_open());
@@ -257,7 +257,7 @@ impl<C: DerefMut<Target = Client>, M, I> Batch<C, M, I> {
     /// Returns whether a future of `next` was dropped at a point from which no other future can continue.
     fn is_stuck(&self) -> bool {
         match &self.midway {
-            Some(Midway::Content { number, .. }) => !self.machine.talk.is_said(*number), // else only its reply is waited for
+            Some(Midway::Content { number, .. }) => !self.machine.talk.is_said(*number), // else it awaits its reply
             Some(Midway::Connection | Midway::Alone) => true,
             None => false,
         }
@@ -285,7 +285,7 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
         !self.supply.waiting.is_empty() || matches!(hint, None | Some((1.., _) | (_, Some(0))))
     }
 
-    /// Makes the next message available as the first that waits. Returns false if no message is left.
+    /// Makes the next message available at the front of the queue. Returns false if no message is left.
     fn fetch(&mut self) -> bool {
         let asked = if self.is_at_hand() { None } else { Some(Instant::now()) };
         if self.supply.waiting.is_empty() {
@@ -295,7 +295,7 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
             }
             self.supply.waiting.extend(next);
         }
-        // The time that the caller's iterator has taken is not the server's.
+        // The time taken by the caller's iterator must not count as the server's.
         if let Some(waited) = asked.map(|asked| asked.elapsed()) {
             self.call.deadline = self.call.deadline.map(|deadline| later(deadline, waited));
             self.call.clock.skip(waited);
@@ -303,8 +303,8 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
         !self.supply.waiting.is_empty()
     }
 
-    /// Returns the next message that will not be sent, because the connection is lost. None is taken from the
-    /// iterator for that, unless no other result reports the loss.
+    /// Returns the next message that will not be sent because the connection is lost. A message is taken from the
+    /// iterator only if no other result reports the loss.
     fn next_unsent(&mut self) -> Option<M> {
         if let Some((mail, _)) = self.alone.take() {
             return Some(mail);
@@ -315,9 +315,9 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
         self.supply.waiting.pop_front()
     }
 
-    /// Returns the position of the message with this number in the machine.
+    /// Returns the position in the ledger of the message that has this number in the machine.
     fn place_of(&self, wanted: usize) -> Option<usize> {
-        // It is usually the first that has no result yet.
+        // It is usually the first entry without a result.
         let mut entries = self.ledger.entries.range(self.ledger.settled..);
         let at =
             entries.position(|entry| matches!(entry, Entry::Under { number, .. } if *number == wanted))?;
@@ -325,7 +325,7 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
     }
 
     /// Records the result of the next message under way. `ended` means that another connection takes over, so that
-    /// the message may be sent again over that.
+    /// the message may be sent again over it.
     fn settle(&mut self, result: Result<Delivery, Error>, ended: bool) {
         let result = timed(result, self.call.clock.lap());
         let place = self.place_of(self.machine.answered);
@@ -348,7 +348,7 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
         }
     }
 
-    /// Decides whether all of a message that has its result, or a part of it, is sent again.
+    /// Decides whether a message that has a result is sent again, as a whole or in part.
     fn reconsider(&mut self, at: usize, mut letter: Letter<M>, ended: bool) {
         let Entry::Done(result) = &mut self.ledger.entries[at] else { return };
         letter.opened = None; // what was not read is returned to the message
@@ -395,7 +395,7 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
         found.map(|_| self.ledger.resume)
     }
 
-    /// Records why there is no other connection: it is the cause of the first message that waits for one.
+    /// Records why no other connection could be made. The first message that waits for one reports this as its cause.
     fn despair(&mut self, why: Error) {
         let Some(at) = self.first_again() else {
             self.cause = Some(why);
@@ -412,7 +412,7 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
         }
     }
 
-    /// Records the result of a message that was to be sent again, and cannot be.
+    /// Records the result of a message that was to be sent again but cannot be.
     fn give_up(&mut self, at: usize) {
         let result = match &mut self.ledger.entries[at] {
             Entry::Again(letter, result) => match letter.parts.take() {
@@ -428,7 +428,7 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
     fn take_results(&mut self) {
         while let Some(result) = self.machine.talk.next_result() {
             self.client.settle(result.is_ok());
-            // MAIL was answered 452: messages that were passed to the machine before still get their replies here.
+            // MAIL was answered with 452. Messages passed to the machine earlier still get their replies here.
             let ended = goes_elsewhere(&result) && self.client.may_take_over(Some(End::Announced));
             if ended && self.line == Line::Works {
                 self.line = Line::Spent;
@@ -441,7 +441,7 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
         self.client.learn_from(&self.machine.talk);
     }
 
-    /// Handles the loss of the connection. What may be sent over another connection waits for that.
+    /// Handles the loss of the connection. Messages that may be sent over another connection wait for it.
     fn fail(&mut self, broke: Error) {
         let ended = self.client.may_take_over(End::of(&broke));
         self.machine.talk.lose(self.client.link.out.octets_offered(), broke);
@@ -451,7 +451,7 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
         }
     }
 
-    /// Continues, with no message under way, over a connection whose server may offer something else.
+    /// Starts a new dialogue with no message under way, because the connection may be new and its server may differ.
     fn begin_anew(&mut self) {
         self.line = if self.client.link.is_usable() { Line::Works } else { Line::Lost };
         self.machine.talk = Transactions::new(self.client.options(), false);
@@ -464,7 +464,7 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
         self.first_again().is_some() || self.alone.is_some() || self.fetch()
     }
 
-    /// Keeps the results so far of a message in several transactions that was lost with a dropped future of `next`.
+    /// Keeps the results so far of a message in several transactions whose content a dropped future was sending.
     fn keep_parts(&mut self) {
         let Some(Midway::Content { at, parts, .. }) = &mut self.midway else { return };
         let (at, Some(parts)) = (*at, parts.take()) else { return };
@@ -475,7 +475,7 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
         }
     }
 
-    /// Ends what a dropped future of `next` has left, if no other future can continue it.
+    /// Ends the step that a dropped future of `next` left unfinished and that no other future can continue.
     fn abandon(&mut self) {
         let was_alone = matches!(self.midway, Some(Midway::Alone));
         self.client.close();
@@ -488,7 +488,7 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
     }
 }
 
-/// Returns the result of a message that ends with this transaction, although others were left.
+/// Returns the result of a message that ends with this transaction, although others were to follow.
 fn end_of(mut parts: Parts, result: Result<Delivery, Error>) -> Result<Delivery, Error> {
     parts.settle(result, None);
     parts.finish()
@@ -513,7 +513,7 @@ fn hand_over(
 ) -> Result<Option<Opened>, Error> {
     let (transaction, content) = client.transaction(envelope, &body)?;
     if is_first {
-        // Not before, so that a batch that sends nothing changes nothing.
+        // Not earlier: a batch that sends nothing must change nothing.
         *talk = Transactions::new(client.options(), client.is_open());
     }
     let transaction = transaction.one_by_one(one_by_one);
@@ -529,14 +529,14 @@ fn hand_over(
         }
     };
     client.link.begun += 1;
-    client.history.open = OpenTransaction::None; // the machine knows of it, and begins with RSET
+    client.history.open = OpenTransaction::None; // the machine knows about it, and begins with RSET
     Ok(opened)
 }
 
-/// Takes the place of a result that was moved out, until another one is put there.
+/// Placeholder for a result that was moved out, until another one replaces it.
 const NO_RESULT: Error = Error::Internal("a message has no result");
 
-/// Returns the error of a message that was not sent. `why` there is no connection, if that is known.
+/// Returns the error of a message that was not sent. `why` is the reason for the lack of a connection, if known.
 fn not_sent<M: Mail>(mail: &M, why: Option<Error>) -> Error {
     let envelope = match mail.envelope() {
         Ok(envelope) => envelope,
@@ -556,7 +556,7 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
     /// returned.
     ///
     /// The builder's [`deadline`](super::Builder::deadline) applies to each call of `next`, not to the batch.
-    #[allow(clippy::should_implement_trait)] // the blocking one is an `Iterator` as well
+    #[allow(clippy::should_implement_trait)] // the blocking batch is also an `Iterator`
     pub async fn next(&mut self) -> Option<(usize, Result<Delivery, Error>)> {
         self.keep_parts();
         if self.is_stuck() {
@@ -638,7 +638,7 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
             self.machine.talk.no_more();
             return;
         }
-        // It stays where it is while its file is opened, so that it is not lost if the future is dropped.
+        // The message stays in the queue while its file is opened, so that it is not lost if the future is dropped.
         let mail = &self.supply.waiting[0];
         let envelope = match mail.envelope().and_then(|envelope| self.client.offered(envelope)) {
             Ok(envelope) => envelope,
@@ -671,8 +671,8 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
         }
     }
 
-    /// Passes a message at this position to the machine a second time. If it cannot be sent now, its earlier result
-    /// stands.
+    /// Passes the message at this position to the machine again. If the message cannot be sent now, its earlier result
+    /// is kept.
     async fn post_again(&mut self, at: usize) {
         let Entry::Again(letter, _) = &mut self.ledger.entries[at] else { return };
         let part = letter.parts.as_ref().and_then(|parts| parts.next());
@@ -700,9 +700,9 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
         self.machine.posted += 1;
     }
 
-    /// Sends the content of the message with this number, which is asked for once.
+    /// Sends the content of the message with this number. The machine asks for it only once.
     async fn write(&mut self, wanted: usize) {
-        // It is among the last entries, of which there may be hundreds.
+        // The message is near the end of the ledger, which may have hundreds of entries.
         let is_wanted = |entry: &Entry<M>| matches!(entry, Entry::Under { number, .. } if *number == wanted);
         let at = self.ledger.entries.iter().rposition(is_wanted).unwrap_or_default();
         let letter = match self.ledger.entries.get_mut(at) {
@@ -736,7 +736,7 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
     async fn write_content(&mut self, wanted: usize, mail: &M, opened: Option<Opened>) -> Result<(), Error> {
         let offer = self.client.offer();
         let body = match opened {
-            // The callback is with the mail; if that cannot be opened again, nobody is notified.
+            // The callback belongs to the mail. If the mail cannot be opened again, no progress is reported.
             Some(Opened { body, watched: true }) => match mail.body_for(offer) {
                 Ok(again) => again.opened(body),
                 Err(_) => body,
@@ -749,7 +749,7 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
             self.client.go_on(&mut self.call, &mut self.machine.talk, Some((wanted, &mut source))).await?
         {
             self.take_results();
-            // Its own result, or an earlier one, need not wait for the envelope of the next message.
+            // The results up to this message need not wait for the envelope of the next one.
             if self.machine.talk.is_said(wanted) && self.client.link.out.unsent().is_empty() {
                 break;
             }
@@ -759,7 +759,7 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
 
     /// Handles the loss of the connection. If only a joined envelope was lost, another connection takes over.
     async fn recover(&mut self, broke: Error) {
-        // If joining is known to work, it is the server that has ended the session.
+        // If joining is known to work, the loss means that the server has ended the session.
         let is_trial = self.machine.talk.joining() != Joining::Works;
         let silent = match broke {
             Error::Timeout(_) => self.machine.talk.is_unheard(),

@@ -1,4 +1,4 @@
-//! Settings, and what is made from them: a connection, or a single message with its own connection.
+//! The builder: settings, and methods that use them to connect or to send a single message.
 
 use std::{
     net::SocketAddr,
@@ -63,7 +63,7 @@ impl Client {
 #[must_use]
 pub struct Builder {
     pub(super) config: Config,
-    /// Where OAuth tokens come from, if the login asks for them.
+    /// The source of OAuth tokens, if the login needs them.
     tokens: Option<Tokens>,
     /// Stops the clients of this builder from another thread.
     pub(in super::super) stop_handle: Option<StopHandle>,
@@ -75,7 +75,7 @@ impl Builder {
         self
     }
 
-    /// Begins a call: its deadline runs from here.
+    /// Begins a call, whose deadline is counted from now.
     pub(super) fn begin(&self) -> Call {
         Call::new(Kind::Single, self.config.deadline.map(|limit| later(Instant::now(), limit)))
     }

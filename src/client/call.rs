@@ -1,15 +1,15 @@
-//! The call under way: when it has to end, and where its time goes.
+//! The call under way: when it has to end, and how its time is spent.
 //!
-//! Every public method begins with [`Client::begin`](super::Client::begin), which returns a `Call`. Whatever waits
-//! takes it as an argument, so that no method can run with the deadline of an earlier one.
+//! Every public method begins with [`Client::begin`](super::Client::begin), which returns a `Call`. Every method
+//! that waits takes it as an argument, so that none can run with the deadline of an earlier call.
 
 use std::time::{Duration, Instant};
 
 use crate::{Phase, Timings};
 
-/// What a single call of a public method needs to know about itself.
+/// The state of a single call of a public method.
 pub(super) struct Call {
-    /// When the call has to end, whatever it waits for.
+    /// When the call has to end, whatever it is waiting for.
     pub deadline: Option<Instant>,
     pub clock: Clock,
     pub kind: Kind,
@@ -65,7 +65,7 @@ impl Clock {
         }
     }
 
-    /// Excludes the last `spent`, which was not spent on the server.
+    /// Excludes the most recent `spent`, which must not count as the server's time.
     pub fn skip(&mut self, spent: Duration) {
         self.since += spent;
     }

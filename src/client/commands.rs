@@ -21,7 +21,7 @@ use crate::{
     tls::TlsSettings,
 };
 
-/// Commands that change nothing in the session except a transaction. The effect of others (such as XCLIENT) is unknown.
+/// Commands that affect nothing in the session except a transaction. The effect of others (such as XCLIENT) is unknown.
 const HARMLESS: [&str; 7] = ["EXPN", "HELP", "MAIL", "NOOP", "RCPT", "RSET", "VRFY"];
 
 /// # What is known about the server
@@ -398,8 +398,8 @@ impl Client {
         Ok(reply)
     }
 
-    /// Sends RSET if a message was refused in the middle of its transaction, which single commands would continue
-    /// otherwise.
+    /// Sends RSET if a message was refused in the middle of its transaction. Otherwise, single commands would continue
+    /// that transaction.
     async fn end_refused_message(&mut self, call: &mut Call) -> Result<(), Error> {
         if matches!(self.history.open, OpenTransaction::Refused) {
             self.reset(call).await?;
@@ -423,7 +423,7 @@ impl Client {
         self.history.open.by_hand().unwrap_or_else(|| ByHand::unknown(&self.known.capabilities))
     }
 
-    /// Counts recipients: the server has accepted this command of a transaction.
+    /// Updates the number of recipients after the server has accepted this command of a transaction.
     fn count_recipients(&mut self, verb: &str) {
         if let OpenTransaction::ByHand(transaction) = &mut self.history.open {
             match verb {
@@ -434,7 +434,7 @@ impl Client {
         }
     }
 
-    /// Records that there may be a transaction from here on, whatever the reply to the command is.
+    /// Records that a transaction may be open from here on, whatever the reply to the command.
     fn note_by_hand(&mut self) {
         self.history.open = OpenTransaction::ByHand(self.transaction_by_hand());
     }

@@ -1,4 +1,4 @@
-//! Connecting: dialing, TLS, EHLO and the login; and all of it again.
+//! Connecting and reconnecting: dialing, TLS, EHLO and the login.
 
 use std::net::SocketAddr;
 
@@ -18,7 +18,7 @@ use crate::{
 };
 
 impl Client {
-    /// Returns whether a connection that the builder makes would be like this one.
+    /// Returns whether a new connection made by the builder would be equivalent to this one.
     pub(super) fn is_replaceable(&self) -> bool {
         self.origin.maker == Maker::Client && self.history.setup == Setup::Builder
     }
@@ -67,7 +67,7 @@ impl Client {
     }
 
     /// Connects again although the caller has not asked for it. Refuses if the caller made the old connection, or
-    /// changed it by a method call: mail would then be sent in plain text or without a login.
+    /// changed it by a method call: mail might then be sent in plain text or without a login.
     pub(super) async fn again_unasked(&mut self, call: &mut Call) -> Result<(), Error> {
         if !self.is_replaceable() {
             log::debug!(
@@ -88,8 +88,8 @@ impl Client {
         self.introduce(call).await
     }
 
-    /// Does what the settings ask for once the stream is connected: TLS, the greeting, EHLO, STARTTLS, the login. The
-    /// connection is closed if that fails.
+    /// Performs the steps that the settings require on a connected stream: TLS, greeting, EHLO, STARTTLS, login. The
+    /// connection is closed if any of them fails.
     pub(super) async fn introduce(&mut self, call: &mut Call) -> Result<(), Error> {
         let introduced = self.secure_and_log_in(call).await;
         if introduced.is_err() {
@@ -99,7 +99,7 @@ impl Client {
     }
 
     async fn secure_and_log_in(&mut self, call: &mut Call) -> Result<(), Error> {
-        // Where TLS is certain to be used, this was done while the connection was being made.
+        // If TLS is certain to be used, this was done while the connection was being made.
         self.origin.settings.config.tls.read()?;
         let upgrade = self.origin.settings.upgrade(self.is_local())?;
         if self.origin.settings.config.security == Security::Implicit {

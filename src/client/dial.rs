@@ -1,16 +1,16 @@
-//! Dialing: from the settings to a stream. All connections that the client makes take this path, for
+//! Dialing: turns the settings into a stream. All connections that the client makes take this path, for
 //! [`Builder::connect`], [`Builder::send`], [`Pool`] and [`Client::reconnect`] alike.
 //!
 //! ```text
 //! name ─▶ addresses ─▶ race ─▶ (proxy) ─▶ TLS, at once or by STARTTLS
 //! ```
 //!
-//! Sockets and the race are in `blocking/stream.rs` and `aio/stream.rs`. A new transport is another [`Server`] and
-//! another constructor of [`Stream`].
+//! Sockets and the race are in `blocking/stream.rs` and `aio/stream.rs`. A new transport needs a variant of [`Server`]
+//! and a constructor of [`Stream`].
 //!
 //! A proxy is a step between the race and TLS. Its protocol is in `proto/proxy.rs`, and its address and login are settings
-//! (`config/proxy.rs`). The client connects to the addresses of the proxy, which gets the name of the mail server
-//! unresolved. That name stays the one that TLS verifies.
+//! (`config/proxy.rs`). The client connects to an address of the proxy, and passes it the name of the mail server
+//! unresolved. TLS still verifies that name.
 //!
 //! [`Builder::connect`]: super::Builder::connect
 //! [`Builder::send`]: super::Builder::send
@@ -40,7 +40,7 @@ use crate::{
 };
 
 impl Origin {
-    /// Returns the error for a connection to the server, or to its proxy, that could not be made.
+    /// Returns the error for a failed attempt to connect to the server or its proxy.
     fn unreachable(&self, source: io::Error) -> Error {
         let server = match self.settings.proxy() {
             Some(proxy) => format!("the proxy {proxy}"),
@@ -81,7 +81,7 @@ impl Origin {
         Ok(stream)
     }
 
-    /// Asks the proxy to connect to the server. Reads nothing that comes from the server.
+    /// Asks the proxy to connect to the server. Does not read any octets that come from the server.
     async fn tunnel(
         &self,
         stream: &mut Stream,
@@ -124,8 +124,8 @@ impl Origin {
         }
     }
 
-    /// Builds the TLS connector before connecting if there is a client certificate: only that shows whether the key
-    /// belongs to it.
+    /// Builds the TLS connector before connecting if there is a client certificate: only this can show that
+    /// the key does not belong to the certificate.
     async fn check_identity(&self, call: &Call) -> Result<(), Error> {
         let config = &self.settings.config;
         if config.tls.has_identity() && config.security != Security::Plaintext {
@@ -135,7 +135,7 @@ impl Origin {
         Ok(())
     }
 
-    /// Returns the addresses to try, in their order: those that were set, the loopback addresses, or those that the
+    /// Returns the addresses to try, in order: those that were set, the loopback addresses, or those that the
     /// lookup finds.
     async fn addresses(&self, host: &Host, port: u16, until: Instant) -> Result<Vec<SocketAddr>, Error> {
         if let Some(set) = &self.settings.config.addresses {

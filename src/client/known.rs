@@ -7,13 +7,13 @@ use crate::{
     proto::{Parameters, Session},
 };
 
-/// What the server has said about itself.
+/// What the server has reported about itself.
 #[derive(Default)]
 pub(super) struct Known {
     pub greeting: Option<Reply>,
     /// The reply to the last EHLO or HELO.
     pub hello: Option<Reply>,
-    /// Whether the last of them was EHLO.
+    /// Whether that reply was to EHLO.
     pub esmtp: bool,
     pub capabilities: Capabilities,
 }
@@ -21,9 +21,9 @@ pub(super) struct Known {
 /// What was done on the connection so far.
 #[derive(Default)]
 pub(super) struct History {
-    /// The results of its messages, and what they tell about the server's limit.
+    /// The results of the session's messages, and what they reveal about the server's limit on messages.
     pub session: Session,
-    /// When the last of these messages was answered.
+    /// When the last of these messages received its final reply.
     pub settled_at: Option<Instant>,
     pub login: Login,
     pub setup: Setup,
@@ -38,13 +38,13 @@ pub(super) struct Login {
     pub refused: u8,
 }
 
-/// How the connection came to be as it is.
+/// How the connection was set up.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) enum Setup {
-    /// By the settings of the builder. Connecting again makes another like it.
+    /// By the settings of the builder. Reconnecting makes an equivalent connection.
     #[default]
     Builder,
-    /// Also by method calls (STARTTLS, a login, EHLO, HELO, a custom command), which connecting again would not repeat.
+    /// Also by method calls (STARTTLS, a login, EHLO, HELO, a custom command), which reconnecting would not repeat.
     Changed,
 }
 
@@ -53,18 +53,18 @@ pub(super) enum Setup {
 pub(super) enum OpenTransaction {
     #[default]
     None,
-    /// What was left by a message that was refused: RSET comes before anything else.
+    /// The transaction of a refused message: RSET is sent before anything else.
     Refused,
     /// A transaction that was begun by single commands.
     ByHand(ByHand),
 }
 
-/// A transaction that was begun by single commands: what its MAIL has announced.
+/// A transaction that was begun by single commands, and what its MAIL command announced.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct ByHand {
-    /// SMTPUTF8: its addresses and headers need not be ASCII.
+    /// Whether SMTPUTF8 was announced, so that addresses and headers need not be ASCII.
     pub utf8: bool,
-    /// Whether its content may be other than ASCII.
+    /// Whether the content may be non-ASCII.
     pub eight_bit: bool,
     /// Number of recipients that the server has accepted.
     pub recipients: usize,
@@ -78,7 +78,7 @@ impl History {
 }
 
 impl OpenTransaction {
-    /// Returns what a message leaves open.
+    /// Returns the state after a message, whose transaction may still be open.
     pub fn left(is_open: bool) -> OpenTransaction {
         if is_open { OpenTransaction::Refused } else { OpenTransaction::None }
     }

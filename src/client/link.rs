@@ -20,9 +20,9 @@ pub(super) struct Link {
     pub inbox: Inbox,
     pub out: Outbox,
     pub pace: Pace,
-    /// The longest that a reply to EHLO, or to an envelope, has taken.
+    /// The longest time that a reply to EHLO, or to an envelope, has taken.
     pub slowest: Duration,
-    /// When the last read took everything that had arrived.
+    /// The time of the last read, if it took everything that had arrived.
     pub drained: Option<Instant>,
     /// Number of messages that were begun on this connection.
     pub begun: u64,
@@ -33,7 +33,7 @@ pub(super) struct Link {
 pub(super) enum Condition {
     /// All replies were read: the next dialogue can begin.
     Usable,
-    /// A dialogue has begun and not ended. If its owner does not go on with it, nothing else may.
+    /// A dialogue has begun but not ended. Only its owner can continue it; nothing else may use the connection.
     MidDialogue,
     Closed,
 }
@@ -78,7 +78,7 @@ impl Link {
         self.stream.close();
     }
 
-    /// Sends QUIT, if that is possible without waiting, and closes the connection. The reply is not waited for.
+    /// Sends QUIT, if that is possible without waiting, and closes the connection. Does not wait for the reply.
     pub fn part(&mut self) {
         if self.is_usable() && self.out.is_quiet() {
             self.out.put_farewell();

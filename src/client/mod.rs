@@ -23,7 +23,7 @@ mod connect;
 mod pool;
 mod tls;
 
-// What a client is made of. Imports go one way: pool, batch, builder ─▶ send, connect, commands ─▶ session ─▶ run, dial
+// The parts of a client. Imports go one way: pool, batch, builder ─▶ send, connect, commands ─▶ session ─▶ run, dial
 // ─▶ origin ─▶ link, call, known.
 mod call;
 mod dial;

@@ -13,14 +13,14 @@ use crate::{
 
 pub(super) struct Origin {
     pub settings: Settings,
-    /// Where OAuth tokens come from, if they are not part of the settings.
+    /// The source of OAuth tokens, if they are not part of the settings.
     pub tokens: Option<Tokens>,
     /// Stops the client from another thread.
     pub stop_handle: StopHandle,
     pub maker: Maker,
 }
 
-/// Who has made the connection.
+/// Who made the connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Maker {
     /// The client, which can make another.
@@ -41,11 +41,11 @@ impl Origin {
         if until > now {
             Ok(until)
         } else {
-            Err(Error::Timeout(phase)) // also for a limit of zero, whatever is there to be read
+            Err(Error::Timeout(phase)) // also for a limit of zero, even if something can be read
         }
     }
 
-    /// Returns the limit that is set, or sets it now.
+    /// Returns the limit in `until`, or sets it now.
     pub fn limit_once(
         &self,
         call: &Call,
@@ -57,8 +57,8 @@ impl Origin {
         Ok(limit)
     }
 
-    /// Turns the failure of a connection into [`Error::Stopped`] if a stop handle has ended it. What the server has
-    /// said is reported all the same.
+    /// Turns a connection failure into [`Error::Stopped`] if a stop handle has ended the connection. Errors that report
+    /// a reply of the server are not changed.
     pub fn stopped_or(&self, error: Error, phase: Phase) -> Error {
         match error {
             Error::Connect { .. }
@@ -75,8 +75,8 @@ impl Origin {
     }
 
     /// Returns whether the connection ends on this machine, so that nobody else can listen: a Unix socket, a connection
-    /// made by the caller that says so, or a peer with a loopback address, if the caller has named the host as local.
-    /// An address that somebody else has chosen, such as the DNS, proves nothing: a tunnel or a proxy may listen there.
+    /// that the caller made and declared local, or a peer with a loopback address if the caller named a local host.
+    /// An address that comes from elsewhere, such as the DNS, proves nothing: a tunnel or a proxy may listen there.
     /// A connection through a proxy is never local, wherever the proxy runs.
     pub fn is_local(&self, link: &Link) -> bool {
         let named_local = match &self.settings.server {

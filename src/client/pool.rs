@@ -60,7 +60,7 @@ struct Shared {
 
 struct State {
     queue: Queue<Kept, Bell>,
-    /// The error of the login that was refused last, which is returned to all callers that would have to log in
+    /// The error of the last refused login, which is returned to all callers that would otherwise have to log in
     /// meanwhile.
     refused: Option<Box<Error>>,
 }
@@ -97,7 +97,7 @@ struct Ticket<'p> {
     number: u64,
     bell: Arc<Bell>,
     until: Instant,
-    /// When its turn comes at the latest, as far as the rate is concerned.
+    /// The latest time of its turn according to the rate.
     turn: Instant,
 }
 
@@ -105,7 +105,7 @@ struct Ticket<'p> {
 /// error or a dropped future has left it unusable, or after one of the changes described in [`Pool`].
 pub struct Pooled {
     pool: Arc<Shared>,
-    /// `None` while it is being connected, and once it is returned.
+    /// `None` while the client is being connected, and after it has been returned.
     client: Option<Box<Client>>,
     born: Instant,
     /// Whether the connection had been used before.
@@ -200,7 +200,7 @@ impl PoolBuilder {
 }
 
 impl Shared {
-    /// Reads or changes the state, and wakes the waiters that this concerns. `look` must not wait.
+    /// Reads or changes the state, and wakes the waiters that are affected. `look` must not block.
     fn with<R>(&self, look: impl FnOnce(&mut State) -> R) -> R {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let result = look(&mut state);
@@ -210,7 +210,7 @@ impl Shared {
         result
     }
 
-    /// Returns the error for all callers once the pool hands out no more connections.
+    /// Returns the error that all callers get once the pool hands out no more connections.
     fn over(&self, state: &State) -> Option<Error> {
         if self.builder.stop_handle.as_ref().is_some_and(StopHandle::is_stopped) {
             return Some(Error::Stopped(Phase::Pool));
@@ -227,7 +227,7 @@ impl Shared {
             }
             let turn = if what == For::Turn { state.queue.turn(now) } else { now };
             if end.is_some_and(|end| turn >= end) && !state.queue.is_barred(now) {
-                return Err(Error::Timeout(Phase::Pool)); // its turn is left to others
+                return Err(Error::Timeout(Phase::Pool)); // it leaves the turn to others
             }
             let limit = later(turn, self.limits.wait);
             let until = end.map_or(limit, |end| end.min(limit));
@@ -274,7 +274,7 @@ impl Ticket<'_> {
     /// Returns when to look again if the bell is not rung before then.
     fn alarm(&self) -> Instant {
         let alarm = self.pool.with(|state| state.queue.alarm(self.number));
-        // Callers with earlier turns may never run again: each looks at the clock when its own turn has come.
+        // Callers with earlier turns may never run again, so each caller looks at the clock when its own turn has come.
         let times = alarm.into_iter().chain([self.turn]);
         let now = Instant::now(); // if its turn is past, it waits for a connection
         times.filter(|time| *time > now).fold(self.until, Instant::min)
@@ -359,7 +359,7 @@ impl Pool {
         let first = client.deliver(&mut call, mail, envelope.clone(), freshness).await;
         match first {
             // The connection had died while it was idle, and only the envelope was sent.
-            // Content that can be read only once is still there, unless it was read.
+            // Content that can be read only once is still available, unless it was read.
             Err(e)
                 if reused
                     && !client.link.is_usable()
@@ -449,7 +449,7 @@ impl Pool {
             match place {
                 Place::Barred => return Err(self.0.refusal()),
                 Place::Connect { trial } => {
-                    // From here on, dropping it returns the place, whatever happens.
+                    // From here on, dropping `pooled` returns the place, whatever happens.
                     let (pool, born) = (self.0.clone(), Instant::now());
                     let mut pooled = Pooled { pool, client: None, born, reused: false, trial };
                     pooled.connect(call).await?;
@@ -466,7 +466,7 @@ impl Pool {
 
 #[maybe_async]
 impl Pooled {
-    /// Makes the connection for which this client has a place.
+    /// Makes the connection for which this client was granted a place.
     async fn connect(&mut self, call: &mut Call) -> Result<(), Error> {
         let mut client = self.pool.builder.client(Maker::Client)?;
         let opened = client.open(call).await;
@@ -484,7 +484,7 @@ impl Pooled {
         Ok(())
     }
 
-    /// Replaces a dead connection by a new one.
+    /// Replaces a dead connection with a new one.
     async fn replace(&mut self, call: &mut Call) -> Result<(), Error> {
         let over = self.pool.with(|state| {
             let barred = state.queue.is_barred(Instant::now());
@@ -531,13 +531,13 @@ impl Deref for Pooled {
     type Target = Client;
 
     fn deref(&self) -> &Client {
-        self.client.as_ref().expect("a client is present until it is dropped")
+        self.client.as_ref().expect("`Pooled` has a client until it is dropped")
     }
 }
 
 impl DerefMut for Pooled {
     fn deref_mut(&mut self) -> &mut Client {
-        self.client.as_mut().expect("a client is present until it is dropped")
+        self.client.as_mut().expect("`Pooled` has a client until it is dropped")
     }
 }
 

@@ -1,7 +1,7 @@
 //! The main loop: runs any dialogue over a [`Link`], independent of SMTP.
 //!
-//! All reading and writing of a dialogue passes through it (not TLS handshakes), so this is where time limits are
-//! applied, where the pace of replies is measured, and where a limit on the rate of data would be. The limits themselves
+//! All reads and writes of a dialogue (except TLS handshakes) pass through this loop, so this is where time limits are
+//! applied, where the pace of replies is measured, and where a limit on the data rate would go. The limits themselves
 //! are settings (`config/`).
 
 use std::{
@@ -23,12 +23,12 @@ use crate::{
     time::later,
 };
 
-/// How long after a drained read the extra non-blocking read before a write is skipped: hardly anything can have
-/// arrived.
+/// How long after a drained read the extra non-blocking read before a write is skipped, since hardly anything can
+/// have arrived.
 const DRAIN_GRACE: Duration = Duration::from_millis(1);
 
-/// Shortest silence after a joined envelope that is taken for an answer: on a busy machine a server's process may wait
-/// this long for its turn, however fast its replies were before.
+/// Shortest silence after a joined envelope that counts as its failure. On a busy machine, a server's process may wait
+/// this long to be scheduled, however fast its earlier replies were.
 const LEAST_PATIENCE: Duration = Duration::from_millis(50);
 
 /// Returns how long silence after a joined envelope may just mean a slow server, if no reply on this connection has
@@ -39,12 +39,12 @@ fn patience(slowest: Duration) -> Duration {
 
 impl Link {
     /// Returns whether the time that a reply takes is measured, for the trial of a joined envelope. Only replies to
-    /// EHLO and to the first envelope are. For others, reading the clock would be wasted.
+    /// EHLO and to the first envelope are measured. For others, reading the clock would be a waste.
     fn is_measured(&self, phase: Phase) -> bool {
         self.begun <= 1 && matches!(phase, Phase::Hello | Phase::Mail | Phase::Recipient | Phase::Data)
     }
 
-    /// Refuses octets after the reply to STARTTLS: an injection (RFC 3207 §6; the "NO STARTTLS" attacks of 2021).
+    /// Rejects octets after the reply to STARTTLS as an injection (RFC 3207 §6; the "NO STARTTLS" attacks of 2021).
     fn refuse_clear_text(&mut self) -> Result<(), Error> {
         if !self.inbox.is_empty() || self.listen(Phase::StartTls)? > 0 {
             return Err(Error::protocol(Phase::StartTls, "plaintext after the server's reply to STARTTLS"));
@@ -52,7 +52,7 @@ impl Link {
         Ok(())
     }
 
-    /// Tells the source how much was written; `all` means everything that was held back.
+    /// Reports to the source how much was written. `all` means that nothing is held back any longer.
     fn tell_progress(&self, source: &mut Option<(usize, &mut Source<'_>)>, all: bool) {
         if let Some((_, source)) = source {
             source.meter.sent(self.out.octets_written());
@@ -63,8 +63,8 @@ impl Link {
     }
 }
 
-/// Returns the phase whose limit applies to a write. It is the content's until everything is written, even if the end
-/// is in the outbox already: the limit of the final reply begins after that.
+/// Returns the phase whose limit applies to a write. The content's limit applies until everything is written, even if
+/// the end of the message is already in the outbox. The limit of the final reply starts after that.
 fn while_writing(phase: Phase) -> Phase {
     match phase {
         Phase::End => Phase::Body,
@@ -72,18 +72,18 @@ fn while_writing(phase: Phase) -> Phase {
     }
 }
 
-/// Returns the error of a source that fails, or takes too long.
+/// Returns the error for a source that has failed or taken too long.
 pub(super) fn source_error(e: io::Error) -> Error {
     match e.kind() {
         io::ErrorKind::TimedOut => Error::Timeout(Phase::Body),
-        // An `Error` of this crate says what is wrong with the message itself.
+        // An `Error` of this crate describes what is wrong with the message itself.
         _ => e.downcast().unwrap_or_else(Error::Source),
     }
 }
 
 #[maybe_async]
 impl Link {
-    /// Runs a dialogue as far as possible without its owner: to its end, or to what the owner has to provide. The
+    /// Runs a dialogue until it ends, or until its owner has to provide something. The
     /// content of the message with this number comes from `source`.
     ///
     /// Until the dialogue has ended, the connection is [`Condition::MidDialogue`]: if the future is dropped, the
@@ -119,10 +119,10 @@ impl Link {
         talk: &mut (dyn Dialogue + Send),
         mut source: Option<(usize, &mut Source<'_>)>,
     ) -> Result<Want, Error> {
-        // The limit counts for a whole reply, or for writing a whole buffer, however slowly the octets come. It is set
-        // when there is something to wait for: looking at the clock is not free.
+        // The limit applies to a whole reply, or to writing a whole buffer, however slowly the octets arrive. It is set
+        // only when there is something to wait for, because reading the clock is not free.
         let mut until = None;
-        // The same for reading a piece of content.
+        // The limit for reading a piece of content.
         let mut fetching = None;
         loop {
             if self.hear(talk)? {
@@ -148,7 +148,7 @@ impl Link {
                         fetching = None;
                     }
                     talk.body(source.piece(), &mut self.out)?;
-                    until = None; // the source may have taken its time
+                    until = None; // the source may have taken a while
                 }
                 Want::Write => {
                     let phase = while_writing(talk.phase());
@@ -168,7 +168,7 @@ impl Link {
                         if !all {
                             continue;
                         }
-                        until = None; // writing may have taken its time
+                        until = None; // writing may have taken a while
                     }
                     let mut limit = origin.limit_once(call, &mut until, talk.phase())?;
                     if want == Want::Probe {
@@ -189,7 +189,7 @@ impl Link {
                     };
                     let token = tokens.ask(origin.limit(call, Phase::Auth)?, &origin.stop_handle).await?;
                     talk.on_token(&token)?;
-                    until = None; // the callback may have taken its time
+                    until = None; // the callback may have taken a while
                 }
             }
         }
@@ -197,7 +197,7 @@ impl Link {
 
     /// Waits for the next piece of the content. Returns false if it has not arrived yet.
     ///
-    /// While a slow source is waited for, what it has returned so far is written, and replies are read.
+    /// While waiting for a slow source, writes what the source has returned so far, and reads replies.
     async fn fetch(
         &mut self,
         origin: &Origin,
@@ -244,7 +244,7 @@ impl Link {
 
     /// Writes everything in the outbox. Returns false if octets from the server came first.
     async fn write(&mut self, call: &Call, phase: Phase, until: Instant) -> Result<bool, Error> {
-        // While no reply is outstanding the server has no reason to send anything. If it does, that must not be taken
+        // While no reply is outstanding, the server has no reason to send anything. If it does, that must not be taken
         // for the reply to what is written now.
         let drained = self.drained.take().filter(|_| call.kind == Kind::Batch);
         let drained = || self.inbox.is_empty() && drained.is_some_and(|at| at.elapsed() < DRAIN_GRACE);
@@ -271,7 +271,7 @@ impl Link {
                     return Ok(false);
                 }
                 Err(e) => {
-                    // The server may have sent the reason before it closed.
+                    // The server may have sent the reason before it closed the connection.
                     return match self.listen(phase) {
                         Ok(1..) => Ok(false),
                         _ => Err(Error::io(phase, e)),
@@ -299,7 +299,7 @@ impl Link {
                 if is_measured {
                     self.slowest = self.slowest.max(waited);
                 }
-                // A read that leaves room has taken everything that was there. TLS returns one record at a time.
+                // A read that leaves room has taken everything that had arrived. TLS returns one record at a time.
                 let drained = call.kind == Kind::Batch && n < most && !self.stream.is_encrypted();
                 self.drained = drained.then(Instant::now);
                 Ok(())
@@ -309,15 +309,15 @@ impl Link {
     }
 }
 
-/// Logs a reply. Kept out of line, because the log is rarely on and every reply passes here.
+/// Logs a reply. Kept out of line, because logging is rarely enabled and the caller handles every reply.
 #[cold]
 fn log_reply(number: u64, reply: &Reply) {
     log::debug!(target: "postino", "#{number} S: {reply}");
 }
 
 impl Link {
-    /// Returns the error for a line that is not a reply. It shows the line, except in a login: there it may repeat a
-    /// password.
+    /// Returns the error for a line that is not a reply. The error shows the line, except during a login: the line may
+    /// repeat a password.
     #[cold]
     fn no_reply(&self, phase: Phase, what: &'static str) -> Error {
         match phase {

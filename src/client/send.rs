@@ -1,4 +1,4 @@
-//! Sending one message within the server's limits, and its result.
+//! Sends a single message within the server's limits.
 
 use std::{
     collections::HashSet,
@@ -25,8 +25,8 @@ use crate::{
     split::{Parts, Splitter},
 };
 
-/// Maximum size of content that may be sent with BDAT before its envelope is answered, and is kept until then, in
-/// octets.
+/// Maximum size, in octets, of content that may be sent with BDAT before the reply to its envelope, and that is kept
+/// until then.
 const MAX_AHEAD: u64 = 64 * 1024;
 
 /// Time without a message after which a connection counts as idle. Most firewalls and servers keep idle connections
@@ -36,14 +36,14 @@ const IDLE: Duration = Duration::from_secs(10);
 /// Number of recipients that are processed between two checks of the deadline.
 const BATCH_OF_RECIPIENTS: usize = 4096;
 
-/// How reliable the connection is for a message, and whether it is used after it.
+/// Whether the connection for a message may be dead, and whether it is used again afterwards.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Freshness {
-    /// It was made, or used, a moment ago.
+    /// The connection was made, or used, a moment ago.
     New,
-    /// It was idle, and may be dead: no content is sent before the server has replied.
+    /// The connection was idle, and may be dead: no content is sent before the server has replied.
     Kept,
-    /// It is not used after this message.
+    /// The connection is not used after this message.
     Last,
 }
 
@@ -57,9 +57,9 @@ impl Client {
             && self.known.capabilities.offers("PIPELINING")
             && !self.link.pace.is_stalled();
         let joins = match config.joining {
-            // Some servers store what follows the end of a message as part of it; with RFC 3030 they must frame their
+            // Some servers store what follows the end of a message as part of it; one with RFC 3030 must frame its
             // input exactly. Dovecot 2.3's submission service crashes on an envelope after a final dot that it has not
-            // answered yet (an assertion in its smtp-server-transaction.c), and leaves the message in doubt. Hardly any
+            // answered yet (an assertion in its smtp-server-transaction.c), leaving the message in doubt. Hardly any
             // other server offers BURL (RFC 4468). In LMTP, if a server refuses a message with one reply instead of one
             // for each recipient, the replies to the next envelope would be taken for the missing ones.
             JoinPolicy::Automatic => chunking && !config.lmtp && !self.known.capabilities.offers("BURL"),
@@ -165,7 +165,7 @@ impl Client {
     pub(super) fn is_one_part(&self, envelope: &Envelope) -> bool {
         let (most, domains) = self.recipient_limits();
         let recipients = envelope.recipients();
-        // Each may have a different domain.
+        // Even if each has a different domain, they fit.
         if recipients.len() <= most.min(domains) {
             return true;
         }
@@ -230,7 +230,7 @@ impl Client {
         again.filter(|again| *again != Again::Elsewhere && repeatable())
     }
 
-    /// Records that a message has its last reply.
+    /// Records that a message has received its final reply.
     pub(super) fn settle(&mut self, accepted: bool) {
         self.history.session.settle(accepted);
         self.history.settled_at = Some(Instant::now());
@@ -249,7 +249,7 @@ pub(super) fn goes_elsewhere(result: &Result<Delivery, Error>) -> bool {
     matches!(result, Err(Error::Transaction { delivery, .. }) if delivery.goes_elsewhere())
 }
 
-/// Returns the result of a message that was turned away when there is no other connection either. A refusal remains the
+/// Returns the result of a message that was turned away if no other connection can be made. A refusal remains the
 /// cause.
 pub(super) fn still_not_sent(mut result: Result<Delivery, Error>, why: Error) -> Result<Delivery, Error> {
     if let Err(Error::Transaction { source, .. }) = &mut result {
@@ -369,7 +369,7 @@ impl Client {
         parts.finish()
     }
 
-    /// Splits the recipients, by their numbers, into as many parts as the server requires. They may be very many, so
+    /// Splits the recipients, by their numbers, into as many parts as the server requires. There may be very many, so
     /// the deadline is checked from time to time, and other tasks can run.
     async fn split(&mut self, call: &Call, envelope: &Envelope) -> Result<Vec<Vec<usize>>, Error> {
         let (most, domains) = self.recipient_limits();
@@ -407,7 +407,7 @@ impl Client {
             let (transaction, _) = self.transaction(envelope, &body)?;
             let transaction = transaction.one_by_one(one_by_one);
             let (result, end) = self.attempt(call, transaction, Source::new(body), freshness).await;
-            // A connection that was lost while idle says nothing about the number of messages per session.
+            // The loss of an idle connection reveals nothing about the server's limit on messages per session.
             let end = end.map(|end| if freshness == Freshness::Kept { End::Announced } else { end });
             if !goes_elsewhere(&result) || !self.may_take_over(end) {
                 return timed(result, call.clock.timings());
@@ -448,7 +448,7 @@ impl Client {
                 Err(e) => break Some(e),
             }
         };
-        // Without an error it can only be a 452 to MAIL.
+        // Without an error, it can only be a 452 reply to MAIL.
         let end = broke.as_ref().map_or(Some(End::Announced), End::of);
         if result.is_some() || broke.is_none() {
             self.settle(matches!(result, Some(Ok(_))));
@@ -476,7 +476,7 @@ impl Client {
         open(body, self.origin.limit(call, Phase::Body)?).await.map_err(source_error)
     }
 
-    /// Connects again if this connection may carry no more messages.
+    /// Connects again if no more messages may be sent over this connection.
     pub(super) async fn renew(&mut self, call: &mut Call) -> Result<(), Error> {
         if !self.is_used_up() {
             return Ok(());

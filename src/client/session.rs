@@ -1,4 +1,4 @@
-//! The client: a connection with its settings, what is known about the server, and how one dialogue is run over it.
+//! The client: a connection with its settings, what is known about the server, and methods that run a dialogue over it.
 //! Single commands are in `commands.rs`.
 
 use std::{
@@ -39,7 +39,7 @@ pub struct Client {
     pub(super) link: Link,
     pub(super) known: Known,
     pub(super) history: History,
-    /// The limit of the next call as a whole, if that call has a limit of its own.
+    /// The limit for the whole next call, if one was set for that call only.
     pub(super) next_limit: Option<Duration>,
 }
 
@@ -93,12 +93,12 @@ impl Client {
         self.link.is_connected()
     }
 
-    /// Begins a call: its deadline runs from here.
+    /// Begins a call, whose deadline is counted from now.
     pub(super) fn begin(&mut self) -> Call {
         Call::new(Kind::Single, self.take_deadline())
     }
 
-    /// Returns when a call that begins now has to end. The limit of a single call is used up by that.
+    /// Returns when a call that begins now has to end. This consumes the limit that was set for a single call.
     pub(super) fn take_deadline(&mut self) -> Option<Instant> {
         let limit = self.next_limit.take().or(self.origin.settings.config.deadline);
         limit.map(|limit| later(Instant::now(), limit))
@@ -127,7 +127,7 @@ impl Client {
         self.history.setup == Setup::Changed || self.history.open.by_hand().is_some()
     }
 
-    /// Sends QUIT, if that is possible without waiting, and closes the connection. The reply is not waited for.
+    /// Sends QUIT, if that is possible without waiting, and closes the connection. Does not wait for the reply.
     pub(super) fn part(&mut self) {
         self.link.part();
     }
@@ -169,7 +169,7 @@ impl Client {
         self.link.go_on(&self.origin, call, talk, source).await
     }
 
-    /// Logs in, with these mechanisms only if they are given.
+    /// Logs in. If `mechanisms` is given, only these mechanisms are tried.
     pub(super) async fn exchange_credentials(
         &mut self,
         call: &mut Call,
@@ -193,7 +193,7 @@ impl Client {
         let in_clear = !options.encrypted && !options.local;
         let mut auth = Auth::new(credentials, options, &self.known.capabilities)?;
         if in_clear {
-            // Only the caller can have allowed it.
+            // This is possible only if the caller has allowed it.
             log::warn!(target: "postino", "#{} logging in without TLS (danger_plaintext_credentials)", self.link.number);
         }
         let broke = self.run(call, &mut auth).await.err();

@@ -44,7 +44,7 @@ impl Host {
             _ if name.len() > 253 || name.split('.').any(|l| l.is_empty() || l.len() > 63) => {
                 Err(bad("it is too long, or one of its labels is empty or too long"))
             }
-            // It is always the loopback address (RFC 6761 §6.3), but the hosts file does not contain it with a dot.
+            // This is always the loopback address (RFC 6761 §6.3), but hosts files do not list it with a trailing dot.
             _ if name.eq_ignore_ascii_case("localhost") => host(name, name),
             _ => host(text, name),
         }
@@ -62,8 +62,8 @@ impl Host {
         self.tls_name.rsplit('.').next().is_some_and(|label| label.eq_ignore_ascii_case("localhost"))
     }
 
-    /// Returns the addresses of `localhost` and the names below it, which need no lookup (RFC 6761 §6.3). Without a
-    /// resolver and a hosts file, a lookup would wait for a server that does not answer.
+    /// Returns the loopback addresses if the name is `localhost` or below it. These need no lookup (RFC 6761 §6.3):
+    /// with neither a resolver nor a hosts file, a lookup would wait for a server that does not answer.
     pub fn loopback(&self, port: u16) -> Option<Vec<SocketAddr>> {
         let addresses = [(Ipv6Addr::LOCALHOST, port).into(), (Ipv4Addr::LOCALHOST, port).into()];
         self.is_localhost().then(|| addresses.into())

@@ -32,7 +32,7 @@ const FINAL_REPLY: Duration = Duration::from_secs(600);
 /// Maximum time limit of QUIT, whose reply changes nothing.
 const FAREWELL: Duration = Duration::from_secs(1);
 
-/// Port of LMTP, which must not be that of SMTP (RFC 2033 §5).
+/// Default port of LMTP, which must not be that of SMTP (RFC 2033 §5).
 const LMTP: u16 = 24;
 const SMTP: u16 = 25;
 
@@ -69,7 +69,7 @@ pub enum Security {
     Implicit,
 }
 
-/// The settings as the caller has set them. [`check`](Config::check) finds out whether they are valid.
+/// The settings as the caller has set them. [`check`](Config::check) checks whether they are valid.
 #[derive(Debug, Clone)]
 pub(crate) struct Config {
     pub place: Place,
@@ -131,7 +131,7 @@ pub(crate) struct Learnt(Arc<Knowledge>);
 #[derive(Debug)]
 struct Knowledge {
     joining: AtomicU8,
-    /// Whether it offers PIPELINING, but misreads pipelined commands.
+    /// Whether the server offers PIPELINING but misreads pipelined commands.
     misreads: AtomicBool,
 }
 
@@ -167,14 +167,14 @@ impl Learnt {
     }
 }
 
-/// The server, as it was set.
+/// The server as the caller has set it.
 #[derive(Debug, Clone)]
 pub(crate) enum Place {
     Host(String),
     Unix(PathBuf),
 }
 
-/// The credentials, before they are checked. `Debug` does not show them.
+/// The credentials before they are checked. `Debug` does not show them.
 #[derive(Clone)]
 pub(crate) enum Login {
     Password(Box<[u8]>, Box<[u8]>),
@@ -235,7 +235,7 @@ impl Timeouts {
     }
 }
 
-/// Settings that were checked: the results of the check, and the config for all else.
+/// Settings that were checked: the results of the check, and the config for everything else.
 #[derive(Debug, Clone)]
 pub(crate) struct Settings {
     pub config: Config,
@@ -244,10 +244,10 @@ pub(crate) struct Settings {
     pub hello_name: Option<HelloName>,
 }
 
-/// Where the server is, as it is connected to and shown.
+/// Where the server is, for connecting and for display.
 #[derive(Debug, Clone)]
 pub(crate) enum Server {
-    /// With its port. It is looked up, unless the config has addresses.
+    /// A host and its port. The host is looked up, unless the config has addresses.
     Host(Host, u16),
     Unix(PathBuf),
 }
@@ -347,7 +347,7 @@ impl Config {
         Ok(Settings { config, server, credentials, hello_name })
     }
 
-    /// Returns where the server is.
+    /// Returns the server to connect to.
     fn server(&self, login: bool) -> Result<Server, Error> {
         let bad = |why: &'static str| Err(Error::Config(why.into()));
         let addresses = self.addresses.as_deref();
@@ -407,7 +407,7 @@ impl Settings {
     ///
     /// # Errors
     ///
-    /// [`Error::Config`] if credentials would be sent in plain text.
+    /// [`Error::Config`] if credentials would be sent in plain text, or if TLS is required but not possible.
     pub fn upgrade(&self, local: bool) -> Result<Upgrade, Error> {
         let secret = self.credentials.is_some() && !self.config.danger_plaintext_credentials && !local;
         let possible = || TlsSettings::available().and_then(|()| self.config.tls_name());
@@ -418,7 +418,7 @@ impl Settings {
             Security::Auto if local && self.credentials.is_none() => Ok(Upgrade::Never),
             Security::Auto | Security::Opportunistic if !secret => Ok(match possible() {
                 Ok(_) => Upgrade::IfOffered,
-                Err(_) => Upgrade::Never, // it is not required
+                Err(_) => Upgrade::Never, // TLS is not required
             }),
             Security::Auto | Security::Opportunistic | Security::StartTls => {
                 possible().map(|_| Upgrade::Required)
@@ -438,7 +438,7 @@ pub(crate) fn credentials_in_clear() -> Error {
 mod tests {
     use super::*;
 
-    /// Returns the name that is looked up, the port, and how it is secured.
+    /// Returns the name that is looked up, the port, and the security.
     pub(super) fn told(settings: &Settings) -> (&str, u16, Security) {
         match &settings.server {
             Server::Host(host, port) => (&host.lookup, *port, settings.config.security),
@@ -481,7 +481,7 @@ mod tests {
     #[test]
     fn tls_over_a_unix_socket_needs_a_name() {
         for url in ["smtp+unix:/run/smtp?tls=required", "lmtp+unix:/run/lmtp?tls=required"] {
-            let mut config = Config::from_url(url).unwrap(); // a setter may still give the name
+            let mut config = Config::from_url(url).unwrap(); // a setter may still provide the name
             let error = config.check().unwrap_err();
             assert!(error.to_string().contains("tls_name"), "{error}");
             config.tls.set_name("mail.example".to_owned());

@@ -1,4 +1,4 @@
-//! The proxy that a server is reached through.
+//! The proxy through which a server is reached.
 
 use std::fmt;
 
@@ -11,7 +11,7 @@ use crate::{
     proto::{MAX_SOCKS_FIELD, ProxyExchange, ProxyLogin, ProxyProtocol, Target},
 };
 
-/// Default port of SOCKS (RFC 1928 §3). HTTP proxies have no usual one.
+/// Default port of SOCKS (RFC 1928 §3). HTTP proxies have no standard port.
 const SOCKS: u16 = 1080;
 
 #[derive(Clone)]
@@ -100,7 +100,7 @@ fn check_login(protocol: ProxyProtocol, user: &[u8], password: &[u8]) -> Result<
     }
 }
 
-/// Shows it without user and password.
+/// Shows the proxy without the user and the password.
 impl fmt::Display for Proxy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let scheme = match self.protocol {

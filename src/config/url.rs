@@ -1,7 +1,7 @@
 //! The URL form of the settings.
 //!
 //! Percent-encoding is decoded by hand: the crate `percent-encoding` passes on a `%` that is not followed by two
-//! digits, and here that has to be an error, so the same loop would be needed to find it.
+//! hexadecimal digits. Here, that has to be an error, so the same loop would still be needed to detect it.
 
 use super::{Config, Login, Place, Proxy, Security};
 use crate::{Error, sys};

@@ -116,7 +116,7 @@ impl Attachment {
         self
     }
 
-    /// Returns how many levels of messages the attachment adds to the message it is attached to.
+    /// Returns the number of nesting levels that the attachment adds to the message it is attached to.
     pub(super) fn levels(&self) -> usize {
         match &self.content {
             Content::Message(message) => message.levels() + 1,

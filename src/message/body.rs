@@ -42,7 +42,7 @@ pub(super) type Callback<'m> = Box<dyn FnMut(u64, Option<u64>) + Send + 'm>;
 
 pub(crate) enum Content<'m> {
     Bytes(Cow<'m, [u8]>),
-    /// To be opened where waiting is allowed.
+    /// Has to be opened in a place where blocking is allowed.
     Unopened(Opener),
     Reader(Box<dyn Read + Send>),
 }
@@ -152,7 +152,7 @@ impl<'m> Body<'m> {
         self
     }
 
-    /// Returns a body that owns content that must not be opened again. Only the callback is lost.
+    /// Returns the body with owned content, or `None` if the content is borrowed. Only the callback is lost.
     pub(crate) fn into_once(self) -> Option<Body<'static>> {
         let Body { size, seven_bit, eight_bit, binary, utf8, claims, .. } = self;
         let content = match self.content {

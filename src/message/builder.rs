@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{Envelope, Error};
 
-/// Maximum nesting of messages attached to messages. Each level is searched for the boundaries of those around it.
+/// Maximum nesting of messages attached to messages. Each level is searched for the boundaries of the levels around it.
 const MAX_LEVELS: usize = 50;
 /// Value of `List-Unsubscribe-Post` (RFC 8058 §3.1).
 const ONE_CLICK: &str = "List-Unsubscribe=One-Click";
@@ -184,7 +184,7 @@ impl MessageBuilder {
             }
             (Kind::Uris, _) => match uris(&value) {
                 Some(uris) => self.fields.add(name, Value::Uris(uris)),
-                None => self.fields.add(name, Value::Text(value)), // refused when it is built
+                None => self.fields.add(name, Value::Text(value)), // refused by `build`
             },
             (Kind::Id | Kind::References | Kind::Phrases, _) => self.fields.add(name, Value::Text(value)),
             _ => self.fields.push(name, Value::Text(value)),
@@ -316,7 +316,7 @@ fn is_resent(name: &str) -> bool {
     name.get(..7).is_some_and(|start| start.eq_ignore_ascii_case("Resent-"))
 }
 
-/// Checks that one-click unsubscribing has exactly one `https:` URI, and no `http:` URI beside it (RFC 8058 §3.1).
+/// Checks that a message with one-click unsubscribing has exactly one `https:` URI and no `http:` URI (RFC 8058 §3.1).
 fn check_unsubscribe(fields: &[Field]) -> Result<(), Error> {
     let find = |name: &str| fields.iter().find(|field| field.name().eq_ignore_ascii_case(name));
     let Some(post) = find("List-Unsubscribe-Post") else { return Ok(()) };
@@ -338,7 +338,7 @@ mod tests {
 
     #[test]
     fn adding_to_a_field_after_many_others_is_fast() {
-        // If all fields were searched each time, this would take minutes.
+        // This would take minutes if every call searched all fields.
         const MANY: usize = 200_000;
         let others = (0..MANY).fold(Message::builder(), |message, _| message.header("X-Other", "x"));
         let message = (0..MANY).fold(others, |message, _| message.to("a@example.org").subject("x"));

@@ -2,7 +2,7 @@
 
 use std::ops::Deref;
 
-/// Bytes of any type. `'static` ones are owned.
+/// Bytes of any type, either owned or borrowed for `'b`.
 pub(super) struct Bytes<'b>(Box<dyn AsRef<[u8]> + Send + Sync + 'b>);
 
 impl<'b> Bytes<'b> {

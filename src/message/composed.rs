@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{Envelope, Error};
 
-/// Maximum size of a message in memory that is encoded at once, in octets.
+/// Maximum size of an in-memory message that is encoded up front rather than while it is sent, in octets.
 const MAX_AT_ONCE: u64 = 64 * 1024;
 
 /// A composed message: header fields, text and attachments. Created by [`Message::builder`], or from an
@@ -49,7 +49,7 @@ pub struct Message {
     resent: usize,
     content: Arc<[Arc<Piece>]>,
     eight_bit: EightBit,
-    /// Number of levels of messages in it.
+    /// Number of levels of nested messages in the content.
     levels: usize,
     envelope: Option<Envelope>,
 }
@@ -168,7 +168,7 @@ impl Message {
         let is_ascii = !needs_utf8 && !self.eight_bit.is_sent(eight_bit);
         let length = pieces.iter().try_fold(0_u64, |sum, piece| sum.checked_add(piece.length(eight_bit)?));
         let body = match length {
-            // A small message in memory need not be read piece by piece, perhaps on another thread.
+            // A small in-memory message need not be read piece by piece, possibly on another thread.
             Some(..=MAX_AT_ONCE) => {
                 let mut bytes = Vec::new();
                 Stream::open(&pieces, readers, eight_bit)

@@ -21,7 +21,7 @@ const MONTHS: [&str; 12] =
 pub fn date_time(time: SystemTime) -> Option<String> {
     let seconds = match time.duration_since(UNIX_EPOCH) {
         Ok(since) => since.as_secs() as i64,
-        // The earliest time is 2^63 seconds before. Fractions of a second are rounded down, as for times after 1970.
+        // The earliest time is 2^63 s before the epoch. Fractions of a second are rounded down, as they are after it.
         Err(before) => {
             let before = before.duration();
             0_i64.wrapping_sub_unsigned(before.as_secs()).saturating_sub((before.subsec_nanos() > 0).into())
@@ -38,12 +38,12 @@ pub fn date_time(time: SystemTime) -> Option<String> {
     Some(format!("{weekday}, {day} {month} {year} {hour:02}:{minute:02}:{second:02} +0000"))
 }
 
-/// Whether the year after the month is from 1900 to 9999, in text that is meant to be a date-time.
+/// Whether the year, which follows the month in a date-time, is from 1900 to 9999. The text may be invalid.
 pub(super) fn has_known_year(text: &str) -> bool {
     let is_month = |word: &&str| MONTHS.iter().any(|month| month.eq_ignore_ascii_case(word));
     let mut words =
         text.split(' ').filter(|word| !word.is_empty()).skip_while(|word| !is_month(word)).skip(1);
-    // Without a month it is not a date, which email-format reports.
+    // Text without a month is not a date-time: email-format will refuse it.
     words.next().is_none_or(|year| year.parse().is_ok_and(|year: u32| (1900..=9999).contains(&year)))
 }
 
@@ -90,7 +90,7 @@ mod tests {
     fn years_outside_1900_to_9999_are_refused() {
         let (first, last) = (Duration::from_secs(2_208_988_800), Duration::from_secs(253_402_300_799));
         assert_eq!(date_time(UNIX_EPOCH - first).unwrap(), "Mon, 1 Jan 1900 00:00:00 +0000");
-        // 100 ns are the smallest step of the clock on Windows.
+        // 100 ns is the smallest step of the clock on Windows.
         assert_eq!(date_time(UNIX_EPOCH - first - Duration::from_nanos(100)), None);
         assert_eq!(date_time(UNIX_EPOCH + last).unwrap(), "Fri, 31 Dec 9999 23:59:59 +0000");
         assert_eq!(date_time(UNIX_EPOCH + last + Duration::from_secs(1)), None);

@@ -18,10 +18,10 @@ use super::{
 
 /// A piece of a message, not encoded yet. Pieces are shared, so that a stream need not borrow the message.
 pub(super) enum Piece {
-    /// Headers and boundaries, sent unencoded. The second form is used where 8-bit text is allowed.
+    /// Headers and boundaries, sent unencoded. The second form, if any, is used where 8-bit text is allowed.
     Text(String, Option<String>),
-    /// The header of a part whose content is a text file. If that file is UTF-8, the second form is used, which says
-    /// so.
+    /// The header of a part whose content is a text file. If that file is UTF-8, the second form is used, which
+    /// declares that charset.
     TextFile { path: PathBuf, plain: String, utf8: String },
     Bytes {
         bytes: Bytes<'static>,
@@ -111,12 +111,12 @@ pub(super) struct Stream {
     /// Encoded octets; those from `at` on have not been returned yet.
     out: Vec<u8>,
     at: usize,
-    /// A source failed, so that anything further would be out of place.
+    /// A source failed, so no later octets may be returned.
     failed: bool,
 }
 
 enum Open {
-    /// The number of octets returned so far.
+    /// A piece that is sent unencoded, and the number of octets returned so far.
     Plain(Arc<Piece>, usize),
     Quoted(Arc<Piece>, Quoted),
     Base64(Source, bool),
@@ -129,12 +129,12 @@ enum Source {
 
 /// A source that is read block by block.
 struct Blocks {
-    /// Dropped at its end: content appended to a file after that is not read.
+    /// `None` after its end, so that content appended to a file later is not read.
     reader: Option<Box<dyn Read + Send>>,
     block: Vec<u8>,
     /// Size of a full block, in octets.
     size: usize,
-    /// Octets in the block, and how many of them were returned.
+    /// Number of octets in the block, and how many of them have been returned.
     filled: usize,
     used: usize,
 }
@@ -161,7 +161,7 @@ impl Stream {
     /// Copies octets that are available at once, and returns their number, which may be 0.
     fn take(&mut self, buf: &mut [u8]) -> usize {
         let (ready, at) = match self.pieces.front_mut() {
-            // All encoded octets were returned before the next piece became the first.
+            // `out` was returned in full before this piece became the first.
             Some(Open::Plain(piece, at)) => (piece.bytes(self.eight_bit), at),
             _ => (&self.out[..], &mut self.at),
         };
@@ -201,7 +201,7 @@ impl Open {
                     let reader: Box<dyn Read + Send> = Box::new(reader);
                     (Open::Base64(Source::Reader(Blocks::new(reader, BLOCK)), true), None)
                 }
-                None => return Err(io::Error::other(READ_ALREADY)), // all readers were claimed
+                None => return Err(io::Error::other(READ_ALREADY)), // cannot happen: all readers were claimed
             },
         })
     }
@@ -220,7 +220,7 @@ impl Open {
         }
     }
 
-    /// Returns whether reading on may have to wait.
+    /// Returns whether the next read may have to wait.
     fn may_wait(&self) -> bool {
         matches!(self, Open::Base64(Source::Reader(Blocks { reader: Some(_), .. }), _))
     }
@@ -287,7 +287,7 @@ impl Blocks {
 }
 
 impl Read for Stream {
-    /// Fills `buf` with what is in memory, but returns early rather than read from a file or reader again.
+    /// Fills `buf` from memory as far as possible. Reads from a file or reader only while `buf` is still empty.
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         let mut length = 0;
         loop {
@@ -309,7 +309,7 @@ impl Read for Stream {
                 Ok(false) => drop(self.pieces.pop_front()),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Err(error),
                 Err(error) => {
-                    self.failed = true; // nothing was returned in this call: see above
+                    self.failed = true; // this call has not filled any of `buf`: see above
                     return Err(error);
                 }
             }
@@ -323,7 +323,7 @@ mod tests {
 
     use super::{super::unique_id::unique_id, *};
 
-    /// Returns a stream and its size. The claims on its readers are leaked, so that they stay readable.
+    /// Returns a stream and its size. The claims on its readers are leaked, so that the readers stay readable.
     fn open(pieces: Vec<Piece>) -> (Stream, Option<u64>) {
         let pieces: Vec<_> = pieces.into_iter().map(Arc::new).collect();
         let (claims, readers) = claim_readers(&pieces).unwrap();
@@ -339,7 +339,7 @@ mod tests {
         Piece::Reader(SingleUse::new(reader))
     }
 
-    /// Reads in pieces of odd sizes.
+    /// Reads everything in pieces of unusual sizes.
     fn read_all(stream: &mut Stream) -> io::Result<String> {
         let mut out = Vec::new();
         for size in [1, 7, 100, 40_000].iter().cycle() {
@@ -352,7 +352,7 @@ mod tests {
         Ok(String::from_utf8(out).unwrap())
     }
 
-    /// Returns one octet at a time, now and then none, and can be set to fail at the end.
+    /// Returns one octet at a time, is interrupted now and then, and can be set to fail at the end.
     struct Slow {
         left: usize,
         fails: bool,
@@ -525,6 +525,6 @@ mod tests {
         let last = claim_readers(&pieces[2..]).unwrap();
         assert!(claim_readers(&pieces).is_none());
         drop(last);
-        assert!(claim_readers(&pieces).is_some(), "the first one was given back");
+        assert!(claim_readers(&pieces).is_some(), "the claim on the first reader was not released");
     }
 }

@@ -26,7 +26,7 @@ pub(super) const BLOCK: usize = 512 * BASE64_LINE;
 /// Size of a block of a file, in octets. Larger blocks need fewer reads, and fewer thread switches in the async client.
 pub(super) const FILE_BLOCK: usize = 4 * BLOCK;
 
-/// Detects the processor's features once. Only these two architectures have it.
+/// The SIMD engine, which detects the processor's features once. It is available only on these two architectures.
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 static ENGINE: LazyLock<Simd> = LazyLock::new(|| Simd::standard(PAD));
 
@@ -49,7 +49,7 @@ impl Encoding {
         let base64 = base64_length(bytes.len() as u64);
         let escapes =
             bytes.iter().filter(|byte| !matches!(byte, b'\t' | b'\r' | b'\n' | b' '..=b'~')).count();
-        // This is a lower bound, and quicker to compute.
+        // This is a lower bound for the length of quoted-printable, and is quicker to compute.
         if (bytes.len() + 2 * escapes) as u64 >= base64 {
             return (Encoding::Base64, base64);
         }
@@ -69,17 +69,17 @@ impl Encoding {
     }
 }
 
-/// Whether no line begins with `From `: servers that deliver to an mbox would put a > before it.
+/// Whether no line begins with `From `: servers that deliver to an mbox would put a `>` before such a line.
 fn is_mbox_safe(bytes: &[u8]) -> bool {
     !bytes.starts_with(b"From ") && memmem::find(bytes, b"\nFrom ").is_none()
 }
 
-/// Whether this is more than ASCII, and arrives unchanged if it is sent unencoded (RFC 2045 §2.8).
+/// Whether the bytes are not just ASCII, but arrive unchanged even if they are sent unencoded (RFC 2045 §2.8).
 pub(super) fn is_eight_bit_text(bytes: &[u8]) -> bool {
     !bytes.is_ascii() && is_mbox_safe(bytes) && has_short_lines(bytes, MAX_LINE)
 }
 
-/// Whether this can be sent unencoded to any server: ASCII without NUL, no line too long, and CRLF as the only line
+/// Whether bytes can be sent unencoded to any server: ASCII without NUL, no line too long, and CRLF as the only line
 /// end.
 pub(super) fn is_plain(bytes: &[u8], max_line: usize) -> bool {
     bytes.is_ascii() && has_short_lines(bytes, max_line)
@@ -95,7 +95,7 @@ pub(super) fn needs_utf8_charset(text: &[u8], goes_on: bool) -> bool {
     is_utf8 && (goes_on || !text.is_ascii()) && !text.contains(&0)
 }
 
-/// Whether every line has at most `max_line` octets and ends with CRLF, and there is no NUL.
+/// Whether every line has at most `max_line` octets, CRLF is the only line end, and there is no NUL.
 pub(super) fn has_short_lines(bytes: &[u8], max_line: usize) -> bool {
     let mut lines = bytes.split(|byte| *byte == b'\n').peekable();
     while let Some(line) = lines.next() {
@@ -163,7 +163,7 @@ pub(super) struct Quoted {
 }
 
 impl Quoted {
-    /// Appends the next block of `bytes`, which must be the same in each call; returns false if there was none left.
+    /// Appends the next block of `bytes`, which must be the same in each call. Returns false if no octets were left.
     pub fn push(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> bool {
         let end = bytes.len().min(self.at + BLOCK);
         let more = self.at < end;
@@ -202,7 +202,7 @@ impl Quoted {
     }
 }
 
-/// Appends base64 in lines. All pieces except the last must be whole lines.
+/// Appends base64 in lines. All pieces except the last must consist of whole lines.
 ///
 /// The piece is encoded in one go, at the end of the reserved space, and its lines are then moved into place: one call
 /// per line takes 50 % longer. email-encoding works like that, too, at a third of the speed.
@@ -350,7 +350,7 @@ mod tests {
         }
     }
 
-    /// Octets that mostly matter here.
+    /// Octets, most of which are ones that matter here.
     fn octets() -> impl Strategy<Value = Vec<u8>> {
         let odd = prop::sample::select(b"\r\n =\tF\0a".as_slice());
         prop::collection::vec(prop_oneof![6 => odd, 4 => b'a'..=b'z', 1 => any::<u8>()], 0..400)

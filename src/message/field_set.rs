@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{Address, Error};
 
-/// Names of the fields that every message has, or every block of `Resent-` fields.
+/// Names of the fields that every message, or every block of `Resent-` fields, must have.
 pub(super) struct OriginNames {
     pub from: &'static str,
     pub sender: &'static str,
@@ -18,7 +18,7 @@ pub(super) struct OriginNames {
 #[derive(Debug, Clone, Default)]
 pub(super) struct FieldSet {
     pub all: Vec<(String, Value)>,
-    /// Positions of the fields that occur once: only a few, however many others there are.
+    /// Positions of the fields that occur once: only a few, however many other fields there are.
     once: Vec<usize>,
 }
 
@@ -67,7 +67,7 @@ impl FieldSet {
     ///
     /// # Errors
     ///
-    /// A value is not allowed in its field, or there is no author, or several without a sender.
+    /// A value is not allowed in its field, there is no author, or there are several authors but no sender.
     pub fn build(&self, names: &OriginNames) -> Result<Vec<Field>, Error> {
         let fields = self.all.iter().filter_map(|(name, value)| Field::new(name, value).transpose());
         let mut fields = fields.collect::<Result<Vec<_>, _>>()?;

@@ -169,8 +169,8 @@ pub(super) fn fields(message: &[u8]) -> impl Iterator<Item = &[u8]> {
 
 /// Returns the value of a field, if it has this name.
 ///
-/// White space before the colon is obsolete syntax (RFC 5322 §4.5). The `From ` line of an mbox has other text, too,
-/// before its first colon.
+/// White space before the colon is obsolete syntax (RFC 5322 §4.5). The `From ` line of an mbox never matches, because
+/// it has other text before its first colon.
 pub(super) fn value<'m>(field: &'m [u8], name: &str) -> Option<&'m [u8]> {
     let colon = memchr(b':', field)?;
     field[..colon].trim_ascii().eq_ignore_ascii_case(name.as_bytes()).then(|| &field[colon + 1..])
@@ -180,7 +180,7 @@ fn is_bcc(field: &[u8]) -> bool {
     value(field, "Bcc").or(value(field, "Resent-Bcc")).is_some()
 }
 
-/// Returns whether the `Resent-` headers apply. With several blocks, it is unknown which line belongs to which block.
+/// Returns whether the `Resent-` headers apply. Several blocks are an error, because their lines cannot be told apart.
 fn is_resent(message: &[u8]) -> Result<bool, Error> {
     match fields(message).filter_map(|field| value(field, "Resent-Date")).count() {
         0 => Ok(false),
@@ -239,8 +239,8 @@ fn written(element: &[u8]) -> &[u8] {
     element.strip_suffix(b",").or(element.strip_suffix(b";")).unwrap_or(element)
 }
 
-/// Returns the length of the first token: a comment, a quoted string, a domain literal, one of `<>,;:`, a white space,
-/// or all octets up to the next of these. `None` if it is unterminated.
+/// Returns the length of the first token: a comment, a quoted string, a domain literal, one of `<>,;:`, a space or tab,
+/// or all octets up to the next of these. `None` if the token is unterminated.
 pub(super) fn token_length(text: &[u8]) -> Option<usize> {
     match text[0] {
         b'(' => comment_length(text),
@@ -293,7 +293,7 @@ struct Element {
     text: Vec<u8>,
     /// There was white space, or a comment, after the last word.
     gap: bool,
-    /// It has an `@` outside quotes.
+    /// The text has an `@` outside quotes.
     has_at: bool,
     /// Two words are side by side, which is never an address.
     is_phrase: bool,
@@ -324,7 +324,7 @@ impl Element {
         match (token[0], self.angle) {
             (b' ' | b'\t' | b'(', _) => self.gap = true,
             (b'>', Angle::Before) => return Err("> without a matching <"),
-            // A ; ends a group; between addresses, some senders write it in place of a comma.
+            // A `;` ends a group. Some senders also write it in place of a comma between addresses.
             (b',' | b';', Angle::Before | Angle::After) => return self.end(),
             (_, Angle::After) => return Err("unexpected text after >"),
             // The text so far was a display name.
@@ -402,7 +402,7 @@ mod tests {
 
     use super::*;
 
-    /// Returns the recipients of a `To` with these octets, or the reason of the error.
+    /// Returns the recipients of a `To` with these octets, or the text of the error.
     fn to(list: impl AsRef<[u8]>) -> Result<Vec<String>, String> {
         let message = [b"To: ", list.as_ref(), b"\r\n\r\n"].concat();
         match Envelope::recipients_from_headers(&message) {

@@ -22,7 +22,7 @@ const NO_URIS: &str = "not a list of URIs in angle brackets (RFC 2369)";
 const MAX_NAME: usize = 76;
 /// Maximum nesting of comments: email-format needs a stack frame for each level.
 const MAX_NESTED_COMMENTS: usize = 20;
-/// Maximum octets of a word of text that is not encoded just to be folded: it may be meant for programs.
+/// Maximum length of a word that stays unencoded although it cannot be folded, in octets: programs may read it.
 const MAX_WORD: usize = 900;
 
 /// RFC 5322 §3.3 begins with the year 1900; after 9999, years have five digits, which few programs expect.
@@ -37,7 +37,7 @@ const UNFOLDED: [&str; 5] = ["Message-ID", "Resent-Message-ID", "In-Reply-To", "
 pub(super) struct Field {
     text: String,
     name: usize,
-    /// The field with A-labels for domains, if it is not ASCII but can be written so.
+    /// The field with A-labels for domains, if it is not ASCII but can be converted to it.
     ascii: Option<Box<str>>,
 }
 
@@ -136,7 +136,7 @@ impl Field {
         Ok(field)
     }
 
-    /// Refolds a line written by email-format, which does not fold and leaves no line ends in it.
+    /// Folds a line written by email-format, which itself does not fold and leaves no line ends in the line.
     pub fn refolded(line: &str) -> Field {
         let (name, value) = line.split_once(':').unwrap_or((line, ""));
         let words = match Kind::of(name) {
@@ -175,7 +175,7 @@ impl Field {
         &self.text
     }
 
-    /// Returns the field in ASCII, if it can be written so.
+    /// Returns the field in ASCII, if that is possible.
     pub fn to_ascii(&self) -> Option<Field> {
         match &self.ascii {
             Some(ascii) => Some(Field { text: ascii.to_string(), ..self.clone() }),
@@ -188,8 +188,8 @@ impl Field {
         ["Bcc", "Resent-Bcc"].iter().any(|name| self.name().eq_ignore_ascii_case(name))
     }
 
-    /// Checks that email-format parses the whole field as what its name says. An invalid one would become an optional
-    /// field there.
+    /// Checks that email-format parses the whole field as the kind that its name implies. It would parse an invalid
+    /// field as an optional field.
     fn check(&self) -> Result<(), Error> {
         let name = self.name();
         if self.text.split("\r\n").any(|line| line.len() > MAX_LONG_LINE) {
@@ -197,7 +197,7 @@ impl Field {
                 format!("invalid header {name}: a word does not fit on a line of 998 octets").into(),
             ));
         }
-        // These are sent as other messages have them.
+        // Identifiers of other messages are sent as they appear in those messages.
         if Kind::of(name) == Kind::References {
             return Ok(());
         }
@@ -280,20 +280,20 @@ fn is_structured(name: &str) -> bool {
     match Kind::of(name) {
         Kind::Mailboxes => !name.eq_ignore_ascii_case("Disposition-Notification-To"),
         Kind::Id | Kind::Date => true,
-        // It does not parse commas in Keywords.
+        // email-format does not parse commas in `Keywords`.
         Kind::References | Kind::Phrases | Kind::Uris | Kind::Content | Kind::Text => false,
     }
 }
 
-/// Whether a parser looks for comments in the value of this field: email-format here, or a recipient's program, whose
-/// stack may be as small.
+/// Whether a parser looks for comments in the value of this field: email-format here, or a recipient's program, which
+/// may have an equally small stack.
 fn reads_comments(name: &str) -> bool {
     is_structured(name)
         || Kind::of(name) == Kind::References
         || ["Received", "Return-Path"].iter().any(|other| name.eq_ignore_ascii_case(other))
 }
 
-/// Whether comments may be nested too deep for email-format. This is an upper bound: no parser finds more levels,
+/// Whether comments may be nested too deeply for email-format. This is an upper bound: no parser finds more levels,
 /// whatever it takes for a comment, a quoted string or a literal.
 pub(super) fn is_nested_too_deep(text: &str) -> bool {
     let (mut depth, mut escaped) = (0_usize, false);
@@ -336,7 +336,7 @@ pub(super) fn uris(text: &str) -> Option<Vec<String>> {
     }
 }
 
-/// Returns an address field in ASCII, unless it already is.
+/// Returns the ASCII form of an address field; `None` if the field is already ASCII or cannot be converted.
 fn in_ascii(name: &str, field: &Field, items: &[Item]) -> Option<Box<str>> {
     if field.text.is_ascii() {
         return None;
@@ -412,17 +412,17 @@ pub(super) fn is_atext(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-/=?^_`{|}~".contains(&byte)
 }
 
-/// Quotes a text, with backslashes where necessary.
+/// Quotes text, with backslashes where necessary.
 pub(super) fn quoted(text: &str) -> String {
     format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
 }
 
-/// Adds angle brackets to an identifier, unless it has them.
+/// Adds angle brackets to an identifier, unless it already has them.
 fn bracketed(id: &str) -> String {
     if id.starts_with('<') { id.to_owned() } else { format!("<{id}>") }
 }
 
-/// Splits at spaces. Of repeated spaces, all but the first stay with the next word. Trailing ones are dropped.
+/// Splits at spaces. All but the first of repeated spaces stay with the next word. Outer spaces are dropped.
 pub(super) fn plain_words(text: &str) -> Vec<String> {
     let mut words: Vec<String> = Vec::new();
     let mut spaces = String::new();
@@ -445,7 +445,7 @@ fn encoded_words(text: &str, column: usize) -> Vec<String> {
 }
 
 /// Encodes free text. Words that are not ASCII, or look like encoded words, are encoded, as are spaces that folding
-/// would lose: adjacent encoded words are one text, so that what is between them is encoded with them.
+/// would lose. Adjacent encoded words are decoded as one text, so the spaces between them are encoded with them.
 fn unstructured(name: &str, text: &str) -> Vec<String> {
     let words: Vec<&str> = text.split(' ').collect();
     let is_odd = |i: usize| {
@@ -509,7 +509,7 @@ pub(super) fn mailbox_words(mailbox: &Mailbox) -> Result<Vec<String>, &'static s
     })
 }
 
-/// Writes an address list (RFC 5322 §3.4). A group is one element of it.
+/// Writes an address list (RFC 5322 §3.4). A group is a single element of the list.
 fn address_words(items: &[Item]) -> Result<Vec<String>, &'static str> {
     let mut items = items.iter();
     let mut elements = Vec::new();
@@ -701,7 +701,7 @@ mod tests {
         assert_eq!(field["References:".len()..].replace([' ', '\r', '\n'], ""), ids);
         let email = Field::refolded(&format!("References: {ids}"));
         assert_eq!(email.as_str(), field);
-        // If they fit on a line, they are not changed.
+        // Identifiers that fit on a line are not changed.
         let few: String = (0..20).map(|i| format!("<number-{i}-of-few@example.org>")).collect();
         assert_eq!(self::field("References", &few), format!("References: {few}\r\n"));
     }

@@ -76,7 +76,7 @@ impl TryFrom<String> for Mailbox {
     }
 }
 
-/// Returns the mailbox of a list that consists of just one, without groups.
+/// Returns the mailbox of a list that consists of exactly one mailbox and no groups.
 fn only(items: Vec<Item>, text: &str) -> Result<Mailbox, Error> {
     let why = match <[Item; 1]>::try_from(items) {
         Ok([Item::Mailbox(mailbox)]) => return Ok(mailbox),
@@ -97,7 +97,7 @@ impl fmt::Display for Mailbox {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.name[..] {
             "" => write!(f, "{}", self.address),
-            // Unquoted, it would be an encoded word.
+            // An unquoted `=?` would begin an encoded word.
             name if name.split(' ').all(is_word) && !name.contains("=?") => {
                 write!(f, "{name} <{}>", self.address)
             }
@@ -106,7 +106,7 @@ impl fmt::Display for Mailbox {
     }
 }
 
-/// Whether a word is an atom, or has non-ASCII letters.
+/// Whether a word is an atom, in which non-ASCII letters are allowed.
 fn is_word(word: &str) -> bool {
     !word.is_empty() && word.bytes().all(|byte| !byte.is_ascii() || header_writer::is_atext(byte))
 }
@@ -133,7 +133,7 @@ enum Given {
 }
 
 impl Mailboxes {
-    /// Makes reading fail unless there is exactly one mailbox.
+    /// Makes parsing fail unless there is exactly one mailbox.
     pub(super) fn only_one(self) -> Mailboxes {
         Mailboxes(vec![Given::One(self)])
     }
@@ -157,7 +157,7 @@ impl Mailboxes {
         Ok(items)
     }
 
-    /// Returns the given text, for errors.
+    /// Returns the text as it was given, for errors.
     fn written(&self) -> String {
         let each = self.0.iter().map(|given| match given {
             Given::Text(text) => text.clone(),
@@ -389,7 +389,7 @@ impl Reader {
         Ok(())
     }
 
-    /// Takes the name with its comments. Without a name, the comments are the name: `joerg@example.org (Jörg)`, an old
+    /// Takes the name with its comments. Without a name, the comments are the name: `joerg@example.org (Jörg)`, the old
     /// form.
     fn display_name(&mut self) -> String {
         let name = mem::take(&mut self.name);
@@ -403,7 +403,7 @@ impl Reader {
     }
 }
 
-/// Applies to text copied from a raw header. People do not type encoded words, and recipients would see them undecoded.
+/// Error for text that was copied from a raw header: recipients would see its encoded words undecoded.
 const ENCODED: &str = "an encoded word (write the name itself, in any script)";
 
 /// Whether a token contains an encoded word (RFC 2047 §2). Quoted text never does.
@@ -443,7 +443,7 @@ fn unescaped(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut chars = text.chars();
     while let Some(c) = chars.next() {
-        // A token never ends in half a pair.
+        // A token never ends in the middle of a quoted pair.
         out.extend(if c == '\\' { chars.next() } else { Some(c) });
     }
     out

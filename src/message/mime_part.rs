@@ -37,11 +37,11 @@ pub(super) struct Part {
     text_file: Option<(PathBuf, Field)>,
 }
 
-/// Whether non-ASCII octets are sent. For several parts, the maximum applies.
+/// Whether non-ASCII octets are sent. The maximum of several parts applies to all of them together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum EightBit {
     Never,
-    /// Only if the server offers 8BITMIME; otherwise they are encoded.
+    /// Only if the server offers 8BITMIME; otherwise, they are encoded.
     IfOffered,
     /// Always, because the content must not be encoded.
     Always,
@@ -131,7 +131,7 @@ impl Part {
             return fail("non-ASCII octets");
         }
         let eight_bit = if bytes.is_ascii() { EightBit::Never } else { EightBit::Always };
-        let fields = with_encoding(fields, Encoding::SevenBit)?; // replaced by 8bit in the header if necessary
+        let fields = with_encoding(fields, Encoding::SevenBit)?; // `header` replaces it with 8bit if necessary
         let length = bytes.len() as u64;
         let piece = Piece::Bytes { bytes, encoding: Encoding::SevenBit, length, eight_bit: false };
         Ok(Part { fields, content: vec![Arc::new(piece)], eight_bit, text_file: None })
@@ -145,7 +145,7 @@ impl Part {
         let boundary = boundary(&parts);
         let mut words = vec![format!("multipart/{subtype};")];
         if subtype == "related" {
-            // RFC 2387 §3.1: the type of the first part.
+            // RFC 2387 §3.1: `type` is the media type of the first part.
             let root = parts[0].fields[0].value();
             let root = root.split(';').next().unwrap_or_default();
             words.push(format!("type=\"{root}\";"));
@@ -163,7 +163,7 @@ impl Part {
         Ok(Part { fields, content, eight_bit, text_file: None })
     }
 
-    /// Returns the header, after `start`.
+    /// Returns `start`, followed by the header.
     fn header(&self, start: &str) -> Arc<Piece> {
         let Some((path, content_type)) = &self.text_file else {
             return header(start, &self.fields, self.eight_bit);
@@ -276,7 +276,7 @@ fn attachment_fields(content_type: Field, attachment: &Attachment) -> Result<Vec
     let mut fields = vec![content_type, Field::of_words("Content-Disposition", &words)?];
     if let Some(id) = &attachment.content_id {
         let id = id.strip_prefix('<').and_then(|id| id.strip_suffix('>')).unwrap_or(id);
-        // Forwarded messages have ids with file names: `image(2).png@01D5`.
+        // Forwarded messages have ids that contain file names: `image(2).png@01D5`.
         let is_bad = |byte: u8| !byte.is_ascii_graphic() || b"<>\"\\".contains(&byte);
         if id.is_empty() || id.bytes().any(is_bad) {
             return Err(Error::Message(format!("invalid Content-ID {id:?}").into()));
@@ -287,7 +287,7 @@ fn attachment_fields(content_type: Field, attachment: &Attachment) -> Result<Vec
 }
 
 /// Writes the `filename` parameter. If the name is not short, plain ASCII, it is percent-encoded (RFC 2231 §4),
-/// followed by a readable name for programs without RFC 2231. Programs with it use the first one.
+/// followed by a readable name for programs without RFC 2231. Programs that support it use the encoded name.
 fn file_name(name: &str) -> Result<Vec<String>, Error> {
     if name.chars().any(char::is_control) {
         return Err(Error::Message(format!("control character in the file name {name:?}").into()));
@@ -452,7 +452,7 @@ mod tests {
         };
         let written = |part: &Part| match &*part.header("") {
             Piece::Text(text, None) => text.clone(),
-            _ => panic!("it has one form"),
+            _ => panic!("the header has only one form"),
         };
         let seven = part(b"From: a@example.org\n\nHello\r\n.\r\rx").unwrap();
         assert!(written(&seven).contains("Content-Transfer-Encoding: 7bit\r\n"));

@@ -50,14 +50,14 @@
 // | readers that can be read only once | `single_use.rs` |
 // | finished messages: bytes, files, readers | `raw.rs` |
 // | adding missing headers to finished messages | `completion.rs` |
-// | what is passed to the client, and what it may assume about it | `body.rs` |
+// | the body passed to the client, and what the client may assume about it | `body.rs` |
 // | progress callbacks | `progress.rs` |
 // | DKIM signatures | `dkim/` |
 // | messages of email-format, lettre and mail-builder | `adapters/` |
 //
 // A new kind of part starts with a setter in `builder.rs` (`MessageBuilder::into_part` decides where the part belongs)
 // and a constructor of `Part` in `mime_part.rs`; a new header field starts with a setter, and with `Kind` in
-// `header_writer.rs` if it is not free text. None of this knows the network or a client.
+// `header_writer.rs` if it is not free text. None of this code depends on the network or on a client.
 
 mod adapters;
 mod attachment;

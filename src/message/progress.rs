@@ -78,9 +78,9 @@ pub(crate) struct Meter<'m> {
     total: Option<u64>,
     /// Position in the connection's stream at which the content begins.
     start: Option<u64>,
-    /// Octets of the mail that were passed to the outbox.
+    /// Number of octets of the mail that were passed to the outbox.
     handed: u64,
-    /// Octets that the callback was last called with.
+    /// Number of octets that the callback was last called with.
     reported: u64,
 }
 
@@ -101,7 +101,7 @@ impl<'m> Meter<'m> {
     /// Records that this many octets of the stream were sent.
     pub fn sent(&mut self, octets: u64) {
         let (Some(callback), Some(start)) = (&mut self.callback, self.start) else { return };
-        // The stream also has doubled dots, and the final dot.
+        // The stream also contains doubled dots and the final dot.
         let sent = octets.saturating_sub(start).min(self.handed);
         if sent > self.reported {
             self.reported = sent;

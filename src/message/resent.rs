@@ -1,4 +1,4 @@
-//! The `Resent-` fields of a message that is sent on.
+//! The `Resent-` fields of a message that is resent.
 
 use std::time::SystemTime;
 

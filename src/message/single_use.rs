@@ -28,7 +28,7 @@ pub(crate) struct Claim {
     number: u64,
 }
 
-/// Reads a claimed source while the [`Claim`] lives, or after the first octet was read.
+/// Reads a claimed source. Its [`Claim`] must live until the first octet is read.
 pub(super) struct Reader {
     source: Arc<Mutex<State>>,
     number: u64,
@@ -45,7 +45,7 @@ impl SingleUse {
         SingleUse(Arc::new(Mutex::new(State { reader: Some(Box::new(reader)), claimed: None, claims: 0 })))
     }
 
-    /// Claims the source. Returns `None` if it was already read, or is claimed by somebody else.
+    /// Claims the source. Returns `None` if it was already read, or if there is another claim on it.
     pub fn claim(&self) -> Option<(Claim, Reader)> {
         let mut state = lock(&self.0);
         if state.reader.is_none() || state.claimed.is_some() {

@@ -33,7 +33,7 @@ pub(super) fn reader(file: File) -> Box<dyn Read + Send> {
     }
 }
 
-/// Opens a file of which all has to be sent. Also returns its length in octets, if it is known: files that claim to be
+/// Opens a file that has to be sent in full. Also returns its length in octets, if it is known: files that claim to be
 /// empty (`/proc`) may have content.
 pub(super) fn open_whole(path: &Path) -> io::Result<(Box<dyn Read + Send>, Option<u64>)> {
     let file = open(path)?;
@@ -45,7 +45,7 @@ pub(super) fn open_whole(path: &Path) -> io::Result<(Box<dyn Read + Send>, Optio
     }
 }
 
-/// A file with the length it had when it was opened. If it became shorter, that is an error, not a shorter attachment.
+/// A file with the length it had when it was opened. If it becomes shorter, a read fails instead of ending early.
 struct Whole {
     file: File,
     left: u64,
@@ -63,7 +63,7 @@ impl Read for Whole {
     }
 }
 
-/// Returns the size of the rest of a regular file. It is unknown for others, and for files that claim to be empty
+/// Returns the size of the rest of a regular file. It is unknown for other files, and for files that claim to be empty
 /// (`/proc`).
 pub(super) fn size_of_rest(file: &mut File) -> Option<u64> {
     let meta = file.metadata().ok().filter(fs::Metadata::is_file)?;
@@ -71,14 +71,14 @@ pub(super) fn size_of_rest(file: &mut File) -> Option<u64> {
     Some(meta.len().saturating_sub(at)).filter(|size| *size > 0)
 }
 
-/// How much of a text file is inspected to determine its charset, in octets.
+/// Size of the beginning of a text file that is inspected to determine its charset, in octets.
 pub(super) const INSPECTED: u64 = 64 * 1024;
 
 /// Returns whether a file seems to be UTF-8 text, judging by its beginning. Only regular files are read, because
 /// reading others could consume their content. A file that cannot be read is reported when its content is opened.
 pub(super) fn is_utf8_file(path: &Path) -> bool {
     let size = |meta: fs::Metadata| if meta.is_file() { meta.len() } else { 0 };
-    // Checked before opening, which the writer of a FIFO would notice.
+    // This is checked before the file is opened, because the writer of a FIFO would notice that.
     if fs::metadata(path).map_or(0, size) == 0 {
         return false;
     }

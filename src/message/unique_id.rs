@@ -11,7 +11,7 @@ use std::{
 pub(super) fn unique_id() -> String {
     static COUNT: AtomicUsize = AtomicUsize::new(0);
     let time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
-    // The hasher's keys are random. The other values tell apart copies of the state made by a fork or a snapshot.
+    // The hasher's keys are random. The other values distinguish copies of the state made by a fork or snapshot.
     let mut hasher = RandomState::new().build_hasher();
     hasher.write_u128(time);
     hasher.write_u32(process::id());

@@ -4,7 +4,7 @@ use std::{collections::HashSet, fmt};
 
 use super::ReplyRef;
 
-/// Keywords that are needed for each message. They are looked up once; the index is that of a bit in `often`.
+/// Keywords that are checked for each message. They are looked up once: the index is that of a bit in `often`.
 const OFTEN: [&str; 8] =
     ["PIPELINING", "CHUNKING", "8BITMIME", "SMTPUTF8", "SIZE", "BINARYMIME", "BURL", "LIMITS"];
 
@@ -25,7 +25,7 @@ impl Capabilities {
         let lines = reply.text_lines().skip(1).map(String::from_utf8_lossy);
         let split = lines.filter_map(|line| {
             let line = line.trim();
-            // `AUTH=PLAIN LOGIN`, as servers wrote it before RFC 2554.
+            // `AUTH=PLAIN LOGIN` is the form from before RFC 2554.
             let old_auth = line.get(..5).filter(|start| start.eq_ignore_ascii_case("AUTH="));
             let (keyword, parameters) = match old_auth {
                 Some(_) => ("AUTH", &line[5..]),
@@ -47,7 +47,7 @@ impl Capabilities {
         all
     }
 
-    /// Returns the capabilities without these keywords, for servers that offer what they cannot do.
+    /// Returns the capabilities without these keywords, for servers whose extensions do not work as announced.
     #[must_use]
     pub(crate) fn without(mut self, keywords: &[impl AsRef<str>]) -> Capabilities {
         let is_ignored =

@@ -1,8 +1,8 @@
-//! Turns commands into bytes. This is the only place that ends a command line, and each ends once.
+//! Turns commands into bytes. No other module adds the line end of a command, and each command gets exactly one.
 //!
-//! Nothing is checked here, because nothing needs to be: the types in a [`Command`] cannot hold a control character.
+//! Control characters need no check while encoding: the types in a [`Command`] exclude them, or they are filtered out.
 
-use core::net::{IpAddr, Ipv4Addr, Ipv6Addr}; // values: `core` has no sockets
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr}; // plain values: `core` has no sockets
 use std::{fmt, io::Write, ops::Range};
 
 use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
@@ -11,12 +11,12 @@ use crate::{Address, Error, MailOption, RcptOption};
 
 const CRLF: &[u8] = b"\r\n";
 
-/// Size at which the outbox should be written before more is put into it, in octets.
+/// Size at which the outbox should be written before more is added, in octets.
 const FULL: usize = 64 * 1024;
 
-/// Maximum length of a command line, in octets with its CRLF, except in a login. The options of MAIL and RCPT are
-/// included. RFC 5321 §4.5.3.1.4 guarantees 512, and extensions more. This is the limit of Postfix; some servers hang
-/// up on less.
+/// Maximum length of a command line, in octets including its CRLF, except in a login. The options of MAIL and RCPT are
+/// included. RFC 5321 §4.5.3.1.4 guarantees 512, and extensions guarantee more. This is the limit of Postfix; some
+/// servers hang up on shorter lines.
 const MAX_COMMAND_LINE: usize = 2_048;
 
 /// The client's name in EHLO: a domain or an address literal (RFC 5321 §4.1.1.1).
@@ -56,8 +56,8 @@ impl HelloName {
         Err(Error::Config(format!("invalid name for EHLO: {text:?} is {why}").into()))
     }
 
-    /// Takes the name of this machine, if it is a full domain name. `localhost.localdomain` and its like are not: they
-    /// are the same on many machines.
+    /// Creates the name from that of this machine, if it is a fully qualified domain name. `localhost.localdomain` and
+    /// similar names are rejected, because they are the same on many machines.
     pub(crate) fn of_machine(name: &str) -> Option<HelloName> {
         let lower = name.to_ascii_lowercase();
         let (first, _) = lower.split_once('.')?;
@@ -83,20 +83,20 @@ impl HelloName {
     }
 }
 
-/// A custom command line without its line end: not empty, and without control characters. The log shows it, so it must
-/// not contain a secret.
+/// A custom command line without its line end. It is not empty, and contains no control characters. The log shows it,
+/// so it must not contain a secret.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Line(Box<[u8]>);
 
 impl Line {
-    /// Takes text, or octets that need not be UTF-8.
+    /// Creates a line from text, or from octets that need not be UTF-8.
     ///
     /// # Errors
     ///
-    /// [`Error::Config`] if it is empty, has a control character (CR and LF, NUL, TAB, DEL …), or more than 2,046
-    /// octets.
+    /// [`Error::Config`] if the line is empty, contains a control character (CR, LF, NUL, TAB, DEL …), or has more than
+    /// 2,046 octets.
     pub fn new(text: impl AsRef<[u8]>) -> Result<Line, Error> {
-        // The text is not shown: there may be a secret in it.
+        // The error does not show the text, because it may contain a secret.
         let (text, bad) = (text.as_ref(), |why: &'static str| Err(Error::Config(why.into())));
         match text {
             _ if String::from_utf8_lossy(text).contains(char::is_control) => {
@@ -144,11 +144,11 @@ impl fmt::Debug for Line {
 pub(crate) struct Parameters(Vec<Box<str>>);
 
 impl Parameters {
-    /// Takes parameters in this order.
+    /// Creates parameters, which are sent in this order.
     ///
     /// # Errors
     ///
-    /// [`Error::Config`] if one is not of this form, or if they are longer than a command line may be.
+    /// [`Error::Config`] if a parameter does not have this form, or if all of them exceed the limit for a command line.
     pub fn new<T: AsRef<str>>(parameters: impl IntoIterator<Item = T>) -> Result<Parameters, Error> {
         let (mut all, mut octets) = (Parameters::default(), CRLF.len());
         for parameter in parameters {
@@ -163,13 +163,13 @@ impl Parameters {
         Ok(all)
     }
 
-    /// Returns whether this parameter is among them, ignoring case. If it has a value, the value is compared as well.
+    /// Returns whether this parameter is present, ignoring case. If it has a value, the value is compared as well.
     #[must_use]
     pub(crate) fn contains(&self, parameter: &str) -> bool {
         self.0.iter().any(|own| own.eq_ignore_ascii_case(parameter))
     }
 
-    /// Adds SMTPUTF8 (RFC 6531 §3.4) at the end, unless it is there.
+    /// Adds SMTPUTF8 (RFC 6531 §3.4) at the end, unless it is already present.
     #[must_use]
     pub(crate) fn with_utf8(mut self) -> Parameters {
         if !self.contains("SMTPUTF8") {
@@ -178,7 +178,7 @@ impl Parameters {
         self
     }
 
-    /// Returns the parameters as they are sent, each after a space.
+    /// Returns the parameters as they are sent, with a space before each.
     pub(super) fn text(&self) -> String {
         self.0.iter().flat_map(|parameter| [" ", parameter]).collect()
     }
@@ -221,7 +221,7 @@ impl MailParameters {
     }
 }
 
-/// A line to the server. `Debug` shows no secret.
+/// A line to be sent to the server. `Debug` shows no secret.
 #[derive(Clone, Copy)]
 pub(crate) enum Command<'a> {
     /// EHLO and the client's name.
@@ -258,21 +258,21 @@ pub(crate) enum Command<'a> {
     Line(&'a Line),
 }
 
-/// Bytes on their way to the server, and the number of replies that they will bring. `Debug` shows none of the bytes.
+/// Bytes to be sent to the server, and the number of replies expected to them. `Debug` does not show the bytes.
 #[derive(Default)]
 pub struct Outbox {
     bytes: Vec<u8>,
-    /// Number of octets of `bytes` that were written.
+    /// Number of octets of `bytes` that have been written.
     at: usize,
-    /// Offset in the whole stream where `bytes` begins, and up to which it was handed to a write.
+    /// Offset of `bytes` in the whole stream, and the offset up to which the stream has been handed to a write.
     base: u64,
     offered: u64,
-    /// Replies due to what was offered, and to what has only been put here.
+    /// Number of replies due to offered commands, and number due to commands that have not been offered yet.
     due: usize,
     coming: usize,
-    /// QUIT was put here, and nobody waits for its reply.
+    /// Whether QUIT was added without waiting for its reply.
     farewell: bool,
-    /// What was put here since the log was drained.
+    /// What was added since the log was last drained.
     said: Vec<Said>,
     content: u64,
 }
@@ -316,7 +316,7 @@ impl Outbox {
         self.coming = self.coming.saturating_add(replies);
     }
 
-    /// Adds content: `write` appends it, and must not change what is there.
+    /// Adds content: `write` appends it, and must not change earlier octets.
     pub(crate) fn put_content<T>(&mut self, write: impl FnOnce(&mut Vec<u8>) -> T) -> T {
         let before = self.bytes.len();
         let done = write(&mut self.bytes);
@@ -324,7 +324,7 @@ impl Outbox {
         done
     }
 
-    /// Adds a chunk after its BDAT, and empties it.
+    /// Adds a chunk after its BDAT command, and leaves `chunk` empty.
     pub(crate) fn put_chunk(&mut self, chunk: &mut Vec<u8>) {
         self.bytes.append(chunk);
     }
@@ -335,7 +335,7 @@ impl Outbox {
         self.bytes.len() >= FULL
     }
 
-    /// Returns the bytes that have to be written.
+    /// Returns the bytes that have not been written yet.
     #[must_use]
     pub fn unsent(&self) -> &[u8] {
         self.bytes.get(self.at..).unwrap_or_default()
@@ -402,7 +402,7 @@ impl Outbox {
         self.due = self.due.saturating_sub(1);
     }
 
-    /// Drops what is unsent. The number of offered octets remains known.
+    /// Discards what has not been written. The number of offered octets remains known.
     pub(crate) fn forget(&mut self) {
         self.base = self.octets_written();
         (self.bytes, self.said, self.at) = (Vec::new(), Vec::new(), 0);
@@ -457,7 +457,7 @@ fn encode(command: Command<'_>, out: &mut Vec<u8>) -> Option<usize> {
         Command::StartTls => line(out, &["STARTTLS"]),
         Command::Auth(mechanism, initial) => {
             line(out, &["AUTH "]);
-            out.extend(mechanism.bytes().filter(u8::is_ascii_graphic)); // the type does not limit what it may hold
+            out.extend(mechanism.bytes().filter(u8::is_ascii_graphic)); // its type allows control characters
             if let Some(initial) = initial {
                 line(out, &[" "]);
                 return Some(secret(out, initial, "=")); // an empty initial response (RFC 4954 §4)
@@ -507,7 +507,7 @@ fn encode(command: Command<'_>, out: &mut Vec<u8>) -> Option<usize> {
 /// [`Error::Config`] if it is too long.
 pub(super) fn check_line(command: Command<'_>) -> Result<(), Error> {
     match command {
-        // Without options they are never too long.
+        // Without options, these lines are never too long.
         Command::Mail(_, _, []) | Command::Rcpt(_, []) => Ok(()),
         _ => {
             let mut line = Vec::new();
@@ -531,9 +531,9 @@ fn line(out: &mut Vec<u8>, parts: &[&str]) {
     }
 }
 
-/// Writes a number in decimal. Each message has one, and `format!` is slow.
+/// Writes a number in decimal. Every message needs one, and `format!` is slow.
 fn number(out: &mut Vec<u8>, mut n: u64) {
-    let mut digits = [b'0'; 20]; // as many as u64::MAX has
+    let mut digits = [b'0'; 20]; // as many digits as u64::MAX has
     let mut at = digits.len() - 1;
     while n >= 10 {
         digits[at] += (n % 10) as u8;
@@ -618,7 +618,7 @@ mod tests {
         let mut out = Outbox::default();
         assert!(out.is_quiet());
         out.put(Command::Noop);
-        assert!(!out.is_quiet(), "it is to be written");
+        assert!(!out.is_quiet(), "NOOP has to be written");
         let n = out.offer().len();
         out.written(n);
         assert!(!out.is_quiet(), "a reply is due");
@@ -789,7 +789,7 @@ mod tests {
                 && Parameters::new([parameter(MAX_COMMAND_LINE + 1)]).is_err()
         );
         let utf8 = Parameters::new(["smtputf8", "SIZE=1"]).unwrap().with_utf8();
-        assert_eq!(utf8.text(), " smtputf8 SIZE=1", "it is said once");
+        assert_eq!(utf8.text(), " smtputf8 SIZE=1", "SMTPUTF8 is not repeated");
     }
 
     proptest! {

@@ -1,7 +1,7 @@
 //! Dialogue for DATA alone, in a transaction that is sent command by command (RFC 5321 §4.1.1.4).
 //!
 //! ```text
-//! Begin ─DATA─▶ Hold ─3yz─▶ Body ─last piece─▶ Ended ─any answer─▶ Over
+//! Begin ─DATA─▶ Hold ─3yz─▶ Body ─last piece─▶ Ended ─any reply──▶ Over
 //!                └─4yz, 5yz────────────────────────────────────────▲
 //! ```
 
@@ -17,7 +17,7 @@ pub(crate) struct Data {
     /// Offsets in the stream where the line of the final dot begins and ends.
     dot: Option<u64>,
     end: u64,
-    /// The reply that decides, and its phase.
+    /// The reply that decides the outcome, and its phase.
     answer: Option<(Phase, Reply)>,
 }
 
@@ -42,8 +42,8 @@ impl Data {
     ///
     /// # Errors
     ///
-    /// [`Error::Refused`]; [`Error::Internal`] if the dialogue is not over; or `broke`, in the phase [`Phase::End`]
-    /// exactly if the message is [in doubt](Error::in_doubt).
+    /// [`Error::Refused`]; [`Error::Internal`] if the dialogue is not over; or `broke`, whose phase is [`Phase::End`]
+    /// if and only if the message is [in doubt](Error::in_doubt).
     pub fn into_result(self, offered: u64, broke: Option<Error>) -> Result<Reply, Error> {
         let in_doubt = self.dot.is_some_and(|dot| offered > dot);
         match (self.answer, broke) {
@@ -114,7 +114,7 @@ impl Dialogue for Data {
     }
 
     fn on_early(&mut self, reply: ReplyRef<'_>) -> Error {
-        // Nothing is due, so an end that was reached has not been offered yet.
+        // No reply is due, so an end that was reached has not been offered yet.
         match (self.state, reply.is_negative()) {
             (State::Body | State::Ended, true) => Error::Refused { phase: Phase::Body, reply: reply.keep() },
             _ if reply.closes(self.phase()) => self.refusal(reply),
@@ -142,7 +142,7 @@ impl Dialogue for Data {
 mod tests {
     use super::*;
 
-    /// A dialogue after the last piece, with this much of it written.
+    /// Returns a dialogue after its last piece. `written` returns how many of the offered octets were written.
     fn ended(written: impl Fn(&[u8]) -> usize) -> (Data, Outbox) {
         let (mut data, mut out) = (Data::new(false), Outbox::default());
         data.fill(&mut out);

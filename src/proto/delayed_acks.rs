@@ -1,15 +1,15 @@
-//! Watches how the replies to each flight arrive, and decides whether pipelining pays on this connection.
+//! Watches how the replies to each flight arrive, and decides whether pipelining pays off on this connection.
 //!
 //! A server that writes each reply separately, with Nagle's algorithm on, holds back the second reply until the first
 //! is acknowledged (RFC 1122 §4.2.3.4). A client that has nothing to send delays that acknowledgement (§4.2.3.2). So
-//! each flight costs a delayed ACK, which is far more than the round trips that it saves on most networks.
+//! each flight costs a delayed ACK, which on most networks takes far longer than the round trips it saves.
 //!
-//! Where the client can acknowledge at once, it does so before each read for which [`Pace::is_reading_on`] holds.
-//! Elsewhere it reports how long each read took, and [`Pace::is_stalled`] tells when to go on one command at a time.
+//! Where the system can acknowledge at once, the client does so before each read if [`Pace::is_reading_on`] is true.
+//! Elsewhere it measures each read, and [`Pace::is_stalled`] tells when to continue with one command at a time.
 
 use std::time::Duration;
 
-/// Shortest wait that is taken for a delayed ACK. Systems delay it by 40 ms or more, but some timers fire early.
+/// Minimum wait that counts as a delayed ACK. Systems delay ACKs by 40 ms or more, but some timers fire early.
 const DELAYED_ACK: Duration = Duration::from_millis(25);
 
 /// Number of stalled flights in a row after which a connection no longer pipelines.
@@ -19,9 +19,9 @@ const MAX_STALLS: u8 = 3;
 #[derive(Debug, Default)]
 pub(crate) struct Pace {
     flight: Flight,
-    /// Nothing has arrived since a TLS handshake.
+    /// Whether nothing has arrived since a TLS handshake.
     is_fresh_tls: bool,
-    /// Stalled flights in a row; it stays at [`MAX_STALLS`].
+    /// Number of stalled flights in a row. It stays at [`MAX_STALLS`] once that is reached.
     stalls: u8,
 }
 
@@ -37,33 +37,33 @@ struct Flight {
 }
 
 impl Flight {
-    /// Returns whether pipelining has lost more than it saved. One at a time, each of the other replies would have
-    /// taken about as long as the first one.
+    /// Returns whether pipelining has lost more time than it saved. Without pipelining, each of the other replies would
+    /// have taken about as long as the first one.
     fn is_stalled(&self) -> bool {
         self.others >= DELAYED_ACK && self.others > self.first.saturating_mul(self.replies - 1)
     }
 }
 
 impl Pace {
-    /// Records that octets were written: the flight before them, if it was answered, is over.
+    /// Records that octets were written. If replies to the previous flight have begun to arrive, that flight is over.
     pub fn wrote(&mut self) {
         if self.flight.reads == 0 {
             return;
         }
         let flight = std::mem::take(&mut self.flight);
-        // A single reply says nothing, however it arrives.
+        // A single reply reveals nothing about pipelining.
         if flight.replies > 1 && !self.is_stalled() {
             self.stalls = if flight.is_stalled() { self.stalls + 1 } else { 0 };
         }
     }
 
     /// Records that a TLS handshake is done. In TLS 1.3 the server may send session tickets before its next reply (RFC
-    /// 8446 §4.6.1), so that the next read counts as several.
+    /// 8446 §4.6.1), so the next read is treated as following another read.
     pub fn secured(&mut self) {
         self.is_fresh_tls = true;
     }
 
-    /// Records that octets arrived after a wait of `waited`, which is zero if it is not measured.
+    /// Records that octets arrived after a wait of `waited`, which is zero if waits are not measured.
     pub fn arrived(&mut self, waited: Duration) {
         self.is_fresh_tls = false;
         self.flight.reads = self.flight.reads.saturating_add(1);
@@ -76,14 +76,14 @@ impl Pace {
         self.flight.replies = self.flight.replies.saturating_add(1);
     }
 
-    /// Returns whether the next read follows a read, with nothing written in between. The server may be waiting for the
-    /// acknowledgement of what has arrived.
+    /// Returns whether the next read follows another read, with nothing written in between. The server may then be
+    /// waiting for an acknowledgement.
     pub fn is_reading_on(&self) -> bool {
         self.flight.reads > 0 || self.is_fresh_tls
     }
 
-    /// Returns whether the connection should go on one command at a time: the replies to several flights in a row
-    /// arrived in pieces, later than single commands would have brought them. Never goes back to false.
+    /// Returns whether the connection should continue with one command at a time, because the replies to several
+    /// flights in a row arrived in pieces, and later than without pipelining. Once true, it stays true.
     pub fn is_stalled(&self) -> bool {
         self.stalls >= MAX_STALLS
     }
@@ -104,7 +104,7 @@ mod tests {
         Duration::from_millis(ms)
     }
 
-    /// A flight whose replies arrive one at a time after these waits, in milliseconds.
+    /// Plays a flight whose replies arrive one at a time after these waits, in milliseconds.
     fn flight(pace: &mut Pace, waits: &[u64]) {
         for wait in waits {
             pace.arrived(ms(*wait));
@@ -120,7 +120,7 @@ mod tests {
         pace.wrote();
         assert!(!pace.is_reading_on());
         pace.arrived(ms(0));
-        assert!(pace.is_reading_on()); // also within a reply
+        assert!(pace.is_reading_on()); // even within a reply
         pace.replied();
         assert!(pace.is_reading_on());
         pace.wrote();
@@ -162,7 +162,7 @@ mod tests {
     fn pipelining_continues_while_it_saves_more_than_it_waits() {
         for waits in [
             &[100, 40, 0][..], // a delayed ACK, and a far server
-            &[30, 30, 30],     // a server that takes its time for each command
+            &[30, 30, 30],     // a server that is slow for each command
             &[1, 10, 10],      // too short for a delayed ACK
             &[1],              // nothing was pipelined
         ] {
@@ -200,7 +200,7 @@ mod tests {
         assert!(!pace.is_stalled());
     }
 
-    /// A server that takes everything and answers one command at a time.
+    /// A server that accepts everything and answers one command at a time.
     #[derive(Default)]
     struct Server {
         input: Vec<u8>,
@@ -225,7 +225,7 @@ mod tests {
                     return Some(b"354 go on\r\n");
                 }
                 ["BDAT", octets, "LAST"] => {
-                    self.input.drain(..octets.parse::<usize>().unwrap()); // it came with its command
+                    self.input.drain(..octets.parse::<usize>().unwrap()); // the chunk was sent with its command
                     self.taken += 1;
                 }
                 ["MAIL" | "RCPT" | "RSET", ..] => {}
@@ -235,7 +235,7 @@ mod tests {
         }
     }
 
-    /// Sends messages, and goes on one command at a time after this number of replies.
+    /// Sends messages, and continues with one command at a time after this number of replies.
     fn slow_down_after(replies: usize, options: Options) {
         const MESSAGES: usize = 5;
         let (mut talk, mut out, mut inbox) =
@@ -259,7 +259,7 @@ mod tests {
                 Want::Write | Want::Reply | Want::Probe => {
                     server.input.extend_from_slice(out.offer());
                     out.written(out.unsent().len());
-                    // What was under way is answered first.
+                    // Replies to commands that were already under way come first.
                     is_slow |= heard >= replies && out.due() <= 1;
                     assert!(!is_slow || out.due() <= 1, "{} replies are due: {options:?}", out.due());
                     let reply = server.answer().unwrap();

@@ -1,5 +1,5 @@
-//! Messages as they are sent: CRLF at every line end, dots doubled at the start of lines, piece by piece
-//! (RFC 5321 §2.3.8, §4.5.2).
+//! Encodes messages for sending, piece by piece: CRLF at every line end, and dots doubled at the start of lines (RFC
+//! 5321 §2.3.8, §4.5.2).
 
 use std::fmt;
 
@@ -8,7 +8,7 @@ use memchr::{memchr_iter, memchr2, memchr2_iter, memrchr2};
 use super::MailParameters;
 use crate::Error;
 
-/// Maximum length of a line of a message (RFC 5321 §4.5.3.1.6), in octets without its end.
+/// Maximum length of a line of a message (RFC 5321 §4.5.3.1.6), in octets without its line end.
 const MAX_TEXT_LINE: usize = 998;
 
 /// An octet that must not be sent.
@@ -35,7 +35,7 @@ impl From<Forbidden> for Error {
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Survey<'b> {
     bytes: &'b [u8],
-    /// Every line end is CRLF, except that a CR may be the last octet.
+    /// Whether every line end is CRLF. A CR may still be the last octet.
     crlf_only: bool,
     /// Size of the message in octets, with CRLF at every line end and at the end of the last line. Doubled dots do not
     /// count (RFC 1870 §3).
@@ -71,7 +71,7 @@ impl fmt::Debug for Survey<'_> {
     }
 }
 
-/// Returns the number of octets with CRLF at every line end.
+/// Returns the number of octets with CRLF at every line end and after the last line.
 fn octets(bytes: &[u8], crlf_only: bool) -> u64 {
     let whole = match bytes {
         [.., b'\r', b'\n'] => bytes.len(),
@@ -84,15 +84,15 @@ fn octets(bytes: &[u8], crlf_only: bool) -> u64 {
     for end in memchr2_iter(b'\r', b'\n', bytes) {
         if bytes[end] != b'\n' || end == 0 || bytes[end - 1] != b'\r' {
             octets += end - start + 2;
-        } // else the CR was counted
+        } // otherwise the CR has already been counted
         start = end + 1;
     }
     let rest = bytes.len() - start;
     (octets + if rest > 0 { rest + 2 } else { 0 }) as u64
 }
 
-/// Returns the length of the longest line of more than [`MAX_TEXT_LINE`]. Searches backwards from where a line would be
-/// too long, so that most line ends are not looked at.
+/// Returns the length of the longest line, if it exceeds [`MAX_TEXT_LINE`]. Searches backwards from where a line would
+/// be too long, so that most line ends are skipped.
 fn long_line(bytes: &[u8]) -> Option<usize> {
     let (mut longest, mut start) = (None, 0);
     while bytes.len() - start > MAX_TEXT_LINE {
@@ -110,15 +110,15 @@ fn long_line(bytes: &[u8]) -> Option<usize> {
 
 /// Returns whether there is a NUL, and whether there is a non-ASCII octet.
 fn odd_octets(bytes: &[u8]) -> (bool, bool) {
-    // A plain fold becomes vector code.
+    // The compiler vectorises a plain fold.
     let (nul, all) = bytes.iter().fold((false, 0), |(nul, all), b| (nul | (*b == 0), all | *b));
     (nul, all >= 0x80)
 }
 
 /// Makes line ends CRLF and doubles dots at the start of lines, piece by piece, in one pass.
 ///
-/// The output does not depend on how the input is cut. It has no CR without an LF after it and no LF without a CR
-/// before it, so that no server can take a part of it for the end of the message.
+/// The output does not depend on how the input is split. It has no CR without an LF after it and no LF without a CR
+/// before it, so no server can mistake a part of it for the end of the message.
 #[derive(Debug)]
 pub(crate) struct Encoder {
     form: Form,
@@ -142,7 +142,7 @@ enum Place {
     Start,
     LineStart,
     MidLine,
-    /// After a CR, which is held back: an LF may follow.
+    /// After a CR, which is held back because an LF may follow.
     Cr,
 }
 
@@ -153,8 +153,8 @@ impl Encoder {
         Encoder { form: Form::Dotted { eight_bit }, place: Place::Start }
     }
 
-    /// Creates an encoder for what MAIL has announced. BDAT needs no doubled dots, and binary content is not changed at
-    /// all.
+    /// Creates an encoder for the kind of content that MAIL announces. BDAT needs no doubled dots, and binary content
+    /// is not changed at all.
     pub(super) fn of(parameters: MailParameters, chunking: bool) -> Encoder {
         let MailParameters { eight_bit, binary, .. } = parameters;
         let form = match (chunking, binary) {
@@ -165,7 +165,7 @@ impl Encoder {
         Encoder { form, place: Place::Start }
     }
 
-    /// Appends `piece`, encoded, to `out`.
+    /// Encodes `piece` and appends it to `out`.
     ///
     /// # Errors
     ///
@@ -208,7 +208,7 @@ impl Encoder {
         }
     }
 
-    /// Appends a piece. No CR is held back.
+    /// Appends a piece. There must be no CR held back.
     fn append(&mut self, piece: &[u8], crlf_only: bool, out: &mut Vec<u8>) {
         let Some(last) = piece.last() else { return };
         let dots = matches!(self.form, Form::Dotted { .. });
@@ -222,7 +222,7 @@ impl Encoder {
         }
         self.place = match last {
             b'\r' => {
-                out.pop(); // until it is known what follows
+                out.pop(); // held back until it is known what follows
                 Place::Cr
             }
             b'\n' => Place::LineStart,
@@ -230,7 +230,7 @@ impl Encoder {
         };
     }
 
-    /// Ends the last line, if it has no end. An empty message becomes one empty line.
+    /// Ends the last line, if it has no line end. An empty message becomes one empty line.
     pub fn end(&mut self, out: &mut Vec<u8>) {
         if self.place != Place::LineStart && self.form != Form::Binary {
             out.extend_from_slice(b"\r\n");
@@ -242,7 +242,7 @@ impl Encoder {
 /// Returns whether every CR is followed by an LF, and every LF follows a CR. The LF of a CR at the very end may come
 /// later.
 fn has_crlf_only(piece: &[u8]) -> bool {
-    // A plain fold becomes vector code, several times as fast as going from line end to line end.
+    // The compiler vectorises a plain fold, which is several times as fast as searching for each line end.
     let pairs = piece.iter().zip(piece.get(1..).unwrap_or_default());
     piece.first() != Some(&b'\n') && !pairs.fold(false, |odd, (a, b)| odd | ((*a == b'\r') ^ (*b == b'\n')))
 }
@@ -261,7 +261,7 @@ fn stuff(piece: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(&piece[from..]);
 }
 
-/// Appends line by line, which is slow. A CR at the very end is copied as it is.
+/// Appends a piece line by line, which is slow. A CR at the very end is copied as it is.
 fn normalise(mut piece: &[u8], dots: bool, out: &mut Vec<u8>) {
     while let Some(at) = memchr2(b'\r', b'\n', piece) {
         if &piece[at..] == b"\r" {
@@ -291,7 +291,7 @@ mod tests {
         out
     }
 
-    /// Does the same slowly, in a way that is obviously right.
+    /// Does the same slowly, in a way that is obviously correct.
     fn slowly(text: &[u8]) -> Vec<u8> {
         let mut text = text.to_vec();
         let mut at = 0;
@@ -345,7 +345,7 @@ mod tests {
         assert_eq!(out, b"x");
     }
 
-    /// Bytes that matter here, mostly.
+    /// Generates text that consists mostly of the octets that matter here.
     fn text() -> impl Strategy<Value = Vec<u8>> {
         prop::collection::vec(prop_oneof![Just(b'\r'), Just(b'\n'), Just(b'.'), Just(b'a'), 1u8..], 0..200)
     }

@@ -7,8 +7,8 @@
 //!                  └─4yz, or TLS or a login is needed: an error
 //! ```
 //!
-//! If HELO fails too, the error is the refusal of EHLO: it says why the server does not serve us. A server that refuses
-//! EHLO for now (4yz) would treat HELO no better.
+//! If HELO fails too, the error is the refusal of EHLO, because that explains why the server refuses service. A server
+//! that refuses EHLO temporarily (4yz) would refuse HELO as well.
 //!
 //! A [later](Hello::starttls) STARTTLS begins at `StartTls`. If it is refused, the dialogue is `Done` and nothing has
 //! changed.
@@ -38,7 +38,7 @@ pub struct Hello {
     name: HelloName,
     wanted: Wanted,
     state: State,
-    /// The command of this state was sent.
+    /// Whether the command of this state has been sent.
     said: bool,
     server: Server,
     refusals: Refusals,
@@ -54,18 +54,18 @@ struct Wanted {
     ignored: Vec<String>,
 }
 
-/// What follows if the server refuses to go on.
+/// What to do if the server refuses EHLO or STARTTLS.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fallback {
-    /// An error.
+    /// Fail with an error.
     None,
-    /// HELO, after a refused EHLO.
+    /// Try HELO, after a refused EHLO.
     Helo,
-    /// The connection as it was, after a refused STARTTLS.
+    /// Keep the connection unchanged, after a refused STARTTLS.
     AsItWas,
 }
 
-/// What the server said about itself.
+/// What is known about the server.
 #[derive(Debug, Default)]
 struct Server {
     greeting: Option<Reply>,
@@ -79,7 +79,7 @@ struct Server {
 struct Refusals {
     /// The refusal of EHLO after which HELO was tried.
     ehlo: Option<Reply>,
-    /// The refusal of a STARTTLS that may be refused.
+    /// The refusal of a later STARTTLS, which is not an error.
     starttls: Option<Reply>,
 }
 
@@ -108,7 +108,7 @@ impl Hello {
         Ok(Hello::named(HelloName::new(name)?, upgrade, needs_auth))
     }
 
-    /// Creates the dialogue with a name that was checked.
+    /// Creates the dialogue with a name that has been checked.
     pub(crate) fn named(name: HelloName, upgrade: Upgrade, needs_auth: bool) -> Hello {
         let helo_will_do = upgrade != Upgrade::Required && !needs_auth;
         let fallback = if helo_will_do { Fallback::Helo } else { Fallback::None };
@@ -132,15 +132,15 @@ impl Hello {
         self
     }
 
-    /// Sends STARTTLS on a connection that is in use, and EHLO again. The server must offer it. After a
-    /// [refusal](Hello::refusal) the connection is unchanged.
+    /// Creates a dialogue that sends STARTTLS, and then EHLO, on a connection that is already in use. The server must
+    /// offer STARTTLS. After a [refusal](Hello::refusal) the connection is unchanged.
     pub(crate) fn starttls(name: HelloName) -> Hello {
         let mut hello = Hello::named(name, Upgrade::Required, false);
         (hello.state, hello.wanted.fallback) = (State::StartTls, Fallback::AsItWas);
         hello
     }
 
-    /// Ignores these keywords, whatever the server offers.
+    /// Ignores these keywords even if the server offers them.
     pub(crate) fn ignoring(mut self, keywords: Vec<String>) -> Hello {
         self.wanted.ignored = keywords;
         self
@@ -156,8 +156,8 @@ impl Hello {
         self.server.knows_ehlo
     }
 
-    /// Returns the error to report for `broke`, which ended the dialogue. If HELO has failed too, in whatever way, that
-    /// is the refusal of EHLO. A timeout and a stop are always reported as such.
+    /// Returns the error to report for `broke`, which ended the dialogue. If HELO has also failed, in whatever way, the
+    /// error is the refusal of EHLO. A timeout and a stop are always reported as such.
     pub(crate) fn failure(self, broke: Error) -> Error {
         match (self.state, self.refusals.ehlo, broke) {
             (_, _, broke @ (Error::Timeout(_) | Error::Stopped(_))) => broke,
@@ -246,7 +246,7 @@ impl Dialogue for Hello {
 
     fn on_tls(&mut self) {
         if self.state != State::Handshake {
-            return; // it was not wanted
+            return; // no handshake was requested
         }
         self.wanted.upgrade = Upgrade::Never;
         self.server = Server { greeting: self.server.greeting.take(), ..Server::default() };
@@ -259,7 +259,7 @@ mod tests {
     use super::*;
     use crate::proto::Inbox;
 
-    /// What it sends, reply by reply, and how it ends.
+    /// Returns what the dialogue sends, reply by reply, and its result.
     fn talk(mut hello: Hello, replies: &[&str]) -> (Vec<String>, Result<Hello, Error>) {
         let (mut out, mut inbox, mut said) = (Outbox::default(), Inbox::default(), Vec::new());
         for reply in replies {

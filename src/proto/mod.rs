@@ -1,12 +1,12 @@
 //! SMTP without I/O: replies in, bytes out. No sockets, no `async`, no clock, no log.
 //!
-//! **This module is not part of the public API.** It is exempt from semantic versioning: any release may change or remove
-//! anything in it. It can be reached from outside only for this project's own tests, fuzz targets and benchmarks. For a
+//! **This module is not part of the public API.** It is exempt from semantic versioning: any release may change or
+//! remove anything in it. It is public only for this project's own tests, fuzz targets and benchmarks. For a
 //! custom connection, use [`Builder::connect_over`](crate::Builder::connect_over) with a
 //! [`Transport`](crate::Transport).
 //!
-//! A [`Dialogue`] is a state machine for one part of a session. It takes the server's replies and answers with what to
-//! do next. It never waits: its carrier writes, reads and waits. The carrier of both clients is in `client/run.rs`.
+//! A [`Dialogue`] is a state machine for one part of a session. It takes the server's replies and decides what to do
+//! next. It never waits: its carrier writes, reads and waits. The carrier of both clients is in `client/run.rs`.
 //!
 //! ```text
 //!            ┌─────────── on_reply ◀── Inbox ◀── bytes read
@@ -19,7 +19,7 @@
 //! | dialogue | covers |
 //! |---|---|
 //! | [`Hello`] | the greeting, EHLO (or HELO, LHLO), STARTTLS, EHLO again; returns the [`Capabilities`] |
-//! | [`Auth`] | a login with [`Credentials`], trying one [`Mechanism`] after the other |
+//! | [`Auth`] | a login with [`Credentials`], trying one [`Mechanism`] after another |
 //! | [`Transactions`] | messages, one after the other: a [`Transaction`] in, a [`Delivery`](crate::Delivery) out |
 //! | [`Simple`] | one command and its reply: NOOP, RSET, QUIT or a custom command |
 //!
@@ -29,7 +29,7 @@
 //! let (mut inbox, mut out) = (Inbox::default(), Outbox::default());
 //! let mut noop = Simple::noop();
 //!
-//! // Write what it says.
+//! // Write the command.
 //! assert_eq!(noop.fill(&mut out), Want::Reply);
 //! assert_eq!(out.offer(), b"NOOP\r\n");
 //! out.written(b"NOOP\r\n".len());
@@ -37,7 +37,7 @@
 //! // Read the reply.
 //! inbox.room()[..8].copy_from_slice(b"250 Ok\r\n");
 //! inbox.arrived(8);
-//! let reply = inbox.next_reply().unwrap().expect("a whole reply is there");
+//! let reply = inbox.next_reply().unwrap().expect("a whole reply has arrived");
 //! out.reply_arrived();
 //! noop.on_reply(reply, &out)?;
 //!
@@ -48,15 +48,15 @@
 //!
 //! # Carriers
 //!
-//! One loop carries all dialogues. Keep one [`Inbox`] and one [`Outbox`] for the connection, across its dialogues, and
+//! One loop drives all dialogues. Keep one [`Inbox`] and one [`Outbox`] for the connection, across its dialogues, and
 //! repeat:
 //!
-//! 1. **Hear.** Take every [reply](Inbox::next_reply) that is available. If none is [due](Outbox::due), pass it to
+//! 1. **Receive.** Take every [reply](Inbox::next_reply) that is available. If none is [due](Outbox::due), pass it to
 //!    [`on_early`](Dialogue::on_early) and fail with the error that it returns. After QUIT was sent without waiting for
-//!    its reply ([`said_farewell`](Outbox::said_farewell)), ignore it instead. If a reply is due, count it with
+//!    its reply ([`said_farewell`](Outbox::said_farewell)), ignore the reply. If a reply is due, count it with
 //!    [`reply_arrived`](Outbox::reply_arrived) and pass it to [`on_reply`](Dialogue::on_reply). Send nothing after a
 //!    reply that closes the connection (421, or 221 except in answer to QUIT).
-//! 2. **Speak.** Call [`fill`](Dialogue::fill). Log what it has put into the outbox with
+//! 2. **Fill.** Call [`fill`](Dialogue::fill). Log what it has put into the outbox with
 //!    [`drain_log`](Outbox::drain_log), which masks secrets.
 //! 3. **Act** on the [`Want`].
 //!
@@ -120,7 +120,7 @@ use crate::{Error, Phase, Reply};
 
 /// One part of an SMTP session, as a state machine without I/O; see the [module](self).
 ///
-/// The dialogues of this module implement it. It is sealed, so that it can grow.
+/// The dialogues of this module implement this trait. It is sealed so that methods can be added.
 pub trait Dialogue: sealed::Sealed {
     /// Returns the step that the next reply belongs to, or that is being written.
     fn phase(&self) -> Phase;
@@ -176,9 +176,9 @@ pub trait Dialogue: sealed::Sealed {
     }
 }
 
-/// The errors of a dialogue for replies, in its phase and without its secrets.
+/// Errors that a dialogue returns for a reply, with its phase and without its secrets.
 pub(crate) trait ReplyErrors: Dialogue {
-    /// Returns the error for a reply that refuses, or closes the connection.
+    /// Returns the error for a reply that refuses a command, or closes the connection.
     #[cold]
     fn refusal(&self, reply: ReplyRef<'_>) -> Error {
         Error::Refused { phase: self.phase(), reply: self.keep(reply) }
@@ -193,7 +193,7 @@ pub(crate) trait ReplyErrors: Dialogue {
 
 impl<T: Dialogue + ?Sized> ReplyErrors for T {}
 
-/// Keeps [`Dialogue`] to the dialogues of this crate, so that it can grow.
+/// Limits [`Dialogue`] to the dialogues of this crate, so that methods can be added.
 mod sealed {
     pub trait Sealed {}
 
@@ -278,7 +278,7 @@ mod tests {
         Transaction::new(envelope, MailParameters::default()).ahead(true)
     }
 
-    /// Any call, in whatever state the dialogue is.
+    /// Makes one of the calls, whatever state the dialogue is in.
     fn call(talk: &mut dyn Dialogue, out: &mut Outbox, what: u8, with: u8) {
         let reply = Reply::parse(REPLIES[usize::from(with) % REPLIES.len()].as_bytes()).unwrap();
         let with = usize::from(with);

@@ -96,7 +96,7 @@ pub(crate) fn mail_extensions() -> impl Iterator<Item = &'static str> {
 
 impl MailOption {
     pub(crate) fn check(&self) -> Result<(), Error> {
-        // Without `_`: a new option does not compile until it is checked.
+        // There is no `_` arm: a new option does not compile until a check is added.
         match self {
             MailOption::Ret(Ret::Full | Ret::Headers) | MailOption::RequireTls | MailOption::Auth(_) => {
                 Ok(())
@@ -134,7 +134,7 @@ impl MailOption {
         }
     }
 
-    /// Returns whether a later option takes the place of this one: it is of the same kind, and not raw.
+    /// Returns whether a later option replaces this one: both are of the same kind, and not raw.
     pub(crate) fn is_replaced_by(&self, new: &MailOption) -> bool {
         !matches!(self, MailOption::Raw(_)) && std::mem::discriminant(self) == std::mem::discriminant(new)
     }
@@ -242,7 +242,7 @@ pub enum RcptOption {
 }
 
 impl RcptOption {
-    /// Returns whether a later option takes the place of this one: it has the same keyword, and is not raw.
+    /// Returns whether a later option replaces this one: both have the same keyword, and neither is raw.
     pub(crate) fn is_replaced_by(&self, new: &RcptOption) -> bool {
         let is_raw = |option: &RcptOption| matches!(option, RcptOption::Raw(_));
         !is_raw(self) && !is_raw(new) && self.keyword() == new.keyword()
@@ -323,9 +323,9 @@ fn check_raw(text: &str, own: &[&str]) -> Result<(), Error> {
     }
 }
 
-/// Returns the latest time until which a server holds a message: the date and time that it announces, or else the end
-/// of its longest interval in seconds by this machine's clock (RFC 4865 §4). The largest `DateTime` if it announces
-/// neither.
+/// Returns the latest time until which a server holds a message: the date and time that it announces, or else its
+/// longest interval in seconds from now, by this machine's clock (RFC 4865 §4). If the server announces neither,
+/// returns the largest `DateTime`.
 fn latest_release(parameters: &str, longest: Option<u64>) -> Option<DateTime> {
     let named = parameters.split([' ', ',']).find_map(date_time);
     let by_clock = || {
@@ -342,7 +342,7 @@ struct DateTime {
     nanos: u32,
 }
 
-/// Reads a date and time such as `2027-01-31T08:00:00Z`, optionally with a fraction of a second or an offset (RFC 3339
+/// Parses a date and time such as `2027-01-31T08:00:00Z`, optionally with a fraction of a second or an offset (RFC 3339
 /// §5.6).
 fn date_time(text: &str) -> Option<DateTime> {
     const SHAPE: &str = "0000-00-00T00:00:00";
@@ -420,7 +420,7 @@ impl fmt::Display for Xtext<'_> {
     }
 }
 
-/// Returns at least one of each option for a message. A new variant has to be added here: `match` makes sure of that.
+/// Returns at least one of each option for a message. A `match` ensures that new variants are added here.
 #[cfg(test)]
 pub(crate) fn one_of_each() -> Vec<MailOption> {
     let all = vec![
@@ -585,7 +585,7 @@ mod tests {
         ] {
             for (first, second) in [(&first, &second), (&second, &first)] {
                 let once = envelope().recipient_option(1, first.clone()).unwrap();
-                assert!(once.clone().recipient_option(0, second.clone()).is_ok(), "another recipient");
+                assert!(once.clone().recipient_option(0, second.clone()).is_ok(), "the recipients differ");
                 let twice = once.recipient_option(1, second.clone());
                 assert!(matches!(twice, Err(Error::Config(_))), "{first}, {second}: {twice:?}");
             }

@@ -1,14 +1,14 @@
 //! The exchange with a proxy before SMTP begins: SOCKS5 (RFC 1928, with the login of RFC 1929) and HTTP CONNECT (RFC 9110
 //! §9.3.6).
 //!
-//! It is not a [`Dialogue`](super::Dialogue), because those read SMTP replies. The carrier, in `client/dial.rs`, reads no
-//! more octets than [`Step::Read`] asks for: whatever follows the proxy's reply comes from the mail server.
+//! This is not a [`Dialogue`](super::Dialogue), because those read SMTP replies. The carrier, in `client/dial.rs`,
+//! reads no more octets than [`Step::Read`] asks for: whatever follows the proxy's reply comes from the mail server.
 
 use std::{borrow::Cow, net::IpAddr};
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 
-/// Maximum length of an HTTP reply's header, in octets.
+/// Maximum total length of the headers of all HTTP replies, in octets.
 const MAX_HEADER: usize = 16 * 1024;
 
 /// Maximum length of a host name, a user name and a password in SOCKS5, in octets.
@@ -17,7 +17,7 @@ pub(crate) const MAX_SOCKS_FIELD: usize = 255;
 const NO_LOGIN: u8 = 0;
 const USER_AND_PASSWORD: u8 = 2;
 
-/// Which protocol a proxy speaks.
+/// The protocol that a proxy speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ProxyProtocol {
     Socks5,
@@ -34,7 +34,7 @@ pub(crate) struct Target<'a> {
 /// A user name and a password.
 pub(crate) type ProxyLogin<'a> = (&'a [u8], &'a [u8]);
 
-/// What the carrier does next.
+/// What the carrier has to do next.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Step {
     /// Write all of these octets.
@@ -45,11 +45,11 @@ pub(crate) enum Step {
     Done,
 }
 
-/// Why the proxy does not connect to the server.
+/// The reason why the proxy does not connect to the server.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct ProxyFailure {
     pub what: Cow<'static, str>,
-    /// Whether it may do so later.
+    /// Whether the proxy may connect later.
     pub is_transient: bool,
 }
 
@@ -66,15 +66,15 @@ fn permanent(what: impl Into<Cow<'static, str>>) -> ProxyFailure {
 
 pub(crate) struct ProxyExchange {
     state: State,
-    /// What is written next, if anything.
+    /// Octets to be written next, if any.
     output: Option<Vec<u8>>,
-    /// What has arrived of the current reply.
+    /// The part of the current reply that has arrived.
     input: Vec<u8>,
 }
 
 enum State {
     Socks5(Socks5),
-    /// Waiting for the header of the reply. The number counts the octets of all replies.
+    /// Waiting for the header of a reply. The number is the total of octets in all replies, including 1xx ones.
     HttpConnect(usize),
     Done,
 }
@@ -125,7 +125,7 @@ impl ProxyExchange {
         }
     }
 
-    /// Takes octets that have arrived.
+    /// Processes octets that have arrived.
     ///
     /// # Errors
     ///
@@ -167,7 +167,7 @@ impl ProxyExchange {
 }
 
 impl Stage {
-    /// Returns the length of the message that is waited for, in octets.
+    /// Returns the length of the expected message, in octets.
     fn length(self) -> usize {
         match self {
             Stage::Method | Stage::Login => 2,
@@ -200,7 +200,7 @@ impl Socks5 {
         }
     }
 
-    /// Takes a whole message. Returns whether it was the last.
+    /// Processes a whole message. Returns whether it was the last.
     fn advance(&mut self, input: &[u8], output: &mut Option<Vec<u8>>) -> bool {
         self.stage = match (self.stage, input) {
             (Stage::Method, [_, USER_AND_PASSWORD]) => {
@@ -244,7 +244,7 @@ fn push_field(message: &mut Vec<u8>, field: &[u8]) {
     message.extend_from_slice(field);
 }
 
-/// RFC 1929 §2
+/// Returns the message with the user name and the password (RFC 1929 §2).
 fn login_message((user, password): ProxyLogin<'_>) -> Vec<u8> {
     let mut message = vec![1];
     push_field(&mut message, user);
@@ -252,7 +252,7 @@ fn login_message((user, password): ProxyLogin<'_>) -> Vec<u8> {
     message
 }
 
-/// RFC 1928 §4
+/// Returns the CONNECT request (RFC 1928 §4).
 fn connect_message(target: Target<'_>) -> Vec<u8> {
     let mut message = vec![5, 1, 0];
     match target.host.parse::<IpAddr>() {
@@ -277,7 +277,7 @@ fn connect_request(Target { host, port }: Target<'_>, login: Option<ProxyLogin<'
     let authority = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
     let mut request = format!("CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\n");
     if let Some((user, password)) = login {
-        // RFC 7617
+        // Basic authentication (RFC 7617).
         request += "Proxy-Authorization: Basic ";
         BASE64_STANDARD.encode_string([user, b":", password].concat(), &mut request);
         request += "\r\n";
@@ -285,7 +285,7 @@ fn connect_request(Target { host, port }: Target<'_>, login: Option<ProxyLogin<'
     (request + "\r\n").into()
 }
 
-/// Returns the least number of octets by which a header can end. Reading more might take octets of the mail server.
+/// Returns the least number of octets that can still complete the header. Any more could come from the mail server.
 fn shortest_rest(header: &[u8]) -> usize {
     if header.ends_with(b"\n") || header.ends_with(b"\n\r") { 1 } else { 2 }
 }
@@ -295,7 +295,7 @@ fn is_whole_header(header: &[u8]) -> bool {
     header.ends_with(b"\n\r\n") || header.ends_with(b"\n\n")
 }
 
-/// Returns the status code of a reply that is not a refusal.
+/// Returns the status code of a reply, or an error if the reply is a refusal.
 fn http_status(line: &[u8]) -> Result<u16, ProxyFailure> {
     let text = match line.strip_prefix(b"HTTP/1.") {
         Some([_, b' ', text @ ..]) => text.trim_ascii(),
@@ -323,8 +323,8 @@ mod tests {
         ProxyExchange::new(protocol, Target { host, port: 587 }, login)
     }
 
-    /// Plays a proxy that sends each of `replies` when it is its turn, in pieces of at most `piece` octets. Returns what
-    /// it was sent, and the octets that were not read.
+    /// Plays a proxy that sends `replies` in turn, in pieces of at most `piece` octets. Returns the octets that the
+    /// proxy was sent, and the octets that were not read.
     fn play(
         mut exchange: ProxyExchange,
         replies: &[&[u8]],

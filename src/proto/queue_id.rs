@@ -13,7 +13,7 @@ pub(crate) fn queue_id(line: &[u8]) -> Option<&str> {
 /// Texts before an id, in lower case; the characters that may come before such a text, besides the start of the line;
 /// and the characters that end the id, besides white space.
 const MARKS: [(&str, &str, &str); 6] = [
-    // Postfix, and many after it. NetEase has a comma in its ids.
+    // Postfix, and many servers that followed it. NetEase ids contain commas.
     ("queued as ", " (", ";>)"),
     ("queued with id ", " (", ",;>)"), // Stalwart
     ("queue id ", " (", ",;>)"),       // Sina
@@ -24,7 +24,7 @@ const MARKS: [(&str, &str, &str); 6] = [
 
 /// Returns the id after one of the marks.
 fn marked(line: &str) -> Option<&str> {
-    let lower = line.to_ascii_lowercase(); // of the same length
+    let lower = line.to_ascii_lowercase(); // has the same length
     MARKS.iter().find_map(|(mark, before, ends)| {
         let mut places = lower.match_indices(mark).map(|(at, _)| at);
         let at = places.find(|at| *at == 0 || lower[..*at].ends_with(|c| before.contains(c)))?;
@@ -42,7 +42,7 @@ fn shaped(line: &str) -> Option<&str> {
     let words: Vec<&str> = words.take(8).collect();
     let is = |word: &str, text: &str| word.eq_ignore_ascii_case(text);
     match words[..] {
-        // qmail: the time, and the process that its log names the message by.
+        // qmail: the time, and the process id that identifies the message in its log.
         [ok, time, qp, id, ..] if is(ok, "ok") && is_number(time) && qp == "qp" => {
             Some(id).filter(|id| is_number(id))
         }
@@ -56,7 +56,7 @@ fn shaped(line: &str) -> Option<&str> {
         {
             Some(id).filter(|id| is_number(id))
         }
-        // Sendmail, OpenSMTPD, Proofpoint, CommuniGate. A short number would be a number of messages.
+        // Sendmail, OpenSMTPD, Proofpoint, CommuniGate. A short number would be a count of messages.
         [id, what, "accepted", "for", "delivery", ..] if is(what, "message") || is(what, "mail") => {
             Some(id).filter(|id| id.len() >= 6 && is_id(id) && has_digit(id))
         }
@@ -75,7 +75,7 @@ fn shaped(line: &str) -> Option<&str> {
     }
 }
 
-/// Returns whether this is not simply a word: ids have digits, or letters of both cases.
+/// Returns whether the text is more than a plain word: ids have digits, or letters of both cases.
 fn is_id(text: &str) -> bool {
     let letters = |c: char| c.is_ascii_alphanumeric() || "-_.,@+/=:!$%*".contains(c);
     let mixed = text.len() >= 8 && text.chars().skip(1).any(|c| c.is_ascii_uppercase());
@@ -94,7 +94,7 @@ fn is_hex(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|b| b.is_ascii_hexdigit())
 }
 
-/// Returns whether it is an enhanced status code, possibly with a colon, as older OpenSMTPD wrote it.
+/// Returns whether a word is an enhanced status code, possibly with the colon of older OpenSMTPD versions.
 fn is_status(word: &str) -> bool {
     let word = word.strip_suffix(':').unwrap_or(word);
     word.split('.').count() == 3 && word.split('.').all(is_number)
@@ -104,25 +104,25 @@ fn is_uuid(text: &str) -> bool {
     has_groups(text, &[8, 4, 4, 4, 12])
 }
 
-/// Returns whether it is hexadecimal numbers of these lengths, with hyphens between them.
+/// Returns whether the text consists of hexadecimal numbers of these lengths, separated by hyphens.
 fn has_groups(text: &str, lengths: &[usize]) -> bool {
     let groups = text.split('-').map(|group| if is_hex(group) { group.len() } else { 0 });
     groups.eq(lengths.iter().copied())
 }
 
-/// Amazon SES: `0100…-UUID-000000`; when it receives, 40 letters and digits.
+/// Amazon SES: `0100…-UUID-000000`, or for inbound mail, 40 letters and digits.
 fn is_amazon(id: &str) -> bool {
     let small = |b: u8| b.is_ascii_digit() || b.is_ascii_lowercase();
     has_groups(id, &[16, 8, 4, 4, 4, 12, 6]) || id.len() == 40 && id.bytes().all(small) && has_digit(id)
 }
 
-/// Momentum, which SparkPost and others run on: `00/00-28443-3AF54065`.
+/// Momentum, which SparkPost and others use: `00/00-28443-3AF54065`.
 fn is_momentum(id: &str) -> bool {
     let Some((first, rest)) = id.split_once('/') else { return false };
     first.len() == 2 && is_hex(first) && rest.split('-').count() == 3 && rest.split('-').all(is_hex)
 }
 
-/// Courier: where it is, when, and by which process, in hexadecimal.
+/// Courier: the inode, the time and the process id, in hexadecimal.
 fn is_courier(id: &str) -> bool {
     id.split('.').count() == 3 && id.split('.').all(|group| group.len() >= 8 && is_hex(group))
 }
@@ -138,9 +138,9 @@ mod tests {
 
     use super::*;
 
-    /// Replies as documentation and the logs of others show them, some shortened.
+    /// Replies from documentation and published logs, some of them shortened.
     const KNOWN: [(&str, &str); 37] = [
-        // Postfix, with short and long ids; after amavis; as SendGrid, Mandrill, Fastmail and others answer.
+        // Postfix, with short and long ids; after amavis; as sent by SendGrid, Mandrill, Fastmail and others.
         ("2.0.0 Ok: queued as 5B1293FCCD", "5B1293FCCD"),
         ("2.0.0 Ok: queued as 4bXyZ9Qm2Rz1kT", "4bXyZ9Qm2Rz1kT"),
         ("2.0.0 from MTA(smtp:[127.0.0.1]:10025): 250 2.0.0 Ok: queued as BF88888888", "BF88888888"),
@@ -169,10 +169,10 @@ mod tests {
         ("2.0.0 832a2432 Message accepted for delivery", "832a2432"),
         ("266668137 message accepted for delivery", "266668137"),
         ("2.0.0 6FVIjIMwUJwU66FVIjAEB0 mail accepted for delivery", "6FVIjIMwUJwU66FVIjAEB0"),
-        // qmail, and what others add to its answer.
+        // qmail, and what other servers add to its reply.
         ("ok 1375388751 qp 26627", "26627"),
         ("ok 1349174460 qp 13230 by mx1.example.org", "13230"),
-        // Courier; Haraka, alone and after the answer of the next server.
+        // Courier; Haraka, alone and after the reply of the next server.
         ("Ok. 000000000006A5B8.000000005F3D2A51.00003C5E", "000000000006A5B8.000000005F3D2A51.00003C5E"),
         ("Message Queued (2E3D5E0B-2F4C-4A3C-9C6B-0D0F4B6C1A11.1)", "2E3D5E0B-2F4C-4A3C-9C6B-0D0F4B6C1A11.1"),
         // Exchange 2010 and later, Microsoft 365.
@@ -233,7 +233,7 @@ mod tests {
         "OK: Message accepted for delivery",
         "2.6.0 Message received",
         "2.0.0 Message queued for delivery.",
-        // Tencent answers this for every message; Alibaba's text is the same for all.
+        // Tencent sends this for every message; Alibaba's text is always the same.
         "OK: queued as.",
         "Ok: queued as",
         "Data Ok: queued as freedom",

@@ -5,7 +5,7 @@ use std::{fmt, sync::Arc};
 use crate::Phase;
 pub(crate) use crate::search::find;
 
-/// Maximum length of a line of a reply, in octets with its line end. RFC 5321 §4.5.3.1.5 says 512; some servers exceed
+/// Maximum length of a reply line, in octets with its line end. RFC 5321 §4.5.3.1.5 says 512; some servers exceed
 /// it.
 const MAX_LINE: usize = 8_192;
 /// Maximum number of lines of a reply.
@@ -13,10 +13,10 @@ const MAX_LINES: usize = 512;
 /// Maximum length of a reply, in octets with all its lines.
 const MAX_REPLY: usize = 65_536;
 
-/// Number of octets that are shown of a line that is not a reply.
+/// Maximum number of octets shown of a line that is not a valid reply.
 const MAX_SHOWN: usize = 128;
 
-/// Number of octets that are always kept of a reply.
+/// Minimum length to which a reply is cut, in octets.
 const SHORT: usize = 128;
 
 /// Initial size of the buffer, in octets. It grows up to [`MAX_REPLY`].
@@ -138,9 +138,9 @@ impl fmt::Debug for Reply {
     }
 }
 
-/// Replaces every occurrence of these secrets by `***`, in their order.
+/// Replaces every occurrence of these secrets with `***`, one secret after another.
 pub(crate) fn mask(mut text: Vec<u8>, secrets: &[Vec<u8>]) -> Vec<u8> {
-    // A secret of stars only would be found again in its own mask. This leaves out the empty one, too.
+    // A secret that is all stars would be found again in its own mask. This also skips an empty secret.
     for secret in secrets.iter().filter(|secret| !secret.iter().all(|b| *b == b'*')) {
         if find(&text, secret).is_some() {
             text = mask_one(&text, secret);
@@ -149,8 +149,8 @@ pub(crate) fn mask(mut text: Vec<u8>, secrets: &[Vec<u8>]) -> Vec<u8> {
     text
 }
 
-/// Masks one secret in one pass: however a mask and its neighbours make the secret anew, it is masked again when its
-/// last octet is written. A mask takes one octet at least that is no star, so their number is limited by the text.
+/// Masks one secret in one pass. If a mask and its neighbours form the secret again, it is masked again when its last
+/// octet is written. Each mask consumes at least one octet that is not a star, so the text limits their number.
 fn mask_one(text: &[u8], secret: &[u8]) -> Vec<u8> {
     let mut masked = Vec::with_capacity(text.len());
     for octet in text {
@@ -286,16 +286,16 @@ impl fmt::Display for EnhancedCode {
 #[derive(Default)]
 pub struct Inbox {
     buf: Vec<u8>,
-    /// Range of the buffer that was not taken yet.
+    /// Range of the buffer that has not been taken yet.
     from: usize,
     to: usize,
     partial: Partial,
 }
 
-/// How far the reply at the front has been read. Positions count from its start.
+/// How much of the reply at the front has been parsed. Positions count from the start of the reply.
 #[derive(Debug, Default)]
 struct Partial {
-    /// Start of its current line, and the position up to which that line has no end.
+    /// Start of the current line, and the position up to which no line end was found in it.
     line: usize,
     seen: usize,
     lines: usize,
@@ -334,7 +334,7 @@ impl Inbox {
         let bytes = &self.buf[self.from..self.to];
         let partial = &mut self.partial;
         if bytes.len() == partial.seen {
-            return Ok(None); // nothing has come since
+            return Ok(None); // nothing has arrived since
         }
         while let Some(len) = memchr::memchr(b'\n', &bytes[partial.seen..]) {
             let end = partial.seen + len + 1;
@@ -369,7 +369,7 @@ impl Inbox {
         let line = &self.buf[self.from + self.partial.line..self.to];
         let line = line.split(|b| *b == b'\n').next().unwrap_or_default().trim_ascii_end();
         let mut shown = String::new();
-        show(&line[..line.len().min(MAX_SHOWN)], &mut shown).expect("a String takes everything");
+        show(&line[..line.len().min(MAX_SHOWN)], &mut shown).expect("a String accepts all writes");
         shown
     }
 }
@@ -392,7 +392,7 @@ fn parse_line(line: &[u8]) -> Result<(u16, bool), &'static str> {
     let code = u16::from(a - b'0') * 100 + u16::from(b - b'0') * 10 + u16::from(c - b'0');
     match rest {
         [b'-', ..] => Ok((code, false)),
-        [b' ' | b'\n', ..] | [b'\r', b'\n'] => Ok((code, true)), // a missing text and a bare LF are common
+        [b' ' | b'\n', ..] | [b'\r', b'\n'] => Ok((code, true)), // missing text and a bare LF are common
         _ => Err("a reply without a space after its code"),
     }
 }
@@ -481,12 +481,12 @@ mod tests {
         let line = |octets: usize| [b"250-".as_slice(), &vec![b'x'; octets - 6], b"\r\n"].concat();
         let replies = |text: &[u8]| Reply::parse(&[text, b"250 ok\r\n"].concat()).map(|reply| reply.code());
         assert_eq!(replies(&line(MAX_LINE)), Ok(250));
-        assert!(replies(&line(MAX_LINE + 1)).is_err(), "a line, though it is there as a whole");
+        assert!(replies(&line(MAX_LINE + 1)).is_err(), "the line is too long, although it is complete");
         assert_eq!(replies(&line(6).repeat(MAX_LINES - 1)), Ok(250));
-        assert!(replies(&line(6).repeat(MAX_LINES)).is_err(), "lines");
+        assert!(replies(&line(6).repeat(MAX_LINES)).is_err(), "too many lines");
         assert_eq!(replies(&line(MAX_REPLY / 8 - 1).repeat(8)), Ok(250));
-        assert!(replies(&line(MAX_REPLY / 8).repeat(8)).is_err(), "all of it");
-        // Lines that are there do not make the next one longer.
+        assert!(replies(&line(MAX_REPLY / 8).repeat(8)).is_err(), "the reply is too long");
+        // Complete lines do not count towards the length of the next one.
         let mut inbox = Inbox::default();
         let begun = [line(1000).repeat(7), b"250-and".to_vec()].concat();
         assert_eq!(feed(&mut inbox, &begun).map(|replies| replies.len()), Ok(0));
@@ -613,7 +613,7 @@ mod tests {
 
     #[test]
     fn masking_a_secret_that_begins_with_a_star_takes_one_pass() {
-        // With a pass for each octet this would take minutes.
+        // This would take minutes if each octet took a pass.
         let text = [b"*".as_slice(), &vec![b'a'; 1_000_000]].concat();
         assert!(mask(text, &[b"*a".to_vec()]).iter().all(|octet| *octet == b'*'));
     }

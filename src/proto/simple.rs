@@ -5,7 +5,7 @@ use super::{
 };
 use crate::{Address, Error, Phase, Reply};
 
-/// Commands that lead on to more than one reply, or change what is known about the server. Each with the method to use
+/// Commands that lead to more than one reply, or change what is known about the server, each with the method to use
 /// instead.
 const NOT_SIMPLE: [(&str, &str); 8] = [
     ("AUTH", "Client::login or Client::auth"),
@@ -122,7 +122,7 @@ impl Simple {
     ///
     /// # Errors
     ///
-    /// [`Error::Config`] for commands that lead on to something else (AUTH, BDAT, DATA, STARTTLS), or change what is
+    /// [`Error::Config`] for commands that begin a longer exchange (AUTH, BDAT, DATA, STARTTLS), or change what is
     /// known about the server (EHLO, HELO, LHLO, QUIT).
     pub(crate) fn custom(line: Line) -> Result<Simple, Error> {
         let verb = line.verb();
@@ -134,7 +134,7 @@ impl Simple {
         Ok(Simple::new(Phase::Command, What::Line(line)))
     }
 
-    /// Checks that its line, options included, has at most 2,048 octets.
+    /// Checks that the command line, including options, has at most 2,048 octets.
     ///
     /// # Errors
     ///

@@ -3,7 +3,7 @@
 //! Servers limit the number of messages in a session, and few announce it (LIMITS MAILMAX, RFC 9422). Instead, they end
 //! the session:
 //!
-//! | the server, before it has accepted MAIL | is | another connection takes over |
+//! | the server, before it has accepted MAIL | end | another connection takes over |
 //! |---|---|---|
 //! | answers 421, at any time, or 452 to MAIL | [`End::Announced`] | if this one had a message accepted |
 //! | closes or resets the connection | [`End::Unannounced`] | the same, and from then on no connection carries more messages than this one did, if it was in use |
@@ -12,23 +12,23 @@
 //! A connection that was idle for a while may have been lost for another reason: a timeout of the server, or of a
 //! firewall on the way. That says nothing about the number of messages in a session.
 //!
-//! So a server that accepts nothing costs one connection, and each further connection has made progress. The client
-//! decides whether a connection can be replaced at all (not if its login was done by hand, for example) and which
-//! messages may be sent again (never one that is in doubt).
+//! So a server that accepts nothing costs one connection, and each further one follows a connection that made progress.
+//! The client decides whether a connection can be replaced at all (not if its login was done by hand, for example) and
+//! which messages may be sent again (never one that is in doubt).
 
 use crate::Error;
 
 /// How a server ends a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum End {
-    /// A reply announced it, and nothing that was sent after it was accepted.
+    /// The server announced the end with a reply, and accepted nothing that was sent after that reply.
     Announced,
     /// The connection was lost without a reply.
     Unannounced,
 }
 
 impl End {
-    /// Returns what an error of the connection says about the session.
+    /// Returns how the server has ended the session, if that is what the error shows.
     pub fn of(broke: &Error) -> Option<End> {
         match broke {
             Error::Refused { reply, .. } if reply.code() == 421 => Some(End::Announced),
@@ -45,7 +45,7 @@ pub(crate) struct Session {
     answered: u64,
     /// Number of those that were accepted.
     accepted: u64,
-    /// Maximum number of messages for a connection to this server, if that was learnt.
+    /// Maximum number of messages on one connection to this server, if it has been learnt.
     most: Option<u64>,
 }
 
@@ -56,8 +56,8 @@ impl Session {
         self.accepted += u64::from(accepted);
     }
 
-    /// Records that the server ends the session. Returns whether another connection may take over. `in_use` means that
-    /// the connection had its last message a moment ago.
+    /// Records that the server has ended the session. Returns whether another connection may take over. `in_use` means
+    /// that the connection carried its last message only a moment ago.
     pub fn ends(&mut self, end: End, in_use: bool) -> bool {
         if end == End::Unannounced && in_use && self.accepted > 0 {
             self.most = Some(self.most.map_or(self.answered, |most| most.min(self.answered)));
@@ -70,13 +70,13 @@ impl Session {
         self.accepted > 0
     }
 
-    /// Returns whether this connection may carry no more than the `begun` messages. `announced` is the server's limit
-    /// (MAILMAX).
+    /// Returns whether this connection may carry no more messages after `begun` of them. `announced` is the server's
+    /// limit (MAILMAX).
     pub fn is_used_up(&self, begun: u64, announced: Option<usize>) -> bool {
         announced.is_some_and(|most| begun >= most as u64) || self.most.is_some_and(|most| begun >= most)
     }
 
-    /// Returns the session of the connection that takes over.
+    /// Returns the initial session of the connection that takes over.
     pub fn renewed(&self) -> Session {
         Session { most: self.most, ..Session::default() }
     }

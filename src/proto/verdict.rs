@@ -1,7 +1,7 @@
-//! What a reply says about the command that it answers. This is the only place that interprets reply codes.
+//! What a reply means for the command that it answers. This is the only place that interprets reply codes.
 //!
-//! The first digit decides (RFC 5321 §4.2.1, §4.3.2). A code that the RFC does not list for a command is read like the
-//! listed ones of its class, with these exceptions:
+//! The first digit decides (RFC 5321 §4.2.1, §4.3.2). A code that the RFC does not list for a command is treated like
+//! the listed ones of its class, with these exceptions:
 //!
 //! | in answer to | granted by | continued by | why |
 //! |---|---|---|---|
@@ -16,7 +16,7 @@
 use super::ReplyRef;
 use crate::Phase;
 
-/// What a reply says about the command that it answers.
+/// What a reply means for the command that it answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Verdict {
     /// The command was carried out.
@@ -25,7 +25,7 @@ pub(super) enum Verdict {
     Continue,
     /// The command was refused, temporarily (4yz) or permanently (5yz). After 421 the connection closes.
     Refused,
-    /// 221 without QUIT: the server closes the connection, and says nothing about the command.
+    /// 221 to a command other than QUIT: the server closes the connection without answering the command.
     Closing,
     /// Not an answer to this command: the connection is out of step.
     Misplaced,

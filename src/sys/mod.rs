@@ -10,15 +10,15 @@
 //! | [`Receiver`] | reads from a socket that the client has opened, as cheaply as the system allows |
 //! | [`receive`], [`send`] | read and write, without waiting or until a limit |
 //! | [`wait`], [`wait_for_any`] | wait for one socket, or for one of several that are being connected |
-//! | [`end`] | ends a connection, also while another thread waits for it |
+//! | [`end`] | ends a connection, even while another thread is waiting on it |
 //! | [`CAN_ACKNOWLEDGE`], [`acknowledge`] | acknowledge what has arrived, without delay |
-//! | [`is_unix_socket`] | recognizes a socket of the async client that nobody else can listen to |
+//! | [`is_unix_socket`] | recognizes a socket of the async client that nobody else can eavesdrop on |
 //! | [`machine_name`] | the machine's name, for EHLO |
 //! | [`check_socket_path`], [`path_from_octets`] | the path of a Unix socket, and any path in a URL |
 //! | [`open_file`], [`may_lack_a_writer`], [`wait_for_file`] | files, pipes and devices, as content |
 //!
-//! A system with Unix sockets also implements [`Transport`](crate::Transport) for them. A new system is another file,
-//! and another line with `path`. The tests below hold for every system.
+//! A system with Unix sockets also implements [`Transport`](crate::Transport) for them. A new system needs a file,
+//! and a line with `path`. The tests below apply to every system.
 
 #[cfg_attr(unix, path = "unix.rs")]
 #[cfg_attr(windows, path = "windows.rs")]
@@ -49,7 +49,7 @@ mod tests {
         Instant::now() + PATIENCE
     }
 
-    /// A connected pair: the client's socket as `start` has opened it, and the server's.
+    /// Returns a connected pair: the client's socket as `start` has opened it, and the server's.
     fn pair() -> (TcpStream, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let client = start(listener.local_addr().unwrap(), None).unwrap();
@@ -77,7 +77,7 @@ mod tests {
     #[test]
     fn a_refused_connection_is_reported_and_a_waiting_one_is_not() {
         let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        // Some systems report it at once.
+        // Some systems report the refusal at once.
         if let Ok(refused) = start(closed, None) {
             let (waits, _server) = pair();
             fill(&waits);
@@ -90,7 +90,7 @@ mod tests {
     #[test]
     fn without_a_limit_reads_and_writes_do_not_block() {
         let (client, server) = pair();
-        // Not even on a blocking socket, such as one that the caller has made.
+        // Neither `receive` nor `send` blocks, even on a blocking socket such as one that the caller has made.
         for socket in [&client, &server] {
             assert_eq!(receive(socket, &mut [0; 9], None).unwrap_err().kind(), ErrorKind::WouldBlock);
         }

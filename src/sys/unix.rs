@@ -36,16 +36,16 @@ use crate::Transport;
 /// A socket of any kind.
 pub(crate) use std::os::fd::OwnedFd as OwnedSocket;
 
-/// Maximum time of one wait, after which it begins again. Systems without `ppoll` count milliseconds in 32 bits, and some
+/// Maximum time of one wait, which is then repeated. Systems without `ppoll` count milliseconds in 32 bits, and some
 /// refuse a large socket timeout.
 const LONGEST: Duration = Duration::from_secs(3600);
 
-/// Starts to connect to `peer`. The socket can be written to once it is connected, or has failed (`take_error` tells
-/// which). It is non-blocking.
+/// Starts to connect to `peer`. The socket is non-blocking. It becomes writable once it is connected or has failed
+/// (`take_error` tells which).
 pub(crate) fn start(peer: SocketAddr, local: Option<SocketAddr>) -> io::Result<TcpStream> {
     let socket = socket(if peer.is_ipv6() { AddressFamily::INET6 } else { AddressFamily::INET })?;
     if let Some(local) = local {
-        // The last connection from a fixed port may linger.
+        // An earlier connection from a fixed port may still be in TIME_WAIT.
         sockopt::set_socket_reuseaddr(&socket, local.port() != 0)?;
         bind(&socket, &local)?;
     }
@@ -94,13 +94,13 @@ pub(crate) fn acknowledge(socket: impl AsSocket) {
     let _ = socket;
 }
 
-/// Does not wait, and raises no signal when the peer has closed. On Apple's systems a socket option does the latter.
+/// Does not wait, and raises no signal if the peer has closed. On Apple's systems, a socket option prevents the signal.
 #[cfg(not(target_vendor = "apple"))]
 const SEND: SendFlags = SendFlags::DONTWAIT.union(SendFlags::NOSIGNAL);
 #[cfg(target_vendor = "apple")]
 const SEND: SendFlags = SendFlags::DONTWAIT;
 
-/// Reads some octets. Without a limit it does not wait, and fails with [`ErrorKind::WouldBlock`]; with a limit it waits
+/// Reads some octets. Without a limit, fails with [`ErrorKind::WouldBlock`] instead of waiting. With a limit, waits
 /// until then.
 pub(crate) fn receive(socket: impl AsSocket, room: &mut [u8], until: Option<Instant>) -> io::Result<usize> {
     loop {
@@ -123,13 +123,13 @@ pub(crate) struct Receiver {
 }
 
 impl Receiver {
-    /// Prepares a socket that [`start`] or [`start_unix`] has opened, and that is connected now.
+    /// Prepares a socket that [`start`] or [`start_unix`] has opened, and that is now connected.
     pub fn new(socket: &OwnedSocket) -> io::Result<Receiver> {
         ioctl_fionbio(socket, false)?;
         Ok(Receiver { armed: None })
     }
 
-    /// Reads some octets, and waits until the limit. Fails with [`ErrorKind::TimedOut`] then.
+    /// Reads some octets, and waits for them if necessary. Fails with [`ErrorKind::TimedOut`] at the limit.
     pub fn receive(&mut self, socket: &OwnedSocket, room: &mut [u8], until: Instant) -> io::Result<usize> {
         loop {
             let left = until.saturating_duration_since(Instant::now());
@@ -144,8 +144,8 @@ impl Receiver {
         }
     }
 
-    /// Sets the socket's timeout so that it ends before the limit. This is a system call only if the current timeout
-    /// does not suit. The caller looks at the clock again, so a shorter timeout does no harm unless it is very short.
+    /// Sets the socket's timeout to expire no later than the limit. This is a system call only if the current timeout
+    /// is unsuitable. The caller looks at the clock again, so a shorter timeout does no harm unless it is very short.
     fn arm(&mut self, socket: &OwnedSocket, left: Duration) -> io::Result<()> {
         let often = |armed: Duration| armed < Duration::from_millis(500) && armed * 4 < left;
         if self.armed.is_some_and(|armed| armed <= left && !often(armed)) {
@@ -159,7 +159,7 @@ impl Receiver {
     }
 }
 
-/// Writes some octets. It waits as [`receive`] does.
+/// Writes some octets. Waits in the same way as [`receive`].
 pub(crate) fn send(socket: impl AsSocket, bytes: &[u8], until: Option<Instant>) -> io::Result<usize> {
     loop {
         match rustix::net::send(&socket, bytes, SEND) {
@@ -188,8 +188,8 @@ fn poll_until(socket: impl AsSocket, flags: PollFlags, until: Instant) -> io::Re
     }
 }
 
-/// Waits until some of the sockets can be written to, or have failed. Returns for each whether it has; at the limit,
-/// none has.
+/// Waits until any of the sockets can be written to or has failed. Returns for each socket whether this is so; at the
+/// limit, all are false.
 pub(crate) fn wait_for_any<'s, S: AsSocket + 's>(
     sockets: impl Iterator<Item = &'s S>,
     until: Instant,
@@ -199,7 +199,7 @@ pub(crate) fn wait_for_any<'s, S: AsSocket + 's>(
     Ok(fds.iter().map(|fd| !fd.revents().is_empty()).collect())
 }
 
-/// Returns false at the limit. If that is past already, nothing is polled.
+/// Polls until something is ready. Returns false at the limit; if it has already passed, nothing is polled.
 fn poll_all(fds: &mut [PollFd<'_>], until: Instant) -> io::Result<bool> {
     loop {
         let left = until.saturating_duration_since(Instant::now());
@@ -217,7 +217,7 @@ fn timespec(time: Duration) -> Timespec {
     Timespec { tv_sec: time.as_secs() as i64, tv_nsec: time.subsec_nanos() as _ }
 }
 
-/// Ends both directions of a connection. It may be closed already.
+/// Ends both directions of a connection, which may already be closed.
 pub(crate) fn end(socket: impl AsSocket) {
     let _closed_already = shutdown(socket, Shutdown::Both);
 }
@@ -237,7 +237,7 @@ pub(crate) fn check_socket_path(path: &Path) -> Result<(), &'static str> {
     }
 }
 
-/// Returns the path of these octets, which come from a percent-encoded URL.
+/// Returns the path that these octets from a percent-encoded URL represent.
 pub(crate) fn path_from_octets(octets: Box<[u8]>) -> PathBuf {
     OsString::from_vec(octets.into()).into()
 }
@@ -248,8 +248,8 @@ pub(crate) fn open_file(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).custom_flags(flags.bits() as i32).open(path)
 }
 
-/// Returns whether the end of a file, before its first octet, may mean that nobody writes to it yet: it is a FIFO, and
-/// the system is not Linux, which tells these apart.
+/// Returns whether an end of file before the first octet may mean that there is no writer yet. This applies to a FIFO,
+/// except on Linux, which distinguishes the two cases.
 pub(crate) fn may_lack_a_writer(meta: &Metadata) -> bool {
     meta.file_type().is_fifo() && !cfg!(any(target_os = "linux", target_os = "android"))
 }

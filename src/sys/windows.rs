@@ -1,10 +1,10 @@
-//! Windows, by Winsock.
+//! Windows, using Winsock.
 //!
-//! All sockets are non-blocking. There is no `MSG_DONTWAIT`, and a socket must not be used any more after its own timeout
-//! (`SO_RCVTIMEO`) has passed. So a wait is a poll, and every [`GLANCE`] the socket itself is tried, because it is not
+//! All sockets are non-blocking. There is no `MSG_DONTWAIT`, and a socket must not be used again after its own timeout
+//! (`SO_RCVTIMEO`) has passed. So a wait is a poll, and the socket itself is tried every [`GLANCE`], because it is not
 //! documented that a shutdown by another thread ends a poll.
 //!
-//! There are no Unix sockets in `std` here, no wait for pipes, and a machine's name says nothing about its domain. Before
+//! `std` has no Unix sockets here, pipes cannot be waited for, and a machine's name does not include its domain. Before
 //! Windows 10 version 2004, a poll does not report that a connection was refused: the attempt then fails at its limit,
 //! and the next address is tried after the usual delay.
 
@@ -36,8 +36,8 @@ pub(crate) use std::os::windows::io::OwnedSocket;
 /// Maximum time of one poll.
 const GLANCE: Duration = Duration::from_millis(50);
 
-/// Starts to connect to `peer`. The socket can be written to once it is connected, or has failed (`take_error` tells
-/// which). It is non-blocking.
+/// Starts to connect to `peer`. The socket is non-blocking. It becomes writable once it is connected or has failed
+/// (`take_error` tells which).
 pub(crate) fn start(peer: SocketAddr, local: Option<SocketAddr>) -> io::Result<TcpStream> {
     static WINSOCK: OnceLock<Result<(), Errno>> = OnceLock::new();
     (*WINSOCK.get_or_init(|| wsa_startup().map(drop)))?;
@@ -49,7 +49,7 @@ pub(crate) fn start(peer: SocketAddr, local: Option<SocketAddr>) -> io::Result<T
         sockopt::set_ipv6_v6only(&socket, false)?; // unlike elsewhere, `::ffff:192.0.2.1` is unreachable by default
     }
     if let Some(local) = local {
-        // Without SO_REUSEADDR, which would take the port from another program here. A connection that lingers does not
+        // SO_REUSEADDR is not set: here, it would take another program's port. A connection that lingers does not
         // occupy its port.
         bind(&socket, &local)?;
     }
@@ -59,7 +59,7 @@ pub(crate) fn start(peer: SocketAddr, local: Option<SocketAddr>) -> io::Result<T
     }
 }
 
-/// Fails: this system has no Unix sockets. [`check_socket_path`] has already said so.
+/// Fails: this system has no Unix sockets. [`check_socket_path`] has already reported that.
 pub(crate) fn start_unix(_: &Path) -> io::Result<TcpStream> {
     Err(ErrorKind::Unsupported.into())
 }
@@ -73,21 +73,21 @@ pub(crate) fn is_unix_socket(_: &dyn Any) -> bool {
 /// Whether [`acknowledge`] does anything on this system.
 pub(crate) const CAN_ACKNOWLEDGE: bool = false;
 
-/// Does nothing: this system cannot acknowledge at once for one read.
+/// Does nothing: this system cannot request an immediate acknowledgement for a single read.
 pub(crate) fn acknowledge(_: impl AsSocket) {}
 
-/// Reads some octets. Without a limit it does not wait, and fails with [`ErrorKind::WouldBlock`]; with a limit it waits
+/// Reads some octets. Without a limit, fails with [`ErrorKind::WouldBlock`] instead of waiting. With a limit, waits
 /// until then.
 pub(crate) fn receive(socket: impl AsSocket, room: &mut [u8], until: Option<Instant>) -> io::Result<usize> {
     attempt(&socket, PollFlags::IN, until, || Ok(recv(&socket, &mut *room, RecvFlags::empty())?.0))
 }
 
-/// Writes some octets. It waits as [`receive`] does.
+/// Writes some octets. Waits in the same way as [`receive`].
 pub(crate) fn send(socket: impl AsSocket, bytes: &[u8], until: Option<Instant>) -> io::Result<usize> {
     attempt(&socket, PollFlags::OUT, until, || rustix::net::send(&socket, bytes, SendFlags::empty()))
 }
 
-/// Reads or writes, until it does not have to wait or the limit has passed. The caller's socket may be a blocking one.
+/// Retries a read or write until it need not wait or the limit has passed. A socket made by the caller may be blocking.
 fn attempt(
     socket: &impl AsSocket,
     flags: PollFlags,
@@ -109,12 +109,12 @@ fn attempt(
 pub(crate) struct Receiver;
 
 impl Receiver {
-    /// Prepares a socket that [`start`] has opened, and that is connected now.
+    /// Prepares a socket that [`start`] has opened, and that is now connected.
     pub fn new(_: &OwnedSocket) -> io::Result<Receiver> {
         Ok(Receiver)
     }
 
-    /// Reads some octets, and waits until the limit. Fails with [`ErrorKind::TimedOut`] then.
+    /// Reads some octets, and waits for them if necessary. Fails with [`ErrorKind::TimedOut`] at the limit.
     pub fn receive(&mut self, socket: &OwnedSocket, room: &mut [u8], until: Instant) -> io::Result<usize> {
         receive(socket, room, Some(until))
     }
@@ -129,14 +129,14 @@ pub(crate) fn wait(socket: impl AsSocket, read: bool, write: bool, until: Instan
     while !glance(&mut [PollFd::new(&socket, flags)], until)? {
         match recv(&socket, &mut [0; 1], RecvFlags::PEEK) {
             Ok(_) | Err(Errno::WOULDBLOCK) => {}
-            Err(_) => break, // reading or writing reports it
+            Err(_) => break, // the next read or write reports it
         }
     }
     Ok(())
 }
 
-/// Waits until some of the sockets can be written to, or have failed. Returns for each whether it has; at the limit,
-/// none has.
+/// Waits until any of the sockets can be written to or has failed. Returns for each socket whether this is so; at the
+/// limit, all are false.
 pub(crate) fn wait_for_any<'s, S: AsSocket + 's>(
     sockets: impl Iterator<Item = &'s S>,
     until: Instant,
@@ -152,15 +152,15 @@ pub(crate) fn wait_for_any<'s, S: AsSocket + 's>(
     Ok(fds.iter().map(|fd| !fd.revents().is_empty()).collect())
 }
 
-/// Polls once, for a moment at most. Returns whether anything has happened; fails with [`ErrorKind::TimedOut`] if the
-/// limit has passed already.
+/// Polls once, for at most [`GLANCE`]. Returns whether a socket is ready; fails with [`ErrorKind::TimedOut`] if the
+/// limit has already passed.
 fn glance(fds: &mut [PollFd<'_>], until: Instant) -> io::Result<bool> {
     let left = until.saturating_duration_since(Instant::now()).min(GLANCE);
     if left.is_zero() {
         return Err(ErrorKind::TimedOut.into());
     }
     if fds.is_empty() {
-        sleep(left); // nothing to poll is an error
+        sleep(left); // polling no sockets is an error
         return Ok(false);
     }
     let limit = Timespec { tv_sec: 0, tv_nsec: left.subsec_nanos() as _ };
@@ -170,12 +170,12 @@ fn glance(fds: &mut [PollFd<'_>], until: Instant) -> io::Result<bool> {
     }
 }
 
-/// Ends both directions of a connection. It may be closed already.
+/// Ends both directions of a connection, which may already be closed.
 pub(crate) fn end(socket: impl AsSocket) {
     let _closed_already = shutdown(socket, Shutdown::Both);
 }
 
-/// Returns `None`: the machine's name here is without its domain, and EHLO needs both.
+/// Returns `None`: the machine's name here does not include its domain, and EHLO needs both.
 pub(crate) fn machine_name() -> Option<String> {
     None
 }
@@ -185,7 +185,7 @@ pub(crate) fn check_socket_path(_: &Path) -> Result<(), &'static str> {
     Err("this system has no Unix sockets")
 }
 
-/// Returns the path of these octets, which come from a percent-encoded URL.
+/// Returns the path that these octets from a percent-encoded URL represent.
 pub(crate) fn path_from_octets(octets: Box<[u8]>) -> PathBuf {
     String::from_utf8_lossy(&octets).into_owned().into()
 }
@@ -200,7 +200,7 @@ pub(crate) fn may_lack_a_writer(_: &Metadata) -> bool {
     false
 }
 
-/// Returns true: whether a pipe or a device can be read is not known, so a read may wait.
+/// Returns true: it is not known whether a pipe or a device can be read, so a read may wait.
 pub(crate) fn wait_for_file(_: &File, _: Duration) -> io::Result<bool> {
     Ok(true)
 }

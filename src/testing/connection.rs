@@ -52,15 +52,15 @@ pub(super) struct Connection {
     shared: Arc<Shared>,
     number: usize,
     input: BufReader<Socket>,
-    /// Replies that are held back until there is nothing left to read.
+    /// Replies that are held back until all buffered input has been read.
     output: Vec<u8>,
     hello: Hello,
     user: Option<String>,
     transaction: Option<Parts>,
 }
 
-/// The socket of a connection. Another thread can end its waits by shutting it down. On Windows, that does not end a
-/// wait of a `TcpStream`.
+/// The socket of a connection. Another thread can end its waits by shutting the socket down. On Windows, that does not
+/// end a read or write that waits in `TcpStream` itself.
 struct Socket(TcpStream);
 
 impl Read for Socket {
@@ -308,7 +308,7 @@ fn end_of_path(inside: &str) -> Option<usize> {
     None
 }
 
-/// Checks that an address beyond ASCII comes with the parameter SMTPUTF8 (RFC 6531 §3.4).
+/// Checks that a non-ASCII address comes with the parameter SMTPUTF8 (RFC 6531 §3.4).
 fn check_letters(address: &str, mail_parameters: &[String]) -> Result<(), Stop> {
     let allowed = mail_parameters.iter().any(|parameter| parameter.eq_ignore_ascii_case("SMTPUTF8"));
     if address.is_ascii() || allowed {
@@ -322,7 +322,7 @@ fn split_parameter(parameter: &str) -> (String, &str) {
     (keyword.to_ascii_uppercase(), value)
 }
 
-/// Whether the value is 1 to 20 digits (RFC 1870 §3).
+/// Returns whether the value has 1 to 20 digits and nothing else (RFC 1870 §3).
 fn is_size(value: &str) -> bool {
     (1..=20).contains(&value.len()) && value.bytes().all(|byte| byte.is_ascii_digit())
 }
@@ -419,7 +419,7 @@ impl Connection {
         }
     }
 
-    /// Returns buffered input. Before it has to wait, it sends all replies so far in one write (RFC 2920 §3.2).
+    /// Returns buffered input. Before waiting for more, sends all replies so far in one write (RFC 2920 §3.2).
     fn more(&mut self) -> io::Result<&[u8]> {
         if self.input.buffer().is_empty() {
             self.flush()?;
@@ -454,11 +454,11 @@ impl Connection {
     }
 }
 
-/// Runs even if `on_line` panics: the client must not wait for a thread that is gone.
+/// Runs even if `on_line` panics: the client must not wait for a thread that has ended.
 impl Drop for Connection {
     fn drop(&mut self) {
         self.shared.leave(self.number);
-        // This fails if the client was faster.
+        // This fails if the client has already disconnected.
         let _ = self.input.get_ref().0.shutdown(Shutdown::Both);
     }
 }

@@ -30,7 +30,7 @@ impl Content {
         Content { bytes: Vec::new(), octets: 0, limit, state: State::LineStart }
     }
 
-    /// Reads `input` and returns how many bytes belong to the message: all of them, unless it ends there.
+    /// Reads `input` and returns how many bytes belong to the message: all of them, unless the message ends in `input`.
     pub(super) fn read(&mut self, input: &[u8]) -> usize {
         let mut used = 0;
         while used < input.len() && !self.has_ended() {
@@ -86,7 +86,7 @@ impl Content {
         self.state == State::End
     }
 
-    /// Returns the size in octets, whether kept or not.
+    /// Returns the size in octets, including any that were discarded.
     pub(super) fn octets(&self) -> u64 {
         self.octets
     }
@@ -100,7 +100,7 @@ impl Content {
 mod tests {
     use super::*;
 
-    /// Returns the content and the number of input bytes it used, when fed in pieces of `size`.
+    /// Returns the content, and the number of bytes that belong to it. The input is fed in pieces of `size`.
     fn read(input: &[u8], size: usize) -> Option<(Vec<u8>, usize)> {
         let (mut content, mut used) = (Content::new(1000), 0);
         for piece in input.chunks(size) {

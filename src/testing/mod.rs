@@ -119,13 +119,13 @@ impl Drop for Server {
     fn drop(&mut self) {
         self.shared.stop();
         let acceptor = self.acceptor.take();
-        // The acceptor blocks until somebody connects. If nobody can connect, it is not waited for.
+        // The acceptor blocks until somebody connects. If connecting fails, the acceptor is not waited for.
         if TcpStream::connect_timeout(&self.addr, PATIENCE).is_ok() {
             acceptor.map(JoinHandle::join);
         }
         let threads = std::mem::take(&mut self.shared.lock().threads);
         for thread in threads {
-            // `on_line` may drop the server; its thread cannot wait for itself.
+            // `on_line` may drop the server; a thread cannot wait for itself.
             if thread.thread().id() != thread::current().id() {
                 let _ = thread.join();
             }
@@ -415,7 +415,7 @@ impl Shared {
         let mut records = self.lock();
         records.stopped = true;
         for stream in records.live.values() {
-            // This fails if the client was faster.
+            // This fails if the client has already disconnected.
             let _ = stream.shutdown(Shutdown::Both);
         }
     }
@@ -429,7 +429,7 @@ fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
             return;
         }
         if accepted.and_then(|(stream, _)| open(stream, shared)).is_err() {
-            // Running out of file descriptors does not resolve at once, and accept() does not wait for that.
+            // Without file descriptors, accept() fails at once instead of waiting. The pause avoids a busy loop.
             thread::sleep(Duration::from_millis(10));
         }
     }

@@ -32,7 +32,7 @@ impl Peer {
         self.0.get_mut().write_all(bytes.as_ref()).unwrap();
     }
 
-    /// Reads one reply, its lines joined by LF.
+    /// Reads one reply and joins its lines with LF.
     fn reply(&mut self) -> String {
         let mut reply = String::new();
         loop {
@@ -74,7 +74,7 @@ impl Peer {
     #[track_caller]
     fn is_hung_up_on(&mut self) {
         match self.0.read(&mut [0]) {
-            Ok(octets) => assert_eq!(octets, 0, "it has more to say"),
+            Ok(octets) => assert_eq!(octets, 0, "the server has sent more"),
             Err(error) => assert_eq!(error.kind(), io::ErrorKind::ConnectionReset),
         }
     }
@@ -279,7 +279,7 @@ fn messages_over_the_size_limit_are_refused() {
     ]);
     assert_eq!(&peer.post("123456789\r\n")[..9], "552 5.3.4");
     assert_eq!(&peer.post(&"12345678\r\n".repeat(100_000))[..9], "552 5.3.4");
-    // The stuffed dot does not count.
+    // The dot that was added by dot-stuffing does not count.
     assert_eq!(peer.post("..2345678\r\n"), "250 2.0.0 Ok: queued as T1");
     assert_eq!(server.messages().len(), 1);
 }
@@ -579,7 +579,7 @@ fn dropping_the_server_does_not_wait_for_a_client_that_does_not_read() {
     let stream = Peer::greeted(&server).0.into_inner();
     stream.set_nonblocking(true).unwrap();
     let noops = "NOOP\r\n".repeat(10_000);
-    // First the replies fill one direction, then the server stops reading, then the other direction is full.
+    // The replies fill one direction, the server stops reading, and then the other direction fills up.
     while (&stream).write(noops.as_bytes()).is_ok() {}
     drop(server);
 }
@@ -665,7 +665,7 @@ fn no_input_makes_the_test_server_panic() {
             random ^= random << 17;
             input.extend_from_slice(WORDS[(random % 24) as usize]);
         }
-        // Whatever state it is in, this ends it; a thread that had panicked would not send the 221.
+        // This ends the session in any state. A thread that had panicked would not send the 221.
         input.extend_from_slice(b"\r\n.\r\n*\r\nQUIT\r\n");
         peer.send(input);
         let mut replies = String::new();

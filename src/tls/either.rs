@@ -1,4 +1,4 @@
-//! A value of one of the TLS libraries, and the calls that are passed on to it.
+//! A value of one of the TLS libraries, and the calls that are forwarded to it.
 #![cfg_attr(not(feature = "async"), allow(dead_code))] // the blocking client never resumes a paused handshake
 
 use std::io::{self, Read, Write};
@@ -20,7 +20,7 @@ pub(super) type Identity = Either<native::Identity, rustls::Identity>;
 use Either::{Native, Rustls};
 
 impl Roots {
-    /// Reads these CAs, whose form was checked.
+    /// Reads these CAs, whose form has been checked.
     pub fn read<'b>(
         backend: TlsBackend,
         certificates: impl Iterator<Item = &'b [u8]>,
@@ -63,7 +63,7 @@ impl Identity {
 }
 
 impl Connector {
-    /// Builds a connector. The options are valid, and the roots and the identity are theirs.
+    /// Builds a connector. The options are valid, and the roots and the identity were read from them.
     pub(super) fn new(
         options: &Options,
         roots: &Roots,
@@ -115,7 +115,7 @@ impl<T, P> Handshake<T, P> {
     }
 }
 
-/// Does the same with the value of either library.
+/// Evaluates the same expression for the value of either library.
 macro_rules! each {
     ($either:expr, $value:ident => $do:expr) => {
         match $either {
@@ -164,12 +164,12 @@ impl<S: Read + Write> TlsStream<S> {
         each!(self, stream => stream.peer_certificate())
     }
 
-    /// Returns the version of TLS, if the library tells.
+    /// Returns the version of TLS, if the library reports it.
     pub fn version(&self) -> Option<TlsVersion> {
         each!(self, stream => stream.version())
     }
 
-    /// Returns the cipher suite by the name that IANA has registered, if the library tells.
+    /// Returns the cipher suite by its IANA name, if the library reports it.
     pub fn cipher_suite(&self) -> Option<String> {
         each!(self, stream => stream.cipher_suite())
     }

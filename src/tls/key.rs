@@ -1,14 +1,14 @@
-//! Private keys as the TLS libraries take them: PKCS#8 in PEM (RFC 5958, RFC 7468 §10), not encrypted.
+//! Private keys in the form that the TLS libraries accept: unencrypted PKCS#8 in PEM (RFC 5958, RFC 7468 §10).
 
 use crate::search::find;
 
 const PKCS8: &[u8] = b"-----BEGIN PRIVATE KEY-----";
 
-/// Returns the key of a PEM text, from its first line on, without the attributes or certificates before it.
+/// Returns the key in a PEM text, from its first line on, without any attributes or certificates before it.
 ///
 /// # Errors
 ///
-/// The text says which kind of key it is, and how to convert it. It contains nothing of the key.
+/// The text says which kind of key was found, and how to convert it. It contains no part of the key.
 pub(super) fn pkcs8(pem: &[u8]) -> Result<&[u8], &'static str> {
     if let Some(start) = find(pem, PKCS8) {
         return Ok(&pem[start..]);
@@ -20,7 +20,7 @@ pub(super) fn pkcs8(pem: &[u8]) -> Result<&[u8], &'static str> {
 const NO_PEM: &str = "the client key is not PEM text with a private key (from DER: \
      openssl pkcs8 -topk8 -nocrypt -inform DER -in key.der -out key.pkcs8.pem)";
 
-/// First lines of other kinds of keys, and how to convert those.
+/// First lines of other kinds of keys, and how to convert such keys.
 const KNOWN: [(&str, &str); 7] = [
     (
         "-----BEGIN ENCRYPTED PRIVATE KEY-----",

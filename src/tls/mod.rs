@@ -1,9 +1,9 @@
-//! TLS: the settings, and one connector for all clones of them.
+//! TLS: the settings, and one connector that all their clones share.
 //!
-//! Each TLS library is a file: `native.rs` (the feature `native-tls`) and `rustls.rs` (the feature `rustls`). `none.rs`
-//! takes the place of each one that is not compiled. With both, native-tls is used unless
+//! Each TLS library has a file: `native.rs` (the feature `native-tls`) and `rustls.rs` (the feature `rustls`).
+//! `none.rs` takes the place of a library that is not compiled. With both, native-tls is used unless
 //! [`Builder::tls_backend`](crate::Builder::tls_backend) says otherwise: enabling a feature must not change what
-//! another part of the program gets. `either.rs` is the one place that has to know which library a value belongs to.
+//! another part of the program gets. Only `either.rs` has to know which library a value belongs to.
 //!
 //! A new library needs a feature, a [`TlsBackend`], a variant in `either.rs`, and a file with these items:
 //!
@@ -18,14 +18,14 @@
 //! | `Paused<S>` | a handshake that would have to wait: `get_mut`, `resume` |
 //! | `TlsStream<S>` | `Read` and `Write`; `get_mut`, `shutdown`, `end_point`, `exporter`, `peer_certificate`, `version`, `cipher_suite` |
 //!
-//! It also needs a third type in `either.rs`, the setters in `src/tls_connector.rs` for what its users build themselves, its
-//! name in every `cfg(any(feature = …))`, and in the lists of features in `.ci/run` and `tests/all`.
+//! It also needs a third type in `either.rs`, setters in `src/tls_connector.rs` for connectors that the caller builds,
+//! and its name in every `cfg(any(feature = …))` and in the lists of features in `.ci/run` and `tests/all`.
 //!
 //! The stream below is a `Read` and `Write` that may fail with [`WouldBlock`](std::io::ErrorKind::WouldBlock) at any
-//! time, in either direction: the deadlines and limits of the clients are in there. So
+//! time, in either direction. It enforces the deadlines and limits of the clients. So:
 //!
-//! - `connect`, `resume`, `read` and `write` pass `WouldBlock` on, and can be called again afterwards;
-//! - they make no more than a bounded number of steps without calling the stream below;
+//! - `connect`, `resume`, `read` and `write` return `WouldBlock` to the caller, and can be called again afterwards;
+//! - they take only a bounded number of steps without calling the stream below;
 //! - `write` returns only when all that it took has been written below. After `WouldBlock` it is called with the same
 //!   octets again;
 //! - `read` returns octets that have arrived even if writing below would block;
@@ -65,9 +65,9 @@ use self::{
 };
 use crate::Error;
 
-/// Maximum number of reads and writes of the transport in one call of the TLS library that must not wait, or in one
-/// poll. The next call continues. A record takes two reads; no well-behaved server sends this many records without
-/// content, and they take microseconds.
+/// Maximum number of reads and writes of the transport in one non-blocking call of the TLS library, or in one poll. The
+/// next call continues. A record takes two reads. No well-behaved server sends this many records without content, and
+/// this many steps take only microseconds.
 pub(crate) const MAX_STEPS: u32 = 64;
 
 /// A TLS version. Versions before 1.2 are not offered (RFC 8996).
@@ -148,7 +148,7 @@ pub(crate) enum Handshake<T, P> {
     Failed(Error),
 }
 
-/// Why a setting is invalid; reported when it is used.
+/// Why a setting is invalid. It is reported when the setting is used.
 type Flaw = String;
 
 /// Which certificates to trust, which one to present, and which name to verify.
@@ -156,13 +156,13 @@ type Flaw = String;
 pub(crate) struct TlsSettings {
     options: Options,
     name: Option<String>,
-    /// A connector that the caller has built.
+    /// A connector that was built by the caller.
     ready: Option<Connector>,
-    /// The additional CAs. They are read when they are first needed: until then the library is not started.
+    /// The additional CAs. They are read only when they are first needed, so that the library is not started before.
     roots: Arc<OnceLock<Result<Roots, Flaw>>>,
     /// The client certificate. It is read when the settings are checked, because the library may be chosen last.
     identity: Arc<OnceLock<Result<Option<Identity>, Flaw>>>,
-    /// Built when it is first needed, and then shared: reading the system's certificates takes some 50 ms.
+    /// Built when it is first needed, and then shared: reading the system's certificates takes about 50 ms.
     connector: Arc<OnceLock<Result<Connector, Flaw>>>,
 }
 
@@ -181,7 +181,7 @@ struct Options {
     accept_invalid_hostnames: bool,
 }
 
-/// A client certificate with its key, as it is passed to the builder. It has no `Debug`.
+/// A client certificate with its key, as passed to the builder. It does not implement `Debug`.
 #[derive(Clone)]
 enum Archive {
     Pem { chain: Arc<[u8]>, key: Arc<[u8]> },
@@ -206,7 +206,7 @@ impl Options {
 }
 
 impl TlsSettings {
-    /// Returns the options for a change. What was read or built from the old ones is discarded.
+    /// Returns the options for modification, and discards everything that was read or built from them.
     fn options(&mut self) -> &mut Options {
         (self.roots, self.identity, self.connector) = (Arc::default(), Arc::default(), Arc::default());
         &mut self.options
@@ -268,7 +268,7 @@ impl TlsSettings {
         self.name = Some(name);
     }
 
-    /// Returns the name to verify, if it is not the host's.
+    /// Returns the name to verify, if it differs from the host's.
     pub fn name(&self) -> Option<&str> {
         self.name.as_deref()
     }
@@ -278,7 +278,7 @@ impl TlsSettings {
         self.options.identity.is_some()
     }
 
-    /// Uses a connector that the caller has built.
+    /// Uses a connector that was built by the caller.
     #[allow(dead_code)] // unused in builds without TLS
     pub fn set_ready(&mut self, connector: Connector) {
         self.ready = Some(connector);
@@ -289,7 +289,7 @@ impl TlsSettings {
     ///
     /// # Errors
     ///
-    /// [`Error::Config`] if it has not.
+    /// [`Error::Config`] if it does not.
     pub fn available() -> Result<(), Error> {
         if TlsBackend::default().is_available() {
             return Ok(());
@@ -357,7 +357,7 @@ impl TlsSettings {
         Ok(())
     }
 
-    /// Reads the additional CAs, unless that was done before.
+    /// Reads the additional CAs, unless they have already been read.
     ///
     /// # Errors
     ///
@@ -381,7 +381,7 @@ impl TlsSettings {
         read.as_ref().map(Option::as_ref)
     }
 
-    /// Returns the connector, if it was built before, or set by the caller.
+    /// Returns the connector, if it has already been built, or was set by the caller.
     #[cfg(feature = "async")] // the blocking client has to wait for it anyway
     pub fn built(&self) -> Option<Connector> {
         self.ready.clone().or_else(|| self.connector.get()?.clone().ok())
@@ -450,15 +450,15 @@ impl fmt::Debug for TlsSettings {
     }
 }
 
-/// Returns the error for a server that refuses our certificate, or wants one. It says so after the handshake: in TLS 1.3
-/// that is over for the client before the server has seen the certificate (RFC 8446 §4.4.2.4, §6.2).
+/// Returns the error for a server that refuses our certificate, or requires one. The server does so after the
+/// handshake: in TLS 1.3, the client finishes before the server has seen the certificate (RFC 8446 §4.4.2.4, §6.2).
 #[allow(dead_code)] // without TLS
 fn refusal(text: &str) -> Error {
     let text = format!("the server refused the client certificate, or requires one that was not set: {text}");
     Error::Tls { source: text.into() }
 }
 
-/// Returns the error for a server that answers with something else than TLS.
+/// Returns the error for a server that answers with something other than TLS.
 #[allow(dead_code)] // without TLS
 fn not_tls(text: &str) -> Error {
     let text = format!(

@@ -1,4 +1,4 @@
-//! TLS by native-tls: the system's library (OpenSSL on Linux).
+//! TLS with native-tls: the system's library (OpenSSL on Linux).
 //!
 //! With OpenSSL, building a connector parses the file with the CAs of the system twice, even if they are not trusted:
 //!
@@ -57,7 +57,7 @@ impl<S: Read + Write> Paused<S> {
 }
 
 impl Connector {
-    /// Builds a connector. The options are valid, and the roots are theirs.
+    /// Builds a connector. The options are valid, and the roots were read from them.
     pub(super) fn new(
         options: &Options,
         roots: &[Certificate],
@@ -115,8 +115,8 @@ fn handshake<S: Read + Write>(
     }
 }
 
-/// Returns the error of a failed handshake. With native-tls, only the text tells an untrusted certificate from other
-/// failures.
+/// Returns the error of a failed handshake. With native-tls, only the text distinguishes an untrusted certificate from
+/// other failures.
 fn failure(name: &str, e: native_tls::Error) -> Error {
     let text = e.to_string();
     if !text.contains("certificate verify failed") {
@@ -196,7 +196,7 @@ impl<S: Read + Write> Write for TlsStream<S> {
     }
 }
 
-/// Translates the error of a read or write. Only the text shows that the server refuses our certificate, or wants one.
+/// Translates the error of a read or write. Only the text shows that the server refuses or requires a certificate.
 #[cold]
 fn translate(e: io::Error) -> io::Error {
     if e.kind() != io::ErrorKind::Other {
@@ -242,7 +242,7 @@ fn sha256(_: &[u8]) -> pin::Hash {
     [0; 32]
 }
 
-/// Reads certificates whose form was checked: one or more in PEM, or one in DER.
+/// Reads certificates whose form has been checked: one or more in PEM, or one in DER.
 pub(super) fn roots(certificates: &[u8]) -> Result<Vec<Certificate>, Flaw> {
     let read = if is_pem(certificates) {
         Certificate::stack_from_pem(certificates)
@@ -256,7 +256,7 @@ pub(super) fn roots(certificates: &[u8]) -> Result<Vec<Certificate>, Flaw> {
     }
 }
 
-/// A certificate with its chain and its private key. It has no `Debug`.
+/// A certificate with its chain and its private key. It does not implement `Debug`.
 #[derive(Clone)]
 pub(super) struct Identity(native_tls::Identity);
 

@@ -1,4 +1,4 @@
-//! Takes the place of a TLS library that is not compiled: types without values, so that nothing else needs a `cfg`.
+//! Takes the place of a TLS library that is not compiled: types without values, so that no other code needs a `cfg`.
 #![allow(dead_code)] // the same shape as with the library
 
 use std::{
@@ -103,7 +103,7 @@ impl<S> Write for TlsStream<S> {
     }
 }
 
-/// Nobody sees this: the settings are checked before.
+/// Never shown, because the settings are checked first.
 const NONE: &str = "the TLS library is not part of this build";
 
 pub(super) fn roots(_: &[u8]) -> Result<Vec<Certificate>, Flaw> {

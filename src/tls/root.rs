@@ -1,13 +1,13 @@
-//! CA certificates as they are passed to the builder: PEM text (RFC 7468 §5), or one in DER. Only the TLS library can
-//! read them, and starting it takes a millisecond. Input that does not have the form of a certificate is refused
-//! without it.
+//! CA certificates as they are passed to the builder: PEM text (RFC 7468 §5), or one certificate in DER. Only the TLS
+//! library can parse them, and starting it takes a millisecond. Input that does not have the form of a certificate is
+//! refused without starting the library.
 
 use std::sync::Arc;
 
 use super::Flaw;
 use crate::search::find;
 
-/// Maximum size of a certificate or key, in octets. Beyond OpenSSL's own limit, which is higher, there is a panic.
+/// Maximum size of a certificate or key, in octets. OpenSSL's own limit is higher, and exceeding it causes a panic.
 pub(super) const MAX_FILE: usize = 1 << 24;
 
 /// Input that has the form of at least one certificate.
@@ -36,7 +36,7 @@ impl Root {
         &self.0
     }
 
-    /// Returns the number of certificates: that of PEM blocks, or 1 for DER.
+    /// Returns the number of certificates: the number of PEM blocks, or 1 for DER.
     pub fn count(&self) -> usize {
         marks(&self.0, BEGIN).max(1)
     }
@@ -58,7 +58,7 @@ fn marks(pem: &[u8], mark: &[u8]) -> usize {
     behind.filter(|at| label(*at).ends_with(b"CERTIFICATE")).count()
 }
 
-/// Returns whether it is a complete SEQUENCE (X.690 §8.1).
+/// Returns whether the input is a complete SEQUENCE (X.690 §8.1).
 fn is_der(bytes: &[u8]) -> bool {
     match bytes {
         [0x30, length @ ..=0x7f, content @ ..] => content.len() >= usize::from(*length),
@@ -86,7 +86,7 @@ mod tests {
         assert_eq!(count(trusted.as_bytes()), Some(1));
         let key = include_bytes!("../../tests/support/certs/client.key");
         assert_eq!((count(key), count(&[key, PEM].concat())), (None, Some(1)));
-        assert_eq!(count(&[0x30, 0]), Some(1)); // the library will tell
+        assert_eq!(count(&[0x30, 0]), Some(1)); // only the library can tell
         let request = String::from_utf8_lossy(PEM).replace("CERTIFICATE", "CERTIFICATE REQUEST");
         for no_root in ["", "nonsense", "-----BEGIN ", "-----END CERTIFICATE-----", &request] {
             assert_eq!(count(no_root.as_bytes()), None, "{no_root}");

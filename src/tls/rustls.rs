@@ -1,4 +1,4 @@
-//! TLS by rustls, with the cryptography of ring.
+//! TLS with rustls, using the cryptography of ring.
 #![cfg_attr(not(feature = "async"), allow(dead_code))] // the blocking client never resumes a paused handshake
 
 use std::{
@@ -39,8 +39,8 @@ pub(super) const PINS: bool = true;
 
 pub(super) type Certificate = CertificateDer<'static>;
 
-/// All connections of a connector share its configuration, and with it the sessions to resume: at most 256, as is the
-/// default of rustls.
+/// All connections of a connector share its configuration, and with it the sessions to resume: at most 256, which is
+/// the rustls default.
 #[derive(Clone)]
 pub(crate) struct Connector(Arc<ClientConfig>);
 
@@ -48,7 +48,7 @@ pub(crate) struct Connector(Arc<ClientConfig>);
 type Handshake<S> = super::Handshake<TlsStream<S>, Paused<S>>;
 
 impl Connector {
-    /// Builds a connector. The options are valid, and the roots and the identity are theirs.
+    /// Builds a connector. The options are valid, and the roots and the identity were read from them.
     pub(super) fn new(
         options: &Options,
         roots: &[Certificate],
@@ -112,10 +112,10 @@ impl<S: Read + Write> Paused<S> {
 }
 
 pub(crate) struct TlsStream<S> {
-    /// More than a kilobyte.
+    /// Boxed because it is larger than a kilobyte.
     connection: Box<ClientConnection>,
     stream: S,
-    /// Number of octets that were encrypted in a call of `write` that then had to wait.
+    /// Number of octets that were encrypted in a call of `write` that then returned `WouldBlock`.
     taken: usize,
 }
 
@@ -138,7 +138,7 @@ impl<S: Read + Write> TlsStream<S> {
         }
     }
 
-    /// Processes what was read. The server learns of a failure, if it can be written without waiting.
+    /// Processes what was read. On failure, sends an alert to the server, if that is possible without waiting.
     fn process(&mut self) -> Result<(), ::rustls::Error> {
         self.connection.process_new_packets().map(drop).inspect_err(|_| drop(self.flush_records()))
     }
@@ -197,7 +197,7 @@ impl<S: Read + Write> TlsStream<S> {
 
     pub fn cipher_suite(&self) -> Option<String> {
         let name = self.connection.negotiated_cipher_suite()?.suite().as_str()?;
-        Some(name.replacen("TLS13_", "TLS_", 1)) // rustls has names of its own for those of TLS 1.3
+        Some(name.replacen("TLS13_", "TLS_", 1)) // rustls has its own names for TLS 1.3 suites
     }
 }
 
@@ -206,7 +206,7 @@ impl<S: Read + Write> Read for TlsStream<S> {
         loop {
             let processed = self.process();
             match self.connection.reader().read(room) {
-                Err(e) if e.kind() == ErrorKind::WouldBlock => {} // there is nothing
+                Err(e) if e.kind() == ErrorKind::WouldBlock => {} // no data is available
                 done => return done,
             }
             processed.map_err(|e| io::Error::other(tls(e)))?;
@@ -247,7 +247,7 @@ fn failure(name: &str, e: ::rustls::Error) -> Error {
     }
 }
 
-/// Says what is wrong with a certificate, in OpenSSL's words.
+/// Describes what is wrong with a certificate, in OpenSSL's words.
 fn reason(name: &str, flaw: &CertificateError) -> String {
     let words = match flaw {
         CertificateError::Expired | CertificateError::ExpiredContext { .. } => "certificate has expired",
@@ -268,7 +268,7 @@ fn reason(name: &str, flaw: &CertificateError) -> String {
     words.to_owned()
 }
 
-/// Returns the error for any other failure, of a handshake or after it.
+/// Returns the error for any other failure, during a handshake or after it.
 fn tls(e: ::rustls::Error) -> Error {
     use AlertDescription as Alert;
     match e {
@@ -286,7 +286,7 @@ fn tls(e: ::rustls::Error) -> Error {
     }
 }
 
-/// Reads certificates whose form was checked: one or more in PEM, or one in DER.
+/// Reads certificates whose form has been checked: one or more in PEM, or one in DER.
 pub(super) fn roots(certificates: &[u8]) -> Result<Vec<Certificate>, Flaw> {
     let invalid = |e: String| format!("the CA certificate is invalid: {e}");
     let read = if is_pem(certificates) {
@@ -306,7 +306,7 @@ fn pem(text: &[u8]) -> Result<Vec<Certificate>, Flaw> {
     CertificateDer::pem_slice_iter(text).collect::<Result<_, _>>().map_err(|e| e.to_string())
 }
 
-/// A certificate with its chain and its private key. It has no `Debug`.
+/// A certificate with its chain and its private key. It does not implement `Debug`.
 pub(super) struct Identity {
     chain: Vec<Certificate>,
     key: PrivateKeyDer<'static>,
@@ -331,7 +331,7 @@ impl Identity {
     }
 }
 
-/// Verifies the server's certificate, as far as the options want it.
+/// Verifies the server's certificate, as far as the options require.
 struct Verifier {
     trust: Trust,
     algorithms: WebPkiSupportedAlgorithms,
@@ -642,12 +642,12 @@ mod tests {
         let ecdsa = |last: &[u8]| hash(&[&[0x2a, 0x86, 0x48, 0xce, 0x3d, 4], last].concat());
         assert!([4, 5, 11].into_iter().all(|last| rsa(last) == Some(&SHA256)));
         assert!(rsa(12) == Some(&SHA384) && rsa(13) == Some(&SHA512));
-        assert!(rsa(10).is_none(), "RSASSA-PSS has its hash elsewhere");
+        assert!(rsa(10).is_none(), "RSASSA-PSS stores its hash elsewhere");
         assert!(ecdsa(&[1]) == Some(&SHA256) && ecdsa(&[3, 2]) == Some(&SHA256));
         assert!(ecdsa(&[3, 3]) == Some(&SHA384) && ecdsa(&[3, 4]) == Some(&SHA512));
     }
 
-    /// OpenSSL's command `req -x509` makes such certificates for servers.
+    /// OpenSSL's command `req -x509` creates such certificates for servers.
     #[test]
     fn a_server_may_present_an_added_ca_as_its_own_certificate() {
         let settings = |change: fn(&mut TlsSettings)| {

@@ -1,4 +1,4 @@
-//! Runs a test in a separate process, whose footprint no other test changes.
+//! Runs a test in a separate process, so that no other test changes its footprint.
 
 use std::{
     env,
@@ -12,8 +12,8 @@ pub fn is_own_process() -> bool {
     env::var_os(OWN).is_some()
 }
 
-/// Runs one test of this binary in a separate process. With a single malloc arena for all threads, its memory does not
-/// depend on which thread uses which arena; and the first backtrace would permanently take tens of MB.
+/// Runs one test of this binary in a separate process. A single malloc arena for all threads makes memory independent
+/// of which thread uses which arena. Backtraces are off, because the first one would permanently take tens of MB.
 pub fn in_own_process(module: &str, test: &str) {
     let (_, module) = module.split_once("::").unwrap();
     let mut alone = Command::new(env::current_exe().unwrap());
@@ -26,7 +26,7 @@ pub fn in_own_process(module: &str, test: &str) {
     said.lines().filter(|line| line.contains("cells")).for_each(|line| println!("{line}"));
 }
 
-/// Takes the lock of the process, whose footprint is shared: no other test may run meanwhile.
+/// Takes the lock of the process: its footprint is shared, so no other test may run in the meantime.
 pub fn alone() -> MutexGuard<'static, ()> {
     static ALONE: Mutex<()> = Mutex::new(());
     ALONE.lock().unwrap_or_else(PoisonError::into_inner)

@@ -24,30 +24,30 @@ use crate::{
     table::{EVENTS, Event, STATES, Scene, State},
 };
 
-/// The limit that has to pass.
+/// The limit that is expected to expire.
 const SHORT: Duration = Duration::from_millis(300);
-/// All other limits: nothing here may come near them.
+/// All other limits, which no session may come close to.
 const LONG: Duration = Duration::from_secs(60);
-/// Maximum time for a call that waits for no limit.
+/// Maximum duration of a call that is not expected to time out.
 const CEILING: Duration = Duration::from_secs(15);
 /// Number of concurrent sessions.
 const WORKERS: usize = 16;
-/// Number of attempts, each with twice the limit of the one before, for a session whose limit passes before its state
+/// Number of attempts, each with twice the limit of the one before, for a session whose limit expires before its state
 /// is reached.
 const ATTEMPTS: u32 = 4;
 
-/// Maximum growth of the memory, in KiB: it depends on how many sessions there were at once. In the long run, this
-/// detects a kilobyte lost in each session, but not an octet.
+/// Maximum growth of memory, in KiB. The growth depends on how many sessions ran at once. In the long run, this
+/// detects a leak of a kilobyte per session, but not of an octet.
 const GROWTH: usize = 8 * 1024;
 
-/// Maximum number of additional threads: smol's pool keeps as many as were ever needed at once, which depends on
-/// timing, and no session needs two.
+/// Maximum number of additional threads. smol's pool keeps as many as were ever needed at once, which depends on
+/// timing. Each session needs at most one.
 const MORE_THREADS: usize = match CLIENT {
     ClientKind::Blocking => 0,
     ClientKind::Aio => WORKERS,
 };
 
-/// Size of the content of a message that is not in the script, in octets.
+/// Size of message content that is not part of the script, in octets.
 const CONTENT: usize = 200_000;
 
 fn content() -> &'static [u8] {
@@ -61,7 +61,7 @@ fn content() -> &'static [u8] {
 /// One way for an event to happen.
 #[derive(Debug, Clone)]
 enum Take {
-    /// The only one.
+    /// The only way.
     Only,
     Says(String),
     SplitAt(usize),
@@ -74,7 +74,7 @@ fn takes(scene: &Scene, event: Event) -> Vec<Take> {
     let says = |texts: &[&str]| texts.iter().map(|text| Take::Says(text.to_string())).collect();
     match event {
         Event::WrongClass => wrong(scene).iter().map(|code| Take::Says(format!("{code} what"))).collect(),
-        // Fewer than five octets are not even the beginning of a record.
+        // With fewer than five octets, the client would wait for the rest of the record header.
         Event::Garbage if scene.phase == Phase::Tls => says(&["garbage", "\\xff\\xfe\\0what"]),
         Event::Garbage => {
             says(&["garbage", "25", "250garbage", "\\xff\\xfe\\0", "199 no", "600 no", "+25 no"])
@@ -91,7 +91,7 @@ fn takes(scene: &Scene, event: Event) -> Vec<Take> {
     }
 }
 
-/// The lines of the expected reply; where no reply is due, those of a refusal.
+/// The lines of the expected reply or, if no reply is due, of a refusal.
 fn answer(scene: &Scene) -> Vec<String> {
     if scene.is_unasked() {
         vec![format!("{} no", code(Event::Never))]
@@ -143,7 +143,7 @@ enum Link {
 struct Ends {
     go: Sender<()>,
     told: Receiver<()>,
-    /// Like `told`, for whoever cancels.
+    /// Like `told`, but for the code that cancels the call.
     bell: Bell,
     give: Sender<UnixStream>,
     is_ready: Receiver<()>,
@@ -153,17 +153,17 @@ struct Ends {
 struct Part {
     session: Session,
     more: Vec<String>,
-    /// Receives the client's end of a Unix socket, to be filled.
+    /// Receives the client's end of a Unix socket, whose send buffer is to be filled.
     end: Option<Receiver<UnixStream>>,
     /// Signals that the client may begin.
     ready: Sender<()>,
-    /// Signals that the client is idle, or within its content.
+    /// Signals that the client is idle, or in the middle of its content.
     go: Receiver<()>,
-    /// Reports that the state is reached.
+    /// Reports that the state has been reached.
     told: Box<dyn Fn() + Send>,
     /// Signals that the client has given up.
     done: Receiver<()>,
-    /// What was left unread then, without the octets that fill the buffer.
+    /// What was still unread when the client gave up, without the octets that filled the buffer.
     unread: Arc<Mutex<Vec<u8>>>,
 }
 
@@ -174,16 +174,16 @@ impl Part {
         let blocked_end = self.end.as_ref().map(|end| end.recv_timeout(PATIENCE).unwrap());
         let mut before = scene.before.clone();
         let words = before.iter().rev().take_while(|line| line.starts_with("S:")).count();
-        // What makes the client send something.
+        // The replies that make the client send something.
         let trigger = before.split_off(before.len() - if blocked && !scene.is_unasked() { words } else { 0 });
         if let (true, Some(end)) = (before.is_empty() && trigger.is_empty(), &blocked_end) {
             Peer::clog(end);
         }
         self.ready.send(()).unwrap();
-        peer.may_run_ahead = scene.says("-- read"); // it does not wait within its content
+        peer.may_run_ahead = scene.says("-- read"); // the client does not pause within its content
         peer.play(&before.join("\n"));
         if scene.is_unasked() {
-            self.go.recv_timeout(PATIENCE).expect("the client came to the state");
+            self.go.recv_timeout(PATIENCE).expect("the client should reach the state");
         }
         if let (true, Some(end)) = (!trigger.is_empty() || scene.is_unasked(), &blocked_end) {
             Peer::clog(end);
@@ -192,15 +192,15 @@ impl Part {
         if blocked {
             (self.told)();
             peer.play(&trigger.join("\n"));
-            self.done.recv_timeout(PATIENCE).expect("the client gave up");
+            self.done.recv_timeout(PATIENCE).expect("the client should give up");
             let rest = peer.rest_in_clear();
             let clogged = rest.iter().rev().take_while(|b| Peer::CLOG.contains(b)).count();
-            assert!(clogged > 0, "nothing was in its way");
+            assert!(clogged > 0, "the send buffer was not full");
             self.unread.lock().unwrap().extend(&rest[..rest.len() - clogged]);
             return;
         }
         peer.play(&scene.asks.join("\n"));
-        // In a flight, the client leaves as soon as it notices.
+        // In a flight, the client leaves as soon as it notices the extra line.
         peer.may_leave = scene.due() > 0 && *event == Event::ExtraLine;
         if scene.phase == Phase::Tls {
             self.happens_in_handshake(peer);
@@ -227,13 +227,13 @@ impl Part {
                 peer.may_leave |= scene.is_unasked();
                 peer.play(&format!("-- split {at} {}", answer(scene).join("\\r\\n")));
             }
-            // Longer than the ceiling: a client that restarts its clock with each octet does not return in time.
+            // This takes longer than `CEILING`: a client that restarts its timeout with each octet is too late.
             (Event::Slow, _) => peer.play(&format!("-- drip {}-{:.<1000}", &answer(scene)[0][..3], "")),
             (Event::Fin, Take::Notifies) => peer.play("-- notify"),
             (Event::Fin, _) => peer.play("-- close"),
             (Event::Reset, _) => peer.play("-- reset"),
             (Event::HalfClose, _) => peer.play("-- fin"),
-            _ => {} // not an event of the server
+            _ => {} // not caused by the server
         }
     }
 
@@ -267,10 +267,10 @@ impl Part {
 
 fn flood(peer: &mut Peer, text: &str) {
     let said = peer.flood(text.repeat(65_536 / text.len()).as_bytes(), 64 << 20);
-    assert!(said < 16 << 20, "the client listened to {said} octets");
+    assert!(said < 16 << 20, "the client accepted {said} octets");
 }
 
-/// The content of a message, which pauses where the server should do something.
+/// Message content that pauses at the point where the server should act.
 struct Stopping {
     at: usize,
     /// Number of octets before the pause.
@@ -321,7 +321,7 @@ impl Session {
         builder = builder.chunking(scene.says("CHUNKING"));
         match (self.event, scene.phase) {
             (Event::Deadline, _) if self.connects() || self.is_idle() => builder.deadline(limit),
-            // What is still on its way is limited block by block.
+            // Content that is still being sent is subject to the block timeout.
             (Event::WriteBlocked, Phase::End) => builder.block_timeout(limit),
             (Event::Slow | Event::Silence | Event::WriteBlocked, phase) => match phase {
                 Phase::Tls => builder.tls_timeout(limit),
@@ -337,18 +337,18 @@ impl Session {
     /// The content of the message, if it is not in the script.
     fn content(&self) -> &'static [u8] {
         match () {
-            () if self.scene.says("-- read") => content(), // more than one write of it is left where it stops
+            () if self.scene.says("-- read") => content(), // after the pause, more than one write is left
             () if self.scene.says("-- chunk") => &content()[..100_000], // two chunks
             () => b"",
         }
     }
 
-    /// Whether nothing is under way.
+    /// Whether no command is in progress.
     fn is_idle(&self) -> bool {
         self.scene.is_unasked() && self.scene.phase == Phase::Noop
     }
 
-    /// Whether the state is one of connecting.
+    /// Whether the state occurs while connecting.
     fn connects(&self) -> bool {
         let phase = self.scene.phase;
         matches!(phase, Phase::Tls | Phase::Greeting | Phase::Hello | Phase::StartTls | Phase::Auth)
@@ -374,7 +374,7 @@ impl Session {
                 Link::Tcp(socket) => {
                     cancelled(ends.bell, &stop_handle, || {}, || builder.connect_over(tcp(socket)))
                 }
-                Link::Unix(_) => panic!("nothing is cancelled there"),
+                Link::Unix(_) => panic!("only WriteBlocked uses a Unix socket"),
             };
             return self.judge(watch, server, connected.map(|it| it.map(Done::connected)), None, took);
         }
@@ -436,11 +436,11 @@ impl Session {
         if self.event == Event::WriteBlocked {
             let (server, here) = Server::running_pair(play);
             ends.give.send(here.try_clone().unwrap()).unwrap();
-            ends.is_ready.recv_timeout(PATIENCE).expect("its buffer is full, where that comes first");
+            ends.is_ready.recv_timeout(PATIENCE).expect("the server should become ready");
             return (server, Link::Unix(here));
         }
         let server = Server::running(play);
-        // This ensures that the client is connected before the server does something, and its socket can be looked at.
+        // This ensures that the client is connected before the server acts, and that its socket can be inspected.
         if self.scene.is_unasked() || self.scene.phase == Phase::Greeting {
             let socket = TcpStream::connect(server.address()).unwrap();
             socket.set_nodelay(true).unwrap();
@@ -449,7 +449,7 @@ impl Session {
         (server, Link::None)
     }
 
-    /// Makes the call of the state. Returns its result, and how long it took.
+    /// Makes the call that belongs to the state. Returns its result and its duration.
     fn call(
         &self,
         client: &mut Client,
@@ -502,7 +502,7 @@ impl Session {
         limit: Duration,
     ) {
         if self.event == Event::Deadline {
-            thread::sleep(limit * 6 / 5); // that of connecting passes
+            thread::sleep(limit * 6 / 5); // the deadline for connecting expires
             client.set_deadline(Some(LONG));
         }
         go.send(()).unwrap();
@@ -541,13 +541,13 @@ impl Session {
                 Event::Deadline => thread::sleep(limit * 6 / 5),
                 _ => drop(told.recv_timeout(PATIENCE)),
             }
-            // The async client reads it while it waits for the content, and then nothing is left to arrive here.
+            // The async client may read it while it waits for content, in which case this wait times out.
             if let Some(lent) = lent {
                 let limit = Timespec { tv_sec: 1, tv_nsec: 0 };
                 let _heard_already = poll(&mut [PollFd::new(&lent, PollFlags::IN)], Some(&limit)).unwrap();
             }
         };
-        // Enough before the pause for a write, and no more than fits into the buffers while the server does not read.
+        // This is enough for a write before the pause, but fits into the buffers while the server is not reading.
         let stop = if read == "0" { 0 } else { 70_000 };
         Raw::reader(envelope, Stopping { at: 0, stop, wait: Some(Box::new(wait)) })
     }
@@ -571,7 +571,7 @@ impl Session {
             client = Some(*connected);
         }
         let usable = client.as_mut().map_or(Ok(()), |client| watch.check_next(client));
-        // If the client can no longer be used, the server sees the end at once.
+        // A client that can no longer be used is kept: it must already have closed the connection.
         if watch.expected.next.is_ok() {
             client = None;
         }
@@ -600,7 +600,7 @@ impl Session {
     }
 }
 
-/// What is known of a session under way.
+/// What is known about a running session.
 struct Watch {
     expected: Expected,
     limit: Duration,
@@ -612,7 +612,7 @@ struct Watch {
 }
 
 impl Watch {
-    /// Reports an error before the state was reached: `NotThere` if it is a timeout, which is no failure.
+    /// Converts an error from before the state was reached. A timeout becomes `NotThere`, which is not a failure.
     fn not_there(self, server: Server, error: &Error) -> Trouble {
         drop(self.done);
         let why = server.outcome().err();
@@ -681,7 +681,7 @@ fn plain() -> Builder {
     builder.timeout(LONG).final_reply_timeout(LONG)
 }
 
-/// Resolves `localhost`, which the system knows without a server.
+/// Resolves `localhost`, for which the system needs no DNS server.
 fn resolving(event: Event) -> Result<(), String> {
     let hello = "S: 220 hi\nC: EHLO client.example.org\nS: 250 hi\nC: NOOP\nS: 250 ok";
     let named = |port: u16| {
@@ -698,7 +698,7 @@ fn resolving(event: Event) -> Result<(), String> {
             server.outcome()?;
             done.map(drop).map_err(|e| format!("{e:?}"))
         }
-        // The deadline may pass anywhere on the way to the greeting, which never comes.
+        // The deadline may expire at any point before the greeting, which never arrives.
         Event::Deadline => [0, 1, 20, 50, 100, 200, 400, 1000].into_iter().try_for_each(|limit| {
             let listener = silent();
             let start = Instant::now();
@@ -735,7 +735,7 @@ fn resolving(event: Event) -> Result<(), String> {
     }
 }
 
-/// Whether each client that connected sent nothing, and has left.
+/// Whether every client that connected has left without sending anything.
 fn nothing_came(listener: &TcpListener) -> bool {
     listener.set_nonblocking(true).unwrap();
     listener.incoming().map_while(Result::ok).all(|mut socket| {
@@ -769,7 +769,7 @@ fn connecting(event: Event) -> Result<(), String> {
             server.outcome()?;
             done.map(drop).map_err(|e| format!("{e:?}"))
         }
-        // A port where nobody listens answers with a reset.
+        // Connecting to a port where nobody listens is answered with a reset.
         Event::Reset => {
             let error = block_on(to(*CLOSED.get_or_init(closed)).connect()).unwrap_err();
             refused(error, false, start.elapsed(), Duration::ZERO)
@@ -790,7 +790,7 @@ fn connecting(event: Event) -> Result<(), String> {
             let (ring, bell) = bell();
             let (builder, stop_handle) = stoppable(to(hole.address()));
             let ringing = thread::spawn(move || {
-                thread::sleep(Duration::from_millis(50)); // mostly, it is under way by then
+                thread::sleep(Duration::from_millis(50)); // by then, connecting has usually begun
                 ring();
             });
             let (done, took) = cancelled(bell, &stop_handle, || {}, || builder.connect());
@@ -843,7 +843,7 @@ impl Work {
     }
 }
 
-/// All work of a cell; in a round, only one take of each place, a different one each time.
+/// Returns all work of a cell. In a round, it is only one take of each place, a different one in each round.
 fn work(state: &State, event: Event, round: Option<usize>) -> Vec<Work> {
     match state.name {
         "Resolving" => return vec![Work::Alone(resolving, event)],
@@ -883,7 +883,7 @@ fn all_cells(round: Option<usize>) -> Tally {
                 Some(_) => tally.reasons += 1,
                 None => {
                     let work = work(state, event, round);
-                    assert!(!work.is_empty(), "nothing is done in {} x {event:?}", state.name);
+                    assert!(!work.is_empty(), "there is nothing to run for {} x {event:?}", state.name);
                     all.extend(work.into_iter().map(|work| (names.len(), work)));
                     names.push(format!("{} x {event:?}", state.name));
                 }
@@ -900,7 +900,7 @@ fn all_cells(round: Option<usize>) -> Tally {
                 while let Some((cell, work)) = all.get(next.fetch_add(1, Ordering::Relaxed)) {
                     let done = catch_unwind(AssertUnwindSafe(|| work.run()));
                     let done =
-                        done.unwrap_or_else(|_| Err("it panicked; what it says stands above".to_owned()));
+                        done.unwrap_or_else(|_| Err("it panicked; the message is printed above".to_owned()));
                     if let Err(what) = done {
                         failures.lock().unwrap().push((*cell, format!("{}{what}", work.name())));
                     }
@@ -948,9 +948,9 @@ fn hostile_sessions_leave_nothing_behind() {
 }
 
 fn all_cells_again_and_again() {
-    let loops = std::env::var("CELLS").map_or(1, |loops| loops.parse().expect("CELLS is a number"));
+    let loops = std::env::var("CELLS").map_or(1, |loops| loops.parse().expect("CELLS should be a number"));
     assert_all_pass(&all_cells(Some(0)));
-    journal::forget(); // it keeps all lines
+    journal::forget(); // the journal keeps all lines
     let Some(before) = Footprint::settled(|_| true) else { return println!("skipped: there is no /proc") };
     let mut sessions = 0;
     for round in 1..=loops {

@@ -1,17 +1,17 @@
 //! The state table: 19 states x 17 events = 323 cells, from one table (`table.rs`) and one set of rules (`rules.rs`),
 //! for both clients.
 //!
-//! A cell plays a session up to the state, lets the event happen there, and checks that
+//! A cell plays a session up to the state, makes the event happen there, and checks that
 //!
 //! 1. the call returns in time;
 //! 2. it has the right outcome: accepted, refused, not sent, or in doubt for each recipient of a message; otherwise the
 //!    right error in the right phase;
-//! 3. the client can be used again, or it is unusable, says so, sends nothing more and has closed;
+//! 3. the client can be used again, or else reports that it cannot, sends nothing more and has closed the connection;
 //! 4. the server has received exactly the right octets.
 //!
-//! Most cells are several sessions: one for each place where the state occurs (step of a login, recipient, chunk), in
-//! clear text and in TLS, for each wrong code, and for each octet to split at. A cell that makes no sense has a reason
-//! in the table.
+//! Most cells run several sessions: one for each place where the state occurs (step of a login, recipient, chunk), in
+//! clear text and in TLS, for each wrong code, and for each octet to split at. For a cell that makes no sense, the
+//! table gives a reason.
 //!
 //! ```sh
 //! cargo test --features async --test states
@@ -19,8 +19,8 @@
 //! ```
 //!
 //! `hostile_sessions_leave_nothing_behind` repeats all cells, one variant at each place, in a separate process, and
-//! looks for leaked descriptors, threads and memory. `CELLS` sets the number of repetitions (default: one); 30 are
-//! 10,000 cells for each client.
+//! looks for leaked descriptors, threads and memory. `CELLS` sets the number of repetitions (default: one); 30 run
+//! about 9,000 cells with each client.
 #![cfg(unix)] // its doubles need Unix sockets
 
 mod apart;
@@ -47,7 +47,7 @@ mod blocking {
 
     const CLIENT: ClientKind = ClientKind::Blocking;
 
-    /// In the blocking client, a "future" is already its value.
+    /// With the blocking client, a "future" is already its value.
     fn block_on<T>(value: T) -> T {
         value
     }
@@ -78,7 +78,7 @@ mod blocking {
         stop_handle.stop();
     }
 
-    /// Makes a call, and cancels it when the bell rings. Returns its result, and the time it took after that.
+    /// Makes a call, and cancels it when the bell rings. Returns its result, and the time from then until it ended.
     fn cancelled<T>(
         bell: Bell,
         stop_handle: &StopHandle,
@@ -101,7 +101,7 @@ mod blocking {
         })
     }
 
-    /// Stops the client at some time: during the lookup, or shortly before or after it.
+    /// Stops the client at a time that depends on `number`: during the lookup, or shortly before or after it.
     fn cancel_lookup(builder: Builder, number: u32) -> Option<Error> {
         let (builder, stop_handle) = stoppable(builder);
         thread::scope(|scope| {

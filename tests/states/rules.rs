@@ -1,11 +1,11 @@
-//! The expected results of an event in a state. Nothing here is taken from the library: it follows from RFC 5321 and
-//! from what the library promises (P2 to P7 of its design; the decisions on outcomes).
+//! The expected results of an event in a state. They are not derived from the code of the library: they follow from RFC
+//! 5321 and from what the library promises (P2 to P7 of its design, and the decisions on outcomes).
 
 use postino::{Error, Outcome, Phase};
 
 use crate::table::{Event, Scene, is_clients, said};
 
-/// The client under test, as cancelling differs: the blocking client is stopped, a future of the async client is
+/// The client under test. Cancelling differs: the blocking client is stopped, while a future of the async client is
 /// dropped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ClientKind {
@@ -14,10 +14,10 @@ pub enum ClientKind {
     Aio,
 }
 
-/// The error of a call, as far as it matters.
+/// The error of a call, as far as it matters here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
-    /// The server refused it, with this code.
+    /// The server refused the command or the message, with this code.
     Refused(Phase, u16),
     /// The server refused a login, with this code.
     Auth(u16),
@@ -28,7 +28,7 @@ pub enum Fault {
     Lost(Phase),
     /// The server's octets are not TLS.
     Tls,
-    /// `Tls` or `Lost`, as TLS is left: its library takes an octet in clear text for a broken connection.
+    /// `Tls` or `Lost`: the TLS library may take clear text after the handshake for a broken connection.
     TlsBroken(Phase),
     Stopped(Phase),
     NotConnected,
@@ -37,7 +37,7 @@ pub enum Fault {
 impl Fault {
     pub fn is(self, error: &Error) -> bool {
         match (self, error) {
-            // The server cannot see that the client has noticed that it is connected.
+            // The server cannot tell whether the client has already noticed that it is connected.
             (Fault::Stopped(Phase::Greeting), Error::Stopped(Phase::Connect)) => true,
             (Fault::Refused(phase, code), Error::Refused { phase: at, reply }) => {
                 phase == *at && code == reply.code()
@@ -58,11 +58,11 @@ impl Fault {
 /// The expected results of an event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Expected {
-    /// `None` where the call never ends: its future was dropped.
+    /// `None` if the call never ends, because its future was dropped.
     pub result: Option<Result<(), Fault>>,
     /// The outcome of each recipient of a message.
     pub outcomes: Vec<Outcome>,
-    /// Result of the next call, NOOP. An error is followed by [`Fault::NotConnected`], or is that.
+    /// Result of the next call, NOOP. A [`Fault::Protocol`] is followed by [`Fault::NotConnected`].
     pub next: Result<(), Fault>,
     /// How the session continues.
     pub more: Vec<String>,
@@ -79,7 +79,7 @@ fn is_granted(phase: Phase, code: u16) -> bool {
     }
 }
 
-/// Valid codes that have no meaning here: where no reply is due, none has.
+/// Valid codes that have no meaning here. If no reply is due, no code has a meaning.
 pub fn wrong(scene: &Scene) -> Vec<u16> {
     let codes = [211, 220, 235, 250, 252, 334, 354];
     codes.into_iter().filter(|code| scene.is_unasked() || !is_granted(scene.phase, *code)).collect()
@@ -126,22 +126,22 @@ impl Rules<'_> {
             Good => self.fine(),
             Split if !self.scene.is_unasked() => self.fine(),
             Later | Never => self.refused(code(event)),
-            Split => self.refused(code(Never)), // split where no reply is due
+            Split => self.refused(code(Never)), // a split refusal, where no reply is due
             Closing if phase == Phase::Tls => self.broken(Fault::Tls),
             Closing => {
-                let refused = phase == Phase::End; // it answers the message as a whole, RFC 5321 §4.2.5
+                let refused = phase == Phase::End; // it is the reply to the whole message, RFC 5321 §4.2.5
                 let outcome = if refused { Outcome::Refused } else { Outcome::NotSent };
                 self.failed(Fault::Refused(phase, 421), outcome)
             }
             WrongClass | Garbage | Oversize if phase == Phase::Tls => self.broken(Fault::Tls),
             WrongClass | Garbage | Oversize => self.broken(Fault::Protocol(phase)),
             ExtraLine => self.one_too_many(),
-            // An idle client awaits nothing, and no deadline runs.
+            // An idle client waits for nothing, and no deadline is running.
             Silence | Deadline if self.is_idle() => self.fine(),
             Slow | Silence | Deadline => self.broken(Fault::Timeout(phase)),
             Fin | Reset | HalfClose => self.broken(Fault::Lost(phase)),
             WriteBlocked => {
-                // The end of the message is still on its way, and may arrive: in doubt.
+                // The end of the message has not been sent in full, but may still arrive: the outcome is in doubt.
                 let phase = if phase == Phase::End { Phase::Body } else { phase };
                 self.broken(Fault::Timeout(phase))
             }
@@ -181,7 +181,7 @@ impl Rules<'_> {
         }
     }
 
-    /// The session fails without a reply. After the end of a message it may have been delivered (RFC 1047); before
+    /// The session fails without a reply. Once its end was sent, a message may have been delivered (RFC 1047); before
     /// that, it cannot have been.
     fn broken(&self, fault: Fault) -> Expected {
         let outcome = if self.phase == Phase::End { Outcome::InDoubt } else { Outcome::NotSent };
@@ -208,10 +208,10 @@ impl Rules<'_> {
                 Expected { more, ..self.fine() }
             }
             Phase::Hello => self.broken(refusal),
-            _ if self.is_idle() => self.broken(Fault::Protocol(phase)), // nothing was asked
+            _ if self.is_idle() => self.broken(Fault::Protocol(phase)), // no reply was due
             // The content cannot be taken back, so the connection ends.
             Phase::Body if self.scene.is_unasked() => self.failed(refusal, Outcome::Refused),
-            // The other recipients get it.
+            // The other recipients still get the message.
             Phase::Recipient if self.outcomes > 1 => {
                 let mut expected = self.fine();
                 let own = self.scene.to.as_ref().unwrap();
@@ -220,7 +220,7 @@ impl Rules<'_> {
                 expected.outcomes[number] = Outcome::Refused;
                 expected
             }
-            // The commands sent with it fail, too. An open transaction is reset (RFC 5321 §4.1.1.5).
+            // The commands sent together with it also fail. An open transaction is reset (RFC 5321 §4.1.1.5).
             Phase::Mail | Phase::Recipient | Phase::Data | Phase::Body | Phase::End => {
                 goes_on(&[&vec!["S: 503 no"; self.scene.due()][..], &["C: RSET", "S: 250 ok"]].concat())
             }
@@ -228,15 +228,15 @@ impl Rules<'_> {
         }
     }
 
-    /// The expected reply and another one: the client sends nothing that the second could be taken to answer.
+    /// The expected reply and another one: the client sends nothing to which the second could seem to be the reply.
     fn one_too_many(&self) -> Expected {
         let next = self.scene.rest.iter().find(|line| is_clients(line));
         match (self.phase, next) {
-            // In clear text after a handshake: TLS cannot continue.
+            // The extra line is in clear text after a handshake: TLS cannot continue.
             (Phase::Tls, Some(_)) => {
                 let greeting = self.scene.rest.first().is_some_and(|line| line.starts_with("S:"));
                 let phase = if greeting { Phase::Greeting } else { Phase::Hello };
-                // The client may have sent the next line before it could notice.
+                // The client may have sent the next line before it could notice that.
                 let next = if phase == Phase::Hello {
                     self.scene.rest[0].replace("C:", PERHAPS)
                 } else {
@@ -247,8 +247,8 @@ impl Rules<'_> {
             (phase, _) if self.scene.is_unasked() => self.broken(Fault::Protocol(phase)),
             // The reply is in clear text where TLS should begin (RFC 3207 §6).
             (Phase::StartTls, _) => self.broken(Fault::Protocol(Phase::Tls)),
-            // In a flight, it is taken for the next reply, and then there is one too many for DATA, which does not
-            // accept 250.
+            // In a flight, the extra line is taken for the next reply. All replies shift, so DATA gets 250, which it
+            // does not accept.
             (_, Some(_)) if self.scene.due() > 0 => {
                 let more = self.scene.rest[..self.scene.due()].to_vec();
                 Expected { more, ..self.broken(Fault::Protocol(Phase::Data)) }
@@ -288,7 +288,7 @@ pub fn check_wire(script: &[String], heard: &[u8], content: &[u8]) -> Result<(),
             *rest = behind;
             Ok(())
         }
-        None => Err(format!("the server heard \"{}\", not \"{}\"", shown(rest), shown(wanted))),
+        None => Err(format!("the server received \"{}\", not \"{}\"", shown(rest), shown(wanted))),
     };
     for line in script {
         match line.as_str() {
@@ -303,7 +303,7 @@ pub fn check_wire(script: &[String], heard: &[u8], content: &[u8]) -> Result<(),
                     return Err("the first chunk was the last one".to_owned());
                 }
             }
-            // Content that arrives slowly makes more chunks.
+            // Slow content is sent in more chunks.
             "-- last" => {
                 while !take_chunk(&mut rest, &mut left)? {}
                 if !left.is_empty() {
@@ -313,7 +313,7 @@ pub fn check_wire(script: &[String], heard: &[u8], content: &[u8]) -> Result<(),
             "-- ignore" if rest.first() == Some(&22) || rest.first() == Some(&21) => {
                 rest = check_tls(rest)?;
             }
-            // Some of the content, and certainly not its end.
+            // Part of the content may have been sent, but not its end.
             "-- ignore" => {
                 if left.starts_with(rest) {
                     rest = &[];
@@ -330,7 +330,7 @@ pub fn check_wire(script: &[String], heard: &[u8], content: &[u8]) -> Result<(),
             }
         }
     }
-    if rest.is_empty() { Ok(()) } else { Err(format!("the client also said \"{}\"", shown(rest))) }
+    if rest.is_empty() { Ok(()) } else { Err(format!("the client also sent \"{}\"", shown(rest))) }
 }
 
 /// Takes a chunk of the remaining content. Returns whether it is marked as the last one.
@@ -350,7 +350,7 @@ fn take_chunk(rest: &mut &[u8], left: &mut &[u8]) -> Result<bool, String> {
     Ok(is_last)
 }
 
-/// Checks that all of it is records of a handshake or alerts, the last one perhaps cut off (RFC 8446 §5.1).
+/// Checks that the octets consist of TLS records, the last of which may be cut off (RFC 8446 §5.1).
 pub fn check_tls(mut rest: &[u8]) -> Result<&[u8], String> {
     while let [kind, 3, _, high, low, behind @ ..] = rest {
         if !(20..=23).contains(kind) {

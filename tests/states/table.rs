@@ -23,13 +23,13 @@ pub enum Event {
     ExtraLine,
     /// The expected reply in two segments, split at every octet.
     Split,
-    /// A reply that arrives octet by octet, and not in time.
+    /// A reply that arrives octet by octet, too slowly to be complete in time.
     Slow,
     /// No reply.
     Silence,
-    /// The server closes.
+    /// The server closes the connection.
     Fin,
-    /// The server resets.
+    /// The server resets the connection.
     Reset,
     /// The server ends its side of the connection, and continues to read.
     HalfClose,
@@ -37,7 +37,7 @@ pub enum Event {
     WriteBlocked,
     /// The caller stops the client, or drops its future.
     Cancel,
-    /// The deadline of the whole call passes.
+    /// The deadline of the whole call expires.
     Deadline,
 }
 
@@ -64,7 +64,7 @@ pub const EVENTS: [Event; 17] = {
     ]
 };
 
-/// A state, and its places in sessions: after the named line, before the server has replied with what follows.
+/// A state, and its places in sessions. A place is after the named lines, before the server sends its next reply.
 pub struct State {
     pub name: &'static str,
     pub places: &'static [(&'static Session, &'static str)],
@@ -72,7 +72,7 @@ pub struct State {
     pub without: &'static [(Reason, &'static [Event])],
 }
 
-/// A whole session without a fault, as a script of `support/peer.rs`. The client is made to send what the script
+/// A whole session without a fault, as a script for `support/peer.rs`. The test makes the client send what the script
 /// expects.
 pub struct Session(pub &'static str);
 
@@ -181,7 +181,7 @@ const FLIGHT: Session = Session(
      C: .
      S: 250 ok",
 );
-/// A message of which the server has read as many octets as `read` says when the event happens.
+/// A message of which the server has read the number of octets given by `read` when the event happens.
 const FROM_ITS_START: Session = Session(
     "S: 220 hi
      C: EHLO client.example.org
@@ -340,7 +340,7 @@ impl State {
         reason.or((tls && !cfg!(any(feature = "native-tls", feature = "rustls"))).then_some(NO_TLS))
     }
 
-    /// Each place, in clear text and, where it is not about TLS itself, in TLS.
+    /// Returns each place in clear text and, unless it is about TLS itself, also in TLS.
     pub fn scenes(&self) -> Vec<Scene> {
         let in_clear = self.places.iter().map(|(session, behind)| Scene::new(self.name, session.0, behind));
         let mut scenes: Vec<_> = in_clear.collect();
@@ -361,7 +361,7 @@ pub struct Scene {
     pub name: String,
     /// Everything before the state, except what the client sends last.
     pub before: Vec<String>,
-    /// All that the client sends last; empty if the server has replied since.
+    /// What the client sends last; empty if the server has replied since.
     pub asks: Vec<String>,
     /// The expected reply; empty if none is due.
     pub good: Vec<String>,
@@ -402,13 +402,13 @@ impl Scene {
         self.good.is_empty()
     }
 
-    /// Number of other replies that the server owes for what the client has sent already.
+    /// Number of further replies that are due for what the client has already sent.
     pub fn due(&self) -> usize {
         self.rest.iter().take_while(|line| line.starts_with("S:")).filter(|line| is_last(line)).count()
     }
 
-    /// Whether the state is between two replies to one flight: the client has nothing to write, and nobody can see how
-    /// far it has read.
+    /// Whether the state is between two replies to one flight: the client has nothing to write, and tests cannot see
+    /// how far it has read.
     pub fn is_mid_flight(&self) -> bool {
         self.asks.is_empty() && !self.is_unasked() && !matches!(self.phase, Phase::Tls | Phase::Greeting)
     }
@@ -432,7 +432,7 @@ impl Scene {
     }
 }
 
-/// Number of lines of the reply at the front; 0 if it is not the server's turn.
+/// Number of lines in the reply at the start; 0 if it is not the server's turn.
 fn reply(lines: &[String]) -> usize {
     match lines.first() {
         Some(line) if line.starts_with("S:") => lines.iter().position(|line| is_last(line)).unwrap() + 1,
@@ -452,7 +452,7 @@ fn unanswered(lines: &[String]) -> Option<String> {
         if is_clients(line) && line != "C: Hello" {
             said.push_back(line);
         } else if line.starts_with("S:") && is_last(line) {
-            said.pop_front(); // the greeting answers nothing
+            said.pop_front(); // the greeting is not a reply to anything
         }
     }
     said.pop_front().cloned()
@@ -463,7 +463,7 @@ pub fn is_clients(line: &str) -> bool {
     line.starts_with("C:") || matches!(line, "-- body" | "-- chunk" | "-- last")
 }
 
-/// Phase of the reply that follows this line of the client. If the line is the server's, the client is idle, and sends
+/// Phase of the reply to this line of the client. If the line is the server's, the client is idle, and sends
 /// NOOP next.
 fn answered(line: &str) -> Phase {
     let words = line.strip_prefix("C: ").unwrap_or(line);
@@ -480,11 +480,11 @@ fn answered(line: &str) -> Phase {
         "QUIT" => Phase::Quit,
         "--" if words == "-- last" => Phase::End,
         "--" if words == "-- chunk" || words.starts_with("-- read") => Phase::Body,
-        _ => panic!("nobody knows what is behind {line:?}"),
+        _ => panic!("no phase is known after {line:?}"),
     }
 }
 
-/// Phase of the client when it sends this.
+/// Phase of the client when it sends this line.
 pub fn said(line: &str) -> Phase {
     match line {
         "C: Hello" | "-- body" | "-- last" => Phase::Body,

@@ -18,14 +18,14 @@ pub struct Footprint {
 }
 
 impl Footprint {
-    /// Returns the current footprint, or `None` where there is no such /proc.
+    /// Returns the current footprint, or `None` on systems without this kind of `/proc`.
     pub fn now() -> Option<Footprint> {
         let status = fs::read_to_string("/proc/self/status").ok()?;
         let number = |name: &str| {
             let line = status.lines().find_map(|line| line.strip_prefix(name))?;
             line.split_whitespace().next()?.parse().ok()
         };
-        let descriptors = fs::read_dir("/proc/self/fd").ok()?.count() - 1; // without the directory's own
+        let descriptors = fs::read_dir("/proc/self/fd").ok()?.count() - 1; // without the one for reading this directory
         Some(Footprint { descriptors, threads: number("Threads:")?, resident: number("VmRSS:")? })
     }
 
@@ -37,7 +37,7 @@ impl Footprint {
             && self.resident <= before.resident + memory
     }
 
-    /// Waits until nothing changes any more, and the footprint is `enough`. A thread is still counted for a moment
+    /// Waits until nothing changes any more and `enough` accepts the footprint. A thread is still counted for a moment
     /// after it has been joined.
     pub fn settled(enough: impl Fn(Footprint) -> bool) -> Option<Footprint> {
         let start = Instant::now();

@@ -13,7 +13,7 @@ impl log::Log for Journal {
 
     fn log(&self, record: &log::Record<'_>) {
         let line = format!("{} {}: {}", record.level(), record.target(), record.args());
-        // The lines of tests with thousands of recipients would make every search slow.
+        // Lines from tests with thousands of recipients would slow down every search.
         let many = [" C: RCPT TO:<recipient-", " S: 250 a long answer"];
         if many.iter().any(|part| line.contains(part)) {
             return;
@@ -24,7 +24,7 @@ impl log::Log for Journal {
     fn flush(&self) {}
 }
 
-/// Starts to keep lines. Can be called more than once.
+/// Starts keeping lines. Can be called more than once.
 pub fn begin() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {

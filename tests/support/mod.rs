@@ -33,14 +33,14 @@ pub use self::peer::Peer;
 #[allow(unused_imports)] // each user needs a part
 pub use self::unix::{UnixBlackHole, socket_path};
 
-/// How long a double waits for a client that hangs: far longer than anything here takes.
+/// How long a double waits for a client that seems to hang: far longer than any test takes.
 pub const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What a double does on its connection.
 pub type Script = Box<dyn FnOnce(&mut Peer) + Send>;
 
-/// A server for one connection, or for as many as it has scripts. Dropping it waits for the end of its script, and
-/// panics if the client did not keep to it; so the client must be dropped first (which it is, if it was created later).
+/// A server for one connection, or one per script. Dropping it waits for the script to end, and panics if the client
+/// did not follow it. The client must therefore be dropped first, which is automatic if it was created later.
 pub struct Server {
     /// `None` over a Unix socket.
     address: Option<SocketAddr>,
@@ -56,7 +56,7 @@ impl Server {
         Server::running(move |peer| peer.play(&script))
     }
 
-    /// Like [`playing`](Server::playing), for what a script cannot express.
+    /// Like [`playing`](Server::playing), but for behaviour that a script cannot express.
     pub fn running(script: impl FnOnce(&mut Peer) + Send + 'static) -> Server {
         Server::listening(bind("127.0.0.1:0"), script)
     }
@@ -74,7 +74,7 @@ impl Server {
         Server::listening(bind("[::1]:0"), move |peer| peer.play(&script))
     }
 
-    /// Plays a script at this address of the machine, on any port.
+    /// Plays a script at this local address, on any port.
     pub fn playing_at(address: IpAddr, script: impl Into<String>) -> Server {
         let script = script.into();
         Server::listening(bind((address, 0)), move |peer| peer.play(&script))
@@ -109,13 +109,14 @@ impl Server {
                 })
             };
             let peers: Vec<_> = scripts.into_iter().map(play).collect();
-            let ends = peers.into_iter().map(|peer| peer.join().expect("the client kept to the script"));
+            let ends =
+                peers.into_iter().map(|peer| peer.join().expect("the client should follow the script"));
             ends.flatten().collect()
         });
         Server { address, path: PathBuf::new(), script: Some(all) }
     }
 
-    /// Like [`playing_in_turn`](Server::playing_in_turn), for what scripts cannot express.
+    /// Like [`playing_in_turn`](Server::playing_in_turn), but for behaviour that scripts cannot express.
     pub fn running_in_turn(scripts: Vec<Script>) -> Server {
         let listener = bind("127.0.0.1:0");
         let address = listener.local_addr().ok();
@@ -153,12 +154,12 @@ impl Server {
         &self.path
     }
 
-    /// Waits for the end, and returns all that the client sent (with TLS, the plaintext). The client must be gone.
+    /// Waits for the script to end. Returns what the client sent (with TLS, the plaintext). The client must be gone.
     pub fn finish(mut self) -> Vec<u8> {
-        self.join().expect("the client kept to the script (what it did instead stands above)")
+        self.join().expect("the client should follow the script (what it did instead is printed above)")
     }
 
-    /// Like [`finish`](Server::finish), but returns an error if the client did not keep to the script.
+    /// Like [`finish`](Server::finish), but returns an error if the client did not follow the script.
     pub fn outcome(mut self) -> Result<Vec<u8>, String> {
         self.join().map_err(|panic| {
             let text = panic.downcast_ref::<String>().cloned();
@@ -177,7 +178,7 @@ impl Drop for Server {
         drop(fs::remove_file(&self.path));
         assert!(
             kept || thread::panicking(),
-            "the client did not keep to the script (what it did instead stands above)"
+            "the client did not follow the script (what it did instead is printed above)"
         );
     }
 }
@@ -185,21 +186,21 @@ impl Drop for Server {
 fn next_peer(listener: &impl AsFd) -> Peer {
     let limit = Timespec::try_from(PATIENCE).unwrap();
     let came = poll(&mut [PollFd::new(listener, PollFlags::IN)], Some(&limit)).unwrap();
-    assert!(came > 0, "nobody connected");
+    assert!(came > 0, "no client connected");
     Peer::new(accept(listener.as_fd()).unwrap().into())
 }
 
-/// Returns an address where nobody listens, and nobody else can: the port stays taken.
+/// Returns an address where nobody listens, and where nobody else can listen: the port stays taken.
 pub fn closed() -> SocketAddr {
     let socket = socket();
     rustix::net::bind(&socket, &SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
-    let socket = TcpListener::from(socket); // it does not listen
+    let socket = TcpListener::from(socket); // `listen` was never called
     let address = socket.local_addr().unwrap();
     std::mem::forget(socket);
     address
 }
 
-/// An address that does not answer as long as this value lives: its queue is full.
+/// An address that accepts no connection while this value lives, because its queue is full.
 pub struct BlackHole {
     listener: TcpListener,
     _queue: Vec<TcpStream>,

@@ -13,14 +13,14 @@ use super::PATIENCE;
 pub const DRIP: Duration = Duration::from_millis(20);
 
 trait Stream: Read + Write + Send {
-    /// Asks for another handshake.
+    /// Requests a renegotiation.
     fn renegotiate(&mut self) {
-        panic!("there is no TLS to negotiate again");
+        panic!("there is no TLS session to renegotiate");
     }
 
     /// Sends close_notify (RFC 8446 §6.1): nothing more follows in TLS.
     fn notify(&mut self) {
-        panic!("there is no TLS to close");
+        panic!("there is no TLS session to close");
     }
 }
 
@@ -44,9 +44,9 @@ impl Stream for super::tls::TlsStream<super::tls::Dripping> {}
 pub struct Peer {
     /// `None` once this side has ended the connection.
     stream: Option<Box<dyn Stream>>,
-    /// The socket below the stream.
+    /// The socket beneath the stream.
     socket: Option<TcpStream>,
-    /// What was received and not looked at yet.
+    /// Octets that were received but not yet examined.
     inbox: Vec<u8>,
     /// Everything received.
     heard: Vec<u8>,
@@ -60,7 +60,7 @@ pub struct Peer {
 }
 
 impl Peer {
-    /// Creates the peer; std's type serves for any socket.
+    /// Creates the peer. The `TcpStream` may be any kind of socket.
     pub(super) fn new(socket: TcpStream) -> Peer {
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
         socket.set_write_timeout(Some(PATIENCE)).unwrap();
@@ -80,8 +80,8 @@ impl Peer {
     /// Plays a script, line by line:
     ///
     /// ```text
-    /// S: 250 ok          Sends this line. Consecutive S: lines are sent in one segment; before that, the client must not
-    ///                    have sent more than the script expects. \xe9, \n, \r and \0 stand for that octet.
+    /// S: 250 ok          Sends this line. Consecutive S: lines are sent in one segment. By then, the client must not
+    ///                    have sent more than the script expects. \xe9, \n, \r and \0 stand for these octets.
     /// S... 250 o         Sends this text without a line end.
     /// C: NOOP            Expects exactly this line.
     /// -- hello A, B 1    Sends the greeting, and answers EHLO with these keywords.
@@ -91,10 +91,10 @@ impl Peer {
     /// -- chunk           Reads a BDAT command without LAST, and its chunk.
     /// -- last            Accepts chunks up to and including the one with LAST. (Slow content is sent in more chunks.)
     /// -- tls good        Completes a TLS handshake with this certificate.
-    /// -- tls good 1.2 mutual   The same with TLS 1.2, and requires a client certificate.
+    /// -- tls good 1.2 mutual   Like `-- tls good`, with TLS 1.2 and a required client certificate.
     /// -- no tls expired  Offers this certificate in a handshake, which must fail.
     /// -- crumbs good     Completes a TLS handshake, sending each octet in a separate segment.
-    /// -- client hello    Reads the first record of a handshake, without an answer.
+    /// -- client hello    Reads the first record of a handshake, without answering it.
     /// -- renegotiate     Starts a renegotiation (TLS 1.2).
     /// -- drip 250 ok     Sends this line with a delay of DRIP before each octet. The client may leave meanwhile.
     /// -- split 3 250 ok  Sends this line in two segments, of which the first has 3 octets.
@@ -171,7 +171,7 @@ impl Peer {
         }
     }
 
-    /// Where the client connects from.
+    /// Returns the address that the client connected from.
     pub fn client(&self) -> std::net::SocketAddr {
         self.socket.as_ref().unwrap().peer_addr().unwrap()
     }
@@ -224,7 +224,7 @@ impl Peer {
     /// Sends these octets in two segments.
     pub fn split(&mut self, bytes: &[u8], at: usize) {
         self.say(&bytes[..at]);
-        sleep(Duration::from_millis(2)); // mostly long enough for the client to read the first one
+        sleep(Duration::from_millis(2)); // usually long enough for the client to read the first one
         if !self.gone {
             self.say(&bytes[at..]);
         }
@@ -235,7 +235,7 @@ impl Peer {
         self.socket.as_ref().unwrap().write_all(bytes).unwrap();
     }
 
-    /// Reads what arrives next. False if the client has left.
+    /// Reads what arrives next. Returns false if the client has left.
     fn fill(&mut self) -> bool {
         let mut room = [0; 65_536];
         match self.stream.as_mut().unwrap().read(&mut room) {
@@ -298,12 +298,12 @@ impl Peer {
             }
             body.extend(line);
         }
-        assert!(self.may_leave, "the client left within its message");
+        assert!(self.may_leave, "the client left in the middle of its message");
         self.gone = true;
         body
     }
 
-    /// Waits until all that the client has sent is enough. It remains to be read.
+    /// Waits until `is_enough` accepts all octets that the client has sent. They remain to be read.
     pub fn hear(&mut self, is_enough: impl Fn(&[u8]) -> bool) {
         while !is_enough(&self.heard) {
             assert!(self.fill(), "the client left too early: {}", self.recently());
@@ -318,7 +318,7 @@ impl Peer {
         self.inbox.drain(..octets);
     }
 
-    /// Reads a chunk: its command, and as many octets as that announces. Returns whether it is the last one.
+    /// Reads a chunk: the command, and as many octets as the command announces. Returns whether it is the last one.
     fn chunk(&mut self) -> bool {
         let line = self.line().map(|line| String::from_utf8_lossy(&line).into_owned());
         let line = line.unwrap_or_else(|| panic!("the client left instead of sending BDAT"));
@@ -343,7 +343,7 @@ impl Peer {
     pub fn rest_in_clear(&mut self) -> Vec<u8> {
         let mut rest = Vec::new();
         self.inbox.clear(); // already recorded
-        // A reset after it is an end, too.
+        // A reset also counts as the end.
         drop(self.socket.as_ref().unwrap().read_to_end(&mut rest));
         self.gone = true;
         rest
@@ -399,16 +399,16 @@ impl Peer {
         self.stream = Some(Box::new(accepted.expect("the handshake failed")));
     }
 
-    /// Performs a handshake with one octet per DRIP; the client has to break it off.
+    /// Performs a handshake with one octet per DRIP; the client has to abort it.
     #[cfg(any(feature = "native-tls", feature = "rustls"))]
     pub fn drip_tls(&mut self) {
         let socket = self.socket.as_ref().unwrap().try_clone().unwrap();
         let accepted = super::tls::acceptor("good").accept(super::tls::Dripping(socket, DRIP));
-        assert!(accepted.is_err(), "the client waited to its end");
+        assert!(accepted.is_err(), "the client waited for the handshake to end");
         self.gone = true;
     }
 
-    /// Checks that nothing more arrives.
+    /// Checks that nothing more arrives, and returns everything that was received.
     pub(super) fn end(mut self) -> Vec<u8> {
         if self.stream.is_some() && !self.gone {
             while self.inbox.is_empty() && self.fill() {}
@@ -424,7 +424,7 @@ fn shown(bytes: &[u8]) -> String {
     format!("\"{}\"{more}", bytes[..bytes.len().min(300)].escape_ascii())
 }
 
-/// `\n`, `\r`, `\0` and `\xe9` in a script mean that octet.
+/// Replaces `\n`, `\r`, `\0` and `\xe9` in a script with the octets that they stand for.
 fn unescape(text: &str) -> Vec<u8> {
     let mut octets = Vec::new();
     let mut rest = text.bytes();
@@ -438,7 +438,7 @@ fn unescape(text: &str) -> Vec<u8> {
                     let mut digit = || char::from(rest.next().unwrap()).to_digit(16).unwrap() as u8;
                     digit() * 16 + digit()
                 }
-                other => panic!("no escape: {other:?} in {text:?}"),
+                other => panic!("unknown escape {other:?} in {text:?}"),
             },
             octet => octet,
         });

@@ -35,7 +35,7 @@ impl Server {
         Server::running_pair(move |peer| peer.play(&script))
     }
 
-    /// Like [`playing_pair`](Server::playing_pair), for what a script cannot express.
+    /// Like [`playing_pair`](Server::playing_pair), but for behaviour that a script cannot express.
     pub fn running_pair(script: impl FnOnce(&mut Peer) + Send + 'static) -> (Server, UnixStream) {
         journal::begin();
         let (here, there) = UnixStream::pair().unwrap();
@@ -54,7 +54,7 @@ pub fn socket_path() -> PathBuf {
     static LAST: AtomicU32 = AtomicU32::new(0);
     let number = LAST.fetch_add(1, Ordering::Relaxed);
     let path = std::env::temp_dir().join(format!("postino-{}-{number}.sock", process::id()));
-    drop(fs::remove_file(&path)); // a killed run with this process number may have left it
+    drop(fs::remove_file(&path)); // a killed run with this process ID may have left it
     path
 }
 
@@ -103,6 +103,6 @@ impl Peer {
         assert!(octets > 0, "nothing could be written");
     }
 
-    /// The octet that fills it.
+    /// The octet with which [`clog`](Peer::clog) fills the buffer.
     pub const CLOG: &[u8] = b"#";
 }

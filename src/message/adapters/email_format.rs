@@ -22,7 +22,7 @@ impl Mail for Email {
 
     fn body(&self) -> Result<Body<'_>, Error> {
         let mut text = remove_bcc(self.as_bytes());
-        // Without a body, email-format writes no empty line: a line added by a server would be in the headers.
+        // Without a body, email-format writes no empty line, so a line added by a server would join the headers.
         if header_length(&text).is_none() {
             text.extend_from_slice(b"\r\n");
         }
@@ -62,7 +62,7 @@ impl TryFrom<Message> for Email {
         whole.extend_from_slice(b"\r\n");
         whole.extend_from_slice(content);
         let (email, _) = Email::parse(&whole).map_err(|_| unreadable())?;
-        // After a field that it cannot read, email-format finds no body.
+        // email-format finds no body after a field that it cannot parse.
         let is_whole = email.get_body().is_some_and(|body| body.0 == content);
         if is_whole { Ok(email) } else { Err(unreadable()) }
     }
@@ -85,7 +85,7 @@ mod tests {
     fn sent(email: &Email) -> String {
         match email.body().unwrap().content {
             Content::Bytes(bytes) => String::from_utf8(bytes.into_owned()).unwrap(),
-            Content::Unopened(_) | Content::Reader(_) => unreachable!("it is in memory"),
+            Content::Unopened(_) | Content::Reader(_) => unreachable!("the message is in memory"),
         }
     }
 

@@ -9,16 +9,16 @@ const BLOCK: usize = 32 * 1024;
 /// Splits a message into lines as the encoder does: CRLF, LF and CR each end a line.
 #[derive(Default)]
 pub(super) struct Lines {
-    /// The last octet was a CR. An LF after it belongs to it.
+    /// The last octet was a CR. If an LF follows, it belongs to the same line end.
     cr: bool,
-    /// The last line has text, and no line end.
+    /// The last line has text but no line end yet.
     open: bool,
 }
 
 /// A token of a message.
 #[derive(Debug, PartialEq)]
 pub(super) enum Token<'t> {
-    /// A piece of a line, not empty.
+    /// A non-empty piece of a line.
     Text(&'t [u8]),
     End,
 }
@@ -48,7 +48,7 @@ impl Lines {
         }
     }
 
-    /// Ends a last line without a line end, as the encoder does.
+    /// Ends the last line if it has no line end, as the encoder does.
     pub fn end(&self, mut take: impl FnMut(Token<'_>)) {
         if self.open {
             take(Token::End);
@@ -63,7 +63,7 @@ pub(super) struct BodyHash {
     out: Vec<u8>,
     /// Number of empty lines, which count only if text follows.
     empty_lines: u64,
-    /// There was white space, which counts only if text follows on its line.
+    /// There was white space, which counts only if text follows on the same line.
     gap: bool,
     /// The line has text.
     in_line: bool,
@@ -135,7 +135,7 @@ pub(super) fn relax_field(field: &[u8], out: &mut Vec<u8>) {
     out.push(b':');
     let is_word = |word: &&[u8]| !word.is_empty();
     let value = field.get(colon + 1..).unwrap_or_default();
-    // Every line end except the last is followed by white space, so that folds are removed with it.
+    // Every line end except the last is followed by white space, so collapsing white space also removes folds.
     let words = value.split(|byte| is_space(*byte) || matches!(byte, b'\r' | b'\n')).filter(is_word);
     for (i, word) in words.enumerate() {
         if i > 0 {

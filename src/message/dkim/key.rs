@@ -55,7 +55,7 @@ impl Key {
                     .map_err(|_| Error::Config("could not sign with the DKIM key".into()))?;
                 Ok(signature)
             }
-            // RFC 8463 §3: the hash is signed.
+            // RFC 8463 §3: Ed25519 signs the hash, not the text.
             Key::Ed25519(key) => {
                 let hash = ring::digest::digest(&ring::digest::SHA256, text);
                 Ok(key.sign(hash.as_ref()).as_ref().to_vec())

@@ -240,13 +240,13 @@ impl<M> fmt::Debug for Signed<M> {
 /// The signing to be done before a body can be sent.
 pub(crate) struct Unsigned<'m> {
     pub signers: Vec<Dkim>,
-    /// The content to send, if the first reading consumes the body's own content, that is, if it is not bytes.
+    /// The content to send, if the first reading consumes the body's own content, that is, unless it consists of bytes.
     pub again: Option<Content<'m>>,
 }
 
 const READ_ONCE: &str = "cannot sign the message: it must be read twice, but its content comes from a reader";
 
-/// Converts the error of opening a body that could be opened once, but not twice.
+/// Converts the error for a body that can be opened only once.
 fn read_once(error: Error) -> Error {
     match error {
         Error::Message(why) => {

@@ -25,21 +25,21 @@ const TOO_LONG: &str = "cannot sign the message: more than 1 MiB of headers";
 const NO_FROM: &str = "cannot sign the message: no From";
 /// Maximum time in `x=`, in seconds since 1970.
 const MAX_TIME: u64 = 999_999_999_999;
-/// Maximum length of an invalid header line in an error, in octets.
+/// Maximum length of the part of an invalid header line that is shown in an error, in octets.
 const MAX_SHOWN: usize = 60;
 
 /// Size of a read, in octets.
 const BLOCK: usize = 64 * 1024;
 
 /// Adds the signatures to a body that has to be signed, after reading all of it. `in_time` is called before and after
-/// each step that may take time, and fails at the caller's limit.
+/// each step that may take time, and fails once the caller's limit has passed.
 ///
 /// The async client does the same, with each step on another thread.
 pub(crate) fn sign(mut body: Body<'_>, mut in_time: impl FnMut() -> io::Result<()>) -> io::Result<Body<'_>> {
     let Some(unsigned) = body.unsigned.take() else { return Ok(body) };
     let mut body = body.open()?;
     in_time()?;
-    // Content that can be opened only once fails here, and not after everything was read.
+    // Content that can be opened only once fails here, rather than after everything has been read.
     let again = match unsigned.again {
         Some(again) => Some(Body::new(again).open()?.take_content()),
         None => None,
@@ -129,7 +129,7 @@ impl Reading {
         }
         let body_hash = body.end();
         let mut signatures = Vec::new();
-        // The last signature comes first.
+        // The signature that was made last is placed first.
         for signer in self.signers.iter().rev() {
             signatures.append(&mut signer.signature(&fields, &body_hash, now())?);
         }
@@ -152,7 +152,7 @@ impl Signatures {
             Content::Reader(reader) => {
                 (Content::Reader(Box::new(Cursor::new(self.fields).chain(reader))), Some(size))
             }
-            unopened @ Content::Unopened(_) => (unopened, body.size), // it was already opened
+            unopened @ Content::Unopened(_) => (unopened, body.size), // cannot happen: the body is open
         };
         Body { content, size, ..body }
     }
@@ -185,7 +185,7 @@ pub(super) struct Field<'h> {
 impl<'h> Field<'h> {
     /// # Errors
     ///
-    /// The line is invalid. Receivers do not agree on where the headers end then, so that it would be unclear what is
+    /// The line is invalid. Receivers disagree on whether such a line ends the headers, so it would be unclear what is
     /// signed.
     pub fn read(whole: &'h [u8]) -> Result<Field<'h>, Error> {
         let before_colon = &whole[..memchr(b':', whole).unwrap_or(0)];
@@ -259,8 +259,8 @@ impl Dkim {
     }
 }
 
-/// Returns the text to sign (RFC 6376 §3.7): for each name its fields, the last one first, and then the signature field
-/// without its value and its line end. A missing field is signed as an empty text (RFC 6376 §5.4).
+/// Returns the text to sign (RFC 6376 §3.7): the fields of each name, the last one first, then the signature field
+/// without the value of `b=` and without a line end. A missing field is signed as empty text (RFC 6376 §5.4).
 pub(super) fn signed_text<'n>(
     fields: &[Field<'_>],
     names: impl IntoIterator<Item = &'n str>,
@@ -277,7 +277,7 @@ pub(super) fn signed_text<'n>(
     text
 }
 
-/// Appends base64 to `b=`. There is no fold before its first letter, because some receivers stop there.
+/// Appends base64 to `b=`. There is no fold before the first letter, because some receivers stop there.
 pub(super) fn fold_base64(text: &mut String, mut base64: &str) {
     let mut room = FOLD - " b=".len();
     while base64.len() > room {

@@ -1,4 +1,4 @@
-//! Test vectors of the standards; arbitrary messages against a slow and simple verifier; messages that cannot be
+//! Test vectors from the standards; arbitrary messages against a slow and simple verifier; messages that cannot be
 //! signed.
 
 use std::io::Read;
@@ -61,7 +61,7 @@ fn error(mail: &dyn Mail) -> String {
     wire(mail).unwrap_err()
 }
 
-/// Decodes Latin-1, so that any octets become a string.
+/// Decodes Latin-1, so that any sequence of octets becomes a string.
 fn letters(text: &[u8]) -> String {
     text.iter().map(|byte| char::from(*byte)).collect()
 }
@@ -134,7 +134,7 @@ fn verify(message: &str) -> Result<String, String> {
     let decode = |text: &str| STANDARD.decode(text.trim()).unwrap();
     let signature_octets = decode(&tag("b"));
     let verified = match &tag("a")[..] {
-        // After the 24 octets that identify an RSA key of 2048 bits.
+        // The key follows the 24 octets that identify a 2048-bit RSA key.
         "rsa-sha256" => {
             check(&RSA_PKCS1_2048_8192_SHA256, &decode(RSA_PUBLIC)[24..], &octets(&text), &signature_octets)
         }
@@ -176,7 +176,7 @@ fn signatures_match_the_example_of_rfc_8463_appendix_a() {
         signed_text(&fields, ["from", "to", "subject", "date", "message-id"], text.as_bytes())
     };
 
-    // PKCS#8 around the secret key.
+    // Wraps the secret key in PKCS#8.
     let secret = STANDARD.decode("nWGxne/9WmC6hEr0kuwsxERJxWl7MmkZcDusAxyuf2A=").unwrap();
     let start = b"\x30\x2e\x02\x01\x00\x30\x05\x06\x03\x2b\x65\x70\x04\x22\x04\x20".to_vec();
     let pem = base64(&[start, secret].concat());
@@ -362,7 +362,7 @@ fn signature_times_are_optional() {
     let seconds = |name| tag(&both, name).unwrap().parse::<u64>().unwrap();
     assert_eq!(seconds("x"), seconds("t") + 100);
     assert!(time(expires().timestamp(false), "x") > Some(1_700_000_100));
-    // RFC 6376 §3.5: `x=` is later than `t=`, and has 12 digits at most.
+    // RFC 6376 §3.5: `x=` is later than `t=`, and has at most 12 digits.
     assert!(time(ed25519().expires_after(Duration::ZERO), "x") > time(ed25519(), "t"));
     assert!(time(ed25519().expires_after(Duration::MAX), "x") <= Some(999_999_999_999));
     assert!(tag(&both, "l").is_none());
@@ -406,7 +406,7 @@ fn single_use_content_is_neither_signed_nor_consumed() {
             assert!(error.contains("must be read twice"), "{error}");
         }
         assert!(text(mail).contains("From: "));
-        assert!(mail.body().is_err(), "it was read");
+        assert!(mail.body().is_err(), "the content can be read again");
     }
 }
 
@@ -441,7 +441,7 @@ fn the_size_is_known_after_signing() {
     std::fs::remove_file(&path).unwrap();
 }
 
-/// Header lines that mostly matter here.
+/// Header lines, mostly made of elements that matter here.
 fn header() -> impl Strategy<Value = Vec<u8>> {
     let name =
         select(vec!["From", "fROM ", "To", "to", "Subject\t", "X-Odd", "List-Id", "Bcc", "DKIM-Signature"]);

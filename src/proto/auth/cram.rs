@@ -1,5 +1,5 @@
-//! CRAM-MD5 (RFC 2195): the password is not sent, and each answer is valid for one challenge. MD5 is broken for other
-//! purposes and sufficient for this one, but SCRAM is better.
+//! CRAM-MD5 (RFC 2195): the password is not sent, and each answer is valid for only one challenge. MD5 is broken for
+//! other purposes but sufficient for this one. SCRAM is better.
 
 use std::fmt::Write;
 
@@ -13,7 +13,7 @@ const MAX_CHALLENGE: usize = 1024;
 pub(super) struct Cram {
     user: Vec<u8>,
     password: Vec<u8>,
-    /// In hexadecimal. Empty until the challenge has arrived.
+    /// HMAC of the challenge, in hexadecimal. Empty until the challenge has arrived.
     digest: String,
 }
 
@@ -83,7 +83,10 @@ mod tests {
     #[test]
     fn the_digest_is_treated_as_a_secret() {
         let mut cram = Cram::new(b"user", b"secret");
-        assert!(matches!(cram.answer(&[b'x'; MAX_CHALLENGE]), Answer::Respond(_)), "the longest");
+        assert!(
+            matches!(cram.answer(&[b'x'; MAX_CHALLENGE]), Answer::Respond(_)),
+            "the longest challenge allowed"
+        );
         assert_eq!(cram.secrets(), [cram.digest.as_bytes()]);
         assert_eq!(cram.digest.len(), 32);
         assert!(matches!(Cram::new(b"u", b"p").answer(&[b'x'; MAX_CHALLENGE + 1]), Answer::Cancel(_)));

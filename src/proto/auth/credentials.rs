@@ -52,13 +52,13 @@ impl Credentials {
         Credentials::token_later(user)?.with_token(token)
     }
 
-    /// Creates credentials from a user name whose token is not known yet. Hidden, because only a dialogue can ask for the
-    /// token ([`Want::Token`](crate::proto::Want::Token)): when it is needed, and once more if the server refuses it. The
-    /// second token is used only if it differs.
+    /// Creates credentials from a user name whose token is not known yet. It is hidden because only a dialogue can ask
+    /// for the token ([`Want::Token`](crate::proto::Want::Token)): when it is needed, and once more if the server
+    /// refuses it. The second token is used only if it differs.
     ///
     /// # Errors
     ///
-    /// [`Error::Config`] if the user is empty or has a control character.
+    /// [`Error::Config`] if the user name is empty or contains a control character.
     #[doc(hidden)]
     pub fn token_later(user: &str) -> Result<Credentials, Error> {
         if user.is_empty() || user.contains(char::is_control) {
@@ -98,11 +98,11 @@ impl Credentials {
         Ok(Credentials(Kind::Anonymous(trace.into())))
     }
 
-    /// Creates credentials from a custom mechanism. Every login begins with a clone of it.
+    /// Creates credentials from a custom mechanism. Every login uses a new clone of it.
     ///
     /// # Errors
     ///
-    /// [`Error::Config`] if its name is invalid (RFC 4422 §3.1).
+    /// [`Error::Config`] if the name of the mechanism is invalid (RFC 4422 §3.1).
     pub(crate) fn custom(mechanism: impl Mechanism + Clone + 'static) -> Result<Credentials, Error> {
         let name: Box<str> = mechanism.name().into();
         check_name(&name)?;

@@ -1,5 +1,5 @@
-//! The interface of a mechanism (RFC 4422 §3): its initial response, its answers to challenges, and its check of the
-//! end.
+//! The interface of a mechanism (RFC 4422 §3): its initial response, its answers to challenges, and its final check of
+//! the server.
 
 /// An AUTH mechanism. The library does the rest: base64, long lines, cancellation, and masking of secrets.
 ///

@@ -1,7 +1,7 @@
 //! Dialogue for a login (RFC 4954). It chooses mechanisms, sends their answers, and tries the next one after a refusal.
 //!
 //! ```text
-//!  Token ─▶ Begin ─AUTH─▶ Due ─2yz, and the mechanism believes it─▶ In
+//!  Token ─▶ Begin ─AUTH─▶ Due ─2yz, and the mechanism trusts the server─▶ In
 //!    ▲        ▲           │ ▲└─4yz, 5yz─▶ a new token; or the next: Begin; or Refused
 //!    │        │        334│ │answer
 //!    └────────┴──┐        ▼ │
@@ -36,12 +36,12 @@ use super::{
 };
 use crate::{Error, Phase, Reply};
 
-/// Maximum length of the line of AUTH, in octets with its end. A longer initial response is sent as the answer to an
-/// empty challenge (RFC 4954 §4).
+/// Maximum length of an AUTH line, in octets including its line end. A longer initial response is sent as the answer to
+/// an empty challenge (RFC 4954 §4).
 const MAX_LINE: usize = 512;
 /// Minimum number of iterations of SCRAM's hash. Fewer make a stolen hash cheap to break (RFC 7677 §4).
 pub(crate) const MIN_SCRAM_ITERATIONS: u32 = 4_096;
-/// Default for the maximum number of iterations of SCRAM's hash. Each costs time.
+/// Default maximum number of iterations of SCRAM's hash. Each iteration costs time.
 pub(crate) const MAX_SCRAM_ITERATIONS: u32 = 100_000;
 /// Maximum number of exchanges that a server may refuse permanently on one connection. More could lock the account.
 const MAX_REFUSALS: u8 = 2;
@@ -60,7 +60,7 @@ pub struct AuthOptions {
     pub(crate) server: Option<(String, u16)>,
     pub(crate) mechanisms: Option<Vec<String>>,
     pub(crate) max_scram_iterations: u32,
-    /// Number of exchanges that the server has refused on this connection before ([`Auth::refusals`]). Defaults to 0.
+    /// Number of exchanges that the server has already refused permanently on this connection ([`Auth::refusals`]).
     pub(crate) refusals: u8,
 }
 
@@ -146,7 +146,7 @@ pub struct Auth {
     options: AuthOptions,
     /// The mechanisms that both sides support, in order of preference.
     names: Vec<String>,
-    /// The server offers a mechanism that takes a channel binding.
+    /// Whether the server offers a mechanism with channel binding.
     plus_offered: bool,
     /// The current mechanism, and those that may follow.
     queue: VecDeque<Box<dyn Mechanism>>,
@@ -154,14 +154,14 @@ pub struct Auth {
     /// The initial response, if it was too long to be sent with AUTH.
     initial: Option<Vec<u8>>,
     answers: usize,
-    /// The token may be requested again.
+    /// Whether the token may be requested again.
     may_ask_again: bool,
-    /// Why the current mechanism has failed, as far as is known: our reason, and the server's.
+    /// Why the current mechanism has failed, if known: the client's reason, and the server's.
     failure: Option<String>,
     details: Option<String>,
     refusal: Option<Error>,
     refusals: u8,
-    /// Everything that was sent, in base64.
+    /// Everything that was sent, in base64, and every token that was refused.
     said: Vec<Vec<u8>>,
 }
 
@@ -177,7 +177,7 @@ enum State {
     Concede(Vec<u8>),
     /// An open challenge cannot be answered.
     Cancel,
-    /// A reply is due, of any kind.
+    /// A reply of any kind is due.
     Due,
     /// The refusal that ends a failed mechanism is due.
     Ending,
@@ -230,7 +230,7 @@ impl Auth {
         if auth.queue.is_empty() { Err(auth.no_way(&offered)) } else { Ok(auth) }
     }
 
-    /// Creates the mechanisms.
+    /// Creates the mechanisms, in order of preference.
     fn line_up(&mut self) -> Result<(), Error> {
         let context = table::Context { options: &self.options, plus_offered: self.plus_offered };
         for name in &self.names {
@@ -257,7 +257,7 @@ impl Auth {
     }
 
     /// Returns the result. `broke` is the error that ended the dialogue early, if one did. If the server hung up after
-    /// it had refused a mechanism, the login was refused.
+    /// it had refused a mechanism, the login counts as refused.
     ///
     /// # Errors
     ///
@@ -280,11 +280,11 @@ impl Auth {
     }
 
     fn begin(&mut self, out: &mut Outbox) {
-        let Some(mechanism) = self.queue.front_mut() else { return }; // there is one, or the state would not be Begin
+        let Some(mechanism) = self.queue.front_mut() else { return }; // never empty in the state `Begin`
         let name = mechanism.name().to_owned();
         let initial = mechanism.initial();
         (self.answers, self.failure, self.details) = (0, None, None);
-        // Base64 makes 4 of 3; an empty response is `=`.
+        // Base64 turns 3 octets into 4. An empty response is sent as `=`.
         let fits = |initial: &Vec<u8>| {
             "AUTH  \r\n".len() + name.len() + initial.len().div_ceil(3).max(1) * 4 <= MAX_LINE
         };
@@ -302,17 +302,17 @@ impl Auth {
         out.put(Command::Answer(answer));
     }
 
-    /// Remembers what was sent: it must be masked if the server repeats it.
+    /// Remembers what was sent, so that it is masked if the server repeats it.
     fn remember(&mut self, answer: &[u8]) {
         let base64 = BASE64.encode(answer);
-        self.said.push(base64.trim_end_matches('=').as_bytes().to_vec()); // a server may leave the padding out
+        self.said.push(base64.trim_end_matches('=').as_bytes().to_vec()); // a server may omit the padding
         self.said.push(base64.into_bytes());
     }
 
-    /// Takes a 334: a challenge is open, and stays open until it is answered or cancelled.
+    /// Handles a 334 reply: a challenge is open until it is answered or cancelled.
     fn on_challenge(&mut self, reply: ReplyRef<'_>) -> Result<(), Error> {
         if let Some(initial) = self.initial.take() {
-            self.state = State::Say(initial); // whatever the challenge says
+            self.state = State::Say(initial); // regardless of the challenge
             return Ok(());
         }
         self.answers += 1;
@@ -363,7 +363,7 @@ impl Auth {
             Some(why) => format!("the login with {} failed: {why}", self.name()),
             None => format!("the login with {} was refused", self.name()),
         };
-        // A token that the server has examined is no better in the other mechanism.
+        // A token that the server has examined would fare no better with the other mechanism.
         let judged = self.details.is_some();
         let cancelled = self.failure.is_some();
         let details = self.details.take();
@@ -408,12 +408,12 @@ impl Auth {
         self.queue.front().map_or("", |mechanism| mechanism.name())
     }
 
-    /// Everything that must not be shown, the longest first: masking a short secret must not break up a long one.
+    /// Returns everything that must not be shown, longest first: masking a short secret must not break up a longer one.
     fn secrets(&self) -> Vec<Vec<u8>> {
         let own = self.queue.front().map(|mechanism| mechanism.secrets()).unwrap_or_default();
         let mut secrets: Vec<Vec<u8>> = own.into_iter().map(<[u8]>::to_vec).collect();
         secrets.push(self.credentials.secret().to_vec());
-        // White space at its ends gets lost in a reply: that of a password read from a file, with the end of its line.
+        // Replies are trimmed, so a password that was read from a file is repeated without its line end.
         let bare: Vec<_> = secrets.iter().map(|secret| secret.trim_ascii().to_vec()).collect();
         secrets.extend(bare.into_iter().filter(|bare| !secrets.contains(bare)).collect::<Vec<_>>());
         let hex = |secret: &Vec<u8>| secret.iter().map(|b| format!("{b:02x}")).collect::<String>();
@@ -428,7 +428,7 @@ impl Auth {
         secrets.extend(within);
         secrets.extend_from_slice(&self.said);
         secrets.retain(|secret| !secret.is_empty());
-        // Not by std's sort, which adds 5 kB to a small program: there are few.
+        // An insertion sort: std's sort adds 5 kB to a small program, and there are few secrets.
         let mut sorted: Vec<Vec<u8>> = Vec::with_capacity(secrets.len());
         for secret in secrets {
             sorted.insert(sorted.partition_point(|longer| longer.len() >= secret.len()), secret);
@@ -441,8 +441,8 @@ impl Auth {
     }
 }
 
-/// The base64 of a secret within a longer text: the letters that depend only on the secret, for each of its three
-/// possible alignments. Short results are left out: they reveal little, and are found everywhere.
+/// Returns what a secret looks like inside longer base64: the letters that depend only on the secret, for each of its
+/// three possible alignments. Short results are left out: they reveal little, and would match almost everywhere.
 fn within_base64(secret: &[u8]) -> Vec<Vec<u8>> {
     let letters = |before: usize| {
         let base64 = BASE64.encode([&[0; 2][..before], secret].concat());
@@ -497,10 +497,10 @@ impl Dialogue for Auth {
             return Err(Error::Internal("a token was passed when none was wanted"));
         }
         if self.credentials.have_token(token) {
-            self.state = self.next(); // that one was refused
+            self.state = self.next(); // this token was already refused
             return Ok(());
         }
-        self.said.push(self.credentials.secret().to_vec()); // refused, and still secret
+        self.said.push(self.credentials.secret().to_vec()); // the old token: refused, but still secret
         self.queue.clear();
         self.credentials = self.credentials.clone().with_token(token)?;
         self.line_up()?;
@@ -508,8 +508,8 @@ impl Dialogue for Auth {
         Ok(())
     }
 
-    /// Masks secrets that the server repeats, so that they do not appear in an error or a log, not even in its own
-    /// base64.
+    /// Masks secrets that the server repeats, so that they do not appear in an error or a log, even if the server has
+    /// encoded them in base64.
     fn keep(&self, reply: ReplyRef<'_>) -> Reply {
         let mut secrets = self.secrets();
         let words = reply.text_lines().flat_map(|line| line.split(|b| *b == b' '));
@@ -532,7 +532,7 @@ impl fmt::Debug for Auth {
     }
 }
 
-/// Escapes a name for a GS2 header or a message of SCRAM (RFC 5801 §4, RFC 5802 §5.1).
+/// Escapes a name for a GS2 header or a SCRAM message (RFC 5801 §4, RFC 5802 §5.1).
 fn escape(name: &[u8]) -> Vec<u8> {
     let escaped = name.iter().map(|b| match b {
         b'=' => &b"=3D"[..],

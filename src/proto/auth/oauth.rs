@@ -1,11 +1,11 @@
-//! Mechanisms that send an OAuth token: OAUTHBEARER (RFC 7628), and its predecessor XOAUTH2 of Google and Microsoft.
+//! Mechanisms that send an OAuth token: OAUTHBEARER (RFC 7628) and its predecessor XOAUTH2 (Google and Microsoft).
 
 use super::{Answer, Mechanism, escape};
 
 pub(super) struct Bearer {
     name: &'static str,
     message: Vec<u8>,
-    /// Response to a challenge that explains a failure.
+    /// Response to a challenge that describes a failure.
     concede: &'static [u8],
 }
 

@@ -1,4 +1,4 @@
-//! Mechanisms that send their credentials as they are: PLAIN, LOGIN, EXTERNAL, ANONYMOUS.
+//! Mechanisms that send their credentials without hashing them: PLAIN, LOGIN, EXTERNAL and ANONYMOUS.
 
 use super::{Answer, Mechanism};
 
@@ -13,7 +13,7 @@ impl Once {
         Once { name: "PLAIN", message: [b"\0", user, b"\0", password].concat() }
     }
 
-    /// Creates EXTERNAL. An empty authorization identity means that of the credentials, usually a certificate.
+    /// Creates EXTERNAL. An empty identity means that of the client's credentials, usually a certificate.
     pub fn external(authorization: &str) -> Once {
         Once { name: "EXTERNAL", message: authorization.into() }
     }
@@ -37,7 +37,7 @@ impl Mechanism for Once {
     }
 }
 
-/// LOGIN: never standardised, and supported everywhere. It sends the user and then the password.
+/// LOGIN: never standardised, but supported everywhere. It sends the user name and then the password.
 ///
 /// The order of the challenges determines what they ask for, not their text: in practice prompts are translated,
 /// decorated, empty or not even base64. There is no initial response, because many servers refuse it.

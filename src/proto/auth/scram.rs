@@ -1,5 +1,5 @@
-//! SCRAM (RFC 5802, 7677): the password is not sent. The client proves that it knows the password, and the server that
-//! it has its hash.
+//! SCRAM (RFC 5802, 7677): the password is not sent. The client proves that it knows the password, and the server
+//! proves that it has the password's hash.
 //!
 //! ```text
 //! First ─r=,s=,i=─▶ Proved ─v= in a challenge─▶ Verified ─235─▶ in
@@ -20,7 +20,7 @@ use sha2::{Digest, Sha256};
 use super::{Answer, MIN_SCRAM_ITERATIONS, Mechanism, escape};
 use crate::Error;
 
-/// Randomness of the client's nonce, in octets.
+/// Number of random octets in the client's nonce.
 const NONCE: usize = 18;
 
 #[derive(Clone, Copy)]
@@ -34,8 +34,8 @@ pub(super) enum Hash {
 pub(super) enum Binding {
     /// No channel binding is available, or it is not used: `n`.
     None,
-    /// There is one, and the server offers no mechanism that takes it: `y`. If it does offer one, somebody has tampered
-    /// with the list.
+    /// A channel binding is available, but the server offers no mechanism that uses it: `y`. If the server does offer
+    /// one, somebody has tampered with its list of mechanisms.
     NotOffered,
     /// The hash of the server's certificate: `p=tls-server-end-point` (RFC 5929 §4).
     EndPoint(Vec<u8>),
@@ -48,7 +48,7 @@ pub(super) struct Scram {
     hash: Hash,
     password: Vec<u8>,
     iterations: RangeInclusive<u32>,
-    /// The GS2 header followed by the data of the channel: the value of `c=`.
+    /// The GS2 header followed by the channel-binding data: the value of `c=`, before base64.
     binding: Vec<u8>,
     nonce: String,
     /// The client's first message, without the header.
@@ -71,7 +71,7 @@ impl Scram {
     ///
     /// # Errors
     ///
-    /// [`Error::Auth`] if the system has no random numbers.
+    /// [`Error::Auth`] if the system provides no random numbers.
     pub fn new(
         name: &'static str,
         hash: Hash,
@@ -119,8 +119,8 @@ impl Scram {
         }
     }
 
-    /// Reads the server's first message (RFC 5802 §7): `r=`, `s=`, `i=` in this order, and extensions that need not be
-    /// understood. Nothing is hashed before all of it was checked.
+    /// Reads the server's first message (RFC 5802 §7): `r=`, `s=` and `i=` in this order, and optional extensions.
+    /// Nothing is hashed until the whole message has been checked.
     fn prove(&mut self, server_first: &[u8]) -> Result<Vec<u8>, String> {
         let text =
             std::str::from_utf8(server_first).map_err(|_| "the server's first message is not UTF-8")?;
@@ -208,7 +208,7 @@ impl Mechanism for Scram {
             let due = due.clone();
             let said = text.split_ascii_whitespace().filter_map(|word| BASE64.decode(word).ok());
             for word in said.filter(|word| word.starts_with(b"v=")) {
-                drop(self.verify(&word, &due)); // the result is in the state
+                drop(self.verify(&word, &due)); // the result is in `self.state`
             }
         }
         match self.state {
@@ -250,7 +250,7 @@ impl Hash {
 
     /// `Hi` (RFC 5802 §2.2), which is PBKDF2 for one block.
     fn salted(self, password: &[u8], salt: &[u8], iterations: u32) -> Vec<u8> {
-        let mut salted = self.of(b""); // of the length of a hash
+        let mut salted = self.of(b""); // as long as a hash
         match self {
             Hash::Sha1 => pbkdf2_hmac::<Sha1>(password, salt, iterations, &mut salted),
             Hash::Sha256 => pbkdf2_hmac::<Sha256>(password, salt, iterations, &mut salted),
@@ -263,7 +263,7 @@ impl Hash {
 mod tests {
     use super::*;
 
-    /// A mechanism with a known nonce, before its first message.
+    /// Returns a mechanism with a known nonce, before its first message.
     fn scram(name: &'static str, nonce: &str, binding: Binding) -> Scram {
         let hash = if name == "SCRAM-SHA-1" { Hash::Sha1 } else { Hash::Sha256 };
         let iterations = MIN_SCRAM_ITERATIONS..=100_000;
@@ -294,8 +294,8 @@ mod tests {
         assert!(scram.answer(b"v=rmF9pqV8S7suAoZWja4dJRkFsKQ=") == Answer::Respond(Vec::new()));
         assert_eq!(scram.finish("2.7.0 ok"), Ok(()));
         assert_eq!(scram.secrets(), [b"v0X8v3Bz2T0CJGbJQyF0X+HI4Ts="]);
-        assert!(matches!(scram.answer(first), Answer::Cancel(_)), "all was said");
-        assert!(matches!(scram.answer(first), Answer::Cancel(_)), "and still is");
+        assert!(matches!(scram.answer(first), Answer::Cancel(_)), "the exchange is over");
+        assert!(matches!(scram.answer(first), Answer::Cancel(_)), "the exchange stays over");
     }
 
     #[test]
@@ -315,8 +315,8 @@ mod tests {
         let text = |v: &[u8]| format!("2.7.0 {} welcome", BASE64.encode(v));
         assert_eq!(proved().finish(&text(SERVER_FINAL)), Ok(()));
         assert!(proved().finish(&text(b"v=AAAA")).is_err());
-        assert!(proved().finish("2.7.0 welcome").is_err(), "none at all");
-        assert!(rfc_7677().finish(&text(SERVER_FINAL)).is_err(), "nothing was asked");
+        assert!(proved().finish("2.7.0 welcome").is_err(), "no signature");
+        assert!(rfc_7677().finish(&text(SERVER_FINAL)).is_err(), "no proof was sent");
     }
 
     // Threat 67.

@@ -1,4 +1,4 @@
-//! The AUTH mechanisms of this crate: one table, and everything that asks about a mechanism by its name.
+//! The table of this crate's AUTH mechanisms, and every lookup of a mechanism by name.
 
 #[cfg(feature = "sasl")]
 use self::sasl::{cram_md5, scram_sha_1, scram_sha_256, scram_sha_256_plus};
@@ -14,7 +14,7 @@ use super::{
 };
 use crate::Error;
 
-/// What a mechanism logs in with.
+/// The kind of credentials that a mechanism uses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Uses {
     Password,
@@ -23,10 +23,10 @@ pub(super) enum Uses {
     Anonymous,
 }
 
-/// What a mechanism has to know besides the credentials.
+/// What a mechanism needs to know besides the credentials.
 pub(super) struct Context<'a> {
     pub options: &'a AuthOptions,
-    /// The server offers a mechanism that takes a channel binding.
+    /// Whether the server offers a mechanism with channel binding.
     #[cfg_attr(not(feature = "sasl"), expect(dead_code, reason = "only SCRAM asks"))]
     pub plus_offered: bool,
 }
@@ -37,14 +37,14 @@ type Made = Result<Vec<Box<dyn Mechanism>>, Error>;
 struct Entry {
     name: &'static str,
     uses: Uses,
-    /// Only in builds with the feature `sasl`.
+    /// Whether the mechanism is available only in builds with the feature `sasl`.
     needs_sasl: bool,
-    /// An exchange shows the password to anyone who can read it.
+    /// Whether anyone who can read an exchange learns the password.
     shows_password: bool,
     new: fn(&Kind, &Context<'_>) -> Made,
 }
 
-/// All mechanisms. Those for the same credentials are in the order of preference.
+/// All mechanisms. Those for the same kind of credentials are in order of preference.
 #[rustfmt::skip]
 const TABLE: &[Entry] = &[
     entry("SCRAM-SHA-256-PLUS", Uses::Password,  true,  false, scram_sha_256_plus),
@@ -88,7 +88,7 @@ pub(super) fn needs_sasl(name: &str) -> bool {
     find(name).is_some_and(|entry| entry.needs_sasl)
 }
 
-/// Returns whether an exchange of this mechanism shows the password to anyone who can read it.
+/// Returns whether anyone who can read an exchange of this mechanism learns the password.
 pub(super) fn shows_password(name: &str) -> bool {
     find(name).is_some_and(|entry| entry.shows_password)
 }
@@ -136,7 +136,7 @@ fn anonymous(kind: &Kind, _: &Context<'_>) -> Made {
     made(Once::anonymous(trace))
 }
 
-/// Takes the place of a mechanism that this build does not have.
+/// Takes the place of a mechanism that this build does not include.
 #[cfg(not(feature = "sasl"))]
 fn absent(_: &Kind, _: &Context<'_>) -> Made {
     Ok(Vec::new())
@@ -178,7 +178,7 @@ mod sasl {
         scram("SCRAM-SHA-1", Hash::Sha1, unbound(context), kind, context)
     }
 
-    /// Returns what a mechanism without channel binding says about it.
+    /// Returns what a mechanism without channel binding declares about it.
     fn unbound(context: &Context<'_>) -> Binding {
         let AuthOptions { channel_binding, tls_exporter, .. } = context.options;
         if (channel_binding.is_some() || tls_exporter.is_some()) && !context.plus_offered {

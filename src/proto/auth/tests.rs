@@ -17,7 +17,7 @@ fn with_reply<T>(text: &str, look: impl FnOnce(ReplyRef<'_>) -> T) -> T {
     look(inbox.next_reply().unwrap().unwrap())
 }
 
-/// A login, and what it has put on the wire.
+/// A login, and the log of its lines.
 struct Talk {
     auth: Auth,
     out: Outbox,
@@ -30,7 +30,7 @@ impl Talk {
         Talk { auth, out: Outbox::default(), log: Vec::new() }
     }
 
-    /// What is said now, as lines.
+    /// Returns the lines that are sent now, and what is wanted next.
     fn fill(&mut self) -> (String, Want) {
         let want = self.auth.fill(&mut self.out);
         self.out.drain_log(|line| self.log.push(format!("C: {line}")));
@@ -48,7 +48,7 @@ impl Talk {
         })
     }
 
-    /// Plays a transcript: `T:` gives a token.
+    /// Plays a transcript. `T:` lines pass a token.
     #[track_caller]
     fn play(&mut self, transcript: &str) -> Result<(), Error> {
         for line in transcript.lines().map(str::trim).filter(|line| !line.is_empty()) {
@@ -68,7 +68,7 @@ impl Talk {
         Ok(())
     }
 
-    /// Plays it to its end.
+    /// Plays a transcript up to the end of the login, and returns the result.
     #[track_caller]
     fn end(mut self, transcript: &str) -> Result<(), Error> {
         let broke = self.play(transcript).err();
@@ -106,7 +106,7 @@ fn plain_is_preferred_to_login_and_sends_an_initial_response() {
 
 #[test]
 fn a_long_initial_response_waits_for_an_empty_challenge() {
-    // 499 octets are left for base64, which comes in fours: 372 octets, and PLAIN has two of its own.
+    // 499 octets are left for base64, in groups of four. They hold 372 octets, two of which are NULs of PLAIN.
     for (octets, initial) in [(370, true), (371, false)] {
         let credentials = Credentials::new("u", "p".repeat(octets - 1)).unwrap();
         let mut talk = Talk::new(credentials, tls(), "PLAIN");
@@ -268,7 +268,7 @@ fn without_a_common_mechanism_the_login_fails() {
     #[cfg(not(feature = "sasl"))]
     assert!(none(tls(), "CRAM-MD5").contains("feature `sasl`"));
     #[cfg(feature = "sasl")]
-    assert!(none(tls(), "SCRAM-SHA-256-PLUS").contains("PLUS"), "there is no binding");
+    assert!(none(tls(), "SCRAM-SHA-256-PLUS").contains("PLUS"), "no channel binding is available");
 }
 
 #[test]
@@ -345,9 +345,9 @@ fn a_new_token_is_requested_once_after_a_refused_one() {
     let end = talk().end(&format!("{old}S: 454 not now"));
     assert!(end.is_err_and(|e| e.is_transient()), "a new token would not help");
     let end = talk().end(&format!("{old}S: 504 no such thing"));
-    assert_eq!(refused(end).1, Some(504), "nor here");
+    assert_eq!(refused(end).1, Some(504), "nor would it here");
     let end = talk().end(&format!("{old}S: 334 e30=\nC:\nS: 454 not now"));
-    assert_eq!(refused(end).1, Some(454), "nor here");
+    assert_eq!(refused(end).1, Some(454), "nor would it here");
     let end = talk().end("T: with a space");
     assert!(matches!(end, Err(Error::Config(_))));
 }
@@ -360,7 +360,7 @@ fn a_second_token_is_used_only_if_it_differs() {
         talk("XOAUTH2").end("T: old\nC: AUTH XOAUTH2 dXNlcj11AWF1dGg9QmVhcmVyIG9sZAEB\nS: 535 no\nT: old\n");
     assert_eq!(refused(end).1, Some(535));
     let end = talk("OAUTHBEARER XOAUTH2").end(&format!("{bearer}S: 334 e30=\nC: AQ==\nS: 535 no\nT: old\n"));
-    assert_eq!(refused(end).1, Some(535), "the server has looked at it");
+    assert_eq!(refused(end).1, Some(535), "the server has examined the token");
     talk("OAUTHBEARER XOAUTH2")
         .end(&format!(
             "{bearer}S: 535 no\nT: old\nC: AUTH XOAUTH2 dXNlcj11AWF1dGg9QmVhcmVyIG9sZAEB\nS: 235 in"
@@ -369,7 +369,7 @@ fn a_second_token_is_used_only_if_it_differs() {
     let new = "T: new\nC: AUTH OAUTHBEARER bixhPXUsAWF1dGg9QmVhcmVyIG5ldwEB\n";
     talk("OAUTHBEARER XOAUTH2").end(&format!("{bearer}S: 535 no\n{new}S: 235 in")).unwrap();
     let end = talk("OAUTHBEARER XOAUTH2").end(&format!("{bearer}S: 535 no\n{new}S: 535 nor this"));
-    assert_eq!(refused(end).1, Some(535), "two were refused");
+    assert_eq!(refused(end).1, Some(535), "two tokens were refused");
 }
 
 #[test]
@@ -395,7 +395,7 @@ fn replies_unrelated_to_the_password_do_not_count_as_refusals() {
     }
     let mut talk = Talk::new(password(), tls(), "PLAIN");
     talk.play("C: AUTH PLAIN AHVzZXIAczNjcmV0\nS: 334 more?\nC: *\nS: 501 cancelled").unwrap();
-    assert_eq!(talk.auth.refusals(), 0, "we have cancelled it");
+    assert_eq!(talk.auth.refusals(), 0, "the client has cancelled it");
 }
 
 #[test]
@@ -495,7 +495,7 @@ fn tokens_echoed_by_the_server_are_masked() {
     assert!(!format!("{error:?}").contains("t0ken"), "{error:?}");
 }
 
-/// One that always has an answer.
+/// A mechanism that answers every challenge.
 #[derive(Clone)]
 struct Chatter;
 
@@ -547,7 +547,7 @@ mod sasl {
                 .end(&format!("{refusals}C: AUTH PLAIN AHVzZXIAczNjcmV0\nS: 235 in"))
                 .unwrap();
         }
-        // Nothing stronger is there: then it was allowed, or we would not be here.
+        // Nothing stronger is offered. The caller must have allowed this, or there would be no login.
         Talk::new(password(), AuthOptions::default(), "LOGIN PLAIN")
             .end("C: AUTH PLAIN AHVzZXIAczNjcmV0\nS: 504 no\nC: AUTH LOGIN\nS: 334\nC: dXNlcg==\nS: 334\nC: czNjcmV0\nS: 235")
             .unwrap();
@@ -567,7 +567,7 @@ mod sasl {
             ))
             .unwrap();
         let end = Talk::new(password(), AuthOptions::default(), all).end(cram);
-        assert_eq!(refused(end).1, Some(535), "others listen");
+        assert_eq!(refused(end).1, Some(535), "others can listen");
     }
 
     #[test]
@@ -614,7 +614,7 @@ mod sasl {
             .unwrap();
     }
 
-    /// What the first command says of the channel, and by which mechanism.
+    /// Returns the mechanism of the first command, and its channel-binding flag.
     fn first(options: AuthOptions, offered: &str) -> (String, String) {
         let (said, _) = Talk::new(password(), options, offered).fill();
         let mut words = said.trim_end().split(' ').skip(1);
@@ -643,7 +643,7 @@ mod sasl {
             assert_eq!(first(options.clone(), offered), (name.to_owned(), flag.to_owned()), "{offered}");
         }
         let pin = AuthOptions { mechanisms: Some(vec!["SCRAM-SHA-256".into()]), ..bound };
-        assert_eq!(first(pin, all).1, "n", "who can and will not has not been tricked");
+        assert_eq!(first(pin, all).1, "n", "PLUS is offered but not chosen: not a downgrade");
     }
 
     /// Two refusals are the limit, and a refusal without a reason may be about the password.
@@ -667,7 +667,7 @@ mod sasl {
         assert!(talk.auth.into_result(None).is_err());
     }
 
-    /// Up to the point where the server has to prove itself.
+    /// Plays a login up to the point where the server has to prove itself.
     fn proved() -> Talk {
         let mut talk = Talk::new(password(), tls(), "SCRAM-SHA-256 PLAIN");
         let (said, _) = talk.fill();
@@ -743,7 +743,7 @@ proptest! {
         let all = "LOGIN PLAIN CRAM-MD5 SCRAM-SHA-1 SCRAM-SHA-256 XOAUTH2 OAUTHBEARER EXTERNAL ANONYMOUS X-CHATTER";
         let mut talk = Talk::new(credentials, options, all);
         let (mut open, mut over) = (false, None);
-        // The replies come again and again.
+        // The replies are repeated.
         for reply in replies.iter().cycle().take(200) {
             let (said, want) = loop {
                 match talk.fill() {
@@ -764,7 +764,7 @@ proptest! {
                 break;
             }
         }
-        prop_assert!(over.is_some(), "no end");
+        prop_assert!(over.is_some(), "the login does not end");
         let end = talk.auth.into_result(over.unwrap());
         prop_assert!(end.is_err() || replies.iter().any(|reply| reply.starts_with('2')));
     }

@@ -1,4 +1,4 @@
-//! One message on its way: what has been sent of it, which replies have arrived, and what they say about it.
+//! One message on its way: what has been sent of it, which replies have arrived, and what they mean for it.
 
 use super::{MAX_REFUSALS, Options, Transaction};
 use crate::{Delivery, Error, Outcome, Phase, Reply, delivery::Again, proto::ReplyRef};
@@ -36,20 +36,20 @@ pub(super) enum Stage {
 pub(super) enum Content {
     /// All of it is available, encoded for DATA or BDAT.
     AtHand(Vec<u8>),
-    /// It has yet to be requested.
+    /// It has yet to be requested from the caller.
     ToCome,
     /// Some of it has arrived, or has been sent.
     Begun,
 }
 
-/// Whether an envelope was sent together with the end of the message before it.
+/// Whether an envelope was sent together with the end of the previous message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Company {
-    /// All replies to the message before it had arrived.
+    /// The envelope was sent after all replies to the previous message had arrived.
     Alone,
-    /// It was sent before the replies to that message had arrived.
+    /// The envelope was sent before the replies to the previous message had arrived.
     Joined,
-    /// It was sent early and the server refused it for that reason: it is sent once more, alone.
+    /// The envelope was sent early, and the server refused it for that reason. It is sent once more, alone.
     TurnedAway,
 }
 
@@ -62,22 +62,22 @@ pub(super) struct Replies {
     first: usize,
 }
 
-/// What the server said about the message as a whole.
+/// The server's decision on the message as a whole.
 #[derive(Debug)]
 pub(super) enum Answer {
     Open,
     /// The reply to the end of the message; with LMTP, the first one that accepts it.
     Accepted(Reply),
     Refused(Phase, Reply),
-    /// It was refused, and then the server accepted a later command of the same transaction. Which transaction that
-    /// command belongs to is unknown.
+    /// The message was refused, and then the server accepted a later command of the same transaction. It is unknown
+    /// which transaction that command belongs to.
     Contradicted(Phase, Reply),
 }
 
-/// A recipient by its number, and what became of it.
+/// The index of a recipient, and what became of the recipient.
 type Recipient = (usize, Outcome, Option<Reply>);
 
-/// What the server said about single recipients.
+/// The server's decisions on individual recipients.
 pub(super) struct Recipients {
     pub accepted: usize,
     pub refused: usize,
@@ -85,7 +85,7 @@ pub(super) struct Recipients {
     at_rcpt: Vec<Recipient>,
     /// LMTP: recipients answered at the end of the message, in order.
     at_end: Vec<Recipient>,
-    /// LMTP: the recipient that the next final reply is for, or one before it.
+    /// LMTP: index of the recipient that the next final reply is for, or of one refused at RCPT before it.
     next_final: usize,
     /// LMTP: number of recipients before `next_final` that were refused at RCPT.
     passed_over: usize,
@@ -96,18 +96,18 @@ pub(super) struct Recipients {
 /// Refusals that may disappear if the message is sent again in another way.
 #[derive(Debug, Default)]
 pub(super) struct Hints {
-    /// The recipients from this one on were all answered 452, and the first of them because they are too many.
+    /// The recipients from this one on were all answered with 452, and this one because there were too many.
     too_many: Option<usize>,
-    /// The first command that was refused as out of place, while all before it in its flight was accepted.
+    /// The first command that was refused as out of place although all before it in the flight were accepted.
     misread: Option<usize>,
 }
 
-/// Where the end of the message is: its last line (the dot), or its last chunk.
+/// Position of the end of the message: its last line (the dot), or its last chunk.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Span {
     /// Number of the first reply to it, once it was put into the outbox.
     pub reply: Option<usize>,
-    /// Offset in the stream where it begins; none for a lone dot that sends nothing.
+    /// Offset in the stream where it begins, or `None` for a lone dot without content.
     pub from: Option<u64>,
     /// Offset in the stream where it ends.
     pub to: u64,
@@ -123,7 +123,7 @@ pub(super) enum Step {
     Data,
     /// A chunk (BDAT) that is not the last.
     Chunk,
-    /// The dot, or the last chunk. LMTP answers it once for each recipient.
+    /// The dot, or the last chunk. LMTP servers answer it once for each recipient.
     End,
 }
 
@@ -148,7 +148,7 @@ impl Replies {
 }
 
 impl Answer {
-    /// Keeps a refusal of the message, unless it was accepted already.
+    /// Keeps a refusal of the message, unless the message was already accepted.
     pub fn refuse(&mut self, phase: Phase, reply: Reply) {
         if !self.is_accepted() {
             *self = Answer::Refused(phase, reply);
@@ -273,10 +273,10 @@ impl Flight {
             && sent_at_once
     }
 
-    /// Records a refusal, before it counts: the server may have read pipelined commands out of their order, or
-    /// may accept no more recipients (RFC 5321 §4.5.3.1.10).
+    /// Notes a refusal before it is counted: the server may have read pipelined commands out of order, or may accept no
+    /// more recipients (RFC 5321 §4.5.3.1.10).
     pub fn note_refusal(&mut self, number: usize, reply: ReplyRef<'_>, options: Options) {
-        let reply = reply.keep_within(0); // the beginning of its first line will do
+        let reply = reply.keep_within(0); // the beginning of its first line is enough
         let in_order = self.recipients.refused == 0 && self.answer.refusal().is_none();
         if in_order && is_out_of_place(&reply) && self.is_in_company(number, options) {
             self.hints.misread.get_or_insert(number);
@@ -290,7 +290,7 @@ impl Flight {
         }
     }
 
-    /// Records that a recipient was accepted: those refused before it are not simply too many.
+    /// Notes that a recipient was accepted, so those before it were not refused for being too many.
     pub fn note_acceptance(&mut self, step: Step) {
         if let Step::Recipient(_) = step {
             self.hints.too_many = None;
@@ -302,7 +302,7 @@ impl Flight {
         self.hints.too_many.is_some() || self.hints.misread.is_some()
     }
 
-    /// Returns whether MAIL was answered 452: the server takes no more messages in this session.
+    /// Returns whether MAIL was answered with 452: the server accepts no more messages in this session.
     pub fn is_session_full(&self) -> bool {
         matches!(self.answer.refusal(), Some((Phase::Mail, reply)) if reply.code() == 452)
     }
@@ -328,10 +328,10 @@ impl Flight {
         Some(Again::Rest(full.map(|(index, ..)| *index).collect()))
     }
 
-    /// Returns the recipients to which it should be sent again one command at a time, if any.
+    /// Returns the recipients to resend the message to, one command at a time, if any.
     fn one_by_one(&self, misread: usize, options: Options) -> Option<Again> {
         let as_a_whole = match self.answer.refusal() {
-            // Its content was sent.
+            // The content was sent.
             Some((Phase::End, _)) if !options.chunking => false,
             Some((_, reply)) => is_out_of_place(reply),
             None => true,
@@ -359,7 +359,7 @@ impl Flight {
         Some(Again::OneByOne { recipients, command })
     }
 
-    /// Returns whether a part of it was refused, and the server went on with the rest: what it accepts then is unknown.
+    /// Returns whether a part was refused but the server continued: what a later reply accepts is unknown.
     pub fn is_contradicted(&self) -> bool {
         matches!(self.answer, Answer::Contradicted(..) | Answer::Refused(Phase::Body, _))
     }
@@ -387,7 +387,7 @@ impl Flight {
 
         let (outcome, others, reply, source) = match (self.answer, broke) {
             (Answer::Accepted(reply), broke) => {
-                // LMTP: a connection that broke between two answers leaves the others in doubt.
+                // LMTP: a connection that broke between two final replies leaves the other recipients in doubt.
                 let others = if broke.is_some() { unanswered } else { Outcome::Accepted };
                 let envelope = self.transaction.envelope;
                 return Ok(Delivery::new(envelope, Outcome::Accepted, others, Some(reply), recipients));
@@ -402,7 +402,7 @@ impl Flight {
                 (Outcome::Refused, Outcome::NotSent, None, source)
             }
         };
-        // After a refused sender, what was said of the recipients means nothing.
+        // After a refused sender, the replies to the recipients mean nothing.
         if matches!(source, Error::Refused { phase: Phase::Mail, .. }) {
             recipients.clear();
         }
@@ -410,7 +410,7 @@ impl Flight {
         Err(Error::Transaction { delivery: Box::new(delivery), source: Box::new(source) })
     }
 
-    /// Records that the recipient whose turn it is gets the message (LMTP).
+    /// Records that the next recipient in turn gets the message (LMTP).
     pub fn accept_final(&mut self, reply: ReplyRef<'_>) {
         let reply = self.recipients.answer_final(Outcome::Accepted, reply);
         if !self.answer.is_accepted() {
@@ -439,7 +439,7 @@ impl Recipients {
         self.at_rcpt.push((index, Outcome::Refused, Some(reply)));
     }
 
-    /// Records that the recipient whose turn it is does not get the message (LMTP).
+    /// Records that the next recipient in turn does not get the message (LMTP).
     pub fn refuse_final(&mut self, reply: ReplyRef<'_>) {
         self.refused += 1;
         self.answer_final(Outcome::Refused, reply);
@@ -452,7 +452,7 @@ impl Recipients {
         reply
     }
 
-    /// Returns the recipient that a final reply is for (LMTP). They come in the order of the accepted recipients.
+    /// Returns the recipient that a final reply is for (LMTP). Accepted recipients are answered in order.
     fn next_final(&mut self) -> usize {
         while self.at_rcpt.get(self.passed_over).is_some_and(|(index, ..)| *index == self.next_final) {
             self.next_final += 1;
@@ -462,7 +462,7 @@ impl Recipients {
         self.next_final - 1
     }
 
-    /// Keeps a reply, and only its beginning once [`MAX_REFUSALS`] octets are kept.
+    /// Keeps a reply, or only its beginning if it does not fit in the rest of [`MAX_REFUSALS`].
     fn kept(&mut self, reply: ReplyRef<'_>) -> Reply {
         let kept = reply.keep_within(self.budget);
         self.budget = self.budget.saturating_sub(kept.raw().len());
@@ -488,7 +488,7 @@ impl Recipients {
     }
 }
 
-/// Returns whether a refusal says that the command is unknown or out of place, rather than why it is refused.
+/// Returns whether a refusal means that the command is unknown or out of place, and gives no other reason.
 fn is_out_of_place(reply: &Reply) -> bool {
     match reply.code() {
         500 | 502 | 503 => true,

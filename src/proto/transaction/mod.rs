@@ -1,9 +1,9 @@
 //! Dialogue for messages: MAIL, RCPT, DATA or BDAT, the content, and RSET where something is left open (RFC 5321 §3.3).
 //!
-//! Carries any number of messages, one after the other, over one connection. Each message is a flight of commands. With
+//! Carries any number of messages, one after another, over one connection. Each message is a flight of commands. With
 //! PIPELINING (RFC 2920) a flight may be sent before the replies to the previous one have arrived. Replies come in
-//! order, so the first flight and the number of replies it has heard tell what a reply answers: [`Flight::step`] is
-//! that table.
+//! order, so the first flight and its number of replies so far determine what the next reply answers: [`Flight::step`]
+//! is that table.
 //!
 //! ```text
 //! Envelope ─all sent─▶ Hold ─3yz─▶ Body ─last piece─▶ Over ─all answered─▶ a result
@@ -16,13 +16,13 @@
 //! - With DATA, content is sent only after a recipient was accepted, and never together with its own envelope. With
 //!   BDAT it may be, if it is small and can be provided again. If the envelope is refused, so is each BDAT.
 //! - A message is in doubt from the moment when the last line of its end, or the last chunk, is first offered to a
-//!   write, until its reply. That is also true if the server refused a part of it and accepts the rest.
+//!   write, until its reply arrives. That is also true if the server refused a part of it and accepts the rest.
 //! - A flight begins with RSET unless the transaction before it is certainly over. With BDAT only a 2yz reply to the
 //!   last chunk proves that: servers keep a transaction open after a chunk that they refuse.
 //! - A flight that joins the end of a message before that was seen to work ([`Joining::Untried`]) carries no content. A
 //!   server that discards it, or hangs up, costs a connection and never a message.
 //!
-//! This file decides what to send next. [`flight`] keeps what is known of one message.
+//! This file decides what to send next. [`flight`] keeps what is known about one message.
 
 mod flight;
 #[cfg(test)]
@@ -42,11 +42,11 @@ use crate::{Delivery, Envelope, Error, Phase, Reply, delivery::Again};
 const WINDOW: usize = 512;
 /// Size of a BDAT chunk, in octets. Content that came with its message is one chunk.
 const CHUNK: usize = 64 * 1024;
-/// Number of content buffers that are kept. While one message waits for the reply to DATA, the next is already
-/// available.
+/// Maximum number of content buffers that are kept for reuse. While one message waits for the reply to DATA, the
+/// content of the next is already available.
 const MAX_SPARE: usize = 2;
-/// Budget for storing recipient refusals in full, in octets. After it is used up, only the first line of each refusal
-/// is kept.
+/// Budget for storing replies to individual recipients in full, in octets. After it is used up, only the beginning of
+/// each reply is kept.
 const MAX_REFUSALS: usize = 1024 * 1024;
 
 /// How [`Transactions`] are carried out. By default: one command at a time, and content with DATA, as any server
@@ -129,9 +129,9 @@ pub enum Joining {
 pub struct Transaction {
     envelope: Envelope,
     parameters: MailParameters,
-    /// The content is available, and small.
+    /// Whether the content may be sent before the envelope is answered.
     ahead: bool,
-    /// One command is sent at a time, because the command with this number was refused when it was sent with others.
+    /// Number of a command that was refused when it was sent with others. If set, one command is sent at a time.
     one_by_one: Option<usize>,
 }
 
@@ -174,7 +174,7 @@ impl Transaction {
         self
     }
 
-    /// Sends one command at a time. If the command with this number is accepted then, the server does not pipeline.
+    /// Sends one command at a time. If the command with this number is then accepted, the server cannot pipeline.
     pub(crate) fn one_by_one(mut self, command: Option<usize>) -> Transaction {
         self.ahead &= command.is_none();
         self.one_by_one = command;
@@ -188,17 +188,17 @@ impl Transaction {
 /// [`next_result`](Transactions::next_result). `Debug` shows no content.
 pub struct Transactions {
     options: Options,
-    /// In order. Replies are for the first; `writing` is the index of the one being written, or of the next.
+    /// In order. Replies are for the first flight; `writing` is the index of the one being written, or of the next one.
     flights: VecDeque<Flight>,
     writing: usize,
-    /// Number of messages that have had their result.
+    /// Number of messages whose result has been stored.
     over: usize,
-    /// Replies outstanding, of all flights.
+    /// Number of outstanding replies, for all flights.
     due: usize,
     encoder: Encoder,
-    /// Content that waits for its BDAT.
+    /// Content that is waiting for its BDAT command.
     chunk: Vec<u8>,
-    /// Buffers of content that was sent.
+    /// Buffers whose content was sent, to be reused.
     spare: Vec<Vec<u8>>,
     supply: Supply,
     leftover: Leftover,
@@ -211,9 +211,9 @@ pub struct Transactions {
 /// What is known about the next message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Supply {
-    /// There may be one. It is wanted early, so that its envelope can be sent with the end of the message before.
+    /// There may be one. It is wanted early, so that its envelope can be sent with the end of the previous message.
     Open,
-    /// Asking for one may take time. It is wanted when everything available is written.
+    /// Asking for one may take time. It is wanted once everything available is written.
     Later,
     /// No further message is known.
     Dry,
@@ -235,7 +235,7 @@ impl Leftover {
     }
 }
 
-/// Stores in a result what may be sent again.
+/// Stores what may be sent again in a result.
 fn mark(result: &mut Result<Delivery, Error>, again: Option<Again>) {
     match result {
         Ok(delivery) => delivery.set_again(again),
@@ -390,15 +390,15 @@ impl Transactions {
     pub fn lose(&mut self, offered: u64, broke: Error) {
         let mut why = broke;
         while let Some(flight) = self.flights.pop_front() {
-            // After a 421 the server takes nothing.
+            // After a 421 the server accepts nothing.
             let in_doubt = self.closing.is_none() && flight.span.from.is_some_and(|from| offered > from);
             let phase = flight.phase(self.options);
             if why.in_doubt() && !in_doubt {
-                // It was lost with one before it that is in doubt, or its last line had not left.
+                // The message was lost with an earlier one that is in doubt, or its last line had not been sent.
                 why = why.at(if phase == Phase::End { Phase::Body } else { phase });
             }
             let next = why.repeated();
-            // Nothing of it was answered, not even MAIL.
+            // No reply has accepted any of it, not even MAIL.
             let untouched = !in_doubt && (flight.replies.heard <= 1 || flight.is_session_full());
             let mut result = flight.into_result(self.options, in_doubt, self.closing.clone(), Some(why));
             mark(&mut result, untouched.then_some(Again::Elsewhere));
@@ -443,7 +443,7 @@ impl Transactions {
         self.options.joins() && self.due < WINDOW && self.supply != Supply::Dry && !alone
     }
 
-    /// Decides what comes next when everything available is written.
+    /// Decides what comes next when all flights have been put into the outbox.
     fn fill_between(&mut self, out: &mut Outbox) -> Want {
         let is_first = self.flights.is_empty();
         let may_follow = if is_first { self.supply != Supply::Dry } else { self.may_join() };
@@ -462,11 +462,11 @@ impl Transactions {
         }
     }
 
-    /// Puts the next thing of the flight being written into `out`, or returns what has to come first.
+    /// Puts the next part of the current flight into `out`, or returns what has to happen first.
     fn fill_flight(&mut self, out: &mut Outbox) -> Option<Want> {
         let options = self.options;
         let flight = &self.flights[self.writing];
-        // LMTP: after a refused chunk nobody can tell how many replies the last one would bring.
+        // LMTP: after a refused chunk, it is unknown how many replies the last chunk would get.
         let one_by_one = !options.pipelining || flight.transaction.one_by_one.is_some();
         let alone = one_by_one || options.lmtp && flight.stage == Stage::Body;
         if self.due > 0 && (alone || self.due >= WINDOW) {
@@ -483,12 +483,12 @@ impl Transactions {
             Stage::Hold if !(options.chunking && flight.is_answered()) => return Some(self.wait()),
             Stage::Hold if flight.recipients.accepted == 0 => self.over(),
             Stage::Hold => self.flights[self.writing].stage = Stage::Body,
-            // RFC 2920 §3.1: a 354 without a recipient is answered by a lone dot.
+            // RFC 2920 §3.1: a 354 without a recipient is answered with a lone dot.
             Stage::Body if !options.chunking && flight.recipients.accepted == 0 => {
                 self.end(out, Command::Dot);
                 self.ended(out);
             }
-            // It was refused while the next message was waited for.
+            // The message was refused while the dialogue waited for the next one.
             Stage::Body if options.chunking && !flight.is_begun() && flight.is_pointless(options) => {
                 self.over();
             }
@@ -502,7 +502,7 @@ impl Transactions {
                 Some(content) => self.fill_content(content, out),
                 None => return Some(Want::Body(self.over + self.writing)),
             },
-            Stage::Over => self.over(), // not reached: it was over when it became so
+            Stage::Over => self.over(), // not reached: `over` goes on to the next flight
         }
         None
     }
@@ -543,7 +543,7 @@ impl Transactions {
                 Command::Rcpt(&envelope.recipients()[index], envelope.options_of(index))
             }),
             Step::Data => self.ask(out, |_| Command::Data),
-            // LMTP: how many replies a BDAT brings is known only when the recipients are.
+            // LMTP: the number of replies to a BDAT is known only once the recipients are.
             Step::Chunk | Step::End => {
                 let safe = options.joining == Joining::Works || flight.company == Company::Alone;
                 if flight.transaction.ahead && safe && !options.lmtp {
@@ -580,11 +580,11 @@ impl Transactions {
         self.due += replies;
     }
 
-    /// Ends the flight, all of which is in the outbox; QUIT may follow.
+    /// Ends the flight, which is completely in the outbox. QUIT may follow.
     fn ended(&mut self, out: &mut Outbox) {
         let flight = &mut self.flights[self.writing];
         flight.span.to = out.end();
-        // The connection is still needed where some recipients have to wait for another transaction.
+        // The connection is still needed if some recipients may have to wait for another transaction.
         let more = flight.may_go_again();
         if self.options.farewell && self.supply == Supply::Dry && self.is_last() && !more {
             out.put_farewell();
@@ -593,7 +593,7 @@ impl Transactions {
         self.over();
     }
 
-    /// Goes on to the next flight, because all of this one is written.
+    /// Goes on to the next flight, because nothing more of this one is to be written.
     fn over(&mut self) {
         let flight = &mut self.flights[self.writing];
         // Some servers keep a transaction open after a chunk that they refuse.
@@ -604,7 +604,7 @@ impl Transactions {
         self.settle();
     }
 
-    /// Returns whether nothing has been sent of the flight after the first.
+    /// Returns whether nothing has been sent of the second flight.
     fn is_next_unsaid(&self) -> bool {
         self.flights.get(1).is_none_or(|next| next.stage == Stage::Envelope(0))
     }
@@ -649,25 +649,25 @@ impl Transactions {
         }
     }
 
-    /// Returns whether the server takes pipelined commands, as far as is known.
+    /// Returns whether the server handles pipelined commands, as far as is known.
     pub(crate) fn pipelines(&self) -> bool {
         self.options.pipelining
     }
 
-    /// Records what a reply to an envelope says about pipelining, and about the number of recipients.
+    /// Records what a reply to an envelope reveals about pipelining, and about the number of recipients.
     fn note(&mut self, number: usize, step: Step, reply: ReplyRef<'_>, verdict: Verdict) {
         let flight = &mut self.flights[0];
         if verdict == Verdict::Refused {
             flight.note_refusal(number, reply, self.options);
         } else if flight.transaction.one_by_one == Some(number) {
-            // It was refused in company, and is accepted alone.
+            // The command was refused when it was sent with others, and is accepted alone.
             (self.options.pipelining, self.options.joining) = (false, Joining::Off);
         } else {
             flight.note_acceptance(step);
         }
     }
 
-    /// Takes the reply to the RSET that an envelope begins with.
+    /// Handles the reply to the RSET that an envelope begins with.
     fn on_reset(&mut self, reply: ReplyRef<'_>, verdict: Verdict) -> Result<(), Error> {
         if verdict == Verdict::Done {
             return Ok(());
@@ -691,8 +691,8 @@ impl Transactions {
         }
     }
 
-    /// Returns whether the code means that the server takes no envelope together with the end of the message before. A
-    /// 501 may also be about the sender.
+    /// Returns whether the code means that the server accepts no envelope together with the end of the previous
+    /// message. A 501 may also be about the sender.
     fn is_turned_away(&self, code: u16) -> bool {
         let flight = &self.flights[0];
         let untried = self.options.joining == Joining::Untried;
@@ -705,7 +705,7 @@ impl Transactions {
         let turned_away = self.is_turned_away(reply.code());
         let flight = &mut self.flights[0];
         match verdict {
-            Verdict::Done => flight.answer.contradict(), // if RSET was refused
+            Verdict::Done => flight.answer.contradict(), // has an effect only if RSET was refused
             Verdict::Refused => {
                 if turned_away {
                     flight.company = Company::TurnedAway;
@@ -751,7 +751,7 @@ impl Transactions {
         }
     }
 
-    /// Takes the reply to a chunk that was not the last.
+    /// Handles the reply to a chunk that was not the last.
     fn on_chunk(&mut self, reply: ReplyRef<'_>, verdict: Verdict) -> Result<(), Error> {
         let options = self.options;
         let flight = &mut self.flights[0];
@@ -770,7 +770,7 @@ impl Transactions {
         }
     }
 
-    /// Takes the reply to the end of the message, or with LMTP one of them.
+    /// Handles the reply to the end of the message, or with LMTP, one of the replies.
     fn on_end(&mut self, reply: ReplyRef<'_>, verdict: Verdict, out: &Outbox) -> Result<(), Error> {
         let lmtp = self.options.lmtp;
         let flight = &mut self.flights[0];
@@ -778,7 +778,7 @@ impl Transactions {
         let has_recipients = flight.recipients.accepted > 0;
         match verdict {
             Verdict::Done if !all_left || flight.is_contradicted() => return Err(self.misplaced(reply)),
-            Verdict::Done if !has_recipients => {} // an empty message that nobody gets
+            Verdict::Done if !has_recipients => {} // an empty message that nobody receives
             Verdict::Done if lmtp => flight.accept_final(reply),
             Verdict::Done => flight.answer = Answer::Accepted(reply.keep()),
             Verdict::Refused if lmtp && all_left => flight.recipients.refuse_final(reply),
@@ -853,7 +853,7 @@ impl Dialogue for Transactions {
         let phase = step.phase();
         let verdict = Verdict::of(reply, phase);
         if reply.closes(phase) {
-            // 221 says nothing of a message that was sent. With LMTP, 421 says nothing of the other recipients.
+            // 221 says nothing about a message that was sent. With LMTP, 421 says nothing about the other recipients.
             let decides = step == Step::End && first.recipients.accepted > 0;
             if !(decides && (options.lmtp || verdict == Verdict::Closing)) {
                 self.closing = Some(reply.keep());
@@ -875,7 +875,7 @@ impl Dialogue for Transactions {
             Step::Chunk => self.on_chunk(reply, verdict)?,
             Step::End => self.on_end(reply, verdict, out)?,
         }
-        // Before this reply is counted, no flight has its result.
+        // The first flight is still there: it is not settled before this reply is counted.
         let first = &mut self.flights[0];
         first.replies.heard += 1;
         if first.is_answered() {
@@ -887,13 +887,13 @@ impl Dialogue for Transactions {
     fn on_early(&mut self, reply: ReplyRef<'_>) -> Error {
         let phase = self.phase();
         let flight = self.flights.front_mut().filter(|flight| flight.recipients.accepted > 0);
-        // Nothing is due, so an end that was reached has not been offered yet.
+        // No reply is due, so an end that was reached has not been offered yet.
         let flight = flight.filter(|flight| flight.stage == Stage::Body || flight.span.reply.is_some());
         let phase = if flight.is_some() { Phase::Body } else { phase };
         let refused = Error::Refused { phase, reply: reply.keep() };
         match flight {
             _ if reply.closes(phase) => self.closing = Some(reply.keep()),
-            // The server will not take the rest of it.
+            // The server will not accept the rest of the message.
             Some(flight) if reply.is_negative() => flight.answer.refuse(Phase::Body, reply.keep()),
             _ => return Error::protocol(phase, format!("unsolicited reply: {reply}")),
         }

@@ -39,7 +39,7 @@ impl Talk {
         self.all.on_reply(reply.borrow(), &self.out)
     }
 
-    /// Sends what it can, takes a reply, and so on.
+    /// For each reply, sends what can be sent, and then passes the reply.
     fn play(&mut self, replies: &[&str]) {
         for reply in replies {
             self.says();
@@ -47,7 +47,7 @@ impl Talk {
         }
     }
 
-    /// Passes a piece of the content, or its end.
+    /// Passes a piece of the content, or an empty piece to end it.
     fn content(&mut self, piece: &str) {
         self.all.body(piece.as_bytes(), &mut self.out).unwrap();
     }
@@ -70,7 +70,7 @@ const PIPELINING: Options = Options {
     lmtp: false,
 };
 
-/// What may be sent again of a message for three recipients that was sent alone and answered like this.
+/// Returns what may be sent again of a message for three recipients, sent alone, that got these replies.
 fn again(options: Options, open: bool, replies: &[&str]) -> Option<Again> {
     let mut talk = Talk { all: Transactions::new(options, open), out: Outbox::default() };
     talk.message(3);
@@ -106,8 +106,8 @@ fn trailing_recipients_refused_with_452_go_in_another_transaction() {
     assert_eq!(rest(["550 no", "250", "452 too many"], "250"), Some(Again::Rest(vec![2])));
     assert_eq!(rest(["250", full, "452 4.2.2 full"], "250"), Some(Again::Rest(vec![1])));
     assert_eq!(rest(["250", "452 4.2.2 full", full], "250"), Some(Again::Rest(vec![2])));
-    assert_eq!(rest(["250", full, "250"], "250"), None, "one behind it was accepted");
-    assert_eq!(rest(["250", full, "550 no"], "250"), None, "one behind it was refused for itself");
+    assert_eq!(rest(["250", full, "250"], "250"), None, "a later one was accepted");
+    assert_eq!(rest(["250", full, "550 no"], "250"), None, "a later one was refused for another reason");
     assert_eq!(rest(["250", "452 4.2.2 full", "452 4.3.1 disk"], "250"), None);
     assert_eq!(rest(["250", full, full], "451 no"), None, "nobody got it");
     let all = Options { all_or_nothing: true, ..PIPELINING };
@@ -134,7 +134,7 @@ fn commands_misread_when_pipelined_may_be_resent_one_by_one() {
     assert_eq!(alone(true, &["250", odd, odd, odd, odd, odd]), one_by_one(&[0, 1, 2], 1), "MAIL behind RSET");
     assert_eq!(alone(false, &["250", "250", odd, "550 no", "354", "250"]), one_by_one(&[1], 2));
     assert_eq!(alone(false, &["250", odd, "550 no", odd, odd]), one_by_one(&[0, 2], 2));
-    // About the sender, a recipient, or the message.
+    // These refusals may be about the sender, a recipient, or the message.
     assert_eq!(alone(false, &[odd, odd, odd, odd, odd]), None, "nothing came before it");
     assert_eq!(alone(false, &["550 no", odd, odd, odd, odd]), None);
     assert_eq!(alone(false, &["250", "550 no", odd, odd, odd]), None);
@@ -149,7 +149,7 @@ fn commands_misread_when_pipelined_may_be_resent_one_by_one() {
         let found = alone(false, &["250", reply, reply, reply, "503 no"]);
         assert_eq!(found, one_by_one(&[0, 1, 2], 2).filter(|_| expected), "{reply}");
     }
-    // One command at a time there is no company.
+    // With one command at a time, no command is sent together with others.
     let lock_step = Options { pipelining: false, joining: Joining::Off, ..PIPELINING };
     assert_eq!(again(lock_step, false, &["250", odd, odd, odd]), None);
 }
@@ -194,7 +194,7 @@ fn unanswered_messages_may_go_elsewhere_unless_they_are_in_doubt() {
 
 #[test]
 fn refusing_half_of_very_many_lmtp_recipients_is_fast() {
-    // Inserting each answer into a sorted list would take minutes.
+    // Inserting each reply into a sorted list would take minutes.
     const MANY: usize = 200_000;
     let mut talk = Talk::new(Options { lmtp: true, ..PIPELINING });
     talk.message(MANY);
@@ -239,7 +239,7 @@ fn a_reply_that_is_not_due_is_an_error() {
     let mut talk = Talk::new(PIPELINING);
     assert!(talk.hears("250").is_err());
     talk.message(1);
-    assert!(talk.hears("250").is_err(), "nothing was said yet");
+    assert!(talk.hears("250").is_err(), "nothing was sent yet");
 }
 
 #[test]
@@ -373,7 +373,7 @@ fn a_deferred_message_is_wanted_once_everything_is_written() {
     assert_eq!(talk.says().1, Want::Message);
     talk.message(1);
     assert_eq!(talk.says(), ("MAIL RCPT DATA".to_owned(), Want::Reply));
-    // The next one is wanted early again.
+    // The next message is requested early again.
     talk.play(&["250"]);
     assert_eq!(talk.outcome(), Outcome::Accepted);
     talk.play(&["250", "250", "354"]);
@@ -504,7 +504,7 @@ fn silence_is_not_excused_once_a_second_envelope_is_out() {
     assert_eq!(talk.says(), (".".to_owned(), Want::Message));
     talk.message(1);
     assert_eq!(talk.says().0, "MAIL RCPT DATA");
-    assert!(!talk.all.on_silence(), "the next envelope is out, too");
+    assert!(!talk.all.on_silence(), "the next envelope has been sent, too");
 }
 
 fn at_hand(talk: &mut Talk, content: &str) {
@@ -520,7 +520,7 @@ fn content_supplied_with_a_message_is_not_requested_again_on_a_retry() {
     assert_eq!(talk.says(), ("BDAT one RSET MAIL RCPT".to_owned(), Want::Message));
     talk.play(&["250", "250", "250"]);
     assert_eq!(talk.outcome(), Outcome::Accepted);
-    // Its envelope is answered while the dialogue waits for the next message.
+    // The second envelope is answered while the dialogue waits for the next message.
     (0..3).for_each(|_| talk.hears("503 not now").unwrap());
     talk.all.no_more();
     assert_eq!(talk.says(), ("RSET MAIL RCPT BDAT two".to_owned(), Want::Reply));

@@ -1,12 +1,12 @@
 //! A server that follows rules: what it accepts, how it reads, when it ends a session, and what goes wrong at random.
 //!
 //! [`Session`] is one connection without sockets or time: octets in, [`Act`]s out. [`Ruled`] runs any number of them
-//! over TCP. Each reply names its command, and each 250 to a message its first line.
+//! over TCP. Each reply names its command, and each 250 for a message quotes the first line of the message.
 //!
-//! Recipients that start with `nobody` are refused, and with LMTP those that start with `full` at the end of the
-//! message. So is a message that contains `refuse it`.
+//! Recipients that start with `nobody` are refused at RCPT and, with LMTP, those that start with `full` after the
+//! message. A message that contains `refuse it` is also refused.
 
-#![allow(dead_code, unused_imports)] // each user needs a part
+#![allow(dead_code, unused_imports)] // each user needs only part of it
 
 pub mod dice;
 mod ruled;
@@ -25,11 +25,11 @@ pub enum Enough {
     Refuses,
     /// The next MAIL is answered 421.
     Announces,
-    /// The connection is closed with the reply to the last message.
+    /// The connection is closed right after the reply to the last message.
     Closes,
 }
 
-/// What becomes of input that is read together with what precedes it.
+/// What happens to input that is read together with the input before it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Joined {
     #[default]
@@ -40,12 +40,12 @@ pub enum Joined {
     RefusedAfterMessage,
     /// Whatever follows the end of a message is discarded.
     Swallowed,
-    /// The line of the final dot is removed only if it ends what one read returned; otherwise it is stored with the
-    /// message, as is what follows it there. The replies are right all the same.
+    /// The final dot is removed only if it is the last thing in a read; otherwise, it is stored with the message,
+    /// together with what follows it. The replies are correct nevertheless.
     Stored,
 }
 
-/// What goes wrong at random. The number of a connection and the seed determine it.
+/// What goes wrong at random, as determined by the seed and the number of the connection.
 #[derive(Debug, Clone, Copy)]
 pub struct Odds {
     pub seed: u64,
@@ -53,7 +53,7 @@ pub struct Odds {
     pub trouble: u64,
     /// How many of 10,000 requests are refused.
     pub refusals: u64,
-    /// The time after which no client waits for a reply any more.
+    /// Delay after which no client is still waiting for a reply.
     pub late: Duration,
 }
 
@@ -63,18 +63,18 @@ pub struct Rules {
     /// The extensions it offers, such as `PIPELINING`.
     pub keywords: Vec<&'static str>,
     pub lmtp: bool,
-    /// Number of messages in a session, accepted or not, and what happens then.
+    /// Number of messages in a session, accepted or not, and what happens after them.
     pub session: Option<(usize, Enough)>,
-    /// Number of connections on which it accepts messages; later ones are at their end from the start.
+    /// Number of connections on which it accepts messages; later connections have reached their limit from the start.
     pub connections: Option<usize>,
     pub joined: Joined,
     /// Writes each reply separately, with Nagle's algorithm on.
     pub writes_reply_by_reply: bool,
     /// Waits this long between two replies to commands that were read together.
     pub pause_between_replies: Duration,
-    /// A recipient for which RCPT gets this reply.
+    /// A recipient, and the reply that its RCPT gets.
     pub refuses: Option<(&'static str, &'static str)>,
-    /// Maximum number of recipients of a transaction: the others are answered 452.
+    /// Maximum number of recipients per transaction: RCPT for any more is answered 452.
     pub room: Option<usize>,
     pub odds: Option<Odds>,
 }
@@ -82,7 +82,7 @@ pub struct Rules {
 /// A message that was accepted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stored {
-    /// The connection it came over, from 0.
+    /// Number of the connection on which it arrived, from 0.
     pub connection: usize,
     pub sender: String,
     pub recipients: Vec<String>,
@@ -100,7 +100,7 @@ enum Fate {
     Silence,
     Dropped,
     Reset,
-    /// The connection ends in the middle of it.
+    /// The connection ends in the middle of the reply.
     Cut,
     /// Sent, and the connection ends.
     Last,
@@ -113,7 +113,7 @@ enum Fate {
     Junk,
 }
 
-/// What is to be done next.
+/// What the server has to do next.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Act {
     /// Write these octets at once.
@@ -128,13 +128,13 @@ pub enum Act {
 /// What a session has to report.
 #[derive(Debug, Default)]
 pub struct Report {
-    /// The accepted messages. They are here before their replies are sent.
+    /// The accepted messages. A message is added before the reply to it is sent.
     pub stored: Vec<Stored>,
     /// The commands, as `C: MAIL …`, and the replies, as `S: 250 …`.
     pub log: Vec<String>,
-    /// Number of commands in each read; reads without any are left out.
+    /// Number of commands in each read; reads without commands are left out.
     pub flights: Vec<usize>,
-    /// What a client that is in step would not have sent.
+    /// Descriptions of input that a client in step with the replies would not have sent.
     pub violations: Vec<String>,
 }
 
@@ -143,7 +143,7 @@ enum Stage {
     Data {
         content: Vec<u8>,
     },
-    /// The octets of a chunk are to come.
+    /// The octets of a chunk are still to come.
     Chunk {
         octets: usize,
         last: bool,
@@ -166,15 +166,15 @@ pub struct Session {
     input: Vec<u8>,
     acts: Vec<Act>,
     stage: Stage,
-    /// Whether it has greeted, and offered its extensions.
+    /// Whether EHLO or LHLO was answered, so that the client knows the extensions.
     hello: bool,
-    /// The transaction since MAIL.
+    /// The transaction that the last MAIL began.
     transaction: Option<Transaction>,
-    /// Whether the client may send RCPT, DATA or BDAT without a transaction, as it may not have read the refusal yet.
+    /// Whether the client may send RCPT, DATA or BDAT without a transaction, as it may not have read a refusal yet.
     excused: bool,
-    /// Whether nothing has been found yet in what the last read returned.
+    /// Whether nothing from the last read has been handled yet.
     first: bool,
-    /// Number of octets of the input that came in with the end of a message, and are answered 503.
+    /// Number of octets of input that arrived with the end of a message; commands in them are answered 503.
     refusing: usize,
     /// Number of messages whose end was answered.
     answered: usize,
@@ -184,7 +184,7 @@ pub struct Session {
 }
 
 impl Session {
-    /// Begins with the greeting.
+    /// Creates a session that begins with the greeting.
     pub fn new(rules: Rules, number: usize) -> Session {
         let mut session = Session {
             dice: Dice::new(rules.odds.map_or(0, |odds| odds.seed), number as u64),
@@ -207,12 +207,12 @@ impl Session {
         session
     }
 
-    /// Whether it has ended the connection.
+    /// Whether the server has ended the connection.
     pub fn is_gone(&self) -> bool {
         self.gone
     }
 
-    /// Whether the client may send commands before it has the replies to others.
+    /// Whether the client may send commands before it has the replies to earlier ones.
     pub fn may_run_ahead(&self) -> bool {
         self.hello && self.rules.keywords.contains(&"PIPELINING")
     }
@@ -222,7 +222,7 @@ impl Session {
         std::mem::take(&mut self.acts)
     }
 
-    /// Takes what one read returned.
+    /// Handles the octets that one read returned.
     pub fn hear(&mut self, bytes: &[u8]) {
         if self.gone {
             self.object(format!("after the end: {}", shown(bytes)));
@@ -238,7 +238,7 @@ impl Session {
         self.report.flights.extend(Some(commands).filter(|commands| *commands > 0));
     }
 
-    /// Handles what comes next, if it is there.
+    /// Handles the next command or content, if enough of it has arrived. Returns whether to continue.
     fn step(&mut self) -> bool {
         match &mut self.stage {
             Stage::Commands => self.command(),
@@ -287,7 +287,7 @@ impl Session {
         }
         self.first = false;
         match line.split(' ').next().unwrap_or_default() {
-            "BDAT" => self.bdat(&line, refused), // its octets follow, whatever becomes of it
+            "BDAT" => self.bdat(&line, refused), // its octets follow even if it is refused
             "QUIT" if self.refusing == 0 => {
                 self.reply("221 QUIT bye");
                 self.close();
@@ -390,7 +390,7 @@ impl Session {
         if self.transaction.is_none() {
             return self.no_transaction("DATA");
         }
-        // Some servers send 354 nevertheless (RFC 2920 §3.1).
+        // Some servers send 354 even without a valid recipient (RFC 2920 §3.1).
         if self.is_for_nobody() && (self.rules.odds.is_none() || self.dice.one_in(2)) {
             return self.reply("503 5.5.1 DATA for nobody");
         }
@@ -421,7 +421,7 @@ impl Session {
         ended
     }
 
-    /// Ends the connection within the content, with a refusal or without a reply.
+    /// Ends the connection in the middle of the content, with a refusal or without a reply.
     fn break_off(&mut self) {
         match self.dice.below(3) {
             0 => self.give("552 enough", Fate::Last),
@@ -466,7 +466,7 @@ impl Session {
         if last {
             let content = std::mem::take(&mut transaction.chunks);
             if is_refused(&content) {
-                // It stays open, as with real servers.
+                // The transaction stays open, as on real servers.
                 let Transaction { sender, recipients, .. } = &transaction;
                 let (sender, recipients) = (sender.clone(), recipients.clone());
                 self.transaction = Some(Transaction { sender, recipients, chunks: Vec::new() });
@@ -481,7 +481,7 @@ impl Session {
         self.reply(refusal.unwrap_or("250 BDAT go on"));
     }
 
-    /// Handles a complete message: what becomes of it is decided, done, and only then reported.
+    /// Handles a complete message. It is accepted and stored, or refused, before the reply is sent.
     fn end(&mut self, transaction: Transaction, mut content: Vec<u8>) {
         let Transaction { sender, recipients, .. } = transaction;
         let name: String =
@@ -511,7 +511,7 @@ impl Session {
             Joined::Stored => content.extend([b".\r\n", &self.input[..]].concat()),
         }
         if !stored.is_empty() {
-            let content = String::from_utf8(content).expect("no test sends other octets");
+            let content = String::from_utf8(content).expect("tests should send only UTF-8");
             self.report.stored.push(Stored { connection: self.number, sender, recipients: stored, content });
         }
         let last = answers.len() - 1;
@@ -642,7 +642,7 @@ impl Session {
         self.gone = true;
     }
 
-    /// Notes something that a client in step would not have sent.
+    /// Records input that a client in step with the replies would not have sent.
     fn object(&mut self, what: String) {
         self.report.violations.push(format!("connection {}: {what}", self.number));
     }

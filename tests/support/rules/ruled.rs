@@ -1,4 +1,4 @@
-//! Sessions by rules over TCP, each on its own thread.
+//! Rule-based sessions over TCP, each on its own thread.
 
 use std::{
     collections::BTreeMap,
@@ -17,14 +17,14 @@ const PATIENCE: Duration = Duration::from_secs(30);
 #[derive(Debug, Default)]
 struct Record {
     received: Received,
-    /// What was said on each connection.
+    /// The log of each connection.
     logs: Vec<Vec<String>>,
     violations: Vec<String>,
     live: BTreeMap<usize, TcpStream>,
     over: bool,
 }
 
-/// What was received over all connections.
+/// Everything received over all connections.
 #[derive(Debug, Default, Clone)]
 pub struct Received {
     /// The accepted messages, in order.
@@ -45,7 +45,7 @@ impl Ruled {
         Ruled::start_over(rules, Some)
     }
 
-    /// Like `start`, over the streams that `secure` makes of the connections. Those for which it fails are dropped.
+    /// Like `start`, over the streams that `secure` makes of the connections. If it fails, the connection is dropped.
     pub fn start_over<S: Read + Write>(
         rules: Rules,
         secure: impl Fn(TcpStream) -> Option<S> + Send + Sync + 'static,
@@ -112,7 +112,7 @@ impl Ruled {
         (0..record.logs.len()).map(of).collect()
     }
 
-    /// Waits until commands with this prefix were sent this often: the client does not wait for the reply to some.
+    /// Waits until this number of commands with this prefix was sent: for some, the client awaits no reply.
     #[track_caller]
     pub fn wait_for(&self, verb: &str, times: usize) {
         let start = Instant::now();
@@ -175,7 +175,7 @@ fn lock(record: &Mutex<Record>) -> MutexGuard<'_, Record> {
     record.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Closes the record's handle, and returns it.
+/// Removes the record's handle for a connection, and returns it.
 fn leave(record: &Mutex<Record>, number: usize) -> Option<TcpStream> {
     lock(record).live.remove(&number)
 }
@@ -208,7 +208,7 @@ impl Connection {
                         return;
                     }
                     Act::Reset => {
-                        // The last handle to be closed, which is the stream's, then sends RST.
+                        // Closing the last handle, which is the stream's, then sends an RST.
                         if let Some(socket) = leave(&self.record, self.number) {
                             let _ = rustix::net::sockopt::set_socket_linger(&socket, Some(Duration::ZERO));
                         }

@@ -37,8 +37,8 @@ pub enum Record {
     Ticket,
 }
 
-/// A connection in memory to a TLS 1.3 server, which from some moment on sends as many records as the client reads. It
-/// counts the reads and writes of the client.
+/// An in-memory connection to a TLS 1.3 server that, from a given stage on, sends as many records as the client reads.
+/// Counts the reads and writes of the client.
 #[derive(Debug)]
 pub struct Flood {
     server: SslStream<Pipe>,
@@ -48,7 +48,7 @@ pub struct Flood {
     heard: Vec<u8>,
     steps: Arc<AtomicUsize>,
     late: Arc<AtomicUsize>,
-    /// Steps after this are late.
+    /// Reads and writes after this are late.
     limit: Instant,
 }
 
@@ -80,10 +80,10 @@ impl Write for Pipe {
 }
 
 impl Flood {
-    /// Number of steps after which the client fails.
+    /// Number of late reads and writes after which any further one fails.
     const TOO_MANY: usize = 10_000;
 
-    /// Creates a flood whose steps after the limit are late.
+    /// Creates a flood for which reads and writes after the limit are late.
     pub fn new(at: Stage, record: Record, limit: Instant) -> Flood {
         let server = Ssl::new(acceptor("good").context()).unwrap();
         let mut server = SslStream::new(server, Pipe::default()).unwrap();
@@ -103,12 +103,12 @@ impl Flood {
         }
     }
 
-    /// Counter of all reads and writes.
+    /// Returns the counter of all reads and writes.
     pub fn steps(&self) -> Arc<AtomicUsize> {
         self.steps.clone()
     }
 
-    /// Counter of the late ones.
+    /// Returns the counter of the late reads and writes.
     pub fn late(&self) -> Arc<AtomicUsize> {
         self.late.clone()
     }
@@ -128,7 +128,7 @@ impl Flood {
             self.say_nothing();
         }
         let room = match self.at {
-            Stage::Handshake => &mut room[..1], // a message is not endless: it should last
+            Stage::Handshake => &mut room[..1], // the message is not endless, so this makes it last
             _ => room,
         };
         let there = &mut self.server.get_mut().to_client;
@@ -173,7 +173,7 @@ impl Flood {
     fn listen(&mut self) {
         if !self.server.ssl().is_init_finished() {
             if self.server.accept().is_err() {
-                return; // more is to come
+                return; // the handshake needs more octets
             }
             self.server.write_all(b"220 mail.example.org\r\n").unwrap();
         }

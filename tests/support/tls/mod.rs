@@ -1,4 +1,4 @@
-//! TLS for the doubles, and what clients trust. `certs/make.sh` made the certificates.
+//! TLS for the doubles, and the CA that clients trust. The certificates were made by `certs/make.sh`.
 
 #[cfg_attr(unix, path = "openssl.rs")]
 #[cfg_attr(windows, path = "rustls.rs")]
@@ -19,7 +19,7 @@ pub use self::double::{TlsStream, acceptor, der, end_point, is_resumed, notify, 
 #[allow(unused_imports)] // each user needs a part
 pub use self::double::{file_name, fingerprints};
 
-/// The authority of the good certificate.
+/// Certificate of the CA that issued the good certificate.
 pub const CA: &[u8] = include_bytes!("../certs/ca.pem");
 
 macro_rules! identities {
@@ -34,8 +34,8 @@ macro_rules! identities {
     };
 }
 
-/// Returns certificate and key by their name in `certs/`. Those of servers are for localhost, 127.0.0.1 and ::1, unless
-/// the name says otherwise.
+/// Returns a certificate and its key by name, as in `certs/`. Those for servers are for localhost, 127.0.0.1 and ::1,
+/// unless the name indicates something else.
 pub fn identity(name: &str) -> (&'static [u8], &'static [u8]) {
     identities!(name,
         "good" "other-host" "expired" "not-yet-valid" "unknown-issuer" "self-signed" "ed25519" "wildcard" "name-only"

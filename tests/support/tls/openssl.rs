@@ -15,8 +15,8 @@ use super::{CA, identity};
 /// The server's end of a connection in TLS.
 pub type TlsStream<S> = SslStream<S>;
 
-/// Returns an acceptor by the name of a certificate, and options: `good`, `good 1.2` (TLS 1.2 only), `good mutual` (the
-/// client must have a certificate of the authority).
+/// Returns an acceptor for the name of a certificate and options: `good`, `good 1.2` (TLS 1.2 only), `good mutual` (the
+/// client must have a certificate issued by the CA).
 pub fn acceptor(what: &str) -> SslAcceptor {
     let mut words = what.split(' ');
     let (certificate, key) = identity(words.next().unwrap());
@@ -36,13 +36,13 @@ pub fn acceptor(what: &str) -> SslAcceptor {
                 acceptor.cert_store_mut().add_cert(authority).unwrap();
                 acceptor.set_verify(SslVerifyMode::PEER | SslVerifyMode::FAIL_IF_NO_PEER_CERT);
             }
-            _ => panic!("nobody knows what {word:?} means"),
+            _ => panic!("unknown option {word:?}"),
         }
     }
     acceptor.build()
 }
 
-/// Hash of a certificate's DER, which binds a login to it, if it was signed with SHA-256 (RFC 5929 §4.1).
+/// Returns the hash of a certificate that binds a login to it, if it was signed with SHA-256 (RFC 5929 §4.1).
 pub fn end_point(der: &[u8]) -> Vec<u8> {
     openssl::sha::sha256(der).to_vec()
 }
@@ -51,7 +51,7 @@ pub fn der(pem: &[u8]) -> Vec<u8> {
     X509::from_pem(pem).unwrap().to_der().unwrap()
 }
 
-/// Requests another handshake on the same connection (RFC 5246 §7.4.1.1), and does not wait for it.
+/// Requests another handshake on the same connection (RFC 5246 §7.4.1.1), but does not wait for it.
 pub fn renegotiate(stream: &mut SslStream<TcpStream>) {
     unsafe extern "C" {
         /// Declared here because openssl-sys lacks it.

@@ -33,8 +33,8 @@ impl Acceptor {
     }
 }
 
-/// Returns an acceptor by the name of a certificate, and options: `good`, `good 1.2` (TLS 1.2 only), `good mutual` (the
-/// client must have a certificate of the authority).
+/// Returns an acceptor for the name of a certificate and options: `good`, `good 1.2` (TLS 1.2 only), `good mutual` (the
+/// client must have a certificate issued by the CA).
 pub fn acceptor(what: &str) -> Acceptor {
     let mut words = what.split(' ');
     let (certificate, key) = identity(words.next().unwrap());
@@ -44,7 +44,7 @@ pub fn acceptor(what: &str) -> Acceptor {
         match word {
             "1.2" => versions = vec![&TLS12],
             "mutual" => is_mutual = true,
-            _ => panic!("nobody knows what {word:?} means"),
+            _ => panic!("unknown option {word:?}"),
         }
     }
     let config =
@@ -64,7 +64,7 @@ pub fn acceptor(what: &str) -> Acceptor {
     Acceptor(config.with_cert_resolver(Arc::new(resolver)).into())
 }
 
-/// Hash of a certificate's DER, which binds a login to it, if it was signed with SHA-256 (RFC 5929 §4.1).
+/// Returns the hash of a certificate that binds a login to it, if it was signed with SHA-256 (RFC 5929 §4.1).
 pub fn end_point(der: &[u8]) -> Vec<u8> {
     ring::digest::digest(&ring::digest::SHA256, der).as_ref().to_vec()
 }
