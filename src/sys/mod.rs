@@ -14,6 +14,7 @@
 //! | [`CAN_ACKNOWLEDGE`], [`acknowledge`] | acknowledge what has arrived, without delay |
 //! | [`is_unix_socket`] | recognizes a socket of the async client that nobody else can eavesdrop on |
 //! | [`machine_name`] | the machine's name, for EHLO |
+//! | [`HAS_FILE_OF_CAS`] | whether the CAs of the system are in a file, and not only in a store of its own |
 //! | [`check_socket_path`], [`path_from_octets`] | the path of a Unix socket, and any path in a URL |
 //! | [`open_file`], [`may_lack_a_writer`], [`wait_for_file`] | files, pipes and devices, as content |
 //!
@@ -24,6 +25,8 @@
 #[cfg_attr(windows, path = "windows.rs")]
 mod system;
 
+#[cfg(feature = "rustls")]
+pub(crate) use self::system::HAS_FILE_OF_CAS;
 #[cfg(feature = "async")]
 pub(crate) use self::system::is_unix_socket;
 pub(crate) use self::system::{

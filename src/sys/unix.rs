@@ -87,6 +87,9 @@ fn socket(family: AddressFamily) -> io::Result<OwnedSocket> {
 /// Whether [`acknowledge`] does anything on this system.
 pub(crate) const CAN_ACKNOWLEDGE: bool = cfg!(any(target_os = "linux", target_os = "android"));
 
+#[cfg(feature = "rustls")]
+pub(crate) const HAS_FILE_OF_CAS: bool = cfg!(not(target_vendor = "apple"));
+
 /// Acknowledges at once what has arrived on a TCP socket (`TCP_QUICKACK`), where the system can do that.
 pub(crate) fn acknowledge(socket: impl AsSocket) {
     #[cfg(any(target_os = "linux", target_os = "android"))]

@@ -73,6 +73,9 @@ pub(crate) fn is_unix_socket(_: &dyn Any) -> bool {
 /// Whether [`acknowledge`] does anything on this system.
 pub(crate) const CAN_ACKNOWLEDGE: bool = false;
 
+#[cfg(feature = "rustls")]
+pub(crate) const HAS_FILE_OF_CAS: bool = false;
+
 /// Does nothing: this system cannot request an immediate acknowledgement for a single read.
 pub(crate) fn acknowledge(_: impl AsSocket) {}
 

@@ -32,7 +32,7 @@ use super::{
     refusal,
     root::{NONE, is_pem},
 };
-use crate::{Error, Phase};
+use crate::{Error, Phase, sys::HAS_FILE_OF_CAS};
 
 pub(super) const AVAILABLE: bool = true;
 pub(super) const PINS: bool = true;
@@ -466,9 +466,7 @@ impl Store {
 fn system_file() -> Vec<Certificate> {
     let set = |variable| std::env::var_os(variable).map(PathBuf::from);
     let file = match (set("SSL_CERT_FILE"), set("SSL_CERT_DIR")) {
-        (None, None) if cfg!(not(any(windows, target_vendor = "apple"))) => {
-            ::openssl_probe::probe().cert_file
-        }
+        (None, None) if HAS_FILE_OF_CAS => ::openssl_probe::probe().cert_file,
         (file, _) => file,
     };
     let read = file.and_then(|file| CertificateDer::pem_file_iter(file).ok());

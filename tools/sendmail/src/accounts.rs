@@ -22,6 +22,8 @@ pub struct Account {
     pub password: Option<Secret>,
     pub token: Option<Secret>,
     pub auth: Option<String>,
+    /// The URL of a proxy.
+    pub proxy: Option<String>,
     pub ca_file: Option<PathBuf>,
     pub certificate: Option<PathBuf>,
     pub key: Option<PathBuf>,
@@ -43,7 +45,9 @@ impl Account {
     /// Whether the file itself contains a password.
     pub fn contains_secret(&self) -> bool {
         let mut secrets = [&self.password, &self.token].into_iter().flatten();
-        secrets.any(Secret::is_inline) || self.url.as_deref().is_some_and(has_login)
+        let mut urls = [&self.url, &self.proxy].into_iter().flatten();
+        secrets.any(Secret::is_inline)
+            || urls.any(|url| has_login(url) || proxy_of(url).is_some_and(has_login))
     }
 
     pub fn has_command(&self) -> bool {
@@ -79,6 +83,7 @@ impl Account {
             password: server.password.clone(),
             token: server.token.clone(),
             auth: self.auth.clone().or_else(|| server.auth.clone()),
+            proxy: self.proxy.clone().or_else(|| base.proxy.clone()),
             ca_file: self.ca_file.clone().or_else(|| base.ca_file.clone()),
             certificate: server.certificate.clone(),
             key: server.key.clone(),
@@ -102,9 +107,16 @@ impl Account {
     }
 }
 
-/// Whether a URL contains a user and a password.
+/// Whether a URL contains a user and a password, apart from those of its parameters.
 pub fn has_login(url: &str) -> bool {
-    url.contains('@') && !url.contains("+unix:")
+    let server = url.split_once('?').map_or(url, |(server, _)| server);
+    server.contains('@') && !server.contains("+unix:")
+}
+
+/// Returns the URL of the proxy in the parameters of a URL, still percent-encoded.
+pub fn proxy_of(url: &str) -> Option<&str> {
+    let (_, parameters) = url.split_once('?')?;
+    parameters.split('&').find_map(|parameter| parameter.strip_prefix("proxy="))
 }
 
 impl Config {
@@ -158,6 +170,7 @@ pub struct Server {
     pub url: String,
     pub login: Login,
     pub auth: Option<String>,
+    pub proxy: Option<String>,
     pub ca: Option<Vec<u8>>,
     pub client_certificate: Option<ClientCertificate>,
     pub hello_name: Option<String>,
@@ -223,6 +236,7 @@ impl Server {
             url,
             login,
             auth,
+            proxy: account.proxy.clone(),
             ca,
             client_certificate,
             hello_name: options.name.clone().or_else(|| account.hello_name.clone()),

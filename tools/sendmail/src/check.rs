@@ -5,7 +5,7 @@ use std::{fmt::Write, time::Duration};
 use postino::{Capabilities, Client};
 
 use crate::{
-    accounts::{Account, Login, Server},
+    accounts::{Account, Login, Server, has_login, proxy_of},
     config::{Aliases, Config, Log},
     message::Local,
     secret::Secret,
@@ -16,6 +16,9 @@ const MASK: &str = "********";
 /// Describes a connection that is logged in.
 pub fn describe(server: &Server, client: &Client) -> String {
     let mut text = format!("server: {}\n", server.relay());
+    if let Some(proxy) = &server.proxy {
+        add(&mut text, "proxy", &masked(proxy));
+    }
     if let Some(address) = client.peer_addr() {
         add(&mut text, "connected to", &address.to_string());
     }
@@ -29,7 +32,7 @@ pub fn describe(server: &Server, client: &Client) -> String {
         Login::Password(user, _) => format!("accepted for {user}"),
         Login::Token(user, _) => format!("token accepted for {user}"),
         Login::External => "accepted by certificate".to_owned(),
-        Login::None if crate::accounts::has_login(&server.url) => "accepted".to_owned(),
+        Login::None if has_login(&server.url) => "accepted".to_owned(),
         Login::None => "none configured".to_owned(),
     };
     add(&mut text, "login", &login);
@@ -122,6 +125,7 @@ fn account(account: &Account) -> Vec<String> {
         }
     }
     text("auth", account.auth.as_deref());
+    text("proxy", account.proxy.as_deref().map(masked).as_deref());
     for (key, file) in [
         ("ca-file", &account.ca_file),
         ("client-certificate", &account.certificate),
@@ -140,15 +144,22 @@ fn account(account: &Account) -> Vec<String> {
     lines
 }
 
-/// Masks the password of a URL.
+/// Masks the passwords of a URL: its own, and that of a proxy in its parameters.
 fn masked(url: &str) -> String {
-    if !crate::accounts::has_login(url) {
-        return url.to_owned();
+    let (server, parameters) = match url.split_once('?') {
+        Some((server, _)) if proxy_of(url).is_some_and(|proxy| proxy.contains(['@', '%'])) => {
+            (server, format!("?{MASK}"))
+        }
+        Some((server, parameters)) => (server, format!("?{parameters}")),
+        None => (url, String::new()),
+    };
+    if !has_login(server) {
+        return format!("{server}{parameters}");
     }
-    let user = url.split_once("//").and_then(|(scheme, rest)| Some((scheme, rest.split_once(':')?.0)));
-    let server = url.rsplit_once('@').map_or("", |(_, server)| server);
+    let user = server.split_once("//").and_then(|(scheme, rest)| Some((scheme, rest.split_once(':')?.0)));
+    let host = server.rsplit_once('@').map_or("", |(_, host)| host);
     match user {
-        Some((scheme, user)) => format!("{scheme}//{user}:{MASK}@{server}"),
+        Some((scheme, user)) => format!("{scheme}//{user}:{MASK}@{host}{parameters}"),
         None => MASK.to_owned(),
     }
 }

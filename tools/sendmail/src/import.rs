@@ -154,6 +154,14 @@ fn account(settings: &mut Settings, shows_secrets: bool) -> String {
     let text = |key: &str, value: &str| format!("{key} = {}", quoted(value));
     line(url(settings));
     login(settings, shows_secrets, &mut line);
+    match (settings.take("proxy_host"), settings.take("proxy_port")) {
+        (Some(host), port) => {
+            let host = if host.contains(':') { format!("[{host}]") } else { host };
+            line(text("proxy", &format!("socks5://{host}:{}", port.as_deref().unwrap_or("1080"))));
+        }
+        (None, Some(port)) => line(format!("# not supported: proxy_port {port}")),
+        (None, None) => {}
+    }
     match settings.take("tls_trust_file").as_deref() {
         None | Some("system" | "/etc/ssl/certs/ca-certificates.crt") => {}
         Some(file) => line(format!("{} # and the authorities of the system", text("ca-file", file))),

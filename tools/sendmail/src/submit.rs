@@ -41,6 +41,9 @@ macro_rules! builder {
         if let Some(name) = &server.hello_name {
             builder = builder.hello_name(name);
         }
+        if let Some(proxy) = &server.proxy {
+            builder = builder.proxy(proxy);
+        }
         if let Some(ca) = &server.ca {
             builder = builder.ca_certificate(ca);
         }

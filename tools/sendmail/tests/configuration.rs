@@ -488,8 +488,8 @@ fn the_configuration_of_msmtp_becomes_one_of_this_program() {
         account other : base\nhost ::1\ntls_starttls off\nfrom *@example.net\nport 465\nauth scram-sha-256\n\
         passwordeval pass show \"mail\"\ntls_trust_file ~/ca.pem\ntls_fingerprint 01:23\nset_from_header on\n\
         allow_from_override on\nlogfile /other.log\ndomain box.example\n\
-        account plain\nhost 127.0.0.1\nport {port}\ntls off\nauth off\nuser x\npassword y\nproxy_host 10.0.0.1\n\
-        account token : base\nauth xoauth2\npassword t\n\
+        account plain\nhost 127.0.0.1\nport {port}\ntls off\nauth off\nuser x\npassword y\n\
+        account token : base\nauth xoauth2\npassword t\nproxy_host 10.0.0.1\n\
         account default : plain\naliases /etc/aliases.msmtp\nauto_from on\nmaildomain example.com\nsyslog LOG_MAIL\n"
     );
     let file = world.write("home/.msmtprc", &rc);
@@ -498,16 +498,16 @@ fn the_configuration_of_msmtp_becomes_one_of_this_program() {
         "# Converted from the configuration of msmtp.\ndefault-account = \"default\"\n\
         aliases = \"/etc/aliases.msmtp\"\ndomain = \"example.com\"\nlog = \"~/.msmtp.log\"\n\
         # account other: log = \"/other.log\" (not supported: one for all accounts)\n\n\
-        [account.\"default\"]\nurl = \"smtp://127.0.0.1:{port}?tls=none\"\ntimeout = 30\n# not supported: proxy_host 10.0.0.1\n\n\
+        [account.\"default\"]\nurl = \"smtp://127.0.0.1:{port}?tls=none\"\ntimeout = 30\n\n\
         [account.\"base\"]\nurl = \"smtp://mail.example.org:587?tls=required\"\nuser = \"joe\"\n\
         password = \"hunter 2\\\\\"\nfrom = \"joe@example.org\"\ntimeout = 30\n\n\
         [account.\"other\"]\nurl = \"smtps://[::1]:465\"\nauth = \"SCRAM-SHA-256\"\nuser = \"joe\"\n\
         password-command = [\"sh\", \"-c\", \"pass show \\\"mail\\\"\"]\nca-file = \"~/ca.pem\" # and the authorities of the system\n\
         senders = [\"@example.net\"]\nhello-name = \"box.example\"\ntimeout = 30\n\
         # not supported: tls_fingerprint 01:23\n# not supported: set_from_header on\n\n\
-        [account.\"plain\"]\nurl = \"smtp://127.0.0.1:{port}?tls=none\"\ntimeout = 30\n# not supported: proxy_host 10.0.0.1\n\n\
+        [account.\"plain\"]\nurl = \"smtp://127.0.0.1:{port}?tls=none\"\ntimeout = 30\n\n\
         [account.\"token\"]\nurl = \"smtp://mail.example.org:587?tls=required\"\nauth = \"XOAUTH2\"\n\
-        # user = \"joe\" # add token-command or token-file\nfrom = \"joe@example.org\"\ntimeout = 30\n"
+        # user = \"joe\" # add token-command or token-file\nproxy = \"socks5://10.0.0.1:1080\"\nfrom = \"joe@example.org\"\ntimeout = 30\n"
     );
     assert_eq!((done.code, done.out, &*done.err), (Some(0), expected.clone(), ""));
 
@@ -531,6 +531,27 @@ fn the_configuration_of_msmtp_becomes_one_of_this_program() {
     );
     fs::remove_file(&file).unwrap();
     fails(&world.run(&[&named], b""), 78, "/home/.msmtprc: No such file");
+}
+
+#[test]
+fn a_proxy_is_used_and_its_password_is_secret() {
+    let world = World::new();
+    for configuration in [
+        "url = \"smtp://mail.example.org\"\nproxy = \"http://joe:hunter2@127.0.0.1:1\"\n",
+        "url = \"smtp://mail.example.org?proxy=http%3A%2F%2Fjoe%3Ahunter2%40127.0.0.1%3A1\"\n",
+    ] {
+        world.user(configuration);
+        let done = world.run(&["b@example.org"], HI);
+        fails(&done, 75, "could not connect to the proxy http://127.0.0.1:1:");
+        let printed = world.run(&["--print-config"], b"");
+        assert_eq!(printed.code, Some(0));
+        assert!(printed.out.contains("********") && printed.out.contains("mail.example.org"), "{printed:?}");
+        for text in [&done.err, &printed.out, &printed.err] {
+            assert!(!text.contains("hunter2"), "{text}");
+        }
+        world.chmod("home/.config/postino.conf", 0o644);
+        fails(&world.run(&["b@example.org"], HI), 78, "can be read by everyone");
+    }
 }
 
 /// `script` runs the program with a terminal as its standard output.

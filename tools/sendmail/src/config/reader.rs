@@ -142,6 +142,7 @@ impl<'t> Reader<'t> {
                 self.secret(&mut account.token, value, Secret::Command(self.command(value)?))?;
             }
             "auth" => account.auth = Some(self.string(value)?.to_ascii_uppercase()),
+            "proxy" => account.proxy = Some(self.string(value)?),
             "ca-file" => account.ca_file = Some(self.path(value)?),
             "client-certificate" => account.certificate = Some(self.path(value)?),
             "client-key" => account.key = Some(self.path(value)?),
