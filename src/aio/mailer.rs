@@ -39,8 +39,8 @@ pub trait Mailer: Send {
     fn send<'a>(&'a mut self, mail: &'a dyn Mail) -> Sending<'a>;
 }
 
-/// Connects again first if the connection is closed, unless the caller made it (`connect_over`) or changed it by a method
-/// call.
+/// If the connection is closed, connects again first. If the caller made the connection (`connect_over`), or changed it
+/// with a call such as `login` or `starttls`, fails with `NotConnected` instead.
 impl Mailer for Client {
     fn send<'a>(&'a mut self, mail: &'a dyn Mail) -> Sending<'a> {
         Box::pin(self.send_reconnected(mail))

@@ -32,8 +32,8 @@ pub trait Mailer: Send {
     fn send(&mut self, mail: &dyn Mail) -> Result<Delivery, Error>;
 }
 
-/// Connects again first if the connection is closed, unless the caller made it (`connect_over`) or changed it by a method
-/// call.
+/// If the connection is closed, connects again first. If the caller made the connection (`connect_over`), or changed it
+/// with a call such as `login` or `starttls`, fails with `NotConnected` instead.
 impl Mailer for Client {
     fn send(&mut self, mail: &dyn Mail) -> Result<Delivery, Error> {
         self.send_reconnected(mail)

@@ -49,7 +49,7 @@ pub trait Transport: Send {
 
     /// Returns a function that shuts down both directions from another thread, so that a `receive`, `send` or `wait`
     /// that is under way returns. A [`StopHandle`](crate::StopHandle) calls that function, possibly more than once.
-    /// Defaults to `None`: a stop then takes effect only after the wait.
+    /// Defaults to `None`: a stop then takes effect only once the method that is under way has returned.
     fn stop_handle(&self) -> Option<Box<dyn Fn() + Send + Sync>> {
         None
     }

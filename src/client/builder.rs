@@ -33,7 +33,7 @@ impl Client {
     /// Returns a builder for a server that listens on this Unix socket. Nobody else can eavesdrop on such a connection,
     /// so credentials need no TLS. To use TLS over it, set [`Builder::tls_name`].
     ///
-    /// On Windows, connecting is an [`Error::Config`].
+    /// On Windows, connecting fails with [`Error::Config`].
     pub fn unix(path: impl AsRef<Path>) -> Builder {
         Builder::new(Config::unix(path.as_ref()))
     }

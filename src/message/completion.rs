@@ -20,9 +20,9 @@ type Map<'f> = Box<dyn Fn(&str, &str) -> Option<Address> + Send + Sync + 'f>;
 
 /// Completes the headers of a finished message, as a mail submission agent may do (RFC 6409 §8).
 ///
-/// A missing or empty `From`, `Date` or `Message-ID` is added in front. The date is the current time in UTC. Everything
-/// else stays as it is, octet by octet, except for addresses that [`map_addresses`](HeaderCompletion::map_addresses)
-/// replaces. [`Message`](super::Message) does not need this: its builder adds the same fields.
+/// `From`, `Date` and `Message-ID` are added at the top if missing or empty. The date is the current time in UTC.
+/// Everything else, except for addresses that [`map_addresses`](HeaderCompletion::map_addresses) replaces, stays as it
+/// is, octet by octet. [`Message`](super::Message) does not need this: its builder requires `From` and adds the rest.
 ///
 /// ```
 /// use postino::{Address, Envelope, Raw, message::{HeaderCompletion, Mailbox}};
@@ -45,8 +45,8 @@ pub struct HeaderCompletion<'f> {
 }
 
 impl<'f> HeaderCompletion<'f> {
-    /// Creates a completion. `author` becomes the `From` of messages without one. Its domain is also the domain of new
-    /// message identifiers, or `localhost` if it has none.
+    /// Creates a completion. `author` becomes the `From` of messages without one. New message identifiers use the
+    /// domain of `author`, or `localhost` if it has none.
     #[must_use]
     pub fn new(author: Mailbox) -> HeaderCompletion<'f> {
         HeaderCompletion { author, map: None }

@@ -196,7 +196,7 @@ impl fmt::Debug for Dkim {
 /// part of the message is sent. It fails if the message has no `From`, has an invalid header line, or has more than
 /// 1 MiB of headers. A body that does not consist of bytes is [opened](Mail::body) twice, and must have the same
 /// content both times; otherwise, the signature is invalid. A message whose content can be read only once, such as one
-/// with an attachment from a reader, cannot be signed. Sending it fails, but it can still be sent unsigned. The
+/// with an attachment from a reader, cannot be signed. Sending it signed fails, but it can still be sent unsigned. The
 /// content of files and readers is never held in memory as a whole; a body that consists of bytes is copied.
 ///
 /// The first reading as a whole is limited by [`block_timeout`](crate::Builder::block_timeout) (60 seconds by default).

@@ -46,8 +46,7 @@ impl Account {
     pub fn contains_secret(&self) -> bool {
         let mut secrets = [&self.password, &self.token].into_iter().flatten();
         let mut urls = [&self.url, &self.proxy].into_iter().flatten();
-        secrets.any(Secret::is_inline)
-            || urls.any(|url| has_login(url) || proxy_of(url).is_some_and(has_login))
+        secrets.any(Secret::is_inline) || urls.any(|url| has_login(url) || has_proxy_login(url))
     }
 
     pub fn has_command(&self) -> bool {
@@ -113,10 +112,10 @@ pub fn has_login(url: &str) -> bool {
     server.contains('@') && !server.contains("+unix:")
 }
 
-/// Returns the URL of the proxy in the parameters of a URL, still percent-encoded.
-pub fn proxy_of(url: &str) -> Option<&str> {
-    let (_, parameters) = url.split_once('?')?;
-    parameters.split('&').find_map(|parameter| parameter.strip_prefix("proxy="))
+/// Whether the parameters of a URL name a proxy with a user and a password. They are percent-encoded.
+pub fn has_proxy_login(url: &str) -> bool {
+    let parameters = url.split_once('?').map_or("", |(_, parameters)| parameters);
+    parameters.contains('@') || parameters.contains("%40")
 }
 
 impl Config {

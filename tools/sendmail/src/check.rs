@@ -5,7 +5,7 @@ use std::{fmt::Write, time::Duration};
 use postino::{Capabilities, Client};
 
 use crate::{
-    accounts::{Account, Login, Server, has_login, proxy_of},
+    accounts::{Account, Login, Server, has_login, has_proxy_login},
     config::{Aliases, Config, Log},
     message::Local,
     secret::Secret,
@@ -147,9 +147,7 @@ fn account(account: &Account) -> Vec<String> {
 /// Masks the passwords of a URL: its own, and that of a proxy in its parameters.
 fn masked(url: &str) -> String {
     let (server, parameters) = match url.split_once('?') {
-        Some((server, _)) if proxy_of(url).is_some_and(|proxy| proxy.contains(['@', '%'])) => {
-            (server, format!("?{MASK}"))
-        }
+        Some((server, _)) if has_proxy_login(url) => (server, format!("?{MASK}")),
         Some((server, parameters)) => (server, format!("?{parameters}")),
         None => (url, String::new()),
     };
