@@ -201,9 +201,9 @@ pub enum Error {
     Certificate {
         /// The name that the certificate was checked against.
         name: String,
-        /// What is wrong with it, usually in OpenSSL's words, such as `certificate has expired`, `self-signed
-        /// certificate`, `hostname mismatch`, or `unable to get local issuer certificate` for an unknown CA. If
-        /// it is not pinned, the text contains its hashes.
+        /// What is wrong with the certificate, usually in OpenSSL's words, such as `certificate has expired`,
+        /// `self-signed certificate`, `hostname mismatch`, or `unable to get local issuer certificate` for an unknown
+        /// CA. If pins are set and the certificate matches none of them, the text contains its hashes.
         reason: String,
         /// The TLS library's error.
         source: Cause,

@@ -11,13 +11,13 @@ use crate::{
     message::{Body, ServerSupport},
 };
 
-/// How often, and after which waits, a message is sent again.
+/// How often a message is sent again, and how long to wait before each new attempt.
 ///
-/// Only what cannot duplicate the message is sent again, and only to the recipients that can still get it: those that were
+/// A message is sent again only if that cannot duplicate it, and only to the recipients that can still get it: those
 /// refused with 4yz, and those that the message was not sent to ([`Delivery::retry_envelope`]). Recipients in doubt are
 /// never tried again.
 ///
-/// The wait doubles with each attempt. Each is shortened by a random amount of up to one half, so that many clients do not
+/// The wait doubles with each attempt. Each wait is shortened by a random amount of up to half, so that clients do not
 /// come back at the same time.
 ///
 /// ```
@@ -95,7 +95,7 @@ impl RetryPolicy {
 pub struct RetryWait {
     /// Number of attempts that were made.
     pub attempts: u32,
-    /// How long is waited before the next one.
+    /// How long the mailer waits before the next attempt.
     pub duration: Duration,
     /// Number of recipients that the next attempt is for.
     pub recipients: usize,

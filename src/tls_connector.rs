@@ -31,7 +31,7 @@ impl Builder {
     ///
     /// # A custom verifier
     ///
-    /// With a configuration, a function of yours can verify certificates, alone or in addition to the usual checks. Its
+    /// A configuration can verify certificates with your own code, instead of or in addition to the usual checks. Its
     /// reason for a refusal becomes that of the [`Error::Certificate`](crate::Error::Certificate). (For a pin instead of
     /// the CAs, [`pinned_certificate`](Self::pinned_certificate) is enough.)
     ///

@@ -8,10 +8,10 @@ use super::{
 };
 use crate::{Delivery, Error, Mail};
 
-/// The future of [`Mailer::send`].
+/// The future returned by [`Mailer::send`].
 pub type Sending<'a> = Pin<Box<dyn Future<Output = Result<Delivery, Error>> + Send + 'a>>;
 
-/// Something that sends messages: a [`Client`], a [`Builder`] or a [`Pool`], one of the mailers made of others
+/// Something that sends messages: a [`Client`], a [`Builder`] or a [`Pool`], one of the mailers that wrap others
 /// ([`Retrying`], [`Failover`]), or your own type.
 ///
 /// The future is boxed, so that the trait can be used as a value: an application takes a `&mut dyn Mailer`, and its tests

@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{Delivery, Error, Mail};
 
-/// Something that sends messages: a [`Client`], a [`Builder`] or a [`Pool`], one of the mailers made of others
+/// Something that sends messages: a [`Client`], a [`Builder`] or a [`Pool`], one of the mailers that wrap others
 /// ([`Retrying`], [`Failover`]), or your own type.
 ///
 /// An application takes a `&mut dyn Mailer`, and its tests pass another one:

@@ -28,7 +28,7 @@ pub trait Transport: Send {
     /// the read.
     fn receive(&mut self, room: &mut [u8], until: Option<Instant>) -> io::Result<usize>;
 
-    /// Writes some octets, and returns their number, which is at least 1. Waits as [`receive`](Transport::receive)
+    /// Writes some octets, and returns how many, which is at least 1. Waits as [`receive`](Transport::receive)
     /// does. Written octets must be sent without delay, because the client never flushes.
     ///
     /// # Errors
@@ -119,8 +119,8 @@ impl Transport for TcpStream {
 /// can interrupt a `read` or `write` that hangs; a limit takes effect only after that call returns. If the stream
 /// supports time limits, set them: an error of the kind `TimedOut` or `WouldBlock` ends the wait.
 ///
-/// The client cannot check for replies without waiting. While it writes, it does not read, so a server that replies
-/// before the end of a message and stops reading blocks the connection. The client does not notice that the server has
+/// The client cannot check for replies without waiting. While it writes, it does not read, so the connection hangs if
+/// the server replies before the end of a message and then stops reading. The client does not notice that it has
 /// closed the connection, or has sent something unexpected, until it reads the next reply. An unexpected reply is then
 /// taken for the reply to the next command, whereas it would be detected with any other transport. `flush` is called
 /// after each `write`.

@@ -555,7 +555,7 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
     /// (until one is [pushed](Batch::push)), or when the connection [is lost](Batch::is_lost) and all results have been
     /// returned.
     ///
-    /// The builder's [`deadline`](super::Builder::deadline) applies to each call of `next`, not to the batch.
+    /// The builder's [`deadline`](super::Builder::deadline) applies to each call to `next`, not to the batch.
     #[allow(clippy::should_implement_trait)] // the blocking batch is also an `Iterator`
     pub async fn next(&mut self) -> Option<(usize, Result<Delivery, Error>)> {
         self.keep_parts();

@@ -208,7 +208,7 @@ impl Builder {
         self
     }
 
-    /// Sets the maximum number of SCRAM hash iterations that a server may demand, because each iteration takes time. A
+    /// Sets the maximum number of SCRAM hash iterations that a server may demand. Each iteration takes time. A
     /// demand for fewer than 4,096 is never accepted. Defaults to 100,000.
     pub fn max_scram_iterations(mut self, iterations: u32) -> Builder {
         self.config.max_scram_iterations = iterations;

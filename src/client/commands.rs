@@ -484,8 +484,8 @@ impl Client {
     ///
     /// SCRAM-SHA-256-PLUS is bound to the TLS connection (tls-exporter, RFC 9266) with TLS 1.3 and
     /// [`TlsBackend::Rustls`](crate::TlsBackend::Rustls), and otherwise to the server's certificate (tls-server-end-point,
-    /// RFC 5929 §4). SMTP servers do not say which of these they take: Dovecot 2.4 takes only the first. If a server
-    /// refuses the first, the second is tried. Without TLS, or if there is neither, the login fails with
+    /// RFC 5929 §4). SMTP servers do not say which they accept; Dovecot 2.4 accepts only the first. If a server
+    /// refuses the first, the second is tried. Without TLS, or if neither is available, the login fails with
     /// [`Error::Auth`]. If a server refuses a token, its explanation is in the `details` of the [`Error::Auth`].
     ///
     /// # Errors

@@ -34,7 +34,7 @@ impl Builder {
     }
 
     /// Sets whether the system's certificate authorities are trusted. If they are not, at least one
-    /// [`ca_certificate`](Builder::ca_certificate) is needed. Defaults to true.
+    /// [`ca_certificate`](Builder::ca_certificate) or [pin](Builder::pinned_certificate) is needed. Defaults to true.
     pub fn system_roots(mut self, trusted: bool) -> Builder {
         self.config.tls.set_system_roots(trusted);
         self

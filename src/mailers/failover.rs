@@ -26,7 +26,8 @@ pub struct Failover {
 }
 
 impl Failover {
-    /// Creates a mailer that always begins with the first of these. Without any, sending fails with [`Error::Config`].
+    /// Creates a mailer that always begins with the first of the given mailers. If there are none, sending
+    /// fails with [`Error::Config`].
     pub fn new(mailers: impl IntoIterator<Item = Box<dyn Mailer>>) -> Failover {
         Failover { mailers: mailers.into_iter().collect(), first: 0, rotates: false }
     }

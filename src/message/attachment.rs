@@ -80,7 +80,7 @@ impl Attachment {
 
     /// Sets the media type, such as `text/csv; charset=utf-8`. By default, it is guessed from the extension of the file
     /// name, or is `application/octet-stream` if the extension is unknown. `charset=utf-8` is added to a guessed text
-    /// type if the content is UTF-8. Bytes are checked in full. Of a file, only the first 64 KiB are checked, when the
+    /// type if the content is UTF-8. Bytes are checked in full. For a file, only the first 64 KiB are checked, when the
     /// message is sent. Readers and FIFOs are not inspected.
     ///
     /// A `message/…` part other than `message/global` must not be encoded (RFC 2046 §5.2.1). It must be given as bytes,

@@ -107,7 +107,7 @@ impl<'m> Body<'m> {
     }
 
     /// Creates a body from a reader, which is read to its end while it is sent, a block at a time. Content that the
-    /// server does not accept is noticed only then, in which case the connection is closed.
+    /// server does not accept is noticed only then, and the connection is closed.
     ///
     /// A read that takes longer than [`block_timeout`](crate::Builder::block_timeout) counts as a timeout. The blocking
     /// client cannot interrupt a read, and notices the timeout when the read returns.

@@ -54,7 +54,7 @@ impl MessageBuilder {
         self
     }
 
-    /// Sets the mailbox of the sender, if the sender is not the author (`Sender`).
+    /// Sets the mailbox of the sender (`Sender`), if the sender is not the author.
     pub fn sender(mut self, mailbox: impl Into<Mailboxes>) -> MessageBuilder {
         self.fields.set("Sender", Value::Mailboxes(mailbox.into()));
         self
@@ -234,8 +234,8 @@ impl MessageBuilder {
     ///
     /// # Errors
     ///
-    /// [`Error::Address`] if an address is invalid. [`Error::Message`] for anything else: a missing `From`, a value
-    /// that its field does not allow (the error text names the field), or messages nested more than 50 levels deep.
+    /// [`Error::Address`] if an address is invalid. [`Error::Message`] for anything else, such as a missing `From`, a
+    /// value that its field does not allow (the error text names the field), or messages nested over 50 levels deep.
     pub fn build(mut self) -> Result<Message, Error> {
         if let Some((name, _)) = self.fields.all.iter().find(|(name, _)| is_resent(name)) {
             return Err(Error::Message(

@@ -75,7 +75,7 @@ impl Message {
         self.fields.iter().find(|field| field.name().eq_ignore_ascii_case(name)).map(Field::value)
     }
 
-    /// Returns the whole message, without `Bcc`, if possible in a form that any server accepts. It can be used, for
+    /// Returns the whole message without `Bcc`. If possible, it is in a form that any server accepts. Use this, for
     /// example, to store a copy in the "Sent" folder.
     ///
     /// # Errors

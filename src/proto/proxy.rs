@@ -304,7 +304,7 @@ fn http_status(line: &[u8]) -> Result<u16, ProxyFailure> {
     let code = text.get(..3).and_then(|code| std::str::from_utf8(code).ok()?.parse::<u16>().ok());
     match code {
         Some(code @ 100..300) => Ok(code),
-        Some(407) => Err(permanent("it requires another login (407)")),
+        Some(407) => Err(permanent("it requires a valid login (407)")),
         Some(code) => Err(ProxyFailure {
             what: text.escape_ascii().to_string().into(),
             is_transient: matches!(code, 408 | 429 | 500..600) && !matches!(code, 501 | 505),
@@ -437,7 +437,7 @@ mod tests {
     #[test]
     fn http_refusals_say_why_and_whether_to_try_again() {
         for (reply, what, is_transient) in [
-            ("HTTP/1.1 407 Proxy Authentication Required\r\n", "it requires another login (407)", false),
+            ("HTTP/1.1 407 Proxy Authentication Required\r\n", "it requires a valid login (407)", false),
             ("HTTP/1.1 403 Forbidden\r\n", "403 Forbidden", false),
             ("HTTP/1.1 502 Bad\x1bGateway\r\n", "502 Bad\\x1bGateway", true),
             ("HTTP/1.1 501 Not Implemented\r\n", "501 Not Implemented", false),

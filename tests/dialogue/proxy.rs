@@ -178,7 +178,7 @@ fn a_refusal_by_the_proxy_is_reported_with_its_reason() {
         (socks5(true).url("socks5", ""), "mail.example.org", "it requires a login", Retry::Never),
         (socks5(true).url("socks5", "u:secret@"), "mail.example.org", "it refused the login", Retry::Never),
         (socks5(false).url("socks5", ""), "other.example.org", "host unreachable", Retry::Later),
-        (http(true).url("http", "u:secret@"), "mail.example.org", "another login (407)", Retry::Never),
+        (http(true).url("http", "u:secret@"), "mail.example.org", "valid login (407)", Retry::Never),
         (http(false).url("http", ""), "mail.example.org", "502 Bad Gateway", Retry::Later),
     ] {
         let error = connect_error(&through(host, to.port(), url));
