@@ -78,6 +78,8 @@ pub struct Delivery {
     own: Vec<(usize, Outcome, Option<Reply>)>,
     /// The part of the message that may be resent at once. Callers never see it.
     again: Option<Again>,
+    /// Whether it was to be sent to all recipients or to none.
+    is_indivisible: bool,
     took: Timings,
 }
 
@@ -118,7 +120,16 @@ impl Delivery {
         reply: Option<Reply>,
         own: Vec<(usize, Outcome, Option<Reply>)>,
     ) -> Delivery {
-        Delivery { envelope, outcome, others, reply, own, again: None, took: Timings::default() }
+        Delivery {
+            envelope,
+            outcome,
+            others,
+            reply,
+            own,
+            again: None,
+            is_indivisible: false,
+            took: Timings::default(),
+        }
     }
 
     pub(crate) fn not_sent(envelope: Envelope) -> Delivery {
@@ -127,6 +138,21 @@ impl Delivery {
 
     pub(crate) fn set_again(&mut self, again: Option<Again>) {
         self.again = again;
+    }
+
+    pub(crate) fn set_indivisible(&mut self) {
+        self.is_indivisible = true;
+    }
+
+    /// Returns the numbers of the recipients that the message may be sent to again. If it was to be sent to all or none of
+    /// them, and one was refused permanently, these are none.
+    pub(crate) fn worth_retrying(&self) -> Vec<usize> {
+        let is_lost = |one: Recipient<'_>| one.outcome == Outcome::Refused && !one.can_be_retried();
+        if self.is_indivisible && self.recipients().any(is_lost) {
+            return Vec::new();
+        }
+        let retried = self.recipients().enumerate().filter(|(_, one)| one.can_be_retried());
+        retried.map(|(number, _)| number).collect()
     }
 
     /// Whether the whole message may be resent over another connection.
@@ -276,7 +302,16 @@ impl Delivery {
             took.total += part.took.total;
         }
         let own = own.into_iter().flatten().collect();
-        Delivery { envelope, outcome, others: Outcome::NotSent, reply, own, again: None, took }
+        Delivery {
+            envelope,
+            outcome,
+            others: Outcome::NotSent,
+            reply,
+            own,
+            again: None,
+            is_indivisible: false,
+            took,
+        }
     }
 
     /// Creates the delivery of a message that was sent in several attempts, with the last result of each recipient. The
@@ -290,7 +325,16 @@ impl Delivery {
         let (outcome, reply) = best.cloned().unwrap_or((Outcome::NotSent, None));
         let own = last.into_iter().enumerate();
         let own = own.map(|(number, (outcome, reply))| (number, outcome, reply)).collect();
-        Delivery { envelope, outcome, others: Outcome::NotSent, reply, own, again: None, took }
+        Delivery {
+            envelope,
+            outcome,
+            others: Outcome::NotSent,
+            reply,
+            own,
+            again: None,
+            is_indivisible: false,
+            took,
+        }
     }
 }
 
@@ -419,7 +463,7 @@ impl<'d> Recipient<'d> {
     }
 
     /// Whether the message was certainly not delivered to this recipient, and was not refused permanently.
-    pub(crate) fn can_be_retried(&self) -> bool {
+    fn can_be_retried(&self) -> bool {
         match self.outcome {
             Outcome::NotSent => true,
             Outcome::Refused => self.reply.is_some_and(Reply::is_transient),

@@ -157,10 +157,10 @@ impl<'p> Attempts<'p> {
             Err(error) => error.delivery(),
         };
         let left: Vec<usize> = match delivery {
-            Some(delivery) => {
-                let results = self.left.iter().zip(delivery.recipients());
-                results.filter(|(_, result)| result.can_be_retried()).map(|(number, _)| *number).collect()
+            Some(delivery) if self.is_for_this(delivery) => {
+                delivery.worth_retrying().into_iter().map(|at| self.left[at]).collect()
             }
+            Some(_) => Vec::new(),
             None if result.as_ref().is_err_and(is_worth_retrying) => self.left.clone(),
             None => Vec::new(),
         };
@@ -169,6 +169,12 @@ impl<'p> Attempts<'p> {
             .policy
             .give_up_after
             .is_some_and(|limit| now.saturating_duration_since(self.begun).saturating_add(wait) >= limit);
+        if delivery.is_some_and(|delivery| !self.is_for_this(delivery)) && self.count > 1 {
+            // Whom it is about cannot be told, so those who are left count as in doubt.
+            self.left.iter().for_each(|number| self.last[*number] = (Outcome::InDoubt, None));
+            self.is_begun = true;
+            self.left.clear();
+        }
         if left.is_empty() || self.count >= self.policy.attempts || is_late {
             return Next::Done(if self.count == 1 { result } else { self.finish(result) });
         }
@@ -182,6 +188,11 @@ impl<'p> Attempts<'p> {
         Next::Wait(RetryWait { attempts: self.count, duration: wait, recipients, reason })
     }
 
+    /// Returns whether a delivery has the recipients of this attempt, as it should.
+    fn is_for_this(&self, delivery: &Delivery) -> bool {
+        delivery.envelope().recipients().len() == self.left.len()
+    }
+
     /// Keeps the result of an attempt. Returns the error if there was no transaction.
     fn record(&mut self, result: Result<Delivery, Error>) -> Option<Error> {
         let delivery = match result {
@@ -191,6 +202,12 @@ impl<'p> Attempts<'p> {
                 *delivery
             }
             Err(Error::PartialDelivery { delivery }) => *delivery,
+            // It says nothing of single recipients.
+            Err(error) if error.in_doubt() && self.is_begun => {
+                self.left.iter().for_each(|number| self.last[*number] = (Outcome::InDoubt, None));
+                self.source = Some(error);
+                return None;
+            }
             Err(error) => return Some(error),
         };
         self.is_begun = true;
@@ -344,6 +361,37 @@ mod tests {
             );
             assert_eq!(result.is_ok(), all.contains(&Accepted));
         }
+    }
+
+    #[test]
+    fn an_attempt_in_doubt_without_a_delivery_leaves_its_recipients_in_doubt() {
+        let policy = policy(4);
+        let mut attempts = Attempts::new(&policy, envelope(), Instant::now());
+        let partly = result(&envelope(), &[250, 450, 550]);
+        assert!(matches!(attempts.settle(partly, Instant::now()), Next::Wait(_)));
+        let lost = Err(Error::Closed(Phase::End));
+        let Next::Done(result) = attempts.settle(lost, Instant::now()) else {
+            panic!("another attempt is made")
+        };
+        assert_eq!(outcomes(&result), [Outcome::Accepted, Outcome::InDoubt, Outcome::Refused]);
+    }
+
+    #[test]
+    fn a_delivery_to_other_recipients_ends_the_attempts() {
+        let policy = policy(4);
+        let other = Envelope::to_one("a@example.org", "c@example.net").unwrap();
+        let mut attempts = Attempts::new(&policy, envelope(), Instant::now());
+        let first = attempts.settle(result(&other, &[450]), Instant::now());
+        assert!(matches!(first, Next::Done(Err(Error::Transaction { .. }))));
+
+        let mut attempts = Attempts::new(&policy, envelope(), Instant::now());
+        assert!(matches!(
+            attempts.settle(result(&envelope(), &[250, 450, 450]), Instant::now()),
+            Next::Wait(_)
+        ));
+        let second = attempts.settle(result(&other, &[450]), Instant::now());
+        let Next::Done(result) = second else { panic!("another attempt is made") };
+        assert_eq!(outcomes(&result), [Outcome::Accepted, Outcome::InDoubt, Outcome::InDoubt]);
     }
 
     #[test]

@@ -32,6 +32,7 @@ pub type Sending<'a> = Pin<Box<dyn Future<Output = Result<Delivery, Error>> + Se
 /// ```
 pub trait Mailer: Send {
     /// Sends a message to all of its recipients. Returns `Ok` if it was accepted for at least one of them.
+    /// A delivery must have the recipients of the mail, in the same order.
     ///
     /// # Errors
     ///

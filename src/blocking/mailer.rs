@@ -25,6 +25,7 @@ use crate::{Delivery, Error, Mail};
 /// ```
 pub trait Mailer: Send {
     /// Sends a message to all of its recipients. Returns `Ok` if it was accepted for at least one of them.
+    /// A delivery must have the recipients of the mail, in the same order.
     ///
     /// # Errors
     ///

@@ -52,6 +52,9 @@ impl Builder {
     /// A certificate that is renewed has another hash, so pin its successor as well, or pin the public key. To require a
     /// pin *and* a trusted issuer, use a custom verifier (`rustls_config`).
     ///
+    /// With a pin, TLS is required: [`Security::Auto`](crate::Security::Auto) and `Opportunistic` then fail if the server does
+    /// not offer STARTTLS, and `Plaintext` is an [`Error::Config`](crate::Error::Config).
+    ///
     /// OpenSSL's command prints the hash of a certificate: `openssl x509 -in server.pem -noout -fingerprint -sha256`.
     ///
     /// A malformed hash is an [`Error::Config`](crate::Error::Config) before connecting, and so are pins together with

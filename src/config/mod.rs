@@ -334,6 +334,9 @@ impl Config {
         }
         let server = self.server(credentials.is_some())?;
         self.tls.check()?;
+        if self.tls.has_pins() && self.security == Security::Plaintext {
+            return Err(Error::Config("a pin needs TLS, but Security::Plaintext is set".into()));
+        }
         if matches!(self.security, Security::StartTls | Security::Implicit) {
             TlsSettings::available()?;
         }
@@ -410,13 +413,14 @@ impl Settings {
     /// [`Error::Config`] if credentials would be sent in plain text, or if TLS is required but not possible.
     pub fn upgrade(&self, local: bool) -> Result<Upgrade, Error> {
         let secret = self.credentials.is_some() && !self.config.danger_plaintext_credentials && !local;
+        let pinned = self.config.tls.has_pins();
         let possible = || TlsSettings::available().and_then(|()| self.config.tls_name());
         match self.config.security {
             Security::Implicit => Ok(Upgrade::Never),
             Security::Plaintext if secret => Err(credentials_in_clear()),
             Security::Plaintext => Ok(Upgrade::Never),
-            Security::Auto if local && self.credentials.is_none() => Ok(Upgrade::Never),
-            Security::Auto | Security::Opportunistic if !secret => Ok(match possible() {
+            Security::Auto if local && self.credentials.is_none() && !pinned => Ok(Upgrade::Never),
+            Security::Auto | Security::Opportunistic if !secret && !pinned => Ok(match possible() {
                 Ok(_) => Upgrade::IfOffered,
                 Err(_) => Upgrade::Never, // TLS is not required
             }),

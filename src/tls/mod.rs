@@ -225,6 +225,10 @@ impl TlsSettings {
         self.options().no_system_roots = !trusted;
     }
 
+    pub fn has_pins(&self) -> bool {
+        !self.options.pins.is_empty()
+    }
+
     pub fn pin_certificate(&mut self, sha256: &str) {
         self.options().pins.push(pin::hash(sha256).map(Pin::Certificate));
     }

@@ -27,7 +27,10 @@ pub(super) fn hash(text: &str) -> Result<Hash, Flaw> {
         BASE64.decode(text.strip_suffix('=').unwrap_or(text)).ok()
     };
     read.and_then(|octets: Vec<u8>| octets.try_into().ok())
-        .ok_or_else(|| format!("the pin {text:?} is not a SHA-256, in hexadecimal digits or in base64"))
+        // Not the text: it may be a private key, if the wrong file was read.
+        .ok_or_else(|| {
+            format!("a pin of {} octets is not a SHA-256 in hexadecimal digits or base64", text.len())
+        })
 }
 
 /// Checks that the certificate has at least one of the pins.

@@ -448,8 +448,9 @@ impl Store {
         }
     }
 
-    /// Returns whether it is the certificate of one of the CAs, or at least has its name and its key. Who has the key could
-    /// issue any certificate anyway, and the handshake proves that the server has it.
+    /// Returns whether it is the certificate of one of the CAs, or at least has its name and its key. Whoever has that key
+    /// could issue any certificate, and the handshake proves that the server has it. A CA that is restricted to some names
+    /// could not.
     fn holds(&self, certificate: &[u8]) -> Option<bool> {
         let mut fields = Fields::read(certificate)?;
         let (_, key) = element(&mut fields.public_key)?;
@@ -457,6 +458,7 @@ impl Store {
             self.roots
                 .roots
                 .iter()
+                .filter(|ca| ca.name_constraints.is_none())
                 .any(|ca| *ca.subject == *fields.subject && *ca.subject_public_key_info == *key),
         )
     }

@@ -48,7 +48,8 @@ fn a_message_is_sent_again_until_it_is_accepted() {
 fn a_message_is_not_sent_again_if_that_is_pointless_or_could_duplicate_it() {
     for (script, outcome) in [(NEVER, Outcome::Refused), (DOUBT, Outcome::InDoubt)] {
         let server = Server::playing(script);
-        let error = block_on(Retrying::new(builder(&server), quick(5)).send(&mail())).unwrap_err();
+        let mut mailer = Retrying::new(builder(&server), quick(5)).before_wait(|wait| panic!("{wait:?}"));
+        let error = block_on(mailer.send(&mail())).unwrap_err();
         assert_eq!(error.delivery().unwrap().outcome(), outcome);
         server.finish();
     }
@@ -57,8 +58,12 @@ fn a_message_is_not_sent_again_if_that_is_pointless_or_could_duplicate_it() {
 #[test]
 fn the_last_attempt_is_the_last() {
     let server = Server::playing_each([LATER; 3]);
-    let error = block_on(Retrying::new(builder(&server), quick(3)).send(&mail())).unwrap_err();
+    let waits = Arc::new(Mutex::new(0));
+    let count = Arc::clone(&waits);
+    let mailer = Retrying::new(builder(&server), quick(3)).before_wait(move |_| *count.lock().unwrap() += 1);
+    let error = block_on({ mailer }.send(&mail())).unwrap_err();
     assert!(error.is_transient() && error.to_string().contains("450 later"), "{error}");
+    assert_eq!(*waits.lock().unwrap(), 2);
     server.finish();
 }
 
@@ -129,11 +134,37 @@ fn an_unreachable_server_is_passed_over() {
     let unreachable = named(&server, "127.0.0.1").port(closed().port());
     let mut mailer = Failover::new([boxed(&unreachable), boxed(&builder(&server))]);
     assert!(block_on(mailer.send(&mail())).is_ok());
-    server.finish();
-    let error = block_on(mailer.send(&mail())).unwrap_err();
+    let error =
+        block_on(Failover::new([boxed(&unreachable), boxed(&unreachable)]).send(&mail())).unwrap_err();
     assert!(matches!(error, Error::Connect { .. }), "{error}");
     let error = block_on(Failover::new([]).send(&mail())).unwrap_err();
     assert!(matches!(error, Error::Config(_)), "{error}");
+    server.finish();
+}
+
+#[test]
+fn a_message_for_all_or_none_is_not_sent_again_to_some() {
+    let server = Server::playing(
+        "-- hello
+         C: MAIL FROM:<alice@example.org>
+         S: 250 ok
+         C: RCPT TO:<bob@example.org>
+         S: 250 ok
+         C: RCPT TO:<carol@example.org>
+         S: 550 no such user
+         C: RSET
+         S: 250 ok
+         C: QUIT
+         S: 221 bye",
+    );
+    let unused = boxed(&named(&server, "127.0.0.1").port(closed().port()));
+    let first = builder(&server).all_or_nothing(true);
+    let retrying = Retrying::new(first, quick(5)).before_wait(|wait| panic!("{wait:?}"));
+    let mut mailer = Failover::new([Box::new(retrying) as Box<dyn Mailer>, unused]);
+    let error = block_on(mailer.send(&mail_to(&["bob@example.org", "carol@example.org"]))).unwrap_err();
+    let outcomes: Vec<_> = error.delivery().unwrap().recipients().map(|one| one.outcome()).collect();
+    assert_eq!(outcomes, [Outcome::NotSent, Outcome::Refused]);
+    server.finish();
 }
 
 #[test]

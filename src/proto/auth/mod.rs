@@ -370,6 +370,7 @@ impl Auth {
         self.refusal = Some(Error::Auth { what: what.into(), details, reply: Some(self.keep(reply)) });
 
         let clear = |mechanism: &dyn Mechanism| table::shows_password(mechanism.name());
+        let name = self.name().to_owned();
         let hid_the_password = self.queue.pop_front().is_some_and(|last| !clear(&*last));
         if !self.options.encrypted && !self.options.local && hid_the_password {
             self.queue.retain(|mechanism| !clear(&**mechanism));
@@ -381,6 +382,10 @@ impl Auth {
         let is_final = reply.code() >= 500 && !matches!(reply.code(), 504 | 534) && !cancelled;
         if is_final {
             self.refusals += 1;
+            // With another channel binding, the same mechanism would use up the last exchange, which another may need.
+            if self.queue.iter().any(|next| next.name() != name) {
+                self.queue.retain(|next| next.name() != name);
+            }
         }
         if is_final && hid_the_password && self.options.mechanisms.is_none() {
             let (first, rest) = self.queue.drain(..).partition(|mechanism| clear(&**mechanism));

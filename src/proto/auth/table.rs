@@ -158,7 +158,7 @@ mod sasl {
     }
 
     /// Bound to the connection where that is possible, which is the default in TLS 1.3 (RFC 9266 §3). No server says which
-    /// bindings it takes, so the one to its certificate follows.
+    /// bindings it takes, so the one to its certificate follows, if a refusal leaves no other mechanism.
     pub fn scram_sha_256_plus(kind: &Kind, context: &Context<'_>) -> Made {
         let AuthOptions { channel_binding, tls_exporter, .. } = context.options;
         let exporter = tls_exporter.clone().map(Binding::Exporter);

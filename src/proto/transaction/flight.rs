@@ -406,7 +406,10 @@ impl Flight {
         if matches!(source, Error::Refused { phase: Phase::Mail, .. }) {
             recipients.clear();
         }
-        let delivery = Delivery::new(self.transaction.envelope, outcome, others, reply, recipients);
+        let mut delivery = Delivery::new(self.transaction.envelope, outcome, others, reply, recipients);
+        if options.all_or_nothing {
+            delivery.set_indivisible();
+        }
         Err(Error::Transaction { delivery: Box::new(delivery), source: Box::new(source) })
     }
 
