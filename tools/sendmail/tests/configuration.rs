@@ -511,10 +511,12 @@ fn the_configuration_of_msmtp_becomes_one_of_this_program() {
     );
     assert_eq!((done.code, done.out, &*done.err), (Some(0), expected.clone(), ""));
 
-    // It is a valid configuration, and the one that it says.
-    world.user(&expected.replace("log = \"~/.msmtp.log\"", "log = \"none\""));
-    is_sent(&world.run(&["-f", "a@example.org", "-a", "plain", "b@example.org"], HI));
-    assert_eq!((sink.one().auth.as_str(), world.run(&["--print-config"], b"").code), ("", Some(0)));
+    // It is a valid configuration, and the one that it says. Without TLS, `?tls=required` is an error.
+    if cfg!(any(feature = "native-tls", feature = "rustls")) {
+        world.user(&expected.replace("log = \"~/.msmtp.log\"", "log = \"none\""));
+        is_sent(&world.run(&["-f", "a@example.org", "-a", "plain", "b@example.org"], HI));
+        assert_eq!((sink.one().auth.as_str(), world.run(&["--print-config"], b"").code), ("", Some(0)));
+    }
 
     let named = format!("--import-msmtprc={}", file.display());
     world.write("home/.msmtprc", "host mail.example.org\naccount x : y\n");
