@@ -495,7 +495,7 @@ fn a_custom_tls_connector_is_used_unchanged() {
         used.clone().client_certificate(chain, key),
         used.clone().client_pkcs12(P12, "secret"),
         used.clone().min_tls_version(TlsVersion::Tls1_3),
-        used.clone().pinned_certificate(&certificate_pin("good")),
+        used.clone().pinned_certificate(certificate_pin("good")),
         used.clone().tls_backend(backend()),
         used.clone().danger_accept_invalid_certs(true),
         used.clone().danger_accept_invalid_hostnames(true),
