@@ -302,16 +302,7 @@ impl Delivery {
             took.total += part.took.total;
         }
         let own = own.into_iter().flatten().collect();
-        Delivery {
-            envelope,
-            outcome,
-            others: Outcome::NotSent,
-            reply,
-            own,
-            again: None,
-            is_indivisible: false,
-            took,
-        }
+        Delivery { took, ..Delivery::new(envelope, outcome, Outcome::NotSent, reply, own) }
     }
 
     /// Creates the delivery of a message that was sent in several attempts, with the last result of each recipient. The
@@ -325,16 +316,7 @@ impl Delivery {
         let (outcome, reply) = best.cloned().unwrap_or((Outcome::NotSent, None));
         let own = last.into_iter().enumerate();
         let own = own.map(|(number, (outcome, reply))| (number, outcome, reply)).collect();
-        Delivery {
-            envelope,
-            outcome,
-            others: Outcome::NotSent,
-            reply,
-            own,
-            again: None,
-            is_indivisible: false,
-            took,
-        }
+        Delivery { took, ..Delivery::new(envelope, outcome, Outcome::NotSent, reply, own) }
     }
 }
 

@@ -237,7 +237,7 @@
 //! | [`Builder`], [`Security`], [`TlsBackend`], [`TlsVersion`], [`JoinPolicy`] | how to reach a server and how to talk to it |
 //! | [`Client`] | a connection: sends messages and single commands |
 //! | [`Batch`], [`Pool`], [`PoolBuilder`], [`Pooled`] | many messages over one connection, or over several |
-//! | [`Mailer`], [`Retrying`], [`RetryPolicy`], [`RetryWait`], [`Failover`] | a trait over everything that can send; sending again, and over several servers |
+//! | [`Mailer`], [`Retrying`], [`RetryPolicy`], [`RetryWait`], [`Failover`] | a trait for everything that can send; retrying, and failover between servers |
 //! | [`Transport`], [`NoTimeouts`], [`StopHandle`] | custom connections, and stopping a client |
 //! | [`Address`], [`Envelope`], [`MailOption`], [`RcptOption`], [`Ret`], [`OnLate`] | the sender, the recipients, and per-message options |
 //! | [`message`] | what can be sent: a composed [`Message`], a [`Raw`] message, or any type that implements [`Mail`]; envelopes from headers |

@@ -1,4 +1,4 @@
-//! The trait over everything that can send a message.
+//! The trait for everything that can send a message.
 
 use std::pin::Pin;
 

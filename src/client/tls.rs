@@ -129,9 +129,9 @@ impl Builder {
         self
     }
 
-    /// Sets whether to accept a certificate that is valid, but for a different name. Anybody can get one, so anybody on
-    /// the network path can then read and change the mail, and obtain the password. It is better to set the right name
-    /// with [`tls_name`](Builder::tls_name). Defaults to false.
+    /// Sets whether to accept a valid certificate that was issued for a different name. Anyone can obtain such a
+    /// certificate, so anyone on the network path can then read and change the mail, and obtain the password. It is better
+    /// to set the right name with [`tls_name`](Builder::tls_name). Defaults to false.
     pub fn danger_accept_invalid_hostnames(mut self, accepted: bool) -> Builder {
         self.config.tls.accept_invalid_hostnames(accepted);
         self

@@ -33,7 +33,7 @@ impl Mailbox {
         Ok(Mailbox { name: name.into(), address: Address::new(address.as_ref())? })
     }
 
-    /// Returns the display name, which is empty if there is none.
+    /// Returns the display name, or an empty string.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name

@@ -143,7 +143,7 @@ enum Link {
 struct Ends {
     go: Sender<()>,
     told: Receiver<()>,
-    /// Like `told`, but for the code that cancels the call.
+    /// Does what `told` does for the code that cancels the call.
     bell: Bell,
     give: Sender<UnixStream>,
     is_ready: Receiver<()>,

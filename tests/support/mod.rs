@@ -44,7 +44,7 @@ pub type Script = Box<dyn FnOnce(&mut Peer) + Send>;
 pub struct Server {
     /// `None` over a Unix socket.
     address: Option<SocketAddr>,
-    /// Path of the Unix socket; empty if there is none.
+    /// Path of the Unix socket; empty for TCP.
     path: PathBuf,
     script: Option<JoinHandle<Vec<u8>>>,
 }
@@ -56,7 +56,7 @@ impl Server {
         Server::running(move |peer| peer.play(&script))
     }
 
-    /// Like [`playing`](Server::playing), but for behaviour that a script cannot express.
+    /// Starts a server whose behaviour is a function, for what a script cannot express.
     pub fn running(script: impl FnOnce(&mut Peer) + Send + 'static) -> Server {
         Server::listening(bind("127.0.0.1:0"), script)
     }

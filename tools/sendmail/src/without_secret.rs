@@ -1,4 +1,4 @@
-//! Stands in for `secret` in a program without the feature `config`: there is none.
+//! Stands in for `secret` in a program without the feature `config`, which has no secrets.
 
 use crate::{config::Config, failure::Failure};
 
