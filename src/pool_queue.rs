@@ -305,7 +305,8 @@ impl<C, B> Queue<C, B> {
         }
     }
 
-    /// Returns whether the next waiter to be served is in `paced` (and its turn has come), or `None` if nobody is waiting.
+    /// Returns whether the next waiter to be served is in `paced`, and its turn has come. Returns `None` if nobody is
+    /// waiting.
     fn longest_waiter(&self, now: Instant) -> Option<bool> {
         let plain = self.plain.first_key_value().map(|(ticket, _)| (*ticket, false));
         let paced = self.paced.first_key_value().map(|(ticket, _)| (*ticket, true));
