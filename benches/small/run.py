@@ -36,19 +36,17 @@ TARGET = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")).resol
 SYSTEM_CAS = pathlib.Path("/etc/ssl/certs/ca-certificates.crt")
 MUSL = "x86_64-unknown-linux-musl"
 ALL = "config,smtp-server,spool"
-OUTLINER = "-Cllvm-args=-enable-machine-outliner=always"
-# name: (target, features, flags besides those of the script)
+# name: (target, features)
 VARIANTS = {
-    "sendmail, static, no TLS": (MUSL, "", ""),
-    "sendmail, static, no TLS, outliner": (MUSL, "", OUTLINER),
-    "sendmail, static, rustls": (MUSL, "rustls", ""),
-    "sendmail, static, rustls, everything": (MUSL, f"rustls,{ALL}", ""),
-    "sendmail, glibc, native-tls": (None, "native-tls", ""),
-    "sendmail, glibc, native-tls, everything": (None, f"native-tls,{ALL}", ""),
-    "sendmail, glibc, rustls": (None, "rustls", ""),
+    "sendmail, static, no TLS": (MUSL, ""),
+    "sendmail, static, rustls": (MUSL, "rustls"),
+    "sendmail, static, rustls, everything": (MUSL, f"rustls,{ALL}"),
+    "sendmail, glibc, native-tls": (None, "native-tls"),
+    "sendmail, glibc, native-tls, everything": (None, f"native-tls,{ALL}"),
+    "sendmail, glibc, rustls": (None, "rustls"),
 }
-# The linker options of the top README, and no unwinding tables, as in tools/sendmail/build-static.
-GLIBC_FLAGS = ["-Cforce-unwind-tables=no"] + [
+# The linker options of the top README, no unwinding tables and the outliner, as in tools/sendmail/build-static.
+GLIBC_FLAGS = ["-Cforce-unwind-tables=no", "-Cllvm-args=-enable-machine-outliner=always"] + [
     f"-Clink-arg=-Wl,{option}"
     for option in ("-z,pack-relative-relocs", "--icf=all", "--no-eh-frame-hdr", f"-T,{ROOT}/tools/sendmail/no-unwinding.ld")
 ]
@@ -117,7 +115,7 @@ def talk(connection, tls):
 
 def build(name, built_before):
     """Builds a variant, and returns the path of the stripped program. The one with symbols is beside it."""
-    target, features, flags = VARIANTS[name]
+    target, features = VARIANTS[name]
     stripped = TARGET / re.sub("[ ,]+", "-", name)
     if built_before:
         if not stripped.exists():
@@ -125,7 +123,6 @@ def build(name, built_before):
         return stripped
     env = {**os.environ, "CARGO_TARGET_DIR": str(TARGET), "CARGO_PROFILE_SMALL_STRIP": "false"}
     if target:
-        env["RUSTFLAGS"] = flags
         command = [ROOT / "tools/sendmail/build-static", target, features]
         built = subprocess.run(command, check=True, env=env, stdout=subprocess.PIPE, text=True).stdout.strip()
     else:
