@@ -365,12 +365,11 @@ impl Verifier {
 }
 
 /// The CAs. The system has most of them twice: together in a file, and one by one in a folder. The folder takes longer to
-/// read, so that is done only if the file does not contain the issuer: once, in the handshake. (OpenSSL too reads of the
-/// folder what it needs.)
+/// read, so that is done only if a certificate cannot be verified with those of the file.
 struct Cas {
     first: Store,
     /// With the folder, if `first` is without it.
-    all: Option<OnceLock<Option<Store>>>,
+    all: Option<OnceLock<Store>>,
     added: Vec<Certificate>,
 }
 
@@ -383,28 +382,41 @@ impl Cas {
     fn new(options: &Options, added: &[Certificate]) -> Result<Cas, Flaw> {
         let file = if options.no_system_roots { Vec::new() } else { system_file() };
         let has_more = !file.is_empty();
-        let system = if has_more || options.no_system_roots { file } else { whole_system() };
+        let system = if has_more || options.no_system_roots { file } else { whole_system().0 };
         let first = match Store::new(system, added) {
-            Err(_) if has_more => Store::new(whole_system(), added)?, // the file has none that can be used
+            Err(_) if has_more => Store::new(whole_system().0, added)?, // the file has none that can be used
             first => first?,
         };
         Ok(Cas { first, all: has_more.then(OnceLock::new), added: added.to_vec() })
     }
 
-    /// Verifies with the CAs that are read, and if these do not include the issuer, with all.
+    /// Verifies with the CAs that were read, and if these do not suffice, with all. Reading those blocks for some
+    /// milliseconds, in the async client too; OpenSSL reads the folder in the handshake as well.
     fn verify(
         &self,
         verify: impl Fn(&Store) -> Result<ServerCertVerified, ::rustls::Error>,
     ) -> Result<ServerCertVerified, ::rustls::Error> {
-        match verify(&self.first) {
-            Err(::rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer)) => {}
-            verified => return verified,
+        use CertificateError::{NotValidForName, NotValidForNameContext};
+        let verified = verify(&self.first);
+        let Some(all) = &self.all else { return verified };
+        match &verified {
+            // The name is verified last.
+            Err(::rustls::Error::InvalidCertificate(NotValidForName | NotValidForNameContext { .. })) => {
+                return verified;
+            }
+            Err(::rustls::Error::InvalidCertificate(_)) => {}
+            _ => return verified,
         }
-        let all = self
-            .all
-            .as_ref()
-            .and_then(|all| all.get_or_init(|| Store::new(whole_system(), &self.added).ok()).as_ref());
-        all.map_or_else(|| Err(CertificateError::UnknownIssuer.into()), verify)
+        if let Some(all) = all.get() {
+            return verify(all);
+        }
+        let (system, complete) = whole_system();
+        match Store::new(system, &self.added) {
+            Ok(store) if complete => verify(all.get_or_init(|| store)),
+            // What could not be read now may be readable in the next handshake.
+            Ok(store) => verify(&store),
+            Err(_) => verified,
+        }
     }
 }
 
@@ -475,13 +487,13 @@ fn system_file() -> Vec<Certificate> {
     read.map(|all| all.flatten().collect()).unwrap_or_default()
 }
 
-/// Reads the CAs of the system from everywhere.
-fn whole_system() -> Vec<Certificate> {
+/// Reads the CAs of the system from everywhere. Returns them, and whether all could be read.
+fn whole_system() -> (Vec<Certificate>, bool) {
     let system = ::rustls_native_certs::load_native_certs();
     for e in &system.errors {
         log::debug!(target: "postino", "reading the system's CAs: {e}");
     }
-    system.certs
+    (system.certs, system.errors.is_empty())
 }
 
 impl ServerCertVerifier for Verifier {

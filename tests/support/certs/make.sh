@@ -68,6 +68,13 @@ for authority in ca other-ca; do
 done
 cp "$work/ca.pem" .
 
+# An authority with the name of `ca` and another key.
+openssl req -new -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj "/CN=postino test ca" \
+    -addext basicConstraints=critical,CA:TRUE -keyout "$work/ca-with-another-key.key" \
+    -out "$work/ca-with-another-key.csr" 2>/dev/null
+sign ca-with-another-key -selfsign -keyfile "$work/ca-with-another-key.key" $long
+cp "$work/ca-with-another-key.pem" .
+
 leaf good ca "$here" $long
 leaf other-host ca subjectAltName=DNS:mail.example.org $long
 leaf expired ca "$here" $past

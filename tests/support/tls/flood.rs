@@ -9,7 +9,7 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use foreign_types::ForeignTypeRef;
@@ -48,8 +48,10 @@ pub struct Flood {
     heard: Vec<u8>,
     steps: Arc<AtomicUsize>,
     late: Arc<AtomicUsize>,
-    /// Reads and writes after this are late.
-    limit: Instant,
+    /// Time from the first read or write until those that are late.
+    limit: Duration,
+    /// The time of the first read or write.
+    begun: Option<Instant>,
 }
 
 /// Both directions, as the server sees them.
@@ -83,8 +85,8 @@ impl Flood {
     /// Number of late reads and writes after which any further one fails.
     const TOO_MANY: usize = 10_000;
 
-    /// Creates a flood for which reads and writes after the limit are late.
-    pub fn new(at: Stage, record: Record, limit: Instant) -> Flood {
+    /// Creates a flood for which reads and writes are late after this time from the first of them.
+    pub fn new(at: Stage, record: Record, limit: Duration) -> Flood {
         let server = Ssl::new(acceptor("good").context()).unwrap();
         let mut server = SslStream::new(server, Pipe::default()).unwrap();
         if at == Stage::Handshake {
@@ -100,6 +102,7 @@ impl Flood {
             steps: Arc::default(),
             late: Arc::default(),
             limit,
+            begun: None,
         }
     }
 
@@ -115,7 +118,8 @@ impl Flood {
 
     fn step(&mut self) -> io::Result<()> {
         self.steps.fetch_add(1, Ordering::Relaxed);
-        if Instant::now() > self.limit && self.late.fetch_add(1, Ordering::Relaxed) > Flood::TOO_MANY {
+        let begun = *self.begun.get_or_insert_with(Instant::now);
+        if begun.elapsed() > self.limit && self.late.fetch_add(1, Ordering::Relaxed) > Flood::TOO_MANY {
             return Err(io::Error::other("the client never stops"));
         }
         Ok(())
