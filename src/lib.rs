@@ -275,6 +275,7 @@ mod split;
 mod sys;
 mod time;
 mod tls;
+mod transports;
 
 #[cfg(feature = "testing")]
 #[cfg_attr(docsrs, doc(cfg(feature = "testing")))]
@@ -298,6 +299,7 @@ pub use self::{
     },
     retry_policy::{RetryPolicy, RetryWait},
     tls::{TlsBackend, TlsVersion},
+    transports::{FolderMailer, MemoryMailer, ProgramMailer, StoredFile, StoredMail},
 };
 
 /// Sends one message over a new connection: connects to the server in the [URL](Client::from_url), logs in if the URL

@@ -101,7 +101,7 @@ pub use self::{
     raw::Raw,
     resent::Resent,
 };
-pub(crate) use self::{body::Content, progress::Meter, single_use::Claim};
+pub(crate) use self::{body::Content, progress::Meter, single_use::Claim, unique_id::unique_id};
 use crate::{Envelope, Error};
 
 /// Error text for content that can be read only once and was already read.
