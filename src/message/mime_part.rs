@@ -137,19 +137,37 @@ impl Part {
         Ok(Part { fields, content: vec![Arc::new(piece)], eight_bit, text_file: None })
     }
 
+    /// Creates the part of a report for programs (RFC 6522 §4).
+    pub fn report(kind: &str, fields: &str) -> Result<Part, Error> {
+        if kind.is_empty() || !kind.bytes().all(is_token) {
+            return Err(Error::Message(format!("invalid kind of report {kind:?}").into()));
+        }
+        if fields.trim().is_empty() || !fields.is_ascii() {
+            return Err(Error::Message("the fields of a report are empty or not ASCII".into()));
+        }
+        let kind = format!("message/{kind}");
+        Part::message(&kind, vec![media_type(&kind)?], Bytes::new(fields.to_owned()))
+    }
+
     /// Combines several parts. A single part is returned as it is, except in a `multipart/mixed`.
     pub fn multipart(subtype: &str, mut parts: Vec<Part>) -> Result<Part, Error> {
         if parts.len() == 1 && subtype != "mixed" {
             return Ok(parts.remove(0));
         }
+        if subtype != "related" {
+            return Part::combined(subtype, &[], parts);
+        }
+        // RFC 2387 §3.1: `type` is the media type of the first part.
+        let root = parts[0].fields[0].value();
+        let root = root.split(';').next().unwrap_or_default();
+        Part::combined(subtype, &[format!("type=\"{root}\";")], parts)
+    }
+
+    /// Combines parts, with these parameters of the multipart.
+    pub fn combined(subtype: &str, parameters: &[String], parts: Vec<Part>) -> Result<Part, Error> {
         let boundary = boundary(&parts);
         let mut words = vec![format!("multipart/{subtype};")];
-        if subtype == "related" {
-            // RFC 2387 §3.1: `type` is the media type of the first part.
-            let root = parts[0].fields[0].value();
-            let root = root.split(';').next().unwrap_or_default();
-            words.push(format!("type=\"{root}\";"));
-        }
+        words.extend_from_slice(parameters);
         words.push(format!("boundary=\"{boundary}\""));
         let eight_bit = parts.iter().map(|part| part.eight_bit).max().unwrap_or(EightBit::Never);
         let mut content = Vec::new();
