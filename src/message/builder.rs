@@ -3,7 +3,7 @@
 use std::time::SystemTime;
 
 use super::{
-    Attachment, Mailboxes, Message,
+    Attachment, ContentToSign, Mailboxes, Message,
     field_set::{FieldSet, OriginNames},
     header_writer::{Field, Kind, Value, uris},
     mime_part::Part,
@@ -27,6 +27,14 @@ pub enum Importance {
     Normal,
     /// More important than most messages.
     High,
+}
+
+/// A message whose content is not part of its header yet.
+pub(super) struct Prepared {
+    pub fields: Vec<Field>,
+    pub part: Part,
+    pub levels: usize,
+    pub envelope: Option<Envelope>,
 }
 
 /// Builds a [`Message`].
@@ -293,7 +301,26 @@ impl MessageBuilder {
     ///
     /// [`Error::Address`] if an address is invalid. [`Error::Message`] for anything else, such as a missing `From`, a
     /// value that its field does not allow (the error text names the field), or messages nested over 50 levels deep.
-    pub fn build(mut self) -> Result<Message, Error> {
+    pub fn build(self) -> Result<Message, Error> {
+        let Prepared { mut fields, part, levels, envelope } = self.prepared(false)?;
+        fields.extend(part.fields);
+        Ok(Message::new(fields, part.content, part.eight_bit).with_levels(levels).with_envelope(envelope))
+    }
+
+    /// Builds the content of a message that is to be signed with OpenPGP or S/MIME (`multipart/signed`, RFC 1847), in the
+    /// form that all servers accept. The content is in memory as a whole. Files and readers are read now, so this call can
+    /// block.
+    ///
+    /// # Errors
+    ///
+    /// The errors of [`build`](MessageBuilder::build). [`Error::Source`] if a file or reader fails. [`Error::Message`] for
+    /// an attached message that is not ASCII.
+    pub fn build_to_sign(self) -> Result<ContentToSign, Error> {
+        ContentToSign::new(self.prepared(true)?)
+    }
+
+    /// Checks everything, and builds the fields and the content.
+    fn prepared(mut self, is_to_sign: bool) -> Result<Prepared, Error> {
         if let Some((name, _)) = self.fields.all.iter().find(|(name, _)| is_resent(name)) {
             return Err(Error::Message(
                 format!("the header {name} can be set only by Message::resend").into(),
@@ -315,14 +342,14 @@ impl MessageBuilder {
         let mut fields = self.fields.build(&ORIGIN)?;
         check_unsubscribe(&fields)?;
         let envelope = self.envelope.clone();
-        let part = self.into_part()?;
+        let part = self.into_part(is_to_sign)?;
         fields.push(Field::of_words("MIME-Version", &["1.0".to_owned()])?);
-        fields.extend(part.fields);
-        Ok(Message::new(fields, part.content, part.eight_bit).with_levels(levels).with_envelope(envelope))
+        Ok(Prepared { fields, part, levels, envelope })
     }
 
     /// mixed(alternative(text, AMP, related(html, inline parts), calendar), attachments)
-    fn into_part(self) -> Result<Part, Error> {
+    fn into_part(self, is_to_sign: bool) -> Result<Part, Error> {
+        let own = |part: Part| if is_to_sign { part.without_outer_spaces() } else { Ok(part) };
         let (inline, attached): (Vec<_>, Vec<_>) =
             self.attachments.into_iter().partition(|attachment| attachment.content_id.is_some());
         if self.report.is_some() && (self.text.is_none() || attached.len() > 1) {
@@ -332,7 +359,8 @@ impl MessageBuilder {
         let mut alternatives = Vec::new();
         let has_other = self.html.is_some() || self.calendar.is_some() || !attached.is_empty();
         if self.text.is_some() || !has_other {
-            alternatives.push(Part::text("text/plain; charset=utf-8", &self.text.unwrap_or_default())?);
+            let text = self.text.unwrap_or_default();
+            alternatives.push(own(Part::text("text/plain; charset=utf-8", &text)?)?);
         }
         match &self.amp_html {
             Some(_) if self.html.is_none() => {
@@ -340,14 +368,16 @@ impl MessageBuilder {
                     "AMP requires HTML text, for programs that do not support it".into(),
                 ));
             }
-            Some(amp_html) => alternatives.push(Part::text("text/x-amp-html; charset=utf-8", amp_html)?),
+            Some(amp_html) => {
+                alternatives.push(own(Part::text("text/x-amp-html; charset=utf-8", amp_html)?)?);
+            }
             None => {}
         }
         match self.html {
             Some(html) => {
-                let mut related = vec![Part::text("text/html; charset=utf-8", &html)?];
+                let mut related = vec![own(Part::text("text/html; charset=utf-8", &html)?)?];
                 for attachment in inline {
-                    related.push(Part::attachment(attachment)?);
+                    related.push(own(Part::attachment(attachment)?)?);
                 }
                 alternatives.push(Part::multipart("related", related)?);
             }
@@ -357,7 +387,7 @@ impl MessageBuilder {
             }
         }
         if let Some((method, text)) = &self.calendar {
-            alternatives.push(Part::calendar(method, text)?);
+            alternatives.push(own(Part::calendar(method, text)?)?);
         }
         if attached.is_empty() && self.report.is_none() {
             return Part::multipart("alternative", alternatives);
@@ -370,7 +400,7 @@ impl MessageBuilder {
             parts.push(Part::report(kind, fields)?);
         }
         for attachment in attached {
-            parts.push(Part::attachment(attachment)?);
+            parts.push(own(Part::attachment(attachment)?)?);
         }
         match &self.report {
             Some((kind, _)) => Part::combined("report", &[format!("report-type={kind};")], parts),

@@ -14,7 +14,7 @@ use super::{
     encoded_stream::Piece,
     encoding::{
         Encoding, MAX_LINE, bytes_with_crlf, has_short_lines, is_eight_bit_text, needs_utf8_charset,
-        with_crlf,
+        quoted_length, with_crlf,
     },
     header_reader,
     header_writer::{Field, plain_words, quoted},
@@ -181,6 +181,47 @@ impl Part {
         Ok(Part { fields, content, eight_bit, text_file: None })
     }
 
+    /// Combines content and its signature (RFC 1847 §2.1). The octets are a whole part, with its header.
+    pub fn signed(protocol: &str, micalg: &str, octets: Vec<u8>, signature: Part) -> Result<Part, Error> {
+        let length = octets.len() as u64;
+        let bytes = Bytes::new(octets);
+        let piece = Piece::Bytes { bytes, encoding: Encoding::SevenBit, length, eight_bit: false };
+        let (fields, content) = (Vec::new(), vec![Arc::new(piece)]);
+        let signed = Part { fields, content, eight_bit: EightBit::Never, text_file: None };
+        let mut parts = [signed, signature];
+        let boundary = boundary(&parts);
+        let mut content = vec![Piece::text(format!("--{boundary}\r\n"))];
+        content.append(&mut parts[0].content);
+        content.push(parts[1].header(&format!("\r\n--{boundary}\r\n")));
+        content.append(&mut parts[1].content);
+        content.push(Piece::text(format!("\r\n--{boundary}--")));
+        let words = [
+            "multipart/signed;".to_owned(),
+            format!("protocol=\"{protocol}\";"),
+            format!("micalg={micalg};"),
+            format!("boundary=\"{boundary}\""),
+        ];
+        let fields = vec![Field::of_words("Content-Type", &words)?];
+        Ok(Part { fields, content, eight_bit: EightBit::Never, text_file: None })
+    }
+
+    /// Encodes text in which lines end in spaces or tabs, as OpenPGP requires (RFC 3156 §3). Messages must not be encoded.
+    pub fn without_outer_spaces(mut self) -> Result<Part, Error> {
+        let is_message = self.fields[0].value().to_ascii_lowercase().starts_with("message/");
+        let [piece] = &mut self.content[..] else { return Ok(self) };
+        match Arc::get_mut(piece) {
+            Some(Piece::Bytes { bytes, encoding, length, .. })
+                if *encoding == Encoding::SevenBit && !is_message && has_outer_spaces(bytes) =>
+            {
+                (*encoding, *length) = (Encoding::QuotedPrintable, quoted_length(bytes));
+                self.fields.retain(|field| !field.name().eq_ignore_ascii_case(ENCODING));
+                self.fields = with_encoding(self.fields, Encoding::QuotedPrintable)?;
+            }
+            _ => {}
+        }
+        Ok(self)
+    }
+
     /// Returns `start`, followed by the header.
     fn header(&self, start: &str) -> Arc<Piece> {
         let Some((path, content_type)) = &self.text_file else {
@@ -228,6 +269,26 @@ fn boundary(parts: &[Part]) -> String {
             return boundary;
         }
     }
+}
+
+/// Whether a line ends in a space or a tab.
+fn has_outer_spaces(bytes: &[u8]) -> bool {
+    bytes.split(|byte| *byte == b'\n').any(|line| {
+        let line = line.strip_suffix(b"\r").unwrap_or(line);
+        line.ends_with(b" ") || line.ends_with(b"\t")
+    })
+}
+
+/// Checks the parameters of a `multipart/signed`.
+pub(super) fn check_protocol(protocol: &str, micalg: &str) -> Result<(), Error> {
+    media_type(protocol)?;
+    if protocol.contains([';', ' ']) {
+        return Err(Error::Message(format!("invalid protocol of a signature {protocol:?}").into()));
+    }
+    if micalg.is_empty() || !micalg.bytes().all(is_token) {
+        return Err(Error::Message(format!("invalid name of a hash {micalg:?}").into()));
+    }
+    Ok(())
 }
 
 fn with_encoding(mut fields: Vec<Field>, encoding: Encoding) -> Result<Vec<Field>, Error> {

@@ -48,6 +48,8 @@
 // | encoding the parts while they are sent | `encoded_stream.rs` |
 // | reading files, pipes and slow readers: the only I/O here | `source.rs` |
 // | readers that can be read only once | `single_use.rs` |
+// | content that is to be signed with OpenPGP or S/MIME | `to_sign.rs` |
+// | a message as text for logs and terminals | `preview.rs` |
 // | finished messages: bytes, files, readers | `raw.rs` |
 // | adding missing headers to finished messages | `completion.rs` |
 // | the body passed to the client, and what the client may assume about it | `body.rs` |
@@ -76,11 +78,13 @@ mod header_reader;
 mod header_writer;
 mod mailbox;
 mod mime_part;
+mod preview;
 mod progress;
 mod raw;
 mod resent;
 mod single_use;
 pub(crate) mod source;
+mod to_sign;
 mod unique_id;
 
 use std::sync::Arc;
@@ -100,6 +104,7 @@ pub use self::{
     progress::Progress,
     raw::Raw,
     resent::Resent,
+    to_sign::ContentToSign,
 };
 pub(crate) use self::{body::Content, progress::Meter, single_use::Claim, unique_id::unique_id};
 use crate::{Envelope, Error};

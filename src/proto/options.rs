@@ -587,7 +587,7 @@ mod tests {
             (MailOption::Priority(1), raw("MT-PRIORITY=1")),
             (MailOption::DeliverBy { seconds: 60, late: OnLate::Notify, trace: true }, raw("BY=60;N")),
             (MailOption::Auth(None), raw("AUTH=<>")),
-            (MailOption::Xverp(None), raw("xverp=-=")),
+            (MailOption::Xverp(None), raw("xverp")),
             (raw("X-OWN"), raw("x-own=1")),
         ] {
             for (first, second) in [(&first, &second), (&second, &first)] {

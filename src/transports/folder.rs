@@ -169,7 +169,13 @@ fn written(text: &str) -> Result<Written, Error> {
     let (is_eight_bit, has_utf8_headers) = (take(EIGHT_BIT), take(UTF8_HEADERS));
     let mut envelope = Envelope::new(sender, recipients)?;
     for option in about_mail {
-        envelope = envelope.option(MailOption::Raw(option.to_owned()))?;
+        // Its value is not one that RFC 5321 allows.
+        let option =
+            match option.strip_prefix("XVERP=").map(|value| value.chars().collect::<Vec<_>>()).as_deref() {
+                Some([first, second]) => MailOption::Xverp(Some([*first, *second])),
+                _ => MailOption::Raw(option.to_owned()),
+            };
+        envelope = envelope.option(option)?;
     }
     for (number, own) in options.into_iter().enumerate() {
         for option in own {
@@ -245,5 +251,24 @@ impl Mail for StoredFile {
             body = body.eight_bit();
         }
         Ok(if written.has_utf8_headers { body.utf8_headers() } else { body })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::options::one_of_each;
+
+    #[test]
+    fn each_option_is_written_and_read() {
+        let each = one_of_each().into_iter().chain([MailOption::Xverp(Some(['+', '=']))]);
+        for option in each {
+            let envelope =
+                Envelope::new("a@x", ["b@x"]).and_then(|envelope| envelope.option(option)).unwrap();
+            let mail = |envelope| Copied { envelope, octets: Vec::new(), has_utf8_headers: false };
+            let text = commands(&mail(envelope));
+            let read = written(&text).unwrap();
+            assert_eq!(commands(&mail(read.envelope)), text);
+        }
     }
 }
