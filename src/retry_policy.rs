@@ -259,9 +259,9 @@ fn is_temporary(error: &Error) -> bool {
     matches!(error.retry(), Retry::Now | Retry::Later) && !matches!(error, Error::NotConnected)
 }
 
-/// Returns whether an error before a transaction is one of the server, or of the way to it. Another server may accept the
-/// message then. Otherwise, the error is one of the message or its envelope or the settings, or the caller has stopped the
-/// client, or the message may have been delivered.
+/// Returns whether an error before a transaction is one of the server, or of the way to it. Another server may accept
+/// the message then. Otherwise, the error is one of the message or its envelope or the settings, or the caller has
+/// stopped the client, or the message may have been delivered.
 fn is_of_server(error: &Error) -> bool {
     match error {
         _ if error.in_doubt() => false,

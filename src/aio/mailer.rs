@@ -24,8 +24,8 @@ use crate::{
 pub type Sending<'a> = Pin<Box<dyn Future<Output = Result<Delivery, Error>> + Send + 'a>>;
 
 /// Something that sends messages: a [`Client`], a [`Builder`] or a [`Pool`], one of the mailers that wrap others
-/// ([`Retrying`], [`Failover`]), one without a connection ([`MemoryMailer`], [`FolderMailer`], [`ProgramMailer`]), or your
-/// own type.
+/// ([`Retrying`], [`Failover`]), one without a connection ([`MemoryMailer`], [`FolderMailer`], [`ProgramMailer`]), or
+/// your own type.
 ///
 /// The future is boxed, so that the trait can be used as a value: an application takes a `&mut dyn Mailer`, and its tests
 /// pass another one.
@@ -42,6 +42,21 @@ pub type Sending<'a> = Pin<Box<dyn Future<Output = Result<Delivery, Error>> + Se
 /// # async fn example() -> Result<(), Error> {
 /// welcome(&mut Client::from_url("smtp://mail.example.org")?, "bob@example.net").await
 /// # }
+/// ```
+///
+/// A unit test of an application passes a [`MemoryMailer`], which is the same type in both clients. So are
+/// [`FolderMailer`] and [`ProgramMailer`]; they do their work on threads that are allowed to block.
+///
+/// ```
+/// # smol::block_on(async {
+/// use postino::{Envelope, MemoryMailer, Raw, aio::Mailer};
+///
+/// let mut mailer = MemoryMailer::new();
+/// let envelope = Envelope::new("alice@example.org", ["bob@example.net"])?;
+/// mailer.send(&Raw::bytes(envelope, "Subject: Hi\n\nHello, Bob!\n")).await?;
+/// assert_eq!(mailer.sent()[0].envelope().recipients(), ["bob@example.net"]);
+/// # Ok::<(), postino::Error>(())
+/// # }).unwrap();
 /// ```
 pub trait Mailer: Send {
     /// Sends a message to all of its recipients. Returns `Ok` if it was accepted for at least one of them.

@@ -12,8 +12,8 @@ use crate::{
 };
 
 /// Something that sends messages: a [`Client`], a [`Builder`] or a [`Pool`], one of the mailers that wrap others
-/// ([`Retrying`], [`Failover`]), one without a connection ([`MemoryMailer`], [`FolderMailer`], [`ProgramMailer`]), or your
-/// own type.
+/// ([`Retrying`], [`Failover`]), one without a connection ([`MemoryMailer`], [`FolderMailer`], [`ProgramMailer`]), or
+/// your own type.
 ///
 /// An application takes a `&mut dyn Mailer`, and its tests pass another one:
 ///

@@ -297,8 +297,9 @@ impl Builder {
     /// pipeline.
     ///
     /// On some connections the client cannot speed up TCP acknowledgements: those made with `connect_over` or through a
-    /// proxy, and all connections on systems other than Linux and Android. There, pipelining stops after three groups of commands in a
-    /// row whose replies trickled in so slowly that sending one command at a time would have been faster.
+    /// proxy, and all connections on systems other than Linux and Android. There, pipelining stops after three groups
+    /// of commands in a row whose replies trickled in so slowly that sending one command at a time would have been
+    /// faster.
     pub fn pipelining(mut self, allowed: bool) -> Builder {
         self.config.pipelining = allowed;
         self

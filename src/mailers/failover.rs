@@ -16,8 +16,8 @@ use crate::{
 ///
 /// If a server fails before it gets the message, the next mailer gets the whole message. This includes failed
 /// connections, invalid certificates, failed logins, any refusal before MAIL, and servers that do not offer what the
-/// message needs ([`Error::Unsupported`], [`Error::TooLarge`]). Errors in the message, in its envelope or in the settings
-/// of a mailer are returned at once, and so is [`Error::Stopped`].
+/// message needs ([`Error::Unsupported`], [`Error::TooLarge`]). Errors in the message, in its envelope or in the
+/// settings of a mailer are returned at once, and so is [`Error::Stopped`].
 ///
 /// The result has the last outcome of each recipient. It is an error if the message was accepted for none of them.
 #[doc = example!(Failover)]

@@ -119,9 +119,9 @@ impl MessageBuilder {
         self
     }
 
-    /// Sets the `Date`, written in a time zone that is this number of minutes east of UTC; it is negative west of UTC. A
-    /// local time shows the recipients when the message was written by the clock of its author. The zone must be less than
-    /// a day away from UTC.
+    /// Sets the `Date`, written in a time zone that is this number of minutes east of UTC; it is negative west of UTC.
+    /// A local time shows the recipients when the message was written by the clock of its author. The zone must be less
+    /// than a day away from UTC.
     ///
     /// ```
     /// use std::time::{Duration, UNIX_EPOCH};
@@ -188,9 +188,9 @@ impl MessageBuilder {
     }
 
     /// Asks the recipients' mail programs for a read receipt, to be sent to these mailboxes
-    /// (`Disposition-Notification-To`, RFC 8098 §2.1). Most programs ask their user first, or ignore it. Whether a message
-    /// has arrived is better learnt from a delivery report: [`RcptOption`](crate::RcptOption). Groups and addresses without
-    /// a domain are refused by [`build`](MessageBuilder::build).
+    /// (`Disposition-Notification-To`, RFC 8098 §2.1). Most programs ask their user first, or ignore it. Whether a
+    /// message has arrived is better learnt from a delivery report: [`RcptOption`](crate::RcptOption). Groups and
+    /// addresses without a domain are refused by [`build`](MessageBuilder::build).
     pub fn read_receipt_to(mut self, mailboxes: impl Into<Mailboxes>) -> MessageBuilder {
         self.fields.add("Disposition-Notification-To", Value::Mailboxes(mailboxes.into()));
         self
@@ -250,11 +250,11 @@ impl MessageBuilder {
         self
     }
 
-    /// Makes the message a report for programs (`multipart/report`, RFC 6522): after the [text](MessageBuilder::text), it
-    /// has a part of the type `message/KIND` with these fields, and then the message that it is about, if that is
-    /// [attached](MessageBuilder::attach). The kind is `delivery-status` (RFC 3464), `disposition-notification` (RFC 8098)
-    /// or `feedback-report` (RFC 5965), for example. The fields are lines in ASCII, in groups that are separated by empty
-    /// lines. Their syntax is not checked.
+    /// Makes the message a report for programs (`multipart/report`, RFC 6522): after the [text](MessageBuilder::text),
+    /// it has a part of the type `message/KIND` with these fields, and then the message that it is about, if that is
+    /// [attached](MessageBuilder::attach). The kind is `delivery-status` (RFC 3464), `disposition-notification` (RFC
+    /// 8098) or `feedback-report` (RFC 5965), for example. The fields are lines in ASCII, in groups that are separated
+    /// by empty lines. Their syntax is not checked.
     ///
     /// The text is required, and so is ASCII in the fields. There can be one attachment at most.
     ///
@@ -307,14 +307,14 @@ impl MessageBuilder {
         Ok(Message::new(fields, part.content, part.eight_bit).with_levels(levels).with_envelope(envelope))
     }
 
-    /// Builds the content of a message that is to be signed with OpenPGP or S/MIME (`multipart/signed`, RFC 1847), in the
-    /// form that all servers accept. The content is in memory as a whole. Files and readers are read now, so this call can
-    /// block.
+    /// Builds the content of a message that is to be signed with OpenPGP or S/MIME (`multipart/signed`, RFC 1847), in
+    /// the form that all servers accept. The content is in memory as a whole. Files and readers are read now, so this
+    /// call can block.
     ///
     /// # Errors
     ///
-    /// The errors of [`build`](MessageBuilder::build). [`Error::Source`] if a file or reader fails. [`Error::Message`] for
-    /// an attached message that is not ASCII.
+    /// The errors of [`build`](MessageBuilder::build). [`Error::Source`] if a file or reader fails. [`Error::Message`]
+    /// for an attached message that is not ASCII.
     pub fn build_to_sign(self) -> Result<ContentToSign, Error> {
         ContentToSign::new(self.prepared(true)?)
     }

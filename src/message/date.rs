@@ -22,8 +22,8 @@ pub fn date_time(time: SystemTime) -> Option<String> {
     local_date_time(time, 0)
 }
 
-/// Formats a time as in a `Date` header, in a time zone that is this number of minutes east of UTC. Returns `None` if the
-/// year is not between 1900 and 9999, or if the zone is a day or more away.
+/// Formats a time as in a `Date` header, in a time zone that is this number of minutes east of UTC. Returns `None` if
+/// the year is not between 1900 and 9999, or if the zone is a day or more away.
 pub(super) fn local_date_time(time: SystemTime, minutes_east: i32) -> Option<String> {
     if minutes_east.abs() >= 24 * 60 {
         return None;

@@ -205,7 +205,8 @@ impl Part {
         Ok(Part { fields, content, eight_bit: EightBit::Never, text_file: None })
     }
 
-    /// Encodes text in which lines end in spaces or tabs, as OpenPGP requires (RFC 3156 §3). Messages must not be encoded.
+    /// Encodes text in which lines end in spaces or tabs, as OpenPGP requires (RFC 3156 §3). Messages must not be
+    /// encoded.
     pub fn without_outer_spaces(mut self) -> Result<Part, Error> {
         let is_message = self.fields[0].value().to_ascii_lowercase().starts_with("message/");
         let [piece] = &mut self.content[..] else { return Ok(self) };

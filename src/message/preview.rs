@@ -12,12 +12,12 @@ const MAX_FIELD: usize = 300;
 const MAX_TEXT: usize = 4000;
 
 impl Message {
-    /// Returns the message as text for logs and terminals: the most important header fields, decoded, an empty line, and
-    /// the plain text. HTML and attachments are not shown.
+    /// Returns the message as text for logs and terminals: the most important header fields, decoded, an empty line,
+    /// and the plain text. HTML and attachments are not shown.
     ///
     /// Control characters, except for line ends and tabs, and characters that change the direction of text are replaced
-    /// by `U+FFFD`, so that the text cannot control a terminal. A header field is cut after 300 characters, and the text
-    /// after 4,000. `Bcc` is shown, although it is not sent.
+    /// by `U+FFFD`, so that the text cannot control a terminal. A header field is cut after 300 characters, and the
+    /// text after 4,000. `Bcc` is shown, although it is not sent.
     ///
     /// ```
     /// use postino::Message;

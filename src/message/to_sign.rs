@@ -57,16 +57,16 @@ impl ContentToSign {
         &self.octets
     }
 
-    /// Adds the signature. `protocol` is its media type: `application/pgp-signature` for OpenPGP, with an armored signature,
-    /// or `application/pkcs7-signature` for S/MIME, with one in DER. `micalg` names the hash: `pgp-sha256`, or `sha-256`
-    /// with S/MIME.
+    /// Adds the signature. `protocol` is its media type: `application/pgp-signature` for OpenPGP, with an armored
+    /// signature, or `application/pkcs7-signature` for S/MIME, with one in DER. `micalg` names the hash: `pgp-sha256`,
+    /// or `sha-256` with S/MIME.
     ///
     /// The message must not be changed on the way. Signatures with `Dkim` do not change it.
     ///
     /// # Errors
     ///
-    /// [`Error::Message`] if the media type or the name of the hash is invalid, or if the signature is empty. The signature
-    /// is not verified.
+    /// [`Error::Message`] if the media type or the name of the hash is invalid, or if the signature is empty. The
+    /// signature is not verified.
     pub fn signed(
         self,
         protocol: &str,

@@ -62,8 +62,8 @@ pub enum MailOption {
     Auth(Option<Address>),
     /// XVERP: the server sends a copy to each recipient, with the recipient in the address of the sender, so that a
     /// bounce tells which recipient it is about: `list+bob=example.net@example.org`. The two characters are put before
-    /// the recipient and in place of its `@`; Postfix accepts `+`, `-` and `=`, and uses `+=` for `None`. Needs XVERP, an
-    /// extension of [Postfix](https://www.postfix.org/VERP_README.html), which offers it only to the clients in
+    /// the recipient and in place of its `@`; Postfix accepts `+`, `-` and `=`, and uses `+=` for `None`. Needs XVERP,
+    /// an extension of [Postfix](https://www.postfix.org/VERP_README.html), which offers it only to the clients in
     /// `smtpd_authorized_verp_clients`. For other servers, see [`Address::verp`].
     Xverp(Option<[char; 2]>),
     /// Any other parameter as it is sent: `KEYWORD` or `KEYWORD=value` (RFC 5321 §4.1.2). Each keyword can be set once.

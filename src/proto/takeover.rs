@@ -5,10 +5,10 @@
 //! | ended the session before it accepted MAIL ([`Loss::Session`]: single messages, batches) | if this one had a message accepted |
 //! | was kept by a pool, and was lost before any content was sent ([`Loss::Idle`]) | once for each message |
 //!
-//! The two differ in substance. A server that ends a session has seen the message, and may end the next session as well, so
-//! progress is needed. A connection that was idle may have been dead for a long time, which says nothing about the server,
-//! and only the envelope was sent to it. What else is sent again needs no other connection ([`Again`](crate::delivery::Again)),
-//! or is the caller's decision (`retry_policy.rs`).
+//! The two differ in substance. A server that ends a session has seen the message, and may end the next session as
+//! well, so progress is needed. A connection that was idle may have been dead for a long time, which says nothing about
+//! the server, and only the envelope was sent to it. What else is sent again needs no other connection
+//! ([`Again`](crate::delivery::Again)), or is the caller's decision (`retry_policy.rs`).
 //!
 //! Servers limit the number of messages in a session, and few announce it (LIMITS MAILMAX, RFC 9422). Instead, they end
 //! the session:

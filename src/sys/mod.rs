@@ -1,5 +1,5 @@
-//! Sockets, files, paths and the machine's name, as the operating system provides them. Nothing outside this directory
-//! names `rustix` or `std::os`.
+//! Sockets, files, paths, programs and the machine's name, as the operating system provides them. Nothing outside this
+//! directory names `rustix` or `std::os`.
 //!
 //! One file per system provides the whole interface, which is the list below:
 //!

@@ -68,8 +68,8 @@ impl FolderMailer {
     }
 
     /// Returns the messages in the folder, ordered by name. Names begin with the time at which the message was written,
-    /// so this is the order in which they were sent unless the clock was changed. A folder that does not exist has no
-    /// messages. This blocks, also if it is called from async code.
+    /// so this is the order in which they were sent unless the clock was changed. Their envelopes are read. A folder
+    /// that does not exist has no messages. This blocks, also if it is called from async code.
     ///
     /// # Errors
     ///
@@ -83,7 +83,7 @@ impl FolderMailer {
         for entry in entries {
             let path = entry.map_err(Error::Source)?.path();
             if path.extension().is_some_and(|extension| extension == MESSAGE) {
-                messages.push(StoredFile { path });
+                messages.push(StoredFile::read(path));
             }
         }
         messages.sort_unstable_by(|one, other| one.path.cmp(&other.path));
@@ -96,8 +96,12 @@ impl FolderMailer {
         let path = self.folder.join(format!("{time:017}-{}.{MESSAGE}", unique_id()));
         let written = self.write(&path, &mail);
         if let Err(e) = written {
-            for end in [UNFINISHED, ENVELOPE] {
-                drop(fs::remove_file(path.with_extension(end))); // perhaps it was never made
+            // Perhaps they were never made. Without its envelope, a message could not be read back.
+            for end in [UNFINISHED, MESSAGE] {
+                drop(fs::remove_file(path.with_extension(end)));
+            }
+            if !path.exists() {
+                drop(fs::remove_file(path.with_extension(ENVELOPE)));
             }
             return Err(Error::Source(e));
         }
@@ -143,6 +147,7 @@ fn commands(mail: &Copied) -> String {
 }
 
 /// An envelope that was read, and what it says of the content.
+#[derive(Debug, Clone)]
 struct Written {
     envelope: Envelope,
     is_eight_bit: bool,
@@ -202,13 +207,15 @@ fn path_and_parameters<'t>(line: &'t str, command: &str) -> Option<(&'t str, Vec
     Some((&rest[..end], rest[end + 1..].split(' ').filter(|one| !one.is_empty()).collect()))
 }
 
-/// A message in the folder of a [`FolderMailer`]. Its files are read when it is sent.
+/// A message in the folder of a [`FolderMailer`], with its envelope. Its content is read when it is sent.
 ///
-/// All options of its envelope are [`MailOption::Raw`] and [`RcptOption::Raw`], so that they are sent even if the server
-/// does not offer them. An envelope that cannot be read is an [`Error::Source`].
+/// All options of its envelope are [`MailOption::Raw`] and [`RcptOption::Raw`], so that they are sent even if the
+/// server does not offer them. If the envelope cannot be read, sending the message fails with [`Error::Source`].
 #[derive(Debug, Clone)]
 pub struct StoredFile {
     path: PathBuf,
+    /// The envelope, or why it cannot be read.
+    written: Result<Written, (io::ErrorKind, String)>,
 }
 
 impl StoredFile {
@@ -224,24 +231,34 @@ impl StoredFile {
     ///
     /// # Errors
     ///
-    /// [`Error::Source`] if the message cannot be removed. It is then still in the folder.
+    /// [`Error::Source`] if the message cannot be removed, or if the removal cannot be written to the disk.
     pub fn remove(self) -> Result<(), Error> {
         fs::remove_file(&self.path).map_err(Error::Source)?;
         drop(fs::remove_file(self.path.with_extension(ENVELOPE))); // it is ignored from now on
-        Ok(())
+        let folder = self.path.parent().unwrap_or(Path::new("."));
+        sys::sync_folder(folder).map_err(Error::Source)
     }
 
-    fn written(&self) -> Result<Written, Error> {
-        let path = self.path.with_extension(ENVELOPE);
-        let read = File::open(&path).and_then(|file| io::read_to_string(io::Read::take(file, MAX_ENVELOPE)));
-        let named = |e: io::Error| io::Error::new(e.kind(), format!("{}: {e}", path.display()));
-        written(&read.map_err(|e| Error::Source(named(e)))?)
+    fn read(path: PathBuf) -> StoredFile {
+        let envelope = path.with_extension(ENVELOPE);
+        let read = File::open(&envelope).and_then(|file| {
+            let text = io::read_to_string(io::Read::take(file, MAX_ENVELOPE))?;
+            written(&text).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e.to_string()))
+        });
+        let written = read.map_err(|e| (e.kind(), format!("{}: {e}", envelope.display())));
+        StoredFile { path, written }
+    }
+
+    fn written(&self) -> Result<&Written, Error> {
+        let failed =
+            |(kind, why): &(io::ErrorKind, String)| Error::Source(io::Error::new(*kind, why.clone()));
+        self.written.as_ref().map_err(failed)
     }
 }
 
 impl Mail for StoredFile {
     fn envelope(&self) -> Result<Envelope, Error> {
-        Ok(self.written()?.envelope)
+        Ok(self.written()?.envelope.clone())
     }
 
     fn body(&self) -> Result<Body<'_>, Error> {

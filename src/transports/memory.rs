@@ -92,8 +92,8 @@ impl MemoryMailer {
         Ok(())
     }
 
-    /// Refuses a recipient from now on with a reply such as `550 5.1.1 no such user`. The address is compared as a whole,
-    /// and only its domain without regard to case.
+    /// Refuses a recipient from now on with a reply such as `550 5.1.1 no such user`. The address is compared as a
+    /// whole, and only its domain without regard to case.
     ///
     /// # Errors
     ///
@@ -108,6 +108,7 @@ impl MemoryMailer {
     /// Fails all messages from now on with the error that this function returns. If the error is
     /// [in doubt](Error::in_doubt), such as `Error::Timeout(Phase::End)`, the message fails with an
     /// [`Error::Transaction`] in which all recipients are in doubt. Failed messages are not kept.
+    /// The function must not use this mailer.
     pub fn fail_with(&self, error: impl FnMut() -> Error + Send + 'static) {
         self.state().mood = Mood::Fails(Box::new(error));
     }

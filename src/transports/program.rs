@@ -166,8 +166,8 @@ impl ProgramMailer {
     }
 }
 
-/// Returns the outcome for an exit code other than 0 (`sysexits.h`). A program that has several recipients may have sent
-/// the message to some of them before it exits with a code about one.
+/// Returns the outcome for an exit code other than 0 (`sysexits.h`). A program that has several recipients may have
+/// sent the message to some of them before it exits with a code about one.
 fn outcome(code: Option<i32>, is_one: bool) -> Outcome {
     match code {
         Some(75) => Outcome::NotSent,

@@ -148,7 +148,7 @@ fn a_server_that_fails_before_a_message_is_passed_over() {
         "S: 554 no service",
         "S: 220 hi\nC: EHLO client.example.org\nS: 250-hi\nS: 250 AUTH PLAIN\nC: AUTH PLAIN AHUAcA==\nS: 535 no",
         "S: 220 hi\nC: EHLO client.example.org\nS: 250-hi\nS: 250 SIZE 2\nC: QUIT\nS: 221 bye",
-        "junk",
+        "S: junk",
     ] {
         let failing = Server::playing(script);
         let server = Server::playing(ACCEPTED);
