@@ -535,6 +535,7 @@ mod tests {
             Error::NotConnected,
             Error::PoolClosed,
             Error::Internal("no"),
+            Error::Program { program: "/no".to_owned(), what: "no".to_owned() },
         ];
         for phase in PHASES {
             causes.extend([

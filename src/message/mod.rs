@@ -26,6 +26,10 @@
 //! server that offers 8BITMIME. The `examples` folder of the repository shows how to send a plain message, one with
 //! text and HTML, a raw message, and one with images, files and a progress bar.
 //!
+//! [`MessageBuilder::report`] writes a delivery report or another report for programs, and
+//! [`MessageBuilder::build_to_sign`] a message with an OpenPGP or S/MIME signature. [`Message::preview`] shows a message
+//! as text.
+//!
 //! [`Mail::on_progress`] reports the progress of any message to a callback.
 //!
 //! [`Raw`] is a finished message, [`HeaderCompletion`] adds the headers that one lacks, and [`Mail`] is the trait for your own message types. With the features `lettre-0_11`

@@ -1,5 +1,7 @@
 //! Mailers without a connection: they keep messages in memory, write them to a folder, or pass them to a program.
 //!
+//! They have no features, because they need no crates, and programs that do not use them do not contain them.
+//!
 //! This code blocks. `blocking/mailer.rs` calls it directly, and `aio/mailer.rs` on threads that are allowed to block.
 
 mod folder;

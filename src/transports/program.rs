@@ -45,6 +45,9 @@ const MAX_SHOWN: usize = 200;
 /// | exits with 67, 68 or 69 (a user, a host or a service), if there is one recipient | refused |
 /// | exits with another code, or is killed | in doubt |
 ///
+/// A program that delivers messages itself, instead of putting them into a queue, can exit with 75 after some of the
+/// recipients have got the message. Give such a program one recipient at a time.
+///
 /// The program is killed, together with the processes that it has started, when it has not ended within the
 /// [time limit](ProgramMailer::time_limit), or when a future of the async client is dropped. The recipients are then in
 /// doubt. Its standard output is discarded. The last line of its standard error is part of [`Error::Program`].
