@@ -70,7 +70,8 @@ impl Address {
     /// Returns this address with a recipient in its local part, as `bounces+bob=example.net@example.org` (variable
     /// envelope return path). Used as the sender, it tells for which recipient a message bounced, whatever the bounce
     /// says. Each recipient then needs an envelope of its own. Servers that receive for this address must pass on
-    /// whatever follows the `+`.
+    /// whatever follows the `+`. With the feature `idna`, a non-ASCII domain of the recipient becomes an A-label; without
+    /// it, the server must offer SMTPUTF8. Postfix can do the same: [`MailOption::Xverp`](crate::MailOption::Xverp).
     ///
     /// ```
     /// # use postino::Address;
@@ -95,7 +96,7 @@ impl Address {
         if domain.starts_with('[') {
             return Err(refused(recipient, "address literal"));
         }
-        if local.is_ascii() {
+        if local.is_ascii() && !domain.is_ascii() {
             domain = a_label(&domain).unwrap_or(domain);
         }
         Address::new(&format!("{sender}+{local}={domain}@{own_domain}"))
