@@ -70,7 +70,8 @@ impl Address {
     /// Returns this address with a recipient in its local part, as `bounces+bob=example.net@example.org` (variable
     /// envelope return path). Used as the sender, it tells for which recipient a message bounced, whatever the bounce
     /// says. Each recipient then needs an envelope of its own. Servers that receive for this address must pass on
-    /// whatever follows the `+`.
+    /// whatever follows the `+`. With the feature `idna`, a non-ASCII domain of the recipient becomes an A-label; without
+    /// it, the server must offer SMTPUTF8. Postfix can do the same: [`MailOption::Xverp`](crate::MailOption::Xverp).
     ///
     /// ```
     /// # use postino::Address;
@@ -81,18 +82,23 @@ impl Address {
     ///
     /// # Errors
     ///
-    /// [`Error::Address`] if one of them is a local name or has a quoted local part, or if the result is too long (64
-    /// octets for the local part, 254 for the whole address).
+    /// [`Error::Address`] if one of them is a local name or has a quoted local part, if the recipient's domain is an
+    /// address literal, or if the result is too long (64 octets for the local part, 254 for the whole address).
     pub fn verp(&self, recipient: &Address) -> Result<Address, Error> {
-        let refuse = |address: &Address, why| {
-            Err(Error::Address { input: address.as_str().to_owned(), why, header: None })
-        };
+        let refused =
+            |address: &Address, why| Error::Address { input: address.as_str().to_owned(), why, header: None };
         let parts = |address: &'_ Address| match address.domain() {
-            None => refuse(address, "no @"),
-            Some(_) if address.local_part().starts_with('"') => refuse(address, "quoted local part"),
+            None => Err(refused(address, "no @")),
+            Some(_) if address.local_part().starts_with('"') => Err(refused(address, "quoted local part")),
             Some(domain) => Ok((address.local_part().to_owned(), domain.to_owned())),
         };
-        let ((sender, own_domain), (local, domain)) = (parts(self)?, parts(recipient)?);
+        let ((sender, own_domain), (local, mut domain)) = (parts(self)?, parts(recipient)?);
+        if domain.starts_with('[') {
+            return Err(refused(recipient, "address literal"));
+        }
+        if local.is_ascii() && !domain.is_ascii() {
+            domain = a_label(&domain).unwrap_or(domain);
+        }
         Address::new(&format!("{sender}+{local}={domain}@{own_domain}"))
     }
 
@@ -301,10 +307,19 @@ mod tests {
             ("postmaster", "a@b", "no @"),
             ("bounces@a", "\"x y\"@b", "quoted local part"),
             ("\"x y\"@b", "a@b", "quoted local part"),
+            ("bounces@a", "a@[192.0.2.1]", "address literal"),
+            ("bounces@a", "a@[IPv6:2001:db8::1]", "address literal"),
         ] {
             let error = address(sender).verp(&address(recipient)).unwrap_err();
             assert!(error.to_string().ends_with(why), "{error}");
         }
+        let literal = address("bounces@[192.0.2.1]").verp(&address("bob@Example.net")).unwrap();
+        assert_eq!(literal, "bounces+bob=Example.net@[192.0.2.1]");
+        let foreign = sender.verp(&address("bob@bücher.example")).unwrap();
+        let domain = if cfg!(feature = "idna") { "xn--bcher-kva.example" } else { "bücher.example" };
+        assert_eq!(foreign, format!("bounces+bob={domain}@example.org").as_str());
+        let foreign = sender.verp(&address("jörg@bücher.example")).unwrap();
+        assert_eq!(foreign, "bounces+jörg=bücher.example@example.org");
         let long = address(&format!("{}@example.net", "x".repeat(60)));
         assert!(matches!(sender.verp(&long), Err(Error::Address { .. })));
     }

@@ -374,6 +374,8 @@ impl Delivery {
                 clauses.push(format!("{what} {those}{why}"));
             }
         }
+        // All recipients were refused one by one, and a later attempt failed.
+        clauses.extend(cause.map(ToString::to_string));
         let accepted = with(Outcome::Accepted);
         if !accepted.0.is_empty() {
             let reply = self.reply.as_ref().filter(|_| clauses.is_empty());
@@ -533,6 +535,7 @@ mod tests {
             Error::NotConnected,
             Error::PoolClosed,
             Error::Internal("no"),
+            Error::Program { program: "/no".to_owned(), what: "no".to_owned() },
         ];
         for phase in PHASES {
             causes.extend([

@@ -276,6 +276,14 @@ pub enum Error {
     PoolClosed,
     /// A bug in postino. Please report it with this text.
     Internal(&'static str),
+    /// The program of a [`ProgramMailer`](crate::ProgramMailer) did not accept the message. This is the cause of an
+    /// [`Error::Transaction`], whose delivery tells whether the message may still have been delivered.
+    Program {
+        /// The path of the program.
+        program: String,
+        /// What happened: its exit status and the last line of its standard error, or why it could not be started.
+        what: String,
+    },
     /// The message was not accepted for any recipient. The delivery contains the outcome for each recipient: refused,
     /// not sent, or in doubt.
     Transaction {
@@ -587,6 +595,7 @@ impl fmt::Display for Error {
             Error::Internal(what) => {
                 write!(f, "internal error, please report it as a bug in postino: {what}")
             }
+            Error::Program { program, what } => write!(f, "{program} failed: {what}"),
             Error::Transaction { delivery, source } => {
                 delivery.describe(f, Some(source))?;
                 write!(f, " ({})", self.retry().hint())
@@ -653,6 +662,7 @@ impl Error {
             Error::NotConnected => "NotConnected",
             Error::PoolClosed => "PoolClosed",
             Error::Internal(_) => "Internal",
+            Error::Program { .. } => "Program",
             Error::Transaction { .. } => "Transaction",
             Error::PartialDelivery { .. } => "PartialDelivery",
         }

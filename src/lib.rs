@@ -92,6 +92,25 @@
 //! # }
 //! ```
 //!
+//! # Other ways to send
+//!
+//! An application that takes a [`Mailer`] can be given a client, a pool, or a mailer without a connection: its unit
+//! tests pass a [`MemoryMailer`]. [`Retrying`] sends again after increasing waits, and [`Failover`] tries several
+//! mailers. Here, messages that no server takes are kept in a folder, and sent later:
+//!
+//! ```no_run
+//! use postino::{Client, Failover, FolderMailer, Mailer, RetryPolicy, Retrying};
+//!
+//! # fn send(mail: &dyn postino::Mail) -> Result<(), postino::Error> {
+//! let server = Client::builder("mail.example.org").credentials("user", "secret");
+//! let outbox = FolderMailer::new("/var/lib/shop/outbox");
+//! let retrying = Retrying::new(server, RetryPolicy::default().attempts(3));
+//! let mut mailer = Failover::new([Box::new(retrying) as Box<dyn Mailer>, Box::new(outbox)]);
+//! mailer.send(mail)?.require_all()?;
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! # Per-message options
 //!
 //! Options of MAIL and RCPT are set on the [`Envelope`]: delivery reports (DSN), REQUIRETLS, a priority, a delivery
@@ -238,6 +257,7 @@
 //! | [`Client`] | a connection: sends messages and single commands |
 //! | [`Batch`], [`Pool`], [`PoolBuilder`], [`Pooled`] | many messages over one connection, or over several |
 //! | [`Mailer`], [`Retrying`], [`RetryPolicy`], [`RetryWait`], [`Failover`] | a trait for everything that can send; retrying, and failover between servers |
+//! | [`MemoryMailer`], [`FolderMailer`], [`ProgramMailer`], [`StoredMail`], [`StoredFile`] | mailers without a connection: for unit tests, for an outbox in a folder, and for a `sendmail` program |
 //! | [`Transport`], [`NoTimeouts`], [`StopHandle`] | custom connections, and stopping a client |
 //! | [`Address`], [`Envelope`], [`MailOption`], [`RcptOption`], [`Ret`], [`OnLate`] | the sender, the recipients, and per-message options |
 //! | [`message`] | what can be sent: a composed [`Message`], a [`Raw`] message, or any type that implements [`Mail`]; envelopes from headers |
@@ -275,6 +295,7 @@ mod split;
 mod sys;
 mod time;
 mod tls;
+mod transports;
 
 #[cfg(feature = "testing")]
 #[cfg_attr(docsrs, doc(cfg(feature = "testing")))]
@@ -298,6 +319,7 @@ pub use self::{
     },
     retry_policy::{RetryPolicy, RetryWait},
     tls::{TlsBackend, TlsVersion},
+    transports::{FolderMailer, MemoryMailer, ProgramMailer, StoredFile, StoredMail},
 };
 
 /// Sends one message over a new connection: connects to the server in the [URL](Client::from_url), logs in if the URL

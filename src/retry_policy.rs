@@ -34,6 +34,8 @@ pub struct RetryPolicy {
     first_wait: Duration,
     longest_wait: Duration,
     give_up_after: Option<Duration>,
+    /// Whether each attempt is made with another server.
+    is_elsewhere: bool,
 }
 
 impl Default for RetryPolicy {
@@ -44,6 +46,7 @@ impl Default for RetryPolicy {
             first_wait: Duration::from_secs(1),
             longest_wait: Duration::from_secs(60),
             give_up_after: None,
+            is_elsewhere: false,
         }
     }
 }
@@ -75,10 +78,15 @@ impl RetryPolicy {
         RetryPolicy { give_up_after: Some(limit), ..self }
     }
 
-    /// Makes this number of attempts without waits.
-    pub(crate) fn at_once(attempts: usize) -> RetryPolicy {
-        let attempts = u32::try_from(attempts).unwrap_or(u32::MAX);
-        RetryPolicy { attempts, first_wait: Duration::ZERO, ..RetryPolicy::default() }
+    /// Makes one attempt with each of this number of servers, without waits.
+    pub(crate) fn one_each(servers: usize) -> RetryPolicy {
+        let attempts = u32::try_from(servers).unwrap_or(u32::MAX);
+        RetryPolicy { attempts, first_wait: Duration::ZERO, is_elsewhere: true, ..RetryPolicy::default() }
+    }
+
+    /// Returns whether another attempt can help after an error before a transaction.
+    fn can_help_after(&self, error: &Error) -> bool {
+        if self.is_elsewhere { is_of_server(error) } else { is_temporary(error) }
     }
 
     /// Returns the wait after this number of attempts. `random` shortens it.
@@ -161,7 +169,9 @@ impl<'p> Attempts<'p> {
                 delivery.worth_retrying().into_iter().map(|at| self.left[at]).collect()
             }
             Some(_) => Vec::new(),
-            None if result.as_ref().is_err_and(is_worth_retrying) => self.left.clone(),
+            None if result.as_ref().is_err_and(|error| self.policy.can_help_after(error)) => {
+                self.left.clone()
+            }
             None => Vec::new(),
         };
         let wait = self.policy.wait(self.count, random());
@@ -224,9 +234,13 @@ impl<'p> Attempts<'p> {
 
     /// Returns the result of all attempts. This is the last one.
     fn finish(&mut self, result: Result<Delivery, Error>) -> Result<Delivery, Error> {
-        let error = self.record(result);
-        if let (Some(error), false) = (error, self.is_begun) {
-            return Err(error);
+        match self.record(result) {
+            Some(error) if !self.is_begun => return Err(error),
+            Some(error) => {
+                log::debug!(target: "postino", "the last attempt failed: {error}");
+                self.source = Some(error);
+            }
+            None => {}
         }
         let last = std::mem::take(&mut self.last);
         let delivery = Delivery::gathered(self.envelope.clone(), last, self.timings);
@@ -241,8 +255,45 @@ impl<'p> Attempts<'p> {
 
 /// Returns whether an error before a transaction may be gone at the next attempt. A client that is not connected could not
 /// connect again by itself.
-fn is_worth_retrying(error: &Error) -> bool {
+fn is_temporary(error: &Error) -> bool {
     matches!(error.retry(), Retry::Now | Retry::Later) && !matches!(error, Error::NotConnected)
+}
+
+/// Returns whether an error before a transaction is one of the server, or of the way to it. Another server may accept
+/// the message then. Otherwise, the error is one of the message or its envelope or the settings, or the caller has
+/// stopped the client, or the message may have been delivered.
+fn is_of_server(error: &Error) -> bool {
+    match error {
+        _ if error.in_doubt() => false,
+        Error::Unsupported(_)
+        | Error::TooLarge { .. }
+        | Error::Resolve { .. }
+        | Error::Connect { .. }
+        | Error::Proxy { .. }
+        | Error::Certificate { .. }
+        | Error::Tls { .. }
+        | Error::TlsRequired
+        | Error::Auth { .. }
+        | Error::Token { .. }
+        | Error::Refused { .. }
+        | Error::Timeout(_)
+        | Error::Io { .. }
+        | Error::Closed(_)
+        | Error::Protocol { .. }
+        | Error::NotConnected
+        | Error::PoolClosed
+        | Error::Program { .. } => true,
+        Error::Config(_)
+        | Error::Address { .. }
+        | Error::NoRecipients
+        | Error::Message(_)
+        | Error::Source(_)
+        | Error::Stopped(_)
+        | Error::AlreadyConnected
+        | Error::Internal(_)
+        | Error::Transaction { .. }
+        | Error::PartialDelivery { .. } => false,
+    }
 }
 
 fn random() -> u32 {
@@ -441,6 +492,60 @@ mod tests {
             attempts.settle(Err(connect()), Instant::now()),
             Next::Done(Err(Error::Connect { .. }))
         ));
+    }
+
+    #[test]
+    fn another_server_is_tried_after_any_error_of_a_server() {
+        let cause = || "no".into();
+        let io = || std::io::Error::other("no");
+        for (error, is_of_server) in [
+            (Error::Resolve { host: "h".into(), source: io() }, true),
+            (Error::Connect { server: "h:25".into(), source: io() }, true),
+            (Error::Proxy { proxy: "p".into(), what: "no".into(), is_transient: false }, true),
+            (Error::Certificate { name: "h".into(), reason: "no".into(), source: cause() }, true),
+            (Error::Tls { source: cause() }, true),
+            (Error::TlsRequired, true),
+            (Error::Auth { what: "no".into(), details: None, reply: Some(reply(535)) }, true),
+            (Error::Token { source: cause() }, true),
+            (Error::Refused { phase: Phase::Greeting, reply: reply(554) }, true),
+            (Error::Timeout(Phase::Hello), true),
+            (Error::Closed(Phase::Greeting), true),
+            (Error::protocol(Phase::Greeting, "junk"), true),
+            (Error::Unsupported("DSN"), true),
+            (Error::TooLarge { size: 2, limit: 1 }, true),
+            (Error::NotConnected, true),
+            (Error::PoolClosed, true),
+            (Error::Timeout(Phase::End), false),
+            (Error::Closed(Phase::End), false),
+            (Error::Stopped(Phase::Connect), false),
+            (Error::Config("no".into()), false),
+            (Error::Message("no".into()), false),
+            (Error::Source(io()), false),
+            (Error::NoRecipients, false),
+        ] {
+            let (policy, text) = (RetryPolicy::one_each(2), error.to_string());
+            let mut attempts = Attempts::new(&policy, envelope(), Instant::now());
+            let next = attempts.settle(Err(error), Instant::now());
+            assert_eq!(matches!(next, Next::Wait(wait) if wait.duration.is_zero()), is_of_server, "{text}");
+        }
+    }
+
+    #[test]
+    fn the_error_of_the_last_attempt_is_the_cause_even_if_it_had_no_transaction() {
+        let policy = policy(2);
+        let mut attempts = Attempts::new(&policy, envelope(), Instant::now());
+        assert!(matches!(
+            attempts.settle(result(&envelope(), &[450, 0, 550]), Instant::now()),
+            Next::Wait(_)
+        ));
+        let last = Error::Timeout(Phase::Connect);
+        let Next::Done(Err(error)) = attempts.settle(Err(last), Instant::now()) else { panic!() };
+        let Error::Transaction { source, .. } = &error else { panic!("{error}") };
+        assert!(matches!(**source, Error::Timeout(Phase::Connect)), "{error}");
+        assert!(error.is_timeout() && error.to_string().contains("c@example.net: timed out"), "{error}");
+        assert_eq!(error.retry(), Retry::Later);
+        use Outcome::{NotSent, Refused};
+        assert_eq!(outcomes(&Err(error)), [Refused, NotSent, Refused]);
     }
 
     #[test]

@@ -1058,3 +1058,39 @@ fn a_session_whose_connection_is_lost_or_closed_sends_no_quit() {
     );
     assert!(matches!(result, Err(Error::Refused { .. })));
 }
+
+// Threat 92.
+#[cfg(unix)]
+#[test]
+fn a_program_is_killed_when_the_future_is_dropped() {
+    let program = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/mailing-program");
+    let fifo = std::env::temp_dir().join(format!("postino-dropped-{}", std::process::id()));
+    assert!(std::process::Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+    let envelope = Envelope::new("hang@example.org", ["bob@example.org"]).unwrap();
+    let mail = Raw::bytes(envelope, format!("Out: {}\r\n\r\nHello\r\n", fifo.display()));
+    let path = fifo.clone();
+    let (started, read) = block_on(async {
+        let mut mailer = postino::ProgramMailer::new(program);
+        let sending = async {
+            let result = mailer.send(&mail).await;
+            panic!("it ended: {result:?}");
+        };
+        // The executor runs this meanwhile.
+        let started = async {
+            smol::unblock(move || {
+                let mut file = std::fs::File::open(path).unwrap();
+                let mut line = [0; 8];
+                file.read_exact(&mut line).unwrap();
+                (line, file)
+            })
+            .await
+        };
+        smol::future::or(sending, started).await
+    });
+    assert_eq!(&started, b"started\n");
+    // The child of the program has the FIFO open until it is killed.
+    let (tell, told) = mpsc::channel();
+    std::thread::spawn(move || tell.send({ read }.read_to_end(&mut Vec::new())));
+    assert_eq!(told.recv_timeout(PATIENCE).unwrap().unwrap(), 0);
+    std::fs::remove_file(fifo).unwrap();
+}

@@ -881,3 +881,51 @@ mod sent {
         }
     }
 }
+
+/// OpenSSL is the signer, and an independent reader of the message.
+#[cfg(unix)]
+#[test]
+fn a_message_signed_with_smime_is_verified_by_openssl() {
+    use openssl::{
+        asn1::Asn1Time,
+        hash::MessageDigest,
+        pkcs7::{Pkcs7, Pkcs7Flags},
+        pkey::PKey,
+        rsa::Rsa,
+        stack::Stack,
+        x509::{X509, X509NameBuilder, store::X509StoreBuilder},
+    };
+
+    let key = PKey::from_rsa(Rsa::generate(2048).unwrap()).unwrap();
+    let mut name = X509NameBuilder::new().unwrap();
+    name.append_entry_by_text("CN", "alice@example.org").unwrap();
+    let name = name.build();
+    let mut certificate = X509::builder().unwrap();
+    certificate.set_subject_name(&name).unwrap();
+    certificate.set_issuer_name(&name).unwrap();
+    certificate.set_pubkey(&key).unwrap();
+    certificate.set_not_before(&Asn1Time::days_from_now(0).unwrap()).unwrap();
+    certificate.set_not_after(&Asn1Time::days_from_now(2).unwrap()).unwrap();
+    certificate.sign(&key, MessageDigest::sha256()).unwrap();
+    let certificate = certificate.build();
+    let none = Stack::new().unwrap();
+
+    let content = builder()
+        .text("Gr\u{fc}\u{df}e, Bob! \n-- \nAlice\n")
+        .attach(Attachment::bytes("a.bin", [0_u8; 999]));
+    let content = content.build_to_sign().unwrap();
+    let flags = Pkcs7Flags::DETACHED | Pkcs7Flags::BINARY;
+    let signature = Pkcs7::sign(&certificate, &key, &none, content.octets(), flags).unwrap();
+    let signature = signature.to_der().unwrap();
+    let message = content.signed("application/pkcs7-signature", "sha-256", signature).unwrap();
+
+    let verified = |message: &[u8]| {
+        let (signature, content) = Pkcs7::from_smime(message).unwrap();
+        let store = X509StoreBuilder::new().unwrap().build();
+        let flags = Pkcs7Flags::NOVERIFY | Pkcs7Flags::BINARY;
+        signature.verify(&none, &store, content.as_deref(), None, flags)
+    };
+    let sent = text(&message);
+    verified(sent.as_bytes()).unwrap();
+    assert!(verified(sent.replace("Alice", "Malice").as_bytes()).is_err());
+}

@@ -1,18 +1,31 @@
 //! The trait for everything that can send a message.
 
-use std::pin::Pin;
+use std::{
+    pin::Pin,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use smol::unblock;
 
 use super::{
     Builder, Client, Pool,
+    body::open,
     mailers::{Failover, Retrying},
 };
-use crate::{Delivery, Error, Mail};
+use crate::{
+    Delivery, Envelope, Error, FolderMailer, Mail, MemoryMailer, ProgramMailer,
+    message::{Body, Content},
+    time::later,
+    transports::{self, Copied, natural_body, portable_body, source_error},
+};
 
 /// The future returned by [`Mailer::send`].
 pub type Sending<'a> = Pin<Box<dyn Future<Output = Result<Delivery, Error>> + Send + 'a>>;
 
 /// Something that sends messages: a [`Client`], a [`Builder`] or a [`Pool`], one of the mailers that wrap others
-/// ([`Retrying`], [`Failover`]), or your own type.
+/// ([`Retrying`], [`Failover`]), one without a connection ([`MemoryMailer`], [`FolderMailer`], [`ProgramMailer`]), or
+/// your own type.
 ///
 /// The future is boxed, so that the trait can be used as a value: an application takes a `&mut dyn Mailer`, and its tests
 /// pass another one.
@@ -29,6 +42,21 @@ pub type Sending<'a> = Pin<Box<dyn Future<Output = Result<Delivery, Error>> + Se
 /// # async fn example() -> Result<(), Error> {
 /// welcome(&mut Client::from_url("smtp://mail.example.org")?, "bob@example.net").await
 /// # }
+/// ```
+///
+/// A unit test of an application passes a [`MemoryMailer`], which is the same type in both clients. So are
+/// [`FolderMailer`] and [`ProgramMailer`]; they do their work on threads that are allowed to block.
+///
+/// ```
+/// # smol::block_on(async {
+/// use postino::{Envelope, MemoryMailer, Raw, aio::Mailer};
+///
+/// let mut mailer = MemoryMailer::new();
+/// let envelope = Envelope::new("alice@example.org", ["bob@example.net"])?;
+/// mailer.send(&Raw::bytes(envelope, "Subject: Hi\n\nHello, Bob!\n")).await?;
+/// assert_eq!(mailer.sent()[0].envelope().recipients(), ["bob@example.net"]);
+/// # Ok::<(), postino::Error>(())
+/// # }).unwrap();
 /// ```
 pub trait Mailer: Send {
     /// Sends a message to all of its recipients. Returns `Ok` if it was accepted for at least one of them.
@@ -70,6 +98,49 @@ impl<M: Mailer> Mailer for Retrying<M> {
 impl Mailer for Failover {
     fn send<'a>(&'a mut self, mail: &'a dyn Mail) -> Sending<'a> {
         Box::pin(self.attempt(mail))
+    }
+}
+
+impl Mailer for MemoryMailer {
+    fn send<'a>(&'a mut self, mail: &'a dyn Mail) -> Sending<'a> {
+        Box::pin(async { self.keep(copied(mail.envelope()?, natural_body(mail)?).await?) })
+    }
+}
+
+/// Files are read and written on threads that are allowed to block. If the future is dropped, the message may still be
+/// written.
+impl Mailer for FolderMailer {
+    fn send<'a>(&'a mut self, mail: &'a dyn Mail) -> Sending<'a> {
+        Box::pin(async {
+            let mail = copied(mail.envelope()?, portable_body(mail)?).await?;
+            let mailer = self.clone();
+            unblock(move || mailer.store(mail)).await
+        })
+    }
+}
+
+/// The program is watched by a thread that is allowed to block. If the future is dropped, the program is killed.
+impl Mailer for ProgramMailer {
+    fn send<'a>(&'a mut self, mail: &'a dyn Mail) -> Sending<'a> {
+        Box::pin(async {
+            let (envelope, arguments) = self.arguments(mail.envelope()?)?;
+            let mail = copied(envelope, portable_body(mail)?).await?;
+            let (mailer, waiting) = (self.clone(), Arc::new(()));
+            let waiter = Arc::downgrade(&waiting);
+            unblock(move || mailer.run(arguments, mail, &waiter)).await
+        })
+    }
+}
+
+/// Reads the content of a mail to its end. What may block is done on another thread.
+async fn copied(envelope: Envelope, body: Body<'_>) -> Result<Copied, Error> {
+    let body = open(body, later(Instant::now(), Duration::MAX)).await.map_err(source_error)?;
+    if matches!(body.content, Content::Bytes(_)) {
+        return transports::copied(envelope, body);
+    }
+    match body.into_once() {
+        Some(body) => unblock(move || transports::copied(envelope, body)).await,
+        None => Err(Error::Internal("content that is read is borrowed")),
     }
 }
 

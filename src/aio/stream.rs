@@ -216,6 +216,11 @@ impl Stream {
         self.acknowledges_at_once
     }
 
+    /// Records that the connection leads through a proxy. What the server sends is acknowledged by the proxy.
+    pub fn forwarded(&mut self) {
+        self.acknowledges_at_once = false;
+    }
+
     /// Acknowledges what has arrived, unless that is left to the system.
     pub fn acknowledge(&mut self) {
         if let Ok(Polled { carrier: Carrier::Own(socket), .. }) = self.inner.polled() {

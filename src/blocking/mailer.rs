@@ -1,13 +1,19 @@
 //! The trait for everything that can send a message.
 
+use std::sync::Arc;
+
 use super::{
     Builder, Client, Pool,
     mailers::{Failover, Retrying},
 };
-use crate::{Delivery, Error, Mail};
+use crate::{
+    Delivery, Error, FolderMailer, Mail, MemoryMailer, ProgramMailer,
+    transports::{copied, natural_body, portable_body},
+};
 
 /// Something that sends messages: a [`Client`], a [`Builder`] or a [`Pool`], one of the mailers that wrap others
-/// ([`Retrying`], [`Failover`]), or your own type.
+/// ([`Retrying`], [`Failover`]), one without a connection ([`MemoryMailer`], [`FolderMailer`], [`ProgramMailer`]), or
+/// your own type.
 ///
 /// An application takes a `&mut dyn Mailer`, and its tests pass another one:
 ///
@@ -63,6 +69,26 @@ impl<M: Mailer> Mailer for Retrying<M> {
 impl Mailer for Failover {
     fn send(&mut self, mail: &dyn Mail) -> Result<Delivery, Error> {
         self.attempt(mail)
+    }
+}
+
+impl Mailer for MemoryMailer {
+    fn send(&mut self, mail: &dyn Mail) -> Result<Delivery, Error> {
+        self.keep(copied(mail.envelope()?, natural_body(mail)?)?)
+    }
+}
+
+impl Mailer for FolderMailer {
+    fn send(&mut self, mail: &dyn Mail) -> Result<Delivery, Error> {
+        self.store(copied(mail.envelope()?, portable_body(mail)?)?)
+    }
+}
+
+impl Mailer for ProgramMailer {
+    fn send(&mut self, mail: &dyn Mail) -> Result<Delivery, Error> {
+        let (envelope, arguments) = self.arguments(mail.envelope()?)?;
+        let waiting = Arc::new(());
+        self.run(arguments, copied(envelope, portable_body(mail)?)?, &Arc::downgrade(&waiting))
     }
 }
 

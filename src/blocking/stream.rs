@@ -37,6 +37,8 @@ pub(super) struct Stream {
     local: Option<SocketAddr>,
     is_local: bool,
     acks: Acks,
+    /// Whether the other end of the connection is a proxy.
+    is_forwarded: bool,
     /// Registers the connection with a stop handle.
     watch: Option<Watch>,
 }
@@ -158,7 +160,15 @@ impl Stream {
         let (peer, local, is_local) =
             (transport.peer_address(), transport.local_address(), transport.is_local());
         let timed = Timed { transport, until: None, steps: MAX_STEPS, blocked: Blocked::default() };
-        Stream { inner: Inner::Plain(timed), peer, local, is_local, acks: Acks::Delayed, watch: None }
+        Stream {
+            inner: Inner::Plain(timed),
+            peer,
+            local,
+            is_local,
+            acks: Acks::Delayed,
+            is_forwarded: false,
+            watch: None,
+        }
     }
 
     /// Registers the connection with the stop handle.
@@ -183,6 +193,7 @@ impl Stream {
             local: None,
             is_local: false,
             acks: Acks::None,
+            is_forwarded: false,
             watch: None,
         }
     }
@@ -194,7 +205,12 @@ impl Stream {
 
     /// Returns whether no delayed acknowledgement can hold up the server.
     pub fn acknowledges_at_once(&self) -> bool {
-        !matches!(self.acks, Acks::Delayed)
+        !self.is_forwarded && !matches!(self.acks, Acks::Delayed)
+    }
+
+    /// Records that the connection leads through a proxy. What the server sends is acknowledged by the proxy.
+    pub fn forwarded(&mut self) {
+        self.is_forwarded = true;
     }
 
     /// Acknowledges what has arrived, unless that is left to the system.

@@ -135,6 +135,7 @@ impl Builder {
     /// time limit for connecting includes the exchange with the proxy.
     ///
     /// A proxy cannot be combined with [`addresses`](Builder::addresses), a Unix socket, or an IPv6 address with a zone.
+    /// `connect_over` does not use it.
     /// In a URL, the proxy is a parameter: `smtp://mail.example.org?proxy=socks5://127.0.0.1:1080`. There, `%` and `&`
     /// in the URL of the proxy are written as `%25` and `%26`.
     pub fn proxy(mut self, url: impl AsRef<str>) -> Builder {
@@ -295,9 +296,10 @@ impl Builder {
     /// time. If the server then accepts the command that it had refused, this builder and its clones no longer
     /// pipeline.
     ///
-    /// On some connections the client cannot speed up TCP acknowledgements: those made with `connect_over`, and all
-    /// connections on systems other than Linux and Android. There, pipelining stops after three groups of commands in a
-    /// row whose replies trickled in so slowly that sending one command at a time would have been faster.
+    /// On some connections the client cannot speed up TCP acknowledgements: those made with `connect_over` or through a
+    /// proxy, and all connections on systems other than Linux and Android. There, pipelining stops after three groups
+    /// of commands in a row whose replies trickled in so slowly that sending one command at a time would have been
+    /// faster.
     pub fn pipelining(mut self, allowed: bool) -> Builder {
         self.config.pipelining = allowed;
         self

@@ -77,6 +77,7 @@ impl Origin {
         if let (Some(proxy), Server::Host(host, port)) = (proxy, &self.settings.server) {
             stream.watched_by(&self.stop_handle);
             self.tunnel(&mut stream, proxy, (host, *port), until).await?;
+            stream.forwarded();
         }
         Ok(stream)
     }

@@ -361,11 +361,7 @@ impl Pool {
             // The connection had died while it was idle, and only the envelope was sent.
             // Content that can be read only once is still available, unless it was read.
             Err(e)
-                if reused
-                    && !client.link.is_usable()
-                    && client.link.number == number // it has not been replaced already
-                    && e.is_before_content()
-                    && mail.body_for(client.offer()).is_ok() =>
+                if reused && client.may_replace_idle(number, &e) && mail.body_for(client.offer()).is_ok() =>
             {
                 log::debug!(target: "postino", "#{} the idle connection is dead: {e}; trying a new one", client.link.number);
                 client.replace(&mut call).await?;

@@ -19,7 +19,7 @@ use crate::{
     delivery::Again,
     message::{Body, Content, ServerSupport},
     proto::{
-        End, Forbidden, Joining, MailParameters, Options, Survey, Transaction, Transactions, Want,
+        End, Forbidden, Joining, Loss, MailParameters, Options, Survey, Transaction, Transactions, Want,
         check_recipients,
     },
     split::{Parts, Splitter},
@@ -240,7 +240,16 @@ impl Client {
     /// message.
     pub(super) fn may_take_over(&mut self, end: Option<End>) -> bool {
         let in_use = self.history.settled_at.is_some_and(|at| at.elapsed() < IDLE);
-        end.is_some_and(|end| self.history.session.ends(end, in_use)) && self.is_replaceable()
+        end.is_some_and(|end| self.history.session.hands_over(Loss::Session { end, in_use }))
+            && self.is_replaceable()
+    }
+
+    /// Returns whether another connection may take over a message after this error, if the pool's connection with this
+    /// number had been idle before the message. It must not have been replaced already.
+    pub(super) fn may_replace_idle(&mut self, number: u64, broke: &Error) -> bool {
+        !self.link.is_usable()
+            && self.link.number == number
+            && self.history.session.hands_over(Loss::Idle(broke))
     }
 }
 

@@ -12,9 +12,12 @@ use crate::{
 ///
 /// The next mailer is tried without a wait, and only for the recipients that can still get the message without a
 /// duplicate: those that it was not sent to, and those that were refused with 4yz. A recipient that was accepted, that is
-/// in doubt, or that was refused with 5yz is never offered to another mailer. If no connection can be made, the next
-/// mailer gets the whole message; other errors before a transaction that trying again cannot help, such as an invalid
-/// message, are returned at once.
+/// in doubt, or that was refused with 5yz is never offered to another mailer.
+///
+/// If a server fails before it gets the message, the next mailer gets the whole message. This includes failed
+/// connections, invalid certificates, failed logins, any refusal before MAIL, and servers that do not offer what the
+/// message needs ([`Error::Unsupported`], [`Error::TooLarge`]). Errors in the message, in its envelope or in the
+/// settings of a mailer are returned at once, and so is [`Error::Stopped`].
 ///
 /// The result has the last outcome of each recipient. It is an error if the message was accepted for none of them.
 #[doc = example!(Failover)]
@@ -49,7 +52,7 @@ impl Failover {
         if self.rotates {
             self.first = (first + 1) % count;
         }
-        let policy = RetryPolicy::at_once(count);
+        let policy = RetryPolicy::one_each(count);
         let mut attempts = Attempts::new(&policy, mail.envelope()?, Instant::now());
         let mut number = first;
         loop {

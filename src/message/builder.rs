@@ -3,7 +3,7 @@
 use std::time::SystemTime;
 
 use super::{
-    Attachment, Mailboxes, Message,
+    Attachment, ContentToSign, Mailboxes, Message,
     field_set::{FieldSet, OriginNames},
     header_writer::{Field, Kind, Value, uris},
     mime_part::Part,
@@ -29,6 +29,14 @@ pub enum Importance {
     High,
 }
 
+/// A message whose content is not part of its header yet.
+pub(super) struct Prepared {
+    pub fields: Vec<Field>,
+    pub part: Part,
+    pub levels: usize,
+    pub envelope: Option<Envelope>,
+}
+
 /// Builds a [`Message`].
 ///
 /// Setters never fail: an invalid value is reported by [`build`](MessageBuilder::build). No value can inject header
@@ -43,6 +51,7 @@ pub struct MessageBuilder {
     amp_html: Option<String>,
     html: Option<String>,
     calendar: Option<(String, String)>,
+    report: Option<(String, String)>,
     attachments: Vec<Attachment>,
     envelope: Option<Envelope>,
 }
@@ -106,7 +115,26 @@ impl MessageBuilder {
 
     /// Sets the date; the year must be from 1900 to 9999. Defaults to the time of [`build`](MessageBuilder::build).
     pub fn date(mut self, time: SystemTime) -> MessageBuilder {
-        self.fields.set("Date", Value::Date(time));
+        self.fields.set("Date", Value::Date(time, 0));
+        self
+    }
+
+    /// Sets the `Date`, written in a time zone that is this number of minutes east of UTC; it is negative west of UTC.
+    /// A local time shows the recipients when the message was written by the clock of its author. The zone must be less
+    /// than a day away from UTC.
+    ///
+    /// ```
+    /// use std::time::{Duration, UNIX_EPOCH};
+    ///
+    /// use postino::Message;
+    ///
+    /// let time = UNIX_EPOCH + Duration::from_secs(1_767_268_800);
+    /// let message = Message::builder().from("alice@example.org").date_with_offset(time, 60).build()?;
+    /// assert_eq!(message.header("Date").as_deref(), Some("Thu, 1 Jan 2026 13:00:00 +0100"));
+    /// # Ok::<(), postino::Error>(())
+    /// ```
+    pub fn date_with_offset(mut self, time: SystemTime, minutes_east: i32) -> MessageBuilder {
+        self.fields.set("Date", Value::Date(time, minutes_east));
         self
     }
 
@@ -150,16 +178,19 @@ impl MessageBuilder {
         self.list_unsubscribe(uri)
     }
 
-    /// Sets the importance (`Importance`, RFC 2156 §5.3.4, and `X-Priority`, which some programs read instead). It does
-    /// not affect delivery; for that, see [`MailOption::Priority`](crate::MailOption::Priority).
+    /// Sets the importance (`Importance`, RFC 2156 §5.3.4, and `X-Priority`, which some programs read instead). It
+    /// replaces fields with these names that [`header`](MessageBuilder::header) has set, except that
+    /// [`Importance::Normal`] leaves them as they are. It does not affect delivery; for that, see
+    /// [`MailOption::Priority`](crate::MailOption::Priority).
     pub fn importance(mut self, importance: Importance) -> MessageBuilder {
         self.importance = Some(importance);
         self
     }
 
     /// Asks the recipients' mail programs for a read receipt, to be sent to these mailboxes
-    /// (`Disposition-Notification-To`, RFC 8098 §2.1). Most programs ask their user first, or ignore it. Whether a message
-    /// has arrived is better learnt from a delivery report: [`RcptOption`](crate::RcptOption).
+    /// (`Disposition-Notification-To`, RFC 8098 §2.1). Most programs ask their user first, or ignore it. Whether a
+    /// message has arrived is better learnt from a delivery report: [`RcptOption`](crate::RcptOption). Groups and
+    /// addresses without a domain are refused by [`build`](MessageBuilder::build).
     pub fn read_receipt_to(mut self, mailboxes: impl Into<Mailboxes>) -> MessageBuilder {
         self.fields.add("Disposition-Notification-To", Value::Mailboxes(mailboxes.into()));
         self
@@ -179,7 +210,8 @@ impl MessageBuilder {
         match (Kind::of(name), &name.to_ascii_lowercase()[..]) {
             (_, "sender") => self.fields.set(name, Value::Mailboxes(value.into())),
             (Kind::Mailboxes, _) => self.fields.add(name, Value::Mailboxes(value.into())),
-            (Kind::Date, _) | (_, "subject" | "message-id" | "list-unsubscribe-post") => {
+            (Kind::Date, _)
+            | (_, "subject" | "message-id" | "list-unsubscribe-post" | "importance" | "x-priority") => {
                 self.fields.set(name, Value::Text(value));
             }
             (Kind::Uris, _) => match uris(&value) {
@@ -218,6 +250,39 @@ impl MessageBuilder {
         self
     }
 
+    /// Makes the message a report for programs (`multipart/report`, RFC 6522): after the [text](MessageBuilder::text),
+    /// it has a part of the type `message/KIND` with these fields, and then the message that it is about, if that is
+    /// [attached](MessageBuilder::attach). The kind is `delivery-status` (RFC 3464), `disposition-notification` (RFC
+    /// 8098) or `feedback-report` (RFC 5965), for example. The fields are lines in ASCII, in groups that are separated
+    /// by empty lines. Their syntax is not checked.
+    ///
+    /// The text is required, and so is ASCII in the fields. There can be one attachment at most.
+    ///
+    /// ```
+    /// use postino::{Envelope, Message, message::Attachment};
+    ///
+    /// let bounced = "From: alice@example.org\nSubject: Hi\n\n";
+    /// let message = Message::builder()
+    ///     .from("MAILER-DAEMON@mx.example.net")
+    ///     .to("alice@example.org")
+    ///     .subject("Your message was not delivered")
+    ///     .text("Your message to bob@example.net was not delivered: there is no such user.\n")
+    ///     .report(
+    ///         "delivery-status",
+    ///         "Reporting-MTA: dns; mx.example.net\n\n\
+    ///          Final-Recipient: rfc822; bob@example.net\nAction: failed\nStatus: 5.1.1\n",
+    ///     )
+    ///     .attach(Attachment::bytes("", bounced).content_type("text/rfc822-headers"))
+    ///     .envelope(Envelope::new("", ["alice@example.org"])?) // a report must not be bounced
+    ///     .build()?;
+    /// assert!(message.header("Content-Type").unwrap().contains("report-type=delivery-status"));
+    /// # Ok::<(), postino::Error>(())
+    /// ```
+    pub fn report(mut self, kind: impl Into<String>, fields: impl Into<String>) -> MessageBuilder {
+        self.report = Some((kind.into(), fields.into()));
+        self
+    }
+
     /// Adds an attachment, or an image (or other content) embedded in the HTML text: see [`Attachment::content_id`].
     pub fn attach(mut self, attachment: Attachment) -> MessageBuilder {
         self.attachments.push(attachment);
@@ -236,7 +301,26 @@ impl MessageBuilder {
     ///
     /// [`Error::Address`] if an address is invalid. [`Error::Message`] for anything else, such as a missing `From`, a
     /// value that its field does not allow (the error text names the field), or messages nested over 50 levels deep.
-    pub fn build(mut self) -> Result<Message, Error> {
+    pub fn build(self) -> Result<Message, Error> {
+        let Prepared { mut fields, part, levels, envelope } = self.prepared(false)?;
+        fields.extend(part.fields);
+        Ok(Message::new(fields, part.content, part.eight_bit).with_levels(levels).with_envelope(envelope))
+    }
+
+    /// Builds the content of a message that is to be signed with OpenPGP or S/MIME (`multipart/signed`, RFC 1847), in
+    /// the form that all servers accept. The content is in memory as a whole. Files and readers are read now, so this
+    /// call can block.
+    ///
+    /// # Errors
+    ///
+    /// The errors of [`build`](MessageBuilder::build). [`Error::Source`] if a file or reader fails. [`Error::Message`]
+    /// for an attached message that is not ASCII.
+    pub fn build_to_sign(self) -> Result<ContentToSign, Error> {
+        ContentToSign::new(self.prepared(true)?)
+    }
+
+    /// Checks everything, and builds the fields and the content.
+    fn prepared(mut self, is_to_sign: bool) -> Result<Prepared, Error> {
         if let Some((name, _)) = self.fields.all.iter().find(|(name, _)| is_resent(name)) {
             return Err(Error::Message(
                 format!("the header {name} can be set only by Message::resend").into(),
@@ -258,20 +342,25 @@ impl MessageBuilder {
         let mut fields = self.fields.build(&ORIGIN)?;
         check_unsubscribe(&fields)?;
         let envelope = self.envelope.clone();
-        let part = self.into_part()?;
+        let part = self.into_part(is_to_sign)?;
         fields.push(Field::of_words("MIME-Version", &["1.0".to_owned()])?);
-        fields.extend(part.fields);
-        Ok(Message::new(fields, part.content, part.eight_bit).with_levels(levels).with_envelope(envelope))
+        Ok(Prepared { fields, part, levels, envelope })
     }
 
     /// mixed(alternative(text, AMP, related(html, inline parts), calendar), attachments)
-    fn into_part(self) -> Result<Part, Error> {
+    fn into_part(self, is_to_sign: bool) -> Result<Part, Error> {
+        let own = |part: Part| if is_to_sign { part.without_outer_spaces() } else { Ok(part) };
         let (inline, attached): (Vec<_>, Vec<_>) =
             self.attachments.into_iter().partition(|attachment| attachment.content_id.is_some());
+        if self.report.is_some() && (self.text.is_none() || attached.len() > 1) {
+            let why = "a report requires plain text, and can have only one attachment (RFC 6522)";
+            return Err(Error::Message(why.into()));
+        }
         let mut alternatives = Vec::new();
         let has_other = self.html.is_some() || self.calendar.is_some() || !attached.is_empty();
         if self.text.is_some() || !has_other {
-            alternatives.push(Part::text("text/plain; charset=utf-8", &self.text.unwrap_or_default())?);
+            let text = self.text.unwrap_or_default();
+            alternatives.push(own(Part::text("text/plain; charset=utf-8", &text)?)?);
         }
         match &self.amp_html {
             Some(_) if self.html.is_none() => {
@@ -279,14 +368,16 @@ impl MessageBuilder {
                     "AMP requires HTML text, for programs that do not support it".into(),
                 ));
             }
-            Some(amp_html) => alternatives.push(Part::text("text/x-amp-html; charset=utf-8", amp_html)?),
+            Some(amp_html) => {
+                alternatives.push(own(Part::text("text/x-amp-html; charset=utf-8", amp_html)?)?);
+            }
             None => {}
         }
         match self.html {
             Some(html) => {
-                let mut related = vec![Part::text("text/html; charset=utf-8", &html)?];
+                let mut related = vec![own(Part::text("text/html; charset=utf-8", &html)?)?];
                 for attachment in inline {
-                    related.push(Part::attachment(attachment)?);
+                    related.push(own(Part::attachment(attachment)?)?);
                 }
                 alternatives.push(Part::multipart("related", related)?);
             }
@@ -296,19 +387,25 @@ impl MessageBuilder {
             }
         }
         if let Some((method, text)) = &self.calendar {
-            alternatives.push(Part::calendar(method, text)?);
+            alternatives.push(own(Part::calendar(method, text)?)?);
         }
-        if attached.is_empty() {
+        if attached.is_empty() && self.report.is_none() {
             return Part::multipart("alternative", alternatives);
         }
         let mut parts = Vec::new();
         if !alternatives.is_empty() {
             parts.push(Part::multipart("alternative", alternatives)?);
         }
-        for attachment in attached {
-            parts.push(Part::attachment(attachment)?);
+        if let Some((kind, fields)) = &self.report {
+            parts.push(Part::report(kind, fields)?);
         }
-        Part::multipart("mixed", parts)
+        for attachment in attached {
+            parts.push(own(Part::attachment(attachment)?)?);
+        }
+        match &self.report {
+            Some((kind, _)) => Part::combined("report", &[format!("report-type={kind};")], parts),
+            None => Part::multipart("mixed", parts),
+        }
     }
 }
 
@@ -380,6 +477,28 @@ mod tests {
     }
 
     #[test]
+    fn importance_and_a_header_of_the_same_name_are_written_once() {
+        let message =
+            || Message::builder().from("a@example.org").header("x-priority", "3").header("X-PRIORITY", "4");
+        for (message, values) in [
+            (message().importance(Importance::High), ["high", "1"]),
+            (
+                message().header("importance", "x").importance(Importance::Low).header("X-Priority", "2"),
+                ["low", "5"],
+            ),
+            (message().header("Importance", "low").importance(Importance::Normal), ["low", "4"]),
+            (message(), ["", "4"]),
+        ] {
+            let text =
+                String::from_utf8(message.build().unwrap().to_bytes().unwrap()).unwrap().to_lowercase();
+            for (name, value) in ["importance: ", "x-priority: "].into_iter().zip(values) {
+                let found: Vec<_> = text.lines().filter_map(|line| line.strip_prefix(name)).collect();
+                assert_eq!(found, if value.is_empty() { vec![] } else { vec![value] }, "{text}");
+            }
+        }
+    }
+
+    #[test]
     fn a_read_receipt_goes_to_mailboxes_that_are_checked() {
         let message = Message::builder().from("a@example.org").read_receipt_to("Alice <a@example.org>");
         let message = message.build().unwrap();
@@ -388,6 +507,48 @@ mod tests {
         assert!(
             matches!(invalid, Err(Error::Address { header: Some(name), .. }) if name.starts_with("Disposition"))
         );
+        let built = |to: &str| Message::builder().from("a@example.org").read_receipt_to(to).build();
+        for (to, why) in [("a@x, root", "no @"), ("Team: a@x;", "a group"), ("none:;, a@x", "a group")] {
+            let error = built(to).unwrap_err().to_string();
+            assert!(error.starts_with("Disposition-Notification-To: ") && error.contains(why), "{error}");
+        }
+        assert!(built("a@x, b@[192.0.2.1]").is_ok());
+    }
+
+    #[test]
+    fn a_report_has_its_parts_in_order_and_names_its_kind() {
+        let builder = || {
+            Message::builder()
+                .from("a@example.org")
+                .text("Grüße\n")
+                .report("delivery-status", "A: b\n\nC: d\n")
+        };
+        let original = || Attachment::bytes("", "Subject: x\n\n").content_type("message/rfc822");
+        for (message, count) in
+            [(builder(), 2), (builder().attach(original()), 3), (builder().html("<p>"), 2)]
+        {
+            let message = message.build().unwrap();
+            let kind = message.header("Content-Type").unwrap();
+            assert!(kind.starts_with("multipart/report; report-type=delivery-status; boundary="), "{kind}");
+            let boundary = kind.split('"').nth(1).unwrap();
+            let sent = String::from_utf8(message.to_bytes().unwrap()).unwrap();
+            let parts: Vec<_> = sent.split(&format!("--{boundary}")).skip(1).collect();
+            assert_eq!(parts.len(), count + 1, "{sent}");
+            let fields = "Content-Type: message/delivery-status\r\nContent-Transfer-Encoding: 7bit\r\n\r\nA: b\r\n\r\nC: d\r\n";
+            assert!(parts[1].contains(fields), "{sent}");
+        }
+        let built = |builder: MessageBuilder| builder.build().map(drop);
+        for bad in [
+            built(builder().attach(original()).attach(original())),
+            built(Message::builder().from("a@example.org").report("delivery-status", "A: b\n")),
+            built(builder().report("a; b", "A: b\n")),
+            built(builder().report("", "A: b\n")),
+            built(builder().report("x", "A: ü\n")),
+            built(builder().report("x", "A: b\0\n")),
+            built(builder().report("x", "")),
+        ] {
+            assert!(matches!(bad, Err(Error::Message(_))), "{bad:?}");
+        }
     }
 
     #[test]

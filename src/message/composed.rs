@@ -136,6 +136,11 @@ impl Message {
         self.fields_in_ascii().map(|fields| self.pieces(&fields))
     }
 
+    /// Returns the pieces of the content, without the header.
+    pub(super) fn pieces_of_content(&self) -> impl Iterator<Item = &Piece> {
+        self.content.iter().map(|piece| &**piece)
+    }
+
     fn pieces(&self, fields: &[Field]) -> Vec<Arc<Piece>> {
         let header = mime_part::header("", fields, self.eight_bit);
         iter::once(header).chain(self.content.iter().cloned()).collect()

@@ -19,6 +19,15 @@ const MONTHS: [&str; 12] =
 /// ```
 #[must_use]
 pub fn date_time(time: SystemTime) -> Option<String> {
+    local_date_time(time, 0)
+}
+
+/// Formats a time as in a `Date` header, in a time zone that is this number of minutes east of UTC. Returns `None` if
+/// the year is not between 1900 and 9999, or if the zone is a day or more away.
+pub(super) fn local_date_time(time: SystemTime, minutes_east: i32) -> Option<String> {
+    if minutes_east.abs() >= 24 * 60 {
+        return None;
+    }
     let seconds = match time.duration_since(UNIX_EPOCH) {
         Ok(since) => since.as_secs() as i64,
         // The earliest time is 2^63 s before the epoch. Fractions of a second are rounded down, as they are after it.
@@ -27,6 +36,7 @@ pub fn date_time(time: SystemTime) -> Option<String> {
             0_i64.wrapping_sub_unsigned(before.as_secs()).saturating_sub((before.subsec_nanos() > 0).into())
         }
     };
+    let seconds = seconds.saturating_add(i64::from(minutes_east) * 60);
     let (days, second) = (seconds.div_euclid(DAY), seconds.rem_euclid(DAY));
     let (year, month, day) = civil(days);
     if !(1900..=9999).contains(&year) {
@@ -35,7 +45,11 @@ pub fn date_time(time: SystemTime) -> Option<String> {
     let weekday = WEEKDAYS[days.rem_euclid(7) as usize];
     let month = MONTHS[month - 1];
     let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
-    Some(format!("{weekday}, {day} {month} {year} {hour:02}:{minute:02}:{second:02} +0000"))
+    let sign = if minutes_east < 0 { '-' } else { '+' };
+    let (hours, minutes) = (minutes_east.abs() / 60, minutes_east.abs() % 60);
+    Some(format!(
+        "{weekday}, {day} {month} {year} {hour:02}:{minute:02}:{second:02} {sign}{hours:02}{minutes:02}"
+    ))
 }
 
 /// Whether the year, which follows the month in a date-time, is from 1900 to 9999. The text may be invalid.
@@ -84,6 +98,28 @@ mod tests {
         for before in [Duration::from_secs(1), Duration::from_millis(1)] {
             assert_eq!(date_time(UNIX_EPOCH - before).unwrap(), "Wed, 31 Dec 1969 23:59:59 +0000");
         }
+    }
+
+    #[test]
+    fn a_time_zone_moves_the_clock_and_the_day() {
+        let time = UNIX_EPOCH + Duration::from_secs(951_782_400);
+        for (minutes, text) in [
+            (60, "Tue, 29 Feb 2000 01:00:00 +0100"),
+            (-1, "Mon, 28 Feb 2000 23:59:00 -0001"),
+            (330, "Tue, 29 Feb 2000 05:30:00 +0530"),
+            (-570, "Mon, 28 Feb 2000 14:30:00 -0930"),
+            (1439, "Tue, 29 Feb 2000 23:59:00 +2359"),
+        ] {
+            assert_eq!(local_date_time(time, minutes).as_deref(), Some(text));
+        }
+        for minutes in [1440, -1440, i32::MAX] {
+            assert_eq!(local_date_time(time, minutes), None);
+        }
+        assert_eq!(
+            local_date_time(UNIX_EPOCH - Duration::from_secs(2_208_988_800), -1),
+            None,
+            "it is 1899 there"
+        );
     }
 
     #[test]

@@ -144,7 +144,7 @@ pub(super) fn base64_length(octets: u64) -> u64 {
     octets.div_ceil(3).saturating_mul(4).saturating_add(lines.saturating_sub(1) * 2)
 }
 
-fn quoted_length(bytes: &[u8]) -> u64 {
+pub(super) fn quoted_length(bytes: &[u8]) -> u64 {
     let (mut quoted, mut out, mut length) = (Quoted::default(), Vec::new(), 0);
     while quoted.push(bytes, &mut out) {
         length += out.len() as u64;

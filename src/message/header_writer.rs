@@ -16,6 +16,8 @@ use crate::Error;
 const MAX_LINE: usize = 78;
 /// Maximum length of any line, in octets without its line end.
 const MAX_LONG_LINE: usize = 998;
+/// The field that asks for a read receipt (RFC 8098 §2.1), which email-format does not know.
+const RECEIPT_TO: &str = "Disposition-Notification-To";
 /// Error text for an invalid `List-Unsubscribe`.
 const NO_URIS: &str = "not a list of URIs in angle brackets (RFC 2369)";
 /// Maximum length of a field name, in octets.
@@ -47,7 +49,8 @@ pub(super) enum Value {
     Text(String),
     Mailboxes(Mailboxes),
     Uris(Vec<String>),
-    Date(SystemTime),
+    /// A time, and the time zone in minutes east of UTC.
+    Date(SystemTime, i32),
 }
 
 /// The syntax of a field, by its name.
@@ -96,7 +99,13 @@ impl Field {
         let words = match value {
             Value::Mailboxes(mailboxes) => return Field::of_mailboxes(name, mailboxes),
             Value::Uris(uris) => uri_words(uris).map_err(fail)?,
-            Value::Date(time) => plain_words(&date::date_time(*time).ok_or_else(|| fail(BAD_YEAR.into()))?),
+            Value::Date(_, zone) if zone.unsigned_abs() >= 24 * 60 => {
+                return Err(fail("the time zone is a day or more away from UTC".into()));
+            }
+            Value::Date(time, zone) => {
+                let text = date::local_date_time(*time, *zone).ok_or_else(|| fail(BAD_YEAR.into()))?;
+                plain_words(&text)
+            }
             Value::Text(text) => text_words(name, text).map_err(fail)?,
         };
         if !words.is_empty() {
@@ -115,9 +124,13 @@ impl Field {
             Err(Error::Address { input, why, .. }) => return Err(Error::Address { input, why, header }),
             read => read?,
         };
-        let local = items.iter().find_map(Item::without_domain).filter(|_| is_structured(name));
-        if let Some(local) = local {
+        if let Some(local) = items.iter().find_map(Item::without_domain) {
             return Err(Error::Address { input: local.to_string(), why: "no @", header });
+        }
+        // RFC 8098 §2.1: a list of mailboxes.
+        if name.eq_ignore_ascii_case(RECEIPT_TO) && items.contains(&Item::GroupEnd) {
+            let why = "a group, not a single address";
+            return Err(Error::Address { input: mailboxes.written(), why, header });
         }
         let words = address_words(&items)
             .map_err(|why| Error::Message(format!("invalid header {name}: {why}").into()))?;
@@ -278,7 +291,7 @@ fn uri_words(uris: &[String]) -> Result<Vec<String>, Cow<'static, str>> {
 /// Whether email-format knows the syntax of the field.
 fn is_structured(name: &str) -> bool {
     match Kind::of(name) {
-        Kind::Mailboxes => !name.eq_ignore_ascii_case("Disposition-Notification-To"),
+        Kind::Mailboxes => !name.eq_ignore_ascii_case(RECEIPT_TO),
         Kind::Id | Kind::Date => true,
         // email-format does not parse commas in `Keywords`.
         Kind::References | Kind::Phrases | Kind::Uris | Kind::Content | Kind::Text => false,

@@ -158,7 +158,7 @@ impl Mailboxes {
     }
 
     /// Returns the text as it was given, for errors.
-    fn written(&self) -> String {
+    pub(super) fn written(&self) -> String {
         let each = self.0.iter().map(|given| match given {
             Given::Text(text) => text.clone(),
             Given::Pair(name, address) => format!("{name} <{address}>"),

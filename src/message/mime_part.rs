@@ -14,7 +14,7 @@ use super::{
     encoded_stream::Piece,
     encoding::{
         Encoding, MAX_LINE, bytes_with_crlf, has_short_lines, is_eight_bit_text, needs_utf8_charset,
-        with_crlf,
+        quoted_length, with_crlf,
     },
     header_reader,
     header_writer::{Field, plain_words, quoted},
@@ -137,19 +137,37 @@ impl Part {
         Ok(Part { fields, content: vec![Arc::new(piece)], eight_bit, text_file: None })
     }
 
+    /// Creates the part of a report for programs (RFC 6522 §4).
+    pub fn report(kind: &str, fields: &str) -> Result<Part, Error> {
+        if kind.is_empty() || !kind.bytes().all(is_token) {
+            return Err(Error::Message(format!("invalid kind of report {kind:?}").into()));
+        }
+        if fields.trim().is_empty() || !fields.is_ascii() {
+            return Err(Error::Message("the fields of a report are empty or not ASCII".into()));
+        }
+        let kind = format!("message/{kind}");
+        Part::message(&kind, vec![media_type(&kind)?], Bytes::new(fields.to_owned()))
+    }
+
     /// Combines several parts. A single part is returned as it is, except in a `multipart/mixed`.
     pub fn multipart(subtype: &str, mut parts: Vec<Part>) -> Result<Part, Error> {
         if parts.len() == 1 && subtype != "mixed" {
             return Ok(parts.remove(0));
         }
+        if subtype != "related" {
+            return Part::combined(subtype, &[], parts);
+        }
+        // RFC 2387 §3.1: `type` is the media type of the first part.
+        let root = parts[0].fields[0].value();
+        let root = root.split(';').next().unwrap_or_default();
+        Part::combined(subtype, &[format!("type=\"{root}\";")], parts)
+    }
+
+    /// Combines parts, with these parameters of the multipart.
+    pub fn combined(subtype: &str, parameters: &[String], parts: Vec<Part>) -> Result<Part, Error> {
         let boundary = boundary(&parts);
         let mut words = vec![format!("multipart/{subtype};")];
-        if subtype == "related" {
-            // RFC 2387 §3.1: `type` is the media type of the first part.
-            let root = parts[0].fields[0].value();
-            let root = root.split(';').next().unwrap_or_default();
-            words.push(format!("type=\"{root}\";"));
-        }
+        words.extend_from_slice(parameters);
         words.push(format!("boundary=\"{boundary}\""));
         let eight_bit = parts.iter().map(|part| part.eight_bit).max().unwrap_or(EightBit::Never);
         let mut content = Vec::new();
@@ -161,6 +179,48 @@ impl Part {
         content.push(Piece::text(format!("\r\n--{boundary}--")));
         let fields = vec![Field::of_words("Content-Type", &words)?];
         Ok(Part { fields, content, eight_bit, text_file: None })
+    }
+
+    /// Combines content and its signature (RFC 1847 §2.1). The octets are a whole part, with its header.
+    pub fn signed(protocol: &str, micalg: &str, octets: Vec<u8>, signature: Part) -> Result<Part, Error> {
+        let length = octets.len() as u64;
+        let bytes = Bytes::new(octets);
+        let piece = Piece::Bytes { bytes, encoding: Encoding::SevenBit, length, eight_bit: false };
+        let (fields, content) = (Vec::new(), vec![Arc::new(piece)]);
+        let signed = Part { fields, content, eight_bit: EightBit::Never, text_file: None };
+        let mut parts = [signed, signature];
+        let boundary = boundary(&parts);
+        let mut content = vec![Piece::text(format!("--{boundary}\r\n"))];
+        content.append(&mut parts[0].content);
+        content.push(parts[1].header(&format!("\r\n--{boundary}\r\n")));
+        content.append(&mut parts[1].content);
+        content.push(Piece::text(format!("\r\n--{boundary}--")));
+        let words = [
+            "multipart/signed;".to_owned(),
+            format!("protocol=\"{protocol}\";"),
+            format!("micalg={micalg};"),
+            format!("boundary=\"{boundary}\""),
+        ];
+        let fields = vec![Field::of_words("Content-Type", &words)?];
+        Ok(Part { fields, content, eight_bit: EightBit::Never, text_file: None })
+    }
+
+    /// Encodes text in which lines end in spaces or tabs, as OpenPGP requires (RFC 3156 §3). Messages must not be
+    /// encoded.
+    pub fn without_outer_spaces(mut self) -> Result<Part, Error> {
+        let is_message = self.fields[0].value().to_ascii_lowercase().starts_with("message/");
+        let [piece] = &mut self.content[..] else { return Ok(self) };
+        match Arc::get_mut(piece) {
+            Some(Piece::Bytes { bytes, encoding, length, .. })
+                if *encoding == Encoding::SevenBit && !is_message && has_outer_spaces(bytes) =>
+            {
+                (*encoding, *length) = (Encoding::QuotedPrintable, quoted_length(bytes));
+                self.fields.retain(|field| !field.name().eq_ignore_ascii_case(ENCODING));
+                self.fields = with_encoding(self.fields, Encoding::QuotedPrintable)?;
+            }
+            _ => {}
+        }
+        Ok(self)
     }
 
     /// Returns `start`, followed by the header.
@@ -210,6 +270,26 @@ fn boundary(parts: &[Part]) -> String {
             return boundary;
         }
     }
+}
+
+/// Whether a line ends in a space or a tab.
+fn has_outer_spaces(bytes: &[u8]) -> bool {
+    bytes.split(|byte| *byte == b'\n').any(|line| {
+        let line = line.strip_suffix(b"\r").unwrap_or(line);
+        line.ends_with(b" ") || line.ends_with(b"\t")
+    })
+}
+
+/// Checks the parameters of a `multipart/signed`.
+pub(super) fn check_protocol(protocol: &str, micalg: &str) -> Result<(), Error> {
+    media_type(protocol)?;
+    if protocol.contains([';', ' ']) {
+        return Err(Error::Message(format!("invalid protocol of a signature {protocol:?}").into()));
+    }
+    if micalg.is_empty() || !micalg.bytes().all(is_token) {
+        return Err(Error::Message(format!("invalid name of a hash {micalg:?}").into()));
+    }
+    Ok(())
 }
 
 fn with_encoding(mut fields: Vec<Field>, encoding: Encoding) -> Result<Vec<Field>, Error> {

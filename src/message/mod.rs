@@ -26,6 +26,10 @@
 //! server that offers 8BITMIME. The `examples` folder of the repository shows how to send a plain message, one with
 //! text and HTML, a raw message, and one with images, files and a progress bar.
 //!
+//! [`MessageBuilder::report`] writes a delivery report or another report for programs, and
+//! [`MessageBuilder::build_to_sign`] a message with an OpenPGP or S/MIME signature. [`Message::preview`] shows a message
+//! as text.
+//!
 //! [`Mail::on_progress`] reports the progress of any message to a callback.
 //!
 //! [`Raw`] is a finished message, [`HeaderCompletion`] adds the headers that one lacks, and [`Mail`] is the trait for your own message types. With the features `lettre-0_11`
@@ -48,6 +52,8 @@
 // | encoding the parts while they are sent | `encoded_stream.rs` |
 // | reading files, pipes and slow readers: the only I/O here | `source.rs` |
 // | readers that can be read only once | `single_use.rs` |
+// | content that is to be signed with OpenPGP or S/MIME | `to_sign.rs` |
+// | a message as text for logs and terminals | `preview.rs` |
 // | finished messages: bytes, files, readers | `raw.rs` |
 // | adding missing headers to finished messages | `completion.rs` |
 // | the body passed to the client, and what the client may assume about it | `body.rs` |
@@ -76,11 +82,13 @@ mod header_reader;
 mod header_writer;
 mod mailbox;
 mod mime_part;
+mod preview;
 mod progress;
 mod raw;
 mod resent;
 mod single_use;
 pub(crate) mod source;
+mod to_sign;
 mod unique_id;
 
 use std::sync::Arc;
@@ -100,8 +108,9 @@ pub use self::{
     progress::Progress,
     raw::Raw,
     resent::Resent,
+    to_sign::ContentToSign,
 };
-pub(crate) use self::{body::Content, progress::Meter, single_use::Claim};
+pub(crate) use self::{body::Content, progress::Meter, single_use::Claim, unique_id::unique_id};
 use crate::{Envelope, Error};
 
 /// Error text for content that can be read only once and was already read.

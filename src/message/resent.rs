@@ -60,7 +60,7 @@ impl Resent {
 
     /// Sets the date of resending (`Resent-Date`). Defaults to the time of [`Message::resend`](super::Message::resend).
     pub fn date(mut self, time: SystemTime) -> Resent {
-        self.0.set("Resent-Date", Value::Date(time));
+        self.0.set("Resent-Date", Value::Date(time, 0));
         self
     }
 

@@ -8,7 +8,7 @@ use std::{
 };
 
 /// Returns 32 hexadecimal digits that are unique and cannot be guessed.
-pub(super) fn unique_id() -> String {
+pub(crate) fn unique_id() -> String {
     static COUNT: AtomicUsize = AtomicUsize::new(0);
     let time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
     // The hasher's keys are random. The other values distinguish copies of the state made by a fork or snapshot.

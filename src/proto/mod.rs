@@ -113,7 +113,7 @@ pub(crate) use self::{
     encoder::{Encoder, Forbidden},
     proxy::{MAX_SOCKS_FIELD, ProxyExchange, ProxyFailure, ProxyLogin, ProxyProtocol, Step, Target},
     queue_id::queue_id,
-    takeover::{End, Session},
+    takeover::{End, Loss, Session},
     transaction::{check_recipients, is_too_many},
 };
 use crate::{Error, Phase, Reply};

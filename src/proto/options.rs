@@ -60,6 +60,12 @@ pub enum MailOption {
     /// AUTH: the original submitter of the message, or `None` if the submitter is unknown or not trusted (RFC 4954
     /// §5). Needs AUTH.
     Auth(Option<Address>),
+    /// XVERP: the server sends a copy to each recipient, with the recipient in the address of the sender, so that a
+    /// bounce tells which recipient it is about: `list+bob=example.net@example.org`. The two characters are put before
+    /// the recipient and in place of its `@`; Postfix accepts `+`, `-` and `=`, and uses `+=` for `None`. Needs XVERP,
+    /// an extension of [Postfix](https://www.postfix.org/VERP_README.html), which offers it only to the clients in
+    /// `smtpd_authorized_verp_clients`. For other servers, see [`Address::verp`].
+    Xverp(Option<[char; 2]>),
     /// Any other parameter as it is sent: `KEYWORD` or `KEYWORD=value` (RFC 5321 §4.1.2). Each keyword can be set once.
     /// Whether the server offers it is not checked. SIZE, BODY and SMTPUTF8 are not allowed here: they are added
     /// automatically where they are needed.
@@ -67,7 +73,7 @@ pub enum MailOption {
 }
 
 /// The parameters of MAIL, and the EHLO keyword of the extension that each belongs to.
-const MAIL_PARAMETERS: [(&str, &str); 11] = [
+const MAIL_PARAMETERS: [(&str, &str); 12] = [
     ("SIZE", "SIZE"),
     ("BODY", "8BITMIME"),
     ("SMTPUTF8", "SMTPUTF8"),
@@ -79,6 +85,7 @@ const MAIL_PARAMETERS: [(&str, &str); 11] = [
     ("HOLDFOR", "FUTURERELEASE"),
     ("HOLDUNTIL", "FUTURERELEASE"),
     ("AUTH", "AUTH"),
+    ("XVERP", "XVERP"),
 ];
 
 /// Returns the EHLO keyword of the extension that a parameter of MAIL belongs to, such as `DSN` for `RET=FULL`.
@@ -130,6 +137,9 @@ impl MailOption {
                 Some(_) => Ok(()),
                 None => Err(wrong("HOLDUNTIL: not an RFC 3339 date and time")),
             },
+            MailOption::Xverp(None) => Ok(()),
+            MailOption::Xverp(Some(delimiters)) if delimiters.iter().all(|c| "+-=".contains(*c)) => Ok(()),
+            MailOption::Xverp(Some(_)) => Err(wrong("XVERP: a delimiter is not one of +, - and =")),
             MailOption::Raw(text) => check_raw(text, &["SIZE", "BODY", "SMTPUTF8"]),
         }
     }
@@ -164,6 +174,7 @@ impl MailOption {
             MailOption::HoldFor(_) => "HOLDFOR",
             MailOption::HoldUntil(_) => "HOLDUNTIL",
             MailOption::Auth(_) => "AUTH",
+            MailOption::Xverp(_) => "XVERP",
             MailOption::Raw(text) => raw_keyword(text),
         }
     }
@@ -213,6 +224,8 @@ impl fmt::Display for MailOption {
             MailOption::HoldUntil(time) => write!(f, "HOLDUNTIL={time}"),
             MailOption::Auth(None) => f.write_str("AUTH=<>"),
             MailOption::Auth(Some(address)) => write!(f, "AUTH={}", Xtext(address.as_str())),
+            MailOption::Xverp(None) => f.write_str("XVERP"),
+            MailOption::Xverp(Some([first, second])) => write!(f, "XVERP={first}{second}"),
             MailOption::Raw(text) => f.write_str(text),
         }
     }
@@ -432,6 +445,7 @@ pub(crate) fn one_of_each() -> Vec<MailOption> {
         MailOption::HoldFor(Duration::from_secs(60)),
         MailOption::HoldUntil("2027-01-31T08:00:00Z".into()),
         MailOption::Auth(None),
+        MailOption::Xverp(None),
         MailOption::Raw("XFOO=bar".into()),
     ];
     let number = |option: &MailOption| match option {
@@ -443,7 +457,8 @@ pub(crate) fn one_of_each() -> Vec<MailOption> {
         MailOption::HoldFor(_) => 5,
         MailOption::HoldUntil(_) => 6,
         MailOption::Auth(_) => 7,
-        MailOption::Raw(_) => 8,
+        MailOption::Xverp(_) => 8,
+        MailOption::Raw(_) => 9,
     };
     assert!(all.iter().map(number).eq(0..all.len()));
     all
@@ -475,6 +490,8 @@ mod tests {
             (MailOption::HoldUntil("2027-01-31T08:00:00Z".into()), "HOLDUNTIL=2027-01-31T08:00:00Z"),
             (MailOption::Auth(None), "AUTH=<>"),
             (MailOption::Auth(Some(address.clone())), "AUTH=\"a+20b+2Bc\"@x"),
+            (MailOption::Xverp(None), "XVERP"),
+            (MailOption::Xverp(Some(['+', '='])), "XVERP=+="),
             (MailOption::Raw("XFOO=bar".into()), "XFOO=bar"),
         ] {
             option.check().unwrap();
@@ -504,6 +521,7 @@ mod tests {
                 MailOption::DeliverBy { .. } => "DELIVERBY",
                 MailOption::HoldFor(_) | MailOption::HoldUntil(_) => "FUTURERELEASE",
                 MailOption::Auth(_) => "AUTH",
+                MailOption::Xverp(_) => "XVERP",
                 MailOption::Raw(_) => {
                     option.check_offered(&nothing, true).unwrap();
                     continue;
@@ -532,6 +550,8 @@ mod tests {
             MailOption::HoldUntil("2027-01-31T24:00:00Z".into()),
             MailOption::HoldUntil("2027-01-31T08:00:00+24:00".into()),
             MailOption::HoldUntil("2027-01-31T08:00:00".into()),
+            MailOption::Xverp(Some(['+', '\r'])),
+            MailOption::Xverp(Some(['%', '='])),
             MailOption::Raw("SIZE=1".into()),
             MailOption::Raw("smtputf8".into()),
             MailOption::Raw("A=b c".into()),
@@ -567,6 +587,7 @@ mod tests {
             (MailOption::Priority(1), raw("MT-PRIORITY=1")),
             (MailOption::DeliverBy { seconds: 60, late: OnLate::Notify, trace: true }, raw("BY=60;N")),
             (MailOption::Auth(None), raw("AUTH=<>")),
+            (MailOption::Xverp(None), raw("xverp")),
             (raw("X-OWN"), raw("x-own=1")),
         ] {
             for (first, second) in [(&first, &second), (&second, &first)] {

@@ -8,6 +8,8 @@ use std::{borrow::Cow, net::IpAddr};
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 
+use super::reply::mask;
+
 /// Maximum total length of the headers of all HTTP replies, in octets.
 const MAX_HEADER: usize = 16 * 1024;
 
@@ -70,6 +72,8 @@ pub(crate) struct ProxyExchange {
     output: Option<Vec<u8>>,
     /// The part of the current reply that has arrived.
     input: Vec<u8>,
+    /// What a reply must not show: the password, and the encoded login.
+    secrets: Vec<Vec<u8>>,
 }
 
 enum State {
@@ -111,7 +115,8 @@ impl ProxyExchange {
             }
             ProxyProtocol::HttpConnect => (State::HttpConnect(0), connect_request(target, login)),
         };
-        ProxyExchange { state, output: Some(output), input: Vec::new() }
+        let secrets = login.map_or_else(Vec::new, |login| vec![encoded(login).into(), login.1.to_vec()]);
+        ProxyExchange { state, output: Some(output), input: Vec::new(), secrets }
     }
 
     pub fn step(&mut self) -> Step {
@@ -152,7 +157,7 @@ impl ProxyExchange {
                 let Some(line_end) = self.input.iter().position(|octet| *octet == b'\n') else {
                     return Ok(());
                 };
-                let code = http_status(&self.input[..line_end])?;
+                let code = http_status(&self.input[..line_end], &self.secrets)?;
                 if is_whole_header(&self.input) {
                     self.input.clear();
                     if code >= 200 {
@@ -276,13 +281,15 @@ fn connect_message(target: Target<'_>) -> Vec<u8> {
 fn connect_request(Target { host, port }: Target<'_>, login: Option<ProxyLogin<'_>>) -> Vec<u8> {
     let authority = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
     let mut request = format!("CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\n");
-    if let Some((user, password)) = login {
-        // Basic authentication (RFC 7617).
-        request += "Proxy-Authorization: Basic ";
-        BASE64_STANDARD.encode_string([user, b":", password].concat(), &mut request);
-        request += "\r\n";
+    if let Some(login) = login {
+        request += &format!("Proxy-Authorization: Basic {}\r\n", encoded(login));
     }
     (request + "\r\n").into()
+}
+
+/// Returns the login for basic authentication (RFC 7617 §2).
+fn encoded((user, password): ProxyLogin<'_>) -> String {
+    BASE64_STANDARD.encode([user, b":", password].concat())
 }
 
 /// Returns the least number of octets that can still complete the header. Any more could come from the mail server.
@@ -296,7 +303,7 @@ fn is_whole_header(header: &[u8]) -> bool {
 }
 
 /// Returns the status code of a reply, or an error if the reply is a refusal.
-fn http_status(line: &[u8]) -> Result<u16, ProxyFailure> {
+fn http_status(line: &[u8], secrets: &[Vec<u8>]) -> Result<u16, ProxyFailure> {
     let text = match line.strip_prefix(b"HTTP/1.") {
         Some([_, b' ', text @ ..]) => text.trim_ascii(),
         _ => return Err(permanent("it does not speak HTTP/1")),
@@ -306,7 +313,7 @@ fn http_status(line: &[u8]) -> Result<u16, ProxyFailure> {
         Some(code @ 100..300) => Ok(code),
         Some(407) => Err(permanent("it requires a valid login (407)")),
         Some(code) => Err(ProxyFailure {
-            what: text.escape_ascii().to_string().into(),
+            what: mask(text.to_vec(), secrets).escape_ascii().to_string().into(),
             is_transient: matches!(code, 408 | 429 | 500..600) && !matches!(code, 501 | 505),
         }),
         None => Err(permanent("its reply has no status code")),
@@ -451,6 +458,14 @@ mod tests {
                 play(exchange(ProxyProtocol::HttpConnect, "h", None), &[reply.as_bytes()], 9).unwrap_err();
             assert_eq!(refused, ProxyFailure { what: what.into(), is_transient });
         }
+    }
+
+    // Threat 71.
+    #[test]
+    fn a_login_that_an_http_proxy_repeats_is_masked() {
+        let reply = b"HTTP/1.1 403 secret user Basic dXNlcjpzZWNyZXQ= refused\r\n";
+        let refused = play(exchange(ProxyProtocol::HttpConnect, "h", Some(LOGIN)), &[reply], 9).unwrap_err();
+        assert_eq!(refused.what, "403 *** user Basic *** refused");
     }
 
     #[test]

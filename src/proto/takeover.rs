@@ -1,4 +1,14 @@
-//! Decides whether another connection takes over when the server ends a session.
+//! Decides whether another connection takes over a message: the one rule for single messages, batches and pools.
+//!
+//! | the connection | another one takes over |
+//! |---|---|
+//! | ended the session before it accepted MAIL ([`Loss::Session`]: single messages, batches) | if this one had a message accepted |
+//! | was kept by a pool, and was lost before any content was sent ([`Loss::Idle`]) | once for each message |
+//!
+//! The two differ in substance. A server that ends a session has seen the message, and may end the next session as
+//! well, so progress is needed. A connection that was idle may have been dead for a long time, which says nothing about
+//! the server, and only the envelope was sent to it. What else is sent again needs no other connection
+//! ([`Again`](crate::delivery::Again)), or is the caller's decision (`retry_policy.rs`).
 //!
 //! Servers limit the number of messages in a session, and few announce it (LIMITS MAILMAX, RFC 9422). Instead, they end
 //! the session:
@@ -38,6 +48,15 @@ impl End {
     }
 }
 
+/// How a connection was lost for a message.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Loss<'e> {
+    /// The server has ended the session. `in_use` means that the connection carried its last message only a moment ago.
+    Session { end: End, in_use: bool },
+    /// A connection that had been idle in a pool has failed with this error.
+    Idle(&'e Error),
+}
+
 /// The messages that a connection has carried.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Session {
@@ -56,9 +75,17 @@ impl Session {
         self.accepted += u64::from(accepted);
     }
 
+    /// Returns whether another connection may take over after this loss, and records what the loss reveals.
+    pub fn hands_over(&mut self, loss: Loss<'_>) -> bool {
+        match loss {
+            Loss::Session { end, in_use } => self.ends(end, in_use),
+            Loss::Idle(error) => error.is_before_content(),
+        }
+    }
+
     /// Records that the server has ended the session. Returns whether another connection may take over. `in_use` means
     /// that the connection carried its last message only a moment ago.
-    pub fn ends(&mut self, end: End, in_use: bool) -> bool {
+    fn ends(&mut self, end: End, in_use: bool) -> bool {
         if end == End::Unannounced && in_use && self.accepted > 0 {
             self.most = Some(self.most.map_or(self.answered, |most| most.min(self.answered)));
         }
@@ -102,6 +129,28 @@ mod tests {
             let mut replaced = after(&[true]);
             assert!(replaced.ends(end, true));
             assert!(!replaced.renewed().ends(end, true), "the next one has made no progress");
+        }
+    }
+
+    #[test]
+    fn a_connection_from_a_pool_is_replaced_only_before_any_content() {
+        use crate::{Delivery, Envelope, Outcome};
+        let failed = |outcome, source| {
+            let envelope = Envelope::new("a@x", ["b@x"]).unwrap();
+            let delivery = Box::new(Delivery::new(envelope, outcome, outcome, None, Vec::new()));
+            Error::Transaction { delivery, source: Box::new(source) }
+        };
+        for (error, takes_over) in [
+            (failed(Outcome::NotSent, Error::Closed(Phase::Mail)), true),
+            (failed(Outcome::NotSent, Error::Closed(Phase::Recipient)), true),
+            (failed(Outcome::NotSent, Error::Closed(Phase::Body)), false),
+            (failed(Outcome::NotSent, Error::Timeout(Phase::Mail)), false),
+            (failed(Outcome::InDoubt, Error::Closed(Phase::End)), false),
+            (Error::Closed(Phase::Mail), false),
+        ] {
+            for mut session in [after(&[]), after(&[true])] {
+                assert_eq!(session.hands_over(Loss::Idle(&error)), takes_over, "{error}");
+            }
         }
     }
 

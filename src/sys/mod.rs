@@ -1,5 +1,5 @@
-//! Sockets, files, paths and the machine's name, as the operating system provides them. Nothing outside this directory
-//! names `rustix` or `std::os`.
+//! Sockets, files, paths, programs and the machine's name, as the operating system provides them. Nothing outside this
+//! directory names `rustix` or `std::os`.
 //!
 //! One file per system provides the whole interface, which is the list below:
 //!
@@ -16,6 +16,8 @@
 //! | [`machine_name`] | the machine's name, for EHLO |
 //! | [`HAS_FILE_OF_CAS`] | whether the CAs of the system are in a file, and not only in a store of its own |
 //! | [`check_socket_path`], [`path_from_octets`] | the path of a Unix socket, and any path in a URL |
+//! | [`create_file`], [`sync_folder`] | files that must survive a crash |
+//! | [`lead_group`], [`kill_group`] | a program with the processes that it starts |
 //! | [`open_file`], [`may_lack_a_writer`], [`wait_for_file`] | files, pipes and devices, as content |
 //!
 //! A system with Unix sockets also implements [`Transport`](crate::Transport) for them. A new system needs a file,
@@ -30,9 +32,9 @@ pub(crate) use self::system::HAS_FILE_OF_CAS;
 #[cfg(feature = "async")]
 pub(crate) use self::system::is_unix_socket;
 pub(crate) use self::system::{
-    CAN_ACKNOWLEDGE, OwnedSocket, Receiver, acknowledge, check_socket_path, end, machine_name,
-    may_lack_a_writer, open_file, path_from_octets, receive, send, start, start_unix, wait, wait_for_any,
-    wait_for_file,
+    CAN_ACKNOWLEDGE, OwnedSocket, Receiver, acknowledge, check_socket_path, create_file, end, kill_group,
+    lead_group, machine_name, may_lack_a_writer, open_file, path_from_octets, receive, send, start,
+    start_unix, sync_folder, wait, wait_for_any, wait_for_file,
 };
 
 #[cfg(test)]

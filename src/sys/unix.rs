@@ -16,9 +16,11 @@ use std::{
             ffi::{OsStrExt, OsStringExt},
             fs::{FileTypeExt, OpenOptionsExt},
             net::UnixStream,
+            process::CommandExt,
         },
     },
     path::{Path, PathBuf},
+    process::{Child, Command},
     time::{Duration, Instant},
 };
 
@@ -29,6 +31,7 @@ use rustix::{
     net::{
         AddressFamily, RecvFlags, SendFlags, Shutdown, SocketAddrUnix, bind, connect, recv, shutdown, sockopt,
     },
+    process::{Pid, Signal, kill_process_group},
 };
 
 use crate::Transport;
@@ -249,6 +252,28 @@ pub(crate) fn path_from_octets(octets: Box<[u8]>) -> PathBuf {
 pub(crate) fn open_file(path: &Path) -> io::Result<File> {
     let flags = OFlags::NONBLOCK | OFlags::NOCTTY;
     OpenOptions::new().read(true).custom_flags(flags.bits() as i32).open(path)
+}
+
+/// Creates a file that only its owner can read.
+pub(crate) fn create_file(path: &Path) -> io::Result<File> {
+    OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
+}
+
+/// Writes the names in a folder to the disk.
+pub(crate) fn sync_folder(path: &Path) -> io::Result<()> {
+    File::open(path)?.sync_all()
+}
+
+/// Makes the program the leader of a process group, which the processes that it starts belong to.
+pub(crate) fn lead_group(command: &mut Command) {
+    command.process_group(0);
+}
+
+/// Kills the process group of a program that was not waited for yet.
+pub(crate) fn kill_group(leader: &Child) {
+    if let Some(group) = i32::try_from(leader.id()).ok().and_then(Pid::from_raw) {
+        let _ended_already = kill_process_group(group, Signal::KILL);
+    }
 }
 
 /// Returns whether an end of file before the first octet may mean that there is no writer yet. This applies to a FIFO,

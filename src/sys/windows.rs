@@ -11,11 +11,12 @@
 #[cfg(feature = "async")]
 use std::any::Any;
 use std::{
-    fs::{File, Metadata},
+    fs::{File, Metadata, OpenOptions},
     io::{self, ErrorKind},
     net::{SocketAddr, TcpStream},
     os::windows::io::AsSocket,
     path::{Path, PathBuf},
+    process::{Child, Command},
     sync::OnceLock,
     thread::sleep,
     time::{Duration, Instant},
@@ -197,6 +198,22 @@ pub(crate) fn path_from_octets(octets: Box<[u8]>) -> PathBuf {
 pub(crate) fn open_file(path: &Path) -> io::Result<File> {
     File::open(path)
 }
+
+/// Creates a file. Its folder determines who can read it.
+pub(crate) fn create_file(path: &Path) -> io::Result<File> {
+    OpenOptions::new().write(true).create_new(true).open(path)
+}
+
+/// Does nothing: this system writes the names in a folder to the disk without being told.
+pub(crate) fn sync_folder(_: &Path) -> io::Result<()> {
+    Ok(())
+}
+
+/// Does nothing: this system has no process groups.
+pub(crate) fn lead_group(_: &mut Command) {}
+
+/// Does nothing: this system has no process groups.
+pub(crate) fn kill_group(_: &Child) {}
 
 /// Returns false: a pipe without a writer cannot be opened.
 pub(crate) fn may_lack_a_writer(_: &Metadata) -> bool {

@@ -197,6 +197,7 @@ impl Connection {
             "SIZE" => is_size(value),
             "BODY" => is(&["7BIT", "8BITMIME"]),
             "SMTPUTF8" | "REQUIRETLS" => parameter.len() == keyword.len(),
+            "XVERP" => parameter.len() == keyword.len() || value.len() == 2,
             "RET" => is(&["FULL", "HDRS"]),
             _ => !value.is_empty(),
         };

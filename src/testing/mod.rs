@@ -159,7 +159,7 @@ impl ServerBuilder {
     ///
     /// Offered by default: `"PIPELINING"`, `"8BITMIME"`, `"SIZE"`, `"SMTPUTF8"`, `"ENHANCEDSTATUSCODES"`, and, if
     /// [`credentials`](ServerBuilder::credentials) are set, `"AUTH"`. Not offered by default: `"DSN"` (RFC 3461),
-    /// `"REQUIRETLS"`, `"MT-PRIORITY"`, `"DELIVERBY"` and `"FUTURERELEASE"`.
+    /// `"REQUIRETLS"`, `"MT-PRIORITY"`, `"DELIVERBY"`, `"FUTURERELEASE"` and `"XVERP"`.
     ///
     /// The parameters of an extension that is not offered are refused with 555 5.5.4. Those of an offered extension are
     /// checked and recorded, but only SIZE and SMTPUTF8 have an effect. Without PIPELINING, pipelined commands are

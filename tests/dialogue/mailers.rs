@@ -143,6 +143,48 @@ fn an_unreachable_server_is_passed_over() {
 }
 
 #[test]
+fn a_server_that_fails_before_a_message_is_passed_over() {
+    for script in [
+        "S: 554 no service",
+        "S: 220 hi\nC: EHLO client.example.org\nS: 250-hi\nS: 250 AUTH PLAIN\nC: AUTH PLAIN AHUAcA==\nS: 535 no",
+        "S: 220 hi\nC: EHLO client.example.org\nS: 250-hi\nS: 250 SIZE 2\nC: QUIT\nS: 221 bye",
+        "S: junk",
+    ] {
+        let failing = Server::playing(script);
+        let server = Server::playing(ACCEPTED);
+        let first = builder(&failing).danger_plaintext_credentials(true);
+        let first = if script.contains("AUTH") { first.credentials("u", "p") } else { first };
+        let mut mailer = Failover::new([boxed(&first), boxed(&builder(&server))]);
+        let delivery = block_on(mailer.send(&mail())).unwrap();
+        assert_eq!(delivery.outcome(), Outcome::Accepted);
+        server.finish();
+    }
+}
+
+#[test]
+fn a_client_that_cannot_connect_again_is_passed_over() {
+    let lost = Server::playing("-- hello\nC: HELO me.example.org\nS: 250 ok\nC: NOOP\n-- close");
+    let mut client = connect(&lost);
+    block_on(client.helo(Some("me.example.org"))).unwrap();
+    assert!(block_on(client.noop()).is_err());
+    let server = Server::playing(ACCEPTED);
+    let mut mailer = Failover::new([Box::new(client) as Box<dyn Mailer>, boxed(&builder(&server))]);
+    block_on(mailer.send(&mail())).unwrap();
+    lost.finish();
+    server.finish();
+}
+
+#[test]
+fn an_invalid_message_is_not_offered_to_the_next_server() {
+    let server = Server::playing("-- hello\nC: QUIT\nS: 221 bye");
+    let unused = boxed(&named(&server, "127.0.0.1").port(closed().port()));
+    let mut mailer = Failover::new([boxed(&builder(&server)), unused]);
+    let missing = postino::Raw::path(super::envelope(&["bob@example.org"]), "/missing/message.eml");
+    let error = block_on(mailer.send(&missing)).unwrap_err();
+    assert!(matches!(error, Error::Source(_)), "{error}");
+}
+
+#[test]
 fn a_message_for_all_or_none_is_not_sent_again_to_some() {
     let server = Server::playing(
         "-- hello

@@ -29,6 +29,7 @@ mod time;
 #[cfg(any(feature = "native-tls", feature = "rustls"))]
 mod tls;
 mod transaction;
+mod transports;
 #[cfg(any(feature = "native-tls", feature = "rustls"))]
 mod trust;
 #[cfg(unix)]

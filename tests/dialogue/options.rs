@@ -61,6 +61,7 @@ fn options_that_the_server_does_not_offer_are_refused_before_anything_is_sent() 
         (MailOption::HoldFor(Duration::from_secs(60)), "FUTURERELEASE"),
         (MailOption::HoldUntil("2027-01-31T08:00:00Z".into()), "FUTURERELEASE"),
         (MailOption::Auth(None), "AUTH"),
+        (MailOption::Xverp(None), "XVERP"),
     ] {
         let mail = hello(bob().option(option).unwrap());
         assert!(matches!(send_error(&mut client, &mail), Error::Unsupported(what) if what == keyword));

@@ -13,6 +13,7 @@ use super::{accept, connect_error, mail};
 use crate::{
     Builder, Client, block_on,
     support::{PATIENCE, Server, closed},
+    tcp,
 };
 
 const LOGIN: &str = "proxy%20user:proxy%20password@";
@@ -34,7 +35,7 @@ const SESSION: &str = "
     S: 221 bye";
 
 /// A proxy on a loopback address, for as many connections as are made in a test.
-struct Proxy {
+pub struct Proxy {
     address: SocketAddr,
 }
 
@@ -56,7 +57,7 @@ impl Proxy {
     }
 
     /// Speaks SOCKS5. It knows one host, which is at `to`, and fails to resolve all others.
-    fn socks5(known: &'static str, to: SocketAddr, wants_login: bool) -> Proxy {
+    pub fn socks5(known: &'static str, to: SocketAddr, wants_login: bool) -> Proxy {
         Proxy::running(move |mut client| {
             let methods = field(&mut client, &[5]);
             let method = if wants_login { 2 } else { 0 };
@@ -103,7 +104,7 @@ impl Proxy {
         })
     }
 
-    fn url(&self, scheme: &str, login: &str) -> String {
+    pub fn url(&self, scheme: &str, login: &str) -> String {
         format!("{scheme}://{login}{}", self.address)
     }
 }
@@ -219,6 +220,16 @@ fn a_proxy_on_this_machine_does_not_make_the_server_local() {
     let proxy = Proxy::socks5("localhost", server.address(), false);
     let builder = through("localhost", server.port(), proxy.url("socks5", ""));
     let error = connect_error(&builder.credentials("user", "password").security(Security::Plaintext));
+    assert!(matches!(&error, Error::Config(text) if text.contains("without TLS")), "{error:#?}");
+}
+
+#[test]
+fn a_proxy_setting_makes_no_connection_of_the_callers_local() {
+    let server = Server::playing("S: 220 mail.example.org");
+    let socket = TcpStream::connect(server.address()).unwrap();
+    let builder = through("127.0.0.1", server.port(), "socks5://127.0.0.1:1");
+    let builder = builder.credentials("user", "password").security(Security::Plaintext);
+    let error = block_on(builder.connect_over(tcp(socket))).unwrap_err();
     assert!(matches!(&error, Error::Config(text) if text.contains("without TLS")), "{error:#?}");
 }
 

@@ -2,7 +2,7 @@
 
 use std::{net::TcpStream, time::Duration};
 
-use super::*;
+use super::{proxy::Proxy, *};
 use crate::{
     support::rules::{Ruled, Rules},
     tcp,
@@ -71,6 +71,15 @@ fn replies_that_trickle_in_end_pipelining_where_a_client_cannot_acknowledge_at_o
             assert_slows_down(&flights);
         }
     }
+}
+
+#[test]
+fn replies_that_trickle_in_through_a_proxy_end_pipelining() {
+    let server = start(PAUSE);
+    let proxy = Proxy::socks5("mail.example.org", server.address(), false);
+    let builder = Client::builder("mail.example.org").port(server.port()).hello_name("client.example.org");
+    let builder = builder.timeout(PATIENCE).final_reply_timeout(PATIENCE).proxy(proxy.url("socks5", ""));
+    assert_slows_down(&flights(block_on(builder.connect()).unwrap(), &server, false));
 }
 
 #[test]
