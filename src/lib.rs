@@ -269,6 +269,7 @@ mod pool_queue;
 #[doc(hidden)] // not public: see the top of that file
 pub mod proto;
 mod race;
+mod report;
 mod retry_policy;
 mod search;
 mod split;
@@ -286,7 +287,7 @@ pub use self::{
         Batch, Builder, Client, Failover, Mailer, NoTimeouts, Pool, PoolBuilder, Pooled, Retrying,
         StopHandle, Transport,
     },
-    config::{JoinPolicy, Security},
+    config::{JoinPolicy, Provider, Security},
     delivery::{Delivery, Outcome, Recipient, Timings},
     envelope::Envelope,
     error::{Error, Phase, Retry},
@@ -296,8 +297,9 @@ pub use self::{
         options::{MailOption, OnLate, RcptOption, Ret},
         reply::{EnhancedCode, Reply},
     },
+    report::{ServerReport, TlsFacts},
     retry_policy::{RetryPolicy, RetryWait},
-    tls::{TlsBackend, TlsVersion},
+    tls::{CertificateFacts, TlsBackend, TlsVersion},
 };
 
 /// Sends one message over a new connection: connects to the server in the [URL](Client::from_url), logs in if the URL
@@ -326,6 +328,11 @@ pub fn send(url: &str, mail: &dyn Mail) -> Result<Delivery, Error> {
 #[cfg(any(doc, doctest))]
 #[doc = include_str!("coming_from_aiosmtplib.md")]
 pub mod coming_from_aiosmtplib {}
+
+// Another one.
+#[cfg(any(doc, doctest))]
+#[doc = include_str!("providers.md")]
+pub mod providers {}
 
 /// Checks that the examples in the README compile.
 #[cfg(all(doctest, feature = "async"))]

@@ -128,6 +128,32 @@ mailer.send(&Raw::bytes(envelope, "Subject: Hi\n\nHello, Bob!\n")).await?;
 ```
 "##
     };
+    (verify) => {
+        r##"
+```no_run
+# async fn example() -> Result<(), postino::Error> {
+use postino::aio;
+
+let report = aio::Client::builder("mail.example.org").credentials("alice", "secret").verify().await?;
+println!("{report}");
+let end = report.tls.and_then(|tls| tls.certificate).and_then(|certificate| certificate.not_after);
+# let _ = end;
+# Ok(())
+# }
+```
+"##
+    };
+    (provider) => {
+        r##"
+```
+use postino::aio;
+
+let server = aio::Client::provider("Fastmail")?.credentials("alice@fastmail.com", "app password");
+# let _ = server;
+# Ok::<(), postino::Error>(())
+```
+"##
+    };
     (auth) => {
         r##"
 # Example

@@ -126,6 +126,32 @@ mailer.send(&Raw::bytes(envelope, "Subject: Hi\n\nHello, Bob!\n"))?;
 ```
 "##
     };
+    (verify) => {
+        r##"
+```no_run
+# fn example() -> Result<(), postino::Error> {
+use postino::Client;
+
+let report = Client::builder("mail.example.org").credentials("alice", "secret").verify()?;
+println!("{report}");
+let end = report.tls.and_then(|tls| tls.certificate).and_then(|certificate| certificate.not_after);
+# let _ = end;
+# Ok(())
+# }
+```
+"##
+    };
+    (provider) => {
+        r##"
+```
+use postino::Client;
+
+let server = Client::provider("Fastmail")?.credentials("alice@fastmail.com", "app password");
+# let _ = server;
+# Ok::<(), postino::Error>(())
+```
+"##
+    };
     (auth) => {
         r##"
 # Example

@@ -17,7 +17,7 @@ use super::{
     token::Tokens,
 };
 use crate::{
-    Delivery, Error, JoinPolicy, Mail, Security,
+    Delivery, Error, JoinPolicy, Mail, Provider, Security,
     config::{Config, Learnt, Login, Proxy, Timeouts},
     proto::{Credentials, Mechanism},
     time::later,
@@ -50,6 +50,18 @@ impl Client {
     /// [`Error::Config`] if the URL is invalid. The error text never contains a password.
     pub fn from_url(url: &str) -> Result<Builder, Error> {
         Ok(Builder::new(Config::from_url(url)?))
+    }
+
+    /// Returns a builder for a well-known mail service, such as `gmail` or `sendgrid`, with its host, port and security.
+    /// Case, spaces, dots and hyphens do not matter. The page [`providers`](crate::providers) lists the names, and what
+    /// each service expects as a login.
+    #[doc = example!(provider)]
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Config`] for an unknown name. The error text lists similar names, if there are any.
+    pub fn provider(name: &str) -> Result<Builder, Error> {
+        Ok(Builder::new(Provider::find(name)?.config()))
     }
 }
 

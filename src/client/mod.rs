@@ -22,6 +22,7 @@ mod commands;
 mod connect;
 mod pool;
 mod tls;
+mod verify;
 
 // The parts of a client. Imports go one way: pool, batch, builder ─▶ send, connect, commands ─▶ session ─▶ run, dial
 // ─▶ origin ─▶ link, call, known.

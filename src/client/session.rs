@@ -198,8 +198,9 @@ impl Client {
         }
         let broke = self.run(call, &mut auth).await.err();
         self.history.login.refused = auth.refusals();
+        let mechanism = auth.mechanism();
         auth.into_result(broke)?;
-        self.history.login.done = true;
+        self.history.login.mechanism = Some(mechanism);
         Ok(())
     }
 

@@ -20,9 +20,11 @@ use crate::{
 };
 
 mod host;
+mod provider;
 mod proxy;
 mod url;
 
+pub use self::provider::Provider;
 pub(crate) use self::{host::Host, proxy::Proxy};
 
 /// Default time limit of every wait except that for the final reply.

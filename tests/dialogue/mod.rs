@@ -33,6 +33,7 @@ mod transaction;
 mod trust;
 #[cfg(unix)]
 mod unix_sockets;
+mod verify;
 #[cfg(all(feature = "native-tls", feature = "rustls"))]
 pub mod with_rustls;
 

@@ -279,6 +279,11 @@ impl Auth {
         self.refusals
     }
 
+    /// Returns the name of the current mechanism, or of the one that has succeeded.
+    pub(crate) fn mechanism(&self) -> Box<str> {
+        self.name().into()
+    }
+
     fn begin(&mut self, out: &mut Outbox) {
         let Some(mechanism) = self.queue.front_mut() else { return }; // never empty in the state `Begin`
         let name = mechanism.name().to_owned();
