@@ -81,10 +81,10 @@ mod bell;
 mod body;
 mod mailer;
 mod resolve;
+mod secret;
 mod session;
 mod stop;
 mod stream;
-mod token;
 
 pub use client::{Batch, Builder, Client, Pool, PoolBuilder, Pooled};
 pub use mailer::{Mailer, Sending};

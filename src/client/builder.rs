@@ -10,11 +10,11 @@ use super::{
     call::{Call, Kind},
     maybe_async,
     origin::{Maker, Origin},
+    secret::Secrets,
     send::Freshness,
     session::Client,
     stop::StopHandle,
     stream::Stream,
-    token::Tokens,
 };
 use crate::{
     Delivery, Error, JoinPolicy, Mail, Provider, Security,
@@ -75,15 +75,15 @@ impl Client {
 #[must_use]
 pub struct Builder {
     pub(super) config: Config,
-    /// The source of OAuth tokens, if the login needs them.
-    tokens: Option<Tokens>,
+    /// The source of passwords or OAuth tokens, if the login needs one.
+    secrets: Option<Secrets>,
     /// Stops the clients of this builder from another thread.
     pub(in super::super) stop_handle: Option<StopHandle>,
 }
 
 impl Builder {
     fn login(mut self, login: Login) -> Builder {
-        (self.config.login, self.tokens) = (Some(login), None);
+        (self.config.login, self.secrets) = (Some(login), None);
         self
     }
 
@@ -96,20 +96,20 @@ impl Builder {
         self.config.check()?.config.tls.read()
     }
 
-    /// Sets the callback of `oauth_token_with`, whose type differs between the clients.
-    pub(in super::super) fn token_from(self, user: String, tokens: Tokens) -> Builder {
-        Builder { tokens: Some(tokens), ..self.login(Login::TokenLater(user)) }
+    /// Sets the callback of `credentials_with` or `oauth_token_with`, whose type differs between the clients.
+    pub(in super::super) fn secret_from(self, login: Login, secrets: Secrets) -> Builder {
+        Builder { secrets: Some(secrets), ..self.login(login) }
     }
 
     pub(super) fn new(config: Config) -> Builder {
-        Builder { config, tokens: None, stop_handle: None }
+        Builder { config, secrets: None, stop_handle: None }
     }
 
     /// Creates a client that is not connected yet.
     pub(super) fn client(&self, maker: Maker) -> Result<Client, Error> {
-        let (settings, tokens) = (self.config.check()?, self.tokens.clone());
+        let (settings, secrets) = (self.config.check()?, self.secrets.clone());
         let stop_handle = self.stop_handle.clone().unwrap_or_default();
-        Ok(Client::new(Origin { settings, tokens, stop_handle, maker }))
+        Ok(Client::new(Origin { settings, secrets, stop_handle, maker }))
     }
 
     /// Sets the port. Defaults to 24 with [`lmtp`](Builder::lmtp). Otherwise, defaults to 465 with
@@ -180,9 +180,10 @@ impl Builder {
     /// count towards the limit of two, because they do not concern the password. A [`Pool`](super::Pool) also waits
     /// [for a while](super::PoolBuilder::login_pause) before it logs in again.
     ///
-    /// Only the login that was set last is used: this setter, [`oauth_token`](Builder::oauth_token),
-    /// [`oauth_token_with`](Builder::oauth_token_with), [`external`](Builder::external),
-    /// [`anonymous`](Builder::anonymous) and [`auth_mechanism`](Builder::auth_mechanism) replace one another.
+    /// Only the login that was set last is used: this setter, [`credentials_with`](Builder::credentials_with),
+    /// [`oauth_token`](Builder::oauth_token), [`oauth_token_with`](Builder::oauth_token_with),
+    /// [`external`](Builder::external), [`anonymous`](Builder::anonymous) and
+    /// [`auth_mechanism`](Builder::auth_mechanism) replace one another.
     pub fn credentials(self, user: impl AsRef<[u8]>, password: impl AsRef<[u8]>) -> Builder {
         self.login(Login::Password(user.as_ref().into(), password.as_ref().into()))
     }

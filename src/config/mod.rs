@@ -181,6 +181,8 @@ pub(crate) enum Place {
 pub(crate) enum Login {
     Password(Box<[u8]>, Box<[u8]>),
     Token(String, String),
+    /// The password comes from a callback.
+    PasswordLater(Box<[u8]>),
     /// The token comes from a callback.
     TokenLater(String),
     External(String),
@@ -194,6 +196,7 @@ impl Login {
         match self {
             Login::Password(user, password) => Credentials::new(user, password),
             Login::Token(user, token) => Credentials::token(user, token),
+            Login::PasswordLater(user) => Credentials::password_later(user),
             Login::TokenLater(user) => Credentials::token_later(user),
             Login::External(authorization) => Credentials::external(authorization),
             Login::Anonymous(trace) => Credentials::anonymous(trace),
