@@ -210,6 +210,12 @@
 //! DEBUG postino: #7 C: EHLO client.example.org
 //! ```
 //!
+//! # Metrics and tracing
+//!
+//! [`Builder::observer`] sets a function that is told about connections and messages: connected, secured, logged in,
+//! accepted, refused, not sent, in doubt, retried, closed, each with its duration. [`Builder::verify`] checks a server
+//! without sending a message, and returns a report.
+//!
 //! # Features
 //!
 //! All features are additive.
@@ -227,7 +233,9 @@
 //! | `testing` | `testing`, an in-process server for tests |
 //!
 //! <a id="async"></a>`aio` has the same names as the root: `postino::aio::Client` is `postino::Client` with `async fn`. Its
-//! documentation is included if the feature is enabled.
+//! documentation is included if the feature is enabled. A timeout that drops the future of a send (such as
+//! `tokio::time::timeout`) can lead to duplicates if the caller retries; [`Builder::deadline`] reports instead which
+//! recipients are [in doubt](Error::in_doubt).
 //!
 //! # Overview
 //!
@@ -243,6 +251,8 @@
 //! | [`message`] | what can be sent: a composed [`Message`], a [`Raw`] message, or any type that implements [`Mail`]; envelopes from headers |
 //! | [`Delivery`], [`Recipient`], [`Outcome`], [`Timings`] | the result for each recipient |
 //! | [`Error`], [`Phase`], [`Retry`] | why sending failed, and whether to try again |
+//! | [`Event`], [`EventKind`] | what happens to connections and messages, for metrics and tracing |
+//! | [`ServerReport`], [`TlsFacts`], [`CertificateFacts`], [`Provider`], [`providers`] | what a server offers, and the settings of well-known services |
 //! | [`Reply`], [`EnhancedCode`], [`Capabilities`] | the server's replies |
 //! | [`auth`] | credentials for [`Client::auth`], and custom login mechanisms |
 //! | [`coming_from_aiosmtplib`] | the counterparts of aiosmtplib's names |
@@ -264,6 +274,7 @@ mod config;
 mod delivery;
 mod envelope;
 mod error;
+mod event;
 pub mod message;
 mod pool_queue;
 #[doc(hidden)] // not public: see the top of that file
@@ -291,6 +302,7 @@ pub use self::{
     delivery::{Delivery, Outcome, Recipient, Timings},
     envelope::Envelope,
     error::{Error, Phase, Retry},
+    event::{Event, EventKind},
     message::{Mail, Message, Raw},
     proto::{
         capabilities::Capabilities,

@@ -11,14 +11,14 @@ use super::{
     maybe_async,
     origin::{Maker, Origin},
     secret::Secrets,
-    send::Freshness,
     session::Client,
     stop::StopHandle,
     stream::Stream,
 };
 use crate::{
-    Delivery, Error, JoinPolicy, Mail, Provider, Security,
+    Delivery, Error, Event, JoinPolicy, Mail, Provider, Security,
     config::{Config, Learnt, Login, Proxy, Timeouts},
+    event::Observer,
     proto::{Credentials, Mechanism},
     time::later,
 };
@@ -352,6 +352,41 @@ impl Builder {
     }
 }
 
+impl Builder {
+    /// Sets a function that is told about connections and messages, for metrics and tracing. Clones of this builder, and
+    /// pools made from it, share the function. Defaults to none, which costs nothing.
+    ///
+    /// These are the [events](crate::EventKind), in this order for each connection:
+    ///
+    /// | event | when |
+    /// |---|---|
+    /// | `Connected` | the connection was made |
+    /// | `Secured` | TLS was established, at once or after STARTTLS |
+    /// | `LoggedIn` | a login succeeded |
+    /// | `Accepted`, `Refused`, `NotSent` or `InDoubt` | one of them for each message |
+    /// | `Closed` | the connection was closed |
+    ///
+    /// - If an attempt to connect fails, `ConnectFailed` is its last event, after `Closed` if there was a connection.
+    /// - Each call that sends a message causes exactly one of `Accepted`, `Refused`, `NotSent` and `InDoubt`, unless a
+    ///   setting is invalid. A message of a [batch](super::Batch) causes it when its result is returned. A message whose
+    ///   future was dropped causes one of them when the client is next used, or dropped, unless it was still waiting
+    ///   for a connection of a pool.
+    /// - `Retried` comes before the result of a message that is sent again over another connection, and before the
+    ///   `Closed` of the old connection or after it.
+    /// - If the connection is lost, or QUIT is sent together with a message, `Closed` can come before the result of that
+    ///   message.
+    /// - [Single commands](Client#single-commands) cause no events of messages.
+    ///
+    /// The function is called on the thread that sends, between two steps of the dialogue. While it runs, nothing is sent
+    /// or read, so it should only count, or pass the event on. The time that it takes counts towards the
+    /// [`deadline`](Builder::deadline). A panic in it is caught and logged at `warn`, and does not affect the client.
+    #[doc = example!(observer)]
+    pub fn observer(mut self, observe: impl Fn(&Event<'_>) + Send + Sync + 'static) -> Builder {
+        self.config.observer = Some(Observer::new(observe));
+        self
+    }
+}
+
 #[maybe_async]
 impl Builder {
     /// Connects, sends EHLO, secures the connection, and logs in if there are credentials. If the host has several
@@ -374,8 +409,7 @@ impl Builder {
     pub(in super::super) async fn over(&self, stream: Stream) -> Result<Client, Error> {
         let mut call = self.begin();
         let mut client = self.client(Maker::Caller)?;
-        client.usable_over(stream)?;
-        client.introduce(&mut call).await?;
+        client.open_over(&mut call, stream, Instant::now()).await?;
         Ok(client)
     }
 
@@ -388,9 +422,8 @@ impl Builder {
     pub async fn send(&self, mail: &dyn Mail) -> Result<Delivery, Error> {
         let mut call = self.begin();
         let mut client = self.client(Maker::Client)?;
-        let envelope = mail.envelope()?; // refused before a connection is made
-        client.open(&mut call).await?;
-        let result = client.deliver(&mut call, mail, envelope, Freshness::Last).await;
+        let result = client.open_and_send(&mut call, mail).await;
+        client.tell_result(&result);
         client.part();
         result
     }

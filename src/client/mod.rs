@@ -33,6 +33,7 @@ mod known;
 mod link;
 mod origin;
 mod run;
+mod sending;
 
 pub use self::{
     batch::Batch,

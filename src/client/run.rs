@@ -106,7 +106,7 @@ impl Link {
             Err(e) => {
                 let e = origin.stopped_or(e, talk.phase());
                 log::debug!(target: "postino", "#{} closing: {e}", self.number);
-                self.close();
+                self.close_after(Some(&e));
                 Err(e)
             }
         }

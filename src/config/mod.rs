@@ -12,6 +12,7 @@ use std::{
 
 use crate::{
     Error, Phase,
+    event::Observer,
     proto::{
         Credentials, HelloName, Joining, MAX_SCRAM_ITERATIONS, MIN_SCRAM_ITERATIONS, Upgrade, check_pinned,
     },
@@ -98,6 +99,8 @@ pub(crate) struct Config {
     pub chunking: bool,
     pub all_or_nothing: bool,
     pub ignored_capabilities: Vec<String>,
+    /// The function that is told about events.
+    pub observer: Option<Observer>,
 }
 
 /// Whether the next envelope of a batch, or QUIT, is sent together with the end of a message (RFC 2920 §3.1).
@@ -299,6 +302,7 @@ impl Config {
             chunking: false,
             all_or_nothing: false,
             ignored_capabilities: Vec::new(),
+            observer: None,
         }
     }
 

@@ -9,6 +9,7 @@ mod chunking;
 mod commands;
 mod compose;
 mod connect;
+mod events;
 mod farewell;
 #[cfg(all(unix, any(feature = "native-tls", feature = "rustls")))]
 pub mod floods;
