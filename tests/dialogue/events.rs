@@ -16,9 +16,12 @@ use crate::{
 const ACCEPTED: &str = "-- envelope\nC: DATA\nS: 354 go on\nC: Hello\nC: .\nS: 250 ok\n";
 const QUIT: &str = "C: QUIT\nS: 221 bye";
 
-/// The names of the events so far, each with its connection.
+/// The name of an event, and its connection.
+type Note = (&'static str, Option<u64>);
+
+/// The events so far.
 #[derive(Default, Clone)]
-struct Seen(Arc<Mutex<Vec<(&'static str, Option<u64>)>>>);
+struct Seen(Arc<Mutex<Vec<Note>>>);
 
 impl Seen {
     fn by(&self, builder: Builder) -> Builder {
@@ -196,6 +199,7 @@ fn a_pool_reports_all_of_its_connections() {
     }
     let first = "connected accepted accepted closed";
     assert_eq!(seen.names(), format!("{first} connected accepted"));
+    #[allow(clippy::unit_arg)] // it is a future in the async client
     block_on(pool.close());
     assert_eq!(seen.names(), format!("{first} {}", "connected accepted closed"));
     assert_eq!(seen.connections(), 2);
