@@ -531,6 +531,7 @@ mod tests {
             Error::TlsRequired,
             Error::Auth { what: "no".into(), details: None, reply: None },
             Error::Token { source: "no".into() },
+            Error::Password { source: "no".into() },
             Error::AlreadyConnected,
             Error::NotConnected,
             Error::PoolClosed,

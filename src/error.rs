@@ -234,6 +234,13 @@ pub enum Error {
         /// The callback's error.
         source: Cause,
     },
+    /// The callback that provides the password ([`credentials_with`](crate::Builder::credentials_with)) failed. The
+    /// connection is closed. Only the callback knows whether trying again can help, so this is neither transient nor
+    /// permanent.
+    Password {
+        /// The callback's error.
+        source: Cause,
+    },
     /// The server refused a command (4yz: transient, 5yz: permanent), or is closing the connection (421, or 221
     /// although no QUIT was sent).
     Refused {
@@ -444,9 +451,11 @@ impl Error {
             }
             _ if self.is_lost_connection() => Retry::Now,
             _ if self.is_transient() => Retry::Later,
-            Error::Protocol { .. } | Error::Token { .. } | Error::Source(_) | Error::Tls { .. } => {
-                Retry::Later
-            }
+            Error::Protocol { .. }
+            | Error::Token { .. }
+            | Error::Password { .. }
+            | Error::Source(_)
+            | Error::Tls { .. } => Retry::Later,
             _ => Retry::Never,
         }
     }
@@ -567,6 +576,7 @@ impl fmt::Display for Error {
             Error::Auth { what, reply: None, .. } => f.write_str(what),
             Error::Auth { what, reply: Some(reply), .. } => write!(f, "{what}: {reply}"),
             Error::Token { source } => write!(f, "could not obtain a token: {source}"),
+            Error::Password { source } => write!(f, "could not obtain the password: {source}"),
             Error::Refused { phase, reply } if reply.is_positive() => {
                 write!(f, "the server closed the connection {}: {reply}", phase.when())
             }
@@ -652,6 +662,7 @@ impl Error {
             Error::TlsRequired => "TlsRequired",
             Error::Auth { .. } => "Auth",
             Error::Token { .. } => "Token",
+            Error::Password { .. } => "Password",
             Error::Refused { .. } => "Refused",
             Error::Timeout(_) => "Timeout",
             Error::Stopped(_) => "Stopped",
@@ -676,9 +687,10 @@ impl error::Error for Error {
             | Error::Resolve { source, .. }
             | Error::Connect { source, .. }
             | Error::Io { source, .. } => Some(source),
-            Error::Certificate { source, .. } | Error::Tls { source } | Error::Token { source } => {
-                Some(&**source)
-            }
+            Error::Certificate { source, .. }
+            | Error::Tls { source }
+            | Error::Token { source }
+            | Error::Password { source } => Some(&**source),
             Error::Transaction { source, .. } => Some(&**source),
             _ => None,
         }

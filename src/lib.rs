@@ -229,6 +229,12 @@
 //! DEBUG postino: #7 C: EHLO client.example.org
 //! ```
 //!
+//! # Metrics and tracing
+//!
+//! [`Builder::observer`] sets a function that is told about connections and messages: connected, secured, logged in,
+//! accepted, refused, not sent, in doubt, retried, closed, each with its duration. [`Builder::verify`] checks a server
+//! without sending a message, and returns a report.
+//!
 //! # Features
 //!
 //! All features are additive.
@@ -246,7 +252,9 @@
 //! | `testing` | `testing`, an in-process server for tests |
 //!
 //! <a id="async"></a>`aio` has the same names as the root: `postino::aio::Client` is `postino::Client` with `async fn`. Its
-//! documentation is included if the feature is enabled.
+//! documentation is included if the feature is enabled. A timeout that drops the future of a send (such as
+//! `tokio::time::timeout`) can lead to duplicates if the caller retries; [`Builder::deadline`] reports instead which
+//! recipients are [in doubt](Error::in_doubt).
 //!
 //! # Overview
 //!
@@ -263,6 +271,8 @@
 //! | [`message`] | what can be sent: a composed [`Message`], a [`Raw`] message, or any type that implements [`Mail`]; envelopes from headers |
 //! | [`Delivery`], [`Recipient`], [`Outcome`], [`Timings`] | the result for each recipient |
 //! | [`Error`], [`Phase`], [`Retry`] | why sending failed, and whether to try again |
+//! | [`Event`], [`EventKind`] | what happens to connections and messages, for metrics and tracing |
+//! | [`ServerReport`], [`TlsFacts`], [`CertificateFacts`], [`Provider`], [`providers`] | what a server offers, and the settings of well-known services |
 //! | [`Reply`], [`EnhancedCode`], [`Capabilities`] | the server's replies |
 //! | [`auth`] | credentials for [`Client::auth`], and custom login mechanisms |
 //! | [`coming_from_aiosmtplib`] | the counterparts of aiosmtplib's names |
@@ -284,11 +294,13 @@ mod config;
 mod delivery;
 mod envelope;
 mod error;
+mod event;
 pub mod message;
 mod pool_queue;
 #[doc(hidden)] // not public: see the top of that file
 pub mod proto;
 mod race;
+mod report;
 mod retry_policy;
 mod search;
 mod split;
@@ -307,18 +319,20 @@ pub use self::{
         Batch, Builder, Client, Failover, Mailer, NoTimeouts, Pool, PoolBuilder, Pooled, Retrying,
         StopHandle, Transport,
     },
-    config::{JoinPolicy, Security},
+    config::{JoinPolicy, Provider, Security},
     delivery::{Delivery, Outcome, Recipient, Timings},
     envelope::Envelope,
     error::{Error, Phase, Retry},
+    event::{Event, EventKind},
     message::{Mail, Message, Raw},
     proto::{
         capabilities::Capabilities,
         options::{MailOption, OnLate, RcptOption, Ret},
         reply::{EnhancedCode, Reply},
     },
+    report::{ServerReport, TlsFacts},
     retry_policy::{RetryPolicy, RetryWait},
-    tls::{TlsBackend, TlsVersion},
+    tls::{CertificateFacts, TlsBackend, TlsVersion},
     transports::{FolderMailer, MemoryMailer, ProgramMailer, StoredFile, StoredMail},
 };
 
@@ -348,6 +362,11 @@ pub fn send(url: &str, mail: &dyn Mail) -> Result<Delivery, Error> {
 #[cfg(any(doc, doctest))]
 #[doc = include_str!("coming_from_aiosmtplib.md")]
 pub mod coming_from_aiosmtplib {}
+
+// Another one.
+#[cfg(any(doc, doctest))]
+#[doc = include_str!("providers.md")]
+pub mod providers {}
 
 /// Checks that the examples in the README compile.
 #[cfg(all(doctest, feature = "async"))]

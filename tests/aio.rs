@@ -219,6 +219,29 @@ fn a_refusal_is_noticed_while_a_reader_hangs() {
 }
 
 #[test]
+fn the_result_of_a_dropped_send_includes_the_transactions_before() {
+    let (heard, second) = smol::channel::bounded(1);
+    let server = Server::running(move |peer| {
+        peer.play("-- hello LIMITS RCPTMAX=1\n-- envelope\nC: DATA\nS: 354 go on\nC: Hello\nC: .\nS: 250 ok");
+        peer.play("C: MAIL FROM:<alice@example.org>");
+        heard.send_blocking(()).unwrap();
+        peer.ignore();
+    });
+    let mut client = connect(&server);
+    let mail = dialogue::mail_to(&["bob@example.org", "carol@example.org", "dave@example.org"]);
+    let send = async { Some(client.send(&mail).await) };
+    let result =
+        block_on(smol::future::or(send, async { second.recv().await.err().map(|_| unreachable!()) }));
+    assert!(result.is_none(), "{result:?}");
+    let delivery = client.interrupted().expect("a message was interrupted").unwrap();
+    let outcomes: Vec<_> = delivery.recipients().map(|recipient| recipient.outcome()).collect();
+    assert_eq!(outcomes, [Outcome::Accepted, Outcome::NotSent, Outcome::NotSent]);
+    assert_closed(&mut client);
+    drop(client);
+    server.finish();
+}
+
+#[test]
 fn every_future_is_send() {
     let server = Server::playing("-- hello");
     let (mail, builder) = (mail(), builder(&server));

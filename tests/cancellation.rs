@@ -16,7 +16,7 @@ use std::{
     path::PathBuf,
     pin::pin,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
     task::{Context, Poll, Waker},
@@ -26,7 +26,7 @@ use std::{
 use ::maybe_async::must_be_async as maybe_async;
 use memchr::memmem;
 use postino::{
-    Envelope, Error, JoinPolicy, Mail, Message, Outcome, Raw,
+    Delivery, Envelope, Error, JoinPolicy, Mail, Message, Outcome, Raw,
     aio::{Builder, Client, Pool, PoolBuilder},
     message::Attachment,
 };
@@ -154,6 +154,80 @@ fn a_session_dropped_at_any_poll_leaves_a_client_that_refuses_to_send() {
 fn a_session_over_a_trickling_connection_can_be_dropped_at_any_poll() {
     for kind in KINDS {
         drop_everywhere(kind, 24);
+    }
+}
+
+/// Sends this letter, and drops the future after each of its polls. Returns the outcomes of the letter.
+fn drop_each_send(kind: Kind, octets: usize, letter: &Letter) -> Vec<Outcome> {
+    let mut outcomes = Vec::new();
+    for polls in 0.. {
+        let (mut client, wire) = connected(kind, octets);
+        let mut notes = Notes::default();
+        notes.begin(letter);
+        let mail = letter.mail();
+        if let Some(sent) = dropped_after(polls, client.send(&mail)) {
+            assert!(client.interrupted().is_none());
+            notes.delivery(letter, &sent, &wire);
+            notes.assert_true_to(&wire, kind);
+            return outcomes;
+        }
+        let result = client.interrupted();
+        assert_eq!(result.is_some(), polls > 0, "a future that was never polled has begun nothing");
+        assert!(client.interrupted().is_none(), "each result is returned once");
+        let Some(result) = result else { continue };
+        assert!(result.as_ref().err().is_none_or(|e| e.delivery().is_some()), "{result:?}");
+        notes.delivery(letter, &result, &wire);
+        notes.assert_true_to(&wire, kind);
+        outcomes.extend(result.as_ref().map_or_else(Error::delivery, Some).map(Delivery::outcome));
+    }
+    outcomes
+}
+
+#[test]
+fn the_result_of_a_dropped_send_is_available_afterwards() {
+    for kind in KINDS {
+        for octets in [usize::MAX, 24] {
+            let letter = Letter::new("dropped", &["bob@example.org", "carol@example.org"], "Hello");
+            let outcomes = drop_each_send(kind, octets, &letter);
+            // It is in doubt only from a certain point on.
+            let doubts = outcomes.iter().position(|outcome| *outcome != Outcome::NotSent);
+            let doubts = doubts.unwrap_or_else(|| panic!("{kind:?}: {outcomes:?}"));
+            // With both extensions, everything is in the first write.
+            assert!(doubts > 0 || kind.pipelining && kind.chunking, "{kind:?}: {outcomes:?}");
+            assert!(
+                outcomes[doubts..].iter().all(|outcome| *outcome != Outcome::NotSent),
+                "{kind:?}: {outcomes:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn the_result_of_a_dropped_send_reaches_the_observer_and_survives_the_next_call() {
+    let kind = KINDS[0];
+    let letter = Letter::new("dropped", &["bob@example.org"], "Hello");
+    for use_it in [
+        |client: Client| drop(client),
+        |mut client: Client| {
+            assert!(matches!(done(client.noop()), Err(Error::NotConnected)));
+            let error = client.interrupted().expect("a message was interrupted").unwrap_err();
+            assert_eq!(error.delivery().unwrap().outcome(), Outcome::NotSent);
+        },
+    ] {
+        let wire = waiting(kind, usize::MAX);
+        let told = Arc::new(Mutex::new(Vec::new()));
+        let tell = Arc::clone(&told);
+        let builder =
+            session::builder(kind).observer(move |event| tell.lock().unwrap().push(event.kind.name()));
+        let mut client = done(builder.connect_over(wire.clone())).unwrap();
+        let before = told.lock().unwrap().len();
+        let mail = letter.mail();
+        assert!(dropped_after(1, client.send(&mail)).is_none());
+        assert_eq!(told.lock().unwrap().len(), before, "nothing runs after a future was dropped");
+        use_it(client);
+        let mut after = told.lock().unwrap()[before..].to_vec();
+        after.sort_unstable();
+        assert_eq!(after, ["closed", "not_sent"]);
     }
 }
 

@@ -91,10 +91,10 @@ impl Login {
             assert!(step < MAX_STEPS, "a login without end");
             let broke = match self.auth.fill(&mut out) {
                 Want::Nothing => return self.end(None, &wire),
-                Want::Token => {
+                Want::Secret => {
                     tokens += 1;
                     assert!(tokens <= 2, "a token is asked for twice at most");
-                    self.auth.on_token(FRESH).err()
+                    self.auth.on_secret(FRESH).err()
                 }
                 Want::Reply => {
                     out.drain_log(|line| self.assert_hidden(line.to_string().as_bytes()));

@@ -128,6 +128,98 @@ mailer.send(&Raw::bytes(envelope, "Subject: Hi\n\nHello, Bob!\n")).await?;
 ```
 "##
     };
+    (verify) => {
+        r##"
+```no_run
+# async fn example() -> Result<(), postino::Error> {
+use postino::aio;
+
+let report = aio::Client::builder("mail.example.org").credentials("alice", "secret").verify().await?;
+println!("{report}");
+let end = report.tls.and_then(|tls| tls.certificate).and_then(|certificate| certificate.not_after);
+# let _ = end;
+# Ok(())
+# }
+```
+"##
+    };
+    (observer) => {
+        r##"
+```no_run
+# async fn example(mail: &dyn postino::Mail) -> Result<(), postino::Error> {
+use std::sync::{Arc, atomic::{AtomicUsize, Ordering}};
+
+use postino::{EventKind, aio};
+
+let accepted = Arc::new(AtomicUsize::new(0));
+let counter = Arc::clone(&accepted);
+let server = aio::Client::builder("mail.example.org").observer(move |event| {
+    if let EventKind::Accepted { delivery, .. } = event.kind {
+        counter.fetch_add(1, Ordering::Relaxed);
+        println!("#{} {delivery} ({:?})", event.connection.unwrap_or(0), event.took);
+    }
+});
+server.send(mail).await?;
+# Ok(())
+# }
+```
+
+With the crate `tracing`, each event becomes one of its events:
+
+```no_run
+# mod tracing { macro_rules! info { ($($any:tt)*) => {} } macro_rules! warn { ($($any:tt)*) => {} } pub(crate) use {info, warn}; }
+# fn example(server: postino::aio::Builder) -> postino::aio::Builder {
+use postino::EventKind;
+
+server.observer(|event| {
+    let (connection, took, name) = (event.connection, event.took, event.kind.name());
+    match event.kind {
+        EventKind::Refused { error, .. } | EventKind::InDoubt { error, .. } => {
+            tracing::warn!(target: "mail", connection, ?took, %error, "{name}");
+        }
+        _ => tracing::info!(target: "mail", connection, ?took, "{name}"),
+    }
+#   let _ = (connection, took, name);
+})
+# }
+```
+"##
+    };
+    (interrupted) => {
+        r##"
+```no_run
+# async fn example(client: &mut postino::aio::Client, mail: &dyn postino::Mail) {
+use std::time::Duration;
+
+use smol::{Timer, future::or};
+
+let late = async {
+    Timer::after(Duration::from_secs(30)).await;
+    None
+};
+// When it is late, the future of `send` is dropped.
+let result = or(async { Some(client.send(mail).await) }, late).await;
+match result.or_else(|| client.interrupted()) {
+    Some(Ok(delivery)) => println!("{delivery}"),
+    Some(Err(e)) if e.in_doubt() => println!("it may have arrived: do not simply send it again ({e})"),
+    Some(Err(e)) => println!("not sent: {e}"),
+    None => println!("nothing was begun"),
+}
+# }
+```
+"##
+    };
+    (provider) => {
+        r##"
+```
+use postino::aio;
+
+let server = aio::Client::provider("Fastmail")?.credentials("alice@fastmail.com", "app password");
+# let _ = server;
+# Ok::<(), postino::Error>(())
+```
+"##
+    };
     (auth) => {
         r##"
 # Example

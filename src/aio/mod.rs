@@ -15,6 +15,12 @@
 //! # }
 //! ```
 //!
+//! **Do not put `tokio::time::timeout` around a send and retry when it fires.** Dropping the future of a send does not
+//! undo the send: the server may have accepted the message, and the retry then duplicates it. Set
+//! [`Builder::deadline`] instead (or [`Client::next_call_deadline`] for one call). When it expires, the result says for
+//! each recipient whether the message was not sent or is [in doubt](crate::Error::in_doubt). See
+//! [Cancellation](#cancellation).
+//!
 //! The futures of this module are `Send` and work with any executor. With an executor other than smol's, smol's reactor
 //! runs on its own thread.
 //!
@@ -49,7 +55,34 @@
 //! If a future is dropped before it completes, its client can no longer be used: every further call fails with
 //! [`Error::NotConnected`] until [`Client::reconnect`] is called. This is because a command may have been sent only in
 //! part, or its reply could be mistaken for the reply to the next command. A message whose future was dropped may have
-//! been delivered.
+//! been delivered: a timeout, a `select!`, or a request that the user cancels can drop a future at any time.
+//!
+//! | if a send takes too long | then |
+//! |---|---|
+//! | [`Builder::deadline`], [`Client::next_call_deadline`] | it returns an error with the outcome of each recipient; [`Error::retry`] returns `MayDuplicate` if the message is in doubt |
+//! | `timeout(limit, client.send(&mail))` | the future is dropped; [`Client::interrupted`] then returns the result, as far as it is known without the server |
+//! | `timeout(limit, pool.send(&mail))`, `timeout(limit, builder.send(&mail))` | the future is dropped together with its connection; only the [`observer`](Builder::observer) gets the result |
+//! | the send runs in a task that is not cancelled, and the timeout is around its handle | the send continues, and its result is available later |
+//!
+//! Retry a message only if its result is known, and only for the recipients of
+//! [`retry_envelope`](crate::Delivery::retry_envelope):
+//!
+//! ```no_run
+//! # async fn example(server: postino::aio::Builder, mail: &dyn postino::Mail) -> Result<(), postino::Error> {
+//! use std::time::Duration;
+//!
+//! use postino::Retry;
+//!
+//! if let Err(error) = server.deadline(Duration::from_secs(30)).send(mail).await {
+//!     match error.retry() {
+//!         Retry::Now | Retry::Later => println!("sending it again cannot duplicate it: {error}"),
+//!         Retry::MayDuplicate => println!("it may have arrived already: {error}"),
+//!         _ => println!("give up: {error}"),
+//!     }
+//! }
+//! # Ok(())
+//! # }
+//! ```
 //!
 //! [`Batch::next`] is an exception: it can be called again, and the batch still returns the result of each message.
 //! Content from a reader is consumed only when it is read, so if a future is dropped before that, its message can be
@@ -81,10 +114,10 @@ mod bell;
 mod body;
 mod mailer;
 mod resolve;
+mod secret;
 mod session;
 mod stop;
 mod stream;
-mod token;
 
 pub use client::{Batch, Builder, Client, Pool, PoolBuilder, Pooled};
 pub use mailer::{Mailer, Sending};

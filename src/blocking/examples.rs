@@ -126,6 +126,90 @@ mailer.send(&Raw::bytes(envelope, "Subject: Hi\n\nHello, Bob!\n"))?;
 ```
 "##
     };
+    (verify) => {
+        r##"
+```no_run
+# fn example() -> Result<(), postino::Error> {
+use postino::Client;
+
+let report = Client::builder("mail.example.org").credentials("alice", "secret").verify()?;
+println!("{report}");
+let end = report.tls.and_then(|tls| tls.certificate).and_then(|certificate| certificate.not_after);
+# let _ = end;
+# Ok(())
+# }
+```
+"##
+    };
+    (observer) => {
+        r##"
+```no_run
+# fn example(mail: &dyn postino::Mail) -> Result<(), postino::Error> {
+use std::sync::{Arc, atomic::{AtomicUsize, Ordering}};
+
+use postino::{Client, EventKind};
+
+let accepted = Arc::new(AtomicUsize::new(0));
+let counter = Arc::clone(&accepted);
+let server = Client::builder("mail.example.org").observer(move |event| {
+    if let EventKind::Accepted { delivery, .. } = event.kind {
+        counter.fetch_add(1, Ordering::Relaxed);
+        println!("#{} {delivery} ({:?})", event.connection.unwrap_or(0), event.took);
+    }
+});
+server.send(mail)?;
+# Ok(())
+# }
+```
+
+With the crate `tracing`, each event becomes one of its events:
+
+```no_run
+# mod tracing { macro_rules! info { ($($any:tt)*) => {} } macro_rules! warn { ($($any:tt)*) => {} } pub(crate) use {info, warn}; }
+# fn example(server: postino::Builder) -> postino::Builder {
+use postino::EventKind;
+
+server.observer(|event| {
+    let (connection, took, name) = (event.connection, event.took, event.kind.name());
+    match event.kind {
+        EventKind::Refused { error, .. } | EventKind::InDoubt { error, .. } => {
+            tracing::warn!(target: "mail", connection, ?took, %error, "{name}");
+        }
+        _ => tracing::info!(target: "mail", connection, ?took, "{name}"),
+    }
+#   let _ = (connection, took, name);
+})
+# }
+```
+"##
+    };
+    (interrupted) => {
+        r##"
+```no_run
+# fn example(client: &mut postino::Client, mail: &dyn postino::Mail) {
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+// The content of this message comes from code that may panic.
+if catch_unwind(AssertUnwindSafe(|| client.send(mail))).is_err() {
+    if let Some(Err(e)) = client.interrupted() {
+        println!("{e}");
+    }
+}
+# }
+```
+"##
+    };
+    (provider) => {
+        r##"
+```
+use postino::Client;
+
+let server = Client::provider("Fastmail")?.credentials("alice@fastmail.com", "app password");
+# let _ = server;
+# Ok::<(), postino::Error>(())
+```
+"##
+    };
     (auth) => {
         r##"
 # Example

@@ -21,10 +21,10 @@ mod bell;
 mod body;
 mod mailer;
 mod resolve;
+mod secret;
 mod session;
 mod stop;
 mod stream;
-mod token;
 mod transport;
 
 pub use client::{Batch, Builder, Client, Pool, PoolBuilder, Pooled};

@@ -1,7 +1,12 @@
 //! Sends many messages over one connection: each envelope is sent with the end of the previous message, if the server
 //! allows it.
 
-use std::{collections::VecDeque, fmt, ops::DerefMut, time::Instant};
+use std::{
+    collections::VecDeque,
+    fmt,
+    ops::DerefMut,
+    time::{Duration, Instant},
+};
 
 use super::{
     body::Source,
@@ -13,7 +18,7 @@ use super::{
     session::Client,
 };
 use crate::{
-    Delivery, Envelope, Error, Mail, Outcome, Phase,
+    Delivery, Envelope, Error, EventKind, Mail, Outcome, Phase,
     message::Body,
     proto::{End, Joining, Transactions, Want},
     split::Parts,
@@ -225,6 +230,7 @@ impl Client {
 
 impl<C: DerefMut<Target = Client>, M, I> Batch<C, M, I> {
     pub(super) fn new(mut client: C, mails: I) -> Batch<C, M, I> {
+        client.settle_interrupted();
         let talk = Transactions::new(client.options(), false);
         let line = if client.usable(Phase::Mail).is_ok() { Line::Works } else { Line::Lost };
         Batch {
@@ -355,6 +361,7 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
         let turned_away = goes_elsewhere(result);
         let mut result = std::mem::replace(result, Err(NO_RESULT));
         if turned_away && ended {
+            self.client.tell_retried(&result);
             self.send_again(at, letter, result);
             return;
         }
@@ -479,6 +486,7 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
     fn abandon(&mut self) {
         let was_alone = matches!(self.midway, Some(Midway::Alone));
         self.client.close();
+        self.client.sending.forget(); // reported below
         self.fail(Error::NotConnected);
         if let Some((_, envelope)) = self.alone.take_if(|_| was_alone) {
             let doubt = Outcome::InDoubt;
@@ -573,6 +581,7 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
                 if std::mem::replace(&mut self.supply.intake, Intake::Open) == Intake::Paused {
                     self.machine.talk.more();
                 }
+                self.client.tell_result(&result);
                 return Some((self.ledger.given - 1, result));
             }
             if self.line == Line::Ended {
@@ -772,6 +781,7 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
             self.fail(broke);
             return;
         }
+        self.client.tell(EventKind::Retried { error: &broke }, Duration::ZERO);
         log::debug!(
             target: "postino",
             "#{} a joined envelope was lost: reconnecting, and no longer joining envelopes",

@@ -10,15 +10,15 @@ use super::{
     call::{Call, Kind},
     maybe_async,
     origin::{Maker, Origin},
-    send::Freshness,
+    secret::Secrets,
     session::Client,
     stop::StopHandle,
     stream::Stream,
-    token::Tokens,
 };
 use crate::{
-    Delivery, Error, JoinPolicy, Mail, Security,
+    Delivery, Error, Event, JoinPolicy, Mail, Provider, Security,
     config::{Config, Learnt, Login, Proxy, Timeouts},
+    event::Observer,
     proto::{Credentials, Mechanism},
     time::later,
 };
@@ -51,6 +51,18 @@ impl Client {
     pub fn from_url(url: &str) -> Result<Builder, Error> {
         Ok(Builder::new(Config::from_url(url)?))
     }
+
+    /// Returns a builder for a well-known mail service, such as `gmail` or `sendgrid`, with its host, port and security.
+    /// Case, spaces, dots and hyphens do not matter. The page [`providers`](crate::providers) lists the names, and what
+    /// each service expects as a login.
+    #[doc = example!(provider)]
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Config`] for an unknown name. The error text lists similar names, if there are any.
+    pub fn provider(name: &str) -> Result<Builder, Error> {
+        Ok(Builder::new(Provider::find(name)?.config()))
+    }
 }
 
 /// Settings for connections to a server. Clones share one TLS connector.
@@ -63,15 +75,15 @@ impl Client {
 #[must_use]
 pub struct Builder {
     pub(super) config: Config,
-    /// The source of OAuth tokens, if the login needs them.
-    tokens: Option<Tokens>,
+    /// The source of passwords or OAuth tokens, if the login needs one.
+    secrets: Option<Secrets>,
     /// Stops the clients of this builder from another thread.
     pub(in super::super) stop_handle: Option<StopHandle>,
 }
 
 impl Builder {
     fn login(mut self, login: Login) -> Builder {
-        (self.config.login, self.tokens) = (Some(login), None);
+        (self.config.login, self.secrets) = (Some(login), None);
         self
     }
 
@@ -84,20 +96,20 @@ impl Builder {
         self.config.check()?.config.tls.read()
     }
 
-    /// Sets the callback of `oauth_token_with`, whose type differs between the clients.
-    pub(in super::super) fn token_from(self, user: String, tokens: Tokens) -> Builder {
-        Builder { tokens: Some(tokens), ..self.login(Login::TokenLater(user)) }
+    /// Sets the callback of `credentials_with` or `oauth_token_with`, whose type differs between the clients.
+    pub(in super::super) fn secret_from(self, login: Login, secrets: Secrets) -> Builder {
+        Builder { secrets: Some(secrets), ..self.login(login) }
     }
 
     pub(super) fn new(config: Config) -> Builder {
-        Builder { config, tokens: None, stop_handle: None }
+        Builder { config, secrets: None, stop_handle: None }
     }
 
     /// Creates a client that is not connected yet.
     pub(super) fn client(&self, maker: Maker) -> Result<Client, Error> {
-        let (settings, tokens) = (self.config.check()?, self.tokens.clone());
+        let (settings, secrets) = (self.config.check()?, self.secrets.clone());
         let stop_handle = self.stop_handle.clone().unwrap_or_default();
-        Ok(Client::new(Origin { settings, tokens, stop_handle, maker }))
+        Ok(Client::new(Origin { settings, secrets, stop_handle, maker }))
     }
 
     /// Sets the port. Defaults to 24 with [`lmtp`](Builder::lmtp). Otherwise, defaults to 465 with
@@ -169,9 +181,10 @@ impl Builder {
     /// count towards the limit of two, because they do not concern the password. A [`Pool`](super::Pool) also waits
     /// [for a while](super::PoolBuilder::login_pause) before it logs in again.
     ///
-    /// Only the login that was set last is used: this setter, [`oauth_token`](Builder::oauth_token),
-    /// [`oauth_token_with`](Builder::oauth_token_with), [`external`](Builder::external),
-    /// [`anonymous`](Builder::anonymous) and [`auth_mechanism`](Builder::auth_mechanism) replace one another.
+    /// Only the login that was set last is used: this setter, [`credentials_with`](Builder::credentials_with),
+    /// [`oauth_token`](Builder::oauth_token), [`oauth_token_with`](Builder::oauth_token_with),
+    /// [`external`](Builder::external), [`anonymous`](Builder::anonymous) and
+    /// [`auth_mechanism`](Builder::auth_mechanism) replace one another.
     pub fn credentials(self, user: impl AsRef<[u8]>, password: impl AsRef<[u8]>) -> Builder {
         self.login(Login::Password(user.as_ref().into(), password.as_ref().into()))
     }
@@ -341,6 +354,41 @@ impl Builder {
     }
 }
 
+impl Builder {
+    /// Sets a function that is told about connections and messages, for metrics and tracing. Clones of this builder, and
+    /// pools made from it, share the function. Defaults to none, which costs nothing.
+    ///
+    /// These are the [events](crate::EventKind), in this order for each connection:
+    ///
+    /// | event | when |
+    /// |---|---|
+    /// | `Connected` | the connection was made |
+    /// | `Secured` | TLS was established, at once or after STARTTLS |
+    /// | `LoggedIn` | a login succeeded |
+    /// | `Accepted`, `Refused`, `NotSent` or `InDoubt` | one of them for each message |
+    /// | `Closed` | the connection was closed |
+    ///
+    /// - If an attempt to connect fails, `ConnectFailed` is its last event, after `Closed` if there was a connection.
+    /// - Each call that sends a message causes exactly one of `Accepted`, `Refused`, `NotSent` and `InDoubt`, unless a
+    ///   setting is invalid. A message of a [batch](super::Batch) causes it when its result is returned. A message whose
+    ///   future was dropped causes one of them when the client is next used, or dropped, unless it was still waiting
+    ///   for a connection of a pool.
+    /// - `Retried` comes before the result of a message that is sent again over another connection, and before the
+    ///   `Closed` of the old connection or after it.
+    /// - If the connection is lost, or QUIT is sent together with a message, `Closed` can come before the result of that
+    ///   message.
+    /// - [Single commands](Client#single-commands) cause no events of messages.
+    ///
+    /// The function is called on the thread that sends, between two steps of the dialogue. While it runs, nothing is sent
+    /// or read, so it should only count, or pass the event on. The time that it takes counts towards the
+    /// [`deadline`](Builder::deadline). A panic in it is caught and logged at `warn`, and does not affect the client.
+    #[doc = example!(observer)]
+    pub fn observer(mut self, observe: impl Fn(&Event<'_>) + Send + Sync + 'static) -> Builder {
+        self.config.observer = Some(Observer::new(observe));
+        self
+    }
+}
+
 #[maybe_async]
 impl Builder {
     /// Connects, sends EHLO, secures the connection, and logs in if there are credentials. If the host has several
@@ -363,8 +411,7 @@ impl Builder {
     pub(in super::super) async fn over(&self, stream: Stream) -> Result<Client, Error> {
         let mut call = self.begin();
         let mut client = self.client(Maker::Caller)?;
-        client.usable_over(stream)?;
-        client.introduce(&mut call).await?;
+        client.open_over(&mut call, stream, Instant::now()).await?;
         Ok(client)
     }
 
@@ -377,9 +424,8 @@ impl Builder {
     pub async fn send(&self, mail: &dyn Mail) -> Result<Delivery, Error> {
         let mut call = self.begin();
         let mut client = self.client(Maker::Client)?;
-        let envelope = mail.envelope()?; // refused before a connection is made
-        client.open(&mut call).await?;
-        let result = client.deliver(&mut call, mail, envelope, Freshness::Last).await;
+        let result = client.open_and_send(&mut call, mail).await;
+        client.tell_result(&result);
         client.part();
         result
     }

@@ -194,7 +194,7 @@ impl Client {
             return Err(Error::Refused { phase: Phase::StartTls, reply: reply.clone() });
         }
         self.known.esmtp = hello.is_esmtp();
-        self.history.login.done = false;
+        self.history.login.mechanism = None;
         self.history.setup = Setup::Changed;
         self.history.open = OpenTransaction::None;
         (_, self.known.hello, self.known.capabilities) = hello.into_parts();
@@ -310,7 +310,12 @@ impl Client {
     /// [`Error::Refused`].
     pub async fn noop(&mut self) -> Result<Reply, Error> {
         let mut call = self.begin();
-        self.say(&mut call, Simple::noop()).await
+        self.ping(&mut call).await
+    }
+
+    /// Sends NOOP within a call that is under way.
+    pub(super) async fn ping(&mut self, call: &mut Call) -> Result<Reply, Error> {
+        self.say(call, Simple::noop()).await
     }
 
     /// Sends VRFY, which asks whether a user or mailbox exists (RFC 5321 §4.1.1.6). The text is sent unchanged.
@@ -522,7 +527,7 @@ impl Client {
         {
             return Err(credentials_in_clear());
         }
-        if self.history.login.done {
+        if self.history.login.mechanism.is_some() {
             return Err(Error::Auth { what: "already logged in".into(), details: None, reply: None });
         }
         self.history.setup = Setup::Changed; // even if it is refused: the server may count refusals per connection

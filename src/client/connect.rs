@@ -1,6 +1,9 @@
 //! Connecting and reconnecting: dialing, TLS, EHLO and the login.
 
-use std::net::SocketAddr;
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
 
 use super::{
     call::Call,
@@ -12,7 +15,7 @@ use super::{
     stream::Stream,
 };
 use crate::{
-    Error, Phase, Security,
+    Error, EventKind, Phase, Security,
     proto::{Hello, Session, Upgrade},
     tls::TlsSettings,
 };
@@ -23,12 +26,16 @@ impl Client {
         self.origin.maker == Maker::Client && self.history.setup == Setup::Builder
     }
 
-    /// Uses a stream that is already connected.
-    pub(super) fn usable_over(&mut self, stream: Stream) -> Result<(), Error> {
+    /// Uses a stream that is already connected. Making the connection took this long.
+    pub(super) fn usable_over(&mut self, stream: Stream, took: Duration) -> Result<(), Error> {
         (self.link.stream, self.link.condition) = (stream, Condition::Usable);
         self.link.stream.watched_by(&self.origin.stop_handle);
         let peer = self.link.stream.peer().map_or_else(String::new, |peer: SocketAddr| format!(" to {peer}"));
         log::debug!(target: "postino", "#{} connected{peer}", self.link.number);
+        if let Some(observer) = self.observer().cloned() {
+            self.tell(EventKind::Connected { peer: self.link.stream.peer() }, took);
+            self.link.observed = Some((observer, Instant::now()));
+        }
         self.usable(Phase::Connect)
     }
 }
@@ -83,19 +90,33 @@ impl Client {
 
     /// Connects, and starts the session.
     pub(super) async fn open(&mut self, call: &mut Call) -> Result<(), Error> {
-        let stream = self.origin.dial(call, self.link.number).await?;
-        self.usable_over(stream)?;
-        self.introduce(call).await
+        let began = Instant::now();
+        match self.origin.dial(call, self.link.number).await {
+            Ok(stream) => self.open_over(call, stream, began).await,
+            Err(error) => {
+                self.tell(EventKind::ConnectFailed { error: &error }, began.elapsed());
+                Err(error)
+            }
+        }
     }
 
     /// Performs the steps that the settings require on a connected stream: TLS, greeting, EHLO, STARTTLS, login. The
-    /// connection is closed if any of them fails.
-    pub(super) async fn introduce(&mut self, call: &mut Call) -> Result<(), Error> {
-        let introduced = self.secure_and_log_in(call).await;
-        if introduced.is_err() {
-            self.close();
+    /// connection is closed if any of them fails. Connecting began at `began`.
+    pub(super) async fn open_over(
+        &mut self,
+        call: &mut Call,
+        stream: Stream,
+        began: Instant,
+    ) -> Result<(), Error> {
+        let mut opened = self.usable_over(stream, began.elapsed());
+        if opened.is_ok() {
+            opened = self.secure_and_log_in(call).await;
         }
-        introduced
+        if let Err(error) = &opened {
+            self.link.close_after(Some(error));
+            self.tell(EventKind::ConnectFailed { error }, began.elapsed());
+        }
+        opened
     }
 
     async fn secure_and_log_in(&mut self, call: &mut Call) -> Result<(), Error> {

@@ -33,10 +33,11 @@ use super::{
     stream::Stream,
 };
 use crate::{
-    Error, Phase, Security,
+    Error, EventKind, Phase, Security,
     config::{Host, Proxy, Server},
     proto::{ProxyFailure, Step},
     race::interleave,
+    tls::TlsStream,
 };
 
 impl Origin {
@@ -164,9 +165,14 @@ impl Link {
         let config = &origin.settings.config;
         config.tls_name()?; // an empty name would not be verified
         let until = origin.limit(call, Phase::Tls)?;
+        let began = Instant::now();
         let secured = self.stream.start_tls(&config.tls, until).await;
         secured.map_err(|e| origin.stopped_or(e, Phase::Tls))?;
         self.pace.secured();
+        if let Some(observer) = &config.observer {
+            let version = self.stream.tls().and_then(TlsStream::version);
+            observer.tell(Some(self.number), EventKind::Secured { version }, began.elapsed());
+        }
         Ok(())
     }
 }

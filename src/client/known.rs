@@ -31,9 +31,10 @@ pub(super) struct History {
 }
 
 /// The login on the connection.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Login {
-    pub done: bool,
+    /// The mechanism that has succeeded.
+    pub mechanism: Option<Box<str>>,
     /// Number of exchanges that the server has refused for good.
     pub refused: u8,
 }

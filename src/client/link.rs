@@ -7,7 +7,8 @@ use std::{
 
 use super::{stop::StopHandle, stream::Stream};
 use crate::{
-    Error, Phase,
+    Error, EventKind, Phase,
+    event::Observer,
     proto::{Inbox, Outbox, Pace},
     race::next_number,
 };
@@ -26,6 +27,14 @@ pub(super) struct Link {
     pub drained: Option<Instant>,
     /// Number of messages that were begun on this connection.
     pub begun: u64,
+    /// Who is told when the connection is closed, and since when it has been open.
+    pub observed: Option<(Observer, Instant)>,
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        self.tell_closed(None);
+    }
 }
 
 /// Whether the connection can be used.
@@ -51,6 +60,7 @@ impl Link {
             slowest: Duration::ZERO,
             drained: None,
             begun: 0,
+            observed: None,
         }
     }
 
@@ -73,9 +83,21 @@ impl Link {
 
     /// Closes the connection without sending anything.
     pub fn close(&mut self) {
+        self.close_after(None);
+    }
+
+    /// Closes the connection without sending anything, because of this error if there is one.
+    pub fn close_after(&mut self, error: Option<&Error>) {
         self.condition = Condition::Closed;
         self.out.forget();
         self.stream.close();
+        self.tell_closed(error);
+    }
+
+    fn tell_closed(&mut self, error: Option<&Error>) {
+        if let Some((observer, since)) = self.observed.take() {
+            observer.tell(Some(self.number), EventKind::Closed { error }, since.elapsed());
+        }
     }
 
     /// Sends QUIT, if that is possible without waiting, and closes the connection. Does not wait for the reply.

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::{call::Call, link::Link, stop::StopHandle, token::Tokens};
+use super::{call::Call, link::Link, secret::Secrets, stop::StopHandle};
 use crate::{
     Error, Phase,
     config::{Server, Settings},
@@ -13,8 +13,8 @@ use crate::{
 
 pub(super) struct Origin {
     pub settings: Settings,
-    /// The source of OAuth tokens, if they are not part of the settings.
-    pub tokens: Option<Tokens>,
+    /// The source of passwords or OAuth tokens, if they are not part of the settings.
+    pub secrets: Option<Secrets>,
     /// Stops the client from another thread.
     pub stop_handle: StopHandle,
     pub maker: Maker,

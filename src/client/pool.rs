@@ -20,7 +20,7 @@ use super::{
     stop::{StopHandle, Watch},
 };
 use crate::{
-    Delivery, Error, Mail, Phase,
+    Delivery, Error, EventKind, Mail, Phase,
     config::Config,
     pool_queue::{For, Idle, Place, Queue, Rules},
     time::later,
@@ -350,13 +350,29 @@ impl Pool {
     /// message beyond the deadline; nothing is sent then. [`Error::PoolClosed`] after [`close`](Pool::close). The error
     /// of a [refused login](PoolBuilder::login_pause). The errors of [`Builder::connect`] and [`Client::send`].
     pub async fn send(&self, mail: &dyn Mail) -> Result<Delivery, Error> {
-        let envelope = mail.envelope()?;
         let mut call = self.0.builder.begin();
-        let mut client = self.take(For::Turn, &mut call).await?;
+        let mut taken = None;
+        let result = self.take_and_send(&mut call, mail, &mut taken).await;
+        if let Some(observer) = &self.0.builder.config.observer {
+            let client = taken.as_ref().and_then(|pooled: &Pooled| pooled.client.as_ref());
+            observer.tell_result(client.map(|client| client.link.number), &result);
+        }
+        result
+    }
+
+    /// Sends a message over the client that it puts into `taken`.
+    async fn take_and_send(
+        &self,
+        call: &mut Call,
+        mail: &dyn Mail,
+        taken: &mut Option<Pooled>,
+    ) -> Result<Delivery, Error> {
+        let envelope = mail.envelope()?;
+        let client = taken.insert(self.take(For::Turn, call).await?);
         let reused = client.reused;
         let freshness = if reused { Freshness::Kept } else { Freshness::New };
         let number = client.link.number;
-        let first = client.deliver(&mut call, mail, envelope.clone(), freshness).await;
+        let first = client.deliver(call, mail, envelope.clone(), freshness).await;
         match first {
             // The connection had died while it was idle, and only the envelope was sent.
             // Content that can be read only once is still available, unless it was read.
@@ -364,8 +380,9 @@ impl Pool {
                 if reused && client.may_replace_idle(number, &e) && mail.body_for(client.offer()).is_ok() =>
             {
                 log::debug!(target: "postino", "#{} the idle connection is dead: {e}; trying a new one", client.link.number);
-                client.replace(&mut call).await?;
-                client.deliver(&mut call, mail, envelope, Freshness::New).await
+                client.tell(EventKind::Retried { error: &e }, Duration::ZERO);
+                client.replace(call).await?;
+                client.deliver(call, mail, envelope, Freshness::New).await
             }
             result => result,
         }
@@ -500,6 +517,8 @@ impl Pooled {
 impl Drop for Pooled {
     fn drop(&mut self) {
         let Some(mut client) = self.client.take() else { return self.pool.release(self.trial) };
+        client.settle_interrupted();
+        client.interrupted = None; // the next user must not get it
         if !client.link.is_usable() {
             drop(client);
             return self.pool.release(false);

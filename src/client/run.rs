@@ -106,7 +106,7 @@ impl Link {
             Err(e) => {
                 let e = origin.stopped_or(e, talk.phase());
                 log::debug!(target: "postino", "#{} closing: {e}", self.number);
-                self.close();
+                self.close_after(Some(&e));
                 Err(e)
             }
         }
@@ -183,12 +183,12 @@ impl Link {
                     talk.on_tls();
                     until = None;
                 }
-                Want::Token => {
-                    let Some(tokens) = &origin.tokens else {
-                        return Err(Error::Internal("a dialogue asked for a token, but no callback is set"));
+                Want::Secret => {
+                    let Some(secrets) = &origin.secrets else {
+                        return Err(Error::Internal("a dialogue asked for a secret, but no callback is set"));
                     };
-                    let token = tokens.ask(origin.limit(call, Phase::Auth)?, &origin.stop_handle).await?;
-                    talk.on_token(&token)?;
+                    let secret = secrets.ask(origin.limit(call, Phase::Auth)?, &origin.stop_handle).await?;
+                    talk.on_secret(&secret)?;
                     until = None; // the callback may have taken a while
                 }
             }

@@ -15,7 +15,7 @@ use super::{
     session::Client,
 };
 use crate::{
-    Delivery, Envelope, Error, JoinPolicy, Mail, Phase, Timings,
+    Delivery, Envelope, Error, EventKind, JoinPolicy, Mail, Phase, Timings,
     delivery::Again,
     message::{Body, Content, ServerSupport},
     proto::{
@@ -32,6 +32,9 @@ const MAX_AHEAD: u64 = 64 * 1024;
 /// Time without a message after which a connection counts as idle. Most firewalls and servers keep idle connections
 /// longer.
 const IDLE: Duration = Duration::from_secs(10);
+
+/// The error of a message whose results were lost on the way, which cannot happen.
+const NO_PARTS: Error = Error::Internal("a message lost the results of its parts");
 
 /// Number of recipients that are processed between two checks of the deadline.
 const BATCH_OF_RECIPIENTS: usize = 4096;
@@ -230,6 +233,31 @@ impl Client {
         again.filter(|again| *again != Again::Elsewhere && repeatable())
     }
 
+    /// Tells the observer that a message is sent again over another connection.
+    pub(super) fn tell_retried(&self, result: &Result<Delivery, Error>) {
+        if let Err(error) = result {
+            self.tell(EventKind::Retried { error }, Duration::ZERO);
+        }
+    }
+
+    /// Returns the result of the message whose sending was interrupted: a future of [`send`](Client::send) was dropped
+    /// before it completed, or (in the blocking client) the code that provides the content panicked. Returns `None` if
+    /// no message was interrupted, or if its result was returned before. Sends and reads nothing.
+    ///
+    /// The result is what is known without the server: an [`Error::Transaction`] with the outcome
+    /// [`NotSent`](crate::Outcome::NotSent) if the end of the message was not sent, so that sending it again cannot
+    /// duplicate it, or [`InDoubt`](crate::Outcome::InDoubt) if it was. It is `Ok` if the server had accepted the message
+    /// already. If several messages were interrupted, only the last result is kept.
+    ///
+    /// The connection itself cannot be used any more: call [`reconnect`](Client::reconnect). A [`Batch`](super::Batch)
+    /// returns the result of each message itself. For a [`Pool`](super::Pool) and for
+    /// [`Builder::send`](super::Builder::send), the [`observer`](super::Builder::observer) gets the result.
+    #[doc = example!(interrupted)]
+    pub fn interrupted(&mut self) -> Option<Result<Delivery, Error>> {
+        self.settle_interrupted();
+        self.interrupted.take()
+    }
+
     /// Records that a message has received its final reply.
     pub(super) fn settle(&mut self, accepted: bool) {
         self.history.session.settle(accepted);
@@ -309,21 +337,49 @@ impl Client {
     /// used.
     pub async fn send(&mut self, mail: &dyn Mail) -> Result<Delivery, Error> {
         let mut call = self.begin();
-        let envelope = mail.envelope()?;
-        self.deliver(&mut call, mail, envelope, Freshness::New).await
+        let result = match mail.envelope() {
+            Ok(envelope) => self.deliver(&mut call, mail, envelope, Freshness::New).await,
+            Err(e) => Err(e),
+        };
+        self.tell_result(&result);
+        result
+    }
+
+    /// Connects, and sends the only message of the connection.
+    pub(super) async fn open_and_send(
+        &mut self,
+        call: &mut Call,
+        mail: &dyn Mail,
+    ) -> Result<Delivery, Error> {
+        let envelope = mail.envelope()?; // refused before a connection is made
+        self.sending.begin(envelope.clone());
+        let opened = self.open(call).await;
+        self.sending.forget();
+        opened?;
+        self.deliver(call, mail, envelope, Freshness::Last).await
     }
 
     /// Sends a message, and connects again first if the connection is closed. See [`Client::again_unasked`] for when that
     /// is refused.
     pub(in super::super) async fn send_reconnected(&mut self, mail: &dyn Mail) -> Result<Delivery, Error> {
         let mut call = self.begin();
-        let envelope = mail.envelope()?;
-        if !self.is_connected() {
-            self.again_unasked(&mut call).await?;
-        }
-        self.deliver(&mut call, mail, envelope, Freshness::New).await
+        let result = self.connect_and_send(&mut call, mail).await;
+        self.tell_result(&result);
+        result
     }
 
+    async fn connect_and_send(&mut self, call: &mut Call, mail: &dyn Mail) -> Result<Delivery, Error> {
+        let envelope = mail.envelope()?;
+        if !self.is_connected() {
+            self.sending.begin(envelope.clone());
+            let connected = self.again_unasked(call).await;
+            self.sending.forget();
+            connected?;
+        }
+        self.deliver(call, mail, envelope, Freshness::New).await
+    }
+
+    /// Sends a message. The observer is told by the caller.
     pub(super) async fn deliver(
         &mut self,
         call: &mut Call,
@@ -333,6 +389,19 @@ impl Client {
     ) -> Result<Delivery, Error> {
         self.usable(Phase::Mail)?;
         let envelope = self.offered(envelope)?;
+        self.sending.begin(envelope.clone());
+        let result = self.deliver_whole(call, mail, envelope, freshness).await;
+        self.sending.forget();
+        result
+    }
+
+    async fn deliver_whole(
+        &mut self,
+        call: &mut Call,
+        mail: &dyn Mail,
+        envelope: Envelope,
+        freshness: Freshness,
+    ) -> Result<Delivery, Error> {
         let mut parts = if self.is_one_part(&envelope) {
             let mut result = self.deliver_part(call, mail, envelope.clone(), None, freshness).await;
             let Some(again) = self.take_again(&mut result, mail) else { return result };
@@ -354,7 +423,10 @@ impl Client {
         while let Some((part, one_by_one)) = parts.next() {
             if !self.link.is_usable() {
                 // QUIT was sent with the previous part, or the server has closed the connection after it.
-                if let Err(e) = self.again_unasked(call).await {
+                self.sending.parts = Some(parts);
+                let connected = self.again_unasked(call).await;
+                parts = self.sending.parts.take().ok_or(NO_PARTS)?;
+                if let Err(e) = connected {
                     parts.fail(e);
                     continue;
                 }
@@ -364,8 +436,11 @@ impl Client {
                 Freshness::Kept if !parts.is_first() => Freshness::New,
                 freshness => freshness,
             };
+            let is_first = parts.is_first();
+            self.sending.parts = Some(parts);
             let mut result = self.deliver_part(call, mail, part, one_by_one, freshness).await;
-            if parts.is_first() && !matches!(result, Ok(_) | Err(Error::Transaction { .. })) {
+            parts = self.sending.parts.take().ok_or(NO_PARTS)?;
+            if is_first && !matches!(result, Ok(_) | Err(Error::Transaction { .. })) {
                 return result; // nothing has been sent
             }
             let again = self.take_again(&mut result, mail);
@@ -422,6 +497,7 @@ impl Client {
                 return timed(result, call.clock.timings());
             }
             log::debug!(target: "postino", "#{} the server ended the session: continuing over another connection", self.link.number);
+            self.tell_retried(&result);
             let clock = call.clock;
             self.part();
             let connected = self.again_unasked(call).await;
@@ -449,13 +525,19 @@ impl Client {
         talk.message(if kept { transaction.ahead(false) } else { transaction });
         talk.no_more();
         self.link.begun += 1;
-        let mut result = None;
+        // If this future is dropped, the client still has what it needs to report the result.
+        let Client { link, origin, sending, .. } = self;
+        let talk = sending.talk.insert(talk);
         let broke = loop {
-            match self.go_on(call, &mut talk, Some((0, &mut source))).await {
-                Ok(Want::Result) => result = talk.next_result(),
+            match link.go_on(origin, call, talk, Some((0, &mut source))).await {
+                Ok(Want::Result) => sending.result = talk.next_result(),
                 Ok(_) => break None,
                 Err(e) => break Some(e),
             }
+        };
+        let result = sending.result.take();
+        let Some(mut talk) = sending.talk.take() else {
+            return (Err(Error::Internal("a message without a transaction")), None); // never: it was inserted above
         };
         // Without an error, it can only be a 452 reply to MAIL.
         let end = broke.as_ref().map_or(Some(End::Announced), End::of);

@@ -14,11 +14,13 @@ use super::{
     link::Link,
     maybe_async,
     origin::Origin,
+    sending::Sending,
     stop::StopHandle,
 };
 use crate::{
-    Capabilities, Error, Phase, Reply,
+    Capabilities, Delivery, Error, EventKind, Phase, Reply,
     config::{Server, Settings},
+    event::Observer,
     proto::{Auth, AuthOptions, Credentials, Dialogue, Simple, Want},
     time::later,
 };
@@ -41,6 +43,16 @@ pub struct Client {
     pub(super) history: History,
     /// The limit for the whole next call, if one was set for that call only.
     pub(super) next_limit: Option<Duration>,
+    /// The message that is being sent, or whose future was dropped.
+    pub(super) sending: Sending,
+    /// The result of the last message whose future was dropped.
+    pub(super) interrupted: Option<Result<Delivery, Error>>,
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        self.settle_interrupted();
+    }
 }
 
 impl Client {
@@ -52,6 +64,8 @@ impl Client {
             known: Known::default(),
             history: History::default(),
             next_limit: None,
+            sending: Sending::default(),
+            interrupted: None,
         }
     }
 
@@ -95,6 +109,7 @@ impl Client {
 
     /// Begins a call, whose deadline is counted from now.
     pub(super) fn begin(&mut self) -> Call {
+        self.settle_interrupted();
         Call::new(Kind::Single, self.take_deadline())
     }
 
@@ -102,6 +117,32 @@ impl Client {
     pub(super) fn take_deadline(&mut self) -> Option<Instant> {
         let limit = self.next_limit.take().or(self.origin.settings.config.deadline);
         limit.map(|limit| later(Instant::now(), limit))
+    }
+
+    pub(super) fn observer(&self) -> Option<&Observer> {
+        self.origin.settings.config.observer.as_ref()
+    }
+
+    /// Tells the observer about an event, if there is one.
+    pub(super) fn tell(&self, kind: EventKind<'_>, took: Duration) {
+        if let Some(observer) = self.observer() {
+            observer.tell(Some(self.link.number), kind, took);
+        }
+    }
+
+    /// Tells the observer about the result of a message, if there is one.
+    pub(super) fn tell_result(&self, result: &Result<Delivery, Error>) {
+        if let Some(observer) = self.observer() {
+            observer.tell_result(Some(self.link.number), result);
+        }
+    }
+
+    /// Records the result of a message whose future was dropped, if there is one.
+    pub(super) fn settle_interrupted(&mut self) {
+        if let Some(result) = self.sending.abandon(self.link.out.octets_offered()) {
+            self.tell_result(&result);
+            self.interrupted = Some(result);
+        }
     }
 
     pub(super) fn usable(&mut self, phase: Phase) -> Result<(), Error> {
@@ -196,10 +237,13 @@ impl Client {
             // This is possible only if the caller has allowed it.
             log::warn!(target: "postino", "#{} logging in without TLS (danger_plaintext_credentials)", self.link.number);
         }
+        let began = Instant::now();
         let broke = self.run(call, &mut auth).await.err();
         self.history.login.refused = auth.refusals();
+        let mechanism = auth.mechanism();
         auth.into_result(broke)?;
-        self.history.login.done = true;
+        self.tell(EventKind::LoggedIn { mechanism: &mechanism }, began.elapsed());
+        self.history.login.mechanism = Some(mechanism);
         Ok(())
     }
 

@@ -12,6 +12,7 @@ use std::{
 
 use crate::{
     Error, Phase,
+    event::Observer,
     proto::{
         Credentials, HelloName, Joining, MAX_SCRAM_ITERATIONS, MIN_SCRAM_ITERATIONS, Upgrade, check_pinned,
     },
@@ -20,9 +21,11 @@ use crate::{
 };
 
 mod host;
+mod provider;
 mod proxy;
 mod url;
 
+pub use self::provider::Provider;
 pub(crate) use self::{host::Host, proxy::Proxy};
 
 /// Default time limit of every wait except that for the final reply.
@@ -96,6 +99,8 @@ pub(crate) struct Config {
     pub chunking: bool,
     pub all_or_nothing: bool,
     pub ignored_capabilities: Vec<String>,
+    /// The function that is told about events.
+    pub observer: Option<Observer>,
 }
 
 /// Whether the next envelope of a batch, or QUIT, is sent together with the end of a message (RFC 2920 §3.1).
@@ -179,6 +184,8 @@ pub(crate) enum Place {
 pub(crate) enum Login {
     Password(Box<[u8]>, Box<[u8]>),
     Token(String, String),
+    /// The password comes from a callback.
+    PasswordLater(Box<[u8]>),
     /// The token comes from a callback.
     TokenLater(String),
     External(String),
@@ -192,6 +199,7 @@ impl Login {
         match self {
             Login::Password(user, password) => Credentials::new(user, password),
             Login::Token(user, token) => Credentials::token(user, token),
+            Login::PasswordLater(user) => Credentials::password_later(user),
             Login::TokenLater(user) => Credentials::token_later(user),
             Login::External(authorization) => Credentials::external(authorization),
             Login::Anonymous(trace) => Credentials::anonymous(trace),
@@ -294,6 +302,7 @@ impl Config {
             chunking: false,
             all_or_nothing: false,
             ignored_capabilities: Vec::new(),
+            observer: None,
         }
     }
 

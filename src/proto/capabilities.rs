@@ -110,6 +110,18 @@ impl Capabilities {
     }
 }
 
+/// Formats the capabilities as one line: `PIPELINING, SIZE 1000`. The text is the server's, and can have control characters.
+impl fmt::Display for Capabilities {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (number, (keyword, parameters)) in self.iter().enumerate() {
+            let comma = if number == 0 { "" } else { ", " };
+            let space = if parameters.is_empty() { "" } else { " " };
+            write!(f, "{comma}{keyword}{space}{parameters}")?;
+        }
+        Ok(())
+    }
+}
+
 impl fmt::Debug for Capabilities {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Capabilities").field(&self.keywords).finish()

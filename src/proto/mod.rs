@@ -166,12 +166,13 @@ pub trait Dialogue: sealed::Sealed {
     /// Reports that the TLS handshake is done. Call it on [`Want::StartTls`].
     fn on_tls(&mut self) {}
 
-    /// Takes a new token. Call it on [`Want::Token`].
+    /// Takes a new password or token. Call it on [`Want::Secret`].
     ///
     /// # Errors
     ///
-    /// [`Error::Config`] if the token is empty or has anything except visible ASCII characters.
-    fn on_token(&mut self, _token: &str) -> Result<(), Error> {
+    /// [`Error::Config`] if a password contains a NUL, or if a token is empty or has anything except visible ASCII
+    /// characters.
+    fn on_secret(&mut self, _secret: &str) -> Result<(), Error> {
         Ok(())
     }
 }
@@ -242,8 +243,8 @@ pub enum Want {
     /// The server must not have sent anything more in clear text: the [inbox](Inbox::is_empty) must be empty, and there
     /// must be nothing left to read. Anything else is an injection (RFC 3207 §6): close the connection.
     StartTls,
-    /// Pass a new OAuth token to [`Dialogue::on_token`]. Only for [`Auth`].
-    Token,
+    /// Pass a new password or OAuth token to [`Dialogue::on_secret`]. Only for [`Auth`].
+    Secret,
     /// Nothing is needed: the dialogue is over, and every reply that was due has arrived. Take its result, and start
     /// the next.
     ///
@@ -288,7 +289,7 @@ mod tests {
             6 => drop(talk.on_early(reply.borrow())),
             7 => drop(talk.body(&b"Hello\0\r\n"[..with % 9], out)),
             8 => talk.on_tls(),
-            9 => drop(talk.on_token("token")),
+            9 => drop(talk.on_secret("token")),
             10 => out.written(with),
             11 => out.expect_more(usize::MAX - with),
             12 => out.reply_arrived(),

@@ -21,12 +21,12 @@ pub(super) fn element<'d>(der: &mut &'d [u8]) -> Option<(u8, &'d [u8])> {
 }
 
 const INTEGER: u8 = 0x02;
-const SEQUENCE: u8 = 0x30;
+pub(super) const SEQUENCE: u8 = 0x30;
 /// Explicitly tagged: the version.
 const VERSION: u8 = 0xa0;
 
 /// Reads the content of the next element, which must have this tag.
-fn field<'d>(der: &mut &'d [u8], tag: u8) -> Option<&'d [u8]> {
+pub(super) fn field<'d>(der: &mut &'d [u8], tag: u8) -> Option<&'d [u8]> {
     element(der).filter(|(found, _)| *found == tag).map(|(_, content)| content)
 }
 
@@ -38,9 +38,13 @@ pub(super) fn parts(mut certificate: &[u8]) -> Option<(&[u8], &[u8])> {
 
 pub(super) struct Fields<'d> {
     pub issuer: &'d [u8],
+    /// The two dates.
+    pub validity: &'d [u8],
     pub subject: &'d [u8],
     /// The whole SubjectPublicKeyInfo, with its tag and its length.
     pub public_key: &'d [u8],
+    /// Optional fields after the key: unique identifiers and extensions.
+    pub rest: &'d [u8],
 }
 
 impl<'d> Fields<'d> {
@@ -51,10 +55,11 @@ impl<'d> Fields<'d> {
         }
         let _serial = field(&mut rest, INTEGER)?;
         let mut sequence = || field(&mut rest, SEQUENCE);
-        let (_algorithm, issuer, _validity, subject) = (sequence()?, sequence()?, sequence()?, sequence()?);
+        let (_algorithm, issuer, validity, subject) = (sequence()?, sequence()?, sequence()?, sequence()?);
         let from_key = rest;
         field(&mut rest, SEQUENCE)?;
-        Some(Fields { issuer, subject, public_key: &from_key[..from_key.len() - rest.len()] })
+        let public_key = &from_key[..from_key.len() - rest.len()];
+        Some(Fields { issuer, validity, subject, public_key, rest })
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::io::{self, Read, Write};
 
-use super::{Archive, Flaw, Handshake, Options, TlsBackend, TlsVersion, native, rustls};
+use super::{Archive, Flaw, Handshake, Options, TlsBackend, TlsVersion, native, pin::Hash, rustls};
 
 #[derive(Clone)]
 pub(crate) enum Either<N, R> {
@@ -162,6 +162,11 @@ impl<S: Read + Write> TlsStream<S> {
     /// Returns the server's certificate, in DER.
     pub fn peer_certificate(&self) -> Option<Vec<u8>> {
         each!(self, stream => stream.peer_certificate())
+    }
+
+    /// Returns the SHA-256 of these octets, if the library has it.
+    pub fn sha256(&self, octets: &[u8]) -> Option<Hash> {
+        each!(self, stream => stream.sha256(octets))
     }
 
     /// Returns the version of TLS, if the library reports it.

@@ -16,7 +16,7 @@
 //! | `Identity` | a client certificate with its key: `pem(chain, key)`, `pkcs12(der, password)`; no `Debug` |
 //! | `Connector` | built from the options by `new`; cheap to clone; `connect` begins a handshake |
 //! | `Paused<S>` | a handshake that would have to wait: `get_mut`, `resume` |
-//! | `TlsStream<S>` | `Read` and `Write`; `get_mut`, `shutdown`, `end_point`, `exporter`, `peer_certificate`, `version`, `cipher_suite` |
+//! | `TlsStream<S>` | `Read` and `Write`; `get_mut`, `shutdown`, `end_point`, `exporter`, `peer_certificate`, `sha256`, `version`, `cipher_suite` |
 //!
 //! It also needs a third type in `either.rs`, setters in `src/tls_connector.rs` for connectors that the caller builds,
 //! and its name in every `cfg(any(feature = …))` and in the lists of features in `.ci/run` and `tests/all`.
@@ -40,6 +40,7 @@ use std::{
 
 mod der;
 mod either;
+mod facts;
 mod key;
 #[cfg(feature = "native-tls")]
 mod native;
@@ -58,6 +59,7 @@ use self::none as rustls;
 #[cfg(feature = "async")]
 pub(crate) use self::either::Paused;
 pub(crate) use self::either::{Connector, TlsStream};
+pub use self::facts::CertificateFacts;
 use self::{
     either::{Identity, Roots},
     pin::Pin,

@@ -169,6 +169,10 @@ impl<S: Read + Write> TlsStream<S> {
         self.0.peer_certificate().ok().flatten()?.to_der().ok()
     }
 
+    pub fn sha256(&self, octets: &[u8]) -> Option<pin::Hash> {
+        PINS.then(|| sha256(octets))
+    }
+
     /// Returns `None`: native-tls does not tell.
     pub fn version(&self) -> Option<TlsVersion> {
         None

@@ -187,6 +187,10 @@ impl<S: Read + Write> TlsStream<S> {
         self.certificate().map(<[u8]>::to_vec)
     }
 
+    pub fn sha256(&self, octets: &[u8]) -> Option<pin::Hash> {
+        Some(sha256(octets))
+    }
+
     pub fn version(&self) -> Option<TlsVersion> {
         match self.connection.protocol_version()? {
             ProtocolVersion::TLSv1_2 => Some(TlsVersion::Tls1_2),

@@ -9,6 +9,7 @@ mod chunking;
 mod commands;
 mod compose;
 mod connect;
+mod events;
 mod farewell;
 #[cfg(all(unix, any(feature = "native-tls", feature = "rustls")))]
 pub mod floods;
@@ -34,6 +35,7 @@ mod transports;
 mod trust;
 #[cfg(unix)]
 mod unix_sockets;
+mod verify;
 #[cfg(all(feature = "native-tls", feature = "rustls"))]
 pub mod with_rustls;
 

@@ -10,11 +10,11 @@ use std::{
 };
 
 use postino::{
-    Error,
+    Envelope, Error, Raw,
     auth::{Answer, Mechanism},
 };
 
-use super::{Builder, Client, block_on, maybe_async, token_from};
+use super::{Builder, Client, Pool, block_on, maybe_async, password_from, token_from};
 use crate::{
     b64, hello,
     support::{Server, journal},
@@ -122,6 +122,105 @@ fn the_error_of_a_failed_token_callback_is_reported() {
     assert!(matches!(error, Error::Config(_)), "{error:?}");
 }
 
+fn plain(password: &str) -> String {
+    format!("C: AUTH PLAIN {}\n", b64(format!("\0u\0{password}")))
+}
+
+/// Returns `password-0`, `password-1` …, and counts the calls.
+fn counted_passwords(builder: Builder, asked: &Arc<AtomicUsize>) -> Builder {
+    let asked = Arc::clone(asked);
+    password_from(builder, move || Ok(format!("password-{}", asked.fetch_add(1, Ordering::SeqCst))))
+}
+
+#[test]
+fn a_password_is_requested_once_more_if_it_is_refused() {
+    for (transcript, asked, good) in [
+        (plain("password-0") + "S: 235 in", 1, true),
+        (plain("password-0") + "S: 535 5.7.8 no\n" + &plain("password-1") + "S: 235 in", 2, true),
+        (plain("password-0") + "S: 550 no\n" + &plain("password-1") + "S: 535 5.7.8 no", 2, false),
+        (plain("password-0") + "S: 454 not now\n", 1, false),
+        (plain("password-0") + "S: 534 too weak\n", 1, false),
+    ] {
+        let count = Arc::new(AtomicUsize::new(0));
+        let result = log_in("PLAIN XOAUTH2", &transcript, |b| counted_passwords(b, &count));
+        assert_eq!((result.is_ok(), count.load(Ordering::SeqCst)), (good, asked), "{transcript}");
+    }
+    let count = Arc::new(AtomicUsize::new(0));
+    let error = log_in("XOAUTH2", "", |b| counted_passwords(b, &count)).unwrap_err();
+    assert!(matches!(error, Error::Auth { reply: None, .. }), "{error:?}");
+    assert_eq!(count.load(Ordering::SeqCst), 0, "there is nothing to use it for");
+}
+
+#[test]
+fn a_second_password_is_used_only_if_it_differs() {
+    // The same password is only tried with another mechanism, as without a callback.
+    let login =
+        format!("C: AUTH LOGIN\nS: 334 VXNlcg==\nC: {}\nS: 334 UGFzcw==\nC: {}\n", b64("u"), b64("p"));
+    let transcript = plain("p") + "S: 535 no\n" + &login + "S: 235 in";
+    let count = Arc::new(AtomicUsize::new(0));
+    let asked = Arc::clone(&count);
+    let ask = move || {
+        asked.fetch_add(1, Ordering::SeqCst);
+        Ok("p".to_owned())
+    };
+    log_in("PLAIN LOGIN", &transcript, |b| password_from(b, ask)).unwrap();
+    assert_eq!(count.load(Ordering::SeqCst), 2);
+    let error = log_in("PLAIN", &(plain("p") + "S: 535 no"), |b| password_from(b, || Ok("p".into())));
+    assert_eq!(error.unwrap_err().reply().unwrap().code(), 535);
+}
+
+#[test]
+fn the_error_of_a_failed_password_callback_is_reported() {
+    let error = log_in("PLAIN", "", |b| password_from(b, || Err("the keyring is locked"))).unwrap_err();
+    assert!(matches!(error, Error::Password { .. }), "{error:?}");
+    assert_eq!(error.to_string(), "could not obtain the password: the keyring is locked");
+    assert_eq!(error.source().unwrap().to_string(), "the keyring is locked");
+    assert!(!error.is_transient() && !error.is_permanent());
+    let error = log_in("PLAIN", "", |b| password_from(b, || Ok("nul\0".into()))).unwrap_err();
+    assert!(matches!(error, Error::Config(_)), "{error:?}");
+    let error = log_in("PLAIN", &(plain("") + "S: 535 no"), |b| password_from(b, || Ok(String::new())));
+    assert_eq!(error.unwrap_err().reply().unwrap().code(), 535, "an empty password is a password");
+}
+
+// Threat 70.
+#[test]
+fn neither_the_first_nor_the_second_password_of_a_callback_is_shown() {
+    journal::begin();
+    let said = format!("S: 535 password-0 {} password-1 {}\n", b64("password-0"), b64("xpassword-1x"));
+    let transcript = plain("password-0") + "S: 535 no\n" + &plain("password-1") + &said;
+    let count = Arc::new(AtomicUsize::new(0));
+    let set = |b: Builder| counted_passwords(b, &count);
+    let error = log_in("PLAIN", &transcript, set).unwrap_err();
+    let mut seen = format!("{error} {error:?} {error:#?} {:?}", set(Client::builder("h")));
+    seen += &journal::lines_with("").join("\n");
+    for password in ["password-0", "password-1"] {
+        let secrets = [password.to_owned(), b64(password), b64(format!("\0u\0{password}"))];
+        assert!(secrets.iter().all(|secret| !seen.contains(secret)), "{password}: {seen}");
+    }
+}
+
+#[maybe_async]
+async fn two_messages(pool: &Pool) -> Result<(), Error> {
+    let mail = Raw::bytes(Envelope::new("alice@example.org", ["bob@example.org"])?, "Hello\r\n");
+    pool.send(&mail).await?;
+    pool.send(&mail).await?;
+    pool.close().await;
+    Ok(())
+}
+
+#[test]
+fn a_pool_asks_for_the_password_of_each_connection() {
+    let transaction = "-- envelope\nC: DATA\nS: 354 go on\nC: Hello\nC: .\nS: 250 ok\nC: QUIT\nS: 221 bye";
+    let session = |login: &str| format!("{}{login}S: 235 in\n{transaction}", hello("PLAIN"));
+    let server = Server::playing_each([session(&plain("password-0")), session(&plain("password-1"))]);
+    let count = Arc::new(AtomicUsize::new(0));
+    let builder =
+        counted_passwords(crate::builder!(Client, server).deadline(Duration::from_secs(20)), &count);
+    block_on(two_messages(&Pool::builder(builder).max_messages(1).build().unwrap())).unwrap();
+    assert_eq!(count.load(Ordering::SeqCst), 2);
+    server.finish();
+}
+
 #[derive(Clone)]
 struct Ticket(Vec<u8>);
 
@@ -157,6 +256,10 @@ fn the_last_login_that_was_set_counts() {
         token_from(b.credentials("u", "p"), || Err("must not be asked")).oauth_token("u", "t")
     })
     .unwrap();
+    log_in("PLAIN XOAUTH2", &(xoauth2("t") + "S: 235 in"), |b| {
+        token_from(password_from(b, || Err("must not be asked")), || Ok("t".to_owned()))
+    })
+    .unwrap();
 }
 
 #[test]
@@ -171,6 +274,7 @@ fn invalid_logins_fail_before_connecting() {
         (builder().oauth_token("", "t"), "user"),
         (token_from(builder(), || Err("not asked")).oauth_token("u\0", "t"), "user"),
         (builder().external("\0"), "NUL"),
+        (password_from(builder(), || Err("not asked")).auth_mechanisms(["XOAUTH2"]), "fits the credentials"),
         (builder().anonymous("\n"), "ANONYMOUS"),
     ] {
         let error = block_on(builder.connect()).unwrap_err();

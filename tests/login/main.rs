@@ -43,15 +43,25 @@ mod blocking {
         builder.oauth_token_with("u", move || Ok(ask()?))
     }
 
-    /// Connects with a token callback that does not return, and the limits of `set`. Returns the error.
-    fn with_sleeping_callback(set: impl FnOnce(Builder) -> Builder) -> postino::Error {
-        let server = Server::playing(crate::hello("XOAUTH2"));
+    /// Logs in with the password that this function returns.
+    fn password_from(
+        builder: Builder,
+        mut ask: impl FnMut() -> Result<String, &'static str> + Send + 'static,
+    ) -> Builder {
+        builder.credentials_with("u", move || Ok(ask()?))
+    }
+
+    /// Connects with a callback that does not return, and the limits of `set`. Returns the error.
+    fn with_sleeping_callback(set: impl FnOnce(Builder) -> Builder, is_token: bool) -> postino::Error {
+        let server = Server::playing(crate::hello("XOAUTH2 PLAIN"));
         let (wake, asleep) = std::sync::mpsc::channel::<()>();
         let builder = set(crate::builder!(Client, server));
-        let builder = builder.oauth_token_with("u", move || {
+        let ask = move || {
             let _woken = asleep.recv();
             Ok("too late".to_owned())
-        });
+        };
+        let builder =
+            if is_token { builder.oauth_token_with("u", ask) } else { builder.credentials_with("u", ask) };
         let error = builder.connect().unwrap_err();
         server.finish();
         drop(wake);
@@ -62,8 +72,10 @@ mod blocking {
     fn a_callback_that_does_not_return_is_subject_to_the_time_limits() {
         let limit = std::time::Duration::from_millis(200);
         for set in [|b: Builder, limit| b.command_timeout(limit), |b: Builder, limit| b.deadline(limit)] {
-            let error = with_sleeping_callback(|builder| set(builder, limit));
-            assert!(matches!(error, postino::Error::Timeout(postino::Phase::Auth)), "{error:?}");
+            for is_token in [true, false] {
+                let error = with_sleeping_callback(|builder| set(builder, limit), is_token);
+                assert!(matches!(error, postino::Error::Timeout(postino::Phase::Auth)), "{error:?}");
+            }
         }
     }
 
@@ -75,7 +87,7 @@ mod blocking {
             std::thread::sleep(std::time::Duration::from_millis(100));
             stop.stop();
         });
-        let error = with_sleeping_callback(|builder| builder.stop_handle(&stop_handle));
+        let error = with_sleeping_callback(|builder| builder.stop_handle(&stop_handle), false);
         assert!(matches!(error, postino::Error::Stopped(_)), "{error:?}");
         other.join().unwrap();
     }
@@ -120,16 +132,35 @@ mod aio {
         })
     }
 
+    fn password_from(
+        builder: Builder,
+        mut ask: impl FnMut() -> Result<String, &'static str> + Send + 'static,
+    ) -> Builder {
+        builder.credentials_with("u", move || {
+            let password = ask();
+            async move {
+                smol::future::yield_now().await;
+                Ok(password?)
+            }
+        })
+    }
+
     #[test]
     fn a_callback_that_does_not_return_is_subject_to_the_time_limits() {
         let limit = std::time::Duration::from_millis(200);
         for set in [|b: Builder, limit| b.command_timeout(limit), |b: Builder, limit| b.deadline(limit)] {
-            let server = Server::playing(crate::hello("XOAUTH2"));
-            let builder = set(crate::builder!(Client, server), limit);
-            let builder = builder.oauth_token_with("u", std::future::pending);
-            let error = block_on(builder.connect()).unwrap_err();
-            assert!(matches!(error, postino::Error::Timeout(postino::Phase::Auth)), "{error:?}");
-            server.finish();
+            for is_token in [true, false] {
+                let server = Server::playing(crate::hello("XOAUTH2 PLAIN"));
+                let builder = set(crate::builder!(Client, server), limit);
+                let builder = if is_token {
+                    builder.oauth_token_with("u", std::future::pending)
+                } else {
+                    builder.credentials_with("u", std::future::pending)
+                };
+                let error = block_on(builder.connect()).unwrap_err();
+                assert!(matches!(error, postino::Error::Timeout(postino::Phase::Auth)), "{error:?}");
+                server.finish();
+            }
         }
     }
 

@@ -4,7 +4,7 @@ use std::error::Error as _;
 
 use postino::{Envelope, Error, Raw, auth::Credentials};
 
-use super::{Builder, Client, Pool, block_on, maybe_async, token_from};
+use super::{Builder, Client, Pool, block_on, maybe_async, password_from, token_from};
 use crate::{
     parrot::{FATES, Fate, USER, forms, parrot},
     support::journal,
@@ -79,8 +79,9 @@ fn with_secret(mechanism: &str, port: u16, secret: &str, way: Way) -> Builder {
             reach(Client::from_url(&format!("{scheme}://{user}")).unwrap(), mechanism)
         }
         Way::Callback => {
-            let token = secret.to_owned();
-            token_from(builder, move || Ok(token.clone()))
+            let secret = secret.to_owned();
+            let ask = move || Ok(secret.clone());
+            if is_token(mechanism) { token_from(builder, ask) } else { password_from(builder, ask) }
         }
         _ if is_token(mechanism) => builder.oauth_token(USER, secret),
         _ => builder.credentials(USER, secret),
@@ -152,6 +153,8 @@ fn no_secret_is_shown_however_a_login_ends() {
         for mechanism in mechanisms.iter().filter(|mechanism| !long || waits(mechanism)) {
             let ways: &[Way] = if is_token(mechanism) {
                 &[Way::ByName, Way::Builder, Way::Callback, Way::Pool]
+            } else if *mechanism == "PLAIN" {
+                &[Way::Login, Way::ByName, Way::Builder, Way::Url, Way::Callback, Way::Pool]
             } else {
                 &[Way::Login, Way::ByName, Way::Builder, Way::Url, Way::Pool]
             };

@@ -11,6 +11,8 @@ use crate::Error;
 /// Maximum length of the trace of ANONYMOUS, in characters (RFC 4505 §2).
 const MAX_TRACE: usize = 255;
 
+const NUL: &str = "the user name or the password contains a NUL byte";
+
 /// Login credentials for [`Client::auth`](crate::Client::auth). They never appear in `Debug` output, logs or
 /// errors.
 #[derive(Clone)]
@@ -18,7 +20,7 @@ pub struct Credentials(Kind);
 
 #[derive(Clone)]
 pub(super) enum Kind {
-    Password { user: Box<[u8]>, password: Box<[u8]> },
+    Password { user: Box<[u8]>, password: Option<Box<[u8]>> },
     Token { user: Box<str>, token: Option<Box<str>> },
     External(Box<str>),
     Anonymous(Box<str>),
@@ -32,14 +34,25 @@ impl Credentials {
     ///
     /// [`Error::Config`] if the user name is empty, or if it or the password contains a NUL (RFC 4616 forbids it).
     pub fn new(user: impl AsRef<[u8]>, password: impl AsRef<[u8]>) -> Result<Credentials, Error> {
-        let (user, password) = (user.as_ref(), password.as_ref());
+        Credentials::password_later(user)?.with_password(password.as_ref())
+    }
+
+    /// Creates credentials from a user name whose password is not known yet; see
+    /// [`token_later`](Credentials::token_later).
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Config`] if the user name is empty or contains a NUL.
+    #[doc(hidden)]
+    pub fn password_later(user: impl AsRef<[u8]>) -> Result<Credentials, Error> {
+        let user = user.as_ref();
         if user.is_empty() {
             return Err(Error::Config("the user name is empty".into()));
         }
-        if user.contains(&0) || password.contains(&0) {
-            return Err(Error::Config("the user name or the password contains a NUL byte".into()));
+        if user.contains(&0) {
+            return Err(Error::Config(NUL.into()));
         }
-        Ok(Credentials(Kind::Password { user: user.into(), password: password.into() }))
+        Ok(Credentials(Kind::Password { user: user.into(), password: None }))
     }
 
     /// Creates credentials from a user name and an OAuth access token, for OAUTHBEARER and XOAUTH2.
@@ -49,11 +62,11 @@ impl Credentials {
     /// [`Error::Config`] if the user name is empty or contains a control character, or if the token is empty or
     /// contains anything other than visible ASCII characters (RFC 6750 §2.1), such as a line end.
     pub fn token(user: &str, token: &str) -> Result<Credentials, Error> {
-        Credentials::token_later(user)?.with_token(token)
+        Credentials::token_later(user)?.with_secret(token)
     }
 
     /// Creates credentials from a user name whose token is not known yet. It is hidden because only a dialogue can ask
-    /// for the token ([`Want::Token`](crate::proto::Want::Token)): when it is needed, and once more if the server
+    /// for the token ([`Want::Secret`](crate::proto::Want::Secret)): when it is needed, and once more if the server
     /// refuses it. The second token is used only if it differs.
     ///
     /// # Errors
@@ -140,15 +153,23 @@ impl Credentials {
         table::names(uses).collect()
     }
 
-    pub(super) fn lack_token(&self) -> bool {
-        matches!(self.0, Kind::Token { token: None, .. })
+    /// Returns whether the password or token is still to come from a callback.
+    pub(super) fn lack_secret(&self) -> bool {
+        matches!(self.0, Kind::Token { token: None, .. } | Kind::Password { password: None, .. })
     }
 
-    pub(super) fn have_token(&self, other: &str) -> bool {
-        matches!(&self.0, Kind::Token { token: Some(token), .. } if **token == *other)
+    pub(super) fn are_password(&self) -> bool {
+        matches!(self.0, Kind::Password { .. })
     }
 
-    pub(super) fn with_token(mut self, new: &str) -> Result<Credentials, Error> {
+    pub(super) fn have_secret(&self, other: &str) -> bool {
+        !self.lack_secret() && self.secret() == other.as_bytes()
+    }
+
+    pub(super) fn with_secret(mut self, new: &str) -> Result<Credentials, Error> {
+        if self.are_password() {
+            return self.with_password(new.as_bytes());
+        }
         if let Kind::Token { token, .. } = &mut self.0 {
             if new.is_empty() || !new.bytes().all(|b| b.is_ascii_graphic()) {
                 return Err(Error::Config(
@@ -160,10 +181,20 @@ impl Credentials {
         Ok(self)
     }
 
+    fn with_password(mut self, new: &[u8]) -> Result<Credentials, Error> {
+        if new.contains(&0) {
+            return Err(Error::Config(NUL.into()));
+        }
+        if let Kind::Password { password, .. } = &mut self.0 {
+            *password = Some(new.into());
+        }
+        Ok(self)
+    }
+
     /// Returns the part of the credentials that must not be shown.
     pub(super) fn secret(&self) -> &[u8] {
         match &self.0 {
-            Kind::Password { password, .. } => password,
+            Kind::Password { password: Some(password), .. } => password,
             Kind::Token { token: Some(token), .. } => token.as_bytes(),
             _ => b"",
         }

@@ -1,8 +1,8 @@
 //! Dialogue for a login (RFC 4954). It chooses mechanisms, sends their answers, and tries the next one after a refusal.
 //!
 //! ```text
-//!  Token ─▶ Begin ─AUTH─▶ Due ─2yz, and the mechanism trusts the server─▶ In
-//!    ▲        ▲           │ ▲└─4yz, 5yz─▶ a new token; or the next: Begin; or Refused
+//! Secret ─▶ Begin ─AUTH─▶ Due ─2yz, and the mechanism trusts the server─▶ In
+//!    ▲        ▲           │ ▲└─4yz, 5yz─▶ a new secret; or the next: Begin; or Refused
 //!    │        │        334│ │answer
 //!    └────────┴──┐        ▼ │
 //!                └ Ending ◀ Say        Ending: the mechanism has failed, and the refusal is due
@@ -140,7 +140,7 @@ impl Default for AuthOptions {
 /// SCRAM-SHA-256-PLUS is up to two exchanges: first with tls-exporter, then with tls-server-end-point, as far as the
 /// options have them. Both count.
 ///
-/// After a refused token, a new one is requested once, and tried if it differs.
+/// If the password or the token comes from a callback, a new one is requested once after a refusal, and tried if it differs.
 pub struct Auth {
     credentials: Credentials,
     options: AuthOptions,
@@ -154,21 +154,23 @@ pub struct Auth {
     /// The initial response, if it was too long to be sent with AUTH.
     initial: Option<Vec<u8>>,
     answers: usize,
-    /// Whether the token may be requested again.
+    /// Whether the password or token may be requested again.
     may_ask_again: bool,
     /// Why the current mechanism has failed, if known: the client's reason, and the server's.
     failure: Option<String>,
     details: Option<String>,
     refusal: Option<Error>,
     refusals: u8,
-    /// Everything that was sent, in base64, and every token that was refused.
+    /// Everything that was sent, in base64.
     said: Vec<Vec<u8>>,
+    /// Passwords and tokens that were refused, and are still secret.
+    old: Vec<Vec<u8>>,
 }
 
 #[derive(PartialEq, Eq)] // and no Debug: an answer is secret
 enum State {
-    /// A token is wanted.
-    Token,
+    /// A password or token is wanted.
+    Secret,
     /// AUTH is to be sent.
     Begin,
     /// A challenge is to be answered.
@@ -221,9 +223,10 @@ impl Auth {
             details: None,
             refusal: None,
             said: Vec::new(),
+            old: Vec::new(),
         };
-        if auth.credentials.lack_token() && !auth.names.is_empty() {
-            (auth.state, auth.may_ask_again) = (State::Token, true);
+        if auth.credentials.lack_secret() && !auth.names.is_empty() {
+            (auth.state, auth.may_ask_again) = (State::Secret, true);
             return Ok(auth);
         }
         auth.line_up()?;
@@ -277,6 +280,11 @@ impl Auth {
     /// [before](AuthOptions::refusals) this login.
     pub(crate) fn refusals(&self) -> u8 {
         self.refusals
+    }
+
+    /// Returns the name of the current mechanism, or of the one that has succeeded.
+    pub(crate) fn mechanism(&self) -> Box<str> {
+        self.name().into()
     }
 
     fn begin(&mut self, out: &mut Outbox) {
@@ -395,9 +403,12 @@ impl Auth {
         }
         self.state = if self.refusals >= MAX_REFUSALS {
             State::Refused
-        } else if self.may_ask_again && is_final && (reply.code() == 535 || judged) {
+        } else if self.may_ask_again
+            && is_final
+            && (reply.code() == 535 || judged || self.credentials.are_password())
+        {
             self.may_ask_again = false;
-            State::Token
+            State::Secret
         } else {
             self.next()
         };
@@ -418,6 +429,7 @@ impl Auth {
         let own = self.queue.front().map(|mechanism| mechanism.secrets()).unwrap_or_default();
         let mut secrets: Vec<Vec<u8>> = own.into_iter().map(<[u8]>::to_vec).collect();
         secrets.push(self.credentials.secret().to_vec());
+        secrets.extend_from_slice(&self.old);
         // Replies are trimmed, so a password that was read from a file is repeated without its line end.
         let bare: Vec<_> = secrets.iter().map(|secret| secret.trim_ascii().to_vec()).collect();
         secrets.extend(bare.into_iter().filter(|bare| !secrets.contains(bare)).collect::<Vec<_>>());
@@ -477,7 +489,7 @@ impl Dialogue for Auth {
             state => {
                 self.state = state;
                 match self.state {
-                    State::Token => return Want::Token,
+                    State::Secret => return Want::Secret,
                     State::In | State::Refused => return Want::Nothing,
                     _ => {}
                 }
@@ -497,17 +509,17 @@ impl Dialogue for Auth {
         Ok(())
     }
 
-    fn on_token(&mut self, token: &str) -> Result<(), Error> {
-        if self.state != State::Token {
-            return Err(Error::Internal("a token was passed when none was wanted"));
+    fn on_secret(&mut self, secret: &str) -> Result<(), Error> {
+        if self.state != State::Secret {
+            return Err(Error::Internal("a password or token was passed when none was wanted"));
         }
-        if self.credentials.have_token(token) {
-            self.state = self.next(); // this token was already refused
+        if self.credentials.have_secret(secret) {
+            self.state = self.next(); // this one was already refused
             return Ok(());
         }
-        self.said.push(self.credentials.secret().to_vec()); // the old token: refused, but still secret
+        self.old.push(self.credentials.secret().to_vec());
         self.queue.clear();
-        self.credentials = self.credentials.clone().with_token(token)?;
+        self.credentials = self.credentials.clone().with_secret(secret)?;
         self.line_up()?;
         self.state = State::Begin;
         Ok(())

@@ -106,12 +106,12 @@ fn made(mechanism: impl Mechanism + 'static) -> Made {
 }
 
 fn plain(kind: &Kind, _: &Context<'_>) -> Made {
-    let Kind::Password { user, password } = kind else { return Ok(Vec::new()) };
+    let Kind::Password { user, password: Some(password) } = kind else { return Ok(Vec::new()) };
     made(Once::plain(user, password))
 }
 
 fn login(kind: &Kind, _: &Context<'_>) -> Made {
-    let Kind::Password { user, password } = kind else { return Ok(Vec::new()) };
+    let Kind::Password { user, password: Some(password) } = kind else { return Ok(Vec::new()) };
     made(Login::new(user, password))
 }
 
@@ -153,7 +153,7 @@ mod sasl {
     };
 
     pub fn cram_md5(kind: &Kind, _: &Context<'_>) -> Made {
-        let Kind::Password { user, password } = kind else { return Ok(Vec::new()) };
+        let Kind::Password { user, password: Some(password) } = kind else { return Ok(Vec::new()) };
         made(Cram::new(user, password))
     }
 
@@ -189,7 +189,7 @@ mod sasl {
     }
 
     fn scram(name: &'static str, hash: Hash, binding: Binding, kind: &Kind, context: &Context<'_>) -> Made {
-        let Kind::Password { user, password } = kind else { return Ok(Vec::new()) };
+        let Kind::Password { user, password: Some(password) } = kind else { return Ok(Vec::new()) };
         made(Scram::new(name, hash, user, password, binding, context.options.max_scram_iterations)?)
     }
 }

@@ -59,8 +59,8 @@ impl Talk {
                 }
                 ("S:", reply) => self.hear(reply.trim_start())?,
                 ("T:", token) => {
-                    assert_eq!(self.fill(), (String::new(), Want::Token));
-                    self.auth.on_token(token.trim_start())?;
+                    assert_eq!(self.fill(), (String::new(), Want::Secret));
+                    self.auth.on_secret(token.trim_start())?;
                 }
                 _ => panic!("not a line of a transcript: {line}"),
             }
@@ -350,6 +350,34 @@ fn a_new_token_is_requested_once_after_a_refused_one() {
     assert_eq!(refused(end).1, Some(454), "nor would it here");
     let end = talk().end("T: with a space");
     assert!(matches!(end, Err(Error::Config(_))));
+}
+
+#[test]
+fn a_new_password_is_requested_once_after_a_refused_one() {
+    let later = || Credentials::password_later("user").unwrap();
+    let plain = |password: &str| format!("C: AUTH PLAIN {}\n", BASE64.encode(format!("\0user\0{password}")));
+    let (old, new) = (format!("T: old\n{}", plain("old")), format!("T: new\n{}", plain("new")));
+    let talk = || Talk::new(later(), tls(), "PLAIN");
+    talk().end(&format!("{old}S: 235 in")).unwrap();
+    talk().end(&format!("{old}S: 535 no\n{new}S: 235 in")).unwrap();
+    let mut twice = talk();
+    let echo = format!("535 neither old nor {} nor new", BASE64.encode("old"));
+    twice.play(&format!("{old}S: 550 no\n{new}S: {echo}")).unwrap();
+    assert!(twice.log.contains(&"S: 535 neither *** nor *** nor ***".to_owned()), "{:?}", twice.log);
+    assert_eq!(twice.auth.refusals(), 2);
+    let end = talk().end(&format!("{old}S: 454 not now"));
+    assert!(end.is_err_and(|e| e.is_transient()), "a new password would not help");
+    let end = talk().end(&format!("{old}S: 504 no such thing"));
+    assert_eq!(refused(end).1, Some(504), "nor would it here");
+    let same = format!("{old}S: 535 no\nT: old\n");
+    assert_eq!(refused(talk().end(&same)).1, Some(535));
+    Talk::new(later(), tls(), "PLAIN LOGIN")
+        .end(&format!(
+            "{same}C: AUTH LOGIN\nS: 334 VXNlcg==\nC: dXNlcg==\nS: 334 UGFzcw==\nC: b2xk\nS: 235 in"
+        ))
+        .unwrap();
+    assert!(matches!(talk().end("T: a\0b"), Err(Error::Config(_))));
+    assert!(refused(Auth::new(later(), tls(), &capabilities("XOAUTH2")).map(drop)).0.contains("XOAUTH2"));
 }
 
 #[test]
@@ -728,13 +756,14 @@ proptest! {
     #[test]
     fn any_login_dialogue_ends_and_cancels_only_a_challenge(
         replies in proptest::collection::vec(reply(), 1..9),
-        kind in 0..6,
+        kind in 0..7,
         encrypted in any::<bool>(),
     ) {
         let credentials = match kind {
             0 => password(),
             1 => Credentials::token("u", "t").unwrap(),
             2 => Credentials::token_later("u").unwrap(),
+            6 => Credentials::password_later("u").unwrap(),
             3 => Credentials::external("u").unwrap(),
             4 => Credentials::anonymous("").unwrap(),
             _ => Credentials::custom(Chatter).unwrap(),
@@ -747,7 +776,7 @@ proptest! {
         for reply in replies.iter().cycle().take(200) {
             let (said, want) = loop {
                 match talk.fill() {
-                    (_, Want::Token) => talk.auth.on_token("token").unwrap(),
+                    (_, Want::Secret) => talk.auth.on_secret("token").unwrap(),
                     other => break other,
                 }
             };

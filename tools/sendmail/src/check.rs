@@ -2,7 +2,7 @@
 
 use std::{fmt::Write, time::Duration};
 
-use postino::{Capabilities, Client};
+use postino::ServerReport;
 
 use crate::{
     accounts::{Account, Login, Server, has_login, has_proxy_login},
@@ -13,21 +13,21 @@ use crate::{
 
 const MASK: &str = "********";
 
-/// Describes a connection that is logged in.
-pub fn describe(server: &Server, client: &Client) -> String {
+/// Describes a server to which a login has succeeded.
+pub fn describe(server: &Server, report: &ServerReport) -> String {
     let mut text = format!("server: {}\n", server.relay());
     if let Some(proxy) = &server.proxy {
         add(&mut text, "proxy", &masked(proxy));
     }
-    if let Some(address) = client.peer_addr() {
+    if let Some(address) = report.peer {
         add(&mut text, "connected to", &address.to_string());
     }
-    if let Some(greeting) = client.greeting() {
+    if let Some(greeting) = &report.greeting {
         add(&mut text, "greeting", &greeting.to_string());
     }
-    let tls = if client.is_encrypted() { "yes, and the certificate is valid" } else { "no" };
+    let tls = if report.tls.is_some() { "yes, and the certificate is valid" } else { "no" };
     add(&mut text, "TLS", tls);
-    add(&mut text, "capabilities", &capabilities(client.capabilities()));
+    add(&mut text, "capabilities", &report.capabilities.to_string());
     let login = match &server.login {
         Login::Password(user, _) => format!("accepted for {user}"),
         Login::Token(user, _) => format!("token accepted for {user}"),
@@ -37,12 +37,6 @@ pub fn describe(server: &Server, client: &Client) -> String {
     };
     add(&mut text, "login", &login);
     text
-}
-
-fn capabilities(capabilities: &Capabilities) -> String {
-    let all =
-        capabilities.iter().map(|(keyword, parameters)| format!("{keyword} {parameters}").trim().to_owned());
-    all.collect::<Vec<_>>().join(", ")
 }
 
 fn add(text: &mut String, name: &str, value: &str) {

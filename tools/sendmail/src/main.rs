@@ -189,10 +189,8 @@ fn check(options: &Options, lent: Option<Lent>) -> Result<u8, Failure> {
     let account = submitter.config.choose(options.account.as_deref(), sender.as_ref())?;
     say(&format!("configuration: {} ({})", submitter.config.origin(), account.title()));
     let found = submitter.server(options, &account).and_then(|server| {
-        let mut client = submit::builder(options, &server)?.connect()?;
-        let found = check::describe(&server, &client);
-        drop(client.quit()); // nothing depends on its reply
-        Ok(found)
+        let report = submit::builder(options, &server)?.verify()?;
+        Ok(check::describe(&server, &report))
     });
     match found {
         Ok(text) => Ok(print(&text)),

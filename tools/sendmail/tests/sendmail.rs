@@ -1277,7 +1277,7 @@ mod tls {
             drop(server.outcome());
             done
         };
-        let done = check("-- tls good\n-- hello SIZE 100\nC: QUIT\nS: 221 Bye");
+        let done = check("-- tls good\n-- hello SIZE 100\nC: NOOP\nS: 250 ok\nC: QUIT\nS: 221 Bye");
         assert_eq!((done.code, &*done.err), (Some(0), ""));
         assert!(
             done.out.contains("\nTLS: yes, and the certificate is valid\ncapabilities: SIZE 100\n"),
