@@ -89,7 +89,7 @@ impl Builder {
         Builder { tokens: Some(tokens), ..self.login(Login::TokenLater(user)) }
     }
 
-    pub(super) fn new(config: Config) -> Builder {
+    pub(crate) fn new(config: Config) -> Builder {
         Builder { config, tokens: None, stop_handle: None }
     }
 

@@ -9,16 +9,19 @@
 //!     postino::Envelope::new("a@example.org", ["b@example.net"])?,
 //!     "Subject: Hi\r\n\r\nHello\r\n",
 //! ))?;
-//! assert_eq!(server.messages().len(), 1);
+//! server.expect_message().assert_subject("Hi").assert_recipients(["b@example.net"]);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! The server speaks ESMTP with PIPELINING, 8BITMIME, SIZE, SMTPUTF8 and ENHANCEDSTATUSCODES, and, if credentials are
-//! set, AUTH PLAIN and LOGIN. It does not support TLS. It is strict, so that mistakes are noticed: commands must end in
-//! CRLF, and parameters that were not offered are refused. Use [`Server::builder`] to change what it offers or refuses.
+//! The page [`testing_your_code`](crate::testing_your_code) shows blocking and async tests, faults and TLS.
 //!
-//! Each connection has its own thread. Records are kept until the server is dropped. All other memory that a connection
-//! uses is bounded by the maximum message size.
+//! The server speaks ESMTP with PIPELINING, 8BITMIME, SIZE, SMTPUTF8 and ENHANCEDSTATUSCODES, and, if credentials are
+//! set, AUTH PLAIN and LOGIN. With the feature `testing-tls`, it can also offer STARTTLS or use implicit TLS. It is
+//! strict, so that mistakes are noticed: commands must end in CRLF, and parameters that were not offered are refused. Use
+//! [`Server::builder`] to change what it offers or refuses, and [`Server::inject`] to make a step of a session fail.
+//!
+//! Each connection has its own thread. Records are kept until the server is dropped, or [cleared](Server::clear). All
+//! other memory that a connection uses is bounded by the maximum message size.
 
 mod connection;
 mod content;
@@ -100,9 +103,8 @@ impl Server {
         self.addr.port()
     }
 
-    /// Returns the server's URL: `smtp://127.0.0.1:PORT`. With [`starttls`](ServerBuilder::starttls), `?tls=required`
-    /// follows; with [`implicit_tls`](ServerBuilder::implicit_tls), the scheme is `smtps`. With TLS, the client also has
-    /// to trust the [certificate](Server::certificate_pem).
+    /// Returns the server's URL: `smtp://127.0.0.1:PORT`. If the server offers STARTTLS, `?tls=required` follows. With
+    /// implicit TLS, the scheme is `smtps`. With TLS, the client also has to trust the server's certificate.
     #[must_use]
     pub fn url(&self) -> String {
         match self.shared.tls.as_ref().map(Tls::mode) {

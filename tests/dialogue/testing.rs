@@ -50,7 +50,8 @@ fn the_server_refuses_at_any_step_until_the_fault_is_removed() {
 #[test]
 fn the_server_refuses_a_login_as_often_as_wanted() {
     let server = start(Server::builder().credentials("user", "secret").require_login(true));
-    server.inject(Step::Auth, Fault::reply("454 4.7.0 not now").once());
+    // PLAIN, and then LOGIN.
+    server.inject(Step::Auth, Fault::reply("454 4.7.0 not now").times(2));
     let error = block_on(client_of(&server).send(&mail())).unwrap_err();
     assert_eq!(error.reply().unwrap().code(), 454);
     assert!(matches!(error, Error::Auth { .. }), "{error}");
@@ -134,7 +135,8 @@ fn an_open_session_notices_a_new_fault() {
     }
     assert!(block_on(client.noop()).is_err() && block_on(client.rset()).is_err());
     block_on(client.noop()).unwrap();
-    server.inject(Step::Mail, Fault::reply("421 4.3.2 shutting down").once());
+    // The client connects again, once.
+    server.inject(Step::Mail, Fault::reply("421 4.3.2 shutting down").times(2));
     assert_eq!(block_on(client.send(&mail())).unwrap_err().reply().unwrap().code(), 421);
     assert!(!client.is_connected());
 }
