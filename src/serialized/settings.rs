@@ -32,9 +32,9 @@ use crate::{
 /// | `pinned_certificates`, `pinned_public_keys` | lists of hashes |
 /// | `timeout`, `connect_timeout`, `final_reply_timeout`, `deadline` | whole seconds |
 ///
-/// The password is read, but **never serialized**, and neither are the user and the password of a proxy. If it does not
-/// belong into the configuration, leave it out, and call [`with_password`](Settings::with_password). `Debug` does not show
-/// it, and no error of this type does. A parser may quote the line of an error on its own.
+/// The password can be read from a configuration, but it is **never serialized**, and neither are the user and the password
+/// of a proxy. To keep the password elsewhere, leave the field out, and call [`with_password`](Settings::with_password).
+/// Neither `Debug` nor the errors of this type show the password. However, some parsers quote the line that an error is in.
 ///
 /// ```
 /// use postino::Settings;

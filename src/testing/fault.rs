@@ -58,7 +58,7 @@ impl Step {
 
 /// What goes wrong at a [`Step`]: a refusal, a delay, or a lost connection.
 ///
-/// A fault applies each time until it is replaced or removed. [`times`](Fault::times) limits how often it applies, and
+/// A fault applies every time until it is replaced or removed. [`times`](Fault::times) limits how often it applies, and
 /// [`then`](Fault::then) adds another fault after that.
 ///
 /// ```
@@ -110,8 +110,8 @@ impl Fault {
         Fault::new(Duration::ZERO, Effect::Reply(refusal(reply)))
     }
 
-    /// Waits before carrying out the command as usual. `Duration::MAX` means that the client waits in vain. Dropping the
-    /// server ends the wait.
+    /// Waits before carrying out the command as usual. With `Duration::MAX`, the server never answers. Dropping the server
+    /// ends the wait.
     pub fn delay(delay: Duration) -> Fault {
         Fault::new(delay, Effect::None)
     }
@@ -129,7 +129,7 @@ impl Fault {
         Fault::new(Duration::ZERO, Effect::LoseReply)
     }
 
-    /// Waits before the fault that was added last takes effect. Defaults to no delay.
+    /// Sets how long the server waits before the fault that was added last takes effect. Defaults to no delay.
     pub fn after(mut self, delay: Duration) -> Fault {
         self.last().delay = delay;
         self
