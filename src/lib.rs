@@ -249,7 +249,9 @@
 //! | `idna` | non-ASCII host names; if the server does not offer SMTPUTF8, non-ASCII domains in envelopes and in the headers of composed messages become A-labels (`xn--…`). Without this feature, both cases are errors |
 //! | `dkim` | DKIM signatures, `message::Dkim` |
 //! | `lettre-0_11`, `mail-builder-2` | sending messages built with these crates |
+//! | `serde` | serialized forms of addresses, envelopes, results and settings, `Settings` |
 //! | `testing` | `testing`, an in-process server for tests |
+//! | `testing-tls` | TLS for that server, by rustls, with a certificate that is made for each server; adds `testing` |
 //!
 //! <a id="async"></a>`aio` has the same names as the root: `postino::aio::Client` is `postino::Client` with `async fn`. Its
 //! documentation is included if the feature is enabled. A timeout that drops the future of a send (such as
@@ -276,6 +278,7 @@
 //! | [`Reply`], [`EnhancedCode`], [`Capabilities`] | the server's replies |
 //! | [`auth`] | credentials for [`Client::auth`], and custom login mechanisms |
 //! | [`coming_from_aiosmtplib`] | the counterparts of aiosmtplib's names |
+//! | `testing_your_code`, `serialization` | guides to testing and to the serialized forms (with the features `testing` and `serde`) |
 //! | `aio`, `testing` | the async client; a server for tests (with the features `async` and `testing`) |
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
@@ -303,6 +306,8 @@ mod race;
 mod report;
 mod retry_policy;
 mod search;
+#[cfg(feature = "serde")]
+mod serialized;
 mod split;
 mod sys;
 mod time;
@@ -313,6 +318,9 @@ mod transports;
 #[cfg_attr(docsrs, doc(cfg(feature = "testing")))]
 pub mod testing;
 
+#[cfg(feature = "serde")]
+#[cfg_attr(docsrs, doc(cfg(feature = "serde")))]
+pub use self::serialized::Settings;
 pub use self::{
     address::Address,
     blocking::{
@@ -367,6 +375,20 @@ pub mod coming_from_aiosmtplib {}
 #[cfg(any(doc, doctest))]
 #[doc = include_str!("providers.md")]
 pub mod providers {}
+
+// Its examples need both clients and the test server.
+#[cfg(any(
+    all(doc, not(doctest), feature = "testing"),
+    all(doctest, feature = "async", feature = "testing-tls"),
+))]
+#[cfg_attr(docsrs, doc(cfg(feature = "testing")))]
+#[doc = include_str!("testing_your_code.md")]
+pub mod testing_your_code {}
+
+#[cfg(all(feature = "serde", any(doc, doctest)))]
+#[cfg_attr(docsrs, doc(cfg(feature = "serde")))]
+#[doc = include_str!("serialization.md")]
+pub mod serialization {}
 
 /// Checks that the examples in the README compile.
 #[cfg(all(doctest, feature = "async"))]

@@ -40,6 +40,11 @@ fn assert_send<T: Send>(future: T) -> T {
     future
 }
 
+#[cfg(feature = "testing")]
+fn client_of(server: &postino::testing::Server) -> Builder {
+    server.aio_client_builder()
+}
+
 /// The caller's connection, in the form that the async client needs.
 fn tcp(socket: TcpStream) -> impl AsyncRead + AsyncWrite + Send + 'static {
     Async::new(socket).unwrap()
@@ -1116,4 +1121,65 @@ fn a_program_is_killed_when_the_future_is_dropped() {
     std::thread::spawn(move || tell.send({ read }.read_to_end(&mut Vec::new())));
     assert_eq!(told.recv_timeout(PATIENCE).unwrap().unwrap(), 0);
     std::fs::remove_file(fifo).unwrap();
+}
+
+#[cfg(feature = "testing")]
+mod testing_server {
+    use postino::testing::{Fault, Server, Step};
+
+    use super::*;
+
+    /// Sends two messages in the background, the first of which arrives only after a second attempt.
+    async fn send_two(builder: Builder) {
+        assert!(builder.send(&mail()).await.is_err());
+        for _ in 0..2 {
+            builder.send(&mail()).await.unwrap();
+        }
+    }
+
+    fn server() -> Server {
+        let first_fails = Fault::reply("451 4.3.0 later").once();
+        Server::builder().inject(Step::Mail, first_fails).wait_limit(PATIENCE).start().unwrap()
+    }
+
+    #[test]
+    fn waiting_does_not_block_the_other_tasks_of_a_smol_executor() {
+        let server = server();
+        let executor = smol::LocalExecutor::new();
+        let task = executor.spawn(send_two(server.aio_client_builder()));
+        let messages = block_on(executor.run(server.expect_messages_async(2)));
+        assert_eq!(messages, server.messages());
+        block_on(executor.run(task));
+    }
+
+    #[test]
+    fn waiting_does_not_block_the_other_tasks_of_a_tokio_runtime() {
+        let server = server();
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(async {
+            let task = tokio::spawn(send_two(server.aio_client_builder()));
+            assert_eq!(server.wait_for_messages_async(2).await.len(), 2);
+            task.await.unwrap();
+        });
+    }
+
+    #[test]
+    fn a_failed_expectation_names_the_line_of_the_call() {
+        let server = Server::builder().wait_limit(Duration::ZERO).start().unwrap();
+        let future = assert_send(server.expect_message_async());
+        let line = line!() - 1;
+        let panic = std::panic::catch_unwind(|| block_on(future)).unwrap_err();
+        let text = panic.downcast::<String>().unwrap();
+        assert!(text.contains(&format!("aio.rs:{line}:")), "{text}");
+        assert!(text.contains("expected 1 message within 0ns, but the server has accepted none"), "{text}");
+        drop(server.wait_for_messages_async(1));
+    }
+
+    #[test]
+    fn dropping_the_server_ends_the_wait() {
+        let server = Server::builder().wait_limit(Duration::MAX).start().unwrap();
+        let waiting = server.wait_for_messages_async(1);
+        drop(server);
+        assert!(block_on(waiting).is_empty());
+    }
 }

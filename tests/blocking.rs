@@ -27,6 +27,11 @@ fn block_on<T>(value: T) -> T {
     value
 }
 
+#[cfg(feature = "testing")]
+fn client_of(server: &postino::testing::Server) -> Builder {
+    server.client_builder()
+}
+
 /// The caller's connection, in the form that the blocking client needs.
 fn tcp(socket: TcpStream) -> impl Transport + 'static {
     socket

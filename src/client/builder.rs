@@ -101,7 +101,7 @@ impl Builder {
         Builder { secrets: Some(secrets), ..self.login(login) }
     }
 
-    pub(super) fn new(config: Config) -> Builder {
+    pub(crate) fn new(config: Config) -> Builder {
         Builder { config, secrets: None, stop_handle: None }
     }
 

@@ -11,7 +11,12 @@ use std::{
 use base64::{Engine, engine::general_purpose::STANDARD};
 use memchr::memchr;
 
-use super::{Parts, Shared, content::Content};
+use super::{
+    Mode, Parts, Shared,
+    content::Content,
+    fault::{Effect, Step},
+    tls::{Stream, Tls},
+};
 use crate::{proto::options::mail_extension, sys, time::later};
 
 /// Maximum length of a command line, with its CRLF, in octets.
@@ -51,17 +56,19 @@ enum Hello {
 pub(super) struct Connection {
     shared: Arc<Shared>,
     number: usize,
-    input: BufReader<Socket>,
+    input: BufReader<Stream>,
     /// Replies that are held back until all buffered input has been read.
     output: Vec<u8>,
     hello: Hello,
     user: Option<String>,
     transaction: Option<Parts>,
+    /// A fault: the connection is closed instead of sending the next reply.
+    loses_reply: bool,
 }
 
 /// The socket of a connection. Another thread can end its waits by shutting the socket down. On Windows, that does not
 /// end a read or write that waits in `TcpStream` itself.
-struct Socket(TcpStream);
+pub(super) struct Socket(pub TcpStream);
 
 impl Read for Socket {
     fn read(&mut self, room: &mut [u8]) -> io::Result<usize> {
@@ -88,29 +95,60 @@ impl Connection {
         Connection {
             shared,
             number,
-            input: BufReader::new(Socket(stream)),
+            input: BufReader::new(Stream::Plain(Socket(stream))),
             output: Vec::new(),
             hello: Hello::None,
             user: None,
             transaction: None,
+            loses_reply: false,
         }
     }
 
     /// Serves the client until QUIT or until it disconnects.
     pub(super) fn serve(mut self) {
-        self.say("220 localhost ESMTP postino::testing");
+        if self.tls_mode() == Some(Mode::Implicit) && !self.secure() {
+            return;
+        }
+        let mut reply = match self.meet(Step::Greeting) {
+            Ok(()) => GREETING.into(),
+            Err(Stop::Refused(reply)) => reply,
+            Err(Stop::Gone) => return,
+        };
+        let mut is_refused = reply != GREETING;
         loop {
-            let reply = match self.line(MAX_LINE).and_then(|line| self.command(&line)) {
+            self.say(&reply);
+            if is_refused || self.loses_reply || reply.starts_with("221") || reply.starts_with("421") {
+                // Whether the client still receives it does not matter.
+                let _ = self.flush();
+                self.input.get_mut().close();
+                return;
+            }
+            if reply == GO_AHEAD && !self.secure() {
+                return;
+            }
+            is_refused = false;
+            reply = match self.line(MAX_LINE).and_then(|line| self.command(&line)) {
                 Ok(reply) | Err(Stop::Refused(reply)) => reply,
                 Err(Stop::Gone) => return,
             };
-            self.say(&reply);
-            if reply.starts_with("221") {
-                // Whether the client still receives it does not matter.
-                let _ = self.flush();
-                return;
-            }
         }
+    }
+
+    /// Applies the fault of a step, if there is one.
+    fn meet(&mut self, step: Step) -> Result<(), Stop> {
+        let Some(act) = self.shared.next_fault(step) else { return Ok(()) };
+        if !act.delay.is_zero() || act.effect == Effect::Disconnect {
+            // The replies to earlier commands are not part of the fault.
+            self.flush()?;
+        }
+        self.shared.pause(act.delay)?;
+        match act.effect {
+            Effect::None => {}
+            Effect::Reply(reply) => return Err(Stop::Refused(reply.into())),
+            Effect::Disconnect => return Err(Stop::Gone),
+            Effect::LoseReply => self.loses_reply = true,
+        }
+        Ok(())
     }
 
     fn command(&mut self, line: &str) -> Result<Reply, Stop> {
@@ -121,24 +159,70 @@ impl Connection {
             ("RSET" | "DATA" | "QUIT", argument) if !argument.is_empty() => {
                 Err("501 5.5.4 No argument is allowed".into())
             }
-            ("EHLO", _) => Ok(self.ehlo()),
-            ("HELO", _) => Ok(self.helo()),
+            ("STARTTLS", argument) if !argument.is_empty() && self.tls_mode().is_some() => {
+                Err("501 5.5.4 No argument is allowed".into())
+            }
+            ("STARTTLS", _) if self.tls_mode().is_some() => self.starttls(),
+            ("EHLO", _) => self.ehlo(),
+            ("HELO", _) => self.helo(),
             ("AUTH", _) => self.auth(argument),
             ("MAIL", _) => self.mail(argument),
             ("RCPT", _) => self.rcpt(argument),
             ("DATA", _) => self.data(),
-            ("RSET", _) => Ok(self.rset()),
-            ("NOOP", _) => Ok("250 2.0.0 Ok".into()),
+            ("RSET", _) => self.rset(),
+            ("NOOP", _) => self.meet(Step::Noop).map(|()| "250 2.0.0 Ok".into()),
             ("VRFY", _) => Ok("252 2.5.0 Send it and see".into()),
-            ("QUIT", _) => Ok("221 2.0.0 Bye".into()),
+            ("QUIT", _) => self.meet(Step::Quit).map(|()| "221 2.0.0 Bye".into()),
             _ => Err("500 5.5.1 Unknown command".into()),
         }
     }
 }
 
+const GREETING: &str = "220 localhost ESMTP postino::testing";
+/// The reply to STARTTLS after which the handshake begins.
+const GO_AHEAD: &str = "220 2.0.0 Ready to start TLS";
+
+/// TLS (RFC 3207).
+impl Connection {
+    fn tls_mode(&self) -> Option<Mode> {
+        self.shared.tls.as_ref().map(Tls::mode)
+    }
+
+    fn is_encrypted(&self) -> bool {
+        self.input.get_ref().is_encrypted()
+    }
+
+    fn starttls(&mut self) -> Result<Reply, Stop> {
+        if self.hello != Hello::Ehlo || self.is_encrypted() || self.transaction.is_some() {
+            return Err("503 5.5.1 STARTTLS not allowed now".into());
+        }
+        self.meet(Step::StartTls)?;
+        Ok(GO_AHEAD.into())
+    }
+
+    /// Completes a handshake, after which the session begins again. What the client has sent before it is discarded.
+    /// Returns whether the handshake has succeeded.
+    fn secure(&mut self) -> bool {
+        let shared = Arc::clone(&self.shared);
+        let Some(tls) = &shared.tls else { return false };
+        let clone = self.input.get_ref().socket().try_clone();
+        let secured = self.flush().and(clone).and_then(|socket| tls.accept(Socket(socket)));
+        let (line, stream) = match secured {
+            Ok(stream) => ("S: (TLS established)".to_owned(), Some(stream)),
+            Err(error) => (format!("S: (TLS failed: {error})"), None),
+        };
+        self.record(&line);
+        let Some(stream) = stream else { return false };
+        self.input = BufReader::new(stream);
+        (self.hello, self.user, self.transaction) = (Hello::None, None, None);
+        true
+    }
+}
+
 /// EHLO and HELO, and the offered extensions.
 impl Connection {
-    fn ehlo(&mut self) -> Reply {
+    fn ehlo(&mut self) -> Result<Reply, Stop> {
+        self.meet(Step::Hello)?;
         self.transaction = None;
         self.hello = Hello::Ehlo;
         let mut lines = vec!["localhost".to_owned()];
@@ -148,15 +232,19 @@ impl Connection {
             "AUTH" => "AUTH PLAIN LOGIN".to_owned(),
             _ => keyword.to_owned(),
         }));
+        if self.tls_mode() == Some(Mode::StartTls) && !self.is_encrypted() {
+            lines.push("STARTTLS".to_owned());
+        }
         let last = lines.pop().unwrap_or_default();
         let before: String = lines.iter().map(|line| format!("250-{line}\r\n")).collect();
-        format!("{before}250 {last}").into()
+        Ok(format!("{before}250 {last}").into())
     }
 
-    fn helo(&mut self) -> Reply {
+    fn helo(&mut self) -> Result<Reply, Stop> {
+        self.meet(Step::Hello)?;
         self.transaction = None;
         self.hello = Hello::Helo;
-        "250 localhost".into()
+        Ok("250 localhost".into())
     }
 
     fn offers(&self, keyword: &str) -> bool {
@@ -170,6 +258,9 @@ impl Connection {
         if self.hello == Hello::None {
             return Err("503 5.5.1 EHLO comes first".into());
         }
+        if self.shared.settings.tls_required && !self.is_encrypted() {
+            return Err(TLS_REQUIRED.into());
+        }
         if self.shared.settings.login_required && self.user.is_none() {
             return Err("530 5.7.0 Authentication required".into());
         }
@@ -182,6 +273,7 @@ impl Connection {
             self.check_mail_parameter(parameter)?;
         }
         check_letters(sender, &parameters)?;
+        self.meet(Step::Mail)?;
         if let Some(reply) = self.shared.settings.refused_senders.get(&sender.to_lowercase()) {
             return Err(Stop::Refused(reply.clone().into()));
         }
@@ -222,6 +314,7 @@ impl Connection {
             self.check_parameter(extension, !value.is_empty())?;
         }
         check_letters(recipient, &transaction.mail_parameters)?;
+        self.meet(Step::rcpt_to(recipient))?;
         if let Some(reply) = self.shared.settings.refused_recipients.get(&recipient.to_lowercase()) {
             return Err(Stop::Refused(reply.clone().into()));
         }
@@ -248,8 +341,11 @@ impl Connection {
             Some(parts) if parts.recipients.is_empty() => return Err("554 5.5.1 No valid recipients".into()),
             Some(_) => {}
         }
+        self.meet(Step::Data)?;
         let content = self.content()?;
+        let is_encrypted = self.is_encrypted();
         let parts = self.transaction.take().unwrap_or_default();
+        self.meet(Step::EndOfData)?;
         let settings = &self.shared.settings;
         if settings.is_too_great(content.octets()) {
             return Err(TOO_GREAT.into());
@@ -257,7 +353,7 @@ impl Connection {
         if let Some(reply) = &settings.refused_message {
             return Err(Stop::Refused(reply.clone().into()));
         }
-        let message = Parts { content: content.into_bytes(), user: self.user.clone(), ..parts };
+        let message = Parts { content: content.into_bytes(), user: self.user.clone(), is_encrypted, ..parts };
         Ok(format!("250 2.0.0 Ok: queued as T{}", self.shared.deliver(message)).into())
     }
 
@@ -273,12 +369,14 @@ impl Connection {
         Ok(content)
     }
 
-    fn rset(&mut self) -> Reply {
+    fn rset(&mut self) -> Result<Reply, Stop> {
+        self.meet(Step::Rset)?;
         self.transaction = None;
-        "250 2.0.0 Ok".into()
+        Ok("250 2.0.0 Ok".into())
     }
 }
 
+const TLS_REQUIRED: &str = "530 5.7.0 STARTTLS comes first";
 const TOO_GREAT: &str = "552 5.3.4 Message too large";
 
 /// Parses `FROM:<address>` or `TO:<address>`, and the parameters after it.
@@ -337,11 +435,18 @@ impl Connection {
         if self.user.is_some() || self.transaction.is_some() {
             return Err("503 5.5.1 AUTH not allowed now".into());
         }
+        if self.shared.settings.tls_required && !self.is_encrypted() {
+            return Err(TLS_REQUIRED.into());
+        }
         let (mechanism, initial) = match argument.split_once(' ') {
             Some((mechanism, initial)) => (mechanism, Some(initial)),
             None => (argument, None),
         };
-        match mechanism.to_ascii_uppercase().as_str() {
+        let mechanism = mechanism.to_ascii_uppercase();
+        if matches!(mechanism.as_str(), "PLAIN" | "LOGIN") {
+            self.meet(Step::Auth)?;
+        }
+        match mechanism.as_str() {
             "PLAIN" => self.auth_plain(initial),
             "LOGIN" => self.auth_login(initial),
             "" => Err("501 5.5.4 Syntax: AUTH mechanism".into()),
@@ -422,6 +527,10 @@ impl Connection {
 
     /// Returns buffered input. Before waiting for more, sends all replies so far in one write (RFC 2920 §3.2).
     fn more(&mut self) -> io::Result<&[u8]> {
+        if self.loses_reply {
+            self.flush()?;
+            return Err(io::ErrorKind::ConnectionAborted.into());
+        }
         if self.input.buffer().is_empty() {
             self.flush()?;
         }
@@ -437,6 +546,9 @@ impl Connection {
     }
 
     fn say(&mut self, reply: &str) {
+        if self.loses_reply {
+            return;
+        }
         for line in reply.split("\r\n") {
             self.record(&format!("S: {line}"));
         }
@@ -445,7 +557,8 @@ impl Connection {
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        let written = self.input.get_mut().write_all(&self.output);
+        let stream = self.input.get_mut();
+        let written = stream.write_all(&self.output).and_then(|()| stream.flush());
         self.output.clear();
         written
     }
@@ -460,6 +573,6 @@ impl Drop for Connection {
     fn drop(&mut self) {
         self.shared.leave(self.number);
         // This fails if the client has already disconnected.
-        let _ = self.input.get_ref().0.shutdown(Shutdown::Both);
+        let _ = self.input.get_ref().socket().shutdown(Shutdown::Both);
     }
 }

@@ -9,21 +9,30 @@
 //!     postino::Envelope::new("a@example.org", ["b@example.net"])?,
 //!     "Subject: Hi\r\n\r\nHello\r\n",
 //! ))?;
-//! assert_eq!(server.messages().len(), 1);
+//! server.expect_message().assert_subject("Hi").assert_recipients(["b@example.net"]);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! The server speaks ESMTP with PIPELINING, 8BITMIME, SIZE, SMTPUTF8 and ENHANCEDSTATUSCODES, and, if credentials are
-//! set, AUTH PLAIN and LOGIN. It does not support TLS. It is strict, so that mistakes are noticed: commands must end in
-//! CRLF, and parameters that were not offered are refused. Use [`Server::builder`] to change what it offers or refuses.
+//! The page [`testing_your_code`](crate::testing_your_code) shows blocking and async tests, faults and TLS.
 //!
-//! Each connection has its own thread. Records are kept until the server is dropped. All other memory that a connection
-//! uses is bounded by the maximum message size.
+//! The server speaks ESMTP with PIPELINING, 8BITMIME, SIZE, SMTPUTF8 and ENHANCEDSTATUSCODES, and, if credentials are
+//! set, AUTH PLAIN and LOGIN. With the feature `testing-tls`, it can also offer STARTTLS or use implicit TLS. It is
+//! strict, so that mistakes are noticed: commands must end in CRLF, and parameters that were not offered are refused. Use
+//! [`Server::builder`] to change what it offers or refuses, and [`Server::inject`] to make a step of a session fail.
+//!
+//! Each connection has its own thread. Records are kept until the server is dropped, or [cleared](Server::clear). All
+//! other memory that a connection uses is bounded by the maximum message size.
 
 mod connection;
 mod content;
+mod decode;
+mod fault;
+mod message;
 #[cfg(test)]
 mod tests;
+#[cfg_attr(not(feature = "testing-tls"), path = "no_tls.rs")]
+mod tls;
+mod wait;
 
 use std::{
     collections::BTreeMap,
@@ -36,8 +45,17 @@ use std::{
 
 use crate::proto::options::mail_extensions;
 use connection::Connection;
+use fault::{Act, Faults};
+use message::Parts;
+use tls::Tls;
 
-/// Maximum time to wait for something that is about to happen.
+pub use self::{
+    decode::Attachment,
+    fault::{Fault, Step},
+    message::Message,
+};
+
+/// Maximum time to wait for something that is about to happen, by default.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Default size limit for a message, in octets.
 const SIZE_LIMIT: u64 = 50 * 1024 * 1024;
@@ -71,6 +89,10 @@ impl Server {
             refused_senders: BTreeMap::new(),
             refused_recipients: BTreeMap::new(),
             refused_message: None,
+            faults: Faults::default(),
+            tls_mode: None,
+            tls_required: false,
+            wait_limit: PATIENCE,
             on_line: None,
         }
     }
@@ -81,10 +103,120 @@ impl Server {
         self.addr.port()
     }
 
-    /// Returns the server's URL, `smtp://127.0.0.1:PORT`.
+    /// Returns the server's URL: `smtp://127.0.0.1:PORT`. If the server offers STARTTLS, `?tls=required` follows. With
+    /// implicit TLS, the scheme is `smtps`. With TLS, the client also has to trust the server's certificate.
     #[must_use]
     pub fn url(&self) -> String {
-        format!("smtp://{}", self.addr)
+        match self.shared.tls.as_ref().map(Tls::mode) {
+            None => format!("smtp://{}", self.addr),
+            Some(Mode::StartTls) => format!("smtp://{}?tls=required", self.addr),
+            Some(Mode::Implicit) => format!("smtps://{}", self.addr),
+        }
+    }
+
+    /// Returns a builder for a blocking client of this server. It uses TLS if the server does, trusts only the server's
+    /// certificate, and logs in if the server has credentials.
+    ///
+    /// ```
+    /// use postino::{Message, testing::Server};
+    ///
+    /// let server = Server::start()?;
+    /// let message = Message::builder().from("a@example.org").to("b@example.net").text("Hello\n").build()?;
+    /// server.client_builder().send(&message)?;
+    /// assert_eq!(server.expect_message().text(), Some("Hello\n"));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn client_builder(&self) -> crate::Builder {
+        let mut builder = crate::Client::from_url(&self.url()).expect("the URL of a server is valid");
+        if let Some(certificate) = self.certificate() {
+            builder = builder.ca_certificate(certificate).system_roots(false);
+        }
+        match &self.shared.settings.credentials {
+            Some((user, password)) => builder.credentials(user, password),
+            None => builder,
+        }
+    }
+
+    /// Returns a builder for an async client of this server, as
+    /// [`client_builder`](Server::client_builder) does for a blocking one (feature `async`).
+    #[cfg(feature = "async")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "async")))]
+    pub fn aio_client_builder(&self) -> crate::aio::Builder {
+        let mut builder = crate::aio::Client::from_url(&self.url()).expect("the URL of a server is valid");
+        if let Some(certificate) = self.certificate() {
+            builder = builder.ca_certificate(certificate).system_roots(false);
+        }
+        match &self.shared.settings.credentials {
+            Some((user, password)) => builder.credentials(user, password),
+            None => builder,
+        }
+    }
+
+    /// Returns the server's certificate in PEM, for [`Builder::ca_certificate`](crate::Builder::ca_certificate) and for
+    /// other clients (feature `testing-tls`).
+    ///
+    /// The certificate is made when the server starts, and is valid for one year, for `localhost`, 127.0.0.1 and ::1.
+    ///
+    /// # Panics
+    ///
+    /// If the server has no TLS: see [`ServerBuilder::starttls`] and [`ServerBuilder::implicit_tls`].
+    #[cfg(feature = "testing-tls")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "testing-tls")))]
+    #[must_use]
+    #[track_caller]
+    pub fn certificate_pem(&self) -> &str {
+        self.certificate()
+            .expect("the server has no TLS (ServerBuilder::starttls, ServerBuilder::implicit_tls)")
+    }
+
+    #[cfg(feature = "testing-tls")]
+    fn certificate(&self) -> Option<&str> {
+        self.shared.tls.as_ref().map(|tls| &tls.certificate_pem[..])
+    }
+
+    #[cfg(not(feature = "testing-tls"))]
+    fn certificate(&self) -> Option<&str> {
+        None
+    }
+
+    /// Sets what goes wrong at a step from now on, in place of an earlier fault of that step. Sessions that are already
+    /// open are affected, too.
+    ///
+    /// ```
+    /// use postino::testing::{Fault, Server, Step};
+    ///
+    /// let server = Server::start()?;
+    /// server.inject(Step::rcpt_to("bob@example.net"), Fault::reply("550 5.1.1 No such user"));
+    /// let mail = postino::Raw::bytes(postino::Envelope::new("a@example.org", ["bob@example.net"])?, "\r\n");
+    /// let error = server.client_builder().send(&mail).unwrap_err();
+    /// assert_eq!(error.reply().unwrap().code(), 550);
+    ///
+    /// server.clear_faults();
+    /// server.client_builder().send(&mail)?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn inject(&self, step: Step, fault: Fault) {
+        self.shared.lock().faults.set(step, fault);
+    }
+
+    /// Removes the fault of a step. A delay that has already begun continues.
+    pub fn remove_fault(&self, step: Step) {
+        self.shared.lock().faults.remove(step);
+    }
+
+    /// Removes the faults of all steps, including those of [`ServerBuilder::inject`]. A delay that has already begun
+    /// continues.
+    pub fn clear_faults(&self) {
+        self.shared.lock().faults.clear();
+    }
+
+    /// Forgets the messages and the lines recorded so far. Sessions and faults are kept.
+    ///
+    /// The numbers in queue IDs continue. To clear messages that are still on their way, wait for them first.
+    pub fn clear(&self) {
+        let mut records = self.shared.lock();
+        records.messages.clear();
+        records.dialogues.clear();
     }
 
     /// Returns the messages accepted so far, in the order in which they were completed.
@@ -95,23 +227,13 @@ impl Server {
         self.shared.lock().messages.clone()
     }
 
-    /// Waits until the server has accepted at least `n` messages, and returns all of them.
-    ///
-    /// After 10 seconds, it returns the messages accepted so far, even if there are fewer.
-    #[must_use]
-    pub fn wait_for_messages(&self, n: usize) -> Vec<Message> {
-        let too_few = |records: &mut Records| records.messages.len() < n;
-        let waited = self.shared.arrived.wait_timeout_while(self.shared.lock(), PATIENCE, too_few);
-        waited.unwrap_or_else(PoisonError::into_inner).0.messages.clone()
-    }
-
     /// Returns the lines exchanged so far: those of the first connection, then those of the second, and so on.
     ///
     /// The client's lines start with `C: `, the server's with `S: `. The content of a message, or a line that was too
     /// long, is shown as one line: `C: (123 octets)`. Login credentials are not hidden.
     #[must_use]
     pub fn dialogue(&self) -> Vec<String> {
-        self.shared.lock().dialogues.concat()
+        self.shared.lock().dialogues.values().flatten().cloned().collect()
     }
 }
 
@@ -151,6 +273,11 @@ pub struct ServerBuilder {
     refused_senders: BTreeMap<String, String>,
     refused_recipients: BTreeMap<String, String>,
     refused_message: Option<String>,
+    /// The faults that the server begins with.
+    faults: Faults,
+    tls_mode: Option<Mode>,
+    tls_required: bool,
+    wait_limit: Duration,
     on_line: Option<Box<Tell>>,
 }
 
@@ -234,6 +361,53 @@ impl ServerBuilder {
         self
     }
 
+    /// Sets what goes wrong at a step, from the start; see [`Server::inject`]. By default, nothing goes wrong.
+    pub fn inject(mut self, step: Step, fault: Fault) -> ServerBuilder {
+        self.faults.set(step, fault);
+        self
+    }
+
+    /// Offers STARTTLS (RFC 3207), with a certificate that is made when the server starts (feature `testing-tls`). By
+    /// default, the server has no TLS.
+    ///
+    /// ```
+    /// use postino::testing::Server;
+    ///
+    /// let server = Server::builder().starttls().start()?;
+    /// let client = server.client_builder().connect()?;
+    /// assert!(client.is_encrypted());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[cfg(feature = "testing-tls")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "testing-tls")))]
+    pub fn starttls(mut self) -> ServerBuilder {
+        self.tls_mode = Some(Mode::StartTls);
+        self
+    }
+
+    /// Uses TLS from the first octet (RFC 8314 §3.3), with a certificate that is made when the server starts (feature
+    /// `testing-tls`). By default, the server has no TLS.
+    #[cfg(feature = "testing-tls")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "testing-tls")))]
+    pub fn implicit_tls(mut self) -> ServerBuilder {
+        self.tls_mode = Some(Mode::Implicit);
+        self
+    }
+
+    /// Sets whether AUTH and MAIL are refused with 530 5.7.0 without TLS (feature `testing-tls`). Defaults to false.
+    #[cfg(feature = "testing-tls")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "testing-tls")))]
+    pub fn require_tls(mut self, required: bool) -> ServerBuilder {
+        self.tls_required = required;
+        self
+    }
+
+    /// Sets how long [`Server::wait_for_messages`] and [`Server::expect_messages`] wait. Defaults to 10 seconds.
+    pub fn wait_limit(mut self, limit: Duration) -> ServerBuilder {
+        self.wait_limit = limit;
+        self
+    }
+
     /// Sets a callback that is called for each line of [`Server::dialogue`] as the line is exchanged, on the thread of
     /// its connection. By default, there is no callback.
     ///
@@ -247,11 +421,14 @@ impl ServerBuilder {
     ///
     /// # Errors
     ///
-    /// The system's error if no loopback port or no thread is available.
-    pub fn start(self) -> io::Result<Server> {
+    /// The system's error if no loopback port, no thread, or no randomness for the key of the certificate is available.
+    pub fn start(mut self) -> io::Result<Server> {
+        let tls = self.tls_mode.map(Tls::new).transpose()?;
+        let records = Records { faults: std::mem::take(&mut self.faults), ..Records::default() };
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
         let addr = listener.local_addr()?;
-        let shared = Arc::new(Shared { settings: self, records: Mutex::default(), arrived: Condvar::new() });
+        let shared =
+            Arc::new(Shared { settings: self, tls, records: Mutex::new(records), changed: Condvar::new() });
         let acceptor = thread("accept", {
             let shared = Arc::clone(&shared);
             move || accept(&listener, &shared)
@@ -278,6 +455,8 @@ impl fmt::Debug for ServerBuilder {
             .field("refused_senders", &self.refused_senders)
             .field("refused_recipients", &self.refused_recipients)
             .field("refused_message", &self.refused_message)
+            .field("faults", &self.faults)
+            .field("tls_mode", &self.tls_mode)
             .finish_non_exhaustive()
     }
 }
@@ -292,83 +471,33 @@ fn refusal(reply: &str) -> String {
     reply.to_owned()
 }
 
-/// A message that a [`Server`] has accepted. Clones share their content.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Message(Arc<Parts>);
-
-#[derive(Default, PartialEq, Eq)]
-struct Parts {
-    sender: String,
-    mail_parameters: Vec<String>,
-    recipients: Vec<String>,
-    recipient_parameters: Vec<Vec<String>>,
-    content: Vec<u8>,
-    user: Option<String>,
-}
-
-impl Message {
-    /// Returns the address given in MAIL, as it was sent; `""` is the null sender.
-    #[must_use]
-    pub fn sender(&self) -> &str {
-        &self.0.sender
-    }
-
-    /// Returns the accepted addresses from the RCPT commands, as they were sent.
-    #[must_use]
-    pub fn recipients(&self) -> &[String] {
-        &self.0.recipients
-    }
-
-    /// Returns the parameters of MAIL, as they were sent, such as `SIZE=10` and `BODY=8BITMIME`.
-    #[must_use]
-    pub fn mail_parameters(&self) -> &[String] {
-        &self.0.mail_parameters
-    }
-
-    /// Returns the parameters of RCPT, as they were sent, for each of [`recipients`](Message::recipients) in turn. They
-    /// are empty unless DSN is offered (see [`ServerBuilder::extension`]).
-    #[must_use]
-    pub fn recipient_parameters(&self) -> &[Vec<String>] {
-        &self.0.recipient_parameters
-    }
-
-    /// Returns the content sent after DATA, without dot-stuffing or the final dot. Line ends are kept as they arrived.
-    #[must_use]
-    pub fn content(&self) -> &[u8] {
-        &self.0.content
-    }
-
-    /// Returns the name of the user who was logged in, if any.
-    #[must_use]
-    pub fn user(&self) -> Option<&str> {
-        self.0.user.as_deref()
-    }
-}
-
-impl fmt::Debug for Message {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Message")
-            .field("sender", &self.0.sender)
-            .field("mail_parameters", &self.0.mail_parameters)
-            .field("recipients", &self.0.recipients)
-            .field("recipient_parameters", &self.0.recipient_parameters)
-            .field("content", &String::from_utf8_lossy(&self.0.content))
-            .field("user", &self.0.user)
-            .finish()
-    }
+/// How a server uses TLS.
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[cfg_attr(not(feature = "testing-tls"), allow(dead_code))]
+enum Mode {
+    StartTls,
+    Implicit,
 }
 
 /// State shared by the server and its threads.
 struct Shared {
     settings: ServerBuilder,
+    tls: Option<Tls>,
     records: Mutex<Records>,
-    arrived: Condvar,
+    /// Notified when a message has arrived, and when the server stops.
+    changed: Condvar,
 }
 
 #[derive(Default)]
 struct Records {
     messages: Vec<Message>,
-    dialogues: Vec<Vec<String>>,
+    /// How many messages have been accepted, including those that were cleared.
+    accepted: usize,
+    /// How many connections there have been.
+    connections: usize,
+    /// The lines of each connection that has any.
+    dialogues: BTreeMap<usize, Vec<String>>,
+    faults: Faults,
     live: BTreeMap<usize, TcpStream>,
     threads: Vec<JoinHandle<()>>,
     stopped: bool,
@@ -386,8 +515,8 @@ impl Shared {
         if records.stopped {
             return Err(io::ErrorKind::NotConnected.into());
         }
-        let number = records.dialogues.len();
-        records.dialogues.push(Vec::new());
+        let number = records.connections;
+        records.connections += 1;
         records.live.insert(number, handle);
         Ok(number)
     }
@@ -397,7 +526,7 @@ impl Shared {
     }
 
     fn record(&self, number: usize, line: &str) {
-        self.lock().dialogues[number].push(line.to_owned());
+        self.lock().dialogues.entry(number).or_default().push(line.to_owned());
         if let Some(tell) = &self.settings.on_line {
             tell(line);
         }
@@ -406,9 +535,30 @@ impl Shared {
     /// Stores a message and returns its number, counting from 1.
     fn deliver(&self, parts: Parts) -> usize {
         let mut records = self.lock();
-        records.messages.push(Message(Arc::new(parts)));
-        self.arrived.notify_all();
-        records.messages.len()
+        records.messages.push(Message::new(parts));
+        records.accepted += 1;
+        self.changed.notify_all();
+        records.accepted
+    }
+
+    fn next_fault(&self, step: Step) -> Option<Act> {
+        self.lock().faults.next(step)
+    }
+
+    /// Waits for a delay to pass.
+    ///
+    /// # Errors
+    ///
+    /// If the server stops before that.
+    fn pause(&self, delay: Duration) -> io::Result<()> {
+        if delay.is_zero() {
+            return Ok(());
+        }
+        let waited = self.changed.wait_timeout_while(self.lock(), delay, |records| !records.stopped);
+        if waited.unwrap_or_else(PoisonError::into_inner).0.stopped {
+            return Err(io::ErrorKind::NotConnected.into());
+        }
+        Ok(())
     }
 
     fn stop(&self) {
@@ -418,6 +568,7 @@ impl Shared {
             // This fails if the client has already disconnected.
             let _ = stream.shutdown(Shutdown::Both);
         }
+        self.changed.notify_all();
     }
 }
 

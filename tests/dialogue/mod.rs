@@ -26,6 +26,8 @@ mod replies;
 mod sessions;
 mod slow;
 mod stalls;
+#[cfg(feature = "testing")]
+mod testing;
 mod time;
 #[cfg(any(feature = "native-tls", feature = "rustls"))]
 mod tls;
