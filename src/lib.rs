@@ -1,8 +1,10 @@
 //! An SMTP client: blocking at the crate root, with an async client behind a feature.
 //!
 //! The blocking client uses `std::net`, without a runtime or long-lived threads. The feature `async` adds
-//! [`aio`](#async), the same client with `async fn`. Coming from aiosmtplib? See [the counterparts of its
-//! names](coming_from_aiosmtplib).
+//! [`aio`](#async), the same client with `async fn`.
+//!
+//! **The [`guide`] has a page for each task**: a first mail, TLS and logins, OAuth, errors and retrying, many messages,
+//! deadlines. If you know lettre, nodemailer, smtplib or aiosmtplib, it lists the counterparts of their names.
 //!
 //! # One call
 //!
@@ -245,7 +247,7 @@
 //! | [`Error`], [`Phase`], [`Retry`] | why sending failed, and whether to try again |
 //! | [`Reply`], [`EnhancedCode`], [`Capabilities`] | the server's replies |
 //! | [`auth`] | credentials for [`Client::auth`], and custom login mechanisms |
-//! | [`coming_from_aiosmtplib`] | the counterparts of aiosmtplib's names |
+//! | [`guide`] | pages about tasks, and the counterparts of other libraries' names |
 //! | `aio`, `testing` | the async client; a server for tests (with the features `async` and `testing`) |
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
@@ -322,12 +324,11 @@ pub fn send(url: &str, mail: &dyn Mail) -> Result<Delivery, Error> {
     Client::from_url(url)?.send(mail)
 }
 
-// A page without items, which exists only in the documentation.
+// Pages without items, which exist only in the documentation.
 #[cfg(any(doc, doctest))]
-#[doc = include_str!("coming_from_aiosmtplib.md")]
-pub mod coming_from_aiosmtplib {}
+pub mod guide;
 
 /// Checks that the examples in the README compile.
-#[cfg(all(doctest, feature = "async"))]
+#[cfg(all(doctest, feature = "async", feature = "testing"))]
 #[doc = include_str!("../README.md")]
 struct Readme;
