@@ -75,7 +75,7 @@ def shown(text):
     lines = text.rstrip("\r\n").split("\r\n")
     replies = [line for line in lines if not re.match(r"\d{3}-", line)]
     cut = lambda line: line if len(line) <= 40 else line[:39] + "…"
-    return [cut(f"{line[:4]}… {len(lines)} extensions" if len(lines) > 1 and len(replies) == 1 and line[:3] == "250"
+    return [cut(f"{line[:4]}… {len(lines) - 1} extensions" if len(lines) > 1 and len(replies) == 1 and line[:3] == "250"
                 else line) for line in replies]
 
 
