@@ -229,7 +229,8 @@
 //! | `testing` | `testing`, an in-process server for tests |
 //!
 //! <a id="async"></a>`aio` has the same names as the root: `postino::aio::Client` is `postino::Client` with `async fn`. Its
-//! documentation is included if the feature is enabled.
+//! documentation is included if the feature is enabled. Before you wrap a send in a timeout of your runtime, read
+//! [Deadlines and cancelling](guide::deadlines).
 //!
 //! # Overview
 //!
