@@ -136,7 +136,7 @@ impl Phase {
 /// # Ok::<(), postino::Error>(())
 /// ```
 ///
-/// A [table](crate::coming_from_aiosmtplib#exceptions) lists the counterpart of each aiosmtplib exception.
+/// A [table](crate::guide::coming_from_aiosmtplib#exceptions) lists the counterpart of each aiosmtplib exception.
 #[non_exhaustive]
 pub enum Error {
     /// Invalid configuration: an invalid URL or host name, contradictory settings, or use of TLS in a build without it.

@@ -1,8 +1,10 @@
 //! An SMTP client: blocking at the crate root, with an async client behind a feature.
 //!
 //! The blocking client uses `std::net`, without a runtime or long-lived threads. The feature `async` adds
-//! [`aio`](#async), the same client with `async fn`. Coming from aiosmtplib? See [the counterparts of its
-//! names](coming_from_aiosmtplib).
+//! [`aio`](#async), the same client with `async fn`.
+//!
+//! **The [`guide`] has a page for each task**: a first mail, TLS and logins, OAuth, errors and retrying, many messages,
+//! deadlines. If you know lettre, nodemailer, smtplib or aiosmtplib, it lists the counterparts of their names.
 //!
 //! # One call
 //!
@@ -254,9 +256,8 @@
 //! | `testing-tls` | TLS for that server, by rustls, with a certificate that is made for each server; adds `testing` |
 //!
 //! <a id="async"></a>`aio` has the same names as the root: `postino::aio::Client` is `postino::Client` with `async fn`. Its
-//! documentation is included if the feature is enabled. A timeout that drops the future of a send (such as
-//! `tokio::time::timeout`) can lead to duplicates if the caller retries; [`Builder::deadline`] reports instead which
-//! recipients are [in doubt](Error::in_doubt).
+//! documentation is included if the feature is enabled. Before you wrap a send in a timeout of your runtime, read
+//! [Deadlines and cancelling](guide::deadlines).
 //!
 //! # Overview
 //!
@@ -274,11 +275,10 @@
 //! | [`Delivery`], [`Recipient`], [`Outcome`], [`Timings`] | the result for each recipient |
 //! | [`Error`], [`Phase`], [`Retry`] | why sending failed, and whether to try again |
 //! | [`Event`], [`EventKind`] | what happens to connections and messages, for metrics and tracing |
-//! | [`ServerReport`], [`TlsFacts`], [`CertificateFacts`], [`Provider`], [`providers`] | what a server offers, and the settings of well-known services |
+//! | [`ServerReport`], [`TlsFacts`], [`CertificateFacts`], [`Provider`] | what a server offers, and the settings of well-known services |
 //! | [`Reply`], [`EnhancedCode`], [`Capabilities`] | the server's replies |
 //! | [`auth`] | credentials for [`Client::auth`], and custom login mechanisms |
-//! | [`coming_from_aiosmtplib`] | the counterparts of aiosmtplib's names |
-//! | `testing_your_code`, `serialization` | guides to testing and to the serialized forms (with the features `testing` and `serde`) |
+//! | [`guide`] | pages about tasks, and the counterparts of other libraries' names |
 //! | `aio`, `testing` | the async client; a server for tests (with the features `async` and `testing`) |
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
@@ -366,31 +366,11 @@ pub fn send(url: &str, mail: &dyn Mail) -> Result<Delivery, Error> {
     Client::from_url(url)?.send(mail)
 }
 
-// A page without items, which exists only in the documentation.
+// Pages without items, which exist only in the documentation.
 #[cfg(any(doc, doctest))]
-#[doc = include_str!("coming_from_aiosmtplib.md")]
-pub mod coming_from_aiosmtplib {}
-
-// Another one.
-#[cfg(any(doc, doctest))]
-#[doc = include_str!("providers.md")]
-pub mod providers {}
-
-// Its examples need both clients and the test server.
-#[cfg(any(
-    all(doc, not(doctest), feature = "testing"),
-    all(doctest, feature = "async", feature = "testing-tls"),
-))]
-#[cfg_attr(docsrs, doc(cfg(feature = "testing")))]
-#[doc = include_str!("testing_your_code.md")]
-pub mod testing_your_code {}
-
-#[cfg(all(feature = "serde", any(doc, doctest)))]
-#[cfg_attr(docsrs, doc(cfg(feature = "serde")))]
-#[doc = include_str!("serialization.md")]
-pub mod serialization {}
+pub mod guide;
 
 /// Checks that the examples in the README compile.
-#[cfg(all(doctest, feature = "async"))]
+#[cfg(all(doctest, feature = "async", feature = "testing"))]
 #[doc = include_str!("../README.md")]
 struct Readme;

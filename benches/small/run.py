@@ -45,7 +45,8 @@ VARIANTS = {
     "sendmail, glibc, native-tls, everything": (None, f"native-tls,{ALL}"),
     "sendmail, glibc, rustls": (None, "rustls"),
 }
-# The linker options of the top README, no unwinding tables and the outliner, as in tools/sendmail/build-static.
+# The linker options of src/guide/small_and_static_builds.md, no unwinding tables and the outliner, as in
+# tools/sendmail/build-static.
 GLIBC_FLAGS = ["-Cforce-unwind-tables=no", "-Cllvm-args=-enable-machine-outliner=always"] + [
     f"-Clink-arg=-Wl,{option}"
     for option in ("-z,pack-relative-relocs", "--icf=all", "--no-eh-frame-hdr", f"-T,{ROOT}/tools/sendmail/no-unwinding.ld")

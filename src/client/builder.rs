@@ -53,7 +53,7 @@ impl Client {
     }
 
     /// Returns a builder for a well-known mail service, such as `gmail` or `sendgrid`, with its host, port and security.
-    /// Case, spaces, dots and hyphens do not matter. The page [`providers`](crate::providers) lists the names, and what
+    /// Case, spaces, dots and hyphens do not matter. The page [`providers`](crate::guide::providers) lists the names, and what
     /// each service expects as a login.
     #[doc = example!(provider)]
     ///

@@ -1,4 +1,4 @@
-//! Settings of well-known services, by name. `src/providers.md` shows the table.
+//! Settings of well-known services, by name. `src/guide/providers.md` shows the table.
 
 use crate::{Error, Security};
 
@@ -7,7 +7,7 @@ use super::Config;
 /// Maximum number of characters shown of an unknown name.
 const MAX_SHOWN: usize = 40;
 
-/// The settings of a well-known mail service, found by [`Provider::find`] and listed on [a page](crate::providers).
+/// The settings of a well-known mail service, found by [`Provider::find`] and listed on [a page](crate::guide::providers).
 ///
 /// [`Client::provider`](crate::Client::provider) returns a builder with these settings.
 ///
@@ -372,7 +372,7 @@ mod tests {
 
     #[test]
     fn the_page_shows_the_table() {
-        let page = include_str!("../providers.md");
+        let page = include_str!("../guide/providers.md");
         for provider in TABLE {
             let Provider { name, host, port, login, source, .. } = provider;
             let security = if provider.security == Security::Implicit { "TLS" } else { "STARTTLS" };

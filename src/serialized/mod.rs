@@ -1,4 +1,4 @@
-//! The serialized forms of values (feature `serde`). They are described in `src/serialization.md`, and have to stay
+//! The serialized forms of values (feature `serde`). They are described in `src/guide/serialization.md`, and have to stay
 //! readable by later versions.
 //!
 //! Whatever is read goes through the constructors and setters that check it, as if a caller had passed it.

@@ -13,7 +13,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! The page [`testing_your_code`](crate::testing_your_code) shows blocking and async tests, faults and TLS.
+//! The page [`testing_your_code`](crate::guide::testing_your_code) shows blocking and async tests, faults and TLS.
 //!
 //! The server speaks ESMTP with PIPELINING, 8BITMIME, SIZE, SMTPUTF8 and ENHANCEDSTATUSCODES, and, if credentials are
 //! set, AUTH PLAIN and LOGIN. With the feature `testing-tls`, it can also offer STARTTLS or use implicit TLS. It is

@@ -1,0 +1,63 @@
+//! A guide: short pages about tasks, each with code that compiles.
+//!
+//! | page | about |
+//! |---|---|
+//! | [`first_mail`] | a complete program, and what its output means |
+//! | [`tls_and_login`] | encryption, certificates, passwords |
+//! | [`providers`] | the settings of well-known mail services |
+//! | [`oauth`] | tokens for Gmail and Microsoft 365 |
+//! | [`messages`] | composing messages, sending existing ones, per-message options |
+//! | [`errors_and_retrying`] | what can have happened to a message, and how to retry without duplicates |
+//! | [`many_messages`] | batches and pools |
+//! | [`deadlines`] | time limits, and why a timeout around a send can duplicate mail |
+//! | `testing_your_code` | tests without network access, with a server that can fail (feature `testing`) |
+//! | [`logging_and_metrics`] | the dialogue in a log, counters and times |
+//! | [`small_and_static_builds`] | the cost of each feature, small and static programs |
+//! | [`proxies`] | SOCKS5, HTTP CONNECT, tunnels |
+//! | `serialization` | addresses, envelopes, results and settings in JSON and other formats (feature `serde`) |
+//! | [`newsletter`] | a newsletter that survives crashes |
+//! | [`how_it_compares`] | features and measurements beside other libraries |
+//!
+//! Coming from another library? These pages list the counterparts of its names: [`coming_from_lettre`],
+//! [`coming_from_nodemailer`], [`coming_from_smtplib`], [`coming_from_aiosmtplib`].
+
+// Each page is a file beside this one, and exists only in the documentation. Its links are resolved here.
+#[allow(unused_imports)]
+use crate::*;
+
+macro_rules! pages {
+    ($($page:ident)*) => {
+        $(#[doc = include_str!(concat!(stringify!($page), ".md"))] pub mod $page {})*
+    };
+}
+
+pages! {
+    first_mail
+    tls_and_login
+    providers
+    oauth
+    messages
+    errors_and_retrying
+    many_messages
+    deadlines
+    logging_and_metrics
+    small_and_static_builds
+    proxies
+    newsletter
+    how_it_compares
+    coming_from_lettre
+    coming_from_nodemailer
+    coming_from_smtplib
+    coming_from_aiosmtplib
+}
+
+// Its examples need both clients and the test server.
+#[cfg(any(all(not(doctest), feature = "testing"), all(doctest, feature = "async", feature = "testing-tls")))]
+#[cfg_attr(docsrs, doc(cfg(feature = "testing")))]
+#[doc = include_str!("testing_your_code.md")]
+pub mod testing_your_code {}
+
+#[cfg(feature = "serde")]
+#[cfg_attr(docsrs, doc(cfg(feature = "serde")))]
+#[doc = include_str!("serialization.md")]
+pub mod serialization {}
