@@ -16,7 +16,7 @@ use std::{
     time::Duration,
 };
 
-use world::World;
+use world::{Sink, World};
 
 /// A small generator of random numbers (splitmix64), so that a seed repeats a run.
 struct Random(u64);
@@ -298,6 +298,36 @@ fn a_permanent_refusal_sets_the_exit_code_and_nothing_is_kept() {
     });
     let done = world.run(&["-f", "a@example.org", "b@example.net"], b"Subject: x\n\n");
     assert_eq!(done.code, Some(67), "{done:?}");
+    assert_eq!(world.run(&["-bp"], b"").out, "Mail queue is empty\n\t\tTotal requests: 0\n");
+}
+
+#[test]
+fn a_message_for_all_or_none_is_not_kept_for_some() {
+    const TO: [&str; 2] = ["x@refused.example", "b@example.net"];
+    let (world, sink) = (World::new(), Sink::start());
+    configure(&world, sink.port);
+    let options = ["--all-or-nothing", "-f", "a@example.org", TO[0], TO[1]];
+    let done = world.run(&options, b"Subject: x\n\n");
+    assert_eq!(done.code, Some(67), "{done:?}");
+    let session = format!(
+        "EHLO h\r\nMAIL FROM:<a@example.org>\r\nRCPT TO:<{}>\r\nRCPT TO:<{}>\r\nDATA\r\nSubject: x\r\n\r\n.\r\nQUIT\r\n",
+        TO[0], TO[1]
+    );
+    let done = world.run(&["-bs"], session.as_bytes());
+    assert!(done.out.contains("\n554 5.3.0"), "{done:?}");
+    assert_eq!(world.run(&["-q"], b"").code, Some(0));
+    assert_eq!(sink.take(), []);
+
+    // It was kept for all, because the server could not be reached.
+    configure(&world, 1);
+    assert_eq!(world.run(&options, b"Subject: x\n\n").code, Some(0));
+    configure(&world, sink.port);
+    for _ in 0..3 {
+        world.run(&["-q"], b"");
+    }
+    let bounce = sink.one();
+    assert_eq!((&*bounce.sender, &*bounce.recipients), ("", &["a@example.org".to_owned()][..]));
+    assert!(bounce.content.contains("another recipient was refused"), "{bounce:?}");
     assert_eq!(world.run(&["-bp"], b"").out, "Mail queue is empty\n\t\tTotal requests: 0\n");
 }
 
