@@ -162,7 +162,7 @@ fn masked(url: &str) -> String {
     }
 }
 
-/// Masks the user and the password of a proxy's URL, which may be malformed.
+/// Masks the user and the password of a proxy's URL.
 fn masked_proxy(url: &str) -> String {
     match (url.find("//"), url.rfind('@')) {
         (Some(start), Some(end)) if start < end => format!("{}{MASK}{}", &url[..start + 2], &url[end..]),
