@@ -278,6 +278,22 @@ fn missing_fields_are_added() {
 }
 
 #[test]
+fn lines_of_a_text_without_headers_are_not_taken_for_header_fields() {
+    let (world, sink) = (World::new(), Sink::start());
+    let url = sink.url();
+    let text = "Backup done\nFrom: disk1\nBcc: disk2\n\nend\n";
+    // Also if the text is too long to be read at once.
+    for text in [text.to_owned(), text.replace("done", &"done\n".repeat(250_000))] {
+        is_sent(&world.run(&["-s", &url, "-t", "b@example.org"], text.as_bytes()));
+        let received = sink.one();
+        assert_eq!((&*received.sender, received.recipients.len()), ("tester@host.example.org", 1));
+        let (header, body) = received.content.split_once("\n\n").unwrap();
+        assert!(header.starts_with("From: Tess Ter <tester@host.example.org>\nDate: "), "{header}");
+        assert!(header.lines().count() == 3 && body == text, "{header}");
+    }
+}
+
+#[test]
 fn a_message_from_cron_gets_domains_and_aliases() {
     let (world, sink) = (World::new(), Sink::start());
     world.write("etc/aliases", "root: admin@example.org, ops\nops: o1@example.org\n");
