@@ -68,8 +68,8 @@ impl<'f> HeaderCompletion<'f> {
 
     /// Returns the completed message. The argument may also be the start of a message, if it contains all headers.
     ///
-    /// Text that does not begin with a header field becomes the body of a message. This includes a message after the `From `
-    /// line of an mbox: remove that line first.
+    /// Text that does not begin with a header field becomes the body of a message, even if later lines look like header
+    /// fields. A message that begins with the `From ` line of an mbox is such text: remove that line first.
     ///
     /// # Errors
     ///
@@ -78,7 +78,7 @@ impl<'f> HeaderCompletion<'f> {
     pub fn complete(&self, message: &[u8]) -> Result<Vec<u8>, Error> {
         let mut result = Vec::with_capacity(message.len() + 256);
         let is_empty_line = |text: &[u8]| text.starts_with(b"\r") || text.starts_with(b"\n");
-        // What looks like a field in a body is none.
+        // Lines of a body can look like fields.
         let has_header =
             fields(message).next().is_some_and(|first| is_empty_line(first) || name(first).is_some());
         for name in ADDED {
