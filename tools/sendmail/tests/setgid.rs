@@ -316,6 +316,12 @@ fn users_share_the_spool_and_see_only_their_own_messages() {
     assert_eq!(installed.run(&["--remove", nobodys]).code, Some(0));
     assert_eq!(installed.run(&["-bp"]).out, "Mail queue is empty\n\t\tTotal requests: 0\n");
 
+    // A folder of the user himself is not used, either.
+    chown(spool.join("tmp"), Some(NOBODY), None).unwrap();
+    let done = installed.run(&["-f", "a@example.org", "b@example.org"]);
+    assert!(done.code == Some(75) && done.err.contains("tmp belongs to user 65534"), "{done:?}");
+    chown(spool.join("tmp"), Some(0), None).unwrap();
+
     configure(&sink.url());
     let done = installed.run_as(ROOT, &["-q"]);
     assert_eq!((done.code, &*done.err), (Some(0), ""), "{done:?}");

@@ -90,7 +90,11 @@ impl Request {
         if lines.iter().any(|line| line.chars().any(char::is_control)) {
             return Err(IoError::new(ErrorKind::InvalidInput, "the envelope contains a control character"));
         }
-        Ok(lines.join("\n") + "\n")
+        let header = lines.join("\n") + "\n";
+        if header.len() + CONTENT_LINE as usize > MAX_HEADER {
+            return Err(IoError::new(ErrorKind::InvalidInput, "the envelope has too many recipients"));
+        }
+        Ok(header)
     }
 
     fn read(header: &str) -> Option<(Request, u64)> {
@@ -282,6 +286,11 @@ impl Entry {
     /// Whether the content was read to its end since the message was opened, so that it may be delivered.
     pub(super) fn was_read(&self) -> bool {
         self.file.was_read.load(Ordering::Relaxed)
+    }
+
+    /// Length of what precedes the content, in octets.
+    pub(super) fn header_len(&self) -> u64 {
+        self.file.start
     }
 
     /// Length of the content in octets.

@@ -108,10 +108,10 @@ impl Spool {
                     }
                 }
                 Err(e) => return Err(e),
-                Ok(there) => check_folder(&path, &there, 0o007)?,
+                Ok(there) => check_folder(&path, &there, has_group, 0o007)?,
             }
         }
-        check_folder(folder, &fs::metadata(folder)?, 0o002)?;
+        check_folder(folder, &fs::metadata(folder)?, has_group, 0o002)?;
         Ok(Spool { folder: folder.to_owned(), max_messages, max_octets })
     }
 
@@ -142,17 +142,21 @@ impl Spool {
         let room = self.max_octets.saturating_sub(octets);
         let (id, file) = self.create(new_id)?;
         let stored = Entry::write(self, &id, file, request, &mut content.take(room.saturating_add(1)));
-        match stored {
-            Ok(entry) if entry.content_len() > room => {
-                drop(fs::remove_file(self.path(Place::Tmp, &id)));
-                Err(full(&format!("it has room for {room} octets")))
+        let checked = stored.and_then(|entry| {
+            if entry.content_len() > room {
+                return Err(full(&format!("it has room for {room} octets")));
             }
-            Ok(entry) => Ok(entry),
-            Err(e) => {
-                drop(fs::remove_file(self.path(Place::Tmp, &id)));
-                Err(e)
+            // Other processes may have stored messages meanwhile.
+            let (messages, octets) = self.contents()?;
+            if messages > self.max_messages || octets.saturating_sub(entry.header_len()) > self.max_octets {
+                return Err(full("other messages came first"));
             }
+            Ok(entry)
+        });
+        if checked.is_err() {
+            drop(fs::remove_file(self.path(Place::Tmp, &id)));
         }
+        checked
     }
 
     /// Stores a message with this identifier in the queue, and returns it. Does nothing if there is one: a process that
@@ -366,13 +370,14 @@ fn open(path: &Path, write: bool) -> io::Result<File> {
     }
 }
 
-/// Whether a folder of the spool can be used: it belongs to root or the user, and does not have these rights for others.
-fn check_folder(path: &Path, folder: &Metadata, rights: u32) -> io::Result<()> {
+/// Whether a folder of the spool can be used: it belongs to root or, if it is not shared, the user, and does not have
+/// these rights for others.
+fn check_folder(path: &Path, folder: &Metadata, is_shared: bool, rights: u32) -> io::Result<()> {
     let mode = folder.mode() & 0o7777;
     if !folder.is_dir() {
         return denied(path, "is not a folder");
     }
-    if folder.uid() != 0 && folder.uid() != geteuid().as_raw() {
+    if folder.uid() != 0 && (is_shared || folder.uid() != geteuid().as_raw()) {
         return denied(path, &format!("belongs to user {}", folder.uid()));
     }
     if mode & rights != 0 {
