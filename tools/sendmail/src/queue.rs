@@ -86,7 +86,7 @@ impl Queue {
         let may_be_sent = is_in_doubt || any(|state| *state == State::Accepted);
         let report = Report::new(options, result.map_err(Trouble::Smtp));
         if options.all_or_nothing && is_refused && !may_be_sent {
-            // Nobody has got it, and nobody is to get it.
+            // It was not sent to anyone, and must not be sent to some of them later.
             self.discard(entry);
             return Ok(report);
         }

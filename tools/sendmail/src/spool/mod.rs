@@ -267,8 +267,10 @@ impl Spool {
                 Err(e) if e.kind() == ErrorKind::InvalidData => Ok(()),
                 Err(e) => Err(e),
             };
-            if let Err(e) = cleaned {
-                complain(&id, &e);
+            match cleaned {
+                // Another process has removed it first.
+                Err(e) if e.kind() != ErrorKind::NotFound => complain(&id, &e),
+                _ => {}
             }
         }
         Ok(())
