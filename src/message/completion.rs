@@ -68,7 +68,8 @@ impl<'f> HeaderCompletion<'f> {
 
     /// Returns the completed message. The argument may also be the start of a message, if it contains all headers.
     ///
-    /// Text that does not begin with a header field becomes the body of a message.
+    /// Text that does not begin with a header field becomes the body of a message, even if later lines look like header
+    /// fields. A message that begins with the `From ` line of an mbox is such text: remove that line first.
     ///
     /// # Errors
     ///
@@ -76,18 +77,19 @@ impl<'f> HeaderCompletion<'f> {
     /// missing and the year is not between 1900 and 9999.
     pub fn complete(&self, message: &[u8]) -> Result<Vec<u8>, Error> {
         let mut result = Vec::with_capacity(message.len() + 256);
+        let is_empty_line = |text: &[u8]| text.starts_with(b"\r") || text.starts_with(b"\n");
+        // Lines of a body can look like fields.
+        let has_header =
+            fields(message).next().is_some_and(|first| is_empty_line(first) || name(first).is_some());
         for name in ADDED {
             let mut values = fields(message).filter_map(|field| value(field, name));
-            if values.all(|text| text.trim_ascii().is_empty()) {
+            if !has_header || values.all(|text| text.trim_ascii().is_empty()) {
                 result.extend_from_slice(folded(name, &self.words(name)?).as_bytes());
             }
         }
         let mut read = 0;
-        for field in
-            fields(message).take_while(|field| !field.starts_with(b"\r") && !field.starts_with(b"\n"))
-        {
+        for field in fields(message).take_while(|field| has_header && !is_empty_line(field)) {
             match name(field) {
-                None if read == 0 => break,
                 // A second field would be ambiguous.
                 Some(name) if is_added(name) && field[name.len()..].trim_ascii() == b":" => {}
                 Some(name) => push_field(&mut result, self.mapped(name, field).as_deref().unwrap_or(field)),
@@ -96,7 +98,7 @@ impl<'f> HeaderCompletion<'f> {
             read += field.len();
         }
         let rest = &message[read..];
-        if read == 0 && !rest.starts_with(b"\r") && !rest.starts_with(b"\n") {
+        if read == 0 && !is_empty_line(rest) {
             result.extend_from_slice(b"\r\n");
         }
         push_field(&mut result, rest);
@@ -260,6 +262,17 @@ mod tests {
         let message = format!("{STAMPS}From: a@b\nResent-CC :{list}");
         let text = completed(&completion("").map_addresses(mark), message);
         text.split_once("CC :").unwrap().1.to_owned()
+    }
+
+    #[test]
+    fn what_looks_like_fields_in_a_text_without_a_header_stays_in_the_body() {
+        for text in ["Backup done\nDate: Monday\nFrom: disk1\n", " From: a@b\nDate: x\n", "\tx\n\ny\n"] {
+            let whole = completed(&completion(""), text);
+            let (header, body) = whole.split_once("\r\n\r\n").unwrap();
+            assert_eq!(body, text);
+            let names: Vec<_> = header.lines().map(|line| line.split(':').next().unwrap()).collect();
+            assert_eq!(names, ADDED);
+        }
     }
 
     #[test]

@@ -17,7 +17,7 @@ const MASK: &str = "********";
 pub fn describe(server: &Server, report: &ServerReport) -> String {
     let mut text = format!("server: {}\n", server.relay());
     if let Some(proxy) = &server.proxy {
-        add(&mut text, "proxy", &masked(proxy));
+        add(&mut text, "proxy", &masked_proxy(proxy));
     }
     if let Some(address) = report.peer {
         add(&mut text, "connected to", &address.to_string());
@@ -119,7 +119,7 @@ fn account(account: &Account) -> Vec<String> {
         }
     }
     text("auth", account.auth.as_deref());
-    text("proxy", account.proxy.as_deref().map(masked).as_deref());
+    text("proxy", account.proxy.as_deref().map(masked_proxy).as_deref());
     for (key, file) in [
         ("ca-file", &account.ca_file),
         ("client-certificate", &account.certificate),
@@ -153,6 +153,15 @@ fn masked(url: &str) -> String {
     match user {
         Some((scheme, user)) => format!("{scheme}//{user}:{MASK}@{host}{parameters}"),
         None => MASK.to_owned(),
+    }
+}
+
+/// Masks the user and the password of a proxy's URL.
+fn masked_proxy(url: &str) -> String {
+    match (url.find("//"), url.rfind('@')) {
+        (Some(start), Some(end)) if start < end => format!("{}{MASK}{}", &url[..start + 2], &url[end..]),
+        (_, Some(_)) => MASK.to_owned(),
+        _ => url.to_owned(),
     }
 }
 

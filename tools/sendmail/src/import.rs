@@ -14,8 +14,9 @@ use crate::{
     paths::{self, Paths},
 };
 
-/// Replaces passwords in output that is not redirected.
+/// Replaces passwords, and commands, which can contain some, in output that is not redirected.
 const MASK: &str = "********";
+const MASKED: &str = "# written only if the output is redirected";
 
 /// Settings whose value is also what this program does.
 const IMPLIED: &[(&str, &[&str])] = &[
@@ -192,6 +193,7 @@ fn account(settings: &mut Settings, shows_secrets: bool) -> String {
     for (key, value) in &settings.0 {
         let is_implied = |(known, values): &(&str, &[&str])| known == key && values.contains(&&**value);
         if !value.is_empty() && !IMPLIED.iter().any(is_implied) {
+            let value = if key == "eval" && !shows_secrets { MASK } else { value };
             line(format!("# not supported: {key} {value}"));
         }
     }
@@ -243,14 +245,18 @@ fn login(settings: &mut Settings, shows_secrets: bool, line: &mut dyn FnMut(Stri
     match (password, command) {
         (_, Some(command)) => {
             line(format!("user = {}", quoted(&user)));
-            line(format!("{kind}-command = [\"sh\", \"-c\", {}]", quoted(&command)));
+            line(if shows_secrets {
+                format!("{kind}-command = [\"sh\", \"-c\", {}]", quoted(&command))
+            } else {
+                format!("{kind}-command = \"{MASK}\" {MASKED}")
+            });
         }
         (Some(password), None) if !is_token => {
             line(format!("user = {}", quoted(&user)));
             line(if shows_secrets {
                 format!("password = {}", quoted(&password))
             } else {
-                format!("password = \"{MASK}\" # written only if the output is redirected")
+                format!("password = \"{MASK}\" {MASKED}")
             });
         }
         _ => line(format!("# user = {} # add {kind}-command or {kind}-file", quoted(&user))),

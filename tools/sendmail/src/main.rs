@@ -73,7 +73,7 @@ use crate::{
     privilege::Lent,
     report::Report,
     submit::Submitter,
-    syslog::{Entry, Logger},
+    syslog::{Entry, Logger, Status},
 };
 
 fn main() -> ExitCode {
@@ -163,7 +163,9 @@ fn send(options: &Options, lent: Option<Lent>) -> u8 {
 /// Writes a failure to the log of the system. Callers such as cron do not show what they are told on standard error.
 fn log_failure(failure: Failure) -> Failure {
     let logger = Logger::new(&Log::Syslog, &Paths::from_env());
-    logger.log(&Entry { id: "-", envelope: None, relay: "", code: failure.code, result: &failure.text });
+    let status = Status::of_failure(failure.code);
+    let result = &failure.text;
+    logger.log(&Entry { id: "-", envelope: None, relay: "", status, code: failure.code, result });
     failure
 }
 

@@ -109,9 +109,11 @@ impl<'o> Message<'o> {
         self.rest.is_none() || header_length(&self.head).is_some()
     }
 
-    /// The part of the message that contains all headers.
+    /// The part of the message that contains all headers. It is empty if the message does not begin with one.
     fn headers(&self) -> Result<&[u8], Error> {
-        if self.has_all_headers() {
+        if !begins_with_field(&self.head) {
+            Ok(&[])
+        } else if self.has_all_headers() {
             Ok(&self.head)
         } else {
             Err(Error::Message("the headers do not end within the first MiB".into()))
@@ -176,10 +178,10 @@ impl<'o> Message<'o> {
 
     /// Removes Bcc if the recipients are in the headers, and adds what is missing.
     fn complete(&mut self, envelope: &Envelope) -> Result<(), Error> {
-        if self.options.from_headers {
+        if self.options.from_headers && begins_with_field(&self.head) {
             self.head = without_bcc(&self.head).into_owned();
         }
-        if self.options.as_is || !self.has_all_headers() {
+        if self.options.as_is || begins_with_field(&self.head) && !self.has_all_headers() {
             return Ok(());
         }
         let address = match envelope.sender() {
@@ -210,6 +212,13 @@ impl<'o> Message<'o> {
     pub fn prepared_envelope(&self) -> Option<&Envelope> {
         self.envelope.as_ref()
     }
+}
+
+/// Whether a message begins with a header field. Otherwise it is a text without headers, in which some lines can look like
+/// fields.
+fn begins_with_field(message: &[u8]) -> bool {
+    let name = message.split(|byte| *byte == b':').next().unwrap_or_default().trim_ascii_end();
+    !name.is_empty() && name.len() < message.len() && name.iter().all(u8::is_ascii_graphic)
 }
 
 /// Whether the message was resent more than once.

@@ -50,7 +50,7 @@ other modes:
       --check           connect, log in, and print what was found
       --print-config    print the settings, with secrets masked
       --import-msmtprc  print the configuration of msmtp, or the file in =FILE, as one of this program;
-                        passwords only if the output is redirected
+                        passwords and the commands that print them only if the output is redirected
       --version         print the version
       --help            print this help
   ignored: -i, -oi (a lone dot never ends the input), -oe* (errors go to stderr), -od* (the

@@ -16,11 +16,12 @@ use crate::{
     message::{Local, Message},
     options::{Mode, Options},
     privilege::{self, Lent},
-    report::{Report, exit_code},
+    report::{self, Report},
     say,
     spool::{Entry, Fate, Place, Request, Runner, Spool, State, Waits, outcomes},
     submit::{Sender, Submitter},
-    syslog, tell,
+    syslog::{self, Status},
+    tell,
 };
 
 /// The exit code for a permanent refusal, for the log.
@@ -79,27 +80,53 @@ impl Queue {
         let mut entry = self.with(|| self.spool.receive(&request, &mut content))?;
         let result = sender.send(&entry);
         let (states, reason) = outcomes(&entry, &result, false);
-        let id = entry.id().to_owned();
+        let any = |is: fn(&State) -> bool| states.iter().any(is);
+        let is_refused = any(|state| matches!(state, State::Refused(_)));
+        let is_in_doubt = any(|state| matches!(state, State::Doubt(_)));
+        let may_be_sent = is_in_doubt || any(|state| *state == State::Accepted);
+        let report = Report::new(options, result.map_err(Trouble::Smtp));
+        if options.all_or_nothing && is_refused && !may_be_sent {
+            // It was not sent to anyone, and must not be sent to some of them later.
+            self.discard(entry);
+            return Ok(report);
+        }
         let next = self.waits.next(0);
-        let fate = self.with(|| {
+        let recorded = self.with(|| {
             entry.settle(&states, next, &reason)?;
             if entry.record().has_refusals() {
                 entry.told()?; // by the exit code
             }
-            entry.finish()
-        })?;
-        let report = Report::new(options, result.map_err(Trouble::Smtp));
-        Ok(match fate {
-            Fate::Done => report,
-            _ => {
-                let any = |is: fn(&State) -> bool| states.iter().any(is);
-                report.spooled(
-                    &id,
-                    any(|state| matches!(state, State::Refused(_))),
-                    any(|state| matches!(state, State::Doubt(_))),
-                )
+            Ok(())
+        });
+        let id = entry.id().to_owned();
+        let fate = match recorded {
+            Ok(()) => self.with(|| entry.finish()),
+            Err(failure) => {
+                // Otherwise it is shown as one that may have been delivered.
+                if !may_be_sent {
+                    self.discard(entry);
+                }
+                Err(failure)
             }
+        };
+        Ok(match fate {
+            Ok(Fate::Done) => report,
+            Ok(_) => report.spooled(&id, is_refused, is_in_doubt),
+            // All is known, and only its record is lost. The caller must not send again what was accepted.
+            Err(failure) if !any(|state| *state == State::Due) => {
+                tell(&failure.text);
+                report
+            }
+            Err(failure) if may_be_sent => report.not_spooled(&failure),
+            Err(failure) => return Err(failure.into()),
         })
+    }
+
+    /// Removes a message that was not accepted. If that fails, it is cleaned away later.
+    fn discard(&self, entry: Entry) {
+        if let Err(failure) = self.with(|| entry.remove()) {
+            tell(&failure.text);
+        }
     }
 }
 
@@ -109,6 +136,7 @@ fn in_spool(folder: &Path, e: &io::Error) -> Failure {
 
 fn request(options: &Options, account: &Account, envelope: &Envelope) -> Request {
     let mut request = Request::new(getuid().as_raw(), &account.name, envelope);
+    request.all_or_nothing = options.all_or_nothing;
     for option in &options.mail_options {
         match option {
             MailOption::Ret(Ret::Headers) => request.ret = Some("hdrs".to_owned()),
@@ -144,7 +172,8 @@ pub fn run(submitter: &mut Submitter, options: &Options, local: &Local) -> Resul
             let mut submitter = submitter.borrow_mut();
             let server = submitter.server_for(entry, options)?;
             server.relay().clone_into(&mut relay.borrow_mut());
-            Ok(Sender::new(options, &server)?.send(entry)?)
+            let options = Options { all_or_nothing: entry.request().all_or_nothing, ..(*options).clone() };
+            Ok(Sender::new(&options, &server)?.send(entry)?)
         });
         match sent {
             Ok(Ok(delivery)) => Ok(delivery),
@@ -154,13 +183,10 @@ pub fn run(submitter: &mut Submitter, options: &Options, local: &Local) -> Resul
     };
     let mut report = |entry: &Entry, result: &Result<Delivery, Error>| {
         let envelope = entry.envelope().ok();
-        let text = match result {
-            Ok(delivery) => delivery.reply().map(ToString::to_string).unwrap_or_default(),
-            Err(e) => e.to_string(),
-        };
-        let code = result.as_ref().err().map_or(0, exit_code);
+        let (code, text) = report::summary(result);
         let (id, envelope, relay) = (entry.id(), envelope.as_ref(), &*relay.borrow());
-        submitter.borrow().logger.log(&syslog::Entry { id, envelope, relay, code, result: &text });
+        let status = report::status(result, code);
+        submitter.borrow().logger.log(&syslog::Entry { id, envelope, relay, status, code, result: &text });
         if options.verbose > 0 {
             say(&format!("{id}: {text}"));
         }
@@ -172,6 +198,7 @@ pub fn run(submitter: &mut Submitter, options: &Options, local: &Local) -> Resul
             id,
             envelope,
             relay: "",
+            status: Status::Failed,
             code: REFUSED,
             result: text,
         });
@@ -181,7 +208,11 @@ pub fn run(submitter: &mut Submitter, options: &Options, local: &Local) -> Resul
     };
     let mut complain = |id: &str, e: &io::Error| {
         code = TEMPORARY;
-        tell(&format!("spool: {id}: {e}"));
+        let text = format!("spool: {id}: {e}");
+        tell(&text);
+        let status = Status::Deferred;
+        let entry = syslog::Entry { id, envelope: None, relay: "", status, code, result: &text };
+        submitter.borrow().logger.log(&entry);
     };
     let runner = Runner {
         spool: &queue.spool,
@@ -222,6 +253,7 @@ pub fn list(submitter: &Submitter) -> Result<u8, Failure> {
         };
         let record = entry.record();
         let state = match (place, record.fate()) {
+            _ if entry.is_in_use() => "being sent".to_owned(),
             (Place::Doubt, _) | (_, Fate::Doubt) => "IN DOUBT: it may have been delivered".to_owned(),
             (Place::Failed, _) => "UNDELIVERABLE".to_owned(),
             _ if record.tries == 0 => "waiting".to_owned(),

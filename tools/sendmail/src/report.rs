@@ -2,7 +2,7 @@
 
 use postino::{Delivery, Error, Outcome, Phase, Reply};
 
-use crate::{accounts::Trouble, options::Options, say, tell};
+use crate::{accounts::Trouble, failure::Failure, options::Options, say, syslog::Status, tell};
 
 /// The result of sending one message.
 pub struct Report {
@@ -45,6 +45,14 @@ impl Report {
         }
     }
 
+    /// Returns what became of the message.
+    pub fn status(&self) -> Status {
+        match (status(&self.result, self.code), &self.spooled) {
+            (Status::Sent | Status::Deferred | Status::Failed, Some(_)) => Status::Queued,
+            (status, _) => status,
+        }
+    }
+
     /// Returns the result for the log and for a reply.
     pub fn summary(&self) -> String {
         let result = match self.reply() {
@@ -66,6 +74,13 @@ impl Report {
             _ => 0,
         };
         self.spooled = Some(id.to_owned());
+        self
+    }
+
+    /// Notes that the message was sent, and that the rest is not in the spool. It must not simply be sent again.
+    pub fn not_spooled(mut self, failure: &Failure) -> Report {
+        self.code = 74;
+        self.lines.push(failure.text.clone());
         self
     }
 
@@ -95,6 +110,34 @@ impl Report {
     }
 }
 
+/// Returns what became of a message that is not in the spool.
+pub fn status(result: &Result<Delivery, Error>, code: u8) -> Status {
+    let delivery = result.as_ref().map_or_else(Error::delivery, Some);
+    let any = |is: fn(Outcome) -> bool| {
+        delivery.is_some_and(|delivery| delivery.recipients().any(|recipient| is(recipient.outcome())))
+    };
+    if any(|outcome| outcome == Outcome::InDoubt) {
+        Status::InDoubt
+    } else if any(|outcome| outcome == Outcome::Accepted) {
+        if any(|outcome| outcome != Outcome::Accepted) { Status::PartlySent } else { Status::Sent }
+    } else if code == 74 {
+        Status::InDoubt
+    } else {
+        Status::of_failure(code)
+    }
+}
+
+/// Returns the exit code for a result, and its text for the log.
+pub fn summary(result: &Result<Delivery, Error>) -> (u8, String) {
+    match result {
+        Ok(delivery) => match refused_recipients(delivery) {
+            (0, _) => (0, delivery.reply().map(Reply::to_string).unwrap_or_default()),
+            (code, lines) => (code, lines.join("; ")),
+        },
+        Err(e) => (exit_code(e), e.to_string()),
+    }
+}
+
 /// Returns the exit code, and a line for each recipient that the message was not accepted for.
 fn refused_recipients(delivery: &Delivery) -> (u8, Vec<String>) {
     let (mut codes, mut lines) = ([0; 3], Vec::new());
@@ -116,7 +159,7 @@ fn refused_recipients(delivery: &Delivery) -> (u8, Vec<String>) {
 }
 
 /// The exit code for an error (sysexits.h).
-pub fn exit_code(error: &Error) -> u8 {
+fn exit_code(error: &Error) -> u8 {
     let is_permanent = |reply: &Reply| reply.is_permanent();
     match error {
         _ if error.in_doubt() => 74,

@@ -85,6 +85,7 @@ impl Submitter {
             id: &id,
             envelope: message.prepared_envelope(),
             relay: &relay,
+            status: report.status(),
             code: report.code,
             result: &report.summary(),
         });

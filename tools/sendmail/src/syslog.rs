@@ -36,9 +36,42 @@ pub struct Entry<'e> {
     pub id: &'e str,
     pub envelope: Option<&'e Envelope>,
     pub relay: &'e str,
+    pub status: Status,
     pub code: u8,
     /// The final reply, or the error.
     pub result: &'e str,
+}
+
+/// What became of a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Status {
+    Sent,
+    /// Accepted for some recipients.
+    PartlySent,
+    /// In the spool, and not sent yet.
+    Queued,
+    InDoubt,
+    /// Not sent, but it can be sent later.
+    Deferred,
+    Failed,
+}
+
+impl Status {
+    /// The status of a message that nobody has got, and that is not in the spool.
+    pub fn of_failure(code: u8) -> Status {
+        if code == 75 { Status::Deferred } else { Status::Failed }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Status::Sent => "sent",
+            Status::PartlySent => "partly-sent",
+            Status::Queued => "queued",
+            Status::InDoubt => "in-doubt",
+            Status::Deferred => "deferred",
+            Status::Failed => "failed",
+        }
+    }
 }
 
 impl Logger {
@@ -79,8 +112,8 @@ impl Entry<'_> {
     fn line(&self) -> String {
         let sender = self.envelope.and_then(Envelope::sender).map_or("", |sender| sender.as_str());
         let mut line = format!("{}: from=<{sender}>", self.id);
-        let end =
-            format!(" relay={} status={} code={} ({})", self.relay, self.status(), self.code, self.result);
+        let status = self.status.name();
+        let end = format!(" relay={} status={status} code={} ({})", self.relay, self.code, self.result);
         let recipients = self.envelope.map_or(&[][..], Envelope::recipients);
         for (number, recipient) in recipients.iter().enumerate() {
             if line.len() + recipient.as_str().len() + 20 > MAX_LINE / 2 {
@@ -97,15 +130,6 @@ impl Entry<'_> {
         line.truncate(end.unwrap_or(0));
         line
     }
-
-    fn status(&self) -> &'static str {
-        match self.code {
-            0 => "sent",
-            74 => "in-doubt",
-            75 => "deferred",
-            _ => "failed",
-        }
-    }
 }
 
 #[cfg(test)]
@@ -119,6 +143,7 @@ mod tests {
             id: "1f",
             envelope: Some(&envelope),
             relay: "h:25",
+            status: Status::Sent,
             code: 0,
             result: "250 OK\r\n\x1b[0m \u{9b}x",
         };
@@ -126,7 +151,7 @@ mod tests {
             entry.line(),
             "1f: from=<a@x> to=<b@y>,<c@z> relay=h:25 status=sent code=0 (250 OK   [0m  x)"
         );
-        let unknown = Entry { envelope: None, code: 65, ..entry };
+        let unknown = Entry { envelope: None, status: Status::of_failure(65), code: 65, ..entry };
         assert!(unknown.line().starts_with("1f: from=<> relay=h:25 status=failed code=65"));
     }
 
@@ -135,7 +160,8 @@ mod tests {
         let recipients: Vec<_> = (0..1000).map(|i| format!("user{i}@example.org")).collect();
         let envelope = Envelope::new("", &recipients).unwrap();
         let result = "é".repeat(1000);
-        let line = Entry { id: "1", envelope: Some(&envelope), relay: "h", code: 75, result: &result }.line();
+        let (envelope, status) = (Some(&envelope), Status::of_failure(75));
+        let line = Entry { id: "1", envelope, relay: "h", status, code: 75, result: &result }.line();
         assert!(line.len() <= MAX_LINE && line.contains(" more relay=h status=deferred code=75 ("), "{line}");
     }
 
@@ -144,7 +170,8 @@ mod tests {
         for target in
             [Target::None, Target::Socket("/dev/null/log".into()), Target::File("/dev/null/log".into())]
         {
-            let entry = Entry { id: "1", envelope: None, relay: "", code: 0, result: "" };
+            let status = Status::Sent;
+            let entry = Entry { id: "1", envelope: None, relay: "", status, code: 0, result: "" };
             Logger { target }.log(&entry);
         }
     }

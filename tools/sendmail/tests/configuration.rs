@@ -278,6 +278,22 @@ fn missing_fields_are_added() {
 }
 
 #[test]
+fn lines_of_a_text_without_headers_are_not_taken_for_header_fields() {
+    let (world, sink) = (World::new(), Sink::start());
+    let url = sink.url();
+    let text = "Backup done\nFrom: disk1\nBcc: disk2\n\nend\n";
+    // Also if the text is too long to be read at once.
+    for text in [text.to_owned(), text.replace("done", &"done\n".repeat(250_000))] {
+        is_sent(&world.run(&["-s", &url, "-t", "b@example.org"], text.as_bytes()));
+        let received = sink.one();
+        assert_eq!((&*received.sender, received.recipients.len()), ("tester@host.example.org", 1));
+        let (header, body) = received.content.split_once("\n\n").unwrap();
+        assert!(header.starts_with("From: Tess Ter <tester@host.example.org>\nDate: "), "{header}");
+        assert!(header.lines().count() == 3 && body == text, "{header}");
+    }
+}
+
+#[test]
 fn a_message_from_cron_gets_domains_and_aliases() {
     let (world, sink) = (World::new(), Sink::start());
     world.write("etc/aliases", "root: admin@example.org, ops\nops: o1@example.org\n");
@@ -556,16 +572,44 @@ fn a_proxy_is_used_and_its_password_is_secret() {
     }
 }
 
+#[test]
+fn an_invalid_proxy_is_reported_when_the_configuration_is_read() {
+    let world = World::new();
+    for (proxy, why) in [
+        ("joe:hunter2@proxy.example:1080", "scheme"),
+        ("socks5://joe:hunter2%@proxy.example", "two hexadecimal digits"),
+        ("http://joe:hunter2@proxy.example", "needs a port"),
+        ("socks5://joe:hunter2@proxy.example&tls=none", "invalid"),
+    ] {
+        world.user(&format!("url = \"smtp://mail.example.org\"\nproxy = \"{proxy}\"\n"));
+        for args in [&["b@example.org"][..], &["--print-config"]] {
+            let done = world.run(args, HI);
+            fails(&done, 78, "postino.conf, line 2: ");
+            assert!(done.err.contains(why) && !done.err.contains("hunter2"), "{done:?}");
+            assert_eq!(done.out, "");
+        }
+    }
+    world.user("url = \"smtp://mail.example.org\"\nproxy = \"socks5://j%26oe:hunter2%25@proxy.example\"\n");
+    let done = world.run(&["--print-config"], b"");
+    assert!(done.out.contains("\nproxy = \"socks5://********@proxy.example\"\n"), "{done:?}");
+}
+
 /// `script` runs the program with a terminal as its standard output.
 #[test]
 fn a_password_of_msmtp_is_not_printed_on_a_terminal() {
     let world = World::new();
-    world.write("home/.msmtprc", "host h\nauth on\nuser joe\npassword hunter2\n");
+    let rc = "account a\nhost h\nauth on\nuser joe\npassword hunter2\n\
+        account b\nhost h\nauth on\nuser joe\npasswordeval echo hunter2\neval echo password hunter2\n";
+    world.write("home/.msmtprc", rc);
     let mut command = std::process::Command::new("script");
     let line = format!("{} --import-msmtprc", world::PROGRAM);
     command.args(["-qec", &line, "/dev/null"]).env("HOME", world.root.join("home"));
     let Ok(output) = command.output() else { return world::skipped("script is not installed") };
     let text = String::from_utf8_lossy(&output.stdout);
-    assert!(text.contains("password = \"********\" # written only if the output is redirected"), "{text}");
+    for key in ["password", "password-command"] {
+        let line = format!("\n{key} = \"********\" # written only if the output is redirected");
+        assert!(text.contains(&line), "{text}");
+    }
+    assert!(text.contains("# not supported: eval ********"), "{text}");
     assert!(!text.contains("hunter2"), "{text}");
 }

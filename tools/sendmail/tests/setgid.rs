@@ -199,8 +199,9 @@ fn password_commands_never_run_with_the_group() {
     let start = format!("url = \"{}\"\nuser = \"u\"\n", sink.url());
     let Some(installed) = Installed::new("") else { return };
     let report = installed.write("report", "", NOBODY, NOBODY, 0o600);
-    let script = format!("grep ^Gid: /proc/self/status >{}; echo hunter2", report.display());
-    let command = format!("{start}password-command = [\"sh\", \"-c\", \"{script}\"]\n");
+    // Not a shell, because some shells give up the group.
+    let words = format!("\"sed\", \"-n\", \"-e\", \"/^Gid:/w {}\", \"-e\", \"$a hunter2\"", report.display());
+    let command = format!("{start}password-command = [{words}, \"/proc/self/status\"]\n");
     installed.write("etc/postino.conf", &command, 0, GROUP, 0o640);
     let done = installed.run(&["b@example.org"]);
     assert_eq!((done.code, &*done.err), (Some(0), ""), "{done:?}");
@@ -265,10 +266,17 @@ fn users_share_the_spool_and_see_only_their_own_messages() {
             format!("url = \"{url}\"\nspool = \"{}\"\nretry = [\"0s\"]\nlog = \"none\"\n", spool.display());
         installed.write("etc/postino.conf", &text, 0, GROUP, 0o640);
     };
-    fs::create_dir(&spool).unwrap();
-    chown(&spool, Some(0), Some(GROUP)).unwrap();
-    fs::set_permissions(&spool, fs::Permissions::from_mode(0o2770)).unwrap();
     configure("smtp://127.0.0.1:1");
+
+    // The folders must not belong to the user who is the first to send.
+    let done = installed.run(&["-f", "a@example.org", "b@example.org"]);
+    assert!(done.code == Some(75) && done.err.contains("root creates it by sendmail -q"), "{done:?}");
+    assert!(!spool.exists());
+    assert_eq!(installed.run_as(ROOT, &["-q"]).code, Some(0));
+    for folder in ["tmp", "queue", "doubt", "failed"] {
+        let meta = fs::metadata(spool.join(folder)).unwrap();
+        assert_eq!((meta.uid(), meta.gid(), meta.mode() & 0o7777), (0, GROUP, 0o2770));
+    }
 
     for user in [NOBODY, DAEMON] {
         let done = installed.run_as(user, &["-f", "a@example.org", "b@example.org"]);
@@ -308,6 +316,12 @@ fn users_share_the_spool_and_see_only_their_own_messages() {
     assert_eq!(installed.run(&["--remove", nobodys]).code, Some(0));
     assert_eq!(installed.run(&["-bp"]).out, "Mail queue is empty\n\t\tTotal requests: 0\n");
 
+    // A folder of the user himself is not used, either.
+    chown(spool.join("tmp"), Some(NOBODY), None).unwrap();
+    let done = installed.run(&["-f", "a@example.org", "b@example.org"]);
+    assert!(done.code == Some(75) && done.err.contains("tmp belongs to user 65534"), "{done:?}");
+    chown(spool.join("tmp"), Some(0), None).unwrap();
+
     configure(&sink.url());
     let done = installed.run_as(ROOT, &["-q"]);
     assert_eq!((done.code, &*done.err), (Some(0), ""), "{done:?}");
@@ -320,10 +334,28 @@ fn a_user_s_own_spool_is_not_open_to_the_group() {
     let Some(installed) = Installed::new("") else { return };
     let home = installed.folder.join("home");
     chown(&home, Some(NOBODY), Some(NOBODY)).unwrap();
-    installed.user("url = \"smtp://127.0.0.1:1\"\nspool = \"~/spool\"\n");
-    fs::set_permissions(installed.folder.join("sendmail"), fs::Permissions::from_mode(0o755)).unwrap();
-    assert_eq!(installed.run(&["-f", "a@example.org", "b@example.org"]).code, Some(0));
-    let meta = fs::metadata(home.join("spool/queue")).unwrap();
-    assert_eq!((meta.uid(), meta.mode() & 0o7777), (NOBODY, 0o700));
-    assert_eq!(installed.run(&["-q"]).code, Some(0));
+    installed.user("url = \"smtp://127.0.0.1:1\"\nspool = \"~/spool\"\nretry = [\"0s\"]\n");
+    let done = installed.run(&["-f", "a@example.org", "b@example.org"]);
+    assert_eq!((done.code, &*done.err), (Some(0), ""), "{done:?}");
+    for folder in ["tmp", "queue", "doubt", "failed"] {
+        let meta = fs::metadata(home.join("spool").join(folder)).unwrap();
+        assert_eq!((meta.uid(), meta.gid(), meta.mode() & 0o7777), (NOBODY, NOBODY, 0o700));
+    }
+    let file = fs::read_dir(home.join("spool/queue")).unwrap().next().unwrap().unwrap();
+    assert_eq!((file.metadata().unwrap().uid(), file.metadata().unwrap().gid()), (NOBODY, NOBODY));
+    let done = installed.run(&["-q"]);
+    assert_eq!((done.code, &*done.err), (Some(0), ""), "{done:?}");
+    let list = installed.run(&["-bp"]).out;
+    assert!(list.contains("tried 2 times") && list.ends_with("Total requests: 1\n"), "{list}");
+
+    // The group of the program is of no use in a folder that only the group can use.
+    let closed = installed.folder.join("closed");
+    for folder in ["", "tmp", "queue", "doubt", "failed"] {
+        fs::create_dir(closed.join(folder)).unwrap();
+        chown(closed.join(folder), Some(0), Some(GROUP)).unwrap();
+        fs::set_permissions(closed.join(folder), fs::Permissions::from_mode(0o2770)).unwrap();
+    }
+    installed.user(&format!("url = \"smtp://127.0.0.1:1\"\nspool = \"{}\"\n", closed.display()));
+    let done = installed.run(&["-f", "a@example.org", "b@example.org"]);
+    assert!(done.code == Some(75) && done.err.contains("Permission denied"), "{done:?}");
 }

@@ -11,12 +11,13 @@ use std::{
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
+        mpsc,
     },
     thread,
     time::Duration,
 };
 
-use world::World;
+use world::{Sink, World};
 
 /// A small generator of random numbers (splitmix64), so that a seed repeats a run.
 struct Random(u64);
@@ -151,11 +152,15 @@ fn end(mut child: Child, random: &mut Random) -> bool {
     child.wait().unwrap().success()
 }
 
+/// The files in a folder of the spool.
+fn entries(world: &World, folder: &str) -> Vec<String> {
+    let files = fs::read_dir(world.root.join("spool").join(folder)).unwrap();
+    files.map(|file| String::from_utf8_lossy(&fs::read(file.unwrap().path()).unwrap()).into_owned()).collect()
+}
+
 /// The tokens of the messages in a folder of the spool.
 fn tokens(world: &World, folder: &str) -> Vec<String> {
-    let files = fs::read_dir(world.root.join("spool").join(folder)).unwrap();
-    let text =
-        files.map(|file| String::from_utf8_lossy(&fs::read(file.unwrap().path()).unwrap()).into_owned());
+    let text = entries(world, folder).into_iter();
     text.filter_map(|text| Some(text.split_once("X-Token: ")?.1.lines().next()?.to_owned())).collect()
 }
 
@@ -299,6 +304,219 @@ fn a_permanent_refusal_sets_the_exit_code_and_nothing_is_kept() {
     let done = world.run(&["-f", "a@example.org", "b@example.net"], b"Subject: x\n\n");
     assert_eq!(done.code, Some(67), "{done:?}");
     assert_eq!(world.run(&["-bp"], b"").out, "Mail queue is empty\n\t\tTotal requests: 0\n");
+}
+
+#[test]
+fn a_message_for_all_or_none_is_not_kept_for_some() {
+    const TO: [&str; 2] = ["x@refused.example", "b@example.net"];
+    let (world, sink) = (World::new(), Sink::start());
+    configure(&world, sink.port);
+    let options = ["--all-or-nothing", "-f", "a@example.org", TO[0], TO[1]];
+    let done = world.run(&options, b"Subject: x\n\n");
+    assert_eq!(done.code, Some(67), "{done:?}");
+    let session = format!(
+        "EHLO h\r\nMAIL FROM:<a@example.org>\r\nRCPT TO:<{}>\r\nRCPT TO:<{}>\r\nDATA\r\nSubject: x\r\n\r\n.\r\nQUIT\r\n",
+        TO[0], TO[1]
+    );
+    let done = world.run(&["-bs"], session.as_bytes());
+    assert!(done.out.contains("\n554 5.3.0"), "{done:?}");
+    assert_eq!(world.run(&["-q"], b"").code, Some(0));
+    assert_eq!(sink.take(), []);
+
+    // It was kept for all, because the server could not be reached.
+    configure(&world, 1);
+    assert_eq!(world.run(&options, b"Subject: x\n\n").code, Some(0));
+    configure(&world, sink.port);
+    for _ in 0..3 {
+        world.run(&["-q"], b"");
+    }
+    let bounce = sink.one();
+    assert_eq!((&*bounce.sender, &*bounce.recipients), ("", &["a@example.org".to_owned()][..]));
+    assert!(bounce.content.contains("another recipient was refused"), "{bounce:?}");
+    assert_eq!(world.run(&["-bp"], b"").out, "Mail queue is empty\n\t\tTotal requests: 0\n");
+}
+
+/// Serves one session that accepts everything except for recipients at `later.example`, and calls a function before the
+/// reply to the message. Returns the port.
+fn before_the_reply(act: impl FnOnce() + Send + 'static) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    thread::spawn(move || {
+        let (socket, _) = listener.accept().unwrap();
+        let (mut out, mut act) = (&socket, Some(act));
+        out.write_all(b"220 localhost\r\n").unwrap();
+        let mut lines = BufReader::new(&socket).lines().map_while(Result::ok);
+        while let Some(line) = lines.next() {
+            let mut reply = "250 ok";
+            if line.starts_with("RCPT") && line.contains("@later.example") {
+                reply = "450 4.2.0 later";
+            } else if line == "DATA" {
+                out.write_all(b"354 go on\r\n").unwrap();
+                lines.find(|line| line == ".");
+                act.take().unwrap()();
+            } else if line == "QUIT" {
+                reply = "221 bye";
+            }
+            if out.write_all(format!("{reply}\r\n").as_bytes()).is_err() {
+                return;
+            }
+        }
+    });
+    port
+}
+
+#[test]
+fn what_was_accepted_is_not_reported_as_a_temporary_failure_if_the_spool_fails() {
+    for (others, code, rest) in [(None, 0, ""), (Some("b@later.example"), 74, "450 4.2.0")] {
+        let world = World::new();
+        let tmp = world.root.join("spool/tmp");
+        configure(&world, before_the_reply(move || fs::rename(&tmp, tmp.with_extension("gone")).unwrap()));
+        let mut args = vec!["--json", "-f", "a@example.org", "b@example.net"];
+        args.extend(others);
+        let done = world.run(&args, b"Subject: x\n\n");
+        assert_eq!(done.code, Some(code), "{done:?}");
+        assert!(done.err.contains("/spool: No such file"), "{done:?}");
+        assert!(done.out.contains("\"recipient\":\"b@example.net\",\"outcome\":\"accepted\""), "{done:?}");
+        assert!(done.out.contains(rest), "{done:?}");
+    }
+}
+
+/// The size of files is limited, as by a disk that is full: once for the message itself, once for what is written later.
+#[test]
+fn on_a_full_disk_nothing_is_accepted_or_lost() {
+    let (world, sink) = (World::new(), Sink::start());
+    for (to, port) in [
+        (&["b@example.net"][..], sink.port),
+        (&["b@example.net"], 1),
+        (&["b@later.example"], sink.port),
+        (&["b@example.net", "b@later.example"], sink.port),
+        (&["b@example.net", "b@refused.example"], sink.port),
+    ] {
+        configure(&world, port);
+        let mut codes = Vec::new();
+        for size in (280..520).step_by(16) {
+            // The limit is in blocks of 512 octets. What exceeds it is an error if the signal is ignored.
+            let script = "trap '' XFSZ; ulimit -f 2; exec \"$0\" \"$@\"";
+            let mut command = std::process::Command::new("sh");
+            command.args(["-c", script, world::PROGRAM, "-f", "a@example.org"]).args(to);
+            command.env("POSTINO_ROOT", &world.root).env("HOME", world.root.join("home"));
+            let message = format!("Date: x\nMessage-ID: <a@b>\nFrom: a@b\n\n{}", "x".repeat(400 + size));
+            let done = world::finish(command, message.as_bytes());
+            let (sent, queued) = (sink.take(), entries(&world, "queue").len());
+            let code = done.code.unwrap();
+            codes.push(code);
+            let to_some = usize::from(port != 1 && to[0] != "b@later.example");
+            match code {
+                0 => assert_eq!(sent.len() + queued, to.len(), "{size} {done:?}"),
+                // The record is lost, and not the result.
+                67 | 74 => assert_eq!((sent.len(), queued), (to_some, 0), "{size} {done:?}"),
+                75 => assert_eq!((sent.len(), queued), (0, 0), "{size} {done:?}"),
+                _ => panic!("{size} {done:?}"),
+            }
+            if code == 75 || code == 0 && queued == 0 {
+                assert_eq!(entries(&world, "tmp").len(), 0, "{size} {done:?}");
+            }
+            for place in ["tmp", "queue"] {
+                for file in fs::read_dir(world.root.join("spool").join(place)).unwrap() {
+                    fs::remove_file(file.unwrap().path()).unwrap();
+                }
+            }
+        }
+        codes.dedup();
+        let expected: &[i32] = match (to.len(), to.last()) {
+            (1, _) => &[0, 75],
+            (_, Some(&"b@later.example")) => &[0, 74, 75],
+            _ => &[67, 75],
+        };
+        assert_eq!(codes, expected, "{to:?}");
+    }
+}
+
+#[test]
+fn a_message_that_is_being_sent_is_not_shown_as_in_doubt() {
+    let world = World::new();
+    configure(&world, 1);
+    assert_eq!(world.run(&["-f", "a@example.org", "b@example.net"], b"Subject: x\n\n").code, Some(0));
+    let (reached, has_reached) = mpsc::channel();
+    let (go_on, may_go_on) = mpsc::channel::<()>();
+    configure(
+        &world,
+        before_the_reply(move || {
+            reached.send(()).unwrap();
+            let _ = may_go_on.recv(); // until it is dropped
+        }),
+    );
+    let runner = spawn(&world, &["-q"], "");
+    has_reached.recv().unwrap();
+    let list = world.run(&["-bp"], b"").out;
+    assert!(list.contains(" being sent\n") && !list.contains("DOUBT"), "{list}");
+    drop(go_on);
+    assert!(runner.wait_with_output().unwrap().status.success());
+    assert_eq!(world.run(&["-bp"], b"").out, "Mail queue is empty\n\t\tTotal requests: 0\n");
+
+    // The same message, if the process is killed.
+    configure(&world, 1);
+    assert_eq!(world.run(&["-f", "a@example.org", "b@example.net"], b"Subject: x\n\n").code, Some(0));
+    let (reached, has_reached) = mpsc::channel();
+    configure(
+        &world,
+        before_the_reply(move || {
+            reached.send(()).unwrap();
+            thread::park();
+        }),
+    );
+    let mut runner = spawn(&world, &["-q"], "");
+    has_reached.recv().unwrap();
+    runner.kill().unwrap();
+    runner.wait().unwrap();
+    let list = world.run(&["-bp"], b"").out;
+    assert!(list.contains(" IN DOUBT: "), "{list}");
+}
+
+#[test]
+fn the_log_says_which_messages_were_sent_and_which_are_queued() {
+    let (world, sink) = (World::new(), Sink::start());
+    let log = world.root.join("log");
+    let sent_to = |to: &[&str], port: u16, with_spool: bool, args: &[&str]| {
+        let spool = format!("spool = \"{}\"\nretry = [\"0s\"]\n", world.root.join("spool").display());
+        let spool = if with_spool { &*spool } else { "" };
+        let log = log.display();
+        world.system(&format!("url = \"smtp://127.0.0.1:{port}\"\nlog = \"{log}\"\n{spool}"));
+        world.run(&[args, to].concat(), b"Subject: x\n\n");
+        let text = fs::read_to_string(world.root.join("log")).unwrap();
+        fs::remove_file(world.root.join("log")).unwrap();
+        assert_eq!(text.lines().count(), 1, "{text}");
+        text
+    };
+    let from = &["-f", "a@example.org"];
+    for (to, port, with_spool, status) in [
+        (&["b@example.net"][..], sink.port, false, "sent code=0"),
+        (&["b@example.net"], sink.port, true, "sent code=0"),
+        (&["b@example.net"], 1, true, "queued code=0"),
+        (&["b@example.net"], 1, false, "deferred code=75"),
+        (&["b@refused.example"], sink.port, true, "failed code=67"),
+        (&["b@refused.example", "b@later.example"], sink.port, true, "queued code=67"),
+        (&["b@example.net", "b@later.example"], sink.port, true, "partly-sent code=0"),
+        (&["b@example.net", "b@later.example"], sink.port, false, "partly-sent code=67"),
+        (&["b@example.net", "b@refused.example"], sink.port, true, "partly-sent code=67"),
+    ] {
+        let line = sent_to(to, port, with_spool, from);
+        assert!(line.contains(&format!(" status={status} (")), "{to:?}: {line}");
+        let is_queued = with_spool && (port == 1 || to.contains(&"b@later.example"));
+        assert_eq!(line.contains("in the spool as"), is_queued, "{line}");
+        if is_queued {
+            // Sent by the next run, or not.
+            let is_later = to.contains(&"b@later.example");
+            let line = sent_to(&[], sink.port, true, &["-q"]);
+            let status = if is_later { "deferred code=75" } else { "sent code=0" };
+            assert!(line.contains(&format!(" status={status} (")), "{to:?}: {line}");
+            fs::remove_dir_all(world.root.join("spool")).unwrap();
+        }
+    }
+    // Some recipients of a message in the spool.
+    sent_to(&["b@example.net", "c@later.example"], 1, true, from);
+    let line = sent_to(&[], sink.port, true, &["-q"]);
+    assert!(line.contains(" status=partly-sent code=67 (c@later.example "), "{line}");
 }
 
 #[test]

@@ -142,7 +142,7 @@ impl<'t> Reader<'t> {
                 self.secret(&mut account.token, value, Secret::Command(self.command(value)?))?;
             }
             "auth" => account.auth = Some(self.string(value)?.to_ascii_uppercase()),
-            "proxy" => account.proxy = Some(self.string(value)?),
+            "proxy" => account.proxy = Some(self.proxy(value)?),
             "ca-file" => account.ca_file = Some(self.path(value)?),
             "client-certificate" => account.certificate = Some(self.path(value)?),
             "client-key" => account.key = Some(self.path(value)?),
@@ -218,6 +218,16 @@ impl<'t> Reader<'t> {
         let url = self.string(value)?;
         match postino::Client::from_url(&url) {
             Ok(_) => Ok(url),
+            Err(e) => Err(self.error(&value.span(), e)),
+        }
+    }
+
+    fn proxy(&self, value: &Value<'t>) -> Result<String, Failure> {
+        let proxy = self.string(value)?;
+        // As a parameter of a URL, it is checked without connecting. No error contains its password.
+        let parameter = proxy.replace('%', "%25").replace('&', "%26").replace('#', "%23");
+        match postino::Client::from_url(&format!("smtp://localhost?proxy={parameter}")) {
+            Ok(_) => Ok(proxy),
             Err(e) => Err(self.error(&value.span(), e)),
         }
     }

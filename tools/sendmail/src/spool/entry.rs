@@ -27,8 +27,9 @@ use std::{
 use postino::{Address, Envelope, Error, Mail, MailOption, RcptOption, Ret, message::Body};
 
 use super::{
-    Place, Spool, now,
+    Place, Spool, elapsed, now,
     record::{Fate, Lines, Record, State},
+    uptime,
 };
 
 const MAGIC: &str = "postino spool 1";
@@ -52,6 +53,8 @@ pub struct Request {
     pub ret: Option<String>,
     pub envid: Option<String>,
     pub requires_tls: bool,
+    /// Whether it is for all recipients or for none.
+    pub all_or_nothing: bool,
     /// `never`, or some of `success,failure,delay`.
     pub notify: Option<String>,
 }
@@ -81,10 +84,17 @@ impl Request {
         if self.requires_tls {
             line("requiretls", "yes");
         }
+        if self.all_or_nothing {
+            line("all-or-nothing", "yes");
+        }
         if lines.iter().any(|line| line.chars().any(char::is_control)) {
             return Err(IoError::new(ErrorKind::InvalidInput, "the envelope contains a control character"));
         }
-        Ok(lines.join("\n") + "\n")
+        let header = lines.join("\n") + "\n";
+        if header.len() + CONTENT_LINE as usize > MAX_HEADER {
+            return Err(IoError::new(ErrorKind::InvalidInput, "the envelope has too many recipients"));
+        }
+        Ok(header)
     }
 
     fn read(header: &str) -> Option<(Request, u64)> {
@@ -106,6 +116,7 @@ impl Request {
                 "envid" => request.envid = text(),
                 "notify" => request.notify = text(),
                 "requiretls" => request.requires_tls = true,
+                "all-or-nothing" => request.all_or_nothing = true,
                 "content" => length = Some(value.parse().ok()?),
                 _ => return None, // written by another version
             }
@@ -159,6 +170,8 @@ pub struct Entry {
     file: Arc<SpoolFile>,
     request: Request,
     record: Record,
+    /// Another process is working on it. Known only if it comes from [`Spool::list`].
+    pub(super) is_in_use: bool,
 }
 
 /// The open file of a message.
@@ -182,6 +195,8 @@ impl SpoolFile {
     /// Appends lines to the record, permanently.
     fn append(&self, lines: &Lines) -> io::Result<()> {
         let end = self.end.load(Ordering::Relaxed);
+        // A line that was not written to its end would become part of the next one.
+        self.file.set_len(end)?;
         self.file.write_all_at(lines.as_bytes(), end)?;
         self.file.sync_data()?;
         self.end.store(end + lines.as_bytes().len() as u64, Ordering::Relaxed);
@@ -224,6 +239,7 @@ impl Entry {
             file: Arc::new(SpoolFile::new(file, start, length, at)),
             request: request.clone(),
             record: Record::new(request.to.len()),
+            is_in_use: false,
         })
     }
 
@@ -241,7 +257,7 @@ impl Entry {
         file.read_exact_at(&mut lines, lines_at)?;
         let record = Record::read(request.to.len(), &lines);
         let file = Arc::new(SpoolFile::new(file, start, length, lines_at + record.length as u64));
-        Ok(Entry { spool: spool.clone(), place, id: id.to_owned(), file, request, record })
+        Ok(Entry { spool: spool.clone(), place, id: id.to_owned(), file, request, record, is_in_use: false })
     }
 
     pub fn id(&self) -> &str {
@@ -256,9 +272,25 @@ impl Entry {
         &self.record
     }
 
+    /// Whether another process is working on it. Known only if it comes from [`Spool::list`].
+    pub fn is_in_use(&self) -> bool {
+        self.is_in_use
+    }
+
+    /// How long the message has waited at least, in seconds. Only time that the machine ran counts, so the clock can be
+    /// put forward and back meanwhile.
+    pub(super) fn waited(&self) -> u64 {
+        self.record.waited.map_or(0, |(seconds, at)| seconds.saturating_add(elapsed(at, uptime())))
+    }
+
     /// Whether the content was read to its end since the message was opened, so that it may be delivered.
     pub(super) fn was_read(&self) -> bool {
         self.file.was_read.load(Ordering::Relaxed)
+    }
+
+    /// Length of what precedes the content, in octets.
+    pub(super) fn header_len(&self) -> u64 {
+        self.file.start
     }
 
     /// Length of the content in octets.
@@ -279,10 +311,8 @@ impl Entry {
     }
 
     /// Appends lines to the record, and reads them as they will be read later.
-    fn append(&mut self, lines: &Lines) -> io::Result<()> {
+    pub(super) fn append(&mut self, lines: &Lines) -> io::Result<()> {
         let begin = self.file.start + self.file.length;
-        // A line that was not written to its end would become part of the next one.
-        self.file.file.set_len(self.file.end.load(Ordering::Relaxed))?;
         self.file.append(lines)?;
         let end = self.file.end.load(Ordering::Relaxed);
         let mut text = vec![0; (end - begin) as usize];
@@ -303,7 +333,24 @@ impl Entry {
         for (number, state) in self.due().zip(states) {
             lines.push(number, state);
         }
+        lines.waited(self.waited(), uptime());
         lines.tried(now(), next, reason);
+        self.append(&lines)
+    }
+
+    /// Records how long the message has waited, at most once in this time. Otherwise a restart of the machine would begin
+    /// anew.
+    pub(super) fn record_wait(&mut self, once_in: u64) -> io::Result<()> {
+        if self.record.waited.is_some_and(|(_, at)| elapsed(at, uptime()) < once_in) {
+            return Ok(());
+        }
+        self.set_waited(self.waited())
+    }
+
+    /// Records a time that the message has waited, in seconds.
+    pub(super) fn set_waited(&mut self, seconds: u64) -> io::Result<()> {
+        let mut lines = Lines::default();
+        lines.waited(seconds, uptime());
         self.append(&lines)
     }
 
@@ -322,13 +369,28 @@ impl Entry {
                 lines.push(number, &State::Due);
             }
         }
-        lines.tried(now(), 0, "to be sent again by order of a person");
+        lines.again();
         self.file.append(&lines)
     }
 
-    /// Accepts a message: from here on, it is not lost.
-    pub fn accept(self) -> io::Result<()> {
-        self.set_aside(Place::Queue)
+    /// Accepts a message: from here on, it is not lost. Returns it, still locked.
+    ///
+    /// # Errors
+    ///
+    /// The message is not in the queue.
+    pub fn accept(mut self) -> io::Result<Entry> {
+        self.file.file.sync_all()?;
+        let queued = self.spool.path(Place::Queue, &self.id);
+        fs::rename(self.spool.path(self.place, &self.id), &queued)?;
+        if let Err(e) = self.spool.sync(Place::Queue) {
+            // It is there, but not permanently. If it cannot be taken back, it will be sent.
+            if fs::remove_file(queued).is_ok() {
+                return Err(e);
+            }
+        }
+        drop(self.spool.sync(self.place)); // a second name in `tmp`, after a loss of power, is cleaned away
+        self.place = Place::Queue;
+        Ok(self)
     }
 
     /// Moves the message to another folder, permanently.
@@ -346,12 +408,15 @@ impl Entry {
     }
 
     /// Moves or removes the message if nobody is left, and returns what became of it.
-    pub fn finish(self) -> io::Result<Fate> {
+    pub fn finish(mut self) -> io::Result<Fate> {
         let fate = self.record.fate();
         match fate {
-            Fate::Due if self.place == Place::Tmp => self.accept()?,
+            Fate::Due if self.place == Place::Tmp => drop(self.accept()?),
             Fate::Due => {}
-            Fate::Failed => self.set_aside(Place::Failed)?,
+            Fate::Failed => {
+                self.set_waited(0)?; // until it is removed
+                self.set_aside(Place::Failed)?;
+            }
             Fate::Doubt => self.set_aside(Place::Doubt)?,
             Fate::Done => self.remove()?,
         }

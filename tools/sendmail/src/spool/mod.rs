@@ -24,7 +24,7 @@ mod tests;
 
 use std::{
     ffi::OsStr,
-    fs::{self, DirBuilder, File, OpenOptions, Permissions},
+    fs::{self, DirBuilder, File, Metadata, OpenOptions, Permissions},
     io::{self, ErrorKind, Read},
     os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
@@ -34,6 +34,7 @@ use std::{
 use rustix::{
     fs::{FlockOperation, OFlags, flock},
     process::{getegid, geteuid, getgid},
+    time::{ClockId, clock_gettime},
 };
 
 use crate::id::new_id;
@@ -47,6 +48,9 @@ pub use self::{
 
 /// Files in `tmp` that nobody has locked are removed after this time: their process was killed.
 const ABANDONED: Duration = Duration::from_secs(3600);
+
+/// Length of an identifier, in octets. That of a bounce has the identifier of a message and more.
+const ID_LENGTH: usize = 14;
 
 /// A folder of the spool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,14 +83,23 @@ pub struct Spool {
 }
 
 impl Spool {
-    /// Opens the spool, and creates its folders if they are missing.
+    /// Opens the spool, and creates its folders if they are missing. In set-group-ID mode only root creates them: they
+    /// would belong to the user who was the first to send.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::PermissionDenied`] if a folder belongs to another user, or gives rights to everyone: its owner, or
+    /// everyone, could add messages, which would be sent with the login of the system.
     pub fn open(folder: &Path, max_messages: usize, max_octets: u64) -> io::Result<Spool> {
         // Users write to a shared spool through a set-group-ID program.
-        let is_shared = geteuid().is_root() || getegid() != getgid();
-        let mode = if is_shared { 0o2770 } else { 0o700 };
+        let (is_root, has_group) = (geteuid().is_root(), getegid() != getgid());
+        let mode = if is_root || has_group { 0o2770 } else { 0o700 };
         for place in [Place::Tmp, Place::Queue, Place::Doubt, Place::Failed] {
             let path = folder.join(place.name());
             match fs::symlink_metadata(&path) {
+                Err(e) if e.kind() == ErrorKind::NotFound && has_group && !is_root => {
+                    return denied(&path, "is missing (root creates it by sendmail -q)");
+                }
                 Err(e) if e.kind() == ErrorKind::NotFound => {
                     DirBuilder::new().recursive(true).mode(mode).create(&path)?;
                     drop(fs::set_permissions(&path, Permissions::from_mode(mode))); // whatever the umask is
@@ -94,15 +107,11 @@ impl Spool {
                         drop(File::open(created).and_then(|folder| folder.sync_all()));
                     }
                 }
-                // Others could add messages, which would be sent with the login of the system.
-                Ok(there) if !there.is_dir() || there.mode() & 0o002 != 0 => {
-                    let why = format!("{} is not a folder, or can be written by everyone", path.display());
-                    return Err(io::Error::new(ErrorKind::PermissionDenied, why));
-                }
-                Ok(_) => {}
                 Err(e) => return Err(e),
+                Ok(there) => check_folder(&path, &there, has_group, 0o007)?,
             }
         }
+        check_folder(folder, &fs::metadata(folder)?, has_group, 0o002)?;
         Ok(Spool { folder: folder.to_owned(), max_messages, max_octets })
     }
 
@@ -133,28 +142,32 @@ impl Spool {
         let room = self.max_octets.saturating_sub(octets);
         let (id, file) = self.create(new_id)?;
         let stored = Entry::write(self, &id, file, request, &mut content.take(room.saturating_add(1)));
-        match stored {
-            Ok(entry) if entry.content_len() > room => {
-                drop(fs::remove_file(self.path(Place::Tmp, &id)));
-                Err(full(&format!("it has room for {room} octets")))
+        let checked = stored.and_then(|entry| {
+            if entry.content_len() > room {
+                return Err(full(&format!("it has room for {room} octets")));
             }
-            Ok(entry) => Ok(entry),
-            Err(e) => {
-                drop(fs::remove_file(self.path(Place::Tmp, &id)));
-                Err(e)
+            // Other processes may have stored messages meanwhile.
+            let (messages, octets) = self.contents()?;
+            if messages > self.max_messages || octets.saturating_sub(entry.header_len()) > self.max_octets {
+                return Err(full("other messages came first"));
             }
+            Ok(entry)
+        });
+        if checked.is_err() {
+            drop(fs::remove_file(self.path(Place::Tmp, &id)));
         }
+        checked
     }
 
-    /// Stores a message with this identifier in the queue. Does nothing if there is one: a process that was killed may
-    /// have got this far.
-    fn store_as(&self, id: &str, request: &Request, content: &[u8]) -> io::Result<()> {
+    /// Stores a message with this identifier in the queue, and returns it. Does nothing if there is one: a process that
+    /// was killed may have got this far.
+    fn store_as(&self, id: &str, request: &Request, content: &[u8]) -> io::Result<Option<Entry>> {
         if self.is_stored(id) {
-            return Ok(());
+            return Ok(None);
         }
         drop(fs::remove_file(self.path(Place::Tmp, id))); // left by a process that was killed
         let file = self.create_as(id)?;
-        Entry::write(self, id, file, request, &mut &content[..])?.accept()
+        Entry::write(self, id, file, request, &mut &content[..])?.accept().map(Some)
     }
 
     /// Creates a file with a new identifier.
@@ -181,9 +194,19 @@ impl Spool {
     fn create_as(&self, id: &str) -> io::Result<File> {
         let path = self.path(Place::Tmp, id);
         let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o660).open(path)?;
-        flock(&file, FlockOperation::NonBlockingLockExclusive)?;
         drop(file.set_permissions(Permissions::from_mode(0o660))); // whatever the umask is
+        self.lock_new(id, &file)?;
         Ok(file)
+    }
+
+    /// Locks a file that was just created in `tmp`. A process that cleans up may have found it first: then it is given up.
+    fn lock_new(&self, id: &str, file: &File) -> io::Result<()> {
+        let path = self.path(Place::Tmp, id);
+        if lock_at_once(file)? && is_at(file, &path)? {
+            return Ok(());
+        }
+        drop(fs::remove_file(path));
+        Err(ErrorKind::AlreadyExists.into())
     }
 
     /// Returns the number of messages that are stored, and of their octets.
@@ -216,35 +239,37 @@ impl Spool {
     /// Opens a message and locks it. Returns `None` if another process is working on it, or has just removed it.
     fn lock(&self, place: Place, id: &str) -> io::Result<Option<Entry>> {
         let path = self.path(place, id);
-        let gone = |e: &io::Error| e.kind() == ErrorKind::NotFound;
         let file = match open(&path, true) {
-            Err(e) if gone(&e) => return Ok(None),
+            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
             file => file?,
         };
-        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Err(rustix::io::Errno::WOULDBLOCK) => return Ok(None),
-            locked => locked?,
-        }
         // Between opening and locking it, another process may have finished with it.
-        match fs::symlink_metadata(&path) {
-            Ok(there) if there.ino() == file.metadata()?.ino() => {}
-            Err(e) if !gone(&e) => return Err(e),
-            _ => return Ok(None),
+        if !lock_at_once(&file)? || !is_at(&file, &path)? {
+            return Ok(None);
         }
         Entry::read(self, place, id, file).map(Some)
     }
 
     /// Deals with what killed processes have left in `tmp`. None of it was accepted; what may have been delivered
     /// nevertheless is kept for a person.
-    fn clean(&self) -> io::Result<()> {
+    fn clean(&self, complain: &mut dyn FnMut(&str, &io::Error)) -> io::Result<()> {
         for (id, path) in self.files(Place::Tmp)? {
-            let is_old = |file: &fs::Metadata| file.modified().is_ok_and(|at| age(at) > ABANDONED);
-            match self.lock(Place::Tmp, &id) {
-                Ok(Some(entry)) if entry.record().fate() == Fate::Doubt => entry.set_aside(Place::Doubt)?,
-                // What cannot be read was not written to its end.
-                Ok(Some(_)) | Err(_) if fs::symlink_metadata(&path).is_ok_and(|file| is_old(&file)) => {
-                    drop(fs::remove_file(&path));
-                }
+            let is_old = || {
+                let file = fs::symlink_metadata(&path);
+                file.and_then(|file| file.modified()).is_ok_and(|at| age(at) > ABANDONED)
+            };
+            let cleaned = match self.lock(Place::Tmp, &id) {
+                Ok(Some(entry)) if entry.record().fate() == Fate::Doubt => entry.set_aside(Place::Doubt),
+                Ok(Some(_)) if is_old() => fs::remove_file(&path),
+                Ok(_) => Ok(()),
+                // It was not written to its end.
+                Err(e) if e.kind() == ErrorKind::InvalidData && is_old() => fs::remove_file(&path),
+                Err(e) if e.kind() == ErrorKind::InvalidData => Ok(()),
+                Err(e) => Err(e),
+            };
+            match cleaned {
+                // Another process has removed it first.
+                Err(e) if e.kind() != ErrorKind::NotFound => complain(&id, &e),
                 _ => {}
             }
         }
@@ -259,8 +284,17 @@ impl Spool {
         mut show: impl FnMut(Place, &str, io::Result<Entry>),
     ) -> io::Result<()> {
         for place in [Place::Queue, Place::Doubt, Place::Failed] {
-            for (id, path) in self.files(place)? {
-                match open(&path, false).and_then(|file| Entry::read(self, place, &id, file)) {
+            for (id, _) in self.files(place)? {
+                let mut entry = self.look(place, &id);
+                // A message that is being sent looks as if its process was killed.
+                if entry.as_ref().is_ok_and(|entry| {
+                    place == Place::Queue
+                        && uid.is_none_or(|uid| entry.request().uid == uid)
+                        && entry.record().fate() == Fate::Doubt
+                }) {
+                    entry = self.look_closer(place, &id);
+                }
+                match entry {
                     Ok(entry) if uid.is_some_and(|uid| entry.request().uid != uid) => {}
                     // It has just been sent, or is not theirs.
                     Err(e) if e.kind() == ErrorKind::NotFound || uid.is_some() => {}
@@ -269,6 +303,25 @@ impl Spool {
             }
         }
         Ok(())
+    }
+
+    /// Opens a message to read it, without locking it.
+    fn look(&self, place: Place, id: &str) -> io::Result<Entry> {
+        open(&self.path(place, id), false).and_then(|file| Entry::read(self, place, id, file))
+    }
+
+    /// Opens a message to read it, and finds out whether another process is working on it. For this, it is locked for a
+    /// moment.
+    fn look_closer(&self, place: Place, id: &str) -> io::Result<Entry> {
+        let path = self.path(place, id);
+        let file = open(&path, false)?;
+        let is_in_use = !lock_at_once(&file)?;
+        if !is_at(&file, &path)? {
+            return Err(ErrorKind::NotFound.into());
+        }
+        let mut entry = Entry::read(self, place, id, file)?;
+        entry.is_in_use = is_in_use;
+        Ok(entry)
     }
 
     /// Puts a message that was set aside back into the queue, due at once. Returns false if the user has no such
@@ -292,9 +345,16 @@ impl Spool {
         act: impl FnOnce(Entry) -> io::Result<()>,
     ) -> io::Result<bool> {
         for place in [Place::Doubt, Place::Failed, Place::Queue].into_iter().filter(|_| is_id(id)) {
-            if let Some(entry) = self.lock(place, id)? {
-                let is_theirs = uid.is_none_or(|uid| entry.request().uid == uid);
-                return if is_theirs { act(entry).map(|()| true) } else { Ok(false) };
+            let is_theirs = |entry: &Entry| uid.is_none_or(|uid| entry.request().uid == uid);
+            // The message of another user is not even locked: a process that is stopped would keep it from being sent.
+            match self.look(place, id) {
+                Err(e) if e.kind() == ErrorKind::NotFound => continue,
+                Ok(entry) if !is_theirs(&entry) => return Ok(false),
+                Err(_) if uid.is_some() => return Ok(false),
+                _ => {}
+            }
+            if let Some(entry) = self.lock(place, id)?.filter(is_theirs) {
+                return act(entry).map(|()| true);
             }
         }
         Ok(false)
@@ -312,9 +372,46 @@ fn open(path: &Path, write: bool) -> io::Result<File> {
     }
 }
 
+/// Whether a folder of the spool can be used: it belongs to root or, if it is not shared, the user, and does not have
+/// these rights for others.
+fn check_folder(path: &Path, folder: &Metadata, is_shared: bool, rights: u32) -> io::Result<()> {
+    let mode = folder.mode() & 0o7777;
+    if !folder.is_dir() {
+        return denied(path, "is not a folder");
+    }
+    if folder.uid() != 0 && (is_shared || folder.uid() != geteuid().as_raw()) {
+        return denied(path, &format!("belongs to user {}", folder.uid()));
+    }
+    if mode & rights != 0 {
+        return denied(path, &format!("is open to everyone (its mode is {mode:o})"));
+    }
+    Ok(())
+}
+
+fn denied<T>(path: &Path, why: &str) -> io::Result<T> {
+    Err(io::Error::new(ErrorKind::PermissionDenied, format!("{} {why}", path.display())))
+}
+
+/// Locks a file. Returns false if another process has locked it.
+fn lock_at_once(file: &File) -> io::Result<bool> {
+    match flock(file, FlockOperation::NonBlockingLockExclusive) {
+        Err(rustix::io::Errno::WOULDBLOCK) => Ok(false),
+        locked => Ok(locked.map(|()| true)?),
+    }
+}
+
+/// Whether an open file still has this name.
+fn is_at(file: &File, path: &Path) -> io::Result<bool> {
+    match fs::symlink_metadata(path) {
+        Ok(there) => file.metadata().map(|file| (file.dev(), file.ino()) == (there.dev(), there.ino())),
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(false),
+        Err(e) => Err(e),
+    }
+}
+
 /// Whether a file name is that of a message: anything else in the folders is left alone.
 fn is_id(name: &str) -> bool {
-    name.len() >= 14
+    name.len() >= ID_LENGTH
         && OsStr::new(name).len() <= 32
         && name.bytes().all(|b| b.is_ascii_digit() || b.is_ascii_uppercase())
 }
@@ -322,6 +419,21 @@ fn is_id(name: &str) -> bool {
 /// The time in seconds since 1970.
 fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+/// How long the machine has run, in seconds.
+fn uptime() -> u64 {
+    #[cfg(target_os = "linux")]
+    let clock = ClockId::Boottime;
+    #[cfg(not(target_os = "linux"))]
+    let clock = ClockId::Monotonic;
+    u64::try_from(clock_gettime(clock).tv_sec).unwrap_or(0)
+}
+
+/// The time that has passed at least between two uptimes, in seconds. If the second one is less, the machine has started
+/// again meanwhile.
+fn elapsed(from: u64, to: u64) -> u64 {
+    to.checked_sub(from).unwrap_or(to)
 }
 
 fn age(at: SystemTime) -> Duration {

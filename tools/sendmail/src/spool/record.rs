@@ -6,12 +6,15 @@
 //! | `accepted N` | the server has taken it for recipient number N |
 //! | `refused N REASON` | it never will |
 //! | `doubt N REASON` | it may have |
+//! | `waited SECONDS UPTIME` | the message has waited for SECONDS at least; at that moment, the machine ran for UPTIME |
 //! | `tried TIME NEXT REASON` | an attempt has ended; the recipients that are left are due at NEXT |
 //! | `told` | the sender knows of all refusals so far |
 //! | `due N` | it is due again, by order of a person |
+//! | `again` | the end of the order: the message is due now, and its waits begin anew |
 //!
-//! `sending` without `tried` after it is that of a process that was killed. A last line without its end was being
-//! written when that happened, so what it announces had not begun.
+//! `sending` without `tried` or `again` after it is that of a process that was killed. A last line without its end was
+//! being written when that happened, so what it announces had not begun. A line with a NUL was damaged by a loss of
+//! power; another line may be missing, so the message may have been delivered.
 
 use std::fmt::Write;
 
@@ -47,6 +50,10 @@ pub struct Record {
     pub recipients: Vec<State>,
     /// The number of attempts that have ended.
     pub tries: usize,
+    /// The number of them before the last order of a person.
+    tries_before: usize,
+    /// How long the message has waited at least, and how long the machine ran when that was written, in seconds.
+    pub waited: Option<(u64, u64)>,
     /// When the next attempt is due, in seconds since 1970.
     pub next: u64,
     /// Why the last attempt failed.
@@ -58,27 +65,44 @@ pub struct Record {
 impl Record {
     pub fn new(recipients: usize) -> Record {
         let recipients = vec![State::Due; recipients];
-        Record { recipients, tries: 0, next: 0, reason: String::new(), length: 0 }
+        Record {
+            recipients,
+            tries: 0,
+            tries_before: 0,
+            waited: None,
+            next: 0,
+            reason: String::new(),
+            length: 0,
+        }
+    }
+
+    /// The number of attempts since the message was accepted, or a person ordered to send it again.
+    pub fn attempts(&self) -> usize {
+        self.tries - self.tries_before
     }
 
     /// Reads the lines of a message with this number of recipients.
     pub fn read(recipients: usize, text: &[u8]) -> Record {
         let mut record = Record::new(recipients);
-        let mut is_sending = false;
+        let (mut is_sending, mut is_damaged) = (false, false);
         for line in text.split_inclusive(|byte| *byte == b'\n').filter(|line| line.ends_with(b"\n")) {
             record.length += line.len();
+            is_damaged |= line.contains(&0);
             let line = String::from_utf8_lossy(line);
             let line = line.trim_end_matches('\n');
             match line.split(' ').next() {
                 Some("sending") => is_sending = true,
                 // Only this line says that all before it is complete.
                 Some("tried") => is_sending = false,
+                Some("again") => (is_sending, is_damaged) = (false, false),
                 _ => {}
             }
             record.apply(line);
         }
         if is_sending {
             record.lose("the program was killed while it was waiting for the server's reply");
+        } else if is_damaged {
+            record.lose("the record of the message is damaged");
         }
         record
     }
@@ -97,6 +121,15 @@ impl Record {
                 self.tries += 1;
                 self.next = next.parse().unwrap_or(0);
                 reason.clone_into(&mut self.reason);
+                return;
+            }
+            "waited" => {
+                self.waited = first.parse().ok().zip(reason.parse().ok());
+                return;
+            }
+            "again" => {
+                (self.tries_before, self.waited, self.next) = (self.tries, None, 0);
+                "to be sent again by order of a person".clone_into(&mut self.reason);
                 return;
             }
             "told" => {
@@ -167,6 +200,14 @@ impl Lines {
         self.line(format_args!("told"));
     }
 
+    pub fn waited(&mut self, seconds: u64, uptime: u64) {
+        self.line(format_args!("waited {seconds} {uptime}"));
+    }
+
+    pub fn again(&mut self) {
+        self.line(format_args!("again"));
+    }
+
     fn line(&mut self, text: std::fmt::Arguments<'_>) {
         let text = text.to_string();
         let one: String = text.trim_end().chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
@@ -200,6 +241,22 @@ mod tests {
         // The lines of the result were being written.
         assert_eq!(fate(2, "sending 7\naccepted 0\n"), Fate::Doubt);
         assert_eq!(fate(2, "sending 7\naccepted 0\ndue 1\ntried 8"), Fate::Doubt);
+    }
+
+    #[test]
+    fn a_record_damaged_by_a_loss_of_power_leaves_the_message_in_doubt() {
+        // A block of zeros instead of the beginning of what was written last.
+        assert_eq!(fate(2, "sending 7\n\0\0\0\0epted 0\ntried 8 9 451 later\n"), Fate::Doubt);
+        assert_eq!(fate(1, "sending 7\n\0\0\0\0\ndue 0\nagain\n"), Fate::Due);
+    }
+
+    #[test]
+    fn an_order_of_a_person_is_not_an_attempt() {
+        let record = Record::read(1, b"waited 5 70\ntried 8 9 451 later\nsending 10\ndue 0\nagain\n");
+        assert_eq!((record.fate(), record.tries, record.attempts(), record.next), (Fate::Due, 1, 0, 0));
+        assert_eq!(record.waited, None);
+        let record = Record::read(1, b"tried 8 9 x\ndue 0\nagain\ntried 10 11 x\n");
+        assert_eq!((record.tries, record.attempts()), (2, 1));
     }
 
     #[test]
@@ -240,7 +297,8 @@ mod tests {
             "accepted -1\n",
             "tried\n",
             "tried x y z\n",
-            "\u{fffd}\0\n",
+            "waited x\n",
+            "\u{fffd}\n",
         ] {
             assert_eq!(fate(1, text), Fate::Due, "{text:?}");
         }

@@ -1,22 +1,21 @@
 //! Sending what is in the spool.
 
-use std::{
-    collections::HashMap,
-    fs::{self, Metadata},
-    io,
-    time::Duration,
-};
+use std::{collections::HashMap, fs, io, time::Duration};
 
 use postino::{Delivery, Error, Outcome, Phase, Reply};
 
-use super::{Entry, Fate, Place, Spool, age, bounce, now, record::State};
+use super::{Entry, Fate, ID_LENGTH, Place, Spool, bounce, now, record::State};
+
+/// How often the time that messages have waited is recorded at most, in seconds: flash memory wears out by writing.
+const RECORDED: u64 = 3600;
 
 /// When a message is tried again, and for how long.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Waits {
     /// The waits after the first attempts; the last one repeats.
     pub waits: Vec<Duration>,
-    /// Age at which a message is returned to its sender, once all waits have passed.
+    /// How long a message waits before it is returned to its sender, once all waits have passed. Only time that the
+    /// machine runs counts.
     pub give_up_after: Duration,
 }
 
@@ -32,8 +31,8 @@ impl Default for Waits {
 
 impl Waits {
     /// When the next attempt after this number of them is due, in seconds since 1970.
-    pub fn next(&self, tries: usize) -> u64 {
-        let wait = self.waits.get(tries).or(self.waits.last());
+    pub fn next(&self, attempts: usize) -> u64 {
+        let wait = self.waits.get(attempts).or(self.waits.last());
         now().saturating_add(wait.map_or(0, Duration::as_secs))
     }
 
@@ -43,14 +42,13 @@ impl Waits {
         next <= now() || next - now() > longest
     }
 
-    /// Whether this attempt is the last one. The number of attempts must fit, too: small machines often get the right
-    /// time only after messages are submitted.
+    /// Whether this attempt is the last one. The number of attempts must fit, too: `-q` may not have run for a long time.
     fn have_ended(&self, entry: &Entry) -> bool {
-        self.is_over_age(entry) && entry.record().tries >= self.waits.len()
+        self.is_over_age(entry) && entry.record().attempts() >= self.waits.len()
     }
 
     fn is_over_age(&self, entry: &Entry) -> bool {
-        now() >= entry.request().time.saturating_add(self.give_up_after.as_secs())
+        entry.waited() >= self.give_up_after.as_secs()
     }
 }
 
@@ -81,7 +79,7 @@ impl Runner<'_> {
     ///
     /// Errors of the folders of the spool.
     pub fn run(mut self) -> io::Result<()> {
-        self.spool.clean()?;
+        self.spool.clean(self.complain)?;
         self.forget_failed()?;
         let mut unreachable = HashMap::new();
         for (id, _) in self.spool.files(Place::Queue)? {
@@ -99,6 +97,9 @@ impl Runner<'_> {
 
     /// Tries one message. `unreachable` has the accounts whose server cannot be reached, and the reasons.
     fn attempt(&mut self, mut entry: Entry, unreachable: &mut HashMap<String, String>) -> io::Result<()> {
+        if !self.record_bounce(&entry)? {
+            return Ok(());
+        }
         self.tell(&mut entry)?; // the program may have been killed before it could
         if entry.record().fate() == Fate::Due {
             if !self.everything && !self.waits.is_due(entry.record().next) {
@@ -107,20 +108,21 @@ impl Runner<'_> {
             let has_expired = self.waits.have_ended(&entry);
             let (states, reason) = match unreachable.get(&entry.request().account) {
                 // It is sent as soon as the server can be reached, so no wait begins.
-                Some(_) if !self.waits.is_over_age(&entry) => return Ok(()),
+                Some(_) if !self.waits.is_over_age(&entry) => return entry.record_wait(RECORDED),
                 Some(reason) => (vec![left(reason, has_expired); entry.due().count()], reason.clone()),
                 None => {
                     let result = (self.send)(&entry);
                     (self.report)(&entry, &result);
                     if let Some(e) =
-                        result.as_ref().err().filter(|e| e.delivery().is_none() && !is_hopeless(e))
+                        result.as_ref().err().filter(|e| e.delivery().is_none() && !is_about_message(e))
                     {
                         unreachable.insert(entry.request().account.clone(), e.to_string());
                     }
                     outcomes(&entry, &result, has_expired)
                 }
             };
-            let next = self.waits.next(entry.record().tries);
+            let states = if entry.request().all_or_nothing { all_or_none(states) } else { states };
+            let next = self.waits.next(entry.record().attempts());
             entry.settle(&states, next, &reason)?;
         }
         self.tell(&mut entry)?;
@@ -133,25 +135,40 @@ impl Runner<'_> {
     /// Tells the sender of refusals. Bounces have no sender, so they do not bounce.
     fn tell(&mut self, entry: &mut Entry) -> io::Result<()> {
         if entry.record().has_refusals() && entry.request().wants_bounce() {
-            bounce(self.spool, entry, self.domain)?;
+            let _locked = bounce(self.spool, entry, self.domain)?; // it is not sent before the next line is written
             entry.told()?;
         }
         Ok(())
     }
 
+    /// Before a bounce is sent, makes sure that the message it is about is not returned once more: a process may have
+    /// been killed after it stored the bounce, and before it recorded that. Returns false if another process is working
+    /// on the message.
+    fn record_bounce(&self, bounce: &Entry) -> io::Result<bool> {
+        let Some((id, tries)) = bounce.id().split_at_checked(ID_LENGTH) else { return Ok(true) };
+        let Some(tries) = tries.strip_prefix('B') else { return Ok(true) };
+        match self.spool.lock(Place::Queue, id) {
+            Ok(Some(mut entry)) => {
+                if entry.record().has_refusals() && entry.record().tries.to_string() == tries {
+                    entry.told()?;
+                }
+                Ok(true)
+            }
+            Ok(None) => Ok(fs::symlink_metadata(self.spool.path(Place::Queue, id)).is_err()),
+            Err(_) => Ok(true), // reported for the message itself
+        }
+    }
+
     /// Removes what could not be returned, after the time that messages have to be delivered. Otherwise it would fill
     /// the spool.
     fn forget_failed(&mut self) -> io::Result<()> {
-        for (id, path) in self.spool.files(Place::Failed)? {
-            let is_old = |file: &Metadata| file.modified().is_ok_and(|at| age(at) > self.waits.give_up_after);
-            if !fs::symlink_metadata(path).is_ok_and(|file| is_old(&file)) {
-                continue;
-            }
+        for (id, _) in self.spool.files(Place::Failed)? {
             let forgotten = match self.spool.lock(Place::Failed, &id) {
-                Ok(Some(entry)) => {
+                Ok(Some(entry)) if self.waits.is_over_age(&entry) => {
                     (self.note)(&entry, "undeliverable, and removed");
                     entry.remove()
                 }
+                Ok(Some(mut entry)) => entry.record_wait(RECORDED),
                 Ok(None) => Ok(()),
                 Err(e) => Err(e),
             };
@@ -200,9 +217,26 @@ pub fn outcomes(entry: &Entry, result: &Result<Delivery, Error>, has_expired: bo
     (states, reason)
 }
 
+/// If a recipient was refused, and nobody has got the message, the others are not tried again.
+fn all_or_none(mut states: Vec<State>) -> Vec<State> {
+    let any = |is: fn(&State) -> bool| states.iter().any(is);
+    let may_be_sent = any(|state| matches!(state, State::Accepted | State::Doubt(_)));
+    if any(|state| matches!(state, State::Refused(_))) && !may_be_sent {
+        for state in states.iter_mut().filter(|state| **state == State::Due) {
+            *state = State::Refused("not sent, because another recipient was refused".to_owned());
+        }
+    }
+    states
+}
+
 /// Returns what becomes of a recipient that can be tried again.
 fn left(reason: &str, has_expired: bool) -> State {
     if has_expired { State::Refused(format!("gave up; the last attempt: {reason}")) } else { State::Due }
+}
+
+/// Whether an error says nothing about the server and the login, so that other messages can be sent.
+fn is_about_message(error: &Error) -> bool {
+    is_hopeless(error) || matches!(error, Error::Source(_))
 }
 
 /// Whether no later attempt can send the message: it is the message or its sender that is refused. Settings, logins

@@ -1,7 +1,7 @@
 use std::{
     cell::RefCell,
     env, fs,
-    os::unix::fs::symlink,
+    os::unix::fs::{chown, symlink},
     path::PathBuf,
     process,
     sync::atomic::{AtomicUsize, Ordering},
@@ -10,7 +10,7 @@ use std::{
 
 use postino::{Client, Delivery, Error, Mail, Phase, testing::Server};
 
-use super::*;
+use super::{record::Lines, *};
 
 /// A spool in a folder of its own, which is removed at the end.
 struct Scratch {
@@ -68,6 +68,11 @@ impl Scratch {
         };
         runner.run().unwrap();
         tried
+    }
+
+    /// Lets a message have waited for this time, in seconds.
+    fn age(&self, place: Place, id: &str, seconds: u64) {
+        self.spool.lock(place, id).unwrap().unwrap().set_waited(seconds).unwrap();
     }
 
     fn ids(&self, place: Place) -> Vec<String> {
@@ -252,6 +257,39 @@ fn the_limits_of_the_spool_are_enforced() {
     assert_eq!(scratch.counts(), (0, 0, 0));
 }
 
+/// A message during whose reading another process stores one.
+struct Meanwhile(Option<Spool>);
+
+impl Read for Meanwhile {
+    fn read(&mut self, _room: &mut [u8]) -> io::Result<usize> {
+        if let Some(spool) = self.0.take() {
+            let request = request("alice@example.org", &["bob@example.org"]);
+            spool.receive(&request, &mut &b"\nHello\n"[..])?.accept()?;
+        }
+        Ok(0)
+    }
+}
+
+#[test]
+fn the_limits_apply_to_messages_that_are_stored_at_the_same_time() {
+    for (messages, octets) in [(1, 1 << 20), (9, 50)] {
+        let scratch = Scratch::with_limits(messages, octets);
+        // It has looked before this one was there.
+        let other = Spool { max_messages: 9, max_octets: 1 << 20, ..scratch.spool.clone() };
+        let request = request("alice@example.org", &["bob@example.org"]);
+        let full = scratch.spool.receive(&request, &mut Meanwhile(Some(other))).unwrap_err();
+        assert_eq!((full.kind(), scratch.counts()), (ErrorKind::StorageFull, (1, 0, 0)), "{full}");
+    }
+}
+
+#[test]
+fn a_message_that_could_not_be_read_again_is_not_stored() {
+    let scratch = Scratch::new();
+    let to = vec!["a@b".repeat(100); 60_000];
+    let error = scratch.spool.receive(&Request { to, ..Request::default() }, &mut io::empty()).unwrap_err();
+    assert_eq!((error.kind(), scratch.counts()), (ErrorKind::InvalidInput, (0, 0, 0)));
+}
+
 #[test]
 fn files_that_are_not_messages_are_left_alone() {
     let scratch = Scratch::new();
@@ -365,9 +403,7 @@ fn what_cannot_be_returned_is_noted_and_later_removed() {
 
         scratch.run(&AT_ONCE, &mut nowhere);
         assert_eq!(scratch.counts(), (0, 0, 1));
-        let path = scratch.spool.path(Place::Failed, &scratch.ids(Place::Failed)[0]);
-        let file = fs::File::options().write(true).open(path).unwrap();
-        file.set_modified(SystemTime::now() - Duration::from_secs(3700)).unwrap();
+        scratch.age(Place::Failed, &scratch.ids(Place::Failed)[0], 3600);
         scratch.run(&AT_ONCE, &mut nowhere);
         assert_eq!(scratch.counts(), (0, 0, 0));
         assert_eq!(scratch.notes.borrow()[1..], ["undeliverable, and removed"]);
@@ -446,7 +482,35 @@ fn a_clock_that_is_put_back_does_not_delay_a_message() {
 #[test]
 fn a_clock_that_is_put_forward_does_not_end_the_attempts() {
     let scratch = Scratch::new();
-    scratch.queue_request(&Request { time: 0, ..request("alice@example.org", &["bob@example.org"]) });
+    let id =
+        scratch.queue_request(&Request { time: 0, ..request("alice@example.org", &["bob@example.org"]) });
+    let waits = Waits { waits: vec![Duration::ZERO; 3], ..AT_ONCE };
+    for _ in 0..5 {
+        scratch.run(&waits, &mut nowhere);
+        assert!(!is_bounce(&scratch.ids(Place::Queue)[0]));
+    }
+    scratch.age(Place::Queue, &id, 3600);
+    scratch.run(&waits, &mut nowhere);
+    assert!(scratch.ids(Place::Queue)[0].ends_with("B6"));
+}
+
+#[test]
+fn a_clock_that_is_put_forward_does_not_remove_what_cannot_be_returned() {
+    let scratch = Scratch::new();
+    scratch.queue("", &["bob@example.org"]);
+    refusing(&scratch, &["bob@example.org"]);
+    let path = scratch.spool.path(Place::Failed, &scratch.ids(Place::Failed)[0]);
+    let file = fs::File::options().write(true).open(path).unwrap();
+    file.set_modified(SystemTime::now() - Duration::from_secs(4000)).unwrap();
+    scratch.run(&AT_ONCE, &mut nowhere);
+    assert_eq!(scratch.counts(), (0, 0, 1));
+}
+
+#[test]
+fn a_message_is_not_returned_before_the_last_of_its_attempts() {
+    let scratch = Scratch::new();
+    let id = scratch.queue("alice@example.org", &["bob@example.org"]);
+    scratch.age(Place::Queue, &id, 1_000_000);
     let waits = Waits { waits: vec![Duration::ZERO; 3], ..AT_ONCE };
     for _ in 0..3 {
         scratch.run(&waits, &mut nowhere);
@@ -454,6 +518,37 @@ fn a_clock_that_is_put_forward_does_not_end_the_attempts() {
     }
     scratch.run(&waits, &mut nowhere);
     assert!(scratch.ids(Place::Queue)[0].ends_with("B4"));
+}
+
+#[test]
+fn only_time_that_the_machine_runs_counts() {
+    assert_eq!((elapsed(5, 9), elapsed(9, 5)), (4, 5));
+    let scratch = Scratch::new();
+    let id = scratch.queue("alice@example.org", &["bob@example.org"]);
+    let mut entry = scratch.spool.lock(Place::Queue, &id).unwrap().unwrap();
+    let mut before_a_restart = Lines::default();
+    before_a_restart.waited(1000, u64::MAX);
+    entry.append(&before_a_restart).unwrap();
+    let now = uptime();
+    assert!((1000 + now..1060 + now).contains(&entry.waited()), "{}", entry.waited());
+    entry.settle(&[State::Due], 0, "busy").unwrap();
+    assert!((1000 + now..1060 + now).contains(&entry.record().waited.unwrap().0));
+}
+
+#[test]
+fn the_time_that_a_message_waits_is_recorded_while_the_server_cannot_be_reached() {
+    let scratch = Scratch::new();
+    let ids = [(); 2].map(|()| scratch.queue("alice@example.org", &["bob@example.org"]));
+    assert_eq!(scratch.run(&AT_ONCE, &mut nowhere), 1);
+    for id in ids {
+        let entry = scratch.spool.lock(Place::Queue, &id).unwrap().unwrap();
+        assert!(entry.record().waited.is_some());
+    }
+    let before: Vec<_> = scratch.ids(Place::Queue);
+    let sizes = || before.iter().map(|id| fs::metadata(scratch.spool.path(Place::Queue, id)).unwrap().len());
+    let second = sizes().nth(1);
+    scratch.run(&AT_ONCE, &mut nowhere);
+    assert_eq!(sizes().nth(1), second, "it is not written each time");
 }
 
 #[test]
@@ -496,7 +591,160 @@ fn a_folder_that_everyone_can_write_is_not_used() {
     let scratch = Scratch::new();
     fs::set_permissions(scratch.folder.join("queue"), Permissions::from_mode(0o2777)).unwrap();
     let error = Spool::open(&scratch.folder, 1, 1).unwrap_err();
-    assert!(error.to_string().ends_with("queue is not a folder, or can be written by everyone"), "{error}");
+    assert!(error.to_string().ends_with("queue is open to everyone (its mode is 2777)"), "{error}");
+    fs::set_permissions(scratch.folder.join("queue"), Permissions::from_mode(0o2770)).unwrap();
+    fs::set_permissions(&scratch.folder, Permissions::from_mode(0o777)).unwrap();
+    let error = Spool::open(&scratch.folder, 1, 1).unwrap_err();
+    assert!(error.to_string().ends_with("is open to everyone (its mode is 777)"), "{error}");
+}
+
+#[test]
+fn a_folder_of_another_user_is_not_used() {
+    if !geteuid().is_root() {
+        return eprintln!("SKIPPED: this test needs root");
+    }
+    for folder in ["", "tmp", "queue", "doubt", "failed"] {
+        let scratch = Scratch::new();
+        chown(scratch.folder.join(folder), Some(65_534), None).unwrap();
+        let error = Spool::open(&scratch.folder, 1, 1).unwrap_err();
+        assert!(error.to_string().ends_with("belongs to user 65534"), "{error}");
+    }
+    let scratch = Scratch::new();
+    fs::remove_dir(scratch.folder.join("failed")).unwrap();
+    symlink(scratch.folder.join("queue"), scratch.folder.join("failed")).unwrap();
+    let error = Spool::open(&scratch.folder, 1, 1).unwrap_err();
+    assert!(error.to_string().ends_with("failed is not a folder"), "{error}");
+}
+
+#[test]
+fn a_message_that_cannot_be_cleaned_away_does_not_stop_the_others() {
+    let scratch = Scratch::new();
+    let ids = [(); 3].map(|()| {
+        let request = request("alice@example.org", &["bob@example.org"]);
+        let entry = scratch.spool.receive(&request, &mut &b"\nHello\n"[..]).unwrap();
+        entry.body().unwrap().into_reader().unwrap().read_to_end(&mut Vec::new()).unwrap();
+        entry.id().to_owned()
+    });
+    let first = ids.iter().min().unwrap();
+    fs::create_dir_all(scratch.spool.path(Place::Doubt, first).join("x")).unwrap();
+    let mut complaints = Vec::new();
+    let mut complain = |id: &str, _: &io::Error| complaints.push(id.to_owned());
+    scratch.spool.clean(&mut complain).unwrap();
+    assert_eq!(complaints.concat(), *first);
+    assert_eq!((scratch.ids(Place::Tmp), scratch.ids(Place::Doubt).len()), (vec![first.clone()], 3));
+}
+
+#[test]
+fn a_new_file_that_a_cleaning_process_has_found_is_given_up() {
+    let scratch = Scratch::new();
+    let path = scratch.spool.path(Place::Tmp, "0123456789ABCD");
+    let create = || OpenOptions::new().write(true).create_new(true).open(&path).unwrap();
+    // It is still locked.
+    let file = create();
+    let other = open(&path, false).unwrap();
+    assert!(lock_at_once(&other).unwrap());
+    let error = scratch.spool.lock_new("0123456789ABCD", &file).unwrap_err();
+    assert_eq!((error.kind(), path.exists()), (ErrorKind::AlreadyExists, false));
+    // It was removed.
+    let file = create();
+    fs::remove_file(&path).unwrap();
+    let error = scratch.spool.lock_new("0123456789ABCD", &file).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::AlreadyExists);
+    scratch.spool.lock_new("0123456789ABCD", &create()).unwrap();
+    assert!(path.exists());
+}
+
+/// A file that is opened for writing, as for a lock, is reported when it is closed.
+#[cfg(target_os = "linux")]
+#[test]
+fn the_message_of_another_user_is_not_even_locked() {
+    use rustix::fs::inotify;
+
+    let scratch = Scratch::new();
+    let id = scratch.queue("alice@example.org", &["bob@example.org"]);
+    let watch = inotify::init(inotify::CreateFlags::NONBLOCK).unwrap();
+    let queue = scratch.folder.join("queue");
+    inotify::add_watch(&watch, &queue, inotify::WatchFlags::CLOSE_WRITE).unwrap();
+    let mut room = [const { std::mem::MaybeUninit::uninit() }; 1024];
+    let mut was_locked = || inotify::Reader::new(&watch, &mut room).next().is_ok();
+    assert!(!scratch.spool.remove(&id, Some(8)).unwrap() && !scratch.spool.resend(&id, Some(8)).unwrap());
+    assert!(!was_locked());
+    assert!(scratch.spool.resend(&id, Some(7)).unwrap());
+    assert!(was_locked());
+}
+
+#[test]
+fn a_message_is_in_doubt_only_if_nobody_is_sending_it() {
+    let scratch = Scratch::new();
+    let id = scratch.queue("alice@example.org", &["bob@example.org"]);
+    let entry = scratch.spool.lock(Place::Queue, &id).unwrap().unwrap();
+    entry.body().unwrap().into_reader().unwrap().read_to_end(&mut Vec::new()).unwrap();
+    assert!(scratch.entries()[0].1.is_in_use());
+    drop(entry);
+    let (_, entry) = scratch.entries().pop().unwrap();
+    assert_eq!((entry.is_in_use(), entry.record().fate()), (false, Fate::Doubt));
+}
+
+#[test]
+fn a_message_whose_file_cannot_be_read_does_not_stop_the_others() {
+    let (scratch, server) = (Scratch::new(), Server::start().unwrap());
+    for _ in 0..2 {
+        scratch.queue("alice@example.org", &["bob@example.org"]);
+    }
+    let mut is_first = true;
+    let mut send = via(&server);
+    let tried = scratch.run(&AT_ONCE, &mut |entry| {
+        if std::mem::take(&mut is_first) { Err(Error::Source(ErrorKind::Other.into())) } else { send(entry) }
+    });
+    assert_eq!((tried, server.messages().len(), scratch.counts()), (2, 1, (1, 0, 0)));
+}
+
+#[test]
+fn an_order_to_send_again_begins_the_waits_anew() {
+    let scratch = Scratch::new();
+    let id = scratch.queue("alice@example.org", &["bob@example.org"]);
+    let waits = Waits { waits: vec![Duration::ZERO, Duration::from_secs(7000)], ..AT_ONCE };
+    for _ in 0..2 {
+        assert_eq!(scratch.run(&waits, &mut nowhere), 1);
+    }
+    scratch.age(Place::Queue, &id, 3600);
+    assert_eq!(scratch.run(&waits, &mut nowhere), 0);
+    assert!(scratch.spool.resend(&id, None).unwrap());
+    for _ in 0..2 {
+        assert_eq!(scratch.run(&waits, &mut nowhere), 1);
+    }
+    assert_eq!(scratch.run(&waits, &mut nowhere), 0);
+    assert_eq!((scratch.entries()[0].1.record().tries, scratch.ids(Place::Queue)), (4, vec![id]));
+}
+
+#[test]
+fn a_process_killed_after_storing_a_bounce_does_not_return_the_message_twice() {
+    let (scratch, server) = (Scratch::new(), Server::start().unwrap());
+    let id = scratch.queue("alice@example.org", &["bob@example.org", "carol@example.org"]);
+    let mut entry = scratch.spool.lock(Place::Queue, &id).unwrap().unwrap();
+    entry.settle(&[State::Refused("550 no".into()), State::Due], now() + 1000, "").unwrap();
+    let bounce = bounce(&scratch.spool, &entry, "box.example").unwrap();
+    let waits = Waits { waits: vec![Duration::from_secs(3600)], ..AT_ONCE };
+    assert_eq!(scratch.run(&waits, &mut via(&server)), 0, "the bounce is locked until it is recorded");
+    drop(bounce);
+    assert_eq!(scratch.run(&waits, &mut via(&server)), 0, "and not sent before that");
+
+    // The process is killed while another one has passed by the message and not yet reached its bounce.
+    let between = scratch.spool.store_as(&format!("{id}A"), entry.request(), b"\n\n").unwrap();
+    drop(between);
+    let mut entry = Some(entry);
+    let mut send = via(&server);
+    assert_eq!(
+        scratch.run(&waits, &mut |message| {
+            drop(entry.take());
+            send(message)
+        }),
+        2
+    );
+    let bounces = || server.messages().iter().filter(|message| message.sender().is_empty()).count();
+    assert_eq!(bounces(), 1);
+    scratch.run(&waits, &mut send);
+    assert_eq!((bounces(), scratch.counts()), (1, (1, 0, 0)));
 }
 
 #[test]
@@ -514,7 +762,8 @@ fn a_new_message_never_replaces_one_that_is_stored() {
 fn all_messages_for_a_server_that_cannot_be_reached_are_returned_in_time() {
     let scratch = Scratch::new();
     for _ in 0..5 {
-        scratch.queue_request(&Request { time: 0, ..request("alice@example.org", &["bob@example.org"]) });
+        let id = scratch.queue("alice@example.org", &["bob@example.org"]);
+        scratch.age(Place::Queue, &id, 3600);
     }
     let waits = Waits { waits: vec![Duration::ZERO; 2], ..AT_ONCE };
     for _ in 0..2 {

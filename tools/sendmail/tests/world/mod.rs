@@ -121,7 +121,8 @@ pub struct Received {
     pub content: String,
 }
 
-/// An SMTP server that accepts every login and every message, except for recipients at `refused.example`.
+/// An SMTP server that accepts every login and every message, except for recipients at `refused.example` and, for now,
+/// `later.example`.
 pub struct Sink {
     pub port: u16,
     received: Arc<Mutex<Vec<Received>>>,
@@ -181,6 +182,7 @@ fn serve(stream: &TcpStream, received: &Mutex<Vec<Received>>) -> Option<()> {
                 reply("250 2.1.0 OK")?;
             }
             "RCPT" if argument.contains("@refused.example") => reply("550 5.1.1 no such user")?,
+            "RCPT" if argument.contains("@later.example") => reply("450 4.2.0 later")?,
             "RCPT" => {
                 next.recipients.push(path(argument));
                 reply("250 2.1.5 OK")?;
