@@ -159,10 +159,12 @@ fn change(connection: &mut PgConnection, query: &str, id: i64) -> Result<bool, E
 ///
 /// [`Error::Database`].
 pub fn pause(connection: &mut PgConnection, lane: &str, paused: bool) -> Result<bool, Error> {
-    let rows = sql_query("update postino_lane set paused = $2, retry_at = null, failures = 0, failure = null where name = $1")
-        .bind::<Text, _>(lane)
-        .bind::<Bool, _>(paused)
-        .execute(connection)?;
+    let rows = sql_query(
+        "update postino_lane set paused = $2, retry_at = null, failures = 0, failure = null where name = $1",
+    )
+    .bind::<Text, _>(lane)
+    .bind::<Bool, _>(paused)
+    .execute(connection)?;
     Ok(rows > 0)
 }
 

@@ -44,7 +44,8 @@ mod tests {
 
     #[test]
     fn waits_double_up_to_the_maximum() {
-        let waits: Vec<u64> = (0..10).map(|earlier| Backoff::default().wait(earlier, 0.5).as_secs()).collect();
+        let waits: Vec<u64> =
+            (0..10).map(|earlier| Backoff::default().wait(earlier, 0.5).as_secs()).collect();
         assert_eq!(waits, [60, 120, 240, 480, 960, 1920, 3840, 7680, 14_400, 14_400]);
         assert_eq!(Backoff::default().wait(u32::MAX, 0.5).as_secs(), 14_400);
     }

@@ -133,7 +133,11 @@ fn command() -> Result<(), Failure> {
     }
     let connect = || -> Result<PgConnection, Failure> {
         let mut connection = PgConnection::establish(&settings.database).map_err(Error::Connection)?;
-        if options.migrate || *command == "migrate" { migrate(&mut connection)? } else { check(&mut connection)? }
+        if options.migrate || *command == "migrate" {
+            migrate(&mut connection)?
+        } else {
+            check(&mut connection)?
+        }
         Ok(connection)
     };
     match (*command, rest) {
@@ -318,14 +322,24 @@ fn status(connection: &mut PgConnection, watch: bool) -> Result<(), Failure> {
         let now = Instant::now();
         let rate = |lane: &admin::LaneStatus| match &before {
             Some((then, old)) => {
-                let old = old.iter().find(|old| old.lane == lane.lane).map_or(lane.accepted, |old| old.accepted);
+                let old =
+                    old.iter().find(|old| old.lane == lane.lane).map_or(lane.accepted, |old| old.accepted);
                 (lane.accepted - old) as f64 / now.duration_since(*then).as_secs_f64()
             }
             None => lane.accepted_last_minute as f64 / 60.0,
         };
         let mut text = format!(
             "{:<16}{:>9}{:>9}{:>9}{:>9}{:>11}{:>9}{:>8}{:>9}{:>9}  note\n",
-            "lane", "ready", "due", "retrying", "sending", "accepted", "refused", "doubt", "mails/s", "oldest"
+            "lane",
+            "ready",
+            "due",
+            "retrying",
+            "sending",
+            "accepted",
+            "refused",
+            "doubt",
+            "mails/s",
+            "oldest"
         );
         for lane in &lanes {
             let oldest = lane.oldest.map_or("-".to_owned(), |seconds| format!("{seconds:.0} s"));

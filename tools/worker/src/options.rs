@@ -192,7 +192,10 @@ mod tests {
         assert_eq!(sorted(Options::from_json(&all.to_json()).unwrap()), sorted(all));
         for one in [
             Options { mail: vec![MailOption::Auth(None)], ..Options::default() },
-            Options { mail: vec![MailOption::HoldUntil("2027-01-31T08:00:00Z".into())], ..Options::default() },
+            Options {
+                mail: vec![MailOption::HoldUntil("2027-01-31T08:00:00Z".into())],
+                ..Options::default()
+            },
             Options { rcpt: vec![RcptOption::NotifyNever], ..Options::default() },
             Options::default(),
         ] {

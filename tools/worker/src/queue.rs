@@ -307,11 +307,13 @@ pub(crate) fn prepare_lane(
         .bind::<Text, _>(name)
         .execute(connection)?;
     if rate.is_some() || burst.is_some() {
-        sql_query("update postino_lane set rate = coalesce($2, rate), burst = coalesce($3, burst) where name = $1")
-            .bind::<Text, _>(name)
-            .bind::<Nullable<Double>, _>(rate)
-            .bind::<Nullable<Double>, _>(burst)
-            .execute(connection)?;
+        sql_query(
+            "update postino_lane set rate = coalesce($2, rate), burst = coalesce($3, burst) where name = $1",
+        )
+        .bind::<Text, _>(name)
+        .bind::<Nullable<Double>, _>(rate)
+        .bind::<Nullable<Double>, _>(burst)
+        .execute(connection)?;
     }
     Ok(())
 }
@@ -327,7 +329,8 @@ pub(crate) fn reap(connection: &mut PgConnection) -> Result<Vec<i64>, Error> {
     .load(connection)?;
     let mut mails = Vec::new();
     for worker in workers {
-        let rows: Vec<Id> = sql_query("select postino_reap($1) as id").bind::<Integer, _>(worker.id).load(connection)?;
+        let rows: Vec<Id> =
+            sql_query("select postino_reap($1) as id").bind::<Integer, _>(worker.id).load(connection)?;
         mails.extend(rows.into_iter().map(|row| row.id));
     }
     Ok(mails)

@@ -55,13 +55,16 @@ pub fn check(connection: &mut PgConnection) -> Result<(), Error> {
         return Err(Error::Schema("the database has no queue: run `postino-worker migrate`".to_owned()));
     }
     if known(version(connection)?)? < MIGRATIONS.len() {
-        return Err(Error::Schema("the queue is of an older version: run `postino-worker migrate`".to_owned()));
+        return Err(Error::Schema(
+            "the queue is of an older version: run `postino-worker migrate`".to_owned(),
+        ));
     }
     Ok(())
 }
 
 fn version(connection: &mut PgConnection) -> Result<i32, Error> {
-    let row: Version = sql_query("select max(version) as version from postino_schema").get_result(connection)?;
+    let row: Version =
+        sql_query("select max(version) as version from postino_schema").get_result(connection)?;
     Ok(row.version.unwrap_or(0))
 }
 

@@ -252,12 +252,19 @@ mod tests {
 
     #[test]
     fn unknown_keys_and_invalid_values_are_errors() {
-        for text in
-            ["a = 1", "poll = true", "[lane.x]\ncolour = 1", "[retry]\nlast = 1", "lane = 1", "poll = '1 week'"]
-        {
+        for text in [
+            "a = 1",
+            "poll = true",
+            "[lane.x]\ncolour = 1",
+            "[retry]\nlast = 1",
+            "lane = 1",
+            "poll = '1 week'",
+        ] {
             assert!(parsed(text).is_err(), "{text}");
         }
-        for text in ["window = 0", "window = 1.5", "connections = -1", "rate = 0", "burst = 0.5", "user = 'x'"] {
+        for text in
+            ["window = 0", "window = 1.5", "connections = -1", "rate = 0", "burst = 0.5", "user = 'x'"]
+        {
             let (_, mut lanes, _) = parsed(&format!("[lane.x]\nurl = 'smtp://localhost'\n{text}\n")).unwrap();
             assert!(lane("x", lanes.remove("x").unwrap()).is_err(), "{text}");
         }

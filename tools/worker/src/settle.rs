@@ -119,17 +119,19 @@ fn fates(ticket: &Ticket, result: &Result<Delivery, Error>) -> Vec<(i32, Fate, O
         Err(error) => error.delivery(),
     };
     match delivery {
-        Some(delivery) => fates.extend(ticket.numbers.iter().zip(delivery.recipients()).map(|(number, one)| {
-            let fate = match one.outcome() {
-                Outcome::Accepted => Fate::Accepted,
-                Outcome::Refused if one.reply().is_some_and(Reply::is_transient) => Fate::Deferred,
-                Outcome::Refused => Fate::Refused,
-                Outcome::NotSent => result.as_ref().map_or_else(not_sent, |_| Fate::Deferred),
-                // An outcome that is added later is one for a person.
-                _ => Fate::Doubt,
-            };
-            (*number, fate, one.reply().map(|reply| clean(&reply.to_string())))
-        })),
+        Some(delivery) => {
+            fates.extend(ticket.numbers.iter().zip(delivery.recipients()).map(|(number, one)| {
+                let fate = match one.outcome() {
+                    Outcome::Accepted => Fate::Accepted,
+                    Outcome::Refused if one.reply().is_some_and(Reply::is_transient) => Fate::Deferred,
+                    Outcome::Refused => Fate::Refused,
+                    Outcome::NotSent => result.as_ref().map_or_else(not_sent, |_| Fate::Deferred),
+                    // An outcome that is added later is one for a person.
+                    _ => Fate::Doubt,
+                };
+                (*number, fate, one.reply().map(|reply| clean(&reply.to_string())))
+            }))
+        }
         None => {
             let fate = result.as_ref().map_or_else(not_sent, |_| Fate::Doubt);
             let why = clean(&text_of(result));
@@ -173,12 +175,104 @@ fn clean(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use postino::{
-        Client, Envelope, Raw, Security,
-        testing::Server,
-    };
+    use postino::{Client, Envelope, Raw, testing::Server};
 
     use super::*;
+
+    /// Returns what a server's replies mean for recipients 1 to 3.
+    fn outcome(server: postino::testing::ServerBuilder, ticket: &Ticket) -> Settlement {
+        let server = server.start().unwrap();
+        let recipients = ["a@x.example", "b@x.example", "c@x.example"];
+        let envelope = Envelope::new("s@x.example", recipients).unwrap();
+        let mut client = Client::from_url(&server.url()).unwrap().connect().unwrap();
+        let result = client.send(&Raw::bytes(envelope, "Subject: x\r\n\r\n"));
+        settle(ticket, &result, &Backoff::default(), 0.5)
+    }
+
+    fn shown(settlement: &Settlement) -> Vec<(i32, &str)> {
+        settlement.recipients.iter().map(|one| (one.number, one.outcome)).collect()
+    }
+
+    fn failed(error: Error, ticket: &Ticket) -> Settlement {
+        settle(ticket, &Err(error), &Backoff::default(), 0.5)
+    }
+
+    #[test]
+    fn each_recipient_has_its_outcome() {
+        let server = || Server::builder();
+        let all = outcome(server(), &ticket(3));
+        assert_eq!((all.state, all.counted), (State::Accepted, true));
+        assert_eq!(shown(&all), [(1, "accepted"), (2, "accepted"), (3, "accepted")]);
+
+        let mixed =
+            server().refuse_recipient("b@x.example", "450 later").refuse_recipient("c@x.example", "550 no");
+        let mixed = outcome(mixed, &ticket(3));
+        assert_eq!((mixed.state, mixed.wait.as_secs()), (State::Ready, 60));
+        assert_eq!(shown(&mixed), [(1, "accepted"), (2, "deferred"), (3, "refused")]);
+
+        let refused = outcome(server().refuse_recipient("c@x.example", "550 no"), &ticket(3));
+        assert_eq!(refused.state, State::Refused);
+        let spam = outcome(server().refuse_message("554 spam"), &ticket(3));
+        assert_eq!(
+            (spam.state, spam.reply.as_deref().is_some_and(|r| r.contains("554 spam"))),
+            (State::Refused, true)
+        );
+    }
+
+    #[test]
+    fn earlier_outcomes_count() {
+        let had = |had_refused, had_doubt| {
+            outcome(Server::builder(), &Ticket { had_refused, had_doubt, ..ticket(3) })
+        };
+        assert_eq!(had(true, false).state, State::Refused);
+        assert_eq!(had(true, true).state, State::Doubt);
+    }
+
+    #[test]
+    fn mail_is_given_up_in_time() {
+        let old = Ticket { age: Duration::from_secs(5 * 86_400), ..ticket(3) };
+        let given_up = outcome(Server::builder().refuse_message("451 later"), &old);
+        assert_eq!(given_up.state, State::Refused);
+        assert!(
+            given_up.recipients.iter().all(|one| one.reply.as_deref().unwrap().starts_with("given up: 451"))
+        );
+    }
+
+    #[test]
+    fn a_lost_connection_is_not_an_attempt_unless_it_happens_again_and_again() {
+        let lost = failed(Error::NotConnected, &ticket(2));
+        assert_eq!((lost.state, lost.counted, lost.wait), (State::Ready, false, Duration::ZERO));
+        assert!(lost.recipients.is_empty());
+        let often = failed(Error::NotConnected, &Ticket { losses: MAX_LOSSES, ..ticket(2) });
+        assert_eq!((often.state, often.counted, often.wait.as_secs()), (State::Ready, true, 60));
+    }
+
+    #[test]
+    fn errors_of_the_message_are_final_and_unreadable_content_is_retried() {
+        let refused = failed(Error::Unsupported("SMTPUTF8"), &ticket(2));
+        assert_eq!((refused.state, shown(&refused)), (State::Refused, vec![(1, "refused"), (2, "refused")]));
+        let unreadable = failed(Error::Source(std::io::Error::other("gone")), &ticket(1));
+        assert_eq!((unreadable.state, unreadable.counted), (State::Ready, true));
+        let invalid = Ticket { invalid: vec![(2, "no @".to_owned())], ..ticket(1) };
+        let mut invalid = failed(Error::NotConnected, &invalid);
+        assert_eq!((invalid.state, invalid.counted), (State::Ready, true));
+        assert_eq!(invalid.recipients.pop().unwrap().outcome, "refused");
+    }
+
+    #[test]
+    fn no_reply_to_the_end_is_doubt() {
+        for error in [Error::Timeout(postino::Phase::End), Error::Closed(postino::Phase::End)] {
+            let doubt = failed(error, &ticket(1));
+            assert_eq!((doubt.state, shown(&doubt)), (State::Doubt, vec![(1, "doubt")]));
+        }
+        assert_eq!(failed(Error::Stopped(postino::Phase::Data), &ticket(1)).state, State::Ready);
+    }
+
+    #[test]
+    fn texts_suit_the_database() {
+        assert_eq!(clean("a\0b"), "ab");
+        assert_eq!(clean(&"é".repeat(5000)).chars().count(), MAX_REPLY);
+    }
 
     fn ticket(recipients: i32) -> Ticket {
         Ticket {

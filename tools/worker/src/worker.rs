@@ -397,7 +397,8 @@ impl<'s> Worker<'s> {
             // The last commit may have been made although its reply was lost: then, some results are there already, and some
             // claims are unknown here.
             let reconciled = queue.settle(&desk.results).and_then(|written| {
-                let keep: Vec<(i64, i32)> = desk.results.iter().map(|result| (result.id, result.claim)).collect();
+                let keep: Vec<(i64, i32)> =
+                    desk.results.iter().map(|result| (result.id, result.claim)).collect();
                 Ok((written, queue.release(&keep)?))
             });
             match reconciled {
@@ -527,7 +528,8 @@ impl<'s> Worker<'s> {
             match queue.outlook() {
                 // Due, and not claimed: the lane's rate is used up, or other workers have it.
                 Ok(outlook) if outlook.due && !outlook.paused => {
-                    let one = outlook.rate.map(|rate| Duration::from_secs_f64((1.0 / rate).clamp(0.001, 60.0)));
+                    let one =
+                        outlook.rate.map(|rate| Duration::from_secs_f64((1.0 / rate).clamp(0.001, 60.0)));
                     wait = wait.min(one.unwrap_or(Duration::from_millis(20)));
                 }
                 Ok(_) => {}
