@@ -143,7 +143,9 @@ fn command() -> Result<(), Failure> {
     match (*command, rest) {
         ("migrate", []) => connect().map(drop),
         ("run", []) => {
-            connect()?;
+            if options.migrate {
+                connect()?;
+            }
             if settings.lanes.is_empty() {
                 return Err(Failure::Usage("no lane: set --server, or write a configuration".to_owned()));
             }

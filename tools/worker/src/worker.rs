@@ -33,6 +33,8 @@ use crate::{
 const MAX_UNWRITTEN: Duration = Duration::from_secs(1);
 /// Longest wait before connecting to the database again.
 const MAX_DATABASE_WAIT: Duration = Duration::from_secs(5);
+/// Number of times at the start that the database may refuse a statement.
+const MAX_REFUSALS: usize = 5;
 /// Longest wait of one connection after it was lost before it sent anything.
 const MAX_LOSS_WAIT: Duration = Duration::from_secs(30);
 /// Waits of a lane that cannot be reached, in seconds: the first, and the longest. The first doubles with each failure.
@@ -168,17 +170,29 @@ impl Stop {
 /// all results are written.
 ///
 /// Lanes that are not in the database are added. Errors after the start are logged, and what failed is tried again: the
-/// database that is lost, servers that cannot be reached, logins that are refused.
+/// database that is lost, servers that cannot be reached, logins that are refused. If the database cannot be reached at the
+/// start, this function waits for it, except with `until_empty`.
 ///
 /// # Errors
 ///
-/// Any error of the first connection to the database, which also checks the schema.
+/// [`Error::Schema`] if the queue in the database is missing or of another version, and [`Error::Database`] if the role may
+/// not use it. With `until_empty`, also [`Error::Connection`].
 pub fn run(settings: &Settings, stop: &Stop) -> Result<(), Error> {
-    let mut connection = queue::session(&settings.database)?;
-    for lane in &settings.lanes {
-        queue::prepare_lane(&mut connection, &lane.name, lane.rate, lane.burst)?;
+    let mut wait = Duration::from_millis(50);
+    let mut refusals = 0;
+    while let Err(e) = prepare(settings) {
+        // A connection that is lost in the middle is also a database error.
+        refusals += usize::from(matches!(e, Error::Database(_)));
+        if settings.until_empty || refusals > MAX_REFUSALS || matches!(e, Error::Schema(_)) {
+            return Err(e);
+        }
+        log::warn!("{e}");
+        stop.sleep(wait);
+        if stop.is_stopping() {
+            return Ok(());
+        }
+        wait = (wait * 2).min(MAX_DATABASE_WAIT);
     }
-    drop(connection);
     thread::scope(|scope| {
         let mut workers = Vec::new();
         for lane in &settings.lanes {
@@ -202,6 +216,15 @@ pub fn run(settings: &Settings, stop: &Stop) -> Result<(), Error> {
             log::error!("the reaper panicked");
         }
     });
+    Ok(())
+}
+
+/// Checks the schema, and adds the lanes.
+fn prepare(settings: &Settings) -> Result<(), Error> {
+    let mut connection = queue::session(&settings.database)?;
+    for lane in &settings.lanes {
+        queue::prepare_lane(&mut connection, &lane.name, lane.rate, lane.burst)?;
+    }
     Ok(())
 }
 
