@@ -134,9 +134,9 @@ fn command() -> Result<(), Failure> {
     let connect = || -> Result<PgConnection, Failure> {
         let mut connection = PgConnection::establish(&settings.database).map_err(Error::Connection)?;
         if options.migrate || *command == "migrate" {
-            migrate(&mut connection)?
+            migrate(&mut connection)?;
         } else {
-            check(&mut connection)?
+            check(&mut connection)?;
         }
         Ok(connection)
     };

@@ -130,7 +130,7 @@ fn fates(ticket: &Ticket, result: &Result<Delivery, Error>) -> Vec<(i32, Fate, O
                     _ => Fate::Doubt,
                 };
                 (*number, fate, one.reply().map(|reply| clean(&reply.to_string())))
-            }))
+            }));
         }
         None => {
             let fate = result.as_ref().map_or_else(not_sent, |_| Fate::Doubt);
@@ -163,7 +163,7 @@ fn not_sent(error: &Error) -> Fate {
 
 fn text_of(result: &Result<Delivery, Error>) -> String {
     match result {
-        Ok(delivery) => delivery.reply().map(ToString::to_string).unwrap_or_else(|| delivery.to_string()),
+        Ok(delivery) => delivery.reply().map_or_else(|| delivery.to_string(), ToString::to_string),
         Err(error) => error.to_string(),
     }
 }

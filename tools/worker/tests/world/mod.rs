@@ -66,7 +66,7 @@ impl Cluster {
         let fixed = format!(
             "listen_addresses = ''\nunix_socket_directories = '{folder}'\nport = 5432\nfsync = off\n"
         );
-        write!(file, "{fixed}{settings}\n").unwrap();
+        writeln!(file, "{fixed}{settings}").unwrap();
         drop(file);
         let script =
             "cat >/dev/null; \"$0\"/pg_ctl -D data -m immediate -w stop >/dev/null 2>&1; rm -rf \"$1\"";
