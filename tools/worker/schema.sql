@@ -87,7 +87,7 @@ create function postino_enqueue(
   sender text, recipients text[], content bytea, dedup text default null, lane text default 'default',
   due timestamptz default now(), options jsonb default '{}', path text default null, message_id text default null
 ) returns table (id bigint, is_new boolean)
-language plpgsql security definer set search_path from current as $$
+language plpgsql security definer as $$
 #variable_conflict use_column
 declare
   domain text := lower(substring(postino_enqueue.sender from '@([A-Za-z0-9.-]+)$'));
@@ -115,6 +115,10 @@ begin
   return next;
 end $$;
 revoke execute on function postino_enqueue from public;
+-- It runs with the rights of its owner, so it must not find temporary tables of its caller.
+do $$ begin
+  execute format('alter function postino_enqueue set search_path = %I, pg_temp', current_schema());
+end $$;
 
 -- The first key of the advisory locks. It differs between two queues in one database.
 create function postino_lock_class() returns int language sql stable as $$
