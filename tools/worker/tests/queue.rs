@@ -122,6 +122,27 @@ fn a_mail_belongs_to_the_transaction_of_its_producer() {
 }
 
 #[test]
+fn the_two_commands_of_the_readme_send_a_mail() {
+    let Some(cluster) = cluster() else { return };
+    let url = cluster.database();
+    let server = Server::start().unwrap();
+    let readme = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).unwrap();
+    let section = readme.split("## Two commands").nth(1).unwrap();
+    let commands: Vec<&str> = section.split("```").nth(1).unwrap().lines().skip(1).collect();
+    assert_eq!(commands.len(), 2);
+    let folder = std::path::Path::new(world::PROGRAM).parent().unwrap().display();
+    for command in commands {
+        let mut shell = Command::new("sh");
+        shell.arg("-ec").arg(command.replace("smtp://localhost", &server.url()));
+        let path = format!("{folder}:{}", std::env::var("PATH").unwrap());
+        let output = shell.env("PATH", path).env("POSTINO_WORKER_DATABASE", &url).output().unwrap();
+        assert!(output.status.success(), "{command}: {output:?}");
+    }
+    let messages = server.messages();
+    assert_eq!((messages.len(), messages[0].sender()), (1, "alice@example.org"));
+}
+
+#[test]
 fn the_same_key_twice_is_one_mail() {
     let Some(mut world) = World::new() else { return };
     let keyed = mail(&["b@y.example"]).dedup("order 1");
