@@ -64,10 +64,10 @@ create table postino_mail (
   check ((content is null) <> (path is null))
 ) with (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_insert_scale_factor = 0.2);
 
-create index postino_mail_ready on postino_mail (lane, due, id) where state = 'ready';
+create index postino_mail_ready on postino_mail (lane, due, id) include (attempts) where state = 'ready';
 create index postino_mail_worker on postino_mail (worker) where worker is not null;
 create index postino_mail_doubt on postino_mail (id) where state = 'doubt';
-create index postino_mail_finished on postino_mail (finished) where finished is not null;
+create index postino_mail_finished on postino_mail (state, finished, lane) where finished is not null;
 
 -- What became of each recipient. Recipients without a row are in the state of the mail.
 create table postino_outcome (
@@ -305,19 +305,33 @@ begin
   return false;
 end $$;
 
--- The lanes in numbers, for dashboards. It reads all rows: about 0.2 s for a million.
+-- The lanes in numbers, for dashboards. It reads the indexes of all mail that was not purged, and not the table, provided that
+-- vacuum keeps up.
 create view postino_status as
-select l.name as lane,
-  l.paused, l.retry_at, l.failure,
-  count(*) filter (where m.state = 'ready') as ready,
-  count(*) filter (where m.state = 'ready' and m.due <= now()) as due,
-  count(*) filter (where m.state = 'ready' and m.attempts > 0) as retrying,
-  count(*) filter (where m.state = 'sending') as sending,
-  count(*) filter (where m.state = 'accepted') as accepted,
-  count(*) filter (where m.state = 'refused') as refused,
-  count(*) filter (where m.state = 'doubt') as doubt,
-  count(*) filter (where m.finished > now() - interval '1 minute' and m.state = 'accepted') as accepted_last_minute,
-  min(m.due) filter (where m.state = 'ready' and m.due <= now()) as oldest_due,
-  (select count(*) from postino_worker w where w.lane = l.name) as workers
-from postino_lane l left join postino_mail m on m.lane = l.name
-group by l.name;
+with ready as (
+  select lane, count(*) as ready, count(*) filter (where due <= now()) as due, count(*) filter (where attempts > 0) as retrying,
+    min(due) filter (where due <= now()) as oldest_due
+  from postino_mail where state = 'ready' group by lane
+), sending as (
+  select lane, count(*) as sending from postino_mail where worker is not null and state = 'sending' group by lane
+), final as (
+  select lane, count(*) filter (where state = 'accepted') as accepted, count(*) filter (where state = 'refused') as refused,
+    count(*) filter (where state = 'doubt') as doubt
+  from postino_mail where finished is not null group by lane
+), recent as (
+  select lane, count(*) as accepted from postino_mail
+  where state = 'accepted' and finished > now() - interval '1 minute' group by lane
+), workers as (
+  select lane, count(*) as workers from postino_worker group by lane
+)
+select l.name as lane, l.paused, l.retry_at, l.failure,
+  coalesce(r.ready, 0) as ready, coalesce(r.due, 0) as due, coalesce(r.retrying, 0) as retrying,
+  coalesce(s.sending, 0) as sending, coalesce(f.accepted, 0) as accepted, coalesce(f.refused, 0) as refused,
+  coalesce(f.doubt, 0) as doubt, coalesce(a.accepted, 0) as accepted_last_minute, r.oldest_due,
+  coalesce(w.workers, 0) as workers
+from postino_lane l
+left join ready r on r.lane = l.name
+left join sending s on s.lane = l.name
+left join final f on f.lane = l.name
+left join recent a on a.lane = l.name
+left join workers w on w.lane = l.name;

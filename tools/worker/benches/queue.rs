@@ -166,6 +166,7 @@ fn claims(cluster: &Cluster) {
     let million = "insert into postino_mail (lane, message_id, sender, recipients, content, state, finished, due)
         select 'default', '<' || n || '@x>', 'a@x.example', array['b@y.example'], convert_to(repeat('text ', 60), 'UTF8'),";
     for (what, rows) in [
+        ("20,000 ready", "'ready', null, now() - n * interval '1 s' from generate_series(1, 20000) n"),
         (
             "1,000,000 accepted, 20,000 ready",
             "case when n % 50 = 0 then 'ready' else 'accepted' end, now() - n * interval '1 s', now() - n * interval '1 s' from generate_series(1, 1020000) n",
@@ -184,28 +185,38 @@ fn claims(cluster: &Cluster) {
             execute(&mut worker, "set enable_bitmapscan = off");
             execute(&mut worker, "set enable_hashjoin = off");
             execute(&mut worker, "set enable_mergejoin = off");
+            let backend = count(&mut worker, "select pg_backend_pid()::bigint as n");
+            let before = cpu_ms(backend);
             let mut times: Vec<f64> = (0..200)
                 .map(|_| {
                     let begun = Instant::now();
-                    let claimed = count(
-                        &mut worker,
-                        "select count(*) as n from postino_claim(1, 'default', 20, 1000000)",
-                    );
-                    assert_eq!(claimed, 20);
+                    let claim = "select count(*) as n from postino_claim(1, 'default', 20, 1000000)";
+                    assert_eq!(count(&mut worker, claim), 20);
                     begun.elapsed().as_secs_f64() * 1000.0
                 })
                 .collect();
             times.sort_by(f64::total_cmp);
+            let cpu = (cpu_ms(backend) - before) / 200.0;
             let when = if analyzed { "vacuumed" } else { "just filled" };
             println!(
-                "{what}, {when}: a claim of 20 takes {:.2} ms (median), {:.2} ms (95 %)",
+                "{what}, {when}: a claim of 20 takes {:.2} ms (median), {:.2} ms (95 %), {cpu:.2} ms of CPU",
                 times[100], times[190]
             );
         }
+        let backend = count(&mut sql, "select pg_backend_pid()::bigint as n");
+        let before = cpu_ms(backend);
         let begun = Instant::now();
         execute(&mut sql, "select * from postino_status");
-        println!("{what}: postino_status takes {:.0} ms", begun.elapsed().as_secs_f64() * 1000.0);
+        let (took, cpu) = (begun.elapsed().as_secs_f64() * 1000.0, cpu_ms(backend) - before);
+        println!("{what}: postino_status takes {took:.0} ms, {cpu:.0} ms of CPU");
     }
+}
+
+/// Returns the CPU time of a process, in milliseconds, in steps of 10 ms.
+fn cpu_ms(pid: i64) -> f64 {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let fields: Vec<&str> = text.rsplit(')').next().unwrap().split_whitespace().collect();
+    (fields[11].parse::<f64>().unwrap() + fields[12].parse::<f64>().unwrap()) * 10.0
 }
 
 fn main() {
