@@ -275,6 +275,7 @@ fn is_of_server(error: &Error) -> bool {
         | Error::TlsRequired
         | Error::Auth { .. }
         | Error::Token { .. }
+        | Error::Password { .. }
         | Error::Refused { .. }
         | Error::Timeout(_)
         | Error::Io { .. }

@@ -132,6 +132,7 @@ enum MailOptionForm {
     HoldFor(#[serde(with = "whole_seconds")] Duration),
     HoldUntil(String),
     Auth(Option<Address>),
+    Xverp(Option<[char; 2]>),
     Raw(String),
 }
 

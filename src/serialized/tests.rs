@@ -80,7 +80,9 @@ fn the_form_of_envelopes_is_stable() {
         (MailOption::HoldUntil("2027-01-31T08:00:00Z".into()), r#"{"hold_until":"2027-01-31T08:00:00Z"}"#),
         (MailOption::Auth(None), r#"{"auth":null}"#),
         (MailOption::Auth(Some(Address::new("a@b").unwrap())), r#"{"auth":"a@b"}"#),
-        (MailOption::Raw("XVERP".into()), r#"{"raw":"XVERP"}"#),
+        (MailOption::Xverp(None), r#"{"xverp":null}"#),
+        (MailOption::Xverp(Some(['-', '='])), r#"{"xverp":["-","="]}"#),
+        (MailOption::Raw("XNAME".into()), r#"{"raw":"XNAME"}"#),
     ] {
         is_stable(&with(option), &format!(r#"{{"sender":null,"recipients":["a@b"],"options":[{json}]}}"#));
     }
