@@ -6,8 +6,8 @@
 //! ```
 //!
 //! The first two arguments are the server and the user; the others are a program and its arguments. The program has to
-//! print the token as its first line, and to refresh it when necessary. It runs just before each login, so that the token
-//! is always fresh. If the server refuses the token, the program runs once more.
+//! print the token as its first line, and to refresh it when necessary. It runs just before each login, so that the
+//! token is always fresh. If the server refuses the token, the program runs once more.
 
 use std::{
     error::Error,
