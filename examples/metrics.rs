@@ -4,7 +4,7 @@
 //! cargo run --features testing --example metrics
 //! ```
 //!
-//! Sends three messages through a pool to the testing server, one of them to nobody that the server knows, and prints
+//! Sends three messages through a pool to the testing server, which refuses one of the recipients, and prints the
 //! counters in the text format of Prometheus. A program that uses the crate `metrics` calls its macros instead.
 
 use std::{

@@ -1,13 +1,13 @@
 //! Logs in with an OAuth access token that another program prints, and shows what the server offers. Sends no message.
 //!
 //! ```text
-//! cargo run --example token_command -- smtps://smtp.gmail.com alice@gmail.com oauth2l fetch --scope https://mail.google.com/
+//! cargo run --example token_command -- smtps://smtp.gmail.com alice@gmail.com oauth2l fetch --scope \
+//!     https://mail.google.com/
 //! ```
 //!
 //! The first two arguments are the server and the user; the others are a program and its arguments. The program has to
-//! print the token as its first line: `oauth2l`, `mutt_oauth2.py` and `az account get-access-token --query accessToken
-//! --output tsv` do. It refreshes the token itself, and runs just before each login, so that the token is always fresh. If
-//! the server refuses the token, the program runs once more.
+//! print the token as its first line, and to refresh it when necessary. It runs just before each login, so that the
+//! token is always fresh. If the server refuses the token, the program runs once more.
 
 use std::{
     error::Error,

@@ -165,7 +165,10 @@ server.send(mail)?;
 With the crate `tracing`, each event becomes one of its events:
 
 ```no_run
-# mod tracing { macro_rules! info { ($($any:tt)*) => {} } macro_rules! warn { ($($any:tt)*) => {} } pub(crate) use {info, warn}; }
+# mod tracing {
+#     macro_rules! nothing { ($($any:tt)*) => { () } }
+#     pub(crate) use {nothing as info, nothing as warn};
+# }
 # fn example(server: postino::Builder) -> postino::Builder {
 use postino::EventKind;
 

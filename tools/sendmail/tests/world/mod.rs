@@ -201,6 +201,7 @@ fn serve(stream: &TcpStream, received: &Mutex<Vec<Received>>) -> Option<()> {
                 next = Received { auth: next.auth, ..Received::default() };
                 reply("250 2.0.0 OK")?;
             }
+            "NOOP" => reply("250 2.0.0 OK")?,
             "QUIT" => {
                 reply("221 2.0.0 Bye")?;
                 return None;
