@@ -9,8 +9,8 @@ use super::refusal;
 
 /// A step of a session at which a [`Fault`] can be injected.
 ///
-/// A step is reached only if the server would carry out the command otherwise: a command out of sequence, or with a
-/// syntax error, gets its usual reply, and the fault remains for the next one.
+/// A fault applies only to a command that the server would otherwise carry out. A command that is out of sequence, or that
+/// has a syntax error, gets its usual reply, and does not use up a fault.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Step {
