@@ -338,8 +338,8 @@ impl Entry {
         self.append(&lines)
     }
 
-    /// Records how long the message has waited, at most once in this time. Otherwise a restart of the machine would begin
-    /// anew.
+    /// Records how long the message has waited, unless that was done less than this time ago, in seconds. Without it, a
+    /// restart of the machine would reset the wait.
     pub(super) fn record_wait(&mut self, once_in: u64) -> io::Result<()> {
         if self.record.waited.is_some_and(|(_, at)| elapsed(at, uptime()) < once_in) {
             return Ok(());

@@ -49,7 +49,8 @@ pub use self::{
 /// Files in `tmp` that nobody has locked are removed after this time: their process was killed.
 const ABANDONED: Duration = Duration::from_secs(3600);
 
-/// Length of an identifier, in octets. That of a bounce has the identifier of a message and more.
+/// Length of the identifier of a message, in octets. The identifier of a bounce begins with that of the message that it is
+/// about.
 const ID_LENGTH: usize = 14;
 
 /// A folder of the spool.

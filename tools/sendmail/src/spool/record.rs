@@ -6,7 +6,7 @@
 //! | `accepted N` | the server has taken it for recipient number N |
 //! | `refused N REASON` | it never will |
 //! | `doubt N REASON` | it may have |
-//! | `waited SECONDS UPTIME` | the message has waited for SECONDS at least; at that moment, the machine ran for UPTIME |
+//! | `waited SECONDS UPTIME` | the message has waited for at least SECONDS; at that moment, the machine had run for UPTIME |
 //! | `tried TIME NEXT REASON` | an attempt has ended; the recipients that are left are due at NEXT |
 //! | `told` | the sender knows of all refusals so far |
 //! | `due N` | it is due again, by order of a person |

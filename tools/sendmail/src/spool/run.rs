@@ -6,7 +6,7 @@ use postino::{Delivery, Error, Outcome, Phase, Reply};
 
 use super::{Entry, Fate, ID_LENGTH, Place, Spool, bounce, now, record::State};
 
-/// How often the time that messages have waited is recorded at most, in seconds: flash memory wears out by writing.
+/// Minimum time between two records of how long a message has waited, in seconds: flash memory wears out by writing.
 const RECORDED: u64 = 3600;
 
 /// When a message is tried again, and for how long.
