@@ -124,7 +124,7 @@ fn without_a_queue(sink: &Sink, connections: usize, mails: usize) {
 fn fill(url: &str, mails: usize) {
     let query = format!(
         "select count(*) from generate_series(1, {mails}) n,
-           lateral postino_enqueue('a@x.example', array['b@y.example'], convert_to('{}', 'UTF8'))",
+           lateral postino_enqueue('a' || n || '@x.example', array['b@y.example'], convert_to('{}', 'UTF8'))",
         content()
     );
     let mut sql = connect(url);

@@ -382,8 +382,7 @@ fn a_paused_lane_waits() {
 #[test]
 fn large_messages_are_files_in_one_folder() {
     let Some(mut world) = World::new() else { return };
-    let folder = cluster().unwrap().folder().join("files");
-    fs::create_dir_all(&folder).unwrap();
+    let folder = cluster().unwrap().new_folder("files");
     let line = "x".repeat(70) + "\r\n";
     let body = line.repeat((8 << 20) / line.len());
     fs::write(folder.join("large"), format!("Subject: large\r\n\r\n{body}")).unwrap();

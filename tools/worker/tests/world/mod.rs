@@ -68,8 +68,8 @@ impl Cluster {
         );
         writeln!(file, "{fixed}{settings}").unwrap();
         drop(file);
-        let script =
-            "cat >/dev/null; \"$0\"/pg_ctl -D data -m immediate -w stop >/dev/null 2>&1; rm -rf \"$1\"";
+        // A signal for the whole process group, such as that of Ctrl-C, must not keep it from cleaning up.
+        let script = "trap '' HUP INT TERM; cat >/dev/null; \"$0\"/pg_ctl -D data -m immediate -w stop >/dev/null 2>&1; rm -rf \"$1\"";
         let mut watchdog = Command::new("sh");
         watchdog
             .arg("-c")
@@ -90,6 +90,16 @@ impl Cluster {
     /// Returns the folder of the cluster.
     pub fn folder(&self) -> &Path {
         &self.folder
+    }
+
+    /// Creates a folder, which is deleted with the cluster.
+    pub fn new_folder(&self, name: &str) -> PathBuf {
+        let folder = self.folder.join(name);
+        fs::create_dir(&folder).unwrap();
+        if let Some((uid, gid)) = self.user {
+            chown(&folder, Some(uid), Some(gid)).unwrap();
+        }
+        folder
     }
 
     fn command(&self, program: &str, arguments: &[&str]) -> Command {
