@@ -391,7 +391,7 @@ fn a_blocked_reader_is_abandoned_at_the_deadline() {
     let server = Server::playing("-- hello\n-- envelope\nC: DATA\nS: 354 go on\n-- ignore");
     let (tell, told) = mpsc::channel();
     let mail = Raw::reader(envelope(&["bob@example.org"]), Waits(told));
-    let mut client = block_on(builder(&server).deadline(Duration::from_millis(300)).connect()).unwrap();
+    let mut client = block_on(builder(&server).deadline(Duration::from_secs(1)).connect()).unwrap();
     let error = block_on(client.send(&mail)).unwrap_err();
     assert!(error.is_timeout() && !error.in_doubt(), "{error:?}");
     assert_closed(&mut client);
@@ -656,7 +656,7 @@ fn a_fifo_without_a_writer_does_not_delay_the_deadline() {
     let server = Server::playing("-- hello\n-- envelope\nC: DATA\nS: 354 go on");
     let start = std::time::Instant::now();
     block_on(async {
-        let mut client = builder(&server).deadline(Duration::from_millis(200)).connect().await.unwrap();
+        let mut client = builder(&server).deadline(Duration::from_secs(1)).connect().await.unwrap();
         let mail = Raw::path(envelope(&["bob@example.org"]), &fifo);
         let error = client.send(&mail).await.unwrap_err();
         assert!(error.is_timeout(), "{error:?}");

@@ -262,7 +262,7 @@ fn a_timeout_in_a_batch_leaves_what_was_sent_in_doubt() {
 #[test]
 fn a_deadline_ends_a_silent_batch_with_its_message_in_doubt() {
     let server = Server::playing(two_joined(""));
-    let builder = builder(&server).deadline(Duration::from_millis(300));
+    let builder = builder(&server).deadline(Duration::from_secs(1));
     let mut client = block_on(builder.connect()).unwrap();
     let results = send_all(&mut client, mails(2));
     assert_eq!(outcomes(&results), "DN");
