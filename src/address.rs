@@ -67,11 +67,12 @@ impl Address {
         split(&self.0).1
     }
 
-    /// Returns this address with a recipient in its local part, as `bounces+bob=example.net@example.org` (variable
-    /// envelope return path). Used as the sender, it tells for which recipient a message bounced, whatever the bounce
-    /// says. Each recipient then needs an envelope of its own. Servers that receive for this address must pass on
-    /// whatever follows the `+`. With the feature `idna`, a non-ASCII domain of the recipient becomes an A-label; without
-    /// it, the server must offer SMTPUTF8. Postfix can do the same: [`MailOption::Xverp`](crate::MailOption::Xverp).
+    /// Returns this address with a recipient in its local part, such as `bounces+bob=example.net@example.org` (variable
+    /// envelope return path). If this is the sender, the address of a bounce shows which recipient it is about,
+    /// whatever its text says. Each recipient then needs a separate envelope. The server that receives mail for this
+    /// address must accept anything after the `+`, and pass it on. With the feature `idna`, a non-ASCII domain of the
+    /// recipient becomes an A-label (`xn--…`) if the local part is ASCII; otherwise, the server must offer SMTPUTF8.
+    /// Postfix can do the same for all recipients of an envelope: [`MailOption::Xverp`](crate::MailOption::Xverp).
     ///
     /// ```
     /// # use postino::Address;
@@ -82,8 +83,8 @@ impl Address {
     ///
     /// # Errors
     ///
-    /// [`Error::Address`] if one of them is a local name or has a quoted local part, if the recipient's domain is an
-    /// address literal, or if the result is too long (64 octets for the local part, 254 for the whole address).
+    /// [`Error::Address`] if either address has no domain or has a quoted local part, if the recipient's domain is an
+    /// address literal, or if the result is too long (over 64 octets in the local part, or 254 in the whole address).
     pub fn verp(&self, recipient: &Address) -> Result<Address, Error> {
         let refused =
             |address: &Address, why| Error::Address { input: address.as_str().to_owned(), why, header: None };

@@ -284,11 +284,12 @@ pub enum Error {
     /// A bug in postino. Please report it with this text.
     Internal(&'static str),
     /// The program of a [`ProgramMailer`](crate::ProgramMailer) did not accept the message. This is the cause of an
-    /// [`Error::Transaction`], whose delivery tells whether the message may still have been delivered.
+    /// [`Error::Transaction`], whose delivery shows whether the message may have been delivered nevertheless.
     Program {
         /// The path of the program.
         program: String,
-        /// What happened: its exit status and the last line of its standard error, or why it could not be started.
+        /// What happened: the exit status and the last line of standard error, or why the program was not started or
+        /// was killed.
         what: String,
     },
     /// The message was not accepted for any recipient. The delivery contains the outcome for each recipient: refused,

@@ -10,8 +10,8 @@ use std::{
 
 use crate::{Delivery, Error, Outcome, TlsVersion};
 
-/// Something that happened on a connection or to a message. Passed to the function set with
-/// [`Builder::observer`](crate::Builder::observer), which describes the events and their order.
+/// Something that happened on a connection or to a message. Events are passed to the function that was set with
+/// [`Builder::observer`](crate::Builder::observer). Its documentation describes the order of events.
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
 pub struct Event<'e> {
@@ -20,7 +20,7 @@ pub struct Event<'e> {
     pub connection: Option<u64>,
     /// What happened.
     pub kind: EventKind<'e>,
-    /// The duration of what the event reports; each [kind](EventKind) says which.
+    /// The duration of what the event reports; see each [kind](EventKind).
     pub took: Duration,
 }
 
@@ -28,8 +28,8 @@ pub struct Event<'e> {
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
 pub enum EventKind<'e> {
-    /// A connection was made, possibly through a proxy. Nothing was exchanged with the server yet. `took` includes the
-    /// name lookup; it is zero for a connection made by the caller.
+    /// A connection was made, possibly through a proxy. Nothing has been exchanged with the server yet. `took` includes
+    /// the name lookup; it is practically zero for a connection made by the caller.
     #[non_exhaustive]
     Connected {
         /// The address of the server, or of the proxy. `None` for a Unix socket.
@@ -57,7 +57,7 @@ pub enum EventKind<'e> {
     /// A message was accepted for at least one recipient. `took` is [`Timings::total`](crate::Timings::total).
     #[non_exhaustive]
     Accepted {
-        /// The outcome of each recipient, of which some may have been refused.
+        /// The outcome of each recipient. Some may have been refused.
         delivery: &'e Delivery,
     },
     /// A message was refused for all recipients. `took` is [`Timings::total`](crate::Timings::total).
@@ -84,7 +84,7 @@ pub enum EventKind<'e> {
     /// any of it. `took` is zero.
     #[non_exhaustive]
     Retried {
-        /// How the first attempt ended.
+        /// The error that ended the attempt over this connection.
         error: &'e Error,
     },
     /// A connection was closed by either side. `took` is the time for which the connection was open.
@@ -124,8 +124,8 @@ impl Observer {
         Observer(Arc::new(observe))
     }
 
-    /// Calls the function. A panic must not leave the client in an inconsistent state, or abort a program that is
-    /// unwinding already.
+    /// Calls the function and catches its panics, which must not leave the client in an inconsistent state, or abort a
+    /// program that is already unwinding.
     pub fn tell(&self, connection: Option<u64>, kind: EventKind<'_>, took: Duration) {
         let event = Event { connection, kind, took };
         if catch_unwind(AssertUnwindSafe(|| (self.0)(&event))).is_err() {

@@ -4,7 +4,7 @@
 //! [`aio`](#async), the same client with `async fn`.
 //!
 //! **The [`guide`] has a page for each task**: a first mail, TLS and logins, OAuth, errors and retrying, many messages,
-//! deadlines. If you know lettre, nodemailer, smtplib or aiosmtplib, it lists the counterparts of their names.
+//! deadlines. It also lists the counterparts of names in lettre, nodemailer, smtplib and aiosmtplib.
 //!
 //! # One call
 //!
@@ -96,9 +96,9 @@
 //!
 //! # Other ways to send
 //!
-//! An application that takes a [`Mailer`] can be given a client, a pool, or a mailer without a connection: its unit
-//! tests pass a [`MemoryMailer`]. [`Retrying`] sends again after increasing waits, and [`Failover`] tries several
-//! mailers. Here, messages that no server takes are kept in a folder, and sent later:
+//! An application that takes a [`Mailer`] can be given a client, a pool, or a mailer without a connection; its unit
+//! tests can pass a [`MemoryMailer`]. [`Retrying`] sends again after increasing waits, and [`Failover`] tries several
+//! mailers. Here, messages that the server cannot accept now are kept in a folder, from which they can be sent later:
 //!
 //! ```no_run
 //! use postino::{Client, Failover, FolderMailer, Mailer, RetryPolicy, Retrying};
@@ -233,9 +233,9 @@
 //!
 //! # Metrics and tracing
 //!
-//! [`Builder::observer`] sets a function that is told about connections and messages: connected, secured, logged in,
-//! accepted, refused, not sent, in doubt, retried, closed, each with its duration. [`Builder::verify`] checks a server
-//! without sending a message, and returns a report.
+//! [`Builder::observer`] sets a function that is called for each event of a connection or message: connected, secured,
+//! logged in, failed to connect, accepted, refused, not sent, in doubt, retried or closed, with durations.
+//! [`Builder::verify`] checks a server without sending a message, and returns a report.
 //!
 //! # Features
 //!
@@ -253,7 +253,7 @@
 //! | `lettre-0_11`, `mail-builder-2` | sending messages built with these crates |
 //! | `serde` | serialized forms of addresses, envelopes, results and settings, `Settings` |
 //! | `testing` | `testing`, an in-process server for tests |
-//! | `testing-tls` | TLS for that server, by rustls, with a certificate that is made for each server; adds `testing` |
+//! | `testing-tls` | TLS (with rustls) for that server, which generates its own certificate; enables `testing` |
 //!
 //! <a id="async"></a>`aio` has the same names as the root: `postino::aio::Client` is `postino::Client` with `async fn`. Its
 //! documentation is included if the feature is enabled. Before you wrap a send in a timeout of your runtime, read
@@ -278,7 +278,7 @@
 //! | [`ServerReport`], [`TlsFacts`], [`CertificateFacts`], [`Provider`] | what a server offers, and the settings of well-known services |
 //! | [`Reply`], [`EnhancedCode`], [`Capabilities`] | the server's replies |
 //! | [`auth`] | credentials for [`Client::auth`], and custom login mechanisms |
-//! | [`guide`] | pages about tasks, and the counterparts of other libraries' names |
+//! | [`guide`] | a page for each task, and the counterparts of names in other libraries |
 //! | `aio`, `testing` | the async client; a server for tests (with the features `async` and `testing`) |
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]

@@ -7,7 +7,7 @@ use crate::{Capabilities, Reply, TlsVersion, message::date_time, tls::Certificat
 /// What a client knows about its server after connecting. Returned by [`Builder::verify`](crate::Builder::verify) and
 /// [`Client::report`](crate::Client::report).
 ///
-/// `Display` prints it in several lines, without control characters. Nothing in it is secret.
+/// `Display` formats it as several lines, without control characters. It contains no secrets.
 ///
 /// ```text
 /// server: mail.example.org:465
@@ -26,11 +26,11 @@ pub struct ServerReport {
     /// The address that the client is connected to, which can be that of a [proxy](crate::Builder::proxy). `None` for a
     /// Unix socket.
     pub peer: Option<SocketAddr>,
-    /// The server's greeting.
+    /// The server's greeting, or `None` if an attempt to reconnect failed before the login.
     pub greeting: Option<Reply>,
     /// What the server offers. Empty if it supports only HELO.
     pub capabilities: Capabilities,
-    /// The TLS session, or `None` if the connection is in plain text.
+    /// The TLS session, or `None` if the connection is not encrypted.
     pub tls: Option<TlsFacts>,
     /// The name of the mechanism that the login used, such as `PLAIN`; `None` without a login.
     pub login_mechanism: Option<String>,

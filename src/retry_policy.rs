@@ -1,5 +1,5 @@
-//! Sending a message again: to whom, how often and after which waits, and the result of all attempts. What waits and sends
-//! is in `mailers/`.
+//! Sending a message again: to whom, how often and after which waits, and the result of all attempts. The code that
+//! waits and sends is in `mailers/`.
 
 use std::{
     hash::{BuildHasher, Hasher, RandomState},
@@ -17,8 +17,8 @@ use crate::{
 /// refused with 4yz, and those that the message was not sent to ([`Delivery::retry_envelope`]). Recipients in doubt are
 /// never tried again.
 ///
-/// The wait doubles with each attempt. Each wait is shortened by a random amount of up to half, so that clients do not
-/// come back at the same time.
+/// The wait doubles with each attempt. Each wait is shortened by a random amount, at most half of it, so that clients
+/// do not come back at the same time.
 ///
 /// ```
 /// use std::time::Duration;
@@ -34,12 +34,12 @@ pub struct RetryPolicy {
     first_wait: Duration,
     longest_wait: Duration,
     give_up_after: Option<Duration>,
-    /// Whether each attempt is made with another server.
+    /// Whether each attempt is made with a different server.
     is_elsewhere: bool,
 }
 
 impl Default for RetryPolicy {
-    /// Makes up to five attempts, with waits of 1, 2, 4 and 8 seconds.
+    /// Makes up to five attempts, with waits of 1, 2, 4 and 8 seconds before they are shortened.
     fn default() -> RetryPolicy {
         RetryPolicy {
             attempts: 5,
@@ -64,27 +64,27 @@ impl RetryPolicy {
         RetryPolicy { first_wait: wait, ..self }
     }
 
-    /// Sets the longest wait between two attempts. Defaults to one minute.
+    /// Sets the longest wait between two attempts, before it is shortened. Defaults to one minute.
     #[must_use]
     pub fn longest_wait(self, wait: Duration) -> RetryPolicy {
         RetryPolicy { longest_wait: wait, ..self }
     }
 
-    /// Sets the time after which no further attempt is begun, counted from the beginning of the first one. It does not end
-    /// an attempt: for that, set a [deadline](crate::Builder::deadline), which holds for each attempt. Defaults to no
-    /// limit.
+    /// Sets the time after which no further attempt is begun, counted from the beginning of the first one. This
+    /// does not interrupt an attempt. To limit each attempt, set a [deadline](crate::Builder::deadline). Defaults to
+    /// no limit.
     #[must_use]
     pub fn give_up_after(self, limit: Duration) -> RetryPolicy {
         RetryPolicy { give_up_after: Some(limit), ..self }
     }
 
-    /// Makes one attempt with each of this number of servers, without waits.
+    /// Creates a policy that makes one attempt with each of several servers, without waits.
     pub(crate) fn one_each(servers: usize) -> RetryPolicy {
         let attempts = u32::try_from(servers).unwrap_or(u32::MAX);
         RetryPolicy { attempts, first_wait: Duration::ZERO, is_elsewhere: true, ..RetryPolicy::default() }
     }
 
-    /// Returns whether another attempt can help after an error before a transaction.
+    /// Returns whether another attempt may succeed after an error before a transaction.
     fn can_help_after(&self, error: &Error) -> bool {
         if self.is_elsewhere { is_of_server(error) } else { is_temporary(error) }
     }
@@ -97,17 +97,17 @@ impl RetryPolicy {
     }
 }
 
-/// What is known before a wait, for the callback of a `Retrying` mailer.
+/// Information about a wait that is about to begin, for the callback of a `Retrying` mailer.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct RetryWait {
-    /// Number of attempts that were made.
+    /// Number of attempts that have been made so far.
     pub attempts: u32,
-    /// How long the mailer waits before the next attempt.
+    /// How long the mailer is going to wait before the next attempt.
     pub duration: Duration,
     /// Number of recipients that the next attempt is for.
     pub recipients: usize,
-    /// Why the message is sent again: the text of the error, or of the delivery.
+    /// Why the message is sent again: the text of the error or of the delivery.
     pub reason: String,
 }
 
@@ -117,7 +117,7 @@ pub(crate) struct Attempts<'p> {
     begun: Instant,
     count: u32,
     envelope: Envelope,
-    /// The recipients of the next attempt, by their numbers.
+    /// The recipients of the next attempt, as indexes into the envelope.
     left: Vec<usize>,
     /// The last result for each recipient.
     last: Vec<(Outcome, Option<Reply>)>,
@@ -128,7 +128,7 @@ pub(crate) struct Attempts<'p> {
     is_begun: bool,
 }
 
-/// What comes after an attempt.
+/// What to do after an attempt.
 pub(crate) enum Next {
     Done(Result<Delivery, Error>),
     Wait(RetryWait),
@@ -157,7 +157,7 @@ impl<'p> Attempts<'p> {
         Addressed { mail, envelope }
     }
 
-    /// Takes the result of an attempt.
+    /// Processes the result of an attempt, and returns what to do next.
     pub fn settle(&mut self, result: Result<Delivery, Error>, now: Instant) -> Next {
         self.count = self.count.saturating_add(1);
         let delivery = match &result {
@@ -180,7 +180,7 @@ impl<'p> Attempts<'p> {
             .give_up_after
             .is_some_and(|limit| now.saturating_duration_since(self.begun).saturating_add(wait) >= limit);
         if delivery.is_some_and(|delivery| !self.is_for_this(delivery)) && self.count > 1 {
-            // Whom it is about cannot be told, so those who are left count as in doubt.
+            // It is unknown which recipients the delivery is about, so all that are left count as in doubt.
             self.left.iter().for_each(|number| self.last[*number] = (Outcome::InDoubt, None));
             self.is_begun = true;
             self.left.clear();
@@ -203,7 +203,7 @@ impl<'p> Attempts<'p> {
         delivery.envelope().recipients().len() == self.left.len()
     }
 
-    /// Keeps the result of an attempt. Returns the error if there was no transaction.
+    /// Records the result of an attempt. Returns the error if there was no transaction.
     fn record(&mut self, result: Result<Delivery, Error>) -> Option<Error> {
         let delivery = match result {
             Ok(delivery) => delivery,
@@ -212,7 +212,7 @@ impl<'p> Attempts<'p> {
                 *delivery
             }
             Err(Error::PartialDelivery { delivery }) => *delivery,
-            // It says nothing of single recipients.
+            // The error says nothing about individual recipients.
             Err(error) if error.in_doubt() && self.is_begun => {
                 self.left.iter().for_each(|number| self.last[*number] = (Outcome::InDoubt, None));
                 self.source = Some(error);
@@ -232,7 +232,7 @@ impl<'p> Attempts<'p> {
         None
     }
 
-    /// Returns the result of all attempts. This is the last one.
+    /// Returns the result of all attempts. The argument is the result of the last one.
     fn finish(&mut self, result: Result<Delivery, Error>) -> Result<Delivery, Error> {
         match self.record(result) {
             Some(error) if !self.is_begun => return Err(error),
@@ -248,20 +248,20 @@ impl<'p> Attempts<'p> {
             return Ok(delivery);
         }
         let source =
-            self.source.take().unwrap_or(Error::Internal("a message was not accepted for no reason"));
+            self.source.take().unwrap_or(Error::Internal("a message was not accepted, but has no error"));
         Err(Error::Transaction { delivery: Box::new(delivery), source: Box::new(source) })
     }
 }
 
-/// Returns whether an error before a transaction may be gone at the next attempt. A client that is not connected could not
-/// connect again by itself.
+/// Returns whether an error before a transaction may be temporary. `NotConnected` is not: it means that the client
+/// cannot reconnect automatically.
 fn is_temporary(error: &Error) -> bool {
     matches!(error.retry(), Retry::Now | Retry::Later) && !matches!(error, Error::NotConnected)
 }
 
-/// Returns whether an error before a transaction is one of the server, or of the way to it. Another server may accept
-/// the message then. Otherwise, the error is one of the message or its envelope or the settings, or the caller has
-/// stopped the client, or the message may have been delivered.
+/// Returns whether an error before a transaction concerns the server or the path to it, so that another server may
+/// accept the message. All other errors concern the message, its envelope or the settings, or mean that the caller has
+/// stopped the client or that the message may have been delivered.
 fn is_of_server(error: &Error) -> bool {
     match error {
         _ if error.in_doubt() => false,
@@ -302,7 +302,7 @@ fn random() -> u32 {
     RandomState::new().build_hasher().finish() as u32
 }
 
-/// A mail with another envelope.
+/// A mail with a different envelope.
 struct Addressed<'m> {
     mail: &'m dyn Mail,
     envelope: Envelope,
@@ -473,7 +473,7 @@ mod tests {
                 Next::Wait(wait) => {
                     assert!(is_tried_again);
                     assert_eq!((wait.attempts, wait.recipients, wait.reason), (1, 3, text));
-                    // What an earlier attempt has achieved is not lost.
+                    // The results of earlier attempts are not lost.
                     let partly = result(&envelope(), &[250, 450, 550]);
                     assert!(matches!(attempts.settle(partly, Instant::now()), Next::Wait(_)));
                     let Next::Done(result) = attempts.settle(Err(connect()), Instant::now()) else {

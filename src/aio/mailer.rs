@@ -27,8 +27,8 @@ pub type Sending<'a> = Pin<Box<dyn Future<Output = Result<Delivery, Error>> + Se
 /// ([`Retrying`], [`Failover`]), one without a connection ([`MemoryMailer`], [`FolderMailer`], [`ProgramMailer`]), or
 /// your own type.
 ///
-/// The future is boxed, so that the trait can be used as a value: an application takes a `&mut dyn Mailer`, and its tests
-/// pass another one.
+/// The future is boxed, so that the trait can be used as a trait object: an application takes a `&mut dyn Mailer`, and
+/// its tests pass a different mailer.
 ///
 /// ```no_run
 /// use postino::{Error, Message, aio::{Client, Mailer}};
@@ -44,7 +44,7 @@ pub type Sending<'a> = Pin<Box<dyn Future<Output = Result<Delivery, Error>> + Se
 /// # }
 /// ```
 ///
-/// A unit test of an application passes a [`MemoryMailer`], which is the same type in both clients. So are
+/// Unit tests of an application can pass a [`MemoryMailer`], which is the same type for both clients. So are
 /// [`FolderMailer`] and [`ProgramMailer`]; they do their work on threads that are allowed to block.
 ///
 /// ```
@@ -60,7 +60,7 @@ pub type Sending<'a> = Pin<Box<dyn Future<Output = Result<Delivery, Error>> + Se
 /// ```
 pub trait Mailer: Send {
     /// Sends a message to all of its recipients. Returns `Ok` if it was accepted for at least one of them.
-    /// A delivery must have the recipients of the mail, in the same order.
+    /// Implementations must return deliveries that have the recipients of the mail, in the same order.
     ///
     /// # Errors
     ///
@@ -132,7 +132,7 @@ impl Mailer for ProgramMailer {
     }
 }
 
-/// Reads the content of a mail to its end. What may block is done on another thread.
+/// Reads the content of a mail to its end. Reads that may block are done on another thread.
 async fn copied(envelope: Envelope, body: Body<'_>) -> Result<Copied, Error> {
     let body = open(body, later(Instant::now(), Duration::MAX)).await.map_err(source_error)?;
     if matches!(body.content, Content::Bytes(_)) {

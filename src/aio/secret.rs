@@ -15,7 +15,7 @@ type Cause = Box<dyn StdError + Send + Sync>;
 type Secret = Pin<Box<dyn Future<Output = Result<String, Cause>> + Send>>;
 type Ask = dyn FnMut() -> Secret + Send;
 
-/// Clones share the function.
+/// The callback of the caller. Clones share it.
 #[derive(Clone)]
 pub(super) struct Secrets {
     ask: Arc<Mutex<Ask>>,
@@ -31,7 +31,7 @@ impl Secrets {
         Secrets { ask: Arc::new(Mutex::new(move || Box::pin(ask()) as Secret)), failed }
     }
 
-    /// Calls the function, and waits up to the limit.
+    /// Calls the function, and waits for its future up to the limit.
     pub async fn ask(&self, until: Instant, _: &StopHandle) -> Result<String, Error> {
         let secret = {
             let mut ask = self.ask.lock().unwrap_or_else(PoisonError::into_inner);
@@ -56,9 +56,9 @@ impl Builder {
     ///
     /// If the returned future takes longer than the [`command_timeout`](Builder::command_timeout) or the
     /// [`deadline`](Builder::deadline) allows, it is dropped, and the login fails with [`Error::Timeout`]. If it fails,
-    /// the login fails with [`Error::Password`]. The password is sent unchanged, so remove a line end first.
+    /// the login fails with [`Error::Password`]. The password is sent unchanged, so remove any line end first.
     ///
-    /// The password manager [pass](https://www.passwordstore.org), which prints the password as its first line:
+    /// This function runs the password manager [pass](https://www.passwordstore.org), which prints the password first:
     ///
     /// ```no_run
     /// # fn example(server: postino::aio::Builder) -> postino::aio::Builder {
@@ -70,7 +70,7 @@ impl Builder {
     /// ```
     ///
     /// A function that may block, such as one that reads a keyring or a netrc file
-    /// ([examples](crate::Builder::credentials_with)), belongs on another thread:
+    /// ([examples](crate::Builder::credentials_with)), must run on another thread:
     ///
     /// ```no_run
     /// # fn password_from_keyring() -> Result<String, std::io::Error> { Ok(String::new()) }

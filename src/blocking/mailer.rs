@@ -15,7 +15,7 @@ use crate::{
 /// ([`Retrying`], [`Failover`]), one without a connection ([`MemoryMailer`], [`FolderMailer`], [`ProgramMailer`]), or
 /// your own type.
 ///
-/// An application takes a `&mut dyn Mailer`, and its tests pass another one:
+/// An application takes a `&mut dyn Mailer`, and its tests pass a different mailer:
 ///
 /// ```no_run
 /// use postino::{Client, Error, Mailer, Message};
@@ -31,7 +31,7 @@ use crate::{
 /// ```
 pub trait Mailer: Send {
     /// Sends a message to all of its recipients. Returns `Ok` if it was accepted for at least one of them.
-    /// A delivery must have the recipients of the mail, in the same order.
+    /// Implementations must return deliveries that have the recipients of the mail, in the same order.
     ///
     /// # Errors
     ///

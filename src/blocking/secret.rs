@@ -17,7 +17,7 @@ use crate::{Error, Phase, config::Login};
 type Cause = Box<dyn StdError + Send + Sync>;
 type Ask = dyn FnMut() -> Result<String, Cause> + Send;
 
-/// Clones share the function.
+/// The callback of the caller. Clones share it.
 #[derive(Clone)]
 pub(super) struct Secrets {
     ask: Arc<Mutex<Ask>>,
@@ -26,8 +26,8 @@ pub(super) struct Secrets {
 }
 
 impl Secrets {
-    /// Calls the function. It cannot be interrupted, so it runs on a thread that is abandoned at the limit. The thread
-    /// may still hold the lock then; the next caller waits for it, up to its own limit.
+    /// Calls the function. It cannot be interrupted, so it runs on a thread that is abandoned at the limit. That thread
+    /// may still hold the lock; the next caller waits for the lock, up to its own limit.
     pub fn ask(&self, until: Instant, stop_handle: &StopHandle) -> Result<String, Error> {
         let function = Arc::clone(&self.ask);
         let ask = move || {
@@ -58,9 +58,9 @@ impl Builder {
     /// The function runs on its own thread. If it takes longer than the [`command_timeout`](Builder::command_timeout)
     /// or the [`deadline`](Builder::deadline) allows, the login fails with [`Error::Timeout`], and the function's
     /// result is discarded. If it fails, the login fails with [`Error::Password`]. Clones of the builder share the
-    /// function and call it one at a time. The password is sent unchanged, so remove a line end first.
+    /// function and call it one at a time. The password is sent unchanged, so remove any line end first.
     ///
-    /// The password manager [pass](https://www.passwordstore.org), which prints the password as its first line:
+    /// This function runs the password manager [pass](https://www.passwordstore.org), which prints the password first:
     ///
     /// ```no_run
     /// # fn example(server: postino::Builder) -> postino::Builder {
@@ -71,7 +71,7 @@ impl Builder {
     /// # }
     /// ```
     ///
-    /// A function that reads a keyring, such as `Entry::get_password` of the crate `keyring`:
+    /// This one reads a keyring, with `Entry::get_password` of the crate `keyring`:
     ///
     /// ```no_run
     /// # struct Entry;
@@ -84,7 +84,7 @@ impl Builder {
     /// # }
     /// ```
     ///
-    /// A netrc file with the line `machine mail.example.org login alice password secret`:
+    /// This one reads a netrc file with the line `machine mail.example.org login alice password secret`:
     ///
     /// ```no_run
     /// # fn example(server: postino::Builder) -> postino::Builder {

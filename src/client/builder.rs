@@ -52,9 +52,9 @@ impl Client {
         Ok(Builder::new(Config::from_url(url)?))
     }
 
-    /// Returns a builder for a well-known mail service, such as `gmail` or `sendgrid`, with its host, port and security.
-    /// Case, spaces, dots and hyphens do not matter. The page [`providers`](crate::guide::providers) lists the names, and what
-    /// each service expects as a login.
+    /// Returns a builder with the host, port and security of a well-known mail service, such as `gmail` or `sendgrid`.
+    /// Case, spaces and punctuation are ignored. The page [`providers`](crate::guide::providers) lists the names, and
+    /// what each service expects as a login.
     #[doc = example!(provider)]
     ///
     /// # Errors
@@ -75,7 +75,7 @@ impl Client {
 #[must_use]
 pub struct Builder {
     pub(super) config: Config,
-    /// The source of passwords or OAuth tokens, if the login needs one.
+    /// The callback for the password or OAuth token, if there is one.
     secrets: Option<Secrets>,
     /// Stops the clients of this builder from another thread.
     pub(in super::super) stop_handle: Option<StopHandle>,
@@ -96,7 +96,7 @@ impl Builder {
         self.config.check()?.config.tls.read()
     }
 
-    /// Sets the callback of `credentials_with` or `oauth_token_with`, whose type differs between the clients.
+    /// Sets a login and its callback (`credentials_with`, `oauth_token_with`), whose type differs between the clients.
     pub(in super::super) fn secret_from(self, login: Login, secrets: Secrets) -> Builder {
         Builder { secrets: Some(secrets), ..self.login(login) }
     }
@@ -147,7 +147,7 @@ impl Builder {
     /// time limit for connecting includes the exchange with the proxy.
     ///
     /// A proxy cannot be combined with [`addresses`](Builder::addresses), a Unix socket, or an IPv6 address with a zone.
-    /// `connect_over` does not use it.
+    /// `connect_over` ignores the proxy.
     /// In a URL, the proxy is a parameter: `smtp://mail.example.org?proxy=socks5://127.0.0.1:1080`. There, `%` and `&`
     /// in the URL of the proxy are written as `%25` and `%26`.
     pub fn proxy(mut self, url: impl AsRef<str>) -> Builder {
@@ -181,7 +181,7 @@ impl Builder {
     /// count towards the limit of two, because they do not concern the password. A [`Pool`](super::Pool) also waits
     /// [for a while](super::PoolBuilder::login_pause) before it logs in again.
     ///
-    /// Only the login that was set last is used: this setter, [`credentials_with`](Builder::credentials_with),
+    /// Only the login that was set last is used. This setter, [`credentials_with`](Builder::credentials_with),
     /// [`oauth_token`](Builder::oauth_token), [`oauth_token_with`](Builder::oauth_token_with),
     /// [`external`](Builder::external), [`anonymous`](Builder::anonymous) and
     /// [`auth_mechanism`](Builder::auth_mechanism) replace one another.
@@ -355,32 +355,32 @@ impl Builder {
 }
 
 impl Builder {
-    /// Sets a function that is told about connections and messages, for metrics and tracing. Clones of this builder, and
-    /// pools made from it, share the function. Defaults to none, which costs nothing.
+    /// Sets a function that is called for events of connections and messages, for metrics and tracing. Clones of this
+    /// builder, and pools made from it, share the function. Defaults to none, which costs nothing.
     ///
-    /// These are the [events](crate::EventKind), in this order for each connection:
+    /// Each connection has these [events](crate::EventKind), in this order:
     ///
     /// | event | when |
     /// |---|---|
     /// | `Connected` | the connection was made |
     /// | `Secured` | TLS was established, at once or after STARTTLS |
     /// | `LoggedIn` | a login succeeded |
-    /// | `Accepted`, `Refused`, `NotSent` or `InDoubt` | one of them for each message |
+    /// | `Accepted`, `Refused`, `NotSent` or `InDoubt` | the result of a message is known |
     /// | `Closed` | the connection was closed |
     ///
     /// - If an attempt to connect fails, `ConnectFailed` is its last event, after `Closed` if there was a connection.
     /// - Each call that sends a message causes exactly one of `Accepted`, `Refused`, `NotSent` and `InDoubt`, unless a
-    ///   setting is invalid. A message of a [batch](super::Batch) causes it when its result is returned. A message whose
-    ///   future was dropped causes one of them when the client is next used, or dropped, unless it was still waiting
-    ///   for a connection of a pool.
-    /// - `Retried` comes before the result of a message that is sent again over another connection, and before the
-    ///   `Closed` of the old connection or after it.
+    ///   setting is invalid. For a message of a [batch](super::Batch), this happens when its result is returned. If the
+    ///   future of a call was dropped, it happens when the client is next used or is dropped, but not if the call was
+    ///   still waiting for a connection of a pool.
+    /// - `Retried` comes before the result of a message that is sent again over another connection. It can come before
+    ///   or after the `Closed` of the old connection.
     /// - If the connection is lost, or QUIT is sent together with a message, `Closed` can come before the result of that
     ///   message.
-    /// - [Single commands](Client#single-commands) cause no events of messages.
+    /// - [Single commands](Client#single-commands) cause no message events.
     ///
     /// The function is called on the thread that sends, between two steps of the dialogue. While it runs, nothing is sent
-    /// or read, so it should only count, or pass the event on. The time that it takes counts towards the
+    /// or read, so it should only count events or pass them on. The time that it takes counts towards the
     /// [`deadline`](Builder::deadline). A panic in it is caught and logged at `warn`, and does not affect the client.
     #[doc = example!(observer)]
     pub fn observer(mut self, observe: impl Fn(&Event<'_>) + Send + Sync + 'static) -> Builder {

@@ -33,7 +33,7 @@ const MAX_AHEAD: u64 = 64 * 1024;
 /// longer.
 const IDLE: Duration = Duration::from_secs(10);
 
-/// The error of a message whose results were lost on the way, which cannot happen.
+/// The error for a message whose partial results were lost, which cannot happen.
 const NO_PARTS: Error = Error::Internal("a message lost the results of its parts");
 
 /// Number of recipients that are processed between two checks of the deadline.
@@ -242,14 +242,14 @@ impl Client {
 
     /// Returns the result of the message whose sending was interrupted: a future of [`send`](Client::send) was dropped
     /// before it completed, or (in the blocking client) the code that provides the content panicked. Returns `None` if
-    /// no message was interrupted, or if its result was returned before. Sends and reads nothing.
+    /// no message was interrupted, or if its result was already returned. Sends and reads nothing.
     ///
-    /// The result is what is known without the server: an [`Error::Transaction`] with the outcome
+    /// The result is what is known without asking the server. It is an [`Error::Transaction`] with the outcome
     /// [`NotSent`](crate::Outcome::NotSent) if the end of the message was not sent, so that sending it again cannot
-    /// duplicate it, or [`InDoubt`](crate::Outcome::InDoubt) if it was. It is `Ok` if the server had accepted the message
-    /// already. If several messages were interrupted, only the last result is kept.
+    /// duplicate it, or with [`InDoubt`](crate::Outcome::InDoubt) if the end was sent. It is `Ok` if the server had
+    /// already accepted the message. If several messages were interrupted, only the last result is kept.
     ///
-    /// The connection itself cannot be used any more: call [`reconnect`](Client::reconnect). A [`Batch`](super::Batch)
+    /// The connection itself can no longer be used: call [`reconnect`](Client::reconnect). A [`Batch`](super::Batch)
     /// returns the result of each message itself. For a [`Pool`](super::Pool) and for
     /// [`Builder::send`](super::Builder::send), the [`observer`](super::Builder::observer) gets the result.
     #[doc = example!(interrupted)]
@@ -273,7 +273,7 @@ impl Client {
     }
 
     /// Returns whether another connection may take over a message after this error, if the pool's connection with this
-    /// number had been idle before the message. It must not have been replaced already.
+    /// number had been idle before the message. Returns false if that connection was already replaced.
     pub(super) fn may_replace_idle(&mut self, number: u64, broke: &Error) -> bool {
         !self.link.is_usable()
             && self.link.number == number
@@ -379,7 +379,7 @@ impl Client {
         self.deliver(call, mail, envelope, Freshness::New).await
     }
 
-    /// Sends a message. The observer is told by the caller.
+    /// Sends a message. The caller has to tell the observer.
     pub(super) async fn deliver(
         &mut self,
         call: &mut Call,

@@ -1,4 +1,4 @@
-//! The message that is being sent: what is needed to report its result if the future that sends it is dropped.
+//! The message that is being sent, with what is needed to report its result if the future that sends it is dropped.
 
 use crate::{Delivery, Envelope, Error, proto::Transactions, split::Parts};
 
@@ -8,7 +8,7 @@ pub(super) struct Sending {
     envelope: Option<Envelope>,
     /// The results so far, if the message takes several transactions.
     pub parts: Option<Parts>,
-    /// The transaction under way.
+    /// The transaction that is under way.
     pub talk: Option<Transactions>,
     /// The result of that transaction, if it is known already.
     pub result: Option<Result<Delivery, Error>>,
@@ -26,8 +26,8 @@ impl Sending {
         }
     }
 
-    /// Returns the result of a message whose future was dropped, if there is one. `offered` is [how many
-    /// octets](crate::proto::Outbox::octets_offered) may have been sent over its connection.
+    /// Returns the result of the message whose future was dropped, if there is one. `offered` is [how many
+    /// octets](crate::proto::Outbox::octets_offered) may have been sent over the connection.
     pub fn abandon(&mut self, offered: u64) -> Option<Result<Delivery, Error>> {
         let envelope = self.envelope.take()?;
         let Sending { parts, talk, result, .. } = std::mem::take(self);

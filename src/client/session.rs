@@ -123,14 +123,14 @@ impl Client {
         self.origin.settings.config.observer.as_ref()
     }
 
-    /// Tells the observer about an event, if there is one.
+    /// Tells the observer, if there is one, about an event.
     pub(super) fn tell(&self, kind: EventKind<'_>, took: Duration) {
         if let Some(observer) = self.observer() {
             observer.tell(Some(self.link.number), kind, took);
         }
     }
 
-    /// Tells the observer about the result of a message, if there is one.
+    /// Tells the observer, if there is one, about the result of a message.
     pub(super) fn tell_result(&self, result: &Result<Delivery, Error>) {
         if let Some(observer) = self.observer() {
             observer.tell_result(Some(self.link.number), result);

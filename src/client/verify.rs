@@ -8,15 +8,15 @@ use crate::{
 
 impl Client {
     /// Returns the name of the mechanism with which the client has logged in on this connection, such as `PLAIN`;
-    /// `None` if it has not.
+    /// `None` if it has not logged in.
     #[must_use]
     pub fn login_mechanism(&self) -> Option<&str> {
         self.history.login.mechanism.as_deref()
     }
 
     /// Returns what is known about the server: its greeting, its capabilities, the TLS session with facts about the
-    /// certificate, and the login mechanism. [`Builder::verify`](super::Builder::verify) returns the same for a server
-    /// to which no message is to be sent.
+    /// certificate, and the login mechanism. If you only want to check a server, use
+    /// [`Builder::verify`](super::Builder::verify), which returns the same report.
     #[must_use]
     pub fn report(&self) -> ServerReport {
         let tls = self.link.stream.tls().map(|tls| TlsFacts {
@@ -39,10 +39,10 @@ impl Client {
 #[maybe_async]
 impl Builder {
     /// Checks whether the server can be used, without sending a message: connects, secures the connection, logs in if
-    /// there are credentials, sends NOOP and then QUIT. Returns a report of what was found. The
-    /// [`deadline`](Builder::deadline) covers everything except QUIT, whose reply is not waited for.
+    /// there are credentials, and sends NOOP and QUIT. Returns a report of what was found. The
+    /// [`deadline`](Builder::deadline) covers everything except QUIT, whose reply is not awaited.
     ///
-    /// A success does not mean that the server will accept a particular sender or recipient.
+    /// Success does not mean that the server will accept a particular sender or recipient.
     #[doc = example!(verify)]
     ///
     /// # Errors

@@ -7,9 +7,9 @@ use super::Config;
 /// Maximum number of characters shown of an unknown name.
 const MAX_SHOWN: usize = 40;
 
-/// The settings of a well-known mail service, found by [`Provider::find`] and listed on [a page](crate::guide::providers).
+/// The settings of a well-known mail service. [A page](crate::guide::providers) lists all services.
 ///
-/// [`Client::provider`](crate::Client::provider) returns a builder with these settings.
+/// [`Provider::find`] looks up a service, and [`Client::provider`](crate::Client::provider) returns a builder for it.
 ///
 /// ```
 /// use postino::{Provider, Security};
@@ -26,13 +26,13 @@ pub struct Provider {
     pub name: &'static str,
     /// Other names by which [`find`](Provider::find) finds it.
     pub aliases: &'static [&'static str],
-    /// The host of its server for submission.
+    /// The host name of the submission server.
     pub host: &'static str,
     /// The port of that server.
     pub port: u16,
     /// How the connection is secured: [`Security::Implicit`] or [`Security::StartTls`].
     pub security: Security,
-    /// What the service expects as user name and password, as a short text for people.
+    /// A short text for people: what the service expects as user name and password.
     pub login: &'static str,
     /// The page that documents these settings.
     pub source: &'static str,
@@ -48,7 +48,7 @@ const fn provider(
     Provider { name, aliases, host, port: 465, security: Security::Implicit, login, source }
 }
 
-/// The same, for a service that has STARTTLS only, or recommends it.
+/// Changes the settings for a service that offers only STARTTLS, or recommends it.
 const fn starttls(p: Provider) -> Provider {
     Provider { port: 587, security: Security::StartTls, ..p }
 }
@@ -241,14 +241,14 @@ const TABLE: &[Provider] = &[
 ];
 
 impl Provider {
-    /// Returns all known services, in the order of their names.
+    /// Returns all known services, ordered by name.
     #[must_use]
     pub fn all() -> &'static [Provider] {
         TABLE
     }
 
-    /// Finds a service by its name or by another of its names. Case does not matter, and neither do spaces, dots and
-    /// hyphens: `Microsoft 365` finds `microsoft365`.
+    /// Finds a service by its name or one of its aliases. Case is ignored, and so are spaces, dots and other
+    /// punctuation: `Microsoft 365` finds `microsoft365`.
     ///
     /// # Errors
     ///
@@ -268,7 +268,7 @@ impl Provider {
     }
 }
 
-/// Returns the letters and digits of a name, in lower case.
+/// Returns the first letters and digits of a name, in lower case.
 fn plain(name: &str) -> String {
     name.chars().filter(|c| c.is_alphanumeric()).flat_map(char::to_lowercase).take(MAX_SHOWN).collect()
 }
@@ -286,10 +286,10 @@ fn unknown(name: &str, wanted: &str) -> Error {
     let shown: String = name.chars().take(MAX_SHOWN).collect();
     let text = match near.as_slice() {
         [] => format!(
-            "unknown provider {shown:?}: the page postino::providers lists the known names, and Client::builder takes the host of any other server"
+            "unknown provider {shown:?}: the page postino::guide::providers lists the known names, and Client::builder takes the host of any other server"
         ),
         near => format!(
-            "unknown provider {shown:?}: did you mean {}? The page postino::providers lists all names",
+            "unknown provider {shown:?}: did you mean {}? The page postino::guide::providers lists all names",
             near.join(" or ")
         ),
     };
@@ -350,7 +350,7 @@ mod tests {
         }
         for name in ["", "--", "mail.example.org", &"x".repeat(10_000), "\u{1b}[2J"] {
             let error = Provider::find(name).unwrap_err().to_string();
-            assert!(error.contains("postino::providers") && error.len() < 300, "{error}");
+            assert!(error.contains("postino::guide::providers") && error.len() < 300, "{error}");
             assert!(!error.contains("did you mean") && !error.contains(char::is_control), "{error}");
         }
     }

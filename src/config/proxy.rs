@@ -22,16 +22,16 @@ pub(crate) struct Proxy {
     login: Option<Login>,
 }
 
-/// A user and a password.
+/// A user name and a password.
 type Login = (Box<[u8]>, Box<[u8]>);
 
 impl Proxy {
-    /// Reads `socks5://`, `socks5h://` or `http://`, with user and password percent-encoded. No error contains the
-    /// password.
+    /// Reads a `socks5://`, `socks5h://` or `http://` URL, with the user name and the password percent-encoded.
+    /// No error contains the password.
     ///
     /// # Errors
     ///
-    /// [`Error::Config`]
+    /// [`Error::Config`] if the URL is invalid.
     pub fn from_url(url: &str) -> Result<Proxy, Error> {
         if url.chars().any(|c| c.is_control() || c.is_whitespace()) {
             return Err(bad("it contains white space or a control character"));
@@ -45,7 +45,7 @@ impl Proxy {
         };
         let rest = rest.strip_suffix('/').unwrap_or(rest);
         if rest.contains(['/', '?', '#']) {
-            return Err(bad("it contains a path, a parameter or a fragment"));
+            return Err(bad("it contains a path, a query or a fragment"));
         }
         let (user_info, server) = match rest.rsplit_once('@') {
             Some((user_info, server)) => (Some(user_info), server),
@@ -55,7 +55,7 @@ impl Proxy {
         let port = port.or(default_port).ok_or_else(|| bad("an HTTP proxy needs a port"))?;
         let login = match user_info.map(|user_info| user_info.split_once(':')) {
             None => None,
-            Some(None) => return Err(bad("it contains a user without a password")),
+            Some(None) => return Err(bad("it contains a user name without a password")),
             Some(Some((user, password))) => {
                 Some((decode(user).map_err(bad)?, decode(password).map_err(bad)?))
             }
@@ -66,7 +66,7 @@ impl Proxy {
         Ok(Proxy { protocol, host: Host::new(host)?, port, login })
     }
 
-    /// Checks whether the proxy can be asked for this host.
+    /// Checks whether the proxy can be asked to connect to this host.
     pub fn check(&self, host: &Host) -> Result<(), Error> {
         if host.lookup.contains('%') {
             let why = "an IPv6 address with a zone cannot be reached through a proxy";
@@ -75,7 +75,7 @@ impl Proxy {
         Ok(())
     }
 
-    /// Begins the exchange that asks the proxy to connect to a host.
+    /// Creates the exchange that asks the proxy to connect to a host.
     pub fn exchange(&self, host: &Host, port: u16) -> ProxyExchange {
         let login: Option<ProxyLogin<'_>> =
             self.login.as_ref().map(|(user, password)| (&**user, &**password));
@@ -91,7 +91,7 @@ fn check_login(protocol: ProxyProtocol, user: &[u8], password: &[u8]) -> Result<
     let is_too_long = |field: &[u8]| field.is_empty() || field.len() > MAX_SOCKS_FIELD;
     match protocol {
         ProxyProtocol::Socks5 if is_too_long(user) || is_too_long(password) => {
-            Err("SOCKS5 needs a user and a password of 1 to 255 octets")
+            Err("SOCKS5 needs a user name and a password of 1 to 255 octets each")
         }
         ProxyProtocol::HttpConnect if user.contains(&b':') => {
             Err("a user name for HTTP must not contain a colon")
@@ -100,7 +100,7 @@ fn check_login(protocol: ProxyProtocol, user: &[u8], password: &[u8]) -> Result<
     }
 }
 
-/// Shows the proxy without the user and the password.
+/// Shows the proxy without the user name and the password.
 impl fmt::Display for Proxy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let scheme = match self.protocol {

@@ -1,4 +1,4 @@
-//! A mailer that tries several others.
+//! A mailer that tries several other mailers in turn.
 
 use std::{fmt, time::Instant};
 
@@ -8,22 +8,22 @@ use crate::{
     retry_policy::{Attempts, Next, RetryPolicy},
 };
 
-/// A mailer that sends each message by the first of several mailers that accepts it.
+/// A mailer that sends each message through the first of several mailers that accepts it.
 ///
-/// The next mailer is tried without a wait, and only for the recipients that can still get the message without a
-/// duplicate: those that it was not sent to, and those that were refused with 4yz. A recipient that was accepted, that is
-/// in doubt, or that was refused with 5yz is never offered to another mailer.
+/// The next mailer is tried without a wait, and only for the recipients that can get the message without risk of a
+/// duplicate: those that it was not sent to, and those that were refused with 4yz. A recipient that was accepted, is in
+/// doubt, or was refused with 5yz is never offered to another mailer.
 ///
-/// If a server fails before it gets the message, the next mailer gets the whole message. This includes failed
-/// connections, invalid certificates, failed logins, any refusal before MAIL, and servers that do not offer what the
-/// message needs ([`Error::Unsupported`], [`Error::TooLarge`]). Errors in the message, in its envelope or in the
-/// settings of a mailer are returned at once, and so is [`Error::Stopped`].
+/// If a mailer fails before its server gets the message, the next mailer gets the message for the same recipients. This
+/// applies to failed connections, invalid certificates, failed logins, any refusal before MAIL, and servers that do not
+/// offer what the message needs ([`Error::Unsupported`], [`Error::TooLarge`]). Errors in the message, in its envelope
+/// or in the settings of a mailer are returned at once, and so are [`Error::Source`] and [`Error::Stopped`].
 ///
 /// The result has the last outcome of each recipient. It is an error if the message was accepted for none of them.
 #[doc = example!(Failover)]
 pub struct Failover {
     mailers: Vec<Box<dyn Mailer>>,
-    /// The mailer to begin with.
+    /// The index of the mailer that is tried first for the next message.
     first: usize,
     rotates: bool,
 }
@@ -35,7 +35,7 @@ impl Failover {
         Failover { mailers: mailers.into_iter().collect(), first: 0, rotates: false }
     }
 
-    /// Creates a mailer that begins with the next of these for each message (round robin).
+    /// Creates a mailer that tries the given mailers round robin: each message begins with the next of them.
     pub fn round_robin(mailers: impl IntoIterator<Item = Box<dyn Mailer>>) -> Failover {
         Failover { rotates: true, ..Failover::new(mailers) }
     }

@@ -1,5 +1,6 @@
-//! Mailers made of other mailers. Like `client/`, they are written once and compiled twice: by `blocking/` with `async`
-//! stripped, and by `aio/` unchanged. The parent provides `maybe_async`, `mailer::Mailer` (the trait), and `bell::Bell`.
+//! Mailers that wrap other mailers. Like `client/`, they are written once and compiled twice: by `blocking/` with
+//! `async` stripped, and by `aio/` unchanged. The parent provides `maybe_async`, `mailer::Mailer` (the trait), and
+//! `bell::Bell`.
 
 use super::{bell, mailer, maybe_async};
 

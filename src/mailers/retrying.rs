@@ -1,4 +1,4 @@
-//! A mailer that sends again what was not accepted.
+//! A mailer that retries messages that were not accepted.
 
 use std::{fmt, time::Instant};
 
@@ -9,11 +9,11 @@ use crate::{
     time::later,
 };
 
-/// A mailer that sends again what another mailer could not send, as a [`RetryPolicy`] says.
+/// A mailer that retries what another mailer could not send, according to a [`RetryPolicy`].
 ///
 /// The result has the last outcome of each recipient. It is an error if the message was accepted for none of them.
 ///
-/// A wait cannot be ended early, except that a future of `aio` can be dropped.
+/// A wait cannot be ended early, except by dropping the future in the async client.
 #[doc = example!(Retrying)]
 pub struct Retrying<M> {
     mailer: M,
@@ -24,7 +24,7 @@ pub struct Retrying<M> {
 type BeforeWait = Box<dyn FnMut(&RetryWait) + Send>;
 
 impl<M> Retrying<M> {
-    /// Creates a mailer that sends by way of another one: a client, a builder, a pool or any other mailer. A client
+    /// Creates a mailer that sends through another one: a client, a builder, a pool or any other mailer. A client
     /// connects again if its connection is lost.
     pub fn new(mailer: M, policy: RetryPolicy) -> Retrying<M> {
         Retrying { mailer, policy, before_wait: None }
@@ -37,7 +37,7 @@ impl<M> Retrying<M> {
         self
     }
 
-    /// Returns the other mailer.
+    /// Returns the wrapped mailer.
     pub fn into_inner(self) -> M {
         self.mailer
     }

@@ -29,7 +29,7 @@ pub enum Importance {
     High,
 }
 
-/// A message whose content is not part of its header yet.
+/// The parts of a message, before the header fields of the content are added to those of the message.
 pub(super) struct Prepared {
     pub fields: Vec<Field>,
     pub part: Part,
@@ -119,9 +119,9 @@ impl MessageBuilder {
         self
     }
 
-    /// Sets the `Date`, written in a time zone that is this number of minutes east of UTC; it is negative west of UTC.
-    /// A local time shows the recipients when the message was written by the clock of its author. The zone must be less
-    /// than a day away from UTC.
+    /// Sets the `Date`, in a time zone that is this number of minutes east of UTC (negative for zones west of UTC). A
+    /// local time shows the recipients what time it was for the author. The offset must be less than a day. If it is
+    /// not, or if the year is not from 1900 to 9999, [`build`](MessageBuilder::build) fails.
     ///
     /// ```
     /// use std::time::{Duration, UNIX_EPOCH};
@@ -178,9 +178,9 @@ impl MessageBuilder {
         self.list_unsubscribe(uri)
     }
 
-    /// Sets the importance (`Importance`, RFC 2156 §5.3.4, and `X-Priority`, which some programs read instead). It
-    /// replaces fields with these names that [`header`](MessageBuilder::header) has set, except that
-    /// [`Importance::Normal`] leaves them as they are. It does not affect delivery; for that, see
+    /// Sets the importance (`Importance`, RFC 2156 §5.3.4, and `X-Priority`, which some programs read instead). This
+    /// replaces fields with these names that were set with [`header`](MessageBuilder::header), except that
+    /// [`Importance::Normal`] leaves them as they are. The importance does not affect delivery; for that, see
     /// [`MailOption::Priority`](crate::MailOption::Priority).
     pub fn importance(mut self, importance: Importance) -> MessageBuilder {
         self.importance = Some(importance);
@@ -188,9 +188,9 @@ impl MessageBuilder {
     }
 
     /// Asks the recipients' mail programs for a read receipt, to be sent to these mailboxes
-    /// (`Disposition-Notification-To`, RFC 8098 §2.1). Most programs ask their user first, or ignore it. Whether a
-    /// message has arrived is better learnt from a delivery report: [`RcptOption`](crate::RcptOption). Groups and
-    /// addresses without a domain are refused by [`build`](MessageBuilder::build).
+    /// (`Disposition-Notification-To`, RFC 8098 §2.1). Most programs ask their user first, or ignore the request. To
+    /// learn whether a message has arrived, request a delivery report instead: [`RcptOption`](crate::RcptOption).
+    /// Groups and addresses without a domain are refused by [`build`](MessageBuilder::build).
     pub fn read_receipt_to(mut self, mailboxes: impl Into<Mailboxes>) -> MessageBuilder {
         self.fields.add("Disposition-Notification-To", Value::Mailboxes(mailboxes.into()));
         self
@@ -250,13 +250,13 @@ impl MessageBuilder {
         self
     }
 
-    /// Makes the message a report for programs (`multipart/report`, RFC 6522): after the [text](MessageBuilder::text),
-    /// it has a part of the type `message/KIND` with these fields, and then the message that it is about, if that is
-    /// [attached](MessageBuilder::attach). The kind is `delivery-status` (RFC 3464), `disposition-notification` (RFC
-    /// 8098) or `feedback-report` (RFC 5965), for example. The fields are lines in ASCII, in groups that are separated
-    /// by empty lines. Their syntax is not checked.
+    /// Makes the message a machine-readable report (`multipart/report`, RFC 6522). After the
+    /// [text](MessageBuilder::text) follows a part of the type `message/KIND` with these fields, and then the
+    /// [attachment](MessageBuilder::attach), if there is one: the message that the report is about. Kinds are, for
+    /// example, `delivery-status` (RFC 3464), `disposition-notification` (RFC 8098) and `feedback-report` (RFC 5965).
+    /// The fields are lines of text, in groups that are separated by empty lines. Their syntax is not checked.
     ///
-    /// The text is required, and so is ASCII in the fields. There can be one attachment at most.
+    /// The text is required, the fields must be ASCII and not empty, and there can be at most one attachment.
     ///
     /// ```
     /// use postino::{Envelope, Message, message::Attachment};
@@ -308,13 +308,13 @@ impl MessageBuilder {
     }
 
     /// Builds the content of a message that is to be signed with OpenPGP or S/MIME (`multipart/signed`, RFC 1847), in
-    /// the form that all servers accept. The content is in memory as a whole. Files and readers are read now, so this
-    /// call can block.
+    /// the form that all servers accept. The whole content is held in memory. Files and readers are read by this call,
+    /// so it can block.
     ///
     /// # Errors
     ///
     /// The errors of [`build`](MessageBuilder::build). [`Error::Source`] if a file or reader fails. [`Error::Message`]
-    /// for an attached message that is not ASCII.
+    /// if an attached message is not ASCII.
     pub fn build_to_sign(self) -> Result<ContentToSign, Error> {
         ContentToSign::new(self.prepared(true)?)
     }
@@ -353,7 +353,7 @@ impl MessageBuilder {
         let (inline, attached): (Vec<_>, Vec<_>) =
             self.attachments.into_iter().partition(|attachment| attachment.content_id.is_some());
         if self.report.is_some() && (self.text.is_none() || attached.len() > 1) {
-            let why = "a report requires plain text, and can have only one attachment (RFC 6522)";
+            let why = "a report requires plain text, and can have at most one attachment (RFC 6522)";
             return Err(Error::Message(why.into()));
         }
         let mut alternatives = Vec::new();

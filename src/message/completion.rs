@@ -1,4 +1,4 @@
-//! Completing the headers of finished messages: missing header fields, and addresses without a domain.
+//! Completes the headers of finished messages: adds missing header fields, and replaces addresses without a domain.
 
 use std::{fmt, ops::Range, str, time::SystemTime};
 
@@ -46,7 +46,7 @@ pub struct HeaderCompletion<'f> {
 
 impl<'f> HeaderCompletion<'f> {
     /// Creates a completion. `author` becomes the `From` of messages without one. New message identifiers use the
-    /// domain of `author`, or `localhost` if it has none.
+    /// author's domain, or `localhost` if there is none.
     #[must_use]
     pub fn new(author: Mailbox) -> HeaderCompletion<'f> {
         HeaderCompletion { author, map: None }
@@ -66,7 +66,7 @@ impl<'f> HeaderCompletion<'f> {
         self
     }
 
-    /// Returns the completed message. The argument may also be the start of a message, if it contains all headers.
+    /// Returns the completed message. The argument may be only the start of a message, if it contains the whole header.
     ///
     /// Text that does not begin with a header field becomes the body of a message, even if later lines look like header
     /// fields. A message that begins with the `From ` line of an mbox is such text: remove that line first.
@@ -90,7 +90,7 @@ impl<'f> HeaderCompletion<'f> {
         let mut read = 0;
         for field in fields(message).take_while(|field| has_header && !is_empty_line(field)) {
             match name(field) {
-                // A second field would be ambiguous.
+                // An empty field was replaced above. Two fields of the same name would be ambiguous.
                 Some(name) if is_added(name) && field[name.len()..].trim_ascii() == b":" => {}
                 Some(name) => push_field(&mut result, self.mapped(name, field).as_deref().unwrap_or(field)),
                 None => push_field(&mut result, field),
@@ -105,7 +105,7 @@ impl<'f> HeaderCompletion<'f> {
         Ok(result)
     }
 
-    /// Returns the words of an added field.
+    /// Returns the words of the value of an added field.
     fn words(&self, name: &str) -> Result<Vec<String>, Error> {
         let fail = |why: &str| Error::Message(format!("invalid header {name}: {why}").into());
         match name {
@@ -119,7 +119,7 @@ impl<'f> HeaderCompletion<'f> {
         }
     }
 
-    /// Returns a field with replaced addresses, or `None` if nothing in it is replaced.
+    /// Returns the field with its addresses replaced, or `None` if none of them is replaced.
     fn mapped(&self, name: &[u8], field: &[u8]) -> Option<Vec<u8>> {
         let map = self.map.as_ref()?;
         let base = match name.split_at_checked(7) {
@@ -161,8 +161,8 @@ fn is_added(name: &[u8]) -> bool {
     ADDED.iter().any(|added| name.eq_ignore_ascii_case(added.as_bytes()))
 }
 
-/// Finds the addresses of a list, which may be folded. An element that is not clearly one address is left out. Returns
-/// `None` if a quote, comment or bracket is unterminated.
+/// Finds the addresses in a list, which may be folded. An element that is not clearly one address is left out. Returns
+/// `None` if a quoted string, comment or bracket is unterminated.
 fn address_places(list: &[u8]) -> Option<Vec<Range<usize>>> {
     let mut places = Vec::new();
     let mut element = Element::default();
@@ -195,7 +195,7 @@ fn address_places(list: &[u8]) -> Option<Vec<Range<usize>>> {
     Some(places)
 }
 
-/// Returns the length of the first token, which ends at a line end, too.
+/// Returns the length of the first token. A line end also ends a token.
 fn folded_token_length(text: &[u8]) -> Option<usize> {
     let length = token_length(text)?;
     match text[0] {
@@ -208,12 +208,12 @@ fn folded_token_length(text: &[u8]) -> Option<usize> {
 /// The places of the words in one element of an address list.
 #[derive(Default)]
 struct Element {
-    /// The words outside and inside angle brackets, joined if nothing is between them.
+    /// The words outside and inside angle brackets. Words with nothing between them are joined.
     outside: Vec<Range<usize>>,
     inside: Vec<Range<usize>>,
     is_open: bool,
     has_brackets: bool,
-    /// The element is not valid, or too unusual to be changed.
+    /// Whether the element is invalid, or too unusual to be changed.
     is_odd: bool,
 }
 
@@ -226,7 +226,7 @@ impl Element {
         }
     }
 
-    /// Returns the place of the address, if there is exactly one. The outer `None` is an unterminated bracket.
+    /// Returns the place of the address, if there is exactly one. The outer `None` means an unterminated bracket.
     fn address(self) -> Option<Option<Range<usize>>> {
         if self.is_open {
             return None;
@@ -255,7 +255,7 @@ mod tests {
         String::from_utf8(completion.complete(message.as_ref()).unwrap()).unwrap()
     }
 
-    /// Replaces each address by its field and itself.
+    /// Replaces each address with the name of its field and the address itself.
     fn marked(list: &str) -> String {
         let mark =
             |field: &str, address: &str| Address::new(&format!("{field}.{}", address.replace('@', "%"))).ok();

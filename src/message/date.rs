@@ -23,7 +23,7 @@ pub fn date_time(time: SystemTime) -> Option<String> {
 }
 
 /// Formats a time as in a `Date` header, in a time zone that is this number of minutes east of UTC. Returns `None` if
-/// the year is not between 1900 and 9999, or if the zone is a day or more away.
+/// the year is not between 1900 and 9999, or if the offset is a day or more.
 pub(super) fn local_date_time(time: SystemTime, minutes_east: i32) -> Option<String> {
     if minutes_east.abs() >= 24 * 60 {
         return None;

@@ -137,10 +137,10 @@ impl Part {
         Ok(Part { fields, content: vec![Arc::new(piece)], eight_bit, text_file: None })
     }
 
-    /// Creates the part of a report for programs (RFC 6522 §4).
+    /// Creates the machine-readable part of a report (RFC 6522 §3).
     pub fn report(kind: &str, fields: &str) -> Result<Part, Error> {
         if kind.is_empty() || !kind.bytes().all(is_token) {
-            return Err(Error::Message(format!("invalid kind of report {kind:?}").into()));
+            return Err(Error::Message(format!("invalid report kind {kind:?}").into()));
         }
         if fields.trim().is_empty() || !fields.is_ascii() {
             return Err(Error::Message("the fields of a report are empty or not ASCII".into()));
@@ -163,7 +163,7 @@ impl Part {
         Part::combined(subtype, &[format!("type=\"{root}\";")], parts)
     }
 
-    /// Combines parts, with these parameters of the multipart.
+    /// Combines parts into a multipart with these parameters.
     pub fn combined(subtype: &str, parameters: &[String], parts: Vec<Part>) -> Result<Part, Error> {
         let boundary = boundary(&parts);
         let mut words = vec![format!("multipart/{subtype};")];
@@ -181,7 +181,7 @@ impl Part {
         Ok(Part { fields, content, eight_bit, text_file: None })
     }
 
-    /// Combines content and its signature (RFC 1847 §2.1). The octets are a whole part, with its header.
+    /// Combines content and its signature (RFC 1847 §2.1). The octets are a whole part, including its header.
     pub fn signed(protocol: &str, micalg: &str, octets: Vec<u8>, signature: Part) -> Result<Part, Error> {
         let length = octets.len() as u64;
         let bytes = Bytes::new(octets);
@@ -205,8 +205,8 @@ impl Part {
         Ok(Part { fields, content, eight_bit: EightBit::Never, text_file: None })
     }
 
-    /// Encodes text in which lines end in spaces or tabs, as OpenPGP requires (RFC 3156 §3). Messages must not be
-    /// encoded.
+    /// Encodes text in which lines end in spaces or tabs, as OpenPGP requires (RFC 3156 §3). Attached messages are left
+    /// unchanged, because they must not be encoded.
     pub fn without_outer_spaces(mut self) -> Result<Part, Error> {
         let is_message = self.fields[0].value().to_ascii_lowercase().starts_with("message/");
         let [piece] = &mut self.content[..] else { return Ok(self) };
@@ -272,7 +272,7 @@ fn boundary(parts: &[Part]) -> String {
     }
 }
 
-/// Whether a line ends in a space or a tab.
+/// Returns whether any line ends in a space or a tab.
 fn has_outer_spaces(bytes: &[u8]) -> bool {
     bytes.split(|byte| *byte == b'\n').any(|line| {
         let line = line.strip_suffix(b"\r").unwrap_or(line);
@@ -284,10 +284,10 @@ fn has_outer_spaces(bytes: &[u8]) -> bool {
 pub(super) fn check_protocol(protocol: &str, micalg: &str) -> Result<(), Error> {
     media_type(protocol)?;
     if protocol.contains([';', ' ']) {
-        return Err(Error::Message(format!("invalid protocol of a signature {protocol:?}").into()));
+        return Err(Error::Message(format!("invalid signature protocol {protocol:?}").into()));
     }
     if micalg.is_empty() || !micalg.bytes().all(is_token) {
-        return Err(Error::Message(format!("invalid name of a hash {micalg:?}").into()));
+        return Err(Error::Message(format!("invalid hash name {micalg:?}").into()));
     }
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! A message as text for people: its header decoded, and the plain text.
+//! A message as text for people: its header, decoded, and the plain text.
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 
@@ -7,16 +7,16 @@ use super::{Message, encoded_stream::Piece, header_writer::quoted};
 /// Header fields that a preview shows.
 const SHOWN: [&str; 8] = ["From", "Sender", "Reply-To", "To", "Cc", "Bcc", "Date", "Subject"];
 
-/// Maximum number of characters of a header field, and of the text.
+/// Maximum lengths of a header field and of the text, in characters.
 const MAX_FIELD: usize = 300;
 const MAX_TEXT: usize = 4000;
 
 impl Message {
-    /// Returns the message as text for logs and terminals: the most important header fields, decoded, an empty line,
+    /// Returns the message as text for logs and terminals: the most important header fields (decoded), an empty line,
     /// and the plain text. HTML and attachments are not shown.
     ///
     /// Control characters, except for line ends and tabs, and characters that change the direction of text are replaced
-    /// by `U+FFFD`, so that the text cannot control a terminal. A header field is cut after 300 characters, and the
+    /// by `U+FFFD`, so that the text cannot control a terminal. A header field is cut off after 300 characters, and the
     /// text after 4,000. `Bcc` is shown, although it is not sent.
     ///
     /// ```
@@ -52,7 +52,7 @@ impl Message {
         preview
     }
 
-    /// Returns the beginning of the plain text, before it is encoded, if there is plain text that is not an attachment.
+    /// Returns the beginning of the plain text, not encoded, if there is plain text that is not an attachment.
     fn plain_text(&self) -> Option<&[u8]> {
         let first = self.header("Content-Type").filter(|kind| kind.starts_with("text/plain"));
         let mut is_text = first.is_some();
@@ -71,7 +71,7 @@ impl Message {
     }
 }
 
-/// Returns text that is safe on a terminal, and no longer than this number of characters.
+/// Returns the text in a form that is safe on a terminal, cut off after this number of characters.
 fn shown(text: &str, most: usize) -> String {
     let mut chars = text.chars();
     let mut shown: String = chars.by_ref().take(most).map(harmless).collect();
@@ -91,10 +91,10 @@ fn harmless(c: char) -> char {
     }
 }
 
-/// Decodes the encoded words in a value (RFC 2047). A decoded name that could be taken for an address is quoted.
+/// Decodes the encoded words in a value (RFC 2047). A decoded name that could be mistaken for an address is quoted.
 fn decoded(value: &str, has_mailboxes: bool) -> String {
     let mut out = String::new();
-    let mut encoded: Option<String> = None; // adjacent encoded words, whose spaces are dropped
+    let mut encoded: Option<String> = None; // adjacent encoded words, without the spaces between them
     let flush = |encoded: &mut Option<String>, out: &mut String| {
         if let Some(text) = encoded.take() {
             let is_misleading = has_mailboxes && text.contains(['<', '>', '@', ',', ';', '"', ':']);
@@ -124,7 +124,7 @@ fn decoded(value: &str, has_mailboxes: bool) -> String {
     out
 }
 
-/// Decodes an encoded word. Returns `None` for other text, and for charsets other than UTF-8, ASCII and ISO 8859-1.
+/// Decodes an encoded word. Returns `None` for any other text, and for charsets other than UTF-8, ASCII and ISO 8859-1.
 fn decoded_word(word: &str) -> Option<String> {
     let mut parts = word.strip_prefix("=?")?.strip_suffix("?=")?.splitn(3, '?');
     let (charset, encoding, text) = (parts.next()?, parts.next()?, parts.next()?);
@@ -141,7 +141,7 @@ fn decoded_word(word: &str) -> Option<String> {
     }
 }
 
-/// Decodes the encoding "Q" (RFC 2047 §4.2).
+/// Decodes text in the "Q" encoding (RFC 2047 §4.2).
 fn unquoted(text: &str) -> Option<Vec<u8>> {
     let mut octets = Vec::new();
     let mut bytes = text.bytes();

@@ -1,4 +1,4 @@
-//! Signed content: `multipart/signed` (RFC 1847), as OpenPGP (RFC 3156) and S/MIME (RFC 8551) use it.
+//! Signed content: `multipart/signed` (RFC 1847), as used by OpenPGP (RFC 3156) and S/MIME (RFC 8551).
 
 use super::{
     Attachment, Message,
@@ -8,11 +8,11 @@ use super::{
 };
 use crate::{Envelope, Error};
 
-/// The content of a message that is to be signed by another library or program. Created by
+/// The content of a message, to be signed by another library or program. Created by
 /// [`MessageBuilder::build_to_sign`](super::MessageBuilder::build_to_sign).
 ///
 /// The signature covers the text and the attachments, with their MIME header fields, but not the header of the message.
-/// It is a detached signature of the [octets](ContentToSign::octets):
+/// It must be a detached signature of the [octets](ContentToSign::octets):
 ///
 /// ```
 /// use postino::Message;
@@ -50,22 +50,22 @@ impl ContentToSign {
         Ok(ContentToSign { fields, octets, levels, envelope })
     }
 
-    /// Returns the octets that the signature has to cover: ASCII in lines that end in CRLF, and none of which ends in a
-    /// space, except in attached messages.
+    /// Returns the octets that the signature has to cover. They are ASCII, in lines that end in CRLF. No line ends in a
+    /// space or a tab, except in attached messages and in the fields of a report.
     #[must_use]
     pub fn octets(&self) -> &[u8] {
         &self.octets
     }
 
-    /// Adds the signature. `protocol` is its media type: `application/pgp-signature` for OpenPGP, with an armored
-    /// signature, or `application/pkcs7-signature` for S/MIME, with one in DER. `micalg` names the hash: `pgp-sha256`,
-    /// or `sha-256` with S/MIME.
+    /// Adds the signature. `protocol` is its media type: `application/pgp-signature` for an armored OpenPGP signature,
+    /// or `application/pkcs7-signature` for an S/MIME signature in DER. `micalg` names the hash of the signature, such
+    /// as `pgp-sha256` for OpenPGP, or `sha-256` for S/MIME.
     ///
-    /// The message must not be changed on the way. Signatures with `Dkim` do not change it.
+    /// The content must not be changed afterwards. Signing the message with `Dkim` does not change it.
     ///
     /// # Errors
     ///
-    /// [`Error::Message`] if the media type or the name of the hash is invalid, or if the signature is empty. The
+    /// [`Error::Message`] if the media type or the hash name is invalid, or if the signature is empty. The
     /// signature is not verified.
     pub fn signed(
         self,

@@ -166,12 +166,12 @@ pub trait Dialogue: sealed::Sealed {
     /// Reports that the TLS handshake is done. Call it on [`Want::StartTls`].
     fn on_tls(&mut self) {}
 
-    /// Takes a new password or token. Call it on [`Want::Secret`].
+    /// Passes a new password or token to the dialogue. Call it on [`Want::Secret`].
     ///
     /// # Errors
     ///
-    /// [`Error::Config`] if a password contains a NUL, or if a token is empty or has anything except visible ASCII
-    /// characters.
+    /// [`Error::Config`] if a password contains a NUL, or if a token is empty or contains anything other than visible
+    /// ASCII characters.
     fn on_secret(&mut self, _secret: &str) -> Result<(), Error> {
         Ok(())
     }

@@ -60,11 +60,11 @@ pub enum MailOption {
     /// AUTH: the original submitter of the message, or `None` if the submitter is unknown or not trusted (RFC 4954
     /// §5). Needs AUTH.
     Auth(Option<Address>),
-    /// XVERP: the server sends a copy to each recipient, with the recipient in the address of the sender, so that a
-    /// bounce tells which recipient it is about: `list+bob=example.net@example.org`. The two characters are put before
-    /// the recipient and in place of its `@`; Postfix accepts `+`, `-` and `=`, and uses `+=` for `None`. Needs XVERP,
-    /// an extension of [Postfix](https://www.postfix.org/VERP_README.html), which offers it only to the clients in
-    /// `smtpd_authorized_verp_clients`. For other servers, see [`Address::verp`].
+    /// XVERP: the server sends a separate copy to each recipient, with the recipient in the sender's address, so that
+    /// a bounce shows which recipient it is about: `list+bob=example.net@example.org`. The first character is put
+    /// before the recipient, and the second replaces its `@`. Each must be `+`, `-` or `=`. With `None`, Postfix uses
+    /// its default, `+=`. Needs XVERP, an extension of [Postfix](https://www.postfix.org/VERP_README.html), which
+    /// offers it only to clients in `smtpd_authorized_verp_clients`. For other servers, see [`Address::verp`].
     Xverp(Option<[char; 2]>),
     /// Any other parameter as it is sent: `KEYWORD` or `KEYWORD=value` (RFC 5321 §4.1.2). Each keyword can be set once.
     /// Whether the server offers it is not checked. SIZE, BODY and SMTPUTF8 are not allowed here: they are added
@@ -139,7 +139,7 @@ impl MailOption {
             },
             MailOption::Xverp(None) => Ok(()),
             MailOption::Xverp(Some(delimiters)) if delimiters.iter().all(|c| "+-=".contains(*c)) => Ok(()),
-            MailOption::Xverp(Some(_)) => Err(wrong("XVERP: a delimiter is not one of +, - and =")),
+            MailOption::Xverp(Some(_)) => Err(wrong("XVERP: a delimiter is not one of +, - or =")),
             MailOption::Raw(text) => check_raw(text, &["SIZE", "BODY", "SMTPUTF8"]),
         }
     }

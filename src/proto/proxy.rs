@@ -1,7 +1,7 @@
 //! The exchange with a proxy before SMTP begins: SOCKS5 (RFC 1928, with the login of RFC 1929) and HTTP CONNECT (RFC 9110
 //! §9.3.6).
 //!
-//! This is not a [`Dialogue`](super::Dialogue), because those read SMTP replies. The carrier, in `client/dial.rs`,
+//! This is not a [`Dialogue`](super::Dialogue), because dialogues read SMTP replies. The carrier, in `client/dial.rs`,
 //! reads no more octets than [`Step::Read`] asks for: whatever follows the proxy's reply comes from the mail server.
 
 use std::{borrow::Cow, net::IpAddr};
@@ -13,7 +13,7 @@ use super::reply::mask;
 /// Maximum total length of the headers of all HTTP replies, in octets.
 const MAX_HEADER: usize = 16 * 1024;
 
-/// Maximum length of a host name, a user name and a password in SOCKS5, in octets.
+/// Maximum length of a host name, a user name or a password in SOCKS5, in octets.
 pub(crate) const MAX_SOCKS_FIELD: usize = 255;
 
 const NO_LOGIN: u8 = 0;
@@ -26,7 +26,7 @@ pub(crate) enum ProxyProtocol {
     HttpConnect,
 }
 
-/// The server that the proxy is to connect to. The name is not resolved.
+/// The server that the proxy is to connect to. A host name is not resolved.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Target<'a> {
     pub host: &'a str,
@@ -43,7 +43,7 @@ pub(crate) enum Step {
     Write(Vec<u8>),
     /// Read at least one octet and at most this many.
     Read(usize),
-    /// Use the connection: it leads to the server.
+    /// Use the connection, which now leads to the server.
     Done,
 }
 
@@ -51,7 +51,7 @@ pub(crate) enum Step {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct ProxyFailure {
     pub what: Cow<'static, str>,
-    /// Whether the proxy may connect later.
+    /// Whether a later attempt may succeed.
     pub is_transient: bool,
 }
 
@@ -72,13 +72,13 @@ pub(crate) struct ProxyExchange {
     output: Option<Vec<u8>>,
     /// The part of the current reply that has arrived.
     input: Vec<u8>,
-    /// What a reply must not show: the password, and the encoded login.
+    /// Secrets that are masked if a reply repeats them: the password, and the encoded login.
     secrets: Vec<Vec<u8>>,
 }
 
 enum State {
     Socks5(Socks5),
-    /// Waiting for the header of a reply. The number is the total of octets in all replies, including 1xx ones.
+    /// Waiting for the header of a reply. The number counts the octets of all replies so far, including 1xx replies.
     HttpConnect(usize),
     Done,
 }
@@ -93,14 +93,14 @@ struct Socks5 {
 enum Stage {
     Method,
     Login,
-    /// The reply, without its address.
+    /// The reply up to the first octet of its address.
     Reply,
-    /// The address in the reply, whose length is known.
+    /// The rest of the reply, whose length is known by now: the address and the port.
     Address(usize),
 }
 
 impl ProxyExchange {
-    /// Begins an exchange. The fields have been checked: see [`MAX_SOCKS_FIELD`].
+    /// Begins an exchange. The caller has checked the lengths of the fields; see [`MAX_SOCKS_FIELD`].
     pub fn new(protocol: ProxyProtocol, target: Target<'_>, login: Option<ProxyLogin<'_>>) -> ProxyExchange {
         let (state, output) = match protocol {
             ProxyProtocol::Socks5 => {
@@ -134,7 +134,7 @@ impl ProxyExchange {
     ///
     /// # Errors
     ///
-    /// The proxy refuses, or does not speak the protocol.
+    /// Fails if the proxy refuses, or does not speak the protocol.
     pub fn on_octets(&mut self, octets: &[u8]) -> Result<(), ProxyFailure> {
         self.input.extend_from_slice(octets);
         match &mut self.state {
@@ -183,7 +183,7 @@ impl Stage {
 }
 
 impl Socks5 {
-    /// Checks as much of a message as has arrived. Some proxies send less than a whole message when they refuse.
+    /// Checks as much of a message as has arrived. Some proxies do not send a whole message when they refuse.
     fn check(&self, input: &[u8]) -> Result<(), ProxyFailure> {
         match (self.stage, input) {
             (Stage::Method | Stage::Reply, [version, ..]) if *version != 5 => {
@@ -205,7 +205,7 @@ impl Socks5 {
         }
     }
 
-    /// Processes a whole message. Returns whether it was the last.
+    /// Processes a whole message. Returns whether it was the last one.
     fn advance(&mut self, input: &[u8], output: &mut Option<Vec<u8>>) -> bool {
         self.stage = match (self.stage, input) {
             (Stage::Method, [_, USER_AND_PASSWORD]) => {
@@ -242,7 +242,7 @@ fn refusal(code: u8) -> ProxyFailure {
     ProxyFailure { what: what.into(), is_transient }
 }
 
-/// Appends a field and its length.
+/// Appends a field, preceded by its length.
 fn push_field(message: &mut Vec<u8>, field: &[u8]) {
     let field = &field[..field.len().min(MAX_SOCKS_FIELD)];
     message.push(field.len() as u8);
@@ -287,12 +287,12 @@ fn connect_request(Target { host, port }: Target<'_>, login: Option<ProxyLogin<'
     (request + "\r\n").into()
 }
 
-/// Returns the login for basic authentication (RFC 7617 §2).
+/// Returns the login, encoded for basic authentication (RFC 7617 §2).
 fn encoded((user, password): ProxyLogin<'_>) -> String {
     BASE64_STANDARD.encode([user, b":", password].concat())
 }
 
-/// Returns the least number of octets that can still complete the header. Any more could come from the mail server.
+/// Returns the smallest number of octets that can complete the header. Further octets could come from the mail server.
 fn shortest_rest(header: &[u8]) -> usize {
     if header.ends_with(b"\n") || header.ends_with(b"\n\r") { 1 } else { 2 }
 }
@@ -330,8 +330,8 @@ mod tests {
         ProxyExchange::new(protocol, Target { host, port: 587 }, login)
     }
 
-    /// Plays a proxy that sends `replies` in turn, in pieces of at most `piece` octets. Returns the octets that the
-    /// proxy was sent, and the octets that were not read.
+    /// Plays a proxy that sends `replies` in turn, in pieces of at most `piece` octets. Returns the messages that the
+    /// proxy received, and the octets that were not read.
     fn play(
         mut exchange: ProxyExchange,
         replies: &[&[u8]],

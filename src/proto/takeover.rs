@@ -1,14 +1,14 @@
-//! Decides whether another connection takes over a message: the one rule for single messages, batches and pools.
+//! Decides whether another connection takes over a message, for single messages, batches and pools.
 //!
-//! | the connection | another one takes over |
+//! | loss | another connection takes over |
 //! |---|---|
-//! | ended the session before it accepted MAIL ([`Loss::Session`]: single messages, batches) | if this one had a message accepted |
-//! | was kept by a pool, and was lost before any content was sent ([`Loss::Idle`]) | once for each message |
+//! | the server ended the session before it accepted MAIL ([`Loss::Session`]: single messages, batches) | if a message was accepted over this one |
+//! | a connection that a pool had kept was lost before any content was sent ([`Loss::Idle`]) | once for each message |
 //!
-//! The two differ in substance. A server that ends a session has seen the message, and may end the next session as
-//! well, so progress is needed. A connection that was idle may have been dead for a long time, which says nothing about
-//! the server, and only the envelope was sent to it. What else is sent again needs no other connection
-//! ([`Again`](crate::delivery::Again)), or is the caller's decision (`retry_policy.rs`).
+//! The rules differ for a reason. A server that ends a session has seen the message, and may end the next session as
+//! well, so progress is required. A connection that was idle may have been dead for a long time. That says nothing
+//! about the server, and only the envelope was sent over the connection. Anything else that is sent again needs no
+//! other connection ([`Again`](crate::delivery::Again)), or is the caller's decision (`retry_policy.rs`).
 //!
 //! Servers limit the number of messages in a session, and few announce it (LIMITS MAILMAX, RFC 9422). Instead, they end
 //! the session:
@@ -48,7 +48,7 @@ impl End {
     }
 }
 
-/// How a connection was lost for a message.
+/// How a message lost its connection.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Loss<'e> {
     /// The server has ended the session. `in_use` means that the connection carried its last message only a moment ago.

@@ -1,4 +1,4 @@
-//! What a certificate says about itself (RFC 5280 §4.1), for reports. Nothing here decides whether it is trusted.
+//! What a certificate says about itself (RFC 5280 §4.1), for reports. Nothing here decides whether to trust it.
 
 use std::{
     net::{Ipv4Addr, Ipv6Addr},
@@ -19,7 +19,7 @@ const OID: u8 = 0x06;
 const UTC_TIME: u8 = 0x17;
 const GENERALIZED_TIME: u8 = 0x18;
 const SET: u8 = 0x31;
-/// Explicitly tagged: the extensions.
+/// The extensions, which are explicitly tagged.
 const EXTENSIONS: u8 = 0xa3;
 const DNS_NAME: u8 = 0x82;
 const IP_ADDRESS: u8 = 0x87;
@@ -28,8 +28,8 @@ const COMMON_NAME: &[u8] = &[0x55, 0x04, 0x03];
 const ORGANIZATION: &[u8] = &[0x55, 0x04, 0x0a];
 const SUBJECT_ALT_NAME: &[u8] = &[0x55, 0x1d, 0x11];
 
-/// Facts about the server's certificate, part of a [`ServerReport`](crate::ServerReport). They are read from the
-/// certificate, which was verified before (unless a `danger_` setting or a pin says otherwise).
+/// Facts about the server's certificate, part of a [`ServerReport`](crate::ServerReport). They are what the certificate
+/// says. It was verified during the handshake, unless a `danger_` setting turned that off or a pin replaced it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CertificateFacts {
@@ -42,16 +42,16 @@ pub struct CertificateFacts {
     pub not_before: Option<SystemTime>,
     /// The end of the validity period, or `None` if it cannot be read.
     pub not_after: Option<SystemTime>,
-    /// The SHA-256 of the certificate, in hexadecimal, as taken by
+    /// The SHA-256 of the certificate, in hexadecimal, as accepted by
     /// [`pinned_certificate`](crate::Builder::pinned_certificate). `None` with native-tls on Windows and Apple systems.
     pub sha256: Option<String>,
-    /// The SHA-256 of the public key, in hexadecimal, as taken by
+    /// The SHA-256 of the public key, in hexadecimal, as accepted by
     /// [`pinned_public_key`](crate::Builder::pinned_public_key). `None` with native-tls on Windows and Apple systems.
     pub public_key_sha256: Option<String>,
 }
 
 impl CertificateFacts {
-    /// Reads a certificate in DER. Fields that cannot be read are left empty.
+    /// Reads a certificate in DER. Values that cannot be read are empty or `None`.
     pub(crate) fn read(certificate: &[u8], sha256: impl Fn(&[u8]) -> Option<Hash>) -> CertificateFacts {
         let hex = |hash: Hash| hash.iter().map(|octet| format!("{octet:02x}")).collect();
         let fields = Fields::read(certificate);

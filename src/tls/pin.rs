@@ -1,4 +1,4 @@
-//! Pins: hashes of a server's certificate, or of its public key. They take the place of trust in a CA.
+//! Pins: hashes of a server's certificate, or of its public key. They replace trust in a CA.
 
 use std::fmt;
 
@@ -6,17 +6,17 @@ use base64::{Engine, engine::general_purpose::STANDARD_NO_PAD as BASE64};
 
 use super::{Flaw, der::Fields};
 
-/// A SHA-256.
+/// A SHA-256 hash.
 pub(super) type Hash = [u8; 32];
 
 #[derive(Clone, Copy)]
 pub(super) enum Pin {
     Certificate(Hash),
-    /// Of the SubjectPublicKeyInfo.
+    /// The hash of the SubjectPublicKeyInfo.
     PublicKey(Hash),
 }
 
-/// Reads a hash: 64 hexadecimal digits, between which there may be colons, or 32 octets in base64.
+/// Reads a hash: 64 hexadecimal digits, with or without colons between them, or 32 octets in base64.
 pub(super) fn hash(text: &str) -> Result<Hash, Flaw> {
     let text = text.trim();
     let hex: Vec<u8> = text.bytes().filter(|b| *b != b':').collect();
@@ -27,17 +27,17 @@ pub(super) fn hash(text: &str) -> Result<Hash, Flaw> {
         BASE64.decode(text.strip_suffix('=').unwrap_or(text)).ok()
     };
     read.and_then(|octets: Vec<u8>| octets.try_into().ok())
-        // Not the text: it may be a private key, if the wrong file was read.
+        // The error does not contain the text, which may be a private key if the wrong file was read.
         .ok_or_else(|| {
             format!("a pin of {} octets is not a SHA-256 in hexadecimal digits or base64", text.len())
         })
 }
 
-/// Checks that the certificate has at least one of the pins.
+/// Checks that the certificate matches at least one of the pins.
 ///
 /// # Errors
 ///
-/// The reason contains the hashes that the certificate has.
+/// Fails if it matches none of them. The reason contains the hashes of the certificate and of its public key.
 #[allow(dead_code)] // without TLS
 pub(super) fn verify(pins: &[Pin], certificate: &[u8], sha256: impl Fn(&[u8]) -> Hash) -> Result<(), Flaw> {
     let whole = sha256(certificate);
@@ -112,7 +112,7 @@ mod tests {
             let why = verify(pins, der, sum).unwrap_err();
             assert!(why.contains(&Hex(whole).to_string()) && why.contains(&Hex(key).to_string()), "{why}");
         }
-        // What is not a certificate has no public key.
+        // Data that is not a certificate has no public key.
         for cut in 0..der.len() {
             let cut = &der[..cut];
             assert!(Fields::read(cut).is_none() && verify(&[public_key], cut, sum).is_err());

@@ -14,7 +14,7 @@ use crate::{
     sys,
 };
 
-/// The ends of file names.
+/// Extensions of file names.
 const MESSAGE: &str = "eml";
 const ENVELOPE: &str = "envelope";
 const UNFINISHED: &str = "tmp";
@@ -28,7 +28,7 @@ const UTF8_HEADERS: &str = "SMTPUTF8";
 
 /// A mailer that writes each message to a folder instead of sending it.
 ///
-/// The file `NAME.eml` has the message. `NAME.envelope` has the envelope, as the commands that would be sent:
+/// The file `NAME.eml` contains the message. `NAME.envelope` contains the envelope, as the commands that would be sent:
 ///
 /// ```text
 /// MAIL FROM:<alice@example.org> RET=HDRS
@@ -49,12 +49,12 @@ const UTF8_HEADERS: &str = "SMTPUTF8";
 /// # Ok::<(), postino::Error>(())
 /// ```
 ///
-/// After a crash, a message is either there as a whole or not at all: its file gets its name only after both files were
-/// written to the disk. A crash can leave files that end in `.tmp` or `.envelope` and have no message. They are
-/// ignored, and can be deleted. On Unix, only the user who runs the program can read the files.
+/// After a crash, a message is either there as a whole or not at all: its file gets its final name only after both
+/// files were written to the disk. A crash can leave files that end in `.tmp` or `.envelope` without a message. They
+/// are ignored and can be deleted. On Unix, only the user who runs the program can read the files.
 ///
-/// The content is read into memory before it is written. A composed message is written in the form that any server
-/// accepts.
+/// The content is read into memory before it is written. A composed message is written in a form that any server
+/// accepts, if it has one.
 #[derive(Debug, Clone)]
 pub struct FolderMailer {
     folder: PathBuf,
@@ -68,8 +68,8 @@ impl FolderMailer {
     }
 
     /// Returns the messages in the folder, ordered by name. Names begin with the time at which the message was written,
-    /// so this is the order in which they were sent unless the clock was changed. Their envelopes are read. A folder
-    /// that does not exist has no messages. This blocks, also if it is called from async code.
+    /// so this is the order in which they were sent, unless the clock was changed. The envelopes are read now, the
+    /// contents later. A folder that does not exist has no messages. This call blocks, even in async code.
     ///
     /// # Errors
     ///
@@ -96,7 +96,7 @@ impl FolderMailer {
         let path = self.folder.join(format!("{time:017}-{}.{MESSAGE}", unique_id()));
         let written = self.write(&path, &mail);
         if let Err(e) = written {
-            // Perhaps they were never made. Without its envelope, a message could not be read back.
+            // Some of these may not exist. A message that remains keeps its envelope: it cannot be read without it.
             for end in [UNFINISHED, MESSAGE] {
                 drop(fs::remove_file(path.with_extension(end)));
             }
@@ -108,7 +108,7 @@ impl FolderMailer {
         Ok(accepted(mail.envelope))
     }
 
-    /// Writes both files, so that the message appears last and at once.
+    /// Writes both files in such an order that the message appears last, and as a whole.
     fn write(&self, path: &Path, mail: &Copied) -> io::Result<()> {
         let unfinished = path.with_extension(UNFINISHED);
         create(&path.with_extension(ENVELOPE), commands(mail).as_bytes())?;
@@ -146,7 +146,7 @@ fn commands(mail: &Copied) -> String {
     text
 }
 
-/// An envelope that was read, and what it says of the content.
+/// An envelope that was read, and what it says about the content.
 #[derive(Debug, Clone)]
 struct Written {
     envelope: Envelope,
@@ -174,7 +174,7 @@ fn written(text: &str) -> Result<Written, Error> {
     let (is_eight_bit, has_utf8_headers) = (take(EIGHT_BIT), take(UTF8_HEADERS));
     let mut envelope = Envelope::new(sender, recipients)?;
     for option in about_mail {
-        // Its value is not one that RFC 5321 allows.
+        // RFC 5321 does not allow the value of XVERP, so it cannot be a raw option.
         let option =
             match option.strip_prefix("XVERP=").map(|value| value.chars().collect::<Vec<_>>()).as_deref() {
                 Some([first, second]) => MailOption::Xverp(Some([*first, *second])),
@@ -207,10 +207,11 @@ fn path_and_parameters<'t>(line: &'t str, command: &str) -> Option<(&'t str, Vec
     Some((&rest[..end], rest[end + 1..].split(' ').filter(|one| !one.is_empty()).collect()))
 }
 
-/// A message in the folder of a [`FolderMailer`], with its envelope. Its content is read when it is sent.
+/// A message in the folder of a [`FolderMailer`], with its envelope. The content is read when the message is sent.
 ///
-/// All options of its envelope are [`MailOption::Raw`] and [`RcptOption::Raw`], so that they are sent even if the
-/// server does not offer them. If the envelope cannot be read, sending the message fails with [`Error::Source`].
+/// The options of its envelope are [`MailOption::Raw`] and [`RcptOption::Raw`] (except XVERP with delimiters), so they
+/// are sent even if the server does not offer them. If the envelope cannot be read, sending fails with
+/// [`Error::Source`].
 #[derive(Debug, Clone)]
 pub struct StoredFile {
     path: PathBuf,
@@ -226,15 +227,15 @@ impl StoredFile {
     }
 
     /// Removes the message and its envelope from the folder. If the program crashes between sending a message and
-    /// removing it, the message is still in the folder, and sending it again is a duplicate. This blocks, also if it is
-    /// called from async code.
+    /// removing it, the message is still in the folder, and sending it again creates a duplicate. This call blocks,
+    /// even in async code.
     ///
     /// # Errors
     ///
     /// [`Error::Source`] if the message cannot be removed, or if the removal cannot be written to the disk.
     pub fn remove(self) -> Result<(), Error> {
         fs::remove_file(&self.path).map_err(Error::Source)?;
-        drop(fs::remove_file(self.path.with_extension(ENVELOPE))); // it is ignored from now on
+        drop(fs::remove_file(self.path.with_extension(ENVELOPE))); // ignored without the message, so it may stay
         let folder = self.path.parent().unwrap_or(Path::new("."));
         sys::sync_folder(folder).map_err(Error::Source)
     }

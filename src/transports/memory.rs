@@ -8,9 +8,9 @@ use crate::{Address, Delivery, Error, Outcome, Phase, Reply};
 /// A mailer that keeps messages in memory instead of sending them, for the unit tests of an application. It uses no
 /// socket. Clones share the messages.
 ///
-/// A test can make it refuse messages ([`refuse_with`](MemoryMailer::refuse_with)) or single recipients
+/// A test can make it refuse messages ([`refuse_with`](MemoryMailer::refuse_with)), refuse single recipients
 /// ([`refuse_recipient`](MemoryMailer::refuse_recipient)), or fail ([`fail_with`](MemoryMailer::fail_with)). To test an
-/// application with a server that speaks SMTP, see the feature `testing`.
+/// application against a server that speaks SMTP, see the feature `testing`.
 ///
 /// ```
 /// use postino::{Error, Mailer, MemoryMailer, Message};
@@ -49,7 +49,7 @@ impl std::fmt::Debug for State {
     }
 }
 
-/// What happens to messages.
+/// What the mailer does with messages.
 #[derive(Default)]
 enum Mood {
     #[default]
@@ -69,14 +69,14 @@ impl MemoryMailer {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Returns the messages that were accepted, in the order in which they were sent. A message has only the
-    /// recipients that were accepted.
+    /// Returns the messages that were accepted, in the order in which they were sent. The envelope of each message has
+    /// only the recipients that were accepted.
     #[must_use]
     pub fn sent(&self) -> Vec<StoredMail> {
         self.state().sent.clone()
     }
 
-    /// Forgets the messages. Refusals and failures remain.
+    /// Forgets the messages. Refusals and failures that were set stay in effect.
     pub fn clear(&self) {
         self.state().sent.clear();
     }
@@ -92,8 +92,8 @@ impl MemoryMailer {
         Ok(())
     }
 
-    /// Refuses a recipient from now on with a reply such as `550 5.1.1 no such user`. The address is compared as a
-    /// whole, and only its domain without regard to case.
+    /// Refuses a recipient from now on with a reply such as `550 5.1.1 no such user`. The whole address must match.
+    /// Case is ignored only in the domain.
     ///
     /// # Errors
     ///
@@ -105,10 +105,10 @@ impl MemoryMailer {
         Ok(())
     }
 
-    /// Fails all messages from now on with the error that this function returns. If the error is
-    /// [in doubt](Error::in_doubt), such as `Error::Timeout(Phase::End)`, the message fails with an
+    /// Makes each message fail from now on with the error that the function returns. If that error leaves the message
+    /// [in doubt](Error::in_doubt), as `Error::Timeout(Phase::End)` does, the message fails with an
     /// [`Error::Transaction`] in which all recipients are in doubt. Failed messages are not kept.
-    /// The function must not use this mailer.
+    /// The function must not use this mailer: that would deadlock.
     pub fn fail_with(&self, error: impl FnMut() -> Error + Send + 'static) {
         self.state().mood = Mood::Fails(Box::new(error));
     }
@@ -161,7 +161,7 @@ impl MemoryMailer {
     }
 }
 
-/// Compares two addresses, without regard to case in their domains.
+/// Compares two addresses, ignoring case in their domains.
 fn is_same(one: &Address, other: &Address) -> bool {
     let parts = |address: &Address| {
         let domain = address.domain().unwrap_or_default().to_ascii_lowercase();

@@ -1,8 +1,8 @@
 //! Mailers without a connection: they keep messages in memory, write them to a folder, or pass them to a program.
 //!
-//! They have no features, because they need no crates, and programs that do not use them do not contain them.
+//! They are not behind features: they need no additional crates, and are not linked into programs that do not use them.
 //!
-//! This code blocks. `blocking/mailer.rs` calls it directly, and `aio/mailer.rs` on threads that are allowed to block.
+//! This code may block: `blocking/mailer.rs` calls it directly, and `aio/mailer.rs` on threads that may block.
 
 mod folder;
 mod memory;
@@ -31,7 +31,7 @@ pub(crate) struct Copied {
     pub has_utf8_headers: bool,
 }
 
-/// Returns the body of a mail in the form that any server accepts, if it has one.
+/// Returns the body of a mail in a form that any server accepts, or else in its natural form.
 pub(crate) fn portable_body(mail: &dyn Mail) -> Result<Body<'_>, Error> {
     mail.body_for(ServerSupport::default()).or_else(|_| natural_body(mail))
 }
@@ -51,7 +51,7 @@ pub(crate) fn copied(envelope: Envelope, body: Body<'_>) -> Result<Copied, Error
     Ok(Copied { envelope, octets, has_utf8_headers })
 }
 
-/// Converts an error of reading content. An [`Error`] of this crate says what is wrong with the message itself.
+/// Converts an error from reading content. If it wraps an [`Error`] of this crate, that error is returned.
 pub(crate) fn source_error(e: io::Error) -> Error {
     e.downcast().unwrap_or_else(Error::Source)
 }
@@ -61,7 +61,7 @@ fn accepted(envelope: Envelope) -> Delivery {
     Delivery::new(envelope, Outcome::Accepted, Outcome::Accepted, None, Vec::new())
 }
 
-/// Returns the error of a message whose recipients all have this outcome, with its cause.
+/// Returns the error for a message whose recipients all have this outcome, with its cause.
 fn failed(envelope: Envelope, outcome: Outcome, reply: Option<Reply>, source: Error) -> Error {
     let delivery = Delivery::new(envelope, outcome, outcome, reply, Vec::new());
     Error::Transaction { delivery: Box::new(delivery), source: Box::new(source) }

@@ -22,7 +22,7 @@ const LIMIT: Duration = Duration::from_secs(60);
 /// Longest time between two checks of whether the program has ended.
 const LONGEST_GLANCE: Duration = Duration::from_millis(20);
 
-/// How long to wait, after the program has ended, until its pipes are closed. Its children may keep them open.
+/// How long to wait for the pipes to be closed after the program has ended. Its children may keep them open.
 const GRACE: Duration = Duration::from_secs(2);
 
 /// Maximum number of octets of the program's error messages that are kept.
@@ -34,26 +34,27 @@ const MAX_SHOWN: usize = 200;
 /// A mailer that passes each message to a program with the interface of `sendmail`.
 ///
 /// The program is started as `PROGRAM -i -f SENDER -- RECIPIENT…`, without a shell, and reads the message from its
-/// standard input, with lines that end in LF. The null sender is `<>`. Its environment and its current directory are
-/// those of the caller. The exit status decides the outcome:
+/// standard input, with lines that end in LF. The null sender is `<>`. The program inherits the environment and the
+/// current directory of the caller. The exit status decides the outcome:
 ///
 /// | the program | the recipients |
 /// |---|---|
-/// | exits with 0 after reading the whole message | accepted |
+/// | exits with 0, after the whole message was written to its standard input | accepted |
 /// | cannot be started, or exits with 75 (`EX_TEMPFAIL`) | not sent |
-/// | exits with 64, 65, 66, 77 or 78 (the arguments, the message, permission, configuration) | refused |
-/// | exits with 67, 68 or 69 (a user, a host or a service), if there is one recipient | refused |
-/// | exits with another code, or is killed | in doubt |
+/// | exits with 64, 65, 66, 77 or 78 (wrong arguments, message, permissions or configuration) | refused |
+/// | exits with 67, 68 or 69 (unknown user or host, unavailable service), if there is one recipient | refused |
+/// | exits with another code, exits with 0 before the whole message was written, or is killed | in doubt |
 ///
 /// A program that delivers messages itself, instead of putting them into a queue, can exit with 75 after some of the
-/// recipients have got the message. Give such a program one recipient at a time.
+/// recipients have received the message. Give such a program one recipient at a time.
 ///
-/// The program is killed, together with the processes that it has started, when it has not ended within the
-/// [time limit](ProgramMailer::time_limit), or when a future of the async client is dropped. The recipients are then in
-/// doubt. Its standard output is discarded. The last line of its standard error is part of [`Error::Program`].
+/// The program is killed (on Unix, together with the processes that it has started) if it has not ended within the
+/// [time limit](ProgramMailer::time_limit), or if the future of an async call is dropped. The recipients are then in
+/// doubt. The standard output of the program is discarded. If it fails, the last line of its standard error is part of
+/// [`Error::Program`].
 ///
-/// An address that begins with `-` is an [`Error::Address`], and an envelope with options is an [`Error::Message`]; the
-/// program is not started then. The content is read into memory first.
+/// An address that begins with `-` is an [`Error::Address`], and an envelope with options is an [`Error::Message`]. In
+/// both cases, the program is not started. The content is read into memory first.
 ///
 /// ```no_run
 /// use postino::{Mailer, Message, ProgramMailer};
@@ -68,7 +69,7 @@ pub struct ProgramMailer {
     limit: Duration,
 }
 
-/// Tells whether the caller still waits for the program: only the caller keeps the value alive.
+/// Tells whether the caller is still waiting for the program: only the caller keeps the value alive.
 pub(crate) type Waiter = Weak<()>;
 
 impl ProgramMailer {
@@ -79,13 +80,13 @@ impl ProgramMailer {
         ProgramMailer { program: program.as_ref().to_owned(), limit: LIMIT }
     }
 
-    /// Sets how long the program may take for a message. Defaults to 60 seconds.
+    /// Sets how long the program may take for each message. Defaults to 60 seconds.
     #[must_use]
     pub fn time_limit(self, limit: Duration) -> ProgramMailer {
         ProgramMailer { limit, ..self }
     }
 
-    /// Checks the envelope. Returns it as it is used, with the arguments.
+    /// Checks the envelope. Returns it in ASCII, with the arguments for the program.
     pub(crate) fn arguments(&self, envelope: Envelope) -> Result<(Envelope, Vec<OsString>), Error> {
         if !self.program.is_absolute() {
             let why = format!("the path of the program is not absolute: {}", self.program.display());
@@ -99,7 +100,7 @@ impl ProgramMailer {
         let envelope = envelope.without_utf8()?;
         let mut all = envelope.sender().into_iter().chain(envelope.recipients());
         if let Some(option) = all.find(|address| address.as_str().starts_with('-')) {
-            let why = "a program would take it for an option";
+            let why = "a program would mistake it for an option";
             return Err(Error::Address { input: option.to_string(), why, header: None });
         }
         let sender = envelope.sender().map_or("<>", Address::as_str);
@@ -109,7 +110,7 @@ impl ProgramMailer {
         Ok((envelope, arguments))
     }
 
-    /// Runs the program. The arguments are those for the envelope.
+    /// Runs the program. The arguments must be those that [`arguments`](Self::arguments) returned for the envelope.
     pub(crate) fn run(
         &self,
         arguments: Vec<OsString>,
@@ -131,7 +132,7 @@ impl ProgramMailer {
         }
     }
 
-    /// Runs the program to its end. Fails with the outcome for all recipients, and what happened.
+    /// Runs the program to its end. The error is the outcome for all recipients, and what happened.
     fn end(
         &self,
         arguments: Vec<OsString>,
@@ -141,7 +142,7 @@ impl ProgramMailer {
     ) -> Result<(), (Outcome, String)> {
         let until = later(Instant::now(), self.limit);
         let not_sent = |e: io::Error| (Outcome::NotSent, e.to_string());
-        // The threads are there before the program, so that it cannot run without them.
+        // The threads are started before the program, so that it never runs without them.
         let (stdin, is_written) = writing(octets).map_err(not_sent)?;
         let (stderr, text) = listening().map_err(not_sent)?;
         let mut command = Command::new(&self.program);
@@ -153,7 +154,7 @@ impl ProgramMailer {
         let status = match running.wait(until, waiter) {
             Ok(Some(status)) => status,
             Ok(None) if waiter.strong_count() == 0 => {
-                return Err((Outcome::InDoubt, "killed, because the caller does not wait for it".to_owned()));
+                return Err((Outcome::InDoubt, "killed, because the caller no longer waits".to_owned()));
             }
             Ok(None) => return Err((Outcome::InDoubt, format!("killed after {:?}", self.limit))),
             Err(e) => return Err((Outcome::InDoubt, e.to_string())),
@@ -169,8 +170,8 @@ impl ProgramMailer {
     }
 }
 
-/// Returns the outcome for an exit code other than 0 (`sysexits.h`). A program that has several recipients may have
-/// sent the message to some of them before it exits with a code about one.
+/// Returns the outcome for an exit code other than 0 (`sysexits.h`). A program that was given several recipients may
+/// have sent the message to some of them before it exits with a code that concerns only one.
 fn outcome(code: Option<i32>, is_one: bool) -> Outcome {
     match code {
         Some(75) => Outcome::NotSent,
@@ -180,8 +181,8 @@ fn outcome(code: Option<i32>, is_one: bool) -> Outcome {
     }
 }
 
-/// Starts a thread that writes the message, with lines that end in LF, into the pipe that it is sent. Returns a channel
-/// that tells whether all of it was written.
+/// Starts a thread that writes the message, with lines that end in LF, to a pipe. Returns a channel to pass the pipe to
+/// the thread, and one that tells whether the whole message was written.
 fn writing(octets: Vec<u8>) -> io::Result<(Sender<ChildStdin>, Receiver<io::Result<()>>)> {
     let ((give, pipe), (tell, told)) = (channel(), channel());
     thread::Builder::new().name("postino-program".to_owned()).spawn(move || {
@@ -205,7 +206,7 @@ fn with_bare_line_ends(mut text: &[u8], to: &mut dyn Write) -> io::Result<()> {
     to.flush()
 }
 
-/// Starts a thread that reads the pipe that it is sent to its end. Returns a channel that gets the last octets.
+/// Starts a thread that reads a pipe to its end. Returns a channel to pass it the pipe, and one for the last octets.
 fn listening() -> io::Result<(Sender<ChildStderr>, Receiver<Vec<u8>>)> {
     let ((give, pipe), (tell, told)) = (channel(), channel());
     thread::Builder::new().name("postino-program".to_owned()).spawn(move || {
@@ -225,14 +226,14 @@ fn last_octets(from: &mut dyn Read) -> Vec<u8> {
     text
 }
 
-/// A program that was started. It is killed and reaped when this is dropped, unless that has already happened.
+/// A program that was started. It is killed and reaped when this value is dropped, unless it was reaped before.
 struct Running {
     child: Child,
     is_reaped: bool,
 }
 
 impl Running {
-    /// Waits for the end of the program. Kills it and returns `None` at the limit, or if the caller has given up.
+    /// Waits for the end of the program. At the limit, or if the caller has given up, kills it and returns `None`.
     fn wait(&mut self, until: Instant, waiter: &Waiter) -> io::Result<Option<ExitStatus>> {
         let mut glance = Duration::from_millis(1);
         loop {
@@ -252,7 +253,7 @@ impl Running {
 
     fn kill(&mut self) {
         sys::kill_group(&self.child);
-        drop(self.child.kill()); // where there are no groups
+        drop(self.child.kill()); // for systems without process groups
         self.is_reaped = self.child.wait().is_ok();
     }
 }
@@ -265,7 +266,7 @@ impl Drop for Running {
     }
 }
 
-/// Returns the exit status and the last line of what the program has written, without control characters.
+/// Returns the exit status and the last line of the program's error messages, without control characters.
 fn described(status: ExitStatus, text: &[u8]) -> String {
     let text = String::from_utf8_lossy(text);
     let line = text.lines().map(str::trim).rfind(|line| !line.is_empty()).unwrap_or_default();

@@ -23,7 +23,7 @@ impl StoredMail {
         StoredMail { envelope, octets: octets.into(), has_utf8_headers }
     }
 
-    /// Returns the envelope that the message was sent with.
+    /// Returns the envelope, with only the recipients that were accepted.
     #[must_use]
     pub fn envelope(&self) -> &Envelope {
         &self.envelope
@@ -35,7 +35,7 @@ impl StoredMail {
         &self.octets
     }
 
-    /// Returns the message as text, with encoded header fields and parts as they are sent. Octets that are not UTF-8
+    /// Returns the message as text. Header fields and parts are not decoded. Octets that are not UTF-8
     /// become `U+FFFD`.
     #[must_use]
     pub fn text(&self) -> String {

@@ -37,7 +37,7 @@ impl Credentials {
         Credentials::password_later(user)?.with_password(password.as_ref())
     }
 
-    /// Creates credentials from a user name whose password is not known yet; see
+    /// Creates credentials for a user whose password is not known yet; see
     /// [`token_later`](Credentials::token_later).
     ///
     /// # Errors
@@ -65,7 +65,7 @@ impl Credentials {
         Credentials::token_later(user)?.with_secret(token)
     }
 
-    /// Creates credentials from a user name whose token is not known yet. It is hidden because only a dialogue can ask
+    /// Creates credentials for a user whose token is not known yet. This is hidden because only a dialogue can ask
     /// for the token ([`Want::Secret`](crate::proto::Want::Secret)): when it is needed, and once more if the server
     /// refuses it. The second token is used only if it differs.
     ///

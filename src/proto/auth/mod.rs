@@ -163,13 +163,13 @@ pub struct Auth {
     refusals: u8,
     /// Everything that was sent, in base64.
     said: Vec<Vec<u8>>,
-    /// Passwords and tokens that were refused, and are still secret.
+    /// Passwords and tokens that were refused. They are still masked.
     old: Vec<Vec<u8>>,
 }
 
 #[derive(PartialEq, Eq)] // and no Debug: an answer is secret
 enum State {
-    /// A password or token is wanted.
+    /// A password or token is needed.
     Secret,
     /// AUTH is to be sent.
     Begin,
