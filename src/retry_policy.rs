@@ -14,8 +14,8 @@ use crate::{
 /// How often a message is sent again, and how long to wait before each new attempt.
 ///
 /// A message is sent again only if that cannot duplicate it, and only to the recipients that can still get it: those
-/// refused with 4yz, and those that the message was not sent to ([`Delivery::retry_envelope`]). Recipients in doubt are
-/// never tried again.
+/// refused with 4yz, and those that the message was not sent to ([`Delivery::retry_envelope`]). Recipients whose
+/// outcome is in doubt are never tried again.
 ///
 /// The wait doubles with each attempt. Each wait is shortened by a random amount, at most half of it, so that clients
 /// do not come back at the same time.

@@ -137,8 +137,8 @@ impl Builder {
     }
 
     /// Sets a proxy to connect through: `socks5://host:1080` (RFC 1928), or `http://host:port`, which gets a CONNECT
-    /// request (RFC 9110 §9.3.6). A user and a password may precede the host, both percent-encoded
-    /// (`socks5://user:password@host`). The port of SOCKS5 defaults to 1080. The scheme `socks5h` means the same as
+    /// request (RFC 9110 §9.3.6). A user name and password may precede the host, both percent-encoded
+    /// (`socks5://user:password@host`). The SOCKS5 port defaults to 1080. The scheme `socks5h` means the same as
     /// `socks5`. Environment variables are not consulted. Defaults to no proxy.
     ///
     /// The proxy looks up the host. TLS is established with the server, through the proxy, and verifies the name of the
@@ -156,7 +156,7 @@ impl Builder {
     }
 
     /// Sets whether to use LMTP (RFC 2033): the client sends LHLO, and the server replies to a message once per
-    /// recipient. LMTP on port 25 is an error. Defaults to true for the URLs `lmtp:` and `lmtp+unix:`, and to false
+    /// recipient. LMTP on port 25 is an error. Defaults to true for `lmtp:` and `lmtp+unix:` URLs, and to false
     /// otherwise.
     pub fn lmtp(mut self, wanted: bool) -> Builder {
         self.config.lmtp = wanted;

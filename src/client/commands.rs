@@ -465,7 +465,7 @@ impl Client {
 #[maybe_async]
 impl Client {
     /// Logs in with the strongest mechanism that both sides support, or tries the mechanisms set by
-    /// [`Builder::auth_mechanisms`](super::Builder::auth_mechanisms) in their order; see
+    /// [`Builder::auth_mechanisms`](super::Builder::auth_mechanisms) in the given order; see
     /// [`Builder::credentials`](super::Builder::credentials).
     ///
     /// # Errors

@@ -69,9 +69,9 @@ impl Builder {
         self
     }
 
-    /// Trusts the server if the public key of its certificate has this SHA-256 (of the SubjectPublicKeyInfo in DER, as in
-    /// RFC 7469 §2.4), in base64 or as 64 hexadecimal digits. Unlike the pin of a certificate, this one outlives a
-    /// renewal that keeps the key. The rest is as with [`pinned_certificate`](Builder::pinned_certificate). Defaults to
+    /// Trusts the server if the public key of its certificate has this SHA-256 hash (of the SubjectPublicKeyInfo in
+    /// DER, as in RFC 7469 §2.4), in base64 or as 64 hexadecimal digits. Unlike a certificate pin, this pin survives a
+    /// renewal that keeps the key. For the rest, see [`pinned_certificate`](Builder::pinned_certificate). Defaults to
     /// none.
     ///
     /// These commands print the hash:

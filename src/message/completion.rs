@@ -22,7 +22,7 @@ type Map<'f> = Box<dyn Fn(&str, &str) -> Option<Address> + Send + Sync + 'f>;
 ///
 /// `From`, `Date` and `Message-ID` are added at the top if missing or empty. The date is the current time in UTC.
 /// Everything else, except for addresses that [`map_addresses`](HeaderCompletion::map_addresses) replaces, stays as it
-/// is, octet by octet. [`Message`](super::Message) does not need this: its builder requires `From` and adds the rest.
+/// is, octet for octet. [`Message`](super::Message) does not need this: its builder requires `From` and adds the rest.
 ///
 /// ```
 /// use postino::{Address, Envelope, Raw, message::{HeaderCompletion, Mailbox}};

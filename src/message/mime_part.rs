@@ -119,7 +119,7 @@ impl Part {
             Cow::Borrowed(_) => bytes,
         };
         let fail = |why: &str| {
-            Err(Error::Message(format!("a {kind} attachment has {why}, but cannot be encoded").into()))
+            Err(Error::Message(format!("an attachment of type {kind} must not contain {why}").into()))
         };
         // RFC 2046 §5.2.2 and §5.2.3
         let is_seven_bit =

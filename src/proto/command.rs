@@ -526,7 +526,7 @@ fn check_length(octets: usize) -> Result<(), Error> {
 
 fn line(out: &mut Vec<u8>, parts: &[&str]) {
     for part in parts {
-        debug_assert!(!part.contains(char::is_control), "the types allowed a control character");
+        debug_assert!(!part.contains(char::is_control), "control character in a command");
         out.extend_from_slice(part.as_bytes());
     }
 }

@@ -324,12 +324,12 @@ impl Inbox {
         self.from == self.to
     }
 
-    /// Takes one complete reply off the front, if there is one.
+    /// Takes the next complete reply from the inbox. Returns `None` if there is none yet.
     ///
     /// # Errors
     ///
     /// The reason for the failure: an invalid code or separator, different codes in one reply, or an exceeded limit
-    /// (8,192 octets in a line, 512 lines, 65,536 octets in all). After an error, trust nothing that follows.
+    /// (8,192 octets in a line, 512 lines, 65,536 octets in all). After an error, whatever follows cannot be trusted.
     pub fn next_reply(&mut self) -> Result<Option<ReplyRef<'_>>, &'static str> {
         let bytes = &self.buf[self.from..self.to];
         let partial = &mut self.partial;

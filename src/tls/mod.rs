@@ -301,7 +301,7 @@ impl TlsSettings {
             return Ok(());
         }
         Err(Error::Config(
-            "TLS is required, but postino was built without its features `native-tls` and `rustls`".into(),
+            "TLS is required, but postino was built without the `native-tls` or `rustls` feature".into(),
         ))
     }
 

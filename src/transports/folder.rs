@@ -243,7 +243,7 @@ impl StoredFile {
     fn read(path: PathBuf) -> StoredFile {
         let envelope = path.with_extension(ENVELOPE);
         let read = File::open(&envelope).and_then(|file| {
-            let text = io::read_to_string(io::Read::take(file, MAX_ENVELOPE))?;
+            let text = read_whole(file, MAX_ENVELOPE)?;
             written(&text).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e.to_string()))
         });
         let written = read.map_err(|e| (e.kind(), format!("{}: {e}", envelope.display())));
@@ -272,6 +272,16 @@ impl Mail for StoredFile {
     }
 }
 
+/// Reads a text, unless it is larger than this number of octets.
+fn read_whole(from: impl io::Read, max: u64) -> io::Result<String> {
+    let text = io::read_to_string(from.take(max + 1))?;
+    if text.len() as u64 > max {
+        let why = format!("the file is larger than {max} octets");
+        return Err(io::Error::new(io::ErrorKind::InvalidData, why));
+    }
+    Ok(text)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -288,5 +298,11 @@ mod tests {
             let read = written(&text).unwrap();
             assert_eq!(commands(&mail(read.envelope)), text);
         }
+    }
+
+    #[test]
+    fn a_file_that_is_too_large_is_an_error() {
+        assert_eq!(read_whole(&b"abc"[..], 3).unwrap(), "abc");
+        assert_eq!(read_whole(&b"abcd"[..], 3).unwrap_err().kind(), io::ErrorKind::InvalidData);
     }
 }
