@@ -234,7 +234,7 @@ fn main() {
         with_the_queue(&url, &sink, 20, connections, 20_000);
         with_the_queue(&url, &sink, 1, connections, 5_000);
         if let Some(program) = program {
-            peer(program, &sink, connections, 5_000);
+            peer(program, &sink, connections, 500);
         }
     }
 }

@@ -116,20 +116,12 @@ fn command() -> Result<(), Failure> {
     };
     let words: Vec<&str> = options.words.iter().map(String::as_str).collect();
     let (command, rest) = words.split_first().ok_or_else(|| Failure::Usage("no command".to_owned()))?;
-    let Program { mut settings, grace } = settings::read(options.config.clone())?;
+    let Program { mut settings, grace } = settings::read(options.config.clone(), options.server.clone())?;
     if let Some(database) = &options.database {
         settings.database.clone_from(database);
     }
     if settings.database.is_empty() {
         return Err(Failure::Usage("no database: set --database or POSTINO_WORKER_DATABASE".to_owned()));
-    }
-    if let Some(url) = &options.server {
-        let mut lane = match settings.lanes.iter().position(|lane| lane.name == "default") {
-            Some(at) => settings.lanes.remove(at),
-            None => postino_worker::Lane::new("default", postino::Client::builder("localhost")),
-        };
-        lane.server = postino::Client::from_url(url).map_err(Error::Mail)?;
-        settings.lanes.push(lane);
     }
     let connect = || -> Result<PgConnection, Failure> {
         let mut connection = PgConnection::establish(&settings.database).map_err(Error::Connection)?;

@@ -36,8 +36,8 @@ struct LaneKeys {
     chunking: bool,
 }
 
-/// Reads the settings from the file, if there is one, and the environment.
-pub fn read(file: Option<PathBuf>) -> Result<Program, Error> {
+/// Reads the settings from the file, if there is one, and the environment. `server` is the URL on the command line, if any.
+pub fn read(file: Option<PathBuf>, server: Option<String>) -> Result<Program, Error> {
     let named = file.or_else(|| env::var_os("POSTINO_WORKER_CONFIG").map(PathBuf::from));
     let file = named.clone().unwrap_or_else(|| PathBuf::from("/etc/postino-worker.toml"));
     let mut program = Program { settings: Settings::new("", Vec::new()), grace: Duration::from_secs(60) };
@@ -56,7 +56,7 @@ pub fn read(file: Option<PathBuf>) -> Result<Program, Error> {
         }
         Err(_) => {}
     }
-    environment(&mut program, &mut lanes).map_err(Error::Config)?;
+    environment(&mut program, &mut lanes, server).map_err(Error::Config)?;
     for (name, keys) in lanes {
         let lane = lane(&name, keys).map_err(|e| Error::Config(format!("lane {name}: {e}")))?;
         program.settings.lanes.push(lane);
@@ -64,7 +64,11 @@ pub fn read(file: Option<PathBuf>) -> Result<Program, Error> {
     Ok(program)
 }
 
-fn environment(program: &mut Program, lanes: &mut BTreeMap<String, LaneKeys>) -> Result<(), String> {
+fn environment(
+    program: &mut Program,
+    lanes: &mut BTreeMap<String, LaneKeys>,
+    server: Option<String>,
+) -> Result<(), String> {
     let variable = |name: &str| env::var(name).ok().filter(|value| !value.is_empty());
     let number = |name: &str| match variable(name) {
         Some(text) => text.parse().map(Some).map_err(|_| format!("{name}: not a number: {text}")),
@@ -76,7 +80,7 @@ fn environment(program: &mut Program, lanes: &mut BTreeMap<String, LaneKeys>) ->
     if let Some(files) = variable("POSTINO_WORKER_FILES") {
         program.settings.files = Some(files.into());
     }
-    if let Some(url) = variable("POSTINO_WORKER_URL") {
+    if let Some(url) = server.or_else(|| variable("POSTINO_WORKER_URL")) {
         // The login in the file belongs to the server in the file.
         let lane = lanes.entry("default".to_owned()).or_default();
         (lane.url, lane.user, lane.password) = (Some(url), None, None);

@@ -442,6 +442,17 @@ fn a_worker_that_is_terminated_gives_back_what_it_did_not_send() {
 }
 
 #[test]
+fn the_environment_also_applies_to_a_server_on_the_command_line() {
+    let Some(mut world) = World::new() else { return };
+    let server = Server::start().unwrap();
+    let mut command = command(&world.url);
+    command.args(["run", "-q", "-s", &server.url()]).env("POSTINO_WORKER_CONNECTIONS", "3");
+    let running = Running(command.stdin(Stdio::null()).spawn().unwrap());
+    wait_for(&mut world.sql, "select count(*) as n from postino_worker", 3);
+    terminate(running);
+}
+
+#[test]
 fn purge_deletes_only_old_mail_that_is_final() {
     let Some(mut world) = World::new() else { return };
     world.put_many(5);
