@@ -1,4 +1,4 @@
-//! The serialized forms of values (feature `serde`). They are described in `src/guide/serialization.md`, and have to stay
+//! The serialized forms of values (feature `serde`). They are described in `src/guide/serialization.md`, and must stay
 //! readable by later versions.
 //!
 //! Whatever is read goes through the constructors and setters that check it, as if a caller had passed it.
@@ -21,7 +21,7 @@ pub use self::settings::Settings;
 /// Maximum number of options of one command. The time to check them grows with the square of their number.
 const MAX_OPTIONS: usize = 100;
 
-/// Reads a value from text that its `FromStr` checks.
+/// Reads a value from text, which the `FromStr` of its type checks.
 struct Text<T>(&'static str, PhantomData<T>);
 
 impl<T: FromStr<Err = Error>> de::Visitor<'_> for Text<T> {
@@ -63,7 +63,7 @@ impl<'de> Deserialize<'de> for Mailbox {
     }
 }
 
-/// Implements serde's traits for a type by those of a form that is derived with `serde(remote)`.
+/// Implements serde's traits for a type by delegating to a form that is derived with `serde(remote)`.
 macro_rules! by_form {
     ($($kind:ident: $form:ident),*) => {$(
         impl Serialize for $kind {
@@ -174,7 +174,7 @@ struct EnvelopeForm {
     recipients: Vec<Address>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     options: Vec<MailOption>,
-    /// In the order of the recipients. The last ones may be missing.
+    /// The options of each recipient, in the order of the recipients. Those of the last recipients may be missing.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     recipient_options: Vec<Vec<RcptOption>>,
 }
@@ -243,7 +243,7 @@ impl<'de> Deserialize<'de> for Reply {
     }
 }
 
-/// In seconds, because durations are measured, not set.
+/// The durations in seconds, with fractions. They are measured values, which are never read back.
 #[derive(Serialize)]
 #[serde(rename = "Timings")]
 struct TimingsForm {
@@ -293,7 +293,7 @@ struct DeliveryForm<'d> {
     reply: Option<&'d Reply>,
     queue_id: Option<&'d str>,
     sender: Option<&'d Address>,
-    /// The reply of a recipient is left out if it is the one above, so that the size does not grow with the number of
+    /// The reply of a recipient is left out if it equals `reply`, so that the size does not grow with the number of
     /// recipients times the length of the reply.
     recipients: Vec<RecipientForm<'d>>,
     timings: Timings,

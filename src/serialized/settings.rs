@@ -1,4 +1,4 @@
-//! The settings of a connection, as an application's configuration has them.
+//! The settings of a connection, in a form for the configuration of an application.
 
 use std::{fmt, net::SocketAddr, path::PathBuf, time::Duration};
 
@@ -19,7 +19,7 @@ use crate::{
 /// | field | value |
 /// |---|---|
 /// | `host` | the name or the address of the server, as in [`Client::builder`](crate::Client::builder) |
-/// | `unix` | the path of a Unix socket instead, as in [`Client::unix`](crate::Client::unix) |
+/// | `unix` | the path of a Unix socket, instead of `host`, as in [`Client::unix`](crate::Client::unix) |
 /// | `port` | a number |
 /// | `lmtp` | `true` or `false` |
 /// | `security` | `"auto"`, `"plaintext"`, `"opportunistic"`, `"starttls"` or `"implicit"` ([`Security`](crate::Security)) |
@@ -34,7 +34,7 @@ use crate::{
 ///
 /// The password can be read from a configuration, but it is **never serialized**, and neither are the user and the password
 /// of a proxy. To keep the password elsewhere, leave the field out, and call [`with_password`](Settings::with_password).
-/// Neither `Debug` nor the errors of this type show the password. However, some parsers quote the line that an error is in.
+/// Neither `Debug` nor the errors of this type show the password. However, some parsers quote the line with the error.
 ///
 /// ```
 /// use postino::Settings;
@@ -59,7 +59,7 @@ impl Settings {
         self
     }
 
-    /// Returns the settings for a connection, which are still to be checked.
+    /// Returns the settings for a connection, which have not been checked yet.
     fn config(&self) -> Result<Config, Error> {
         let login = match (&self.0.user, &self.0.password) {
             (None, None) => None,
@@ -166,7 +166,7 @@ impl Form {
         Ok(config)
     }
 
-    /// Checks everything, whether or not the password is already there.
+    /// Checks everything, even if the password is not set yet.
     fn check(&self) -> Result<(), Error> {
         let password = self.password.as_ref().map_or("not known yet", |Secret(password)| password);
         if self.user.is_none() && self.password.is_some() {
@@ -239,7 +239,7 @@ impl fmt::Debug for Settings {
     }
 }
 
-/// A password as it is read. It cannot be serialized. A value of another type is an error that does not show the value.
+/// A password that was read. It cannot be serialized. A value of another type is an error that does not show the value.
 #[derive(Clone, PartialEq)]
 struct Secret(String);
 

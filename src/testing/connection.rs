@@ -30,7 +30,7 @@ type Reply = Cow<'static, str>;
 /// The reason a command was not carried out.
 enum Stop {
     Refused(Reply),
-    /// The client has disconnected.
+    /// The connection is over: the client has disconnected, or a fault or the end of the server closes it.
     Gone,
 }
 
@@ -62,12 +62,12 @@ pub(super) struct Connection {
     hello: Hello,
     user: Option<String>,
     transaction: Option<Parts>,
-    /// A fault: the connection is closed instead of sending the next reply.
+    /// Set by a fault: the next reply is not sent, and the connection is closed instead.
     loses_reply: bool,
 }
 
-/// The socket of a connection. Another thread can end its waits by shutting the socket down. On Windows, that does not
-/// end a read or write that waits in `TcpStream` itself.
+/// The socket of a connection. Another thread can end its waits by shutting the socket down. The reads and writes of
+/// `TcpStream` itself are not used, because on Windows, shutting the socket down does not end them.
 pub(super) struct Socket(pub TcpStream);
 
 impl Read for Socket {
@@ -200,8 +200,8 @@ impl Connection {
         Ok(GO_AHEAD.into())
     }
 
-    /// Completes a handshake, after which the session begins again. What the client has sent before it is discarded.
-    /// Returns whether the handshake has succeeded.
+    /// Completes a handshake, after which the session begins again. Data that the client sent before it is discarded.
+    /// Returns whether the handshake succeeded.
     fn secure(&mut self) -> bool {
         let shared = Arc::clone(&self.shared);
         let Some(tls) = &shared.tls else { return false };

@@ -1,5 +1,5 @@
-//! Decodes a message: header fields, parts, encodings and charsets. It is lenient, and never fails: what is malformed stays
-//! as it is.
+//! Decodes a message: header fields, parts, encodings and charsets. Decoding is lenient, and never fails: malformed input
+//! is kept as it is.
 
 use std::{borrow::Cow, fmt, iter, mem};
 
@@ -12,12 +12,12 @@ use memchr::memchr;
 
 use crate::message::{Mailbox, header_length};
 
-/// Maximum depth of parts within parts. A deeper part is an attachment.
+/// Maximum depth of multiparts within multiparts. A deeper multipart is an attachment.
 const MAX_DEPTH: usize = 50;
-/// Maximum number of parts. Those after the last one are part of it.
+/// Maximum number of parts. Further parts become content of the last one.
 const MAX_PARTS: usize = 10_000;
 
-/// Padding may be missing, because some encoders leave it out.
+/// A decoder that accepts missing padding, because some encoders leave it out.
 const BASE64: GeneralPurpose = GeneralPurpose::new(
     &STANDARD,
     GeneralPurposeConfig::new()
@@ -68,7 +68,7 @@ impl Attachment {
         self.content_id.as_deref()
     }
 
-    /// Returns whether the part is to be shown inside the text: its disposition is `inline`.
+    /// Returns whether the part is to be shown inside the text, that is, whether its disposition is `inline`.
     #[must_use]
     pub fn is_inline(&self) -> bool {
         self.is_inline
@@ -193,7 +193,7 @@ fn lines(mut octets: &[u8]) -> impl Iterator<Item = &[u8]> {
     })
 }
 
-/// Returns the parts between the delimiter lines of a multipart body (RFC 2046 §5.1.1): at most this many.
+/// Returns the parts between the delimiter lines of a multipart body (RFC 2046 §5.1.1), but at most `most` parts.
 fn parts_between<'b>(body: &'b [u8], boundary: &str, most: usize) -> Vec<&'b [u8]> {
     let delimiter = format!("--{boundary}");
     let (mut parts, mut start, mut at) = (Vec::new(), None, 0);
@@ -242,7 +242,7 @@ fn decode_base64(text: &[u8]) -> Option<Vec<u8>> {
 fn decode_quoted_printable(body: &[u8]) -> Vec<u8> {
     let mut decoded = Vec::with_capacity(body.len());
     for line in lines(body) {
-        // White space at the end of a line was added on the way (RFC 2045 §6.7).
+        // White space at the end of a line must have been added in transit (RFC 2045 §6.7).
         let text = line.trim_ascii_end();
         let end = &line[without_line_end(line).len()..];
         match text.strip_suffix(b"=") {
@@ -277,7 +277,7 @@ fn decode_hex(mut text: &[u8], sign: u8, decoded: &mut Vec<u8>) {
     }
 }
 
-/// Decodes text. A charset other than US-ASCII, UTF-8 and ISO-8859-1 is taken for UTF-8.
+/// Decodes text. A charset other than US-ASCII, UTF-8 and ISO-8859-1 is treated as UTF-8.
 fn decode_charset(charset: &str, octets: &[u8]) -> String {
     match charset.to_ascii_lowercase().as_str() {
         "iso-8859-1" | "iso_8859-1" | "latin1" | "l1" => {
@@ -291,7 +291,7 @@ fn decode_charset(charset: &str, octets: &[u8]) -> String {
 /// a character may begin in one and end in the next.
 fn decode_words(text: &str) -> String {
     let mut decoded = String::with_capacity(text.len());
-    // The charset and the octets of the encoded words so far that follow each other.
+    // The charset and the octets of the current run of consecutive encoded words.
     let mut run: Option<(String, Vec<u8>)> = None;
     let mut rest = text;
     while !rest.is_empty() {
@@ -368,7 +368,7 @@ impl Parameterized {
         Parameterized { value, parameters: parameters.collect() }
     }
 
-    /// Returns a decoded parameter: `name*` with a charset, or in numbered sections (RFC 2231), or else `name`. Encoded
+    /// Returns a decoded parameter: `name*` with a charset, numbered sections (RFC 2231), or else `name`. Encoded
     /// words are not allowed in a parameter, but some programs write them.
     fn parameter(&self, name: &str) -> Option<String> {
         let find =
@@ -465,12 +465,12 @@ fn mailboxes(list: &str) -> Vec<String> {
     reader.found
 }
 
-/// Returns a quoted string or a comment without the characters around it. The last one may be missing.
+/// Returns a quoted string or a comment without its delimiters. The closing one may be missing.
 fn inside(token: &str, close: char) -> &str {
     token[1..].strip_suffix(close).unwrap_or(&token[1..])
 }
 
-/// Returns the length of text up to the character that closes it, or all of it.
+/// Returns the length of text up to and including the character that closes it, or the full length if there is none.
 fn enclosed(text: &str, close: char) -> usize {
     let mut escaped = false;
     for (at, c) in text.char_indices().skip(1) {
@@ -503,11 +503,11 @@ fn comment(text: &str) -> usize {
 #[derive(Default)]
 struct Reader {
     found: Vec<String>,
-    /// The name as far as it is decoded.
+    /// The part of the name that is already decoded.
     name: String,
-    /// Words of the name that are not decoded yet.
+    /// The words of the name that are not decoded yet.
     words: String,
-    /// There was white space after the last word.
+    /// Whether there was white space after the last word.
     gap: bool,
     /// The text as written: the address, if there are no angle brackets.
     bare: String,

@@ -10,7 +10,7 @@ use super::refusal;
 /// A step of a session at which a [`Fault`] can be injected.
 ///
 /// A fault applies only to a command that the server would otherwise carry out. A command that is out of sequence, or that
-/// has a syntax error, gets its usual reply, and does not use up a fault.
+/// has a syntax error, gets its usual reply, and does not count as a use of the fault.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Step {
@@ -47,7 +47,7 @@ impl Step {
         Step::RcptTo(address.to_owned())
     }
 
-    /// Returns the step as faults are stored under it.
+    /// Returns the form of the step under which its fault is stored.
     fn key(self) -> Step {
         match self {
             Step::RcptTo(address) => Step::RcptTo(address.to_lowercase()),
@@ -82,7 +82,7 @@ pub struct Fault(VecDeque<Act>);
 pub(super) struct Act {
     pub delay: Duration,
     pub effect: Effect,
-    /// How often it still applies; `None` means always.
+    /// How many more times it applies; `None` means always.
     times: Option<usize>,
 }
 
@@ -99,8 +99,8 @@ impl Fault {
         Fault([Act { delay, effect, times: None }].into())
     }
 
-    /// Sends this reply, such as `450 4.2.0 Try again later`, instead of carrying out the command. The code 421 also
-    /// closes the connection (RFC 5321 §3.8).
+    /// Creates a fault that sends this reply, such as `450 4.2.0 Try again later`, instead of carrying out the command.
+    /// The code 421 also closes the connection (RFC 5321 §3.8).
     ///
     /// # Panics
     ///
@@ -110,20 +110,20 @@ impl Fault {
         Fault::new(Duration::ZERO, Effect::Reply(refusal(reply)))
     }
 
-    /// Waits before carrying out the command as usual. With `Duration::MAX`, the server never answers. Dropping the server
-    /// ends the wait.
+    /// Creates a fault that waits before the command is carried out as usual. With `Duration::MAX`, the server never
+    /// answers. Dropping the server ends the wait.
     pub fn delay(delay: Duration) -> Fault {
         Fault::new(delay, Effect::None)
     }
 
-    /// Closes the connection without carrying out the command.
+    /// Creates a fault that closes the connection without carrying out the command.
     pub fn disconnect() -> Fault {
         Fault::new(Duration::ZERO, Effect::Disconnect)
     }
 
-    /// Carries out the command, but closes the connection instead of sending the reply.
+    /// Creates a fault that carries out the command, but closes the connection instead of sending the reply.
     ///
-    /// At [`Step::EndOfData`], the message is recorded, and the client cannot know that: its delivery is [in
+    /// At [`Step::EndOfData`], the message is recorded, but the client cannot know that: its delivery is [in
     /// doubt](crate::Error::in_doubt).
     pub fn lose_reply() -> Fault {
         Fault::new(Duration::ZERO, Effect::LoseReply)
@@ -170,7 +170,7 @@ impl Fault {
 pub(super) struct Faults(HashMap<Step, VecDeque<Act>>);
 
 impl Faults {
-    /// Sets the fault of a step, in place of an earlier one.
+    /// Sets the fault of a step, and replaces any earlier one.
     pub fn set(&mut self, step: Step, fault: Fault) {
         self.0.insert(step.key(), fault.0);
     }
@@ -183,7 +183,7 @@ impl Faults {
         self.0.clear();
     }
 
-    /// Returns what applies at a step now, and counts it.
+    /// Returns the fault that applies at a step now, and counts this use of it.
     pub fn next(&mut self, step: Step) -> Option<Act> {
         let is_recipient = matches!(step, Step::RcptTo(_));
         let own = self.next_of(&step.key());

@@ -184,7 +184,7 @@ impl Message {
     ///
     /// # Panics
     ///
-    /// If the message has another subject, or none.
+    /// If the message has a different subject, or none.
     #[track_caller]
     pub fn assert_subject(&self, expected: &str) -> &Message {
         self.check(
@@ -199,13 +199,13 @@ impl Message {
     ///
     /// # Panics
     ///
-    /// If `From` has another mailbox, or not exactly one.
+    /// If `From` contains a different mailbox, or not exactly one.
     #[track_caller]
     pub fn assert_from(&self, expected: &str) -> &Message {
         self.check("From", &[expected], &self.from(), self.from() == [expected])
     }
 
-    /// Checks all mailboxes in `To`, in their order, in the form described at [`from`](Message::from).
+    /// Checks all mailboxes in `To`, in order, in the form described at [`from`](Message::from).
     ///
     /// # Panics
     ///
@@ -215,7 +215,7 @@ impl Message {
         self.check_list("To", expected, self.to())
     }
 
-    /// Checks all mailboxes in `Cc`, in their order, in the form described at [`from`](Message::from).
+    /// Checks all mailboxes in `Cc`, in order, in the form described at [`from`](Message::from).
     ///
     /// # Panics
     ///
@@ -225,7 +225,7 @@ impl Message {
         self.check_list("Cc", expected, self.cc())
     }
 
-    /// Checks the recipients of the envelope, in their order. These include the recipients in `Bcc`.
+    /// Checks the recipients of the envelope, in order. These include the recipients in `Bcc`.
     ///
     /// # Panics
     ///
@@ -239,7 +239,7 @@ impl Message {
     ///
     /// # Panics
     ///
-    /// If the field has another value, or does not exist.
+    /// If the field has a different value, or does not exist.
     #[track_caller]
     pub fn assert_header(&self, name: &str, expected: &str) -> &Message {
         let found = self.header(name);
@@ -315,7 +315,7 @@ impl Message {
         )
     }
 
-    /// Returns the message as failures show it.
+    /// Returns the message in the form that failures show.
     fn summary(&self) -> String {
         let lines = self.to_string();
         let lines: Vec<String> = lines.lines().map(|line| format!("  | {line}")).collect();

@@ -20,8 +20,8 @@
 //! strict, so that mistakes are noticed: commands must end in CRLF, and parameters that were not offered are refused. Use
 //! [`Server::builder`] to change what it offers or refuses, and [`Server::inject`] to make a step of a session fail.
 //!
-//! Each connection has its own thread. Records are kept until the server is dropped, or [cleared](Server::clear). All
-//! other memory that a connection uses is bounded by the maximum message size.
+//! Each connection has its own thread. Records are kept until the server is dropped, or [cleared](Server::clear).
+//! Otherwise, a connection keeps at most one message in memory, up to the [size limit](ServerBuilder::size_limit).
 
 mod connection;
 mod content;
@@ -55,7 +55,7 @@ pub use self::{
     message::Message,
 };
 
-/// Maximum time to wait for something that is about to happen, by default.
+/// Default limit for waiting for messages, and the limit for waking the acceptor.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Default size limit for a message, in octets.
 const SIZE_LIMIT: u64 = 50 * 1024 * 1024;
@@ -137,7 +137,7 @@ impl Server {
         }
     }
 
-    /// Returns a builder for an async client of this server, as
+    /// Returns a builder for an async client of this server, in the same way as
     /// [`client_builder`](Server::client_builder) does for a blocking one (feature `async`).
     #[cfg(feature = "async")]
     #[cfg_attr(docsrs, doc(cfg(feature = "async")))]
@@ -155,7 +155,7 @@ impl Server {
     /// Returns the server's certificate in PEM, for [`Builder::ca_certificate`](crate::Builder::ca_certificate) and for
     /// other clients (feature `testing-tls`).
     ///
-    /// The certificate is made when the server starts, and is valid for one year, for `localhost`, 127.0.0.1 and ::1.
+    /// The certificate is made when the server starts. It is valid for one year, for `localhost`, 127.0.0.1 and ::1.
     ///
     /// # Panics
     ///
@@ -179,7 +179,7 @@ impl Server {
         None
     }
 
-    /// Sets what goes wrong at a step from now on, in place of an earlier fault of that step. Sessions that are already
+    /// Sets what goes wrong at a step from now on, replacing any earlier fault of that step. Sessions that are already
     /// open are affected, too.
     ///
     /// ```
@@ -394,7 +394,8 @@ impl ServerBuilder {
         self
     }
 
-    /// Sets whether AUTH and MAIL are refused with 530 5.7.0 without TLS (feature `testing-tls`). Defaults to false.
+    /// Sets whether AUTH and MAIL are refused with 530 5.7.0 unless the connection uses TLS (feature `testing-tls`).
+    /// Defaults to false.
     #[cfg(feature = "testing-tls")]
     #[cfg_attr(docsrs, doc(cfg(feature = "testing-tls")))]
     pub fn require_tls(mut self, required: bool) -> ServerBuilder {
@@ -402,7 +403,8 @@ impl ServerBuilder {
         self
     }
 
-    /// Sets how long [`Server::wait_for_messages`] and [`Server::expect_messages`] wait. Defaults to 10 seconds.
+    /// Sets how long [`Server::wait_for_messages`], [`Server::expect_messages`] and their async forms wait. Defaults to
+    /// 10 seconds.
     pub fn wait_limit(mut self, limit: Duration) -> ServerBuilder {
         self.wait_limit = limit;
         self
@@ -411,7 +413,7 @@ impl ServerBuilder {
     /// Sets a callback that is called for each line of [`Server::dialogue`] as the line is exchanged, on the thread of
     /// its connection. By default, there is no callback.
     ///
-    /// The connection waits until the callback returns. Dropping the server waits for it, too.
+    /// The connection waits until the callback returns, and so does dropping the server.
     pub fn on_line(mut self, tell: impl Fn(&str) + Send + Sync + 'static) -> ServerBuilder {
         self.on_line = Some(Box::new(tell));
         self
@@ -495,7 +497,7 @@ struct Records {
     accepted: usize,
     /// How many connections there have been.
     connections: usize,
-    /// The lines of each connection that has any.
+    /// The recorded lines of each connection, by its number.
     dialogues: BTreeMap<usize, Vec<String>>,
     faults: Faults,
     live: BTreeMap<usize, TcpStream>,
@@ -549,7 +551,7 @@ impl Shared {
     ///
     /// # Errors
     ///
-    /// If the server stops before that.
+    /// If the server stops before the delay has passed.
     fn pause(&self, delay: Duration) -> io::Result<()> {
         if delay.is_zero() {
             return Ok(());

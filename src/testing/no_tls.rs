@@ -7,7 +7,7 @@ use std::{
 
 use super::{Mode, connection::Socket};
 
-/// The certificate of a server. There is never one.
+/// The certificate of a server. Without the feature, there is none, so this type has no values.
 pub(super) enum Tls {}
 
 impl Tls {

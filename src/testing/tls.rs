@@ -1,4 +1,4 @@
-//! TLS of the test server, by rustls, with a certificate that is made for each server.
+//! TLS for the test server, with rustls and a certificate that is made for each server.
 
 use std::{
     io::{self, Read, Write},
@@ -25,7 +25,7 @@ const VALIDITY: Duration = Duration::from_secs(365 * 86_400);
 /// How long ago a certificate became valid, so that small differences between clocks do not matter.
 const ALREADY_VALID: Duration = Duration::from_secs(86_400);
 
-/// The certificate of a server, and how it uses TLS.
+/// The certificate of a server, and how the server uses TLS.
 pub(super) struct Tls {
     mode: Mode,
     pub certificate_pem: String,
@@ -38,9 +38,9 @@ impl Tls {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let random = SystemRandom::new();
         let pkcs8 = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, &random)
-            .map_err(|_| io::Error::other("no random numbers for the key of the certificate"))?;
+            .map_err(|_| io::Error::other("could not generate the key of the certificate"))?;
         let der = certificate(pkcs8.as_ref(), &random, SystemTime::now())
-            .ok_or_else(|| io::Error::other("the certificate could not be signed"))?;
+            .ok_or_else(|| io::Error::other("could not sign the certificate"))?;
         let certificate_pem = pem(&der);
         let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(pkcs8.as_ref().to_vec()));
         let config = ServerConfig::builder_with_provider(provider)
@@ -120,7 +120,7 @@ impl Write for Stream {
 }
 
 /// Returns a self-signed certificate in DER (RFC 5280 §4.1), or `None` if it cannot be signed. It is not a CA, so that it
-/// can be both the certificate of the server and what the client trusts.
+/// can be both the server's certificate and the one that the client trusts.
 fn certificate(pkcs8: &[u8], random: &SystemRandom, now: SystemTime) -> Option<Vec<u8>> {
     /// ecdsa-with-SHA256 (RFC 5758 §3.2): 1.2.840.10045.4.3.2
     const SIGNED_WITH: &[u8] = &[0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x04, 0x03, 0x02];

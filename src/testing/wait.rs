@@ -16,7 +16,7 @@ const MAX_LINES: usize = 20;
 impl Server {
     /// Waits until the server has accepted at least `n` messages, and returns all of them.
     ///
-    /// After 10 seconds ([`ServerBuilder::wait_limit`](super::ServerBuilder::wait_limit)), it returns the messages
+    /// After 10 seconds ([`ServerBuilder::wait_limit`](super::ServerBuilder::wait_limit)), returns the messages
     /// accepted so far, even if there are fewer. Use [`expect_messages`](Server::expect_messages) in tests that should
     /// fail then. In an async test, use [`wait_for_messages_async`](Server::wait_for_messages_async) instead: this
     /// method blocks the thread, so other tasks on that thread cannot send anything.
@@ -25,8 +25,8 @@ impl Server {
         self.shared.wait_for(n)
     }
 
-    /// Waits until the server has accepted `n` messages, and returns them. Checks that there are not more of them. `0`
-    /// checks, without waiting, that there are none.
+    /// Waits until the server has accepted `n` messages, and returns them. Checks that there are no more. If `n` is 0,
+    /// checks without waiting that there are no messages.
     ///
     /// ```
     /// use postino::testing::Server;
@@ -62,20 +62,20 @@ impl Server {
         self.expect_messages(1).remove(0)
     }
 
-    /// The async form of [`wait_for_messages`](Server::wait_for_messages), for any executor. The waiting is done by a
-    /// separate thread, which ends at the latest at the limit, or when the server is dropped.
+    /// The async form of [`wait_for_messages`](Server::wait_for_messages), for any executor. A separate thread does the
+    /// waiting. It ends at the time limit at the latest, or when the server is dropped.
     pub fn wait_for_messages_async(&self, n: usize) -> impl Future<Output = Vec<Message>> + Send + use<> {
         let shared = Arc::clone(&self.shared);
         on_thread(move || shared.wait_for(n))
     }
 
-    /// The async form of [`expect_messages`](Server::expect_messages), for any executor. The waiting is done by a
-    /// separate thread.
+    /// The async form of [`expect_messages`](Server::expect_messages), for any executor. A separate thread does the
+    /// waiting.
     ///
     /// # Panics
     ///
-    /// See [`expect_messages`](Server::expect_messages). The text also has the line of the call, because the panic itself
-    /// cannot be attributed to it.
+    /// See [`expect_messages`](Server::expect_messages). The panic message also names the line of the call, because the
+    /// panic itself cannot be attributed to that line.
     #[track_caller]
     pub fn expect_messages_async(&self, n: usize) -> impl Future<Output = Vec<Message>> + Send + use<> {
         let caller = Location::caller();
@@ -84,8 +84,8 @@ impl Server {
         async move { expected.await.unwrap_or_else(|failure| panic!("{caller}: {failure}")) }
     }
 
-    /// The async form of [`expect_message`](Server::expect_message), for any executor. The waiting is done by a separate
-    /// thread.
+    /// The async form of [`expect_message`](Server::expect_message), for any executor. A separate thread does the
+    /// waiting.
     ///
     /// # Panics
     ///
@@ -138,7 +138,7 @@ impl Shared {
     }
 }
 
-/// The result of a thread, and who waits for it.
+/// The result of a thread, and the waker of the task that waits for it.
 struct Slot<T> {
     result: Option<T>,
     waker: Option<Waker>,

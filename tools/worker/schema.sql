@@ -2,12 +2,12 @@
 --
 -- All names begin with postino_. They are created in the first schema of the search_path, and found through it.
 
--- A lane is a relay, with its rate and its pauses. A worker's connection serves one lane.
+-- A lane is a relay, with its rate and its pauses. Each worker serves one lane.
 create table postino_lane (
   name text primary key,
   -- Set by a person: nothing is sent while it is true.
   paused boolean not null default false,
-  -- Messages per second over all workers. Null is unlimited.
+  -- Messages per second over all workers. Null means no limit.
   rate float8 check (rate > 0),
   -- Messages that can be sent at once after a quiet time, if there is a rate.
   burst float8 not null default 1 check (burst >= 1),
@@ -42,16 +42,16 @@ create table postino_mail (
   attempts int not null default 0,
   -- Lost connections since the last attempt.
   losses int not null default 0,
-  -- Number of times that a worker took it. Together with the worker's number, this is the fence of each write.
+  -- Number of times that a worker claimed it. Together with the worker's number, this fences each write.
   claims int not null default 0,
   worker int,
   queued timestamptz not null default now(),
-  -- When it began to be retried: queued, or the time of the last resend or retry by a person.
+  -- When the attempts began: when it was queued, or when a person last resent or retried it.
   since timestamptz not null default now(),
   finished timestamptz,
   -- Whether postino_outcome has rows for it.
   partial boolean not null default false,
-  -- Added, with the date in `queued`, to a message that has none.
+  -- Added to a message that has none. Likewise, `queued` is added as its date.
   message_id text not null,
   -- The empty text is the null reverse-path of bounces.
   sender text not null,
@@ -98,7 +98,8 @@ begin
   if postino_enqueue.sender ~ '[[:cntrl:]]' or postino_enqueue.message_id ~ '[[:cntrl:]]'
     or exists (select from unnest(postino_enqueue.recipients) r where r is null or r = '' or r ~ '[[:cntrl:]]')
   then
-    raise exception 'postino: an address is empty or contains control characters' using errcode = 'invalid_parameter_value';
+    raise exception 'postino: a recipient is empty, or an address or Message-ID contains control characters'
+      using errcode = 'invalid_parameter_value';
   end if;
   insert into postino_mail as m (dedup, lane, due, message_id, sender, recipients, options, content, path)
   values (
@@ -115,7 +116,7 @@ begin
   return next;
 end $$;
 revoke execute on function postino_enqueue from public;
--- It runs with the rights of its owner, so it must not find temporary tables of its caller.
+-- The function runs with the rights of its owner, so it must not find temporary tables of its caller.
 do $$ begin
   execute format('alter function postino_enqueue set search_path = %I, pg_temp', current_schema());
 end $$;
@@ -159,8 +160,8 @@ begin
   return coalesce(written, '{}');
 end $$;
 
--- Takes due mail of a lane, and marks it as being sent: at most p_want messages, within the rate of the lane, and no more
--- than p_octets of content unless the first message alone is larger.
+-- Takes due mail of a lane, and marks it as being sent: at most p_want messages, within the rate of the lane, and none
+-- after the message with which the content reaches p_octets.
 create function postino_claim(p_worker int, p_lane text, p_want int, p_octets bigint)
 returns table (
   id bigint, claim int, attempts int, losses int, age float8, queued bigint, message_id text, sender text,
@@ -177,7 +178,7 @@ begin
     return;
   end if;
   if lane.rate is not null then
-    -- The row stays locked to the end of the transaction, which is only this statement.
+    -- The row stays locked until the end of the transaction, which is only this statement.
     update postino_lane l set
       tokens = least(burst, tokens + rate * greatest(0, extract(epoch from clock_timestamp() - filled))),
       filled = clock_timestamp()
@@ -235,8 +236,8 @@ create function postino_release(p_worker int, p_id bigint[], p_claim int[]) retu
   returning m.id
 $$;
 
--- If this worker is dead, puts what it may have sent in doubt. The lock is taken first, and only then the rows are read: a
--- single statement that looks at pg_locks would take rows from living workers, as PostgreSQL checks only the rows again.
+-- If this worker is dead, puts what it may have sent in doubt. The lock is taken first, and only then are the rows read. A
+-- single statement that looks at pg_locks could take rows from living workers: PostgreSQL rechecks rows, but not locks.
 create function postino_reap(p_worker int) returns setof bigint language plpgsql as $$
 begin
   if not pg_try_advisory_xact_lock(postino_lock_class(), p_worker) then
@@ -261,7 +262,7 @@ from postino_mail m
 cross join lateral unnest(m.recipients) with ordinality r (address, number)
 left join postino_outcome o on o.mail = m.id and o.number = r.number;
 
--- For a person: sends a mail in doubt again, to those who may not have it. This can duplicate it.
+-- For a person: sends a mail in doubt again, to the recipients who may not have it. This can duplicate it.
 create function postino_resend(p_id bigint) returns boolean language plpgsql as $$
 begin
   update postino_mail set state = 'ready', worker = null, finished = null, due = now(), since = now(), losses = 0
@@ -305,8 +306,8 @@ begin
   return false;
 end $$;
 
--- The lanes in numbers, for dashboards. It reads the indexes of all mail that was not purged, and not the table, provided that
--- vacuum keeps up.
+-- The numbers of each lane, for dashboards. The view reads the index entries of all mail that was not purged, and not the
+-- table itself, provided that vacuum keeps up.
 create view postino_status as
 with ready as (
   select lane, count(*) as ready, count(*) filter (where due <= now()) as due, count(*) filter (where attempts > 0) as retrying,

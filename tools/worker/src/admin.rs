@@ -1,4 +1,4 @@
-//! What a person does with the queue.
+//! Functions for a person: status, decisions about mail in doubt, retrying, pausing and purging.
 
 use std::time::Duration;
 
@@ -25,13 +25,13 @@ pub struct LaneStatus {
     /// Mails to be sent, now or later.
     #[diesel(sql_type = BigInt)]
     pub ready: i64,
-    /// Those that are due now.
+    /// Ready mails that are due now.
     #[diesel(sql_type = BigInt)]
     pub due: i64,
-    /// Those that were refused with 4yz before.
+    /// Ready mails that have been tried before.
     #[diesel(sql_type = BigInt)]
     pub retrying: i64,
-    /// Mails that workers have.
+    /// Mails that workers are sending.
     #[diesel(sql_type = BigInt)]
     pub sending: i64,
     /// Mails accepted for all recipients.
@@ -40,21 +40,21 @@ pub struct LaneStatus {
     /// Mails refused for at least one recipient.
     #[diesel(sql_type = BigInt)]
     pub refused: i64,
-    /// Mails for a person to decide.
+    /// Mails in doubt, for a person to decide.
     #[diesel(sql_type = BigInt)]
     pub doubt: i64,
     /// Mails accepted in the last minute.
     #[diesel(sql_type = BigInt)]
     pub accepted_last_minute: i64,
-    /// How long the oldest mail that is due has been so, in seconds.
+    /// How long the mail that became due first has been due, in seconds.
     #[diesel(sql_type = Nullable<Double>)]
     pub oldest: Option<f64>,
-    /// Number of connections of workers.
+    /// Number of workers: each is one connection of a worker process.
     #[diesel(sql_type = BigInt)]
     pub workers: i64,
 }
 
-/// Returns the numbers of all lanes.
+/// Returns the status of all lanes.
 ///
 /// # Errors
 ///
@@ -84,13 +84,13 @@ pub struct Doubt {
     /// The sender.
     #[diesel(sql_type = Text)]
     pub sender: String,
-    /// The `Message-ID` that the mail has, unless its message had another one.
+    /// The `Message-ID` that is added to the mail, unless its message has its own.
     #[diesel(sql_type = Text)]
     pub message_id: String,
     /// The recipients in doubt.
     #[diesel(sql_type = Array<Text>)]
     pub recipients: Vec<String>,
-    /// Since when it has been in doubt, as PostgreSQL writes it.
+    /// The time since which it has been in doubt, in PostgreSQL's text format.
     #[diesel(sql_type = Text)]
     pub since: String,
     /// What happened.
@@ -129,7 +129,7 @@ pub fn resend(connection: &mut PgConnection, id: i64) -> Result<bool, Error> {
     change(connection, "select postino_resend($1) as done", id)
 }
 
-/// Records that a mail in doubt has arrived. Returns false if it is not in doubt.
+/// Records that a mail in doubt has arrived. Returns false if the mail is not in doubt.
 ///
 /// # Errors
 ///
@@ -138,8 +138,8 @@ pub fn accept(connection: &mut PgConnection, id: i64) -> Result<bool, Error> {
     change(connection, "select postino_accept($1) as done", id)
 }
 
-/// Sends a refused mail again to those for whom it was refused, or a mail that waits for its next attempt now. Returns false if
-/// it is neither.
+/// Sends a refused mail again to those for whom it was refused, or makes a mail that waits for its next attempt due now.
+/// Returns false if the mail is in neither state.
 ///
 /// # Errors
 ///
@@ -153,7 +153,8 @@ fn change(connection: &mut PgConnection, query: &str, id: i64) -> Result<bool, E
     Ok(row.done)
 }
 
-/// Pauses a lane, or ends its pause. Returns false if there is no such lane.
+/// Pauses a lane, or ends its pause. Both also end a wait after failed connections. Returns false if there is no such
+/// lane.
 ///
 /// # Errors
 ///
@@ -168,7 +169,7 @@ pub fn pause(connection: &mut PgConnection, lane: &str, paused: bool) -> Result<
     Ok(rows > 0)
 }
 
-/// Deletes mails with one of these states, `accepted` or `refused`, that became final longer ago than this. Their dedup keys
+/// Deletes mails in these states (`accepted`, `refused`) that became final more than `age` ago. Their dedup keys
 /// are forgotten. Deletes 1,000 mails per commit. Returns the number of mails.
 ///
 /// # Errors

@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-/// When a message that was refused with 4yz is sent again (RFC 5321 §4.5.4.1).
+/// How long to wait before a message that was refused with 4yz is sent again (RFC 5321 §4.5.4.1).
 #[derive(Debug, Clone, PartialEq)]
 pub struct Backoff {
     /// The wait after the first attempt. It doubles with each attempt. Defaults to one minute.
     pub first: Duration,
     /// Maximum wait. Defaults to four hours.
     pub max: Duration,
-    /// How long a message is tried. Defaults to five days.
+    /// How long a message is retried. It is refused if the next attempt would be later. Defaults to five days.
     pub give_up_after: Duration,
 }
 
@@ -24,7 +24,8 @@ impl Default for Backoff {
 }
 
 impl Backoff {
-    /// Returns the wait after this number of earlier attempts, within ±10 %. `random` is from 0 to 1.
+    /// Returns the wait after an attempt that follows this number of earlier ones, varied by up to 10 %. `random` is
+    /// from 0 to 1.
     #[must_use]
     pub fn wait(&self, earlier: u32, random: f64) -> Duration {
         let doubled = self.first.saturating_mul(2_u32.saturating_pow(earlier.min(30)));

@@ -10,11 +10,12 @@ pub enum Error {
     Database(diesel::result::Error),
     /// Could not connect to PostgreSQL.
     Connection(diesel::ConnectionError),
-    /// The schema in the database is missing, or newer than this program.
+    /// The schema in the database is missing, or of another version than this program needs.
     Schema(String),
     /// Invalid configuration.
     Config(String),
-    /// A mail that cannot be queued: an invalid address or option, or content that cannot be read.
+    /// A mail cannot be queued, because of an invalid address or option, or because its content cannot be read. Also an
+    /// invalid server URL.
     Mail(postino::Error),
 }
 

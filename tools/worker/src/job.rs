@@ -18,7 +18,7 @@ use crate::{options::Options, queue::Claim};
 /// Maximum size of the headers that are searched for Message-ID and Date, in octets.
 const MAX_HEADERS: u64 = 256 << 10;
 
-/// What has to be known about a mail after it was handed to postino.
+/// What has to be known about a mail after it has been handed to postino.
 #[derive(Debug)]
 pub(crate) struct Ticket {
     pub id: i64,
@@ -26,7 +26,7 @@ pub(crate) struct Ticket {
     pub claim: i32,
     pub attempts: u32,
     pub losses: u32,
-    /// How long it has been tried.
+    /// How long the mail has been tried.
     pub age: Duration,
     pub had_refused: bool,
     pub had_doubt: bool,
@@ -53,7 +53,7 @@ enum Content {
 }
 
 impl Job {
-    /// Prepares a claimed mail. `files` is the folder of messages that are files.
+    /// Prepares a claimed mail. `files` is the folder of messages that were queued as files.
     pub fn new(claim: Claim, files: Option<&Path>) -> Job {
         let done = claim.done.unwrap_or_default();
         let (mut numbers, mut addresses, mut invalid) = (Vec::new(), Vec::new(), Vec::new());
@@ -86,7 +86,7 @@ impl Job {
                 invalid,
             }),
             envelope: envelope.map_err(|e| e.to_string()),
-            content: Content::Forbidden("it has no content".to_owned()),
+            content: Content::Forbidden("the mail has no content".to_owned()),
             message_id: claim.message_id,
             date: date_time(UNIX_EPOCH + Duration::from_secs(u64::try_from(claim.queued).unwrap_or(0)))
                 .unwrap_or_default(),
@@ -128,7 +128,7 @@ fn missing(message: &[u8], message_id: &str, date: &str) -> String {
     prefix
 }
 
-/// Whether the headers contain a field with this name.
+/// Returns whether the headers contain a field with this name.
 fn has_field(message: &[u8], name: &str) -> bool {
     let lines = message.split(|byte| *byte == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line));
     lines.take_while(|line| !line.is_empty()).any(|line| {
@@ -147,13 +147,13 @@ fn inside(folder: Option<&Path>, path: &str) -> Result<PathBuf, String> {
     let path = Path::new(path);
     let is_plain = path.components().all(|part| matches!(part, Component::Normal(_)));
     if !is_plain || path.as_os_str().is_empty() {
-        return Err("it is not a plain path in the folder for files".to_owned());
+        return Err("not a plain path in the folder for files".to_owned());
     }
     let real = folder.canonicalize().map_err(|e| e.to_string())?;
     match folder.join(path).canonicalize() {
         Ok(file) if file.starts_with(&real) => Ok(file),
         Ok(_) => Err("a link leads out of the folder for files".to_owned()),
-        // It may be there later. Opening it reports the error.
+        // The file may appear later. If it does not, opening it reports the error.
         Err(_) => Ok(real.join(path)),
     }
 }

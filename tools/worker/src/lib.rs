@@ -1,13 +1,13 @@
 //! A mail queue in PostgreSQL, for programs that outgrow one machine: any number of workers on any number of machines take
-//! mail from it, send it with [`postino`], and write what became of each recipient.
+//! mail from it, send it with [`postino`], and record what became of each recipient.
 //!
 //! - [`enqueue`] queues a mail in the caller's transaction. Programs in other languages call the SQL function
 //!   `postino_enqueue`.
-//! - [`run`] is the worker, which the program `postino-worker run` starts.
-//! - [`admin`] is what a person does: look at the numbers, decide what is in doubt, retry, purge.
+//! - [`run`] runs the workers. The program `postino-worker run` calls it.
+//! - [`admin`] has the functions for a person: status, decisions about mail in doubt, retrying, pausing and purging.
 //!
 //! Nothing that may have been delivered is sent again automatically. A mail whose connection was lost between its last octet
-//! and the server's reply, or whose worker was killed while it was being sent, is *in doubt*, and waits for a person.
+//! and the server's reply, or whose worker was killed while it was being sent, is *in doubt*: a person has to decide.
 
 #![forbid(unsafe_code)]
 
@@ -30,7 +30,7 @@ pub use self::{
     worker::{Lane, Settings, Stop, run},
 };
 
-/// Maximum size of content in the database, in octets. Larger messages are files.
+/// Maximum size of content in the database, in octets. Larger messages must be queued as files.
 pub const MAX_CONTENT: usize = 64 << 20;
 /// Maximum number of recipients of a mail.
 pub const MAX_RECIPIENTS: usize = 10_000;

@@ -31,13 +31,13 @@ Usage: postino-worker [OPTION]... COMMAND
 
 Commands:
   migrate                         creates or updates the queue in the database
-  run [--until-empty]             sends mail, until SIGTERM or until none is due
+  run [--until-empty]             sends mail until SIGTERM, or until none can be sent now
   enqueue -f SENDER RECIPIENT...  queues the message on standard input
-  status [--watch]                shows the lanes in numbers
+  status [--watch]                shows the numbers of each lane
   doubt list                      lists mail that may have been delivered
-  doubt resend ID...              sends it again, which can duplicate it
-  doubt accept ID...              records that it has arrived
-  retry ID...                     sends refused mail again, or waiting mail now
+  doubt resend ID...              sends such mail again, which can duplicate it
+  doubt accept ID...              records that such mail has arrived
+  retry ID...                     sends refused mail again, or mail that waits for a retry now
   pause LANE, resume LANE         stops and continues a lane, on all machines
   purge [--older-than 30d]        deletes mail that was accepted by all recipients
 
@@ -45,8 +45,8 @@ Options:
   -c, --config FILE     the configuration; otherwise $POSTINO_WORKER_CONFIG or /etc/postino-worker.toml
   -d, --database URL    the database; otherwise $POSTINO_WORKER_DATABASE, $DATABASE_URL or that of the configuration
   -s, --server URL      the server of the lane `default`; otherwise $POSTINO_WORKER_URL or that of the configuration
-      --migrate         with run and enqueue: does `migrate` first
-  -q, -v                logs less, or more: only warnings, or the SMTP dialogue too
+      --migrate         first creates or updates the queue, as `migrate` does
+  -q, -v                with run: -q logs only warnings, -v logs the SMTP dialogue too
 
 Options of enqueue:
   -f, --from SENDER     the sender of the envelope; an empty one is the null reverse-path
@@ -199,8 +199,8 @@ fn read_options() -> Result<Option<Options>, Failure> {
     Ok(Some(options))
 }
 
-/// Runs the workers until a signal. The first one stops them gracefully, the second one, or the end of the time of grace, at
-/// once.
+/// Runs the workers until a signal. The first signal stops them gracefully. The second one, or the end of the grace period,
+/// stops them at once.
 fn work(settings: &postino_worker::Settings, grace: Duration, verbosity: i32) -> Result<(), Failure> {
     let logger: &'static ToStderr = match verbosity {
         ..0 => &ToStderr(log::LevelFilter::Warn, log::LevelFilter::Warn),
@@ -213,7 +213,7 @@ fn work(settings: &postino_worker::Settings, grace: Duration, verbosity: i32) ->
     let signals = Arc::new(AtomicUsize::new(0));
     let stop = Stop::new();
     for signal in [SIGTERM, SIGINT] {
-        // Counts, so that the second signal is noticed.
+        // The watcher resets the value, so that it notices the second signal.
         let counted = signals.clone();
         let registered = signal_hook::flag::register_usize(signal, counted, signal.unsigned_abs() as usize);
         registered.map_err(|e| Failure::Other(format!("cannot handle signals: {e}")))?;
@@ -249,14 +249,15 @@ fn work(settings: &postino_worker::Settings, grace: Duration, verbosity: i32) ->
 }
 
 fn queue(connection: &mut PgConnection, options: &Options, recipients: &[&str]) -> Result<(), Failure> {
-    let from = options.from.as_deref().ok_or_else(|| Failure::Usage("enqueue: no --from".to_owned()))?;
+    let from =
+        options.from.as_deref().ok_or_else(|| Failure::Usage("enqueue: --from is missing".to_owned()))?;
     let mut mail = match &options.file {
         Some(path) => NewMail::file(from, recipients, path.as_str())?,
         None => {
             let mut message = Vec::new();
             let limit = postino_worker::MAX_CONTENT as u64 + 1;
             let read = io::stdin().take(limit).read_to_end(&mut message);
-            read.map_err(|e| Failure::Other(format!("standard input: {e}")))?;
+            read.map_err(|e| Failure::Other(format!("could not read standard input: {e}")))?;
             NewMail::new(from, recipients, message)?
         }
     };
@@ -277,7 +278,7 @@ fn each(
     change: fn(&mut PgConnection, i64) -> Result<bool, Error>,
 ) -> Result<(), Failure> {
     if ids.is_empty() {
-        return Err(Failure::Usage("no id".to_owned()));
+        return Err(Failure::Usage("an id is missing".to_owned()));
     }
     let mut missed = Vec::new();
     for text in ids {
@@ -374,14 +375,15 @@ fn printable(text: &str) -> String {
 }
 
 fn say(text: &str) -> Result<(), Failure> {
-    writeln!(io::stdout(), "{text}").map_err(|e| Failure::Other(format!("standard output: {e}")))
+    writeln!(io::stdout(), "{text}")
+        .map_err(|e| Failure::Other(format!("could not write to standard output: {e}")))
 }
 
 fn tell(text: &str) {
     drop(writeln!(io::stderr(), "postino-worker: {}", printable(text)));
 }
 
-/// Logs to stderr: the level of this program, and that of the library.
+/// Logs to stderr, with a maximum level for this program and one for the library.
 struct ToStderr(log::LevelFilter, log::LevelFilter);
 
 impl log::Log for ToStderr {

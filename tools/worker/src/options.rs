@@ -1,6 +1,6 @@
 //! The options of a mail as JSON, as they are in the column `options`. Producers in other languages write the same keys.
 //!
-//! This mapping is complete, except for what is added to postino later. Once postino can do it, this file can go.
+//! Options that have no key here, such as those that postino adds later, are stored as raw parameters.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ pub struct Options {
 }
 
 impl Options {
-    /// Returns the JSON text.
+    /// Returns the options as JSON text.
     pub(crate) fn to_json(&self) -> String {
         let mut object = Map::new();
         for option in &self.mail {
@@ -57,7 +57,7 @@ impl Options {
         Value::Object(object).to_string()
     }
 
-    /// Reads the JSON text.
+    /// Reads the options from JSON text.
     ///
     /// # Errors
     ///

@@ -50,7 +50,7 @@ impl NewMail {
     ///
     /// # Errors
     ///
-    /// [`Error::Mail`] for an invalid address, without recipients or with more than 10,000, and for content of more than
+    /// [`Error::Mail`] for an invalid address, for no recipients or more than 10,000, and for content of more than
     /// 64 MiB.
     pub fn new<R: AsRef<str>>(
         sender: &str,
@@ -79,7 +79,7 @@ impl NewMail {
         NewMail::with(&Envelope::new(sender, recipients)?, Content::Path(path.into()))
     }
 
-    /// Creates a mail from any message of postino, such as a `postino::Message`. It is read now.
+    /// Creates a mail from any message of postino, such as a `postino::Message`. The message is read immediately.
     ///
     /// # Errors
     ///
@@ -180,7 +180,8 @@ impl NewMail {
 pub struct Enqueued {
     /// The number of the mail in the queue.
     pub id: i64,
-    /// Whether it was queued now. False if a mail with the same dedup key was queued before; then, `id` is that mail's.
+    /// Whether the mail was queued now. If a mail with the same dedup key was queued before, this is false, and `id` is
+    /// the id of that mail.
     pub is_new: bool,
 }
 

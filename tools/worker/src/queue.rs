@@ -146,8 +146,8 @@ impl Queue {
         let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
         let pid = i32::try_from(std::process::id()).unwrap_or(0);
         let worker = connection.transaction(|connection| {
-            // The number of a session that was lost may still be locked: by a session that the server has not missed yet, or
-            // by another worker that is putting in doubt what this one had.
+            // The worker's number may still be locked: by its old session, whose loss the server has not noticed yet, or
+            // by another worker that is putting in doubt what this worker had.
             if let Some(number) = worker {
                 connection.batch_execute("set local lock_timeout = '5s'")?;
                 lock(connection, number)?;
@@ -245,8 +245,8 @@ impl Queue {
         Ok(outlook.bind::<Text, _>(&self.lane).get_result(&mut self.connection)?)
     }
 
-    /// Records that no worker can connect or log in: nobody tries again before a while. The first one to fail decides.
-    /// Returns whether this one was the first.
+    /// Records that connecting or logging in has failed, so that no worker tries again for a while. Only the first
+    /// worker to fail sets the wait. Returns whether this worker was the first.
     pub fn bar_lane(&mut self, why: &str, first: f64, max: f64) -> Result<bool, Error> {
         let rows = sql_query(
             "update postino_lane set failures = failures + 1, failure = $2,
@@ -318,10 +318,10 @@ pub(crate) fn prepare_lane(
     Ok(())
 }
 
-/// Puts in doubt what dead workers were sending. Returns the mails.
+/// Puts in doubt what dead workers were sending. Returns the ids of these mails.
 pub(crate) fn reap(connection: &mut PgConnection) -> Result<Vec<i64>, Error> {
-    // The lock of a living worker is not waited for, so the others are not delayed. Each worker takes a separate transaction,
-    // because a lock that was taken lasts until its end.
+    // This does not wait for the locks of living workers, so nothing is delayed. Each worker takes a separate transaction,
+    // because a lock that was taken lasts until the end of the transaction.
     let workers: Vec<Number> = sql_query(
         "select id from postino_worker union
          select distinct worker from postino_mail where worker is not null and state = 'sending'",

@@ -18,8 +18,8 @@ struct Version {
     version: Option<i32>,
 }
 
-/// Creates the schema, or updates it to the version of this crate. Does nothing if it is up to date. Several programs can call
-/// this at the same time.
+/// Creates the schema, or updates it to the version of this crate. Does nothing if the schema is up to date. Several programs
+/// can call this at the same time.
 ///
 /// The objects are created in the first schema of the session's `search_path`.
 ///
@@ -48,7 +48,7 @@ pub fn migrate(connection: &mut PgConnection) -> Result<(), Error> {
 ///
 /// # Errors
 ///
-/// [`Error::Schema`] if the schema is missing, older or newer, and [`Error::Database`] if the database cannot be asked.
+/// [`Error::Schema`] if the schema is missing, older or newer, and [`Error::Database`] if a query fails.
 pub fn check(connection: &mut PgConnection) -> Result<(), Error> {
     let exists = sql_query("select (to_regclass('postino_schema') is not null)::int as version");
     if exists.get_result::<Version>(connection)?.version != Some(1) {
@@ -72,7 +72,7 @@ fn known(version: i32) -> Result<usize, Error> {
     match usize::try_from(version) {
         Ok(version) if version <= MIGRATIONS.len() => Ok(version),
         _ => Err(Error::Schema(format!(
-            "the queue has version {version}, but this program knows only {}: update the program",
+            "the queue has version {version}, but this program knows only versions up to {}: update the program",
             MIGRATIONS.len()
         ))),
     }

@@ -167,7 +167,7 @@ fn lane(name: &str, keys: LaneKeys) -> Result<Lane, String> {
     server = match (&keys.user, &keys.password) {
         (Some(user), Some(password)) => server.credentials(user, password),
         (None, None) => server,
-        _ => return Err("user and password belong together".to_owned()),
+        _ => return Err("user and password must be set together".to_owned()),
     };
     if let Some(limit) = keys.timeout {
         server = server.timeout(limit);
@@ -181,7 +181,9 @@ fn lane(name: &str, keys: LaneKeys) -> Result<Lane, String> {
         Some(value) => Err(format!("{key}: {value} is not a whole number from 1 to {max}")),
     };
     let positive = |key: &str, value: Option<f64>, min: f64| match value {
-        Some(value) if !value.is_finite() || value < min => Err(format!("{key}: {value} is below {min}")),
+        Some(value) if !value.is_finite() || value < min => {
+            Err(format!("{key}: {value} is not {min} or more"))
+        }
         other => Ok(other),
     };
     let mut lane = Lane::new(name, server.chunking(keys.chunking));
@@ -200,7 +202,7 @@ fn entries<'t>(key: &str, value: &'t DeValue<'_>) -> Result<Vec<(&'t str, &'t De
 fn string(key: &str, value: &DeValue<'_>) -> Result<String, String> {
     match value {
         DeValue::String(text) => Ok(text.to_string()),
-        _ => Err(format!("{key}: not a text")),
+        _ => Err(format!("{key}: not a string")),
     }
 }
 
@@ -213,7 +215,7 @@ fn number(key: &str, value: &DeValue<'_>) -> Result<f64, String> {
     text.parse().map_err(|_| format!("{key}: not a number: {text}"))
 }
 
-/// Reads seconds, or a text with one of the units `ms`, `s`, `m`, `h` and `d`.
+/// Reads a number of seconds, or a string with one of the units `ms`, `s`, `m`, `h` and `d`.
 fn duration(key: &str, value: &DeValue<'_>) -> Result<Duration, String> {
     match value {
         DeValue::String(text) => parse_duration(text).ok_or_else(|| format!("{key}: not a duration: {text}")),

@@ -1,4 +1,4 @@
-//! What a result of postino means for a queued mail. Pure: a ticket and a result in, a row out.
+//! What a result of postino means for a queued mail. Pure functions turn a ticket and a result into a row.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use crate::{backoff::Backoff, job::Ticket};
 
 /// Maximum length of a stored reply, in characters.
 const MAX_REPLY: usize = 1000;
-/// Number of lost connections in a row after which a loss counts as an attempt: the message itself may be the reason.
+/// Number of lost connections in a row after which a loss counts as an attempt, because the message may be the reason.
 const MAX_LOSSES: u32 = 5;
 
 /// The state of a mail after an attempt.
@@ -126,7 +126,7 @@ fn fates(ticket: &Ticket, result: &Result<Delivery, Error>) -> Vec<(i32, Fate, O
                     Outcome::Refused if one.reply().is_some_and(Reply::is_transient) => Fate::Deferred,
                     Outcome::Refused => Fate::Refused,
                     Outcome::NotSent => result.as_ref().map_or_else(not_sent, |_| Fate::Deferred),
-                    // An outcome that is added later is one for a person.
+                    // In doubt, or an outcome that postino adds later: a person decides.
                     _ => Fate::Doubt,
                 };
                 (*number, fate, one.reply().map(|reply| clean(&reply.to_string())))
@@ -141,12 +141,12 @@ fn fates(ticket: &Ticket, result: &Result<Delivery, Error>) -> Vec<(i32, Fate, O
     fates
 }
 
-/// Decides who is to blame that a message was not sent.
+/// Decides what to do with recipients that a message was not sent to, by the cause.
 fn not_sent(error: &Error) -> Fate {
     match error {
         Error::Transaction { source, .. } => not_sent(source),
         Error::PartialDelivery { .. } => Fate::Deferred,
-        // The message, its options, or its addresses. The server does not change that.
+        // The cause is the message, its options or its addresses, so retrying does not help.
         Error::Config(_)
         | Error::Address { .. }
         | Error::NoRecipients
@@ -156,7 +156,7 @@ fn not_sent(error: &Error) -> Fate {
         Error::Source(_) => Fate::Deferred,
         Error::Refused { reply, .. } if reply.code() != 421 && !reply.is_positive() => Fate::Deferred,
         error if error.in_doubt() => Fate::Doubt,
-        // The connection, the server, or the login.
+        // The cause is the connection, the server or the login.
         _ => Fate::Lost,
     }
 }

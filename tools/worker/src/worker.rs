@@ -1,11 +1,11 @@
-//! The workers: threads that claim mail, send it, and write what became of it.
+//! The workers: threads that claim mail, send it, and record what became of it.
 //!
 //! Each thread has one database session and one SMTP connection. The mails of a claim are handed to postino by an iterator
-//! that, when it has none left, writes the results so far and claims again, in one commit. So the connection never waits for
-//! anything but that commit, and at most [`Lane::window`] mails are marked as being sent at any time.
+//! that, when it has none left, writes the results so far and claims again, in one commit. So the connection waits for
+//! nothing except that commit, and at most [`Lane::window`] mails are marked as being sent at any time.
 //!
 //! Results stay in memory until they are written. If the database is lost, the thread finishes what is under way, connects
-//! again as the same worker, writes its results, and gives back what it had claimed and not sent.
+//! again as the same worker, writes its results, and gives back what it had claimed but not sent.
 
 use std::{
     cell::RefCell,
@@ -29,17 +29,17 @@ use crate::{
     settle::{Settlement, State, settle},
 };
 
-/// A result that is older is written before the next claim.
+/// Maximum age of an unwritten result. Older results are written without waiting for the next claim.
 const MAX_UNWRITTEN: Duration = Duration::from_secs(1);
 /// Longest wait before connecting to the database again.
 const MAX_DATABASE_WAIT: Duration = Duration::from_secs(5);
 /// Number of times at the start that the database may refuse a statement.
 const MAX_REFUSALS: usize = 5;
-/// Longest wait of one connection after it was lost before it sent anything.
+/// Longest wait before reconnecting after connections that were lost before anything was accepted.
 const MAX_LOSS_WAIT: Duration = Duration::from_secs(30);
-/// Waits of a lane that cannot be reached, in seconds: the first, and the longest. The first doubles with each failure.
+/// Waits of a lane that cannot be reached, in seconds: the first and the longest. The wait doubles with each failure.
 const UNREACHABLE: (f64, f64) = (1.0, 300.0);
-/// The same for a login that was refused, because servers lock accounts.
+/// Waits of a lane whose login was refused, in seconds. They are longer, because servers lock accounts.
 const LOGIN_REFUSED: (f64, f64) = (60.0, 3600.0);
 
 /// A relay, and how mail is sent to it.
@@ -51,8 +51,8 @@ pub struct Lane {
     pub server: Builder,
     /// Number of connections of this process. Defaults to 1.
     pub connections: usize,
-    /// Maximum number of mails that a connection has claimed: what a worker that is killed leaves in doubt. Defaults to 20.
-    /// With 1, each mail takes a commit of its own.
+    /// Maximum number of mails that a connection has claimed at a time. If the worker is killed, these are in doubt.
+    /// Defaults to 20. With 1, each mail takes a separate commit.
     pub window: usize,
     /// Messages per second over all workers. `None` keeps what is in the database, which is unlimited at first.
     pub rate: Option<f64>,
@@ -75,7 +75,7 @@ pub struct Settings {
     pub database: String,
     /// The lanes that this process serves.
     pub lanes: Vec<Lane>,
-    /// The folder of messages that are files. Without it, such mail is refused.
+    /// The folder of messages that were queued as files. Without it, such mail is refused.
     pub files: Option<PathBuf>,
     /// When mail that was refused with 4yz is sent again.
     pub backoff: Backoff,
@@ -85,9 +85,11 @@ pub struct Settings {
     pub idle: Duration,
     /// How often dead workers are looked for. Defaults to 5 seconds.
     pub reap: Duration,
-    /// Maximum content claimed at once by a connection, in octets. A larger mail is claimed alone. Defaults to 16 MiB.
+    /// Size of content, in octets, after which a claim takes no further mail. The last mail may exceed it. Defaults to
+    /// 16 MiB.
     pub max_octets: usize,
-    /// Whether to stop as soon as no mail is due.
+    /// Whether to stop as soon as no mail can be sent now: none is due, or the lane is paused or waits because its
+    /// server could not be reached. Defaults to false.
     pub until_empty: bool,
 }
 
@@ -136,13 +138,13 @@ impl Stop {
         self.0.bell.notify_all();
     }
 
-    /// Stops now: SMTP connections are closed. Mail whose reply is outstanding is in doubt.
+    /// Stops at once: SMTP connections are closed. Mail whose reply is outstanding is then in doubt.
     pub fn abort(&self) {
         self.stop();
         self.0.smtp.stop();
     }
 
-    /// Whether the workers are to stop.
+    /// Returns whether the workers are to stop.
     #[must_use]
     pub fn is_stopping(&self) -> bool {
         self.0.is_stopping.load(Ordering::SeqCst)
@@ -152,7 +154,7 @@ impl Stop {
         self.0.lock.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits, but not longer than until the workers are to stop.
+    /// Waits for this time, or until the workers are to stop.
     fn sleep(&self, time: Duration) {
         let until = Instant::now() + time;
         let mut guard = self.guard();
@@ -166,11 +168,11 @@ impl Stop {
     }
 }
 
-/// Sends mail until [`Stop::stop`] is called, or with [`until_empty`](Settings::until_empty) until none is due. Returns once
-/// all results are written.
+/// Sends mail until [`Stop::stop`] is called, or with [`until_empty`](Settings::until_empty) until none can be sent. Returns
+/// once all results are written.
 ///
-/// Lanes that are not in the database are added. Errors after the start are logged, and what failed is tried again: the
-/// database that is lost, servers that cannot be reached, logins that are refused. If the database cannot be reached at the
+/// Lanes that are not in the database are added. Errors after the start are logged, and what failed is tried again:
+/// connecting to the database, connecting to a server, or logging in. If the database cannot be reached at the
 /// start, this function waits for it, except with `until_empty`.
 ///
 /// # Errors
@@ -181,7 +183,7 @@ pub fn run(settings: &Settings, stop: &Stop) -> Result<(), Error> {
     let mut wait = Duration::from_millis(50);
     let mut refusals = 0;
     while let Err(e) = prepare(settings) {
-        // A connection that is lost in the middle is also a database error.
+        // Losing the connection during a statement is also an `Error::Database`, so one such error is not final.
         refusals += usize::from(matches!(e, Error::Database(_)));
         if settings.until_empty || refusals > MAX_REFUSALS || matches!(e, Error::Schema(_)) {
             return Err(e);
@@ -318,7 +320,7 @@ impl Desk<'_> {
     }
 }
 
-/// Hands out claimed mails. Takes as long as a commit when it has to claim, and never waits for mail.
+/// Hands out claimed mails. Waits for a commit if it has to claim, but never for mail to become due.
 struct Claims<'d, 's>(&'d RefCell<Desk<'s>>);
 
 impl Iterator for Claims<'_, '_> {
@@ -350,7 +352,7 @@ impl Iterator for Claims<'_, '_> {
 struct Worker<'s> {
     desk: RefCell<Desk<'s>>,
     client: Option<Client>,
-    /// When the connection sent something last.
+    /// When the connection last sent something.
     used: Instant,
     /// Number of times in a row that the connection was lost before anything was accepted.
     losses: u32,
@@ -387,7 +389,7 @@ impl<'s> Worker<'s> {
         self.desk.borrow().stop
     }
 
-    /// Connects to the database, if necessary, and writes what happened since it was lost. Returns when it is connected, or
+    /// Connects to the database, if necessary, and writes the results since it was lost. Returns when it is connected, or
     /// when the worker is to stop.
     fn open_database(&mut self) {
         let stop = self.stop();
@@ -401,7 +403,7 @@ impl<'s> Worker<'s> {
         }
     }
 
-    /// Tries once. The batch is over at this point, so everything that was handed to postino has a result.
+    /// Tries once to connect. The batch is over at this point, so everything that was handed to postino has a result.
     fn try_database(&mut self) -> bool {
         let desk = self.desk.get_mut();
         if desk.queue.is_some() {
@@ -417,7 +419,7 @@ impl<'s> Worker<'s> {
         let is_new = desk.number.is_none();
         desk.number = Some(queue.worker());
         if !is_new {
-            // The last commit may have been made although its reply was lost: then, some results are there already, and some
+            // The last commit may have succeeded although its reply was lost. Then some results are there already, and some
             // claims are unknown here.
             let reconciled = queue.settle(&desk.results).and_then(|written| {
                 let keep: Vec<(i64, i32)> =
@@ -468,7 +470,7 @@ impl<'s> Worker<'s> {
         drop(batch);
         if is_lost {
             self.client = None;
-            // Claims that were not handed out stay for the next connection.
+            // Claims that were not handed out are kept for the next connection, unless nothing was accepted.
             self.desk.get_mut().turn(0);
             self.losses = if accepted { 0 } else { self.losses.saturating_add(1) };
             let wait = Duration::from_millis(50).saturating_mul(2_u32.saturating_pow(self.losses.min(12)));
@@ -512,7 +514,7 @@ impl<'s> Worker<'s> {
             let desk = self.desk.get_mut();
             if !desk.settings.until_empty {
                 let barred = Duration::try_from_secs_f64(outlook.barred).unwrap_or_default();
-                // Another worker may connect earlier, and lift the bar.
+                // Another worker may connect earlier, and end the lane's wait.
                 let wait = if is_wanted { barred.min(4 * desk.settings.poll) } else { desk.settings.poll };
                 desk.stop.sleep(wait);
             }
@@ -566,7 +568,7 @@ impl<'s> Worker<'s> {
         false
     }
 
-    /// Whether the worker was to stop once no mail is due, and none is.
+    /// Returns whether the work is done: with `until_empty`, if no mail can be sent now.
     fn is_done(&mut self) -> bool {
         let desk = self.desk.get_mut();
         if !desk.settings.until_empty {
@@ -606,7 +608,7 @@ impl<'s> Worker<'s> {
         }
     }
 
-    /// Writes all results and gives back all claims. The database may be away for a moment: results are worth waiting for.
+    /// Writes all results and gives back all claims. If the database is unavailable, this is tried for about a minute.
     fn leave(mut self) {
         self.hang_up();
         for attempt in 0..60_u32 {
