@@ -22,7 +22,7 @@ use crate::time::later;
 
 /// What a caller waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum For {
+pub(crate) enum WaitFor {
     /// A connection.
     Connection,
     /// A connection, and the turn of a message according to the rate.
@@ -149,7 +149,7 @@ impl<C, B> Queue<C, B> {
     }
 
     /// Joins the queue. [`take`](Queue::take) returns what was granted, if anything.
-    pub fn draw(&mut self, what: For, bell: Arc<B>, now: Instant) -> u64 {
+    pub fn draw(&mut self, what: WaitFor, bell: Arc<B>, now: Instant) -> u64 {
         self.last += 1;
         let ticket = self.last;
         self.line(what).insert(ticket, bell);
@@ -159,16 +159,16 @@ impl<C, B> Queue<C, B> {
 
     /// Joins the queue again with an old ticket, ahead of all later ones. The connection granted with it is gone.
     pub fn again(&mut self, ticket: u64, bell: Arc<B>, now: Instant) {
-        self.gone(false);
+        self.count_closed(false);
         self.plain.insert(ticket, bell); // it keeps the turn that it had
         self.settle(now);
     }
 
-    fn line(&mut self, what: For) -> &mut BTreeMap<u64, Arc<B>> {
+    fn line(&mut self, what: WaitFor) -> &mut BTreeMap<u64, Arc<B>> {
         match what {
-            For::Turn if self.rules.pace.is_some() => &mut self.paced,
-            For::Turn | For::Connection => &mut self.plain,
-            For::End => &mut self.closing,
+            WaitFor::Turn if self.rules.pace.is_some() => &mut self.paced,
+            WaitFor::Turn | WaitFor::Connection => &mut self.plain,
+            WaitFor::End => &mut self.closing,
         }
     }
 
@@ -202,7 +202,7 @@ impl<C, B> Queue<C, B> {
                         self.idle.push_back((since, connection));
                     }
                 }
-                Place::Connect { trial } => self.gone(trial),
+                Place::Connect { trial } => self.count_closed(trial),
                 Place::Barred => {}
             }
         }
@@ -223,11 +223,11 @@ impl<C, B> Queue<C, B> {
 
     /// Records that a connection was closed, or could not be made.
     pub fn release(&mut self, trial: bool, now: Instant) {
-        self.gone(trial);
+        self.count_closed(trial);
         self.settle(now);
     }
 
-    fn gone(&mut self, trial: bool) {
+    fn count_closed(&mut self, trial: bool) {
         self.open -= 1;
         if trial && self.login == Login::UnderWay {
             self.login = Login::Untried;
@@ -364,7 +364,7 @@ mod tests {
             Pool { queue: Queue::new(rules), now: Instant::now() }
         }
 
-        fn draw(&mut self, what: For) -> u64 {
+        fn draw(&mut self, what: WaitFor) -> u64 {
             self.queue.draw(what, Arc::new(""), self.now)
         }
 
@@ -381,11 +381,11 @@ mod tests {
     #[test]
     fn a_freed_place_goes_to_the_longest_waiter() {
         let mut pool = Pool::new(1);
-        let holder = pool.draw(For::Connection);
+        let holder = pool.draw(WaitFor::Connection);
         assert_eq!(pool.take(holder), Some(Place::Connect { trial: false }));
-        let (first, second) = (pool.draw(For::Connection), pool.draw(For::Turn));
+        let (first, second) = (pool.draw(WaitFor::Connection), pool.draw(WaitFor::Turn));
         assert!(pool.queue.put("a", pool.now).is_none());
-        let newcomer = pool.draw(For::Connection);
+        let newcomer = pool.draw(WaitFor::Connection);
         assert!(!pool.has(newcomer) && !pool.has(second), "nobody overtakes the first waiter");
         assert!(matches!(pool.take(first), Some(Place::Reuse(Idle { connection: "a", stale: false, .. }))));
         pool.queue.release(false, pool.now);
@@ -395,9 +395,9 @@ mod tests {
     #[test]
     fn a_waiter_that_leaves_passes_on_what_it_was_granted() {
         let mut pool = Pool::new(1);
-        let holder = pool.draw(For::Connection);
+        let holder = pool.draw(WaitFor::Connection);
         assert!(pool.has(holder));
-        let waiters: Vec<u64> = (0..4).map(|_| pool.draw(For::Connection)).collect();
+        let waiters: Vec<u64> = (0..4).map(|_| pool.draw(WaitFor::Connection)).collect();
         pool.queue.leave(waiters[1], pool.now); // from the middle
         assert!(pool.queue.put("a", pool.now).is_none());
         pool.queue.leave(waiters[0], pool.now); // with a grant
@@ -410,9 +410,9 @@ mod tests {
     #[test]
     fn a_waiter_given_a_dead_connection_is_served_before_later_waiters() {
         let mut pool = Pool::new(1);
-        let first = pool.draw(For::Connection);
+        let first = pool.draw(WaitFor::Connection);
         assert!(pool.has(first));
-        let second = pool.draw(For::Connection);
+        let second = pool.draw(WaitFor::Connection);
         pool.queue.again(first, Arc::new(""), pool.now);
         assert_eq!(pool.take(first), Some(Place::Connect { trial: false }));
         assert!(!pool.has(second));
@@ -421,7 +421,7 @@ mod tests {
     #[test]
     fn turns_are_granted_in_order_at_the_set_pace() {
         let mut pool = Pool::paced();
-        let tickets: Vec<u64> = (0..4).map(|_| pool.draw(For::Turn)).collect();
+        let tickets: Vec<u64> = (0..4).map(|_| pool.draw(WaitFor::Turn)).collect();
         for (n, ticket) in tickets.iter().enumerate() {
             assert!(pool.has(*ticket), "{n}");
             assert!(tickets[n + 1..].iter().all(|later| !pool.has(*later)));
@@ -434,15 +434,15 @@ mod tests {
     #[test]
     fn a_caller_that_needs_no_turn_does_not_wait_for_one() {
         let mut pool = Pool::paced();
-        let (first, second) = (pool.draw(For::Turn), pool.draw(For::Turn));
-        let plain = pool.draw(For::Connection);
+        let (first, second) = (pool.draw(WaitFor::Turn), pool.draw(WaitFor::Turn));
+        let plain = pool.draw(WaitFor::Connection);
         assert!(pool.has(first) && pool.has(plain) && !pool.has(second));
     }
 
     #[test]
     fn a_waiter_that_leaves_gives_up_its_turn() {
         let mut pool = Pool::paced();
-        let tickets: Vec<u64> = (0..30).map(|_| pool.draw(For::Turn)).collect();
+        let tickets: Vec<u64> = (0..30).map(|_| pool.draw(WaitFor::Turn)).collect();
         let due = pool.queue.turn(pool.now);
         assert_eq!(due, pool.now + SECOND * 30);
         for gone in &tickets[..28] {
@@ -457,23 +457,23 @@ mod tests {
     #[test]
     fn a_turn_is_not_returned_if_a_later_one_was_taken() {
         let mut pool = Pool::paced();
-        let (first, second) = (pool.draw(For::Turn), pool.draw(For::Turn));
+        let (first, second) = (pool.draw(WaitFor::Turn), pool.draw(WaitFor::Turn));
         pool.now += SECOND;
         assert!(pool.has(second));
         pool.queue.leave(first, pool.now);
-        let third = pool.draw(For::Turn);
+        let third = pool.draw(WaitFor::Turn);
         assert!(!pool.has(third), "it would begin together with the second");
     }
 
     #[test]
     fn a_waiter_that_is_never_polled_again_delays_only_itself() {
         let mut pool = Pool::new(2);
-        let held = [pool.draw(For::Connection), pool.draw(For::Connection)];
+        let held = [pool.draw(WaitFor::Connection), pool.draw(WaitFor::Connection)];
         assert!(held.iter().all(|ticket| pool.has(*ticket)));
-        let (asleep, awake) = (pool.draw(For::Connection), pool.draw(For::Connection));
+        let (asleep, awake) = (pool.draw(WaitFor::Connection), pool.draw(WaitFor::Connection));
         assert!(pool.queue.put("a", pool.now).is_none() && pool.queue.put("b", pool.now).is_none());
         assert!(pool.has(awake));
-        let next = pool.draw(For::Connection);
+        let next = pool.draw(WaitFor::Connection);
         assert!(!pool.has(next));
         pool.queue.leave(asleep, pool.now);
         assert!(pool.has(next));
@@ -483,7 +483,7 @@ mod tests {
     fn logins_are_tried_one_at_a_time_until_one_succeeds() {
         let rules = Rules { connections: 3, idle: SECOND, pace: None, login_pause: Some(SECOND * 60) };
         let mut pool = Pool::with(rules);
-        let tickets = [(); 3].map(|()| pool.draw(For::Connection));
+        let tickets = [(); 3].map(|()| pool.draw(WaitFor::Connection));
         assert_eq!(pool.take(tickets[0]), Some(Place::Connect { trial: true }));
         assert!(!pool.has(tickets[1]));
         pool.queue.release(true, pool.now); // the server could not be reached
@@ -496,41 +496,41 @@ mod tests {
     fn a_refused_login_suspends_further_logins_for_a_while() {
         let rules = Rules { connections: 3, idle: SECOND * 600, pace: None, login_pause: Some(SECOND * 60) };
         let mut pool = Pool::with(rules);
-        let first = pool.draw(For::Connection);
+        let first = pool.draw(WaitFor::Connection);
         assert!(pool.has(first));
         pool.queue.logged_in(pool.now);
-        let (second, third) = (pool.draw(For::Connection), pool.draw(For::Turn));
+        let (second, third) = (pool.draw(WaitFor::Connection), pool.draw(WaitFor::Turn));
         assert!(pool.has(second) && pool.has(third));
-        let waiting = pool.draw(For::Turn);
+        let waiting = pool.draw(WaitFor::Turn);
         pool.queue.login_refused(pool.now);
         pool.queue.release(false, pool.now);
         assert_eq!(pool.take(waiting), Some(Place::Barred), "waiting callers get the error");
         assert!(pool.queue.put("a", pool.now).is_none());
-        let lucky = pool.draw(For::Connection);
+        let lucky = pool.draw(WaitFor::Connection);
         assert!(
             matches!(pool.take(lucky), Some(Place::Reuse(_))),
             "a connection that is logged in can be used"
         );
-        let late = pool.draw(For::Connection);
+        let late = pool.draw(WaitFor::Connection);
         assert_eq!(pool.take(late), Some(Place::Barred));
         pool.now += SECOND * 60;
-        let trial = pool.draw(For::Connection);
+        let trial = pool.draw(WaitFor::Connection);
         assert_eq!(pool.take(trial), Some(Place::Connect { trial: true }));
     }
 
     #[test]
     fn stale_connections_are_handed_out_first() {
         let mut pool = Pool::new(2);
-        let held = [(); 2].map(|()| pool.draw(For::Connection));
+        let held = [(); 2].map(|()| pool.draw(WaitFor::Connection));
         assert!(held.iter().all(|ticket| pool.has(*ticket)));
         for name in ["old", "new"] {
             assert!(pool.queue.put(name, pool.now).is_none());
-            let [first, second] = [(); 2].map(|()| pool.draw(For::Connection));
+            let [first, second] = [(); 2].map(|()| pool.draw(WaitFor::Connection));
             pool.queue.leave(first, pool.now); // the connection that it gives back keeps its age
             pool.queue.leave(second, pool.now);
             pool.now += SECOND * 40;
         }
-        let ticket = pool.draw(For::Connection);
+        let ticket = pool.draw(WaitFor::Connection);
         let place = pool.take(ticket);
         assert!(
             matches!(place, Some(Place::Reuse(Idle { connection: "old", stale: true, .. }))),
@@ -541,13 +541,13 @@ mod tests {
     #[test]
     fn close_wakes_all_waiters_and_the_last_connection_wakes_its_caller() {
         let mut pool = Pool::new(1);
-        let holder = pool.draw(For::Connection);
+        let holder = pool.draw(WaitFor::Connection);
         assert!(pool.has(holder));
-        pool.queue.draw(For::Turn, Arc::new("waiter"), pool.now);
+        pool.queue.draw(WaitFor::Turn, Arc::new("waiter"), pool.now);
         drop(pool.queue.called());
         assert!(pool.queue.close().is_empty());
         assert_eq!(pool.queue.called(), [Arc::new("waiter")]);
-        pool.queue.draw(For::End, Arc::new("closer"), pool.now);
+        pool.queue.draw(WaitFor::End, Arc::new("closer"), pool.now);
         assert_eq!(pool.queue.put("a", pool.now), Some("a"));
         assert_eq!((pool.queue.called(), pool.queue.open()), (vec![Arc::new("closer")], 0));
     }

@@ -403,7 +403,7 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
     }
 
     /// Records why no other connection could be made. The first message that waits for one reports this as its cause.
-    fn despair(&mut self, why: Error) {
+    fn record_no_connection(&mut self, why: Error) {
         let Some(at) = self.first_again() else {
             self.cause = Some(why);
             return;
@@ -811,13 +811,13 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
             self.client.link.number
         );
         self.midway = Some(Midway::Connection);
-        self.client.part();
+        self.client.quit_without_waiting();
         let connected = self.client.again_unasked(&mut self.call).await;
         self.midway = None;
         self.begin_anew();
         if let Err(e) = connected {
             self.line = Line::Lost;
-            self.despair(e);
+            self.record_no_connection(e);
         }
     }
 

@@ -426,7 +426,7 @@ impl Builder {
         let mut client = self.client(Maker::Client)?;
         let result = client.open_and_send(&mut call, mail).await;
         client.tell_result(&result);
-        client.part();
+        client.quit_without_waiting();
         result
     }
 }

@@ -134,7 +134,7 @@ impl Client {
         let mut call = self.begin();
         let (own, name) = (name.is_none(), self.own_name(name)?);
         let hello = if self.origin.settings.config.lmtp { Simple::lhlo(&name) } else { Simple::ehlo(&name) };
-        let reply = self.say(&mut call, hello).await?;
+        let reply = self.run_command(&mut call, hello).await?;
         self.known.capabilities =
             Capabilities::parse(reply.borrow()).without(&self.origin.settings.config.ignored_capabilities);
         self.greeted(&reply, true);
@@ -156,7 +156,7 @@ impl Client {
         if self.origin.settings.config.lmtp {
             return Err(Error::Config("LMTP has no HELO".into()));
         }
-        let reply = self.say(&mut call, Simple::helo(&name)).await?;
+        let reply = self.run_command(&mut call, Simple::helo(&name)).await?;
         self.known.capabilities = Capabilities::default();
         self.greeted(&reply, false);
         self.history.setup = Setup::Changed;
@@ -224,7 +224,7 @@ impl Client {
         let command = Simple::mail(sender.as_ref(), &parameters).check()?;
         self.end_refused_message(&mut call).await?;
         self.note_by_hand();
-        let reply = self.say(&mut call, command).await?;
+        let reply = self.run_command(&mut call, command).await?;
         self.link.begun += 1;
         self.history.open = OpenTransaction::ByHand(ByHand::announced(&parameters));
         Ok(reply)
@@ -252,7 +252,7 @@ impl Client {
         let command = Simple::rcpt(&recipient, &parameters).check()?;
         self.end_refused_message(&mut call).await?;
         self.note_by_hand();
-        let reply = self.say(&mut call, command).await?;
+        let reply = self.run_command(&mut call, command).await?;
         self.count_recipients("RCPT");
         Ok(reply)
     }
@@ -315,7 +315,7 @@ impl Client {
 
     /// Sends NOOP within a call that is under way.
     pub(super) async fn ping(&mut self, call: &mut Call) -> Result<Reply, Error> {
-        self.say(call, Simple::noop()).await
+        self.run_command(call, Simple::noop()).await
     }
 
     /// Sends VRFY, which asks whether a user or mailbox exists (RFC 5321 §4.1.1.6). The text is sent unchanged.
@@ -329,7 +329,7 @@ impl Client {
     pub async fn vrfy(&mut self, user: &str, parameters: &[&str]) -> Result<Reply, Error> {
         let mut call = self.begin();
         let parameters = self.with_utf8(user, parameters)?;
-        self.say(&mut call, Simple::vrfy(user, &parameters)?).await
+        self.run_command(&mut call, Simple::vrfy(user, &parameters)?).await
     }
 
     /// Sends EXPN, which asks for the members of a mailing list (RFC 5321 §4.1.1.7); the reply has one line for each.
@@ -341,7 +341,7 @@ impl Client {
     pub async fn expn(&mut self, list: &str, parameters: &[&str]) -> Result<Reply, Error> {
         let mut call = self.begin();
         let parameters = self.with_utf8(list, parameters)?;
-        self.say(&mut call, Simple::expn(list, &parameters)?).await
+        self.run_command(&mut call, Simple::expn(list, &parameters)?).await
     }
 
     /// Sends HELP, followed by `topic` unless it is empty (RFC 5321 §4.1.1.8). [`Reply::text`] returns the help text.
@@ -352,7 +352,7 @@ impl Client {
     /// [`Error::Config`] for a control character; [`Error::Refused`].
     pub async fn help(&mut self, topic: &str) -> Result<Reply, Error> {
         let mut call = self.begin();
-        self.say(&mut call, Simple::help(topic)?).await
+        self.run_command(&mut call, Simple::help(topic)?).await
     }
 
     /// Sends an arbitrary command, given without its line end, as text or as octets that need not be UTF-8. A refusal
@@ -384,7 +384,7 @@ impl Client {
         if changes_session {
             self.history.setup = Setup::Changed;
         }
-        let reply = self.say(&mut call, own).await?;
+        let reply = self.run_command(&mut call, own).await?;
         if reply.is_positive() {
             self.count_recipients(&verb);
         }
@@ -392,13 +392,13 @@ impl Client {
     }
 
     /// Sends one command, and waits for its reply.
-    async fn say(&mut self, call: &mut Call, mut command: Simple) -> Result<Reply, Error> {
+    async fn run_command(&mut self, call: &mut Call, mut command: Simple) -> Result<Reply, Error> {
         self.run(call, &mut command).await?;
         command.into_result()
     }
 
     pub(super) async fn reset(&mut self, call: &mut Call) -> Result<Reply, Error> {
-        let reply = self.say(call, Simple::reset()).await?;
+        let reply = self.run_command(call, Simple::reset()).await?;
         self.history.open = OpenTransaction::None;
         Ok(reply)
     }

@@ -101,7 +101,7 @@ impl Link {
     }
 
     /// Sends QUIT, if that is possible without waiting, and closes the connection. Does not wait for the reply.
-    pub fn part(&mut self) {
+    pub fn quit_without_waiting(&mut self) {
         if self.is_usable() && self.out.is_quiet() {
             self.out.put_farewell();
             self.log_commands();

@@ -22,7 +22,7 @@ use super::{
 use crate::{
     Delivery, Error, EventKind, Mail, Phase,
     config::Config,
-    pool_queue::{For, Idle, Place, Queue, Rules},
+    pool_queue::{Idle, Place, Queue, Rules, WaitFor},
     time::later,
 };
 
@@ -219,13 +219,13 @@ impl Shared {
     }
 
     /// Joins the queue. `end` is the deadline of the call.
-    fn draw(self: &Arc<Shared>, what: For, end: Option<Instant>) -> Result<Ticket<'_>, Error> {
+    fn draw(self: &Arc<Shared>, what: WaitFor, end: Option<Instant>) -> Result<Ticket<'_>, Error> {
         let (bell, now) = (Arc::<Bell>::default(), Instant::now());
         self.with(|state| {
             if let Some(why) = self.over(state) {
                 return Err(why);
             }
-            let turn = if what == For::Turn { state.queue.turn(now) } else { now };
+            let turn = if what == WaitFor::Turn { state.queue.turn(now) } else { now };
             if end.is_some_and(|end| turn >= end) && !state.queue.is_barred(now) {
                 return Err(Error::Timeout(Phase::Pool)); // it leaves the turn to others
             }
@@ -321,7 +321,7 @@ impl Pool {
             return None;
         }
         if stale || self.0.is_spent(&client, born) {
-            client.part();
+            client.quit_without_waiting();
             return None;
         }
         client.start_over(&self.0.builder.config);
@@ -368,7 +368,7 @@ impl Pool {
         taken: &mut Option<Pooled>,
     ) -> Result<Delivery, Error> {
         let envelope = mail.envelope()?;
-        let client = taken.insert(self.take(For::Turn, call).await?);
+        let client = taken.insert(self.take(WaitFor::Turn, call).await?);
         let reused = client.reused;
         let freshness = if reused { Freshness::Kept } else { Freshness::New };
         let number = client.link.number;
@@ -401,7 +401,7 @@ impl Pool {
         mails: J,
     ) -> Result<Batch<Pooled, M, J::IntoIter>, Error> {
         let mut call = self.0.builder.begin();
-        let client = self.take(For::Connection, &mut call).await?;
+        let client = self.take(WaitFor::Connection, &mut call).await?;
         Ok(Batch::new(client, mails.into_iter()))
     }
 
@@ -414,12 +414,12 @@ impl Pool {
     /// of a [refused login](PoolBuilder::login_pause); the errors of [`Builder::connect`].
     pub async fn client(&self) -> Result<Pooled, Error> {
         let mut call = self.0.builder.begin();
-        let mut client = self.take(For::Connection, &mut call).await?;
+        let mut client = self.take(WaitFor::Connection, &mut call).await?;
         if matches!(client.history.open, OpenTransaction::Refused) {
             // The last message was refused in the middle of its transaction, which single commands would continue.
             if let Err(e) = client.reset(&mut call).await {
                 log::debug!(target: "postino", "#{} the idle connection cannot be used: {e}; trying a new one", client.link.number);
-                client.part();
+                client.quit_without_waiting();
                 client.replace(&mut call).await?;
             }
         }
@@ -432,11 +432,11 @@ impl Pool {
     pub async fn close(&self) {
         let shared = &self.0;
         for Kept { mut client, .. } in shared.with(|state| state.queue.close()) {
-            client.part();
+            client.quit_without_waiting();
             shared.release(false);
         }
         let (bell, now) = (Arc::<Bell>::default(), Instant::now());
-        let number = shared.with(|state| state.queue.draw(For::End, Arc::clone(&bell), now));
+        let number = shared.with(|state| state.queue.draw(WaitFor::End, Arc::clone(&bell), now));
         let until = later(now, shared.limits.wait);
         let ticket = Ticket { pool: shared, number, bell, until, turn: now };
         while self.connections() > 0 {
@@ -449,7 +449,7 @@ impl Pool {
     }
 
     /// Waits for a connection, and for the turn of a message if `what` asks for that.
-    async fn take(&self, what: For, call: &mut Call) -> Result<Pooled, Error> {
+    async fn take(&self, what: WaitFor, call: &mut Call) -> Result<Pooled, Error> {
         let ticket = self.0.draw(what, call.deadline)?;
         loop {
             let place = match ticket.look() {
@@ -524,13 +524,13 @@ impl Drop for Pooled {
             return self.pool.release(false);
         }
         if client.is_changed() || self.pool.is_spent(&client, self.born) {
-            client.part();
+            client.quit_without_waiting();
             return self.pool.release(false);
         }
         let kept = Kept { client, born: self.born };
         let refused = self.pool.with(|state| state.queue.put(kept, Instant::now()));
         if let Some(Kept { mut client, .. }) = refused {
-            client.part(); // the pool is closed
+            client.quit_without_waiting(); // the pool is closed
         }
     }
 }
@@ -538,7 +538,7 @@ impl Drop for Pooled {
 impl Drop for Shared {
     fn drop(&mut self) {
         let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
-        state.queue.close().iter_mut().for_each(|kept| kept.client.part());
+        state.queue.close().iter_mut().for_each(|kept| kept.client.quit_without_waiting());
     }
 }
 
@@ -582,9 +582,9 @@ mod tests {
         let server = Client::builder("127.0.0.1").deadline(Duration::from_secs(1));
         let pool = Pool::builder(server).max_rate(0.001).build().unwrap();
         let turn = || pool.0.with(|state| state.queue.turn(Instant::now()));
-        drop(pool.0.draw(For::Turn, None).unwrap().look().unwrap().unwrap());
+        drop(pool.0.draw(WaitFor::Turn, None).unwrap().look().unwrap().unwrap());
         let next = turn();
-        let late = block_on(pool.take(For::Turn, &mut pool.0.builder.begin()));
+        let late = block_on(pool.take(WaitFor::Turn, &mut pool.0.builder.begin()));
         assert!(matches!(late, Err(Error::Timeout(Phase::Pool))));
         assert_eq!(turn(), next);
     }

@@ -125,7 +125,7 @@ impl Link {
         // The limit for reading a piece of content.
         let mut fetching = None;
         loop {
-            if self.hear(talk)? {
+            if self.pass_replies(talk)? {
                 until = None;
             }
             let want = talk.fill(&mut self.out);
@@ -327,7 +327,7 @@ impl Link {
     }
 
     /// Passes all complete replies to the dialogue. Returns whether there was one.
-    fn hear(&mut self, talk: &mut (dyn Dialogue + Send)) -> Result<bool, Error> {
+    fn pass_replies(&mut self, talk: &mut (dyn Dialogue + Send)) -> Result<bool, Error> {
         let mut heard = false;
         loop {
             let reply = match self.inbox.next_reply() {

@@ -499,7 +499,7 @@ impl Client {
             log::debug!(target: "postino", "#{} the server ended the session: continuing over another connection", self.link.number);
             self.tell_retried(&result);
             let clock = call.clock;
-            self.part();
+            self.quit_without_waiting();
             let connected = self.again_unasked(call).await;
             call.clock = clock; // connecting is part of the phase in which the session ended
             let result = timed(result, call.clock.timings());
@@ -573,7 +573,7 @@ impl Client {
             return Ok(());
         }
         log::debug!(target: "postino", "#{} the server accepts no more messages on this connection", self.link.number);
-        self.part();
+        self.quit_without_waiting();
         self.again_unasked(call).await
     }
 }

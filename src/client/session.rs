@@ -169,8 +169,8 @@ impl Client {
     }
 
     /// Sends QUIT, if that is possible without waiting, and closes the connection. Does not wait for the reply.
-    pub(super) fn part(&mut self) {
-        self.link.part();
+    pub(super) fn quit_without_waiting(&mut self) {
+        self.link.quit_without_waiting();
     }
 }
 

@@ -54,7 +54,7 @@ impl Builder {
         client.open(&mut call).await?;
         client.ping(&mut call).await?;
         let report = client.report();
-        client.part();
+        client.quit_without_waiting();
         Ok(report)
     }
 }

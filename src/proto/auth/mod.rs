@@ -229,12 +229,12 @@ impl Auth {
             (auth.state, auth.may_ask_again) = (State::Secret, true);
             return Ok(auth);
         }
-        auth.line_up()?;
-        if auth.queue.is_empty() { Err(auth.no_way(&offered)) } else { Ok(auth) }
+        auth.create_mechanisms()?;
+        if auth.queue.is_empty() { Err(auth.no_common_mechanism(&offered)) } else { Ok(auth) }
     }
 
     /// Creates the mechanisms, in order of preference.
-    fn line_up(&mut self) -> Result<(), Error> {
+    fn create_mechanisms(&mut self) -> Result<(), Error> {
         let context = table::Context { options: &self.options, plus_offered: self.plus_offered };
         for name in &self.names {
             self.queue.extend(self.credentials.mechanisms(name, &context)?);
@@ -242,7 +242,7 @@ impl Auth {
         Ok(())
     }
 
-    fn no_way(&self, offered: &[String]) -> Error {
+    fn no_common_mechanism(&self, offered: &[String]) -> Error {
         let mut what = match offered {
             [] => "the server offers no login".to_owned(),
             _ => {
@@ -520,7 +520,7 @@ impl Dialogue for Auth {
         self.old.push(self.credentials.secret().to_vec());
         self.queue.clear();
         self.credentials = self.credentials.clone().with_secret(secret)?;
-        self.line_up()?;
+        self.create_mechanisms()?;
         self.state = State::Begin;
         Ok(())
     }

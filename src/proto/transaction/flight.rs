@@ -11,7 +11,7 @@ pub(super) struct Flight {
     pub transaction: Transaction,
     pub content: Content,
     pub stage: Stage,
-    pub company: Company,
+    pub envelope_sent: EnvelopeSent,
     pub replies: Replies,
     pub recipients: Recipients,
     pub answer: Answer,
@@ -44,7 +44,7 @@ pub(super) enum Content {
 
 /// Whether an envelope was sent together with the end of the previous message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Company {
+pub(super) enum EnvelopeSent {
     /// The envelope was sent after all replies to the previous message had arrived.
     Alone,
     /// The envelope was sent before the replies to the previous message had arrived.
@@ -181,7 +181,7 @@ impl Flight {
             transaction,
             content: content.map_or(Content::ToCome, Content::AtHand),
             stage: Stage::Envelope(0),
-            company: Company::Alone,
+            envelope_sent: EnvelopeSent::Alone,
             replies: Replies::default(),
             recipients: Recipients::new(),
             answer: Answer::Open,

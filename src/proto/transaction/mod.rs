@@ -31,7 +31,7 @@ mod tests;
 use std::{collections::VecDeque, fmt};
 
 pub(crate) use self::flight::is_too_many;
-use self::flight::{Answer, Company, Content, Flight, Replies, Stage, Step};
+use self::flight::{Answer, Content, EnvelopeSent, Flight, Replies, Stage, Step};
 use super::{
     Command, Dialogue, Encoder, MailParameters, Outbox, ReplyErrors, ReplyRef, Survey, Want,
     command::check_line, verdict::Verdict,
@@ -370,10 +370,10 @@ impl Transactions {
     /// alone, over a new connection.
     pub fn on_silence(&mut self) -> bool {
         let Some(flight) = self.flights.front().filter(|_| self.is_next_unsaid()) else { return false };
-        let lost = match flight.company {
-            Company::Alone => false,
-            Company::Joined => flight.answer.refusal().is_none(),
-            Company::TurnedAway => true,
+        let lost = match flight.envelope_sent {
+            EnvelopeSent::Alone => false,
+            EnvelopeSent::Joined => flight.answer.refusal().is_none(),
+            EnvelopeSent::TurnedAway => true,
         };
         let lost = lost && !flight.is_begun() && self.closing.is_none();
         if lost {
@@ -422,10 +422,10 @@ impl Transactions {
     /// envelope was lost: see [`on_silence`](Self::on_silence).
     #[must_use]
     pub(crate) fn is_unheard(&self) -> bool {
-        self.flights.front().is_some_and(|first| match first.company {
-            Company::Alone => false,
-            Company::Joined => first.replies.heard <= 1,
-            Company::TurnedAway => true,
+        self.flights.front().is_some_and(|first| match first.envelope_sent {
+            EnvelopeSent::Alone => false,
+            EnvelopeSent::Joined => first.replies.heard <= 1,
+            EnvelopeSent::TurnedAway => true,
         })
     }
 
@@ -520,7 +520,7 @@ impl Transactions {
             return;
         }
         if number == 0 {
-            flight.company = if self.writing > 0 { Company::Joined } else { Company::Alone };
+            flight.envelope_sent = if self.writing > 0 { EnvelopeSent::Joined } else { EnvelopeSent::Alone };
             if self.leftover == Leftover::Nothing {
                 flight.replies = Replies::without_reset();
                 number = 1;
@@ -545,7 +545,7 @@ impl Transactions {
             Step::Data => self.ask(out, |_| Command::Data),
             // LMTP: the number of replies to a BDAT is known only once the recipients are.
             Step::Chunk | Step::End => {
-                let safe = options.joining == Joining::Works || flight.company == Company::Alone;
+                let safe = options.joining == Joining::Works || flight.envelope_sent == EnvelopeSent::Alone;
                 if flight.transaction.ahead && safe && !options.lmtp {
                     flight.stage = Stage::Body;
                 }
@@ -623,15 +623,15 @@ impl Transactions {
         if !first.is_answered() {
             return;
         }
-        match first.company {
-            Company::Alone => {}
-            Company::Joined => self.options.joining = Joining::Works,
-            Company::TurnedAway => self.options.joining = Joining::Off,
+        match first.envelope_sent {
+            EnvelopeSent::Alone => {}
+            EnvelopeSent::Joined => self.options.joining = Joining::Works,
+            EnvelopeSent::TurnedAway => self.options.joining = Joining::Off,
         }
         if first.stage != Stage::Over {
             return;
         }
-        let turned_away = first.company == Company::TurnedAway && first.recipients.accepted == 0;
+        let turned_away = first.envelope_sent == EnvelopeSent::TurnedAway && first.recipients.accepted == 0;
         if turned_away && self.is_next_unsaid() {
             self.rearm(Leftover::Maybe);
             return;
@@ -676,7 +676,7 @@ impl Transactions {
             return Err(self.not_reset(reply));
         }
         let flight = &mut self.flights[0];
-        flight.company = Company::TurnedAway;
+        flight.envelope_sent = EnvelopeSent::TurnedAway;
         flight.answer.refuse(Phase::Reset, reply.keep());
         Ok(())
     }
@@ -696,7 +696,7 @@ impl Transactions {
     fn is_turned_away(&self, code: u16) -> bool {
         let flight = &self.flights[0];
         let untried = self.options.joining == Joining::Untried;
-        flight.company != Company::Alone
+        flight.envelope_sent != EnvelopeSent::Alone
             && !flight.is_begun()
             && (matches!(code, 500 | 502 | 503) || untried && code == 501)
     }
@@ -708,7 +708,7 @@ impl Transactions {
             Verdict::Done => flight.answer.contradict(), // has an effect only if RSET was refused
             Verdict::Refused => {
                 if turned_away {
-                    flight.company = Company::TurnedAway;
+                    flight.envelope_sent = EnvelopeSent::TurnedAway;
                 }
                 flight.answer.refuse(Phase::Mail, reply.keep());
             }
