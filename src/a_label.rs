@@ -1,7 +1,7 @@
 //! Converts non-ASCII domains to A-labels (RFC 5890 §2.3.2.1); needs the feature `idna`.
 
-/// Returns a domain in the form that the resolver, TLS, and servers without SMTPUTF8 understand, in lower case. ASCII domains
-/// need no conversion.
+/// Returns a domain in the form that the resolver, TLS, and servers without SMTPUTF8 understand, in lower case. ASCII
+/// domains need no conversion.
 #[cfg(feature = "idna")]
 pub(crate) fn a_label(domain: &str) -> Result<String, &'static str> {
     idna::domain_to_ascii_strict(domain).map_err(|_| "it is not a valid internationalized domain name")

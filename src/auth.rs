@@ -1,8 +1,9 @@
 //! Login credentials, and the trait for custom login mechanisms.
 //!
 //! Usually none of this is needed: [`Builder::credentials`](crate::Builder::credentials) and its siblings log in while
-//! connecting, with a password that can come [from a callback](crate::Builder::credentials_with), and [`Client::login`](crate::Client::login) logs in later. [`Client::auth`](crate::Client::auth) logs in
-//! with [`Credentials`] and one mechanism, chosen by name.
+//! connecting, with a password that can come [from a callback](crate::Builder::credentials_with), and
+//! [`Client::login`](crate::Client::login) logs in later. [`Client::auth`](crate::Client::auth) logs in with
+//! [`Credentials`] and one mechanism, chosen by name.
 //!
 //! # How a mechanism is chosen
 //!

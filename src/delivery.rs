@@ -144,8 +144,8 @@ impl Delivery {
         self.is_indivisible = true;
     }
 
-    /// Returns the numbers of the recipients that the message may be sent to again. If it was to be sent to all or none of
-    /// them, and one was refused permanently, these are none.
+    /// Returns the numbers of the recipients that the message may be sent to again. If it was to be sent to all or none
+    /// of them, and one was refused permanently, these are none.
     pub(crate) fn worth_retrying(&self) -> Vec<usize> {
         let is_lost = |one: Recipient<'_>| one.outcome == Outcome::Refused && !one.can_be_retried();
         if self.is_indivisible && self.recipients().any(is_lost) {

@@ -194,9 +194,9 @@ pub enum Error {
         /// Whether the proxy may be able to connect to the server later.
         is_transient: bool,
     },
-    /// The server's certificate is not trusted: its name does not match, its issuer is unknown, it has expired, or it is
-    /// not pinned, for example. To fix this, add the issuer with [`ca_certificate`](crate::Builder::ca_certificate), trust
-    /// this certificate with [`pinned_certificate`](crate::Builder::pinned_certificate), set
+    /// The server's certificate is not trusted: its name does not match, its issuer is unknown, it has expired, or it
+    /// is not pinned, for example. To fix this, add the issuer with [`ca_certificate`](crate::Builder::ca_certificate),
+    /// trust this certificate with [`pinned_certificate`](crate::Builder::pinned_certificate), set
     /// [`tls_name`](crate::Builder::tls_name), or (insecurely) disable TLS.
     Certificate {
         /// The name that the certificate was checked against.
@@ -435,7 +435,7 @@ impl Error {
     ///   [`Error::PartialDelivery`] with recipients that could be retried.
     /// - [`Now`](Retry::Now): the connection was lost, and nothing was accepted.
     /// - [`Later`](Retry::Later): a 4yz reply, a timeout, a failed TLS handshake, a server that could not be reached or
-    ///   violated the protocol, content that could not be read, or a token that could not be obtained.
+    ///   violated the protocol, content that could not be read, or a token or password that could not be obtained.
     /// - [`Never`](Retry::Never): everything else.
     ///
     /// For an [`Error::Transaction`], the outcomes of its recipients determine the result; the cause only decides

@@ -211,10 +211,11 @@
 //! # }
 //! ```
 //!
-//! Preparing TLS takes about 50 ms with OpenSSL, because native-tls reads all CAs twice. This is done once for all clones
-//! of a [`Builder`], when one of them first needs TLS. With the environment variables `SSL_CERT_FILE=/dev/null` and
-//! `SSL_CERT_DIR=/etc/ssl/certs`, OpenSSL reads only the CAs that it needs, which takes a few milliseconds. With rustls
-//! ([`TlsBackend`]), preparing TLS takes a few milliseconds too, and the clones share the sessions that can be resumed.
+//! Preparing TLS takes about 50 ms with OpenSSL, because native-tls reads all CAs twice. This is done once for all
+//! clones of a [`Builder`], when one of them first needs TLS. With the environment variables `SSL_CERT_FILE=/dev/null`
+//! and `SSL_CERT_DIR=/etc/ssl/certs`, OpenSSL reads only the CAs that it needs, which takes a few milliseconds. With
+//! rustls ([`TlsBackend`]), preparing TLS takes a few milliseconds too, and the clones share the sessions that can be
+//! resumed.
 //!
 //! # Logging
 //!
@@ -255,8 +256,8 @@
 //! | `testing` | `testing`, an in-process server for tests |
 //! | `testing-tls` | TLS (with rustls) for that server, which generates its own certificate; enables `testing` |
 //!
-//! <a id="async"></a>`aio` has the same names as the root: `postino::aio::Client` is `postino::Client` with `async fn`. Its
-//! documentation is included if the feature is enabled. Before you wrap a send in a timeout of your runtime, read
+//! <a id="async"></a>`aio` has the same names as the root: `postino::aio::Client` is `postino::Client` with `async fn`.
+//! Its documentation is included if the feature is enabled. Before you wrap a send in a timeout of your runtime, read
 //! [Deadlines and cancelling](guide::deadlines).
 //!
 //! # Overview

@@ -97,7 +97,8 @@ impl fmt::Display for TlsFacts {
 /// Formats the names, the issuer and the end of the validity period as one line.
 impl fmt::Display for CertificateFacts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let names = if self.names.is_empty() { "no name".to_owned() } else { self.names.join(" ") };
+        let names =
+            if self.names.is_empty() { "an unnamed subject".to_owned() } else { self.names.join(" ") };
         write!(f, "for {names}, issued by ")?;
         f.write_str(if self.issuer.is_empty() { "an unnamed issuer" } else { &self.issuer })?;
         match self.not_after.and_then(date_time) {
@@ -132,7 +133,7 @@ mod tests {
              connected to: 192.0.2.7:465\n\
              greeting: 220 hi\\u{7}\n\
              TLS: 1.3, TLS_AES_256_GCM_SHA384\n\
-             certificate: for no name, issued by an unnamed issuer\n\
+             certificate: for an unnamed subject, issued by an unnamed issuer\n\
              capabilities: SIZE 100, X- [2J\n\
              login: accepted with PLAIN\n"
         );

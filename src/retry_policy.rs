@@ -39,7 +39,7 @@ pub struct RetryPolicy {
 }
 
 impl Default for RetryPolicy {
-    /// Makes up to five attempts, with waits of 1, 2, 4 and 8 seconds before they are shortened.
+    /// Makes up to five attempts, with waits of 1, 2, 4 and 8 seconds, each shortened by a random amount of up to half.
     fn default() -> RetryPolicy {
         RetryPolicy {
             attempts: 5,
@@ -367,7 +367,8 @@ mod tests {
         Err(Error::Transaction { delivery: Box::new(delivery), source: Box::new(source) })
     }
 
-    /// Makes attempts with these results. Returns the recipients of each attempt by their first letters, and the result of all.
+    /// Makes attempts with these results. Returns the recipients of each attempt by their first letters, and the result
+    /// of all.
     fn attempts(policy: &RetryPolicy, results: &[&[u16]]) -> (Vec<String>, Result<Delivery, Error>) {
         let mail = Raw::bytes(envelope(), "");
         let mut attempts = Attempts::new(policy, envelope(), Instant::now());

@@ -32,8 +32,8 @@ impl Builder {
     /// # A custom verifier
     ///
     /// A configuration can verify certificates with your own code, instead of or in addition to the usual checks. Its
-    /// reason for a refusal becomes that of the [`Error::Certificate`](crate::Error::Certificate). (For a pin instead of
-    /// the CAs, [`pinned_certificate`](Self::pinned_certificate) is enough.)
+    /// reason for a refusal becomes that of the [`Error::Certificate`](crate::Error::Certificate). (For a pin instead
+    /// of the CAs, [`pinned_certificate`](Self::pinned_certificate) is enough.)
     ///
     /// ```no_run
     /// use std::sync::Arc;

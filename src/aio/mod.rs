@@ -24,9 +24,9 @@
 //! The futures of this module are `Send` and work with any executor. With an executor other than smol's, smol's reactor
 //! runs on its own thread.
 //!
-//! To limit the time of a call, set [`Builder::deadline`]. A timeout of the runtime, such as `tokio::time::timeout`, drops
-//! the future instead: it is then unknown whether the message was delivered, and sending it again can duplicate it. The
-//! guide [explains this](crate::guide::deadlines).
+//! [`Builder::deadline`] limits each call as a whole, such as [`Client::send`] or [`Pool::send`]. The limits of
+//! individual waits, such as [`Builder::timeout`], still apply. The guide explains [how to limit the time of a
+//! send](crate::guide::deadlines).
 //!
 //! # Many messages
 //!

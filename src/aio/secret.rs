@@ -58,7 +58,8 @@ impl Builder {
     /// [`deadline`](Builder::deadline) allows, it is dropped, and the login fails with [`Error::Timeout`]. If it fails,
     /// the login fails with [`Error::Password`]. The password is sent unchanged, so remove any line end first.
     ///
-    /// This function runs the password manager [pass](https://www.passwordstore.org), which prints the password first:
+    /// The password can come from the password manager [pass](https://www.passwordstore.org), which prints it on the
+    /// first line:
     ///
     /// ```no_run
     /// # fn example(server: postino::aio::Builder) -> postino::aio::Builder {
@@ -90,9 +91,9 @@ impl Builder {
         self.secret_from(login, Secrets::new(ask, |source| Error::Password { source }))
     }
 
-    /// Logs in after connecting, with an OAuth access token obtained from `ask`. Uses OAUTHBEARER, or XOAUTH2 if the
-    /// server does not offer OAUTHBEARER. `ask` is called just before each login, and once more if the server refuses
-    /// the token; the second token is used only if it differs. Defaults to no login.
+    /// Logs in after connecting, with an OAuth access token from the future that `ask` returns. Uses OAUTHBEARER, or
+    /// XOAUTH2 if the server does not offer OAUTHBEARER. `ask` is called just before each login, and once more if the
+    /// server refuses the token; the second token is used only if it differs. Defaults to no login.
     ///
     /// If the returned future takes longer than the [`command_timeout`](Builder::command_timeout) or the
     /// [`deadline`](Builder::deadline) allows, it is dropped, and the login fails with [`Error::Timeout`]. If it fails,

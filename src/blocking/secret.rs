@@ -111,8 +111,8 @@ impl Builder {
     ///
     /// The function runs on its own thread. If it takes longer than the [`command_timeout`](Builder::command_timeout)
     /// or the [`deadline`](Builder::deadline) allows, the login fails with [`Error::Timeout`], and the function's
-    /// result is discarded. If it fails, the login fails with [`Error::Token`]. Clones of the builder share the function
-    /// and call it one at a time. The example `token_command` runs a program that prints the token.
+    /// result is discarded. If it fails, the login fails with [`Error::Token`]. Clones of the builder share the
+    /// function and call it one at a time. The example `token_command` runs a program that prints the token.
     pub fn oauth_token_with(
         self,
         user: impl Into<String>,

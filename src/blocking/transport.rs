@@ -120,8 +120,8 @@ impl Transport for TcpStream {
 /// supports time limits, set them: an error of the kind `TimedOut` or `WouldBlock` ends the wait.
 ///
 /// The client cannot check for replies without waiting. While it writes, it does not read, so the connection hangs if
-/// the server replies before the end of a message and then stops reading. The client does not notice that it has
-/// closed the connection, or has sent something unexpected, until it reads the next reply. An unexpected reply is then
+/// the server replies before the end of a message and then stops reading. Until it reads the next reply, the client
+/// does not notice that the server has closed the connection or sent something unexpected. An unexpected reply is then
 /// taken for the reply to the next command, whereas it would be detected with any other transport. `flush` is called
 /// after each `write`.
 pub struct NoTimeouts<S> {

@@ -42,8 +42,8 @@ impl Client {
     /// ([`Builder::lmtp`]), `smtp+unix:/path` or `lmtp+unix:/path` ([`Client::unix`]).
     ///
     /// The query `?tls=required`, `?tls=opportunistic` or `?tls=none` sets the [security](Builder::security), and
-    /// `proxy=` sets a [proxy](Builder::proxy). User, password and path must be percent-encoded, and an IPv6 address must
-    /// be in brackets. The URL of a Unix socket cannot contain credentials; use a setter instead.
+    /// `proxy=` sets a [proxy](Builder::proxy). User, password and path must be percent-encoded, and an IPv6 address
+    /// must be in brackets. The URL of a Unix socket cannot contain credentials; use a setter instead.
     ///
     /// # Errors
     ///
@@ -143,13 +143,13 @@ impl Builder {
     ///
     /// The proxy looks up the host. TLS is established with the server, through the proxy, and verifies the name of the
     /// server. The connection to the proxy itself is not encrypted, so the proxy's password can be read on that path,
-    /// and the connection never counts as [local](Security). [`Client::peer_addr`] returns the address of the proxy. The
-    /// time limit for connecting includes the exchange with the proxy.
+    /// and the connection never counts as [local](Security). [`Client::peer_addr`] returns the address of the proxy.
+    /// The time limit for connecting includes the exchange with the proxy.
     ///
-    /// A proxy cannot be combined with [`addresses`](Builder::addresses), a Unix socket, or an IPv6 address with a zone.
-    /// `connect_over` ignores the proxy.
-    /// In a URL, the proxy is a parameter: `smtp://mail.example.org?proxy=socks5://127.0.0.1:1080`. There, `%` and `&`
-    /// in the URL of the proxy are written as `%25` and `%26`.
+    /// A proxy cannot be combined with [`addresses`](Builder::addresses), a Unix socket, or an IPv6 address with a
+    /// zone. `connect_over` ignores the proxy. In a URL, the proxy is a parameter:
+    /// `smtp://mail.example.org?proxy=socks5://127.0.0.1:1080`. There, `%` and `&` in the URL of the proxy are written
+    /// as `%25` and `%26`.
     pub fn proxy(mut self, url: impl AsRef<str>) -> Builder {
         self.config.proxy = Some(Proxy::from_url(url.as_ref()).map_err(|e| e.to_string()));
         self
@@ -379,8 +379,8 @@ impl Builder {
     ///   message.
     /// - [Single commands](Client#single-commands) cause no message events.
     ///
-    /// The function is called on the thread that sends, between two steps of the dialogue. While it runs, nothing is sent
-    /// or read, so it should only count events or pass them on. The time that it takes counts towards the
+    /// The function is called on the thread that sends, between two steps of the dialogue. While it runs, nothing is
+    /// sent or read, so it should only count events or pass them on. The time that it takes counts towards the
     /// [`deadline`](Builder::deadline). A panic in it is caught and logged at `warn`, and does not affect the client.
     #[doc = example!(observer)]
     pub fn observer(mut self, observe: impl Fn(&Event<'_>) + Send + Sync + 'static) -> Builder {

@@ -355,7 +355,7 @@ impl Client {
         self.run_command(&mut call, Simple::help(topic)?).await
     }
 
-    /// Sends an arbitrary command, given without its line end, as text or as octets that need not be UTF-8. A refusal
+    /// Sends an arbitrary command, given without its CRLF, as text or as octets that need not be UTF-8. A refusal
     /// is also returned as `Ok`: check [`Reply::is_positive`]. The replies 421 and 221, which close the connection, are
     /// errors, and so is a 3yz reply, after which the server expects something other than a command.
     ///
@@ -488,10 +488,12 @@ impl Client {
     /// | [`Credentials::anonymous`] | `ANONYMOUS` (RFC 4505) |
     ///
     /// SCRAM-SHA-256-PLUS is bound to the TLS connection (tls-exporter, RFC 9266) with TLS 1.3 and
-    /// [`TlsBackend::Rustls`](crate::TlsBackend::Rustls), and otherwise to the server's certificate (tls-server-end-point,
-    /// RFC 5929 §4). SMTP servers do not say which they accept; Dovecot 2.4 accepts only the first. If a server
-    /// refuses the first, the second is tried. Without TLS, or if neither is available, the login fails with
-    /// [`Error::Auth`]. If a server refuses a token, its explanation is in the `details` of the [`Error::Auth`].
+    /// [`TlsBackend::Rustls`](crate::TlsBackend::Rustls), and otherwise to the server's certificate
+    /// (tls-server-end-point, RFC 5929 §4). SMTP servers do not say which binding they accept; Dovecot 2.4 accepts only
+    /// the first. If a server refuses the first, the second is tried. This mechanism needs TLS: without it, or if
+    /// neither binding can be used, the login fails with [`Error::Auth`].
+    ///
+    /// If the server refuses a token, its explanation is in the `details` of the [`Error::Auth`].
     ///
     /// # Errors
     ///

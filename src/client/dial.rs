@@ -8,9 +8,9 @@
 //! Sockets and the race are in `blocking/stream.rs` and `aio/stream.rs`. A new transport needs a variant of [`Server`]
 //! and a constructor of [`Stream`].
 //!
-//! A proxy is a step between the race and TLS. Its protocol is in `proto/proxy.rs`, and its address and login are settings
-//! (`config/proxy.rs`). The client connects to an address of the proxy, and passes it the name of the mail server
-//! unresolved. TLS still verifies that name.
+//! A proxy is a step between the race and TLS. Its protocol is in `proto/proxy.rs`, and its address and login are
+//! settings (`config/proxy.rs`). The client connects to an address of the proxy, and passes it the name of the mail
+//! server unresolved. TLS still verifies that name.
 //!
 //! [`Builder::connect`]: super::Builder::connect
 //! [`Builder::send`]: super::Builder::send

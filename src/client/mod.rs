@@ -1,10 +1,10 @@
 //! The client, written once and compiled twice: by `blocking/` with `async` stripped, and by `aio/` unchanged.
 //!
 //! The parent provides these items, with the same names and signatures in both: `maybe_async`, `stream::Stream`
-//! (sockets and TLS), `resolve::resolve` (the name lookup), `body::open` and `body::Source` (content), `secret::Secrets`
-//! (passwords and OAuth tokens from a callback), `bell::Bell` (wakes a waiter; a stop handle ends the wait only if it
-//! rings the bell), `breathe` (lets other tasks run), and `stop::StopHandle` (stops the blocking client from another
-//! thread; it does nothing in `aio`).
+//! (sockets and TLS), `resolve::resolve` (the name lookup), `body::open` and `body::Source` (content),
+//! `secret::Secrets` (passwords and OAuth tokens from a callback), `bell::Bell` (wakes a waiter; a stop handle ends the
+//! wait only if it rings the bell), `breathe` (lets other tasks run), and `stop::StopHandle` (stops the blocking client
+//! from another thread; it does nothing in `aio`).
 //!
 //! Every call is awaited where it is written. There are no `async` blocks, closures, spawns, selects, traits or
 //! recursion, no `.await` inside a macro, and no `cfg`.

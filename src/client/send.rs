@@ -359,8 +359,8 @@ impl Client {
         self.deliver(call, mail, envelope, Freshness::Last).await
     }
 
-    /// Sends a message, and connects again first if the connection is closed. See [`Client::again_unasked`] for when that
-    /// is refused.
+    /// Sends a message, and connects again first if the connection is closed. See [`Client::again_unasked`] for when
+    /// that is refused.
     pub(in super::super) async fn send_reconnected(&mut self, mail: &dyn Mail) -> Result<Delivery, Error> {
         let mut call = self.begin();
         let result = self.connect_and_send(&mut call, mail).await;

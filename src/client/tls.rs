@@ -40,28 +40,28 @@ impl Builder {
         self
     }
 
-    /// Trusts the server if its certificate has this SHA-256 (of the whole certificate, in DER), whoever has issued it:
-    /// 64 hexadecimal digits, with or without colons, or base64. For servers with a self-signed certificate, and for
-    /// devices without a clock or without CAs. May be called more than once, also together with
-    /// [`pinned_public_key`](Builder::pinned_public_key): one pin that matches is enough. Defaults to none.
+    /// Trusts the server if its certificate has this SHA-256 hash (of the whole certificate in DER), whoever issued it.
+    /// The hash is 64 hexadecimal digits, with or without colons, or base64. Useful for servers with a self-signed
+    /// certificate, and for devices without a clock or CAs. Can be called repeatedly, and combined with
+    /// [`pinned_public_key`](Builder::pinned_public_key): one matching pin is enough. Defaults to none.
     ///
-    /// A pin takes the place of everything else that is verified: the issuer, the name and the validity period do not
-    /// count (as for the certificates of DANE-EE, RFC 7671 §5.1), and the CAs of the system are not read. The server still
-    /// has to prove that it has the private key. Any other certificate is an
-    /// [`Error::Certificate`](crate::Error::Certificate) whose text contains its hashes; nothing is sent to that server.
-    /// A certificate that is renewed has another hash, so pin its successor as well, or pin the public key. To require a
-    /// pin *and* a trusted issuer, use a custom verifier (`rustls_config`).
+    /// A pin replaces all other certificate checks: the issuer, the name and the validity period are not verified (as
+    /// with DANE-EE, RFC 7671 §5.1), and the system's CAs are not read. The server still has to prove that it has the
+    /// private key. A certificate that matches no pin is an [`Error::Certificate`](crate::Error::Certificate) whose
+    /// text contains its hashes; nothing is sent to that server. A renewed certificate has a different hash, so pin its
+    /// successor as well, or pin the public key. To require a pin *and* a trusted issuer, use a custom verifier
+    /// (`rustls_config`).
     ///
-    /// With a pin, TLS is required: [`Security::Auto`](crate::Security::Auto) and `Opportunistic` then fail if the server does
-    /// not offer STARTTLS, and `Plaintext` is an [`Error::Config`](crate::Error::Config).
+    /// With a pin, TLS is required: [`Security::Auto`](crate::Security::Auto) and `Opportunistic` fail if the server
+    /// does not offer STARTTLS, and `Plaintext` is an [`Error::Config`](crate::Error::Config).
     ///
-    /// OpenSSL's command prints the hash of a certificate: `openssl x509 -in server.pem -noout -fingerprint -sha256`.
+    /// To print a certificate's hash, run `openssl x509 -in server.pem -noout -fingerprint -sha256`.
     ///
     /// A malformed hash is an [`Error::Config`](crate::Error::Config) before connecting, and so are pins together with
     /// [`ca_certificate`](Builder::ca_certificate),
     /// [`danger_accept_invalid_certs`](Builder::danger_accept_invalid_certs) or
-    /// [`danger_accept_invalid_hostnames`](Builder::danger_accept_invalid_hostnames). With [`TlsBackend::NativeTls`], the
-    /// pins are compared after the handshake: a server that is not pinned gets nothing but the
+    /// [`danger_accept_invalid_hostnames`](Builder::danger_accept_invalid_hostnames). With [`TlsBackend::NativeTls`],
+    /// the pins are compared after the handshake: a server that is not pinned gets nothing but the
     /// [`client_certificate`](Builder::client_certificate), if it asks for one. On macOS, iOS and Windows, pins need
     /// [`TlsBackend::Rustls`].
     pub fn pinned_certificate(mut self, sha256: impl AsRef<str>) -> Builder {
@@ -71,7 +71,8 @@ impl Builder {
 
     /// Trusts the server if the public key of its certificate has this SHA-256 hash (of the SubjectPublicKeyInfo in
     /// DER, as in RFC 7469 §2.4), in base64 or as 64 hexadecimal digits. Unlike a certificate pin, this pin survives a
-    /// renewal that keeps the key. For the rest, see [`pinned_certificate`](Builder::pinned_certificate). Defaults to
+    /// renewal that keeps the key. Otherwise, it works like
+    /// [`pinned_certificate`](Builder::pinned_certificate). Defaults to
     /// none.
     ///
     /// These commands print the hash:
@@ -130,8 +131,8 @@ impl Builder {
     }
 
     /// Sets whether to accept a valid certificate that was issued for a different name. Anyone can obtain such a
-    /// certificate, so anyone on the network path can then read and change the mail, and obtain the password. It is better
-    /// to set the right name with [`tls_name`](Builder::tls_name). Defaults to false.
+    /// certificate, so anyone on the network path can then read and change the mail, and obtain the password. It is
+    /// better to set the right name with [`tls_name`](Builder::tls_name). Defaults to false.
     pub fn danger_accept_invalid_hostnames(mut self, accepted: bool) -> Builder {
         self.config.tls.accept_invalid_hostnames(accepted);
         self
@@ -174,7 +175,7 @@ impl Client {
         self.link.stream.tls().and_then(TlsStream::end_point)
     }
 
-    /// Returns 32 octets that bind a login to this TLS connection alone (`tls-exporter`, RFC 9266 §2). They are `None`
+    /// Returns 32 octets that bind a login to this TLS connection alone (`tls-exporter`, RFC 9266 §2). Returns `None`
     /// without TLS 1.3, on a closed connection, and with [`TlsBackend::NativeTls`], which cannot export them.
     #[must_use]
     pub fn tls_exporter(&self) -> Option<Vec<u8>> {

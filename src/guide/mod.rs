@@ -7,7 +7,7 @@
 //! | [`providers`] | the settings of well-known mail services |
 //! | [`oauth`] | tokens for Gmail and Microsoft 365 |
 //! | [`messages`] | composing messages, sending existing ones, per-message options |
-//! | [`errors_and_retrying`] | what can have happened to a message, and how to retry without duplicates |
+//! | [`errors_and_retrying`] | what may have happened to a message, and how to retry without duplicates |
 //! | [`many_messages`] | batches and pools |
 //! | [`deadlines`] | time limits, and why a timeout around a send can duplicate mail |
 //! | `testing_your_code` | tests without network access, with a server that can fail (feature `testing`) |

@@ -184,8 +184,9 @@ impl<'m> Body<'m> {
         self.progress.is_some()
     }
 
-    /// Declares that the headers have addresses in UTF-8 (RFC 6532), which need a server that offers SMTPUTF8. By
-    /// default, the headers are assumed to have none. Addresses in the envelope need no declaration.
+    /// Declares that the headers contain unencoded UTF-8 (RFC 6532), such as a non-ASCII address. The server must then
+    /// offer SMTPUTF8. By default, the headers are assumed to contain none.
+    /// Addresses in the envelope need no declaration.
     #[must_use]
     pub fn utf8_headers(mut self) -> Body<'m> {
         self.utf8 = true;

@@ -119,9 +119,9 @@ impl MessageBuilder {
         self
     }
 
-    /// Sets the `Date`, in a time zone that is this number of minutes east of UTC (negative for zones west of UTC). A
+    /// Sets the `Date`, in the time zone that is `minutes_east` minutes east of UTC (negative for zones west of UTC). A
     /// local time shows the recipients what time it was for the author. The offset must be less than a day. If it is
-    /// not, or if the year is not from 1900 to 9999, [`build`](MessageBuilder::build) fails.
+    /// not, or if the year is not between 1900 and 9999, [`build`](MessageBuilder::build) fails.
     ///
     /// ```
     /// use std::time::{Duration, UNIX_EPOCH};

@@ -69,12 +69,12 @@ impl<'f> HeaderCompletion<'f> {
     /// Returns the completed message. The argument may be only the start of a message, if it contains the whole header.
     ///
     /// Text that does not begin with a header field becomes the body of a message, even if later lines look like header
-    /// fields. A message that begins with the `From ` line of an mbox is such text: remove that line first.
+    /// fields. This includes a message that begins with the `From ` line of an mbox: remove that line first.
     ///
     /// # Errors
     ///
     /// [`Error::Message`] if `From` is missing and the author's name contains a control character, or if `Date` is
-    /// missing and the year is not between 1900 and 9999.
+    /// missing and the current year is not between 1900 and 9999.
     pub fn complete(&self, message: &[u8]) -> Result<Vec<u8>, Error> {
         let mut result = Vec::with_capacity(message.len() + 256);
         let is_empty_line = |text: &[u8]| text.starts_with(b"\r") || text.starts_with(b"\n");

@@ -7,7 +7,8 @@ const WEEKDAYS: [&str; 7] = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"];
 const MONTHS: [&str; 12] =
     ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
 
-/// Formats a time as in a `Date` header (RFC 5322 §3.3), in UTC. Returns `None` if the year is not between 1900 and 9999.
+/// Formats a time as in a `Date` header (RFC 5322 §3.3), in UTC. Returns `None` if the year is not between 1900 and
+/// 9999.
 ///
 /// ```
 /// use std::time::{Duration, UNIX_EPOCH};

@@ -27,14 +27,14 @@
 //! text and HTML, a raw message, and one with images, files and a progress bar.
 //!
 //! [`MessageBuilder::report`] writes a delivery report or another report for programs, and
-//! [`MessageBuilder::build_to_sign`] a message with an OpenPGP or S/MIME signature. [`Message::preview`] shows a message
-//! as text.
+//! [`MessageBuilder::build_to_sign`] a message with an OpenPGP or S/MIME signature. [`Message::preview`] shows a
+//! message as text.
 //!
 //! [`Mail::on_progress`] reports the progress of any message to a callback.
 //!
-//! [`Raw`] is a finished message, [`HeaderCompletion`] adds the headers that one lacks, and [`Mail`] is the trait for your own message types. With the features `lettre-0_11`
-//! and `mail-builder-2`, the trait is also implemented for `lettre::Message` and `mail_builder::MessageBuilder`. With
-//! the feature `dkim`, `Dkim` signs any message.
+//! [`Raw`] is a finished message, [`HeaderCompletion`] adds the headers that one lacks, and [`Mail`] is the trait for
+//! your own message types. With the features `lettre-0_11` and `mail-builder-2`, the trait is also implemented for
+//! `lettre::Message` and `mail_builder::MessageBuilder`. With the feature `dkim`, `Dkim` signs any message.
 
 // A map for contributors:
 //

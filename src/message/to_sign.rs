@@ -58,7 +58,7 @@ impl ContentToSign {
     }
 
     /// Adds the signature. `protocol` is its media type: `application/pgp-signature` for an armored OpenPGP signature,
-    /// or `application/pkcs7-signature` for an S/MIME signature in DER. `micalg` names the hash of the signature, such
+    /// or `application/pkcs7-signature` for an S/MIME signature in DER. `micalg` names its hash algorithm, such
     /// as `pgp-sha256` for OpenPGP, or `sha-256` for S/MIME.
     ///
     /// The content must not be changed afterwards. Signing the message with `Dkim` does not change it.

@@ -1,5 +1,5 @@
-//! The exchange with a proxy before SMTP begins: SOCKS5 (RFC 1928, with the login of RFC 1929) and HTTP CONNECT (RFC 9110
-//! §9.3.6).
+//! The exchange with a proxy before SMTP begins: SOCKS5 (RFC 1928, with the login of RFC 1929) and HTTP CONNECT (RFC
+//! 9110 §9.3.6).
 //!
 //! This is not a [`Dialogue`](super::Dialogue), because dialogues read SMTP replies. The carrier, in `client/dial.rs`,
 //! reads no more octets than [`Step::Read`] asks for: whatever follows the proxy's reply comes from the mail server.

@@ -13,8 +13,8 @@ use crate::{
 /// (feature `serde`).
 ///
 /// Either `host` or `unix` is required. All other fields are optional, and correspond to the setters of
-/// [`Builder`](crate::Builder) with the same names and defaults. An unknown field is an error, and so is an invalid value,
-/// such as a host name with a line end. As in a URL, no field can enable a setting with `danger` in its name.
+/// [`Builder`](crate::Builder) with the same names and defaults. An unknown field is an error, and so is an invalid
+/// value, such as a host name with a line end. As in a URL, no field can enable a setting with `danger` in its name.
 ///
 /// | field | value |
 /// |---|---|
@@ -32,9 +32,10 @@ use crate::{
 /// | `pinned_certificates`, `pinned_public_keys` | lists of hashes |
 /// | `timeout`, `connect_timeout`, `final_reply_timeout`, `deadline` | whole seconds |
 ///
-/// The password can be read from a configuration, but it is **never serialized**, and neither are the user and the password
-/// of a proxy. To keep the password elsewhere, leave the field out, and call [`with_password`](Settings::with_password).
-/// Neither `Debug` nor the errors of this type show the password. However, some parsers quote the line with the error.
+/// The password can be read from a configuration, but it is **never serialized**, and neither are the user and the
+/// password of a proxy. To keep the password elsewhere, leave the field out, and call
+/// [`with_password`](Settings::with_password). Neither `Debug` nor the errors of this type show the password. However,
+/// some parsers quote the line with the error.
 ///
 /// ```
 /// use postino::Settings;

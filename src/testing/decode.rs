@@ -1,5 +1,5 @@
-//! Decodes a message: header fields, parts, encodings and charsets. Decoding is lenient, and never fails: malformed input
-//! is kept as it is.
+//! Decodes a message: header fields, parts, encodings and charsets. Decoding is lenient, and never fails: malformed
+//! input is kept as it is.
 
 use std::{borrow::Cow, fmt, iter, mem};
 
@@ -287,8 +287,8 @@ fn decode_charset(charset: &str, octets: &[u8]) -> String {
     }
 }
 
-/// Decodes the encoded words in text (RFC 2047). White space between two of them is dropped. If they have the same charset,
-/// a character may begin in one and end in the next.
+/// Decodes the encoded words in text (RFC 2047). White space between two of them is dropped. If they have the same
+/// charset, a character may begin in one and end in the next.
 fn decode_words(text: &str) -> String {
     let mut decoded = String::with_capacity(text.len());
     // The charset and the octets of the current run of consecutive encoded words.

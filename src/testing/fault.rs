@@ -9,8 +9,8 @@ use super::refusal;
 
 /// A step of a session at which a [`Fault`] can be injected.
 ///
-/// A fault applies only to a command that the server would otherwise carry out. A command that is out of sequence, or that
-/// has a syntax error, gets its usual reply, and does not count as a use of the fault.
+/// A fault applies only to a command that the server would otherwise carry out. A command that is out of sequence, or
+/// that has a syntax error, gets its usual reply, and does not count as a use of the fault.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Step {
@@ -151,7 +151,7 @@ impl Fault {
     ///
     /// # Panics
     ///
-    /// If the number of [`times`](Fault::times) of this fault is not limited.
+    /// If this fault has no limit: see [`times`](Fault::times).
     #[track_caller]
     pub fn then(mut self, mut next: Fault) -> Fault {
         assert!(self.last().times.is_some(), "a fault without a limit (Fault::times) never ends");

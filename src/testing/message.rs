@@ -12,10 +12,10 @@ const MAX_LINES: usize = 40;
 
 /// A message that a [`Server`](super::Server) has accepted. Clones share their content.
 ///
-/// [`content`](Message::content) has the octets as they arrived. The other methods decode them: header fields (RFC 2047),
-/// parameters such as file names (RFC 2231), base64 and quoted-printable (RFC 2045), and the charsets UTF-8, US-ASCII and
-/// ISO-8859-1. Text in another charset is read as UTF-8. Octets that are invalid in a charset become U+FFFD. Decoding never
-/// fails: whatever is malformed is returned as it arrived.
+/// [`content`](Message::content) has the octets as they arrived. The other methods decode them: header fields (RFC
+/// 2047), parameters such as file names (RFC 2231), base64 and quoted-printable (RFC 2045), and the charsets UTF-8,
+/// US-ASCII and ISO-8859-1. Text in another charset is read as UTF-8. Octets that are invalid in a charset become
+/// U+FFFD. Decoding never fails: whatever is malformed is returned as it arrived.
 ///
 /// The methods that begin with `assert_` panic, at the line that calls them, with a summary of the message. `Display`
 /// shows that summary.
@@ -132,8 +132,8 @@ impl Message {
         self.header("Subject")
     }
 
-    /// Returns the mailboxes in `From`, such as `Jörg Müller <joerg@example.org>` or `bob@example.net`, in the form that
-    /// [`Mailbox`](crate::message::Mailbox) displays: names are decoded, and quoted only where necessary.
+    /// Returns the mailboxes in `From`, such as `Jörg Müller <joerg@example.org>` or `bob@example.net`, in the form
+    /// that [`Mailbox`](crate::message::Mailbox) displays: names are decoded, and quoted only where necessary.
     #[must_use]
     pub fn from(&self) -> &[String] {
         &self.decoded().from
@@ -171,7 +171,8 @@ impl Message {
         self.decoded().html.as_deref()
     }
 
-    /// Returns all other parts in order: attachments, inline images, calendars, attached messages, and further texts.
+    /// Returns all parts except the [text](Message::text) and the [HTML text](Message::html), in order: attachments,
+    /// inline images, calendars, attached messages, and additional text parts.
     #[must_use]
     pub fn attachments(&self) -> &[Attachment] {
         &self.decoded().attachments
@@ -209,7 +210,7 @@ impl Message {
     ///
     /// # Panics
     ///
-    /// If `To` has other mailboxes.
+    /// If `To` contains different mailboxes, or the same ones in a different order.
     #[track_caller]
     pub fn assert_to<S: AsRef<str>>(&self, expected: impl IntoIterator<Item = S>) -> &Message {
         self.check_list("To", expected, self.to())
@@ -219,7 +220,7 @@ impl Message {
     ///
     /// # Panics
     ///
-    /// If `Cc` has other mailboxes.
+    /// If `Cc` contains different mailboxes, or the same ones in a different order.
     #[track_caller]
     pub fn assert_cc<S: AsRef<str>>(&self, expected: impl IntoIterator<Item = S>) -> &Message {
         self.check_list("Cc", expected, self.cc())

@@ -17,8 +17,9 @@
 //!
 //! The server speaks ESMTP with PIPELINING, 8BITMIME, SIZE, SMTPUTF8 and ENHANCEDSTATUSCODES, and, if credentials are
 //! set, AUTH PLAIN and LOGIN. With the feature `testing-tls`, it can also offer STARTTLS or use implicit TLS. It is
-//! strict, so that mistakes are noticed: commands must end in CRLF, and parameters that were not offered are refused. Use
-//! [`Server::builder`] to change what it offers or refuses, and [`Server::inject`] to make a step of a session fail.
+//! strict, so that mistakes are noticed: commands must end in CRLF, and parameters that were not offered are refused.
+//! Use [`Server::builder`] to change what it offers or refuses, and [`Server::inject`] to make a step of a session
+//! fail.
 //!
 //! Each connection has its own thread. Records are kept until the server is dropped, or [cleared](Server::clear).
 //! Otherwise, a connection keeps at most one message in memory, up to the [size limit](ServerBuilder::size_limit).
@@ -212,7 +213,7 @@ impl Server {
 
     /// Forgets the messages and the lines recorded so far. Sessions and faults are kept.
     ///
-    /// The numbers in queue IDs continue. To clear messages that are still on their way, wait for them first.
+    /// The numbering of queue IDs is not reset. To clear messages that are still on their way, wait for them first.
     pub fn clear(&self) {
         let mut records = self.shared.lock();
         records.messages.clear();

@@ -119,8 +119,8 @@ impl Write for Stream {
     }
 }
 
-/// Returns a self-signed certificate in DER (RFC 5280 §4.1), or `None` if it cannot be signed. It is not a CA, so that it
-/// can be both the server's certificate and the one that the client trusts.
+/// Returns a self-signed certificate in DER (RFC 5280 §4.1), or `None` if it cannot be signed. It is not a CA, so that
+/// it can be both the server's certificate and the one that the client trusts.
 fn certificate(pkcs8: &[u8], random: &SystemRandom, now: SystemTime) -> Option<Vec<u8>> {
     /// ecdsa-with-SHA256 (RFC 5758 §3.2): 1.2.840.10045.4.3.2
     const SIGNED_WITH: &[u8] = &[0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x04, 0x03, 0x02];

@@ -5,8 +5,8 @@
 pub(super) fn element<'d>(der: &mut &'d [u8]) -> Option<(u8, &'d [u8])> {
     let (&[tag, length], mut rest) = der.split_first_chunk()?;
     let mut length = usize::from(length);
-    // An indefinite length and a tag of several octets are not DER here. OpenSSL reads them all the same, and would find
-    // other fields than this parser.
+    // An indefinite length and a tag of several octets are not DER here. OpenSSL reads them all the same, and would
+    // find other fields than this parser.
     if length == 0x80 || length > 0x84 || tag & 0x1f == 0x1f {
         return None;
     }
@@ -71,8 +71,8 @@ mod tests {
         [&[tag, 0x82][..], &u16::try_from(content.len()).unwrap().to_be_bytes(), content].concat()
     }
 
-    /// OpenSSL takes the second key: for it, the first is a parameter of the algorithm, whose length is indefinite. Pins
-    /// would be compared with a key that the server does not have.
+    /// OpenSSL takes the second key: for it, the first is a parameter of the algorithm, whose length is indefinite.
+    /// Pins would be compared with a key that the server does not have.
     #[test]
     fn a_certificate_whose_fields_openssl_would_find_elsewhere_is_not_read() {
         let key = |name: &[u8]| tlv(SEQUENCE, name);

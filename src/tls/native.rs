@@ -7,11 +7,11 @@
 //!    usually the same. Only after that, `disable_built_in_roots` replaces the store with an empty one.
 //!
 //! That is 40 to 60 ms for the 144 CAs of Debian 12 (on a busy machine 80 to 130 ms, without the system's CAs too), and
-//! no setting of native-tls avoids it. Here it is done once for all clones of a builder. It is not done if the environment
-//! has `SSL_CERT_FILE=/dev/null` and `SSL_CERT_DIR=/etc/ssl/certs`: OpenSSL then reads single CAs by the hash of their
-//! name, and on the same busy machine the first connector took 4 ms and each other one less than 1 ms. That is for users
-//! to set: a library cannot change the environment safely. What upstream could do: skip step 1 if step 2 follows, and
-//! both if the CAs are not wanted.
+//! no setting of native-tls avoids it. Here it is done once for all clones of a builder. It is not done if the
+//! environment has `SSL_CERT_FILE=/dev/null` and `SSL_CERT_DIR=/etc/ssl/certs`: OpenSSL then reads single CAs by the
+//! hash of their name, and on the same busy machine the first connector took 4 ms and each other one less than 1 ms.
+//! That is for users to set: a library cannot change the environment safely. What upstream could do: skip step 1 if
+//! step 2 follows, and both if the CAs are not wanted.
 #![cfg_attr(not(feature = "async"), allow(dead_code))] // the blocking client never resumes a paused handshake
 
 use std::{

@@ -368,8 +368,8 @@ impl Verifier {
     }
 }
 
-/// The CAs. The system has most of them twice: together in a file, and one by one in a folder. The folder takes longer to
-/// read, so that is done only if a certificate cannot be verified with those of the file.
+/// The CAs. The system has most of them twice: together in a file, and one by one in a folder. The folder takes longer
+/// to read, so that is done only if a certificate cannot be verified with those of the file.
 struct Cas {
     first: Store,
     /// With the folder, if `first` is without it.
@@ -446,8 +446,8 @@ impl Store {
         now: UnixTime,
     ) -> Result<ServerCertVerified, ::rustls::Error> {
         match self.webpki.verify_server_cert(certificate, chain, name, ocsp, now) {
-            // The certificate says that it is a CA's, as those made by OpenSSL's command `req -x509` do. It was valid at
-            // this time; the name was not verified yet.
+            // The certificate says that it is a CA's, as those made by OpenSSL's command `req -x509` do. It was valid
+            // at this time; the name was not verified yet.
             Err(::rustls::Error::InvalidCertificate(CertificateError::Other(e)))
                 if format!("{e:?}").contains("CaUsedAsEndEntity") =>
             {
@@ -464,9 +464,9 @@ impl Store {
         }
     }
 
-    /// Returns whether it is the certificate of one of the CAs, or at least has its name and its key. Whoever has that key
-    /// could issue any certificate, and the handshake proves that the server has it. A CA that is restricted to some names
-    /// could not.
+    /// Returns whether it is the certificate of one of the CAs, or at least has its name and its key. Whoever has that
+    /// key could issue any certificate, and the handshake proves that the server has it. A CA that is restricted to
+    /// some names could not.
     fn holds(&self, certificate: &[u8]) -> Option<bool> {
         let mut fields = Fields::read(certificate)?;
         let (_, key) = element(&mut fields.public_key)?;
@@ -592,7 +592,8 @@ fn is_self_issued(certificate: &[u8]) -> Option<bool> {
     Fields::read(certificate).map(|fields| fields.issuer == fields.subject)
 }
 
-/// Returns the hash function of tls-server-end-point: that of the signature, except that SHA-256 replaces MD5 and SHA-1.
+/// Returns the hash function of tls-server-end-point: that of the signature, except that SHA-256 replaces MD5 and
+/// SHA-1.
 fn end_point_hash(certificate: &[u8]) -> Option<&'static Algorithm> {
     let mut algorithm = parts(certificate)?.1;
     let (_, identifier) = element(&mut algorithm)?;

@@ -105,7 +105,7 @@ impl MemoryMailer {
         Ok(())
     }
 
-    /// Makes each message fail from now on with the error that the function returns. If that error leaves the message
+    /// From now on, fails each message with the error that the function returns. If that error leaves the message
     /// [in doubt](Error::in_doubt), as `Error::Timeout(Phase::End)` does, the message fails with an
     /// [`Error::Transaction`] in which all recipients are in doubt. Failed messages are not kept.
     /// The function must not use this mailer: that would deadlock.

@@ -479,8 +479,8 @@ fn a_name_that_merely_resolves_to_loopback_does_not_count_as_local() {
     }
 }
 
-/// Plays the server for a client that must not log in without TLS. If it is certain in advance that there will be no TLS, the
-/// connection is closed before anything is sent.
+/// Plays the server for a client that must not log in without TLS. If it is certain in advance that there will be no
+/// TLS, the connection is closed before anything is sent.
 fn offer_seen_by(security: postino::Security) -> &'static str {
     let may_have_tls =
         cfg!(any(feature = "native-tls", feature = "rustls")) && security == postino::Security::Auto;

@@ -140,7 +140,8 @@ impl Server {
         let Ok(up) = fs::read_to_string(state().join(format!("run/{}.up", self.name))) else { return false };
         let Some((pid, start)) = up.trim().split_once(' ') else { return false };
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        // The name of the program, in parentheses, may contain anything. The state follows it: field 3. The start is field 22.
+        // The name of the program, in parentheses, may contain anything. The state follows it: field 3. The start is
+        // field 22.
         stat.rsplit_once(") ").and_then(|(_, fields)| fields.split(' ').nth(22 - 3)) == Some(start)
     }
 

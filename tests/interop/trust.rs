@@ -123,8 +123,8 @@ fn verdict(
     let login = certificate == 0;
     let by_rustls = LIBRARY.unwrap_or_default() == TlsBackend::Rustls;
     let builder = builder(port(server, certificate, security), security, login).tls_name(name);
-    // All ports of Postfix know each other's sessions, and a server that resumes one presents no certificate. With another
-    // setting, the builder shares no sessions with the others.
+    // All ports of Postfix know each other's sessions, and a server that resumes one presents no certificate. With
+    // another setting, the builder shares no sessions with the others.
     let builder = if by_rustls { builder.system_roots(false) } else { builder };
     let result = block_on(sent(server, &builder.bind(SocketAddr::from((client, 0)))));
     let heard = heard_by(server, client);

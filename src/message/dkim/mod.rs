@@ -115,8 +115,8 @@ impl Dkim {
 
     /// Sets the headers to sign. All occurrences of each header are signed. `From` and the headers that were passed to
     /// [`oversign`](Dkim::oversign) are always signed. Defaults to `From`, `Sender`, `Reply-To`, `Subject`, `Date`,
-    /// `Message-ID`, `To`, `Cc`, `MIME-Version`, `Content-Type`, `Content-Transfer-Encoding`, `In-Reply-To`, `References`,
-    /// and the `List-` headers of RFCs 2369, 2919 and 8058.
+    /// `Message-ID`, `To`, `Cc`, `MIME-Version`, `Content-Type`, `Content-Transfer-Encoding`, `In-Reply-To`,
+    /// `References`, and the `List-` headers of RFCs 2369, 2919 and 8058.
     ///
     /// # Errors
     ///

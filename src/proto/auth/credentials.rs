@@ -200,8 +200,8 @@ impl Credentials {
         }
     }
 
-    /// Creates the mechanism of this name, which must be one of [`names`](Credentials::names), once for each way to use it
-    /// here. Returns none if it cannot be used here.
+    /// Creates the mechanism of this name, which must be one of [`names`](Credentials::names), once for each way to use
+    /// it here. Returns none if it cannot be used here.
     pub(super) fn mechanisms(
         &self,
         name: &str,

@@ -84,8 +84,8 @@ impl AuthOptions {
         AuthOptions { channel_binding: hash, ..self }
     }
 
-    /// Sets keying material of the TLS connection (tls-exporter, RFC 9266 §2), to which SCRAM-SHA-256-PLUS binds the login
-    /// first, if there is any. Defaults to none.
+    /// Sets keying material of the TLS connection (tls-exporter, RFC 9266 §2), to which SCRAM-SHA-256-PLUS binds the
+    /// login first, if there is any. Defaults to none.
     #[must_use]
     pub fn tls_exporter(self, data: Option<Vec<u8>>) -> AuthOptions {
         AuthOptions { tls_exporter: data, ..self }
@@ -140,7 +140,8 @@ impl Default for AuthOptions {
 /// SCRAM-SHA-256-PLUS is up to two exchanges: first with tls-exporter, then with tls-server-end-point, as far as the
 /// options have them. Both count.
 ///
-/// If the password or the token comes from a callback, a new one is requested once after a refusal, and tried if it differs.
+/// If the password or the token comes from a callback, a new one is requested once after a refusal, and tried if it
+/// differs.
 pub struct Auth {
     credentials: Credentials,
     options: AuthOptions,

@@ -31,7 +31,8 @@ pub(super) struct Context<'a> {
     pub plus_offered: bool,
 }
 
-/// Mechanisms that are ready to be used, in order of preference: none if something is missing, such as a channel to bind to.
+/// Mechanisms that are ready to be used, in order of preference: none if something is missing, such as a channel to
+/// bind to.
 type Made = Result<Vec<Box<dyn Mechanism>>, Error>;
 
 struct Entry {
@@ -157,8 +158,8 @@ mod sasl {
         made(Cram::new(user, password))
     }
 
-    /// Bound to the connection where that is possible, which is the default in TLS 1.3 (RFC 9266 §3). No server says which
-    /// bindings it takes, so the one to its certificate follows, if a refusal leaves no other mechanism.
+    /// Bound to the connection where that is possible, which is the default in TLS 1.3 (RFC 9266 §3). No server says
+    /// which bindings it takes, so the one to its certificate follows, if a refusal leaves no other mechanism.
     pub fn scram_sha_256_plus(kind: &Kind, context: &Context<'_>) -> Made {
         let AuthOptions { channel_binding, tls_exporter, .. } = context.options;
         let exporter = tls_exporter.clone().map(Binding::Exporter);

@@ -71,8 +71,8 @@ impl Account {
         }
     }
 
-    /// Fills in the keys of the top level. Those that belong to a server are inherited only together with its URL, so that no
-    /// server gets the password of another.
+    /// Fills in the keys of the top level. Those that belong to a server are inherited only together with its URL, so
+    /// that no server gets the password of another.
     fn inheriting(&self, base: &Account) -> Account {
         let server = if self.url.is_some() { self } else { base };
         Account {
@@ -177,7 +177,8 @@ pub struct Server {
     pub deadline: Option<Duration>,
 }
 
-/// The settings could not be determined. Errors of the configuration have another exit code than errors of the command line.
+/// The settings could not be determined. Errors of the configuration have another exit code than errors of the command
+/// line.
 pub enum Trouble {
     Config(Failure),
     Smtp(Error),
@@ -196,11 +197,12 @@ impl From<Failure> for Trouble {
 }
 
 impl Server {
-    /// Determines the settings. The command line comes before the environment, and that before the account. A URL from the
-    /// command line or the environment replaces the account's server with its login, so that its password is never sent to
-    /// another server.
+    /// Determines the settings. The command line comes before the environment, and that before the account. A URL from
+    /// the command line or the environment replaces the account's server with its login, so that its password is never
+    /// sent to another server.
     ///
-    /// Afterwards the group of set-group-ID mode is no longer needed, except for the spool. It is given up before a command runs.
+    /// Afterwards the group of set-group-ID mode is no longer needed, except for the spool. It is given up before a
+    /// command runs.
     pub fn new(
         options: &Options,
         config: &mut Config,

@@ -47,8 +47,8 @@ fn full_name(gecos: &str, login: &str) -> String {
     name.replace('&', &capitalized).trim().to_owned()
 }
 
-/// Returns the domain for addresses without one: that of `/etc/mailname`, else the full name of the host, else its short name,
-/// else `localhost`.
+/// Returns the domain for addresses without one: that of `/etc/mailname`, else the full name of the host, else its
+/// short name, else `localhost`.
 pub fn default_domain(paths: &Paths) -> String {
     let mailname = read_text(&paths.system("etc/mailname")).unwrap_or_default();
     let mailname = mailname.lines().map(str::trim).find(|line| !line.is_empty() && !line.starts_with('#'));

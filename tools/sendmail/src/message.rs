@@ -214,8 +214,8 @@ impl<'o> Message<'o> {
     }
 }
 
-/// Whether a message begins with a header field. Otherwise it is a text without headers, in which some lines can look like
-/// fields.
+/// Whether a message begins with a header field. Otherwise it is a text without headers, in which some lines can look
+/// like fields.
 fn begins_with_field(message: &[u8]) -> bool {
     let name = message.split(|byte| *byte == b':').next().unwrap_or_default().trim_ascii_end();
     !name.is_empty() && name.len() < message.len() && name.iter().all(u8::is_ascii_graphic)
@@ -253,8 +253,8 @@ fn words(text: &str) -> Vec<&str> {
     text.split(is_separator).filter(|word| !word.is_empty()).collect()
 }
 
-/// Length of the mbox lines before the first header of a message: `From ` or `>From `, each with its continuation lines.
-/// A recipient's mail reader would find no headers after them.
+/// Length of the mbox lines before the first header of a message: `From ` or `>From `, each with its continuation
+/// lines. A recipient's mail reader would find no headers after them.
 fn mbox_lines(message: &[u8]) -> usize {
     let mut at = 0;
     loop {
@@ -291,7 +291,8 @@ impl Mail for Message<'_> {
     }
 }
 
-/// Standard input, which may be slow: a read waits for at most 50 ms, so that octets can be sent and replies read meanwhile.
+/// Standard input, which may be slow: a read waits for at most 50 ms, so that octets can be sent and replies read
+/// meanwhile.
 struct Polled(File);
 
 impl Read for Polled {

@@ -197,8 +197,8 @@ impl Options {
         }
     }
 
-    /// Returns the URL of the command line or the environment. An account or a configuration on the command line comes before the
-    /// environment.
+    /// Returns the URL of the command line or the environment. An account or a configuration on the command line comes
+    /// before the environment.
     pub fn server(&self) -> Result<Option<String>, Error> {
         if self.server.is_some() || self.account.is_some() || self.config.is_some() {
             return Ok(self.server.clone());
@@ -212,8 +212,8 @@ impl Options {
         }
     }
 
-    /// Returns an option that must not be used in set-group-ID mode: one that chooses where the password of the system's
-    /// configuration is sent, or how it is protected.
+    /// Returns an option that must not be used in set-group-ID mode: one that chooses where the password of the
+    /// system's configuration is sent, or how it is protected.
     pub fn privileged(&self) -> Option<&'static str> {
         let given = [
             ("-C", self.config.is_some()),

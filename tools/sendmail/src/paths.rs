@@ -17,8 +17,8 @@ pub struct Paths {
 }
 
 impl Paths {
-    /// Tests set `$POSTINO_ROOT`, the folder that contains `etc` and `dev`. In set-group-ID mode this variable does not exist:
-    /// [`privilege::enter`](crate::privilege::enter) removes it.
+    /// Tests set `$POSTINO_ROOT`, the folder that contains `etc` and `dev`. In set-group-ID mode this variable does not
+    /// exist: [`privilege::enter`](crate::privilege::enter) removes it.
     pub fn from_env() -> Paths {
         let root = env::var_os("POSTINO_ROOT").map_or_else(|| PathBuf::from("/"), PathBuf::from);
         let home = env::var_os("HOME").map(PathBuf::from).filter(|home| home.is_absolute());

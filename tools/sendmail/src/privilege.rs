@@ -1,9 +1,10 @@
-//! Set-group-ID mode: the program is installed with the group that may read the system's configuration, which contains a
-//! password that its users must not see.
+//! Set-group-ID mode: the program is installed with the group that may read the system's configuration, which contains
+//! a password that its users must not see.
 //!
-//! The group is effective only inside [`Lent::with`]: while the system's configuration is read, and for the spool. Otherwise the
-//! effective group is the caller's, so that a command that is started has only the caller's rights (execve(2) sets the saved
-//! group to the effective one). [`Lent::give_up`] gives up the group for the rest of the process.
+//! The group is effective only inside [`Lent::with`]: while the system's configuration is read, and for the spool.
+//! Otherwise the effective group is the caller's, so that a command that is started has only the caller's rights
+//! (execve(2) sets the saved group to the effective one). [`Lent::give_up`] gives up the group for the rest of the
+//! process.
 
 use std::{env, io};
 
@@ -11,8 +12,8 @@ use rustix::process::{Gid, getegid, geteuid, getgid, getuid};
 
 use crate::{failure::Failure, tell};
 
-/// The variables that stay in set-group-ID mode. All others are removed: some choose certificates (`SSL_CERT_FILE`), servers or
-/// files of this program.
+/// The variables that stay in set-group-ID mode. All others are removed: some choose certificates (`SSL_CERT_FILE`),
+/// servers or files of this program.
 const KEPT: &[&str] = &["HOME", "LOGNAME", "PATH", "USER"];
 
 /// The variables that users set for this program, and that are ignored in set-group-ID mode.
@@ -84,8 +85,8 @@ impl Lent {
         given_up.map_err(|e| Failure::config(format!("could not give up the group: {e}")))
     }
 
-    /// Sets the effective and the saved group of this thread. Threads that are started later inherit them, and none is running
-    /// yet.
+    /// Sets the effective and the saved group of this thread. Threads that are started later inherit them, and none is
+    /// running yet.
     #[cfg(target_os = "linux")]
     fn set(self, effective: Gid, saved: Gid) -> io::Result<()> {
         Ok(rustix::thread::set_thread_res_gid(Some(self.real), Some(effective), Some(saved))?)

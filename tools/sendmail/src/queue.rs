@@ -234,8 +234,8 @@ fn user() -> Option<u32> {
     (!uid.is_root() && geteuid() == uid).then(|| uid.as_raw())
 }
 
-/// `mailq`: lists the messages of the calling user, or all of them for root. Monitoring tools read the last line, which is that of
-/// Sendmail.
+/// `mailq`: lists the messages of the calling user, or all of them for root. Monitoring tools read the last line, which
+/// is that of Sendmail.
 pub fn list(submitter: &Submitter) -> Result<u8, Failure> {
     let Some(queue) = Queue::open(&submitter.config)? else {
         say("Mail queue is empty (there is no spool)\n\t\tTotal requests: 0");
@@ -311,7 +311,8 @@ pub fn change(submitter: &Submitter, options: &Options) -> Result<u8, Failure> {
 }
 
 impl Submitter {
-    /// Returns the server for a message of the spool: that of its account if there still is one, else that of its sender.
+    /// Returns the server for a message of the spool: that of its account if there still is one, else that of its
+    /// sender.
     fn server_for(&mut self, entry: &Entry, options: &Options) -> Result<crate::accounts::Server, Trouble> {
         let request = entry.request();
         let is_known = self.config.accounts.iter().any(|account| account.name == request.account);

@@ -1,7 +1,7 @@
 //! `-bs`: a small SMTP server on standard input and output, for programs that hand over their mail in this way.
 //!
-//! Each message is sent to the relay before its final dot is answered, so the reply says what happened to it. Since one reply is for
-//! all recipients, a message is sent to all of them or to none.
+//! Each message is sent to the relay before its final dot is answered, so the reply says what happened to it. Since one
+//! reply is for all recipients, a message is sent to all of them or to none.
 
 use std::{
     io::{self, Read, Write},
@@ -303,8 +303,8 @@ impl<I: Input, O: Write, S: FnMut(Submission) -> String> Session<'_, I, O, S> {
 
     /// Receives a message and submits it. Returns the end of the session if the message is not complete.
     ///
-    /// A client that ends its commands with a bare LF may end its message in the same way. Otherwise only CRLF counts, so that
-    /// text with a bare LF cannot end the message early.
+    /// A client that ends its commands with a bare LF may end its message in the same way. Otherwise only CRLF counts,
+    /// so that text with a bare LF cannot end the message early.
     fn data(&mut self, crlf: bool) -> io::Result<Option<End>> {
         match &self.transaction {
             None => return self.reply("503 5.5.1 send MAIL first").map(|()| None),

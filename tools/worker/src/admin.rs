@@ -119,8 +119,8 @@ struct Done {
     done: bool,
 }
 
-/// Sends a mail in doubt again, to the recipients who may not have it. This can duplicate it. Returns false if it is not in
-/// doubt.
+/// Sends a mail in doubt again, to the recipients who may not have it. This can duplicate it. Returns false if it is
+/// not in doubt.
 ///
 /// # Errors
 ///
@@ -138,8 +138,8 @@ pub fn accept(connection: &mut PgConnection, id: i64) -> Result<bool, Error> {
     change(connection, "select postino_accept($1) as done", id)
 }
 
-/// Sends a refused mail again to those for whom it was refused, or makes a mail that waits for its next attempt due now.
-/// Returns false if the mail is in neither state.
+/// Sends a refused mail again to those for whom it was refused, or makes a mail that waits for its next attempt due
+/// now. Returns false if the mail is in neither state.
 ///
 /// # Errors
 ///

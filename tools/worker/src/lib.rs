@@ -1,13 +1,14 @@
-//! A mail queue in PostgreSQL, for programs that outgrow one machine: any number of workers on any number of machines take
-//! mail from it, send it with [`postino`], and record what became of each recipient.
+//! A mail queue in PostgreSQL, for programs that outgrow one machine: any number of workers on any number of machines
+//! take mail from it, send it with [`postino`], and record what became of each recipient.
 //!
 //! - [`enqueue`] queues a mail in the caller's transaction. Programs in other languages call the SQL function
 //!   `postino_enqueue`.
 //! - [`run`] runs the workers. The program `postino-worker run` calls it.
 //! - [`admin`] has the functions for a person: status, decisions about mail in doubt, retrying, pausing and purging.
 //!
-//! Nothing that may have been delivered is sent again automatically. A mail whose connection was lost between its last octet
-//! and the server's reply, or whose worker was killed while it was being sent, is *in doubt*: a person has to decide.
+//! Nothing that may have been delivered is sent again automatically. A mail whose connection was lost between its last
+//! octet and the server's reply, or whose worker was killed while it was being sent, is *in doubt*: a person has to
+//! decide.
 
 #![forbid(unsafe_code)]
 

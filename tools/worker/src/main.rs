@@ -199,8 +199,8 @@ fn read_options() -> Result<Option<Options>, Failure> {
     Ok(Some(options))
 }
 
-/// Runs the workers until a signal. The first signal stops them gracefully. The second one, or the end of the grace period,
-/// stops them at once.
+/// Runs the workers until a signal. The first signal stops them gracefully. The second one, or the end of the grace
+/// period, stops them at once.
 fn work(settings: &postino_worker::Settings, grace: Duration, verbosity: i32) -> Result<(), Failure> {
     let logger: &'static ToStderr = match verbosity {
         ..0 => &ToStderr(log::LevelFilter::Warn, log::LevelFilter::Warn),

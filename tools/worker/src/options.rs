@@ -1,4 +1,5 @@
-//! The options of a mail as JSON, as they are in the column `options`. Producers in other languages write the same keys.
+//! The options of a mail as JSON, as they are in the column `options`. Producers in other languages write the same
+//! keys.
 //!
 //! Options that have no key here, such as those that postino adds later, are stored as raw parameters.
 

@@ -45,8 +45,9 @@ enum Content {
 impl NewMail {
     /// Creates a mail from a finished message: headers and body. An empty sender is the null reverse-path of bounces.
     ///
-    /// If the message has no `Message-ID` or no `Date`, the worker adds it. Both are determined when the mail is queued, so
-    /// they stay the same however often it is sent. The message is otherwise not changed: even `Bcc` is sent.
+    /// If the message has no `Message-ID` or no `Date`, the worker adds it. Both are determined when the mail is
+    /// queued, so they stay the same however often it is sent. The message is otherwise not changed: even `Bcc` is
+    /// sent.
     ///
     /// # Errors
     ///
@@ -65,8 +66,9 @@ impl NewMail {
         NewMail::with(&Envelope::new(sender, recipients)?, Content::Bytes(content))
     }
 
-    /// Creates a mail whose message is a file. The path is relative to the folder `files` in the worker's configuration,
-    /// which all workers must be able to read. The file must exist until the mail is final, and is never deleted.
+    /// Creates a mail whose message is a file. The path is relative to the folder `files` in the worker's
+    /// configuration, which all workers must be able to read. The file must exist until the mail is final, and is never
+    /// deleted.
     ///
     /// # Errors
     ///
@@ -83,8 +85,8 @@ impl NewMail {
     ///
     /// # Errors
     ///
-    /// [`Error::Mail`] if the message cannot be read or is larger than 64 MiB, or if its envelope has options: they have to be
-    /// set with [`option`](NewMail::option) instead.
+    /// [`Error::Mail`] if the message cannot be read or is larger than 64 MiB, or if its envelope has options: they
+    /// have to be set with [`option`](NewMail::option) instead.
     pub fn from_mail(mail: &impl Mail) -> Result<NewMail, Error> {
         let envelope = mail.envelope()?;
         let plain = Envelope::from_addresses(envelope.sender().cloned(), envelope.recipients().to_vec())?;
@@ -119,8 +121,8 @@ impl NewMail {
         })
     }
 
-    /// Sets a key that is unique to this mail. If a mail with the same key was queued before and not purged, this one is not
-    /// queued.
+    /// Sets a key that is unique to this mail. If a mail with the same key was queued before and not purged, this one
+    /// is not queued.
     #[must_use]
     pub fn dedup(mut self, key: impl Into<String>) -> NewMail {
         self.dedup = Some(key.into());
@@ -141,8 +143,8 @@ impl NewMail {
         self
     }
 
-    /// Sets the `Message-ID`, with its angle brackets, that is added if the message has none. Defaults to a random one in the
-    /// domain of the sender.
+    /// Sets the `Message-ID`, with its angle brackets, that is added if the message has none. Defaults to a random one
+    /// in the domain of the sender.
     #[must_use]
     pub fn message_id(mut self, id: impl Into<String>) -> NewMail {
         self.message_id = Some(id.into());

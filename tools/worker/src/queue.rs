@@ -146,8 +146,8 @@ impl Queue {
         let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
         let pid = i32::try_from(std::process::id()).unwrap_or(0);
         let worker = connection.transaction(|connection| {
-            // The worker's number may still be locked: by its old session, whose loss the server has not noticed yet, or
-            // by another worker that is putting in doubt what this worker had.
+            // The worker's number may still be locked: by its old session, whose loss the server has not noticed yet,
+            // or by another worker that is putting in doubt what this worker had.
             if let Some(number) = worker {
                 connection.batch_execute("set local lock_timeout = '5s'")?;
                 lock(connection, number)?;
@@ -320,8 +320,8 @@ pub(crate) fn prepare_lane(
 
 /// Puts in doubt what dead workers were sending. Returns the ids of these mails.
 pub(crate) fn reap(connection: &mut PgConnection) -> Result<Vec<i64>, Error> {
-    // This does not wait for the locks of living workers, so nothing is delayed. Each worker takes a separate transaction,
-    // because a lock that was taken lasts until the end of the transaction.
+    // This does not wait for the locks of living workers, so nothing is delayed. Each worker takes a separate
+    // transaction, because a lock that was taken lasts until the end of the transaction.
     let workers: Vec<Number> = sql_query(
         "select id from postino_worker union
          select distinct worker from postino_mail where worker is not null and state = 'sending'",

@@ -18,15 +18,15 @@ struct Version {
     version: Option<i32>,
 }
 
-/// Creates the schema, or updates it to the version of this crate. Does nothing if the schema is up to date. Several programs
-/// can call this at the same time.
+/// Creates the schema, or updates it to the version of this crate. Does nothing if the schema is up to date. Several
+/// programs can call this at the same time.
 ///
 /// The objects are created in the first schema of the session's `search_path`.
 ///
 /// # Errors
 ///
-/// [`Error::Schema`] if the schema is newer than this crate, and [`Error::Database`] if a statement fails; then, nothing is
-/// changed.
+/// [`Error::Schema`] if the schema is newer than this crate, and [`Error::Database`] if a statement fails; then,
+/// nothing is changed.
 pub fn migrate(connection: &mut PgConnection) -> Result<(), Error> {
     connection.transaction(|connection| {
         connection.batch_execute(

@@ -36,7 +36,8 @@ struct LaneKeys {
     chunking: bool,
 }
 
-/// Reads the settings from the file, if there is one, and the environment. `server` is the URL on the command line, if any.
+/// Reads the settings from the file, if there is one, and the environment. `server` is the URL on the command line, if
+/// any.
 pub fn read(file: Option<PathBuf>, server: Option<String>) -> Result<Program, Error> {
     let named = file.or_else(|| env::var_os("POSTINO_WORKER_CONFIG").map(PathBuf::from));
     let file = named.clone().unwrap_or_else(|| PathBuf::from("/etc/postino-worker.toml"));

@@ -1,11 +1,11 @@
 //! The workers: threads that claim mail, send it, and record what became of it.
 //!
-//! Each thread has one database session and one SMTP connection. The mails of a claim are handed to postino by an iterator
-//! that, when it has none left, writes the results so far and claims again, in one commit. So the connection waits for
-//! nothing except that commit, and at most [`Lane::window`] mails are marked as being sent at any time.
+//! Each thread has one database session and one SMTP connection. The mails of a claim are handed to postino by an
+//! iterator that, when it has none left, writes the results so far and claims again, in one commit. So the connection
+//! waits for nothing except that commit, and at most [`Lane::window`] mails are marked as being sent at any time.
 //!
-//! Results stay in memory until they are written. If the database is lost, the thread finishes what is under way, connects
-//! again as the same worker, writes its results, and gives back what it had claimed but not sent.
+//! Results stay in memory until they are written. If the database is lost, the thread finishes what is under way,
+//! connects again as the same worker, writes its results, and gives back what it had claimed but not sent.
 
 use std::{
     cell::RefCell,
@@ -130,8 +130,8 @@ impl Stop {
         Stop::default()
     }
 
-    /// Stops gracefully: nothing more is claimed, what is under way is finished, results are written, and the other claims are
-    /// given back.
+    /// Stops gracefully: nothing more is claimed, what is under way is finished, results are written, and the other
+    /// claims are given back.
     pub fn stop(&self) {
         let _guard = self.guard();
         self.0.is_stopping.store(true, Ordering::SeqCst);
@@ -168,8 +168,8 @@ impl Stop {
     }
 }
 
-/// Sends mail until [`Stop::stop`] is called, or with [`until_empty`](Settings::until_empty) until none can be sent. Returns
-/// once all results are written.
+/// Sends mail until [`Stop::stop`] is called, or with [`until_empty`](Settings::until_empty) until none can be sent.
+/// Returns once all results are written.
 ///
 /// Lanes that are not in the database are added. Errors after the start are logged, and what failed is tried again:
 /// connecting to the database, connecting to a server, or logging in. If the database cannot be reached at the
@@ -177,8 +177,8 @@ impl Stop {
 ///
 /// # Errors
 ///
-/// [`Error::Schema`] if the queue in the database is missing or of another version, and [`Error::Database`] if the role may
-/// not use it. With `until_empty`, also [`Error::Connection`].
+/// [`Error::Schema`] if the queue in the database is missing or of another version, and [`Error::Database`] if the role
+/// may not use it. With `until_empty`, also [`Error::Connection`].
 pub fn run(settings: &Settings, stop: &Stop) -> Result<(), Error> {
     let mut wait = Duration::from_millis(50);
     let mut refusals = 0;
@@ -389,8 +389,8 @@ impl<'s> Worker<'s> {
         self.desk.borrow().stop
     }
 
-    /// Connects to the database, if necessary, and writes the results since it was lost. Returns when it is connected, or
-    /// when the worker is to stop.
+    /// Connects to the database, if necessary, and writes the results since it was lost. Returns when it is connected,
+    /// or when the worker is to stop.
     fn open_database(&mut self) {
         let stop = self.stop();
         let mut wait = Duration::from_millis(50);
@@ -419,8 +419,8 @@ impl<'s> Worker<'s> {
         let is_new = desk.number.is_none();
         desk.number = Some(queue.worker());
         if !is_new {
-            // The last commit may have succeeded although its reply was lost. Then some results are there already, and some
-            // claims are unknown here.
+            // The last commit may have succeeded although its reply was lost. Then some results are there already, and
+            // some claims are unknown here.
             let reconciled = queue.settle(&desk.results).and_then(|written| {
                 let keep: Vec<(i64, i32)> =
                     desk.results.iter().map(|result| (result.id, result.claim)).collect();

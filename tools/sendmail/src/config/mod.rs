@@ -1,7 +1,7 @@
 //! The configuration file: which file is read, and whether it may be used.
 //!
-//! Exactly one file is used: the one given by `-C`, else the user's, else the system's. Merging the user's with the system's could
-//! send the password of one to the server of the other.
+//! Exactly one file is used: the one given by `-C`, else the user's, else the system's. Merging the user's with the
+//! system's could send the password of one to the server of the other.
 
 #[cfg(feature = "config")]
 mod reader;
@@ -79,8 +79,8 @@ pub struct Spool {
 }
 
 impl Config {
-    /// Reads the configuration. `given` is the file of `-C`. If the server is given in another way (`has_server`), a configuration
-    /// of the system that the caller may not read is skipped.
+    /// Reads the configuration. `given` is the file of `-C`. If the server is given in another way (`has_server`), a
+    /// configuration of the system that the caller may not read is skipped.
     pub fn load(
         paths: &Paths,
         lent: Option<Lent>,

@@ -21,8 +21,8 @@ const MAX_LINE: usize = 998;
 
 /// Stores the bounce for the refusals that the sender does not know of. It has the null sender, so that nothing answers
 /// it (RFC 5321 §4.5.5). Its identifier follows from that of the message and the number of attempts, so that it is
-/// stored once, even if the program is killed before it can record that. Returns the bounce, which nobody sends as long as
-/// this value lives, if there was none.
+/// stored once, even if the program is killed before it can record that. Returns the bounce, which nobody sends as long
+/// as this value lives, if there was none.
 pub fn bounce(spool: &Spool, entry: &Entry, domain: &str) -> io::Result<Option<Entry>> {
     let content = compose(entry, domain)?;
     let request = Request {

@@ -12,8 +12,8 @@
 //! locked, and whose record says that its content was being sent, belongs to a process that was killed at that point:
 //! the message may have been delivered.
 //!
-//! A message counts as accepted once its file is in `queue`, after the file and then the folder are synced. What is left
-//! in `tmp` was never accepted.
+//! A message counts as accepted once its file is in `queue`, after the file and then the folder are synced. What is
+//! left in `tmp` was never accepted.
 
 mod bounce;
 mod entry;
@@ -49,8 +49,8 @@ pub use self::{
 /// Files in `tmp` that nobody has locked are removed after this time: their process was killed.
 const ABANDONED: Duration = Duration::from_secs(3600);
 
-/// Length of the identifier of a message, in octets. The identifier of a bounce begins with that of the message that it is
-/// about.
+/// Length of the identifier of a message, in octets. The identifier of a bounce begins with that of the message that it
+/// is about.
 const ID_LENGTH: usize = 14;
 
 /// A folder of the spool.
@@ -200,7 +200,8 @@ impl Spool {
         Ok(file)
     }
 
-    /// Locks a file that was just created in `tmp`. A process that cleans up may have found it first: then it is given up.
+    /// Locks a file that was just created in `tmp`. A process that cleans up may have found it first: then it is given
+    /// up.
     fn lock_new(&self, id: &str, file: &File) -> io::Result<()> {
         let path = self.path(Place::Tmp, id);
         if lock_at_once(file)? && is_at(file, &path)? {
@@ -431,8 +432,8 @@ fn uptime() -> u64 {
     u64::try_from(clock_gettime(clock).tv_sec).unwrap_or(0)
 }
 
-/// The time that has passed at least between two uptimes, in seconds. If the second one is less, the machine has started
-/// again meanwhile.
+/// The time that has passed at least between two uptimes, in seconds. If the second one is less, the machine has
+/// started again meanwhile.
 fn elapsed(from: u64, to: u64) -> u64 {
     to.checked_sub(from).unwrap_or(to)
 }

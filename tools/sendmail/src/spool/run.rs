@@ -42,7 +42,8 @@ impl Waits {
         next <= now() || next - now() > longest
     }
 
-    /// Whether this attempt is the last one. The number of attempts must fit, too: `-q` may not have run for a long time.
+    /// Whether this attempt is the last one. The number of attempts must fit, too: `-q` may not have run for a long
+    /// time.
     fn have_ended(&self, entry: &Entry) -> bool {
         self.is_over_age(entry) && entry.record().attempts() >= self.waits.len()
     }
