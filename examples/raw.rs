@@ -5,7 +5,7 @@
 //! cargo run --features async,testing --example raw -- --async
 //! ```
 //!
-//! Only line ends become CRLF, and dots at the start of a line are escaped. `Raw::path` and `Raw::reader` do the same for
+//! Only line endings become CRLF, and dots at the start of a line are escaped. `Raw::path` and `Raw::reader` do the same for
 //! files and readers. `Envelope::from_headers` takes the envelope from the message. Prints the message as it arrived.
 
 use postino::{Delivery, Envelope, Error, Raw, testing::Server};

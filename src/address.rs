@@ -68,8 +68,8 @@ impl Address {
     }
 
     /// Returns this address with a recipient in its local part, such as `bounces+bob=example.net@example.org` (variable
-    /// envelope return path). If this is the sender, the address of a bounce shows which recipient it is about,
-    /// whatever its text says. Each recipient then needs a separate envelope. The server that receives mail for this
+    /// envelope return path). With the result as the sender, the address to which a bounce is sent identifies
+    /// the recipient, whatever the bounce says. Each recipient then needs a separate envelope. The server for this
     /// address must accept anything after the `+`, and pass it on. With the feature `idna`, a non-ASCII domain of the
     /// recipient becomes an A-label (`xn--…`) if the local part is ASCII; otherwise, the server must offer SMTPUTF8.
     /// Postfix can do the same for all recipients of an envelope: [`MailOption::Xverp`](crate::MailOption::Xverp).

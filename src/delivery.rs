@@ -44,7 +44,7 @@ impl fmt::Display for Outcome {
     }
 }
 
-/// The result of sending a message, with the outcome of each recipient.
+/// The result of sending a message, with the outcome for each recipient.
 ///
 /// If [`Client::send`](crate::Client::send) returns `Ok`, the message was accepted for at least one recipient. The
 /// server may have refused others: [`require_all`](Delivery::require_all) turns that into an error, and

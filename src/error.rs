@@ -271,7 +271,7 @@ pub enum Error {
     /// The server violated the protocol: it sent something that is not SMTP, or an unsolicited reply. The connection is
     /// closed, because later replies could be misattributed.
     Protocol {
-        /// The step during which it happened.
+        /// The step during which the violation happened.
         phase: Phase,
         /// The violation, with the start of the offending line if there is one.
         what: Cow<'static, str>,
@@ -295,7 +295,7 @@ pub enum Error {
     /// The message was not accepted for any recipient. The delivery contains the outcome for each recipient: refused,
     /// not sent, or in doubt.
     Transaction {
-        /// The outcome of each recipient.
+        /// The outcome for each recipient.
         delivery: Box<Delivery>,
         /// The cause.
         source: Box<Error>,
@@ -304,7 +304,7 @@ pub enum Error {
     /// it with the same envelope again would duplicate it for the recipients that already have it;
     /// [`Delivery::retry_envelope`] returns an envelope for the recipients to retry.
     PartialDelivery {
-        /// The outcome of each recipient.
+        /// The outcome for each recipient.
         delivery: Box<Delivery>,
     },
 }
@@ -317,7 +317,7 @@ pub enum Retry {
     Never,
     /// Retrying may help after a while, over a new connection.
     Later,
-    /// Retrying at once may help, over a new connection: only the old connection was lost.
+    /// Retrying immediately over a new connection may help: only the old connection was lost.
     Now,
     /// Retrying may duplicate the message: it was, or may have been, delivered to somebody.
     MayDuplicate,
@@ -336,8 +336,8 @@ impl Retry {
 
 impl Error {
     /// Returns whether retrying may help and cannot duplicate the mail, for instance after 4yz replies, timeouts, lost
-    /// connections, and failed name lookups. The client is then closed and has to reconnect, unless the cause is a 4yz
-    /// or 5yz reply other than 421.
+    /// connections, and failed name lookups. The client is then closed and has to reconnect, unless the server refused
+    /// a command with a reply other than 421.
     ///
     /// An [`Error::Transaction`] is transient if no recipient is [in doubt](Error::in_doubt) and
     /// [`Delivery::retry_envelope`] returns an envelope. An [`Error::PartialDelivery`] never is.
@@ -466,7 +466,7 @@ impl Error {
         matches!(self, Error::Closed(_) | Error::NotConnected | Error::Io { .. })
     }
 
-    /// Returns the outcome of each recipient, if this is an [`Error::Transaction`] or [`Error::PartialDelivery`].
+    /// Returns the outcome for each recipient, if this is an [`Error::Transaction`] or [`Error::PartialDelivery`].
     #[must_use]
     pub fn delivery(&self) -> Option<&Delivery> {
         match self {

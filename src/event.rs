@@ -57,13 +57,13 @@ pub enum EventKind<'e> {
     /// A message was accepted for at least one recipient. `took` is [`Timings::total`](crate::Timings::total).
     #[non_exhaustive]
     Accepted {
-        /// The outcome of each recipient. Some may have been refused.
+        /// The outcome for each recipient. Some may have been refused.
         delivery: &'e Delivery,
     },
     /// A message was refused for all recipients. `took` is [`Timings::total`](crate::Timings::total).
     #[non_exhaustive]
     Refused {
-        /// The error, which contains the outcome of each recipient.
+        /// The error, which contains the outcome for each recipient.
         error: &'e Error,
     },
     /// A message was not sent to anybody. `took` is [`Timings::total`](crate::Timings::total), or zero if the message
@@ -77,7 +77,7 @@ pub enum EventKind<'e> {
     /// [`Timings::total`](crate::Timings::total).
     #[non_exhaustive]
     InDoubt {
-        /// The error, which contains the outcome of each recipient.
+        /// The error, which contains the outcome for each recipient.
         error: &'e Error,
     },
     /// A message is going to be sent again over another connection, because this one ended before the server accepted

@@ -3,8 +3,8 @@
 //! The blocking client uses `std::net`, without a runtime or long-lived threads. The feature `async` adds
 //! [`aio`](#async), the same client with `async fn`.
 //!
-//! **The [`guide`] has a page for each task**: a first mail, TLS and logins, OAuth, errors and retrying, many messages,
-//! deadlines. It also lists the counterparts of names in lettre, nodemailer, smtplib and aiosmtplib.
+//! **The [`guide`] has a page for each task**: a first message, TLS and logins, OAuth, errors and retrying, many
+//! messages, deadlines. It also lists the counterparts of names in lettre, nodemailer, smtplib and aiosmtplib.
 //!
 //! # One call
 //!
@@ -156,7 +156,7 @@
 //! The text of an [`Error`] names the step, the recipients, the server's [`Reply`] and the cause, for instance
 //! `nouser@example.net refused: 550 5.1.1 no such user here (retrying will not help)`. `{:?}` prints the same text.
 //!
-//! An [`Error::Transaction`] contains the outcome of each recipient: refused, not sent, or in doubt.
+//! An [`Error::Transaction`] contains the outcome for each recipient: refused, not sent, or in doubt.
 //! [`Delivery::retry_envelope`] returns an envelope for the recipients that can safely be retried, and
 //! [`Delivery::timings`] shows how long each phase took.
 //!

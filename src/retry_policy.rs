@@ -58,13 +58,14 @@ impl RetryPolicy {
         RetryPolicy { attempts, ..self }
     }
 
-    /// Sets the wait after the first attempt, before it is shortened. Defaults to one second.
+    /// Sets the wait after the first attempt, before it is randomly shortened by up to half. Defaults to one second.
     #[must_use]
     pub fn first_wait(self, wait: Duration) -> RetryPolicy {
         RetryPolicy { first_wait: wait, ..self }
     }
 
-    /// Sets the longest wait between two attempts, before it is shortened. Defaults to one minute.
+    /// Sets the longest wait between two attempts, before it is randomly shortened by up to half. Defaults to one
+    /// minute.
     #[must_use]
     pub fn longest_wait(self, wait: Duration) -> RetryPolicy {
         RetryPolicy { longest_wait: wait, ..self }

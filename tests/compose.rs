@@ -712,7 +712,7 @@ fn content() -> impl Strategy<Value = Vec<u8>> {
     prop::collection::vec(prop_oneof![3 => odd, 6 => b'a'..=b'z', 1 => any::<u8>()], 0..600)
 }
 
-/// Converts line ends to CRLF.
+/// Converts line endings to CRLF.
 fn with_crlf(text: &str) -> String {
     text.replace("\r\n", "\n").replace('\r', "\n").replace('\n', "\r\n")
 }

@@ -1027,7 +1027,7 @@ fn many_long_refusals_are_kept_only_up_to_a_limit() {
     assert!(kept < 2 * 1024 * 1024, "{kept} octets");
 }
 
-/// Returns the text with CRLF line ends, including one at its end.
+/// Returns the text with CRLF line endings, including one at its end.
 fn plain(text: &[u8]) -> Vec<u8> {
     let text = String::from_utf8(text.to_vec()).unwrap().replace("\r\n", "\n").replace('\r', "\n");
     let ended = if text.ends_with('\n') { text } else { text + "\n" };

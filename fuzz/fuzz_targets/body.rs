@@ -29,7 +29,7 @@ fuzz_target!(|input: &[u8]| {
     chunks(&pieces, &plain, nul, binary, Some(survey));
 });
 
-/// With CRLF at every line end, and at the end.
+/// With CRLF at every line ending, and at the end.
 fn normalised(content: &[u8]) -> Vec<u8> {
     let (mut out, mut bytes) = (Vec::new(), content.iter().peekable());
     while let Some(byte) = bytes.next() {

@@ -173,7 +173,7 @@ fn composed(text: &str) {
     let _ = Email::try_from(message);
 }
 
-/// A message of somebody else's as a part of one of our own: only its line ends change.
+/// A message of somebody else's as a part of one of our own: only its line endings change.
 fn attached(content: &str) {
     let part = Attachment::bytes("a.eml", content.to_owned()).content_type("message/rfc822");
     let message = Message::builder().from("alice@example.org").attach(part).build();

@@ -164,7 +164,7 @@ server.send(mail).await?;
 # }
 ```
 
-With the crate `tracing`, each event becomes one of its events:
+To pass each event on to the `tracing` crate:
 
 ```no_run
 # mod tracing {

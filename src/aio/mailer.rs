@@ -64,7 +64,7 @@ pub trait Mailer: Send {
     ///
     /// # Errors
     ///
-    /// See [`Error::retry`]. An error with a [`delivery`](Error::delivery) has the outcome of each recipient.
+    /// See [`Error::retry`]. An error with a [`delivery`](Error::delivery) has the outcome for each recipient.
     fn send<'a>(&'a mut self, mail: &'a dyn Mail) -> Sending<'a>;
 }
 

@@ -63,7 +63,7 @@
 //!
 //! | if a send takes too long | then |
 //! |---|---|
-//! | [`Builder::deadline`], [`Client::next_call_deadline`] | it returns an error with the outcome of each recipient; [`Error::retry`] returns `MayDuplicate` if the message is in doubt |
+//! | [`Builder::deadline`], [`Client::next_call_deadline`] | it returns an error with the outcome for each recipient; [`Error::retry`] returns `MayDuplicate` if the message is in doubt |
 //! | `timeout(limit, client.send(&mail))` | the future is dropped; [`Client::interrupted`] then returns the result, as far as it is known without the server |
 //! | `timeout(limit, pool.send(&mail))`, `timeout(limit, builder.send(&mail))` | the future is dropped together with its connection; only the [`observer`](Builder::observer) gets the result |
 //! | the send runs in a task that is not cancelled, and the timeout is around its handle | the send continues, and its result is available later |

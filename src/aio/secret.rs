@@ -56,7 +56,7 @@ impl Builder {
     ///
     /// If the returned future takes longer than the [`command_timeout`](Builder::command_timeout) or the
     /// [`deadline`](Builder::deadline) allows, it is dropped, and the login fails with [`Error::Timeout`]. If it fails,
-    /// the login fails with [`Error::Password`]. The password is sent unchanged, so remove any line end first.
+    /// the login fails with [`Error::Password`]. The password is sent unchanged, so remove any line ending first.
     ///
     /// The password can come from the password manager [pass](https://www.passwordstore.org), which prints it on the
     /// first line:

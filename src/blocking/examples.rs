@@ -162,7 +162,7 @@ server.send(mail)?;
 # }
 ```
 
-With the crate `tracing`, each event becomes one of its events:
+To pass each event on to the `tracing` crate:
 
 ```no_run
 # mod tracing {

@@ -35,7 +35,7 @@ pub trait Mailer: Send {
     ///
     /// # Errors
     ///
-    /// See [`Error::retry`]. An error with a [`delivery`](Error::delivery) has the outcome of each recipient.
+    /// See [`Error::retry`]. An error with a [`delivery`](Error::delivery) has the outcome for each recipient.
     fn send(&mut self, mail: &dyn Mail) -> Result<Delivery, Error>;
 }
 

@@ -58,7 +58,7 @@ impl Builder {
     /// The function runs on its own thread. If it takes longer than the [`command_timeout`](Builder::command_timeout)
     /// or the [`deadline`](Builder::deadline) allows, the login fails with [`Error::Timeout`], and the function's
     /// result is discarded. If it fails, the login fails with [`Error::Password`]. Clones of the builder share the
-    /// function and call it one at a time. The password is sent unchanged, so remove any line end first.
+    /// function and call it one at a time. The password is sent unchanged, so remove any line ending first.
     ///
     /// This function runs the password manager [pass](https://www.passwordstore.org), which prints the password first:
     ///

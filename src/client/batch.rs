@@ -69,8 +69,8 @@ const MAX_ENTRIES: usize = 1024;
 /// by reference: `send_all(mails.by_ref())`.
 ///
 /// Some servers discard an envelope that was sent together with the end of the previous message. If nothing else was
-/// lost, the batch reconnects automatically, under the conditions described in [`send`](Client::send), and no longer
-/// joins envelopes.
+/// lost, the batch reconnects automatically, under the conditions described in [`send`](Client::send). From then on, it
+/// sends each envelope only after the reply to the previous message.
 ///
 /// # Dropping
 ///

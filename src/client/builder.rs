@@ -355,7 +355,7 @@ impl Builder {
 }
 
 impl Builder {
-    /// Sets a function that is called for events of connections and messages, for metrics and tracing. Clones of this
+    /// Sets a function that is called for connection and message events, for metrics and tracing. Clones of this
     /// builder, and pools made from it, share the function. Defaults to none, which costs nothing.
     ///
     /// Each connection has these [events](crate::EventKind), in this order:

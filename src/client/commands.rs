@@ -258,8 +258,8 @@ impl Client {
     }
 
     /// Sends DATA and the content, for the recipients of the transaction (RFC 5321 §4.1.1.4). The content can be bytes
-    /// or any [`Body`]. Line ends become CRLF, and leading dots are escaped. Expects a 3yz reply and then a 2yz reply;
-    /// the latter is returned.
+    /// or any [`Body`]. Line endings become CRLF, and leading dots are escaped. Expects a 3yz reply and then a 2yz
+    /// reply; the latter is returned.
     ///
     /// # Errors
     ///
@@ -333,7 +333,7 @@ impl Client {
     }
 
     /// Sends EXPN, which asks for the members of a mailing list (RFC 5321 §4.1.1.7); the reply has one line for each.
-    /// The text is sent in the same way as by [`vrfy`](Client::vrfy). Expects a 2yz reply.
+    /// The text and the parameters are handled as in [`vrfy`](Client::vrfy). Expects a 2yz reply.
     ///
     /// # Errors
     ///

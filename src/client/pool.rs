@@ -240,7 +240,7 @@ impl Shared {
     fn refusal(&self) -> Error {
         let refusal = self.with(|state| state.refused.as_deref().and_then(Error::refused_login));
         refusal.unwrap_or_else(|| Error::Auth {
-            what: "the server refused the login of another connection a short while ago".into(),
+            what: "the server recently refused a login on another connection".into(),
             details: None,
             reply: None,
         })
@@ -347,8 +347,9 @@ impl Pool {
     /// # Errors
     ///
     /// [`Error::Timeout`] with [`Phase::Pool`] if no connection becomes free in time, or if the rate would delay the
-    /// message beyond the deadline; nothing is sent then. [`Error::PoolClosed`] after [`close`](Pool::close). The error
-    /// of a [refused login](PoolBuilder::login_pause). The errors of [`Builder::connect`] and [`Client::send`].
+    /// message beyond the deadline; nothing is sent then. [`Error::PoolClosed`] after [`close`](Pool::close). The last
+    /// login error, while [logins are paused](PoolBuilder::login_pause). Any error from [`Builder::connect`] or
+    /// [`Client::send`].
     pub async fn send(&self, mail: &dyn Mail) -> Result<Delivery, Error> {
         let mut call = self.0.builder.begin();
         let mut taken = None;

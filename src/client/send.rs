@@ -318,9 +318,9 @@ impl Client {
     /// temporarily refused. With [`all_or_nothing`](super::Builder::all_or_nothing), a message is never split.
     ///
     /// If the connection has reached the server's limit on the number of messages, a new connection is made. The server
-    /// may announce such a limit (LIMITS), or enforce it by ending a session in which it has accepted a message: it
-    /// answers MAIL with 421 or 452, or closes the connection before it answers MAIL. If a connection was closed
-    /// without a reply while it was in use, no later connection carries more messages than that one did, until
+    /// may announce such a limit (LIMITS), or enforce it without notice: after it has accepted at least one message, it
+    /// answers MAIL with 421 or 452, or closes the connection before it answers MAIL. If a connection is closed while
+    /// in use and without a reply, the number of messages it carried becomes the limit for later connections, until
     /// [`reconnect`](Client::reconnect) is called. The deadline covers the whole call. A message that is in doubt is
     /// never sent again automatically.
     ///

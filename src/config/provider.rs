@@ -32,7 +32,7 @@ pub struct Provider {
     pub port: u16,
     /// How the connection is secured: [`Security::Implicit`] or [`Security::StartTls`].
     pub security: Security,
-    /// A short text for people: what the service expects as user name and password.
+    /// A human-readable description of the user name and password that the service expects.
     pub login: &'static str,
     /// The page that documents these settings.
     pub source: &'static str,
@@ -186,28 +186,28 @@ const TABLE: &[Provider] = &[
         "ses-eu-central-1",
         &["amazon-ses-eu-central-1"],
         "email-smtp.eu-central-1.amazonaws.com",
-        "SMTP credentials of SES (not an access key)",
+        "Amazon SES SMTP credentials (not an AWS access key)",
         "https://docs.aws.amazon.com/ses/latest/DeveloperGuide/smtp-connect.html",
     ),
     provider(
         "ses-eu-west-1",
         &["amazon-ses-eu-west-1"],
         "email-smtp.eu-west-1.amazonaws.com",
-        "SMTP credentials of SES (not an access key)",
+        "Amazon SES SMTP credentials (not an AWS access key)",
         "https://docs.aws.amazon.com/ses/latest/DeveloperGuide/smtp-connect.html",
     ),
     provider(
         "ses-us-east-1",
         &["amazon-ses-us-east-1"],
         "email-smtp.us-east-1.amazonaws.com",
-        "SMTP credentials of SES (not an access key)",
+        "Amazon SES SMTP credentials (not an AWS access key)",
         "https://docs.aws.amazon.com/ses/latest/DeveloperGuide/smtp-connect.html",
     ),
     provider(
         "ses-us-west-2",
         &["amazon-ses-us-west-2"],
         "email-smtp.us-west-2.amazonaws.com",
-        "SMTP credentials of SES (not an access key)",
+        "Amazon SES SMTP credentials (not an AWS access key)",
         "https://docs.aws.amazon.com/ses/latest/DeveloperGuide/smtp-connect.html",
     ),
     provider(

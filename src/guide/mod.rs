@@ -16,7 +16,7 @@
 //! | [`proxies`] | SOCKS5, HTTP CONNECT, tunnels |
 //! | `serialization` | addresses, envelopes, results and settings in JSON and other formats (feature `serde`) |
 //! | [`newsletter`] | a newsletter that survives crashes |
-//! | [`how_it_compares`] | features and measurements beside other libraries |
+//! | [`how_it_compares`] | features and measurements, compared with other libraries |
 //!
 //! Coming from another library? These pages list the counterparts of its names: [`coming_from_lettre`],
 //! [`coming_from_nodemailer`], [`coming_from_smtplib`], [`coming_from_aiosmtplib`].

@@ -19,7 +19,7 @@ use crate::{
 /// offer what the message needs ([`Error::Unsupported`], [`Error::TooLarge`]). Errors in the message, in its envelope
 /// or in the settings of a mailer are returned at once, and so are [`Error::Source`] and [`Error::Stopped`].
 ///
-/// The result has the last outcome of each recipient. It is an error if the message was accepted for none of them.
+/// The result has the last outcome for each recipient. It is an error if the message was accepted for none of them.
 #[doc = example!(Failover)]
 pub struct Failover {
     mailers: Vec<Box<dyn Mailer>>,
@@ -35,7 +35,7 @@ impl Failover {
         Failover { mailers: mailers.into_iter().collect(), first: 0, rotates: false }
     }
 
-    /// Creates a mailer that tries the given mailers round robin: each message begins with the next of them.
+    /// Creates a mailer that tries the given mailers in round-robin order: each message starts with the next one.
     pub fn round_robin(mailers: impl IntoIterator<Item = Box<dyn Mailer>>) -> Failover {
         Failover { rotates: true, ..Failover::new(mailers) }
     }

@@ -11,7 +11,7 @@ use crate::{
 
 /// A mailer that retries what another mailer could not send, according to a [`RetryPolicy`].
 ///
-/// The result has the last outcome of each recipient. It is an error if the message was accepted for none of them.
+/// The result has the last outcome for each recipient. It is an error if the message was accepted for none of them.
 ///
 /// A wait cannot be ended early, except by dropping the future in the async client.
 #[doc = example!(Retrying)]

@@ -43,7 +43,7 @@ impl Attachment {
     }
 
     /// Attaches bytes (a `Vec<u8>`, a `String`, a `&'static str` or similar) under a file name. The bytes arrive
-    /// unchanged, including line ends, unless the content type is [`message/…`](Attachment::content_type).
+    /// unchanged, including line endings, unless the content type is [`message/…`](Attachment::content_type).
     pub fn bytes(
         file_name: impl Into<String>,
         bytes: impl AsRef<[u8]> + Send + Sync + 'static,
@@ -84,7 +84,7 @@ impl Attachment {
     /// message is sent. Readers and FIFOs are not inspected.
     ///
     /// A `message/…` part other than `message/global` must not be encoded (RFC 2046 §5.2.1). It must be given as bytes,
-    /// without a NUL or a line of over 998 octets; otherwise, building the message fails. Its line ends become CRLF.
+    /// without a NUL or a line of over 998 octets; otherwise, building the message fails. Its line endings become CRLF.
     /// If it is not ASCII, sending to a server without 8BITMIME fails before MAIL with
     /// [`Error::Unsupported`](crate::Error::Unsupported). `multipart/…` is refused. Parameters are written as
     /// `; name=value`, where the value is a token or a quoted string.

@@ -18,7 +18,7 @@ use super::{Claim, Meter, source};
 /// `Body::from` converts bytes and text, borrowed or owned, and an open [`File`], which is read while it is sent. Bytes
 /// are checked before anything is sent: content that the server does not accept is an error at that point.
 ///
-/// Line ends may be CRLF, LF or CR, and are sent as CRLF. Dots at the start of a line are escaped automatically.
+/// Line endings may be CRLF, LF or CR, and are sent as CRLF. Dots at the start of a line are escaped automatically.
 pub struct Body<'m> {
     pub(crate) content: Content<'m>,
     pub(crate) size: Option<u64>,
@@ -143,8 +143,8 @@ impl<'m> Body<'m> {
         self
     }
 
-    /// Allows the body to be sent unchanged, with its line ends and NULs, to a server that offers BINARYMIME (RFC 3030
-    /// §3), if [`chunking`](crate::Builder::chunking) is on. The body's parts must be labelled
+    /// Allows the body to be sent unchanged, with its line endings and NULs, to a server that offers BINARYMIME (RFC
+    /// 3030 §3), if [`chunking`](crate::Builder::chunking) is on. The body's parts must be labelled
     /// `Content-Transfer-Encoding: binary`. To other servers, the body is sent like any other.
     #[must_use]
     pub fn binary(mut self) -> Body<'m> {
@@ -227,7 +227,7 @@ impl<'m> Body<'m> {
         Ok(Box::new(Claimed { reader, _claims: body.claims }))
     }
 
-    /// Sets the size of the content in octets, before line ends are converted to CRLF. The size is announced to the
+    /// Sets the size of the content in octets, before line endings are converted to CRLF. The size is announced to the
     /// server, and a message that is larger than the server accepts is not sent (RFC 1870). There is no need to set the
     /// size of a body that was created from bytes.
     #[must_use]

@@ -40,8 +40,9 @@ pub(super) struct Prepared {
 /// Builds a [`Message`].
 ///
 /// Setters never fail: an invalid value is reported by [`build`](MessageBuilder::build). No value can inject header
-/// fields: line ends and other control characters are refused everywhere except in the text, HTML and calendar parts.
-/// An [identifier of another message](MessageBuilder::in_reply_to) is left out if it contains a control character.
+/// fields: line endings and other control characters are refused everywhere except in the text, HTML and calendar
+/// parts. An [identifier of another message](MessageBuilder::in_reply_to) is left out if it contains a control
+/// character.
 #[derive(Debug, Default)]
 #[must_use]
 pub struct MessageBuilder {
@@ -150,7 +151,7 @@ impl MessageBuilder {
     /// Real-world identifiers often violate the grammar, and a reply must not fail because of that. Printable ASCII is
     /// sent unchanged. An identifier that has other characters, or is too long for a line (998 octets), is left out,
     /// and a warning is logged. Missing angle brackets are added. Folds and tabs between identifiers count as spaces;
-    /// any other line end is refused.
+    /// any other line ending is refused.
     pub fn in_reply_to(mut self, ids: impl Into<String>) -> MessageBuilder {
         self.fields.add("In-Reply-To", Value::Text(ids.into()));
         self
@@ -224,7 +225,7 @@ impl MessageBuilder {
         self
     }
 
-    /// Sets the plain text. Line ends may be LF or CRLF.
+    /// Sets the plain text. Line endings may be LF or CRLF.
     pub fn text(mut self, text: impl Into<String>) -> MessageBuilder {
         self.text = Some(text.into());
         self

@@ -195,7 +195,7 @@ fn address_places(list: &[u8]) -> Option<Vec<Range<usize>>> {
     Some(places)
 }
 
-/// Returns the length of the first token. A line end also ends a token.
+/// Returns the length of the first token. A line ending also ends a token.
 fn folded_token_length(text: &[u8]) -> Option<usize> {
     let length = token_length(text)?;
     match text[0] {
@@ -347,7 +347,7 @@ mod tests {
         let message = format!("{STAMPS}From: \nSubject: x\nfrom:\n\n");
         let expected = format!("From: \"R. Oot\" <root@router.example>\r\n{STAMPS}Subject: x\n\n");
         assert_eq!(completed(&completion("R. Oot"), message), expected);
-        // Where an empty field was between a CR and an LF, they must not become one line end.
+        // Where an empty field was between a CR and an LF, they must not become one line ending.
         let message = format!("{STAMPS}From: a@b\nX: y\rDate:\n\nbody");
         assert!(completed(&completion(""), message).ends_with("X: y\r\n\nbody"));
     }

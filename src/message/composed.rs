@@ -111,7 +111,7 @@ impl Message {
         Ok(Message { fields: fields.into(), resent, envelope: None, ..self.clone() })
     }
 
-    /// Creates a message from its fields and its content, to which a line end is added if it has none.
+    /// Creates a message from its fields and its content, to which a line ending is added if it has none.
     pub(super) fn new(fields: Vec<Field>, mut content: Vec<Arc<Piece>>, eight_bit: EightBit) -> Message {
         content.extend(mime_part::line_end(&content));
         let (fields, content) = (fields.into(), content.into());

@@ -53,7 +53,7 @@ impl Piece {
         }
     }
 
-    /// Returns whether the body of a message may end with this piece. Base64 has no final line end.
+    /// Returns whether the body of a message may end with this piece. Base64 has no final line ending.
     pub fn ends_line(&self, eight_bit: bool) -> bool {
         let bytes = self.bytes(eight_bit);
         match self.encoding(eight_bit) {

@@ -95,7 +95,7 @@ pub(super) fn needs_utf8_charset(text: &[u8], goes_on: bool) -> bool {
     is_utf8 && (goes_on || !text.is_ascii()) && !text.contains(&0)
 }
 
-/// Whether every line has at most `max_line` octets, CRLF is the only line end, and there is no NUL.
+/// Whether every line has at most `max_line` octets, CRLF is the only line ending, and there is no NUL.
 pub(super) fn has_short_lines(bytes: &[u8], max_line: usize) -> bool {
     let mut lines = bytes.split(|byte| *byte == b'\n').peekable();
     while let Some(line) = lines.next() {
@@ -113,12 +113,12 @@ pub(super) fn has_short_lines(bytes: &[u8], max_line: usize) -> bool {
     true
 }
 
-/// Converts every line end of a text to CRLF.
+/// Converts every line ending of a text to CRLF.
 pub(super) fn with_crlf(text: &str) -> String {
     text.replace("\r\n", "\n").replace('\r', "\n").replace('\n', "\r\n")
 }
 
-/// Converts every line end of a message to CRLF.
+/// Converts every line ending of a message to CRLF.
 pub(super) fn bytes_with_crlf(bytes: &[u8]) -> Cow<'_, [u8]> {
     let mut out = Vec::new();
     let (mut from, mut at) = (0, 0);
@@ -155,7 +155,7 @@ pub(super) fn quoted_length(bytes: &[u8]) -> u64 {
 
 /// Writes quoted-printable (RFC 2045 §6.7), a block at a time.
 ///
-/// CRLF is a line end; a lone CR or LF is an ordinary octet.
+/// CRLF is a line ending; a lone CR or LF is an ordinary octet.
 #[derive(Debug, Default)]
 pub(super) struct Quoted {
     at: usize,

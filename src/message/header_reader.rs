@@ -19,7 +19,7 @@ impl Envelope {
     /// The sender is the first address in `Sender`, or else in `From`. The recipients are all addresses in `To`, `Cc`
     /// and `Bcc`, in this order. If there is a `Resent-Date`, the `Resent-` headers are used instead (RFC 5322 §3.6.6).
     ///
-    /// Headers are parsed leniently: obsolete syntax (RFC 5322 §4.4), any octets in display names, and any line ends
+    /// Headers are parsed leniently: obsolete syntax (RFC 5322 §4.4), any octets in display names, and any line endings
     /// are allowed. Addresses are taken as written. Ambiguous text is never skipped: it is an error, and so is an
     /// encoded word in place of an address (RFC 2047 §5).
     ///
@@ -110,7 +110,7 @@ pub fn without_bcc(message: &[u8]) -> Cow<'_, [u8]> {
 }
 
 /// Appends a field, or the rest of a message. If a field between a CR and an LF was removed, they would merge into one
-/// line end, and the empty line would be lost.
+/// line ending, and the empty line would be lost.
 pub(super) fn push_field(kept: &mut Vec<u8>, field: &[u8]) {
     if kept.ends_with(b"\r") && field.starts_with(b"\n") {
         kept.push(b'\n');
@@ -143,7 +143,7 @@ pub fn header_length(message: &[u8]) -> Option<usize> {
     None
 }
 
-/// Returns the length of the first line, including its line end.
+/// Returns the length of the first line, including its line ending.
 fn line_length(text: &[u8]) -> usize {
     match memchr2(b'\r', b'\n', text) {
         Some(at) if text[at..].starts_with(b"\r\n") => at + 2,
@@ -193,7 +193,7 @@ fn is_resent(message: &[u8]) -> Result<bool, Error> {
 fn addresses(message: &[u8], name: &'static str) -> Result<Vec<Address>, Error> {
     let mut found = Vec::new();
     for value in fields(message).filter_map(|field| value(field, name)) {
-        // All line ends left in a value are folds, which are ignored (RFC 5322 §2.2.3).
+        // All line endings left in a value are folds, which are ignored (RFC 5322 §2.2.3).
         let list: Vec<u8> = value.iter().copied().filter(|byte| !matches!(byte, b'\r' | b'\n')).collect();
         read_list(&list, &mut found).map_err(|unreadable| unreadable.into_error(name))?;
     }

@@ -12,9 +12,9 @@ use super::{
 };
 use crate::Error;
 
-/// Maximum length of a line that can be folded (RFC 5322 §2.1.1), in octets without its line end.
+/// Maximum length of a line that can be folded (RFC 5322 §2.1.1), in octets without its line ending.
 const MAX_LINE: usize = 78;
-/// Maximum length of any line, in octets without its line end.
+/// Maximum length of any line, in octets without its line ending.
 const MAX_LONG_LINE: usize = 998;
 /// The field that asks for a read receipt (RFC 8098 §2.1), which email-format does not know.
 const RECEIPT_TO: &str = "Disposition-Notification-To";
@@ -149,7 +149,7 @@ impl Field {
         Ok(field)
     }
 
-    /// Folds a line written by email-format, which itself does not fold and leaves no line ends in the line.
+    /// Folds a line written by email-format, which itself does not fold and leaves no line endings in the line.
     pub fn refolded(line: &str) -> Field {
         let (name, value) = line.split_once(':').unwrap_or((line, ""));
         let words = match Kind::of(name) {
@@ -389,7 +389,7 @@ fn reference_words(name: &str, text: &str) -> Result<Vec<String>, &'static str> 
     Ok(words)
 }
 
-/// Removes line ends before white space (RFC 5322 §2.2.3).
+/// Removes line endings before white space (RFC 5322 §2.2.3).
 fn unfolded(text: &str) -> Cow<'_, str> {
     if !text.contains(['\r', '\n']) {
         return Cow::Borrowed(text);

@@ -28,7 +28,7 @@ const ENCODING: &str = "Content-Transfer-Encoding";
 /// Maximum length of a word of a parameter, in octets.
 const MAX_PARAMETER: usize = 72;
 
-/// A part: the fields that describe it, and its content, without any added line end.
+/// A part: the fields that describe it, and its content, without any added line ending.
 pub(super) struct Part {
     pub fields: Vec<Field>,
     pub content: Vec<Arc<Piece>>,
@@ -55,7 +55,7 @@ impl EightBit {
 }
 
 impl Part {
-    /// Creates a text part in UTF-8. Line ends become CRLF.
+    /// Creates a text part in UTF-8. Line endings become CRLF.
     pub fn text(content_type: &str, text: &str) -> Result<Part, Error> {
         Part::bytes(vec![media_type(content_type)?], Bytes::new(with_crlf(text)))
     }
@@ -112,7 +112,8 @@ impl Part {
         Ok(Part { fields, content: vec![Arc::new(piece)], eight_bit: EightBit::Never, text_file })
     }
 
-    /// Creates a part from the octets of a message, which must not be encoded (RFC 2046 §5.2.1). Line ends become CRLF.
+    /// Creates a part from the octets of a message, which must not be encoded (RFC 2046 §5.2.1). Line endings become
+    /// CRLF.
     fn message(kind: &str, fields: Vec<Field>, bytes: Bytes<'static>) -> Result<Part, Error> {
         let bytes = match bytes_with_crlf(&bytes) {
             Cow::Owned(converted) => Bytes::new(converted),
@@ -424,7 +425,7 @@ fn readable(name: &str) -> String {
     }
 }
 
-/// Returns the line end to append to the body of a message, in each of its forms, so that it ends as SMTP requires.
+/// Returns the line ending to append to the body of a message, in each of its forms, so that it ends as SMTP requires.
 pub(super) fn line_end(content: &[Arc<Piece>]) -> Option<Arc<Piece>> {
     let last = content.last()?;
     let [seven, eight] = [false, true].map(|eight| if last.ends_line(eight) { "" } else { "\r\n" });

@@ -1,7 +1,7 @@
 //! Messages: composed messages, raw messages, and the trait for your own types.
 //!
 //! [`Message`] is composed of text, HTML, images, attachments and calendars, with names and subjects in any language.
-//! Text may have LF or CRLF line ends. Attachments arrive unchanged.
+//! Text may have LF or CRLF line endings. Attachments arrive unchanged.
 //!
 //! ```no_run
 //! use postino::{Client, Message, message::Attachment};

@@ -15,9 +15,9 @@ impl Message {
     /// Returns the message as text for logs and terminals: the most important header fields (decoded), an empty line,
     /// and the plain text. HTML and attachments are not shown.
     ///
-    /// Control characters, except for line ends and tabs, and characters that change the direction of text are replaced
-    /// by `U+FFFD`, so that the text cannot control a terminal. A header field is cut off after 300 characters, and the
-    /// text after 4,000. `Bcc` is shown, although it is not sent.
+    /// Control characters, except for line endings and tabs, and characters that change the direction of text are
+    /// replaced by `U+FFFD`, so that the text cannot control a terminal. A header field is cut off after 300
+    /// characters, and the text after 4,000. `Bcc` is shown, although it is not sent.
     ///
     /// ```
     /// use postino::Message;
@@ -59,7 +59,7 @@ impl Message {
         for piece in self.pieces_of_content() {
             match piece {
                 Piece::Bytes { bytes, .. } if is_text => {
-                    // A character has up to four octets, and a line end two.
+                    // A character has up to four octets, and a line ending two.
                     return Some(&bytes[..bytes.len().min(4 * MAX_TEXT + 4)]);
                 }
                 Piece::Text(header, _) if header.contains("\r\nContent-Disposition:") => return None,

@@ -11,7 +11,7 @@ use crate::{Envelope, Error};
 /// A message that reports its progress to a callback while it is sent. Created by [`Mail::on_progress`].
 ///
 /// The callback gets the number of octets that the socket has accepted, and the total, which is unknown for a reader
-/// without a [size](Body::with_size). The octets are those of the message before line ends become CRLF and dots
+/// without a [size](Body::with_size). The octets are those of the message before line endings become CRLF and dots
 /// are doubled. Octets in the system's buffers count as sent. The callback is called about every 64 KiB and once more
 /// at the end, but never for an empty message. When a message is sent again, the count restarts at 0.
 ///

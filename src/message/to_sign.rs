@@ -97,7 +97,7 @@ mod tests {
 
     #[test]
     fn signed_octets_are_sent_unchanged_before_the_signature() {
-        for text in ["Hello\n", "-- \nAlice\t\n", "Grüße\n", "From x\n", "no line end", ""] {
+        for text in ["Hello\n", "-- \nAlice\t\n", "Grüße\n", "From x\n", "no line ending", ""] {
             let content = Message::builder().from("a@example.org").text(text);
             let content = content.attach(Attachment::bytes("a.txt", "x \n")).build_to_sign().unwrap();
             let octets = content.octets().to_owned();

@@ -110,7 +110,7 @@ impl Capabilities {
     }
 }
 
-/// Formats the capabilities as a list: `PIPELINING, SIZE 1000`. The server's text can contain control characters.
+/// Formats the capabilities as a list: `PIPELINING, SIZE 1000`. Control characters from the server are not escaped.
 impl fmt::Display for Capabilities {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (number, (keyword, parameters)) in self.iter().enumerate() {

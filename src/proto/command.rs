@@ -1,4 +1,4 @@
-//! Turns commands into bytes. No other module adds the line end of a command, and each command gets exactly one.
+//! Turns commands into bytes. No other module adds the line ending of a command, and each command gets exactly one.
 //!
 //! Control characters need no check while encoding: the types in a [`Command`] exclude them, or they are filtered out.
 
@@ -83,8 +83,8 @@ impl HelloName {
     }
 }
 
-/// A custom command line without its line end. It is not empty, and contains no control characters. The log shows it,
-/// so it must not contain a secret.
+/// A custom command line without its line ending. It is not empty, and contains no control characters. The log shows
+/// it, so it must not contain a secret.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Line(Box<[u8]>);
 
@@ -100,7 +100,7 @@ impl Line {
         let (text, bad) = (text.as_ref(), |why: &'static str| Err(Error::Config(why.into())));
         match text {
             _ if String::from_utf8_lossy(text).contains(char::is_control) => {
-                bad("the command contains a control character (the line end is added automatically)")
+                bad("the command contains a control character (the line ending is added automatically)")
             }
             _ if text.iter().all(|b| *b == b' ') => bad("the command is empty"),
             _ if text.len() + CRLF.len() > MAX_COMMAND_LINE => bad("the command is longer than 2,046 octets"),
@@ -213,8 +213,8 @@ impl MailParameters {
         MailParameters { eight_bit, ..self }
     }
 
-    /// Sets BODY=BINARYMIME: the message is sent as it is, with any octets and without a line end added (RFC 3030 §3).
-    /// Requires [`Options::chunking`](super::Options::chunking).
+    /// Sets BODY=BINARYMIME: the message is sent as it is, with any octets and without a line ending added (RFC 3030
+    /// §3). Requires [`Options::chunking`](super::Options::chunking).
     #[must_use]
     pub fn binary(self, binary: bool) -> MailParameters {
         MailParameters { binary, ..self }
@@ -448,7 +448,7 @@ impl fmt::Debug for Outbox {
     }
 }
 
-/// Writes a command without its line end. Returns where its secret begins, if it has one.
+/// Writes a command without its line ending. Returns where its secret begins, if it has one.
 fn encode(command: Command<'_>, out: &mut Vec<u8>) -> Option<usize> {
     match command {
         Command::Ehlo(name) => line(out, &["EHLO ", &name.0]),

@@ -1,4 +1,4 @@
-//! Encodes messages for sending, piece by piece: CRLF at every line end, and dots doubled at the start of lines (RFC
+//! Encodes messages for sending, piece by piece: CRLF at every line ending, and dots doubled at the start of lines (RFC
 //! 5321 §2.3.8, §4.5.2).
 
 use std::fmt;
@@ -8,7 +8,7 @@ use memchr::{memchr_iter, memchr2, memchr2_iter, memrchr2};
 use super::MailParameters;
 use crate::Error;
 
-/// Maximum length of a line of a message (RFC 5321 §4.5.3.1.6), in octets without its line end.
+/// Maximum length of a line of a message (RFC 5321 §4.5.3.1.6), in octets without its line ending.
 const MAX_TEXT_LINE: usize = 998;
 
 /// An octet that must not be sent.
@@ -35,10 +35,10 @@ impl From<Forbidden> for Error {
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Survey<'b> {
     bytes: &'b [u8],
-    /// Whether every line end is CRLF. A CR may still be the last octet.
+    /// Whether every line ending is CRLF. A CR may still be the last octet.
     crlf_only: bool,
-    /// Size of the message in octets, with CRLF at every line end and at the end of the last line. Doubled dots do not
-    /// count (RFC 1870 §3).
+    /// Size of the message in octets, with CRLF at every line ending and at the end of the last line. Doubled dots do
+    /// not count (RFC 1870 §3).
     pub octets: u64,
     /// Whether the message has a NUL.
     pub nul: bool,
@@ -71,7 +71,7 @@ impl fmt::Debug for Survey<'_> {
     }
 }
 
-/// Returns the number of octets with CRLF at every line end and after the last line.
+/// Returns the number of octets with CRLF at every line ending and after the last line.
 fn octets(bytes: &[u8], crlf_only: bool) -> u64 {
     let whole = match bytes {
         [.., b'\r', b'\n'] => bytes.len(),
@@ -92,7 +92,7 @@ fn octets(bytes: &[u8], crlf_only: bool) -> u64 {
 }
 
 /// Returns the length of the longest line, if it exceeds [`MAX_TEXT_LINE`]. Searches backwards from where a line would
-/// be too long, so that most line ends are skipped.
+/// be too long, so that most line endings are skipped.
 fn long_line(bytes: &[u8]) -> Option<usize> {
     let (mut longest, mut start) = (None, 0);
     while bytes.len() - start > MAX_TEXT_LINE {
@@ -115,7 +115,7 @@ fn odd_octets(bytes: &[u8]) -> (bool, bool) {
     (nul, all >= 0x80)
 }
 
-/// Makes line ends CRLF and doubles dots at the start of lines, piece by piece, in one pass.
+/// Makes line endings CRLF and doubles dots at the start of lines, piece by piece, in one pass.
 ///
 /// The output does not depend on how the input is split. It has no CR without an LF after it and no LF without a CR
 /// before it, so no server can mistake a part of it for the end of the message.
@@ -230,7 +230,7 @@ impl Encoder {
         };
     }
 
-    /// Ends the last line, if it has no line end. An empty message becomes one empty line.
+    /// Ends the last line, if it has no line ending. An empty message becomes one empty line.
     pub fn end(&mut self, out: &mut Vec<u8>) {
         if self.place != Place::LineStart && self.form != Form::Binary {
             out.extend_from_slice(b"\r\n");
@@ -242,7 +242,7 @@ impl Encoder {
 /// Returns whether every CR is followed by an LF, and every LF follows a CR. The LF of a CR at the very end may come
 /// later.
 fn has_crlf_only(piece: &[u8]) -> bool {
-    // The compiler vectorises a plain fold, which is several times as fast as searching for each line end.
+    // The compiler vectorises a plain fold, which is several times as fast as searching for each line ending.
     let pairs = piece.iter().zip(piece.get(1..).unwrap_or_default());
     piece.first() != Some(&b'\n') && !pairs.fold(false, |odd, (a, b)| odd | ((*a == b'\r') ^ (*b == b'\n')))
 }

@@ -5,7 +5,7 @@ use std::{fmt, sync::Arc};
 use crate::Phase;
 pub(crate) use crate::search::find;
 
-/// Maximum length of a reply line, in octets with its line end. RFC 5321 §4.5.3.1.5 says 512; some servers exceed
+/// Maximum length of a reply line, in octets with its line ending. RFC 5321 §4.5.3.1.5 says 512; some servers exceed
 /// it.
 const MAX_LINE: usize = 8_192;
 /// Maximum number of lines of a reply.
@@ -53,7 +53,7 @@ const ROOM: usize = 4_096;
 #[derive(Clone, PartialEq, Eq)]
 pub struct Reply {
     code: u16,
-    /// All lines as they arrived, with codes and line ends.
+    /// All lines as they arrived, with codes and line endings.
     raw: Arc<[u8]>,
 }
 
@@ -82,7 +82,7 @@ impl Reply {
         self.code / 100 == 5
     }
 
-    /// Returns the text of each line as octets, without its code and line end, trimmed.
+    /// Returns the text of each line as octets, without its code and line ending, trimmed.
     pub fn text_lines(&self) -> impl Iterator<Item = &[u8]> {
         self.borrow().text_lines()
     }
@@ -94,7 +94,7 @@ impl Reply {
         lines.join("\n")
     }
 
-    /// Returns the reply as it arrived: all octets, with codes and line ends.
+    /// Returns the reply as it arrived: all octets, with codes and line endings.
     #[must_use]
     pub fn raw(&self) -> &[u8] {
         &self.raw
@@ -198,7 +198,7 @@ impl<'r> ReplyRef<'r> {
         self.code == 421 || self.code == 221 && phase != Phase::Quit
     }
 
-    /// Returns the text of each line as octets, without its code and line end, trimmed.
+    /// Returns the text of each line as octets, without its code and line ending, trimmed.
     pub fn text_lines(self) -> impl Iterator<Item = &'r [u8]> {
         let lines = self.raw.split_inclusive(|b| *b == b'\n');
         lines.map(|line| line.get(4..).unwrap_or_default().trim_ascii())
@@ -295,7 +295,7 @@ pub struct Inbox {
 /// How much of the reply at the front has been parsed. Positions count from the start of the reply.
 #[derive(Debug, Default)]
 struct Partial {
-    /// Start of the current line, and the position up to which no line end was found in it.
+    /// Start of the current line, and the position up to which no line ending was found in it.
     line: usize,
     seen: usize,
     lines: usize,

@@ -14,7 +14,7 @@ use crate::{
 ///
 /// Either `host` or `unix` is required. All other fields are optional, and correspond to the setters of
 /// [`Builder`](crate::Builder) with the same names and defaults. An unknown field is an error, and so is an invalid
-/// value, such as a host name with a line end. As in a URL, no field can enable a setting with `danger` in its name.
+/// value, such as a host name with a line ending. As in a URL, no field can enable a setting with `danger` in its name.
 ///
 /// | field | value |
 /// |---|---|

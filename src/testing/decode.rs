@@ -74,7 +74,8 @@ impl Attachment {
         self.is_inline
     }
 
-    /// Returns the content, without its base64 or quoted-printable encoding. Charset and line ends are not converted.
+    /// Returns the content, without its base64 or quoted-printable encoding. Charset and line endings are not
+    /// converted.
     #[must_use]
     pub fn content(&self) -> &[u8] {
         &self.content
@@ -183,7 +184,7 @@ fn split(part: &[u8]) -> (Vec<Field>, &[u8]) {
     (fields, body)
 }
 
-/// Splits octets into lines, each with its line end.
+/// Splits octets into lines, each with its line ending.
 fn lines(mut octets: &[u8]) -> impl Iterator<Item = &[u8]> {
     iter::from_fn(move || {
         let length = memchr(b'\n', octets).map_or(octets.len(), |at| at + 1);
@@ -205,7 +206,7 @@ fn parts_between<'b>(body: &'b [u8], boundary: &str, most: usize) -> Vec<&'b [u8
             _ => (false, false),
         };
         if is_delimiter {
-            // The line end before a delimiter belongs to the delimiter.
+            // The line ending before a delimiter belongs to the delimiter.
             parts.extend(start.map(|start: usize| without_line_end(&body[start..at.max(start)])));
             start = (!is_last).then_some(at + line.len());
         }

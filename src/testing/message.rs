@@ -89,7 +89,8 @@ impl Message {
         &self.0.parts.recipient_parameters
     }
 
-    /// Returns the content sent after DATA, without dot-stuffing or the final dot. Line ends are kept as they arrived.
+    /// Returns the content sent after DATA, without dot-stuffing or the final dot. Line endings are kept as they
+    /// arrived.
     #[must_use]
     pub fn content(&self) -> &[u8] {
         &self.0.parts.content
@@ -159,13 +160,13 @@ impl Message {
         &self.decoded().reply_to
     }
 
-    /// Returns the first plain text that is not an attachment, decoded, with LF as the line end.
+    /// Returns the first plain text that is not an attachment, decoded, with LF as the line ending.
     #[must_use]
     pub fn text(&self) -> Option<&str> {
         self.decoded().text.as_deref()
     }
 
-    /// Returns the first HTML text that is not an attachment, decoded, with LF as the line end.
+    /// Returns the first HTML text that is not an attachment, decoded, with LF as the line ending.
     #[must_use]
     pub fn html(&self) -> Option<&str> {
         self.decoded().html.as_deref()

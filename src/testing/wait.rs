@@ -63,7 +63,7 @@ impl Server {
     }
 
     /// The async form of [`wait_for_messages`](Server::wait_for_messages), for any executor. A separate thread does the
-    /// waiting. It ends at the time limit at the latest, or when the server is dropped.
+    /// waiting. The thread exits once the messages have arrived, the time limit has passed, or the server is dropped.
     pub fn wait_for_messages_async(&self, n: usize) -> impl Future<Output = Vec<Message>> + Send + use<> {
         let shared = Arc::clone(&self.shared);
         on_thread(move || shared.wait_for(n))

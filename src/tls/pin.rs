@@ -29,7 +29,7 @@ pub(super) fn hash(text: &str) -> Result<Hash, Flaw> {
     read.and_then(|octets: Vec<u8>| octets.try_into().ok())
         // The error does not contain the text, which may be a private key if the wrong file was read.
         .ok_or_else(|| {
-            format!("a pin of {} octets is not a SHA-256 in hexadecimal digits or base64", text.len())
+            format!("a pin ({} octets long) is not a SHA-256 hash in hexadecimal or base64", text.len())
         })
 }
 

@@ -22,7 +22,7 @@ impl Root {
         if is_pem(bytes) {
             return match (marks(bytes, BEGIN), marks(bytes, END)) {
                 (0, _) => Err(NONE.into()),
-                (begun, ended) if ended < begun => Err("the CA certificate is cut short".into()),
+                (begun, ended) if ended < begun => Err("the CA certificate is truncated".into()),
                 _ => Ok(Root(bytes.into())),
             };
         }

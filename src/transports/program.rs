@@ -95,7 +95,7 @@ impl ProgramMailer {
         let has_recipient_options =
             (0..envelope.recipients().len()).any(|number| !envelope.options_of(number).is_empty());
         if has_recipient_options || !envelope.mail_options().is_empty() {
-            return Err(Error::Message("the options of an envelope cannot be passed to a program".into()));
+            return Err(Error::Message("envelope options cannot be passed to a program".into()));
         }
         let envelope = envelope.without_utf8()?;
         let mut all = envelope.sender().into_iter().chain(envelope.recipients());

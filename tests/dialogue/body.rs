@@ -1,4 +1,4 @@
-//! The content of messages on the wire: line ends, dots, and its sources.
+//! The content of messages on the wire: line endings, dots, and its sources.
 
 use std::{
     fs,

@@ -697,7 +697,7 @@ fn a_custom_command_that_has_its_own_method_is_refused() {
         ("  Data", "Client::data"),
         ("BDAT 5 LAST", "Client::data"),
         ("AUTH PLAIN AHVzZXIAc2VjcmV0", "Client::login"),
-        ("AUTH PLAIN AHVzZXIAc2VjcmV0\r\n", "line end is added"),
+        ("AUTH PLAIN AHVzZXIAc2VjcmV0\r\n", "line ending is added"),
         ("STARTTLS", "Client::starttls"),
         ("EHLO me", "Client::ehlo"),
         ("HELO me", "Client::helo"),

@@ -36,7 +36,7 @@ fn lmtp(server: &Server) -> Client {
     block_on(builder(server).lmtp(true).connect()).unwrap()
 }
 
-/// The outcome of each recipient, as its first letter.
+/// The outcome for each recipient, as its first letter.
 fn each(delivery: &Delivery) -> String {
     let letter = |outcome: Outcome| format!("{outcome:?}").remove(0);
     delivery.recipients().map(|recipient| letter(recipient.outcome())).collect()

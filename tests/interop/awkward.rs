@@ -48,7 +48,7 @@ pub const MESSAGES: &[Awkward] = &[
     of("From at the start of a line", |_| body("From bob\r\n>From bob\r\n\r\nFrom bob\r\n")),
     of("bare LF", |_| body("one\ntwo\n\n.\n..\nthree\n")),
     of("bare CR", |_| body("one\rtwo\r\r.\r..\rthree\r")),
-    of("every kind of line end", |_| body("unix\nmac\rdos\r\n.\n..\r.\r\n\n\r\rend\r")),
+    of("every kind of line ending", |_| body("unix\nmac\rdos\r\n.\n..\r.\r\n\n\r\rend\r")),
     of("headers with bare LF", |_| b"Subject: x\nX-Folded: one\n\ttwo  \n\nx\n".to_vec()),
     of("a line of 998 octets", |_| body(&format!("{}\r\n", "x".repeat(998)))),
     of("a line of 999 octets", |_| body(&format!("{}\r\n", "x".repeat(999)))),
@@ -78,7 +78,7 @@ pub const LARGE: Awkward = of("10 MiB", |_| {
     [body(""), lines, b".".to_vec()].concat()
 });
 
-/// The text with every line end made CRLF, and one at the end: the octets on the wire, except for dot-stuffing. A
+/// The text with every line ending made CRLF, and one at the end: the octets on the wire, except for dot-stuffing. A
 /// message has at least one line.
 pub fn wire(text: &[u8]) -> Vec<u8> {
     let mut wire = Vec::with_capacity(text.len() + text.len() / 16);

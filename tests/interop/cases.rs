@@ -16,7 +16,7 @@ use crate::{
     servers::{self, AIOSMTPD, ALL, DOVECOT, EXIM, PASSWORD, POSTFIX, SENDMAIL, SMTPSERVER, Server, USER},
 };
 
-/// A message with everything that is hard to transmit, with line ends as in a Unix file.
+/// A message with everything that is hard to transmit, with line endings as in a Unix file.
 pub fn message(token: &str, eight_bit: bool) -> Vec<u8> {
     let mut text = format!(
         "From: Bob <bob@lab.test>\nTo: alice@lab.test\nSubject: {token}\nDate: Thu, 1 Jan 2026 00:00:00 +0000\n\

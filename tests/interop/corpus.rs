@@ -35,7 +35,7 @@ fn corpus() -> Option<Vec<PathBuf>> {
     Some(paths)
 }
 
-/// The text with every line end made CRLF, and one at the end.
+/// The text with every line ending made CRLF, and one at the end.
 fn wire(text: &[u8]) -> Vec<u8> {
     let mut wire = Vec::new();
     let mut rest = text;

@@ -90,7 +90,7 @@ fn page(cells: &BTreeMap<Run, Vec<Cell>>) -> String {
         )
     });
 
-    page += "\n## Messages\n\nYes: what is stored is what was sent (line ends made CRLF, LF in the stores of Postfix and Sendmail), octet for octet behind\nthe server's own first headers, once. By STARTTLS; LMTP and few extensions in the clear.\n\n";
+    page += "\n## Messages\n\nYes: what is stored is what was sent (line endings made CRLF, LF in the stores of Postfix and Sendmail), octet for octet behind\nthe server's own first headers, once. By STARTTLS; LMTP and few extensions in the clear.\n\n";
     page += &section(|notes| {
         let ways = ways(&messages, notes);
         let messages: Vec<_> = messages.into_iter().filter(|entry| !entry.cell.what.is_empty()).collect();

@@ -227,7 +227,7 @@ impl Server {
         rest
     }
 
-    /// Returns what the server stores for a message with these line ends: some use LF.
+    /// Returns what the server stores for a message with these line endings: some use LF.
     pub fn as_stored(&self, wire: &[u8]) -> Vec<u8> {
         match self.name {
             "postfix" | "sendmail" => wire.iter().copied().filter(|b| *b != b'\r').collect(),

@@ -118,7 +118,7 @@ fn the_error_of_a_failed_token_callback_is_reported() {
     let error = log_in("XOAUTH2", "", |b| token_from(b, || Err("no network"))).unwrap_err();
     assert!(matches!(error, Error::Token { .. }), "{error:?}");
     assert_eq!(error.source().unwrap().to_string(), "no network");
-    let error = log_in("XOAUTH2", "", |b| token_from(b, || Ok("with a line end\n".into()))).unwrap_err();
+    let error = log_in("XOAUTH2", "", |b| token_from(b, || Ok("with a line ending\n".into()))).unwrap_err();
     assert!(matches!(error, Error::Config(_)), "{error:?}");
 }
 

@@ -89,7 +89,7 @@ impl Parts {
         builder.build().unwrap()
     }
 
-    /// Lists what must be found. A text that is the whole message ends with a line end, which base64 does not need.
+    /// Lists what must be found. A text that is the whole message ends with a line ending, which base64 does not need.
     fn manifest(&self, kind: &str, sent: &[u8]) -> String {
         let header = &sent[..header_length(sent).unwrap()];
         let is_base64 = String::from_utf8_lossy(header).contains("\r\nContent-Transfer-Encoding: base64\r\n");

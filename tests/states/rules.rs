@@ -60,7 +60,7 @@ impl Fault {
 pub struct Expected {
     /// `None` if the call never ends, because its future was dropped.
     pub result: Option<Result<(), Fault>>,
-    /// The outcome of each recipient of a message.
+    /// The outcome for each recipient of a message.
     pub outcomes: Vec<Outcome>,
     /// Result of the next call, NOOP. A [`Fault::Protocol`] is followed by [`Fault::NotConnected`].
     pub next: Result<(), Fault>,

@@ -82,7 +82,7 @@ impl Peer {
     /// ```text
     /// S: 250 ok          Sends this line. Consecutive S: lines are sent in one segment. By then, the client must not
     ///                    have sent more than the script expects. \xe9, \n, \r and \0 stand for these octets.
-    /// S... 250 o         Sends this text without a line end.
+    /// S... 250 o         Sends this text without a line ending.
     /// C: NOOP            Expects exactly this line.
     /// -- hello A, B 1    Sends the greeting, and answers EHLO with these keywords.
     /// -- envelope        Accepts MAIL and RCPT of the usual message, one after the other.

@@ -31,7 +31,7 @@ impl Mail for Email {
 }
 
 /// Converts an [`Email`]. Its fields are refolded to this crate's line length. Nothing is added, except a final
-/// line end if it is missing.
+/// line ending if it is missing.
 impl From<Email> for Message {
     fn from(email: Email) -> Message {
         let mut whole = email.as_bytes();

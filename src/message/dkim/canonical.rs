@@ -9,9 +9,9 @@ const BLOCK: usize = 32 * 1024;
 /// Splits a message into lines as the encoder does: CRLF, LF and CR each end a line.
 #[derive(Default)]
 pub(super) struct Lines {
-    /// The last octet was a CR. If an LF follows, it belongs to the same line end.
+    /// The last octet was a CR. If an LF follows, it belongs to the same line ending.
     cr: bool,
-    /// The last line has text but no line end yet.
+    /// The last line has text but no line ending yet.
     open: bool,
 }
 
@@ -48,7 +48,7 @@ impl Lines {
         }
     }
 
-    /// Ends the last line if it has no line end, as the encoder does.
+    /// Ends the last line if it has no line ending, as the encoder does.
     pub fn end(&self, mut take: impl FnMut(Token<'_>)) {
         if self.open {
             take(Token::End);
@@ -128,14 +128,14 @@ impl BodyHash {
     }
 }
 
-/// Appends the relaxed form of a field, with its line end. The name is the text before the first colon.
+/// Appends the relaxed form of a field, with its line ending. The name is the text before the first colon.
 pub(super) fn relax_field(field: &[u8], out: &mut Vec<u8>) {
     let colon = memchr(b':', field).unwrap_or(field.len());
     out.extend(field[..colon].trim_ascii_end().iter().map(u8::to_ascii_lowercase));
     out.push(b':');
     let is_word = |word: &&[u8]| !word.is_empty();
     let value = field.get(colon + 1..).unwrap_or_default();
-    // Every line end except the last is followed by white space, so collapsing white space also removes folds.
+    // Every line ending except the last is followed by white space, so collapsing white space also removes folds.
     let words = value.split(|byte| is_space(*byte) || matches!(byte, b'\r' | b'\n')).filter(is_word);
     for (i, word) in words.enumerate() {
         if i > 0 {

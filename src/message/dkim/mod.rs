@@ -64,9 +64,9 @@ const MAX_NAME: usize = 253;
 /// # }
 /// ```
 ///
-/// The whole body is signed (without `l=`) in the form that the receiver gets, with CRLF line ends. Many domains sign
-/// twice, because not all receivers support Ed25519: `rsa.sign(&ed25519.sign(&message))`. Neither signature covers the
-/// other.
+/// The whole body is signed (without `l=`) in the form that the receiver gets, with CRLF line endings. Many domains
+/// sign twice, because not all receivers support Ed25519: `rsa.sign(&ed25519.sign(&message))`. Neither signature covers
+/// the other.
 ///
 /// Relays re-encode 8-bit content for servers without 8BITMIME, which breaks the signature. A composed
 /// [`Message`](super::Message) is therefore signed in its ASCII form. A [`Raw`](super::Raw) message is signed as is.

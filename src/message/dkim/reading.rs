@@ -82,7 +82,7 @@ pub(crate) struct Reading {
 }
 
 struct Parts {
-    /// Header fields, with CRLF at their line ends.
+    /// Header fields, with CRLF at their line endings.
     headers: Vec<u8>,
     /// Position at which the last line of the headers begins.
     line: usize,
@@ -260,7 +260,7 @@ impl Dkim {
 }
 
 /// Returns the text to sign (RFC 6376 §3.7): the fields of each name, the last one first, then the signature field
-/// without the value of `b=` and without a line end. A missing field is signed as empty text (RFC 6376 §5.4).
+/// without the value of `b=` and without a line ending. A missing field is signed as empty text (RFC 6376 §5.4).
 pub(super) fn signed_text<'n>(
     fields: &[Field<'_>],
     names: impl IntoIterator<Item = &'n str>,

@@ -60,7 +60,7 @@ impl Credentials {
     /// # Errors
     ///
     /// [`Error::Config`] if the user name is empty or contains a control character, or if the token is empty or
-    /// contains anything other than visible ASCII characters (RFC 6750 §2.1), such as a line end.
+    /// contains anything other than visible ASCII characters (RFC 6750 §2.1), such as a line ending.
     pub fn token(user: &str, token: &str) -> Result<Credentials, Error> {
         Credentials::token_later(user)?.with_secret(token)
     }

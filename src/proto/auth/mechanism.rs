@@ -37,8 +37,8 @@ pub trait Mechanism: Send + Sync {
         true
     }
 
-    /// Returns secrets to be masked in logs and errors if the server repeats them, verbatim or in base64. Whole
-    /// answers are always masked. By default, there are no other secrets.
+    /// Returns secrets to be masked in logs and errors if the server repeats them, verbatim or in base64. They need not
+    /// include the mechanism's responses, which are always masked as a whole. Defaults to no secrets.
     fn secrets(&self) -> Vec<&[u8]> {
         Vec::new()
     }

@@ -36,8 +36,8 @@ use super::{
 };
 use crate::{Error, Phase, Reply};
 
-/// Maximum length of an AUTH line, in octets including its line end. A longer initial response is sent as the answer to
-/// an empty challenge (RFC 4954 §4).
+/// Maximum length of an AUTH line, in octets including its line ending. A longer initial response is sent as the answer
+/// to an empty challenge (RFC 4954 §4).
 const MAX_LINE: usize = 512;
 /// Minimum number of iterations of SCRAM's hash. Fewer make a stolen hash cheap to break (RFC 7677 §4).
 pub(crate) const MIN_SCRAM_ITERATIONS: u32 = 4_096;
@@ -431,7 +431,7 @@ impl Auth {
         let mut secrets: Vec<Vec<u8>> = own.into_iter().map(<[u8]>::to_vec).collect();
         secrets.push(self.credentials.secret().to_vec());
         secrets.extend_from_slice(&self.old);
-        // Replies are trimmed, so a password that was read from a file is repeated without its line end.
+        // Replies are trimmed, so a password that was read from a file is repeated without its line ending.
         let bare: Vec<_> = secrets.iter().map(|secret| secret.trim_ascii().to_vec()).collect();
         secrets.extend(bare.into_iter().filter(|bare| !secrets.contains(bare)).collect::<Vec<_>>());
         let hex = |secret: &Vec<u8>| secret.iter().map(|b| format!("{b:02x}")).collect::<String>();

@@ -12,7 +12,7 @@ use std::{
 use postino::Address;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-/// Maximum length of a command, in octets, including its line end (RFC 5321 §4.5.3.1.4 requires 512).
+/// Maximum length of a command, in octets, including its line ending (RFC 5321 §4.5.3.1.4 requires 512).
 const MAX_COMMAND: usize = 2048;
 /// Maximum number of recipients of a message.
 const MAX_RECIPIENTS: usize = 1000;
@@ -106,7 +106,7 @@ impl Input for Stdin {
 
 /// A line, or the reason why no line could be read.
 enum Line {
-    /// Its octets with the line end.
+    /// Its octets with the line ending.
     Text(Vec<u8>),
     /// It was skipped. The value says whether it ended with CRLF.
     TooLong(bool),
@@ -142,7 +142,7 @@ impl<I: Input> Lines<I> {
             searched = rest.len();
             if searched > limit {
                 is_too_long = true;
-                self.start = self.buffer.len() - 1; // the last octet can be the CR of the line end
+                self.start = self.buffer.len() - 1; // the last octet can be the CR of the line ending
                 searched = 1;
             }
             match self.fill(until) {

@@ -113,7 +113,7 @@ fn printable(c: char) -> char {
     if matches!(c, ' '..='~' | '\t') { c } else { '?' }
 }
 
-/// Encodes text with CRLF line ends, none of whose lines ends with white space (RFC 2045 §6.7).
+/// Encodes text with CRLF line endings, none of whose lines ends with white space (RFC 2045 §6.7).
 fn quoted_printable(text: &str) -> String {
     let mut encoded = String::new();
     for line in text.split_inclusive("\r\n") {

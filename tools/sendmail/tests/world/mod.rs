@@ -117,7 +117,7 @@ pub struct Received {
     pub auth: String,
     pub sender: String,
     pub recipients: Vec<String>,
-    /// With LF as line ends, without doubled dots.
+    /// With LF as line endings, without doubled dots.
     pub content: String,
 }
 
