@@ -190,11 +190,13 @@ impl Envelope {
 
     /// Returns the envelope restricted to some of the recipients, by their indices. There must be at least one.
     pub(crate) fn part(&self, numbers: &[usize]) -> Envelope {
+        let with_options = numbers.iter().rposition(|n| !self.options_of(*n).is_empty());
+        let own = &numbers[..with_options.map_or(0, |last| last + 1)];
         Envelope(Arc::new(Parts {
             sender: self.0.sender.clone(),
             recipients: numbers.iter().map(|n| self.0.recipients[*n].clone()).collect(),
             options: self.0.options.clone(),
-            recipient_options: numbers.iter().map(|n| self.options_of(*n).to_vec()).collect(),
+            recipient_options: own.iter().map(|n| self.options_of(*n).to_vec()).collect(),
         }))
     }
 

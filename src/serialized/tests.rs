@@ -103,6 +103,9 @@ fn the_form_of_envelopes_is_stable() {
     let second = envelope().recipient_option(1, RcptOption::NotifyNever).unwrap();
     assert!(to_string(&second).unwrap().ends_with(r#""recipient_options":[[],["notify_never"]]}"#));
     assert_eq!(from_str::<Envelope>(&to_string(&second).unwrap()).unwrap(), second);
+    // What Delivery::retry_envelope returns.
+    let part = second.part(&[0]);
+    assert_eq!(from_str::<Envelope>(&to_string(&part).unwrap()).unwrap(), part);
 }
 
 #[test]

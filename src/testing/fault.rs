@@ -9,8 +9,9 @@ use super::refusal;
 
 /// A step of a session at which a [`Fault`] can be injected.
 ///
-/// A fault applies only to a command that the server would otherwise carry out. A command that is out of sequence, or
-/// that has a syntax error, gets its usual reply, and does not count as a use of the fault.
+/// A command that is out of sequence, or that has a syntax error, gets its usual reply, and does not count as a use of
+/// the fault. The refusals of a [`ServerBuilder`](super::ServerBuilder) by address, content or size after DATA, and of
+/// wrong credentials, come after the fault, so such a command does count.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Step {

@@ -46,7 +46,7 @@ impl Server {
     ///
     /// If there are more messages, or fewer after 10 seconds
     /// ([`ServerBuilder::wait_limit`](super::ServerBuilder::wait_limit)). The panic message lists the messages and the
-    /// last lines of the dialogue.
+    /// last lines of the dialogue, without login credentials.
     #[track_caller]
     pub fn expect_messages(&self, n: usize) -> Vec<Message> {
         self.shared.expect(n).unwrap_or_else(|failure| panic!("{failure}"))
@@ -129,13 +129,29 @@ impl Shared {
             let _ =
                 write!(text, "\n  {}: {subject:?} from <{}> to {recipients}", number + 1, message.sender());
         }
-        let lines: Vec<String> = self.lock().dialogues.values().flatten().cloned().collect();
+        let lines = without_credentials(self.lock().dialogues.values().flatten());
         let last = &lines[lines.len().saturating_sub(MAX_LINES)..];
         text +=
             if last.is_empty() { "\nNo client has connected." } else { "\nThe last lines of the dialogue:" };
         last.iter().for_each(|line| text += &format!("\n  {line}"));
         Err(text)
     }
+}
+
+/// Copies the lines of a dialogue, and hides the credentials: a failure is often kept in a public log.
+fn without_credentials<'l>(lines: impl Iterator<Item = &'l String>) -> Vec<String> {
+    let mut is_answer = false;
+    let hidden = lines.map(|line| {
+        let was_challenged = std::mem::replace(&mut is_answer, line.starts_with("S: 334"));
+        match line.splitn(4, ' ').collect::<Vec<_>>()[..] {
+            ["C:", verb, mechanism, _] if verb.eq_ignore_ascii_case("AUTH") => {
+                format!("C: {verb} {mechanism} ***")
+            }
+            ["C:", ..] if was_challenged => "C: ***".to_owned(),
+            _ => line.clone(),
+        }
+    });
+    hidden.collect()
 }
 
 /// The result of a thread, and the waker of the task that waits for it.
@@ -154,7 +170,9 @@ fn on_thread<T: Send + 'static>(run: impl FnOnce() -> T + Send + 'static) -> OnT
         let result = run();
         let mut slot = filled.lock().unwrap_or_else(PoisonError::into_inner);
         slot.result = Some(result);
-        if let Some(waker) = slot.waker.take() {
+        let waker = slot.waker.take();
+        drop(slot); // an executor may poll at once
+        if let Some(waker) = waker {
             waker.wake();
         }
     });
