@@ -292,6 +292,14 @@ pub enum Error {
         /// was killed.
         what: String,
     },
+    /// The folder of a [`FolderMailer`](crate::FolderMailer) could not be read or written. After
+    /// [`send`](crate::Mailer::send), the message is not in the folder.
+    Folder {
+        /// The path of the folder.
+        folder: String,
+        /// The error of the system.
+        source: io::Error,
+    },
     /// The message was not accepted for any recipient. The delivery contains the outcome for each recipient: refused,
     /// not sent, or in doubt.
     Transaction {
@@ -456,6 +464,7 @@ impl Error {
             | Error::Token { .. }
             | Error::Password { .. }
             | Error::Source(_)
+            | Error::Folder { .. }
             | Error::Tls { .. } => Retry::Later,
             _ => Retry::Never,
         }
@@ -607,6 +616,7 @@ impl fmt::Display for Error {
                 write!(f, "internal error, please report it as a bug in postino: {what}")
             }
             Error::Program { program, what } => write!(f, "{program} failed: {what}"),
+            Error::Folder { folder, source } => write!(f, "could not use the folder {folder}: {source}"),
             Error::Transaction { delivery, source } => {
                 delivery.describe(f, Some(source))?;
                 write!(f, " ({})", self.retry().hint())
@@ -675,6 +685,7 @@ impl Error {
             Error::PoolClosed => "PoolClosed",
             Error::Internal(_) => "Internal",
             Error::Program { .. } => "Program",
+            Error::Folder { .. } => "Folder",
             Error::Transaction { .. } => "Transaction",
             Error::PartialDelivery { .. } => "PartialDelivery",
         }
@@ -687,6 +698,7 @@ impl error::Error for Error {
             Error::Source(source)
             | Error::Resolve { source, .. }
             | Error::Connect { source, .. }
+            | Error::Folder { source, .. }
             | Error::Io { source, .. } => Some(source),
             Error::Certificate { source, .. }
             | Error::Tls { source }

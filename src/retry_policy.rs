@@ -284,7 +284,8 @@ fn is_of_server(error: &Error) -> bool {
         | Error::Protocol { .. }
         | Error::NotConnected
         | Error::PoolClosed
-        | Error::Program { .. } => true,
+        | Error::Program { .. }
+        | Error::Folder { .. } => true,
         Error::Config(_)
         | Error::Address { .. }
         | Error::NoRecipients
@@ -518,6 +519,7 @@ mod tests {
             (Error::TooLarge { size: 2, limit: 1 }, true),
             (Error::NotConnected, true),
             (Error::PoolClosed, true),
+            (Error::Folder { folder: "/f".into(), source: io() }, true),
             (Error::Timeout(Phase::End), false),
             (Error::Closed(Phase::End), false),
             (Error::Stopped(Phase::Connect), false),

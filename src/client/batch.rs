@@ -781,7 +781,9 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
             self.fail(broke);
             return;
         }
-        self.client.tell(EventKind::Retried { error: &broke }, Duration::ZERO);
+        if self.client.is_replaceable() {
+            self.client.tell(EventKind::Retried { error: &broke }, Duration::ZERO);
+        }
         log::debug!(
             target: "postino",
             "#{} a joined envelope was lost: reconnecting, and no longer joining envelopes",

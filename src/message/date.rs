@@ -26,7 +26,7 @@ pub fn date_time(time: SystemTime) -> Option<String> {
 /// Formats a time as in a `Date` header, in a time zone that is this number of minutes east of UTC. Returns `None` if
 /// the year is not between 1900 and 9999, or if the offset is a day or more.
 pub(super) fn local_date_time(time: SystemTime, minutes_east: i32) -> Option<String> {
-    if minutes_east.abs() >= 24 * 60 {
+    if minutes_east.unsigned_abs() >= 24 * 60 {
         return None;
     }
     let seconds = match time.duration_since(UNIX_EPOCH) {
@@ -47,7 +47,7 @@ pub(super) fn local_date_time(time: SystemTime, minutes_east: i32) -> Option<Str
     let month = MONTHS[month - 1];
     let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
     let sign = if minutes_east < 0 { '-' } else { '+' };
-    let (hours, minutes) = (minutes_east.abs() / 60, minutes_east.abs() % 60);
+    let (hours, minutes) = (minutes_east.unsigned_abs() / 60, minutes_east.abs() % 60);
     Some(format!(
         "{weekday}, {day} {month} {year} {hour:02}:{minute:02}:{second:02} {sign}{hours:02}{minutes:02}"
     ))

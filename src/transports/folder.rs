@@ -7,9 +7,9 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use super::{Copied, accepted};
+use super::{Copied, accepted, failed};
 use crate::{
-    Address, Delivery, Envelope, Error, Mail, MailOption, RcptOption,
+    Address, Delivery, Envelope, Error, Mail, MailOption, Outcome, RcptOption,
     message::{Body, unique_id},
     sys,
 };
@@ -43,8 +43,9 @@ const UTF8_HEADERS: &str = "SMTPUTF8";
 /// let outbox = FolderMailer::new("/var/lib/shop/outbox");
 /// let mut client = Client::builder("mail.example.org").connect()?;
 /// for message in outbox.messages()? {
-///     client.send(&message)?.require_all()?;
-///     message.remove()?;
+///     let delivery = client.send(&message)?;
+///     message.remove()?; // first: if it was accepted for some recipients, they must not get it again
+///     delivery.require_all()?;
 /// }
 /// # Ok::<(), postino::Error>(())
 /// ```
@@ -73,15 +74,15 @@ impl FolderMailer {
     ///
     /// # Errors
     ///
-    /// [`Error::Source`] if the folder cannot be read.
+    /// [`Error::Folder`] if the folder cannot be read.
     pub fn messages(&self) -> Result<Vec<StoredFile>, Error> {
         let entries = match fs::read_dir(&self.folder) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            entries => entries.map_err(Error::Source)?,
+            entries => entries.map_err(|e| failed_in(&self.folder, e))?,
         };
         let mut messages = Vec::new();
         for entry in entries {
-            let path = entry.map_err(Error::Source)?.path();
+            let path = entry.map_err(|e| failed_in(&self.folder, e))?.path();
             if path.extension().is_some_and(|extension| extension == MESSAGE) {
                 messages.push(StoredFile::read(path));
             }
@@ -91,7 +92,7 @@ impl FolderMailer {
     }
 
     pub(crate) fn store(&self, mail: Copied) -> Result<Delivery, Error> {
-        fs::create_dir_all(&self.folder).map_err(Error::Source)?;
+        fs::create_dir_all(&self.folder).map_err(|e| failed_in(&self.folder, e))?;
         let time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_micros();
         let path = self.folder.join(format!("{time:017}-{}.{MESSAGE}", unique_id()));
         let written = self.write(&path, &mail);
@@ -100,10 +101,12 @@ impl FolderMailer {
             for end in [UNFINISHED, MESSAGE] {
                 drop(fs::remove_file(path.with_extension(end)));
             }
-            if !path.exists() {
-                drop(fs::remove_file(path.with_extension(ENVELOPE)));
+            let error = failed_in(&self.folder, e);
+            if path.try_exists().unwrap_or(true) {
+                return Err(failed(mail.envelope, Outcome::InDoubt, None, error));
             }
-            return Err(Error::Source(e));
+            drop(fs::remove_file(path.with_extension(ENVELOPE)));
+            return Err(error);
         }
         Ok(accepted(mail.envelope))
     }
@@ -117,6 +120,10 @@ impl FolderMailer {
         fs::rename(unfinished, path)?;
         sys::sync_folder(&self.folder)
     }
+}
+
+fn failed_in(folder: &Path, source: io::Error) -> Error {
+    Error::Folder { folder: folder.display().to_string(), source }
 }
 
 /// Writes a new file to the disk.
@@ -177,7 +184,10 @@ fn written(text: &str) -> Result<Written, Error> {
         // RFC 5321 does not allow the value of XVERP, so it cannot be a raw option.
         let option =
             match option.strip_prefix("XVERP=").map(|value| value.chars().collect::<Vec<_>>()).as_deref() {
-                Some([first, second]) => MailOption::Xverp(Some([*first, *second])),
+                // Any other value was set as `MailOption::Raw`.
+                Some([first, second]) if "+-=".contains(*first) && "+-=".contains(*second) => {
+                    MailOption::Xverp(Some([*first, *second]))
+                }
                 _ => MailOption::Raw(option.to_owned()),
             };
         envelope = envelope.option(option)?;
@@ -232,12 +242,12 @@ impl StoredFile {
     ///
     /// # Errors
     ///
-    /// [`Error::Source`] if the message cannot be removed, or if the removal cannot be written to the disk.
+    /// [`Error::Folder`] if the message cannot be removed, or if the removal cannot be written to the disk.
     pub fn remove(self) -> Result<(), Error> {
-        fs::remove_file(&self.path).map_err(Error::Source)?;
-        drop(fs::remove_file(self.path.with_extension(ENVELOPE))); // ignored without the message, so it may stay
         let folder = self.path.parent().unwrap_or(Path::new("."));
-        sys::sync_folder(folder).map_err(Error::Source)
+        fs::remove_file(&self.path).map_err(|e| failed_in(folder, e))?;
+        drop(fs::remove_file(self.path.with_extension(ENVELOPE))); // ignored without the message, so it may stay
+        sys::sync_folder(folder).map_err(|e| failed_in(folder, e))
     }
 
     fn read(path: PathBuf) -> StoredFile {
@@ -289,7 +299,8 @@ mod tests {
 
     #[test]
     fn each_option_is_written_and_read() {
-        let each = one_of_each().into_iter().chain([MailOption::Xverp(Some(['+', '=']))]);
+        let xverp = [MailOption::Xverp(Some(['+', '='])), MailOption::Raw("XVERP=ab".into())];
+        let each = one_of_each().into_iter().chain(xverp);
         for option in each {
             let envelope =
                 Envelope::new("a@x", ["b@x"]).and_then(|envelope| envelope.option(option)).unwrap();

@@ -22,7 +22,8 @@ const LIMIT: Duration = Duration::from_secs(60);
 /// Longest time between two checks of whether the program has ended.
 const LONGEST_GLANCE: Duration = Duration::from_millis(20);
 
-/// How long to wait for the pipes to be closed after the program has ended. Its children may keep them open.
+/// How long to wait for the end of a program that was killed, and for the pipes to be closed after the program has
+/// ended. Its children may keep them open.
 const GRACE: Duration = Duration::from_secs(2);
 
 /// Maximum number of octets of the program's error messages that are kept.
@@ -50,8 +51,8 @@ const MAX_SHOWN: usize = 200;
 ///
 /// The program is killed (on Unix, together with the processes that it has started) if it has not ended within the
 /// [time limit](ProgramMailer::time_limit), or if the future of an async call is dropped. The recipients are then in
-/// doubt. The standard output of the program is discarded. If it fails, the last line of its standard error is part of
-/// [`Error::Program`].
+/// doubt. A setuid program that has changed its user cannot be killed, and goes on. The standard output of the program
+/// is discarded. If it fails, the last line of its standard error is part of [`Error::Program`].
 ///
 /// An address that begins with `-` is an [`Error::Address`], and an envelope with options is an [`Error::Message`]. In
 /// both cases, the program is not started. The content is read into memory first.
@@ -148,9 +149,10 @@ impl ProgramMailer {
         let mut command = Command::new(&self.program);
         command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
         sys::lead_group(&mut command);
-        let mut running = Running { child: command.spawn().map_err(not_sent)?, is_reaped: false };
-        drop(running.child.stdin.take().map(|pipe| stdin.send(pipe)));
-        drop(running.child.stderr.take().map(|pipe| stderr.send(pipe)));
+        let mut child = command.spawn().map_err(not_sent)?;
+        drop(child.stdin.take().map(|pipe| stdin.send(pipe)));
+        drop(child.stderr.take().map(|pipe| stderr.send(pipe)));
+        let mut running = Running(Some(child));
         let status = match running.wait(until, waiter) {
             Ok(Some(status)) => status,
             Ok(None) if waiter.strong_count() == 0 => {
@@ -226,43 +228,49 @@ fn last_octets(from: &mut dyn Read) -> Vec<u8> {
     text
 }
 
-/// A program that was started. It is killed and reaped when this value is dropped, unless it was reaped before.
-struct Running {
-    child: Child,
-    is_reaped: bool,
-}
+/// A program that was started; `None` after it was reaped. It is killed and reaped when this value is dropped.
+struct Running(Option<Child>);
 
 impl Running {
     /// Waits for the end of the program. At the limit, or if the caller has given up, kills it and returns `None`.
     fn wait(&mut self, until: Instant, waiter: &Waiter) -> io::Result<Option<ExitStatus>> {
         let mut glance = Duration::from_millis(1);
-        loop {
-            if let Some(status) = self.child.try_wait()? {
-                self.is_reaped = true;
+        while let Some(child) = &mut self.0 {
+            if let Some(status) = child.try_wait()? {
+                self.0 = None;
                 return Ok(Some(status));
             }
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() || waiter.strong_count() == 0 {
-                self.kill();
-                return Ok(None);
+                break;
             }
             thread::sleep(glance.min(left));
             glance = (glance * 2).min(LONGEST_GLANCE);
         }
+        self.kill();
+        Ok(None)
     }
 
     fn kill(&mut self) {
-        sys::kill_group(&self.child);
-        drop(self.child.kill()); // for systems without process groups
-        self.is_reaped = self.child.wait().is_ok();
+        let Some(mut child) = self.0.take() else { return };
+        sys::kill_group(&child);
+        drop(child.kill()); // for systems without process groups
+        let until = Instant::now() + GRACE;
+        while matches!(child.try_wait(), Ok(None)) {
+            if Instant::now() >= until {
+                // A program that has changed its user (such as Exim) cannot be killed by this one.
+                let reap = thread::Builder::new().name("postino-program".to_owned());
+                drop(reap.spawn(move || child.wait()));
+                return;
+            }
+            thread::sleep(Duration::from_millis(1));
+        }
     }
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
-        if !self.is_reaped {
-            self.kill();
-        }
+        self.kill();
     }
 }
 

@@ -168,6 +168,7 @@ pub fn run(submitter: &mut Submitter, options: &Options, local: &Local) -> Resul
     let relay = std::cell::RefCell::new(String::new());
     let mut code = 0;
     let mut send = |entry: &Entry| {
+        relay.borrow_mut().clear(); // that of the message before
         let sent = privilege::without(queue.lent, || {
             let mut submitter = submitter.borrow_mut();
             let server = submitter.server_for(entry, options)?;
@@ -185,7 +186,12 @@ pub fn run(submitter: &mut Submitter, options: &Options, local: &Local) -> Resul
         let envelope = entry.envelope().ok();
         let (code, text) = report::summary(result);
         let (id, envelope, relay) = (entry.id(), envelope.as_ref(), &*relay.borrow());
-        let status = report::status(result, code);
+        // It stays in the spool, unless a recipient was refused.
+        let is_left = outcomes(entry, result, false).0.iter().all(|state| *state == State::Due);
+        let status = match report::status(result, code) {
+            Status::Failed if is_left => Status::Deferred,
+            status => status,
+        };
         submitter.borrow().logger.log(&syslog::Entry { id, envelope, relay, status, code, result: &text });
         if options.verbose > 0 {
             say(&format!("{id}: {text}"));
@@ -256,7 +262,7 @@ pub fn list(submitter: &Submitter) -> Result<u8, Failure> {
             _ if entry.is_in_use() => "being sent".to_owned(),
             (Place::Doubt, _) | (_, Fate::Doubt) => "IN DOUBT: it may have been delivered".to_owned(),
             (Place::Failed, _) => "UNDELIVERABLE".to_owned(),
-            _ if record.tries == 0 => "waiting".to_owned(),
+            _ if record.attempts() == 0 => "waiting".to_owned(),
             _ => format!("tried {} times, next at {}", record.tries, at(record.next)),
         };
         let request = entry.request();

@@ -272,8 +272,11 @@ fn users_share_the_spool_and_see_only_their_own_messages() {
     let done = installed.run(&["-f", "a@example.org", "b@example.org"]);
     assert!(done.code == Some(75) && done.err.contains("root creates it by sendmail -q"), "{done:?}");
     assert!(!spool.exists());
-    assert_eq!(installed.run_as(ROOT, &["-q"]).code, Some(0));
-    for folder in ["tmp", "queue", "doubt", "failed"] {
+    let program = installed.folder.join("sendmail");
+    let umask = ["-c", "umask 077 && exec \"$0\" -q", program.to_str().unwrap()];
+    let done = finish(installed.command_as(ROOT, "sh", &umask), b"");
+    assert_eq!(done.code, Some(0), "{done:?}");
+    for folder in ["", "tmp", "queue", "doubt", "failed"] {
         let meta = fs::metadata(spool.join(folder)).unwrap();
         assert_eq!((meta.uid(), meta.gid(), meta.mode() & 0o7777), (0, GROUP, 0o2770));
     }

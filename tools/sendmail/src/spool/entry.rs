@@ -339,9 +339,11 @@ impl Entry {
     }
 
     /// Records how long the message has waited, unless that was done less than this time ago, in seconds. Without it, a
-    /// restart of the machine would reset the wait.
+    /// restart of the machine would reset the wait. After a restart it is recorded more often: a machine may never run
+    /// for long, and at least half of its time has to count.
     pub(super) fn record_wait(&mut self, once_in: u64) -> io::Result<()> {
-        if self.record.waited.is_some_and(|(_, at)| elapsed(at, uptime()) < once_in) {
+        let now = uptime();
+        if self.record.waited.is_some_and(|(_, at)| elapsed(at, now) < once_in.min(now / 2)) {
             return Ok(());
         }
         self.set_waited(self.waited())

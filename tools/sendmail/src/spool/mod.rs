@@ -102,8 +102,11 @@ impl Spool {
                     return denied(&path, "is missing (root creates it by sendmail -q)");
                 }
                 Err(e) if e.kind() == ErrorKind::NotFound => {
-                    DirBuilder::new().recursive(true).mode(mode).create(&path)?;
-                    drop(fs::set_permissions(&path, Permissions::from_mode(mode))); // whatever the umask is
+                    for missing in [folder, &*path].into_iter().filter(|path| !path.exists()) {
+                        DirBuilder::new().recursive(true).mode(mode).create(missing)?;
+                        // Whatever the umask is.
+                        drop(fs::set_permissions(missing, Permissions::from_mode(mode)));
+                    }
                     for created in [Some(folder), folder.parent()].into_iter().flatten() {
                         drop(File::open(created).and_then(|folder| folder.sync_all()));
                     }
@@ -321,7 +324,9 @@ impl Spool {
         if !is_at(&file, &path)? {
             return Err(ErrorKind::NotFound.into());
         }
+        let lock = file.try_clone()?;
         let mut entry = Entry::read(self, place, id, file)?;
+        drop(flock(lock, FlockOperation::Unlock)); // whoever reads the list may be slow
         entry.is_in_use = is_in_use;
         Ok(entry)
     }

@@ -104,7 +104,7 @@ impl Runner<'_> {
         self.tell(&mut entry)?; // the program may have been killed before it could
         if entry.record().fate() == Fate::Due {
             if !self.everything && !self.waits.is_due(entry.record().next) {
-                return Ok(());
+                return entry.record_wait(RECORDED);
             }
             let has_expired = self.waits.have_ended(&entry);
             let (states, reason) = match unreachable.get(&entry.request().account) {
@@ -122,9 +122,12 @@ impl Runner<'_> {
                     outcomes(&entry, &result, has_expired)
                 }
             };
-            let states = if entry.request().all_or_nothing { all_or_none(states) } else { states };
+            let states = if entry.request().all_or_nothing { all_or_none(&entry, states) } else { states };
             let next = self.waits.next(entry.record().attempts());
             entry.settle(&states, next, &reason)?;
+            if has_expired && entry.record().has_refusals() && entry.request().wants_bounce() {
+                (self.note)(&entry, "gave up: returned to the sender");
+            }
         }
         self.tell(&mut entry)?;
         if entry.record().fate() == Fate::Failed {
@@ -219,10 +222,10 @@ pub fn outcomes(entry: &Entry, result: &Result<Delivery, Error>, has_expired: bo
 }
 
 /// If a recipient was refused, and nobody has got the message, the others are not tried again.
-fn all_or_none(mut states: Vec<State>) -> Vec<State> {
-    let any = |is: fn(&State) -> bool| states.iter().any(is);
-    let may_be_sent = any(|state| matches!(state, State::Accepted | State::Doubt(_)));
-    if any(|state| matches!(state, State::Refused(_))) && !may_be_sent {
+fn all_or_none(entry: &Entry, mut states: Vec<State>) -> Vec<State> {
+    let is_sent = |state: &State| matches!(state, State::Accepted | State::Doubt(_));
+    let may_be_sent = states.iter().chain(&entry.record().recipients).any(is_sent); // now or before
+    if states.iter().any(|state| matches!(state, State::Refused(_))) && !may_be_sent {
         for state in states.iter_mut().filter(|state| **state == State::Due) {
             *state = State::Refused("not sent, because another recipient was refused".to_owned());
         }
