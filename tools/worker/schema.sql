@@ -2,6 +2,14 @@
 --
 -- All names begin with postino_. They are created in the first schema of the search_path, and found through it.
 
+-- The workers write replies of servers and read addresses as UTF-8. One that the encoding cannot express would fail each commit.
+do $$ begin
+  if current_setting('server_encoding') <> 'UTF8' then
+    raise exception 'postino: the encoding of the database must be UTF8, not % (createdb -E UTF8 -T template0)',
+      current_setting('server_encoding');
+  end if;
+end $$;
+
 -- A lane is a relay, with its rate and its pauses. Each worker serves one lane.
 create table postino_lane (
   name text primary key,
@@ -37,7 +45,7 @@ create table postino_mail (
   -- ready: to be sent once it is due. sending: a worker has it, and may have sent it. The others are final: accepted by all
   -- recipients; refused, for at least one recipient; doubt, for a person to decide.
   state text not null default 'ready' check (state in ('ready', 'sending', 'accepted', 'refused', 'doubt')),
-  due timestamptz not null default now(),
+  due timestamptz not null default now() check (isfinite(due)),
   -- Attempts that the server answered. Lost connections do not count.
   attempts int not null default 0,
   -- Lost connections since the last attempt.
@@ -46,7 +54,7 @@ create table postino_mail (
   claims int not null default 0,
   worker int,
   queued timestamptz not null default now(),
-  -- When the attempts began: when it was queued, or when a person last resent or retried it.
+  -- When the attempts began: when it was claimed before its first attempt, or when a person last resent or retried it.
   since timestamptz not null default now(),
   finished timestamptz,
   -- Whether postino_outcome has rows for it.
@@ -55,7 +63,8 @@ create table postino_mail (
   message_id text not null,
   -- The empty text is the null reverse-path of bounces.
   sender text not null,
-  recipients text[] not null check (cardinality(recipients) between 1 and 10000),
+  recipients text[] not null check (
+    cardinality(recipients) between 1 and 10000 and array_ndims(recipients) = 1 and array_position(recipients, null) is null),
   options jsonb not null default '{}' check (jsonb_typeof(options) = 'object'),
   -- At most 64 MiB. Larger messages are files: `path` is relative to the folder `files` of the worker's configuration.
   content bytea check (octet_length(content) <= 67108864),
@@ -197,7 +206,9 @@ begin
       select d.id from (select d.id, sum(d.octets) over (order by d.due, d.id) - d.octets as before from due d) d
       where d.before < p_octets
     )
-    update postino_mail m set state = 'sending', worker = p_worker, claims = m.claims + 1
+    update postino_mail m set state = 'sending', worker = p_worker, claims = m.claims + 1,
+      -- The time before it was due, and that of a pause, must not count as attempts.
+      since = case when m.attempts = 0 then now() else m.since end
     from chosen where m.id = chosen.id
     returning m.id, m.claims, m.attempts, m.losses, extract(epoch from now() - m.since)::float8,
       extract(epoch from m.queued)::bigint, m.message_id, m.sender, m.recipients,

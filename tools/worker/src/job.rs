@@ -176,6 +176,13 @@ impl Mail for Job {
 }
 
 fn open(path: &Path, message_id: &str, date: &str) -> io::Result<Body<'static>> {
+    // The folder may have changed since the path was checked. Opening a FIFO would wait for its writer.
+    if path.canonicalize()? != path || !path.metadata()?.is_file() {
+        return Err(io::Error::other(format!(
+            "{}: not a regular file in the folder for files",
+            path.display()
+        )));
+    }
     let mut file = File::open(path)?;
     let mut head = Vec::new();
     Read::by_ref(&mut file).take(MAX_HEADERS).read_to_end(&mut head)?;

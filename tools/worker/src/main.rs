@@ -302,10 +302,11 @@ fn list_doubts(connection: &mut PgConnection) -> Result<(), Failure> {
                 many => format!("{} and {} more", doubt.recipients[..3].join(", "), many - 3),
             };
             let key = doubt.dedup.map(|key| format!(" [{key}]")).unwrap_or_default();
-            say(&format!(
+            // A producer chooses the key, and can write control characters into it.
+            say(&printable(&format!(
                 "{}{key} {} lane {} {} <{}> to {recipients}: {}",
                 doubt.id, doubt.since, doubt.lane, doubt.message_id, doubt.sender, doubt.reason
-            ))?;
+            )))?;
         }
     }
 }

@@ -13,13 +13,14 @@ use crate::{Error, schema, settle::Settlement};
 ///
 /// - What is marked as being sent must survive a crash, so commits wait for the disk.
 /// - The statements are all short lookups. The statistics of a queue are always outdated, and must not mislead the planner.
-/// - A machine that vanishes keeps its lock until TCP notices, which takes two hours by default.
+/// - A machine that vanishes keeps its lock until TCP notices, which takes two hours by default, or 15 minutes if a reply was under way.
 const SESSION: &str = "
     select set_config('synchronous_commit', 'on', false) where current_setting('synchronous_commit') in ('off', 'local');
     set enable_seqscan = off; set enable_bitmapscan = off; set enable_hashjoin = off; set enable_mergejoin = off;
     set jit = off;
     set application_name = 'postino-worker';
-    set tcp_keepalives_idle = 30; set tcp_keepalives_interval = 10; set tcp_keepalives_count = 3;
+    set tcp_keepalives_idle = 30; set tcp_keepalives_interval = 10; set tcp_keepalives_count = 3; set tcp_user_timeout = 60000;
+    set lock_timeout = '60s';
     set default_transaction_isolation = 'read committed';
     set client_min_messages = warning";
 
@@ -34,7 +35,7 @@ pub(crate) struct Claim {
     pub attempts: i32,
     #[diesel(sql_type = Integer)]
     pub losses: i32,
-    /// Seconds since it was queued, or retried by a person.
+    /// Seconds since its first attempt, or since a person resent or retried it.
     #[diesel(sql_type = Double)]
     pub age: f64,
     /// When it was queued, in seconds since 1970.
@@ -288,9 +289,39 @@ fn lock(connection: &mut PgConnection, worker: i32) -> Result<(), Error> {
     Ok(())
 }
 
+/// How long libpq waits for a server that does not answer, unless the connection string says otherwise. Its defaults are
+/// hours, in which not even SIGTERM would end the worker.
+const LIMITS: [(&str, &str); 5] = [
+    ("connect_timeout", "10"),
+    ("keepalives_idle", "30"),
+    ("keepalives_interval", "10"),
+    ("keepalives_count", "3"),
+    ("tcp_user_timeout", "60000"),
+];
+
+/// Adds the limits to a connection string or URL.
+fn with_limits(url: &str) -> String {
+    let is_url = ["postgres://", "postgresql://"].iter().any(|scheme| url.starts_with(scheme));
+    let rest = url.split_once("://").map_or("", |(_, rest)| rest);
+    // A password may contain a question mark.
+    let authority = &rest[..rest.find('/').unwrap_or(rest.len())];
+    let mut has_query = rest[authority.find('@').unwrap_or(0)..].contains('?');
+    let mut limited = url.to_owned();
+    for (name, value) in LIMITS.iter().filter(|(name, _)| !url.contains(name)) {
+        limited.push(match (is_url, has_query) {
+            (false, _) => ' ',
+            (true, false) => '?',
+            (true, true) => '&',
+        });
+        limited.push_str(&format!("{name}={value}"));
+        has_query = true;
+    }
+    limited
+}
+
 /// Connects with the settings of a worker, and checks the schema.
 pub(crate) fn session(url: &str) -> Result<PgConnection, Error> {
-    let mut connection = PgConnection::establish(url)?;
+    let mut connection = PgConnection::establish(&with_limits(url))?;
     connection.batch_execute(SESSION)?;
     schema::check(&mut connection)?;
     Ok(connection)
@@ -334,4 +365,20 @@ pub(crate) fn reap(connection: &mut PgConnection) -> Result<Vec<i64>, Error> {
         mails.extend(rows.into_iter().map(|row| row.id));
     }
     Ok(mails)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_for_the_database_are_limited_unless_the_user_says_otherwise() {
+        let all: Vec<String> = LIMITS.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        let (words, query) = (all.join(" "), all.join("&"));
+        assert_eq!(with_limits("host=db dbname=mail"), format!("host=db dbname=mail {words}"));
+        assert_eq!(with_limits("postgres:///mail"), format!("postgres:///mail?{query}"));
+        assert_eq!(with_limits("postgresql://u:p?w@db/mail"), format!("postgresql://u:p?w@db/mail?{query}"));
+        assert_eq!(with_limits("postgres://db/mail?a=b@c"), format!("postgres://db/mail?a=b@c&{query}"));
+        assert!(!with_limits("host=db connect_timeout=3").contains("connect_timeout=10"));
+    }
 }

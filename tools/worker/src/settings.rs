@@ -27,6 +27,8 @@ struct LaneKeys {
     url: Option<String>,
     user: Option<String>,
     password: Option<String>,
+    /// Whether the password is in the file itself.
+    has_password: bool,
     connections: Option<f64>,
     window: Option<f64>,
     rate: Option<f64>,
@@ -96,7 +98,11 @@ fn environment(
 
 /// Reads the text of a file. Returns whether it contains a secret.
 fn parse(text: &str, program: &mut Program, lanes: &mut BTreeMap<String, LaneKeys>) -> Result<bool, String> {
-    let table = DeTable::parse(text).map_err(|e| e.to_string())?;
+    // Not `Display`, which shows the line: it may contain a password.
+    let table = DeTable::parse(text).map_err(|e| {
+        let before = text.get(..e.span().map_or(0, |span| span.start)).unwrap_or(text);
+        format!("line {}: {}", 1 + before.matches('\n').count(), e.message())
+    })?;
     let settings = &mut program.settings;
     for (key, value) in table.get_ref() {
         let (key, value) = (key.get_ref().as_ref(), value.get_ref());
@@ -131,15 +137,14 @@ fn parse(text: &str, program: &mut Program, lanes: &mut BTreeMap<String, LaneKey
     }
     let in_url = |url: &str| url.rsplit_once('@').is_some_and(|(user, _)| user.matches(':').count() > 1);
     let database = in_url(&settings.database) || settings.database.contains("password=");
-    Ok(database
-        || lanes.values().any(|lane| lane.password.is_some() || lane.url.as_deref().is_some_and(in_url)))
+    Ok(database || lanes.values().any(|lane| lane.has_password || lane.url.as_deref().is_some_and(in_url)))
 }
 
 fn read_lane(lane: &mut LaneKeys, key: &str, value: &DeValue<'_>) -> Result<(), String> {
     match key {
         "url" => lane.url = Some(string(key, value)?),
         "user" => lane.user = Some(string(key, value)?),
-        "password" => lane.password = Some(string(key, value)?),
+        "password" => (lane.password, lane.has_password) = (Some(string(key, value)?), true),
         "password_file" => {
             let path = string(key, value)?;
             let mut text = String::new();
@@ -220,7 +225,7 @@ fn number(key: &str, value: &DeValue<'_>) -> Result<f64, String> {
 fn duration(key: &str, value: &DeValue<'_>) -> Result<Duration, String> {
     match value {
         DeValue::String(text) => parse_duration(text).ok_or_else(|| format!("{key}: not a duration: {text}")),
-        _ => Duration::try_from_secs_f64(number(key, value)?).map_err(|e| format!("{key}: {e}")),
+        _ => limited(number(key, value)?).ok_or_else(|| format!("{key}: not a duration, or too long")),
     }
 }
 
@@ -228,7 +233,12 @@ fn duration(key: &str, value: &DeValue<'_>) -> Result<Duration, String> {
 pub fn parse_duration(text: &str) -> Option<Duration> {
     let units = [("ms", 0.001), ("s", 1.0), ("m", 60.0), ("h", 3600.0), ("d", 86_400.0), ("", 1.0)];
     let (number, unit) = units.iter().find_map(|(suffix, unit)| Some((text.strip_suffix(suffix)?, unit)))?;
-    Duration::try_from_secs_f64(number.parse::<f64>().ok()? * unit).ok()
+    limited(number.parse::<f64>().ok()? * unit)
+}
+
+/// Returns a duration of at most 1,000 years: longer ones overflow clocks, here and in PostgreSQL.
+fn limited(seconds: f64) -> Option<Duration> {
+    Duration::try_from_secs_f64(seconds).ok().filter(|time| time.as_secs() <= 1000 * 366 * 86_400)
 }
 
 #[cfg(test)]
@@ -266,6 +276,8 @@ mod tests {
             "[retry]\nlast = 1",
             "lane = 1",
             "poll = '1 week'",
+            "poll = 1e19",
+            "poll = '1000000d'",
         ] {
             assert!(parsed(text).is_err(), "{text}");
         }
@@ -275,6 +287,12 @@ mod tests {
             let (_, mut lanes, _) = parsed(&format!("[lane.x]\nurl = 'smtp://localhost'\n{text}\n")).unwrap();
             assert!(lane("x", lanes.remove("x").unwrap()).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn an_error_does_not_show_the_text_of_the_file() {
+        let why = parsed("\n[lane.x]\npassword = 'hunter2\n").err().unwrap();
+        assert!(why.starts_with("line 3: ") && !why.contains("hunter2"), "{why}");
     }
 
     #[test]
@@ -288,5 +306,7 @@ mod tests {
             assert!(parsed(text).unwrap().2, "{text}");
         }
         assert!(!parsed("database = 'postgres://user@db/mail'").unwrap().2);
+        let (_, lanes, secret) = parsed("[lane.x]\npassword_file = '/dev/null'").unwrap();
+        assert!(!secret && lanes["x"].password.is_some(), "the password is in another file");
     }
 }

@@ -10,6 +10,7 @@
 use std::{
     cell::RefCell,
     collections::VecDeque,
+    fmt,
     path::PathBuf,
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
@@ -69,7 +70,7 @@ impl Lane {
 }
 
 /// The settings of a worker process.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Settings {
     /// The database: a libpq connection string or URL.
     pub database: String,
@@ -108,6 +109,24 @@ impl Settings {
             max_octets: 16 << 20,
             until_empty: false,
         }
+    }
+}
+
+impl fmt::Debug for Settings {
+    /// Without the database, whose connection string can contain a password.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Settings { database: _, lanes, files, backoff, poll, idle, reap, max_octets, until_empty } = self;
+        f.debug_struct("Settings")
+            .field("database", &"***")
+            .field("lanes", lanes)
+            .field("files", files)
+            .field("backoff", backoff)
+            .field("poll", poll)
+            .field("idle", idle)
+            .field("reap", reap)
+            .field("max_octets", max_octets)
+            .field("until_empty", until_empty)
+            .finish()
     }
 }
 
@@ -328,7 +347,8 @@ impl Iterator for Claims<'_, '_> {
 
     fn next(&mut self) -> Option<Job> {
         let mut desk = self.0.borrow_mut();
-        if desk.stop.is_stopping() {
+        // Without the database, others may have put the claims in doubt, and a person may already have decided.
+        if desk.stop.is_stopping() || desk.queue.is_none() {
             return None;
         }
         if desk.jobs.is_empty() {
@@ -345,7 +365,7 @@ impl Iterator for Claims<'_, '_> {
 
     fn size_hint(&self) -> (usize, Option<usize>) {
         let desk = self.0.borrow();
-        if desk.stop.is_stopping() { (0, Some(0)) } else { (desk.jobs.len(), None) }
+        if desk.stop.is_stopping() || desk.queue.is_none() { (0, Some(0)) } else { (desk.jobs.len(), None) }
     }
 }
 
@@ -512,7 +532,14 @@ impl<'s> Worker<'s> {
         if !is_wanted || outlook.barred > 0.0 {
             self.give_back();
             let desk = self.desk.get_mut();
-            if !desk.settings.until_empty {
+            if desk.settings.until_empty {
+                if is_wanted {
+                    let (lane, wait) = (&desk.lane.name, outlook.barred.ceil());
+                    log::warn!(
+                        "lane {lane}: mail is due, but its server failed; connecting is allowed in {wait} s, or after `resume`"
+                    );
+                }
+            } else {
                 let barred = Duration::try_from_secs_f64(outlook.barred).unwrap_or_default();
                 // Another worker may connect earlier, and end the lane's wait.
                 let wait = if is_wanted { barred.min(4 * desk.settings.poll) } else { desk.settings.poll };
@@ -529,6 +556,8 @@ impl<'s> Worker<'s> {
                 self.used = Instant::now();
                 true
             }
+            // This worker is to stop at once: that says nothing about the server.
+            Err(postino::Error::Stopped(_)) => false,
             Err(e) => {
                 let (first, max) =
                     if matches!(e, postino::Error::Auth { .. }) { LOGIN_REFUSED } else { UNREACHABLE };

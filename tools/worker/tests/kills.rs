@@ -163,11 +163,12 @@ fn terminate(worker: &mut Running) {
     panic!("a worker does not end");
 }
 
-fn configuration(cluster: &Cluster, url: &str, window: usize) -> String {
+/// `timeout` is how long a worker waits for a reply, in seconds.
+fn configuration(cluster: &Cluster, url: &str, window: usize, timeout: u64) -> String {
     let path = cluster.folder().join(format!("worker-{window}.toml"));
     let text = format!(
         "poll = '50ms'\nreap = '500ms'\nidle = '5s'\n[retry]\nfirst = '100ms'\nmax = '1s'\n[lane.default]\nurl = '{url}'\n\
-         connections = {CONNECTIONS}\nwindow = {window}\ntimeout = '3s'\nfinal_reply_timeout = '3s'\n"
+         connections = {CONNECTIONS}\nwindow = {window}\ntimeout = {timeout}\nfinal_reply_timeout = {timeout}\n"
     );
     fs::write(&path, text).unwrap();
     path.to_str().unwrap().to_owned()
@@ -208,7 +209,7 @@ fn run(plan: Plan, trouble: u64) {
     fill(&mut connect(&url), plan.mails);
     let mut log = Log::start(plan.seed, trouble);
     let begun = Instant::now();
-    let mut workers = workers(url.clone(), configuration(&cluster, &log.url(), plan.window));
+    let mut workers = workers(url.clone(), configuration(&cluster, &log.url(), plan.window, 3));
     let blows = plan.blows();
     for (number, blow) in blows.iter().enumerate() {
         log.wait_until((number + 1) * plan.mails * 9 / 10 / (blows.len() + 1));
@@ -308,7 +309,8 @@ fn a_crash_of_the_database_loses_no_result() {
     fill(&mut connect(&url), plan.mails);
     let server = Ruled::start(Rules { keywords: vec!["PIPELINING"], ..Rules::default() });
     let mut log = Log { server, stored: Vec::new() };
-    let mut workers = workers(url.clone(), configuration(&cluster, &log.url(), plan.window));
+    // A reply that is late on a slow machine would be a doubt that nothing settles.
+    let mut workers = workers(url.clone(), configuration(&cluster, &log.url(), plan.window, 60));
     for number in 1..=plan.crashes {
         log.wait_until(number * plan.mails / 5);
         cluster.crash();

@@ -165,6 +165,8 @@ fn invalid_mail_is_not_queued() {
         "postino_enqueue(E'a@x\\n', array['b@y'], '')",
         "postino_enqueue('a@x', array['b@y'], '', message_id => E'<1>\\nX: y')",
         "postino_enqueue('a@x', array['b@y', null], '')",
+        "postino_enqueue('a@x', array[array['b@y'], array['c@y']], '')",
+        "postino_enqueue('a@x', array['b@y'], '', due => '-infinity')",
         "postino_enqueue('a@x', array['b@y'], null)",
         "postino_enqueue('a@x', array['b@y'], '', path => 'both')",
     ] {
@@ -269,6 +271,18 @@ fn a_deferred_mail_is_given_up_after_five_days() {
 }
 
 #[test]
+fn a_mail_that_waited_long_for_its_first_attempt_is_retried() {
+    let Some(mut world) = World::new() else { return };
+    world.put(&mail(&["b@y.example"]));
+    let long =
+        "update postino_mail set queued = now() - interval '6 days', since = now() - interval '6 days'";
+    execute(&mut world.sql, long);
+    let server = Server::builder().refuse_message("451 4.3.0 later").start().unwrap();
+    world.send(&server.url());
+    assert_eq!(world.count("postino_mail where state = 'ready' and attempts = 1"), 1);
+}
+
+#[test]
 fn a_server_or_login_that_fails_bars_the_lane_and_no_mail_suffers() {
     let Some(mut world) = World::new() else { return };
     world.put(&mail(&["b@y.example"]));
@@ -351,8 +365,8 @@ fn a_rate_holds_over_all_workers() {
     execute(&mut world.sql, "update postino_lane set rate = 10, burst = 2");
     world.put_many(12);
     let server = Server::start().unwrap();
+    let begun = Instant::now(); // before the workers, which can send as soon as they run
     let workers = [world.start(&server.url(), "20"), world.start(&server.url(), "20")];
-    let begun = Instant::now();
     wait_for(&mut world.sql, "select count(*) as n from postino_mail where state = 'accepted'", 12);
     // Two tokens may be there at the start; ten others take a tenth of a second each.
     assert!(begun.elapsed() > Duration::from_millis(700), "{:?}", begun.elapsed());
