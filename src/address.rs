@@ -14,9 +14,10 @@ const MAX_PATH: usize = 254;
 /// `postmaster`.
 ///
 /// An address is kept exactly as it was written, including quotes. It contains no control characters and, outside a
-/// quoted local part, no spaces, angle brackets or other special characters, so it cannot end the SMTP command that
-/// contains it (RFC 5321 §4.1.2). Non-ASCII letters are allowed (RFC 6531). Mail from or to such an address requires a
-/// server that offers SMTPUTF8, unless only the domain is non-ASCII and the feature `idna` is enabled.
+/// quoted local part or an address literal, no spaces, angle brackets or other special characters, so it cannot end the
+/// SMTP command that contains it (RFC 5321 §4.1.2). Non-ASCII characters are allowed (RFC 6531). Mail from or to such
+/// an address requires a server that offers SMTPUTF8, unless only the domain is non-ASCII and the feature `idna` is
+/// enabled.
 ///
 /// Comparison, including with strings, is octet by octet and therefore case-sensitive.
 ///
@@ -32,7 +33,7 @@ const MAX_PATH: usize = 254;
 pub struct Address(Box<str>);
 
 impl Address {
-    /// Parses an address: bare, in angle brackets, or after a display name, which is dropped.
+    /// Parses an address: bare, in angle brackets, or in angle brackets after a display name, which is dropped.
     ///
     /// # Errors
     ///
@@ -48,14 +49,14 @@ impl Address {
         Ok(Address(mailbox.into()))
     }
 
-    /// Returns the address as it is sent in the envelope, without angle brackets.
+    /// Returns the address exactly as it was written, without a display name or angle brackets.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// Returns the local part, which is everything before the last `@`, including any quotes. A local name is returned
-    /// whole.
+    /// Returns the local part, which is everything before the last `@`, including any quotes. A local name such as
+    /// `postmaster` is returned in full.
     #[must_use]
     pub fn local_part(&self) -> &str {
         split(&self.0).0
@@ -70,9 +71,10 @@ impl Address {
     /// Returns this address with a recipient in its local part, such as `bounces+bob=example.net@example.org` (variable
     /// envelope return path). With the result as the sender, the address to which a bounce is sent identifies
     /// the recipient, whatever the bounce says. Each recipient then needs a separate envelope. The server for this
-    /// address must accept anything after the `+`, and pass it on. With the feature `idna`, a non-ASCII domain of the
-    /// recipient becomes an A-label (`xn--…`) if the local part is ASCII; otherwise, the server must offer SMTPUTF8.
-    /// Postfix can do the same for all recipients of an envelope: [`MailOption::Xverp`](crate::MailOption::Xverp).
+    /// address must accept any text after the `+`, and preserve it. With the feature `idna`, the recipient's non-ASCII
+    /// domain becomes an A-label (`xn--…`) if the recipient's local part is ASCII. If the resulting local part is not
+    /// ASCII, the server must offer SMTPUTF8. Postfix can do this for all recipients of an envelope:
+    /// [`MailOption::Xverp`](crate::MailOption::Xverp).
     ///
     /// ```
     /// # use postino::Address;

@@ -1,7 +1,7 @@
 //! Login credentials, and the trait for custom login mechanisms.
 //!
-//! Usually none of this is needed: [`Builder::credentials`](crate::Builder::credentials) and its siblings log in while
-//! connecting, with a password that can come [from a callback](crate::Builder::credentials_with), and
+//! Most programs do not need this module: [`Builder::credentials`](crate::Builder::credentials) and similar setters log
+//! in while connecting. The password can come [from a callback](crate::Builder::credentials_with).
 //! [`Client::login`](crate::Client::login) logs in later. [`Client::auth`](crate::Client::auth) logs in with
 //! [`Credentials`] and one mechanism, chosen by name.
 //!
@@ -25,7 +25,7 @@
 //!
 //! # Custom mechanisms
 //!
-//! Implement [`Mechanism`] for a mechanism that this crate does not have, and pass it to
+//! To use a mechanism that this crate does not provide, implement [`Mechanism`], and pass the mechanism to
 //! [`Builder::auth_mechanism`](crate::Builder::auth_mechanism) or
 //! [`Client::auth_mechanism`](crate::Client::auth_mechanism). The mechanism provides only its raw responses.
 //! The client encodes them in base64, sends them, and masks them in logs and errors.

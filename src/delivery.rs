@@ -198,9 +198,9 @@ impl Delivery {
         reply.text_lines().find_map(queue_id)
     }
 
-    /// Returns the delivery if the message was accepted for every recipient; turns partial acceptance into an error.
+    /// Returns the delivery if the message was accepted for every recipient, and an error otherwise.
     ///
-    /// Without this, the result is `Ok` even if a message was accepted for only one of two recipients. The option
+    /// Without this check, the result is `Ok` even if a message was accepted for only one of two recipients. The option
     /// [`all_or_nothing`](crate::Builder::all_or_nothing) goes further: if one recipient is refused, the message is
     /// sent to nobody.
     ///

@@ -10,7 +10,7 @@ use crate::{Address, Capabilities, Error, MailOption, RcptOption};
 ///
 /// An envelope can have options for the server, such as requests for delivery reports. If the server does not offer an
 /// option, sending fails with [`Error::Unsupported`] before any part of the message is sent. Raw options are not
-/// checked.
+/// checked against what the server offers.
 ///
 /// ```
 /// use postino::{Envelope, MailOption, RcptOption, Ret};
@@ -36,8 +36,8 @@ struct Parts {
 }
 
 impl Envelope {
-    /// Creates an envelope from text. Each recipient must be exactly one address. If `sender` is `""` or `"<>"`, the
-    /// envelope has the null sender, which is for bounces (RFC 5321 §4.5.5).
+    /// Creates an envelope from addresses in text form. Each recipient must be exactly one address. If `sender` is `""`
+    /// or `"<>"`, the envelope has the null sender, which is for bounces (RFC 5321 §4.5.5).
     ///
     /// # Errors
     ///

@@ -100,14 +100,14 @@ impl Phase {
     }
 }
 
-/// The error type of all operations in this crate.
+/// The error type for all operations in this crate.
 ///
 /// `Display` says what happened, in which phase, to whom, and why: it includes the server's reply, the recipients of a
 /// message that was not accepted, and the text of the cause. `{:?}` prints the same text, and `{:#?}` prints the
 /// structure. [`source`](error::Error::source) returns the cause as a value. No variant contains a secret.
 ///
-/// [`retry`](Error::retry) returns whether sending again can help, and whether it can duplicate the mail. An error
-/// before MAIL is returned directly. From MAIL on, a message that was not accepted results in an
+/// [`retry`](Error::retry) returns whether sending again can help, and whether it can duplicate the message. An error
+/// that occurs before MAIL is returned directly. From MAIL on, a message that was not accepted results in an
 /// [`Error::Transaction`], which has one of the other variants as its cause. Single commands, such as
 /// [`Client::mail`](crate::Client::mail), return the other variants directly.
 ///
@@ -139,14 +139,14 @@ impl Phase {
 /// A [table](crate::guide::coming_from_aiosmtplib#exceptions) lists the counterpart of each aiosmtplib exception.
 #[non_exhaustive]
 pub enum Error {
-    /// Invalid configuration: an invalid URL or host name, contradictory settings, or use of TLS in a build without it.
-    /// Nothing was sent.
+    /// An invalid setting or argument, such as an invalid URL, contradictory settings, an envelope option beyond the
+    /// server's limit, or the use of TLS in a build without it. No part of a message was sent.
     Config(Cow<'static, str>),
     /// An invalid mail address in an envelope, in a message being built, or in a header. Nothing was sent.
     Address {
         /// The text that should have been an address or a list of addresses.
         input: String,
-        /// What is wrong with it, such as `no @`, `no domain` or `space in the local part`.
+        /// What is wrong with the text, such as `no @`, `no domain` or `space in the local part`.
         why: &'static str,
         /// The header field that contains the text, if it is from a header.
         header: Option<String>,
@@ -165,7 +165,7 @@ pub enum Error {
         /// The server's limit in octets.
         limit: u64,
     },
-    /// The file or reader that provides the message failed. If part of the message had been sent, the connection was
+    /// The message could not be read from its file or reader. If part of the message had been sent, the connection was
     /// closed so that the server would not take that part for a complete message.
     Source(io::Error),
     /// The host name could not be resolved.
@@ -175,12 +175,12 @@ pub enum Error {
         /// The resolver's error.
         source: io::Error,
     },
-    /// Could not connect to any of the host's addresses.
+    /// The client could not connect to the server, or to the proxy, at any of its addresses.
     Connect {
         /// What the client tried to connect to: the server (`host:port`), its Unix socket, or the proxy.
         server: String,
-        /// The reason. If there was more than one address, the text lists the reason for each; the kind is that of the
-        /// last one, or `TimedOut` if some addresses were not tried.
+        /// The reason for the failure. If there was more than one address, the text lists the reason for each; the kind
+        /// is that of the last one, or `TimedOut` if some addresses were not tried.
         source: io::Error,
     },
     /// The [proxy](crate::Builder::proxy) did not connect to the server, or does not speak the expected protocol.
@@ -194,10 +194,10 @@ pub enum Error {
         /// Whether the proxy may be able to connect to the server later.
         is_transient: bool,
     },
-    /// The server's certificate is not trusted: its name does not match, its issuer is unknown, it has expired, or it
-    /// is not pinned, for example. To fix this, add the issuer with [`ca_certificate`](crate::Builder::ca_certificate),
-    /// trust this certificate with [`pinned_certificate`](crate::Builder::pinned_certificate), set
-    /// [`tls_name`](crate::Builder::tls_name), or (insecurely) disable TLS.
+    /// The server's certificate is not trusted: for example, its name does not match, its issuer is unknown, it has
+    /// expired, or it is not pinned. To fix this, add its issuer ([`ca_certificate`](crate::Builder::ca_certificate)),
+    /// trust this certificate ([`pinned_certificate`](crate::Builder::pinned_certificate)), set the expected name
+    /// ([`tls_name`](crate::Builder::tls_name)), or (insecurely) disable TLS.
     Certificate {
         /// The name that the certificate was checked against.
         name: String,
@@ -208,7 +208,7 @@ pub enum Error {
         /// The TLS library's error.
         source: Cause,
     },
-    /// The TLS handshake failed, or the server refused the client certificate (in TLS 1.3, it does so only after the
+    /// The TLS handshake failed, or the server refused the client certificate (in TLS 1.3, only after the
     /// handshake). There is no fallback to plain text.
     Tls {
         /// The TLS library's error.
@@ -220,7 +220,7 @@ pub enum Error {
     /// The login failed: the server refused it, or there is no mechanism that both sides support. Connecting never
     /// succeeds without the login that the builder asks for.
     Auth {
-        /// What failed.
+        /// A description of the failure.
         what: Cow<'static, str>,
         /// The explanation, usually JSON, that OAUTHBEARER and XOAUTH2 servers send before refusing a token. It is not
         /// part of `Display`.
@@ -246,7 +246,7 @@ pub enum Error {
     Refused {
         /// The step that was refused, usually a command.
         phase: Phase,
-        /// The whole reply.
+        /// The server's whole reply.
         reply: Reply,
     },
     /// A timeout or the deadline has expired. The connection is closed. A timeout while resolving or connecting is
@@ -261,7 +261,7 @@ pub enum Error {
     AlreadyConnected,
     /// The connection failed.
     Io {
-        /// The step during which it failed.
+        /// The step during which the connection failed.
         phase: Phase,
         /// The operating system's error.
         source: io::Error,
@@ -292,12 +292,12 @@ pub enum Error {
         /// was killed.
         what: String,
     },
-    /// The folder of a [`FolderMailer`](crate::FolderMailer) could not be read or written. After
-    /// [`send`](crate::Mailer::send), the message is not in the folder.
+    /// The folder of a [`FolderMailer`](crate::FolderMailer) could not be read or written. If
+    /// [`send`](crate::Mailer::send) returns this error directly, the message is not in the folder.
     Folder {
         /// The path of the folder.
         folder: String,
-        /// The error of the system.
+        /// The operating system's error.
         source: io::Error,
     },
     /// The message was not accepted for any recipient. The delivery contains the outcome for each recipient: refused,
@@ -305,11 +305,11 @@ pub enum Error {
     Transaction {
         /// The outcome for each recipient.
         delivery: Box<Delivery>,
-        /// The cause.
+        /// The cause of the failure.
         source: Box<Error>,
     },
     /// The message was accepted for some recipients but not for all, and [`Delivery::require_all`] was called. Sending
-    /// it with the same envelope again would duplicate it for the recipients that already have it;
+    /// the message again with the same envelope would duplicate it for the recipients that already have it;
     /// [`Delivery::retry_envelope`] returns an envelope for the recipients to retry.
     PartialDelivery {
         /// The outcome for each recipient.
@@ -323,9 +323,9 @@ pub enum Error {
 pub enum Retry {
     /// Retrying cannot help: the message, the envelope, the settings or the server has to change first.
     Never,
-    /// Retrying may help after a while, over a new connection.
+    /// Retrying may help after a while, over a new connection if the old one was closed.
     Later,
-    /// Retrying immediately over a new connection may help: only the old connection was lost.
+    /// Retrying immediately over a new connection may help, because the only problem was a lost connection.
     Now,
     /// Retrying may duplicate the message: it was, or may have been, delivered to somebody.
     MayDuplicate,
@@ -344,11 +344,11 @@ impl Retry {
 
 impl Error {
     /// Returns whether retrying may help and cannot duplicate the mail, for instance after 4yz replies, timeouts, lost
-    /// connections, and failed name lookups. The client is then closed and has to reconnect, unless the server refused
-    /// a command with a reply other than 421.
+    /// connections, and failed name lookups. After such an error, the connection is closed and the client has to
+    /// reconnect, unless the server refused a command with a reply other than 421.
     ///
     /// An [`Error::Transaction`] is transient if no recipient is [in doubt](Error::in_doubt) and
-    /// [`Delivery::retry_envelope`] returns an envelope. An [`Error::PartialDelivery`] never is.
+    /// [`Delivery::retry_envelope`] returns an envelope. An [`Error::PartialDelivery`] is never transient.
     #[must_use]
     pub fn is_transient(&self) -> bool {
         match self {
@@ -368,8 +368,8 @@ impl Error {
         }
     }
 
-    /// Returns whether retrying without changes is pointless, for instance after 5yz replies, for invalid addresses,
-    /// messages and settings, and for untrusted certificates. Returns `false` when the delivery is [in
+    /// Returns whether retrying without changes is pointless, for instance because of a 5yz reply, an invalid address,
+    /// message or setting, or an untrusted certificate. Returns `false` when the delivery is [in
     /// doubt](Error::in_doubt), and when the server violated the protocol.
     ///
     /// An [`Error::Transaction`] is permanent if every recipient was refused permanently.
@@ -408,7 +408,7 @@ impl Error {
         }
     }
 
-    /// Returns whether the message may have been delivered: its last octet was sent, but the final reply did not arrive
+    /// Returns whether the message may have been delivered: its last octet was sent, but no valid final reply arrived
     /// (RFC 1047). Sending the message again may duplicate it.
     ///
     /// An [`Error::Transaction`] is in doubt if the outcome for any recipient is [`Outcome::InDoubt`].
@@ -443,7 +443,7 @@ impl Error {
     ///   [`Error::PartialDelivery`] with recipients that could be retried.
     /// - [`Now`](Retry::Now): the connection was lost, and nothing was accepted.
     /// - [`Later`](Retry::Later): a 4yz reply, a timeout, a failed TLS handshake, a server that could not be reached or
-    ///   violated the protocol, content that could not be read, or a token or password that could not be obtained.
+    ///   violated the protocol, or content, a folder, a token or a password that could not be read or obtained.
     /// - [`Never`](Retry::Never): everything else.
     ///
     /// For an [`Error::Transaction`], the outcomes of its recipients determine the result; the cause only decides
@@ -475,7 +475,7 @@ impl Error {
         matches!(self, Error::Closed(_) | Error::NotConnected | Error::Io { .. })
     }
 
-    /// Returns the outcome for each recipient, if this is an [`Error::Transaction`] or [`Error::PartialDelivery`].
+    /// Returns the outcome for each recipient, if this is an [`Error::Transaction`] or an [`Error::PartialDelivery`].
     #[must_use]
     pub fn delivery(&self) -> Option<&Delivery> {
         match self {

@@ -11,14 +11,14 @@ use std::{
 use crate::{Delivery, Error, Outcome, TlsVersion};
 
 /// Something that happened on a connection or to a message. Events are passed to the function that was set with
-/// [`Builder::observer`](crate::Builder::observer). Its documentation describes the order of events.
+/// [`Builder::observer`](crate::Builder::observer). That method's documentation describes the order of events.
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
 pub struct Event<'e> {
-    /// The [number of the connection](crate::Client::connection_number), which is also in its log lines. `None` if a
+    /// The [number of the connection](crate::Client::connection_number), which its log lines show. `None` if a
     /// message got no connection from a [pool](crate::Pool).
     pub connection: Option<u64>,
-    /// What happened.
+    /// The kind of event.
     pub kind: EventKind<'e>,
     /// The duration of what the event reports; see each [kind](EventKind).
     pub took: Duration,
@@ -29,7 +29,7 @@ pub struct Event<'e> {
 #[non_exhaustive]
 pub enum EventKind<'e> {
     /// A connection was made, possibly through a proxy. Nothing has been exchanged with the server yet. `took` includes
-    /// the name lookup; it is practically zero for a connection made by the caller.
+    /// the name lookup, and is practically zero for a connection made by the caller.
     #[non_exhaustive]
     Connected {
         /// The address of the server, or of the proxy. `None` for a Unix socket.
@@ -41,13 +41,13 @@ pub enum EventKind<'e> {
         /// The version of TLS; `None` with native-tls, which does not report it.
         version: Option<TlsVersion>,
     },
-    /// A login succeeded. `took` is the duration of the login, including a callback for the password or token.
+    /// A login succeeded. `took` is its duration, including any callback that provides the password or token.
     #[non_exhaustive]
     LoggedIn {
         /// The name of the login mechanism, such as `PLAIN`.
         mechanism: &'e str,
     },
-    /// An attempt to connect failed in any of its steps: the name lookup, connecting, TLS, EHLO or the login. `took` is
+    /// An attempt to connect failed in one of its steps: the name lookup, connecting, TLS, EHLO or the login. `took` is
     /// the duration of the attempt.
     #[non_exhaustive]
     ConnectFailed {
@@ -57,7 +57,7 @@ pub enum EventKind<'e> {
     /// A message was accepted for at least one recipient. `took` is [`Timings::total`](crate::Timings::total).
     #[non_exhaustive]
     Accepted {
-        /// The outcome for each recipient. Some may have been refused.
+        /// The outcome for each recipient. Some recipients may have been refused.
         delivery: &'e Delivery,
     },
     /// A message was refused for all recipients. `took` is [`Timings::total`](crate::Timings::total).
@@ -70,7 +70,7 @@ pub enum EventKind<'e> {
     /// failed before MAIL.
     #[non_exhaustive]
     NotSent {
-        /// The reason.
+        /// The error that prevented sending.
         error: &'e Error,
     },
     /// A message may have been delivered, but the server has not confirmed it. `took` is
@@ -80,23 +80,23 @@ pub enum EventKind<'e> {
         /// The error, which contains the outcome for each recipient.
         error: &'e Error,
     },
-    /// A message is going to be sent again over another connection, because this one ended before the server accepted
-    /// any of it. `took` is zero.
+    /// A message is going to be sent again over another connection, because the old one ended before the server
+    /// accepted the message for any recipient. `took` is zero.
     #[non_exhaustive]
     Retried {
-        /// The error that ended the attempt over this connection.
+        /// The error that ended the failed attempt.
         error: &'e Error,
     },
     /// A connection was closed by either side. `took` is the time for which the connection was open.
     #[non_exhaustive]
     Closed {
-        /// The error that ended the connection; `None` if the client closed it.
+        /// The error that ended the connection; `None` if the client closed the connection without an error.
         error: Option<&'e Error>,
     },
 }
 
 impl EventKind<'_> {
-    /// Returns the name of the kind, for labels of metrics: `connected`, `secured`, `logged_in`, `connect_failed`,
+    /// Returns the name of the kind, for use as a metrics label: `connected`, `secured`, `logged_in`, `connect_failed`,
     /// `accepted`, `refused`, `not_sent`, `in_doubt`, `retried` or `closed`.
     #[must_use]
     pub fn name(&self) -> &'static str {

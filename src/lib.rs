@@ -4,7 +4,7 @@
 //! [`aio`](#async), the same client with `async fn`.
 //!
 //! **The [`guide`] has a page for each task**: a first message, TLS and logins, OAuth, errors and retrying, many
-//! messages, deadlines. It also lists the counterparts of names in lettre, nodemailer, smtplib and aiosmtplib.
+//! messages, deadlines and more. It also lists the counterparts of names in lettre, nodemailer, smtplib and aiosmtplib.
 //!
 //! # One call
 //!
@@ -23,7 +23,7 @@
 //!
 //! [`send`] returns `Ok` if the server accepted the message for **at least one** recipient, as is usual in SMTP.
 //! [`require_all`](Delivery::require_all) turns a refused recipient into an error that names the recipients who were
-//! refused and those who will get the message. Without it, check [`Delivery::refused`]. With
+//! refused and those who will get the message. If you do not call it, check [`Delivery::refused`]. With
 //! [`Builder::all_or_nothing`], a message is sent to nobody if any recipient is refused.
 //!
 //! # A session
@@ -97,7 +97,7 @@
 //! # Other ways to send
 //!
 //! An application that takes a [`Mailer`] can be given a client, a pool, or a mailer without a connection; its unit
-//! tests can pass a [`MemoryMailer`]. [`Retrying`] sends again after increasing waits, and [`Failover`] tries several
+//! tests can pass a [`MemoryMailer`]. [`Retrying`] retries after increasing waits, and [`Failover`] tries several
 //! mailers. Here, messages that the server cannot accept now are kept in a folder, from which they can be sent later:
 //!
 //! ```no_run
@@ -176,8 +176,8 @@
 //!
 //! # Security
 //!
-//! - STARTTLS is used if the server offers it ([`Security::Auto`]). With credentials, TLS is required. TLS is optional
-//!   over a [local](Security) connection, which uses STARTTLS only with credentials, and only if it is offered.
+//! - STARTTLS is used if the server offers it ([`Security::Auto`]). With credentials, TLS is required, except over a
+//!   [local](Security) connection. There, STARTTLS is used only if there are credentials and the server offers it.
 //! - TLS 1.2 or newer is required ([`Builder::min_tls_version`]). Certificates must match the host's name, and are
 //!   verified against your own CAs and those that the system trusts ([`Builder::ca_certificate`],
 //!   [`Builder::system_roots`]), or only compared with a pin ([`Builder::pinned_certificate`]). [`Error::Certificate`]
@@ -189,8 +189,8 @@
 //!   for the reply to the end of a message. See [`Builder::timeout`] and [`Builder::deadline`].
 //! - Passwords and tokens never appear in log lines, `Debug` output or errors, even if the server repeats them in its
 //!   replies during the login.
-//! - A login uses the strongest mechanism that both sides support. If it is refused, one other mechanism is tried.
-//!   Falling back to PLAIN or LOGIN from a mechanism that hides the password needs TLS or a local connection
+//! - A login uses the strongest mechanism that both sides support. If the password is refused, one other mechanism is
+//!   tried. Falling back to PLAIN or LOGIN from a mechanism that hides the password needs TLS or a local connection
 //!   ([`Builder::credentials`]).
 //!
 //! A client certificate identifies the client to the server:
@@ -214,15 +214,15 @@
 //! Preparing TLS takes about 50 ms with OpenSSL, because native-tls reads all CAs twice. This is done once for all
 //! clones of a [`Builder`], when one of them first needs TLS. With the environment variables `SSL_CERT_FILE=/dev/null`
 //! and `SSL_CERT_DIR=/etc/ssl/certs`, OpenSSL reads only the CAs that it needs, which takes a few milliseconds. With
-//! rustls ([`TlsBackend`]), preparing TLS takes a few milliseconds too, and the clones share the sessions that can be
-//! resumed.
+//! rustls ([`TlsBackend`]), preparing TLS takes a few milliseconds too, and the clones of a builder share the sessions
+//! that can be resumed.
 //!
 //! # Logging
 //!
 //! Log lines go through the [`log`](https://docs.rs/log) crate, with the target `postino`. The `warn` level is used for
 //! things that a server may object to, such as lines of more than 998 octets, and for logins without TLS that
 //! [`Builder::danger_plaintext_credentials`] allows. The `debug` level shows connecting, preparing TLS, closing, and
-//! the dialogue line by line (`C:`, `S:`). Secrets are masked, and of a message's content, only the size is shown. Each
+//! the dialogue line by line (`C:`, `S:`). Secrets are masked, and only the size of a message's content is shown. Each
 //! line about a connection begins with the number of that connection in this process ([`Client::connection_number`]):
 //!
 //! ```text
@@ -250,11 +250,11 @@
 //! | `async` | [`aio`](#async) |
 //! | `sasl` | logins with SCRAM and CRAM-MD5, which do not send the password; without this feature, requesting one of them is an error |
 //! | `idna` | non-ASCII host names; if the server does not offer SMTPUTF8, non-ASCII domains in envelopes and in the headers of composed messages become A-labels (`xn--…`). Without this feature, both cases are errors |
-//! | `dkim` | DKIM signatures, `message::Dkim` |
+//! | `dkim` | DKIM signatures (`message::Dkim`) |
 //! | `lettre-0_11`, `mail-builder-2` | sending messages built with these crates |
-//! | `serde` | serialized forms of addresses, envelopes, results and settings, `Settings` |
+//! | `serde` | serialized forms of addresses, envelopes, results and settings (`Settings`) |
 //! | `testing` | `testing`, an in-process server for tests |
-//! | `testing-tls` | TLS (with rustls) for that server, which generates its own certificate; enables `testing` |
+//! | `testing-tls` | TLS (rustls) for the server of `testing`, which generates its own certificate; enables `testing` |
 //!
 //! <a id="async"></a>`aio` has the same names as the root: `postino::aio::Client` is `postino::Client` with `async fn`.
 //! Its documentation is included if the feature is enabled. Before you wrap a send in a timeout of your runtime, read
@@ -273,7 +273,7 @@
 //! | [`Transport`], [`NoTimeouts`], [`StopHandle`] | custom connections, and stopping a client |
 //! | [`Address`], [`Envelope`], [`MailOption`], [`RcptOption`], [`Ret`], [`OnLate`] | the sender, the recipients, and per-message options |
 //! | [`message`] | what can be sent: a composed [`Message`], a [`Raw`] message, or any type that implements [`Mail`]; envelopes from headers |
-//! | [`Delivery`], [`Recipient`], [`Outcome`], [`Timings`] | the result for each recipient |
+//! | [`Delivery`], [`Recipient`], [`Outcome`], [`Timings`] | the outcome for each recipient |
 //! | [`Error`], [`Phase`], [`Retry`] | why sending failed, and whether to try again |
 //! | [`Event`], [`EventKind`] | what happens to connections and messages, for metrics and tracing |
 //! | [`ServerReport`], [`TlsFacts`], [`CertificateFacts`], [`Provider`] | what a server offers, and the settings of well-known services |
@@ -345,8 +345,8 @@ pub use self::{
     transports::{FolderMailer, MemoryMailer, ProgramMailer, StoredFile, StoredMail},
 };
 
-/// Sends one message over a new connection: connects to the server in the [URL](Client::from_url), logs in if the URL
-/// has credentials, sends the message, and sends QUIT.
+/// Sends one message over a new connection: connects to the server that the [URL](Client::from_url) names, logs in if
+/// the URL has credentials, sends the message, and sends QUIT.
 ///
 /// `Ok` means that the message was accepted for at least one recipient. Call [`Delivery::require_all`] to turn a
 /// refused recipient into an error:

@@ -7,7 +7,7 @@ use crate::{Capabilities, Reply, TlsVersion, message::date_time, tls::Certificat
 /// What a client knows about its server after connecting. Returned by [`Builder::verify`](crate::Builder::verify) and
 /// [`Client::report`](crate::Client::report).
 ///
-/// `Display` formats it as several lines, without control characters. It contains no secrets.
+/// `Display` formats the report as several lines, without control characters. A report contains no secrets.
 ///
 /// ```text
 /// server: mail.example.org:465

@@ -18,7 +18,7 @@ use crate::{
 /// outcome is in doubt are never tried again.
 ///
 /// The wait doubles with each attempt. Each wait is shortened by a random amount, at most half of it, so that clients
-/// do not come back at the same time.
+/// do not all retry at the same time.
 ///
 /// ```
 /// use std::time::Duration;
@@ -58,13 +58,13 @@ impl RetryPolicy {
         RetryPolicy { attempts, ..self }
     }
 
-    /// Sets the wait after the first attempt, before it is randomly shortened by up to half. Defaults to one second.
+    /// Sets the wait after the first attempt. A random amount of up to half is subtracted. Defaults to one second.
     #[must_use]
     pub fn first_wait(self, wait: Duration) -> RetryPolicy {
         RetryPolicy { first_wait: wait, ..self }
     }
 
-    /// Sets the longest wait between two attempts, before it is randomly shortened by up to half. Defaults to one
+    /// Sets the longest wait between two attempts. A random amount of up to half is subtracted. Defaults to one
     /// minute.
     #[must_use]
     pub fn longest_wait(self, wait: Duration) -> RetryPolicy {

@@ -31,9 +31,9 @@ impl Builder {
     ///
     /// # A custom verifier
     ///
-    /// A configuration can verify certificates with your own code, instead of or in addition to the usual checks. Its
-    /// reason for a refusal becomes that of the [`Error::Certificate`](crate::Error::Certificate). (For a pin instead
-    /// of the CAs, [`pinned_certificate`](Self::pinned_certificate) is enough.)
+    /// A configuration can verify certificates with your own code, instead of or in addition to the usual checks. The
+    /// reason that this code gives for a refusal becomes that of the [`Error::Certificate`](crate::Error::Certificate).
+    /// (To pin a certificate instead of trusting the CAs, [`pinned_certificate`](Self::pinned_certificate) is enough.)
     ///
     /// ```no_run
     /// use std::sync::Arc;

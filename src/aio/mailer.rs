@@ -23,9 +23,9 @@ use crate::{
 /// The future returned by [`Mailer::send`].
 pub type Sending<'a> = Pin<Box<dyn Future<Output = Result<Delivery, Error>> + Send + 'a>>;
 
-/// Something that sends messages: a [`Client`], a [`Builder`] or a [`Pool`], one of the mailers that wrap others
-/// ([`Retrying`], [`Failover`]), one without a connection ([`MemoryMailer`], [`FolderMailer`], [`ProgramMailer`]), or
-/// your own type.
+/// Something that sends messages: a [`Client`], a [`Builder`] or a [`Pool`], a mailer that wraps others ([`Retrying`],
+/// [`Failover`]), a mailer without a connection ([`MemoryMailer`], [`FolderMailer`], [`ProgramMailer`]), or your own
+/// type.
 ///
 /// The future is boxed, so that the trait can be used as a trait object: an application takes a `&mut dyn Mailer`, and
 /// its tests pass a different mailer.
@@ -44,8 +44,8 @@ pub type Sending<'a> = Pin<Box<dyn Future<Output = Result<Delivery, Error>> + Se
 /// # }
 /// ```
 ///
-/// Unit tests of an application can pass a [`MemoryMailer`], which is the same type for both clients. So are
-/// [`FolderMailer`] and [`ProgramMailer`]; they do their work on threads that are allowed to block.
+/// Unit tests can pass a [`MemoryMailer`], which works with both clients, as do [`FolderMailer`] and [`ProgramMailer`].
+/// The latter two do their work on threads that are allowed to block.
 ///
 /// ```
 /// # smol::block_on(async {
@@ -60,16 +60,17 @@ pub type Sending<'a> = Pin<Box<dyn Future<Output = Result<Delivery, Error>> + Se
 /// ```
 pub trait Mailer: Send {
     /// Sends a message to all of its recipients. Returns `Ok` if it was accepted for at least one of them.
-    /// Implementations must return deliveries that have the recipients of the mail, in the same order.
+    /// Implementations must return a delivery with exactly the recipients of the mail, in the same order.
     ///
     /// # Errors
     ///
-    /// See [`Error::retry`]. An error with a [`delivery`](Error::delivery) has the outcome for each recipient.
+    /// [`Error::retry`] tells whether to send the message again. An error with a [`delivery`](Error::delivery) has the
+    /// outcome for each recipient.
     fn send<'a>(&'a mut self, mail: &'a dyn Mail) -> Sending<'a>;
 }
 
-/// If the connection is closed, connects again first. If the caller made the connection (`connect_over`), or changed it
-/// with a call such as `login` or `starttls`, fails with `NotConnected` instead.
+/// Connects again before sending if the connection is closed. Fails with `NotConnected` instead if the caller made the
+/// connection (`connect_over`) or changed it with a call such as `login` or `starttls`.
 impl Mailer for Client {
     fn send<'a>(&'a mut self, mail: &'a dyn Mail) -> Sending<'a> {
         Box::pin(self.send_reconnected(mail))
@@ -107,8 +108,8 @@ impl Mailer for MemoryMailer {
     }
 }
 
-/// Files are read and written on threads that are allowed to block. If the future is dropped, the message may still be
-/// written.
+/// Files are read and written on threads that are allowed to block. The message may be written even if the future is
+/// dropped.
 impl Mailer for FolderMailer {
     fn send<'a>(&'a mut self, mail: &'a dyn Mail) -> Sending<'a> {
         Box::pin(async {
@@ -119,7 +120,8 @@ impl Mailer for FolderMailer {
     }
 }
 
-/// The program is watched by a thread that is allowed to block. If the future is dropped, the program is killed.
+/// A thread that is allowed to block runs the program and waits for it. If the future is dropped, the program is
+/// killed.
 impl Mailer for ProgramMailer {
     fn send<'a>(&'a mut self, mail: &'a dyn Mail) -> Sending<'a> {
         Box::pin(async {

@@ -1,4 +1,4 @@
-//! The async client, built on smol, with the same names and behaviour as the blocking client (feature `async`).
+//! The async client (feature `async`), built on smol, with the same names and behaviour as the blocking client.
 //!
 //! ```no_run
 //! # fn main() -> Result<(), postino::Error> {
@@ -17,14 +17,14 @@
 //!
 //! **Do not put `tokio::time::timeout` around a send and retry when it fires.** Dropping the future of a send does not
 //! undo the send: the server may have accepted the message, and the retry then duplicates it. Set
-//! [`Builder::deadline`] instead (or [`Client::next_call_deadline`] for one call). When it expires, the result says for
-//! each recipient whether the message was not sent or is [in doubt](crate::Error::in_doubt). See
-//! [Cancellation](#cancellation).
+//! [`Builder::deadline`] instead (or [`Client::next_call_deadline`] for one call). If the deadline expires before the
+//! transaction begins, nothing was sent; later, the error has the outcome for each recipient, such as [in
+//! doubt](crate::Error::in_doubt). See [Cancellation](#cancellation).
 //!
 //! The futures of this module are `Send` and work with any executor. With an executor other than smol's, smol's reactor
-//! runs on its own thread.
+//! runs on a separate thread.
 //!
-//! [`Builder::deadline`] limits each call as a whole, such as [`Client::send`] or [`Pool::send`]. The limits of
+//! [`Builder::deadline`] limits each call (such as [`Client::send`] or [`Pool::send`]) as a whole. The limits of
 //! individual waits, such as [`Builder::timeout`], still apply. The guide explains [how to limit the time of a
 //! send](crate::guide::deadlines).
 //!
@@ -50,18 +50,19 @@
 //!
 //! # Differences from the blocking client
 //!
-//! There is no [`StopHandle`](crate::StopHandle): drop the future instead. The callback given to
-//! [`Builder::oauth_token_with`] returns a future, and [`Builder::connect_over`] takes any stream that implements
+//! There is no [`StopHandle`](crate::StopHandle): drop the future instead. Callbacks for passwords and tokens, as in
+//! [`Builder::credentials_with`], return futures. [`Builder::connect_over`] takes any stream that implements
 //! `AsyncRead` and `AsyncWrite`. Files and content readers may block, so they are opened and read on separate threads.
 //!
 //! # Cancellation
 //!
-//! If a future is dropped before it completes, its client can no longer be used: every further call fails with
-//! [`Error::NotConnected`] until [`Client::reconnect`] is called. This is because a command may have been sent only in
-//! part, or its reply could be mistaken for the reply to the next command. A message whose future was dropped may have
-//! been delivered: a timeout, a `select!`, or a request that the user cancels can drop a future at any time.
+//! If a future is dropped before it completes, its connection can no longer be used: every further call fails with
+//! [`Error::NotConnected`] until [`Client::reconnect`] is called ([`Mailer::send`] reconnects automatically). This is
+//! because a command may have been sent only in part, or its reply could be mistaken for the reply to the next command.
+//! A timeout, a `select!` or a cancelled request can drop a future at any time; the message of that future may have
+//! been delivered nevertheless.
 //!
-//! | if a send takes too long | then |
+//! | how a send is limited | what happens if it takes too long |
 //! |---|---|
 //! | [`Builder::deadline`], [`Client::next_call_deadline`] | it returns an error with the outcome for each recipient; [`Error::retry`] returns `MayDuplicate` if the message is in doubt |
 //! | `timeout(limit, client.send(&mail))` | the future is dropped; [`Client::interrupted`] then returns the result, as far as it is known without the server |
@@ -88,9 +89,9 @@
 //! # }
 //! ```
 //!
-//! [`Batch::next`] is an exception: it can be called again, and the batch still returns the result of each message.
-//! Content from a reader is consumed only when it is read, so if a future is dropped before that, its message can be
-//! sent again.
+//! Dropping a future of [`Batch::next`] is an exception: `next` can be called again, and the batch still returns the
+//! result of each message. Content from a reader is consumed only when it is read, so if a future is dropped before
+//! that, the message of that future can be sent again.
 
 use ::maybe_async::must_be_async as maybe_async;
 

@@ -56,7 +56,7 @@ impl Builder {
     ///
     /// If the returned future takes longer than the [`command_timeout`](Builder::command_timeout) or the
     /// [`deadline`](Builder::deadline) allows, it is dropped, and the login fails with [`Error::Timeout`]. If it fails,
-    /// the login fails with [`Error::Password`]. The password is sent unchanged, so remove any line ending first.
+    /// so does the login, with [`Error::Password`]. The password is sent unchanged, so remove any line ending first.
     ///
     /// The password can come from the password manager [pass](https://www.passwordstore.org), which prints it on the
     /// first line:
@@ -71,7 +71,7 @@ impl Builder {
     /// ```
     ///
     /// A function that may block, such as one that reads a keyring or a netrc file
-    /// ([examples](crate::Builder::credentials_with)), must run on another thread:
+    /// ([examples](crate::Builder::credentials_with)), must be run on a separate thread:
     ///
     /// ```no_run
     /// # fn password_from_keyring() -> Result<String, std::io::Error> { Ok(String::new()) }
@@ -97,7 +97,7 @@ impl Builder {
     ///
     /// If the returned future takes longer than the [`command_timeout`](Builder::command_timeout) or the
     /// [`deadline`](Builder::deadline) allows, it is dropped, and the login fails with [`Error::Timeout`]. If it fails,
-    /// the login fails with [`Error::Token`].
+    /// so does the login, with [`Error::Token`].
     pub fn oauth_token_with<F>(
         self,
         user: impl Into<String>,

@@ -89,12 +89,12 @@ impl Builder {
     ///
     /// The host is used only as the name for TLS and, together with the port, in OAUTHBEARER. The time limit for
     /// connecting is ignored. By default, credentials are sent without TLS only if nobody can eavesdrop, that is, over
-    /// a Unix socket from [`smol::Async`] or `smol::net`. A TCP socket never counts as local, because even a connection
-    /// to this machine may lead to a proxy. The client cannot [reconnect](Client::reconnect).
+    /// a Unix socket from [`smol::Async`] or `smol::net`. A TCP socket never counts as [local](crate::Security),
+    /// because even a connection to this machine may lead to a proxy. The client cannot [reconnect](Client::reconnect).
     ///
     /// # Errors
     ///
-    /// The errors of [`connect`](Builder::connect), after which the connection is closed.
+    /// The errors of [`connect`](Builder::connect). The connection is closed after any of them.
     pub async fn connect_over(
         &self,
         stream: impl AsyncRead + AsyncWrite + Send + 'static,

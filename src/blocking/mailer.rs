@@ -11,9 +11,9 @@ use crate::{
     transports::{copied, natural_body, portable_body},
 };
 
-/// Something that sends messages: a [`Client`], a [`Builder`] or a [`Pool`], one of the mailers that wrap others
-/// ([`Retrying`], [`Failover`]), one without a connection ([`MemoryMailer`], [`FolderMailer`], [`ProgramMailer`]), or
-/// your own type.
+/// Something that sends messages: a [`Client`], a [`Builder`] or a [`Pool`], a mailer that wraps others ([`Retrying`],
+/// [`Failover`]), a mailer without a connection ([`MemoryMailer`], [`FolderMailer`], [`ProgramMailer`]), or your own
+/// type.
 ///
 /// An application takes a `&mut dyn Mailer`, and its tests pass a different mailer:
 ///
@@ -31,16 +31,17 @@ use crate::{
 /// ```
 pub trait Mailer: Send {
     /// Sends a message to all of its recipients. Returns `Ok` if it was accepted for at least one of them.
-    /// Implementations must return deliveries that have the recipients of the mail, in the same order.
+    /// Implementations must return a delivery with exactly the recipients of the mail, in the same order.
     ///
     /// # Errors
     ///
-    /// See [`Error::retry`]. An error with a [`delivery`](Error::delivery) has the outcome for each recipient.
+    /// [`Error::retry`] tells whether to send the message again. An error with a [`delivery`](Error::delivery) has the
+    /// outcome for each recipient.
     fn send(&mut self, mail: &dyn Mail) -> Result<Delivery, Error>;
 }
 
-/// If the connection is closed, connects again first. If the caller made the connection (`connect_over`), or changed it
-/// with a call such as `login` or `starttls`, fails with `NotConnected` instead.
+/// Connects again before sending if the connection is closed. Fails with `NotConnected` instead if the caller made the
+/// connection (`connect_over`) or changed it with a call such as `login` or `starttls`.
 impl Mailer for Client {
     fn send(&mut self, mail: &dyn Mail) -> Result<Delivery, Error> {
         self.send_reconnected(mail)

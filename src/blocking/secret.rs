@@ -60,10 +60,10 @@ impl Builder {
     ///
     /// The function runs on its own thread. If it takes longer than the [`command_timeout`](Builder::command_timeout)
     /// or the [`deadline`](Builder::deadline) allows, the login fails with [`Error::Timeout`], and the function's
-    /// result is discarded. If it fails, the login fails with [`Error::Password`]. Clones of the builder share the
-    /// function and call it one at a time. The password is sent unchanged, so remove any line ending first.
+    /// result is discarded. If the function fails, the login fails with [`Error::Password`]. Clones of the builder
+    /// share the function and call it one at a time. The password is sent unchanged, so remove any line ending first.
     ///
-    /// This function runs the password manager [pass](https://www.passwordstore.org), which prints the password first:
+    /// This function runs [pass](https://www.passwordstore.org), which prints the password on the first line:
     ///
     /// ```no_run
     /// # fn example(server: postino::Builder) -> postino::Builder {
@@ -74,7 +74,7 @@ impl Builder {
     /// # }
     /// ```
     ///
-    /// This one reads a keyring, with `Entry::get_password` of the crate `keyring`:
+    /// This function reads a keyring, with `Entry::get_password` from the crate `keyring`:
     ///
     /// ```no_run
     /// # struct Entry;
@@ -87,7 +87,7 @@ impl Builder {
     /// # }
     /// ```
     ///
-    /// This one reads a netrc file with the line `machine mail.example.org login alice password secret`:
+    /// This function reads a netrc file with the line `machine mail.example.org login alice password secret`:
     ///
     /// ```no_run
     /// # fn example(server: postino::Builder) -> postino::Builder {
@@ -114,8 +114,9 @@ impl Builder {
     ///
     /// The function runs on its own thread. If it takes longer than the [`command_timeout`](Builder::command_timeout)
     /// or the [`deadline`](Builder::deadline) allows, the login fails with [`Error::Timeout`], and the function's
-    /// result is discarded. If it fails, the login fails with [`Error::Token`]. Clones of the builder share the
-    /// function and call it one at a time. The example `token_command` runs a program that prints the token.
+    /// result is discarded. If the function fails, the login fails with [`Error::Token`]. Clones of the builder share
+    /// the function and call it one at a time. The repository's example `token_command` runs a program that prints the
+    /// token.
     pub fn oauth_token_with(
         self,
         user: impl Into<String>,

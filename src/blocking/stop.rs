@@ -16,12 +16,12 @@ type End = Arc<dyn Fn() + Send + Sync>;
 ///
 /// A stop is final. The call under way fails at once with [`Error::Stopped`](crate::Error::Stopped), and so does every
 /// later one, including [`connect`](Builder::connect) on a builder with this stop handle. Nothing more is sent to the
-/// server, not even QUIT. If a message was being sent, its outcome is reported as usual, in an
-/// [`Error::Transaction`](crate::Error::Transaction) whose source is `Stopped`; the message may be [in
-/// doubt](crate::Error::in_doubt).
+/// server, not even QUIT. If the call was sending a message, it fails instead with an
+/// [`Error::Transaction`](crate::Error::Transaction) whose source is `Stopped`, which has the outcome for each
+/// recipient. The message may be [in doubt](crate::Error::in_doubt).
 ///
-/// A stop cannot interrupt a content reader, a [`NoTimeouts`](crate::NoTimeouts) stream, or a TLS library that is
-/// reading certificates. The stop takes effect only after they return.
+/// A stop cannot interrupt a call to a content reader, to a [`NoTimeouts`](crate::NoTimeouts) stream, or to a TLS
+/// library that is reading certificates. The stop takes effect only after that call returns.
 ///
 /// ```no_run
 /// use postino::{Client, StopHandle};
@@ -33,7 +33,7 @@ type End = Arc<dyn Fn() + Send + Sync>;
 /// assert!(matches!(work.join().unwrap(), Err(postino::Error::Stopped(_))));
 /// ```
 ///
-/// Clones refer to the same stop handle. The async client ([`aio`](crate#async)) has none: drop the future instead.
+/// Clones stop the same clients. The async client ([`aio`](crate#async)) has no stop handle: drop the future instead.
 #[derive(Clone, Default)]
 pub struct StopHandle(Arc<State>);
 
@@ -58,7 +58,7 @@ pub(super) struct Watch {
 }
 
 impl StopHandle {
-    /// Creates a stop handle. One is enough for any number of clients that are to be stopped together.
+    /// Creates a stop handle. One handle is enough for any number of clients that are to be stopped together.
     #[must_use]
     pub fn new() -> StopHandle {
         StopHandle::default()

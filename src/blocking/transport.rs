@@ -24,12 +24,12 @@ pub trait Transport: Send {
     ///
     /// # Errors
     ///
-    /// As described above, and any error that ends the connection. After [`ErrorKind::Interrupted`], the client retries
-    /// the read.
+    /// [`ErrorKind::WouldBlock`] or [`ErrorKind::TimedOut`], as described above. After [`ErrorKind::Interrupted`], the
+    /// client retries the read. Any other error ends the connection.
     fn receive(&mut self, room: &mut [u8], until: Option<Instant>) -> io::Result<usize>;
 
-    /// Writes some octets, and returns how many, which is at least 1. Waits as [`receive`](Transport::receive)
-    /// does. Written octets must be sent without delay, because the client never flushes.
+    /// Writes some octets, and returns how many (at least 1). `until` has the same meaning as in
+    /// [`receive`](Transport::receive). Written octets must be sent without delay, because the client never flushes.
     ///
     /// # Errors
     ///
@@ -37,7 +37,7 @@ pub trait Transport: Send {
     fn send(&mut self, bytes: &[u8], until: Option<Instant>) -> io::Result<usize>;
 
     /// Waits until octets can be read (if `read` is set) or written (if `write` is set). If both are set, waits for
-    /// either. May occasionally return early: the client then tries, and waits again if necessary.
+    /// either. May occasionally return early: the client then tries to read or write, and waits again if necessary.
     ///
     /// # Errors
     ///
@@ -66,7 +66,7 @@ pub trait Transport: Send {
 
     /// Returns whether nobody else can eavesdrop on the connection, so that credentials may be sent without TLS.
     /// Defaults to false, because even a connection to this machine may lead to a proxy, and from there to anywhere.
-    /// For Unix sockets, it returns true.
+    /// Returns true for Unix sockets.
     fn is_local(&self) -> bool {
         false
     }
@@ -97,7 +97,7 @@ impl Transport for TcpStream {
         sys::end(self);
     }
 
-    /// Duplicates the socket, which costs a file descriptor.
+    /// Returns a function that shuts down a duplicate of the socket, which costs a file descriptor.
     fn stop_handle(&self) -> Option<Box<dyn Fn() + Send + Sync>> {
         let socket = self.try_clone().ok()?;
         Some(Box::new(move || sys::end(&socket)))
@@ -122,8 +122,8 @@ impl Transport for TcpStream {
 /// The client cannot check for replies without waiting. While it writes, it does not read, so the connection hangs if
 /// the server replies before the end of a message and then stops reading. Until it reads the next reply, the client
 /// does not notice that the server has closed the connection or sent something unexpected. An unexpected reply is then
-/// taken for the reply to the next command, whereas it would be detected with any other transport. `flush` is called
-/// after each `write`.
+/// taken for the reply to the next command, whereas it would be detected with any other transport. The client calls
+/// `flush` after each `write`.
 pub struct NoTimeouts<S> {
     stream: S,
     /// Whether the next read without a limit may wait, because TLS has to read before it can write.
@@ -174,7 +174,7 @@ impl<S: Read + Write + Send> Transport for NoTimeouts<S> {
         Ok(())
     }
 
-    /// Does nothing: the stream is closed only by dropping it.
+    /// Does nothing: the stream is closed only when it is dropped.
     fn shutdown(&mut self) {}
 }
 

@@ -45,17 +45,18 @@ const MAX_ENTRIES: usize = 1024;
 /// above 0, as for a `Vec`) is asked for it early, so that its envelope can be sent together with the end of the
 /// previous message.
 ///
-/// Any other iterator may block, as a channel's `iter` does. It is asked only after everything available has been
-/// written. The next message then needs an extra write, but no extra round trip. While the iterator blocks, no results
-/// are returned. The time that the iterator takes counts towards neither the [`deadline`](super::Builder::deadline) nor
-/// [`Delivery::timings`]. If results must not wait for the next message, use [`push`](Batch::push).
+/// Any other iterator may block, as a channel's `iter` does. Such an iterator is asked only after all available data
+/// has been written. The next message then needs an extra write, but no extra round trip. While the iterator blocks, no
+/// results are returned. The time that such an iterator takes counts towards neither the
+/// [`deadline`](super::Builder::deadline) nor [`Delivery::timings`]. If results must not wait for the next message, use
+/// [`push`](Batch::push).
 ///
 /// An iterator is not asked again after it has returned `None`.
 ///
 /// # When the server ends the session
 ///
 /// If the server accepts no more messages over the connection, the batch continues over a new one, under the conditions
-/// described in [`send`](Client::send). Messages that the server turned away in this way are sent over the new
+/// described in [`send`](Client::send). Messages that the server refused for this reason are sent over the new
 /// connection. Recipients beyond the server's limit get the message in later transactions. The results stay in order.
 ///
 /// # When the connection is lost
@@ -64,9 +65,9 @@ const MAX_ENTRIES: usize = 1024;
 /// [pushed](Batch::push) are *not sent*. Each of them gets a result. After these results, `next` returns `None`, and
 /// [`is_lost`](Batch::is_lost) returns true.
 ///
-/// Nothing more is taken from the iterator, with one exception: if no message was under way or waiting, the next one is
-/// taken and reported as *not sent*, so that a result reports the loss. To keep what is left in the iterator, pass it
-/// by reference: `send_all(mails.by_ref())`.
+/// Nothing more is taken from the iterator, with one exception: if no message was under way or waiting, the next
+/// message is taken and reported as *not sent*, so that a result reports the loss. To keep the remaining messages, pass
+/// the iterator by reference: `send_all(mails.by_ref())`.
 ///
 /// Some servers discard an envelope that was sent together with the end of the previous message. If nothing else was
 /// lost, the batch reconnects automatically, under the conditions described in [`send`](Client::send). From then on, it
@@ -74,8 +75,8 @@ const MAX_ENTRIES: usize = 1024;
 ///
 /// # Dropping
 ///
-/// Dropping a batch with messages under way closes the connection, and their results are lost. To get the results, call
-/// [`finish`](Batch::finish) first.
+/// If a batch is dropped with messages under way, their results are lost, and the connection can no longer be used. To
+/// get the results, call [`finish`](Batch::finish) first.
 ///
 /// In the async client, dropping a future of `next` loses no results: call `next` again. The connection is closed only
 /// if the dropped future was sending content that is long or is read from a file or a reader, was sending a message in
@@ -205,15 +206,15 @@ struct Opened {
 
 impl Client {
     /// Sends all messages from an iterator over this connection. With PIPELINING, each message takes two round trips,
-    /// or about one if [`JoinPolicy`](crate::JoinPolicy) allows joining, or almost none if
+    /// or about one if the [`JoinPolicy`](crate::JoinPolicy) allows joining envelopes, or almost none if
     /// [`Builder::chunking`](super::Builder::chunking) is also set.
     ///
     /// Nothing happens until [`Batch::next`] is called. If a message cannot be sent to this server (see
     /// [`send`](Client::send)), its result is an error; the others are sent.
     ///
-    /// An iterator whose `size_hint` does not promise another message may block, so it is asked later; see [`Batch`].
-    /// If the connection is lost, the remaining messages stay in the iterator. To keep them, pass the iterator by
-    /// reference.
+    /// An iterator whose `size_hint` does not promise another message may block, so it is asked for one only after all
+    /// available data has been written; see [`Batch`]. If the connection is lost, the remaining messages stay in the
+    /// iterator. To keep them, pass the iterator by reference.
     pub fn send_all<M: Mail, I: IntoIterator<Item = M>>(
         &mut self,
         mails: I,
@@ -560,10 +561,11 @@ fn lost(delivery: Delivery, why: Error) -> Error {
 #[maybe_async]
 impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I> {
     /// Returns the result of the next message, with its index, counted from 0. Returns `None` when no message is left
-    /// (until one is [pushed](Batch::push)), or when the connection [is lost](Batch::is_lost) and all results have been
-    /// returned.
+    /// (until another is [pushed](Batch::push)), or when the connection [is lost](Batch::is_lost) and all results have
+    /// been returned.
     ///
-    /// The builder's [`deadline`](super::Builder::deadline) applies to each call to `next`, not to the batch.
+    /// The builder's [`deadline`](super::Builder::deadline) applies to each call to `next`, not to the batch as a
+    /// whole.
     #[allow(clippy::should_implement_trait)] // the blocking batch is also an `Iterator`
     pub async fn next(&mut self) -> Option<(usize, Result<Delivery, Error>)> {
         self.keep_parts();

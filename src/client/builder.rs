@@ -31,7 +31,7 @@ impl Client {
     }
 
     /// Returns a builder for a server that listens on this Unix socket. Nobody else can eavesdrop on such a connection,
-    /// so credentials need no TLS. To use TLS over it, set [`Builder::tls_name`].
+    /// so credentials need no TLS. TLS over a Unix socket requires [`Builder::tls_name`].
     ///
     /// On Windows, connecting fails with [`Error::Config`].
     pub fn unix(path: impl AsRef<Path>) -> Builder {
@@ -53,8 +53,8 @@ impl Client {
     }
 
     /// Returns a builder with the host, port and security of a well-known mail service, such as `gmail` or `sendgrid`.
-    /// Case, spaces and punctuation are ignored. The page [`providers`](crate::guide::providers) lists the names, and
-    /// what each service expects as a login.
+    /// Case, spaces and punctuation in the name are ignored. The page [`providers`](crate::guide::providers) lists the
+    /// names, and what each service expects as a login.
     #[doc = example!(provider)]
     ///
     /// # Errors
@@ -121,9 +121,9 @@ impl Builder {
         self
     }
 
-    /// Sets the addresses to connect to, in this order, instead of looking up the host. Each has its own port, so it is
-    /// an error to set [`port`](Builder::port) as well. The host is still the name that TLS verifies. Defaults to the
-    /// addresses that the lookup returns, with IPv6 and IPv4 alternating (RFC 8305 §4).
+    /// Sets the addresses to connect to, in the given order, instead of looking up the host. Each has its own port, so
+    /// it is an error to set [`port`](Builder::port) as well. The host is still the name that TLS verifies. Defaults to
+    /// the addresses that the lookup returns, with IPv6 and IPv4 alternating (RFC 8305 §4).
     pub fn addresses(mut self, addresses: impl IntoIterator<Item = SocketAddr>) -> Builder {
         self.config.addresses = Some(addresses.into_iter().collect());
         self
@@ -148,8 +148,8 @@ impl Builder {
     ///
     /// A proxy cannot be combined with [`addresses`](Builder::addresses), a Unix socket, or an IPv6 address with a
     /// zone. `connect_over` ignores the proxy. In a URL, the proxy is a parameter:
-    /// `smtp://mail.example.org?proxy=socks5://127.0.0.1:1080`. There, `%` and `&` in the URL of the proxy are written
-    /// as `%25` and `%26`.
+    /// `smtp://mail.example.org?proxy=socks5://127.0.0.1:1080`. In that parameter, `%` and `&` must be written as `%25`
+    /// and `%26`.
     pub fn proxy(mut self, url: impl AsRef<str>) -> Builder {
         self.config.proxy = Some(Proxy::from_url(url.as_ref()).map_err(|e| e.to_string()));
         self
@@ -178,8 +178,8 @@ impl Builder {
     /// or LOGIN if PLAIN is not offered, unless [`auth_mechanisms`](Builder::auth_mechanisms) is set. This fallback
     /// needs TLS or a local connection, even with
     /// [`danger_plaintext_credentials`](Builder::danger_plaintext_credentials). The replies 504, 534 and 4yz do not
-    /// count towards the limit of two, because they do not concern the password. A [`Pool`](super::Pool) also waits
-    /// [for a while](super::PoolBuilder::login_pause) before it logs in again.
+    /// count towards the limit of two, because they do not concern the password. After a refused login, a
+    /// [`Pool`](super::Pool) also waits [for a while](super::PoolBuilder::login_pause) before it logs in again.
     ///
     /// Only the login that was set last is used. This setter, [`credentials_with`](Builder::credentials_with),
     /// [`oauth_token`](Builder::oauth_token), [`oauth_token_with`](Builder::oauth_token_with),
@@ -196,8 +196,8 @@ impl Builder {
     }
 
     /// Logs in with EXTERNAL (RFC 4422 appendix A) after connecting: the server identifies the client by other means,
-    /// usually by its TLS certificate. `authorization` names the user to act for; if it is empty, the client acts for
-    /// the user of the certificate. Defaults to no login.
+    /// usually by the client's TLS certificate. `authorization` names the user to act for; if it is empty, the client
+    /// acts for the user of the certificate. Defaults to no login.
     pub fn external(self, authorization: impl Into<String>) -> Builder {
         self.login(Login::External(authorization.into()))
     }
@@ -208,7 +208,8 @@ impl Builder {
         self.login(Login::Anonymous(trace.into()))
     }
 
-    /// Logs in with a custom mechanism after connecting. Each login uses a fresh clone of it. Defaults to no login.
+    /// Logs in with a custom mechanism after connecting. Each login uses a fresh clone of the mechanism. Defaults to no
+    /// login.
     pub fn auth_mechanism(self, mechanism: impl Mechanism + Clone + 'static) -> Builder {
         self.login(Login::Own(Credentials::custom(mechanism).map_err(|e| e.to_string())))
     }
@@ -222,8 +223,8 @@ impl Builder {
         self
     }
 
-    /// Sets the maximum number of SCRAM hash iterations that a server may demand. Each iteration takes time. A
-    /// demand for fewer than 4,096 is never accepted. Defaults to 100,000.
+    /// Sets the maximum number of SCRAM hash iterations that a server may demand. Each iteration takes time. A demand
+    /// for fewer than 4,096 is never accepted, so a lower maximum is an error. Defaults to 100,000.
     pub fn max_scram_iterations(mut self, iterations: u32) -> Builder {
         self.config.max_scram_iterations = iterations;
         self
@@ -250,8 +251,8 @@ impl Builder {
 
     /// Sets the time limit for every wait except the one for the final reply. The limit applies separately to the name
     /// lookup and connecting (combined), the TLS handshake, the greeting, each reply, and writing each block of content
-    /// (64 KiB). Octets that trickle in do not extend it. If any of these limits was set individually before, it is
-    /// overridden. `Duration::MAX` means no limit. Defaults to 60 seconds.
+    /// (64 KiB). Octets that trickle in do not extend the limit. If any of these limits was set individually before, it
+    /// is overridden. `Duration::MAX` means no limit. Defaults to 60 seconds.
     pub fn timeout(mut self, limit: Duration) -> Builder {
         self.config.timeouts = Timeouts::all_but_the_final(limit, self.config.timeouts.final_reply);
         self
@@ -275,7 +276,7 @@ impl Builder {
         self
     }
 
-    /// Sets the time limit for each reply to a command. With pipelining, it restarts after each reply.
+    /// Sets the time limit for each reply to a command. With pipelining, the limit restarts after each reply.
     /// Defaults to 60 seconds.
     pub fn command_timeout(mut self, limit: Duration) -> Builder {
         self.config.timeouts.command = limit;
@@ -295,8 +296,8 @@ impl Builder {
         self
     }
 
-    /// Sets the time limit for each call as a whole, whatever it waits for. For `connect`, it covers the name lookup,
-    /// TLS and the login; for [`Builder::send`], it covers everything. Defaults to no limit.
+    /// Sets the time limit for each call as a whole, whatever it waits for. For `connect`, the limit covers the name
+    /// lookup, TLS and the login; for [`Builder::send`], it also covers sending the message. Defaults to no limit.
     pub fn deadline(mut self, limit: Duration) -> Builder {
         self.config.deadline = Some(limit);
         self
@@ -305,14 +306,14 @@ impl Builder {
     /// Sets whether commands are sent without waiting for the replies to earlier ones, if the server offers
     /// PIPELINING (RFC 2920). Defaults to true.
     ///
-    /// If a server refuses pipelined commands as unknown or out of sequence (500 to 503), they are sent again, one at a
-    /// time. If the server then accepts the command that it had refused, this builder and its clones no longer
+    /// If a server refuses pipelined commands as unknown or out of sequence (replies 500 to 503), they are sent again,
+    /// one at a time. If the server then accepts a command that it had refused, this builder and its clones no longer
     /// pipeline.
     ///
-    /// On some connections the client cannot speed up TCP acknowledgements: those made with `connect_over` or through a
-    /// proxy, and all connections on systems other than Linux and Android. There, pipelining stops after three groups
-    /// of commands in a row whose replies trickled in so slowly that sending one command at a time would have been
-    /// faster.
+    /// On some connections, the client cannot speed up TCP acknowledgements: those made with `connect_over` or through
+    /// a proxy, and all TCP connections on systems other than Linux and Android. On such a connection, pipelining stops
+    /// after three consecutive groups of commands whose replies arrived so slowly that sending one command at a time
+    /// would have been faster.
     pub fn pipelining(mut self, allowed: bool) -> Builder {
         self.config.pipelining = allowed;
         self
@@ -331,7 +332,7 @@ impl Builder {
         self
     }
 
-    /// Sets whether content is sent with BDAT if the server offers CHUNKING (RFC 3030). This saves a round trip per
+    /// Sets whether content is sent with BDAT if the server offers CHUNKING (RFC 3030). BDAT saves a round trip per
     /// message. Some servers offer CHUNKING but lose or stall mail that is sent with it. Defaults to false.
     pub fn chunking(mut self, wanted: bool) -> Builder {
         self.config.chunking = wanted;
@@ -345,9 +346,9 @@ impl Builder {
         self
     }
 
-    /// Treats this capability (`PIPELINING`, `SIZE`, `8BITMIME`, …) as not offered, for servers that offer it although
-    /// it does not work. Case is ignored. May be called more than once. [`hello_reply`](Client::hello_reply)
-    /// still returns the whole reply. Defaults to none.
+    /// Treats this capability (`PIPELINING`, `SIZE`, `8BITMIME`, …) as not offered, for servers that offer a capability
+    /// but do not implement it correctly. Case is ignored. May be called more than once.
+    /// [`hello_reply`](Client::hello_reply) still returns the whole reply. Defaults to none.
     pub fn ignore_capability(mut self, keyword: impl Into<String>) -> Builder {
         self.config.ignored_capabilities.push(keyword.into());
         self
@@ -370,9 +371,9 @@ impl Builder {
     ///
     /// - If an attempt to connect fails, `ConnectFailed` is its last event, after `Closed` if there was a connection.
     /// - Each call that sends a message causes exactly one of `Accepted`, `Refused`, `NotSent` and `InDoubt`, unless a
-    ///   setting is invalid. For a message of a [batch](super::Batch), this happens when its result is returned. If the
-    ///   future of a call was dropped, it happens when the client is next used or is dropped, but not if the call was
-    ///   still waiting for a connection of a pool.
+    ///   setting is invalid. For a message of a [batch](super::Batch), this event occurs when its result is returned.
+    ///   If the future of a call was dropped, the event occurs when the client is next used or is dropped; there is no
+    ///   event if the call was still waiting for a connection of a pool.
     /// - `Retried` comes before the result of a message that is sent again over another connection. It can come before
     ///   or after the `Closed` of the old connection.
     /// - If the connection is lost, or QUIT is sent together with a message, `Closed` can come before the result of that
@@ -380,8 +381,9 @@ impl Builder {
     /// - [Single commands](Client#single-commands) cause no message events.
     ///
     /// The function is called on the thread that sends, between two steps of the dialogue. While it runs, nothing is
-    /// sent or read, so it should only count events or pass them on. The time that it takes counts towards the
-    /// [`deadline`](Builder::deadline). A panic in it is caught and logged at `warn`, and does not affect the client.
+    /// sent or read, so it should only count events or pass them on. The time that the function takes counts towards
+    /// the [`deadline`](Builder::deadline). A panic in the function is caught and logged at `warn`, and does not affect
+    /// the client.
     #[doc = example!(observer)]
     pub fn observer(mut self, observe: impl Fn(&Event<'_>) + Send + Sync + 'static) -> Builder {
         self.config.observer = Some(Observer::new(observe));
@@ -415,8 +417,9 @@ impl Builder {
         Ok(client)
     }
 
-    /// Sends one message over its own connection. QUIT takes no extra time: the client does not wait for its reply, and
-    /// if [`join_envelopes`](Builder::join_envelopes) allows it, QUIT is sent together with the end of the message.
+    /// Sends one message over its own connection. QUIT takes no extra time: the client does not wait for the reply to
+    /// QUIT, and if [`join_envelopes`](Builder::join_envelopes) allows it, QUIT is sent together with the end of the
+    /// message.
     ///
     /// # Errors
     ///

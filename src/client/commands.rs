@@ -27,7 +27,7 @@ const HARMLESS: [&str; 7] = ["EXPN", "HELP", "MAIL", "NOOP", "RCPT", "RSET", "VR
 /// # What is known about the server
 impl Client {
     /// Returns the server's reply to the last EHLO or HELO, unchanged, including capabilities that are
-    /// [ignored](super::Builder::ignore_capability). Returns `None` if reconnecting has failed.
+    /// [ignored](super::Builder::ignore_capability). Returns `None` if an attempt to reconnect failed before the login.
     #[must_use]
     pub fn hello_reply(&self) -> Option<&Reply> {
         self.known.hello.as_ref()
@@ -53,14 +53,15 @@ impl Client {
     /// [`deadline`](super::Builder::deadline) for that call only. The limits of individual waits still apply. With a
     /// limit of zero, the call fails at once.
     ///
-    /// When the time has passed, the call fails with [`Error::Timeout`], and the connection is closed without sending
+    /// When the time has passed, the call fails with [`Error::Timeout`] or, if it was sending a message, with an
+    /// [`Error::Transaction`] whose source is `Timeout`. The connection is then closed without sending
     /// QUIT.
     pub fn next_call_deadline(&mut self, limit: Duration) -> &mut Client {
         self.next_limit = Some(limit);
         self
     }
 
-    /// Sets the time limit for every wait except the one for the final reply, from the next call on; see
+    /// Sets the time limit for every wait except the one for the final reply to a message, from the next call on; see
     /// [`Builder::timeout`](super::Builder::timeout).
     pub fn set_timeout(&mut self, limit: Duration) {
         let timeouts = &mut self.origin.settings.config.timeouts;
@@ -111,10 +112,10 @@ impl Client {
 /// These methods are for special purposes: [`send`](Client::send) sends all the commands that it needs. Each method
 /// waits for the reply.
 ///
-/// A refusal is returned as [`Error::Refused`] with the whole reply, and the client can still be used. The client can
-/// also be used after errors that occur before anything is sent, such as [`Error::Config`], [`Error::Address`] and
-/// [`Error::Unsupported`]. After any other error, and after the codes 421 and 221, the connection is closed. A command
-/// line may have at most 2,048 octets, including its parameters and CRLF.
+/// A refusal is returned as [`Error::Refused`] with the whole reply (but see [`command`](Client::command)), and the
+/// client can still be used. It can also be used after errors that occur before anything is sent, such as
+/// [`Error::Config`], [`Error::Address`] and [`Error::Unsupported`]. After any other error, and after the reply codes
+/// 421 and 221, the connection is closed. A command line may have at most 2,048 octets, including parameters and CRLF.
 ///
 /// The first digit of the code determines the outcome (RFC 5321 §4.2.1): 2yz accepts a command; 4yz and 5yz refuse it.
 #[maybe_async]
@@ -164,7 +165,7 @@ impl Client {
     }
 
     /// Sends STARTTLS, secures the connection with the builder's TLS settings, and sends EHLO again (RFC 3207).
-    /// Everything that was known about the server is discarded, and any earlier login is lost.
+    /// The capabilities that the server offered before are discarded, and any earlier login is lost.
     /// [`connect`](super::Builder::connect) already does this, depending on
     /// [`Builder::security`](super::Builder::security). Expects a 220 reply.
     ///
@@ -208,7 +209,7 @@ impl Client {
     /// for a non-ASCII sender; if only a recipient or a header is not ASCII, pass SMTPUTF8 as a parameter. Expects a
     /// 2yz reply.
     ///
-    /// If [`send`](Client::send) is called after this, it sends RSET first.
+    /// If [`send`](Client::send) is called before the transaction has ended, it sends RSET first.
     ///
     /// # Errors
     ///
@@ -237,7 +238,7 @@ impl Client {
     ///
     /// [`Error::Address`] for an invalid recipient; [`Error::Config`] for an invalid parameter, and for a non-ASCII
     /// recipient after a [`mail`](Client::mail) without SMTPUTF8; [`Error::Unsupported`] if SMTPUTF8 is not offered;
-    /// [`Error::Refused`].
+    /// [`Error::Refused`] if the server refuses the command.
     pub async fn rcpt(&mut self, recipient: &str, parameters: &[&str]) -> Result<Reply, Error> {
         let mut call = self.begin();
         let (recipient, parameters) = (Address::new(recipient)?, Parameters::new(parameters)?);
@@ -297,7 +298,7 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// [`Error::Refused`].
+    /// [`Error::Refused`] if the server refuses the command.
     pub async fn rset(&mut self) -> Result<Reply, Error> {
         let mut call = self.begin();
         self.reset(&mut call).await
@@ -307,7 +308,7 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// [`Error::Refused`].
+    /// [`Error::Refused`] if the server refuses the command.
     pub async fn noop(&mut self) -> Result<Reply, Error> {
         let mut call = self.begin();
         self.ping(&mut call).await
@@ -318,8 +319,8 @@ impl Client {
         self.run_command(call, Simple::noop()).await
     }
 
-    /// Sends VRFY, which asks whether a user or mailbox exists (RFC 5321 §4.1.1.6). The text is sent unchanged.
-    /// SMTPUTF8 is added if the text is not ASCII (RFC 6531 §3.7.4.2); no other parameters are defined. Expects a 2yz
+    /// Sends VRFY, which asks whether a user or mailbox exists (RFC 5321 §4.1.1.6). `user` is sent unchanged.
+    /// SMTPUTF8 is added if `user` is not ASCII (RFC 6531 §3.7.4.2); no other parameters are defined. Expects a 2yz
     /// reply; many servers reply 252 to everything.
     ///
     /// # Errors
@@ -333,7 +334,7 @@ impl Client {
     }
 
     /// Sends EXPN, which asks for the members of a mailing list (RFC 5321 §4.1.1.7); the reply has one line for each.
-    /// The text and the parameters are handled as in [`vrfy`](Client::vrfy). Expects a 2yz reply.
+    /// `list` and the parameters are handled like the arguments of [`vrfy`](Client::vrfy). Expects a 2yz reply.
     ///
     /// # Errors
     ///
@@ -453,7 +454,7 @@ impl Client {
 /// Their errors are:
 ///
 /// - [`Error::Config`], before anything is sent: if the credentials are invalid; if the mechanism is unknown, does not
-///   fit the credentials, or needs the feature `sasl`, which is off; or if the connection has no TLS and is not
+///   fit the credentials, or needs the feature `sasl`, which is not enabled; or if the connection has no TLS and is not
 ///   [local](crate::Security)
 ///   (see [`Builder::danger_plaintext_credentials`](super::Builder::danger_plaintext_credentials)).
 /// - [`Error::Auth`] if the server refuses the login or does not offer the mechanism; if the client is already logged
@@ -470,7 +471,7 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// [`Error::Config`], [`Error::Auth`]; see [above](#logins).
+    /// [`Error::Config`] and [`Error::Auth`], as described under [Logins](#logins).
     pub async fn login(&mut self, user: impl AsRef<[u8]>, password: impl AsRef<[u8]>) -> Result<(), Error> {
         let mut call = self.begin();
         let credentials = Credentials::new(user, password)?;
@@ -497,7 +498,7 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// [`Error::Config`], [`Error::Auth`]; see [above](#logins).
+    /// [`Error::Config`] and [`Error::Auth`], as described under [Logins](#logins).
     #[doc = example!(auth)]
     pub async fn auth(&mut self, mechanism: &str, credentials: &Credentials) -> Result<(), Error> {
         let mut call = self.begin();
@@ -510,7 +511,7 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// [`Error::Config`], [`Error::Auth`]; see [above](#logins).
+    /// [`Error::Config`] and [`Error::Auth`], as described under [Logins](#logins).
     pub async fn auth_mechanism(&mut self, mechanism: impl Mechanism + Clone + 'static) -> Result<(), Error> {
         let mut call = self.begin();
         self.log_in(&mut call, Credentials::custom(mechanism)?, None).await

@@ -102,7 +102,7 @@ struct Ticket<'p> {
 }
 
 /// A client from a [`Pool`]. Dropping the client returns its connection to the pool, which closes the connection if an
-/// error or a dropped future has left it unusable, or after one of the changes described in [`Pool`].
+/// error or a dropped future has left it unusable, or if the user has changed it in one of the ways listed at [`Pool`].
 pub struct Pooled {
     pool: Arc<Shared>,
     /// `None` while the client is being connected, and after it has been returned.
@@ -341,14 +341,14 @@ impl Client {
 #[maybe_async]
 impl Pool {
     /// Sends a message over a free connection, or a new one, as soon as the [rate](PoolBuilder::max_rate)
-    /// allows it. The builder's [`deadline`](Builder::deadline) covers the whole call, including the
-    /// wait.
+    /// allows. The builder's [`deadline`](Builder::deadline) covers the whole call, including the time
+    /// spent waiting.
     ///
     /// # Errors
     ///
     /// [`Error::Timeout`] with [`Phase::Pool`] if no connection becomes free in time, or if the rate would delay the
-    /// message beyond the deadline; nothing is sent then. [`Error::PoolClosed`] after [`close`](Pool::close). The last
-    /// login error, while [logins are paused](PoolBuilder::login_pause). Any error from [`Builder::connect`] or
+    /// message beyond the deadline; nothing is sent then. [`Error::PoolClosed`] after [`close`](Pool::close). The error
+    /// of the refused login while [logins are paused](PoolBuilder::login_pause). Any error from [`Builder::connect`] or
     /// [`Client::send`].
     pub async fn send(&self, mail: &dyn Mail) -> Result<Delivery, Error> {
         let mut call = self.0.builder.begin();

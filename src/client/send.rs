@@ -313,9 +313,9 @@ impl Client {
     ///
     /// If the server answers 452 to a recipient and to all that follow, because there are too many recipients (RFC 5321
     /// §4.5.3.1.10), the message is sent to these recipients in further transactions. No such transaction has more
-    /// recipients than the server handled in the previous one before it answered 452. This stops once the server
-    /// accepts no recipient of a transaction. If the content can be read only once, the remaining recipients count as
-    /// temporarily refused. With [`all_or_nothing`](super::Builder::all_or_nothing), a message is never split.
+    /// recipients than the server handled in the previous one before it answered 452. The splitting ends once the
+    /// server accepts no recipient of a transaction. If the content can be read only once, the remaining recipients
+    /// count as temporarily refused. With [`all_or_nothing`](super::Builder::all_or_nothing), a message is never split.
     ///
     /// If the connection has reached the server's limit on the number of messages, a new connection is made. The server
     /// may announce such a limit (LIMITS), or enforce it without notice: after it has accepted at least one message, it
@@ -330,11 +330,11 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// Before anything is sent: [`Error::Message`], [`Error::Unsupported`], [`Error::TooLarge`], [`Error::Source`],
-    /// [`Error::NotConnected`], the errors of the message itself, and those of [`reconnect`](Client::reconnect) if a
-    /// new connection is needed. Afterwards: [`Error::Transaction`], which reports the outcome for each recipient and
-    /// whether the delivery is [in doubt](Error::in_doubt). After a refusal other than 421, the client can still be
-    /// used.
+    /// Before anything is sent: [`Error::Message`], [`Error::Unsupported`], [`Error::TooLarge`], [`Error::Config`] (for
+    /// an envelope option beyond a limit of the server), [`Error::Source`], [`Error::NotConnected`], the errors of the
+    /// message itself, and those of [`reconnect`](Client::reconnect) if a new connection is needed. Afterwards:
+    /// [`Error::Transaction`], which reports the outcome for each recipient and whether the delivery is
+    /// [in doubt](Error::in_doubt). After a refusal other than 421, the client can still be used.
     pub async fn send(&mut self, mail: &dyn Mail) -> Result<Delivery, Error> {
         let mut call = self.begin();
         let result = match mail.envelope() {

@@ -31,10 +31,10 @@ use crate::{
 /// [Unix socket](Client::unix). Then [send one message](Client::send) or [many](Client::send_all), or use
 /// [single commands](#single-commands).
 ///
-/// After a lost connection, a timeout, an invalid reply, a 421 reply, or a dropped future, every call that needs the
-/// connection fails with [`Error::NotConnected`] until [`reconnect`](Client::reconnect) is called. After any other
-/// refusal, the client can still be used. Dropping the client closes the connection at once; [`quit`](Client::quit)
-/// sends QUIT first.
+/// After a lost connection, a timeout, an invalid reply, a 421 or unexpected 221 reply, or a dropped future, every call
+/// that needs the connection fails with [`Error::NotConnected`] until [`reconnect`](Client::reconnect) is called. After
+/// any other refusal, the client can still be used. Dropping the client closes the connection at once;
+/// [`quit`](Client::quit) sends QUIT first.
 #[doc = example!(Client)]
 pub struct Client {
     pub(super) origin: Origin,
@@ -69,7 +69,7 @@ impl Client {
         }
     }
 
-    /// Returns the server's greeting, or `None` if an attempt to reconnect failed before the login.
+    /// Returns the server's greeting, or `None` if the last attempt to reconnect failed before the login.
     #[must_use]
     pub fn greeting(&self) -> Option<&Reply> {
         self.known.greeting.as_ref()
@@ -83,7 +83,7 @@ impl Client {
     }
 
     /// Returns the server's address, or that of the [proxy](super::Builder::proxy). Returns `None` for a Unix socket,
-    /// for a connection made by the caller if its peer is unknown, and if the last reconnect did not open a connection.
+    /// for a connection made by the caller if its peer is unknown, and after a reconnect that opened no connection.
     #[must_use]
     pub fn peer_addr(&self) -> Option<SocketAddr> {
         self.link.stream.peer()
@@ -251,7 +251,7 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// None. The outcome of every message is already known by then, so a failure of QUIT is only logged.
+    /// None: a failure of QUIT is only logged, because the outcome of every message is already known.
     pub async fn quit(&mut self) -> Result<(), Error> {
         let mut call = self.begin();
         if self.link.is_usable() {

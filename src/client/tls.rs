@@ -22,7 +22,7 @@ impl Builder {
         self
     }
 
-    /// Trusts these certificate authorities in addition to those of the system. The input is PEM text with one or more
+    /// Trusts additional certificate authorities, besides those of the system. The input is PEM text with one or more
     /// certificates, or one certificate in DER. A server's self-signed certificate can be passed as well. Repeated
     /// calls add further certificates. Defaults to none.
     ///
@@ -40,16 +40,16 @@ impl Builder {
         self
     }
 
-    /// Trusts the server if its certificate has this SHA-256 hash (of the whole certificate in DER), whoever issued it.
-    /// The hash is 64 hexadecimal digits, with or without colons, or base64. Useful for servers with a self-signed
-    /// certificate, and for devices without a clock or CAs. Can be called repeatedly, and combined with
+    /// Trusts the server if its certificate has a given SHA-256 hash (of the whole certificate in DER), whoever issued
+    /// it. The hash is 64 hexadecimal digits, with or without colons, or base64. A pin is useful for servers with a
+    /// self-signed certificate, and for devices without a clock or CAs. Repeated calls add further pins, and so does
     /// [`pinned_public_key`](Builder::pinned_public_key): one matching pin is enough. Defaults to none.
     ///
     /// A pin replaces all other certificate checks: the issuer, the name and the validity period are not verified (as
     /// with DANE-EE, RFC 7671 §5.1), and the system's CAs are not read. The server still has to prove that it has the
     /// private key. A certificate that matches no pin is an [`Error::Certificate`](crate::Error::Certificate) whose
-    /// text contains its hashes; nothing is sent to that server. A renewed certificate has a different hash, so pin its
-    /// successor as well, or pin the public key. To require a pin *and* a trusted issuer, use a custom verifier
+    /// text contains its hashes; nothing more is sent to that server. A renewed certificate has another hash, so pin
+    /// its successor as well, or pin the public key. To require a pin *and* a trusted issuer, use a custom verifier
     /// (`rustls_config`).
     ///
     /// With a pin, TLS is required: [`Security::Auto`](crate::Security::Auto) and `Opportunistic` fail if the server
@@ -69,7 +69,7 @@ impl Builder {
         self
     }
 
-    /// Trusts the server if the public key of its certificate has this SHA-256 hash (of the SubjectPublicKeyInfo in
+    /// Trusts the server if the public key of its certificate has a given SHA-256 hash (of the SubjectPublicKeyInfo in
     /// DER, as in RFC 7469 §2.4), in base64 or as 64 hexadecimal digits. Unlike a certificate pin, this pin survives a
     /// renewal that keeps the key. Otherwise, it works like
     /// [`pinned_certificate`](Builder::pinned_certificate). Defaults to
@@ -85,13 +85,13 @@ impl Builder {
         self
     }
 
-    /// Presents this certificate to servers that ask for one. `chain` is PEM text: the client's certificate, followed
-    /// by those that lead to its root. `key` is the private key in PEM, as PKCS#8 (`-----BEGIN PRIVATE KEY-----`)
-    /// without a password. If one text contains both, pass it as both arguments. This setting replaces
-    /// [`client_pkcs12`](Builder::client_pkcs12). To log in with the certificate, use [`external`](Builder::external).
-    /// Defaults to none.
+    /// Presents a client certificate to servers that ask for one. `chain` is PEM text: the client's certificate,
+    /// followed by the certificates that lead to its root. `key` is the private key in PEM, as PKCS#8
+    /// (`-----BEGIN PRIVATE KEY-----`) without a password. If one text contains both, pass it as both arguments. This
+    /// setting replaces [`client_pkcs12`](Builder::client_pkcs12). To log in with the certificate, use
+    /// [`external`](Builder::external). Defaults to none.
     ///
-    /// If the key is in another format, the error text says how to convert it. Except with
+    /// If the key is in another format, the text of the resulting error says how to convert it. Except with
     /// [`Security::Plaintext`](crate::Security::Plaintext), the TLS connector is built before connecting, because only
     /// building it shows whether the key belongs to the certificate.
     pub fn client_certificate(mut self, chain: impl AsRef<[u8]>, key: impl AsRef<[u8]>) -> Builder {
@@ -99,7 +99,7 @@ impl Builder {
         self
     }
 
-    /// Presents the certificate in this PKCS#12 archive (RFC 7292; `.p12`, `.pfx`) to servers that ask for one. This
+    /// Presents the certificate in a PKCS#12 archive (RFC 7292; `.p12`, `.pfx`) to servers that ask for one. This
     /// setting replaces [`client_certificate`](Builder::client_certificate). Only [`TlsBackend::NativeTls`] can read
     /// archives: with rustls, this setting is an [`Error::Config`](crate::Error::Config). Defaults to none.
     pub fn client_pkcs12(mut self, der: impl AsRef<[u8]>, password: impl AsRef<str>) -> Builder {
@@ -116,7 +116,7 @@ impl Builder {
 
     /// Sets the name for which the server's certificate must be valid: a host name, which is also sent to the server
     /// (SNI), or an IP address. The name is compared with the certificate's subjectAltName (RFC 9525 §2). If a
-    /// certificate has none, OpenSSL uses its common name, and rustls refuses it. Defaults to the host.
+    /// certificate has none, OpenSSL uses its common name, and rustls refuses the certificate. Defaults to the host.
     pub fn tls_name(mut self, name: impl Into<String>) -> Builder {
         self.config.tls.set_name(name.into());
         self

@@ -55,16 +55,16 @@ const SMTP: u16 = 25;
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Security {
-    /// Uses STARTTLS if the server offers it and this build has TLS. Requires STARTTLS if there are credentials, with
-    /// the same exceptions as for [`Plaintext`](Security::Plaintext). Over a local connection, TLS is used only if
-    /// there are credentials and STARTTLS is offered.
+    /// Uses STARTTLS if the server offers it and this build has TLS. Requires STARTTLS if there are credentials, except
+    /// over a local connection or with [`danger_plaintext_credentials`](crate::Builder::danger_plaintext_credentials).
+    /// Over a local connection, TLS is used only if there are credentials and STARTTLS is offered.
     #[default]
     Auto,
     /// Uses no TLS. Credentials are then an error, except over a local connection or with
     /// [`danger_plaintext_credentials`](crate::Builder::danger_plaintext_credentials).
     Plaintext,
     /// Uses STARTTLS if the server offers it (RFC 3207) and this build has TLS, even over a local connection. Requires
-    /// STARTTLS if there are credentials, with the same exceptions as for `Plaintext`.
+    /// STARTTLS if there are credentials, except over a local connection or with `danger_plaintext_credentials`.
     Opportunistic,
     /// Requires STARTTLS. Connecting fails if the server does not offer it.
     StartTls,
@@ -113,16 +113,16 @@ pub(crate) struct Config {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum JoinPolicy {
-    /// Joins only if the server offers PIPELINING and CHUNKING but not BURL, and has not failed a trial. A server with
-    /// CHUNKING (RFC 3030) has to frame its input exactly. BURL identifies Dovecot's submission service, which crashes
-    /// on a joined envelope. Never joins over LMTP: if a server refuses a message with one reply instead of one for
-    /// each recipient, the replies to the next envelope would be mistaken for the missing ones. If nothing is joined,
-    /// [`Builder::send`](crate::Builder::send) sends QUIT after the reply to the message. It does not wait for the
-    /// reply to QUIT, so this costs no additional round trip.
+    /// Sends the next envelope, or QUIT, together with the end of a message if the server offers PIPELINING and
+    /// CHUNKING but not BURL, and has not failed a [trial](JoinPolicy). A server with CHUNKING (RFC 3030) has to frame
+    /// its input exactly. BURL identifies Dovecot's submission service, which crashes on a joined envelope. Nothing is
+    /// joined over LMTP: if a server refuses a message with one reply instead of one for each recipient, the replies to
+    /// the next envelope would be mistaken for the missing ones. If QUIT is not joined,
+    /// [`Builder::send`](crate::Builder::send) sends it after the reply to the message, without waiting for its reply.
     #[default]
     Automatic,
-    /// Joins whenever the server offers PIPELINING and has not failed a trial. Use this only with servers that are
-    /// known to handle joined commands.
+    /// Sends the next envelope, or QUIT, together with the end of a message whenever the server offers PIPELINING and
+    /// has not failed a [trial](JoinPolicy). Use this only with servers that are known to handle joined commands.
     Always,
     /// Sends nothing together with the end of a message.
     Never,

@@ -7,7 +7,7 @@ use super::Config;
 /// Maximum number of characters shown of an unknown name.
 const MAX_SHOWN: usize = 40;
 
-/// The settings of a well-known mail service. [A page](crate::guide::providers) lists all services.
+/// The settings of a well-known mail service. The [list of providers](crate::guide::providers) shows all services.
 ///
 /// [`Provider::find`] looks up a service, and [`Client::provider`](crate::Client::provider) returns a builder for it.
 ///
@@ -24,17 +24,17 @@ const MAX_SHOWN: usize = 40;
 pub struct Provider {
     /// The name of the service, in lower case.
     pub name: &'static str,
-    /// Other names by which [`find`](Provider::find) finds it.
+    /// Other names by which [`find`](Provider::find) finds the service.
     pub aliases: &'static [&'static str],
     /// The host name of the submission server.
     pub host: &'static str,
-    /// The port of that server.
+    /// The port of the submission server.
     pub port: u16,
     /// How the connection is secured: [`Security::Implicit`] or [`Security::StartTls`].
     pub security: Security,
     /// A human-readable description of the user name and password that the service expects.
     pub login: &'static str,
-    /// The page that documents these settings.
+    /// The web page that documents the settings of the service.
     pub source: &'static str,
 }
 

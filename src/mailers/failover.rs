@@ -10,7 +10,7 @@ use crate::{
 
 /// A mailer that sends each message through the first of several mailers that accepts it.
 ///
-/// The next mailer is tried without a wait, and only for the recipients that can get the message without risk of a
+/// The next mailer is tried immediately, and only for the recipients that can get the message without risk of a
 /// duplicate: those that it was not sent to, and those that were refused with 4yz. A recipient that was accepted, is in
 /// doubt, or was refused with 5yz is never offered to another mailer.
 ///
@@ -19,7 +19,7 @@ use crate::{
 /// offer what the message needs ([`Error::Unsupported`], [`Error::TooLarge`]). Errors in the message, in its envelope
 /// or in the settings of a mailer are returned at once, and so are [`Error::Source`] and [`Error::Stopped`].
 ///
-/// The result has the last outcome for each recipient. It is an error if the message was accepted for none of them.
+/// The result contains the last outcome for each recipient. If no recipient was accepted, the result is an error.
 #[doc = example!(Failover)]
 pub struct Failover {
     mailers: Vec<Box<dyn Mailer>>,
@@ -35,7 +35,7 @@ impl Failover {
         Failover { mailers: mailers.into_iter().collect(), first: 0, rotates: false }
     }
 
-    /// Creates a mailer that tries the given mailers in round-robin order: each message starts with the next one.
+    /// Creates a mailer that starts with a different one of the given mailers for each message, in round-robin order.
     pub fn round_robin(mailers: impl IntoIterator<Item = Box<dyn Mailer>>) -> Failover {
         Failover { rotates: true, ..Failover::new(mailers) }
     }

@@ -9,9 +9,9 @@ use crate::{
     time::later,
 };
 
-/// A mailer that retries what another mailer could not send, according to a [`RetryPolicy`].
+/// A mailer that sends through another mailer, and retries failed messages according to a [`RetryPolicy`].
 ///
-/// The result has the last outcome for each recipient. It is an error if the message was accepted for none of them.
+/// The result contains the last outcome for each recipient. If no recipient was accepted, the result is an error.
 ///
 /// A wait cannot be ended early, except by dropping the future in the async client.
 #[doc = example!(Retrying)]
@@ -25,7 +25,7 @@ type BeforeWait = Box<dyn FnMut(&RetryWait) + Send>;
 
 impl<M> Retrying<M> {
     /// Creates a mailer that sends through another one: a client, a builder, a pool or any other mailer. A client
-    /// connects again if its connection is lost.
+    /// reconnects if its connection is lost.
     pub fn new(mailer: M, policy: RetryPolicy) -> Retrying<M> {
         Retrying { mailer, policy, before_wait: None }
     }

@@ -72,7 +72,7 @@ impl Attachment {
 
     /// Attaches another message as a `message/rfc822` part (RFC 2046 §5.2.1). Non-ASCII domains in its fields become
     /// A-labels (with the feature `idna`). Building the outer message fails if an address in those fields is still not
-    /// ASCII, or if messages are nested more than 50 levels deep: many servers and programs give up even earlier.
+    /// ASCII, or if messages are nested more than 50 levels deep. Many servers and programs support even fewer levels.
     #[must_use]
     pub fn message(message: Message) -> Attachment {
         Attachment::new(Content::Message(message))
@@ -86,7 +86,7 @@ impl Attachment {
     /// A `message/…` part other than `message/global` must not be encoded (RFC 2046 §5.2.1). It must be given as bytes,
     /// without a NUL or a line of over 998 octets; otherwise, building the message fails. Its line endings become CRLF.
     /// If it is not ASCII, sending to a server without 8BITMIME fails before MAIL with
-    /// [`Error::Unsupported`](crate::Error::Unsupported). `multipart/…` is refused. Parameters are written as
+    /// [`Error::Unsupported`](crate::Error::Unsupported). `multipart/…` is refused. Parameters must be written as
     /// `; name=value`, where the value is a token or a quoted string.
     #[must_use]
     pub fn content_type(mut self, content_type: impl Into<String>) -> Attachment {

@@ -89,8 +89,8 @@ impl<'m> Body<'m> {
         Body::new(Content::Unopened(Opener { what, open }))
     }
 
-    /// Creates a body that takes time to open. It is opened when it is sent, before the first command for the message.
-    /// The async client opens it on a thread that is allowed to block.
+    /// Creates a body from a function that opens it. The function is called when the body is sent, before the first
+    /// command for the message. It may block: the async client calls it on a thread that is allowed to block.
     ///
     /// ```
     /// # use std::{fs::File, io::Seek};

@@ -17,13 +17,13 @@ const ONE_CLICK: &str = "List-Unsubscribe=One-Click";
 
 const ORIGIN: OriginNames = OriginNames { from: "From", sender: "Sender", date: "Date", id: "Message-ID" };
 
-/// How important a message is, for mail programs that show it.
+/// The importance of a message, which some mail programs show.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Importance {
     /// Less important than most messages.
     Low,
-    /// As important as most messages. Nothing is written.
+    /// As important as most messages. No header field is written.
     Normal,
     /// More important than most messages.
     High,
@@ -40,9 +40,9 @@ pub(super) struct Prepared {
 /// Builds a [`Message`].
 ///
 /// Setters never fail: an invalid value is reported by [`build`](MessageBuilder::build). No value can inject header
-/// fields: line endings and other control characters are refused everywhere except in the text, HTML and calendar
-/// parts. An [identifier of another message](MessageBuilder::in_reply_to) is left out if it contains a control
-/// character.
+/// fields: line endings and other control characters are refused everywhere except in the content of the parts (text,
+/// HTML, calendar, report). An [identifier of another message](MessageBuilder::in_reply_to) is left out if it contains
+/// a control character.
 #[derive(Debug, Default)]
 #[must_use]
 pub struct MessageBuilder {
@@ -251,10 +251,10 @@ impl MessageBuilder {
         self
     }
 
-    /// Makes the message a machine-readable report (`multipart/report`, RFC 6522). After the
-    /// [text](MessageBuilder::text) follows a part of the type `message/KIND` with these fields, and then the
-    /// [attachment](MessageBuilder::attach), if there is one: the message that the report is about. Kinds are, for
-    /// example, `delivery-status` (RFC 3464), `disposition-notification` (RFC 8098) and `feedback-report` (RFC 5965).
+    /// Makes the message a machine-readable report (`multipart/report`, RFC 6522). The
+    /// [text](MessageBuilder::text) is followed by a part of the type `message/KIND` with these fields, and then by the
+    /// [attachment](MessageBuilder::attach), if there is one: the message that the report is about. Examples of kinds
+    /// are `delivery-status` (RFC 3464), `disposition-notification` (RFC 8098) and `feedback-report` (RFC 5965).
     /// The fields are lines of text, in groups that are separated by empty lines. Their syntax is not checked.
     ///
     /// The text is required, the fields must be ASCII and not empty, and there can be at most one attachment.
@@ -309,7 +309,7 @@ impl MessageBuilder {
     }
 
     /// Builds the content of a message that is to be signed with OpenPGP or S/MIME (`multipart/signed`, RFC 1847), in
-    /// the form that all servers accept. The whole content is held in memory. Files and readers are read by this call,
+    /// a form that all servers accept. The whole content is held in memory. Files and readers are read by this call,
     /// so it can block.
     ///
     /// # Errors

@@ -30,9 +30,9 @@ const MAX_AT_ONCE: u64 = 64 * 1024;
 /// ```
 ///
 /// A message is sent as a stream: attachments from a path or reader are read and encoded while the message is sent,
-/// using constant memory. It is sent as ASCII in lines of at most 998 octets (78 where they can be folded), so that any
-/// server accepts it. If the server offers 8BITMIME, however, non-ASCII text is sent unencoded, unless it could be
-/// altered on the way (if a line has more than 998 octets, or begins with `From `). A non-ASCII `message/rfc822`
+/// using constant memory. The message is sent as ASCII in lines of at most 998 octets (78 where they can be folded), so
+/// that any server accepts it. If the server offers 8BITMIME, however, non-ASCII text is sent unencoded, unless it
+/// could be altered on the way (if a line has over 998 octets, or begins with `From `). A non-ASCII `message/rfc822`
 /// [attachment](super::Attachment::content_type) needs 8BITMIME, because it must not be encoded.
 ///
 /// Non-ASCII addresses are sent unchanged (RFC 6532) to a server that offers SMTPUTF8. For other servers, the feature
@@ -41,7 +41,7 @@ const MAX_AT_ONCE: u64 = 64 * 1024;
 ///
 /// The envelope is taken from the fields: the sender is the first address in `Sender`, or else in `From`, and the
 /// recipients are all addresses in `To`, `Cc` and `Bcc`. [`MessageBuilder::envelope`] overrides it. `Bcc` is not sent.
-/// Clones share their content, including readers.
+/// Clones of a message share its content, including readers.
 #[derive(Clone)]
 pub struct Message {
     fields: Arc<[Field]>,
@@ -80,7 +80,7 @@ impl Message {
     ///
     /// # Errors
     ///
-    /// [`Error::Source`] if a file or reader fails; [`Error::Message`] if a reader has already been read. This call
+    /// [`Error::Source`] if a file or reader fails; [`Error::Message`] if a reader has already been read. `to_bytes`
     /// consumes the readers.
     pub fn to_bytes(&self) -> Result<Vec<u8>, Error> {
         let mut bytes = Vec::new();

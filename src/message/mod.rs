@@ -21,18 +21,18 @@
 //! # Ok::<(), postino::Error>(())
 //! ```
 //!
-//! Files and readers are opened, read and encoded while the message is sent, using constant memory. If one of them
+//! Files and readers are read and encoded while the message is sent, using constant memory. If one of them
 //! fails, the connection is closed, so that the server does not receive a complete message. Text is sent unencoded to a
 //! server that offers 8BITMIME. The `examples` folder of the repository shows how to send a plain message, one with
 //! text and HTML, a raw message, and one with images, files and a progress bar.
 //!
-//! [`MessageBuilder::report`] writes a delivery report or another report for programs, and
-//! [`MessageBuilder::build_to_sign`] a message with an OpenPGP or S/MIME signature. [`Message::preview`] shows a
+//! [`MessageBuilder::report`] builds a delivery report or another machine-readable report, and
+//! [`MessageBuilder::build_to_sign`] builds content to be signed with OpenPGP or S/MIME. [`Message::preview`] shows a
 //! message as text.
 //!
 //! [`Mail::on_progress`] reports the progress of any message to a callback.
 //!
-//! [`Raw`] is a finished message, [`HeaderCompletion`] adds the headers that one lacks, and [`Mail`] is the trait for
+//! [`Raw`] is a finished message, [`HeaderCompletion`] adds missing headers to one, and [`Mail`] is the trait for
 //! your own message types. With the features `lettre-0_11` and `mail-builder-2`, the trait is also implemented for
 //! `lettre::Message` and `mail_builder::MessageBuilder`. With the feature `dkim`, `Dkim` signs any message.
 
@@ -148,8 +148,8 @@ pub trait Mail: Send + Sync {
     /// times: signing may call it twice in a row, and sending calls it once per transaction. It must not block:
     /// return a [path](Body::path) for a file, and [defer](Body::deferred) other work that takes time.
     ///
-    /// A body may be dropped without being sent. A type whose content can be read only once should keep it in a
-    /// [`Raw::reader`] and return its body: the reader is consumed only when its first octet is needed.
+    /// A body may be dropped without being sent. A type whose content can be read only once should keep the content
+    /// in a [`Raw::reader`] and return that message's body: the reader is consumed only when its first octet is needed.
     ///
     /// # Errors
     ///
@@ -169,7 +169,7 @@ pub trait Mail: Send + Sync {
     /// Wraps the message so that, while it is sent, `callback` gets the number of octets sent so far and the total. See
     /// [`Progress`].
     ///
-    /// The message is taken by value. To keep it, pass a reference: `(&message).on_progress(…)`.
+    /// The message is taken by value. To keep it, call this method on a reference: `(&message).on_progress(…)`.
     fn on_progress<F>(self, callback: F) -> Progress<Self, F>
     where
         F: FnMut(u64, Option<u64>) + Send,

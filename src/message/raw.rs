@@ -43,7 +43,7 @@ impl<'m> Raw<'m> {
     /// Until then, the same message can be sent again after a refusal, a lost connection or a dropped future. Sending
     /// it after that, or twice at the same time, fails with [`Error::Message`]. So does [signing](super::Mail::body) it
     /// or sending it to more recipients or domains than the server accepts for one message (LIMITS, RFC 9422): both
-    /// would require reading it twice.
+    /// would require reading the content twice.
     pub fn reader(envelope: Envelope, reader: impl Read + Send + 'static) -> Raw<'m> {
         Raw { envelope, content: Content::Reader(SingleUse::new(reader)) }
     }

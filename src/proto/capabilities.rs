@@ -66,7 +66,7 @@ impl Capabilities {
         }
     }
 
-    /// Returns the text after a keyword: empty if it has no parameters, and `None` if the keyword is not offered.
+    /// Returns the text after a keyword: empty if the keyword has no parameters, and `None` if it is not offered.
     #[must_use]
     pub fn parameters(&self, keyword: &str) -> Option<&str> {
         self.iter().find(|(k, _)| k.eq_ignore_ascii_case(keyword)).map(|(_, parameters)| parameters)

@@ -66,8 +66,8 @@ pub enum MailOption {
     /// its default, `+=`. Needs XVERP, an extension of [Postfix](https://www.postfix.org/VERP_README.html), which
     /// offers it only to clients in `smtpd_authorized_verp_clients`. For other servers, see [`Address::verp`].
     Xverp(Option<[char; 2]>),
-    /// Any other parameter as it is sent: `KEYWORD` or `KEYWORD=value` (RFC 5321 §4.1.2). Each keyword can be set once.
-    /// Whether the server offers it is not checked. SIZE, BODY and SMTPUTF8 are not allowed here: they are added
+    /// Any other parameter as it is sent: `KEYWORD` or `KEYWORD=value` (RFC 5321 §4.1.2). Each keyword can be set only
+    /// once. Whether the server offers it is not checked. SIZE, BODY and SMTPUTF8 are not allowed here: they are added
     /// automatically where they are needed.
     Raw(String),
 }
@@ -246,11 +246,11 @@ pub enum RcptOption {
     },
     /// NOTIFY=NEVER: no reports at all, not even a bounce. Needs DSN.
     NotifyNever,
-    /// ORCPT: the original recipient, before any mailing list or alias, with the address type `rfc822` (RFC 3461 §4.2).
-    /// Needs DSN.
+    /// ORCPT: the original recipient, before any mailing list or alias was expanded, with the address type `rfc822`
+    /// (RFC 3461 §4.2). Needs DSN.
     OriginalRecipient(Address),
-    /// Any other parameter as it is sent: `KEYWORD` or `KEYWORD=value` (RFC 5321 §4.1.2). Each keyword can be set once.
-    /// Whether the server offers it is not checked.
+    /// Any other parameter as it is sent: `KEYWORD` or `KEYWORD=value` (RFC 5321 §4.1.2). Each keyword can be set only
+    /// once. Whether the server offers it is not checked.
     Raw(String),
 }
 

@@ -24,9 +24,9 @@ const ROOM: usize = 4_096;
 
 /// A reply from the server: a code, and one or more lines of text (RFC 5321 §4.2).
 ///
-/// The text is kept as it arrived. Clones share it, so a reply that applies to many recipients is stored only once.
-/// `Display` shows the reply on one line with control characters escaped, so that a server cannot manipulate a terminal
-/// or a log.
+/// The text is kept as it arrived, but secrets in replies to AUTH are masked, and recipients' replies beyond 1 MiB per
+/// message are cut off. Clones share the text, so a reply that applies to many recipients is stored only once.
+/// `Display` shows the reply on one line, with control characters escaped to protect terminals and logs.
 ///
 /// These codes are defined in RFC 5321 §4.2.3, RFC 3207, RFC 4954 and RFC 7504. Treat any other code according to its
 /// first digit.
@@ -94,7 +94,7 @@ impl Reply {
         lines.join("\n")
     }
 
-    /// Returns the reply as it arrived: all octets, with codes and line endings.
+    /// Returns all octets of the reply, with codes and line endings.
     #[must_use]
     pub fn raw(&self) -> &[u8] {
         &self.raw

@@ -35,7 +35,7 @@ use crate::{
 /// The password can be read from a configuration, but it is **never serialized**, and neither are the user and the
 /// password of a proxy. To keep the password elsewhere, leave the field out, and call
 /// [`with_password`](Settings::with_password). Neither `Debug` nor the errors of this type show the password. However,
-/// some parsers quote the line with the error.
+/// the errors of some parsers quote the line that contains the mistake.
 ///
 /// ```
 /// use postino::Settings;
@@ -53,7 +53,7 @@ use crate::{
 pub struct Settings(Form);
 
 impl Settings {
-    /// Sets the password for the `user` of the settings, in place of an earlier one. It is not serialized.
+    /// Sets the password for the `user` of the settings, replacing any earlier one. The password is never serialized.
     #[must_use]
     pub fn with_password(mut self, password: impl Into<String>) -> Settings {
         self.0.password = Some(Secret(password.into()));
@@ -189,7 +189,7 @@ impl Serialize for ProxyUrl {
     }
 }
 
-/// Writes the settings without the password.
+/// Writes the settings, but neither the password nor the user and the password of a proxy.
 impl Serialize for Settings {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         self.0.serialize(serializer)

@@ -82,7 +82,7 @@ impl Attachment {
     }
 }
 
-/// Shows what the attachment is, but not its content.
+/// Shows the name, the media type and the size of the attachment, but not its content.
 impl fmt::Display for Attachment {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let name = self.name().map_or("without a name".to_owned(), |name| format!("{name:?}"));

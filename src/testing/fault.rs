@@ -10,8 +10,8 @@ use super::refusal;
 /// A step of a session at which a [`Fault`] can be injected.
 ///
 /// A command that is out of sequence, or that has a syntax error, gets its usual reply, and does not count as a use of
-/// the fault. The refusals of a [`ServerBuilder`](super::ServerBuilder) by address, content or size after DATA, and of
-/// wrong credentials, come after the fault, so such a command does count.
+/// the fault. A command that is refused because of its address, its credentials, or the content or size of a message
+/// after DATA does count, because the fault comes before these checks (see [`ServerBuilder`](super::ServerBuilder)).
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Step {
@@ -27,11 +27,11 @@ pub enum Step {
     Mail,
     /// RCPT with any address.
     Rcpt,
-    /// RCPT with this address (case-insensitive). It takes precedence over [`Step::Rcpt`].
+    /// RCPT with this address (case-insensitive). Its fault takes precedence over that of [`Step::Rcpt`].
     RcptTo(String),
     /// DATA, before the content is sent.
     Data,
-    /// The end of a message, when its content has arrived.
+    /// The end of a message, after its content has arrived.
     EndOfData,
     /// RSET.
     Rset,
@@ -136,8 +136,8 @@ impl Fault {
         self
     }
 
-    /// Limits how often the fault that was added last applies. After that, the server answers as usual again. By
-    /// default, there is no limit.
+    /// Limits how often the fault that was added last applies. After that, the server answers as usual again, unless
+    /// [`then`](Fault::then) adds another fault. By default, there is no limit.
     pub fn times(mut self, times: usize) -> Fault {
         self.last().times = Some(times);
         self
@@ -148,7 +148,7 @@ impl Fault {
         self.times(1)
     }
 
-    /// Adds a fault that applies when this one is used up.
+    /// Adds a fault that applies once this one is used up.
     ///
     /// # Panics
     ///

@@ -12,13 +12,13 @@ const MAX_LINES: usize = 40;
 
 /// A message that a [`Server`](super::Server) has accepted. Clones share their content.
 ///
-/// [`content`](Message::content) has the octets as they arrived. The other methods decode them: header fields (RFC
+/// [`content`](Message::content) returns the octets as they arrived. The other methods decode them: header fields (RFC
 /// 2047), parameters such as file names (RFC 2231), base64 and quoted-printable (RFC 2045), and the charsets UTF-8,
 /// US-ASCII and ISO-8859-1. Text in another charset is read as UTF-8. Octets that are invalid in a charset become
 /// U+FFFD. Decoding never fails: whatever is malformed is returned as it arrived.
 ///
-/// The methods that begin with `assert_` panic, at the line that calls them, with a summary of the message. `Display`
-/// shows that summary.
+/// The methods that begin with `assert_` check the message. If the check fails, they panic at the line that calls them,
+/// with a summary of the message, which is what `Display` shows.
 ///
 /// ```
 /// use postino::{message::Attachment, testing::Server};
@@ -180,7 +180,7 @@ impl Message {
     }
 }
 
-/// Assertions. They return the message, so that they can be chained.
+/// Assertions. All except [`assert_attachment`](Message::assert_attachment) return the message and can be chained.
 impl Message {
     /// Checks the decoded subject.
     ///
@@ -197,7 +197,7 @@ impl Message {
         )
     }
 
-    /// Checks the only mailbox in `From`, in the form described at [`from`](Message::from).
+    /// Checks that `From` contains only this mailbox, in the form described at [`from`](Message::from).
     ///
     /// # Panics
     ///
@@ -231,13 +231,13 @@ impl Message {
     ///
     /// # Panics
     ///
-    /// If the message was sent to other recipients.
+    /// If the message was sent to different recipients, or to the same ones in a different order.
     #[track_caller]
     pub fn assert_recipients<S: AsRef<str>>(&self, expected: impl IntoIterator<Item = S>) -> &Message {
         self.check_list("recipients", expected, self.recipients())
     }
 
-    /// Checks the first header field with this name, decoded.
+    /// Checks the decoded value of the first header field with this name.
     ///
     /// # Panics
     ///
@@ -333,7 +333,7 @@ impl PartialEq for Message {
 
 impl Eq for Message {}
 
-/// Shows the message decoded, for failures of tests: the envelope, the most important header fields, the attachments,
+/// Shows the decoded message, for test failures: the envelope, the most important header fields, the attachments,
 /// and the first 40 lines of the text.
 impl fmt::Display for Message {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

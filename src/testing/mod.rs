@@ -21,8 +21,8 @@
 //! Use [`Server::builder`] to change what it offers or refuses, and [`Server::inject`] to make a step of a session
 //! fail.
 //!
-//! Each connection has its own thread. Records are kept until the server is dropped, or [cleared](Server::clear).
-//! Otherwise, a connection keeps at most one message in memory, up to the [size limit](ServerBuilder::size_limit).
+//! Each connection has its own thread. Messages and dialogues are kept until they are [cleared](Server::clear) or the
+//! server is dropped. In addition, a connection holds one message, up to the [size limit](ServerBuilder::size_limit).
 
 mod connection;
 mod content;
@@ -75,7 +75,7 @@ impl Server {
     ///
     /// # Errors
     ///
-    /// The system's error if no loopback port or no thread is available.
+    /// The system's error if no loopback port or thread is available.
     pub fn start() -> io::Result<Server> {
         Server::builder().start()
     }
@@ -104,7 +104,7 @@ impl Server {
         self.addr.port()
     }
 
-    /// Returns the server's URL: `smtp://127.0.0.1:PORT`. If the server offers STARTTLS, `?tls=required` follows. With
+    /// Returns the server's URL: `smtp://127.0.0.1:PORT`. If the server offers STARTTLS, `?tls=required` is added. With
     /// implicit TLS, the scheme is `smtps`. With TLS, the client also has to trust the server's certificate.
     #[must_use]
     pub fn url(&self) -> String {
@@ -138,8 +138,8 @@ impl Server {
         }
     }
 
-    /// Returns a builder for an async client of this server, in the same way as
-    /// [`client_builder`](Server::client_builder) does for a blocking one (feature `async`).
+    /// Returns a builder for an async client of this server, with the same settings that
+    /// [`client_builder`](Server::client_builder) uses for a blocking one (feature `async`).
     #[cfg(feature = "async")]
     #[cfg_attr(docsrs, doc(cfg(feature = "async")))]
     pub fn aio_client_builder(&self) -> crate::aio::Builder {
@@ -156,7 +156,7 @@ impl Server {
     /// Returns the server's certificate in PEM, for [`Builder::ca_certificate`](crate::Builder::ca_certificate) and for
     /// other clients (feature `testing-tls`).
     ///
-    /// The certificate is made when the server starts. It is valid for one year, for `localhost`, 127.0.0.1 and ::1.
+    /// The certificate is generated when the server starts. It is valid for a year, for `localhost`, 127.0.0.1 and ::1.
     ///
     /// # Panics
     ///
@@ -205,7 +205,7 @@ impl Server {
         self.shared.lock().faults.remove(step);
     }
 
-    /// Removes the faults of all steps, including those of [`ServerBuilder::inject`]. A delay that has already begun
+    /// Removes the faults of all steps, including those from [`ServerBuilder::inject`]. A delay that has already begun
     /// continues.
     pub fn clear_faults(&self) {
         self.shared.lock().faults.clear();
@@ -362,13 +362,13 @@ impl ServerBuilder {
         self
     }
 
-    /// Sets what goes wrong at a step, from the start; see [`Server::inject`]. By default, nothing goes wrong.
+    /// Sets what goes wrong at a step once the server starts; see [`Server::inject`]. By default, nothing goes wrong.
     pub fn inject(mut self, step: Step, fault: Fault) -> ServerBuilder {
         self.faults.set(step, fault);
         self
     }
 
-    /// Offers STARTTLS (RFC 3207), with a certificate that is made when the server starts (feature `testing-tls`). By
+    /// Offers STARTTLS (RFC 3207), with a certificate generated when the server starts (feature `testing-tls`). By
     /// default, the server has no TLS.
     ///
     /// ```
@@ -386,7 +386,7 @@ impl ServerBuilder {
         self
     }
 
-    /// Uses TLS from the first octet (RFC 8314 §3.3), with a certificate that is made when the server starts (feature
+    /// Uses TLS from the first octet (RFC 8314 §3.3), with a certificate generated when the server starts (feature
     /// `testing-tls`). By default, the server has no TLS.
     #[cfg(feature = "testing-tls")]
     #[cfg_attr(docsrs, doc(cfg(feature = "testing-tls")))]
@@ -424,7 +424,7 @@ impl ServerBuilder {
     ///
     /// # Errors
     ///
-    /// The system's error if no loopback port, no thread, or no randomness for the key of the certificate is available.
+    /// The system's error if a loopback port, a thread, or randomness for the certificate's key is not available.
     pub fn start(mut self) -> io::Result<Server> {
         let tls = self.tls_mode.map(Tls::new).transpose()?;
         let records = Records { faults: std::mem::take(&mut self.faults), ..Records::default() };

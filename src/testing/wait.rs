@@ -16,9 +16,9 @@ const MAX_LINES: usize = 20;
 impl Server {
     /// Waits until the server has accepted at least `n` messages, and returns all of them.
     ///
-    /// After 10 seconds ([`ServerBuilder::wait_limit`](super::ServerBuilder::wait_limit)), returns the messages
+    /// After the [time limit](super::ServerBuilder::wait_limit) (10 seconds by default), returns the messages
     /// accepted so far, even if there are fewer. Use [`expect_messages`](Server::expect_messages) in tests that should
-    /// fail then. In an async test, use [`wait_for_messages_async`](Server::wait_for_messages_async) instead: this
+    /// then fail. In an async test, use [`wait_for_messages_async`](Server::wait_for_messages_async) instead: this
     /// method blocks the thread, so other tasks on that thread cannot send anything.
     #[must_use]
     pub fn wait_for_messages(&self, n: usize) -> Vec<Message> {
@@ -44,8 +44,8 @@ impl Server {
     ///
     /// # Panics
     ///
-    /// If there are more messages, or fewer after 10 seconds
-    /// ([`ServerBuilder::wait_limit`](super::ServerBuilder::wait_limit)). The panic message lists the messages and the
+    /// If there are more messages, or fewer after the time limit (10 seconds by default; see
+    /// [`ServerBuilder::wait_limit`](super::ServerBuilder::wait_limit)). The panic message lists the messages and the
     /// last lines of the dialogue, without login credentials.
     #[track_caller]
     pub fn expect_messages(&self, n: usize) -> Vec<Message> {

@@ -85,17 +85,17 @@ pub enum TlsVersion {
 
 /// A TLS library, chosen with [`Builder::tls_backend`](crate::Builder::tls_backend).
 ///
-/// Both libraries verify certificates against the system's CAs, and report what is wrong with a certificate in the same
-/// words. They differ as follows:
+/// Both libraries verify certificates against the system's CAs, and describe certificate errors in the same words. They
+/// differ as follows:
 ///
 /// | | native-tls with OpenSSL | rustls |
 /// |---|---|---|
 /// | common name of a certificate without other names | used | ignored (RFC 9525 §2) |
-/// | certificates of X.509 version 1 | yes | no, not even with a pin or [`danger_accept_invalid_certs`](crate::Builder::danger_accept_invalid_certs) |
+/// | X.509 version 1 certificates | accepted | rejected, even with a pin or [`danger_accept_invalid_certs`](crate::Builder::danger_accept_invalid_certs) |
 /// | [`client_pkcs12`](crate::Builder::client_pkcs12) | yes | no: an [`Error::Config`](crate::Error::Config) |
-/// | [pins](crate::Builder::pinned_certificate) are compared | after the handshake (not on macOS, iOS and Windows) | during the handshake |
+/// | [pins](crate::Builder::pinned_certificate) are compared | after the handshake (unsupported on macOS, iOS and Windows) | during the handshake |
 /// | [`Client::tls_exporter`](crate::Client::tls_exporter), for SCRAM-SHA-256-PLUS | `None` | with TLS 1.3 |
-/// | resuming the session of an earlier connection | no | yes, among clones of a builder, with the server of the same name on any port: it proves that it is the one whose certificate was verified |
+/// | resuming the session of an earlier connection | no | yes, among clones of a builder, with a server of the same name on any port; resuming proves that the server is the one whose certificate was verified |
 /// | [`tls_version`](crate::Client::tls_version), [`tls_cipher_suite`](crate::Client::tls_cipher_suite) | `None` | yes |
 /// | renegotiation in TLS 1.2 | yes | no |
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -108,7 +108,7 @@ pub enum TlsBackend {
 }
 
 impl TlsBackend {
-    /// Returns whether this build includes the library.
+    /// Returns whether this build includes this TLS library.
     #[must_use]
     pub const fn is_available(self) -> bool {
         match self {
@@ -134,7 +134,7 @@ impl TlsBackend {
     }
 }
 
-/// Returns the library that is used if none is chosen: native-tls if the build includes it, otherwise rustls.
+/// Returns the TLS library that is used if none is chosen: native-tls if the build includes it, otherwise rustls.
 impl Default for TlsBackend {
     fn default() -> TlsBackend {
         if rustls::AVAILABLE && !native::AVAILABLE { TlsBackend::Rustls } else { TlsBackend::NativeTls }

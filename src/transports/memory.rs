@@ -6,9 +6,9 @@ use super::{Copied, StoredMail, failed};
 use crate::{Address, Delivery, Error, Outcome, Phase, Reply};
 
 /// A mailer that keeps messages in memory instead of sending them, for the unit tests of an application. It uses no
-/// socket. Clones share the messages.
+/// socket. Clones share the messages, refusals and failures.
 ///
-/// A test can make it refuse messages ([`refuse_with`](MemoryMailer::refuse_with)), refuse single recipients
+/// A test can make it refuse messages ([`refuse_with`](MemoryMailer::refuse_with)), refuse individual recipients
 /// ([`refuse_recipient`](MemoryMailer::refuse_recipient)), or fail ([`fail_with`](MemoryMailer::fail_with)). To test an
 /// application against a server that speaks SMTP, see the feature `testing`.
 ///
@@ -76,7 +76,7 @@ impl MemoryMailer {
         self.state().sent.clone()
     }
 
-    /// Forgets the messages. Refusals and failures that were set stay in effect.
+    /// Forgets the accepted messages. Refusals and failures that were set stay in effect.
     pub fn clear(&self) {
         self.state().sent.clear();
     }

@@ -32,11 +32,11 @@ const MAX_TEXT: usize = 4096;
 /// Maximum number of characters of the program's error messages that an error shows.
 const MAX_SHOWN: usize = 200;
 
-/// A mailer that passes each message to a program with the interface of `sendmail`.
+/// A mailer that passes each message to a `sendmail`-compatible program.
 ///
 /// The program is started as `PROGRAM -i -f SENDER -- RECIPIENT…`, without a shell, and reads the message from its
-/// standard input, with lines that end in LF. The null sender is `<>`. The program inherits the environment and the
-/// current directory of the caller. The exit status decides the outcome:
+/// standard input, with lines that end in LF. The null sender is passed as `<>`. The program inherits the environment
+/// and the current directory of the caller. The exit status decides the outcome:
 ///
 /// | the program | the recipients |
 /// |---|---|
@@ -51,11 +51,11 @@ const MAX_SHOWN: usize = 200;
 ///
 /// The program is killed (on Unix, together with the processes that it has started) if it has not ended within the
 /// [time limit](ProgramMailer::time_limit), or if the future of an async call is dropped. The recipients are then in
-/// doubt. A setuid program that has changed its user cannot be killed, and goes on. The standard output of the program
-/// is discarded. If it fails, the last line of its standard error is part of [`Error::Program`].
+/// doubt. A setuid program that has changed its user cannot be killed, and keeps running. Standard output is discarded.
+/// If the program exits with an error code, the last line of its standard error is part of [`Error::Program`].
 ///
 /// An address that begins with `-` is an [`Error::Address`], and an envelope with options is an [`Error::Message`]. In
-/// both cases, the program is not started. The content is read into memory first.
+/// both cases, the program is not started. The content is read into memory before the program is started.
 ///
 /// ```no_run
 /// use postino::{Mailer, Message, ProgramMailer};

@@ -199,8 +199,8 @@ impl fmt::Debug for Dkim {
 /// with an attachment from a reader, cannot be signed. Sending it signed fails, but it can still be sent unsigned. The
 /// content of files and readers is never held in memory as a whole; a body that consists of bytes is copied.
 ///
-/// The first reading as a whole is limited by [`block_timeout`](crate::Builder::block_timeout) (60 seconds by default).
-/// It is about as fast as SHA-256: a gigabyte takes a few seconds of CPU time. The blocking client reads on the
+/// The whole first reading is limited by [`block_timeout`](crate::Builder::block_timeout) (60 seconds by default).
+/// Reading is about as fast as SHA-256: a gigabyte takes a few seconds of CPU time. The blocking client reads on the
 /// caller's thread, the async client on the threads that read files. Meanwhile, the connection is idle.
 pub struct Signed<M> {
     mail: M,

@@ -32,7 +32,7 @@ impl Credentials {
     ///
     /// # Errors
     ///
-    /// [`Error::Config`] if the user name is empty, or if it or the password contains a NUL (RFC 4616 forbids it).
+    /// [`Error::Config`] if the user name is empty, or if either value contains a NUL, which RFC 4616 forbids.
     pub fn new(user: impl AsRef<[u8]>, password: impl AsRef<[u8]>) -> Result<Credentials, Error> {
         Credentials::password_later(user)?.with_password(password.as_ref())
     }

@@ -57,7 +57,7 @@ pub enum Answer {
         /// The explanation. It becomes the `details` of [`Error::Auth`](crate::Error::Auth).
         details: String,
     },
-    /// Cancels the mechanism for this reason. The next mechanism is then tried.
+    /// Cancels the mechanism for this reason. The next mechanism, if any, is then tried.
     Cancel(String),
     /// Rejects the server as an impostor for this reason. No other mechanism is tried, and the connection is closed.
     RejectServer(String),

@@ -289,8 +289,8 @@ fn lock(connection: &mut PgConnection, worker: i32) -> Result<(), Error> {
     Ok(())
 }
 
-/// How long libpq waits for a server that does not answer, unless the connection string says otherwise. Its defaults are
-/// hours, in which not even SIGTERM would end the worker.
+/// How long libpq waits for a server that does not answer, unless the connection string says otherwise. Its defaults
+/// are hours, in which not even SIGTERM would end the worker.
 const LIMITS: [(&str, &str); 5] = [
     ("connect_timeout", "10"),
     ("keepalives_idle", "30"),
