@@ -17,6 +17,7 @@
 //! | `serialization` | addresses, envelopes, results and settings in JSON and other formats (feature `serde`) |
 //! | [`newsletter`] | a newsletter that survives crashes |
 //! | [`how_it_compares`] | features and measurements beside other libraries |
+//! | [`renamed`] | old and new names, for users of development versions |
 //!
 //! Coming from another library? These pages list the counterparts of its names: [`coming_from_lettre`],
 //! [`coming_from_nodemailer`], [`coming_from_smtplib`], [`coming_from_aiosmtplib`].
@@ -49,6 +50,7 @@ pages! {
     coming_from_nodemailer
     coming_from_smtplib
     coming_from_aiosmtplib
+    renamed
 }
 
 // Its examples need both clients and the test server.
