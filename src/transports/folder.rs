@@ -35,7 +35,8 @@ const UTF8_HEADERS: &str = "SMTPUTF8";
 /// RCPT TO:<bob@example.net>
 /// ```
 ///
-/// [`messages`](FolderMailer::messages) reads the messages back, so that they can be sent later:
+/// [`messages`](FolderMailer::messages) reads the messages back, so that they can be sent later. If sending fails,
+/// check [`Error::retry`] before you send the message again:
 ///
 /// ```no_run
 /// use postino::{Client, FolderMailer};
@@ -43,8 +44,9 @@ const UTF8_HEADERS: &str = "SMTPUTF8";
 /// let outbox = FolderMailer::new("/var/lib/shop/outbox");
 /// let mut client = Client::builder("mail.example.org").connect()?;
 /// for message in outbox.messages()? {
-///     client.send(&message)?.require_all()?;
-///     message.remove()?;
+///     let delivery = client.send(&message)?;
+///     message.remove()?; // before anything else, so that it is not sent again
+///     println!("{delivery}");
 /// }
 /// # Ok::<(), postino::Error>(())
 /// ```
