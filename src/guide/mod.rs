@@ -3,15 +3,15 @@
 //! | page | about |
 //! |---|---|
 //! | [`first_mail`] | a complete program, and what its output means |
-//! | [`tls_and_login`] | encryption, certificates, passwords |
+//! | [`tls_and_login`] | encryption, certificates, passwords, and checking a server |
 //! | [`providers`] | the settings of well-known mail services |
 //! | [`oauth`] | tokens for Gmail and Microsoft 365 |
-//! | [`messages`] | composing messages, sending existing ones, per-message options |
+//! | [`messages`] | composing and signing messages, sending existing ones, per-message options |
 //! | [`errors_and_retrying`] | what can have happened to a message, and how to retry without duplicates |
-//! | [`many_messages`] | batches and pools |
+//! | [`many_messages`] | batches, pools, and a queue for several machines |
 //! | [`deadlines`] | time limits, and why a timeout around a send can duplicate mail |
 //! | `testing_your_code` | tests without network access, with a server that can fail (feature `testing`) |
-//! | [`logging_and_metrics`] | the dialogue in a log, counters and times |
+//! | [`logging_and_metrics`] | the dialogue in a log, events, counters and times |
 //! | [`small_and_static_builds`] | the cost of each feature, small and static programs |
 //! | [`proxies`] | SOCKS5, HTTP CONNECT, tunnels |
 //! | `serialization` | addresses, envelopes, results and settings in JSON and other formats (feature `serde`) |
