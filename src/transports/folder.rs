@@ -35,8 +35,7 @@ const UTF8_HEADERS: &str = "SMTPUTF8";
 /// RCPT TO:<bob@example.net>
 /// ```
 ///
-/// [`messages`](FolderMailer::messages) reads the messages back, so that they can be sent later. If sending fails,
-/// check [`Error::retry`] before you send the message again:
+/// [`messages`](FolderMailer::messages) reads the messages back, so that they can be sent later:
 ///
 /// ```no_run
 /// use postino::{Client, FolderMailer};
@@ -44,9 +43,8 @@ const UTF8_HEADERS: &str = "SMTPUTF8";
 /// let outbox = FolderMailer::new("/var/lib/shop/outbox");
 /// let mut client = Client::builder("mail.example.org").connect()?;
 /// for message in outbox.messages()? {
-///     let delivery = client.send(&message)?;
-///     message.remove()?; // before anything else, so that it is not sent again
-///     println!("{delivery}");
+///     client.send(&message)?.require_all()?;
+///     message.remove()?;
 /// }
 /// # Ok::<(), postino::Error>(())
 /// ```
