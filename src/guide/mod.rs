@@ -3,20 +3,21 @@
 //! | page | about |
 //! |---|---|
 //! | [`first_mail`] | a complete program, and what its output means |
-//! | [`tls_and_login`] | encryption, certificates, passwords |
+//! | [`tls_and_login`] | encryption, certificates, passwords, and checking a server |
 //! | [`providers`] | the settings of well-known mail services |
 //! | [`oauth`] | tokens for Gmail and Microsoft 365 |
-//! | [`messages`] | composing messages, sending existing ones, per-message options |
+//! | [`messages`] | composing and signing messages, sending existing ones, per-message options |
 //! | [`errors_and_retrying`] | what may have happened to a message, and how to retry without duplicates |
-//! | [`many_messages`] | batches and pools |
+//! | [`many_messages`] | batches, pools, and a queue for several machines |
 //! | [`deadlines`] | time limits, and why a timeout around a send can duplicate mail |
 //! | `testing_your_code` | tests without network access, with a server that can fail (feature `testing`) |
-//! | [`logging_and_metrics`] | the dialogue in a log, counters and times |
+//! | [`logging_and_metrics`] | the dialogue in a log, events, counters and times |
 //! | [`small_and_static_builds`] | the cost of each feature, small and static programs |
 //! | [`proxies`] | SOCKS5, HTTP CONNECT, tunnels |
 //! | `serialization` | addresses, envelopes, results and settings in JSON and other formats (feature `serde`) |
 //! | [`newsletter`] | a newsletter that survives crashes |
 //! | [`how_it_compares`] | features and measurements, compared with other libraries |
+//! | [`renamed`] | old and new names, for users of development versions |
 //!
 //! Coming from another library? These pages list the counterparts of its names: [`coming_from_lettre`],
 //! [`coming_from_nodemailer`], [`coming_from_smtplib`], [`coming_from_aiosmtplib`].
@@ -49,6 +50,7 @@ pages! {
     coming_from_nodemailer
     coming_from_smtplib
     coming_from_aiosmtplib
+    renamed
 }
 
 // Its examples need both clients and the test server.
