@@ -69,8 +69,8 @@ impl Address {
     }
 
     /// Returns this address with a recipient in its local part, such as `bounces+bob=example.net@example.org` (variable
-    /// envelope return path). With the result as the sender, the address to which a bounce is sent identifies
-    /// the recipient, whatever the bounce says. Each recipient then needs a separate envelope. The server for this
+    /// envelope return path). If the result is the envelope's sender, the address that receives a bounce identifies
+    /// the recipient, whatever the bounce contains. Each recipient then needs a separate envelope. The server for this
     /// address must accept any text after the `+`, and preserve it. With the feature `idna`, the recipient's non-ASCII
     /// domain becomes an A-label (`xn--…`) if the recipient's local part is ASCII. If the resulting local part is not
     /// ASCII, the server must offer SMTPUTF8. Postfix can do this for all recipients of an envelope:

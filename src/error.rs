@@ -442,8 +442,8 @@ impl Error {
     /// - [`MayDuplicate`](Retry::MayDuplicate): the delivery is [in doubt](Error::in_doubt), or this is an
     ///   [`Error::PartialDelivery`] with recipients that could be retried.
     /// - [`Now`](Retry::Now): the connection was lost, and nothing was accepted.
-    /// - [`Later`](Retry::Later): a 4yz reply, a timeout, a failed TLS handshake, a server that could not be reached or
-    ///   violated the protocol, or content, a folder, a token or a password that could not be read or obtained.
+    /// - [`Later`](Retry::Later): a 4yz reply, a timeout, an unreachable server, a failed TLS handshake, or a protocol
+    ///   violation; also if the content, a folder, a token or a password could not be read or obtained.
     /// - [`Never`](Retry::Never): everything else.
     ///
     /// For an [`Error::Transaction`], the outcomes of its recipients determine the result; the cause only decides

@@ -64,7 +64,7 @@ pub trait Mailer: Send {
     ///
     /// # Errors
     ///
-    /// [`Error::retry`] tells whether to send the message again. An error with a [`delivery`](Error::delivery) has the
+    /// [`Error::retry`] says whether to send the message again. An error with a [`delivery`](Error::delivery) has the
     /// outcome for each recipient.
     fn send<'a>(&'a mut self, mail: &'a dyn Mail) -> Sending<'a>;
 }

@@ -35,7 +35,7 @@ pub trait Mailer: Send {
     ///
     /// # Errors
     ///
-    /// [`Error::retry`] tells whether to send the message again. An error with a [`delivery`](Error::delivery) has the
+    /// [`Error::retry`] says whether to send the message again. An error with a [`delivery`](Error::delivery) has the
     /// outcome for each recipient.
     fn send(&mut self, mail: &dyn Mail) -> Result<Delivery, Error>;
 }

@@ -107,10 +107,10 @@ impl<'m> Body<'m> {
     }
 
     /// Creates a body from a reader, which is read to its end while it is sent, a block at a time. Content that the
-    /// server does not accept is noticed only then, and the connection is closed.
+    /// server does not accept is detected only then, and the connection is closed.
     ///
     /// A read that takes longer than [`block_timeout`](crate::Builder::block_timeout) counts as a timeout. The blocking
-    /// client cannot interrupt a read, and notices the timeout when the read returns.
+    /// client cannot interrupt a read, so it detects the timeout only when the read returns.
     ///
     /// If the reader is slow, the client sends the content returned so far and reads replies: the async client within
     /// 100 ms, the blocking client before the next read. A reader that can limit its waiting time should wait for about

@@ -182,7 +182,7 @@ impl MailOption {
     pub(crate) fn check_offered(&self, offered: &Capabilities, encrypted: bool) -> Result<(), Error> {
         let keyword = match self {
             MailOption::Raw(_) => return Ok(()),
-            option => mail_extension(&option.to_string()).unwrap_or("an extension that has this option"),
+            option => mail_extension(&option.to_string()).unwrap_or("an extension that supports this option"),
         };
         let Some(parameters) = offered.parameters(keyword) else { return Err(Error::Unsupported(keyword)) };
         let limit = parameters.split([' ', ',']).next().and_then(|word| word.parse::<u64>().ok());

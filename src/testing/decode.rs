@@ -74,7 +74,7 @@ impl Attachment {
         self.is_inline
     }
 
-    /// Returns the content, without its base64 or quoted-printable encoding. Charset and line endings are not
+    /// Returns the content with any base64 or quoted-printable encoding removed. The charset and line endings are not
     /// converted.
     #[must_use]
     pub fn content(&self) -> &[u8] {

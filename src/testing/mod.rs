@@ -350,7 +350,7 @@ impl ServerBuilder {
         self
     }
 
-    /// Refuses every message at its end with the given reply, such as `554 5.6.0 Not that`. By default, no message is
+    /// Refuses each message after its content with the given reply, such as `554 5.6.0 Spam`. By default, no message is
     /// refused.
     ///
     /// # Panics

@@ -17,8 +17,8 @@ impl Server {
     /// Waits until the server has accepted at least `n` messages, and returns all of them.
     ///
     /// After the [time limit](super::ServerBuilder::wait_limit) (10 seconds by default), returns the messages
-    /// accepted so far, even if there are fewer. Use [`expect_messages`](Server::expect_messages) in tests that should
-    /// then fail. In an async test, use [`wait_for_messages_async`](Server::wait_for_messages_async) instead: this
+    /// accepted so far, even if there are fewer. [`expect_messages`](Server::expect_messages) panics instead.
+    /// In an async test, use [`wait_for_messages_async`](Server::wait_for_messages_async) instead: this
     /// method blocks the thread, so other tasks on that thread cannot send anything.
     #[must_use]
     pub fn wait_for_messages(&self, n: usize) -> Vec<Message> {

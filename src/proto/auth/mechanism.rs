@@ -50,7 +50,7 @@ pub trait Mechanism: Send + Sync {
 pub enum Answer {
     /// Sends this response.
     Respond(Vec<u8>),
-    /// Accepts the failure that the challenge explained. The response is sent, and the server then refuses the login.
+    /// Acknowledges a challenge that reports a failure. The response is sent, and the server then refuses the login.
     AcceptFailure {
         /// The response.
         response: Vec<u8>,
