@@ -281,7 +281,7 @@ fn awaited(port: u16, security: &str, mail: &dyn Mail) -> Result<Duration, Failu
 
 #[cfg(not(feature = "async"))]
 fn awaited(_: u16, _: &str, _: &dyn Mail) -> Result<Duration, Failure> {
-    Err("this needs the feature `async`".into())
+    Err("this needs the `async` feature".into())
 }
 
 /// Processor time of this process, in seconds, with Linux's resolution of 10 ms.

@@ -67,7 +67,7 @@ fn send_async(url: &str, mail: &impl Mail) -> Result<Delivery, Error> {
 
 #[cfg(not(feature = "async"))]
 fn send_async(_: &str, _: &impl Mail) -> Result<Delivery, Error> {
-    Err(Error::Config("--async needs the feature `async`".into()))
+    Err(Error::Config("--async needs the `async` feature".into()))
 }
 
 fn show(bytes: &[u8]) -> Result<(), Box<dyn error::Error>> {

@@ -40,5 +40,5 @@ fn send_async(url: &str, mail: &Message) -> Result<Delivery, Error> {
 
 #[cfg(not(feature = "async"))]
 fn send_async(_: &str, _: &Message) -> Result<Delivery, Error> {
-    Err(Error::Config("--async needs the feature `async`".into()))
+    Err(Error::Config("--async needs the `async` feature".into()))
 }

@@ -42,5 +42,5 @@ fn send_async(url: &str, mail: &Raw<'_>) -> Result<Delivery, Error> {
 
 #[cfg(not(feature = "async"))]
 fn send_async(_: &str, _: &Raw<'_>) -> Result<Delivery, Error> {
-    Err(Error::Config("--async needs the feature `async`".into()))
+    Err(Error::Config("--async needs the `async` feature".into()))
 }

@@ -1,4 +1,4 @@
-//! Converts non-ASCII domains to A-labels (RFC 5890 §2.3.2.1); needs the feature `idna`.
+//! Converts non-ASCII domains to A-labels (RFC 5890 §2.3.2.1); needs the `idna` feature.
 
 /// Returns a domain in the form that the resolver, TLS, and servers without SMTPUTF8 understand, in lower case. ASCII
 /// domains need no conversion.
@@ -9,7 +9,7 @@ pub(crate) fn a_label(domain: &str) -> Result<String, &'static str> {
 
 #[cfg(not(feature = "idna"))]
 pub(crate) fn a_label(_: &str) -> Result<String, &'static str> {
-    Err("it contains non-ASCII characters (use its A-label, xn--…, or build with the feature `idna`)")
+    Err("it contains non-ASCII characters (use its A-label, xn--…, or build with the `idna` feature)")
 }
 
 #[cfg(all(test, feature = "idna"))]

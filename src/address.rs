@@ -16,7 +16,7 @@ const MAX_PATH: usize = 254;
 /// An address is kept exactly as it was written, including quotes. It contains no control characters and, outside a
 /// quoted local part or an address literal, no spaces, angle brackets or other special characters, so it cannot end the
 /// SMTP command that contains it (RFC 5321 §4.1.2). Non-ASCII characters are allowed (RFC 6531). Mail from or to such
-/// an address requires a server that offers SMTPUTF8, unless only the domain is non-ASCII and the feature `idna` is
+/// an address requires a server that offers SMTPUTF8, unless only the domain is non-ASCII and the `idna` feature is
 /// enabled.
 ///
 /// Comparison, including with strings, is octet by octet and therefore case-sensitive.
@@ -71,7 +71,7 @@ impl Address {
     /// Returns this address with a recipient in its local part, such as `bounces+bob=example.net@example.org` (variable
     /// envelope return path). If the result is the envelope's sender, the address that receives a bounce identifies
     /// the recipient, whatever the bounce contains. Each recipient then needs a separate envelope. The server for this
-    /// address must accept any text after the `+`, and preserve it. With the feature `idna`, the recipient's non-ASCII
+    /// address must accept any text after the `+`, and preserve it. With the `idna` feature, the recipient's non-ASCII
     /// domain becomes an A-label (`xn--…`) if the recipient's local part is ASCII. If the resulting local part is not
     /// ASCII, the server must offer SMTPUTF8. Postfix can do this for all recipients of an envelope:
     /// [`MailOption::Xverp`](crate::MailOption::Xverp).
@@ -115,7 +115,7 @@ impl Address {
     ///
     /// # Errors
     ///
-    /// [`Error::Unsupported`] if the local part is not ASCII, or if the feature `idna` is off.
+    /// [`Error::Unsupported`] if the local part is not ASCII, or if the `idna` feature is off.
     pub(crate) fn without_utf8(&self) -> Result<Address, Error> {
         match self.domain() {
             _ if self.is_ascii() => Ok(self.clone()),
@@ -132,7 +132,7 @@ impl Address {
 const NO_A_LABEL: &str = if cfg!(feature = "idna") {
     "SMTPUTF8, and the domain of an address is not a valid internationalized domain name"
 } else {
-    "SMTPUTF8, which is needed for a non-ASCII domain (use its A-label, xn--…, or build with the feature `idna`)"
+    "SMTPUTF8, which is needed for a non-ASCII domain (use its A-label, xn--…, or build with the `idna` feature)"
 };
 
 /// Turns `Name <mailbox>` and `<mailbox>` into `mailbox`. Other text is returned as it is.

@@ -12,7 +12,7 @@
 //!
 //! | credentials | mechanisms, in order of preference |
 //! |---|---|
-//! | [`Credentials::new`]: user and password | SCRAM-SHA-256-PLUS, SCRAM-SHA-256, SCRAM-SHA-1, CRAM-MD5 (these four need the feature `sasl`), PLAIN, LOGIN |
+//! | [`Credentials::new`]: user and password | SCRAM-SHA-256-PLUS, SCRAM-SHA-256, SCRAM-SHA-1, CRAM-MD5 (these four need the `sasl` feature), PLAIN, LOGIN |
 //! | [`Credentials::token`]: user and OAuth token | OAUTHBEARER, XOAUTH2 |
 //! | [`Credentials::external`]: a TLS certificate, for instance | EXTERNAL |
 //! | [`Credentials::anonymous`] | ANONYMOUS |

@@ -1,10 +1,10 @@
 //! An SMTP client: blocking at the crate root, with an async client behind a feature.
 //!
-//! The blocking client uses `std::net`, without a runtime or long-lived threads. The feature `async` adds
+//! The blocking client uses `std::net`, without a runtime or long-lived threads. The `async` feature adds
 //! [`aio`](#async), the same client with `async fn`.
 //!
 //! **The [`guide`] has a page for each task**: a first message, TLS and logins, OAuth, errors and retrying, many
-//! messages, deadlines and more. It also lists the counterparts of names in lettre, nodemailer, smtplib and aiosmtplib.
+//! messages, deadlines and more. It also has migration tables for lettre, nodemailer, smtplib and aiosmtplib.
 //!
 //! # One call
 //!
@@ -51,7 +51,7 @@
 //! # }
 //! ```
 //!
-//! A message can be an [`email_format::Email`], whose envelope is taken from its headers. The module [`message`]
+//! A message can be an [`email_format::Email`], whose envelope is taken from its headers. The [`message`] module
 //! describes everything that can be sent.
 //!
 //! # Many messages
@@ -115,7 +115,7 @@
 //!
 //! # Per-message options
 //!
-//! Options of MAIL and RCPT are set on the [`Envelope`]: delivery reports (DSN), REQUIRETLS, a priority, a delivery
+//! MAIL and RCPT options are set on the [`Envelope`]: delivery reports (DSN), REQUIRETLS, a priority, a delivery
 //! time, and any other option as text. See [`MailOption`] and [`RcptOption`]. If the server does not offer an option,
 //! sending fails with [`Error::Unsupported`] before MAIL; options given as text are not checked. SIZE, 8BITMIME,
 //! SMTPUTF8, PIPELINING and LIMITS are used automatically.
@@ -279,8 +279,8 @@
 //! | [`ServerReport`], [`TlsFacts`], [`CertificateFacts`], [`Provider`] | what a server offers, and the settings of well-known services |
 //! | [`Reply`], [`EnhancedCode`], [`Capabilities`] | the server's replies |
 //! | [`auth`] | credentials for [`Client::auth`], and custom login mechanisms |
-//! | [`guide`] | a page for each task, and the counterparts of names in other libraries |
-//! | `aio`, `testing` | the async client; a server for tests (with the features `async` and `testing`) |
+//! | [`guide`] | a page for each task, and migration tables for other libraries |
+//! | `aio`, `testing` | the async client; a server for tests (with the `async` and `testing` features) |
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
@@ -362,7 +362,7 @@ pub use self::{
 ///
 /// # Errors
 ///
-/// The errors of [`Client::from_url`] and [`Builder::send`].
+/// The same as for [`Client::from_url`] and [`Builder::send`].
 pub fn send(url: &str, mail: &dyn Mail) -> Result<Delivery, Error> {
     Client::from_url(url)?.send(mail)
 }

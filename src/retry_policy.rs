@@ -11,7 +11,7 @@ use crate::{
     message::{Body, ServerSupport},
 };
 
-/// How often a message is sent again, and how long to wait before each new attempt.
+/// How many times to try to send a message, and how long to wait before each new attempt.
 ///
 /// A message is sent again only if that cannot duplicate it, and only to the recipients that can still get it: those
 /// refused with 4yz, and those that the message was not sent to ([`Delivery::retry_envelope`]). Recipients whose

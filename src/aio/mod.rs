@@ -132,7 +132,7 @@ pub use mailers::{Failover, Retrying};
 ///
 /// # Errors
 ///
-/// The errors of [`Client::from_url`] and [`Builder::send`].
+/// The same as for [`Client::from_url`] and [`Builder::send`].
 pub async fn send(url: &str, mail: &dyn Mail) -> Result<Delivery, Error> {
     Client::from_url(url)?.send(mail).await
 }

@@ -30,7 +30,7 @@ impl Builder {
     ///
     /// # Errors
     ///
-    /// The errors of [`connect`](Builder::connect), and those of `work`.
+    /// The same as for [`connect`](Builder::connect), and the errors of `work`.
     pub async fn session<T, E: From<Error>>(
         &self,
         work: impl AsyncFnOnce(&mut Client) -> Result<T, E>,

@@ -94,7 +94,7 @@ impl Builder {
     ///
     /// # Errors
     ///
-    /// The errors of [`connect`](Builder::connect). The connection is closed after any of them.
+    /// The same as for [`connect`](Builder::connect). The connection is closed after any of them.
     pub async fn connect_over(
         &self,
         stream: impl AsyncRead + AsyncWrite + Send + 'static,

@@ -74,7 +74,7 @@ impl Builder {
     /// # }
     /// ```
     ///
-    /// This function reads a keyring, with `Entry::get_password` from the crate `keyring`:
+    /// This function reads a keyring, with `Entry::get_password` from the `keyring` crate:
     ///
     /// ```no_run
     /// # struct Entry;

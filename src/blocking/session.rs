@@ -28,7 +28,7 @@ impl Builder {
     ///
     /// # Errors
     ///
-    /// The errors of [`connect`](Builder::connect), and those of `work`.
+    /// The same as for [`connect`](Builder::connect), and the errors of `work`.
     pub fn session<T, E: From<Error>>(&self, work: impl FnOnce(&mut Client) -> Result<T, E>) -> Result<T, E> {
         let mut client = self.connect()?;
         let result = work(&mut client);

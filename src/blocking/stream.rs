@@ -90,7 +90,7 @@ impl Builder {
     ///
     /// # Errors
     ///
-    /// The errors of [`connect`](Builder::connect). The connection is closed after any of them.
+    /// The same as for [`connect`](Builder::connect). The connection is closed after any of them.
     pub fn connect_over(&self, transport: impl Transport + 'static) -> Result<Client, Error> {
         self.over(Stream::over(Box::new(transport)))
     }

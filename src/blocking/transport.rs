@@ -33,7 +33,7 @@ pub trait Transport: Send {
     ///
     /// # Errors
     ///
-    /// The errors of [`receive`](Transport::receive).
+    /// The same as for [`receive`](Transport::receive).
     fn send(&mut self, bytes: &[u8], until: Option<Instant>) -> io::Result<usize>;
 
     /// Waits until octets can be read (if `read` is set) or written (if `write` is set). If both are set, waits for
@@ -64,9 +64,9 @@ pub trait Transport: Send {
         None
     }
 
-    /// Returns whether nobody else can eavesdrop on the connection, so that credentials may be sent without TLS.
+    /// Returns whether the connection is safe from eavesdropping, so that credentials may be sent without TLS.
     /// Defaults to false, because even a connection to this machine may lead to a proxy, and from there to anywhere.
-    /// Returns true for Unix sockets.
+    /// The implementation for `UnixStream` returns true.
     fn is_local(&self) -> bool {
         false
     }

@@ -78,7 +78,7 @@ const MAX_ENTRIES: usize = 1024;
 /// If a batch is dropped with messages under way, their results are lost, and the connection can no longer be used. To
 /// get the results, call [`finish`](Batch::finish) first.
 ///
-/// In the async client, dropping a future of `next` loses no results: call `next` again. The connection is closed only
+/// In the async client, dropping a `next` future loses no results: call `next` again. The connection is closed only
 /// if the dropped future was sending content that is long or is read from a file or a reader, was sending a message in
 /// several transactions, or was reconnecting. The results report what happened to each message. Content that can be
 /// read only once can be sent again if it has not been read.
@@ -261,7 +261,7 @@ impl<C: DerefMut<Target = Client>, M, I> Batch<C, M, I> {
         }
     }
 
-    /// Returns whether a future of `next` was dropped at a point from which no other future can continue.
+    /// Returns whether a `next` future was dropped at a point from which no other future can continue.
     fn is_stuck(&self) -> bool {
         match &self.midway {
             Some(Midway::Content { number, .. }) => !self.machine.talk.is_said(*number), // else it awaits its reply

@@ -24,7 +24,7 @@ use crate::{
 };
 
 impl Client {
-    /// Returns a builder for the server on the given host: a name (non-ASCII names need the feature `idna`), an IPv4
+    /// Returns a builder for the server on the given host: a name (non-ASCII names need the `idna` feature), an IPv4
     /// address, or an IPv6 address with or without brackets.
     pub fn builder(host: &str) -> Builder {
         Builder::new(Config::new(host))
@@ -170,7 +170,7 @@ impl Builder {
     }
 
     /// Logs in after connecting, with the strongest mechanism that both sides support, in this order:
-    /// SCRAM-SHA-256-PLUS, SCRAM-SHA-256, SCRAM-SHA-1, CRAM-MD5 (these four need the feature `sasl`), PLAIN, LOGIN.
+    /// SCRAM-SHA-256-PLUS, SCRAM-SHA-256, SCRAM-SHA-1, CRAM-MD5 (these four need the `sasl` feature), PLAIN, LOGIN.
     /// Text is sent as UTF-8, and octets are sent unchanged, without normalisation (no SASLprep). Defaults to no login.
     ///
     /// If a mechanism is refused, another is tried. The client stops after two refused exchanges per connection, so
@@ -423,7 +423,7 @@ impl Builder {
     ///
     /// # Errors
     ///
-    /// The errors of [`connect`](Builder::connect) and of [`Client::send`].
+    /// The same as for [`connect`](Builder::connect) and [`Client::send`].
     pub async fn send(&self, mail: &dyn Mail) -> Result<Delivery, Error> {
         let mut call = self.begin();
         let mut client = self.client(Maker::Client)?;

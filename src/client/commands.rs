@@ -150,7 +150,7 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// The errors of [`ehlo`](Client::ehlo), and [`Error::Config`] over LMTP.
+    /// The same as for [`ehlo`](Client::ehlo), and [`Error::Config`] over LMTP.
     pub async fn helo(&mut self, name: Option<&str>) -> Result<Reply, Error> {
         let mut call = self.begin();
         let name = self.own_name(name)?;
@@ -338,7 +338,7 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// The errors of [`vrfy`](Client::vrfy).
+    /// The same as for [`vrfy`](Client::vrfy).
     pub async fn expn(&mut self, list: &str, parameters: &[&str]) -> Result<Reply, Error> {
         let mut call = self.begin();
         let parameters = self.with_utf8(list, parameters)?;
@@ -454,7 +454,7 @@ impl Client {
 /// Their errors are:
 ///
 /// - [`Error::Config`], before anything is sent: if the credentials are invalid; if the mechanism is unknown, does not
-///   fit the credentials, or needs the feature `sasl`, which is not enabled; or if the connection has no TLS and is not
+///   fit the credentials, or needs the `sasl` feature, which is not enabled; or if the connection has no TLS and is not
 ///   [local](crate::Security)
 ///   (see [`Builder::danger_plaintext_credentials`](super::Builder::danger_plaintext_credentials)).
 /// - [`Error::Auth`] if the server refuses the login or does not offer the mechanism; if the client is already logged
@@ -483,7 +483,7 @@ impl Client {
     ///
     /// | credentials | mechanisms |
     /// |---|---|
-    /// | [`Credentials::new`] | `PLAIN` (RFC 4616), `LOGIN`; with the feature `sasl` also `CRAM-MD5` (RFC 2195), `SCRAM-SHA-1` (RFC 5802), `SCRAM-SHA-256` and `SCRAM-SHA-256-PLUS` (RFC 7677) |
+    /// | [`Credentials::new`] | `PLAIN` (RFC 4616), `LOGIN`; with the `sasl` feature also `CRAM-MD5` (RFC 2195), `SCRAM-SHA-1` (RFC 5802), `SCRAM-SHA-256` and `SCRAM-SHA-256-PLUS` (RFC 7677) |
     /// | [`Credentials::token`] | `OAUTHBEARER` (RFC 7628), `XOAUTH2` |
     /// | [`Credentials::external`] | `EXTERNAL` (RFC 4422 appendix A) |
     /// | [`Credentials::anonymous`] | `ANONYMOUS` (RFC 4505) |

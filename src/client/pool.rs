@@ -396,7 +396,7 @@ impl Pool {
     ///
     /// # Errors
     ///
-    /// The errors of [`client`](Pool::client).
+    /// The same as for [`client`](Pool::client).
     pub async fn send_all<M: Mail, J: IntoIterator<Item = M>>(
         &self,
         mails: J,

@@ -240,7 +240,7 @@ impl Client {
         }
     }
 
-    /// Returns the result of the message whose sending was interrupted: a future of [`send`](Client::send) was dropped
+    /// Returns the result of a message whose sending was interrupted: a [`send`](Client::send) future was dropped
     /// before it completed, or (in the blocking client) the code that provides the content panicked. Returns `None` if
     /// no message was interrupted, or if its result was already returned. Sends and reads nothing.
     ///

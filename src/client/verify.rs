@@ -47,7 +47,7 @@ impl Builder {
     ///
     /// # Errors
     ///
-    /// The errors of [`connect`](Builder::connect), and those of [`Client::noop`].
+    /// The same as for [`connect`](Builder::connect) and [`Client::noop`].
     pub async fn verify(&self) -> Result<ServerReport, Error> {
         let mut call = self.begin();
         let mut client = self.client(Maker::Client)?;

@@ -71,7 +71,7 @@ impl Attachment {
     }
 
     /// Attaches another message as a `message/rfc822` part (RFC 2046 §5.2.1). Non-ASCII domains in its fields become
-    /// A-labels (with the feature `idna`). Building the outer message fails if an address in those fields is still not
+    /// A-labels (with the `idna` feature). Building the outer message fails if an address in those fields is still not
     /// ASCII, or if messages are nested more than 50 levels deep. Many servers and programs support even fewer levels.
     #[must_use]
     pub fn message(message: Message) -> Attachment {

@@ -106,7 +106,7 @@ impl<'m> Body<'m> {
         Body::new(Content::Unopened(Opener { what: "deferred".to_owned(), open: Box::new(open) }))
     }
 
-    /// Creates a body from a reader, which is read to its end while it is sent, a block at a time. Content that the
+    /// Creates a body from a reader, which is read to its end, block by block, while the message is sent. Content that
     /// server does not accept is detected only then, and the connection is closed.
     ///
     /// A read that takes longer than [`block_timeout`](crate::Builder::block_timeout) counts as a timeout. The blocking
@@ -115,7 +115,7 @@ impl<'m> Body<'m> {
     /// If the reader is slow, the client sends the content returned so far and reads replies: the async client within
     /// 100 ms, the blocking client before the next read. A reader that can limit its waiting time should wait for about
     /// 50 ms, and then fail with [`WouldBlock`](io::ErrorKind::WouldBlock): it is read again soon afterwards. With such
-    /// a reader, the blocking client also observes all timeouts.
+    /// a reader, the blocking client also enforces all timeouts.
     pub fn reader(reader: impl Read + Send + 'static) -> Body<'m> {
         Body::new(Content::Reader(Box::new(reader)))
     }

@@ -314,8 +314,8 @@ impl MessageBuilder {
     ///
     /// # Errors
     ///
-    /// The errors of [`build`](MessageBuilder::build). [`Error::Source`] if a file or reader fails. [`Error::Message`]
-    /// if an attached message is not ASCII.
+    /// The same as for [`build`](MessageBuilder::build). [`Error::Source`] if a file or reader fails.
+    /// [`Error::Message`] if an attached message is not ASCII.
     pub fn build_to_sign(self) -> Result<ContentToSign, Error> {
         ContentToSign::new(self.prepared(true)?)
     }

@@ -33,8 +33,8 @@
 //! [`Mail::on_progress`] reports the progress of any message to a callback.
 //!
 //! [`Raw`] is a finished message, [`HeaderCompletion`] adds missing headers to one, and [`Mail`] is the trait for
-//! your own message types. With the features `lettre-0_11` and `mail-builder-2`, the trait is also implemented for
-//! `lettre::Message` and `mail_builder::MessageBuilder`. With the feature `dkim`, `Dkim` signs any message.
+//! your own message types. With the `lettre-0_11` and `mail-builder-2` features, the trait is also implemented for
+//! `lettre::Message` and `mail_builder::MessageBuilder`. With the `dkim` feature, `Dkim` signs any message.
 
 // A map for contributors:
 //

@@ -16,7 +16,7 @@
 //! The page [`testing_your_code`](crate::guide::testing_your_code) shows blocking and async tests, faults and TLS.
 //!
 //! The server speaks ESMTP with PIPELINING, 8BITMIME, SIZE, SMTPUTF8 and ENHANCEDSTATUSCODES, and, if credentials are
-//! set, AUTH PLAIN and LOGIN. With the feature `testing-tls`, it can also offer STARTTLS or use implicit TLS. It is
+//! set, AUTH PLAIN and LOGIN. With the `testing-tls` feature, it can also offer STARTTLS or use implicit TLS. It is
 //! strict, so that mistakes are noticed: commands must end in CRLF, and parameters that were not offered are refused.
 //! Use [`Server::builder`] to change what it offers or refuses, and [`Server::inject`] to make a step of a session
 //! fail.

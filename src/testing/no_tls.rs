@@ -1,4 +1,4 @@
-//! The test server without the feature `testing-tls`: it has no TLS.
+//! The test server without the `testing-tls` feature: it has no TLS.
 
 use std::{
     io::{self, Read, Write},

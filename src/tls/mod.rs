@@ -1,6 +1,6 @@
 //! TLS: the settings, and one connector that all their clones share.
 //!
-//! Each TLS library has a file: `native.rs` (the feature `native-tls`) and `rustls.rs` (the feature `rustls`).
+//! Each TLS library has a file: `native.rs` (the `native-tls` feature) and `rustls.rs` (the `rustls` feature).
 //! `none.rs` takes the place of a library that is not compiled. With both, native-tls is used unless
 //! [`Builder::tls_backend`](crate::Builder::tls_backend) says otherwise: enabling a feature must not change what
 //! another part of the program gets. Only `either.rs` has to know which library a value belongs to.
@@ -101,9 +101,9 @@ pub enum TlsVersion {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum TlsBackend {
-    /// The system's TLS library (OpenSSL on Linux), through native-tls. Needs the feature `native-tls`.
+    /// The system's TLS library (OpenSSL on Linux), through native-tls. Needs the `native-tls` feature.
     NativeTls,
-    /// rustls with ring. Needs the feature `rustls`.
+    /// rustls with ring. Needs the `rustls` feature.
     Rustls,
 }
 

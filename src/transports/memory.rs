@@ -10,7 +10,7 @@ use crate::{Address, Delivery, Error, Outcome, Phase, Reply};
 ///
 /// A test can make it refuse messages ([`refuse_with`](MemoryMailer::refuse_with)), refuse individual recipients
 /// ([`refuse_recipient`](MemoryMailer::refuse_recipient)), or fail ([`fail_with`](MemoryMailer::fail_with)). To test an
-/// application against a server that speaks SMTP, see the feature `testing`.
+/// application against a server that speaks SMTP, see the `testing` feature.
 ///
 /// ```
 /// use postino::{Error, Mailer, MemoryMailer, Message};

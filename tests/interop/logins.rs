@@ -230,7 +230,7 @@ fn cells(way: &Way) -> Vec<Cell> {
             if !expected.contains(mechanism) {
                 absent(mechanism)
             } else if !servers::has(mechanism) {
-                cell_of(mechanism, Verdict::Absent("this build is without the feature `sasl`".into()))
+                cell_of(mechanism, Verdict::Absent("this build is without the `sasl` feature".into()))
             } else {
                 cell_of(mechanism, block_on(cell(way, &builder, mechanism)))
             }

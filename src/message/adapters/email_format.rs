@@ -46,7 +46,7 @@ impl From<Email> for Message {
 ///
 /// # Errors
 ///
-/// The errors of [`Message::to_bytes`], and [`Error::Message`] if email-format cannot parse the message.
+/// The same as for [`Message::to_bytes`], and [`Error::Message`] if email-format cannot parse the message.
 impl TryFrom<Message> for Email {
     type Error = Error;
 

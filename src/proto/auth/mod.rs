@@ -255,7 +255,7 @@ impl Auth {
             what.push_str("; it may offer more over TLS");
         }
         if cfg!(not(feature = "sasl")) && offered.iter().any(|name| table::needs_sasl(name)) {
-            what.push_str("; postino was built without the feature `sasl`");
+            what.push_str("; postino was built without the `sasl` feature");
         }
         Error::Auth { what: what.into(), details: None, reply: None }
     }

@@ -38,7 +38,7 @@ type Made = Result<Vec<Box<dyn Mechanism>>, Error>;
 struct Entry {
     name: &'static str,
     uses: Uses,
-    /// Whether the mechanism is available only in builds with the feature `sasl`.
+    /// Whether the mechanism is available only in builds with the `sasl` feature.
     needs_sasl: bool,
     /// Whether anyone who can read an exchange learns the password.
     shows_password: bool,
@@ -84,7 +84,7 @@ pub(super) fn is_known(name: &str) -> bool {
     find(name).is_some()
 }
 
-/// Returns whether this mechanism is available only in builds with the feature `sasl`.
+/// Returns whether this mechanism is available only in builds with the `sasl` feature.
 pub(super) fn needs_sasl(name: &str) -> bool {
     find(name).is_some_and(|entry| entry.needs_sasl)
 }

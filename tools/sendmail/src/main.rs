@@ -14,7 +14,7 @@
 //! | `smtp_server` | `-bs` |
 //! | `check`, `import` | `--check`, `--print-config` and `--import-msmtprc` |
 //!
-//! The features `config`, `smtp-server` and `spool` leave out modules. Small ones (`without_*`) take the place of those
+//! The `config`, `smtp-server` and `spool` features leave out modules. Small ones (`without_*`) take the place of those
 //! that the rest needs, so that the rest has no conditions.
 
 // A program with fewer features leaves some of what the modules share unused.

@@ -1,4 +1,4 @@
-//! Stands in for `privilege` in a program without the feature `config`: there is no password of the system to protect,
+//! Stands in for `privilege` in a program without the `config` feature: there is no password of the system to protect,
 //! so set-group-ID mode is refused.
 
 use rustix::process::{getegid, geteuid, getgid, getuid};

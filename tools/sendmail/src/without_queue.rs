@@ -1,4 +1,4 @@
-//! Stands in for `queue` in a program without the feature `spool`. Whatever needs the spool is an error.
+//! Stands in for `queue` in a program without the `spool` feature. Whatever needs the spool is an error.
 
 use std::convert::Infallible;
 

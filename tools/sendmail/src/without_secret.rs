@@ -1,4 +1,4 @@
-//! Stands in for `secret` in a program without the feature `config`, which has no secrets.
+//! Stands in for `secret` in a program without the `config` feature, which has no secrets.
 
 use crate::{config::Config, failure::Failure};
 

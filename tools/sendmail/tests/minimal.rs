@@ -1,4 +1,4 @@
-//! The program without the features `config`, `smtp-server` and `spool`: what it lacks is an error, and never silently ignored.
+//! The program without the `config`, `smtp-server` and `spool` features: what it lacks is an error, and never silently ignored.
 //! What it can do is tested by `sendmail.rs`.
 #![cfg(not(any(feature = "config", feature = "smtp-server", feature = "spool")))]
 

@@ -1,4 +1,4 @@
-//! Stands in for `reader` in a program without the feature `config`. A file is an error: its settings are not silently
+//! Stands in for `reader` in a program without the `config` feature. A file is an error: its settings are not silently
 //! ignored.
 
 use std::{fs::File, path::Path};
