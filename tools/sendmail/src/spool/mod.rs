@@ -326,7 +326,7 @@ impl Spool {
         }
         let lock = file.try_clone()?;
         let mut entry = Entry::read(self, place, id, file)?;
-        drop(flock(lock, FlockOperation::Unlock)); // whoever reads the list may be slow
+        let _unlocked = flock(lock, FlockOperation::Unlock); // whoever reads the list may be slow
         entry.is_in_use = is_in_use;
         Ok(entry)
     }
