@@ -26,8 +26,8 @@ use crate::{
 impl Client {
     /// Returns a builder for the server on the given host: a name (non-ASCII names need the `idna` feature), an IPv4
     /// address, or an IPv6 address with or without brackets.
-    pub fn builder(host: &str) -> Builder {
-        Builder::new(Config::new(host))
+    pub fn builder(host: impl AsRef<str>) -> Builder {
+        Builder::new(Config::new(host.as_ref()))
     }
 
     /// Returns a builder for a server that listens on this Unix socket. Nobody else can eavesdrop on such a connection,
