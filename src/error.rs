@@ -229,14 +229,16 @@ pub enum Error {
         reply: Option<Reply>,
     },
     /// The callback that provides OAuth tokens failed. The connection is closed. Only the callback knows whether trying
-    /// again can help, so this is neither transient nor permanent.
+    /// again can help, so this is neither transient nor permanent. [`retry`](Error::retry) returns [`Retry::Later`],
+    /// so [`Retrying`](crate::Retrying) calls the callback again.
     Token {
         /// The callback's error.
         source: Cause,
     },
     /// The callback that provides the password ([`credentials_with`](crate::Builder::credentials_with)) failed. The
     /// connection is closed. Only the callback knows whether trying again can help, so this is neither transient nor
-    /// permanent.
+    /// permanent. [`retry`](Error::retry) returns [`Retry::Later`], so [`Retrying`](crate::Retrying) calls the callback
+    /// again.
     Password {
         /// The callback's error.
         source: Cause,
@@ -441,10 +443,13 @@ impl Error {
     ///
     /// - [`MayDuplicate`](Retry::MayDuplicate): the delivery is [in doubt](Error::in_doubt), or this is an
     ///   [`Error::PartialDelivery`] with recipients that could be retried.
-    /// - [`Now`](Retry::Now): the connection was lost, and nothing was accepted.
-    /// - [`Later`](Retry::Later): a 4yz reply, a timeout, an unreachable server, a failed TLS handshake, or a protocol
-    ///   violation; also if the content, a folder, a token or a password could not be read or obtained.
-    /// - [`Never`](Retry::Never): everything else.
+    /// - [`Now`](Retry::Now): the connection was lost, and nothing was accepted: [`Error::Io`], [`Error::Closed`],
+    ///   [`Error::NotConnected`].
+    /// - [`Later`](Retry::Later): a 4yz reply ([`Error::Refused`], [`Error::Auth`]); [`Error::Timeout`]; a server that
+    ///   could not be reached ([`Error::Resolve`], [`Error::Connect`], a transient [`Error::Proxy`]); a failed TLS
+    ///   handshake ([`Error::Tls`]); [`Error::Protocol`]; and a failure outside of SMTP that may pass:
+    ///   [`Error::Source`], [`Error::Folder`], [`Error::Token`], [`Error::Password`].
+    /// - [`Never`](Retry::Never): everything else, including an untrusted certificate and [`Error::Stopped`].
     ///
     /// For an [`Error::Transaction`], the outcomes of its recipients determine the result; the cause only decides
     /// between `Now` and `Later`. The result is `Never` if every recipient was refused permanently. If the result is

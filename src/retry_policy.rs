@@ -15,7 +15,9 @@ use crate::{
 ///
 /// A message is sent again only if that cannot duplicate it, and only to the recipients that can still get it: those
 /// refused with 4yz, and those that the message was not sent to ([`Delivery::retry_envelope`]). Recipients whose
-/// outcome is in doubt are never tried again.
+/// outcome is in doubt are never tried again. If the message did not reach a transaction, another attempt is made after
+/// each error for which [`Error::retry`] returns [`Retry::Now`] or [`Retry::Later`], except [`Error::NotConnected`].
+/// [`Error::retry`] lists these errors.
 ///
 /// The wait doubles with each attempt. Each wait is shortened by a random amount, at most half of it, so that clients
 /// do not all retry at the same time.
@@ -71,9 +73,12 @@ impl RetryPolicy {
         RetryPolicy { longest_wait: wait, ..self }
     }
 
-    /// Sets the time after which no further attempt is begun, counted from the beginning of the first one. This
-    /// does not interrupt an attempt. To limit each attempt, set a [deadline](crate::Builder::deadline). Defaults to
-    /// no limit.
+    /// Sets the time after which no further attempt is begun, counted from the beginning of the first one. A wait that
+    /// would reach this limit is not begun: the result is returned at once instead. Defaults to no limit.
+    ///
+    /// The limit does not interrupt an attempt. To limit each attempt, set a [deadline](crate::Builder::deadline). All
+    /// attempts together then take at most this limit plus the deadline. Without a limit, they take at most as many
+    /// deadlines as there are [attempts](RetryPolicy::attempts), plus the waits.
     #[must_use]
     pub fn give_up_after(self, limit: Duration) -> RetryPolicy {
         RetryPolicy { give_up_after: Some(limit), ..self }
@@ -405,6 +410,8 @@ mod tests {
                 &["bcd", "bcd", "bcd"],
                 [Accepted, InDoubt, Refused],
             ),
+            // With `all_or_nothing`, one refusal leaves the others unsent.
+            (&[&[0, 550, 0], &[250, 250]], &["bcd", "bd"], [Accepted, Refused, Accepted]),
             (&[&[1, 1, 1]], &["bcd"], [InDoubt; 3]),
             (&[&[550, 550, 550]], &["bcd"], [Refused; 3]),
             (&[&[450, 1, 1], &[0], &[0], &[0]], &["bcd", "b", "b", "b"], [NotSent, InDoubt, InDoubt]),
@@ -461,8 +468,26 @@ mod tests {
     fn errors_before_a_transaction_are_tried_again_only_if_that_can_help() {
         let connect =
             || Error::Connect { server: "h:25".into(), source: std::io::ErrorKind::ConnectionRefused.into() };
+        let (cause, io) = (|| "no".into(), || std::io::Error::other("no"));
+        let auth = |code| Error::Auth { what: "no".into(), details: None, reply: Some(reply(code)) };
+        let proxy = |is_transient| Error::Proxy { proxy: "p".into(), what: "no".into(), is_transient };
         for (error, is_tried_again) in [
             (connect(), true),
+            (Error::Resolve { host: "h".into(), source: io() }, true),
+            (Error::Closed(Phase::Greeting), true),
+            (Error::Io { phase: Phase::Hello, source: io() }, true),
+            (proxy(true), true),
+            (proxy(false), false),
+            (Error::Tls { source: cause() }, true),
+            (Error::protocol(Phase::Greeting, "junk"), true),
+            (Error::Token { source: cause() }, true),
+            (Error::Password { source: cause() }, true),
+            (Error::Source(io()), true),
+            (Error::Folder { folder: "/f".into(), source: io() }, true),
+            (auth(454), true),
+            (auth(535), false),
+            (Error::Certificate { name: "h".into(), reason: "no".into(), source: cause() }, false),
+            (Error::Message("no".into()), false),
             (Error::Timeout(Phase::Greeting), true),
             (Error::Refused { phase: Phase::Greeting, reply: reply(421) }, true),
             (Error::Refused { phase: Phase::Greeting, reply: reply(554) }, false),

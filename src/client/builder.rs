@@ -26,8 +26,8 @@ use crate::{
 impl Client {
     /// Returns a builder for the server on the given host: a name (non-ASCII names need the `idna` feature), an IPv4
     /// address, or an IPv6 address with or without brackets.
-    pub fn builder(host: &str) -> Builder {
-        Builder::new(Config::new(host))
+    pub fn builder(host: impl AsRef<str>) -> Builder {
+        Builder::new(Config::new(host.as_ref()))
     }
 
     /// Returns a builder for a server that listens on this Unix socket. Nobody else can eavesdrop on such a connection,
@@ -341,6 +341,12 @@ impl Builder {
 
     /// Sets whether a message is sent to nobody if any of its recipients is refused. This costs a round trip.
     /// Defaults to false: the other recipients get the message.
+    ///
+    /// The other recipients are then [not sent](crate::Outcome::NotSent) the message. Therefore,
+    /// [`Error::retry`] returns [`Retry::Later`](crate::Retry::Later) even if the refusal is permanent, and
+    /// [`Delivery::retry_envelope`] contains the others. The whole envelope would be refused again: look for a recipient
+    /// with a 5yz reply ([`Delivery::refused`]) before you resend to it. [`Retrying`](super::Retrying) resends to the
+    /// others only, so a message sent through it can reach some recipients and not all.
     pub fn all_or_nothing(mut self, wanted: bool) -> Builder {
         self.config.all_or_nothing = wanted;
         self

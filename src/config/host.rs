@@ -34,6 +34,11 @@ impl Host {
         let name = text.strip_suffix('.').unwrap_or(text);
         match name {
             "" => Err(bad("it is empty")),
+            // The text is not shown, because a URL can contain a password.
+            _ if name.contains("://") => {
+                Err(Error::Config("the host is a URL: give only the name in it, or use from_url".into()))
+            }
+            _ if has_port(name) => Err(bad("set the port separately, with `port`")),
             _ if !name.is_ascii() => {
                 let ascii = a_label(name).map_err(bad)?;
                 Host::new(&(ascii + &text[name.len()..]))
@@ -70,9 +75,28 @@ impl Host {
     }
 }
 
+/// Returns whether the text looks like `host:port`.
+fn has_port(text: &str) -> bool {
+    text.split_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_port_or_a_url_in_place_of_a_host_is_named_in_the_error() {
+        let error = |text| Host::new(text).unwrap_err().to_string();
+        for text in ["mail.example.org:587", "b\u{fc}cher.test:25", "127.0.0.1:25"] {
+            assert_eq!(error(text), format!("invalid host {text:?}: set the port separately, with `port`"));
+        }
+        for text in ["smtp://mail.example.org", "smtps://user:secret@mail.example.org:465/"] {
+            assert_eq!(error(text), "the host is a URL: give only the name in it, or use from_url");
+        }
+        for text in ["fe80::zz", ":25", "h:", "h:x", "h:65536"] {
+            assert!(!error(text).contains("port"), "{text}");
+        }
+    }
 
     // Threats 9 to 12.
     #[test]

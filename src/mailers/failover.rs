@@ -20,6 +20,9 @@ use crate::{
 /// or in the settings of a mailer are returned at once, and so are [`Error::Source`] and [`Error::Stopped`].
 ///
 /// The result contains the last outcome for each recipient. If no recipient was accepted, the result is an error.
+///
+/// Each mailer has its own time limits, and these add up: if three builders have a
+/// [`deadline`](super::Builder::deadline) of 30 seconds, a call takes at most 90 seconds.
 #[doc = example!(Failover)]
 pub struct Failover {
     mailers: Vec<Box<dyn Mailer>>,

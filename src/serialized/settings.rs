@@ -32,6 +32,11 @@ use crate::{
 /// | `pinned_certificates`, `pinned_public_keys` | lists of hashes |
 /// | `timeout`, `connect_timeout`, `final_reply_timeout`, `deadline` | whole seconds |
 ///
+/// Make the settings a field of your own type, as the page [`serialization`](crate::guide::serialization#configuration)
+/// shows. Do not use `#[serde(flatten)]`: with it, serde drops unknown fields, so a misspelt `deadline` passes unnoticed.
+///
+/// Without a `deadline`, the time of a call is limited only by the timeouts of its steps.
+///
 /// The password can be read from a configuration, but it is **never serialized**, and neither are the user and the
 /// password of a proxy. To keep the password elsewhere, leave the field out, and call
 /// [`with_password`](Settings::with_password). Neither `Debug` nor the errors of this type show the password. However,
@@ -58,6 +63,13 @@ impl Settings {
     pub fn with_password(mut self, password: impl Into<String>) -> Settings {
         self.0.password = Some(Secret(password.into()));
         self
+    }
+
+    /// Returns the [deadline](crate::Builder::deadline) of each call, or `None` if the settings have none. An
+    /// application can use it to choose its own limits, such as [`give_up_after`](crate::RetryPolicy::give_up_after).
+    #[must_use]
+    pub fn deadline(&self) -> Option<Duration> {
+        self.0.deadline.map(Duration::from_secs)
     }
 
     /// Returns the settings for a connection, which have not been checked yet.

@@ -288,11 +288,32 @@ fn invalid_settings_are_refused() {
         (host(r#""user":"u","password":-31415926"#), "not text"),
         (host(r#""user":"u","password":3141.5926"#), "not text"),
         (host(r#""proxy":"socks5://u:hunter2%@h""#), "hexadecimal"),
+        (r#"{"host":"smtp://u:hunter2@h"}"#.to_owned(), "the host is a URL"),
+        (r#"{"host":"h:587"}"#.to_owned(), "with `port`"),
+        (host(r#""ca_certificate":"/etc/ssl/ca.pem""#), "looks like a file name"),
     ] {
         let error = refused::<Settings>(&json);
         assert!(error.contains(why), "{json}: {error}");
         assert!(!["hunter2", "3141"].iter().any(|secret| error.contains(secret)), "{error}");
     }
+}
+
+#[test]
+fn unknown_fields_pass_unnoticed_only_if_settings_are_flattened() {
+    #[derive(serde::Deserialize)]
+    struct Flat {
+        #[serde(flatten)]
+        smtp: Settings,
+    }
+    #[derive(Debug, serde::Deserialize)]
+    struct Nested {
+        smtp: Settings,
+    }
+    let flat: Flat = from_str(r#"{"host":"h","deadlin":30}"#).unwrap();
+    assert_eq!(flat.smtp.deadline(), None);
+    assert!(refused::<Nested>(r#"{"smtp":{"host":"h","deadlin":30}}"#).contains("unknown field `deadlin`"));
+    let nested: Nested = from_str(r#"{"smtp":{"host":"h","deadline":30}}"#).unwrap();
+    assert_eq!(nested.smtp.deadline(), Some(Duration::from_secs(30)));
 }
 
 // Secrets must not be written: neither the password nor that of the proxy.

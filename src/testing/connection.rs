@@ -229,7 +229,7 @@ impl Connection {
         let offered = self.shared.settings.offered.iter().copied().filter(|keyword| self.offers(keyword));
         lines.extend(offered.map(|keyword| match keyword {
             "SIZE" => format!("SIZE {}", self.shared.settings.size_limit),
-            "AUTH" => "AUTH PLAIN LOGIN".to_owned(),
+            "AUTH" => format!("AUTH {}", self.shared.settings.mechanisms().collect::<Vec<_>>().join(" ")),
             _ => keyword.to_owned(),
         }));
         if self.tls_mode() == Some(Mode::StartTls) && !self.is_encrypted() {
@@ -443,14 +443,16 @@ impl Connection {
             None => (argument, None),
         };
         let mechanism = mechanism.to_ascii_uppercase();
-        if matches!(mechanism.as_str(), "PLAIN" | "LOGIN") {
+        let known = self.shared.settings.mechanisms().find(|known| *known == mechanism);
+        if known.is_some() {
             self.meet(Step::Auth)?;
         }
-        match mechanism.as_str() {
-            "PLAIN" => self.auth_plain(initial),
-            "LOGIN" => self.auth_login(initial),
-            "" => Err("501 5.5.4 Syntax: AUTH mechanism".into()),
-            _ => Err("504 5.5.4 Unknown mechanism".into()),
+        match known {
+            Some("PLAIN") => self.auth_plain(initial),
+            Some("LOGIN") => self.auth_login(initial),
+            Some(bearer) => self.auth_bearer(bearer, initial),
+            None if mechanism.is_empty() => Err("501 5.5.4 Syntax: AUTH mechanism".into()),
+            None => Err("504 5.5.4 Unknown mechanism".into()),
         }
     }
 
@@ -468,6 +470,23 @@ impl Connection {
         let user = self.response(initial, "334 VXNlcm5hbWU6")?;
         let password = self.response(None, "334 UGFzc3dvcmQ6")?;
         self.log_in(&user, &password)
+    }
+
+    /// OAUTHBEARER (RFC 7628) and XOAUTH2. A wrong token is refused in two steps: a challenge explains why, and 535
+    /// follows the client's response to it.
+    fn auth_bearer(&mut self, mechanism: &str, initial: Option<&str>) -> Result<Reply, Stop> {
+        let response = self.response(initial, "334 ")?;
+        let text = std::str::from_utf8(&response).unwrap_or_default();
+        let parsed = if mechanism == "XOAUTH2" { xoauth2(text) } else { oauthbearer(text) };
+        let (user, token) = parsed.ok_or("501 5.5.2 Not a response for this mechanism")?;
+        if let Some(user) = self.shared.settings.accepts_token(&user, token) {
+            self.user = Some(user.to_owned());
+            return Ok("235 2.7.0 Welcome".into());
+        }
+        let details = r#"{"status":"invalid_token","schemes":"bearer"}"#;
+        // The response is %x01 (RFC 7628 §3.2.3), or empty in XOAUTH2.
+        self.response(None, &format!("334 {}", STANDARD.encode(details)))?;
+        Err("535 5.7.8 Wrong user or token".into())
     }
 
     fn response(&mut self, initial: Option<&str>, challenge: &str) -> Result<Vec<u8>, Stop> {
@@ -494,6 +513,29 @@ impl Connection {
             _ => Err(BAD_LOGIN.into()),
         }
     }
+}
+
+/// Parses `user=USER^Aauth=Bearer TOKEN^A^A`.
+fn xoauth2(text: &str) -> Option<(String, &str)> {
+    let (user, token) = text.strip_prefix("user=")?.strip_suffix("\x01\x01")?.split_once("\x01auth=")?;
+    Some((user.to_owned(), bearer(token)?))
+}
+
+/// Parses a GS2 header with the user, and the fields after it (RFC 7628 §3.1): `n,a=USER,^Akey=value^A…^A^A`.
+fn oauthbearer(text: &str) -> Option<(String, &str)> {
+    let (header, fields) = text.strip_suffix("\x01\x01")?.split_once('\x01')?;
+    let user = header.strip_prefix("n,a=")?.strip_suffix(',')?;
+    if user.contains(',') {
+        return None;
+    }
+    let token = fields.split('\x01').find_map(|field| field.strip_prefix("auth="))?;
+    Some((user.replace("=2C", ",").replace("=3D", "="), bearer(token)?))
+}
+
+/// Parses `Bearer TOKEN`. The case of the scheme is ignored (RFC 9110 §11.1).
+fn bearer(value: &str) -> Option<&str> {
+    let (scheme, token) = value.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("Bearer").then_some(token)
 }
 
 const BAD_LOGIN: &str = "535 5.7.8 Wrong user or password";

@@ -16,7 +16,7 @@
 //! The page [`testing_your_code`](crate::guide::testing_your_code) shows blocking and async tests, faults and TLS.
 //!
 //! The server speaks ESMTP with PIPELINING, 8BITMIME, SIZE, SMTPUTF8 and ENHANCEDSTATUSCODES, and, if credentials are
-//! set, AUTH PLAIN and LOGIN. With the `testing-tls` feature, it can also offer STARTTLS or use implicit TLS. It is
+//! set, AUTH PLAIN and LOGIN, or OAUTHBEARER and XOAUTH2 with an OAuth token. With the `testing-tls` feature, it can also offer STARTTLS or use implicit TLS. It is
 //! strict, so that mistakes are noticed: commands must end in CRLF, and parameters that were not offered are refused.
 //! Use [`Server::builder`] to change what it offers or refuses, and [`Server::inject`] to make a step of a session
 //! fail.
@@ -86,6 +86,7 @@ impl Server {
             offered: vec!["PIPELINING", "8BITMIME", "SIZE", "SMTPUTF8", "ENHANCEDSTATUSCODES", "AUTH"],
             size_limit: SIZE_LIMIT,
             credentials: None,
+            token: None,
             login_required: false,
             refused_senders: BTreeMap::new(),
             refused_recipients: BTreeMap::new(),
@@ -116,7 +117,8 @@ impl Server {
     }
 
     /// Returns a builder for a blocking client of this server. It uses TLS if the server does, trusts only the server's
-    /// certificate, and logs in if the server has credentials.
+    /// certificate, and logs in if the server has [credentials](ServerBuilder::credentials) or, failing these, an
+    /// [OAuth token](ServerBuilder::oauth_token).
     ///
     /// ```
     /// use postino::{Message, testing::Server};
@@ -132,9 +134,11 @@ impl Server {
         if let Some(certificate) = self.certificate() {
             builder = builder.ca_certificate(certificate).system_roots(false);
         }
-        match &self.shared.settings.credentials {
-            Some((user, password)) => builder.credentials(user, password),
-            None => builder,
+        let ServerBuilder { credentials, token, .. } = &self.shared.settings;
+        match (credentials, token) {
+            (Some((user, password)), _) => builder.credentials(user, password),
+            (None, Some((user, token))) => builder.oauth_token(user, token),
+            (None, None) => builder,
         }
     }
 
@@ -147,9 +151,11 @@ impl Server {
         if let Some(certificate) = self.certificate() {
             builder = builder.ca_certificate(certificate).system_roots(false);
         }
-        match &self.shared.settings.credentials {
-            Some((user, password)) => builder.credentials(user, password),
-            None => builder,
+        let ServerBuilder { credentials, token, .. } = &self.shared.settings;
+        match (credentials, token) {
+            (Some((user, password)), _) => builder.credentials(user, password),
+            (None, Some((user, token))) => builder.oauth_token(user, token),
+            (None, None) => builder,
         }
     }
 
@@ -270,6 +276,8 @@ pub struct ServerBuilder {
     offered: Vec<&'static str>,
     size_limit: u64,
     credentials: Option<(String, String)>,
+    /// A user, and the OAuth token that is accepted for this user.
+    token: Option<(String, String)>,
     login_required: bool,
     refused_senders: BTreeMap<String, String>,
     refused_recipients: BTreeMap<String, String>,
@@ -286,7 +294,7 @@ impl ServerBuilder {
     /// Sets whether the extension with this EHLO keyword is offered.
     ///
     /// Offered by default: `"PIPELINING"`, `"8BITMIME"`, `"SIZE"`, `"SMTPUTF8"`, `"ENHANCEDSTATUSCODES"`, and, if
-    /// [`credentials`](ServerBuilder::credentials) are set, `"AUTH"`. Not offered by default: `"DSN"` (RFC 3461),
+    /// [`credentials`](ServerBuilder::credentials) or an [`oauth_token`](ServerBuilder::oauth_token) are set, `"AUTH"`. Not offered by default: `"DSN"` (RFC 3461),
     /// `"REQUIRETLS"`, `"MT-PRIORITY"`, `"DELIVERBY"`, `"FUTURERELEASE"` and `"XVERP"`.
     ///
     /// The parameters of an extension that is not offered are refused with 555 5.5.4. Those of an offered extension are
@@ -317,6 +325,30 @@ impl ServerBuilder {
     /// Offers AUTH PLAIN and LOGIN, and accepts these credentials. By default, AUTH is not offered.
     pub fn credentials(mut self, user: impl Into<String>, password: impl Into<String>) -> ServerBuilder {
         self.credentials = Some((user.into(), password.into()));
+        self
+    }
+
+    /// Offers AUTH OAUTHBEARER (RFC 7628) and XOAUTH2, and accepts this OAuth access token for this user. By default,
+    /// they are not offered.
+    ///
+    /// Any other user or token is refused as by real servers: with a challenge that contains JSON with the status
+    /// `invalid_token`, and then with 535 5.7.8. The token is not checked in any other way, and does not expire. If
+    /// [`credentials`](ServerBuilder::credentials) are set as well, all four mechanisms are offered.
+    ///
+    /// ```
+    /// use postino::{Client, Error, testing::Server};
+    ///
+    /// let server = Server::builder().oauth_token("shop@example.org", "token").start()?;
+    /// let client = Client::from_url(&server.url())?.oauth_token_with("shop@example.org", || Ok("token".to_string()));
+    /// assert_eq!(client.connect()?.login_mechanism(), Some("OAUTHBEARER"));
+    ///
+    /// let client = Client::from_url(&server.url())?.oauth_token_with("shop@example.org", || Ok("expired".to_string()));
+    /// let Err(Error::Auth { details: Some(details), .. }) = client.connect() else { panic!("it was accepted") };
+    /// assert!(details.contains("invalid_token"));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn oauth_token(mut self, user: impl Into<String>, token: impl Into<String>) -> ServerBuilder {
+        self.token = Some((user.into(), token.into()));
         self
     }
 
@@ -440,7 +472,20 @@ impl ServerBuilder {
     }
 
     fn offers(&self, keyword: &str) -> bool {
-        self.offered.contains(&keyword) && (keyword != "AUTH" || self.credentials.is_some())
+        self.offered.contains(&keyword) && (keyword != "AUTH" || self.mechanisms().next().is_some())
+    }
+
+    /// Returns the mechanisms of AUTH that are offered.
+    fn mechanisms(&self) -> impl Iterator<Item = &'static str> + use<> {
+        let passwords = self.credentials.is_some().then_some(["PLAIN", "LOGIN"]);
+        let tokens = self.token.is_some().then_some(["OAUTHBEARER", "XOAUTH2"]);
+        passwords.into_iter().chain(tokens).flatten()
+    }
+
+    /// Returns the user if the token is right.
+    fn accepts_token(&self, user: &str, token: &str) -> Option<&str> {
+        let (own_user, own_token) = self.token.as_ref()?;
+        (user == own_user && token == own_token).then_some(own_user)
     }
 
     fn is_too_great(&self, octets: u64) -> bool {
@@ -454,6 +499,7 @@ impl fmt::Debug for ServerBuilder {
             .field("offered", &self.offered)
             .field("size_limit", &self.size_limit)
             .field("user", &self.credentials.as_ref().map(|(user, _)| user))
+            .field("token_user", &self.token.as_ref().map(|(user, _)| user))
             .field("login_required", &self.login_required)
             .field("refused_senders", &self.refused_senders)
             .field("refused_recipients", &self.refused_recipients)

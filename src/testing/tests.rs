@@ -4,6 +4,8 @@ use std::{
     sync::{Mutex, mpsc},
 };
 
+use base64::{Engine, engine::general_purpose::STANDARD};
+
 use super::*;
 use crate::{MailOption, proto::options::one_of_each};
 
@@ -349,6 +351,54 @@ fn a_failed_login_may_be_followed_by_another() {
         ("AUTH", "501 5.5.4"),
         ("AUTH PLAIN AHVzZXIAc2VjcmV0", "235"),
     ]);
+}
+
+#[test]
+fn an_oauth_token_is_checked() {
+    let server = Server::builder().oauth_token("a,b=c", "t").start().unwrap();
+    assert!(Peer::connect(&server).ask("EHLO x").ends_with("\n250 AUTH OAUTHBEARER XOAUTH2"));
+    let encoded = |text: &str| STANDARD.encode(text);
+    let bearer = |text: &str| format!("AUTH OAUTHBEARER {}", encoded(text));
+    let xoauth2 = |text: &str| format!("AUTH XOAUTH2 {}", encoded(text));
+    // {"status":"invalid_token","schemes":"bearer"}
+    let challenge = "334 eyJzdGF0dXMiOiJpbnZhbGlkX3Rva2VuIiwic2NoZW1lcyI6ImJlYXJlciJ9";
+    let mut peer = Peer::greeted(&server);
+    for (line, start) in [
+        (bearer("n,a=a=2Cb=3Dc,\x01host=h\x01port=25\x01auth=Bearer wrong\x01\x01"), challenge),
+        ("AQ==".into(), "535 5.7.8"),
+        (bearer("n,a=x,\x01auth=Bearer t\x01\x01"), challenge),
+        ("*".into(), "501 5.7.0"),
+        (xoauth2("user=a,b=c\x01auth=Bearer wrong\x01\x01"), challenge),
+        (String::new(), "535 5.7.8"),
+        (bearer("n,a=a,b=3Dc,\x01auth=Bearer t\x01\x01"), "501 5.5.2"),
+        (bearer("n,a=a=2Cb=3Dc,\x01auth=Basic t\x01\x01"), "501 5.5.2"),
+        (bearer("n,a=a=2Cb=3Dc,\x01\x01"), "501 5.5.2"),
+        (bearer("user=a,b=c\x01auth=Bearer t\x01\x01"), "501 5.5.2"),
+        (xoauth2("n,a=a=2Cb=3Dc,\x01auth=Bearer t\x01\x01"), "501 5.5.2"),
+        (xoauth2("user=a,b=c\x01auth=Bearer t\x01"), "501 5.5.2"),
+        ("AUTH PLAIN AHVzZXIAc2VjcmV0".into(), "504 5.5.4"),
+        ("AUTH OAUTHBEARER".into(), "334 "),
+        (encoded("n,a=a=2Cb=3Dc,\x01host=h\x01port=25\x01auth=bearer t\x01\x01"), "235 2.7.0"),
+    ] {
+        peer.expect(&line, start);
+    }
+    Peer::greeted(&server).expect(&xoauth2("user=a,b=c\x01auth=Bearer t\x01\x01"), "235 2.7.0");
+
+    let both = Server::builder().oauth_token("u", "t").credentials("u", "p").start().unwrap();
+    assert!(Peer::connect(&both).ask("EHLO x").ends_with("\n250 AUTH PLAIN LOGIN OAUTHBEARER XOAUTH2"));
+}
+
+#[test]
+fn a_token_from_a_callback_logs_in_and_is_asked_for_again_if_it_is_refused() {
+    let server = Server::builder().oauth_token("user", "new").require_login(true).start().unwrap();
+    let mut tokens = vec!["new", "old"];
+    let client = crate::Client::from_url(&server.url()).unwrap();
+    let client = client.oauth_token_with("user", move || Ok(tokens.pop().unwrap().into()));
+    let mail = crate::Raw::bytes(crate::Envelope::new("a@b", ["c@d"]).unwrap(), "Hi\r\n");
+    client.send(&mail).unwrap();
+    server.client_builder().send(&mail).unwrap();
+    let messages = server.messages();
+    assert_eq!([messages[0].user(), messages[1].user()], [Some("user"); 2]);
 }
 
 #[test]

@@ -29,6 +29,9 @@ impl Root {
         if is_der(bytes) {
             return Ok(Root(bytes.into()));
         }
+        if is_file_name(bytes) {
+            return Err("the CA certificate looks like a file name: pass the content of the file".into());
+        }
         Err("the CA certificate is invalid: neither PEM nor DER".into())
     }
 
@@ -40,6 +43,12 @@ impl Root {
     pub fn count(&self) -> usize {
         marks(&self.0, BEGIN).max(1)
     }
+}
+
+/// Returns whether the input looks like the name of a certificate file.
+fn is_file_name(bytes: &[u8]) -> bool {
+    let is_line = bytes.len() < 4096 && !bytes.contains(&b'\n');
+    is_line && [".pem", ".crt", ".cer", ".der"].iter().any(|end| bytes.ends_with(end.as_bytes()))
 }
 
 pub(super) const NONE: &str = "the CA file contains no certificate";
@@ -90,6 +99,17 @@ mod tests {
         let request = String::from_utf8_lossy(PEM).replace("CERTIFICATE", "CERTIFICATE REQUEST");
         for no_root in ["", "nonsense", "-----BEGIN ", "-----END CERTIFICATE-----", &request] {
             assert_eq!(count(no_root.as_bytes()), None, "{no_root}");
+        }
+    }
+
+    #[test]
+    fn a_file_name_in_place_of_a_certificate_is_named_in_the_error() {
+        let error = |bytes: &[u8]| Root::new(bytes).err().unwrap().to_string();
+        for name in ["/etc/ssl/ca.pem", "ca.crt"] {
+            assert!(error(name.as_bytes()).contains("looks like a file name"));
+        }
+        for other in ["", "nonsense", "a\nb.pem"] {
+            assert!(error(other.as_bytes()).contains("neither PEM nor DER"));
         }
     }
 
