@@ -15,7 +15,7 @@ use std::{
 };
 
 use diesel::{Connection, PgConnection};
-use postino::{MailOption, RcptOption, testing::Server};
+use postino::{Envelope, MailOption, RcptOption, Ret, testing::Server};
 use postino_worker::{NewMail, enqueue, migrate};
 use rules::{Ruled, Rules};
 use world::{Cluster, Running, command, connect, count, done, execute, signal, wait_for, worker};
@@ -219,6 +219,99 @@ fn options_are_sent() {
     let server = Server::builder().extension("DSN", true).start().unwrap();
     world.send(&server.url());
     assert_eq!(server.messages()[0].recipient_parameters(), [["NOTIFY=NEVER"], ["NOTIFY=NEVER"]]);
+}
+
+#[test]
+fn each_recipient_keeps_its_options_when_some_are_sent_again() {
+    let Some(mut world) = World::new() else { return };
+    let original = RcptOption::OriginalRecipient("c@z.example".parse().unwrap());
+    let envelope =
+        Envelope::new("a@x.example", ["b@y.example", "invalid@y.example", "c@y.example", "d@y.example"])
+            .and_then(|envelope| envelope.option(MailOption::Ret(Ret::Headers)))
+            .and_then(|envelope| envelope.option(MailOption::EnvelopeId("id".into())))
+            .and_then(|envelope| envelope.recipient_option(0, RcptOption::NotifyNever))
+            .and_then(|envelope| envelope.recipient_option(2, original))
+            .unwrap();
+    world.put(&NewMail::from_mail(&postino::Raw::bytes(envelope, MESSAGE)).unwrap());
+    execute(&mut world.sql, "update postino_mail set recipients[2] = 'not valid@@'");
+    let server = Server::builder()
+        .extension("DSN", true)
+        .refuse_recipient("c@y.example", "450 4.2.1 later")
+        .start()
+        .unwrap();
+    world.send(&server.url());
+    let first = server.messages().remove(0);
+    assert_eq!(first.recipients(), ["b@y.example", "d@y.example"]);
+    assert!(first.mail_parameters().ends_with(&["RET=HDRS".to_owned(), "ENVID=id".to_owned()]), "{first:?}");
+    assert_eq!(first.recipient_parameters(), [vec!["NOTIFY=NEVER".to_owned()], vec![]]);
+    done(&world.url, &["retry", "1"], b"");
+    let server = Server::builder().extension("DSN", true).start().unwrap();
+    world.send(&server.url());
+    let second = server.messages().remove(0);
+    assert_eq!(second.recipients(), ["c@y.example"]);
+    assert_eq!(second.recipient_parameters(), [["ORCPT=rfc822;c@z.example"]]);
+}
+
+#[test]
+fn invalid_options_are_not_queued() {
+    let Some(mut world) = World::new() else { return };
+    let many = format!(r#"{{"options":[{}"require_tls"]}}"#, r#""require_tls","#.repeat(100));
+    for (options, why) in [
+        ("[]", "not an object"),
+        (r#"{"notify":["failure"]}"#, r#"unknown key "notify""#),
+        (r#"{"sender":"x@y"}"#, r#"unknown key "sender""#),
+        (r#"{"options":{"ret":"full"}}"#, "options is not a list"),
+        (r#"{"options":["ret"]}"#, r#"options: unknown option "ret""#),
+        (r#"{"options":[{"require_tls":true}]}"#, "options: unknown option"),
+        (r#"{"options":[{"ret":"full","auth":null}]}"#, "options: unknown option"),
+        (r#"{"options":[null]}"#, "options: unknown option null"),
+        (r#"{"recipient_options":["notify_never"]}"#, "does not consist of lists"),
+        (r#"{"recipient_options":[[{"ret":"full"}]]}"#, "recipient_options: unknown option"),
+        (r#"{"recipient_options":[[],[]]}"#, "more lists than there are recipients"),
+        (&many, "options: more than 100 options"),
+    ] {
+        let call = format!("select postino_enqueue('a@x', array['b@y'], '', options => '{options}')");
+        let refused = diesel::RunQueryDsl::execute(diesel::sql_query(call), &mut world.sql).unwrap_err();
+        let refused = refused.to_string();
+        assert!(refused.contains("invalid options: ") && refused.contains(why), "{options}: {refused}");
+    }
+    assert_eq!(world.count("postino_mail"), 0);
+    // The worker checks the values.
+    execute(
+        &mut world.sql,
+        r#"select postino_enqueue('a@x', array['b@y'], '', options => '{"options":[{"priority":99}]}')"#,
+    );
+    let server = Server::start().unwrap();
+    world.send(&server.url());
+    let refused = "postino_recipient where outcome = 'refused' and reply like '%riority%'";
+    assert_eq!((world.count(refused), server.messages().len()), (1, 0));
+}
+
+/// The names of the options are listed in the schema too.
+#[test]
+fn the_queue_accepts_every_option_of_an_envelope() {
+    let Some(mut world) = World::new() else { return };
+    let guide = include_str!("../../../src/guide/serialization.md");
+    let forms = |title: &str| {
+        let rows = guide.split(title).nth(1).unwrap().split("\n\n").next().unwrap();
+        let forms: Vec<&str> =
+            rows.split('`').skip(1).step_by(2).filter(|form| form.starts_with(['{', '"'])).collect();
+        let forms = forms
+            .into_iter()
+            .filter(|form| form.starts_with('{') || form.contains("require_tls") || form.contains("never"));
+        forms.map(str::to_owned).collect::<Vec<_>>()
+    };
+    let (mail, rcpt) = (forms("option of MAIL"), forms("option of RCPT"));
+    assert!(mail.len() >= 10 && rcpt.len() >= 4, "{mail:?} {rcpt:?}");
+    for (form, options) in mail
+        .iter()
+        .map(|form| (form, format!(r#"{{"options":[{form}]}}"#)))
+        .chain(rcpt.iter().map(|form| (form, format!(r#"{{"recipient_options":[[{form}]]}}"#))))
+    {
+        let call = format!("select postino_enqueue('a@x', array['b@y'], '', options => '{options}')");
+        let queued = diesel::RunQueryDsl::execute(diesel::sql_query(call), &mut world.sql);
+        assert!(queued.is_ok(), "{form}: {queued:?}");
+    }
 }
 
 #[test]
