@@ -130,7 +130,7 @@ begin
         when 'object' then (select string_agg(k || ':', '') from jsonb_object_keys(option) k)
       end;
       if name is null or field = 'options' and name <> all (for_mail) or field <> 'options' and name <> all (for_rcpt) then
-        return format('%s: unknown option %s', field, option);
+        return format('%s: unknown option %s', field, left(option::text, 200));
       end if;
     end loop;
   end loop;

@@ -135,7 +135,7 @@ fn has_field(message: &[u8], name: &str) -> bool {
     })
 }
 
-/// Returns the envelope for some of a mail's recipients, with the options of these. `numbers` are their numbers, from 1.
+/// Returns the envelope for some of a mail's recipients, with their options. `numbers` are their numbers, from 1.
 fn envelope(claim: &Claim, addresses: &[Address], numbers: &[i32]) -> Result<Envelope, serde_json::Error> {
     let mut form: Map<String, Value> = serde_json::from_str(&claim.options)?;
     if let Some(Value::Array(all)) = form.get_mut("recipient_options") {

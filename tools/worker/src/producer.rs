@@ -84,7 +84,7 @@ impl NewMail {
     ///
     /// # Errors
     ///
-    /// [`Error::Mail`] if the message cannot be read or is larger than 64 MiB, or if it has more than 10,000 recipients.
+    /// [`Error::Mail`] if the message cannot be read, is larger than 64 MiB, or has more than 10,000 recipients.
     pub fn from_mail(mail: &impl Mail) -> Result<NewMail, Error> {
         let envelope = mail.envelope()?;
         let mut content = Vec::new();
