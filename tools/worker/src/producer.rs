@@ -252,6 +252,18 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_options_of_an_envelope_are_queued() {
+        let envelope = Envelope::new("a@b", ["c@d", "e@f", "g@h"])
+            .and_then(|envelope| envelope.option(MailOption::RequireTls))
+            .and_then(|envelope| envelope.recipient_option(1, RcptOption::NotifyNever));
+        let mail = NewMail::from_mail(&postino::Raw::bytes(envelope.unwrap(), "Subject: x\n\n")).unwrap();
+        let options = r#"{"options":["require_tls"],"recipient_options":[[],["notify_never"]]}"#;
+        assert_eq!(mail.options().unwrap(), options);
+        assert!(mail.recipient_option(3, RcptOption::NotifyNever).is_err());
+        assert_eq!(NewMail::new("", ["c@d"], "").unwrap().options().unwrap(), "{}");
+    }
+
+    #[test]
     fn invalid_mail_is_refused_before_it_is_queued() {
         assert!(NewMail::new("a@b", ["no\r\nRCPT"], "").is_err());
         assert!(NewMail::new("a@b", [] as [&str; 0], "").is_err());
