@@ -90,6 +90,53 @@ create table postino_outcome (
   primary key (mail, number)
 );
 
+-- Returns what is wrong with the options of a mail, or null. They have the form of an envelope in postino's feature `serde`.
+-- The worker also checks the values of the options, and refuses the mail if one is invalid.
+create function postino_wrong_options(options jsonb, recipients int) returns text language plpgsql as $$
+declare
+  -- A colon marks those that are objects.
+  for_mail text[] := '{require_tls,ret:,envelope_id:,priority:,deliver_by:,hold_for:,hold_until:,auth:,xverp:,raw:}';
+  for_rcpt text[] := '{notify_never,notify:,original_recipient:,raw:}';
+  field text;
+  list jsonb;
+  option jsonb;
+  name text;
+begin
+  if jsonb_typeof(options) <> 'object' then
+    return 'not an object';
+  end if;
+  for field, list in select * from jsonb_each(options) loop
+    if field not in ('options', 'recipient_options') then
+      return format('unknown key %s: only "options" and "recipient_options" are allowed', to_json(field));
+    elsif jsonb_typeof(list) <> 'array' then
+      return field || ' is not a list';
+    end if;
+  end loop;
+  if jsonb_array_length(options -> 'recipient_options') > recipients then
+    return 'recipient_options has more lists than there are recipients';
+  end if;
+  for field, list in
+    select 'options', options -> 'options' where options ? 'options'
+    union all select 'recipient_options', jsonb_array_elements(options -> 'recipient_options')
+  loop
+    if jsonb_typeof(list) <> 'array' then
+      return 'recipient_options does not consist of lists, one for each recipient';
+    elsif jsonb_array_length(list) > 100 then
+      return field || ': more than 100 options';
+    end if;
+    for option in select * from jsonb_array_elements(list) loop
+      name := case jsonb_typeof(option)
+        when 'string' then option #>> '{}'
+        when 'object' then (select string_agg(k || ':', '') from jsonb_object_keys(option) k)
+      end;
+      if name is null or field = 'options' and name <> all (for_mail) or field <> 'options' and name <> all (for_rcpt) then
+        return format('%s: unknown option %s', field, left(option::text, 200));
+      end if;
+    end loop;
+  end loop;
+  return null;
+end $$;
+
 -- Queues a mail in the caller's transaction. Callers need only the right to execute this function. If a mail with this
 -- dedup key exists, its id is returned, and nothing is queued.
 create function postino_enqueue(
@@ -100,6 +147,7 @@ language plpgsql security definer as $$
 #variable_conflict use_column
 declare
   domain text := lower(substring(postino_enqueue.sender from '@([A-Za-z0-9.-]+)$'));
+  wrong text := postino_wrong_options(postino_enqueue.options, cardinality(postino_enqueue.recipients));
 begin
   if not exists (select from postino_lane l where l.name = postino_enqueue.lane) then
     raise exception 'postino: there is no lane named %', postino_enqueue.lane using errcode = 'invalid_parameter_value';
@@ -109,6 +157,9 @@ begin
   then
     raise exception 'postino: a recipient is empty, or an address or Message-ID contains control characters'
       using errcode = 'invalid_parameter_value';
+  end if;
+  if wrong is not null then
+    raise exception 'postino: invalid options: %', wrong using errcode = 'invalid_parameter_value';
   end if;
   insert into postino_mail as m (dedup, lane, due, message_id, sender, recipients, options, content, path)
   values (

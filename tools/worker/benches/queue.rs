@@ -37,7 +37,9 @@ struct Sink {
 }
 
 impl Sink {
-    fn start() -> Sink {
+    /// Starts a server. With `acks_at_once`, it acknowledges each segment immediately. Otherwise, the system delays ACKs,
+    /// which holds back a client that writes the end of a message separately and has Nagle's algorithm on.
+    fn start(acks_at_once: bool) -> Sink {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let accepted = Arc::new(AtomicUsize::new(0));
@@ -45,7 +47,7 @@ impl Sink {
         thread::spawn(move || {
             for stream in listener.incoming() {
                 let counter = counter.clone();
-                thread::spawn(move || serve(&stream.unwrap(), &counter));
+                thread::spawn(move || serve(&stream.unwrap(), &counter, acks_at_once));
             }
         });
         Sink { port, accepted }
@@ -61,7 +63,7 @@ impl Sink {
 }
 
 /// Serves a connection to its end. Replies are written when no input is left.
-fn serve(stream: &TcpStream, accepted: &AtomicUsize) -> Option<()> {
+fn serve(stream: &TcpStream, accepted: &AtomicUsize, acks_at_once: bool) -> Option<()> {
     stream.set_nodelay(true).ok()?;
     let (mut input, mut output) = (BufReader::new(stream), stream);
     let (mut line, mut replies, mut in_message) = (Vec::new(), b"220 sink\r\n".to_vec(), false);
@@ -69,6 +71,10 @@ fn serve(stream: &TcpStream, accepted: &AtomicUsize) -> Option<()> {
         if input.buffer().is_empty() {
             output.write_all(&replies).ok()?;
             replies.clear();
+            if acks_at_once {
+                // Sends the ACK that is due, and applies only until the system decides otherwise.
+                rustix::net::sockopt::set_tcp_quickack(stream, true).ok()?;
+            }
         }
         line.clear();
         if input.read_until(b'\n', &mut line).ok()? == 0 {
@@ -150,14 +156,14 @@ fn with_the_queue(url: &str, sink: &Sink, window: usize, connections: usize, mai
     show(&format!("queue, W = {window}"), connections, sink.take(), took);
 }
 
-fn peer(program: &str, sink: &Sink, connections: usize, mails: usize) {
+fn peer(what: &str, program: &str, sink: &Sink, connections: usize, mails: usize) {
     let arguments = [sink.port.to_string(), mails.to_string(), connections.to_string()];
     // It prints the seconds that sending took, without queueing.
     let output = Command::new(program).args(arguments).stderr(Stdio::inherit()).output().unwrap();
     assert!(output.status.success());
     let text = String::from_utf8(output.stdout).unwrap();
     let took = Duration::from_secs_f64(text.trim().parse().unwrap());
-    show("peer", connections, sink.take(), took);
+    show(what, connections, sink.take(), took);
 }
 
 fn claims(cluster: &Cluster) {
@@ -228,13 +234,14 @@ fn main() {
         return claims(&cluster);
     }
     let program = arguments.iter().position(|what| what == "peer").and_then(|at| arguments.get(at + 1));
-    let (url, sink) = (cluster.queue(), Sink::start());
+    let (url, sink, delaying) = (cluster.queue(), Sink::start(true), Sink::start(false));
     for connections in [1, 2, 6] {
         without_a_queue(&sink, connections, 60_000);
         with_the_queue(&url, &sink, 20, connections, 20_000);
         with_the_queue(&url, &sink, 1, connections, 5_000);
         if let Some(program) = program {
-            peer(program, &sink, connections, 500);
+            peer("peer", program, &sink, connections, 5_000);
+            peer("peer, delayed ACKs", program, &delaying, connections, 500);
         }
     }
 }

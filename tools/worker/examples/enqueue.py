@@ -27,7 +27,9 @@ def main(database, sender, recipient, order):
                 [recipient],
                 message.as_bytes(),
                 f"order {order}",  # the same order twice is one mail
-                psycopg2.extras.Json({"envelope_id": order, "notify": ["failure"]}),
+                psycopg2.extras.Json(
+                    {"options": [{"envelope_id": order}], "recipient_options": [[{"notify": {"failure": True}}]]}
+                ),
             ),
         )
         mail, is_new = cursor.fetchone()

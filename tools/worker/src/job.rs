@@ -12,8 +12,9 @@ use postino::{
     Address, Envelope, Error, Mail,
     message::{Body, date_time},
 };
+use serde_json::{Map, Value, json};
 
-use crate::{options::Options, queue::Claim};
+use crate::queue::Claim;
 
 /// Maximum size of the headers that are searched for Message-ID and Date, in octets.
 const MAX_HEADERS: u64 = 256 << 10;
@@ -55,7 +56,7 @@ enum Content {
 impl Job {
     /// Prepares a claimed mail. `files` is the folder of messages that were queued as files.
     pub fn new(claim: Claim, files: Option<&Path>) -> Job {
-        let done = claim.done.unwrap_or_default();
+        let done = claim.done.as_deref().unwrap_or_default();
         let (mut numbers, mut addresses, mut invalid) = (Vec::new(), Vec::new(), Vec::new());
         for (number, recipient) in (1..).zip(&claim.recipients) {
             if done.contains(&number) {
@@ -69,10 +70,7 @@ impl Job {
                 Err(e) => invalid.push((number, e.to_string())),
             }
         }
-        let envelope = sender(&claim.sender).and_then(|sender| {
-            let envelope = Envelope::from_addresses(sender, addresses)?;
-            Options::from_json(&claim.options)?.apply(envelope)
-        });
+        let envelope = envelope(&claim, &addresses, &numbers);
         let mut job = Job {
             ticket: Arc::new(Ticket {
                 id: claim.id,
@@ -137,8 +135,16 @@ fn has_field(message: &[u8], name: &str) -> bool {
     })
 }
 
-fn sender(text: &str) -> Result<Option<Address>, Error> {
-    if text.is_empty() { Ok(None) } else { Address::new(text).map(Some) }
+/// Returns the envelope for some of a mail's recipients, with their options. `numbers` are their numbers, from 1.
+fn envelope(claim: &Claim, addresses: &[Address], numbers: &[i32]) -> Result<Envelope, serde_json::Error> {
+    let mut form: Map<String, Value> = serde_json::from_str(&claim.options)?;
+    if let Some(Value::Array(all)) = form.get_mut("recipient_options") {
+        let places = numbers.iter().map(|number| usize::try_from(number - 1).unwrap_or(usize::MAX));
+        *all = places.map(|place| all.get_mut(place).map_or_else(|| json!([]), Value::take)).collect();
+    }
+    form.insert("sender".to_owned(), json!(Some(&claim.sender).filter(|sender| !sender.is_empty())));
+    form.insert("recipients".to_owned(), json!(addresses));
+    serde_json::from_value(form.into())
 }
 
 /// Returns the path of a file in the folder. Neither `..` nor a link leads out of it.

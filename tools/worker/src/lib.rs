@@ -16,7 +16,6 @@ pub mod admin;
 mod backoff;
 mod error;
 mod job;
-mod options;
 mod producer;
 mod queue;
 mod schema;

@@ -11,7 +11,7 @@ use diesel::{
 };
 use postino::{Address, Envelope, Mail, MailOption, RcptOption};
 
-use crate::{Error, MAX_CONTENT, MAX_RECIPIENTS, options::Options};
+use crate::{Error, MAX_CONTENT, MAX_RECIPIENTS};
 
 /// A mail to be queued by [`enqueue`].
 ///
@@ -26,13 +26,11 @@ use crate::{Error, MAX_CONTENT, MAX_RECIPIENTS, options::Options};
 /// ```
 #[derive(Debug, Clone)]
 pub struct NewMail {
-    sender: String,
-    recipients: Vec<String>,
+    envelope: Envelope,
     content: Content,
     dedup: Option<String>,
     lane: String,
     due: Option<SystemTime>,
-    options: Options,
     message_id: Option<String>,
 }
 
@@ -63,7 +61,7 @@ impl NewMail {
             let (size, limit) = (content.len() as u64, MAX_CONTENT as u64);
             return Err(Error::Mail(postino::Error::TooLarge { size, limit }));
         }
-        NewMail::with(&Envelope::new(sender, recipients)?, Content::Bytes(content))
+        NewMail::with(Envelope::new(sender, recipients)?, Content::Bytes(content))
     }
 
     /// Creates a mail whose message is a file. The path is relative to the folder `files` in the worker's
@@ -78,22 +76,17 @@ impl NewMail {
         recipients: impl IntoIterator<Item = R>,
         path: impl Into<String>,
     ) -> Result<NewMail, Error> {
-        NewMail::with(&Envelope::new(sender, recipients)?, Content::Path(path.into()))
+        NewMail::with(Envelope::new(sender, recipients)?, Content::Path(path.into()))
     }
 
-    /// Creates a mail from any message of postino, such as a `postino::Message`. The message is read immediately.
+    /// Creates a mail from any message of postino, such as a `postino::Message`. The options of its envelope are queued
+    /// too, including those of single recipients. The message is read immediately.
     ///
     /// # Errors
     ///
-    /// [`Error::Mail`] if the message cannot be read or is larger than 64 MiB, or if its envelope has options: they
-    /// have to be set with [`option`](NewMail::option) instead.
+    /// [`Error::Mail`] if the message cannot be read, is larger than 64 MiB, or has more than 10,000 recipients.
     pub fn from_mail(mail: &impl Mail) -> Result<NewMail, Error> {
         let envelope = mail.envelope()?;
-        let plain = Envelope::from_addresses(envelope.sender().cloned(), envelope.recipients().to_vec())?;
-        if plain != envelope {
-            let what = "options of an envelope cannot be queued: set them with NewMail::option";
-            return Err(Error::Mail(postino::Error::Config(what.into())));
-        }
         let mut content = Vec::new();
         let reader = mail.body()?.into_reader().map_err(postino::Error::Source)?;
         let limit = MAX_CONTENT as u64;
@@ -101,22 +94,20 @@ impl NewMail {
         if content.len() > MAX_CONTENT {
             return Err(Error::Mail(postino::Error::TooLarge { size: content.len() as u64, limit }));
         }
-        NewMail::with(&plain, Content::Bytes(content))
+        NewMail::with(envelope, Content::Bytes(content))
     }
 
-    fn with(envelope: &Envelope, content: Content) -> Result<NewMail, Error> {
+    fn with(envelope: Envelope, content: Content) -> Result<NewMail, Error> {
         if envelope.recipients().len() > MAX_RECIPIENTS {
             let what = format!("a queued mail can have at most {MAX_RECIPIENTS} recipients");
             return Err(Error::Mail(postino::Error::Config(what.into())));
         }
         Ok(NewMail {
-            sender: envelope.sender().map(Address::to_string).unwrap_or_default(),
-            recipients: envelope.recipients().iter().map(Address::to_string).collect(),
+            envelope,
             content,
             dedup: None,
             lane: "default".to_owned(),
             due: None,
-            options: Options::default(),
             message_id: None,
         })
     }
@@ -157,8 +148,8 @@ impl NewMail {
     ///
     /// [`Error::Mail`] if the option is invalid, or contradicts another one.
     pub fn option(mut self, option: MailOption) -> Result<NewMail, Error> {
-        self.options.mail.push(option);
-        self.check()
+        self.envelope = self.envelope.option(option)?;
+        Ok(self)
     }
 
     /// Adds an option for all recipients.
@@ -167,13 +158,28 @@ impl NewMail {
     ///
     /// [`Error::Mail`] if the option is invalid, or contradicts another one.
     pub fn recipient_options(mut self, option: RcptOption) -> Result<NewMail, Error> {
-        self.options.rcpt.push(option);
-        self.check()
+        self.envelope = self.envelope.recipient_options(option)?;
+        Ok(self)
     }
 
-    fn check(self) -> Result<NewMail, Error> {
-        self.options.apply(Envelope::new("", ["a@example.org"])?)?;
+    /// Adds an option for one recipient. `index` is its place in the list of recipients, from 0.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Mail`] if there is no such recipient, or if the option is invalid or contradicts another one.
+    pub fn recipient_option(mut self, index: usize, option: RcptOption) -> Result<NewMail, Error> {
+        self.envelope = self.envelope.recipient_option(index, option)?;
         Ok(self)
+    }
+
+    /// Returns the options of the envelope as JSON, in the form of postino's feature `serde`.
+    fn options(&self) -> Result<String, Error> {
+        let form = serde_json::to_value(&self.envelope);
+        let mut form = form.map_err(|e| postino::Error::Config(format!("options: {e}").into()))?;
+        if let Some(fields) = form.as_object_mut() {
+            fields.retain(|key, _| !matches!(&key[..], "sender" | "recipients"));
+        }
+        Ok(form.to_string())
     }
 }
 
@@ -212,7 +218,8 @@ struct Row {
 ///
 /// # Errors
 ///
-/// [`Error::Database`], for instance if the lane does not exist or the role may not execute `postino_enqueue`.
+/// [`Error::Database`], for instance if the lane does not exist, if the role may not execute `postino_enqueue`, or if
+/// there are more than 100 options for MAIL or for one recipient.
 pub fn enqueue(connection: &mut PgConnection, mail: &NewMail) -> Result<Enqueued, Error> {
     let (content, path) = match &mail.content {
         Content::Bytes(bytes) => (Some(&bytes[..]), None),
@@ -227,14 +234,14 @@ pub fn enqueue(connection: &mut PgConnection, mail: &NewMail) -> Result<Enqueued
            sender => $1, recipients => $2, content => $3, path => $4, dedup => $5, lane => $6,
            due => coalesce(to_timestamp($7), now()), options => $8::jsonb, message_id => $9)",
     )
-    .bind::<Text, _>(&mail.sender)
-    .bind::<Array<Text>, _>(&mail.recipients)
+    .bind::<Text, _>(mail.envelope.sender().map_or("", Address::as_str))
+    .bind::<Array<Text>, _>(mail.envelope.recipients().iter().map(Address::as_str).collect::<Vec<_>>())
     .bind::<Nullable<diesel::sql_types::Binary>, _>(content)
     .bind::<Nullable<Text>, _>(path)
     .bind::<Nullable<Text>, _>(mail.dedup.as_deref())
     .bind::<Text, _>(&mail.lane)
     .bind::<Nullable<Double>, _>(due)
-    .bind::<Text, _>(mail.options.to_json())
+    .bind::<Text, _>(mail.options()?)
     .bind::<Nullable<Text>, _>(mail.message_id.as_deref())
     .get_result(connection)?;
     Ok(Enqueued { id: row.id, is_new: row.is_new })
@@ -245,12 +252,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn options_of_an_envelope_are_not_dropped_silently() {
-        let envelope = Envelope::new("a@b", ["c@d"]).unwrap();
-        let mail = |envelope| postino::Raw::bytes(envelope, "Subject: x\n\n");
-        assert!(NewMail::from_mail(&mail(envelope.clone())).is_ok());
-        let envelope = envelope.option(MailOption::RequireTls).unwrap();
-        assert!(NewMail::from_mail(&mail(envelope)).unwrap_err().to_string().contains("NewMail::option"));
+    fn the_options_of_an_envelope_are_queued() {
+        let envelope = Envelope::new("a@b", ["c@d", "e@f", "g@h"])
+            .and_then(|envelope| envelope.option(MailOption::RequireTls))
+            .and_then(|envelope| envelope.recipient_option(1, RcptOption::NotifyNever));
+        let mail = NewMail::from_mail(&postino::Raw::bytes(envelope.unwrap(), "Subject: x\n\n")).unwrap();
+        let options = r#"{"options":["require_tls"],"recipient_options":[[],["notify_never"]]}"#;
+        assert_eq!(mail.options().unwrap(), options);
+        assert!(mail.recipient_option(3, RcptOption::NotifyNever).is_err());
+        assert_eq!(NewMail::new("", ["c@d"], "").unwrap().options().unwrap(), "{}");
     }
 
     #[test]

@@ -8,14 +8,19 @@ mod rules;
 
 use std::{
     fs,
+    io::{BufRead, BufReader},
+    path::PathBuf,
     process::{Child, Command, Stdio},
-    sync::OnceLock,
+    sync::{OnceLock, mpsc},
     thread,
     time::{Duration, Instant},
 };
 
 use diesel::{Connection, PgConnection};
-use postino::{MailOption, RcptOption, testing::Server};
+use postino::{
+    Envelope, MailOption, RcptOption, Ret,
+    testing::{Fault, Server, Step},
+};
 use postino_worker::{NewMail, enqueue, migrate};
 use rules::{Ruled, Rules};
 use world::{Cluster, Running, command, connect, count, done, execute, signal, wait_for, worker};
@@ -63,6 +68,17 @@ impl World {
         Running(command.stdin(Stdio::null()).stderr(Stdio::null()).spawn().unwrap())
     }
 
+    /// Starts a worker that runs until it is stopped, and logs to a file in a new folder with this name. `keys` is the
+    /// beginning of its configuration.
+    fn start_with_log(&self, name: &str, server: &str, keys: &str) -> (Running, PathBuf) {
+        let folder = cluster().unwrap().new_folder(name);
+        let (file, log) = (folder.join("worker.toml"), folder.join("log"));
+        fs::write(&file, format!("{keys}\n[lane.default]\nurl = '{server}'\n")).unwrap();
+        let mut command = command(&self.url);
+        let command = command.arg("run").arg("-c").arg(file).stderr(fs::File::create(&log).unwrap());
+        (Running(command.stdin(Stdio::null()).spawn().unwrap()), log)
+    }
+
     #[track_caller]
     fn count(&mut self, from: &str) -> i64 {
         count(&mut self.sql, &format!("select count(*) as n from {from}"))
@@ -83,6 +99,15 @@ impl World {
 fn terminate(mut worker: Running) {
     signal(&worker.0, rustix::process::Signal::TERM);
     assert!(ended(&mut worker.0).success());
+}
+
+#[track_caller]
+fn wait_until(mut is_true: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !is_true() {
+        assert!(start.elapsed() < world::PATIENCE, "this should have happened");
+        thread::sleep(Duration::from_millis(5));
+    }
 }
 
 fn ended(child: &mut Child) -> std::process::ExitStatus {
@@ -219,6 +244,99 @@ fn options_are_sent() {
     let server = Server::builder().extension("DSN", true).start().unwrap();
     world.send(&server.url());
     assert_eq!(server.messages()[0].recipient_parameters(), [["NOTIFY=NEVER"], ["NOTIFY=NEVER"]]);
+}
+
+#[test]
+fn each_recipient_keeps_its_options_when_some_are_sent_again() {
+    let Some(mut world) = World::new() else { return };
+    let original = RcptOption::OriginalRecipient("c@z.example".parse().unwrap());
+    let envelope =
+        Envelope::new("a@x.example", ["b@y.example", "invalid@y.example", "c@y.example", "d@y.example"])
+            .and_then(|envelope| envelope.option(MailOption::Ret(Ret::Headers)))
+            .and_then(|envelope| envelope.option(MailOption::EnvelopeId("id".into())))
+            .and_then(|envelope| envelope.recipient_option(0, RcptOption::NotifyNever))
+            .and_then(|envelope| envelope.recipient_option(2, original))
+            .unwrap();
+    world.put(&NewMail::from_mail(&postino::Raw::bytes(envelope, MESSAGE)).unwrap());
+    execute(&mut world.sql, "update postino_mail set recipients[2] = 'not valid@@'");
+    let server = Server::builder()
+        .extension("DSN", true)
+        .refuse_recipient("c@y.example", "450 4.2.1 later")
+        .start()
+        .unwrap();
+    world.send(&server.url());
+    let first = server.messages().remove(0);
+    assert_eq!(first.recipients(), ["b@y.example", "d@y.example"]);
+    assert!(first.mail_parameters().ends_with(&["RET=HDRS".to_owned(), "ENVID=id".to_owned()]), "{first:?}");
+    assert_eq!(first.recipient_parameters(), [vec!["NOTIFY=NEVER".to_owned()], vec![]]);
+    done(&world.url, &["retry", "1"], b"");
+    let server = Server::builder().extension("DSN", true).start().unwrap();
+    world.send(&server.url());
+    let second = server.messages().remove(0);
+    assert_eq!(second.recipients(), ["c@y.example"]);
+    assert_eq!(second.recipient_parameters(), [["ORCPT=rfc822;c@z.example"]]);
+}
+
+#[test]
+fn invalid_options_are_not_queued() {
+    let Some(mut world) = World::new() else { return };
+    let many = format!(r#"{{"options":[{}"require_tls"]}}"#, r#""require_tls","#.repeat(100));
+    for (options, why) in [
+        ("[]", "not an object"),
+        (r#"{"notify":["failure"]}"#, r#"unknown key "notify""#),
+        (r#"{"sender":"x@y"}"#, r#"unknown key "sender""#),
+        (r#"{"options":{"ret":"full"}}"#, "options is not a list"),
+        (r#"{"options":["ret"]}"#, r#"options: unknown option "ret""#),
+        (r#"{"options":[{"require_tls":true}]}"#, "options: unknown option"),
+        (r#"{"options":[{"ret":"full","auth":null}]}"#, "options: unknown option"),
+        (r#"{"options":[null]}"#, "options: unknown option null"),
+        (r#"{"recipient_options":["notify_never"]}"#, "does not consist of lists"),
+        (r#"{"recipient_options":[[{"ret":"full"}]]}"#, "recipient_options: unknown option"),
+        (r#"{"recipient_options":[[],[]]}"#, "more lists than there are recipients"),
+        (&many, "options: more than 100 options"),
+    ] {
+        let call = format!("select postino_enqueue('a@x', array['b@y'], '', options => '{options}')");
+        let refused = diesel::RunQueryDsl::execute(diesel::sql_query(call), &mut world.sql).unwrap_err();
+        let refused = refused.to_string();
+        assert!(refused.contains("invalid options: ") && refused.contains(why), "{options}: {refused}");
+    }
+    assert_eq!(world.count("postino_mail"), 0);
+    // The worker checks the values.
+    execute(
+        &mut world.sql,
+        r#"select postino_enqueue('a@x', array['b@y'], '', options => '{"options":[{"priority":99}]}')"#,
+    );
+    let server = Server::start().unwrap();
+    world.send(&server.url());
+    let refused = "postino_recipient where outcome = 'refused' and reply like '%riority%'";
+    assert_eq!((world.count(refused), server.messages().len()), (1, 0));
+}
+
+/// The names of the options are listed in the schema too.
+#[test]
+fn the_queue_accepts_every_option_of_an_envelope() {
+    let Some(mut world) = World::new() else { return };
+    let guide = include_str!("../../../src/guide/serialization.md");
+    let forms = |title: &str| {
+        let rows = guide.split(title).nth(1).unwrap().split("\n\n").next().unwrap();
+        let forms: Vec<&str> =
+            rows.split('`').skip(1).step_by(2).filter(|form| form.starts_with(['{', '"'])).collect();
+        let forms = forms
+            .into_iter()
+            .filter(|form| form.starts_with('{') || form.contains("require_tls") || form.contains("never"));
+        forms.map(str::to_owned).collect::<Vec<_>>()
+    };
+    let (mail, rcpt) = (forms("option of MAIL"), forms("option of RCPT"));
+    assert!(mail.len() >= 10 && rcpt.len() >= 4, "{mail:?} {rcpt:?}");
+    for (form, options) in mail
+        .iter()
+        .map(|form| (form, format!(r#"{{"options":[{form}]}}"#)))
+        .chain(rcpt.iter().map(|form| (form, format!(r#"{{"recipient_options":[[{form}]]}}"#))))
+    {
+        let call = format!("select postino_enqueue('a@x', array['b@y'], '', options => '{options}')");
+        let queued = diesel::RunQueryDsl::execute(diesel::sql_query(call), &mut world.sql);
+        assert!(queued.is_ok(), "{form}: {queued:?}");
+    }
 }
 
 #[test]
@@ -443,16 +561,116 @@ fn a_worker_that_is_terminated_gives_back_what_it_did_not_send() {
     };
     let server = Ruled::start(slow);
     let running = world.start(&format!("smtp://127.0.0.1:{}", server.port()), "20");
-    let start = Instant::now();
-    while server.count("MAIL") < 5 && start.elapsed() < world::PATIENCE {
-        thread::sleep(Duration::from_millis(5));
-    }
+    wait_until(|| server.count("MAIL") >= 5);
     terminate(running);
     let accepted = world.count("postino_mail where state = 'accepted'");
     assert_eq!(usize::try_from(accepted).unwrap(), server.stored().len());
     assert_eq!(world.count("postino_mail where state = 'ready' and worker is null"), 60 - accepted);
     assert!(accepted < 60, "it should have been terminated in the middle");
     assert_eq!(world.count("postino_worker"), 0);
+}
+
+/// A server that never answers a message: only that mail may have been delivered.
+#[track_caller]
+fn the_mail_under_way_is_in_doubt(name: &str, grace: &str, signals: usize) {
+    let Some(mut world) = World::new() else { return };
+    world.put_many(3);
+    let server = Server::builder().inject(Step::EndOfData, Fault::delay(Duration::MAX)).start().unwrap();
+    let (mut running, log) = world.start_with_log(name, &server.url(), &format!("grace = '{grace}'"));
+    wait_until(|| server.dialogue().iter().any(|line| line.starts_with("C: (")));
+    for number in 1..=signals {
+        assert!(running.0.try_wait().unwrap().is_none(), "it ended before signal {number}");
+        signal(&running.0, rustix::process::Signal::TERM);
+        wait_until(|| fs::read_to_string(&log).unwrap().contains("stopping"));
+    }
+    assert!(ended(&mut running.0).success());
+    let log = fs::read_to_string(&log).unwrap();
+    assert!(log.contains("closing connections"), "{log}");
+    assert_eq!(world.count("postino_mail where id = 1 and state = 'doubt' and last_reply is not null"), 1);
+    assert_eq!(
+        world.count("postino_mail where id > 1 and state = 'ready' and worker is null and losses = 0"),
+        2
+    );
+    assert_eq!(world.count("postino_worker"), 0);
+}
+
+#[test]
+fn the_end_of_the_grace_period_closes_connections() {
+    the_mail_under_way_is_in_doubt("grace", "200ms", 1);
+}
+
+#[test]
+fn a_second_sigterm_closes_connections() {
+    the_mail_under_way_is_in_doubt("second-sigterm", "1h", 2);
+}
+
+#[test]
+fn results_survive_the_loss_of_the_database_session() {
+    let Some(mut world) = World::new() else { return };
+    for number in 1..=60 {
+        world.put(&mail(&[&format!("b{number}@y.example")]));
+    }
+    let slow = Rules {
+        keywords: vec!["PIPELINING"],
+        pause_between_replies: Duration::from_millis(30),
+        ..Rules::default()
+    };
+    let server = Ruled::start(slow);
+    let url = format!("smtp://127.0.0.1:{}", server.port());
+    let (running, log) = world.start_with_log("lost-session", &url, "reap = '100ms'");
+    // Mail is under way whenever the sessions are closed: its results are unknown, or not written yet.
+    for accepted in [5, 30] {
+        wait_until(|| server.stored().len() >= accepted);
+        let close = "select pg_terminate_backend(pid) from pg_stat_activity
+            where datname = current_database() and application_name = 'postino-worker'";
+        assert!(execute(&mut world.sql, close) > 0);
+    }
+    wait_for(&mut world.sql, "select count(*) as n from postino_mail where state = 'accepted'", 60);
+    terminate(running);
+    let mut recipients: Vec<String> =
+        server.stored().into_iter().flat_map(|stored| stored.recipients).collect();
+    recipients.sort();
+    recipients.dedup();
+    assert_eq!((recipients.len(), server.stored().len()), (60, 60), "each mail is sent once");
+    assert_eq!(world.count("postino_recipient where outcome = 'accepted' and reply like '250%'"), 60);
+    let log = fs::read_to_string(&log).unwrap();
+    let written = log
+        .lines()
+        .filter_map(|line| line.split_once(" is back: ")?.1.split(' ').next()?.parse::<usize>().ok());
+    assert!(written.sum::<usize>() > 0, "no result was written by a later session: {log}");
+}
+
+#[test]
+fn a_status_that_is_watched_is_refreshed_until_nobody_reads_it() {
+    let Some(mut world) = World::new() else { return };
+    world.put_many(100);
+    let mut command = command(&world.url);
+    let command = command.args(["status", "--watch"]).stdin(Stdio::null()).stderr(Stdio::null());
+    let mut watching = Running(command.stdout(Stdio::piped()).spawn().unwrap());
+    let output = BufReader::new(watching.0.stdout.take().unwrap());
+    let (send, lines) = mpsc::channel();
+    thread::spawn(move || output.lines().try_for_each(|line| send.send(line.unwrap())));
+    let next = || lines.recv_timeout(world::PATIENCE).expect("it should print another line");
+    let header = next();
+    let titles: Vec<&str> = header.split_whitespace().collect();
+    assert_eq!(titles[..6], ["lane", "ready", "due", "retrying", "sending", "accepted"]);
+    assert_eq!(titles[8..], ["mails/s", "oldest", "note"]);
+    let first = next();
+    let first: Vec<&str> = first.split_whitespace().collect();
+    assert_eq!((&first[..6], first[8]), (&["default", "100", "100", "0", "0", "0"][..], "0.0"));
+    execute(&mut world.sql, "update postino_mail set state = 'accepted', finished = now() where id <= 80");
+    loop {
+        assert_eq!(next(), header, "a pipe gets no control characters");
+        let line = next();
+        let line: Vec<&str> = line.split_whitespace().collect();
+        if line[..6] == ["default", "20", "20", "0", "0", "80"] {
+            assert!(line[8].parse::<f64>().unwrap() > 0.0, "{line:?}");
+            break;
+        }
+        assert_eq!(line[..6], first[..6]);
+    }
+    drop(lines); // closes the pipe with the next line
+    assert!(!ended(&mut watching.0).success());
 }
 
 #[test]
