@@ -16,10 +16,10 @@
 //! The page [`testing_your_code`](crate::guide::testing_your_code) shows blocking and async tests, faults and TLS.
 //!
 //! The server speaks ESMTP with PIPELINING, 8BITMIME, SIZE, SMTPUTF8 and ENHANCEDSTATUSCODES. If credentials are set,
-//! it offers AUTH PLAIN and LOGIN, and if an OAuth token is set, OAUTHBEARER and XOAUTH2. With the `testing-tls` feature,
-//! it can also offer STARTTLS or use implicit TLS. It is strict, so that mistakes are noticed: commands must end in CRLF,
-//! and parameters that were not offered are refused. Use [`Server::builder`] to change what it offers or refuses, and
-//! [`Server::inject`] to make a step of a session fail.
+//! it offers AUTH PLAIN and LOGIN, and if an OAuth token is set, OAUTHBEARER and XOAUTH2. With the `testing-tls`
+//! feature, it can also offer STARTTLS or use implicit TLS. It is strict, so that mistakes are noticed: commands must
+//! end in CRLF, and parameters that were not offered are refused. Use [`Server::builder`] to change what it offers or
+//! refuses, and [`Server::inject`] to make a step of a session fail.
 //!
 //! Each connection has its own thread. Messages and dialogues are kept until they are [cleared](Server::clear) or the
 //! server is dropped. In addition, a connection holds one message, up to the [size limit](ServerBuilder::size_limit).
