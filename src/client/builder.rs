@@ -344,9 +344,9 @@ impl Builder {
     ///
     /// The other recipients are then [not sent](crate::Outcome::NotSent) the message. Therefore,
     /// [`Error::retry`] returns [`Retry::Later`](crate::Retry::Later) even if the refusal is permanent, and
-    /// [`Delivery::retry_envelope`] contains the others. The whole envelope would be refused again: look for a recipient
-    /// with a 5yz reply ([`Delivery::refused`]) before you resend to it. [`Retrying`](super::Retrying) resends to the
-    /// others only, so a message sent through it can reach some recipients and not all.
+    /// [`Delivery::retry_envelope`] contains the others. The whole envelope would be refused again, so look for a
+    /// recipient with a 5yz reply ([`Delivery::refused`]) before you resend to it. After such a reply,
+    /// [`Retrying`](super::super::Retrying) and [`Failover`](super::super::Failover) do not try again.
     pub fn all_or_nothing(mut self, wanted: bool) -> Builder {
         self.config.all_or_nothing = wanted;
         self

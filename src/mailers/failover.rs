@@ -22,7 +22,7 @@ use crate::{
 /// The result contains the last outcome for each recipient. If no recipient was accepted, the result is an error.
 ///
 /// Each mailer has its own time limits, and these add up: if three builders have a
-/// [`deadline`](super::Builder::deadline) of 30 seconds, a call takes at most 90 seconds.
+/// [`deadline`](super::super::Builder::deadline) of 30 seconds, a call takes at most 90 seconds.
 #[doc = example!(Failover)]
 pub struct Failover {
     mailers: Vec<Box<dyn Mailer>>,

@@ -11,16 +11,21 @@ use crate::{
 
 /// A mailer that sends through another mailer, and retries failed messages according to a [`RetryPolicy`].
 ///
-/// A new attempt is made for the recipients in [`Delivery::retry_envelope`] if the message reached a transaction, and
-/// otherwise after each error for which [`Error::retry`] returns [`Retry::Now`](crate::Retry::Now) or [`Retry::Later`](crate::Retry::Later). This includes
-/// failures of the callbacks for tokens and passwords ([`Error::Token`], [`Error::Password`]). The exception is
-/// [`Error::NotConnected`], which a mailer returns if it cannot reconnect automatically. A callback that fails for good
-/// should therefore not be combined with many attempts.
+/// After a transaction, a new attempt is made for the recipients in [`Delivery::retry_envelope`]. The exception is a
+/// 5yz reply to a recipient while [`all_or_nothing`](super::super::Builder::all_or_nothing) is set. After an error
+/// before a transaction, a new attempt is made for all recipients if [`Error::retry`] returns [`Retry::Now`] or
+/// [`Retry::Later`], and the error is not [`Error::NotConnected`], which means that the mailer cannot reconnect
+/// automatically. A failed callback for a token or a password ([`Error::Token`], [`Error::Password`]) is therefore
+/// called again at each attempt, even if it can never succeed.
+///
+/// [`Retry::Now`]: crate::Retry::Now
+/// [`Retry::Later`]: crate::Retry::Later
 ///
 /// The result contains the last outcome for each recipient. If no recipient was accepted, the result is an error.
 ///
-/// The total time is limited by [`RetryPolicy::give_up_after`] plus the [`deadline`](super::Builder::deadline) of one
-/// attempt. Without a limit, the deadlines of all attempts and the waits add up.
+/// The total time is limited by [`RetryPolicy::give_up_after`] plus the
+/// [`deadline`](super::super::Builder::deadline) of one attempt. Without `give_up_after`, the deadlines of all attempts
+/// and the waits add up.
 ///
 /// A wait cannot be ended early, except by dropping the future in the async client.
 #[doc = example!(Retrying)]

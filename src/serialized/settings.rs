@@ -33,7 +33,8 @@ use crate::{
 /// | `timeout`, `connect_timeout`, `final_reply_timeout`, `deadline` | whole seconds |
 ///
 /// Make the settings a field of your own type, as the page [`serialization`](crate::guide::serialization#configuration)
-/// shows. Do not use `#[serde(flatten)]`: with it, serde drops unknown fields, so a misspelt `deadline` passes unnoticed.
+/// shows. Do not use `#[serde(flatten)]`: with it, serde drops unknown fields, so a misspelt `deadline` would pass
+/// unnoticed.
 ///
 /// Without a `deadline`, the time of a call is limited only by the timeouts of its steps.
 ///

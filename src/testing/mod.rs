@@ -15,11 +15,11 @@
 //!
 //! The page [`testing_your_code`](crate::guide::testing_your_code) shows blocking and async tests, faults and TLS.
 //!
-//! The server speaks ESMTP with PIPELINING, 8BITMIME, SIZE, SMTPUTF8 and ENHANCEDSTATUSCODES, and, if credentials are
-//! set, AUTH PLAIN and LOGIN, or OAUTHBEARER and XOAUTH2 with an OAuth token. With the `testing-tls` feature, it can also offer STARTTLS or use implicit TLS. It is
-//! strict, so that mistakes are noticed: commands must end in CRLF, and parameters that were not offered are refused.
-//! Use [`Server::builder`] to change what it offers or refuses, and [`Server::inject`] to make a step of a session
-//! fail.
+//! The server speaks ESMTP with PIPELINING, 8BITMIME, SIZE, SMTPUTF8 and ENHANCEDSTATUSCODES. If credentials are set,
+//! it offers AUTH PLAIN and LOGIN, and if an OAuth token is set, OAUTHBEARER and XOAUTH2. With the `testing-tls`
+//! feature, it can also offer STARTTLS or use implicit TLS. It is strict, so that mistakes are noticed: commands must
+//! end in CRLF, and parameters that were not offered are refused. Use [`Server::builder`] to change what it offers or
+//! refuses, and [`Server::inject`] to make a step of a session fail.
 //!
 //! Each connection has its own thread. Messages and dialogues are kept until they are [cleared](Server::clear) or the
 //! server is dropped. In addition, a connection holds one message, up to the [size limit](ServerBuilder::size_limit).
@@ -294,8 +294,9 @@ impl ServerBuilder {
     /// Sets whether the extension with this EHLO keyword is offered.
     ///
     /// Offered by default: `"PIPELINING"`, `"8BITMIME"`, `"SIZE"`, `"SMTPUTF8"`, `"ENHANCEDSTATUSCODES"`, and, if
-    /// [`credentials`](ServerBuilder::credentials) or an [`oauth_token`](ServerBuilder::oauth_token) are set, `"AUTH"`. Not offered by default: `"DSN"` (RFC 3461),
-    /// `"REQUIRETLS"`, `"MT-PRIORITY"`, `"DELIVERBY"`, `"FUTURERELEASE"` and `"XVERP"`.
+    /// [`credentials`](ServerBuilder::credentials) or an [`oauth_token`](ServerBuilder::oauth_token) are set, `"AUTH"`.
+    /// Not offered by default: `"DSN"` (RFC 3461), `"REQUIRETLS"`, `"MT-PRIORITY"`, `"DELIVERBY"`, `"FUTURERELEASE"`
+    /// and `"XVERP"`.
     ///
     /// The parameters of an extension that is not offered are refused with 555 5.5.4. Those of an offered extension are
     /// checked and recorded, but only SIZE and SMTPUTF8 have an effect. Without PIPELINING, pipelined commands are
@@ -342,7 +343,7 @@ impl ServerBuilder {
     /// let client = Client::from_url(&server.url())?.oauth_token_with("shop@example.org", || Ok("token".to_string()));
     /// assert_eq!(client.connect()?.login_mechanism(), Some("OAUTHBEARER"));
     ///
-    /// let client = Client::from_url(&server.url())?.oauth_token_with("shop@example.org", || Ok("expired".to_string()));
+    /// let client = Client::from_url(&server.url())?.oauth_token("shop@example.org", "expired");
     /// let Err(Error::Auth { details: Some(details), .. }) = client.connect() else { panic!("it was accepted") };
     /// assert!(details.contains("invalid_token"));
     /// # Ok::<(), Box<dyn std::error::Error>>(())

@@ -402,6 +402,27 @@ fn a_token_from_a_callback_logs_in_and_is_asked_for_again_if_it_is_refused() {
 }
 
 #[test]
+fn with_all_or_nothing_a_permanent_refusal_leaves_the_others_unsent_and_ends_the_attempts() {
+    use crate::{Envelope, Mailer, Outcome, Raw, Retry, RetryPolicy, Retrying};
+    let server = Server::builder().refuse_recipient("x@d", "550 5.1.1 No such user").start().unwrap();
+    let mail = Raw::bytes(Envelope::new("a@b", ["c@d", "x@d"]).unwrap(), "Hi\r\n");
+    let client = server.client_builder().all_or_nothing(true);
+
+    let error = client.send(&mail).unwrap_err();
+    let delivery = error.delivery().unwrap();
+    let outcomes: Vec<_> = delivery.recipients().map(|recipient| recipient.outcome()).collect();
+    assert_eq!(outcomes, [Outcome::NotSent, Outcome::Refused]);
+    assert_eq!((error.retry(), error.is_permanent()), (Retry::Later, false));
+    assert_eq!(delivery.retry_envelope().unwrap().recipients(), ["c@d"]);
+    assert!(server.messages().is_empty());
+
+    let policy = RetryPolicy::default().attempts(2).first_wait(Duration::ZERO);
+    let mut retrying = Retrying::new(client, policy).before_wait(|wait| panic!("{}", wait.reason));
+    assert_eq!(retrying.send(&mail).unwrap_err().retry(), Retry::Later);
+    assert!(server.messages().is_empty());
+}
+
+#[test]
 fn auth_is_refused_out_of_sequence() {
     let server = server_with_login();
     let mut peer = Peer::connect(&server);
