@@ -226,7 +226,7 @@ pub(crate) fn check_pinned(names: &[impl AsRef<str>]) -> Result<(), Error> {
         let name = name.as_ref();
         check_name(name)?;
         if cfg!(not(feature = "sasl")) && table::needs_sasl(name) {
-            return Err(Error::Config(format!("{name} needs postino's feature `sasl`").into()));
+            return Err(Error::Config(format!("{name} needs postino's `sasl` feature").into()));
         }
     }
     Ok(())
