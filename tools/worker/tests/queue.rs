@@ -326,7 +326,7 @@ fn the_queue_accepts_every_option_of_an_envelope() {
             .filter(|form| form.starts_with('{') || form.contains("require_tls") || form.contains("never"));
         forms.map(str::to_owned).collect::<Vec<_>>()
     };
-    let (mail, rcpt) = (forms("option of MAIL"), forms("option of RCPT"));
+    let (mail, rcpt) = (forms("| MAIL option |"), forms("| RCPT option |"));
     assert!(mail.len() >= 10 && rcpt.len() >= 4, "{mail:?} {rcpt:?}");
     for (form, options) in mail
         .iter()
