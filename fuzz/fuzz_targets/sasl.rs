@@ -40,7 +40,7 @@ fuzz_target!(|input: &[u8]| {
     let secret = match kind % 5 {
         0..3 => SECRET,
         3 => FRESH,
-        _ => "", // there is none
+        _ => "", // no secret
     };
     let pinned = (kind % 5 == 1).then(|| PASSWORD[usize::from(kind / 5) % PASSWORD.len()]);
     let (encrypted, local) = (connection & 1 != 0, connection & 2 != 0);

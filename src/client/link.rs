@@ -27,7 +27,7 @@ pub(super) struct Link {
     pub drained: Option<Instant>,
     /// Number of messages that were begun on this connection.
     pub begun: u64,
-    /// Who is told when the connection is closed, and since when it has been open.
+    /// The observer to notify when the connection is closed, and the time at which the connection was made.
     pub observed: Option<(Observer, Instant)>,
 }
 

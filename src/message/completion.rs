@@ -46,7 +46,7 @@ pub struct HeaderCompletion<'f> {
 
 impl<'f> HeaderCompletion<'f> {
     /// Creates a completion. `author` becomes the `From` of messages without one. New message identifiers use the
-    /// author's domain, or `localhost` if there is none.
+    /// author's domain, or `localhost` if the author's address has no domain.
     #[must_use]
     pub fn new(author: Mailbox) -> HeaderCompletion<'f> {
         HeaderCompletion { author, map: None }

@@ -230,10 +230,11 @@ pub enum Want {
     /// in CRLF or LF. Do not double dots: that is done later. It is not wanted for content that came [with its
     /// message](Transactions::message_with).
     Body(usize),
-    /// Pass the next message ([`Transactions::message`]), or report that there is none now ([`Transactions::no_more`]).
+    /// Pass the next message ([`Transactions::message`]), or report that no message is ready now
+    /// ([`Transactions::no_more`]).
     ///
     /// The message before it may still be under way, and waiting here holds it up. If you may have to wait, answer with
-    /// [`Transactions::later`] until [everything is written](Transactions::has_said_all). Or answer that there is none,
+    /// [`Transactions::later`] until [everything is written](Transactions::has_said_all). Or answer that no message is ready,
     /// and report later that there are [more](Transactions::more).
     Message,
     /// Take a result from [`Transactions::next_result`].

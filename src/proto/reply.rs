@@ -324,7 +324,7 @@ impl Inbox {
         self.from == self.to
     }
 
-    /// Takes the next complete reply from the inbox. Returns `None` if there is none yet.
+    /// Takes the next complete reply from the inbox. Returns `None` until a complete reply has arrived.
     ///
     /// # Errors
     ///

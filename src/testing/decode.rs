@@ -471,7 +471,7 @@ fn inside(token: &str, close: char) -> &str {
     token[1..].strip_suffix(close).unwrap_or(&token[1..])
 }
 
-/// Returns the length of text up to and including the character that closes it, or the full length if there is none.
+/// Returns the length of text up to and including the character that closes it, or the full length if that character is missing.
 fn enclosed(text: &str, close: char) -> usize {
     let mut escaped = false;
     for (at, c) in text.char_indices().skip(1) {

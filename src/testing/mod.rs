@@ -70,6 +70,22 @@ pub struct Server {
     acceptor: Option<JoinHandle<()>>,
 }
 
+/// Creates a builder of one of the two clients, whose types differ, for a server.
+macro_rules! builder_for {
+    ($client:ty, $server:expr) => {{
+        let mut builder = <$client>::from_url(&$server.url()).expect("the URL of a server is valid");
+        if let Some(certificate) = $server.certificate() {
+            builder = builder.ca_certificate(certificate).system_roots(false);
+        }
+        let ServerBuilder { credentials, token, .. } = &$server.shared.settings;
+        match (credentials, token) {
+            (Some((user, password)), _) => builder.credentials(user, password),
+            (None, Some((user, token))) => builder.oauth_token(user, token),
+            (None, None) => builder,
+        }
+    }};
+}
+
 impl Server {
     /// Starts a server with the default settings, which accepts every sender and recipient.
     ///
@@ -130,16 +146,7 @@ impl Server {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn client_builder(&self) -> crate::Builder {
-        let mut builder = crate::Client::from_url(&self.url()).expect("the URL of a server is valid");
-        if let Some(certificate) = self.certificate() {
-            builder = builder.ca_certificate(certificate).system_roots(false);
-        }
-        let ServerBuilder { credentials, token, .. } = &self.shared.settings;
-        match (credentials, token) {
-            (Some((user, password)), _) => builder.credentials(user, password),
-            (None, Some((user, token))) => builder.oauth_token(user, token),
-            (None, None) => builder,
-        }
+        builder_for!(crate::Client, self)
     }
 
     /// Returns a builder for an async client of this server, with the same settings that
@@ -147,16 +154,7 @@ impl Server {
     #[cfg(feature = "async")]
     #[cfg_attr(docsrs, doc(cfg(feature = "async")))]
     pub fn aio_client_builder(&self) -> crate::aio::Builder {
-        let mut builder = crate::aio::Client::from_url(&self.url()).expect("the URL of a server is valid");
-        if let Some(certificate) = self.certificate() {
-            builder = builder.ca_certificate(certificate).system_roots(false);
-        }
-        let ServerBuilder { credentials, token, .. } = &self.shared.settings;
-        match (credentials, token) {
-            (Some((user, password)), _) => builder.credentials(user, password),
-            (None, Some((user, token))) => builder.oauth_token(user, token),
-            (None, None) => builder,
-        }
+        builder_for!(crate::aio::Client, self)
     }
 
     /// Returns the server's certificate in PEM, for [`Builder::ca_certificate`](crate::Builder::ca_certificate) and for

@@ -7,7 +7,7 @@ use std::{
 
 use super::{Mode, connection::Socket};
 
-/// The certificate of a server. Without the feature, there is none, so this type has no values.
+/// The certificate of a server. A server without TLS has no certificate, so this type has no values.
 pub(super) enum Tls {}
 
 impl Tls {
