@@ -94,7 +94,7 @@ def one_by_one(flights):
 def dialogue(flights):
     trips = lambda of: sum(client for client, _ in of)
     slow = one_by_one(flights)
-    title = (f"One mail: postino takes {trips(flights)} round trips, "
+    title = (f"postino sends a message in {trips(flights)} round trips; "
              f"a client that waits for each reply takes {trips(slow)}")
     picture = Picture(900, title)
     for left, name, color, of in ((0, "postino", OURS, flights), (450, "a client that waits for each reply", THEIRS, slow)):

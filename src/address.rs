@@ -73,8 +73,8 @@ impl Address {
     /// the recipient, whatever the bounce contains. Each recipient then needs a separate envelope. The server for this
     /// address must accept any text after the `+`, and preserve it. With the `idna` feature, the recipient's non-ASCII
     /// domain becomes an A-label (`xn--…`) if the recipient's local part is ASCII. If the resulting local part is not
-    /// ASCII, the server must offer SMTPUTF8. Postfix can do this for all recipients of an envelope:
-    /// [`MailOption::Xverp`](crate::MailOption::Xverp).
+    /// ASCII, the server that the message is sent to must offer SMTPUTF8. Postfix can create such addresses for all
+    /// recipients of an envelope: [`MailOption::Xverp`](crate::MailOption::Xverp).
     ///
     /// ```
     /// # use postino::Address;

@@ -213,7 +213,7 @@ impl Delivery {
     /// # Errors
     ///
     /// [`Error::PartialDelivery`] if a recipient was refused, was not sent the message, or is in doubt. The
-    /// error text names these recipients.
+    /// error text names the first few of these recipients.
     pub fn require_all(self) -> Result<Delivery, Error> {
         if self.recipients().all(|recipient| recipient.outcome == Outcome::Accepted) {
             return Ok(self);
@@ -234,8 +234,9 @@ impl Delivery {
         })
     }
 
-    /// Returns the recipients that the server refused individually; others may have been accepted. Recipients for whom
-    /// the message was refused as a whole are not included: [`reply`](Delivery::reply) returns that refusal.
+    /// Returns the recipients that the server refused individually; others may have been accepted. If the message was
+    /// refused as a whole, its recipients are included only if it was sent in parts or retried; otherwise,
+    /// [`reply`](Delivery::reply) returns that refusal.
     pub fn refused(&self) -> impl Iterator<Item = Recipient<'_>> {
         let refused = self.own.iter().filter(|(_, outcome, _)| *outcome == Outcome::Refused);
         refused.map(|(number, outcome, reply)| Recipient {

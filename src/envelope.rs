@@ -6,7 +6,7 @@ use crate::{Address, Capabilities, Error, MailOption, RcptOption};
 
 /// The sender and the recipients of a message, independent of its headers (RFC 5321 §2.3.1).
 ///
-/// There is at least one recipient. Duplicate recipients are kept. Clones share their data.
+/// An envelope has at least one recipient. Duplicate recipients are kept. Clones share their data.
 ///
 /// An envelope can have options for the server, such as requests for delivery reports. If the server does not offer an
 /// option, sending fails with [`Error::Unsupported`] before any part of the message is sent. Raw options are not

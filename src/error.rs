@@ -279,7 +279,7 @@ pub enum Error {
         what: Cow<'static, str>,
     },
     /// The connection is closed, or was abandoned in the middle of a command (after an earlier error or a dropped
-    /// future). It cannot be used again; reconnect.
+    /// future). It cannot be used again: call [`reconnect`](crate::Client::reconnect).
     NotConnected,
     /// The pool is closed.
     PoolClosed,
@@ -347,7 +347,7 @@ impl Retry {
 impl Error {
     /// Returns whether retrying may help and cannot duplicate the mail, for instance after 4yz replies, timeouts, lost
     /// connections, and failed name lookups. After such an error, the connection is closed and the client has to
-    /// reconnect, unless the server refused a command with a reply other than 421.
+    /// reconnect, unless the server refused a command with a reply other than 421 or 221.
     ///
     /// An [`Error::Transaction`] is transient if no recipient is [in doubt](Error::in_doubt) and
     /// [`Delivery::retry_envelope`] returns an envelope. An [`Error::PartialDelivery`] is never transient.
@@ -611,6 +611,11 @@ impl fmt::Display for Error {
             Error::Stopped(phase) => write!(f, "stopped {}", phase.when()),
             Error::AlreadyConnected => f.write_str("the client is already connected"),
             Error::Io { phase, source } => write!(f, "the connection failed {}: {source}", phase.when()),
+            Error::Closed(Phase::Greeting) => f.write_str("the server closed the connection before its greeting"),
+            Error::Closed(Phase::Body) => f.write_str("the server closed the connection during the message"),
+            Error::Closed(Phase::End) => {
+                f.write_str("the server closed the connection before it replied to the message")
+            }
             Error::Closed(phase) => write!(f, "the server closed the connection {}", phase.when()),
             Error::Protocol { phase, what } => write!(f, "protocol error {}: {what}", phase.when()),
             Error::NotConnected => f.write_str(

@@ -47,8 +47,8 @@ pub enum EventKind<'e> {
         /// The name of the login mechanism, such as `PLAIN`.
         mechanism: &'e str,
     },
-    /// An attempt to connect failed in one of its steps: the name lookup, connecting, TLS, EHLO or the login. `took` is
-    /// the duration of the attempt.
+    /// An attempt to connect failed in one of its steps, from the name lookup to the login. `took` is the duration of
+    /// the attempt.
     #[non_exhaustive]
     ConnectFailed {
         /// The error of the step that failed.

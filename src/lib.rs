@@ -97,8 +97,8 @@
 //! # Other ways to send
 //!
 //! An application that takes a [`Mailer`] can be given a client, a pool, or a mailer without a connection; its unit
-//! tests can pass a [`MemoryMailer`]. [`Retrying`] retries after increasing waits, and [`Failover`] tries several
-//! mailers. Here, messages that the server cannot accept now are kept in a folder, from which they can be sent later:
+//! tests can pass a [`MemoryMailer`]. [`Retrying`] retries with increasing delays, and [`Failover`] tries several
+//! mailers. In this example, messages that the server cannot accept now are kept in a folder and can be sent later:
 //!
 //! ```no_run
 //! use postino::{Client, Failover, FolderMailer, Mailer, RetryPolicy, Retrying};
@@ -170,7 +170,7 @@
 //! - A proxy, SOCKS5 or HTTP CONNECT: [`Builder::proxy`], `smtp://host?proxy=socks5://proxy:1080`.
 //!
 //! If a host has several addresses, they are tried as RFC 8305 describes: IPv6 and IPv4 alternate, and the next address
-//! is tried when the previous one has failed or has not answered for 250 ms. [`Client::reconnect`] makes a new
+//! is tried when the previous one has failed or has not answered within 250 ms. [`Client::reconnect`] makes a new
 //! connection with the same settings. A [`StopHandle`] lets another thread stop a client, whatever the client is
 //! waiting for.
 //!
@@ -220,7 +220,7 @@
 //! # Logging
 //!
 //! Log lines go through the [`log`](https://docs.rs/log) crate, with the target `postino`. The `warn` level is used for
-//! things that a server may object to, such as lines of more than 998 octets, and for logins without TLS that
+//! possible problems, such as lines of more than 998 octets, a build without TLS, and logins without TLS that
 //! [`Builder::danger_plaintext_credentials`] allows. The `debug` level shows connecting, preparing TLS, closing, and
 //! the dialogue line by line (`C:`, `S:`). Secrets are masked, and only the size of a message's content is shown. Each
 //! line about a connection begins with the number of that connection in this process ([`Client::connection_number`]):
@@ -235,7 +235,7 @@
 //! # Metrics and tracing
 //!
 //! [`Builder::observer`] sets a function that is called for each event of a connection or message: connected, secured,
-//! logged in, failed to connect, accepted, refused, not sent, in doubt, retried or closed, with durations.
+//! logged in, failed to connect, accepted, refused, not sent, in doubt, retried or closed. Each event has a duration.
 //! [`Builder::verify`] checks a server without sending a message, and returns a report.
 //!
 //! # Features

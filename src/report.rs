@@ -26,7 +26,7 @@ pub struct ServerReport {
     /// The address that the client is connected to, which can be that of a [proxy](crate::Builder::proxy). `None` for a
     /// Unix socket.
     pub peer: Option<SocketAddr>,
-    /// The server's greeting, or `None` if an attempt to reconnect failed before the login.
+    /// The server's greeting, or `None` if the last attempt to reconnect failed before the login.
     pub greeting: Option<Reply>,
     /// What the server offers. Empty if it supports only HELO.
     pub capabilities: Capabilities,

@@ -62,13 +62,13 @@ impl RetryPolicy {
         RetryPolicy { attempts, ..self }
     }
 
-    /// Sets the wait after the first attempt. A random amount of up to half is subtracted. Defaults to one second.
+    /// Sets the wait after the first attempt. Up to half of it is subtracted at random. Defaults to one second.
     #[must_use]
     pub fn first_wait(self, wait: Duration) -> RetryPolicy {
         RetryPolicy { first_wait: wait, ..self }
     }
 
-    /// Sets the longest wait between two attempts. A random amount of up to half is subtracted. Defaults to one
+    /// Sets the longest wait between two attempts. Up to half of it is subtracted at random. Defaults to one
     /// minute.
     #[must_use]
     pub fn longest_wait(self, wait: Duration) -> RetryPolicy {
@@ -79,8 +79,8 @@ impl RetryPolicy {
     /// would reach this limit is not begun: the result is returned at once instead. Defaults to no limit.
     ///
     /// The limit does not interrupt an attempt. To limit each attempt, set a [deadline](crate::Builder::deadline). All
-    /// attempts together then take at most this limit plus the deadline. Without a limit, they take at most as many
-    /// deadlines as there are [attempts](RetryPolicy::attempts), plus the waits.
+    /// attempts together then take at most this limit plus the deadline. Without a limit, they take at most one
+    /// deadline for each of the [attempts](RetryPolicy::attempts), plus the waits.
     #[must_use]
     pub fn give_up_after(self, limit: Duration) -> RetryPolicy {
         RetryPolicy { give_up_after: Some(limit), ..self }

@@ -32,7 +32,7 @@ impl Builder {
     /// # A custom verifier
     ///
     /// A configuration can verify certificates with your own code, instead of or in addition to the usual checks. The
-    /// reason that this code gives for a refusal becomes that of the [`Error::Certificate`](crate::Error::Certificate).
+    /// reason that this code gives for a refusal appears in the [`Error::Certificate`](crate::Error::Certificate).
     /// (To pin a certificate instead of trusting the CAs, [`pinned_certificate`](Self::pinned_certificate) is enough.)
     ///
     /// ```no_run

@@ -44,8 +44,8 @@ pub type Sending<'a> = Pin<Box<dyn Future<Output = Result<Delivery, Error>> + Se
 /// # }
 /// ```
 ///
-/// Unit tests can pass a [`MemoryMailer`], which works with both clients, as do [`FolderMailer`] and [`ProgramMailer`].
-/// The latter two do their work on threads that are allowed to block.
+/// Unit tests can pass a [`MemoryMailer`]. Like [`FolderMailer`] and [`ProgramMailer`], it also implements the blocking
+/// [`Mailer`](crate::Mailer). In the async client, those two do their work on threads that are allowed to block.
 ///
 /// ```
 /// # smol::block_on(async {
@@ -142,7 +142,7 @@ async fn copied(envelope: Envelope, body: Body<'_>) -> Result<Copied, Error> {
     }
     match body.into_once() {
         Some(body) => unblock(move || transports::copied(envelope, body)).await,
-        None => Err(Error::Internal("content that is read is borrowed")),
+        None => Err(Error::Internal("the content to read is borrowed")),
     }
 }
 

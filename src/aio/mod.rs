@@ -18,8 +18,8 @@
 //! **Do not put `tokio::time::timeout` around a send and retry when it fires.** Dropping the future of a send does not
 //! undo the send: the server may have accepted the message, and the retry then duplicates it. Set
 //! [`Builder::deadline`] instead (or [`Client::next_call_deadline`] for one call). If the deadline expires before the
-//! transaction begins, nothing was sent. If it expires later, the error has the outcome for each recipient, such as [in
-//! doubt](crate::Error::in_doubt). See [Cancellation](#cancellation).
+//! transaction begins, no part of the message was sent. If it expires later, the error has the outcome for each
+//! recipient, such as [in doubt](crate::Error::in_doubt). See [Cancellation](#cancellation).
 //!
 //! The futures of this module are `Send` and work with any executor. With an executor other than smol's, smol's reactor
 //! runs on a separate thread.
@@ -89,9 +89,9 @@
 //! # }
 //! ```
 //!
-//! [`Batch::next`] is an exception: if its future is dropped, it can be called again, and the batch still returns the
-//! result of each message. Content from a reader is consumed only when it is read. If a future is dropped before that,
-//! its message can be sent again.
+//! [`Batch::next`] is an exception: if its future is dropped, `next` can be called again, and the batch still returns
+//! the result of each message. Content from a reader is consumed only when it is read. If a future is dropped before
+//! the content is read, its message can be sent again.
 
 use ::maybe_async::must_be_async as maybe_async;
 

@@ -15,10 +15,10 @@ type End = Arc<dyn Fn() + Send + Sync>;
 /// Stops blocking clients from another thread, whatever they are waiting for.
 ///
 /// A stop is final. The call under way fails at once with [`Error::Stopped`](crate::Error::Stopped), and so does every
-/// later one, including [`connect`](Builder::connect) on a builder with this stop handle. Nothing more is sent to the
+/// later call, including [`connect`](Builder::connect) on a builder with this stop handle. Nothing more is sent to the
 /// server, not even QUIT. If the call was sending a message, it fails instead with an
-/// [`Error::Transaction`](crate::Error::Transaction) whose source is `Stopped`, which has the outcome for each
-/// recipient. The message may be [in doubt](crate::Error::in_doubt).
+/// [`Error::Transaction`](crate::Error::Transaction) whose source is `Stopped`. That error has the outcome for
+/// each recipient. The message may be [in doubt](crate::Error::in_doubt).
 ///
 /// A stop cannot interrupt a call to a content reader, to a [`NoTimeouts`](crate::NoTimeouts) stream, or to a TLS
 /// library that is reading certificates. The stop takes effect only after that call returns.

@@ -25,7 +25,7 @@ pub trait Transport: Send {
     /// # Errors
     ///
     /// [`ErrorKind::WouldBlock`] or [`ErrorKind::TimedOut`], as described above. After [`ErrorKind::Interrupted`], the
-    /// client retries the read. Any other error ends the connection.
+    /// client calls the method again. Any other error ends the connection.
     fn receive(&mut self, room: &mut [u8], until: Option<Instant>) -> io::Result<usize>;
 
     /// Writes some octets, and returns how many (at least 1). `until` has the same meaning as in

@@ -136,8 +136,8 @@ impl Builder {
         self
     }
 
-    /// Sets a proxy to connect through: `socks5://host:1080` (RFC 1928), or `http://host:port`, which gets a CONNECT
-    /// request (RFC 9110 §9.3.6). A user name and password may precede the host, both percent-encoded
+    /// Sets a proxy to connect through: `socks5://host:1080` (RFC 1928), or `http://host:port` (with a CONNECT request,
+    /// RFC 9110 §9.3.6). A user name and password may precede the host, both percent-encoded
     /// (`socks5://user:password@host`). The SOCKS5 port defaults to 1080. The scheme `socks5h` means the same as
     /// `socks5`. Environment variables are not consulted. Defaults to no proxy.
     ///
@@ -342,10 +342,10 @@ impl Builder {
     /// Sets whether a message is sent to nobody if any of its recipients is refused. This costs a round trip.
     /// Defaults to false: the other recipients get the message.
     ///
-    /// The other recipients are then [not sent](crate::Outcome::NotSent) the message. Therefore,
-    /// [`Error::retry`] returns [`Retry::Later`](crate::Retry::Later) even if the refusal is permanent, and
+    /// If it is set, a refusal means that the other recipients are [not sent](crate::Outcome::NotSent) the message.
+    /// [`Error::retry`] therefore returns [`Retry::Later`](crate::Retry::Later) even if the refusal is permanent, and
     /// [`Delivery::retry_envelope`] contains the others. The whole envelope would be refused again, so look for a
-    /// recipient with a 5yz reply ([`Delivery::refused`]) before you resend to it. After such a reply,
+    /// recipient with a 5yz reply ([`Delivery::refused`]) before you resend to the whole envelope. After such a reply,
     /// [`Retrying`](super::super::Retrying) and [`Failover`](super::super::Failover) do not try again.
     pub fn all_or_nothing(mut self, wanted: bool) -> Builder {
         self.config.all_or_nothing = wanted;
@@ -381,7 +381,7 @@ impl Builder {
     ///   If the future of a call was dropped, the event occurs when the client is next used or is dropped; there is no
     ///   event if the call was still waiting for a connection of a pool.
     /// - `Retried` comes before the result of a message that is sent again over another connection. It can come before
-    ///   or after the `Closed` of the old connection.
+    ///   or after the `Closed` event of the old connection.
     /// - If the connection is lost, or QUIT is sent together with a message, `Closed` can come before the result of that
     ///   message.
     /// - [Single commands](Client#single-commands) cause no message events.

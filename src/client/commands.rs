@@ -53,9 +53,9 @@ impl Client {
     /// [`deadline`](super::Builder::deadline) for that call only. The limits of individual waits still apply. With a
     /// limit of zero, the call fails at once.
     ///
-    /// When the time has passed, the call fails with [`Error::Timeout`] or, if it was sending a message, with an
-    /// [`Error::Transaction`] whose source is `Timeout`. The connection is then closed without sending
-    /// QUIT.
+    /// When the time has passed, the call fails with an error for which [`Error::is_timeout`] returns true: usually
+    /// [`Error::Timeout`] or, if it was sending a message, an [`Error::Transaction`]. The connection is then closed
+    /// without sending QUIT.
     pub fn next_call_deadline(&mut self, limit: Duration) -> &mut Client {
         self.next_limit = Some(limit);
         self
@@ -113,9 +113,9 @@ impl Client {
 /// waits for the reply.
 ///
 /// A refusal is returned as [`Error::Refused`] with the whole reply (but see [`command`](Client::command)), and the
-/// client can still be used. It can also be used after errors that occur before anything is sent, such as
+/// client can still be used. The client can also be used after errors that occur before anything is sent, such as
 /// [`Error::Config`], [`Error::Address`] and [`Error::Unsupported`]. After any other error, and after the reply codes
-/// 421 and 221, the connection is closed. A command line may have at most 2,048 octets, including parameters and CRLF.
+/// 421 and 221, the connection is closed. A command line of more than 2,048 octets, with CRLF, is an [`Error::Config`].
 ///
 /// The first digit of the code determines the outcome (RFC 5321 §4.2.1): 2yz accepts a command; 4yz and 5yz refuse it.
 #[maybe_async]
@@ -320,13 +320,13 @@ impl Client {
     }
 
     /// Sends VRFY, which asks whether a user or mailbox exists (RFC 5321 §4.1.1.6). `user` is sent unchanged.
-    /// SMTPUTF8 is added if `user` is not ASCII (RFC 6531 §3.7.4.2); no other parameters are defined. Expects a 2yz
+    /// SMTPUTF8 is added if `user` is not ASCII (RFC 6531 §3.7.4.2); the standards define no others. Expects a 2yz
     /// reply; many servers reply 252 to everything.
     ///
     /// # Errors
     ///
     /// [`Error::Config`] for a control character or an invalid parameter; [`Error::Unsupported`] if SMTPUTF8 is needed
-    /// or passed but not offered; [`Error::Refused`].
+    /// or passed but not offered; [`Error::Refused`] if the server refuses the command.
     pub async fn vrfy(&mut self, user: &str, parameters: &[&str]) -> Result<Reply, Error> {
         let mut call = self.begin();
         let parameters = self.with_utf8(user, parameters)?;
@@ -350,7 +350,7 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// [`Error::Config`] for a control character; [`Error::Refused`].
+    /// [`Error::Config`] for a control character; [`Error::Refused`] if the server refuses the command.
     pub async fn help(&mut self, topic: &str) -> Result<Reply, Error> {
         let mut call = self.begin();
         self.run_command(&mut call, Simple::help(topic)?).await
@@ -451,7 +451,7 @@ impl Client {
 /// Use these methods if the builder had no credentials. [`login`](Client::login) uses the strongest mechanism that
 /// both sides support. The others use only one mechanism. A 2yz reply accepts the login (RFC 4954).
 ///
-/// Their errors are:
+/// The errors of these methods are:
 ///
 /// - [`Error::Config`], before anything is sent: if the credentials are invalid; if the mechanism is unknown, does not
 ///   fit the credentials, or needs the `sasl` feature, which is not enabled; or if the connection has no TLS and is not
@@ -494,7 +494,7 @@ impl Client {
     /// the first. If a server refuses the first, the second is tried. This mechanism needs TLS: without it, or if
     /// neither binding can be used, the login fails with [`Error::Auth`].
     ///
-    /// If the server refuses a token, its explanation is in the `details` of the [`Error::Auth`].
+    /// If the server refuses a token, the server's explanation is in the `details` of the [`Error::Auth`].
     ///
     /// # Errors
     ///

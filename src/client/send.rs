@@ -244,13 +244,14 @@ impl Client {
     /// before it completed, or (in the blocking client) the code that provides the content panicked. Returns `None` if
     /// no message was interrupted, or if its result was already returned. Sends and reads nothing.
     ///
-    /// The result is what is known without asking the server. It is an [`Error::Transaction`] with the outcome
-    /// [`NotSent`](crate::Outcome::NotSent) if the end of the message was not sent, so that sending it again cannot
-    /// duplicate it, or with [`InDoubt`](crate::Outcome::InDoubt) if the end was sent. It is `Ok` if the server had
-    /// already accepted the message. If several messages were interrupted, only the last result is kept.
+    /// The result is what is known without asking the server. It is `Ok` if the server had already accepted the
+    /// message, and otherwise an [`Error::Transaction`]. Its outcome is [`NotSent`](crate::Outcome::NotSent) if the end
+    /// of the message was not sent, so that resending the message cannot duplicate it, and
+    /// [`InDoubt`](crate::Outcome::InDoubt) if the end was sent. If several messages were interrupted, only the last
+    /// result is kept.
     ///
     /// The connection itself can no longer be used: call [`reconnect`](Client::reconnect). A [`Batch`](super::Batch)
-    /// returns the result of each message itself. For a [`Pool`](super::Pool) and for
+    /// itself returns the result of each message. For a [`Pool`](super::Pool) and for
     /// [`Builder::send`](super::Builder::send), the [`observer`](super::Builder::observer) gets the result.
     #[doc = example!(interrupted)]
     pub fn interrupted(&mut self) -> Option<Result<Delivery, Error>> {
@@ -311,7 +312,7 @@ impl Client {
     /// If a message has more recipients or domains than the server allows (LIMITS, RFC 9422), it is sent in parts. If
     /// its content can be read only once, `send` fails with [`Error::Message`] instead.
     ///
-    /// If the server answers 452 to a recipient and to all that follow, because there are too many recipients (RFC 5321
+    /// If the server answers 452 to a recipient and to all later ones, because there are too many recipients (RFC 5321
     /// §4.5.3.1.10), the message is sent to these recipients in further transactions. No such transaction has more
     /// recipients than the server handled in the previous one before it answered 452. The splitting ends once the
     /// server accepts no recipient of a transaction. If the content can be read only once, the remaining recipients
@@ -331,10 +332,11 @@ impl Client {
     /// # Errors
     ///
     /// Before anything is sent: [`Error::Message`], [`Error::Unsupported`], [`Error::TooLarge`], [`Error::Config`] (for
-    /// an envelope option beyond a limit of the server), [`Error::Source`], [`Error::NotConnected`], the errors of the
-    /// message itself, and those of [`reconnect`](Client::reconnect) if a new connection is needed. Afterwards:
-    /// [`Error::Transaction`], which reports the outcome for each recipient and whether the delivery is
-    /// [in doubt](Error::in_doubt). After a refusal other than 421, the client can still be used.
+    /// an envelope option beyond a limit of the server), [`Error::Source`], [`Error::Timeout`] (while the content is
+    /// opened), [`Error::NotConnected`], [`Error::Stopped`], the errors of the message itself, and those
+    /// of [`reconnect`](Client::reconnect) if a new connection is needed. Afterwards: [`Error::Transaction`], which
+    /// reports the outcome for each recipient and whether the delivery is [in doubt](Error::in_doubt). After a refusal
+    /// other than 421, the client can still be used.
     pub async fn send(&mut self, mail: &dyn Mail) -> Result<Delivery, Error> {
         let mut call = self.begin();
         let result = match mail.envelope() {
@@ -408,7 +410,7 @@ impl Client {
             Parts::after(envelope, result, again)
         } else if self.origin.settings.config.all_or_nothing {
             return Err(Error::Unsupported(
-                "a high enough recipient limit for this message (all_or_nothing prevents splitting it)",
+                "a recipient limit that is high enough for this message (all_or_nothing prevents splitting it)",
             ));
         } else {
             self.check_readable_again(mail)?;
@@ -537,7 +539,7 @@ impl Client {
         };
         let result = sending.result.take();
         let Some(mut talk) = sending.talk.take() else {
-            return (Err(Error::Internal("a message without a transaction")), None); // never: it was inserted above
+            return (Err(Error::Internal("a message has no transaction")), None); // never: it was inserted above
         };
         // Without an error, it can only be a 452 reply to MAIL.
         let end = broke.as_ref().map_or(Some(End::Announced), End::of);
@@ -552,9 +554,8 @@ impl Client {
         if talk.said_farewell() {
             self.close();
         }
-        let result = result
-            .or_else(|| talk.next_result())
-            .unwrap_or(Err(Error::Internal("a message without a result")));
+        let result =
+            result.or_else(|| talk.next_result()).unwrap_or(Err(Error::Internal("a message has no result")));
         (result, end)
     }
 

@@ -83,7 +83,7 @@ impl Client {
     }
 
     /// Returns the server's address, or that of the [proxy](super::Builder::proxy). Returns `None` for a Unix socket,
-    /// for a connection made by the caller if its peer is unknown, and if the last reconnect could not connect.
+    /// for a connection made by the caller if its peer is unknown, and if the last `reconnect` could not connect.
     #[must_use]
     pub fn peer_addr(&self) -> Option<SocketAddr> {
         self.link.stream.peer()

@@ -13,8 +13,8 @@ impl Builder {
         &mut self.config.tls
     }
 
-    /// Sets the TLS library to use, which matters only if the build includes both native-tls and rustls. Choosing a
-    /// library that the build does not include is an [`Error::Config`](crate::Error::Config); see
+    /// Sets the TLS library to use if the build includes both native-tls and rustls. Choosing a library that the build
+    /// does not include is an [`Error::Config`](crate::Error::Config); see
     /// [`TlsBackend::is_available`]. Defaults to native-tls if the build includes it, otherwise to rustls
     /// ([`TlsBackend::default`]).
     pub fn tls_backend(mut self, backend: TlsBackend) -> Builder {
@@ -41,23 +41,23 @@ impl Builder {
     }
 
     /// Trusts the server if its certificate has a given SHA-256 hash (of the whole certificate in DER), whoever issued
-    /// it. The hash is 64 hexadecimal digits, with or without colons, or base64. A pin is useful for servers with a
+    /// it. The hash is base64, or 64 hexadecimal digits with or without colons. A pin is useful for servers with a
     /// self-signed certificate, and for devices without a clock or CAs. Repeated calls add further pins, and so does
     /// [`pinned_public_key`](Builder::pinned_public_key): one matching pin is enough. Defaults to none.
     ///
     /// A pin replaces all other certificate checks: the issuer, the name and the validity period are not verified (as
     /// with DANE-EE, RFC 7671 §5.1), and the system's CAs are not read. The server still has to prove that it has the
     /// private key. A certificate that matches no pin is an [`Error::Certificate`](crate::Error::Certificate) whose
-    /// text contains its hashes; nothing more is sent to that server. A renewed certificate has another hash, so pin
-    /// its successor as well, or pin the public key. To require a pin *and* a trusted issuer, use a custom verifier
-    /// (`rustls_config`).
+    /// text contains the certificate's hashes; nothing more is sent to that server. A renewed certificate has another
+    /// hash, so pin its successor as well, or pin the public key. To require a pin *and* a trusted issuer, use a custom
+    /// verifier (`rustls_config`).
     ///
     /// With a pin, TLS is required: [`Security::Auto`](crate::Security::Auto) and `Opportunistic` fail if the server
     /// does not offer STARTTLS, and `Plaintext` is an [`Error::Config`](crate::Error::Config).
     ///
     /// To print a certificate's hash, run `openssl x509 -in server.pem -noout -fingerprint -sha256`.
     ///
-    /// A malformed hash is an [`Error::Config`](crate::Error::Config) before connecting, and so are pins together with
+    /// A malformed hash is an [`Error::Config`](crate::Error::Config) before connecting, and so is combining pins with
     /// [`ca_certificate`](Builder::ca_certificate),
     /// [`danger_accept_invalid_certs`](Builder::danger_accept_invalid_certs) or
     /// [`danger_accept_invalid_hostnames`](Builder::danger_accept_invalid_hostnames). With [`TlsBackend::NativeTls`],
@@ -70,10 +70,10 @@ impl Builder {
     }
 
     /// Trusts the server if the public key of its certificate has a given SHA-256 hash (of the SubjectPublicKeyInfo in
-    /// DER, as in RFC 7469 §2.4), in base64 or as 64 hexadecimal digits. Unlike a certificate pin, this pin survives a
-    /// renewal that keeps the key. Otherwise, it works like
-    /// [`pinned_certificate`](Builder::pinned_certificate). Defaults to
-    /// none.
+    /// DER, as in RFC 7469 §2.4), in base64 or as 64 hexadecimal digits. Unlike a certificate pin, this pin remains
+    /// valid when the certificate is renewed with the same key. In all other respects, this method works like
+    /// [`pinned_certificate`](Builder::pinned_certificate).
+    /// Defaults to none.
     ///
     /// These commands print the hash:
     ///

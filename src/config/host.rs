@@ -25,7 +25,7 @@ impl Host {
                 !zone.is_empty() && zone.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b));
             return match address.parse::<Ipv6Addr>() {
                 Ok(_) if is_zone => host(inside, address),
-                _ => Err(bad("it has no valid IPv6 address in its brackets")),
+                _ => Err(bad("its brackets do not contain a valid IPv6 address")),
             };
         }
         if text.parse::<IpAddr>().is_ok() {

@@ -41,8 +41,8 @@ const SMTP: u16 = 25;
 
 /// When and how a connection is secured by TLS.
 ///
-/// Credentials require TLS, except over a local connection. A failed handshake is always an error, never a reason to
-/// continue in plain text.
+/// Credentials require TLS, except over a local connection or with `danger_plaintext_credentials`. A failed handshake
+/// is always an error, never a reason to continue in plain text.
 ///
 /// A connection is local if nobody else can eavesdrop on it. This applies to a Unix socket; to a host given as local
 /// (`localhost`, a name that ends in `.localhost`, or a loopback address such as `127.0.0.1`) if the peer address is a
@@ -105,11 +105,11 @@ pub(crate) struct Config {
 
 /// Whether the next envelope of a batch, or QUIT, is sent together with the end of a message (RFC 2920 §3.1).
 ///
-/// Joining saves one round trip per message. Servers are required to support it, but some do not. A trial detects those
-/// that discard or refuse what follows the end of a message: the first joined envelope is sent without its content. If
-/// that envelope is not answered properly, its message is sent again, and nothing is joined from then on. **No trial
-/// can detect a server that stores what follows as part of the previous message**, because its replies are correct.
-/// Such servers exist.
+/// Joining saves one round trip per message. Servers are required to support joined commands, but some do not. A trial
+/// detects those that discard or refuse what follows the end of a message: after the first joined envelope, the client
+/// awaits the replies before it sends any content. If that envelope is not answered properly, it is sent again, and
+/// nothing is joined from then on. **No trial can detect a server that stores what follows as part of the previous
+/// message**, because its replies are correct. Such servers exist.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum JoinPolicy {
@@ -118,7 +118,7 @@ pub enum JoinPolicy {
     /// its input exactly. BURL identifies Dovecot's submission service, which crashes on a joined envelope. Nothing is
     /// joined over LMTP: if a server refuses a message with one reply instead of one for each recipient, the replies to
     /// the next envelope would be mistaken for the missing ones. If QUIT is not joined,
-    /// [`Builder::send`](crate::Builder::send) sends it after the reply to the message, without waiting for its reply.
+    /// [`Builder::send`](crate::Builder::send) sends QUIT after the reply to the message, without awaiting an answer.
     #[default]
     Automatic,
     /// Sends the next envelope, or QUIT, together with the end of a message whenever the server offers PIPELINING and

@@ -94,7 +94,7 @@ fn parameters(implicit: bool, query: &str) -> Result<(Security, Option<Proxy>), 
             ("tls", value) => security.replace(tls(implicit, value).map_err(bad)?).is_some(),
             ("proxy", value) => {
                 let url = String::from_utf8(decode(value).map_err(bad)?.into());
-                proxy.replace(Proxy::from_url(&url.map_err(|_| bad("its proxy is not UTF-8"))?)?).is_some()
+                proxy.replace(Proxy::from_url(&url.map_err(|_| bad("its proxy= is not UTF-8"))?)?).is_some()
             }
             _ => return Err(bad("it contains a parameter other than tls= and proxy=")),
         };

@@ -11,8 +11,8 @@ use crate::{
 
 /// A mailer that sends through another mailer, and retries failed messages according to a [`RetryPolicy`].
 ///
-/// After a transaction, a new attempt is made for the recipients in [`Delivery::retry_envelope`]. The exception is a
-/// 5yz reply to a recipient while [`all_or_nothing`](super::super::Builder::all_or_nothing) is set. After an error
+/// After a transaction, a new attempt is made for the recipients in [`Delivery::retry_envelope`], unless a recipient
+/// was refused with 5yz and [`all_or_nothing`](super::super::Builder::all_or_nothing) is set. After an error
 /// before a transaction, a new attempt is made for all recipients if [`Error::retry`] returns [`Retry::Now`] or
 /// [`Retry::Later`], and the error is not [`Error::NotConnected`], which means that the mailer cannot reconnect
 /// automatically. A failed callback for a token or a password ([`Error::Token`], [`Error::Password`]) is therefore

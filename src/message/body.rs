@@ -107,7 +107,7 @@ impl<'m> Body<'m> {
     }
 
     /// Creates a body from a reader, which is read to its end, block by block, while the message is sent. Content that
-    /// server does not accept is detected only then, and the connection is closed.
+    /// the server does not accept is detected only then, and the connection is closed.
     ///
     /// A read that takes longer than [`block_timeout`](crate::Builder::block_timeout) counts as a timeout. The blocking
     /// client cannot interrupt a read, so it detects the timeout only when the read returns.

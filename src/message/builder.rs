@@ -180,7 +180,7 @@ impl MessageBuilder {
     }
 
     /// Sets the importance (`Importance`, RFC 2156 §5.3.4, and `X-Priority`, which some programs read instead). This
-    /// replaces fields with these names that were set with [`header`](MessageBuilder::header), except that
+    /// setting replaces fields with these names that were set with [`header`](MessageBuilder::header), except that
     /// [`Importance::Normal`] leaves them as they are. The importance does not affect delivery; for that, see
     /// [`MailOption::Priority`](crate::MailOption::Priority).
     pub fn importance(mut self, importance: Importance) -> MessageBuilder {
@@ -190,7 +190,7 @@ impl MessageBuilder {
 
     /// Asks the recipients' mail programs for a read receipt, to be sent to these mailboxes
     /// (`Disposition-Notification-To`, RFC 8098 §2.1). Most programs ask their user first, or ignore the request. To
-    /// learn whether a message has arrived, request a delivery report instead: [`RcptOption`](crate::RcptOption).
+    /// learn whether a message has arrived, request a delivery report instead (see [`RcptOption`](crate::RcptOption)).
     /// Groups and addresses without a domain are refused by [`build`](MessageBuilder::build).
     pub fn read_receipt_to(mut self, mailboxes: impl Into<Mailboxes>) -> MessageBuilder {
         self.fields.add("Disposition-Notification-To", Value::Mailboxes(mailboxes.into()));
@@ -252,7 +252,7 @@ impl MessageBuilder {
     }
 
     /// Makes the message a machine-readable report (`multipart/report`, RFC 6522). The
-    /// [text](MessageBuilder::text) is followed by a part of the type `message/KIND` with these fields, and then by the
+    /// [text](MessageBuilder::text) is followed by a part of type `message/KIND` with these fields. Last comes the
     /// [attachment](MessageBuilder::attach), if there is one: the message that the report is about. Examples of kinds
     /// are `delivery-status` (RFC 3464), `disposition-notification` (RFC 8098) and `feedback-report` (RFC 5965).
     /// The fields are lines of text, in groups that are separated by empty lines. Their syntax is not checked.
@@ -366,7 +366,7 @@ impl MessageBuilder {
         match &self.amp_html {
             Some(_) if self.html.is_none() => {
                 return Err(Error::Message(
-                    "AMP requires HTML text, for programs that do not support it".into(),
+                    "AMP requires HTML text, for programs that do not support AMP".into(),
                 ));
             }
             Some(amp_html) => {

@@ -30,8 +30,8 @@ const MAX_AT_ONCE: u64 = 64 * 1024;
 /// ```
 ///
 /// A message is sent as a stream: attachments from a path or reader are read and encoded while the message is sent,
-/// using constant memory. The message is sent as ASCII in lines of at most 998 octets (78 where they can be folded), so
-/// that any server accepts it. If the server offers 8BITMIME, however, non-ASCII text is sent unencoded, unless it
+/// using constant memory. The message is sent as ASCII in lines of at most 78 octets (998 if a line cannot be split),
+/// so that any server accepts it. If the server offers 8BITMIME, however, non-ASCII text is sent unencoded, unless it
 /// could be altered on the way (if a line has over 998 octets, or begins with `From `). A non-ASCII `message/rfc822`
 /// [attachment](super::Attachment::content_type) needs 8BITMIME, because it must not be encoded.
 ///
@@ -80,8 +80,8 @@ impl Message {
     ///
     /// # Errors
     ///
-    /// [`Error::Source`] if a file or reader fails; [`Error::Message`] if a reader has already been read. `to_bytes`
-    /// consumes the readers.
+    /// [`Error::Source`] if a file or reader fails; [`Error::Message`] if a reader has already been read, for example
+    /// by an earlier call (`to_bytes` consumes the readers).
     pub fn to_bytes(&self) -> Result<Vec<u8>, Error> {
         let mut bytes = Vec::new();
         let mut reader = self.body()?.into_reader().map_err(Error::Source)?;

@@ -23,8 +23,8 @@
 //!
 //! Files and readers are read and encoded while the message is sent, using constant memory. If one of them
 //! fails, the connection is closed, so that the server does not receive a complete message. Text is sent unencoded to a
-//! server that offers 8BITMIME. The `examples` folder of the repository shows how to send a plain message, one with
-//! text and HTML, a raw message, and one with images, files and a progress bar.
+//! server that offers 8BITMIME. The `examples` folder of the repository shows how to send plain text, text with
+//! HTML, a raw message, and a message with images and files (with a progress bar).
 //!
 //! [`MessageBuilder::report`] builds a delivery report or another machine-readable report, and
 //! [`MessageBuilder::build_to_sign`] builds content to be signed with OpenPGP or S/MIME. [`Message::preview`] shows a
@@ -119,7 +119,7 @@ const READ_ALREADY: &str = "the message has content from a reader that was alrea
 /// A message that can be sent: an envelope, and a body that can be opened (RFC 5322 text, headers first).
 ///
 /// The trait is implemented for a composed [`Message`], for [`email_format::Email`] (with the envelope from its
-/// headers), for [`Raw`] bytes, files and readers, for borrowed, boxed and shared (`Arc`) messages, and for the
+/// headers), for [`Raw`] messages, for borrowed, boxed and shared (`Arc`) messages, and for the
 /// message types of other libraries (each with its own feature). Implement it for your own message type:
 ///
 /// ```

@@ -234,8 +234,8 @@ pub enum Want {
     /// ([`Transactions::no_more`]).
     ///
     /// The message before it may still be under way, and waiting here holds it up. If you may have to wait, answer with
-    /// [`Transactions::later`] until [everything is written](Transactions::has_said_all). Or answer that no message is ready,
-    /// and report later that there are [more](Transactions::more).
+    /// [`Transactions::later`] until [everything is written](Transactions::has_said_all). Or answer that no message is
+    /// ready, and report later that there are [more](Transactions::more).
     Message,
     /// Take a result from [`Transactions::next_result`].
     Result,

@@ -47,7 +47,7 @@ pub enum MailOption {
         seconds: i32,
         /// What to do if the message is late.
         late: OnLate,
-        /// Whether every server on the way reports that it has relayed the message.
+        /// Whether every server along the way reports that it has relayed the message.
         trace: bool,
     },
     /// HOLDFOR: how long the server holds the message, in whole seconds from 1 to 999,999,999 (RFC 4865). Needs

@@ -24,9 +24,9 @@ const ROOM: usize = 4_096;
 
 /// A reply from the server: a code, and one or more lines of text (RFC 5321 §4.2).
 ///
-/// The text is kept as it arrived, but secrets in replies to AUTH are masked, and recipients' replies beyond 1 MiB per
-/// message are cut off. Clones share the text, so a reply that applies to many recipients is stored only once.
-/// `Display` shows the reply on one line, with control characters escaped to protect terminals and logs.
+/// The text is kept as it arrived, but secrets in replies to AUTH are masked, and once the replies for the recipients
+/// of a message exceed 1 MiB, later ones are cut off. Clones share the text, so a reply for many recipients is stored
+/// only once. `Display` shows the reply on one line, with control characters escaped to protect terminals and logs.
 ///
 /// These codes are defined in RFC 5321 §4.2.3, RFC 3207, RFC 4954 and RFC 7504. Treat any other code according to its
 /// first digit.
@@ -44,7 +44,7 @@ const ROOM: usize = 4_096;
 /// | 334 | login continues | 535 | login failed |
 /// | 354 | send the content | 538 | mechanism needs TLS |
 /// | 421 | not available, closing | 550 | no such mailbox, or access denied |
-/// | 432 | password must be changed | 551 | user not local |
+/// | 432 | password transition needed | 551 | user not local |
 /// | 450 | mailbox temporarily unavailable | 552 | storage or size limit exceeded |
 /// | 451 | local error | 553 | mailbox name not allowed |
 /// | 452 | not enough storage, or too many recipients | 554 | transaction failed |
@@ -64,19 +64,19 @@ impl Reply {
         self.code
     }
 
-    /// Returns whether the code is 2xx, which means that the command was carried out.
+    /// Returns whether the code is 2yz, which means that the command was carried out.
     #[must_use]
     pub fn is_positive(&self) -> bool {
         self.code / 100 == 2
     }
 
-    /// Returns whether the code is 4xx, a transient failure: the command may succeed later.
+    /// Returns whether the code is 4yz, a transient failure: the command may succeed later.
     #[must_use]
     pub fn is_transient(&self) -> bool {
         self.code / 100 == 4
     }
 
-    /// Returns whether the code is 5xx, a permanent failure.
+    /// Returns whether the code is 5yz, a permanent failure.
     #[must_use]
     pub fn is_permanent(&self) -> bool {
         self.code / 100 == 5
@@ -253,7 +253,7 @@ fn show(octets: &[u8], f: &mut dyn fmt::Write) -> fmt::Result {
 pub struct EnhancedCode {
     /// Class: 2, 4 or 5, which is also the first digit of the reply code.
     pub class: u8,
-    /// Subject: 1 addresses, 2 mailboxes, 3 systems, 4 networks, 5 protocol, 6 content, 7 policy; 0 other.
+    /// Subject: 0 other, 1 addresses, 2 mailboxes, 3 systems, 4 networks, 5 protocol, 6 content, or 7 policy.
     pub subject: u16,
     /// Detail, whose meaning depends on the subject (RFC 3463 §3).
     pub detail: u16,

@@ -13,8 +13,8 @@ use crate::{
 /// (feature `serde`).
 ///
 /// Either `host` or `unix` is required. All other fields are optional, and correspond to the setters of
-/// [`Builder`](crate::Builder) with the same names and defaults. An unknown field is an error, and so is an invalid
-/// value, such as a host name with a line ending. As in a URL, no field can enable a setting with `danger` in its name.
+/// [`Builder`](crate::Builder) with similar names and the same defaults. Unknown fields are errors, and so are invalid
+/// values, such as a host name with a line ending. As in URLs, no field can enable a setting with `danger` in its name.
 ///
 /// | field | value |
 /// |---|---|
@@ -36,7 +36,7 @@ use crate::{
 /// shows. Do not use `#[serde(flatten)]`: with it, serde drops unknown fields, so a misspelt `deadline` would pass
 /// unnoticed.
 ///
-/// Without a `deadline`, the time of a call is limited only by the timeouts of its steps.
+/// Without a `deadline`, the duration of a call is limited only by the timeouts of its steps.
 ///
 /// The password can be read from a configuration, but it is **never serialized**, and neither are the user and the
 /// password of a proxy. To keep the password elsewhere, leave the field out, and call
@@ -66,7 +66,7 @@ impl Settings {
         self
     }
 
-    /// Returns the [deadline](crate::Builder::deadline) of each call, or `None` if the settings have none. An
+    /// Returns the [deadline](crate::Builder::deadline) for each call, or `None` if the settings have none. An
     /// application can use it to choose its own limits, such as [`give_up_after`](crate::RetryPolicy::give_up_after).
     #[must_use]
     pub fn deadline(&self) -> Option<Duration> {
@@ -202,7 +202,7 @@ impl Serialize for ProxyUrl {
     }
 }
 
-/// Writes the settings, but neither the password nor the user and the password of a proxy.
+/// Writes the settings, without the password, and without the user and the password of a proxy.
 impl Serialize for Settings {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         self.0.serialize(serializer)

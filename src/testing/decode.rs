@@ -56,7 +56,7 @@ impl Attachment {
         self.name.as_deref()
     }
 
-    /// Returns the media type in lower case, without parameters, such as `image/png`.
+    /// Returns the media type, such as `image/png`, in lower case and without parameters.
     #[must_use]
     pub fn media_type(&self) -> &str {
         &self.media_type
@@ -68,7 +68,7 @@ impl Attachment {
         self.content_id.as_deref()
     }
 
-    /// Returns whether the part is to be shown inside the text, that is, whether its disposition is `inline`.
+    /// Returns whether the part is meant to be shown inside the text, that is, whether its disposition is `inline`.
     #[must_use]
     pub fn is_inline(&self) -> bool {
         self.is_inline
@@ -471,7 +471,8 @@ fn inside(token: &str, close: char) -> &str {
     token[1..].strip_suffix(close).unwrap_or(&token[1..])
 }
 
-/// Returns the length of text up to and including the character that closes it, or the full length if that character is missing.
+/// Returns the length of text up to and including the character that closes it, or the full length if that character is
+/// missing.
 fn enclosed(text: &str, close: char) -> usize {
     let mut escaped = false;
     for (at, c) in text.char_indices().skip(1) {

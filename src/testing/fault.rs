@@ -10,8 +10,8 @@ use super::refusal;
 /// A step of a session at which a [`Fault`] can be injected.
 ///
 /// A command that is out of sequence, or that has a syntax error, gets its usual reply, and does not count as a use of
-/// the fault. A command that is refused because of its address, its credentials, or the content or size of a message
-/// after DATA does count, because the fault comes before these checks (see [`ServerBuilder`](super::ServerBuilder)).
+/// the fault. A command that is refused because of its address or credentials does count, and so does a message that
+/// is refused after its content: the fault comes before these checks (see [`ServerBuilder`](super::ServerBuilder)).
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Step {
@@ -60,7 +60,7 @@ impl Step {
 /// What goes wrong at a [`Step`]: a refusal, a delay, or a lost connection.
 ///
 /// A fault applies every time until it is replaced or removed. [`times`](Fault::times) limits how often it applies, and
-/// [`then`](Fault::then) adds another fault after that.
+/// [`then`](Fault::then) adds another fault that applies afterwards.
 ///
 /// ```
 /// use std::time::Duration;

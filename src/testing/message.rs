@@ -12,12 +12,12 @@ const MAX_LINES: usize = 40;
 
 /// A message that a [`Server`](super::Server) has accepted. Clones share their content.
 ///
-/// [`content`](Message::content) returns the octets as they arrived. The other methods decode them: header fields (RFC
+/// [`content`](Message::content) returns the octets as they arrived. Other methods decode them: header fields (RFC
 /// 2047), parameters such as file names (RFC 2231), base64 and quoted-printable (RFC 2045), and the charsets UTF-8,
 /// US-ASCII and ISO-8859-1. Text in another charset is read as UTF-8. Octets that are invalid in a charset become
 /// U+FFFD. Decoding never fails: whatever is malformed is returned as it arrived.
 ///
-/// The methods that begin with `assert_` check the message. If the check fails, they panic at the line that calls them,
+/// The methods whose names begin with `assert_` check the message. If a check fails, they panic at the calling line,
 /// with a summary of the message, which is what `Display` shows.
 ///
 /// ```

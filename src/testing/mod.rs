@@ -22,7 +22,7 @@
 //! refuses, and [`Server::inject`] to make a step of a session fail.
 //!
 //! Each connection has its own thread. Messages and dialogues are kept until they are [cleared](Server::clear) or the
-//! server is dropped. In addition, a connection holds one message, up to the [size limit](ServerBuilder::size_limit).
+//! server is dropped. Each open connection also holds one message, up to the [size limit](ServerBuilder::size_limit).
 
 mod connection;
 mod content;
@@ -215,7 +215,7 @@ impl Server {
         self.shared.lock().faults.clear();
     }
 
-    /// Forgets the messages and the lines recorded so far. Sessions and faults are kept.
+    /// Forgets the messages and the lines recorded so far. Sessions and faults are not affected.
     ///
     /// The numbering of queue IDs is not reset. To clear messages that are still on their way, wait for them first.
     pub fn clear(&self) {
@@ -226,7 +226,7 @@ impl Server {
 
     /// Returns the messages accepted so far, in the order in which they were completed.
     ///
-    /// A message is included before its 250 reply is sent.
+    /// A message is added to the list before its 250 reply is sent.
     #[must_use]
     pub fn messages(&self) -> Vec<Message> {
         self.shared.lock().messages.clone()
@@ -234,8 +234,8 @@ impl Server {
 
     /// Returns the lines exchanged so far: those of the first connection, then those of the second, and so on.
     ///
-    /// The client's lines start with `C: `, the server's with `S: `. The content of a message, or a line that was too
-    /// long, is shown as one line: `C: (123 octets)`. Login credentials are not hidden.
+    /// The client's lines start with `C: `, and the server's with `S: `. The content of a message, or a line that was
+    /// too long, is shown as one line: `C: (123 octets)`. Login credentials are not hidden.
     #[must_use]
     pub fn dialogue(&self) -> Vec<String> {
         self.shared.lock().dialogues.values().flatten().cloned().collect()
@@ -292,7 +292,7 @@ impl ServerBuilder {
     /// Sets whether the extension with this EHLO keyword is offered.
     ///
     /// Offered by default: `"PIPELINING"`, `"8BITMIME"`, `"SIZE"`, `"SMTPUTF8"`, `"ENHANCEDSTATUSCODES"`, and, if
-    /// [`credentials`](ServerBuilder::credentials) or an [`oauth_token`](ServerBuilder::oauth_token) are set, `"AUTH"`.
+    /// [`credentials`](ServerBuilder::credentials) or an [`oauth_token`](ServerBuilder::oauth_token) is set, `"AUTH"`.
     /// Not offered by default: `"DSN"` (RFC 3461), `"REQUIRETLS"`, `"MT-PRIORITY"`, `"DELIVERBY"`, `"FUTURERELEASE"`
     /// and `"XVERP"`.
     ///
@@ -330,7 +330,7 @@ impl ServerBuilder {
     /// Offers AUTH OAUTHBEARER (RFC 7628) and XOAUTH2, and accepts this OAuth access token for this user. By default,
     /// they are not offered.
     ///
-    /// Any other user or token is refused as by real servers: with a challenge that contains JSON with the status
+    /// Refuses any other user or token as real servers do: with a challenge that contains JSON with the status
     /// `invalid_token`, and then with 535 5.7.8. The token is not checked in any other way, and does not expire. If
     /// [`credentials`](ServerBuilder::credentials) are set as well, all four mechanisms are offered.
     ///
@@ -445,7 +445,7 @@ impl ServerBuilder {
     /// Sets a callback that is called for each line of [`Server::dialogue`] as the line is exchanged, on the thread of
     /// its connection. By default, there is no callback.
     ///
-    /// The connection waits until the callback returns, and so does dropping the server.
+    /// The connection waits until the callback returns. Dropping the server also waits for it.
     pub fn on_line(mut self, tell: impl Fn(&str) + Send + Sync + 'static) -> ServerBuilder {
         self.on_line = Some(Box::new(tell));
         self

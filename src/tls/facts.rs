@@ -28,7 +28,7 @@ const COMMON_NAME: &[u8] = &[0x55, 0x04, 0x03];
 const ORGANIZATION: &[u8] = &[0x55, 0x04, 0x0a];
 const SUBJECT_ALT_NAME: &[u8] = &[0x55, 0x1d, 0x11];
 
-/// Facts from the server's certificate, part of a [`ServerReport`](crate::ServerReport). The
+/// Facts about the server's certificate, part of a [`ServerReport`](crate::ServerReport). The
 /// certificate was verified during the handshake, unless a `danger_` setting turned that off or a pin replaced it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -42,10 +42,10 @@ pub struct CertificateFacts {
     pub not_before: Option<SystemTime>,
     /// The end of the validity period, or `None` if it cannot be read.
     pub not_after: Option<SystemTime>,
-    /// The SHA-256 of the certificate, in hexadecimal, as accepted by
+    /// The SHA-256 hash of the certificate, in hexadecimal, as accepted by
     /// [`pinned_certificate`](crate::Builder::pinned_certificate). `None` with native-tls on Windows and Apple systems.
     pub sha256: Option<String>,
-    /// The SHA-256 of the public key, in hexadecimal, as accepted by
+    /// The SHA-256 hash of the public key, in hexadecimal, as accepted by
     /// [`pinned_public_key`](crate::Builder::pinned_public_key). `None` with native-tls on Windows and Apple systems.
     pub public_key_sha256: Option<String>,
 }

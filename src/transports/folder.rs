@@ -50,9 +50,9 @@ const UTF8_HEADERS: &str = "SMTPUTF8";
 /// # Ok::<(), postino::Error>(())
 /// ```
 ///
-/// After a crash, a message is either stored as a whole or not at all: its file gets its final name only after it and
-/// its envelope have been written to the disk. A crash can leave `.tmp` files, or `.envelope` files without a message.
-/// These are ignored and can be deleted. On Unix, only the user who runs the program can read the files.
+/// After a crash, a message is either stored as a whole or not at all: its file gets its final name only after its
+/// content and envelope have been written to the disk. A crash can leave `.tmp` files, or `.envelope` files without a
+/// message. These are ignored and can be deleted. On Unix, only the user who runs the program can read the files.
 ///
 /// The content is read into memory before it is written. A composed message is written in a form that any server
 /// accepts, if it has one.
@@ -68,8 +68,8 @@ impl FolderMailer {
         FolderMailer { folder: folder.as_ref().to_owned() }
     }
 
-    /// Returns the messages in the folder, ordered by name. Names begin with the time at which the message was written,
-    /// so this is the order in which they were sent, unless the clock was changed. The envelopes are read now; the
+    /// Returns the messages in the folder, ordered by name. Names begin with the time of writing, so this is the order
+    /// in which the messages were sent, unless the clock was changed. The envelopes are read now; the
     /// contents are read later. A folder that does not exist has no messages. This call blocks, even in async code.
     ///
     /// # Errors

@@ -156,7 +156,7 @@ impl ProgramMailer {
         let status = match running.wait(until, waiter) {
             Ok(Some(status)) => status,
             Ok(None) if waiter.strong_count() == 0 => {
-                return Err((Outcome::InDoubt, "killed, because the caller no longer waits".to_owned()));
+                return Err((Outcome::InDoubt, "killed because the caller is no longer waiting".to_owned()));
             }
             Ok(None) => return Err((Outcome::InDoubt, format!("killed after {:?}", self.limit))),
             Err(e) => return Err((Outcome::InDoubt, e.to_string())),

@@ -29,7 +29,7 @@ impl StoredMail {
         &self.envelope
     }
 
-    /// Returns the message in the form for a server that offers 8BITMIME and SMTPUTF8. Line endings are not converted.
+    /// Returns the message in the form that a server with 8BITMIME and SMTPUTF8 gets. Line endings are not converted.
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
         &self.octets

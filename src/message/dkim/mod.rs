@@ -50,8 +50,8 @@ const MAX_NAME: usize = 253;
 /// The private key is in PEM format. Create one with `openssl genpkey -algorithm rsa -pkeyopt rsa_keygen_bits:2048`
 /// or `openssl genpkey -algorithm ed25519`. Publish the public key in DNS, as a TXT record at
 /// `SELECTOR._domainkey.DOMAIN`: `v=DKIM1; k=rsa; p=`, followed by the output of `openssl pkey -in dkim.pem -pubout
-/// -outform DER | base64 -w0`. For Ed25519, use `k=ed25519`, and pass only the last 32 octets to `base64` (`| tail -c
-/// 32`).
+/// -outform DER | base64 -w0`. For Ed25519, use `k=ed25519`, and insert `tail -c 32 |` before `base64`, because only
+/// the last 32 octets are the key.
 ///
 /// ```no_run
 /// use postino::{Message, message::Dkim};
@@ -199,9 +199,9 @@ impl fmt::Debug for Dkim {
 /// with an attachment from a reader, cannot be signed. Sending it signed fails, but it can still be sent unsigned. The
 /// content of files and readers is never held in memory as a whole; a body that consists of bytes is copied.
 ///
-/// The whole first reading is limited by [`block_timeout`](crate::Builder::block_timeout) (60 seconds by default).
+/// The first reading as a whole is limited by [`block_timeout`](crate::Builder::block_timeout) (60 seconds by default).
 /// Reading is about as fast as SHA-256: a gigabyte takes a few seconds of CPU time. The blocking client reads on the
-/// caller's thread, the async client on the threads that read files. Meanwhile, the connection is idle.
+/// caller's thread, and the async client on the threads that read files. Meanwhile, the connection is idle.
 pub struct Signed<M> {
     mail: M,
     dkim: Dkim,

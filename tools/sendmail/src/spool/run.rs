@@ -186,8 +186,8 @@ impl Runner<'_> {
 
 /// Returns what became of each recipient that was left, and why it is not all delivered.
 ///
-/// A recipient is due again only if the delivery says so, or if the error has no delivery and the content was not read to
-/// its end. In all other cases it is in doubt.
+/// A recipient is due again only if the delivery says so, or if the error has no delivery and the content was not read
+/// to its end. In all other cases it is in doubt.
 pub fn outcomes(entry: &Entry, result: &Result<Delivery, Error>, has_expired: bool) -> (Vec<State>, String) {
     let (delivery, error) = match result {
         Ok(delivery) => (Some(delivery), None),
