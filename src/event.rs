@@ -129,7 +129,7 @@ impl Observer {
     pub fn tell(&self, connection: Option<u64>, kind: EventKind<'_>, took: Duration) {
         let event = Event { connection, kind, took };
         if catch_unwind(AssertUnwindSafe(|| (self.0)(&event))).is_err() {
-            log::warn!(target: "postino", "the observer panicked at the event {}", event.kind.name());
+            log::warn!(target: "postino", "the observer panicked on event {}", event.kind.name());
         }
     }
 

@@ -79,8 +79,8 @@ const MAX_ENTRIES: usize = 1024;
 /// get the results, call [`finish`](Batch::finish) first.
 ///
 /// In the async client, dropping a `next` future loses no results: call `next` again. The connection is closed only
-/// if the dropped future was sending content that is long or is read from a file or a reader, was sending a message in
-/// several transactions, or was reconnecting. The results report what happened to each message. Content that can be
+/// if the dropped future was reconnecting, sending a message in several transactions, or sending content that is long
+/// or comes from a file or a reader. The results report what happened to each message. Content that can be
 /// read only once can be sent again if it has not been read.
 #[doc = example!(Batch)]
 #[must_use = "a batch sends nothing unless `next` is called"]

@@ -344,8 +344,8 @@ impl Builder {
     ///
     /// If it is set, a refusal means that the other recipients are [not sent](crate::Outcome::NotSent) the message.
     /// [`Error::retry`] therefore returns [`Retry::Later`](crate::Retry::Later) even if the refusal is permanent, and
-    /// [`Delivery::retry_envelope`] contains the others. The whole envelope would be refused again, so look for a
-    /// recipient with a 5yz reply ([`Delivery::refused`]) before you resend to the whole envelope. After such a reply,
+    /// [`Delivery::retry_envelope`] contains the others. Before you resend to everybody, remove any recipient
+    /// with a 5yz reply ([`Delivery::refused`]); otherwise, the message is refused again. After such a reply,
     /// [`Retrying`](super::super::Retrying) and [`Failover`](super::super::Failover) do not try again.
     pub fn all_or_nothing(mut self, wanted: bool) -> Builder {
         self.config.all_or_nothing = wanted;

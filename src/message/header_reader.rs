@@ -330,7 +330,7 @@ impl Element {
             // The text so far was a display name.
             (b'<', Angle::Before) => *self = Element::at(Angle::Inside),
             // The text so far was the name of a group.
-            (b':', Angle::Before) if self.has_at => return Err("unexpected : after an address"),
+            (b':', Angle::Before) if self.has_at => return Err("unexpected colon after an address"),
             (b':', Angle::Before) => *self = Element::default(),
             // The text so far was a route (RFC 5322 §4.4), which is ignored.
             (b':', Angle::Inside) if matches!(self.text.first(), Some(b'@' | b',')) => {

@@ -55,7 +55,7 @@ impl Read for Whole {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         let n = (&mut self.file).take(self.left).read(buf)?;
         if n == 0 && self.left > 0 && !buf.is_empty() {
-            let why = "a file became shorter while it was being sent";
+            let why = "a file was truncated while it was being sent";
             return Err(io::Error::new(ErrorKind::UnexpectedEof, why));
         }
         self.left -= n as u64;

@@ -60,8 +60,8 @@ pub enum MailOption {
     /// AUTH: the original submitter of the message, or `None` if the submitter is unknown or not trusted (RFC 4954
     /// §5). Needs AUTH.
     Auth(Option<Address>),
-    /// XVERP: the server sends a separate copy to each recipient, with the recipient in the sender's address, so that
-    /// a bounce shows which recipient it is about: `list+bob=example.net@example.org`. The first character is put
+    /// XVERP: the server sends a separate copy to each recipient, with the recipient in the sender's address, such as
+    /// `list+bob=example.net@example.org`. A bounce then shows which recipient it is about. The first character is put
     /// before the recipient, and the second replaces its `@`. Each must be `+`, `-` or `=`. With `None`, Postfix uses
     /// its default, `+=`. Needs XVERP, an extension of [Postfix](https://www.postfix.org/VERP_README.html), which
     /// offers it only to clients in `smtpd_authorized_verp_clients`. For other servers, see [`Address::verp`].

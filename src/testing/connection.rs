@@ -478,7 +478,7 @@ impl Connection {
         let response = self.response(initial, "334 ")?;
         let text = std::str::from_utf8(&response).unwrap_or_default();
         let parsed = if mechanism == "XOAUTH2" { xoauth2(text) } else { oauthbearer(text) };
-        let (user, token) = parsed.ok_or("501 5.5.2 Not a response for this mechanism")?;
+        let (user, token) = parsed.ok_or("501 5.5.2 Invalid response for this mechanism")?;
         if let Some(user) = self.shared.settings.accepts_token(&user, token) {
             self.user = Some(user.to_owned());
             return Ok("235 2.7.0 Welcome".into());

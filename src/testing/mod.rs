@@ -332,7 +332,7 @@ impl ServerBuilder {
     ///
     /// Refuses any other user or token as real servers do: with a challenge that contains JSON with the status
     /// `invalid_token`, and then with 535 5.7.8. The token is not checked in any other way, and does not expire. If
-    /// [`credentials`](ServerBuilder::credentials) are set as well, all four mechanisms are offered.
+    /// [`credentials`](ServerBuilder::credentials) are set as well, PLAIN and LOGIN are offered too.
     ///
     /// ```
     /// use postino::{Client, Error, testing::Server};

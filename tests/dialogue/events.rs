@@ -241,6 +241,6 @@ fn a_slow_observer_or_one_that_panics_does_not_disturb_the_dialogue() {
     accept(&mut client, &mail());
     block_on(client.quit()).unwrap();
     assert_eq!(*count.lock().unwrap(), 4);
-    assert!(!journal::lines_with("the observer panicked at the event accepted").is_empty(), "#{number}");
+    assert!(!journal::lines_with("the observer panicked on event accepted").is_empty(), "#{number}");
     server.finish();
 }
