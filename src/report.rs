@@ -24,7 +24,7 @@ pub struct ServerReport {
     /// The host and port of the server, or its Unix socket.
     pub server: String,
     /// The address that the client is connected to, which can be that of a [proxy](crate::Builder::proxy). `None` for a
-    /// Unix socket.
+    /// Unix socket, or if the address is unknown.
     pub peer: Option<SocketAddr>,
     /// The server's greeting, or `None` if the last attempt to reconnect failed before the login.
     pub greeting: Option<Reply>,

@@ -75,8 +75,8 @@ impl RetryPolicy {
         RetryPolicy { longest_wait: wait, ..self }
     }
 
-    /// Sets the time after which no further attempt is begun, counted from the beginning of the first one. A wait that
-    /// would reach this limit is not begun: the result is returned at once instead. Defaults to no limit.
+    /// Sets the time after which no further attempt is started, counted from the start of the first one. A wait that
+    /// would reach this limit is skipped, and the result is returned at once. Defaults to no limit.
     ///
     /// The limit does not interrupt an attempt. To limit each attempt, set a [deadline](crate::Builder::deadline). All
     /// attempts together then take at most this limit plus the deadline. Without a limit, they take at most one

@@ -63,7 +63,7 @@ impl Builder {
     /// result is discarded. If the function fails, the login fails with [`Error::Password`]. Clones of the builder
     /// share the function and call it one at a time. The password is sent unchanged, so remove any line ending first.
     ///
-    /// This function runs [pass](https://www.passwordstore.org), which prints the password on the first line:
+    /// To get the password from [pass](https://www.passwordstore.org), which prints it on the first line:
     ///
     /// ```no_run
     /// # fn example(server: postino::Builder) -> postino::Builder {
@@ -74,7 +74,7 @@ impl Builder {
     /// # }
     /// ```
     ///
-    /// This function reads a keyring, with `Entry::get_password` from the `keyring` crate:
+    /// To get the password from a keyring, with `Entry::get_password` from the `keyring` crate:
     ///
     /// ```no_run
     /// # struct Entry;
@@ -87,7 +87,7 @@ impl Builder {
     /// # }
     /// ```
     ///
-    /// This function reads a netrc file with the line `machine mail.example.org login alice password secret`:
+    /// To get the password from a netrc file with the line `machine mail.example.org login alice password secret`:
     ///
     /// ```no_run
     /// # fn example(server: postino::Builder) -> postino::Builder {

@@ -339,7 +339,7 @@ impl Builder {
         self
     }
 
-    /// Sets whether a message is sent to nobody if any of its recipients is refused. This costs a round trip.
+    /// Sets whether one refused recipient prevents a message from being sent at all. This costs a round trip.
     /// Defaults to false: the other recipients get the message.
     ///
     /// If it is set, a refusal means that the other recipients are [not sent](crate::Outcome::NotSent) the message.

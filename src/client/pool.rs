@@ -172,7 +172,7 @@ impl PoolBuilder {
     ///
     /// # Errors
     ///
-    /// [`Error::Config`] if the rate or a setting of the server's builder is invalid.
+    /// [`Error::Config`] if the rate is invalid, or if the builder passed to [`Pool::builder`] has an invalid setting.
     pub fn build(self) -> Result<Pool, Error> {
         self.builder.check()?;
         if self.limits.pace == Some(Duration::MAX) {

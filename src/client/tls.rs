@@ -91,9 +91,9 @@ impl Builder {
     /// setting replaces [`client_pkcs12`](Builder::client_pkcs12). To log in with the certificate, use
     /// [`external`](Builder::external). Defaults to none.
     ///
-    /// If the key is in another format, the text of the resulting error says how to convert it. Except with
-    /// [`Security::Plaintext`](crate::Security::Plaintext), the TLS connector is built before connecting, because only
-    /// building it shows whether the key belongs to the certificate.
+    /// If the key is in another format, the error text says how to convert it. A key that does not belong to the
+    /// certificate is also reported before connecting, except with [`Security::Plaintext`](crate::Security::Plaintext):
+    /// to detect such a key, the TLS connector is built first.
     pub fn client_certificate(mut self, chain: impl AsRef<[u8]>, key: impl AsRef<[u8]>) -> Builder {
         self.config.tls.set_identity_pem(chain.as_ref(), key.as_ref());
         self

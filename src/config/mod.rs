@@ -114,8 +114,10 @@ pub(crate) struct Config {
 #[non_exhaustive]
 pub enum JoinPolicy {
     /// Sends the next envelope, or QUIT, together with the end of a message if the server offers PIPELINING and
-    /// CHUNKING but not BURL, and has not failed a [trial](JoinPolicy). A server with CHUNKING (RFC 3030) has to frame
-    /// its input exactly. BURL identifies Dovecot's submission service, which crashes on a joined envelope. Nothing is
+    /// CHUNKING but not BURL, and has not failed a [trial](JoinPolicy).
+    ///
+    /// CHUNKING (RFC 3030) is required because it makes the server determine exactly where a message ends. BURL is
+    /// excluded because it identifies Dovecot's submission service, which crashes on a joined envelope. Nothing is
     /// joined over LMTP: if a server refuses a message with one reply instead of one for each recipient, the replies to
     /// the next envelope would be mistaken for the missing ones. If QUIT is not joined,
     /// [`Builder::send`](crate::Builder::send) sends QUIT after the reply to the message, without awaiting an answer.

@@ -55,8 +55,8 @@ impl<'f> HeaderCompletion<'f> {
     /// Sets a function that replaces addresses. It is called with the name of the field and the address as written, and
     /// returns the replacement, or `None` to keep the address.
     ///
-    /// The fields are `From`, `Sender`, `Reply-To`, `To`, `Cc` and `Bcc`, with or without `Resent-`, which is not
-    /// passed without the prefix. Text in these fields that is not clearly an address is left as it is.
+    /// The fields are `From`, `Sender`, `Reply-To`, `To`, `Cc` and `Bcc`, and their `Resent-` forms. Names are passed
+    /// without the `Resent-` prefix. Text in these fields that is not clearly an address is left as it is.
     #[must_use]
     pub fn map_addresses(
         mut self,

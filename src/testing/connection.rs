@@ -376,7 +376,7 @@ impl Connection {
     }
 }
 
-const TLS_REQUIRED: &str = "530 5.7.0 STARTTLS comes first";
+const TLS_REQUIRED: &str = "530 5.7.0 Must issue a STARTTLS command first";
 const TOO_GREAT: &str = "552 5.3.4 Message too large";
 
 /// Parses `FROM:<address>` or `TO:<address>`, and the parameters after it.

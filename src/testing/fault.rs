@@ -130,20 +130,20 @@ impl Fault {
         Fault::new(Duration::ZERO, Effect::LoseReply)
     }
 
-    /// Sets how long the server waits before the fault that was added last takes effect. Defaults to no delay.
+    /// Sets how long the server waits before the most recently added fault takes effect. Defaults to no delay.
     pub fn after(mut self, delay: Duration) -> Fault {
         self.last().delay = delay;
         self
     }
 
-    /// Limits how often the fault that was added last applies. After that, the server answers as usual again, unless
+    /// Limits how many times the most recently added fault applies. After that, the server answers as usual, unless
     /// [`then`](Fault::then) adds another fault. By default, there is no limit.
     pub fn times(mut self, times: usize) -> Fault {
         self.last().times = Some(times);
         self
     }
 
-    /// Makes the fault that was added last apply only once.
+    /// Makes the most recently added fault apply only once.
     pub fn once(self) -> Fault {
         self.times(1)
     }

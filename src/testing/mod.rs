@@ -455,7 +455,7 @@ impl ServerBuilder {
     ///
     /// # Errors
     ///
-    /// The system's error if a loopback port, a thread, or randomness for the certificate's key is not available.
+    /// An error if a loopback port cannot be opened, a thread cannot be started, or the certificate cannot be created.
     pub fn start(mut self) -> io::Result<Server> {
         let tls = self.tls_mode.map(Tls::new).transpose()?;
         let records = Records { faults: std::mem::take(&mut self.faults), ..Records::default() };

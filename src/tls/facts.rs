@@ -28,8 +28,8 @@ const COMMON_NAME: &[u8] = &[0x55, 0x04, 0x03];
 const ORGANIZATION: &[u8] = &[0x55, 0x04, 0x0a];
 const SUBJECT_ALT_NAME: &[u8] = &[0x55, 0x1d, 0x11];
 
-/// Facts about the server's certificate, part of a [`ServerReport`](crate::ServerReport). The
-/// certificate was verified during the handshake, unless a `danger_` setting turned that off or a pin replaced it.
+/// Facts about the server's certificate, part of a [`ServerReport`](crate::ServerReport). The certificate was verified
+/// during the handshake, unless verification was disabled by a `danger_` setting or replaced by a pin.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CertificateFacts {
