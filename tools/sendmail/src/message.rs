@@ -193,10 +193,8 @@ impl<'o> Message<'o> {
     /// Removes Bcc if the recipients are in the headers, and adds what is missing. `head` is the whole of
     /// `self.head`, or the headers in it.
     fn completed<'h>(&self, head: &'h [u8], envelope: &Envelope) -> Result<Cow<'h, [u8]>, Error> {
-        let head = match self.options.from_headers && begins_with_field(head) {
-            true => without_bcc(head),
-            false => Cow::Borrowed(head),
-        };
+        let may_have_bcc = self.options.from_headers && begins_with_field(head);
+        let head = if may_have_bcc { without_bcc(head) } else { Cow::Borrowed(head) };
         if self.options.as_is || begins_with_field(&head) && !self.has_all_headers() {
             return Ok(head);
         }
