@@ -71,8 +71,10 @@ pub(super) struct Source<'m> {
     _claims: Vec<Claim>,
     /// Number of octets, of the bytes in memory or of the block, that were handed out.
     at: usize,
-    /// The octets that were read.
+    /// The octets that were read; empty before the first read. Its length does not change after that, because zeroing
+    /// it again would cost as much as reading.
     block: Vec<u8>,
+    filled: usize,
     /// Set while the reader is on another thread. The content is empty meanwhile.
     reading: Option<Task<Filled>>,
     #[cfg(feature = "dkim")]
@@ -85,8 +87,8 @@ pub(super) struct Source<'m> {
     pub meter: Meter<'m>,
 }
 
-/// A reader, its block, and whether the read returned anything (which includes the end).
-type Filled = (Box<dyn Read + Send>, Vec<u8>, io::Result<bool>);
+/// A reader, its block, and how much was read. `None` means that there is nothing yet.
+type Filled = (Box<dyn Read + Send>, Vec<u8>, io::Result<Option<usize>>);
 
 impl<'m> Source<'m> {
     /// Creates a source from an [open] body.
@@ -97,6 +99,7 @@ impl<'m> Source<'m> {
             _claims: claims,
             at: 0,
             block: Vec::new(),
+            filled: 0,
             reading: None,
             #[cfg(feature = "dkim")]
             alarm: Alarm::default(),
@@ -109,7 +112,7 @@ impl<'m> Source<'m> {
     /// Returns whether the next [piece](Source::piece) is available without reading.
     pub fn is_at_hand(&self) -> bool {
         let in_memory = matches!(self.content, Content::Bytes(_));
-        self.reading.is_none() && (in_memory || self.at < self.block.len())
+        self.reading.is_none() && (in_memory || self.at < self.filled)
     }
 
     /// Returns the next piece; empty at the end. It [is available](Source::is_at_hand), or was just
@@ -117,7 +120,7 @@ impl<'m> Source<'m> {
     pub fn piece(&mut self) -> &[u8] {
         let all = match &self.content {
             Content::Bytes(bytes) => bytes,
-            Content::Unopened(_) | Content::Reader(_) => self.block.as_slice(),
+            Content::Unopened(_) | Content::Reader(_) => &self.block[..self.filled],
         };
         let piece = &all[self.at..all.len().min(self.at + BLOCK)];
         self.at += piece.len();
@@ -163,7 +166,9 @@ impl<'m> Source<'m> {
             let filled = alarm.within(until, poll_fn(|cx| self.poll_fill(cx))).await?;
             self.alarm = alarm;
             if filled {
-                return Ok(mem::take(&mut self.block));
+                let mut block = mem::take(&mut self.block);
+                block.truncate(mem::take(&mut self.filled));
+                return Ok(block);
             }
             if Instant::now() >= until {
                 return Err(io::ErrorKind::TimedOut.into());
@@ -187,11 +192,13 @@ impl<'m> Source<'m> {
             self.reading = Some(reading);
             return Poll::Pending;
         };
-        (self.content, self.block, self.at) = (Content::Reader(reader), block, 0);
-        if !self.block.is_empty() {
+        (self.content, self.block, self.at, self.filled) = (Content::Reader(reader), block, 0, 0);
+        let Some(filled) = read? else { return Poll::Ready(Ok(false)) };
+        self.filled = filled.min(self.block.len()); // a reader can lie
+        if filled > 0 {
             self.held.get_or_insert_with(Instant::now);
         }
-        Poll::Ready(read)
+        Poll::Ready(Ok(true))
     }
 }
 
@@ -199,7 +206,6 @@ fn read(mut reader: Box<dyn Read + Send>, mut block: Vec<u8>) -> Task<Filled> {
     unblock(move || {
         block.resize(READ, 0);
         let read = read_once(&mut reader, &mut block);
-        block.truncate(read.as_ref().ok().copied().flatten().unwrap_or_default());
-        (reader, block, read.map(|n| n.is_some()))
+        (reader, block, read)
     })
 }

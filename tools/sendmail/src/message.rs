@@ -1,13 +1,15 @@
 //! The message and its envelope.
 
 use std::{
-    fs::File,
+    borrow::Cow,
+    fs::{self, File},
     io::{self, Cursor, Read, Seek},
+    mem,
     os::fd::AsFd,
 };
 
 use postino::{
-    Address, Envelope, Error, Mail,
+    Address, Envelope, Error, Mail, Raw,
     message::{Body, header_length, without_bcc},
 };
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -23,8 +25,11 @@ use crate::{
     paths::Paths,
 };
 
-/// How much of the message is read before connecting, in octets: all of it in most cases.
+/// Maximum size of a message that is read to its end before connecting, in octets. Its sender can be slow, such as a job
+/// of cron. Headers must end within this size.
 const HEAD: u64 = 1024 * 1024;
+/// Size of the first read of a larger message in a file, in octets.
+const HEAD_OF_FILE: u64 = 64 * 1024;
 
 /// What the machine and the configuration say about senders and recipients.
 pub struct Local {
@@ -78,30 +83,25 @@ pub struct Message<'o> {
     /// The envelope sender of the account.
     from: Option<String>,
     envelope: Option<Envelope>,
-    /// The whole message, or its first MiB and one octet.
+    /// The whole message, or its beginning, with all headers unless they are too long.
     head: Vec<u8>,
     /// The source of the rest, if there is more.
     rest: Option<File>,
+    /// The message with a rest, once it is prepared, and its size if that is known.
+    stream: Option<(Raw<'static>, Option<u64>)>,
 }
 
 impl<'o> Message<'o> {
     /// Reads the message on stdin.
     pub fn read(options: &'o Options, local: &'o Local) -> Result<Message<'o>, Error> {
-        let mut head = Vec::new();
-        let mut read = || {
-            let stdin = File::from(io::stdin().as_fd().try_clone_to_owned()?);
-            (&stdin).take(HEAD + 1).read_to_end(&mut head)?;
-            Ok(stdin)
-        };
-        let stdin = read().map_err(Error::Source)?;
-        let rest = (head.len() as u64 > HEAD).then_some(stdin);
+        let (head, rest) = read_head().map_err(Error::Source)?;
         Ok(Message { rest, ..Message::whole(options, local, head) })
     }
 
     /// Takes a message that is in memory.
     pub fn whole(options: &'o Options, local: &'o Local, mut head: Vec<u8>) -> Message<'o> {
         head.drain(..mbox_lines(&head));
-        Message { options, local, from: None, envelope: None, head, rest: None }
+        Message { options, local, from: None, envelope: None, head, rest: None, stream: None }
     }
 
     /// Whether all headers were read.
@@ -171,18 +171,32 @@ impl<'o> Message<'o> {
         if let Some(notify) = &self.options.notify {
             envelope = envelope.recipient_options(notify.clone())?;
         }
-        self.complete(&envelope)?;
+        // The text after the headers of a large message is not copied.
+        let headers =
+            header_length(&self.head).filter(|_| self.rest.is_some() && begins_with_field(&self.head));
+        let at = headers.unwrap_or(self.head.len());
+        let completed = match self.completed(&self.head[..at], &envelope)? {
+            Cow::Owned(completed) => Some(completed),
+            Cow::Borrowed(_) => None,
+        };
+        if let Some(rest) = self.rest.take() {
+            let mut text = Cursor::new(mem::take(&mut self.head));
+            text.set_position(completed.as_ref().map_or(0, |_| at as u64));
+            self.stream = Some(stream(envelope.clone(), completed.unwrap_or_default(), text, rest));
+        } else if let Some(completed) = completed {
+            self.head = completed;
+        }
         self.envelope = Some(envelope);
         Ok(())
     }
 
-    /// Removes Bcc if the recipients are in the headers, and adds what is missing.
-    fn complete(&mut self, envelope: &Envelope) -> Result<(), Error> {
-        if self.options.from_headers && begins_with_field(&self.head) {
-            self.head = without_bcc(&self.head).into_owned();
-        }
-        if self.options.as_is || begins_with_field(&self.head) && !self.has_all_headers() {
-            return Ok(());
+    /// Removes Bcc if the recipients are in the headers, and adds what is missing. `head` is the whole of
+    /// `self.head`, or the headers in it.
+    fn completed<'h>(&self, head: &'h [u8], envelope: &Envelope) -> Result<Cow<'h, [u8]>, Error> {
+        let may_have_bcc = self.options.from_headers && begins_with_field(head);
+        let head = if may_have_bcc { without_bcc(head) } else { Cow::Borrowed(head) };
+        if self.options.as_is || begins_with_field(&head) && !self.has_all_headers() {
+            return Ok(head);
         }
         let address = match envelope.sender() {
             Some(sender) => sender.clone(),
@@ -193,8 +207,7 @@ impl<'o> Message<'o> {
             (None, None) => &self.local.user.full_name,
             (None, Some(_)) => "", // another person
         };
-        self.head = complete(&self.head, full_name, &address, &self.local.domains())?;
-        Ok(())
+        complete(&head, full_name, &address, &self.local.domains()).map(Cow::Owned)
     }
 
     /// All recipients that can be reported, even if there is no valid envelope.
@@ -274,21 +287,51 @@ impl Mail for Message<'_> {
         self.envelope.clone().ok_or_else(|| Error::Message("it was not prepared".into()))
     }
 
-    /// Can be opened only once if there is a rest, because stdin cannot be rewound.
     fn body(&self) -> Result<Body<'_>, Error> {
-        let Some(rest) = &self.rest else { return Ok(self.head.as_slice().into()) };
-        let mut rest = rest.try_clone().map_err(Error::Source)?;
-        let left = match rest.metadata() {
-            Ok(file) if file.is_file() => rest.stream_position().ok().map(|at| file.len().saturating_sub(at)),
-            _ => None, // the length of a pipe is unknown
-        };
-        let size = left.map(|left| left + self.head.len() as u64);
-        let body = Body::reader(Cursor::new(self.head.clone()).chain(Polled(rest)));
-        Ok(match size {
-            Some(size) => body.with_size(size),
-            None => body,
-        })
+        match &self.stream {
+            Some((raw, Some(size))) => Ok(raw.body()?.with_size(*size)),
+            Some((raw, None)) => raw.body(),
+            None => Ok(self.head.as_slice().into()),
+        }
     }
+}
+
+/// Reads the beginning of the message on stdin, with all headers unless they are too long. Also returns the source of
+/// the rest, if there is more.
+fn read_head() -> io::Result<(Vec<u8>, Option<File>)> {
+    let mut stdin = File::from(io::stdin().as_fd().try_clone_to_owned()?);
+    let is_large_file = left(&mut stdin).is_some_and(|left| left > HEAD);
+    let mut head = Vec::new();
+    for limit in is_large_file.then_some(HEAD_OF_FILE).into_iter().chain([HEAD]) {
+        (&stdin).take(limit + 1 - head.len() as u64).read_to_end(&mut head)?;
+        if head.len() as u64 <= limit {
+            return Ok((head, None));
+        }
+        if header_length(&head).is_some() {
+            break;
+        }
+    }
+    Ok((head, Some(stdin)))
+}
+
+/// Returns the number of octets that are left in a file. It is unknown for a pipe.
+fn left(file: &mut File) -> Option<u64> {
+    let meta = file.metadata().ok().filter(fs::Metadata::is_file)?;
+    let at = file.stream_position().ok()?;
+    Some(meta.len().saturating_sub(at))
+}
+
+/// Joins the parts of a large message, and returns its size if that is known. The message can be read only once,
+/// because stdin cannot be rewound.
+fn stream(
+    envelope: Envelope,
+    headers: Vec<u8>,
+    text: Cursor<Vec<u8>>,
+    mut rest: File,
+) -> (Raw<'static>, Option<u64>) {
+    let in_memory = headers.len() as u64 + (text.get_ref().len() as u64 - text.position());
+    let size = left(&mut rest).map(|left| left + in_memory);
+    (Raw::reader(envelope, Cursor::new(headers).chain(text).chain(Polled(rest))), size)
 }
 
 /// Standard input, which may be slow: a read waits for at most 50 ms, so that octets can be sent and replies read

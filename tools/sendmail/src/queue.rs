@@ -78,6 +78,7 @@ impl Queue {
         let request = request(options, account, &message.envelope()?);
         let mut content = message.body()?.into_reader().map_err(Error::Source)?;
         let mut entry = self.with(|| self.spool.receive(&request, &mut content))?;
+        drop(content);
         let result = sender.send(&entry);
         let (states, reason) = outcomes(&entry, &result, false);
         let any = |is: fn(&State) -> bool| states.iter().any(is);

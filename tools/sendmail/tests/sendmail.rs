@@ -378,6 +378,42 @@ fn messages_just_below_and_above_one_mebibyte_arrive() {
     }
 }
 
+/// At first, only 64 KiB of a large file are read.
+#[test]
+fn long_headers_of_a_large_file_are_read_to_their_end() {
+    let (message, wire) = big();
+    let long = b"X: some text\r\n".repeat(20_000);
+    let to = b"To: b@example.org\r\n";
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("sendmail-long-{}", std::process::id()));
+    fs::write(&path, [&long, &to[..], &message].concat()).unwrap();
+    let script = accepting_from("MAIL FROM:<a@example.org> BODY=8BITMIME");
+    let done = send_from(|| File::open(&path).unwrap().into(), &script, &["-t"], b"");
+    fs::remove_file(&path).unwrap();
+    assert_eq!((done.code, done.err.as_str()), (Some(0), ""));
+    assert!(done.wire == [&long, &to[..], &wire].concat());
+}
+
+/// RLIMIT_DATA includes all memory that is allocated.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_large_message_is_sent_with_little_memory() {
+    let server = Server::plays(&accepting_from("MAIL FROM:<a@example.org> BODY=8BITMIME"));
+    let mut message = b"From: a@example.org\r\nBcc: b@example.org\r\n\r\n".to_vec();
+    message.extend_from_slice(&b"Some line of text\r\n".repeat(800_000));
+    let mut command = Command::new("sh");
+    command
+        .args(["-c", "ulimit -d 8192 && exec \"$0\" \"$@\"", PROGRAM, "--as-is", "-t"])
+        .envs([("POSTINO_ROOT", "/dev/null/nowhere"), ("HOME", "/dev/null/nowhere")])
+        .env("SMTP_URL", format!("smtp://127.0.0.1:{}", server.port))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let done = finish(command.spawn().unwrap(), &message);
+    assert_eq!((done.code, done.err.as_str()), (Some(0), ""));
+    let wire = server.wire(&done);
+    assert_eq!(wire.len(), message.len() - "Bcc: b@example.org\r\n".len());
+}
+
 #[test]
 fn mbox_lines_before_the_headers_are_removed() {
     const FROM: &str = "From 0a0ae3e955ae Mon Sep 17 00:00:00 2001";
@@ -1386,6 +1422,28 @@ fn recipients_that_the_message_was_not_sent_to_are_reported() {
         let done = with(playing(&format!("{first}{end}")), None, &to);
         assert_eq!((done.code, done.err), (Some(code), format!("sendmail: c@example.org {told}\n")));
     }
+}
+
+/// Each transaction of a message that is sent from memory contains all of it. A larger message can be read only once.
+#[test]
+fn a_message_too_large_for_memory_is_not_sent_in_several_transactions() {
+    let (message, wire) = big();
+    let to = ["b@example.org", "c@example.org"];
+    let limited = "
+        S: 220 mail.example.org
+        C: EHLO *
+        S: 250-mail.example.org
+        S: 250-8BITMIME
+        S: 250 LIMITS RCPTMAX=1
+    ";
+    let done = send(&[limited, QUIT].concat(), &to, &message);
+    assert!(done.code == Some(65) && done.err.contains("LIMITS"), "{:?} {}", done.code, done.err);
+
+    let mail = "C: MAIL FROM:<a@example.org> BODY=8BITMIME\nS: 250 OK\n";
+    let full = "C: RCPT TO:<c@example.org>\nS: 452 4.5.3 Too many recipients\n";
+    let done = send(&[HELLO, mail, RCPT, full, DATA, QUIT].concat(), &to, &message);
+    assert!(done.code == Some(67) && done.wire == wire, "{:?} {}", done.code, done.err);
+    assert!(done.err.contains("c@example.org was refused: 452"), "{}", done.err);
 }
 
 /// Stops and continues the program repeatedly until it ends. This interrupts system calls that wait with a timeout
