@@ -258,10 +258,10 @@ impl Client {
         self.interrupted.take()
     }
 
-    /// Records that a message has received its final reply.
-    pub(super) fn settle(&mut self, accepted: bool) {
+    /// Records that a message has received its final reply, at `now`.
+    pub(super) fn settle(&mut self, accepted: bool, now: Instant) {
         self.history.session.settle(accepted);
-        self.history.settled_at = Some(Instant::now());
+        self.history.settled_at = Some(now);
     }
 
     /// Returns whether another connection may take over after the server has ended the session before it accepted a
@@ -490,11 +490,12 @@ impl Client {
             };
             let (transaction, _) = self.transaction(envelope, &body)?;
             let transaction = transaction.one_by_one(one_by_one);
-            let (result, end) = self.attempt(call, transaction, Source::new(body), freshness).await;
+            let (mut result, end) = self.attempt(call, transaction, Source::new(body), freshness).await;
             // The loss of an idle connection reveals nothing about the server's limit on messages per session.
             let end = end.map(|end| if freshness == Freshness::Kept { End::Announced } else { end });
             if !goes_elsewhere(&result) || !self.may_take_over(end) {
-                return timed(result, call.clock.timings());
+                set_timings(&mut result, call.clock.timings());
+                return result;
             }
             log::debug!(target: "postino", "#{} the server ended the session: continuing over another connection", self.link.number);
             self.tell_retried(&result);
@@ -502,7 +503,7 @@ impl Client {
             self.quit_without_waiting();
             let connected = self.again_unasked(call).await;
             call.clock = clock; // connecting is part of the phase in which the session ended
-            let result = timed(result, call.clock.timings());
+            set_timings(&mut result, call.clock.timings());
             if let Err(e) = connected {
                 return still_not_sent(result, e);
             }
@@ -542,7 +543,7 @@ impl Client {
         // Without an error, it can only be a 452 reply to MAIL.
         let end = broke.as_ref().map_or(Some(End::Announced), End::of);
         if result.is_some() || broke.is_none() {
-            self.settle(matches!(result, Some(Ok(_))));
+            self.settle(matches!(result, Some(Ok(_))), Instant::now());
         }
         if let Some(e) = broke {
             talk.lose(self.link.out.octets_offered(), e);
@@ -578,14 +579,13 @@ impl Client {
     }
 }
 
-/// Adds the timings to a result.
-pub(super) fn timed(mut result: Result<Delivery, Error>, took: Timings) -> Result<Delivery, Error> {
-    match &mut result {
+/// Stores the timings in a result.
+pub(super) fn set_timings(result: &mut Result<Delivery, Error>, took: Timings) {
+    match result {
         Ok(delivery) => delivery.set_took(took),
         Err(Error::Transaction { delivery, .. }) => delivery.set_took(took),
         Err(_) => {}
     }
-    result
 }
 
 #[cfg(test)]
@@ -597,7 +597,7 @@ mod tests {
     fn a_connection_lost_while_idle_does_not_limit_the_next_one() {
         for (answered, limits) in [(Some(Instant::now()), true), (Instant::now().checked_sub(IDLE), false)] {
             let mut client = Client::builder("127.0.0.1").client(Maker::Client).unwrap();
-            client.settle(true);
+            client.settle(true, Instant::now());
             client.history.settled_at = answered;
             assert!(client.may_take_over(Some(End::Unannounced)));
             assert_eq!(client.history.session.renewed().is_used_up(1, None), limits);

@@ -111,8 +111,8 @@ fn long_line(bytes: &[u8]) -> Option<usize> {
 /// Returns whether there is a NUL, and whether there is a non-ASCII octet.
 fn odd_octets(bytes: &[u8]) -> (bool, bool) {
     // The compiler vectorises a plain fold.
-    let (nul, all) = bytes.iter().fold((false, 0), |(nul, all), b| (nul | (*b == 0), all | *b));
-    (nul, all >= 0x80)
+    let (least, all) = bytes.iter().fold((u8::MAX, 0), |(least, all), b| (least.min(*b), all | *b));
+    (least == 0, all >= 0x80)
 }
 
 /// Makes line endings CRLF and doubles dots at the start of lines, piece by piece, in one pass.

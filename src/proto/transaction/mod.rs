@@ -640,10 +640,10 @@ impl Transactions {
             self.leftover = Leftover::maybe(!first.answer.is_accepted());
         }
         self.writing -= 1;
-        if let Some(flight) = self.flights.pop_front() {
-            self.over += 1;
-            let again = flight.again(self.options);
-            let mut result = flight.into_result(self.options, false, None, None);
+        self.over += 1;
+        let (options, again) = (self.options, first.again(self.options));
+        let result = self.flights.pop_front().map(|flight| flight.into_result(options, false, None, None));
+        if let Some(mut result) = result {
             mark(&mut result, again);
             self.results.push_back(result);
         }
