@@ -14,7 +14,7 @@ use super::{
     known::OpenTransaction,
     link::Condition,
     maybe_async,
-    send::{Freshness, goes_elsewhere, set_timings, still_not_sent},
+    send::{Freshness, MAX_AHEAD, goes_elsewhere, set_timings, still_not_sent},
     session::Client,
 };
 use crate::{
@@ -531,7 +531,8 @@ fn hand_over(
         *talk = Transactions::new(client.options(), client.is_open());
     }
     let transaction = transaction.one_by_one(one_by_one);
-    let opened = match content {
+    // Small content is passed on with its envelope. Other content may be opened again, and checked again, later.
+    let opened = match content.filter(|content| content.octets <= MAX_AHEAD && !body.is_watched()) {
         Some(content) => {
             talk.message_with(transaction, content)?;
             None

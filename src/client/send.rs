@@ -27,7 +27,7 @@ use crate::{
 
 /// Maximum size, in octets, of content that may be sent with BDAT before the reply to its envelope, and that is kept
 /// until then.
-const MAX_AHEAD: u64 = 64 * 1024;
+pub(super) const MAX_AHEAD: u64 = 64 * 1024;
 
 /// Time without a message after which a connection counts as idle. Most firewalls and servers keep idle connections
 /// longer.
@@ -102,9 +102,9 @@ impl Client {
         Ok(envelope)
     }
 
-    /// Returns the transaction of this message, with the parameters of MAIL. The content is returned as well if it can
-    /// be passed on with the envelope: it is in memory, small ([`MAX_AHEAD`]), and has no progress callback. Fails if
-    /// the server cannot accept the message; nothing has been sent yet.
+    /// Returns the transaction of this message, with the parameters of MAIL. The survey of the content is returned as
+    /// well if it was made: the content is in memory and not binary. Fails if the server cannot accept the message;
+    /// nothing has been sent yet.
     pub(super) fn transaction<'b>(
         &self,
         envelope: Envelope,
@@ -151,7 +151,6 @@ impl Client {
         };
         let at_hand = matches!(body.content, Content::Bytes(_));
         let ahead = at_hand && octets.is_some_and(|octets| octets <= MAX_AHEAD);
-        let survey = survey.filter(|_| ahead && !body.is_watched());
         let transaction = Transaction::new(envelope, parameters).ahead(ahead);
         transaction.check()?;
         Ok((transaction, survey))
@@ -488,7 +487,11 @@ impl Client {
                 (Err(_), Some(result)) => return result, // the content can be read only once, and was
                 (Err(e), None) => return Err(e),
             };
-            let (transaction, _) = self.transaction(envelope, &body)?;
+            let (transaction, survey) = self.transaction(envelope, &body)?;
+            let transaction = match survey {
+                Some(survey) => transaction.surveyed(survey),
+                None => transaction,
+            };
             let transaction = transaction.one_by_one(one_by_one);
             let (mut result, end) = self.attempt(call, transaction, Source::new(body), freshness).await;
             // The loss of an idle connection reveals nothing about the server's limit on messages per session.

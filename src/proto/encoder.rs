@@ -57,6 +57,12 @@ impl<'b> Survey<'b> {
         let octets = octets(bytes, crlf_only);
         Survey { bytes, crlf_only, octets, nul, eight_bit, long_line: long_line(bytes) }
     }
+
+    /// Returns whether every line ending is CRLF and there is no NUL, so that the octets need no change except doubled
+    /// dots.
+    pub(crate) fn is_clean(&self) -> bool {
+        self.crlf_only && !self.nul
+    }
 }
 
 impl fmt::Debug for Survey<'_> {
@@ -123,6 +129,9 @@ fn odd_octets(bytes: &[u8]) -> (bool, bool) {
 pub(crate) struct Encoder {
     form: Form,
     place: Place,
+    /// Whether a [`Survey`] has already found that the message is [clean](Survey::is_clean) and has no octet that must
+    /// not be sent.
+    is_checked: bool,
 }
 
 /// What may be sent, and how.
@@ -150,7 +159,7 @@ impl Encoder {
     /// Creates an encoder for DATA, at the start of a message.
     #[must_use]
     pub fn new(eight_bit: bool) -> Encoder {
-        Encoder { form: Form::Dotted { eight_bit }, place: Place::Start }
+        Encoder { form: Form::Dotted { eight_bit }, place: Place::Start, is_checked: false }
     }
 
     /// Creates an encoder for the kind of content that MAIL announces. BDAT needs no doubled dots, and binary content
@@ -162,7 +171,13 @@ impl Encoder {
             (true, false) => Form::Lines { eight_bit },
             (false, _) => Form::Dotted { eight_bit },
         };
-        Encoder { form, place: Place::Start }
+        Encoder { form, place: Place::Start, is_checked: false }
+    }
+
+    /// Sets whether the whole message was already checked, so that its pieces are not examined again.
+    pub(super) fn checked(mut self, is_checked: bool) -> Encoder {
+        self.is_checked = is_checked;
+        self
     }
 
     /// Encodes `piece` and appends it to `out`.
@@ -175,14 +190,20 @@ impl Encoder {
             out.extend_from_slice(piece);
             return Ok(());
         }
-        let (nul, eight_bit) = odd_octets(piece);
-        self.admit(nul, eight_bit)?;
+        if !self.is_checked {
+            let (nul, eight_bit) = odd_octets(piece);
+            self.admit(nul, eight_bit)?;
+        }
         if self.place == Place::Cr && !piece.is_empty() {
             out.extend_from_slice(b"\r\n");
             piece = piece.strip_prefix(b"\n").unwrap_or(piece);
             self.place = Place::LineStart;
         }
-        self.append(piece, has_crlf_only(piece), out);
+        debug_assert!(
+            !self.is_checked || has_crlf_only(piece) && !piece.contains(&0),
+            "the message has changed"
+        );
+        self.append(piece, self.is_checked || has_crlf_only(piece), out);
         Ok(())
     }
 
