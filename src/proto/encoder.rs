@@ -399,6 +399,28 @@ mod tests {
         }
 
         #[test]
+        fn text_that_was_checked_as_a_whole_is_encoded_the_same_in_pieces(
+            lines in prop::collection::vec("[a.]{0,3}", 1..9),
+            end in prop_oneof![Just(""), Just("\r\n"), Just("\r")],
+            cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..6),
+            chunking in any::<bool>(),
+        ) {
+            let text = lines.join("\r\n") + end;
+            let text = text.as_bytes();
+            prop_assert!(Survey::of(text).is_clean());
+            let mut cuts: Vec<usize> = cuts.iter().map(|cut| cut.index(text.len() + 1)).chain([0, text.len()]).collect();
+            cuts.sort_unstable();
+            let encode = |is_checked| {
+                let mut encoder = Encoder::of(MailParameters::default(), chunking).checked(is_checked);
+                let mut out = Vec::new();
+                cuts.windows(2).for_each(|cut| encoder.push(&text[cut[0]..cut[1]], &mut out).unwrap());
+                encoder.end(&mut out);
+                out
+            };
+            prop_assert_eq!(encode(true), encode(false));
+        }
+
+        #[test]
         fn long_lines_are_found_wherever_they_are(lines in prop::collection::vec((0..2_100usize, prop_oneof![Just("\r\n"), Just("\n"), Just("\r")]), 0..9)) {
             let text: String = lines.iter().map(|(len, end)| "x".repeat(*len) + end).collect();
             let longest = lines.iter().map(|(len, _)| *len).max().filter(|len| *len > MAX_TEXT_LINE);
@@ -417,6 +439,21 @@ mod tests {
             let longest = wire.split(|b| *b == b'\n').map(|l| l.len().saturating_sub(1) - usize::from(l.starts_with(b"."))).max();
             prop_assert_eq!(survey.long_line, longest.filter(|longest| *longest > MAX_TEXT_LINE));
             prop_assert_eq!(survey.eight_bit, text.iter().any(|b| *b >= 0x80));
+        }
+    }
+
+    #[test]
+    fn text_with_other_line_endings_or_a_nul_is_not_clean() {
+        for (text, is_clean) in [
+            (&b""[..], true),
+            (b"a\r\nb", true),
+            (b"a\xff", true),
+            (b"a\nb", false),
+            (b"a\rb", false),
+            (b"\n", false),
+            (b"a\0", false),
+        ] {
+            assert_eq!(Survey::of(text).is_clean(), is_clean, "{}", text.escape_ascii());
         }
     }
 
