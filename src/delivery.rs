@@ -75,9 +75,10 @@ pub struct Delivery {
     others: Outcome,
     reply: Option<Reply>,
     /// The recipients with an individual reply, in order.
-    own: Vec<(usize, Outcome, Option<Reply>)>,
-    /// The part of the message that may be resent at once. Callers never see it.
-    again: Option<Again>,
+    own: Box<[(usize, Outcome, Option<Reply>)]>,
+    /// The part of the message that may be resent at once. Callers never see it. Boxed because it is rare, and
+    /// results are moved often.
+    again: Option<Box<Again>>,
     /// Whether it was to be sent to all recipients or to none.
     is_indivisible: bool,
     took: Timings,
@@ -125,7 +126,7 @@ impl Delivery {
             outcome,
             others,
             reply,
-            own,
+            own: own.into(),
             again: None,
             is_indivisible: false,
             took: Timings::default(),
@@ -137,7 +138,7 @@ impl Delivery {
     }
 
     pub(crate) fn set_again(&mut self, again: Option<Again>) {
-        self.again = again;
+        self.again = again.map(Box::new);
     }
 
     pub(crate) fn set_indivisible(&mut self) {
@@ -157,11 +158,11 @@ impl Delivery {
 
     /// Whether the whole message may be resent over another connection.
     pub(crate) fn goes_elsewhere(&self) -> bool {
-        self.again == Some(Again::Elsewhere)
+        self.again.as_deref() == Some(&Again::Elsewhere)
     }
 
     pub(crate) fn take_again(&mut self) -> Option<Again> {
-        self.again.take()
+        self.again.take().map(|again| *again)
     }
 
     pub(crate) fn set_took(&mut self, took: Timings) {

@@ -14,7 +14,7 @@ use super::{
     known::OpenTransaction,
     link::Condition,
     maybe_async,
-    send::{Freshness, goes_elsewhere, still_not_sent, timed},
+    send::{Freshness, MAX_AHEAD, goes_elsewhere, set_timings, still_not_sent},
     session::Client,
 };
 use crate::{
@@ -175,8 +175,8 @@ enum Entry<M> {
 /// A message, and what is known about it.
 struct Letter<M> {
     mail: M,
-    /// The opened body, if it must not be opened again.
-    opened: Option<Opened>,
+    /// The opened body, if it must not be opened again. Boxed, because few messages have one.
+    opened: Option<Box<Opened>>,
     /// The results so far, if the message takes several transactions.
     parts: Option<Box<Parts>>,
 }
@@ -331,21 +331,21 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
         Some(self.ledger.settled + at)
     }
 
-    /// Records the result of the next message under way. `ended` means that another connection takes over, so that
-    /// the message may be sent again over it.
-    fn settle(&mut self, result: Result<Delivery, Error>, ended: bool) {
-        let result = timed(result, self.call.clock.lap());
+    /// Records the result of the next message under way, which arrived at `now`. `ended` means that another connection
+    /// takes over, so that the message may be sent again over it.
+    fn settle(&mut self, mut result: Result<Delivery, Error>, ended: bool, now: Instant) {
+        set_timings(&mut result, self.call.clock.lap(now));
         let place = self.place_of(self.machine.answered);
         self.machine.answered += 1;
         let Some(at) = place else { return };
         let Entry::Under { letter, parts, .. } = &mut self.ledger.entries[at] else { return }; // never: `place_of` has found one
         let (letter, parts) = (letter.take(), parts.take());
-        self.ledger.entries[at] = Entry::Done(match parts {
-            Some(parts) => end_of(*parts, result),
-            None => result,
-        });
-        if let Some(letter) = letter {
-            self.reconsider(at, letter, ended);
+        if let Some(parts) = parts {
+            result = end_of(*parts, result);
+        }
+        match letter {
+            Some(letter) => self.reconsider(at, letter, result, ended),
+            None => self.ledger.entries[at] = Entry::Done(result),
         }
         if let Entry::Done(result) = &self.ledger.entries[at] {
             self.line = self.line.after(result);
@@ -355,13 +355,16 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
         }
     }
 
-    /// Decides whether a message that has a result is sent again, as a whole or in part.
-    fn reconsider(&mut self, at: usize, mut letter: Letter<M>, ended: bool) {
-        let Entry::Done(result) = &mut self.ledger.entries[at] else { return };
+    /// Decides whether a message that has a result is sent again, as a whole or in part. If not, stores the result.
+    fn reconsider(
+        &mut self,
+        at: usize,
+        mut letter: Letter<M>,
+        mut result: Result<Delivery, Error>,
+        ended: bool,
+    ) {
         letter.opened = None; // what was not read is returned to the message
-        let turned_away = goes_elsewhere(result);
-        let mut result = std::mem::replace(result, Err(NO_RESULT));
-        if turned_away && ended {
+        if ended && goes_elsewhere(&result) {
             self.client.tell_retried(&result);
             self.send_again(at, letter, result);
             return;
@@ -434,14 +437,15 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
     }
 
     fn take_results(&mut self) {
+        let now = Instant::now();
         while let Some(result) = self.machine.talk.next_result() {
-            self.client.settle(result.is_ok());
+            self.client.settle(result.is_ok(), now);
             // MAIL was answered with 452. Messages passed to the machine earlier still get their replies here.
             let ended = goes_elsewhere(&result) && self.client.may_take_over(Some(End::Announced));
             if ended && self.line == Line::Works {
                 self.line = Line::Spent;
             }
-            self.settle(result, ended);
+            self.settle(result, ended, now);
         }
         if self.client.link.pace.is_stalled() {
             self.machine.talk.one_at_a_time();
@@ -454,8 +458,9 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
         let ended = self.client.may_take_over(End::of(&broke));
         self.machine.talk.lose(self.client.link.out.octets_offered(), broke);
         self.line = if ended { Line::Ended } else { Line::Lost };
+        let now = Instant::now();
         while let Some(result) = self.machine.talk.next_result() {
-            self.settle(result, ended);
+            self.settle(result, ended, now);
         }
     }
 
@@ -519,14 +524,15 @@ fn hand_over(
     envelope: Envelope,
     one_by_one: Option<usize>,
     body: Body<'_>,
-) -> Result<Option<Opened>, Error> {
+) -> Result<Option<Box<Opened>>, Error> {
     let (transaction, content) = client.transaction(envelope, &body)?;
     if is_first {
         // Not earlier: a batch that sends nothing must change nothing.
         *talk = Transactions::new(client.options(), client.is_open());
     }
     let transaction = transaction.one_by_one(one_by_one);
-    let opened = match content {
+    // Small content is passed on with its envelope. Other content may be opened again, and checked again, later.
+    let opened = match content.filter(|content| content.octets <= MAX_AHEAD && !body.is_watched()) {
         Some(content) => {
             talk.message_with(transaction, content)?;
             None
@@ -534,7 +540,7 @@ fn hand_over(
         None => {
             talk.message(transaction);
             let watched = body.is_watched();
-            body.into_once().map(|body| Opened { body, watched })
+            body.into_once().map(|body| Box::new(Opened { body, watched }))
         }
     };
     client.link.begun += 1;
@@ -575,16 +581,18 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
         self.midway = None;
         (self.call.deadline, self.call.kind) = (self.client.take_deadline(), Kind::Batch);
         loop {
-            if let Some(Entry::Done(_)) = self.ledger.entries.front() {
-                let Some(Entry::Done(result)) = self.ledger.entries.pop_front() else { return None }; // never: it is one
+            if let Some(Entry::Done(result)) = self.ledger.entries.front() {
+                self.client.tell_result(result);
                 self.ledger.given += 1;
                 self.ledger.settled = self.ledger.settled.saturating_sub(1);
                 self.ledger.resume = self.ledger.resume.saturating_sub(1);
                 if std::mem::replace(&mut self.supply.intake, Intake::Open) == Intake::Paused {
                     self.machine.talk.more();
                 }
-                self.client.tell_result(&result);
-                return Some((self.ledger.given - 1, result));
+                return match self.ledger.entries.pop_front() {
+                    Some(Entry::Done(result)) => Some((self.ledger.given - 1, result)),
+                    _ => None, // never: it is the one above
+                };
             }
             if self.line == Line::Ended {
                 if !self.has_more() {
@@ -725,14 +733,17 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
                 // A future that is dropped here loses the message, but not its results so far.
                 self.midway = Some(Midway::Content { number: wanted, at, parts: letter.parts.take() });
                 let opened = letter.opened.take();
-                let sent = self.write_content(wanted, &letter.mail, opened).await;
+                let sent = self.write_content(wanted, &letter.mail, opened.map(|opened| *opened)).await;
                 if let Some(Midway::Content { parts, .. }) = self.midway.take() {
                     letter.parts = parts;
                 }
                 match self.ledger.entries.get_mut(at) {
                     Some(Entry::Under { letter: place, .. }) => *place = Some(letter),
-                    Some(_) => self.reconsider(at, letter, self.line == Line::Spent),
-                    None => {}
+                    Some(Entry::Done(result)) => {
+                        let result = std::mem::replace(result, Err(NO_RESULT));
+                        self.reconsider(at, letter, result, self.line == Line::Spent);
+                    }
+                    Some(Entry::Again(..)) | None => {}
                 }
                 sent
             }

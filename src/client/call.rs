@@ -76,9 +76,8 @@ impl Clock {
         self.took
     }
 
-    /// Returns the time since the start, and starts again.
-    pub fn lap(&mut self) -> Timings {
-        let now = Instant::now();
+    /// Returns the time from the start to `now`, and starts again.
+    pub fn lap(&mut self, now: Instant) -> Timings {
         let total = now.saturating_duration_since(self.since);
         *self = Clock { phase: Phase::Mail, since: now, took: Timings::default() };
         Timings { total, ..Timings::default() }

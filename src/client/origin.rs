@@ -30,7 +30,9 @@ pub(super) enum Maker {
 }
 
 impl Origin {
-    /// Returns when a wait that begins now has to end.
+    /// Returns when a wait that begins now has to end. Not inlined: the main loop would then prepare the limits of all
+    /// phases each time it is entered.
+    #[inline(never)]
     pub fn limit(&self, call: &Call, phase: Phase) -> Result<Instant, Error> {
         if self.stop_handle.is_stopped() {
             return Err(Error::Stopped(phase));

@@ -346,9 +346,9 @@ impl Link {
             }
             self.out.reply_arrived();
             self.pace.replied();
-            let phase = talk.phase(); // before the reply changes it
+            let closed = reply.closed_in(|| talk.phase()); // before the reply changes the phase
             talk.on_reply(reply, &self.out)?;
-            if reply.closes(phase) {
+            if let Some(phase) = closed {
                 return Err(Error::Refused { phase, reply: talk.keep(reply) });
             }
         }

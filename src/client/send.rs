@@ -27,7 +27,7 @@ use crate::{
 
 /// Maximum size, in octets, of content that may be sent with BDAT before the reply to its envelope, and that is kept
 /// until then.
-const MAX_AHEAD: u64 = 64 * 1024;
+pub(super) const MAX_AHEAD: u64 = 64 * 1024;
 
 /// Time without a message after which a connection counts as idle. Most firewalls and servers keep idle connections
 /// longer.
@@ -102,9 +102,9 @@ impl Client {
         Ok(envelope)
     }
 
-    /// Returns the transaction of this message, with the parameters of MAIL. The content is returned as well if it can
-    /// be passed on with the envelope: it is in memory, small ([`MAX_AHEAD`]), and has no progress callback. Fails if
-    /// the server cannot accept the message; nothing has been sent yet.
+    /// Returns the transaction of this message, with the parameters of MAIL. The survey of the content is returned as
+    /// well if it was made: the content is in memory and not binary. Fails if the server cannot accept the message;
+    /// nothing has been sent yet.
     pub(super) fn transaction<'b>(
         &self,
         envelope: Envelope,
@@ -151,7 +151,6 @@ impl Client {
         };
         let at_hand = matches!(body.content, Content::Bytes(_));
         let ahead = at_hand && octets.is_some_and(|octets| octets <= MAX_AHEAD);
-        let survey = survey.filter(|_| ahead && !body.is_watched());
         let transaction = Transaction::new(envelope, parameters).ahead(ahead);
         transaction.check()?;
         Ok((transaction, survey))
@@ -259,10 +258,10 @@ impl Client {
         self.interrupted.take()
     }
 
-    /// Records that a message has received its final reply.
-    pub(super) fn settle(&mut self, accepted: bool) {
+    /// Records that a message has received its final reply, at `now`.
+    pub(super) fn settle(&mut self, accepted: bool, now: Instant) {
         self.history.session.settle(accepted);
-        self.history.settled_at = Some(Instant::now());
+        self.history.settled_at = Some(now);
     }
 
     /// Returns whether another connection may take over after the server has ended the session before it accepted a
@@ -490,13 +489,18 @@ impl Client {
                 (Err(_), Some(result)) => return result, // the content can be read only once, and was
                 (Err(e), None) => return Err(e),
             };
-            let (transaction, _) = self.transaction(envelope, &body)?;
+            let (transaction, survey) = self.transaction(envelope, &body)?;
+            let transaction = match survey {
+                Some(survey) => transaction.surveyed(survey),
+                None => transaction,
+            };
             let transaction = transaction.one_by_one(one_by_one);
-            let (result, end) = self.attempt(call, transaction, Source::new(body), freshness).await;
+            let (mut result, end) = self.attempt(call, transaction, Source::new(body), freshness).await;
             // The loss of an idle connection reveals nothing about the server's limit on messages per session.
             let end = end.map(|end| if freshness == Freshness::Kept { End::Announced } else { end });
             if !goes_elsewhere(&result) || !self.may_take_over(end) {
-                return timed(result, call.clock.timings());
+                set_timings(&mut result, call.clock.timings());
+                return result;
             }
             log::debug!(target: "postino", "#{} the server ended the session: continuing over another connection", self.link.number);
             self.tell_retried(&result);
@@ -504,7 +508,7 @@ impl Client {
             self.quit_without_waiting();
             let connected = self.again_unasked(call).await;
             call.clock = clock; // connecting is part of the phase in which the session ended
-            let result = timed(result, call.clock.timings());
+            set_timings(&mut result, call.clock.timings());
             if let Err(e) = connected {
                 return still_not_sent(result, e);
             }
@@ -544,7 +548,7 @@ impl Client {
         // Without an error, it can only be a 452 reply to MAIL.
         let end = broke.as_ref().map_or(Some(End::Announced), End::of);
         if result.is_some() || broke.is_none() {
-            self.settle(matches!(result, Some(Ok(_))));
+            self.settle(matches!(result, Some(Ok(_))), Instant::now());
         }
         if let Some(e) = broke {
             talk.lose(self.link.out.octets_offered(), e);
@@ -579,14 +583,13 @@ impl Client {
     }
 }
 
-/// Adds the timings to a result.
-pub(super) fn timed(mut result: Result<Delivery, Error>, took: Timings) -> Result<Delivery, Error> {
-    match &mut result {
+/// Stores the timings in a result.
+pub(super) fn set_timings(result: &mut Result<Delivery, Error>, took: Timings) {
+    match result {
         Ok(delivery) => delivery.set_took(took),
         Err(Error::Transaction { delivery, .. }) => delivery.set_took(took),
         Err(_) => {}
     }
-    result
 }
 
 #[cfg(test)]
@@ -598,7 +601,7 @@ mod tests {
     fn a_connection_lost_while_idle_does_not_limit_the_next_one() {
         for (answered, limits) in [(Some(Instant::now()), true), (Instant::now().checked_sub(IDLE), false)] {
             let mut client = Client::builder("127.0.0.1").client(Maker::Client).unwrap();
-            client.settle(true);
+            client.settle(true, Instant::now());
             client.history.settled_at = answered;
             assert!(client.may_take_over(Some(End::Unannounced)));
             assert_eq!(client.history.session.renewed().is_used_up(1, None), limits);

@@ -57,6 +57,12 @@ impl<'b> Survey<'b> {
         let octets = octets(bytes, crlf_only);
         Survey { bytes, crlf_only, octets, nul, eight_bit, long_line: long_line(bytes) }
     }
+
+    /// Returns whether every line ending is CRLF and there is no NUL, so that the octets need no change except doubled
+    /// dots.
+    pub(crate) fn is_clean(&self) -> bool {
+        self.crlf_only && !self.nul
+    }
 }
 
 impl fmt::Debug for Survey<'_> {
@@ -111,8 +117,8 @@ fn long_line(bytes: &[u8]) -> Option<usize> {
 /// Returns whether there is a NUL, and whether there is a non-ASCII octet.
 fn odd_octets(bytes: &[u8]) -> (bool, bool) {
     // The compiler vectorises a plain fold.
-    let (nul, all) = bytes.iter().fold((false, 0), |(nul, all), b| (nul | (*b == 0), all | *b));
-    (nul, all >= 0x80)
+    let (least, all) = bytes.iter().fold((u8::MAX, 0), |(least, all), b| (least.min(*b), all | *b));
+    (least == 0, all >= 0x80)
 }
 
 /// Makes line endings CRLF and doubles dots at the start of lines, piece by piece, in one pass.
@@ -123,6 +129,9 @@ fn odd_octets(bytes: &[u8]) -> (bool, bool) {
 pub(crate) struct Encoder {
     form: Form,
     place: Place,
+    /// Whether a [`Survey`] has already found that the message is [clean](Survey::is_clean) and has no octet that must
+    /// not be sent.
+    is_checked: bool,
 }
 
 /// What may be sent, and how.
@@ -150,7 +159,7 @@ impl Encoder {
     /// Creates an encoder for DATA, at the start of a message.
     #[must_use]
     pub fn new(eight_bit: bool) -> Encoder {
-        Encoder { form: Form::Dotted { eight_bit }, place: Place::Start }
+        Encoder { form: Form::Dotted { eight_bit }, place: Place::Start, is_checked: false }
     }
 
     /// Creates an encoder for the kind of content that MAIL announces. BDAT needs no doubled dots, and binary content
@@ -162,7 +171,13 @@ impl Encoder {
             (true, false) => Form::Lines { eight_bit },
             (false, _) => Form::Dotted { eight_bit },
         };
-        Encoder { form, place: Place::Start }
+        Encoder { form, place: Place::Start, is_checked: false }
+    }
+
+    /// Sets whether the whole message was already checked, so that its pieces are not examined again.
+    pub(super) fn checked(mut self, is_checked: bool) -> Encoder {
+        self.is_checked = is_checked;
+        self
     }
 
     /// Encodes `piece` and appends it to `out`.
@@ -175,14 +190,20 @@ impl Encoder {
             out.extend_from_slice(piece);
             return Ok(());
         }
-        let (nul, eight_bit) = odd_octets(piece);
-        self.admit(nul, eight_bit)?;
+        if !self.is_checked {
+            let (nul, eight_bit) = odd_octets(piece);
+            self.admit(nul, eight_bit)?;
+        }
         if self.place == Place::Cr && !piece.is_empty() {
             out.extend_from_slice(b"\r\n");
             piece = piece.strip_prefix(b"\n").unwrap_or(piece);
             self.place = Place::LineStart;
         }
-        self.append(piece, has_crlf_only(piece), out);
+        debug_assert!(
+            !self.is_checked || has_crlf_only(piece) && !piece.contains(&0),
+            "the message has changed"
+        );
+        self.append(piece, self.is_checked || has_crlf_only(piece), out);
         Ok(())
     }
 
@@ -378,6 +399,28 @@ mod tests {
         }
 
         #[test]
+        fn text_that_was_checked_as_a_whole_is_encoded_the_same_in_pieces(
+            lines in prop::collection::vec("[a.]{0,3}", 1..9),
+            end in prop_oneof![Just(""), Just("\r\n"), Just("\r")],
+            cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..6),
+            chunking in any::<bool>(),
+        ) {
+            let text = lines.join("\r\n") + end;
+            let text = text.as_bytes();
+            prop_assert!(Survey::of(text).is_clean());
+            let mut cuts: Vec<usize> = cuts.iter().map(|cut| cut.index(text.len() + 1)).chain([0, text.len()]).collect();
+            cuts.sort_unstable();
+            let encode = |is_checked| {
+                let mut encoder = Encoder::of(MailParameters::default(), chunking).checked(is_checked);
+                let mut out = Vec::new();
+                cuts.windows(2).for_each(|cut| encoder.push(&text[cut[0]..cut[1]], &mut out).unwrap());
+                encoder.end(&mut out);
+                out
+            };
+            prop_assert_eq!(encode(true), encode(false));
+        }
+
+        #[test]
         fn long_lines_are_found_wherever_they_are(lines in prop::collection::vec((0..2_100usize, prop_oneof![Just("\r\n"), Just("\n"), Just("\r")]), 0..9)) {
             let text: String = lines.iter().map(|(len, end)| "x".repeat(*len) + end).collect();
             let longest = lines.iter().map(|(len, _)| *len).max().filter(|len| *len > MAX_TEXT_LINE);
@@ -396,6 +439,21 @@ mod tests {
             let longest = wire.split(|b| *b == b'\n').map(|l| l.len().saturating_sub(1) - usize::from(l.starts_with(b"."))).max();
             prop_assert_eq!(survey.long_line, longest.filter(|longest| *longest > MAX_TEXT_LINE));
             prop_assert_eq!(survey.eight_bit, text.iter().any(|b| *b >= 0x80));
+        }
+    }
+
+    #[test]
+    fn text_with_other_line_endings_or_a_nul_is_not_clean() {
+        for (text, is_clean) in [
+            (&b""[..], true),
+            (b"a\r\nb", true),
+            (b"a\xff", true),
+            (b"a\nb", false),
+            (b"a\rb", false),
+            (b"\n", false),
+            (b"a\0", false),
+        ] {
+            assert_eq!(Survey::of(text).is_clean(), is_clean, "{}", text.escape_ascii());
         }
     }
 

@@ -198,6 +198,15 @@ impl<'r> ReplyRef<'r> {
         self.code == 421 || self.code == 221 && phase != Phase::Quit
     }
 
+    /// Returns the phase if the server [closes](ReplyRef::closes) the connection with this reply. `phase` is called only
+    /// for the codes that can mean this, because most replies have others.
+    pub(crate) fn closed_in(self, phase: impl FnOnce() -> Phase) -> Option<Phase> {
+        if !matches!(self.code, 221 | 421) {
+            return None;
+        }
+        Some(phase()).filter(|phase| self.closes(*phase))
+    }
+
     /// Returns the text of each line as octets, without its code and line ending, trimmed.
     pub fn text_lines(self) -> impl Iterator<Item = &'r [u8]> {
         let lines = self.raw.split_inclusive(|b| *b == b'\n');
@@ -305,7 +314,9 @@ struct Partial {
 impl Inbox {
     /// Returns the space for the next bytes. It is never empty once every available reply has been taken.
     pub fn room(&mut self) -> &mut [u8] {
-        self.buf.copy_within(self.from..self.to, 0);
+        if !self.is_empty() {
+            self.buf.copy_within(self.from..self.to, 0);
+        }
         (self.from, self.to) = (0, self.to - self.from);
         if self.to == self.buf.len() {
             self.buf.resize((2 * self.to).clamp(ROOM, MAX_REPLY), 0);

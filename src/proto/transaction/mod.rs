@@ -131,6 +131,8 @@ pub struct Transaction {
     parameters: MailParameters,
     /// Whether the content may be sent before the envelope is answered.
     ahead: bool,
+    /// Whether the content was already checked.
+    is_checked: bool,
     /// Number of a command that was refused when it was sent with others. If set, one command is sent at a time.
     one_by_one: Option<usize>,
 }
@@ -152,7 +154,7 @@ impl Transaction {
     /// The length of the lines is not checked here: see [`check`](Transaction::check).
     #[must_use]
     pub fn new(envelope: Envelope, parameters: MailParameters) -> Transaction {
-        Transaction { envelope, parameters, ahead: false, one_by_one: None }
+        Transaction { envelope, parameters, ahead: false, is_checked: false, one_by_one: None }
     }
 
     /// Checks that MAIL and each RCPT, with their options, are lines of at most 2,048 octets.
@@ -171,6 +173,12 @@ impl Transaction {
     #[must_use]
     pub fn ahead(mut self, ahead: bool) -> Transaction {
         self.ahead = ahead;
+        self
+    }
+
+    /// Takes the survey of the content that will be passed, piece by piece, so that the pieces need not be checked again.
+    pub(crate) fn surveyed(mut self, content: Survey<'_>) -> Transaction {
+        self.is_checked = content.is_clean() && (!content.eight_bit || self.parameters.eight_bit);
         self
     }
 
@@ -534,7 +542,8 @@ impl Transactions {
                 self.ask(out, |_| Command::Reset);
             }
             Step::Mail => {
-                self.encoder = Encoder::of(flight.transaction.parameters, options.chunking);
+                let Transaction { parameters, is_checked, .. } = flight.transaction;
+                self.encoder = Encoder::of(parameters, options.chunking).checked(is_checked);
                 self.ask(out, |Transaction { envelope, parameters, .. }| {
                     Command::Mail(envelope.sender(), *parameters, envelope.mail_options())
                 });
@@ -640,10 +649,10 @@ impl Transactions {
             self.leftover = Leftover::maybe(!first.answer.is_accepted());
         }
         self.writing -= 1;
-        if let Some(flight) = self.flights.pop_front() {
-            self.over += 1;
-            let again = flight.again(self.options);
-            let mut result = flight.into_result(self.options, false, None, None);
+        self.over += 1;
+        let (options, again) = (self.options, first.again(self.options));
+        let result = self.flights.pop_front().map(|flight| flight.into_result(options, false, None, None));
+        if let Some(mut result) = result {
             mark(&mut result, again);
             self.results.push_back(result);
         }
@@ -702,7 +711,7 @@ impl Transactions {
     }
 
     fn on_mail(&mut self, reply: ReplyRef<'_>, verdict: Verdict) -> Result<(), Error> {
-        let turned_away = self.is_turned_away(reply.code());
+        let turned_away = verdict == Verdict::Refused && self.is_turned_away(reply.code());
         let flight = &mut self.flights[0];
         match verdict {
             Verdict::Done => flight.answer.contradict(), // has an effect only if RSET was refused
