@@ -381,7 +381,7 @@ class Bench:
 
 
 PARTS = {"kept": Bench.kept, "first": Bench.first, "process": Bench.process, "latency": Bench.latency}
-DEFAULT_SERVERS = {"process": ["postfix", "smtpserver"], "latency": ["postfix", "dovecot", "nagle", "sink"]}
+DEFAULT_SERVERS = {"process": ["postfix", "smtpserver"], "latency": ["postfix", "nagle", "sink"]}
 
 
 def install():
