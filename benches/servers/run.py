@@ -438,7 +438,7 @@ def by_hand(path):
 
 def main():
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("--rounds", type=int, default=5)
+    arguments.add_argument("--rounds", type=int, default=4)
     arguments.add_argument("--only", default=",".join(PARTS))
     arguments.add_argument("--servers")
     arguments.add_argument("--drivers", default="")
