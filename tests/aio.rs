@@ -314,10 +314,7 @@ fn tokio_can_drive_a_client() {
 
 #[test]
 fn a_send_can_run_as_a_tokio_task() {
-    let server = Server::playing(format!(
-        "-- hello PIPELINING, CHUNKING\n{}",
-        FLIGHT.replace("C: .", "C: .\nC: QUIT")
-    ));
+    let server = Server::playing(format!("-- hello PIPELINING, CHUNKING\n{FLIGHT}C: QUIT"));
     let builder = builder(&server);
     let tokio = tokio::runtime::Builder::new_current_thread().build().unwrap();
     let task = tokio.spawn(async move { builder.send(&mail()).await });

@@ -8,34 +8,21 @@ namespaces and TUN devices), `counts` strace, and `large` curl. Parts that canno
 """
 import argparse
 import datetime
-import json
 import os
 import pathlib
-import platform
 import re
 import shutil
 import signal
-import socket
 import statistics
 import subprocess
 import sys
-import tempfile
 import threading
-import time
 
-HERE = pathlib.Path(__file__).resolve().parent
-TARGET = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", HERE / "target"))
-BIN = TARGET / "release"
-PORT = int(os.environ.get("PEERS_PORT", "2600"))
-PLAIN, TLS, STARTTLS = PORT, PORT + 1, PORT + 2
-PORTS = {"plain": PLAIN, "tls": TLS, "starttls": STARTTLS}
-HOST, FAR = "127.0.0.1", "10.99.0.2"
-WORK = pathlib.Path(tempfile.mkdtemp(prefix="peers."))
-os.environ["PEERS_CA"] = str(WORK / "ca.pem")
-os.environ["SMOL_THREADS"] = "2"  # as many as the drivers over tokio have
+from harness import (
+    AIO, ASYNC_SMTP, FAR, HERE, HOST, LETTRE, LIMIT, MAIL_SEND, PORTS, POSTINO, TARGET, WORK, Sink, Wire, build,
+    drive, interleave, machine, run, table, told, version,
+)
 
-POSTINO, AIO, LETTRE, MAIL_SEND = "drive-postino", "drive-postino-async", "drive-lettre", "drive-mail-send"
-ASYNC_SMTP, LIMIT = "drive-async-smtp", "limit"
 NODELAY = {"PEERS_NODELAY": "1"}
 # OpenSSL takes some 20 ms to parse the system's CAs, and native-tls does it twice. curl, with its own CA, does not.
 NO_CAS = ["env", "SSL_CERT_FILE=/dev/null", "SSL_CERT_DIR=/nonexistent"]
@@ -76,88 +63,6 @@ def messages():
             file.write(head)
             for _ in range(lines // 1000):
                 file.write(line * 1000)
-
-
-class Sink:
-    """A sink, optionally in a network namespace. Reading its counters resets them."""
-
-    def __init__(self, address=HOST, namespace=()):
-        self.address, self.namespace = address, list(namespace)
-        pathlib.Path(os.environ["PEERS_CA"]).unlink(missing_ok=True)
-        command = self.namespace + [str(BIN / "sink"), address, str(PORT), os.environ["PEERS_CA"]]
-        self.process = subprocess.Popen(command)
-        while not os.path.exists(os.environ["PEERS_CA"]):
-            assert self.process.poll() is None, "the sink did not start; is the port in use?"
-            time.sleep(0.01)
-
-    def pin(self, cpus):
-        subprocess.run(["taskset", "-acp", cpus, str(self.process.pid)], check=True, stdout=subprocess.DEVNULL)
-
-    def counts(self):
-        with socket.create_connection((self.address, PLAIN)) as s:
-            s.sendall(b"XCOUNT\r\nQUIT\r\n")
-            text = b""
-            while part := s.recv(4096):
-                text += part
-        return json.loads(re.search(rb"\{.*\}", text).group(0))
-
-    def stop(self):
-        self.process.kill()
-        self.process.wait()
-
-
-def run(command, cpu=None, extra=None, prefix=()):
-    """One run: the driver's output and the system's counters. `wall` is the time of the whole process."""
-    environment = dict(os.environ, **(extra or {}))
-    if extra:
-        environment["LD_PRELOAD"] = str(TARGET / "preload.so")
-    if cpu is not None:
-        command = ["taskset", "-c", str(cpu)] + command
-    begun = time.monotonic()
-    process = subprocess.Popen(
-        list(prefix) + command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
-    # They print one or two lines, so no pipe fills up.
-    _, status, usage = os.wait4(process.pid, 0)
-    wall = time.monotonic() - begun
-    process.returncode = status
-    out, err = process.stdout.read().decode(), process.stderr.read().decode()
-    if status:
-        raise RuntimeError(f"{command} failed: {err[-500:]}")
-    result = {"wall": wall, "seconds": wall, "cpu": usage.ru_utime + usage.ru_stime, "peak": float("nan")}
-    if line := re.search(r"\{.*\}", out):
-        result.update(json.loads(line.group(0)))
-    if line := re.search(r"allocations: (\d+)", err):
-        result["allocations"] = int(line.group(1))
-    return result
-
-
-def drive(driver, way, count, message="1k.eml", security="plain", host=HOST, connections=1):
-    port, path = PORTS[security], WORK / message
-    return [str(BIN / driver), way, security, host, str(port), str(count), str(path), str(connections)]
-
-
-def interleave(jobs, rounds):
-    """Runs each job once per round, and returns the medians of their results."""
-    results = {name: [] for name in jobs}
-    for number in range(rounds):
-        for name, job in jobs.items():
-            try:
-                results[name].append(job())
-            except RuntimeError as e:
-                print(f"!! {name}: {e}", file=sys.stderr)
-        print(f"   round {number + 1} of {rounds}", file=sys.stderr)
-    table = {}
-    for name, all_of_it in results.items():
-        if all_of_it:
-            table[name] = {k: statistics.median(r[k] for r in all_of_it) for k in all_of_it[0]}
-    return table
-
-
-def table(heads, rows):
-    lines = ["| " + " | ".join(heads) + " |", "|---|" + "---:|" * (len(heads) - 1)]
-    lines += ["| " + " | ".join(str(cell) for cell in row) + " |" for row in rows]
-    return "\n".join(lines) + "\n"
 
 
 def best_of(results, key="rate"):
@@ -337,30 +242,6 @@ def many(rounds):
     return text
 
 
-class Wire:
-    """Two network namespaces with a round-trip time of 20 ms."""
-
-    def __enter__(self):
-        self.namespaces = [f"peers{end}{os.getpid()}" for end in "AB"]
-        a, b = self.namespaces
-        for namespace in self.namespaces:
-            subprocess.run(["ip", "netns", "add", namespace], check=True)
-            subprocess.run(["ip", "-n", namespace, "link", "set", "lo", "up"], check=True)
-        self.process = subprocess.Popen([str(BIN / "wire"), a, b, "10"])
-        time.sleep(0.5)
-        for namespace, address in ((a, "10.99.0.1/24"), (b, FAR + "/24")):
-            subprocess.run(["ip", "-n", namespace, "addr", "add", address, "dev", "wire0"], check=True)
-            up = ["link", "set", "wire0", "up", "txqueuelen", "10000"]
-            subprocess.run(["ip", "-n", namespace] + up, check=True)
-        return ["ip", "netns", "exec", a], ["ip", "netns", "exec", b]
-
-    def __exit__(self, *_):
-        self.process.kill()
-        self.process.wait()
-        for namespace in self.namespaces:
-            subprocess.run(["ip", "netns", "del", namespace], check=False)
-
-
 def latency(rounds):
     """A round trip takes 20 ms. Round trips per message are the difference between two runs; the first mail is a whole run."""
     if os.geteuid() != 0 or not os.path.exists("/dev/net/tun"):
@@ -441,14 +322,9 @@ PARTS = {
 
 
 def about(rounds):
-    lock = (HERE / "Cargo.lock").read_text()
-    version = lambda name: re.search(rf'name = "{name}"\nversion = "([^"]+)"', lock).group(1)
-    told = lambda *command: subprocess.run(command, capture_output=True, text=True).stdout.splitlines()[0]
     names = ("lettre", "mail-send", "async-smtp", "tokio", "smol", "native-tls", "openssl")
-    cpu = re.search(r"model name\s*: (.*)", pathlib.Path("/proc/cpuinfo").read_text())
     return (
-        f"{datetime.date.today()}, {rounds} rounds. {os.cpu_count()} x {cpu.group(1) if cpu else platform.machine()}, "
-        f"Linux {platform.release()}, {told('rustc', '-V')}, {told('openssl', 'version')}, {told('curl', '-V')[:12]}. "
+        f"{datetime.date.today()}, {rounds} rounds. {machine()}, {told('curl', '-V')[:12]}. "
         + ", ".join(f"{name} {version(name)}" for name in names)
         + f". postino at {told('git', '-C', str(HERE), 'rev-parse', '--short', 'HEAD')}.\n"
     )
@@ -460,10 +336,7 @@ def main():
     arguments.add_argument("--only", default=",".join(PARTS))
     arguments.add_argument("--out", default=str(HERE.parent / "RESULTS.md"))
     options = arguments.parse_args()
-    build = ["cargo", "build", "--release", "--locked", "--manifest-path", str(HERE / "Cargo.toml")]
-    subprocess.run(build + ["--target-dir", str(TARGET)], check=True)
-    shared = ["gcc", "-O2", "-w", "-shared", "-fPIC", "-o", str(TARGET / "preload.so"), str(HERE / "preload.c"), "-ldl"]
-    subprocess.run(shared, check=True)
+    build()
     messages()
     text = "# Measured\n\nWritten by `benches/peers/run.py`; its README explains the rows.\n\n" + about(options.rounds)
     for name in options.only.split(","):

@@ -319,7 +319,7 @@ impl Builder {
         self
     }
 
-    /// Sets whether the next envelope of a [`Batch`](super::Batch), or QUIT, is sent together with the end of a
+    /// Sets whether the next envelope of a [`Batch`](super::Batch) is sent together with the end of a
     /// message (RFC 2920 §3.1). Defaults to [`JoinPolicy::Automatic`], which joins only if the server offers
     /// PIPELINING and CHUNKING but not BURL, and has not failed a trial; it never joins over LMTP. Clones of this
     /// builder share the trial's result.
@@ -423,9 +423,7 @@ impl Builder {
         Ok(client)
     }
 
-    /// Sends one message over its own connection. QUIT takes no extra time: the client does not wait for the reply to
-    /// QUIT, and if [`join_envelopes`](Builder::join_envelopes) allows it, QUIT is sent together with the end of the
-    /// message.
+    /// Sends one message over its own connection. QUIT takes no extra time: the client does not wait for its reply.
     ///
     /// # Errors
     ///

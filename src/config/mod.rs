@@ -103,7 +103,7 @@ pub(crate) struct Config {
     pub observer: Option<Observer>,
 }
 
-/// Whether the next envelope of a batch, or QUIT, is sent together with the end of a message (RFC 2920 §3.1).
+/// Whether the next envelope of a batch is sent together with the end of a message (RFC 2920 §3.1).
 ///
 /// Joining saves one round trip per message. Servers are required to support joined commands, but some do not. A trial
 /// detects those that discard or refuse what follows the end of a message: after the first joined envelope, the client
@@ -113,18 +113,20 @@ pub(crate) struct Config {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum JoinPolicy {
-    /// Sends the next envelope, or QUIT, together with the end of a message if the server offers PIPELINING and
-    /// CHUNKING but not BURL, and has not failed a [trial](JoinPolicy).
+    /// Sends the next envelope together with the end of a message if the server offers PIPELINING and CHUNKING but not
+    /// BURL, and has not failed a [trial](JoinPolicy).
     ///
     /// CHUNKING (RFC 3030) is required because it makes the server determine exactly where a message ends. BURL is
     /// excluded because it identifies Dovecot's submission service, which crashes on a joined envelope. Nothing is
     /// joined over LMTP: if a server refuses a message with one reply instead of one for each recipient, the replies to
-    /// the next envelope would be mistaken for the missing ones. If QUIT is not joined,
-    /// [`Builder::send`](crate::Builder::send) sends QUIT after the reply to the message, without awaiting an answer.
+    /// the next envelope would be mistaken for the missing ones. QUIT is not joined either, because some servers then
+    /// delay the reply to the message: [`Builder::send`](crate::Builder::send) sends it after that reply, without
+    /// waiting for the reply to QUIT.
     #[default]
     Automatic,
-    /// Sends the next envelope, or QUIT, together with the end of a message whenever the server offers PIPELINING and
-    /// has not failed a [trial](JoinPolicy). Use this only with servers that are known to handle joined commands.
+    /// Sends the next envelope, or the QUIT of [`Builder::send`](crate::Builder::send), together with the end of a
+    /// message whenever the server offers PIPELINING and has not failed a [trial](JoinPolicy). Use this only with
+    /// servers that are known to handle joined commands.
     Always,
     /// Sends nothing together with the end of a message.
     Never,

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use postino::{Error, Outcome, Phase};
+use postino::{Error, JoinPolicy, Outcome, Phase};
 
 use super::*;
 use crate::{send, support::journal};
@@ -15,8 +15,13 @@ const FLIGHT: &str = "-- hello PIPELINING, CHUNKING
      S: 250 ok
      S: 354 go on\n";
 
+/// A builder that joins QUIT to the end of the message.
+fn joining(server: &Server) -> Builder {
+    builder(server).join_envelopes(JoinPolicy::Always)
+}
+
 #[test]
-fn quit_leaves_with_the_end_of_the_last_message() {
+fn quit_leaves_with_the_end_of_the_last_message_on_request() {
     let server = Server::playing(format!(
         "{FLIGHT}C: Hello
          C: .
@@ -24,7 +29,7 @@ fn quit_leaves_with_the_end_of_the_last_message() {
          S: 250 ok
          S: 221 bye"
     ));
-    let delivery = block_on(builder(&server).send(&mail())).unwrap();
+    let delivery = block_on(joining(&server).send(&mail())).unwrap();
     assert_eq!(delivery.outcome(), Outcome::Accepted);
 }
 
@@ -32,7 +37,7 @@ fn quit_leaves_with_the_end_of_the_last_message() {
 fn the_reply_to_a_quit_that_left_with_the_message_is_not_awaited() {
     let server = Server::playing(format!("{FLIGHT}-- body\nC: QUIT\nS: 250 ok\n-- silence"));
     let start = Instant::now();
-    block_on(builder(&server).send(&mail())).map(drop).unwrap();
+    block_on(joining(&server).send(&mail())).map(drop).unwrap();
     assert!(start.elapsed() < Duration::from_millis(900), "{:?}", start.elapsed());
 }
 
@@ -41,7 +46,7 @@ fn the_reply_to_a_quit_that_left_with_the_message_is_not_awaited() {
 fn the_reply_to_quit_changes_nothing() {
     for end in ["S: 500 what?", "S: garbage", "-- fin", "-- reset", "S: 421 bye"] {
         let server = Server::playing(format!("{FLIGHT}-- body\nC: QUIT\nS: 250 ok\n{end}"));
-        block_on(builder(&server).send(&mail())).map(drop).unwrap();
+        block_on(joining(&server).send(&mail())).map(drop).unwrap();
     }
 }
 
@@ -65,7 +70,7 @@ fn without_pipelining_quit_waits_for_the_end_of_the_message() {
 #[test]
 fn a_message_refused_at_its_end_is_refused_even_if_quit_left_with_it() {
     let server = Server::playing(format!("{FLIGHT}-- body\nC: QUIT\nS: 550 spam\nS: 221 bye"));
-    let error = block_on(builder(&server).send(&mail())).unwrap_err();
+    let error = block_on(joining(&server).send(&mail())).unwrap_err();
     assert_eq!((outcome(&error), refusal(cause(&error))), (Outcome::Refused, (Phase::End, 550)));
 }
 
@@ -74,14 +79,14 @@ fn a_message_refused_at_its_end_is_refused_even_if_quit_left_with_it() {
 fn a_message_whose_reply_is_lost_is_in_doubt_even_if_quit_left_with_it() {
     for end in ["-- fin", "-- reset", "S... 250 o\n-- fin"] {
         let server = Server::playing(format!("{FLIGHT}-- body\nC: QUIT\n{end}"));
-        assert!(block_on(builder(&server).send(&mail())).unwrap_err().in_doubt(), "{end}");
+        assert!(block_on(joining(&server).send(&mail())).unwrap_err().in_doubt(), "{end}");
     }
 }
 
 #[test]
 fn the_reply_to_quit_is_not_taken_for_the_reply_to_the_message() {
     let server = Server::playing(format!("{FLIGHT}-- body\nC: QUIT\nS: 221 bye"));
-    let error = block_on(builder(&server).send(&mail())).unwrap_err();
+    let error = block_on(joining(&server).send(&mail())).unwrap_err();
     assert!(error.in_doubt(), "{error:?}");
 }
 
@@ -100,7 +105,7 @@ fn a_refused_envelope_is_followed_by_rset_and_quit() {
          C: QUIT
          S: 221 bye",
     );
-    let error = block_on(builder(&server).send(&mail())).unwrap_err();
+    let error = block_on(joining(&server).send(&mail())).unwrap_err();
     assert_eq!(refusal(cause(&error)), (Phase::Recipient, 550));
 }
 
@@ -120,7 +125,7 @@ fn a_lone_dot_without_recipients_leaves_together_with_quit() {
          S: 554 no recipients
          S: 221 bye",
     );
-    let error = block_on(builder(&server).send(&mail())).unwrap_err();
+    let error = block_on(joining(&server).send(&mail())).unwrap_err();
     assert_eq!(refusal(cause(&error)), (Phase::Recipient, 550));
 }
 
@@ -248,7 +253,7 @@ fn a_reply_to_quit_together_with_that_to_the_message_is_no_error() {
          S: 221 bye, said with it
          -- close",
     );
-    let delivery = block_on(builder(&server).send(&mail())).unwrap();
+    let delivery = block_on(joining(&server).send(&mail())).unwrap();
     assert_eq!(delivery.queue_id(), Some("Q1"));
     assert!(!journal::lines_with("S: 250 goodbye, queued as Q1").is_empty(), "the log is kept");
     assert!(journal::lines_with("said with it").iter().all(|line| !line.contains("closing")));

@@ -6,7 +6,7 @@ use std::sync::{
 };
 
 use postino::{
-    Error, Message, Raw,
+    Error, JoinPolicy, Message, Raw,
     message::{Attachment, Body},
 };
 
@@ -272,7 +272,8 @@ fn quit_leaves_only_with_the_last_part() {
         message(&[A], "Hello"),
         message(&[B], "Hello").replace("C: .\n", "C: .\nC: QUIT\n")
     ));
-    let delivery = block_on(builder(&server).send(&mail_to(&[A, B]))).unwrap();
+    let builder = builder(&server).join_envelopes(JoinPolicy::Always);
+    let delivery = block_on(builder.send(&mail_to(&[A, B]))).unwrap();
     assert!(delivery.recipients().all(|r| r.outcome() == Outcome::Accepted));
 }
 
@@ -323,7 +324,8 @@ fn quit_waits_until_excess_recipients_have_been_sent_to() {
         in_part(&[A, B], 1, "452 4.5.3 too many"),
         message(&[B], "Hello").replace("C: .\n", "C: .\nC: QUIT\n")
     ));
-    let delivery = block_on(builder(&server).send(&mail_to(&[A, B]))).unwrap();
+    let builder = builder(&server).join_envelopes(JoinPolicy::Always);
+    let delivery = block_on(builder.send(&mail_to(&[A, B]))).unwrap();
     assert!(delivery.recipients().all(|recipient| recipient.outcome() == Outcome::Accepted));
 }
 

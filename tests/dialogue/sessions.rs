@@ -339,6 +339,19 @@ fn a_server_that_finds_the_dot_only_at_the_end_of_a_read_stores_whole_messages()
 }
 
 #[test]
+fn quit_follows_the_reply_to_the_message_even_if_envelopes_may_be_joined() {
+    let server = Ruled::start(Rules { joined: Joined::Stored, ..rules(&["PIPELINING", "CHUNKING"]) });
+    assert!(block_on(ruled_builder(&server).send(&numbered(1))).is_ok());
+    assert_stored(&server, 1);
+    server.wait_for("QUIT", 1);
+    // On request, it leaves with the message, and such a server stores it.
+    let server = Ruled::start(Rules { joined: Joined::Stored, ..rules(&["PIPELINING", "CHUNKING"]) });
+    assert!(block_on(ruled_builder(&server).join_envelopes(JoinPolicy::Always).send(&numbered(1))).is_ok());
+    let stored = server.stored();
+    assert!(stored[0].content.contains("QUIT"), "{stored:?}");
+}
+
+#[test]
 fn always_joining_lets_a_faulty_server_store_commands_in_a_message() {
     let server = Ruled::start(Rules { joined: Joined::Stored, ..rules(&["PIPELINING"]) });
     let builder = ruled_builder(&server).join_envelopes(JoinPolicy::Always);
@@ -623,7 +636,8 @@ fn excess_recipients_get_the_message_even_if_quit_has_left() {
         format!("{}S: 250 ok\nS: 250 ok\nS: 452 4.5.3 too many\nS: 250 taken\nS: 221 bye", flight(&all)),
         format!("{}S: 250 ok\nS: 250 ok\nS: 250 taken\nS: 221 bye", flight(&all[1..])),
     ]);
-    let delivery = block_on(builder(&server).chunking(true).send(&mail_to(&all))).unwrap();
+    let builder = builder(&server).chunking(true).join_envelopes(JoinPolicy::Always);
+    let delivery = block_on(builder.send(&mail_to(&all))).unwrap();
     assert!(delivery.recipients().all(|recipient| recipient.outcome() == Outcome::Accepted), "{delivery:?}");
 }
 

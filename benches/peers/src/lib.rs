@@ -1,11 +1,25 @@
-//! The common parts of all drivers: the command line and the line of JSON that they print.
+//! The common parts of all drivers: the command line, the environment, and the line of JSON that they print.
+//!
+//! | variable | meaning |
+//! |---|---|
+//! | `PEERS_CA` | file with the CA to trust |
+//! | `PEERS_FROM`, `PEERS_TO` | sender and recipient: `a@example.org` and `b@example.net` by default |
+//! | `PEERS_USER`, `PEERS_PASSWORD` | logs in with these |
+//! | `PEERS_WARM` | measures only sending: see [`Job::visits`] |
 
-use std::{env, fs, time::Instant};
+use std::{
+    env, fs,
+    sync::Mutex,
+    thread,
+    time::{Duration, Instant},
+};
 
 pub mod ours;
 
-pub const SENDER: &str = "a@example.org";
-pub const RECIPIENT: &str = "b@example.net";
+/// How long a server is left alone before anything is measured.
+const PAUSE: Duration = Duration::from_millis(50);
+/// The time that stopwatches have measured.
+static SPENT: Mutex<Option<Duration>> = Mutex::new(None);
 
 /// `DRIVER WAY SECURITY HOST PORT COUNT FILE CONNECTIONS`: FILE is sent COUNT times over CONNECTIONS connections.
 #[derive(Clone)]
@@ -20,6 +34,30 @@ pub struct Job {
     /// The content of the file, for the life of the process; empty if the file is streamed.
     pub message: &'static [u8],
     pub connections: usize,
+    pub sender: String,
+    pub recipient: String,
+    pub login: Option<(String, String)>,
+    pub is_warm: bool,
+}
+
+/// One connection, and the number of messages over it. The first `unmeasured` ones are not measured, and neither is what precedes
+/// them.
+#[derive(Clone)]
+pub struct Visit {
+    pub messages: usize,
+    pub unmeasured: usize,
+}
+
+/// Measures until it is stopped, if only sending is measured.
+#[must_use]
+pub struct Stopwatch(Option<Instant>);
+
+impl Stopwatch {
+    pub fn stop(self) {
+        if let Some(begun) = self.0 {
+            *SPENT.lock().unwrap().get_or_insert_default() += begun.elapsed();
+        }
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -53,7 +91,36 @@ impl Job {
             path: path.clone(),
             message: message.leak(),
             connections: connections.parse().expect("a number"),
+            sender: env::var("PEERS_FROM").unwrap_or("a@example.org".into()),
+            recipient: env::var("PEERS_TO").unwrap_or("b@example.net".into()),
+            login: env::var("PEERS_USER").ok().zip(env::var("PEERS_PASSWORD").ok()),
+            is_warm: env::var_os("PEERS_WARM").is_some(),
         }
+    }
+
+    /// The connections that one thread makes one after the other: one for all its messages, or with the way `new` one for each.
+    ///
+    /// If only sending is measured (`PEERS_WARM`), there is one more message, which is not measured: the first one, with `new`
+    /// over a separate connection. A message over a kept connection is then measured alone, and one over a new connection together
+    /// with connecting. Leaving the server is not measured.
+    pub fn visits(&self, connection: usize) -> Vec<Visit> {
+        let (count, unmeasured) = (self.share(connection), usize::from(self.is_warm));
+        if self.way.contains("new") {
+            let first = vec![Visit { messages: 1, unmeasured: 1 }; unmeasured];
+            [first, vec![Visit { messages: 1, unmeasured: 0 }; count]].concat()
+        } else {
+            vec![Visit { messages: unmeasured + count, unmeasured }]
+        }
+    }
+
+    /// Starts measuring, if only sending is measured. The time is counted when [`Stopwatch::stop`] is called.
+    ///
+    /// Pauses first: some servers are busy for a while after a message, and only some drivers wait for the reply to QUIT.
+    pub fn start(&self) -> Stopwatch {
+        if self.is_warm {
+            thread::sleep(PAUSE);
+        }
+        Stopwatch(self.is_warm.then(Instant::now))
     }
 
     /// The number of messages over the connection with this number.
@@ -61,23 +128,23 @@ impl Job {
         self.count / self.connections + usize::from(connection < self.count % self.connections)
     }
 
-    /// The CA of the sink's certificate, which is self-signed.
+    /// The CA of the server's certificate. The sink's is self-signed.
     pub fn ca(&self) -> Vec<u8> {
-        fs::read(env::var("PEERS_CA").expect("PEERS_CA names the sink's certificate"))
-            .expect("it can be read")
+        fs::read(env::var("PEERS_CA").expect("PEERS_CA names the CA")).expect("it can be read")
     }
 
     /// Does the work, and prints the time it took and the peak memory.
     pub fn run(self, work: impl FnOnce(&Job)) {
         let begun = Instant::now();
         work(&self);
-        let (seconds, peak) = (begun.elapsed().as_secs_f64(), peak());
+        let seconds = SPENT.lock().unwrap().unwrap_or(begun.elapsed()).as_secs_f64();
+        let peak = peak();
         println!("{{\"seconds\":{seconds:.6},\"messages\":{},\"peak\":{peak:.3}}}", self.count);
     }
 
     /// One thread for each connection.
     pub fn threads(&self, work: impl Fn(usize) + Sync) {
-        std::thread::scope(|scope| {
+        thread::scope(|scope| {
             let work = &work;
             for connection in 0..self.connections {
                 scope.spawn(move || work(connection));

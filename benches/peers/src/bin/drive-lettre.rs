@@ -8,16 +8,21 @@ use lettre::{
     address::Envelope,
     transport::smtp::{
         PoolConfig,
+        authentication::{Credentials, DEFAULT_MECHANISMS},
         client::{Certificate, SmtpConnection, Tls, TlsParameters},
         extension::ClientId,
     },
 };
-use peers::{Job, RECIPIENT, SENDER, Security};
+use peers::{Job, Security};
 
 const LIMIT: Option<Duration> = Some(Duration::from_secs(60));
 
-fn envelope() -> Envelope {
-    Envelope::new(Some(SENDER.parse().unwrap()), vec![RECIPIENT.parse().unwrap()]).unwrap()
+fn envelope(job: &Job) -> Envelope {
+    Envelope::new(Some(job.sender.parse().unwrap()), vec![job.recipient.parse().unwrap()]).unwrap()
+}
+
+fn credentials(job: &Job) -> Option<Credentials> {
+    job.login.clone().map(Credentials::from)
 }
 
 fn hello() -> ClientId {
@@ -41,45 +46,72 @@ fn pool_of(job: &Job) -> PoolConfig {
     PoolConfig::new().max_size(if job.way.contains("new") { 0 } else { job.connections as u32 })
 }
 
-fn connection(job: &Job, tls: Option<&TlsParameters>, count: usize) {
+fn connection(job: &Job, tls: Option<&TlsParameters>, connection: usize) {
     let implicit = tls.filter(|_| job.security == Security::Tls);
-    let address = (job.host.as_str(), job.port);
-    let mut client = SmtpConnection::connect(address, LIMIT, &hello(), implicit, None).unwrap();
-    if job.security == Security::StartTls {
-        client.starttls(tls.unwrap(), &hello()).unwrap();
+    let (address, envelope) = ((job.host.as_str(), job.port), envelope(job));
+    for visit in job.visits(connection) {
+        let mut watch = job.start();
+        let mut client = SmtpConnection::connect(address, LIMIT, &hello(), implicit, None).unwrap();
+        if job.security == Security::StartTls {
+            client.starttls(tls.unwrap(), &hello()).unwrap();
+        }
+        if let Some(credentials) = credentials(job) {
+            client.auth(DEFAULT_MECHANISMS, &credentials).unwrap();
+        }
+        for n in 0..visit.messages {
+            client.send(&envelope, job.message).unwrap();
+            if n < visit.unmeasured {
+                watch = job.start();
+            }
+        }
+        watch.stop();
+        client.quit().unwrap();
     }
-    let envelope = envelope();
-    for _ in 0..count {
-        client.send(&envelope, job.message).unwrap();
-    }
-    client.quit().unwrap();
 }
 
 fn main() {
     Job::from_args().run(|job| match job.way.as_str() {
         "conn" => {
             let tls = (job.security != Security::Plain).then(|| parameters(job));
-            job.threads(|n| connection(job, tls.as_ref(), job.share(n)));
+            job.threads(|n| connection(job, tls.as_ref(), n));
         }
         "pool" | "new" => {
             let transport = SmtpTransport::builder_dangerous(&job.host).port(job.port).tls(tls(job));
-            let transport = transport.hello_name(hello()).timeout(LIMIT).pool_config(pool_of(job)).build();
-            job.threads(|n| {
-                let envelope = envelope();
-                for _ in 0..job.share(n) {
-                    transport.send_raw(&envelope, job.message).unwrap();
+            let transport = transport.hello_name(hello()).timeout(LIMIT).pool_config(pool_of(job));
+            let transport = match credentials(job) {
+                Some(credentials) => transport.credentials(credentials).build(),
+                None => transport.build(),
+            };
+            job.threads(|connection| {
+                let envelope = envelope(job);
+                for visit in job.visits(connection) {
+                    let mut watch = job.start();
+                    for n in 0..visit.messages {
+                        transport.send_raw(&envelope, job.message).unwrap();
+                        if n < visit.unmeasured {
+                            watch = job.start();
+                        }
+                    }
+                    watch.stop();
                 }
             });
         }
         "tokio" | "tokio-new" => {
             let tls = tls(job);
-            job.tasks(move |job, n| {
+            job.tasks(move |job, connection| {
                 // Clones share their pool, which is built inside the runtime.
                 let transport = transport(&job, &tls);
                 async move {
-                    let envelope = envelope();
-                    for _ in 0..job.share(n) {
-                        transport.send_raw(&envelope, job.message).await.unwrap();
+                    let envelope = envelope(&job);
+                    for visit in job.visits(connection) {
+                        let mut watch = job.start();
+                        for n in 0..visit.messages {
+                            transport.send_raw(&envelope, job.message).await.unwrap();
+                            if n < visit.unmeasured {
+                                watch = job.start();
+                            }
+                        }
+                        watch.stop();
                     }
                 }
             });
@@ -92,7 +124,12 @@ fn transport(job: &Job, tls: &Tls) -> AsyncSmtpTransport<Tokio1Executor> {
     static SHARED: std::sync::OnceLock<AsyncSmtpTransport<Tokio1Executor>> = std::sync::OnceLock::new();
     let build = || {
         let transport = AsyncSmtpTransport::<Tokio1Executor>::builder_dangerous(&job.host).port(job.port);
-        transport.tls(tls.clone()).hello_name(hello()).timeout(LIMIT).pool_config(pool_of(job)).build()
+        let transport =
+            transport.tls(tls.clone()).hello_name(hello()).timeout(LIMIT).pool_config(pool_of(job));
+        match credentials(job) {
+            Some(credentials) => transport.credentials(credentials).build(),
+            None => transport.build(),
+        }
     };
     SHARED.get_or_init(build).clone()
 }

@@ -6,25 +6,36 @@ use peers::{
 };
 
 async fn connection(job: Job, builder: postino::aio::Builder, connection: usize) {
-    let (mail, count) = (mail(&job), job.share(connection));
-    if job.way == "new" {
-        for _ in 0..count {
+    let mail = mail(&job);
+    for visit in job.visits(connection) {
+        let mut watch = job.start();
+        if job.way == "new" {
             is_accepted(builder.send(&mail).await);
+            if visit.unmeasured > 0 {
+                watch = job.start();
+            }
+            watch.stop();
+            continue;
         }
-        return;
-    }
-    let mut client = builder.connect().await.unwrap();
-    if job.way == "send" {
-        for _ in 0..count {
+        let mut client = builder.connect().await.unwrap();
+        for _ in 0..visit.unmeasured {
             is_accepted(client.send(&mail).await);
+            watch = job.start();
         }
-    } else {
-        let mut batch = client.send_all((0..count).map(|_| &mail));
-        while let Some((_, result)) = batch.next().await {
-            is_accepted(result);
+        let mails = (visit.unmeasured..visit.messages).map(|_| &mail);
+        if job.way == "send" {
+            for mail in mails {
+                is_accepted(client.send(mail).await);
+            }
+        } else {
+            let mut batch = client.send_all(mails);
+            while let Some((_, result)) = batch.next().await {
+                is_accepted(result);
+            }
         }
+        watch.stop();
+        client.quit().await.unwrap();
     }
-    client.quit().await.unwrap();
 }
 
 fn main() {

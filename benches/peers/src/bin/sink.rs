@@ -1,7 +1,8 @@
 //! A server that accepts everything, stores nothing, and counts. It has one thread per connection, and writes all replies to the
 //! commands of one read at once.
 //!
-//! `sink ADDRESS PORT CERTIFICATE`: plain text on PORT, TLS on PORT+1, STARTTLS on PORT+2. It makes its own certificate and
+//! `sink ADDRESS PORT CERTIFICATE`: plain text on PORT, TLS on PORT+1, STARTTLS on PORT+2. On PORT+3 it is careless: it writes
+//! each reply separately, with Nagle's algorithm on, and offers only PIPELINING and 8BITMIME. It makes its own certificate and
 //! writes it to the file CERTIFICATE. XCOUNT replies with the counters, as JSON, and resets them.
 
 use std::{
@@ -48,6 +49,7 @@ enum Port {
     Plain,
     Tls,
     StartTls,
+    Careless,
 }
 
 /// What the next octets are.
@@ -80,6 +82,8 @@ struct Session<'s> {
     end: Finder<'static>,
     expects: Expects,
     replies: Vec<u8>,
+    /// Where each reply ends.
+    ends: Vec<usize>,
     commands: u64,
     octets: u64,
 }
@@ -152,6 +156,7 @@ impl Session<'_> {
                 self.expects = Expects::Chunk { left: octets.unwrap_or(0), last: words.next().is_some() };
                 return Next::More;
             }
+            b"EHLO" if self.port == Port::Careless => "250-sink\r\n250-PIPELINING\r\n250 8BITMIME\r\n",
             b"EHLO" => {
                 self.replies.extend_from_slice(OFFERS.as_bytes());
                 match self.port {
@@ -193,6 +198,7 @@ impl Session<'_> {
 
     fn say(&mut self, reply: &str, expects: Expects) {
         self.replies.extend_from_slice(reply.as_bytes());
+        self.ends.push(self.replies.len());
         self.expects = expects;
     }
 
@@ -212,6 +218,7 @@ fn serve(sink: &Sink, port: Port, greeting: &[u8], stream: &mut (impl Read + Wri
         end: Finder::new(b"\r\n.\r\n"),
         expects: Expects::Command,
         replies: Vec::new(),
+        ends: Vec::new(),
         commands: 0,
         octets: 0,
     };
@@ -227,10 +234,17 @@ fn serve(sink: &Sink, port: Port, greeting: &[u8], stream: &mut (impl Read + Wri
         room.copy_within(taken..filled, 0);
         filled -= taken;
         session.count();
-        if !session.replies.is_empty() {
+        if port == Port::Careless {
+            let mut begin = 0;
+            for end in &session.ends {
+                stream.write_all(&session.replies[begin..*end])?;
+                begin = *end;
+            }
+        } else if !session.replies.is_empty() {
             stream.write_all(&session.replies)?;
-            session.replies.clear();
         }
+        session.replies.clear();
+        session.ends.clear();
         if next != Next::More || filled == room.len() {
             return Ok(next);
         }
@@ -246,7 +260,7 @@ fn serve_tls(sink: &Sink, greeting: &[u8], stream: TcpStream) -> io::Result<()> 
 
 fn connection(sink: &Sink, port: Port, mut stream: TcpStream) -> io::Result<()> {
     const GREETING: &[u8] = b"220 sink ESMTP\r\n";
-    stream.set_nodelay(true)?;
+    stream.set_nodelay(port != Port::Careless)?;
     match port {
         Port::Tls => serve_tls(sink, GREETING, stream),
         _ => match serve(sink, port, GREETING, &mut stream)? {
@@ -291,7 +305,8 @@ fn main() {
     tls.set_certificate(&certificate).expect("it is one");
     tls.set_private_key(&key).expect("it is its key");
     let sink = Arc::new(Sink { counts: Counts::default(), tls: tls.build() });
-    let listeners = [Port::Plain, Port::Tls, Port::StartTls].into_iter().zip(base..).map(|(port, number)| {
+    let ports = [Port::Plain, Port::Tls, Port::StartTls, Port::Careless];
+    let listeners = ports.into_iter().zip(base..).map(|(port, number)| {
         let listener = TcpListener::bind((address.as_str(), number)).expect("the ports are free");
         let sink = sink.clone();
         thread::spawn(move || {

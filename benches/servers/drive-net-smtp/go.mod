@@ -1,0 +1,3 @@
+module drive-net-smtp
+
+go 1.19
