@@ -279,7 +279,9 @@ pub enum Error {
         what: Cow<'static, str>,
     },
     /// The connection is closed, or was abandoned in the middle of a command (after an earlier error or a dropped
-    /// future). It cannot be used again: call [`reconnect`](crate::Client::reconnect).
+    /// future). It cannot be used again: call [`reconnect`](crate::Client::reconnect). A [`Pool`](crate::Pool),
+    /// [`Retrying`](crate::Retrying) and [`Mailer::send`](crate::Mailer::send) reconnect
+    /// [automatically](crate::Client#reconnecting).
     NotConnected,
     /// The pool is closed.
     PoolClosed,
@@ -611,7 +613,9 @@ impl fmt::Display for Error {
             Error::Stopped(phase) => write!(f, "stopped {}", phase.when()),
             Error::AlreadyConnected => f.write_str("the client is already connected"),
             Error::Io { phase, source } => write!(f, "the connection failed {}: {source}", phase.when()),
-            Error::Closed(Phase::Greeting) => f.write_str("the server closed the connection before its greeting"),
+            Error::Closed(Phase::Greeting) => {
+                f.write_str("the server closed the connection before its greeting")
+            }
             Error::Closed(Phase::Body) => f.write_str("the server closed the connection during the message"),
             Error::Closed(Phase::End) => {
                 f.write_str("the server closed the connection before it replied to the message")
