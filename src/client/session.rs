@@ -39,9 +39,9 @@ use crate::{
 /// # Reconnecting
 ///
 /// A client has two methods named `send`, which differ if the connection is closed. `client.send(…)` is the [method of
-/// the client](Client::send), even if the trait [`Mailer`](super::super::Mailer) is in scope. `Mailer::send(&mut client,
-/// …)`, [`Retrying`](super::super::Retrying), and code that takes a `dyn Mailer` use the method of the trait, which
-/// reconnects first.
+/// the client](Client::send), even if the trait [`Mailer`](super::super::Mailer) is in scope.
+/// `Mailer::send(&mut client, …)`, [`Retrying`](super::super::Retrying), and code that takes a `dyn Mailer` use the
+/// method of the trait, which reconnects first.
 ///
 /// | the connection | `client.send(…)` | `Mailer::send(&mut client, …)` |
 /// |---|---|---|

@@ -305,8 +305,8 @@ impl MessageBuilder {
         self
     }
 
-    /// Sets the envelope explicitly. By default, the envelope is taken from the header fields: an address that occurs in
-    /// both `To` and `Cc` is then a recipient twice. To replace the envelope of a finished message, use
+    /// Sets the envelope explicitly. By default, the envelope is taken from the header fields: an address that occurs
+    /// in both `To` and `Cc` is then a recipient twice. To replace the envelope of a finished message, use
     /// [`Message::with_envelope`].
     pub fn envelope(mut self, envelope: Envelope) -> MessageBuilder {
         self.envelope = Some(envelope);

@@ -90,8 +90,8 @@ impl Message {
         Ok(bytes)
     }
 
-    /// Replaces the envelope, and keeps the header fields, including `Date` and `Message-ID`, and the content. Use this,
-    /// for example, to send the message again to the recipients in
+    /// Replaces the envelope, and keeps the header fields, including `Date` and `Message-ID`, and the content. Use
+    /// this, for example, to send the message again to the recipients in
     /// [`Delivery::retry_envelope`](crate::Delivery::retry_envelope).
     ///
     /// ```

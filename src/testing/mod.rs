@@ -290,8 +290,8 @@ impl fmt::Debug for Server {
 
 type Tell = dyn Fn(&str) + Send + Sync;
 
-/// Configures what a [`Server`] offers and refuses, before it starts. The methods for TLS, `starttls`, `implicit_tls` and
-/// `require_tls`, exist only with the feature `testing-tls`.
+/// Configures what a [`Server`] offers and refuses, before it starts. The methods for TLS, `starttls`, `implicit_tls`
+/// and `require_tls`, exist only with the feature `testing-tls`.
 #[must_use]
 pub struct ServerBuilder {
     offered: Vec<&'static str>,
