@@ -25,7 +25,7 @@ fn main() -> ExitCode {
     };
     match check(url, user, command.to_vec()) {
         Ok(report) => {
-            print!("{report}");
+            println!("{report}");
             ExitCode::SUCCESS
         }
         Err(e) => {

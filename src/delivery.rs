@@ -191,6 +191,9 @@ impl Delivery {
     /// Returns the server's queue ID for the message, which identifies it in the server's logs; `None` if the message
     /// was not accepted, or if the reply has no queue ID in a known form.
     ///
+    /// If the message took several transactions, because it was sent in parts or retried, this is the ID of only one of
+    /// them. The [`reply`](Recipient::reply) of each recipient contains the ID of the recipient's own transaction.
+    ///
     /// The known forms are those of Postfix, Exim, Sendmail, OpenSMTPD, qmail, Courier, Haraka, Exchange, Microsoft
     /// 365, Gmail, Amazon SES, Yandex, NetEase and others. Text that might be something else is never returned.
     #[must_use]
@@ -249,6 +252,20 @@ impl Delivery {
 
     /// Returns an envelope for the recipients that can safely be retried: those to whom the message was not sent, and
     /// those refused with 4yz. Retrying them cannot cause duplicates. Returns `None` if there are no such recipients.
+    ///
+    /// To resend a composed message, pass the envelope to [`Message::with_envelope`](crate::Message::with_envelope). To
+    /// resend a [`Raw`](crate::Raw), create it again with this envelope. [`Retrying`](crate::Retrying) resends any
+    /// message to these recipients automatically.
+    ///
+    /// ```no_run
+    /// # use postino::{Client, Delivery, Error, Message};
+    /// fn send_to_the_rest(client: &mut Client, message: &Message, delivery: &Delivery) -> Result<(), Error> {
+    ///     if let Some(envelope) = delivery.retry_envelope() {
+    ///         client.send(&message.clone().with_envelope(envelope))?;
+    ///     }
+    ///     Ok(())
+    /// }
+    /// ```
     #[must_use]
     pub fn retry_envelope(&self) -> Option<Envelope> {
         let unsent = self.recipients().enumerate().filter(|(_, recipient)| recipient.can_be_retried());

@@ -279,7 +279,9 @@ pub enum Error {
         what: Cow<'static, str>,
     },
     /// The connection is closed, or was abandoned in the middle of a command (after an earlier error or a dropped
-    /// future). It cannot be used again: call [`reconnect`](crate::Client::reconnect).
+    /// future). It cannot be used again: call [`reconnect`](crate::Client::reconnect). A [`Pool`](crate::Pool),
+    /// [`Retrying`](crate::Retrying) and [`Mailer::send`](crate::Mailer::send) reconnect
+    /// [automatically](crate::Client#reconnecting).
     NotConnected,
     /// The pool is closed.
     PoolClosed,

@@ -7,7 +7,8 @@ use crate::{Capabilities, Reply, TlsVersion, message::date_time, tls::Certificat
 /// What a client knows about its server after connecting. Returned by [`Builder::verify`](crate::Builder::verify) and
 /// [`Client::report`](crate::Client::report).
 ///
-/// `Display` formats the report as several lines, without control characters. A report contains no secrets.
+/// `Display` formats the report as several lines, without control characters and without a line ending after the last
+/// line. A report contains no secrets.
 ///
 /// ```text
 /// server: mail.example.org:465
@@ -50,9 +51,10 @@ pub struct TlsFacts {
 
 impl fmt::Display for ServerReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut line_ending = "";
         let mut line = |name: &str, value: &str| {
             let value: String = value.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-            writeln!(f, "{name}: {}", value.trim_end())
+            write!(f, "{}{name}: {}", std::mem::replace(&mut line_ending, "\n"), value.trim_end())
         };
         line("server", &self.server)?;
         if let Some(peer) = self.peer {
@@ -135,10 +137,10 @@ mod tests {
              TLS: 1.3, TLS_AES_256_GCM_SHA384\n\
              certificate: for an unnamed subject, issued by an unnamed issuer\n\
              capabilities: SIZE 100, X- [2J\n\
-             login: accepted with PLAIN\n"
+             login: accepted with PLAIN"
         );
         let plain = ServerReport { peer: None, greeting: None, tls: None, login_mechanism: None, ..report };
-        let expected = "server: mail.example.org:465\nTLS: no\ncapabilities: SIZE 100, X- [2J\nlogin: none\n";
+        let expected = "server: mail.example.org:465\nTLS: no\ncapabilities: SIZE 100, X- [2J\nlogin: none";
         assert_eq!(plain.to_string(), expected);
     }
 }

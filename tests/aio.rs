@@ -514,6 +514,20 @@ fn a_send_dropped_at_any_poll_leaves_the_client_disconnected() {
     drop_at_every_poll("-- hello", TRANSACTION, |builder| builder, &mail(), WIRE);
 }
 
+#[test]
+fn after_a_dropped_send_only_the_trait_connects_again() {
+    let dropped = |peer: &mut Peer| {
+        peer.may_leave = true;
+        peer.play(&format!("-- hello\n{TRANSACTION}"));
+    };
+    let accepted = |peer: &mut Peer| peer.play(&format!("-- hello\n{TRANSACTION}"));
+    let server = Server::running_in_turn(vec![Box::new(dropped) as Script, Box::new(accepted)]);
+    let mut client = connect(&server);
+    assert!(block_on(dropped_after(1, client.send(&mail()))).is_none());
+    assert!(matches!(block_on(client.send(&mail())), Err(Error::NotConnected)));
+    block_on(Mailer::send(&mut client, &mail())).unwrap();
+}
+
 // Threat 81.
 #[test]
 fn a_pipelined_send_dropped_at_any_poll_leaves_the_client_disconnected() {

@@ -441,7 +441,7 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
         while let Some(result) = self.machine.talk.next_result() {
             self.client.settle(result.is_ok(), now);
             // MAIL was answered with 452. Messages passed to the machine earlier still get their replies here.
-            let ended = goes_elsewhere(&result) && self.client.may_take_over(Some(End::Announced));
+            let ended = goes_elsewhere(&result) && self.client.may_take_over(Some(End::Announced), false);
             if ended && self.line == Line::Works {
                 self.line = Line::Spent;
             }
@@ -455,13 +455,14 @@ impl<C: DerefMut<Target = Client>, M: Mail, I: Iterator<Item = M>> Batch<C, M, I
 
     /// Handles the loss of the connection. Messages that may be sent over another connection wait for it.
     fn fail(&mut self, broke: Error) {
-        let ended = self.client.may_take_over(End::of(&broke));
+        let end = End::of(&broke);
         self.machine.talk.lose(self.client.link.out.octets_offered(), broke);
+        let results: Vec<_> = std::iter::from_fn(|| self.machine.talk.next_result()).collect();
+        let in_doubt = results.iter().any(|result| result.as_ref().is_err_and(Error::in_doubt));
+        let ended = self.client.may_take_over(end, in_doubt);
         self.line = if ended { Line::Ended } else { Line::Lost };
         let now = Instant::now();
-        while let Some(result) = self.machine.talk.next_result() {
-            self.settle(result, ended, now);
-        }
+        results.into_iter().for_each(|result| self.settle(result, ended, now));
     }
 
     /// Starts a new dialogue with no message under way, because the connection may be new and its server may differ.

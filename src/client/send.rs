@@ -265,10 +265,11 @@ impl Client {
     }
 
     /// Returns whether another connection may take over after the server has ended the session before it accepted a
-    /// message.
-    pub(super) fn may_take_over(&mut self, end: Option<End>) -> bool {
-        let in_use = self.history.settled_at.is_some_and(|at| at.elapsed() < IDLE);
-        end.is_some_and(|end| self.history.session.hands_over(Loss::Session { end, in_use }))
+    /// message. `in_doubt` means that other messages are in doubt.
+    pub(super) fn may_take_over(&mut self, end: Option<End>, in_doubt: bool) -> bool {
+        // If no reply was due, the loss was noticed before anything was sent.
+        let in_use = self.link.out.due() > 0 && self.history.settled_at.is_some_and(|at| at.elapsed() < IDLE);
+        end.is_some_and(|end| self.history.session.hands_over(Loss::Session { end, in_use, in_doubt }))
             && self.is_replaceable()
     }
 
@@ -319,10 +320,13 @@ impl Client {
     ///
     /// If the connection has reached the server's limit on the number of messages, a new connection is made. The server
     /// may announce such a limit (LIMITS), or enforce it without notice: after it has accepted at least one message, it
-    /// answers MAIL with 421 or 452, or closes the connection before it answers MAIL. If a connection is closed while
-    /// in use and without a reply, the number of messages it carried becomes the limit for later connections, until
-    /// [`reconnect`](Client::reconnect) is called. The deadline covers the whole call. A message that is in doubt is
-    /// never sent again automatically.
+    /// answers MAIL with 421 or 452, or closes the connection before it answers MAIL. The deadline covers the whole
+    /// call. A message that is in doubt is never sent again automatically.
+    ///
+    /// If the server closes two connections after the same number of messages, instead of answering the next command,
+    /// that number becomes the limit for later connections, until [`reconnect`](Client::reconnect) is called. If the
+    /// first close leaves messages of a batch in doubt, it sets the limit at once. A connection that is closed between
+    /// two messages does not count.
     ///
     /// No new connection is made if the caller made the old one ([`connect_over`](super::Builder::connect_over)), or
     /// has changed it with [`starttls`](Client::starttls), [`login`](Client::login), [`helo`](Client::helo),
@@ -498,7 +502,7 @@ impl Client {
             let (mut result, end) = self.attempt(call, transaction, Source::new(body), freshness).await;
             // The loss of an idle connection reveals nothing about the server's limit on messages per session.
             let end = end.map(|end| if freshness == Freshness::Kept { End::Announced } else { end });
-            if !goes_elsewhere(&result) || !self.may_take_over(end) {
+            if !goes_elsewhere(&result) || !self.may_take_over(end, false) {
                 set_timings(&mut result, call.clock.timings());
                 return result;
             }
@@ -603,11 +607,17 @@ mod tests {
 
     #[test]
     fn a_connection_lost_while_idle_does_not_limit_the_next_one() {
-        for (answered, limits) in [(Some(Instant::now()), true), (Instant::now().checked_sub(IDLE), false)] {
+        let (now, earlier) = (Some(Instant::now()), Instant::now().checked_sub(IDLE));
+        for (answered, is_asked, limits) in [(now, true, true), (earlier, true, false), (now, false, false)] {
             let mut client = Client::builder("127.0.0.1").client(Maker::Client).unwrap();
+            if is_asked {
+                client.link.out.expect(); // a reply
+            }
             client.settle(true, Instant::now());
             client.history.settled_at = answered;
-            assert!(client.may_take_over(Some(End::Unannounced)));
+            for _ in 0..2 {
+                assert!(client.may_take_over(Some(End::Unannounced), false));
+            }
             assert_eq!(client.history.session.renewed().is_used_up(1, None), limits);
         }
     }

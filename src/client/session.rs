@@ -35,6 +35,25 @@ use crate::{
 /// that needs the connection fails with [`Error::NotConnected`] until [`reconnect`](Client::reconnect) is called. After
 /// any other refusal, the client can still be used. Dropping the client closes the connection at once;
 /// [`quit`](Client::quit) sends QUIT first.
+///
+/// # Reconnecting
+///
+/// A client has two methods named `send`, which differ if the connection is closed. `client.send(…)` is the [method of
+/// the client](Client::send), even if the trait [`Mailer`](super::super::Mailer) is in scope.
+/// `Mailer::send(&mut client, …)`, [`Retrying`](super::super::Retrying), and code that takes a `dyn Mailer` use the
+/// method of the trait, which reconnects first.
+///
+/// | the connection | `client.send(…)` | `Mailer::send(&mut client, …)` |
+/// |---|---|---|
+/// | The server closed it while it was idle, after it had accepted a message. | reconnects | reconnects |
+/// | The server closed it while it was idle, before it had accepted a message. | fails with [`Error::Transaction`] (not sent) | reconnects |
+/// | An earlier call closed it: an error, [`quit`](Client::quit), [`close`](Client::close). | fails with [`Error::NotConnected`] | reconnects |
+/// | A future that used it was dropped. | fails with [`Error::NotConnected`] | reconnects |
+///
+/// Neither method reconnects if the caller made the connection ([`connect_over`](super::Builder::connect_over)), or has
+/// changed it with a call such as [`starttls`](Client::starttls) or [`login`](Client::login).
+/// [`send_all`](Client::send_all) reconnects in the same case as `client.send(…)`. [Single commands](#single-commands)
+/// never reconnect.
 #[doc = example!(Client)]
 pub struct Client {
     pub(super) origin: Origin,

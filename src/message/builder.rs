@@ -85,6 +85,21 @@ impl MessageBuilder {
     /// Adds exactly one recipient, for untrusted input such as a web form. Several recipients, a group, an empty
     /// string or an address without a domain make [`build`](MessageBuilder::build) fail with [`Error::Address`].
     ///
+    /// This method may be called several times. For untrusted recipients in [`cc`](MessageBuilder::cc) or
+    /// [`bcc`](MessageBuilder::bcc), parse each of them as a [`Mailbox`](super::Mailbox), which is always exactly one
+    /// address (possibly without a domain), and pass a `Vec` of them:
+    ///
+    /// ```
+    /// use postino::{Error, Message, message::Mailbox};
+    ///
+    /// fn invitation(guests: &[String]) -> Result<Message, Error> {
+    ///     let guests = guests.iter().map(|guest| guest.parse()).collect::<Result<Vec<Mailbox>, Error>>()?;
+    ///     Message::builder().from("host@example.org").bcc(guests).text("You are invited.\n").build()
+    /// }
+    /// assert!(invitation(&["bob@example.net".to_owned(), "Carol <carol@example.com>".to_owned()]).is_ok());
+    /// assert!(invitation(&["bob@example.net, everybody@example.net".to_owned()]).is_err());
+    /// ```
+    ///
     /// ```
     /// # use postino::{Error, Message};
     /// let input = "bob@example.net, everybody@example.net";
@@ -290,7 +305,9 @@ impl MessageBuilder {
         self
     }
 
-    /// Sets the envelope explicitly. By default, the envelope is taken from the header fields.
+    /// Sets the envelope explicitly. By default, the envelope is taken from the header fields: an address that occurs
+    /// in both `To` and `Cc` is then a recipient twice. To replace the envelope of a finished message, use
+    /// [`Message::with_envelope`].
     pub fn envelope(mut self, envelope: Envelope) -> MessageBuilder {
         self.envelope = Some(envelope);
         self
@@ -305,7 +322,8 @@ impl MessageBuilder {
     pub fn build(self) -> Result<Message, Error> {
         let Prepared { mut fields, part, levels, envelope } = self.prepared(false)?;
         fields.extend(part.fields);
-        Ok(Message::new(fields, part.content, part.eight_bit).with_levels(levels).with_envelope(envelope))
+        let message = Message::new(fields, part.content, part.eight_bit).with_levels(levels);
+        Ok(message.with_given_envelope(envelope))
     }
 
     /// Builds the content of a message that is to be signed with OpenPGP or S/MIME (`multipart/signed`, RFC 1847), in

@@ -40,8 +40,9 @@ const MAX_AT_ONCE: u64 = 64 * 1024;
 /// sending fails with [`Error::Unsupported`] before MAIL. Names and subjects in any language work with every server.
 ///
 /// The envelope is taken from the fields: the sender is the first address in `Sender`, or else in `From`, and the
-/// recipients are all addresses in `To`, `Cc` and `Bcc`. [`MessageBuilder::envelope`] overrides it. `Bcc` is not sent.
-/// Clones of a message share its content, including readers.
+/// recipients are all addresses in `To`, `Cc` and `Bcc`. An address that occurs twice is a recipient twice, so most
+/// servers deliver two copies to it. [`MessageBuilder::envelope`] and [`Message::with_envelope`] override the envelope.
+/// `Bcc` is not sent. Clones of a message share its content, including readers.
 #[derive(Clone)]
 pub struct Message {
     fields: Arc<[Field]>,
@@ -89,6 +90,23 @@ impl Message {
         Ok(bytes)
     }
 
+    /// Replaces the envelope, and keeps the header fields, including `Date` and `Message-ID`, and the content. Use
+    /// this, for example, to send the message again to the recipients in
+    /// [`Delivery::retry_envelope`](crate::Delivery::retry_envelope).
+    ///
+    /// ```
+    /// # use postino::{Envelope, Mail, Message};
+    /// let message = Message::builder().from("alice@example.org").to("bob@example.net, carol@example.com").build()?;
+    /// let to_carol = message.clone().with_envelope(Envelope::new("alice@example.org", ["carol@example.com"])?);
+    /// assert_eq!(to_carol.envelope()?.recipients(), ["carol@example.com"]);
+    /// assert_eq!(to_carol.header("To"), message.header("To"));
+    /// # Ok::<(), postino::Error>(())
+    /// ```
+    #[must_use]
+    pub fn with_envelope(self, envelope: Envelope) -> Message {
+        Message { envelope: Some(envelope), ..self }
+    }
+
     /// Returns the message, ready to be resent, with a block of `Resent-` fields at the top (RFC 5322 §3.6.6). The
     /// envelope is taken from these fields. `Resent-Date` and `Resent-Message-ID` are added if they are missing.
     ///
@@ -122,7 +140,7 @@ impl Message {
         Message { levels, ..self }
     }
 
-    pub(super) fn with_envelope(self, envelope: Option<Envelope>) -> Message {
+    pub(super) fn with_given_envelope(self, envelope: Option<Envelope>) -> Message {
         Message { envelope, ..self }
     }
 
@@ -235,6 +253,7 @@ impl fmt::Debug for Message {
 mod tests {
     use super::*;
     use crate::{
+        Address,
         message::{Attachment, Content, unique_id::unique_id},
         proto::Survey,
     };
@@ -311,6 +330,31 @@ mod tests {
             reader.read_to_string(&mut sent).unwrap();
             assert_eq!(sent.contains("8bit"), has, "{sent}");
         }
+    }
+
+    #[test]
+    fn a_message_keeps_its_octets_when_its_envelope_is_replaced() {
+        let message = Message::builder().from("a@example.org").to("b@example.net").bcc("c@example.com");
+        let message = message.text("Hello\n").build().unwrap();
+        let envelope = Envelope::new("d@example.org", ["c@example.com"]).unwrap();
+        let again = message.clone().with_envelope(envelope.clone());
+        assert_eq!(again.envelope().unwrap(), envelope);
+        assert_eq!(again.to_bytes().unwrap(), message.to_bytes().unwrap());
+        // An envelope that is given later also overrides that of a resent message, and vice versa.
+        let resent = || Resent::by("b@example.net").to("c@example.com");
+        assert_eq!(
+            again.resend(resent()).unwrap().envelope().unwrap().sender().unwrap(),
+            &Address::new("b@example.net").unwrap()
+        );
+        let again = message.resend(resent()).unwrap().with_envelope(envelope.clone());
+        assert_eq!(again.envelope().unwrap(), envelope);
+    }
+
+    #[test]
+    fn an_address_in_two_fields_is_a_recipient_twice() {
+        let message =
+            Message::builder().from("a@example.org").to("b@example.net").cc("b@example.net").build();
+        assert_eq!(message.unwrap().envelope().unwrap().recipients(), ["b@example.net", "b@example.net"]);
     }
 
     #[test]

@@ -87,7 +87,8 @@ impl ContentToSign {
         let ContentToSign { mut fields, octets, levels, envelope } = self;
         let part = Part::signed(protocol, micalg, octets, signature)?;
         fields.extend(part.fields);
-        Ok(Message::new(fields, part.content, part.eight_bit).with_levels(levels).with_envelope(envelope))
+        let message = Message::new(fields, part.content, part.eight_bit).with_levels(levels);
+        Ok(message.with_given_envelope(envelope))
     }
 }
 

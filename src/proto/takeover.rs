@@ -16,11 +16,14 @@
 //! | the server, before it has accepted MAIL | end | another connection takes over |
 //! |---|---|---|
 //! | answers 421, at any time, or 452 to MAIL | [`End::Announced`] | if this one had a message accepted |
-//! | closes or resets the connection | [`End::Unannounced`] | the same, and from then on no connection carries more messages than this one did, if it was in use |
+//! | closes or resets the connection | [`End::Unannounced`] | the same; if two connections in use were closed after the same number of messages, no later connection carries more |
 //! | is silent, or breaks the protocol | none | never |
 //!
-//! A connection that was idle for a while may have been lost for another reason: a timeout of the server, or of a
-//! firewall on the way. That says nothing about the number of messages in a session.
+//! A connection counts as in use if a reply was due, and its last message was answered a moment ago. An idle connection
+//! may have been lost for another reason: a timeout of the server, or of a firewall on the way. That says nothing about
+//! the number of messages in a session. A single loss may be an accident, which must not slow down all later messages,
+//! so a second one after the same number of messages has to confirm it, unless messages are in doubt because of the
+//! first: then the risk of more such messages matters more.
 //!
 //! So a server that accepts nothing costs one connection, and each further one follows a connection that made progress.
 //! The client decides whether a connection can be replaced at all (not if its login was done by hand, for example) and
@@ -51,8 +54,9 @@ impl End {
 /// How a message lost its connection.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Loss<'e> {
-    /// The server has ended the session. `in_use` means that the connection carried its last message only a moment ago.
-    Session { end: End, in_use: bool },
+    /// The server has ended the session. `in_use` means that a reply was due, and that the connection carried its last
+    /// message only a moment ago. `in_doubt` means that messages are in doubt because of the loss.
+    Session { end: End, in_use: bool, in_doubt: bool },
     /// A connection that had been idle in a pool has failed with this error.
     Idle(&'e Error),
 }
@@ -64,6 +68,9 @@ pub(crate) struct Session {
     answered: u64,
     /// Number of those that were accepted.
     accepted: u64,
+    /// Number of messages on the last connection in use that the server has closed without a reply, as far as no later
+    /// connection has carried more.
+    suspected: Option<u64>,
     /// Maximum number of messages on one connection to this server, if it has been learnt.
     most: Option<u64>,
 }
@@ -78,16 +85,19 @@ impl Session {
     /// Returns whether another connection may take over after this loss, and records what the loss reveals.
     pub fn hands_over(&mut self, loss: Loss<'_>) -> bool {
         match loss {
-            Loss::Session { end, in_use } => self.ends(end, in_use),
+            Loss::Session { end, in_use, in_doubt } => self.ends(end, in_use, in_doubt),
             Loss::Idle(error) => error.is_before_content(),
         }
     }
 
-    /// Records that the server has ended the session. Returns whether another connection may take over. `in_use` means
-    /// that the connection carried its last message only a moment ago.
-    fn ends(&mut self, end: End, in_use: bool) -> bool {
+    /// Records that the server has ended the session. Returns whether another connection may take over. See
+    /// [`Loss::Session`] for the parameters.
+    fn ends(&mut self, end: End, in_use: bool, in_doubt: bool) -> bool {
         if end == End::Unannounced && in_use && self.accepted > 0 {
-            self.most = Some(self.most.map_or(self.answered, |most| most.min(self.answered)));
+            if in_doubt || self.suspected == Some(self.answered) {
+                self.most = Some(self.most.map_or(self.answered, |most| most.min(self.answered)));
+            }
+            self.suspected = Some(self.answered);
         }
         self.accepted > 0
     }
@@ -105,7 +115,8 @@ impl Session {
 
     /// Returns the initial session of the connection that takes over.
     pub fn renewed(&self) -> Session {
-        Session { most: self.most, ..Session::default() }
+        let suspected = self.suspected.filter(|suspected| *suspected >= self.answered);
+        Session { suspected, most: self.most, ..Session::default() }
     }
 }
 
@@ -123,12 +134,12 @@ mod tests {
     #[test]
     fn a_session_is_replaced_only_if_it_had_a_message_accepted() {
         for end in [End::Announced, End::Unannounced] {
-            assert!(!after(&[]).ends(end, true));
-            assert!(!after(&[false, false]).ends(end, true));
-            assert!(after(&[false, true]).ends(end, true));
+            assert!(!after(&[]).ends(end, true, false));
+            assert!(!after(&[false, false]).ends(end, true, false));
+            assert!(after(&[false, true]).ends(end, true, false));
             let mut replaced = after(&[true]);
-            assert!(replaced.ends(end, true));
-            assert!(!replaced.renewed().ends(end, true), "the next one has made no progress");
+            assert!(replaced.ends(end, true, false));
+            assert!(!replaced.renewed().ends(end, true, false), "the next one has made no progress");
         }
     }
 
@@ -157,20 +168,46 @@ mod tests {
     #[test]
     fn only_a_session_that_ended_without_a_reply_limits_the_next_ones() {
         let mut announced = after(&[true, true]);
-        announced.ends(End::Announced, true);
+        announced.ends(End::Announced, true, false);
         assert!(!announced.renewed().is_used_up(1_000, None));
         let mut lost = after(&[true, false, true]);
-        lost.ends(End::Unannounced, true);
+        lost.ends(End::Unannounced, true, false);
         let mut next = lost.renewed();
+        assert!(!next.is_used_up(1_000, None), "a single loss may be an accident");
+        [true, true, false].into_iter().for_each(|accepted| next.settle(accepted));
+        next.ends(End::Unannounced, true, false);
+        let mut next = next.renewed();
         assert!(!next.is_used_up(2, None) && next.is_used_up(3, None));
         assert!(next.is_used_up(2, Some(2)), "what the server announces counts as well");
         (0..5).for_each(|_| next.settle(true));
-        next.ends(End::Unannounced, true);
+        next.ends(End::Unannounced, true, false);
         assert!(next.renewed().is_used_up(3, None), "the limit does not grow");
         assert!(!after(&[]).is_used_up(u64::MAX, None));
+        let mut in_doubt = after(&[true, true]);
+        in_doubt.ends(End::Unannounced, true, true);
+        assert!(in_doubt.renewed().is_used_up(2, None), "more messages would be in doubt");
         let mut idle = after(&[true]);
-        assert!(idle.ends(End::Unannounced, false));
+        for _ in 0..2 {
+            assert!(idle.ends(End::Unannounced, false, false));
+        }
         assert!(!idle.renewed().is_used_up(1_000, None), "it may have been idle for too long");
+    }
+
+    #[test]
+    fn closes_after_different_numbers_of_messages_reveal_no_limit() {
+        let mut session = Session::default();
+        for count in [3, 1, 2, 3, 1, 5, 1] {
+            (0..count).for_each(|_| session.settle(true));
+            session.ends(End::Unannounced, true, false);
+            session = session.renewed();
+            assert!(!session.is_used_up(1_000, None), "{count}");
+        }
+        // A connection that carried more messages, and was not lost, refutes the suspicion.
+        (0..2).for_each(|_| session.settle(true));
+        session = session.renewed();
+        session.settle(true);
+        session.ends(End::Unannounced, true, false);
+        assert!(!session.renewed().is_used_up(1_000, None));
     }
 
     #[test]

@@ -215,6 +215,28 @@ impl Server {
         self.shared.lock().faults.clear();
     }
 
+    /// Closes all open connections without a reply, and continues to accept new ones. Use this to test what the
+    /// application does if the server has closed an idle connection.
+    ///
+    /// If a message is being received, its client cannot know whether it has arrived.
+    ///
+    /// ```
+    /// use postino::{Envelope, Error, Mailer, Raw, testing::Server};
+    ///
+    /// let server = Server::start()?;
+    /// let mail = Raw::bytes(Envelope::new("a@example.org", ["b@example.net"])?, "Subject: Hi\r\n\r\nHello\r\n");
+    /// let mut client = server.client_builder().connect()?;
+    ///
+    /// server.disconnect_all();
+    /// assert!(matches!(client.noop(), Err(Error::Closed(_))));
+    /// Mailer::send(&mut client, &mail)?; // connects again
+    /// server.expect_message();
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn disconnect_all(&self) {
+        self.shared.lock().disconnect();
+    }
+
     /// Forgets the messages and the lines recorded so far. Sessions and faults are not affected.
     ///
     /// The numbering of queue IDs is not reset. To clear messages that are still on their way, wait for them first.
@@ -268,7 +290,8 @@ impl fmt::Debug for Server {
 
 type Tell = dyn Fn(&str) + Send + Sync;
 
-/// Configures what a [`Server`] offers and refuses, before it starts.
+/// Configures what a [`Server`] offers and refuses, before it starts. The methods for TLS, `starttls`, `implicit_tls`
+/// and `require_tls`, exist only with the feature `testing-tls`.
 #[must_use]
 pub struct ServerBuilder {
     offered: Vec<&'static str>,
@@ -551,6 +574,16 @@ struct Records {
     stopped: bool,
 }
 
+impl Records {
+    /// Shuts down all connections, which ends their threads.
+    fn disconnect(&self) {
+        for stream in self.live.values() {
+            // This fails if the client has already disconnected.
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+    }
+}
+
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, Records> {
         self.records.lock().unwrap_or_else(PoisonError::into_inner)
@@ -612,10 +645,7 @@ impl Shared {
     fn stop(&self) {
         let mut records = self.lock();
         records.stopped = true;
-        for stream in records.live.values() {
-            // This fails if the client has already disconnected.
-            let _ = stream.shutdown(Shutdown::Both);
-        }
+        records.disconnect();
         self.changed.notify_all();
     }
 }

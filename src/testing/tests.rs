@@ -645,6 +645,18 @@ fn dropping_the_server_closes_all_connections() {
 }
 
 #[test]
+fn disconnecting_ends_all_open_connections_and_no_later_ones() {
+    let server = server();
+    let (mut idle, mut in_data) = (Peer::greeted(&server), Peer::greeted(&server));
+    in_data.expect_all(&[("MAIL FROM:<a@b>", "250"), ("RCPT TO:<c@d>", "250"), ("DATA", "354")]);
+    server.disconnect_all();
+    idle.is_hung_up_on();
+    in_data.is_hung_up_on();
+    Peer::greeted(&server).post("Hi\r\n");
+    assert_eq!(server.messages().len(), 1);
+}
+
+#[test]
 fn dropping_the_server_does_not_wait_for_a_client_that_does_not_read() {
     let server = server();
     let stream = Peer::greeted(&server).0.into_inner();

@@ -7,9 +7,9 @@ use std::{
 
 use postino::{Error, Outcome, RetryPolicy, RetryWait};
 
-use super::{builder, connect, mail, mail_to, named};
+use super::{builder, connect, mail, mail_to, named, send_error, wait_for_close};
 use crate::{
-    Builder, Failover, Mailer, Retrying, block_on,
+    Builder, Client, Failover, Mailer, Retrying, block_on,
     support::{Server, closed},
 };
 
@@ -74,6 +74,45 @@ fn a_client_connects_again_before_the_next_attempt() {
     block_on(mailer.send(&mail())).unwrap();
     block_on(mailer.into_inner().quit()).unwrap();
     server.finish();
+}
+
+/// What ends a connection.
+type End = fn(&mut Client);
+
+/// A first connection, what ends it, and whether the client has noticed that.
+const ENDS: [(&str, End, bool); 4] = [
+    ("-- hello\n-- close", wait_for_close, false),
+    ("-- hello\nC: NOOP\n-- close", |client| assert!(block_on(client.noop()).is_err()), true),
+    ("-- hello\nC: QUIT\nS: 221 bye", |client| block_on(client.quit()).unwrap(), true),
+    ("-- hello", Client::close, true),
+];
+
+#[test]
+fn a_client_as_a_mailer_connects_again_whatever_has_closed_the_connection() {
+    for (script, end, _) in ENDS {
+        let server = Server::playing_each([script, ACCEPTED]);
+        let mut client = connect(&server);
+        end(&mut client);
+        block_on(Mailer::send(&mut client, &mail())).unwrap();
+        block_on(client.quit()).unwrap();
+        server.finish();
+    }
+}
+
+#[test]
+fn the_send_of_a_client_does_not_connect_again_before_a_message_was_accepted() {
+    for (script, end, is_noticed) in ENDS {
+        let server = Server::playing(script);
+        let mut client = connect(&server);
+        end(&mut client);
+        let error = send_error(&mut client, &mail());
+        match error.delivery() {
+            None => assert!(is_noticed && matches!(error, Error::NotConnected), "{error}"),
+            Some(delivery) => assert!(!is_noticed && delivery.outcome() == Outcome::NotSent, "{error}"),
+        }
+        assert!(matches!(send_error(&mut client, &mail()), Error::NotConnected));
+        server.finish();
+    }
 }
 
 #[test]

@@ -119,6 +119,16 @@ pub fn send_error(client: &mut Client, mail: &dyn Mail) -> Error {
     deliver(client, mail).unwrap_err()
 }
 
+/// Waits until the server has closed the connection.
+#[track_caller]
+pub fn wait_for_close(client: &mut Client) {
+    let start = std::time::Instant::now();
+    while client.is_connected() {
+        assert!(start.elapsed() < PATIENCE, "the server has not closed it");
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+}
+
 /// A message from Alice to Bob whose only line is this number.
 pub fn numbered(number: usize) -> Raw<'static> {
     Raw::bytes(envelope(&["bob@example.org"]), format!("{number}\r\n"))

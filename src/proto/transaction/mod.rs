@@ -894,7 +894,13 @@ impl Dialogue for Transactions {
     }
 
     fn on_early(&mut self, reply: ReplyRef<'_>) -> Error {
-        let phase = self.phase();
+        let phase = match self.flights.front() {
+            // Nothing was sent, not even the RSET that its numbers would begin with.
+            Some(first) if first.stage == Stage::Envelope(0) && self.leftover == Leftover::Nothing => {
+                Phase::Mail
+            }
+            _ => self.phase(),
+        };
         let flight = self.flights.front_mut().filter(|flight| flight.recipients.accepted > 0);
         // No reply is due, so an end that was reached has not been offered yet.
         let flight = flight.filter(|flight| flight.stage == Stage::Body || flight.span.reply.is_some());
